@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A bundle, opened: its manifest, its files, what refers to it; and how it is written to another medium.
+
+Opening checks everything small (digests, shapes, names) and reads no weights. Whether somebody trusted signed it
+is the question of `verify`; whether every byte is right is answered by whoever reads the files to their end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from packager import archive, canonical
+from packager.canonical import JSON
+from packager.errors import IntegrityError, UsageError
+from packager.formats import dsse, modelpack, oci
+from packager.formats.intoto import METADATA_DIRECTORY
+from packager.media import INDEX_FILE, LAYOUT_FILE, LayoutDirectory, Medium, StoredBundle, UnpackedTree, record
+from packager.store import Store
+from packager.types import Blob, Tree, set_digest
+
+FORMAT = 1  # of bundle.json; a reader refuses any other
+RECORD = "bundle.json"
+CONTRACT = "contract.json"
+SBOM = "sbom.cdx.json"
+MAX_RECORD = 16 << 20  # bytes of one of our JSON files
+
+
+@dataclass(frozen=True, slots=True)
+class Referrer:
+    """A blob attached to the bundle: a signature, or something this version does not know."""
+
+    manifest: Blob
+    artifact_type: str
+    content: Blob
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """An opened bundle. `digest` (of the manifest's bytes) is its identity."""
+
+    medium: Medium
+    digest: str
+    manifest: bytes
+    config: Blob
+    tree: Tree
+    name: str
+    version: str
+    targets: Mapping[str, JSON]
+    referrers: tuple[Referrer, ...]
+    pending: Mapping[str, bytes] = field(default_factory=dict)  # records made in memory, not yet on the medium
+
+    @property
+    def records(self) -> Mapping[str, Blob]:
+        """Return every blob of the bundle that is not one of its files, by digest."""
+        blobs = [Blob(self.digest, len(self.manifest)), self.config]
+        for referrer in self.referrers:
+            blobs += [referrer.manifest, referrer.content]
+        if self.referrers:
+            blobs += [Blob(canonical.sha256(oci.EMPTY_BYTES), len(oci.EMPTY_BYTES)), _blob(self.referrers_index())]
+        return {blob.digest: blob for blob in blobs}
+
+    @property
+    def set_digest(self) -> str:
+        return set_digest(self.tree)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files, each distinct content counted once."""
+        return sum(blob.size for blob in {blob for _, blob in self.tree})
+
+    @property
+    def descriptor(self) -> oci.Descriptor:
+        annotations = {oci.REF_NAME: self.version}
+        return oci.Descriptor(oci.MANIFEST, Blob(self.digest, len(self.manifest)), annotations, modelpack.ARTIFACT)
+
+    def referrers_index(self) -> bytes:
+        """Return the referrers list of the tag schema, for registries and layouts without the referrers API."""
+        return oci.index(self._referrer_descriptors())
+
+    def _referrer_descriptors(self) -> list[oci.Descriptor]:
+        rows = sorted(self.referrers, key=lambda referrer: referrer.manifest.digest)
+        return [oci.Descriptor(oci.MANIFEST, r.manifest, {}, r.artifact_type) for r in rows]
+
+    def index(self) -> bytes:
+        """Return the canonical `index.json`: the bundle, its referrers, and their list under its tag."""
+        rows = [self.descriptor, *self._referrer_descriptors()]
+        if self.referrers:
+            tag = {oci.REF_NAME: oci.referrers_tag(self.digest)}
+            rows.append(oci.Descriptor(oci.INDEX, _blob(self.referrers_index()), tag))
+        return oci.index(rows)
+
+    def read(self, path: str, *, limit: int = MAX_RECORD) -> bytes:
+        """Read one small file of the bundle, checked against the manifest."""
+        blob = self.tree.get(path)
+        if blob is None:
+            raise IntegrityError(f"`{path}` is missing from `{self.medium.label}`", subject=path)
+        with self.medium.open_file(path, blob) as file:
+            data = file.read(limit + 1)
+        if _blob(data) != blob:
+            place = self.medium.place(path, blob)
+            raise IntegrityError(
+                f"`{place}` is damaged: expected {blob.digest}, got {_blob(data).digest}", subject=place
+            )
+        return data
+
+    def load(self, path: str) -> JSON:
+        """Read one JSON file of the bundle, checked."""
+        try:
+            return canonical.load(self.read(path), limit=MAX_RECORD)
+        except ValueError as error:
+            raise IntegrityError(f"`{path}` is not acceptable JSON: {error}", subject=path) from None
+
+    def record_bytes(self, digest: str) -> bytes:
+        """Return a record's bytes, whether the medium carries it or it is derived (the referrers list)."""
+        if digest == self.digest:
+            return self.manifest
+        derived = {canonical.sha256(data): data for data in (oci.EMPTY_BYTES, self.referrers_index())}
+        return self.pending.get(digest) or derived.get(digest) or record(self.medium, digest, limit=dsse.MAX_BUNDLE)
+
+    def with_statement(self, content: bytes, predicate_type: str) -> Bundle:
+        """Return this bundle with one more signed statement attached; attaching it twice changes nothing."""
+        layer = oci.Descriptor(dsse.BUNDLE, _blob(content))
+        notes = {"dev.sigstore.bundle.content": "dsse-envelope", "dev.sigstore.bundle.predicateType": predicate_type}
+        manifest = oci.referrer(dsse.BUNDLE, layer, self.descriptor, notes).to_bytes()
+        added = Referrer(_blob(manifest), dsse.BUNDLE, layer.blob)
+        records = {**self.pending, added.manifest.digest: manifest, added.content.digest: content}
+        return replace(self, referrers=tuple({*self.referrers, added}), pending=records)
+
+
+def _blob(data: bytes) -> Blob:
+    return Blob(canonical.sha256(data), len(data))
+
+
+def open_bundle(reference: str, store: Callable[[], Store]) -> Bundle:
+    """Open what a person calls BUNDLE: a directory, a `.bundle.tar`, or `name:version` in the local store."""
+    return read(medium_of(reference, store))
+
+
+def medium_of(reference: str, store: Callable[[], Store]) -> Medium:
+    """Tell which kind of medium `reference` names. Raises UsageError when it names nothing."""
+    path = Path(reference)
+    if path.is_dir():
+        if (path / METADATA_DIRECTORY).is_dir():
+            return UnpackedTree(path)
+        if any((path / part).exists() for part in (LAYOUT_FILE, INDEX_FILE, "blobs")):
+            return LayoutDirectory(path)
+        raise UsageError(
+            f"directory `{reference}` holds no bundle", hint="expected an OCI layout or an unpacked bundle"
+        )
+    if path.is_file():
+        return archive.Archive(path)
+    name, colon, version = reference.rpartition(":")
+    if not colon or "/" in reference:
+        raise UsageError(
+            f"no bundle at `{reference}`",
+            hint="give a directory, a .bundle.tar file, or name:version of the local store",
+        )
+    local = store()
+    return StoredBundle(local, local.entry(name, version), reference)
+
+
+def read(medium: Medium) -> Bundle:
+    """Open the bundle on `medium`; anything malformed is an IntegrityError naming it."""
+    models: dict[str, bytes] = {}
+    referrers: dict[str, Referrer] = {}
+    for descriptor in oci.parse_index(medium.index(), subject=INDEX_FILE):
+        data = record(medium, descriptor.blob.digest)
+        if len(data) != descriptor.blob.size:
+            raise IntegrityError(f"`{INDEX_FILE}` lies about the size of {descriptor.blob.digest}", subject=INDEX_FILE)
+        if descriptor.media_type == oci.INDEX:
+            continue  # the tag-schema list repeats what index.json says; `check_extent` compares it
+        manifest = oci.parse_manifest(data, subject=descriptor.blob.digest)
+        if manifest.subject is None:
+            models[descriptor.blob.digest] = data
+        else:
+            referrers[descriptor.blob.digest] = _referrer(descriptor.blob, manifest)
+    if len(models) != 1:
+        raise IntegrityError(f"expected one bundle in `{medium.label}`, got {len(models)}", subject=INDEX_FILE)
+    ((digest, data),) = models.items()
+    return _assemble(medium, digest, data, referrers)
+
+
+def _referrer(blob: Blob, manifest: oci.Manifest) -> Referrer:
+    if len(manifest.layers) != 1 or manifest.config.media_type != oci.EMPTY:
+        raise IntegrityError(f"referrer `{blob.digest}` does not hold exactly one blob", subject=blob.digest)
+    return Referrer(blob, manifest.artifact_type, manifest.layers[0].blob)
+
+
+def _assemble(medium: Medium, digest: str, data: bytes, referrers: Mapping[str, Referrer]) -> Bundle:
+    manifest = oci.parse_manifest(data, subject=digest)
+    tree = modelpack.files(manifest, subject=digest)
+    for referrer in referrers.values():
+        subject = oci.parse_manifest(record(medium, referrer.manifest.digest), subject=referrer.manifest.digest).subject
+        if subject is None or subject.blob != Blob(digest, len(data)):
+            raise IntegrityError(
+                f"referrer `{referrer.manifest.digest}` belongs to another bundle", subject=referrer.manifest.digest
+            )
+    bare = Bundle(medium, digest, data, manifest.config.blob, tree, "", "", {}, tuple(referrers.values()))
+    name, version, targets = _identity(bare)
+    return replace(bare, name=name, version=version, targets=targets)
+
+
+def _identity(bundle: Bundle) -> tuple[str, str, Mapping[str, JSON]]:
+    """Read name, version and targets from the bundle's own record, which the manifest covers."""
+    value = bundle.load(RECORD)
+    if not isinstance(value, dict) or value.get("format") != FORMAT:
+        raise IntegrityError(
+            f"`{RECORD}` is of an unknown format version",
+            subject=RECORD,
+            hint=f"this program reads format {FORMAT}; a newer packager may read this bundle",
+        )
+    if set(value) != {"format", "name", "version", "files", "targets"} or not isinstance(value["targets"], dict):
+        raise IntegrityError(f"`{RECORD}` does not have exactly the known fields", subject=RECORD)
+    listed = {path: [blob.digest, blob.size] for path, blob in bundle.tree if path != RECORD}
+    if value["files"] != listed:
+        raise IntegrityError(f"`{RECORD}` lists other files than the manifest", subject=RECORD)
+    if not isinstance(value["name"], str) or not isinstance(value["version"], str):
+        raise IntegrityError(f"`{RECORD}` lacks a name or version", subject=RECORD)
+    return value["name"], value["version"], value["targets"]

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every error a user can meet, each with the exit code that scripts rely on.
+
+    PackagerError
+     ├ UsageError         2  the call or the recipe is wrong
+     │  └ LockError       2  the lock does not belong to this recipe, source or host
+     ├ SourceError        3  a source, registry or network did not deliver
+     ├ StepError          4  fetch, export, compile or measure failed
+     │  ├ MissingToolError   a package or program of an extra is not installed
+     │  └ StorageError       the disk is full or may not be written
+     ├ IntegrityError     5  bytes, names or signatures are not what was promised
+     └ NegativeAnswer     1  the question was answered, and the answer is no
+
+A policy that fails is data (`types.Verdict`), not an exception; `NegativeAnswer` exists for verbs whose whole
+point is a yes or no, so that every verb ends through one place. Messages follow one grammar: a single sentence,
+subjects in backticks, `expected X, got Y`, no final full stop; the remedy is `hint`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import ClassVar
+
+
+class PackagerError(Exception):
+    """The root: anything below it is a clear answer to the user, anything else is a bug."""
+
+    code: ClassVar[int] = 70
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class NegativeAnswer(PackagerError):
+    """A check ran to its end and said no: policy, parity, verification, compatibility."""
+
+    code = 1
+
+
+class UsageError(PackagerError):
+    """The call or the recipe is wrong; nothing was started."""
+
+    code = 2
+
+
+class LockError(UsageError):
+    """The lock does not match the recipe, the source or the tools of this host."""
+
+
+class SourceError(PackagerError):
+    """A source, registry or network could not be reached or does not hold what was asked for."""
+
+    code = 3
+
+
+class StepError(PackagerError):
+    """A step of the build failed; `log` is the tail of what its process wrote."""
+
+    code = 4
+
+    def __init__(self, message: str, *, hint: str | None = None, log: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.log = log
+
+
+class MissingToolError(StepError):
+    """Something optional is needed and absent; the hint is the exact line that installs it."""
+
+    def __init__(self, tool: str, extra: str) -> None:
+        super().__init__(f"`{tool}` is needed here and is not installed", hint=f'pip install "packager[{extra}]"')
+
+
+class StorageError(StepError):
+    """A file could not be written: full disk, missing permission, read-only medium."""
+
+
+class IntegrityError(PackagerError):
+    """Something is not what its digest, name or signature promises. Never retried, never a warning."""
+
+    code = 5
+
+    def __init__(self, message: str, *, subject: str, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.subject = subject
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return a hint for an unknown name: the close match, and what is known."""
+    choices = sorted(known)
+    close = difflib.get_close_matches(name, choices, n=1)
+    listing = ", ".join(f"`{choice}`" for choice in choices)
+    return f"did you mean `{close[0]}`? known: {listing}" if close else f"known: {listing}"

@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bytes on disk: hash while copying, never half-written, never through a link.
+
+Every write of the program goes through this file, so "the disk is full" has one message and a kill at any point
+leaves either the old file or the new one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import hashlib
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+from packager.errors import IntegrityError, StorageError
+from packager.types import Blob
+
+CHUNK = 1 << 20
+_FICLONE = 0x40049409  # ioctl: share the extents of a file on btrfs and xfs
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+@contextlib.contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Translate what the operating system says about writing below `path` into one clear error."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise StorageError(
+                f"no space left while writing below `{path}`",
+                hint="free some space and repeat; nothing half-written is left",
+            ) from error
+        if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO}:
+            raise StorageError(
+                f"cannot write below `{path}`: {error.strerror}",
+                hint="check the owner, mode and medium of that directory",
+            ) from error
+        raise
+
+
+class Sink(Protocol):
+    """Where copied bytes go."""
+
+    def write(self, data: memoryview, /) -> object: ...
+
+
+class Nowhere:
+    """A sink that keeps nothing, for hashing alone."""
+
+    def write(self, data: memoryview, /) -> int:
+        return len(data)
+
+
+def copy(source: BinaryIO, sink: Sink, *, limit: int, moved: Callable[[int], None] = lambda count: None) -> Blob:
+    """Copy `source` to `sink` in one pass and return what was copied.
+
+    Stops after `limit` + 1 bytes, so a lying size costs nothing; the caller compares the blob with its promise.
+    """
+    digest, size, view = hashlib.sha256(), 0, memoryview(bytearray(CHUNK))
+    while size <= limit and (count := source.readinto(view[: min(CHUNK, limit + 1 - size)])):  # type: ignore[attr-defined]
+        digest.update(view[:count])
+        sink.write(view[:count])
+        size += count
+        moved(count)
+    return Blob(f"sha256:{digest.hexdigest()}", size)
+
+
+def digest_of(source: BinaryIO, *, limit: int, moved: Callable[[int], None] = lambda count: None) -> Blob:
+    """Hash `source` in one pass; bounded like `copy`."""
+    return copy(source, Nowhere(), limit=limit, moved=moved)
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a regular file for reading without following a link. Raises IntegrityError for anything else."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise IntegrityError(f"`{path}` is a symbolic link", subject=str(path)) from error
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise IntegrityError(f"`{path}` is not a regular file", subject=str(path))
+    return os.fdopen(descriptor, "rb", buffering=0)
+
+
+def clone_or_copy(source: Path, target: Path) -> None:
+    """Give `target` the bytes of `source`: shared extents where the file system can, a kernel-side copy elsewhere.
+
+    Never a hard link: `onnx` refuses external data with a link count above one, and a link aliases its source.
+    """
+    with open_regular(source) as reader, target.open("xb", buffering=0) as writer:
+        try:
+            fcntl.ioctl(writer.fileno(), _FICLONE, reader.fileno())
+        except OSError:
+            left = os.fstat(reader.fileno()).st_size
+            while left:
+                moved = os.sendfile(writer.fileno(), reader.fileno(), None, left)
+                if not moved:
+                    raise IntegrityError(f"`{source}` shrank while it was copied", subject=str(source)) from None
+                left -= moved
+
+
+def write_atomically(path: Path, data: bytes, *, mode: int = 0o644) -> None:
+    """Replace `path` by `data` as one step: readers see the old file or the new one."""
+    with storage_errors(path.parent):
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(name).chmod(mode)
+            Path(name).replace(path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+        sync_directory(path.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Make renames inside `path` survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def walk_regular(root: Path) -> Iterator[tuple[str, Path]]:
+    """Yield (relative POSIX path, path) of every file below `root`, sorted; refuse links and special files."""
+    for path in sorted(root.iterdir(), key=lambda p: os.fsencode(p.name)):
+        mode = path.lstat().st_mode
+        if stat.S_ISDIR(mode):
+            yield from ((f"{path.name}/{inner}", p) for inner, p in walk_regular(path))
+        elif stat.S_ISREG(mode):
+            yield path.name, path
+        else:
+            kind = "a symbolic link" if stat.S_ISLNK(mode) else "not a regular file"
+            raise IntegrityError(f"`{path}` is {kind}", subject=str(path))
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, shared: bool = False) -> Iterator[None]:
+    """Hold an advisory lock on `path` (created if absent); the kernel releases it when the process dies."""
+    with path.open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+        yield
+
+
+def exchange_directories(fresh: Path, target: Path) -> None:
+    """Put `fresh` in the place of `target` as one step and delete what was there.
+
+    Linux swaps two names atomically (renameat2 with RENAME_EXCHANGE, since 3.15); a target that does not exist yet
+    needs a plain rename.
+    """
+    if not target.exists():
+        fresh.rename(target)
+    else:
+        libc = ctypes.CDLL(None, use_errno=True)
+        here = ctypes.c_int(-100)  # AT_FDCWD
+        if libc.renameat2(here, os.fsencode(fresh), here, os.fsencode(target), ctypes.c_uint(2)) != 0:
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code), str(target))
+        remove_tree(fresh)
+    sync_directory(target.parent)
+
+
+def remove_tree(directory: Path) -> None:
+    """Delete a directory that may hold read-only entries; being gone already is fine."""
+    for parent, names, _ in os.walk(directory):
+        for name in names:
+            path = Path(parent, name)
+            if not path.is_symlink():
+                path.chmod(0o700)
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def staging(target: Path) -> Iterator[Path]:
+    """Yield a fresh directory beside `target`, so that it can be renamed there; it is removed if it still exists.
+
+    What a killed process left is removed by the next one that stages the same target: the name tells whose it is,
+    and a lock inside the parent keeps two writers apart.
+    """
+    with storage_errors(target.parent):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        prefix = f".{target.name}.staging-"
+        with locked(target.parent / f".{target.name}.lock"):
+            for leftover in target.parent.glob(f"{prefix}*"):
+                remove_tree(leftover)
+            directory = Path(tempfile.mkdtemp(dir=target.parent, prefix=prefix))
+            directory.chmod(0o755)
+            try:
+                yield directory
+            finally:
+                remove_tree(directory)
+                (target.parent / f".{target.name}.lock").unlink(missing_ok=True)

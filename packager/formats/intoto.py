@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""in-toto statements v1: the bundle statement that is ours, and the OpenSSF Model Signing statement.
+
+Sources: in-toto attestation spec v1 (statement.md); OpenSSF Model Signing v1.0. The subject of a bundle statement
+is the manifest digest. The subject digest of a Model Signing statement does not bind file names, so it is never
+used as an identity: its resource list is compared with the manifest's files instead.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from packager import canonical
+from packager.canonical import JSON
+from packager.types import Tree, set_digest
+
+STATEMENT = "https://in-toto.io/Statement/v1"
+BUNDLE_PREDICATE = "urn:packager:bundle:v1"
+MODEL_SIGNING_PREDICATE = "https://model_signing/signature/v1.0"
+METADATA_DIRECTORY = ".packager"
+# The Model Signing spec excludes git's files; our verifier refuses them as unlisted, whatever this list says.
+IGNORED = (METADATA_DIRECTORY, ".git", ".gitattributes", ".github", ".gitignore")
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """A parsed statement about exactly one subject."""
+
+    predicate_type: str
+    subject_name: str
+    subject_sha256: str
+    predicate: JSON
+
+    def to_bytes(self) -> bytes:
+        subject = {"name": self.subject_name, "digest": {"sha256": self.subject_sha256}}
+        value = {
+            "_type": STATEMENT,
+            "subject": [subject],
+            "predicateType": self.predicate_type,
+            "predicate": self.predicate,
+        }
+        return canonical.dump(value)
+
+
+def parse(payload: bytes, *, limit: int) -> Statement:
+    """Parse a statement strictly. Raises ValueError."""
+    value = canonical.load(payload, limit=limit)
+    if not isinstance(value, dict) or set(value) != {"_type", "subject", "predicateType", "predicate"}:
+        raise ValueError("expected an in-toto statement with `_type`, `subject`, `predicateType` and `predicate`")
+    if value["_type"] != STATEMENT or not isinstance(value["predicateType"], str):
+        raise ValueError(f"expected statement type {STATEMENT}, got {value['_type']!s:.100}")
+    subjects = value["subject"]
+    try:
+        (subject,) = subjects
+        name, sha256 = subject["name"], subject["digest"]["sha256"]
+    except (TypeError, KeyError, ValueError):
+        raise ValueError("expected exactly one subject with a name and a sha256 digest") from None
+    if not isinstance(name, str) or not isinstance(sha256, str):
+        raise ValueError("the subject's name and digest must be strings")
+    return Statement(value["predicateType"], name, sha256, value["predicate"])
+
+
+def bundle_statement(name: str, version: str, manifest_digest: str, tree: Tree) -> Statement:
+    """State that the manifest `manifest_digest` is bundle `name` `version`, holding the files of `tree`."""
+    predicate = {"name": name, "version": version, "setDigest": set_digest(tree), "files": len(tree.files)}
+    hexadecimal = manifest_digest.removeprefix("sha256:")
+    return Statement(BUNDLE_PREDICATE, f"{name}:{version}", hexadecimal, predicate)
+
+
+def model_signing_statement(name: str, version: str, tree: Tree) -> Statement:
+    """State the files of `tree` in the form that OpenSSF `model_signing verify` reads."""
+    rows = sorted((path, blob.digest.removeprefix("sha256:")) for path, blob in tree)
+    root = hashlib.sha256(b"".join(bytes.fromhex(digest) for _, digest in rows)).hexdigest()
+    predicate = {
+        "serialization": {
+            "method": "files",
+            "hash_type": "sha256",
+            "allow_symlinks": False,
+            "ignore_paths": list(IGNORED),
+        },
+        "resources": [{"name": path, "algorithm": "sha256", "digest": digest} for path, digest in rows],
+    }
+    return Statement(MODEL_SIGNING_PREDICATE, f"{name}-{version}", root, predicate)

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""CNCF ModelPack: one bundle = one manifest, one file = one uncompressed `.raw` layer.
+
+Source: modelpack/model-spec d78bf32 (docs/spec.md, docs/config.md, schema/config-schema.json). The config schema
+allows no fields of ours, so our records are ordinary files of the bundle and `createdAt` is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from packager import canonical
+from packager.canonical import JSON
+from packager.errors import IntegrityError
+from packager.formats import oci
+from packager.types import Blob, Tree
+
+ARTIFACT = "application/vnd.cncf.model.manifest.v1+json"
+CONFIG = "application/vnd.cncf.model.config.v1+json"
+FILEPATH = "org.cncf.model.filepath"
+METADATA = "org.cncf.model.file.metadata+json"
+TITLE = "org.opencontainers.image.title"
+VERSION = "org.opencontainers.image.version"
+FILE_MODE = 0o644
+_KINDS = ("weight", "weight.config", "doc", "code", "dataset")
+_WEIGHTS = {".onnx", ".bin", ".safetensors", ".engine"}
+_DOCS = {".md", ".html"}
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What the ModelPack config says of a model; every field is optional there."""
+
+    name: str
+    version: str
+    description: str | None = None
+    licenses: tuple[str, ...] = ()
+    authors: tuple[str, ...] = ()
+    format: str = "onnx"
+
+
+def media_type(path: str) -> str:
+    """Return the layer type for a file, judged by its name alone."""
+    suffix = PurePosixPath(path).suffix
+    if suffix in _WEIGHTS:
+        kind = "weight"
+    elif suffix in _DOCS or path.startswith("LICENSE"):
+        kind = "doc"
+    else:
+        kind = "code" if path.startswith("deps/") else "weight.config"
+    return f"application/vnd.cncf.model.{kind}.v1.raw"
+
+
+def layer(path: str, blob: Blob) -> oci.Descriptor:
+    """Describe one file. Owner, mode and time are constants: the host must not show."""
+    metadata = {
+        "name": PurePosixPath(path).name,
+        "mode": FILE_MODE,
+        "uid": 0,
+        "gid": 0,
+        "size": blob.size,
+        "mtime": "1980-01-01T00:00:00Z",
+        "typeflag": ord("0"),
+    }
+    annotations = {FILEPATH: path, METADATA: canonical.dump(metadata).decode(), TITLE: path}
+    return oci.Descriptor(media_type(path), blob, annotations)
+
+
+def config(about: About, layers: Sequence[oci.Descriptor]) -> bytes:
+    """Serialise the model config; for raw layers the diffID is the digest."""
+    descriptor: dict[str, JSON] = {"name": about.name, "version": about.version}
+    if about.description:
+        descriptor["description"] = about.description
+    if about.licenses:
+        descriptor["licenses"] = list(about.licenses)
+    if about.authors:
+        descriptor["authors"] = list(about.authors)
+    diff_ids = [item.blob.digest for item in layers]
+    value = {
+        "descriptor": descriptor,
+        "config": {"format": about.format},
+        "modelfs": {"type": "layers", "diffIds": diff_ids},
+    }
+    return canonical.dump(value)
+
+
+def manifest(about: About, tree: Tree) -> tuple[bytes, bytes]:
+    """Return (manifest bytes, config bytes) of the bundle that holds `tree`."""
+    layers = tuple(layer(path, blob) for path, blob in tree)
+    config_bytes = config(about, layers)
+    described = oci.Descriptor(CONFIG, Blob(canonical.sha256(config_bytes), len(config_bytes)))
+    annotations = {TITLE: about.name, VERSION: about.version}
+    return oci.Manifest(ARTIFACT, described, layers, annotations).to_bytes(), config_bytes
+
+
+def files(manifest: oci.Manifest, *, subject: str) -> Tree:
+    """Return the files a ModelPack manifest holds.
+
+    Raises IntegrityError for another artifact type, a layer that is not one raw file, metadata that contradicts
+    the layer, and for unsafe, duplicate or colliding paths.
+    """
+    if manifest.artifact_type != ARTIFACT or manifest.config.media_type != CONFIG or manifest.subject:
+        raise IntegrityError(f"`{subject}` is not a ModelPack artifact", subject=subject)
+    found: dict[str, Blob] = {}
+    for item in manifest.layers:
+        path = item.annotations.get(FILEPATH)
+        if path is None or item.media_type not in {f"application/vnd.cncf.model.{kind}.v1.raw" for kind in _KINDS}:
+            raise IntegrityError(
+                f"`{subject}` has a layer that is not one raw file: `{item.media_type}`",
+                subject=subject,
+                hint="bundles hold uncompressed files, one per layer",
+            )
+        if path in found:
+            raise IntegrityError(f"`{subject}` names `{path}` twice", subject=path)
+        _check_metadata(item.annotations, path, item.blob)
+        found[path] = item.blob
+    return Tree.of(found)
+
+
+def _check_metadata(annotations: Mapping[str, str], path: str, blob: Blob) -> None:
+    if annotations != layer(path, blob).annotations:
+        raise IntegrityError(f"the metadata of `{path}` contradicts its layer", subject=path)

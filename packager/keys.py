@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ECDSA keys: make, load, sign, check. P-256 and P-384, as PEM files.
+
+Signatures are deterministic (RFC 6979), so signing the same bundle twice with one key attaches one statement.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from packager.errors import UsageError
+from packager.files import write_atomically
+from packager.formats.dsse import SignedStatement, pae
+
+CURVES = {"p256": ec.SECP256R1(), "p384": ec.SECP384R1()}
+_HASHES: dict[str, hashes.HashAlgorithm] = {"secp256r1": hashes.SHA256(), "secp384r1": hashes.SHA384()}
+MAX_KEY = 64 << 10  # bytes of a key file
+
+
+@dataclass(frozen=True, slots=True)
+class PublicKey:
+    """A key somebody trusts. `fingerprint` is sha256 over its PEM, the hint that signatures carry."""
+
+    key: ec.EllipticCurvePublicKey
+
+    @property
+    def pem(self) -> bytes:
+        return self.key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+
+    @property
+    def fingerprint(self) -> str:
+        return hashlib.sha256(self.pem).hexdigest()
+
+    def verifies(self, statement: SignedStatement) -> bool:
+        """True if this key made the signature over the statement's original bytes."""
+        try:
+            self.key.verify(statement.signature, pae(statement.payload), ec.ECDSA(_HASHES[self.key.curve.name]))
+        except InvalidSignature:
+            return False
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class PrivateKey:
+    """A signing key held in memory."""
+
+    key: ec.EllipticCurvePrivateKey
+
+    @property
+    def public(self) -> PublicKey:
+        return PublicKey(self.key.public_key())
+
+    def sign(self, payload: bytes) -> SignedStatement:
+        """Sign an in-toto payload."""
+        algorithm = ec.ECDSA(_HASHES[self.key.curve.name], deterministic_signing=True)
+        return SignedStatement(payload, self.key.sign(pae(payload), algorithm), self.public.fingerprint)
+
+
+def generate(curve: str) -> PrivateKey:
+    """Make a key on `p256` or `p384`."""
+    return PrivateKey(ec.generate_private_key(CURVES[curve]))
+
+
+def save(key: PrivateKey, private: Path, public: Path, passphrase: bytes | None) -> None:
+    """Write both halves; the private file gets mode 0600, and an existing file is never replaced."""
+    for path in (private, public):
+        if path.exists():
+            raise UsageError(f"`{path}` exists already", hint="give another name; a key is never overwritten")
+    encryption = serialization.BestAvailableEncryption(passphrase) if passphrase else serialization.NoEncryption()
+    pem = key.key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption)
+    write_atomically(private, pem, mode=0o600)
+    write_atomically(public, key.public.pem)
+
+
+def load_private(path: Path, passphrase: bytes | None) -> PrivateKey:
+    """Read a PEM private key. Raises UsageError for a wrong passphrase, another kind of key, or no key at all."""
+    data = _read(path)
+    try:
+        key = serialization.load_pem_private_key(data, passphrase)
+    except TypeError as error:
+        asked = "is encrypted" if passphrase is None else "is not encrypted, yet a passphrase was given"
+        raise UsageError(f"key `{path}` {asked}", hint="use --passphrase-file, or PACKAGER_PASSPHRASE") from error
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise UsageError(f"`{path}` is no private key, or the passphrase is wrong", hint=_EXPECTED) from error
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or key.curve.name not in _HASHES:
+        raise UsageError(f"`{path}` holds another kind of key", hint=_EXPECTED)
+    return PrivateKey(key)
+
+
+def load_public(path: Path) -> PublicKey:
+    """Read a PEM public key. Raises UsageError for anything else."""
+    try:
+        key = serialization.load_pem_public_key(_read(path))
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise UsageError(f"`{path}` is no public key", hint=_EXPECTED) from error
+    if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name not in _HASHES:
+        raise UsageError(f"`{path}` holds another kind of key", hint=_EXPECTED)
+    return PublicKey(key)
+
+
+_EXPECTED = "expected a PEM file with an ECDSA P-256 or P-384 key, as `packager keygen` writes it"
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(MAX_KEY)
+    except OSError as error:
+        raise UsageError(f"cannot read key `{path}`: {error.strerror}") from error

@@ -1,0 +1,270 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The local store: immutable blobs, one small record per action, one per bundle.
+
+    <root>/v1/
+      blobs/sha256/<hex>        read-only, named by content
+      actions/<hex>             first writer wins, so one key never has two results
+      bundles/<name>/<version>  {"manifest": digest, "referrers": [digest, …]}
+      tmp/<x>/ and tmp/<x>.lock scratch of a living process; swept once its lock is free
+      locks/<hex>               single flight per action, also between processes
+
+Nothing becomes visible before it is complete: data is written to scratch, hashed on the way, synced and renamed.
+Killing any process at any point leaves a usable store. The layout is versioned by its first folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from packager import canonical
+from packager.canonical import JSON
+from packager.errors import IntegrityError, UsageError, did_you_mean
+from packager.files import (
+    clone_or_copy,
+    copy,
+    digest_of,
+    locked,
+    open_regular,
+    remove_tree,
+    storage_errors,
+    sync_directory,
+    walk_regular,
+    write_atomically,
+)
+from packager.types import Blob, Result, Tree, check_digest
+
+MAX_RECORD = 64 << 20  # bytes of a JSON record
+MAX_BLOB = 1 << 62
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A bundle in the store: its manifest and what refers to it, by digest."""
+
+    manifest: str
+    referrers: tuple[str, ...] = ()
+
+    def to_json(self) -> JSON:
+        return {"manifest": self.manifest, "referrers": list(self.referrers)}
+
+
+class Store:
+    """See the module docstring. Several processes may share one root."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.absolute() / "v1"
+        self._blobs = self.root / "blobs" / "sha256"
+        with storage_errors(root):
+            for part in ("blobs/sha256", "actions", "bundles", "tmp", "locks"):
+                (self.root / part).mkdir(parents=True, exist_ok=True)
+
+    # blobs
+
+    def path(self, digest: str) -> Path:
+        """Return where the blob `digest` lives, whether it exists or not."""
+        return self._blobs / check_digest(digest, subject="blob").removeprefix("sha256:")
+
+    def has(self, digest: str) -> bool:
+        return self.path(digest).is_file()
+
+    def open(self, digest: str) -> BinaryIO:
+        """Open a blob for reading; its bytes are checked by whoever reads them to the end."""
+        try:
+            return open_regular(self.path(digest))
+        except FileNotFoundError:
+            raise IntegrityError(f"the store has no blob `{digest}`", subject=digest) from None
+
+    def get(self, digest: str, *, limit: int = MAX_RECORD) -> bytes:
+        """Read a small blob whole, checked against its name."""
+        with self.open(digest) as file:
+            data = file.read(limit + 1)
+        if canonical.sha256(data) != digest:
+            raise IntegrityError(
+                f"blob `{digest}` in the store is damaged",
+                subject=str(self.path(digest)),
+                hint="delete that file and repeat",
+            )
+        return data
+
+    def put(self, data: bytes) -> Blob:
+        """Store bytes."""
+        blob = Blob(canonical.sha256(data), len(data))
+        if not self.has(blob.digest):
+            with self.scratch() as scratch, storage_errors(self.root):
+                (scratch / "blob").write_bytes(data)
+                self._keep(scratch / "blob", blob)
+        return blob
+
+    def add(
+        self, source: BinaryIO, *, expect: Blob | None = None, moved: Callable[[int], None] = lambda n: None
+    ) -> Blob:
+        """Store a stream in one pass; with `expect`, anything else than that blob is an IntegrityError."""
+        with self.scratch() as scratch, storage_errors(self.root):
+            with (scratch / "blob").open("wb", buffering=0) as sink:
+                blob = copy(source, sink, limit=expect.size if expect else MAX_BLOB, moved=moved)
+            if expect and blob != expect:
+                raise IntegrityError(f"expected {expect.digest}, got {blob.digest}", subject=expect.digest)
+            self._keep(scratch / "blob", blob)
+        return blob
+
+    def _keep(self, file: Path, blob: Blob) -> None:
+        """Move a complete, hashed scratch file to its name."""
+        with storage_errors(self.root):
+            file.chmod(0o444)
+            descriptor = os.open(file, os.O_RDONLY)
+            os.fsync(descriptor)
+            os.close(descriptor)
+            file.replace(self.path(blob.digest))
+            sync_directory(self._blobs)
+
+    # trees
+
+    def ingest(self, directory: Path) -> Tree:
+        """Move every regular file below `directory`, which must be in a scratch of this store, into the store."""
+        files: dict[str, Blob] = {}
+        for name, path in walk_regular(directory):
+            with open_regular(path) as source:
+                blob = digest_of(source, limit=MAX_BLOB)
+            if not self.has(blob.digest):
+                self._keep(path, blob)
+            files[name] = blob
+        return self.put_tree(Tree.of(files))
+
+    def put_tree(self, tree: Tree) -> Tree:
+        self.put(canonical.dump(tree.to_json()))
+        return tree
+
+    def tree(self, digest: str) -> Tree:
+        """Load the tree `digest`."""
+        return Tree.from_json(canonical.load(self.get(digest), limit=MAX_RECORD))
+
+    def has_tree(self, digest: str) -> bool:
+        """True if the tree and every blob it names are here."""
+        return self.has(digest) and all(self.has(blob.digest) for _, blob in self.tree(digest))
+
+    def checkout(self, tree: Tree, directory: Path) -> Path:
+        """Write `tree` below a fresh `directory` as private, writable copies."""
+        for name, blob in tree:
+            target = directory / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with storage_errors(directory):
+                clone_or_copy(self.path(blob.digest), target)
+        return directory
+
+    # actions
+
+    def recall(self, key: str) -> Result | None:
+        """Return the remembered result of an action, if all of it is still here."""
+        try:
+            record = json.loads(self._record(key).read_bytes())
+        except FileNotFoundError:
+            return None
+        if not self.has_tree(record["tree"]):
+            return None
+        return Result(record["tree"], record["facts"], cached=True)
+
+    def remember(self, key: str, action: JSON, result: Result) -> Result:
+        """Record a success. The first complete record wins; its result is returned."""
+        record = {"action": action, "tree": result.tree, "facts": result.facts}
+        with self.scratch() as scratch, storage_errors(self.root):
+            file = scratch / "record"
+            file.write_bytes(canonical.dump(record))
+            try:
+                os.link(file, self._record(key))
+            except FileExistsError:
+                if winner := self.recall(key):
+                    return winner
+                file.replace(self._record(key))  # the old record's blobs are gone: it is no result any more
+        return result
+
+    def _record(self, key: str) -> Path:
+        return self.root / "actions" / key.removeprefix("sha256:")
+
+    @contextlib.contextmanager
+    def single_flight(self, key: str) -> Iterator[None]:
+        """Let one process at a time work on `key`."""
+        with locked(self.root / "locks" / key.removeprefix("sha256:")):
+            yield
+
+    # bundles
+
+    def entry(self, name: str, version: str) -> Entry:
+        """Look up a bundle by name and version."""
+        path = self.root / "bundles" / name / version
+        try:
+            record = json.loads(path.read_bytes())
+        except (FileNotFoundError, NotADirectoryError):
+            known = [f"{n}:{v}" for n, v in self.bundles()]
+            raise UsageError(
+                f"the local store has no bundle `{name}:{version}`",
+                hint=did_you_mean(f"{name}:{version}", known) if known else "build one with `packager build`",
+            ) from None
+        return Entry(record["manifest"], tuple(record["referrers"]))
+
+    def bundles(self) -> Sequence[tuple[str, str]]:
+        """List (name, version) of every bundle, sorted."""
+        found = (self.root / "bundles").glob("*/*")
+        return sorted((path.parent.name, path.name) for path in found if not path.name.startswith("."))
+
+    def name_bundle(self, name: str, version: str, entry: Entry) -> None:
+        """Make `name:version` mean `entry`, as one step."""
+        path = self.root / "bundles" / name / version
+        path.parent.mkdir(exist_ok=True)
+        write_atomically(path, canonical.dump(entry.to_json()))
+
+    def refer(self, name: str, version: str, digests: Sequence[str]) -> Entry:
+        """Add referrers to a bundle; two writers at once both succeed."""
+        with self.single_flight(f"bundle-{name}-{version}"):
+            old = self.entry(name, version)
+            entry = Entry(old.manifest, tuple(sorted({*old.referrers, *digests})))
+            self.name_bundle(name, version, entry)
+        return entry
+
+    # scratch
+
+    @contextlib.contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """Yield a private directory on the store's file system; it disappears with the process that made it."""
+        gate, tmp = self.root / "tmp.gate", self.root / "tmp"
+        with contextlib.ExitStack() as stack:
+            with storage_errors(self.root), locked(gate, shared=True):  # no sweeper may see it before its lock is held
+                directory = Path(tempfile.mkdtemp(dir=tmp))
+                lock = directory.with_suffix(".lock")
+                stack.enter_context(locked(lock))
+            try:
+                yield directory
+            finally:
+                remove_tree(directory)
+                lock.unlink(missing_ok=True)
+
+    def sweep(self) -> int:
+        """Remove scratch that killed processes left behind; return how many directories went."""
+        removed = 0
+        with (self.root / "tmp.gate").open("ab") as gate:
+            try:
+                fcntl.flock(gate, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return 0  # somebody is creating scratch this instant; the next run sweeps
+            for lock in (self.root / "tmp").glob("*.lock"):
+                removed += _sweep_one(lock)
+        return removed
+
+
+def _sweep_one(lock: Path) -> bool:
+    with contextlib.suppress(FileNotFoundError), lock.open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        remove_tree(lock.with_suffix(""))
+        lock.unlink(missing_ok=True)
+        return True
+    return False
