@@ -104,6 +104,20 @@ def verify(bundle: Bundle, trusted: Sequence[PublicKey], on_event: OnEvent = ign
     return Verification(bundle.name, bundle.version, bundle.digest, bundle.set_digest, signers, tuple(checks), failure)
 
 
+def require_signature(bundle: Bundle, trusted: Sequence[PublicKey]) -> None:
+    """Raise unless a trusted key vouches for `bundle`; for callers that hash the files themselves while copying."""
+    attested: list[Attested] = []
+    _check_signatures(bundle, trusted, attested)
+    _check_statements(bundle, [item.statement for item in attested])
+    _check_formats(bundle)
+
+
+def attached(bundle: Bundle) -> Iterator[tuple[str, str, str]]:
+    """Yield (blob digest, key fingerprint it claims, predicate type) of every attached statement, unverified."""
+    for digest, signed in _signed_statements(bundle):
+        yield digest, signed.key_hint, _parse_statement(digest, signed).predicate_type
+
+
 def _check_signatures(bundle: Bundle, trusted: Sequence[PublicKey], found: list[Attested]) -> str:
     """Collect what trusted keys said; an unknown signer is no evidence, a broken signature of a known one is a lie."""
     keys = {key.fingerprint: key for key in trusted}

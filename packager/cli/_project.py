@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A recipe on disk with its lock beside it: what `lock` and `build` have in common."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from packager import lock as locks
+from packager import plugins, recipe, resolve, sandbox
+from packager.cli import options
+from packager.errors import LockError, UsageError
+from packager.events import Note, OnEvent
+from packager.lock import Lock
+from packager.memo import Memo
+from packager.recipe import Recipe
+from packager.resolve import Surroundings
+from packager.run import Runner
+
+
+@dataclass(frozen=True)
+class Project:
+    """Everything a command needs to work on one recipe."""
+
+    recipe: Recipe
+    lock_file: Path
+    here: Surroundings
+    runner: Runner
+    memo: Memo
+
+    @staticmethod
+    def open(args: argparse.Namespace, on_event: OnEvent) -> Project:
+        """Parse the recipe and open the store."""
+        path = args.recipe / "bundle.yaml" if args.recipe.is_dir() else args.recipe
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise UsageError(
+                f"cannot read recipe `{path}`: {error.strerror}", hint="write one with `packager init SOURCE`"
+            ) from None
+        parsed = recipe.parse(data, str(path), plugins.names("runtimes"))
+        store = options.open_store(args)
+        runner = Runner(store, _limits(parsed), on_event, args.jobs)
+        here = Surroundings(path.absolute().parent, os.environ.get("MLFLOW_TRACKING_URI"), dict(os.environ))
+        return Project(parsed, path.with_suffix(".lock"), here, runner, Memo(store.root / "memo"))
+
+    def make_lock(self) -> Lock:
+        """Resolve and write the lock."""
+        lock = resolve.resolve(self.recipe, self.runner, self.here, self.memo)
+        lock.save(self.lock_file)
+        return lock
+
+    def current_lock(self, *, locked: bool) -> Lock:
+        """Return a lock that fits the recipe: the one on disk, or, unless `locked`, a new one."""
+        try:
+            lock = locks.load(self.lock_file)
+            if lock is None:
+                raise LockError(f"there is no lock `{self.lock_file}`", hint="make it with `packager lock`")
+            resolve.check_fresh(self.recipe, lock, self.here, self.memo)
+        except LockError as stale:
+            if locked:
+                raise
+            self.runner.on_event(Note(f"locking anew: {stale.message}"))
+            return self.make_lock()
+        return lock
+
+
+def _limits(parsed: Recipe) -> sandbox.Limits:
+    memory = parsed.limits.memory or sandbox.default_limits().memory
+    return sandbox.Limits(memory, parsed.limits.minutes * 60)

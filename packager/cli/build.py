@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Build the bundle of a recipe: fetch, export, compile, measure; judge; assemble.
+
+Steps whose result is known do not run again. The bundle stays in the local store as name:version; with -o it is
+also written to a directory, or to a single file if the name ends in `.tar`. A parity miss ends with exit code 1 and
+no bundle.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from packager.cli import options
+from packager.cli.render import Console, size
+
+if TYPE_CHECKING:
+    from packager.build import Built
+    from packager.bundle import Bundle
+
+HELP = "build the bundle of a recipe"
+EXAMPLES = """  packager build
+  packager build digits/bundle.yaml -o dist/digits.bundle.tar
+  packager build --locked --sign key:release.pem -o dist/digits.bundle.tar"""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    options.recipe(parser)
+    parser.add_argument("-o", "--output", type=Path, metavar="OUT", help="also write a directory or a .tar file")
+    parser.add_argument("--locked", action="store_true", help="refuse a missing or stale lock instead of renewing it")
+    parser.add_argument("--sign", metavar="SIGNER", help="sign the result, for example key:release.pem")
+    options.secrets(parser)
+
+
+def main(args: argparse.Namespace, console: Console) -> int:
+    from packager import build, transport
+    from packager.cli._project import Project
+
+    with console:
+        project = Project.open(args, console)
+        lock = project.current_lock(locked=args.locked)
+        built = build.build(project.recipe, lock, project.runner, project.here, project.memo)
+        if built.bundle is None:
+            return _refused(built, console)
+        bundle = _signed(built.bundle, args) if args.sign else built.bundle
+        if args.output:
+            transport.save(bundle, args.output, console)
+    _report(bundle, built, project.runner.executed, args.output, console)
+    return 0
+
+
+def _signed(bundle: Bundle, args: argparse.Namespace) -> Bundle:
+    from packager import transport
+    from packager.cli.sign import open_signer
+    from packager.sign import sign
+
+    signed = sign(bundle, open_signer(args.sign, args))
+    transport.update_referrers(signed)
+    return signed
+
+
+def _refused(built: Built, console: Console) -> int:
+    findings = built.verdict.findings
+    rows = [f"{finding.level}: {finding.message}" + (f"\n  hint: {finding.hint}" if finding.hint else "")
+            for finding in findings]  # fmt: skip
+    for row in rows:
+        console.message(row)
+    console.message(f"no bundle was made: {len(findings)} findings")
+    if console.json:
+        console.result(built.verdict.to_json(), "")
+    return 1
+
+
+def _report(bundle: Bundle, built: Built, executed: int, output: Path | None, console: Console) -> None:
+    value = {
+        "name": bundle.name,
+        "version": bundle.version,
+        "digest": bundle.digest,
+        "setDigest": bundle.set_digest,
+        "size": bundle.size,
+        "files": len(bundle.tree.files),
+        "targets": sorted(bundle.targets),
+        "executed": executed,
+        "verdict": built.verdict.to_json(),
+        "output": str(output) if output else None,
+    }
+    text = f"{bundle.name}:{bundle.version} {bundle.digest}\n{len(bundle.tree.files)} files, {size(bundle.size)}"
+    text += f", {executed} steps run, policy: {', '.join(built.verdict.rules)} hold"
+    console.result(value, text + (f"\nwrote {output}" if output else ""))

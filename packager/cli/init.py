@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Write a commented `bundle.yaml` for a source, to be edited by hand."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from packager.cli.render import Console
+
+HELP = "write a commented bundle.yaml from a source"
+EXAMPLES = """  packager init models:/digits@champion
+  packager init ./sentence-encoder -o encoder/bundle.yaml
+  packager init model.onnx"""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "source", metavar="SOURCE", help="models:/name@alias, runs:/id/path, a directory, .onnx or .pt2"
+    )
+    parser.add_argument("-o", "--output", type=Path, default=Path("bundle.yaml"), metavar="FILE", help="where to write")
+    parser.add_argument("--force", action="store_true", help="replace an existing recipe")
+
+
+def main(args: argparse.Namespace, console: Console) -> int:
+    from packager.errors import UsageError
+    from packager.files import write_atomically
+    from packager.init import draft
+
+    if args.output.exists() and not args.force:
+        raise UsageError(f"`{args.output}` exists already", hint="give another name with -o, or --force")
+    text = draft(args.source)
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(args.output, text.encode())
+    console.result(
+        {"recipe": str(args.output)}, f"wrote {args.output}; edit it, then run `packager build {args.output}`"
+    )
+    return 0

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Show what a bundle says of itself: identity, interface, targets, files, who signed. Checks no signature."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from packager.cli import options
+from packager.cli.render import Console, size
+
+if TYPE_CHECKING:
+    from packager.bundle import Bundle
+
+HELP = "show what a bundle holds"
+EXAMPLES = """  packager inspect digits.bundle.tar
+  packager inspect digits:1.4.0 --json"""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    options.bundle(parser)
+
+
+def main(args: argparse.Namespace, console: Console) -> int:
+    from packager.bundle import CONTRACT
+
+    bundle = options.open_bundle(args)
+    contract = bundle.load(CONTRACT)
+    value = {
+        "name": bundle.name,
+        "version": bundle.version,
+        "digest": bundle.digest,
+        "setDigest": bundle.set_digest,
+        "size": bundle.size,
+        "contract": contract,
+        "files": {path: {"digest": blob.digest, "size": blob.size} for path, blob in bundle.tree},
+        "statements": _statements(bundle),
+    }
+    console.result(value, _text(bundle, contract, value["statements"]))
+    return 0
+
+
+def _statements(bundle: Bundle) -> list[dict[str, str]]:
+    from packager.verify import attached
+
+    return [{"predicateType": kind, "key": hint, "digest": digest} for digest, hint, kind in attached(bundle)]
+
+
+def _text(bundle: Bundle, contract: Any, statements: list[dict[str, str]]) -> str:
+    rows = [f"{bundle.name} {bundle.version}", f"  manifest   {bundle.digest}", f"  file set   {bundle.set_digest}",
+            f"  size       {size(bundle.size)} in {len(bundle.tree.files)} files"]  # fmt: skip
+    opset = ", ".join(f"{domain} {version}" for domain, version in contract["graph"]["opset"].items())
+    rows.append(f"  graph      opset {opset}; IR {contract['graph']['ir']}")
+    for kind in ("inputs", "outputs"):
+        for port in contract["interface"][kind]:
+            rows.append(f"  {kind[:-1]:10} {port['name']}: {port['dtype']}{port['shape']}")
+    for name, promise in contract["runs-on"].items():
+        rows.append(f"  runs on    {name} {promise['versions']}")
+    rows += [f"  target     {name}: {target['path']}" for name, target in contract["targets"].items()]
+    rows += [
+        f"  signed     {item['predicateType']} by key {item['key'][:16]} (not checked here)" for item in statements
+    ]
+    if not statements:
+        rows.append("  signed     no")
+    rows += [f"  {blob.digest[7:19]}  {size(blob.size):>9}  {path}" for path, blob in bundle.tree]
+    return "\n".join(rows)

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Verify a bundle and install it: files, an isolated environment from its own lock, the server.
+
+The directory keeps every installed release; `current` points at the one that serves and is switched as the last
+step. Without a network give --wheelhouse with the wheels that deps/<runtime>/requirements.txt names.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from packager.cli import options
+from packager.cli.render import Console
+
+HELP = "verify and install a bundle, ready to serve"
+EXAMPLES = """  packager install digits.bundle.tar /srv/digits --key release.pub
+  packager install digits.bundle.tar /srv/digits --key release.pub --wheelhouse wheels/"""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    options.bundle(parser)
+    parser.add_argument("directory", metavar="DIR", type=Path, help="where releases are kept")
+    options.trust(parser)
+    parser.add_argument("--target", metavar="NAME", help="target to serve (default: the most exact one)")
+    parser.add_argument("--wheelhouse", type=Path, metavar="DIR", help="take wheels from here, never from a network")
+
+
+def main(args: argparse.Namespace, console: Console) -> int:
+    from packager.install import Index, install
+    from packager.verify import require_signature
+
+    with console:
+        bundle = options.open_bundle(args)
+        require_signature(bundle, options.trusted_keys(args))
+        bundle.medium.check_extent(bundle.tree, bundle.records)
+        done = install(
+            bundle, args.directory.absolute(), args.target, Index(args.wheelhouse), dict(os.environ), console
+        )
+    value = {"name": done.name, "version": done.version, "digest": done.digest, "target": done.target,
+             "release": str(done.directory)}  # fmt: skip
+    text = f"installed {done.name}:{done.version} ({done.target}) in {done.directory}"
+    console.result(value, f"{text}\nserve it with `packager serve {args.directory}`")
+    return 0

@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Make an ECDSA key pair: NAME.pem to keep, NAME.pub to hand out.
+
+The private key is encrypted if a passphrase is given by --passphrase-file or $PACKAGER_PASSPHRASE.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from packager.cli import options
+from packager.cli.render import Console
+
+HELP = "make a signing key pair"
+EXAMPLES = """  packager keygen release
+  PACKAGER_PASSPHRASE=… packager keygen release --curve p384"""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", type=Path, metavar="NAME", help="path of the key pair, without suffix")
+    parser.add_argument("--curve", choices=("p256", "p384"), default="p256", help="elliptic curve (default: p256)")
+    options.secrets(parser)
+
+
+def main(args: argparse.Namespace, console: Console) -> int:
+    from packager import keys
+
+    private, public = args.name.with_name(args.name.name + ".pem"), args.name.with_name(args.name.name + ".pub")
+    secret = options.passphrase(args)
+    key = keys.generate(args.curve)
+    private.parent.mkdir(parents=True, exist_ok=True)
+    keys.save(key, private, public, secret)
+    value = {"private": str(private), "public": str(public), "fingerprint": key.public.fingerprint,
+             "encrypted": secret is not None}  # fmt: skip
+    kept = "encrypted" if secret else "not encrypted: give a passphrase to change that"
+    console.result(
+        value, f"{private} (mode 0600, {kept})\n{public} (hand this out)\nfingerprint {key.public.fingerprint}"
+    )
+    return 0

@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Install a verified bundle: files, an isolated environment from its own lock, and the server that runs it.
+
+    <directory>/
+      current -> releases/<version>-<digest>       switched as the last step, atomically
+      releases/<version>-<digest>/
+        bundle/      the unpacked, verified files; `packager verify` works on it for ever
+        env/         a virtual environment holding exactly deps/<runtime>/requirements.txt, checked by hash
+        app/         the server, copied so that an upgrade of packager does not change a running installation
+        serve.json   what the server is told
+
+Until `current` moves, the old release keeps serving; a kill at any point leaves it in place.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+import shutil
+import subprocess
+import time
+import venv
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from packager import canonical, transport
+from packager.bundle import CONTRACT, Bundle
+from packager.canonical import JSON
+from packager.errors import SourceError, UsageError, did_you_mean
+from packager.events import Cached, Finished, OnEvent, Started, ignore
+from packager.files import locked, staging, storage_errors, sync_directory, write_atomically
+
+CONFIG = "serve.json"
+_SERVER = "packager.server"
+_MAIN = f"import sys\n\nfrom {_SERVER}.__main__ import main\n\nif __name__ == '__main__':\n    sys.exit(main())\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """Where wheels come from: `wheelhouse` (a directory, then nothing else is asked) or pip's own configuration."""
+
+    wheelhouse: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Installed:
+    """One release on disk."""
+
+    directory: Path
+    name: str
+    version: str
+    digest: str
+    target: str
+
+
+def install(
+    bundle: Bundle, directory: Path, target: str | None, index: Index, environment: Mapping[str, str],
+    on_event: OnEvent = ignore,
+) -> Installed:  # fmt: skip
+    """Install `bundle`, which the caller has verified, below `directory` and make it current.
+
+    Files are hashed again while they are copied, and only that copy is used. `environment` is handed to pip.
+    """
+    contract = bundle.load(CONTRACT)
+    chosen = _choose(contract["targets"], target)
+    release = directory / "releases" / f"{bundle.version}-{bundle.digest.removeprefix('sha256:')[:16]}"
+    with storage_errors(directory):
+        (directory / "releases").mkdir(parents=True, exist_ok=True)
+    with locked(directory / ".lock"):
+        if not (release / CONFIG).is_file():
+            _stage(bundle, release, contract, chosen, index, environment, on_event)
+        else:
+            on_event(Cached(f"release {release.name} is installed"))
+            _configure(bundle, release, contract, chosen)
+        _switch(directory / "current", release)
+    return Installed(release, bundle.name, bundle.version, bundle.digest, chosen)
+
+
+def _choose(targets: Mapping[str, JSON], wanted: str | None) -> str:
+    """Return the target to run: the one asked for, else the most exact one (fp32 before others), by name."""
+    if wanted is None:
+        return min(targets, key=lambda name: (targets[name]["precision"] != "fp32", name))
+    if wanted not in targets:
+        raise UsageError(f"the bundle has no target `{wanted}`", hint=did_you_mean(wanted, targets))
+    return wanted
+
+
+def _stage(
+    bundle: Bundle, release: Path, contract: JSON, chosen: str, index: Index, environment: Mapping[str, str],
+    on_event: OnEvent,
+) -> None:  # fmt: skip
+    runtime = contract["targets"][chosen]["runtime"]
+    with staging(release) as fresh:
+        (fresh / "bundle").mkdir()
+        transport.write_unpacked(bundle, fresh / "bundle", on_event)
+        requirements = fresh / "bundle" / "deps" / runtime / "requirements.txt"
+        with _reported(f"environment for {runtime}", on_event):
+            _environment(fresh / "env", requirements, index, environment)
+        _copy_server(fresh / "app", runtime)
+        _configure(bundle, fresh, contract, chosen)
+        fresh.rename(release)  # a virtual environment moves as long as only its interpreter is called
+    sync_directory(release.parent)
+
+
+@contextmanager
+def _reported(label: str, on_event: OnEvent) -> Iterator[None]:
+    on_event(Started(label))
+    started = time.monotonic()
+    yield
+    on_event(Finished(label, time.monotonic() - started))
+
+
+def _environment(target: Path, requirements: Path, index: Index, environment: Mapping[str, str]) -> None:
+    """Create a virtual environment with exactly the locked wheels. No source builds, no unlocked dependency."""
+    venv.EnvBuilder(with_pip=True, symlinks=True).create(target)
+    source = ["--no-index", "--find-links", str(index.wheelhouse)] if index.wheelhouse else []
+    command = [str(target / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
+               "--require-hashes", "--only-binary", ":all:", "--no-deps", *source, "-r", str(requirements)]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, env=dict(environment), check=False)
+    if done.returncode:
+        raise SourceError(
+            f"cannot install the locked dependencies: {_reason(done.stderr)}",
+            hint="without a network give `--wheelhouse DIR` with the wheels of deps/*/requirements.txt",
+        )
+
+
+def _reason(stderr: str) -> str:
+    errors = [row.removeprefix("ERROR: ") for row in stderr.splitlines() if row.startswith("ERROR")]
+    return re.sub(r"\s+", " ", " ".join(errors or stderr.splitlines()[-1:]))[:500]
+
+
+def _copy_server(app: Path, runtime: str) -> None:
+    """Copy the server and the one runtime it opens; both import nothing else of this program."""
+    for name in (_SERVER, f"packager.runtimes.{runtime.replace('-', '_')}"):
+        origin = Path(importlib.import_module(name).__path__[0])
+        target = app.joinpath(*name.split("."))
+        shutil.copytree(origin, target, ignore=shutil.ignore_patterns("__pycache__"))
+    for package in ("packager", "packager/runtimes"):
+        (app / package / "__init__.py").write_text("")
+    (app / "__main__.py").write_text(_MAIN)
+
+
+def _configure(bundle: Bundle, release: Path, contract: JSON, chosen: str) -> None:
+    target = contract["targets"][chosen]
+    value = {
+        "name": bundle.name,
+        "version": bundle.version,
+        "digest": bundle.digest,
+        "runtime": target["runtime"],
+        "target": chosen,
+        "artefact": f"bundle/{target['path']}",
+        "interface": contract["interface"],
+    }
+    write_atomically(release / CONFIG, canonical.dump(value))
+
+
+def _switch(link: Path, release: Path) -> None:
+    """Point `current` at `release` in one step."""
+    fresh = link.with_name(".current.new")
+    fresh.unlink(missing_ok=True)
+    fresh.symlink_to(release.relative_to(link.parent))
+    fresh.replace(link)
+    sync_directory(link.parent)
+
+
+def current(directory: Path) -> Path:
+    """Return the release that `current` names. Raises UsageError if there is none."""
+    release = directory / "current"
+    if not (release / CONFIG).is_file():
+        raise UsageError(f"`{directory}` holds no installation", hint="make one with `packager install BUNDLE DIR`")
+    return release.resolve()
+
+
+def server_command(release: Path, arguments: Sequence[str]) -> list[str]:
+    """Return the command that serves a release, with its own interpreter and nothing of the caller's environment."""
+    return [str(release / "env" / "bin" / "python"), "-I", str(release / "app"), str(release / CONFIG), *arguments]

@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Recipe to lock: the only step that resolves mutable names, and the only one of a build that may need the network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from packager import canonical, dependencies, exporters, plugins, sources
+from packager.errors import IntegrityError, LockError, StepError
+from packager.events import OnEvent
+from packager.lock import Level, Lock
+from packager.memo import Memo
+from packager.recipe import Recipe
+from packager.run import Runner
+from packager.sources import Pin, Settings
+from packager.types import Action, Tree
+from packager.worker import host_version
+
+FETCH_VERSION = 1  # 1: first form
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What the command line knows and the library does not ask for: the recipe's directory and the environment."""
+
+    base: Path
+    tracking: str | None
+    environment: Mapping[str, str]
+
+    def settings(self, recipe: Recipe, memo: Memo) -> Settings:
+        """Return what sources may know; the recipe's registry wins over the environment's."""
+        return Settings(self.base, recipe.registry or self.tracking, blob_of=memo.blob_of)
+
+
+def resolve(recipe: Recipe, runner: Runner, here: Surroundings, memo: Memo) -> Lock:
+    """Pin the source, fetch it, choose the level, and lock tools and dependencies."""
+    settings = here.settings(recipe, memo)
+    _, source = sources.load_for(recipe.source)
+    pin = source.resolve(recipe.source, settings)
+    tree = fetch(pin, runner, settings)
+    exporter, payload = exporters.detect_kind([path for path, _ in tree], _reader(runner, tree))
+    check_pickle(recipe, exporter, payload)
+    return Lock(
+        recipe=question(recipe),
+        source=pin.to_json(),
+        tree=tree,
+        kind=exporter,
+        payload=payload,
+        level=level(recipe),
+        toolchain=toolchain(recipe, exporter),
+        dependencies=_dependencies(recipe, here, runner.on_event),
+    )
+
+
+def fetch(pin: Pin, runner: Runner, settings: Settings) -> Tree:
+    """Return the files of a pin, from the store if they were fetched before."""
+    source = sources.load(pin.kind)
+
+    def perform(out: Path) -> None:
+        source.fetch(pin, settings, out, runner.on_event)
+
+    action = Action("fetch", FETCH_VERSION, params=pin.to_json())
+    return runner.store.tree(runner(action, f"fetch {pin.uri}", perform=perform).tree)
+
+
+def fetch_locked(lock: Lock, runner: Runner, settings: Settings) -> str:
+    """Return the digest of the locked source tree, fetching it if the store lacks it. Never another tree."""
+    if not runner.store.has_tree(lock.tree.digest):
+        fetched = fetch(Pin.from_json(lock.source), runner, settings)
+        if fetched != lock.tree:
+            changed = sorted({path for path, _ in set(fetched.files) ^ set(lock.tree.files)})
+            raise IntegrityError(
+                f"source `{lock.source['uri']}` is not what was locked: `{changed[0]}` differs",
+                subject=changed[0],
+                hint="if that is wanted, run `packager lock` and review the change",
+            )
+    return lock.tree.digest
+
+
+def check_fresh(recipe: Recipe, lock: Lock, here: Surroundings, memo: Memo) -> None:
+    """Raise LockError if the lock belongs to another recipe, or if a local source changed since.
+
+    A registry is not asked: what an alias means now is no business of a build, only of `packager lock`.
+    """
+    if lock.recipe != question(recipe):
+        raise LockError("the lock is stale: the recipe changed since", hint="run `packager lock` and review the change")
+    source = sources.load(str(lock.source["kind"]))
+    if getattr(source, "LOCAL", False):
+        now = source.resolve(recipe.source, here.settings(recipe, memo))
+        if now.to_json() != dict(lock.source):
+            raise LockError(
+                f"the lock is stale: source `{recipe.source}` changed since",
+                hint="run `packager lock` and review the change",
+            )
+
+
+def question(recipe: Recipe) -> str:
+    """Return the digest of the part of a recipe that a lock answers.
+
+    Tolerances, names, inputs and precisions are not in it: changing them needs no new lock.
+    """
+    asked = {
+        "source": recipe.source,
+        "registry": recipe.registry,
+        "opset": recipe.export.opset,
+        "runs-on": {promise.runtime: promise.versions for promise in recipe.runs_on},
+    }
+    return canonical.sha256(canonical.dump(asked))
+
+
+def check_pickle(recipe: Recipe, exporter: str, payload: str) -> None:
+    """Refuse a model that runs code when it is opened, unless the recipe says so in so many words."""
+    if plugins.load("exporters", exporter).EXECUTES and not recipe.allow_pickle:
+        raise StepError(
+            f"`{payload}` is a pickle: opening it runs the code inside",
+            hint="log the model as pt2 or ONNX; or, if you trust its author, write `allow-pickle: true` in the recipe",
+        )
+
+
+def level(recipe: Recipe) -> Level:
+    """Return the newest opset and IR that the oldest promised version of every runtime reads."""
+    levels = [Level(*plugins.load("runtimes", p.runtime).level_for(p.versions)) for p in recipe.runs_on]
+    lowest = Level(min(item.opset for item in levels), min(item.ir for item in levels))
+    return replace(lowest, opset=recipe.export.opset) if recipe.export.opset else lowest
+
+
+def toolchain(recipe: Recipe, exporter: str) -> dict[str, str]:
+    """Return the versions here of every tool that can change a byte of this bundle."""
+    names: set[str] = {"python", "machine", *plugins.load("exporters", exporter).TOOLCHAIN}
+    for target in recipe.targets():
+        names |= set(plugins.load("runtimes", target.runtime).TOOLCHAIN)
+    return {name: host_version(name) for name in sorted(names)}
+
+
+def _dependencies(recipe: Recipe, here: Surroundings, on_event: OnEvent) -> dict[str, str]:
+    found = {}
+    for promise in recipe.runs_on:
+        wanted: Collection[str] = plugins.load("runtimes", promise.runtime).requirements(promise.versions)
+        found[promise.runtime] = dependencies.compile_lock(sorted(wanted), here.environment, on_event)
+    return found
+
+
+def _reader(runner: Runner, tree: Tree) -> Callable[[str], bytes]:
+    blobs = dict(tree.files)
+    return lambda path: runner.store.get(blobs[path].digest)

@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Run actions: look the key up, else perform it in a confined process, then remember.
+
+A failure raises and leaves no trace but its log; two processes with the same key work once. The parent moves the
+worker's output into the store: the worker itself never sees the store.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import TypeVar
+
+from packager import canonical
+from packager.errors import StepError
+from packager.events import Cached, Finished, OnEvent, Started, ignore
+from packager.files import storage_errors
+from packager.pinning import numerics
+from packager.sandbox import Limits, bubblewrap, command, environment
+from packager.store import Store
+from packager.types import Action, Result
+
+Item = TypeVar("Item")
+Value = TypeVar("Value")
+LOG_TAIL = 4000  # characters of a failed worker's log that travel with the error
+
+
+class Runner:
+    """Runs actions against one store. `perform` may be given for work that needs the network (fetching)."""
+
+    def __init__(self, store: Store, limits: Limits, on_event: OnEvent = ignore, jobs: int = 1) -> None:
+        self.store, self.limits, self.on_event, self.jobs = store, limits, on_event, jobs
+        self.executed = 0
+
+    def __call__(
+        self,
+        action: Action,
+        label: str,
+        *,
+        executes: bool = False,
+        perform: Callable[[Path], canonical.JSON] | None = None,
+    ) -> Result:
+        """Return the result of `action`, from memory if it is known."""
+        if known := self.store.recall(action.key):
+            self.on_event(Cached(label))
+            return known
+        with self.store.single_flight(action.key):
+            if known := self.store.recall(action.key):  # another process was faster
+                self.on_event(Cached(label))
+                return known
+            self.on_event(Started(label))
+            started = time.monotonic()
+            result = self._perform(action, executes, perform)
+            self.executed += 1
+            self.on_event(Finished(label, time.monotonic() - started))
+            return self.store.remember(action.key, action.to_json(), result)
+
+    def _perform(self, action: Action, executes: bool, perform: Callable[[Path], canonical.JSON] | None) -> Result:
+        with self.store.scratch() as scratch:
+            out = scratch / "out"
+            out.mkdir()
+            facts = perform(out) if perform else execute(self.store, action, scratch, self.limits, executes=executes)
+            return Result(self.store.ingest(out).digest, facts)
+
+    def each(self, function: Callable[[Item], Value], items: Iterable[Item]) -> list[Value]:
+        """Apply `function` to independent items, `jobs` at a time; results keep the order of the items."""
+        with ThreadPoolExecutor(self.jobs) as pool:
+            return list(pool.map(function, items))
+
+
+def execute(store: Store, action: Action, scratch: Path, limits: Limits, *, executes: bool) -> canonical.JSON:
+    """Perform one action in a confined process of its own; its files are left in `scratch/out`.
+
+    A top-level function of plain data, so that a local process and a remote worker can call the same one.
+    Raises StepError with the step's message, or with the tail of its log when it died.
+    """
+    (scratch / "home").mkdir()
+    inputs = {role: store.checkout(store.tree(digest), scratch / "in" / role) for role, digest in action.inputs.items()}
+    job = {
+        "action": action.to_json(),
+        "inputs": {role: str(path) for role, path in inputs.items()},
+        "out": str(scratch / "out"),
+        "answer": str(scratch / "answer.json"),
+        "limits": asdict(limits),
+        "wrapped": bubblewrap() is not None,
+    }
+    with storage_errors(scratch):
+        (scratch / "job.json").write_bytes(json.dumps(job).encode())
+    code, log = _run_worker(scratch, limits, executes=executes)
+    return _answer(scratch / "answer.json", action.step, code, log)
+
+
+def _run_worker(scratch: Path, limits: Limits, *, executes: bool) -> tuple[int, str]:
+    arguments = command(scratch, ["-m", "packager.worker", str(scratch / "job.json")], executes=executes)
+    log = scratch / "log"
+    with log.open("wb") as sink:
+        process = subprocess.Popen(
+            arguments,
+            stdin=subprocess.DEVNULL,
+            stdout=sink,
+            stderr=subprocess.STDOUT,
+            env=environment(scratch, numerics()),
+            cwd=scratch,
+            start_new_session=True,
+        )
+        with _killed_at_the_end(process):
+            try:
+                code = process.wait(limits.seconds)
+            except subprocess.TimeoutExpired:
+                raise StepError(
+                    f"the step did not end within {limits.seconds} seconds",
+                    hint="raise `limits: {minutes: …}` in the recipe",
+                    log=_tail(log),
+                ) from None
+    return code, _tail(log)
+
+
+@contextlib.contextmanager
+def _killed_at_the_end(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Whatever happens here (time limit, Ctrl-C, a bug), the worker and its children do not outlive the block."""
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _answer(file: Path, step: str, code: int, log: str) -> canonical.JSON:
+    try:
+        answer = canonical.load(file.read_bytes(), limit=64 << 20)
+    except (FileNotFoundError, ValueError):
+        raise StepError(f"step `{step}` {_death(code)}", hint="the log above says where", log=log) from None
+    if "error" in answer:
+        raise StepError(answer["error"]["message"], hint=answer["error"]["hint"], log=log)
+    return answer["facts"]
+
+
+def _death(code: int) -> str:
+    """Say how a process ended; bubblewrap reports a child's signal as 128 + its number."""
+    number = -code if code < 0 else code - 128
+    if number == signal.SIGKILL:
+        return "was killed, most likely because the machine ran out of memory"
+    if number in {item.value for item in signal.Signals}:
+        return f"crashed with {signal.Signals(number).name}"
+    return f"failed with status {code}"
+
+
+def _tail(log: Path) -> str:
+    return log.read_bytes()[-LOG_TAIL:].decode("utf-8", "replace").strip()

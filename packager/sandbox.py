@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Confine the process that opens foreign models: no network, no home directory, no secrets, bounded memory.
+
+With bubblewrap the worker sees a read-only system, the Python it runs on, and its own scratch; nothing else of the
+user exists for it. Without bubblewrap only the network is cut (a network namespace of its own), which is enough for
+formats that hold data and not enough for those that execute code: these are refused.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import os
+import resource
+import shutil
+import signal
+import site
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from packager.errors import StepError
+
+_SYSTEM = ("/usr", "/lib", "/lib64", "/bin", "/sbin", "/opt", "/sys", "/etc/ld.so.cache", "/etc/ld.so.conf",
+           "/etc/ld.so.conf.d", "/etc/alternatives", "/etc/localtime", "/etc/passwd", "/etc/nsswitch.conf")  # fmt: skip
+_PACKAGES = ("packager", "packager.runtimes", "packager.policies", "packager.templates")
+_PREFIX = "/usr/local/bin:/usr/bin:/bin"
+_CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
+_PR_SET_PDEATHSIG = 1  # die when the program that started us dies
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one worker may use: `memory` in bytes of address space, `seconds` of wall time."""
+
+    memory: int
+    seconds: int
+
+
+def default_limits() -> Limits:
+    """Return all of the machine's memory, and half an hour."""
+    return Limits(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), 1800)
+
+
+def bubblewrap() -> str | None:
+    """Return the path of bubblewrap, if this machine has it."""
+    return shutil.which("bwrap", path=_PREFIX)
+
+
+def command(scratch: Path, arguments: Sequence[str], *, executes: bool) -> list[str]:
+    """Return the command line that runs this Python with `arguments`, confined to `scratch`.
+
+    `executes` says that opening the model runs its code. Raises StepError when that cannot be confined here.
+    """
+    python = [sys.executable, "-I", "-B", *arguments]
+    wrapper = bubblewrap()
+    if wrapper is not None:
+        return [wrapper, *_wrapping(scratch), "--", *python]
+    if executes:
+        raise StepError(
+            "opening this model runs its code, and nothing here can confine it",
+            hint="install bubblewrap (`apt-get install bubblewrap`), or log the model in a format that is data",
+        )
+    return python
+
+
+def _wrapping(scratch: Path) -> list[str]:
+    options = ["--unshare-all", "--die-with-parent", "--new-session", "--proc", "/proc", "--dev", "/dev"]
+    for place in dict.fromkeys((*_SYSTEM, *_python_places())):
+        options += ["--ro-bind-try", place, place]
+    return [*options, "--tmpfs", "/tmp", "--bind", str(scratch), str(scratch), "--chdir", str(scratch)]  # noqa: S108
+
+
+def _python_places() -> list[str]:
+    """Return the directories this interpreter and this package live in, editable installs included."""
+    places = [sys.prefix, sys.base_prefix, *site.getsitepackages()]
+    for name in _PACKAGES:
+        places += list(importlib.import_module(name).__path__)
+    return [str(Path(place).resolve()) for place in places]
+
+
+def environment(scratch: Path, pinned: Mapping[str, str]) -> dict[str, str]:
+    """Return the whole environment of a worker. Nothing is inherited: secrets live in environments."""
+    home = str(scratch / "home")
+    return {"PATH": _PREFIX, "HOME": home, "TMPDIR": home, "XDG_CACHE_HOME": home, **pinned}
+
+
+def apply_limits(limits: Limits, *, wrapped: bool) -> None:
+    """Confine the calling process for good: memory, core dumps, and, unless bubblewrap did it, the network."""
+    resource.setrlimit(resource.RLIMIT_AS, (limits.memory, limits.memory))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if not wrapped:
+        _isolate()
+
+
+def _isolate() -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if libc.unshare(_CLONE_NEWNET) == 0 or libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET) == 0:
+        return
+    raise StepError(
+        f"cannot cut the worker's network: {os.strerror(ctypes.get_errno())}",
+        hint="install bubblewrap, or allow user namespaces (`sysctl kernel.unprivileged_userns_clone=1`)",
+    )

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The process in which a step runs: `python -I -m packager.worker JOB.json`.
+
+The job is plain data: an action, where its inputs lie, where its output goes. The answer is one JSON file: facts, or
+an error with a hint. Everything else the step prints ends up in the log, which is shown when it fails.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from packager import canonical
+from packager.canonical import JSON
+from packager.errors import MissingToolError, PackagerError, StepError
+from packager.sandbox import Limits, apply_limits
+
+
+def main(job_file: str) -> int:
+    """Perform the job and write its answer; exit 0 if there is a result."""
+    job = json.loads(Path(job_file).read_bytes())
+    try:
+        answer: JSON = {"facts": perform(job)}
+    except PackagerError as error:
+        answer = {"error": {"message": error.message, "hint": error.hint}}
+    except MemoryError:
+        answer = {"error": {"message": "the step ran out of memory", "hint": _MEMORY_HINT}}
+    except ImportError as error:
+        answer = {"error": {"message": f"cannot import what the step needs: {error}", "hint": _IMPORT_HINT}}
+    Path(job["answer"]).write_bytes(canonical.dump(answer))
+    return 0 if "facts" in answer else 4
+
+
+_MEMORY_HINT = "raise `limits: {memory: …}` in the recipe, or use a machine with more memory"
+_IMPORT_HINT = "compare `packager lock` with the packages installed here"
+
+
+def perform(job: Mapping[str, JSON]) -> JSON:
+    """Confine this process, check its tools, run the step."""
+    apply_limits(Limits(**job["limits"]), wrapped=job["wrapped"])
+    action = job["action"]
+    check_toolchain(action["toolchain"])
+    step = importlib.import_module(f"packager.steps.{action['step']}")
+    inputs = {role: Path(path) for role, path in job["inputs"].items()}
+    return step.run(inputs, Path(job["out"]), action["params"])
+
+
+def check_toolchain(wanted: Mapping[str, str]) -> None:
+    """Refuse to run with other tools than the action names: they may produce other bytes."""
+    for name, version in wanted.items():
+        found = host_version(name)
+        if found != version:
+            raise StepError(
+                f"toolchain differs from the lock: expected {name} {version}, got {found}",
+                hint=f'install it (`pip install "{name}=={version}"`), or accept this host with `packager lock`',
+            )
+
+
+def host_version(name: str) -> str:
+    """Return the version of a tool here: `python` as major.minor, `machine`, or a distribution's public version."""
+    if name == "python":
+        return f"{sys.version_info.major}.{sys.version_info.minor}"
+    if name == "machine":
+        import platform
+
+        return f"{platform.system()}-{platform.machine()}".lower()
+    try:
+        return importlib.metadata.version(name).partition("+")[0]  # `+cpu` says how it was built, not what it is
+    except importlib.metadata.PackageNotFoundError:
+        raise MissingToolError(name, "build") from None
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

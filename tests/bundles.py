@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Small real bundles for tests that need no model: the production code assembles them, only the graph is made up."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from packager import canonical
+from packager.bundle import CONTRACT, FORMAT, RECORD, SBOM, Bundle, read
+from packager.formats import modelpack
+from packager.media import StoredBundle
+from packager.store import Entry, Store
+from packager.types import Tree
+
+INTERFACE = {
+    "inputs": [{"name": "x", "dtype": "float32", "shape": ["batch", 4]}],
+    "outputs": [{"name": "y", "dtype": "float32", "shape": ["batch", 2]}],
+    "dimensions": {"batch": {"min": 1, "max": 8}},
+}
+TARGET = {"runtime": "onnxruntime", "device": "cpu", "precision": "fp32", "path": "model/model.onnx"}
+
+
+def make(store: Store, files: dict[str, bytes] | None = None, name: str = "tiny", version: str = "1.0.0") -> Bundle:
+    """Assemble a bundle named `name` from `files` in `store`."""
+    contents = {"model/model.onnx": b"graph", "model/weights-0001.bin": bytes(range(256)) * 40, "MODEL_CARD.md": b"# t"}
+    contents |= files or {}
+    contents[CONTRACT] = canonical.dump(
+        {
+            "format": 1,
+            "interface": INTERFACE,
+            "graph": {"opset": {"ai.onnx": 18}, "ir": 8, "operators": {"ai.onnx": ["Add"]}},
+            "runs-on": {"onnxruntime": {"versions": ">=1.17"}},
+            "targets": {"onnxruntime-cpu-fp32": TARGET},
+        }
+    )
+    contents[SBOM] = canonical.dump({"bomFormat": "CycloneDX", "specVersion": "1.6", "version": 1})
+    blobs = {path: store.put(data) for path, data in contents.items()}
+    listed = {path: [blob.digest, blob.size] for path, blob in blobs.items()}
+    record = {"format": FORMAT, "name": name, "version": version, "files": listed, "targets": {"t": TARGET}}
+    blobs[RECORD] = store.put(canonical.dump(record))
+    manifest, config = modelpack.manifest(modelpack.About(name, version), Tree.of(blobs))
+    store.put(config)
+    entry = Entry(store.put(manifest).digest)
+    store.name_bundle(name, version, entry)
+    return read(StoredBundle(store, entry, f"{name}:{version}"))
+
+
+def store_in(path: Path) -> Store:
+    """Return a store below `path`."""
+    return Store(path / "store")

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fixtures that everything shares."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from packager.store import Store
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
+
+
+@pytest.fixture
+def packager(tmp_path: Path) -> Run:
+    """Run the real command line in `tmp_path`, with a store of its own."""
+
+    def run(*arguments: str | Path, cwd: Path | None = None, code: int | None = 0, **extra: str) -> subprocess.CompletedProcess[str]:
+        environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PACKAGER_STORE": str(tmp_path / "store")}
+        passed = {name: value for name, value in os.environ.items() if name.startswith(("PIP_", "UV_", "SSL_"))}
+        done = subprocess.run(
+            [sys.executable, "-m", "packager", *map(str, arguments)],
+            cwd=cwd or tmp_path, env={**environment, **passed, **extra}, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        if code is not None:
+            assert done.returncode == code, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    return run
