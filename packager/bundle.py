@@ -142,7 +142,7 @@ def medium_of(reference: str, store: Callable[[], Store]) -> Medium:
     """Tell which kind of medium `reference` names. Raises UsageError when it names nothing."""
     path = Path(reference)
     if path.is_dir():
-        if (path / METADATA_DIRECTORY).is_dir():
+        if (path / METADATA_DIRECTORY).is_dir() and not (path / LAYOUT_FILE).exists():
             return UnpackedTree(path)
         if any((path / part).exists() for part in (LAYOUT_FILE, INDEX_FILE, "blobs")):
             return LayoutDirectory(path)

@@ -132,13 +132,16 @@ def _reason(stderr: str) -> str:
 
 
 def _copy_server(app: Path, runtime: str) -> None:
-    """Copy the server and the one runtime it opens; both import nothing else of this program."""
-    for name in (_SERVER, f"packager.runtimes.{runtime.replace('-', '_')}"):
-        origin = Path(importlib.import_module(name).__path__[0])
-        target = app.joinpath(*name.split("."))
-        shutil.copytree(origin, target, ignore=shutil.ignore_patterns("__pycache__"))
-    for package in ("packager", "packager/runtimes"):
-        (app / package / "__init__.py").write_text("")
+    """Copy the server and the one file of a runtime that opens artefacts; they import nothing else of this program."""
+    server = Path(importlib.import_module(_SERVER).__path__[0])
+    shutil.copytree(server, app / "packager" / "server", ignore=shutil.ignore_patterns("__pycache__"))
+    module = runtime.replace("-", "_")
+    opener = app / "packager" / "runtimes" / module
+    opener.mkdir(parents=True)
+    origin = Path(importlib.import_module(f"packager.runtimes.{module}").__path__[0])
+    shutil.copy(origin / "session.py", opener / "session.py")
+    for package in (app / "packager", opener.parent, opener):
+        (package / "__init__.py").write_text("")
     (app / "__main__.py").write_text(_MAIN)
 
 

@@ -31,13 +31,13 @@ class Surroundings:
 
     def settings(self, recipe: Recipe, memo: Memo) -> Settings:
         """Return what sources may know; the recipe's registry wins over the environment's."""
-        return Settings(self.base, recipe.registry or self.tracking, blob_of=memo.blob_of)
+        return Settings(self.base, recipe.source, recipe.registry or self.tracking, blob_of=memo.blob_of)
 
 
 def resolve(recipe: Recipe, runner: Runner, here: Surroundings, memo: Memo) -> Lock:
     """Pin the source, fetch it, choose the level, and lock tools and dependencies."""
     settings = here.settings(recipe, memo)
-    _, source = sources.load_for(recipe.source)
+    source = sources.load_for(recipe.source)
     pin = source.resolve(recipe.source, settings)
     tree = fetch(pin, runner, settings)
     exporter, payload = exporters.detect_kind([path for path, _ in tree], _reader(runner, tree))
@@ -86,9 +86,8 @@ def check_fresh(recipe: Recipe, lock: Lock, here: Surroundings, memo: Memo) -> N
     """
     if lock.recipe != question(recipe):
         raise LockError("the lock is stale: the recipe changed since", hint="run `packager lock` and review the change")
-    source = sources.load(str(lock.source["kind"]))
-    if getattr(source, "LOCAL", False):
-        now = source.resolve(recipe.source, here.settings(recipe, memo))
+    if sources.local_path(recipe.source, here.base) is not None:
+        now = sources.load_for(recipe.source).resolve(recipe.source, here.settings(recipe, memo))
         if now.to_json() != dict(lock.source):
             raise LockError(
                 f"the lock is stale: source `{recipe.source}` changed since",

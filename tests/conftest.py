@@ -25,7 +25,9 @@ def store(tmp_path: Path) -> Store:
 def packager(tmp_path: Path) -> Run:
     """Run the real command line in `tmp_path`, with a store of its own."""
 
-    def run(*arguments: str | Path, cwd: Path | None = None, code: int | None = 0, **extra: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        *arguments: str | Path, cwd: Path | None = None, code: int | None = 0, **extra: str
+    ) -> subprocess.CompletedProcess[str]:
         environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PACKAGER_STORE": str(tmp_path / "store")}
         passed = {name: value for name, value in os.environ.items() if name.startswith(("PIP_", "UV_", "SSL_"))}
         done = subprocess.run(

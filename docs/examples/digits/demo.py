@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The main job, start to end: a registered CNN becomes a signed bundle that verifies, installs and answers."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import tritonclient.http as triton
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+
+from walk import Walk  # noqa: E402
+
+
+def classify(address: str, images: np.ndarray) -> np.ndarray:
+    """Classify images through NVIDIA's client, in batches of 64."""
+    client = triton.InferenceServerClient(address)
+    metadata = client.get_model_metadata("digits")
+    name = metadata["inputs"][0]["name"]
+    found = []
+    for start in range(0, len(images), 64):
+        batch = images[start : start + 64]
+        request = triton.InferInput(name, list(batch.shape), "FP32")
+        request.set_data_from_numpy(batch)
+        answer = client.infer("digits", [request])
+        found.append(answer.as_numpy(metadata["outputs"][0]["name"]).argmax(1))
+    return np.concatenate(found)
+
+
+def main(folder: Path) -> None:
+    walk = Walk(folder)
+    walk.step("train a CNN on scikit-learn's digits and register it in MLflow")
+    command = [sys.executable, str(HERE / "train.py"), str(folder)]
+    trained = subprocess.run(command, env=walk.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False)
+    if trained.returncode:
+        sys.exit(trained.stderr.decode())
+    facts = json.loads(trained.stdout.splitlines()[-1])
+    walk.proved(f"models:/digits/{facts['version']} is `champion`; accuracy on {facts['held_out']} held-out images: {facts['accuracy']:.4f}")
+
+    walk.step("write a recipe from the registered model")
+    walk.packager("init", "models:/digits@champion", "--force")
+
+    walk.step("pin everything that can move")
+    lock = walk.packager("lock")
+    walk.proved(f"source is {lock['source']['uri']}, files {lock['tree'][:19]}")
+
+    walk.step("build: fetch, export, measure against torch, judge, assemble")
+    built = walk.packager("build", "--locked")
+    walk.proved(f"{built['name']}:{built['version']} = {built['digest']}")
+    walk.proved(f"{built['files']} files, {built['size']} bytes; rules that hold: {', '.join(built['verdict']['rules'])}")
+
+    walk.step("build again: nothing is left to do, and the digest is the same")
+    again = walk.packager("build", "--locked")
+    assert again["executed"] == 0
+    assert again["digest"] == built["digest"]
+    walk.proved(f"{again['executed']} steps run, {again['digest'][:19]}")
+
+    walk.step("make a key, sign, write one file")
+    for old in (folder / "release.pem", folder / "release.pub"):
+        old.unlink(missing_ok=True)
+    walk.packager("keygen", "release")
+    name = f"{built['name']}-{built['version']}.bundle.tar"
+    walk.packager("sign", f"digits:{built['version']}", "--key", "release.pem", "-o", name)
+    walk.proved(f"{name}: {(folder / name).stat().st_size} bytes")
+
+    walk.step("verify the file with the public key alone, as a customer would")
+    verdict = walk.packager("verify", name, "--key", "release.pub")
+    walk.proved("; ".join(f"{check['check']}: {check['detail']}" for check in verdict["checks"]))
+
+    walk.step("install: unpack, isolated environment from the hashed lock")
+    installed = walk.packager("install", name, "site", "--key", "release.pub")
+    walk.proved(f"{installed['target']} in {Path(installed['release']).name}")
+
+    walk.step("serve and classify the held-out images through tritonclient")
+    held_out = np.load(folder / "held-out.npz")
+    with walk.serving("site") as address:
+        accuracy = float((classify(address, held_out["images"]) == held_out["labels"]).mean())
+    walk.proved(f"accuracy before {facts['accuracy']:.4f}, after {accuracy:.4f}")
+    assert accuracy == facts["accuracy"], "the served bundle must classify exactly as the trained model did"
+    walk.step("done: what was trained is what answers, and every step in between can be checked")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1] if len(sys.argv) > 1 else ".demo/digits").resolve())
