@@ -87,7 +87,11 @@ def load(data: bytes, *, limit: int) -> JSON:
         raise ValueError(f"expected at most {limit} bytes, got {len(data)}")
     try:
         value = json.loads(
-            data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refuse_constant, parse_float=_finite
+            data.decode("utf-8"),
+            object_pairs_hook=_unique,
+            parse_constant=_refuse_constant,
+            parse_float=_finite,
+            parse_int=_whole,
         )
     except RecursionError:
         raise ValueError("nesting is too deep") from None
@@ -104,6 +108,11 @@ def _unique(pairs: list[tuple[str, JSON]]) -> dict[str, JSON]:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
+
+
+def _whole(text: str) -> int | float:
+    """Read an integer literal as every JSON reader would: beyond 2**53-1 it is a double."""
+    return int(text) if len(text) < 17 and abs(int(text)) <= MAX_SAFE_INTEGER else _finite(text)
 
 
 def _finite(text: str) -> float:

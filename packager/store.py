@@ -253,7 +253,9 @@ class Store:
                 fcntl.flock(gate, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 return 0  # somebody is creating scratch this instant; the next run sweeps
-            for lock in (self.root / "tmp").glob("*.lock"):
+            locks = {path for path in (self.root / "tmp").iterdir() if path.suffix == ".lock"}
+            locks |= {path.with_suffix(".lock") for path in (self.root / "tmp").iterdir() if path.suffix != ".lock"}
+            for lock in locks:  # a directory without a lock was being made when its process died
                 removed += _sweep_one(lock)
         return removed
 
