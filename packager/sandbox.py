@@ -53,7 +53,7 @@ def command(scratch: Path, arguments: Sequence[str], *, executes: bool) -> list[
 
     `executes` says that opening the model runs its code. Raises StepError when that cannot be confined here.
     """
-    python = [sys.executable, "-I", "-B", *arguments]
+    python = [sys.executable, "-s", "-P", "-B", *arguments]  # not -I: that would ignore PYTHONHASHSEED
     wrapper = bubblewrap()
     if wrapper is not None:
         return [wrapper, *_wrapping(scratch), "--", *python]

