@@ -53,6 +53,13 @@ def main(argv: Sequence[str]) -> int:
     except MemoryError:
         console.fail(StorageError("out of memory", hint="close other programs, or lower --jobs"))
         return StorageError.code
+    except Exception:  # whatever is not ours is a bug: show where, and say so
+        import traceback
+
+        console.message(
+            f"{traceback.format_exc()}\nthis is a bug in packager {__version__}: please report the lines above"
+        )
+        return PackagerError.code
 
 
 def _interrupt(number: int, frame: object) -> None:
