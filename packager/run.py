@@ -8,19 +8,20 @@ worker's output into the store: the worker itself never sees the store.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import TypeVar
 
 from packager import canonical
-from packager.errors import StepError
+from packager.errors import StepError, StorageError
 from packager.events import Cached, Finished, OnEvent, Started, ignore
 from packager.files import storage_errors
 from packager.pinning import numerics
@@ -39,6 +40,7 @@ class Runner:
     def __init__(self, store: Store, limits: Limits, on_event: OnEvent = ignore, jobs: int = 1) -> None:
         self.store, self.limits, self.on_event, self.jobs = store, limits, on_event, jobs
         self.executed = 0
+        self._workers: set[subprocess.Popen[bytes]] = set()
 
     def __call__(
         self,
@@ -67,19 +69,37 @@ class Runner:
         with self.store.scratch() as scratch:
             out = scratch / "out"
             out.mkdir()
-            facts = perform(out) if perform else execute(self.store, action, scratch, self.limits, executes=executes)
+            if perform:
+                facts = perform(out)
+            else:
+                facts = execute(self.store, action, scratch, self.limits, executes=executes, living=self._workers)
             return Result(self.store.ingest(out).digest, facts)
 
     def each(self, function: Callable[[Item], Value], items: Iterable[Item]) -> list[Value]:
         """Apply `function` to independent items, `jobs` at a time; results keep the order of the items."""
         with ThreadPoolExecutor(self.jobs) as pool:
-            return list(pool.map(function, items))
+            try:
+                return list(pool.map(function, items))
+            except BaseException:  # one failed, or Ctrl-C: do not let the others run to their end unseen
+                pool.shutdown(wait=False, cancel_futures=True)
+                for process in list(self._workers):
+                    _kill(process)
+                raise
 
 
-def execute(store: Store, action: Action, scratch: Path, limits: Limits, *, executes: bool) -> canonical.JSON:
+def execute(
+    store: Store,
+    action: Action,
+    scratch: Path,
+    limits: Limits,
+    *,
+    executes: bool,
+    living: set[subprocess.Popen[bytes]] | None = None,
+) -> canonical.JSON:
     """Perform one action in a confined process of its own; its files are left in `scratch/out`.
 
-    A top-level function of plain data, so that a local process and a remote worker can call the same one.
+    A top-level function of plain data, so that a local process and a remote worker can call the same one; `living`
+    is where the process is listed while it lives.
     Raises StepError with the step's message, or with the tail of its log when it died.
     """
     (scratch / "home").mkdir()
@@ -94,11 +114,11 @@ def execute(store: Store, action: Action, scratch: Path, limits: Limits, *, exec
     }
     with storage_errors(scratch):
         (scratch / "job.json").write_bytes(json.dumps(job).encode())
-    code, log = _run_worker(scratch, limits, executes=executes)
+    code, log = _run_worker(scratch, limits, executes, set() if living is None else living)
     return _answer(scratch / "answer.json", action.step, code, log)
 
 
-def _run_worker(scratch: Path, limits: Limits, *, executes: bool) -> tuple[int, str]:
+def _run_worker(scratch: Path, limits: Limits, executes: bool, living: set[subprocess.Popen[bytes]]) -> tuple[int, str]:
     arguments = command(scratch, ["-m", "packager.worker", str(scratch / "job.json")], executes=executes)
     log = scratch / "log"
     with log.open("wb") as sink:
@@ -111,30 +131,32 @@ def _run_worker(scratch: Path, limits: Limits, *, executes: bool) -> tuple[int, 
             cwd=scratch,
             start_new_session=True,
         )
-        with _killed_at_the_end(process):
-            try:
-                code = process.wait(limits.seconds)
-            except subprocess.TimeoutExpired:
-                raise StepError(
-                    f"the step did not end within {limits.seconds} seconds",
-                    hint="raise `limits: {minutes: …}` in the recipe",
-                    log=_tail(log),
-                ) from None
+        living.add(process)
+        try:
+            code = process.wait(limits.seconds)
+        except subprocess.TimeoutExpired:
+            raise StepError(
+                f"the step did not end within {limits.seconds} seconds",
+                hint="raise `limits: {minutes: …}` in the recipe",
+                log=_tail(log),
+            ) from None
+        finally:  # whatever happened here, the worker and its children do not outlive this block
+            _kill(process)
+            living.discard(process)
     return code, _tail(log)
 
 
-@contextlib.contextmanager
-def _killed_at_the_end(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Whatever happens here (time limit, Ctrl-C, a bug), the worker and its children do not outlive the block."""
-    try:
-        yield
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def _answer(file: Path, step: str, code: int, log: str) -> canonical.JSON:
+    if code == errno.ENOSPC:
+        raise StorageError(
+            f"no space left for the output of step `{step}`", hint="free some space in the store's file system"
+        )
     try:
         answer = canonical.load(file.read_bytes(), limit=64 << 20)
     except (FileNotFoundError, ValueError):

@@ -7,6 +7,7 @@ an error with a hint. Everything else the step prints ends up in the log, which 
 
 from __future__ import annotations
 
+import errno
 import importlib
 import importlib.metadata
 import json
@@ -21,7 +22,7 @@ from packager.sandbox import Limits, apply_limits
 
 
 def main(job_file: str) -> int:
-    """Perform the job and write its answer; exit 0 if there is a result."""
+    """Perform the job and write its answer; exit 0 if there is a result, 28 (ENOSPC) if the disk is full."""
     job = json.loads(Path(job_file).read_bytes())
     try:
         answer: JSON = {"facts": perform(job)}
@@ -29,6 +30,10 @@ def main(job_file: str) -> int:
         answer = {"error": {"message": error.message, "hint": error.hint}}
     except MemoryError:
         answer = {"error": {"message": "the step ran out of memory", "hint": _MEMORY_HINT}}
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        return errno.ENOSPC  # there may be no room for an answer; the exit status needs none
     except ImportError as error:
         answer = {"error": {"message": f"cannot import what the step needs: {error}", "hint": _IMPORT_HINT}}
     Path(job["answer"]).write_bytes(canonical.dump(answer))

@@ -151,6 +151,6 @@ def size(count: int) -> str:
 
 def _width() -> int:
     try:
-        return os.get_terminal_size(sys.stderr.fileno()).columns - 1
+        return (os.get_terminal_size(sys.stderr.fileno()).columns or 80) - 1
     except OSError:
         return 79

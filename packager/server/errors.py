@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The two ways this server says no: to a request, and to its own start."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class RequestError(Exception):
+    """A request is refused; `status` is the HTTP status, the message is what the client reads."""
+
+    def __init__(self, message: str, *, status: int = 400) -> None:
+        super().__init__(message)
+        self.message = message
+        self.status = status
+
+
+class StartError(Exception):
+    """The server cannot run. `code` is the exit code: 3 for the network, 4 for the configuration or the model."""
+
+    def __init__(self, message: str, *, code: int = 4, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code
+        self.hint = hint
+
+
+def quote(value: object) -> str:
+    """Return `value` in backticks, cut to a length that a message can carry."""
+    return f"`{str(value)[:100]}`"
+
+
+def known(name: str, choices: Iterable[str]) -> str:
+    """Return the end of a message about an unknown name: the close match, or what there is."""
+    names = sorted(choices)
+    close = difflib.get_close_matches(name[:100], names, n=1)
+    return f"did you mean {quote(close[0])}?" if close else "expected one of " + ", ".join(map(quote, names))

@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Install and serve: isolated, atomic, without a network, and answering NVIDIA's client."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tritonclient.http as triton
+
+from tests.e2e.conftest import Project, tool
+
+pytestmark = pytest.mark.xdist_group("cnn")
+
+
+@pytest.fixture(scope="module")
+def wheelhouse(built: Project, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The locked wheels, as an operator carries them to a site without a network."""
+    root = tmp_path_factory.mktemp("carried")
+    built.run("unpack", "cnn.bundle.tar", root / "tree", "--key", "release.pub")
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--require-hashes", "--only-binary", ":all:", "--no-deps",
+               "-d", root / "wheels", "-r", root / "tree" / "deps" / "onnxruntime" / "requirements.txt"]  # fmt: skip
+    subprocess.run(command, check=True)
+    return root / "wheels"
+
+
+@pytest.fixture(scope="module")
+def site(built: Project, wheelhouse: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An installation made with every network interface but loopback gone."""
+    directory = tmp_path_factory.mktemp("site") / "cnn"
+    alone = ("unshare", "--user", "--map-root-user", "--net")
+    built.run("install", "cnn.bundle.tar", directory, "--key", "release.pub", "--wheelhouse", wheelhouse, prefix=alone)
+    return directory
+
+
+@contextmanager
+def serving(site: Path) -> Iterator[str]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "packager", "serve", str(site), "--port", str(port)]
+    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        for _ in range(300):
+            assert server.poll() is None, server.stderr and server.stderr.read()
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/health/ready", timeout=2)
+                break
+            except OSError:
+                time.sleep(0.1)
+        yield f"127.0.0.1:{port}"
+    finally:
+        server.send_signal(signal.SIGTERM)
+        code = server.wait(30)
+        assert server.stderr
+        server.stderr.close()
+    assert code == 0, "SIGTERM drains and ends with 0"
+
+
+def test_the_environment_holds_the_lock_and_nothing_else(site: Path) -> None:
+    python = site / "current" / "env" / "bin" / "python"
+    code = "import importlib.metadata as m; print(sorted(d.name.lower().replace('_', '-') for d in m.distributions()))"
+    listed = subprocess.run([python, "-I", "-c", code], capture_output=True, text=True, check=True).stdout
+    names = set(json.loads(listed.replace("'", '"'))) - {"pip", "setuptools"}
+    lock = (site / "current" / "bundle" / "deps" / "onnxruntime" / "requirements.txt").read_text()
+    assert {"onnxruntime", "numpy", "granian"} <= names
+    assert all(f"{name}==" in lock for name in names), names
+    assert "packager" not in names
+
+
+def test_the_installed_tree_verifies(built: Project, site: Path) -> None:
+    assert built.run("verify", site / "current" / "bundle", "--key", "release.pub", "--json")["ok"]
+
+
+def test_served_numbers_are_those_of_the_graph(site: Path) -> None:
+    """Bit for bit what ONNX Runtime computes in this process; batches of several sizes; metadata and metrics."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(site / "current" / "bundle" / "model" / "model.onnx")
+    with serving(site) as address:
+        client = triton.InferenceServerClient(address)
+        assert client.is_server_live()
+        assert client.is_model_ready("cnn")
+        assert client.get_model_metadata("cnn")["inputs"][0]["name"] == "image"
+        for rows in (1, 2, 7, 64):
+            images = np.random.default_rng(rows).random((rows, 1, 8, 8), dtype=np.float32)
+            for binary in (True, False):
+                request = triton.InferInput("image", list(images.shape), "FP32")
+                request.set_data_from_numpy(images, binary_data=binary)
+                output = triton.InferRequestedOutput("output", binary_data=binary)
+                got = client.infer("cnn", [request], outputs=[output]).as_numpy("output")
+                np.testing.assert_array_equal(got, session.run(None, {"image": images})[0])
+        bad = triton.InferInput("image", [1, 1, 9, 9], "FP32")
+        bad.set_data_from_numpy(np.zeros((1, 1, 9, 9), np.float32))
+        with pytest.raises(triton.InferenceServerException, match=r"expected|image"):
+            client.infer("cnn", [bad])
+        metrics = urllib.request.urlopen(f"http://{address}/metrics").read().decode()
+        digest = json.loads((site / "current" / "serve.json").read_bytes())["digest"]
+        assert digest in metrics
+
+
+def test_installing_again_changes_nothing_and_a_new_version_switches(
+    built: Project, site: Path, wheelhouse: Path
+) -> None:
+    before = os.readlink(site / "current")
+    built.run("install", "cnn.bundle.tar", site, "--key", "release.pub", "--wheelhouse", wheelhouse)
+    assert os.readlink(site / "current") == before
+    assert [path.name for path in (site / "releases").iterdir()] == [Path(before).name]
+
+
+def test_a_kill_during_install_leaves_the_old_release_serving(built: Project, wheelhouse: Path, tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PACKAGER_STORE": str(built.store)}
+    command = [sys.executable, "-m", "packager", "install", "cnn.bundle.tar", str(site), "--key", "release.pub",
+               "--wheelhouse", str(wheelhouse)]  # fmt: skip
+    for delay in (0.3, 0.8, 1.5):
+        process = subprocess.Popen(
+            command, cwd=built.folder, env=environment, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        time.sleep(delay)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        assert not (site / "current").exists(), "nothing is current before it is complete"
+    built.run("install", "cnn.bundle.tar", site, "--key", "release.pub", "--wheelhouse", wheelhouse)
+    assert sorted(path.name for path in (site / "releases").iterdir()) == [Path(os.readlink(site / "current")).name]
+
+
+def test_a_wheel_changed_by_one_byte_is_refused(built: Project, wheelhouse: Path, tmp_path: Path) -> None:
+    wheels = tmp_path / "wheels"
+    shutil.copytree(wheelhouse, wheels)
+    victim = next(wheels.glob("orjson*.whl"))
+    victim.write_bytes(victim.read_bytes() + b"\0")
+    done = built.run(
+        "install", "cnn.bundle.tar", tmp_path / "site", "--key", "release.pub", "--wheelhouse", wheels, code=3
+    )
+    assert "HASH" in done.stderr.upper()
+    assert not (tmp_path / "site" / "current").exists()
+
+
+def test_serving_nothing_is_a_clear_error(built: Project, tmp_path: Path) -> None:
+    done = built.run("serve", tmp_path, code=2)
+    assert "holds no installation" in done.stderr
+
+
+def test_the_server_runs_without_any_network(site: Path) -> None:
+    """In a network namespace with loopback only: it starts, answers, stops."""
+    tool("unshare")
+    tool("ip")
+    script = f"""
+ip link set lo up; {sys.executable} -m packager serve {site} --port 8765 2>/dev/null & server=$!
+for i in $(seq 100); do {sys.executable} -c "import urllib.request as u; u.urlopen('http://127.0.0.1:8765/v2/health/ready')" 2>/dev/null && break; sleep 0.2; done
+{sys.executable} -c "import urllib.request as u; print(u.urlopen('http://127.0.0.1:8765/v2/models/cnn').status)"
+kill $server; wait $server"""
+    done = subprocess.run(
+        ["unshare", "--user", "--map-root-user", "--net", "sh", "-c", script],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.strip() == "200", done.stderr
