@@ -25,14 +25,16 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace, console: Console) -> int:
     from packager.errors import UsageError
     from packager.files import write_atomically
-    from packager.init import draft
+    from packager.init import draft, seen_from
 
     if args.output.exists() and not args.force:
         raise UsageError(f"`{args.output}` exists already", hint="give another name with -o, or --force")
-    text = draft(args.source)
+    text = draft(seen_from(args.source, args.output.parent))
     args.output.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(args.output, text.encode())
     console.result(
-        {"recipe": str(args.output)}, f"wrote {args.output}; edit it, then run `packager build {args.output}`"
+        {"recipe": str(args.output)},
+        f"wrote {args.output}; edit it, then run `packager build {args.output}`\n"
+        "for completion in an editor: packager schema > recipe.schema.json",
     )
     return 0

@@ -146,7 +146,7 @@ def test_what_has_no_meaning_changes_no_digest() -> None:
     )
     same = parse(
         "# a comment\nruns-on:\n  onnxruntime:\n    devices: [cpu, cuda]\n    versions: '>=1.17,<2'\n"
-        "    precision: fp32\n  triton: '>=24.04'\nsource: 'models:/digits@champion'\nversion: \"1.4.0\"\nname: digits\n"
+        "    precision: fp32\n  triton: '>=24.04'\nsource: 'models:/digits@champion'\nversion: '1.4.0'\nname: digits\n"
     )
     assert written == same
     assert written.digest == same.digest

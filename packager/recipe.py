@@ -1,0 +1,349 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The recipe: what a person wrote in `bundle.yaml`, parsed once, completely, into plain records.
+
+`name`, `version` and `source` are a complete recipe; all else has a default that is written out in the record, so a
+`Recipe` never holds "not yet known". Everything unknown is an error that names its line: a typo never passes
+silently. Comments, order and layout carry no meaning: two texts with one meaning have one `digest`.
+
+Laws: `from_json(to_json(recipe)) == recipe`; `to_json` written as JSON is itself a valid `bundle.yaml`; `parse` either
+returns a recipe or raises UsageError. `recipe.schema.json` beside this file says the same to editors.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from packager import canonical, recipefields, yamltext
+from packager.canonical import JSON
+from packager.errors import UsageError, did_you_mean
+from packager.recipefields import DEVICE, DIMENSION, DTYPES, PRECISIONS, RUNTIME
+from packager.yamltext import Node, Scalar, Table, Where
+
+BATCH = (1, 64)
+"""The bounds of a dimension named `batch` that a recipe does not bound itself."""
+_PLANNED = frozenset({"slo", "vendor"})
+
+
+@dataclass(frozen=True, slots=True)
+class InputSpec:
+    """One input of the graph: element type, shape (sizes, or names of dimensions), and the values it may take."""
+
+    dtype: str
+    shape: tuple[int | str, ...]
+    range: tuple[float, float] | None = None
+
+    def to_json(self) -> JSON:
+        known = {"dtype": self.dtype, "shape": list(self.shape)}
+        return known if self.range is None else {**known, "range": list(self.range)}
+
+
+@dataclass(frozen=True, slots=True)
+class RunsOn:
+    """One promise: these versions (PEP 440) of a runtime, on these devices, at these precisions."""
+
+    runtime: str
+    versions: str
+    precision: tuple[str, ...] = ("fp32",)
+    devices: tuple[str, ...] = ("cpu",)
+
+    def to_json(self) -> JSON:
+        return {"versions": self.versions, "precision": list(self.precision), "devices": list(self.devices)}
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What one artefact is compiled for."""
+
+    runtime: str
+    device: str
+    precision: str
+
+    @property
+    def name(self) -> str:
+        """Its folder in the bundle; unambiguous because neither device nor precision may hold a hyphen."""
+        return f"{self.runtime}-{self.device}-{self.precision}"
+
+    def to_json(self) -> JSON:
+        return {"runtime": self.runtime, "device": self.device, "precision": self.precision}
+
+    @staticmethod
+    def from_json(value: JSON) -> Target:
+        return Target(value["runtime"], value["device"], value["precision"])
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """What |got - expected| <= atol + rtol * |expected| may use."""
+
+    atol: float = 1e-5
+    rtol: float = 1e-4
+
+    def to_json(self) -> JSON:
+        return {"atol": self.atol, "rtol": self.rtol}
+
+
+def built_in_tolerance() -> dict[str, Tolerance]:
+    """Return the tolerances of a recipe that names none; int8 has none of its own, it must be asked for."""
+    return {"default": Tolerance(), "fp16": Tolerance(2e-3, 2e-2), "bf16": Tolerance(2e-2, 1e-1)}
+
+
+@dataclass(frozen=True, slots=True)
+class ExportWishes:
+    """How to export: a fixed opset (None: the newest that every promised runtime reads) and the seed of all chance."""
+
+    opset: int | None = None
+    seed: int = 0
+
+    def to_json(self) -> JSON:
+        return {"seed": self.seed} | ({} if self.opset is None else {"opset": self.opset})
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one step of the build may use: bytes of memory (None: what the machine has) and minutes."""
+
+    memory: int | None = None
+    minutes: int = 30
+
+    def to_json(self) -> JSON:
+        return {"minutes": self.minutes} | ({} if self.memory is None else {"memory": _size_text(self.memory)})
+
+
+def _size_text(count: int) -> str:
+    for unit, shift in (("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)):
+        if count % (1 << shift) == 0:
+            return f"{count >> shift}{unit}"
+    return f"{count}B"
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A parsed `bundle.yaml`. Mappings carry no order; paths are relative to the recipe's directory."""
+
+    name: str
+    version: str
+    source: str
+    registry: str | None = None
+    license: str | None = None
+    description: str | None = None
+    authors: tuple[str, ...] = ()
+    card: str | None = None
+    inputs: Mapping[str, InputSpec] | None = None
+    dynamic: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    runs_on: tuple[RunsOn, ...] = (RunsOn("onnxruntime", ">=1.17"),)
+    tolerance: Mapping[str, Tolerance] = field(default_factory=built_in_tolerance)
+    allow_pickle: bool = False
+    export: ExportWishes = ExportWishes()
+    limits: Limits = Limits()
+    policy: str = "release"
+
+    def targets(self) -> tuple[Target, ...]:
+        """Return what the artefacts are compiled for, sorted by name."""
+        found = (
+            Target(promise.runtime, device, precision)
+            for promise in self.runs_on
+            for device, precision in itertools.product(promise.devices, promise.precision)
+        )
+        return tuple(sorted(found, key=lambda target: target.name))
+
+    def tolerance_for(self, output: str, precision: str) -> Tolerance:
+        """Return the tolerance of one output: its own entry, else its precision's, else the default."""
+        return self.tolerance.get(output) or self.tolerance.get(precision) or self.tolerance["default"]
+
+    def check_outputs(self, outputs: Collection[str]) -> None:
+        """Refuse a tolerance for an output that the graph does not have: it would never be applied."""
+        for name in sorted(set(self.tolerance) - {"default", *PRECISIONS, *outputs}):
+            raise UsageError(
+                f"`tolerance` names `{name:.60}`, which is neither a precision nor an output",
+                hint=did_you_mean(name, {"default", *PRECISIONS, *outputs}),
+            )
+
+    def to_json(self) -> JSON:
+        """Return the recipe as written out in full; what is None is left out."""
+        value = {
+            "name": self.name,
+            "version": self.version,
+            "source": self.source,
+            "registry": self.registry,
+            "license": self.license,
+            "description": self.description,
+            "authors": list(self.authors),
+            "card": self.card,
+            "inputs": self.inputs and {name: spec.to_json() for name, spec in self.inputs.items()},
+            "dynamic": {name: list(bounds) for name, bounds in self.dynamic.items()},
+            "runs-on": {promise.runtime: promise.to_json() for promise in self.runs_on},
+            "tolerance": {name: tolerance.to_json() for name, tolerance in self.tolerance.items()},
+            "allow-pickle": self.allow_pickle,
+            "export": self.export.to_json(),
+            "limits": self.limits.to_json(),
+            "policy": self.policy,
+        }
+        return {key: member for key, member in value.items() if member is not None}
+
+    @property
+    def digest(self) -> str:
+        """Identity of the meaning: sha256 of the canonical JSON of `to_json`."""
+        return canonical.sha256(canonical.dump(self.to_json()))
+
+
+def parse(data: bytes | str, file: str, known_runtimes: Collection[str] | None = None) -> Recipe:
+    """Parse the text of a recipe; `file` is what messages call it.
+
+    With `known_runtimes` an unknown runtime is an error with its line. Raises UsageError.
+    """
+    node = yamltext.parse(data, file)
+    _refuse_planned(node)
+    members = yamltext.fields(node, "recipe", _READERS, required=("name", "version", "source"))
+    if known_runtimes is not None and "runs-on" in members:
+        _check_runtimes(yamltext.table(members["runs-on"], "runs-on"), known_runtimes)
+    values = {key.replace("-", "_"): _READERS[key](member) for key, member in members.items()}
+    recipe = Recipe(**values)
+    return replace(recipe, dynamic=_dimensions(recipe, members))
+
+
+def load(path: Path, known_runtimes: Collection[str] | None = None) -> Recipe:
+    """Parse the recipe at `path`. Raises UsageError, also when it is not there."""
+    data = yamltext.load(path, missing="write one with `packager init SOURCE`")
+    return parse(data, str(path), known_runtimes)
+
+
+def from_json(value: JSON) -> Recipe:
+    """Return the recipe that `to_json` wrote, checked as strictly as if a person had written it."""
+    return parse(canonical.dump(value), "recipe.json")
+
+
+def _refuse_planned(node: Node) -> None:
+    """Say of keys that the format reserves what they are, instead of guessing at a typo."""
+    for key, _ in node.entries if isinstance(node, Table) else ():
+        if key.text in _PLANNED:
+            raise key.where.error(f"`{key.text}` is not supported by this version", hint="remove it")
+
+
+def _inputs(node: Node) -> dict[str, InputSpec]:
+    """Sorted by name, so that nothing can come to depend on the order in which they were written."""
+    entries = yamltext.table(node, "inputs", least=1).entries
+    return {recipefields.entry_name(key, "inputs"): _input(key.text, member) for key, member in _by_name(entries)}
+
+
+def _by_name(entries: tuple[tuple[Scalar, Node], ...]) -> list[tuple[Scalar, Node]]:
+    return sorted(entries, key=lambda entry: entry[0].text)
+
+
+def _input(name: str, node: Node) -> InputSpec:
+    what = f"inputs.{name}"
+    members = yamltext.fields(node, what, ("dtype", "shape", "range"), required=("dtype", "shape"))
+    dtype = yamltext.choice(members["dtype"], f"{what}.dtype", DTYPES)
+    sizes = yamltext.items(members["shape"], f"{what}.shape", most=64)
+    shape = tuple(recipefields.dimension(size, f"{what}.shape") for size in sizes)
+    if "range" not in members:
+        return InputSpec(dtype, shape)
+    return InputSpec(dtype, shape, recipefields.value_range(members["range"], f"{what}.range", dtype))
+
+
+def _dynamic(node: Node) -> dict[str, tuple[int, int]]:
+    entries = yamltext.table(node, "dynamic").entries
+    return {
+        recipefields.entry_name(key, "dynamic", DIMENSION): recipefields.bounds(key.text, member)
+        for key, member in _by_name(entries)
+    }
+
+
+def _dimensions(recipe: Recipe, members: Mapping[str, Node]) -> dict[str, tuple[int, int]]:
+    """Return the bounds of every dimension that a shape names: `batch` is [1, 64] unless written, others must be.
+
+    Without `inputs` the shapes are not known yet and nothing can be said.
+    """
+    if recipe.inputs is None:
+        return dict(recipe.dynamic)
+    used = {size for spec in recipe.inputs.values() for size in spec.shape if isinstance(size, str)}
+    known = {**({"batch": BATCH} if "batch" in used else {}), **recipe.dynamic}
+    for name in sorted(used - set(known)):
+        where = _first_use(members["inputs"], name)
+        raise where.error(f"dimension `{name}` has no bounds", hint=f"add `dynamic: {{{name}: [1, 64]}}`")
+    for key, _ in yamltext.table(members["dynamic"], "dynamic").entries if "dynamic" in members else ():
+        if key.text not in used:
+            hint = did_you_mean(key.text, used) if used else "remove it"
+            raise key.where.error(f"dimension `{key.text}` is in no shape", hint=hint)
+    return dict(sorted(known.items()))
+
+
+def _first_use(inputs: Node, name: str) -> Where:
+    """Return where a shape names that dimension; the caller knows that one does."""
+    shapes = (
+        yamltext.fields(spec, "inputs", ("dtype", "shape", "range"))["shape"]
+        for _, spec in yamltext.table(inputs, "inputs").entries
+    )
+    return next(size.where for shape in shapes for size in yamltext.items(shape, "shape") if size.value() == name)
+
+
+def _runs_on(node: Node) -> tuple[RunsOn, ...]:
+    entries = yamltext.table(node, "runs-on", least=1).entries
+    return tuple(
+        _promise(recipefields.entry_name(key, "runs-on", RUNTIME), member) for key, member in _by_name(entries)
+    )
+
+
+def _promise(runtime: str, node: Node) -> RunsOn:
+    what = f"runs-on.{runtime}"
+    if isinstance(node, Scalar):
+        return RunsOn(runtime, recipefields.versions(node, what))
+    members = yamltext.fields(node, what, ("versions", "precision", "devices"), required=("versions",))
+    versions = recipefields.versions(members.pop("versions"), f"{what}.versions")
+    precision = recipefields.words(members.get("precision"), f"{what}.precision", ("fp32",), "|".join(PRECISIONS))
+    devices = recipefields.words(members.get("devices"), f"{what}.devices", ("cpu",), DEVICE)
+    return RunsOn(runtime, versions, precision, devices)
+
+
+def _check_runtimes(promises: Table, known: Collection[str]) -> None:
+    for key, _ in promises.entries:
+        if key.text not in known:
+            raise key.where.error(f"runtime `{key.text:.60}` is unknown", hint=did_you_mean(key.text, known))
+
+
+def _tolerance(node: Node) -> dict[str, Tolerance]:
+    """What an entry leaves out comes from the built-in entry of that name, else from `default`."""
+    found = built_in_tolerance()
+    entries = sorted(yamltext.table(node, "tolerance").entries, key=lambda e: (e[0].text != "default", e[0].text))
+    for key, member in entries:
+        what = f"tolerance.{recipefields.entry_name(key, 'tolerance')}"
+        members = yamltext.fields(member, what, ("atol", "rtol"))
+        base = found.get(key.text, found["default"]).to_json()
+        written = {part: yamltext.number(value, f"{what}.{part}", 0, 1e6) for part, value in members.items()}
+        found[key.text] = Tolerance(**{**base, **written})
+    return found
+
+
+def _export(node: Node) -> ExportWishes:
+    members = yamltext.fields(node, "export", ("opset", "seed"))
+    bounds = {"opset": (7, 99), "seed": (0, 2**32 - 1)}
+    return ExportWishes(**{key: yamltext.integer(part, f"export.{key}", *bounds[key]) for key, part in members.items()})
+
+
+def _limits(node: Node) -> Limits:
+    members = yamltext.fields(node, "limits", ("memory", "minutes"))
+    readers = {"memory": recipefields.memory, "minutes": recipefields.minutes}
+    return Limits(**{key: readers[key](part) for key, part in members.items()})
+
+
+_READERS: Mapping[str, Callable[[Node], Any]] = {
+    "name": recipefields.name,
+    "version": recipefields.version,
+    "source": recipefields.source,
+    "registry": recipefields.registry,
+    "license": recipefields.licence,
+    "description": recipefields.description,
+    "authors": recipefields.authors,
+    "card": recipefields.card,
+    "inputs": _inputs,
+    "dynamic": _dynamic,
+    "runs-on": _runs_on,
+    "tolerance": _tolerance,
+    "allow-pickle": recipefields.allow_pickle,
+    "export": _export,
+    "limits": _limits,
+    "policy": recipefields.policy,
+}

@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What each single value of a recipe must look like: a node to a checked string, number or tuple.
+
+The patterns are those of `recipe.schema.json`; a test holds the two together. Every function takes the node that
+stands there and raises UsageError with its line.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+
+from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
+from packaging.specifiers import SpecifierSet
+
+from packager import yamltext
+from packager.errors import IntegrityError
+from packager.types import check_path
+from packager.yamltext import Node, Scalar
+
+LINE = r"\S([^\n]*\S)?"
+NAME = r"[a-z0-9]+(([._]|-+)[a-z0-9]+)*"
+"""A path component of an OCI repository, so that a bundle can be pushed under its own name."""
+_NUMBER = r"(0|[1-9][0-9]*)"
+_LABEL = r"(0|[1-9][0-9]*|[0-9]*[A-Za-z-][0-9A-Za-z-]*)"
+SEMVER = rf"{_NUMBER}\.{_NUMBER}\.{_NUMBER}(-{_LABEL}(\.{_LABEL})*)?(\+[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*)?"
+REGISTRY = r"[A-Za-z][A-Za-z0-9+.-]*:\S+|databricks"
+CREDENTIAL = r"//[^/@]*:[^/@]*@"
+CARD = r".+\.(md|txt)"
+POLICY = r"[a-z0-9][a-z0-9-]*|.+\.ya?ml"
+RUNTIME = r"[a-z0-9]+(-[a-z0-9]+)*"
+DEVICE = r"[a-z0-9]+(_[a-z0-9]+)*"
+DIMENSION = r"[A-Za-z_][A-Za-z0-9_]*"
+TENSOR = r"\S(.*\S)?"
+MEMORY = r"[1-9][0-9]{0,11}([KMGT]i)?B"
+_RELEASE = r"[0-9]+(\.[0-9]+)*"
+_REST = r"((a|b|rc)[0-9]+)?(\.post[0-9]+)?(\.dev[0-9]+)?"
+_CLAUSE = (
+    rf"(>=|<=|>|<) *{_RELEASE}{_REST}|(==|!=) *{_RELEASE}(\.\*|{_REST})|~= *[0-9]+(\.[0-9]+)+{_REST}|{_RELEASE}\.\*"
+)
+VERSIONS = rf" *({_CLAUSE}) *(, *({_CLAUSE}) *)*"
+"""The part of PEP 440 that releases of runtimes need; a bare `1.7.*` means `==1.7.*`."""
+
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+DTYPES = (
+    "bfloat16", "bool", "float16", "float32", "float64", "int16", "int32", "int64", "int8", "string",
+    "uint16", "uint32", "uint64", "uint8",
+)  # fmt: skip
+MAX_NAME = 128
+MAX_SIZE = 2**31 - 1
+MAX_NUMBER = 2**53 - 1  # what every reader of JSON agrees on
+_LICENSES = (
+    "AGPL-3.0-only", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "CC-BY-4.0", "CC-BY-NC-4.0", "CC-BY-SA-4.0",
+    "CC0-1.0", "GPL-2.0-only", "GPL-3.0-only", "GPL-3.0-or-later", "ISC", "LGPL-3.0-only", "MIT", "MPL-2.0",
+    "Unlicense",
+)  # fmt: skip
+
+
+def name(node: Node) -> str:
+    expect = "a name of lower-case letters and digits, joined by single `.`, `_` or `-`"
+    words = re.findall(r"[a-z0-9]+", node.text.lower()) if isinstance(node, Scalar) else []
+    hint = f"write `{'-'.join(words):.63}`" if words else None
+    return yamltext.text(node, "name", pattern=NAME, expect=expect, limit=63, hint=hint)
+
+
+def version(node: Node) -> str:
+    found = node.text if isinstance(node, Scalar) else ""
+    if re.fullmatch(
+        r"v?[0-9]+(\.[0-9]+)?|v[0-9]+\.[0-9]+\.[0-9]+", found
+    ):  # the commonest slip, and a number to YAML; meant is surely this
+        full = ".".join([*found.removeprefix("v").split("."), "0", "0"][:3])
+        raise node.where.error(f"`version`: expected a semantic version, got `{found}`", hint=f"write `{full}`")
+    return yamltext.text(
+        node, "version", pattern=SEMVER, expect="a semantic version such as `1.4.0` (https://semver.org)", limit=128
+    )
+
+
+def source(node: Node) -> str:
+    return _without_secret(node, yamltext.text(node, "source", pattern=LINE, expect="one line of text"))
+
+
+def registry(node: Node) -> str:
+    expect = "an address such as `sqlite:///mlflow.db` or `https://host`"
+    return _without_secret(node, yamltext.text(node, "registry", pattern=REGISTRY, expect=expect))
+
+
+def _without_secret(node: Node, address: str) -> str:
+    if re.search(CREDENTIAL, address):
+        raise node.where.error(
+            "a recipe may not hold a password",
+            hint="remove it; `MLFLOW_TRACKING_USERNAME` and `MLFLOW_TRACKING_PASSWORD` in the environment are read",
+        )
+    return address
+
+
+def licence(node: Node) -> str:
+    written = yamltext.text(node, "license", pattern=LINE, expect="an SPDX licence expression", limit=512)
+    try:
+        return canonicalize_license_expression(written)
+    except InvalidLicenseExpression:
+        close = difflib.get_close_matches(written, _LICENSES, n=1)
+        problem = f"`license`: expected an SPDX licence expression, got `{written:.60}`"
+        known = "see https://spdx.org/licenses; your own is `LicenseRef-NAME`"
+        raise node.where.error(problem, hint=f"did you mean `{close[0]}`?" if close else known) from None
+
+
+def description(node: Node) -> str:
+    return yamltext.text(node, "description", limit=4096)
+
+
+def authors(node: Node) -> tuple[str, ...]:
+    found = yamltext.items(node, "authors", most=100)
+    return tuple(yamltext.text(item, "authors", pattern=LINE, expect="a name", limit=256) for item in found)
+
+
+def card(node: Node) -> str:
+    return _path(node, yamltext.text(node, "card", pattern=CARD, expect="a `.md` or `.txt` file", limit=255))
+
+
+def _path(node: Node, path: str) -> str:
+    try:
+        return check_path(path)
+    except IntegrityError as error:
+        raise node.where.error(error.message, hint="write a path below the recipe's directory") from None
+
+
+def entry_name(key: Scalar, what: str, pattern: str = TENSOR) -> str:
+    if len(key.text) > MAX_NAME or not re.fullmatch(pattern, key.text):
+        hint = "letters, digits and `_`" if pattern == DIMENSION else None
+        raise key.where.error(f"`{what}`: `{key.text:.60}` cannot be a name here", hint=hint)
+    return key.text
+
+
+def dimension(node: Node, what: str) -> int | str:
+    if isinstance(node, Scalar) and node.kind == "text":
+        expect = "a size or the name of a dimension"
+        return yamltext.text(
+            node, what, pattern=DIMENSION, expect=expect, limit=MAX_NAME, hint="letters, digits and `_`"
+        )
+    return yamltext.integer(node, what, 1, MAX_SIZE)
+
+
+def _check_order(node: Node, what: str, low: float, high: float) -> None:
+    if low > high:
+        raise node.where.error(f"`{what}`: expected the lower bound first, got [{low:g}, {high:g}]")
+
+
+def bounds(name: str, node: Node) -> tuple[int, int]:
+    what = f"dynamic.{name}"
+    low, high = (yamltext.integer(item, what, 1, MAX_SIZE) for item in yamltext.items(node, what, least=2, most=2))
+    _check_order(node, what, low, high)
+    return low, high
+
+
+def versions(node: Node, what: str) -> str:
+    found = node.text.strip() if isinstance(node, Scalar) else ""
+    if re.fullmatch(r"[0-9]+(\.[0-9]+)*", found):
+        hint = f'write "=={found}.*" for that release, ">={found}" for it and all newer ones'
+        raise node.where.error(f"`{what}`: expected a range of versions, got the one version `{found:.60}`", hint=hint)
+    found = yamltext.text(node, what, pattern=VERSIONS, expect='a range of versions such as ">=1.17,<2"', limit=128)
+    clauses = (clause.strip() for clause in found.split(","))
+    return str(SpecifierSet(",".join(clause if clause[0] in "<>=!~" else f"=={clause}" for clause in clauses)))
+
+
+def words(node: Node | None, what: str, default: tuple[str, ...], pattern: str) -> tuple[str, ...]:
+    """Read one word or a list of different words, sorted."""
+    if node is None:
+        return default
+    listed = (node,) if isinstance(node, Scalar) else yamltext.items(node, what, least=1, most=64)
+    expect = f"one of {pattern.replace('|', ', ')}" if "|" in pattern else "a device such as `cpu` or `sm_86`"
+    hint = None if "|" in pattern else "lower-case letters and digits, joined by `_`"
+    words = [yamltext.text(item, what, pattern=pattern, expect=expect, limit=MAX_NAME, hint=hint) for item in listed]
+    for item, word in zip(listed, words, strict=True):
+        if words.count(word) > 1:
+            raise item.where.error(f"`{what}`: `{word}` is there twice", hint="remove one of the two")
+    return tuple(sorted(words))
+
+
+def memory(node: Node) -> int:
+    expect = "an amount with a binary unit such as `16GiB`"
+    hint = "units are `KiB`, `MiB`, `GiB` and `TiB`"
+    written = yamltext.text(node, "limits.memory", pattern=MEMORY, expect=expect, hint=hint)
+    digits = written.rstrip("BiKMGT")
+    return int(digits) << 10 * ("B", "KiB", "MiB", "GiB", "TiB").index(written.removeprefix(digits))
+
+
+def policy(node: Node) -> str:
+    expect = "the name of a profile, or a `.yaml` file"
+    return _path(node, yamltext.text(node, "policy", pattern=POLICY, expect=expect, limit=255))
+
+
+def value_range(node: Node, what: str, dtype: str) -> tuple[float, float]:
+    if dtype in ("bool", "string"):
+        raise node.where.error(f"`{what}`: a {dtype} has no range", hint="remove it")
+    low, high = (
+        yamltext.number(item, what, -MAX_NUMBER, MAX_NUMBER) for item in yamltext.items(node, what, least=2, most=2)
+    )
+    _check_order(node, what, low, high)
+    return low, high
+
+
+def allow_pickle(node: Node) -> bool:
+    return yamltext.boolean(node, "allow-pickle")
+
+
+def minutes(node: Node) -> int:
+    return yamltext.integer(node, "limits.minutes", 1, 7 * 24 * 60)

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A directory of files: a saved MLflow model, a `transformers` checkpoint, an export. Written as a path or `file:` URL.
+
+Pinned by content. `.git` and MLflow's `registered_model_meta` are not part of it; links and devices are refused, only
+the directory itself may be reached through a link (`latest -> v3`).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from packager.errors import SourceError, UsageError
+from packager.events import OnEvent
+from packager.sources import Pin, Settings, copy_pinned, local_path, pin_files, regular_files, shown
+
+EXTRA: str | None = None
+
+
+def matches(ref: str) -> bool:
+    """True for a path or `file:` URL that does not end like one of the files of the source `file`."""
+    return bool(ref) and local_path(ref, Path()) is not None and not ref.lower().endswith((".onnx", ".pt2"))
+
+
+def resolve(ref: str, settings: Settings) -> Pin:
+    """Pin the directory by the digest of its tree."""
+    return pin_files("directory", regular_files(_root(ref, settings)), settings, {})
+
+
+def fetch(pin: Pin, settings: Settings, out: Path, on_event: OnEvent) -> None:
+    """Copy the directory; what is there must be what was pinned."""
+    copy_pinned(pin, regular_files(_root(settings.ref, settings)), out, on_event)
+
+
+def _root(ref: str, settings: Settings) -> Path:
+    path = local_path(ref, settings.base) if ref else None
+    if path is None or not path.exists():
+        raise SourceError(
+            f"directory `{shown(ref)}` does not exist", hint="a registered model is written `models:/name@alias`"
+        )
+    if not path.is_dir():
+        raise SourceError(f"expected a directory, got the file `{shown(ref)}`", hint="name an `.onnx` or `.pt2` file")
+    # Else the lock would be part of what it locks.
+    if settings.base.resolve().is_relative_to(path.resolve()):
+        raise UsageError(
+            f"source `{shown(ref)}` contains the recipe itself", hint="give the model a directory of its own"
+        )
+    return path

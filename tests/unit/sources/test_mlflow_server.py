@@ -1,0 +1,232 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The MLflow source against a real `mlflow server`, and against servers that misbehave."""
+
+from __future__ import annotations
+
+import contextlib
+import http.server
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from packager.errors import IntegrityError, SourceError
+from packager.events import Event, Progress
+from packager.sources import Pin, Settings
+from packager.sources import mlflow as source
+from tests.registries import fetched, log_models, refusal, state
+
+pytest.importorskip("mlflow")
+pytest.importorskip("torch")
+pytestmark = pytest.mark.xdist_group("mlflow")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass(frozen=True)
+class Server:
+    """A tracking server that is starting up; `address` waits until it answers."""
+
+    process: subprocess.Popen[bytes]
+    port: int
+    log: Path
+
+    @property
+    def address(self) -> str:
+        for _ in range(240):
+            with (
+                contextlib.suppress(OSError),
+                urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=1),
+            ):
+                return f"http://127.0.0.1:{self.port}"
+            assert self.process.poll() is None, self.log.read_text()
+            time.sleep(0.25)
+        raise TimeoutError(self.log.read_text())
+
+
+@pytest.fixture(scope="module", autouse=True)
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Start a real server that keeps the artifacts itself; it needs many seconds, so the other tests run meanwhile."""
+    home, port = tmp_path_factory.mktemp("server"), free_port()
+    command = [
+        sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
+        "--backend-store-uri", f"sqlite:///{home}/server.db", "--artifacts-destination", str(home / "artifacts"),
+    ]  # fmt: skip
+    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    with (home / "log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | quiet, start_new_session=True)
+    try:
+        yield Server(process, port, home / "log")
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(10)
+
+
+def test_a_server_that_is_not_there(tmp_path: Path) -> None:
+    start = time.monotonic()
+    error = refusal("models:/digits/1", Settings(tmp_path, tracking="http://ada:secret@127.0.0.1:1"))
+    assert (error.code, error.message) == (3, "registry `http://127.0.0.1:1` does not answer")
+    assert time.monotonic() - start < 10
+
+
+def test_a_server_that_never_answers(tmp_path: Path) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        start = time.monotonic()
+        error = refusal("models:/digits/1", Settings(tmp_path, tracking=address, timeout=1))
+    assert error.message == f"registry `{address}` does not answer"
+    assert time.monotonic() - start < 15
+
+
+MODEL = "m-" + "0" * 32
+
+
+@contextlib.contextmanager
+def serving(artifacts: str, listing: list[dict[str, Any]], body: bytes = b"x", status: int = 200) -> Iterator[Settings]:
+    """Speak as much of MLflow's protocol as one model needs, truthfully or not."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            path, _, query = self.path.partition("?")
+            if path == f"/api/2.0/mlflow/logged-models/{MODEL}":
+                info = {
+                    "model_id": MODEL,
+                    "artifact_uri": artifacts,
+                    "status": "LOGGED_MODEL_READY",
+                    "experiment_id": "1",
+                }
+                self.answer(json.dumps({"model": {"info": info, "data": {}}}).encode())
+            elif path.endswith("/artifacts") and query:
+                self.answer(json.dumps({"files": listing}).encode())
+            else:
+                self.answer(body)
+
+        def answer(self, content: bytes) -> None:
+            content = content if status == 200 else b"You are not authenticated."
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *args: Any) -> None:
+            """Silence."""
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as listener:
+        threading.Thread(target=listener.serve_forever, daemon=True).start()
+        yield Settings(Path("/nonexistent"), tracking=f"http://127.0.0.1:{listener.server_port}", timeout=2)
+        listener.shutdown()
+
+
+def listed(path: str, size: int = 1) -> dict[str, Any]:
+    return {"path": path, "is_dir": False, "file_size": size}
+
+
+def test_the_fake_can_tell_the_truth(tmp_path: Path) -> None:
+    with serving("mlflow-artifacts:/a", [listed("MLmodel"), listed("registered_model_meta")]) as settings:
+        pin = source.resolve(f"models:/{MODEL}", settings)
+        assert fetched(pin, settings, tmp_path) == {"MLmodel": b"x"}
+
+
+def test_a_file_of_another_size_is_refused(tmp_path: Path) -> None:
+    with (
+        serving("mlflow-artifacts:/a", [listed("MLmodel", 5)]) as settings,
+        pytest.raises(SourceError, match="`MLmodel` is incomplete: expected 5 bytes, got 1"),
+    ):
+        fetched(Pin("mlflow", f"models:/{MODEL}"), settings, tmp_path)
+
+
+@pytest.mark.parametrize("path", ["../evil", "/etc/evil", "a\\b", "con", "a/./b"])
+def test_a_path_that_leaves_the_directory_is_refused(path: str, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    with serving("mlflow-artifacts:/a", [listed(path)]) as settings, pytest.raises((IntegrityError, SourceError)):
+        fetched(Pin("mlflow", f"models:/{MODEL}"), settings, tmp_path / "out")
+    assert state(tmp_path) == {}
+
+
+def test_paths_that_collide_are_refused(tmp_path: Path) -> None:
+    with (
+        serving("mlflow-artifacts:/a", [listed("MLmodel"), listed("mlmodel")]) as settings,
+        pytest.raises(IntegrityError, match="collides"),
+    ):
+        fetched(Pin("mlflow", f"models:/{MODEL}"), settings, tmp_path)
+
+
+def test_an_endless_listing_is_refused(tmp_path: Path) -> None:
+    endless = [{"path": "d", "is_dir": True}]
+    with (
+        serving("mlflow-artifacts:/a", endless) as settings,
+        pytest.raises(SourceError, match="expected at most 100000 files in 32 levels"),
+    ):
+        fetched(Pin("mlflow", f"models:/{MODEL}"), settings, tmp_path)
+
+
+def test_a_server_may_not_name_a_directory_of_ours(tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "key").write_text("private")
+    (tmp_path / "out").mkdir()
+    for artifacts in (str(tmp_path / "home"), f"file://{tmp_path}/home"):
+        with serving(artifacts, []) as settings, pytest.raises(SourceError, match="names a local directory"):
+            fetched(Pin("mlflow", f"models:/{MODEL}"), settings, tmp_path / "out")
+    assert state(tmp_path / "out") == {}
+
+
+def test_a_server_that_refuses_access(tmp_path: Path) -> None:
+    with serving("mlflow-artifacts:/a", [], status=403) as settings:
+        error = refusal(f"models:/{MODEL}", settings)
+    assert "refuses access" in error.message
+    assert "MLFLOW_TRACKING_TOKEN" in str(error.hint)
+
+
+def test_a_server_that_is_something_else(tmp_path: Path) -> None:
+    with serving("mlflow-artifacts:/a", [], body=b"<html>") as settings:
+        error = refusal("models:/digits@champion", settings)
+    assert error.code == 3
+
+
+def test_a_real_server(server: Server, tmp_path: Path) -> None:
+    pt2, _, _, run = log_models(server.address)
+    settings = Settings(tmp_path, tracking=server.address.replace("//", "//ada:secret@"), timeout=10)
+    pin = source.resolve("models:/digits@champion", settings)
+    assert pin.uri == f"models:/{pt2}"
+    assert str(server.port) not in str(pin.to_json())
+    events: list[Event] = []
+    out = tmp_path / "out"
+    out.mkdir()
+    source.fetch(pin, settings, out, events.append)
+    found = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
+    assert found == [
+        "MLmodel", "conda.yaml", "data/model.pt2", "input_example.json", "python_env.yaml", "requirements.txt",
+        "serving_input_example.json",
+    ]  # fmt: skip
+    total = sum((out / name).stat().st_size for name in found)
+    assert events == [Progress("model", 0, total), Progress("model", total, total)]
+    assert "data/model.pth" in fetched(source.resolve("models:/digits/2", settings), settings, tmp_path / "two")
+    assert list(fetched(source.resolve(f"runs:/{run}/pt2/data", settings), settings, tmp_path / "part")) == [
+        "model.pt2"
+    ]
+    notes = source.resolve(f"runs:/{run}/notes/a.txt", settings)
+    assert fetched(notes, settings, tmp_path / "notes") == {"a.txt": b"plain"}
+    proxied = source.resolve(f"mlflow-artifacts:/1/{run}/artifacts/notes", settings)
+    assert fetched(proxied, settings, tmp_path / "proxied") == {"a.txt": b"plain"}
+    assert refusal("models:/digits@champ", settings).message == "model `digits` has no alias `champ`"
+    with pytest.raises(SourceError, match="failed") as caught:
+        fetched(Pin("mlflow", f"runs:/{run}/nothing"), settings, tmp_path / "nothing")
+    assert "secret" not in caught.value.message
+    assert "404" in caught.value.message
