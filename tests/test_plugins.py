@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One test over everything discovered: a plug-in offers what its group asks for, starts light, and is tested."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from packager import plugins
+from packager.cli import load as load_verb
+from packager.cli import verbs
+
+TESTS = Path(__file__).parent
+OFFERS = {
+    "exporters": {"TOOLCHAIN", "EXTRA", "EXECUTES", "detect", "load"},
+    "policies": {"check"},
+    "runtimes": {"TOOLCHAIN", "level_for", "requirements", "is_graph"},
+    "signers": {"open_signer"},
+    "sources": {"EXTRA", "matches", "resolve", "fetch"},
+    "steps": {"VERSION", "run"},
+}
+FOUND = [(group, name) for group in plugins.GROUPS for name in plugins.names(group)]
+IDS = [f"{group}/{name}" for group, name in FOUND]
+HEAVY = ("torch", "onnx", "numpy", "mlflow", "transformers", "onnxruntime", "pandas", "sklearn", "bentoml", "tensorrt")
+
+
+@pytest.mark.parametrize(("group", "name"), FOUND, ids=IDS)
+def test_a_plug_in_offers_what_its_group_asks_for(group: plugins.Group, name: str) -> None:
+    module = plugins.load(group, name)
+    missing = {offer for offer in OFFERS[group] if not hasattr(module, offer)}
+    assert not missing
+    assert module.__doc__
+    if group == "steps":
+        assert list(inspect.signature(module.run).parameters) == ["inputs", "out", "params"]
+
+
+@pytest.mark.parametrize(("group", "name"), FOUND, ids=IDS)
+def test_a_plug_in_is_tested(group: str, name: str) -> None:
+    words = {name, name.replace("-", "_")}
+    texts = (path.read_text() for path in TESTS.rglob("test_*.py"))
+    assert any(any(word in text for word in words) for text in texts)
+
+
+def test_no_plug_in_imports_what_is_heavy() -> None:
+    """All of them together, in a process where a heavy import is an error."""
+    code = f"""
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {HEAVY!r}: raise SystemExit("imported " + name)
+sys.meta_path.insert(0, Refuse())
+from packager import plugins
+for group in plugins.GROUPS:
+    for name in plugins.names(group): plugins.load(group, name)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", verbs())
+def test_a_verb_explains_itself_with_examples(name: str) -> None:
+    module = load_verb(name)
+    assert module.HELP[0].islower()
+    assert not module.HELP.endswith(".")
+    assert f"packager {name}" in module.EXAMPLES
+    done = subprocess.run(
+        [sys.executable, "-m", "packager", name, "--help"], capture_output=True, text=True, check=True
+    )
+    assert "examples:" in done.stdout
+    assert "--json" in done.stdout
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_scripts(shell: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "packager", "completion", shell], capture_output=True, text=True, check=True
+    )
+    assert "packager" in done.stdout
+
+
+def test_the_shell_completes_verbs_and_options() -> None:
+    """Speak the protocol that the generated scripts speak."""
+    for line, wanted in (("packager ver", "verify"), ("packager verify --k", "--key")):
+        environment = {"_ARGCOMPLETE": "1", "COMP_LINE": line, "COMP_POINT": str(len(line)), "_ARGCOMPLETE_IFS": "\n"}
+        script = Path(sys.executable).parent / "packager"
+        done = subprocess.run(
+            ["sh", "-c", f"{script} 8>&1 9>/dev/null"], env=environment, capture_output=True, text=True, check=False
+        )
+        assert wanted in done.stdout.split()
+
+
+def test_the_readme_tells_the_exit_codes_as_they_are() -> None:
+    from packager import errors
+
+    readme = (TESTS.parent / "README.md").read_text()
+    kinds = (kind for kind in vars(errors).values() if inspect.isclass(kind) and issubclass(kind, errors.PackagerError))
+    for code in {kind.code for kind in kinds} | {0, 130}:
+        assert f"| {code} |" in readme
