@@ -116,7 +116,7 @@ def _environment(target: Path, requirements: Path, index: Index, environment: Ma
     """Create a virtual environment with exactly the locked wheels. No source builds, no unlocked dependency."""
     venv.EnvBuilder(with_pip=True, symlinks=True).create(target)
     source = ["--no-index", "--find-links", str(index.wheelhouse)] if index.wheelhouse else []
-    command = [str(target / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
+    command = [str(target / "bin" / "python"), "-I", "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
                "--require-hashes", "--only-binary", ":all:", "--no-deps", *source, "-r", str(requirements)]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, env=dict(environment), check=False)
     if done.returncode:

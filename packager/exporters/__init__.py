@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The kinds of source that can become a graph, one file each; the file name is the registration.
+
+An exporter has two halves. `detect` runs in the main process, sees names and small files only and imports nothing
+heavy. `load` runs in the sandboxed worker, opens the payload and returns a `SourceModel`: the source itself, ready
+to be run (it is the reference that artefacts are measured against) and to be turned into ONNX.
+
+`Wishes` is what the recipe asks for; `Interface` is what came out: every axis is a number or a named dimension, and
+every named dimension has a range.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
+
+from packager import plugins
+from packager.canonical import JSON
+from packager.errors import SourceError, StepError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Feeds: TypeAlias = "Mapping[str, np.ndarray[Any, Any]]"
+Arrays: TypeAlias = "list[np.ndarray[Any, Any]]"
+Range: TypeAlias = tuple[int, int]
+
+BATCH = "batch"
+_DEFAULT_RANGES = {BATCH: (1, 64)}
+_OTHER_RANGE = (1, 512)
+_UNLIMITED = (1, (1 << 31) - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """One input or output: `dtype` is numpy's name, an axis is a length or the name of a dimension.
+
+    `range` bounds the values that make sense (token ids, pixel values), both ends included.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+    range: tuple[float, float] | None = None
+
+    def to_json(self) -> JSON:
+        return {"name": self.name, "dtype": self.dtype, "shape": list(self.shape)}
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """What callers may send, and the smallest and largest length of every named dimension."""
+
+    inputs: tuple[Port, ...]
+    dimensions: Mapping[str, Range]
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What the recipe says about inputs, dimensions and output names; what it leaves out is inferred."""
+
+    inputs: tuple[Port, ...] | None = None
+    dynamic: Mapping[str, Range] = field(default_factory=dict)
+    outputs: tuple[str, ...] = ()
+    seed: int = 0
+
+    @staticmethod
+    def from_params(params: Mapping[str, JSON]) -> Wishes:
+        """Read the step parameters `inputs`, `dynamic`, `outputs` and `seed`."""
+        inputs = params.get("inputs")
+        ports = None if inputs is None else tuple(_port(name, entry) for name, entry in inputs.items())
+        dynamic = {name: (low, high) for name, (low, high) in (params.get("dynamic") or {}).items()}
+        return Wishes(ports, dynamic, tuple(params.get("outputs") or ()), params.get("seed", 0))
+
+    def interface(self, ports: Sequence[Port], limits: Mapping[str, Range], *, unfix: str) -> Interface:
+        """Give every dimension that `ports` name a range: the asked one, else a default, within what the source allows.
+
+        `limits` are the source's own; a range of one length becomes that length. Raises StepError for a range outside
+        them and, with the remedy `unfix`, for a dimension that no input has.
+        """
+        used = [axis for port in ports for axis in port.shape if isinstance(axis, str)]
+        for name in sorted(set(self.dynamic) - set(used)):
+            raise StepError(f"no input of the source has the free dimension `{name}`", hint=unfix)
+        ranges = {name: self._range(name, limits.get(name, _UNLIMITED)) for name in dict.fromkeys(used)}
+        single = {name: low for name, (low, high) in ranges.items() if low == high}
+        fixed = tuple(replace(port, shape=tuple(single.get(str(a), a) for a in port.shape)) for port in ports)
+        return Interface(fixed, {name: bounds for name, bounds in ranges.items() if name not in single})
+
+    def _range(self, name: str, limit: Range) -> Range:
+        asked = self.dynamic.get(name)
+        if asked is None:
+            low, high = _DEFAULT_RANGES.get(name, _OTHER_RANGE)
+            return max(low, limit[0]), max(min(high, limit[1]), limit[0])
+        if asked[0] < limit[0] or asked[1] > limit[1]:
+            raise StepError(
+                f"the source accepts `{name}` from {limit[0]} to {limit[1]}, got {asked[0]} to {asked[1]}",
+                hint=f"narrow `dynamic: {{{name}: …}}`, or export the source with a wider range",
+            )
+        return asked
+
+
+def pair(found: Sequence[Port], wished: Sequence[Port], *, ordered: bool = False) -> list[Port | None]:
+    """Return for each port of a source the wished one it corresponds to: by name, or the only one for the only one.
+
+    By position only where the wishes come `ordered`, as in a signature: the order of a recipe's `inputs` is not part
+    of an action's key, so nothing may depend on it. Without wishes all are None. Raises StepError.
+    """
+    if not wished:
+        return [None] * len(found)
+    by_name = {port.name: port for port in wished}
+    if {port.name for port in found} == set(by_name):
+        return [by_name[port.name] for port in found]
+    if len(found) == len(wished) and (ordered or len(found) == 1):
+        return list(wished)
+    raise StepError(
+        f"expected the inputs {_listed(port.name for port in found)}, got {_listed(by_name)}",
+        hint="name the inputs under `inputs` as the source does",
+    )
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in sorted(names))
+
+
+def _port(name: str, entry: JSON) -> Port:
+    bounds = entry.get("range")
+    return Port(name, entry["dtype"], tuple(entry["shape"]), tuple(bounds) if bounds else None)
+
+
+class SourceModel(Protocol):
+    """An opened source."""
+
+    @property
+    def interface(self) -> Interface: ...
+
+    def to_onnx(self, opset: int) -> Any:
+        """Return an `onnx.ModelProto` at exactly `opset` (at most, for a source that is ONNX already)."""
+
+    def run(self, feeds: Feeds) -> Arrays:
+        """Compute the outputs as the source itself does, in the order of the graph's outputs."""
+
+    def extra_files(self) -> Mapping[str, Path]:
+        """Return what must travel with the graph, by path in the bundle: text and JSON only."""
+
+
+class Exporter(Protocol):
+    """What a file in this folder provides."""
+
+    TOOLCHAIN: tuple[str, ...]  # distributions whose version can change the bytes
+    EXTRA: str  # the pip extra that installs them
+    EXECUTES: bool  # opening the payload runs code of its author
+    LOOKS_FOR: str  # for the message when nothing is found
+
+    def detect(self, paths: Collection[str], read: Callable[[str], bytes]) -> str | None:
+        """Return the path of the payload inside the source, or None if it is not of this kind."""
+
+    def load(self, source: Path, payload: str, wishes: Wishes) -> SourceModel:
+        """Open the payload. Raises StepError with a remedy for what cannot be exported."""
+
+
+def exporter(kind: str) -> Exporter:
+    """Import the exporter of `kind`. Raises UsageError for an unknown kind."""
+    return cast(Exporter, plugins.load("exporters", kind))
+
+
+def detect_kind(paths: Collection[str], read: Callable[[str], bytes]) -> tuple[str, str]:
+    """Return the kind and payload of a source tree.
+
+    Kinds that only hold data come before kinds that run code, then by name: a directory with a graph and a pickle is
+    read as the graph. Raises SourceError that lists what was looked for.
+    """
+    known = {kind: exporter(kind) for kind in plugins.names("exporters")}
+    for kind in sorted(known, key=lambda name: (known[name].EXECUTES, name)):
+        payload = known[kind].detect(paths, read)
+        if payload is not None:
+            return kind, payload
+    shown = ", ".join(f"`{path}`" for path in sorted(paths)[:8]) + (", …" if len(paths) > 8 else "")
+    looked = "; ".join(f"{kind}: {known[kind].LOOKS_FOR}" for kind in sorted(known))
+    raise SourceError(f"the source holds no model of a known kind, got {shown or 'no files'}", hint=f"known {looked}")

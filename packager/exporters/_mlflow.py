@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an MLflow model directory says about itself: its `MLmodel` file, read without MLflow."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+import yaml
+
+from packager.canonical import JSON
+from packager.errors import SourceError
+from packager.exporters import BATCH, Port
+
+MLMODEL = "MLmodel"
+_LIMIT = 16 << 20  # real ones hold a signature and some ids; type hints of examples can make them larger
+
+
+def flavor(name: str, paths: Collection[str], read: Callable[[str], bytes]) -> dict[str, JSON] | None:
+    """Return one flavor's table of the `MLmodel` at the root, or None when there is no such file or flavor."""
+    if MLMODEL not in paths:
+        return None
+    flavors = _parse(read(MLMODEL)).get("flavors")
+    found = flavors.get(name) if isinstance(flavors, dict) else None
+    return found if isinstance(found, dict) else None
+
+
+def _parse(data: bytes) -> dict[str, JSON]:
+    try:
+        value = yaml.safe_load(data) if len(data) <= _LIMIT else None
+    except yaml.YAMLError as error:
+        raise SourceError(f"`{MLMODEL}` is not YAML: {str(error).splitlines()[0]}") from error
+    if not isinstance(value, dict):
+        raise SourceError(f"`{MLMODEL}` is not a mapping")
+    return value
+
+
+def signature(source: Path) -> tuple[list[Port], list[str]]:
+    """Return the ports and the output names of the tensor signature beside the payload; empty lists when there is none.
+
+    An unnamed tensor has the name "". A length of -1 is a dimension: the first axis is `batch`, any other is named
+    after the input and axis, because MLflow does not name them.
+    """
+    path = source / MLMODEL
+    stated = _parse(path.read_bytes()).get("signature") if path.is_file() else None
+    if not isinstance(stated, dict):
+        return [], []
+    inputs = [_port(entry) for entry in _tensors(stated.get("inputs"))]
+    return inputs, [str(entry.get("name") or "") for entry in _tensors(stated.get("outputs"))]
+
+
+def _tensors(text: object) -> list[dict[str, JSON]]:
+    """Return the tensor entries of one side; column-based signatures describe data frames and say nothing here."""
+    try:
+        entries = json.loads(text) if isinstance(text, str) else []
+    except ValueError:
+        raise SourceError(f"the signature in `{MLMODEL}` is not JSON") from None
+    return [entry for entry in entries if isinstance(entry, dict) and entry.get("type") == "tensor"]
+
+
+def _port(entry: dict[str, JSON]) -> Port:
+    name, spec = str(entry.get("name") or ""), entry["tensor-spec"]
+    shape = tuple(_axis(name, axis, length) for axis, length in enumerate(spec["shape"]))
+    return Port(name, str(spec["dtype"]), shape)
+
+
+def _axis(name: str, axis: int, length: int) -> int | str:
+    if length >= 0:
+        return length
+    return BATCH if axis == 0 else f"{name or 'input'}_{axis}"

@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Graphs that are ONNX already: kept as they are when the promised runtimes understand them, converted down when not.
+
+The reference is the source graph itself, run by ONNX Runtime, so that a conversion is measured like any export.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from packager import graph
+from packager.errors import StepError
+from packager.exporters import BATCH, Arrays, Feeds, Interface, Port, Wishes, _mlflow, pair
+
+TOOLCHAIN: tuple[str, ...] = ("onnx", "onnxruntime", "numpy", "ml-dtypes", "protobuf")
+EXTRA = "onnx"
+EXECUTES = False
+LOOKS_FOR = "`model.onnx` of an MLflow directory or at the root, or one `.onnx` file"
+
+_UNFIX = "export the source with a symbolic axis, then name it under `inputs`"
+
+
+def detect(paths: Collection[str], read: Callable[[str], bytes]) -> str | None:
+    """Return the graph file: what MLflow names, else `model.onnx`, else the only `.onnx` at the root."""
+    table = _mlflow.flavor("onnx", paths, read)
+    stated = str(table.get("data", "model.onnx")) if table else "model.onnx"
+    if stated in paths:
+        return stated
+    found = [path for path in paths if path.endswith(".onnx") and "/" not in path]
+    return found[0] if len(found) == 1 else None
+
+
+def load(source: Path, payload: str, wishes: Wishes) -> Graph:
+    """Open the graph with its external data. Raises StepError for a broken file or a wish it cannot meet."""
+    path = source / payload
+    model = graph.read(path)
+    ports = _ports(model)
+    recipe = pair(ports, wishes.inputs or ())
+    named = [_merged(port, wish) for port, wish in zip(ports, recipe, strict=True)]
+    outputs = wishes.outputs or tuple(value.name for value in model.graph.output)
+    if len(outputs) != len(model.graph.output):
+        raise StepError(f"expected {len(model.graph.output)} output names, got {len(outputs)}")
+    return Graph(path, model, tuple(port.name for port in ports), wishes.interface(named, {}, unfix=_UNFIX), outputs)
+
+
+def _ports(model: Any) -> list[Port]:
+    """Return what a caller feeds; an unnamed first axis is the batch."""
+    weights = {tensor.name for tensor in model.graph.initializer}
+    ports = [Port(*graph.port(value)) for value in model.graph.input if value.name not in weights]
+    return [replace(p, shape=tuple(BATCH if axis == f"{p.name}_0" else axis for axis in p.shape)) for p in ports]
+
+
+def _merged(port: Port, wish: Port | None) -> Port:
+    """Take names, fixed lengths and ranges from the recipe where they do not contradict the graph."""
+    if wish is None:
+        return port
+    if wish.dtype != port.dtype or len(wish.shape) != len(port.shape):
+        got = f"{wish.dtype} with {len(wish.shape)} axes"
+        raise StepError(f"input `{port.name}` is {port.dtype} with {len(port.shape)} axes, got {got} from the recipe")
+    for index, (axis, asked) in enumerate(zip(port.shape, wish.shape, strict=True)):
+        if isinstance(axis, int) and asked != axis:
+            where = f"axis {index} of `{port.name}`"
+            raise StepError(f"{where} is fixed at {axis} in the graph, got `{asked}` from the recipe", hint=_UNFIX)
+    return wish
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """An opened graph. `feeds` are its own names of its inputs, `outputs` the names its outputs shall have."""
+
+    path: Path
+    model: Any
+    feeds: tuple[str, ...]
+    interface: Interface
+    outputs: tuple[str, ...]
+
+    def to_onnx(self, opset: int) -> Any:
+        """Return the graph with the wished names, converted down when its opset is above `opset`."""
+        model = _converted(self.model, opset)
+        old = [*self.feeds, *(value.name for value in model.graph.output)]
+        new = [*(port.name for port in self.interface.inputs), *self.outputs]
+        _rename_values(model.graph, {a: b for a, b in zip(old, new, strict=True) if a != b})
+        _name_axes(model.graph, self.interface.inputs)
+        return model
+
+    def run(self, feeds: Feeds) -> Arrays:
+        given = (feeds[port.name] for port in self.interface.inputs)
+        return list(self._session().run(None, dict(zip(self.feeds, given, strict=True))))
+
+    def _session(self) -> Any:
+        """Open the source with optimisation off: the reference is what the graph says, not what ORT makes of it."""
+        runtime = importlib.import_module("onnxruntime")
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.log_severity_level = 4
+        options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        return runtime.InferenceSession(str(self.path), options, providers=["CPUExecutionProvider"])
+
+    def extra_files(self) -> Mapping[str, Path]:
+        return {}
+
+
+def _converted(model: Any, opset: int) -> Any:
+    found = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+    if found <= opset:
+        return model
+    converter = importlib.import_module("onnx.version_converter")
+    try:
+        return converter.convert_version(model, opset)
+    except Exception as error:  # the converter is C++ behind a plain RuntimeError
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise StepError(
+            f"the graph is at opset {found} and cannot be converted to {opset}: {first:.200}",
+            hint="export the source at the lower opset, or promise only newer runtimes under `runs-on`",
+        ) from error
+
+
+def _rename_values(graph: Any, names: Mapping[str, str]) -> None:
+    """Rename inputs and outputs wherever they occur; subgraphs see the names of the graph around them."""
+    if not names:
+        return
+    for value in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        value.name = names.get(value.name, value.name)
+    for node in graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names.get(name, name) for name in node.output]
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs) if attribute.type in (5, 10) else ():
+                _rename_values(inner, names)
+
+
+def _name_axes(graph: Any, inputs: Sequence[Port]) -> None:
+    """Write the interface's names and lengths on the graph's inputs, and the same names on its outputs."""
+    by_name = {value.name: value for value in graph.input}
+    names: dict[str, int | str] = {}
+    for port in inputs:
+        for axis, asked in zip(by_name[port.name].type.tensor_type.shape.dim, port.shape, strict=True):
+            if axis.dim_param:
+                names[axis.dim_param] = asked
+            _write_axis(axis, asked)
+    for value in (*graph.output, *graph.value_info):
+        for axis in value.type.tensor_type.shape.dim:
+            if axis.dim_param in names:
+                _write_axis(axis, names[axis.dim_param])
+
+
+def _write_axis(axis: Any, value: int | str) -> None:
+    if isinstance(value, int):
+        axis.dim_value = value
+    else:
+        axis.dim_param = value

@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`torch.export` archives (`.pt2`): a traced program and its weights. What MLflow writes for torch by default.
+
+The program fixes which axes are free; a recipe may name them and narrow their ranges, never free a fixed one.
+An archive may hold pickles; only torch's weights-only subset of them is opened, so loading runs no code of its author.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from packager.errors import StepError
+from packager.exporters import BATCH, Arrays, Feeds, Interface, Port, Range, Wishes, _archive, _mlflow, _torch, pair
+
+TOOLCHAIN: tuple[str, ...] = _torch.TOOLCHAIN
+EXTRA = "torch"
+EXECUTES = False
+LOOKS_FOR = "`data/model.pt2` of an MLflow directory, or one `.pt2` file"
+
+_UNFIX = (
+    "log the model again with an `input_example` of at least two rows, or export it with `torch.export.Dim`; "
+    "a pickled model can be exported with any dimensions (`allow_pickle`)"
+)
+
+
+def detect(paths: Collection[str], read: Callable[[str], bytes]) -> str | None:
+    """Return the archive: where MLflow puts it, else the only `.pt2` at the root."""
+    table = _mlflow.flavor("pytorch", paths, read)
+    if table is not None:
+        inside = f"{table.get('model_data', 'data')}/model.pt2"
+        return inside if inside in paths else None
+    found = [path for path in paths if path.endswith(".pt2") and "/" not in path]
+    return found[0] if len(found) == 1 else None
+
+
+def load(source: Path, payload: str, wishes: Wishes) -> Program:
+    """Open the archive. Raises StepError for one that needs code to open or fixes an axis the recipe wants free."""
+    lib = _torch.torch()
+    _archive.refuse_code(source / payload, lib)
+    with _torch.translated("opened"), _torch.quiet():
+        program = lib.export.load(str(source / payload))
+    ports, outputs = _mlflow.signature(source)
+    interface, symbols = _interface(_axes(program), wishes, ports)
+    return Program(program, interface, symbols, wishes.outputs or tuple(filter(None, outputs)))
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """An opened archive; `symbols` maps the program's own names of free axes to the names of dimensions."""
+
+    program: Any
+    interface: Interface
+    symbols: Mapping[str, int | str]
+    outputs: tuple[str, ...]
+
+    def to_onnx(self, opset: int) -> Any:
+        names = _torch.output_names(len(self.program.graph_signature.user_outputs), self.outputs)
+        model = _torch.convert(self.program, opset, [port.name for port in self.interface.inputs], names)
+        _torch.rename_dimensions(model, self.symbols)
+        return model
+
+    def run(self, feeds: Feeds) -> Arrays:
+        lib, tree = _torch.torch(), importlib.import_module("torch.utils._pytree")
+        given = iter([_torch.tensor(feeds[port.name]) for port in self.interface.inputs])
+        leaves, spec = tree.tree_flatten(self.program.example_inputs)
+        args, kwargs = tree.tree_unflatten([next(given) if isinstance(x, lib.Tensor) else x for x in leaves], spec)
+        with lib.inference_mode(), _torch.quiet():
+            return _torch.arrays(self.program.module()(*args, **kwargs))
+
+    def extra_files(self) -> Mapping[str, Path]:
+        return {}
+
+
+# -- what the program says, and how it meets the recipe
+
+
+@dataclass(frozen=True, slots=True)
+class _Axes:
+    """The tensor inputs of a program with torch's symbols on the free axes, and the range of each symbol."""
+
+    inputs: tuple[Port, ...]
+    ranges: Mapping[str, tuple[int, int]]
+
+    def limit(self, symbol: str) -> Range:
+        """Return the lengths a symbol allows. From 2 means from 1: torch writes 2 for "not looked at"."""
+        low, high = self.ranges.get(symbol, (1, _torch.UNBOUNDED))
+        return (1 if low <= 2 else low), high
+
+
+def _axes(program: Any) -> _Axes:
+    lib = _torch.torch()
+    values = {node.name: node.meta["val"] for node in program.graph.nodes if node.op == "placeholder"}
+    ports = [
+        Port(name, _torch.dtype_name(values[name].dtype), tuple(map(_axis, values[name].shape)))
+        for name in program.graph_signature.user_inputs
+        if isinstance(name, str) and isinstance(values.get(name), lib.Tensor)
+    ]
+    ranges = {str(symbol): (_bound(r.lower), _bound(r.upper)) for symbol, r in program.range_constraints.items()}
+    return _Axes(tuple(ports), ranges)
+
+
+def _axis(length: Any) -> int | str:
+    return length if isinstance(length, int) else str(length)
+
+
+def _bound(value: Any) -> int:
+    """Return a bound as a number; torch's infinities have no digits."""
+    return int(value) if re.fullmatch(r"-?\d+", str(value)) else _torch.UNBOUNDED
+
+
+def _interface(axes: _Axes, wishes: Wishes, signature: Sequence[Port]) -> tuple[Interface, dict[str, int | str]]:
+    """Bring program, recipe and signature together; also return what each of torch's symbols is to be called."""
+    recipe = pair(axes.inputs, wishes.inputs or ())
+    stated = pair(axes.inputs, () if wishes.inputs else signature, ordered=True)
+    symbols: dict[str, int | str] = {}
+    ports = []
+    for port, wish, entry in zip(axes.inputs, recipe, stated, strict=True):
+        name = wish.name if wish else (entry.name if entry else "") or port.name
+        _check_dtype(port, wish)
+        for index, axis in enumerate(port.shape):
+            _settle(port, index, axis, wish.shape if wish else None, symbols, _default_name(name, index, axes, wishes))
+        shape = tuple(symbols.get(str(axis), axis) for axis in port.shape)
+        ports.append(Port(name, port.dtype, shape, wish.range if wish else None))
+    interface = wishes.interface(ports, _limits(axes, symbols), unfix=_UNFIX)
+    lengths = dict(zip(_names(ports), _names(interface.inputs), strict=True))  # a range of one became a length
+    return interface, {symbol: lengths.get(name, name) for symbol, name in symbols.items()}
+
+
+def _names(ports: Sequence[Port]) -> list[int | str]:
+    return [axis for port in ports for axis in port.shape]
+
+
+def _limits(axes: _Axes, symbols: Mapping[str, int | str]) -> dict[str, Range]:
+    """Return what the program allows for every name; symbols that share one name share the narrower range."""
+    limits: dict[str, Range] = {}
+    for symbol, name in symbols.items():
+        low, high = axes.limit(symbol)
+        known = limits.get(str(name), (low, high))
+        limits[str(name)] = (max(low, known[0]), min(high, known[1]))
+    return limits
+
+
+def _default_name(port: str, index: int, axes: _Axes, wishes: Wishes) -> str:
+    """Name a free axis that nobody named: the first is the batch, a sole dimension is the one under `dynamic`."""
+    if len(axes.ranges) == 1 and len(wishes.dynamic) == 1:
+        return next(iter(wishes.dynamic))
+    return BATCH if index == 0 else f"{port}_{index}"
+
+
+def _check_dtype(port: Port, wish: Port | None) -> None:
+    if wish and wish.dtype != port.dtype:
+        raise StepError(f"input `{wish.name}` is {port.dtype} in the program, got {wish.dtype} from the recipe")
+
+
+def _settle(
+    port: Port, index: int, axis: int | str, wish: Sequence[int | str] | None, symbols: dict[str, int | str], name: str
+) -> None:
+    """Decide one axis: a fixed one must agree with the recipe, a free one gets its name or length in `symbols`."""
+    if wish is not None and len(wish) != len(port.shape):
+        raise StepError(f"input `{port.name}` has {len(port.shape)} axes in the program, got {len(wish)} in the recipe")
+    asked = wish[index] if wish is not None else None
+    if isinstance(axis, int):
+        if asked not in (None, axis):
+            where = f"axis {index} of `{port.name}`"
+            raise StepError(f"{where} is fixed at {axis} in the program, got `{asked}` from the recipe", hint=_UNFIX)
+        return
+    chosen = symbols.setdefault(axis, name if asked is None else asked)
+    if asked is not None and chosen != asked:
+        raise StepError(f"axis {index} of `{port.name}` must be as long as `{chosen}` in the program, got `{asked}`")

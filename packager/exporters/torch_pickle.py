@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pickled torch modules (`.pth`, `.pt`): opening one runs whatever its author put in, so a recipe must allow it.
+
+A pickle says nothing about inputs; they come from the recipe or from MLflow's signature. Code that the pickle needs is
+looked for in the source's `code` directory, where MLflow puts `code_paths`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from packager.errors import StepError
+from packager.exporters import Port, Wishes, _mlflow, _torch
+
+TOOLCHAIN: tuple[str, ...] = (*_torch.TOOLCHAIN, "cloudpickle")
+EXTRA = "torch"
+EXECUTES = True
+LOOKS_FOR = "`data/model.pth` of an MLflow directory, or one `.pth` or `.pt` file"
+
+_UNFIX = "name the axis in the `shape` of an input: `inputs: {x: {dtype: float32, shape: [batch, 8]}}`"
+
+
+def detect(paths: Collection[str], read: Callable[[str], bytes]) -> str | None:
+    """Return the pickle: where MLflow puts it, else the only `.pth` or `.pt` at the root."""
+    table = _mlflow.flavor("pytorch", paths, read)
+    if table is not None:
+        inside = f"{table.get('model_data', 'data')}/model.pth"
+        return inside if inside in paths else None
+    found = [path for path in paths if path.endswith((".pth", ".pt")) and "/" not in path]
+    return found[0] if len(found) == 1 else None
+
+
+def load(source: Path, payload: str, wishes: Wishes) -> _torch.Traced:
+    """Open the pickle. Raises StepError when it is not a module, needs missing code, or its inputs are unknown."""
+    lib = _torch.torch()
+    if (source / "code").is_dir():
+        sys.path.insert(0, str(source / "code"))
+    module = _module(lib, source / payload)
+    signature, outputs = _mlflow.signature(source)
+    declared = _parameters(module)
+    ports = _ports(wishes.inputs, signature, declared)
+    named = all(port.name in declared for port in ports)
+    interface = wishes.interface(ports, {}, unfix=_UNFIX)
+    names = tuple(port.name for port in ports) if named else ()
+    return _torch.Traced(module.eval(), interface, names, wishes.outputs or tuple(filter(None, outputs)))
+
+
+def _module(lib: Any, path: Path) -> Any:
+    try:
+        with _torch.quiet():
+            module = lib.load(str(path), map_location="cpu", weights_only=False)
+    except ModuleNotFoundError as error:
+        raise StepError(
+            f"`{path.name}` needs the module `{error.name}`, which the source does not hold",
+            hint="log the model with `code_paths`, or as pt2 (MLflow's default), which needs no code",
+        ) from error
+    except Exception as error:  # unpickling runs foreign code: anything can come out
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise StepError(f"`{path.name}` cannot be opened: {type(error).__name__}: {first:.300}") from error
+    if isinstance(module, lib.jit.ScriptModule):
+        raise StepError(f"`{path.name}` is TorchScript, which has no ONNX export", hint="log the model as pt2")
+    if not isinstance(module, lib.nn.Module):
+        kind = "weights without their module" if isinstance(module, dict) else f"a {type(module).__name__}"
+        raise StepError(
+            f"`{path.name}` holds {kind}, expected a torch module", hint="save the module itself, or as pt2"
+        )
+    return module
+
+
+def _parameters(module: Any) -> list[str]:
+    """Return the names under which `forward` takes its arguments."""
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return [name for name, parameter in inspect.signature(module.forward).parameters.items() if parameter.kind in kinds]
+
+
+def _ports(recipe: Sequence[Port] | None, signature: Sequence[Port], declared: Sequence[str]) -> list[Port]:
+    """Return the inputs as `forward` orders them: the recipe's, else the signature's, the nameless ones named after it.
+
+    A sole input may have any name; several must have those of `forward`, or come ordered in a signature.
+    """
+    if not recipe and not signature:
+        raise StepError(
+            "the inputs of a pickled module are unknown",
+            hint="add `inputs: {NAME: {dtype: float32, shape: [batch, …]}}` to the recipe, or log with a signature",
+        )
+    if not recipe:
+        names = iter(declared)
+        return [replace(port, name=port.name or next(names, f"input_{index}")) for index, port in enumerate(signature)]
+    foreign = [port.name for port in recipe if port.name not in declared]
+    if foreign and len(recipe) > 1:
+        listed = ", ".join(f"`{name}`" for name in declared)
+        raise StepError(f"`forward` has no argument `{foreign[0]}`, expected some of {listed}")
+    return sorted(recipe, key=lambda port: declared.index(port.name) if port.name in declared else 0)

@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compile: the canonical graph to the artefact of one target. The runtime knows how; this step finds the runtime."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import cast
+
+from packager import plugins
+from packager.canonical import JSON
+from packager.errors import StepError
+
+VERSION = 1
+
+
+def run(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JSON]) -> JSON:
+    """Write the artefact of the target `params` names (`runtime`, `device`, `precision`); return its facts."""
+    runtime = plugins.load("runtimes", params["runtime"])
+    try:
+        module = importlib.import_module(f"{runtime.__name__}.compile")
+    except ModuleNotFoundError as error:
+        if error.name != f"{runtime.__name__}.compile":
+            raise
+        raise StepError(f"runtime `{params['runtime']}` compiles nothing: it runs the graph as it is") from None
+    return cast(JSON, module.compile_graph(inputs["graph"], out, params))
