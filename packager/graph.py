@@ -40,7 +40,7 @@ def tool() -> Any:
     """Import `onnx`, or say how to install it."""
     try:
         return importlib.import_module("onnx")
-    except ImportError:
+    except ModuleNotFoundError:
         raise MissingToolError("onnx", "onnx") from None
 
 

@@ -35,13 +35,20 @@ def main(job_file: str) -> int:
             raise
         return errno.ENOSPC  # there may be no room for an answer; the exit status needs none
     except ImportError as error:
-        answer = {"error": {"message": f"cannot import what the step needs: {error}", "hint": _IMPORT_HINT}}
+        answer = {"error": _import_error(error)}
     Path(job["answer"]).write_bytes(canonical.dump(answer))
     return 0 if "facts" in answer else 4
 
 
 _MEMORY_HINT = "raise `limits: {memory: …}` in the recipe, or use a machine with more memory"
 _IMPORT_HINT = "compare `packager lock` with the packages installed here"
+
+
+def _import_error(error: ImportError) -> JSON:
+    """Tell a library that is absent from one that did not fit into memory; the loader says both in one way."""
+    if "map segment" in str(error) or "allocate memory" in str(error):
+        return {"message": "the step ran out of memory while it loaded its libraries", "hint": _MEMORY_HINT}
+    return {"message": f"cannot import what the step needs: {error}", "hint": _IMPORT_HINT}
 
 
 def perform(job: Mapping[str, JSON]) -> JSON:

@@ -28,7 +28,7 @@ def torch() -> Any:
     """Import torch, or say how to install it; one thread, because a sum's order may follow the thread count."""
     try:
         module = importlib.import_module("torch")
-    except ImportError:
+    except ModuleNotFoundError:
         raise MissingToolError("torch", "torch") from None
     module.set_num_threads(1)
     return module
@@ -82,7 +82,7 @@ class Traced:
     def to_onnx(self, opset: int) -> Any:
         program = self._capture()
         order = self._order(program)
-        names = output_names(len(program.graph_signature.user_outputs), self.outputs)
+        names = output_names(program, self.outputs)
         model = convert(program, opset, [port.name for port in order], names)
         rename_dimensions(model, symbols(model, order))
         return model
@@ -152,8 +152,14 @@ def _free_lengths(module: Any) -> Iterator[None]:
         yield
 
 
-def output_names(count: int, wished: Sequence[str]) -> list[str]:
-    """Return one name per output: the wished ones, else `output`, else `output_0`, `output_1`, …"""
+def output_names(program: Any, wished: Sequence[str]) -> list[str]:
+    """Return one name per tensor a program returns: the wished ones, else `output`, else `output_0`, `output_1`, …"""
+    given = [spec.arg for spec in program.graph_signature.output_specs if spec.kind.name == "USER_OUTPUT"]
+    tensors = [argument for argument in given if type(argument).__name__ == "TensorArgument"]
+    for argument in given:
+        if argument not in tensors and getattr(argument, "value", argument) is not None:
+            raise StepError("the model returns something that is not a tensor", hint="return tensors only, or None")
+    count = len(tensors)
     if wished and len(wished) != count:
         raise StepError(
             f"expected {count} output names, got {len(wished)}: {', '.join(wished)}",
@@ -209,7 +215,10 @@ def arrays(result: object) -> Arrays:
     """Return the tensors inside whatever a module returned, in the order torch flattens it."""
     lib = torch()
     leaves = importlib.import_module("torch.utils._pytree").tree_leaves(result)
-    return [leaf.detach().cpu().numpy() for leaf in leaves if isinstance(leaf, lib.Tensor)]
+    found = [leaf.detach() for leaf in leaves if isinstance(leaf, lib.Tensor)]
+    if any(leaf.dtype is lib.bfloat16 for leaf in found):
+        raise StepError("the model returns bfloat16, which numpy has no type for", hint="cast its outputs to float32")
+    return [leaf.numpy() for leaf in found]
 
 
 @contextlib.contextmanager
@@ -233,7 +242,7 @@ def translated(verb: str, program: Any = None) -> Iterator[None]:
     """Turn what torch says about an impossible export, hundreds of lines, into one sentence and a remedy."""
     try:
         yield
-    except StepError:
+    except (StepError, MemoryError):
         raise
     except Exception as error:  # every failure of a foreign compiler ends here, as a StepError that keeps its cause
         raise explain(error, verb, program) from error
@@ -246,6 +255,8 @@ _OPERATOR = re.compile(r"No (?:decompositions|ONNX function)[^<]*<OpOverload\(op
 def explain(error: BaseException, verb: str, program: Any = None) -> StepError:
     """Say in one sentence what could not be exported and where; `program` is what was being converted."""
     text = "\n".join(f"{type(link).__name__}: {link}" for link in _chain(error))
+    if "can't allocate memory" in text:  # torch has no class of its own for it
+        raise MemoryError from error
     where = _where(text)
     operator = _OPERATOR.search(text)
     if operator:
@@ -261,11 +272,17 @@ def explain(error: BaseException, verb: str, program: Any = None) -> StepError:
         )
     if "Constraints violated" in text or "ConstraintViolation" in text:
         return _constraint(text)
-    first = (str(error).strip() or type(error).__name__).splitlines()[0]
     return StepError(
-        f"the model could not be {verb}{where}: {type(error).__name__}: {first:.300}",
+        f"the model could not be {verb}{where}: {_first_line(error)}",
         hint="check the shapes under `inputs`; write a length there as a number if the model cannot vary it",
     )
+
+
+def _first_line(error: BaseException) -> str:
+    """Return what the first failure said: the exporter wraps it in its own advice, with colours."""
+    *_, innermost = _chain(error)
+    text = re.sub(r"\x1b\[[0-9;]*m", "", str(innermost)).strip()
+    return f"{type(innermost).__name__}: {text.splitlines()[0] if text else 'no message':.300}"
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

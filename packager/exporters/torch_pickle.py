@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,7 @@ def load(source: Path, payload: str, wishes: Wishes) -> _torch.Traced:
     declared = _parameters(module)
     ports = _ports(wishes.inputs, signature, declared)
     named = all(port.name in declared for port in ports)
+    _check_complete(declared, [port.name for port in ports] if named else list(declared)[: len(ports)])
     interface = wishes.interface(ports, {}, unfix=_UNFIX)
     names = tuple(port.name for port in ports) if named else ()
     return _torch.Traced(module.eval(), interface, names, wishes.outputs or tuple(filter(None, outputs)))
@@ -61,7 +62,10 @@ def _module(lib: Any, path: Path) -> Any:
         ) from error
     except Exception as error:  # unpickling runs foreign code: anything can come out
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise StepError(f"`{path.name}` cannot be opened: {type(error).__name__}: {first:.300}") from error
+        raise StepError(
+            f"`{path.name}` cannot be opened: {type(error).__name__}: {first:.300}",
+            hint="its code ran without network, home and secrets; log the model as pt2, which needs no code to open",
+        ) from error
     if isinstance(module, lib.jit.ScriptModule):
         raise StepError(f"`{path.name}` is TorchScript, which has no ONNX export", hint="log the model as pt2")
     if not isinstance(module, lib.nn.Module):
@@ -72,13 +76,20 @@ def _module(lib: Any, path: Path) -> Any:
     return module
 
 
-def _parameters(module: Any) -> list[str]:
-    """Return the names under which `forward` takes its arguments."""
+def _parameters(module: Any) -> dict[str, bool]:
+    """Return the names under which `forward` takes its arguments, and whether it needs them."""
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return [name for name, parameter in inspect.signature(module.forward).parameters.items() if parameter.kind in kinds]
+    found = inspect.signature(module.forward).parameters.items()
+    return {name: argument.default is argument.empty for name, argument in found if argument.kind in kinds}
 
 
-def _ports(recipe: Sequence[Port] | None, signature: Sequence[Port], declared: Sequence[str]) -> list[Port]:
+def _check_complete(declared: Mapping[str, bool], given: Sequence[str]) -> None:
+    for name, needed in declared.items():
+        if needed and name not in given:
+            raise StepError(f"`forward` needs `{name}`, which is not among the inputs", hint="add it under `inputs`")
+
+
+def _ports(recipe: Sequence[Port] | None, signature: Sequence[Port], declared: Mapping[str, bool]) -> list[Port]:
     """Return the inputs as `forward` orders them: the recipe's, else the signature's, the nameless ones named after it.
 
     A sole input may have any name; several must have those of `forward`, or come ordered in a signature.
@@ -95,4 +106,5 @@ def _ports(recipe: Sequence[Port] | None, signature: Sequence[Port], declared: S
     if foreign and len(recipe) > 1:
         listed = ", ".join(f"`{name}`" for name in declared)
         raise StepError(f"`forward` has no argument `{foreign[0]}`, expected some of {listed}")
-    return sorted(recipe, key=lambda port: declared.index(port.name) if port.name in declared else 0)
+    order = list(declared)
+    return sorted(recipe, key=lambda port: order.index(port.name) if port.name in order else 0)

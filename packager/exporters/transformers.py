@@ -81,7 +81,7 @@ def _library() -> Any:
     _torch.torch()
     try:
         library = importlib.import_module("transformers")
-    except ImportError:
+    except ModuleNotFoundError:
         raise MissingToolError("transformers", "transformers") from None
     library.logging.set_verbosity_error()
     library.logging.disable_progress_bar()

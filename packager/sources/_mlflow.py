@@ -93,6 +93,9 @@ def _silenced() -> Iterator[None]:
                 logger.setLevel(level)
 
 
+_WHERE = "compare `registry` in the recipe, or MLFLOW_TRACKING_URI, with where MLflow logs"
+
+
 def _address(settings: Settings) -> str:
     """Return the registry's address as MLflow takes it; SQLite is told to open read-only."""
     tracking = settings.tracking or "sqlite:///mlflow.db"
@@ -107,9 +110,9 @@ def _address(settings: Settings) -> str:
         hint = "set `registry:` in the recipe, or MLFLOW_TRACKING_URI; a database is never created"
         raise SourceError(f"registry database `{sqlite[1]}` does not exist", hint=hint) from None
     except OSError as error:
-        raise SourceError(f"registry database `{sqlite[1]}` cannot be read: {error.strerror}") from error
+        raise SourceError(f"registry database `{sqlite[1]}` cannot be read: {error.strerror}", hint=_WHERE) from error
     if magic != b"SQLite format 3\0":
-        raise SourceError(f"registry database `{sqlite[1]}` is not an SQLite database")
+        raise SourceError(f"registry database `{sqlite[1]}` is not an SQLite database", hint=_WHERE)
     return _read_only(path.absolute())
 
 
@@ -140,7 +143,10 @@ def _check_schema(address: str, name: str, timeout: int) -> None:
         with engine.connect() as connection:
             found = connection.execute(sqlalchemy.text("SELECT version_num FROM alembic_version")).scalar()
     except SQLAlchemyError as error:
-        raise SourceError(f"registry database `{name}` is not one of MLflow: {_reason(error)}") from None
+        raise SourceError(
+            f"registry database `{name}` is not one of MLflow: {_reason(error)}",
+            hint=_WHERE,
+        ) from None
     expected = _get_latest_schema_revision()
     if found != expected:
         raise SourceError(

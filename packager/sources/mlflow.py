@@ -139,7 +139,7 @@ def _resolve_run(registry: Registry, body: str) -> Pin:
         raise UsageError(f"source `runs:/{body:.80}` names no artifact", hint="write `runs:/<run id>/<path>`")
     with _refused(f"runs:/{body}"):
         check_path(path)
-    run = ask(lambda: registry.client.get_run(run_id), lambda: SourceError(f"the registry has no run `{run_id:.80}`"))
+    run = ask(lambda: registry.client.get_run(run_id), lambda: _no_run(run_id))
     if run.info.lifecycle_stage != "active":
         raise SourceError(f"run `{run_id}` is deleted", hint=f"restore it: `mlflow runs restore --run-id {run_id}`")
     name, _, inner = path.partition("/")
@@ -289,3 +289,8 @@ def _refused(ref: str) -> Iterator[None]:
         yield
     except IntegrityError as error:
         raise UsageError(f"source `{ref:.80}` names an impossible path: {error.message}") from error
+
+
+def _no_run(run_id: str) -> SourceError:
+    hint = "compare `registry` in the recipe, or MLFLOW_TRACKING_URI, with where the run was logged"
+    return SourceError(f"the registry has no run `{run_id:.80}`", hint=hint)

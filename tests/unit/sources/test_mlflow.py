@@ -122,7 +122,11 @@ def test_a_fresh_process_says_nothing(registry: Registry, tmp_path: Path) -> Non
         ("models:/digits@nex", "model `digits` has no alias `nex`", "did you mean `next`? known: `champion`, `next`"),
         ("models:/digits/9", "model `digits` has no version `9`", "it has 1, 2, 3"),
         ("models:/it's/1", "the registry has no model `it's`", "did you mean `digits`? known: `digits`"),
-        ("runs:/0123/model", "the registry has no run `0123`", None),
+        (
+            "runs:/0123/model",
+            "the registry has no run `0123`",
+            "compare `registry` in the recipe, or MLFLOW_TRACKING_URI, with where the run was logged",
+        ),
     ],
 )  # fmt: skip
 def test_what_the_registry_does_not_have(ref: str, message: str, hint: str | None, registry: Registry) -> None:
