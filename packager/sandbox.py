@@ -67,9 +67,10 @@ def command(scratch: Path, arguments: Sequence[str], *, executes: bool) -> list[
 
 def _wrapping(scratch: Path) -> list[str]:
     options = ["--unshare-all", "--die-with-parent", "--new-session", "--proc", "/proc", "--dev", "/dev"]
+    options += ["--tmpfs", "/tmp"]  # noqa: S108 - before the binds: what they name may lie below it
     for place in dict.fromkeys((*_SYSTEM, *_python_places())):
         options += ["--ro-bind-try", place, place]
-    return [*options, "--tmpfs", "/tmp", "--bind", str(scratch), str(scratch), "--chdir", str(scratch)]  # noqa: S108
+    return [*options, "--bind", str(scratch), str(scratch), "--chdir", str(scratch)]
 
 
 def _python_places() -> list[str]:

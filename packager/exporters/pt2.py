@@ -59,7 +59,7 @@ class Program:
     outputs: tuple[str, ...]
 
     def to_onnx(self, opset: int) -> Any:
-        names = _torch.output_names(len(self.program.graph_signature.user_outputs), self.outputs)
+        names = _torch.output_names(self.program, self.outputs)
         model = _torch.convert(self.program, opset, [port.name for port in self.interface.inputs], names)
         _torch.rename_dimensions(model, self.symbols)
         return model
@@ -67,7 +67,7 @@ class Program:
     def run(self, feeds: Feeds) -> Arrays:
         lib, tree = _torch.torch(), importlib.import_module("torch.utils._pytree")
         given = iter([_torch.tensor(feeds[port.name]) for port in self.interface.inputs])
-        leaves, spec = tree.tree_flatten(self.program.example_inputs)
+        leaves, spec = tree.tree_flatten(self.program.example_inputs)  # what is not a tensor there is a constant
         args, kwargs = tree.tree_unflatten([next(given) if isinstance(x, lib.Tensor) else x for x in leaves], spec)
         with lib.inference_mode(), _torch.quiet():
             return _torch.arrays(self.program.module()(*args, **kwargs))

@@ -11,7 +11,7 @@ of a million:
 evaluated in binary64 with the numbers as recorded. If more than `POINTS` are left, those below the upper convex hull
 go first (`reduced: hull`; the law still holds in real arithmetic, and in binary64 up to one rounding); if that is not
 enough, neighbours are merged into (largest difference, smallest magnitude), which can only fail sooner
-(`reduced: merged`).
+(`reduced: merged`); the element named is then the one with the largest difference.
 """
 
 from __future__ import annotations

@@ -36,11 +36,13 @@ def main(folder: Path) -> None:
     walk = Walk(folder)
     walk.step("train a CNN on scikit-learn's digits and register it in MLflow")
     command = [sys.executable, str(HERE / "train.py"), str(folder)]
-    trained = subprocess.run(command, env=walk.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False)
+    trained = subprocess.run(command, env=walk.environment, capture_output=True, check=False)
     if trained.returncode:
         sys.exit(trained.stderr.decode())
     facts = json.loads(trained.stdout.splitlines()[-1])
-    walk.proved(f"models:/digits/{facts['version']} is `champion`; accuracy on {facts['held_out']} held-out images: {facts['accuracy']:.4f}")
+    walk.proved(
+        f"models:/digits/{facts['version']} is `champion`; accuracy on {facts['held_out']} held-out images: {facts['accuracy']:.4f}"
+    )
 
     walk.step("write a recipe from the registered model")
     walk.packager("init", "models:/digits@champion", "--force")
@@ -52,7 +54,9 @@ def main(folder: Path) -> None:
     walk.step("build: fetch, export, measure against torch, judge, assemble")
     built = walk.packager("build", "--locked")
     walk.proved(f"{built['name']}:{built['version']} = {built['digest']}")
-    walk.proved(f"{built['files']} files, {built['size']} bytes; rules that hold: {', '.join(built['verdict']['rules'])}")
+    walk.proved(
+        f"{built['files']} files, {built['size']} bytes; rules that hold: {', '.join(built['verdict']['rules'])}"
+    )
 
     walk.step("build again: nothing is left to do, and the digest is the same")
     again = walk.packager("build", "--locked")

@@ -77,6 +77,16 @@ def test_several_inputs_need_the_names_of_forward(pickled: Write) -> None:
         opened(pickled("Two"), inputs={"a": port, "b": port})
 
 
+def test_no_argument_of_forward_may_be_left_out(pickled: Write) -> None:
+    with pytest.raises(StepError, match="`forward` needs `right`, which is not among the inputs"):
+        opened(pickled("Two"), inputs={"left": {"dtype": "float32", "shape": ["batch", 3]}})
+
+
+def test_only_tensors_can_be_returned(pickled: Write) -> None:
+    with pytest.raises(StepError, match="the model returns something that is not a tensor"):
+        opened(pickled("Count"), inputs=X).to_onnx(18)
+
+
 def test_a_sole_input_may_have_any_name(pickled: Write) -> None:
     model = opened(pickled("Cond"), inputs={"row": X["x"]})
     assert agrees(model, {"row": np.ones((3, 8), "float32")})
