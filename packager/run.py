@@ -119,7 +119,8 @@ def execute(
 
 
 def _run_worker(scratch: Path, limits: Limits, executes: bool, living: set[subprocess.Popen[bytes]]) -> tuple[int, str]:
-    arguments = command(scratch, ["-m", "packager.worker", str(scratch / "job.json")], executes=executes)
+    variables = environment(scratch, numerics())
+    arguments = command(scratch, ["-m", "packager.worker", str(scratch / "job.json")], variables, executes=executes)
     log = scratch / "log"
     with log.open("wb") as sink:
         process = subprocess.Popen(
@@ -127,7 +128,7 @@ def _run_worker(scratch: Path, limits: Limits, executes: bool, living: set[subpr
             stdin=subprocess.DEVNULL,
             stdout=sink,
             stderr=subprocess.STDOUT,
-            env=environment(scratch, numerics()),
+            env=variables,
             cwd=scratch,
             start_new_session=True,
         )

@@ -48,15 +48,19 @@ def bubblewrap() -> str | None:
     return shutil.which("bwrap", path=_PREFIX)
 
 
-def command(scratch: Path, arguments: Sequence[str], *, executes: bool) -> list[str]:
+def command(scratch: Path, arguments: Sequence[str], variables: Mapping[str, str], *, executes: bool) -> list[str]:
     """Return the command line that runs this Python with `arguments`, confined to `scratch`.
+
+    `variables` is its whole environment; it is also told to bubblewrap, because the loader of a set-uid bubblewrap
+    would drop some of them (GLIBC_TUNABLES).
 
     `executes` says that opening the model runs its code. Raises StepError when that cannot be confined here.
     """
     python = [sys.executable, "-s", "-P", "-B", *arguments]  # not -I: that would ignore PYTHONHASHSEED
     wrapper = bubblewrap()
     if wrapper is not None:
-        return [wrapper, *_wrapping(scratch), "--", *python]
+        told = [word for name, value in variables.items() for word in ("--setenv", name, value)]
+        return [wrapper, *_wrapping(scratch), *told, "--", *python]
     if executes:
         raise StepError(
             "opening this model runs its code, and nothing here can confine it",
