@@ -293,3 +293,18 @@ def test_kill_9_during_an_export_leaves_a_usable_store(project: Callable[..., Pr
         time.sleep(0.1)
     assert made.run("build", "--locked", "--json")["verdict"]["ok"]
     assert not list(made.store.glob("v1/tmp/*")), "what the killed build left is swept"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="hiding a program needs a mount namespace")
+def test_without_bubblewrap_data_still_builds_and_code_is_refused(
+    project: Callable[..., Project], cnn: Path, tmp_path: Path
+) -> None:
+    hidden = ("unshare", "--mount", "sh", "-c", 'mount --bind /dev/null "$(command -v bwrap)"; exec "$@"', "sh")
+    made = project(CNN_RECIPE, model=cnn)
+    wrapped = made.run("build", "--json")
+    bare = Project(made.folder, tmp_path / "other-store")
+    assert bare.run("build", "--locked", "--json", prefix=hidden)["digest"] == wrapped["digest"]
+    make_model("network", made.folder / "pickled")
+    recipe = "name: m\nversion: 1.0.0\nsource: ./pickled\nallow-pickle: true\ninputs: {x: {dtype: float32, shape: [batch, 8]}}\n"
+    (made.folder / "pickled.yaml").write_text(recipe)
+    clear(bare.run("build", "pickled.yaml", code=4, prefix=hidden), "nothing here can confine it", "bubblewrap")
