@@ -112,4 +112,4 @@ def _read(path: Path) -> bytes:
         with path.open("rb") as file:
             return file.read(MAX_KEY)
     except OSError as error:
-        raise UsageError(f"cannot read key `{path}`: {error.strerror}") from error
+        raise UsageError(f"cannot read key `{path}`: {error.strerror}", hint=_EXPECTED) from error

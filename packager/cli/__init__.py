@@ -15,9 +15,10 @@ import signal
 import sys
 from collections.abc import Sequence
 from types import ModuleType
+from typing import NoReturn
 
 from packager import __version__
-from packager.errors import PackagerError, StorageError, did_you_mean
+from packager.errors import PackagerError, StorageError, UsageError, did_you_mean
 
 INTERRUPTED = 130  # what shells report for Ctrl-C
 _HELPERS = {"render", "options"}
@@ -37,9 +38,9 @@ def main(argv: Sequence[str]) -> int:
     from packager.cli.render import Console
 
     signal.signal(signal.SIGTERM, _interrupt)
-    args = _parse(argv)
-    console = Console(json=args.json, quiet=args.quiet)
+    console = Console(json="--json" in argv, quiet="--quiet" in argv)
     try:
+        args = _parse(argv)
         return int(args.module.main(args, console))
     except PackagerError as error:
         console.fail(error)
@@ -80,20 +81,22 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     named = next((word for word in argv if not word.startswith("-")), None)
     known = verbs()
     if named is not None and named not in known and not {"-h", "--help", "--version"} & set(argv[: argv.index(named)]):
-        _unknown(named, known)
+        raise UsageError(f"`{named}` is not a command", hint=did_you_mean(named, known))
     return build_parser([named] if named in known else known).parse_args(argv)
 
 
-def _unknown(name: str, known: Sequence[str]) -> None:
-    sys.stderr.write(f"error: `{name}` is not a command\nhint: {did_you_mean(name, known)}\n")
-    sys.exit(2)
+class _Parser(argparse.ArgumentParser):
+    """Reports misuse as every other error is reported."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message, hint=f"see `{self.prog} --help`")
 
 
 def build_parser(names: Sequence[str]) -> argparse.ArgumentParser:
     """Build the parser for some verbs; with all of them it serves `--help` and completion."""
     from packager.cli import options
 
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="packager",
         description="Turn registered models into reproducible, signed bundles that say what they run on.",
         epilog=_EXIT_CODES,
