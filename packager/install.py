@@ -3,6 +3,7 @@
 
     <directory>/
       current -> releases/<version>-<digest>       switched as the last step, atomically
+      previous -> releases/…                       what `current` named before; `roll_back` returns to it
       releases/<version>-<digest>/
         bundle/      the unpacked, verified files; `packager verify` works on it for ever
         env/         a virtual environment holding exactly deps/<runtime>/requirements.txt, checked by hash
@@ -74,7 +75,7 @@ def install(
         else:
             on_event(Cached(f"release {release.name} is installed"))
             _configure(bundle, release, contract, chosen)
-        _switch(directory / "current", release)
+        _switch(directory, release)
     return Installed(release, bundle.name, bundle.version, bundle.digest, chosen)
 
 
@@ -159,13 +160,34 @@ def _configure(bundle: Bundle, release: Path, contract: JSON, chosen: str) -> No
     write_atomically(release / CONFIG, canonical.dump(value))
 
 
-def _switch(link: Path, release: Path) -> None:
-    """Point `current` at `release` in one step."""
-    fresh = link.with_name(".current.new")
+def _switch(directory: Path, release: Path) -> None:
+    """Point `current` at `release` in one step, and remember in `previous` what it named before."""
+    link = directory / "current"
+    if link.is_symlink() and link.resolve() != release.resolve():
+        _link(directory / "previous", link.resolve())
+    _link(link, release)
+
+
+def _link(link: Path, release: Path) -> None:
+    fresh = link.with_name(f".{link.name}.new")
     fresh.unlink(missing_ok=True)
-    fresh.symlink_to(release.relative_to(link.parent))
+    fresh.symlink_to(Path("releases", release.name))
     fresh.replace(link)
     sync_directory(link.parent)
+
+
+def roll_back(directory: Path) -> Path:
+    """Make the previous release current again, and return it; doing it twice returns to where one was.
+
+    Raises UsageError if there is no previous release.
+    """
+    current(directory)
+    with locked(directory / ".lock"):
+        release = (directory / "previous").resolve()
+        if not (directory / "previous").is_symlink() or not (release / CONFIG).is_file():
+            raise UsageError(f"`{directory}` has no previous release", hint="only one release was ever installed there")
+        _switch(directory, release)
+    return release
 
 
 def current(directory: Path) -> Path:

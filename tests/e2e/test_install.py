@@ -111,13 +111,28 @@ def test_served_numbers_are_those_of_the_graph(site: Path) -> None:
         assert digest in metrics
 
 
-def test_installing_again_changes_nothing_and_a_new_version_switches(
-    built: Project, site: Path, wheelhouse: Path
-) -> None:
+def test_installing_again_changes_nothing(built: Project, site: Path, wheelhouse: Path) -> None:
     before = os.readlink(site / "current")
     built.run("install", "cnn.bundle.tar", site, "--key", "release.pub", "--wheelhouse", wheelhouse)
     assert os.readlink(site / "current") == before
     assert [path.name for path in (site / "releases").iterdir()] == [Path(before).name]
+    assert "no previous release" in built.run("rollback", site, code=2).stderr
+
+
+def test_a_new_version_switches_and_rolls_back(built: Project, wheelhouse: Path, tmp_path: Path) -> None:
+    project, site = Project(tmp_path / "project", built.store), tmp_path / "site"
+    shutil.copytree(built.folder, project.folder)
+    project.write((built.folder / "bundle.yaml").read_text().replace("1.2.3", "1.3.0"))
+    project.run("build", "--locked")
+    project.run("sign", "cnn:1.3.0", "--key", "release.pem", "-o", "new.bundle.tar")
+    for name in ("cnn.bundle.tar", "new.bundle.tar"):
+        project.run("install", name, site, "--key", "release.pub", "--wheelhouse", wheelhouse)
+    assert os.readlink(site / "current").startswith("releases/1.3.0-")
+    for version in ("1.2.3", "1.3.0"):
+        project.run("rollback", site)
+        assert os.readlink(site / "current").startswith(f"releases/{version}-")
+        with serving(site) as address:
+            assert triton.InferenceServerClient(address).get_model_metadata("cnn")["versions"] == [version]
 
 
 def test_a_kill_during_install_leaves_the_old_release_serving(built: Project, wheelhouse: Path, tmp_path: Path) -> None:
