@@ -57,12 +57,12 @@ class Member:
     size: int
 
 
-class Archive:
-    """A bundle in a single file."""
+class CanonicalTar:
+    """A tar file in its one valid spelling; its members can be opened by name."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.label = path, path.name
-        self._members = self._scan()
+        self.members = self._scan()
 
     def _scan(self) -> Mapping[str, Member]:
         """Read every header; the data between them is checked when it is read."""
@@ -107,35 +107,44 @@ class Archive:
             f"`{self.label}` is not a canonical bundle file: {why}", subject=self.label, hint="fetch the file again"
         )
 
-    def _open(self, name: str) -> BinaryIO:
-        member = self._members.get(name)
+    def open(self, name: str) -> BinaryIO:
+        """Open one member for reading."""
+        member = self.members.get(name)
         if member is None:
             raise IntegrityError(f"`{name}` is missing from `{self.label}`", subject=name)
         return cast(BinaryIO, _Window(open_regular(self.path), member))
 
+    def read(self, name: str, *, limit: int) -> bytes:
+        """Read one small member; at most `limit` + 1 bytes of it."""
+        with self.open(name) as file:
+            return file.read(limit + 1)
+
+
+class Archive(CanonicalTar):
+    """A bundle in a single file."""
+
     def index(self) -> bytes:
-        with self._open(LAYOUT_FILE) as file:
-            check_layout_file(file.read(4096), subject=LAYOUT_FILE)
-        with self._open(INDEX_FILE) as file:
-            return file.read(oci.MAX_MANIFEST + 1)
+        check_layout_file(self.read(LAYOUT_FILE, limit=4096), subject=LAYOUT_FILE)
+        return self.read(INDEX_FILE, limit=oci.MAX_MANIFEST)
 
     def open_record(self, digest: str) -> BinaryIO:
-        return self._open(blob_path(digest))
+        return self.open(blob_path(digest))
 
     def open_file(self, path: str, blob: Blob) -> BinaryIO:
-        return self._open(blob_path(blob.digest))
+        return self.open(blob_path(blob.digest))
 
     def place(self, path: str, blob: Blob) -> str:
         return blob_path(blob.digest)
 
     def check_extent(self, tree: Tree, records: Iterable[str]) -> None:
         digests = {*records, *(blob.digest for _, blob in tree)}
-        compare_extent(self._members, {INDEX_FILE, LAYOUT_FILE, *map(blob_path, digests)}, self.label)
+        compare_extent(self.members, {INDEX_FILE, LAYOUT_FILE, *map(blob_path, digests)}, self.label)
         self._check_order(digests)
 
     def _check_order(self, digests: Iterable[str]) -> None:
-        blobs = order(Blob(digest, self._members[blob_path(digest)].size) for digest in digests)
-        if list(self._members) != [INDEX_FILE, LAYOUT_FILE, *(blob_path(blob.digest) for blob in blobs)]:
+        """Refuse members that are not where `order` puts them."""
+        blobs = order(Blob(digest, self.members[blob_path(digest)].size) for digest in digests)
+        if list(self.members) != [INDEX_FILE, LAYOUT_FILE, *(blob_path(blob.digest) for blob in blobs)]:
             raise self._broken("members are out of order")
 
 

@@ -34,6 +34,7 @@ class Referrer:
     manifest: Blob
     artifact_type: str
     content: Blob
+    others: tuple[Blob, ...] = ()  # further blobs of a kind this version does not know; they only travel
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,7 @@ class Bundle:
         """Return every blob of the bundle that is not one of its files, by digest."""
         blobs = [Blob(self.digest, len(self.manifest)), self.config]
         for referrer in self.referrers:
-            blobs += [referrer.manifest, referrer.content]
+            blobs += [referrer.manifest, referrer.content, *referrer.others]
         if self.referrers:
             blobs += [Blob(canonical.sha256(oci.EMPTY_BYTES), len(oci.EMPTY_BYTES)), _blob(self.referrers_index())]
         return {blob.digest: blob for blob in blobs}
@@ -133,13 +134,27 @@ def _blob(data: bytes) -> Blob:
     return Blob(canonical.sha256(data), len(data))
 
 
-def open_bundle(reference: str, store: Callable[[], Store]) -> Bundle:
-    """Open what a person calls BUNDLE: a directory, a `.bundle.tar`, or `name:version` in the local store."""
-    return read(medium_of(reference, store))
+def no_network(reference: str) -> Medium:
+    """Refuse a bundle in a registry: what callers get that hand no way to open one."""
+    raise UsageError(f"`{reference}` is in a registry, which cannot be used here", hint="`packager pull` it first")
 
 
-def medium_of(reference: str, store: Callable[[], Store]) -> Medium:
+def open_bundle(
+    reference: str, store: Callable[[], Store], remote: Callable[[str], Medium] = no_network
+) -> Bundle:  # fmt: skip
+    """Open what a person calls BUNDLE: a directory, a `.bundle.tar`, `oci://…`, or `name:version` in the local store.
+
+    `remote` opens what starts with `oci://`; it is given, because reading a local bundle needs no network code.
+    """
+    return read(medium_of(reference, store, remote))
+
+
+def medium_of(
+    reference: str, store: Callable[[], Store], remote: Callable[[str], Medium] = no_network
+) -> Medium:  # fmt: skip
     """Tell which kind of medium `reference` names. Raises UsageError when it names nothing."""
+    if reference.startswith("oci://"):
+        return remote(reference)
     path = Path(reference)
     if path.is_dir():
         if (path / METADATA_DIRECTORY).is_dir() and not (path / LAYOUT_FILE).exists():
@@ -155,7 +170,7 @@ def medium_of(reference: str, store: Callable[[], Store]) -> Medium:
     if not colon or "/" in reference:
         raise UsageError(
             f"no bundle at `{reference}`",
-            hint="give a directory, a .bundle.tar file, or name:version of the local store",
+            hint="give a directory, a .bundle.tar file, oci://host/name:tag, or name:version of the local store",
         )
     local = store()
     return StoredBundle(local, local.entry(name, version), reference)
@@ -183,9 +198,13 @@ def read(medium: Medium) -> Bundle:
 
 
 def _referrer(blob: Blob, manifest: oci.Manifest) -> Referrer:
-    if len(manifest.layers) != 1 or manifest.config.media_type != oci.EMPTY:
+    """Read what is attached: our statements have exactly one blob; what others attach may be of any shape."""
+    simple = len(manifest.layers) == 1 and manifest.config.media_type == oci.EMPTY
+    if manifest.artifact_type == dsse.BUNDLE and not simple:
         raise IntegrityError(f"referrer `{blob.digest}` does not hold exactly one blob", subject=blob.digest)
-    return Referrer(blob, manifest.artifact_type, manifest.layers[0].blob)
+    first, *more = (layer.blob for layer in manifest.layers)
+    config = () if manifest.config.media_type == oci.EMPTY else (manifest.config.blob,)
+    return Referrer(blob, manifest.artifact_type, first, (*more, *config))
 
 
 def _assemble(medium: Medium, digest: str, data: bytes, referrers: Mapping[str, Referrer]) -> Bundle:

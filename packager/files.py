@@ -18,7 +18,7 @@ import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Protocol, TypeAlias
 
 from packager.errors import IntegrityError, StorageError
 from packager.types import Blob
@@ -47,10 +47,18 @@ def storage_errors(path: Path) -> Iterator[None]:
         raise
 
 
+Moved: TypeAlias = Callable[[int], None]  # told how many bytes went through since the last call
+
+
+def unwatched(count: int) -> None:
+    """The default for `Moved`: nobody watches."""
+
+
 class Sink(Protocol):
     """Where copied bytes go."""
 
-    def write(self, data: memoryview, /) -> object: ...
+    def write(self, data: memoryview, /) -> int | None:
+        """Take at least one byte and return how many: an unbuffered file takes fewer than given on a full disk."""
 
 
 class Nowhere:
@@ -60,23 +68,47 @@ class Nowhere:
         return len(data)
 
 
-def copy(source: BinaryIO, sink: Sink, *, limit: int, moved: Callable[[int], None] = lambda count: None) -> Blob:
+class Hash(Protocol):
+    """A running SHA-256."""
+
+    def update(self, data: memoryview, /) -> None: ...
+    def hexdigest(self) -> str: ...
+
+
+def copy(
+    source: BinaryIO, sink: Sink, *, limit: int, moved: Moved = unwatched, state: Hash | None = None
+) -> Blob:  # fmt: skip
     """Copy `source` to `sink` in one pass and return what was copied.
 
     Stops after `limit` + 1 bytes, so a lying size costs nothing; the caller compares the blob with its promise.
+    With `state` the digest goes on from there, while the size counts only what was copied here.
     """
-    digest, size, view = hashlib.sha256(), 0, memoryview(bytearray(CHUNK))
+    digest, size, view = state or hashlib.sha256(), 0, memoryview(bytearray(CHUNK))
     while size <= limit and (count := source.readinto(view[: min(CHUNK, limit + 1 - size)])):  # type: ignore[attr-defined]
         digest.update(view[:count])
-        sink.write(view[:count])
+        _write_out(sink, view[:count])
         size += count
         moved(count)
     return Blob(f"sha256:{digest.hexdigest()}", size)
 
 
-def digest_of(source: BinaryIO, *, limit: int, moved: Callable[[int], None] = lambda count: None) -> Blob:
+def _write_out(sink: Sink, data: memoryview) -> None:
+    while data:
+        data = data[sink.write(data) or 0 :]
+
+
+def digest_of(source: BinaryIO, *, limit: int, moved: Moved = unwatched) -> Blob:
     """Hash `source` in one pass; bounded like `copy`."""
     return copy(source, Nowhere(), limit=limit, moved=moved)
+
+
+def hash_into(state: Hash, source: BinaryIO, *, limit: int, moved: Moved = unwatched) -> None:
+    """Feed the next `limit` bytes of `source` to a running hash."""
+    left, view = limit, memoryview(bytearray(min(CHUNK, limit or 1)))
+    while left and (count := source.readinto(view[: min(len(view), left)])):  # type: ignore[attr-defined]
+        state.update(view[:count])
+        moved(count)
+        left -= count
 
 
 def open_regular(path: Path) -> BinaryIO:
@@ -108,6 +140,14 @@ def clone_or_copy(source: Path, target: Path) -> None:
                 if not moved:
                     raise IntegrityError(f"`{source}` shrank while it was copied", subject=str(source)) from None
                 left -= moved
+
+
+def write_all(descriptor: int, data: bytes | memoryview, position: int) -> None:
+    """Write all of `data` at `position` of an open file."""
+    view = memoryview(data)
+    while view:
+        count = os.pwrite(descriptor, view, position)
+        view, position = view[count:], position + count
 
 
 def write_atomically(path: Path, data: bytes, *, mode: int = 0o644) -> None:
@@ -151,10 +191,24 @@ def walk_regular(root: Path) -> Iterator[tuple[str, Path]]:
 
 @contextlib.contextmanager
 def locked(path: Path, *, shared: bool = False) -> Iterator[None]:
-    """Hold an advisory lock on `path` (created if absent); the kernel releases it when the process dies."""
-    with path.open("ab") as file:
-        fcntl.flock(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
-        yield
+    """Hold an advisory lock on `path` (created if absent); the kernel releases it when the process dies.
+
+    A holder may delete the file before it lets go: whoever waited then holds a lock that nobody else can see, so the
+    lock counts only if `path` still is the file that was locked.
+    """
+    while True:
+        with path.open("ab") as file:
+            fcntl.flock(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+            if _is_at(path, file):
+                yield
+                return
+
+
+def _is_at(path: Path, file: BinaryIO) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def exchange_directories(fresh: Path, target: Path) -> None:
@@ -186,6 +240,25 @@ def remove_tree(directory: Path) -> None:
 
 
 @contextlib.contextmanager
+def _present_lock(path: Path) -> Iterator[None]:
+    """Hold a lock on a file that its last holder deletes: a lock on a deleted file keeps nobody out."""
+    while True:
+        with path.open("ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if is_at(file, path):
+                yield
+                return
+
+
+def is_at(file: BinaryIO, path: Path) -> bool:
+    """True if `path` still names the open `file`."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+@contextlib.contextmanager
 def staging(target: Path) -> Iterator[Path]:
     """Yield a fresh directory beside `target`, so that it can be renamed there; it is removed if it still exists.
 
@@ -195,7 +268,7 @@ def staging(target: Path) -> Iterator[Path]:
     with storage_errors(target.parent):
         target.parent.mkdir(parents=True, exist_ok=True)
         prefix = f".{target.name}.staging-"
-        with locked(target.parent / f".{target.name}.lock"):
+        with _present_lock(target.parent / f".{target.name}.lock"):
             for leftover in target.parent.glob(f"{prefix}*"):
                 remove_tree(leftover)
             directory = Path(tempfile.mkdtemp(dir=target.parent, prefix=prefix))

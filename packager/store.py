@@ -5,8 +5,11 @@
       blobs/sha256/<hex>        read-only, named by content
       actions/<hex>             first writer wins, so one key never has two results
       bundles/<name>/<version>  {"manifest": digest, "referrers": [digest, …]}
+      partial/<hex>             the beginning of a blob that is being received; the next attempt goes on from there
       tmp/<x>/ and tmp/<x>.lock scratch of a living process; swept once its lock is free
       locks/<hex>               single flight per action, also between processes
+      leases/<x>                the digests that a living process has seen here or put here, so that `cache gc`
+                                (packager.cache) leaves them alone; meaningless once its lock is free
 
 Nothing becomes visible before it is complete: data is written to scratch, hashed on the way, synced and renamed.
 Killing any process at any point leaves a usable store. The layout is versioned by its first folder.
@@ -15,11 +18,16 @@ Killing any process at any point leaves a usable store. The layout is versioned 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
+import hashlib
 import json
 import os
 import tempfile
+import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -28,14 +36,18 @@ from packager import canonical
 from packager.canonical import JSON
 from packager.errors import IntegrityError, UsageError, did_you_mean
 from packager.files import (
+    Moved,
     clone_or_copy,
     copy,
     digest_of,
+    hash_into,
+    is_at,
     locked,
     open_regular,
     remove_tree,
     storage_errors,
     sync_directory,
+    unwatched,
     walk_regular,
     write_atomically,
 )
@@ -63,8 +75,11 @@ class Store:
         self.root = root.absolute() / "v1"
         self._blobs = self.root / "blobs" / "sha256"
         with storage_errors(root):
-            for part in ("blobs/sha256", "actions", "bundles", "tmp", "locks"):
+            for part in ("blobs/sha256", "actions", "bundles", "partial", "tmp", "locks", "leases"):
                 (self.root / part).mkdir(parents=True, exist_ok=True)
+        self._lease: BinaryIO | None = None
+        self._held: set[str] = set()
+        self._lease_lock = threading.Lock()
 
     # blobs
 
@@ -73,7 +88,42 @@ class Store:
         return self._blobs / check_digest(digest, subject="blob").removeprefix("sha256:")
 
     def has(self, digest: str) -> bool:
-        return self.path(digest).is_file()
+        """True if the blob is here; from then on it stays while this process lives, whatever `cache gc` does."""
+        if digest in self._held:
+            return self.path(digest).is_file()
+        with self.collecting(shared=True):
+            here = self.path(digest).is_file()
+            if here:
+                self._hold(digest)
+        return here
+
+    def _hold(self, digest: str) -> None:
+        """Note in this process's lease that `digest` is needed; the caller keeps the collector out meanwhile."""
+        with self._lease_lock, storage_errors(self.root):
+            if self._lease is None:
+                descriptor, name = tempfile.mkstemp(dir=self.root / "leases")
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                self._lease = os.fdopen(descriptor, "wb", buffering=0)
+                self._end_lease = weakref.finalize(self, _end_lease, self._lease, Path(name))
+            if digest not in self._held:
+                line = f"{digest}\n".encode()
+                if self._lease.write(line) != len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                self._held.add(digest)
+
+    def release(self) -> None:
+        """Give up what this process relied on; done by itself when the store is not used any more."""
+        with self._lease_lock:
+            if self._lease is not None:
+                self._end_lease()
+                self._lease = None
+                self._held.clear()
+
+    @contextlib.contextmanager
+    def collecting(self, *, shared: bool = False) -> Iterator[None]:
+        """Keep the collector out while `shared`, or be the collector: then nobody can start to rely on a blob."""
+        with locked(self.root / "leases.gate", shared=shared):
+            yield
 
     def open(self, digest: str) -> BinaryIO:
         """Open a blob for reading; its bytes are checked by whoever reads them to the end."""
@@ -103,9 +153,7 @@ class Store:
                 self._keep(scratch / "blob", blob)
         return blob
 
-    def add(
-        self, source: BinaryIO, *, expect: Blob | None = None, moved: Callable[[int], None] = lambda n: None
-    ) -> Blob:
+    def add(self, source: BinaryIO, *, expect: Blob | None = None, moved: Moved = unwatched) -> Blob:
         """Store a stream in one pass; with `expect`, anything else than that blob is an IntegrityError."""
         with self.scratch() as scratch, storage_errors(self.root):
             with (scratch / "blob").open("wb", buffering=0) as sink:
@@ -122,21 +170,51 @@ class Store:
             descriptor = os.open(file, os.O_RDONLY)
             os.fsync(descriptor)
             os.close(descriptor)
-            file.replace(self.path(blob.digest))
+            with self.collecting(shared=True):
+                self._hold(blob.digest)
+                file.replace(self.path(blob.digest))
             sync_directory(self._blobs)
+
+    def receive(self, blob: Blob, source: Callable[[], BinaryIO], moved: Moved = unwatched) -> None:
+        """Store `blob` from a stream that may break: what arrived stays, and the next attempt asks only for the rest.
+
+        The digest is checked over the whole before the blob becomes visible. Where a resumed blob turns out wrong,
+        its old beginning is thrown away and the whole is read once more; a wrong whole is an IntegrityError.
+        Two processes that receive the same blob do it one after the other.
+        """
+        part = self.root / "partial" / blob.digest.removeprefix("sha256:")
+        while not self.has(blob.digest):
+            with storage_errors(self.root), part.open("ab") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                if is_at(lock, part):  # else another process finished it while we waited
+                    self._fill(part, blob, source, moved)
+
+    def _fill(self, part: Path, blob: Blob, source: Callable[[], BinaryIO], moved: Moved) -> None:
+        begun = part.stat().st_size
+        try:
+            got = _resume(part, blob, source, moved)
+        except OSError as error:
+            if error.errno is not None and not isinstance(error, ConnectionError):
+                part.unlink(missing_ok=True)  # a full disk is not left full
+            raise
+        if got == blob:
+            self._keep(part, blob)
+            return
+        part.unlink()
+        if not begun:
+            raise IntegrityError(f"expected {blob.digest}, got {got.digest}", subject=blob.digest)
 
     # trees
 
     def ingest(self, directory: Path) -> Tree:
         """Move every regular file below `directory`, which must be in a scratch of this store, into the store."""
-        files: dict[str, Blob] = {}
-        for name, path in walk_regular(directory):
-            with open_regular(path) as source:
-                blob = digest_of(source, limit=MAX_BLOB)
+        found = list(walk_regular(directory))
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            blobs = list(pool.map(_blob_at, (path for _, path in found)))
+        for (_, path), blob in zip(found, blobs, strict=True):
             if not self.has(blob.digest):
                 self._keep(path, blob)
-            files[name] = blob
-        return self.put_tree(Tree.of(files))
+        return self.put_tree(Tree.of({name: blob for (name, _), blob in zip(found, blobs, strict=True)}))
 
     def put_tree(self, tree: Tree) -> Tree:
         self.put(canonical.dump(tree.to_json()))
@@ -258,6 +336,43 @@ class Store:
             for lock in locks:  # a directory without a lock was being made when its process died
                 removed += _sweep_one(lock)
         return removed
+
+    def living_leases(self) -> set[str]:
+        """Return what living processes rely on, and remove the leases of dead ones; for the collector only."""
+        needed: set[str] = set()
+        for path in (self.root / "leases").iterdir():
+            with path.open("rb") as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    path.unlink()
+                except BlockingIOError:
+                    needed.update(file.read().decode().split())
+        return needed
+
+
+def _end_lease(lease: BinaryIO, path: Path) -> None:
+    path.unlink(missing_ok=True)
+    lease.close()
+
+
+def _blob_at(path: Path) -> Blob:
+    with open_regular(path) as source:
+        return digest_of(source, limit=MAX_BLOB)
+
+
+def _resume(part: Path, blob: Blob, source: Callable[[], BinaryIO], moved: Moved) -> Blob:
+    """Bring `part` to the size of `blob` and return what it then holds."""
+    with part.open("r+b", buffering=0) as file, source() as reader:
+        begun = os.fstat(file.fileno()).st_size
+        if begun > blob.size or not reader.seekable():
+            file.truncate(0)
+            begun = 0
+        state = hashlib.sha256()
+        hash_into(state, file, limit=begun, moved=moved)
+        if begun:
+            reader.seek(begun)
+        rest = copy(reader, file, limit=blob.size - begun, moved=moved, state=state)
+    return Blob(rest.digest, begun + rest.size)
 
 
 def _sweep_one(lock: Path) -> bool:

@@ -15,12 +15,13 @@ ROOT = Path(__file__).resolve().parent.parent
 LAYERS = (
     {"types", "errors", "canonical", "events"},
     {
-        "archive", "bundle", "contract", "files", "formats", "graph", "keys", "lock", "media", "memo", "pinning",
-        "plugins", "recipe", "recipefields", "store", "yamltext",
+        "archive", "bundle", "contract", "destination", "files", "formats", "graph", "keys", "lock", "media", "memo",
+        "patch", "pinning", "plugins", "recipe", "recipefields", "store", "yamltext",
     },
-    {"dependencies", "exporters", "init", "policies", "runtimes", "server", "signers", "sources", "steps", "templates"},
+    {"dependencies", "exporters", "init", "policies", "registry", "runtimes", "server", "signers", "sources", "steps",
+     "templates"},
     {"run", "sandbox", "worker"},
-    {"build", "install", "policy", "resolve", "sign", "transport", "verify"},
+    {"build", "cache", "delta", "install", "policy", "profiles", "resolve", "sign", "transport", "verify"},
     {"cli", "__main__"},
 )  # fmt: skip
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
@@ -89,7 +90,7 @@ def test_the_suite_imports_nothing_of_ours() -> None:
         assert not [name for name in imported(path) if name.split(".")[0] == "packager"], path
 
 
-HEAVY = ("torch", "onnx", "numpy", "mlflow", "transformers", "onnxruntime", "pandas", "yaml")
+HEAVY = ("torch", "onnx", "numpy", "mlflow", "transformers", "onnxruntime", "pandas", "yaml", "urllib3", "zstandard")
 LIGHT_VERBS = (
     "--help",
     "verify --help",
@@ -98,6 +99,13 @@ LIGHT_VERBS = (
     "unpack --help",
     "sign --help",
     "build --help",
+    "push --help",
+    "pull --help",
+    "export --help",
+    "import --help",
+    "delta --help",
+    "apply --help",
+    "cache --help",
 )
 
 

@@ -9,8 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from packager.bundle import Bundle
+    from packager.events import OnEvent
     from packager.keys import PublicKey
+    from packager.media import Medium
+    from packager.registry.wire import Settings
     from packager.store import Store
 
 
@@ -20,7 +25,8 @@ def common(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--json", action="store_true", help="print exactly one JSON document on stdout")
     group.add_argument("--quiet", action="store_true", help="print no progress, only the result and errors")
     group.add_argument("--store", type=Path, metavar="DIR", help="local store (default: $PACKAGER_STORE)")
-    group.add_argument("--jobs", type=_positive, default=1, metavar="N", help="steps to run at the same time")
+    group.add_argument("--jobs", type=_positive, default=parser.get_default("jobs") or 1, metavar="N",
+                       help="steps or transfers to run at the same time")  # fmt: skip
 
 
 def _positive(text: str) -> int:
@@ -32,7 +38,46 @@ def _positive(text: str) -> int:
 
 def bundle(parser: argparse.ArgumentParser) -> None:
     """Add the BUNDLE argument."""
-    parser.add_argument("bundle", metavar="BUNDLE", help="a directory, a .bundle.tar, or name:version in the store")
+    parser.add_argument("bundle", metavar="BUNDLE",
+                        help="directory, .bundle.tar, oci://host/name:tag, or name:version in the store")  # fmt: skip
+    registry(parser)
+
+
+def registry(parser: argparse.ArgumentParser) -> None:
+    """Add how registries are reached; credentials come from Docker's and Podman's files, never from arguments."""
+    group = parser.add_argument_group("registry options, for oci://…")
+    group.add_argument("--registry-ca", type=Path, metavar="PEM", help="also trust this certificate authority")
+    group.add_argument("--plain-http", action="store_true", help="allow a registry without TLS on another machine")
+
+
+def registry_settings(args: argparse.Namespace) -> Settings:
+    """Collect what the environment says about registries: credential files, proxies."""
+    from urllib.request import getproxies, proxy_bypass
+
+    from packager.registry.wire import Settings
+
+    proxies = getproxies()
+    return Settings(
+        credential_files=tuple(_credential_files()),
+        environment=dict(os.environ),
+        ca_file=args.registry_ca,
+        plain_http=args.plain_http,
+        proxy=lambda scheme, host: None if proxy_bypass(host) else proxies.get(scheme),
+        sessions=store_directory(args) / "v1" / "uploads",
+        jobs=args.jobs,
+    )
+
+
+def _credential_files() -> Iterator[Path]:
+    """Yield where Podman and Docker keep credentials, the most explicit place first."""
+    if explicit := os.environ.get("REGISTRY_AUTH_FILE"):
+        yield Path(explicit)
+    if folder := os.environ.get("DOCKER_CONFIG"):
+        yield Path(folder) / "config.json"
+    if runtime := os.environ.get("XDG_RUNTIME_DIR"):
+        yield Path(runtime) / "containers" / "auth.json"
+    yield Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "containers" / "auth.json"
+    yield Path.home() / ".docker" / "config.json"
 
 
 def recipe(parser: argparse.ArgumentParser) -> None:
@@ -66,21 +111,40 @@ def passphrase(args: argparse.Namespace) -> bytes | None:
     return text.encode() if text else None
 
 
+def store_directory(args: argparse.Namespace) -> Path:
+    """Return where the local store is: --store, $PACKAGER_STORE, or the user's data directory."""
+    data = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
+    return args.store or Path(os.environ.get("PACKAGER_STORE") or data / "packager")
+
+
 def open_store(args: argparse.Namespace) -> Store:
-    """Open the local store: --store, $PACKAGER_STORE, or the user's data directory."""
+    """Open the local store."""
     from packager.store import Store
 
-    data = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
-    store = Store(args.store or Path(os.environ.get("PACKAGER_STORE") or data / "packager"))
+    store = Store(store_directory(args))
     store.sweep()
     return store
 
 
-def open_bundle(args: argparse.Namespace) -> Bundle:
-    """Open the BUNDLE argument; the store is only touched if it is the place."""
+def open_bundle(args: argparse.Namespace, on_event: OnEvent | None = None) -> Bundle:
+    """Open the BUNDLE argument."""
+    return open_reference(args.bundle, args, on_event)
+
+
+def open_reference(text: str, args: argparse.Namespace, on_event: OnEvent | None = None) -> Bundle:
+    """Open any bundle; the store and the network are only touched if they are the place."""
     from packager.bundle import open_bundle as opened
 
-    return opened(args.bundle, lambda: open_store(args))
+    return opened(text, lambda: open_store(args), lambda reference: remote(reference, args, on_event))
+
+
+def remote(text: str, args: argparse.Namespace, on_event: OnEvent | None = None) -> Medium:
+    """Return the bundle that an `oci://` reference names, as a place to read from."""
+    from packager.events import ignore
+    from packager.registry import reference
+    from packager.registry.medium import RegistryBundle
+
+    return RegistryBundle(reference.parse(text), registry_settings(args), on_event or ignore)
 
 
 def trusted_keys(args: argparse.Namespace) -> list[PublicKey]:

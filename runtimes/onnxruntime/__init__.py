@@ -20,7 +20,7 @@ from packager.canonical import JSON
 from packager.errors import UsageError
 
 TITLE = "ONNX Runtime"
-TOOLCHAIN: tuple[str, ...] = ("onnx", "onnxruntime", "numpy", "ml-dtypes", "protobuf", "sympy")
+TOOLCHAIN: tuple[str, ...] = ("onnx", "onnxruntime", "numpy", "ml-dtypes", "protobuf")
 EXTRA = "onnx"
 PRECISIONS = ("fp32", "fp16")
 DEVICES = ("cpu",)

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import io
 import multiprocessing
 import os
 import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from packager.errors import IntegrityError, StorageError, UsageError
+from packager.files import copy, locked
 from packager.run import Runner
 from packager.sandbox import default_limits
 from packager.store import Entry, Store
@@ -169,5 +172,55 @@ def test_a_full_disk_is_one_clear_error_and_leaves_nothing(tmp_path: Path) -> No
         assert store.get(small.digest) == b"kept"
         assert not list((store.root / "tmp").iterdir())
         assert store.put(b"works again")
+        store.release()
     finally:
         subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_deleted_lock_file_is_no_lock(tmp_path: Path) -> None:
+    """Who waited for a lock whose holder deletes the file must wait for the next one like everybody."""
+    path, inside, most = tmp_path / "lock", [], []
+
+    def work(number: int, started: threading.Event) -> None:
+        started.set()
+        with locked(path):
+            inside.append(number)
+            most.append(len(inside))
+            time.sleep(0.05)
+            path.unlink()
+            inside.remove(number)
+
+    threads = []
+    with locked(path):
+        for number in range(4):
+            started = threading.Event()
+            threads.append(threading.Thread(target=work, args=(number, started)))
+            threads[-1].start()
+            started.wait()
+        time.sleep(0.1)  # all four wait for the file that is deleted now
+        path.unlink()
+        late = threading.Thread(target=work, args=(9, threading.Event()))
+        late.start()
+        time.sleep(0.01)
+    for thread in (*threads, late):
+        thread.join()
+    assert most == [1] * 5, "never two at once"
+
+
+class _Stingy(io.RawIOBase):
+    """An unbuffered file on a disk that is nearly full: it takes a part and says so."""
+
+    def __init__(self) -> None:
+        self.data = b""
+
+    def write(self, data: memoryview) -> int:  # type: ignore[override]
+        self.data += bytes(data[:1000])
+        return min(len(data), 1000)
+
+
+def test_a_short_write_is_not_the_end() -> None:
+    """POSIX lets write() take less than given; ignoring that once left a truncated blob under its full digest."""
+    sink, content = _Stingy(), os.urandom(12_345)
+    blob = copy(io.BytesIO(content), sink, limit=20_000)
+    assert sink.data == content
+    assert blob.size == 12_345

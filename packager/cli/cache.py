@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Look after the local store: `verify` hashes every blob, `size` says what takes the space, `gc` deletes what nothing
+needs.
+
+gc is safe at any time: what a running build, pull or installation relies on stays. It keeps named bundles and
+remembered steps; with --steps the steps are forgotten too, which costs nothing but doing them again.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from packager.cli import options
+from packager.cli.render import Console, size
+
+if TYPE_CHECKING:
+    from packager.store import Store
+
+HELP = "check, measure or clean the local store"
+EXAMPLES = """  packager cache size
+  packager cache verify
+  packager cache gc --steps"""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("action", metavar="ACTION", choices=("verify", "gc", "size"), help="verify, gc or size")
+    parser.add_argument("--steps", action="store_true", help="gc: forget remembered steps too")
+    parser.add_argument("--remove", action="store_true", help="verify: delete damaged blobs, so that they come anew")
+
+
+def main(args: argparse.Namespace, console: Console) -> int:
+    store = options.open_store(args)
+    with console:
+        if args.action == "gc":
+            return _collect(store, args, console)
+        return _verify(store, args, console) if args.action == "verify" else _size(store, console)
+
+
+def _size(store: Store, console: Console) -> int:
+    from packager import cache
+
+    found = cache.size(store)
+    rows = [f"{size(count):>10}  {name.replace('_', ' ')}" for name, count in asdict(found).items()]
+    console.result({**asdict(found), "total": found.total}, "\n".join([*rows, f"{size(found.total):>10}  total"]))
+    return 0
+
+
+def _collect(store: Store, args: argparse.Namespace, console: Console) -> int:
+    from packager import cache
+
+    freed = cache.collect(store, steps=args.steps)
+    console.result(asdict(freed), f"freed {size(freed.size)}: {freed.blobs} blobs, {freed.steps} remembered steps")
+    return 0
+
+
+def _verify(store: Store, args: argparse.Namespace, console: Console) -> int:
+    from packager import cache
+    from packager.errors import IntegrityError
+
+    found = cache.check(store, console, remove=args.remove)
+    if found.damaged and not args.remove:
+        raise IntegrityError(f"{len(found.damaged)} of {found.blobs} blobs are damaged, first `{found.damaged[0]}`",
+                             subject=found.damaged[0],
+                             hint="`packager cache verify --remove` deletes them; build or pull again")  # fmt: skip
+    if found.incomplete:
+        raise IntegrityError(f"bundle `{found.incomplete[0]}` lacks blobs", subject=found.incomplete[0],
+                             hint="build, pull or import it again")  # fmt: skip
+    text = f"{found.blobs} blobs, {size(found.size)}: every one is what its name says"
+    if found.damaged:
+        text = f"{found.blobs} blobs, {size(found.size)}: {len(found.damaged)} damaged ones removed"
+    console.result(asdict(found), text)
+    return 0

@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Write what somebody who has OLD needs to get NEW: blobs OLD lacks, as patches where those are smaller.
+
+`packager apply` makes NEW from it, byte for byte, with its signatures. A delta is no bundle and is not verified by
+itself: what it makes is.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from packager.cli import options
+from packager.cli.render import Console, size
+
+HELP = "write the difference between two bundles"
+EXAMPLES = """  packager delta digits:1.4.0 digits:1.4.1 -o digits-1.4.1.bundle-delta.tar"""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("old", metavar="OLD", help="the bundle the other side has")
+    parser.add_argument("new", metavar="NEW", help="the bundle it shall get")
+    parser.add_argument("-o", "--output", type=Path, metavar="OUT", required=True, help="the file to write")
+    options.registry(parser)
+
+
+def main(args: argparse.Namespace, console: Console) -> int:
+    from packager import delta
+
+    with console:
+        old, new = (options.open_reference(text, args, console) for text in (args.old, args.new))
+        made = delta.make(old, new, args.output, console)
+    value = {"old": old.digest, "new": new.digest, "size": made.size, "full": made.full, "reused": made.reused,
+             "patched": made.patched, "saved": made.full - made.size, "output": str(args.output)}  # fmt: skip
+    share = 100 * made.size / made.full
+    console.result(value, f"wrote {args.output}: {size(made.size)} instead of {size(made.full)} ({share:.1f} %), "
+                          f"{size(made.full - made.size)} saved")  # fmt: skip
+    return 0

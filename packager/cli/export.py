@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Write a bundle, with its signatures, to a directory (an OCI layout), or to a single file if the name ends in `.tar`.
+
+What is written has the same digest as the bundle wherever it came from, and is complete or absent. Two options write
+another shape, with another digest, for tools that cannot read bundles: --layers tar is for older KitOps, --image-twin
+an ordinary OCI image with the files below /models, for Kubernetes image volumes and KServe modelcars.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from packager.cli import options
+from packager.cli.render import Console, size
+
+if TYPE_CHECKING:
+    from packager.profiles import Profile
+
+HELP = "write a bundle to a file or directory"
+EXAMPLES = """  packager export digits:1.4.0 digits-1.4.0.bundle.tar
+  packager export oci://registry.example.com/models/digits:1.4.0 digits.bundle.tar
+  packager export digits:1.4.0 digits-image.tar --image-twin"""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    options.bundle(parser)
+    parser.add_argument("output", type=Path, metavar="OUT", help="a directory, or a file that ends in .tar")
+    shape = parser.add_mutually_exclusive_group()
+    shape.add_argument("--layers", choices=("raw", "tar"), default="raw", help="one tar per file, for older KitOps")
+    shape.add_argument("--image-twin", action="store_true", help="a plain OCI image with the files below /models")
+
+
+def main(args: argparse.Namespace, console: Console) -> int:
+    from packager import transport
+
+    with console:
+        bundle = options.open_bundle(args, console)
+        profile: Profile | None = "image" if args.image_twin else "tar" if args.layers == "tar" else None
+        if profile:
+            from packager import profiles
+
+            written = profiles.export(bundle, profile, args.output, console)
+        else:
+            transport.save(bundle, args.output, console)
+            written = bundle.digest
+    value = {"name": bundle.name, "version": bundle.version, "digest": bundle.digest, "size": bundle.size,
+             "written": written, "output": str(args.output)}  # fmt: skip
+    console.result(value, f"wrote {bundle.name}:{bundle.version} ({size(bundle.size)}) to {args.output}")
+    return 0

@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Copy a bundle, with its signatures, into the local store, where it is `name:version`.
+
+Every byte is hashed on the way. Whether somebody trusted signed it is the question of `packager verify`.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from packager.cli import options
+from packager.cli.render import Console, size
+
+HELP = "copy a bundle into the local store"
+EXAMPLES = """  packager import digits-1.4.0.bundle.tar
+  packager import /media/usb/digits-layout"""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    options.bundle(parser)
+    parser.set_defaults(jobs=4)
+
+
+def main(args: argparse.Namespace, console: Console) -> int:
+    from packager import destination, transport
+
+    with console:
+        bundle = options.open_bundle(args, console)
+        to = destination.local(options.open_store(args))
+        stored = transport.copy(bundle, to, console, jobs=args.jobs, label="importing")
+    value = {"name": bundle.name, "version": bundle.version, "digest": bundle.digest, "stored": stored,
+             "size": bundle.size}  # fmt: skip
+    console.result(value, f"imported {bundle.name}:{bundle.version} {bundle.digest} ({size(stored)} were new)")
+    return 0

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Copy a bundle, with its signatures, from an OCI registry into the local store.
+
+Blobs the store has are not fetched again, and a download that broke, or was killed, goes on where it was. Every blob
+is hashed before it counts. With -o the bundle is also written to a directory, or a file if the name ends in `.tar`.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from packager.cli import options
+from packager.cli.render import Console, size
+
+HELP = "copy a bundle from a registry into the store"
+EXAMPLES = """  packager pull oci://registry.example.com/models/digits:1.4.0
+  packager pull oci://registry.example.com/models/digits@sha256:… -o digits.bundle.tar"""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", metavar="OCI", help="oci://host[:port]/name:tag or …@sha256:…")
+    parser.add_argument("-o", "--output", type=Path, metavar="OUT", help="also write a directory or a .tar file")
+    options.registry(parser)
+    parser.set_defaults(jobs=4)
+
+
+def main(args: argparse.Namespace, console: Console) -> int:
+    from packager import destination, transport
+    from packager.bundle import open_bundle, read
+
+    with console:
+        bundle = read(options.remote(args.source, args, console))
+        store = options.open_store(args)
+        fetched = transport.copy(bundle, destination.local(store), console, jobs=args.jobs, label="pulling")
+        kept = open_bundle(f"{bundle.name}:{bundle.version}", lambda: store)
+        if args.output:
+            transport.save(kept, args.output, console)
+    value = {"name": bundle.name, "version": bundle.version, "digest": bundle.digest, "fetched": fetched,
+             "size": bundle.size, "output": str(args.output) if args.output else None}  # fmt: skip
+    text = (
+        f"pulled {bundle.name}:{bundle.version} {bundle.digest} ({size(fetched)} of {size(bundle.size)} were missing)"
+    )
+    console.result(value, text + (f"\nwrote {args.output}" if args.output else ""))
+    return 0

@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bundles through a real registry: plain, with a password, with TLS; and what other tools read there."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from packager import canonical, keys, transport
+from packager.formats import modelpack, oci
+from packager.sign import sign
+from packager.store import Store
+from packager.types import Blob
+from tests import bundles, distribution
+from tests.conftest import Run
+from tests.distribution import Registry
+from tests.e2e.conftest import tool
+
+pytestmark = pytest.mark.xdist_group("registry")
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A signed bundle of a few megabytes as a file, and its key."""
+    root = tmp_path_factory.mktemp("bundle")
+    key = keys.generate("p256")
+    keys.save(key, root / "release.pem", root / "release.pub", None)
+    files = {f"model/weights-{n:04}.bin": os.urandom(3 << 20) for n in range(1, 4)}
+    transport.save(sign(bundles.make(Store(root / "store"), files), key), root / "tiny.bundle.tar")
+    return root / "tiny.bundle.tar"
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    with distribution.registry(tool("docker-registry"), tmp_path_factory.mktemp("plain") / "r") as running:
+        yield running
+
+
+def digest_of(packager: Run, reference: object) -> str:
+    return str(json.loads(packager("inspect", reference, "--json").stdout)["digest"])
+
+
+def test_push_pull_verify_inspect_unpack(packager: Run, bundle: Path, plain: Registry, tmp_path: Path) -> None:
+    name = f"oci://{plain.host}/team/tiny"
+    first = json.loads(packager("push", bundle, name, "--json").stdout)
+    assert first["sent"] == first["size"]
+    assert json.loads(packager("push", bundle, name, "--json").stdout)["sent"] == 0
+    for reference in (f"{name}:1.0.0", first["reference"]):
+        assert digest_of(packager, reference) == first["digest"]
+        packager("verify", reference, "--key", bundle.with_name("release.pub"))
+    packager("unpack", f"{name}:1.0.0", tmp_path / "tree", "--key", bundle.with_name("release.pub"))
+    packager("verify", tmp_path / "tree", "--key", bundle.with_name("release.pub"))
+    packager("pull", f"{name}:1.0.0", "-o", tmp_path / "back.bundle.tar")
+    assert (tmp_path / "back.bundle.tar").read_bytes() == bundle.read_bytes()
+    packager("export", f"{name}:1.0.0", tmp_path / "straight.bundle.tar")
+    assert (tmp_path / "straight.bundle.tar").read_bytes() == bundle.read_bytes()
+    packager("import", bundle, "--store", tmp_path / "third")
+    packager("export", "tiny:1.0.0", tmp_path / "third.bundle.tar", "--store", tmp_path / "third")
+    assert (tmp_path / "third.bundle.tar").read_bytes() == bundle.read_bytes()
+
+
+def test_a_bundle_is_signed_where_it_lies(packager: Run, bundle: Path, plain: Registry, tmp_path: Path) -> None:
+    name = f"oci://{plain.host}/team/signed"
+    packager("push", bundle, name)
+    packager("keygen", "second")
+    packager("verify", f"{name}:1.0.0", "--key", "second.pub", code=1)
+    packager("sign", f"{name}:1.0.0", "--key", "second.pem")
+    for key in (tmp_path / "second.pub", bundle.with_name("release.pub")):
+        packager("verify", f"{name}:1.0.0", "--key", key)
+
+
+def test_errors_have_their_exit_code_and_a_hint(packager: Run, bundle: Path, plain: Registry) -> None:
+    name = f"oci://{plain.host}/team/none"
+    assert "has no" in packager("verify", f"{name}:1", "--key", bundle.with_name("release.pub"), code=3).stderr
+    assert "malformed" in packager("inspect", f"oci://{plain.host}/UPPER:1", code=2).stderr
+    packager("push", bundle, f"{name}:1")
+    nowhere = f"oci://127.0.0.1:{distribution.free_port()}/x:1"
+    done = packager("inspect", nowhere, code=3)
+    assert "hint:" in done.stderr
+    assert "Traceback" not in done.stderr
+    refused = packager("inspect", "oci://registry.invalid/x:1", code=3)
+    assert "error:" in refused.stderr
+
+
+def htpasswd(folder: Path) -> str:
+    subprocess.run([tool("htpasswd"), "-Bbc", str(folder / "users"), "ada", "s3cret"], check=True, capture_output=True)
+    return f"auth: {{htpasswd: {{realm: test, path: {folder / 'users'}}}}}\n"
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A certificate authority of our own, and a certificate for 127.0.0.1 from it."""
+    folder, openssl = tmp_path_factory.mktemp("ca"), tool("openssl")
+
+    def run(*arguments: str) -> None:
+        subprocess.run([openssl, *arguments], cwd=folder, check=True, capture_output=True)
+
+    curve = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
+    run("req", "-x509", *curve, "-keyout", "ca.key", "-out", "ca.pem", "-days", "2", "-subj", "/CN=test authority")
+    run("req", *curve, "-keyout", "server.key", "-out", "server.csr", "-subj", "/CN=127.0.0.1")
+    (folder / "names").write_text("subjectAltName=IP:127.0.0.1,DNS:localhost")
+    run("x509", "-req", "-in", "server.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2",
+        "-extfile", "names", "-out", "server.pem")  # fmt: skip
+    return folder
+
+
+def test_tls_with_an_authority_of_ones_own_and_a_password(
+    packager: Run, bundle: Path, authority: Path, tmp_path: Path
+) -> None:
+    more = f"  tls: {{certificate: {authority / 'server.pem'}, key: {authority / 'server.key'}}}\n"
+    with distribution.registry(tool("docker-registry"), tmp_path / "r", more + htpasswd(tmp_path)) as running:
+        name = f"oci://{running.host}/team/tiny"
+        untrusted = packager("push", bundle, name, code=3)
+        assert "--registry-ca" in untrusted.stderr
+        trusted = ("--registry-ca", authority / "ca.pem")
+        anonymous = packager("push", bundle, name, *trusted, code=3)
+        assert "docker login" in anonymous.stderr
+        entry = {"auth": base64.b64encode(b"ada:s3cret").decode()}
+        (tmp_path / ".docker").mkdir()
+        (tmp_path / ".docker" / "config.json").write_text(json.dumps({"auths": {running.host: entry}}))
+        packager("push", bundle, name, *trusted)
+        done = packager("verify", f"{name}:1.0.0", "--key", bundle.with_name("release.pub"), *trusted)
+        packager("pull", f"{name}:1.0.0", *trusted, SSL_CERT_FILE=str(authority / "ca.pem"))
+        assert "s3cret" not in done.stderr + done.stdout
+        wrong = {"auths": {running.host: {"auth": base64.b64encode(b"ada:wr0ng").decode()}}}
+        (tmp_path / "auth.json").write_text(json.dumps(wrong))
+        failed = packager("pull", f"{name}:1.0.0", *trusted, code=3, REGISTRY_AUTH_FILE=str(tmp_path / "auth.json"))
+        assert "wr0ng" not in failed.stderr
+
+
+def test_skopeo_reads_what_we_push_and_we_read_what_it_pushes(
+    packager: Run, bundle: Path, plain: Registry, tmp_path: Path
+) -> None:
+    skopeo = tool("skopeo")
+    packager("push", bundle, f"oci://{plain.host}/team/skopeo")
+    source = f"docker://{plain.host}/team/skopeo:1.0.0"
+    subprocess.run(
+        [skopeo, "copy", "--quiet", "--src-tls-verify=false", source, f"oci:{tmp_path}/lay:1.0.0"], check=True
+    )
+    digest = digest_of(packager, bundle)
+    assert json.loads((tmp_path / "lay" / "index.json").read_bytes())["manifests"][0]["digest"] == digest
+    there = f"docker://{plain.host}/team/by-skopeo:1.0.0"
+    subprocess.run(
+        [skopeo, "copy", "--quiet", "--dest-tls-verify=false", f"oci:{tmp_path}/lay:1.0.0", there], check=True
+    )
+    assert digest_of(packager, f"oci://{plain.host}/team/by-skopeo:1.0.0") == digest
+
+
+def test_oras_reads_what_we_push(packager: Run, bundle: Path, plain: Registry, tmp_path: Path) -> None:
+    """The Python package, in an environment of its own."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "env")], check=True)
+    python = tmp_path / "env" / "bin" / "python"
+    uv = Path(sys.executable).parent / "uv"
+    environment = {**os.environ, "HOME": str(tmp_path)}
+    subprocess.run([uv, "pip", "install", "--quiet", "--python", python, "oras==0.2.43"], check=True, env=environment)
+    packager("push", bundle, f"oci://{plain.host}/team/oras")
+    script = (
+        "import sys, oras.client\n"
+        "client = oras.client.OrasClient(hostname=sys.argv[1], insecure=True)\n"
+        "client.pull(target=f'{sys.argv[1]}/team/oras:1.0.0', outdir=sys.argv[2])"
+    )
+    (tmp_path / "out").mkdir()
+    subprocess.run([python, "-c", script, plain.host, tmp_path / "out"], check=True, env=environment)
+    files = json.loads(packager("inspect", bundle, "--json").stdout)["files"]
+    for path, blob in files.items():
+        assert canonical.sha256((tmp_path / "out" / path).read_bytes()) == blob["digest"]
+
+
+def test_an_artifact_laid_out_by_hand_pulls_and_inspects(
+    packager: Run, bundle: Path, plain: Registry, tmp_path: Path
+) -> None:
+    """Indented JSON, other key order, other annotations on the manifest: what another tool might write by the spec."""
+    packager("unpack", bundle, tmp_path / "tree")
+    files = json.loads(packager("inspect", bundle, "--json").stdout)["files"]
+    root = tmp_path / "lay"
+    (root / "blobs" / "sha256").mkdir(parents=True)
+
+    def blob(data: bytes) -> dict[str, object]:
+        digest = canonical.sha256(data)
+        (root / "blobs" / "sha256" / digest[7:]).write_bytes(data)
+        return {"size": len(data), "digest": digest}
+
+    layers = []
+    for path in sorted(files):
+        data = (tmp_path / "tree" / path).read_bytes()
+        described = modelpack.layer(path, Blob(canonical.sha256(data), len(data)))
+        layers.append({"annotations": dict(described.annotations), **blob(data), "mediaType": described.media_type})
+    config = {"descriptor": {"name": "tiny", "createdAt": "2026-01-01T00:00:00Z", "family": "test"},
+              "modelfs": {"type": "layers", "diffIds": [layer["digest"] for layer in layers]}, "config": {}}  # fmt: skip
+    manifest = {"layers": layers, "config": {"mediaType": modelpack.CONFIG, **blob(json.dumps(config, indent=4).encode())},
+                "artifactType": modelpack.ARTIFACT, "mediaType": oci.MANIFEST, "schemaVersion": 2,
+                "annotations": {"org.example": "another tool"}}  # fmt: skip
+    described = {"mediaType": oci.MANIFEST, **blob(json.dumps(manifest, indent=2).encode())}
+    named = {**described, "annotations": {"org.opencontainers.image.ref.name": "1.0.0"}}
+    (root / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [named]}))
+    (root / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
+    there = f"docker://{plain.host}/team/by-hand:1.0.0"
+    subprocess.run(
+        [tool("skopeo"), "copy", "--quiet", "--dest-tls-verify=false", f"oci:{root}:1.0.0", there], check=True
+    )
+    name = f"oci://{plain.host}/team/by-hand:1.0.0"
+    assert digest_of(packager, name) == described["digest"]
+    packager("pull", name)
+    packager("unpack", "tiny:1.0.0", tmp_path / "again")
+    for path in files:
+        assert (tmp_path / "again" / path).read_bytes() == (tmp_path / "tree" / path).read_bytes()
+
+
+def test_local_verbs_load_no_network_code(bundle: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys; from packager.cli import main; "
+        f"main(['verify', {str(bundle)!r}, '--key', {str(bundle.with_name('release.pub'))!r}]); "
+        f"main(['inspect', {str(bundle)!r}]); "
+        "print([n for n in ('urllib3', 'http.client', 'zstandard', 'packager.registry') if n in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stderr.strip() == "[]"

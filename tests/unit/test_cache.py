@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Housekeeping removes what nothing needs, and never what a living process, a bundle or a remembered step needs."""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from packager import cache, destination, keys, transport
+from packager.errors import IntegrityError
+from packager.run import Runner
+from packager.sandbox import default_limits
+from packager.sign import sign
+from packager.store import Store
+from packager.types import Action, Blob
+from packager.verify import verify
+from tests import bundles
+
+
+def digests(store: Store) -> set[str]:
+    return {f"sha256:{path.name}" for path in (store.root / "blobs" / "sha256").iterdir()}
+
+
+def again(store: Store) -> Store:
+    """The same store, as a process that just started sees it."""
+    store.release()
+    return Store(store.root.parent)
+
+
+def remembered(store: Store, number: int) -> str:
+    def perform(out: Path) -> None:
+        (out / "artefact").write_bytes(b"step %d" % number)
+
+    return Runner(store, default_limits())(Action("export", number), "x", perform=perform).tree
+
+
+def test_only_what_nothing_needs_goes(store: Store) -> None:
+    key = keys.generate("p256")
+    transport.update_referrers(sign(bundles.make(store), key))
+    tree = remembered(store, 1)
+    needed = cache.bundle_digests(store) | cache.step_digests(store)
+    orphan = store.put(b"nobody needs this").digest
+    store = again(store)
+    assert cache.size(store).unneeded >= 17
+    freed = cache.collect(store)
+    assert orphan not in digests(store)
+    assert freed.size >= 17
+    assert needed <= digests(store)
+    assert store.has_tree(tree)
+    bundle = bundles.read(bundles.StoredBundle(store, store.entry("tiny", "1.0.0"), "tiny"))
+    assert verify(bundle, [key.public]).ok
+    assert cache.collect(again(store)) == cache.Freed(0, 0, 0)
+
+
+def test_steps_are_forgotten_on_request_only(store: Store) -> None:
+    tree = remembered(store, 1)
+    assert cache.collect(again(store)).steps == 0
+    assert cache.collect(again(store), steps=True).steps == 1
+    assert tree not in digests(store)
+    assert remembered(again(store), 1) == tree
+
+
+def test_what_this_process_uses_stays(store: Store) -> None:
+    orphan = store.put(b"used").digest
+    other = Store(store.root.parent)
+    assert cache.size(other).in_use >= 4
+    cache.collect(other)
+    assert orphan in digests(store)
+    cache.collect(again(store))
+    assert orphan not in digests(store)
+
+
+def test_a_blob_that_was_merely_seen_stays(store: Store) -> None:
+    """A build that finds its input in the store does not write it again: seeing must be enough."""
+    orphan = store.put(b"from an earlier process").digest
+    seeing = again(store)
+    assert seeing.has(orphan)
+    cache.collect(Store(store.root.parent))
+    assert seeing.get(orphan)
+
+
+BUILD = """
+import sys, os, time; from pathlib import Path
+from packager.store import Store, Entry; from packager.types import Tree
+from packager.formats import modelpack
+from packager import canonical
+sys.path.insert(0, sys.argv[2])
+from tests import bundles
+store, seed = Store(Path(sys.argv[1])), int(sys.argv[3])
+import random; chance = random.Random(seed)
+for number in range(25):
+    files = {f"model/weights-{n:04}.bin": b"%d" % chance.randrange(6) * 2000 for n in range(1, 6)}
+    bundle = bundles.make(store, files, name=f"b{seed % 2}", version=f"1.0.{number % 3}")
+    time.sleep(chance.uniform(0, 0.01))
+    for path, blob in bundle.tree: assert store.path(blob.digest).is_file(), (number, path)
+    bundle.read("bundle.json"); assert all(len(bundle.read(path)) == blob.size for path, blob in bundle.tree)
+"""
+
+
+def test_collecting_during_builds_breaks_none(tmp_path: Path) -> None:
+    """Builds share contents and overwrite each other's names while a collector runs all the time."""
+    seed = int(os.environ.get("FAULT_SEED", "20261121"))
+    print(f"FAULT_SEED={seed}")
+    root = Path(__file__).resolve().parents[2]
+    store = Store(tmp_path / "store")
+    command = [sys.executable, "-c", BUILD, str(tmp_path / "store"), str(root)]
+    builds = [subprocess.Popen([*command, str(seed + n)], stderr=subprocess.PIPE, text=True) for n in range(3)]
+    rounds = 0
+    while any(build.poll() is None for build in builds):
+        cache.collect(store, steps=True)
+        rounds += 1
+    for build in builds:
+        assert build.stderr
+        assert build.wait() == 0, build.stderr.read()
+        build.stderr.close()
+    assert rounds > 3
+    cache.collect(store)
+    condition = cache.check(store)
+    assert not condition.damaged
+    assert not condition.incomplete
+    assert not list((store.root / "leases").iterdir())
+
+
+def test_a_killed_process_holds_nothing(tmp_path: Path) -> None:
+    code = ("import sys, os, signal; from pathlib import Path; from packager.store import Store\n"
+            "Store(Path(sys.argv[1])).put(b'orphan'); os.kill(os.getpid(), signal.SIGKILL)")  # fmt: skip
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "s")], check=False)
+    store = Store(tmp_path / "s")
+    assert len(digests(store)) == 1
+    cache.collect(store)
+    assert not digests(store)
+
+
+def test_partial_blobs_go_unless_somebody_receives_them(store: Store) -> None:
+    (store.root / "partial" / ("a" * 64)).write_bytes(b"half")
+    cache.collect(store)
+    assert not list((store.root / "partial").iterdir())
+    with (store.root / "partial" / ("b" * 64)).open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        cache.collect(Store(store.root.parent))
+        assert list((store.root / "partial").iterdir())
+
+
+@pytest.mark.parametrize("remove", [False, True])
+def test_verifying_finds_every_damaged_blob(store: Store, tmp_path: Path, remove: bool) -> None:
+    bundle = bundles.make(store)
+    chance = random.Random(1)
+    victim = chance.choice([blob for _, blob in bundle.tree])
+    path = store.path(victim.digest)
+    path.chmod(0o644)
+    path.write_bytes(b"damaged")
+    found = cache.check(store, remove=remove)
+    assert found.damaged == (victim.digest,)
+    assert found.incomplete == (("tiny:1.0.0",) if remove else ())
+    if remove:
+        again_made = bundles.make(store)
+        assert again_made.digest == bundle.digest
+        assert not cache.check(store).damaged
+
+
+def test_a_wrong_stream_leaves_nothing(store: Store) -> None:
+    with pytest.raises(IntegrityError):
+        store.receive(Blob("sha256:" + "0" * 64, 3), lambda: io.BytesIO(b"abc"))
+    assert not digests(store)
+    assert not list((store.root / "partial").iterdir())
+    bundle = bundles.make(store)
+    other = Store(store.root.parent.parent / "other")
+    assert transport.copy(bundle, destination.local(other)) == bundle.size
+    assert transport.copy(bundle, destination.local(other)) == 0
