@@ -114,7 +114,8 @@ def check_pickle(recipe: Recipe, exporter: str, payload: str) -> None:
     if plugins.load("exporters", exporter).EXECUTES and not recipe.allow_pickle:
         raise StepError(
             f"`{payload}` is a pickle: opening it runs the code inside",
-            hint="log the model as pt2 or ONNX; or, if you trust its author, write `allow-pickle: true` in the recipe",
+            hint="log the model in a form that is data (pt2, ONNX, skops); or, if you trust its author, "
+            "write `allow-pickle: true` in the recipe",
         )
 
 

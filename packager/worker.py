@@ -7,6 +7,7 @@ an error with a hint. Everything else the step prints ends up in the log, which 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import importlib
 import importlib.metadata
@@ -80,10 +81,15 @@ def host_version(name: str) -> str:
         import platform
 
         return f"{platform.system()}-{platform.machine()}".lower()
-    try:
-        return importlib.metadata.version(name).partition("+")[0]  # `+cpu` says how it was built, not what it is
-    except importlib.metadata.PackageNotFoundError:
-        raise MissingToolError(name, "build") from None
+    for distribution in (name, *_ALSO_CALLED.get(name, ())):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            version = importlib.metadata.version(distribution)
+            return version.partition("+")[0]  # `+cpu` says how it was built, not what it is
+    raise MissingToolError(name, "build")
+
+
+_ALSO_CALLED = {"xgboost": ("xgboost-cpu",)}
+"""The same library in a smaller wheel: one lock serves both."""
 
 
 if __name__ == "__main__":

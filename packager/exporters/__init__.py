@@ -145,6 +145,16 @@ class SourceModel(Protocol):
         """Return what must travel with the graph, by path in the bundle: text and JSON only."""
 
 
+def samples_of(source: SourceModel) -> Feeds:
+    """Return the values that a source wants to be measured on, by input; empty when its ranges say enough.
+
+    A source offers them as `samples()`: arrays whose first axis lists rows (an input without its batch axis), all of
+    which it computes without an error. They follow from the source and the seed alone.
+    """
+    offered = getattr(source, "samples", None)
+    return cast("Feeds", offered()) if offered else {}
+
+
 class Exporter(Protocol):
     """What a file in this folder provides."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
@@ -36,6 +37,13 @@ def _parse(data: bytes) -> dict[str, JSON]:
     return value
 
 
+def trusted_types(source: Path, name: str) -> list[str]:
+    """Return the types that a flavor's table records as trusted; the author of the model wrote that list."""
+    table = flavor(name, {MLMODEL} if (source / MLMODEL).is_file() else (), lambda path: (source / path).read_bytes())
+    recorded = (table or {}).get("skops_trusted_types")
+    return [str(item) for item in recorded] if isinstance(recorded, list) else []
+
+
 def signature(source: Path) -> tuple[list[Port], list[str]]:
     """Return the ports and the output names of the tensor signature beside the payload; empty lists when there is none.
 
@@ -50,13 +58,37 @@ def signature(source: Path) -> tuple[list[Port], list[str]]:
     return inputs, [str(entry.get("name") or "") for entry in _tensors(stated.get("outputs"))]
 
 
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of a data-frame signature; `dtype` is MLflow's name of it, such as `double`. Unnamed is ""."""
+
+    name: str
+    dtype: str
+
+
+def columns(source: Path) -> list[Column]:
+    """Return the columns of the data-frame signature beside the payload; empty for tensors and where there is none."""
+    path = source / MLMODEL
+    stated = _parse(path.read_bytes()).get("signature") if path.is_file() else None
+    listed = _entries(stated.get("inputs")) if isinstance(stated, dict) else []
+    return [Column(str(entry.get("name") or ""), str(entry.get("type"))) for entry in listed if not _is_tensor(entry)]
+
+
 def _tensors(text: object) -> list[dict[str, JSON]]:
     """Return the tensor entries of one side; column-based signatures describe data frames and say nothing here."""
+    return [entry for entry in _entries(text) if _is_tensor(entry)]
+
+
+def _entries(text: object) -> list[dict[str, JSON]]:
     try:
         entries = json.loads(text) if isinstance(text, str) else []
     except ValueError:
         raise SourceError(f"the signature in `{MLMODEL}` is not JSON") from None
-    return [entry for entry in entries if isinstance(entry, dict) and entry.get("type") == "tensor"]
+    return [entry for entry in entries if isinstance(entry, dict)]
+
+
+def _is_tensor(entry: dict[str, JSON]) -> bool:
+    return entry.get("type") == "tensor"
 
 
 def _port(entry: dict[str, JSON]) -> Port:

@@ -99,6 +99,10 @@ class SourceModule(Protocol):
         """Write the pinned files below `out`, an empty directory. Raises SourceError, IntegrityError."""
 
 
+SINGLE_FILES = (".onnx", ".pt2", ".skops", ".ubj", ".json", ".lgb", ".txt", ".pkl", ".joblib")
+"""Endings of the files that are a whole source; any other path is a directory."""
+
+
 def load(kind: str) -> SourceModule:
     """Return the source of that name, for a pin that is already there."""
     return cast(SourceModule, plugins.load("sources", kind))
@@ -113,7 +117,7 @@ def load_for(ref: str) -> SourceModule:
         raise UsageError(f"source `{shown(ref)}` is claimed by {' and '.join(found)}", hint="uninstall one of them")
     raise UsageError(
         f"source `{shown(ref)}` has an unknown form",
-        hint="write `models:/name@alias`, `models:/name/3`, `runs:/id/path`, a directory, or a `.onnx` or `.pt2` file",
+        hint="write `models:/name@alias`, `models:/name/3`, `runs:/id/path`, a directory, or one file of a model",
     )
 
 

@@ -11,14 +11,14 @@ from pathlib import Path
 
 from packager.errors import SourceError, UsageError
 from packager.events import OnEvent
-from packager.sources import Pin, Settings, copy_pinned, local_path, pin_files, regular_files, shown
+from packager.sources import SINGLE_FILES, Pin, Settings, copy_pinned, local_path, pin_files, regular_files, shown
 
 EXTRA: str | None = None
 
 
 def matches(ref: str) -> bool:
     """True for a path or `file:` URL that does not end like one of the files of the source `file`."""
-    return bool(ref) and local_path(ref, Path()) is not None and not ref.lower().endswith((".onnx", ".pt2"))
+    return bool(ref) and local_path(ref, Path()) is not None and not ref.lower().endswith(SINGLE_FILES)
 
 
 def resolve(ref: str, settings: Settings) -> Pin:
@@ -38,7 +38,10 @@ def _root(ref: str, settings: Settings) -> Path:
             f"directory `{shown(ref)}` does not exist", hint="a registered model is written `models:/name@alias`"
         )
     if not path.is_dir():
-        raise SourceError(f"expected a directory, got the file `{shown(ref)}`", hint="name an `.onnx` or `.pt2` file")
+        raise SourceError(
+            f"expected a directory, got the file `{shown(ref)}`",
+            hint=f"a file must end in one of {', '.join(SINGLE_FILES)}",
+        )
     # Else the lock would be part of what it locks.
     if settings.base.resolve().is_relative_to(path.resolve()):
         raise UsageError(

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One `.onnx` or `.pt2` file. An ONNX graph brings its external data files, which must lie beside or below it.
+"""One file that is a whole model, such as `.onnx`, `.pt2` or `.skops`.
+
+An ONNX graph brings its external data files, which must lie beside or below it.
 
 Nothing is loaded and no `onnx` is needed: the names of external data are read from the protobuf wire format, along
 the few fields of onnx.proto3 that lead to a tensor; weights inside the file are skipped, not read. Pinned by content.
@@ -15,7 +17,7 @@ from pathlib import Path
 from packager.errors import IntegrityError, SourceError
 from packager.events import OnEvent
 from packager.files import open_regular
-from packager.sources import Pin, Settings, copy_pinned, local_path, pin_files, shown
+from packager.sources import SINGLE_FILES, Pin, Settings, copy_pinned, local_path, pin_files, shown
 from packager.types import check_path
 
 EXTRA: str | None = None
@@ -37,8 +39,8 @@ _VARINT, _BYTES, _FIXED = 0, 2, {1: 8, 5: 4}  # wire types; groups (3, 4) are no
 
 
 def matches(ref: str) -> bool:
-    """True for a path or `file:` URL that ends in `.onnx` or `.pt2`."""
-    return local_path(ref, Path()) is not None and ref.lower().endswith((".onnx", ".pt2"))
+    """True for a path or `file:` URL that ends like a model of one file."""
+    return local_path(ref, Path()) is not None and ref.lower().endswith(SINGLE_FILES)
 
 
 def resolve(ref: str, settings: Settings) -> Pin:

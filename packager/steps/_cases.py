@@ -2,7 +2,9 @@
 """The inputs that parity is measured on: seeded, within the promised ranges, and where graphs usually break.
 
 Every named dimension is swept over its low end, the next length, a prime in its middle and its high end while the
-others stay small; then edge values at small lengths. The cases follow from the interface and a seed alone.
+others stay small; then edge values at small lengths. Where the source lists samples (values that its own structure
+makes critical), they are drawn instead, and cases are added until each was used `ROUNDS` times, in other company each
+time. The cases follow from the interface, the samples and a seed alone.
 """
 
 from __future__ import annotations
@@ -15,32 +17,60 @@ from typing import Any, Literal, TypeAlias
 from packager.canonical import JSON
 from packager.errors import PackagerError, StepError
 
-Fill: TypeAlias = Literal["random", "zeros", "low", "high"]
+Fill: TypeAlias = Literal["random", "zeros", "low", "high", "listed"]
+Samples: TypeAlias = Mapping[str, Any]  # for an input: a numpy array whose first axis lists rows to draw from
+
+ROUNDS = 2
 
 _FLOATS = 1 << 20  # elements of one input and case, so that the eager reference takes seconds on one thread
 _UNSTATED = {"uint8": (0, 255), "int8": (-128, 127)}  # bytes are data; wider integers are more often indices: 0 and 1
 _INTEGERS = 1 << 12  # an index costs a whole network per element
+_ROWS = 256  # of one case that goes through samples
+_TEXTS = (
+    "", " ", "a", "Hello, World", "don't", "Straße", "café", "cafe\u0301", "İstanbul", "ΟΔΟΣ", "你好，世界", "😀",
+    "\t\n",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One set of inputs: the length of every dimension, and how values are chosen."""
+    """One set of inputs: the length of every dimension, and how values are chosen.
+
+    A `listed` case takes the samples of every input in a shuffled order of its own, from place `first` on.
+    """
 
     name: str
     lengths: Mapping[str, int]
     fill: Fill = "random"
+    first: int = 0
 
 
-def cases(interface: JSON) -> list[Case]:
+def cases(interface: JSON, samples: Samples | None = None) -> list[Case]:
     """Return the cases of an interface (its JSON form), without duplicates, in a fixed order."""
+    samples = samples or {}
     ranges = {name: (bounds["min"], bounds["max"]) for name, bounds in sorted(interface["dimensions"].items())}
     small = {name: min(high, max(low, 3 + 4 * index)) for index, (name, (low, high)) in enumerate(ranges.items())}
     found = [_case({**small, name: length}) for name, bounds in ranges.items() for length in _sweep(*bounds)]
     found.append(_case({name: low for name, (low, _) in ranges.items()}))
     edges: tuple[Fill, ...] = ("zeros", "low", "high")
-    found += [_case(small, fill) for fill in edges]
+    if any(port["name"] not in samples for port in interface["inputs"]):
+        found += [_case(small, fill) for fill in edges]
     fitted = [_fit(case, interface, ranges) for case in found]
-    return list({case.name: case for case in fitted}.values())
+    return list({case.name: case for case in (*fitted, *_listed(interface, ranges, small, samples))}.values())
+
+
+def _listed(
+    interface: JSON, ranges: Mapping[str, tuple[int, int]], small: Mapping[str, int], samples: Samples
+) -> list[Case]:
+    """Return the cases that go through every sample, in batches as large as the first axis of the inputs may be."""
+    rows = {port["shape"][0] for port in interface["inputs"] if port["name"] in samples}
+    total = ROUNDS * max((len(values) for values in samples.values()), default=0)
+    if not total:
+        return []
+    lengths = {**small, **{axis: min(ranges[axis][1], _ROWS) for axis in rows if axis in ranges}}
+    step = min((lengths.get(axis, axis) for axis in rows), default=1)
+    at = named(lengths)
+    return [Case(f"listed from {first} at {at}", lengths, "listed", first) for first in range(0, total, step)]
 
 
 def _case(lengths: Mapping[str, int], fill: Fill = "random") -> Case:
@@ -99,22 +129,40 @@ def longest(done: list[Case], interface: JSON) -> JSON:
     return {name: length for name, length in reached.items() if length < interface["dimensions"][name]["max"]}
 
 
-def feeds(interface: JSON, ranges: Mapping[str, JSON], case: Case, seed: int) -> dict[str, Any]:
-    """Return the numpy arrays of one case. The same interface, case and seed give the same values.
+def feeds(
+    interface: JSON, ranges: Mapping[str, JSON], case: Case, seed: int, samples: Samples | None = None
+) -> dict[str, Any]:
+    """Return the numpy arrays of one case. The same interface, case, seed and samples give the same values.
 
     Raises StepError for an input that numpy has no numbers for.
     """
     numpy = importlib.import_module("numpy")
     words = [seed, *case.name.encode()]
     generator = numpy.random.Generator(numpy.random.PCG64(words))
-    return {
-        port["name"]: _values(numpy, generator, port, ranges.get(port["name"]), case).astype(port["dtype"])
-        for port in interface["inputs"]
-    }
+    made = {}
+    for port in interface["inputs"]:
+        rows = (samples or {}).get(port["name"])
+        if rows is None:
+            values = _values(numpy, generator, port, ranges.get(port["name"]), case)
+        else:
+            values = _drawn(numpy, generator, port, rows, case, seed)
+        made[port["name"]] = values.astype("object" if port["dtype"] == "string" else port["dtype"])
+    return made
+
+
+def _drawn(numpy: Any, generator: Any, port: JSON, rows: Any, case: Case, seed: int) -> Any:
+    """Return samples of a port: at random, or, in a listed case, its stretch of one shuffled order after the other."""
+    count = shape(port, case.lengths)[0]
+    if case.fill != "listed":
+        return rows[generator.integers(0, len(rows), size=count)]
+    order = numpy.random.Generator(numpy.random.PCG64([seed, *port["name"].encode()]))
+    rounds = -(-(case.first + count) // len(rows))
+    places = numpy.concatenate([order.permutation(len(rows)) for _ in range(rounds)])
+    return rows[places[case.first : case.first + count]]
 
 
 def _check_numeric(port: JSON) -> None:
-    if port["dtype"] in ("string", "bfloat16"):
+    if port["dtype"] == "bfloat16":
         raise StepError(
             f"input `{port['name']}` is {port['dtype']}, for which no test inputs can be made",
             hint="export the model with integer or float32 inputs",
@@ -127,9 +175,11 @@ def _values(numpy: Any, generator: Any, port: JSON, bounds: JSON, case: Case) ->
     role = port["name"].rsplit(".", 1)[-1]
     if role.endswith("attention_mask"):
         return _mask(numpy, generator, size) if case.fill == "random" else numpy.ones(size)
+    if port["dtype"] == "string":
+        return numpy.array(_TEXTS, dtype="object")[generator.integers(0, len(_TEXTS), size=size)]
     whole = not port["dtype"].startswith("float")
     low, high = bounds or _UNSTATED.get(port["dtype"], (0, 1) if whole else (-1, 1))
-    if case.fill != "random":
+    if case.fill in ("zeros", "low", "high"):
         return numpy.full(size, {"zeros": min(max(0, low), high), "low": low, "high": high}[case.fill])
     if whole:
         return generator.integers(int(low), int(high), size=size, endpoint=True)

@@ -32,7 +32,7 @@ _Point: TypeAlias = tuple[float, float, int]  # difference, magnitude, flat inde
 def compare(expected: Any, got: Any) -> JSON:
     """Return what differs between two numpy arrays; the record is JSON without NaN and infinities.
 
-    `expected` and `got` of one element are numbers, or the texts `nan`, `inf`, `-inf`, or digits beyond 2**53.
+    `expected` and `got` of one element are numbers, or the texts `nan`, `inf`, `-inf`, digits beyond 2**53, or a label.
     """
     record: dict[str, JSON] = {"dtype": expected.dtype.name, "shape": list(expected.shape)}
     if expected.shape != got.shape or expected.dtype != got.dtype:
@@ -58,8 +58,8 @@ def _element(expected: Any, got: Any, index: int) -> JSON:
     place = [int(i) for i in numpy.unravel_index(index, expected.shape)]
     return {
         "index": place,
-        "expected": number(expected.reshape(-1)[index].item()),
-        "got": number(got.reshape(-1)[index].item()),
+        "expected": number(expected.reshape(-1)[index : index + 1].tolist()[0]),
+        "got": number(got.reshape(-1)[index : index + 1].tolist()[0]),
     }
 
 

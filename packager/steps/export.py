@@ -65,11 +65,13 @@ class Observation:
 def observe(source: SourceModel, accepted: JSON, seed: int) -> list[Observation]:
     """Run the source at two sets of lengths, all different where the ranges allow it."""
     bounds = [(name, span["min"], span["max"]) for name, span in accepted["dimensions"].items()]
+    samples = exporters.samples_of(source)
     found = []
     for first in (0, 5):
         lengths = {name: min(high, low + first + 2 * index) for index, (name, low, high) in enumerate(bounds)}
         case = _cases.Case(_cases.named(lengths), lengths)
-        results = _cases.attempt("source", case, source.run, _cases.feeds(accepted, accepted["ranges"], case, seed))
+        feeds = _cases.feeds(accepted, accepted["ranges"], case, seed, samples)
+        results = _cases.attempt("source", case, source.run, feeds)
         found.append(Observation(lengths, [array.shape for array in results]))
     return found
 

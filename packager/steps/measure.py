@@ -31,10 +31,12 @@ def run(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JSON]) -> JS
     interface, ranges, seed = params["interface"], params.get("ranges") or {}, params.get("seed", 0)
     source = exporters.exporter(params["kind"]).load(inputs["source"], params["payload"], Wishes.from_params(params))
     session = open_session(params["runtime"], inputs["artefact"] / params["path"])
-    done = _cases.cases(interface)
+    samples = exporters.samples_of(source)
+    done = _cases.cases(interface, samples)
+    given = (_cases.feeds(interface, ranges, case, seed, samples) for case in done)
     return {
         "runtime": params["runtime"],
-        "cases": [_measure(case, interface, ranges, seed, source, session) for case in done],
+        "cases": [_measure(case, interface, feeds, source, session) for case, feeds in zip(done, given, strict=True)],
         "shortened": _cases.longest(done, interface),
     }
 
@@ -50,10 +52,7 @@ def open_session(runtime: str, path: Path) -> Session:
         raise StepError(f"`{path.name}` does not load in {runtime}: {_cases.first_line(error)}") from error
 
 
-def _measure(
-    case: _cases.Case, interface: JSON, ranges: JSON, seed: int, source: exporters.SourceModel, session: Session
-) -> JSON:
-    feeds = _cases.feeds(interface, ranges, case, seed)
+def _measure(case: _cases.Case, interface: JSON, feeds: Feeds, source: exporters.SourceModel, session: Session) -> JSON:
     expected = _cases.attempt("source", case, source.run, feeds)
     got = _cases.attempt("artefact", case, session.run, feeds)
     names = [port["name"] for port in interface["outputs"]]

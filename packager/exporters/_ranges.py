@@ -1,0 +1,269 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The values on which a model for tables is measured: those that its own structure makes critical.
+
+Interesting values are pushed backwards through the model, from what a step looks at to what its inputs must be for
+that: thresholds of trees, and both float32 neighbours of each; centres and spreads of scalers; known categories and
+an unseen one; words of vocabularies in every case, with accents, emoji and empty texts around them. NaN, infinities
+and unseen categories are offered where the source computes something for them; what it refuses is no promise.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+from packager.exporters import Arrays, Feeds, Port
+from packager.exporters._table import Table
+
+Values: TypeAlias = list[Any]  # of one column
+
+_MOST = 192  # values of one column; more thresholds than that are thinned evenly
+_PLAIN: Values = [0.0, 1.0, -1.0, 0.5, 2.0, 10.0, -3.25, 1e-3, 100.0, 12345.678]
+_WHOLE: Values = [0, 1, 2, 3, 5, 10, 18, 42, 100, -1]
+_RISKY = {"float": (math.nan, math.inf, -math.inf), "string": ("unseen \u00e9\u4f60\U0001f600", ""), "int": (1 << 40,)}
+_AROUND = (
+    "", " ", "a", "!?", "caf\u00e9 cafe\u0301", "\u4f60\u597d\uff0c\u4e16\u754c", "\U0001f600 ok",
+    "\u0130stanbul KAD\u0130R", "\u039f\u0394\u039f\u03a3", "STRASSE Stra\u00dfe", "don't stop", "x_1 y-2 3.14",
+    "a\tb\n\nc", "\u212aelvin",
+)  # fmt: skip
+
+
+def samples(model: Any, table: Table, run: Callable[[Feeds], Arrays], seed: int) -> Mapping[str, Any]:
+    """Return for every input the rows to draw from, as `SourceModel.samples` promises."""
+    width = sum(int(port.shape[1]) for port in table.ports)
+    names = [port.name for port in table.ports] if table.layout == "frame" else []
+    return drawn(interesting(model, width, names), table, run, seed)
+
+
+def drawn(wanted: Sequence[Values], table: Table, run: Callable[[Feeds], Arrays], seed: int) -> Mapping[str, Any]:
+    """Return rows in which the wanted values of every column occur, beside ordinary ones and what breaks graphs."""
+    numpy = importlib.import_module("numpy")
+    columns = [_column(port, wanted[index]) for index, port in _places(table.ports)]
+    columns = _accepted(numpy, table.ports, columns, run)
+    generator = numpy.random.Generator(numpy.random.PCG64(seed))
+    found, start = {}, 0
+    for port in table.ports:
+        own = columns[start : start + int(port.shape[1])]
+        found[port.name] = _rows(numpy, generator, port, own)
+        start += len(own)
+    return found
+
+
+def _places(ports: Sequence[Port]) -> list[tuple[int, Port]]:
+    """Return the port of every column, in order."""
+    return list(enumerate(port for port in ports for _ in range(int(port.shape[1]))))
+
+
+def _rows(numpy: Any, generator: Any, port: Port, columns: Sequence[Values]) -> Any:
+    """Return an array of rows in which every value of every column occurs, each column in an order of its own."""
+    count = max(map(len, columns))
+    dtype = "object" if port.dtype == "string" else port.dtype
+    rows = numpy.empty((count, len(columns)), dtype=dtype)
+    for index, values in enumerate(columns):
+        column = numpy.array(values, dtype=dtype)
+        rows[:, index] = numpy.resize(column[generator.permutation(len(column))], count)
+    return rows
+
+
+# -- values of one column
+
+
+def _column(port: Port, wanted: Values) -> Values:
+    """Return the values for a column of a port's type, within its range: critical ones and ordinary ones."""
+    if port.dtype == "string":
+        return list(dict.fromkeys([*(str(value) for value in wanted), *(() if wanted else _AROUND)]))
+    if port.dtype == "bool":
+        return [False, True]
+    numbers = [float(value) for value in wanted if isinstance(value, int | float)]
+    if port.dtype.startswith("int"):
+        near = [int(step(value)) for value in numbers if math.isfinite(value) for step in (math.floor, math.ceil)]
+        return _within(port, [*_thin(sorted(set(near))), *_WHOLE])
+    near = [beside for value in numbers for beside in _beside(value, port.dtype)]
+    return _within(port, [*_thin(sorted(set(near))), *_PLAIN])
+
+
+def _beside(value: float, dtype: str) -> Values:
+    """Return a value as the port holds it, and its neighbours."""
+    numpy = importlib.import_module("numpy")
+    with numpy.errstate(over="ignore"):
+        here = numpy.asarray(value, dtype=dtype)
+    if not numpy.isfinite(here):
+        return []
+    infinity = numpy.asarray(math.inf, dtype=dtype)
+    return [float(numpy.nextafter(here, -infinity)), float(here), float(numpy.nextafter(here, infinity))]
+
+
+def _thin(values: Values) -> Values:
+    """Keep at most `_MOST` of the sorted values, in neighbouring threes."""
+    if len(values) <= _MOST:
+        return values
+    groups = [values[start : start + 3] for start in range(0, len(values), 3)]
+    step = len(groups) / (_MOST // 3)
+    return [value for index in range(_MOST // 3) for value in groups[int(index * step)]]
+
+
+def _within(port: Port, values: Values) -> Values:
+    low, high = port.range or (-math.inf, math.inf)
+    kept = [value for value in dict.fromkeys(values) if low <= value <= high]
+    return kept or [low]
+
+
+def _accepted(numpy: Any, ports: Sequence[Port], columns: list[Values], run: Callable[[Feeds], Arrays]) -> list[Values]:
+    """Add to every column the risky values that the source computes something for, one column at a time.
+
+    Texts that it refuses are dropped (a category that was not there when the model was fitted).
+    """
+    first = [values[0] for values in columns]
+    done = []
+    for index, port in _places(ports):
+        text = port.dtype == "string"
+        kind = "string" if text else port.dtype.rstrip("0123456789")
+        risky = [] if port.range else [value for value in _RISKY.get(kind, ()) if value not in columns[index]]
+        probes = [*columns[index], *risky] if text else risky
+
+        def rows(values: Values, index: int = index) -> list[Values]:
+            return [[*first[:index], value, *first[index + 1 :]] for value in values]
+
+        works = probes if _runs(numpy, ports, rows(probes), run) else [
+            value for value in probes if _runs(numpy, ports, rows([value]), run)
+        ]  # fmt: skip
+        done.append((works or columns[index]) if text else [*columns[index], *works])
+    return done
+
+
+def _runs(numpy: Any, ports: Sequence[Port], rows: Sequence[Values], run: Callable[[Feeds], Arrays]) -> bool:
+    feeds, start = {}, 0
+    for port in ports:
+        end = start + int(port.shape[1])
+        cells = [row[start:end] for row in rows]
+        feeds[port.name] = numpy.array(cells, dtype="object" if port.dtype == "string" else port.dtype)
+        start = end
+    try:
+        run(feeds)
+    except Exception:  # an estimator refuses a value with whatever class it likes, and refusing is the answer here
+        return False
+    return True
+
+
+# -- backwards through a model
+
+
+def interesting(model: Any, width: int, names: Sequence[str] = ()) -> list[Values]:
+    """Return for each of `width` input columns the values that matter to a fitted model."""
+    return _back(model, width, names, None)
+
+
+def _back(step: Any, width: int, names: Sequence[str], wanted: list[Values] | None) -> list[Values]:
+    """Return what the input columns of a step should be; `wanted` is the same for its outputs, if anyone asked."""
+    if hasattr(step, "steps"):
+        return _pipeline([part for _, part in step.steps], width, names, wanted)
+    if hasattr(step, "transformers_"):
+        return _columns(step, width, names, wanted)
+    if hasattr(step, "vocabulary_"):
+        return [_texts(step)]
+    if hasattr(step, "categories_"):
+        return [_categories(known) for known in step.categories_]
+    if hasattr(step, "inverse_transform") and wanted is not None and len(wanted) == width:
+        return _inverted(step, wanted)
+    if hasattr(step, "statistics_") and wanted is not None and len(wanted) >= width:
+        known = [[*own, value] for own, value in zip(wanted, step.statistics_.tolist(), strict=False)]
+        return known if len(known) == width else _nothing(width)
+    return _thresholds(step, width)
+
+
+def _nothing(width: int) -> list[Values]:
+    return [[] for _ in range(width)]
+
+
+def _pipeline(steps: Sequence[Any], width: int, names: Sequence[str], wanted: list[Values] | None) -> list[Values]:
+    steps = [step for step in steps if step not in (None, "passthrough")]
+    if not steps:
+        return wanted if wanted is not None and len(wanted) == width else _nothing(width)
+    widths = [width, *(getattr(step, "n_features_in_", 0) for step in steps[1:])]
+    for step, own in reversed(list(zip(steps, widths, strict=True))):
+        wanted = _back(step, own, names if step is steps[0] else (), wanted)
+    return wanted or _nothing(width)
+
+
+def _columns(step: Any, width: int, names: Sequence[str], wanted: list[Values] | None) -> list[Values]:
+    """Split the outputs of a column transformer among its parts, and put together what they want."""
+    found = _nothing(width)
+    fitted = [str(name) for name in getattr(step, "feature_names_in_", names)]
+    for name, part, chosen in step.transformers_:
+        places = _chosen(chosen, fitted, width)
+        outputs = step.output_indices_.get(name, slice(0, 0))
+        own = wanted[outputs] if wanted is not None else None
+        if part == "drop":
+            continue
+        values = (own or _nothing(len(places))) if part == "passthrough" else _back(part, len(places), (), own)
+        for place, value in zip(places, values, strict=False):
+            target = list(names).index(fitted[place]) if names and fitted else place
+            found[target] = [*found[target], *value]
+    return found
+
+
+def _chosen(chosen: Any, fitted: Sequence[str], width: int) -> list[int]:
+    """Return the positions of the columns that a part of a column transformer takes."""
+    if isinstance(chosen, str | int):
+        chosen = [chosen]
+    if isinstance(chosen, slice):
+        return list(range(width))[chosen]
+    listed = list(chosen)
+    if listed and all(isinstance(item, bool) or type(item).__name__ == "bool" for item in listed):
+        return [place for place, taken in enumerate(listed) if taken]
+    return [fitted.index(item) if isinstance(item, str) else int(item) for item in listed]
+
+
+def _inverted(step: Any, wanted: list[Values]) -> list[Values]:
+    """Return what a scaler turns into the wanted values, and into a few standard ones."""
+    numpy = importlib.import_module("numpy")
+    lists = [[*(value for value in own if math.isfinite(value)), 0.0, 1.0, -1.0, 3.0] for own in map(_numbers, wanted)]
+    rows = numpy.zeros((max(map(len, lists)), len(lists)))
+    for index, own in enumerate(lists):
+        rows[: len(own), index] = own
+    try:
+        back = numpy.asarray(step.inverse_transform(rows), dtype="float64")
+    except (ValueError, TypeError, AttributeError):
+        return _nothing(len(wanted))
+    return [back[: len(own), index].tolist() for index, own in enumerate(lists)] if back.shape == rows.shape else lists
+
+
+def _numbers(values: Iterable[Any]) -> list[float]:
+    return [float(value) for value in values if isinstance(value, int | float)]
+
+
+def _categories(known: Any) -> Values:
+    return [item for item in known.tolist() if item is not None]
+
+
+def _texts(step: Any) -> Values:
+    """Return texts made of a vocabulary: its words alone, in capitals and titles, and side by side with others."""
+    words = sorted(step.vocabulary_, key=lambda word: int(step.vocabulary_[word]))
+    chosen = [words[index * len(words) // min(len(words), 48)] for index in range(min(len(words), 48))]
+    single = [form for word in chosen for form in (word, word.upper(), word.title())]
+    joined = [f"{a}, {around} {b.upper()}." for a, b, around in zip(chosen, chosen[1:], _AROUND * 4, strict=False)]
+    pairs = [" ".join(chosen[start : start + 5]) for start in range(0, len(chosen), 3)]
+    return list(dict.fromkeys([*_AROUND, *single, *joined, *pairs]))
+
+
+def _thresholds(step: Any, width: int) -> list[Values]:
+    """Return the thresholds of every tree inside an estimator, by column."""
+    found = _nothing(width)
+    for trees in (step, *_members(step)):
+        tree = getattr(trees, "tree_", None)
+        if tree is not None:
+            for column, threshold in zip(tree.feature.tolist(), tree.threshold.tolist(), strict=True):
+                if 0 <= column < width:
+                    found[column].append(threshold)
+    for predictor in (p for stage in getattr(step, "_predictors", ()) for p in stage):
+        inner = predictor.nodes[~predictor.nodes["is_leaf"].astype(bool)]
+        for column, threshold in zip(inner["feature_idx"].tolist(), inner["num_threshold"].tolist(), strict=True):
+            found[column].append(threshold)
+    return [sorted(set(values)) for values in found]
+
+
+def _members(step: Any) -> list[Any]:
+    members = getattr(step, "estimators_", ())
+    return list(getattr(members, "ravel", lambda: members)())

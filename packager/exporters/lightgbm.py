@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""LightGBM models: boosters in LightGBM's text form (MLflow's `model.lgb`, bare `.txt` and `.lgb`), and skops archives
+of its scikit-learn interface, which MLflow writes by default.
+
+Both are data. Before the conversion the booster is rewritten to mean the same for float32 inputs: thresholds are
+rounded down to float32 (`x <= t` is `x <= floor32(t)` for every float32 `x`; onnxmltools rounds to the nearest, which
+sends values at a threshold the other way), and a NaN that LightGBM reads as zero goes where zero goes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+from packager.exporters import Wishes, _lightgbm, _mlflow, _skops
+
+TOOLCHAIN: tuple[str, ...] = (*_lightgbm.TOOLCHAIN, "skops")
+EXTRA = _lightgbm.EXTRA
+EXECUTES = False
+LOOKS_FOR = "`model.lgb` or `model.skops` of MLflow's lightgbm, or one `.lgb` or `.txt` file of LightGBM's"
+
+
+def detect(paths: Collection[str], read: Callable[[str], bytes]) -> str | None:
+    """Return the file: what MLflow names, else the only `.lgb` or LightGBM `.txt` at the root."""
+    if _mlflow.MLMODEL in paths:
+        table = _mlflow.flavor("lightgbm", paths, read) or {}
+        stated = str(table.get("data", ""))
+        return stated if stated in paths and not stated.endswith(".pkl") else None
+    found = [path for path in paths if path.endswith((".lgb", ".txt")) and "/" not in path]
+    return found[0] if len(found) == 1 and read(found[0])[:64].startswith(b"tree\n") else None
+
+
+def load(source: Path, payload: str, wishes: Wishes) -> _lightgbm.Boosted:
+    """Open the file. Raises StepError for what LightGBM cannot read, and for boosters that ONNX cannot hold."""
+    path = source / payload
+    if payload.endswith(".skops"):
+        model = _skops.load(path, (*_mlflow.trusted_types(source, "lightgbm"),))
+    else:
+        model = _lightgbm.read(path)
+    return _lightgbm.open_booster(source, model, wishes)

@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""scikit-learn estimators in skops archives: what MLflow writes by default since 3.10, and bare `.skops` files.
+
+An archive is data: it names classes of installed libraries and says how to fill them. Opening it imports those
+libraries and runs no code of its author, as long as no type from elsewhere is trusted; so none is, whatever the
+source records as trusted. A model that needs such a type must be pickled, and the recipe must allow that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+from packager.exporters import Wishes, _estimator, _mlflow, _skops
+
+TOOLCHAIN: tuple[str, ...] = (*_estimator.TOOLCHAIN, "skops")
+EXTRA = "sklearn"
+EXECUTES = False
+LOOKS_FOR = "`model.skops` of MLflow's sklearn, or one `.skops` file"
+
+
+def detect(paths: Collection[str], read: Callable[[str], bytes]) -> str | None:
+    """Return the archive: what MLflow names, else the only `.skops` at the root of what no other flavor claims."""
+    if _mlflow.MLMODEL in paths:
+        table = _mlflow.flavor("sklearn", paths, read) or {}
+        stated = str(table.get("pickled_model", ""))
+        return stated if stated.endswith(".skops") and stated in paths else None
+    found = [path for path in paths if path.endswith(".skops") and "/" not in path]
+    return found[0] if len(found) == 1 else None
+
+
+def load(source: Path, payload: str, wishes: Wishes) -> _estimator.Estimator:
+    """Open the archive. Raises StepError when it needs foreign types, or holds no fitted estimator."""
+    _estimator.library()
+    model = _skops.load(source / payload, _mlflow.trusted_types(source, "sklearn"))
+    return _estimator.open_estimator(source, model, wishes)

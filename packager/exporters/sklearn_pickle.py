@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pickled models for tables, scikit-learn's and LightGBM's (`model.pkl`).
+
+Opening one runs whatever its author put in, so a recipe must allow it.
+Code that the pickle needs is looked for in the source's `code` directory, where MLflow puts `code_paths`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+from packager.exporters import SourceModel, Wishes, _estimator, _lightgbm, _mlflow, _pickled
+
+TOOLCHAIN: tuple[str, ...] = (*_estimator.TOOLCHAIN, "cloudpickle", "joblib")
+EXTRA = "sklearn"
+EXECUTES = True
+LOOKS_FOR = "`model.pkl` of MLflow's sklearn or lightgbm, or one `.pkl` or `.joblib` file"
+
+
+def detect(paths: Collection[str], read: Callable[[str], bytes]) -> str | None:
+    """Return the pickle: what MLflow names, else the only `.pkl` or `.joblib` at the root."""
+    if _mlflow.MLMODEL in paths:
+        table = _mlflow.flavor("sklearn", paths, read) or _mlflow.flavor("lightgbm", paths, read) or {}
+        stated = str(table.get("pickled_model") or table.get("data") or "")
+        return stated if stated.endswith(".pkl") and stated in paths else None
+    found = [path for path in paths if path.endswith((".pkl", ".joblib")) and "/" not in path]
+    return found[0] if len(found) == 1 else None
+
+
+def load(source: Path, payload: str, wishes: Wishes) -> SourceModel:
+    """Open the pickle. Raises StepError when it needs missing code, or holds no fitted model."""
+    _estimator.library()
+    model = _pickled.load(source, payload)
+    if type(model).__module__.partition(".")[0] == "lightgbm":
+        return _lightgbm.open_booster(source, model, wishes)
+    return _estimator.open_estimator(source, model, wishes)
