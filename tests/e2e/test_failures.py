@@ -255,6 +255,7 @@ def test_ctrl_c_during_a_step_leaves_nothing(project: Callable[..., Project], cn
     process = subprocess.Popen(
         [sys.executable, "-m", "packager", "build", "--locked"], cwd=made.folder, env=environment,
         stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # shells let background jobs ignore Ctrl-C
     )  # fmt: skip
     assert process.stderr
     while not process.stderr.readline().startswith(step):
