@@ -65,8 +65,8 @@ class Condition:
 
 def size(store: Store) -> Size:
     """Measure the store. Nothing is read but records."""
-    sizes = {f"sha256:{path.name}": path.stat().st_size for path in _blobs(store)}
     with store.collecting():
+        sizes = {f"sha256:{path.name}": path.stat().st_size for path in _blobs(store)}
         leased = store.living_leases()
     of_bundles = bundle_digests(store)
     of_steps = step_digests(store) - of_bundles
@@ -105,8 +105,9 @@ def collect(store: Store, *, steps: bool = False) -> Freed:
 
 def check(store: Store, on_event: OnEvent = ignore, *, remove: bool = False) -> Condition:
     """Hash every blob, on all cores. With `remove` damaged ones are deleted, so that they are made or fetched anew."""
-    paths = list(_blobs(store))
-    total, done = sum(path.stat().st_size for path in paths), 0
+    with store.collecting(shared=True):
+        paths = list(_blobs(store))
+        total, done = sum(path.stat().st_size for path in paths), 0
 
     def moved(count: int) -> None:
         nonlocal done

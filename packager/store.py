@@ -341,7 +341,7 @@ class Store:
         """Return what living processes rely on, and remove the leases of dead ones; for the collector only."""
         needed: set[str] = set()
         for path in (self.root / "leases").iterdir():
-            with path.open("rb") as file:
+            with contextlib.suppress(FileNotFoundError), path.open("rb") as file:  # its process may end this instant
                 try:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     path.unlink()
