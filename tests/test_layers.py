@@ -20,7 +20,7 @@ LAYERS = (
     },
     {"dependencies", "exporters", "init", "policies", "registry", "runtimes", "server", "signers", "sources", "steps",
      "templates"},
-    {"run", "sandbox", "worker"},
+    {"environments", "run", "sandbox", "worker"},
     {"build", "cache", "delta", "install", "policy", "profiles", "resolve", "sign", "transport", "verify"},
     {"cli", "__main__"},
 )  # fmt: skip
