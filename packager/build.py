@@ -91,7 +91,13 @@ def _artefact(recipe: Recipe, lock: Lock, runner: Runner, source: str, graph: Re
     runtime = plugins.load("runtimes", target.runtime)
     tree, place = runner.store.tree(graph.tree), GRAPH
     if not runtime.is_graph(target.device, target.precision):
-        params = {**target.to_json(), "path": GRAPH, "opset": lock.level.opset, "ir": lock.level.ir}
+        params = {
+            **target.to_json(),
+            "runtime": _engine(target),
+            "path": GRAPH,
+            "opset": lock.level.opset,
+            "ir": lock.level.ir,
+        }
         tools = _tools(lock, runtime)
         action = Action("compile", plugins.load("steps", "compile").VERSION, {"graph": graph.tree}, params, tools)
         compiled = runner(action, f"compile {target.name}")
@@ -114,7 +120,7 @@ def _measure(
     params = {
         "kind": lock.kind,
         "payload": lock.payload,
-        "runtime": target.runtime,
+        "runtime": _engine(target),
         "path": place,
         "interface": exported["interface"],
         "ranges": exported["ranges"],
@@ -123,6 +129,11 @@ def _measure(
     inputs = {"source": source, "artefact": tree.digest}
     tools = _tools(lock, plugins.load("exporters", lock.kind), plugins.load("runtimes", target.runtime))
     return Action("measure", plugins.load("steps", "measure").VERSION, inputs, params, tools)
+
+
+def _engine(target: Target) -> str:
+    """Return the runtime that compiles and measures for a target: a server runs the artefacts of what is inside it."""
+    return str(getattr(plugins.load("runtimes", target.runtime), "ENGINE", target.runtime))
 
 
 def _tools(lock: Lock, *users: ModuleType) -> dict[str, str]:

@@ -8,6 +8,7 @@ returns for written files is the proto that was written. Runs in the worker; `on
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
@@ -33,6 +34,7 @@ _IR_OF_TYPE = {  # the IR version that introduced a tensor type (comments of onn
     "FLOAT6E2M3": 14, "FLOAT6E3M2": 14,
 }  # fmt: skip
 _TYPE_FIELDS = {"data_type", "elem_type"}
+ONNX_NAMES = {"float32": "float", "float64": "double"}  # where ONNX and numpy differ
 _TYPE_ATTRIBUTES = {"to", "dtype", "output_dtype"}
 
 
@@ -104,16 +106,17 @@ def _strip(message: Proto) -> None:
 
 def _normalise_opsets(model: Proto) -> None:
     """Sort the operator sets and drop the unused: a runtime refuses even an unused one it is too old for."""
-    used = {""} | {_domain(m.domain) for m in messages(model) if m.DESCRIPTOR.name in ("NodeProto", "FunctionProto")}
+    used = {""} | {domain_of(m.domain) for m in messages(model) if m.DESCRIPTOR.name in ("NodeProto", "FunctionProto")}
     for holder in (model, *model.functions):
-        versions = {_domain(entry.domain): entry.version for entry in holder.opset_import}
+        versions = {domain_of(entry.domain): entry.version for entry in holder.opset_import}
         holder.ClearField("opset_import")
         for domain in sorted(versions):
             if domain in used:
                 holder.opset_import.add(domain=domain, version=versions[domain])
 
 
-def _domain(name: str) -> str:
+def domain_of(name: str) -> str:
+    """Return the name of an operator domain as it stands in files: the standard one is empty."""
     return "" if name == "ai.onnx" else name
 
 
@@ -139,7 +142,7 @@ def _raw_tensors(model: Proto) -> None:
 
 def opset_of(model: Proto) -> int:
     """Return the version of the standard operator set that `model` imports."""
-    return next((entry.version for entry in model.opset_import if _domain(entry.domain) == ""), 0)
+    return next((entry.version for entry in model.opset_import if domain_of(entry.domain) == ""), 0)
 
 
 def _check_opset(model: Proto, wanted: int) -> None:
@@ -197,17 +200,14 @@ def check(path: Path) -> None:
 
 
 def facts(model: Proto) -> JSON:
-    """Say what a runtime must understand to run `model`; `bytes` counts tensor data, not files."""
-    operators: dict[str, set[str]] = {}
-    local = {(function.domain, function.name) for function in model.functions}
-    for node in _nodes(model):
-        if (node.domain, node.op_type) not in local:
-            operators.setdefault(_domain(node.domain) or "ai.onnx", set()).add(node.op_type)
+    """Say what a runtime must understand to read `model`; `bytes` counts tensor data, not files.
+
+    Which operators it needs is said by `graphneeds.needs`.
+    """
     weights = [m for m in messages(model) if m.DESCRIPTOR.name == "TensorProto" and m.name]
     return {
         "opset": {entry.domain or "ai.onnx": entry.version for entry in model.opset_import},
         "ir": model.ir_version,
-        "operators": {domain: sorted(names) for domain, names in sorted(operators.items())},
         "parameters": sum(_elements(tensor) for tensor in weights),
         "bytes": sum(_stored(tensor) for tensor in weights),
     }
@@ -299,3 +299,10 @@ def write(model: Proto, folder: Path, *, shard_bytes: int = SHARD_BYTES) -> None
     with (folder / FILE).open("xb") as sink:
         sink.write(model.SerializeToString(deterministic=True))
     check(folder / FILE)
+
+
+def type_name(text: str) -> str:
+    """Return our name of an ONNX type string: `tensor(float)` is `float32`, `seq(tensor(float))` `seq(float32)`."""
+    ours = {theirs: name for name, theirs in ONNX_NAMES.items()}
+    bare = re.sub(r"tensor\((\w+)\)", r"\1", text.replace(" ", ""))
+    return re.sub(r"\w+", lambda match: ours.get(match[0], match[0]), bare)

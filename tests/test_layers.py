@@ -15,7 +15,8 @@ ROOT = Path(__file__).resolve().parent.parent
 LAYERS = (
     {"types", "errors", "canonical", "events"},
     {
-        "archive", "bundle", "contract", "destination", "files", "formats", "graph", "keys", "lock", "media", "memo",
+        "archive", "bundle", "compatibility", "contract", "destination", "files", "formats", "graph",
+        "graphneeds", "keys", "knowledge", "lock", "media", "memo",
         "patch", "pinning", "plugins", "recipe", "recipefields", "store", "yamltext",
     },
     {"dependencies", "exporters", "init", "policies", "registry", "runtimes", "server", "signers", "sources", "steps",

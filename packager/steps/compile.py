@@ -12,7 +12,7 @@ from packager import plugins
 from packager.canonical import JSON
 from packager.errors import StepError
 
-VERSION = 1
+VERSION = 2  # 2: the facts say which element types operators run on
 
 
 def run(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JSON]) -> JSON:

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from packager import exporters, graph
+from packager import exporters, graph, graphneeds
 from packager.canonical import JSON
 from packager.errors import StepError
 from packager.exporters import Interface, Port, SourceModel, Wishes
 from packager.steps import _cases
 from packager.types import check_path
 
-VERSION = 1
+VERSION = 2  # 2: the facts say which element types operators run on
 
 
 def run(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JSON]) -> JSON:
@@ -27,11 +27,10 @@ def run(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JSON]) -> JS
     model = graph.canonicalise(source.to_onnx(params["opset"]), opset=params["opset"], ir=params["ir"])
     accepted = describe_inputs(source.interface)
     state_outputs(model, observe(source, accepted, params.get("seed", 0)))
-    facts = describe(model, accepted)
     for path, file in source.extra_files().items():
         _copy(file, out / check_path(path))
     graph.write(model, out / "model", shard_bytes=params.get("shard_bytes", graph.SHARD_BYTES))
-    return facts
+    return describe(model, accepted)  # the weights have left memory: what is left is small enough to be analysed
 
 
 def describe_inputs(interface: Interface) -> JSON:
@@ -44,12 +43,13 @@ def describe_inputs(interface: Interface) -> JSON:
 
 
 def describe(model: Any, accepted: JSON) -> JSON:
-    """Return the facts of a canonical graph."""
+    """Return the facts of a canonical graph; its weights may have been written already."""
+    bounds = {name: (span["min"], span["max"]) for name, span in accepted["dimensions"].items()}
     outputs = [Port(*graph.port(value)).to_json() for value in model.graph.output]
     return {
         "interface": {"inputs": accepted["inputs"], "outputs": outputs, "dimensions": accepted["dimensions"]},
         "ranges": accepted["ranges"],
-        "graph": graph.facts(model),
+        "graph": {**graph.facts(model), **graphneeds.needs(model, bounds)},
         "nondeterministic": graph.nondeterministic(model),
     }
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from packager import graph
+from packager import graph, graphneeds
 from packager.canonical import JSON
 from packager.errors import MissingToolError, StepError
 
@@ -34,10 +34,9 @@ def compile_graph(source: Path, out: Path, params: Mapping[str, JSON]) -> JSON:
     clipped = _clipped(model)
     model = graph.canonicalise(_half(model), opset=params["opset"], ir=params["ir"])
     _check_interface(before, [graph.port(value) for value in (*model.graph.input, *model.graph.output)])
-    facts = {"path": graph.FILE, "graph": graph.facts(model), "clipped": clipped}
     graph.write(model, out, shard_bytes=params.get("shard_bytes", graph.SHARD_BYTES))
     _check_loads(out / graph.FILE)
-    return facts
+    return {"path": graph.FILE, "graph": {**graph.facts(model), **graphneeds.needs(model)}, "clipped": clipped}
 
 
 def _half(model: Any) -> Any:

@@ -14,7 +14,7 @@ import onnxruntime
 import pytest
 import torch
 
-from packager import graph
+from packager import graph, graphneeds
 from packager.errors import StepError
 from tests.unit.exporters.conftest import mlmodel, opened, tensor
 
@@ -48,7 +48,7 @@ def test_an_operator_without_onnx_form_is_named(pickled: Write) -> None:
 def test_cond_becomes_if(pickled: Write) -> None:
     model = opened(pickled("Cond"), inputs=X)
     assert agrees(model, *({"x": sign * np.ones((3, 8), "float32")} for sign in (1, -1)))
-    assert "If" in graph.facts(model.to_onnx(18))["operators"]["ai.onnx"]
+    assert "If" in graphneeds.needs(model.to_onnx(18))["operators"]["ai.onnx"]
 
 
 def test_noise_is_reported(pickled: Write) -> None:

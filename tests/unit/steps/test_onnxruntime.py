@@ -8,7 +8,7 @@ import pytest
 from packager.runtimes import onnxruntime
 from packaging.version import Version
 
-from packager import plugins
+from packager import compatibility, knowledge, plugins
 from packager.errors import UsageError
 
 
@@ -22,9 +22,9 @@ def test_the_plug_in_provides_what_a_build_asks_for() -> None:
 
 
 def test_the_table_is_ordered_and_complete() -> None:
-    found = onnxruntime.versions()
-    assert list(found) == sorted(found, key=Version) and len(found) == 29
-    assert all(row["opset"] <= row["loads"] and row["pythons"] for row in found.values())
+    found = knowledge.shipped("onnxruntime").rows
+    assert list(found) == sorted(found, key=Version) and len(found) >= 29
+    assert all(row.complete and row.complete <= row.opset["ai.onnx"] and row.python for row in found.values())
     assert installed.__version__ in found
 
 
@@ -32,11 +32,11 @@ def test_the_table_is_ordered_and_complete() -> None:
     ("specifier", "oldest", "newest"),
     [
         (">=1.17", "1.17.0", "1.31.1"), (">=1.17,<1.20", "1.17.0", "1.19.2"), ("==1.23.*", "1.23.0", "1.23.2"),
-        ("==1.17.1", "1.17.1", "1.17.1"), ("<1.16", "1.15.0", "1.15.1"),
+        ("==1.17.1", "1.17.0", "1.17.3"), ("<1.16", "1.15.0", "1.15.1"),
     ],
 )  # fmt: skip
 def test_a_range_is_the_versions_in_it(specifier: str, oldest: str, newest: str) -> None:
-    found = onnxruntime.promised(specifier)
+    found = [row.version for row in compatibility.promised(knowledge.shipped("onnxruntime"), specifier)]
     assert (found[0], found[-1]) == (oldest, newest)
 
 
@@ -44,7 +44,8 @@ def test_a_range_is_the_versions_in_it(specifier: str, oldest: str, newest: str)
 def test_the_level_is_what_the_oldest_reads(version: str) -> None:
     opset, ir = onnxruntime.level_for(f">={version}")
     assert (opset, ir) == (18, 8)
-    assert opset <= onnxruntime.limits(version)["opset"] and ir <= onnxruntime.limits(version)["ir"]
+    rows = compatibility.promised(knowledge.shipped("onnxruntime"), f"=={version}")
+    assert all(row.complete and row.ir and opset <= row.complete and ir <= row.ir for row in rows)
 
 
 def test_requirements_know_what_metadata_forgot() -> None:

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Turn what probes did into a table of knowledge: patterns over versions instead of a line per attempt."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from packager.runtimes.onnxruntime.probe import Kernels
+
+from packager.canonical import JSON
+
+_LETTERS = {"ok": "o", "lacks": "x", "fails": "x"}
+_COMMON = {"float32", "int64", "int32", "int8", "uint8", "bool", "string"}
+
+
+def kernels(measured: Mapping[str, Kernels]) -> JSON:
+    """Return the `kernels` of a table. `measured` maps versions, oldest first, to what each probe did there.
+
+    A probe that loads nowhere and that no version refuses for the lack of a kernel may be a bad question: left out.
+    """
+    found: dict[str, dict[str, dict[str, dict[str, list[str]]]]] = {}
+    for name in sorted({name for outcomes in measured.values() for name in outcomes}):
+        said = [outcomes.get(name) for outcomes in measured.values()]
+        if "ok" in said or "lacks" in said:
+            loads = "ok" in said
+            pattern = "".join("-" if s in (None, "host") or (s == "fails" and not loads) else _LETTERS[s] for s in said)
+            domain, operator, since, types = (*name.split(" ", 3), "")[:4]
+            definitions = found.setdefault(domain, {}).setdefault(operator, {})
+            definitions.setdefault(since, {}).setdefault(pattern, []).append(types)
+    return {"over": list(measured), "operators": found}
+
+
+def complete(outcomes: Kernels, newest: int) -> int:
+    """Return the newest opset up to `newest` at which no operator lost an everyday element type it had before."""
+    definitions: dict[tuple[str, str], dict[int, bool]] = {}
+    for name, outcome in outcomes.items():
+        domain, operator, since, types = (*name.split(" ", 3), "")[:4]
+        if domain == "ai.onnx" and {part.partition("=")[2] for part in types.split(";")} <= _COMMON:
+            definitions.setdefault((operator, types), {})[int(since)] = outcome == "ok"
+    lost = (
+        since
+        for history in definitions.values()
+        for since, ok in history.items()
+        if not ok and any(other < since and good for other, good in history.items())
+    )
+    return min((since - 1 for since in lost if since <= newest), default=newest)
+
+
+def text(value: JSON) -> str:
+    """Write kernels with one operator on a line, so that a change of the table can be reviewed."""
+    domains = []
+    for domain, operators in value["operators"].items():
+        rows = ",\n".join(f"{json.dumps(name)}:{_compact(rows)}" for name, rows in operators.items())
+        domains.append(f"{json.dumps(domain)}:{{\n{rows}\n}}")
+    body = ",\n".join(domains)
+    return f'{{"over":{_compact(value["over"])},\n"operators":{{\n{body}\n}}}}\n'
+
+
+def _compact(value: JSON) -> str:
+    return json.dumps(value, separators=(",", ":"))

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Load (and run) one graph after the other in the runtime of this interpreter, and say of each what happened.
+
+    python trial.py GRAPHS FIRST      one JSON line `[index, "ok"]` or `[index, "what the runtime said"]` for each
+    python trial.py --about           one JSON line about the runtime and numpy of this environment
+
+GRAPHS holds records of two big-endian lengths, a serialised model, and its inputs as an `.npz` (length 0: load it
+only). Runs in environments that hold nothing of ours, on any Python since 3.8: standard library, numpy, onnxruntime.
+A graph that kills the process ends the output; who started it goes on behind that graph.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+
+def about() -> Any:
+    import numpy
+    import onnxruntime
+
+    return {
+        "version": onnxruntime.__version__,
+        "numpy": numpy.__version__,
+        "python": ".".join(map(str, sys.version_info[:2])),
+        "providers": onnxruntime.get_available_providers(),
+    }
+
+
+def records(path: str) -> Iterator[tuple[bytes, bytes]]:
+    with Path(path).open("rb") as file:
+        while True:
+            head = file.read(16)
+            if not head:
+                return
+            graph, feeds = struct.unpack(">QQ", head)
+            yield file.read(graph), file.read(feeds)
+
+
+def attempt(graph: bytes, feeds: bytes, options: Any) -> str:
+    import numpy
+    import onnxruntime
+
+    try:
+        session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        if feeds:
+            with numpy.load(io.BytesIO(feeds), allow_pickle=False) as arrays:
+                session.run(None, {name: arrays[name] for name in arrays.files})
+    except Exception as error:  # the runtime's exceptions share no class
+        return " ".join(str(error).split())[:400] or type(error).__name__
+    return "ok"
+
+
+def main(arguments: list[str]) -> int:
+    if arguments == ["--about"]:
+        print(json.dumps(about()))
+        return 0
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    first = int(arguments[1])
+    for index, (graph, feeds) in enumerate(records(arguments[0])):
+        if index >= first:
+            print(json.dumps([index, attempt(graph, feeds, options)]), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

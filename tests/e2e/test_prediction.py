@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Prediction against proof: what compatibility says of a graph is what the real runtime does with it.
+
+Every graph is loaded and run by every version in an environment and process of its own.
+"""
+
+from __future__ import annotations
+
+import collections
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from packager.runtimes.onnxruntime import probe
+
+from packager import compatibility, environments, knowledge
+from tests import graphs
+
+pytestmark = pytest.mark.slow
+VERSIONS = ("1.15.1", "1.16.3", "1.17.3", "1.18.1", "1.20.1", "1.23.2", "1.31.1")
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "packager" / "environments"
+
+
+def environment(version: str) -> Path:
+    numpy = knowledge.shipped("onnxruntime").rows[version].numpy
+    wanted = [f"onnxruntime=={version}", *([f"numpy{numpy}"] if numpy else [])]
+    return environments.ensure(wanted, sys.executable, CACHE)
+
+
+def test_the_verdict_is_what_happens(capsys: pytest.CaptureFixture[str]) -> None:
+    built = {name: make() for name, make in graphs.GRAPHS.items()}
+    needs = {name: graphs.facts(model) for name, (model, _) in built.items()}
+    confusion: collections.Counter[tuple[str, bool]] = collections.Counter()
+    wrong = []
+    for version in VERSIONS:
+        python = environment(version)
+        assert probe.about(python)["version"] == version
+        for name, said in zip(built, probe.trials(python, list(built.values())), strict=True):
+            answer = compatibility.judge(needs[name], "onnxruntime", version)
+            confusion[answer.outcome, said == "ok"] += 1
+            if answer.outcome != "unknown" and (answer.outcome == "ok") != (said == "ok"):
+                wrong.append((version, name, answer.outcome, said))
+    with capsys.disabled():
+        print(f"\n{'compat says':12} {'loads and runs':>15} {'does not':>9}")
+        for outcome in ("ok", "no", "unknown"):
+            print(f"{outcome:12} {confusion[outcome, True]:15} {confusion[outcome, False]:9}")
+    assert not wrong
+    assert confusion["no", False] >= 20 and confusion["ok", True] >= 20
+    assert sum(n for (outcome, _), n in confusion.items() if outcome != "unknown") >= 40
+    assert confusion["unknown", True] + confusion["unknown", False] <= 0.1 * confusion.total()
+
+
+def test_a_fix_is_a_fix() -> None:
+    """What compat says would help is done, and helps."""
+    for opset, version in ((19, "1.15.1"), (22, "1.23.2")):
+        make = graphs.shapes if opset == 19 else (lambda n: graphs.single("LpNormalization", n))
+        answer = compatibility.judge(graphs.facts(make(opset)[0]), "onnxruntime", version)
+        (wanted,) = {reason.opset for reason in answer.reasons}
+        assert wanted is not None
+        before, after = probe.trials(environment(version), [make(opset), make(wanted)])
+        assert before != "ok" and after == "ok"
+
+
+def test_a_runtime_that_dies_is_reported_and_left_behind() -> None:
+    """1.17 on numpy 2 cannot be imported; 1.15 dies at its first array. Neither takes the next graph with it."""
+    python = environments.ensure(["onnxruntime==1.15.1", "numpy>=2"], sys.executable, CACHE)
+    said = probe.trials(python, [graphs.convolution(18)] * 2)
+    assert all(text.startswith("died") for text in said), said
+    assert probe.about(python) is None
+
+
+def test_the_shipped_row_is_what_a_new_measurement_finds() -> None:
+    version = "1.20.1"
+    limits, outcomes = probe.measure(environment(version))
+    row = knowledge.shipped("onnxruntime").rows[version]
+    assert (limits["opset"], limits["ir"]) == (row.opset, row.ir)
+    kernels = knowledge.shipped("onnxruntime").kernels_of(version)
+    assert kernels is not None
+    for name, outcome in outcomes.items():
+        domain, operator, since, types = (*name.split(" ", 3), "")[:4]
+        known = kernels.outcomes(domain, operator, since, types, version)
+        assert known == "unknown" or (known == "ok") == (outcome == "ok"), name
