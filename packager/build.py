@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from packager import canonical, contract, plugins, policy, resolve
+from packager import canonical, contract, diff, plugins, policy, resolve
 from packager.bundle import CONTRACT, FORMAT, RECORD, SBOM, Bundle, read
 from packager.canonical import JSON
 from packager.errors import UsageError
@@ -30,12 +30,16 @@ GRAPH = "model/model.onnx"  # where the export step leaves the canonical graph
 
 @dataclass(frozen=True, slots=True)
 class Artefact:
-    """One compiled target: its files under their bundle paths, the path of its graph, and what was measured."""
+    """One compiled target: its files under their bundle paths, the path of its graph, and what was measured.
+
+    `graph` are the facts of its graph where that is not the bundle's main one.
+    """
 
     target: Target
     files: Tree
     path: str
     measured: Mapping[str, JSON]
+    graph: Mapping[str, JSON] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +93,7 @@ def _wishes(recipe: Recipe) -> dict[str, JSON]:
 def _artefact(recipe: Recipe, lock: Lock, runner: Runner, source: str, graph: Result, target: Target) -> Artefact:
     """Compile one target (nothing to do where the graph itself is the artefact) and measure it."""
     runtime = plugins.load("runtimes", target.runtime)
-    tree, place = runner.store.tree(graph.tree), GRAPH
+    tree, place, own = runner.store.tree(graph.tree), GRAPH, None
     if not runtime.is_graph(target.device, target.precision):
         params = {
             **target.to_json(),
@@ -102,7 +106,7 @@ def _artefact(recipe: Recipe, lock: Lock, runner: Runner, source: str, graph: Re
         action = Action("compile", plugins.load("steps", "compile").VERSION, {"graph": graph.tree}, params, tools)
         compiled = runner(action, f"compile {target.name}")
         tree = runner.store.tree(compiled.tree)
-        place = compiled.facts["path"]
+        place, own = compiled.facts["path"], compiled.facts.get("graph")
     measured = runner(
         _measure(recipe, lock, source, tree, place, graph.facts, target),
         f"measure {target.name}",
@@ -111,7 +115,7 @@ def _artefact(recipe: Recipe, lock: Lock, runner: Runner, source: str, graph: Re
     if place == GRAPH and tree.digest == graph.tree:
         return Artefact(target, Tree(), GRAPH, measured.facts)
     prefix = f"targets/{target.name}"
-    return Artefact(target, Tree.of({f"{prefix}/{p}": b for p, b in tree}), f"{prefix}/{place}", measured.facts)
+    return Artefact(target, Tree.of({f"{prefix}/{p}": b for p, b in tree}), f"{prefix}/{place}", measured.facts, own)
 
 
 def _measure(
@@ -170,7 +174,9 @@ def _assemble(recipe: Recipe, lock: Lock, store: Store, graph: Result, artefacts
     for runtime, text in lock.dependencies.items():
         files[f"deps/{runtime}/requirements.txt"] = store.put(text.encode())
     paths = {artefact.target.name: artefact.path for artefact in artefacts}
-    promise = contract.derive(recipe, graph.facts, paths)
+    compiled = {artefact.target.name: artefact.graph for artefact in artefacts if artefact.graph}
+    promise = contract.derive(recipe, graph.facts, paths, compiled)
+    diff.check_step(recipe, promise, store, base)
     files[CONTRACT] = store.put(canonical.dump(promise))
     files[SBOM] = store.put(_sbom(recipe, lock, graph, model_files))
     files[RECORD] = store.put(_record(recipe, files, promise["targets"]))

@@ -1,42 +1,294 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The contract of a bundle: what it takes, what it gives, what it needs, how exact it promises to be.
+"""The contract of a bundle: what it takes, what it gives, what it needs, how exact and how fast it promises to be.
 
 Derived from what the exported graph is, not from what somebody typed: the interface, opset, IR and operators come
-from the graph itself; only the promises (`runs-on`) and the tolerances come from the recipe.
+from the graph itself, the versions it loads on from the knowledge that ships; only the promises (`runs-on`), tolerances
+and objectives come from the recipe. Nothing of the host enters. `docs/contract.md` is for people,
+`contract.schema.json` for programs; `parse` is what this program trusts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
 
+from packager import canonical, compatibility, knowledge
 from packager.canonical import JSON
+from packager.errors import IntegrityError, StepError
 from packager.recipe import Recipe, Target
+from packager.recipefields import DTYPES, NAME
+from packager.types import check_path
 
 FORMAT = 1
+MAX_CONTRACT = 4 << 20
 Artefacts = Mapping[str, str]  # target name -> path of its graph inside the bundle
+Graphs = Mapping[str, Mapping[str, JSON]]  # target name -> facts of its graph, where it is not the main one
 
 
-def derive(recipe: Recipe, exported: Mapping[str, JSON], artefacts: Artefacts) -> JSON:
-    """Return the contract as JSON. `exported` are the facts of the export step."""
-    interface = exported["interface"]
+def derive(recipe: Recipe, exported: Mapping[str, JSON], artefacts: Artefacts, compiled: Graphs | None = None) -> JSON:
+    """Return the contract as JSON. `exported` are the facts of the export step, `compiled` those of other graphs.
+
+    Raises StepError when a promise is known not to hold.
+    """
+    interface, main, own = exported["interface"], exported["graph"], compiled or {}
     outputs = [output["name"] for output in interface["outputs"]]
-    return {
+    check_promises(recipe, main, own)
+    value = {
         "format": FORMAT,
         "interface": interface,
         "ranges": exported["ranges"],
-        "graph": {key: exported["graph"][key] for key in ("opset", "ir", "operators")},
-        "runs-on": {promise.runtime: {"versions": promise.versions} for promise in recipe.runs_on},
+        "graph": _graph(main),
+        "runs-on": {promise.runtime: _promise(promise.runtime, promise.versions, main) for promise in recipe.runs_on},
         "targets": {
             target.name: {
                 **target.to_json(),
                 "path": artefacts[target.name],
                 "tolerance": bounds(recipe, target, outputs),
+                "needs": _needs(target, main, own.get(target.name)),
+                **({"graph": _graph(own[target.name])} if target.name in own else {}),
             }
             for target in recipe.targets()
         },
     }
+    return value | ({"slo": recipe.slo.to_json()} if recipe.slo else {})
 
 
 def bounds(recipe: Recipe, target: Target, outputs: Sequence[str]) -> Mapping[str, JSON]:
     """Return the tolerance of every output of a target."""
     return {name: recipe.tolerance_for(name, target.precision).to_json() for name in outputs}
+
+
+def check_promises(recipe: Recipe, main: Mapping[str, JSON], own: Graphs) -> None:
+    """Raise StepError for the first promised version that is known not to load a graph it is promised for.
+
+    What is unknown is no error here: `packager conform` proves it.
+    """
+    for promise in recipe.runs_on:
+        targets = [target.name for target in recipe.targets() if target.runtime == promise.runtime]
+        for row in compatibility.promised(knowledge.shipped(promise.runtime), promise.versions):
+            for name in targets:
+                graph = own.get(name, main)
+                answer = compatibility.judge(graph, promise.runtime, row.version, knowledge.shipped)
+                if answer.outcome == "no":
+                    reason = answer.reasons[0]
+                    loads = compatibility.loads_on(graph, promise.runtime)
+                    narrower = f'promise `{promise.runtime}: "{loads}"`' if loads else "promise another runtime"
+                    raise StepError(
+                        f"target `{name}` cannot keep `{promise.runtime}{promise.versions}`: {reason.message}",
+                        hint=", or ".join(filter(None, (narrower, reason.fix))),
+                    )
+
+
+def _graph(facts: Mapping[str, JSON]) -> JSON:
+    return {key: facts[key] for key in ("opset", "ir", "operators", "parameters", "bytes")}
+
+
+def _promise(runtime: str, versions: str, main: Mapping[str, JSON]) -> JSON:
+    """Return the promised and the derived range, and what the oldest promised version needs.
+
+    The oldest decides, and a table that only grew at its end derives the same: both keep digests as they are.
+    """
+    rows = compatibility.promised(knowledge.shipped(runtime), versions)
+    value: dict[str, JSON] = {"versions": versions, "loads": compatibility.loads_on(main, runtime)}
+    if rows:
+        oldest = rows[0]
+        known = {"python": list(oldest.python), "numpy": oldest.numpy, "cuda": oldest.cuda, "driver": oldest.driver,
+                 "capability": oldest.capability}  # fmt: skip
+        value["oldest"] = {"version": oldest.version} | {key: member for key, member in known.items() if member}
+    return value
+
+
+def _needs(target: Target, main: Mapping[str, JSON], own: Mapping[str, JSON] | None) -> JSON:
+    """Return what a host must have: CPU features beyond its architecture's, a GPU, and an estimate of memory.
+
+    `activations` counts the intermediate values of one request of the largest promised size in fp32.
+    """
+    activations = main["activations"]
+    memory = {"weights": (own or main)["bytes"], "activations": activations["bytes"], "unknown": activations["unknown"]}
+    capability = re.fullmatch(r"sm_([0-9]+)([0-9])", target.device)
+    gpu = {"capability": f"{capability[1]}.{capability[2]}"} if capability else {}
+    return {"cpu": [], "memory": memory, **gpu}
+
+
+def schema() -> bytes:
+    """Return the JSON Schema of contracts."""
+    return resources.files("packager").joinpath("contract.schema.json").read_bytes()
+
+
+# reading
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """An input or output; text is the dtype `string`. `range` are the values that make sense, or None."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+    range: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """Versions of a runtime: promised, known to load (None: none), and what the oldest promised one needs."""
+
+    runtime: str
+    versions: str
+    loads: str | None
+    oldest: Mapping[str, JSON]
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """One target: what runs where, how exactly, and what it needs. `graph` is what its own graph uses."""
+
+    target: Target
+    path: str
+    tolerance: Mapping[str, Mapping[str, float]]
+    needs: Mapping[str, JSON]
+    graph: Mapping[str, JSON]
+
+
+@dataclass(frozen=True, slots=True)
+class Contract:
+    """A parsed contract. `dimensions` maps a name to its smallest and largest length."""
+
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    dimensions: Mapping[str, tuple[int, int]]
+    graph: Mapping[str, JSON]
+    runs_on: Mapping[str, Promise]
+    targets: Mapping[str, Terms]
+    slo: Mapping[str, float]
+
+
+def parse(data: bytes, subject: str = "contract.json") -> Contract:
+    """Parse the bytes of a contract, which may be hostile. Raises IntegrityError; nothing else."""
+    try:
+        return _contract(canonical.load(data, limit=MAX_CONTRACT))
+    except (ValueError, TypeError, KeyError, AttributeError, IntegrityError) as error:
+        reason = error.message if isinstance(error, IntegrityError) else error
+        raise IntegrityError(f"`{subject}` is not a contract of format {FORMAT}: {reason}", subject=subject) from None
+
+
+def _contract(value: JSON) -> Contract:
+    _members(value, ("format", "interface", "ranges", "graph", "runs-on", "targets"), ("slo",), "the contract")
+    if value["format"] != FORMAT:
+        raise ValueError(f"it is of format {value['format']!s:.20}")
+    interface = _members(value["interface"], ("inputs", "outputs", "dimensions"), (), "interface")
+    ranges = _mapping(value["ranges"], _range)
+    graph = _facts(value["graph"])
+    return Contract(
+        tuple(_port(port, ranges) for port in _list(interface["inputs"])),
+        tuple(_port(port, {}) for port in _list(interface["outputs"])),
+        _mapping(interface["dimensions"], _dimension),
+        graph,
+        {name: _read_promise(name, promise) for name, promise in _mapping(value["runs-on"], dict).items()},
+        {name: _terms(name, terms, graph) for name, terms in _mapping(value["targets"], dict).items()},
+        _mapping(value.get("slo", {}), _number),
+    )
+
+
+def _members(value: JSON, needed: Sequence[str], optional: Sequence[str], what: str) -> Mapping[str, JSON]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{what} is no object")
+    if missing := [name for name in needed if name not in value]:
+        raise ValueError(f"{what} lacks `{missing[0]}`")
+    if unknown := sorted(set(value) - {*needed, *optional}):
+        raise ValueError(f"{what} has the unknown member `{unknown[0]:.60}`")
+    return value
+
+
+def _mapping(value: JSON, read: Callable[[JSON], JSON]) -> dict[str, JSON]:
+    if not isinstance(value, dict):
+        raise ValueError(f"expected an object, got {type(value).__name__}")
+    return {_text(name): read(member) for name, member in value.items()}
+
+
+def _list(value: JSON) -> list[JSON]:
+    if not isinstance(value, list):
+        raise ValueError(f"expected a list, got {type(value).__name__}")
+    return value
+
+
+def _text(value: JSON, pattern: str = r".+") -> str:
+    if not isinstance(value, str) or len(value) > 1024 or not re.fullmatch(pattern, value, re.DOTALL):
+        raise ValueError(f"`{value!s:.60}` cannot stand there")
+    return value
+
+
+def _whole(value: JSON) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError(f"expected a whole number, got `{value!s:.60}`")
+    return value
+
+
+def _number(value: JSON) -> float:
+    if type(value) not in (int, float):
+        raise ValueError(f"expected a number, got `{value!s:.60}`")
+    return float(value)
+
+
+def _range(value: JSON) -> tuple[float, float]:
+    low, high = map(_number, _list(value))
+    if low > high:
+        raise ValueError(f"range [{low}, {high}] is empty")
+    return low, high
+
+
+def _dimension(value: JSON) -> tuple[int, int]:
+    span = _members(value, ("min", "max"), (), "a dimension")
+    low, high = _whole(span["min"]), _whole(span["max"])
+    if not 1 <= low <= high:
+        raise ValueError(f"dimension [{low}, {high}] is empty")
+    return low, high
+
+
+def _port(value: JSON, ranges: Mapping[str, tuple[float, float]]) -> Port:
+    _members(value, ("name", "dtype", "shape"), (), "a port")
+    if value["dtype"] not in DTYPES:
+        raise ValueError(f"dtype `{value['dtype']!s:.40}` is unknown")
+    shape = tuple(size if isinstance(size, str) else _whole(size) for size in _list(value["shape"]))
+    return Port(_text(value["name"]), value["dtype"], shape, ranges.get(value["name"]))
+
+
+def _facts(value: JSON) -> Mapping[str, JSON]:
+    _members(value, ("opset", "ir", "operators", "parameters", "bytes"), (), "graph")
+    for name in ("ir", "parameters", "bytes"):
+        _whole(value[name])
+    _mapping(value["opset"], _whole)
+    for operators in _mapping(value["operators"], dict).values():
+        for definitions in operators.values():
+            for since, rows in _mapping(definitions, _list).items():
+                _text(since, r"[0-9]{1,4}")
+                if not all(isinstance(row, str) and len(row) < 1024 for row in rows):
+                    raise ValueError("an operator lists something else than element types")
+    facts: Mapping[str, JSON] = value
+    return facts
+
+
+def _read_promise(runtime: str, value: JSON) -> Promise:
+    _members(value, ("versions", "loads"), ("oldest",), runtime)
+    loads = None if value["loads"] is None else _text(value["loads"])
+    return Promise(
+        _text(runtime, NAME), _text(value["versions"]), loads, _mapping(value.get("oldest", {}), lambda v: v)
+    )
+
+
+def _terms(name: str, value: JSON, main: Mapping[str, JSON]) -> Terms:
+    needed = ("runtime", "device", "precision", "path", "tolerance", "needs")
+    _members(value, needed, ("graph", "artefact"), name)
+    target = Target(_text(value["runtime"], NAME), _text(value["device"]), _text(value["precision"]))
+    if target.name != name:
+        raise ValueError(f"target `{name:.60}` is called `{target.name:.60}` by its members")
+    tolerance = {
+        output: {key: _number(number) for key, number in _members(bound, ("atol", "rtol"), (), output).items()}
+        for output, bound in _mapping(value["tolerance"], dict).items()
+    }
+    needs = _members(value["needs"], ("cpu", "memory"), ("capability",), "needs")
+    memory = _mapping(needs["memory"], _whole)
+    features = [_text(feature) for feature in _list(needs["cpu"])]
+    graph = _facts(value["graph"]) if "graph" in value else main
+    return Terms(target, check_path(value["path"]), tolerance, {**needs, "memory": memory, "cpu": features}, graph)

@@ -25,7 +25,7 @@ from packager.yamltext import Node, Scalar, Table, Where
 
 BATCH = (1, 64)
 """The bounds of a dimension named `batch` that a recipe does not bound itself."""
-_PLANNED = frozenset({"slo", "vendor"})
+_PLANNED = frozenset({"vendor"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +121,25 @@ def _size_text(count: int) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Objectives:
+    """How fast and small a release promises to be: milliseconds at a rate of requests, seconds to ready, bytes."""
+
+    p50_ms: float | None = None
+    p99_ms: float | None = None
+    at_rps: float | None = None
+    cold_start_s: float | None = None
+    memory: int | None = None
+
+    def to_json(self) -> JSON:
+        known = {name: getattr(self, name) for name in ("p50_ms", "p99_ms", "at_rps", "cold_start_s", "memory")}
+        return {name: value for name, value in known.items() if value is not None}
+
+    def written(self) -> JSON:
+        """Return them as a recipe writes them."""
+        return self.to_json() | ({} if self.memory is None else {"memory": _size_text(self.memory)})
+
+
+@dataclass(frozen=True, slots=True)
 class Recipe:
     """A parsed `bundle.yaml`. Mappings carry no order; paths are relative to the recipe's directory."""
 
@@ -139,6 +158,8 @@ class Recipe:
     allow_pickle: bool = False
     export: ExportWishes = ExportWishes()
     limits: Limits = Limits()
+    slo: Objectives | None = None
+    previous: str | None = None
     policy: str = "release"
 
     def targets(self) -> tuple[Target, ...]:
@@ -180,6 +201,8 @@ class Recipe:
             "allow-pickle": self.allow_pickle,
             "export": self.export.to_json(),
             "limits": self.limits.to_json(),
+            "slo": self.slo and self.slo.written(),
+            "previous": self.previous,
             "policy": self.policy,
         }
         return {key: member for key, member in value.items() if member is not None}
@@ -329,6 +352,15 @@ def _limits(node: Node) -> Limits:
     return Limits(**{key: readers[key](part) for key, part in members.items()})
 
 
+def _slo(node: Node) -> Objectives:
+    members = yamltext.fields(node, "slo", ("p50_ms", "p99_ms", "at_rps", "cold_start_s", "memory"))
+    memory = recipefields.memory(members.pop("memory"), "slo.memory") if "memory" in members else None
+    found = {key: yamltext.number(part, f"slo.{key}", 1e-3, 1e9) for key, part in members.items()}
+    if "at_rps" in found and not {"p50_ms", "p99_ms"} & set(found):
+        raise node.where.error("`slo`: `at_rps` says at which rate a latency holds", hint="add `p99_ms`")
+    return Objectives(**found, memory=memory)
+
+
 _READERS: Mapping[str, Callable[[Node], Any]] = {
     "name": recipefields.name,
     "version": recipefields.version,
@@ -345,5 +377,7 @@ _READERS: Mapping[str, Callable[[Node], Any]] = {
     "allow-pickle": recipefields.allow_pickle,
     "export": _export,
     "limits": _limits,
+    "slo": _slo,
+    "previous": recipefields.previous,
     "policy": recipefields.policy,
 }

@@ -176,12 +176,17 @@ def words(node: Node | None, what: str, default: tuple[str, ...], pattern: str) 
     return tuple(sorted(words))
 
 
-def memory(node: Node) -> int:
+def memory(node: Node, what: str = "limits.memory") -> int:
     expect = "an amount with a binary unit such as `16GiB`"
     hint = "units are `KiB`, `MiB`, `GiB` and `TiB`"
-    written = yamltext.text(node, "limits.memory", pattern=MEMORY, expect=expect, hint=hint)
+    written = yamltext.text(node, what, pattern=MEMORY, expect=expect, hint=hint)
     digits = written.rstrip("BiKMGT")
     return int(digits) << 10 * ("B", "KiB", "MiB", "GiB", "TiB").index(written.removeprefix(digits))
+
+
+def previous(node: Node) -> str:
+    expect = "`none`, a version, `name:version`, or the path of a bundle"
+    return yamltext.text(node, "previous", pattern=LINE, expect=expect, limit=1024)
 
 
 def policy(node: Node) -> str:

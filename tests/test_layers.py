@@ -15,14 +15,14 @@ ROOT = Path(__file__).resolve().parent.parent
 LAYERS = (
     {"types", "errors", "canonical", "events"},
     {
-        "archive", "bundle", "compatibility", "contract", "destination", "files", "formats", "graph",
+        "archive", "bundle", "compatibility", "contract", "destination", "files", "fleet", "formats", "graph",
         "graphneeds", "keys", "knowledge", "lock", "media", "memo",
         "patch", "pinning", "plugins", "recipe", "recipefields", "store", "yamltext",
     },
     {"dependencies", "exporters", "init", "policies", "registry", "runtimes", "server", "signers", "sources", "steps",
      "templates"},
     {"environments", "run", "sandbox", "worker"},
-    {"build", "cache", "delta", "install", "policy", "profiles", "resolve", "sign", "transport", "verify"},
+    {"build", "cache", "compat", "compatpage", "delta", "diff", "host", "install", "policy", "profiles", "resolve", "sign", "transport", "verify"},
     {"cli", "__main__"},
 )  # fmt: skip
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
@@ -107,6 +107,10 @@ LIGHT_VERBS = (
     "delta --help",
     "apply --help",
     "cache --help",
+    "compat --help",
+    "diff --help",
+    "doctor --help",
+    "runtimes list",
 )
 
 

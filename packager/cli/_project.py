@@ -8,8 +8,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from packager import knowledge, plugins, recipe, resolve, sandbox
 from packager import lock as locks
-from packager import plugins, recipe, resolve, sandbox
 from packager.cli import options
 from packager.errors import LockError, UsageError
 from packager.events import Note, OnEvent
@@ -41,6 +41,7 @@ class Project:
                 f"cannot read recipe `{path}`: {error.strerror}", hint="write one with `packager init SOURCE`"
             ) from None
         parsed = recipe.parse(data, str(path), plugins.names("runtimes"))
+        knowledge.use_updates(options.knowledge_directory())
         store = options.open_store(args)
         runner = Runner(store, _limits(parsed), on_event, args.jobs)
         here = Surroundings(path.absolute().parent, os.environ.get("MLFLOW_TRACKING_URI"), dict(os.environ))

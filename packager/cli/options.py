@@ -117,6 +117,17 @@ def store_directory(args: argparse.Namespace) -> Path:
     return args.store or Path(os.environ.get("PACKAGER_STORE") or data / "packager")
 
 
+def knowledge_directory() -> Path:
+    """Return where a site keeps newer tables of runtime knowledge (`packager runtimes update`)."""
+    data = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
+    return Path(os.environ.get("PACKAGER_KNOWLEDGE") or data / "packager" / "knowledge")
+
+
+def cache_directory() -> Path:
+    """Return where things are kept that can be made again: environments of runtimes under test."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "packager"
+
+
 def open_store(args: argparse.Namespace) -> Store:
     """Open the local store."""
     from packager.store import Store

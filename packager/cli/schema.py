@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Print the JSON Schema of recipes, so that an editor completes and checks `bundle.yaml`.
+"""Print a JSON Schema: of recipes, so that an editor completes and checks `bundle.yaml`, or of contracts.
 
 A recipe written by `packager init` names `recipe.schema.json` beside it in its first line.
 """
@@ -11,17 +11,19 @@ import json
 
 from packager.cli.render import Console
 
-HELP = "print the JSON Schema of recipes, for editors"
-EXAMPLES = """  packager schema > recipe.schema.json"""
+HELP = "print the JSON Schema of recipes or contracts"
+EXAMPLES = """  packager schema > recipe.schema.json
+  packager schema contract > contract.schema.json"""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """No arguments of its own."""
+    parser.add_argument("document", metavar="DOCUMENT", nargs="?", choices=("recipe", "contract"), default="recipe",
+                        help="recipe or contract (default: recipe)")  # fmt: skip
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
-    from packager.init import schema
+    from packager import contract, init
 
-    text = schema().decode()
+    text = (contract if args.document == "contract" else init).schema().decode()
     console.result(json.loads(text), text.rstrip())
     return 0

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Say where a bundle will run, before anything is loaded: from its contract and from what is known of runtimes.
+
+Without --runtime and --fleet every known version of the promised runtimes is listed. Exit code 1: at least one runtime
+or site that was asked for is a certain no. `unknown` means that nobody measured: `packager runtimes probe` does.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from packager.cli import options
+from packager.cli.render import Console
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from packager.bundle import Bundle
+    from packager.compat import Cell, Reach, Step
+    from packager.contract import Contract
+
+HELP = "say where a bundle will run, without loading it"
+EXAMPLES = """  packager compat digits.bundle.tar
+  packager compat digits:1.4.0 --runtime onnxruntime==1.16.3 --runtime triton==24.05
+  packager compat digits:1.4.0 --fleet fleet.yaml --html fleet.html"""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    options.bundle(parser)
+    parser.add_argument("--runtime", action="append", default=[], metavar="NAME==V", help="ask about this version")
+    parser.add_argument("--fleet", type=Path, metavar="FILE", help="ask about every site of a fleet file")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="also write the answer as one self-contained page")
+
+
+def main(args: argparse.Namespace, console: Console) -> int:
+    from packager import compat, contract, fleet, knowledge
+    from packager.bundle import CONTRACT
+
+    knowledge.use_updates(options.knowledge_directory())
+    bundle = options.open_bundle(args, console)
+    promise = contract.parse(bundle.read(CONTRACT))
+    asked = [_asked(text) for text in args.runtime]
+    sites = fleet.load(args.fleet) if args.fleet else ()
+    reached = [compat.reach(promise, site) for site in sites]
+    groups = [compat.cells(promise, runtime, version) for runtime, version in asked]
+    cells = [cell for group in groups for cell in group] or ([] if sites else compat.everywhere(promise))
+    steps = compat.steps(promise, reached)
+    refused = any(compat.best(group) == "no" for group in groups) or any(entry.outcome == "no" for entry in reached)
+    value = {
+        "bundle": {"name": bundle.name, "version": bundle.version, "digest": bundle.digest},
+        "ok": not refused,
+        "runs-on": {
+            name: {"promised": p.versions, "loads": _loads(promise, name)} for name, p in promise.runs_on.items()
+        },
+        "cells": [cell.to_json() for cell in cells],
+        "sites": [entry.to_json() for entry in reached],
+        "steps": [step.to_json() for step in steps],
+    }
+    if args.html:
+        _write_page(args.html, bundle, cells, reached, steps)
+    console.result(value, "\n".join([*_rows(cells), *_site_rows(reached), *_step_rows(steps)]))
+    return int(refused)
+
+
+def _asked(text: str) -> tuple[str, str]:
+    import re
+
+    from packager import knowledge
+    from packager.errors import UsageError, did_you_mean
+
+    name, equals, version = text.partition("==")
+    if not equals or not re.fullmatch(r"[0-9][0-9A-Za-z.+-]*", version):
+        raise UsageError(f"`--runtime`: expected NAME==VERSION, got `{text:.80}`", hint="as in `onnxruntime==1.16.3`")
+    if name not in knowledge.runtimes() and not knowledge.table(name).rows:
+        raise UsageError(f"nothing is known of runtime `{name:.60}`", hint=did_you_mean(name, knowledge.runtimes()))
+    return name, version
+
+
+def _loads(promise: Contract, runtime: str) -> str | None:
+    """Return the range as known here today; the contract holds what was known when the bundle was built."""
+    from packager import compatibility, knowledge
+
+    return compatibility.loads_on(promise.graph, runtime, knowledge.table)
+
+
+def _rows(cells: Sequence[Cell]) -> list[str]:
+    rows = []
+    for cell in cells:
+        mark = "promised" if cell.promised else ""
+        rows.append(
+            f"{cell.answer.outcome:8} {cell.runtime} {cell.version:8} {cell.target:26} {mark:9} {cell.answer.source}"
+        )
+        rows += _reasons(cell)
+    return rows
+
+
+def _reasons(cell: Cell) -> list[str]:
+    found = [f"           {r.message}" + (f"; {r.fix}" if r.fix else "") for r in cell.answer.reasons[:4]]
+    more = len(cell.answer.reasons) - 4
+    return [*found, f"           and {more} more"] if more > 0 else found
+
+
+def _site_rows(reached: Sequence[Reach]) -> list[str]:
+    rows = []
+    for entry in reached:
+        rows.append(f"{entry.outcome:8} {entry.site.name}")
+        rows += [f"  {row}" for row in _rows(entry.cells)]
+    return rows
+
+
+def _step_rows(steps: Sequence[Step]) -> list[str]:
+    if not steps:
+        return []
+    first, *others = steps
+    rows = [f"smallest change that reaches one more site ({', '.join(first.sites)}): {first.message}"]
+    return rows + [f"  or, for {', '.join(step.sites)}: {step.message}" for step in others]
+
+
+def _write_page(
+    path: Path, bundle: Bundle, cells: Sequence[Cell], reached: Sequence[Reach], steps: Sequence[Step]
+) -> None:  # fmt: skip
+    from packager import compatpage
+    from packager.files import write_atomically
+
+    write_atomically(path, compatpage.page(bundle.name, bundle.version, bundle.digest, cells, reached, steps).encode())

@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compare two bundles by what they mean: interface, promises, exactness, operators, weights, dependencies.
+
+Every difference is judged as a step of semantic versioning. Exit code 1: B's version is too small a step from A's.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from packager.cli import options
+from packager.cli.render import Console
+
+HELP = "compare two bundles and judge the version step"
+EXAMPLES = """  packager diff digits:1.3.0 digits:1.4.0
+  packager diff old.bundle.tar new.bundle.tar --json"""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("before", metavar="A", help="the older bundle, as every BUNDLE")
+    parser.add_argument("after", metavar="B", help="the newer bundle")
+    options.registry(parser)
+
+
+def main(args: argparse.Namespace, console: Console) -> int:
+    from packager import knowledge
+    from packager.diff import diff
+
+    knowledge.use_updates(options.knowledge_directory())
+    before, after = (options.open_reference(text, args, console) for text in (args.before, args.after))
+    found = diff(before, after)
+    rows = [f"{change.level:5}  {change.area}: {change.subject}: {change.message}" for change in found.changes]
+    rows = rows or ["no difference that anybody can notice"]
+    step = f"{before.name} {found.before} → {found.after} is a step of `{found.taken}`, `{found.needed}` is needed"
+    verdict = "ok" if found.ok else f"release it as {found.suggestion}"
+    console.result(found.to_json(), "\n".join([*rows, f"{step}: {verdict}"]))
+    return 0 if found.ok else 1

@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Preflight: where a bundle will run, told from its contract and from what is known of runtimes. Nothing is loaded.
+
+A cell is one target on one version of a runtime, on request at one site. A runtime of another's engine (a server
+around ONNX Runtime) runs that engine's targets. What a site does not say cannot be held against it, and what nobody
+measured is unknown, never ok.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+from packager import compatibility, knowledge
+from packager.canonical import JSON
+from packager.compatibility import Judgement, Reason, Tables
+from packager.contract import Contract, Terms
+from packager.fleet import Site
+from packager.knowledge import Outcome, Row, order
+
+_RANK: dict[Outcome, int] = {"no": 0, "unknown": 1, "ok": 2}
+_OF_THE_EXPORT = {"opset", "ir"}
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One target on one version of a runtime: the answer, and whether the recipe promised it."""
+
+    runtime: str
+    version: str
+    target: str
+    promised: bool
+    answer: Judgement
+
+    def to_json(self) -> JSON:
+        place = {"runtime": self.runtime, "version": self.version, "target": self.target, "promised": self.promised}
+        return place | self.answer.to_json()
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """What a bundle can do at one site: the cells of its runtimes. It is reached where one of them is ok."""
+
+    site: Site
+    cells: tuple[Cell, ...]
+
+    @property
+    def outcome(self) -> Outcome:
+        return best(self.cells)
+
+    def to_json(self) -> JSON:
+        return {"site": self.site.name, "outcome": self.outcome, "cells": [cell.to_json() for cell in self.cells]}
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Something that would reach more sites; `cost` orders them, the smallest first."""
+
+    cost: tuple[int, int]
+    message: str
+    sites: tuple[str, ...] = field(default=())
+
+    def to_json(self) -> JSON:
+        return {"change": self.message, "sites": list(self.sites)}
+
+
+def best(cells: Iterable[Cell]) -> Outcome:
+    """Return the best answer of several; `no` where there is none."""
+    return max((cell.answer.outcome for cell in cells), key=_RANK.__getitem__, default="no")
+
+
+def everywhere(contract: Contract, tables: Tables = knowledge.table) -> list[Cell]:
+    """Return the cells of every known version of every promised runtime, oldest first."""
+    return [
+        cell
+        for runtime in contract.runs_on
+        for version in tables(runtime).rows
+        for cell in cells(contract, runtime, version, tables)
+    ]
+
+
+def cells(contract: Contract, runtime: str, version: str, tables: Tables = knowledge.table) -> list[Cell]:
+    """Return the cells of one version of a runtime, one for each target that it can be given."""
+    row = compatibility.find(tables(runtime), version)
+    targets = _targets(contract, runtime, row)
+    promised = _is_promised(contract, runtime, version, tables)
+    if not targets:
+        had = ", ".join(sorted({terms.target.runtime for terms in contract.targets.values()})) or "none"
+        reason = Reason("target", runtime, f"the bundle has no target for {runtime}; it has {had}",
+                        f"add `{runtime}` to `runs-on` and build again")  # fmt: skip
+        return [Cell(runtime, version, "", False, Judgement("no", (reason,)))]
+    return [
+        Cell(runtime, version, terms.target.name, promised, compatibility.judge(terms.graph, runtime, version, tables))
+        for terms in targets
+    ]
+
+
+def _targets(contract: Contract, runtime: str, row: Row | None) -> list[Terms]:
+    own = [terms for terms in contract.targets.values() if terms.target.runtime == runtime]
+    return own or [terms for terms in contract.targets.values() if row and terms.target.runtime in row.inside]
+
+
+def _is_promised(contract: Contract, runtime: str, version: str, tables: Tables) -> bool:
+    promise = contract.runs_on.get(runtime)
+    if promise is None:
+        return False
+    row = compatibility.find(tables(runtime), version)
+    known = {row.version for row in compatibility.promised(tables(runtime), promise.versions)}
+    return row.version in known if row else compatibility.specifier(promise.versions, runtime).contains(version)
+
+
+# sites
+
+
+def reach(contract: Contract, site: Site, tables: Tables = knowledge.table) -> Reach:
+    """Judge a bundle at one site: its runtimes, and what its hosts have."""
+    found = []
+    for runtime, version in site.runtimes.items():
+        row = compatibility.find(tables(runtime), version)
+        for cell in cells(contract, runtime, version, tables):
+            terms = contract.targets.get(cell.target)
+            reasons = tuple(_at_site(site, terms, runtime, row)) if terms else ()
+            found.append(replace(cell, answer=_worse(cell.answer, reasons)))
+    return Reach(site, tuple(found))
+
+
+def _worse(answer: Judgement, reasons: tuple[Reason, ...]) -> Judgement:
+    if not reasons:
+        return answer
+    kept = answer.reasons if answer.outcome == "no" else ()
+    return Judgement("no", (*kept, *reasons), answer.source)
+
+
+def _at_site(site: Site, terms: Terms, runtime: str, row: Row | None) -> Iterator[Reason]:
+    if row and row.python and site.python and site.python not in row.python:
+        fits = ", ".join(row.python)
+        yield Reason("python", site.python, f"{runtime} {row.version} has no form for Python {site.python}",
+                     f"use Python {fits}")  # fmt: skip
+    missing = sorted(set(terms.needs["cpu"]) - set(site.cpu)) if site.cpu else []
+    if missing:
+        yield Reason("cpu", missing[0], f"the CPU lacks {', '.join(missing)}", "use another host or target")
+    yield from _memory(site, terms)
+    yield from _device(site, terms, runtime, row)
+
+
+def _memory(site: Site, terms: Terms) -> Iterator[Reason]:
+    needed = terms.needs["memory"].get("weights", 0) + terms.needs["memory"].get("activations", 0)
+    if site.memory is not None and needed > site.memory:
+        yield Reason("memory", str(site.memory), f"about {needed} bytes are needed, the host has {site.memory}",
+                     "use a host with more memory, or bound `dynamic` lower")  # fmt: skip
+
+
+def _device(site: Site, terms: Terms, runtime: str, row: Row | None) -> Iterator[Reason]:
+    wanted = terms.needs.get("capability")
+    if wanted is None:
+        return
+    if wanted not in site.capabilities:
+        had = ", ".join(site.capabilities) or "none"
+        yield Reason("device", wanted, f"a GPU of compute capability {wanted} is needed, the site has {had}",
+                     "add its device to `runs-on` and build again")  # fmt: skip
+    if row and row.driver and site.driver and order(site.driver) < order(row.driver):
+        message = f"{runtime} {row.version} needs driver {row.driver}, the site has {site.driver}"
+        yield Reason("driver", site.driver, message, f"update the driver to {row.driver}")
+
+
+# what would reach one more site
+
+
+def steps(contract: Contract, reached: Sequence[Reach], tables: Tables = knowledge.table) -> list[Step]:
+    """Return the changes that would each reach at least one more site, the smallest first.
+
+    To export for an older runtime again costs the site nothing, so it comes first, the least step back before a larger
+    one; then what a site would have to upgrade, by the number of known versions in between.
+    """
+    found: dict[str, Step] = {}
+    for entry in reached:
+        for step in _steps_for(contract, entry, tables) if entry.outcome == "no" else ():
+            known = found.get(step.message, step)
+            found[step.message] = replace(known, sites=(*known.sites, entry.site.name))
+    return sorted(found.values(), key=lambda step: (step.cost, -len(step.sites), step.message))
+
+
+def _steps_for(contract: Contract, entry: Reach, tables: Tables) -> list[Step]:
+    found: dict[str, Step] = {}
+    for cell in entry.cells:
+        for step in (*_export_again(cell), *_upgrade(contract, entry.site, cell, tables)):
+            found.setdefault(step.message, step)
+    return list(found.values())
+
+
+def _export_again(cell: Cell) -> Iterator[Step]:
+    """Building for this version helps where every reason is one that a lower opset or IR version takes away."""
+    reasons = cell.answer.reasons
+    if all(reason.limit in _OF_THE_EXPORT or reason.opset is not None for reason in reasons):
+        opsets = [reason.opset for reason in reasons if reason.opset is not None]
+        level = f"re-export at opset {min(opsets)}" if opsets else "re-export with an older IR version"
+        message = f'{level}: promise `{cell.runtime}: ">={cell.version}"` and build again'
+        yield Step((0, -min(opsets, default=99)), message)
+
+
+def _upgrade(contract: Contract, site: Site, cell: Cell, tables: Tables) -> Iterator[Step]:
+    later = [v for v in tables(cell.runtime).rows if order(v) > order(cell.version)]
+    for distance, version in enumerate(later, start=1):
+        moved = replace(site, runtimes={cell.runtime: version})
+        if reach(contract, moved, tables).outcome == "ok":
+            yield Step((1, distance), f"upgrade {cell.runtime} {cell.version} to {version}")
+            return

@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The fleet file: which sites there are, and what runs there. Written by people, or by `packager doctor` on a host.
+
+    sites:
+      acme:
+        runtimes: {onnxruntime: 1.16.3, triton: 24.05}
+        python: "3.11"
+        machine: x86_64
+        cpu: [avx2, fma]
+        memory: 16GiB
+        devices: [{name: NVIDIA L4, capability: "8.9", memory: 24GiB}]
+        driver: 550.54.15
+        knobs: {threads: 4}
+
+Only `runtimes` is needed. What is left out is not known and not held against the bundle.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from packager import recipefields, yamltext
+from packager.canonical import JSON
+from packager.recipefields import RUNTIME
+from packager.yamltext import Node, Scalar
+
+_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+_VERSION = r"[0-9]+(\.[0-9]+)*([a-z+.-][A-Za-z0-9.+-]*)?"
+_MEMBERS = ("runtimes", "python", "machine", "cpu", "memory", "disk", "devices", "driver", "knobs", "sandbox")
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """One GPU: its name, compute capability, and memory in bytes."""
+
+    name: str
+    capability: str
+    memory: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """One place that runs bundles; empty and None mean not stated. `memory` and `disk` are in bytes."""
+
+    name: str
+    runtimes: Mapping[str, str]
+    python: str | None = None
+    machine: str | None = None
+    cpu: tuple[str, ...] = ()
+    memory: int | None = None
+    disk: int | None = None
+    devices: tuple[Device, ...] = ()
+    driver: str | None = None
+    knobs: Mapping[str, JSON] = field(default_factory=dict)
+    sandbox: bool | None = None
+
+    @property
+    def capabilities(self) -> tuple[str, ...]:
+        return tuple(sorted({device.capability for device in self.devices}))
+
+
+def load(path: Path) -> tuple[Site, ...]:
+    """Read the fleet file at `path`. Raises UsageError with the line."""
+    return parse(yamltext.load(path, missing="write one, or begin with what `packager doctor` prints"), str(path))
+
+
+def parse(data: bytes | str, file: str) -> tuple[Site, ...]:
+    """Parse the text of a fleet file, sorted by site; `file` is what messages call it."""
+    members = yamltext.fields(yamltext.parse(data, file), "fleet", ("sites",), required=("sites",))
+    entries = yamltext.table(members["sites"], "sites", least=1).entries
+    found = (_site(recipefields.entry_name(key, "sites", _NAME), member) for key, member in entries)
+    return tuple(sorted(found, key=lambda site: site.name))
+
+
+def _site(name: str, node: Node) -> Site:
+    members = yamltext.fields(node, f"sites.{name}", _MEMBERS, required=("runtimes",))
+    entries = yamltext.table(members["runtimes"], f"sites.{name}.runtimes").entries
+    runtimes = {recipefields.entry_name(key, "runtimes", RUNTIME): _version(v, key.text) for key, v in entries}
+    knobs = yamltext.table(members["knobs"], "knobs").entries if "knobs" in members else ()
+    return Site(
+        name,
+        runtimes,
+        python=_version(members["python"], "python") if "python" in members else None,
+        machine=_word(members["machine"], "machine") if "machine" in members else None,
+        cpu=_features(members.get("cpu"), name),
+        memory=_size(members, "memory"),
+        disk=_size(members, "disk"),
+        devices=tuple(_device(item, name) for item in _items(members.get("devices"), name)),
+        driver=_version(members["driver"], "driver") if "driver" in members else None,
+        knobs={key.text: value.value() if isinstance(value, Scalar) else None for key, value in knobs},
+        sandbox=yamltext.boolean(members["sandbox"], "sandbox") if "sandbox" in members else None,
+    )
+
+
+def _size(members: Mapping[str, Node], key: str) -> int | None:
+    return recipefields.memory(members[key], key) if key in members else None
+
+
+def _items(node: Node | None, name: str) -> list[Node]:
+    return [] if node is None else list(yamltext.items(node, f"sites.{name}.devices", most=64))
+
+
+def _features(node: Node | None, name: str) -> tuple[str, ...]:
+    items = [] if node is None else yamltext.items(node, f"sites.{name}.cpu", most=512)
+    return tuple(sorted({_word(item, f"sites.{name}.cpu") for item in items}))
+
+
+def _device(node: Node, name: str) -> Device:
+    what = f"sites.{name}.devices"
+    members = yamltext.fields(node, what, ("name", "capability", "memory"), required=("capability",))
+    memory = recipefields.memory(members["memory"], f"{what}.memory") if "memory" in members else None
+    title = yamltext.text(members["name"], f"{what}.name", limit=256) if "name" in members else "GPU"
+    return Device(title, _version(members["capability"], "capability"), memory)
+
+
+def _word(node: Node, what: str) -> str:
+    return yamltext.text(node, what, pattern=r"[A-Za-z0-9_.-]+", expect="one word", limit=128)
+
+
+def _version(node: Node, what: str) -> str:
+    """Read a version as it is written: `24.10` is no number here."""
+    written = node.text if isinstance(node, Scalar) else ""
+    if isinstance(node, Scalar) and node.kind in ("int", "float"):
+        return written
+    return yamltext.text(node, what, pattern=_VERSION, expect="a version such as `1.16.3`", limit=64)
+
+
+def write(site: Site) -> str:
+    """Return the text of a fleet file with one site; `parse` reads it back."""
+    lines = ["sites:", f"  {site.name}:", f"    runtimes: {_flow(site.runtimes)}"]
+    plain = {"python": site.python, "machine": site.machine, "driver": site.driver}
+    lines += [f"    {key}: {json.dumps(value)}" for key, value in plain.items() if value is not None]
+    if site.cpu:
+        lines.append(f"    cpu: [{', '.join(map(json.dumps, site.cpu))}]")
+    sizes = {"memory": site.memory, "disk": site.disk}
+    lines += [f"    {key}: {value >> 20}MiB" for key, value in sizes.items() if value]
+    if site.devices:
+        lines.append(f"    devices: [{', '.join(map(_device_text, site.devices))}]")
+    if site.knobs:
+        lines.append(f"    knobs: {json.dumps(dict(site.knobs))}")
+    if site.sandbox is not None:
+        lines.append(f"    sandbox: {json.dumps(site.sandbox)}")
+    return "\n".join(lines) + "\n"
+
+
+def _flow(values: Mapping[str, str]) -> str:
+    return "{" + ", ".join(f"{key}: {json.dumps(value)}" for key, value in values.items()) + "}"
+
+
+def _device_text(device: Device) -> str:
+    size = f", memory: {device.memory >> 20}MiB" if device.memory else ""
+    return f"{{name: {json.dumps(device.name)}, capability: {json.dumps(device.capability)}{size}}}"
