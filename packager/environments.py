@@ -47,6 +47,23 @@ def ensure(
     return executable
 
 
+def pythons_for(
+    requirements: Sequence[str], candidates: Sequence[str], environment: Mapping[str, str] | None = None
+) -> tuple[str, ...]:
+    """Return which versions of Python the index has wheels for. Network, and nothing is installed."""
+    found = []
+    for python in candidates:
+        command = [_program(), "pip", "compile", "-", "--quiet", "--no-header", "--only-binary", ":all:",
+                   "--python-version", python, "--python-platform", "linux", "--no-python-downloads"]  # fmt: skip
+        done = subprocess.run(
+            command, input="\n".join(requirements), capture_output=True, text=True, timeout=_PATIENCE, check=False,
+            env=None if environment is None else dict(environment),
+        )  # fmt: skip
+        if done.returncode == 0:
+            found.append(python)
+    return tuple(found)
+
+
 def place(requirements: Sequence[str], python: str, cache: Path) -> Path:
     """Return the directory of an environment below `cache`, whether it exists or not."""
     return cache / canonical.sha256(_identity(requirements, python)).removeprefix("sha256:")[:32]

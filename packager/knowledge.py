@@ -145,9 +145,24 @@ def use_updates(folder: Path | None) -> None:
 
 def table(runtime: str, updates: Path | None = None) -> Table:
     """Return what is known of a runtime here: what ships, overridden row by row by the site's own tables."""
-    base, folder = shipped(runtime), updates or _updates
-    path = folder / f"{runtime}.json" if folder else None
-    return merged(base, parse(path.read_bytes(), str(path))) if path and path.is_file() else base
+    found, folder = shipped(runtime), updates or _updates
+    if folder is not None:
+        for name in (f"{runtime}.json", f"{runtime}.measured.json"):
+            found = _overlaid(found, folder / name)
+    return found
+
+
+def _overlaid(base: Table, path: Path) -> Table:
+    try:
+        stat = path.stat()
+    except FileNotFoundError:
+        return base
+    return merged(base, _read(path, stat.st_mtime_ns, stat.st_size))
+
+
+@functools.cache
+def _read(path: Path, changed: int, size: int) -> Table:
+    return parse(path.read_bytes(), str(path))
 
 
 def merged(base: Table, newer: Table) -> Table:
@@ -181,7 +196,8 @@ def _table(value: JSON) -> Table:
         raise ValueError("its runtime has no name")
     rows = {version: _row(version, row) for version, row in value["versions"].items()}
     ordered = {version: rows[version] for version in sorted(rows, key=order)}
-    kernels = (_kernels(value["kernels"]),) if "kernels" in value else ()
+    parts = value.get("kernels", [])
+    kernels = tuple(_kernels(part) for part in (parts if isinstance(parts, list) else [parts]))
     return Table(value["runtime"], value["serial"], MappingProxyType(ordered), kernels)
 
 

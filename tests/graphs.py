@@ -11,8 +11,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto as T
 from onnx import helper, numpy_helper
+from packager.runtimes.onnxruntime.probes import Trial
 
-Graph = tuple[bytes, bytes]  # a serialised model, and its inputs as .npz
+Graph = Trial
 SEED = 7
 
 
@@ -34,7 +35,7 @@ def _model(
     model.ir_version = ir
     file = io.BytesIO()
     np.savez(file, **inputs)
-    return model.SerializeToString(deterministic=True), file.getvalue()
+    return Trial(model.SerializeToString(deterministic=True), file.getvalue())
 
 
 def _random(*shape: int, dtype: str = "float32") -> np.ndarray:

@@ -12,7 +12,7 @@ import importlib
 import io
 import itertools
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -219,9 +219,19 @@ def _guess(kind: str) -> Any:
     return guesses.get(kind, _tensor("float32"))
 
 
-def pack(graphs: Sequence[tuple[bytes, bytes]]) -> bytes:
-    """Write graphs and their inputs as `trial.py` reads them."""
-    return b"".join(struct.pack(">QQ", len(data), len(feeds)) + data + feeds for data, feeds in graphs)
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A serialised model; its inputs and what it should give as `.npz` (empty: load only, give anything)."""
+
+    graph: bytes
+    feeds: bytes = b""
+    expected: bytes = b""
+    tolerance: float = 0.0
+
+    def packed(self) -> bytes:
+        """Write it as `trial.py` reads it."""
+        parts = (self.graph, self.feeds, self.expected)
+        return struct.pack(">QQQQ", *map(len, parts), round(self.tolerance * 1e6)) + b"".join(parts)
 
 
 def gates() -> dict[tuple[str, int], bytes]:
@@ -236,11 +246,11 @@ def gates() -> dict[tuple[str, int], bytes]:
     return found | {("ir", version): _trivial({"": 15}, version) for version in range(3, _BEYOND)}
 
 
-def trivial_run() -> tuple[bytes, bytes]:
+def trivial_run() -> Trial:
     """Return a graph that every version runs, with its input: wheels built for another numpy crash on arrays."""
     numpy, file = importlib.import_module("numpy"), io.BytesIO()
     numpy.savez(file, x=numpy.ones((1, 2), "float32"))
-    return _trivial({"": 13}, _IR), file.getvalue()
+    return Trial(_trivial({"": 13}, _IR), file.getvalue())
 
 
 def _trivial(opsets: Mapping[str, int], ir: int) -> bytes:

@@ -6,9 +6,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from packager.runtimes.onnxruntime.probe import Kernels
-
 from packager.canonical import JSON
+
+Kernels = Mapping[str, str]  # `ai.onnx Pad 19 T=float32` -> `ok`, `lacks`, `fails` or `host`
 
 _LETTERS = {"ok": "o", "lacks": "x", "fails": "x"}
 _COMMON = {"float32", "int64", "int32", "int8", "uint8", "bool", "string"}

@@ -4,8 +4,9 @@
     python trial.py GRAPHS FIRST      one JSON line `[index, "ok"]` or `[index, "what the runtime said"]` for each
     python trial.py --about           one JSON line about the runtime and numpy of this environment
 
-GRAPHS holds records of two big-endian lengths, a serialised model, and its inputs as an `.npz` (length 0: load it
-only). Runs in environments that hold nothing of ours, on any Python since 3.8: standard library, numpy, onnxruntime.
+GRAPHS holds records: four big-endian numbers (three lengths, and a relative tolerance in millionths), a serialised
+model, its inputs as an `.npz` (none: load it only), what it should give as an `.npz` of `0`, `1`, … (none: anything).
+Runs in environments that hold nothing of ours, on any Python since 3.8: standard library, numpy, onnxruntime.
 A graph that kills the process ends the output; who started it goes on behind that graph.
 """
 
@@ -32,17 +33,17 @@ def about() -> Any:
     }
 
 
-def records(path: str) -> Iterator[tuple[bytes, bytes]]:
+def records(path: str) -> Iterator[tuple[bytes, bytes, bytes, float]]:
     with Path(path).open("rb") as file:
         while True:
-            head = file.read(16)
+            head = file.read(32)
             if not head:
                 return
-            graph, feeds = struct.unpack(">QQ", head)
-            yield file.read(graph), file.read(feeds)
+            graph, feeds, expected, millionths = struct.unpack(">QQQQ", head)
+            yield file.read(graph), file.read(feeds), file.read(expected), millionths / 1e6
 
 
-def attempt(graph: bytes, feeds: bytes, options: Any) -> str:
+def attempt(graph: bytes, feeds: bytes, expected: bytes, tolerance: float, options: Any) -> str:
     import numpy
     import onnxruntime
 
@@ -50,9 +51,27 @@ def attempt(graph: bytes, feeds: bytes, options: Any) -> str:
         session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         if feeds:
             with numpy.load(io.BytesIO(feeds), allow_pickle=False) as arrays:
-                session.run(None, {name: arrays[name] for name in arrays.files})
+                got = session.run(None, {name: arrays[name] for name in arrays.files})
+            return compare(got, expected, tolerance) if expected else "ok"
     except Exception as error:  # the runtime's exceptions share no class
         return " ".join(str(error).split())[:400] or type(error).__name__
+    return "ok"
+
+
+def compare(got: list[Any], expected: bytes, tolerance: float) -> str:
+    import numpy
+
+    with numpy.load(io.BytesIO(expected), allow_pickle=False) as arrays:
+        for place, found in enumerate(got):
+            wanted, array = arrays[str(place)], numpy.asarray(found)
+            if array.shape != wanted.shape:
+                return f"differs: output {place} has the shape {array.shape}, expected {wanted.shape}"
+            if array.dtype == object or wanted.dtype.kind in "USb":
+                same = numpy.array_equal(array.astype(str), wanted.astype(str))
+            else:
+                same = numpy.allclose(array, wanted, rtol=tolerance, atol=1e-7, equal_nan=True)
+            if not same:
+                return f"differs: output {place} is not what the standard says"
     return "ok"
 
 
@@ -66,9 +85,9 @@ def main(arguments: list[str]) -> int:
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 4
     first = int(arguments[1])
-    for index, (graph, feeds) in enumerate(records(arguments[0])):
+    for index, record in enumerate(records(arguments[0])):
         if index >= first:
-            print(json.dumps([index, attempt(graph, feeds, options)]), flush=True)
+            print(json.dumps([index, attempt(*record, options)]), flush=True)
     return 0
 
 

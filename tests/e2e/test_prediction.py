@@ -30,7 +30,7 @@ def environment(version: str) -> Path:
 
 def test_the_verdict_is_what_happens(capsys: pytest.CaptureFixture[str]) -> None:
     built = {name: make() for name, make in graphs.GRAPHS.items()}
-    needs = {name: graphs.facts(model) for name, (model, _) in built.items()}
+    needs = {name: graphs.facts(trial.graph) for name, trial in built.items()}
     confusion: collections.Counter[tuple[str, bool]] = collections.Counter()
     wrong = []
     for version in VERSIONS:
@@ -55,7 +55,7 @@ def test_a_fix_is_a_fix() -> None:
     """What compat says would help is done, and helps."""
     for opset, version in ((19, "1.15.1"), (22, "1.23.2")):
         make = graphs.shapes if opset == 19 else (lambda n: graphs.single("LpNormalization", n))
-        answer = compatibility.judge(graphs.facts(make(opset)[0]), "onnxruntime", version)
+        answer = compatibility.judge(graphs.facts(make(opset).graph), "onnxruntime", version)
         (wanted,) = {reason.opset for reason in answer.reasons}
         assert wanted is not None
         before, after = probe.trials(environment(version), [make(opset), make(wanted)])
