@@ -183,7 +183,7 @@ def steps(contract: Contract, reached: Sequence[Reach], tables: Tables = knowled
 def _steps_for(contract: Contract, entry: Reach, tables: Tables) -> list[Step]:
     found: dict[str, Step] = {}
     for cell in entry.cells:
-        for step in (*_export_again(cell), *_upgrade(contract, entry.site, cell, tables)):
+        for step in (*_export_again(cell), *_other_python(cell), *_upgrade(contract, entry.site, cell, tables)):
             found.setdefault(step.message, step)
     return list(found.values())
 
@@ -196,6 +196,12 @@ def _export_again(cell: Cell) -> Iterator[Step]:
         level = f"re-export at opset {min(opsets)}" if opsets else "re-export with an older IR version"
         message = f'{level}: promise `{cell.runtime}: ">={cell.version}"` and build again'
         yield Step((0, -min(opsets, default=99)), message)
+
+
+def _other_python(cell: Cell) -> Iterator[Step]:
+    reasons = cell.answer.reasons
+    if reasons and all(reason.limit == "python" for reason in reasons):
+        yield Step((1, 0), f"{reasons[0].fix} with {cell.runtime} {cell.version}")
 
 
 def _upgrade(contract: Contract, site: Site, cell: Cell, tables: Tables) -> Iterator[Step]:

@@ -43,7 +43,7 @@ class Reason:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """An answer with its reasons; `source` says what it rests on: `measured`, `vendor`, or `assumed from VERSION`."""
+    """An answer with its reasons; `source` says what it rests on: `measured`, `vendor`, `assumed from VERSION` or `none`."""
 
     outcome: Outcome
     reasons: tuple[Reason, ...] = ()
@@ -75,7 +75,8 @@ def judge(graph: Mapping[str, JSON], runtime: str, version: str, tables: Tables 
     if not near or len({answer.outcome for answer in answers}) > 1:
         known = f"known are {next(iter(table.rows))} to {[*table.rows][-1]}" if table.rows else "none is known"
         fix = f"measure it: `packager runtimes probe {runtime}=={version}`"
-        return Judgement("unknown", (Reason("version", version, f"{runtime} {version} is not known; {known}", fix),))
+        reason = Reason("version", version, f"{runtime} {version} is not known; {known}", fix)
+        return Judgement("unknown", (reason,), source="none")
     return replace(answers[0], source=f"assumed from {near[0].version}")
 
 
@@ -138,7 +139,7 @@ def _operators(graph: Mapping[str, JSON], table: Table, row: Row) -> Iterator[tu
         where = f"{table.runtime} {row.version}"
         if kernels is None:
             yield "unknown", Reason("operator", subject, f"the operators of {where} are not known", _probe(where))
-        elif types or not _controls_flow(kernels, domain, operator):
+        else:
             outcome = kernels.outcomes(domain, operator, since, types, row.version)
             if domain not in _SHIPPED:
                 yield "no", Reason("operator", subject, f"{where} has no operators of the domain {domain}",
@@ -156,11 +157,6 @@ def uses(graph: Mapping[str, JSON]) -> Iterator[tuple[str, str, str, str]]:
         for operator, definitions in operators.items():
             for since, rows in definitions.items():
                 yield from ((domain, operator, since, types) for types in rows)
-
-
-def _controls_flow(kernels: Kernels, domain: str, operator: str) -> bool:
-    """If, Loop and Scan take every type and exist since the oldest opset: what is inside them is judged by itself."""
-    return domain == "ai.onnx" and not kernels.versions(domain, operator) and operator in ("If", "Loop", "Scan")
 
 
 def _lacking(

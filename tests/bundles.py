@@ -18,21 +18,23 @@ INTERFACE = {
     "dimensions": {"batch": {"min": 1, "max": 8}},
 }
 TARGET = {"runtime": "onnxruntime", "device": "cpu", "precision": "fp32", "path": "model/model.onnx"}
+TERMS = {"tolerance": {"y": {"atol": 1e-5, "rtol": 1e-4}}, "needs": {"cpu": [], "memory": {"weights": 5}}}
+CONTRACT_OF_TINY = {
+    "format": 1,
+    "interface": INTERFACE,
+    "ranges": {},
+    "graph": {"opset": {"ai.onnx": 18}, "ir": 8, "operators": {"ai.onnx": {"Add": {"14": ["T=float32"]}}},
+              "parameters": 1, "bytes": 4},
+    "runs-on": {"onnxruntime": {"versions": ">=1.17", "loads": ">=1.15.0"}},
+    "targets": {"onnxruntime-cpu-fp32": {**TARGET, **TERMS}},
+}  # fmt: skip
 
 
 def make(store: Store, files: dict[str, bytes] | None = None, name: str = "tiny", version: str = "1.0.0") -> Bundle:
     """Assemble a bundle named `name` from `files` in `store`."""
     contents = {"model/model.onnx": b"graph", "model/weights-0001.bin": bytes(range(256)) * 40, "MODEL_CARD.md": b"# t"}
+    contents[CONTRACT] = canonical.dump(CONTRACT_OF_TINY)
     contents |= files or {}
-    contents[CONTRACT] = canonical.dump(
-        {
-            "format": 1,
-            "interface": INTERFACE,
-            "graph": {"opset": {"ai.onnx": 18}, "ir": 8, "operators": {"ai.onnx": ["Add"]}},
-            "runs-on": {"onnxruntime": {"versions": ">=1.17"}},
-            "targets": {"onnxruntime-cpu-fp32": TARGET},
-        }
-    )
     contents[SBOM] = canonical.dump({"bomFormat": "CycloneDX", "specVersion": "1.6", "version": 1})
     blobs = {path: store.put(data) for path, data in contents.items()}
     listed = {path: [blob.digest, blob.size] for path, blob in blobs.items()}

@@ -185,6 +185,7 @@ GRAPHS: dict[str, Callable[[], Graph]] = {
     "trees of ml 5": lambda: trees(5),
     "If with Gelu": lambda: branch(20),
     "If with Relu": lambda: branch(18),
+    "If at 19": lambda: branch(19),
     "Gelu": lambda: single("Gelu", 20),
     "Swish": lambda: single("Swish", 24),
     "Mish in fp16": lambda: single("Mish", 18, dtype="float16"),

@@ -84,8 +84,9 @@ def state_outputs(model: Any, seen: Sequence[Observation]) -> None:
     for position, value in enumerate(model.graph.output):
         stated = value.type.tensor_type.shape
         runs = [(run.lengths, run.shapes[position]) for run in seen]
-        while len(stated.dim) < len(runs[0][1]) and not value.type.tensor_type.HasField("shape"):
-            stated.dim.add()  # a graph may leave the rank of an output open
+        if not value.type.tensor_type.HasField("shape"):  # a graph may leave the rank of an output open
+            for _ in runs[0][1]:
+                stated.dim.add()
         if any(len(shape) != len(stated.dim) for _, shape in runs):
             raise StepError(
                 f"output `{value.name}` has {len(stated.dim)} axes in the graph, another number in the source"

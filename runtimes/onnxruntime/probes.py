@@ -26,6 +26,7 @@ _NUMBERS = ("float32", "int64", "float64", "float16", "bfloat16", "int32", "int1
             "uint16", "uint8", "bool", "string")  # fmt: skip
 _PACKED = ("int4", "uint4")  # only where quantisation meets them
 _QUANTISED = {"QuantizeLinear", "DequantizeLinear", "Cast"}
+_FLOW = ("If", "Loop", "Scan")
 _NESTED = ("float32", "int64", "string")
 _TYPE_ATTRIBUTES = ("to", "dtype", "output_dtype", "output_datatype")
 _ATTRIBUTES: Mapping[str, Mapping[str, Any]] = {  # what cannot be guessed from the kind of an attribute
@@ -97,7 +98,7 @@ def every() -> list[Probe]:
     for schema in schemas:
         later = [v for v in newest[schema.domain, schema.name] if v > schema.since_version]
         hidden = not schema.domain and later and min(later) <= OLDEST_OPSET
-        if not (schema.deprecated or hidden or has_subgraph(schema)):
+        if not (schema.deprecated or hidden or (has_subgraph(schema) and schema.name not in _FLOW)):
             found += [Probe(schema.domain, schema.name, schema.since_version, text) for text in _choices(schema)]
     return sorted(found, key=lambda probe: (probe.domain, probe.operator, probe.since, probe.types))
 
@@ -108,6 +109,9 @@ def has_subgraph(schema: Any) -> bool:
 
 
 def _choices(schema: Any) -> Iterator[str]:
+    if has_subgraph(schema):
+        yield ""
+        return
     if schema.name == "StringNormalizer":  # fails where the host lacks its locale; only this one is everywhere
         yield "locale=C.UTF-8"
         return
@@ -142,6 +146,8 @@ def _needed_outputs(schema: Any) -> list[Any]:
 def model(probe: Probe, *, optional: bool, rank: int | None) -> bytes:
     """Return the serialised graph of a probe."""
     onnx = graph.tool()
+    if probe.operator in _FLOW:
+        return _flow(probe)
     schema = onnx.defs.get_schema(probe.operator, probe.since, probe.domain)
     bound = dict(part.split("=", 1) for part in probe.types.split(";")) if probe.types else {}
     sources = [part for part in schema.inputs if optional or part.option != schema.FormalParameterOption.Optional]
@@ -158,6 +164,33 @@ def model(probe: Probe, *, optional: bool, rank: int | None) -> bytes:
     made = onnx.helper.make_model(
         onnx.helper.make_graph([node], "probe", ports[0], ports[1]), opset_imports=imports, ir_version=_IR
     )
+    data: bytes = made.SerializeToString(deterministic=True)
+    return data
+
+
+def _flow(probe: Probe) -> bytes:
+    """Return a graph of If, Loop or Scan around an Identity: what they need besides is the business of the inside."""
+    helper, kinds = graph.tool().helper, graph.tool().TensorProto
+    floats = [helper.make_tensor_value_info(name, kinds.FLOAT, [2]) for name in ("a", "b", "x", "y")]
+    count = helper.make_tensor_value_info("n", kinds.INT64, [])
+    going = [helper.make_tensor_value_info(name, kinds.BOOL, []) for name in ("c", "d", "e")]
+    if probe.operator == "If":
+        branch = helper.make_graph([helper.make_node("Identity", ["x"], ["a"])], "branch", [], floats[:1])
+        node = helper.make_node("If", ["c"], ["y"], then_branch=branch, else_branch=branch)
+        inputs = [going[0], floats[2]]
+    elif probe.operator == "Loop":
+        nodes = [helper.make_node("Identity", ["d"], ["e"]), helper.make_node("Identity", ["a"], ["b"])]
+        step = helper.make_tensor_value_info("i", kinds.INT64, [])
+        body = helper.make_graph(nodes, "body", [step, going[1], floats[0]], [going[2], floats[1]])
+        node, inputs = helper.make_node("Loop", ["n", "c", "x"], ["y"], body=body), [count, going[0], floats[2]]
+    else:
+        one, two = (helper.make_tensor_value_info(name, kinds.FLOAT, []) for name in ("a", "b"))
+        body = helper.make_graph([helper.make_node("Identity", ["a"], ["b"])], "body", [one], [two])
+        node, inputs = helper.make_node("Scan", ["x"], ["y"], body=body, num_scan_inputs=1), [floats[2]]
+    made = helper.make_model(
+        helper.make_graph([node], "probe", inputs, floats[3:]),
+        opset_imports=[helper.make_opsetid("", probe.opset)], ir_version=_IR,
+    )  # fmt: skip
     data: bytes = made.SerializeToString(deterministic=True)
     return data
 

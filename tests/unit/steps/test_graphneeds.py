@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a graph needs: definitions and element types as the standard has them, memory as an estimate that says so."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from packager import graph, graphneeds
+from tests import graphs
+
+
+def operators(name: str) -> dict[str, dict[str, list[str]]]:
+    found: dict[str, dict[str, list[str]]] = graphs.facts(graphs.GRAPHS[name]().graph)["operators"]["ai.onnx"]
+    return found
+
+
+def test_a_definition_is_the_newest_not_above_the_opset() -> None:
+    assert operators("shapes at 18")["Pad"] == {"18": ["T=int32"]}
+    assert operators("shapes at 19")["Pad"] == {"19": ["T=int32"]}
+    assert operators("shapes at 19")["Cast"] == {"19": ["T1=float32;T2=int32", "T1=int32;T2=float32"]}
+
+
+def test_element_types_tell_the_precision() -> None:
+    assert operators("encoder")["LayerNormalization"] == {"17": ["T=float32"]}
+    assert operators("encoder in fp16")["LayerNormalization"] == {"17": ["T=float16"]}
+    assert operators("int8 at 19")["QuantizeLinear"] == {"19": ["T1=float32;T2=int8"]}
+
+
+def test_what_is_inside_a_branch_counts() -> None:
+    found = operators("If with Gelu")
+    assert found["If"] == {"19": [""]} and found["Gelu"] == {"20": ["T=float32"]}
+
+
+def test_a_text_operator_names_its_locale() -> None:
+    assert operators("texts")["StringNormalizer"] == {"10": ["locale=C.UTF-8"]}
+
+
+def test_a_local_function_is_written_out() -> None:
+    ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [2]) for name in ("x", "y")]
+    body = [helper.make_node("Relu", ["a"], ["b"])]
+    function = helper.make_function("local", "twice", ["a"], ["b"], body, [helper.make_opsetid("", 18)])
+    node = helper.make_node("twice", ["x"], ["y"], domain="local")
+    model = helper.make_model(
+        helper.make_graph([node], "g", ports[:1], ports[1:]), functions=[function],
+        opset_imports=[helper.make_opsetid("", 18), helper.make_opsetid("local", 1)],
+    )  # fmt: skip
+    assert graphneeds.needs(model)["operators"] == {"ai.onnx": {"Relu": {"14": ["T=float32"]}}}
+
+
+def chain(rows: int | str) -> onnx.ModelProto:
+    """x (rows, 4) -> Relu -> MatMul with 4 by 8 -> y."""
+    ports = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [rows, 4]),
+             helper.make_tensor_value_info("y", TensorProto.FLOAT, [rows, 8])]  # fmt: skip
+    nodes = [helper.make_node("Relu", ["x"], ["r"]), helper.make_node("MatMul", ["r", "w"], ["y"])]
+    weight = numpy_helper.from_array(np.ones((4, 8), "float32"), "w")
+    made = helper.make_graph(nodes, "g", ports[:1], ports[1:], [weight])
+    return helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)])
+
+
+@pytest.mark.parametrize(("rows", "bounds"), [(16, {}), ("batch", {"batch": (1, 16)})])
+def test_memory_is_what_lives_at_once(rows: int | str, bounds: dict[str, tuple[int, int]]) -> None:
+    # 16 x 4 floats are 256 bytes, 16 x 8 are 512: x and r live together, then r and y
+    assert graphneeds.needs(chain(rows), bounds)["activations"] == {"bytes": 768, "unknown": 0}
+
+
+def test_what_has_no_stated_size_is_counted_not_guessed() -> None:
+    assert graphneeds.needs(chain("rows"), {})["activations"] == {"bytes": 0, "unknown": 3}
+
+
+def test_weights_may_lie_elsewhere() -> None:
+    """After writing, weights are external and their files need not be read."""
+    model = chain(16)
+    tensor = model.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, value in (("location", "gone.bin"), ("offset", "0"), ("length", "128")):
+        tensor.external_data.add(key=key, value=value)
+    assert graphneeds.needs(model)["operators"]["ai.onnx"]["MatMul"] == {"13": ["T=float32"]}
+    assert graph.facts(model)["bytes"] == 128
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [("tensor(float)", "float32"), ("seq(tensor(double))", "seq(float64)"), ("tensor(float16)", "float16"),
+     ("seq(map(int64,tensor(float)))", "seq(map(int64,float32))")],
+)  # fmt: skip
+def test_types_have_our_names(text: str, name: str) -> None:
+    assert graph.type_name(text) == name
