@@ -43,7 +43,7 @@ class Reason:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """An answer with its reasons; `source` says what it rests on: `measured`, `vendor`, `assumed from VERSION` or `none`."""
+    """An answer with its reasons; `source` is what it rests on: measured, vendor, assumed from VERSION, or none."""
 
     outcome: Outcome
     reasons: tuple[Reason, ...] = ()

@@ -21,6 +21,11 @@ DEVICES = ("cpu",)
 _SERVING = ("granian>=2.5", "orjson>=3.10", "prometheus-client>=0.21")
 
 
+def promised(specifier: str) -> list[str]:
+    """Return the known versions that a PEP 440 range allows, oldest first."""
+    return [row.version for row in compatibility.promised(knowledge.table("onnxruntime"), specifier)]
+
+
 def level_for(specifier: str) -> tuple[int, int]:
     """Return the opset and the IR version that every version in the range reads: the oldest decides."""
     return compatibility.level_for("onnxruntime", specifier)
@@ -31,7 +36,8 @@ def requirements(specifier: str) -> tuple[str, ...]:
 
     Before 1.19 the wheels crash on numpy 2, and all but 1.18.1 fail to say so.
     """
-    numpy = {row.numpy for row in compatibility.promised(knowledge.table("onnxruntime"), specifier)}
+    table = knowledge.table("onnxruntime")
+    numpy = {table.rows[version].numpy for version in promised(specifier)}
     bound = numpy.pop() if len(numpy) == 1 else ""
     return (f"numpy{bound}", f"onnxruntime{SpecifierSet(specifier)}", *_SERVING)
 
