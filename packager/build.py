@@ -175,7 +175,9 @@ def _assemble(recipe: Recipe, lock: Lock, store: Store, graph: Result, artefacts
         files[f"deps/{runtime}/requirements.txt"] = store.put(text.encode())
     paths = {artefact.target.name: artefact.path for artefact in artefacts}
     compiled = {artefact.target.name: artefact.graph for artefact in artefacts if artefact.graph}
-    promise = contract.derive(recipe, graph.facts, paths, compiled)
+    runtimes = {artefact.target.name: plugins.load("runtimes", artefact.target.runtime) for artefact in artefacts}
+    stability = {name: getattr(module, "STABILITY", "bitwise") for name, module in runtimes.items()}
+    promise = contract.derive(recipe, graph.facts, paths, compiled, stability)
     diff.check_step(recipe, promise, store, base)
     files[CONTRACT] = store.put(canonical.dump(promise))
     files[SBOM] = store.put(_sbom(recipe, lock, graph, model_files))

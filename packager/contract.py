@@ -23,12 +23,19 @@ from packager.types import check_path
 
 FORMAT = 1
 MAX_CONTRACT = 4 << 20
+STABILITIES = ("bitwise", "recorded")
 Artefacts = Mapping[str, str]  # target name -> path of its graph inside the bundle
 Graphs = Mapping[str, Mapping[str, JSON]]  # target name -> facts of its graph, where it is not the main one
 
 
-def derive(recipe: Recipe, exported: Mapping[str, JSON], artefacts: Artefacts, compiled: Graphs | None = None) -> JSON:
+def derive(
+    recipe: Recipe, exported: Mapping[str, JSON], artefacts: Artefacts, compiled: Graphs | None = None,
+    stability: Mapping[str, str] | None = None,
+) -> JSON:  # fmt: skip
     """Return the contract as JSON. `exported` are the facts of the export step, `compiled` those of other graphs.
+
+    `stability` says of a target what a rebuild gives: the same bytes (`bitwise`, unless told otherwise), or other bytes
+    with the same function (`recorded`).
 
     Raises StepError when a promise is known not to hold.
     """
@@ -47,6 +54,7 @@ def derive(recipe: Recipe, exported: Mapping[str, JSON], artefacts: Artefacts, c
                 "path": artefacts[target.name],
                 "tolerance": bounds(recipe, target, outputs),
                 "needs": _needs(target, main, own.get(target.name)),
+                "stability": (stability or {}).get(target.name, STABILITIES[0]),
                 **({"graph": _graph(own[target.name])} if target.name in own else {}),
             }
             for target in recipe.targets()
@@ -149,6 +157,7 @@ class Terms:
     tolerance: Mapping[str, Mapping[str, float]]
     needs: Mapping[str, JSON]
     graph: Mapping[str, JSON]
+    stability: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,11 +287,13 @@ def _read_promise(runtime: str, value: JSON) -> Promise:
 
 
 def _terms(name: str, value: JSON, main: Mapping[str, JSON]) -> Terms:
-    needed = ("runtime", "device", "precision", "path", "tolerance", "needs")
+    needed = ("runtime", "device", "precision", "path", "tolerance", "needs", "stability")
     _members(value, needed, ("graph", "artefact"), name)
     target = Target(_text(value["runtime"], NAME), _text(value["device"]), _text(value["precision"]))
     if target.name != name:
         raise ValueError(f"target `{name:.60}` is called `{target.name:.60}` by its members")
+    if value["stability"] not in STABILITIES:
+        raise ValueError(f"stability `{value['stability']!s:.40}` is unknown")
     tolerance = {
         output: {key: _number(number) for key, number in _members(bound, ("atol", "rtol"), (), output).items()}
         for output, bound in _mapping(value["tolerance"], dict).items()
@@ -291,4 +302,5 @@ def _terms(name: str, value: JSON, main: Mapping[str, JSON]) -> Terms:
     memory = _mapping(needs["memory"], _whole)
     features = [_text(feature) for feature in _list(needs["cpu"])]
     graph = _facts(value["graph"]) if "graph" in value else main
-    return Terms(target, check_path(value["path"]), tolerance, {**needs, "memory": memory, "cpu": features}, graph)
+    return Terms(target, check_path(value["path"]), tolerance, {**needs, "memory": memory, "cpu": features}, graph,
+                 value["stability"])  # fmt: skip

@@ -220,6 +220,9 @@ def _targets(old: Contract, new: Contract) -> Iterator[Change]:
             before, after = old.targets[name], new.targets[name]
             yield from _tolerances(name, before.tolerance, after.tolerance)
             yield from _needs(name, before.needs, after.needs)
+            if before.stability != after.stability:
+                level: Level = "minor" if after.stability == contract.STABILITIES[0] else "major"
+                yield Change("targets", name, f"was {before.stability}, now {after.stability}", level)
             if before.graph != old.graph or after.graph != new.graph:
                 yield from (Change(f"graph of {name}", c.subject, c.message, c.level)
                             for c in _graph(before.graph, after.graph))  # fmt: skip

@@ -18,7 +18,11 @@ INTERFACE = {
     "dimensions": {"batch": {"min": 1, "max": 8}},
 }
 TARGET = {"runtime": "onnxruntime", "device": "cpu", "precision": "fp32", "path": "model/model.onnx"}
-TERMS = {"tolerance": {"y": {"atol": 1e-5, "rtol": 1e-4}}, "needs": {"cpu": [], "memory": {"weights": 5}}}
+TERMS = {
+    "tolerance": {"y": {"atol": 1e-5, "rtol": 1e-4}},
+    "needs": {"cpu": [], "memory": {"weights": 5}},
+    "stability": "bitwise",
+}
 CONTRACT_OF_TINY = {
     "format": 1,
     "interface": INTERFACE,

@@ -164,7 +164,9 @@ def test_a_build_cannot_break_callers_without_a_major_version(tmp_path: Path) ->
     bundle(store, "1.0.0")
     broken = {"outputs": [{**OUTPUT, "name": "z"}]}
     check(store, "1.0.1", tmp_path)
-    with pytest.raises(NegativeAnswer, match=r"`net:1\.1\.0` breaks the interface of 1\.0\.0: `y` output is gone") as caught:
+    with pytest.raises(
+        NegativeAnswer, match=r"`net:1\.1\.0` breaks the interface of 1\.0\.0: `y` output is gone"
+    ) as caught:
         check(store, "1.1.0", tmp_path, **broken)
     assert "release it as 2.0.0" in (caught.value.hint or "") and "previous: none" in (caught.value.hint or "")
     check(store, "2.0.0", tmp_path, **broken)
