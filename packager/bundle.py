@@ -135,16 +135,16 @@ def _blob(data: bytes) -> Blob:
 
 
 def no_network(reference: str) -> Medium:
-    """Refuse a bundle in a registry: what callers get that hand no way to open one."""
-    raise UsageError(f"`{reference}` is in a registry, which cannot be used here", hint="`packager pull` it first")
+    """Refuse a bundle that is elsewhere: what callers get that hand no way to open one."""
+    raise UsageError(f"`{reference}` is on another machine, which cannot be used here", hint="`packager pull` it first")
 
 
 def open_bundle(
     reference: str, store: Callable[[], Store], remote: Callable[[str], Medium] = no_network
 ) -> Bundle:  # fmt: skip
-    """Open what a person calls BUNDLE: a directory, a `.bundle.tar`, `oci://…`, or `name:version` in the local store.
+    """Open what a person calls BUNDLE: a directory, a `.bundle.tar`, an address, or `name:version` in the local store.
 
-    `remote` opens what starts with `oci://`; it is given, because reading a local bundle needs no network code.
+    `remote` opens addresses (`oci://…`, `s3://…`); it is given, because reading a local bundle needs no network code.
     """
     return read(medium_of(reference, store, remote))
 
@@ -153,7 +153,7 @@ def medium_of(
     reference: str, store: Callable[[], Store], remote: Callable[[str], Medium] = no_network
 ) -> Medium:  # fmt: skip
     """Tell which kind of medium `reference` names. Raises UsageError when it names nothing."""
-    if reference.startswith("oci://"):
+    if "://" in reference:
         return remote(reference)
     path = Path(reference)
     if path.is_dir():
@@ -170,7 +170,8 @@ def medium_of(
     if not colon or "/" in reference:
         raise UsageError(
             f"no bundle at `{reference}`",
-            hint="give a directory, a .bundle.tar file, oci://host/name:tag, or name:version of the local store",
+            hint="give a directory, a .bundle.tar file, an address (oci://host/name:tag, s3://bucket/name:version), "
+            "or name:version of the local store",
         )
     local = store()
     return StoredBundle(local, local.entry(name, version), reference)

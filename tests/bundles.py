@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from packager import canonical
@@ -10,7 +11,7 @@ from packager.bundle import CONTRACT, FORMAT, RECORD, SBOM, Bundle, read
 from packager.formats import modelpack
 from packager.media import StoredBundle
 from packager.store import Entry, Store
-from packager.types import Tree
+from packager.types import Blob, Tree
 
 INTERFACE = {
     "inputs": [{"name": "x", "dtype": "float32", "shape": ["batch", 4]}],
@@ -34,13 +35,19 @@ CONTRACT_OF_TINY = {
 }  # fmt: skip
 
 
-def make(store: Store, files: dict[str, bytes] | None = None, name: str = "tiny", version: str = "1.0.0") -> Bundle:
-    """Assemble a bundle named `name` from `files` in `store`."""
-    contents = {"model/model.onnx": b"graph", "model/weights-0001.bin": bytes(range(256)) * 40, "MODEL_CARD.md": b"# t"}
+def make(
+    store: Store, files: Mapping[str, bytes | Path] | None = None, name: str = "tiny", version: str = "1.0.0"
+) -> Bundle:
+    """Assemble a bundle named `name` from `files`, bytes or where they lie, in `store`."""
+    contents: dict[str, bytes | Path] = {
+        "model/model.onnx": b"graph",
+        "model/weights-0001.bin": bytes(range(256)) * 40,
+        "MODEL_CARD.md": b"# t",
+    }
     contents[CONTRACT] = canonical.dump(CONTRACT_OF_TINY)
-    contents |= files or {}
+    contents.update(files or {})
     contents[SBOM] = canonical.dump({"bomFormat": "CycloneDX", "specVersion": "1.6", "version": 1})
-    blobs = {path: store.put(data) for path, data in contents.items()}
+    blobs = {path: _kept(store, data) for path, data in contents.items()}
     listed = {path: [blob.digest, blob.size] for path, blob in blobs.items()}
     record = {"format": FORMAT, "name": name, "version": version, "files": listed, "targets": {"t": TARGET}}
     blobs[RECORD] = store.put(canonical.dump(record))
@@ -49,6 +56,13 @@ def make(store: Store, files: dict[str, bytes] | None = None, name: str = "tiny"
     entry = Entry(store.put(manifest).digest)
     store.name_bundle(name, version, entry)
     return read(StoredBundle(store, entry, f"{name}:{version}"))
+
+
+def _kept(store: Store, content: bytes | Path) -> Blob:
+    if isinstance(content, bytes):
+        return store.put(content)
+    with content.open("rb", buffering=0) as file:
+        return store.add(file)
 
 
 def store_in(path: Path) -> Store:

@@ -19,7 +19,7 @@ LAYERS = (
         "graphneeds", "keys", "knowledge", "lock", "media", "memo",
         "patch", "pinning", "plugins", "recipe", "recipefields", "store", "yamltext",
     },
-    {"dependencies", "exporters", "init", "policies", "registry", "runtimes", "server", "signers", "sources", "steps",
+    {"bucket", "dependencies", "exporters", "init", "policies", "registry", "runtimes", "server", "signers", "sources", "steps",
      "templates"},
     {"environments", "run", "sandbox", "worker"},
     {"build", "cache", "compat", "compatpage", "delta", "diff", "host", "install", "policy", "probing", "profiles", "resolve", "sign", "transport", "verify"},
@@ -91,7 +91,20 @@ def test_the_suite_imports_nothing_of_ours() -> None:
         assert not [name for name in imported(path) if name.split(".")[0] == "packager"], path
 
 
-HEAVY = ("torch", "onnx", "numpy", "mlflow", "transformers", "onnxruntime", "pandas", "yaml", "urllib3", "zstandard")
+HEAVY = (
+    "torch",
+    "onnx",
+    "numpy",
+    "mlflow",
+    "transformers",
+    "onnxruntime",
+    "pandas",
+    "yaml",
+    "urllib3",
+    "zstandard",
+    "fsspec",
+    "botocore",
+)
 LIGHT_VERBS = (
     "--help",
     "verify --help",

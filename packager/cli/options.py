@@ -39,7 +39,8 @@ def _positive(text: str) -> int:
 def bundle(parser: argparse.ArgumentParser) -> None:
     """Add the BUNDLE argument."""
     parser.add_argument("bundle", metavar="BUNDLE",
-                        help="directory, .bundle.tar, oci://host/name:tag, or name:version in the store")  # fmt: skip
+                        help="directory, .bundle.tar, oci://host/name:tag, s3://bucket/name:version (or another place "
+                             "that fsspec reaches), or name:version in the store")  # fmt: skip
     registry(parser)
 
 
@@ -150,12 +151,17 @@ def open_reference(text: str, args: argparse.Namespace, on_event: OnEvent | None
 
 
 def remote(text: str, args: argparse.Namespace, on_event: OnEvent | None = None) -> Medium:
-    """Return the bundle that an `oci://` reference names, as a place to read from."""
+    """Return the bundle that `oci://…`, `s3://…` or another address names, as a place to read from."""
     from packager.events import ignore
-    from packager.registry import reference
+
+    if not text.startswith("oci://"):
+        from packager.bucket import medium, reference
+
+        return medium.open_reference(reference.parse(text))
+    from packager.registry import reference as references
     from packager.registry.medium import RegistryBundle
 
-    return RegistryBundle(reference.parse(text), registry_settings(args), on_event or ignore)
+    return RegistryBundle(references.parse(text), registry_settings(args), on_event or ignore)
 
 
 def trusted_keys(args: argparse.Namespace) -> list[PublicKey]:

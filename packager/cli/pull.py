@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Copy a bundle, with its signatures, from an OCI registry into the local store.
+"""Copy a bundle, with its signatures, from an OCI registry or a bucket into the local store.
 
 Blobs the store has are not fetched again, and a download that broke, or was killed, goes on where it was. Every blob
 is hashed before it counts. With -o the bundle is also written to a directory, or a file if the name ends in `.tar`.
@@ -13,13 +13,15 @@ from pathlib import Path
 from packager.cli import options
 from packager.cli.render import Console, size
 
-HELP = "copy a bundle from a registry into the store"
+HELP = "copy a bundle from a registry or bucket into the store"
 EXAMPLES = """  packager pull oci://registry.example.com/models/digits:1.4.0
-  packager pull oci://registry.example.com/models/digits@sha256:… -o digits.bundle.tar"""
+  packager pull oci://registry.example.com/models/digits@sha256:… -o digits.bundle.tar
+  packager pull s3://models/team/digits:1.4.0"""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", metavar="OCI", help="oci://host[:port]/name:tag or …@sha256:…")
+    parser.add_argument("source", metavar="FROM",
+                        help="oci://host[:port]/name:tag or …@sha256:…, s3://bucket/name:version, …")  # fmt: skip
     parser.add_argument("-o", "--output", type=Path, metavar="OUT", help="also write a directory or a .tar file")
     options.registry(parser)
     parser.set_defaults(jobs=4)

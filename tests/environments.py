@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Virtual environments with packages that the development environment must not hold, kept between runs of the tests."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from packager.files import staging
+
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "packager-tests"
+
+
+def python_with(*requirements: str, python: str = f"{sys.version_info.major}.{sys.version_info.minor}") -> Path:
+    """Return an interpreter that has exactly `requirements`, from the cache or made anew."""
+    name = hashlib.sha256("\n".join((python, *requirements)).encode()).hexdigest()[:16]
+    place = CACHE / name
+    if not (place / "bin" / "python").exists():
+        uv = Path(sys.executable).parent / "uv"
+        with staging(place) as directory:
+            fresh = directory / "environment"
+            subprocess.run([uv, "venv", "--quiet", "--python", python, fresh], check=True)
+            subprocess.run(
+                [uv, "pip", "install", "--quiet", "--python", fresh / "bin" / "python", *requirements], check=True
+            )
+            if not (place / "bin" / "python").exists():
+                fresh.rename(place)
+    return place / "bin" / "python"
+
+
+def run(python: Path, code: str, *arguments: str | Path, cwd: Path | None = None) -> str:
+    """Run code there, with nothing of this environment on its path; return what it prints."""
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    done = subprocess.run(
+        [python, "-c", code, *map(str, arguments)], capture_output=True, text=True, cwd=cwd, env=variables, check=False
+    )
+    assert done.returncode == 0, f"exit {done.returncode}\n{done.stdout}\n{done.stderr[-4000:]}"
+    return done.stdout
