@@ -28,21 +28,24 @@ from packager.verify import verify
 from tests import bundles, distribution
 from tests.distribution import Proxy, Registry
 from tests.e2e.conftest import tool
+from tests.objectstore import ObjectStore, object_store
 
 pytestmark = pytest.mark.xdist_group("faults")
 SEED = int(os.environ.get("FAULT_SEED", random.SystemRandom().randrange(1 << 32)))
-FEW, MANY = 20, int(os.environ.get("FAULT_RUNS", "220"))
+FEW, MANY = 17, int(os.environ.get("FAULT_RUNS", "238"))
 KEY = keys.generate("p256")
 ENDINGS = {0, 3, 4, 5}  # done, network, disk, integrity; anything else would be a bug
 
 
 @dataclass
 class World:
-    """A registry, a proxy in front of it, one signed bundle, and the command line."""
+    """A registry and an object store, a proxy in front of each, one signed bundle, and the command line."""
 
     root: Path
     registry: Registry
     proxy: Proxy
+    store: ObjectStore
+    store_proxy: Proxy
     bundle: Bundle
     original: bytes
     chance: random.Random
@@ -56,9 +59,13 @@ class World:
         self.store_root = self.folder / "store"
 
     def end(self) -> None:
-        self.proxy.arm(-1, lambda: None)
-        self.proxy.flip(-1)
-        self.proxy.cut()
+        for proxy in (self.proxy, self.store_proxy):
+            proxy.arm(-1, lambda: None)
+            proxy.flip(-1)
+            proxy.cut()
+        files = self.store.files()
+        if files.exists(f"models/{self.name}"):
+            files.rm(f"models/{self.name}", recursive=True)  # it is all in the server's memory
         shutil.rmtree(self.folder, ignore_errors=True)
 
     @property
@@ -66,13 +73,14 @@ class World:
         """A repository that no other run has used."""
         return f"faults/run{self.number}"
 
-    def spawn(self, *arguments: str | Path) -> subprocess.Popen[str]:
-        environment = {"PATH": os.environ["PATH"], "HOME": str(self.folder), "PACKAGER_STORE": str(self.store_root)}
+    def spawn(self, *arguments: str | Path, **extra: str) -> subprocess.Popen[str]:
+        environment = {"PATH": os.environ["PATH"], "HOME": str(self.folder), "PACKAGER_STORE": str(self.store_root),
+                       **self.store.environment(self.store_proxy.port), **extra}  # fmt: skip
         return subprocess.Popen([sys.executable, "-m", "packager", *map(str, arguments), "--quiet"], env=environment,
                                 cwd=self.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # fmt: skip
 
-    def run(self, *arguments: str | Path) -> int:
-        process = self.spawn(*arguments)
+    def run(self, *arguments: str | Path, **extra: str) -> int:
+        process = self.spawn(*arguments, **extra)
         _, stderr = process.communicate(timeout=120)
         assert "Traceback" not in stderr, stderr
         assert process.returncode in ENDINGS | {-signal.SIGKILL}, stderr
@@ -94,6 +102,15 @@ class World:
     def reference(self, host: str) -> str:
         return f"oci://{host}/{self.name}:1.0.0"
 
+    @property
+    def address(self) -> str:
+        """Where the bundle lies in the object store."""
+        return f"s3://models/{self.name}/tiny:1.0.0"
+
+    def objects(self) -> set[str]:
+        """Return the blobs that the object store has of this run."""
+        return {path.rpartition("/")[2] for path in self.store.files().find(f"models/{self.name}/tiny/1.0.0/blobs")}
+
     def anywhere(self) -> int:
         """A number of bytes at which something happens: anywhere in the transfer, its ends more often."""
         whole = self.bundle.size
@@ -114,10 +131,13 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     files["model/weights-0009.bin"] = chance.randbytes((40 << 20) + 17)  # larger than one piece of an upload
     bundle = sign(bundles.make(Store(root / "store"), files), KEY)
     transport.save(bundle, root / "b.bundle.tar")
-    with distribution.registry(tool("docker-registry"), root / "registry") as registry:
-        proxy = Proxy(registry.port)
-        yield World(root, registry, proxy, bundle, (root / "b.bundle.tar").read_bytes(), chance)
+    running = distribution.registry(tool("docker-registry"), root / "registry")
+    with running as registry, object_store(root / "objects") as store:
+        proxy, store_proxy = Proxy(registry.port), Proxy(store.port)
+        original = (root / "b.bundle.tar").read_bytes()
+        yield World(root, registry, proxy, store, store_proxy, bundle, original, chance)
         proxy.close()
+        store_proxy.close()
 
 
 def partial_sizes(world: World) -> dict[str, int]:
@@ -286,16 +306,135 @@ def two_pulls_at_once(world: World) -> None:
 
 
 def jumping_clock(world: World) -> None:
-    """Times of files say nothing: everything in the store is suddenly from another century."""
+    """The clock jumps by years while a pull runs, and times of files say nothing either."""
+    library, clock = faketime_library(), world.folder / "clock"
+    clock.write_text("+0\n")
+    faked = {"LD_PRELOAD": library, "FAKETIME_TIMESTAMP_FILE": str(clock), "FAKETIME_NO_CACHE": "1",
+             "FAKETIME_DONT_FAKE_MONOTONIC": "1"}  # fmt: skip
+    jump = world.chance.choice(["-20y", "+20y", "-3600", "+3600"])
+    killed = world.chance.random() < 0.5
     world.seed_registry()
-    process = world.spawn("pull", world.reference(world.proxy.host))
-    world.proxy.arm(world.anywhere(), process.kill)
-    process.communicate()
+
+    def act() -> None:
+        clock.write_text(f"{jump}\n")
+        if killed:
+            process.kill()
+
+    process = world.spawn("pull", world.reference(world.proxy.host), **faked)
+    world.proxy.arm(world.anywhere(), act)
+    _, stderr = process.communicate()
+    assert process.returncode == (-signal.SIGKILL if killed and world.proxy.fired.is_set() else 0), stderr
     for path in world.store_root.rglob("*"):
         when = world.chance.choice([0, 4_000_000_000])
         os.utime(path, (when, when))
     cache.size(world.sound())
     finishes_a_pull_sending_only_the_rest(world)
+    clock.write_text(f"{jump}\n")
+    for action in ("gc", "verify"):
+        assert world.run("cache", action, **faked) == 0
+    assert world.run("export", "tiny:1.0.0", world.folder / "after.bundle.tar", **faked) == 0
+    assert (world.folder / "after.bundle.tar").read_bytes() == world.original
+
+
+def faketime_library() -> str:
+    """Return the library that fakes the clock of a process, or skip; where tools are required, that is a failure."""
+    tool("faketime")
+    found = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
+    if not found:
+        pytest.skip("libfaketime is not where Debian has it")
+    return str(found[0])
+
+
+# the same for buckets
+
+
+def seeded_store(world: World) -> None:
+    assert world.run("push", world.root / "b.bundle.tar", world.address) == 0
+
+
+def pulls_from_the_store(world: World) -> None:
+    """Finish without faults and compare byte for byte."""
+    assert world.run("pull", world.address, "-o", world.folder / "got.bundle.tar") == 0
+    assert (world.folder / "got.bundle.tar").read_bytes() == world.original
+    world.sound()
+
+
+def finishes_the_push_to_the_store(world: World, there: set[str]) -> None:
+    """Repeat a broken push; the server's log must show that no complete blob was sent again."""
+    start = world.store.position()
+    assert world.run("push", world.root / "b.bundle.tar", world.address) == 0
+    sent = [row for row in world.store.requests(start) if "PUT" in row or "POST" in row]
+    assert not [row for row in sent if world.name in row and any(name in row for name in there)]
+    pulls_from_the_store(world)
+
+
+def killed_push_to_store(world: World) -> None:
+    process = world.spawn("push", world.root / "b.bundle.tar", world.address)
+    world.store_proxy.arm(world.anywhere(), process.kill)
+    process.communicate()
+    there = world.objects()
+    if world.store.files().exists(f"models/{world.name}/tiny/1.0.0/index.json"):
+        pulls_from_the_store(world)  # what is visible is complete
+        world.store_root = world.folder / "second"
+    finishes_the_push_to_the_store(world, there)
+
+
+def killed_pull_from_store(world: World) -> None:
+    seeded_store(world)
+    process = world.spawn("pull", world.address)
+    world.store_proxy.arm(world.anywhere(), process.kill)
+    process.communicate()
+    have, start = partial_sizes(world), world.store.position()
+    pulls_from_the_store(world)
+    for _, blob in world.bundle.tree:
+        asked = [row for row in world.store.requests(start) if "GET" in row and blob.digest[7:] in row]
+        missing = blob.size - have.get(blob.digest, 0)
+        assert len(asked) <= max(-(-missing // (4 << 20)), 1), "only the missing part"
+
+
+def cut_transfer_with_store(world: World) -> None:
+    """The connection breaks: the program goes on by itself, or says so; then repeating it finishes the job."""
+    push = world.chance.random() < 0.5
+    if not push:
+        seeded_store(world)
+    world.store_proxy.arm(world.anywhere(), lambda: threading.Thread(target=world.store_proxy.cut).start())
+    if push:
+        code = world.run("push", world.root / "b.bundle.tar", world.address)
+    else:
+        code = world.run("pull", world.address)
+    assert code in (0, 3)
+    world.sound()
+    if push:
+        finishes_the_push_to_the_store(world, world.objects())
+    pulls_from_the_store(world)
+
+
+def flipped_bit_from_store(world: World) -> None:
+    seeded_store(world)
+    world.store_proxy.flip(world.anywhere())
+    code = world.run("pull", world.address)
+    store = world.sound()
+    if code == 0:
+        assert store.entry("tiny", "1.0.0").manifest == world.bundle.digest
+    world.store_proxy.flip(-1)
+    pulls_from_the_store(world)
+
+
+def two_writers_to_store(world: World) -> None:
+    """Two bundles want to be the same version: one of them is it, whole, whoever comes first."""
+    other = bundles.make(Store(world.folder / "other"), {"model/weights-0001.bin": world.chance.randbytes(3 << 20)})
+    transport.save(other, world.folder / "other.bundle.tar")
+    files = [world.root / "b.bundle.tar", world.folder / "other.bundle.tar"]
+    pushes = [world.spawn("push", file, world.address) for file in files]
+    codes = []
+    for push in pushes:
+        _, stderr = push.communicate(timeout=120)
+        assert "Traceback" not in stderr
+        codes.append(push.returncode)
+    assert sorted(codes) == [0, 2]
+    assert world.run("pull", world.address, "-o", world.folder / "got.bundle.tar") == 0
+    assert (world.folder / "got.bundle.tar").read_bytes() == files[codes.index(0)].read_bytes()
+    world.sound()
 
 
 def read_only_medium(world: World) -> None:
@@ -314,7 +453,8 @@ def read_only_medium(world: World) -> None:
 
 FAULTS: tuple[Callable[[World], None], ...] = (
     killed_pull, cut_pull, killed_push, cut_push, restarted_registry, flipped_bit, full_disk, truncated_file,
-    killed_export, two_pulls_at_once, jumping_clock, read_only_medium,
+    killed_export, two_pulls_at_once, jumping_clock, read_only_medium, killed_push_to_store, killed_pull_from_store,
+    cut_transfer_with_store, flipped_bit_from_store, two_writers_to_store,
 )  # fmt: skip
 PRIVILEGED = {full_disk, read_only_medium}
 

@@ -4,17 +4,23 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from packager import canonical, keys, transport
+from packager.files import unwatched
 from packager.formats import modelpack, oci
+from packager.registry import reference, upload
+from packager.registry.repository import Repository
+from packager.registry.wire import Settings
 from packager.sign import sign
 from packager.store import Store
 from packager.types import Blob
@@ -52,9 +58,9 @@ def test_push_pull_verify_inspect_unpack(packager: Run, bundle: Path, plain: Reg
     first = json.loads(packager("push", bundle, name, "--json").stdout)
     assert first["sent"] == first["size"]
     assert json.loads(packager("push", bundle, name, "--json").stdout)["sent"] == 0
-    for reference in (f"{name}:1.0.0", first["reference"]):
-        assert digest_of(packager, reference) == first["digest"]
-        packager("verify", reference, "--key", bundle.with_name("release.pub"))
+    for where in (f"{name}:1.0.0", first["reference"]):
+        assert digest_of(packager, where) == first["digest"]
+        packager("verify", where, "--key", bundle.with_name("release.pub"))
     packager("unpack", f"{name}:1.0.0", tmp_path / "tree", "--key", bundle.with_name("release.pub"))
     packager("verify", tmp_path / "tree", "--key", bundle.with_name("release.pub"))
     packager("pull", f"{name}:1.0.0", "-o", tmp_path / "back.bundle.tar")
@@ -74,6 +80,54 @@ def test_a_bundle_is_signed_where_it_lies(packager: Run, bundle: Path, plain: Re
     packager("sign", f"{name}:1.0.0", "--key", "second.pem")
     for key in (tmp_path / "second.pub", bundle.with_name("release.pub")):
         packager("verify", f"{name}:1.0.0", "--key", key)
+
+
+class Killed(BaseException):
+    """Ends an upload as a signal would: nothing is tidied up."""
+
+
+class Dying(io.BytesIO):
+    """A source that is killed when so much of it was read."""
+
+    def __init__(self, data: bytes, after: int) -> None:
+        super().__init__(data)
+        self._after = after
+
+    def readinto(self, buffer: object) -> int:
+        if self.tell() >= self._after:
+            raise Killed
+        return super().readinto(buffer)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("pieces", "sent_again"), [(1.0, ["PATCH", "PUT"]), (2.0, ["PUT"]),
+                                                    (1.5, ["POST", "PATCH", "PATCH", "PUT"])])  # fmt: skip
+def test_a_killed_upload_sends_whole_pieces_once(
+    plain: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pieces: float, sent_again: list[str]
+) -> None:
+    """Docker's registry keeps what came in whole requests; cut inside one it drops the session, as the last case shows."""
+    size = 4 << 20
+    monkeypatch.setattr(upload, "PIECE", size)
+    data = os.urandom(2 * size + 12345)
+    blob = Blob(canonical.sha256(data), len(data))
+    there = reference.parse(f"oci://{plain.host}/team/killed{pieces}:1")
+    settings = Settings(sessions=tmp_path / "sessions")
+    log = plain.folder / "log"
+    before = log.read_text().count("client disconnected")
+    with pytest.raises(Killed):
+        upload.upload(Repository(there, settings), blob, lambda: Dying(data, int(pieces * size)), unwatched)
+    deadline = time.monotonic() + 10
+    while log.read_text().count("client disconnected") == before and time.monotonic() < deadline:
+        time.sleep(0.05)
+    start = plain.position()
+    repository = Repository(there, settings)
+    upload.upload(repository, blob, lambda: io.BytesIO(data), unwatched)
+    assert repository.has(blob)
+    deadline = time.monotonic() + 10
+    while not any(row.method == "HEAD" for row in plain.rows(start)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    done = [row for row in plain.rows(start) if there.name in row.path and row.status in (201, 202)]
+    rows = [row.method for row in done]
+    assert rows == sent_again
 
 
 def test_errors_have_their_exit_code_and_a_hint(packager: Run, bundle: Path, plain: Registry) -> None:
