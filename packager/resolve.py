@@ -15,7 +15,7 @@ from packager.memo import Memo
 from packager.recipe import Recipe
 from packager.run import Runner
 from packager.sources import Pin, Settings
-from packager.types import Action, Tree
+from packager.types import Action, Blob, Tree
 from packager.worker import host_version
 
 FETCH_VERSION = 1  # 1: first form
@@ -58,11 +58,13 @@ def fetch(pin: Pin, runner: Runner, settings: Settings) -> Tree:
     """Return the files of a pin, from the store if they were fetched before."""
     source = sources.load(pin.kind)
 
+    hashed: dict[str, Blob] = {}
+
     def perform(out: Path) -> None:
-        source.fetch(pin, settings, out, runner.on_event)
+        hashed.update(source.fetch(pin, settings, out, runner.on_event) or {})
 
     action = Action("fetch", FETCH_VERSION, params=pin.to_json())
-    return runner.store.tree(runner(action, f"fetch {pin.uri}", perform=perform).tree)
+    return runner.store.tree(runner(action, f"fetch {pin.uri}", perform=perform, hashed=hashed).tree)
 
 
 def fetch_locked(lock: Lock, runner: Runner, settings: Settings) -> str:

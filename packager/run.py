@@ -14,7 +14,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -27,7 +27,7 @@ from packager.files import storage_errors
 from packager.pinning import numerics
 from packager.sandbox import Limits, bubblewrap, command, environment
 from packager.store import Store
-from packager.types import Action, Result
+from packager.types import Action, Blob, Result
 
 Item = TypeVar("Item")
 Value = TypeVar("Value")
@@ -49,8 +49,12 @@ class Runner:
         *,
         executes: bool = False,
         perform: Callable[[Path], canonical.JSON] | None = None,
+        hashed: Mapping[str, Blob] | None = None,
     ) -> Result:
-        """Return the result of `action`, from memory if it is known."""
+        """Return the result of `action`, from memory if it is known.
+
+        `perform` does it in this process; what it hashed while writing, it may leave in `hashed`.
+        """
         if known := self.store.recall(action.key):
             self.on_event(Cached(label))
             return known
@@ -60,12 +64,15 @@ class Runner:
                 return known
             self.on_event(Started(label))
             started = time.monotonic()
-            result = self._perform(action, executes, perform)
+            result = self._perform(action, executes, perform, hashed)
             self.executed += 1
             self.on_event(Finished(label, time.monotonic() - started))
             return self.store.remember(action.key, action.to_json(), result)
 
-    def _perform(self, action: Action, executes: bool, perform: Callable[[Path], canonical.JSON] | None) -> Result:
+    def _perform(
+        self, action: Action, executes: bool, perform: Callable[[Path], canonical.JSON] | None,
+        hashed: Mapping[str, Blob] | None,
+    ) -> Result:  # fmt: skip
         with self.store.scratch() as scratch:
             out = scratch / "out"
             out.mkdir()
@@ -73,7 +80,7 @@ class Runner:
                 facts = perform(out)
             else:
                 facts = execute(self.store, action, scratch, self.limits, executes=executes, living=self._workers)
-            return Result(self.store.ingest(out).digest, facts)
+            return Result(self.store.ingest(out, hashed).digest, facts)
 
     def each(self, function: Callable[[Item], Value], items: Iterable[Item]) -> list[Value]:
         """Apply `function` to independent items, `jobs` at a time; results keep the order of the items."""

@@ -26,7 +26,7 @@ import os
 import tempfile
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -206,11 +206,14 @@ class Store:
 
     # trees
 
-    def ingest(self, directory: Path) -> Tree:
-        """Move every regular file below `directory`, which must be in a scratch of this store, into the store."""
-        found = list(walk_regular(directory))
+    def ingest(self, directory: Path, known: Mapping[str, Blob] | None = None) -> Tree:
+        """Move every regular file below `directory`, which must be in a scratch of this store, into the store.
+
+        `known` are blobs that the caller hashed while it wrote them there: no byte is read twice.
+        """
+        found, hashed = list(walk_regular(directory)), known or {}
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            blobs = list(pool.map(_blob_at, (path for _, path in found)))
+            blobs = list(pool.map(lambda item: hashed.get(item[0]) or _blob_at(item[1]), found))
         for (_, path), blob in zip(found, blobs, strict=True):
             if not self.has(blob.digest):
                 self._keep(path, blob)

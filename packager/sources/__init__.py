@@ -95,8 +95,11 @@ class SourceModule(Protocol):
     def resolve(self, ref: str, settings: Settings) -> Pin:
         """Return the pin of what `ref` names now. Raises SourceError."""
 
-    def fetch(self, pin: Pin, settings: Settings, out: Path, on_event: OnEvent) -> None:
-        """Write the pinned files below `out`, an empty directory. Raises SourceError, IntegrityError."""
+    def fetch(self, pin: Pin, settings: Settings, out: Path, on_event: OnEvent) -> Mapping[str, Blob] | None:
+        """Write the pinned files below `out`, an empty directory. Raises SourceError, IntegrityError.
+
+        May return what it hashed while it wrote, by path, so that the store need not read those files again.
+        """
 
 
 SINGLE_FILES = (".onnx", ".pt2", ".skops", ".ubj", ".json", ".lgb", ".txt", ".pkl", ".joblib")
@@ -181,14 +184,15 @@ def pin_files(kind: str, files: Mapping[str, Path], settings: Settings, details:
     return Pin(kind, f"{kind}:{tree.digest}", {**details, "files": tree.to_json()})
 
 
-def copy_pinned(pin: Pin, files: Mapping[str, Path], out: Path, on_event: OnEvent) -> None:
-    """Copy the files of a pin, one read each. Raises SourceError naming what is not as it was pinned."""
+def copy_pinned(pin: Pin, files: Mapping[str, Path], out: Path, on_event: OnEvent) -> Mapping[str, Blob]:
+    """Copy the files of a pin, one read each, and return them. Raises SourceError naming what is not as pinned."""
     promised = Tree.from_json(pin.details["files"])
     for name in sorted({name for name, _ in promised} ^ files.keys()):
         raise _changed(name)
     for name, blob in promised:
         if copy_file(files[name], out, name, on_event, limit=blob.size) != blob:
             raise _changed(name)
+    return dict(promised.files)
 
 
 def _changed(name: str) -> SourceError:

@@ -7,11 +7,13 @@ the directory itself may be reached through a link (`latest -> v3`).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from packager.errors import SourceError, UsageError
 from packager.events import OnEvent
 from packager.sources import SINGLE_FILES, Pin, Settings, copy_pinned, local_path, pin_files, regular_files, shown
+from packager.types import Blob
 
 EXTRA: str | None = None
 
@@ -26,9 +28,9 @@ def resolve(ref: str, settings: Settings) -> Pin:
     return pin_files("directory", regular_files(_root(ref, settings)), settings, {})
 
 
-def fetch(pin: Pin, settings: Settings, out: Path, on_event: OnEvent) -> None:
+def fetch(pin: Pin, settings: Settings, out: Path, on_event: OnEvent) -> Mapping[str, Blob]:
     """Copy the directory; what is there must be what was pinned."""
-    copy_pinned(pin, regular_files(_root(settings.ref, settings)), out, on_event)
+    return copy_pinned(pin, regular_files(_root(settings.ref, settings)), out, on_event)
 
 
 def _root(ref: str, settings: Settings) -> Path:

@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from packager.errors import IntegrityError, SourceError
 from packager.events import OnEvent
 from packager.files import open_regular
 from packager.sources import SINGLE_FILES, Pin, Settings, copy_pinned, local_path, pin_files, shown
-from packager.types import check_path
+from packager.types import Blob, check_path
 
 EXTRA: str | None = None
 
@@ -49,9 +49,9 @@ def resolve(ref: str, settings: Settings) -> Pin:
     return pin_files("file", _files(path), settings, {"main": path.name})
 
 
-def fetch(pin: Pin, settings: Settings, out: Path, on_event: OnEvent) -> None:
+def fetch(pin: Pin, settings: Settings, out: Path, on_event: OnEvent) -> Mapping[str, Blob]:
     """Copy the file and what belongs to it; what is there must be what was pinned."""
-    copy_pinned(pin, _files(_path(settings.ref, settings)), out, on_event)
+    return copy_pinned(pin, _files(_path(settings.ref, settings)), out, on_event)
 
 
 def _path(ref: str, settings: Settings) -> Path:

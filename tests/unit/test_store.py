@@ -17,12 +17,13 @@ from pathlib import Path
 
 import pytest
 
+from packager import canonical, resolve, sources
 from packager.errors import IntegrityError, StorageError, UsageError
 from packager.files import copy, locked
 from packager.run import Runner
 from packager.sandbox import default_limits
 from packager.store import Entry, Store
-from packager.types import Action, Result
+from packager.types import Action, Blob, Result
 
 
 def runner(store: Store) -> Runner:
@@ -224,3 +225,29 @@ def test_a_short_write_is_not_the_end() -> None:
     blob = copy(io.BytesIO(content), sink, limit=20_000)
     assert sink.data == content
     assert blob.size == 12_345
+
+
+def test_ingesting_does_not_read_again_what_was_hashed(store: Store) -> None:
+    """A wrong word shows that the bytes were not read; every other file is."""
+    with store.scratch() as scratch:
+        (scratch / "out").mkdir()
+        (scratch / "out" / "told").write_bytes(b"one")
+        (scratch / "out" / "found").write_bytes(b"two")
+        told = Blob(canonical.sha256(b"another"), 3)
+        tree = store.ingest(scratch / "out", {"told": told})
+    assert dict(tree.files) == {"told": told, "found": Blob(canonical.sha256(b"two"), 3)}
+
+
+def test_a_local_source_is_read_once_on_its_way_in(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "weights.bin").write_bytes(os.urandom(3 << 20))
+    (tmp_path / "recipe").mkdir()
+    settings = sources.Settings(tmp_path / "recipe", "../source")
+    pin = sources.load("directory").resolve("../source", settings)
+    read = []
+    monkeypatch.setattr("packager.store.digest_of", lambda *args, **more: read.append(args))
+    tree = resolve.fetch(pin, runner(store), settings)
+    assert not read
+    assert tree.to_json() == pin.details["files"]
