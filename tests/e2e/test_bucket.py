@@ -26,7 +26,7 @@ from packager.verify import verify
 from tests import bundles
 from tests.conftest import Run
 from tests.distribution import Proxy
-from tests.e2e.conftest import Project, tool
+from tests.e2e.conftest import tool
 from tests.objectstore import ObjectStore, object_store
 
 pytestmark = pytest.mark.xdist_group("bucket")
@@ -306,16 +306,6 @@ def test_what_was_sent_is_not_sent_again(
     rows = [row for row in s3.requests(start) if row.startswith("PUT") or "POST" in row]
     assert not [row for row in rows if any(name in row for name in there)]
     packager("verify", "s3://models/unfinished/tiny:1.0.0", "--key", "release.pub", **s3.environment())
-
-
-@pytest.mark.slow
-def test_a_bundle_is_installed_from_a_bucket(built: Project, s3: ObjectStore, tmp_path: Path) -> None:
-    """With the wheels of this environment's own index; the numbers of the installed release are tested elsewhere."""
-    built.run("push", "cnn.bundle.tar", "s3://models/installed/cnn", **s3.environment())
-    built.run(
-        "install", "s3://models/installed/cnn:1.2.3", tmp_path / "site", "--key", "release.pub", **s3.environment()
-    )
-    assert built.run("verify", tmp_path / "site" / "current" / "bundle", "--key", "release.pub", "--json")["ok"]
 
 
 def test_without_the_driver_the_line_that_installs_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

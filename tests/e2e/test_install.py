@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import tritonclient.http as triton
 
+from tests import distribution, objectstore
 from tests.e2e.conftest import Project, tool
 
 pytestmark = pytest.mark.xdist_group("cnn")
@@ -117,6 +118,30 @@ def test_installing_again_changes_nothing(built: Project, site: Path, wheelhouse
     assert os.readlink(site / "current") == before
     assert [path.name for path in (site / "releases").iterdir()] == [Path(before).name]
     assert "no previous release" in built.run("rollback", site, code=2).stderr
+
+
+def test_installing_straight_from_a_registry(built: Project, wheelhouse: Path, tmp_path: Path) -> None:
+    with distribution.registry(tool("docker-registry"), tmp_path / "registry") as registry:
+        name = f"oci://{registry.host}/team/cnn"
+        built.run("push", "cnn.bundle.tar", name)
+        install_and_verify(built, f"{name}:1.2.3", tmp_path / "site", wheelhouse)
+
+
+@pytest.mark.slow
+def test_installing_straight_from_a_bucket(built: Project, wheelhouse: Path, tmp_path: Path) -> None:
+    with objectstore.object_store(tmp_path / "store") as store:
+        built.run("push", "cnn.bundle.tar", "s3://models/team/cnn", **store.environment())
+        install_and_verify(built, "s3://models/team/cnn:1.2.3", tmp_path / "site", wheelhouse, **store.environment())
+
+
+def install_and_verify(built: Project, name: str, site: Path, wheelhouse: Path, **extra: str) -> None:
+    """Without a trusted signature nothing is installed; with it what is installed is what was signed."""
+    if not (built.folder / "stranger.pub").exists():
+        built.run("keygen", "stranger")
+    built.run("install", name, site, "--key", "stranger.pub", "--wheelhouse", wheelhouse, code=1, **extra)
+    assert not (site / "current").exists()
+    built.run("install", name, site, "--key", "release.pub", "--wheelhouse", wheelhouse, **extra)
+    assert built.run("verify", site / "current" / "bundle", "--key", "release.pub", "--json")["ok"]
 
 
 def test_a_new_version_switches_and_rolls_back(built: Project, wheelhouse: Path, tmp_path: Path) -> None:
