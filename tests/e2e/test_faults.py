@@ -81,7 +81,7 @@ class World:
 
     def run(self, *arguments: str | Path, **extra: str) -> int:
         process = self.spawn(*arguments, **extra)
-        _, stderr = process.communicate(timeout=120)
+        _, stderr = process.communicate(timeout=600)
         assert "Traceback" not in stderr, stderr
         assert process.returncode in ENDINGS | {-signal.SIGKILL}, stderr
         return process.returncode
@@ -300,7 +300,7 @@ def two_pulls_at_once(world: World) -> None:
     world.proxy.arm(world.anywhere(), lambda: threading.Thread(target=world.proxy.cut).start())
     pulls = [world.spawn("pull", world.reference(world.proxy.host)) for _ in range(2)]
     for pull in pulls:
-        _, stderr = pull.communicate(timeout=120)
+        _, stderr = pull.communicate(timeout=600)
         assert pull.returncode == 0, stderr
     world.pulls_and_compares()
 
@@ -428,7 +428,7 @@ def two_writers_to_store(world: World) -> None:
     pushes = [world.spawn("push", file, world.address) for file in files]
     codes = []
     for push in pushes:
-        _, stderr = push.communicate(timeout=120)
+        _, stderr = push.communicate(timeout=600)
         assert "Traceback" not in stderr
         codes.append(push.returncode)
     assert sorted(codes) == [0, 2]
