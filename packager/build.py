@@ -87,7 +87,8 @@ def _wishes(recipe: Recipe) -> dict[str, JSON]:
     """Return what the recipe says about inputs; the same words for the export and for the measurement."""
     inputs = recipe.inputs and {name: spec.to_json() for name, spec in recipe.inputs.items()}
     dynamic = {name: list(bounds) for name, bounds in recipe.dynamic.items()}
-    return {"inputs": inputs, "dynamic": dynamic, "seed": recipe.export.seed}
+    domains = {"domains": list(recipe.custom_domains)} if recipe.custom_domains else {}
+    return {"inputs": inputs, "dynamic": dynamic, "seed": recipe.export.seed, **domains}
 
 
 def _artefact(recipe: Recipe, lock: Lock, runner: Runner, source: str, graph: Result, target: Target) -> Artefact:

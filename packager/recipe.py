@@ -156,6 +156,7 @@ class Recipe:
     runs_on: tuple[RunsOn, ...] = (RunsOn("onnxruntime", ">=1.17"),)
     tolerance: Mapping[str, Tolerance] = field(default_factory=built_in_tolerance)
     allow_pickle: bool = False
+    custom_domains: tuple[str, ...] = ()
     export: ExportWishes = ExportWishes()
     limits: Limits = Limits()
     slo: Objectives | None = None
@@ -199,6 +200,7 @@ class Recipe:
             "runs-on": {promise.runtime: promise.to_json() for promise in self.runs_on},
             "tolerance": {name: tolerance.to_json() for name, tolerance in self.tolerance.items()},
             "allow-pickle": self.allow_pickle,
+            "custom-domains": list(self.custom_domains) or None,
             "export": self.export.to_json(),
             "limits": self.limits.to_json(),
             "slo": self.slo and self.slo.written(),
@@ -375,6 +377,7 @@ _READERS: Mapping[str, Callable[[Node], Any]] = {
     "runs-on": _runs_on,
     "tolerance": _tolerance,
     "allow-pickle": recipefields.allow_pickle,
+    "custom-domains": recipefields.custom_domains,
     "export": _export,
     "limits": _limits,
     "slo": _slo,

@@ -31,6 +31,8 @@ POLICY = r"[a-z0-9][a-z0-9-]*|.+\.ya?ml"
 RUNTIME = r"[a-z0-9]+(-[a-z0-9]+)*"
 DEVICE = r"[a-z0-9]+(_[a-z0-9]+)*"
 DIMENSION = r"[A-Za-z_][A-Za-z0-9_]*"
+DOMAIN = r"[A-Za-z0-9]+([._-][A-Za-z0-9]+)*"
+"""An ONNX operator domain."""
 TENSOR = r"\S(.*\S)?"
 MEMORY = r"[1-9][0-9]{0,11}([KMGT]i)?B"
 _RELEASE = r"[0-9]+(\.[0-9]+)*"
@@ -202,6 +204,13 @@ def value_range(node: Node, what: str, dtype: str) -> tuple[float, float]:
     )
     _check_order(node, what, low, high)
     return low, high
+
+
+def custom_domains(node: Node) -> tuple[str, ...]:
+    found = yamltext.items(node, "custom-domains", most=16)
+    expect = "an operator domain such as `com.microsoft`"
+    words = (yamltext.text(item, "custom-domains", pattern=DOMAIN, expect=expect, limit=MAX_NAME) for item in found)
+    return tuple(sorted(set(words)))
 
 
 def allow_pickle(node: Node) -> bool:

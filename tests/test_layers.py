@@ -16,8 +16,8 @@ LAYERS = (
     {"types", "errors", "canonical", "events"},
     {
         "archive", "bundle", "compatibility", "contract", "destination", "files", "fleet", "formats", "graph",
-        "graphneeds", "keys", "knowledge", "lock", "media", "memo",
-        "patch", "pinning", "plugins", "recipe", "recipefields", "store", "yamltext",
+        "graphcheck", "graphneeds", "keys", "knowledge", "lock", "media", "memo", "patch", "pinning", "plugins",
+        "recipe", "recipefields", "store", "tensorcheck", "yamltext",
     },
     {"bucket", "dependencies", "exporters", "init", "policies", "registry", "runtimes", "server", "signers", "sources", "steps",
      "templates"},

@@ -59,20 +59,25 @@ class Interface:
 
 @dataclass(frozen=True, slots=True)
 class Wishes:
-    """What the recipe says about inputs, dimensions and output names; what it leaves out is inferred."""
+    """What the recipe says about inputs, dimensions and output names; what it leaves out is inferred.
+
+    `domains` are the operator domains that a source in ONNX form may use besides ONNX's own.
+    """
 
     inputs: tuple[Port, ...] | None = None
     dynamic: Mapping[str, Range] = field(default_factory=dict)
     outputs: tuple[str, ...] = ()
     seed: int = 0
+    domains: tuple[str, ...] = ()
 
     @staticmethod
     def from_params(params: Mapping[str, JSON]) -> Wishes:
-        """Read the step parameters `inputs`, `dynamic`, `outputs` and `seed`."""
+        """Read the step parameters `inputs`, `dynamic`, `outputs`, `seed` and `domains`."""
         inputs = params.get("inputs")
         ports = None if inputs is None else tuple(_port(name, entry) for name, entry in inputs.items())
         dynamic = {name: (low, high) for name, (low, high) in (params.get("dynamic") or {}).items()}
-        return Wishes(ports, dynamic, tuple(params.get("outputs") or ()), params.get("seed", 0))
+        domains = tuple(params.get("domains") or ())
+        return Wishes(ports, dynamic, tuple(params.get("outputs") or ()), params.get("seed", 0), domains)
 
     def interface(self, ports: Sequence[Port], limits: Mapping[str, Range], *, unfix: str) -> Interface:
         """Give every dimension that `ports` name a range: the asked one, else a default, within what the source allows.

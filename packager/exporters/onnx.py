@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from packager import graph
+from packager import graph, graphcheck
 from packager.errors import StepError
 from packager.exporters import BATCH, Arrays, Feeds, Interface, Port, Wishes, _mlflow, pair
 
@@ -35,8 +35,9 @@ def detect(paths: Collection[str], read: Callable[[str], bytes]) -> str | None:
 
 
 def load(source: Path, payload: str, wishes: Wishes) -> Graph:
-    """Open the graph with its external data. Raises StepError for a broken file or a wish it cannot meet."""
+    """Open the graph and its external data. Raises StepError for a broken or hostile file, or a wish it cannot meet."""
     path = source / payload
+    graphcheck.check(path, wishes.domains)
     model = graph.read(path)
     ports = _ports(model)
     recipe = pair(ports, wishes.inputs or ())

@@ -266,6 +266,9 @@ RECIPES = st.builds(
     ),
     tolerance=st.dictionaries(LINES, TOLERANCES, max_size=3).map(lambda found: recipe.built_in_tolerance() | found),
     allow_pickle=st.booleans(),
+    custom_domains=st.sets(
+        st.from_regex(recipefields.DOMAIN, fullmatch=True).filter(lambda d: len(d) <= 128), max_size=3
+    ).map(lambda found: tuple(sorted(found))),
     export=st.builds(ExportWishes, st.none() | st.integers(7, 99), st.integers(0, 2**32 - 1)),
     limits=st.builds(Limits, st.none() | st.integers(1, 10**12 - 1), st.integers(1, 10080)),
     policy=st.sampled_from(["release", "dev", "policies/own.yaml"]),

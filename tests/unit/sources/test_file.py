@@ -17,6 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from packager.errors import PackagerError, SourceError
 from packager.events import ignore
+from packager.formats import onnxfile
 from packager.sources import Settings, file
 from packager.types import Tree
 
@@ -166,7 +167,7 @@ def test_data_in_the_graph_file_itself_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"", "`m.onnx` is empty"),
+        (b"", "truncated: it is empty"),
         (b"PK\x03\x04 a zip, no graph", "is not an ONNX file"),
         (b"<html>not found</html>", "is not an ONNX file"),
         (b"version https://git-lfs.github.com/spec/v1\n", "is not an ONNX file"),
@@ -196,7 +197,7 @@ def test_a_truncated_file_is_refused_or_names_fewer_files(tmp_path: Path) -> Non
 @given(st.binary(max_size=300))
 def test_the_walk_is_total(content: bytes) -> None:
     with memoryview(content) as view, contextlib.suppress(ValueError, IndexError):
-        list(file._model_locations(view))
+        list(onnxfile._model_locations(view))
 
 
 def test_nested_graphs_are_bounded(tmp_path: Path) -> None:
