@@ -53,7 +53,8 @@ def schema() -> bytes:
 def name_from(source: str) -> str:
     """Return a valid bundle name made of what people call the source: the model's, directory's or file's name."""
     last = _ALIAS_OR_VERSION.sub("", source.partition(":/")[2]) if source.startswith("models:/") else source
-    stem = re.sub(r"\.(onnx|pt2)$", "", last.rstrip("/").rpartition("/")[2], flags=re.IGNORECASE)
+    last = re.sub(r"[:@][^/]*$", "", last.partition(":")[2]) if source.startswith(("oci:", "bentoml:")) else last
+    stem = re.sub(r"\.(onnx|pt2|bundle\.tar)$", "", last.rstrip("/").rpartition("/")[2], flags=re.IGNORECASE)
     words = re.findall(r"[a-z0-9]+", stem.lower())
     return "-".join(words)[:63].rstrip("-") or "model"
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from packager import canonical, dependencies, exporters, plugins, sources
 from packager.errors import IntegrityError, LockError, StepError
@@ -18,20 +19,28 @@ from packager.sources import Pin, Settings
 from packager.types import Action, Blob, Tree
 from packager.worker import host_version
 
+if TYPE_CHECKING:
+    from packager.registry import wire
+
 FETCH_VERSION = 1  # 1: first form
 
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What the command line knows and the library does not ask for: the recipe's directory and the environment."""
+    """What the command line knows and the library does not ask for: its place, environment and registries."""
 
     base: Path
     tracking: str | None
     environment: Mapping[str, str]
+    registries: Callable[[], wire.Settings] | None = None
 
     def settings(self, recipe: Recipe, memo: Memo) -> Settings:
         """Return what sources may know; the recipe's registry wins over the environment's."""
-        return Settings(self.base, recipe.source, recipe.registry or self.tracking, blob_of=memo.blob_of)
+        home = Path(self.environment.get("BENTOML_HOME") or Path(self.environment.get("HOME", "/"), "bentoml"))
+        return Settings(
+            self.base, recipe.source, recipe.registry or self.tracking, blob_of=memo.blob_of, bentoml=home,
+            registries=self.registries,
+        )  # fmt: skip
 
 
 def resolve(recipe: Recipe, runner: Runner, here: Surroundings, memo: Memo) -> Lock:

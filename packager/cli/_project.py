@@ -44,7 +44,12 @@ class Project:
         knowledge.use_updates(options.knowledge_directory())
         store = options.open_store(args)
         runner = Runner(store, _limits(parsed), on_event, args.jobs)
-        here = Surroundings(path.absolute().parent, os.environ.get("MLFLOW_TRACKING_URI"), dict(os.environ))
+        here = Surroundings(
+            path.absolute().parent,
+            os.environ.get("MLFLOW_TRACKING_URI"),
+            dict(os.environ),
+            lambda: options.registry_settings(args),
+        )
         return Project(parsed, path.with_suffix(".lock"), here, runner, Memo(store.root / "memo"))
 
     def make_lock(self) -> Lock:

@@ -11,13 +11,15 @@ from packager.cli.render import Console
 HELP = "write a commented bundle.yaml from a source"
 EXAMPLES = """  packager init models:/digits@champion
   packager init ./sentence-encoder -o encoder/bundle.yaml
-  packager init model.onnx"""
+  packager init model.onnx
+  packager init bentoml:iris:latest
+  packager init s3://models/digits/v7
+  packager init oci://registry.example.com/models/digits:1.4.0"""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "source", metavar="SOURCE", help="models:/name@alias, runs:/id/path, a directory, .onnx or .pt2"
-    )
+    forms = "models:/name@alias, runs:/…, bentoml:name:version, oci://…, s3://…, a directory, a file"
+    parser.add_argument("source", metavar="SOURCE", help=forms)
     parser.add_argument("-o", "--output", type=Path, default=Path("bundle.yaml"), metavar="FILE", help="where to write")
     parser.add_argument("--force", action="store_true", help="replace an existing recipe")
 

@@ -85,6 +85,7 @@ def recipe(parser: argparse.ArgumentParser) -> None:
     """Add the RECIPE argument."""
     parser.add_argument("recipe", metavar="RECIPE", nargs="?", type=Path, default=Path("bundle.yaml"),
                         help="the recipe, or the directory that holds `bundle.yaml` (default: here)")  # fmt: skip
+    registry(parser)
 
 
 def trust(parser: argparse.ArgumentParser) -> None:

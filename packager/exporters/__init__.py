@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
 from packager import plugins
 from packager.canonical import JSON
 from packager.errors import SourceError, StepError
+from packager.exporters import _bentoml
 
 if TYPE_CHECKING:
     import numpy as np
@@ -184,9 +185,11 @@ def detect_kind(paths: Collection[str], read: Callable[[str], bytes]) -> tuple[s
     """Return the kind and payload of a source tree.
 
     Kinds that only hold data come before kinds that run code, then by name: a directory with a graph and a pickle is
-    read as the graph. Raises SourceError that lists what was looked for.
+    read as the graph. What BentoML saved names its kind itself. Raises SourceError that lists what was looked for.
     """
     known = {kind: exporter(kind) for kind in plugins.names("exporters")}
+    if named := _bentoml.detect(paths, read, known):
+        return named
     for kind in sorted(known, key=lambda name: (known[name].EXECUTES, name)):
         payload = known[kind].detect(paths, read)
         if payload is not None:

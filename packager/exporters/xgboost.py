@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from packager.errors import StepError
-from packager.exporters import Arrays, Feeds, Interface, Wishes, _boosting, _estimator, _mlflow, _table
+from packager.exporters import Arrays, Feeds, Interface, Wishes, _bentoml, _boosting, _estimator, _mlflow, _table
 
 TOOLCHAIN: tuple[str, ...] = (*_boosting.TOOLCHAIN, "xgboost")
 EXTRA = _boosting.EXTRA
@@ -48,7 +48,7 @@ def load(source: Path, payload: str, wishes: Wishes) -> Boosted:
     lib = _boosting.library("xgboost")
     read = {_mlflow.MLMODEL} if (source / _mlflow.MLMODEL).is_file() else set()
     flavor = _mlflow.flavor("xgboost", read, lambda path: (source / path).read_bytes()) or {}
-    kind = str(flavor.get("model_class", "")).rpartition(".")[2]
+    kind = str(flavor.get("model_class") or _bentoml.option(source, "model_class")).rpartition(".")[2]
     hint = "save the model again with `save_model` of a recent XGBoost"
     what = f"`{payload}` cannot be opened by XGBoost"
     booster = _table.refused(what, lambda: _booster(lib, kind, source / payload), hint)

@@ -20,10 +20,11 @@ import contextlib
 import os
 import re
 import stat
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 from urllib.parse import unquote, urlsplit
 
 from packager import plugins
@@ -32,6 +33,9 @@ from packager.errors import SourceError, UsageError
 from packager.events import OnEvent, Progress
 from packager.files import clone_or_copy, copy, digest_of, open_regular, storage_errors
 from packager.types import Blob, Tree, check_path, check_paths
+
+if TYPE_CHECKING:
+    from packager.registry import wire
 
 _ANY = 1 << 62  # bytes; local files are as long as they are
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
@@ -72,7 +76,8 @@ class Settings:
     `base` is the directory of the recipe: relative paths start there. `ref` is what the recipe calls the source;
     `fetch` finds a local one there, because a pin says what it is and not where. `tracking` is the registry's address
     (the recipe's `registry`, else what the environment says, else None: `mlflow.db` in `base`). `timeout` bounds one
-    network request, in seconds. `blob_of` hashes one local file; a caller may pass one that remembers.
+    network request, in seconds. `blob_of` hashes one local file; a caller may pass one that remembers. `bentoml` is the
+    BentoML store that the environment names, `registries` how OCI registries are reached (None: they are not).
     """
 
     base: Path
@@ -80,6 +85,8 @@ class Settings:
     tracking: str | None = None
     timeout: int = 10
     blob_of: Callable[[Path], Blob] = blob_of
+    bentoml: Path | None = None
+    registries: Callable[[], wire.Settings] | None = None
 
 
 class SourceModule(Protocol):
@@ -104,6 +111,8 @@ class SourceModule(Protocol):
 
 SINGLE_FILES = (".onnx", ".pt2", ".skops", ".ubj", ".json", ".lgb", ".txt", ".pkl", ".joblib")
 """Endings of the files that are a whole source; any other path is a directory."""
+BUNDLE = ".bundle.tar"
+"""Ending of the files that are a bundle, and so an artifact of the source `oci`."""
 
 
 def load(kind: str) -> SourceModule:
@@ -120,7 +129,8 @@ def load_for(ref: str) -> SourceModule:
         raise UsageError(f"source `{shown(ref)}` is claimed by {' and '.join(found)}", hint="uninstall one of them")
     raise UsageError(
         f"source `{shown(ref)}` has an unknown form",
-        hint="write `models:/name@alias`, `models:/name/3`, `runs:/id/path`, a directory, or one file of a model",
+        hint="write `models:/name@alias`, `models:/name/3`, `runs:/id/path`, `bentoml:name:version`, "
+        "`oci://host/name:tag`, `s3://bucket/path`, a directory, or one file of a model",
     )
 
 
@@ -206,7 +216,7 @@ def copy_file(source: Path, out: Path, name: str, on_event: OnEvent, *, limit: i
         target.parent.mkdir(parents=True, exist_ok=True)
         total = os.fstat(reader.fileno()).st_size
         with target.open("xb", buffering=0) as writer:
-            return copy(reader, writer, limit=limit, moved=_meter(name, total, on_event))
+            return copy(reader, writer, limit=limit, moved=meter(name, total, on_event))
 
 
 def clone_file(source: Path, out: Path, name: str, on_event: OnEvent) -> None:
@@ -219,13 +229,15 @@ def clone_file(source: Path, out: Path, name: str, on_event: OnEvent) -> None:
     on_event(Progress(name, size, size))
 
 
-def _meter(label: str, total: int, on_event: OnEvent) -> Callable[[int], None]:
-    done = 0
+def meter(label: str, total: int, on_event: OnEvent) -> Callable[[int], None]:
+    """Return what is told how many bytes more are through, from any thread."""
+    done, lock = 0, threading.Lock()
 
     def moved(count: int) -> None:
         nonlocal done
-        done += count
-        on_event(Progress(label, done, total))
+        with lock:
+            done += count
+            on_event(Progress(label, done, total))
 
     return moved
 

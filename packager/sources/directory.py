@@ -12,15 +12,25 @@ from pathlib import Path
 
 from packager.errors import SourceError, UsageError
 from packager.events import OnEvent
-from packager.sources import SINGLE_FILES, Pin, Settings, copy_pinned, local_path, pin_files, regular_files, shown
+from packager.sources import (
+    BUNDLE,
+    SINGLE_FILES,
+    Pin,
+    Settings,
+    copy_pinned,
+    local_path,
+    pin_files,
+    regular_files,
+    shown,
+)
 from packager.types import Blob
 
 EXTRA: str | None = None
 
 
 def matches(ref: str) -> bool:
-    """True for a path or `file:` URL that does not end like one of the files of the source `file`."""
-    return bool(ref) and local_path(ref, Path()) is not None and not ref.lower().endswith(SINGLE_FILES)
+    """True for a path or `file:` URL that does not end like a file of the sources `file` and `oci`."""
+    return bool(ref) and local_path(ref, Path()) is not None and not ref.lower().endswith((*SINGLE_FILES, BUNDLE))
 
 
 def resolve(ref: str, settings: Settings) -> Pin:
