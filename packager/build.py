@@ -60,7 +60,7 @@ def build(recipe: Recipe, lock: Lock, runner: Runner, here: resolve.Surroundings
     artefacts = runner.each(lambda target: _artefact(recipe, lock, runner, source, graph, target), recipe.targets())
     # ── pure from here on ──
     facts = _facts(recipe, graph, artefacts)
-    verdict = policy.judge(profile, facts)
+    verdict = policy.judge(profile, facts, here.today)
     if not verdict.ok:
         return Built(verdict, facts, None)
     tree = _assemble(recipe, lock, runner.store, graph, artefacts, here.base)
@@ -158,6 +158,7 @@ def _facts(recipe: Recipe, graph: Result, artefacts: list[Artefact]) -> dict[str
                 "precision": item.target.precision,
                 "tolerance": contract.bounds(recipe, item.target, outputs),
                 "cases": item.measured["cases"],
+                "shortened": item.measured["shortened"],
             }
             for item in artefacts
         },

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,12 +28,13 @@ FETCH_VERSION = 1  # 1: first form
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What the command line knows and the library does not ask for: its place, environment and registries."""
+    """What the command line knows and the library does not ask for: its place, environment, registries, the day."""
 
     base: Path
     tracking: str | None
     environment: Mapping[str, str]
     registries: Callable[[], wire.Settings] | None = None
+    today: datetime.date | None = None
 
     def settings(self, recipe: Recipe, memo: Memo) -> Settings:
         """Return what sources may know; the recipe's registry wins over the environment's."""

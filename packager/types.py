@@ -173,15 +173,17 @@ class Finding:
     subject: str
     message: str
     hint: str | None = None
+    waiver: JSON = None  # who answers for it, why and until when; such a finding is a note
 
     def to_json(self) -> JSON:
-        return {
+        value = {
             "rule": self.rule,
             "level": self.level,
             "subject": self.subject,
             "message": self.message,
             "hint": self.hint,
         }
+        return value if self.waiver is None else {**value, "waiver": self.waiver}
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ LAYERS = (
     {
         "archive", "bundle", "compatibility", "contract", "destination", "files", "fleet", "formats", "graph",
         "graphcheck", "graphneeds", "keys", "knowledge", "lock", "media", "memo", "patch", "pinning", "plugins",
-        "recipe", "recipefields", "store", "tensorcheck", "yamltext",
+        "recipe", "recipefields", "store", "tensorcheck", "waivers", "yamltext",
     },
     {"bucket", "dependencies", "exporters", "init", "policies", "registry", "runtimes", "server", "signers", "sources", "steps",
      "templates"},

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import datetime
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +50,7 @@ class Project:
             os.environ.get("MLFLOW_TRACKING_URI"),
             dict(os.environ),
             lambda: options.registry_settings(args),
+            datetime.datetime.now(datetime.UTC).date(),
         )
         return Project(parsed, path.with_suffix(".lock"), here, runner, Memo(store.root / "memo"))
 

@@ -46,6 +46,8 @@ def main(args: argparse.Namespace, console: Console) -> int:
         bundle = _signed(built.bundle, args) if args.sign else built.bundle
         if args.output:
             transport.save(bundle, args.output, console)
+    for finding in built.verdict.findings:
+        console.message(f"{finding.level}: {finding.message}")
     _report(bundle, built, project.runner.executed, args.output, console)
     return 0
 

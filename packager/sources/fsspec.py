@@ -43,7 +43,10 @@ _PIECE = 16 << 20  # bytes of one request
 _CONNECTIONS = 8
 _ATTEMPTS = 4
 _VERSIONS = ("VersionId", "version_id", "generation")
-_TAGS = ("ETag", "etag", "md5Hash", "content_md5", "checksum")
+_TAGS = (
+    "ETag", "etag", "md5Hash", "content_md5", "Content-MD5", "Digest", "checksum",
+    "LastModified", "Last-Modified", "last_modified", "updated", "mtime",
+)  # fmt: skip
 
 
 def matches(ref: str) -> bool:
@@ -146,8 +149,6 @@ class _Bucket:
         tag = next((info[key] for key in _TAGS if info.get(key)), None)
         if version is not None:
             known["version"] = str(version)
-        if tag is None and version is None:
-            tag = self._ask(lambda: self._system.ukey(self._path(name)))
         return known | ({"tag": str(tag).strip('"')} if tag is not None else {})
 
     def _path(self, name: str) -> str:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import datetime
 from pathlib import Path
 
 import pytest
@@ -13,12 +14,13 @@ from packager import plugins, policy
 from packager.canonical import JSON
 from packager.errors import UsageError
 from packager.policy import Profile
+from packager.waivers import Waiver
 
 
 def facts(**output: JSON) -> dict[str, JSON]:
     measured = {"dtype": "float32", "shape": [2], "not_finite": 0, "frontier": [], **output}
     case = {"name": "batch=2", "outputs": {"y": measured}}
-    target = {"precision": "fp32", "tolerance": {"y": {"atol": 1e-3, "rtol": 1e-2}}, "cases": [case]}
+    target = {"precision": "fp32", "tolerance": {"y": {"atol": 1e-3, "rtol": 1e-2}}, "cases": [case], "shortened": {}}
     return {"nondeterministic": [], "targets": {"onnxruntime-cpu-fp32": target}}
 
 
@@ -99,3 +101,57 @@ def test_profiles_of_others(tmp_path: Path) -> None:
     for name in ("relaese", "absent.yaml"):
         with pytest.raises(UsageError):
             policy.profile(name, tmp_path)
+
+
+DAY = datetime.date(2026, 12, 31)
+WAIVER = Waiver("parity", "onnxruntime-cpu-*/y", "ada@example.org", "known, ticket 7", DAY)
+MISS = facts(frontier=[point(0.5, 10.0)])
+
+
+def test_what_was_not_measured_to_its_end_is_no_release() -> None:
+    short = facts()
+    short["targets"]["onnxruntime-cpu-fp32"]["shortened"] = {"sequence": 4096}
+    (finding,) = policy.judge(RELEASE, short).findings
+    assert (finding.rule, finding.level, finding.subject) == ("coverage", "error", "onnxruntime-cpu-fp32/sequence")
+    assert "sequence=4096 only" in finding.message
+    assert "[1, 4096]" in str(finding.hint)
+    assert policy.judge(policy.profile("dev", Path()), short).ok
+
+
+@pytest.mark.parametrize(("day", "ok"), [(DAY, True), (DAY + datetime.timedelta(1), False), (None, False)])
+def test_a_waiver_holds_to_its_day_and_is_recorded(day: datetime.date | None, ok: bool) -> None:
+    verdict = policy.judge(Profile("p", ("parity",), (WAIVER,)), MISS, day)
+    (finding,) = verdict.to_json()["findings"]
+    assert verdict.ok == ok
+    assert finding["level"] == ("note" if ok else "error")
+    assert finding.get("waiver") == (WAIVER.to_json() if ok else None)
+    assert ("waived until 2026-12-31 by ada@example.org: known, ticket 7" in finding["message"]) == ok
+    assert ("ended on 2026-12-31" in finding["message"]) == (not ok)
+
+
+def test_a_waiver_covers_its_own_rule_and_subject_only() -> None:
+    for other in (Waiver("parity", "*/z", "a", "b", DAY), Waiver("coverage", "*", "a", "b", DAY)):
+        verdict = policy.judge(Profile("p", ("parity",), (other,)), MISS, DAY)
+        assert not verdict.ok
+        assert [finding.message for finding in verdict.findings if finding.level == "note"] == [
+            "the waiver of a met nothing"
+        ]
+
+
+def test_a_missing_fact_cannot_be_waived() -> None:
+    everything = Waiver("parity", "*", "a", "b", DAY)
+    assert not policy.judge(Profile("p", ("parity",), (everything,)), {}, DAY).ok
+
+
+def test_waivers_are_written_completely(tmp_path: Path) -> None:
+    good = 'rules: [parity]\nwaivers:\n  - {rule: parity, subject: "*/y", owner: ada, reason: known, expires: 2026-12-31}\n'
+    (tmp_path / "p.yaml").write_text(good)
+    assert policy.profile("p.yaml", tmp_path).waivers == (Waiver("parity", "*/y", "ada", "known", DAY),)
+    for old, new, word in (
+        ("2026-12-31", "never", "every waiver ends"), ("owner: ada, ", "", "no `owner`"), ("known", "''", "reason"),
+        ("rule: parity", "rule: deterministic", "does not ask"), ("2026-12-31", "2026-02-30", "expected a day"),
+    ):  # fmt: skip
+        (tmp_path / "p.yaml").write_text(good.replace(old, new))
+        with pytest.raises(UsageError) as caught:
+            policy.profile("p.yaml", tmp_path)
+        assert word in f"{caught.value.message} {caught.value.hint}"

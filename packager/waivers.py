@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Waivers: a person answers for a finding, by name, with a reason, until a day. Part of a policy profile.
+
+A waived finding stays in the verdict as a note that names the waiver; an expired waiver counts for nothing and says so.
+Nothing waives a fact that is missing: then nobody knows what would be waived.
+"""
+
+from __future__ import annotations
+
+import datetime
+import fnmatch
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from packager import yamltext
+from packager.canonical import JSON
+from packager.errors import did_you_mean
+from packager.types import Finding
+from packager.yamltext import Node
+
+FACTS = "facts"
+"""The subject of findings about facts that are missing."""
+_LINE = r"\S(.*\S)?"
+_KEYS = ("rule", "subject", "owner", "reason", "expires")
+
+
+@dataclass(frozen=True, slots=True)
+class Waiver:
+    """One exception. `subject` is a pattern with `*` and `?`; it holds up to and on the day `expires`, in UTC."""
+
+    rule: str
+    subject: str
+    owner: str
+    reason: str
+    expires: datetime.date
+
+    def covers(self, finding: Finding) -> bool:
+        return finding.rule == self.rule and fnmatch.fnmatchcase(finding.subject, self.subject)
+
+    def to_json(self) -> JSON:
+        return {
+            "rule": self.rule,
+            "subject": self.subject,
+            "owner": self.owner,
+            "reason": self.reason,
+            "expires": self.expires.isoformat(),
+        }
+
+
+def parse(node: Node, rules: Collection[str]) -> tuple[Waiver, ...]:
+    """Read the `waivers` of a profile that asks `rules`. Raises UsageError with the line."""
+    return tuple(_waiver(item, rules) for item in yamltext.items(node, "waivers", most=1000))
+
+
+def _waiver(node: Node, rules: Collection[str]) -> Waiver:
+    members = yamltext.fields(node, "waivers", _KEYS, required=_KEYS)
+    rule, subject, owner, reason, expires = (
+        yamltext.text(members[key], f"waivers.{key}", pattern=_LINE, expect="one line of text") for key in _KEYS
+    )
+    if rule not in rules:
+        raise members["rule"].where.error(
+            f"the profile does not ask rule `{rule:.60}`, so it cannot waive it", hint=did_you_mean(rule, rules)
+        )
+    try:
+        day = datetime.date.fromisoformat(expires)
+    except ValueError:
+        problem = f"`waivers.expires`: expected a day such as `2026-12-31`, got `{expires:.40}`"
+        raise members["expires"].where.error(problem, hint="every waiver ends") from None
+    return Waiver(rule, subject, owner, reason, day)
+
+
+def apply(waivers: Sequence[Waiver], findings: Sequence[Finding], today: datetime.date | None) -> Iterator[Finding]:
+    """Yield the findings, the waived ones as notes; and a note for each waiver that met nothing.
+
+    Without `today` nobody knows what has expired, so no waiver counts.
+    """
+    for finding in findings:
+        found = [waiver for waiver in waivers if waiver.covers(finding) and finding.subject != FACTS]
+        valid = [waiver for waiver in found if today is not None and today <= waiver.expires]
+        if finding.level != "error" or not found:
+            yield finding
+        elif valid:
+            until = f"waived until {valid[0].expires} by {valid[0].owner}: {valid[0].reason}"
+            yield replace(finding, level="note", message=f"{finding.message} ({until})", waiver=valid[0].to_json())
+        else:
+            ended = f"{finding.message} (the waiver of {found[0].owner} ended on {found[0].expires})"
+            yield replace(finding, message=ended, hint=f"{finding.hint or 'mend it'}; or renew the waiver")
+    for waiver in waivers:
+        if not any(waiver.covers(finding) for finding in findings):
+            yield Finding(waiver.rule, "note", waiver.subject, f"the waiver of {waiver.owner} met nothing", "remove it")
