@@ -20,6 +20,8 @@ from packager.canonical import JSON
 from packager.errors import StepError
 
 _JSON_LIMIT = 256 << 20
+_SLACK, _RATIO = 64 << 20, 20  # bytes an archive may unpack to, besides so many times its size: weights are stored
+_AGAIN = "save the model again"
 _CLASS = re.compile(r"[A-Z]\w+")  # sympy and torch write lengths as constructor calls: `Add(Symbol('s0'), Integer(1))`
 _SYMBOL = re.compile(r"[a-z]+\d+|oo|int_oo|true|false")
 _PLAIN = (
@@ -27,8 +29,23 @@ _PLAIN = (
 )  # fmt: skip
 
 
+def refuse_bomb(path: Path) -> None:
+    """Raise StepError for an archive that unpacks to absurd sizes or names a member twice, or is not one."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise StepError(f"`{path.name}` is not a readable archive: {error}", hint=_AGAIN) from error
+    size, most = sum(member.file_size for member in members), _SLACK + _RATIO * path.stat().st_size
+    if size > most:
+        raise StepError(f"`{path.name}` unpacks to {size} bytes, expected at most {most}", hint=_AGAIN)
+    if len({member.filename for member in members}) < len(members):
+        raise StepError(f"`{path.name}` names a member twice", hint=_AGAIN)
+
+
 def refuse_code(path: Path, torch: Any) -> None:
     """Raise StepError, naming the member, for an archive that only opens by running code, or is not one."""
+    refuse_bomb(path)
     try:
         with zipfile.ZipFile(path) as archive:
             for name in archive.namelist():

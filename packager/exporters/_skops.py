@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from packager.errors import MissingToolError, StepError
-from packager.exporters import _text
+from packager.exporters import _archive, _text
 
 _LIBRARIES = ("sklearn", "numpy", "scipy", "xgboost", "lightgbm")
 _EXACTLY = {"collections.OrderedDict", "collections.defaultdict", "numpy.dtype", "sklearn.tree._tree.Tree"}
@@ -35,6 +35,7 @@ def load(path: Path, recorded: Sequence[str] = ()) -> Any:
         skops = importlib.import_module("skops.io")
     except ImportError:
         raise MissingToolError("skops", "sklearn") from None
+    _archive.refuse_bomb(path)
     try:
         unknown = skops.get_untrusted_types(file=path)
         foreign = [name for name in unknown if not _is_known(name)]

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import inspect
 import sys
+import zipfile
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from packager.errors import StepError
-from packager.exporters import Port, Wishes, _mlflow, _torch
+from packager.exporters import Port, Wishes, _archive, _mlflow, _torch
 
 TOOLCHAIN: tuple[str, ...] = (*_torch.TOOLCHAIN, "cloudpickle")
 EXTRA = "torch"
@@ -52,6 +53,12 @@ def load(source: Path, payload: str, wishes: Wishes) -> _torch.Traced:
 
 
 def _module(lib: Any, path: Path) -> Any:
+    if not zipfile.is_zipfile(path):
+        raise StepError(
+            f"`{path.name}` is in torch's format from before 1.6, which scanners do not see through, or is damaged",
+            hint="load it once where you trust it and save it again with `torch.save`, or better as pt2",
+        )
+    _archive.refuse_bomb(path)
     try:
         with _torch.quiet():
             module = lib.load(str(path), map_location="cpu", weights_only=False)

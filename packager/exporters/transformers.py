@@ -19,6 +19,7 @@ from typing import Any
 from packager.canonical import JSON
 from packager.errors import MissingToolError, SourceError, StepError
 from packager.exporters import BATCH, Interface, Port, Wishes, _mlflow, _torch
+from packager.formats import safetensors
 
 TOOLCHAIN: tuple[str, ...] = (*_torch.TOOLCHAIN, "transformers", "safetensors", "tokenizers")
 EXTRA = "transformers"
@@ -64,6 +65,8 @@ def _weights(folder: str, paths: Collection[str]) -> str | None:
 def load(source: Path, payload: str, wishes: Wishes) -> _torch.Traced:
     """Open the directory with the class its `config.json` names. Raises StepError when something does not fit."""
     folder = source if payload == "." else source / payload
+    for path in sorted(folder.rglob("*.safetensors")):
+        safetensors.check(path)
     steps = _steps(folder)
     encoder = steps[0].folder if steps else folder
     model = _model(encoder, optional=("pooler.",) if steps else ())

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The header of a safetensors file, checked before a library maps it.
+
+Source: the format's description in huggingface/safetensors: eight bytes of header length, JSON that gives dtype, shape
+and two offsets for every tensor, then the data, without gaps and without overlap, to the end of the file.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+from packager import canonical
+from packager.canonical import JSON
+from packager.errors import StepError
+from packager.files import open_regular
+
+_HEADER = 100_000_000  # bytes; the format's own limit
+_BITS = {
+    "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
+    "U16": 16, "I16": 16, "F16": 16, "BF16": 16, "U32": 32, "I32": 32, "F32": 32, "U64": 64, "I64": 64, "F64": 64,
+    "C64": 64,
+}  # fmt: skip
+
+
+def check(path: Path) -> None:
+    """Raise StepError unless the header describes exactly the bytes of the file."""
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > min(size - 8, _HEADER):
+            raise _refused(path, f"its header claims {length} bytes of {size}")
+        text = file.read(length)
+    try:
+        header = canonical.load(text.rstrip(b" "), limit=_HEADER)
+        places = sorted(_place(entry) for name, entry in header.items() if name != "__metadata__")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _refused(path, f"its header is not understood ({error})") from None
+    position = 0
+    for start, end in places:
+        if start != position:
+            raise _refused(path, f"two tensors overlap, or leave a gap, at byte {start}")
+        position = end
+    if 8 + length + position != size:
+        raise _refused(path, f"its tensors need {position} bytes, and it has {size - 8 - length}")
+
+
+def _place(entry: JSON) -> tuple[int, int]:
+    """Return where the data of one tensor lies; ValueError if that is not as long as it must be."""
+    shape, (start, end) = entry["shape"], entry["data_offsets"]
+    if not all(isinstance(number, int) and 0 <= number < 1 << 62 for number in (*shape, start, end)):
+        raise ValueError("a length or offset is not a number")
+    if -(-math.prod(shape) * _BITS[entry["dtype"]] // 8) != end - start:
+        raise ValueError(f"{entry['dtype']}{shape} does not fit into {end - start} bytes")
+    return start, end
+
+
+def _refused(path: Path, problem: str) -> StepError:
+    return StepError(f"`{path.name}` is refused: {problem}", hint="save the weights again with `save_pretrained`")
