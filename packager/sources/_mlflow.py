@@ -27,11 +27,17 @@ _SQL = re.compile(r"(sqlite|postgresql|mysql|mssql)(\+\w+)?:")
 
 @dataclass(frozen=True, slots=True)
 class Registry:
-    """A connection: MLflow's client, the address it was given, and what the caller decided."""
+    """A connection: MLflow's client, the addresses of the registry and of the runs, and what the caller decided."""
 
     client: Any
     address: str
+    tracking: str
     settings: Settings
+
+    @property
+    def is_catalog(self) -> bool:
+        """True for Unity Catalog, whose files only MLflow's own repository gets: it asks for credentials first."""
+        return self.address.startswith("databricks-uc")
 
     @property
     def name(self) -> str:
@@ -52,7 +58,8 @@ def connected(settings: Settings, timeout: int) -> Iterator[Registry]:
         with _silenced(), translated(name, MlflowException, OSError):
             if _SQL.match(address):
                 _check_schema(address, name, timeout)
-            yield Registry(MlflowClient(address, address), address, settings)
+            tracking = re.sub(r"^databricks-uc\b", "databricks", address)  # a catalog has no runs, its workspace has
+            yield Registry(MlflowClient(tracking, address), address, tracking, settings)
 
 
 @contextlib.contextmanager
@@ -80,7 +87,7 @@ def _environment(timeout: int) -> Iterator[None]:
 @contextlib.contextmanager
 def _silenced() -> Iterator[None]:
     """Keep MLflow's remarks about itself off the user's terminal; its errors arrive as exceptions."""
-    loggers = [logging.getLogger(name) for name in ("mlflow", "alembic")]
+    loggers = [logging.getLogger(name) for name in ("mlflow", "alembic", "databricks.sdk")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

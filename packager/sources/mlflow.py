@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Models in an MLflow registry or run: `models:/name@alias`, `models:/name/3`, `models:/m-<id>`, `runs:/<id>/<path>`.
 
+With `registry: databricks` or `databricks-uc` (names are then `catalog.schema.model`) MLflow's client speaks to
+Databricks, with the host and token that Databricks' own configuration holds.
+
 Aliases and `latest` are resolved once; the pin names the logged model (`models:/m-<id>`), whose files MLflow does not
 change. Models registered before MLflow 3 are pinned by version, artifacts that are no model by run or address; what
 those hold may be overwritten, so it is the digest of the fetched tree, not such a pin, that a lock can rely on.
@@ -205,6 +208,8 @@ def _location(registry: Registry, uri: str) -> tuple[str, str]:
     first, _, rest = body.partition("/")
     if scheme == "models" and _MODEL_ID.fullmatch(first):
         return str(ask(lambda: client.get_logged_model(first), lambda: gone).artifact_location), rest
+    if scheme == "models" and registry.is_catalog:
+        return uri, ""
     if scheme == "models":
         return str(ask(lambda: client.get_model_version_download_uri(first, rest), lambda: gone)), ""
     if scheme == "runs":
@@ -244,7 +249,7 @@ def _download(registry: Registry, location: str, inner: str, out: Path, on_event
 
     scratch = out / _SCRATCH
     with translated(registry.name, Exception):  # the stores below MLflow (requests, boto3, …) share no type of error
-        repository = get_artifact_repository(location, registry.address, registry.address)
+        repository = get_artifact_repository(location, registry.tracking, registry.address)
         listed = dict(_listing(repository, inner, _DEEPEST)) or ({inner: None} if inner else {})
         promised = {path: size for path, size in listed.items() if IGNORED.isdisjoint(path.split("/"))}
         if not promised:

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from tests.e2e.conftest import HERE, Project, tool
 
 RECIPE = """
@@ -29,6 +31,7 @@ waivers:
 """
 
 
+@pytest.mark.slow
 def test_a_custom_operator_that_drifts(project: Callable[..., Project], tmp_path: Path) -> None:
     tool("bwrap")
     model = tmp_path / "model"

@@ -133,7 +133,7 @@ RECIPE = "name: m\nversion: 1.0.0\nsource: bentoml:{}:latest\n"
     ("name", "more"),
     [
         ("relu", ""),
-        ("trees", ""),
+        pytest.param("trees", "", marks=pytest.mark.slow),
         pytest.param("light", "", marks=pytest.mark.slow),
         pytest.param("regression", "allow-pickle: true\n", marks=pytest.mark.slow),
         pytest.param("bert", "", marks=pytest.mark.slow),

@@ -21,11 +21,13 @@ from typing import Any
 
 import pytest
 
+from packager import exporters
 from packager.errors import IntegrityError, SourceError
 from packager.events import Event, Progress
 from packager.sources import Pin, Settings
 from packager.sources import mlflow as source
-from tests.registries import fetched, log_models, refusal, state
+from tests.conftest import Run
+from tests.registries import client_of, fetched, log_models, refusal, state
 
 pytest.importorskip("mlflow")
 pytest.importorskip("torch")
@@ -99,7 +101,9 @@ MODEL = "m-" + "0" * 32
 
 
 @contextlib.contextmanager
-def serving(artifacts: str, listing: list[dict[str, Any]], body: bytes = b"x", status: int = 200) -> Iterator[Settings]:
+def serving(
+    artifacts: str, listing: list[dict[str, Any]], body: bytes = b"x", status: int = 200, sent: int = -1
+) -> Iterator[Settings]:
     """Speak as much of MLflow's protocol as one model needs, truthfully or not."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -123,7 +127,7 @@ def serving(artifacts: str, listing: list[dict[str, Any]], body: bytes = b"x", s
             self.send_response(status)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
-            self.wfile.write(content)
+            self.wfile.write(content[:sent] if len(content) > sent >= 0 else content)
 
         def log_message(self, *args: Any) -> None:
             """Silence."""
@@ -230,3 +234,143 @@ def test_a_real_server(server: Server, tmp_path: Path) -> None:
         fetched(Pin("mlflow", f"runs:/{run}/nothing"), settings, tmp_path / "nothing")
     assert "secret" not in caught.value.message
     assert "404" in caught.value.message
+
+
+def log_flavours(tracking: str) -> None:
+    """Log one small model of every flavour that has an exporter, each under the name of its exporter."""
+    import lightgbm
+    import mlflow.lightgbm
+    import mlflow.sklearn
+    import mlflow.transformers
+    import mlflow.xgboost
+    import numpy as np
+    import transformers
+    import xgboost
+    from sklearn.linear_model import LogisticRegression
+
+    x = np.random.default_rng(0).normal(size=(100, 4)).astype(np.float32)
+    y = (x[:, 0] > 0).astype(int)
+    config = transformers.BertConfig(
+        vocab_size=8, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
+    )
+    words = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "[MASK]": 4, "a": 5}
+    parts = {"model": transformers.BertModel(config), "tokenizer": transformers.BertTokenizer(vocab=words)}
+    common = {"pip_requirements": ["numpy"]}
+    with client_of(tracking):
+        mlflow.set_experiment("flavours")
+        with mlflow.start_run():
+            mlflow.sklearn.log_model(
+                LogisticRegression().fit(x, y), name="sklearn", registered_model_name="sklearn", **common
+            )
+            mlflow.xgboost.log_model(
+                xgboost.XGBClassifier(n_estimators=2).fit(x, y),
+                name="xgboost",
+                registered_model_name="xgboost",
+                **common,
+            )
+            mlflow.lightgbm.log_model(
+                lightgbm.LGBMClassifier(n_estimators=2, verbose=-1).fit(x, y),
+                name="lightgbm",
+                registered_model_name="lightgbm",
+                **common,
+            )
+            mlflow.transformers.log_model(
+                parts, name="transformers", task="feature-extraction", registered_model_name="transformers", **common
+            )
+
+
+@pytest.mark.slow
+def test_every_flavour_arrives_whole(server: Server, tmp_path: Path) -> None:
+    log_flavours(server.address)
+    settings = Settings(tmp_path, tracking=server.address, timeout=10)
+    for name in ("sklearn", "xgboost", "lightgbm", "transformers"):
+        files = fetched(source.resolve(f"models:/{name}/latest", settings), settings, tmp_path / name)
+        assert exporters.detect_kind(files, files.__getitem__)[0] == name
+
+
+def test_a_server_that_dies_while_sending(tmp_path: Path) -> None:
+    """It promises a megabyte and closes the connection after half of it."""
+    with serving("mlflow-artifacts:/a", [listed("MLmodel", 1 << 20)], body=bytes(1 << 20), sent=1 << 19) as settings:
+        pin = source.resolve(f"models:/{MODEL}", settings)
+        with pytest.raises(SourceError) as caught:
+            fetched(pin, settings, tmp_path / "out")
+    assert caught.value.code == 3
+    assert "\n" not in caught.value.message
+
+
+def test_an_artifact_that_changed_on_the_server_after_the_lock(server: Server, packager: Run, tmp_path: Path) -> None:
+    with client_of(server.address):
+        import mlflow
+
+        with mlflow.start_run() as run:
+            mlflow.log_text("x" * 100, "plain/model.txt")
+            mlflow.log_artifact(str(_relu(tmp_path)), "plain")
+    ref = f"runs:/{run.info.run_id}/plain"
+    (tmp_path / "bundle.yaml").write_text(f"name: m\nversion: 1.0.0\nsource: {ref}\nregistry: {server.address}\n")
+    packager("lock")
+    with client_of(server.address):
+        mlflow.MlflowClient().log_text(run.info.run_id, "y" * 100, "plain/model.txt")
+    done = packager("build", "--locked", code=5, PACKAGER_STORE=str(tmp_path / "fresh"))
+    assert "is not what was locked: `model.txt` differs" in done.stderr
+    assert "packager lock" in done.stderr
+
+
+def _relu(folder: Path) -> Path:
+    from onnx import TensorProto, helper, save
+
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 4]) for name in "xy"]
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", values[:1], values[1:])
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), folder / "relu.onnx")
+    return folder / "relu.onnx"
+
+
+@contextlib.contextmanager
+def catalog(answers: dict[str, Any], asked: list[str]) -> Iterator[str]:
+    """Stand in for a Databricks workspace: answer the calls of Unity Catalog, and note them with their token."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            path = self.path.partition("?")[0]
+            asked.append(f"{path} {self.headers.get('Authorization')}")
+            found = answers.get(path)
+            content = json.dumps(found or {"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "no"}).encode()
+            self.send_response(200 if found else 404)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        do_POST = do_GET
+
+        def log_message(self, *args: Any) -> None:
+            """Silence."""
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as listener:
+        threading.Thread(target=listener.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{listener.server_port}"
+        listener.shutdown()
+
+
+def test_unity_catalog_is_asked_through_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three-level names and aliases become a version, with Databricks' own credentials; no workspace was at hand."""
+    version = {"name": "main.ml.digits", "version": "7", "status": "READY", "run_id": "a" * 32, "source": "s3://x/y"}
+    asked: list[str] = []
+    base = "/api/2.0/mlflow/unity-catalog"
+    with catalog(
+        {
+            f"{base}/registered-models/alias": {"model_version": version},
+            f"{base}/model-versions/get": {"model_version": version},
+        },
+        asked,
+    ) as host:
+        monkeypatch.setenv("DATABRICKS_HOST", host)
+        monkeypatch.setenv("DATABRICKS_TOKEN", "token-of-ada")
+        settings = Settings(tmp_path, tracking="databricks-uc", timeout=2)
+        for ref in ("models:/main.ml.digits@champion", "models:/main.ml.digits/7"):
+            pin = source.resolve(ref, settings)
+            assert pin.uri == "models:/main.ml.digits/7"
+            assert pin.details["name"] == "main.ml.digits"
+            assert "token-of-ada" not in str(pin.to_json())
+        refused = refusal("models:/main.ml.digits/latest", settings)
+    assert refused.code == 3
+    assert all(line.endswith("Bearer token-of-ada") for line in asked)
