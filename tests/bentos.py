@@ -77,7 +77,7 @@ def fill_torch(packages: str) -> None:
         vocab_size=64, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
     )
     with bentoml.models.create("bert", module="bentoml.transformers") as made:
-        transformers.BertModel(config, add_pooling_layer=False).eval().save_pretrained(made.path)
+        transformers.BertModel(config).eval().save_pretrained(made.path)
 
 
 if __name__ == "__main__":
