@@ -50,9 +50,9 @@ _TAGS = (
 
 
 def matches(ref: str) -> bool:
-    """True for `scheme://…` of anything that no other source speaks."""
+    """True for `scheme://…` of anything that no other source speaks; never with a password inside."""
     found = _URL.fullmatch(ref)
-    return found is not None and found[1] not in _OTHERS
+    return found is not None and found[1] not in _OTHERS and not re.match(r"[^/:]*:[^/@]*@", found[2])
 
 
 def resolve(ref: str, settings: Settings) -> Pin:

@@ -32,7 +32,7 @@ def test_exactly_one_source_reads_a_reference(kind: str, ref: str) -> None:
     assert sources.load_for(ref) is sources.load(kind)
 
 
-@pytest.mark.parametrize("ref", ["", "s3://bucket/model", "https://ada:secret@host/m.onnx?key=1", "hf:org/model"])
+@pytest.mark.parametrize("ref", ["", "memory://bucket/model", "https://ada:secret@host/m.onnx?key=1", "hf:org/model"])
 def test_an_unknown_form_is_refused_without_its_secrets(ref: str) -> None:
     with pytest.raises(UsageError) as caught:
         sources.load_for(ref)

@@ -176,7 +176,7 @@ def test_external_data_elsewhere(s3: Any) -> None:
 def test_whose_addresses_are_whose() -> None:
     for ref in ("s3://b/x", "gs://b/x", "az://c/x", "https://h/x.onnx"):
         assert load_for(ref) is fsspec
-    for ref in ("memory://x", "local://x", "dir://x", "zip://x", "simplecache::s3://b/x"):
+    for ref in ("memory://x", "local://x", "dir://x", "zip://x", "s3://key:secret@b/x", "simplecache::s3://b/x"):
         with pytest.raises(UsageError):
             load_for(ref)
 
