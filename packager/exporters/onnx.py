@@ -102,7 +102,10 @@ class Graph:
         return runtime.InferenceSession(str(self.path), options, providers=["CPUExecutionProvider"])
 
     def extra_files(self) -> Mapping[str, Path]:
-        return {}
+        """Return the tokenizer beside the graph: a bundle that is the source of another one has it there."""
+        folder = self.path.parent / "tokenizer"
+        found = sorted(folder.iterdir()) if folder.is_dir() else []
+        return {f"tokenizer/{path.name}": path for path in found if path.suffix in (".json", ".txt")}
 
 
 def _converted(model: Any, opset: int) -> Any:

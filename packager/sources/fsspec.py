@@ -58,11 +58,13 @@ def matches(ref: str) -> bool:
 def resolve(ref: str, settings: Settings) -> Pin:
     """List what is there now, and which version of it."""
     with _connected(ref, settings) as bucket:
-        found = {name: bucket.identity(name) for name in bucket.names()}
+        names = bucket.names()
+        check_paths(names[:_FILES])
+        with ThreadPoolExecutor(_CONNECTIONS) as pool:
+            found = dict(zip(names[:_FILES], pool.map(bucket.identity, names[:_FILES]), strict=True))
     if not found:
         raise SourceError(f"there is nothing at `{shown(ref)}`", hint="check bucket and path, and who may read it")
-    check_paths(found)
-    if len(found) > _FILES or sum(int(item["size"]) for item in found.values()) > _SIZE:
+    if len(names) > _FILES or sum(int(item["size"]) for item in found.values()) > _SIZE:
         raise SourceError(f"`{shown(ref)}` holds more than {_FILES} objects or {_SIZE >> 40} TiB")
     digest = canonical.sha256(canonical.dump(found))
     return Pin("fsspec", f"{shown(ref)}@{digest}", {"objects": found})
@@ -85,8 +87,8 @@ def fetch(pin: Pin, settings: Settings, out: Path, on_event: OnEvent) -> None:
                 except BaseException:
                     pool.shutdown(wait=True, cancel_futures=True)
                     raise
-        for name, item in objects.items():
-            bucket.check(name, item)
+        with ThreadPoolExecutor(_CONNECTIONS) as pool:
+            list(pool.map(bucket.check, objects.keys(), objects.values()))
 
 
 def _pieces(name: str, size: int) -> Iterator[tuple[str, int, int]]:

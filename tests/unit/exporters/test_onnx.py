@@ -91,6 +91,14 @@ def test_garbage(tmp_path: Path, data: bytes) -> None:
         opened(tmp_path).to_onnx(18)
 
 
+def test_the_tokenizer_beside_a_graph_travels(tmp_path: Path) -> None:
+    written(tmp_path)
+    (tmp_path / "tokenizer").mkdir()
+    (tmp_path / "tokenizer" / "vocab.txt").write_text("a")
+    (tmp_path / "tokenizer" / "evil.pkl").write_text("a")
+    assert opened(tmp_path).extra_files() == {"tokenizer/vocab.txt": tmp_path / "tokenizer" / "vocab.txt"}
+
+
 def test_missing_external_data(tmp_path: Path) -> None:
     written(tmp_path, external=True)
     (tmp_path / "weights").unlink()
