@@ -29,13 +29,13 @@ _PLAIN = (
 )  # fmt: skip
 
 
-def refuse_bomb(path: Path) -> None:
+def refuse_bomb(path: Path, what: str = "readable") -> None:
     """Raise StepError for an archive that unpacks to absurd sizes or names a member twice, or is not one."""
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-        raise StepError(f"`{path.name}` is not a readable archive: {error}", hint=_AGAIN) from error
+        raise StepError(f"`{path.name}` is not a {what} archive: {error}", hint=_AGAIN) from error
     size, most = sum(member.file_size for member in members), _SLACK + _RATIO * path.stat().st_size
     if size > most:
         raise StepError(f"`{path.name}` unpacks to {size} bytes, expected at most {most}", hint=_AGAIN)
@@ -45,7 +45,7 @@ def refuse_bomb(path: Path) -> None:
 
 def refuse_code(path: Path, torch: Any) -> None:
     """Raise StepError, naming the member, for an archive that only opens by running code, or is not one."""
-    refuse_bomb(path)
+    refuse_bomb(path, "`torch.export`")
     try:
         with zipfile.ZipFile(path) as archive:
             for name in archive.namelist():

@@ -286,3 +286,16 @@ def test_any_damage_ends_in_our_own_error(data: st.DataObject) -> None:
 def test_the_checked_sizes_are_those_of_onnx() -> None:
     """A type that onnx adds later must be added here too."""
     assert set(onnx.TensorProto.DataType.values()) - {0} == tensorcheck._BITS.keys() | {TensorProto.STRING}
+
+
+@pytest.mark.slow
+def test_what_onnx_tests_itself_with_passes() -> None:
+    """Every model of onnx's own node tests, but those of its preview domains, which must be declared."""
+    from onnx.backend.test.case.node import collect_testcases
+
+    passed = 0
+    for case in collect_testcases(None):
+        data = memoryview(case.model.SerializeToString())
+        graphcheck.check_bytes(data, SIZES.get, {"ai.onnx.preview", "ai.onnx.preview.training"})
+        passed += 1
+    assert passed > 1000
