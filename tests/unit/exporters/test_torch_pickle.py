@@ -134,5 +134,5 @@ def test_not_a_module(tmp_path: Path, content: Any, message: str) -> None:
 
 def test_garbage(tmp_path: Path) -> None:
     (tmp_path / "model.pth").write_bytes(b"no pickle at all")
-    with pytest.raises(StepError, match="format from before 1.6, which scanners do not see through, or is damaged"):
+    with pytest.raises(StepError, match=r"format from before 1\.6, which scanners do not see through, or is damaged"):
         opened(tmp_path, inputs=X)
