@@ -9,11 +9,13 @@ once it is saved; the pin holds the tag and, because nothing else enforces that,
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from packager.errors import SourceError, UsageError, did_you_mean
 from packager.events import OnEvent
 from packager.sources import Pin, Settings, copy_pinned, local_path, pin_files, regular_files, shown
+from packager.types import Blob
 
 EXTRA: str | None = None
 
@@ -38,10 +40,10 @@ def resolve(ref: str, settings: Settings) -> Pin:
     return Pin(pin.kind, f"{_SCHEME}{name}:{version}", pin.details)
 
 
-def fetch(pin: Pin, settings: Settings, out: Path, on_event: OnEvent) -> None:
+def fetch(pin: Pin, settings: Settings, out: Path, on_event: OnEvent) -> Mapping[str, Blob]:
     """Copy the version; what is there must be what was pinned."""
     name, version = _tag(pin.uri)
-    copy_pinned(pin, regular_files(_directory(name, version, settings)), out, on_event)
+    return copy_pinned(pin, regular_files(_directory(name, version, settings)), out, on_event)
 
 
 def _tag(ref: str) -> tuple[str, str]:

@@ -217,7 +217,7 @@ def _library(scheme: str) -> Any:
     try:
         library = importlib.import_module("fsspec")
     except ModuleNotFoundError:
-        raise MissingToolError("fsspec", "objects") from None
+        raise MissingToolError("fsspec", "s3") from None
     known = importlib.import_module("fsspec.registry").known_implementations
     if scheme not in known:
         raise UsageError(f"addresses that start with `{scheme}://` are not known", hint=did_you_mean(scheme, known))
