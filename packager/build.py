@@ -7,10 +7,11 @@ recomputed. So a changed tolerance runs nothing, and one more target runs only t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import TypeAlias
 
 from packager import canonical, contract, diff, plugins, policy, resolve
 from packager.bundle import CONTRACT, FORMAT, RECORD, SBOM, Bundle, read
@@ -25,6 +26,7 @@ from packager.run import Runner
 from packager.store import Entry, Store
 from packager.types import Action, Blob, Result, Tree, Verdict
 
+Place: TypeAlias = Callable[[], Path] | None  # of a locked toolchain's environment
 GRAPH = "model/model.onnx"  # where the export step leaves the canonical graph
 
 
@@ -55,9 +57,12 @@ def build(recipe: Recipe, lock: Lock, runner: Runner, here: resolve.Surroundings
     """Turn a recipe and its lock into an unsigned bundle in the local store."""
     profile = policy.profile(recipe.policy, here.base)
     source = resolve.fetch_locked(lock, runner, here.settings(recipe, memo))
-    graph = runner(_export(recipe, lock, source), f"export {recipe.name}", executes=_executes(lock))
+    place = resolve.place(lock, runner, here)
+    graph = runner(_export(recipe, lock, source), f"export {recipe.name}", executes=_executes(lock), place=place)
     recipe.check_outputs([output["name"] for output in graph.facts["interface"]["outputs"]])
-    artefacts = runner.each(lambda target: _artefact(recipe, lock, runner, source, graph, target), recipe.targets())
+    artefacts = runner.each(
+        lambda target: _artefact(recipe, lock, runner, source, graph, target, place), recipe.targets()
+    )
     # ── pure from here on ──
     facts = _facts(recipe, graph, artefacts)
     verdict = policy.judge(profile, facts, here.today)
@@ -91,7 +96,9 @@ def _wishes(recipe: Recipe) -> dict[str, JSON]:
     return {"inputs": inputs, "dynamic": dynamic, "seed": recipe.export.seed, **domains}
 
 
-def _artefact(recipe: Recipe, lock: Lock, runner: Runner, source: str, graph: Result, target: Target) -> Artefact:
+def _artefact(
+    recipe: Recipe, lock: Lock, runner: Runner, source: str, graph: Result, target: Target, where: Place
+) -> Artefact:
     """Compile one target (nothing to do where the graph itself is the artefact) and measure it."""
     runtime = plugins.load("runtimes", target.runtime)
     tree, place, own = runner.store.tree(graph.tree), GRAPH, None
@@ -105,13 +112,14 @@ def _artefact(recipe: Recipe, lock: Lock, runner: Runner, source: str, graph: Re
         }
         tools = _tools(lock, runtime)
         action = Action("compile", plugins.load("steps", "compile").VERSION, {"graph": graph.tree}, params, tools)
-        compiled = runner(action, f"compile {target.name}")
+        compiled = runner(action, f"compile {target.name}", place=where)
         tree = runner.store.tree(compiled.tree)
         place, own = compiled.facts["path"], compiled.facts.get("graph")
     measured = runner(
         _measure(recipe, lock, source, tree, place, graph.facts, target),
         f"measure {target.name}",
         executes=_executes(lock),
+        place=where,
     )
     if place == GRAPH and tree.digest == graph.tree:
         return Artefact(target, Tree(), GRAPH, measured.facts)

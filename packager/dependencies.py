@@ -27,7 +27,7 @@ def compile_lock(requirements: Sequence[str], environment: Mapping[str, str], on
     Network. `environment` is the caller's, because it holds the address of the index. Raises SourceError when the
     index cannot be reached or the requirements contradict each other.
     """
-    command = [_uv(), "pip", "compile", "-", "--universal", "--generate-hashes", "--no-header", "--no-annotate",
+    command = [uv(), "pip", "compile", "-", "--universal", "--generate-hashes", "--no-header", "--no-annotate",
                "--quiet", "--python-version", OLDEST_PYTHON]  # fmt: skip
     text = "".join(f"{line}\n" for line in requirements)
     label = f"lock {', '.join(requirements)}"
@@ -36,14 +36,15 @@ def compile_lock(requirements: Sequence[str], environment: Mapping[str, str], on
     done = subprocess.run(command, input=text, capture_output=True, text=True, env=dict(environment), check=False)
     if done.returncode:
         raise SourceError(
-            f"cannot lock {', '.join(f'`{line}`' for line in requirements)}: {_reason(done.stderr)}",
+            f"cannot lock {', '.join(f'`{line}`' for line in requirements)}: {explained(done.stderr)}",
             hint="check the package index (UV_INDEX_URL, proxy), or loosen the range in `runs-on`",
         )
     on_event(Finished(label, time.monotonic() - started))
     return "".join(f"{row}\n" for row in done.stdout.splitlines() if row.strip())
 
 
-def _uv() -> str:
+def uv() -> str:
+    """Return the path of uv: beside this Python, else on the search path."""
     beside = Path(sys.executable).parent / "uv"
     found = str(beside) if beside.is_file() else shutil.which("uv")
     if found is None:
@@ -51,7 +52,7 @@ def _uv() -> str:
     return found
 
 
-def _reason(stderr: str) -> str:
+def explained(stderr: str) -> str:
     """Return uv's explanation as one line."""
     rows = [row.strip(" ×╰─▶│|") for row in stderr.splitlines()]
     return " ".join(row for row in rows if row)[:600] or "no reason given"

@@ -28,12 +28,13 @@ _PATIENCE = 1800  # seconds for one installation
 
 def ensure(
     requirements: Sequence[str], python: str, cache: Path, on_event: OnEvent = ignore,
-    *, environment: Mapping[str, str] | None = None,
+    *, environment: Mapping[str, str] | None = None, options: Sequence[str] = (),
 ) -> Path:  # fmt: skip
     """Return the interpreter of an environment that holds `requirements` (pinned PEP 508 lines); build it if needed.
 
     `python` is a version (`3.11`) or the path of an interpreter; none is ever downloaded. `environment` is what uv
-    gets to see (the address of the index), by default all of this process's. Network, unless cached. Raises
+    gets to see (the address of the index), by default all of this process's; `options` are further ones of `uv pip
+    install`, and change no content (`--require-hashes`). Network, unless cached. Raises
     SourceError when the packages or the interpreter cannot be had.
     """
     directory = place(requirements, python, cache)
@@ -42,7 +43,7 @@ def ensure(
         return executable
     with staging(directory) as fresh:
         if not executable.exists():  # another process may have built it while this one waited
-            _build(requirements, python, fresh, on_event, environment)
+            _build(requirements, python, fresh, on_event, environment, options)
             exchange_directories(fresh, directory)
     return executable
 
@@ -74,8 +75,9 @@ def _identity(requirements: Sequence[str], python: str) -> bytes:
 
 
 def _build(
-    requirements: Sequence[str], python: str, fresh: Path, on_event: OnEvent, environment: Mapping[str, str] | None
-) -> None:
+    requirements: Sequence[str], python: str, fresh: Path, on_event: OnEvent, environment: Mapping[str, str] | None,
+    options: Sequence[str],
+) -> None:  # fmt: skip
     label = f"install {' '.join(requirements)} for Python {python}"[:120]
     on_event(Started(label))
     started = time.monotonic()
@@ -84,7 +86,7 @@ def _build(
         "", label, environment)  # fmt: skip
     if requirements:
         text = "".join(f"{line}\n" for line in sorted({*requirements}))
-        _uv(["pip", "install", "--python", str(fresh / "bin" / "python"), "--requirement", "-"],
+        _uv(["pip", "install", "--python", str(fresh / "bin" / "python"), *options, "--requirement", "-"],
             text, label, environment)  # fmt: skip
     (fresh / _RECORD).write_bytes(_identity(requirements, python))
     on_event(Finished(label, time.monotonic() - started))

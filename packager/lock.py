@@ -33,11 +33,27 @@ class Level:
 
 
 @dataclass(frozen=True, slots=True)
+class Environment:
+    """What `toolchain: locked` runs on: a Python (`3.11`), and a pip requirements file with hashes."""
+
+    python: str
+    requirements: str
+
+    def to_json(self) -> JSON:
+        return {"python": self.python, "requirements": self.requirements.splitlines()}
+
+    @staticmethod
+    def from_json(value: JSON) -> Environment:
+        return Environment(str(value["python"]), "".join(f"{line}\n" for line in value["requirements"]))
+
+
+@dataclass(frozen=True, slots=True)
 class Lock:
     """A parsed `bundle.lock`.
 
     `source` is the pin as the source plug-in wrote it; `tree` the files it stands for; `kind` and `payload` name the
-    exporter and what it opens inside the tree; `dependencies` maps a runtime to a pip requirements file with hashes.
+    exporter and what it opens inside the tree; `dependencies` maps a runtime to a pip requirements file with hashes;
+    `environment` is where the tools run, None for this host's own Python.
     """
 
     recipe: str
@@ -48,6 +64,7 @@ class Lock:
     level: Level
     toolchain: Mapping[str, str]
     dependencies: Mapping[str, str]
+    environment: Environment | None = None
 
     def to_json(self) -> JSON:
         return {
@@ -59,6 +76,7 @@ class Lock:
                 "payload": self.payload,
                 "opset": self.level.opset,
                 "ir": self.level.ir,
+                **({"environment": self.environment.to_json()} if self.environment else {}),
             },
             "toolchain": dict(self.toolchain),
             "dependencies": {name: text.splitlines() for name, text in self.dependencies.items()},
@@ -102,4 +120,5 @@ def _parse(value: Mapping[str, JSON]) -> Lock:
         level=Level(int(export["opset"]), int(export["ir"])),
         toolchain=dict(value["toolchain"]),
         dependencies={name: "".join(f"{line}\n" for line in rows) for name, rows in value["dependencies"].items()},
+        environment=Environment.from_json(export["environment"]) if "environment" in export else None,
     )

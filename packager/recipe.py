@@ -157,6 +157,7 @@ class Recipe:
     tolerance: Mapping[str, Tolerance] = field(default_factory=built_in_tolerance)
     allow_pickle: bool = False
     custom_domains: tuple[str, ...] = ()
+    toolchain: str = "host"
     export: ExportWishes = ExportWishes()
     limits: Limits = Limits()
     slo: Objectives | None = None
@@ -185,7 +186,7 @@ class Recipe:
             )
 
     def to_json(self) -> JSON:
-        """Return the recipe as written out in full; what is None is left out."""
+        """Return the recipe as written out in full; what is None is left out, and a toolchain that is the host's."""
         value = {
             "name": self.name,
             "version": self.version,
@@ -201,6 +202,7 @@ class Recipe:
             "tolerance": {name: tolerance.to_json() for name, tolerance in self.tolerance.items()},
             "allow-pickle": self.allow_pickle,
             "custom-domains": list(self.custom_domains) or None,
+            "toolchain": None if self.toolchain == "host" else self.toolchain,
             "export": self.export.to_json(),
             "limits": self.limits.to_json(),
             "slo": self.slo and self.slo.written(),
@@ -378,6 +380,7 @@ _READERS: Mapping[str, Callable[[Node], Any]] = {
     "tolerance": _tolerance,
     "allow-pickle": recipefields.allow_pickle,
     "custom-domains": recipefields.custom_domains,
+    "toolchain": recipefields.toolchain,
     "export": _export,
     "limits": _limits,
     "slo": _slo,

@@ -43,6 +43,7 @@ _CLAUSE = (
 VERSIONS = rf" *({_CLAUSE}) *(, *({_CLAUSE}) *)*"
 """The part of PEP 440 that releases of runtimes need; a bare `1.7.*` means `==1.7.*`."""
 
+TOOLCHAINS = ("host", "locked")
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 DTYPES = (
     "bfloat16", "bool", "float16", "float32", "float64", "int16", "int32", "int64", "int8", "string",
@@ -215,6 +216,10 @@ def custom_domains(node: Node) -> tuple[str, ...]:
 
 def allow_pickle(node: Node) -> bool:
     return yamltext.boolean(node, "allow-pickle")
+
+
+def toolchain(node: Node) -> str:
+    return yamltext.choice(node, "toolchain", TOOLCHAINS)
 
 
 def minutes(node: Node) -> int:

@@ -9,10 +9,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from packager import canonical, dependencies, exporters, plugins, sources
+from packager import canonical, dependencies, exporters, origins, plugins, sources, toolchains
+from packager.canonical import JSON
 from packager.errors import IntegrityError, LockError, StepError
-from packager.events import OnEvent
-from packager.lock import Level, Lock
+from packager.events import Note, OnEvent, Warned
+from packager.formats import requirements
+from packager.lock import Environment, Level, Lock
 from packager.memo import Memo
 from packager.recipe import Recipe
 from packager.run import Runner
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from packager.registry import wire
 
 FETCH_VERSION = 1  # 1: first form
+_LONGEST = 256 << 20  # bytes of a payload that are searched for the version of what wrote it
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,8 @@ def resolve(recipe: Recipe, runner: Runner, here: Surroundings, memo: Memo) -> L
     tree = fetch(pin, runner, settings)
     exporter, payload = exporters.detect_kind([path for path, _ in tree], _reader(runner, tree))
     check_pickle(recipe, exporter, payload)
+    origin = origins.read([path for path, _ in tree], _beginnings(runner, tree), payload)
+    environment = _environment(recipe, exporter, origin, here, runner.on_event)
     return Lock(
         recipe=question(recipe),
         source=pin.to_json(),
@@ -60,8 +65,9 @@ def resolve(recipe: Recipe, runner: Runner, here: Surroundings, memo: Memo) -> L
         kind=exporter,
         payload=payload,
         level=level(recipe),
-        toolchain=toolchain(recipe, exporter),
+        toolchain=_toolchain(recipe, exporter, environment, origin, runner.on_event),
         dependencies=_dependencies(recipe, here, runner.on_event),
+        environment=environment,
     )
 
 
@@ -113,12 +119,14 @@ def question(recipe: Recipe) -> str:
 
     Tolerances, names, inputs and precisions are not in it: changing them needs no new lock.
     """
-    asked = {
+    asked: dict[str, JSON] = {
         "source": recipe.source,
         "registry": recipe.registry,
         "opset": recipe.export.opset,
         "runs-on": {promise.runtime: promise.versions for promise in recipe.runs_on},
     }
+    if recipe.toolchain != "host":
+        asked["toolchain"] = [recipe.toolchain, recipe.allow_pickle]
     return canonical.sha256(canonical.dump(asked))
 
 
@@ -139,12 +147,63 @@ def level(recipe: Recipe) -> Level:
     return replace(lowest, opset=recipe.export.opset) if recipe.export.opset else lowest
 
 
-def toolchain(recipe: Recipe, exporter: str) -> dict[str, str]:
-    """Return the versions here of every tool that can change a byte of this bundle."""
-    names: set[str] = {"python", "machine", *plugins.load("exporters", exporter).TOOLCHAIN}
+def tools(recipe: Recipe, exporter: str) -> list[str]:
+    """Return the distributions that can change a byte of this bundle."""
+    names: set[str] = set(plugins.load("exporters", exporter).TOOLCHAIN)
     for target in recipe.targets():
         names |= set(plugins.load("runtimes", target.runtime).TOOLCHAIN)
-    return {name: host_version(name) for name in sorted(names)}
+    return sorted(names)
+
+
+def _environment(
+    recipe: Recipe, exporter: str, origin: origins.Origin, here: Surroundings, on_event: OnEvent
+) -> Environment | None:
+    """Lock the environment that a `locked` toolchain asks for: the source's versions of what made it."""
+    if recipe.toolchain == "host":
+        return None
+    module = plugins.load("exporters", exporter)
+    lines = origins.needs(tools(recipe, exporter), origin, more=module.EXECUTES)
+    python = origin.python or host_version("python")
+    builds = getattr(module, "BUILDS", ())
+    return toolchains.resolve(lines, python, builds, here.environment, on_event)
+
+
+def _toolchain(
+    recipe: Recipe, exporter: str, environment: Environment | None, origin: origins.Origin, on_event: OnEvent
+) -> dict[str, str]:
+    """Return the versions of every tool that can change a byte: the locked ones, else those of this host."""
+    names = tools(recipe, exporter)
+    if environment is None:
+        found = {name: host_version(name) for name in ("python", "machine", *names)}
+        _compare(found, origin, on_event)
+        return dict(sorted(found.items()))
+    pins = {pin.name: pin.version.partition("+")[0] for pin in requirements.parse(environment.requirements)}
+    locked = {name: pins.get(name) or pins[f"{name}-cpu"] for name in names}
+    told = ", ".join(f"{name} {locked[name]}" for name in names if name in origin.packages and name not in origins.OURS)
+    on_event(Note(f"the toolchain is locked: Python {environment.python}, {told or 'the newest versions that fit'}"))
+    return dict(sorted({**locked, "python": environment.python, "machine": host_version("machine")}.items()))
+
+
+def _compare(found: Mapping[str, str], origin: origins.Origin, on_event: OnEvent) -> None:
+    """Warn of a library of another version than the source was made with: its results there may be others."""
+    for name, stated in origin.packages.items():
+        exact = stated.removeprefix("==")
+        judged = name in found and name not in origins.OURS and exact != stated
+        if judged and exact.split(".")[:2] != found[name].split(".")[:2]:
+            message = (
+                f"the source was made with {name} {exact}, this host has {found[name]} and may read it differently"
+            )
+            on_event(Warned(f"{message}; `toolchain: locked` in the recipe exports with its own version"))
+
+
+def place(lock: Lock, runner: Runner, here: Surroundings) -> Callable[[], Path] | None:
+    """Return what gives the locked environment, built when it is first asked for; None for this host's Python."""
+    environment = lock.environment
+    if environment is None:
+        return None
+    builds = getattr(plugins.load("exporters", lock.kind), "BUILDS", ())
+    root = runner.store.root / "environments"
+    return lambda: toolchains.prepare(environment, builds, root, here.environment, runner.on_event)
 
 
 def _dependencies(recipe: Recipe, here: Surroundings, on_event: OnEvent) -> dict[str, str]:
@@ -153,6 +212,17 @@ def _dependencies(recipe: Recipe, here: Surroundings, on_event: OnEvent) -> dict
         wanted: Collection[str] = plugins.load("runtimes", promise.runtime).requirements(promise.versions)
         found[promise.runtime] = dependencies.compile_lock(sorted(wanted), here.environment, on_event)
     return found
+
+
+def _beginnings(runner: Runner, tree: Tree) -> Callable[[str], bytes]:
+    """Read as much of a file as a statement about its origin can be expected in."""
+    blobs = dict(tree.files)
+
+    def read(path: str) -> bytes:
+        with runner.store.open(blobs[path].digest) as file:
+            return file.read(_LONGEST)
+
+    return read
 
 
 def _reader(runner: Runner, tree: Tree) -> Callable[[str], bytes]:

@@ -25,7 +25,7 @@ from packager.errors import StepError, StorageError
 from packager.events import Cached, Finished, OnEvent, Started, ignore
 from packager.files import storage_errors
 from packager.pinning import numerics
-from packager.sandbox import Limits, bubblewrap, command, environment
+from packager.sandbox import Limits, bubblewrap, command, environment, host, of_environment
 from packager.store import Store
 from packager.types import Action, Blob, Result
 
@@ -50,10 +50,12 @@ class Runner:
         executes: bool = False,
         perform: Callable[[Path], canonical.JSON] | None = None,
         hashed: Mapping[str, Blob] | None = None,
+        place: Callable[[], Path] | None = None,
     ) -> Result:
         """Return the result of `action`, from memory if it is known.
 
-        `perform` does it in this process; what it hashed while writing, it may leave in `hashed`.
+        `perform` does it in this process; what it hashed while writing, it may leave in `hashed`. `place` gives the
+        virtual environment to run in, asked for only if something runs; None is this Python.
         """
         if known := self.store.recall(action.key):
             self.on_event(Cached(label))
@@ -64,22 +66,29 @@ class Runner:
                 return known
             self.on_event(Started(label))
             started = time.monotonic()
-            result = self._perform(action, executes, perform, hashed)
+            result = self._perform(action, executes, perform, hashed, place)
             self.executed += 1
             self.on_event(Finished(label, time.monotonic() - started))
             return self.store.remember(action.key, action.to_json(), result)
 
     def _perform(
-        self, action: Action, executes: bool, perform: Callable[[Path], canonical.JSON] | None,
+        self,
+        action: Action,
+        executes: bool,
+        perform: Callable[[Path], canonical.JSON] | None,
         hashed: Mapping[str, Blob] | None,
-    ) -> Result:  # fmt: skip
+        place: Callable[[], Path] | None,
+    ) -> Result:
+        built = place() if place else None
         with self.store.scratch() as scratch:
             out = scratch / "out"
             out.mkdir()
             if perform:
                 facts = perform(out)
             else:
-                facts = execute(self.store, action, scratch, self.limits, executes=executes, living=self._workers)
+                facts = execute(
+                    self.store, action, scratch, self.limits, executes=executes, living=self._workers, place=built
+                )
             return Result(self.store.ingest(out, hashed).digest, facts)
 
     def each(self, function: Callable[[Item], Value], items: Iterable[Item]) -> list[Value]:
@@ -102,11 +111,12 @@ def execute(
     *,
     executes: bool,
     living: set[subprocess.Popen[bytes]] | None = None,
+    place: Path | None = None,
 ) -> canonical.JSON:
     """Perform one action in a confined process of its own; its files are left in `scratch/out`.
 
     A top-level function of plain data, so that a local process and a remote worker can call the same one; `living`
-    is where the process is listed while it lives.
+    is where the process is listed while it lives, `place` the virtual environment it runs in (None: this Python).
     Raises StepError with the step's message, or with the tail of its log when it died.
     """
     (scratch / "home").mkdir()
@@ -121,13 +131,17 @@ def execute(
     }
     with storage_errors(scratch):
         (scratch / "job.json").write_bytes(json.dumps(job).encode())
-    code, log = _run_worker(scratch, limits, executes, set() if living is None else living)
+    code, log = _run_worker(scratch, limits, executes, set() if living is None else living, place)
     return _answer(scratch / "answer.json", action.step, code, log)
 
 
-def _run_worker(scratch: Path, limits: Limits, executes: bool, living: set[subprocess.Popen[bytes]]) -> tuple[int, str]:
-    variables = environment(scratch, numerics())
-    arguments = command(scratch, ["-m", "packager.worker", str(scratch / "job.json")], variables, executes=executes)
+def _run_worker(
+    scratch: Path, limits: Limits, executes: bool, living: set[subprocess.Popen[bytes]], place: Path | None
+) -> tuple[int, str]:
+    python = of_environment(place, scratch / "code") if place else host()
+    variables = environment(scratch, numerics(), python.code)
+    line = ["-m", "packager.worker", str(scratch / "job.json")]
+    arguments = command(scratch, line, variables, python, executes=executes)
     log = scratch / "log"
     with log.open("wb") as sink:
         process = subprocess.Popen(

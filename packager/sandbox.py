@@ -38,6 +38,46 @@ class Limits:
     seconds: int
 
 
+@dataclass(frozen=True, slots=True)
+class Interpreter:
+    """The Python a worker runs on: the program, the directories it must see, and where it finds our code.
+
+    `code` is for the module search path; empty where this program is installed for that Python.
+    """
+
+    program: str
+    places: tuple[str, ...]
+    code: str = ""
+
+
+def host() -> Interpreter:
+    """Return the Python that runs this."""
+    places = [sys.prefix, sys.base_prefix, *site.getsitepackages(), *_our_places()]
+    return Interpreter(sys.executable, tuple(str(Path(place).resolve()) for place in places))
+
+
+def of_environment(place: Path, code: Path) -> Interpreter:
+    """Return the Python of a virtual environment that knows nothing of us: our code is linked into `code`."""
+    settings = dict(line.split(" = ", 1) for line in (place / "pyvenv.cfg").read_text().splitlines() if " = " in line)
+    base = Path(settings["home"]).resolve().parent
+    program = place / "bin" / "python"
+    places = [place.resolve(), base, program.resolve().parent.parent, *(Path(item).resolve() for item in _our_places())]
+    _link_code(code)
+    return Interpreter(str(program), tuple(map(str, dict.fromkeys(places))), str(code))
+
+
+def _link_code(code: Path) -> None:
+    """Lay our packages out as an installation would, whatever lies where in a source tree."""
+    own = code / "packager"
+    own.mkdir(parents=True)
+    for entry in Path(str(next(iter(importlib.import_module("packager").__path__)))).iterdir():
+        (own / entry.name).symlink_to(entry.resolve())
+    for name in _PACKAGES[1:]:
+        link = own / name.rpartition(".")[2]
+        if not link.is_symlink():
+            link.symlink_to(Path(next(iter(importlib.import_module(name).__path__))).resolve())
+
+
 def default_limits() -> Limits:
     """Return all of the machine's memory, and half an hour."""
     return Limits(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), 1800)
@@ -48,47 +88,47 @@ def bubblewrap() -> str | None:
     return shutil.which("bwrap", path=_PREFIX)
 
 
-def command(scratch: Path, arguments: Sequence[str], variables: Mapping[str, str], *, executes: bool) -> list[str]:
-    """Return the command line that runs this Python with `arguments`, confined to `scratch`.
+def command(
+    scratch: Path, arguments: Sequence[str], variables: Mapping[str, str], python: Interpreter, *, executes: bool
+) -> list[str]:
+    """Return the command line that runs `python` with `arguments`, confined to `scratch`.
 
     `variables` is its whole environment; it is also told to bubblewrap, because the loader of a set-uid bubblewrap
     would drop some of them (GLIBC_TUNABLES).
 
     `executes` says that opening the model runs its code. Raises StepError when that cannot be confined here.
     """
-    python = [sys.executable, "-s", "-P", "-B", *arguments]  # not -I: that would ignore PYTHONHASHSEED
+    line = [python.program, "-s", "-P", "-B", *arguments]  # not -I: that would ignore PYTHONHASHSEED
     wrapper = bubblewrap()
     if wrapper is not None:
         told = [word for name, value in variables.items() for word in ("--setenv", name, value)]
-        return [wrapper, *_wrapping(scratch), *told, "--", *python]
+        return [wrapper, *_wrapping(scratch, python.places), *told, "--", *line]
     if executes:
         raise StepError(
             "opening this model runs its code, and nothing here can confine it",
             hint="install bubblewrap (`apt-get install bubblewrap`), or log the model in a format that is data",
         )
-    return python
+    return line
 
 
-def _wrapping(scratch: Path) -> list[str]:
+def _wrapping(scratch: Path, places: Sequence[str]) -> list[str]:
     options = ["--unshare-all", "--die-with-parent", "--new-session", "--proc", "/proc", "--dev", "/dev"]
     options += ["--tmpfs", "/tmp"]  # noqa: S108 - before the binds: what they name may lie below it
-    for place in dict.fromkeys((*_SYSTEM, *_python_places())):
+    for place in dict.fromkeys((*_SYSTEM, *places)):
         options += ["--ro-bind-try", place, place]
     return [*options, "--bind", str(scratch), str(scratch), "--chdir", str(scratch)]
 
 
-def _python_places() -> list[str]:
-    """Return the directories this interpreter and this package live in, editable installs included."""
-    places = [sys.prefix, sys.base_prefix, *site.getsitepackages()]
-    for name in _PACKAGES:
-        places += list(importlib.import_module(name).__path__)
-    return [str(Path(place).resolve()) for place in places]
+def _our_places() -> list[str]:
+    """Return the directories this program lives in, editable installs included."""
+    return [str(place) for name in _PACKAGES for place in importlib.import_module(name).__path__]
 
 
-def environment(scratch: Path, pinned: Mapping[str, str]) -> dict[str, str]:
+def environment(scratch: Path, pinned: Mapping[str, str], code: str = "") -> dict[str, str]:
     """Return the whole environment of a worker. Nothing is inherited: secrets live in environments."""
     home = str(scratch / "home")
-    return {"PATH": _PREFIX, "HOME": home, "TMPDIR": home, "XDG_CACHE_HOME": home, **pinned}
+    found = {"PYTHONPATH": code} if code else {}
+    return {"PATH": _PREFIX, "HOME": home, "TMPDIR": home, "XDG_CACHE_HOME": home, **found, **pinned}
 
 
 def apply_limits(limits: Limits, *, wrapped: bool) -> None:

@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from packager.files import staging
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "packager-tests"
@@ -29,6 +31,17 @@ def python_with(*requirements: str, python: str = f"{sys.version_info.major}.{sy
             if not (place / "bin" / "python").exists():
                 fresh.rename(place)
     return place / "bin" / "python"
+
+
+def other_python(version: str) -> str:
+    """Return an interpreter of another minor version than this one, or skip: uv's findings, and those of pyenv."""
+    uv = Path(sys.executable).parent / "uv"
+    command = [uv, "python", "find", "--no-project", "--no-python-downloads", version]
+    found = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    pyenv = sorted((Path.home() / ".pyenv" / "versions").glob(f"{version}.*/bin/python{version}"))
+    if not found and not pyenv:
+        pytest.skip(f"there is no Python {version} here")
+    return found or str(pyenv[-1])
 
 
 def run(python: Path, code: str, *arguments: str | Path, cwd: Path | None = None) -> str:

@@ -22,7 +22,7 @@ LAYERS = (
     {"bucket", "dependencies", "exporters", "init", "policies", "registry", "runtimes", "server", "signers", "sources", "steps",
      "templates"},
     {"environments", "run", "sandbox", "worker"},
-    {"build", "cache", "compat", "compatpage", "delta", "diff", "host", "install", "policy", "probing", "profiles", "resolve", "sign", "transport", "verify"},
+    {"build", "cache", "compat", "compatpage", "delta", "diff", "host", "install", "policy", "probing", "profiles", "resolve", "sign", "toolchains", "transport", "verify"},
     {"cli", "__main__"},
 )  # fmt: skip
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}

@@ -269,6 +269,7 @@ RECIPES = st.builds(
     custom_domains=st.sets(
         st.from_regex(recipefields.DOMAIN, fullmatch=True).filter(lambda d: len(d) <= 128), max_size=3
     ).map(lambda found: tuple(sorted(found))),
+    toolchain=st.sampled_from(["host", "locked"]),
     export=st.builds(ExportWishes, st.none() | st.integers(7, 99), st.integers(0, 2**32 - 1)),
     limits=st.builds(Limits, st.none() | st.integers(1, 10**12 - 1), st.integers(1, 10080)),
     policy=st.sampled_from(["release", "dev", "policies/own.yaml"]),

@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a source says it was made with: a Python, and versions of packages. Read from names and bytes, nothing is run.
+
+MLflow writes `requirements.txt` and `python_env.yaml` beside a model, and the library's version into `MLmodel`; bare
+files name the version of their library somewhere inside. What is read here was written by the author of the model, so
+it only chooses versions: only plain names with version ranges count, never addresses or options.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import io
+import re
+import zipfile
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+
+import yaml
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
+from packaging.utils import canonicalize_name
+
+from packager.errors import SourceError
+
+Read = Callable[[str], bytes]
+
+_FLAVOR_VERSIONS = {  # flavor of MLmodel: (its key for the version, the distribution)
+    "sklearn": ("sklearn_version", "scikit-learn"),
+    "xgboost": ("xgb_version", "xgboost"),
+    "lightgbm": ("lgb_version", "lightgbm"),
+    "pytorch": ("pytorch_version", "torch"),
+    "transformers": ("transformers_version", "transformers"),
+    "sentence_transformers": ("sentence_transformers_version", "sentence-transformers"),
+    "spark": ("pyspark_version", "pyspark"),
+    "keras": ("keras_version", "keras"),
+    "tensorflow": ("keras_version", "keras"),
+}
+_VERSION = rb"(\d+\.\d+(?:\.\d+)?(?:\.?(?:rc|post|dev)\d+)?)"
+_SIGNS = (  # ending of a payload, what stands before the version there, the distribution
+    ((".pkl", ".joblib"), rb"_sklearn_version[^0-9]{1,8}" + _VERSION, "scikit-learn"),
+    ((".json",), rb'"version"\s*:\s*\[\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)', "xgboost"),
+    ((".ubj",), rb"version\[#L\x00{7}\x03i(.)i(.)i(.)", "xgboost"),  # three int8 of Universal Binary JSON
+    (("metadata.json",), rb'"sparkVersion"\s*:\s*"' + _VERSION, "pyspark"),
+)
+_LONGEST = 64 << 20  # bytes of an archive's schema that are searched
+
+OURS = frozenset({
+    "onnx", "onnxruntime", "onnxscript", "onnx-ir", "skl2onnx", "onnxmltools", "tf2onnx", "protobuf", "ml-dtypes",
+})  # fmt: skip
+"""What only this program uses: the source's word on them is about other purposes."""
+
+_SAME = {"tensorflow-cpu": "tensorflow", "tensorflow-intel": "tensorflow", "xgboost-cpu": "xgboost"}
+_NEVER = ("mlflow", "mlflow-skinny", "mlflow-tracing", "databricks-connect")  # a registry's client opens no model
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """`python` is major.minor, None if unsaid; `packages` maps distributions to PEP 440 ranges."""
+
+    python: str | None
+    packages: Mapping[str, str]
+
+
+def read(paths: Collection[str], fetch: Read, payload: str) -> Origin:
+    """Return what the files of a source say. Raises SourceError for a requirement that is not a name and a range."""
+    known: dict[str, str] = {}
+    if payload in paths:
+        known |= _inside(payload, fetch)
+    model = _table(fetch("MLmodel")) if "MLmodel" in paths else {}
+    known |= _flavors(model)
+    if "requirements.txt" in paths and "MLmodel" in paths:
+        known |= _requirements(fetch("requirements.txt").decode("utf-8", "replace"))
+    return Origin(_python(model, paths, fetch), dict(sorted(known.items())))
+
+
+def _table(data: bytes) -> dict[str, object]:
+    try:
+        value = yaml.safe_load(data)
+    except (yaml.YAMLError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _flavors(model: Mapping[str, object]) -> dict[str, str]:
+    flavors = model.get("flavors")
+    found = {}
+    for name, table in flavors.items() if isinstance(flavors, dict) else ():
+        key, distribution = _FLAVOR_VERSIONS.get(str(name), ("", ""))
+        version = str(table.get(key, "")) if isinstance(table, dict) else ""
+        if re.fullmatch(r"\d+(\.\d+)+\S{0,20}", version) and _is_range(f"=={version}"):
+            found[distribution] = f"=={version.partition('+')[0]}"
+    return found
+
+
+def _is_range(text: str) -> bool:
+    try:
+        SpecifierSet(text)
+    except InvalidSpecifier:
+        return False
+    return True
+
+
+def _requirements(text: str) -> dict[str, str]:
+    """Read plain lines; refuse what would fetch from elsewhere, instead of leaving it out in silence."""
+    found = {}
+    for line in (row.partition(" #")[0].strip() for row in text.splitlines()):
+        if not line or line.startswith("#"):
+            continue
+        try:
+            requirement = Requirement(line)
+        except InvalidRequirement:
+            raise _refused(line) from None
+        if requirement.url:
+            raise _refused(line)
+        if requirement.marker is None or requirement.marker.evaluate():
+            name = canonicalize_name(requirement.name)
+            found[_SAME.get(name, name)] = str(requirement.specifier)
+    return {name: spec for name, spec in found.items() if name not in _NEVER}
+
+
+def _refused(line: str) -> SourceError:
+    return SourceError(
+        f"`requirements.txt` of the source holds `{line:.80}`, expected names and version ranges only",
+        hint="log the model with plain `pip_requirements`, or write `toolchain: host`",
+    )
+
+
+def _python(model: Mapping[str, object], paths: Collection[str], fetch: Read) -> str | None:
+    stated = ""
+    if "python_env.yaml" in paths:
+        stated = str(_table(fetch("python_env.yaml")).get("python") or "")
+    flavors = model.get("flavors")
+    function = flavors.get("python_function") if isinstance(flavors, dict) else None
+    stated = stated or str(function.get("python_version") or "" if isinstance(function, dict) else "")
+    found = re.match(r"(\d+\.\d+)(\.\d+)?", stated)
+    return found[1] if found else None
+
+
+def _inside(payload: str, fetch: Read) -> dict[str, str]:
+    """Return the version that the payload itself names, if it is of a kind that does."""
+    if payload.endswith(".skops"):
+        return _in_archive(fetch(payload))
+    for endings, sign, distribution in _SIGNS:
+        if payload.endswith(endings):
+            found = list(re.finditer(sign, fetch(payload), re.DOTALL))
+            return {distribution: f"=={'.'.join(map(_number, found[-1].groups()))}"} if found else {}
+    return {}
+
+
+def _number(part: bytes) -> str:
+    """Return a part of a version, which some files hold as one byte."""
+    return part.decode() if part[0] >= ord("0") else str(part[0])
+
+
+def _in_archive(data: bytes) -> dict[str, str]:
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive, archive.open("schema.json") as schema:
+            text = schema.read(_LONGEST)
+    except (zipfile.BadZipFile, KeyError, OSError, RuntimeError):
+        return {}  # the worker will say what is wrong with it
+    found = re.search(rb'"_sklearn_version".{0,300}?"content":\s*"\\"' + _VERSION, text, re.DOTALL)
+    return {"scikit-learn": f"=={found[1].decode()}"} if found else {}
+
+
+def needs(tools: Collection[str], origin: Origin, *, more: bool) -> list[str]:
+    """Return the PEP 508 lines of an environment that holds `tools`: the source's versions of its own libraries, and
+    ours for the rest. With `more` everything else the source asks for comes along: a pickle may need it.
+    """
+    bounds = _bounds()
+    lines = {name: bounds.get(name, "") for name in (*tools, "pyyaml", "packaging")}
+    if any(name not in OURS for name in origin.packages):  # an old library may not accept a new numpy
+        lines |= {name: "" for name in ("numpy", "scipy", "pandas") if name in lines}
+    for name, stated in origin.packages.items():
+        if name in OURS or not (more or name in lines):
+            continue
+        lines[name] = stated
+    return sorted(f"{_wheel(name, spec)}{spec}" for name, spec in lines.items())
+
+
+def _wheel(name: str, spec: str) -> str:
+    """Return the distribution to install: the small ones of those that come with a gigabyte of CUDA."""
+    exact = re.fullmatch(r"==(\d+)\.(\d+)\S*", spec)
+    small = {"xgboost": (2, 1), "tensorflow": (1, 15)}.get(name)
+    if small is None or (exact and (int(exact[1]), int(exact[2])) < small):
+        return name
+    return f"{name}-cpu"
+
+
+def _bounds() -> dict[str, str]:
+    """Return the ranges that this program itself asks for, by name, whatever the extra."""
+    found: dict[str, str] = {}
+    for line in importlib.metadata.requires("packager") or ():
+        requirement = Requirement(line)
+        if "dev" not in str(requirement.marker):
+            name = canonicalize_name(requirement.name)
+            found.setdefault(_SAME.get(name, name), str(requirement.specifier))
+    return found

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`toolchain: locked`: models that other versions made export with those versions, and the host's are not asked."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import Project, tool
+from tests.environments import other_python, python_with, run
+
+OLD_SKLEARN = ("scikit-learn==1.5.2", "skops==0.13.0", "numpy==2.2.6", "pandas==2.3.3")
+TRAIN = """
+import sys, pickle, numpy as np, skops.io, sklearn
+from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+random = np.random.RandomState(0)
+x = random.randn(300, 4)
+y = (x[:, 0] + x[:, 1] ** 2 > 0.5).astype(int)
+model = make_pipeline(StandardScaler(), RandomForestClassifier(20, random_state=0)).fit(x, y)
+open(sys.argv[1] + "/model.skops", "wb").write(skops.io.dumps(model))
+pickle.dump(model, open(sys.argv[1] + "/model.pkl", "wb"))
+print(sklearn.__version__)
+"""
+RECIPE = "name: old\nversion: 1.0.0\nsource: ./{source}\ntoolchain: {toolchain}\n"
+
+
+@pytest.fixture(scope="module")
+def old(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("old")
+    assert run(python_with(*OLD_SKLEARN), TRAIN, folder).strip() == "1.5.2"
+    return folder
+
+
+def test_an_older_scikit_learn_exports_with_its_own_version(old: Path, project: Callable[..., Project]) -> None:
+    made = project(RECIPE.format(source="model.skops", toolchain="locked"), **{"model.skops": old / "model.skops"})
+    locked = made.run("lock")
+    assert "the toolchain is locked: Python 3.11, scikit-learn 1.5.2" in locked.stderr
+    lock = json.loads((made.folder / "bundle.lock").read_bytes())
+    assert lock["toolchain"]["scikit-learn"] == "1.5.2"
+    rows = lock["export"]["environment"]["requirements"]
+    assert any(row.startswith("scikit-learn==1.5.2 ") for row in rows) and any("--hash=sha256:" in row for row in rows)
+    built = made.run("build", "--locked", "--json")
+    assert built["verdict"]["ok"] and built["executed"] == 2
+    assert made.run("build", "--locked", "--json")["executed"] == 0
+    environments = list(made.store.glob("*/environments/[!.]*"))
+    assert len(environments) == 1
+    again = Project(made.folder, made.store.parent / "other")
+    assert again.run("build", "--locked", "--json")["digest"] == built["digest"]
+
+
+def test_the_host_warns_of_another_version(old: Path, project: Callable[..., Project]) -> None:
+    made = project(RECIPE.format(source="model.skops", toolchain="host"), **{"model.skops": old / "model.skops"})
+    warned = made.run("lock").stderr
+    assert "the source was made with scikit-learn 1.5.2, this host has" in warned
+    assert "`toolchain: locked`" in warned
+
+
+def test_a_lock_belongs_to_one_toolchain(old: Path, project: Callable[..., Project]) -> None:
+    made = project(RECIPE.format(source="model.skops", toolchain="host"), **{"model.skops": old / "model.skops"})
+    made.run("lock")
+    made.write(RECIPE.format(source="model.skops", toolchain="locked"))
+    assert "the lock is stale" in made.run("build", "--locked", code=2).stderr
+
+
+@pytest.mark.slow
+def test_a_pickle_still_needs_permission_and_confinement(old: Path, project: Callable[..., Project]) -> None:
+    tool("bwrap")
+    recipe = RECIPE.format(source="model.pkl", toolchain="locked")
+    made = project(recipe, **{"model.pkl": old / "model.pkl"})
+    assert "allow-pickle: true" in made.run("lock", code=4).stderr
+    made.write(recipe + "allow-pickle: true\n")
+    assert made.run("build", "--json")["verdict"]["ok"]
+    assert json.loads((made.folder / "bundle.lock").read_bytes())["toolchain"]["scikit-learn"] == "1.5.2"
+
+
+@pytest.mark.slow
+def test_mlflow_writes_what_it_was_made_with(project: Callable[..., Project], tmp_path: Path) -> None:
+    """Another minor version of Python as well."""
+    tool("bwrap")
+    other = other_python("3.12")
+    code = TRAIN.replace("print(", "import mlflow.sklearn\nmlflow.sklearn.save_model(model, sys.argv[1] + '/saved', "
+                         "serialization_format='cloudpickle', input_example=x[:2])\nprint(")  # fmt: skip
+    run(python_with(*OLD_SKLEARN, "mlflow==3.1.4", python=other), code, tmp_path)
+    made = project(RECIPE.format(source="saved", toolchain="locked") + "allow-pickle: true\n", saved=tmp_path / "saved")
+    path = f"{Path(other).parent}:{os.environ['PATH']}"
+    made.run("lock", PATH=path)
+    toolchain = json.loads((made.folder / "bundle.lock").read_bytes())["toolchain"]
+    assert (toolchain["python"], toolchain["scikit-learn"], toolchain["numpy"]) == ("3.12", "1.5.2", "2.2.6")
+    assert made.run("build", "--locked", "--json", PATH=path)["verdict"]["ok"]
+
+
+@pytest.mark.slow
+def test_an_older_xgboost(project: Callable[..., Project], tmp_path: Path) -> None:
+    code = """
+import sys, numpy as np, xgboost
+random = np.random.RandomState(0)
+x = random.randn(300, 4)
+model = xgboost.train({"objective": "binary:logistic"}, xgboost.DMatrix(x, (x[:, 0] > 0).astype(int)), 10)
+model.save_model(sys.argv[1] + "/model.ubj")
+"""
+    run(python_with("xgboost-cpu==2.1.4", "numpy==2.2.6", "scipy"), code, tmp_path)
+    made = project(RECIPE.format(source="model.ubj", toolchain="locked"), **{"model.ubj": tmp_path / "model.ubj"})
+    made.run("lock")
+    assert json.loads((made.folder / "bundle.lock").read_bytes())["toolchain"]["xgboost"] == "2.1.4"
+    assert made.run("build", "--locked", "--json")["verdict"]["ok"]
