@@ -16,7 +16,7 @@ from typing import TypeAlias
 from packager import canonical, contract, diff, plugins, policy, resolve
 from packager.bundle import CONTRACT, FORMAT, RECORD, SBOM, Bundle, read
 from packager.canonical import JSON
-from packager.errors import UsageError
+from packager.errors import TooNewError, UsageError
 from packager.formats import cyclonedx, modelpack, requirements
 from packager.lock import Lock
 from packager.media import StoredBundle
@@ -58,7 +58,10 @@ def build(recipe: Recipe, lock: Lock, runner: Runner, here: resolve.Surroundings
     profile = policy.profile(recipe.policy, here.base)
     source = resolve.fetch_locked(lock, runner, here.settings(recipe, memo))
     place = resolve.place(lock, runner, here)
-    graph = runner(_export(recipe, lock, source), f"export {recipe.name}", executes=_executes(lock), place=place)
+    try:
+        graph = runner(_export(recipe, lock, source), f"export {recipe.name}", executes=_executes(lock), place=place)
+    except TooNewError as error:
+        raise resolve.unmet(recipe, error) from error
     recipe.check_outputs([output["name"] for output in graph.facts["interface"]["outputs"]])
     artefacts = runner.each(
         lambda target: _artefact(recipe, lock, runner, source, graph, target, place), recipe.targets()
@@ -115,6 +118,7 @@ def _artefact(
         compiled = runner(action, f"compile {target.name}", place=where)
         tree = runner.store.tree(compiled.tree)
         place, own = compiled.facts["path"], compiled.facts.get("graph")
+    resolve.check_promise(recipe, target, own or graph.facts["graph"])
     measured = runner(
         _measure(recipe, lock, source, tree, place, graph.facts, target),
         f"measure {target.name}",

@@ -7,6 +7,7 @@
      ├ SourceError        3  a source, registry or network did not deliver
      ├ StepError          4  fetch, export, compile or measure failed
      │  ├ MissingToolError   a package or program of an extra is not installed
+     │  ├ TooNewError        a graph needs operators that a promised runtime lacks
      │  └ StorageError       the disk is full or may not be written
      ├ IntegrityError     5  bytes, names or signatures are not what was promised
      └ NegativeAnswer     1  the question was answered, and the answer is no
@@ -71,6 +72,17 @@ class MissingToolError(StepError):
 
     def __init__(self, tool: str, extra: str) -> None:
         super().__init__(f"`{tool}` is needed here and is not installed", hint=f'pip install "packager[{extra}]"')
+
+
+class TooNewError(StepError):
+    """A graph uses an operator that the promised runtimes do not have; `opset` is the first that has it."""
+
+    def __init__(self, operator: str, opset: int, wanted: int) -> None:
+        super().__init__(
+            f"`{operator}` (opset {opset}) has no form at opset {wanted}, which the promised runtimes read",
+            hint="raise the oldest version under `runs-on`, or export the source with a lower opset",
+        )
+        self.operator, self.opset, self.wanted = operator, opset, wanted
 
 
 class StorageError(StepError):

@@ -33,6 +33,7 @@ _IR_OF_TYPE = {  # the IR version that introduced a tensor type (comments of onn
     "UINT4": 10, "INT4": 10, "FLOAT4E2M1": 11, "FLOAT8E8M0": 12, "UINT2": 13, "INT2": 13,
     "FLOAT6E2M3": 14, "FLOAT6E3M2": 14,
 }  # fmt: skip
+_IR = 8  # the first with all that the graphs here use; stamping it on a graph of a later one changes nothing else
 _TYPE_FIELDS = {"data_type", "elem_type"}
 ONNX_NAMES = {"float32": "float", "float64": "double"}  # where ONNX and numpy differ
 _TYPE_ATTRIBUTES = {"to", "dtype", "output_dtype"}
@@ -81,7 +82,7 @@ def messages(proto: Proto) -> Iterator[Proto]:
 
 
 def canonicalise(model: Proto, *, opset: int, ir: int) -> Proto:
-    """Bring `model` (changed in place, and returned) into canonical form at IR version `ir`.
+    """Bring `model` (changed in place, and returned) into canonical form, at the lowest IR version that holds it.
 
     Raises StepError when the graph needs an opset above `opset` or an IR version above `ir`.
     """
@@ -92,8 +93,7 @@ def canonicalise(model: Proto, *, opset: int, ir: int) -> Proto:
     _drop_initialisers_from_inputs(model.graph)
     _raw_tensors(model)
     _check_opset(model, opset)
-    _check_ir(model, ir)
-    model.ir_version = ir
+    model.ir_version = max(min(ir, _IR), _check_ir(model, ir))
     return model
 
 
@@ -154,19 +154,23 @@ def _check_opset(model: Proto, wanted: int) -> None:
         )
 
 
-def _check_ir(model: Proto, ir: int) -> None:
+def _check_ir(model: Proto, ir: int) -> int:
+    """Return the IR version that the contents need. Raises StepError when that is above `ir`."""
     onnx = tool()
     names = {number: name for name, number in onnx.TensorProto.DataType.items()}
-    for number in sorted(_tensor_types(model)):
-        needed = _IR_OF_TYPE.get(names.get(number, ""), 0)
+    found = {
+        f"tensor type {names[number]}": _IR_OF_TYPE.get(names.get(number, ""), 0) for number in _tensor_types(model)
+    }
+    if any(function.overload for function in model.functions):
+        found["function overloads"] = 10
+    if any(function.attribute_proto for function in model.functions):
+        found["default attributes of functions"] = 9
+    if model.configuration or any(node.device_configurations for node in _nodes(model)):
+        found["multi-device annotations"] = 11
+    for subject, needed in sorted(found.items()):
         if needed > ir:
-            raise _too_new(f"tensor type {names[number]}", needed, ir)
-    if ir < 10 and any(function.overload for function in model.functions):
-        raise _too_new("function overloads", 10, ir)
-    if ir < 9 and any(function.attribute_proto for function in model.functions):
-        raise _too_new("default attributes of functions", 9, ir)
-    if ir < 11 and (model.configuration or any(node.device_configurations for node in _nodes(model))):
-        raise _too_new("multi-device annotations", 11, ir)
+            raise _too_new(subject, needed, ir)
+    return max(found.values(), default=0)
 
 
 def _too_new(subject: str, needed: int, ir: int) -> StepError:

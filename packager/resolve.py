@@ -9,14 +9,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from packager import canonical, dependencies, exporters, origins, plugins, sources, toolchains
+from packager import canonical, compatibility, dependencies, exporters, origins, plugins, sources, toolchains
 from packager.canonical import JSON
-from packager.errors import IntegrityError, LockError, StepError
+from packager.errors import IntegrityError, LockError, StepError, TooNewError, UsageError
 from packager.events import Note, OnEvent, Warned
 from packager.formats import requirements
 from packager.lock import Environment, Level, Lock
 from packager.memo import Memo
-from packager.recipe import Recipe
+from packager.recipe import Recipe, RunsOn, Target
 from packager.run import Runner
 from packager.sources import Pin, Settings
 from packager.types import Action, Blob, Tree
@@ -64,7 +64,7 @@ def resolve(recipe: Recipe, runner: Runner, here: Surroundings, memo: Memo) -> L
         tree=tree,
         kind=exporter,
         payload=payload,
-        level=level(recipe),
+        level=_explained(recipe, exporter, runner.on_event),
         toolchain=_toolchain(recipe, exporter, environment, origin, runner.on_event),
         dependencies=_dependencies(recipe, here, runner.on_event),
         environment=environment,
@@ -140,11 +140,83 @@ def check_pickle(recipe: Recipe, exporter: str, payload: str) -> None:
         )
 
 
-def level(recipe: Recipe) -> Level:
-    """Return the newest opset and IR that the oldest promised version of every runtime reads."""
-    levels = [Level(*plugins.load("runtimes", p.runtime).level_for(p.versions)) for p in recipe.runs_on]
+def level(recipe: Recipe, exporter: str) -> Level:
+    """Return the opset and IR that the oldest promised version of every runtime reads.
+
+    What is exported here goes to the level that all of them run without a gap; a graph that is ONNX already may keep
+    what is newer, as long as all of them read it. Raises UsageError for an `opset` of the recipe that one of them
+    does not read.
+    """
+    keeps = getattr(plugins.load("exporters", exporter), "KEEPS", False)
+    levels = [_level(promise, highest=keeps) for promise in recipe.runs_on]
     lowest = Level(min(item.opset for item in levels), min(item.ir for item in levels))
-    return replace(lowest, opset=recipe.export.opset) if recipe.export.opset else lowest
+    wanted = recipe.export.opset
+    for promise in recipe.runs_on if wanted else ():
+        most = _level(promise, highest=True)
+        if wanted and wanted > most.opset:
+            raise UsageError(
+                f"`export.opset` is {wanted}, and {promise.runtime} {promise.versions} promises a version that reads "
+                f"{most.opset} at most",
+                hint="leave `opset` out, or raise the oldest version under `runs-on`",
+            )
+    return replace(lowest, opset=wanted) if wanted else lowest
+
+
+def _level(promise: RunsOn, *, highest: bool) -> Level:
+    runtime = plugins.load("runtimes", promise.runtime)
+    found = getattr(runtime, "ceiling", runtime.level_for) if highest else runtime.level_for
+    return Level(*found(promise.versions))
+
+
+def _explained(recipe: Recipe, exporter: str, on_event: OnEvent) -> Level:
+    found = level(recipe, exporter)
+    on_event(Note(explain(recipe, found)))
+    return found
+
+
+def explain(recipe: Recipe, found: Level) -> str:
+    """Say which promise decides the level."""
+    said = []
+    for promise in recipe.runs_on:
+        runtime = plugins.load("runtimes", promise.runtime)
+        listed = runtime.promised(promise.versions) if hasattr(runtime, "promised") else []
+        most = _level(promise, highest=True)
+        oldest = f"{promise.runtime} {listed[0]}" if listed else promise.runtime
+        said.append(f"{oldest}, the oldest in `{promise.versions}`, reads opset {most.opset} and IR {most.ir}")
+    chosen = "the recipe asks for opset" if recipe.export.opset else "opset"
+    return f"{chosen} {found.opset}, IR {found.ir}: {'; '.join(said)}"
+
+
+def unmet(recipe: Recipe, error: TooNewError) -> StepError:
+    """Say which promise an operator breaks, and which version would keep it."""
+    broken = next((p for p in recipe.runs_on if _level(p, highest=True).opset <= error.wanted), recipe.runs_on[0])
+    runtime = plugins.load("runtimes", broken.runtime)
+    able = runtime.oldest_with(error.opset) if hasattr(runtime, "oldest_with") else None
+    name = f"`{error.operator}` (opset {error.opset})"
+    if recipe.export.opset and recipe.export.opset < _level(broken, highest=True).opset:
+        return StepError(f"{name} has no form at opset {error.wanted}, which the recipe asks for",
+                         hint="leave `export.opset` out")  # fmt: skip
+    if able is None:
+        return StepError(f"{name} runs on no known version of {broken.runtime}, promised {broken.versions}",
+                         hint="export the source with a lower opset")  # fmt: skip
+    return StepError(
+        f"{name} needs {broken.runtime} >= {able}, promised {broken.versions}",
+        hint=f'raise the promise to `{broken.runtime}: ">={able}"`, or export the source with a lower opset',
+    )
+
+
+def check_promise(recipe: Recipe, target: Target, needs: Mapping[str, JSON]) -> None:
+    """Raise StepError when a promised version is known not to run a graph: `needs` are its facts.
+
+    Such a gap may depend on a type, so that no opset shows it: `LayerNormalization` in float16 came with 1.17.
+    """
+    runtime = plugins.load("runtimes", target.runtime)
+    versions = next(promise.versions for promise in recipe.runs_on if promise.runtime == target.runtime)
+    for version in runtime.promised(versions) if hasattr(runtime, "promised") else ():
+        judged = compatibility.judge(needs, target.runtime, version)
+        if judged.outcome == "no":
+            reason = judged.reasons[0]
+            raise StepError(f"{reason.message}, promised {versions}", hint=reason.fix)
 
 
 def tools(recipe: Recipe, exporter: str) -> list[str]:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from packager import canonical
-from packager.errors import StepError, StorageError
+from packager.errors import StepError, StorageError, TooNewError
 from packager.events import Cached, Finished, OnEvent, Started, ignore
 from packager.files import storage_errors
 from packager.pinning import numerics
@@ -184,6 +184,8 @@ def _answer(file: Path, step: str, code: int, log: str) -> canonical.JSON:
     except (FileNotFoundError, ValueError):
         raise StepError(f"step `{step}` {_death(code)}", hint="the log above says where", log=log) from None
     if "error" in answer:
+        if "needs" in answer["error"]:
+            raise TooNewError(*answer["error"]["needs"])
         raise StepError(answer["error"]["message"], hint=answer["error"]["hint"], log=log)
     return answer["facts"]
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from packager import canonical
 from packager.canonical import JSON
-from packager.errors import MissingToolError, PackagerError, StepError
+from packager.errors import MissingToolError, PackagerError, StepError, TooNewError
 from packager.sandbox import Limits, apply_limits
 
 
@@ -29,6 +29,8 @@ def main(job_file: str) -> int:
         answer: JSON = {"facts": perform(job)}
     except PackagerError as error:
         answer = {"error": {"message": error.message, "hint": error.hint}}
+        if isinstance(error, TooNewError):  # the caller knows the promises, and names the one that is not met
+            answer["error"]["needs"] = [error.operator, error.opset, error.wanted]
     except MemoryError:
         answer = {"error": {"message": "the step ran out of memory", "hint": _MEMORY_HINT}}
     except OSError as error:

@@ -19,7 +19,7 @@ LAYERS = (
         "graphcheck", "graphneeds", "keys", "knowledge", "lock", "media", "memo", "patch", "pinning", "plugins",
         "recipe", "recipefields", "store", "tensorcheck", "waivers", "yamltext",
     },
-    {"bucket", "dependencies", "exporters", "init", "policies", "registry", "runtimes", "server", "signers", "sources", "steps",
+    {"bucket", "dependencies", "exporters", "init", "origins", "policies", "registry", "runtimes", "server", "signers", "sources", "steps",
      "templates"},
     {"environments", "run", "sandbox", "worker"},
     {"build", "cache", "compat", "compatpage", "delta", "diff", "host", "install", "policy", "probing", "profiles", "resolve", "sign", "toolchains", "transport", "verify"},

@@ -23,13 +23,21 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace, console: Console) -> int:
     from packager.cli._project import Project
+    from packager.resolve import explain
 
     with console:
         project = Project.open(args, console)
         lock = project.make_lock()
+    level = {"opset": lock.level.opset, "ir": lock.level.ir, "because": explain(project.recipe, lock.level)}
     text = f"locked {lock.source['uri']} ({size(lock.tree.size)}) at opset {lock.level.opset}, IR {lock.level.ir}"
     console.result(
-        {"lock": str(project.lock_file), "source": dict(lock.source), "tree": lock.tree.digest, "export": lock.kind},
+        {
+            "lock": str(project.lock_file),
+            "source": dict(lock.source),
+            "tree": lock.tree.digest,
+            "export": lock.kind,
+            "level": level,
+        },
         f"{text}\nwrote {project.lock_file}",
     )
     return 0

@@ -7,13 +7,14 @@ The reference is the source graph itself, run by ONNX Runtime, so that a convers
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from packager import graph, graphcheck
-from packager.errors import StepError
+from packager.errors import StepError, TooNewError
 from packager.exporters import BATCH, Arrays, Feeds, Interface, Port, Wishes, _mlflow, pair
 
 TOOLCHAIN: tuple[str, ...] = ("onnx", "onnxruntime", "numpy", "ml-dtypes", "protobuf")
@@ -21,6 +22,9 @@ EXTRA = "onnx"
 EXECUTES = False
 LOOKS_FOR = "`model.onnx` of an MLflow directory or at the root, or one `.onnx` file"
 
+KEEPS = True  # what is ONNX already stays as new as the promised runtimes allow
+
+_LOWER = "export the source at the lower opset, or promise only newer runtimes under `runs-on`"
 _UNFIX = "export the source with a symbolic axis, then name it under `inputs`"
 
 
@@ -109,18 +113,46 @@ class Graph:
 
 
 def _converted(model: Any, opset: int) -> Any:
-    found = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+    """Return the graph at `opset`, or as it is when it is older. Never a graph that computes something else.
+
+    ONNX's converter knows nodes, initialisers and subgraphs. It drops functions and sparse weights without a word,
+    so a graph that has some is refused; one that it changes wrongly is found by the measurement.
+    """
+    found = graph.opset_of(model)
     if found <= opset:
         return model
+    _refuse_newcomers(model, found, opset)
+    if model.functions or any(scope.sparse_initializer for scope in _scopes(model)):
+        what = "functions" if model.functions else "sparse weights"
+        raise StepError(f"the graph is at opset {found} and has {what}, which no converter keeps", hint=_LOWER)
     converter = importlib.import_module("onnx.version_converter")
     try:
-        return converter.convert_version(model, opset)
+        converted = converter.convert_version(model, opset)
     except Exception as error:  # the converter is C++ behind a plain RuntimeError
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise StepError(
-            f"the graph is at opset {found} and cannot be converted to {opset}: {first:.200}",
-            hint="export the source at the lower opset, or promise only newer runtimes under `runs-on`",
-        ) from error
+        stuck = re.search(r"(?:No Adapter .* for|Op) (\w+)", first)
+        if stuck:
+            raise TooNewError(stuck[1], found, opset) from error
+        message = f"the graph is at opset {found} and cannot be converted to {opset}: {first:.200}"
+        raise StepError(message, hint=_LOWER) from error
+    _refuse_newcomers(converted, found, opset)
+    return converted
+
+
+def _scopes(model: Any) -> list[Any]:
+    return [message for message in graph.messages(model) if message.DESCRIPTOR.name == "GraphProto"]
+
+
+def _refuse_newcomers(model: Any, found: int, opset: int) -> None:
+    """Raise TooNewError for an operator that did not exist at `opset`, in whatever subgraph."""
+    definitions = importlib.import_module("onnx.defs")
+    first: dict[str, int] = {}
+    for schema in definitions.get_all_schemas_with_history():
+        if schema.domain == "":
+            first[schema.name] = min(schema.since_version, first.get(schema.name, found))
+    for node in (node for scope in _scopes(model) for node in scope.node):
+        if node.domain in ("", "ai.onnx") and first.get(node.op_type, 0) > opset:
+            raise TooNewError(node.op_type, first[node.op_type], opset)
 
 
 def _rename_values(graph: Any, names: Mapping[str, str]) -> None:

@@ -31,6 +31,20 @@ def level_for(specifier: str) -> tuple[int, int]:
     return compatibility.level_for("onnxruntime", specifier)
 
 
+def ceiling(specifier: str) -> tuple[int, int]:
+    """Return the newest opset and IR version that every version in the range reads with all kernels."""
+    table = knowledge.table("onnxruntime")
+    opset, ir = level_for(specifier)
+    rows = compatibility.promised(table, specifier)
+    return min(row.complete or opset for row in rows), min(row.ir or ir for row in rows)
+
+
+def oldest_with(opset: int) -> str | None:
+    """Return the oldest known version that runs everything that was tried of an opset, None if no known one does."""
+    rows = knowledge.table("onnxruntime").rows.values()
+    return next((row.version for row in rows if (row.complete or 0) >= opset), None)
+
+
 def requirements(specifier: str) -> tuple[str, ...]:
     """Return what a server on this runtime is installed from, as PEP 508 lines.
 

@@ -11,7 +11,7 @@ import onnx
 import onnxruntime
 import pytest
 
-from packager.errors import StepError
+from packager.errors import StepError, TooNewError
 from tests.unit.exporters.conftest import opened
 
 TEXT = """
@@ -104,3 +104,28 @@ def test_missing_external_data(tmp_path: Path) -> None:
     (tmp_path / "weights").unlink()
     with pytest.raises(StepError, match="external data `weights` is not a regular file"):
         opened(tmp_path)
+
+
+GELU = '<ir_version: 9, opset_import: ["" : 20]> net (float[N, 4] x) => (float[N, 4] y) {{ y = {node} }}'
+INSIDE = """<ir_version: 9, opset_import: ["" : 20]>
+net (bool c, float[N, 4] x) => (float[N, 4] y) {
+    y = If (c) <then_branch = yes () => (float[N, 4] a) { a = Gelu(x) }, else_branch = no () => (float[N, 4] b) { b = Neg(x) }>
+}"""
+
+
+@pytest.mark.parametrize("text", [GELU.format(node="Gelu(x)"), INSIDE])
+def test_an_operator_that_did_not_exist_is_named(tmp_path: Path, text: str) -> None:
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "model.onnx")
+    with pytest.raises(TooNewError) as caught:
+        opened(tmp_path).to_onnx(18)
+    assert (caught.value.operator, caught.value.opset) == ("Gelu", 20)
+    assert opened(tmp_path).to_onnx(20).opset_import[0].version == 20
+
+
+def test_what_the_converter_would_drop_is_refused(tmp_path: Path) -> None:
+    model = onnx.parser.parse_model(GELU.format(node="local.Double(x)").replace("]> net", ', "local": 1]> net'))
+    add = onnx.helper.make_node("Add", ["a", "a"], ["b"])
+    model.functions.append(onnx.helper.make_function("local", "Double", ["a"], ["b"], [add], model.opset_import[:1]))
+    onnx.save(model, tmp_path / "model.onnx")
+    with pytest.raises(StepError, match="has functions, which no converter keeps"):
+        opened(tmp_path).to_onnx(18)
