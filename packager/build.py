@@ -156,6 +156,7 @@ def _engine(target: Target) -> str:
 def _tools(lock: Lock, *users: ModuleType) -> dict[str, str]:
     """Return the locked versions of what these plug-ins run on."""
     names = {"python", "machine", *(name for user in users for name in user.TOOLCHAIN)}
+    names |= {name for user in users for name in getattr(user, "MAYBE", ()) if name in lock.toolchain}
     return {name: lock.toolchain[name] for name in sorted(names)}
 
 

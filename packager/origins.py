@@ -36,8 +36,8 @@ _FLAVOR_VERSIONS = {  # flavor of MLmodel: (its key for the version, the distrib
     "tensorflow": ("keras_version", "keras"),
 }
 _VERSION = rb"(\d+\.\d+(?:\.\d+)?(?:\.?(?:rc|post|dev)\d+)?)"
+_SKLEARN = rb'_sklearn_version(?:[^0-9]{1,8}|".{0,300}?"content":\s*"\\")' + _VERSION  # in a pickle, in skops's JSON
 _SIGNS = (  # ending of a payload, what stands before the version there, the distribution
-    ((".pkl", ".joblib"), rb"_sklearn_version[^0-9]{1,8}" + _VERSION, "scikit-learn"),
     ((".json",), rb'"version"\s*:\s*\[\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)', "xgboost"),
     ((".ubj",), rb"version\[#L\x00{7}\x03i(.)i(.)i(.)", "xgboost"),  # three int8 of Universal Binary JSON
     (("metadata.json",), rb'"sparkVersion"\s*:\s*"' + _VERSION, "pyspark"),
@@ -138,8 +138,11 @@ def _python(model: Mapping[str, object], paths: Collection[str], fetch: Read) ->
 
 def _inside(payload: str, fetch: Read) -> dict[str, str]:
     """Return the version that the payload itself names, if it is of a kind that does."""
-    if payload.endswith(".skops"):
-        return _in_archive(fetch(payload))
+    if payload.endswith((".skops", ".pkl", ".joblib")):
+        data = _schema(fetch(payload)) if payload.endswith(".skops") else fetch(payload)
+        made = [match[1].decode() for match in re.finditer(_SKLEARN, data, re.DOTALL)]
+        boosters = {name: "" for name in ("lightgbm", "xgboost") if f"{name}.sklearn".encode() in data}
+        return {**boosters, **({"scikit-learn": f"=={made[-1]}"} if made else {})}
     for endings, sign, distribution in _SIGNS:
         if payload.endswith(endings):
             found = list(re.finditer(sign, fetch(payload), re.DOTALL))
@@ -152,14 +155,13 @@ def _number(part: bytes) -> str:
     return part.decode() if part[0] >= ord("0") else str(part[0])
 
 
-def _in_archive(data: bytes) -> dict[str, str]:
+def _schema(data: bytes) -> bytes:
+    """Return what an archive of skops says about its classes."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive, archive.open("schema.json") as schema:
-            text = schema.read(_LONGEST)
+            return schema.read(_LONGEST)
     except (zipfile.BadZipFile, KeyError, OSError, RuntimeError):
-        return {}  # the worker will say what is wrong with it
-    found = re.search(rb'"_sklearn_version".{0,300}?"content":\s*"\\"' + _VERSION, text, re.DOTALL)
-    return {"scikit-learn": f"=={found[1].decode()}"} if found else {}
+        return b""  # the worker will say what is wrong with it
 
 
 def needs(tools: Collection[str], origin: Origin, *, more: bool) -> list[str]:

@@ -219,9 +219,10 @@ def check_promise(recipe: Recipe, target: Target, needs: Mapping[str, JSON]) -> 
             raise StepError(f"{reason.message}, promised {versions}", hint=reason.fix)
 
 
-def tools(recipe: Recipe, exporter: str) -> list[str]:
+def tools(recipe: Recipe, exporter: str, origin: origins.Origin) -> list[str]:
     """Return the distributions that can change a byte of this bundle."""
-    names: set[str] = set(plugins.load("exporters", exporter).TOOLCHAIN)
+    module = plugins.load("exporters", exporter)
+    names: set[str] = {*module.TOOLCHAIN, *(set(getattr(module, "MAYBE", ())) & set(origin.packages))}
     for target in recipe.targets():
         names |= set(plugins.load("runtimes", target.runtime).TOOLCHAIN)
     return sorted(names)
@@ -234,7 +235,7 @@ def _environment(
     if recipe.toolchain == "host":
         return None
     module = plugins.load("exporters", exporter)
-    lines = origins.needs(tools(recipe, exporter), origin, more=module.EXECUTES)
+    lines = origins.needs(tools(recipe, exporter, origin), origin, more=module.EXECUTES)
     python = origin.python or host_version("python")
     builds = getattr(module, "BUILDS", ())
     return toolchains.resolve(lines, python, builds, here.environment, on_event)
@@ -244,7 +245,7 @@ def _toolchain(
     recipe: Recipe, exporter: str, environment: Environment | None, origin: origins.Origin, on_event: OnEvent
 ) -> dict[str, str]:
     """Return the versions of every tool that can change a byte: the locked ones, else those of this host."""
-    names = tools(recipe, exporter)
+    names = tools(recipe, exporter, origin)
     if environment is None:
         found = {name: host_version(name) for name in ("python", "machine", *names)}
         _compare(found, origin, on_event)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from typing import Any
 
 from packager import graph
 from packager.errors import MissingToolError, StepError
-from packager.exporters import BATCH, Arrays, Feeds, Interface, Port, Wishes, _ranges, _table, _text, _trees
+from packager.exporters import BATCH, Arrays, Feeds, Interface, Port, Wishes, _mlflow, _ranges, _table, _text, _trees
 from packager.exporters._table import Table
 
 TOOLCHAIN: tuple[str, ...] = (
@@ -41,11 +42,17 @@ def open_estimator(source: Path, model: Any, wishes: Wishes) -> Estimator:
     table = _table.table(
         source,
         wishes,
-        list(map(str, getattr(model, "feature_names_in_", ()))),
+        _names(source, list(map(str, getattr(model, "feature_names_in_", ())))),
         getattr(model, "n_features_in_", None),
         text=hasattr(first, "vocabulary_") and hasattr(first, "token_pattern"),
     )
     return Estimator(model, table, wishes.interface(table.ports, {}, unfix=_table.UNFIX), wishes.outputs, wishes.seed)
+
+
+def _names(source: Path, fitted: list[str]) -> list[str]:
+    """Return the names of the columns as callers know them: LightGBM, as a first step, remembers spaces as `_`."""
+    stated = [column.name for column in _mlflow.columns(source)]
+    return stated if [re.sub(r"\s", "_", name) for name in stated] == fitted else fitted
 
 
 def library() -> Any:
@@ -147,6 +154,9 @@ def _prepared(model: Any) -> tuple[Any, dict[int, dict[str, Any]]]:
     """Return a copy that the converters take, and their options by identity of the parts."""
     model = copy.deepcopy(model)
     options: dict[int, dict[str, Any]] = {id(part): _text.prepare(part) for part in _text.vectorizers(model)}
+    for part in _text.parts(model):
+        if hasattr(part, "flatten_transform"):
+            part.flatten_transform = False  # only changes what `transform` returns, and the converter insists
     last = model.steps[-1][1] if hasattr(model, "steps") else model
     if library().base.is_classifier(last):
         options[id(last)] = {"zipmap": False} if hasattr(last, "predict_proba") else {"nocl": False}
@@ -155,6 +165,7 @@ def _prepared(model: Any) -> tuple[Any, dict[int, dict[str, Any]]]:
 
 def _attempt(model: Any, ports: Sequence[Port], options: Mapping[int, Any], opset: int) -> Any:
     convert, types = _converter()
+    _trees.register()
 
     def attempt() -> Any:
         with warnings.catch_warnings():

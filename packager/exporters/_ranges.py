@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from packager.exporters import Arrays, Feeds, Port
+from packager.exporters import Arrays, Feeds, Port, _boosted
 from packager.exporters._table import Table
 
 Values: TypeAlias = list[Any]  # of one column
@@ -249,21 +249,35 @@ def _texts(step: Any) -> Values:
 
 
 def _thresholds(step: Any, width: int) -> list[Values]:
-    """Return the thresholds of every tree inside an estimator, by column."""
+    """Return the thresholds of every tree inside an estimator and its members, by column."""
     found = _nothing(width)
-    for trees in (step, *_members(step)):
-        tree = getattr(trees, "tree_", None)
-        if tree is not None:
-            for column, threshold in zip(tree.feature.tolist(), tree.threshold.tolist(), strict=True):
-                if 0 <= column < width:
-                    found[column].append(threshold)
-    for predictor in (p for stage in getattr(step, "_predictors", ()) for p in stage):
-        inner = predictor.nodes[~predictor.nodes["is_leaf"].astype(bool)]
-        for column, threshold in zip(inner["feature_idx"].tolist(), inner["num_threshold"].tolist(), strict=True):
-            found[column].append(threshold)
+    for splits in _splits(step):
+        for column, threshold in splits:
+            if 0 <= column < width:
+                found[column].append(threshold)
+    for member in _members(step):
+        if getattr(member, "n_features_in_", None) == width:
+            for own, more in zip(found, _back(member, width, (), None), strict=True):
+                own += [value for value in more if not isinstance(value, str)]
     return [sorted(set(values)) for values in found]
 
 
+def _splits(step: Any) -> Iterator[Iterable[tuple[int, float]]]:
+    """Yield column and threshold of the splits of every tree that belongs to an estimator itself."""
+    if _boosted.is_foreign(step):
+        for grown in _boosted.read(step).trees:
+            yield zip(grown.feature[~grown.leaf].tolist(), grown.threshold[~grown.leaf].tolist(), strict=True)
+    tree = getattr(step, "tree_", None)
+    if tree is not None:
+        yield zip(tree.feature.tolist(), tree.threshold.tolist(), strict=True)
+    for predictor in (p for stage in getattr(step, "_predictors", ()) for p in stage):
+        inner = predictor.nodes[~predictor.nodes["is_leaf"].astype(bool)]
+        yield zip(inner["feature_idx"].tolist(), inner["num_threshold"].tolist(), strict=True)
+
+
 def _members(step: Any) -> list[Any]:
+    """Return the estimators that a meta-estimator gives its own input to."""
+    if hasattr(step, "calibrated_classifiers_"):
+        return [item.estimator for item in step.calibrated_classifiers_]
     members = getattr(step, "estimators_", ())
     return list(getattr(members, "ravel", lambda: members)())

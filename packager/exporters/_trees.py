@@ -15,26 +15,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from packager.errors import StepError
+from packager.exporters import _boosted
+from packager.exporters._boosted import Ensemble, Tree
 
 _ML = "ai.onnx.ml"
 _FLOAT, _INT64, _STRING, _DOUBLE = 1, 7, 8, 11  # of onnx.TensorProto
-
-
-@dataclass(frozen=True, slots=True)
-class Tree:
-    """One tree: arrays over its nodes, and for each node the numbers of its leaf by target, already weighted.
-
-    `missing` says that a missing value goes left. A tree of boosting adds to one target only: the one named `target`.
-    """
-
-    leaf: Any
-    feature: Any
-    threshold: Any
-    left: Any
-    right: Any
-    missing: Any
-    values: Any
-    target: int = 0
 
 
 def converters() -> dict[type, Callable[[Any, Any, Any], None]]:
@@ -55,7 +40,31 @@ def converters() -> dict[type, Callable[[Any, Any, Any], None]]:
         ensemble.GradientBoostingRegressor: _boosted_numbers,
         ensemble.HistGradientBoostingClassifier: _boosted_classes,
         ensemble.HistGradientBoostingRegressor: _boosted_numbers,
+        **dict.fromkeys(_boosted.classes()["classes"], _boosted_classes),
+        **dict.fromkeys(_boosted.classes()["numbers"], _boosted_numbers),
     }
+
+
+def _raw_scores(kind: type) -> dict[str, list[bool]]:
+    """Return the option by which a calibration asks for sums instead of probabilities, where there are any."""
+    return {"raw_scores": [True, False]} if hasattr(kind, "decision_function") else {}
+
+
+def register() -> None:
+    """Tell `skl2onnx` of the boosters of other libraries, so that it can take them for steps of a pipeline."""
+    tools = importlib.import_module("skl2onnx")
+    shapes = importlib.import_module("skl2onnx.common.shape_calculator")
+    found = _boosted.classes()
+    for kind in found["classes"]:
+        tools.update_registered_converter(
+            kind, f"Boosted{kind.__name__}", shapes.calculate_linear_classifier_output_shapes, _boosted_classes,
+            overwrite=True, options={"zipmap": [True, False], "nocl": [True, False], **_raw_scores(kind)},
+        )  # fmt: skip
+    for kind in found["numbers"]:
+        tools.update_registered_converter(
+            kind, f"Boosted{kind.__name__}", shapes.calculate_linear_regressor_output_shapes, _boosted_numbers,
+            overwrite=True,
+        )  # fmt: skip
 
 
 # -- trees of an estimator
@@ -237,11 +246,12 @@ def _write_labels(graph: _Graph, operator: Any, place: str) -> None:
     graph.add("Gather", [known, place], operator.outputs[0].full_name, axis=0)
 
 
-def _sum(graph: _Graph, operator: Any, trees: Sequence[Tree], targets: int, **more: Any) -> str:
+def _sum(
+    graph: _Graph, operator: Any, trees: Sequence[Tree], targets: int, *, rounded: bool = True, **more: Any
+) -> str:
     """Return the float32 result of an ensemble that was added up in binary64."""
-    exact = not hasattr(operator.raw_operator, "_predictors")
     attributes = {**_nodes(trees), **_leaves(trees, "target", every=False), "n_targets": targets, **more}
-    return graph.add("TreeEnsembleRegressor", [_given(graph, operator, float32=exact)], domain=_ML, **attributes)
+    return graph.add("TreeEnsembleRegressor", [_given(graph, operator, float32=rounded)], domain=_ML, **attributes)
 
 
 def _averaging(scope: Any, operator: Any, container: Any) -> None:
@@ -251,38 +261,59 @@ def _averaging(scope: Any, operator: Any, container: Any) -> None:
     graph.give(found, operator.outputs[0])
 
 
-def _raw(graph: _Graph, operator: Any) -> tuple[str, int]:
-    """Return the sum of a boosted model with the constant it starts from, and how many targets it has."""
+def ensemble(model: Any) -> Ensemble:
+    """Return a boosted model of any of the libraries in the common form."""
+    if _boosted.is_foreign(model):
+        return _boosted.read(model)
+    return Ensemble(_stages(model), _initial(model), _link(model), rounded=not hasattr(model, "_predictors"))
+
+
+def _link(model: Any) -> str:
+    loss, link = type(model._loss).__name__, type(model._loss.link).__name__
+    known = {"HalfBinomialLoss": "logistic", "HalfMultinomialLoss": "softmax"}
+    if importlib.import_module("sklearn.base").is_classifier(model):
+        if loss not in known:
+            raise StepError(
+                f"the boosted model has the loss `{loss}`, which has no ONNX form here", hint="use `log_loss`"
+            )
+        return known[loss]
+    if link not in ("IdentityLink", "LogLink"):
+        raise StepError(f"the loss of the boosted model has the link `{link}`, which has no ONNX form here")
+    return "exp" if link == "LogLink" else "identity"
+
+
+def _raw(graph: _Graph, operator: Any, found: Ensemble) -> str:
+    """Return the sum of a boosted model with the constant it starts from."""
     helper = importlib.import_module("onnx.helper")
-    model = operator.raw_operator
-    initial, trees = _initial(model), _stages(model)
-    base = helper.make_tensor("base", _DOUBLE, [len(initial)], initial)
-    return _sum(graph, operator, trees, len(initial), base_values_as_tensor=base), len(initial)
+    base = helper.make_tensor("base", _DOUBLE, [len(found.base)], found.base)
+    return _sum(graph, operator, found.trees, len(found.base), rounded=found.rounded, base_values_as_tensor=base)
 
 
 def _boosted_numbers(scope: Any, operator: Any, container: Any) -> None:
-    graph = _Graph(scope, container)
-    link = type(operator.raw_operator._loss.link).__name__
-    if link not in ("IdentityLink", "LogLink"):
-        raise StepError(f"the loss of the boosted model has the link `{link}`, which has no ONNX form here")
-    found, _ = _raw(graph, operator)
-    graph.give(graph.add("Exp", [found]) if link == "LogLink" else found, operator.outputs[0])
+    graph, found = _Graph(scope, container), ensemble(operator.raw_operator)
+    raw = _raw(graph, operator, found)
+    finish = {"exp": "Exp", "logistic": "Sigmoid"}.get(found.link)
+    graph.give(graph.add(finish, [raw]) if finish else raw, operator.outputs[0])
 
 
 def _boosted_classes(scope: Any, operator: Any, container: Any) -> None:
     model, graph = operator.raw_operator, _Graph(scope, container)
-    loss = type(model._loss).__name__
-    if loss not in ("HalfBinomialLoss", "HalfMultinomialLoss"):
-        raise StepError(f"the boosted model has the loss `{loss}`, which has no ONNX form here", hint="use `log_loss`")
-    found, targets = _raw(graph, operator)
-    if targets > 1:
-        graph.give(graph.add("Softmax", [found], axis=1), operator.outputs[1])
-        place = graph.add("ArgMax", [found], axis=1, keepdims=0)
+    found = ensemble(model)
+    raw = _raw(graph, operator, found)
+    foreign = _boosted.is_foreign(model)
+    scores = (not foreign or _raw_scores(type(model))) and container.get_options(model, {"raw_scores": False}).get(
+        "raw_scores"
+    )
+    if found.link == "softmax":
+        graph.give(raw if scores else graph.add("Softmax", [raw], axis=1), operator.outputs[1])
+        place = graph.add("ArgMax", [raw], axis=1, keepdims=0)
     else:
         one = graph.constant(_FLOAT, [1], [1.0])
-        yes = graph.add("Sigmoid", [found])
-        graph.give(graph.add("Concat", [graph.add("Sub", [one, yes]), yes], axis=1), operator.outputs[1])
-        place = _above_zero(graph, found, inclusive=not hasattr(model, "_predictors"))
+        yes = raw if scores else graph.add("Sigmoid", [raw])
+        no = graph.add("Neg", [raw]) if scores else graph.add("Sub", [one, yes])
+        graph.give(graph.add("Concat", [no, yes], axis=1), operator.outputs[1])
+        inclusive = not hasattr(model, "_predictors") and not foreign
+        place = _above_zero(graph, raw, inclusive=inclusive)
     _write_labels(graph, operator, place)
 
 

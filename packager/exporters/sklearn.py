@@ -14,6 +14,7 @@ from pathlib import Path
 from packager.exporters import Wishes, _estimator, _mlflow, _skops
 
 TOOLCHAIN: tuple[str, ...] = (*_estimator.TOOLCHAIN, "skops")
+MAYBE: tuple[str, ...] = ("lightgbm", "xgboost")  # steps of other libraries, where the source says so
 EXTRA = "sklearn"
 EXECUTES = False
 LOOKS_FOR = "`model.skops` of MLflow's sklearn, or one `.skops` file"

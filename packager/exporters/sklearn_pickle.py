@@ -13,6 +13,7 @@ from pathlib import Path
 from packager.exporters import SourceModel, Wishes, _estimator, _lightgbm, _mlflow, _pickled
 
 TOOLCHAIN: tuple[str, ...] = (*_estimator.TOOLCHAIN, "cloudpickle", "joblib")
+MAYBE: tuple[str, ...] = ("lightgbm", "xgboost")  # steps of other libraries, where the source says so
 EXTRA = "sklearn"
 EXECUTES = True
 LOOKS_FOR = "`model.pkl` of MLflow's sklearn or lightgbm, or one `.pkl` or `.joblib` file"
