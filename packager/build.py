@@ -118,7 +118,6 @@ def _artefact(
         compiled = runner(action, f"compile {target.name}", place=where)
         tree = runner.store.tree(compiled.tree)
         place, own = compiled.facts["path"], compiled.facts.get("graph")
-    resolve.check_promise(recipe, target, own or graph.facts["graph"])
     measured = runner(
         _measure(recipe, lock, source, tree, place, graph.facts, target),
         f"measure {target.name}",

@@ -106,6 +106,9 @@ def _strip(message: Proto) -> None:
 
 def _normalise_opsets(model: Proto) -> None:
     """Sort the operator sets and drop the unused: a runtime refuses even an unused one it is too old for."""
+    for message in messages(model):
+        if message.DESCRIPTOR.name in ("NodeProto", "FunctionProto"):
+            message.domain = domain_of(message.domain)
     used = {""} | {domain_of(m.domain) for m in messages(model) if m.DESCRIPTOR.name in ("NodeProto", "FunctionProto")}
     for holder in (model, *model.functions):
         versions = {domain_of(entry.domain): entry.version for entry in holder.opset_import}

@@ -20,6 +20,7 @@ SCHEMA = "recipe.schema.json"
 
 _PLAIN = re.compile(r"[A-Za-z0-9./_][A-Za-z0-9./_@+-]*(:/[A-Za-z0-9./_@+-]+)?")
 _EXAMPLE = {"image": {"dtype": "float32", "shape": ["batch", 3, 224, 224], "range": [0, 1]}}
+_ENDING = "(" + "|".join(map(re.escape, (*sources.SINGLE_FILES, ".bundle.tar"))) + ")$"
 _ALIAS_OR_VERSION = re.compile(r"@[^@/]*$|/([0-9]+|latest)$", re.IGNORECASE)
 
 
@@ -54,7 +55,7 @@ def name_from(source: str) -> str:
     """Return a valid bundle name made of what people call the source: the model's, directory's or file's name."""
     last = _ALIAS_OR_VERSION.sub("", source.partition(":/")[2]) if source.startswith("models:/") else source
     last = re.sub(r"[:@][^/]*$", "", last.partition(":")[2]) if source.startswith(("oci:", "bentoml:")) else last
-    stem = re.sub(r"\.(onnx|pt2|bundle\.tar)$", "", last.rstrip("/").rpartition("/")[2], flags=re.IGNORECASE)
+    stem = re.sub(_ENDING, "", last.rstrip("/").rpartition("/")[2], flags=re.IGNORECASE)
     words = re.findall(r"[a-z0-9]+", stem.lower())
     return "-".join(words)[:63].rstrip("-") or "model"
 

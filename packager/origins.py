@@ -37,10 +37,13 @@ _FLAVOR_VERSIONS = {  # flavor of MLmodel: (its key for the version, the distrib
 }
 _VERSION = rb"(\d+\.\d+(?:\.\d+)?(?:\.?(?:rc|post|dev)\d+)?)"
 _SKLEARN = rb'_sklearn_version(?:[^0-9]{1,8}|".{0,300}?"content":\s*"\\")' + _VERSION  # in a pickle, in skops's JSON
+# MetaInfoDef.tensorflow_version: its tag, its length, its text
+_TENSORFLOW = rb"\x2a(?:\x05(\d\.\d\.\d)|\x06(\d\.\d\d\.\d)|\x07(\d\.\d\d\.\d\d))"
 _SIGNS = (  # ending of a payload, what stands before the version there, the distribution
     ((".json",), rb'"version"\s*:\s*\[\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)', "xgboost"),
     ((".ubj",), rb"version\[#L\x00{7}\x03i(.)i(.)i(.)", "xgboost"),  # three int8 of Universal Binary JSON
-    (("metadata.json",), rb'"sparkVersion"\s*:\s*"' + _VERSION, "pyspark"),
+    ((".txt", "part-00000"), rb'"sparkVersion":"' + _VERSION, "pyspark"),
+    (("saved_model.pb",), _TENSORFLOW, "tensorflow"),
 )
 _LONGEST = 64 << 20  # bytes of an archive's schema that are searched
 
@@ -139,14 +142,17 @@ def _python(model: Mapping[str, object], paths: Collection[str], fetch: Read) ->
 def _inside(payload: str, fetch: Read) -> dict[str, str]:
     """Return the version that the payload itself names, if it is of a kind that does."""
     if payload.endswith((".skops", ".pkl", ".joblib")):
-        data = _schema(fetch(payload)) if payload.endswith(".skops") else fetch(payload)
+        data = _member(fetch(payload), "schema.json") if payload.endswith(".skops") else fetch(payload)
         made = [match[1].decode() for match in re.finditer(_SKLEARN, data, re.DOTALL)]
         boosters = {name: "" for name in ("lightgbm", "xgboost") if f"{name}.sklearn".encode() in data}
         return {**boosters, **({"scikit-learn": f"=={made[-1]}"} if made else {})}
+    if payload.endswith(".keras"):
+        made = re.findall(rb'"keras_version":\s*"' + _VERSION, _member(fetch(payload), "metadata.json"))
+        return {"keras": f"=={made[0].decode()}"} if made else {}
     for endings, sign, distribution in _SIGNS:
         if payload.endswith(endings):
             found = list(re.finditer(sign, fetch(payload), re.DOTALL))
-            return {distribution: f"=={'.'.join(map(_number, found[-1].groups()))}"} if found else {}
+            return {distribution: f"=={'.'.join(map(_number, filter(None, found[-1].groups())))}"} if found else {}
     return {}
 
 
@@ -155,11 +161,11 @@ def _number(part: bytes) -> str:
     return part.decode() if part[0] >= ord("0") else str(part[0])
 
 
-def _schema(data: bytes) -> bytes:
-    """Return what an archive of skops says about its classes."""
+def _member(data: bytes, name: str) -> bytes:
+    """Return what an archive says about itself in one of its members."""
     try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive, archive.open("schema.json") as schema:
-            return schema.read(_LONGEST)
+        with zipfile.ZipFile(io.BytesIO(data)) as archive, archive.open(name) as member:
+            return member.read(_LONGEST)
     except (zipfile.BadZipFile, KeyError, OSError, RuntimeError):
         return b""  # the worker will say what is wrong with it
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from packager import canonical, compatibility, dependencies, exporters, origins, plugins, sources, toolchains
+from packager import canonical, dependencies, exporters, origins, plugins, sources, toolchains
 from packager.canonical import JSON
 from packager.errors import IntegrityError, LockError, StepError, TooNewError, UsageError
 from packager.events import Note, OnEvent, Warned
@@ -132,9 +132,10 @@ def question(recipe: Recipe) -> str:
 
 def check_pickle(recipe: Recipe, exporter: str, payload: str) -> None:
     """Refuse a model that runs code when it is opened, unless the recipe says so in so many words."""
-    if plugins.load("exporters", exporter).EXECUTES and not recipe.allow_pickle:
+    module = plugins.load("exporters", exporter)
+    if module.EXECUTES and not recipe.allow_pickle:
         raise StepError(
-            f"`{payload}` is a pickle: opening it runs the code inside",
+            f"`{payload}` is {getattr(module, 'IS', 'a pickle')}: opening it runs the code inside",
             hint="log the model in a form that is data (pt2, ONNX, skops); or, if you trust its author, "
             "write `allow-pickle: true` in the recipe",
         )
@@ -203,20 +204,6 @@ def unmet(recipe: Recipe, error: TooNewError) -> StepError:
         f"{name} needs {broken.runtime} >= {able}, promised {broken.versions}",
         hint=f'raise the promise to `{broken.runtime}: ">={able}"`, or export the source with a lower opset',
     )
-
-
-def check_promise(recipe: Recipe, target: Target, needs: Mapping[str, JSON]) -> None:
-    """Raise StepError when a promised version is known not to run a graph: `needs` are its facts.
-
-    Such a gap may depend on a type, so that no opset shows it: `LayerNormalization` in float16 came with 1.17.
-    """
-    runtime = plugins.load("runtimes", target.runtime)
-    versions = next(promise.versions for promise in recipe.runs_on if promise.runtime == target.runtime)
-    for version in runtime.promised(versions) if hasattr(runtime, "promised") else ():
-        judged = compatibility.judge(needs, target.runtime, version)
-        if judged.outcome == "no":
-            reason = judged.reasons[0]
-            raise StepError(f"{reason.message}, promised {versions}", hint=reason.fix)
 
 
 def tools(recipe: Recipe, exporter: str, origin: origins.Origin) -> list[str]:

@@ -113,10 +113,19 @@ def command(
 
 def _wrapping(scratch: Path, places: Sequence[str]) -> list[str]:
     options = ["--unshare-all", "--die-with-parent", "--new-session", "--proc", "/proc", "--dev", "/dev"]
+    options += ["--hostname", "localhost"]  # no name of the host can reach a file, and this one is known everywhere
     options += ["--tmpfs", "/tmp"]  # noqa: S108 - before the binds: what they name may lie below it
-    for place in dict.fromkeys((*_SYSTEM, *places)):
+    for place in dict.fromkeys((*_SYSTEM, *_java(), *places)):
         options += ["--ro-bind-try", place, place]
+    hosts = scratch / "hosts"
+    hosts.write_text("127.0.0.1 localhost\n::1 localhost\n", "utf-8")
+    options += ["--ro-bind", str(hosts), "/etc/hosts"]
     return [*options, "--bind", str(scratch), str(scratch), "--chdir", str(scratch)]
+
+
+def _java() -> list[str]:
+    """Return where distributions keep the settings of Java runtimes, which their directories link to."""
+    return [str(path) for path in sorted(Path("/etc").glob("java*"))]
 
 
 def _our_places() -> list[str]:

@@ -90,7 +90,7 @@ def host_version(name: str) -> str:
     raise MissingToolError(name, "build")
 
 
-_ALSO_CALLED = {"xgboost": ("xgboost-cpu",)}
+_ALSO_CALLED = {"xgboost": ("xgboost-cpu",), "tensorflow": ("tensorflow-cpu",)}
 """The same library in a smaller wheel: one lock serves both."""
 
 

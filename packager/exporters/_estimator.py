@@ -144,7 +144,7 @@ def _converted(model: Any, inputs: Sequence[Port], opset: int) -> Any:
     except StepError:
         found = _attempt(fixed, ports, options, opset)
     if ports is inputs:
-        _narrow(found, inputs)
+        narrow(found, inputs)
     else:
         join(found, inputs)
     return found
@@ -198,7 +198,7 @@ def _wide(port: Port) -> Port:
     return replace(port, dtype="float64") if port.dtype == "float32" else port
 
 
-def _narrow(model: Any, inputs: Sequence[Port]) -> None:
+def narrow(model: Any, inputs: Sequence[Port]) -> None:
     """Let a graph that computes in binary64 take the inputs as the interface has them."""
     helper = importlib.import_module("onnx.helper")
     for value, port in zip(model.graph.input, inputs, strict=True):

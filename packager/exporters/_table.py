@@ -44,8 +44,10 @@ class Table:
         """Return the data frame, matrix or list of texts that the source takes."""
         values = [feeds[port.name].astype(t) for port, t in zip(self.ports, self.trained, strict=True)]
         if self.layout == "frame":
-            frame = importlib.import_module("pandas").DataFrame
-            return frame({port.name: value.reshape(-1) for port, value in zip(self.ports, values, strict=True)})
+            pandas = importlib.import_module("pandas")
+            return pandas.DataFrame(
+                {port.name: value.reshape(-1) for port, value in zip(self.ports, values, strict=True)}
+            )
         return values[0].reshape(-1) if self.layout == "text" else values[0]
 
 
@@ -62,13 +64,14 @@ def table(source: Path, wishes: Wishes, names: Sequence[str], width: int | None,
         stated = {column.name: column for column in columns}
         _check_names(list(stated), names)
         order = names if set(names) == set(stated) else list(stated)
-        return _frame([(name, *_dtypes(stated[name])) for name in order], wishes)
+        return frame([(name, *dtypes(stated[name])) for name in order], wishes)
     if names and not tensors:
-        return _frame([(name, *_wished(name, wishes)) for name in names], wishes)
+        return frame([(name, *_wished(name, wishes)) for name in names], wishes)
     return _matrix(next(iter(tensors), None), wishes, len(columns) or width)
 
 
-def _dtypes(column: _mlflow.Column) -> tuple[str, str]:
+def dtypes(column: _mlflow.Column) -> tuple[str, str]:
+    """Return the types of a column: what callers send, and what the source was trained on."""
     if column.dtype not in _DTYPES:
         raise StepError(
             f"column `{column.name}` is {column.dtype}, expected one of {', '.join(_DTYPES)}",
@@ -90,7 +93,8 @@ def _check_names(stated: Sequence[str], fitted: Sequence[str]) -> None:
         raise StepError(f"the signature lacks the column `{missing[0]}`, which the model was fitted on", hint=_DECLARE)
 
 
-def _frame(columns: Sequence[tuple[str, str, str]], wishes: Wishes) -> Table:
+def frame(columns: Sequence[tuple[str, str, str]], wishes: Wishes) -> Table:
+    """Return the table of columns given by name, type at the interface, and type they were trained on."""
     ports = _merged([Port(name, dtype, (BATCH, 1)) for name, dtype, _ in columns], wishes)
     return Table("frame", ports, tuple(trained for _, _, trained in columns))
 

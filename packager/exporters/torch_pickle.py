@@ -1,29 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pickled torch modules (`.pth`, `.pt`): opening one runs whatever its author put in, so a recipe must allow it.
 
-A pickle says nothing about inputs; they come from the recipe or from MLflow's signature. Code that the pickle needs is
-looked for in the source's `code` directory, where MLflow puts `code_paths`.
+TorchScript archives often have these endings too; they are told apart when they are opened, under the same permission.
 """
 
 from __future__ import annotations
 
-import inspect
-import sys
-import zipfile
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any
 
-from packager.errors import StepError
-from packager.exporters import Port, Wishes, _archive, _mlflow, _torch
+from packager.exporters import SourceModel, Wishes, _mlflow, _module, _torch
 
 TOOLCHAIN: tuple[str, ...] = (*_torch.TOOLCHAIN, "cloudpickle")
 EXTRA = "torch"
 EXECUTES = True
 LOOKS_FOR = "`data/model.pth` of an MLflow directory, or one `.pth` or `.pt` file"
-
-_UNFIX = "name the axis in the `shape` of an input: `inputs: {x: {dtype: float32, shape: [batch, 8]}}`"
 
 
 def detect(paths: Collection[str], read: Callable[[str], bytes]) -> str | None:
@@ -36,82 +27,6 @@ def detect(paths: Collection[str], read: Callable[[str], bytes]) -> str | None:
     return found[0] if len(found) == 1 else None
 
 
-def load(source: Path, payload: str, wishes: Wishes) -> _torch.Traced:
+def load(source: Path, payload: str, wishes: Wishes) -> SourceModel:
     """Open the pickle. Raises StepError when it is not a module, needs missing code, or its inputs are unknown."""
-    lib = _torch.torch()
-    if (source / "code").is_dir():
-        sys.path.insert(0, str(source / "code"))
-    module = _module(lib, source / payload)
-    signature, outputs = _mlflow.signature(source)
-    declared = _parameters(module)
-    ports = _ports(wishes.inputs, signature, declared)
-    named = all(port.name in declared for port in ports)
-    _check_complete(declared, [port.name for port in ports] if named else list(declared)[: len(ports)])
-    interface = wishes.interface(ports, {}, unfix=_UNFIX)
-    names = tuple(port.name for port in ports) if named else ()
-    return _torch.Traced(module.eval(), interface, names, wishes.outputs or tuple(filter(None, outputs)))
-
-
-def _module(lib: Any, path: Path) -> Any:
-    if not zipfile.is_zipfile(path):
-        raise StepError(
-            f"`{path.name}` is in torch's format from before 1.6, which scanners do not see through, or is damaged",
-            hint="load it once where you trust it and save it again with `torch.save`, or better as pt2",
-        )
-    _archive.refuse_bomb(path)
-    try:
-        with _torch.quiet():
-            module = lib.load(str(path), map_location="cpu", weights_only=False)
-    except ModuleNotFoundError as error:
-        raise StepError(
-            f"`{path.name}` needs the module `{error.name}`, which the source does not hold",
-            hint="log the model with `code_paths`, or as pt2 (MLflow's default), which needs no code",
-        ) from error
-    except Exception as error:  # unpickling runs foreign code: anything can come out
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise StepError(
-            f"`{path.name}` cannot be opened: {type(error).__name__}: {first:.300}",
-            hint="its code ran without network, home and secrets; log the model as pt2, which needs no code to open",
-        ) from error
-    if isinstance(module, lib.jit.ScriptModule):
-        raise StepError(f"`{path.name}` is TorchScript, which has no ONNX export", hint="log the model as pt2")
-    if not isinstance(module, lib.nn.Module):
-        kind = "weights without their module" if isinstance(module, dict) else f"a {type(module).__name__}"
-        raise StepError(
-            f"`{path.name}` holds {kind}, expected a torch module", hint="save the module itself, or as pt2"
-        )
-    return module
-
-
-def _parameters(module: Any) -> dict[str, bool]:
-    """Return the names under which `forward` takes its arguments, and whether it needs them."""
-    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    found = inspect.signature(module.forward).parameters.items()
-    return {name: argument.default is argument.empty for name, argument in found if argument.kind in kinds}
-
-
-def _check_complete(declared: Mapping[str, bool], given: Sequence[str]) -> None:
-    for name, needed in declared.items():
-        if needed and name not in given:
-            raise StepError(f"`forward` needs `{name}`, which is not among the inputs", hint="add it under `inputs`")
-
-
-def _ports(recipe: Sequence[Port] | None, signature: Sequence[Port], declared: Mapping[str, bool]) -> list[Port]:
-    """Return the inputs as `forward` orders them: the recipe's, else the signature's, the nameless ones named after it.
-
-    A sole input may have any name; several must have those of `forward`, or come ordered in a signature.
-    """
-    if not recipe and not signature:
-        raise StepError(
-            "the inputs of a pickled module are unknown",
-            hint="add `inputs: {NAME: {dtype: float32, shape: [batch, …]}}` to the recipe, or log with a signature",
-        )
-    if not recipe:
-        names = iter(declared)
-        return [replace(port, name=port.name or next(names, f"input_{index}")) for index, port in enumerate(signature)]
-    foreign = [port.name for port in recipe if port.name not in declared]
-    if foreign and len(recipe) > 1:
-        listed = ", ".join(f"`{name}`" for name in declared)
-        raise StepError(f"`forward` has no argument `{foreign[0]}`, expected some of {listed}")
-    order = list(declared)
-    return sorted(recipe, key=lambda port: order.index(port.name) if port.name in order else 0)
+    return _module.load(source, payload, wishes)

@@ -109,7 +109,10 @@ class SourceModule(Protocol):
         """
 
 
-SINGLE_FILES = (".onnx", ".pt2", ".skops", ".ubj", ".json", ".lgb", ".txt", ".pkl", ".joblib")
+SINGLE_FILES = (
+    ".onnx", ".pt2", ".skops", ".ubj", ".json", ".lgb", ".txt", ".pkl", ".joblib", ".pth", ".pt", ".ts", ".torchscript",
+    ".keras",
+)  # fmt: skip
 """Endings of the files that are a whole source; any other path is a directory."""
 BUNDLE = ".bundle.tar"
 """Ending of the files that are a bundle, and so an artifact of the source `oci`."""

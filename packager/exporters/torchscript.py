@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+"""TorchScript archives (`.ts`, `.torchscript`): a module as code of its own language, with its weights.
+
+That language reads and writes files through torch's operators, so an archive is code and a recipe must allow it.
+Control flow survives: a script's `if` and `for` become ONNX's `If` and `Loop`. What was traced has none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+from packager.exporters import SourceModel, Wishes, _module, _torch
+
+TOOLCHAIN: tuple[str, ...] = _torch.TOOLCHAIN
+EXTRA = "torch"
+EXECUTES = True
+IS = "a TorchScript archive"
+LOOKS_FOR = "one `.ts` or `.torchscript` file"
+
+
+def detect(paths: Collection[str], read: Callable[[str], bytes]) -> str | None:
+    """Return the only archive at the root."""
+    found = [path for path in paths if path.endswith((".ts", ".torchscript")) and "/" not in path]
+    return found[0] if len(found) == 1 else None
+
+
+def load(source: Path, payload: str, wishes: Wishes) -> SourceModel:
+    """Open the archive. Raises StepError when it cannot be opened, or when its inputs are unknown."""
+    return _module.load(source, payload, wishes)
