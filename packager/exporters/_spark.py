@@ -7,6 +7,7 @@ import importlib
 import json
 import os
 import re
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ TOOLCHAIN: tuple[str, ...] = (
 EXTRA = "spark"
 
 _STAGES = re.compile(r"(org\.apache\.spark|pyspark)\.ml\.[\w.]+")
+_ROW = "packager_row"
 _NEWEST = 15  # the newest opset of the converters
 _TEXT = ("StringIndexerModel",)  # stages whose inputs are text unless somebody says otherwise
 _TREES = re.compile(r"DecisionTree|RandomForest|GBT")
@@ -91,7 +93,7 @@ def _session() -> Any:
     settings = {
         "spark.ui.enabled": "false", "spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1",
         "spark.sql.shuffle.partitions": "1", "spark.default.parallelism": "1", "spark.sql.session.timeZone": "UTC",
-        "spark.sql.warehouse.dir": str(Path.home() / "warehouse"), "spark.driver.memory": "2g",
+        "spark.sql.warehouse.dir": str(Path.home() / "warehouse"), "spark.driver.memory": "2g", "spark.sql.codegen.wholeStage": "false",
     }  # fmt: skip
     for name, value in settings.items():
         builder = builder.config(name, value)
@@ -185,24 +187,34 @@ class Pipeline:
 
     def run(self, feeds: Feeds) -> Arrays:
         numpy = importlib.import_module("numpy")
-        values = [feeds[port.name].astype(kind).reshape(-1).tolist()
-                  for port, kind in zip(self.table.ports, self.table.trained, strict=True)]  # fmt: skip
-        schema = ", ".join(
-            f"`{port.name}` {_SPARK_TYPES[kind]}"
-            for port, kind in zip(self.table.ports, self.table.trained, strict=True)
-        )
-        rows = list(zip(*values, strict=True))
         last = self.model.stages[-1]
         columns = [str(last.getOrDefault(f"{name}Col")) for name in self._names()]
-        given = self.session.createDataFrame(rows, schema)
-        answers = self.model.transform(given).select(*columns).collect()
-        if len(answers) != len(rows):
-            raise ValueError(f"Spark answered {len(answers)} of {len(rows)} rows")
-        labels = numpy.array([row[0] for row in answers], "float32")
-        found = [labels]
+        with tempfile.TemporaryDirectory(dir=Path.home()) as folder:
+            given = self._given(feeds, Path(folder) / "rows.json")
+            answers = self.model.transform(given).select(_ROW, *columns).collect()
+        count = len(feeds[self.table.ports[0].name])
+        answers = sorted(answers, key=lambda row: row[0])
+        if [row[0] for row in answers] != list(range(count)):
+            raise ValueError(f"Spark answered {len(answers)} of {count} rows")
+        found = [numpy.array([row[1] for row in answers], "float32")]
         if len(columns) > 1:
-            found.append(numpy.array([row[1].toArray() for row in answers], "float32"))
+            found.append(numpy.array([row[2].toArray() for row in answers], "float32"))
         return found
+
+    def _given(self, feeds: Feeds, path: Path) -> Any:
+        """Return the inputs as a data frame; they go through a file, because Spark would start Python for a list."""
+        names = [port.name for port in self.table.ports]
+        values = [feeds[name].astype(kind).reshape(-1).tolist()
+                  for name, kind in zip(names, self.table.trained, strict=True)]  # fmt: skip
+        rows = [{_ROW: number, **dict(zip(names, row, strict=True))}
+                for number, row in enumerate(zip(*values, strict=True))]  # fmt: skip
+        path.write_text("".join(f"{json.dumps(row)}\n" for row in rows), "utf-8")
+        listed = [
+            (_ROW, "bigint"),
+            *((name, _SPARK_TYPES[kind]) for name, kind in zip(names, self.table.trained, strict=True)),
+        ]
+        schema = ", ".join(f"`{name}` {kind}" for name, kind in listed)
+        return self.session.read.json(path.as_uri(), schema=schema, mode="FAILFAST")
 
     def samples(self) -> Mapping[str, Any]:
         wanted = [self._known(port.name) for port in self.table.ports]

@@ -19,7 +19,7 @@ session = builder.getOrCreate()
 random = np.random.RandomState(0)
 numbers, cities = random.randn(300, 2), random.choice(["paris", "london", "köln"], 300)
 labels = (numbers[:, 0] + (cities == "paris") > 0.3) ^ (random.rand(300) < 0.1)
-rows = [(float(a), float(b), str(c), float(l)) for (a, b), c, l in zip(numbers, cities, labels)]
+rows = [(float(a), float(b), str(c), float(y)) for (a, b), c, y in zip(numbers, cities, labels, strict=True)]
 table = session.createDataFrame(rows, ["age", "income", "city", "label"])
 stages = [
     StringIndexer(inputCol="city", outputCol="place", handleInvalid="keep"),

@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from packager.runtimes import onnxruntime
 
 from packager import build, exporters, plugins, resolve
 from packager import recipe as recipes
 from packager.exporters import Wishes
 from packager.memo import Memo
 from packager.run import Runner
-from packager.runtimes import onnxruntime
 from packager.sandbox import default_limits
 from packager.steps import _cases
 from packager.store import Store

@@ -135,12 +135,18 @@ def page(rows: list[dict[str, Any]]) -> str:
         "| --- | --- | --- | --- | ---: | ---: | ---: | ---: | ---: | --- | ---: |\n"
     )
     lines = [line(item) for item in rows]
+    known = {item["source"] for item in rows}
+    lines += [
+        f"| {item.title} | – | {item.model} | – | | | | | | | *not run yet* |"
+        for item in SOURCES
+        if item.title not in known
+    ]
     present = plugins.names("sources")
     for name, title in ABSENT.items():
         reason = (
             "has no row in `tests/matrix/sources.py` yet" if name in present else f"there is no source `{name}` yet"
         )
-        lines.append(f"| {title} | – | – | – | | | | | | | – *{reason}* |")
+        lines.append(f"| {title} | – | – | – | | | | | | | *{reason}* |")
     return head + "\n".join(lines) + "\n"
 
 
