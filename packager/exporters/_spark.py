@@ -93,7 +93,8 @@ def _session() -> Any:
     settings = {
         "spark.ui.enabled": "false", "spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1",
         "spark.sql.shuffle.partitions": "1", "spark.default.parallelism": "1", "spark.sql.session.timeZone": "UTC",
-        "spark.sql.codegen.wholeStage": "false", "spark.sql.warehouse.dir": str(Path.home() / "warehouse"), "spark.driver.memory": "2g",
+        "spark.sql.codegen.wholeStage": "false", "spark.sql.warehouse.dir": str(Path.home() / "warehouse"),
+        "spark.driver.memory": "2g",
     }  # fmt: skip
     for name, value in settings.items():
         builder = builder.config(name, value)
