@@ -29,12 +29,13 @@ _PATIENCE = 1800  # seconds for one installation
 def ensure(
     requirements: Sequence[str], python: str, cache: Path, on_event: OnEvent = ignore,
     *, environment: Mapping[str, str] | None = None, options: Sequence[str] = (),
+    label: str = "",
 ) -> Path:  # fmt: skip
     """Return the interpreter of an environment that holds `requirements` (pinned PEP 508 lines); build it if needed.
 
     `python` is a version (`3.11`) or the path of an interpreter; none is ever downloaded. `environment` is what uv
     gets to see (the address of the index), by default all of this process's; `options` are further ones of `uv pip
-    install`, and change no content (`--require-hashes`). Network, unless cached. Raises
+    install`, and change no content (`--require-hashes`); `label` is what events call the work. Network, unless cached. Raises
     SourceError when the packages or the interpreter cannot be had.
     """
     directory = place(requirements, python, cache)
@@ -43,7 +44,7 @@ def ensure(
         return executable
     with staging(directory) as fresh:
         if not executable.exists():  # another process may have built it while this one waited
-            _build(requirements, python, fresh, on_event, environment, options)
+            _build(requirements, python, fresh, on_event, environment, options, label)
             exchange_directories(fresh, directory)
     return executable
 
@@ -76,9 +77,9 @@ def _identity(requirements: Sequence[str], python: str) -> bytes:
 
 def _build(
     requirements: Sequence[str], python: str, fresh: Path, on_event: OnEvent, environment: Mapping[str, str] | None,
-    options: Sequence[str],
+    options: Sequence[str], label: str,
 ) -> None:  # fmt: skip
-    label = f"install {' '.join(requirements)} for Python {python}"[:120]
+    label = label or f"install {' '.join(requirements)} for Python {python}"[:120]
     on_event(Started(label))
     started = time.monotonic()
     # relocatable: the scripts inside find their interpreter after the directory got its final name

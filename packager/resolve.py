@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from packager import canonical, dependencies, exporters, origins, plugins, sources, toolchains
 from packager.canonical import JSON
-from packager.errors import IntegrityError, LockError, StepError, TooNewError, UsageError
+from packager.errors import IntegrityError, LockError, MissingToolError, StepError, TooNewError, UsageError
 from packager.events import Note, OnEvent, Warned
 from packager.formats import requirements
 from packager.lock import Environment, Level, Lock
@@ -234,7 +234,12 @@ def _toolchain(
     """Return the versions of every tool that can change a byte: the locked ones, else those of this host."""
     names = tools(recipe, exporter, origin)
     if environment is None:
-        found = {name: host_version(name) for name in ("python", "machine", *names)}
+        try:
+            found = {name: host_version(name) for name in ("python", "machine", *names)}
+        except MissingToolError as error:
+            extra = plugins.load("exporters", exporter).EXTRA
+            hint = f'pip install "packager[{extra}]", or write `toolchain: locked` in the recipe'
+            raise StepError(error.message, hint=hint) from error
         _compare(found, origin, on_event)
         return dict(sorted(found.items()))
     pins = {pin.name: pin.version.partition("+")[0] for pin in requirements.parse(environment.requirements)}

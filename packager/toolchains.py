@@ -76,7 +76,8 @@ def prepare(
     rows = environment.requirements.replace("\\\n", " ").splitlines()
     options = ["--require-hashes", "--no-deps", *_sources(builds)]
     python = find(environment.python)
-    program = environments.ensure(rows, python, root, on_event, environment=variables, options=options)
+    label = f"build the locked toolchain ({len(rows)} packages)"
+    program = environments.ensure(rows, python, root, on_event, environment=variables, options=options, label=label)
     return program.parent.parent
 
 

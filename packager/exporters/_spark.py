@@ -170,6 +170,7 @@ class Pipeline:
 
         model = _table.refused("the pipeline has no ONNX form", attempt, _OTHERWISE)
         self._keep_outputs(model)
+        self._keep_unseen(model)
         _estimator.narrow(model, self.interface.inputs)
         _estimator.finish(model, self.interface.inputs, self.outputs or self._names())
         return model
@@ -185,6 +186,23 @@ class Pipeline:
         kept = [type(made[name]).FromString(made[name].SerializeToString()) for name in wanted]
         del model.graph.output[:]
         model.graph.output.extend(kept)
+
+    def _keep_unseen(self, model: Any) -> None:
+        """Give words that an indexer has not seen the place behind all others, where it keeps them; no one else may.
+
+        The converter leaves them at -1, which the encoder behind it refuses.
+        """
+        helper = importlib.import_module("onnx.helper")
+        keeping = [stage for stage in self.model.stages
+                   if type(stage).__name__ in _TEXT and stage.getOrDefault("handleInvalid") == "keep"]  # fmt: skip
+        known = {tuple(words) for stage in keeping for words in stage.labelsArray}
+        for node in model.graph.node:
+            stated = {item.name: helper.get_attribute_value(item) for item in node.attribute}
+            words = tuple(word.decode() for word in stated.get("keys_strings", stated.get("classes_strings", ())))
+            if node.op_type == "LabelEncoder" and words in known:
+                kept = [item for item in node.attribute if item.name != "default_int64"]
+                del node.attribute[:]
+                node.attribute.extend([*kept, helper.make_attribute("default_int64", len(words))])
 
     def run(self, feeds: Feeds) -> Arrays:
         numpy = importlib.import_module("numpy")

@@ -20,6 +20,7 @@ from packager import build, plugins, resolve
 from packager import recipe as recipes
 from packager.errors import PackagerError
 from packager.events import Event
+from packager.files import locked
 from packager.memo import Memo
 from packager.run import Runner
 from packager.sandbox import default_limits
@@ -115,6 +116,11 @@ def environments() -> Path:
 
 def keep(source: Source, rows: list[dict[str, Any]]) -> None:
     """Replace the rows of a source in the record, and write the page anew."""
+    with locked(environments() / "table.lock"):
+        _keep(source, rows)
+
+
+def _keep(source: Source, rows: list[dict[str, Any]]) -> None:
     known = json.loads(RECORD.read_text()) if RECORD.exists() else []
     order = [item.title for item in SOURCES]
     merged = [item for item in known if item["source"] != source.title and item["source"] in order] + rows

@@ -85,3 +85,20 @@ def test_a_python_that_is_not_here_or_too_old_is_named() -> None:
         toolchains.find("3.8")
     with pytest.raises(UsageError, match=r"needs Python 3\.99, and there is none here"):
         toolchains.find("3.99")
+
+
+def test_kinds_that_run_elsewhere_name_their_versions() -> None:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("metadata.json", '{"keras_version": "3.15.1", "date_saved": "x"}')
+    assert read("m.keras", m__keras=buffer.getvalue()).packages == {"keras": "==3.15.1"}
+    saved = b"\x08\x01\x12\xa0\x0a\x2a\x052.1.0\x01" + b"\x2a\x062.21.02\x0f"
+    assert read("saved_model.pb", saved_model__pb=saved).packages == {"tensorflow": "==2.21.0"}
+    spark = b'{"class":"org.apache.spark.ml.PipelineModel","timestamp":1,"sparkVersion":"4.3.0","uid":"x"}'
+    assert read("metadata/part-00000-x.txt", **{"metadata/part-00000-x__txt": spark}).packages == {"pyspark": "==4.3.0"}
+
+
+def test_small_wheels_are_taken_where_there_are_some() -> None:
+    lines = origins.needs(["xgboost", "tensorflow"], Origin(None, {"xgboost": "==3.2.0"}), more=False)
+    assert "xgboost-cpu==3.2.0" in lines and any(line.startswith("tensorflow-cpu") for line in lines)
+    assert "xgboost==1.7.6" in origins.needs(["xgboost"], Origin(None, {"xgboost": "==1.7.6"}), more=False)
