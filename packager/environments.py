@@ -35,8 +35,8 @@ def ensure(
 
     `python` is a version (`3.11`) or the path of an interpreter; none is ever downloaded. `environment` is what uv
     gets to see (the address of the index), by default all of this process's; `options` are further ones of `uv pip
-    install`, and change no content (`--require-hashes`); `label` is what events call the work. Network, unless cached. Raises
-    SourceError when the packages or the interpreter cannot be had.
+    install` that change no content (`--require-hashes`); `label` is what events call the work. Network, unless
+    cached. Raises SourceError when the packages or the interpreter cannot be had.
     """
     directory = place(requirements, python, cache)
     executable = directory / "bin" / "python"
