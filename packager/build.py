@@ -17,6 +17,7 @@ from packager import canonical, contract, diff, plugins, policy, resolve
 from packager.bundle import CONTRACT, FORMAT, RECORD, SBOM, Bundle, read
 from packager.canonical import JSON
 from packager.errors import TooNewError, UsageError
+from packager.events import Note
 from packager.formats import cyclonedx, modelpack, requirements
 from packager.lock import Lock
 from packager.media import StoredBundle
@@ -57,6 +58,7 @@ def build(recipe: Recipe, lock: Lock, runner: Runner, here: resolve.Surroundings
     """Turn a recipe and its lock into an unsigned bundle in the local store."""
     profile = policy.profile(recipe.policy, here.base)
     source = resolve.fetch_locked(lock, runner, here.settings(recipe, memo))
+    runner.on_event(Note(resolve.explain(recipe, lock.level)))
     place = resolve.place(lock, runner, here)
     try:
         graph = runner(_export(recipe, lock, source), f"export {recipe.name}", executes=_executes(lock), place=place)

@@ -117,7 +117,7 @@ def _requirements(text: str) -> dict[str, str]:
             raise _refused(line)
         if requirement.marker is None or requirement.marker.evaluate():
             name = canonicalize_name(requirement.name)
-            found[_SAME.get(name, name)] = str(requirement.specifier)
+            found[_SAME.get(name, name)] = re.sub(r"\+[\w.]+", "", str(requirement.specifier))  # `+cpu`: how, not what
     return {name: spec for name, spec in found.items() if name not in _NEVER}
 
 

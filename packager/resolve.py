@@ -64,7 +64,7 @@ def resolve(recipe: Recipe, runner: Runner, here: Surroundings, memo: Memo) -> L
         tree=tree,
         kind=exporter,
         payload=payload,
-        level=_explained(recipe, exporter, runner.on_event),
+        level=level(recipe, exporter),
         toolchain=_toolchain(recipe, exporter, environment, origin, runner.on_event),
         dependencies=_dependencies(recipe, here, runner.on_event),
         environment=environment,
@@ -167,12 +167,6 @@ def _level(promise: RunsOn, *, highest: bool) -> Level:
     runtime = plugins.load("runtimes", promise.runtime)
     found = getattr(runtime, "ceiling", runtime.level_for) if highest else runtime.level_for
     return Level(*found(promise.versions))
-
-
-def _explained(recipe: Recipe, exporter: str, on_event: OnEvent) -> Level:
-    found = level(recipe, exporter)
-    on_event(Note(explain(recipe, found)))
-    return found
 
 
 def explain(recipe: Recipe, found: Level) -> str:

@@ -38,6 +38,6 @@ def main(args: argparse.Namespace, console: Console) -> int:
             "export": lock.kind,
             "level": level,
         },
-        f"{text}\nwrote {project.lock_file}",
+        f"{text}\n{level['because']}\nwrote {project.lock_file}",
     )
     return 0

@@ -30,9 +30,9 @@ def read(payload: str, **files: bytes) -> Origin:
 
 
 def test_mlflow_says_python_and_packages() -> None:
-    lines = b"mlflow==3.17.2\nscikit-learn==1.5.1\nNumPy>=1.26,<2 # arrays\n\n# note\nwindows-only==1; sys_platform == 'win32'\n"
+    lines = b"mlflow==3.17.2\nscikit-learn==1.5.1\nNumPy>=1.26,<2 # arrays\ntorch==2.13.0+cpu\n\n# note\nwindows-only==1; sys_platform == 'win32'\n"
     found = read("model.pkl", MLmodel=MLMODEL, requirements__txt=lines, python_env__yaml=b"python: 3.11.7\n")
-    assert found == Origin("3.11", {"numpy": "<2,>=1.26", "scikit-learn": "==1.5.1"})
+    assert found == Origin("3.11", {"numpy": "<2,>=1.26", "scikit-learn": "==1.5.1", "torch": "==2.13.0"})
     assert read("model.pkl", MLmodel=MLMODEL) == Origin("3.12", {"scikit-learn": "==1.5.2"})
 
 

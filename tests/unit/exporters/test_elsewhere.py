@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from packager import exporters, plugins
+from packager import exporters, init, plugins, recipe
 from packager.errors import StepError
 from tests.unit.exporters.conftest import detected, mlmodel, opened
 
@@ -75,3 +75,8 @@ def test_a_saved_model_is_a_program_and_a_keras_file_is_not() -> None:
 def test_the_environment_names_what_has_to_be_in_it(kind: str) -> None:
     module = exporters.exporter(kind)
     assert {"onnx", "onnxruntime", "numpy"} < set(module.TOOLCHAIN)
+
+
+@pytest.mark.parametrize("source", ["nets/Digits.keras", "nets/digits.ts", "nets/digits.pt", "nets/digits"])
+def test_a_recipe_can_be_drafted_for_every_form(source: str) -> None:
+    assert recipe.parse(init.draft(source), "bundle.yaml").name == "digits"
