@@ -102,10 +102,7 @@ def _xgboost(model: Any) -> Ensemble:
     forest = learner["gradient_booster"]["model"]
     groups = max(int(learner["learner_model_param"]["num_class"]), 1)
     objective = str(learner["objective"]["name"])
-    if (
-        len(learner["learner_model_param"].get("num_target", "1")) > 1
-        or learner["learner_model_param"].get("num_target", "1") != "1"
-    ):
+    if learner["learner_model_param"].get("num_target", "1") != "1":
         raise StepError("the booster answers several questions at once, which has no ONNX form here", hint="split it")
     trees = [_xgb_tree(tree, target) for tree, target in zip(forest["trees"], forest["tree_info"], strict=True)]
     base = _xgb_base(learner["learner_model_param"]["base_score"], groups)
