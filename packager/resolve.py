@@ -16,7 +16,7 @@ from packager.events import Note, OnEvent, Warned
 from packager.formats import requirements
 from packager.lock import Environment, Level, Lock
 from packager.memo import Memo
-from packager.recipe import Recipe, RunsOn, Target
+from packager.recipe import Recipe, RunsOn
 from packager.run import Runner
 from packager.sources import Pin, Settings
 from packager.types import Action, Blob, Tree

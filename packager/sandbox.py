@@ -58,10 +58,11 @@ def host() -> Interpreter:
 
 def of_environment(place: Path, code: Path) -> Interpreter:
     """Return the Python of a virtual environment that knows nothing of us: our code is linked into `code`."""
+    place = place.resolve()  # a link on the way there would not be seen inside
     settings = dict(line.split(" = ", 1) for line in (place / "pyvenv.cfg").read_text().splitlines() if " = " in line)
     base = Path(settings["home"]).resolve().parent
     program = place / "bin" / "python"
-    places = [place.resolve(), base, program.resolve().parent.parent, *(Path(item).resolve() for item in _our_places())]
+    places = [place, base, program.resolve().parent.parent, *(Path(item).resolve() for item in _our_places())]
     _link_code(code)
     return Interpreter(str(program), tuple(map(str, dict.fromkeys(places))), str(code))
 

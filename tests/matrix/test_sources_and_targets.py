@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import time
 from pathlib import Path
@@ -68,7 +69,7 @@ def row(source: Source, target: Target, model: Path, roots: tuple[Path, Path]) -
             return found | {"reason": first.verdict.findings[0].message}
         second, _ = built(source, target, model, roots[1])
     except PackagerError as error:
-        return found | {"reason": error.message}
+        return found | {"reason": re.sub(r"/\S*/", "…/", error.message)}  # without places of this machine
     assert second.bundle is not None
     place = first.bundle.targets[next(iter(first.bundle.targets))]["path"]
     folder = place.rpartition("/")[0]
