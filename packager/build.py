@@ -11,12 +11,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import TypeAlias
 
 from packager import canonical, contract, diff, plugins, policy, resolve
 from packager.bundle import CONTRACT, FORMAT, RECORD, SBOM, Bundle, read
 from packager.canonical import JSON
-from packager.errors import TooNewError, UsageError
+from packager.errors import StepError, TooNewError, UsageError
 from packager.events import Note
 from packager.formats import cyclonedx, modelpack, requirements
 from packager.lock import Lock
@@ -27,54 +26,98 @@ from packager.run import Runner
 from packager.store import Entry, Store
 from packager.types import Action, Blob, Result, Tree, Verdict
 
-Place: TypeAlias = Callable[[], Path] | None  # of a locked toolchain's environment
 GRAPH = "model/model.onnx"  # where the export step leaves the canonical graph
+OUTPUTS = ("outputs.safetensors", "outputs.json")  # what the measure step leaves beside the reference inputs
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """The artefact of a target: the tree it lies in, its path there, and what the contract says about it."""
+
+    tree: Tree
+    path: str
+    about: Mapping[str, JSON]
+    graph: Mapping[str, JSON] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Artefact:
-    """One compiled target: its files under their bundle paths, the path of its graph, and what was measured.
+    """One compiled target under its bundle paths, and what was measured: `measured.facts`, and vectors in its tree.
 
     `graph` are the facts of its graph where that is not the bundle's main one.
+    `unmeasured` is the reason why this host could not run it, or None.
     """
 
     target: Target
     files: Tree
     path: str
-    measured: Mapping[str, JSON]
+    about: Mapping[str, JSON]
+    measured: Result
+    unmeasured: str | None
     graph: Mapping[str, JSON] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """A judged build. `bundle` is None when the verdict is no: what policy forbids is not even named."""
+    """A judged build. `bundle` is None when the verdict is no: what policy forbids is not even named.
+
+    `outputs` are the files with what the source computes for the reference inputs in the bundle. They depend on the
+    CPU of this host, so they belong into a statement about the bundle, never into it.
+    """
 
     verdict: Verdict
     facts: Mapping[str, JSON]
     bundle: Bundle | None
+    outputs: Tree
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a target is made: the runner, the locked source, its graph, and the recipe's directory.
+
+    `environment` gives the virtual environment of a locked toolchain; None is this Python.
+    """
+
+    runner: Runner
+    source: str
+    graph: Result
+    base: Path
+    environment: Callable[[], Path] | None
 
 
 def build(recipe: Recipe, lock: Lock, runner: Runner, here: resolve.Surroundings, memo: Memo) -> Built:
     """Turn a recipe and its lock into an unsigned bundle in the local store."""
     profile = policy.profile(recipe.policy, here.base)
+    _check_files(recipe, here.base)
     source = resolve.fetch_locked(lock, runner, here.settings(recipe, memo))
     runner.on_event(Note(resolve.explain(recipe, lock.level)))
-    place = resolve.place(lock, runner, here)
+    environment = resolve.place(lock, runner, here)
     try:
-        graph = runner(_export(recipe, lock, source), f"export {recipe.name}", executes=_executes(lock), place=place)
+        graph = runner(
+            _export(recipe, lock, source), f"export {recipe.name}", executes=_executes(lock), place=environment
+        )
     except TooNewError as error:
         raise resolve.unmet(recipe, error) from error
     recipe.check_outputs([output["name"] for output in graph.facts["interface"]["outputs"]])
-    artefacts = runner.each(
-        lambda target: _artefact(recipe, lock, runner, source, graph, target, place), recipe.targets()
-    )
+    place = Place(runner, source, graph, here.base, environment)
+    artefacts = runner.each(lambda target: _artefact(recipe, lock, place, target), recipe.targets())
     # ── pure from here on ──
     facts = _facts(recipe, graph, artefacts)
     verdict = policy.judge(profile, facts, here.today)
+    vectors = runner.store.tree(artefacts[0].measured.tree)
+    outputs = Tree.of({path: blob for path, blob in vectors if path in OUTPUTS})
     if not verdict.ok:
-        return Built(verdict, facts, None)
-    tree = _assemble(recipe, lock, runner.store, graph, artefacts, here.base)
-    return Built(verdict, facts, _keep(recipe, tree, runner.store))
+        return Built(verdict, facts, None, outputs)
+    inputs = Tree.of({path: blob for path, blob in vectors if path not in OUTPUTS})
+    tree = _assemble(recipe, lock, place, artefacts, inputs)
+    return Built(verdict, facts, _keep(recipe, tree, runner.store), outputs)
+
+
+def _check_files(recipe: Recipe, base: Path) -> None:
+    """Refuse a file that the recipe names and that is not there, before anything expensive runs."""
+    for name in (recipe.calibration, *(promise.timing_cache for promise in recipe.runs_on)):
+        if name is not None and not (base / name).is_file():
+            raise UsageError(f"`{name}` is not there", hint=f"the recipe names it; paths start at `{base}`")
 
 
 def _executes(lock: Lock) -> bool:
@@ -101,52 +144,91 @@ def _wishes(recipe: Recipe) -> dict[str, JSON]:
     return {"inputs": inputs, "dynamic": dynamic, "seed": recipe.export.seed, **domains}
 
 
-def _artefact(
-    recipe: Recipe, lock: Lock, runner: Runner, source: str, graph: Result, target: Target, where: Place
-) -> Artefact:
-    """Compile one target (nothing to do where the graph itself is the artefact) and measure it."""
+def _artefact(recipe: Recipe, lock: Lock, place: Place, target: Target) -> Artefact:
+    """Compile one target (nothing to do where the graph itself is the artefact) and measure it if this host can."""
     runtime = plugins.load("runtimes", target.runtime)
-    tree, place, own = runner.store.tree(graph.tree), GRAPH, None
-    if not runtime.is_graph(target.device, target.precision):
-        params = {
-            **target.to_json(),
-            "runtime": _engine(target),
-            "path": GRAPH,
-            "opset": lock.level.opset,
-            "ir": lock.level.ir,
-        }
-        tools = _tools(lock, runtime)
-        action = Action("compile", plugins.load("steps", "compile").VERSION, {"graph": graph.tree}, params, tools)
-        compiled = runner(action, f"compile {target.name}", place=where)
-        tree = runner.store.tree(compiled.tree)
-        place, own = compiled.facts["path"], compiled.facts.get("graph")
-    measured = runner(
-        _measure(recipe, lock, source, tree, place, graph.facts, target),
-        f"measure {target.name}",
-        executes=_executes(lock),
-        place=where,
-    )
-    if place == GRAPH and tree.digest == graph.tree:
-        return Artefact(target, Tree(), GRAPH, measured.facts)
+    compiled = _compiled(recipe, lock, place, target, runtime)
+    reason = runtime.unmeasurable(target.device)
+    label = f"measure {target.name}" if reason is None else "reference vectors"
+    action = _measure(recipe, lock, place, target, compiled if reason is None else None)
+    measured = place.runner(action, label, executes=_executes(lock), place=place.environment)
+    if compiled.path == GRAPH and compiled.tree.digest == place.graph.tree:
+        return Artefact(target, Tree(), GRAPH, compiled.about, measured, reason)
     prefix = f"targets/{target.name}"
-    return Artefact(target, Tree.of({f"{prefix}/{p}": b for p, b in tree}), f"{prefix}/{place}", measured.facts, own)
+    files = Tree.of({f"{prefix}/{path}": blob for path, blob in compiled.tree})
+    return Artefact(target, files, f"{prefix}/{compiled.path}", compiled.about, measured, reason, compiled.graph)
 
 
-def _measure(
-    recipe: Recipe, lock: Lock, source: str, tree: Tree, place: str, exported: Mapping[str, JSON], target: Target
-) -> Action:
+def _compiled(recipe: Recipe, lock: Lock, place: Place, target: Target, runtime: ModuleType) -> Compiled:
+    graph, store = place.graph, place.runner.store
+    if runtime.is_graph(target.device, target.precision):
+        header = {key: graph.facts["graph"][key] for key in ("opset", "ir")}
+        about = {"reproducibility": "bitwise", "header": header, "needs": {}, "toolchain": {}}
+        return Compiled(store.tree(graph.tree), GRAPH, about)
+    if runtime.BUILDS_ON_GPU and (reason := runtime.unmeasurable(target.device)):
+        raise StepError(
+            f"`{target.name}` must be built on the GPU it runs on: {reason}",
+            hint="build on such a machine, or remove the target from `runs-on`",
+        )
+    action, files, executes = _compile(recipe, lock, place, target, runtime)
+    made = place.runner(action, f"compile {target.name}", executes=executes, place=place.environment)
+    about = {**made.facts["artefact"], **files, "toolchain": {**action.toolchain}}
+    return Compiled(store.tree(made.tree), made.facts["path"], about, made.facts.get("graph"))
+
+
+def _compile(
+    recipe: Recipe, lock: Lock, place: Place, target: Target, runtime: ModuleType
+) -> tuple[Action, Mapping[str, JSON], bool]:
+    """Return the action, what else the contract says of its result, and whether it executes the source."""
+    promise = recipe.promise(target.runtime)
+    inputs, users = {"graph": place.graph.tree}, [runtime]
+    about: dict[str, JSON] = {}
+    params = {
+        **target.to_json(),
+        "runtime": _engine(target),
+        "path": GRAPH,
+        "opset": lock.level.opset,
+        "ir": lock.level.ir,
+        "versions": promise.versions,
+        "interface": place.graph.facts["interface"],
+        **({"gpu": True} if runtime.BUILDS_ON_GPU else {}),
+    }
+    if promise.timing_cache:
+        inputs["timings"] = _beside(place, promise.timing_cache, about, "timings")
+    if target.precision == "int8" and recipe.calibration:
+        inputs["calibration"] = _beside(place, recipe.calibration, about, "calibration")
+    elif target.precision == "int8":
+        inputs["source"] = place.source
+        params |= {"kind": lock.kind, "payload": lock.payload, **_wishes(recipe)}
+        users.append(plugins.load("exporters", lock.kind))
+    action = Action("compile", plugins.load("steps", "compile").VERSION, inputs, params, _tools(lock, *users))
+    return action, about, "source" in inputs and _executes(lock)
+
+
+def _beside(place: Place, name: str, about: dict[str, JSON], role: str) -> str:
+    """Keep a file that lies beside the recipe; return the digest of the tree that holds it, and note its own."""
+    with (place.base / name).open("rb") as source:
+        blob = place.runner.store.add(source)
+    about[role] = blob.digest
+    return place.runner.store.put_tree(Tree.of({Path(name).name: blob})).digest
+
+
+def _measure(recipe: Recipe, lock: Lock, place: Place, target: Target, compiled: Compiled | None) -> Action:
+    """Return the measurement of an artefact; without one, the run of the source alone."""
     params = {
         "kind": lock.kind,
         "payload": lock.payload,
-        "runtime": _engine(target),
-        "path": place,
-        "interface": exported["interface"],
-        "ranges": exported["ranges"],
+        "interface": place.graph.facts["interface"],
+        "ranges": place.graph.facts["ranges"],
         **_wishes(recipe),
     }
-    inputs = {"source": source, "artefact": tree.digest}
-    tools = _tools(lock, plugins.load("exporters", lock.kind), plugins.load("runtimes", target.runtime))
-    return Action("measure", plugins.load("steps", "measure").VERSION, inputs, params, tools)
+    inputs, users = {"source": place.source}, [plugins.load("exporters", lock.kind)]
+    if compiled:
+        inputs["artefact"] = compiled.tree.digest
+        params |= {"runtime": _engine(target), "path": compiled.path, "device": target.device}
+        params |= {"gpu": True} if target.device != "cpu" else {}
+        users.append(plugins.load("runtimes", target.runtime))
+    return Action("measure", plugins.load("steps", "measure").VERSION, inputs, params, _tools(lock, *users))
 
 
 def _engine(target: Target) -> str:
@@ -171,30 +253,32 @@ def _facts(recipe: Recipe, graph: Result, artefacts: list[Artefact]) -> dict[str
             item.target.name: {
                 "precision": item.target.precision,
                 "tolerance": contract.bounds(recipe, item.target, outputs),
-                "cases": item.measured["cases"],
-                "shortened": item.measured["shortened"],
+                "unmeasured": item.unmeasured,
+                "cases": item.measured.facts["cases"],
+                "shortened": item.measured.facts["shortened"],
             }
             for item in artefacts
         },
     }
 
 
-def _assemble(recipe: Recipe, lock: Lock, store: Store, graph: Result, artefacts: list[Artefact], base: Path) -> Tree:
+def _assemble(recipe: Recipe, lock: Lock, place: Place, artefacts: list[Artefact], vectors: Tree) -> Tree:
     """Put the files of the bundle together: the graph, the artefacts, and our records about them."""
+    store, graph = place.runner.store, place.graph
     files: dict[str, Blob] = dict(store.tree(graph.tree).files)
     for artefact in artefacts:
         files |= dict(artefact.files.files)
     if recipe.card:
-        files[_card_path(recipe.card)] = store.put(_card(base / recipe.card))
+        files[_card_path(recipe.card)] = store.put(_card(place.base / recipe.card))
     model_files = sorted(files.items())
+    files |= {f"vectors/{path}": blob for path, blob in vectors}
     for runtime, text in lock.dependencies.items():
         files[f"deps/{runtime}/requirements.txt"] = store.put(text.encode())
     paths = {artefact.target.name: artefact.path for artefact in artefacts}
     compiled = {artefact.target.name: artefact.graph for artefact in artefacts if artefact.graph}
-    runtimes = {artefact.target.name: plugins.load("runtimes", artefact.target.runtime) for artefact in artefacts}
-    stability = {name: getattr(module, "STABILITY", "bitwise") for name, module in runtimes.items()}
-    promise = contract.derive(recipe, graph.facts, paths, compiled, stability)
-    diff.check_step(recipe, promise, store, base)
+    about = {artefact.target.name: artefact.about for artefact in artefacts}
+    promise = contract.derive(recipe, graph.facts, paths, compiled, about)
+    diff.check_step(recipe, promise, store, place.base)
     files[CONTRACT] = store.put(canonical.dump(promise))
     files[SBOM] = store.put(_sbom(recipe, lock, graph, model_files))
     files[RECORD] = store.put(_record(recipe, files, promise["targets"]))

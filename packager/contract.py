@@ -30,16 +30,16 @@ Graphs = Mapping[str, Mapping[str, JSON]]  # target name -> facts of its graph, 
 
 def derive(
     recipe: Recipe, exported: Mapping[str, JSON], artefacts: Artefacts, compiled: Graphs | None = None,
-    stability: Mapping[str, str] | None = None,
+    about: Graphs | None = None,
 ) -> JSON:  # fmt: skip
     """Return the contract as JSON. `exported` are the facts of the export step, `compiled` those of other graphs.
 
-    `stability` says of a target what a rebuild gives: the same bytes (`bitwise`, unless told otherwise), or other bytes
-    with the same function (`recorded`).
+    `about` says of a target what its artefact is; its `reproducibility` is what a rebuild gives: the same bytes
+    (`bitwise`, unless told otherwise), or other bytes with the same function (`recorded`).
 
     Raises StepError when a promise is known not to hold.
     """
-    interface, main, own = exported["interface"], exported["graph"], compiled or {}
+    interface, main, own, known = exported["interface"], exported["graph"], compiled or {}, about or {}
     outputs = [output["name"] for output in interface["outputs"]]
     check_promises(recipe, main, own)
     value = {
@@ -54,7 +54,8 @@ def derive(
                 "path": artefacts[target.name],
                 "tolerance": bounds(recipe, target, outputs),
                 "needs": _needs(target, main, own.get(target.name)),
-                "stability": (stability or {}).get(target.name, STABILITIES[0]),
+                "stability": known.get(target.name, {}).get("reproducibility", STABILITIES[0]),
+                **({"artefact": known[target.name]} if target.name in known else {}),
                 **({"graph": _graph(own[target.name])} if target.name in own else {}),
             }
             for target in recipe.targets()

@@ -26,7 +26,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from packager import canonical, transport
+from packager import canonical, plugins, transport
 from packager.bundle import CONTRACT, Bundle
 from packager.canonical import JSON
 from packager.errors import SourceError, UsageError, did_you_mean
@@ -80,12 +80,23 @@ def install(
 
 
 def _choose(targets: Mapping[str, JSON], wanted: str | None) -> str:
-    """Return the target to run: the one asked for, else the most exact one (fp32 before others), by name."""
-    if wanted is None:
-        return min(targets, key=lambda name: (targets[name]["precision"] != "fp32", name))
-    if wanted not in targets:
+    """Return the target to run: the one asked for, else one for CPUs, the most exact (fp32 before others), by name."""
+    served = {name: target for name, target in targets.items() if _is_served(target["runtime"])}
+    if wanted is not None and wanted not in targets:
         raise UsageError(f"the bundle has no target `{wanted}`", hint=did_you_mean(wanted, targets))
-    return wanted
+    if not served or (wanted is not None and wanted not in served):
+        listed = ", ".join(f"`{name}`" for name in sorted(served)) or "none"
+        raise UsageError(
+            f"`{wanted or min(targets)}` is for a runtime that `packager serve` does not drive",
+            hint=f"targets of this bundle that can be installed: {listed}; `packager unpack` gives the files of any",
+        )
+    return wanted or min(
+        served, key=lambda name: (served[name]["device"] != "cpu", served[name]["precision"] != "fp32", name)
+    )
+
+
+def _is_served(runtime: str) -> bool:
+    return bool(plugins.load("runtimes", runtime).SERVED)
 
 
 def _stage(
@@ -154,6 +165,7 @@ def _configure(bundle: Bundle, release: Path, contract: JSON, chosen: str) -> No
         "digest": bundle.digest,
         "runtime": target["runtime"],
         "target": chosen,
+        "device": target["device"],
         "artefact": f"bundle/{target['path']}",
         "interface": contract["interface"],
     }

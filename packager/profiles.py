@@ -32,6 +32,8 @@ from packager.types import Blob
 
 Profile = Literal["tar", "image"]
 KITFILE = "Kitfile"
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider",
+              "tensorrt": "TensorrtExecutionProvider", "rtx": "NvTensorRTRTXExecutionProvider"}  # fmt: skip
 PACKAGE = ("manifest.json", "component.json")
 BUNDLE_DIGEST = "packager.bundle.digest"
 _IMAGE_CONFIG = "application/vnd.oci.image.config.v1+json"
@@ -215,7 +217,7 @@ def model_package(bundle: Bundle) -> Mapping[str, bytes]:
     for name, target in sorted(bundle.targets.items()):
         if target["runtime"] != "onnxruntime":
             continue
-        provider = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}.get(target["device"])
+        provider = _PROVIDERS.get(target["device"])
         variants[name] = {
             "variant_directory": str(PurePosixPath(target["path"]).parent),
             "ep": provider or target["device"],

@@ -25,6 +25,7 @@ from packager.yamltext import Node, Scalar, Table, Where
 
 BATCH = (1, 64)
 """The bounds of a dimension named `batch` that a recipe does not bound itself."""
+_PROMISE = ("versions", "precision", "devices", "timing-cache")
 _PLANNED = frozenset({"vendor"})
 
 
@@ -43,15 +44,20 @@ class InputSpec:
 
 @dataclass(frozen=True, slots=True)
 class RunsOn:
-    """One promise: these versions (PEP 440) of a runtime, on these devices, at these precisions."""
+    """One promise: these versions (PEP 440) of a runtime, on these devices, at these precisions.
+
+    `timing_cache` is a file beside the recipe with the timings that a compiler which measures kernels is bound to.
+    """
 
     runtime: str
     versions: str
     precision: tuple[str, ...] = ("fp32",)
     devices: tuple[str, ...] = ("cpu",)
+    timing_cache: str | None = None
 
     def to_json(self) -> JSON:
-        return {"versions": self.versions, "precision": list(self.precision), "devices": list(self.devices)}
+        known = {"versions": self.versions, "precision": list(self.precision), "devices": list(self.devices)}
+        return known if self.timing_cache is None else {**known, "timing-cache": self.timing_cache}
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +161,7 @@ class Recipe:
     dynamic: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     runs_on: tuple[RunsOn, ...] = (RunsOn("onnxruntime", ">=1.17"),)
     tolerance: Mapping[str, Tolerance] = field(default_factory=built_in_tolerance)
+    calibration: str | None = None
     allow_pickle: bool = False
     custom_domains: tuple[str, ...] = ()
     toolchain: str = "host"
@@ -174,11 +181,23 @@ class Recipe:
         return tuple(sorted(found, key=lambda target: target.name))
 
     def tolerance_for(self, output: str, precision: str) -> Tolerance:
-        """Return the tolerance of one output: its own entry, else its precision's, else the default."""
-        return self.tolerance.get(output) or self.tolerance.get(precision) or self.tolerance["default"]
+        """Return the tolerance of one output: its own entry, else its precision's, else the default.
+
+        `mixed` is fp16 where that is harmless, so what holds for fp16 holds for it unless it has an entry.
+        """
+        like = {"mixed": "fp16"}.get(precision, "default")
+        return self.tolerance.get(output) or self.tolerance.get(precision) or self.tolerance[like]
+
+    def promise(self, runtime: str) -> RunsOn:
+        """Return what the recipe promises of a runtime it names."""
+        return next(promise for promise in self.runs_on if promise.runtime == runtime)
 
     def check_outputs(self, outputs: Collection[str]) -> None:
-        """Refuse a tolerance for an output that the graph does not have: it would never be applied."""
+        """Refuse a tolerance for an output that the graph does not have, and an output of int8 without one."""
+        for target in self.targets():
+            for name in sorted(outputs) if target.precision.startswith("int8") else ():
+                if not self.tolerance.keys() & {name, target.precision}:
+                    raise no_tolerance(target.precision)
         for name in sorted(set(self.tolerance) - {"default", *PRECISIONS, *outputs}):
             raise UsageError(
                 f"`tolerance` names `{name:.60}`, which is neither a precision nor an output",
@@ -200,6 +219,7 @@ class Recipe:
             "dynamic": {name: list(bounds) for name, bounds in self.dynamic.items()},
             "runs-on": {promise.runtime: promise.to_json() for promise in self.runs_on},
             "tolerance": {name: tolerance.to_json() for name, tolerance in self.tolerance.items()},
+            "calibration": self.calibration,
             "allow-pickle": self.allow_pickle,
             "custom-domains": list(self.custom_domains) or None,
             "toolchain": None if self.toolchain == "host" else self.toolchain,
@@ -215,6 +235,14 @@ class Recipe:
     def digest(self) -> str:
         """Identity of the meaning: sha256 of the canonical JSON of `to_json`."""
         return canonical.sha256(canonical.dump(self.to_json()))
+
+
+def no_tolerance(precision: str) -> UsageError:
+    """Return the error of a target that loses more than any default could allow."""
+    return UsageError(
+        f"`{precision}` is promised without a tolerance: how much it may lose depends on the model",
+        hint=f"add `tolerance: {{{precision}: {{atol: 0.1, rtol: 0.1}}}}` with what your model can afford",
+    )
 
 
 def parse(data: bytes | str, file: str, known_runtimes: Collection[str] | None = None) -> Recipe:
@@ -318,11 +346,13 @@ def _promise(runtime: str, node: Node) -> RunsOn:
     what = f"runs-on.{runtime}"
     if isinstance(node, Scalar):
         return RunsOn(runtime, recipefields.versions(node, what))
-    members = yamltext.fields(node, what, ("versions", "precision", "devices"), required=("versions",))
+    members = yamltext.fields(node, what, _PROMISE, required=("versions",))
     versions = recipefields.versions(members.pop("versions"), f"{what}.versions")
     precision = recipefields.words(members.get("precision"), f"{what}.precision", ("fp32",), "|".join(PRECISIONS))
     devices = recipefields.words(members.get("devices"), f"{what}.devices", ("cpu",), DEVICE)
-    return RunsOn(runtime, versions, precision, devices)
+    cache = members.get("timing-cache")
+    timings = None if cache is None else recipefields.timing_cache(cache, f"{what}.timing-cache")
+    return RunsOn(runtime, versions, precision, devices, timings)
 
 
 def _check_runtimes(promises: Table, known: Collection[str]) -> None:
@@ -378,6 +408,7 @@ _READERS: Mapping[str, Callable[[Node], Any]] = {
     "dynamic": _dynamic,
     "runs-on": _runs_on,
     "tolerance": _tolerance,
+    "calibration": recipefields.calibration,
     "allow-pickle": recipefields.allow_pickle,
     "custom-domains": recipefields.custom_domains,
     "toolchain": recipefields.toolchain,

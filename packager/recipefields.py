@@ -27,6 +27,8 @@ SEMVER = rf"{_NUMBER}\.{_NUMBER}\.{_NUMBER}(-{_LABEL}(\.{_LABEL})*)?(\+[0-9A-Za-
 REGISTRY = r"[A-Za-z][A-Za-z0-9+.-]*:\S+|databricks(-uc)?"
 CREDENTIAL = r"//[^/@]*:[^/@]*@"
 CARD = r".+\.(md|txt)"
+CALIBRATION = r".+\.(npz|npy|jsonl)"
+TIMING_CACHE = r".+\.cache"
 POLICY = r"[a-z0-9][a-z0-9-]*|.+\.ya?ml"
 RUNTIME = r"[a-z0-9]+(-[a-z0-9]+)*"
 DEVICE = r"[a-z0-9]+(_[a-z0-9]+)*"
@@ -44,7 +46,7 @@ VERSIONS = rf" *({_CLAUSE}) *(, *({_CLAUSE}) *)*"
 """The part of PEP 440 that releases of runtimes need; a bare `1.7.*` means `==1.7.*`."""
 
 TOOLCHAINS = ("host", "locked")
-PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+PRECISIONS = ("fp32", "fp32_optimised", "fp16", "mixed", "bf16", "int8", "int8_dynamic")
 DTYPES = (
     "bfloat16", "bool", "float16", "float32", "float64", "int16", "int32", "int64", "int8", "string",
     "uint16", "uint32", "uint64", "uint8",
@@ -118,6 +120,15 @@ def authors(node: Node) -> tuple[str, ...]:
 
 def card(node: Node) -> str:
     return _path(node, yamltext.text(node, "card", pattern=CARD, expect="a `.md` or `.txt` file", limit=255))
+
+
+def calibration(node: Node) -> str:
+    expect = "a `.npz`, `.npy` or `.jsonl` file"
+    return _path(node, yamltext.text(node, "calibration", pattern=CALIBRATION, expect=expect, limit=255))
+
+
+def timing_cache(node: Node, what: str) -> str:
+    return _path(node, yamltext.text(node, what, pattern=TIMING_CACHE, expect="a `.cache` file", limit=255))
 
 
 def _path(node: Node, path: str) -> str:

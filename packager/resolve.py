@@ -16,7 +16,8 @@ from packager.events import Note, OnEvent, Warned
 from packager.formats import requirements
 from packager.lock import Environment, Level, Lock
 from packager.memo import Memo
-from packager.recipe import Recipe, RunsOn
+from packager.recipe import Recipe, RunsOn, no_tolerance
+from packager.recipefields import PRECISIONS
 from packager.run import Runner
 from packager.sources import Pin, Settings
 from packager.types import Action, Blob, Tree
@@ -50,6 +51,7 @@ class Surroundings:
 
 def resolve(recipe: Recipe, runner: Runner, here: Surroundings, memo: Memo) -> Lock:
     """Pin the source, fetch it, choose the level, and lock tools and dependencies."""
+    check_targets(recipe)
     settings = here.settings(recipe, memo)
     source = sources.load_for(recipe.source)
     pin = source.resolve(recipe.source, settings)
@@ -69,6 +71,15 @@ def resolve(recipe: Recipe, runner: Runner, here: Surroundings, memo: Memo) -> L
         dependencies=_dependencies(recipe, here, runner.on_event),
         environment=environment,
     )
+
+
+def check_targets(recipe: Recipe) -> None:
+    """Refuse targets that no runtime has, and int8 without a word on what it may lose, before anything is fetched."""
+    for target in recipe.targets():
+        plugins.load("runtimes", target.runtime).is_graph(target.device, target.precision)
+        named = set(recipe.tolerance) - {"default", *PRECISIONS} | set(recipe.tolerance) & {target.precision}
+        if target.precision.startswith("int8") and not named:
+            raise no_tolerance(target.precision)
 
 
 def fetch(pin: Pin, runner: Runner, settings: Settings) -> Tree:
@@ -127,6 +138,9 @@ def question(recipe: Recipe) -> str:
     }
     if recipe.toolchain != "host":
         asked["toolchain"] = [recipe.toolchain, recipe.allow_pickle]
+    devices = {promise.runtime: list(promise.devices) for promise in recipe.runs_on if promise.devices != ("cpu",)}
+    if devices:  # what is installed to serve depends on them
+        asked["devices"] = devices
     return canonical.sha256(canonical.dump(asked))
 
 
@@ -209,6 +223,13 @@ def tools(recipe: Recipe, exporter: str, origin: origins.Origin) -> list[str]:
     return sorted(names)
 
 
+def _extras(recipe: Recipe, exporter: str) -> dict[str, str]:
+    """Return the extra of this package that brings each tool; the exporter's wins over a runtime's."""
+    users = [*(plugins.load("runtimes", target.runtime) for target in recipe.targets())]
+    users.append(plugins.load("exporters", exporter))
+    return {name: user.EXTRA for user in users for name in user.TOOLCHAIN}
+
+
 def _environment(
     recipe: Recipe, exporter: str, origin: origins.Origin, here: Surroundings, on_event: OnEvent
 ) -> Environment | None:
@@ -229,11 +250,10 @@ def _toolchain(
     names = tools(recipe, exporter, origin)
     if environment is None:
         try:
-            found = {name: host_version(name) for name in ("python", "machine", *names)}
+            extras = _extras(recipe, exporter)
+            found = {name: host_version(name, extras.get(name, "build")) for name in ("python", "machine", *names)}
         except MissingToolError as error:
-            extra = plugins.load("exporters", exporter).EXTRA
-            hint = f'pip install "packager[{extra}]", or write `toolchain: locked` in the recipe'
-            raise StepError(error.message, hint=hint) from error
+            raise StepError(error.message, hint=f"{error.hint}, or write `toolchain: locked` in the recipe") from error
         _compare(found, origin, on_event)
         return dict(sorted(found.items()))
     pins = {pin.name: pin.version.partition("+")[0] for pin in requirements.parse(environment.requirements)}
@@ -268,7 +288,8 @@ def place(lock: Lock, runner: Runner, here: Surroundings) -> Callable[[], Path] 
 def _dependencies(recipe: Recipe, here: Surroundings, on_event: OnEvent) -> dict[str, str]:
     found = {}
     for promise in recipe.runs_on:
-        wanted: Collection[str] = plugins.load("runtimes", promise.runtime).requirements(promise.versions)
+        runtime = plugins.load("runtimes", promise.runtime)
+        wanted: Collection[str] = runtime.requirements(promise.versions, promise.devices)
         found[promise.runtime] = dependencies.compile_lock(sorted(wanted), here.environment, on_event)
     return found
 

@@ -16,7 +16,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -120,6 +120,9 @@ def execute(
     Raises StepError with the step's message, or with the tail of its log when it died.
     """
     (scratch / "home").mkdir()
+    gpu = bool(action.params.get("gpu"))
+    if gpu:  # CUDA reserves address space for all memory of every GPU and of the host
+        limits = replace(limits, memory=0)
     inputs = {role: store.checkout(store.tree(digest), scratch / "in" / role) for role, digest in action.inputs.items()}
     job = {
         "action": action.to_json(),
@@ -131,17 +134,18 @@ def execute(
     }
     with storage_errors(scratch):
         (scratch / "job.json").write_bytes(json.dumps(job).encode())
-    code, log = _run_worker(scratch, limits, executes, set() if living is None else living, place)
+    python = of_environment(place, scratch / "code") if place else host()
+    variables = environment(scratch, numerics(), python.code)
+    arguments = ["-m", "packager.worker", str(scratch / "job.json")]
+    confined = command(scratch, arguments, variables, python, executes=executes, gpu=gpu)
+    code, log = _run_worker(scratch, confined, variables, limits, set() if living is None else living)
     return _answer(scratch / "answer.json", action.step, code, log)
 
 
 def _run_worker(
-    scratch: Path, limits: Limits, executes: bool, living: set[subprocess.Popen[bytes]], place: Path | None
-) -> tuple[int, str]:
-    python = of_environment(place, scratch / "code") if place else host()
-    variables = environment(scratch, numerics(), python.code)
-    line = ["-m", "packager.worker", str(scratch / "job.json")]
-    arguments = command(scratch, line, variables, python, executes=executes)
+    scratch: Path, arguments: list[str], variables: Mapping[str, str], limits: Limits,
+    living: set[subprocess.Popen[bytes]],
+) -> tuple[int, str]:  # fmt: skip
     log = scratch / "log"
     with log.open("wb") as sink:
         process = subprocess.Popen(

@@ -32,7 +32,7 @@ _PR_SET_PDEATHSIG = 1  # die when the program that started us dies
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one worker may use: `memory` in bytes of address space, `seconds` of wall time."""
+    """What one worker may use: `memory` in bytes of address space (0: no limit), `seconds` of wall time."""
 
     memory: int
     seconds: int
@@ -90,9 +90,12 @@ def bubblewrap() -> str | None:
 
 
 def command(
-    scratch: Path, arguments: Sequence[str], variables: Mapping[str, str], python: Interpreter, *, executes: bool
-) -> list[str]:
+    scratch: Path, arguments: Sequence[str], variables: Mapping[str, str], python: Interpreter, *, executes: bool,
+    gpu: bool = False,
+) -> list[str]:  # fmt: skip
     """Return the command line that runs `python` with `arguments`, confined to `scratch`.
+
+    `gpu` shows the devices of NVIDIA's driver to it; nothing else may see them, so that no artefact depends on them.
 
     `variables` is its whole environment; it is also told to bubblewrap, because the loader of a set-uid bubblewrap
     would drop some of them (GLIBC_TUNABLES).
@@ -103,7 +106,7 @@ def command(
     wrapper = bubblewrap()
     if wrapper is not None:
         told = [word for name, value in variables.items() for word in ("--setenv", name, value)]
-        return [wrapper, *_wrapping(scratch, python.places), *told, "--", *line]
+        return [wrapper, *_wrapping(scratch, python.places), *(_gpu_devices() if gpu else ()), *told, "--", *line]
     if executes:
         raise StepError(
             "opening this model runs its code, and nothing here can confine it",
@@ -129,6 +132,11 @@ def _java() -> list[str]:
     return [str(path) for path in sorted(Path("/etc").glob("java*"))]
 
 
+def _gpu_devices() -> list[str]:
+    found = sorted(str(path) for path in Path("/dev").glob("nvidia*"))
+    return [word for place in found for word in ("--dev-bind-try", place, place)]
+
+
 def _our_places() -> list[str]:
     """Return the directories this program lives in, editable installs included."""
     return [str(place) for name in _PACKAGES for place in importlib.import_module(name).__path__]
@@ -143,7 +151,8 @@ def environment(scratch: Path, pinned: Mapping[str, str], code: str = "") -> dic
 
 def apply_limits(limits: Limits, *, wrapped: bool) -> None:
     """Confine the calling process for good: memory, core dumps, and, unless bubblewrap did it, the network."""
-    resource.setrlimit(resource.RLIMIT_AS, (limits.memory, limits.memory))
+    if limits.memory:
+        resource.setrlimit(resource.RLIMIT_AS, (limits.memory, limits.memory))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if not wrapped:
         _isolate()

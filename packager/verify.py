@@ -29,8 +29,12 @@ from packager.keys import PublicKey
 from packager.media import record
 from packager.types import Blob
 
-# Formats that are data. External data of a graph is `.bin`; wheels enter an isolated environment by their hashes.
-ALLOWED_SUFFIXES = frozenset({".onnx", ".bin", ".safetensors", ".json", ".txt", ".md", ".pbtxt", ".whl", ".html"})
+# Formats that are data, and two that are not: wheels enter an isolated environment by their hashes, and engines are
+# native code, which is why no file of a bundle is opened before its signature and digest hold. External data of a graph
+# and of an OpenVINO `.xml` is `.bin`.
+ALLOWED_SUFFIXES = frozenset(
+    {".onnx", ".bin", ".safetensors", ".json", ".txt", ".md", ".pbtxt", ".whl", ".html", ".engine", ".xml"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,4 +224,4 @@ def _check_formats(bundle: Bundle) -> str:
                 f"`{path}` is of a format that bundles may not hold",
                 hint=f"allowed: {', '.join(sorted(ALLOWED_SUFFIXES))}",
             )
-    return "only data formats"
+    return "only allowed formats"

@@ -75,8 +75,11 @@ def check_toolchain(wanted: Mapping[str, str]) -> None:
             )
 
 
-def host_version(name: str) -> str:
-    """Return the version of a tool here: `python` as major.minor, `machine`, or a distribution's public version."""
+def host_version(name: str, extra: str = "build") -> str:
+    """Return the version of a tool here: `python` as major.minor, `machine`, or a distribution's public version.
+
+    Raises MissingToolError, which names `extra`.
+    """
     if name == "python":
         return f"{sys.version_info.major}.{sys.version_info.minor}"
     if name == "machine":
@@ -87,11 +90,16 @@ def host_version(name: str) -> str:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             version = importlib.metadata.version(distribution)
             return version.partition("+")[0]  # `+cpu` says how it was built, not what it is
-    raise MissingToolError(name, "build")
+    raise MissingToolError(name, extra)
 
 
-_ALSO_CALLED = {"xgboost": ("xgboost-cpu",), "tensorflow": ("tensorflow-cpu",)}
-"""The same library in a smaller wheel: one lock serves both."""
+_ALSO_CALLED = {
+    "xgboost": ("xgboost-cpu",),
+    "tensorflow": ("tensorflow-cpu",),
+    "onnxruntime": ("onnxruntime-gpu",),
+    "tensorrt": ("tensorrt-cu13", "tensorrt-cu12", "tensorrt-cu13-bindings", "tensorrt-cu12-bindings"),
+}
+"""The same library in another wheel: one lock serves both."""
 
 
 if __name__ == "__main__":

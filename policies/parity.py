@@ -3,7 +3,8 @@
 
 For every target, every measured case and every output: `|got - expected| <= atol + rtol * |expected|`, element by
 element. Integers and texts must be equal; NaN and infinities must stand exactly where the source has them; shapes and
-types must agree. A target without a measured case is a finding: not measured is not a pass.
+types must agree. A target without a measured case is a finding: not measured is not a pass. Only where the host could
+not run a target at all, which the facts then give the reason of, is it a warning; the rule `measured` refuses that too.
 
 The measurement keeps the Pareto frontier of differences, so this verdict is exact for any tolerance, and changing a
 tolerance measures nothing again. One finding is given per target, case and output: its worst element.
@@ -25,7 +26,12 @@ def check(facts: Mapping[str, JSON]) -> Iterator[Finding]:
     if not targets:
         yield Finding("parity", "error", "targets", "no target was measured")
     for name, target in targets.items():
-        if not target["cases"]:
+        if target["unmeasured"] is not None:
+            message = f"target `{name}` was not measured here: {target['unmeasured']}"
+            yield Finding(
+                "parity", "warning", name, message, "prove it where it runs; its reference inputs travel along"
+            )
+        elif not target["cases"]:
             yield Finding("parity", "error", name, f"target `{name}` was not measured on any case")
         for case in target["cases"]:
             for output, measured in case["outputs"].items():

@@ -13,19 +13,33 @@ import pytest
 from packager import plugins
 from packager.cli import load as load_verb
 from packager.cli import verbs
+from packager.errors import UsageError
 
 TESTS = Path(__file__).parent
 OFFERS = {
     "exporters": {"TOOLCHAIN", "EXTRA", "EXECUTES", "detect", "load"},
     "policies": {"check"},
-    "runtimes": {"TOOLCHAIN", "level_for", "requirements", "is_graph"},
+    "runtimes": {
+        "TITLE",
+        "TOOLCHAIN",
+        "EXTRA",
+        "DEVICES",
+        "PRECISIONS",
+        "BUILDS_ON_GPU",
+        "SERVED",
+        "level_for",
+        "requirements",
+        "is_graph",
+        "unmeasurable",
+    },
     "signers": {"open_signer"},
     "sources": {"EXTRA", "matches", "resolve", "fetch"},
     "steps": {"VERSION", "run"},
 }
 FOUND = [(group, name) for group in plugins.GROUPS for name in plugins.names(group)]
 IDS = [f"{group}/{name}" for group, name in FOUND]
-HEAVY = ("torch", "onnx", "numpy", "mlflow", "transformers", "onnxruntime", "pandas", "sklearn", "bentoml", "tensorrt")
+HEAVY = ("torch", "onnx", "numpy", "mlflow", "transformers", "onnxruntime", "pandas", "sklearn", "bentoml",
+         "tensorrt", "tensorrt_rtx", "openvino")  # fmt: skip
 
 
 @pytest.mark.parametrize(("group", "name"), FOUND, ids=IDS)
@@ -36,6 +50,18 @@ def test_a_plug_in_offers_what_its_group_asks_for(group: plugins.Group, name: st
     assert module.__doc__
     if group == "steps":
         assert list(inspect.signature(module.run).parameters) == ["inputs", "out", "params"]
+
+
+@pytest.mark.parametrize("name", plugins.names("runtimes"))
+def test_a_runtime_knows_its_targets(name: str) -> None:
+    """Every one of its devices and precisions is a target; nothing else is; none needs anything to be asked."""
+    module = plugins.load("runtimes", name)
+    for device in module.DEVICES:
+        assert all(isinstance(module.is_graph(device, precision), bool) for precision in module.PRECISIONS)
+        assert module.unmeasurable(device) is None or device != "cpu"
+    for device, precision in (("abacus", module.PRECISIONS[0]), (module.DEVICES[0], "fp7")):
+        with pytest.raises(UsageError, match=f"has no target `{device}` with precision `{precision}`"):
+            module.is_graph(device, precision)
 
 
 @pytest.mark.parametrize(("group", "name"), FOUND, ids=IDS)

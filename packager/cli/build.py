@@ -46,8 +46,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
         bundle = _signed(built.bundle, args) if args.sign else built.bundle
         if args.output:
             transport.save(bundle, args.output, console)
-    for finding in built.verdict.findings:
-        console.message(f"{finding.level}: {finding.message}")
+    _say(built, console)
     _report(bundle, built, project.runner.executed, args.output, console)
     return 0
 
@@ -63,15 +62,17 @@ def _signed(bundle: Bundle, args: argparse.Namespace) -> Bundle:
 
 
 def _refused(built: Built, console: Console) -> int:
-    findings = built.verdict.findings
-    rows = [f"{finding.level}: {finding.message}" + (f"\n  hint: {finding.hint}" if finding.hint else "")
-            for finding in findings]  # fmt: skip
-    for row in rows:
-        console.message(row)
-    console.message(f"no bundle was made: {len(findings)} findings")
+    _say(built, console)
+    console.message(f"no bundle was made: {len(built.verdict.findings)} findings")
     if console.json:
         console.result(built.verdict.to_json(), "")
     return 1
+
+
+def _say(built: Built, console: Console) -> None:
+    for finding in built.verdict.findings:
+        hint = f"\n  hint: {finding.hint}" if finding.hint else ""
+        console.message(f"{finding.level}: {finding.message}{hint}")
 
 
 def _report(bundle: Bundle, built: Built, executed: int, output: Path | None, console: Console) -> None:
@@ -89,4 +90,6 @@ def _report(bundle: Bundle, built: Built, executed: int, output: Path | None, co
     }
     text = f"{bundle.name}:{bundle.version} {bundle.digest}\n{len(bundle.tree.files)} files, {size(bundle.size)}"
     text += f", {executed} steps run, policy: {', '.join(built.verdict.rules)} hold"
+    warnings = len(built.verdict.findings)
+    text += f", with {warnings} warnings above" if warnings else ""
     console.result(value, text + (f"\nwrote {output}" if output else ""))

@@ -1,15 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The header of a safetensors file, checked before a library maps it.
+"""safetensors: the header of a file, checked before a library maps it, and files of our own.
 
 Source: the format's description in huggingface/safetensors: eight bytes of header length, JSON that gives dtype, shape
 and two offsets for every tensor, then the data, without gaps and without overlap, to the end of the file.
+
+Law: the same tensors are the same bytes, in whatever order they are given, and data starts at a multiple of 8.
 """
 
 from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 from packager import canonical
 from packager.canonical import JSON
@@ -58,3 +62,25 @@ def _place(entry: JSON) -> tuple[int, int]:
 
 def _refused(path: Path, problem: str) -> StepError:
     return StepError(f"`{path.name}` is refused: {problem}", hint="save the weights again with `save_pretrained`")
+
+
+Tensor: TypeAlias = tuple[str, Sequence[int], bytes]  # numpy's name of the type, shape, little-endian data
+
+DTYPES = {
+    "bool": "BOOL", "int8": "I8", "int16": "I16", "int32": "I32", "int64": "I64", "uint8": "U8", "uint16": "U16",
+    "uint32": "U32", "uint64": "U64", "float16": "F16", "bfloat16": "BF16", "float32": "F32", "float64": "F64",
+}  # fmt: skip
+
+
+def dump(tensors: Mapping[str, Tensor]) -> bytes:
+    """Return the file that holds `tensors`, sorted by name. Raises ValueError for a type without a name there."""
+    header, end = {}, 0
+    for name in sorted(tensors):
+        dtype, shape, data = tensors[name]
+        if dtype not in DTYPES:
+            raise ValueError(f"safetensors has no type for {dtype}")
+        header[name] = {"dtype": DTYPES[dtype], "shape": list(shape), "data_offsets": [end, end + len(data)]}
+        end += len(data)
+    text = canonical.dump(header)
+    text += b" " * (-len(text) % 8)
+    return b"".join([len(text).to_bytes(8, "little"), text, *(tensors[name][2] for name in sorted(tensors))])

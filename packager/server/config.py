@@ -2,11 +2,12 @@
 """The configuration that `packager install` writes beside the model it serves.
 
     {"name": "digits", "version": "1.4.0", "digest": "sha256:…", "runtime": "onnxruntime",
-     "target": "onnxruntime-cpu-fp32", "artefact": "targets/onnxruntime-cpu-fp32/model.onnx",
+     "target": "onnxruntime-cpu-fp32", "device": "cpu", "artefact": "targets/onnxruntime-cpu-fp32/model.onnx",
      "interface": {"inputs": [{"name": "x", "dtype": "float32", "shape": ["batch", 1, 8, 8]}], "outputs": […],
                    "dimensions": {"batch": {"min": 1, "max": 64}}}}
 
-`artefact` is relative to the configuration's own directory. Unknown keys are refused.
+`artefact` is relative to the configuration's own directory. `device` is `cpu` where it is left out. Unknown keys are
+refused.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ class Config:
     digest: str
     runtime: str
     target: str
+    device: str
     artefact: Path
     interface: Interface
 
@@ -52,7 +54,7 @@ def read(path: Path) -> Config:
 
 
 def _parse(data: bytes, directory: Path) -> Config:
-    fields = record(orjson.loads(data), "the document", _KEYS)
+    fields = record(orjson.loads(data), "the document", _KEYS, optional={"device"})
     words = {key: text(fields[key], key) for key in sorted(_KEYS - {"interface"})}
     if not _RUNTIME.fullmatch(words["runtime"]):
         raise ValueError(f"`runtime`: expected the name of a runtime, got {quote(words['runtime'])}")
@@ -62,6 +64,7 @@ def _parse(data: bytes, directory: Path) -> Config:
         digest=words["digest"],
         runtime=words["runtime"],
         target=words["target"],
+        device=text(fields.get("device", "cpu"), "device"),
         artefact=directory / words["artefact"],
         interface=Interface.from_json(fields["interface"]),
     )

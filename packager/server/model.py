@@ -46,7 +46,7 @@ class Port(Protocol):
 
 
 class Session(Protocol):
-    """What a runtime offers: `packager.runtimes.<name>.session.open_session(path, threads=…)` returns one.
+    """What a runtime offers: `packager.runtimes.<name>.session.open_session(path, threads=…, device=…)` returns one.
 
     `run` may be called from several threads at once, takes every input by name and returns every output in the
     order of `outputs`.
@@ -73,7 +73,7 @@ class WarmUp:
 
 def load(config: Config, threads: int) -> Session:
     """Open the artefact and hold it against the interface. Raises StartError."""
-    session: Session = _opener(config.runtime)(config.artefact, threads)
+    session: Session = _opener(config.runtime)(config.artefact, threads, config.device)
     _check(session.inputs, config.interface.inputs, "input")
     _check(session.outputs, config.interface.outputs, "output")
     return session
@@ -88,9 +88,9 @@ def _opener(runtime: str) -> Any:
             f"runtime {quote(runtime)} cannot be imported: {error}", hint="install the bundle again"
         ) from None
 
-    def opener(path: Path, threads: int) -> Any:
+    def opener(path: Path, threads: int, device: str) -> Any:
         try:
-            return open_session(path, threads=threads)
+            return open_session(path, threads=threads, device=device)
         except Exception as error:  # every runtime has its own exceptions; here they all mean the same
             reason = str(error).strip().splitlines()
             raise StartError(f"{runtime} cannot load {quote(path)}: {' '.join(reason)[:500]}") from error

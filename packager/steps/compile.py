@@ -11,12 +11,19 @@ from typing import cast
 from packager import plugins
 from packager.canonical import JSON
 from packager.errors import StepError
+from packager.steps import _calibration
 
-VERSION = 2  # 2: the facts say which element types operators run on
+VERSION = 3  # 2: the facts say which element types operators run on; 3: and what the artefact is
 
 
 def run(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JSON]) -> JSON:
-    """Write the artefact of the target `params` names (`runtime`, `device`, `precision`); return its facts."""
+    """Write the artefact of the target `params` names (`runtime`, `device`, `precision`); return its facts.
+
+    `path` of the artefact in `out`, and `artefact`: its `reproducibility` (`bitwise`, or `recorded` where another
+    host may give other bytes), its `header` as read back from the file, and what it `needs` to run.
+    A tree `calibration` or `source` is where data comes from for the targets that are calibrated, and the tree
+    `timings` holds the file that a build of kernels is bound to.
+    """
     runtime = plugins.load("runtimes", params["runtime"])
     try:
         module = importlib.import_module(f"{runtime.__name__}.compile")
@@ -24,4 +31,5 @@ def run(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JSON]) -> JS
         if error.name != f"{runtime.__name__}.compile":
             raise
         raise StepError(f"runtime `{params['runtime']}` compiles nothing: it runs the graph as it is") from None
-    return cast(JSON, module.compile_graph(inputs["graph"], out, params))
+    batches = _calibration.batches(inputs, params) if inputs.keys() & {"calibration", "source"} else None
+    return cast(JSON, module.compile_graph(inputs, out, params, batches))

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ONNX Runtime on CPUs: runs the graph as it is, and an fp16 form of it compiled ahead.
+"""ONNX Runtime: runs the graph as it is, and other forms of it (fp16, int8, …) that are compiled ahead.
+
+Devices are execution providers: `cpu`, `cuda`, `tensorrt` (both of `onnxruntime-gpu`), `rtx` (a plug-in provider of
+NVIDIA's). The artefact of a form is the same on all of them.
 
 `versions.json` and `kernels.json` hold what was measured by loading probe graphs (`probes.py`) into every version that
 installs from PyPI; `packager.knowledge` says what their members mean.
@@ -7,17 +10,22 @@ installs from PyPI; `packager.knowledge` says what their members mean.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
+from packager.runtimes import _gpu, _versions
 from packaging.specifiers import SpecifierSet
 
 from packager import compatibility, knowledge
-from packager.errors import UsageError
 
 TITLE = "ONNX Runtime"
 TOOLCHAIN: tuple[str, ...] = ("onnx", "onnxruntime", "numpy", "ml-dtypes", "protobuf")
 EXTRA = "onnx"
-PRECISIONS = ("fp32", "fp16")
-DEVICES = ("cpu",)
+PRECISIONS = ("fp32", "fp32_optimised", "fp16", "mixed", "int8", "int8_dynamic")
+DEVICES = ("cpu", "cuda", "tensorrt", "rtx")
+BUILDS_ON_GPU = False
+SERVED = True
 
+_PLUGIN = "onnxruntime-ep-nv-tensorrt-rtx"
 _SERVING = ("granian>=2.5", "orjson>=3.10", "prometheus-client>=0.21")
 
 
@@ -45,22 +53,28 @@ def oldest_with(opset: int) -> str | None:
     return next((row.version for row in rows if (row.complete or 0) >= opset), None)
 
 
-def requirements(specifier: str) -> tuple[str, ...]:
+def requirements(specifier: str, devices: Collection[str] = ("cpu",)) -> tuple[str, ...]:
     """Return what a server on this runtime is installed from, as PEP 508 lines.
 
-    Before 1.19 the wheels crash on numpy 2, and all but 1.18.1 fail to say so.
+    Before 1.19 the wheels crash on numpy 2, and all but 1.18.1 fail to say so. The wheel for GPUs holds the CPU's
+    provider too, and cannot be installed beside the other.
     """
     table = knowledge.table("onnxruntime")
     numpy = {table.rows[version].numpy for version in promised(specifier)}
     bound = numpy.pop() if len(numpy) == 1 else ""
-    return (f"numpy{bound}", f"onnxruntime{SpecifierSet(specifier)}", *_SERVING)
+    wheel = "onnxruntime-gpu[cuda,cudnn]" if {"cuda", "tensorrt"} & {*devices} else "onnxruntime"
+    plugin = (_PLUGIN,) if "rtx" in devices else ()
+    return (f"numpy{bound}", f"{wheel}{SpecifierSet(specifier)}", *plugin, *_SERVING)
 
 
 def is_graph(device: str, precision: str) -> bool:
     """Say whether the canonical graph itself is the artefact of a target. Raises UsageError for an unknown target."""
-    if device not in DEVICES or precision not in PRECISIONS:
-        raise UsageError(
-            f"onnxruntime has no target `{device}` with precision `{precision}`",
-            hint=f"devices: {', '.join(DEVICES)}; precisions: {', '.join(PRECISIONS)}",
-        )
+    _versions.check_target("onnxruntime", device, precision, DEVICES, PRECISIONS)
     return precision == "fp32"
+
+
+def unmeasurable(device: str) -> str | None:
+    """Say why artefacts for `device` cannot run on this host, or None."""
+    if device == "cpu":
+        return None
+    return _gpu.obstacle((_PLUGIN, f"{_PLUGIN}-cu13") if device == "rtx" else ("onnxruntime-gpu",))

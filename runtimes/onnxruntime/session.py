@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Open an ONNX artefact in ONNX Runtime and run it, on the CPU.
+"""Open an ONNX artefact in ONNX Runtime and run it, on the provider that was asked for and on no other.
 
 This file is copied into installations and runs there with numpy and onnxruntime alone.
 """
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,13 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-PROVIDER = "CPUExecutionProvider"
+_PROVIDERS = {
+    "cpu": ("CPUExecutionProvider",),
+    "cuda": ("CUDAExecutionProvider",),
+    "tensorrt": ("TensorrtExecutionProvider", "CUDAExecutionProvider"),  # the second takes what the first cannot
+    "rtx": ("NvTensorRTRTXExecutionProvider",),
+}
+_PLUGIN = "onnxruntime_ep_nv_tensorrt_rtx"
 
 _DTYPES = {
     "tensor(bool)": "bool",
@@ -62,10 +69,10 @@ class Session:
         return [np.asarray(result) for result in results]
 
 
-def open_session(path: Path, *, threads: int) -> Session:
-    """Load the artefact at `path` with `threads` threads per run, 0 for one per core.
+def open_session(path: Path, *, threads: int, device: str = "cpu") -> Session:
+    """Load the artefact at `path` for `device` with `threads` threads per run, 0 for one per core.
 
-    Raises RuntimeError when another provider than the CPU's took the session, ValueError when a type has no
+    Raises RuntimeError when another provider than the device's took the session, ValueError when a type has no
     numpy form, and what ONNX Runtime raises when it cannot load the file.
     """
     options = onnxruntime.SessionOptions()
@@ -75,11 +82,37 @@ def open_session(path: Path, *, threads: int) -> Session:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     # Failures reach the caller as exceptions; ONNX Runtime would also write them to stderr in its own format.
     options.log_severity_level = _FATAL
-    session = onnxruntime.InferenceSession(str(path), options, providers=[PROVIDER])
-    # ONNX Runtime falls back to another provider without an error.
-    if session.get_providers() != [PROVIDER]:
-        raise RuntimeError(f"expected provider {PROVIDER}, got {', '.join(session.get_providers())}")
+    providers = _PROVIDERS[device]
+    if device == "cpu":
+        session = onnxruntime.InferenceSession(str(path), options, providers=list(providers))
+    else:
+        # Without this, nodes that a GPU's provider refuses, or all when it does not load, run on the CPU unnoticed.
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        session = _on_plugin(path, options) if device == "rtx" else _on_gpu(path, options, providers)
+    # ONNX Runtime falls back to another provider without an error; the CPU's is always listed last.
+    if session.get_providers()[0] != providers[0]:
+        raise RuntimeError(f"expected provider {providers[0]}, got {', '.join(session.get_providers())}")
     return Session(session)
+
+
+def _on_gpu(path: Path, options: Any, providers: tuple[str, ...]) -> Any:
+    known = onnxruntime.get_available_providers()
+    if providers[0] not in known:
+        raise RuntimeError(f"expected provider {providers[0]}, this onnxruntime has {', '.join(known)}")
+    return onnxruntime.InferenceSession(str(path), options, providers=list(providers))
+
+
+def _on_plugin(path: Path, options: Any) -> Any:
+    """Open on the devices of NVIDIA's plug-in provider, which is a library of its own since ONNX Runtime 1.23."""
+    plugin = importlib.import_module(_PLUGIN)
+    name = plugin.get_ep_name()
+    if all(device.ep_name != name for device in onnxruntime.get_ep_devices()):
+        onnxruntime.register_execution_provider_library(name, plugin.get_library_path())
+    devices = [device for device in onnxruntime.get_ep_devices() if device.ep_name == name]
+    if not devices:
+        raise RuntimeError(f"expected an RTX GPU for provider {name}, got none")
+    options.add_provider_for_devices(devices[:1], {})
+    return onnxruntime.InferenceSession(str(path), options)
 
 
 def _port(node: Any) -> Port:

@@ -7,8 +7,11 @@ and driver they carry, from the vendor's build script and compatibility page.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
+from packager.runtimes import _versions
+
 from packager import compatibility, knowledge
-from packager.errors import UsageError
 
 TITLE = "Triton Inference Server"
 TOOLCHAIN: tuple[str, ...] = ("onnx", "onnxruntime", "numpy", "ml-dtypes", "protobuf")
@@ -16,6 +19,8 @@ EXTRA = "onnx"
 ENGINE = "onnxruntime"  # whose artefacts it runs: they are compiled and measured there
 PRECISIONS = ("fp32", "fp16")
 DEVICES = ("cpu",)
+BUILDS_ON_GPU = False
+SERVED = False
 
 
 def level_for(specifier: str) -> tuple[int, int]:
@@ -23,7 +28,7 @@ def level_for(specifier: str) -> tuple[int, int]:
     return compatibility.level_for("triton", specifier)
 
 
-def requirements(specifier: str) -> tuple[str, ...]:
+def requirements(specifier: str, devices: Collection[str] = ("cpu",)) -> tuple[str, ...]:
     """Return what its Python backend needs to run a graph; the container's own ONNX backend needs nothing.
 
     With numpy 2 the stubs of that backend return wrong values without an error.
@@ -35,9 +40,10 @@ def requirements(specifier: str) -> tuple[str, ...]:
 
 def is_graph(device: str, precision: str) -> bool:
     """Say whether the canonical graph itself is the artefact of a target. Raises UsageError for an unknown target."""
-    if device not in DEVICES or precision not in PRECISIONS:
-        raise UsageError(
-            f"triton has no target `{device}` with precision `{precision}`",
-            hint=f"devices: {', '.join(DEVICES)}; precisions: {', '.join(PRECISIONS)}",
-        )
+    _versions.check_target("triton", device, precision, DEVICES, PRECISIONS)
     return precision == "fp32"
+
+
+def unmeasurable(device: str) -> str | None:
+    """Say why artefacts for `device` cannot run on this host, or None: the engine inside runs everywhere."""
+    return None

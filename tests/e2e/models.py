@@ -2,6 +2,7 @@
 """Real models for end-to-end tests, written to disk by a process of their own. Usage: models.py KIND FOLDER.
 
 cnn      a convolutional net with batch norm, as .pt2 with a dynamic batch
+resnet   a residual net of the size and shape of ResNet-50 (25.6 M parameters), as .pt2 with a dynamic batch
 sinus    positions computed in `forward`: the exporter folds exp, sin and cos with the host's instructions
 branch   Python control flow on data, as a pickle: cannot be exported
 network  a pickle whose opening tries to reach the network
@@ -27,6 +28,39 @@ class Cnn(nn.Module):
             nn.Flatten(),
             nn.Linear(128, 10),
         )
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.net(image)
+
+
+class Bottleneck(nn.Module):
+    def __init__(self, width: int, inner: int, outer: int, stride: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(width, inner, 1, bias=False), nn.BatchNorm2d(inner), nn.ReLU(),
+            nn.Conv2d(inner, inner, 3, stride, 1, bias=False), nn.BatchNorm2d(inner), nn.ReLU(),
+            nn.Conv2d(inner, outer, 1, bias=False), nn.BatchNorm2d(outer),
+        )  # fmt: skip
+        fits = stride == 1 and width == outer
+        self.skip = nn.Identity() if fits else nn.Sequential(nn.Conv2d(width, outer, 1, stride), nn.BatchNorm2d(outer))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(self.body(x) + self.skip(x))
+
+
+class ResNet(nn.Module):
+    """ResNet-50: four stages of 3, 4, 6 and 3 bottlenecks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [nn.Conv2d(3, 64, 7, 2, 3), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(3, 2, 1)]
+        width = 64
+        for stage, count in enumerate((3, 4, 6, 3)):
+            for index in range(count):
+                inner = 64 << stage
+                layers.append(Bottleneck(width, inner, 4 * inner, 2 if stage and not index else 1))
+                width = 4 * inner
+        self.net = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 1000))
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         return self.net(image)
@@ -79,6 +113,13 @@ def main(kind: str, folder: Path) -> None:
         example = torch.randn(4, 1, 8, 8)
         torch.export.save(
             torch.export.export(settle(Cnn(), example), (example,), dynamic_shapes=({0: batch},)), folder / "model.pt2"
+        )
+    elif kind == "resnet":
+        example = torch.randn(2, 3, 64, 64)
+        small = torch.export.Dim("batch", min=1, max=8)
+        torch.export.save(
+            torch.export.export(settle(ResNet(), example), (example,), dynamic_shapes=({0: small},)),
+            folder / "model.pt2",
         )
     elif kind == "sinus":
         example = torch.randn(4, 48, 64)

@@ -20,7 +20,8 @@ from packager.waivers import Waiver
 def facts(**output: JSON) -> dict[str, JSON]:
     measured = {"dtype": "float32", "shape": [2], "not_finite": 0, "frontier": [], **output}
     case = {"name": "batch=2", "outputs": {"y": measured}}
-    target = {"precision": "fp32", "tolerance": {"y": {"atol": 1e-3, "rtol": 1e-2}}, "cases": [case], "shortened": {}}
+    target = {"precision": "fp32", "tolerance": {"y": {"atol": 1e-3, "rtol": 1e-2}}, "unmeasured": None,
+              "cases": [case], "shortened": {}}  # fmt: skip
     return {"nondeterministic": [], "targets": {"onnxruntime-cpu-fp32": target}}
 
 
@@ -71,6 +72,17 @@ def test_not_measured_is_not_a_pass() -> None:
     empty["targets"]["onnxruntime-cpu-fp32"]["cases"] = []
     assert not policy.judge(RELEASE, empty).ok
     assert not policy.judge(RELEASE, {"nondeterministic": [], "targets": {}}).ok
+
+
+def test_what_this_host_cannot_run_is_said_and_can_be_refused() -> None:
+    absent = facts()
+    absent["targets"]["onnxruntime-cpu-fp32"] |= {"cases": [], "unmeasured": "this host has no NVIDIA GPU"}
+    verdict = policy.judge(RELEASE, absent)
+    (finding,) = verdict.findings
+    assert verdict.ok and finding.level == "warning" and "not measured here: this host has no" in finding.message
+    demanding = policy.judge(Profile("p", ("parity", "measured")), absent)
+    assert not demanding.ok and {item.level for item in demanding.findings} == {"warning", "error"}
+    assert policy.judge(Profile("p", ("measured",)), facts()).ok
 
 
 @pytest.mark.parametrize("rule", plugins.names("policies"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,14 +28,18 @@ class Exported:
     tree: Path
     facts: Mapping[str, Any]
 
-    def measured(self, tree: Path, path: str) -> Any:
+    def measured(self, tree: Path, path: str, runtime: str = "onnxruntime") -> Any:
         known = {"interface": self.facts["interface"], "ranges": self.facts["ranges"]}
-        params = {**self.params, **known, "runtime": "onnxruntime", "path": path}
-        return measure.run({"source": self.source, "artefact": tree}, tree, params)
+        params = {**self.params, **known, "runtime": runtime, "device": "cpu", "path": path}
+        with tempfile.TemporaryDirectory() as out:
+            return measure.run({"source": self.source, "artefact": tree}, Path(out), params)
 
-    def compiled(self, out: Path, **params: Any) -> Any:
+    def compiled(self, out: Path, calibration: Path | None = None, **params: Any) -> Any:
+        out.mkdir(exist_ok=True)
         target = {"runtime": "onnxruntime", "device": "cpu", "precision": "fp16", "path": "model/model.onnx"}
-        return compile.run({"graph": self.tree}, out, {**LEVEL, **target, **params})
+        known = {**LEVEL, **target, "versions": ">=1", "interface": self.facts.get("interface")}
+        inputs = {"graph": self.tree} | ({"calibration": calibration} if calibration else {})
+        return compile.run(inputs, out, {**known, **params})
 
 
 def network() -> torch.nn.Module:

@@ -17,8 +17,9 @@ def test_the_plug_in_provides_what_a_build_asks_for() -> None:
     assert module.TITLE == "ONNX Runtime"
     assert "onnxruntime" in module.TOOLCHAIN
     assert module.is_graph("cpu", "fp32") and not module.is_graph("cpu", "fp16")
-    with pytest.raises(UsageError, match="no target `cuda` with precision `fp32`"):
-        module.is_graph("cuda", "fp32")
+    assert module.is_graph("cuda", "fp32")
+    with pytest.raises(UsageError, match="no target `npu` with precision `fp32`"):
+        module.is_graph("npu", "fp32")
 
 
 def test_the_table_is_ordered_and_complete() -> None:
@@ -55,6 +56,12 @@ def test_requirements_know_what_metadata_forgot() -> None:
     assert {line.partition(">")[0] for line in onnxruntime.requirements(">=1.17")[2:]} == {
         "granian", "orjson", "prometheus-client",
     }  # fmt: skip
+
+
+def test_requirements_follow_the_devices() -> None:
+    assert "onnxruntime-gpu[cuda,cudnn]>=1.20" in onnxruntime.requirements(">=1.20", ("cpu", "cuda"))
+    assert "onnxruntime>=1.23" in onnxruntime.requirements(">=1.23", ("rtx",))
+    assert "onnxruntime-ep-nv-tensorrt-rtx" in onnxruntime.requirements(">=1.23", ("rtx",))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every target must have been measured by this build.
+
+A host without a GPU can build artefacts for one, but not run them. `parity` says so as a warning; this rule makes it
+an error, for those who release nothing that was not seen to be right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from packager.canonical import JSON
+from packager.types import Finding
+
+
+def check(facts: Mapping[str, JSON]) -> Iterator[Finding]:
+    """Yield one finding for each target that was not measured."""
+    for name, target in facts["targets"].items():
+        if target["unmeasured"] is not None:
+            yield Finding(
+                "measured",
+                "error",
+                name,
+                f"target `{name}` was not measured: {target['unmeasured']}",
+                "build on a host that can run it, or choose a profile without the rule `measured`",
+            )

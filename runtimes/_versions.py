@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every runtime asks of a recipe: a range that is one, and a target that it has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
+
+from packager.errors import UsageError
+
+
+def parse(runtime: str, specifier: str) -> SpecifierSet:
+    """Return a range of versions. Raises UsageError for what is none."""
+    try:
+        return SpecifierSet(specifier)
+    except InvalidSpecifier as error:
+        raise UsageError(
+            f"`{specifier:.80}` is not a version range", hint=f'write it as in `{runtime}: ">=1.17,<2"`'
+        ) from error
+
+
+def check_target(runtime: str, device: str, precision: str, devices: Iterable[str], precisions: Iterable[str]) -> None:
+    """Raise UsageError for a target that a runtime does not have."""
+    if device not in devices or precision not in precisions:
+        raise UsageError(
+            f"{runtime} has no target `{device}` with precision `{precision}`",
+            hint=f"devices: {', '.join(devices)}; precisions: {', '.join(precisions)}",
+        )

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""OpenVINO on CPUs: runs its intermediate representation (IR), compiled ahead from the graph.
+
+`versions.json` holds what was measured by opening and running IR of the newest version in older ones;
+`packager.knowledge` says what its members mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from packager.runtimes import _versions
+from packaging.specifiers import SpecifierSet
+
+from packager import compatibility, knowledge
+from packager.errors import UsageError
+
+TITLE = "OpenVINO"
+TOOLCHAIN: tuple[str, ...] = ("onnx", "openvino", "numpy", "ml-dtypes", "protobuf")
+EXTRA = "openvino"
+PRECISIONS = ("fp32", "fp16")
+DEVICES = ("cpu",)
+BUILDS_ON_GPU = False
+SERVED = True
+
+_LEVEL = (18, 8)  # what the converter reads does not limit this: older graphs run on more runtimes beside it
+_SERVING = ("granian>=2.5", "orjson>=3.10", "prometheus-client>=0.21")
+
+
+def promised(specifier: str) -> list[str]:
+    """Return the known versions that a PEP 440 range allows, oldest first. Raises UsageError when there is none."""
+    found = [row.version for row in compatibility.promised(knowledge.table("openvino"), specifier)]
+    if not found:
+        known = [*knowledge.table("openvino").rows]
+        raise UsageError(
+            f"no known version of openvino is in `{specifier:.80}`", hint=f"known are {known[0]} to {known[-1]}"
+        )
+    return found
+
+
+def level_for(specifier: str) -> tuple[int, int]:
+    """Return the opset and the IR version of the graph that the IR is made of. Raises UsageError for an empty range."""
+    promised(specifier)
+    return _LEVEL
+
+
+def requirements(specifier: str, devices: Collection[str] = ("cpu",)) -> tuple[str, ...]:
+    """Return what a server on this runtime is installed from, as PEP 508 lines."""
+    table = knowledge.table("openvino")
+    numpy = {table.rows[version].numpy for version in promised(specifier)}
+    bound = numpy.pop() if len(numpy) == 1 else ""
+    return (f"numpy{bound}", f"openvino{SpecifierSet(specifier)}", *_SERVING)
+
+
+def is_graph(device: str, precision: str) -> bool:
+    """Say that the artefact is never the graph itself. Raises UsageError for an unknown target."""
+    _versions.check_target("openvino", device, precision, DEVICES, PRECISIONS)
+    return False
+
+
+def unmeasurable(device: str) -> str | None:
+    """Say why artefacts for `device` cannot run on this host, or None: every host has a CPU."""
+    return None

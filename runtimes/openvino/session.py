@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Open an IR artefact in OpenVINO and run it, on the CPU, with fp32 arithmetic.
+
+This file is copied into installations and runs there with numpy and openvino alone.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino
+from numpy.typing import NDArray
+
+_DTYPES = {
+    "boolean": "bool", "i8": "int8", "i16": "int16", "i32": "int32", "i64": "int64", "u8": "uint8", "u16": "uint16",
+    "u32": "uint32", "u64": "uint64", "f16": "float16", "f32": "float32", "f64": "float64",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """An input or output: its numpy dtype name and its shape; a size that the artefact leaves open is None."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str | None, ...]
+
+
+class Session:
+    """An artefact ready to run. `run` may be called from several threads at once: each has a request of its own."""
+
+    def __init__(self, compiled: Any) -> None:
+        self._compiled = compiled
+        self._local = threading.local()
+        self.inputs = tuple(_port(port) for port in compiled.inputs)
+        self.outputs = tuple(_port(port) for port in compiled.outputs)
+        self.provider = "CPU"
+        self.version: str = openvino.get_version().partition("-")[0]
+
+    def run(self, feeds: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        """Return every output, in the order of `outputs`. Raises what OpenVINO raises."""
+        request = getattr(self._local, "request", None)
+        if request is None:
+            request = self._local.request = self._compiled.create_infer_request()
+        for port in self.inputs:
+            given = feeds[port.name].dtype.name
+            if given != port.dtype:  # OpenVINO would convert without a word
+                raise ValueError(f"`{port.name}`: expected {port.dtype}, got {given}")
+        results = request.infer({name: np.ascontiguousarray(value) for name, value in feeds.items()})
+        return [np.array(results[index]) for index in range(len(self.outputs))]
+
+
+def open_session(path: Path, *, threads: int, device: str = "cpu") -> Session:
+    """Load the artefact at `path` with `threads` threads per run, 0 for one per core.
+
+    Raises ValueError for another device and for types without a numpy form, and what OpenVINO raises.
+    """
+    if device != "cpu":
+        raise ValueError(f"expected device cpu, got {device}")
+    # Without the precision hint, CPUs with AMX or AVX512-BF16 compute in bfloat16: fast, and out of tolerance.
+    config = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
+    core = openvino.Core()
+    return Session(core.compile_model(core.read_model(str(path)), "CPU", config))
+
+
+def _port(port: Any) -> Port:
+    kind = port.get_element_type().get_type_name()
+    if kind not in _DTYPES:
+        raise ValueError(f"`{port.get_any_name()}` is a {kind}, which has no numpy form")
+    shape = tuple(size.get_length() if size.is_static else None for size in port.get_partial_shape())
+    return Port(port.get_any_name(), _DTYPES[kind], shape)

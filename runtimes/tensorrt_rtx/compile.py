@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compile for TensorRT for RTX: one engine per compute capability, built ahead of time without a GPU.
+
+Engines are `recorded`: the builder names some internal symbols after the order of memory addresses, so that two builds
+of some networks (a ResNet-50 in fp32) differ in those names and in nothing else; others came out the same every time.
+
+An engine begins with 64 bytes that say what it is. Their layout is not documented; it was read off engines of every
+capability and is used to check what the builder was asked for, never to decide anything:
+
+    0  magic `vtrt`    16  size of the file, 64 bits    24  version, four bytes    32  mask of compute capabilities
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from packager.runtimes import _tensorrt
+
+from packager.canonical import JSON
+from packager.errors import StepError
+
+_MAGIC = b"vtrt"
+_HEADER = 64
+_MASKS = {"sm_75": 1, "sm_80": 2, "sm_86": 4, "sm_89": 8, "sm_120": 16, "sm_121": 32}
+
+
+def compile_graph(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JSON], batches: object) -> JSON:
+    """Write the engine of the graph `inputs["graph"]/params["path"]` for `params["device"]` and read it back."""
+    trt = _tensorrt.tool(("tensorrt_rtx",), "tensorrt-rtx", "rtx")
+    _tensorrt.check_promise(params["versions"], trt.__version__, "tensorrt-rtx")
+    device = params["device"]
+
+    def configure(config: Any) -> None:
+        # Without one the builder takes whichever it knows; `CURRENT` would ask for a GPU.
+        config.num_compute_capabilities = 1
+        config.set_compute_capability(getattr(trt.ComputeCapability, device.replace("_", "").upper()), 0)
+
+    with _tensorrt.typed(inputs, params) as path:
+        engine = _tensorrt.build(trt, path, params["interface"], configure)
+    header = read_header(engine)
+    expected = {"format": "tensorrt-rtx", "version": trt.__version__, "gpus": [device], "bytes": len(engine)}
+    if header != expected:
+        raise StepError(f"the engine is not what was asked for: expected {expected}, got {header}")
+    (out / _tensorrt.FILE).write_bytes(engine)
+    artefact = {"reproducibility": "recorded", "header": header, "needs": {"gpu": device}}
+    return {"path": _tensorrt.FILE, "artefact": artefact}
+
+
+def read_header(data: bytes) -> JSON:
+    """Return what the first bytes of an engine say. Raises StepError if they are not those of an engine."""
+    if len(data) < _HEADER or data[:4] != _MAGIC:
+        raise StepError(f"expected an engine of TensorRT for RTX, got bytes that begin with {data[:4]!r}")
+    size, version, mask = (*struct.unpack_from("<Q4s", data, 16), struct.unpack_from("<I", data, 32)[0])
+    return {
+        "format": "tensorrt-rtx",
+        "version": ".".join(str(part) for part in version),
+        "gpus": [device for device, bit in _MASKS.items() if mask & bit],
+        "bytes": size,
+    }

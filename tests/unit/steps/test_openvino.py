@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""OpenVINO: its IR has the graph's interface and results, the same bytes everywhere, and opens in older versions."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino as installed
+import pytest
+from packager.runtimes import openvino
+from packager.runtimes.openvino import session
+
+from packager import knowledge, plugins
+from packager.errors import StepError, UsageError
+from tests.environments import python_with, run
+from tests.unit.steps.conftest import Exported
+
+
+def worst(facts: Any) -> float:
+    return max(record["max_abs"] for case in facts["cases"] for record in case["outputs"].values())
+
+
+@pytest.mark.parametrize(("precision", "loss"), [("fp32", 1e-6), ("fp16", 2e-3)])
+def test_the_ir_computes_what_the_source_does(precision: str, loss: float, exported: Exported, tmp_path: Path) -> None:
+    facts = exported.compiled(tmp_path, runtime="openvino", precision=precision)
+    assert facts["path"] == "model.xml" and facts["artefact"]["reproducibility"] == "bitwise"
+    assert facts["artefact"]["header"]["ir"] == 11
+    assert worst(exported.measured(tmp_path, "model.xml", "openvino")) < loss
+    weights = (tmp_path / "model.bin").stat().st_size / exported.facts["graph"]["bytes"]
+    assert weights == pytest.approx({"fp32": 1.0, "fp16": 0.5}[precision], abs=0.02)
+
+
+def test_the_ir_says_nothing_about_its_maker(exported: Exported, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        exported.compiled(tmp_path / name, runtime="openvino", precision="fp32")
+    data = [(tmp_path / name / "model.xml").read_bytes() for name in ("a", "b")]
+    assert data[0] == data[1]
+    for trace in (str(tmp_path).encode(), b"OpenVINO Runtime", b"2026", b"/tmp"):
+        assert trace not in data[0]
+
+
+def test_a_graph_that_cannot_be_converted(exported: Exported, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model.onnx").write_bytes(b"nothing")
+    broken = Exported(exported.source, exported.params, tmp_path, exported.facts)
+    with pytest.raises(StepError, match="OpenVINO cannot convert the graph"):
+        broken.compiled(tmp_path / "out", runtime="openvino", precision="fp32")
+
+
+def test_one_session_serves_many_threads(exported: Exported, tmp_path: Path) -> None:
+    exported.compiled(tmp_path, runtime="openvino", precision="fp32")
+    opened = session.open_session(tmp_path / "model.xml", threads=1)
+    assert opened.version == installed.__version__.partition("-")[0] and opened.provider == "CPU"
+    assert [(port.name, port.dtype, port.shape) for port in opened.inputs] == [("image", "float32", (None, 1, 8, 8))]
+    feeds = [{"image": np.full((n, 1, 8, 8), n / 10, "float32")} for n in range(1, 9)]
+    expected = [opened.run(feed)[0] for feed in feeds]
+    wrong: list[int] = []
+
+    def work(index: int) -> None:
+        for _ in range(50):
+            if not np.array_equal(opened.run(feeds[index])[0], expected[index]):
+                wrong.append(index)
+
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(len(feeds))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    with pytest.raises(ValueError, match="`image`: expected float32, got float64"):
+        opened.run({"image": np.zeros((1, 1, 8, 8))})
+    with pytest.raises(ValueError, match="expected device cpu, got npu"):
+        session.open_session(tmp_path / "model.xml", threads=1, device="npu")
+
+
+def test_what_a_range_promises() -> None:
+    assert plugins.load("runtimes", "openvino").level_for(">=2024.6") == (18, 8)
+    assert openvino.promised(">=2025.1,<2026")[0] == "2025.2.0"
+    assert openvino.requirements("==2024.3.*")[0] == "numpy<2"
+    assert installed.__version__.partition("-")[0] in knowledge.table("openvino").rows
+    with pytest.raises(UsageError, match="no known version of openvino is in `>=2099`"):
+        openvino.level_for(">=2099")
+
+
+RUN = """
+import sys, numpy, openvino
+core = openvino.Core()
+config = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1, "PERFORMANCE_HINT": "LATENCY"}
+opened = core.compile_model(core.read_model(sys.argv[1]), "CPU", config)
+x = numpy.linspace(0, 1, 4 * 64, dtype="float32").reshape(4, 1, 8, 8)
+numpy.save(sys.argv[2], opened({"image": x})[0])
+print(openvino.__version__)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("version", ["2023.3.0", "2024.3.0", "2025.0.0", "2026.0.0"])
+def test_measured_versions_open_what_the_newest_writes(version: str, exported: Exported, tmp_path: Path) -> None:
+    exported.compiled(tmp_path, runtime="openvino", precision="fp32")
+    here = session.open_session(tmp_path / "model.xml", threads=1)
+    x = np.linspace(0, 1, 4 * 64, dtype="float32").reshape(4, 1, 8, 8)
+    python = python_with(f"openvino=={version}", f"numpy{knowledge.table('openvino').rows[version].numpy}")
+    assert run(python, RUN, tmp_path / "model.xml", tmp_path / "y.npy").startswith(version)
+    np.testing.assert_allclose(np.load(tmp_path / "y.npy"), here.run({"image": x})[0], atol=1e-6)
