@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from packager import canonical, contract, diff, plugins, policy, resolve
+from packager import canonical, contract, diff, plugins, policy, resolve, vendor
 from packager.bundle import CONTRACT, FORMAT, RECORD, SBOM, Bundle, read
 from packager.canonical import JSON
 from packager.errors import StepError, TooNewError, UsageError
 from packager.events import Note
-from packager.formats import cyclonedx, modelpack, requirements
+from packager.formats import cyclonedx, locked, modelpack
 from packager.lock import Lock
 from packager.media import StoredBundle
 from packager.memo import Memo
@@ -101,6 +101,7 @@ def build(recipe: Recipe, lock: Lock, runner: Runner, here: resolve.Surroundings
     recipe.check_outputs([output["name"] for output in graph.facts["interface"]["outputs"]])
     place = Place(runner, source, graph, here.base, environment)
     artefacts = runner.each(lambda target: _artefact(recipe, lock, place, target), recipe.targets())
+    wheels = vendor.fetch(lock.dependencies, recipe.vendor, runner, here.environment)
     # ── pure from here on ──
     facts = _facts(recipe, graph, artefacts)
     verdict = policy.judge(profile, facts, here.today)
@@ -109,7 +110,7 @@ def build(recipe: Recipe, lock: Lock, runner: Runner, here: resolve.Surroundings
     if not verdict.ok:
         return Built(verdict, facts, None, outputs)
     inputs = Tree.of({path: blob for path, blob in vectors if path not in OUTPUTS})
-    tree = _assemble(recipe, lock, place, artefacts, inputs)
+    tree = _assemble(recipe, lock, place, artefacts, inputs, wheels)
     return Built(verdict, facts, _keep(recipe, tree, runner.store), outputs)
 
 
@@ -262,7 +263,10 @@ def _facts(recipe: Recipe, graph: Result, artefacts: list[Artefact]) -> dict[str
     }
 
 
-def _assemble(recipe: Recipe, lock: Lock, place: Place, artefacts: list[Artefact], vectors: Tree) -> Tree:
+def _assemble(
+    recipe: Recipe, lock: Lock, place: Place, artefacts: list[Artefact], vectors: Tree,
+    wheels: Mapping[str, Mapping[str, Blob]],
+) -> Tree:  # fmt: skip
     """Put the files of the bundle together: the graph, the artefacts, and our records about them."""
     store, graph = place.runner.store, place.graph
     files: dict[str, Blob] = dict(store.tree(graph.tree).files)
@@ -270,17 +274,19 @@ def _assemble(recipe: Recipe, lock: Lock, place: Place, artefacts: list[Artefact
         files |= dict(artefact.files.files)
     if recipe.card:
         files[_card_path(recipe.card)] = store.put(_card(place.base / recipe.card))
-    model_files = sorted(files.items())
     files |= {f"vectors/{path}": blob for path, blob in vectors}
-    for runtime, text in lock.dependencies.items():
-        files[f"deps/{runtime}/requirements.txt"] = store.put(text.encode())
+    for runtime, sets in lock.dependencies.wheels.items():
+        carried = wheels.get(runtime, {})
+        files |= {f"deps/{runtime}/wheels/{name}": blob for name, blob in carried.items()}
+        for name, text in locked.files(sets, lock.dependencies.indexes, carried).items():
+            files[f"deps/{runtime}/{name}"] = store.put(text.encode())
     paths = {artefact.target.name: artefact.path for artefact in artefacts}
     compiled = {artefact.target.name: artefact.graph for artefact in artefacts if artefact.graph}
     about = {artefact.target.name: artefact.about for artefact in artefacts}
     promise = contract.derive(recipe, graph.facts, paths, compiled, about)
     diff.check_step(recipe, promise, store, place.base)
     files[CONTRACT] = store.put(canonical.dump(promise))
-    files[SBOM] = store.put(_sbom(recipe, lock, graph, model_files))
+    files[SBOM] = store.put(_sbom(recipe, lock, graph, sorted(files.items()), paths))
     files[RECORD] = store.put(_record(recipe, files, promise["targets"]))
     return Tree.of(files)
 
@@ -296,13 +302,17 @@ def _card(path: Path) -> bytes:
         raise UsageError(f"cannot read the model card `{path}`: {error.strerror}") from None
 
 
-def _sbom(recipe: Recipe, lock: Lock, graph: Result, files: list[tuple[str, Blob]]) -> bytes:
+def _sbom(
+    recipe: Recipe, lock: Lock, graph: Result, files: list[tuple[str, Blob]], targets: Mapping[str, str]
+) -> bytes:  # fmt: skip
+    """Describe every file but the two that come after: the SBOM itself, and the record that names the SBOM's digest."""
     interface = graph.facts["interface"]
     model = cyclonedx.Model(
         recipe.name, recipe.version, recipe.license, recipe.description, recipe.authors,
-        interface["inputs"], interface["outputs"],
+        interface["inputs"], interface["outputs"], str(lock.source["uri"]), lock.tree.digest, lock.kind,
+        [item.to_json() for item in recipe.datasets], _card_path(recipe.card) if recipe.card else None,
     )  # fmt: skip
-    return cyclonedx.describe(model, files, {name: requirements.parse(t) for name, t in lock.dependencies.items()})
+    return cyclonedx.describe(model, files, targets, lock.dependencies, lock.toolchain)
 
 
 def _record(recipe: Recipe, files: Mapping[str, Blob], targets: Mapping[str, JSON]) -> bytes:

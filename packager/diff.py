@@ -19,7 +19,7 @@ from packager.bundle import CONTRACT, Bundle, open_bundle
 from packager.canonical import JSON
 from packager.contract import Contract, Port
 from packager.errors import NegativeAnswer, UsageError
-from packager.formats import requirements
+from packager.formats import ownlock
 from packager.recipe import Recipe
 from packager.store import Store
 
@@ -317,7 +317,10 @@ def _pins(bundle: Bundle, runtime: str) -> dict[str, str]:
     path = f"deps/{runtime}/requirements.txt"
     if bundle.tree.get(path) is None:
         return {}
-    return {pin.name: pin.version for pin in requirements.parse(bundle.read(path).decode())}
+    found: dict[str, list[str]] = {}
+    for pin in ownlock.parse(bundle.read(path), path).pins:
+        found.setdefault(pin.name, []).append(pin.version)
+    return {name: " and ".join(versions) for name, versions in found.items()}  # platforms may differ
 
 
 # versions

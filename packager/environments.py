@@ -55,7 +55,7 @@ def pythons_for(
     """Return which versions of Python the index has wheels for. Network, and nothing is installed."""
     found = []
     for python in candidates:
-        command = [_program(), "pip", "compile", "-", "--quiet", "--no-header", "--only-binary", ":all:",
+        command = [uv(), "pip", "compile", "-", "--quiet", "--no-header", "--only-binary", ":all:",
                    "--python-version", python, "--python-platform", "linux", "--no-python-downloads"]  # fmt: skip
         done = subprocess.run(
             command, input="\n".join(requirements), capture_output=True, text=True, timeout=_PATIENCE, check=False,
@@ -94,7 +94,7 @@ def _build(
 
 
 def _uv(arguments: Sequence[str], text: str, label: str, environment: Mapping[str, str] | None) -> None:
-    command = [_program(), *arguments, "--quiet", "--no-progress"]
+    command = [uv(), *arguments, "--quiet", "--no-progress"]
     env = None if environment is None else dict(environment)
     try:
         done = subprocess.run(
@@ -104,12 +104,12 @@ def _uv(arguments: Sequence[str], text: str, label: str, environment: Mapping[st
         raise SourceError(f"cannot {label}: no end after {_PATIENCE} s", hint="is the package index alive?") from None
     if done.returncode:
         raise SourceError(
-            f"cannot {label}: {_reason(done.stderr) or f'uv ended with status {done.returncode}'}",
+            f"cannot {label}: {explained(done.stderr) or f'uv ended with status {done.returncode}'}",
             hint="check the package index (UV_INDEX_URL, proxy) and which Python versions this host has",
         )
 
 
-def _reason(stderr: str) -> str:
+def explained(stderr: str) -> str:
     """Return uv's explanation as one line, without the warnings before it about interpreters it did not like."""
     rows = stderr.splitlines()
     start = next((number for number, row in enumerate(rows) if row.lstrip().startswith(("error", "×"))), 0)
@@ -117,7 +117,8 @@ def _reason(stderr: str) -> str:
     return " ".join(row for row in cleaned if row)[:600]
 
 
-def _program() -> str:
+def uv() -> str:
+    """Return the path of uv: the one that is installed beside us, else the one on the search path."""
     with contextlib.suppress(ModuleNotFoundError, FileNotFoundError):
         return str(importlib.import_module("uv").find_uv_bin())
     found = shutil.which("uv")

@@ -6,7 +6,7 @@
       previous -> releases/…                       what `current` named before; `roll_back` returns to it
       releases/<version>-<digest>/
         bundle/      the unpacked, verified files; `packager verify` works on it for ever
-        env/         a virtual environment holding exactly deps/<runtime>/requirements.txt, checked by hash
+        env/         a virtual environment holding exactly the locked wheels of this platform, checked by hash
         app/         the server, copied so that an upgrade of packager does not change a running installation
         serve.json   what the server is told
 
@@ -26,7 +26,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from packager import canonical, plugins, transport
+from packager import canonical, plugins, transport, wheels
 from packager.bundle import CONTRACT, Bundle
 from packager.canonical import JSON
 from packager.errors import SourceError, UsageError, did_you_mean
@@ -35,6 +35,7 @@ from packager.files import locked, staging, storage_errors, sync_directory, writ
 
 CONFIG = "serve.json"
 _SERVER = "packager.server"
+_CARRIED = "that carries its wheels (`vendor` in the recipe)"
 _MAIN = f"import sys\n\nfrom {_SERVER}.__main__ import main\n\nif __name__ == '__main__':\n    sys.exit(main())\n"
 
 
@@ -107,9 +108,9 @@ def _stage(
     with staging(release) as fresh:
         (fresh / "bundle").mkdir()
         transport.write_unpacked(bundle, fresh / "bundle", on_event)
-        requirements = fresh / "bundle" / "deps" / runtime / "requirements.txt"
+        supply = wheels.choose(fresh / "bundle" / "deps" / runtime, index.wheelhouse)
         with _reported(f"environment for {runtime}", on_event):
-            _environment(fresh / "env", requirements, index, environment)
+            _environment(fresh / "env", supply, environment)
         _copy_server(fresh / "app", runtime)
         _configure(bundle, fresh, contract, chosen)
         fresh.rename(release)  # a virtual environment moves as long as only its interpreter is called
@@ -124,17 +125,24 @@ def _reported(label: str, on_event: OnEvent) -> Iterator[None]:
     on_event(Finished(label, time.monotonic() - started))
 
 
-def _environment(target: Path, requirements: Path, index: Index, environment: Mapping[str, str]) -> None:
-    """Create a virtual environment with exactly the locked wheels. No source builds, no unlocked dependency."""
+def _environment(target: Path, supply: wheels.Supply, environment: Mapping[str, str]) -> None:
+    """Create a virtual environment with exactly the locked wheels. No source builds, no unlocked dependency.
+
+    With a place for wheels nothing else is asked, and no setting of pip can change that.
+    """
     venv.EnvBuilder(with_pip=True, symlinks=True).create(target)
-    source = ["--no-index", "--find-links", str(index.wheelhouse)] if index.wheelhouse else []
+    source = ["--no-index", "--find-links", str(supply.place)] if supply.place else []
+    own = {"PIP_CONFIG_FILE": "/dev/null"} if supply.place else {}
+    kept = {name: value for name, value in environment.items() if not (supply.place and name.startswith("PIP_"))}
     command = [str(target / "bin" / "python"), "-I", "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
-               "--require-hashes", "--only-binary", ":all:", "--no-deps", *source, "-r", str(requirements)]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, env=dict(environment), check=False)
+               "--require-hashes", "--only-binary", ":all:", "--no-deps", *source,
+               "-r", str(supply.requirements)]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, env={**kept, **own}, check=False)
     if done.returncode:
+        hint = "put exactly the wheels that deps/*/requirements.txt names there"
         raise SourceError(
             f"cannot install the locked dependencies: {_reason(done.stderr)}",
-            hint="without a network give `--wheelhouse DIR` with the wheels of deps/*/requirements.txt",
+            hint=hint if supply.place else f"without a network give `--wheelhouse DIR`, or ask for a bundle {_CARRIED}",
         )
 
 

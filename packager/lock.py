@@ -2,8 +2,8 @@
 """The lock: every mutable name of a recipe, resolved once, in a file that is reviewed like any lock file.
 
 It holds the pin of the source and the digest of every file of it, the level (opset, IR) the promises lead to, the
-versions of the tools that can change bytes, and the hash-locked dependencies of every runtime. With it a build is a
-pure function.
+versions of the tools that can change bytes, and for every runtime and platform the wheels, with their hashes and what
+their metadata says. With it a build is a pure function.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from packager import canonical
 from packager.canonical import JSON
 from packager.errors import LockError
 from packager.files import write_atomically
+from packager.formats.locked import Dependencies
 from packager.types import Tree
 
-FORMAT = 1
+FORMAT = 2  # 2: dependencies by platform, with metadata
 MAX_LOCK = 64 << 20
 _FIELDS = {"format", "recipe", "source", "export", "toolchain", "dependencies"}
 
@@ -52,8 +53,7 @@ class Lock:
     """A parsed `bundle.lock`.
 
     `source` is the pin as the source plug-in wrote it; `tree` the files it stands for; `kind` and `payload` name the
-    exporter and what it opens inside the tree; `dependencies` maps a runtime to a pip requirements file with hashes;
-    `environment` is where the tools run, None for this host's own Python.
+    exporter and what it opens inside the tree; `environment` is where the tools run, None for this host's own Python.
     """
 
     recipe: str
@@ -63,7 +63,7 @@ class Lock:
     payload: str
     level: Level
     toolchain: Mapping[str, str]
-    dependencies: Mapping[str, str]
+    dependencies: Dependencies
     environment: Environment | None = None
 
     def to_json(self) -> JSON:
@@ -79,7 +79,7 @@ class Lock:
                 **({"environment": self.environment.to_json()} if self.environment else {}),
             },
             "toolchain": dict(self.toolchain),
-            "dependencies": {name: text.splitlines() for name, text in self.dependencies.items()},
+            "dependencies": self.dependencies.to_json(),
         }
 
     def save(self, path: Path) -> None:
@@ -119,6 +119,6 @@ def _parse(value: Mapping[str, JSON]) -> Lock:
         payload=export["payload"],
         level=Level(int(export["opset"]), int(export["ir"])),
         toolchain=dict(value["toolchain"]),
-        dependencies={name: "".join(f"{line}\n" for line in rows) for name, rows in value["dependencies"].items()},
+        dependencies=Dependencies.from_json(value["dependencies"]),
         environment=Environment.from_json(export["environment"]) if "environment" in export else None,
     )

@@ -26,7 +26,6 @@ from packager.yamltext import Node, Scalar, Table, Where
 BATCH = (1, 64)
 """The bounds of a dimension named `batch` that a recipe does not bound itself."""
 _PROMISE = ("versions", "precision", "devices", "timing-cache")
-_PLANNED = frozenset({"vendor"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +145,22 @@ class Objectives:
 
 
 @dataclass(frozen=True, slots=True)
+class Dataset:
+    """Data that the model was made from, as far as its maker tells; all but the name may be left out."""
+
+    name: str
+    uri: str | None = None
+    digest: str | None = None
+    license: str | None = None
+    classification: str | None = None
+
+    def to_json(self) -> JSON:
+        known = {"name": self.name, "uri": self.uri, "digest": self.digest, "license": self.license,
+                 "classification": self.classification}  # fmt: skip
+        return {key: member for key, member in known.items() if member is not None}
+
+
+@dataclass(frozen=True, slots=True)
 class Recipe:
     """A parsed `bundle.yaml`. Mappings carry no order; paths are relative to the recipe's directory."""
 
@@ -170,6 +185,10 @@ class Recipe:
     slo: Objectives | None = None
     previous: str | None = None
     policy: str = "release"
+    platforms: tuple[str, ...] | None = None
+    vendor: tuple[str, ...] = ()
+    dependencies: str | None = None
+    datasets: tuple[Dataset, ...] = ()
 
     def targets(self) -> tuple[Target, ...]:
         """Return what the artefacts are compiled for, sorted by name."""
@@ -228,6 +247,10 @@ class Recipe:
             "slo": self.slo and self.slo.written(),
             "previous": self.previous,
             "policy": self.policy,
+            "platforms": None if self.platforms is None else list(self.platforms),
+            "vendor": list(self.vendor) or None,
+            "dependencies": self.dependencies,
+            "datasets": [item.to_json() for item in self.datasets] or None,
         }
         return {key: member for key, member in value.items() if member is not None}
 
@@ -251,7 +274,6 @@ def parse(data: bytes | str, file: str, known_runtimes: Collection[str] | None =
     With `known_runtimes` an unknown runtime is an error with its line. Raises UsageError.
     """
     node = yamltext.parse(data, file)
-    _refuse_planned(node)
     members = yamltext.fields(node, "recipe", _READERS, required=("name", "version", "source"))
     if known_runtimes is not None and "runs-on" in members:
         _check_runtimes(yamltext.table(members["runs-on"], "runs-on"), known_runtimes)
@@ -269,13 +291,6 @@ def load(path: Path, known_runtimes: Collection[str] | None = None) -> Recipe:
 def from_json(value: JSON) -> Recipe:
     """Return the recipe that `to_json` wrote, checked as strictly as if a person had written it."""
     return parse(canonical.dump(value), "recipe.json")
-
-
-def _refuse_planned(node: Node) -> None:
-    """Say of keys that the format reserves what they are, instead of guessing at a typo."""
-    for key, _ in node.entries if isinstance(node, Table) else ():
-        if key.text in _PLANNED:
-            raise key.where.error(f"`{key.text}` is not supported by this version", hint="remove it")
 
 
 def _inputs(node: Node) -> dict[str, InputSpec]:
@@ -395,6 +410,14 @@ def _slo(node: Node) -> Objectives:
     return Objectives(**found, memory=memory)
 
 
+def _datasets(node: Node) -> tuple[Dataset, ...]:
+    found = []
+    for item in yamltext.items(node, "datasets", least=1, most=1000):
+        members = yamltext.fields(item, "datasets", tuple(recipefields.DATASET), required=("name",))
+        found.append(Dataset(**{key: recipefields.DATASET[key](part) for key, part in members.items()}))
+    return tuple(sorted(found, key=lambda dataset: (dataset.name, dataset.uri or "")))
+
+
 _READERS: Mapping[str, Callable[[Node], Any]] = {
     "name": recipefields.name,
     "version": recipefields.version,
@@ -417,4 +440,8 @@ _READERS: Mapping[str, Callable[[Node], Any]] = {
     "slo": _slo,
     "previous": recipefields.previous,
     "policy": recipefields.policy,
+    "platforms": recipefields.platform_names("platforms"),
+    "vendor": recipefields.platform_names("vendor"),
+    "dependencies": recipefields.dependencies,
+    "datasets": _datasets,
 }

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Callable, Mapping
 
 from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
 from packaging.specifiers import SpecifierSet
 
 from packager import yamltext
 from packager.errors import IntegrityError
+from packager.platforms import PLATFORM
 from packager.types import check_path
 from packager.yamltext import Node, Scalar
 
@@ -29,6 +31,8 @@ CREDENTIAL = r"//[^/@]*:[^/@]*@"
 CARD = r".+\.(md|txt)"
 CALIBRATION = r".+\.(npz|npy|jsonl)"
 TIMING_CACHE = r".+\.cache"
+LOCK_FILE = r".+\.(txt|toml|lock)"
+DIGEST = r"sha256:[0-9a-f]{64}"
 POLICY = r"[a-z0-9][a-z0-9-]*|.+\.ya?ml"
 RUNTIME = r"[a-z0-9]+(-[a-z0-9]+)*"
 DEVICE = r"[a-z0-9]+(_[a-z0-9]+)*"
@@ -99,6 +103,7 @@ def _without_secret(node: Node, address: str) -> str:
 
 
 def licence(node: Node) -> str:
+    """Read an SPDX expression in its canonical spelling."""
     written = yamltext.text(node, "license", pattern=LINE, expect="an SPDX licence expression", limit=512)
     try:
         return canonicalize_license_expression(written)
@@ -235,3 +240,35 @@ def toolchain(node: Node) -> str:
 
 def minutes(node: Node) -> int:
     return yamltext.integer(node, "limits.minutes", 1, 7 * 24 * 60)
+
+
+def platform_names(what: str) -> Callable[[Node], tuple[str, ...]]:
+    """Return the reader of a list of platforms such as `linux_x86_64-cp311`, sorted."""
+
+    def read(node: Node) -> tuple[str, ...]:
+        listed = yamltext.items(node, what, least=1, most=64)
+        expect, hint = (
+            "a platform such as `linux_x86_64-cp311`",
+            "`manylinux_2_17_x86_64-cp311` asks for an older glibc",
+        )
+        return tuple(sorted({yamltext.text(item, what, pattern=PLATFORM, expect=expect, hint=hint) for item in listed}))
+
+    return read
+
+
+def dependencies(node: Node) -> str:
+    expect = "a lock file: `requirements.txt`, `pylock.toml` or `uv.lock`"
+    return _path(node, yamltext.text(node, "dependencies", pattern=LOCK_FILE, expect=expect, limit=255))
+
+
+def _line(what: str, pattern: str = LINE, expect: str = "one line of text") -> Callable[[Node], str]:
+    return lambda node: yamltext.text(node, what, pattern=pattern, expect=expect, limit=2048)
+
+
+DATASET: Mapping[str, Callable[[Node], str]] = {
+    "name": _line("datasets.name"),
+    "uri": lambda node: _without_secret(node, _line("datasets.uri")(node)),
+    "digest": _line("datasets.digest", DIGEST, "a digest such as `sha256:…`, 64 lower-case hexadecimal digits"),
+    "license": licence,
+    "classification": _line("datasets.classification"),
+}

@@ -4,16 +4,16 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from packager import canonical, dependencies, exporters, origins, plugins, sources, toolchains
+from packager import canonical, exporters, lockers, origins, platforms, plugins, sources, toolchains
 from packager.canonical import JSON
 from packager.errors import IntegrityError, LockError, MissingToolError, StepError, TooNewError, UsageError
 from packager.events import Note, OnEvent, Warned
-from packager.formats import requirements
+from packager.formats.locked import Dependencies
 from packager.lock import Environment, Level, Lock
 from packager.memo import Memo
 from packager.recipe import Recipe, RunsOn, no_tolerance
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 FETCH_VERSION = 1  # 1: first form
 _LONGEST = 256 << 20  # bytes of a payload that are searched for the version of what wrote it
+DESCRIBE_VERSION = 1  # 1: first form
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +50,10 @@ class Surroundings:
         )  # fmt: skip
 
 
-def resolve(recipe: Recipe, runner: Runner, here: Surroundings, memo: Memo) -> Lock:
-    """Pin the source, fetch it, choose the level, and lock tools and dependencies."""
+def resolve(
+    recipe: Recipe, runner: Runner, here: Surroundings, memo: Memo, engine: str = lockers.DEFAULT
+) -> Lock:  # fmt: skip
+    """Pin the source, fetch it, choose the level, and lock tools and dependencies (with `engine`)."""
     check_targets(recipe)
     settings = here.settings(recipe, memo)
     source = sources.load_for(recipe.source)
@@ -61,14 +64,14 @@ def resolve(recipe: Recipe, runner: Runner, here: Surroundings, memo: Memo) -> L
     origin = origins.read([path for path, _ in tree], _beginnings(runner, tree), payload)
     environment = _environment(recipe, exporter, origin, here, runner.on_event)
     return Lock(
-        recipe=question(recipe),
+        recipe=question(recipe, here.base),
         source=pin.to_json(),
         tree=tree,
         kind=exporter,
         payload=payload,
         level=level(recipe, exporter),
         toolchain=_toolchain(recipe, exporter, environment, origin, runner.on_event),
-        dependencies=_dependencies(recipe, here, runner.on_event),
+        dependencies=_dependencies(recipe, runner, here, engine),
         environment=environment,
     )
 
@@ -110,12 +113,18 @@ def fetch_locked(lock: Lock, runner: Runner, settings: Settings) -> str:
 
 
 def check_fresh(recipe: Recipe, lock: Lock, here: Surroundings, memo: Memo) -> None:
-    """Raise LockError if the lock belongs to another recipe, or if a local source changed since.
+    """Raise LockError if the lock belongs to another recipe, or if a local source or lock file changed since.
 
     A registry is not asked: what an alias means now is no business of a build, only of `packager lock`.
     """
-    if lock.recipe != question(recipe):
+    if lock.recipe != question(recipe, here.base):
         raise LockError("the lock is stale: the recipe changed since", hint="run `packager lock` and review the change")
+    for runtime, sets in lock.dependencies.wheels.items():
+        if missing := sorted(set(recipe.vendor) - set(sets)):
+            raise LockError(
+                f"the lock is stale: it has no dependencies of `{runtime}` for `{missing[0]}`",
+                hint="name it in `vendor` or `platforms` of the recipe and run `packager lock`",
+            )
     if sources.local_path(recipe.source, here.base) is not None:
         now = sources.load_for(recipe.source).resolve(recipe.source, here.settings(recipe, memo))
         if now.to_json() != dict(lock.source):
@@ -125,10 +134,11 @@ def check_fresh(recipe: Recipe, lock: Lock, here: Surroundings, memo: Memo) -> N
             )
 
 
-def question(recipe: Recipe) -> str:
+def question(recipe: Recipe, base: Path) -> str:
     """Return the digest of the part of a recipe that a lock answers.
 
-    Tolerances, names, inputs and precisions are not in it: changing them needs no new lock.
+    Tolerances, names, inputs and precisions are not in it: changing them needs no new lock. Nor is vendoring: a lock
+    that covers the platforms is enough (`check_fresh`).
     """
     asked: dict[str, JSON] = {
         "source": recipe.source,
@@ -141,7 +151,18 @@ def question(recipe: Recipe) -> str:
     devices = {promise.runtime: list(promise.devices) for promise in recipe.runs_on if promise.devices != ("cpu",)}
     if devices:  # what is installed to serve depends on them
         asked["devices"] = devices
+    if recipe.platforms:
+        asked["platforms"] = list(recipe.platforms)
+    if recipe.dependencies:
+        asked["dependencies"] = canonical.sha256(_own_file(recipe.dependencies, base))
     return canonical.sha256(canonical.dump(asked))
+
+
+def _own_file(name: str, base: Path) -> bytes:
+    try:
+        return (base / name).read_bytes()
+    except OSError as error:
+        raise UsageError(f"cannot read the lock file `{base / name}`: {error.strerror}") from None
 
 
 def check_pickle(recipe: Recipe, exporter: str, payload: str) -> None:
@@ -256,7 +277,10 @@ def _toolchain(
             raise StepError(error.message, hint=f"{error.hint}, or write `toolchain: locked` in the recipe") from error
         _compare(found, origin, on_event)
         return dict(sorted(found.items()))
-    pins = {pin.name: pin.version.partition("+")[0] for pin in requirements.parse(environment.requirements)}
+    from packager.formats import ownlock  # a warm build, which starts here too, does without it
+
+    listed = ownlock.parse(environment.requirements.encode(), "requirements.txt").pins
+    pins = {pin.name: pin.version.partition("+")[0] for pin in listed}
     locked = {name: pins.get(name) or pins[f"{name}-cpu"] for name in names}
     told = ", ".join(f"{name} {locked[name]}" for name in names if name in origin.packages and name not in origins.OURS)
     on_event(Note(f"the toolchain is locked: Python {environment.python}, {told or 'the newest versions that fit'}"))
@@ -285,13 +309,36 @@ def place(lock: Lock, runner: Runner, here: Surroundings) -> Callable[[], Path] 
     return lambda: toolchains.prepare(environment, builds, root, here.environment, runner.on_event)
 
 
-def _dependencies(recipe: Recipe, here: Surroundings, on_event: OnEvent) -> dict[str, str]:
-    found = {}
-    for promise in recipe.runs_on:
-        runtime = plugins.load("runtimes", promise.runtime)
-        wanted: Collection[str] = runtime.requirements(promise.versions, promise.devices)
-        found[promise.runtime] = dependencies.compile_lock(sorted(wanted), here.environment, on_event)
-    return found
+def _dependencies(recipe: Recipe, runner: Runner, here: Surroundings, engine: str) -> Dependencies:
+    from packager import dependencies  # a warm build, which starts here too, does without the tools of locking
+    from packager.formats import ownlock
+
+    runtimes = {
+        promise.runtime: tuple(
+            plugins.load("runtimes", promise.runtime).requirements(promise.versions, promise.devices)
+        )
+        for promise in recipe.runs_on
+    }
+    name = recipe.dependencies
+    wanted = dependencies.Wanted(
+        runtimes,
+        required=(*(recipe.platforms or ()), *recipe.vendor),
+        welcome=() if recipe.platforms else _welcome(engine),
+        own=ownlock.parse(_own_file(name, here.base), name) if name else None,
+        engine=engine,
+    )
+
+    def remember(key: JSON, ask: Callable[[], JSON]) -> JSON:
+        action = Action("describe", DESCRIBE_VERSION, params=key)
+        return runner(action, "read the metadata of wheels", perform=lambda _: ask()).facts
+
+    return dependencies.lock(wanted, here.environment, remember, runner.on_event)
+
+
+def _welcome(engine: str) -> tuple[str, ...]:
+    """Return the platforms of a recipe that names none: those which the engine can lock."""
+    can: Callable[[str], bool] = lockers.load(engine).locks
+    return tuple(name for name in platforms.DEFAULT if can(name)) or (platforms.here(),)
 
 
 def _beginnings(runner: Runner, tree: Tree) -> Callable[[str], bytes]:

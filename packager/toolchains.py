@@ -16,10 +16,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from packager import environments
-from packager.dependencies import OLDEST_PYTHON, explained, uv
+from packager.environments import explained, uv
 from packager.errors import SourceError, UsageError
 from packager.events import Finished, OnEvent, Started
 from packager.lock import Environment
+
+OLDEST_PYTHON = "3.11"  # that the code of a worker runs on
 
 
 def resolve(

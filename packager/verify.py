@@ -33,7 +33,7 @@ from packager.types import Blob
 # native code, which is why no file of a bundle is opened before its signature and digest hold. External data of a graph
 # and of an OpenVINO `.xml` is `.bin`.
 ALLOWED_SUFFIXES = frozenset(
-    {".onnx", ".bin", ".safetensors", ".json", ".txt", ".md", ".pbtxt", ".whl", ".html", ".engine", ".xml"}
+    {".onnx", ".bin", ".safetensors", ".json", ".txt", ".md", ".pbtxt", ".whl", ".html", ".engine", ".xml", ".toml"}
 )
 
 

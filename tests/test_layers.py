@@ -16,17 +16,18 @@ LAYERS = (
     {"types", "errors", "canonical", "events"},
     {
         "archive", "bundle", "compatibility", "contract", "destination", "files", "fleet", "formats", "graph",
-        "graphcheck", "graphneeds", "keys", "knowledge", "lock", "media", "memo", "patch", "pinning", "plugins",
+        "graphcheck", "graphneeds", "keys", "knowledge", "lock", "media", "memo", "patch", "pinning", "platforms", "plugins",
         "recipe", "recipefields", "store", "tensorcheck", "waivers", "yamltext",
     },
-    {"bucket", "dependencies", "exporters", "init", "origins", "policies", "registry", "runtimes", "server", "signers", "sources", "steps",
-     "templates"},
+    {"bucket", "dependencies", "exporters", "init", "lockers", "origins", "policies", "registry", "runtimes", "server", "signers", "sources",
+     "steps", "templates"},
     {"environments", "run", "sandbox", "worker"},
-    {"build", "cache", "compat", "compatpage", "delta", "diff", "host", "install", "policy", "probing", "profiles", "resolve", "sign", "toolchains", "transport", "verify"},
+    {"build", "cache", "compat", "compatpage", "completeness", "delta", "diff", "host", "install", "policy", "probing",
+     "profiles", "resolve", "sign", "toolchains", "transport", "vendor", "verify", "wheels"},
     {"cli", "__main__"},
 )  # fmt: skip
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
-PLUGINS = ("exporters", "policies", "runtimes", "signers", "sources", "steps")
+PLUGINS = ("exporters", "lockers", "policies", "runtimes", "signers", "sources", "steps")
 TOPS = {"packager": "packager", "runtimes": "packager.runtimes", "policies": "packager.policies"}
 
 
@@ -124,6 +125,7 @@ LIGHT_VERBS = (
     "diff --help",
     "doctor --help",
     "runtimes list",
+    "sbom --help",
 )
 
 

@@ -18,6 +18,7 @@ from packager.errors import UsageError
 TESTS = Path(__file__).parent
 OFFERS = {
     "exporters": {"TOOLCHAIN", "EXTRA", "EXECUTES", "detect", "load"},
+    "lockers": {"EXTRA", "locks", "resolve"},
     "policies": {"check"},
     "runtimes": {
         "TITLE",

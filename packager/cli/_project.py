@@ -6,10 +6,11 @@ from __future__ import annotations
 import argparse
 import datetime
 import os
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from packager import knowledge, plugins, recipe, resolve, sandbox
+from packager import knowledge, lockers, platforms, plugins, recipe, resolve, sandbox
 from packager import lock as locks
 from packager.cli import options
 from packager.errors import LockError, UsageError
@@ -54,9 +55,15 @@ class Project:
         )
         return Project(parsed, path.with_suffix(".lock"), here, runner, Memo(store.root / "memo"))
 
-    def make_lock(self) -> Lock:
+    def vendoring(self, names: Sequence[str]) -> Project:
+        """Return the same project with a recipe that carries the wheels of more platforms."""
+        for name in names:
+            platforms.parse(name)
+        return replace(self, recipe=replace(self.recipe, vendor=tuple(sorted({*self.recipe.vendor, *names}))))
+
+    def make_lock(self, engine: str = lockers.DEFAULT) -> Lock:
         """Resolve and write the lock."""
-        lock = resolve.resolve(self.recipe, self.runner, self.here, self.memo)
+        lock = resolve.resolve(self.recipe, self.runner, self.here, self.memo, engine)
         lock.save(self.lock_file)
         return lock
 

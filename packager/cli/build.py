@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 HELP = "build the bundle of a recipe"
 EXAMPLES = """  packager build
   packager build digits/bundle.yaml -o dist/digits.bundle.tar
+  packager build --vendor linux_x86_64-cp311 --vendor linux_x86_64-cp312
   packager build --locked --sign key:release.pem -o dist/digits.bundle.tar"""
 
 
@@ -29,6 +30,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     options.recipe(parser)
     parser.add_argument("-o", "--output", type=Path, metavar="OUT", help="also write a directory or a .tar file")
     parser.add_argument("--locked", action="store_true", help="refuse a missing or stale lock instead of renewing it")
+    parser.add_argument("--vendor", metavar="PLATFORM", action="append", default=[],
+                        help="carry the wheels of this platform too, e.g. linux_x86_64-cp311")  # fmt: skip
     parser.add_argument("--sign", metavar="SIGNER", help="sign the result, for example key:release.pem")
     options.secrets(parser)
 
@@ -38,7 +41,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
     from packager.cli._project import Project
 
     with console:
-        project = Project.open(args, console)
+        project = Project.open(args, console).vendoring(args.vendor)
         lock = project.current_lock(locked=args.locked)
         built = build.build(project.recipe, lock, project.runner, project.here, project.memo)
         if built.bundle is None:

@@ -2,7 +2,8 @@
 """Resolve everything mutable in a recipe, once, into `bundle.lock`.
 
 The source gets a pin and a digest for every file; the tools that can change bytes get versions; what a runtime needs
-to serve gets versions with hashes. Commit the lock beside the recipe and review its changes.
+to serve gets, for every platform and Python, one wheel each with its hash and licence. Commit the lock beside the
+recipe and review its changes.
 """
 
 from __future__ import annotations
@@ -14,11 +15,14 @@ from packager.cli.render import Console, size
 
 HELP = "pin the source, tools and dependencies of a recipe"
 EXAMPLES = """  packager lock
-  packager lock models/digits/bundle.yaml"""
+  packager lock models/digits/bundle.yaml
+  packager lock --engine pip-tools"""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     options.recipe(parser)
+    parser.add_argument("--engine", metavar="NAME", default="uv",
+                        help="what resolves: uv (for any platform, default) or pip-tools (this one)")  # fmt: skip
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
@@ -27,17 +31,17 @@ def main(args: argparse.Namespace, console: Console) -> int:
 
     with console:
         project = Project.open(args, console)
-        lock = project.make_lock()
-    level = {"opset": lock.level.opset, "ir": lock.level.ir, "because": explain(project.recipe, lock.level)}
+        lock = project.make_lock(args.engine)
+    because = explain(project.recipe, lock.level)
     text = f"locked {lock.source['uri']} ({size(lock.tree.size)}) at opset {lock.level.opset}, IR {lock.level.ir}"
-    console.result(
-        {
-            "lock": str(project.lock_file),
-            "source": dict(lock.source),
-            "tree": lock.tree.digest,
-            "export": lock.kind,
-            "level": level,
-        },
-        f"{text}\n{level['because']}\nwrote {project.lock_file}",
-    )
+    value = {
+        "lock": str(project.lock_file),
+        "source": dict(lock.source),
+        "tree": lock.tree.digest,
+        "export": lock.kind,
+        "level": {"opset": lock.level.opset, "ir": lock.level.ir, "because": because},
+        "platforms": {runtime: list(sets) for runtime, sets in lock.dependencies.wheels.items()},
+    }
+    rows = (f"{runtime} for {', '.join(sets)}" for runtime, sets in lock.dependencies.wheels.items())
+    console.result(value, "\n".join([text, because, *rows, f"wrote {project.lock_file}"]))
     return 0

@@ -1,28 +1,38 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CycloneDX 1.6 as plain JSON: the model as a component, its files, and the locked dependencies.
+"""CycloneDX 1.6 as plain JSON: the model as a component, its files, the locked wheels, and how it was made.
 
-Source: CycloneDX 1.6 JSON schema. Written by hand because the reference library's classes drop the model card
-(measured); its strict validator judges the result in the tests. Everything is derived from content: the serial
-number is a UUIDv5, there is no time stamp, and the order is fixed.
+Source: CycloneDX 1.6 and 1.7 JSON schemas. Written by hand because the reference library's classes drop the model
+card, data and formulation (measured); its strict validator judges the result in the tests. Everything is derived from
+content: the serial number is a UUIDv5, there is no time stamp, and the order is fixed. 1.7 adds members and removes
+none that are used here, so that form differs in its version alone.
 """
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from urllib.parse import quote
 
-from packager import canonical
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
+
+from packager import canonical, platforms
 from packager.canonical import JSON
-from packager.formats.requirements import Pinned
+from packager.formats.locked import About, Dependencies, Wheel
 from packager.types import Blob
 
+DEFAULT_VERSION = "1.6"
+VERSIONS = ("1.6", "1.7")
 _NAMESPACE = uuid.UUID("0e8b7f9c-6f0e-5d1b-9a55-2f6c3a1d7e44")  # ours, fixed for ever: serial numbers depend on it
+_ROLES = {"model/": "graph", "targets/": "artefact", "tokenizer/": "tokenizer", "deps/": "dependency lock"}
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """What the model card of the main component says."""
+    """What the main component says. `origin` is the pinned source, `origin_digest` its tree, `kind` its form;
+    `datasets` are records with `name` and, where known, `uri`, `digest`, `license`, `classification`.
+    """
 
     name: str
     version: str
@@ -31,47 +41,97 @@ class Model:
     authors: tuple[str, ...]
     inputs: Sequence[Mapping[str, JSON]]
     outputs: Sequence[Mapping[str, JSON]]
+    origin: str
+    origin_digest: str
+    kind: str
+    datasets: Sequence[Mapping[str, str]] = field(default_factory=tuple)
+    card: str | None = None
+
+    @property
+    def reference(self) -> str:
+        return f"pkg:generic/{quote(self.name)}@{quote(self.version, safe='')}"
 
 
-def describe(model: Model, files: Sequence[tuple[str, Blob]], runtimes: Mapping[str, Sequence[Pinned]]) -> bytes:
-    """Return the SBOM of a bundle: `files` are what the model consists of, `runtimes` what each one installs."""
-    reference = f"pkg:generic/{model.name}@{model.version}"
-    file_components = [_file(path, blob) for path, blob in files]
-    packages = {_purl(pinned): pinned for pins in runtimes.values() for pinned in pins}
+def describe(
+    model: Model, files: Sequence[tuple[str, Blob]], targets: Mapping[str, str], locked: Dependencies,
+    toolchain: Mapping[str, str],
+) -> bytes:  # fmt: skip
+    """Return the SBOM of a bundle.
+
+    `files` are all files it holds besides the SBOM and the record that names the SBOM's digest; `targets` names the
+    graph of each target; `toolchain` is tool to version. Equal arguments give equal bytes.
+    """
+    vendored = {path.rpartition("/")[2]: path for path, _ in files if path.endswith(".whl")}
+    libraries = _libraries(locked, vendored)
+    data = [_dataset(item) for item in model.datasets]
+    parts = [_file(path, blob, model, targets) for path, blob in files if not path.endswith(".whl")]
     body: dict[str, JSON] = {
+        "$schema": f"http://cyclonedx.org/schema/bom-{DEFAULT_VERSION}.schema.json",
         "bomFormat": "CycloneDX",
-        "specVersion": "1.6",
+        "specVersion": DEFAULT_VERSION,
         "version": 1,
-        "metadata": {"component": _model(model, reference)},
-        "components": [*file_components, *(_package(purl, pinned) for purl, pinned in sorted(packages.items()))],
-        "dependencies": _edges(reference, [c["bom-ref"] for c in file_components], sorted(packages)),
-        "properties": [
-            {"name": f"packager:runtime:{name}", "value": str(len(pins))} for name, pins in sorted(runtimes.items())
-        ],
+        "metadata": _metadata(model),
+        "components": [*parts, *data, *libraries],
+        "dependencies": _dependencies(model, [*parts, *data], locked),
+        "formulation": [_formulation(model, targets, toolchain)],
+        "properties": _properties(locked),
     }
     serial = uuid.uuid5(_NAMESPACE, canonical.sha256(canonical.dump(body)))
     return canonical.dump({**body, "serialNumber": f"urn:uuid:{serial}"})
 
 
-def _model(model: Model, reference: str) -> JSON:
+def as_version(bom: Mapping[str, JSON], version: str) -> dict[str, JSON]:
+    """Return the same SBOM in another version of the specification, with a serial number of its own."""
+    if version == bom["specVersion"]:
+        return dict(bom)
+    serial = uuid.uuid5(_NAMESPACE, f"{bom['serialNumber']} {version}")
+    schema = f"http://cyclonedx.org/schema/bom-{version}.schema.json"
+    return {**bom, "$schema": schema, "specVersion": version, "serialNumber": f"urn:uuid:{serial}"}
+
+
+def purl(name: str, version: str, file: str | None = None) -> str:
+    """Return the package URL of a distribution, or of one file of it."""
+    plain = f"pkg:pypi/{name}@{quote(version, safe='')}"
+    return f"{plain}?file_name={quote(file, safe='')}" if file else plain
+
+
+def _metadata(model: Model) -> JSON:
+    """The tool is named without its version, which no byte of a bundle depends on."""
+    value: dict[str, JSON] = {
+        "lifecycles": [{"phase": "build"}],
+        "tools": {"components": [{"type": "application", "name": "packager"}]},
+        "component": _model(model),
+    }
+    if model.authors:
+        value["authors"] = [{"name": name} for name in model.authors]
+        value["supplier"] = {"name": model.authors[0]}
+    return value
+
+
+def _model(model: Model) -> JSON:
+    parameters: dict[str, JSON] = {
+        "inputs": [{"format": _tensor(port)} for port in model.inputs],
+        "outputs": [{"format": _tensor(port)} for port in model.outputs],
+    }
+    if model.datasets:
+        parameters["datasets"] = [{"ref": _dataset_reference(item)} for item in model.datasets]
     component: dict[str, JSON] = {
         "type": "machine-learning-model",
-        "bom-ref": reference,
+        "bom-ref": model.reference,
+        "purl": model.reference,
         "name": model.name,
         "version": model.version,
-        "modelCard": {
-            "modelParameters": {
-                "inputs": [{"format": _tensor(port)} for port in model.inputs],
-                "outputs": [{"format": _tensor(port)} for port in model.outputs],
-            }
-        },
+        "modelCard": {"modelParameters": parameters},
+        "pedigree": {"ancestors": [_ancestor(model)]},
+        **_licensed(model.licence, None),
     }
     if model.description:
         component["description"] = model.description
-    if model.licence:
-        component["licenses"] = [{"expression": model.licence}]
     if model.authors:
         component["authors"] = [{"name": name} for name in model.authors]
+        component["supplier"] = {"name": model.authors[0]}
+    if model.card:
+        component["externalReferences"] = [{"type": "documentation", "url": model.card, "comment": "the model card"}]
     return component
 
 
@@ -79,35 +139,160 @@ def _tensor(port: Mapping[str, JSON]) -> str:
     return f"{port['name']}: {port['dtype']}[{', '.join(map(str, port['shape']))}]"
 
 
-def _file(path: str, blob: Blob) -> JSON:
+def _ancestor(model: Model) -> JSON:
+    return {
+        "type": "machine-learning-model",
+        "bom-ref": "source",
+        "name": model.origin,
+        "description": "the registered model that the graph was exported from",
+        "properties": [_property("kind", model.kind), _property("tree", model.origin_digest)],
+    }
+
+
+def _dataset_reference(item: Mapping[str, str]) -> str:
+    return "data:" + "@".join(item[key] for key in ("name", "uri", "digest") if key in item)
+
+
+def _dataset(item: Mapping[str, str]) -> JSON:
+    about: dict[str, JSON] = {"type": "dataset", "name": item["name"]}
+    if "uri" in item:
+        about["contents"] = {"url": item["uri"]}
+    if "classification" in item:
+        about["classification"] = item["classification"]
+    value = {"type": "data", "bom-ref": _dataset_reference(item), "name": item["name"], "data": [about],
+             **_licensed(item.get("license"), None)}  # fmt: skip
+    return {**value, "hashes": [_sha256(item["digest"])]} if "digest" in item else value
+
+
+def _file(path: str, blob: Blob, model: Model, targets: Mapping[str, str]) -> JSON:
+    """Describe one file; what belongs to the model is under its licence."""
+    role = next((role for prefix, role in _ROLES.items() if path.startswith(prefix)), "record")
+    if path == model.card:
+        role = "model card"
+    elif path.endswith((".bin", ".safetensors")):
+        role = "weights"
+    properties = [_property("role", role), _property("size", str(blob.size))]
+    properties += [_property("target", name) for name, graph in sorted(targets.items()) if graph == path]
     return {
         "type": "file",
         "bom-ref": f"file:{path}",
         "name": path,
-        "hashes": [{"alg": "SHA-256", "content": blob.digest.removeprefix("sha256:")}],
-        "properties": [{"name": "packager:size", "value": str(blob.size)}],
+        "hashes": [_sha256(blob.digest)],
+        "properties": properties,
+        **_licensed(model.licence, None),
     }
 
 
-def _purl(pinned: Pinned) -> str:
-    return f"pkg:pypi/{pinned.name}@{pinned.version}"
+def _sha256(digest: str) -> JSON:
+    return {"alg": "SHA-256", "content": digest.removeprefix("sha256:")}
 
 
-def _package(purl: str, pinned: Pinned) -> JSON:
-    """Describe one locked distribution; each hash is of one file that may be installed."""
+def _property(name: str, value: str) -> JSON:
+    return {"name": f"packager:{name}", "value": value}
+
+
+def _licensed(expression: str | None, words: str | None) -> dict[str, JSON]:
+    if expression:
+        return {"licenses": [{"expression": expression, "acknowledgement": "declared"}]}
+    return {"licenses": [{"license": {"name": words, "acknowledgement": "declared"}}]} if words else {}
+
+
+def _libraries(locked: Dependencies, vendored: Mapping[str, str]) -> list[JSON]:
+    """Return one component per distribution, its wheels inside; sorted by package URL."""
+    wheels: dict[str, dict[str, tuple[Wheel, list[str]]]] = {}
+    for sets in locked.wheels.values():
+        for platform, listed in sets.items():
+            for wheel in listed:
+                rows = wheels.setdefault(wheel.pin, {})
+                rows.setdefault(wheel.file, (wheel, []))[1].append(platform)
+    found = [_library(rows, locked.about[pin], vendored) for pin, rows in wheels.items()]
+    return sorted(found, key=lambda component: str(component["purl"]))
+
+
+def _library(rows: Mapping[str, tuple[Wheel, list[str]]], about: About, vendored: Mapping[str, str]) -> JSON:
+    first = next(iter(rows.values()))[0]
+    reference = purl(first.name, first.version)
     component: dict[str, JSON] = {
         "type": "library",
-        "bom-ref": purl,
-        "purl": purl,
-        "name": pinned.name,
-        "version": pinned.version,
-        "properties": [{"name": "packager:accepted-file", "value": value} for value in sorted(pinned.hashes)],
+        "bom-ref": reference,
+        "purl": reference,
+        "name": first.name,
+        "version": first.version,
+        "components": [_wheel(wheel, names, about, vendored) for _, (wheel, names) in sorted(rows.items())],
+        **_licensed(about.license, about.license_text),
     }
-    if pinned.marker:
-        component["properties"].append({"name": "packager:marker", "value": pinned.marker})
+    if about.summary:
+        component["description"] = about.summary
+    if about.author:
+        component["authors"] = [{"name": about.author}]
+        component["supplier"] = {"name": about.author}
+    if about.homepage:
+        component["externalReferences"] = [{"type": "website", "url": about.homepage}]
     return component
 
 
-def _edges(model: str, files: Sequence[str], packages: Sequence[str]) -> JSON:
-    leaves = [*files, *packages]
-    return [{"ref": model, "dependsOn": leaves}, *({"ref": leaf} for leaf in leaves)]
+def _wheel(wheel: Wheel, names: Iterable[str], about: About, vendored: Mapping[str, str]) -> JSON:
+    reference = purl(wheel.name, wheel.version, wheel.file)
+    properties = [_property("platform", name) for name in sorted(set(names))]
+    if wheel.file in vendored:
+        properties.append(_property("path", vendored[wheel.file]))
+    component: dict[str, JSON] = {
+        "type": "file",
+        "bom-ref": reference,
+        "name": wheel.file,
+        "hashes": [_sha256(wheel.sha256)],
+        "properties": properties,
+        **_licensed(about.license, about.license_text),
+    }
+    if wheel.url:
+        component["externalReferences"] = [{"type": "distribution", "url": wheel.url, "hashes": component["hashes"]}]
+    return component
+
+
+def _dependencies(model: Model, parts: Sequence[JSON], locked: Dependencies) -> list[JSON]:
+    """Return the edges: the model on its parts and on what a runtime needs directly; distributions among each other."""
+    edges: dict[str, set[str]] = {model.reference: {part["bom-ref"] for part in parts}}
+    for runtime, sets in locked.wheels.items():
+        for platform, wheels in sets.items():
+            environment = platforms.parse(platform).environment()
+            here = {wheel.name: purl(wheel.name, wheel.version) for wheel in wheels}
+            edges[model.reference] |= _targets(locked.requirements[runtime], here, environment)
+            for wheel in wheels:
+                known = edges.setdefault(here[wheel.name], set())
+                known |= _targets(locked.about[wheel.pin].requires, here, environment)
+    for part in parts:
+        edges.setdefault(part["bom-ref"], set())
+    return [{"ref": ref, **({"dependsOn": sorted(to)} if to else {})} for ref, to in sorted(edges.items())]
+
+
+def _targets(lines: Iterable[str], here: Mapping[str, str], environment: Mapping[str, str]) -> set[str]:
+    """Return what these requirements lead to on a platform. What is not locked there is an extra nobody asked for."""
+    found = set()
+    for line in lines:
+        try:
+            requirement = Requirement(line)
+        except InvalidRequirement:
+            continue  # metadata from before PEP 508; its requirement is locked all the same
+        if requirement.marker is None or requirement.marker.evaluate(dict(environment)):
+            found |= {here[name] for name in [canonicalize_name(requirement.name)] if name in here}
+    return found
+
+
+def _formulation(model: Model, targets: Mapping[str, str], toolchain: Mapping[str, str]) -> JSON:
+    """Say how the graph came to be: the steps of the build, and every tool whose version can change a byte."""
+    tools = [{"type": "application", "bom-ref": f"tool:{name}", "name": name, "version": version}
+             for name, version in sorted(toolchain.items())]  # fmt: skip
+    steps = [
+        {"name": "fetch", "description": f"the pinned files of {model.origin}"},
+        {"name": "export", "description": "source to canonical ONNX graph"},
+        *({"name": f"compile {target}"} for target in sorted(targets)),
+        *({"name": f"measure {target}", "description": "compare with the source model"} for target in sorted(targets)),
+        {"name": "assemble", "description": "files to bundle"},
+    ]
+    workflow = {"bom-ref": "workflow:build", "uid": "build", "name": "build", "taskTypes": ["build"], "steps": steps}
+    return {"bom-ref": "formula:build", "components": tools, "workflows": [workflow]}
+
+
+def _properties(locked: Dependencies) -> list[JSON]:
+    rows = [_property(f"runtime:{name}", " ".join(sets)) for name, sets in sorted(locked.wheels.items())]
+    return rows + [_property("index", address) for address in locked.indexes]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Locks, requirements, SBOM and the memo of source digests."""
+"""Locks and the memo of source digests."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ import time
 from pathlib import Path
 
 import pytest
-from cyclonedx.schema import SchemaVersion
-from cyclonedx.validation.json import JsonStrictValidator
-from hypothesis import given
-from hypothesis import strategies as st
 
 from packager import lock as locks
 from packager.canonical import sha256
 from packager.errors import IntegrityError, LockError
-from packager.formats import cyclonedx, requirements
+from packager.formats.locked import About, Dependencies, Wheel
 from packager.lock import Level, Lock
 from packager.memo import Memo
 from packager.types import Blob, Tree
 
-TEXT = """numpy==2.4.6 ; python_full_version >= '3.11' \\
-    --hash=sha256:aa \\
-    --hash=sha256:bb
-onnxruntime==1.31.1 \\
-    --hash=sha256:cc
-"""
+WHEEL = Wheel(
+    "numpy", "2.4.6", "numpy-2.4.6-cp311-cp311-manylinux_2_28_x86_64.whl", "ab" * 32, "https://files.pythonhosted.org/x"
+)
 
 
 def a_lock() -> Lock:
+    about = About("BSD-3-Clause", None, "Ada", "arrays", "https://numpy.org", ("click>=8",))
+    locked = Dependencies(
+        {"onnxruntime": ("numpy",)},
+        {"onnxruntime": {"linux_x86_64-cp311": (WHEEL,)}},
+        {WHEEL.pin: about},
+        ("https://wheels.example.org/simple",),
+    )
     tree = Tree.of({"model.onnx": Blob(sha256(b"x"), 1)})
     return Lock("sha256:r", {"kind": "file", "uri": "file:x", "details": {}}, tree, "onnx", "model.onnx", Level(18, 8),
-                {"torch": "2.13.0"}, {"onnxruntime": TEXT})  # fmt: skip
+                {"torch": "2.13.0"}, locked)  # fmt: skip
 
 
 def test_a_lock_round_trips(tmp_path: Path) -> None:
@@ -46,7 +46,7 @@ def test_a_lock_round_trips(tmp_path: Path) -> None:
 def test_damaged_locks_are_refused(tmp_path: Path, change: str) -> None:
     value = a_lock().to_json()
     if change == "format":
-        value["format"] = 2
+        value["format"] = 1
     elif change == "tree":
         value["source"]["tree"] = "sha256:" + "0" * 64
     elif change == "files":
@@ -57,30 +57,6 @@ def test_damaged_locks_are_refused(tmp_path: Path, change: str) -> None:
     (tmp_path / "bundle.lock").write_text(text)
     with pytest.raises(LockError, match="not a lock"):
         locks.load(tmp_path / "bundle.lock")
-
-
-def test_requirements_are_read_as_pip_reads_them() -> None:
-    first, second = requirements.parse(TEXT)
-    assert (first.name, first.version, first.marker) == ("numpy", "2.4.6", "python_full_version >= '3.11'")
-    assert first.hashes == ("sha256:aa", "sha256:bb")
-    assert (second.name, second.marker, second.hashes) == ("onnxruntime", "", ("sha256:cc",))
-
-
-names = st.text("abcdefghij-", min_size=1, max_size=12)
-
-
-@given(st.lists(st.tuples(names, st.integers(0, 9)), max_size=5), st.none() | st.just("MIT"), st.none() | names)
-def test_any_sbom_is_valid_and_stable(
-    pins: list[tuple[str, int]], licence: str | None, description: str | None
-) -> None:
-    model = cyclonedx.Model(
-        "m", "1.0.0", licence, description, ("Ada",), [{"name": "x", "dtype": "float32", "shape": ["batch"]}], []
-    )
-    listed = [requirements.Pinned(name, f"{number}.0", "", ("sha256:aa",)) for name, number in pins]
-    files = [("model/model.onnx", Blob(sha256(b"x"), 1))]
-    data = cyclonedx.describe(model, files, {"onnxruntime": listed})
-    assert data == cyclonedx.describe(model, files, {"onnxruntime": listed})
-    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(data.decode()) is None
 
 
 def test_the_memo_never_returns_an_old_digest(tmp_path: Path) -> None:

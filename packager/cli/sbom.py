@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Print what a bundle consists of: the model, its files, data, wheels with licences, and how it was made.
+
+The SBOM in the bundle is CycloneDX 1.6; other forms are derived from it and equal for equal bundles. With --report say
+instead how complete it is, by cluster of the G7 elements for AI and by NTIA's minimum, and which licences it names.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from packager.cli import options
+from packager.cli.render import Console
+
+if TYPE_CHECKING:
+    from packager.completeness import Element, Report
+
+HELP = "print the software bill of materials of a bundle"
+EXAMPLES = """  packager sbom digits.bundle.tar
+  packager sbom digits:1.4.0 --spec 1.7 -o digits.cdx.json
+  packager sbom digits:1.4.0 --format spdx
+  packager sbom digits.bundle.tar --report"""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    options.bundle(parser)
+    parser.add_argument("--format", choices=("cyclonedx", "spdx"), default="cyclonedx",
+                        help="cyclonedx (default), or spdx (2.3)")  # fmt: skip
+    parser.add_argument("--spec", choices=("1.6", "1.7"), default="1.6", help="version of CycloneDX (default: 1.6)")
+    parser.add_argument("--report", action="store_true", help="say how complete it is instead")
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="write it there instead of to stdout")
+
+
+def main(args: argparse.Namespace, console: Console) -> int:
+    from packager import canonical, completeness
+    from packager.bundle import SBOM
+    from packager.files import write_atomically
+    from packager.formats import cyclonedx, spdx
+
+    bundle = options.open_bundle(args)
+    bom = bundle.load(SBOM)
+    if args.report:
+        made = completeness.report(bom, signed=bool(bundle.referrers))
+        console.result(made.to_json(), _text(made))
+        return 0
+    wanted = cyclonedx.as_version(bom, args.spec)
+    data = spdx.convert(bom) if args.format == "spdx" else canonical.dump(wanted)
+    if args.output:
+        write_atomically(args.output, data)
+        console.result({"output": str(args.output), "digest": canonical.sha256(data)}, f"wrote {args.output}")
+    else:
+        console.result(canonical.load(data, limit=1 << 30), data.decode())
+    return 0
+
+
+def _text(made: Report) -> str:
+    rows = ["G7 SBOM for AI, by cluster"]
+    for name, elements in made.clusters.items():
+        rows += [f"  {name}: {sum(item.filled for item in elements)} of {len(elements)}", *_missing(elements)]
+    rows += [
+        f"NTIA minimum elements: {sum(item.filled for item in made.ntia)} of {len(made.ntia)}",
+        *_missing(made.ntia),
+    ]
+    total = sum(made.licences.values()) + len(made.unlicensed)
+    rows.append(f"licences: {sum(made.licences.values())} of {total} components ({made.licensed_share:.1%})")
+    rows += [f"  {count:4} {name}" for name, count in sorted(made.licences.items(), key=lambda row: (-row[1], row[0]))]
+    return "\n".join(rows + [f"     ? {name}" for name in made.unlicensed])
+
+
+def _missing(elements: tuple[Element, ...]) -> list[str]:
+    return [f"    missing: {item.name} ({item.remedy})" for item in elements if not item.filled]

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""pip-tools: resolves with pip's own resolver, for the Python and platform that it runs on and no other.
+
+Markers in metadata are evaluated by the running interpreter, so a lock for another one would be wrong: it is refused.
+Hashes are asked of the index once the versions stand; `pip-compile --generate-hashes` would download every file of
+every platform where the index has no JSON interface.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from packager import platforms
+from packager.errors import MissingToolError, SourceError, UsageError
+from packager.formats.locked import Wheel
+from packager.lockers import NoSolution, Question, _pip
+from packager.platforms import Platform
+
+EXTRA = "pip-tools"
+_OPTIONS = ("--quiet", "--no-header", "--no-annotate", "--strip-extras", "--allow-unsafe", "--no-emit-index-url",
+            "--no-emit-find-links", "--no-emit-options", "--resolver", "backtracking", "--no-config")  # fmt: skip
+
+
+def locks(platform: str) -> bool:
+    """See `Locker.locks`."""
+    asked, here = platforms.parse(platform), platforms.parse(platforms.here())
+    return (asked.machine, asked.python) == (here.machine, here.python)
+
+
+def resolve(question: Question, platform: Platform, environment: Mapping[str, str]) -> tuple[Wheel, ...]:
+    """See `Locker.resolve`."""
+    if not locks(platform.name):
+        raise UsageError(
+            f"pip-tools locks only for the Python it runs on: expected `{platforms.here()}`, got `{platform.name}`",
+            hint="take `--engine uv` for other platforms",
+        )
+    pins = _compile(question, environment)
+    return tuple(wheel for wheel, _ in _pip.report(pins, platform, question.indexes, environment))
+
+
+def _compile(question: Question, environment: Mapping[str, str]) -> list[str]:
+    if importlib.util.find_spec("piptools") is None:
+        raise MissingToolError("pip-tools", EXTRA)
+    with tempfile.TemporaryDirectory(prefix="packager-lock-") as folder:
+        wanted, constraints = Path(folder, "wanted.in"), Path(folder, "constraints.txt")
+        wanted.write_text("".join(f"{line}\n" for line in question.requirements))
+        constraints.write_text("".join(f"{line}\n" for line in question.constraints))
+        answer = Path(folder, "answer.txt")
+        command = [sys.executable, "-m", "piptools", "compile", str(wanted), *_OPTIONS,
+                   "--constraint", str(constraints), "--pip-args", "--only-binary :all:",
+                   "--output-file", str(answer)]  # fmt: skip
+        for address in question.indexes:
+            command += ["--extra-index-url", address]
+        done = subprocess.run(command, capture_output=True, text=True, env=dict(environment), cwd=folder, check=False)
+        if done.returncode == 0:
+            return [row for row in answer.read_text().splitlines() if re.match(r"[A-Za-z0-9]", row)]
+    if "RequirementsConflicted" in done.stderr or "ResolutionImpossible" in done.stderr:
+        raise NoSolution(done.stderr)
+    raise SourceError(
+        f"cannot resolve {', '.join(f'`{line}`' for line in question.requirements)}: {_pip.reason(done.stderr)}",
+        hint="check the package index (PIP_INDEX_URL, proxy)",
+    )
