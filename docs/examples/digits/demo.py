@@ -12,6 +12,11 @@ import numpy as np
 import tritonclient.http as triton
 
 HERE = Path(__file__).resolve().parent
+ABOUT = """license: Apache-2.0
+description: Classifies 8x8 images of handwritten digits
+authors: [The packager authors]
+datasets: [{name: digits, license: CC-BY-4.0, uri: "https://archive.ics.uci.edu/dataset/80"}]
+"""
 sys.path.insert(0, str(HERE.parent))
 
 from walk import Walk  # noqa: E402
@@ -46,6 +51,9 @@ def main(folder: Path) -> None:
 
     walk.step("write a recipe from the registered model")
     walk.packager("init", "models:/digits@champion", "--force")
+    with (folder / "bundle.yaml").open("a") as recipe:
+        recipe.write(ABOUT)
+    walk.proved("a person adds the licence, who made it, and the data it was made from")
 
     walk.step("pin everything that can move")
     lock = walk.packager("lock")
@@ -57,6 +65,11 @@ def main(folder: Path) -> None:
     walk.proved(
         f"{built['files']} files, {built['size']} bytes; rules that hold: {', '.join(built['verdict']['rules'])}"
     )
+
+    walk.step("what is in it: every file and wheel with its hash, licence and edges")
+    report = walk.packager("sbom", f"digits:{built['version']}", "--report")
+    walk.proved(f"licences of {report['licensedShare']:.0%} of {sum(report['licences'].values())} components")
+    assert report["licensedShare"] >= 0.95, report["unlicensed"]
 
     walk.step("build again: nothing is left to do, and the digest is the same")
     again = walk.packager("build", "--locked")

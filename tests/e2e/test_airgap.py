@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A customer's machine: a clean Debian, one ordinary user, no network interface but loopback, one bundle, one key.
+
+The root file system is made once by debootstrap and kept in the user's cache directory. Inside there is Python as Debian
+ships it, and nothing of ours: packager itself arrives as wheels, as it would on a stick. bubblewrap unshares everything.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import CNN_RECIPE, Project, tool
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("cnn")]
+ROOT = Path(__file__).resolve().parents[2]
+SUITE = "bookworm"
+PYTHON = "linux_x86_64-cp311"  # what that release of Debian ships
+UID = 1000
+
+ASK = """
+import json, time, urllib.request
+for _ in range(300):
+    try:
+        urllib.request.urlopen("http://127.0.0.1:8765/v2/health/ready", timeout=2)
+        break
+    except OSError:
+        time.sleep(0.1)
+body = {"inputs": [{"name": "image", "shape": [1, 1, 8, 8], "datatype": "FP32", "data": [0.5] * 64}]}
+headers = {"content-type": "application/json"}
+request = urllib.request.Request("http://127.0.0.1:8765/v2/models/cnn/infer", json.dumps(body).encode(), headers)
+print("answer:", json.loads(urllib.request.urlopen(request, timeout=10).read())["outputs"][0]["data"])
+"""
+SCRIPT = r"""
+set -eu
+echo "interfaces: $(sed -n 's/^ *\([a-z0-9]*\):.*/\1/p' /proc/net/dev | tr '\n' ' ')"
+test "$(grep -c : /proc/net/dev)" = 1
+echo "routes: $(($(wc -l < /proc/net/route) - 1))"
+echo "user: $(id -u)"
+if python3 -c 'import packager' 2>/dev/null; then echo "packager was there before"; exit 1; fi
+python3 -c 'import socket; socket.create_connection(("1.1.1.1", 53), 2)' 2>&1 | tail -1
+python3 -m venv /tmp/tool
+/tmp/tool/bin/pip install -q --disable-pip-version-check --no-index --find-links /mnt --only-binary :all: packager
+/tmp/tool/bin/packager verify /srv/cnn.bundle.tar --key /srv/release.pub
+/tmp/tool/bin/packager install /srv/cnn.bundle.tar /tmp/site --key /srv/release.pub
+/tmp/tool/bin/packager serve /tmp/site --port 8765 2>/tmp/log &
+server=$!
+python3 /srv/ask.py || { cat /tmp/log; exit 1; }
+kill $server
+wait $server
+echo "server ended: $?"
+"""
+
+
+@pytest.fixture(scope="session")
+def root_filesystem() -> Path:
+    """A clean Debian with Python, from the mirror that apt on this machine uses."""
+    if platform.machine() != "x86_64":
+        pytest.skip("the bundle of this test carries wheels for x86-64")
+    debootstrap, _ = tool("debootstrap"), tool("bwrap")
+    if os.geteuid() != 0:
+        pytest.skip("debootstrap needs root to make the file system; what runs inside it is an ordinary user")
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "packager-tests"
+    cache.mkdir(parents=True, exist_ok=True)
+    with (cache / "rootfs.lock").open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done, partial = cache / f"rootfs-{SUITE}", cache / f"rootfs-{SUITE}.partial"
+        if not done.is_dir():
+            shutil.rmtree(partial, ignore_errors=True)
+            command = [debootstrap, "--variant=minbase", "--include=python3,python3-venv", SUITE, partial, *_mirror()]
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            partial.rename(done)
+    return done
+
+
+def _mirror() -> list[str]:
+    """Return the address that apt has for Debian here; none, and debootstrap takes its own default."""
+    command = ["apt-get", "indextargets", "--format", "$(SITE)", "Created-By: Packages"]
+    listed = subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()
+    return [site for site in listed if re.fullmatch(r"https?://\S+/debian/?", site)][:1]
+
+
+@pytest.fixture(scope="module")
+def carried(built: Project, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """What the customer receives: packager with its few dependencies as wheels; the bundle and the public key."""
+    project = Project(tmp_path_factory.mktemp("airgap") / "project", built.store)
+    shutil.copytree(built.folder, project.folder)
+    project.write(CNN_RECIPE.replace("1.2.3", "4.0.0") + f"vendor: [{PYTHON}]\n")
+    project.run("build", "--locked")
+    goods, tools = project.folder / "goods", project.folder / "tools"
+    goods.mkdir()
+    project.run("sign", "cnn:4.0.0", "--key", "release.pem", "-o", goods / "cnn.bundle.tar")
+    shutil.copy(project.folder / "release.pub", goods)
+    (goods / "ask.py").write_text(ASK)
+    uv = Path(sys.executable).parent / "uv"
+    subprocess.run([uv, "build", "--quiet", "--wheel", "--out-dir", tools, ROOT], check=True)
+    wheel = next(tools.glob("packager-*.whl"))
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--only-binary", ":all:", "--python-version", "3.11",
+               "--platform", "manylinux_2_28_x86_64", "--platform", "manylinux2014_x86_64", "--dest", tools, wheel]  # fmt: skip
+    subprocess.run(command, check=True)
+    return tools, goods
+
+
+def test_a_clean_machine_without_a_network_installs_and_answers(
+    root_filesystem: Path, carried: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tools, goods = (shutil.copytree(folder, tmp_path / folder.name) for folder in carried)
+    for path in (tmp_path, *tmp_path.parents[:2], tools, goods):
+        path.chmod(0o755)  # pytest's directories are for their owner alone
+    command = [tool("bwrap"), "--unshare-all", "--die-with-parent", "--new-session", "--clearenv",
+               "--setenv", "PATH", "/usr/bin:/bin", "--setenv", "HOME", "/tmp", "--setenv", "LANG", "C.UTF-8",
+               "--ro-bind", root_filesystem, "/", "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp",
+               "--ro-bind", tools, "/mnt", "--ro-bind", goods, "/srv", "--uid", str(UID), "--gid", str(UID),
+               "--chdir", "/tmp", "/bin/sh", "-c", SCRIPT]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    with capsys.disabled():
+        print(f"\n{done.stdout}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "interfaces: lo \n" in done.stdout
+    assert "routes: 0\n" in done.stdout
+    assert f"user: {UID}\n" in done.stdout
+    assert "Network is unreachable" in done.stdout
+    assert "installed cnn:4.0.0" in done.stdout
+    answer = re.search(r"answer: \[(.*)\]", done.stdout)
+    assert answer
+    assert len(answer[1].split(",")) == 10
+    assert "server ended: 0" in done.stdout
