@@ -2,7 +2,8 @@
 """Verify a bundle and install it: files, an isolated environment from its own lock, the server.
 
 The directory keeps every installed release; `current` points at the one that serves and is switched as the last
-step. Without a network give --wheelhouse with the wheels that deps/<runtime>/requirements.txt names.
+step. A bundle that carries wheels is installed from them alone. One that does not needs an index, or --wheelhouse with
+the wheels that deps/<runtime>/requirements-<platform>.txt names.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("directory", metavar="DIR", type=Path, help="where releases are kept")
     options.trust(parser)
     parser.add_argument("--target", metavar="NAME", help="target to serve (default: the most exact one)")
-    parser.add_argument("--wheelhouse", type=Path, metavar="DIR", help="take wheels from here, never from a network")
+    parser.add_argument("--wheelhouse", type=Path, metavar="DIR",
+                        help="take wheels from here, not from the bundle or a network")  # fmt: skip
 
 
 def main(args: argparse.Namespace, console: Console) -> int:

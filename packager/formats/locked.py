@@ -8,6 +8,7 @@ these sets both forms are derived; they hold no time, no tool and no host, so tw
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -97,12 +98,21 @@ class Dependencies:
         return Dependencies(
             requirements={name: tuple(item["requirements"]) for name, item in runtimes.items()},
             wheels={
-                name: {key: tuple(Wheel(*row) for row in rows) for key, rows in item["platforms"].items()}
+                name: {key: tuple(_checked(Wheel(*row)) for row in rows) for key, rows in item["platforms"].items()}
                 for name, item in runtimes.items()
             },
             about={pin: About.from_json(item) for pin, item in value["packages"].items()},
             indexes=tuple(value["indexes"]),
         )
+
+
+def _checked(wheel: Wheel) -> Wheel:
+    """Return a wheel whose file name is one, and no path. Raises ValueError."""
+    if "/" in wheel.file or not platforms.wheel_tags(wheel.file):
+        raise ValueError(f"`{wheel.file}` is not the name of a wheel")
+    if not re.fullmatch(r"[0-9a-f]{64}", wheel.sha256):
+        raise ValueError(f"`{wheel.file}` has a malformed hash")
+    return wheel
 
 
 INDEX = "requirements.txt"

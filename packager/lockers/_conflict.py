@@ -43,10 +43,14 @@ def ours(lines: Iterable[str], origin: str) -> list[Claim]:
 
 def find(claims: Sequence[Claim]) -> tuple[Claim, Claim] | None:
     """Return two claims that contradict each other, preferring one of ours against another's."""
+    by_name: dict[str, list[Claim]] = {}
+    for claim in claims:
+        by_name.setdefault(claim.name, []).append(claim)
     pairs = (
         (one, other)
-        for one, other in itertools.combinations(claims, 2)
-        if one.name == other.name and disjoint(one.requirement.specifier, other.requirement.specifier)
+        for rivals in by_name.values()
+        for one, other in itertools.combinations(rivals, 2)
+        if disjoint(one.requirement.specifier, other.requirement.specifier)
     )
     return min(pairs, key=lambda pair: -sum(claim.ours for claim in pair), default=None)
 
