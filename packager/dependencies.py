@@ -154,9 +154,10 @@ def _conflict_error(runtime: str, pair: tuple[_conflict.Claim, _conflict.Claim],
 
 
 def _one_paragraph(text: str) -> str:
-    """Return an engine's explanation as one line, without its drawing."""
-    rows = [row.strip(" ×╰─▶│|") for row in text.splitlines() if not row.startswith(("  File", "Traceback"))]
-    return re.sub(r"\s+", " ", " ".join(rows)).partition("cause: ")[2].partition(" hint:")[0][:500] or "no reason given"
+    """Return an engine's explanation as one line: uv's causes without their drawing, or the errors that pip names."""
+    rows = " ".join(row.strip(" ×╰─▶│|") for row in text.splitlines())
+    causes = re.sub(r"\s+", " ", rows).partition("cause: ")[2].partition(" hint:")[0]
+    return causes[:500] or _pip.reason(text)
 
 
 def _describe(

@@ -26,7 +26,7 @@ _PARSED = re.compile(
 _GLIBC = 28  # minor version of glibc 2 that `linux` means
 _OLDEST_GLIBC = {"x86_64": 5, "aarch64": 17}  # PEP 513 and 599: below, nothing is defined
 _LEGACY = {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}  # names before PEP 600
-DEFAULT = ("linux_x86_64-cp311", "linux_x86_64-cp312", "linux_x86_64-cp313")
+DEFAULT = ("linux_x86_64-cp311", "linux_x86_64-cp312", "linux_x86_64-cp313", "linux_x86_64-cp314")
 
 
 @dataclass(frozen=True, slots=True)
