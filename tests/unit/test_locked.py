@@ -9,7 +9,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from packaging.pylock import Pylock
 from packaging.requirements import Requirement
@@ -45,6 +45,7 @@ sets = st.dictionaries(st.sampled_from(NAMES), pins, min_size=1).map(
 )
 
 
+@settings(max_examples=30, deadline=None)
 @given(sets)
 def test_any_lock_is_a_valid_pylock_that_selects_what_was_locked(value: dict[str, tuple[Wheel, ...]]) -> None:
     """The judge is `packaging`, which pip and others read PEP 751 with."""
@@ -56,6 +57,7 @@ def test_any_lock_is_a_valid_pylock_that_selects_what_was_locked(value: dict[str
         assert {file.filename for _, file in chosen} == {item.file for item in wheels}
 
 
+@settings(max_examples=30, deadline=None)
 @given(sets)
 def test_both_requirements_forms_name_the_same(value: dict[str, tuple[Wheel, ...]]) -> None:
     merged = ownlock.parse(locked.merged_requirements(value).encode(), "requirements.txt")
@@ -70,6 +72,7 @@ def test_both_requirements_forms_name_the_same(value: dict[str, tuple[Wheel, ...
             assert item.sha256 in merged.hashes(item.name, item.version)
 
 
+@settings(max_examples=30, deadline=None)
 @given(sets)
 def test_a_lock_is_plain_data(value: dict[str, tuple[Wheel, ...]]) -> None:
     about = {item.pin: About("MIT") for wheels in value.values() for item in wheels}
@@ -204,6 +207,7 @@ def test_what_is_no_lock_is_refused(text: str, file: str, words: str) -> None:
     assert "secret" not in caught.value.message + str(caught.value.hint)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300), st.sampled_from(["requirements.txt", "uv.lock", "pylock.toml"]))
 def test_any_bytes_are_read_or_refused(data: bytes, file: str) -> None:
     try:
