@@ -13,7 +13,7 @@ from pathlib import Path
 
 from packager import archive, canonical
 from packager.canonical import JSON
-from packager.errors import IntegrityError, UsageError
+from packager.errors import IntegrityError, TooLarge, UsageError
 from packager.formats import dsse, modelpack, oci
 from packager.formats.intoto import METADATA_DIRECTORY
 from packager.media import INDEX_FILE, LAYOUT_FILE, LayoutDirectory, Medium, StoredBundle, UnpackedTree, record
@@ -24,6 +24,7 @@ FORMAT = 1  # of bundle.json; a reader refuses any other
 RECORD = "bundle.json"
 CONTRACT = "contract.json"
 SBOM = "sbom.cdx.json"
+MAX_LISTED = 1024  # manifests in an index: the bundle and what is attached to it
 MAX_RECORD = 16 << 20  # bytes of one of our JSON files
 
 
@@ -181,7 +182,10 @@ def read(medium: Medium) -> Bundle:
     """Open the bundle on `medium`; anything malformed is an IntegrityError naming it."""
     models: dict[str, bytes] = {}
     referrers: dict[str, Referrer] = {}
-    for descriptor in oci.parse_index(medium.index(), subject=INDEX_FILE):
+    listed = oci.parse_index(medium.index(), subject=INDEX_FILE)
+    if len(listed) > MAX_LISTED:
+        raise TooLarge(f"`{INDEX_FILE}` lists {len(listed)} manifests, at most {MAX_LISTED} are read", subject=INDEX_FILE)
+    for descriptor in listed:
         data = record(medium, descriptor.blob.digest)
         if len(data) != descriptor.blob.size:
             raise IntegrityError(f"`{INDEX_FILE}` lies about the size of {descriptor.blob.digest}", subject=INDEX_FILE)

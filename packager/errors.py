@@ -10,7 +10,21 @@
      │  ├ TooNewError        a graph needs operators that a promised runtime lacks
      │  └ StorageError       the disk is full or may not be written
      ├ IntegrityError     5  bytes, names or signatures are not what was promised
+     │  ├ TooLarge           a record, or their number, exceeds what a reader accepts
+     │  ├ Malformed          a record does not have its one allowed shape
+     │  ├ BadSignature       a signature, time stamp or log entry does not match what it vouches for
+     │  └ WrongSubject       somebody trusted signed something else
      └ NegativeAnswer     1  the question was answered, and the answer is no
+        ├ TrustFileError     the trust file is not vouched for by its root keys
+        ├ Unsigned           nobody signed
+        ├ UntrustedSigner    somebody signed whom nobody here trusts
+        ├ UnfitCertificate   a trusted authority's certificate, but expired, too early or for another purpose
+        ├ UntrustedTime      no trusted authority says when it was signed
+        ├ MissingStatement   a required statement is not there, or not by who may make it
+        ├ Revoked            the key, identity, certificate, bundle or version was revoked
+        ├ RolledBack         something newer was seen, or is demanded
+        ├ Stale              the trust file, or what was signed, is too old
+        └ ForbiddenFormat    a file is of a format that bundles may not hold
 
 A policy that fails is data (`types.Verdict`), not an exception; `NegativeAnswer` exists for verbs whose whole
 point is a yes or no, so that every verb ends through one place. Messages follow one grammar: a single sentence,
@@ -97,6 +111,62 @@ class IntegrityError(PackagerError):
     def __init__(self, message: str, *, subject: str, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
         self.subject = subject
+
+
+class TooLarge(IntegrityError):
+    """A record, or the number of them, exceeds its cap; it was not read to its end."""
+
+
+class Malformed(IntegrityError):
+    """A record does not have the one shape it may have."""
+
+
+class BadSignature(IntegrityError):
+    """A signature, time stamp or log entry is not over the bytes it is attached to."""
+
+
+class WrongSubject(IntegrityError):
+    """A statement is validly signed and about another bundle, other files, or a look-alike of them."""
+
+
+class TrustFileError(NegativeAnswer):
+    """The trust file, or the step to it from the one before, is not signed by enough root keys."""
+
+
+class Unsigned(NegativeAnswer):
+    """The bundle carries no signed statement at all."""
+
+
+class UntrustedSigner(NegativeAnswer):
+    """The bundle is signed, and none of the signers is trusted here."""
+
+
+class UnfitCertificate(NegativeAnswer):
+    """The certificate was not valid when it signed, or is not one for signing."""
+
+
+class UntrustedTime(NegativeAnswer):
+    """No trusted authority vouches for the time of a signature that needs one."""
+
+
+class MissingStatement(NegativeAnswer):
+    """A statement that must be there is not, or was not made by somebody who may make it."""
+
+
+class Revoked(NegativeAnswer):
+    """The trust file withdraws the trust that would otherwise suffice."""
+
+
+class RolledBack(NegativeAnswer):
+    """An older version or trust file than the newest one seen, or than the oldest one allowed."""
+
+
+class Stale(NegativeAnswer):
+    """Valid once, and too old now: a channel that stopped, or was stopped, looks like this."""
+
+
+class ForbiddenFormat(NegativeAnswer):
+    """A file of the bundle is of a format that holds programs, or that nobody declared."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

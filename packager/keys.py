@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from packager.errors import UsageError
 from packager.files import write_atomically
-from packager.formats.dsse import SignedStatement, pae
+from packager.formats.dsse import Key, SignedStatement, pae
 
 CURVES = {"p256": ec.SECP256R1(), "p384": ec.SECP384R1()}
 _HASHES: dict[str, hashes.HashAlgorithm] = {"secp256r1": hashes.SHA256(), "secp384r1": hashes.SHA384()}
@@ -39,8 +39,12 @@ class PublicKey:
 
     def verifies(self, statement: SignedStatement) -> bool:
         """True if this key made the signature over the statement's original bytes."""
+        return self.signed(statement.signature, pae(statement.payload))
+
+    def signed(self, signature: bytes, message: bytes) -> bool:
+        """True if this key made `signature` over `message`."""
         try:
-            self.key.verify(statement.signature, pae(statement.payload), ec.ECDSA(_HASHES[self.key.curve.name]))
+            self.key.verify(signature, message, ec.ECDSA(_HASHES[self.key.curve.name]))
         except InvalidSignature:
             return False
         return True
@@ -58,8 +62,11 @@ class PrivateKey:
 
     def sign(self, payload: bytes) -> SignedStatement:
         """Sign an in-toto payload."""
-        algorithm = ec.ECDSA(_HASHES[self.key.curve.name], deterministic_signing=True)
-        return SignedStatement(payload, self.key.sign(pae(payload), algorithm), self.public.fingerprint)
+        return SignedStatement(payload, self.sign_bytes(pae(payload)), Key(self.public.fingerprint))
+
+    def sign_bytes(self, message: bytes) -> bytes:
+        """Return the DER signature over `message`, always the same one for the same message."""
+        return self.key.sign(message, ec.ECDSA(_HASHES[self.key.curve.name], deterministic_signing=True))
 
 
 def generate(curve: str) -> PrivateKey:
@@ -96,11 +103,24 @@ def load_private(path: Path, passphrase: bytes | None) -> PrivateKey:
 def load_public(path: Path) -> PublicKey:
     """Read a PEM public key. Raises UsageError for anything else."""
     try:
-        key = serialization.load_pem_public_key(_read(path))
-    except (ValueError, UnsupportedAlgorithm) as error:
-        raise UsageError(f"`{path}` is no public key", hint=_EXPECTED) from error
+        return parse_public(_read(path))
+    except ValueError as error:
+        raise UsageError(f"`{path}` {error}", hint=_EXPECTED) from error
+
+
+def parse_public(pem: bytes) -> PublicKey:
+    """Read a PEM public key. Raises ValueError for anything else, with words to follow the name of the thing."""
+    try:
+        key = serialization.load_pem_public_key(pem)
+    except (ValueError, UnsupportedAlgorithm):
+        raise ValueError("is no public key") from None
+    return public_key(key)
+
+
+def public_key(key: object) -> PublicKey:
+    """Return `key` if it is on a curve that signs here. Raises ValueError."""
     if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name not in _HASHES:
-        raise UsageError(f"`{path}` holds another kind of key", hint=_EXPECTED)
+        raise ValueError("holds another kind of key")
     return PublicKey(key)
 
 

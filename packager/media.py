@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from packager import canonical
-from packager.errors import IntegrityError
+from packager.errors import IntegrityError, TooLarge
 from packager.files import open_regular, walk_regular
 from packager.formats import modelpack, oci
 from packager.formats.intoto import METADATA_DIRECTORY
@@ -51,7 +51,7 @@ def record(medium: Medium, digest: str, *, limit: int = oci.MAX_MANIFEST) -> byt
     with medium.open_record(digest) as file:
         data = file.read(limit + 1)
     if len(data) > limit:
-        raise IntegrityError(f"record `{digest}` is larger than {limit} bytes", subject=digest)
+        raise TooLarge(f"record `{digest}` is larger than {limit} bytes", subject=digest)
     if canonical.sha256(data) != digest:
         place = medium.place("", Blob(digest, len(data)))
         raise IntegrityError(f"`{place}` is damaged: expected {digest}, got {canonical.sha256(data)}", subject=place)

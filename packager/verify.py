@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Decide whether a bundle is what a trusted key signed, and whole. Offline; the order of the checks is fixed.
+"""Decide whether a bundle is what somebody trusted signed, and whole. Offline; the order of the checks is fixed.
 
-    structure   index, manifest, paths, records: strict parsing under size caps (done by opening the bundle)
-    signature   at least one bundle statement carries a valid signature of a trusted key
-    statement   its subject is this manifest; its name, version, file set are those of the bundle's own record
-    files       every file: size, digest, mode, name; and nothing that no statement covers
-    formats     every file is of a format that holds data, not programs
+    structure    sizes and numbers under their caps; index, manifest, paths, records, statements parse strictly
+    trust        the verifier's own trust has not expired
+    signature    signatures, their times and certificates; who of the trusted signed what
+    statement    it is about this manifest; everything required is there
+    revocation   and still is without what is revoked
+    rollback     nothing newer was seen or is demanded
+    files        every file: size, digest, mode, name; and nothing that no statement covers
+    formats      every file is of a format that holds data, not programs
 
-Bytes in, verdict out: no clock, no network, no environment. The first failing check ends the verdict, because what
-comes after it would judge data that nobody vouches for.
+Up to `rollback` the answers come from `evidence`, which sees only bytes; the time and what was seen are handed in.
+The first failing check ends the verdict, because what comes after it would judge data that nobody vouches for.
 """
 
 from __future__ import annotations
@@ -17,17 +20,26 @@ import concurrent.futures
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import PurePosixPath
 
+from packager import evidence
 from packager.bundle import Bundle
 from packager.canonical import JSON
-from packager.errors import IntegrityError, NegativeAnswer, PackagerError
+from packager.errors import ForbiddenFormat, IntegrityError, NegativeAnswer, PackagerError, TooLarge
 from packager.events import OnEvent, Progress, ignore
+from packager.evidence import About, Evidence
 from packager.files import digest_of
 from packager.formats import dsse, intoto
+from packager.formats.dsse import SignedStatement
 from packager.keys import PublicKey
 from packager.media import record
+from packager.seen import Seen
+from packager.trust import Trust, normal
 from packager.types import Blob
+
+MAX_STATEMENTS = 256
+MAX_STATEMENT_BYTES = 128 << 20
 
 # Formats that are data, and two that are not: wheels enter an isolated environment by their hashes, and engines are
 # native code, which is why no file of a bundle is opened before its signature and digest hold. External data of a graph
@@ -51,15 +63,20 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """The whole verdict. Deterministic: the same bundle and keys give the same JSON everywhere."""
+    """The whole verdict. Deterministic: the same bundle, trust, time and memory give the same JSON everywhere."""
 
     name: str
     version: str
     digest: str
     set_digest: str
-    signers: tuple[str, ...]
+    evidence: tuple[Evidence, ...]
     checks: tuple[Check, ...]
     failure: PackagerError | None
+
+    @property
+    def signers(self) -> tuple[str, ...]:
+        """Return the trusted identities that signed, sorted."""
+        return tuple(sorted({item.attested.identity for item in self.evidence}))
 
     @property
     def ok(self) -> bool:
@@ -73,28 +90,35 @@ class Verification:
             "digest": self.digest,
             "setDigest": self.set_digest,
             "signers": list(self.signers),
+            "statements": [_statement_json(item) for item in self.evidence],
             "checks": [check.to_json() for check in self.checks],
+            "refusal": type(self.failure).__name__ if self.failure else None,
         }
 
 
-@dataclass(frozen=True, slots=True)
-class Attested:
-    """A statement whose signature a trusted key verifies."""
+def _statement_json(item: Evidence) -> JSON:
+    attested = item.attested
+    return {
+        "predicateType": item.statement.predicate_type,
+        "signer": attested.signer,
+        "identity": attested.identity,
+        "time": f"{attested.time:%Y-%m-%dT%H:%M:%SZ}" if attested.time else None,
+        "digest": item.digest,
+    }
 
-    statement: intoto.Statement
-    signer: str
 
+def verify(
+    bundle: Bundle, trusted: Trust | Sequence[PublicKey], on_event: OnEvent = ignore, *, now: datetime | None = None,
+    seen: Seen = Seen(),
+) -> Verification:  # fmt: skip
+    """Check `bundle` against a trust, or keys that stand for one; see the module docstring for the order.
 
-def verify(bundle: Bundle, trusted: Sequence[PublicKey], on_event: OnEvent = ignore) -> Verification:
-    """Check `bundle` against the keys in `trusted`; see the module docstring for the order."""
-    attested: list[Attested] = []
+    `now` is needed as soon as the trust has an end or names certificates; `seen` is what the verifier remembers.
+    """
+    case = _Case(bundle, normal(trusted), now, seen)
     plan: Sequence[tuple[str, Callable[[], str]]] = (
-        ("structure", lambda: f"{len(bundle.tree.files)} files, {len(bundle.referrers)} attached statements"),
-        ("signature", lambda: _check_signatures(bundle, trusted, attested)),
-        ("statement", lambda: _check_statements(bundle, [item.statement for item in attested])),
-        ("files", lambda: check_files(bundle, on_event)),
-        ("formats", lambda: _check_formats(bundle)),
-    )
+        *case.plan(), ("files", lambda: check_files(bundle, on_event)), ("formats", lambda: _check_formats(bundle)),
+    )  # fmt: skip
     checks: list[Check] = []
     failure: PackagerError | None = None
     for name, perform in plan:
@@ -104,87 +128,76 @@ def verify(bundle: Bundle, trusted: Sequence[PublicKey], on_event: OnEvent = ign
             checks.append(Check(name, False, error.message))
             failure = error
             break
-    signers = tuple(sorted({item.signer for item in attested}))
-    return Verification(bundle.name, bundle.version, bundle.digest, bundle.set_digest, signers, tuple(checks), failure)
+    return Verification(
+        bundle.name, bundle.version, bundle.digest, bundle.set_digest, case.evidence, tuple(checks), failure
+    )  # fmt: skip
 
 
-def require_signature(bundle: Bundle, trusted: Sequence[PublicKey]) -> None:
-    """Raise unless a trusted key vouches for `bundle`; for callers that hash the files themselves while copying."""
-    attested: list[Attested] = []
-    _check_signatures(bundle, trusted, attested)
-    _check_statements(bundle, [item.statement for item in attested])
+def require_signature(
+    bundle: Bundle, trusted: Trust | Sequence[PublicKey], *, now: datetime | None = None, seen: Seen = Seen()
+) -> None:  # fmt: skip
+    """Raise unless somebody trusted vouches for `bundle`; for callers that hash the files themselves while copying."""
+    for _, perform in _Case(bundle, normal(trusted), now, seen).plan():
+        perform()
     _check_formats(bundle)
 
 
+class _Case:
+    """One bundle before one verifier: what each step of the plan leaves for the next."""
+
+    def __init__(self, bundle: Bundle, trust: Trust, now: datetime | None, seen: Seen) -> None:
+        self.bundle, self.trust, self.now, self.seen = bundle, trust, now, seen
+        self.about = About(bundle.name, bundle.version, bundle.digest, bundle.tree)
+        self.signed: dict[str, SignedStatement] = {}
+        self.evidence: tuple[Evidence, ...] = ()
+
+    def plan(self) -> Sequence[tuple[str, Callable[[], str]]]:
+        return (
+            ("structure", self._structure),
+            ("trust", lambda: evidence.current(self.trust, self.now)),
+            ("signature", self._signature),
+            ("statement", self._statement),
+            ("revocation", self._revocation),
+            ("rollback", lambda: evidence.newest(self.about, self.trust, self.seen)),
+        )
+
+    def _structure(self) -> str:
+        self.signed = evidence.parse(dict(_records(self.bundle)))
+        return f"{len(self.bundle.tree.files)} files, {len(self.bundle.referrers)} attached statements"
+
+    def _signature(self) -> str:
+        self.evidence = evidence.authenticate(self.signed, self.trust, self.now)
+        return f"signed by {', '.join(sorted({item.attested.identity[:80] for item in self.evidence}))}"
+
+    def _statement(self) -> str:
+        evidence.relate(self.about, self.evidence)
+        required = evidence.satisfy(self.evidence, self.trust, self.now)
+        return f"{len(self.evidence)} statements are about this manifest and its files; required: {required}"
+
+    def _revocation(self) -> str:
+        before, self.evidence = self.evidence, evidence.withstand(self.about, self.evidence, self.trust, self.now)
+        return f"{len(before) - len(self.evidence)} statements are revoked"
+
+
 def attached(bundle: Bundle) -> Iterator[tuple[str, str, str]]:
-    """Yield (blob digest, key fingerprint it claims, predicate type) of every attached statement, unverified."""
-    for digest, signed in _signed_statements(bundle):
-        yield digest, signed.key_hint, _parse_statement(digest, signed).predicate_type
+    """Yield (blob digest, who it claims to be by, predicate type) of every attached statement, unverified."""
+    for digest, signed in evidence.parse(dict(_records(bundle))).items():
+        yield digest, signed.material.claim, intoto.parse(signed.payload, limit=dsse.MAX_BUNDLE).predicate_type
 
 
-def _check_signatures(bundle: Bundle, trusted: Sequence[PublicKey], found: list[Attested]) -> str:
-    """Collect what trusted keys said; an unknown signer is no evidence, a broken signature of a known one is a lie."""
-    keys = {key.fingerprint: key for key in trusted}
-    unknown: list[str] = []
-    for digest, signed in _signed_statements(bundle):
-        key = keys.get(signed.key_hint)
-        if key is None:
-            unknown.append(signed.key_hint[:16])
-            continue
-        if not key.verifies(signed):
-            place = bundle.medium.place("", Blob(digest, 0))
-            raise IntegrityError(f"the signature in `{place}` does not match its statement", subject=place)
-        found.append(Attested(_parse_statement(digest, signed), key.fingerprint))
-    if any(item.statement.predicate_type == intoto.BUNDLE_PREDICATE for item in found):
-        return f"signed by {', '.join(sorted({item.signer[:16] for item in found}))}"
-    if unknown:
-        raise NegativeAnswer(
-            f"no trusted key signed this bundle: expected {', '.join(k[:16] for k in keys)}, "
-            f"got {', '.join(sorted(set(unknown)))}",
-            hint="compare the fingerprints with what the publisher announced; `packager inspect` lists the signers",
+def _records(bundle: Bundle) -> Iterator[tuple[str, bytes]]:
+    """Yield the attached statements as bytes, under the caps on their number and size."""
+    blobs = {r.content.digest: r.content for r in bundle.referrers if r.artifact_type == dsse.BUNDLE}
+    total = sum(blob.size for blob in blobs.values())
+    if len(blobs) > MAX_STATEMENTS or total > MAX_STATEMENT_BYTES:
+        raise TooLarge(
+            f"too much is attached: expected at most {MAX_STATEMENTS} statements and {MAX_STATEMENT_BYTES} bytes, "
+            f"got {len(blobs)} and {total}",
+            subject=bundle.name,
         )
-    raise NegativeAnswer(
-        "the bundle is not signed", hint="ask the publisher for the signed form; `packager sign` makes it"
-    )
-
-
-def _signed_statements(bundle: Bundle) -> Iterator[tuple[str, dsse.SignedStatement]]:
-    for referrer in sorted(bundle.referrers, key=lambda r: r.manifest.digest):
-        if referrer.artifact_type != dsse.BUNDLE:
-            continue
-        digest = referrer.content.digest
-        data = bundle.pending.get(digest) or record(bundle.medium, digest, limit=dsse.MAX_BUNDLE)
-        try:
-            yield digest, dsse.parse(data)
-        except ValueError as error:
-            raise IntegrityError(f"statement `{digest}` is malformed: {error}", subject=digest) from None
-
-
-def _parse_statement(digest: str, signed: dsse.SignedStatement) -> intoto.Statement:
-    try:
-        return intoto.parse(signed.payload, limit=dsse.MAX_BUNDLE)
-    except ValueError as error:
-        raise IntegrityError(f"statement `{digest}` is malformed: {error}", subject=digest) from None
-
-
-def _check_statements(bundle: Bundle, statements: Sequence[intoto.Statement]) -> str:
-    """Every statement of a kind we know must say exactly what we would say of this bundle."""
-    expected = {
-        statement.predicate_type: statement
-        for statement in (
-            intoto.bundle_statement(bundle.name, bundle.version, bundle.digest, bundle.tree),
-            intoto.model_signing_statement(bundle.name, bundle.version, bundle.tree),
-        )
-    }
-    for statement in statements:
-        wanted = expected.get(statement.predicate_type)
-        if wanted is not None and statement != wanted:
-            raise IntegrityError(
-                f"a trusted key signed another bundle: expected {wanted.subject_name} {wanted.subject_sha256[:16]}, "
-                f"got {statement.subject_name:.80} {statement.subject_sha256[:16]}",
-                subject=statement.subject_name,
-            )
-    return f"{len(statements)} statements are about this manifest and its files"
+    for digest, blob in blobs.items():
+        limit = min(dsse.MAX_BUNDLE, blob.size)
+        yield digest, bundle.pending.get(digest) or record(bundle.medium, digest, limit=limit)
 
 
 def check_files(bundle: Bundle, on_event: OnEvent = ignore) -> str:
@@ -220,7 +233,7 @@ def _check_formats(bundle: Bundle) -> str:
     for path, _ in bundle.tree:
         suffix = PurePosixPath(path).suffix
         if suffix not in ALLOWED_SUFFIXES:
-            raise NegativeAnswer(
+            raise ForbiddenFormat(
                 f"`{path}` is of a format that bundles may not hold",
                 hint=f"allowed: {', '.join(sorted(ALLOWED_SUFFIXES))}",
             )

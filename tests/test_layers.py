@@ -15,15 +15,20 @@ ROOT = Path(__file__).resolve().parent.parent
 LAYERS = (
     {"types", "errors", "canonical", "events"},
     {
-        "archive", "bundle", "compatibility", "contract", "destination", "files", "fleet", "formats", "graph",
-        "graphcheck", "graphneeds", "keys", "knowledge", "lock", "media", "memo", "patch", "pinning", "platforms", "plugins",
-        "recipe", "recipefields", "store", "tensorcheck", "waivers", "yamltext",
+        "archive", "bundle", "certificates", "compatibility", "contract", "destination", "files", "fleet", "formats",
+        "graph", "graphcheck", "graphneeds", "keys", "knowledge", "lock", "media", "memo", "patch", "pinning",
+        "platforms", "plugins", "recipe", "recipefields", "seen", "semver", "store", "tensorcheck", "timestamps",
+        "trust", "trustfile", "waivers", "yamltext",
     },
-    {"bucket", "dependencies", "exporters", "init", "lockers", "origins", "policies", "registry", "runtimes", "server", "signers", "sources",
-     "steps", "templates"},
+    {
+        "bucket", "dependencies", "exporters", "init", "lockers", "origins", "policies", "registry", "runtimes",
+        "server", "signers", "sources", "steps", "templates", "verifiers",
+    },
     {"environments", "run", "sandbox", "worker"},
-    {"build", "cache", "compat", "compatpage", "completeness", "delta", "diff", "host", "install", "policy", "probing",
-     "profiles", "resolve", "sign", "toolchains", "transport", "vendor", "verify", "wheels"},
+    {
+        "build", "cache", "compat", "compatpage", "completeness", "delta", "diff", "evidence", "host", "install",
+        "policy", "probing", "profiles", "resolve", "sign", "toolchains", "transport", "vendor", "verify", "wheels",
+    },
     {"cli", "__main__"},
 )  # fmt: skip
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}

@@ -1,8 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""DSSE envelopes inside Sigstore bundles v0.3, for signatures made with plain keys.
+"""DSSE envelopes inside Sigstore bundles v0.3, in the three kinds that this program makes and reads.
 
-Sources: secure-systems-lab/dsse v1.0 (protocol.md, envelope.md); sigstore protobuf-specs, bundle v0.3; OpenSSF
-Model Signing v1.0 for the `publicKey.hint`, which is the SHA-256 of the PEM of the public key.
+    Key           `publicKey.hint`, the SHA-256 of the PEM of the public key
+    Certificates  `x509CertificateChain` of an enterprise authority, leaf first, with RFC 3161 time stamps
+    Logged        `certificate` of a Sigstore instance, one transparency log entry, RFC 3161 time stamps
+
+There is one accepted spelling: unknown fields, other media types, several signatures and loose base64 are refused.
+Sources: secure-systems-lab/dsse v1.0 (protocol.md, envelope.md); sigstore protobuf-specs, bundle v0.3; OpenSSF Model
+Signing v1.0 for the hint.
 """
 
 from __future__ import annotations
@@ -10,6 +15,7 @@ from __future__ import annotations
 import base64
 import binascii
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from packager import canonical
 from packager.canonical import JSON
@@ -17,6 +23,48 @@ from packager.canonical import JSON
 BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 IN_TOTO = "application/vnd.in-toto+json"
 MAX_BUNDLE = 16 << 20  # bytes
+MAX_CERTIFICATES = 8
+MAX_TIMESTAMPS = 32  # as sigstore's clients allow
+_STAMPS = "timestampVerificationData"
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """Signed by a plain key; `hint` is sha256 over its PEM."""
+
+    hint: str
+
+    @property
+    def claim(self) -> str:
+        return f"key {self.hint[:16]}"
+
+
+@dataclass(frozen=True, slots=True)
+class Certificates:
+    """Signed by the key of the first certificate (DER); `timestamps` are RFC 3161 responses over the signature."""
+
+    chain: tuple[bytes, ...]
+    timestamps: tuple[bytes, ...] = ()
+
+    @property
+    def claim(self) -> str:
+        return f"certificate {canonical.sha256(self.chain[0])[7:23]}"
+
+
+@dataclass(frozen=True, slots=True)
+class Logged:
+    """Signed with a short-lived certificate of a Sigstore instance; `document` is the whole bundle as received."""
+
+    certificate: bytes
+    timestamps: tuple[bytes, ...]
+    document: bytes
+
+    @property
+    def claim(self) -> str:
+        return f"certificate {canonical.sha256(self.certificate)[7:23]}"
+
+
+Material: TypeAlias = Key | Certificates | Logged
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,59 +73,128 @@ class SignedStatement:
 
     payload: bytes
     signature: bytes
-    key_hint: str
+    material: Material
 
     def to_bytes(self) -> bytes:
+        if isinstance(self.material, Logged):
+            return self.material.document
         value = {
             "mediaType": BUNDLE,
-            "verificationMaterial": {"publicKey": {"hint": self.key_hint}, "tlogEntries": []},
+            "verificationMaterial": _material_json(self.material),
             "dsseEnvelope": {
-                "payload": base64.b64encode(self.payload).decode(),
+                "payload": encode(self.payload),
                 "payloadType": IN_TOTO,
-                "signatures": [{"sig": base64.b64encode(self.signature).decode(), "keyid": ""}],
+                "signatures": [{"sig": encode(self.signature), "keyid": ""}],
             },
         }
         return canonical.dump(value)
 
 
-def pae(payload: bytes) -> bytes:
-    """Return the pre-authentication encoding of an in-toto payload: the bytes that get signed."""
-    return b"DSSEv1 %d %s %d %s" % (len(IN_TOTO), IN_TOTO.encode(), len(payload), payload)
-
-
-def parse(data: bytes) -> SignedStatement:
-    """Parse a Sigstore bundle made with a key. Raises ValueError for any other shape; there is no tolerance."""
-    value = canonical.load(data, limit=MAX_BUNDLE)
-    bundle = _object(value, {"mediaType", "verificationMaterial", "dsseEnvelope"}, "bundle")
-    if bundle["mediaType"] != BUNDLE:
-        raise ValueError(f"expected media type {BUNDLE}, got {bundle['mediaType']!s:.100}")
-    material = _object(bundle["verificationMaterial"], {"publicKey", "tlogEntries"}, "verification material")
-    hint = _object(material["publicKey"], {"hint"}, "public key")["hint"]
-    envelope = _object(bundle["dsseEnvelope"], {"payload", "payloadType", "signatures"}, "envelope")
-    if envelope["payloadType"] != IN_TOTO:
-        raise ValueError(f"expected payload type {IN_TOTO}, got {envelope['payloadType']!s:.100}")
-    signatures = envelope["signatures"]
-    if not isinstance(signatures, list) or len(signatures) != 1 or material["tlogEntries"] != []:
-        raise ValueError("expected one signature and no log entries")
-    signature = _object(signatures[0], {"sig", "keyid"}, "signature")
-    if not isinstance(hint, str):
-        raise ValueError("the public key hint is not a string")
-    return SignedStatement(_decode(envelope["payload"]), _decode(signature["sig"]), hint)
-
-
-def _object(value: JSON, keys: set[str], what: str) -> dict[str, JSON]:
-    if not isinstance(value, dict) or set(value) != keys:
-        raise ValueError(f"the {what} must have exactly the fields {', '.join(sorted(keys))}")
+def _material_json(material: Key | Certificates) -> JSON:
+    if isinstance(material, Key):
+        return {"publicKey": {"hint": material.hint}, "tlogEntries": []}
+    chain = [{"rawBytes": encode(certificate)} for certificate in material.chain]
+    value: JSON = {"x509CertificateChain": {"certificates": chain}, "tlogEntries": []}
+    if material.timestamps:
+        value[_STAMPS] = {"rfc3161Timestamps": [{"signedTimestamp": encode(stamp)} for stamp in material.timestamps]}
     return value
 
 
-def _decode(value: JSON) -> bytes:
+def pae(payload: bytes, kind: str = IN_TOTO) -> bytes:
+    """Return the pre-authentication encoding of a payload: the bytes that get signed."""
+    return b"DSSEv1 %d %s %d %s" % (len(kind), kind.encode(), len(payload), payload)
+
+
+def parse(data: bytes) -> SignedStatement:
+    """Parse a Sigstore bundle. Raises ValueError for any shape but the three above; there is no tolerance."""
+    bundle = members(canonical.load(data, limit=MAX_BUNDLE), "bundle", "mediaType verificationMaterial dsseEnvelope")
+    if bundle["mediaType"] != BUNDLE:
+        raise ValueError(f"expected media type {BUNDLE}, got {bundle['mediaType']!s:.100}")
+    envelope = members(bundle["dsseEnvelope"], "envelope", "payload payloadType signatures")
+    if envelope["payloadType"] != IN_TOTO:
+        raise ValueError(f"expected payload type {IN_TOTO}, got {envelope['payloadType']!s:.100}")
+    (signature,) = items(envelope["signatures"], "signatures", 1, 1)
+    bare = members(signature, "signature", "sig", "keyid")
+    return SignedStatement(
+        decode(envelope["payload"]), decode(bare["sig"]), _material(bundle["verificationMaterial"], data)
+    )
+
+
+def _material(value: JSON, data: bytes) -> Material:
+    if not isinstance(value, dict):
+        raise ValueError("the verification material is not an object")
+    if "publicKey" in value:
+        return _key(members(value, "verification material", "publicKey tlogEntries"))
+    if "x509CertificateChain" in value:
+        return _certificates(members(value, "verification material", "x509CertificateChain tlogEntries", _STAMPS))
+    return _logged(members(value, "verification material", "certificate tlogEntries", _STAMPS), data)
+
+
+def _key(value: dict[str, JSON]) -> Key:
+    items(value["tlogEntries"], "log entries", 0, 0)
+    hint = members(value["publicKey"], "public key", "hint")["hint"]
+    if not isinstance(hint, str):
+        raise ValueError("the public key hint is not a string")
+    return Key(hint)
+
+
+def _certificates(value: dict[str, JSON]) -> Certificates:
+    items(value["tlogEntries"], "log entries", 0, 0)
+    chain = members(value["x509CertificateChain"], "certificate chain", "certificates")["certificates"]
+    return Certificates(
+        tuple(_raw(item) for item in items(chain, "certificates", 1, MAX_CERTIFICATES)), _timestamps(value)
+    )
+
+
+def _logged(value: dict[str, JSON], data: bytes) -> Logged:
+    items(value["tlogEntries"], "log entries", 1, 1)  # what is in it is read by sigstore's own strict models
+    return Logged(_raw(value["certificate"]), _timestamps(value), data)
+
+
+def _raw(value: JSON) -> bytes:
+    return decode(members(value, "certificate", "rawBytes")["rawBytes"])
+
+
+def _timestamps(value: dict[str, JSON]) -> tuple[bytes, ...]:
+    if _STAMPS not in value:
+        return ()
+    listed = members(value[_STAMPS], "time stamp data", "", "rfc3161Timestamps").get("rfc3161Timestamps", [])
+    rows = items(listed, "time stamps", 0, MAX_TIMESTAMPS)
+    stamps = tuple(decode(members(row, "time stamp", "signedTimestamp")["signedTimestamp"]) for row in rows)
+    if len(set(stamps)) != len(stamps):
+        raise ValueError("the same time stamp is there twice")
+    return stamps
+
+
+def members(value: JSON, what: str, required: str, optional: str = "") -> dict[str, JSON]:
+    """Return `value` if it is an object with these space-separated members and no others. Raises ValueError."""
+    need, may = set(required.split()), set(optional.split())
+    if not isinstance(value, dict) or not need <= set(value) <= need | may:
+        raise ValueError(f"the {what} must have exactly the fields {', '.join(sorted(need | may))}")
+    return value
+
+
+def items(value: JSON, what: str, least: int, most: int) -> list[JSON]:
+    """Return `value` if it is a list of an allowed length. Raises ValueError."""
+    if not isinstance(value, list) or not least <= len(value) <= most:
+        wanted = str(least) if least == most else f"{least} to {most}"
+        raise ValueError(f"expected {wanted} {what}, got {len(value) if isinstance(value, list) else 'no list'}")
+    return value
+
+
+def encode(data: bytes) -> str:
+    """Return the one base64 spelling of `data`."""
+    return base64.b64encode(data).decode()
+
+
+def decode(value: JSON) -> bytes:
+    """Return what base64 text stands for, if it is spelled canonically. Raises ValueError."""
     if not isinstance(value, str):
         raise ValueError("expected base64 text")
     try:
         data = base64.b64decode(value, validate=True)
-    except binascii.Error as error:
+    except (binascii.Error, ValueError) as error:
         raise ValueError(f"bad base64: {error}") from None
-    if base64.b64encode(data).decode() != value:  # one value, one spelling: unused bits must be zero
+    if encode(data) != value:  # one value, one spelling: unused bits must be zero
         raise ValueError("bad base64: not in its canonical form")
     return data

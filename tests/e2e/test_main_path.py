@@ -62,8 +62,11 @@ def test_every_medium_verifies(built: Project, tmp_path: Path) -> None:
         assert verdict["ok"]
         assert [check["check"] for check in verdict["checks"]] == [
             "structure",
+            "trust",
             "signature",
             "statement",
+            "revocation",
+            "rollback",
             "files",
             "formats",
         ]

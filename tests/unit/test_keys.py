@@ -23,7 +23,7 @@ def test_sign_and_verify(curve: str, tmp_path: Path) -> None:
     signed = keys.load_private(tmp_path / "k.pem", b"secret").sign(b"payload")
     assert keys.load_public(tmp_path / "k.pub").verifies(signed)
     assert not keys.generate(curve).public.verifies(signed)
-    assert not key.public.verifies(dsse.SignedStatement(b"Payload", signed.signature, signed.key_hint))
+    assert not key.public.verifies(dsse.SignedStatement(b"Payload", signed.signature, signed.material))
     assert key.sign(b"payload") == signed, "signatures are deterministic"
     assert dsse.parse(signed.to_bytes()) == signed
 

@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""X.509 as it is used for signing: read certificates, and prove that one leads to an authority somebody trusts.
+
+Paths are built and checked by `cryptography` (RFC 5280). What differs from the web's rules is here: the purpose is
+an extended key usage that the caller names, and key identifiers, which private authorities often leave out, are
+not demanded. No clock, no files: bytes and the time are handed in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.x509.oid import ExtendedKeyUsageOID
+from cryptography.x509.verification import Criticality, ExtensionPolicy, Policy, PolicyBuilder, Store, VerificationError
+
+from packager.errors import UnfitCertificate, UntrustedSigner, UsageError
+
+CODE_SIGNING = ExtendedKeyUsageOID.CODE_SIGNING.dotted_string
+TIME_STAMPING = ExtendedKeyUsageOID.TIME_STAMPING.dotted_string
+MAX_PEM = 1 << 20  # bytes of a file of certificates
+_MAX_DEPTH = 4  # intermediates between a leaf and its root
+
+
+def load(path: Path) -> list[x509.Certificate]:
+    """Read a PEM file with one or more certificates. Raises UsageError."""
+    try:
+        with path.open("rb") as file:
+            return parse_pem(file.read(MAX_PEM + 1))
+    except OSError as error:
+        raise UsageError(f"cannot read `{path}`: {error.strerror}", hint=_EXPECTED) from None
+    except ValueError as error:
+        raise UsageError(f"`{path}` {error}", hint=_EXPECTED) from None
+
+
+_EXPECTED = "expected a PEM file with one or more certificates"
+
+
+def parse_pem(data: bytes) -> list[x509.Certificate]:
+    """Read certificates from PEM text. Raises ValueError, with words to follow the name of the thing."""
+    try:
+        found = x509.load_pem_x509_certificates(data) if len(data) <= MAX_PEM else []
+    except ValueError:
+        raise ValueError("holds no certificate") from None
+    if not found:
+        raise ValueError("holds no certificate, or too many")
+    return found
+
+
+def parse_der(data: bytes) -> x509.Certificate:
+    """Read one certificate, all of whose extensions must be readable. Raises ValueError."""
+    certificate = x509.load_der_x509_certificate(data)
+    names(certificate)
+    return certificate
+
+
+def der(certificate: x509.Certificate) -> bytes:
+    return certificate.public_bytes(serialization.Encoding.DER)
+
+
+def pem(certificate: x509.Certificate) -> str:
+    return certificate.public_bytes(serialization.Encoding.PEM).decode()
+
+
+def serial(certificate: x509.Certificate) -> str:
+    """Return the serial number as lower-case hexadecimal without leading zeros, as trust files write it."""
+    return f"{certificate.serial_number:x}"
+
+
+def names(certificate: x509.Certificate) -> frozenset[str]:
+    """Return the e-mail addresses, URIs and DNS names a certificate is issued to; they compare as exact strings.
+
+    Raises ValueError if an extension cannot be read or appears twice.
+    """
+    try:
+        extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    except x509.ExtensionNotFound:
+        return frozenset()
+    except (x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+        raise ValueError(str(error)) from None
+    kinds = (x509.RFC822Name, x509.UniformResourceIdentifier, x509.DNSName)
+    return frozenset(name for kind in kinds for name in extension.value.get_values_for_type(kind))
+
+
+def check_fitness(leaf: x509.Certificate, purpose: str, at: datetime) -> None:
+    """Raise UnfitCertificate unless `leaf` was valid at that time and is one for signing for `purpose` (an OID)."""
+    who = leaf.subject.rfc4514_string() or "without a subject"
+    if at < leaf.not_valid_before_utc:
+        raise UnfitCertificate(
+            f"the certificate `{who}` was not valid yet: expected {leaf.not_valid_before_utc:%Y-%m-%dT%H:%M:%SZ} or "
+            f"later, got {at:%Y-%m-%dT%H:%M:%SZ}"
+        )
+    if at > leaf.not_valid_after_utc:
+        raise UnfitCertificate(
+            f"the certificate `{who}` had expired: expected {leaf.not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ} or "
+            f"earlier, got {at:%Y-%m-%dT%H:%M:%SZ}",
+            hint="a time stamp of a trusted authority, made when it was signed, keeps a signature valid for ever",
+        )
+    if problem := _unfit(leaf, purpose):
+        raise UnfitCertificate(f"the certificate `{who}` {problem}")
+
+
+def _unfit(leaf: x509.Certificate, purpose: str) -> str | None:
+    constraints = _extension(leaf, x509.BasicConstraints)
+    if constraints is not None and constraints.ca:
+        return "is one of an authority, and authorities do not sign bundles"
+    usage = _extension(leaf, x509.KeyUsage)
+    if usage is None or not usage.digital_signature or usage.key_cert_sign:
+        return "is not one for digital signatures"
+    extended = _extension(leaf, x509.ExtendedKeyUsage)
+    if extended is None or x509.ObjectIdentifier(purpose) not in extended:
+        got = "none" if extended is None else ", ".join(oid.dotted_string for oid in extended)
+        return f"is for another purpose: expected {purpose}, got {got}"
+    return None
+
+
+def _extension(certificate: x509.Certificate, kind: type[x509.ExtensionTypeVar]) -> x509.ExtensionTypeVar | None:
+    try:
+        return certificate.extensions.get_extension_for_class(kind).value
+    except x509.ExtensionNotFound:
+        return None
+
+
+def check_path(
+    leaf: x509.Certificate, others: Iterable[x509.Certificate], authorities: Sequence[x509.Certificate], purpose: str,
+    at: datetime,
+) -> None:  # fmt: skip
+    """Raise UntrustedSigner unless a path of valid certificates leads from `leaf` to one of `authorities`."""
+    verifier = (
+        PolicyBuilder()
+        .store(Store(authorities))
+        .time(at.replace(tzinfo=None))
+        .max_chain_depth(_MAX_DEPTH)
+        .extension_policies(ca_policy=_authority_policy(purpose), ee_policy=_leaf_policy())
+        .build_client_verifier()
+    )
+    try:
+        verifier.verify(leaf, list(others))
+    except (VerificationError, ValueError, x509.UnsupportedGeneralNameType) as error:
+        reason = str(error).partition(" (encountered")[0]
+        raise UntrustedSigner(
+            f"the certificate `{leaf.subject.rfc4514_string()}` does not lead to a trusted authority: {reason}"
+        ) from None
+
+
+def _leaf_policy() -> ExtensionPolicy:
+    """Names and purpose of the leaf are checked by `check_fitness` and the caller, each with its own message."""
+    policy = ExtensionPolicy.webpki_defaults_ee()
+    for kind in (
+        x509.ExtendedKeyUsage, x509.AuthorityKeyIdentifier, x509.SubjectAlternativeName, x509.BasicConstraints,
+        x509.KeyUsage,
+    ):  # fmt: skip
+        policy = policy.may_be_present(kind, Criticality.AGNOSTIC, None)
+    return policy
+
+
+def _authority_policy(purpose: str) -> ExtensionPolicy:
+    def nested(policy: Policy, authority: x509.Certificate, usage: x509.ExtendedKeyUsage | None) -> None:
+        allowed = {x509.ObjectIdentifier(purpose), ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE}
+        if usage is not None and not allowed & set(usage):
+            raise ValueError("the authority may not issue certificates for this purpose")
+
+    return (
+        ExtensionPolicy.webpki_defaults_ca()
+        .may_be_present(x509.AuthorityKeyIdentifier, Criticality.AGNOSTIC, None)
+        .may_be_present(x509.SubjectKeyIdentifier, Criticality.AGNOSTIC, None)
+        .may_be_present(x509.ExtendedKeyUsage, Criticality.AGNOSTIC, nested)
+    )

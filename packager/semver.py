@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Order of semantic versions (semver.org, §11), and ranges of them as trust files write them: `>=1.0.0,<1.2.3`."""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Callable
+from typing import TypeAlias
+
+_VERSION = re.compile(r"(0|[1-9]\d{0,9})\.(0|[1-9]\d{0,9})\.(0|[1-9]\d{0,9})(?:-([0-9A-Za-z.-]{1,64}))?(?:\+[0-9A-Za-z.-]{1,64})?")
+_COMPARISONS: dict[str, Callable[[Precedence, Precedence], bool]] = {
+    ">=": operator.ge, "<=": operator.le, "==": operator.eq, ">": operator.gt, "<": operator.lt,
+}  # fmt: skip
+
+Label: TypeAlias = tuple[bool, int, str]  # (is text, number, text): numbers sort before text
+Precedence: TypeAlias = tuple[int, int, int, bool, tuple[Label, ...]]
+
+
+def precedence(version: str) -> Precedence:
+    """Return a key that sorts versions; a pre-release comes before its release, build metadata does not count.
+
+    Raises ValueError.
+    """
+    found = _VERSION.fullmatch(version)
+    if found is None:
+        raise ValueError(f"`{version:.80}` is not a semantic version")
+    major, minor, patch, pre = found.groups()
+    labels = tuple(
+        (False, int(label), "") if label.isdecimal() else (True, 0, label) for label in (pre.split(".") if pre else ())
+    )
+    return int(major), int(minor), int(patch), pre is None, labels
+
+
+def check_range(text: str) -> str:
+    """Return `text` if it is a range. Raises ValueError."""
+    in_range("0.0.0", text)
+    return text
+
+
+def in_range(version: str, text: str) -> bool:
+    """Tell whether `version` satisfies every comparison of a comma-separated range. Raises ValueError."""
+    value = precedence(version)
+    satisfied = True
+    for part in text.split(","):
+        found = re.fullmatch(r"\s*(>=|<=|==|>|<)\s*(\S+)\s*", part)
+        if found is None:
+            raise ValueError(f"`{text:.80}` is not a range: expected for example `>=1.0.0,<1.2.3`")
+        satisfied &= _COMPARISONS[found[1]](value, precedence(found[2]))
+    return satisfied
