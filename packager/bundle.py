@@ -184,7 +184,9 @@ def read(medium: Medium) -> Bundle:
     referrers: dict[str, Referrer] = {}
     listed = oci.parse_index(medium.index(), subject=INDEX_FILE)
     if len(listed) > MAX_LISTED:
-        raise TooLarge(f"`{INDEX_FILE}` lists {len(listed)} manifests, at most {MAX_LISTED} are read", subject=INDEX_FILE)
+        raise TooLarge(
+            f"`{INDEX_FILE}` lists {len(listed)} manifests, at most {MAX_LISTED} are read", subject=INDEX_FILE
+        )
     for descriptor in listed:
         data = record(medium, descriptor.blob.digest)
         if len(data) != descriptor.blob.size:

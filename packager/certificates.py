@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import TypeVar
 
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
@@ -21,6 +22,7 @@ from packager.errors import UnfitCertificate, UntrustedSigner, UsageError
 
 CODE_SIGNING = ExtendedKeyUsageOID.CODE_SIGNING.dotted_string
 TIME_STAMPING = ExtendedKeyUsageOID.TIME_STAMPING.dotted_string
+Extension = TypeVar("Extension", bound=x509.ExtensionType)
 MAX_PEM = 1 << 20  # bytes of a file of certificates
 _MAX_DEPTH = 4  # intermediates between a leaf and its root
 
@@ -117,7 +119,7 @@ def _unfit(leaf: x509.Certificate, purpose: str) -> str | None:
     return None
 
 
-def _extension(certificate: x509.Certificate, kind: type[x509.ExtensionTypeVar]) -> x509.ExtensionTypeVar | None:
+def _extension(certificate: x509.Certificate, kind: type[Extension]) -> Extension | None:
     try:
         return certificate.extensions.get_extension_for_class(kind).value
     except x509.ExtensionNotFound:
@@ -131,7 +133,7 @@ def check_path(
     """Raise UntrustedSigner unless a path of valid certificates leads from `leaf` to one of `authorities`."""
     verifier = (
         PolicyBuilder()
-        .store(Store(authorities))
+        .store(Store(list(authorities)))
         .time(at.replace(tzinfo=None))
         .max_chain_depth(_MAX_DEPTH)
         .extension_policies(ca_policy=_authority_policy(purpose), ee_policy=_leaf_policy())

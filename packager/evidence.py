@@ -15,7 +15,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from packager import semver
 from packager.errors import (
@@ -96,12 +96,12 @@ def authenticate(signed: Mapping[str, SignedStatement], trust: Trust, now: datet
     for digest, statement in signed.items():
         try:
             attested = _verifier(statement).verify(statement, trust, now)
+            _check_period(attested, trust, now)
         except BadSignature as error:
             raise BadSignature(f"the signature in `{digest}` does not hold: {error.message}", subject=digest) from None
         except NegativeAnswer as error:
             doubts.append(error)
             continue
-        _check_period(attested, trust, now)
         found.append(Evidence(digest, intoto.parse(attested.payload, limit=dsse.MAX_BUNDLE), attested))
     if not found:
         raise _nobody(signed, trust, doubts)
@@ -181,7 +181,7 @@ def satisfy(evidence: Sequence[Evidence], trust: Trust, now: datetime | None) ->
         if not fitting:
             raise MissingStatement(_lacking(requirement, same, allowed), hint="`packager inspect` lists what is there")
         if requirement.maximum_age is not None:
-            _check_age(requirement, fitting, now)
+            _check_age(requirement.predicate_type, requirement.maximum_age, fitting, now)
     return ", ".join(requirement.predicate_type for requirement in trust.required)
 
 
@@ -200,25 +200,21 @@ def _lacking(requirement: Requirement, same: Sequence[Evidence], allowed: Sequen
     return f"{what} is missing, or not by anybody trusted"
 
 
-def _check_age(requirement: Requirement, fitting: Sequence[Evidence], now: datetime | None) -> None:
+def _check_age(kind: str, maximum: timedelta, fitting: Sequence[Evidence], now: datetime | None) -> None:
     times = [item.attested.time for item in fitting if item.attested.time is not None]
     if now is None or not times:
         raise UntrustedTime(
-            f"nobody trusted says when `{requirement.predicate_type}` was signed, and it may only be so old",
+            f"nobody trusted says when `{kind}` was signed, and it may only be so old",
             hint="a plain key proves no time; sign with a certificate and --tsa, or keyless",
         )
-    assert requirement.maximum_age is not None
-    if now - max(times) > requirement.maximum_age:
-        raise Stale(
-            f"`{requirement.predicate_type}` is too old: expected at most {requirement.maximum_age.days} days, "
-            f"got {(now - max(times)).days}"
-        )
+    if now - max(times) > maximum:
+        raise Stale(f"`{kind}` is too old: expected at most {maximum.days} days, got {(now - max(times)).days}")
 
 
 def withstand(
     about: About, evidence: Sequence[Evidence], trust: Trust, now: datetime | None
 ) -> tuple[Evidence, ...]:  # fmt: skip
-    """Return the evidence without what is revoked. Raises Revoked if the bundle is, or if what is left is not enough."""
+    """Return the evidence without what is revoked. Raises Revoked if the bundle is, or what is left does not do."""
     revoked = trust.revoked
     if about.digest in revoked.bundles:
         raise Revoked(f"bundle {about.digest} was revoked")

@@ -124,6 +124,11 @@ def public_key(key: object) -> PublicKey:
     return PublicKey(key)
 
 
+def digest(key: PublicKey, message: bytes) -> bytes:
+    """Return the digest of `message` that a signature of `key` covers, for tokens that sign digests only."""
+    return hashlib.new(_HASHES[key.key.curve.name].name, message).digest()
+
+
 _EXPECTED = "expected a PEM file with an ECDSA P-256 or P-384 key, as `packager keygen` writes it"
 
 

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a verifier has seen, so that nobody can show it something older: one small file on its side.
 
-    {"format": 1, "trusts": {"acme": {"file": {serial, digest, roots, threshold}, "bundles": {"digits": [version, digest]}}}}
+    {"format": 1, "trusts": {"acme": {"file": {serial, digest, roots, threshold},
+                                      "bundles": {"digits": [version, digest]}}}}
 
 Values only rise. The file is replaced atomically under a lock, so a kill at any point leaves the old or the new one;
 a damaged file is refused rather than forgotten.
@@ -39,7 +40,7 @@ class Seen:
         if semver.precedence(version) < semver.precedence(highest):
             raise RolledBack(
                 f"`{name}` {version} is older than what was seen here: expected at least {highest}",
-                hint="to go back on purpose use `packager rollback`, or give --state of its own",
+                hint="to look at an old version on purpose give `--state none`",
             )
         if version == highest and digest != known:
             raise RolledBack(
@@ -56,6 +57,9 @@ class Seen:
     def with_file(self, file: Remembered) -> Seen:
         """Return this with a trust file accepted; an older one changes nothing."""
         return self if self.file is not None and file.serial <= self.file.serial else replace(self, file=file)
+
+
+NOTHING = Seen()
 
 
 def load(path: Path, trust: str) -> Seen:

@@ -1,11 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sign a bundle: state what it is, and state its files in the form that strangers' tools verify."""
+"""Sign a bundle: state what it is, state its files in the form that strangers' tools verify, or state anything else."""
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
+from packager import canonical
 from packager.bundle import Bundle
-from packager.formats.intoto import bundle_statement, model_signing_statement
+from packager.canonical import JSON
+from packager.errors import UsageError
+from packager.formats import dsse
+from packager.formats.intoto import (
+    BUNDLE_PREDICATE,
+    MODEL_SIGNING_PREDICATE,
+    Statement,
+    bundle_statement,
+    model_signing_statement,
+)
 from packager.signers import Signer
+
+_URI = re.compile(r"[a-z][a-z0-9+.-]*:[\x21-\x7e]{1,1000}")
+MAX_PREDICATE = dsse.MAX_BUNDLE // 2  # bytes; base64 and a certificate chain come on top
 
 
 def sign(bundle: Bundle, signer: Signer) -> Bundle:
@@ -18,5 +34,33 @@ def sign(bundle: Bundle, signer: Signer) -> Bundle:
         bundle_statement(bundle.name, bundle.version, bundle.digest, bundle.tree),
         model_signing_statement(bundle.name, bundle.version, bundle.tree),
     ):
-        bundle = bundle.with_statement(signer.sign(statement.to_bytes()).to_bytes(), statement.predicate_type)
+        bundle = _attach(bundle, statement, signer)
     return bundle
+
+
+def attest(bundle: Bundle, predicate_type: str, predicate: JSON, signer: Signer) -> Bundle:
+    """Return `bundle` with one more signed statement about its manifest. Raises UsageError for a type of our own."""
+    if not _URI.fullmatch(predicate_type):
+        raise UsageError(f"`{predicate_type:.80}` is no predicate type", hint="expected a URI, as in-toto defines them")
+    if predicate_type in (BUNDLE_PREDICATE, MODEL_SIGNING_PREDICATE):
+        raise UsageError(f"`{predicate_type}` is what `packager sign` states", hint="use `packager sign`")
+    subject = bundle.digest.removeprefix("sha256:")
+    return _attach(bundle, Statement(predicate_type, f"{bundle.name}:{bundle.version}", subject, predicate), signer)
+
+
+def _attach(bundle: Bundle, statement: Statement, signer: Signer) -> Bundle:
+    return bundle.with_statement(signer.sign(statement.to_bytes()).to_bytes(), statement.predicate_type)
+
+
+def read_predicate(path: Path) -> JSON:
+    """Read the JSON object of a predicate strictly. Raises UsageError."""
+    try:
+        with path.open("rb") as file:
+            value = canonical.load(file.read(MAX_PREDICATE + 1), limit=MAX_PREDICATE)
+    except OSError as error:
+        raise UsageError(f"cannot read `{path}`: {error.strerror}") from None
+    except ValueError as error:
+        raise UsageError(f"`{path}` is not acceptable JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise UsageError(f"`{path}` holds no JSON object", hint="a predicate is an object; its type is given by --type")
+    return value

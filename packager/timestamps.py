@@ -137,10 +137,7 @@ def verify(stamp: Stamp, message: bytes, authorities: Sequence[x509.Certificate]
     `authorities` are roots, or the authority's own certificate. Raises BadSignature when the stamp does not belong to
     the message or is forged, UntrustedTime when nobody trusted made it.
     """
-    if _hash(stamp.imprint_digest, message) != stamp.imprint:
-        raise BadSignature("a time stamp is about another signature", subject="time stamp")
-    leaf = _leaf(stamp, authorities)
-    _check_signature(stamp, leaf)
+    leaf = verify_own(stamp, message, authorities)
     if not _for_time_stamping(leaf):
         raise UntrustedTime("a time stamp was made with a certificate that is not one for time stamping only")
     if leaf in authorities and leaf.not_valid_before_utc <= stamp.time <= leaf.not_valid_after_utc:
@@ -150,6 +147,17 @@ def verify(stamp: Stamp, message: bytes, authorities: Sequence[x509.Certificate]
     except UntrustedSigner as error:
         raise UntrustedTime(f"a time stamp was not made by a trusted authority: {error.message}") from None
     return stamp.time
+
+
+def verify_own(
+    stamp: Stamp, message: bytes, known: Sequence[x509.Certificate] = ()
+) -> x509.Certificate:  # fmt: skip
+    """Check that a stamp is about `message` and holds together, whoever made it; return the certificate it names."""
+    if _hash(stamp.imprint_digest, message) != stamp.imprint:
+        raise BadSignature("a time stamp is about another signature", subject="time stamp")
+    leaf = _leaf(stamp, known)
+    _check_signature(stamp, leaf)
+    return leaf
 
 
 def _leaf(stamp: Stamp, authorities: Sequence[x509.Certificate]) -> x509.Certificate:

@@ -207,11 +207,15 @@ def _required(value: JSON, known: set[str]) -> tuple[Requirement, ...]:
 
 def _revoked(value: JSON) -> Revoked:
     entry = members(value, "revocations", "", "keys identities certificates bundles versions")
-    lists = {kind: items(entry.get(kind, []), kind, 0, 100_000) for kind in ("keys", "identities", "certificates", "bundles")}
+    lists = {
+        kind: items(entry.get(kind, []), kind, 0, 100_000) for kind in ("keys", "identities", "certificates", "bundles")
+    }
     return Revoked(
         frozenset(_matching(item, _HEX, "a key's fingerprint") for item in lists["keys"]),
         frozenset(_text(item) for item in lists["identities"]),
-        frozenset(_matching(item, re.compile(r"[1-9a-f][0-9a-f]*"), "a serial number") for item in lists["certificates"]),
+        frozenset(
+            _matching(item, re.compile(r"[1-9a-f][0-9a-f]*"), "a serial number") for item in lists["certificates"]
+        ),
         frozenset(_matching(item, DIGEST, "a bundle's digest") for item in lists["bundles"]),
         {name: semver.check_range(_text(text)) for name, text in _table(entry.get("versions", {}), "versions").items()},
     )
@@ -265,7 +269,7 @@ def _matching(value: JSON, pattern: re.Pattern[str], expected: str) -> str:
 
 
 def _text(value: JSON, limit: int = 2048) -> str:
-    if not isinstance(value, str) or not 0 < len(value) <= limit or not value.strip().isprintable() and limit == 2048:
+    if not isinstance(value, str) or not 0 < len(value) <= limit or (not value.strip().isprintable() and limit == 2048):
         raise ValueError(f"expected text, got `{value!s:.80}`")
     return value
 

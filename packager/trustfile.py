@@ -21,7 +21,7 @@ from packager.keys import PrivateKey, PublicKey, parse_public
 from packager.trust import MAX_TRUST, Roots, Trust
 
 PAYLOAD_TYPE = "application/vnd.packager.trust.v1+json"
-_MAX_FILE = 2 * MAX_TRUST
+MAX_FILE = 2 * MAX_TRUST  # bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ class Remembered:
 def parse(data: bytes, subject: str) -> TrustFile:
     """Read a trust file strictly; it is still unchecked. Raises Malformed about `subject`."""
     try:
-        value = members(canonical.load(data, limit=_MAX_FILE), "trust file", "payload payloadType signatures")
+        value = members(canonical.load(data, limit=MAX_FILE), "trust file", "payload payloadType signatures")
         if value["payloadType"] != PAYLOAD_TYPE:
             raise ValueError(f"expected payload type {PAYLOAD_TYPE}, got {value['payloadType']!s:.100}")
         rows = [members(row, "signature", "keyid sig") for row in items(value["signatures"], "signatures", 1, 32)]

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import PurePosixPath
 
-from packager import evidence
+from packager import certificates, evidence
 from packager.bundle import Bundle
 from packager.canonical import JSON
 from packager.errors import ForbiddenFormat, IntegrityError, NegativeAnswer, PackagerError, TooLarge
@@ -31,10 +31,10 @@ from packager.events import OnEvent, Progress, ignore
 from packager.evidence import About, Evidence
 from packager.files import digest_of
 from packager.formats import dsse, intoto
-from packager.formats.dsse import SignedStatement
+from packager.formats.dsse import Certificates, Key, Material, SignedStatement
 from packager.keys import PublicKey
 from packager.media import record
-from packager.seen import Seen
+from packager.seen import NOTHING, Seen
 from packager.trust import Trust, normal
 from packager.types import Blob
 
@@ -109,7 +109,7 @@ def _statement_json(item: Evidence) -> JSON:
 
 def verify(
     bundle: Bundle, trusted: Trust | Sequence[PublicKey], on_event: OnEvent = ignore, *, now: datetime | None = None,
-    seen: Seen = Seen(),
+    seen: Seen = NOTHING,
 ) -> Verification:  # fmt: skip
     """Check `bundle` against a trust, or keys that stand for one; see the module docstring for the order.
 
@@ -134,7 +134,7 @@ def verify(
 
 
 def require_signature(
-    bundle: Bundle, trusted: Trust | Sequence[PublicKey], *, now: datetime | None = None, seen: Seen = Seen()
+    bundle: Bundle, trusted: Trust | Sequence[PublicKey], *, now: datetime | None = None, seen: Seen = NOTHING
 ) -> None:  # fmt: skip
     """Raise unless somebody trusted vouches for `bundle`; for callers that hash the files themselves while copying."""
     for _, perform in _Case(bundle, normal(trusted), now, seen).plan():
@@ -182,7 +182,17 @@ class _Case:
 def attached(bundle: Bundle) -> Iterator[tuple[str, str, str]]:
     """Yield (blob digest, who it claims to be by, predicate type) of every attached statement, unverified."""
     for digest, signed in evidence.parse(dict(_records(bundle))).items():
-        yield digest, signed.material.claim, intoto.parse(signed.payload, limit=dsse.MAX_BUNDLE).predicate_type
+        yield digest, _claim(signed.material), intoto.parse(signed.payload, limit=dsse.MAX_BUNDLE).predicate_type
+
+
+def _claim(material: Material) -> str:
+    if isinstance(material, Key):
+        return material.claim
+    try:
+        leaf = material.chain[0] if isinstance(material, Certificates) else material.certificate
+        return ", ".join(sorted(certificates.names(certificates.parse_der(leaf)))) or material.claim
+    except ValueError:
+        return material.claim
 
 
 def _records(bundle: Bundle) -> Iterator[tuple[str, bytes]]:

@@ -43,7 +43,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
 def _statements(bundle: Bundle) -> list[dict[str, str]]:
     from packager.verify import attached
 
-    return [{"predicateType": kind, "key": hint, "digest": digest} for digest, hint, kind in attached(bundle)]
+    return [{"predicateType": kind, "claim": claim, "digest": digest} for digest, claim, kind in attached(bundle)]
 
 
 def _text(bundle: Bundle, contract: Any, statements: list[dict[str, str]]) -> str:
@@ -57,9 +57,7 @@ def _text(bundle: Bundle, contract: Any, statements: list[dict[str, str]]) -> st
     for name, promise in contract["runs-on"].items():
         rows.append(f"  runs on    {name} {promise['versions']}")
     rows += [f"  target     {name}: {target['path']}" for name, target in contract["targets"].items()]
-    rows += [
-        f"  signed     {item['predicateType']} by key {item['key'][:16]} (not checked here)" for item in statements
-    ]
+    rows += [f"  signed     {item['predicateType']} by {item['claim']:.200} (not checked here)" for item in statements]
     if not statements:
         rows.append("  signed     no")
     rows += [f"  {blob.digest[7:19]}  {size(blob.size):>9}  {path}" for path, blob in bundle.tree]

@@ -17,7 +17,7 @@ from packager.cli.render import Console
 
 HELP = "verify and install a bundle, ready to serve"
 EXAMPLES = """  packager install digits.bundle.tar /srv/digits --key release.pub
-  packager install digits.bundle.tar /srv/digits --key release.pub --wheelhouse wheels/"""
+  packager install digits.bundle.tar /srv/digits --trust acme.trust --wheelhouse wheels/"""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,13 +30,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
+    from packager.cli._trust import Judge
     from packager.install import Index, install
-    from packager.verify import require_signature
 
+    judge = Judge.of(args)
     with console:
         bundle = options.open_bundle(args)
-        require_signature(bundle, options.trusted_keys(args))
-        bundle.medium.check_extent(bundle.tree, bundle.records)
+        judge.require(bundle)
         done = install(
             bundle, args.directory.absolute(), args.target, Index(args.wheelhouse), dict(os.environ), console
         )

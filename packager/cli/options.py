@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
     from packager.bundle import Bundle
     from packager.events import OnEvent
-    from packager.keys import PublicKey
     from packager.media import Medium
     from packager.registry.wire import Settings
     from packager.store import Store
@@ -88,10 +87,27 @@ def recipe(parser: argparse.ArgumentParser) -> None:
     registry(parser)
 
 
-def trust(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say whom to trust."""
-    parser.add_argument("--key", type=Path, action="append", default=[], metavar="PUB", required=True,
-                        help="public key that must have signed; give it again for another one")  # fmt: skip
+def trust(parser: argparse.ArgumentParser, purpose: str = "whom to trust") -> None:
+    """Add the options that say whom to trust; `_trust.Judge.of` reads them."""
+    group = parser.add_argument_group(purpose)
+    group.add_argument("--trust", type=Path, metavar="FILE", help="signed trust file, see `packager trust`")
+    group.add_argument("--key", type=Path, action="append", default=[], metavar="PUB",
+                       help="public key that must have signed; give it again for another one")  # fmt: skip
+    group.add_argument("--ca", type=Path, metavar="PEM", help="authority that issued the signing certificate")
+    group.add_argument("--identity", metavar="NAME",
+                       help="exact e-mail address, URI or DNS name in the signing certificate")  # fmt: skip
+    group.add_argument("--tsa-ca", type=Path, metavar="PEM", help="with --ca: require a time stamp of this authority")
+    group.add_argument("--issuer", metavar="URL", help="with --identity: who vouches for it at a Sigstore instance")
+    group.add_argument("--trust-config", type=Path, metavar="FILE",
+                       help="with --issuer: the pinned root of a private Sigstore instance")  # fmt: skip
+    group.add_argument("--state", type=Path, metavar="FILE",
+                       help="with --trust: where the newest versions seen are kept (default: $PACKAGER_STATE; "
+                            "`none` to remember nothing)")  # fmt: skip
+
+
+def wants_trust(args: argparse.Namespace) -> bool:
+    """Tell whether a verb that may check signatures was asked to."""
+    return bool(args.trust or args.key or args.ca or args.identity)
 
 
 def secrets(parser: argparse.ArgumentParser) -> None:
@@ -163,10 +179,3 @@ def remote(text: str, args: argparse.Namespace, on_event: OnEvent | None = None)
     from packager.registry.medium import RegistryBundle
 
     return RegistryBundle(references.parse(text), registry_settings(args), on_event or ignore)
-
-
-def trusted_keys(args: argparse.Namespace) -> list[PublicKey]:
-    """Load every --key."""
-    from packager.keys import load_public
-
-    return [load_public(path) for path in args.key]

@@ -2,7 +2,7 @@
 """Serve an installation over HTTP: Open Inference Protocol v2, health, Prometheus metrics.
 
 This command replaces itself by the server of the installed release, which runs on that release's own environment.
-SIGTERM drains and ends it.
+SIGTERM drains and ends it. With --trust, --key or the like every file of the release is verified first.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ import argparse
 import os
 from pathlib import Path
 
+from packager.cli import options as trust
 from packager.cli.render import Console
 
 HELP = "serve an installed bundle (Open Inference Protocol v2)"
 EXAMPLES = """  packager serve /srv/digits
-  packager serve /srv/digits --port 9000 --threads 4
+  packager serve /srv/digits --port 9000 --threads 4 --trust acme.trust
   curl http://127.0.0.1:8000/v2/health/ready"""
 
 
@@ -24,12 +25,28 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
     parser.add_argument("--port", type=int, default=8000, help="port (default: 8000)")
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="threads of one inference (default: 1)")
+    trust.trust(parser, "whom to trust; without any of these nothing is verified again")
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
     from packager.install import current, server_command
 
+    if trust.wants_trust(args):
+        _verify(current(args.directory), args, console)
     options = ["--host", args.host, "--port", str(args.port), "--threads", str(args.threads)]
     command = server_command(current(args.directory), options)
     clean = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TZ") if name in os.environ}
     os.execve(command[0], command, clean)
+
+
+def _verify(release: Path, args: argparse.Namespace, console: Console) -> None:
+    """Raise what is wrong with the files of an installed release."""
+    from packager.bundle import medium_of, read
+    from packager.cli._trust import Judge
+
+    with console:
+        verdict = Judge.of(args).verify(
+            read(medium_of(str(release / "bundle"), lambda: trust.open_store(args))), console
+        )
+    if verdict.failure is not None:
+        raise verdict.failure

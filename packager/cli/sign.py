@@ -10,30 +10,30 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from packager.cli import options
+from packager.cli import _signer, options
+from packager.cli._signer import open_signer as open_signer  # `build --sign` opens signers the same way
 from packager.cli.render import Console
-from packager.signers import Signer
 
 HELP = "sign a bundle"
 EXAMPLES = """  packager sign digits:1.4.0 --key release.pem
   packager sign dist/digits.bundle.tar --key release.pem --passphrase-file secret.txt
+  packager sign digits:1.4.0 --key 'key+pkcs11:token=release;object=signing?module-path=/usr/lib/softhsm/libsofthsm2.so'
+  packager sign digits:1.4.0 --certificate leaf.pem --key leaf.key --chain chain.pem --tsa https://tsa.example.com
+  packager sign digits:1.4.0 --keyless --trust-config private-sigstore.json --identity-token token.jwt
   packager sign digits:1.4.0 --signer key:release.pem -o dist/digits.bundle.tar"""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     options.bundle(parser)
-    who = parser.add_mutually_exclusive_group(required=True)
-    who.add_argument("--key", type=Path, metavar="PEM", help="private key file")
-    who.add_argument("--signer", metavar="URI", help="any signer, for example key:release.pem")
+    _signer.arguments(parser)
     parser.add_argument("-o", "--output", type=Path, metavar="OUT", help="also write a directory or a .tar file")
-    options.secrets(parser)
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
     from packager import transport
     from packager.sign import sign
 
-    signer = open_signer(args.signer or f"key:{args.key}", args)
+    signer = open_signer(_signer.uri(args), args)
     with console:
         bundle = sign(options.open_bundle(args), signer)
         transport.update_referrers(bundle, console)
@@ -44,15 +44,3 @@ def main(args: argparse.Namespace, console: Console) -> int:
     text = f"signed {bundle.name}:{bundle.version} {bundle.digest}"
     console.result(value, text + (f"\nwrote {args.output}" if args.output else ""))
     return 0
-
-
-def open_signer(uri: str, args: argparse.Namespace) -> Signer:
-    """Open the signer that a URI names."""
-    from packager import plugins
-    from packager.errors import UsageError
-
-    scheme, colon, location = uri.partition(":")
-    if not colon or not location:
-        raise UsageError(f"signer `{uri}` is not a URI", hint="write for example `key:release.pem`")
-    signer: Signer = plugins.load("signers", scheme).open_signer(location, lambda: options.passphrase(args))
-    return signer

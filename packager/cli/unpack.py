@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Write the plain files of a bundle to a fresh directory; every byte is checked against the manifest on its way.
 
-With --key the signature is checked first. Without it the result is whole, but nobody vouches for it: `packager
-verify DIR --key …` can be run on the result at any time.
+With --trust, --key or the like the signature is checked first. Without them the result is whole, but nobody vouches
+for it: `packager verify DIR --key …` can be run on the result at any time.
 """
 
 from __future__ import annotations
@@ -24,17 +24,18 @@ EXAMPLES = """  packager unpack digits.bundle.tar digits/ --key release.pub"""
 def arguments(parser: argparse.ArgumentParser) -> None:
     options.bundle(parser)
     parser.add_argument("directory", metavar="DIR", type=Path, help="a directory that does not exist yet")
-    parser.add_argument("--key", type=Path, action="append", default=[], metavar="PUB", help="require this signature")
+    options.trust(parser, "whom to trust; without any of these no signature is asked for")
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
     from packager import transport
-    from packager.verify import require_signature
+    from packager.cli._trust import Judge
 
+    judge = Judge.of(args) if options.wants_trust(args) else None
     with console:
         bundle = options.open_bundle(args)
-        if args.key:
-            require_signature(bundle, options.trusted_keys(args))
+        if judge:
+            judge.require(bundle)
         bundle.medium.check_extent(bundle.tree, bundle.records)
         transport.unpack(bundle, args.directory, console)
     signatures = _model_signatures(bundle, args.directory)
@@ -43,10 +44,10 @@ def main(args: argparse.Namespace, console: Console) -> int:
         "version": bundle.version,
         "digest": bundle.digest,
         "directory": str(args.directory),
-        "signatureChecked": bool(args.key),
+        "signatureChecked": judge is not None,
         "modelSigning": signatures,
     }
-    checked = "signature checked" if args.key else "signature not asked for"
+    checked = "signature checked" if judge else "signature not asked for"
     rows = [f"unpacked {bundle.name}:{bundle.version} to {args.directory} ({size(bundle.size)}, {checked})"]
     for path in signatures:
         rows.append(f"also: model_signing verify key --public_key PUB --signature {path} {args.directory}")

@@ -22,8 +22,10 @@ from packager.verifiers import Attested
 
 def verify(signed: SignedStatement, trust: Trust, now: datetime | None) -> Attested:
     """Return who signed, if a trusted authority issued the certificate to a trusted identity."""
-    assert isinstance(signed.material, Certificates)
-    leaf, *others = _chain(signed.material)
+    material = signed.material
+    if not isinstance(material, Certificates):
+        raise UntrustedSigner("this is no signature with a certificate chain")
+    leaf, *others = _chain(material)
     present = certificates.names(leaf)
     candidates = [s for s in trust.signers if isinstance(s, CertificateSigner) and s.identity in present]
     if not candidates:
@@ -31,7 +33,7 @@ def verify(signed: SignedStatement, trust: Trust, now: datetime | None) -> Attes
     key = _key(leaf)
     if not key.signed(signed.signature, pae(signed.payload)):
         raise BadSignature("the signature does not match its statement", subject=candidates[0].name)
-    stamped = stamped_time(signed, trust)
+    stamped = _stamped_time(signed.signature, material, trust)
     at = stamped or now
     if at is None:
         raise UsageError("checking a certificate without time stamps needs the time")
@@ -59,30 +61,29 @@ def _key(leaf: x509.Certificate) -> PublicKey:
         raise UnfitCertificate("the certificate holds another kind of key than ECDSA P-256 or P-384") from None
 
 
-def stamped_time(signed: SignedStatement, trust: Trust) -> datetime | None:
+def _stamped_time(signature: bytes, material: Certificates, trust: Trust) -> datetime | None:
     """Return the earliest trusted time of the signature, or None where the verifier trusts no time stamps.
 
     With trusted authorities a signature without a stamp of theirs proves no time, and each stamp must be about it.
     """
-    assert isinstance(signed.material, Certificates)
     if not trust.timestamping:
         return None
-    if not signed.material.timestamps:
+    if not material.timestamps:
         raise UntrustedTime(
             "the signature carries no time stamp", hint="sign with --tsa, or trust no time stamping authority"
         )
     try:
-        stamps = [timestamps.parse(raw) for raw in signed.material.timestamps]
+        stamps = [timestamps.parse(raw) for raw in material.timestamps]
     except ValueError as error:
         raise Malformed(f"a time stamp is malformed: {error}", subject="time stamp") from None
-    times, doubt = [], None
+    times: list[datetime] = []
+    doubt = UntrustedTime("no time stamp is of a trusted authority")
     for stamp in stamps:
         try:
-            times.append(timestamps.verify(stamp, signed.signature, trust.timestamping))
+            times.append(timestamps.verify(stamp, signature, trust.timestamping))
         except UntrustedTime as error:  # another authority's, which others may trust
             doubt = error
     if not times:
-        assert doubt is not None
         raise doubt
     return min(times)
 
@@ -91,7 +92,7 @@ def _first_issued(
     candidates: list[CertificateSigner], leaf: x509.Certificate, others: list[x509.Certificate], at: datetime
 ) -> CertificateSigner:  # fmt: skip
     """Return the first candidate whose authority issued `leaf` for its purpose; else raise what the last one lacks."""
-    doubt: UntrustedSigner | UnfitCertificate | None = None
+    doubt: UntrustedSigner | UnfitCertificate = UntrustedSigner("no trusted authority issued the certificate")
     for signer in candidates:
         try:
             certificates.check_fitness(leaf, signer.purpose, at)
@@ -100,5 +101,4 @@ def _first_issued(
             doubt = error
         else:
             return signer
-    assert doubt is not None
     raise doubt

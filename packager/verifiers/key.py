@@ -13,10 +13,12 @@ from packager.verifiers import Attested
 
 def verify(signed: SignedStatement, trust: Trust, now: datetime | None) -> Attested:
     """Return who signed, if a trusted key did. The hint only selects the key; the key decides."""
-    assert isinstance(signed.material, Key)
+    material = signed.material
+    if not isinstance(material, Key):
+        raise UntrustedSigner("this is no signature of a plain key")
     for signer in trust.signers:
-        if isinstance(signer, KeySigner) and signer.key.fingerprint == signed.material.hint:
+        if isinstance(signer, KeySigner) and signer.key.fingerprint == material.hint:
             if not signer.key.verifies(signed):
                 raise BadSignature("the signature does not match its statement", subject=signer.name)
-            return Attested(signed.payload, signer.name, signed.material.hint, None, key=signed.material.hint)
-    raise UntrustedSigner(f"no trusted key signed: got {signed.material.hint[:16]:.16}")
+            return Attested(signed.payload, signer.name, material.hint, None, key=material.hint)
+    raise UntrustedSigner(f"no trusted key signed: got {material.hint[:16]:.16}")

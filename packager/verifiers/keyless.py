@@ -32,21 +32,23 @@ from packager.verifiers import Attested
 
 def verify(signed: SignedStatement, trust: Trust, now: datetime | None) -> Attested:
     """Return who signed, if a trusted Sigstore instance vouches for a trusted identity."""
-    assert isinstance(signed.material, Logged)
+    material = signed.material
+    if not isinstance(material, Logged):
+        raise UntrustedSigner("this is no signature of a Sigstore identity")
     signers = [signer for signer in trust.signers if isinstance(signer, KeylessSigner)]
     if not signers:
         raise UntrustedSigner("an identity signed, and no identity is trusted here")
-    promised = _promised_time(signed.material)
-    if promised is None and not signed.material.timestamps:
+    promised = _promised_time(material)
+    if promised is None and not material.timestamps:
         raise UntrustedTime("the signature carries no time stamp")
     sigstore = library()
     try:
-        bundle = sigstore.models.Bundle.from_json(signed.material.document)
+        bundle = sigstore.models.Bundle.from_json(material.document)
     except (ValueError, sigstore.errors.Error) as error:
         raise Malformed(f"the signature is no Sigstore bundle: {_line(error)}", subject="bundle") from None
     signer, policy = _named(sigstore, signers, bundle.signing_certificate)
     root = _root(trust.instances[signer.instance] if signer.instance else None)
-    stamped = _stamped_time(root, signed.signature, signed.material) or promised
+    stamped = _stamped_time(root, signed.signature, material) or promised
     _prove(sigstore, root, bundle, policy, signed, signer)
     serial = f"{bundle.signing_certificate.serial_number:x}"
     return Attested(signed.payload, signer.name, signer.identity, stamped, certificate=serial)

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a person said about trust on the command line, and what this machine has seen: one judge for all verbs."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from packager import seen, trust, trustfile
+from packager.errors import UsageError
+from packager.seen import Seen
+from packager.trust import CertificateSigner, KeylessSigner, KeySigner, Signer, Trust
+
+if TYPE_CHECKING:
+    from packager.bundle import Bundle
+    from packager.events import OnEvent
+    from packager.verify import Verification
+
+_INSTANCE = "instance"
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """A trust, the time, and a memory. What passes is remembered, if the trust came from a trust file."""
+
+    trust: Trust
+    now: datetime
+    state: Path | None
+
+    @staticmethod
+    def of(args: argparse.Namespace) -> Judge:
+        """Read what the options name. Raises UsageError, or whatever is wrong with a trust file."""
+        now = datetime.now(UTC)
+        if args.trust is None:
+            return Judge(_from_options(args), now, None)
+        if args.key or args.ca or args.identity:
+            raise UsageError("--trust stands for itself", hint="add keys and identities with `packager trust add`")
+        file = trustfile.parse(read_file(args.trust), str(args.trust))
+        state = state_file(args)
+        before = seen.load(state, file.trust.name or "").file if state else None
+        judge = Judge(trustfile.accept(file, before, now), now, state)
+        judge._remember(Seen(trustfile.remember(file)))
+        return judge
+
+    @property
+    def _seen(self) -> Seen:
+        return seen.load(self.state, self.trust.name) if self.state and self.trust.name else Seen()
+
+    def verify(self, bundle: Bundle, on_event: OnEvent) -> Verification:
+        """Check everything about `bundle`."""
+        from packager.verify import verify
+
+        verdict = verify(bundle, self.trust, on_event, now=self.now, seen=self._seen)
+        if verdict.ok:
+            self._remember(Seen().with_bundle(bundle.name, bundle.version, bundle.digest))
+        return verdict
+
+    def require(self, bundle: Bundle) -> None:
+        """Check everything but the files, which the caller hashes while it copies them. Raises what is wrong."""
+        from packager.verify import require_signature
+
+        require_signature(bundle, self.trust, now=self.now, seen=self._seen)
+        bundle.medium.check_extent(bundle.tree, bundle.records)
+        self._remember(Seen().with_bundle(bundle.name, bundle.version, bundle.digest))
+
+    def _remember(self, new: Seen) -> None:
+        if self.state and self.trust.name:
+            seen.remember(self.state, self.trust.name, new)
+
+
+def state_file(args: argparse.Namespace) -> Path | None:
+    """Return where this machine remembers what it has seen, or None if it shall not."""
+    if args.state is not None:
+        return None if str(args.state) == "none" else args.state
+    folder = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+    return Path(os.environ.get("PACKAGER_STATE") or folder / "packager" / "seen.json")
+
+
+def _from_options(args: argparse.Namespace) -> Trust:
+    """Make a trust of --key, of --ca with --identity, or of --identity with --issuer."""
+    from packager.certificates import load
+    from packager.keys import load_public
+
+    signers: list[Signer] = [KeySigner(key.fingerprint, key) for key in map(load_public, args.key)]
+    if bool(args.ca) + bool(args.issuer) != bool(args.identity):
+        raise UsageError(
+            "--identity goes with either --ca or --issuer",
+            hint="--ca CA.pem --identity NAME for a certificate, --identity NAME --issuer URL for a Sigstore identity",
+        )
+    instances = {}
+    if args.ca:
+        signers.append(CertificateSigner("certificate", tuple(load(args.ca)), args.identity))
+    elif args.issuer:
+        if args.trust_config:
+            instances[_INSTANCE] = trusted_root(args.trust_config)
+        signers.append(KeylessSigner("identity", args.identity, args.issuer, _INSTANCE if instances else None))
+    if not signers:
+        raise UsageError(
+            "nobody is trusted yet",
+            hint="say whom: --trust FILE, --key PUB, --ca CA --identity NAME, or --identity --issuer",
+        )
+    stamping = tuple(load(args.tsa_ca)) if args.tsa_ca else ()
+    return Trust(tuple(signers), timestamping=stamping, instances=instances)
+
+
+def trusted_root(path: Path) -> bytes:
+    """Read a trusted root: such a file itself, or a client trust configuration that contains one."""
+    from packager import canonical
+
+    try:
+        value = canonical.load(_read(path, trust.MAX_TRUST), limit=trust.MAX_TRUST)
+        return canonical.dump(value.get("trustedRoot", value))
+    except (ValueError, AttributeError) as error:
+        raise UsageError(
+            f"`{path}` holds no trusted root: {error}",
+            hint="expected `trusted_root.json` or `trust_config.json` of a Sigstore instance",
+        ) from None
+
+
+def read_file(path: Path) -> bytes:
+    """Read a trust file's bytes. Raises UsageError."""
+    return _read(path, trustfile.MAX_FILE)
+
+
+def _read(path: Path, limit: int) -> bytes:
+    try:
+        with path.open("rb") as file:
+            data = file.read(limit + 1)
+    except OSError as error:
+        raise UsageError(f"cannot read `{path}`: {error.strerror}") from None
+    if len(data) > limit:
+        raise UsageError(f"`{path}` is larger than {limit} bytes")
+    return data

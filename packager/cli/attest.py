@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sign any statement about a bundle and attach it: test results, scan reports, approvals, provenance, an SBOM.
+
+The predicate is the JSON in FILE; the subject is the bundle's digest. Whether such a statement has to be there, and
+by whom, is said in the trust file of whoever verifies (`require`). The bundle itself does not change.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from packager.cli import _signer, options
+from packager.cli.render import Console
+
+HELP = "attach a signed statement of any kind to a bundle"
+EXAMPLES = """  packager attest digits:1.4.0 --key release.pem --predicate results.json \\
+      --type https://in-toto.io/attestation/test-result/v0.1
+  packager attest digits.bundle.tar --predicate sbom.json --type https://cyclonedx.org/bom --keyless"""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    options.bundle(parser)
+    parser.add_argument("--predicate", type=Path, metavar="FILE", required=True, help="JSON file with the predicate")
+    parser.add_argument("--type", metavar="URI", required=True, help="predicate type, a URI")
+    _signer.arguments(parser)
+    parser.add_argument("-o", "--output", type=Path, metavar="OUT", help="also write a directory or a .tar file")
+
+
+def main(args: argparse.Namespace, console: Console) -> int:
+    from packager import transport
+    from packager.sign import attest, read_predicate
+
+    predicate = read_predicate(args.predicate)
+    signer = _signer.open_signer(_signer.uri(args), args)
+    with console:
+        bundle = attest(options.open_bundle(args), args.type, predicate, signer)
+        transport.update_referrers(bundle, console)
+        if args.output:
+            transport.save(bundle, args.output, console)
+    value = {"name": bundle.name, "version": bundle.version, "digest": bundle.digest, "predicateType": args.type,
+             "statements": len(bundle.referrers), "output": str(args.output) if args.output else None}  # fmt: skip
+    text = f"attached {args.type} to {bundle.name}:{bundle.version} {bundle.digest}"
+    console.result(value, text + (f"\nwrote {args.output}" if args.output else ""))
+    return 0
