@@ -250,10 +250,8 @@ def newest(about: About, trust: Trust, seen: Seen) -> str:
         raise RolledBack(
             f"`{about.name}` {about.version} is older than the trust file allows: expected at least {minimum}"
         )
-    if about.name not in seen.bundles:
-        return "never seen before"
     seen.check(about.name, about.version, about.digest)
-    return f"at least {seen.bundles[about.name][0]}, the newest seen"
+    return "nothing newer was seen or is demanded"
 
 
 def _in_range(about: About, text: str) -> bool:

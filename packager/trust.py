@@ -225,7 +225,7 @@ def _roots(value: JSON) -> Roots:
     entry = members(value, "roots", "keys threshold")
     found = tuple(_key(item, "root") for item in items(entry["keys"], "root keys", 1, 32))
     threshold = _count(entry["threshold"], "threshold")
-    if not 1 <= threshold <= len({key.fingerprint for key in found}) or len(set(found)) != len(found):
+    if len({key.fingerprint for key in found}) != len(found) or not 1 <= threshold <= len(found):
         raise ValueError(f"threshold {threshold} does not fit {len(found)} root keys")
     return Roots(found, threshold)
 

@@ -52,3 +52,13 @@ def run(python: Path, code: str, *arguments: str | Path, cwd: Path | None = None
     )
     assert done.returncode == 0, f"exit {done.returncode}\n{done.stdout}\n{done.stderr[-4000:]}"
     return done.stdout
+
+
+def model_signing() -> Path:
+    """OpenSSF model_signing; pyOpenSSL is what its metadata forgets."""
+    return python_with("model-signing==1.1.1", "pyOpenSSL==26.4.0", "sigstore==4.5.1")
+
+
+def sigstore() -> Path:
+    """The reference client of Sigstore."""
+    return python_with("sigstore==4.5.1")

@@ -79,7 +79,7 @@ def _stamp(url: str, signature: bytes) -> bytes:
             data = answer.read(timestamps.MAX_RESPONSE + 1)
     except urllib3.exceptions.HTTPError as error:
         raise SourceError(f"the time stamping authority `{url}` does not answer: {error}") from error
-    if answer.status != 200:
+    if answer.status not in (200, 201):  # 201 is what Sigstore's authority says
         raise SourceError(f"the time stamping authority `{url}` refused: HTTP {answer.status}")
     try:
         stamp = timestamps.parse(data)
