@@ -13,7 +13,7 @@ from pathlib import Path
 
 from packager import archive, canonical
 from packager.canonical import JSON
-from packager.errors import IntegrityError, TooLarge, UsageError
+from packager.errors import Malformed, TooLarge, UsageError, WrongContent, WrongSubject
 from packager.formats import dsse, modelpack, oci
 from packager.formats.intoto import METADATA_DIRECTORY
 from packager.media import INDEX_FILE, LAYOUT_FILE, LayoutDirectory, Medium, StoredBundle, UnpackedTree, record
@@ -97,12 +97,12 @@ class Bundle:
         """Read one small file of the bundle, checked against the manifest."""
         blob = self.tree.get(path)
         if blob is None:
-            raise IntegrityError(f"`{path}` is missing from `{self.medium.label}`", subject=path)
+            raise WrongContent(f"`{path}` is missing from `{self.medium.label}`", subject=path)
         with self.medium.open_file(path, blob) as file:
             data = file.read(limit + 1)
         if _blob(data) != blob:
             place = self.medium.place(path, blob)
-            raise IntegrityError(
+            raise WrongContent(
                 f"`{place}` is damaged: expected {blob.digest}, got {_blob(data).digest}", subject=place
             )
         return data
@@ -112,7 +112,7 @@ class Bundle:
         try:
             return canonical.load(self.read(path), limit=MAX_RECORD)
         except ValueError as error:
-            raise IntegrityError(f"`{path}` is not acceptable JSON: {error}", subject=path) from None
+            raise Malformed(f"`{path}` is not acceptable JSON: {error}", subject=path) from None
 
     def record_bytes(self, digest: str) -> bytes:
         """Return a record's bytes, whether the medium carries it or it is derived (the referrers list)."""
@@ -190,7 +190,7 @@ def read(medium: Medium) -> Bundle:
     for descriptor in listed:
         data = record(medium, descriptor.blob.digest)
         if len(data) != descriptor.blob.size:
-            raise IntegrityError(f"`{INDEX_FILE}` lies about the size of {descriptor.blob.digest}", subject=INDEX_FILE)
+            raise Malformed(f"`{INDEX_FILE}` lies about the size of {descriptor.blob.digest}", subject=INDEX_FILE)
         if descriptor.media_type == oci.INDEX:
             continue  # the tag-schema list repeats what index.json says; `check_extent` compares it
         manifest = oci.parse_manifest(data, subject=descriptor.blob.digest)
@@ -199,7 +199,7 @@ def read(medium: Medium) -> Bundle:
         else:
             referrers[descriptor.blob.digest] = _referrer(descriptor.blob, manifest)
     if len(models) != 1:
-        raise IntegrityError(f"expected one bundle in `{medium.label}`, got {len(models)}", subject=INDEX_FILE)
+        raise Malformed(f"expected one bundle in `{medium.label}`, got {len(models)}", subject=INDEX_FILE)
     ((digest, data),) = models.items()
     return _assemble(medium, digest, data, referrers)
 
@@ -208,7 +208,7 @@ def _referrer(blob: Blob, manifest: oci.Manifest) -> Referrer:
     """Read what is attached: our statements have exactly one blob; what others attach may be of any shape."""
     simple = len(manifest.layers) == 1 and manifest.config.media_type == oci.EMPTY
     if manifest.artifact_type == dsse.BUNDLE and not simple:
-        raise IntegrityError(f"referrer `{blob.digest}` does not hold exactly one blob", subject=blob.digest)
+        raise Malformed(f"referrer `{blob.digest}` does not hold exactly one blob", subject=blob.digest)
     first, *more = (layer.blob for layer in manifest.layers)
     config = () if manifest.config.media_type == oci.EMPTY else (manifest.config.blob,)
     return Referrer(blob, manifest.artifact_type, first, (*more, *config))
@@ -220,7 +220,7 @@ def _assemble(medium: Medium, digest: str, data: bytes, referrers: Mapping[str, 
     for referrer in referrers.values():
         subject = oci.parse_manifest(record(medium, referrer.manifest.digest), subject=referrer.manifest.digest).subject
         if subject is None or subject.blob != Blob(digest, len(data)):
-            raise IntegrityError(
+            raise WrongSubject(
                 f"referrer `{referrer.manifest.digest}` belongs to another bundle", subject=referrer.manifest.digest
             )
     bare = Bundle(medium, digest, data, manifest.config.blob, tree, "", "", {}, tuple(referrers.values()))
@@ -232,16 +232,16 @@ def _identity(bundle: Bundle) -> tuple[str, str, Mapping[str, JSON]]:
     """Read name, version and targets from the bundle's own record, which the manifest covers."""
     value = bundle.load(RECORD)
     if not isinstance(value, dict) or value.get("format") != FORMAT:
-        raise IntegrityError(
+        raise Malformed(
             f"`{RECORD}` is of an unknown format version",
             subject=RECORD,
             hint=f"this program reads format {FORMAT}; a newer packager may read this bundle",
         )
     if set(value) != {"format", "name", "version", "files", "targets"} or not isinstance(value["targets"], dict):
-        raise IntegrityError(f"`{RECORD}` does not have exactly the known fields", subject=RECORD)
+        raise Malformed(f"`{RECORD}` does not have exactly the known fields", subject=RECORD)
     listed = {path: [blob.digest, blob.size] for path, blob in bundle.tree if path != RECORD}
     if value["files"] != listed:
-        raise IntegrityError(f"`{RECORD}` lists other files than the manifest", subject=RECORD)
+        raise Malformed(f"`{RECORD}` lists other files than the manifest", subject=RECORD)
     if not isinstance(value["name"], str) or not isinstance(value["version"], str):
-        raise IntegrityError(f"`{RECORD}` lacks a name or version", subject=RECORD)
+        raise Malformed(f"`{RECORD}` lacks a name or version", subject=RECORD)
     return value["name"], value["version"], value["targets"]

@@ -12,6 +12,7 @@
      ├ IntegrityError     5  bytes, names or signatures are not what was promised
      │  ├ TooLarge           a record, or their number, exceeds what a reader accepts
      │  ├ Malformed          a record does not have its one allowed shape
+     │  ├ WrongContent       a file or blob is not the promised one, is missing, or should not be there
      │  ├ BadSignature       a signature, time stamp or log entry does not match what it vouches for
      │  └ WrongSubject       somebody trusted signed something else
      └ NegativeAnswer     1  the question was answered, and the answer is no
@@ -119,6 +120,10 @@ class TooLarge(IntegrityError):
 
 class Malformed(IntegrityError):
     """A record does not have the one shape it may have."""
+
+
+class WrongContent(IntegrityError):
+    """A file or blob is not what its digest, size, mode or kind says, is missing, or belongs to nothing."""
 
 
 class BadSignature(IntegrityError):

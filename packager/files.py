@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Protocol, TypeAlias
 
-from packager.errors import IntegrityError, StorageError
+from packager.errors import IntegrityError, StorageError, WrongContent
 from packager.types import Blob
 
 CHUNK = 1 << 20
@@ -117,11 +117,11 @@ def open_regular(path: Path) -> BinaryIO:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         if error.errno == errno.ELOOP:
-            raise IntegrityError(f"`{path}` is a symbolic link", subject=str(path)) from error
+            raise WrongContent(f"`{path}` is a symbolic link", subject=str(path)) from error
         raise
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise IntegrityError(f"`{path}` is not a regular file", subject=str(path))
+        raise WrongContent(f"`{path}` is not a regular file", subject=str(path))
     return os.fdopen(descriptor, "rb", buffering=0)
 
 
@@ -186,7 +186,7 @@ def walk_regular(root: Path) -> Iterator[tuple[str, Path]]:
             yield path.name, path
         else:
             kind = "a symbolic link" if stat.S_ISLNK(mode) else "not a regular file"
-            raise IntegrityError(f"`{path}` is {kind}", subject=str(path))
+            raise WrongContent(f"`{path}` is {kind}", subject=str(path))
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from typing import Protocol, runtime_checkable
 from packager import archive, destination
 from packager.bundle import Bundle
 from packager.destination import Destination, Receiver
-from packager.errors import IntegrityError
+from packager.errors import IntegrityError, WrongContent
 from packager.events import OnEvent, Progress, ignore
 from packager.files import Moved, exchange_directories, staging
 from packager.formats import oci
@@ -72,7 +72,7 @@ def _each(
             if error.subject != blob.digest:
                 raise
             place = bundle.medium.place(path, blob)
-            raise IntegrityError(f"`{place}` is damaged: {error.message}", subject=place) from None
+            raise WrongContent(f"`{place}` is damaged: {error.message}", subject=place) from None
 
     with ThreadPoolExecutor(jobs) as pool:
         try:

@@ -26,7 +26,7 @@ from pathlib import PurePosixPath
 from packager import certificates, evidence
 from packager.bundle import Bundle
 from packager.canonical import JSON
-from packager.errors import ForbiddenFormat, IntegrityError, NegativeAnswer, PackagerError, TooLarge
+from packager.errors import ForbiddenFormat, IntegrityError, NegativeAnswer, PackagerError, TooLarge, WrongContent
 from packager.events import OnEvent, Progress, ignore
 from packager.evidence import About, Evidence
 from packager.files import digest_of
@@ -229,7 +229,7 @@ def check_files(bundle: Bundle, on_event: OnEvent = ignore) -> str:
             got = digest_of(file, limit=blob.size, moved=moved)
         if got != blob:
             place = bundle.medium.place(path, blob)
-            raise IntegrityError(
+            raise WrongContent(
                 f"`{place}` is not what was signed: expected {blob.digest}, got {got.digest}", subject=place
             )
 

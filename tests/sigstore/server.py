@@ -173,7 +173,7 @@ def _extension(number: str, value: bytes) -> x509.UnrecognizedExtension:
 class _Handler(BaseHTTPRequestHandler):
     instance: Sigstore
 
-    def log_message(self, format: str, *args: object) -> None:
+    def log_message(self, *args: object) -> None:
         """Say nothing."""
 
     def do_GET(self) -> None:

@@ -1,14 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A time stamping authority: OpenSSL answers RFC 3161 queries with a certificate of ours."""
+"""A time stamping authority: OpenSSL answers RFC 3161 queries with a certificate of ours.
+
+`crafted` is for what OpenSSL refuses to do: other times, and certificates that are not for time stamping.
+"""
 
 from __future__ import annotations
 
+import datetime as dt
+import hashlib
 import shutil
 import subprocess
 import tempfile
 from pathlib import Path
 
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from packager.formats import der
 from tests.pki import Holder
+
+_SHA256, _ECDSA = der.oid("2.16.840.1.101.3.4.2.1"), der.oid("1.2.840.10045.4.3.2")
 
 _CONFIG = """[tsa]
 default_tsa=one
@@ -47,3 +59,41 @@ class StampingAuthority:
         reply = (work / "reply").read_bytes()
         shutil.rmtree(work)
         return reply
+
+
+def _sequence(*parts: bytes) -> bytes:
+    return der.encode(der.SEQUENCE, *parts)
+
+
+def _octets(data: bytes) -> bytes:
+    return der.encode(der.OCTETS, data)
+
+
+def crafted(holder: Holder, message: bytes, at: dt.datetime) -> bytes:
+    """Return a well-formed response that states `at`, made with any certificate (RFC 3161, RFC 5652)."""
+    imprint = _sequence(_sequence(_SHA256, der.encode(der.NULL)), _octets(hashlib.sha256(message).digest()))
+    when = der.encode(der.TIME, f"{at:%Y%m%d%H%M%S}Z".encode())
+    info = _sequence(der.integer(1), der.oid("1.2.3.4"), imprint, der.integer(7), when)
+    kind = der.oid("1.2.840.113549.1.9.16.1.4")
+    named = _sequence(_sequence(_sequence(_octets(hashlib.sha256(holder.der).digest()))))
+    attributes = sorted(
+        _sequence(der.oid(name), der.encode(der.SET, value))
+        for name, value in (
+            ("1.2.840.113549.1.9.3", kind),
+            ("1.2.840.113549.1.9.4", _octets(hashlib.sha256(info).digest())),
+            ("1.2.840.113549.1.9.16.2.47", named),
+        )
+    )
+    signature = holder.key.sign(der.encode(der.SET, *attributes), ec.ECDSA(hashes.SHA256()))
+    certificate: x509.Certificate = holder.certificate
+    who = _sequence(certificate.issuer.public_bytes(), der.integer(certificate.serial_number))
+    algorithm = _sequence(_SHA256)
+    signer = _sequence(
+        der.integer(1), who, algorithm, der.encode(0xA0, *attributes), _sequence(_ECDSA), _octets(signature)
+    )
+    signed = _sequence(
+        der.integer(3), der.encode(der.SET, algorithm), _sequence(kind, der.encode(0xA0, _octets(info))),
+        der.encode(0xA0, holder.der), der.encode(der.SET, signer),
+    )  # fmt: skip
+    token = _sequence(der.oid("1.2.840.113549.1.7.2"), der.encode(0xA0, signed))
+    return _sequence(_sequence(der.integer(0)), token)
