@@ -102,9 +102,7 @@ class Bundle:
             data = file.read(limit + 1)
         if _blob(data) != blob:
             place = self.medium.place(path, blob)
-            raise WrongContent(
-                f"`{place}` is damaged: expected {blob.digest}, got {_blob(data).digest}", subject=place
-            )
+            raise WrongContent(f"`{place}` is damaged: expected {blob.digest}, got {_blob(data).digest}", subject=place)
         return data
 
     def load(self, path: str) -> JSON:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Print a JSON Schema: of recipes, so that an editor completes and checks `bundle.yaml`, or of contracts.
+"""Print a JSON Schema: of recipes, so that an editor completes and checks `bundle.yaml`, of contracts, or trust files.
 
 A recipe written by `packager init` names `recipe.schema.json` beside it in its first line.
 """
@@ -11,19 +11,21 @@ import json
 
 from packager.cli.render import Console
 
-HELP = "print the JSON Schema of recipes or contracts"
+HELP = "print the JSON Schema of recipes, contracts or trust files"
 EXAMPLES = """  packager schema > recipe.schema.json
-  packager schema contract > contract.schema.json"""
+  packager schema contract > contract.schema.json
+  packager schema trust > trust.schema.json"""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("document", metavar="DOCUMENT", nargs="?", choices=("recipe", "contract"), default="recipe",
-                        help="recipe or contract (default: recipe)")  # fmt: skip
+    parser.add_argument("document", metavar="DOCUMENT", nargs="?", choices=("recipe", "contract", "trust"),
+                        default="recipe", help="recipe, contract or trust (default: recipe)")  # fmt: skip
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
-    from packager import contract, init
+    from packager import contract, init, trust
 
-    text = (contract if args.document == "contract" else init).schema().decode()
+    module = {"recipe": init, "contract": contract, "trust": trust}[args.document]
+    text = module.schema().decode()
     console.result(json.loads(text), text.rstrip())
     return 0
