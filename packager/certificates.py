@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from cryptography.x509.verification import Criticality, ExtensionPolicy, Policy, PolicyBuilder, Store, VerificationError
@@ -53,9 +54,14 @@ def parse_pem(data: bytes) -> list[x509.Certificate]:
 
 
 def parse_der(data: bytes) -> x509.Certificate:
-    """Read one certificate, all of whose extensions must be readable. Raises ValueError."""
-    certificate = x509.load_der_x509_certificate(data)
-    names(certificate)
+    """Read one certificate, every part of which that is looked at later must be readable. Raises ValueError."""
+    try:
+        certificate = x509.load_der_x509_certificate(data)
+        certificate.public_key()
+        (certificate.subject, certificate.issuer, certificate.not_valid_before_utc, certificate.not_valid_after_utc)  # noqa: B018
+        names(certificate)
+    except (x509.InvalidVersion, x509.DuplicateExtension, UnsupportedAlgorithm, TypeError) as error:
+        raise ValueError(str(error)) from None
     return certificate
 
 

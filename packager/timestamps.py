@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
@@ -74,7 +74,7 @@ def parse(response: bytes) -> Stamp:
         raise ValueError(f"expected at most {MAX_RESPONSE} bytes, got {len(response)}")
     try:
         return _parse(response)
-    except (IndexError, KeyError, OverflowError, UnicodeDecodeError, UnsupportedAlgorithm):
+    except (IndexError, KeyError, OverflowError, UnicodeDecodeError):
         raise ValueError("not a time stamp as RFC 3161 describes it") from None
 
 
