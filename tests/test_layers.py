@@ -27,8 +27,8 @@ LAYERS = (
     {"environments", "run", "sandbox", "worker"},
     {
         "build", "cache", "compat", "compatpage", "completeness", "delta", "diff", "evidence", "host", "install",
-        "policy", "probing", "profiles", "resolve", "sign", "toolchains", "transport", "trustedit", "vendor", "verify",
-        "wheels",
+        "policy", "probing", "profiles", "resolve", "sign", "toolchains", "transport", "trustchannel", "trustedit",
+        "vendor", "verify", "wheels",
     },
     {"cli", "__main__"},
 )  # fmt: skip

@@ -16,7 +16,6 @@ Each of init, add, remove, revoke and sign writes FILE and signs it with --root-
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,7 +36,8 @@ EXAMPLES = """  packager trust init acme.trust --name acme --root-key root.pem
   packager trust add acme.trust --require https://slsa.dev/provenance/v1 --by release --max-age 90 --root-key root.pem
   packager trust revoke acme.trust --key old.pub --root-key root.pem
   packager trust revoke acme.trust --versions 'digits:<1.4.2' --root-key root.pem
-  packager trust update /etc/packager/acme.trust /media/usb/acme.trust"""
+  packager trust update /etc/packager/acme.trust /media/usb/acme.trust
+  packager trust update acme.trust tuf+file:///media/usb/channel#acme.trust --tuf-root channel-root.json"""
 _ACTIONS = ("init", "add", "remove", "revoke", "sign", "show", "update")
 
 
@@ -45,7 +45,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", metavar="ACTION", choices=_ACTIONS, help=", ".join(_ACTIONS))
     parser.add_argument("file", metavar="FILE", type=Path, help="the trust file")
     parser.add_argument(
-        "new", metavar="NEW", nargs="?", help="update: the file that is to follow, or tuf+…, see docs/trust.md"
+        "new",
+        metavar="NEW",
+        nargs="?",
+        help="update: the file that is to follow, or tuf+file:///DIR#NAME, tuf+https://HOST/…#NAME",
     )
     roots = parser.add_argument_group("root keys")
     roots.add_argument("--root-key", type=Path, action="append", default=[], metavar="PEM", help="sign with this key")
@@ -78,6 +81,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--state", type=Path, metavar="FILE", help="update: where this machine remembers what it has seen"
     )
+    parser.add_argument("--tuf-root", type=Path, metavar="FILE", help="update: first root metadata of a TUF channel")
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
@@ -257,17 +261,29 @@ def _describe(entry: dict[str, Any]) -> str:
     return f"{entry['identity']} of {whose}{times}"
 
 
+def _fetch(args: argparse.Namespace, state: Path | None) -> bytes:
+    from packager import trustchannel
+    from packager.cli._trust import read_file
+
+    if not args.new.startswith(trustchannel.SCHEME):
+        return read_file(Path(args.new))
+    if args.tuf_root is None or state is None:
+        raise UsageError(
+            "a TUF channel needs its first root and a memory", hint="give --tuf-root FILE, and no `--state none`"
+        )
+    return trustchannel.fetch(args.new, read_file(args.tuf_root), state.parent / "tuf")
+
+
 def _update(args: argparse.Namespace, now: datetime, console: Console) -> int:
     from packager import seen, trustfile
-    from packager.cli._trust import read_file, state_file
+    from packager.cli._trust import state_file
     from packager.seen import Seen
 
     if args.new is None:
         raise UsageError("update needs the file that is to follow", hint="packager trust update FILE NEW")
     state = state_file(args)
     before = trustfile.remember(_read(args)) if args.file.exists() else None
-    fetch: Callable[[str], bytes] = lambda name: read_file(Path(name))  # noqa: E731
-    file = trustfile.parse(fetch(args.new), args.new)
+    file = trustfile.parse(_fetch(args, state), args.new)
     known = seen.load(state, file.trust.name or "").file if state else None
     for former in (before, known):
         trustfile.accept(file, former, now)
