@@ -111,6 +111,10 @@ HEAVY = (
     "zstandard",
     "fsspec",
     "botocore",
+    "sigstore",
+    "pkcs11",
+    "tuf",
+    "cryptography",
 )
 LIGHT_VERBS = (
     "--help",
@@ -119,6 +123,8 @@ LIGHT_VERBS = (
     "install --help",
     "unpack --help",
     "sign --help",
+    "attest --help",
+    "trust --help",
     "build --help",
     "push --help",
     "pull --help",
