@@ -117,7 +117,7 @@ def _verifier(signed: SignedStatement) -> Verifier:
 
 
 def _check_period(attested: Attested, trust: Trust, now: datetime | None) -> None:
-    (signer,) = (signer for signer in trust.signers if signer.name == attested.signer)
+    signer = next(signer for signer in trust.signers if signer.name == attested.signer)
     if not signer.period.bounded:
         return
     at = attested.time or now
@@ -245,8 +245,8 @@ def _revocation(attested: Attested, trust: Trust) -> str | None:
 
 def newest(about: About, trust: Trust, seen: Seen) -> str:
     """Raise RolledBack if the trust file demands a higher version, or one was seen."""
-    minimum = trust.minimum.get(about.name)
-    if minimum is not None and not _in_range(about, f">={minimum}"):
+    minimum = trust.minimum.get(about.name, "0.0.0-0")  # the lowest version there is
+    if not _in_range(about, f">={minimum}"):
         raise RolledBack(
             f"`{about.name}` {about.version} is older than the trust file allows: expected at least {minimum}"
         )

@@ -8,9 +8,8 @@ import re
 from collections.abc import Callable
 from typing import TypeAlias
 
-_VERSION = re.compile(
-    r"(0|[1-9]\d{0,9})\.(0|[1-9]\d{0,9})\.(0|[1-9]\d{0,9})(?:-([0-9A-Za-z.-]{1,64}))?(?:\+[0-9A-Za-z.-]{1,64})?"
-)
+_VERSION = re.compile(r"(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)(?:-([0-9A-Za-z.-]+))?(?:\+[0-9A-Za-z.-]+)?")
+_MAX_LENGTH = 128  # as in recipes
 _COMPARISONS: dict[str, Callable[[Precedence, Precedence], bool]] = {
     ">=": operator.ge, "<=": operator.le, "==": operator.eq, ">": operator.gt, "<": operator.lt,
 }  # fmt: skip
@@ -24,7 +23,7 @@ def precedence(version: str) -> Precedence:
 
     Raises ValueError.
     """
-    found = _VERSION.fullmatch(version)
+    found = _VERSION.fullmatch(version) if len(version) <= _MAX_LENGTH else None
     if found is None:
         raise ValueError(f"`{version:.80}` is not a semantic version")
     major, minor, patch, pre = found.groups()

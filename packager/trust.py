@@ -25,6 +25,7 @@ from packager.types import DIGEST
 
 FORMAT = 1
 MAX_TRUST = 4 << 20  # bytes
+_TEXT = 2048  # characters of a line of text; what may be longer has lines: PEM
 _NAME = re.compile(r"[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?")
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 _HEX = re.compile(r"[0-9a-f]{64}")
@@ -268,8 +269,8 @@ def _matching(value: JSON, pattern: re.Pattern[str], expected: str) -> str:
     return value
 
 
-def _text(value: JSON, limit: int = 2048) -> str:
-    if not isinstance(value, str) or not 0 < len(value) <= limit or (not value.strip().isprintable() and limit == 2048):
+def _text(value: JSON, limit: int = _TEXT) -> str:
+    if not isinstance(value, str) or not 0 < len(value) <= limit or (limit == _TEXT and not value.isprintable()):
         raise ValueError(f"expected text, got `{value!s:.80}`")
     return value
 

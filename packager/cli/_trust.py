@@ -91,6 +91,8 @@ def _from_options(args: argparse.Namespace) -> Trust:
             "--identity goes with either --ca or --issuer",
             hint="--ca CA.pem --identity NAME for a certificate, --identity NAME --issuer URL for a Sigstore identity",
         )
+    if (args.tsa_ca and not args.ca) or (args.trust_config and not args.issuer):
+        raise UsageError("--tsa-ca goes with --ca, and --trust-config with --issuer")
     instances = {}
     if args.ca:
         signers.append(CertificateSigner("certificate", tuple(load(args.ca)), args.identity))

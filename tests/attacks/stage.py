@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import base64
-import copy
 import datetime as dt
 import json
 from collections.abc import Callable, Iterable, Sequence
@@ -12,11 +11,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from packager import canonical, keys, timestamps, transport, trust
+from packager import canonical, keys, timestamps, transport
 from packager.bundle import Bundle, open_bundle
 from packager.formats import dsse, intoto
 from packager.formats.dsse import Certificates, SignedStatement
@@ -26,7 +24,6 @@ from packager.sign import sign
 from packager.signers import Signer, keyless
 from packager.store import Store
 from packager.trust import CertificateSigner, KeylessSigner, KeySigner, Trust
-from packager.types import Blob
 from tests import bundles, pki
 from tests.sigstore import Sigstore
 from tests.tampering import no_store
@@ -133,6 +130,10 @@ class Stage:
     def shown(self, path: Path, believed: Trust | None = None, seen: Seen = NOTHING) -> Attempt:
         return Attempt(lambda: open_bundle(str(path), no_store), believed or self.trusting(), self.now, seen)
 
+    def certified(self, folder: Path, holder: pki.Holder | None = None, **rest: Any) -> Attempt:
+        """Publish the bundle signed with a certificate that need not be sound."""
+        return self.attempt(self.signed(self.certificate(holder, **rest)), folder)
+
     def signed(self, signer: Signer | None = None, bundle: Bundle | None = None) -> Bundle:
         return sign(bundle or self.bundle, signer or self.key)
 
@@ -206,18 +207,3 @@ def rewrite_payload(document: JSON, change: Callable[[JSON], object]) -> None:
     payload = json.loads(base64.b64decode(document["dsseEnvelope"]["payload"]))
     change(payload)
     document["dsseEnvelope"]["payload"] = base64.b64encode(canonical.dump(payload)).decode()
-
-
-__all__ = [
-    "CI",
-    "Attempt",
-    "Blob",
-    "Stage",
-    "copy",
-    "log_entry",
-    "material",
-    "rewrite_payload",
-    "stamp_rows",
-    "trust",
-    "x509",
-]

@@ -9,11 +9,13 @@ from __future__ import annotations
 import base64
 import json
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives import serialization
 
 from packager.formats import dsse, intoto
 from packager.store import Store
@@ -57,8 +59,6 @@ class Case:
         return done
 
     def verify(self, *options: str | Path, code: int = 0) -> subprocess.CompletedProcess[str]:
-        import sys
-
         return self.offline(
             sys.executable, "-m", "packager", "verify", "layout", "--state", "none", *options, code=code
         )
@@ -211,8 +211,6 @@ def test_a_certificate_whose_key_is_in_a_token(
     case: Case, corporation: pki.Holder, token: Callable[[str], str], instance: Sigstore
 ) -> None:
     """The key is made in the token; the authority only sees its public half."""
-    from cryptography.hazmat.primitives import serialization
-
     uri = token("key1")
     public = serialization.load_pem_public_key((case.folder / "key1.pub").read_bytes())
     leaf = corporation.certify(public)

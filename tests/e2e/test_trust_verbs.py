@@ -93,6 +93,25 @@ def test_required_statements_are_asked_for(acme: Path, packager: Run) -> None:
     )
 
 
+def test_the_same_key_twice_is_one_key(acme: Path, packager: Run) -> None:
+    packager("verify", "one.tar", "--key", "release.pub", "--key", "release.pub")
+
+
+def test_serving_verifies_first(acme: Path, packager: Run) -> None:
+    """An installed release, as far as verifying goes; whoever changed it is met before anything of it runs."""
+    release = acme / "site/releases/1"
+    packager("unpack", "one.tar", release / "bundle")
+    (release / "serve.json").write_text("{}")
+    (acme / "site/current").symlink_to("releases/1")
+    packager("serve", "site", "--key", "root.pub", code=1)
+    graph = release / "bundle/model/model.onnx"
+    graph.write_bytes(b"grapH")
+    assert "model.onnx" in packager("serve", "site", *TRUST, code=5).stderr
+    graph.write_bytes(b"graph")
+    done = packager("serve", "site", *TRUST, code=None)
+    assert str(release / "env/bin/python") in done.stderr, "nothing is wrong with it but that nothing was installed"
+
+
 def test_two_readings_give_one_verdict(acme: Path, packager: Run) -> None:
     assert (
         packager("verify", "one.tar", *TRUST, "--json").stdout == packager("verify", "one.tar", *TRUST, "--json").stdout
@@ -100,6 +119,7 @@ def test_two_readings_give_one_verdict(acme: Path, packager: Run) -> None:
 
 
 HALVES = (
+    ("--key", "release.pub", "--tsa-ca", "release.pub"),
     (), ("--trust", "acme.trust", "--key", "release.pub"), ("--ca", "release.pub"), ("--identity", "x"),
     ("--issuer", "https://x"), ("--ca", "x", "--issuer", "y", "--identity", "z"), ("--trust", "missing"),
     ("--ca", "release.pub", "--identity", "x"), ("--identity", "x", "--issuer", "y", "--trust-config", "release.pub"),
