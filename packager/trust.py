@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from importlib import resources
 from typing import TypeAlias
 
 from cryptography import x509
@@ -130,6 +131,11 @@ class Trust:
     required: tuple[Requirement, ...] = (Requirement(BUNDLE_PREDICATE),)
     minimum: Mapping[str, str] = field(default_factory=dict)
     revoked: Revoked = Revoked()
+
+
+def schema() -> bytes:
+    """Return the JSON Schema of the content of a trust file."""
+    return resources.files("packager").joinpath("trust.schema.json").read_bytes()
 
 
 def of_keys(trusted: Iterable[PublicKey]) -> Trust:

@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,7 @@ from tests.conftest import Run
 
 NOW = dt.datetime(2027, 1, 1, tzinfo=dt.UTC)
 ROOT, SECOND, RELEASE = (keys.generate(curve) for curve in ("p256", "p384", "p256"))
-SCHEMA = json.loads(resources.files("packager").joinpath("trust.schema.json").read_bytes())
+SCHEMA = json.loads(trust.schema())
 
 
 def full() -> dict[str, Any]:
