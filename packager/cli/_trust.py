@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from packager import seen, trust, trustfile
+from packager.cli import options
 from packager.errors import UsageError
 from packager.seen import Seen
 from packager.trust import CertificateSigner, KeylessSigner, KeySigner, Signer, Trust
@@ -83,9 +84,8 @@ def state_file(args: argparse.Namespace) -> Path | None:
 def _from_options(args: argparse.Namespace) -> Trust:
     """Make a trust of --key, of --ca with --identity, or of --identity with --issuer."""
     from packager.certificates import load
-    from packager.keys import load_public
 
-    signers: list[Signer] = [KeySigner(key.fingerprint, key) for key in map(load_public, args.key)]
+    signers: list[Signer] = [KeySigner(key.fingerprint, key) for key in options.trusted_keys(args)]
     if bool(args.ca) + bool(args.issuer) != bool(args.identity):
         raise UsageError(
             "--identity goes with either --ca or --issuer",

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from packager.bundle import Bundle
     from packager.events import OnEvent
+    from packager.keys import PublicKey
     from packager.media import Medium
     from packager.registry.wire import Settings
     from packager.store import Store
@@ -179,3 +180,10 @@ def remote(text: str, args: argparse.Namespace, on_event: OnEvent | None = None)
     from packager.registry.medium import RegistryBundle
 
     return RegistryBundle(references.parse(text), registry_settings(args), on_event or ignore)
+
+
+def trusted_keys(args: argparse.Namespace) -> list[PublicKey]:
+    """Load every --key."""
+    from packager.keys import load_public
+
+    return [load_public(path) for path in args.key]
