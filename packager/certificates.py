@@ -9,7 +9,7 @@ not demanded. No clock, no files: bytes and the time are handed in.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
@@ -140,7 +140,7 @@ def check_path(
     verifier = (
         PolicyBuilder()
         .store(Store(list(authorities)))
-        .time(at.replace(tzinfo=None))
+        .time(at.astimezone(UTC).replace(tzinfo=None))  # the library takes naive UTC
         .max_chain_depth(_MAX_DEPTH)
         .extension_policies(ca_policy=_authority_policy(purpose), ee_policy=_leaf_policy())
         .build_client_verifier()

@@ -99,11 +99,29 @@ def main(args: argparse.Namespace, console: Console) -> int:
         return _report(_save(args, trustfile.add_signatures(before, _signers(args))), console, "signed")
     from packager import trustedit
 
+    _check_before(before, _signers(args))
     content = trustedit.follow(before.content, now, args.days)
     changed = {"add": _add, "remove": _remove, "revoke": _revoke}[args.action](args, content)
     if changed == content and args.days is None and args.threshold is None:
         raise UsageError(f"nothing to {args.action}", hint="see `packager trust --help`")
     return _report(_write(args, changed), console, "wrote")
+
+
+def _check_before(before: TrustFile, signers: list[PrivateKey]) -> None:
+    """Raise unless the file to be changed is sound and these keys may sign what follows: no change may launder it."""
+    from packager.errors import TrustFileError
+
+    roots, trust = before.trust.roots, before.trust
+    if before.signed_by(roots.keys) < roots.threshold:
+        raise TrustFileError(
+            f"trust file `{trust.name}` (serial {trust.serial}) is not signed by enough of its own root keys",
+            hint="somebody changed it, or further signatures are still to be added with `packager trust sign`",
+        )
+    if not {key.public.fingerprint for key in signers} & {key.fingerprint for key in roots.keys}:
+        raise TrustFileError(
+            f"none of the given keys is a root key of trust file `{trust.name}`",
+            hint="`packager trust show` lists its root keys; is it the file that you mean?",
+        )
 
 
 def _first(args: argparse.Namespace, now: datetime) -> Content:
@@ -287,6 +305,7 @@ def _update(args: argparse.Namespace, now: datetime, console: Console) -> int:
     known = seen.load(state, file.trust.name or "").file if state else None
     for former in (before, known):
         trustfile.accept(file, former, now)
+    _save(args, file)
     if state:
         seen.remember(state, file.trust.name or "", Seen(trustfile.remember(file)))
-    return _report(_save(args, file), console, "accepted")
+    return _report(file, console, "accepted")

@@ -331,6 +331,22 @@ def test_a_trust_file_is_kept_on_the_command_line(tmp_path: Path, packager: Run)
     packager("trust", "add", "t", "--minimum", "digits:1.2", *sign, code=2)
 
 
+def test_a_changed_file_is_not_laundered_by_the_next_change(tmp_path: Path, packager: Run) -> None:
+    """Whoever signs a change signs all of the file, so the file must have been sound before."""
+    for name in ("root", "evil"):
+        packager("keygen", name)
+    packager("trust", "init", "t", "--name", "acme", "--root-key", "root.pem")
+    file = trustfile.parse((tmp_path / "t").read_bytes(), "t")
+    entry = {"key": keys.load_public(tmp_path / "evil.pub").pem.decode()}
+    content = trustedit.with_signer(file.content, "helper", entry)
+    (tmp_path / "t").write_bytes(trustfile.TrustFile(file.trust, canonical.dump(content), file.signatures).to_bytes())
+    done = packager("trust", "add", "t", "--minimum", "digits:1.0.0", "--root-key", "root.pem", code=1)
+    assert "its own root keys" in done.stderr
+    packager("trust", "init", "evil.trust", "--name", "acme", "--root-key", "evil.pem")
+    done = packager("trust", "add", "evil.trust", "--minimum", "digits:1.0.0", "--root-key", "root.pem", code=1)
+    assert "none of the given keys is a root key" in done.stderr
+
+
 def test_roots_rotate_on_the_command_line(tmp_path: Path, packager: Run) -> None:
     """The second holder signs elsewhere; the customer takes the step only when both have."""
     for name in ("root", "second"):
