@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Answer the Open Inference Protocol v2 over HTTP for one installed model.
+"""Answer the Open Inference Protocol v2 over HTTP and gRPC for one installed model.
 
 The package is copied beside an installed bundle and run there by the installation's own interpreter, so it imports
-the standard library, numpy, orjson, granian, prometheus_client and itself, nothing else of packager. A runtime is
-reached only through the `Session` protocol of `packager.server.model`, looked up by the name in the configuration.
+the standard library, numpy, orjson, granian, prometheus_client, grpcio (where gRPC is asked for) and itself, nothing
+else of packager. A runtime is reached only through the `Session` protocol of `packager.server.model`, looked up by
+the name in the configuration.
 
 One request, in reading order of the modules:
 
     __main__   arguments, configuration, exit code          config     the file that `packager install` wrote
     serve      listen, load, drain, stop                    interface  what the model promises about its tensors
     app        path, method, limits, bytes in               tensors    bytes or JSON <-> one numpy array
+    rpc        the same over gRPC                           messages   gRPC's bytes <-> feeds and results (no I/O)
     protocol   bytes -> feeds, results -> bytes (no I/O)    model      runtime look-up, warm-up, where to run
     metrics    what Prometheus reads                        logs       one JSON line per event on stderr
 

@@ -46,6 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("config", type=Path, metavar="CONFIG.json")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
     parser.add_argument("--port", type=_number(int, 1, 65535), default=8000, help="(%(default)s)")
+    parser.add_argument("--grpc-port", type=_number(int, 1, 65535), default=None, help="also serve gRPC (off)")
     parser.add_argument("--threads", type=_number(int, 1, 1024), default=1, help="threads per run (%(default)s)")
     parser.add_argument(
         "--workers", type=_number(int, 1, 1024), default=None, help="long runs at once (cores / threads)"
@@ -87,6 +88,7 @@ def _settings(arguments: argparse.Namespace) -> Settings:
     return Settings(
         host=arguments.host,
         port=arguments.port,
+        grpc_port=arguments.grpc_port,
         threads=arguments.threads,
         workers=arguments.workers or max(1, cores // arguments.threads),
         drain=arguments.drain,

@@ -24,8 +24,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -35,10 +36,11 @@ from granian.rsgi import HTTPProtocol, ProtocolClosed, Scope
 from packager.server import bodies, model, protocol
 from packager.server.config import Config
 from packager.server.errors import RequestError, quote
-from packager.server.gate import Gate, Limits, overload
+from packager.server.gate import Gate, Lease, Limits, overload
 from packager.server.logs import LOGGER, event
 from packager.server.metrics import Metrics
 from packager.server.model import Session, WarmUp
+from packager.server.tensors import Array
 
 # JSON is parsed and written at about 100 MB/s: a longer document would hold up the event loop for a millisecond.
 _INLINE_DOCUMENT_BYTES = 2**16
@@ -121,6 +123,11 @@ class App:
         return self._session is not None and not self._draining
 
     @property
+    def config(self) -> Config:
+        """What is served."""
+        return self._config
+
+    @property
     def in_flight(self) -> int:
         """Inference requests admitted and not yet answered."""
         return self._gate.in_flight
@@ -145,6 +152,38 @@ class App:
         """
         self._draining = True
         await self._gate.idle()
+
+    # what the gRPC side shares; it calls from its own threads
+
+    def count(self, route: str, status: int) -> None:
+        """Count an answer of another transport; `status` is the HTTP status it would have had."""
+        self._metrics.requests.labels(route, status).inc()
+
+    def check_address(self, model: str, version: str) -> None:
+        """Raise RequestError unless this server has that model; an empty version means any."""
+        if model != self._config.name:
+            raise self._not_found(f"/v2/models/{model}")
+        if version not in ("", self._config.version):
+            raise self._not_found(f"{self._base}/versions/{version}")
+
+    @contextmanager
+    def admitted(self) -> Iterator[Lease]:
+        """Admit and time one inference request. Raises RequestError."""
+        if self._session is None:
+            raise overload("the model is still loading")
+        with self._gate.admit() as lease, self._metrics.duration.time():
+            yield lease
+
+    def compute(self, request: protocol.Request) -> dict[str, Array]:
+        """Run the model on a checked request, on the calling thread; return the results by name."""
+        session, metrics = self._session, self._metrics
+        if session is None:
+            raise overload("the model is still loading")
+        metrics.rows.observe(request.rows)
+        started = time.perf_counter()
+        arrays = session.run(dict(request.feeds))
+        metrics.run.observe(time.perf_counter() - started)
+        return {port.name: array for port, array in zip(session.outputs, arrays, strict=True)}
 
     async def __rsgi__(self, scope: Scope, proto: HTTPProtocol) -> None:
         """Answer one request; granian calls this."""
@@ -216,18 +255,15 @@ class App:
         )
 
     async def _infer(self, scope: Scope, proto: HTTPProtocol) -> Response:
-        session = self._session
-        if session is None:
-            raise overload("the model is still loading")
-        with self._gate.admit() as lease, self._metrics.duration.time():
+        with self.admitted() as lease:
             headers = scope.headers
             encoding = bodies.encoding(headers)
             body = await bodies.read(headers, proto, lease)
             question = Question(body, encoding, headers.get("inference-header-content-length"))
             if self._short(question):
-                return self._run_inline(session, question)
+                return self._run_inline(question)
             loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._pool, self._run, session, question)
+            return await loop.run_in_executor(self._pool, self._run, question)
 
     def _short(self, question: Question) -> bool:
         return (
@@ -236,27 +272,22 @@ class App:
             and not question.encoding
         )
 
-    def _run_inline(self, session: Session, question: Question) -> Response:
+    def _run_inline(self, question: Question) -> Response:
         started = time.perf_counter()
-        response = self._run(session, question)
+        response = self._run(question)
         spent = time.perf_counter() - started
         if spent > _MISTAKE_SECONDS:
             self._warm_up = replace(self._warm_up, inline_bytes=0)
             event("runs moved to threads", logging.WARNING, took_ms=round(spent * 1000, 1))
         return response
 
-    def _run(self, session: Session, question: Question) -> Response:
+    def _run(self, question: Question) -> Response:
         """Answer an inference request; called in the event loop or on a worker thread."""
-        config, metrics = self._config, self._metrics
+        config = self._config
         body = bodies.inflate(question.body, question.encoding, self._gate.limits.max_body)
         length = protocol.header_length(question.header_length, len(body))
         request = protocol.parse(body, length, config.interface)
-        metrics.rows.observe(request.rows)
-        started = time.perf_counter()
-        arrays = session.run(dict(request.feeds))
-        metrics.run.observe(time.perf_counter() - started)
-        results = {port.name: array for port, array in zip(session.outputs, arrays, strict=True)}
-        reply = protocol.render(request, results, config.name, config.version)
+        reply = protocol.render(request, self.compute(request), config.name, config.version)
         if reply.header_length is None:
             return Response(200, _JSON, reply.body)
         length_field = ("inference-header-content-length", str(reply.header_length))

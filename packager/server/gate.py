@@ -4,11 +4,14 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from packager.server.errors import RequestError
+
+_LOOK_SECONDS = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,34 +35,40 @@ def overload(message: str) -> RequestError:
 
 
 class Gate:
-    """Counts requests and bytes. Belongs to one event loop; not for other threads."""
+    """Counts requests and bytes, for the event loop and for the threads of gRPC."""
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self.in_flight = 0
         self.held = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._lock = threading.Lock()
 
     @contextmanager
     def admit(self) -> Iterator[Lease]:
         """Let one request in for the length of the block. Raises RequestError when the server is full."""
-        if self.in_flight >= self.limits.max_in_flight:
-            raise overload(f"{self.in_flight} requests are in flight, as many as this server takes")
+        with self._lock:
+            if self.in_flight >= self.limits.max_in_flight:
+                raise overload(f"{self.in_flight} requests are in flight, as many as this server takes")
+            self.in_flight += 1
         lease = Lease(self)
-        self.in_flight += 1
-        self._idle.clear()
         try:
             yield lease
         finally:
-            self.in_flight -= 1
-            self.held -= lease.size
-            if not self.in_flight:
-                self._idle.set()
+            with self._lock:
+                self.in_flight -= 1
+                self.held -= lease.size
+
+    def take(self, size: int) -> None:
+        """Count `size` more bytes as held. Raises RequestError when there is no room."""
+        with self._lock:
+            if self.held + size > self.limits.max_held:
+                raise overload("the bodies of other requests fill this server's memory")
+            self.held += size
 
     async def idle(self) -> None:
         """Return when no request is in flight."""
-        await self._idle.wait()
+        while self.in_flight:  # only asked at shutdown; an event could not be set from another thread
+            await asyncio.sleep(_LOOK_SECONDS)
 
 
 @dataclass(slots=True)
@@ -73,7 +82,5 @@ class Lease:
         """Take room for `size` more bytes, before they are read. Raises RequestError."""
         if self.size + size > self.gate.limits.max_body:
             raise RequestError(f"expected a body of at most {self.gate.limits.max_body} bytes", status=413)
-        if self.gate.held + size > self.gate.limits.max_held:
-            raise overload("the bodies of other requests fill this server's memory")
-        self.gate.held += size
+        self.gate.take(size)
         self.size += size

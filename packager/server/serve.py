@@ -43,6 +43,7 @@ from packager.server.config import Config
 from packager.server.errors import StartError, quote
 from packager.server.gate import Limits
 from packager.server.logs import event
+from packager.server.rpc import Rpc
 
 _HEAD_BYTES = 2**16
 
@@ -58,6 +59,7 @@ class Settings:
     drain: float
     log_level: str
     limits: Limits
+    grpc_port: int | None = None
 
 
 async def serve(config: Config, settings: Settings) -> None:
@@ -67,6 +69,7 @@ async def serve(config: Config, settings: Settings) -> None:
     """
     address = claim(settings.host, settings.port)
     app = App(config, settings.limits, settings.workers)
+    rpc = _rpc(app, address, settings)
     server = _server(app, address, settings)
     stop = _signals()
     event(
@@ -80,7 +83,17 @@ async def serve(config: Config, settings: Settings) -> None:
     if listening.done():
         raise listening.exception() or StartError("the HTTP server stopped by itself")
     stop.clear()
-    await _drain(app, server, listening, stop, settings.drain)
+    await _drain(app, server, rpc, listening, stop, settings.drain)
+
+
+def _rpc(app: App, address: str, settings: Settings) -> Rpc | None:
+    """Open the gRPC side beside HTTP, where it was asked for. Raises StartError."""
+    if settings.grpc_port is None:
+        return None
+    claim(settings.host, settings.grpc_port)
+    rpc = Rpc(app, address, settings.grpc_port, settings.limits, settings.workers)
+    rpc.start()
+    return rpc
 
 
 def claim(host: str, port: int) -> str:
@@ -159,12 +172,14 @@ async def _load(app: App, settings: Settings, *ends: asyncio.Task[Any]) -> bool:
     return True
 
 
-async def _drain(app: App, server: Any, listening: asyncio.Task[Any], stop: asyncio.Event, seconds: float) -> None:
+async def _drain(
+    app: App, server: Any, rpc: Rpc | None, listening: asyncio.Task[Any], stop: asyncio.Event, seconds: float
+) -> None:  # fmt: skip
     """Finish what is in flight, then close; all of it within `seconds`, or until `stop` is set again."""
     started = time.perf_counter()
     event("draining", in_flight=app.in_flight, drain_s=seconds)
     hurry = asyncio.create_task(stop.wait())
-    ending = asyncio.create_task(_end(app, server, listening))
+    ending = asyncio.create_task(_end(app, server, rpc, listening, seconds))
     await asyncio.wait((ending, hurry), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
     event(
         "stopped", logging.INFO if ending.done() else logging.WARNING,
@@ -172,7 +187,9 @@ async def _drain(app: App, server: Any, listening: asyncio.Task[Any], stop: asyn
     )  # fmt: skip
 
 
-async def _end(app: App, server: Any, listening: asyncio.Task[Any]) -> None:
+async def _end(app: App, server: Any, rpc: Rpc | None, listening: asyncio.Task[Any], seconds: float) -> None:
     await app.drain()
+    if rpc is not None:
+        await asyncio.to_thread(rpc.stop, seconds)
     server.stop()
     await asyncio.wait((listening,))

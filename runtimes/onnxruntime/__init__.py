@@ -26,7 +26,7 @@ BUILDS_ON_GPU = False
 SERVED = True
 
 _PLUGIN = "onnxruntime-ep-nv-tensorrt-rtx"
-_SERVING = ("granian>=2.5", "orjson>=3.10", "prometheus-client>=0.21")
+_SERVING = ("granian>=2.5", "orjson>=3.10", "prometheus-client>=0.21", "grpcio>=1.66")
 
 
 def promised(specifier: str) -> list[str]:
