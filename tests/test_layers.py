@@ -26,7 +26,8 @@ LAYERS = (
     },
     {"environments", "run", "sandbox", "worker"},
     {
-        "build", "cache", "compat", "compatpage", "completeness", "delta", "diff", "evidence", "host", "install",
+        "build", "cache", "cells", "compat", "compatpage", "completeness", "conform", "conformhtml", "conformjunit",
+        "conformreport", "conformresult", "delta", "diff", "evidence", "host", "install",
         "policy", "probing", "profiles", "resolve", "sign", "toolchains", "transport", "trustchannel", "trustedit",
         "vendor", "verify", "wheels",
     },
@@ -119,6 +120,7 @@ HEAVY = (
 LIGHT_VERBS = (
     "--help",
     "verify --help",
+    "conform --help",
     "inspect --help",
     "install --help",
     "unpack --help",

@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which cells a conformance run has: (target, runtime, version, device), from what is promised and what is asked.
+
+A runtime can be tested when `runtimes/<name>/` holds `conform.py`, which says what it needs, and `adapter.py`, which
+speaks the suite's protocol in its environment. Neither has to be able to compile for it or to be promised.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+import shutil
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
+from packaging.version import Version
+
+from packager.canonical import JSON
+from packager.errors import UsageError, did_you_mean
+
+_ASK = re.compile(r"([A-Za-z][A-Za-z0-9_-]*)(.*)")
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """`--runtime NAME`, `NAME==V`, `NAME>=V,<W` or `NAME==*`. `versions` None: the ends of the promised range."""
+
+    runtime: str
+    versions: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """One cell to run, or, where `reason` says so, one that cannot be."""
+
+    target: str
+    runtime: str
+    version: str
+    device: str
+    python: str = ""
+    requirements: tuple[str, ...] = ()
+    channels: tuple[str, ...] = ("adapter",)
+    library: str = ""
+    adapter: tuple[str, ...] = ()
+    options: Mapping[str, JSON] | None = None
+    installs: bool = False
+    deviations: Mapping[str, str] | None = None
+    reason: str = ""
+
+    @property
+    def name(self) -> str:
+        return f"{self.runtime} {self.version} · {self.target}"
+
+
+def testable() -> dict[str, Path]:
+    """Return the folders of all runtimes that can be tested, by published name."""
+    folders = [Path(place) for place in importlib.import_module("packager.runtimes").__path__]
+    found = (file.parent for folder in folders for file in sorted(folder.glob("*/conform.py")))
+    return {folder.name.replace("_", "-"): folder for folder in found}
+
+
+def runtime(name: str) -> Any:
+    """Import what a runtime says of its tests. Raises UsageError for an unknown name."""
+    known = testable()
+    if name not in known:
+        raise UsageError(f"runtime `{name:.60}` cannot be tested here", hint=did_you_mean(name, known))
+    return importlib.import_module(f"packager.runtimes.{known[name].name}.conform")
+
+
+def foreign(contract: JSON, command: Sequence[str]) -> list[Planned]:
+    """Return the cells of an adapter that somebody else wrote, one per target: `command` starts it."""
+    return [Planned(name, "adapter", "-", target["device"], adapter=tuple(command))
+            for name, target in sorted(contract["targets"].items())]  # fmt: skip
+
+
+def parse_ask(text: str) -> Ask:
+    """Read one `--runtime`. Raises UsageError."""
+    match = _ASK.fullmatch(text.strip())
+    name, specifier = (match[1].replace("_", "-"), match[2].strip()) if match else ("", "")
+    if not name:
+        raise UsageError(f"`{text:.80}` names no runtime", hint="write `triton`, `triton==2.51` or `onnxruntime==*`")
+    try:
+        SpecifierSet("" if specifier == "==*" else specifier)
+    except InvalidSpecifier:
+        raise UsageError(
+            f"`{specifier:.60}` is no version range", hint="write `==2.51`, `>=1.17,<1.20`, or `==*`"
+        ) from None
+    return Ask(name, specifier or None)
+
+
+def plan(contract: JSON, asks: Sequence[Ask]) -> list[Planned]:
+    """Return the cells of a bundle; without `asks` those of its promise. Raises UsageError."""
+    promised = {name: promise["versions"] for name, promise in contract["runs-on"].items()}
+    wanted = list(asks) or [Ask(name) for name in promised]
+    cells = [cell for ask in wanted for cell in _cells(contract, ask, promised.get(ask.runtime))]
+    return list({cell.name: cell for cell in cells}.values())
+
+
+def _cells(contract: JSON, ask: Ask, promise: str | None) -> Iterator[Planned]:
+    if ask.runtime not in testable() and ask.runtime in contract["runs-on"]:
+        yield Planned("-", ask.runtime, "-", "-", reason="this version of packager has no adapter for it")
+        return
+    module = runtime(ask.runtime)
+    targets = [name for name, target in contract["targets"].items() if target["runtime"] in module.ACCEPTS]
+    if not targets:
+        accepted = ", ".join(module.ACCEPTS)
+        yield Planned("-", ask.runtime, "-", module.DEVICE, reason=f"the bundle holds no artefact for {accepted}")
+    for target in sorted(targets):
+        found = _versions(module, ask, promise)
+        if not found:
+            reason = f"of the promised `{promise}` no version can be tested; known: {', '.join(module.versions())}"
+            yield Planned(target, ask.runtime, "-", module.DEVICE, reason=reason)
+        for version in found:
+            yield _cell(module, ask.runtime, version, target)
+
+
+def _versions(module: Any, ask: Ask, promise: str | None) -> list[str]:
+    """Return the versions an ask means: all it names, or the oldest and the newest of the promise."""
+    known: Sequence[str] = module.versions()
+    if ask.versions == "==*":
+        return list({Version(version).release[:2]: version for version in known}.values())
+    if ask.versions:
+        found = _within(module, ask.versions)
+        exact = ask.versions.removeprefix("==").strip()
+        if not found and ask.versions.startswith("=="):
+            found = [version for version in known if Version(version).release[:2] == Version(exact).release[:2]][-1:]
+            found = [exact] if found and len(Version(exact).release) > 2 else found
+        if not found:
+            raise UsageError(
+                f"no known version of {ask.runtime} is in `{ask.versions}`", hint=f"known: {', '.join(known)}"
+            )
+        return found
+    found = _within(module, promise or "")
+    return list(dict.fromkeys((found[0], found[-1]))) if found else []
+
+
+def _within(module: Any, specifier: str) -> list[str]:
+    """Return the known versions in a range, which may be written in the vendor's names of releases (`>=24.04`)."""
+    releases: Mapping[str, str] = getattr(module, "RELEASES", {})
+    wanted = SpecifierSet(specifier)
+    by_release = bool(releases) and any(Version(item.version.removesuffix(".*")).major > 20 for item in wanted)
+    names = {version: releases.get(version, version) if by_release else version for version in module.versions()}
+    return [version for version, name in names.items() if name in wanted]
+
+
+def _cell(module: Any, name: str, version: str, target: str) -> Planned:
+    python = interpreter(module.pythons(version))
+    bare = Planned(target, name, version, module.DEVICE)
+    if python is None:
+        wheels = ", ".join(module.pythons(version))
+        return Planned(**{**_members(bare), "reason": f"it has wheels for Python {wheels}; none of them is here"})
+    return Planned(
+        target, name, version, module.DEVICE, python, tuple(module.requirements(version, python)),
+        tuple(module.CHANNELS), module.LIBRARY, (str(testable()[_adapter(module, name)] / "adapter.py"),),
+        getattr(module, "options", lambda version: {})(version), getattr(module, "INSTALLS", False),
+        getattr(module, "deviations", lambda version: {})(version),
+    )  # fmt: skip
+
+
+def _adapter(module: Any, name: str) -> str:
+    """Return the runtime whose adapter drives `name`; its own unless it says otherwise."""
+    return str(module.adapter()) if hasattr(module, "adapter") else name
+
+
+def _members(cell: Planned) -> dict[str, Any]:
+    return {name: getattr(cell, name) for name in Planned.__slots__}
+
+
+def interpreter(pythons: Sequence[str]) -> str | None:
+    """Return the Python to use: this one's version if it is among `pythons`, else the newest of them that is here."""
+    own = f"{sys.version_info.major}.{sys.version_info.minor}"
+    if own in pythons:
+        return own
+    return next((version for version in reversed(pythons) if shutil.which(f"python{version}")), None)

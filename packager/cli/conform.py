@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Prove that a bundle runs, and runs right, on real runtimes or on a server that already runs.
+
+Each cell (target, runtime version, device) gets an environment and a process of its own and is judged level by level:
+L0 integrity, L1 load, L2 interface, L3 numerics, L4 behaviour, L5 speed. Without --runtime: each promised runtime at
+the oldest and the newest version of its range. Environments are built from the package index once and cached.
+Exit code 0: nothing failed and something passed. A skipped cell is not a pass; `--strict` makes it a failure.
+
+`packager conform merge RESULT…` joins results (`result.json`, or signed attestations with --key) about one bundle.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from packager.cli import options
+from packager.cli.render import Console
+
+if TYPE_CHECKING:
+    from packager.bundle import Bundle
+    from packager.cells import Planned
+    from packager.conform import Endpoint, Settings
+
+HELP = "run the conformance suite on real runtimes, or on an endpoint"
+EXAMPLES = """  packager conform digits.bundle.tar --key release.pub
+  packager conform digits.bundle.tar --runtime 'onnxruntime==*' --runtime triton --jobs 2 --report out
+  packager conform digits.bundle.tar --runtime triton==2.51 --level L3 --json
+  packager conform digits.bundle.tar --endpoint https://models.example.org --header-file auth.txt --endpoint-ca ca.pem
+  packager conform digits.bundle.tar --runtime onnxruntime==1.31.1 --python /srv/digits/current/env/bin/python
+  packager conform digits.bundle.tar --adapter 'python my_adapter.py'
+  packager conform digits:1.4.0 --sign site.pem --report out
+  packager conform merge out-a/result.json out-b/attestation.sigstore.json --key site-b.pub --report all"""
+_AUTHORIZATION = "PACKAGER_ENDPOINT_AUTHORIZATION"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(jobs=len(os.sched_getaffinity(0)))
+    options.bundle(parser)
+    parser.add_argument("results", metavar="RESULT", nargs="*", type=Path, help="after `merge`: results to join")
+    parser.add_argument("--runtime", action="append", default=[], metavar="NAME[==V]",
+                        help="test this runtime; `==*` is every minor version; repeat it for another one")  # fmt: skip
+    parser.add_argument("--adapter", metavar="COMMAND",
+                        help="test a runtime through your own program (see conformance/README.md)")  # fmt: skip
+    parser.add_argument("--level", choices=[f"L{n}" for n in range(6)], default="L5", help="the last level to run")
+    parser.add_argument("--report", type=Path, metavar="DIR",
+                        help="write result.json, junit.xml, report.html, and the attestation if signed")  # fmt: skip
+    parser.add_argument(
+        "--strict", action="store_true", help="a skipped cell or a known deviation of a runtime is a failure"
+    )
+    parser.add_argument(
+        "--sign", metavar="KEY", help="sign the result and attach it to the bundle: a key file or a URI"
+    )
+    parser.add_argument("--seconds", type=int, default=600, metavar="N", help="limit of one cell (default: 600)")
+    parser.add_argument(
+        "--memory", type=int, default=0, metavar="MB", help="address space of an adapter (default: all)"
+    )
+    parser.add_argument("--python", type=Path, metavar="EXE", help="test the runtime of this environment; build none")
+    parser.add_argument("--wheelhouse", type=Path, metavar="DIR", help="wheels for `--runtime serve` without a network")
+    parser.add_argument("--cache", type=Path, metavar="DIR", help="where environments are kept (default: user cache)")
+    parser.add_argument(
+        "--keep", type=Path, metavar="DIR", help="work in this new directory and keep it, logs included"
+    )
+    options.secrets(parser)
+    options.trust(parser, "who must have signed the bundle; with merge, whose results count (--key)")
+    _endpoint_arguments(parser.add_argument_group("a server that already runs (Open Inference Protocol)"))
+
+
+def _endpoint_arguments(group: Any) -> None:
+    group.add_argument("--endpoint", action="append", default=[], metavar="URL",
+                       help="http(s)://host[:port][/path] or grpc(s)://host:port; one of each at most")  # fmt: skip
+    group.add_argument("--model", metavar="NAME", help="the model's name there (default: the bundle's)")
+    group.add_argument("--header-file", type=Path, metavar="FILE",
+                       help=f"lines `Name: value` sent with every request (else ${_AUTHORIZATION})")  # fmt: skip
+    group.add_argument("--endpoint-ca", type=Path, metavar="PEM", help="trust this certificate authority only")
+    group.add_argument("--json-only", action="store_true", help="the server takes no binary tensors")
+
+
+def main(args: argparse.Namespace, console: Console) -> int:
+    from packager import conformresult
+
+    if args.bundle == "merge":
+        return _merge(args, console)
+    with console:
+        bundle, result = _run(args, console)
+        result["verdict"] = conformresult.verdict(result)
+        statement = _signed(args, bundle, result, console) if args.sign else None
+    return _finish(args, console, result, statement)
+
+
+def _merge(args: argparse.Namespace, console: Console) -> int:
+    from packager import conformresult
+    from packager.errors import UsageError
+
+    if not args.results:
+        raise UsageError("`merge` needs results", hint="packager conform merge a/result.json b/result.json")
+    keys = options.trusted_keys(args)
+    result = conformresult.merge([conformresult.read(path, keys) for path in args.results])
+    result["verdict"] = conformresult.verdict(result)
+    return _finish(args, console, result, None)
+
+
+def _run(args: argparse.Namespace, console: Console) -> tuple[Bundle, Any]:
+    from packager import conform
+    from packager.bundle import CONTRACT
+    from packager.errors import UsageError
+
+    if args.results:
+        raise UsageError(f"`{args.results[0]}` is one argument too many", hint="several runtimes: repeat --runtime")
+    bundle = options.open_bundle(args, console)
+    checks = _verified(bundle, args, console)
+    with tempfile.TemporaryDirectory(prefix="packager-conform-") as place:
+        settings = _settings(args, Path(place) / "work")
+        if args.endpoint:
+            result = conform.conform_endpoint(bundle, _endpoint(args), settings, console)
+        else:
+            result = conform.conform(bundle, _plan(args, bundle.load(CONTRACT)), settings, console)
+    return bundle, {**result, "integrity": checks}
+
+
+def _plan(args: argparse.Namespace, contract: Any) -> list[Planned]:
+    import shlex
+
+    from packager import cells
+
+    found = cells.foreign(contract, shlex.split(args.adapter)) if args.adapter else []
+    asks = [cells.parse_ask(text) for text in args.runtime]
+    return [*found, *([] if found and not asks else cells.plan(contract, asks))]
+
+
+def _verified(bundle: Bundle, args: argparse.Namespace, console: Console) -> Any:
+    """L0 of every cell: the bundle is whole, and signed by somebody trusted where trust is given."""
+    from packager.cli._trust import Judge
+    from packager.events import Warned
+    from packager.verify import check_files
+
+    if not options.wants_trust(args):
+        console(Warned("no --key or --trust was given: the bundle's files are checked, who made them is not"))
+        return {"signature": "not checked", "files": check_files(bundle, console)}
+    found = Judge.of(args).verify(bundle, console)
+    if found.failure is not None:
+        raise found.failure
+    return {"signature": "verified", "signers": list(found.signers), "files": found.checks[-2].detail}
+
+
+def _settings(args: argparse.Namespace, work: Path) -> Settings:
+    from packager.conform import Settings
+    from packager.install import Index
+
+    return Settings(
+        work=(args.keep or work).absolute(), cache=(args.cache or options.cache_directory()).absolute(),
+        level=int(args.level[1]), jobs=args.jobs, seconds=args.seconds, memory=args.memory << 20,
+        index=Index(args.wheelhouse), environment=dict(os.environ),
+        python=args.python and args.python.absolute(),
+    )  # fmt: skip
+
+
+def _endpoint(args: argparse.Namespace) -> Endpoint:
+    from packager.conform import Endpoint
+    from packager.errors import UsageError
+
+    found: dict[str, str] = {}
+    for address in args.endpoint:
+        scheme = address.partition("://")[0]
+        kind = {"http": "http", "https": "http", "grpc": "grpc", "grpcs": "grpc"}.get(scheme)
+        if kind is None or kind in found:
+            raise UsageError(f"`{address}` is no endpoint", hint="write http(s)://… or grpc(s)://…, each at most once")
+        found[kind] = address
+    return Endpoint(
+        found.get("http"), found.get("grpc"), args.model, _headers(args), args.endpoint_ca, not args.json_only
+    )
+
+
+def _headers(args: argparse.Namespace) -> dict[str, str]:
+    """Read what lets a client in; it is never an argument, because arguments are public."""
+    from packager.errors import UsageError
+
+    if args.header_file is None:
+        value = os.environ.get(_AUTHORIZATION)
+        return {"Authorization": value} if value else {}
+    try:
+        rows = args.header_file.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read header file `{args.header_file}`: {error}") from None
+    pairs = [row.partition(":") for row in rows if row.strip()]
+    if any(not colon or not name.strip() for name, colon, _ in pairs):
+        raise UsageError(f"`{args.header_file}` holds a line that is no header", hint="write lines `Name: value`")
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+def _signed(args: argparse.Namespace, bundle: Bundle, result: Any, console: Console) -> bytes:
+    """Sign the result, attach it to the bundle where it lies, and return the attestation."""
+    from packager import conformresult, transport
+    from packager.cli.sign import open_signer
+
+    uri = args.sign if ":" in args.sign else f"key:{args.sign}"
+    stated = conformresult.statement(result, bundle)
+    content = open_signer(uri, args).sign(stated.to_bytes()).to_bytes()
+    transport.update_referrers(bundle.with_statement(content, stated.predicate_type), console)
+    return content
+
+
+def _finish(args: argparse.Namespace, console: Console, result: Any, attestation: bytes | None) -> int:
+    from packager import conformreport, conformresult
+
+    if args.report:
+        conformreport.write(result, args.report, attestation)
+    text = f"{conformresult.table(result)}\n{conformresult.summary(result)}"
+    console.result(result, text + (f"\nwrote {args.report}" if args.report else ""))
+    found = result["verdict"]
+    return 0 if found["ok"] and not (args.strict and (found["unproven"] or found["known"])) else 1

@@ -1,0 +1,337 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Prove a bundle on real runtimes: each cell in its own environment and process, judged by the suite.
+
+    bundle ── verified, unpacked ──> files
+    newest promised ONNX Runtime, in its own environment ──> reference vectors
+    per cell, `jobs` at a time:  environment ──> pytest over conformance/suite ──> one verdict
+    verdicts ──> one result (plain JSON), from which matrix, JUnit, HTML and attestation follow
+
+The suite runs as a program of its own and is handed files; nothing of it is imported here. Everything below a time
+limit and a memory limit; what a cell leaves on disk is in its folder of the working directory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import sysconfig
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from packager import cells, environments, install, transport
+from packager.bundle import CONTRACT, Bundle
+from packager.canonical import JSON
+from packager.cells import Ask, Planned
+from packager.errors import MissingToolError, PackagerError, StepError, UsageError
+from packager.events import Finished, OnEvent, Started, Warned, ignore
+from packager.files import storage_errors
+from packager.install import Index
+
+FORMAT = 1
+LEVELS = ("L0", "L1", "L2", "L3", "L4", "L5")
+REFERENCE = "onnxruntime"
+_TAIL = 3000
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A server that somebody else runs: its addresses, the model's name there, and how to be let in."""
+
+    http: str | None = None
+    grpc: str | None = None
+    model: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    ca: Path | None = None
+    binary: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How to run: `seconds` and `memory` (bytes of address space, 0 for no limit) bound one cell."""
+
+    work: Path
+    cache: Path
+    level: int = 5
+    jobs: int = 1
+    seconds: int = 600
+    memory: int = 0
+    index: Index = field(default_factory=Index)
+    environment: Mapping[str, str] = field(default_factory=dict)
+    python: Path | None = None  # an existing environment to test instead of building one
+
+
+def suite() -> Path:
+    """Return the directory that has to be on the path of suite and adapters. Raises MissingToolError without pytest."""
+    for tool in ("pytest", "numpy"):
+        if importlib.util.find_spec(tool) is None:
+            raise MissingToolError(tool, "conform")
+    return Path(importlib.import_module("packager.conformance").__path__[0])
+
+
+def conform(bundle: Bundle, plan: Sequence[Planned], settings: Settings, on_event: OnEvent = ignore) -> JSON:
+    """Run all cells of `plan` on `bundle`, which the caller has verified; return the result."""
+    return _Run(bundle, settings, on_event).matrix(plan)
+
+
+def conform_endpoint(bundle: Bundle, endpoint: Endpoint, settings: Settings, on_event: OnEvent = ignore) -> JSON:
+    """Judge a server that is already running by the contract and the vectors of `bundle`."""
+    return _Run(bundle, settings, on_event).endpoint(endpoint)
+
+
+class _Run:
+    """One run: the unpacked bundle, the reference, and the cells."""
+
+    def __init__(self, bundle: Bundle, settings: Settings, on_event: OnEvent) -> None:
+        self.bundle, self.settings, self.on_event = bundle, settings, on_event
+        self.contract = bundle.load(CONTRACT)
+        self.suite = suite()
+        self.files = settings.work / "bundle"
+        with storage_errors(settings.work):
+            self.files.mkdir(parents=True)
+        transport.write_unpacked(bundle, self.files, on_event)
+
+    def matrix(self, plan: Sequence[Planned]) -> JSON:
+        started = time.monotonic()
+        reference, vectors = self._vectors(plan)
+        sysconfig.get_config_vars()  # its first call must not happen in two threads at once: one would see half of it
+        with ThreadPoolExecutor(self.settings.jobs) as pool:
+            rows = list(pool.map(lambda item: self._cell(item[0], item[1], vectors), enumerate(plan)))
+        return self._result(rows, reference, time.monotonic() - started)
+
+    def endpoint(self, endpoint: Endpoint) -> JSON:
+        started = time.monotonic()
+        reference, vectors = self._vectors(())
+        target = _most_exact(self.contract, cells.runtime(REFERENCE).ACCEPTS)
+        addresses = {"http": endpoint.http, "grpc": endpoint.grpc}
+        known = {name: address for name, address in addresses.items() if address}
+        subject = {
+            **self._common(target, "endpoint", self.settings.work / "endpoint", vectors),
+            "name": f"endpoint {next(iter(known.values()))} · {target}",
+            "runtime": "endpoint", "version": "-", "device": "-", "channels": list(known),
+            "endpoints": {**known, "headers": dict(endpoint.headers), "binary": endpoint.binary,
+                          "ca": str(endpoint.ca) if endpoint.ca else None},
+            "options": {"model": endpoint.model or self.bundle.name},
+        }  # fmt: skip
+        return self._result([self._judge(subject)], reference, time.monotonic() - started)
+
+    # the reference
+
+    def _vectors(self, plan: Sequence[Planned]) -> tuple[JSON, Path]:
+        """Make the reference vectors with the newest promised ONNX Runtime, in its own environment."""
+        target = _most_exact(self.contract, cells.runtime(REFERENCE).ACCEPTS)
+        promise = self.contract["runs-on"].get(REFERENCE, {}).get("versions", "")
+        newest = cells.plan({**self.contract, "targets": {target: self.contract["targets"][target]}},
+                            [Ask(REFERENCE, promise or None)])[-1]  # fmt: skip
+        folder, scratch = self.settings.work / "vectors", self.settings.work / "reference"
+        folder.mkdir()
+        label = f"reference outputs from {newest.runtime} {newest.version}"
+        self.on_event(Started(label))
+        started = time.monotonic()
+        subject = self._subject(newest, scratch, folder)
+        self._program([sys.executable, "-m", "suite.vectors", str(subject), str(folder)], scratch, label)
+        self.on_event(Finished(label, time.monotonic() - started))
+        index = json.loads((folder / "index.json").read_bytes())
+        return {**index["reference"], "source": "run", "cases": len(index["cases"]), "target": target}, folder
+
+    def _program(self, command: Sequence[str], scratch: Path, label: str) -> None:
+        code, log = self._spawn(command, scratch)
+        if code:
+            raise StepError(f"{label} cannot be had", hint="try another `--runtime onnxruntime==V`", log=log)
+
+    # one cell
+
+    def _cell(self, number: int, planned: Planned, vectors: Path) -> JSON:
+        started = time.monotonic()
+        self.on_event(Started(planned.name))
+        row = self._attempt(planned, self.settings.work / f"cell-{number:03}", vectors)
+        row["wall_seconds"] = round(time.monotonic() - started, 3)
+        self.on_event(Finished(f"{planned.name}: {row['outcome']}", row["wall_seconds"]))
+        return row
+
+    def _attempt(self, planned: Planned, scratch: Path, vectors: Path) -> JSON:
+        if planned.reason:
+            return self._skipped(planned, planned.reason)
+        try:
+            subject = self._subject(planned, scratch, vectors)
+        except PackagerError as error:
+            return self._skipped(planned, f"its environment cannot be built: {error.message}")
+        return self._judge(json.loads(subject.read_bytes()))
+
+    def _subject(self, planned: Planned, scratch: Path, vectors: Path) -> Path:
+        """Build the environment of a cell and write its cell file."""
+        scratch.mkdir(parents=True)
+        options = dict(planned.options or {})
+        if planned.installs:
+            release = self._installed(planned.target)
+            python = release / "env" / "bin" / "python"
+            options["command"] = install.server_command(release, ())
+        elif self.settings.python or not planned.python:
+            python = self.settings.python or Path(sys.executable)
+        else:
+            place = self.settings.cache / "environments"
+            python = environments.ensure(planned.requirements, planned.python, place, self.on_event)
+        value = {
+            **self._common(planned.target, planned.runtime, scratch, vectors),
+            "name": planned.name, "version": planned.version, "device": planned.device,
+            "adapter": [*([str(python)] if planned.python else []), *planned.adapter],
+            "environment": self._variables(scratch, python),
+            "channels": list(planned.channels), "library": planned.library, "options": options,
+            "deviations": dict(planned.deviations or {}),
+        }  # fmt: skip
+        file = scratch / "cell.json"
+        file.write_text(json.dumps(value, indent=1))
+        return file
+
+    def _installed(self, target: str) -> Path:
+        place = self.settings.cache / "installed" / self.bundle.digest.removeprefix("sha256:")[:16]
+        done = install.install(
+            self.bundle, place, target, self.settings.index, self.settings.environment, self.on_event
+        )
+        return done.directory.resolve()
+
+    def _common(self, target: str, runtime: str, scratch: Path, vectors: Path) -> dict[str, JSON]:
+        model = self.files / self.contract["targets"][target]["path"]
+        blobs = {path: blob.digest for path, blob in self.bundle.tree if _belongs(path, model, self.files)}
+        return {
+            "bundle": {"name": self.bundle.name, "version": self.bundle.version, "digest": self.bundle.digest},
+            "target": target, "runtime": runtime, "contract": str(self.files / CONTRACT), "model": str(model),
+            "files": {str(self.files / path): digest for path, digest in blobs.items()}, "vectors": str(vectors),
+            "scratch": str(scratch), "level": self.settings.level, "seconds": self.settings.seconds / 2,
+            "memory": self.settings.memory,
+        }  # fmt: skip
+
+    def _variables(self, scratch: Path, python: Path) -> dict[str, str]:
+        """Return everything an adapter gets to see: none of the caller's secrets."""
+        home = scratch / "home"
+        home.mkdir(exist_ok=True)
+        return {"PATH": f"{python.parent}:/usr/local/bin:/usr/bin:/bin", "HOME": str(home), "TMPDIR": str(home),
+                "PYTHONPATH": str(self.suite), "LANG": "C.UTF-8", "NO_PROXY": "127.0.0.1"}  # fmt: skip
+
+    def _judge(self, subject: dict[str, JSON]) -> JSON:
+        """Run the suite over one cell in a process of its own and return its verdict."""
+        scratch = Path(str(subject["scratch"]))
+        scratch.mkdir(parents=True, exist_ok=True)
+        file, result = scratch / "cell.json", scratch / "result.json"
+        file.write_text(json.dumps(subject, indent=1))
+        options = [
+            "-p",
+            "suite.plugin",
+            "-p",
+            "no:cacheprovider",
+            "-c",
+            os.devnull,
+            "--rootdir",
+            str(self.suite / "suite"),
+        ]
+        command = [sys.executable, "-P", "-m", "pytest", "-q", "--tb=no", "--no-header", *options,
+                   "--import-mode=importlib", "--cell", str(file), "--result", str(result),
+                   str(self.suite / "suite")]  # fmt: skip
+        code, log = self._spawn(command, scratch)
+        try:
+            return json.loads(result.read_bytes())
+        except (FileNotFoundError, ValueError):
+            reason = f"the suite ended with status {code}" if code is not None else (
+                f"the cell did not end within {self.settings.seconds} s")  # fmt: skip
+            return {**_blank(subject), "outcome": "fail", "reason": f"{reason}: {log[-400:]}".strip(": ")}
+
+    def _spawn(self, command: Sequence[str], scratch: Path) -> tuple[int | None, str]:
+        """Run a program of the suite; None as status when it had to be killed at the limit of time."""
+        variables = {**self.settings.environment, "PYTHONPATH": str(self.suite), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+        log = scratch / "suite.log"
+        with log.open("wb") as sink:
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink, env=variables,
+                                       cwd=scratch, start_new_session=True)  # fmt: skip
+            code: int | None
+            try:
+                code = process.wait(self.settings.seconds)
+            except subprocess.TimeoutExpired:
+                code = None
+            finally:
+                _kill(process)
+        return code, log.read_bytes()[-_TAIL:].decode("utf-8", "replace").strip()
+
+    def _skipped(self, planned: Planned, reason: str) -> JSON:
+        self.on_event(Warned(f"{planned.name}: skipped: {reason}"))
+        subject = {"name": planned.name, "target": planned.target, "runtime": planned.runtime,
+                   "version": planned.version, "device": planned.device}  # fmt: skip
+        return {**_blank(subject), "outcome": "skip", "reason": reason}
+
+    def _result(self, rows: list[JSON], reference: JSON, seconds: float) -> JSON:
+        return {
+            "format": FORMAT,
+            "bundle": {"name": self.bundle.name, "version": self.bundle.version, "digest": self.bundle.digest},
+            "level": self.settings.level,
+            "reference": reference,
+            "host": host(),
+            "seconds": round(seconds, 3),
+            "cells": rows,
+        }
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """End the suite and what it started: adapters are sessions of their own, and a hanging one reads no input."""
+    family = list(_descendants(process.pid))
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    for pid in family:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    process.wait()
+
+
+def _descendants(pid: int) -> Iterator[int]:
+    """Yield the processes below `pid`, by Linux's list of each thread's children."""
+    for file in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            for child in map(int, file.read_text().split()):
+                yield child
+                yield from _descendants(child)
+
+
+def _belongs(path: str, model: Path, files: Path) -> bool:
+    """Say whether a file of the bundle is the artefact or lies beside it, as external data does."""
+    return (files / path).parent == model.parent or path == CONTRACT
+
+
+def _most_exact(contract: JSON, accepted: Sequence[str]) -> str:
+    """Return the target whose answers are the reference: fp32 before others."""
+    targets = {name: target for name, target in contract["targets"].items() if target["runtime"] in accepted}
+    if not targets:
+        raise UsageError(
+            "the bundle holds no artefact that gives reference outputs", hint=f"one for {accepted[0]} would"
+        )
+    return str(min(targets, key=lambda name: (targets[name]["precision"] != "fp32", name)))
+
+
+def _blank(subject: Mapping[str, JSON]) -> dict[str, JSON]:
+    return {
+        "cell": subject["name"], **{key: subject[key] for key in ("target", "runtime", "version", "device")},
+        "levels": {}, "identity": {}, "checks": [], "measures": {},
+    }  # fmt: skip
+
+
+def host() -> JSON:
+    """Return what the numbers depend on and nothing that names a person or machine."""
+    import platform
+
+    model = next((row.partition(":")[2].strip() for row in _cpuinfo() if row.startswith("model name")), "")
+    return {
+        "system": platform.system(), "kernel": platform.release().split("-")[0], "machine": platform.machine(),
+        "cpu": model, "cores": len(os.sched_getaffinity(0)), "python": platform.python_version(),
+    }  # fmt: skip
+
+
+def _cpuinfo() -> list[str]:
+    try:
+        return Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
+    except OSError:
+        return []

@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The result of conformance runs: read, merged, judged, and stated so that it can be signed and sent back.
+
+A result is plain JSON about one bundle digest. Merging keeps, of cells that are the same (target, runtime, version,
+device, host), the last one given; results about different bundles do not merge. A skipped cell never counts as
+passed: a result is `ok` when nothing failed and something passed, and `unproven` lists what was skipped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from packager import canonical, evidence
+from packager.bundle import CONTRACT, Bundle
+from packager.canonical import JSON
+from packager.conform import FORMAT
+from packager.errors import IntegrityError, UsageError
+from packager.evidence import Evidence
+from packager.formats import dsse
+from packager.formats.intoto import Statement
+from packager.keys import PublicKey
+from packager.trust import normal
+from packager.types import check_digest
+
+PREDICATE = "https://in-toto.io/attestation/test-result/v0.1"
+DETAILS = "urn:packager:conformance:v1"
+MAX_RESULT = dsse.MAX_BUNDLE
+_FIELDS = {"format", "bundle", "level", "reference", "host", "seconds", "cells"}
+
+
+def verdict(result: JSON) -> JSON:
+    """Return `ok`, the counts, and the names of the cells that failed or were skipped."""
+    by = {outcome: [cell["cell"] for cell in result["cells"] if cell["outcome"] == outcome]
+          for outcome in ("pass", "fail", "skip")}  # fmt: skip
+    return {
+        "ok": bool(by["pass"]) and not by["fail"],
+        "passed": len(by["pass"]),
+        "failed": by["fail"],
+        "unproven": by["skip"],
+        "known": [
+            f"{cell['cell']}: {check['name']}"
+            for cell in result["cells"]
+            for check in cell["checks"]
+            if check["outcome"] == "known"
+        ],
+    }
+
+
+def check(value: JSON, subject: str) -> JSON:
+    """Return `value` if it is a result as this version writes it. Raises IntegrityError."""
+    known = isinstance(value, dict) and value.get("format") == FORMAT and set(value) >= _FIELDS
+    cells = value.get("cells") if known else None
+    if not isinstance(cells, list) or not all(_is_cell(cell) for cell in cells):
+        raise IntegrityError(f"`{subject}` holds no conformance result of format {FORMAT}", subject=subject)
+    bundle = value["bundle"]
+    if not isinstance(bundle, dict) or set(bundle) != {"name", "version", "digest"}:
+        raise IntegrityError(f"`{subject}` does not say which bundle it is about", subject=subject)
+    check_digest(bundle["digest"], subject=subject)
+    return value
+
+
+def _is_cell(cell: JSON) -> bool:
+    words = ("cell", "target", "runtime", "version", "device", "outcome", "reason")
+    if not isinstance(cell, dict) or not all(isinstance(cell.get(word), str) for word in words):
+        return False
+    tables = all(isinstance(cell.get(key), dict) for key in ("levels", "identity", "measures"))
+    return cell["outcome"] in ("pass", "fail", "skip") and tables and isinstance(cell.get("checks"), list)
+
+
+def read(path: Path, trusted: Sequence[PublicKey] = ()) -> JSON:
+    """Read a result, or the result inside an attestation that one of `trusted` signed.
+
+    Raises UsageError, IntegrityError, and NegativeAnswer for an attestation nobody trusted signed.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_RESULT + 1)
+    except OSError as error:
+        raise UsageError(f"cannot read `{path}`: {error.strerror}") from None
+    try:
+        value = canonical.load(data, limit=MAX_RESULT)
+    except ValueError as error:
+        raise IntegrityError(f"`{path}` is not acceptable JSON: {error}", subject=str(path)) from None
+    if isinstance(value, dict) and "dsseEnvelope" in value:
+        return _attested(data, str(path), trusted)
+    return check(value, str(path))
+
+
+def _attested(data: bytes, subject: str, trusted: Sequence[PublicKey]) -> JSON:
+    """Return the result that an attestation holds, once somebody trusted turns out to have signed it."""
+    (found,) = evidence.authenticate(evidence.parse({subject: data}), normal(trusted), None)
+    return details(found.statement, subject)
+
+
+def details(statement: Statement, subject: str) -> JSON:
+    """Return the result inside a statement. Raises IntegrityError when it is about another bundle than it says."""
+    predicate = statement.predicate
+    if statement.predicate_type != PREDICATE or not isinstance(predicate, dict) or DETAILS not in predicate:
+        raise IntegrityError(f"`{subject}` is not a conformance result", subject=subject)
+    result = check(predicate[DETAILS], subject)
+    if result["bundle"]["digest"] != f"sha256:{statement.subject_sha256}":
+        raise IntegrityError(f"`{subject}` is about another bundle than its statement says", subject=subject)
+    if predicate.get("result") != _word(result):
+        raise IntegrityError(
+            f"`{subject}` claims `{predicate.get('result')!s:.20}`, its cells say otherwise", subject=subject
+        )
+    return result
+
+
+def merge(results: Sequence[JSON]) -> JSON:
+    """Return one result over all cells. Raises UsageError when they are about different bundles."""
+    digests = {result["bundle"]["digest"] for result in results}
+    if len(digests) != 1:
+        raise UsageError(f"expected results about one bundle, got {len(digests)}", hint="merge those of one digest")
+    rows: dict[tuple[str, ...], JSON] = {}
+    for result in results:
+        for cell in result["cells"]:
+            place = canonical.sha256(canonical.dump(cell.get("host", result["host"])))
+            rows[(cell["cell"], cell["device"], place)] = {**cell, "host": cell.get("host", result["host"])}
+    cells = sorted(rows.values(), key=lambda cell: (cell["target"], cell["runtime"], _order(cell["version"])))
+    level = min(result["level"] for result in results)
+    return {**results[-1], "level": level, "seconds": sum(item["seconds"] for item in results), "cells": cells}
+
+
+def _order(version: str) -> tuple[int, ...]:
+    return tuple(int(part) if part.isdigit() else -1 for part in version.split("."))
+
+
+def _word(result: JSON) -> str:
+    return "PASSED" if verdict(result)["ok"] else "FAILED"
+
+
+def statement(result: JSON, bundle: Bundle) -> Statement:
+    """State the result about `bundle` as an in-toto test result, with every cell in our own member of the predicate."""
+    names = {outcome: [cell["cell"] for cell in result["cells"] if cell["outcome"] == outcome]
+             for outcome in ("pass", "fail", "skip")}  # fmt: skip
+    contract = dict(bundle.tree)[CONTRACT]
+    predicate = {
+        "result": _word(result),
+        "configuration": [{"name": CONTRACT, "digest": {"sha256": contract.digest.removeprefix("sha256:")}}],
+        "passedTests": names["pass"],
+        "warnedTests": names["skip"],
+        "failedTests": names["fail"],
+        DETAILS: result,
+    }
+    subject = f"{bundle.name}:{bundle.version}"
+    return Statement(PREDICATE, subject, bundle.digest.removeprefix("sha256:"), predicate)
+
+
+def attested(found: Iterable[Evidence]) -> Iterator[JSON]:
+    """Yield the conformance results among statements that were found trusted (`Verification.evidence`)."""
+    for item in found:
+        if item.statement.predicate_type == PREDICATE:
+            yield details(item.statement, item.digest)
+
+
+def table(result: JSON) -> str:
+    """Return the matrix as text: one row per cell, one column per level, then reasons and figures."""
+    levels = [f"L{number}" for number in range(result["level"] + 1)]
+    width = max((len(cell["cell"]) for cell in result["cells"]), default=4)
+    rows = [
+        f"{'cell':{width}}  {' '.join(f'{level:4}' for level in levels)}  {'p50 ms':>8} {'start s':>7} {'suite s':>7}"
+    ]
+    for cell in result["cells"]:
+        words = " ".join(f"{cell['levels'].get(level, '-'):4}" for level in levels)
+        rows.append(f"{cell['cell']:{width}}  {words}  {_figures(cell)}".rstrip())
+        known = [check["name"] for check in cell["checks"] if check["outcome"] == "known"]
+        if known:
+            rows.append(f"{'':{width}}  known of this runtime, whatever the model: {', '.join(known)}")
+        if cell["reason"]:
+            rows.append(f"{'':{width}}  {cell['outcome']}: {cell['reason']}")
+    return "\n".join(rows)
+
+
+def _figures(cell: Mapping[str, JSON]) -> str:
+    measures = cell["measures"]
+    p50 = (measures.get("latency_ms") or {}).get("p50")
+    figures = ((p50, 8, 3), (measures.get("cold_start_seconds"), 7, 1), (measures.get("overhead_seconds"), 7, 1))
+    return " ".join(" " * width if value is None else f"{value:{width}.{digits}f}" for value, width, digits in figures)
+
+
+def summary(result: JSON) -> str:
+    """Return the last line: how many cells passed, failed, were skipped, and against which reference."""
+    found, reference = verdict(result), result["reference"]
+    overhead = [
+        cell["measures"]["overhead_seconds"] for cell in result["cells"] if "overhead_seconds" in cell["measures"]
+    ]
+    each = f"; {sum(overhead) / len(overhead):.1f} s of overhead per cell" if overhead else ""
+    origin = f"{reference['runtime']} {reference['version']} ({reference['source']})"
+    return (
+        f"{found['passed']} passed, {len(found['failed'])} failed, {len(found['unproven'])} skipped in "
+        f"{result['seconds']:.0f} s{each}; reference: {origin}"
+    )

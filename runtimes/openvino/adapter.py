@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""OpenVINO as an adapter of the suite; runs in the environment under test."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from suite import contract, kit
+
+
+class Adapter(kit.Adapter):
+    """One compiled model on the CPU, in the precision of the graph: by default OpenVINO may choose a lower one."""
+
+    def __init__(self) -> None:
+        self._ov: Any = importlib.import_module("openvino")
+        self._model: Any = None
+
+    def hello(self, message: dict[str, Any]) -> dict[str, Any]:
+        return {"runtime": "openvino", "version": self._ov.__version__.partition("-")[0]}
+
+    def load(self, message: dict[str, Any]) -> dict[str, Any]:
+        promise = contract.read(Path(message["contract"]))
+        if any(port.dtype == "string" for port in (*promise.inputs, *promise.outputs)):
+            raise kit.Unavailable("OpenVINO without its tokenizers extension has no text tensors")
+        core = self._ov.Core()
+        hints = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": message.get("threads", 1)}
+        try:
+            self._model = core.compile_model(message["model"], "CPU", hints)
+        except RuntimeError as error:
+            if "not supported" in str(error) or "No conversion rule" in str(error):
+                raise kit.Unavailable(f"OpenVINO cannot convert this graph: {_reason(error)}") from None
+            raise
+        self._types = {port.name: port.dtype for port in promise.inputs}
+        device = self._model.get_property("EXECUTION_DEVICES")[0]
+        return {"provider": device, "device": device.lower()}
+
+    def metadata(self, message: dict[str, Any]) -> dict[str, Any]:
+        return {"inputs": [_port(port) for port in self._model.inputs],
+                "outputs": [_port(port) for port in self._model.outputs]}  # fmt: skip
+
+    def infer(self, feeds: dict[str, Any]) -> dict[str, Any]:
+        self._check(feeds)
+        answers = self._model.create_infer_request().infer(feeds)
+        return {port.get_any_name(): np.array(answers[port]) for port in self._model.outputs}
+
+    def _check(self, feeds: dict[str, Any]) -> None:
+        """Refuse what OpenVINO would convert without a word: another dtype, a missing input."""
+        if set(feeds) != set(self._types):
+            raise kit.BadRequest(f"expected inputs {sorted(self._types)}, got {sorted(feeds)}")
+        for name, array in feeds.items():
+            if array.dtype.name != self._types[name]:
+                raise kit.BadRequest(f"input `{name}`: expected {self._types[name]}, got {array.dtype.name}")
+
+    def stop(self) -> dict[str, Any]:
+        self._model = None
+        return {}
+
+
+def _port(port: Any) -> dict[str, Any]:
+    shape = [-1 if size.is_dynamic else size.get_length() for size in port.get_partial_shape()]
+    return {"name": port.get_any_name(), "dtype": np.dtype(port.get_element_type().to_dtype()).name, "shape": shape}
+
+
+def _reason(error: Exception) -> str:
+    rows = [row.strip() for row in str(error).splitlines() if "not supported" in row or "No conversion rule" in row]
+    return (rows or [str(error)])[0][:300]
+
+
+if __name__ == "__main__":
+    kit.run(Adapter())
