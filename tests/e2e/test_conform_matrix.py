@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The matrices: four real models over every runtime that can be tested here. Minutes; environments are kept per user."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.conftest import HERE, Project
+from tests.e2e.test_tables import RECIPE
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("matrix")]
+CACHE = Path.home() / ".cache" / "packager-tests"
+EVERY = ("onnxruntime==*", "triton==*", "mlserver", "kserve", "bentoml", "serve", "onnxruntime-gpu", "openvino")
+ENCODER = """
+name: sentence-encoder
+version: 1.0.0
+source: ./model
+runs-on: {onnxruntime: ">=1.17"}
+"""
+XGBOOST = """
+import sys, numpy, xgboost
+random = numpy.random.RandomState(0)
+x = random.randn(400, 6).astype("f4")
+x[random.rand(400, 6) < 0.1] = numpy.nan
+y = (numpy.nan_to_num(x[:, 0]) * numpy.nan_to_num(x[:, 1]) > 0).astype(int) + (numpy.nan_to_num(x[:, 2]) > 1)
+xgboost.XGBClassifier(n_estimators=20, max_depth=4, n_jobs=1).fit(x, y).get_booster().save_model(sys.argv[1])
+"""
+
+
+def signed(project: Project, name: str) -> str:
+    assert project.run("build", "--json")["verdict"]["ok"]
+    project.run("keygen", "release")
+    project.run("sign", f"{name}:1.0.0", "--key", "release.pem", "-o", f"{name}.bundle.tar")
+    return f"{name}.bundle.tar"
+
+
+def judge(project: Project, bundle: str) -> Any:
+    asks = [word for name in EVERY for word in ("--runtime", name)]
+    result = project.run(
+        "conform", bundle, "--key", "release.pub", *asks, "--jobs", "2", "--cache", CACHE, "--report", "out", "--json",
+        code=None,
+    )  # fmt: skip
+    return result
+
+
+def check(result: Any) -> None:
+    """Every cell passes, but for the GPU's, which says why it cannot; none passes without a process and a version."""
+    cells = {cell["cell"]: cell for cell in result["cells"]}
+    assert len(cells) >= 25
+    assert not result["verdict"]["failed"], [cell["reason"] for cell in cells.values() if cell["outcome"] == "fail"]
+    for cell in cells.values():
+        if cell["runtime"] == "onnxruntime-gpu" and not Path("/dev/nvidia0").exists():
+            assert cell["outcome"] == "skip" and "cannot be used on this machine" in cell["reason"]
+            continue
+        if cell["outcome"] == "skip":
+            assert cell["runtime"] == "openvino" and cell["reason"].startswith("OpenVINO"), cell["reason"]
+            continue
+        assert cell["outcome"] == "pass", cell["reason"]
+        assert cell["identity"]["pid"] > 1 and cell["identity"]["version"].startswith(cell["version"])
+        assert cell["measures"]["drift"], "no numbers were compared"
+
+
+def test_a_sentence_encoder(tmp_path: Path, encoder: Path) -> None:
+    (tmp_path / "project").mkdir()
+    shutil.copytree(encoder, tmp_path / "project" / "model")
+    project = Project(tmp_path / "project", tmp_path / "store")
+    project.write(ENCODER)
+    check(judge(project, signed(project, "sentence-encoder")))
+
+
+def test_a_pipeline_of_scikit_learn(tmp_path: Path) -> None:
+    (tmp_path / "project").mkdir()
+    script = [sys.executable, str(HERE / "table_models.py")]
+    subprocess.run(script, cwd=tmp_path / "project", check=True, capture_output=True)
+    project = Project(tmp_path / "project", tmp_path / "store")
+    project.write(RECIPE.format(name="churn", source="churn@champion"))
+    check(judge(project, signed(project, "churn")))
+
+
+def test_boosted_trees(tmp_path: Path) -> None:
+    (tmp_path / "project").mkdir()
+    subprocess.run([sys.executable, "-c", XGBOOST, "model.ubj"], cwd=tmp_path / "project", check=True)
+    project = Project(tmp_path / "project", tmp_path / "store")
+    project.write("name: trees\nversion: 1.0.0\nsource: ./model.ubj\n")
+    check(judge(project, signed(project, "trees")))
+
+
+def test_a_cnn(built: Project) -> None:
+    check(judge(built, "cnn.bundle.tar"))
