@@ -26,8 +26,7 @@ LAYERS = (
     },
     {"environments", "run", "sandbox", "worker"},
     {
-        "build", "cache", "cells", "compat", "compatpage", "completeness", "conform", "conformhtml", "conformjunit",
-        "conformreport", "conformresult", "delta", "diff", "evidence", "host", "install",
+        "build", "cache", "compat", "compatpage", "completeness", "conform",         "delta", "diff", "evidence", "host", "install",
         "policy", "probing", "profiles", "resolve", "sign", "toolchains", "transport", "trustchannel", "trustedit",
         "vendor", "verify", "wheels",
     },

@@ -22,8 +22,8 @@ from packager.cli.render import Console
 
 if TYPE_CHECKING:
     from packager.bundle import Bundle
-    from packager.cells import Planned
     from packager.conform import Endpoint, Settings
+    from packager.conform.cells import Planned
 
 HELP = "run the conformance suite on real runtimes, or on an endpoint"
 EXAMPLES = """  packager conform digits.bundle.tar --key release.pub
@@ -80,26 +80,26 @@ def _endpoint_arguments(group: Any) -> None:
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
-    from packager import conformresult
+    from packager.conform import results
 
     if args.bundle == "merge":
         return _merge(args, console)
     with console:
         bundle, result = _run(args, console)
-        result["verdict"] = conformresult.verdict(result)
+        result["verdict"] = results.verdict(result)
         statement = _signed(args, bundle, result, console) if args.sign else None
     return _finish(args, console, result, statement)
 
 
 def _merge(args: argparse.Namespace, console: Console) -> int:
-    from packager import conformresult
+    from packager.conform import results
     from packager.errors import UsageError
 
     if not args.results:
         raise UsageError("`merge` needs results", hint="packager conform merge a/result.json b/result.json")
     keys = options.trusted_keys(args)
-    result = conformresult.merge([conformresult.read(path, keys) for path in args.results])
-    result["verdict"] = conformresult.verdict(result)
+    result = results.merge([results.read(path, keys) for path in args.results])
+    result["verdict"] = results.verdict(result)
     return _finish(args, console, result, None)
 
 
@@ -124,7 +124,7 @@ def _run(args: argparse.Namespace, console: Console) -> tuple[Bundle, Any]:
 def _plan(args: argparse.Namespace, contract: Any) -> list[Planned]:
     import shlex
 
-    from packager import cells
+    from packager.conform import cells
 
     found = cells.foreign(contract, shlex.split(args.adapter)) if args.adapter else []
     asks = [cells.parse_ask(text) for text in args.runtime]
@@ -193,22 +193,23 @@ def _headers(args: argparse.Namespace) -> dict[str, str]:
 
 def _signed(args: argparse.Namespace, bundle: Bundle, result: Any, console: Console) -> bytes:
     """Sign the result, attach it to the bundle where it lies, and return the attestation."""
-    from packager import conformresult, transport
+    from packager import transport
     from packager.cli.sign import open_signer
+    from packager.conform import results
 
     uri = args.sign if ":" in args.sign else f"key:{args.sign}"
-    stated = conformresult.statement(result, bundle)
+    stated = results.statement(result, bundle)
     content = open_signer(uri, args).sign(stated.to_bytes()).to_bytes()
     transport.update_referrers(bundle.with_statement(content, stated.predicate_type), console)
     return content
 
 
 def _finish(args: argparse.Namespace, console: Console, result: Any, attestation: bytes | None) -> int:
-    from packager import conformreport, conformresult
+    from packager.conform import report, results
 
     if args.report:
-        conformreport.write(result, args.report, attestation)
-    text = f"{conformresult.table(result)}\n{conformresult.summary(result)}"
+        report.write(result, args.report, attestation)
+    text = f"{results.table(result)}\n{results.summary(result)}"
     console.result(result, text + (f"\nwrote {args.report}" if args.report else ""))
     found = result["verdict"]
     return 0 if found["ok"] and not (args.strict and (found["unproven"] or found["known"])) else 1

@@ -19,7 +19,7 @@ from typing import Any
 import onnxruntime
 import pytest
 
-from packager import cells
+from packager.conform import cells
 from tests.e2e.conftest import Project, tool
 from tests.e2e.test_server import app, free_port, running  # noqa: F401 - `app` is a fixture
 

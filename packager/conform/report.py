@@ -6,8 +6,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from packager import conformhtml, conformjunit
 from packager.canonical import JSON
+from packager.conform import html, junit
 from packager.files import storage_errors, write_atomically
 
 
@@ -15,8 +15,8 @@ def write(result: JSON, folder: Path, attestation: bytes | None) -> None:
     """Write `result.json`, `junit.xml`, `report.html` and, if there is one, `attestation.sigstore.json`."""
     files = {
         "result.json": json.dumps(result, indent=1, ensure_ascii=False).encode(),
-        "junit.xml": conformjunit.render(result).encode(),
-        "report.html": conformhtml.render(result).encode(),
+        "junit.xml": junit.render(result).encode(),
+        "report.html": html.render(result).encode(),
     }
     if attestation is not None:
         files["attestation.sigstore.json"] = attestation

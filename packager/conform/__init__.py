@@ -27,10 +27,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from packager import cells, environments, install, transport
+from packager import environments, install, transport
 from packager.bundle import CONTRACT, Bundle
 from packager.canonical import JSON
-from packager.cells import Ask, Planned
+from packager.conform import cells
+from packager.conform.cells import Ask, Planned
 from packager.errors import MissingToolError, PackagerError, StepError, UsageError
 from packager.events import Finished, OnEvent, Started, Warned, ignore
 from packager.files import storage_errors

@@ -7,7 +7,7 @@ import math
 from html import escape
 
 from packager.canonical import JSON
-from packager.conformresult import summary, verdict
+from packager.conform.results import summary, verdict
 
 _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:72rem;padding:0 1rem;color:#1c2330;background:#fff}
