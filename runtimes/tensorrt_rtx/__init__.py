@@ -29,8 +29,9 @@ def level_for(specifier: str) -> tuple[int, int]:
 
 
 def requirements(specifier: str, devices: Collection[str] = ("sm_86",)) -> tuple[str, ...]:
-    """Return what runs an engine in Python, as PEP 508 lines; CUDA's runtime comes with it, the driver does not."""
-    return (f"tensorrt-rtx{_versions.parse('tensorrt-rtx', specifier)}", "cuda-bindings>=13", "numpy>=2")
+    """Return what a locked environment can hold of it: nothing. On PyPI it is no wheel but a recipe to build one."""
+    _versions.parse("tensorrt-rtx", specifier)
+    return ()
 
 
 def is_graph(device: str, precision: str) -> bool:

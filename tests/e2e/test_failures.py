@@ -186,7 +186,7 @@ class TestSignatures:
     def test_a_wrong_key(self, built: Project, tmp_path: Path) -> None:
         built.run("keygen", tmp_path / "other")
         done = built.run("verify", "cnn.bundle.tar", "--key", tmp_path / "other.pub", code=1)
-        clear(done, "no trusted key signed this bundle")
+        clear(done, "no trusted key or identity signed this bundle")
         done = built.run("install", "cnn.bundle.tar", tmp_path / "site", "--key", tmp_path / "other.pub", code=1)
         clear(done, "no trusted key")
         assert not (tmp_path / "site").exists()

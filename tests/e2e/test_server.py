@@ -672,7 +672,7 @@ def until_it_listens(started: Server) -> None:
 
 SLUGGISH = """
 import time
-def open_session(path, *, threads):
+def open_session(path, *, threads, device="cpu"):
     print("opening", flush=True)
     time.sleep(60)
 """

@@ -31,7 +31,7 @@ from tests.matrix.sources import SOURCES, Source
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("matrix")]
 
 OLDEST = "1.15.1"
-NEWEST = next(reversed(onnxruntime.versions()))
+NEWEST = onnxruntime.promised(">=1.15")[-1]
 RUNTIMES = {OLDEST: ("onnxruntime==1.15.1", "numpy<2"), NEWEST: (f"onnxruntime=={NEWEST}", "numpy>=2")}
 CHOSEN = (
     "torch `.pt2`",
