@@ -92,16 +92,16 @@ def inputs(promise: Contract, subject: Cell) -> Iterator[tuple[str, dict[str, An
 
 
 def given(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the inputs that lie in `folder`, by file name."""
+    """Yield the inputs that lie in `folder`, by file name: a case may have its numbers and its texts in two files."""
+    found: dict[str, dict[str, Any]] = {}
     for path in sorted(folder.iterdir()):
+        feeds = found.setdefault(path.stem, {})
         if path.suffix == ".safetensors":
-            yield path.stem, _safetensors(path.read_bytes())
+            feeds |= _safetensors(path.read_bytes())
         elif path.suffix == ".json":
             items = json.loads(path.read_bytes())["inputs"]
-            yield (
-                path.stem,
-                {item["name"]: oip.from_list(item["data"], item["datatype"], item["shape"]) for item in items},
-            )
+            feeds |= {item["name"]: oip.from_list(item["data"], item["datatype"], item["shape"]) for item in items}
+    yield from found.items()
 
 
 def _safetensors(data: bytes) -> dict[str, Any]:

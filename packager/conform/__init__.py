@@ -24,7 +24,7 @@ import sysconfig
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from packager import environments, install, transport
@@ -137,11 +137,16 @@ class _Run:
         label = f"reference outputs from {newest.runtime} {newest.version}"
         self.on_event(Started(label))
         started = time.monotonic()
-        subject = self._subject(newest, scratch, folder)
+        subject = self._subject(replace(newest, options={**(newest.options or {}), **self._carried()}), scratch, folder)
         self._program([sys.executable, "-m", "suite.vectors", str(subject), str(folder)], scratch, label)
         self.on_event(Finished(label, time.monotonic() - started))
         index = json.loads((folder / "index.json").read_bytes())
         return {**index["reference"], "source": "run", "cases": len(index["cases"]), "target": target}, folder
+
+    def _carried(self) -> dict[str, JSON]:
+        """Name the reference inputs that the bundle carries, if it does."""
+        inputs = self.files / "vectors" / "inputs"
+        return {"inputs": str(inputs)} if inputs.is_dir() else {}
 
     def _program(self, command: Sequence[str], scratch: Path, label: str) -> None:
         code, log = self._spawn(command, scratch)
