@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from packager import canonical, contract, diff, plugins, policy, resolve, vendor
+from packager import canonical, contract, diff, facts, plugins, policy, resolve, vendor
 from packager.bundle import CONTRACT, FORMAT, RECORD, SBOM, Bundle, read
 from packager.canonical import JSON
 from packager.errors import StepError, TooNewError, UsageError
@@ -103,15 +103,14 @@ def build(recipe: Recipe, lock: Lock, runner: Runner, here: resolve.Surroundings
     artefacts = runner.each(lambda target: _artefact(recipe, lock, place, target), recipe.targets())
     wheels = vendor.fetch(lock.dependencies, recipe.vendor, runner, here.environment)
     # ── pure from here on ──
-    facts = _facts(recipe, graph, artefacts)
-    verdict = policy.judge(profile, facts, here.today)
     vectors = runner.store.tree(artefacts[0].measured.tree)
     outputs = Tree.of({path: blob for path, blob in vectors if path in OUTPUTS})
-    if not verdict.ok:
-        return Built(verdict, facts, None, outputs)
     inputs = Tree.of({path: blob for path, blob in vectors if path not in OUTPUTS})
     tree = _assemble(recipe, lock, place, artefacts, inputs, wheels)
-    return Built(verdict, facts, _keep(recipe, tree, runner.store), outputs)
+    content = facts.Content(recipe.name, recipe.version, tree, lambda path, blob: runner.store.open(blob.digest))
+    found = facts.of_build(content, _measured(recipe, graph, artefacts), profile.facts, here.today)
+    verdict = policy.judge(profile, found, here.today)
+    return Built(verdict, found, _keep(recipe, tree, runner.store) if verdict.ok else None, outputs)
 
 
 def _check_files(recipe: Recipe, base: Path) -> None:
@@ -244,11 +243,10 @@ def _tools(lock: Lock, *users: ModuleType) -> dict[str, str]:
     return {name: lock.toolchain[name] for name in sorted(names)}
 
 
-def _facts(recipe: Recipe, graph: Result, artefacts: list[Artefact]) -> dict[str, JSON]:
+def _measured(recipe: Recipe, graph: Result, artefacts: list[Artefact]) -> dict[str, JSON]:
+    """Return the facts that nobody can see in the bundle, only in its build."""
     outputs = [output["name"] for output in graph.facts["interface"]["outputs"]]
     return {
-        "name": recipe.name,
-        "version": recipe.version,
         "nondeterministic": graph.facts["nondeterministic"],
         "targets": {
             item.target.name: {

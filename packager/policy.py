@@ -1,33 +1,97 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Judge facts by rules. A profile names the rules and the waivers; a rule is a file in `policies/`.
+"""Judge facts by rules. A profile names the rules, their parameters and the waivers; a rule is a file in `policies/`.
 
-Rules are asked here and nowhere else, so a rule that is missing or raises can never count as passed.
+Rules are asked here and nowhere else, so a rule that is missing, raises, or lacks a fact can never count as passed.
+While a bundle is being built, rules about what is said of finished bundles (signatures, conformance, …) cannot be
+asked yet: the verdict lists them as `deferred`, and `packager policy check` asks them.
 """
 
 from __future__ import annotations
 
 import datetime
 import importlib.resources
-from collections.abc import Mapping
-from dataclasses import dataclass
+import inspect
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import ModuleType
 
-from packager import plugins, waivers, yamltext
+from packager import canonical, factschema, plugins, waivers, yamltext
 from packager.canonical import JSON
 from packager.errors import UsageError, did_you_mean
-from packager.types import Finding, Verdict
+from packager.types import Finding, Level, Verdict
 from packager.waivers import Waiver
+from packager.yamltext import Node, Scalar
 
 MAX_PROFILE = 1 << 20
+LATER = frozenset({"statements", "provenance", "conformance"})
+"""Facts that exist only once a bundle is finished and something was said about it."""
+_LEVELS = ("error", "warning", "note")
+_TERMS = ("level", "effective-on")
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """How a profile asks a rule: with which parameters, how grave a no is, and from which day on (UTC)."""
+
+    params: Mapping[str, JSON] = field(default_factory=dict)
+    level: Level = "error"
+    effective_on: datetime.date | None = None
+
+    def to_json(self) -> JSON:
+        day = self.effective_on.isoformat() if self.effective_on else None
+        return {"params": dict(self.params), "level": self.level, "effectiveOn": day}
 
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """A named set of rules, and what is excused from them for a while."""
+    """A named set of rules, and what is excused from them for a while. A rule without terms has its defaults."""
 
     name: str
     rules: tuple[str, ...]
     waivers: tuple[Waiver, ...] = ()
+    terms: Mapping[str, Terms] = field(default_factory=dict)
+
+    def terms_of(self, rule: str) -> Terms:
+        return self.terms.get(rule, Terms())
+
+    @property
+    def facts(self) -> frozenset[str]:
+        """Return the sections of facts that the rules read."""
+        return frozenset(section for rule in self.rules for section in needs(rule))
+
+    @property
+    def digest(self) -> str:
+        """Identity of the policy: what is asked, how, what is excused, and the code of every rule."""
+        value = {
+            "rules": [[rule, self.terms_of(rule).to_json(), _code(rule)] for rule in self.rules],
+            "waivers": [waiver.to_json() for waiver in self.waivers],
+            "schema": canonical.sha256(factschema.schema()),
+        }
+        return canonical.sha256(canonical.dump(value))
+
+
+def needs(rule: str) -> tuple[str, ...]:
+    """Return the sections of facts that a rule reads."""
+    return tuple(getattr(plugins.load("policies", rule), "FACTS", ()))
+
+
+def defaults(rule: str) -> Mapping[str, JSON]:
+    """Return the parameters of a rule with their defaults."""
+    return dict(getattr(plugins.load("policies", rule), "DEFAULTS", {}))
+
+
+def _code(rule: str) -> list[str]:
+    """Return the digests of a rule's source and of what it shares with other rules."""
+    module = plugins.load("policies", rule)
+    shared = [item for item in vars(module).values() if inspect.ismodule(item) and "policies._" in item.__name__]
+    return [canonical.sha256(inspect.getsource(item).encode()) for item in (module, *shared)]
+
+
+def profiles() -> tuple[str, ...]:
+    """Return the names of the profiles that ship with this program."""
+    folder = importlib.resources.files("packager.policies") / "profiles"
+    return tuple(sorted(item.name.removesuffix(".yaml") for item in folder.iterdir() if item.name.endswith(".yaml")))
 
 
 def profile(name: str, base: Path) -> Profile:
@@ -39,37 +103,127 @@ def profile(name: str, base: Path) -> Profile:
         except OSError as error:
             raise UsageError(f"cannot read policy `{path}`: {error.strerror}") from None
     else:
+        if name not in profiles():
+            raise UsageError(f"policy profile `{name}` is unknown", hint=did_you_mean(name, profiles()))
         folder = importlib.resources.files("packager.policies") / "profiles"
-        known = sorted(item.name.removesuffix(".yaml") for item in folder.iterdir() if item.name.endswith(".yaml"))
-        if name not in known:
-            raise UsageError(f"policy profile `{name}` is unknown", hint=did_you_mean(name, known))
         data, label = (folder / f"{name}.yaml").read_bytes(), f"{name}.yaml"
     return _parse(data, label, name)
 
 
 def _parse(data: bytes, label: str, name: str) -> Profile:
     members = yamltext.fields(yamltext.parse(data, label), "policy", ("rules", "waivers"), required=("rules",))
-    rules = []
+    asked: dict[str, Terms] = {}
     for item in yamltext.items(members["rules"], "rules", least=1):
-        rule = yamltext.text(item, "rules")
-        if rule not in plugins.names("policies"):
-            raise item.where.error(f"rule `{rule}` is unknown", hint=did_you_mean(rule, plugins.names("policies")))
-        rules.append(rule)
-    excused = waivers.parse(members["waivers"], rules) if "waivers" in members else ()
-    return Profile(name, tuple(rules), excused)
+        rule, terms = _asked(item)
+        if rule in asked:
+            raise item.where.error(f"rule `{rule}` is asked twice", hint="remove one of the two")
+        asked[rule] = terms
+    excused = waivers.parse(members["waivers"], tuple(asked)) if "waivers" in members else ()
+    return Profile(name, tuple(asked), excused, {rule: terms for rule, terms in asked.items() if terms != Terms()})
+
+
+def _asked(item: Node) -> tuple[str, Terms]:
+    """Read one item of `rules`: a name, or a name with terms and parameters."""
+    if isinstance(item, Scalar):
+        return _known(yamltext.text(item, "rules"), item), Terms()
+    entries = yamltext.table(item, "rules", least=1).entries
+    if len(entries) != 1:
+        raise item.where.error("expected one rule per item", hint="write `- name: {parameter: value}`")
+    key, node = entries[0]
+    rule = _known(key.text, item)
+    members = yamltext.fields(node, rule, (*_written(rule), *_TERMS))
+    params = _params(rule, members)
+    level: Level = yamltext.choice(members["level"], "level", _LEVELS) if "level" in members else "error"  # type: ignore[assignment]
+    day = waivers.day(members["effective-on"], "effective-on") if "effective-on" in members else None
+    return rule, Terms(params, level, day)
+
+
+def parameters(rule: str, node: Node) -> dict[str, JSON]:
+    """Read the parameters of a rule. Raises UsageError with the line."""
+    return _params(rule, yamltext.fields(node, rule, _written(rule)))
+
+
+def _written(rule: str) -> dict[str, str]:
+    """Return the parameters of a rule as profiles write them, with hyphens, and as the rule calls them."""
+    return {name.replace("_", "-"): name for name in defaults(rule)}
+
+
+def _params(rule: str, members: Mapping[str, Node]) -> dict[str, JSON]:
+    known = defaults(rule)
+    return {
+        name: _param(rule, key, members[key], known[name]) for key, name in _written(rule).items() if key in members
+    }
+
+
+def _known(rule: str, item: Node) -> str:
+    if rule not in plugins.names("policies"):
+        raise item.where.error(f"rule `{rule:.60}` is unknown", hint=did_you_mean(rule, plugins.names("policies")))
+    return rule
+
+
+def _param(rule: str, name: str, node: Node, default: JSON) -> JSON:
+    """Return a parameter, which is of the type of its default; a list holds texts."""
+    value, kinds = node.value(), {bool: "a boolean", int: "a number", float: "a number", str: "text", list: "a list"}
+    same = type(value) is type(default) or (isinstance(default, float) and type(value) is int)
+    if isinstance(value, list) and not all(isinstance(item, str) for item in value):
+        same = False
+    if not same:
+        raise node.where.error(
+            f"`{rule}.{name}`: expected {kinds[type(default)]}, got {yamltext.describe(node)}",
+            hint=f"for example `{name}: {default}`",
+        )
+    return value
 
 
 def judge(chosen: Profile, facts: Mapping[str, JSON], today: datetime.date | None = None) -> Verdict:
-    """Ask every rule of the profile; a fact that a rule needs and does not get is an error finding.
+    """Ask every rule of the profile; a fact that a rule needs and does not get is a finding of the rule's level.
 
-    `today` (UTC) decides which waivers still hold; without it none does.
+    `today` (UTC) decides which waivers still hold and which rules hold already; without it no waiver and every rule
+    does. Sections of `facts` that the schema refuses count as missing.
     """
+    wrong = factschema.problems(facts)
+    sound = {name: section for name, section in facts.items() if name not in wrong}
+    deferred = tuple(rule for rule in chosen.rules if facts.get("stage") == "build" and LATER & {*needs(rule)})
     findings: list[Finding] = []
     for rule in chosen.rules:
-        try:
-            findings += plugins.load("policies", rule).check(facts)
-        except KeyError as missing:
-            findings.append(
-                Finding(rule, "error", waivers.FACTS, f"fact {missing} is missing, so the rule cannot say yes")
-            )
-    return Verdict(chosen.rules, tuple(waivers.apply(chosen.waivers, findings, today)))
+        if rule not in deferred:
+            findings += _graded(rule, chosen.terms_of(rule), _ask(rule, chosen.terms_of(rule), sound, wrong), today)
+    kept = tuple(waivers.apply(chosen.waivers, findings, today))
+    return Verdict(chosen.rules, kept, deferred, chosen.name, chosen.digest)
+
+
+def day(facts: Mapping[str, JSON]) -> datetime.date | None:
+    """Return the day on which facts are judged, if they say one."""
+    return datetime.date.fromisoformat(facts["today"]) if "today" in facts else None
+
+
+def _ask(rule: str, terms: Terms, facts: Mapping[str, JSON], wrong: Mapping[str, str]) -> Iterator[Finding]:
+    module: ModuleType = plugins.load("policies", rule)
+    missing = [section for section in needs(rule) if section not in facts]
+    for section in missing:
+        reason = f" ({wrong[section]})" if section in wrong else ""
+        yield _silent(rule, f"`{section}`{reason}", factschema.REMEDIES.get(section))
+    if missing:
+        return
+    try:
+        yield from list(module.check(facts, **{**defaults(rule), **terms.params}))
+    except KeyError as member:
+        yield _silent(rule, str(member), None)
+
+
+def _silent(rule: str, what: str, remedy: str | None) -> Finding:
+    return Finding(rule, "error", waivers.FACTS, f"fact {what} is missing, so the rule cannot say yes", remedy)
+
+
+def _graded(
+    rule: str, terms: Terms, findings: Iterator[Finding], today: datetime.date | None
+) -> Iterator[Finding]:  # fmt: skip
+    """Yield findings no graver than the profile wants them; before a rule's day they are warnings."""
+    starts = terms.effective_on
+    early = starts is not None and today is not None and today < starts
+    for finding in findings:
+        level = max(terms.level, finding.level, key=_LEVELS.index)
+        if early and level == "error":
+            yield replace(finding, level="warning", message=f"{finding.message} (an error from {starts} on)")
+        else:
+            yield replace(finding, level=level)

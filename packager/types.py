@@ -174,6 +174,7 @@ class Finding:
     message: str
     hint: str | None = None
     waiver: JSON = None  # who answers for it, why and until when; such a finding is a note
+    evidence: JSON = None  # what was seen and what was expected, for programs
 
     def to_json(self) -> JSON:
         value = {
@@ -182,20 +183,40 @@ class Finding:
             "subject": self.subject,
             "message": self.message,
             "hint": self.hint,
+            "documentation": self.documentation,
         }
-        return value if self.waiver is None else {**value, "waiver": self.waiver}
+        more = {"waiver": self.waiver, "evidence": self.evidence}
+        return value | {name: member for name, member in more.items() if member is not None}
+
+    @property
+    def documentation(self) -> str:
+        """Where the rule is explained; `packager policy explain RULE` prints the same."""
+        return f"docs/policies.md#{self.rule}"
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The findings of all rules that were asked. No rule asked is not a pass."""
+    """The findings of all rules of a profile. No rule is not a pass.
+
+    `deferred` are those that can only be asked of a finished bundle; `policy` is the digest of profile and rules.
+    """
 
     rules: tuple[str, ...]
     findings: tuple[Finding, ...]
+    deferred: tuple[str, ...] = ()
+    profile: str | None = None
+    policy: str | None = None
 
     @property
     def ok(self) -> bool:
         return bool(self.rules) and not any(finding.level == "error" for finding in self.findings)
 
     def to_json(self) -> JSON:
-        return {"ok": self.ok, "rules": list(self.rules), "findings": [f.to_json() for f in self.findings]}
+        return {
+            "ok": self.ok,
+            "profile": self.profile,
+            "policy": self.policy,
+            "rules": list(self.rules),
+            "deferred": list(self.deferred),
+            "findings": [finding.to_json() for finding in self.findings],
+        }

@@ -54,19 +54,24 @@ def parse(node: Node, rules: Collection[str]) -> tuple[Waiver, ...]:
 
 def _waiver(node: Node, rules: Collection[str]) -> Waiver:
     members = yamltext.fields(node, "waivers", _KEYS, required=_KEYS)
-    rule, subject, owner, reason, expires = (
-        yamltext.text(members[key], f"waivers.{key}", pattern=_LINE, expect="one line of text") for key in _KEYS
+    rule, subject, owner, reason = (
+        yamltext.text(members[key], f"waivers.{key}", pattern=_LINE, expect="one line of text") for key in _KEYS[:4]
     )
     if rule not in rules:
         raise members["rule"].where.error(
             f"the profile does not ask rule `{rule:.60}`, so it cannot waive it", hint=did_you_mean(rule, rules)
         )
+    return Waiver(rule, subject, owner, reason, day(members["expires"], "waivers.expires", "every waiver ends"))
+
+
+def day(node: Node, what: str, hint: str | None = None) -> datetime.date:
+    """Read a day such as `2026-12-31`. Raises UsageError with the line."""
+    text = yamltext.text(node, what, pattern=_LINE, expect="a day such as `2026-12-31`", hint=hint)
     try:
-        day = datetime.date.fromisoformat(expires)
+        return datetime.date.fromisoformat(text)
     except ValueError:
-        problem = f"`waivers.expires`: expected a day such as `2026-12-31`, got `{expires:.40}`"
-        raise members["expires"].where.error(problem, hint="every waiver ends") from None
-    return Waiver(rule, subject, owner, reason, day)
+        problem = f"`{what}`: expected a day such as `2026-12-31`, got `{text:.40}`"
+        raise node.where.error(problem, hint=hint) from None
 
 
 def apply(waivers: Sequence[Waiver], findings: Sequence[Finding], today: datetime.date | None) -> Iterator[Finding]:

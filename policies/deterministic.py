@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping
 from packager.canonical import JSON
 from packager.types import Finding
 
+FACTS = ("nondeterministic",)
+
 
 def check(facts: Mapping[str, JSON]) -> Iterator[Finding]:
     """Yield one finding for each random operator in the graph."""

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from packager.canonical import JSON
 from packager.types import Finding
 
+FACTS = ("targets",)
 _HINT = "find where the artefact departs from the source, or state a wider `tolerance` in the recipe"
 
 

@@ -15,10 +15,10 @@ ROOT = Path(__file__).resolve().parent.parent
 LAYERS = (
     {"types", "errors", "canonical", "events"},
     {
-        "archive", "bundle", "certificates", "compatibility", "contract", "destination", "files", "fleet", "formats",
-        "graph", "graphcheck", "graphneeds", "keys", "knowledge", "lock", "media", "memo", "patch", "pinning",
-        "platforms", "plugins", "recipe", "recipefields", "seen", "semver", "store", "tensorcheck", "timestamps",
-        "trust", "trustfile", "waivers", "yamltext",
+        "archive", "bundle", "certificates", "compatibility", "contract", "destination", "factschema", "files", "fleet",
+        "formats", "graph", "graphcheck", "graphneeds", "keys", "knowledge", "lock", "media", "memo", "patch", "pinning",
+        "platforms", "plugins", "recipe", "recipefields", "secretscan", "seen", "semver", "store",
+        "tensorcheck", "timestamps", "trust", "trustfile", "waivers", "yamltext",
     },
     {
         "bucket", "dependencies", "exporters", "init", "lockers", "origins", "policies", "registry", "runtimes",
@@ -26,8 +26,9 @@ LAYERS = (
     },
     {"environments", "run", "sandbox", "worker"},
     {
-        "build", "cache", "compat", "compatpage", "completeness", "conform",         "delta", "diff", "evidence", "host", "install",
-        "policy", "probing", "profiles", "resolve", "sign", "toolchains", "transport", "trustchannel", "trustedit",
+        "build", "cache", "compat", "compatpage", "completeness", "conform", "delta", "diff", "evidence",
+        "facts", "host", "install", "policy", "policydocs", "policyreport", "policytest", "probing",
+        "profiles", "resolve", "sign", "toolchains", "transport", "trustchannel", "trustedit",
         "vendor", "verify", "wheels",
     },
     {"cli", "__main__"},

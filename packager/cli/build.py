@@ -32,18 +32,23 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--locked", action="store_true", help="refuse a missing or stale lock instead of renewing it")
     parser.add_argument("--vendor", metavar="PLATFORM", action="append", default=[],
                         help="carry the wheels of this platform too, e.g. linux_x86_64-cp311")  # fmt: skip
+    parser.add_argument("--facts", type=Path, metavar="FILE",
+                        help="write what was measured, for `packager attest --type urn:packager:facts:v1`")  # fmt: skip
     parser.add_argument("--sign", metavar="SIGNER", help="sign the result, for example key:release.pem")
     options.secrets(parser)
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
-    from packager import build, transport
+    from packager import build, canonical, facts, transport
     from packager.cli._project import Project
+    from packager.files import write_atomically
 
     with console:
         project = Project.open(args, console).vendoring(args.vendor)
         lock = project.current_lock(locked=args.locked)
         built = build.build(project.recipe, lock, project.runner, project.here, project.memo)
+        if args.facts:
+            write_atomically(args.facts, canonical.dump(facts.statement(built.facts)))
         if built.bundle is None:
             return _refused(built, console)
         bundle = _signed(built.bundle, args) if args.sign else built.bundle
@@ -78,6 +83,10 @@ def _say(built: Built, console: Console) -> None:
         console.message(f"{finding.level}: {finding.message}{hint}")
 
 
+def _held(built: Built) -> list[str]:
+    return [rule for rule in built.verdict.rules if rule not in built.verdict.deferred]
+
+
 def _report(bundle: Bundle, built: Built, executed: int, output: Path | None, console: Console) -> None:
     value = {
         "name": bundle.name,
@@ -92,7 +101,7 @@ def _report(bundle: Bundle, built: Built, executed: int, output: Path | None, co
         "output": str(output) if output else None,
     }
     text = f"{bundle.name}:{bundle.version} {bundle.digest}\n{len(bundle.tree.files)} files, {size(bundle.size)}"
-    text += f", {executed} steps run, policy: {', '.join(built.verdict.rules)} hold"
+    text += f", {executed} steps run, policy: {', '.join(_held(built))} hold"
     warnings = len(built.verdict.findings)
     text += f", with {warnings} warnings above" if warnings else ""
     console.result(value, text + (f"\nwrote {output}" if output else ""))

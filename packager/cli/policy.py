@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Judge a bundle by a policy profile; list and explain the rules; test them with sample facts.
+
+  check    judge BUNDLE: what it says about itself, and what trusted signers say about it (--trust, --key, …)
+  list     print the rules and the profiles
+  explain  print what RULE asks, its parameters, the facts it reads, and the profiles that ask it
+  test     run the unit tests of rules in DIR (see docs/policies.md)
+
+Without anybody to trust there are no statements, and rules that need some say no. Exit code 1: the policy says no.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from packager.cli import options
+from packager.cli.render import Console
+from packager.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from packager.bundle import Bundle
+    from packager.canonical import JSON
+    from packager.policy import Profile
+
+HELP = "judge a bundle by a policy; list, explain and test rules"
+EXAMPLES = """  packager policy check digits.bundle.tar --profile release --key release.pub
+  packager policy check digits:1.4.0 --profile acme.yaml --trust acme.trust --format sarif > findings.sarif
+  packager policy check digits:1.4.0 --profile dev --facts facts.json
+  packager policy list
+  packager policy explain conformance
+  packager policy test policies/tests"""
+_ACTIONS = ("check", "list", "explain", "test")
+_FORMATS = ("table", "json", "sarif", "junit")
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("action", metavar="ACTION", choices=_ACTIONS, help=", ".join(_ACTIONS))
+    parser.add_argument("subject", metavar="BUNDLE|RULE|DIR", nargs="?", help="what is judged, explained or run")
+    parser.add_argument("--profile", metavar="P", default="release",
+                        help="check: one of ours, or a .yaml file (default: release)")  # fmt: skip
+    parser.add_argument("--format", choices=_FORMATS, default="table", help="check: form of the verdict")
+    parser.add_argument("--facts", type=Path, metavar="FILE", help="check: also write the facts that were judged")
+    options.trust(parser)
+    options.registry(parser)
+
+
+def main(args: argparse.Namespace, console: Console) -> int:
+    if args.action == "list":
+        return _list(console)
+    if args.subject is None:
+        wanted = {"check": "a bundle", "explain": "a rule", "test": "a directory"}[args.action]
+        raise UsageError(f"`policy {args.action}` needs {wanted}", hint="see `packager policy --help`")
+    return {"check": _check, "explain": _explain, "test": _test}[args.action](args, console)
+
+
+def _check(args: argparse.Namespace, console: Console) -> int:
+    from packager import canonical, policy, policyreport
+    from packager.files import write_atomically
+
+    profile = policy.profile(args.profile, Path())
+    with console:
+        bundle = options.open_reference(args.subject, args, console)
+        facts = _facts(bundle, profile, args, console)
+        verdict = policy.judge(profile, facts, policy.day(facts))
+    if args.facts:
+        write_atomically(args.facts, canonical.dump(facts))
+    name = f"{bundle.name}:{bundle.version}"
+    about = {"name": bundle.name, "version": bundle.version, "digest": bundle.digest}
+    forms = {"table": policyreport.table, "sarif": policyreport.sarif, "junit": policyreport.junit}
+    if args.format == "json" or (console.json and args.format == "table"):
+        text = canonical.dump(policyreport.document(verdict, about)).decode()
+    else:
+        text = forms[args.format](verdict, name)
+    if console.json:
+        console.result(policyreport.document(verdict, about), text)
+    else:
+        console.result({}, text)
+    return 0 if verdict.ok else 1
+
+
+def _facts(bundle: Bundle, profile: Profile, args: argparse.Namespace, console: Console) -> Mapping[str, JSON]:
+    """Gather what there is; a bundle that fails verification is not judged at all."""
+    import datetime
+
+    from packager import facts
+
+    today = datetime.datetime.now(datetime.UTC).date()
+    if not options.wants_trust(args):
+        return facts.of_bundle(bundle, None, profile.facts, today)
+    from packager.cli._trust import Judge
+
+    verification = Judge.of(args).verify(bundle, console)
+    if verification.failure is not None:
+        raise verification.failure
+    return facts.of_bundle(bundle, verification.evidence, profile.facts, today)
+
+
+def _list(console: Console) -> int:
+    from packager import plugins, policy, policyreport
+
+    rules = {name: policyreport.title(name) for name in plugins.names("policies")}
+    profiles = {name: list(policy.profile(name, Path()).rules) for name in policy.profiles()}
+    rows = [f"{name:18} {title}" for name, title in rules.items()]
+    rows += ["", *(f"{name:18} {', '.join(asked)}" for name, asked in profiles.items())]
+    console.result({"rules": rules, "profiles": profiles}, "\n".join(rows))
+    return 0
+
+
+def _explain(args: argparse.Namespace, console: Console) -> int:
+    from packager import policydocs
+
+    console.result(policydocs.about(args.subject), policydocs.text(args.subject))
+    return 0
+
+
+def _test(args: argparse.Namespace, console: Console) -> int:
+    from packager import policytest
+
+    outcomes = [outcome for case in policytest.load(Path(args.subject)) for outcome in policytest.run(case)]
+    failed = [outcome for outcome in outcomes if outcome.problem]
+    rows = [f"FAIL  {item.rule}: {item.name}: {item.problem}" for item in failed]
+    value = {"ok": not failed, "outcomes": [outcome.to_json() for outcome in outcomes]}
+    console.result(value, "\n".join([*rows, f"{len(outcomes) - len(failed)} passed, {len(failed)} failed"]))
+    return 1 if failed else 0

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The published schema of facts, and the small part of JSON Schema that it is written in.
+
+Facts are checked section by section: one that the schema refuses counts as missing, and a rule that needs it says no.
+The tests compare this checker with the reference implementation, which is too large for the base installation.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterator, Mapping
+from importlib import resources
+
+from packager import canonical
+from packager.canonical import JSON
+
+_TYPES = {"object": dict, "array": list, "string": str, "boolean": bool, "null": type(None)}
+MEASURED = "attest what the build measured: `packager build --facts FILE`, then `packager attest --type {}`".format(
+    "urn:packager:facts:v1"
+)
+SAID = "say whom to trust (--trust, --key, …): only statements of trusted signers are facts"
+REMEDIES = {
+    "nondeterministic": MEASURED, "targets": MEASURED, "statements": SAID, "provenance": SAID, "conformance": SAID,
+}  # fmt: skip
+"""What a person can do about a section that is missing."""
+
+
+def schema() -> bytes:
+    """Return the JSON Schema of facts."""
+    return resources.files("packager.policies").joinpath("facts.schema.json").read_bytes()
+
+
+@functools.cache
+def _schema() -> Mapping[str, JSON]:
+    value: Mapping[str, JSON] = canonical.load(schema(), limit=1 << 20)
+    return value
+
+
+def sections() -> Mapping[str, str]:
+    """Return the sections of facts and what each holds."""
+    return {name: member.get("description", "") for name, member in _schema()["properties"].items()}
+
+
+def problems(facts: Mapping[str, JSON]) -> dict[str, str]:
+    """Return what is wrong with each section that the schema refuses; the first problem of each."""
+    found = {}
+    for name, value in facts.items():
+        if name not in _schema()["properties"]:
+            found[name] = "it is not a section of facts"
+        elif problem := next(_check(value, _schema()["properties"][name], name), None):
+            found[name] = problem
+    return found
+
+
+def _check(value: JSON, schema: Mapping[str, JSON], where: str) -> Iterator[str]:
+    if "anyOf" in schema:
+        if all(next(_check(value, choice, where), None) for choice in schema["anyOf"]):
+            yield f"`{where}` has none of the allowed forms"
+        return
+    if "type" in schema and not _is(value, schema["type"]):
+        yield f"`{where}` is not of type {schema['type']}"
+    elif "enum" in schema and value not in schema["enum"]:
+        yield f"`{where}` is none of {', '.join(map(str, schema['enum']))}"
+    elif isinstance(value, str) and not re.search(schema.get("pattern", ""), value):
+        yield f"`{where}` does not look like {schema['pattern']}"
+    elif isinstance(value, int | float) and value < schema.get("minimum", value):
+        yield f"`{where}` is below {schema['minimum']}"
+    elif isinstance(value, list):
+        for place, item in enumerate(value):
+            yield from _check(item, schema.get("items", {}), f"{where}[{place}]")
+    elif isinstance(value, dict):
+        yield from _members(value, schema, where)
+
+
+def _members(value: Mapping[str, JSON], schema: Mapping[str, JSON], where: str) -> Iterator[str]:
+    for name in schema.get("required", ()):
+        if name not in value:
+            yield f"`{where}` lacks `{name}`"
+    known, others = schema.get("properties", {}), schema.get("additionalProperties", True)
+    for name, member in value.items():
+        if name in known:
+            yield from _check(member, known[name], f"{where}.{name}")
+        elif others is False:
+            yield f"`{where}` has the unknown member `{name:.60}`"
+        elif isinstance(others, dict):
+            yield from _check(member, others, f"{where}.{name}")
+
+
+def _is(value: JSON, kinds: JSON) -> bool:
+    """Tell whether a value is of one of the types; in JSON `true` is no number."""
+    for kind in [kinds] if isinstance(kinds, str) else kinds:
+        if kind in ("number", "integer"):
+            whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+            if not isinstance(value, bool) and (whole if kind == "integer" else isinstance(value, int | float)):
+                return True
+        elif isinstance(value, _TYPES[kind]):
+            return True
+    return False

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Find what looks like a credential: few patterns, each with a prefix that its issuer gives to nothing else.
+
+High precision is the aim: a finding is almost surely real. What has no such prefix (a password in prose) is not found.
+The prefix is searched first, as bytes, so that megabytes of text cost milliseconds. Sources: GitHub, GitLab, AWS,
+Google, Slack, Stripe, npm, PyPI, Hugging Face and Azure on the forms of their tokens; RFC 7468 for PEM.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from packager.canonical import JSON
+
+MAX_READ = 64 << 20  # bytes of one file
+_NOT_TEXT = frozenset({".bin", ".safetensors", ".engine", ".whl"})  # numbers, native code, and hash-locked packages
+
+_KINDS: tuple[tuple[str, bytes, bytes], ...] = (
+    ("private key", b"PRIVATE KEY-----", rb"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----(?:\s|\\n|\\r)+[A-Za-z0-9+/=]{16}"),
+    ("AWS access key", b"AKIA", rb"(?<![A-Z0-9])AKIA[A-Z2-7]{16}(?![A-Z0-9])"),
+    ("AWS temporary key", b"ASIA", rb"(?<![A-Z0-9])ASIA[A-Z2-7]{16}(?![A-Z0-9])"),
+    ("GitHub token", b"gh", rb"(?<![A-Za-z0-9_])gh[pousr]_[A-Za-z0-9]{36,}"),
+    ("GitHub token", b"github_pat_", rb"github_pat_[A-Za-z0-9_]{60,}"),
+    ("GitLab token", b"glpat-", rb"(?<![A-Za-z0-9])glpat-[A-Za-z0-9_-]{20,}"),
+    ("Slack token", b"xox", rb"(?<![A-Za-z0-9])xox[abpers]-[0-9]{8,}-[A-Za-z0-9-]{16,}"),
+    ("Google API key", b"AIza", rb"(?<![A-Za-z0-9])AIza[A-Za-z0-9_-]{35}(?![A-Za-z0-9_-])"),
+    ("Google OAuth secret", b"GOCSPX-", rb"GOCSPX-[A-Za-z0-9_-]{28}"),
+    ("Stripe key", b"k_live_", rb"(?<![A-Za-z0-9])[sr]k_live_[A-Za-z0-9]{24,}"),
+    ("npm token", b"npm_", rb"(?<![A-Za-z0-9])npm_[A-Za-z0-9]{36}(?![A-Za-z0-9])"),
+    ("PyPI token", b"pypi-AgE", rb"pypi-AgE[A-Za-z0-9_-]{50,}"),
+    ("Hugging Face token", b"hf_", rb"(?<![A-Za-z0-9])hf_[A-Za-z]{34}(?![A-Za-z0-9])"),
+    ("Azure storage key", b"AccountKey=", rb"AccountKey=[A-Za-z0-9+/]{86}=="),
+    (
+        "password in an address",
+        b"://",
+        rb"\b[a-z][a-z0-9+]{2,15}://[^\s/:@\"'<>{}$]{1,64}:[^\s/:@\"'<>{}$]{6,64}@[\w-]",
+    ),
+)
+_COMPILED = tuple((kind, prefix, re.compile(pattern)) for kind, prefix, pattern in _KINDS)
+_BEFORE, _AFTER = 64, 512  # bytes around a prefix that a pattern may need
+
+
+@dataclass(frozen=True, slots=True)
+class Secret:
+    """What was found, on which line (from 1). Never the secret itself: findings end up in logs."""
+
+    kind: str
+    line: int
+
+    def to_json(self) -> JSON:
+        return {"kind": self.kind, "line": self.line}
+
+
+def is_read(path: str, size: int) -> bool:
+    """Tell whether a file is searched at all."""
+    return PurePosixPath(path).suffix not in _NOT_TEXT and size <= MAX_READ
+
+
+def scan(data: bytes) -> Iterator[Secret]:
+    """Yield what looks like a credential in the bytes of a file."""
+    for kind, prefix, pattern in _COMPILED:
+        place, past = data.find(prefix), 0
+        while place >= 0:
+            start = max(past, place - _BEFORE)
+            match = pattern.search(data, start, place + _AFTER)
+            if match:
+                yield Secret(kind, data.count(b"\n", 0, match.start()) + 1)
+                past = match.end()
+            place = data.find(prefix, max(past, place + len(prefix)))

@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Signatures must not be too old.
+
+The newest signature over the bundle with a trusted time must be at most `days` old. A signature without a trusted time
+(a plain key) proves no age, and does not count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import date
+
+from packager.canonical import JSON
+from packager.types import Finding
+
+FACTS = ("statements", "today")
+DEFAULTS: Mapping[str, JSON] = {"days": 365}
+
+
+_BUNDLE = "urn:packager:bundle:v1"
+
+
+def check(facts: Mapping[str, JSON], days: int) -> Iterator[Finding]:
+    """Yield a finding when no signature is known to be young enough."""
+    times = [item["time"] for item in facts["statements"] if item["type"] == _BUNDLE and item["time"]]
+    if not times:
+        message = "nobody trusted says when the bundle was signed"
+        yield Finding("expiry", "error", "signature", message, "sign with a certificate and --tsa, or keyless")
+        return
+    age = (date.fromisoformat(facts["today"]) - date.fromisoformat(max(times)[:10])).days
+    if age > days:
+        message = f"the bundle was signed {age} days ago, at most {days} are allowed"
+        yield Finding(
+            "expiry", "error", "signature", message, "build and sign it again", evidence={"signed": max(times)}
+        )

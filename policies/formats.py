@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files must be of a format that holds data.
+
+The list is narrower than what `verify` lets pass at all, where a profile wants that: `allow` are suffixes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import PurePosixPath
+
+from packager.canonical import JSON
+from packager.types import Finding
+
+FACTS = ("contents",)
+DEFAULTS: Mapping[str, JSON] = {
+    "allow": [
+        ".onnx",
+        ".bin",
+        ".safetensors",
+        ".json",
+        ".txt",
+        ".md",
+        ".pbtxt",
+        ".whl",
+        ".html",
+        ".engine",
+        ".xml",
+        ".toml",
+    ]
+}
+
+
+def check(facts: Mapping[str, JSON], allow: list[str]) -> Iterator[Finding]:
+    """Yield one finding for each file of another format."""
+    for file in facts["contents"]["files"]:
+        suffix = PurePosixPath(file["path"]).suffix
+        if suffix not in allow:
+            yield Finding(
+                "formats",
+                "error",
+                file["path"],
+                f"`{file['path']}` is of a format that is not allowed: `{suffix}`",
+                f"leave it out; allowed are {', '.join(allow)}",
+            )

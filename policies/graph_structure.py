@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ONNX graphs must be what they claim, of operators that are known.
+
+Every graph in the bundle is walked by our own checker: external data inside the bundle, lengths and shapes that agree,
+no cycles, no more nodes than a limit. `domains` are the operator domains a profile allows beyond ONNX's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from packager.canonical import JSON
+from packager.types import Finding
+
+FACTS = ("graphs",)
+DEFAULTS: Mapping[str, JSON] = {"domains": []}
+_HINT = "export without custom operators, or name the domain in `domains` of the rule"
+
+
+_STANDARD = frozenset({"", "ai.onnx", "ai.onnx.ml"})
+
+
+def check(facts: Mapping[str, JSON], domains: list[str]) -> Iterator[Finding]:
+    """Yield a finding for each graph that is wrong, and for each foreign operator domain."""
+    if not facts["graphs"]:
+        yield Finding("graph-structure", "error", "graphs", "the bundle holds no ONNX graph to look at")
+    for graph in facts["graphs"]:
+        if graph["problem"] is not None:
+            message = f"`{graph['path']}`: {graph['problem']}"
+            yield Finding("graph-structure", "error", graph["path"], message, "export the model again")
+        for domain in graph["domains"]:
+            if domain not in _STANDARD and domain not in domains:
+                message = f"`{graph['path']}` uses operators of `{domain}`"
+                yield Finding("graph-structure", "error", f"{graph['path']}/{domain}", message, _HINT)

@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The model's own licence must be stated and acceptable.
+
+`allow` and `deny` are patterns of SPDX identifiers. With `A AND B` both must be acceptable, with `A OR B` one. An empty
+`allow` allows whatever is not denied; no licence at all is never acceptable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from packager.policies import _licences
+
+from packager.canonical import JSON
+from packager.types import Finding
+
+FACTS = ("model",)
+DEFAULTS: Mapping[str, JSON] = {"allow": [], "deny": ["AGPL-*", "SSPL-*", "BUSL-*", "CC-BY-NC-*"]}
+
+
+def check(facts: Mapping[str, JSON], allow: list[str], deny: list[str]) -> Iterator[Finding]:
+    """Yield a finding when the model has no licence, or one that is not acceptable."""
+    found = facts["model"]["licence"]
+    if found is None:
+        message = "the model states no licence"
+        yield Finding("model-licence", "error", "model", message, "add `license: …` (SPDX) to the recipe")
+    elif not _licences.accepts(found, allow, deny):
+        message = f"the licence of the model is not acceptable: `{found}`"
+        yield Finding("model-licence", "error", "model", message, "ask whoever answers for licences",
+                      evidence={"allow": allow, "deny": deny})  # fmt: skip

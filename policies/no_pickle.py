@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""No file may be a program in disguise.
+
+Pickles run code when they are opened. They are found by name and by their first bytes, whatever they are called;
+so are native programs, scripts and archives outside wheels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import PurePosixPath
+
+from packager.canonical import JSON
+from packager.types import Finding
+
+FACTS = ("contents",)
+
+
+_SUFFIXES = frozenset({".pkl", ".pickle", ".p", ".joblib", ".dill", ".cloudpickle", ".pt", ".pth", ".ckpt", ".npy",
+                       ".npz", ".h5", ".keras", ".pt2", ".mar", ".skops", ".dat"})  # fmt: skip
+_ZIPPED = frozenset({".whl"})
+
+
+def check(facts: Mapping[str, JSON]) -> Iterator[Finding]:
+    """Yield one finding for each file that is, or is called like, something that runs."""
+    for file in facts["contents"]["files"]:
+        path, looks = file["path"], file["looks"]
+        suffix = PurePosixPath(path).suffix.lower()
+        if suffix in _SUFFIXES:
+            yield _finding(path, f"`{path}` is of the pickle family", looks)
+        elif looks is not None and not (looks == "zip" and suffix in _ZIPPED):
+            yield _finding(path, f"`{path}` begins like a {looks} file", looks)
+
+
+def _finding(path: str, message: str, looks: JSON) -> Finding:
+    return Finding("no-pickle", "error", path, message, "export it to ONNX or safetensors", evidence={"looks": looks})
