@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Print a JSON Schema: of recipes, so that an editor completes and checks `bundle.yaml`; of contracts, trust files, facts.
+"""Print a JSON Schema: of recipes, so that an editor completes and checks `bundle.yaml`, of contracts, trust or facts.
 
 A recipe written by `packager init` names `recipe.schema.json` beside it in its first line.
 """

@@ -29,7 +29,7 @@ def point(difference: float, magnitude: float) -> JSON:
     return {"difference": difference, "magnitude": magnitude, "index": [1], "expected": magnitude, "got": 0.0}
 
 
-RELEASE = policy.profile("release", Path())
+RELEASE = Profile("release", ("parity", "deterministic", "coverage"))
 
 
 def test_within_tolerance_holds() -> None:
@@ -97,7 +97,7 @@ def test_random_operators_are_refused() -> None:
     assert [finding.rule for finding in verdict.findings] == ["deterministic"]
 
 
-@pytest.mark.parametrize("name", ["dev", "release"])
+@pytest.mark.parametrize("name", policy.profiles())
 def test_every_profile_of_ours_loads(name: str) -> None:
     assert policy.profile(name, Path()).rules
 
