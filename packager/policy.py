@@ -11,7 +11,7 @@ from __future__ import annotations
 import datetime
 import importlib.resources
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
@@ -113,8 +113,9 @@ def profile(name: str, base: Path) -> Profile:
 def _parse(data: bytes, label: str, name: str) -> Profile:
     members = yamltext.fields(yamltext.parse(data, label), "policy", ("rules", "waivers"), required=("rules",))
     asked: dict[str, Terms] = {}
+    known = plugins.names("policies")
     for item in yamltext.items(members["rules"], "rules", least=1):
-        rule, terms = _asked(item)
+        rule, terms = _asked(item, known)
         if rule in asked:
             raise item.where.error(f"rule `{rule}` is asked twice", hint="remove one of the two")
         asked[rule] = terms
@@ -122,15 +123,15 @@ def _parse(data: bytes, label: str, name: str) -> Profile:
     return Profile(name, tuple(asked), excused, {rule: terms for rule, terms in asked.items() if terms != Terms()})
 
 
-def _asked(item: Node) -> tuple[str, Terms]:
+def _asked(item: Node, known: Sequence[str]) -> tuple[str, Terms]:
     """Read one item of `rules`: a name, or a name with terms and parameters."""
     if isinstance(item, Scalar):
-        return _known(yamltext.text(item, "rules"), item), Terms()
+        return _known(yamltext.text(item, "rules"), item, known), Terms()
     entries = yamltext.table(item, "rules", least=1).entries
     if len(entries) != 1:
         raise item.where.error("expected one rule per item", hint="write `- name: {parameter: value}`")
     key, node = entries[0]
-    rule = _known(key.text, item)
+    rule = _known(key.text, item, known)
     members = yamltext.fields(node, rule, (*_written(rule), *_TERMS))
     params = _params(rule, members)
     level: Level = yamltext.choice(members["level"], "level", _LEVELS) if "level" in members else "error"  # type: ignore[assignment]
@@ -155,9 +156,9 @@ def _params(rule: str, members: Mapping[str, Node]) -> dict[str, JSON]:
     }
 
 
-def _known(rule: str, item: Node) -> str:
-    if rule not in plugins.names("policies"):
-        raise item.where.error(f"rule `{rule:.60}` is unknown", hint=did_you_mean(rule, plugins.names("policies")))
+def _known(rule: str, item: Node, known: Sequence[str]) -> str:
+    if rule not in known:
+        raise item.where.error(f"rule `{rule:.60}` is unknown", hint=did_you_mean(rule, known))
     return rule
 
 

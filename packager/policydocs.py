@@ -3,26 +3,32 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 
 from packager import factschema, plugins, policy
 from packager.canonical import JSON
+from packager.policy import Profile
 
 
 def about(rule: str) -> dict[str, JSON]:
     """Return everything there is to know about a rule. Raises UsageError for one that does not exist."""
     module = plugins.load("policies", rule)
-    profiles = {name: policy.profile(name, Path()) for name in policy.profiles()}
     return {
         "rule": rule,
         "documentation": (module.__doc__ or "").strip(),
         "parameters": {name.replace("_", "-"): value for name, value in policy.defaults(rule).items()},
         "facts": {section: factschema.sections().get(section, "") for section in policy.needs(rule)},
         "profiles": {
-            name: profile.terms_of(rule).to_json() for name, profile in profiles.items() if rule in profile.rules
+            name: profile.terms_of(rule).to_json() for name, profile in _profiles().items() if rule in profile.rules
         },
     }
+
+
+@functools.cache
+def _profiles() -> dict[str, Profile]:
+    return {name: policy.profile(name, Path()) for name in policy.profiles()}
 
 
 def text(rule: str) -> str:
