@@ -13,13 +13,15 @@ import datetime
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
-from packager import canonical, completeness, contract, factschema, graphcheck, secretscan
+from packager import advisories, canonical, completeness, contract, factschema, graphcheck, secretscan, vex
 from packager.bundle import CONTRACT, MAX_RECORD, SBOM, Bundle
 from packager.canonical import JSON
 from packager.errors import NegativeAnswer, PackagerError, StepError, UsageError
 from packager.evidence import Evidence
+from packager.formats import cyclonedx
 from packager.types import Blob, Tree
 
 FORMAT = 1
@@ -76,15 +78,20 @@ def of_build(
 
 
 def of_bundle(
-    bundle: Bundle, evidence: Iterable[Evidence] | None, wanted: Collection[str], today: datetime.date | None
+    bundle: Bundle, evidence: Iterable[Evidence] | None, wanted: Collection[str], today: datetime.date | None,
+    known: Path | None = None,
 ) -> dict[str, JSON]:  # fmt: skip
     """Return the facts of a bundle. `evidence` is what verification found trusted; None if nobody is trusted.
+
+    `known` is the folder of imported advisories; without any, nothing is known about vulnerabilities.
 
     Raises NegativeAnswer when trusted statements contradict each other.
     """
     content = Content(bundle.name, bundle.version, bundle.tree, bundle.medium.open_file)
-    said = {} if evidence is None else _said(tuple(evidence))
-    return {**_head(content, "bundle", today), **_told(content, wanted), **said}
+    heard = () if evidence is None else tuple(evidence)
+    said = {} if evidence is None else _said(heard)
+    exposed = _exposed(content, heard, known) if known and "vulnerabilities" in wanted else {}
+    return {**_head(content, "bundle", today), **_told(content, wanted), **said, **exposed}
 
 
 def _head(content: Content, stage: str, today: datetime.date | None) -> dict[str, JSON]:
@@ -323,6 +330,31 @@ def _cell(cell: Mapping[str, JSON]) -> JSON:
     words = {key: str(cell.get(key)) for key in ("target", "runtime", "version", "device", "outcome")}
     got = {name: seen.get(measure) for name, measure in _OBJECTIVES.items()}
     return {**words, "measures": {name: value for name, value in got.items() if isinstance(value, int | float)}}
+
+
+def _exposed(content: Content, evidence: Sequence[Evidence], folder: Path) -> dict[str, JSON]:
+    """Return what advisories say about the locked packages, and what trusted signers say about that."""
+    about = advisories.known(folder)
+    if about is None:
+        return {}
+    try:
+        pins = [(item["name"], item["version"]) for item in _components(content)]
+    except (*_STRANGE, PackagerError):
+        return {}
+    told = [(item.attested.signer, claim) for item in evidence
+            for claim in vex.claims(item.statement.predicate_type, item.statement.predicate)]  # fmt: skip
+    found = [{**hit.to_json(), "vex": _excuse(hit, told)} for hit in advisories.match(folder, pins)]
+    return {"vulnerabilities": {"database": about.to_json(), "packages": len(pins), "found": found}}
+
+
+def _excuse(hit: advisories.Hit, told: Sequence[tuple[str, vex.Claim]]) -> JSON:
+    """Return why a hit does not matter, unless nobody says so or somebody says that it does."""
+    ids, purl = frozenset({hit.id, *hit.aliases}), cyclonedx.purl(hit.package, hit.version)
+    about = [(signer, claim) for signer, claim in told if claim.covers(ids, purl)]
+    if not about or not all(claim.harmless for _, claim in about):
+        return None
+    signer, claim = about[0]
+    return {"signer": signer, "status": claim.status, "reason": claim.reason}
 
 
 def _measured(evidence: Sequence[Evidence]) -> dict[str, JSON]:

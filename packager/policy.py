@@ -24,7 +24,7 @@ from packager.waivers import Waiver
 from packager.yamltext import Node, Scalar
 
 MAX_PROFILE = 1 << 20
-LATER = frozenset({"statements", "provenance", "conformance"})
+LATER = frozenset({"statements", "provenance", "conformance", "vulnerabilities"})
 """Facts that exist only once a bundle is finished and something was said about it."""
 _LEVELS = ("error", "warning", "note")
 _TERMS = ("level", "effective-on")

@@ -15,10 +15,10 @@ ROOT = Path(__file__).resolve().parent.parent
 LAYERS = (
     {"types", "errors", "canonical", "events"},
     {
-        "archive", "bundle", "certificates", "compatibility", "contract", "destination", "factschema", "files", "fleet",
+        "advisories", "archive", "bundle", "certificates", "compatibility", "contract", "destination", "factschema", "files", "fleet",
         "formats", "graph", "graphcheck", "graphneeds", "keys", "knowledge", "lock", "media", "memo", "patch", "pinning",
         "platforms", "plugins", "recipe", "recipefields", "secretscan", "seen", "semver", "store",
-        "tensorcheck", "timestamps", "trust", "trustfile", "waivers", "yamltext",
+        "tensorcheck", "timestamps", "trust", "trustfile", "vex", "waivers", "yamltext",
     },
     {
         "bucket", "dependencies", "exporters", "init", "lockers", "origins", "policies", "registry", "runtimes",

@@ -142,6 +142,12 @@ def knowledge_directory() -> Path:
     return Path(os.environ.get("PACKAGER_KNOWLEDGE") or data / "packager" / "knowledge")
 
 
+def advisories_directory() -> Path:
+    """Return where imported advisories are kept (`packager vulndb import`)."""
+    data = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
+    return Path(os.environ.get("PACKAGER_ADVISORIES") or data / "packager" / "advisories")
+
+
 def cache_directory() -> Path:
     """Return where things are kept that can be made again: environments of runtimes under test."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "packager"

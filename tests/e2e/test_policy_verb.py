@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import shutil
 from pathlib import Path
@@ -27,7 +28,7 @@ def copy_of(built: Project, tmp_path: Path) -> Project:
 def test_the_release_profile_is_met_once_everything_is_attested(built: Project, tmp_path: Path) -> None:
     made = copy_of(built, tmp_path)
     verdict = made.run("build", "--locked", "--facts", "facts.json", "--json")["verdict"]
-    assert verdict["deferred"] == ["signature", "provenance", "conformance"]
+    assert verdict["deferred"] == ["signature", "provenance", "conformance", "vulnerabilities"]
     check = ("policy", "check", "cnn:1.2.3", "--profile", "release", "--json")
     nobody = {finding["rule"] for finding in made.run(*check, code=1)["findings"]}
     assert {"parity", "signature", "provenance"} <= nobody
@@ -36,8 +37,8 @@ def test_the_release_profile_is_met_once_everything_is_attested(built: Project, 
         made.run("attest", "cnn:1.2.3", "--predicate", file, "--type", kind, "--key", "release.pem")
     answer = made.run(*check, "--key", "release.pub", "--facts", "judged.json")
     assert answer["ok"]
-    assert [finding["rule"] for finding in answer["findings"]] == ["conformance"]
-    assert answer["findings"][0]["level"] == "warning"
+    warned = {finding["rule"]: finding["level"] for finding in answer["findings"]}
+    assert warned == {"conformance": "warning", "vulnerabilities": "warning"}
     schema = made.run("schema", "facts", "--json")
     judged = json.loads((made.folder / "judged.json").read_bytes())
     jsonschema.Draft202012Validator(schema).validate(judged)
@@ -78,3 +79,31 @@ def test_rules_are_listed_explained_and_tested(built: Project) -> None:
         "rule: deterministic\ncases:\n  - {name: n, facts: {nondeterministic: []}, finds: [x]}\n"
     )
     assert "0 passed, 1 failed" in built.run("policy", "test", "t.yaml", code=1).stdout
+
+
+def test_a_vulnerable_package_is_found_and_explained_by_a_signer(built: Project, tmp_path: Path) -> None:
+    made = copy_of(built, tmp_path)
+    made.extra["PACKAGER_ADVISORIES"] = str(tmp_path / "advisories")
+    made.run("vulndb", "show", code=2)
+    today = datetime.datetime.now(datetime.UTC)
+    affected = {"package": {"ecosystem": "PyPI", "name": "onnxruntime"},
+                "ranges": [{"type": "ECOSYSTEM", "events": [{"introduced": "0"}]}]}  # fmt: skip
+    advisory = {"id": "TEST-1", "modified": f"{today:%Y-%m-%dT%H:%M:%SZ}", "affected": [affected]}
+    (made.folder / "one.json").write_text(json.dumps(advisory))
+    assert made.run("vulndb", "import", "one.json", "--json")["advisories"] == 1
+    (hit,) = made.run("vulndb", "check", "cnn:1.2.3", "-o", "vulnerabilities.json", "--json")["found"]
+    assert hit["id"] == "TEST-1"
+    (made.folder / "p.yaml").write_text("rules: [vulnerabilities]\n")
+    check = ("policy", "check", "cnn:1.2.3", "--profile", "p.yaml", "--json", "--key", "release.pub")
+    (finding,) = made.run(*check, code=1)["findings"]
+    assert finding["subject"] == f"onnxruntime=={hit['version']}/TEST-1"
+    product = {"@id": f"pkg:pypi/onnxruntime@{hit['version']}"}
+    claim = {"vulnerability": {"name": "TEST-1"}, "products": [product], "status": "not_affected",
+             "justification": "component_not_present"}  # fmt: skip
+    (made.folder / "vex.json").write_text(json.dumps({"statements": [claim]}))
+    vex = ("attest", "cnn:1.2.3", "--predicate", "vex.json", "--type", "https://openvex.dev/ns/v0.2.0")
+    made.run("keygen", "stranger")
+    made.run(*vex, "--key", "stranger.pem")
+    assert not made.run(*check, code=1)["ok"]
+    made.run(*vex, "--key", "release.pem")
+    assert made.run(*check)["ok"]

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What somebody says about a vulnerability in this bundle: OpenVEX and CycloneDX VEX, read to one small form.
+
+A claim that something does not matter must say why; a claim that it does outweighs all others. Sources: OpenVEX 0.2.0,
+CycloneDX 1.6 (`vulnerabilities[].analysis`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from packager.canonical import JSON
+
+OPENVEX = "https://openvex.dev/ns/v0.2.0"
+CYCLONEDX = ("https://cyclonedx.org/vex", "https://cyclonedx.org/bom")
+_HARMLESS = {"not_affected", "fixed", "false_positive", "resolved", "resolved_with_pedigree"}
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What is said about a vulnerability, by its identifiers, in some packages (package URLs), and why."""
+
+    ids: frozenset[str]
+    products: frozenset[str]
+    status: str
+    reason: str
+
+    @property
+    def harmless(self) -> bool:
+        return self.status in _HARMLESS and bool(self.reason)
+
+    def covers(self, ids: frozenset[str], purl: str) -> bool:
+        return bool(self.ids & ids) and purl in self.products
+
+
+def claims(predicate_type: str, predicate: JSON) -> Iterator[Claim]:
+    """Yield the claims of a statement; what is malformed claims nothing."""
+    try:
+        if predicate_type == OPENVEX:
+            yield from _openvex(predicate)
+        elif predicate_type in CYCLONEDX:
+            yield from _cyclonedx(predicate)
+    except (KeyError, TypeError, AttributeError):
+        return
+
+
+def _openvex(document: Mapping[str, JSON]) -> Iterator[Claim]:
+    for row in document["statements"]:
+        vulnerability = row["vulnerability"]
+        ids = {vulnerability["name"], *vulnerability.get("aliases", [])}
+        products = {name for item in row["products"] for part in [item, *item.get("subcomponents", [])]
+                    for name in [part.get("@id"), part.get("identifiers", {}).get("purl")] if name}  # fmt: skip
+        reason = row.get("justification") or row.get("impact_statement") or ""
+        yield Claim(frozenset(ids), frozenset(products), str(row["status"]), str(reason))
+
+
+def _cyclonedx(document: Mapping[str, JSON]) -> Iterator[Claim]:
+    for row in document.get("vulnerabilities", []):
+        analysis = row.get("analysis", {})
+        ids = {row["id"], *(item["id"] for item in row.get("references", []))}
+        reason = analysis.get("justification") or analysis.get("detail") or ""
+        products = frozenset(item["ref"] for item in row["affects"])
+        yield Claim(frozenset(ids), products, str(analysis.get("state")), str(reason))
