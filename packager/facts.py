@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
-from packager import advisories, canonical, completeness, contract, factschema, graphcheck, secretscan, vex
+from packager import advisories, canonical, completeness, contract, graphcheck, secretscan, vex
 from packager.bundle import CONTRACT, MAX_RECORD, SBOM, Bundle
 from packager.canonical import JSON
-from packager.errors import NegativeAnswer, PackagerError, StepError, UsageError
+from packager.errors import NegativeAnswer, PackagerError, StepError
 from packager.evidence import Evidence
 from packager.formats import cyclonedx
 from packager.types import Blob, Tree
@@ -40,6 +40,7 @@ _OBJECTIVES = {
 }  # fmt: skip
 """Names of objectives in a contract, and of what the conformance suite measures for them."""
 _STRANGE = (KeyError, TypeError, AttributeError, ValueError, IndexError)
+_HASH = re.compile(r"--hash=sha256:[0-9a-f]{64}(?:\s|$)")
 _PICKLE = re.compile(rb"\x80[\x02\x03][}\]c(XKMq]|\x80[\x04\x05]\x95")
 _LOOKS = ((b"PK\x03\x04", "zip"), (b"\x7fELF", "elf"), (b"MZ\x90", "exe"), (b"#!", "script"), (b"\x1f\x8b", "gzip"))
 
@@ -185,7 +186,7 @@ def _locks(content: Content) -> JSON:
         if match := re.fullmatch(r"deps/([^/]+)/(requirements[^/]*\.txt)", path):
             text = content.read(path).decode().replace("\\\n", " ")
             lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
-            loose = [line.strip()[:120] for line in lines if not re.search(r"==\S+.*--hash=sha256:[0-9a-f]{64}", line)]
+            loose = [line.strip()[:120] for line in lines if "==" not in line or not _HASH.search(line)]
             found.setdefault(match[1], {})[match[2]] = {"pins": len(lines), "unhashed": loose}
     return found
 
@@ -376,16 +377,3 @@ def _kept(value: JSON) -> dict[str, JSON]:
 def statement(facts: Mapping[str, JSON]) -> JSON:
     """Return what of a build's facts must be attested, because nobody can see it in the bundle."""
     return {"format": FORMAT, **_kept(dict(facts))}
-
-
-def read(data: bytes, label: str) -> dict[str, JSON]:
-    """Read a document of facts, strictly. Raises UsageError."""
-    try:
-        value = canonical.load(data, limit=MAX_RECORD)
-    except ValueError as error:
-        raise UsageError(f"`{label}` is not acceptable JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise UsageError(f"`{label}` holds no facts: expected an object", hint="see `packager schema facts`")
-    for problem in factschema.problems(value).values():
-        raise UsageError(f"`{label}`: {problem}", hint="see `packager schema facts`")
-    return value

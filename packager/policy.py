@@ -9,6 +9,7 @@ asked yet: the verdict lists them as `deferred`, and `packager policy check` ask
 from __future__ import annotations
 
 import datetime
+import functools
 import importlib.resources
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
@@ -73,17 +74,23 @@ class Profile:
 
 def needs(rule: str) -> tuple[str, ...]:
     """Return the sections of facts that a rule reads."""
-    return tuple(getattr(plugins.load("policies", rule), "FACTS", ()))
+    return tuple(getattr(_module(rule), "FACTS", ()))
 
 
 def defaults(rule: str) -> Mapping[str, JSON]:
     """Return the parameters of a rule with their defaults."""
-    return dict(getattr(plugins.load("policies", rule), "DEFAULTS", {}))
+    return dict(getattr(_module(rule), "DEFAULTS", {}))
 
 
+@functools.cache
+def _module(rule: str) -> ModuleType:
+    return plugins.load("policies", rule)
+
+
+@functools.cache
 def _code(rule: str) -> list[str]:
     """Return the digests of a rule's source and of what it shares with other rules."""
-    module = plugins.load("policies", rule)
+    module = _module(rule)
     shared = [item for item in vars(module).values() if inspect.ismodule(item) and "policies._" in item.__name__]
     return [canonical.sha256(inspect.getsource(item).encode()) for item in (module, *shared)]
 
@@ -182,7 +189,7 @@ def judge(chosen: Profile, facts: Mapping[str, JSON], today: datetime.date | Non
     `today` (UTC) decides which waivers still hold and which rules hold already; without it no waiver and every rule
     does. Sections of `facts` that the schema refuses count as missing.
     """
-    wrong = factschema.problems(facts)
+    wrong = factschema.problems({name: section for name, section in facts.items() if name in chosen.facts})
     sound = {name: section for name, section in facts.items() if name not in wrong}
     deferred = tuple(rule for rule in chosen.rules if facts.get("stage") == "build" and LATER & {*needs(rule)})
     findings: list[Finding] = []
@@ -199,7 +206,7 @@ def day(facts: Mapping[str, JSON]) -> datetime.date | None:
 
 
 def _ask(rule: str, terms: Terms, facts: Mapping[str, JSON], wrong: Mapping[str, str]) -> Iterator[Finding]:
-    module: ModuleType = plugins.load("policies", rule)
+    module = _module(rule)
     missing = [section for section in needs(rule) if section not in facts]
     for section in missing:
         reason = f" ({wrong[section]})" if section in wrong else ""
@@ -225,6 +232,7 @@ def _graded(
     for finding in findings:
         level = max(terms.level, finding.level, key=_LEVELS.index)
         if early and level == "error":
-            yield replace(finding, level="warning", message=f"{finding.message} (an error from {starts} on)")
+            message = f"{finding.message} (an error from {starts} on)"
+            yield replace(finding, rule=rule, level="warning", message=message)
         else:
-            yield replace(finding, level=level)
+            yield replace(finding, rule=rule, level=level)

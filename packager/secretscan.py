@@ -16,6 +16,7 @@ from pathlib import PurePosixPath
 from packager.canonical import JSON
 
 MAX_READ = 64 << 20  # bytes of one file
+MAX_FOUND = 100  # of one kind in one file; more would only cost time
 _NOT_TEXT = frozenset({".bin", ".safetensors", ".engine", ".whl"})  # numbers, native code, and hash-locked packages
 
 _KINDS: tuple[tuple[str, bytes, bytes], ...] = (
@@ -62,11 +63,11 @@ def is_read(path: str, size: int) -> bool:
 def scan(data: bytes) -> Iterator[Secret]:
     """Yield what looks like a credential in the bytes of a file."""
     for kind, prefix, pattern in _COMPILED:
-        place, past = data.find(prefix), 0
-        while place >= 0:
+        place, past, found = data.find(prefix), 0, 0
+        while place >= 0 and found < MAX_FOUND:
             start = max(past, place - _BEFORE)
             match = pattern.search(data, start, place + _AFTER)
             if match:
                 yield Secret(kind, data.count(b"\n", 0, match.start()) + 1)
-                past = match.end()
+                past, found = match.end(), found + 1
             place = data.find(prefix, max(past, place + len(prefix)))

@@ -140,6 +140,8 @@ LIGHT_VERBS = (
     "doctor --help",
     "runtimes list",
     "sbom --help",
+    "policy --help",
+    "vulndb --help",
 )
 
 

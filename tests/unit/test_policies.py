@@ -164,6 +164,14 @@ def test_licence_expressions(expression: str, ok: bool) -> None:
     assert _licences.accepts(expression, (), ("GPL-*",)) == ok
 
 
+@pytest.mark.parametrize("rule", ["model-licence", "code-licences"])
+def test_what_states_no_licence_is_never_acceptable(rule: str) -> None:
+    model = {"licence": None, "description": None, "authors": [], "datasets": []}
+    components = [{"name": "x", "version": "1", "licence": None, "words": "BSD License"}]
+    asked = Profile("p", (rule,), terms={rule: Terms({"allow": ["*"], "deny": []})})
+    assert not policy.judge(asked, {"model": model, "components": components}).ok
+
+
 # Put together here, so that no file of this repository holds anything that looks like a credential.
 SAMPLES = {
     "private key": "-----BEGIN EC PRIVATE" + " KEY-----\nMHcCAQEEIBh7Zc9kPp0x2dfg",
