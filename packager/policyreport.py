@@ -112,7 +112,8 @@ def junit(verdict: Verdict, subject: str) -> str:
     suites = ElementTree.Element("testsuites", {key: attributes[key] for key in ("tests", "failures", "errors")})
     suites.append(suite)
     ElementTree.indent(suites)
-    return ElementTree.tostring(suites, encoding="unicode", xml_declaration=True)
+    data: bytes = ElementTree.tostring(suites, encoding="utf-8", xml_declaration=True)
+    return data.decode()
 
 
 def _junit_case(

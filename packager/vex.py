@@ -34,15 +34,16 @@ class Claim:
         return bool(self.ids & ids) and purl in self.products
 
 
-def claims(predicate_type: str, predicate: JSON) -> Iterator[Claim]:
-    """Yield the claims of a statement; what is malformed claims nothing."""
+def claims(predicate_type: str, predicate: JSON) -> tuple[Claim, ...]:
+    """Return the claims of a statement; one that is malformed anywhere claims nothing."""
     try:
         if predicate_type == OPENVEX:
-            yield from _openvex(predicate)
-        elif predicate_type in CYCLONEDX:
-            yield from _cyclonedx(predicate)
+            return tuple(_openvex(predicate))
+        if predicate_type in CYCLONEDX:
+            return tuple(_cyclonedx(predicate))
     except (KeyError, TypeError, AttributeError):
-        return
+        return ()
+    return ()
 
 
 def _openvex(document: Mapping[str, JSON]) -> Iterator[Claim]:

@@ -161,6 +161,8 @@ def test_vex_of_somebody_trusted_counts_where_it_says_why(
 def test_who_says_that_it_matters_outweighs_who_says_that_it_does_not(folder: Path, tmp_path: Path) -> None:
     affected = json.loads(json.dumps(OPENVEX).replace("not_affected", "affected"))
     assert judged(folder, tmp_path, said(vex.OPENVEX, OPENVEX), said(vex.OPENVEX, affected)) == PLANTED
+    broken = {"statements": [*OPENVEX["statements"], 7]}
+    assert judged(folder, tmp_path, said(vex.OPENVEX, broken)) == PLANTED
     assert judged(folder, tmp_path, said(vex.OPENVEX, {"statements": [7]}), said("urn:other", OPENVEX)) == PLANTED
 
 
