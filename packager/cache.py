@@ -137,6 +137,7 @@ def bundle_digests(store: Store) -> set[str]:
 def _bundle(store: Store, name: str, version: str) -> Iterator[str]:
     entry = store.entry(name, version)
     yield from _named_by(store, entry.manifest)
+    yield from entry.drafts.values()
     rows: list[oci.Descriptor] = []
     for digest in entry.referrers:
         yield from _named_by(store, digest)

@@ -40,6 +40,7 @@ class Runner:
     def __init__(self, store: Store, limits: Limits, on_event: OnEvent = ignore, jobs: int = 1) -> None:
         self.store, self.limits, self.on_event, self.jobs = store, limits, on_event, jobs
         self.executed = 0
+        self.steps: dict[str, tuple[Action, Result]] = {}  # everything that was asked for, by key
         self._workers: set[subprocess.Popen[bytes]] = set()
 
     def __call__(
@@ -59,17 +60,21 @@ class Runner:
         """
         if known := self.store.recall(action.key):
             self.on_event(Cached(label))
-            return known
+            return self._noted(action, known)
         with self.store.single_flight(action.key):
             if known := self.store.recall(action.key):  # another process was faster
                 self.on_event(Cached(label))
-                return known
+                return self._noted(action, known)
             self.on_event(Started(label))
             started = time.monotonic()
             result = self._perform(action, executes, perform, hashed, place)
             self.executed += 1
             self.on_event(Finished(label, time.monotonic() - started))
-            return self.store.remember(action.key, action.to_json(), result)
+            return self._noted(action, self.store.remember(action.key, action.to_json(), result))
+
+    def _noted(self, action: Action, result: Result) -> Result:
+        self.steps[action.key] = action, result
+        return result
 
     def _perform(
         self,

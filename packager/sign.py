@@ -18,6 +18,7 @@ from packager.formats.intoto import (
     bundle_statement,
     model_signing_statement,
 )
+from packager.media import StoredBundle
 from packager.signers import Signer
 
 _URI = re.compile(r"[a-z][a-z0-9+.-]*:[\x21-\x7e]{1,1000}")
@@ -25,17 +26,29 @@ MAX_PREDICATE = dsse.MAX_BUNDLE // 2  # bytes; base64 and a certificate chain co
 
 
 def sign(bundle: Bundle, signer: Signer) -> Bundle:
-    """Return `bundle` with two signed statements attached.
+    """Return `bundle` with signed statements attached: two, and what its build left to be signed.
 
     One binds name, version, files and manifest digest and is what `verify` asks for; the other is an OpenSSF Model
-    Signing statement over the same files, so that `model_signing verify` accepts the unpacked bundle.
+    Signing statement over the same files, so that `model_signing verify` accepts the unpacked bundle. In the store
+    where it was built, a bundle also has provenance, its SBOM and reference outputs (`drafts`).
     """
     for statement in (
         bundle_statement(bundle.name, bundle.version, bundle.digest, bundle.tree),
         model_signing_statement(bundle.name, bundle.version, bundle.tree),
     ):
         bundle = _attach(bundle, statement, signer)
+    for kind, predicate in drafts(bundle).items():
+        bundle = attest(bundle, kind, predicate, signer)
     return bundle
+
+
+def drafts(bundle: Bundle) -> dict[str, JSON]:
+    """Return the predicates that the build of `bundle` left to be signed, by type; none if it was built elsewhere."""
+    medium = bundle.medium
+    if not isinstance(medium, StoredBundle):
+        return {}
+    left = sorted(medium.entry.drafts.items())
+    return {kind: canonical.load(medium.store.get(digest), limit=MAX_PREDICATE) for kind, digest in left}
 
 
 def attest(bundle: Bundle, predicate_type: str, predicate: JSON, signer: Signer) -> Bundle:

@@ -4,7 +4,7 @@
     <root>/v1/
       blobs/sha256/<hex>        read-only, named by content
       actions/<hex>             first writer wins, so one key never has two results
-      bundles/<name>/<version>  {"manifest": digest, "referrers": [digest, …]}
+      bundles/<name>/<version>  {"manifest": digest, "referrers": [digest, …], "drafts": {predicate type: digest}}
       partial/<hex>             the beginning of a blob that is being received; the next attempt goes on from there
       tmp/<x>/ and tmp/<x>.lock scratch of a living process; swept once its lock is free
       locks/<hex>               single flight per action, also between processes
@@ -28,7 +28,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -59,13 +59,15 @@ MAX_BLOB = 1 << 62
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A bundle in the store: its manifest and what refers to it, by digest."""
+    """A bundle in the store: its manifest, what refers to it, and the predicates left to be signed, by type."""
 
     manifest: str
     referrers: tuple[str, ...] = ()
+    drafts: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> JSON:
-        return {"manifest": self.manifest, "referrers": list(self.referrers)}
+        drafts = {"drafts": dict(self.drafts)} if self.drafts else {}
+        return {"manifest": self.manifest, "referrers": list(self.referrers), **drafts}
 
 
 class Store:
@@ -288,7 +290,7 @@ class Store:
                 f"the local store has no bundle `{name}:{version}`",
                 hint=did_you_mean(f"{name}:{version}", known) if known else "build one with `packager build`",
             ) from None
-        return Entry(record["manifest"], tuple(record["referrers"]))
+        return Entry(record["manifest"], tuple(record["referrers"]), record.get("drafts", {}))
 
     def bundles(self) -> Sequence[tuple[str, str]]:
         """List (name, version) of every bundle, sorted."""
@@ -305,7 +307,14 @@ class Store:
         """Add referrers to a bundle; two writers at once both succeed."""
         with self.single_flight(f"bundle-{name}-{version}"):
             old = self.entry(name, version)
-            entry = Entry(old.manifest, tuple(sorted({*old.referrers, *digests})))
+            entry = replace(old, referrers=tuple(sorted({*old.referrers, *digests})))
+            self.name_bundle(name, version, entry)
+        return entry
+
+    def draft(self, name: str, version: str, drafts: Mapping[str, str]) -> Entry:
+        """Leave predicates of a bundle to be signed, instead of those that were left before."""
+        with self.single_flight(f"bundle-{name}-{version}"):
+            entry = replace(self.entry(name, version), drafts=drafts)
             self.name_bundle(name, version, entry)
         return entry
 

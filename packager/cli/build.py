@@ -35,14 +35,19 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--facts", type=Path, metavar="FILE",
                         help="write what was measured, for `packager attest --type urn:packager:facts:v1`")  # fmt: skip
     parser.add_argument("--sign", metavar="SIGNER", help="sign the result, for example key:release.pem")
+    parser.add_argument("--builder", metavar="URI",
+                        help="who builds, for the provenance (default: $PACKAGER_BUILDER, else the CI workflow, else "
+                             "urn:packager:builder:local)")  # fmt: skip
     options.secrets(parser)
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
-    from packager import build, canonical, facts, transport
+    from packager import build, canonical, facts, provenance, transport
+    from packager.cli._builder import Clock
     from packager.cli._project import Project
     from packager.files import write_atomically
 
+    clock = Clock.start(args.builder)
     with console:
         project = Project.open(args, console).vendoring(args.vendor)
         lock = project.current_lock(locked=args.locked)
@@ -51,7 +56,9 @@ def main(args: argparse.Namespace, console: Console) -> int:
             write_atomically(args.facts, canonical.dump(facts.statement(built.facts)))
         if built.bundle is None:
             return _refused(built, console)
-        bundle = _signed(built.bundle, args) if args.sign else built.bundle
+        base, run = project.here.base, clock.stop()
+        bundle = provenance.keep(project.recipe, lock, built, built.bundle, project.runner, base, run)
+        bundle = _signed(bundle, args) if args.sign else bundle
         if args.output:
             transport.save(bundle, args.output, console)
     _say(built, console)

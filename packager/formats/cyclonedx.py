@@ -22,6 +22,7 @@ from packager.canonical import JSON
 from packager.formats.locked import About, Dependencies, Wheel
 from packager.types import Blob
 
+PREDICATE = "https://cyclonedx.org/bom"  # of a statement that repeats the SBOM
 DEFAULT_VERSION = "1.6"
 VERSIONS = ("1.6", "1.7")
 _NAMESPACE = uuid.UUID("0e8b7f9c-6f0e-5d1b-9a55-2f6c3a1d7e44")  # ours, fixed for ever: serial numbers depend on it

@@ -8,6 +8,7 @@ used as an identity: its resource list is compared with the manifest's files ins
 
 from __future__ import annotations
 
+import base64
 import hashlib
 from dataclasses import dataclass
 
@@ -82,3 +83,22 @@ def model_signing_statement(name: str, version: str, tree: Tree) -> Statement:
         "resources": [{"name": path, "algorithm": "sha256", "digest": digest} for path, digest in rows],
     }
     return Statement(MODEL_SIGNING_PREDICATE, f"{name}-{version}", root, predicate)
+
+
+def resource(name: str, digest: str | None = None, *, uri: str | None = None, kind: str | None = None,
+             **annotations: JSON) -> dict[str, JSON]:  # fmt: skip
+    """Return a resource descriptor (resource_descriptor.md); `digest` is `sha256:…`, `kind` a media type."""
+    value = {
+        "name": name,
+        "uri": uri,
+        "digest": digest and {"sha256": digest.removeprefix("sha256:")},
+        "mediaType": kind,
+        "annotations": annotations or None,
+    }
+    return {key: member for key, member in value.items() if member is not None}
+
+
+def embedded(name: str, data: bytes, kind: str = "application/json") -> dict[str, JSON]:
+    """Return a resource descriptor that carries the resource."""
+    content = base64.b64encode(data).decode()
+    return {**resource(name, canonical.sha256(data), kind=kind), "content": content}
