@@ -27,6 +27,7 @@ from packager.store import Entry, Store
 from packager.types import Action, Blob, Result, Tree, Verdict
 
 GRAPH = "model/model.onnx"  # where the export step leaves the canonical graph
+_SMALLEST = "dev"  # the profile that is asked where no verdict counts
 OUTPUTS = ("outputs.safetensors", "outputs.json")  # what the measure step leaves beside the reference inputs
 
 
@@ -85,9 +86,15 @@ class Place:
     environment: Callable[[], Path] | None
 
 
-def build(recipe: Recipe, lock: Lock, runner: Runner, here: resolve.Surroundings, memo: Memo) -> Built:
-    """Turn a recipe and its lock into an unsigned bundle in the local store."""
-    profile = policy.profile(recipe.policy, here.base)
+def build(
+    recipe: Recipe, lock: Lock, runner: Runner, here: resolve.Surroundings, memo: Memo, *, judged: bool = True
+) -> Built:  # fmt: skip
+    """Turn a recipe and its lock into an unsigned bundle in the local store.
+
+    Not `judged`, it is assembled whatever the verdict: who repeats a release asks what its bytes are, not whether it
+    may be released today.
+    """
+    profile = policy.profile(recipe.policy if judged else _SMALLEST, here.base)
     _check_files(recipe, here.base)
     source = resolve.fetch_locked(lock, runner, here.settings(recipe, memo))
     runner.on_event(Note(resolve.explain(recipe, lock.level)))
@@ -110,7 +117,8 @@ def build(recipe: Recipe, lock: Lock, runner: Runner, here: resolve.Surroundings
     content = facts.Content(recipe.name, recipe.version, tree, lambda path, blob: runner.store.open(blob.digest))
     found = facts.of_build(content, _measured(recipe, graph, artefacts), profile.facts, here.today)
     verdict = policy.judge(profile, found, here.today)
-    return Built(verdict, found, _keep(recipe, tree, runner.store) if verdict.ok else None, outputs)
+    kept = _keep(recipe, tree, runner.store) if verdict.ok or not judged else None
+    return Built(verdict, found, kept, outputs)
 
 
 def _check_files(recipe: Recipe, base: Path) -> None:

@@ -185,6 +185,16 @@ def satisfy(evidence: Sequence[Evidence], trust: Trust, now: datetime | None) ->
     return ", ".join(requirement.predicate_type for requirement in trust.required)
 
 
+def stated(evidence: Iterable[Evidence], trust: Trust, predicate_type: str) -> tuple[Evidence, ...]:
+    """Return the statements of one kind that count: where the trust says who may make them, only theirs."""
+    entitled = [item.signers for item in trust.required if item.predicate_type == predicate_type and item.signers]
+    return tuple(
+        item
+        for item in evidence
+        if item.statement.predicate_type == predicate_type and all(item.attested.signer in who for who in entitled)
+    )
+
+
 def _says(predicate: object, requirement: Requirement) -> bool:
     told = predicate if isinstance(predicate, dict) else {}
     return all(name in told and told[name] == value for name, value in requirement.predicate.items())

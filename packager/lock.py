@@ -96,12 +96,20 @@ def load(path: Path) -> Lock | None:
         return None
     try:
         value = canonical.load(data, limit=MAX_LOCK)
+    except ValueError as error:
+        raise LockError(f"`{path}` is no lock: {error}", hint="make it anew with `packager lock`") from None
+    return of_json(value, str(path))
+
+
+def of_json(value: JSON, label: str) -> Lock:
+    """Return the lock that `to_json` wrote. Raises LockError, which calls it `label`."""
+    try:
         if value["format"] != FORMAT or set(value) != _FIELDS:
             raise ValueError(f"expected format {FORMAT}")
         return _parse(value)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise LockError(
-            f"`{path}` is not a lock of this format: {error}", hint="make it anew with `packager lock`"
+            f"`{label}` is not a lock of this format: {error}", hint="make it anew with `packager lock`"
         ) from None
 
 

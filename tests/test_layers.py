@@ -26,9 +26,9 @@ LAYERS = (
     },
     {"environments", "run", "sandbox", "worker"},
     {
-        "build", "cache", "compat", "compatpage", "completeness", "conform", "delta", "diff", "evidence",
-        "facts", "host", "install", "policy", "policydocs", "policyreport", "policytest", "probing",
-        "profiles", "resolve", "sign", "toolchains", "transport", "trustchannel", "trustedit",
+        "build", "cache", "compare", "compat", "compatpage", "completeness", "conform", "delta", "diff", "evidence",
+        "facts", "host", "install", "policy", "policydocs", "policyreport", "policytest", "probing", "profiles",
+        "promote", "provenance", "rebuild", "resolve", "sign", "toolchains", "transport", "trustchannel", "trustedit",
         "vendor", "verify", "wheels",
     },
     {"cli", "__main__"},
