@@ -126,6 +126,8 @@ LIGHT_VERBS = (
     "unpack --help",
     "sign --help",
     "attest --help",
+    "promote --help",
+    "rebuild --help",
     "trust --help",
     "build --help",
     "push --help",

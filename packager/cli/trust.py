@@ -16,6 +16,7 @@ Each of init, add, remove, revoke and sign writes FILE and signs it with --root-
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,7 @@ EXAMPLES = """  packager trust init acme.trust --name acme --root-key root.pem
   packager trust add acme.trust --signer release --key release.pub --root-key root.pem
   packager trust add acme.trust --signer corp --ca corp-root.pem --identity release@corp.example --root-key root.pem
   packager trust add acme.trust --require https://slsa.dev/provenance/v1 --by release --max-age 90 --root-key root.pem
+  packager trust add acme.trust --require-stage production --by gate --max-age 30 --root-key root.pem
   packager trust revoke acme.trust --key old.pub --root-key root.pem
   packager trust revoke acme.trust --versions 'digits:<1.4.2' --root-key root.pem
   packager trust update /etc/packager/acme.trust /media/usb/acme.trust
@@ -72,6 +74,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--until", metavar="TIME", help="trusted only until then")
     what.add_argument("--tsa-ca", type=Path, metavar="PEM", help="an authority whose time stamps count")
     what.add_argument("--require", metavar="TYPE", help="predicate type of a statement that must be there")
+    what.add_argument("--require-stage", metavar="STAGE", help="add: what `promote --to STAGE` states, by --by")
     what.add_argument("--by", action="append", default=[], metavar="SIGNER", help="who may make it (default: anyone)")
     what.add_argument("--max-age", type=int, metavar="DAYS", help="how old it may be")
     what.add_argument("--minimum", metavar="NAME:VERSION", help="lowest version of a bundle that is accepted")
@@ -145,14 +148,24 @@ def _add(args: argparse.Namespace, content: Content) -> Content:
     if args.tsa_ca:
         pems = [certificates.pem(certificate) for certificate in certificates.load(args.tsa_ca)]
         content = trustedit.with_members(content, "timestamping", pems)
-    if args.require:
-        entry = {"predicateType": args.require, **({"signers": args.by} if args.by else {})}
-        content = trustedit.with_requirement(
-            content, entry | ({"maximumAgeDays": args.max_age} if args.max_age else {})
-        )
+    for entry in _requirements(args):
+        who = {"signers": args.by} if args.by else {}
+        age = {"maximumAgeDays": args.max_age} if args.max_age else {}
+        content = trustedit.with_requirement(content, entry | who | age)
     if args.minimum:
         content = trustedit.with_entry(content, "minimum", *_pair(args.minimum, "--minimum"))
     return content
+
+
+def _requirements(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    from packager.formats import vsa
+
+    if args.require:
+        yield {"predicateType": args.require}
+    if args.require_stage:
+        if not args.by:
+            raise UsageError("a stage is let in by somebody in particular", hint="name the gate: --by SIGNER")
+        yield {"predicateType": vsa.PREDICATE, "predicate": vsa.passed(args.require_stage)}
 
 
 def _signer_entry(args: argparse.Namespace, content: Content) -> tuple[Content, dict[str, Any]]:

@@ -7,24 +7,30 @@ import base64
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from packager import transport
+from packager.bundle import Bundle, open_bundle
 from packager.errors import (
     BadSignature,
     Malformed,
     MissingStatement,
+    Stale,
     Unsigned,
     UntrustedSigner,
+    UntrustedTime,
     WrongSubject,
 )
-from packager.formats import dsse, intoto
-from packager.trust import Requirement
+from packager.formats import dsse, intoto, vsa
+from packager.signers import Signer
+from packager.trust import Requirement, Trust
 from tests.attacks.registry import fails_with, variants
 from tests.attacks.stage import JSON, Attempt, Stage, material, rewrite_payload
+from tests.tampering import no_store
 
 # stripping and downgrade
 
@@ -96,6 +102,90 @@ def required_statement_says_no(stage: Stage, folder: Path) -> Attempt:
         folder,
         stage.trusting(required=required),
     )
+
+
+# promotion: the production site asks for the summary of its stage, by the gate, at most thirty days old
+
+
+def _production(stage: Stage, **changes: object) -> Trust:
+    age = timedelta(days=30)
+    gate = Requirement(vsa.PREDICATE, frozenset({"corp"}), age, vsa.passed("production"))
+    return stage.trusting(required=(*stage.trusting().required, gate), **changes)
+
+
+def _summary(stage: Stage, bundle: Bundle, to: str = "production", **changes: JSON) -> bytes:
+    said = vsa.predicate(
+        to, "tiny:1.0.0", verifier="https://gate.example", at="2027-01-01T00:00:00Z", policy="release",
+        policy_digest="sha256:" + "0" * 64, inputs=[],
+    )  # fmt: skip
+    return replace(stage.statement(bundle), predicate_type=vsa.PREDICATE, predicate={**said, **changes}).to_bytes()
+
+
+def _promoted(stage: Stage, summary: bytes, signer: Signer | None = None) -> Bundle:
+    """Return the bundle with a summary that the gate signed, as `promote` would attach it."""
+    document = (signer or stage.certificate()).sign(summary).to_bytes()
+    return stage.with_documents(stage.signed(), [document])
+
+
+@fails_with(MissingStatement)
+def promotion_never_happened(stage: Stage, folder: Path) -> Attempt:
+    """The tag says production, the bundle is soundly signed, and no gate ever saw it."""
+    return stage.attempt(stage.signed(), folder, _production(stage))
+
+
+@fails_with(WrongSubject)
+def promotion_of_another_bundle(stage: Stage, folder: Path) -> Attempt:
+    """The summary of a bundle that did pass, beside one that did not, under the same name and version."""
+    return stage.attempt(_promoted(stage, _summary(stage, stage.other)), folder, _production(stage))
+
+
+@fails_with(WrongSubject)
+def promotion_moved_by_the_index(stage: Stage, folder: Path) -> Attempt:
+    """Re-tagging: the index of a promoted bundle is bent to name another manifest, the summaries stay attached."""
+    promoted = _promoted(stage, _summary(stage, stage.bundle))
+    moved = replace(stage.signed(bundle=stage.other), pending={**promoted.pending})
+    moved = replace(moved, referrers=promoted.referrers, medium=moved.medium)
+    return Attempt(lambda: _reopened(moved, folder), _production(stage), stage.now)
+
+
+def _reopened(bundle: Bundle, folder: Path) -> Bundle:
+    transport.save(bundle, folder / "layout")
+    return open_bundle(str(folder / "layout"), no_store)
+
+
+@fails_with(MissingStatement)
+def promotion_that_failed(stage: Stage, folder: Path) -> Attempt:
+    """The gate itself said FAILED."""
+    failed = _summary(stage, stage.bundle, verificationResult="FAILED")
+    return stage.attempt(_promoted(stage, failed), folder, _production(stage))
+
+
+@fails_with(MissingStatement)
+def promotion_to_another_stage(stage: Stage, folder: Path) -> Attempt:
+    """What may enter staging may not for that enter production."""
+    return stage.attempt(_promoted(stage, _summary(stage, stage.bundle, "staging")), folder, _production(stage))
+
+
+@fails_with(MissingStatement)
+def promotion_by_the_wrong_identity(stage: Stage, folder: Path) -> Attempt:
+    """Whoever may release is trusted too, and is no gate: nobody promotes their own work."""
+    return stage.attempt(_promoted(stage, _summary(stage, stage.bundle), stage.key), folder, _production(stage))
+
+
+@fails_with(Stale)
+def promotion_too_old(stage: Stage, folder: Path) -> Attempt:
+    """The summary is sound, and older than the site allows."""
+    believed = _production(stage, expires=stage.now + timedelta(days=99))
+    attempt = stage.attempt(_promoted(stage, _summary(stage, stage.bundle)), folder, believed)
+    return replace(attempt, now=stage.now + timedelta(days=31))
+
+
+@fails_with(UntrustedTime)
+def promotion_without_a_time(stage: Stage, folder: Path) -> Attempt:
+    """A gate with a plain key cannot prove when it decided, whatever it writes into the summary."""
+    keyed = replace(_production(stage).required[-1], signers=frozenset({"release"}))
+    believed = stage.trusting(required=(*stage.trusting().required, keyed))
+    return stage.attempt(_promoted(stage, _summary(stage, stage.bundle), stage.key), folder, believed)
 
 
 def _bent(change: Callable[[JSON], object]) -> Callable[[Stage, Path], Attempt]:
