@@ -21,13 +21,13 @@ from packager.bundle import CONTRACT, MAX_RECORD, SBOM, Bundle
 from packager.canonical import JSON
 from packager.errors import NegativeAnswer, PackagerError, StepError
 from packager.evidence import Evidence
-from packager.formats import cyclonedx
+from packager.formats import cyclonedx, slsa
 from packager.types import Blob, Tree
 
 FORMAT = 1
 MEASUREMENTS = "urn:packager:facts:v1"
 """Predicate type of the facts of a build, as `packager build --facts` writes them."""
-PROVENANCE = "https://slsa.dev/provenance/v1"
+PROVENANCE = slsa.PREDICATE
 TEST_RESULT = "https://in-toto.io/attestation/test-result/v0.1"
 CONFORMANCE = "urn:packager:conformance:v1"
 MEASURED = ("nondeterministic", "targets")
@@ -361,6 +361,7 @@ def _excuse(hit: advisories.Hit, told: Sequence[tuple[str, vex.Claim]]) -> JSON:
 def _measured(evidence: Sequence[Evidence]) -> dict[str, JSON]:
     """Return what trusted signers say that the build measured. Two that differ are no fact but a contradiction."""
     found = [item.statement.predicate for item in evidence if item.statement.predicate_type == MEASUREMENTS]
+    found += [said for item in evidence if (said := _embedded(item)) is not None]
     distinct = {canonical.dump(_kept(value)): _kept(value) for value in found}
     if len(distinct) > 1:
         raise NegativeAnswer(
@@ -368,6 +369,16 @@ def _measured(evidence: Sequence[Evidence]) -> dict[str, JSON]:
             hint="`packager inspect` lists the statements; revoke the key that made the wrong one",
         )
     return next(iter(distinct.values()), {})
+
+
+def _embedded(item: Evidence) -> JSON:
+    """Return the measurements that provenance carries along, None if this is no provenance or has none."""
+    if item.statement.predicate_type != PROVENANCE:
+        return None
+    try:
+        return slsa.parse(item.statement.predicate).facts
+    except ValueError:
+        return None  # by another builder than ours: it says how, not what was measured
 
 
 def _kept(value: JSON) -> dict[str, JSON]:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from packager import canonical, sandbox
+from packager import canonical, facts, sandbox
 from packager.build import Built
 from packager.bundle import SBOM, Bundle
 from packager.canonical import JSON
@@ -135,7 +135,7 @@ def _wheels(lock: Lock) -> Iterator[JSON]:
 
 
 def _measured(built: Built) -> Iterator[JSON]:
-    yield embedded(slsa.FACTS, canonical.dump(built.facts))
+    yield embedded(slsa.FACTS, canonical.dump(facts.statement(built.facts)))
     yield embedded("verdict.json", canonical.dump(built.verdict.to_json()))
     confined = "bubblewrap" if sandbox.bubblewrap() else "no network"
     yield embedded("confinement.json", canonical.dump({"worker": confined}))

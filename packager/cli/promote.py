@@ -56,7 +56,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
         seen = judge.verify(bundle, console)
         if seen.failure is not None:
             raise seen.failure
-        verdict = promote.judge(gate, seen.evidence, judge.trust, now.date())
+        verdict = promote.judge(gate, bundle, seen.evidence, judge.trust, now.date())
         if verdict.ok:
             bundle = promote.state(bundle, gate, seen.evidence, signer)
             transport.update_referrers(bundle, console)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from packager import canonical
 from packager.canonical import JSON
 from packager.errors import UsageError
 
@@ -54,8 +53,3 @@ def predicate(
 
 def _digest(digest: str) -> dict[str, str]:
     return {"sha256": digest.removeprefix("sha256:")}
-
-
-def policy_digest(rules: Iterable[str], waivers: Iterable[JSON]) -> str:
-    """Return the identity of what was asked: rules in their order, and what was excused."""
-    return canonical.sha256(canonical.dump({"rules": list(rules), "waivers": list(waivers)}))
