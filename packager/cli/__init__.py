@@ -21,7 +21,7 @@ from packager import __version__
 from packager.errors import PackagerError, StorageError, UsageError, did_you_mean
 
 INTERRUPTED = 130  # what shells report for Ctrl-C
-_HELPERS = {"render", "options"}
+_HELPERS = {"console", "options"}
 _EXIT_CODES = (
     "exit codes: 0 ok, 1 the answer is no (policy, parity, verification), 2 usage, recipe or lock, "
     "3 source or network, 4 a step failed, 5 integrity, 70 a bug, 130 interrupted"
@@ -35,7 +35,7 @@ def entry() -> None:
 
 def main(argv: Sequence[str]) -> int:
     """Run one command and return its exit code; this is the only place that handles our errors."""
-    from packager.cli.render import Console
+    from packager.cli.console import Console
 
     signal.signal(signal.SIGTERM, _interrupt)
     console = Console(json="--json" in argv, quiet="--quiet" in argv)

@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 
 from packager.cli import options
-from packager.cli.render import Console, size
+from packager.cli.console import Console, size
 
 HELP = "make a bundle from a delta"
 EXAMPLES = """  packager apply digits-1.4.1.bundle-delta.tar digits-1.4.0.bundle.tar -o digits-1.4.1.bundle.tar

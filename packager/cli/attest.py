@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 
 from packager.cli import _signer, options
-from packager.cli.render import Console
+from packager.cli.console import Console
 
 HELP = "attach a signed statement of any kind to a bundle"
 EXAMPLES = """  packager attest digits:1.4.0 --key release.pem --predicate results.json \\

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import argparse
 
-from packager.cli.render import Console
+from packager.cli.console import Console
 
 HELP = "print a shell completion script"
 EXAMPLES = """  eval "$(packager completion bash)"

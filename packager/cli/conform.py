@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from packager.cli import options
-from packager.cli.render import Console
+from packager.cli.console import Console
 
 if TYPE_CHECKING:
     from packager.bundle import Bundle

@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 
 from packager.cli import options
-from packager.cli.render import Console, size
+from packager.cli.console import Console, size
 
 HELP = "write the difference between two bundles"
 EXAMPLES = """  packager delta digits:1.4.0 digits:1.4.1 -o digits-1.4.1.bundle-delta.tar"""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 
 from packager.cli import options
-from packager.cli.render import Console
+from packager.cli.console import Console
 
 HELP = "compare two bundles and judge the version step"
 EXAMPLES = """  packager diff digits:1.3.0 digits:1.4.0

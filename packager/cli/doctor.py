@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 
 from packager.cli import options
-from packager.cli.render import Console
+from packager.cli.console import Console
 
 HELP = "describe this host and what it can run"
 EXAMPLES = """  packager doctor

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 
 from packager.cli import options
-from packager.cli.render import Console, size
+from packager.cli.console import Console, size
 
 HELP = "copy a bundle into the local store"
 EXAMPLES = """  packager import digits-1.4.0.bundle.tar

@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from packager.cli.render import Console
+from packager.cli.console import Console
 
 HELP = "write a commented bundle.yaml from a source"
 EXAMPLES = """  packager init models:/digits@champion

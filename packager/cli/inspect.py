@@ -7,7 +7,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from packager.cli import options
-from packager.cli.render import Console, size
+from packager.cli.console import Console, size
 
 if TYPE_CHECKING:
     from packager.bundle import Bundle

@@ -13,7 +13,7 @@ import os
 from pathlib import Path
 
 from packager.cli import options
-from packager.cli.render import Console
+from packager.cli.console import Console
 
 HELP = "verify and install a bundle, ready to serve"
 EXAMPLES = """  packager install digits.bundle.tar /srv/digits --key release.pub

@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 
 from packager.cli import options
-from packager.cli.render import Console
+from packager.cli.console import Console
 
 HELP = "make a signing key pair"
 EXAMPLES = """  packager keygen release

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 
 from packager.cli import options
-from packager.cli.render import Console, size
+from packager.cli.console import Console, size
 
 HELP = "pin the source, tools and dependencies of a recipe"
 EXAMPLES = """  packager lock

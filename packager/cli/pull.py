@@ -12,7 +12,7 @@ import argparse
 from pathlib import Path
 
 from packager.cli import options
-from packager.cli.render import Console, size
+from packager.cli.console import Console, size
 
 HELP = "copy a bundle from a registry or bucket into the store"
 EXAMPLES = """  packager pull oci://registry.example.com/models/digits:1.4.0

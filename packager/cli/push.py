@@ -12,7 +12,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from packager.cli import options
-from packager.cli.render import Console, size
+from packager.cli.console import Console, size
 
 if TYPE_CHECKING:
     from collections.abc import Callable

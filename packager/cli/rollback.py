@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from packager.cli.render import Console
+from packager.cli.console import Console
 
 HELP = "switch an installation back to its previous release"
 EXAMPLES = """  packager rollback /srv/digits"""

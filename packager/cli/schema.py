@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from packager.cli.render import Console
+from packager.cli.console import Console
 
 HELP = "print the JSON Schema of recipes, contracts, trust files or facts"
 EXAMPLES = """  packager schema > recipe.schema.json

@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 
 from packager.cli import options as trust
-from packager.cli.render import Console
+from packager.cli.console import Console
 
 HELP = "serve an installed bundle (Open Inference Protocol v2)"
 EXAMPLES = """  packager serve /srv/digits

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from packager.cli import _signer, options
 from packager.cli._signer import open_signer as open_signer  # `build --sign` opens signers the same way
-from packager.cli.render import Console
+from packager.cli.console import Console
 
 HELP = "sign a bundle"
 EXAMPLES = """  packager sign digits:1.4.0 --key release.pem

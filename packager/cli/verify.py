@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 
 from packager.cli import options
-from packager.cli.render import Console
+from packager.cli.console import Console
 
 HELP = "check integrity and signature, offline"
 EXAMPLES = """  packager verify digits.bundle.tar --key release.pub
