@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from packager import canonical, contract, diff, facts, plugins, policy, resolve, vendor
+from packager import canonical, contract, diff, facts, knobs, knobsets, plugins, policy, resolve, vendor
 from packager.bundle import CONTRACT, FORMAT, RECORD, SBOM, Bundle, read
 from packager.canonical import JSON
 from packager.errors import StepError, TooNewError, UsageError
@@ -292,6 +292,7 @@ def _assemble(
     promise = contract.derive(recipe, graph.facts, paths, compiled, about)
     diff.check_step(recipe, promise, store, place.base)
     files[CONTRACT] = store.put(canonical.dump(promise))
+    files[knobs.FILE] = store.put(knobsets.written(promise))
     files[SBOM] = store.put(_sbom(recipe, lock, graph, sorted(files.items()), paths))
     files[RECORD] = store.put(_record(recipe, files, promise["targets"]))
     return Tree.of(files)

@@ -8,7 +8,8 @@
         bundle/      the unpacked, verified files; `packager verify` works on it for ever
         env/         a virtual environment holding exactly the locked wheels of this platform, checked by hash
         app/         the server, copied so that an upgrade of packager does not change a running installation
-        serve.json   what the server is told
+        serve.json   what the server is told about the model
+        knobs.json   what the site set when it installed this release, and the digest of all knobs then
 
 Until `current` moves, the old release keeps serving; a kill at any point leaves it in place.
 """
@@ -27,13 +28,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from packager import canonical, plugins, transport, wheels
-from packager.bundle import CONTRACT, Bundle
+from packager.bundle import CONTRACT, Bundle, read
 from packager.canonical import JSON
-from packager.errors import SourceError, UsageError, did_you_mean
+from packager.errors import SourceError, StorageError, UsageError, did_you_mean
 from packager.events import Cached, Finished, OnEvent, Started, ignore
 from packager.files import locked, staging, storage_errors, sync_directory, write_atomically
+from packager.knobs import Resolved, Wish, resolve
+from packager.knobsets import schema_of
+from packager.media import UnpackedTree
 
 CONFIG = "serve.json"
+CURRENT = "current"
+PREVIOUS = "previous"
+RELEASES = "releases"
+KNOBS = "knobs.json"
+JOURNAL = "journal.jsonl"
+LOCK = ".lock"
+_ROOM = 64 << 20  # bytes beside what is counted: the virtual environment itself, the server, file systems' overhead
+_UNPACKED = 4  # how much larger than its wheel an installed package is, at most, in what we ship
 _SERVER = "packager.server"
 _CARRIED = "that carries its wheels (`vendor` in the recipe)"
 _MAIN = f"import sys\n\nfrom {_SERVER}.__main__ import main\n\nif __name__ == '__main__':\n    sys.exit(main())\n"
@@ -59,25 +71,58 @@ class Installed:
 
 def install(
     bundle: Bundle, directory: Path, target: str | None, index: Index, environment: Mapping[str, str],
-    on_event: OnEvent = ignore,
+    on_event: OnEvent = ignore, knobs: Resolved | None = None,
 ) -> Installed:  # fmt: skip
     """Install `bundle`, which the caller has verified, below `directory` and make it current.
 
-    Files are hashed again while they are copied, and only that copy is used. `environment` is handed to pip.
+    Files are hashed again while they are copied, and only that copy is used. `environment` is handed to pip;
+    `knobs` is what the site sets, recorded beside the release.
     """
+    resolved = knobs or resolve(schema_of(bundle), bundle.digest)
+    with storage_errors(directory):
+        (directory / RELEASES).mkdir(parents=True, exist_ok=True)
+    with locked(directory / LOCK):
+        done = prepare(bundle, directory, target, index, environment, resolved, on_event)
+        switch(directory, done.directory)
+    return done
+
+
+def place_of(directory: Path, bundle: Bundle) -> Path:
+    """Return where the release of `bundle` is, or will be."""
+    return directory / RELEASES / f"{bundle.version}-{bundle.digest.removeprefix('sha256:')[:16]}"
+
+
+def prepare(
+    bundle: Bundle, directory: Path, target: str | None, index: Index, environment: Mapping[str, str], knobs: Resolved,
+    on_event: OnEvent = ignore,
+) -> Installed:  # fmt: skip
+    """Put the release of `bundle` on disk, complete, and leave `current` alone. The caller holds the lock."""
     contract = bundle.load(CONTRACT)
     chosen = _choose(contract["targets"], target)
-    release = directory / "releases" / f"{bundle.version}-{bundle.digest.removeprefix('sha256:')[:16]}"
-    with storage_errors(directory):
-        (directory / "releases").mkdir(parents=True, exist_ok=True)
-    with locked(directory / ".lock"):
-        if not (release / CONFIG).is_file():
-            _stage(bundle, release, contract, chosen, index, environment, on_event)
-        else:
-            on_event(Cached(f"release {release.name} is installed"))
-            _configure(bundle, release, contract, chosen)
-        _switch(directory, release)
+    release = place_of(directory, bundle)
+    if not (release / CONFIG).is_file():
+        check_room(directory, bundle, contract["targets"][chosen]["runtime"], index)
+        _stage(bundle, release, contract, chosen, index, environment, on_event)
+    else:
+        on_event(Cached(f"release {release.name} is installed"))
+        _configure(bundle, release, contract, chosen)
+    _record(release, knobs)
     return Installed(release, bundle.name, bundle.version, bundle.digest, chosen)
+
+
+def check_room(directory: Path, bundle: Bundle, runtime: str, index: Index) -> None:
+    """Raise StorageError if the release cannot fit; wheels that an index has to give are not counted."""
+    if index.wheelhouse is not None and index.wheelhouse.is_dir():
+        wheels_size = sum(path.stat().st_size for path in index.wheelhouse.glob("*.whl"))
+    else:
+        wheels_size = sum(blob.size for path, blob in bundle.tree if path.startswith(f"deps/{runtime}/wheels/"))
+    needed = bundle.tree.size + _UNPACKED * wheels_size + _ROOM
+    free = shutil.disk_usage(directory).free
+    if free < needed:
+        raise StorageError(
+            f"no room below `{directory}`: expected {needed / 1e6:.0f} MB, got {free / 1e6:.0f} MB free",
+            hint="free some space, or remove an old release; nothing was written",
+        )
 
 
 def _choose(targets: Mapping[str, JSON], wanted: str | None) -> str:
@@ -180,18 +225,52 @@ def _configure(bundle: Bundle, release: Path, contract: JSON, chosen: str) -> No
     write_atomically(release / CONFIG, canonical.dump(value))
 
 
-def _switch(directory: Path, release: Path) -> None:
+def _record(release: Path, knobs: Resolved) -> None:
+    value = {"bundle": knobs.bundle, "digest": knobs.digest, "set": knobs.changed}
+    write_atomically(release / KNOBS, canonical.dump(value))
+
+
+def deployed(release: Path) -> Mapping[str, JSON]:
+    """Return what `knobs.json` of a release says; nothing for one that was installed before there were knobs."""
+    return _read_record(release / KNOBS) if (release / KNOBS).is_file() else {}
+
+
+def about(release: Path) -> Mapping[str, JSON]:
+    """Return what `serve.json` of a release says."""
+    return _read_record(release / CONFIG)
+
+
+def _read_record(path: Path) -> Mapping[str, JSON]:
+    try:
+        value = canonical.load(path.read_bytes(), limit=1 << 20)
+        return {**value}
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"`{path}` is damaged: {error}", hint="install the bundle again") from None
+
+
+def installed_wishes(release: Path) -> tuple[Wish, ...]:
+    """Return what the site set when it installed this release."""
+    values = deployed(release).get("set", {})
+    return tuple(Wish(name, values[name], "installation", typed=True) for name in values)
+
+
+def installed_bundle(release: Path) -> Bundle:
+    """Open the bundle of an installed release."""
+    return read(UnpackedTree(release / "bundle"))
+
+
+def switch(directory: Path, release: Path) -> None:
     """Point `current` at `release` in one step, and remember in `previous` what it named before."""
-    link = directory / "current"
+    link = directory / CURRENT
     if link.is_symlink() and link.resolve() != release.resolve():
-        _link(directory / "previous", link.resolve())
+        _link(directory / PREVIOUS, link.resolve())
     _link(link, release)
 
 
 def _link(link: Path, release: Path) -> None:
     fresh = link.with_name(f".{link.name}.new")
     fresh.unlink(missing_ok=True)
-    fresh.symlink_to(Path("releases", release.name))
+    fresh.symlink_to(Path(RELEASES, release.name))
     fresh.replace(link)
     sync_directory(link.parent)
 
@@ -202,17 +281,18 @@ def roll_back(directory: Path) -> Path:
     Raises UsageError if there is no previous release.
     """
     current(directory)
-    with locked(directory / ".lock"):
-        release = (directory / "previous").resolve()
-        if not (directory / "previous").is_symlink() or not (release / CONFIG).is_file():
+    with locked(directory / LOCK):
+        release = (directory / PREVIOUS).resolve()
+        there = (directory / PREVIOUS).is_symlink() and (release / CONFIG).is_file()
+        if not there or release == current(directory):  # a kill may have left both links on one release
             raise UsageError(f"`{directory}` has no previous release", hint="only one release was ever installed there")
-        _switch(directory, release)
+        switch(directory, release)
     return release
 
 
 def current(directory: Path) -> Path:
     """Return the release that `current` names. Raises UsageError if there is none."""
-    release = directory / "current"
+    release = directory / CURRENT
     if not (release / CONFIG).is_file():
         raise UsageError(f"`{directory}` holds no installation", hint="make one with `packager install BUNDLE DIR`")
     return release.resolve()

@@ -3,6 +3,8 @@
 
 This command replaces itself by the server of the installed release, which runs on that release's own environment.
 SIGTERM drains and ends it. With --trust, --key or the like every file of the release is verified first.
+Knobs come from the bundle, the installation, --values, PACKAGER_KNOB__…, --set, the later over the earlier;
+GET /v2/knobs shows them.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import argparse
 import os
 from pathlib import Path
 
+from packager.cli import _knobs
 from packager.cli import options as trust
 from packager.cli.console import Console
 
@@ -18,29 +21,56 @@ HELP = "serve an installed bundle (Open Inference Protocol v2)"
 EXAMPLES = """  packager serve /srv/digits
   packager serve /srv/digits --port 9000 --threads 4 --trust acme.trust
   packager serve /srv/digits --grpc-port 8001
+  packager serve /srv/digits --values berlin.yaml --set log.level=debug
+  PACKAGER_KNOB__SERVER__MAX_IN_FLIGHT=32 packager serve /srv/digits
   curl http://127.0.0.1:8000/v2/health/ready"""
+
+_FLAGS = {"host": "server.host", "port": "server.port", "grpc-port": "server.grpc_port", "threads": "runtime.threads"}
+_SECRETS = {"tls.certificate": "--tls-certificate", "tls.key": "--tls-key"}
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("directory", metavar="DIR", type=Path, help="directory given to `packager install`")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
-    parser.add_argument("--port", type=int, default=8000, help="port (default: 8000)")
-    parser.add_argument("--grpc-port", type=int, metavar="N", help="also serve gRPC on this port (default: off)")
-    parser.add_argument("--threads", type=int, default=1, metavar="N", help="threads of one inference (default: 1)")
+    _knobs.arguments(parser)
+    for flag, knob in _FLAGS.items():
+        parser.add_argument(f"--{flag}", metavar=flag.upper(), help=f"short for --set {knob}={flag.upper()}")
     trust.trust(parser, "whom to trust; without any of these nothing is verified again")
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
     from packager.install import current, server_command
 
+    release = current(args.directory)
     if trust.wants_trust(args):
-        _verify(current(args.directory), args, console)
-    options = ["--host", args.host, "--port", str(args.port), "--threads", str(args.threads)]
-    if args.grpc_port is not None:
-        options += ["--grpc-port", str(args.grpc_port)]
-    command = server_command(current(args.directory), options)
+        _verify(release, args, console)
+    command = server_command(release, _options(release, args))
     clean = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TZ") if name in os.environ}
     os.execve(command[0], command, clean)
+
+
+def _options(release: Path, args: argparse.Namespace) -> list[str]:
+    """Return what the server is told: all knobs in one document, and where its secrets are."""
+    from packager import canonical
+    from packager.install import KNOBS, installed_bundle, installed_wishes
+    from packager.knobs import Wish
+
+    given = {flag: getattr(args, flag.replace("-", "_")) for flag in _FLAGS}
+    short = [Wish(_FLAGS[flag], text, f"--{flag}") for flag, text in given.items() if text is not None]
+    found = _knobs.resolve(
+        args, installed_bundle(release), environment=True, before=installed_wishes(release), after=short
+    )
+    if not (release / KNOBS).is_file():  # its server is from before knobs
+        return [
+            word
+            for flag, knob in _FLAGS.items()
+            for word in (f"--{flag}", str(found.values[knob]))
+            if knob in found.values
+        ]
+    shown = {name: value for name, value in found.values.items() if name not in _SECRETS}
+    document = canonical.dump({"digest": found.digest, "values": shown}).decode()
+    secrets = [f"{option}={_knobs.secret_file(knob, found.values[knob])}" for knob, option in _SECRETS.items()
+               if knob in found.values]  # fmt: skip
+    return [f"--knobs={document}", *secrets]
 
 
 def _verify(release: Path, args: argparse.Namespace, console: Console) -> None:

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Serve one installed model: `python -m packager.server CONFIG.json [--host H] [--port P] …`.
 
+`--knobs` takes the resolved knobs as JSON, {"digest": "sha256:…", "values": {"server.port": 9000, …}}; the
+options of the same meaning win over it, knobs of other runtimes are not for this program.
+
 Exit codes: 0 stopped by a signal · 2 usage · 3 the address is not free · 4 the configuration or the model is not
 usable. A start that fails says why in one line on stderr, with a `hint:` line where there is a remedy.
 """
@@ -19,17 +22,18 @@ from typing import NoReturn
 from packager.server import config, logs
 from packager.server.errors import StartError
 from packager.server.gate import Limits
+from packager.server.knobs import Knobs
 from packager.server.serve import Settings, serve
 
 
 def main(argv: list[str] | None = None) -> NoReturn:
     """Run the server until a signal and end the process."""
-    arguments = _parser().parse_args(argv)
+    arguments = _arguments(argv)
     settings = _settings(arguments)
-    logging.config.dictConfig(logs.settings(settings.log_level))
+    logging.config.dictConfig(logs.settings(settings.log_level, settings.log_format))
     code = 0
     try:
-        asyncio.new_event_loop().run_until_complete(serve(config.read(arguments.config), settings))
+        asyncio.new_event_loop().run_until_complete(serve(_config(arguments), settings))
     except StartError as error:
         hint = f"hint: {error.hint}\n" if error.hint else ""
         sys.stderr.write(f"error: {error.message}\n{hint}")
@@ -38,6 +42,31 @@ def main(argv: list[str] | None = None) -> NoReturn:
     # Not `sys.exit`: the interpreter would wait for a run that outlived the drain, and granian's threads panic when
     # they meet an interpreter that is half gone. There is nothing to save: answers are sent, lines are flushed.
     os._exit(code)
+
+
+_KNOBS = {
+    "batch.max": "max_batch", "server.host": "host", "server.port": "port", "server.grpc_port": "grpc_port",
+    "server.workers": "workers",
+    "server.max_body": "max_body", "server.max_in_flight": "max_in_flight",
+    "server.max_connections": "max_connections", "server.read_timeout": "read_timeout", "server.drain": "drain",
+    "runtime.threads": "threads", "log.level": "log_level", "log.format": "log_format",
+}  # fmt: skip
+
+
+def _arguments(argv: list[str] | None) -> argparse.Namespace:
+    """Parse twice: what `--knobs` says becomes the defaults, checked by the same rules as the options."""
+    parser = _parser()
+    knobs = parser.parse_args(argv).knobs
+    values = {_KNOBS[name]: str(value) for name, value in knobs.values.items() if name in _KNOBS}
+    parser.set_defaults(**values)
+    arguments = parser.parse_args(argv)
+    if bool(arguments.tls_certificate) != bool(arguments.tls_key):
+        parser.error("--tls-certificate and --tls-key go together")
+    return arguments
+
+
+def _config(arguments: argparse.Namespace) -> config.Config:
+    return config.read(arguments.config).with_rows(arguments.max_batch)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -69,6 +98,11 @@ def _parser() -> argparse.ArgumentParser:
         "--drain", type=_number(float, 0, 86400), default=30.0, help="seconds to finish on SIGTERM (%(default)s)"
     )
     parser.add_argument("--log-level", choices=logs.LEVELS, default="info", help="debug logs every request")
+    parser.add_argument("--log-format", choices=logs.FORMATS, default="json", help="(%(default)s)")
+    parser.add_argument("--max-batch", type=_number(int, 1, 2**31), default=None, help="rows of one request")
+    parser.add_argument("--tls-certificate", type=Path, metavar="PEM", help="serve TLS with this chain")
+    parser.add_argument("--tls-key", type=Path, metavar="PEM", help="and this key")
+    parser.add_argument("--knobs", type=Knobs.parse, default=Knobs(), metavar="JSON", help="see the module's text")
     return parser
 
 
@@ -93,6 +127,9 @@ def _settings(arguments: argparse.Namespace) -> Settings:
         workers=arguments.workers or max(1, cores // arguments.threads),
         drain=arguments.drain,
         log_level=arguments.log_level,
+        log_format=arguments.log_format,
+        knobs=arguments.knobs,
+        tls=(arguments.tls_certificate, arguments.tls_key) if arguments.tls_key else None,
         limits=Limits(
             max_body=arguments.max_body,
             max_in_flight=arguments.max_in_flight,

@@ -37,6 +37,7 @@ from packager.server import bodies, model, protocol
 from packager.server.config import Config
 from packager.server.errors import RequestError, quote
 from packager.server.gate import Gate, Lease, Limits, overload
+from packager.server.knobs import Knobs
 from packager.server.logs import LOGGER, event
 from packager.server.metrics import Metrics
 from packager.server.model import Session, WarmUp
@@ -90,8 +91,9 @@ class Question:
 class App:
     """One model, served. `load` makes it ready; `drain` makes it not ready and waits for the last answer."""
 
-    def __init__(self, config: Config, limits: Limits, workers: int) -> None:
+    def __init__(self, config: Config, limits: Limits, workers: int, knobs: Knobs | None = None) -> None:
         self._config = config
+        self._knobs = knobs or Knobs()
         self._gate = Gate(limits)
         self._metrics = Metrics()
         self._metrics.in_flight.set_function(lambda: self._gate.in_flight)
@@ -109,6 +111,7 @@ class App:
             "/v2": Route("server", read, self._describe_server),
             "/v2/health/live": Route("health", read, self._live),
             "/v2/health/ready": Route("health", read, self._readiness),
+            "/v2/knobs": Route("server", read, self._describe_knobs),
             "/metrics": Route("metrics", read, self._exposition),
         }
         for path in (self._base, f"{self._base}/versions/{self._config.version}"):
@@ -141,6 +144,7 @@ class App:
             name=config.name, version=config.version, digest=config.digest, target=config.target,
             runtime=config.runtime, runtime_version=session.version, provider=session.provider,
         )  # fmt: skip
+        self._metrics.deploy(config.digest, self._knobs.digest, self._knobs.labels)
         self._session = session
         return session, self._warm_up
 
@@ -231,6 +235,9 @@ class App:
     async def _describe_server(self, scope: Scope, proto: HTTPProtocol) -> Response:
         return _json({"name": "packager", "version": protocol.VERSION, "extensions": protocol.EXTENSIONS})
 
+    async def _describe_knobs(self, scope: Scope, proto: HTTPProtocol) -> Response:
+        return _json(self._knobs.to_json())
+
     async def _live(self, scope: Scope, proto: HTTPProtocol) -> Response:
         return _json({"live": True})
 
@@ -250,7 +257,7 @@ class App:
                 "platform": f"{config.runtime}_onnx",
                 "inputs": [tensor.to_json() for tensor in config.interface.inputs],
                 "outputs": [tensor.to_json() for tensor in config.interface.outputs],
-                "parameters": {"digest": config.digest, "target": config.target},
+                "parameters": {"digest": config.digest, "target": config.target, "knobs": self._knobs.digest},
             }
         )
 

@@ -13,7 +13,7 @@ refused.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import orjson
@@ -38,6 +38,10 @@ class Config:
     device: str
     artefact: Path
     interface: Interface
+
+    def with_rows(self, most: int | None) -> Config:
+        """Return this configuration with requests of at most `most` rows; None changes nothing."""
+        return self if most is None else replace(self, interface=self.interface.with_rows(most))
 
 
 def read(path: Path) -> Config:

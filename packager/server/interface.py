@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from packager.server.errors import RequestError, quote
@@ -77,6 +77,16 @@ class Interface:
     def range(self, dimension: str) -> Range:
         """Return the sizes that `dimension` may have."""
         return self.dimensions.get(dimension, Range())
+
+    def with_rows(self, most: int) -> Interface:
+        """Return this interface with at most `most` rows, where the first dimension of the inputs has a name."""
+        firsts = {tensor.shape[0] if tensor.shape else 0 for tensor in self.inputs}
+        name = firsts.pop() if len(firsts) == 1 else 0
+        if not isinstance(name, str):
+            return self
+        known = self.range(name)
+        high = most if known.maximum is None else min(most, known.maximum)
+        return replace(self, dimensions={**self.dimensions, name: Range(known.minimum, max(high, known.minimum))})
 
     def check_shape(self, tensor: Tensor, shape: tuple[int, ...], sizes: dict[str, int]) -> None:
         """Refuse a shape outside the promise; `sizes` remembers the named dimensions of this request.

@@ -14,6 +14,7 @@ from typing import Any
 import orjson
 
 LOGGER = logging.getLogger("packager.server")
+FORMATS = ("json", "text")
 LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -32,12 +33,24 @@ class JsonLines(logging.Formatter):
         return orjson.dumps(line, default=str).decode()
 
 
+class TextLines(logging.Formatter):
+    """Format a record as one readable line; what it holds is JSON, so that no value can start a line of its own."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        moment = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        fields = getattr(record, "fields", {}).items()
+        words = [f"{key}={orjson.dumps(value, default=str).decode()}" for key, value in fields]
+        if record.exc_info:
+            words.append(f"traceback={orjson.dumps(self.formatException(record.exc_info)).decode()}")
+        return " ".join([moment, record.levelname.lower(), *record.getMessage().splitlines(), *words])
+
+
 def event(name: str, level: int = logging.INFO, *, failure: bool = False, **fields: Any) -> None:
     """Write one event; `failure` adds the traceback of the exception being handled."""
     LOGGER.log(level, name, exc_info=failure, extra={"fields": fields})
 
 
-def settings(level: str) -> dict[str, Any]:
+def settings(level: str, form: str = "json") -> dict[str, Any]:
     """Return the `logging.config` dictionary; granian takes the same one, so that it cannot undo it."""
     ours = {"handlers": ["stderr"], "level": level.upper(), "propagate": False}
     # granian speaks of its workers at info and calls its embedded mode experimental at warning, on every start.
@@ -45,7 +58,7 @@ def settings(level: str) -> dict[str, Any]:
     return {
         "version": 1,
         "disable_existing_loggers": False,
-        "formatters": {"json": {"()": JsonLines}},
-        "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json", "stream": "ext://sys.stderr"}},
+        "formatters": {"json": {"()": JsonLines}, "text": {"()": TextLines}},
+        "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": form, "stream": "ext://sys.stderr"}},
         "loggers": {LOGGER.name: ours, "_granian": theirs, "granian.access": theirs, "asyncio": ours},
     }

@@ -10,6 +10,7 @@
 | `packager_server_batch_rows` | histogram | rows per infer request; its `_sum` counts all rows |
 | `packager_server_ready` | gauge | 1 between warm-up and shutdown |
 | `packager_bundle_info` | info | `name`, `version`, `digest`, `target`, `runtime`, `runtime_version`, `provider` |
+| `packager_deployment_info` | info | `digest` of the bundle, `knobs` (digest of the resolved knobs), `site_<label>` |
 | `process_…`, `python_…` | | as every Prometheus client has them |
 """
 
@@ -51,9 +52,15 @@ class Metrics:
         self.ready = prometheus.Gauge(f"{prefix}_ready", "1 when requests are welcome.", registry=registry)
         self._bundle = prometheus.Info("packager_bundle", "The bundle that is served.", registry=registry)
 
+        self._deployment = prometheus.Info("packager_deployment", "How it is served.", registry=registry)
+
     def describe(self, **labels: str) -> None:
         """Say which bundle is served, by which runtime."""
         self._bundle.info(labels)
+
+    def deploy(self, digest: str, knobs: str, labels: dict[str, str]) -> None:
+        """Say with which knobs, and what the site calls itself."""
+        self._deployment.info({"digest": digest, "knobs": knobs, **labels})
 
     def render(self, accept: str) -> tuple[bytes, str]:
         """Return the exposition and its content type, in the format that the `Accept` header prefers."""

@@ -29,7 +29,8 @@ import logging
 import signal
 import socket
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from granian.constants import HTTPModes, Interfaces
@@ -42,6 +43,7 @@ from packager.server.app import App
 from packager.server.config import Config
 from packager.server.errors import StartError, quote
 from packager.server.gate import Limits
+from packager.server.knobs import Knobs
 from packager.server.logs import event
 from packager.server.rpc import Rpc
 
@@ -60,6 +62,9 @@ class Settings:
     log_level: str
     limits: Limits
     grpc_port: int | None = None
+    log_format: str = "json"
+    knobs: Knobs = field(default_factory=Knobs)
+    tls: tuple[Path, Path] | None = None
 
 
 async def serve(config: Config, settings: Settings) -> None:
@@ -68,13 +73,13 @@ async def serve(config: Config, settings: Settings) -> None:
     Threads and connections may outlive this: the caller ends the process without waiting for them.
     """
     address = claim(settings.host, settings.port)
-    app = App(config, settings.limits, settings.workers)
+    app = App(config, settings.limits, settings.workers, settings.knobs)
     rpc = _rpc(app, address, settings)
     server = _server(app, address, settings)
     stop = _signals()
     event(
         "starting", host=address, port=settings.port, model=config.name, version=config.version,
-        digest=config.digest, target=config.target, artefact=str(config.artefact),
+        digest=config.digest, target=config.target, artefact=str(config.artefact), knobs=settings.knobs.digest,
     )  # fmt: skip
     listening = asyncio.create_task(_listen(server))
     stopping = asyncio.create_task(stop.wait())
@@ -123,8 +128,16 @@ def _unavailable(host: str, port: int, error: OSError) -> StartError:
     return StartError(f"cannot listen on {quote(f'{host}:{port}')}: {error.strerror}", code=3, hint=hint)
 
 
+class _Here(type(Path())):  # type: ignore[misc]
+    """A path taken as it is: `/proc/self/fd/N`, an inherited secret, would resolve to a name that does not exist."""
+
+    def resolve(self, strict: bool = False) -> _Here:
+        return self
+
+
 def _server(app: App, address: str, settings: Settings) -> Any:
     limits = settings.limits
+    certificate, key = map(_Here, settings.tls) if settings.tls else (None, None)
     level = LogLevels.debug if settings.log_level == "debug" else LogLevels.error
     return Server(
         app,
@@ -139,7 +152,9 @@ def _server(app: App, address: str, settings: Settings) -> Any:
             header_read_timeout=int(limits.read_timeout * 1000), max_buffer_size=_HEAD_BYTES
         ),
         log_level=level,
-        log_dictconfig=logs.settings(settings.log_level),
+        log_dictconfig=logs.settings(settings.log_level, settings.log_format),
+        ssl_cert=certificate,
+        ssl_key=key,
     )  # fmt: skip
 
 

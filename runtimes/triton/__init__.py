@@ -7,11 +7,14 @@ and driver they carry, from the vendor's build script and compatibility page.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 
 from packager.runtimes import _versions
 
 from packager import compatibility, knowledge
+from packager.canonical import JSON
+from packager.knobs import Knob
 
 TITLE = "Triton Inference Server"
 TOOLCHAIN: tuple[str, ...] = ("onnx", "onnxruntime", "numpy", "ml-dtypes", "protobuf")
@@ -47,3 +50,18 @@ def is_graph(device: str, precision: str) -> bool:
 def unmeasurable(device: str) -> str | None:
     """Say why artefacts for `device` cannot run on this host, or None: the engine inside runs everywhere."""
     return None
+
+
+def knobs(contract: Mapping[str, JSON]) -> tuple[Knob, ...]:
+    """Return what a site may set in a rendered model; a new value takes effect when the model is loaded again."""
+    own = [
+        Knob("triton.instances", "integer", "Copies of the model that run side by side.", 1, 1, 64, unit="instances"),
+        Knob("triton.threads", "integer", "Threads of one inference, on CPUs.", 1, 1, 1024, unit="threads"),
+        Knob("triton.queue_delay", "integer", "Wait for more rows before a batch runs.", 0, 0, 10**6, unit="µs"),
+        Knob("triton.max_queue", "integer", "Requests that may wait; 0 is no limit.", 128, 0, 10**6, unit="requests"),
+        Knob("triton.timeout", "integer", "Longest wait in the queue; 0 is no limit.", 0, 0, 3600 * 10**6, unit="µs"),
+        Knob("triton.warmup", "boolean", "Run reference vectors before the model is ready.", True),
+    ]
+    if any(target["runtime"] == "tensorrt" for target in contract["targets"].values()):
+        own.append(Knob("triton.devices", "integers", "GPUs to run on; unset: all.", None, 0, 63))
+    return tuple(replace(knob, needs="reload") for knob in own)

@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -47,12 +48,12 @@ def site(built: Project, wheelhouse: Path, tmp_path_factory: pytest.TempPathFact
 
 
 @contextmanager
-def serving(site: Path) -> Iterator[str]:
+def serving(site: Path, *options: str, **extra: str) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "packager", "serve", str(site), "--port", str(port)]
-    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    command = [sys.executable, "-m", "packager", "serve", str(site), "--port", str(port), *options]
+    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, **extra})
     try:
         for _ in range(300):
             assert server.poll() is None, server.stderr and server.stderr.read()
@@ -110,6 +111,67 @@ def test_served_numbers_are_those_of_the_graph(site: Path) -> None:
         metrics = urllib.request.urlopen(f"http://{address}/metrics").read().decode()
         digest = json.loads((site / "current" / "serve.json").read_bytes())["digest"]
         assert digest in metrics
+
+
+def test_knobs_reach_the_server_and_no_signed_file(built: Project, site: Path, tmp_path: Path) -> None:
+    """From a file, the environment and the command line; shown at an endpoint, as a label and by `config`."""
+    values = tmp_path / "berlin.yaml"
+    values.write_text("batch: {max: 2}\nmetrics: {labels: {place: berlin}}\nserver: {max_body: 4096}\n")
+    with serving(site, "--values", str(values), PACKAGER_KNOB__LOG__FORMAT="text") as address:
+        document = json.loads(urllib.request.urlopen(f"http://{address}/v2/knobs").read())
+        shown = document["values"]
+        assert (shown["batch.max"], shown["log.format"], shown["runtime.threads"]) == (2, "text", 1)
+        metrics = urllib.request.urlopen(f"http://{address}/metrics").read().decode()
+        row = next(row for row in metrics.splitlines() if row.startswith("packager_deployment_info"))
+        assert document["digest"] in row
+        assert 'site_place="berlin"' in row
+        client = triton.InferenceServerClient(address)
+        for rows, fits in ((2, True), (3, False)):
+            request = triton.InferInput("image", [rows, 1, 8, 8], "FP32")
+            request.set_data_from_numpy(np.zeros((rows, 1, 8, 8), np.float32))
+            if fits:
+                client.infer("cnn", [request])
+            else:
+                with pytest.raises(triton.InferenceServerException, match="1 to 2"):
+                    client.infer("cnn", [request])
+    assert built.run("verify", site / "current" / "bundle", "--key", "release.pub", "--json")["ok"]
+    assert "from 1 to 65535" in built.run("serve", site, "--port", "99999", code=2).stderr
+    same = built.run("config", "diff", site, "cnn:1.2.3", "--json")
+    assert same["same"]
+
+
+def test_tls_from_files_and_from_the_environment(site: Path, tmp_path: Path) -> None:
+    key, chain = tmp_path / "key.pem", tmp_path / "chain.pem"
+    subprocess.run([tool("openssl"), "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+                    "-keyout", key, "-out", chain, "-days", "2", "-subj", "/CN=localhost",
+                    "-addext", "subjectAltName=IP:127.0.0.1"], check=True, capture_output=True)  # fmt: skip
+    context = ssl.create_default_context(cafile=str(chain))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "packager", "serve", str(site), "--port", str(port),
+               "--set", f"tls.certificate=file:{chain}", "--set", "tls.key=env:SITE_KEY"]  # fmt: skip
+    server = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, env={**os.environ, "SITE_KEY": key.read_text()}
+    )
+    try:
+        for _ in range(100):
+            try:
+                url = f"https://127.0.0.1:{port}/v2/knobs"
+                document = urllib.request.urlopen(url, context=context, timeout=2).read().decode()
+                break
+            except OSError:
+                assert server.poll() is None, server.stderr and server.stderr.read()
+                time.sleep(0.1)
+        assert "tls" not in document, "where secrets are is nobody's business"
+        seen = Path(f"/proc/{server.pid}/environ").read_bytes() + Path(f"/proc/{server.pid}/cmdline").read_bytes()
+        assert b"PRIVATE KEY" not in seen
+    finally:
+        server.terminate()
+        server.wait(30)
+        assert server.stderr
+        assert "PRIVATE" not in server.stderr.read()
+        server.stderr.close()
 
 
 def test_installing_again_changes_nothing(built: Project, site: Path, wheelhouse: Path) -> None:

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Options that turn knobs, for every verb that deploys: --values, --set, and the environment where it applies."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from packager.errors import UsageError
+
+if TYPE_CHECKING:
+    from packager.bundle import Bundle
+    from packager.knobs import Resolved, Schema, Wish
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Add --values and --set."""
+    group = parser.add_argument_group("knobs, see `packager config`")
+    group.add_argument("--values", type=Path, action="append", default=[], metavar="FILE",
+                       help="YAML of the site; give it again for another one over it")  # fmt: skip
+    group.add_argument("--set", action="append", default=[], metavar="KNOB=VALUE", dest="knobs",
+                       help="one value over all others, such as server.port=9000")  # fmt: skip
+
+
+def wishes(args: argparse.Namespace, schema: Schema, *, environment: bool) -> Iterator[Wish]:
+    """Yield what files, environment and arguments say, in this order. Raises UsageError."""
+    from packager import knobs, yamltext
+
+    for path in args.values:
+        yield from knobs.from_values(yamltext.load(path), str(path), schema)
+    if environment:
+        yield from knobs.from_environment(os.environ)
+    yield from knobs.from_arguments(args.knobs)
+
+
+def resolve(
+    args: argparse.Namespace, bundle: Bundle, *, environment: bool = False, before: Iterable[Wish] = (),
+    after: Iterable[Wish] = (),
+) -> Resolved:  # fmt: skip
+    """Return the knobs of `bundle` as the options of a verb want them; `before` and `after` are under and over those.
+
+    Raises UsageError.
+    """
+    from packager import knobs, knobsets
+
+    schema = knobsets.schema_of(bundle)
+    found = knobs.resolve(
+        schema, bundle.digest, (*before, *wishes(args, schema, environment=environment), *after)
+    )  # fmt: skip
+    knobsets.check_together(found.values)
+    return found
+
+
+def secret_file(knob: str, reference: str) -> str:
+    """Return the path of a file that holds a secret: the one named, or one in memory that the next program inherits.
+
+    Raises UsageError.
+    """
+    kind, _, place = reference.partition(":")
+    if kind == "file":
+        return place
+    if kind == "k8s":
+        raise UsageError(
+            f"`{knob}`: `{reference}` is a secret of a cluster, and this is no pod",
+            hint="mount it and give the mounted file as `file:/path`",
+        )
+    if place not in os.environ:
+        raise UsageError(f"`{knob}`: the variable `{place}` is not set", hint=f"{place}=… packager serve …")
+    descriptor = os.memfd_create(knob, 0)  # without MFD_CLOEXEC: it outlives `exec`, and no disk ever sees it
+    os.write(descriptor, os.environ[place].encode())
+    return f"/proc/self/fd/{descriptor}"

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which knobs a bundle has: those of the server, and what the runtimes of its contract add, within its bounds.
+
+A runtime adds knobs with a function `knobs(contract)` in its plug-in. The same contract gives the same schema.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from packager import knobs, plugins
+from packager.bundle import CONTRACT, Bundle
+from packager.canonical import JSON
+from packager.contract import parse as parse_contract
+from packager.errors import UsageError
+from packager.knobs import Knob, Schema
+
+BATCH = "batch.max"
+_GIB = 2**30
+
+
+def declared(contract: Mapping[str, JSON]) -> tuple[Knob, ...]:
+    """Return the knobs of a bundle with this contract (`contract.json` as JSON)."""
+    runtimes = sorted({target["runtime"] for target in contract["targets"].values()})
+    own = [knob for name in runtimes for knob in _of_runtime(name, contract)]
+    served = any(plugins.load("runtimes", name).SERVED for name in runtimes)
+    return (*_batch(contract), *(_SERVING if served else ()), *own)
+
+
+def _of_runtime(name: str, contract: Mapping[str, JSON]) -> tuple[Knob, ...]:
+    add = getattr(plugins.load("runtimes", name), "knobs", None)
+    return tuple(add(contract)) if add else ()
+
+
+def batch(contract: Mapping[str, JSON]) -> tuple[str, int, int] | None:
+    """Return the dimension that counts rows, its least and greatest size: the first one of every input and output."""
+    interface = contract["interface"]
+    firsts = {port["shape"][0] if port["shape"] else 0 for port in (*interface["inputs"], *interface["outputs"])}
+    name = firsts.pop() if len(firsts) == 1 else 0
+    if not isinstance(name, str) or name not in interface["dimensions"]:
+        return None
+    span = interface["dimensions"][name]
+    return name, span["min"], span["max"]
+
+
+def _batch(contract: Mapping[str, JSON]) -> tuple[Knob, ...]:
+    found = batch(contract)
+    if found is None:
+        return ()
+    name, low, high = found
+    about = f"Most rows (`{name}`) of one request; the contract promises {high}."
+    return (Knob(BATCH, "integer", about, high, low, high, unit="rows"),)
+
+
+_SERVING = (
+    Knob("server.host", "host", "Address to listen on; 0.0.0.0 is every interface.", "127.0.0.1"),
+    Knob("server.port", "integer", "Port to listen on.", 8000, 1, 65535),
+    Knob("server.grpc_port", "integer", "Port for gRPC; unset: none.", None, 1, 65535),
+    Knob("server.workers", "integer", "Long runs at once; unset: cores divided by threads.", None, 1, 1024),
+    Knob("server.max_body", "integer", "Largest request.", 64 << 20, 1 << 10, 16 * _GIB, unit="bytes"),
+    Knob("server.max_in_flight", "integer", "Requests in progress before 503.", 128, 1, 10**6, unit="requests"),
+    Knob("server.max_connections", "integer", "Connections open at once.", 1024, 1, 10**6, unit="connections"),
+    Knob("server.read_timeout", "number", "For a client to send a request, or to sit idle.", 75, 0.1, 86400, unit="s"),
+    Knob("server.drain", "number", "To finish requests after SIGTERM.", 30, 0, 86400, unit="s"),
+    Knob("tls.certificate", "secret", "PEM chain to serve TLS with; goes with tls.key."),
+    Knob("tls.key", "secret", "PEM key of that chain."),
+    Knob("runtime.threads", "integer", "Threads of one inference.", 1, 1, 1024, unit="threads"),
+    Knob("log.level", "choice", "Least level that is logged; debug logs every request.", "info",
+         choices=("debug", "info", "warning", "error")),
+    Knob("log.format", "choice", "One JSON object or one readable line per event.", "json", choices=("json", "text")),
+    Knob("metrics.labels", "labels", "Labels of the site, added to the metric packager_deployment_info.", {}),
+)  # fmt: skip
+
+
+def schema_of(bundle: Bundle) -> Schema:
+    """Return the knobs of a bundle; one from before knobs has those of its contract. Raises IntegrityError."""
+    if bundle.tree.get(knobs.FILE) is not None:
+        return knobs.parse(bundle.read(knobs.FILE, limit=knobs.MAX_SCHEMA))
+    parse_contract(bundle.read(CONTRACT))
+    return knobs.parse(written(bundle.load(CONTRACT)))
+
+
+def written(contract: JSON) -> bytes:
+    """Return the bytes of `knobs.schema.json`."""
+    return knobs.dump(declared(contract))
+
+
+def check_together(values: Mapping[str, JSON]) -> None:
+    """Refuse values that are allowed one by one and mean nothing together. Raises UsageError."""
+    if ("tls.certificate" in values) != ("tls.key" in values):
+        raise UsageError("`tls.certificate` and `tls.key` go together", hint="set both or neither")
+    if "tls.key" in values and "server.grpc_port" in values:
+        raise UsageError("gRPC is served without TLS", hint="unset `server.grpc_port`, or end TLS in a proxy")
