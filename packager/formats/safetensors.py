@@ -84,3 +84,26 @@ def dump(tensors: Mapping[str, Tensor]) -> bytes:
     text = canonical.dump(header)
     text += b" " * (-len(text) % 8)
     return b"".join([len(text).to_bytes(8, "little"), text, *(tensors[name][2] for name in sorted(tensors))])
+
+
+def parse(data: bytes) -> dict[str, Tensor]:
+    """Return the tensors of a small file. Raises ValueError where the header does not describe exactly its bytes."""
+    length = int.from_bytes(data[:8], "little")
+    if len(data) < 8 or length > len(data) - 8:
+        raise ValueError("the header is longer than the file")
+    names = {code: dtype for dtype, code in DTYPES.items()}
+    found: dict[str, Tensor] = {}
+    position = 8 + length
+    try:
+        header = canonical.load(data[8:position].rstrip(b" "), limit=_HEADER)
+        for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+            start, end = _place(entry)
+            if 8 + length + start != position:
+                raise ValueError("tensors overlap, or leave a gap")
+            found[name] = (names[entry["dtype"]], tuple(entry["shape"]), data[position : position + end - start])
+            position += end - start
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"the header is not understood ({error})") from None
+    if position != len(data):
+        raise ValueError("the tensors do not fill the file")
+    return found
