@@ -82,7 +82,8 @@ def install(
     with storage_errors(directory):
         (directory / RELEASES).mkdir(parents=True, exist_ok=True)
     with locked(directory / LOCK):
-        done = prepare(bundle, directory, target, index, environment, resolved, on_event)
+        done = prepare(bundle, directory, target, index, environment, on_event)
+        record(done.directory, resolved)
         switch(directory, done.directory)
     return done
 
@@ -93,7 +94,7 @@ def place_of(directory: Path, bundle: Bundle) -> Path:
 
 
 def prepare(
-    bundle: Bundle, directory: Path, target: str | None, index: Index, environment: Mapping[str, str], knobs: Resolved,
+    bundle: Bundle, directory: Path, target: str | None, index: Index, environment: Mapping[str, str],
     on_event: OnEvent = ignore,
 ) -> Installed:  # fmt: skip
     """Put the release of `bundle` on disk, complete, and leave `current` alone. The caller holds the lock."""
@@ -106,7 +107,6 @@ def prepare(
     else:
         on_event(Cached(f"release {release.name} is installed"))
         _configure(bundle, release, contract, chosen)
-    _record(release, knobs)
     return Installed(release, bundle.name, bundle.version, bundle.digest, chosen)
 
 
@@ -225,7 +225,8 @@ def _configure(bundle: Bundle, release: Path, contract: JSON, chosen: str) -> No
     write_atomically(release / CONFIG, canonical.dump(value))
 
 
-def _record(release: Path, knobs: Resolved) -> None:
+def record(release: Path, knobs: Resolved) -> None:
+    """Keep what the site sets with the release: a server of it starts from that."""
     value = {"bundle": knobs.bundle, "digest": knobs.digest, "set": knobs.changed}
     write_atomically(release / KNOBS, canonical.dump(value))
 

@@ -4,6 +4,7 @@
 The directory keeps every installed release; `current` points at the one that serves and is switched as the last
 step. A bundle that carries wheels is installed from them alone. One that does not needs an index, or --wheelhouse with
 the wheels that deps/<runtime>/requirements-<platform>.txt names.
+Knobs set here are recorded with the release; `packager serve` starts from them.
 """
 
 from __future__ import annotations
@@ -12,19 +13,22 @@ import argparse
 import os
 from pathlib import Path
 
-from packager.cli import options
+from packager.cli import _knobs, options
 from packager.cli.console import Console
 
 HELP = "verify and install a bundle, ready to serve"
 EXAMPLES = """  packager install digits.bundle.tar /srv/digits --key release.pub
-  packager install digits.bundle.tar /srv/digits --trust acme.trust --wheelhouse wheels/"""
+  packager install digits.bundle.tar /srv/digits --trust acme.trust --wheelhouse wheels/
+  packager install digits:1.4.0 /srv/digits --key release.pub --values berlin.yaml --set server.port=9000"""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     options.bundle(parser)
     parser.add_argument("directory", metavar="DIR", type=Path, help="where releases are kept")
     options.trust(parser)
+    _knobs.arguments(parser)
     parser.add_argument("--target", metavar="NAME", help="target to serve (default: the most exact one)")
+    parser.add_argument("--allow-downgrade", action="store_true", help="over a newer version, too")
     parser.add_argument("--wheelhouse", type=Path, metavar="DIR",
                         help="take wheels from here, not from the bundle or a network")  # fmt: skip
 
@@ -32,16 +36,25 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace, console: Console) -> int:
     from packager.cli._trust import Judge
     from packager.install import Index, install
+    from packager.lifecycle import check_step
 
     judge = Judge.of(args)
     with console:
         bundle = options.open_bundle(args)
         judge.require(bundle)
+        check_step(args.directory.absolute(), bundle, allow_downgrade=args.allow_downgrade)
+        knobs = _knobs.resolve(args, bundle)
         done = install(
-            bundle, args.directory.absolute(), args.target, Index(args.wheelhouse), dict(os.environ), console
+            bundle,
+            args.directory.absolute(),
+            args.target,
+            Index(args.wheelhouse),
+            dict(os.environ),
+            console,
+            knobs,
         )
     value = {"name": done.name, "version": done.version, "digest": done.digest, "target": done.target,
-             "release": str(done.directory)}  # fmt: skip
+             "knobs": knobs.digest, "release": str(done.directory)}  # fmt: skip
     text = f"installed {done.name}:{done.version} ({done.target}) in {done.directory}"
     console.result(value, f"{text}\nserve it with `packager serve {args.directory}`")
     return 0

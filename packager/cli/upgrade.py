@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Verify a newer bundle, install it beside the current release, try it on its reference vectors, then switch.
+
+The canary is the new release's own server on a loopback port. If it does not start, refuses a vector or answers other
+than the contract says, nothing changes and the exit code is 1. Knobs of the current release are kept; --values and
+--set go over them. A running server serves the old release until it is restarted; `packager rollback` switches back.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+from packager.cli import _knobs, options
+from packager.cli.console import Console
+
+HELP = "switch an installation to a newer bundle, after a trial"
+EXAMPLES = """  packager upgrade /srv/digits digits-1.5.0.bundle.tar --trust acme.trust
+  packager upgrade /srv/digits digits:1.5.0 --key release.pub --set batch.max=32
+  packager upgrade /srv/digits digits:1.3.9 --key release.pub --allow-downgrade"""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("directory", metavar="DIR", type=Path, help="directory given to `packager install`")
+    options.bundle(parser)
+    options.trust(parser)
+    _knobs.arguments(parser)
+    parser.add_argument("--allow-downgrade", action="store_true", help="to an older version, too")
+    parser.add_argument("--wheelhouse", type=Path, metavar="DIR",
+                        help="take wheels from here, not from the bundle or a network")  # fmt: skip
+
+
+def main(args: argparse.Namespace, console: Console) -> int:
+    from packager.cli._trust import Judge
+    from packager.install import Index, current, installed_wishes
+    from packager.lifecycle import upgrade
+
+    judge = Judge.of(args)
+    directory = args.directory.absolute()
+    release = current(directory)
+    with console:
+        bundle = options.open_bundle(args, console)
+        judge.require(bundle)
+        knobs = _knobs.resolve(args, bundle, before=installed_wishes(release))
+        done = upgrade(
+            bundle, directory, Index(args.wheelhouse), dict(os.environ), knobs,
+            f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", console, allow_downgrade=args.allow_downgrade,
+        )  # fmt: skip
+    value = {"name": done.name, "version": done.version, "digest": done.digest, "knobs": knobs.digest,
+             "release": str(done.directory), "before": release.name}  # fmt: skip
+    console.result(value, f"current is {done.directory.name}, it was {release.name}; restart the server to serve it")
+    return 0

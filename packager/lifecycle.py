@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The life of an installation after the first day: what is there, a new release with a canary, and the end.
+
+Every step that matters is one rename of a link, and is written into `journal.jsonl` before and after. A process that
+is killed anywhere leaves the old release or the new one in service, complete; the next call finishes or starts anew.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from packager import canary, semver
+from packager.bundle import Bundle
+from packager.canonical import JSON
+from packager.errors import PackagerError, UsageError
+from packager.events import Note, OnEvent, ignore
+from packager.files import locked, remove_tree, storage_errors, sync_directory
+from packager.install import (
+    CONFIG,
+    CURRENT,
+    JOURNAL,
+    LOCK,
+    PREVIOUS,
+    RELEASES,
+    Index,
+    Installed,
+    about,
+    current,
+    deployed,
+    place_of,
+    prepare,
+    record,
+    server_command,
+    switch,
+)
+from packager.knobs import Resolved
+
+_SHOWN = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What a directory holds. `unfinished` is the operation that began and never ended, or None."""
+
+    current: Mapping[str, JSON]
+    previous: Mapping[str, JSON] | None
+    releases: tuple[str, ...]
+    history: tuple[Mapping[str, JSON], ...]
+    unfinished: str | None
+
+
+def status(directory: Path) -> Status:
+    """Return what is installed. Raises UsageError if nothing is."""
+    now = current(directory)
+    before = (directory / PREVIOUS).resolve()
+    there = (directory / PREVIOUS).is_symlink() and (before / CONFIG).is_file() and before != now
+    history = tuple(_entries(directory))
+    last = history[-1] if history else {}
+    unfinished = str(last["action"]) if last and last["step"] not in ("done", "refused") else None
+    releases = tuple(sorted(path.parent.name for path in (directory / RELEASES).glob(f"*/{CONFIG}")))
+    return Status(_describe(now), _describe(before) if there else None, releases, history[-_SHOWN:], unfinished)
+
+
+def _describe(release: Path) -> JSON:
+    return {**{key: about(release)[key] for key in ("name", "version", "digest", "target")},
+            "knobs": deployed(release).get("digest"), "release": release.name}  # fmt: skip
+
+
+def check_step(directory: Path, bundle: Bundle, *, allow_downgrade: bool) -> None:
+    """Refuse another bundle than the installed one, and an older version of it. Raises UsageError."""
+    if not (directory / CURRENT / CONFIG).is_file():
+        return
+    there = about(current(directory))
+    if there["name"] != bundle.name:
+        raise UsageError(
+            f"`{directory}` holds `{there['name']}`, not `{bundle.name}`", hint="install it in a directory of its own"
+        )
+    if semver.precedence(bundle.version) < semver.precedence(there["version"]) and not allow_downgrade:
+        raise UsageError(
+            f"`{bundle.version}` is older than the installed `{there['version']}`",
+            hint="`packager rollback` returns to the previous release; --allow-downgrade installs an older one",
+        )
+
+
+def upgrade(
+    bundle: Bundle, directory: Path, index: Index, environment: Mapping[str, str], knobs: Resolved, when: str,
+    on_event: OnEvent = ignore, *, allow_downgrade: bool = False,
+) -> Installed:  # fmt: skip
+    """Install `bundle`, which the caller has verified, beside the current release, try it, then switch to it.
+
+    `when` is the time for the journal. Raises NegativeAnswer if the canary fails: nothing has changed then.
+    """
+    target = about(current(directory))["target"]
+    check_step(directory, bundle, allow_downgrade=allow_downgrade)
+    release = place_of(directory, bundle)
+    with locked(directory / LOCK), _journal(directory, "upgrade", release, knobs, when) as note:
+        fresh = not (release / CONFIG).is_file()
+        done = prepare(bundle, directory, target, index, environment, on_event)
+        note("staged")
+        try:
+            asked = canary.try_release(bundle, server_command(release, ()), knobs, done.target)
+        except PackagerError:
+            if fresh:
+                remove_tree(release)
+            raise
+        on_event(Note(f"the canary answered {asked} reference vectors"))
+        note("tried")
+        record(release, knobs)  # not before the trial: the release may be the one that serves
+        switch(directory, release)
+        note("switched")
+    return done
+
+
+@contextmanager
+def _journal(directory: Path, action: str, release: Path, knobs: Resolved, when: str) -> Iterator[_Write]:
+    write = _Write(directory / JOURNAL, {"when": when, "action": action, "release": release.name,
+                                         "bundle": knobs.bundle, "knobs": knobs.digest})  # fmt: skip
+    write("begun")
+    try:
+        yield write
+    except PackagerError as error:
+        write("refused", error.message)
+        raise
+    write("done")
+
+
+@dataclass(frozen=True, slots=True)
+class _Write:
+    """Appends one line per step; a line is on the disk before the next step begins."""
+
+    path: Path
+    common: Mapping[str, JSON]
+
+    def __call__(self, step: str, reason: str | None = None) -> None:
+        line = {**self.common, "step": step, **({"reason": reason} if reason else {})}
+        with storage_errors(self.path.parent), self.path.open("ab") as file:
+            file.write(json.dumps(line).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _entries(directory: Path) -> Iterator[Mapping[str, JSON]]:
+    """Yield the lines of the journal; one that a power cut tore is skipped."""
+    try:
+        rows = (directory / JOURNAL).read_bytes().splitlines()
+    except FileNotFoundError:
+        return
+    for row in rows:
+        try:
+            entry = json.loads(row)
+        except ValueError:
+            continue
+        if isinstance(entry, dict) and {"action", "step"} <= set(entry):
+            yield entry
+
+
+def uninstall(directory: Path) -> list[str]:
+    """Remove every release and our own files; return what else is in the directory, which stays.
+
+    `current` goes first: whatever is left after a kill is no installation, and the same call removes it. Raises
+    UsageError if nothing of ours is there.
+    """
+    ours = (CURRENT, PREVIOUS, RELEASES, JOURNAL)
+    if not any(os.path.lexists(directory / name) for name in (CURRENT, RELEASES, JOURNAL)):
+        raise UsageError(f"`{directory}` holds no installation")
+    with locked(directory / LOCK), storage_errors(directory):
+        for name in ours:
+            path = directory / name
+            if path.is_dir() and not path.is_symlink():
+                remove_tree(path)
+            else:
+                path.unlink(missing_ok=True)
+            sync_directory(directory)
+        (directory / LOCK).unlink(missing_ok=True)
+    left = sorted(path.name for path in directory.iterdir())
+    if not left:
+        directory.rmdir()
+    return left
