@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from packager.cli import options
-from packager.cli.render import Console
+from packager.cli.console import Console
 
 if TYPE_CHECKING:
     from packager.bundle import Bundle
