@@ -120,7 +120,7 @@ def check_room(directory: Path, bundle: Bundle, runtime: str, index: Index) -> N
     free = shutil.disk_usage(directory).free
     if free < needed:
         raise StorageError(
-            f"no room below `{directory}`: expected {needed / 1e6:.0f} MB, got {free / 1e6:.0f} MB free",
+            f"no space left below `{directory}`: expected {needed / 1e6:.0f} MB, got {free / 1e6:.0f} MB free",
             hint="free some space, or remove an old release; nothing was written",
         )
 

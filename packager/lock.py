@@ -97,7 +97,7 @@ def load(path: Path) -> Lock | None:
     try:
         value = canonical.load(data, limit=MAX_LOCK)
     except ValueError as error:
-        raise LockError(f"`{path}` is no lock: {error}", hint="make it anew with `packager lock`") from None
+        raise LockError(f"`{path}` is not a lock: {error}", hint="make it anew with `packager lock`") from None
     return of_json(value, str(path))
 
 

@@ -126,7 +126,7 @@ cnn.bundle.tar {tmp_path}/site --key release.pub --wheelhouse wheels; echo "exit
     environment = {**os.environ, "PACKAGER_STORE": str(versions.store), "HOME": str(versions.folder)}
     command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    assert "no room below" in done.stderr
+    assert "no space left below" in done.stderr
     assert done.stdout.splitlines() == ["exit 4"]
 
 

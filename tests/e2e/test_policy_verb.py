@@ -51,11 +51,12 @@ def test_the_release_profile_is_met_once_everything_is_attested(built: Project, 
 def test_statements_of_strangers_are_no_facts(built: Project, tmp_path: Path) -> None:
     made = copy_of(built, tmp_path)
     made.run("keygen", "stranger")
-    (made.folder / "slsa.json").write_text(json.dumps(SLSA))
-    made.run("attest", "cnn:1.2.3", "--predicate", "slsa.json", "--type", PROVENANCE, "--key", "stranger.pem")
-    (made.folder / "p.yaml").write_text("rules: [signature, provenance]\n")
+    (made.folder / "tests.json").write_text(json.dumps({"result": "PASSED"}))
+    kind = "https://in-toto.io/attestation/test-result/v0.1"
+    made.run("attest", "cnn:1.2.3", "--predicate", "tests.json", "--type", kind, "--key", "stranger.pem")
+    (made.folder / "p.yaml").write_text("rules: [signature, conformance]\n")
     check = ("policy", "check", "cnn:1.2.3", "--profile", "p.yaml", "--json", "--key", "release.pub")
-    assert [finding["rule"] for finding in made.run(*check, code=1)["findings"]] == ["provenance"]
+    assert [finding["rule"] for finding in made.run(*check, code=1)["findings"]] == ["conformance"]
 
 
 def test_a_credential_in_the_model_card_ends_the_build(built: Project, tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ def test_nothing_that_is_unsigned_counts(gate: Project, built: Project) -> None:
     bundles.make(Store(gate.store))
     gate.run("sign", "tiny:1.0.0", "--key", "release.pem", "-o", "tiny.tar")
     refused = gate.run("promote", "tiny.tar", "--to", "staging", *PROMOTE, code=1)
-    assert "fact 'targets' is missing" in refused.stderr
+    assert "fact `targets` is missing" in refused.stderr
     assert summaries(gate, "tiny.tar") == []
     assert "needs --trust" in gate.run("promote", "tiny.tar", "--to", "staging", "--key", "gate.pem", code=2).stderr
     assert "no name of a stage" in gate.run("promote", "tiny.tar", "--to", "Prod!", *PROMOTE, code=2).stderr
@@ -108,7 +108,7 @@ def test_a_good_statement_does_not_outvote_a_bad_one(gate: Project, built: Proje
     attest = ("attest", "cnn.bundle.tar", "--predicate", "bad.json", "--type", slsa.PREDICATE)
     gate.run(*attest, "--key", "release.pem")
     refused = gate.run("promote", "cnn.bundle.tar", "--to", "staging", *PROMOTE, code=1)
-    assert "RandomNormalLike" in refused.stderr
+    assert "contradict each other" in refused.stderr
     assert summaries(gate) == []
 
 
