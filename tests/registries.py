@@ -49,6 +49,7 @@ def client_of(tracking: str) -> Iterator[Any]:
     logging.getLogger("mlflow").setLevel(logging.ERROR)
     mlflow.set_tracking_uri(tracking)
     try:
+        mlflow.set_experiment(experiment_id="0")  # another test's experiment is not of this registry
         yield mlflow
     finally:
         mlflow.set_tracking_uri(NOWHERE)
@@ -71,13 +72,15 @@ def log_models(tracking: str, artifacts: str | None = None) -> tuple[str, str, s
     common = {"signature": signature, "registered_model_name": "digits", "pip_requirements": ["numpy"]}
     with client_of(tracking):
         mlflow.set_experiment(experiment_id=mlflow.create_experiment("made", artifact_location=artifacts))
-    with client_of(tracking), mlflow.start_run() as run:
-        forms = [
-            mlflow.pytorch.log_model(network, name="pt2", input_example=example, serialization_format="pt2", **common),
-            mlflow.pytorch.log_model(network, name="pickled", serialization_format="pickle", **common),
-            mlflow.onnx.log_model(made, name="graph", **common),
-        ]
-        mlflow.log_text("plain", "notes/a.txt")
+        pickled = {"serialization_format": "pickle", **common}
+        pt2 = {"input_example": example, "serialization_format": "pt2", **common}
+        with mlflow.start_run() as run:
+            forms = [
+                mlflow.pytorch.log_model(network, name="pt2", **pt2),
+                mlflow.pytorch.log_model(network, name="pickled", **pickled),
+                mlflow.onnx.log_model(made, name="graph", **common),
+            ]
+            mlflow.log_text("plain", "notes/a.txt")
         client = mlflow.MlflowClient()
         client.set_registered_model_alias("digits", "champion", "1")
         client.set_registered_model_alias("digits", "next", "3")

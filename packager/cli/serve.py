@@ -63,8 +63,8 @@ def _options(release: Path, args: argparse.Namespace) -> list[str]:
         return [
             word
             for flag, knob in _FLAGS.items()
-            for word in (f"--{flag}", str(found.values[knob]))
             if knob in found.values
+            for word in (f"--{flag}", str(found.values[knob]))
         ]
     shown = {name: value for name, value in found.values.items() if name not in _SECRETS}
     document = canonical.dump({"digest": found.digest, "values": shown}).decode()

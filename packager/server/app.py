@@ -250,6 +250,7 @@ class App:
 
     async def _describe_model(self, scope: Scope, proto: HTTPProtocol) -> Response:
         config = self._config
+        parameters = {"digest": config.digest, "target": config.target}
         return _json(
             {
                 "name": config.name,
@@ -257,7 +258,7 @@ class App:
                 "platform": f"{config.runtime}_onnx",
                 "inputs": [tensor.to_json() for tensor in config.interface.inputs],
                 "outputs": [tensor.to_json() for tensor in config.interface.outputs],
-                "parameters": {"digest": config.digest, "target": config.target, "knobs": self._knobs.digest},
+                "parameters": parameters | ({"knobs": self._knobs.digest} if self._knobs.digest else {}),
             }
         )
 
