@@ -198,9 +198,9 @@ def test_installing_straight_from_a_bucket(built: Project, wheelhouse: Path, tmp
 
 def install_and_verify(built: Project, name: str, site: Path, wheelhouse: Path, **extra: str) -> None:
     """Without a trusted signature nothing is installed; with it what is installed is what was signed."""
-    if not (built.folder / "stranger.pub").exists():
-        built.run("keygen", "stranger")
-    built.run("install", name, site, "--key", "stranger.pub", "--wheelhouse", wheelhouse, code=1, **extra)
+    stranger = site.with_name("stranger")
+    built.run("keygen", stranger)
+    built.run("install", name, site, "--key", f"{stranger}.pub", "--wheelhouse", wheelhouse, code=1, **extra)
     assert not (site / "current").exists()
     built.run("install", name, site, "--key", "release.pub", "--wheelhouse", wheelhouse, **extra)
     assert built.run("verify", site / "current" / "bundle", "--key", "release.pub", "--json")["ok"]
