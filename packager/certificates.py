@@ -21,7 +21,6 @@ from cryptography.x509.verification import Criticality, ExtensionPolicy, Policy,
 
 from packager.errors import UnfitCertificate, UntrustedSigner, UsageError
 
-CODE_SIGNING = ExtendedKeyUsageOID.CODE_SIGNING.dotted_string
 TIME_STAMPING = ExtendedKeyUsageOID.TIME_STAMPING.dotted_string
 Extension = TypeVar("Extension", bound=x509.ExtensionType)
 MAX_PEM = 1 << 20  # bytes of a file of certificates
@@ -63,6 +62,15 @@ def parse_der(data: bytes) -> x509.Certificate:
     except (x509.InvalidVersion, x509.DuplicateExtension, UnsupportedAlgorithm, TypeError) as error:
         raise ValueError(str(error)) from None
     return certificate
+
+
+def is_purpose(text: str) -> bool:
+    """Tell whether `text` is an object identifier, as extended key usages are."""
+    try:
+        x509.ObjectIdentifier(text)
+    except ValueError:
+        return False
+    return True
 
 
 def der(certificate: x509.Certificate) -> bytes:

@@ -12,20 +12,21 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from importlib import resources
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
-from cryptography import x509
-
-from packager import canonical, certificates, keys, semver
+from packager import canonical, keys, semver
 from packager.canonical import JSON
 from packager.formats.dsse import items, members
 from packager.formats.intoto import BUNDLE_PREDICATE
 from packager.keys import PublicKey
 from packager.types import DIGEST
 
+if TYPE_CHECKING:  # most trust is in keys: reading it must not wait for X.509
+    from cryptography import x509
+
 FORMAT = 1
 MAX_TRUST = 4 << 20  # bytes
+CODE_SIGNING = "1.3.6.1.5.5.7.3.3"  # RFC 5280, 4.2.1.12
 _TEXT = 2048  # characters of a line of text; what may be longer has lines: PEM
 _NAME = re.compile(r"[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?")
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
@@ -63,7 +64,7 @@ class CertificateSigner:
     name: str
     authorities: tuple[x509.Certificate, ...]
     identity: str
-    purpose: str = certificates.CODE_SIGNING
+    purpose: str = CODE_SIGNING
     period: Period = Period()
 
 
@@ -135,6 +136,8 @@ class Trust:
 
 def schema() -> bytes:
     """Return the JSON Schema of the content of a trust file."""
+    from importlib import resources
+
     return resources.files("packager").joinpath("trust.schema.json").read_bytes()
 
 
@@ -184,11 +187,11 @@ def _signer(name: str, value: JSON) -> Signer:
         return KeySigner(name, _key(entry["key"], what), _period(entry))
     if "ca" in table:
         entry = members(table, what, "ca identity", f"purpose {period}")
-        purpose = _text(entry.get("purpose", certificates.CODE_SIGNING))
-        try:
-            x509.ObjectIdentifier(purpose)
-        except ValueError:
-            raise ValueError(f"the purpose of {what} is not an object identifier") from None
+        from packager import certificates
+
+        purpose = _text(entry.get("purpose", CODE_SIGNING))
+        if not certificates.is_purpose(purpose):
+            raise ValueError(f"the purpose of {what} is not an object identifier")
         return CertificateSigner(
             name, tuple(_certificates(entry["ca"], 1)), _text(entry["identity"]), purpose, _period(entry)
         )
@@ -245,6 +248,8 @@ def _key(value: JSON, what: str) -> PublicKey:
 
 
 def _certificates(value: JSON, least: int) -> Iterable[x509.Certificate]:
+    from packager import certificates
+
     for item in items(value, "certificates", least, 32):
         yield from certificates.parse_pem(_text(item, certificates.MAX_PEM).encode())
 

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import PurePosixPath
 
-from packager import certificates, evidence
+from packager import evidence
 from packager.bundle import Bundle
 from packager.canonical import JSON
 from packager.errors import ForbiddenFormat, IntegrityError, NegativeAnswer, PackagerError, TooLarge, WrongContent
@@ -188,6 +188,8 @@ def attached(bundle: Bundle) -> Iterator[tuple[str, str, str]]:
 def _claim(material: Material) -> str:
     if isinstance(material, Key):
         return material.claim
+    from packager import certificates
+
     try:
         leaf = material.chain[0] if isinstance(material, Certificates) else material.certificate
         return ", ".join(sorted(certificates.names(certificates.parse_der(leaf)))) or material.claim

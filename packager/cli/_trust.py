@@ -17,6 +17,8 @@ from packager.seen import Seen
 from packager.trust import CertificateSigner, KeylessSigner, KeySigner, Signer, Trust
 
 if TYPE_CHECKING:
+    from cryptography import x509
+
     from packager.bundle import Bundle
     from packager.events import OnEvent
     from packager.verify import Verification
@@ -83,8 +85,6 @@ def state_file(args: argparse.Namespace) -> Path | None:
 
 def _from_options(args: argparse.Namespace) -> Trust:
     """Make a trust of --key, of --ca with --identity, or of --identity with --issuer."""
-    from packager.certificates import load
-
     signers: list[Signer] = [KeySigner(key.fingerprint, key) for key in options.trusted_keys(args)]
     if bool(args.ca) + bool(args.issuer) != bool(args.identity):
         raise UsageError(
@@ -95,7 +95,7 @@ def _from_options(args: argparse.Namespace) -> Trust:
         raise UsageError("--tsa-ca goes with --ca, and --trust-config with --issuer")
     instances = {}
     if args.ca:
-        signers.append(CertificateSigner("certificate", tuple(load(args.ca)), args.identity))
+        signers.append(CertificateSigner("certificate", _authorities(args.ca), args.identity))
     elif args.issuer:
         if args.trust_config:
             instances[_INSTANCE] = trusted_root(args.trust_config)
@@ -105,8 +105,14 @@ def _from_options(args: argparse.Namespace) -> Trust:
             "nobody is trusted yet",
             hint="say whom: --trust FILE, --key PUB, --ca CA --identity NAME, or --identity --issuer",
         )
-    stamping = tuple(load(args.tsa_ca)) if args.tsa_ca else ()
+    stamping = _authorities(args.tsa_ca) if args.tsa_ca else ()
     return Trust(tuple(signers), timestamping=stamping, instances=instances)
+
+
+def _authorities(path: Path) -> tuple[x509.Certificate, ...]:
+    from packager import certificates  # X.509 takes as long to import as everything else here
+
+    return tuple(certificates.load(path))
 
 
 def trusted_root(path: Path) -> bytes:
