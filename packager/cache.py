@@ -3,7 +3,8 @@
 
 Needed are the blobs of named bundles, of remembered steps, and of every living process: whatever a process has seen
 in the store or put there stands in its lease (`store`), and the collector keeps everybody from relying on more while
-it looks and deletes. A kill at any point leaves a store in which only unneeded things are missing.
+it looks and deletes. Environments of locked toolchains are needed by the remembered steps that ran in them and by
+living processes. A kill at any point leaves a store in which only unneeded things are missing.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from packager import canonical
+from packager import canonical, toolchains
 from packager.canonical import JSON
 from packager.errors import IntegrityError
 from packager.events import OnEvent, Progress, ignore
-from packager.files import digest_of, is_at, open_regular, storage_errors
+from packager.files import digest_of, is_at, open_regular, remove_tree, storage_errors
 from packager.formats import oci
-from packager.store import MAX_RECORD, Store
+from packager.store import ENVIRONMENT, MAX_RECORD, Store
 from packager.types import Blob
 
 
@@ -35,6 +36,7 @@ class Size:
     steps: int
     in_use: int
     unneeded: int
+    environments: int
     partial: int
     scratch: int
     other: int
@@ -51,6 +53,7 @@ class Freed:
     blobs: int
     size: int
     steps: int
+    environments: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +81,7 @@ def size(store: Store) -> Size:
 
     return Size(
         bundles=total(of_bundles), steps=total(of_steps), in_use=total(leased), unneeded=total(rest),
+        environments=_tree_size(store.root / toolchains.FOLDER),
         partial=_tree_size(store.root / "partial"), scratch=_tree_size(store.root / "tmp"),
         other=sum(_tree_size(store.root / part) for part in ("actions", "bundles", "memo", "locks", "leases")),
     )  # fmt: skip
@@ -90,7 +94,8 @@ def collect(store: Store, *, steps: bool = False) -> Freed:
     """
     store.sweep()
     with store.collecting(), storage_errors(store.root):
-        needed = bundle_digests(store) | store.living_leases()
+        leased = store.living_leases()
+        needed = bundle_digests(store) | leased
         forgotten = _forget_steps(store, needed, everything=steps)
         needed |= step_digests(store)
         count = freed = 0
@@ -100,7 +105,11 @@ def collect(store: Store, *, steps: bool = False) -> Freed:
                 path.unlink()
                 count += 1
         freed += _drop_partial(store)
-    return Freed(count, freed, forgotten)
+        lost = _put_aside(store, leased)
+    for place in lost:  # many files: nobody has to wait for it, and what a kill leaves of it is scratch
+        freed += _tree_size(place)
+        remove_tree(place)
+    return Freed(count, freed, forgotten, len(lost))
 
 
 def check(store: Store, on_event: OnEvent = ignore, *, remove: bool = False) -> Condition:
@@ -191,6 +200,35 @@ def _forget_steps(store: Store, needed: set[str], *, everything: bool) -> int:
             record.unlink(missing_ok=True)
             count += 1
     return count
+
+
+def _put_aside(store: Store, leased: set[str]) -> list[Path]:
+    """Move environments that nothing needs out of the way, the beginnings of some included; return where they are.
+
+    Who uses or builds one said so before (`Store.hold_environment`).
+    """
+    root = store.root / toolchains.FOLDER
+    if root.is_symlink() or not root.is_dir():  # a link: it is another store's, whose leases nobody knows here
+        return []
+    needed = {word.removeprefix(ENVIRONMENT) for word in leased} | _used_environments(store)
+    found = []
+    for path in list(root.iterdir()):
+        if path.name.lstrip(".").partition(".")[0] in needed:
+            continue
+        if not path.is_dir():
+            path.unlink(missing_ok=True)
+            continue
+        found.append(path.replace(store.root / "tmp" / f"environment-{path.name.lstrip('.')}"))
+    return found
+
+
+def _used_environments(store: Store) -> set[str]:
+    """Return the environments that remembered steps ran in."""
+    found = set()
+    for record in (store.root / "actions").iterdir():
+        with suppress(FileNotFoundError, ValueError, AttributeError):
+            found.add(str(json.loads(record.read_bytes()).get("environment")))
+    return found
 
 
 def _incomplete(store: Store) -> Iterator[str]:

@@ -305,8 +305,7 @@ def place(lock: Lock, runner: Runner, here: Surroundings) -> Callable[[], Path] 
     if environment is None:
         return None
     builds = getattr(plugins.load("exporters", lock.kind), "BUILDS", ())
-    root = runner.store.root / "environments"
-    return lambda: toolchains.prepare(environment, builds, root, here.environment, runner.on_event)
+    return lambda: toolchains.prepare(environment, builds, runner.store, here.environment, runner.on_event)
 
 
 def _dependencies(recipe: Recipe, runner: Runner, here: Surroundings, engine: str) -> Dependencies:

@@ -67,10 +67,12 @@ class Runner:
                 return self._noted(action, known)
             self.on_event(Started(label))
             started = time.monotonic()
-            result = self._perform(action, executes, perform, hashed, place)
+            built = place() if place else None
+            result = self._perform(action, executes, perform, hashed, built)
             self.executed += 1
             self.on_event(Finished(label, time.monotonic() - started))
-            return self._noted(action, self.store.remember(action.key, action.to_json(), result))
+            ran = built.name if built else None
+            return self._noted(action, self.store.remember(action.key, action.to_json(), result, ran))
 
     def _noted(self, action: Action, result: Result) -> Result:
         self.steps[action.key] = action, result
@@ -82,9 +84,8 @@ class Runner:
         executes: bool,
         perform: Callable[[Path], canonical.JSON] | None,
         hashed: Mapping[str, Blob] | None,
-        place: Callable[[], Path] | None,
+        place: Path | None,
     ) -> Result:
-        built = place() if place else None
         with self.store.scratch() as scratch:
             out = scratch / "out"
             out.mkdir()
@@ -92,7 +93,7 @@ class Runner:
                 facts = perform(out)
             else:
                 facts = execute(
-                    self.store, action, scratch, self.limits, executes=executes, living=self._workers, place=built
+                    self.store, action, scratch, self.limits, executes=executes, living=self._workers, place=place
                 )
             return Result(self.store.ingest(out, hashed).digest, facts)
 

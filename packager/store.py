@@ -8,8 +8,9 @@
       partial/<hex>             the beginning of a blob that is being received; the next attempt goes on from there
       tmp/<x>/ and tmp/<x>.lock scratch of a living process; swept once its lock is free
       locks/<hex>               single flight per action, also between processes
-      leases/<x>                the digests that a living process has seen here or put here, so that `cache gc`
-                                (packager.cache) leaves them alone; meaningless once its lock is free
+      environments/<x>/         virtual environments of locked toolchains (packager.toolchains)
+      leases/<x>                what a living process has seen here or put here, digests and names of environments, so
+                                that `cache gc` (packager.cache) leaves it alone; meaningless once its lock is free
 
 Nothing becomes visible before it is complete: data is written to scratch, hashed on the way, synced and renamed.
 Killing any process at any point leaves a usable store. The layout is versioned by its first folder.
@@ -55,6 +56,7 @@ from packager.types import Blob, Result, Tree, check_digest
 
 MAX_RECORD = 64 << 20  # bytes of a JSON record
 MAX_BLOB = 1 << 62
+ENVIRONMENT = "environment:"  # what a lease calls an environment, which has a name where blobs have a digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +114,11 @@ class Store:
                 if self._lease.write(line) != len(line):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 self._held.add(digest)
+
+    def hold_environment(self, name: str) -> None:
+        """Keep the environment `name` while this process lives, whether it is here already or about to be built."""
+        with self.collecting(shared=True):
+            self._hold(f"{ENVIRONMENT}{name}")
 
     def release(self) -> None:
         """Give up what this process relied on; done by itself when the store is not used any more."""
@@ -254,9 +261,10 @@ class Store:
             return None
         return Result(record["tree"], record["facts"], cached=True)
 
-    def remember(self, key: str, action: JSON, result: Result) -> Result:
-        """Record a success. The first complete record wins; its result is returned."""
-        record = {"action": action, "tree": result.tree, "facts": result.facts}
+    def remember(self, key: str, action: JSON, result: Result, environment: str | None = None) -> Result:
+        """Record a success, and the environment it ran in. The first complete record wins; its result is returned."""
+        ran = {"environment": environment} if environment else {}
+        record = {"action": action, "tree": result.tree, "facts": result.facts, **ran}
         with self.scratch() as scratch, storage_errors(self.root):
             file = scratch / "record"
             file.write_bytes(canonical.dump(record))

@@ -20,7 +20,9 @@ from packager.environments import explained, uv
 from packager.errors import SourceError, UsageError
 from packager.events import Finished, OnEvent, Started
 from packager.lock import Environment
+from packager.store import Store
 
+FOLDER = "environments"  # of a store
 OLDEST_PYTHON = "3.11"  # that the code of a worker runs on
 
 
@@ -69,15 +71,18 @@ def find(python: str) -> str:
 
 
 def prepare(
-    environment: Environment, builds: Sequence[str], root: Path, variables: Mapping[str, str], on_event: OnEvent
+    environment: Environment, builds: Sequence[str], store: Store, variables: Mapping[str, str], on_event: OnEvent
 ) -> Path:
-    """Return the directory of the built environment below `root`, building it if it is not there.
+    """Return the directory of the built environment in the store, building it if it is not there.
 
-    Raises SourceError when the index does not deliver what was locked.
+    From then on `cache gc` leaves it alone while this process lives. Raises SourceError when the index does not
+    deliver what was locked.
     """
     rows = environment.requirements.replace("\\\n", " ").splitlines()
+    root = store.root / FOLDER
     options = ["--require-hashes", "--no-deps", *_sources(builds)]
     python = find(environment.python)
+    store.hold_environment(environments.place(rows, python, root).name)
     label = f"build the locked toolchain ({len(rows)} packages)"
     program = environments.ensure(rows, python, root, on_event, environment=variables, options=options, label=label)
     return program.parent.parent

@@ -3,7 +3,8 @@
 needs.
 
 gc is safe at any time: what a running build, pull or installation relies on stays. It keeps named bundles and
-remembered steps; with --steps the steps are forgotten too, which costs nothing but doing them again.
+remembered steps, with the environments of locked toolchains that those ran in; with --steps the steps are forgotten
+and the environments go too, which costs nothing but doing it all again.
 """
 
 from __future__ import annotations
@@ -51,7 +52,8 @@ def _collect(store: Store, args: argparse.Namespace, console: Console) -> int:
     from packager import cache
 
     freed = cache.collect(store, steps=args.steps)
-    console.result(asdict(freed), f"freed {size(freed.size)}: {freed.blobs} blobs, {freed.steps} remembered steps")
+    what = f"{freed.blobs} blobs, {freed.steps} remembered steps, {freed.environments} environments"
+    console.result(asdict(freed), f"freed {size(freed.size)}: {what}")
     return 0
 
 

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from packager import cache, destination, keys, transport
+from packager import cache, destination, keys, toolchains, transport
 from packager.errors import IntegrityError
 from packager.run import Runner
 from packager.sandbox import default_limits
 from packager.sign import sign
 from packager.store import Store
-from packager.types import Action, Blob
+from packager.types import Action, Blob, Result, Tree
 from packager.verify import verify
 from tests import bundles
 
@@ -84,6 +84,39 @@ def test_a_blob_that_was_merely_seen_stays(store: Store) -> None:
     assert seeing.has(orphan)
     cache.collect(Store(store.root.parent))
     assert seeing.get(orphan)
+
+
+def environment(store: Store, name: str, step: int | None = None) -> Path:
+    """Put a directory where an environment would be; with `step`, remember that this step ran in it."""
+    place = store.root / toolchains.FOLDER / name
+    (place / "lib").mkdir(parents=True)
+    (place / "lib" / "module.py").write_bytes(b"x" * 100)
+    if step is not None:
+        store.remember(Action("export", step).key, {}, Result(store.put_tree(Tree.of({})).digest, {}), name)
+    return place
+
+
+def test_environments_stay_as_long_as_something_needs_them(store: Store) -> None:
+    used, held, lost, begun = (environment(store, name, step) for name, step in
+                               (("a1", 1), ("b2", None), ("c3", None), (".d4.staging-x", None)))  # fmt: skip
+    (begun.parent / ".d4.lock").touch()
+    building = again(store)
+    building.hold_environment("b2")
+    assert cache.size(building).environments == 400
+    freed = cache.collect(Store(store.root.parent))
+    assert (freed.environments, freed.size >= 200) == (2, True)
+    assert {path.name for path in lost.parent.iterdir()} == {"a1", "b2"}
+    assert cache.collect(again(building)).environments == 1
+    assert used.is_dir() and not held.exists()
+    assert cache.collect(Store(store.root.parent), steps=True).environments == 1
+    assert not list(lost.parent.iterdir()) and not list((store.root / "tmp").iterdir())
+
+
+def test_environments_of_another_place_are_not_ours(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "shared" / "e1").mkdir(parents=True)
+    (store.root / toolchains.FOLDER).symlink_to(tmp_path / "shared")
+    assert cache.collect(store).environments == 0
+    assert (tmp_path / "shared" / "e1").is_dir()
 
 
 BUILD = """
