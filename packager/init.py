@@ -6,13 +6,15 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
 from string import Template
 
-from packager import sources
+from packager import exporters, origins, plugins, sources
 from packager.canonical import JSON
+from packager.errors import MissingToolError, SourceError
+from packager.worker import host_version
 from packager.yamltext import Scalar, Where
 
 SCHEMA = "recipe.schema.json"
@@ -21,14 +23,19 @@ SCHEMA = "recipe.schema.json"
 _PLAIN = re.compile(r"[A-Za-z0-9./_][A-Za-z0-9./_@+-]*(:/[A-Za-z0-9./_@+-]+)?")
 _EXAMPLE = {"image": {"dtype": "float32", "shape": ["batch", 3, 224, 224], "range": [0, 1]}}
 _ENDING = "(" + "|".join(map(re.escape, (*sources.SINGLE_FILES, ".bundle.tar"))) + ")$"
+_PICKLE = "# allow-pickle: false            # true: run the code inside a pickled source, in the sandbox"
+_TOOLCHAIN = (
+    "# toolchain: host                # locked: export with the versions the source was made with, in an environment "
+    "of its own"
+)
 _ALIAS_OR_VERSION = re.compile(r"@[^@/]*$|/([0-9]+|latest)$", re.IGNORECASE)
 
 
 def draft(source: str, facts: Mapping[str, JSON] | None = None) -> str:
     """Return the text of a commented `bundle.yaml` for `source`.
 
-    `facts` holds what is known already: `name`, `version`, `registry`, and `inputs` and `dynamic` as in a recipe.
-    Raises UsageError when no source reads `source`.
+    `facts` holds what is known already: `name`, `version`, `registry`, and `inputs` and `dynamic` as in a recipe; and
+    what `look` found. Raises UsageError when no source reads `source`.
     """
     sources.load_for(source)
     known = facts or {}
@@ -43,7 +50,50 @@ def draft(source: str, facts: Mapping[str, JSON] | None = None) -> str:
         if registry
         else "# registry: sqlite:///mlflow.db   # or https://host",
         inputs=_shapes(known.get("inputs"), known.get("dynamic")),
+        pickle=_line("allow-pickle: false", known.get("executes"), _PICKLE),
+        toolchain=_line("toolchain: locked", known.get("differs"), _TOOLCHAIN),
     )
+
+
+def look(source: str, base: Path) -> dict[str, JSON]:
+    """Return what the files of a local source say, for `draft`; nothing for a source that is elsewhere or unknown.
+
+    `executes` says that opening the payload runs code, and whose consent that needs: the draft asks, it never grants.
+    `differs` says why this host's versions are not those to export with.
+    """
+    place = sources.local_path(source, base)
+    if place is None or not place.exists() or source.lower().endswith(sources.BUNDLE):
+        return {}
+    files = {place.name: place} if place.is_file() else sources.regular_files(place)
+    try:
+        kind, payload = exporters.detect_kind(files, lambda path: files[path].read_bytes())
+        origin = origins.read(files, lambda path: files[path].read_bytes(), payload)
+    except SourceError:
+        return {}  # `lock` says what is wrong, with the remedy
+    module = plugins.load("exporters", kind)
+    found: dict[str, JSON] = {}
+    if module.EXECUTES:
+        found["executes"] = f"`{payload}` is {getattr(module, 'IS', 'a pickle')}: true runs the code inside, sandboxed"
+    if differs := _differs([name for name in module.TOOLCHAIN if name not in origins.OURS], origin):
+        found["differs"] = differs
+    return found
+
+
+def _differs(tools: Iterable[str], origin: origins.Origin) -> str:
+    """Say which library this host lacks, or has in another version than the source was made with; else nothing."""
+    here: dict[str, str] = {}
+    for name in tools:
+        try:
+            here[name] = host_version(name)
+        except MissingToolError:
+            return f"`{name}` is not installed here"
+    told = (f"made with {name} {made}, this host has {now}" for name, made, now in origins.differing(origin, here))
+    return next(told, "")
+
+
+def _line(setting: str, reason: JSON, otherwise: str) -> str:
+    """Write a setting that the source calls for, with the reason; else the example behind `#`."""
+    return f"{setting:<32} # {reason}" if reason else otherwise
 
 
 def schema() -> bytes:

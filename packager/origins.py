@@ -12,7 +12,7 @@ import importlib.metadata
 import io
 import re
 import zipfile
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 import yaml
@@ -168,6 +168,17 @@ def _member(data: bytes, name: str) -> bytes:
             return member.read(_LONGEST)
     except (zipfile.BadZipFile, KeyError, OSError, RuntimeError):
         return b""  # the worker will say what is wrong with it
+
+
+def differing(origin: Origin, found: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
+    """Yield each library that the source was made with in another minor version than `found` has: name, its version
+    there, its version here.
+    """
+    for name, stated in origin.packages.items():
+        exact = stated.removeprefix("==")
+        judged = name in found and name not in OURS and exact != stated
+        if judged and exact.split(".")[:2] != found[name].split(".")[:2]:
+            yield name, exact, found[name]
 
 
 def needs(tools: Collection[str], origin: Origin, *, more: bool) -> list[str]:

@@ -289,14 +289,9 @@ def _toolchain(
 
 def _compare(found: Mapping[str, str], origin: origins.Origin, on_event: OnEvent) -> None:
     """Warn of a library of another version than the source was made with: its results there may be others."""
-    for name, stated in origin.packages.items():
-        exact = stated.removeprefix("==")
-        judged = name in found and name not in origins.OURS and exact != stated
-        if judged and exact.split(".")[:2] != found[name].split(".")[:2]:
-            message = (
-                f"the source was made with {name} {exact}, this host has {found[name]} and may read it differently"
-            )
-            on_event(Warned(f"{message}; `toolchain: locked` in the recipe exports with its own version"))
+    for name, exact, here in origins.differing(origin, found):
+        message = f"the source was made with {name} {exact}, this host has {here} and may read it differently"
+        on_event(Warned(f"{message}; `toolchain: locked` in the recipe exports with its own version"))
 
 
 def place(lock: Lock, runner: Runner, here: Surroundings) -> Callable[[], Path] | None:

@@ -21,13 +21,13 @@ LAYERS = (
         "seen", "semver", "store", "tensorcheck", "timestamps", "trust", "trustfile", "vex", "waivers", "yamltext",
     },
     {
-        "bucket", "dependencies", "exporters", "init", "lockers", "origins", "policies", "registry", "renderers", "runtimes",
+        "bucket", "dependencies", "exporters", "lockers", "origins", "policies", "registry", "renderers", "runtimes",
         "server", "signers", "sources", "steps", "templates", "verifiers",
     },
     {"environments", "run", "sandbox", "worker"},
     {
         "build", "cache", "canary", "compare", "compat", "compatpage", "completeness", "conform", "delta", "diff",
-        "evidence", "facts", "host", "install", "lifecycle", "policy", "policydocs", "policyreport", "policytest",
+        "evidence", "facts", "host", "init", "install", "lifecycle", "policy", "policydocs", "policyreport", "policytest",
         "probing", "profiles", "promote", "provenance", "rebuild", "render", "resolve", "sign", "swap", "toolchains",
         "transport", "trustchannel", "trustedit",
         "vendor", "verify", "wheels",

@@ -27,16 +27,18 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace, console: Console) -> int:
     from packager.errors import UsageError
     from packager.files import write_atomically
-    from packager.init import draft, seen_from
+    from packager.init import draft, look, seen_from
 
     if args.output.exists() and not args.force:
         raise UsageError(f"`{args.output}` exists already", hint="give another name with -o, or --force")
-    text = draft(seen_from(args.source, args.output.parent))
+    found = look(args.source, Path())
+    text = draft(seen_from(args.source, args.output.parent), found)
     args.output.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(args.output, text.encode())
+    consent = "opening this source runs its author's code: decide about `allow-pickle`\n" if "executes" in found else ""
     console.result(
-        {"recipe": str(args.output)},
-        f"wrote {args.output}; edit it, then run `packager build {args.output}`\n"
+        {"recipe": str(args.output), **found},
+        f"wrote {args.output}; edit it, then run `packager build {args.output}`\n{consent}"
         "for completion in an editor: packager schema > recipe.schema.json",
     )
     return 0

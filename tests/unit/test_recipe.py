@@ -336,6 +336,22 @@ def test_a_draft_names_the_schema_for_editors_first() -> None:
     assert init.draft("./model").startswith(f"# yaml-language-server: $schema={init.SCHEMA}\n")
 
 
+def test_a_draft_asks_for_consent_and_never_gives_it(tmp_path: Path) -> None:
+    """What runs code when it is opened, and what this host cannot read as its author did, stand in the draft."""
+    (tmp_path / "model.pkl").write_bytes(b"_sklearn_version\x94\x8c\x061.5.2")
+    (tmp_path / "net.ts").write_bytes(b"x")
+    (tmp_path / "net.keras").write_bytes(b"x")
+    (tmp_path / "net.onnx").write_bytes(b"x")
+    pickled = init.draft("model.pkl", init.look("model.pkl", tmp_path))
+    assert "\nallow-pickle: false " in pickled and "`model.pkl` is a pickle: true runs the code inside" in pickled
+    assert "\ntoolchain: locked " in pickled and "made with scikit-learn 1.5.2, this host has 1." in pickled
+    assert parse(pickled).toolchain == "locked" and not parse(pickled).allow_pickle
+    assert "is a TorchScript archive" in init.draft("net.ts", init.look("net.ts", tmp_path))
+    assert "`tensorflow` is not installed here" in init.draft("net.keras", init.look("net.keras", tmp_path))
+    for elsewhere in ("net.onnx", "absent.pkl", "models:/digits/3", "s3://bucket/x.pkl"):
+        assert init.look(elsewhere, tmp_path) == {}
+
+
 def test_a_source_is_written_as_the_recipe_sees_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert init.seen_from("model.onnx", Path()) == "model.onnx"

@@ -76,6 +76,7 @@ KINDS = {
     "relu": ("onnx", "saved_model.onnx"),
     "plain": ("onnx", "model.onnx"),
     "net": ("torch-pickle", "saved_model.pt"),
+    "script": ("torchscript", "saved_model.pt"),
     "bert": ("transformers", "."),
 }
 
@@ -140,6 +141,9 @@ RECIPE = "name: m\nversion: 1.0.0\nsource: bentoml:{}:latest\n"
         pytest.param(
             "net", "allow-pickle: true\ninputs: {x: {dtype: float32, shape: [batch, 4]}}\n", marks=pytest.mark.slow
         ),
+        pytest.param(
+            "script", "allow-pickle: true\ninputs: {x: {dtype: float32, shape: [batch, 4]}}\n", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_bundles_are_built_from_it(packager: Run, written: Path, tmp_path: Path, name: str, more: str) -> None:
@@ -148,7 +152,7 @@ def test_bundles_are_built_from_it(packager: Run, written: Path, tmp_path: Path,
     (tmp_path / "bundle.yaml").write_text(RECIPE.format(name) + more)
     if more:
         (tmp_path / "bundle.yaml").write_text(RECIPE.format(name))
-        assert "is a pickle" in packager("lock", BENTOML_HOME=str(written), code=4).stderr
+        assert ": opening it runs the code inside" in packager("lock", BENTOML_HOME=str(written), code=4).stderr
         (tmp_path / "bundle.yaml").write_text(RECIPE.format(name) + more)
     done = packager("build", "--json", BENTOML_HOME=str(written))
     assert json.loads(done.stdout)["verdict"]["ok"]
