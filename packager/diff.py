@@ -362,12 +362,19 @@ def _final(version: str) -> tuple[int, str]:
 def check_step(recipe: Recipe, derived: JSON, store: Store, base: Path) -> None:
     """Raise NegativeAnswer if the interface broke since the release before without a large enough version step.
 
-    That release is what `previous` names, else the newest older version of the same name in the local store.
+    That release is what `previous` names, else the newest older version of the same name in the local store; its
+    contract may be of another format. Raises UsageError when its interface cannot be read.
     """
     before = _previous(recipe, store, base)
     if before is None:
         return
-    old, new = contract.parse(before.read(CONTRACT), before.medium.label), contract.parse(canonical.dump(derived))
+    old, new = contract.parse_interface(before.read(CONTRACT)), contract.parse(canonical.dump(derived))
+    if old is None:
+        raise UsageError(
+            f"the contract of `{before.name}:{before.version}`, the release before, is of another format than "
+            f"{contract.FORMAT}, so nobody can say whether the interface broke",
+            hint="name another release under `previous` in the recipe, or write `previous: none`",
+        )
     broken = [change for change in interface(old, new) if change.level == "major"]
     if broken and step(before.version, recipe.version) != "major":
         raise NegativeAnswer(
