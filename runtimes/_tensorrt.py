@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from packager.runtimes import _precision
+from packager.runtimes._tensorrt_session import logger
 from packaging.specifiers import SpecifierSet
 
 from packager import graph
@@ -82,21 +83,6 @@ def build(trt: Any, source: Path, interface: JSON, configure: Callable[[Any], No
 
 
 _HINT = "change the promise in the recipe (device, precision), or export the model without what is named here"
-
-
-def logger(trt: Any) -> Any:
-    """Return a logger of the library that keeps its errors in `errors`."""
-
-    class Log(trt.ILogger):
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self.errors: list[str] = []
-
-        def log(self, severity: Any, message: str) -> None:
-            if int(severity) <= int(trt.ILogger.Severity.ERROR):
-                self.errors.append(message)
-
-    return Log()
 
 
 def _made(maker: Callable[[Any], Any], log: Any) -> Any:

@@ -37,7 +37,7 @@ class Faulty(kit.Adapter):
         self.inputs = [node.name for node in self.session.get_inputs()]
         self.names = [node.name for node in self.session.get_outputs()]
         used = "cuda" if self.session.get_providers()[0].startswith("CUDA") else "cpu"
-        claims = {"unguarded CUDA": used, "falls back to CPU": "cpu", "lies about the device": "cuda"}
+        claims = {"unguarded CUDA": used, "falls back to CPU": "cpu", "lies about the device": message["device"]}
         return {
             "provider": self.session.get_providers()[0], "device": claims.get(self.fault, message["device"]),
             "pid": 1 if self.fault == "another process" else os.getpid(),

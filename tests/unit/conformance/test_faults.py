@@ -169,6 +169,13 @@ def test_a_fault_is_caught_by_its_level(bench: Bench, fault: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("device", ["cuda", "tensorrt", "rtx", "sm_86", "ampere_plus"])
+def test_no_name_of_a_gpu_can_be_claimed_without_its_driver(bench: Bench, device: str) -> None:
+    verdict = bench.judge("faulty", "lies about the device", device=device, level=1)
+    assert verdict["outcome"] == "fail" and "no process has mapped `libcuda.so`" in verdict["reason"]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "level"),
     [("metadata lies", 2), ("500 for bad input", 4), ("refuses without a word", 4), ("answers anything", 4),
