@@ -8,7 +8,7 @@ itself, which wins. A signed table's serial may only rise: an older one cannot b
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -67,15 +67,6 @@ def probe(runtime: str, version: str, python: str, cache: Path, on_event: OnEven
     pythons = environments.pythons_for(program.candidates(version)[0], PYTHONS)
     found: JSON = program.table(said["version"], said, limits, outcomes, pythons or (said["python"],))
     return found
-
-
-def coverage(
-    runtime: str, version: str, facts: Mapping[str, JSON], python: str, cache: Path, on_event: OnEvent = ignore
-) -> JSON:  # fmt: skip
-    """Run ONNX's own tests of the operators of a graph on a version; return counts and failures by operator."""
-    program = _program(runtime, "nodetests")
-    interpreter, said = environment(runtime, version, python, cache, on_event)
-    return {"runtime": runtime, "version": said["version"], **program.run(interpreter, facts)}
 
 
 def keep(table: JSON, folder: Path) -> Path:

@@ -56,6 +56,11 @@ class Process:
         """The process the suite started."""
         return self._process.pid
 
+    @property
+    def alive(self) -> bool:
+        """Say whether the program still runs, and is still listened to."""
+        return self._process.poll() is None
+
     def _read(self) -> None:
         assert self._process.stdout
         while line := self._process.stdout.readline(_LINE):

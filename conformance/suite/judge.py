@@ -64,7 +64,7 @@ def difference(expected: Any, got: Any, bounds: Mapping[str, float]) -> tuple[Dr
     place = np.unravel_index(int(excess.argmax()), excess.shape)
     return drift, (
         f"{int(wrong.sum())} of {wrong.size} elements are out of tolerance (atol {bounds['atol']}, rtol "
-        f"{bounds['rtol']}); worst {[int(i) for i in place]}: expected {left[place]!r}, got {right[place]!r}"
+        f"{bounds['rtol']}); worst {[int(i) for i in place]}: expected {float(left[place])!r}, got {float(right[place])!r}"
     )
 
 

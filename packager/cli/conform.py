@@ -46,6 +46,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--adapter", metavar="COMMAND",
                         help="test a runtime through your own program (see conformance/README.md)")  # fmt: skip
     parser.add_argument("--level", choices=[f"L{n}" for n in range(6)], default="L5", help="the last level to run")
+    parser.add_argument("--operators", action="store_true",
+                        help="run ONNX's tests of its operators on every cell, not only on one that fails")  # fmt: skip
     parser.add_argument("--report", type=Path, metavar="DIR",
                         help="write result.json, junit.xml, report.html, and the attestation if signed")  # fmt: skip
     parser.add_argument(
@@ -154,7 +156,7 @@ def _settings(args: argparse.Namespace, work: Path) -> Settings:
         work=(args.keep or work).absolute(), cache=(args.cache or options.cache_directory()).absolute(),
         level=int(args.level[1]), jobs=args.jobs, seconds=args.seconds, memory=args.memory << 20,
         index=Index(args.wheelhouse), environment=dict(os.environ),
-        python=args.python and args.python.absolute(),
+        python=args.python and args.python.absolute(), operators=args.operators,
     )  # fmt: skip
 
 

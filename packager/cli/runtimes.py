@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -122,8 +123,11 @@ def _probe(args: argparse.Namespace, console: Console) -> int:
     cache = options.cache_directory() / "environments"
     with console:
         if args.bundle:
-            return _coverage(args, console, name, version, cache)
-        table = probing.probe(name, version, args.python, cache, console)
+            report = _coverage(args, console, name, version, cache)
+        else:
+            table = probing.probe(name, version, args.python, cache, console)
+    if args.bundle:
+        return _covered(report, console)
     path = probing.keep(table, options.knowledge_directory())
     if args.output:
         from packager.files import write_atomically
@@ -147,22 +151,31 @@ def _counts(kernels: Any) -> dict[str, int]:
     return counts
 
 
-def _coverage(args: argparse.Namespace, console: Console, name: str, version: str, cache: Path) -> int:
-    from packager import contract, probing
+def _coverage(args: argparse.Namespace, console: Console, name: str, version: str, cache: Path) -> Any:
+    from packager import conform, contract
     from packager.bundle import CONTRACT
+    from packager.conform import operators
 
-    promise = contract.parse(options.open_reference(args.bundle, args, console).read(CONTRACT))
-    report = probing.coverage(name, version, promise.graph, args.python, cache, console)
-    rows = []
-    for operator, entry in report["operators"].items():
-        state = "FAIL" if entry["failed"] else "ok  " if entry["passed"] else "-   "
-        rows.append(f"{state} {operator:24} {entry['passed']} passed, {len(entry['failed'])} failed, "
-                    f"{entry['skipped']} skipped")  # fmt: skip
-        rows += [f"       {test}: {text}" for test, text in list(entry["failed"].items())[:3]]
-    if report["untested"]:
-        rows.append(f"no test: {', '.join(report['untested'])}")
-    console.result(report, "\n".join(rows))
-    return int(any(entry["failed"] for entry in report["operators"].values()))
+    data = options.open_reference(args.bundle, args, console).read(CONTRACT)
+    promise = contract.parse(data)
+    settings = operators.Installed(conform.suite(), cache, dict(os.environ), args.python)
+    graph = {"runtime": "onnxruntime", "device": "cpu"}  # what is tested are operators of the graph
+    return operators.alone(name, version, graph, promise.graph, settings, console)
+
+
+def _covered(report: Any, console: Console) -> int:
+    from packager.conform import operators
+    from packager.errors import StepError
+
+    if "reason" in report:
+        raise StepError(report["reason"])
+    counts = {
+        op: (len(entry["failed"]), entry["passed"], entry["skipped"]) for op, entry in report["operators"].items()
+    }
+    rows = [f"{'FAIL' if failed else 'ok  ' if passed else '-   '} {name:24} {passed} passed, {failed} failed, "
+            f"{skipped} skipped" for name, (failed, passed, skipped) in counts.items()]  # fmt: skip
+    console.result(report, "\n".join([*rows, *operators.lines(report)]))
+    return int(bool(operators.broken(report)))
 
 
 def _update(args: argparse.Namespace, console: Console) -> int:

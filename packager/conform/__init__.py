@@ -12,17 +12,14 @@ limit and a memory limit; what a cell leaves on disk is in its folder of the wor
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import importlib.util
 import json
 import os
-import signal
-import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -30,8 +27,9 @@ from pathlib import Path
 from packager import environments, install, transport
 from packager.bundle import CONTRACT, Bundle
 from packager.canonical import JSON
-from packager.conform import cells
+from packager.conform import cells, programs
 from packager.conform.cells import Ask, Planned
+from packager.conform.operators import Coverage
 from packager.errors import MissingToolError, PackagerError, StepError, UsageError
 from packager.events import Finished, OnEvent, Started, Warned, ignore
 from packager.files import storage_errors
@@ -40,7 +38,6 @@ from packager.install import Index
 FORMAT = 1
 LEVELS = ("L0", "L1", "L2", "L3", "L4", "L5")
 REFERENCE = "onnxruntime"
-_TAIL = 3000
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +65,7 @@ class Settings:
     index: Index = field(default_factory=Index)
     environment: Mapping[str, str] = field(default_factory=dict)
     python: Path | None = None  # an existing environment to test instead of building one
+    operators: bool = False  # run ONNX's tests of the bundle's operators on every cell, not only on those that fail
 
 
 def suite() -> Path:
@@ -99,6 +97,7 @@ class _Run:
         with storage_errors(settings.work):
             self.files.mkdir(parents=True)
         transport.write_unpacked(bundle, self.files, on_event)
+        self.coverage = Coverage(settings.work / "operators", self._module)
 
     def matrix(self, plan: Sequence[Planned]) -> JSON:
         started = time.monotonic()
@@ -138,7 +137,9 @@ class _Run:
         self.on_event(Started(label))
         started = time.monotonic()
         subject = self._subject(replace(newest, options={**(newest.options or {}), **self._carried()}), scratch, folder)
-        self._program([sys.executable, "-m", "suite.vectors", str(subject), str(folder)], scratch, label)
+        code, log = self._module(["suite.vectors", str(subject), str(folder)], scratch)
+        if code != 0:
+            raise StepError(f"{label} cannot be had", hint="try another `--runtime onnxruntime==V`", log=log)
         self.on_event(Finished(label, time.monotonic() - started))
         index = json.loads((folder / "index.json").read_bytes())
         return {**index["reference"], "source": "run", "cases": len(index["cases"]), "target": target}, folder
@@ -148,10 +149,9 @@ class _Run:
         inputs = self.files / "vectors" / "inputs"
         return {"inputs": str(inputs)} if inputs.is_dir() else {}
 
-    def _program(self, command: Sequence[str], scratch: Path, label: str) -> None:
-        code, log = self._spawn(command, scratch)
-        if code:
-            raise StepError(f"{label} cannot be had", hint="try another `--runtime onnxruntime==V`", log=log)
+    def _module(self, arguments: Sequence[str], scratch: Path) -> tuple[int | None, str]:
+        """Run a module of the suite."""
+        return self._spawn([sys.executable, "-m", *arguments], scratch)
 
     # one cell
 
@@ -170,7 +170,11 @@ class _Run:
             subject = self._subject(planned, scratch, vectors)
         except PackagerError as error:
             return self._skipped(planned, f"its environment cannot be built: {error.message}")
-        return self._judge(json.loads(subject.read_bytes()))
+        row = self._judge(json.loads(subject.read_bytes()))
+        if row["outcome"] != "skip" and (self.settings.operators or _unexplained(row)):
+            target = self.contract["targets"][planned.target]
+            row["operators"] = self.coverage.of(planned, subject, target.get("graph", self.contract["graph"]))
+        return row
 
     def _subject(self, planned: Planned, scratch: Path, vectors: Path) -> Path:
         """Build the environment of a cell and write its cell file."""
@@ -189,7 +193,7 @@ class _Run:
             **self._common(planned.target, planned.runtime, scratch, vectors),
             "name": planned.name, "version": planned.version, "device": planned.device,
             "adapter": [*([str(python)] if planned.python else []), *planned.adapter],
-            "environment": self._variables(scratch, python),
+            "environment": programs.variables(scratch, python, self.suite),
             "channels": list(planned.channels), "library": planned.library, "options": options,
             "deviations": dict(planned.deviations or {}),
         }  # fmt: skip
@@ -214,13 +218,6 @@ class _Run:
             "scratch": str(scratch), "level": self.settings.level, "seconds": self.settings.seconds / 2,
             "memory": self.settings.memory,
         }  # fmt: skip
-
-    def _variables(self, scratch: Path, python: Path) -> dict[str, str]:
-        """Return everything an adapter gets to see: none of the caller's secrets."""
-        home = scratch / "home"
-        home.mkdir(exist_ok=True)
-        return {"PATH": f"{python.parent}:/usr/local/bin:/usr/bin:/bin", "HOME": str(home), "TMPDIR": str(home),
-                "PYTHONPATH": str(self.suite), "LANG": "C.UTF-8", "NO_PROXY": "127.0.0.1"}  # fmt: skip
 
     def _judge(self, subject: dict[str, JSON]) -> JSON:
         """Run the suite over one cell in a process of its own and return its verdict."""
@@ -250,20 +247,7 @@ class _Run:
             return {**_blank(subject), "outcome": "fail", "reason": f"{reason}: {log[-400:]}".strip(": ")}
 
     def _spawn(self, command: Sequence[str], scratch: Path) -> tuple[int | None, str]:
-        """Run a program of the suite; None as status when it had to be killed at the limit of time."""
-        variables = {**self.settings.environment, "PYTHONPATH": str(self.suite), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
-        log = scratch / "suite.log"
-        with log.open("wb") as sink:
-            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink, env=variables,
-                                       cwd=scratch, start_new_session=True)  # fmt: skip
-            code: int | None
-            try:
-                code = process.wait(self.settings.seconds)
-            except subprocess.TimeoutExpired:
-                code = None
-            finally:
-                _kill(process)
-        return code, log.read_bytes()[-_TAIL:].decode("utf-8", "replace").strip()
+        return programs.run(command, scratch, self.suite, self.settings.environment, self.settings.seconds)
 
     def _skipped(self, planned: Planned, reason: str) -> JSON:
         self.on_event(Warned(f"{planned.name}: skipped: {reason}"))
@@ -283,24 +267,9 @@ class _Run:
         }
 
 
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    """End the suite and what it started: adapters are sessions of their own, and a hanging one reads no input."""
-    family = list(_descendants(process.pid))
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    for pid in family:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    process.wait()
-
-
-def _descendants(pid: int) -> Iterator[int]:
-    """Yield the processes below `pid`, by Linux's list of each thread's children."""
-    for file in Path(f"/proc/{pid}/task").glob("*/children"):
-        with contextlib.suppress(OSError):
-            for child in map(int, file.read_text().split()):
-                yield child
-                yield from _descendants(child)
+def _unexplained(row: Mapping[str, JSON]) -> bool:
+    """Say whether a cell failed in a way that an operator may be the cause of: load, interface, numbers."""
+    return any(row["levels"].get(level) == "fail" for level in ("L1", "L2", "L3"))
 
 
 def _belongs(path: str, model: Path, files: Path) -> bool:

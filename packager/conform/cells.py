@@ -50,6 +50,7 @@ class Planned:
     installs: bool = False
     deviations: Mapping[str, str] | None = None
     reason: str = ""
+    operators: tuple[str, ...] = ()  # the adapter that runs graphs of single operators in the same environment
 
     @property
     def name(self) -> str:
@@ -73,7 +74,7 @@ def runtime(name: str) -> Any:
 
 def foreign(contract: JSON, command: Sequence[str]) -> list[Planned]:
     """Return the cells of an adapter that somebody else wrote, one per target: `command` starts it."""
-    return [Planned(name, "adapter", "-", target["device"], adapter=tuple(command))
+    return [Planned(name, "adapter", "-", target["device"], adapter=tuple(command), operators=tuple(command))
             for name, target in sorted(contract["targets"].items())]  # fmt: skip
 
 
@@ -157,13 +158,19 @@ def _cell(module: Any, name: str, version: str, target: str) -> Planned:
         target, name, version, module.DEVICE, python, tuple(module.requirements(version, python)),
         tuple(module.CHANNELS), module.LIBRARY, (str(testable()[_adapter(module, name)] / "adapter.py"),),
         getattr(module, "options", lambda version: {})(version), getattr(module, "INSTALLS", False),
-        getattr(module, "deviations", lambda version: {})(version),
+        getattr(module, "deviations", lambda version: {})(version), operators=_engine(module, name),
     )  # fmt: skip
 
 
 def _adapter(module: Any, name: str) -> str:
     """Return the runtime whose adapter drives `name`; its own unless it says otherwise."""
     return str(module.adapter()) if hasattr(module, "adapter") else name
+
+
+def _engine(module: Any, name: str) -> tuple[str, ...]:
+    """Return the adapter of the library inside: `ENGINE` of a server, else its own; none where it reads no graphs."""
+    engine = getattr(module, "ENGINE", _adapter(module, name))
+    return (str(testable()[engine] / "adapter.py"),) if engine else ()
 
 
 def _members(cell: Planned) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import math
 from html import escape
 
 from packager.canonical import JSON
+from packager.conform import operators
 from packager.conform.results import summary, verdict
 
 _STYLE = """
@@ -185,5 +186,7 @@ def _checks(result: JSON) -> str:
             for check in cell["checks"]
         )
         table = f"<table>{rows}</table>" if rows else ""
+        if "operators" in cell:
+            table += "".join(f"<p>{escape(line)}</p>" for line in operators.lines(cell["operators"]))
         parts.append(f"<details><summary>{escape(cell['cell'])}: {escape(cell['outcome'])}</summary>{table}</details>")
     return "<h2>Every check</h2>" + "".join(parts)

@@ -14,7 +14,7 @@ from pathlib import Path
 from packager import canonical, evidence
 from packager.bundle import CONTRACT, Bundle
 from packager.canonical import JSON
-from packager.conform import FORMAT
+from packager.conform import FORMAT, operators
 from packager.errors import IntegrityError, UsageError
 from packager.evidence import Evidence
 from packager.formats import dsse
@@ -65,7 +65,8 @@ def _is_cell(cell: JSON) -> bool:
     if not isinstance(cell, dict) or not all(isinstance(cell.get(word), str) for word in words):
         return False
     tables = all(isinstance(cell.get(key), dict) for key in ("levels", "identity", "measures"))
-    return cell["outcome"] in ("pass", "fail", "skip") and tables and isinstance(cell.get("checks"), list)
+    covered = "operators" not in cell or operators.is_report(cell["operators"])
+    return cell["outcome"] in ("pass", "fail", "skip") and tables and covered and isinstance(cell.get("checks"), list)
 
 
 def read(path: Path, trusted: Sequence[PublicKey] = ()) -> JSON:
@@ -170,6 +171,8 @@ def table(result: JSON) -> str:
             rows.append(f"{'':{width}}  known of this runtime, whatever the model: {', '.join(known)}")
         if cell["reason"]:
             rows.append(f"{'':{width}}  {cell['outcome']}: {cell['reason']}")
+        if "operators" in cell:
+            rows += [f"{'':{width}}  {line}" for line in operators.lines(cell["operators"])]
     return "\n".join(rows)
 
 

@@ -7,6 +7,7 @@ ACCEPTS = ("onnxruntime",)
 CHANNELS = ("adapter",)  # it does not speak the Open Inference Protocol: the adapter translates
 DEVICE = "cpu"
 LIBRARY = "onnxruntime"
+ENGINE = "onnxruntime"  # what computes inside
 
 
 def versions() -> tuple[str, ...]:

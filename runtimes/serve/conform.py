@@ -7,6 +7,7 @@ ACCEPTS = ("onnxruntime",)
 CHANNELS = ("http", "grpc")
 DEVICE = "cpu"
 LIBRARY = "onnxruntime"
+ENGINE = "onnxruntime"  # what computes inside
 INSTALLS = True  # its environment is an installation, not a list of packages
 
 

@@ -13,6 +13,7 @@ ACCEPTS = ("tensorrt",)
 CHANNELS = ("adapter",)
 DEVICE = "cuda"
 LIBRARY = "libnvinfer.so"
+ENGINE = ""  # it reads engines, no graphs of single operators
 
 
 def versions() -> tuple[str, ...]:

@@ -9,6 +9,7 @@ ACCEPTS = ("tensorrt-rtx",)
 CHANNELS = ("adapter",)
 DEVICE = "cuda"
 LIBRARY = "libtensorrt_rtx.so"
+ENGINE = ""  # it reads engines, no graphs of single operators
 
 
 def versions() -> tuple[str, ...]:

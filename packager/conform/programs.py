@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Run programs of the suite: in a session of their own, up to a limit of time, and leave nothing of theirs running."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+_TAIL = 3000
+
+
+def run(
+    command: Sequence[str], scratch: Path, suite: Path, environment: Mapping[str, str], seconds: float
+) -> tuple[int | None, str]:
+    """Return the status and the end of the output; None as status when it had to be killed at the limit of time."""
+    variables = {**environment, "PYTHONPATH": str(suite), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    log = scratch / "suite.log"
+    with log.open("wb") as sink:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink, env=variables,
+                                   cwd=scratch, start_new_session=True)  # fmt: skip
+        code: int | None
+        try:
+            code = process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            code = None
+        finally:
+            _kill(process)
+    return code, log.read_bytes()[-_TAIL:].decode("utf-8", "replace").strip()
+
+
+def variables(scratch: Path, python: Path, suite: Path) -> dict[str, str]:
+    """Return everything an adapter gets to see: none of the caller's secrets."""
+    home = scratch / "home"
+    home.mkdir(exist_ok=True)
+    return {"PATH": f"{python.parent}:/usr/local/bin:/usr/bin:/bin", "HOME": str(home), "TMPDIR": str(home),
+            "PYTHONPATH": str(suite), "LANG": "C.UTF-8", "NO_PROXY": "127.0.0.1"}  # fmt: skip
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """End the suite and what it started: adapters are sessions of their own, and a hanging one reads no input."""
+    family = list(_descendants(process.pid))
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    for pid in family:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    process.wait()
+
+
+def _descendants(pid: int) -> Iterator[int]:
+    """Yield the processes below `pid`, by Linux's list of each thread's children."""
+    for file in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            for child in map(int, file.read_text().split()):
+                yield child
+                yield from _descendants(child)
