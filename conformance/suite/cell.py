@@ -35,6 +35,7 @@ class Cell:
     seconds: float = 300.0
     memory: int = 0
     ratio: float = 5.0
+    knobs: Mapping[str, Any] = field(default_factory=dict)
     deviations: Mapping[str, str] = field(default_factory=dict)
 
 

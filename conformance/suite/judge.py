@@ -62,9 +62,10 @@ def difference(expected: Any, got: Any, bounds: Mapping[str, float]) -> tuple[Dr
         return drift, None
     excess = np.where(wrong, np.where(np.isfinite(away), away / np.maximum(allowed, 1e-300), np.inf), -1.0)
     place = np.unravel_index(int(excess.argmax()), excess.shape)
+    wanted, seen = float(left[place]), float(right[place])
     return drift, (
         f"{int(wrong.sum())} of {wrong.size} elements are out of tolerance (atol {bounds['atol']}, rtol "
-        f"{bounds['rtol']}); worst {[int(i) for i in place]}: expected {float(left[place])!r}, got {float(right[place])!r}"
+        f"{bounds['rtol']}); worst {[int(i) for i in place]}: expected {wanted!r}, got {seen!r}"
     )
 
 

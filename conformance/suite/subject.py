@@ -43,10 +43,14 @@ class Subject:
         self.hello: dict[str, Any] = {}
         self.loaded: dict[str, Any] = {}
         self.seconds_to_load = 0.0
+        self.before_knobs: Mapping[str, Any] | None = None  # an answer of the runtime as it was, while knobs are set
         self._channels: dict[str, Channel] = {}
 
-    def start(self) -> None:
-        """Start the adapter and load the model. Raises Unavailable, AdapterError."""
+    def start(self, knobs: Mapping[str, Any] | None = None) -> None:
+        """Start the adapter and load the model, with other settings than its own if given.
+
+        Raises Unavailable, AdapterError.
+        """
         cell, self._channels = self.cell, {}
         if not cell.adapter:
             self.loaded = {"endpoints": dict(cell.endpoints), "model": cell.options["model"]}
@@ -56,7 +60,7 @@ class Subject:
         self.hello = self.process.ask("hello", 120)
         self.loaded = self.process.ask(
             "load", cell.seconds, model=str(cell.model), contract=str(cell.contract), name=cell.bundle["name"],
-            device=cell.device, options=dict(cell.options), threads=1,
+            device=cell.device, options=dict(cell.options), threads=1, **({"knobs": dict(knobs)} if knobs else {}),
         )  # fmt: skip
         self.seconds_to_load = time.monotonic() - started
 

@@ -209,8 +209,34 @@ def test_requests_leave_no_memory_behind(subject: Subject, contract: Contract, m
     assert growth < GROWTH, f"each request leaves {growth / 1e6:.2f} MB behind, measured over {REQUESTS}"
 
 
-def test_knobs_take_effect(subject: Subject, contract: Contract) -> None:
-    pytest.skip("the bundle declares no knobs")
+def test_knobs_take_effect(
+    subject: Subject, cell: Cell, contract: Contract, vectors: Vectors, measures: dict[str, Any]
+) -> None:
+    """Started with other values, the runtime has them, keeps to them, and gives the same numbers."""
+    if not cell.knobs or subject.process is None:
+        pytest.skip("there is no knob of this bundle that this runtime's adapter can set")
+    subject.before_knobs = subject.primary.infer(_good(contract))
+    subject.stop()
+    subject.start(cell.knobs)
+    told = subject.loaded.get("knobs") or {}
+    for name, value in cell.knobs.items():
+        assert told.get(name) == value, f"`{name}` was set to {value!r}, the runtime says {told.get(name)!r}"
+    measures["knobs"] = dict(told)
+    problem = judge.differences(contract, cell.target, subject.before_knobs, subject.primary.infer(_good(contract)))[1]
+    assert problem is None, f"with {dict(cell.knobs)} the numbers are others: {problem}"
+    if "batch.max" in cell.knobs:
+        _keeps_to_rows(subject, contract, int(cell.knobs["batch.max"]))
+
+
+def _keeps_to_rows(subject: Subject, contract: Contract, most: int) -> None:
+    """A batch as large as the knob allows is answered, a larger one that the contract allows is refused."""
+    lengths = smallest(contract).lengths
+    subject.primary.infer(
+        cases.feeds(contract, cases.Case("as large as allowed", {**lengths, str(contract.batch): most}))
+    )
+    with pytest.raises(Refused):
+        subject.primary.infer(cases.feeds(contract, cases.Case("larger", {**lengths, str(contract.batch): most + 1})))
+        pytest.fail(f"a batch of {most + 1} was answered although `batch.max` is {most}")
 
 
 def test_it_stops_when_asked_and_starts_again(
@@ -220,7 +246,7 @@ def test_it_stops_when_asked_and_starts_again(
     if subject.process is None:
         pytest.skip("an endpoint is not ours to stop")
     feeds = _good(contract)
-    before = subject.primary.infer(feeds)
+    before = subject.before_knobs or subject.primary.infer(feeds)
     busy = _Busy(subject, feeds) if subject.http else None
     told = subject.stop()
     if busy:

@@ -27,7 +27,7 @@ from pathlib import Path
 from packager import environments, install, transport
 from packager.bundle import CONTRACT, Bundle
 from packager.canonical import JSON
-from packager.conform import cells, programs
+from packager.conform import cells, programs, turned
 from packager.conform.cells import Ask, Planned
 from packager.conform.operators import Coverage
 from packager.errors import MissingToolError, PackagerError, StepError, UsageError
@@ -179,11 +179,12 @@ class _Run:
     def _subject(self, planned: Planned, scratch: Path, vectors: Path) -> Path:
         """Build the environment of a cell and write its cell file."""
         scratch.mkdir(parents=True)
-        options = dict(planned.options or {})
+        options, chosen = dict(planned.options or {}), turned.values(self.bundle, planned.knobs)
         if planned.installs:
             release = self._installed(planned.target)
             python = release / "env" / "bin" / "python"
             options["command"] = install.server_command(release, ())
+            options["knobs"] = turned.document(self.bundle, chosen)
         elif self.settings.python or not planned.python:
             python = self.settings.python or Path(sys.executable)
         else:
@@ -195,7 +196,7 @@ class _Run:
             "adapter": [*([str(python)] if planned.python else []), *planned.adapter],
             "environment": programs.variables(scratch, python, self.suite),
             "channels": list(planned.channels), "library": planned.library, "options": options,
-            "deviations": dict(planned.deviations or {}),
+            "deviations": dict(planned.deviations or {}), "knobs": chosen,
         }  # fmt: skip
         file = scratch / "cell.json"
         file.write_text(json.dumps(value, indent=1))

@@ -50,6 +50,7 @@ class Planned:
     installs: bool = False
     deviations: Mapping[str, str] | None = None
     reason: str = ""
+    knobs: tuple[str, ...] = ()  # names of those that its adapter can set
     operators: tuple[str, ...] = ()  # the adapter that runs graphs of single operators in the same environment
 
     @property
@@ -159,6 +160,7 @@ def _cell(module: Any, name: str, version: str, target: str) -> Planned:
         tuple(module.CHANNELS), module.LIBRARY, (str(testable()[_adapter(module, name)] / "adapter.py"),),
         getattr(module, "options", lambda version: {})(version), getattr(module, "INSTALLS", False),
         getattr(module, "deviations", lambda version: {})(version), operators=_engine(module, name),
+        knobs=getattr(module, "KNOBS", ()),
     )  # fmt: skip
 
 

@@ -40,7 +40,8 @@ class Adapter(kit.Adapter):
     def load(self, message: dict[str, Any]) -> dict[str, Any]:
         provider = message["options"].get("provider", "CPUExecutionProvider")
         options = self._ort.SessionOptions()
-        options.intra_op_num_threads = message.get("threads", 1)
+        knobs = message.get("knobs", {})
+        options.intra_op_num_threads = knobs.get("runtime.threads", message.get("threads", 1))
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         if provider != "CPUExecutionProvider":
@@ -52,7 +53,8 @@ class Adapter(kit.Adapter):
                 raise kit.Unavailable(f"{provider} cannot be used on this machine: {_first(error)}") from None
             raise
         got = self._session.get_providers()[0]
-        return {"provider": got, "device": _DEVICES.get(got, got)}
+        used = {"runtime.threads": self._session.get_session_options().intra_op_num_threads}
+        return {"provider": got, "device": _DEVICES.get(got, got), "knobs": {name: used[name] for name in knobs}}
 
     def metadata(self, message: dict[str, Any]) -> dict[str, Any]:
         return {"inputs": [_port(node) for node in self._session.get_inputs()],

@@ -13,6 +13,7 @@ ACCEPTS = ("onnxruntime",)
 CHANNELS = ("adapter",)
 DEVICE = "cpu"
 LIBRARY = "onnxruntime"
+KNOBS = ("runtime.threads",)  # of the bundle, that its adapter can set
 
 
 def versions() -> tuple[str, ...]:

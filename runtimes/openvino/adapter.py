@@ -27,7 +27,9 @@ class Adapter(kit.Adapter):
         if any(port.dtype == "string" for port in (*promise.inputs, *promise.outputs)):
             raise kit.Unavailable("OpenVINO without its tokenizers extension has no text tensors")
         core = self._ov.Core()
-        hints = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": message.get("threads", 1)}
+        knobs = message.get("knobs", {})
+        threads = knobs.get("runtime.threads", message.get("threads", 1))
+        hints = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
         try:
             self._model = core.compile_model(message["model"], "CPU", hints)
         except RuntimeError as error:
@@ -36,7 +38,8 @@ class Adapter(kit.Adapter):
             raise
         self._types = {port.name: port.dtype for port in promise.inputs}
         device = self._model.get_property("EXECUTION_DEVICES")[0]
-        return {"provider": device, "device": device.lower()}
+        used = {"runtime.threads": self._model.get_property("INFERENCE_NUM_THREADS")}
+        return {"provider": device, "device": device.lower(), "knobs": {name: used[name] for name in knobs}}
 
     def metadata(self, message: dict[str, Any]) -> dict[str, Any]:
         return {"inputs": [_port(port) for port in self._model.inputs],

@@ -7,6 +7,7 @@ ACCEPTS = ("onnxruntime", "openvino")
 CHANNELS = ("adapter",)
 DEVICE = "cpu"
 LIBRARY = "openvino"
+KNOBS = ("runtime.threads",)  # of the bundle, that its adapter can set
 
 
 def versions() -> tuple[str, ...]:

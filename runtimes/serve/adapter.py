@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Our own server as an adapter of the suite; runs in the installation's environment.
 
-`options.command` is the command line of the server, without address.
+`options.command` is the command line of the server, without address; `options.knobs` the document of knobs that it is
+started with when the suite sets some.
 """
 
 from __future__ import annotations
@@ -30,7 +31,10 @@ class Adapter(kit.Adapter):
         if importlib.util.find_spec("grpc"):  # locks of older bundles do not hold it
             command += ["--grpc-port", str(rpc)]
             endpoints["grpc"] = f"127.0.0.1:{rpc}"
+        if message.get("knobs"):
+            command.append(f"--knobs={json.dumps(message['options']['knobs'])}")
         here = Path.cwd()
+        (here / "server.log").unlink(missing_ok=True)  # that of the run before would answer for this one
         self._server = servers.Server(command, servers.environment(), here, here / "server.log")
         self._server.wait(port, "/v2/health/ready")
         ready = _event(self._server.log, "ready")
@@ -41,10 +45,19 @@ class Adapter(kit.Adapter):
             "provider": ready["provider"],
             "device": "cpu" if ready["provider"] == "CPUExecutionProvider" else ready["provider"],
             "endpoints": endpoints,
+            "knobs": _used(port, message.get("knobs", {})),
         }
 
     def stop(self) -> dict[str, Any]:
         return self._server.stop() if self._server else {}
+
+
+def _used(port: int, knobs: dict[str, Any]) -> dict[str, Any]:
+    """Return what the server says its knobs are, of those that were set."""
+    if not knobs:
+        return {}
+    values = json.loads(servers.get(port, "/v2/knobs")[1])["values"]
+    return {name: values.get(name) for name in knobs}
 
 
 def _event(log: Path, name: str) -> dict[str, Any]:

@@ -8,6 +8,13 @@ CHANNELS = ("http", "grpc")
 DEVICE = "cpu"
 LIBRARY = "onnxruntime"
 ENGINE = "onnxruntime"  # what computes inside
+KNOBS = (
+    "batch.max",
+    "log.level",
+    "runtime.threads",
+    "server.max_in_flight",
+    "server.max_body",
+)  # of the bundle, that its adapter can set
 INSTALLS = True  # its environment is an installation, not a list of packages
 
 

@@ -31,7 +31,7 @@ class Adapter(kit.Adapter):
     def load(self, message: dict[str, Any]) -> dict[str, Any]:
         here = Path.cwd()
         name = message["name"]
-        promise = contract.read(Path(message["contract"]))
+        promise = contract.read(_lowered(here, message))
         self._write(here, name, promise, message)
         http, grpc = servers.free_ports(2)
         self._prefix = f"conform-{http}-"
@@ -47,6 +47,7 @@ class Adapter(kit.Adapter):
             "endpoints": {"http": f"http://127.0.0.1:{http}", "grpc": f"127.0.0.1:{grpc}"},
             "repository": True,
             "batching": _batched(promise),
+            "knobs": _used(http, name, told, message.get("knobs", {})),
         }
 
     def _write(self, here: Path, name: str, promise: Contract, message: dict[str, Any]) -> None:
@@ -90,24 +91,55 @@ class Adapter(kit.Adapter):
         return told
 
 
+def _lowered(here: Path, message: dict[str, Any]) -> Path:
+    """Return the contract to hold requests against: with fewer rows where the knob `batch.max` says so."""
+    path, most = Path(message["contract"]), message.get("knobs", {}).get("batch.max")
+    if most is None:
+        return path
+    document, batch = json.loads(path.read_bytes()), contract.read(path).batch
+    document["interface"]["dimensions"][batch]["max"] = most
+    lowered = here / "lowered-contract.json"
+    lowered.write_text(json.dumps(document))
+    return lowered
+
+
 def _batched(promise: Contract) -> bool:
     """Triton adds the batch dimension itself, which takes ports that have another one beside it."""
     ports = (*promise.inputs, *promise.outputs)
     return promise.batch is not None and all(len(port.shape) > 1 for port in ports)
 
 
+def _used(http: int, name: str, told: dict[str, Any], knobs: dict[str, Any]) -> dict[str, Any]:
+    """Return what the server's own configuration says, and the session for threads, of the knobs that were set."""
+    if not knobs:
+        return {}
+    found = json.loads(servers.get(http, f"/v2/models/{name}/config")[1])
+    batching = found.get("dynamic_batching") or {}
+    used = {
+        "batch.max": found.get("max_batch_size") or told["rows"],
+        "triton.instances": sum(int(group["count"]) for group in found["instance_group"]),
+        "triton.queue_delay": int(batching.get("max_queue_delay_microseconds", 0)),
+        "triton.max_queue": int((batching.get("default_queue_policy") or {}).get("max_queue_size", 0)),
+        "triton.threads": told["threads"], "runtime.threads": told["threads"],
+    }  # fmt: skip
+    return {name: used[name] for name in knobs}
+
+
 def config(name: str, promise: Contract, message: dict[str, Any], told: Path) -> str:
     """Return config.pbtxt for the contract."""
-    batched = _batched(promise)
+    batched, knobs = _batched(promise), message.get("knobs", {})
     most = promise.dimensions[promise.batch][1] if batched and promise.batch else 0
     rows = [f"name: {json.dumps(name)}", 'backend: "python"', f"max_batch_size: {most}"]
     for role, ports in (("input", promise.inputs), ("output", promise.outputs)):
         rows += [f"{role} {{ {_port(port, batched)} }}" for port in ports]
-    rows.append("instance_group { kind: KIND_CPU count: 1 }")
+    rows.append(f"instance_group {{ kind: KIND_CPU count: {knobs.get('triton.instances', 1)} }}")
     if batched:
-        rows.append("dynamic_batching { max_queue_delay_microseconds: 500 }")
+        delay, queue = knobs.get("triton.queue_delay", 500), knobs.get("triton.max_queue", 0)
+        policy = f"default_queue_policy {{ max_queue_size: {queue} }}"
+        rows.append(f"dynamic_batching {{ max_queue_delay_microseconds: {delay} {policy} }}")
+    threads = knobs.get("triton.threads", knobs.get("runtime.threads", message.get("threads", 1)))
     values = {
-        "model": message["model"], "contract": message["contract"], "threads": str(message.get("threads", 1)),
+        "model": message["model"], "contract": str(_lowered(told.parent, message)), "threads": str(threads),
         "suite": str(Path(kit.__file__).parent.parent), "told": str(told),
     }  # fmt: skip
     rows += [f"parameters {{ key: {json.dumps(key)} value {{ string_value: {json.dumps(value)} }} }}"

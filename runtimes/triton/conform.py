@@ -13,6 +13,14 @@ CHANNELS = ("http", "grpc", "shm")
 DEVICE = "cpu"
 LIBRARY = "onnxruntime"
 ENGINE = "onnxruntime"  # what computes inside
+KNOBS = (
+    "batch.max",
+    "runtime.threads",
+    "triton.instances",
+    "triton.max_queue",
+    "triton.queue_delay",
+    "triton.threads",
+)  # of the bundle, that its adapter can set
 
 _WHEELS = {"2.36.0": "0.3.1", "2.39.0": "0.4.2", "2.41.0": "0.5.0", "2.46.0": "0.5.8", "2.51.0": "0.7.0"}
 _ENGINE = "1.23.2"

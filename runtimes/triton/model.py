@@ -36,10 +36,11 @@ class TritonPythonModel:
         self._contract = self._rules.read(Path(values["contract"]))
         self._names = [node.name for node in self._session.get_outputs()]
         self._batched = config["max_batch_size"] > 0
-        provider = self._session.get_providers()[0]
-        Path(values["told"]).write_text(
-            json.dumps({"engine": f"onnxruntime {ort.__version__}", "numpy": np.__version__, "provider": provider})
-        )
+        told = {"engine": f"onnxruntime {ort.__version__}", "numpy": np.__version__,
+                "provider": self._session.get_providers()[0],
+                "rows": self._contract.dimensions[self._contract.batch][1] if self._contract.batch else 0,
+                "threads": self._session.get_session_options().intra_op_num_threads}  # fmt: skip
+        Path(values["told"]).write_text(json.dumps(told))
 
     def check_numpy(self) -> None:
         """Refuse numpy 2: the stub reads arrays by the layout of numpy 1, and every element comes out wrong."""

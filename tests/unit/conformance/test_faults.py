@@ -150,6 +150,7 @@ CAUGHT: dict[str, tuple[int, dict[str, Any]]] = {
     "crashes on NaN": (3, {"level": 3}),
     "swallows unknown inputs": (4, {"level": 4}),
     "leaks 1 MB per request": (4, {"level": 4}),
+    "ignores its knobs": (4, {"level": 4, "knobs": {"runtime.threads": 2}}),
     "ten times slower": (5, {"level": 5}),
 }
 

@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Other values for knobs: a cell is started with them, to see that a site's settings hold and change no number."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from packager import knobs
+from packager.bundle import Bundle
+from packager.canonical import JSON
+from packager.knobs import Knob, Wish
+from packager.knobsets import schema_of
+
+
+def values(bundle: Bundle, names: Sequence[str]) -> dict[str, JSON]:
+    """Return a value other than its default for each of `names` that the bundle declares and that has another one."""
+    schema = schema_of(bundle)
+    found = {name: _other(schema[name]) for name in names if name in schema}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _other(knob: Knob) -> JSON:
+    """Return the allowed value next to the default, a smaller one first: what is less needs no more of the host."""
+    if knob.kind == "choice":
+        return next((choice for choice in knob.choices if choice != knob.default), None)
+    if knob.kind != "integer" or not isinstance(knob.default, int):
+        return None
+    return next((value for value in (knob.default - 1, knob.default + 1) if knob.allows(value)), None)
+
+
+def document(bundle: Bundle, chosen: Mapping[str, JSON]) -> JSON:
+    """Return all knobs of the bundle with these values over its defaults, as its server is told them."""
+    wishes = [Wish(name, value, "conform", typed=True) for name, value in chosen.items()]
+    found = knobs.resolve(schema_of(bundle), bundle.digest, wishes)
+    return {"digest": found.digest, "values": found.values}
