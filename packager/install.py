@@ -16,7 +16,6 @@ Until `current` moves, the old release keeps serving; a kill at any point leaves
 
 from __future__ import annotations
 
-import importlib
 import re
 import shutil
 import subprocess
@@ -27,17 +26,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from packager import canonical, plugins, transport, wheels
+from packager import canonical, serving, transport, wheels
 from packager.bundle import CONTRACT, Bundle, read
 from packager.canonical import JSON
-from packager.errors import SourceError, StorageError, UsageError, did_you_mean
+from packager.errors import SourceError, StorageError, UsageError
 from packager.events import Cached, Finished, OnEvent, Started, ignore
 from packager.files import locked, staging, storage_errors, sync_directory, write_atomically
 from packager.knobs import Resolved, Wish, resolve
 from packager.knobsets import schema_of
 from packager.media import UnpackedTree
+from packager.serving import CONFIG
 
-CONFIG = "serve.json"
 CURRENT = "current"
 PREVIOUS = "previous"
 RELEASES = "releases"
@@ -46,9 +45,7 @@ JOURNAL = "journal.jsonl"
 LOCK = ".lock"
 _ROOM = 64 << 20  # bytes beside what is counted: the virtual environment itself, the server, file systems' overhead
 _UNPACKED = 4  # how much larger than its wheel an installed package is, at most, in what we ship
-_SERVER = "packager.server"
 _CARRIED = "that carries its wheels (`vendor` in the recipe)"
-_MAIN = f"import sys\n\nfrom {_SERVER}.__main__ import main\n\nif __name__ == '__main__':\n    sys.exit(main())\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +96,7 @@ def prepare(
 ) -> Installed:  # fmt: skip
     """Put the release of `bundle` on disk, complete, and leave `current` alone. The caller holds the lock."""
     contract = bundle.load(CONTRACT)
-    chosen = _choose(contract["targets"], target)
+    chosen = serving.choose_target(contract["targets"], target)
     release = place_of(directory, bundle)
     if not (release / CONFIG).is_file():
         check_room(directory, bundle, contract["targets"][chosen]["runtime"], index)
@@ -123,26 +120,6 @@ def check_room(directory: Path, bundle: Bundle, runtime: str, index: Index) -> N
             f"no space left below `{directory}`: expected {needed / 1e6:.0f} MB, got {free / 1e6:.0f} MB free",
             hint="free some space, or remove an old release; nothing was written",
         )
-
-
-def _choose(targets: Mapping[str, JSON], wanted: str | None) -> str:
-    """Return the target to run: the one asked for, else one for CPUs, the most exact (fp32 before others), by name."""
-    served = {name: target for name, target in targets.items() if _is_served(target["runtime"])}
-    if wanted is not None and wanted not in targets:
-        raise UsageError(f"the bundle has no target `{wanted}`", hint=did_you_mean(wanted, targets))
-    if not served or (wanted is not None and wanted not in served):
-        listed = ", ".join(f"`{name}`" for name in sorted(served)) or "none"
-        raise UsageError(
-            f"`{wanted or min(targets)}` is for a runtime that `packager serve` does not drive",
-            hint=f"targets of this bundle that can be installed: {listed}; `packager unpack` gives the files of any",
-        )
-    return wanted or min(
-        served, key=lambda name: (served[name]["device"] != "cpu", served[name]["precision"] != "fp32", name)
-    )
-
-
-def _is_served(runtime: str) -> bool:
-    return bool(plugins.load("runtimes", runtime).SERVED)
 
 
 def _stage(
@@ -197,32 +174,13 @@ def _reason(stderr: str) -> str:
 
 
 def _copy_server(app: Path, runtime: str) -> None:
-    """Copy the server and the one file of a runtime that opens artefacts; they import nothing else of this program."""
-    server = Path(importlib.import_module(_SERVER).__path__[0])
-    shutil.copytree(server, app / "packager" / "server", ignore=shutil.ignore_patterns("__pycache__"))
-    module = runtime.replace("-", "_")
-    opener = app / "packager" / "runtimes" / module
-    opener.mkdir(parents=True)
-    origin = Path(importlib.import_module(f"packager.runtimes.{module}").__path__[0])
-    shutil.copy(origin / "session.py", opener / "session.py")
-    for package in (app / "packager", opener.parent, opener):
-        (package / "__init__.py").write_text("")
-    (app / "__main__.py").write_text(_MAIN)
+    for name, data in serving.program(runtime).items():
+        (app / name).parent.mkdir(parents=True, exist_ok=True)
+        (app / name).write_bytes(data)
 
 
 def _configure(bundle: Bundle, release: Path, contract: JSON, chosen: str) -> None:
-    target = contract["targets"][chosen]
-    value = {
-        "name": bundle.name,
-        "version": bundle.version,
-        "digest": bundle.digest,
-        "runtime": target["runtime"],
-        "target": chosen,
-        "device": target["device"],
-        "artefact": f"bundle/{target['path']}",
-        "interface": contract["interface"],
-    }
-    write_atomically(release / CONFIG, canonical.dump(value))
+    write_atomically(release / CONFIG, serving.config(bundle, contract, chosen))
 
 
 def record(release: Path, knobs: Resolved) -> None:

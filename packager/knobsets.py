@@ -17,6 +17,8 @@ from packager.knobs import Knob, Schema
 
 BATCH = "batch.max"
 _GIB = 2**30
+_MIB = 2**20
+_OVERHEAD_MIB = 512  # of the interpreter, the runtime and requests in progress
 
 
 def declared(contract: Mapping[str, JSON]) -> tuple[Knob, ...]:
@@ -24,7 +26,8 @@ def declared(contract: Mapping[str, JSON]) -> tuple[Knob, ...]:
     runtimes = sorted({target["runtime"] for target in contract["targets"].values()})
     own = [knob for name in runtimes for knob in _of_runtime(name, contract)]
     served = any(plugins.load("runtimes", name).SERVED for name in runtimes)
-    return (*_batch(contract), *(_SERVING if served else ()), *own)
+    hosted = (*_SERVING, *_BENTOML, *_hosting(contract)) if served else ()
+    return (*_batch(contract), *hosted, *own)
 
 
 def _of_runtime(name: str, contract: Mapping[str, JSON]) -> tuple[Knob, ...]:
@@ -70,6 +73,27 @@ _SERVING = (
     Knob("log.format", "choice", "One JSON object or one readable line per event.", "json", choices=("json", "text")),
     Knob("metrics.labels", "labels", "Labels of the site, added to the metric packager_deployment_info.", {}),
 )  # fmt: skip
+
+
+_BENTOML = (
+    Knob("bentoml.workers", "integer", "Worker processes of a Bento.", 1, 1, 64, unit="processes"),
+    Knob("bentoml.max_latency", "integer", "Longest time that a Bento lets a request wait for its batch and its run.",
+         10000, 1, 600000, unit="ms"),
+    Knob("bentoml.timeout", "integer", "Longest time of one request of a Bento.", 60, 1, 3600, unit="s"),
+)  # fmt: skip
+
+
+def _hosting(contract: Mapping[str, JSON]) -> tuple[Knob, ...]:
+    """Return what a host or a cluster gives to the server; the default memory follows from the contract's needs."""
+    needs = [target["needs"]["memory"] for target in contract["targets"].values()]
+    most = max(2 * need.get("weights", 0) + need.get("activations", 0) for need in needs)
+    memory = _OVERHEAD_MIB + -(-most // _MIB)
+    return (
+        Knob("deploy.replicas", "integer", "Servers of a cluster, at least.", 2, 1, 1000, unit="servers"),
+        Knob("deploy.max_replicas", "integer", "Servers of a cluster, at most.", 4, 1, 1000, unit="servers"),
+        Knob("deploy.cpu", "integer", "Processor time of one server.", 1000, 50, 1024000, unit="milli-cores"),
+        Knob("deploy.memory", "integer", "Memory limit of one server.", memory, 64, 16 << 20, unit="MiB"),
+    )
 
 
 def schema_of(bundle: Bundle) -> Schema:

@@ -21,7 +21,6 @@ from packager.errors import PackagerError, UsageError
 from packager.events import Note, OnEvent, ignore
 from packager.files import locked, remove_tree, storage_errors, sync_directory
 from packager.install import (
-    CONFIG,
     CURRENT,
     JOURNAL,
     LOCK,
@@ -39,6 +38,7 @@ from packager.install import (
     switch,
 )
 from packager.knobs import Resolved
+from packager.serving import CONFIG
 
 _SHOWN = 10
 

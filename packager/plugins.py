@@ -18,7 +18,7 @@ from typing import Literal, TypeAlias, get_args
 
 from packager.errors import UsageError, did_you_mean
 
-Group: TypeAlias = Literal["exporters", "lockers", "policies", "runtimes", "signers", "sources", "steps"]
+Group: TypeAlias = Literal["exporters", "lockers", "policies", "renderers", "runtimes", "signers", "sources", "steps"]
 
 GROUPS: tuple[Group, ...] = get_args(Group)
 

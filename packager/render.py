@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write deployment files into a model repository: beside what is served, then visible as one step.
+"""Write deployment files: a directory of its own, or into a model repository; visible as one step.
 
+A directory is written beside its place, complete, and exchanged with what was there, which must be an earlier
+rendering of the same kind and bundle. In a repository the new version lies beside what is served:
 A version of a model is a numbered directory that never changes once it is there; `config.pbtxt` says which one is
 served and is replaced last. A kill leaves the version before in service and, at most, a directory nobody refers to,
 which the next rendering replaces.
@@ -13,14 +15,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from packager import canonical
+from packager import canonical, plugins, wheelfiles
 from packager.bundle import Bundle
 from packager.canonical import JSON
 from packager.errors import UsageError, WrongContent
 from packager.events import Note, OnEvent, ignore
-from packager.files import copy, staging, storage_errors, sync_directory, write_atomically
+from packager.files import copy, exchange_directories, staging, storage_errors, sync_directory, write_atomically
 from packager.knobs import Resolved
-from packager.renderers import triton
+from packager.renderers import _deployment, triton
 from packager.renderers.triton import Backend, Rendered
 
 
@@ -34,6 +36,58 @@ class Model:
     before: int | None
     created: bool
     target: str
+
+
+def kinds() -> tuple[str, ...]:
+    """Return what can be rendered; `triton` is a repository, all others are directories."""
+    return plugins.names("renderers")
+
+
+def options(kind: str) -> tuple[_deployment.Option, ...]:
+    """Return the options of a kind of directory."""
+    found: tuple[_deployment.Option, ...] = getattr(plugins.load("renderers", kind), "OPTIONS", ())
+    return found
+
+
+def render_directory(
+    kind: str, bundle: Bundle, values: Resolved, out: Path, given: Mapping[str, str | None]
+) -> tuple[str, ...]:
+    """Write the files of `bundle`, which the caller has verified, to `out` and return what to do with them.
+
+    The same bundle, knobs and options give the same bytes. `given` are options by name. Raises UsageError,
+    IntegrityError, StorageError; whatever was in `out` is still there then.
+    """
+    renderer = plugins.load("renderers", kind)
+    rendered: _deployment.Rendered = renderer.render(bundle, values, _deployment.choices(renderer.OPTIONS, given))
+    _check_place(out, kind, bundle.name)
+    with storage_errors(out.parent), staging(out) as fresh:
+        for path, (origin, _) in rendered.copied.items():
+            _copy(bundle, origin, fresh / path)
+        for path, data in rendered.made.items():
+            (fresh / path).parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(fresh / path, data)
+        for path, origin in rendered.wheels.items():
+            wheel = fresh / path
+            _copy(bundle, origin, wheel)
+            wheelfiles.unpack(wheel, wheel.parent)
+            wheel.unlink()
+        for written in fresh.rglob("*"):
+            written.chmod(0o755 if written.is_dir() else 0o644)  # whatever the umask: modes become bytes of images
+        exchange_directories(fresh, out)
+    return tuple(step.replace("OUT", str(out)) for step in rendered.steps)
+
+
+def _check_place(out: Path, kind: str, name: str) -> None:
+    """Raise UsageError if `out` holds something that is not ours to replace."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    try:
+        found = canonical.load((out / _deployment.RECORD).read_bytes(), limit=1 << 20)
+        ours = (found["kind"], found["name"]) == (kind, name)
+    except (OSError, ValueError, KeyError, TypeError):
+        ours = False
+    if not ours:
+        raise UsageError(f"`{out}` holds something else", hint="name a new directory, or an earlier rendering of it")
 
 
 def render_triton(

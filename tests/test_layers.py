@@ -18,7 +18,7 @@ LAYERS = (
         "advisories", "archive", "bundle", "certificates", "compatibility", "contract", "destination", "factschema",
         "files", "fleet", "formats", "graph", "graphcheck", "graphneeds", "keys", "knobs", "knobsets", "knowledge",
         "lock", "media", "memo", "patch", "pinning", "platforms", "plugins", "recipe", "recipefields", "secretscan",
-        "seen", "semver", "store", "tensorcheck", "timestamps", "trust", "trustfile", "vex", "waivers", "yamltext",
+        "seen", "semver", "serving", "store", "tensorcheck", "timestamps", "trust", "trustfile", "vex", "waivers", "wheelfiles", "yamltext",
     },
     {
         "bucket", "dependencies", "exporters", "lockers", "origins", "policies", "registry", "renderers", "runtimes",
@@ -35,7 +35,7 @@ LAYERS = (
     {"cli", "__main__"},
 )  # fmt: skip
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
-PLUGINS = ("exporters", "lockers", "policies", "runtimes", "signers", "sources", "steps")
+PLUGINS = ("exporters", "lockers", "policies", "renderers", "runtimes", "signers", "sources", "steps")
 TOPS = {"packager": "packager", "runtimes": "packager.runtimes", "policies": "packager.policies"}
 
 

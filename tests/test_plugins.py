@@ -20,6 +20,7 @@ OFFERS = {
     "exporters": {"TOOLCHAIN", "EXTRA", "EXECUTES", "detect", "load"},
     "lockers": {"EXTRA", "locks", "resolve"},
     "policies": {"check"},
+    "renderers": {"ABOUT", "render"},
     "runtimes": {
         "TITLE",
         "TOOLCHAIN",

@@ -46,7 +46,7 @@ def tritonserver(repository: Path, work: Path, *options: str) -> Iterator[Server
         [python, "-c", "import sys; print(sys.base_prefix)"], capture_output=True, text=True, check=True
     )
     libraries = f"{packages / 'nvidia_pytriton.libs'}:{Path(base.stdout.strip()) / 'lib'}"
-    ports = _free(3)
+    ports = free_ports(3)
     prefix = f"packager-{ports[0]}-"
     command = [packages / "pytriton" / "tritonserver" / "bin" / "tritonserver",
                "--model-repository", repository, "--backend-directory", work / "backends",
@@ -72,7 +72,8 @@ def tritonserver(repository: Path, work: Path, *options: str) -> Iterator[Server
             left.unlink(missing_ok=True)
 
 
-def _free(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Return ports of the loopback interface that nobody listens on."""
     probes = [socket.socket() for _ in range(count)]
     for probe in probes:
         probe.bind(("127.0.0.1", 0))

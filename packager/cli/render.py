@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write the deployment files of a bundle for a server: a model in a Triton model repository.
+"""Write the deployment files of a bundle for a server or a host.
 
-Several bundles share one repository; the same bundle again becomes the next version and the one that is served. The
-bundle is verified first, and every file is hashed while it is copied. Knobs become config.pbtxt, or with --site NAME
-configs/NAME.pbtxt for `tritonserver --model-config-name=NAME`.
+The bundle is verified first, and every file is hashed while it is copied. The same bundle, knobs and options give the
+same bytes; OUT is replaced in one step if it is an earlier rendering.
 
-With --swap URL a running server changes to the new version: it is loaded under another name, asked the reference
-vectors, then takes the traffic; if anything fails, the version before serves on and the exit code is 1.
+triton: a model of a repository that several bundles share; the same bundle again becomes the next version and the one
+that is served. Knobs become config.pbtxt, or with --site NAME configs/NAME.pbtxt for
+`tritonserver --model-config-name=NAME`. With --swap URL a running server changes to the new version: it is
+loaded under another name, asked the reference vectors, then takes the traffic; if anything fails, the version before
+serves on and the exit code is 1.
 """
 
 from __future__ import annotations
@@ -17,28 +19,67 @@ from pathlib import Path
 from packager.cli import _knobs, options
 from packager.cli.console import Console
 
-HELP = "write a bundle's deployment files for a server"
+HELP = "write a bundle's deployment files for a server or a host"
 EXAMPLES = """  packager render triton digits.bundle.tar models/ --key release.pub
   packager render triton digits:1.4.0 models/ --trust acme.trust --values berlin.yaml --site berlin
   packager render triton digits:1.4.0 models/ --key release.pub --backend python --set triton.instances=2
   packager render triton digits:1.5.0 models/ --key release.pub --swap http://127.0.0.1:8000
+  packager render bentoml digits:1.4.0 bento/ --key release.pub --set bentoml.workers=2
   tritonserver --model-repository models --model-control-mode explicit --load-model digits"""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("kind", metavar="KIND", choices=("triton",), help="triton")
+    from packager import plugins, render
+
+    about = "; ".join(f"{kind}: {plugins.load('renderers', kind).ABOUT}" for kind in render.kinds())
+    parser.add_argument("kind", metavar="KIND", choices=render.kinds(), help=about)
     options.bundle(parser)
-    parser.add_argument("out", metavar="OUT", type=Path, help="the model repository, made if it is not there")
+    parser.add_argument("out", metavar="OUT", type=Path, help="directory to write; for triton the repository")
     options.trust(parser)
     _knobs.arguments(parser)
-    parser.add_argument("--site", metavar="NAME", help="write the knobs to configs/NAME.pbtxt, not to config.pbtxt")
-    parser.add_argument("--backend", choices=("native", "python"), default="native",
-                        help="native: of NVIDIA's images; python: ONNX Runtime in the Python backend")  # fmt: skip
-
-    parser.add_argument("--swap", metavar="URL", help="and make the running Triton at http(s)://host:port serve it")
+    own = parser.add_argument_group("triton")
+    own.add_argument("--site", metavar="NAME", help="write the knobs to configs/NAME.pbtxt, not to config.pbtxt")
+    own.add_argument("--backend", choices=("native", "python"), default="native",
+                     help="native: of NVIDIA's images; python: ONNX Runtime in the Python backend")  # fmt: skip
+    own.add_argument("--swap", metavar="URL", help="and make the running Triton at http(s)://host:port serve it")
+    known: dict[str, tuple[list[str], str, str]] = {}
+    for kind in render.kinds():
+        for option in render.options(kind):
+            known.setdefault(option.name, ([], option.metavar, option.about))[0].append(kind)
+    for name, (kinds, metavar, text) in known.items():
+        parser.add_argument(f"--{name}", metavar=metavar, help=f"{', '.join(kinds)}: {text}")
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
+    return (_triton if args.kind == "triton" else _directory)(args, console)
+
+
+def _directory(args: argparse.Namespace, console: Console) -> int:
+    from packager import plugins, render
+    from packager.cli._trust import Judge
+    from packager.errors import UsageError
+    from packager.knobs import Wish
+
+    if args.site or args.swap:
+        raise UsageError(f"--{'site' if args.site else 'swap'} is for triton only")
+    judge = Judge.of(args)
+    with console:
+        bundle = options.open_bundle(args, console)
+        judge.require(bundle)
+        defaults = plugins.load("renderers", args.kind).DEFAULTS
+        values = _knobs.resolve(
+            args, bundle, before=[Wish(name, text, args.kind, typed=False) for name, text in defaults.items()]
+        )
+        given = {option.name: getattr(args, option.name.replace("-", "_")) for option in render.options(args.kind)}
+        steps = render.render_directory(args.kind, bundle, values, args.out, given)
+    value = {"kind": args.kind, "name": bundle.name, "version": bundle.version, "digest": bundle.digest,
+             "knobs": values.digest, "out": str(args.out), "steps": list(steps)}  # fmt: skip
+    told = "".join(f"\n  {step}" for step in steps)
+    console.result(value, f"{bundle.name}:{bundle.version} for {args.kind} is in {args.out}; then:{told}")
+    return 0
+
+
+def _triton(args: argparse.Namespace, console: Console) -> int:
     from packager import knobs, knobsets
     from packager.canary import Endpoint
     from packager.cli._trust import Judge

@@ -26,7 +26,6 @@ EXAMPLES = """  packager serve /srv/digits
   curl http://127.0.0.1:8000/v2/health/ready"""
 
 _FLAGS = {"host": "server.host", "port": "server.port", "grpc-port": "server.grpc_port", "threads": "runtime.threads"}
-_SECRETS = {"tls.certificate": "--tls-certificate", "tls.key": "--tls-key"}
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,7 +49,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
 
 def _options(release: Path, args: argparse.Namespace) -> list[str]:
     """Return what the server is told: all knobs in one document, and where its secrets are."""
-    from packager import canonical
+    from packager import serving
     from packager.install import KNOBS, installed_bundle, installed_wishes
     from packager.knobs import Wish
 
@@ -66,11 +65,9 @@ def _options(release: Path, args: argparse.Namespace) -> list[str]:
             if knob in found.values
             for word in (f"--{flag}", str(found.values[knob]))
         ]
-    shown = {name: value for name, value in found.values.items() if name not in _SECRETS}
-    document = canonical.dump({"digest": found.digest, "values": shown}).decode()
-    secrets = [f"{option}={_knobs.secret_file(knob, found.values[knob])}" for knob, option in _SECRETS.items()
+    secrets = [f"{option}={_knobs.secret_file(knob, found.values[knob])}" for knob, option in serving.SECRETS.items()
                if knob in found.values]  # fmt: skip
-    return [f"--knobs={document}", *secrets]
+    return [f"--knobs={serving.document(found)}", *secrets]
 
 
 def _verify(release: Path, args: argparse.Namespace, console: Console) -> None:

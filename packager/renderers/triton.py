@@ -29,6 +29,7 @@ from packager.knobs import Resolved
 from packager.types import Blob
 
 Backend: TypeAlias = Literal["native", "python"]
+ABOUT = "a model of a Triton model repository"
 RECORD = "deployment.json"
 CONFIG = "config.pbtxt"
 _RUNTIME = "triton"

@@ -130,3 +130,22 @@ def built(tmp_path_factory: pytest.TempPathFactory, cnn: Path) -> Project:
     project.run("keygen", "release")
     project.run("sign", "cnn:1.2.3", "--key", "release.pem", "-o", "cnn.bundle.tar")
     return project
+
+
+@pytest.fixture(scope="session")
+def deployable(tmp_path_factory: pytest.TempPathFactory, cnn: Path) -> Project:
+    """The CNN with a promise for Triton, objectives and the wheels of one platform: 1.2.3 and 1.3.0, signed."""
+    root = tmp_path_factory.mktemp("deployable")
+    shutil.copytree(cnn, root / "project" / "model")
+    project = Project(root / "project", root / "store")
+    project.run("keygen", "release")
+    more = """runs-on: {onnxruntime: ">=1.17", triton: ">=23.07"}
+slo: {p99_ms: 50, at_rps: 20}
+vendor: [linux_x86_64-cp311]
+"""
+    for version in ("1.2.3", "1.3.0"):
+        project.write(CNN_RECIPE.replace("1.2.3", version) + more)
+        project.run("lock")
+        project.run("build", "--locked")
+        project.run("sign", f"cnn:{version}", "--key", "release.pem", "-o", f"{version}.bundle.tar")
+    return project
