@@ -176,6 +176,17 @@ def sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
+def sync_file_system(path: Path) -> None:
+    """Make everything written on the file system of `path` survive a power cut: cheaper than a sync per small file."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        if ctypes.CDLL(None, use_errno=True).syncfs(descriptor) != 0:
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code), str(path))
+    finally:
+        os.close(descriptor)
+
+
 def walk_regular(root: Path) -> Iterator[tuple[str, Path]]:
     """Yield (relative POSIX path, path) of every file below `root`, sorted; refuse links and special files."""
     for path in sorted(root.iterdir(), key=lambda p: os.fsencode(p.name)):

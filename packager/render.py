@@ -20,7 +20,15 @@ from packager.bundle import Bundle
 from packager.canonical import JSON
 from packager.errors import UsageError, WrongContent
 from packager.events import Note, OnEvent, ignore
-from packager.files import copy, exchange_directories, staging, storage_errors, sync_directory, write_atomically
+from packager.files import (
+    copy,
+    exchange_directories,
+    staging,
+    storage_errors,
+    sync_directory,
+    sync_file_system,
+    write_atomically,
+)
 from packager.knobs import Resolved
 from packager.renderers import _deployment, triton
 from packager.renderers.triton import Backend, Rendered
@@ -65,7 +73,7 @@ def render_directory(
             _copy(bundle, origin, fresh / path)
         for path, data in rendered.made.items():
             (fresh / path).parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(fresh / path, data)
+            (fresh / path).write_bytes(data)
         for path, origin in rendered.wheels.items():
             wheel = fresh / path
             _copy(bundle, origin, wheel)
@@ -73,6 +81,7 @@ def render_directory(
             wheel.unlink()
         for written in fresh.rglob("*"):
             written.chmod(0o755 if written.is_dir() else 0o644)  # whatever the umask: modes become bytes of images
+        sync_file_system(fresh)
         exchange_directories(fresh, out)
     return tuple(step.replace("OUT", str(out)) for step in rendered.steps)
 

@@ -25,6 +25,7 @@ EXAMPLES = """  packager serve /srv/digits
   PACKAGER_KNOB__SERVER__MAX_IN_FLIGHT=32 packager serve /srv/digits
   curl http://127.0.0.1:8000/v2/health/ready"""
 
+_KEPT = ("PATH", "HOME", "LANG", "TZ", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID")
 _FLAGS = {"host": "server.host", "port": "server.port", "grpc-port": "server.grpc_port", "threads": "runtime.threads"}
 
 
@@ -43,7 +44,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
     if trust.wants_trust(args):
         _verify(release, args, console)
     command = server_command(release, _options(release, args))
-    clean = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TZ") if name in os.environ}
+    clean = {name: os.environ[name] for name in _KEPT if name in os.environ}
     os.execve(command[0], command, clean)
 
 

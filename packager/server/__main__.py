@@ -24,15 +24,16 @@ from packager.server.errors import StartError
 from packager.server.gate import Limits
 from packager.server.knobs import Knobs
 from packager.server.serve import Settings, serve
+from packager.server.supervisor import Supervisor
 
 
 def main(argv: list[str] | None = None) -> NoReturn:
     """Run the server until a signal and end the process."""
     arguments = _arguments(argv)
-    settings = _settings(arguments)
-    logging.config.dictConfig(logs.settings(settings.log_level, settings.log_format))
+    logging.config.dictConfig(logs.settings(arguments.log_level, arguments.log_format))
     code = 0
     try:
+        settings = _settings(arguments)
         asyncio.new_event_loop().run_until_complete(serve(_config(arguments), settings))
     except StartError as error:
         hint = f"hint: {error.hint}\n" if error.hint else ""
@@ -130,6 +131,7 @@ def _settings(arguments: argparse.Namespace) -> Settings:
         log_format=arguments.log_format,
         knobs=arguments.knobs,
         tls=(arguments.tls_certificate, arguments.tls_key) if arguments.tls_key else None,
+        supervisor=Supervisor.from_environment(os.environ, os.getpid()),  # noqa: TID251 - this is its command line
         limits=Limits(
             max_body=arguments.max_body,
             max_in_flight=arguments.max_in_flight,

@@ -46,6 +46,7 @@ from packager.server.gate import Limits
 from packager.server.knobs import Knobs
 from packager.server.logs import event
 from packager.server.rpc import Rpc
+from packager.server.supervisor import Supervisor
 
 _HEAD_BYTES = 2**16
 
@@ -65,6 +66,7 @@ class Settings:
     log_format: str = "json"
     knobs: Knobs = field(default_factory=Knobs)
     tls: tuple[Path, Path] | None = None
+    supervisor: Supervisor = field(default_factory=Supervisor)
 
 
 async def serve(config: Config, settings: Settings) -> None:
@@ -72,23 +74,31 @@ async def serve(config: Config, settings: Settings) -> None:
 
     Threads and connections may outlive this: the caller ends the process without waiting for them.
     """
-    address = claim(settings.host, settings.port)
+    supervisor = settings.supervisor
+    if supervisor.listener is None:
+        address, port = claim(settings.host, settings.port), settings.port
+    else:
+        address, port = supervisor.local()
     app = App(config, settings.limits, settings.workers, settings.knobs)
     rpc = _rpc(app, address, settings)
-    server = _server(app, address, settings)
+    server = supervisor.adopt(_server(app, address, settings))
     stop = _signals()
     event(
-        "starting", host=address, port=settings.port, model=config.name, version=config.version,
+        "starting", host=address, port=port, model=config.name, version=config.version,
         digest=config.digest, target=config.target, artefact=str(config.artefact), knobs=settings.knobs.digest,
     )  # fmt: skip
     listening = asyncio.create_task(_listen(server))
     stopping = asyncio.create_task(stop.wait())
+    alive = asyncio.create_task(supervisor.keep_alive())
     if await _load(app, settings, listening, stopping):
+        supervisor.tell("READY=1", f"STATUS=serving {config.name} {config.version} ({config.digest})")
         await asyncio.wait((listening, stopping), return_when=asyncio.FIRST_COMPLETED)
     if listening.done():
         raise listening.exception() or StartError("the HTTP server stopped by itself")
     stop.clear()
+    supervisor.tell("STOPPING=1")
     await _drain(app, server, rpc, listening, stop, settings.drain)
+    alive.cancel()
 
 
 def _rpc(app: App, address: str, settings: Settings) -> Rpc | None:
