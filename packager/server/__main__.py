@@ -24,7 +24,7 @@ from packager.server.errors import StartError
 from packager.server.gate import Limits
 from packager.server.knobs import Knobs
 from packager.server.serve import Settings, serve
-from packager.server.supervisor import Supervisor
+from packager.server.systemd import Supervisor
 
 
 def main(argv: list[str] | None = None) -> NoReturn:

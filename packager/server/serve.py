@@ -46,7 +46,7 @@ from packager.server.gate import Limits
 from packager.server.knobs import Knobs
 from packager.server.logs import event
 from packager.server.rpc import Rpc
-from packager.server.supervisor import Supervisor
+from packager.server.systemd import Supervisor
 
 _HEAD_BYTES = 2**16
 
