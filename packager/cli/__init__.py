@@ -114,6 +114,8 @@ def build_parser(names: Sequence[str]) -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         module.arguments(command)
+        if len(names) == 1 and hasattr(module, "own_arguments"):
+            module.own_arguments(command)  # those that plug-ins declare: they are imported for their own verb only
         options.common(command)
         command.set_defaults(module=module)
     return parser

@@ -4,11 +4,15 @@
 The bundle is verified first, and every file is hashed while it is copied. The same bundle, knobs and options give the
 same bytes; OUT is replaced in one step if it is an earlier rendering.
 
+bentoml: a Bento for `bentoml build`. container: a Containerfile and its context, from carried wheels. kubernetes:
+manifests, a KServe InferenceService and a Helm chart. systemd: hardened units for an installation. observability:
+Prometheus rules, a Grafana dashboard, a Datadog check and a runbook.
+
 triton: a model of a repository that several bundles share; the same bundle again becomes the next version and the one
 that is served. Knobs become config.pbtxt, or with --site NAME configs/NAME.pbtxt for
-`tritonserver --model-config-name=NAME`. With --swap URL a running server changes to the new version: it is
-loaded under another name, asked the reference vectors, then takes the traffic; if anything fails, the version before
-serves on and the exit code is 1.
+`tritonserver --model-config-name=NAME`. With --swap URL a running server changes to the new version: it is loaded under
+another name, asked the reference vectors, then takes the traffic; if anything fails, the version before serves on and
+the exit code is 1.
 """
 
 from __future__ import annotations
@@ -25,14 +29,15 @@ EXAMPLES = """  packager render triton digits.bundle.tar models/ --key release.p
   packager render triton digits:1.4.0 models/ --key release.pub --backend python --set triton.instances=2
   packager render triton digits:1.5.0 models/ --key release.pub --swap http://127.0.0.1:8000
   packager render bentoml digits:1.4.0 bento/ --key release.pub --set bentoml.workers=2
+  packager render container digits.bundle.tar image/ --key release.pub --base docker.io/library/python@sha256:…
+  packager render kubernetes digits:1.4.0 deploy/ --key release.pub --image registry.acme.example/digits@sha256:…
+  packager render systemd digits:1.4.0 units/ --key release.pub --values berlin.yaml
+  packager render observability digits:1.4.0 watch/ --key release.pub
   tritonserver --model-repository models --model-control-mode explicit --load-model digits"""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    from packager import plugins, render
-
-    about = "; ".join(f"{kind}: {plugins.load('renderers', kind).ABOUT}" for kind in render.kinds())
-    parser.add_argument("kind", metavar="KIND", choices=render.kinds(), help=about)
+    parser.add_argument("kind", metavar="KIND", help="bentoml, container, kubernetes, observability, systemd or triton")
     options.bundle(parser)
     parser.add_argument("out", metavar="OUT", type=Path, help="directory to write; for triton the repository")
     options.trust(parser)
@@ -42,26 +47,49 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     own.add_argument("--backend", choices=("native", "python"), default="native",
                      help="native: of NVIDIA's images; python: ONNX Runtime in the Python backend")  # fmt: skip
     own.add_argument("--swap", metavar="URL", help="and make the running Triton at http(s)://host:port serve it")
+
+
+def own_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what the kinds declare."""
+    from packager import render
+
     known: dict[str, tuple[list[str], str, str]] = {}
     for kind in render.kinds():
         for option in render.options(kind):
             known.setdefault(option.name, ([], option.metavar, option.about))[0].append(kind)
+    group = parser.add_argument_group("options of kinds")
     for name, (kinds, metavar, text) in known.items():
-        parser.add_argument(f"--{name}", metavar=metavar, help=f"{', '.join(kinds)}: {text}")
+        group.add_argument(f"--{name}", metavar=metavar, help=f"{', '.join(kinds)}: {text}")
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
+    from packager import plugins
+    from packager.errors import UsageError
+
+    plugins.load("renderers", args.kind)
+    given = {flag for flag, kinds in _flags().items() if getattr(args, flag) and args.kind not in kinds}
+    for flag in sorted(given):
+        kinds = ", ".join(f"`{kind}`" for kind in _flags()[flag])
+        raise UsageError(f"--{flag.replace('_', '-')} is for {kinds}, not for `{args.kind}`")
     return (_triton if args.kind == "triton" else _directory)(args, console)
+
+
+def _flags() -> dict[str, list[str]]:
+    """Return for every option that is not for all kinds those which it is for."""
+    from packager import render
+
+    found: dict[str, list[str]] = {"site": ["triton"], "swap": ["triton"]}
+    for kind in render.kinds():
+        for option in render.options(kind):
+            found.setdefault(option.name.replace("-", "_"), []).append(kind)
+    return found
 
 
 def _directory(args: argparse.Namespace, console: Console) -> int:
     from packager import plugins, render
     from packager.cli._trust import Judge
-    from packager.errors import UsageError
     from packager.knobs import Wish
 
-    if args.site or args.swap:
-        raise UsageError(f"--{'site' if args.site else 'swap'} is for triton only")
     judge = Judge.of(args)
     with console:
         bundle = options.open_bundle(args, console)

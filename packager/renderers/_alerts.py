@@ -12,8 +12,6 @@ import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-import yaml
-
 from packager.bundle import CONTRACT, Bundle
 from packager.canonical import JSON
 from packager.knobs import Resolved
@@ -94,6 +92,8 @@ def _alert(kind: str, query: str, lasts: str, severity: str, summary: str, suffi
 
 @functools.cache
 def _steps() -> Mapping[str, list[str]]:
+    import yaml  # not needed to list what can be rendered
+
     found: Mapping[str, list[str]] = yaml.safe_load(_deployment.template("observability/steps.yaml"))
     return found
 

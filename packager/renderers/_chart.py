@@ -11,12 +11,11 @@ import json
 import re
 from collections.abc import Mapping
 
-import yaml
-
 from packager.bundle import Bundle
 from packager.canonical import JSON
 from packager.knobs import Resolved
 from packager.renderers import _deployment, _pod
+from packager.renderers._deployment import yaml_text
 
 RELEASE = "@@release@@"  # what stands for the release's name while the objects are made
 _NAME = '.Release.Name | trunc 40 | trimSuffix "-"'
@@ -33,9 +32,9 @@ def files(
              "version": bundle.version, "appVersion": bundle.version, "kubeVersion": ">=1.30.0-0",
              "description": f"{bundle.name} {bundle.version}, bundle {bundle.digest}",
              "annotations": {"packager/bundle": bundle.digest, "packager/knobs": values.digest}}  # fmt: skip
-    found = {"Chart.yaml": dump(chart), "values.yaml": dump(given), "values.schema.json": _schema(given)}
+    found = {"Chart.yaml": yaml_text(chart), "values.yaml": yaml_text(given), "values.schema.json": _schema(given)}
     for kind, value in objects.items():
-        text = _with_gaps(dump(_opened(kind, value, options)).decode())
+        text = _with_gaps(yaml_text(_opened(kind, value, options)).decode())
         if kind == "HorizontalPodAutoscaler":
             text = f"{{{{- if {_SCALES} }}}}\n{text}{{{{- end }}}}\n"
         found[f"templates/{kind.lower()}.yaml"] = text.encode()
@@ -125,16 +124,3 @@ def _members(found: re.Match[str]) -> str:
 def _structure(found: re.Match[str]) -> str:
     indent, key, name = found.groups()
     return f"{indent}{key}: {{{{- toYaml .Values.{name} | nindent {len(indent) + 2} }}}}"
-
-
-def dump(value: JSON) -> bytes:
-    """Return a value as YAML, its members in the order they have."""
-    text: str = yaml.dump(value, Dumper=_Plain, sort_keys=False, default_flow_style=False, width=1 << 16)
-    return text.encode()
-
-
-class _Plain(yaml.SafeDumper):
-    """Writes shared parts out instead of as references, which people and some tools do not read."""
-
-    def ignore_aliases(self, data: object) -> bool:
-        return True

@@ -130,3 +130,15 @@ def filled(path: str, **values: str) -> bytes:
     """Return a text of `templates/` with every `@NAME@` replaced. Raises KeyError for one that has no value."""
     text = template(path).decode()
     return re.sub(r"@([A-Z_]+)@", lambda found: values[found[1].lower()], text).encode()
+
+
+def yaml_text(value: JSON, *, sort: bool = False) -> bytes:
+    """Return a value as YAML: members in their order, nothing folded, no references, which some tools do not read."""
+    import yaml  # not needed to list what can be rendered
+
+    class Plain(yaml.SafeDumper):
+        def ignore_aliases(self, data: object) -> bool:
+            return True
+
+    text: str = yaml.dump(value, Dumper=Plain, sort_keys=sort, default_flow_style=False, width=1 << 16)
+    return text.encode()

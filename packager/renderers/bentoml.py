@@ -16,8 +16,6 @@ import re
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 
-import yaml
-
 from packager import canonical, serving
 from packager.bundle import CONTRACT, Bundle
 from packager.canonical import JSON
@@ -121,5 +119,4 @@ def _requirements(bundle: Bundle, runtime: str) -> bytes:
 
 
 def _yaml(value: JSON) -> bytes:
-    text: str = yaml.safe_dump(value, sort_keys=True, default_flow_style=False, width=1000)
-    return text.encode()
+    return _deployment.yaml_text(value, sort=True)

@@ -20,8 +20,7 @@ from packager.canonical import JSON
 from packager.errors import UsageError
 from packager.knobs import Resolved
 from packager.renderers import _chart, _deployment, _pod
-from packager.renderers._chart import dump
-from packager.renderers._deployment import Option, Rendered
+from packager.renderers._deployment import Option, Rendered, yaml_text
 from packager.renderers._pod import Place
 
 ABOUT = "manifests, a KServe InferenceService and a Helm chart"
@@ -50,8 +49,8 @@ def render(bundle: Bundle, values: Resolved, options: Mapping[str, str]) -> Rend
         raise UsageError(f"`deploy.max_replicas`: expected at least `deploy.replicas` ({low}), got {high}")
     name = _name(bundle.name)
     objects = _objects(bundle, values, options, name)
-    made = {f"manifests/{kind.lower()}.yaml": dump(value) for kind, value in objects.items()}
-    made["kserve/inferenceservice.yaml"] = dump(_inference_service(objects["Deployment"], low, high))
+    made = {f"manifests/{kind.lower()}.yaml": yaml_text(value) for kind, value in objects.items()}
+    made["kserve/inferenceservice.yaml"] = yaml_text(_inference_service(objects["Deployment"], low, high))
     made["kserve/configmap.yaml"] = made["manifests/configmap.yaml"]
     released = _objects(bundle, values, {**options, "namespace": ""}, _chart.RELEASE, scales=True)
     made |= {f"chart/{path}": text for path, text in _chart.files(bundle, values, options, released).items()}

@@ -21,8 +21,7 @@ from packager.canonical import JSON
 from packager.knobs import Resolved
 from packager.renderers import _deployment, _runbook
 from packager.renderers._alerts import DURATION, REQUESTS, RUN, Alert, Queries, alerts, bucket_for
-from packager.renderers._chart import dump
-from packager.renderers._deployment import Option, Rendered
+from packager.renderers._deployment import Option, Rendered, yaml_text
 
 ABOUT = "Prometheus rules, a Grafana dashboard, a Datadog check and a runbook"
 DEFAULTS: Mapping[str, str] = {}
@@ -43,9 +42,9 @@ def render(bundle: Bundle, values: Resolved, options: Mapping[str, str]) -> Rend
     """Return the files."""
     found = alerts(bundle, values)
     made = {
-        "rules.yaml": dump(_rules(bundle, found, options["runbook-url"])),
+        "rules.yaml": yaml_text(_rules(bundle, found, options["runbook-url"])),
         "dashboard.json": json.dumps(_dashboard(bundle, values), indent=2, sort_keys=True).encode() + b"\n",
-        "datadog.yaml": dump(_datadog(bundle, values, options["endpoint"])),
+        "datadog.yaml": yaml_text(_datadog(bundle, values, options["endpoint"])),
         "RUNBOOK.md": _runbook.text(bundle, values, found).encode(),
         _deployment.RECORD: _deployment.record("observability", bundle, values, options, {}),
     }

@@ -16,8 +16,6 @@ import ipaddress
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 
-import yaml
-
 from packager import serving
 from packager.bundle import CONTRACT, Bundle
 from packager.canonical import JSON
@@ -113,5 +111,4 @@ def _site(values: Resolved, secrets: Mapping[str, str]) -> bytes:
     for knob, value in values.changed.items():
         group, _, name = knob.partition(".")
         groups.setdefault(group, {})[name] = f"file:{secrets[knob]}" if knob in secrets else value
-    text: str = yaml.safe_dump(groups, sort_keys=True, default_flow_style=False, width=1 << 16)
-    return text.encode()
+    return _deployment.yaml_text(groups, sort=True)
