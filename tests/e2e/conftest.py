@@ -149,3 +149,16 @@ vendor: [linux_x86_64-cp311]
         project.run("build", "--locked")
         project.run("sign", f"cnn:{version}", "--key", "release.pem", "-o", f"{version}.bundle.tar")
     return project
+
+
+@pytest.fixture(scope="session")
+def packager_wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """packager and its few dependencies as wheels for Debian 12, as they would arrive on a stick."""
+    tools = tmp_path_factory.mktemp("tools")
+    uv = Path(sys.executable).parent / "uv"
+    subprocess.run([uv, "build", "--quiet", "--wheel", "--out-dir", tools, HERE.parents[1]], check=True)
+    wheel = next(tools.glob("packager-*.whl"))
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--only-binary", ":all:", "--python-version", "3.11",
+               "--platform", "manylinux_2_28_x86_64", "--platform", "manylinux2014_x86_64", "--dest", tools, wheel]  # fmt: skip
+    subprocess.run(command, check=True)
+    return tools

@@ -13,7 +13,6 @@ import platform
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -21,7 +20,6 @@ import pytest
 from tests.e2e.conftest import CNN_RECIPE, Project, tool
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("cnn")]
-ROOT = Path(__file__).resolve().parents[2]
 SUITE = "bookworm"
 PYTHON = "linux_x86_64-cp311"  # what that release of Debian ships
 UID = 1000
@@ -89,24 +87,18 @@ def _mirror() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def carried(built: Project, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def carried(built: Project, packager_wheels: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """What the customer receives: packager with its few dependencies as wheels; the bundle and the public key."""
     project = Project(tmp_path_factory.mktemp("airgap") / "project", built.store)
     shutil.copytree(built.folder, project.folder)
     project.write(CNN_RECIPE.replace("1.2.3", "4.0.0") + f"vendor: [{PYTHON}]\n")
     project.run("build", "--locked")
-    goods, tools = project.folder / "goods", project.folder / "tools"
+    goods = project.folder / "goods"
     goods.mkdir()
     project.run("sign", "cnn:4.0.0", "--key", "release.pem", "-o", goods / "cnn.bundle.tar")
     shutil.copy(project.folder / "release.pub", goods)
     (goods / "ask.py").write_text(ASK)
-    uv = Path(sys.executable).parent / "uv"
-    subprocess.run([uv, "build", "--quiet", "--wheel", "--out-dir", tools, ROOT], check=True)
-    wheel = next(tools.glob("packager-*.whl"))
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--only-binary", ":all:", "--python-version", "3.11",
-               "--platform", "manylinux_2_28_x86_64", "--platform", "manylinux2014_x86_64", "--dest", tools, wheel]  # fmt: skip
-    subprocess.run(command, check=True)
-    return tools, goods
+    return packager_wheels, goods
 
 
 def test_a_clean_machine_without_a_network_installs_and_answers(

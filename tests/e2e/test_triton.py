@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
+import subprocess
+import sys
 import threading
 import time
 import urllib.request
@@ -154,3 +157,58 @@ def test_swapping_under_load_fails_nobody_and_a_bad_version_goes_back(made: Proj
         assert load.answers > 1000
         assert {path.name for path in models.iterdir()} == {"cnn"}
     assert "cannot reach Triton" in render(made, "1.2.3", models, "--swap", url, code=3).stderr
+
+
+def test_two_minutes_of_load_while_upgrading_going_back_and_killing_the_installer(
+    made: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Four callers ask all the time; a swap that is killed anywhere leaves what served, and the next one ends well."""
+    models = tmp_path / "models"
+    render(made, "1.2.3", models)
+    session = onnxruntime.InferenceSession(models / "cnn" / "1" / "model.onnx")
+    (tmp_path / "work").mkdir()
+    moments = np.random.default_rng(3).uniform(0.3, 3.0, 1000)
+    swaps = kills = 0
+    with tritonserver(models, tmp_path / "work", "--load-model", "cnn") as server:
+        url = f"http://{server.http}"
+        loads = [Load(server.http, session) for _ in range(4)]
+        for load in loads:
+            load.start()
+        end = time.monotonic() + 120
+        while time.monotonic() < end:
+            for version in ("1.3.0", "1.2.3"):
+                render(made, version, models, "--swap", url)
+                swaps += 1
+            kills += killed(made, models, url, moments[kills])
+        render(made, "1.3.0", models, "--swap", url)
+        client = http.InferenceServerClient(server.http)
+        assert client.get_model_metadata("cnn")["versions"] == ["2"]
+        for load in loads:
+            load.stopped.set()
+        for load in loads:
+            load.join(30)
+        assert {path.name for path in models.iterdir()} == {"cnn"}, "no candidate stays"
+    answers, failed = sum(load.answers for load in loads), [row for load in loads for row in load.failed]
+    wrong = sum(load.wrong for load in loads)
+    with capsys.disabled():
+        print(f"\n{answers} answers, {len(failed)} failed, {wrong} wrong; {swaps} swaps, {kills} killed")
+    assert not failed, failed[:3]
+    assert wrong == 0
+    assert answers > 5000
+    assert kills >= 3
+
+
+def killed(made: Project, models: Path, url: str, after: float) -> int:
+    """Start a swap and kill it after a while; return 1 if it was still running."""
+    command = [sys.executable, "-m", "packager", "render", "triton", "1.3.0.bundle.tar", str(models), "--key", "release.pub",
+               "--backend", "python", "--swap", url]  # fmt: skip
+    environment = {"PATH": os.environ["PATH"], "HOME": str(made.folder), "PACKAGER_STORE": str(made.store)}
+    process = subprocess.Popen(command, cwd=made.folder, env=environment, stdout=subprocess.DEVNULL,
+                               stderr=subprocess.DEVNULL)  # fmt: skip
+    try:
+        process.wait(after)
+        return 0
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        return 1
