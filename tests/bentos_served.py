@@ -38,8 +38,8 @@ def served(directory: Path, tag: str, home: Path) -> Iterator[tuple[str, Path]]:
     executable = python(directory)
     variables = environment(executable, home)
     version = tag.partition(":")[2]
-    command = [executable.parent / "bentoml", "build", directory, "--version", version]
-    done = subprocess.run(command, env=variables, check=False, capture_output=True, text=True)
+    command = [executable.parent / "bentoml", "build", "--version", version]
+    done = subprocess.run(command, cwd=directory, env=variables, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     (port,) = free_ports(1)
     log = home / "bentoml.log"

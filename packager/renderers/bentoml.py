@@ -58,9 +58,9 @@ def render(bundle: Bundle, values: Resolved, options: Mapping[str, str]) -> Rend
         _deployment.RECORD: _deployment.record("bentoml", bundle, values, options, copied),
     }
     version = bundle.version.replace("+", "-")  # BentoML knows no build part
-    steps = (f"bentoml build OUT --version {version}", f"bentoml serve {bundle.name}:{version}",
+    steps = (f"cd OUT && bentoml build --version {version}", f"bentoml serve {bundle.name}:{version}",
              ("python -c 'import bentoml, pathlib; "
-             'bentoml.models.import_model(str(pathlib.Path("OUT/model").resolve()), "folder")\''))  # fmt: skip
+             'bentoml.models.import_model(str(pathlib.Path("model").resolve()), "folder")\''))  # fmt: skip
     return Rendered(made, copied, steps)
 
 

@@ -37,7 +37,7 @@ def bento(deployable: Project, tmp_path_factory: pytest.TempPathFactory) -> Path
     out = tmp_path_factory.mktemp("bento") / "cnn"
     done = deployable.run("render", "bentoml", "1.2.3.bundle.tar", out, "--key", "release.pub",
                           "--set", "bentoml.max_latency=5000", "--set", "batch.max=16", "--json")  # fmt: skip
-    assert done["steps"][0] == f"bentoml build {out} --version 1.2.3"
+    assert done["steps"][0] == f"cd {out} && bentoml build --version 1.2.3"
     return out
 
 
