@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reference vectors on disk: inputs and outputs of every case, and what the reference itself took and kept to.
 
-    DIR/index.json   {"reference": {runtime, version, …}, "source": "run" | "referrer", "rowwise": true,
-                      "cases": [{"name", "file"}], "bench": {"case", "seconds": […]}}
+    DIR/index.json   {"reference": {runtime, version, …}, "rowwise": true, "bench": {"case", "seconds": […]},
+                      "cases": [{"name", "file", "source": "run" | "stated"}]}
     DIR/<n>.json     {"inputs": {name: tensor}, "outputs": {name: tensor}}
 
 `python -m suite.vectors CELL.json DIR` makes them by running the cell's adapter, which is thereby the reference.
 Inputs that a bundle carries (`vectors/inputs/NAME.safetensors`, or `NAME.json` as an Open Inference Protocol request)
-are used in place of seeded ones where `CELL.options.inputs` names their directory.
+come first where `CELL.options.inputs` names their directory. What the source model made of them when the bundle was
+built (`outputs.safetensors`, `outputs.json`: tensors `NAME/OUTPUT`) stands for the adapter's answer, if
+`CELL.options.outputs` names a directory that holds it: then the reference itself is judged like everybody else.
 """
 
 from __future__ import annotations
@@ -57,6 +59,7 @@ def read(folder: Path) -> Vectors:
 def make(subject: Cell, folder: Path) -> None:
     """Run the adapter of `subject` on every case and write what it answers."""
     promise = contract.read(subject.contract)
+    stated = outputs_of(Path(subject.options["outputs"]), promise) if "outputs" in subject.options else {}
     process = Process(subject.adapter, subject.environment, subject.scratch, subject.memory)
     try:
         hello = process.ask("hello", 60)
@@ -64,13 +67,13 @@ def make(subject: Cell, folder: Path) -> None:
                              device=subject.device, options=dict(subject.options), threads=1)  # fmt: skip
         rows = []
         for number, (name, feeds) in enumerate(inputs(promise, subject)):
-            outputs = process.infer(feeds, 300)
+            told = stated.get(name)
+            outputs = process.infer(feeds, 300) if told is None else told
             value = {"inputs": wire.pack_all(feeds), "outputs": wire.pack_all(outputs)}
             (folder / f"{number}.json").write_text(json.dumps(value))
-            rows.append({"name": name, "file": f"{number}.json"})
+            rows.append({"name": name, "file": f"{number}.json", "source": "run" if told is None else "stated"})
         index = {
             "reference": {key: {**hello, **loaded}.get(key) for key in ("runtime", "version", "provider", "numpy")},
-            "source": "run",
             "rowwise": _rowwise(process, promise, subject.target),
             "cases": rows,
             "bench": _bench(process, promise),
@@ -102,6 +105,20 @@ def given(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             items = json.loads(path.read_bytes())["inputs"]
             feeds |= {item["name"]: oip.from_list(item["data"], item["datatype"], item["shape"]) for item in items}
     yield from found.items()
+
+
+def outputs_of(folder: Path, promise: Contract) -> dict[str, dict[str, Any]]:
+    """Return the stated outputs that lie in `folder`, by case; a case that lacks one of the outputs has none."""
+    numbers, texts = folder / "outputs.safetensors", folder / "outputs.json"
+    found: dict[str, Any] = _safetensors(numbers.read_bytes()) if numbers.is_file() else {}
+    for name, item in json.loads(texts.read_bytes()).items() if texts.is_file() else ():
+        found[name] = oip.from_list(item["data"], "BYTES", item["shape"])
+    cases_of: dict[str, dict[str, Any]] = {}
+    for name, array in found.items():
+        case, _, output = name.partition("/")
+        cases_of.setdefault(case, {})[output] = array
+    names = {port.name for port in promise.outputs}
+    return {case: arrays for case, arrays in cases_of.items() if set(arrays) == names}
 
 
 def _safetensors(data: bytes) -> dict[str, Any]:

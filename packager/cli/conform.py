@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -113,9 +114,9 @@ def _run(args: argparse.Namespace, console: Console) -> tuple[Bundle, Any]:
     if args.results:
         raise UsageError(f"`{args.results[0]}` is one argument too many", hint="several runtimes: repeat --runtime")
     bundle = options.open_bundle(args, console)
-    checks = _verified(bundle, args, console)
+    checks, stated = _verified(bundle, args, console)
     with tempfile.TemporaryDirectory(prefix="packager-conform-") as place:
-        settings = _settings(args, Path(place) / "work")
+        settings = replace(_settings(args, Path(place) / "work"), stated=stated)
         if args.endpoint:
             result = conform.conform_endpoint(bundle, _endpoint(args), settings, console)
         else:
@@ -133,19 +134,26 @@ def _plan(args: argparse.Namespace, contract: Any) -> list[Planned]:
     return [*found, *([] if found and not asks else cells.plan(contract, asks))]
 
 
-def _verified(bundle: Bundle, args: argparse.Namespace, console: Console) -> Any:
-    """L0 of every cell: the bundle is whole, and signed by somebody trusted where trust is given."""
+def _verified(bundle: Bundle, args: argparse.Namespace, console: Console) -> tuple[Any, dict[str, bytes]]:
+    """L0 of every cell: the bundle is whole, and signed by somebody trusted where trust is given.
+
+    Also returns the reference outputs that somebody trusted stated, none where nobody is trusted.
+    """
     from packager.cli._trust import Judge
     from packager.events import Warned
+    from packager.formats import outputs
     from packager.verify import check_files
 
     if not options.wants_trust(args):
         console(Warned("no --key or --trust was given: the bundle's files are checked, who made them is not"))
-        return {"signature": "not checked", "files": check_files(bundle, console)}
+        return {"signature": "not checked", "files": check_files(bundle, console)}, {}
     found = Judge.of(args).verify(bundle, console)
     if found.failure is not None:
         raise found.failure
-    return {"signature": "verified", "signers": list(found.signers), "files": found.checks[-2].detail}
+    stated = [outputs.read(item.statement.predicate, bundle.tree, item.digest) for item in found.evidence
+              if item.statement.predicate_type == outputs.PREDICATE]  # fmt: skip
+    checks = {"signature": "verified", "signers": list(found.signers), "files": found.checks[-2].detail}
+    return checks, stated[-1] if stated else {}
 
 
 def _settings(args: argparse.Namespace, work: Path) -> Settings:

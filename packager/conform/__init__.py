@@ -65,6 +65,7 @@ class Settings:
     index: Index = field(default_factory=Index)
     environment: Mapping[str, str] = field(default_factory=dict)
     python: Path | None = None  # an existing environment to test instead of building one
+    stated: Mapping[str, bytes] = field(default_factory=dict)  # files of reference outputs that somebody trusted signed
     operators: bool = False  # run ONNX's tests of the bundle's operators on every cell, not only on those that fail
 
 
@@ -142,12 +143,17 @@ class _Run:
             raise StepError(f"{label} cannot be had", hint="try another `--runtime onnxruntime==V`", log=log)
         self.on_event(Finished(label, time.monotonic() - started))
         index = json.loads((folder / "index.json").read_bytes())
-        return {**index["reference"], "source": "run", "cases": len(index["cases"]), "target": target}, folder
+        stated = sum(case.get("source") == "stated" for case in index["cases"])
+        return {**index["reference"], "source": "run", "cases": len(index["cases"]), "stated": stated,
+                "target": target}, folder  # fmt: skip
 
     def _carried(self) -> dict[str, JSON]:
-        """Name the reference inputs that the bundle carries, if it does."""
-        inputs = self.files / "vectors" / "inputs"
-        return {"inputs": str(inputs)} if inputs.is_dir() else {}
+        """Name the reference inputs that the bundle carries, and what was stated to be their outputs, if there are."""
+        inputs, outputs = self.files / "vectors" / "inputs", self.settings.work / "stated"
+        outputs.mkdir()
+        for name, data in self.settings.stated.items():
+            (outputs / name).write_bytes(data)
+        return {"inputs": str(inputs), "outputs": str(outputs)} if inputs.is_dir() else {}
 
     def _module(self, arguments: Sequence[str], scratch: Path) -> tuple[int | None, str]:
         """Run a module of the suite."""

@@ -190,7 +190,9 @@ def summary(result: JSON) -> str:
         cell["measures"]["overhead_seconds"] for cell in result["cells"] if "overhead_seconds" in cell["measures"]
     ]
     each = f"; {sum(overhead) / len(overhead):.1f} s of overhead per cell" if overhead else ""
-    origin = f"{reference['runtime']} {reference['version']} ({reference['source']})"
+    stated = reference.get("stated")
+    source = f"; {stated} of {reference['cases']} cases as the build stated them" if stated else ""
+    origin = f"{reference['runtime']} {reference['version']} ({reference['source']}{source})"
     return (
         f"{found['passed']} passed, {len(found['failed'])} failed, {len(found['unproven'])} skipped in "
         f"{result['seconds']:.0f} s{each}; reference: {origin}"

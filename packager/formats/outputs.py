@@ -7,9 +7,12 @@ it. The inputs they belong to are named by digest; the files are those that the 
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping
 
+from packager import canonical
 from packager.canonical import JSON
+from packager.errors import Malformed, WrongSubject
 from packager.formats.intoto import embedded, resource
 from packager.types import Tree
 
@@ -22,3 +25,27 @@ def predicate(tree: Tree, outputs: Mapping[str, bytes]) -> dict[str, JSON]:
     inputs = [resource(path, blob.digest) for path, blob in tree if path.startswith("vectors/")]
     files = [embedded(name, data, _KINDS[name[name.rindex(".") :]]) for name, data in sorted(outputs.items())]
     return {"inputs": inputs, "outputs": files}
+
+
+def read(stated: JSON, tree: Tree, subject: str) -> dict[str, bytes]:
+    """Return the files (name to content) of a predicate that somebody trusted signed about the bundle of `tree`.
+
+    Raises Malformed, and WrongSubject when they belong to other inputs than the bundle carries.
+    """
+    try:
+        inputs = {item["name"]: f"sha256:{item['digest']['sha256']}" for item in stated["inputs"]}
+        files = {item["name"]: _content(item) for item in stated["outputs"]}
+        if not set(files) <= {f"outputs{suffix}" for suffix in _KINDS}:
+            raise ValueError("it holds other files than outputs")
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise Malformed(f"`{subject}` states no reference outputs: {error}", subject=subject) from None
+    if inputs != {path: blob.digest for path, blob in tree if path.startswith("vectors/")}:
+        raise WrongSubject(f"`{subject}` states outputs for other inputs than the bundle carries", subject=subject)
+    return files
+
+
+def _content(item: JSON) -> bytes:
+    data = base64.b64decode(item["content"], validate=True)
+    if canonical.sha256(data) != f"sha256:{item['digest']['sha256']}":
+        raise ValueError(f"`{item['name']!s:.40}` is not what its digest says")
+    return data

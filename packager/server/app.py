@@ -33,7 +33,7 @@ from typing import Any, TypeAlias
 import orjson
 from granian.rsgi import HTTPProtocol, ProtocolClosed, Scope
 
-from packager.server import bodies, model, protocol
+from packager.server import bodies, extensions, model, protocol
 from packager.server.config import Config
 from packager.server.errors import RequestError, quote
 from packager.server.gate import Gate, Lease, Limits, overload
@@ -118,6 +118,8 @@ class App:
             table[path] = Route("model", read, self._describe_model)
             table[f"{path}/ready"] = Route("health", read, self._readiness)
             table[f"{path}/infer"] = Route("infer", ("POST",), self._infer)
+            table[f"{path}/config"] = Route("model", read, self._describe_configuration)
+            table[f"{path}/stats"] = Route("model", read, self._describe_statistics)
         return table
 
     @property
@@ -169,6 +171,10 @@ class App:
             raise self._not_found(f"/v2/models/{model}")
         if version not in ("", self._config.version):
             raise self._not_found(f"{self._base}/versions/{version}")
+
+    def encoded_statistics(self) -> bytes:
+        """Return the statistics as the gRPC side sends them."""
+        return extensions.encoded_statistics(self._config, self._metrics)
 
     @contextmanager
     def admitted(self) -> Iterator[Lease]:
@@ -227,13 +233,16 @@ class App:
         parts = path.split("/")
         message = f"unknown path {quote(path)}"
         if path.startswith("/v2/models/") and parts[3] != self._config.name:
-            message = f"unknown model {quote(parts[3])}: this server has {quote(self._config.name)}"
+            # Triton's clients know an unknown model by the first words
+            message = f"Request for unknown model {quote(parts[3])}: this server has {quote(self._config.name)}"
         elif path.startswith(f"{self._base}/versions/") and parts[5] != self._config.version:
             message = f"unknown version {quote(parts[5])}: this server has {quote(self._config.version)}"
         return RequestError(message, status=404)
 
     async def _describe_server(self, scope: Scope, proto: HTTPProtocol) -> Response:
-        return _json({"name": "packager", "version": protocol.VERSION, "extensions": protocol.EXTENSIONS})
+        return _json(
+            {"name": "packager", "version": protocol.VERSION, "extensions": [*protocol.EXTENSIONS, *extensions.NAMES]}
+        )
 
     async def _describe_knobs(self, scope: Scope, proto: HTTPProtocol) -> Response:
         return _json(self._knobs.to_json())
@@ -261,6 +270,12 @@ class App:
                 "parameters": parameters | ({"knobs": self._knobs.digest} if self._knobs.digest else {}),
             }
         )
+
+    async def _describe_configuration(self, scope: Scope, proto: HTTPProtocol) -> Response:
+        return _json(extensions.configuration(self._config))
+
+    async def _describe_statistics(self, scope: Scope, proto: HTTPProtocol) -> Response:
+        return _json(extensions.statistics(self._config, self._metrics))
 
     async def _infer(self, scope: Scope, proto: HTTPProtocol) -> Response:
         with self.admitted() as lease:

@@ -27,6 +27,7 @@ from typing import Any
 from packager.server import messages, protocol
 from packager.server.app import App
 from packager.server.errors import RequestError, StartError, quote
+from packager.server.extensions import encoded_configuration
 from packager.server.gate import Limits
 from packager.server.logs import event
 from packager.server.messages import Inference, block, flag
@@ -94,6 +95,8 @@ class Rpc:
             "ServerMetadata": ("server", self._describe_server),
             "ModelMetadata": ("model", self._describe_model),
             "ModelInfer": ("infer", self._infer),
+            "ModelConfig": ("model", lambda message: self._described(message, encoded_configuration(self._app.config))),
+            "ModelStatistics": ("model", lambda message: self._described(message, self._app.encoded_statistics())),
         }
         return {_SERVICE + name: self._guarded(route, method) for name, (route, method) in table.items()}
 
@@ -132,6 +135,12 @@ class Rpc:
         parts += [block(4, messages.describe(tensor)) for tensor in config.interface.inputs]
         parts += [block(5, messages.describe(tensor)) for tensor in config.interface.outputs]
         return b"".join(parts)
+
+    def _described(self, message: bytes, answer: bytes) -> bytes:
+        fields = messages.read(message)
+        if fields.text(1):  # statistics of no model are those of all
+            self._app.check_address(fields.text(1), fields.text(2))
+        return answer
 
     def _infer(self, message: bytes) -> bytes:
         app = self._app

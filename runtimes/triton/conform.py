@@ -2,11 +2,14 @@
 """Triton under test: real `tritonserver` processes from NVIDIA's wheels, Python backend, ONNX Runtime inside.
 
 The wheels of `nvidia-pytriton` carry `tritonserver` itself; which version is in which was measured. They hold the
-Python backend only, so the model is run by `model.py` beside this file. Their stub reads numpy arrays by the layout
-of numpy 1: under numpy 2 its answers are silently wrong, which `model.py` refuses at load.
+Python backend only, so the model is run by `model.py` beside this file, in the version of ONNX Runtime that NVIDIA's
+image of that release carries: what loads here is what loads there. Their stub reads numpy arrays by the layout of numpy
+1: under numpy 2 its answers are silently wrong, which `model.py` refuses at load.
 """
 
 from __future__ import annotations
+
+from packager import compatibility, knowledge
 
 ACCEPTS = ("onnxruntime", "triton")
 CHANNELS = ("http", "grpc", "shm")
@@ -23,7 +26,6 @@ KNOBS = (
 )  # of the bundle, that its adapter can set
 
 _WHEELS = {"2.36.0": "0.3.1", "2.39.0": "0.4.2", "2.41.0": "0.5.0", "2.46.0": "0.5.8", "2.51.0": "0.7.0"}
-_ENGINE = "1.23.2"
 RELEASES = {"2.36.0": "23.07", "2.39.0": "23.10", "2.41.0": "23.12", "2.46.0": "24.05", "2.51.0": "24.10"}
 
 
@@ -34,9 +36,14 @@ def versions() -> tuple[str, ...]:
 
 def requirements(version: str, python: str) -> tuple[str, ...]:
     """Return the pinned packages of the environment: server and stub share one."""
-    engine = {"3.8": "1.19.2"}.get(python, _ENGINE)
     numpy = {"3.8": "1.24.4"}.get(python, "1.26.4")
-    return (f"nvidia-pytriton=={_WHEELS[version]}", f"numpy=={numpy}", f"onnxruntime=={engine}")
+    return (f"nvidia-pytriton=={_WHEELS[version]}", f"numpy=={numpy}", f"onnxruntime=={engine(version)}")
+
+
+def engine(version: str) -> str:
+    """Return the version of ONNX Runtime inside a release, as NVIDIA builds it."""
+    row = compatibility.find(knowledge.table("triton"), version)
+    return row.inside["onnxruntime"] if row else "1.19.2"
 
 
 def pythons(version: str) -> tuple[str, ...]:

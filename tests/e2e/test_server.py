@@ -292,7 +292,7 @@ def test_health_and_metadata(mlp_server):
     assert client.is_model_ready("mlp")
     assert client.is_model_ready("mlp", "1.4.0")
     assert not client.is_model_ready("mlp", "2.0.0")
-    assert client.get_server_metadata()["extensions"] == ["binary_tensor_data"]
+    assert client.get_server_metadata()["extensions"] == ["binary_tensor_data", "model_configuration", "statistics"]
     expected = {
         "name": "mlp",
         "versions": ["1.4.0"],
