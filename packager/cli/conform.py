@@ -6,7 +6,8 @@ L0 integrity, L1 load, L2 interface, L3 numerics, L4 behaviour, L5 speed. Withou
 the oldest and the newest version of its range. Environments are built from the package index once and cached.
 Exit code 0: nothing failed and something passed. A skipped cell is not a pass; `--strict` makes it a failure.
 
-`packager conform merge RESULT…` joins results (`result.json`, or signed attestations with --key) about one bundle.
+`packager conform merge RESULT…` joins results (`result.json`, or signed attestations with --key) about one bundle;
+with --attach BUNDLE the attestations that sites sent back are attached to it, for policies and gates to read.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ EXAMPLES = """  packager conform digits.bundle.tar --key release.pub
   packager conform digits.bundle.tar --runtime onnxruntime==1.31.1 --python /srv/digits/current/env/bin/python
   packager conform digits.bundle.tar --adapter 'python my_adapter.py'
   packager conform digits:1.4.0 --sign site.pem --report out
-  packager conform merge out-a/result.json out-b/attestation.sigstore.json --key site-b.pub --report all"""
+  packager conform merge out-a/result.json out-b/attestation.sigstore.json --key site-b.pub --report all
+  packager conform merge attestation.sigstore.json --key site.pub --attach digits.bundle.tar"""
 _AUTHORIZATION = "PACKAGER_ENDPOINT_AUTHORIZATION"
 
 
@@ -57,6 +59,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sign", metavar="KEY", help="sign the result and attach it to the bundle: a key file or a URI"
     )
+    parser.add_argument("--attach", metavar="BUNDLE", help="merge: attach the signed results to this bundle")
     parser.add_argument("--seconds", type=int, default=600, metavar="N", help="limit of one cell (default: 600)")
     parser.add_argument(
         "--memory", type=int, default=0, metavar="MB", help="address space of an adapter (default: all)"
@@ -103,6 +106,11 @@ def _merge(args: argparse.Namespace, console: Console) -> int:
     keys = options.trusted_keys(args)
     result = results.merge([results.read(path, keys) for path in args.results])
     result["verdict"] = results.verdict(result)
+    if args.attach:
+        from packager import transport
+
+        bundle = results.attach(args.results, options.open_reference(args.attach, args, console), keys)
+        transport.update_referrers(bundle, console)
     return _finish(args, console, result, None)
 
 

@@ -74,18 +74,52 @@ def read(path: Path, trusted: Sequence[PublicKey] = ()) -> JSON:
 
     Raises UsageError, IntegrityError, and NegativeAnswer for an attestation nobody trusted signed.
     """
+    data = content(path)
+    return (
+        _attested(data, str(path), trusted)
+        if is_attestation(data, str(path))
+        else check(_json(data, str(path)), str(path))
+    )
+
+
+def content(path: Path) -> bytes:
+    """Return the bytes of a result or attestation, which are not too many. Raises UsageError."""
     try:
         with path.open("rb") as file:
-            data = file.read(MAX_RESULT + 1)
+            return file.read(MAX_RESULT + 1)
     except OSError as error:
         raise UsageError(f"cannot read `{path}`: {error.strerror}") from None
+
+
+def is_attestation(data: bytes, subject: str) -> bool:
+    """Say whether bytes are a signed form of a result. Raises IntegrityError for what is no acceptable JSON."""
+    value = _json(data, subject)
+    return isinstance(value, dict) and "dsseEnvelope" in value
+
+
+def _json(data: bytes, subject: str) -> JSON:
     try:
-        value = canonical.load(data, limit=MAX_RESULT)
+        return canonical.load(data, limit=MAX_RESULT)
     except ValueError as error:
-        raise IntegrityError(f"`{path}` is not acceptable JSON: {error}", subject=str(path)) from None
-    if isinstance(value, dict) and "dsseEnvelope" in value:
-        return _attested(data, str(path), trusted)
-    return check(value, str(path))
+        raise IntegrityError(f"`{subject}` is not acceptable JSON: {error}", subject=subject) from None
+
+
+def attach(paths: Sequence[Path], bundle: Bundle, trusted: Sequence[PublicKey]) -> Bundle:
+    """Return `bundle` with the attestations among `paths`, which other people sent back, attached to it.
+
+    Raises UsageError where none of them is one, or one is about another bundle, and what `read` raises.
+    """
+    signed = [path for path in paths if is_attestation(content(path), str(path))]
+    if not signed:
+        raise UsageError(
+            "none of the results is signed", hint="attach what `conform --sign` wrote: attestation.sigstore.json"
+        )
+    for path in signed:
+        about = read(path, trusted)["bundle"]
+        if about["digest"] != bundle.digest:
+            raise UsageError(f"`{path}` is about {about['name']}:{about['version']} {about['digest']}, not this bundle")
+        bundle = bundle.with_statement(content(path), PREDICATE)
+    return bundle
 
 
 def _attested(data: bytes, subject: str, trusted: Sequence[PublicKey]) -> JSON:

@@ -45,7 +45,9 @@ def test_the_result_says_who_answered_and_against_what(proven: Path) -> None:
     (cell,) = result["cells"]
     assert cell["identity"]["version"] == onnxruntime.__version__ and cell["identity"]["pid"] > 1
     assert cell["identity"]["provider"] == "CPUExecutionProvider"
-    assert result["reference"]["source"] == "run" and result["reference"]["runtime"] == "onnxruntime"
+    reference = result["reference"]
+    assert reference["source"] == "run" and reference["runtime"] == "onnxruntime"
+    assert 0 < reference["stated"] < reference["cases"], "what the build stated is what answers are compared with"
     assert result["integrity"]["signature"] == "verified"
     assert cell["levels"] == dict.fromkeys(("L0", "L1", "L2", "L3"), "pass")
     assert cell["measures"]["overhead_seconds"] > 0

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,15 @@ from tests.e2e.test_tables import RECIPE
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("matrix")]
 CACHE = Path.home() / ".cache" / "packager-tests"
-EVERY = ("onnxruntime==*", "triton==*", "mlserver", "kserve", "bentoml", "serve", "onnxruntime-gpu", "openvino")
+EVERY = ("onnxruntime==*", "triton==*", "mlserver", "kserve", "bentoml", "serve", "onnxruntime-gpu", "openvino",
+         "tensorrt", "tensorrt-rtx")  # fmt: skip
+ABSENT = {  # why a cell may be skipped on a host without a GPU, by runtime
+    "onnxruntime-gpu": "CUDAExecutionProvider cannot be used on this machine",
+    "openvino": "OpenVINO ",
+    "tensorrt": "the bundle holds no artefact for tensorrt",
+    "tensorrt-rtx": "the bundle holds no artefact for tensorrt-rtx",
+}
+SERVERS = ("triton", "mlserver", "kserve", "bentoml", "serve")
 ENCODER = """
 name: sentence-encoder
 version: 1.0.0
@@ -50,20 +59,29 @@ def judge(project: Project, bundle: str) -> Any:
 
 
 def check(result: Any) -> None:
-    """Every cell passes, but for the GPU's, which says why it cannot; none passes without a process and a version."""
+    """Every cell passes, or says why it cannot; none passes without a process, a version and numbers of its own."""
     cells = {cell["cell"]: cell for cell in result["cells"]}
     assert len(cells) >= 25
     assert not result["verdict"]["failed"], [cell["reason"] for cell in cells.values() if cell["outcome"] == "fail"]
+    pids = [cell["identity"]["pid"] for cell in cells.values() if cell["outcome"] == "pass"]
+    assert len(pids) == len({*pids}), "two cells were answered by one process"
     for cell in cells.values():
-        if cell["runtime"] == "onnxruntime-gpu" and not Path("/dev/nvidia0").exists():
-            assert cell["outcome"] == "skip" and "cannot be used on this machine" in cell["reason"]
-            continue
         if cell["outcome"] == "skip":
-            assert cell["runtime"] == "openvino" and cell["reason"].startswith("OpenVINO"), cell["reason"]
+            assert cell["reason"].startswith(ABSENT[cell["runtime"]]), cell["reason"]
             continue
-        assert cell["outcome"] == "pass", cell["reason"]
-        assert cell["identity"]["pid"] > 1 and cell["identity"]["version"].startswith(cell["version"])
+        assert cell["outcome"] == "pass" and min(pids) > 1, cell["reason"]
+        assert cell["identity"]["version"].startswith(cell["version"])
+        assert cell["runtime"] not in SERVERS or cell["identity"]["engine"].startswith("onnxruntime 1.")
         assert cell["measures"]["drift"], "no numbers were compared"
+    print_costs(result)
+
+
+def print_costs(result: Any) -> None:
+    """Print what `-s` shows: wall time, cells, and what a cell costs beside loading and testing."""
+    spent = [cell["measures"].get("overhead_seconds", 0.0) for cell in result["cells"] if cell["outcome"] == "pass"]
+    bundle, minutes = result["bundle"]["name"], result["seconds"] / 60
+    print(f"\n{bundle}: {len(result['cells'])} cells in {minutes:.1f} min; overhead per cell {sum(spent) / len(spent):.2f} s, "
+          f"at most {max(spent):.2f} s; load average {os.getloadavg()[0]:.1f}")  # fmt: skip
 
 
 def test_a_sentence_encoder(tmp_path: Path, encoder: Path) -> None:
