@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Prediction against proof with the two verbs: what `compat` says of a bundle is what `conform` finds on real runtimes.
+
+ONNX Runtime, Triton (real servers, each with the ONNX Runtime that NVIDIA's image of that release carries) and OpenVINO.
+"""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests import graphs
+from tests.e2e.conftest import Project
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("matrix")]
+CACHE = Path.home() / ".cache" / "packager-tests"
+ONNXRUNTIME = ("1.15.1", "1.16.3", "1.17.3", "1.18.1", "1.20.1", "1.23.2", "1.24.4", "1.31.1")
+TRITON = ("2.36.0", "2.39.0", "2.41.0", "2.46.0", "2.51.0")
+MAKE: dict[str, tuple[str, Callable[[], graphs.Graph]]] = {  # name -> the promise that a build accepts, the source
+    "everywhere": (">=1.15", lambda: graphs.convolution(18)),
+    "gelu": (">=1.17", lambda: graphs.single("Gelu", 20)),
+    "texts": (">=1.17", graphs.strings_at_20),
+    "attention": (">=1.23", graphs.attention),
+    "swish": (">=1.24", lambda: graphs.single("Swish", 24)),
+}
+RECIPE = """
+name: {name}
+version: 1.0.0
+source: net.onnx
+runs-on: {{onnxruntime: "{promise}"{more}}}
+tolerance: {{default: {{atol: 1.0e-4, rtol: 1.0e-3}}}}
+"""
+
+
+def proven(folder: Path, name: str, asks: list[str]) -> tuple[dict[tuple[str, ...], str], dict[tuple[str, ...], str]]:
+    """Build one bundle; return what is predicted and what was found, by runtime, version and target."""
+    promise, make = MAKE[name]
+    (folder / name).mkdir(parents=True)
+    (folder / name / "net.onnx").write_bytes(make().graph)
+    project = Project(folder / name, folder / "store")
+    more = ', openvino: ">=2026.4"' if name in ("everywhere", "gelu") else ""
+    project.write(RECIPE.format(name=name, promise=promise, more=more))
+    project.run("build")
+    runtimes = [word for ask in asks for word in ("--runtime", ask)]
+    said = project.run("compat", f"{name}:1.0.0", *runtimes, "--json", code=None)["cells"]
+    found = project.run(
+        "conform", f"{name}:1.0.0", *runtimes, "--level", "L3", "--jobs", "2", "--cache", CACHE, "--json", code=None
+    )["cells"]
+    return (
+        {(cell["runtime"], cell["version"], cell["target"]): cell["outcome"] for cell in said},
+        {(cell["runtime"], cell["version"], cell["target"]): cell["outcome"] for cell in found},
+    )
+
+
+def test_what_is_said_of_a_bundle_is_what_happens_to_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asks = [*(f"onnxruntime=={v}" for v in ONNXRUNTIME), *(f"triton=={v}" for v in TRITON), "openvino==2026.4.1"]
+    confusion: collections.Counter[tuple[str, str, str]] = collections.Counter()
+    wrong = []
+    for name in MAKE:
+        said, found = proven(tmp_path, name, asks)
+        for (runtime, version, target), outcome in found.items():
+            answer = said.get((runtime, version, target))
+            if answer is None:  # OpenVINO also reads the canonical graph, of which compat says nothing
+                assert runtime == "openvino" and target.startswith("onnxruntime"), (runtime, version, target)
+                continue
+            confusion[runtime, answer, outcome] += 1
+            if (answer, outcome) not in (("ok", "pass"), ("no", "fail")) and answer != "unknown":
+                wrong.append((name, runtime, version, target, answer, outcome))
+    with capsys.disabled():
+        print(f"\n{'runtime':12} {'compat says':12} {'pass':>5} {'fail':>5} {'skip':>5}")
+        for runtime in ("onnxruntime", "triton", "openvino"):
+            for answer in ("ok", "no", "unknown"):
+                counts = [confusion[runtime, answer, outcome] for outcome in ("pass", "fail", "skip")]
+                print(f"{runtime:12} {answer:12} {counts[0]:5} {counts[1]:5} {counts[2]:5}")
+    assert not wrong
+    known = sum(count for (_, answer, _), count in confusion.items() if answer != "unknown")
+    assert known >= 60 and confusion["triton", "ok", "pass"] >= 8 and confusion["triton", "no", "fail"] >= 8
