@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from packager.runtimes import _tensorrt
+from packager.runtimes import _tensorrt, _tensorrt_build
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
@@ -74,7 +74,7 @@ def _level(trt: Any, device: str) -> Any:
 
 def _check(trt: Any, engine: bytes, interface: JSON, device: str) -> None:
     """Open the engine: the library checks magic, version and GPU; the rest is compared with what was asked for."""
-    log = _tensorrt.logger(trt)
+    log = _tensorrt_build.logger(trt)
     opened = trt.Runtime(log).deserialize_cuda_engine(engine)
     if opened is None:
         raise StepError(f"TensorRT cannot read the engine it built: {'; '.join(log.errors)[:300]}")

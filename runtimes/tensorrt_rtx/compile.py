@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compile for TensorRT for RTX: one engine per compute capability, built ahead of time without a GPU.
 
-Engines are `recorded`: the builder names some internal symbols after the order of memory addresses, so that two builds
-of some networks (a ResNet-50 in fp32) differ in those names and in nothing else; others came out the same every time.
+Engines are `recorded`: some follow the memory addresses of the process that builds them. `builder` fixes those, so one
+machine gives the same bytes every time; another kernel, Python or C library may lay memory out in another way.
 
 An engine begins with 64 bytes that say what it is. Their layout is not documented; it was read off engines of every
 capability and is used to check what the builder was asked for, never to decide anything:
@@ -15,9 +15,9 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from packager.runtimes import _tensorrt
+from packager.runtimes.tensorrt_rtx import builder
 
 from packager.canonical import JSON
 from packager.errors import StepError
@@ -31,20 +31,14 @@ def compile_graph(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JS
     """Write the engine of the graph `inputs["graph"]/params["path"]` for `params["device"]` and read it back."""
     trt = _tensorrt.tool(("tensorrt_rtx",), "tensorrt-rtx", "rtx")
     _tensorrt.check_promise(params["versions"], trt.__version__, "tensorrt-rtx")
-    device = params["device"]
-
-    def configure(config: Any) -> None:
-        # Without one the builder takes whichever it knows; `CURRENT` would ask for a GPU.
-        config.num_compute_capabilities = 1
-        config.set_compute_capability(getattr(trt.ComputeCapability, device.replace("_", "").upper()), 0)
-
+    device, place = params["device"], out / _tensorrt.FILE
     with _tensorrt.typed(inputs, params) as path:
-        engine = _tensorrt.build(trt, path, params["interface"], configure)
+        builder.build(path, device, params["interface"], place)
+    engine = place.read_bytes()
     header = read_header(engine)
     expected = {"format": "tensorrt-rtx", "version": trt.__version__, "gpus": [device], "bytes": len(engine)}
     if header != expected:
         raise StepError(f"the engine is not what was asked for: expected {expected}, got {header}")
-    (out / _tensorrt.FILE).write_bytes(engine)
     artefact = {"reproducibility": "recorded", "header": header, "needs": {"gpu": device}}
     return {"path": _tensorrt.FILE, "artefact": artefact}
 

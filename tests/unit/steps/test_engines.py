@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from packager.runtimes import _gpu, _tensorrt, tensorrt, tensorrt_rtx
+from packager.runtimes import _gpu, _tensorrt, _tensorrt_build, tensorrt, tensorrt_rtx
 from packager.runtimes.tensorrt_rtx import compile as rtx
 
 from packager.errors import StepError, UsageError
@@ -75,7 +75,13 @@ def test_the_header_is_read_strictly() -> None:
 
 
 def test_kernels_are_chosen_for_the_geometric_middle() -> None:
-    assert [_tensorrt.middle(*bounds) for bounds in ((1, 64), (1, 512), (5, 5), (8, 16), (1, 2))] == [8, 23, 5, 11, 1]
+    assert [_tensorrt_build.middle(*bounds) for bounds in ((1, 64), (1, 512), (5, 5), (8, 16), (1, 2))] == [
+        8,
+        23,
+        5,
+        11,
+        1,
+    ]
 
 
 def test_an_engine_does_not_run_without_its_gpu(exported: Exported, tmp_path: Path) -> None:
@@ -129,12 +135,14 @@ def test_the_adapter_speaks_the_api_of_the_bindings() -> None:
     folder = Path(importlib.util.find_spec("tensorrt_bindings").submodule_search_locations[0])  # type: ignore
     binary = (folder / "tensorrt.so").read_bytes()
     sources = [
-        Path(module.__file__) for module in (_tensorrt, importlib.import_module("packager.runtimes.tensorrt.compile"))
+        Path(module.__file__)
+        for module in (_tensorrt, _tensorrt_build, importlib.import_module("packager.runtimes.tensorrt.compile"))
     ]
     used = {name for path in sources for name in re.findall(r"\btrt\.([A-Z]\w+)", path.read_text())}
     used |= {"AMPERE_PLUS", "SAME_COMPUTE_CAPABILITY", "ERROR_ON_TIMING_CACHE_MISS", "VERSION_COMPATIBLE", "TF32",
              "hardware_compatibility_level", "set_timing_cache", "create_timing_cache", "deserialize_cuda_engine",
              "num_io_tensors", "get_tensor_name", "build_serialized_network", "add_optimization_profile"}  # fmt: skip
+    used.remove("ComputeCapability")  # the part that is run as a program is for RTX
     assert {"Builder", "OnnxParser", "Runtime", "ILogger"} <= used
     assert not [name for name in used if name.encode() not in binary]
 
@@ -142,7 +150,7 @@ def test_the_adapter_speaks_the_api_of_the_bindings() -> None:
 def test_timings_bind_a_build(tmp_path: Path) -> None:
     """With the library for RTX, which has the same interface but ignores timings: the calls are right, no more."""
     trt, compiler = (importlib.import_module(name) for name in ("tensorrt_rtx", "packager.runtimes.tensorrt.compile"))
-    config = trt.Builder(_tensorrt.logger(trt)).create_builder_config()
+    config = trt.Builder(_tensorrt_build.logger(trt)).create_builder_config()
     compiler.bind(trt, config, bytes(memoryview(config.create_timing_cache(b"").serialize())))
     assert config.get_flag(trt.BuilderFlag.ERROR_ON_TIMING_CACHE_MISS)
     assert not config.get_flag(trt.BuilderFlag.EDITABLE_TIMING_CACHE)
@@ -171,7 +179,7 @@ for precision, device in reversed(wanted) if sys.argv[4] == "backwards" else wan
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["cnn", "resnet", "encoder"])
 def test_the_same_engine_for_every_process_directory_and_user(kind: str, tmp_path_factory: Any) -> None:
-    """Byte for byte, but for the residual network in fp32, which differs in the names of internal symbols alone."""
+    """Byte for byte, wherever the kernel lets a process fix its addresses; elsewhere names of symbols may differ."""
     graph, interface = made(kind, tmp_path_factory.mktemp(kind))
     params = json.dumps({"runtime": "tensorrt-rtx", "versions": "==1.7.*", "path": "model/model.onnx", "opset": 18,
                          "ir": 8, "interface": interface})  # fmt: skip
@@ -199,11 +207,12 @@ def test_the_same_engine_for_every_process_directory_and_user(kind: str, tmp_pat
         rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith(("[", "{"))]
         assert rows.pop(0) == {"user": 4711 if prefix else os.getuid()}
         tables.append(rows[::-1] if index else rows)
+    fixed = subprocess.run(["setarch", "-R", "true"], capture_output=True, check=False).returncode == 0
     assert len(tables[0]) == 10 and len({row[-1] for row in tables[0]}) == 10
     for one, other in zip(*tables, strict=True):
         assert one[:4] == other[:4], "other kernels or weights"
         print(f"| {kind} | {one[0]} | {one[1]} | {one[2]} | `{one[4][:16]}` | {one == other} |")
-        assert one == other or (kind, one[0]) == ("resnet", "fp32")
+        assert one == other or not fixed
 
 
 def made(kind: str, folder: Path) -> tuple[Path, Any]:
