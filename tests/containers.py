@@ -21,12 +21,14 @@ class Engine:
     """buildah and podman on one storage."""
 
     def __init__(self, work: Path) -> None:
-        self.storage = ("--root", str(CACHE / "containers"), "--runroot", str(work / "run"))
+        self.storage = ("--root", str(CACHE / "containers"), "--runroot", str(CACHE / "containers-run"))
         self.work = work
 
-    def run(self, program: str, *words: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, program: str, *words: str | Path, check: bool = True, prefix: tuple[str, ...] = ()
+    ) -> subprocess.CompletedProcess[str]:
         runtime = ("--runtime", tool("runc")) if program == "podman" else ()
-        command = [tool(program), *self.storage, *runtime, *map(str, words)]
+        command = [*prefix, tool(program), *self.storage, *runtime, *map(str, words)]
         done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=self.work)
         assert not check or done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
         return done
@@ -42,9 +44,9 @@ class Engine:
         return f"{BASE}@{self.run('podman', 'image', 'inspect', '--format', '{{.Digest}}', BASE).stdout.strip()}"
 
     def build(self, context: Path, tag: str, *options: str) -> str:
-        """Build as the renderer says, with no network; return the image's identity."""
-        self.run("buildah", "build", "--layers=false", "--timestamp", "0", "--format", "docker", "--network", "none",
-                 "--pull-never", "--isolation", "chroot", "--tag", tag, *options, context)  # fmt: skip
+        """Build as the renderer says, with no network interface at all; return the image's identity."""
+        self.run("buildah", "build", "--layers=false", "--timestamp", "0", "--format", "docker", "--pull-never",
+                 "--isolation", "chroot", "--tag", tag, *options, context, prefix=(tool("unshare"), "--net"))  # fmt: skip
         return self.run("podman", "image", "inspect", "--format", "{{.Id}} {{.Digest}}", tag).stdout.strip()
 
     def remove(self, *tags: str) -> None:
