@@ -11,6 +11,7 @@ which the next rendering replaces.
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,8 @@ from packager.files import (
 from packager.knobs import Resolved
 from packager.renderers import _deployment, triton
 from packager.renderers.triton import Backend, Rendered
+
+_EPOCH = 315532800  # 1980-01-01, the first day that zip archives know
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +82,9 @@ def render_directory(
             _copy(bundle, origin, wheel)
             wheelfiles.unpack(wheel, wheel.parent)
             wheel.unlink()
-        for written in fresh.rglob("*"):
-            written.chmod(0o755 if written.is_dir() else 0o644)  # whatever the umask: modes become bytes of images
+        for written in (fresh, *fresh.rglob("*")):  # whatever umask and clock: both become bytes of images
+            written.chmod(0o755 if written.is_dir() else 0o644)
+            os.utime(written, (_EPOCH, _EPOCH))
         sync_file_system(fresh)
         exchange_directories(fresh, out)
     return tuple(step.replace("OUT", str(out)) for step in rendered.steps)

@@ -71,7 +71,8 @@ def rendered(kind: str, bundle: Bundle, out: Path, *wishes: Wish, **options: str
     return out
 
 
-def snapshot(folder: Path) -> dict[str, tuple[int, bytes]]:
-    """Return every path with its mode and content."""
-    return {str(path.relative_to(folder)): (path.stat().st_mode, path.read_bytes() if path.is_file() else b"")
+def snapshot(folder: Path) -> dict[str, tuple[int, bytes, float]]:
+    """Return every path with its mode, content and time."""
+    return {str(path.relative_to(folder)): (path.stat().st_mode, path.read_bytes() if path.is_file() else b"",
+                                            path.stat().st_mtime)
             for path in sorted(folder.rglob("*"))}  # fmt: skip

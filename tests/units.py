@@ -75,7 +75,7 @@ def service(
         tool("bwrap"), "--unshare-all", "--as-pid-1", "--die-with-parent", "--new-session", "--cap-drop", "ALL",
         "--uid", UID, "--gid", UID, "--clearenv", *(word for pair in variables.items() for word in ("--setenv", *pair)),
         "--ro-bind", str(root), "/", "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--tmpfs", "/var/tmp",
-        "--tmpfs", "/home", "--tmpfs", "/root", "--tmpfs", "/run", "--tmpfs", "/opt", "--tmpfs", "/srv", "--tmpfs", "/etc/packager",
+        "--tmpfs", "/home", "--tmpfs", "/root", "--tmpfs", "/run", "--tmpfs", "/opt", "--tmpfs", "/srv",
         *shown, "--ro-bind", str(work / "notify"), "/run/notify",
         "/usr/bin/python3", "-c", DENY, *unit["ExecStart"].split(),
     ]  # fmt: skip

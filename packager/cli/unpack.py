@@ -2,7 +2,8 @@
 """Write the plain files of a bundle to a fresh directory; every byte is checked against the manifest on its way.
 
 With --trust, --key or the like the signature is checked first. Without them the result is whole, but nobody vouches
-for it: `packager verify DIR --key …` can be run on the result at any time.
+for it: `packager verify DIR --key …` can be run on the result at any time. Where DIR holds this very bundle already,
+every byte of it is checked and nothing is written.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ EXAMPLES = """  packager unpack digits.bundle.tar digits/ --key release.pub"""
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     options.bundle(parser)
-    parser.add_argument("directory", metavar="DIR", type=Path, help="a directory that does not exist yet")
+    parser.add_argument(
+        "directory", metavar="DIR", type=Path, help="a directory that does not exist yet, or holds this bundle"
+    )
     options.trust(parser, "whom to trust; without any of these no signature is asked for")
 
 
@@ -37,7 +40,8 @@ def main(args: argparse.Namespace, console: Console) -> int:
         if judge:
             judge.require(bundle)
         bundle.medium.check_extent(bundle.tree, bundle.records)
-        transport.unpack(bundle, args.directory, console)
+        if not _is_there(bundle, args.directory, console):
+            transport.unpack(bundle, args.directory, console)
     signatures = _model_signatures(bundle, args.directory)
     value = {
         "name": bundle.name,
@@ -53,6 +57,25 @@ def main(args: argparse.Namespace, console: Console) -> int:
         rows.append(f"also: model_signing verify key --public_key PUB --signature {path} {args.directory}")
     console.result(value, "\n".join(rows))
     return 0
+
+
+def _is_there(bundle: Bundle, directory: Path, console: Console) -> bool:
+    """Say whether `directory` holds this very bundle, every byte of it: an init container may run twice.
+
+    Raises IntegrityError if it does and is damaged.
+    """
+    from packager.bundle import read
+    from packager.formats.intoto import METADATA_DIRECTORY
+    from packager.media import UnpackedTree
+    from packager.verify import check_files
+
+    if not (directory / METADATA_DIRECTORY).is_dir():
+        return False
+    found = read(UnpackedTree(directory))
+    if found.digest != bundle.digest:
+        return False
+    check_files(found, console)
+    return True
 
 
 def _model_signatures(bundle: Bundle, directory: Path) -> list[str]:

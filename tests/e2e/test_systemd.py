@@ -25,7 +25,7 @@ SETUP = """
 set -eu
 python3 -m venv /opt/tool
 /opt/tool/bin/pip install -q --disable-pip-version-check --no-index --find-links /mnt --only-binary :all: packager
-/opt/tool/bin/packager install /media/1.2.3.bundle.tar /srv/cnn --key /media/release.pub --values /etc/packager/cnn.yaml
+/opt/tool/bin/packager install /media/1.2.3.bundle.tar /srv/cnn --key /media/release.pub --values /opt/units/cnn.yaml
 """
 
 
@@ -34,21 +34,22 @@ def host(root_filesystem: Path, packager_wheels: Path, deployable: Project, tmp_
     """A clean Debian with packager in /opt/tool and the bundle installed in /srv/cnn, and the units for it."""
     work = tmp_path_factory.mktemp("host")
     (port,) = free_ports(1)
-    deployable.run("render", "systemd", "1.2.3.bundle.tar", work / "units", "--key", "release.pub",
-                   "--program", "/opt/tool/bin/packager", "--set", f"server.port={port}", "--set", "batch.max=48")  # fmt: skip
     for name in ("opt", "srv"):
         (work / name).mkdir()
+    deployable.run("render", "systemd", "1.2.3.bundle.tar", work / "opt" / "units", "--key", "release.pub",
+                   "--program", "/opt/tool/bin/packager", "--values-file", "/opt/units/cnn.yaml",
+                   "--set", f"server.port={port}", "--set", "batch.max=48")  # fmt: skip
     for path in (work, *work.parents[:2], deployable.folder, *deployable.folder.parents[:1]):
         path.chmod(0o755)
-    binds = {work / "opt": "/opt", work / "srv": "/srv", work / "units": "/etc/packager"}
+    binds = {work / "opt": "/opt", work / "srv": "/srv"}
     shown = [word for place, inside in binds.items() for word in ("--bind", str(place), inside)]
     command = [tool("bwrap"), "--unshare-all", "--clearenv", "--setenv", "PATH", "/usr/bin:/bin", "--setenv", "HOME", "/tmp",
-               "--ro-bind", root_filesystem, "/", "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--tmpfs", "/etc/packager",
+               "--ro-bind", root_filesystem, "/", "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp",
                "--ro-bind", packager_wheels, "/mnt", "--ro-bind", deployable.folder, "/media", *shown,
                "/bin/sh", "-c", SETUP]  # fmt: skip
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    return root_filesystem, work / "units", binds
+    return root_filesystem, work / "opt" / "units", binds
 
 
 def ready(address: str) -> int:

@@ -6,6 +6,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -163,7 +165,7 @@ def test_parts_of_a_wheel_go_where_they_are_imported(tmp_path: Path) -> None:
     data = deployments.wheel({"m/a.py": b"1", "m-1.data/platlib/m/b.so": b"2", "m-1.data/scripts/m": b"3"})
     (tmp_path / "m.whl").write_bytes(data)
     wheelfiles.unpack(tmp_path / "m.whl", tmp_path / "site")
-    assert {name for name, (_, text) in snapshot(tmp_path / "site").items() if text} == {"m/a.py", "m/b.so"}
+    assert {name for name, (_, text, _) in snapshot(tmp_path / "site").items() if text} == {"m/a.py", "m/b.so"}
     (tmp_path / "torn.whl").write_bytes(data[:-9])
     with pytest.raises(IntegrityError, match="is not a wheel"):
         wheelfiles.unpack(tmp_path / "torn.whl", tmp_path / "other")
@@ -266,3 +268,14 @@ def test_an_objective_is_judged_by_the_next_larger_bucket(milliseconds: float) -
 
 def test_the_buckets_are_those_of_the_server() -> None:
     assert _alerts.BUCKETS == metrics._SECONDS
+
+
+def test_unpacking_the_same_bundle_again_checks_and_writes_nothing(bundle, tmp_path: Path) -> None:
+    """An init container may run twice on one volume."""
+    store = ["--store", str(bundle.medium.store.root.parent)]
+    command = [sys.executable, "-m", "packager", "unpack", f"{bundle.name}:{bundle.version}", tmp_path / "out", *store]
+    for _ in range(2):
+        subprocess.run(command, check=True, capture_output=True)
+    (tmp_path / "out" / "model" / "model.onnx").write_bytes(b"other")
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert (done.returncode, "model.onnx" in done.stderr) == (5, True)
