@@ -14,6 +14,7 @@ from tests.e2e.conftest import tool
 from tests.environments import CACHE
 
 BASE = "localhost/packager-python"
+HEALTH = '["python3", "-I", "/srv/health.py", "http://127.0.0.1:8000"]'
 RUNC = ("--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1000:1000", "--cgroups", "disabled")
 
 
@@ -45,7 +46,7 @@ class Engine:
 
     def build(self, context: Path, tag: str, *options: str) -> str:
         """Build as the renderer says, with no network interface at all; return the image's identity."""
-        self.run("buildah", "build", "--layers=false", "--timestamp", "0", "--format", "docker", "--pull-never",
+        self.run("buildah", "build", "--layers=false", "--timestamp", "0", "--pull-never",
                  "--isolation", "chroot", "--tag", tag, *options, context, prefix=(tool("unshare"), "--net"))  # fmt: skip
         return self.run("podman", "image", "inspect", "--format", "{{.Id}} {{.Digest}}", tag).stdout.strip()
 
@@ -57,7 +58,7 @@ class Engine:
         """Run a container as restricted as a cluster would; yield its name and the process that is its first."""
         name = f"packager-test-{abs(hash((image, time.monotonic())))}"
         self.run("podman", "run", "--detach", "--name", name, "--network", "none", "--read-only", "--cap-drop", "all",
-                 "--security-opt", "no-new-privileges", *RUNC, image, *words)  # fmt: skip
+                 "--security-opt", "no-new-privileges", "--health-cmd", HEALTH, *RUNC, image, *words)  # fmt: skip
         try:
             yield name, int(self.run("podman", "inspect", "--format", "{{.State.Pid}}", name).stdout)
         finally:

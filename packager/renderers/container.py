@@ -55,8 +55,11 @@ def render(bundle: Bundle, values: Resolved, options: Mapping[str, str]) -> Rend
     made |= {f"model/{_deployment.RECORD}": record, _deployment.RECORD: record}
     tag = f"{bundle.name}:{bundle.version.replace('+', '-')}"
     port = values.values["server.port"]
-    steps = (f"buildah build --layers --timestamp 0 --format docker --tag {tag} OUT",
-             f"podman run --read-only --cap-drop all --publish {port}:{port} {tag}")  # fmt: skip
+    health = json.dumps(["python3", "-I", "/srv/health.py", _address(values)])
+    steps = (
+        f"buildah build --layers --timestamp 0 --tag {tag} OUT",
+        f"podman run --read-only --cap-drop all --health-cmd '{health}' --publish {port}:{port} {tag}",
+    )
     return Rendered(made, copied, steps, {f"site/{place}": path for place, path in wheels.items()})
 
 
@@ -69,12 +72,16 @@ def _model(bundle: Bundle, contract: JSON, target: str) -> dict[str, str]:
 def _containerfile(bundle: Bundle, values: Resolved, base: str) -> bytes:
     found = values.values
     ports = [found["server.port"], *([found["server.grpc_port"]] if "server.grpc_port" in found else [])]
-    scheme = "https" if "tls.key" in found else "http"
     return _deployment.filled(
         "container/Containerfile", name=bundle.name, version=bundle.version, bundle=bundle.digest, base=base,
-        knobs=values.digest, ports=" ".join(map(str, ports)), url=f"{scheme}://127.0.0.1:{found['server.port']}",
+        knobs=values.digest, ports=" ".join(map(str, ports)), url=_address(values),
         command=", ".join(map(json.dumps, arguments(values))),
     )  # fmt: skip
+
+
+def _address(values: Resolved) -> str:
+    """Return where the server is, for who asks from inside."""
+    return f"{'https' if 'tls.key' in values.values else 'http'}://127.0.0.1:{values.values['server.port']}"
 
 
 def arguments(values: Resolved) -> list[str]:

@@ -7,13 +7,18 @@ This file is copied into installations and runs there with numpy and onnxruntime
 from __future__ import annotations
 
 import importlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
+
+# Since 1.31 the wheels for Linux report usage to their maker unless this is set before they are loaded.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # noqa: TID251
+
+import onnxruntime
 
 _PROVIDERS = {
     "cpu": ("CPUExecutionProvider",),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Check versions and files, then open the graph."""
         self._pb = importlib.import_module("triton_python_backend_utils")
+        os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # noqa: TID251 - since 1.31 it reports usage to its maker otherwise
         ort = importlib.import_module("onnxruntime")
         record = json.loads((HERE / "deployment.json").read_bytes())
         # The stub reads arrays by the layout of numpy 1: under numpy 2 every element comes out wrong, in silence.
