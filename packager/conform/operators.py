@@ -65,7 +65,8 @@ class Coverage:
             return {"reason": f"the tests ended with status {code}: {log[-300:]}"}
         if code is None:
             return {"reason": "the tests did not end in time"}
-        return report(found, json.loads(out.read_bytes()), facts)
+        said = json.loads(out.read_bytes())
+        return {"reason": said["reason"]} if "reason" in said else report(found, said, facts)
 
     def _tests(self, facts: Mapping[str, JSON]) -> tuple[Path, list[NodeTest]]:
         key = json.dumps([facts["operators"], facts["opset"], facts["ir"]], sort_keys=True)
