@@ -41,7 +41,7 @@ def proven(folder: Path, name: str, asks: list[str]) -> tuple[dict[tuple[str, ..
     (folder / name).mkdir(parents=True)
     (folder / name / "net.onnx").write_bytes(make().graph)
     project = Project(folder / name, folder / "store")
-    more = ', openvino: ">=2026.4"' if name in ("everywhere", "gelu") else ""
+    more = ', openvino: ">=2026.4"' if name == "everywhere" else ""
     project.write(RECIPE.format(name=name, promise=promise, more=more))
     project.run("build")
     runtimes = [word for ask in asks for word in ("--runtime", ask)]
