@@ -15,7 +15,7 @@ from tests.environments import CACHE
 
 BASE = "localhost/packager-python"
 HEALTH = '["python3", "-I", "/srv/health.py", "http://127.0.0.1:8000"]'
-RUNC = ("--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1000:1000", "--cgroups", "disabled")
+RUNC = ("--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1000:1000")
 
 
 class Engine:
