@@ -54,11 +54,11 @@ class Engine:
         self.run("podman", "rmi", "--force", *tags, check=False)
 
     @contextlib.contextmanager
-    def running(self, image: str, *words: str) -> Iterator[tuple[str, int]]:
+    def running(self, image: str, *words: str, options: tuple[str, ...] = ()) -> Iterator[tuple[str, int]]:
         """Run a container as restricted as a cluster would; yield its name and the process that is its first."""
         name = f"packager-test-{abs(hash((image, time.monotonic())))}"
         self.run("podman", "run", "--detach", "--name", name, "--network", "none", "--read-only", "--cap-drop", "all",
-                 "--security-opt", "no-new-privileges", "--health-cmd", HEALTH, *RUNC, image, *words)  # fmt: skip
+                 "--security-opt", "no-new-privileges", "--health-cmd", HEALTH, *RUNC, *options, image, *words)  # fmt: skip
         try:
             yield name, int(self.run("podman", "inspect", "--format", "{{.State.Pid}}", name).stdout)
         finally:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
+import yaml
 
 from tests.containers import Engine, inside
 from tests.e2e.conftest import Project
@@ -106,5 +107,40 @@ def test_neither_another_python_nor_a_changed_model_is_served(
                               "--ulimit", "nproc=1000:1000", tag, check=False)  # fmt: skip
             assert done.returncode == 4, done.stderr
             assert reason in done.stderr
+    finally:
+        engine.remove(*tags)
+
+
+def test_the_model_may_come_from_an_image_or_from_a_volume(
+    deployable: Project, engine: Engine, base: str, tmp_path: Path
+) -> None:
+    """What Kubernetes does with image volumes and after an init container, done by podman with the manifests' own words."""
+    out = context(deployable, base, tmp_path / "out")
+    tags = runtime, model = "localhost/packager-test-runtime", "localhost/packager-test-model"
+    pin = f"r.example/x@{base.partition('@')[2]}"
+    deployable.run("render", "kubernetes", "1.2.3.bundle.tar", tmp_path / "k", "--key", "release.pub", "--image", pin,
+                   "--variant", "init-container", "--init-image", pin, "--source", "oci://r.example/cnn:1.2.3")  # fmt: skip
+    data = yaml.safe_load((tmp_path / "k" / "manifests" / "configmap.yaml").read_text())["data"]
+    pod = yaml.safe_load((tmp_path / "k" / "manifests" / "deployment.yaml").read_text())["spec"]["template"]["spec"]
+    deployable.run("unpack", "1.2.3.bundle.tar", tmp_path / "volume" / "bundle", "--key", "release.pub")
+    (tmp_path / "config").mkdir()
+    for name, text in data.items():
+        (tmp_path / "config" / name).write_text(text)
+    for path in (tmp_path, *tmp_path.parents[:2]):
+        path.chmod(0o755)  # pytest's directories are for their owner alone
+    knobs = f"--knobs={data['knobs.json']}"
+    volumes = ("--volume", f"{tmp_path / 'volume'}:/srv/model:ro", "--volume", f"{tmp_path / 'config'}:/srv/config:ro",
+               "--entrypoint", json.dumps(pod["containers"][0]["command"]))  # fmt: skip
+    image = ("--mount", f"type=image,source={model},destination=/srv/model")
+    try:
+        engine.build(out, runtime, "--target", "runtime")
+        engine.build(out, model, "--target", "model")
+        for options in (image, volumes):
+            with engine.running(runtime, knobs, options=options) as (name, pid):
+                assert engine.healthy(name), engine.logs(name)
+                done = subprocess.run(
+                    inside(pid, sys.executable, "-c", ASK), capture_output=True, text=True, check=True
+                )
+                assert len(json.loads(done.stdout)) == 20
     finally:
         engine.remove(*tags)
