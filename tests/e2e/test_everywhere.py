@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
+from packager.runtimes.triton.conform import deviations
 
 from tests import bentos_served, units
 from tests.containers import Engine, inside
@@ -31,6 +32,7 @@ from tests.tritonservers import free_ports, tritonserver
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("everywhere")]
 __all__ = ["host", "root_filesystem"]  # fixtures
 BUNDLE = "1.2.3.bundle.tar"
+KNOWN = deviations("2.51.0")  # what that Triton does with malformed bodies, whatever the model
 IMAGES = np.random.default_rng(11).random((5, 1, 8, 8), dtype=np.float32)
 
 ASK = """
@@ -164,13 +166,15 @@ def test_the_same_bundle_answers_the_same_everywhere(
         got = place.ask()
         np.testing.assert_allclose(got, expected, atol=1e-5, rtol=1e-4)
         endpoints = ["--endpoint", place.http, *(["--endpoint", place.grpc] if place.grpc else [])]
-        done = deployable.run(
-            "conform", BUNDLE, *endpoints, "--key", "release.pub", code=None, prefix=tuple(place.reach())
-        )
-        assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+        # Not L5: how fast it is on a host that runs other tests is no law.
+        done = deployable.run("conform", BUNDLE, *endpoints, "--key", "release.pub", "--level", "L4", "--json", code=None,
+                              prefix=tuple(place.reach()))  # fmt: skip
+    checks = [check for cell in done["cells"] for check in cell["checks"]]
+    counts = {word: sum(check["outcome"] == word for check in checks) for word in ("pass", "skip", "fail")}
+    failed = {check["name"]: check for check in checks if check["outcome"] == "fail"}
+    assert set(failed) <= set(KNOWN if kind == "triton" else ()), failed
+    assert counts["pass"] > 25
     assert digest(bundle) == before
     assert deployable.run("verify", BUNDLE, "--key", "release.pub", "--json")["digest"] == identity
     with capsys.disabled():
-        print(
-            f"\n{kind}: largest difference {np.abs(got - expected).max():.2e}; {done.stdout.strip().splitlines()[-1]}"
-        )
+        print(f"\n{kind}: largest difference {np.abs(got - expected).max():.2e}; {counts} {sorted(failed)}")
