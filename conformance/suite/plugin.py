@@ -101,6 +101,15 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Any:
+    """Skip what this way of asking cannot carry, such as a NaN in JSON: no runtime is at fault."""
+    try:
+        return (yield)
+    except Unsupported as error:
+        pytest.skip(str(error))
+
+
+@pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
     report = yield
     record, level = item.config.stash[_RECORD], level_of(item)

@@ -23,8 +23,8 @@ MAKE: dict[str, tuple[str, Callable[[], graphs.Graph]]] = {  # name -> the promi
     "everywhere": (">=1.15", lambda: graphs.convolution(18)),
     "gelu": (">=1.17", lambda: graphs.single("Gelu", 20)),
     "texts": (">=1.17", graphs.strings_at_20),
-    "attention": (">=1.23", graphs.attention),
-    "swish": (">=1.24", lambda: graphs.single("Swish", 24)),
+    "branch": (">=1.17", lambda: graphs.branch(20)),
+    "int16": (">=1.23", lambda: graphs.quantised(21, "int16")),
 }
 RECIPE = """
 name: {name}
