@@ -8,7 +8,7 @@ import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from packager import seen, trust, trustfile
 from packager.cli import options
@@ -17,6 +17,8 @@ from packager.seen import Seen
 from packager.trust import CertificateSigner, KeylessSigner, KeySigner, Signer, Trust
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from cryptography import x509
 
     from packager.bundle import Bundle
@@ -24,6 +26,11 @@ if TYPE_CHECKING:
     from packager.verify import Verification
 
 _INSTANCE = "instance"
+Passes: TypeAlias = "Callable[[Verification], bool]"
+
+
+def _always(_: Verification) -> bool:
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +60,12 @@ class Judge:
     def _seen(self) -> Seen:
         return seen.load(self.state, self.trust.name) if self.state and self.trust.name else Seen()
 
-    def verify(self, bundle: Bundle, on_event: OnEvent) -> Verification:
-        """Check everything about `bundle`."""
+    def verify(self, bundle: Bundle, on_event: OnEvent, *, passes: Passes = _always) -> Verification:
+        """Check everything about `bundle`. It is remembered if it `passes` what the caller asks beyond."""
         from packager.verify import verify
 
         verdict = verify(bundle, self.trust, on_event, now=self.now, seen=self._seen)
-        if verdict.ok:
+        if verdict.ok and passes(verdict):
             self._remember(Seen().with_bundle(bundle.name, bundle.version, bundle.digest))
         return verdict
 

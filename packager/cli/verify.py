@@ -1,21 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
 """Decide, offline, whether a bundle is whole and signed by somebody you trust.
 
-BUNDLE may also be an unpacked or installed tree. Exit code 0: every check holds. 1: not signed, not by anybody
-trusted, revoked, too old, or a required statement is missing. 5: bytes, names, modes or a signature are not what was
-signed; the message names the place.
+BUNDLE may also be an unpacked or installed tree. With --policy a profile is asked last, over the bundle and what
+trusted signers state. Exit code 0: every check holds. 1: not signed, not by anybody trusted, revoked, too old, a
+required statement is missing, or the policy says no; such a bundle is not remembered as seen. 5: bytes, names, modes or
+a signature are not what was signed; the message names the place.
 """
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from packager.cli import options
 from packager.cli.console import Console
 
+if TYPE_CHECKING:
+    from packager.bundle import Bundle
+    from packager.policy import Profile
+    from packager.types import Verdict
+    from packager.verify import Verification
+
 HELP = "check integrity and signature, offline"
 EXAMPLES = """  packager verify digits.bundle.tar --key release.pub
   packager verify digits.bundle.tar --trust acme.trust --json
+  packager verify digits.bundle.tar --trust acme.trust --policy airgap
   packager verify digits.bundle.tar --ca corp-root.pem --identity release@corp.example --tsa-ca tsa.pem
   packager verify digits.bundle.tar --issuer https://token.actions.githubusercontent.com \\
       --identity https://github.com/acme/models/.github/workflows/release.yml@refs/tags/v1"""
@@ -24,22 +34,60 @@ EXAMPLES = """  packager verify digits.bundle.tar --key release.pub
 def arguments(parser: argparse.ArgumentParser) -> None:
     options.bundle(parser)
     options.trust(parser)
+    parser.add_argument("--policy", metavar="P", help="judge it too: the name of one of our profiles, or a .yaml file")
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
     from packager.cli._trust import Judge
 
-    judge = Judge.of(args)
+    judge, profile = Judge.of(args), _profile(args.policy)
+    judged: list[Verdict] = []
+
+    def passes(seen: Verification) -> bool:
+        if profile is not None:
+            judged.append(_judge(bundle, profile, seen))
+        return all(verdict.ok for verdict in judged)
+
     with console:
-        verdict = judge.verify(options.open_bundle(args), console)
-    rows = [f"{'ok  ' if check.ok else 'FAIL'}  {check.name:10} {check.detail}" for check in verdict.checks]
-    summary = f"{verdict.name}:{verdict.version} {verdict.digest}"
-    if verdict.failure is None:
-        console.result(verdict.to_json(), "\n".join([*rows, f"verified {summary}"]))
-        return 0
+        bundle = options.open_bundle(args)
+        verification = judge.verify(bundle, console, passes=passes)
+    return _say(verification, judged[0] if judged else None, console)
+
+
+def _profile(name: str | None) -> Profile | None:
+    from packager import policy
+
+    return policy.profile(name, Path()) if name else None
+
+
+def _judge(bundle: Bundle, profile: Profile, seen: Verification) -> Verdict:
+    """Ask a profile about a bundle that holds, and about what was stated of it."""
+    import datetime
+
+    from packager import facts, policy
+
+    today = datetime.datetime.now(datetime.UTC).date()
+    known = facts.of_bundle(bundle, seen.evidence, profile.facts, today, options.advisories_directory())
+    return policy.judge(profile, known, today)
+
+
+def _say(verification: Verification, judged: Verdict | None, console: Console) -> int:
+    allowed = judged is None or judged.ok
+    rows = [f"{'ok  ' if check.ok else 'FAIL'}  {check.name:10} {check.detail}" for check in verification.checks]
+    name = f"{verification.name}:{verification.version}"
+    value = verification.to_json()
+    if judged is not None:
+        from packager import policyreport
+
+        value |= {"ok": allowed, "policy": judged.to_json()}
+        rows.append(policyreport.table(judged, name))
+    if verification.failure is None:
+        word = "verified" if allowed else "refused by the policy:"
+        console.result(value, "\n".join([*rows, f"{word} {name} {verification.digest}"]))
+        return 0 if allowed else 1
     if console.json:
-        console.result(verdict.to_json(), "")
+        console.result(value, "")
     else:
         print("\n".join(rows))
-        console.fail(verdict.failure)
-    return verdict.failure.code
+        console.fail(verification.failure)
+    return verification.failure.code

@@ -131,3 +131,22 @@ def test_half_a_trust_is_a_mistake_in_the_call(acme: Path, packager: Run) -> Non
         done = packager("verify", "one.tar", *options, code=2)
         assert "error:" in done.stderr
         assert "Traceback" not in done.stderr
+
+
+def test_verify_asks_a_policy_last_and_remembers_only_what_it_allows(acme: Path, packager: Run) -> None:
+    """What policy refused must not become the version below which everything is a rollback."""
+    (acme / "small.yaml").write_text("rules:\n  - signature\n  - budget: {files: 100}\n")
+    (acme / "strict.yaml").write_text("rules:\n  - budget: {files: 1}\n")
+    refused = packager("verify", "two.tar", *TRUST, "--policy", "strict.yaml", "--json", code=1)
+    said = json.loads(refused.stdout)
+    assert (said["ok"], said["refusal"], said["policy"]["findings"][0]["rule"]) == (False, None, "budget")
+    allowed = packager("verify", "one.tar", *TRUST, "--policy", "small.yaml")
+    assert "verified tiny:1.0.0" in allowed.stdout
+    assert (
+        "refused by the policy: tiny:1.1.0"
+        in packager("verify", "two.tar", *TRUST, "--policy", "strict.yaml", code=1).stdout
+    )
+    assert "signed" in packager("verify", "unsigned.tar", *TRUST, "--policy", "small.yaml", code=1).stderr
+    assert "unknown" in packager("verify", "one.tar", *TRUST, "--policy", "smal", code=2).stderr
+    packager("verify", "two.tar", *TRUST, "--policy", "small.yaml")
+    assert "older" in packager("verify", "one.tar", *TRUST, "--policy", "small.yaml", code=1).stderr
