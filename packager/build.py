@@ -7,12 +7,13 @@ recomputed. So a changed tolerance runs nothing, and one more target runs only t
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from packager import canonical, contract, diff, facts, knobs, knobsets, plugins, policy, resolve, vendor
+from packager import canonical, contract, diff, facts, knobs, knobsets, plugins, policy, resolve, scan, vendor
 from packager.bundle import CONTRACT, FORMAT, RECORD, SBOM, Bundle, read
 from packager.canonical import JSON
 from packager.errors import StepError, TooNewError, UsageError
@@ -21,8 +22,10 @@ from packager.formats import cyclonedx, locked, modelpack
 from packager.lock import Lock
 from packager.media import StoredBundle
 from packager.memo import Memo
+from packager.policy import Profile
 from packager.recipe import Recipe, Target
 from packager.run import Runner
+from packager.sandbox import Confinement
 from packager.store import Entry, Store
 from packager.types import Action, Blob, Result, Tree, Verdict
 
@@ -97,12 +100,13 @@ def build(
     profile = policy.profile(recipe.policy if judged else _SMALLEST, here.base)
     _check_files(recipe, here.base)
     source = resolve.fetch_locked(lock, runner, here.settings(recipe, memo))
+    scans = [{"signer": None, **scan.scan(lock.tree, runner)}] if judged else []
+    if refused := _unclean(profile, scans, here.today):
+        return Built(refused, {"scans": scans}, None, Tree())
     runner.on_event(Note(resolve.explain(recipe, lock.level)))
     environment = resolve.place(lock, runner, here)
     try:
-        graph = runner(
-            _export(recipe, lock, source), f"export {recipe.name}", executes=_executes(lock), place=environment
-        )
+        graph = runner(_export(recipe, lock, source), f"export {recipe.name}", place=environment)
     except TooNewError as error:
         raise resolve.unmet(recipe, error) from error
     recipe.check_outputs([output["name"] for output in graph.facts["interface"]["outputs"]])
@@ -115,10 +119,19 @@ def build(
     inputs = Tree.of({path: blob for path, blob in vectors if path not in OUTPUTS})
     tree = _assemble(recipe, lock, place, artefacts, inputs, wheels)
     content = facts.Content(recipe.name, recipe.version, tree, lambda path, blob: runner.store.open(blob.digest))
-    found = facts.of_build(content, _measured(recipe, graph, artefacts), profile.facts, here.today)
+    measured = {**_measured(recipe, graph, artefacts), "scans": scans, "confinement": _confinement(runner)}
+    found = facts.of_build(content, measured, profile.facts, here.today)
     verdict = policy.judge(profile, found, here.today)
     kept = _keep(recipe, tree, runner.store) if verdict.ok or not judged else None
     return Built(verdict, found, kept, outputs)
+
+
+def _unclean(profile: Profile, scans: list[JSON], today: datetime.date | None) -> Verdict | None:
+    """Return the verdict that ends the build before anything is opened, if the profile asks for scans and says no."""
+    if "scanned" not in profile.rules:
+        return None
+    verdict = policy.judge(profile.only("scanned"), {"stage": "build", "scans": scans}, today)
+    return None if verdict.ok else verdict
 
 
 def _check_files(recipe: Recipe, base: Path) -> None:
@@ -126,10 +139,6 @@ def _check_files(recipe: Recipe, base: Path) -> None:
     for name in (recipe.calibration, *(promise.timing_cache for promise in recipe.runs_on)):
         if name is not None and not (base / name).is_file():
             raise UsageError(f"`{name}` is not there", hint=f"the recipe names it; paths start at `{base}`")
-
-
-def _executes(lock: Lock) -> bool:
-    return bool(plugins.load("exporters", lock.kind).EXECUTES)
 
 
 def _export(recipe: Recipe, lock: Lock, source: str) -> Action:
@@ -159,7 +168,7 @@ def _artefact(recipe: Recipe, lock: Lock, place: Place, target: Target) -> Artef
     reason = runtime.unmeasurable(target.device)
     label = f"measure {target.name}" if reason is None else "reference vectors"
     action = _measure(recipe, lock, place, target, compiled if reason is None else None)
-    measured = place.runner(action, label, executes=_executes(lock), place=place.environment)
+    measured = place.runner(action, label, place=place.environment)
     if compiled.path == GRAPH and compiled.tree.digest == place.graph.tree:
         return Artefact(target, Tree(), GRAPH, compiled.about, measured, reason)
     prefix = f"targets/{target.name}"
@@ -178,16 +187,16 @@ def _compiled(recipe: Recipe, lock: Lock, place: Place, target: Target, runtime:
             f"`{target.name}` must be built on the GPU it runs on: {reason}",
             hint="build on such a machine, or remove the target from `runs-on`",
         )
-    action, files, executes = _compile(recipe, lock, place, target, runtime)
-    made = place.runner(action, f"compile {target.name}", executes=executes, place=place.environment)
+    action, files = _compile(recipe, lock, place, target, runtime)
+    made = place.runner(action, f"compile {target.name}", place=place.environment)
     about = {**made.facts["artefact"], **files, "toolchain": {**action.toolchain}}
     return Compiled(store.tree(made.tree), made.facts["path"], about, made.facts.get("graph"))
 
 
 def _compile(
     recipe: Recipe, lock: Lock, place: Place, target: Target, runtime: ModuleType
-) -> tuple[Action, Mapping[str, JSON], bool]:
-    """Return the action, what else the contract says of its result, and whether it executes the source."""
+) -> tuple[Action, Mapping[str, JSON]]:
+    """Return the action, and what else the contract says of its result."""
     promise = recipe.promise(target.runtime)
     inputs, users = {"graph": place.graph.tree}, [runtime]
     about: dict[str, JSON] = {}
@@ -210,7 +219,7 @@ def _compile(
         params |= {"kind": lock.kind, "payload": lock.payload, **_wishes(recipe)}
         users.append(plugins.load("exporters", lock.kind))
     action = Action("compile", plugins.load("steps", "compile").VERSION, inputs, params, _tools(lock, *users))
-    return action, about, "source" in inputs and _executes(lock)
+    return action, about
 
 
 def _beside(place: Place, name: str, about: dict[str, JSON], role: str) -> str:
@@ -267,6 +276,13 @@ def _measured(recipe: Recipe, graph: Result, artefacts: list[Artefact]) -> dict[
             for item in artefacts
         },
     }
+
+
+def _confinement(runner: Runner) -> list[JSON]:
+    """Return how the workers were confined whose results were used; of several ways the weakest."""
+    known = (result.confinement for _, result in runner.steps.values() if result.confinement)
+    weakest = Confinement.weakest([Confinement.from_json(value) for value in known])
+    return [{"signer": None, **weakest.to_json()}] if weakest else []
 
 
 def _assemble(

@@ -22,6 +22,7 @@ from packager.canonical import JSON
 from packager.errors import NegativeAnswer, PackagerError, StepError
 from packager.evidence import Evidence
 from packager.formats import cyclonedx, slsa
+from packager.sandbox import LEVELS
 from packager.types import Blob, Tree
 
 FORMAT = 1
@@ -30,8 +31,11 @@ MEASUREMENTS = "urn:packager:facts:v1"
 PROVENANCE = slsa.PREDICATE
 TEST_RESULT = "https://in-toto.io/attestation/test-result/v0.1"
 CONFORMANCE = "urn:packager:conformance:v1"
+SCAN = "urn:packager:scan:v1"
+"""Predicate type of what scanners said of the source of a bundle."""
 MEASURED = ("nondeterministic", "targets")
 CARD = "MODEL_CARD"
+_OURS = slsa.BUILD_TYPE
 MAX_GRAPH = 256 << 20  # bytes of an ONNX file that is read whole; weights beyond are external data
 _ENGINES = (".engine",)
 _OBJECTIVES = {
@@ -275,6 +279,8 @@ def _said(evidence: Sequence[Evidence]) -> dict[str, JSON]:
             for item in evidence
             if (cells := _cells(item)) is not None
         ],
+        "confinement": [row for item in evidence if (row := _confinement(item)) is not None],
+        "scans": [_scan(item) for item in evidence if item.statement.predicate_type == SCAN],
         **_measured(evidence),
     }
 
@@ -301,6 +307,25 @@ def _provenance(item: Evidence) -> JSON:
         "type": _text(definition.get("buildType")),
         "sources": [uri for row in listed if (uri := _text(row.get("uri")))],
     }
+
+
+def _confinement(item: Evidence) -> JSON:
+    """Return how the workers of a build of ours were confined, by its provenance; None for any other statement."""
+    predicate = item.statement.predicate
+    if item.statement.predicate_type != PROVENANCE or _member(predicate, "buildDefinition").get("buildType") != _OURS:
+        return None
+    try:
+        said = slsa.parse(predicate).confinement or {}
+    except ValueError:
+        said = {}
+    level, filtered = said.get("level"), said.get("seccomp") is True
+    return {"signer": item.attested.signer, "level": level if level in LEVELS else "unknown", "seccomp": filtered}
+
+
+def _scan(item: Evidence) -> JSON:
+    """Return what scanners said of the source. What a signer says of it in another form is refused by the schema."""
+    predicate = item.statement.predicate if isinstance(item.statement.predicate, dict) else {}
+    return {**predicate, "signer": item.attested.signer}
 
 
 def _member(value: JSON, name: str) -> Mapping[str, JSON]:

@@ -42,7 +42,7 @@ def describe(name: str, disk: Path, ask: Ask | None = None) -> Site:
         disk=shutil.disk_usage(disk).free,
         devices=tuple(device for device, _ in gpus),
         driver=gpus[0][1] if gpus else None,
-        sandbox=sandbox.bubblewrap() is not None,
+        sandbox=sandbox.available() != sandbox.NONE,
     )
 
 

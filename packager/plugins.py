@@ -18,7 +18,9 @@ from typing import Literal, TypeAlias, get_args
 
 from packager.errors import UsageError, did_you_mean
 
-Group: TypeAlias = Literal["exporters", "lockers", "policies", "renderers", "runtimes", "signers", "sources", "steps"]
+Group: TypeAlias = Literal[
+    "exporters", "lockers", "policies", "renderers", "runtimes", "scanners", "signers", "sources", "steps"
+]
 
 GROUPS: tuple[Group, ...] = get_args(Group)
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Judge facts by rules. A profile names the rules, their parameters and the waivers; a rule is a file in `policies/`.
+"""Judge facts by rules. A profile names the rules, their parameters and the waivers; a rule is a file in `policies/`,
+or a `.rego` file beside the profile.
 
 Rules are asked here and nowhere else, so a rule that is missing, raises, or lacks a fact can never count as passed.
 While a bundle is being built, rules about what is said of finished bundles (signatures, conformance, …) cannot be
@@ -17,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 
-from packager import canonical, factschema, plugins, waivers, yamltext
+from packager import canonical, factschema, plugins, rego, waivers, yamltext
 from packager.canonical import JSON
 from packager.errors import UsageError, did_you_mean
 from packager.types import Finding, Level, Verdict
@@ -33,15 +34,20 @@ _TERMS = ("level", "effective-on")
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """How a profile asks a rule: with which parameters, how grave a no is, and from which day on (UTC)."""
+    """How a profile asks a rule: with which parameters, how grave a no is, and from which day on (UTC).
+
+    `program` is the text of a rule in Rego.
+    """
 
     params: Mapping[str, JSON] = field(default_factory=dict)
     level: Level = "error"
     effective_on: datetime.date | None = None
+    program: str = ""
 
     def to_json(self) -> JSON:
         day = self.effective_on.isoformat() if self.effective_on else None
-        return {"params": dict(self.params), "level": self.level, "effectiveOn": day}
+        program = {"program": canonical.sha256(self.program.encode())} if self.program else {}
+        return {"params": dict(self.params), "level": self.level, "effectiveOn": day, **program}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +62,18 @@ class Profile:
     def terms_of(self, rule: str) -> Terms:
         return self.terms.get(rule, Terms())
 
+    def only(self, *rules: str) -> Profile:
+        """Return the profile with no other rules than these; waivers and terms stay."""
+        return replace(self, rules=tuple(rule for rule in self.rules if rule in rules))
+
     @property
     def facts(self) -> frozenset[str]:
         """Return the sections of facts that the rules read."""
-        return frozenset(section for rule in self.rules for section in needs(rule))
+        return frozenset(section for rule in self.rules for section in self.needs(rule))
+
+    def needs(self, rule: str) -> tuple[str, ...]:
+        """Return the sections of facts that one of the rules reads."""
+        return rego.sections(self.terms_of(rule).program, rule) if rego.is_rego(rule) else needs(rule)
 
     @property
     def digest(self) -> str:
@@ -78,7 +92,9 @@ def needs(rule: str) -> tuple[str, ...]:
 
 
 def defaults(rule: str) -> Mapping[str, JSON]:
-    """Return the parameters of a rule with their defaults."""
+    """Return the parameters of a rule with their defaults; one in Rego has none."""
+    if rego.is_rego(rule):
+        return {}
     return dict(getattr(_module(rule), "DEFAULTS", {}))
 
 
@@ -89,7 +105,9 @@ def _module(rule: str) -> ModuleType:
 
 @functools.cache
 def _code(rule: str) -> list[str]:
-    """Return the digests of a rule's source and of what it shares with other rules."""
+    """Return the digests of a rule's source and of what it shares with other rules; terms have that of Rego."""
+    if rego.is_rego(rule):
+        return []
     module = _module(rule)
     shared = [item for item in vars(module).values() if inspect.ismodule(item) and "policies._" in item.__name__]
     return [canonical.sha256(inspect.getsource(item).encode()) for item in (module, *shared)]
@@ -105,24 +123,43 @@ def profile(name: str, base: Path) -> Profile:
     """Load a profile: one of ours by name, or a `.yaml` file relative to `base`. Raises UsageError."""
     if name.endswith((".yaml", ".yml")):
         path = base / name
-        try:
-            data, label = path.read_bytes()[: MAX_PROFILE + 1], str(path)
-        except OSError as error:
-            raise UsageError(f"cannot read policy `{path}`: {error.strerror}") from None
+        folder, data, label = path.parent, _file(path), str(path)
     else:
         if name not in profiles():
             raise UsageError(f"policy profile `{name}` is unknown", hint=did_you_mean(name, profiles()))
-        folder = importlib.resources.files("packager.policies") / "profiles"
-        data, label = (folder / f"{name}.yaml").read_bytes(), f"{name}.yaml"
-    return _parse(data, label, name)
+        shipped = importlib.resources.files("packager.policies") / "profiles"
+        folder, data, label = base, (shipped / f"{name}.yaml").read_bytes(), f"{name}.yaml"
+    return _parse(data, label, name, folder)
 
 
-def _parse(data: bytes, label: str, name: str) -> Profile:
+def _file(path: Path) -> bytes:
+    try:
+        return path.read_bytes()[: MAX_PROFILE + 1]
+    except OSError as error:
+        raise UsageError(f"cannot read policy `{path}`: {error.strerror}") from None
+
+
+def program(path: Path) -> str:
+    """Read a rule in Rego. Raises UsageError, also for one whose facts cannot be told."""
+    data = _file(path)
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        raise UsageError(f"`{path}` is not text in UTF-8") from None
+    if len(data) > MAX_PROFILE:
+        raise UsageError(f"`{path}` is larger than {MAX_PROFILE} bytes")
+    rego.sections(text, path.name)
+    return text
+
+
+def _parse(data: bytes, label: str, name: str, folder: Path) -> Profile:
     members = yamltext.fields(yamltext.parse(data, label), "policy", ("rules", "waivers"), required=("rules",))
     asked: dict[str, Terms] = {}
     known = plugins.names("policies")
     for item in yamltext.items(members["rules"], "rules", least=1):
         rule, terms = _asked(item, known)
+        if rego.is_rego(rule):
+            terms = replace(terms, program=program(folder / rule))
         if rule in asked:
             raise item.where.error(f"rule `{rule}` is asked twice", hint="remove one of the two")
         asked[rule] = terms
@@ -164,7 +201,7 @@ def _params(rule: str, members: Mapping[str, Node]) -> dict[str, JSON]:
 
 
 def _known(rule: str, item: Node, known: Sequence[str]) -> str:
-    if rule not in known:
+    if rule not in known and not rego.is_rego(rule):
         raise item.where.error(f"rule `{rule:.60}` is unknown", hint=did_you_mean(rule, known))
     return rule
 
@@ -191,11 +228,11 @@ def judge(chosen: Profile, facts: Mapping[str, JSON], today: datetime.date | Non
     """
     wrong = factschema.problems({name: section for name, section in facts.items() if name in chosen.facts})
     sound = {name: section for name, section in facts.items() if name not in wrong}
-    deferred = tuple(rule for rule in chosen.rules if facts.get("stage") == "build" and LATER & {*needs(rule)})
+    deferred = tuple(rule for rule in chosen.rules if facts.get("stage") == "build" and LATER & {*chosen.needs(rule)})
     findings: list[Finding] = []
     for rule in chosen.rules:
         if rule not in deferred:
-            findings += _graded(rule, chosen.terms_of(rule), _ask(rule, chosen.terms_of(rule), sound, wrong), today)
+            findings += _graded(rule, chosen.terms_of(rule), _ask(chosen, rule, sound, wrong), today)
     kept = tuple(waivers.apply(chosen.waivers, findings, today))
     return Verdict(chosen.rules, kept, deferred, chosen.name, chosen.digest)
 
@@ -205,16 +242,19 @@ def day(facts: Mapping[str, JSON]) -> datetime.date | None:
     return datetime.date.fromisoformat(facts["today"]) if "today" in facts else None
 
 
-def _ask(rule: str, terms: Terms, facts: Mapping[str, JSON], wrong: Mapping[str, str]) -> Iterator[Finding]:
-    module = _module(rule)
-    missing = [section for section in needs(rule) if section not in facts]
+def _ask(chosen: Profile, rule: str, facts: Mapping[str, JSON], wrong: Mapping[str, str]) -> Iterator[Finding]:
+    terms = chosen.terms_of(rule)
+    missing = [section for section in chosen.needs(rule) if section not in facts]
     for section in missing:
         reason = f" ({wrong[section]})" if section in wrong else ""
         yield _silent(rule, f"`{section}`{reason}", factschema.REMEDIES.get(section))
     if missing:
         return
+    if rego.is_rego(rule):
+        yield from rego.check(terms.program, rule, {section: facts[section] for section in chosen.needs(rule)})
+        return
     try:
-        yield from list(module.check(facts, **{**defaults(rule), **terms.params}))
+        yield from list(_module(rule).check(facts, **{**defaults(rule), **terms.params}))
     except KeyError as member:
         yield _silent(rule, str(member), None)
 

@@ -10,7 +10,7 @@ import json
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping, Sequence
 
-from packager import __version__, plugins
+from packager import __version__, plugins, rego
 from packager.canonical import JSON
 from packager.types import Finding, Verdict
 
@@ -20,7 +20,13 @@ _BAD = dict.fromkeys((*range(9), 11, 12, *range(14, 32), 65534, 65535))  # not a
 
 def title(rule: str) -> str:
     """Return the first sentence of a rule's documentation."""
-    return (plugins.load("policies", rule).__doc__ or "").strip().partition("\n")[0]
+    return _documentation(rule).partition("\n")[0]
+
+
+def _documentation(rule: str) -> str:
+    if rego.is_rego(rule):
+        return "A policy of the organisation's own, in Rego."
+    return (plugins.load("policies", rule).__doc__ or "").strip()
 
 
 def table(verdict: Verdict, subject: str) -> str:
@@ -67,7 +73,7 @@ def sarif(verdict: Verdict, subject: str) -> str:
 
 
 def _sarif_rule(rule: str) -> JSON:
-    text = (plugins.load("policies", rule).__doc__ or "").strip()
+    text = _documentation(rule)
     return {"id": rule, "shortDescription": {"text": title(rule)}, "fullDescription": {"text": text},
             "help": {"text": f"{text}\n\nSee docs/policies.md#{rule}."}}  # fmt: skip
 

@@ -8,8 +8,8 @@
         facts: {contents: {…}}
         finds: [files]              # the subjects of the findings, sorted; [] where it must have nothing to say
 
-Beyond what is written, every section that the rule reads is taken away from every case that passes: then it must say
-no.
+`rule` may also be the path of a `.rego` file, from the test's own place. Beyond what is written, every section that the
+rule reads is taken away from every case that passes: then it must say no.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from packager import factschema, plugins, policy, yamltext
+from packager import factschema, plugins, policy, rego, yamltext
 from packager.canonical import JSON
 from packager.errors import UsageError, did_you_mean
 from packager.policy import Profile, Terms
@@ -27,13 +27,14 @@ from packager.yamltext import Node
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """Sample facts, and the subjects that a rule must find in them."""
+    """Sample facts, and the subjects that a rule must find in them; `program` is the text of a rule in Rego."""
 
     rule: str
     name: str
     facts: Mapping[str, JSON]
     params: Mapping[str, JSON]
     finds: tuple[str, ...]
+    program: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,15 +62,16 @@ def _read(path: Path) -> Iterator[Case]:
         yamltext.parse(yamltext.load(path), str(path)), "test", ("rule", "cases"), required=("rule", "cases")
     )
     rule = yamltext.text(members["rule"], "rule")
-    if rule not in plugins.names("policies"):
+    program = policy.program(path.parent / rule) if rego.is_rego(rule) else ""
+    if not program and rule not in plugins.names("policies"):
         raise members["rule"].where.error(
             f"rule `{rule:.60}` is unknown", hint=did_you_mean(rule, plugins.names("policies"))
         )
     for item in yamltext.items(members["cases"], "cases", least=1):
-        yield _case(rule, item)
+        yield _case(rule, item, program)
 
 
-def _case(rule: str, item: Node) -> Case:
+def _case(rule: str, item: Node, program: str) -> Case:
     keys = ("name", "facts", "params", "finds")
     members = yamltext.fields(item, "case", keys, required=("name", "facts", "finds"))
     params = policy.parameters(rule, members["params"]) if "params" in members else {}
@@ -77,18 +79,18 @@ def _case(rule: str, item: Node) -> Case:
     facts: Mapping[str, JSON] = yamltext.table(members["facts"], "facts").value()
     for problem in factschema.problems(facts).values():
         raise members["facts"].where.error(f"no such facts: {problem}", hint="see `packager schema facts`")
-    return Case(rule, yamltext.text(members["name"], "name"), facts, params, finds)
+    return Case(rule, yamltext.text(members["name"], "name"), facts, params, finds, program)
 
 
 def run(case: Case) -> Iterator[Outcome]:
     """Ask the rule about the facts of a case; where it passes, ask again without each section that it reads."""
-    asked = Profile("test", (case.rule,), terms={case.rule: Terms(case.params)})
+    asked = Profile("test", (case.rule,), terms={case.rule: Terms(case.params, program=case.program)})
     got = tuple(sorted(finding.subject for finding in policy.judge(asked, case.facts).findings))
     different = None if got == case.finds else f"expected findings about {list(case.finds)}, got {list(got)}"
     yield Outcome(case.rule, case.name, different)
     if case.finds:
         return
-    for section in policy.needs(case.rule):
+    for section in asked.needs(case.rule):
         rest = {name: value for name, value in case.facts.items() if name != section}
         passed = policy.judge(asked, rest).ok
         yield Outcome(case.rule, f"{case.name}, without `{section}`", "it says yes" if passed else None)

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from packager import canonical, facts, sandbox
+from packager import canonical, facts
 from packager.build import Built
 from packager.bundle import SBOM, Bundle
 from packager.canonical import JSON
@@ -52,12 +52,18 @@ def keep(
         slsa.PREDICATE: canonical.dump(made),
         outputs.PREDICATE: canonical.dump(outputs.predicate(bundle.tree, given)),
         cyclonedx.PREDICATE: store.get(sbom.digest) if sbom else b"",
+        facts.SCAN: canonical.dump(_unsigned(built.facts["scans"][0])),
     }
     for kind in [kind for kind, data in predicates.items() if len(data) > MAX_PREDICATE]:
         size = len(predicates.pop(kind))
         runner.on_event(Warned(f"`{kind}` cannot be signed: expected at most {MAX_PREDICATE} bytes, got {size}"))
     entry = store.draft(bundle.name, bundle.version, {k: store.put(v).digest for k, v in predicates.items()})
     return replace(bundle, medium=StoredBundle(store, entry, bundle.medium.label))
+
+
+def _unsigned(row: JSON) -> JSON:
+    """Return a row of facts without its signer, who is whoever signs it."""
+    return {name: value for name, value in row.items() if name != "signer"}
 
 
 def _says(drafts: Mapping[str, str], store: Store, made: Mapping[str, JSON]) -> bool:
@@ -137,8 +143,8 @@ def _wheels(lock: Lock) -> Iterator[JSON]:
 def _measured(built: Built) -> Iterator[JSON]:
     yield embedded(slsa.FACTS, canonical.dump(facts.statement(built.facts)))
     yield embedded("verdict.json", canonical.dump(built.verdict.to_json()))
-    confined = "bubblewrap" if sandbox.bubblewrap() else "no network"
-    yield embedded("confinement.json", canonical.dump({"worker": confined}))
+    for row in built.facts["confinement"]:
+        yield embedded(slsa.CONFINEMENT, canonical.dump({name: row[name] for name in ("level", "seccomp")}))
 
 
 def _steps(steps: Iterable[tuple[Action, Result]]) -> Iterator[JSON]:

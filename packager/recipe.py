@@ -180,6 +180,7 @@ class Recipe:
     allow_pickle: bool = False
     custom_domains: tuple[str, ...] = ()
     toolchain: str = "host"
+    sandbox: str = "required"
     export: ExportWishes = ExportWishes()
     limits: Limits = Limits()
     slo: Objectives | None = None
@@ -242,6 +243,7 @@ class Recipe:
             "allow-pickle": self.allow_pickle,
             "custom-domains": list(self.custom_domains) or None,
             "toolchain": None if self.toolchain == "host" else self.toolchain,
+            "sandbox": None if self.sandbox == "required" else self.sandbox,
             "export": self.export.to_json(),
             "limits": self.limits.to_json(),
             "slo": self.slo and self.slo.written(),
@@ -435,6 +437,7 @@ _READERS: Mapping[str, Callable[[Node], Any]] = {
     "allow-pickle": recipefields.allow_pickle,
     "custom-domains": recipefields.custom_domains,
     "toolchain": recipefields.toolchain,
+    "sandbox": recipefields.sandbox,
     "export": _export,
     "limits": _limits,
     "slo": _slo,

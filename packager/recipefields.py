@@ -50,6 +50,7 @@ VERSIONS = rf" *({_CLAUSE}) *(, *({_CLAUSE}) *)*"
 """The part of PEP 440 that releases of runtimes need; a bare `1.7.*` means `==1.7.*`."""
 
 TOOLCHAINS = ("host", "locked")
+SANDBOXES = ("required", "none")
 PRECISIONS = ("fp32", "fp32_optimised", "fp16", "mixed", "bf16", "int8", "int8_dynamic")
 DTYPES = (
     "bfloat16", "bool", "float16", "float32", "float64", "int16", "int32", "int64", "int8", "string",
@@ -236,6 +237,10 @@ def allow_pickle(node: Node) -> bool:
 
 def toolchain(node: Node) -> str:
     return yamltext.choice(node, "toolchain", TOOLCHAINS)
+
+
+def sandbox(node: Node) -> str:
+    return yamltext.choice(node, "sandbox", SANDBOXES)
 
 
 def minutes(node: Node) -> int:

@@ -25,7 +25,7 @@ from packager.errors import StepError, StorageError, TooNewError
 from packager.events import Cached, Finished, OnEvent, Started, ignore
 from packager.files import storage_errors
 from packager.pinning import numerics
-from packager.sandbox import Limits, bubblewrap, command, environment, host, of_environment
+from packager.sandbox import Confinement, Limits, choose, command, environment, filter_file, host, of_environment
 from packager.store import Store
 from packager.types import Action, Blob, Result
 
@@ -37,8 +37,11 @@ LOG_TAIL = 4000  # characters of a failed worker's log that travel with the erro
 class Runner:
     """Runs actions against one store. `perform` may be given for work that needs the network (fetching)."""
 
-    def __init__(self, store: Store, limits: Limits, on_event: OnEvent = ignore, jobs: int = 1) -> None:
+    def __init__(
+        self, store: Store, limits: Limits, on_event: OnEvent = ignore, jobs: int = 1, *, confined: bool = True
+    ) -> None:
         self.store, self.limits, self.on_event, self.jobs = store, limits, on_event, jobs
+        self.confined = confined  # not: workers run unconfined, and what such a one did is good enough
         self.executed = 0
         self.steps: dict[str, tuple[Action, Result]] = {}  # everything that was asked for, by key
         self._workers: set[subprocess.Popen[bytes]] = set()
@@ -48,31 +51,42 @@ class Runner:
         action: Action,
         label: str,
         *,
-        executes: bool = False,
         perform: Callable[[Path], canonical.JSON] | None = None,
         hashed: Mapping[str, Blob] | None = None,
         place: Callable[[], Path] | None = None,
+        limits: Limits | None = None,
     ) -> Result:
         """Return the result of `action`, from memory if it is known.
 
         `perform` does it in this process; what it hashed while writing, it may leave in `hashed`. `place` gives the
-        virtual environment to run in, asked for only if something runs; None is this Python.
+        virtual environment to run in, asked for only if something runs; None is this Python. `limits` are other ones
+        than those of this runner.
         """
-        if known := self.store.recall(action.key):
+        if known := self._recalled(action, perform is None):
             self.on_event(Cached(label))
             return self._noted(action, known)
         with self.store.single_flight(action.key):
-            if known := self.store.recall(action.key):  # another process was faster
+            if known := self._recalled(action, perform is None):  # another process was faster
                 self.on_event(Cached(label))
                 return self._noted(action, known)
             self.on_event(Started(label))
             started = time.monotonic()
+            by = None if perform else choose(wanted=self.confined)  # before anything is installed for it
             built = place() if place else None
-            result = self._perform(action, executes, perform, hashed, built)
+            result = self._perform(action, by, perform, hashed, built, limits or self.limits)
             self.executed += 1
             self.on_event(Finished(label, time.monotonic() - started))
             ran = built.name if built else None
-            return self._noted(action, self.store.remember(action.key, action.to_json(), result, ran))
+            # Only what is not confined well enough can be known here already.
+            known = self.store.remember(action.key, action.to_json(), result, ran, instead=by is not None)
+            return self._noted(action, known)
+
+    def _recalled(self, action: Action, by_worker: bool) -> Result | None:
+        """Return what is known, unless a worker did it that was not confined, and here it must be."""
+        known = self.store.recall(action.key)
+        if known and by_worker and self.confined:
+            return known if known.confinement and Confinement.from_json(known.confinement).level != "none" else None
+        return known
 
     def _noted(self, action: Action, result: Result) -> Result:
         self.steps[action.key] = action, result
@@ -81,21 +95,20 @@ class Runner:
     def _perform(
         self,
         action: Action,
-        executes: bool,
+        by: Confinement | None,
         perform: Callable[[Path], canonical.JSON] | None,
         hashed: Mapping[str, Blob] | None,
         place: Path | None,
+        limits: Limits,
     ) -> Result:
         with self.store.scratch() as scratch:
             out = scratch / "out"
             out.mkdir()
-            if perform:
-                facts = perform(out)
+            if by is None:
+                facts = perform(out) if perform else None
             else:
-                facts = execute(
-                    self.store, action, scratch, self.limits, executes=executes, living=self._workers, place=place
-                )
-            return Result(self.store.ingest(out, hashed).digest, facts)
+                facts = execute(self.store, action, scratch, limits, by, living=self._workers, place=place)
+            return Result(self.store.ingest(out, hashed).digest, facts, confinement=by and by.to_json())
 
     def each(self, function: Callable[[Item], Value], items: Iterable[Item]) -> list[Value]:
         """Apply `function` to independent items, `jobs` at a time; results keep the order of the items."""
@@ -114,12 +127,12 @@ def execute(
     action: Action,
     scratch: Path,
     limits: Limits,
+    by: Confinement,
     *,
-    executes: bool,
     living: set[subprocess.Popen[bytes]] | None = None,
     place: Path | None = None,
 ) -> canonical.JSON:
-    """Perform one action in a confined process of its own; its files are left in `scratch/out`.
+    """Perform one action in a process of its own, confined `by`; its files are left in `scratch/out`.
 
     A top-level function of plain data, so that a local process and a remote worker can call the same one; `living`
     is where the process is listed while it lives, `place` the virtual environment it runs in (None: this Python).
@@ -130,27 +143,29 @@ def execute(
     if gpu:  # CUDA reserves address space for all memory of every GPU and of the host
         limits = replace(limits, memory=0)
     inputs = {role: store.checkout(store.tree(digest), scratch / "in" / role) for role, digest in action.inputs.items()}
+    python = of_environment(place, scratch / "code") if place else host()
     job = {
         "action": action.to_json(),
         "inputs": {role: str(path) for role, path in inputs.items()},
         "out": str(scratch / "out"),
         "answer": str(scratch / "answer.json"),
         "limits": asdict(limits),
-        "wrapped": bubblewrap() is not None,
+        "confinement": by.to_json(),
+        "places": python.places,
     }
     with storage_errors(scratch):
         (scratch / "job.json").write_bytes(json.dumps(job).encode())
-    python = of_environment(place, scratch / "code") if place else host()
     variables = environment(scratch, numerics(), python.code)
     arguments = ["-m", "packager.worker", str(scratch / "job.json")]
-    confined = command(scratch, arguments, variables, python, executes=executes, gpu=gpu)
-    code, log = _run_worker(scratch, confined, variables, limits, set() if living is None else living)
+    with filter_file() as calls:
+        line = command(scratch, arguments, variables, python, by, calls=calls, gpu=gpu)
+        code, log = _run_worker(scratch, line, variables, limits, set() if living is None else living, calls)
     return _answer(scratch / "answer.json", action.step, code, log)
 
 
 def _run_worker(
     scratch: Path, arguments: list[str], variables: Mapping[str, str], limits: Limits,
-    living: set[subprocess.Popen[bytes]],
+    living: set[subprocess.Popen[bytes]], calls: int | None,
 ) -> tuple[int, str]:  # fmt: skip
     log = scratch / "log"
     with log.open("wb") as sink:
@@ -162,6 +177,7 @@ def _run_worker(
             env=variables,
             cwd=scratch,
             start_new_session=True,
+            pass_fds=() if calls is None else (calls,),
         )
         living.add(process)
         try:

@@ -1,33 +1,36 @@
 # SPDX-License-Identifier: Apache-2.0
 """Confine the process that opens foreign models: no network, no home directory, no secrets, bounded memory.
 
-With bubblewrap the worker sees a read-only system, the Python it runs on, and its own scratch; nothing else of the
-user exists for it. Without bubblewrap only the network is cut (a network namespace of its own), which is enough for
-formats that hold data and not enough for those that execute code: these are refused.
+The worker sees a read-only system, the Python it runs on, and its own scratch; nothing else of the user exists for it,
+and a filter refuses the system calls that sandboxes are left with. Bubblewrap does it where it works, else namespaces
+that this program enters by itself; where neither works, nothing foreign is opened, unless the recipe says
+`sandbox: none`. Which of them it was is remembered with the result of every step.
 """
 
 from __future__ import annotations
 
-import ctypes
+import contextlib
+import functools
 import importlib
 import os
 import resource
 import shutil
-import signal
 import site
+import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from packager import namespaces, seccomp
+from packager.canonical import JSON
 from packager.errors import StepError
 
 _SYSTEM = ("/usr", "/lib", "/lib64", "/bin", "/sbin", "/opt", "/sys", "/etc/ld.so.cache", "/etc/ld.so.conf",
            "/etc/ld.so.conf.d", "/etc/alternatives", "/etc/localtime", "/etc/passwd", "/etc/nsswitch.conf")  # fmt: skip
 _PACKAGES = ("packager", "packager.runtimes", "packager.policies", "packager.templates")
 _PREFIX = "/usr/local/bin:/usr/bin:/bin"
-_CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
-_PR_SET_PDEATHSIG = 1  # die when the program that started us dies
+LEVELS = ("none", "namespaces", "bubblewrap")  # from the weakest to the strongest
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,57 +87,121 @@ def default_limits() -> Limits:
     return Limits(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), 1800)
 
 
+@dataclass(frozen=True, slots=True)
+class Confinement:
+    """How a worker is confined: by what, and whether its system calls are filtered."""
+
+    level: str
+    seccomp: bool
+
+    def to_json(self) -> JSON:
+        return {"level": self.level, "seccomp": self.seccomp}
+
+    @staticmethod
+    def from_json(value: JSON) -> Confinement:
+        return Confinement(str(value["level"]), bool(value["seccomp"]))
+
+    @staticmethod
+    def weakest(found: Sequence[Confinement]) -> Confinement | None:
+        """Return what holds for all of them; None if there are none."""
+        if not found:
+            return None
+        return Confinement(min((item.level for item in found), key=LEVELS.index), all(item.seccomp for item in found))
+
+
+NONE = Confinement("none", seccomp=False)
+
+
+@functools.cache
+def available() -> Confinement:
+    """Return the strongest confinement that works here, found by trying; NONE if none does."""
+    filtered = seccomp.program() is not None
+    if bubblewrap():
+        return Confinement("bubblewrap", filtered)
+    return Confinement("namespaces", filtered) if namespaces.work(_view(host().places)) else NONE
+
+
+@functools.cache
 def bubblewrap() -> str | None:
-    """Return the path of bubblewrap, if this machine has it."""
-    return shutil.which("bwrap", path=_PREFIX)
+    """Return the path of bubblewrap, if this machine has it and lets it work (containers often do not)."""
+    found = shutil.which("bwrap", path=_PREFIX)
+    if found is None:
+        return None
+    trial = [found, "--unshare-all", "--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev", "true"]
+    return found if subprocess.run(trial, capture_output=True, check=False).returncode == 0 else None
+
+
+def choose(*, wanted: bool) -> Confinement:
+    """Return how workers are confined here; not `wanted`, not at all. Raises StepError where nothing can do it."""
+    found = available() if wanted else NONE
+    if wanted and found == NONE:
+        raise StepError(
+            "the worker that opens the model cannot be confined here",
+            hint="install bubblewrap (`apt-get install bubblewrap`) and allow user namespaces; `sandbox: none` in the "
+            "recipe does without, for models that you trust like your own code",
+        )
+    return found
+
+
+@contextlib.contextmanager
+def filter_file() -> Iterator[int | None]:
+    """Give a descriptor that bubblewrap reads the filter from; None where there is no filter."""
+    code = seccomp.program()
+    if code is None:
+        yield None
+        return
+    handle = os.memfd_create("seccomp")
+    try:
+        os.write(handle, code)
+        os.lseek(handle, 0, os.SEEK_SET)
+        yield handle
+    finally:
+        os.close(handle)
 
 
 def command(
-    scratch: Path, arguments: Sequence[str], variables: Mapping[str, str], python: Interpreter, *, executes: bool,
-    gpu: bool = False,
+    scratch: Path, arguments: Sequence[str], variables: Mapping[str, str], python: Interpreter, by: Confinement,
+    *, calls: int | None, gpu: bool = False,
 ) -> list[str]:  # fmt: skip
     """Return the command line that runs `python` with `arguments`, confined to `scratch`.
 
-    `gpu` shows the devices of NVIDIA's driver to it; nothing else may see them, so that no artefact depends on them.
+    `calls` is the descriptor of the filter (`filter_file`), to be passed on. `gpu` shows the devices of NVIDIA's driver
+    to it; nothing else may see them, so that no artefact depends on them.
 
     `variables` is its whole environment; it is also told to bubblewrap, because the loader of a set-uid bubblewrap
     would drop some of them (GLIBC_TUNABLES).
-
-    `executes` says that opening the model runs its code. Raises StepError when that cannot be confined here.
     """
     line = [python.program, "-s", "-P", "-B", *arguments]  # not -I: that would ignore PYTHONHASHSEED
-    wrapper = bubblewrap()
-    if wrapper is not None:
-        told = [word for name, value in variables.items() for word in ("--setenv", name, value)]
-        return [wrapper, *_wrapping(scratch, python.places), *(_gpu_devices() if gpu else ()), *told, "--", *line]
-    if executes:
-        raise StepError(
-            "opening this model runs its code, and nothing here can confine it",
-            hint="install bubblewrap (`apt-get install bubblewrap`), or log the model in a format that is data",
-        )
-    return line
+    if by.level != "bubblewrap":
+        return line  # the worker confines itself
+    told = [word for name, value in variables.items() for word in ("--setenv", name, value)]
+    devices = [word for place in (gpu_devices() if gpu else ()) for word in ("--dev-bind-try", place, place)]
+    told += ["--seccomp", str(calls)] if calls is not None else []
+    return [str(bubblewrap()), *_wrapping(scratch, python.places), *devices, *told, "--", *line]
 
 
 def _wrapping(scratch: Path, places: Sequence[str]) -> list[str]:
-    options = ["--unshare-all", "--die-with-parent", "--new-session", "--proc", "/proc", "--dev", "/dev"]
+    options = ["--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL"]
+    options += ["--proc", "/proc", "--dev", "/dev"]
     options += ["--hostname", "localhost"]  # no name of the host can reach a file, and this one is known everywhere
     options += ["--tmpfs", "/tmp"]  # noqa: S108 - before the binds: what they name may lie below it
-    for place in dict.fromkeys((*_SYSTEM, *_java(), *places)):
+    for place in _view(places):
         options += ["--ro-bind-try", place, place]
     hosts = scratch / "hosts"
     hosts.write_text("127.0.0.1 localhost\n::1 localhost\n", "utf-8")
     options += ["--ro-bind", str(hosts), "/etc/hosts"]
-    return [*options, "--bind", str(scratch), str(scratch), "--chdir", str(scratch)]
+    return [*options, "--bind", str(scratch), str(scratch), "--remount-ro", "/", "--chdir", str(scratch)]
 
 
-def _java() -> list[str]:
-    """Return where distributions keep the settings of Java runtimes, which their directories link to."""
-    return [str(path) for path in sorted(Path("/etc").glob("java*"))]
+def _view(places: Sequence[str]) -> list[str]:
+    """Return what a worker may read: the system, where distributions keep the settings of Java runtimes, `places`."""
+    java = sorted(str(path) for path in Path("/etc").glob("java*"))
+    return list(dict.fromkeys((*_SYSTEM, *java, *places)))
 
 
-def _gpu_devices() -> list[str]:
-    found = sorted(str(path) for path in Path("/dev").glob("nvidia*"))
-    return [word for place in found for word in ("--dev-bind-try", place, place)]
+def gpu_devices() -> list[str]:
+    """Return the device files of NVIDIA's driver."""
+    return sorted(str(path) for path in Path("/dev").glob("nvidia*"))
 
 
 def _our_places() -> list[str]:
@@ -149,21 +216,16 @@ def environment(scratch: Path, pinned: Mapping[str, str], code: str = "") -> dic
     return {"PATH": _PREFIX, "HOME": home, "TMPDIR": home, "XDG_CACHE_HOME": home, **found, **pinned}
 
 
-def apply_limits(limits: Limits, *, wrapped: bool) -> None:
-    """Confine the calling process for good: memory, core dumps, and, unless bubblewrap did it, the network."""
+def apply_limits(limits: Limits) -> None:
+    """Bound the memory of the calling process for good; let it leave no core."""
     if limits.memory:
         resource.setrlimit(resource.RLIMIT_AS, (limits.memory, limits.memory))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    if not wrapped:
-        _isolate()
 
 
-def _isolate() -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if libc.unshare(_CLONE_NEWNET) == 0 or libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET) == 0:
-        return
-    raise StepError(
-        f"cannot cut the worker's network: {os.strerror(ctypes.get_errno())}",
-        hint="install bubblewrap, or allow user namespaces (`sysctl kernel.unprivileged_userns_clone=1`)",
-    )
+def enter(by: Confinement, scratch: Path, places: Sequence[str], *, gpu: bool = False) -> None:
+    """Confine the calling process for good, as far as what started it has not done it. Raises StepError."""
+    if by.level == "namespaces":
+        namespaces.enter(scratch, _view(places), gpu_devices() if gpu else ())
+        if code := seccomp.program():
+            seccomp.install(code)

@@ -259,15 +259,24 @@ class Store:
             return None
         if not self.has_tree(record["tree"]):
             return None
-        return Result(record["tree"], record["facts"], cached=True)
+        return Result(record["tree"], record["facts"], cached=True, confinement=record.get("confinement"))
 
-    def remember(self, key: str, action: JSON, result: Result, environment: str | None = None) -> Result:
-        """Record a success, and the environment it ran in. The first complete record wins; its result is returned."""
+    def remember(
+        self, key: str, action: JSON, result: Result, environment: str | None = None, *, instead: bool = False
+    ) -> Result:
+        """Record a success, and the environment it ran in. The first complete record wins; its result is returned.
+
+        `instead` puts this one in its place.
+        """
         ran = {"environment": environment} if environment else {}
-        record = {"action": action, "tree": result.tree, "facts": result.facts, **ran}
+        confined = {"confinement": result.confinement} if result.confinement else {}
+        record = {"action": action, "tree": result.tree, "facts": result.facts, **ran, **confined}
         with self.scratch() as scratch, storage_errors(self.root):
             file = scratch / "record"
             file.write_bytes(canonical.dump(record))
+            if instead:
+                file.replace(self._record(key))
+                return result
             try:
                 os.link(file, self._record(key))
             except FileExistsError:

@@ -154,11 +154,15 @@ class Action:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What an action produced: the digest of its tree, and small facts it measured."""
+    """What an action produced: the digest of its tree, and small facts it measured.
+
+    `confinement` is how the worker was confined that did it; None for what no worker did.
+    """
 
     tree: str
     facts: JSON
     cached: bool = False
+    confinement: JSON = None
 
 
 Level = Literal["error", "warning", "note"]
@@ -191,7 +195,7 @@ class Finding:
     @property
     def documentation(self) -> str:
         """Where the rule is explained; `packager policy explain RULE` prints the same."""
-        return f"docs/policies.md#{self.rule}"
+        return f"docs/policies.md#{'rules-in-rego' if self.rule.endswith('.rego') else self.rule}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from pathlib import Path
 from packager import canonical
 from packager.canonical import JSON
 from packager.errors import MissingToolError, PackagerError, StepError, TooNewError
-from packager.sandbox import Limits, apply_limits
+from packager.sandbox import Confinement, Limits, apply_limits, enter
 
 
 def main(job_file: str) -> int:
@@ -56,8 +56,9 @@ def _import_error(error: ImportError) -> JSON:
 
 def perform(job: Mapping[str, JSON]) -> JSON:
     """Confine this process, check its tools, run the step."""
-    apply_limits(Limits(**job["limits"]), wrapped=job["wrapped"])
-    action = job["action"]
+    action, scratch = job["action"], Path(job["answer"]).parent
+    enter(Confinement.from_json(job["confinement"]), scratch, job["places"], gpu=bool(action["params"].get("gpu")))
+    apply_limits(Limits(**job["limits"]))
     check_toolchain(action["toolchain"])
     step = importlib.import_module(f"packager.steps.{action['step']}")
     inputs = {role: Path(path) for role, path in job["inputs"].items()}

@@ -22,20 +22,20 @@ LAYERS = (
     },
     {
         "bucket", "dependencies", "exporters", "lockers", "origins", "policies", "registry", "renderers", "runtimes",
-        "server", "signers", "sources", "steps", "templates", "verifiers",
+        "scanners", "server", "signers", "sources", "steps", "templates", "verifiers",
     },
-    {"environments", "run", "sandbox", "worker"},
+    {"environments", "namespaces", "run", "sandbox", "seccomp", "worker"},
     {
         "build", "cache", "canary", "compare", "compat", "compatpage", "completeness", "conform", "delta", "diff",
         "evidence", "facts", "host", "init", "install", "lifecycle", "policy", "policydocs", "policyreport", "policytest",
-        "probing", "profiles", "promote", "provenance", "rebuild", "render", "resolve", "sign", "swap", "toolchains",
+        "probing", "profiles", "promote", "provenance", "rebuild", "rego", "render", "resolve", "scan", "sign", "swap", "toolchains",
         "transport", "trustchannel", "trustedit",
         "vendor", "verify", "wheels",
     },
     {"cli", "__main__"},
 )  # fmt: skip
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
-PLUGINS = ("exporters", "lockers", "policies", "renderers", "runtimes", "signers", "sources", "steps")
+PLUGINS = ("exporters", "lockers", "policies", "renderers", "runtimes", "scanners", "signers", "sources", "steps")
 TOPS = {"packager": "packager", "runtimes": "packager.runtimes", "policies": "packager.policies"}
 
 

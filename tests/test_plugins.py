@@ -34,6 +34,7 @@ OFFERS = {
         "is_graph",
         "unmeasurable",
     },
+    "scanners": {"TOOLCHAIN", "EXTRA", "scan"},
     "signers": {"open_signer"},
     "sources": {"EXTRA", "matches", "resolve", "fetch"},
     "steps": {"VERSION", "run"},

@@ -45,7 +45,7 @@ class Project:
         parsed = recipe.parse(data, str(path), plugins.names("runtimes"))
         knowledge.use_updates(options.knowledge_directory())
         store = options.open_store(args)
-        runner = Runner(store, _limits(parsed), on_event, args.jobs)
+        runner = Runner(store, _limits(parsed), on_event, args.jobs, confined=parsed.sandbox != "none")
         here = Surroundings(
             path.absolute().parent,
             os.environ.get("MLFLOW_TRACKING_URI"),

@@ -20,6 +20,7 @@ from packager.formats.dsse import decode, items, members
 PREDICATE = "https://slsa.dev/provenance/v1"
 BUILD_TYPE = "urn:packager:build:v1"
 MAX_DEPENDENCIES = 100_000
+CONFINEMENT = "confinement.json"  # byproduct: how the workers were confined, the weakest way of all of them
 FACTS = "facts.json"  # byproduct: what the steps measured, as the rules of a policy read it
 
 
@@ -50,7 +51,8 @@ class Provenance:
     """A parsed predicate: what the requester chose, what it resolved to, and what was observed.
 
     `recipe` and `lock` are the whole documents; `files` are the digests of the files beside the recipe, by the name
-    the recipe gives them; `facts` is what was measured, or None if the builder does not say.
+    the recipe gives them; `facts` is what was measured and `confinement` how its workers were confined, or None if the
+    builder does not say.
     """
 
     recipe: Mapping[str, JSON]
@@ -60,6 +62,7 @@ class Provenance:
     invocation: str
     finished: str
     facts: Mapping[str, JSON] | None
+    confinement: Mapping[str, JSON] | None = None
 
 
 def predicate(
@@ -91,6 +94,7 @@ def parse(value: JSON) -> Provenance:
     chosen = members(definition["externalParameters"], "external parameters", "recipe lock files")
     run = members(top["runDetails"], "run details", "builder metadata byproducts")
     builder = members(run["builder"], "builder", "id version")
+    byproducts = items(run["byproducts"], "byproducts", 0, MAX_DEPENDENCIES)
     times = members(run["metadata"], "metadata", "invocationId startedOn finishedOn")
     return Provenance(
         _object(chosen["recipe"], "recipe"),
@@ -99,18 +103,19 @@ def parse(value: JSON) -> Provenance:
         _text(builder["id"], "builder"),
         _text(times["invocationId"], "invocation"),
         _text(times["finishedOn"], "time"),
-        _facts(items(run["byproducts"], "byproducts", 0, MAX_DEPENDENCIES)),
+        _embedded(byproducts, FACTS),
+        _embedded(byproducts, CONFINEMENT),
     )
 
 
-def _facts(byproducts: list[JSON]) -> Mapping[str, JSON] | None:
-    found = [item for item in byproducts if isinstance(item, dict) and item.get("name") == FACTS]
+def _embedded(byproducts: list[JSON], name: str) -> Mapping[str, JSON] | None:
+    found = [item for item in byproducts if isinstance(item, dict) and item.get("name") == name]
     if not found:
         return None
     if len(found) > 1:
-        raise ValueError(f"`{FACTS}` is there twice")
+        raise ValueError(f"`{name}` is there twice")
     data = decode(found[0].get("content"))
-    return _object(canonical.load(data, limit=len(data)), FACTS)
+    return _object(canonical.load(data, limit=len(data)), name)
 
 
 def _object(value: JSON, what: str) -> dict[str, JSON]:

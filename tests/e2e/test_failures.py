@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -12,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -144,7 +146,7 @@ def test_a_source_that_reaches_for_the_network(project: Callable[..., Project], 
         script = "import sys, torch\nclass C:\n def __reduce__(self): return exec, (sys.argv[2],)\ntorch.save(C(), sys.argv[1])"
         subprocess.run([sys.executable, "-c", script, str(model / "model.pth"), payload], check=True)
         made = project(
-            "name: m\nversion: 1.0.0\nsource: ./model\nallow-pickle: true\ninputs: {x: {dtype: float32, shape: [batch, 8]}}\n",
+            "name: m\nversion: 1.0.0\nsource: ./model\nallow-pickle: true\npolicy: dev\ninputs: {x: {dtype: float32, shape: [batch, 8]}}\n",
             model=model,
         )
         clear(made.run("build", code=4), "model.pth")
@@ -167,7 +169,7 @@ def test_the_worker_sees_no_secret(project: Callable[..., Project], tmp_path: Pa
     )
     subprocess.run([sys.executable, "-c", script, str(model / "model.pth"), payload], check=True)
     made = project(
-        "name: m\nversion: 1.0.0\nsource: ./model\nallow-pickle: true\ninputs: {x: {dtype: float32, shape: [batch, 8]}}\n",
+        "name: m\nversion: 1.0.0\nsource: ./model\nallow-pickle: true\npolicy: dev\ninputs: {x: {dtype: float32, shape: [batch, 8]}}\n",
         model=model,
     )
     done = made.run("build", code=4, AWS_SECRET_ACCESS_KEY="hunter2", HOME=str(tmp_path / "home"))
@@ -296,16 +298,64 @@ def test_kill_9_during_an_export_leaves_a_usable_store(project: Callable[..., Pr
     assert not list(made.store.glob("v1/tmp/*")), "what the killed build left is swept"
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="hiding a program needs a mount namespace")
-def test_without_bubblewrap_data_still_builds_and_code_is_refused(
+WITHOUT_BUBBLEWRAP = ("unshare", "--mount", "sh", "-c", 'mount --bind /dev/null "$(command -v bwrap)"; exec "$@"', "sh")
+WITHOUT_NAMESPACES = (*WITHOUT_BUBBLEWRAP, "unshare", "--user", "--map-root-user", "sh", "-c",
+                      'echo 0 > /proc/sys/user/max_user_namespaces; exec "$@"', "sh")  # fmt: skip
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="hiding a program needs a mount namespace")
+
+
+def confinement(made: Project) -> Any:
+    """Sign what was built; return what its provenance says of the confinement, by the rules `sandbox` and `scanned`."""
+    (made.folder / "gate.yaml").write_text("rules: [sandbox, scanned]")
+    if not (made.folder / "k.pem").exists():
+        made.run("keygen", "k")
+    made.run("sign", "cnn:1.2.3", "--key", "k.pem")
+    made.run("policy", "check", "cnn:1.2.3", "--profile", "gate.yaml", "--key", "k.pub", "--state", "none", "--facts", "f.json",
+             code=None)  # fmt: skip
+    facts = json.loads((made.folder / "f.json").read_text())
+    assert facts["scans"]
+    return {(row["level"], row["seccomp"]) for row in facts["confinement"]}
+
+
+@as_root
+def test_without_bubblewrap_namespaces_do_and_say_so(
     project: Callable[..., Project], cnn: Path, tmp_path: Path
 ) -> None:
-    hidden = ("unshare", "--mount", "sh", "-c", 'mount --bind /dev/null "$(command -v bwrap)"; exec "$@"', "sh")
     made = project(CNN_RECIPE, model=cnn)
     wrapped = made.run("build", "--json")
+    assert confinement(made) == {("bubblewrap", True)}
     bare = Project(made.folder, tmp_path / "other-store")
-    assert bare.run("build", "--locked", "--json", prefix=hidden)["digest"] == wrapped["digest"]
+    assert bare.run("build", "--locked", "--json", prefix=WITHOUT_BUBBLEWRAP)["digest"] == wrapped["digest"]
+    assert confinement(bare) == {("namespaces", True)}
+
+
+@pytest.mark.slow
+@as_root
+def test_code_of_others_runs_in_namespaces_too(project: Callable[..., Project], cnn: Path, tmp_path: Path) -> None:
+    made = project(CNN_RECIPE, model=cnn)
     make_model("network", made.folder / "pickled")
     recipe = "name: m\nversion: 1.0.0\nsource: ./pickled\nallow-pickle: true\ninputs: {x: {dtype: float32, shape: [batch, 8]}}\n"
     (made.folder / "pickled.yaml").write_text(recipe)
-    clear(bare.run("build", "pickled.yaml", code=4, prefix=hidden), "nothing here can confine it", "bubblewrap")
+    first = made.run("build", "pickled.yaml", "--json")
+    bare = Project(made.folder, tmp_path / "other-store")
+    assert bare.run("build", "pickled.yaml", "--json", prefix=WITHOUT_BUBBLEWRAP)["digest"] == first["digest"]
+
+
+@pytest.mark.slow
+@as_root
+def test_where_nothing_confines_the_recipe_must_say_so_and_release_says_no(
+    project: Callable[..., Project], cnn: Path, tmp_path: Path
+) -> None:
+    made = project(CNN_RECIPE, model=cnn)
+    clear(made.run("build", code=4, prefix=WITHOUT_NAMESPACES), "cannot be confined here", "sandbox: none")
+    made.write(CNN_RECIPE + "sandbox: none\npolicy: dev\n")
+    built = made.run("build", "--json", prefix=WITHOUT_NAMESPACES)
+    assert confinement(made) == {("none", False)}
+    made.write(CNN_RECIPE + "sandbox: none\n")
+    refused = made.run("build", "--json", code=1)
+    assert [finding["rule"] for finding in refused["findings"]] == ["sandbox"]
+    made.write(CNN_RECIPE)
+    again = made.run("build", "--json")
+    assert again["digest"] == built["digest"], "the confinement changes no byte"
+    assert again["executed"] > 0, "what an unconfined worker did is done again"
+    assert confinement(made) == {("none", False), ("bubblewrap", True)}, "what was signed of the first build stays"

@@ -263,7 +263,7 @@ def _tar(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> Callable[[
 
 
 _PICKLE = "is a pickle: opening it runs the code inside"
-_ALLOWED = "allow-pickle: true\ninputs: {x: {dtype: float32, shape: [batch, 4]}}\n"
+_ALLOWED = "allow-pickle: true\npolicy: dev\ninputs: {x: {dtype: float32, shape: [batch, 4]}}\n"
 
 SAMPLES: dict[str, Sample] = {
     "pickle-os-system": Sample("the plainest: unpickling calls a shell", _file("m.pkl", _system), 4, _PICKLE),

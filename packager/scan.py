@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Let every scanner look at what of a source could run code, before anything opens it.
+
+One action per scanner, each in a worker of its own with a minute and 4 GiB at most. A scanner that is missing, fails,
+hangs or dies is recorded as such: what counts as clean enough is the business of the rule `scanned`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from packager import plugins, scanners
+from packager.canonical import JSON
+from packager.errors import MissingToolError, StepError
+from packager.run import Runner
+from packager.sandbox import Limits, choose
+from packager.types import Action, Tree
+from packager.worker import host_version
+
+LIMITS = Limits(memory=4 << 30, seconds=60)
+
+
+def scan(source: Tree, runner: Runner) -> JSON:
+    """Return what the scanners say about each file of `source` that may hold a pickle.
+
+    Raises StepError where no worker can be confined.
+    """
+    files = [path for path, blob in source if scanners.is_candidate(path, _head(runner, blob.digest))]
+    asked = runner.store.put_tree(Tree(tuple((path, blob) for path, blob in source if path in files)))
+    names = plugins.names("scanners") if files else ()
+    if files:
+        choose(wanted=runner.confined)  # where nothing can be confined it is not the scanners that failed
+    answers = dict(runner.each(lambda name: _asked(name, asked, runner), names))
+    return {
+        "source": source.digest,
+        "files": {path: {name: answer[path] for name, answer in answers.items()} for path in files},
+    }
+
+
+def _head(runner: Runner, digest: str) -> bytes:
+    with runner.store.open(digest) as file:
+        return file.read(scanners.HEAD)
+
+
+def _asked(name: str, asked: Tree, runner: Runner) -> tuple[str, Mapping[str, JSON]]:
+    """Return the scanner with its version, and its outcome for every file."""
+    scanner, files = plugins.load("scanners", name), [path for path, _ in asked]
+    try:
+        tools = {tool: host_version(tool, scanner.EXTRA) for tool in ("python", *scanner.TOOLCHAIN)}
+    except MissingToolError as error:
+        return name, _failed(files, f"{error.message}; {error.hint}")
+    told = f"{name} {tools[scanner.TOOLCHAIN[0]]}"
+    params = {"scanner": name, "files": files}
+    action = Action("scan", plugins.load("steps", "scan").VERSION, {"source": asked.digest}, params, tools)
+    try:
+        answer: Mapping[str, JSON] = runner(action, f"scan with {name}", limits=LIMITS).facts
+    except StepError as error:
+        return told, _failed(files, error.message)
+    return told, answer
+
+
+def _failed(files: Sequence[str], words: str) -> Mapping[str, JSON]:
+    return {path: {"outcome": "failed", "words": [words]} for path in files}

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scanners of build inputs, one file each: what says whether a pickle does more than hold data.
+
+A scanner is a module with `TOOLCHAIN` (the distributions it needs), `EXTRA` (what of ours brings them) and
+`scan(file)`: it returns what is wrong with the file, one phrase each, and raises whatever it likes where it cannot
+tell. It runs in the worker (packager.steps.scan), limited in time, memory and network; a scanner that raises, hangs or
+dies has found nothing clean. Third parties add theirs through the entry-point group `packager.scanners`.
+
+What to scan is found here and not by the scanners: they know few containers, and look into none twice.
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import re
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+
+HEAD = 8  # bytes that tell what a file is
+_SUFFIXES = frozenset({".pkl", ".pickle", ".p", ".joblib", ".dill", ".cloudpickle", ".pt", ".pth", ".ckpt", ".pt2",
+                       ".mar", ".skops", ".npy", ".npz"})  # fmt: skip
+_RAW = frozenset({".pkl", ".pickle", ".p", ".joblib", ".dill", ".cloudpickle", ".pth", ".pt", ".ckpt"})
+_PICKLE = re.compile(rb"\x80[\x02\x03][}\]c(XKMq\x8a]|\x80[\x04\x05]\x95")
+_ZIP, _NPY = b"PK\x03\x04", b"\x93NUMPY"
+_DEEPEST = 4  # archives inside archives
+
+
+def is_candidate(path: str, head: bytes) -> bool:
+    """Tell by its name or its first bytes whether a file may hold a pickle."""
+    return PurePosixPath(path).suffix.lower() in _SUFFIXES or _holds(head)
+
+
+def _holds(head: bytes) -> bool:
+    return bool(_PICKLE.match(head)) or head.startswith((_ZIP, _NPY))
+
+
+def pickles(file: Path) -> Iterator[tuple[str, bytes]]:
+    """Yield every pickle in a file, in archives and archives in them too, with its place.
+
+    Raises ValueError, OSError or zipfile.BadZipFile where something cannot be read to its end.
+    """
+    with file.open("rb") as source:
+        yield from _inside(source, file.name, 0)
+
+
+def _inside(source: BinaryIO, name: str, depth: int) -> Iterator[tuple[str, bytes]]:
+    head = source.read(HEAD)
+    if zipfile.is_zipfile(source):  # also behind other bytes: some readers look for the end only
+        if depth == _DEEPEST:
+            raise ValueError(f"`{name}` is an archive in {_DEEPEST} others")
+        source.seek(0)
+        with zipfile.ZipFile(source) as archive:
+            yield from _members(archive, name, depth)
+    elif head.startswith(_ZIP):
+        raise ValueError(f"`{name}` is a damaged archive")
+    source.seek(0)
+    if head.startswith(_NPY):
+        yield from _array(source, name)
+    elif _PICKLE.match(head) or (PurePosixPath(name).suffix.lower() in _RAW and not head.startswith(_ZIP)):
+        yield name, source.read()
+
+
+def _members(archive: zipfile.ZipFile, name: str, depth: int) -> Iterator[tuple[str, bytes]]:
+    for info in archive.infolist():
+        if info.is_dir():
+            continue
+        with archive.open(info) as member:
+            wanted = is_candidate(info.filename, member.read(HEAD))
+        if wanted:
+            yield from _inside(io.BytesIO(archive.read(info)), f"{name}/{info.filename}", depth + 1)
+
+
+def _array(source: BinaryIO, name: str) -> Iterator[tuple[str, bytes]]:
+    """Yield what follows the header of a numpy array of objects; any other holds numbers."""
+    major = source.read(HEAD)[6]
+    width = 2 if major == 1 else 4
+    header = source.read(int.from_bytes(source.read(width), "little"))
+    if "O" in str(ast.literal_eval(header.decode("latin-1").strip())["descr"]):
+        yield name, source.read()

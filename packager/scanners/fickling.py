@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""fickling: runs a pickle on paper and judges what it would do.
+
+Its judgements that call every class outside of the standard library unsafe are left out: they refuse each honest model.
+What remains are imports and calls that are dangerous by name, streams that are malformed or grow without end, and
+attempts to switch scanners off.
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+from packager import scanners
+from packager.errors import MissingToolError
+
+TOOLCHAIN = ("fickling",)
+EXTRA = "scan"
+_HARMLESS = re.compile(
+    r"from torch\.jit\._pickle import (build_(int|tensor|double|bool)list|build_tensor_from_id|restore_type_tag)"
+)
+"""What every TorchScript archive imports: functions that return their argument, in a module whose others do not."""
+_TOO_STRICT = frozenset({"NonStandardImports", "OvertlyBadEvals", "UnusedVariables"})
+
+
+def scan(file: Path) -> list[str]:
+    """Return what a file would do that no data does. Raises its PickleDecodeError for what is no pickle."""
+    try:
+        tool, reader = (importlib.import_module(f"fickling.{name}") for name in ("analysis", "fickle"))
+    except ImportError as error:
+        raise MissingToolError("fickling", EXTRA) from error
+    kinds = [kind for kind in tool.Analysis.ALL if type(kind).__name__ not in _TOO_STRICT]
+    analyzer = tool.Analyzer(kinds)
+    found: list[str] = []
+    for name, data in scanners.pickles(file):
+        stack = list(reader.StackedPickle.load(io.BytesIO(data)))
+        if not stack:
+            raise ValueError(f"`{name}` holds no pickle")
+        for pickled in stack:
+            found += _worse(tool, tool.check_safety(pickled, analyzer=analyzer))
+    return sorted(set(found))
+
+
+def _worse(tool: Any, results: Any) -> list[str]:
+    bad = [item for item in results.results if item.severity > tool.Severity.LIKELY_SAFE]
+    bad = [item for item in bad if not _HARMLESS.fullmatch(item.trigger or "")]
+    return [str(item).partition("\n")[0][:200] for item in bad]

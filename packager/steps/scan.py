@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scan: what one scanner says about files of the source, each by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+
+from packager import plugins
+from packager.canonical import JSON
+from packager.errors import PackagerError
+from packager.types import check_path
+
+VERSION = 1  # 1: first form
+
+
+def run(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JSON]) -> JSON:
+    """Return the outcome for each of `files`: `clean`, `infected`, or `failed` where the scanner could not tell."""
+    scanner = plugins.load("scanners", params["scanner"])
+    return {path: _scanned(scanner, inputs["source"] / check_path(path)) for path in params["files"]}
+
+
+def _scanned(scanner: ModuleType, file: Path) -> JSON:
+    try:
+        found = scanner.scan(file)
+    except PackagerError:
+        raise
+    except Exception as error:
+        # Whatever a hostile file provokes in a scanner: it has not been found clean.
+        return {"outcome": "failed", "words": [f"{type(error).__name__}: {error!s:.200}"]}
+    return {"outcome": "infected" if found else "clean", "words": found[:20]}
