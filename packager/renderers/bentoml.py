@@ -16,7 +16,7 @@ import re
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 
-from packager import canonical, serving
+from packager import canonical, knobsets, serving
 from packager.bundle import CONTRACT, Bundle
 from packager.canonical import JSON
 from packager.errors import UsageError
@@ -91,7 +91,7 @@ def _label(digest: str) -> str:
 
 def _about_model(bundle: Bundle, contract: JSON, target: str) -> JSON:
     """Return `model.yaml` as `bentoml.onnx` writes it, but for the time, which no bundle has."""
-    batched = all(port["shape"] and isinstance(port["shape"][0], str) for port in contract["interface"]["inputs"])
+    batched = knobsets.batch(contract) is not None
     return {
         "name": bundle.name,
         "version": bundle.version.replace("+", "-"),

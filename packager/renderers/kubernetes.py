@@ -61,8 +61,9 @@ def render(bundle: Bundle, values: Resolved, options: Mapping[str, str]) -> Rend
 
 
 def _name(name: str) -> str:
-    """Return a bundle's name as a DNS label that leaves room for what is added to it."""
-    return re.sub(r"[^a-z0-9]+", "-", name)[:40].strip("-")
+    """Return a bundle's name as a DNS label (RFC 1035) that leaves room for what is added to it."""
+    label = re.sub(r"[^a-z0-9]+", "-", name)[:40].strip("-")
+    return label if label[0].isalpha() else f"m-{label}"
 
 
 def _meta(bundle: Bundle, values: Resolved, options: Mapping[str, str], place: Place) -> JSON:

@@ -105,7 +105,7 @@ def _dashboard(bundle: Bundle, values: Resolved) -> JSON:
     panels = [_panel(number, *row, thresholds=slo) for number, row in enumerate(rows)]
     return {
         "title": f"{bundle.name} (packager)",
-        "uid": f"packager-{bundle.digest.removeprefix('sha256:')[:16]}",
+        "uid": f"packager-{bundle.name}"[:40],
         "description": f"{bundle.name} {bundle.version}, bundle {bundle.digest}, knobs {values.digest}",
         "tags": ["packager", bundle.name],
         "schemaVersion": 39,

@@ -29,7 +29,8 @@ RECORD = deployed.read(HERE)
 KNOBS = RECORD["values"]
 CONFIG = config.read(HERE / "serve.json").with_rows(KNOBS.get("batch.max"))
 INTERFACE = CONFIG.interface
-BATCHED = all(tensor.shape and isinstance(tensor.shape[0], str) for tensor in (*INTERFACE.inputs, *INTERFACE.outputs))
+FIRSTS = {tensor.shape[0] if tensor.shape else 0 for tensor in (*INTERFACE.inputs, *INTERFACE.outputs)}
+BATCHED = len(FIRSTS) == 1 and all(isinstance(first, str) for first in FIRSTS)  # one named size counts the rows of all
 PLAIN = {"b": bool, "i": int, "u": int, "f": float}
 
 
