@@ -59,8 +59,8 @@ def _inside(source: BinaryIO, name: str, depth: int) -> Iterator[tuple[str, byte
     source.seek(0)
     if head.startswith(_NPY):
         yield from _array(source, name)
-    elif _PICKLE.match(head) or (PurePosixPath(name).suffix.lower() in _RAW and not head.startswith(_ZIP)):
-        yield name, source.read()
+    elif not head.startswith(_ZIP) and (depth == 0 or _holds(head) or PurePosixPath(name).suffix.lower() in _RAW):
+        yield name, source.read()  # a candidate that is nothing else is taken for a pickle
 
 
 def _members(archive: zipfile.ZipFile, name: str, depth: int) -> Iterator[tuple[str, bytes]]:

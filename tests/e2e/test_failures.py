@@ -333,7 +333,11 @@ def test_without_bubblewrap_namespaces_do_and_say_so(
 @as_root
 def test_code_of_others_runs_in_namespaces_too(project: Callable[..., Project], cnn: Path, tmp_path: Path) -> None:
     made = project(CNN_RECIPE, model=cnn)
-    make_model("network", made.folder / "pickled")
+    (made.folder / "pickled").mkdir()
+    script = (
+        "import sys, torch; torch.save(torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.ReLU()).eval(), sys.argv[1])"
+    )
+    subprocess.run([sys.executable, "-c", script, made.folder / "pickled" / "model.pth"], check=True)
     recipe = "name: m\nversion: 1.0.0\nsource: ./pickled\nallow-pickle: true\ninputs: {x: {dtype: float32, shape: [batch, 8]}}\n"
     (made.folder / "pickled.yaml").write_text(recipe)
     first = made.run("build", "pickled.yaml", "--json")

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import datetime
 import json
+import subprocess
+import tarfile
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
@@ -15,17 +17,30 @@ from hypothesis import given
 from hypothesis import strategies as st
 from packager.policies import _licences
 
-from packager import canonical, facts, factschema, plugins, policy, policydocs, policyreport, policytest, secretscan
+from packager import (
+    canonical,
+    facts,
+    factschema,
+    plugins,
+    policy,
+    policydocs,
+    policyreport,
+    policytest,
+    secretscan,
+    waivers,
+)
 from packager.archive import Archive
 from packager.bundle import Bundle, read
 from packager.canonical import JSON
 from packager.errors import NegativeAnswer, UsageError
 from packager.evidence import Evidence
+from packager.files import staging
 from packager.formats.intoto import Statement
 from packager.policy import Profile, Terms
 from packager.types import Verdict
 from packager.verifiers import Attested
-from tests import bundles
+from tests import bundles, environments
+from tests.e2e.conftest import tool
 
 ROOT = Path(__file__).parents[2]
 FIXTURES = ROOT / "tests" / "policies"
@@ -333,3 +348,46 @@ def test_tests_of_rules_are_read_strictly(tmp_path: Path) -> None:
     (tmp_path / "t.yaml").write_text(good.replace("finds: []", "finds: [files]"))
     (outcome,) = [item for case in policytest.load(tmp_path) for item in policytest.run(case)]
     assert outcome.problem == "expected findings about ['files'], got []"
+
+
+SARIF_SCHEMA = "@microsoft/jest-sarif@1.0.0-beta.0"
+"""An npm package with the schema of SARIF 2.1.0 as OASIS published it; nothing of it is run."""
+
+
+def sarif_schema() -> Any:
+    """Return the schema, from the cache or fetched with npm; without npm this skips."""
+    kept = environments.CACHE / "sarif-2.1.0-rtm.5.json"
+    if not kept.exists():
+        with staging(kept) as directory:
+            subprocess.run(
+                [tool("npm"), "pack", "--silent", SARIF_SCHEMA], cwd=directory, check=True, capture_output=True
+            )
+            (packed,) = directory.glob("*.tgz")
+            with tarfile.open(packed) as archive:
+                data = archive.extractfile(f"package/lib/schemas/{kept.name}")
+                assert data
+                (directory / "schema").write_bytes(data.read())
+            (directory / "schema").replace(kept)
+    return json.loads(kept.read_bytes())
+
+
+@pytest.mark.slow
+def test_sarif_is_what_its_schema_says() -> None:
+    """Verdicts of every rule, with evidence, warnings, notes, waivers, Rego and nothing at all."""
+    schema = sarif_schema()
+    assert schema["title"].startswith("Static Analysis Results Format (SARIF) Version 2.1.0")
+    validator = jsonschema.Draft4Validator(schema)
+    facts = {name: section for case in CASES for name, section in case.facts.items()}
+    waived = waivers.Waiver("no-pickle", "*", "ada@example.org", "ticket 7", DAY)
+    terms = {"a.rego": Terms(program='package main\nimport rego.v1\ndeny contains "x" if input.contents')}
+    asked = Profile("p", (*RULES, "a.rego"), (waived,), terms)
+    for verdict_ in (verdict(), policy.judge(asked, facts, DAY), policy.judge(asked, {}, DAY),
+                     policy.judge(Profile("p", ("budget",)), facts, DAY)):  # fmt: skip
+        log = json.loads(policyreport.sarif(verdict_, "tiny:1.0.0"))
+        assert [error.message for error in validator.iter_errors(log)] == []
+    assert any(
+        "suppressions" in row
+        for row in json.loads(policyreport.sarif(policy.judge(asked, facts, DAY), "t"))["runs"][0]["results"]
+    )
+    with pytest.raises(jsonschema.ValidationError):
+        validator.validate({**log, "runs": [{**log["runs"][0], "results": [{"level": "fatal"}]}]})
