@@ -6,7 +6,10 @@ This file is copied into installations and runs there with numpy and openvino al
 
 from __future__ import annotations
 
+import contextlib
+import os
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ import numpy as np
 import openvino
 from numpy.typing import NDArray
 
+_INSTRUCTIONS = "ONEDNN_MAX_CPU_ISA"
 _DTYPES = {
     "boolean": "bool", "i8": "int8", "i16": "int16", "i32": "int32", "i64": "int64", "u8": "uint8", "u16": "uint16",
     "u32": "uint32", "u64": "uint64", "f16": "float16", "f32": "float32", "f64": "float64",
@@ -64,7 +68,23 @@ def open_session(path: Path, *, threads: int, device: str = "cpu") -> Session:
     # Without the precision hint, CPUs with AMX or AVX512-BF16 compute in bfloat16: fast, and out of tolerance.
     config = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
     core = openvino.Core()
-    return Session(core.compile_model(core.read_model(str(path)), "CPU", config))
+    with _all_instructions():
+        return Session(core.compile_model(core.read_model(str(path)), "CPU", config))
+
+
+@contextlib.contextmanager
+def _all_instructions() -> Iterator[None]:
+    """Let OpenVINO's copy of oneDNN see the whole CPU; it looks once, when the first model is compiled.
+
+    Workers bind torch's copy to SSE 4.1 by the same variable (`packager.pinning`). Bound to that, OpenVINO 2026.4
+    answers some models of free lengths with an empty batch and no error.
+    """
+    before = os.environ.pop(_INSTRUCTIONS, None)  # noqa: TID251 - read by a native library
+    try:
+        yield
+    finally:
+        if before is not None:
+            os.environ[_INSTRUCTIONS] = before  # noqa: TID251 - as it was
 
 
 def _port(port: Any) -> Port:

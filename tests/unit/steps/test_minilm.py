@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import onnx
 import pytest
 
 from packager import exporters
+from packager.pinning import numerics
 from packager.steps import export
 from tests.unit.steps.conftest import LEVEL, Exported
 
@@ -47,6 +50,25 @@ def test_parity_over_the_whole_range(minilm: Exported) -> None:
 def test_half_precision(minilm: Exported, tmp_path: Path) -> None:
     facts = minilm.compiled(tmp_path)
     assert worst(minilm.measured(tmp_path, facts["path"])) < 2e-3
+
+
+ANSWER = """
+import sys, numpy as np
+from pathlib import Path
+from packager.runtimes.openvino import session
+opened = session.open_session(Path(sys.argv[1]), threads=1)
+ids = np.full((2, 7), 1000)
+given = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+print(opened.run(given)[0].shape)
+"""
+
+
+def test_openvino_answers_inside_a_worker(minilm: Exported, tmp_path: Path) -> None:
+    """Bound to the instructions that workers bind torch to, it would answer with an empty batch."""
+    facts = minilm.compiled(tmp_path, runtime="openvino", precision="fp32")
+    command = [sys.executable, "-c", ANSWER, tmp_path / facts["path"]]
+    done = subprocess.run(command, env=numerics(), capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "(2, 384)"
 
 
 def test_the_files(minilm: Exported) -> None:
