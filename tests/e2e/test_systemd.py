@@ -38,7 +38,7 @@ def host(root_filesystem: Path, packager_wheels: Path, deployable: Project, tmp_
         (work / name).mkdir()
     deployable.run("render", "systemd", "1.2.3.bundle.tar", work / "opt" / "units", "--key", "release.pub",
                    "--program", "/opt/tool/bin/packager", "--values-file", "/opt/units/cnn.yaml",
-                   "--set", f"server.port={port}", "--set", "batch.max=48")  # fmt: skip
+                   "--set", f"server.port={port}", "--set", "server.read_timeout=60")  # fmt: skip
     for path in (work, *work.parents[:2], deployable.folder, *deployable.folder.parents[:1]):
         path.chmod(0o755)
     binds = {work / "opt": "/opt", work / "srv": "/srv"}
@@ -70,7 +70,7 @@ def test_it_serves_on_the_passed_listener_and_gives_signs_of_life(host, tmp_path
         assert early == [200]
         assert ready(manager.address) == 200
         knobs = json.loads(urllib.request.urlopen(f"http://{manager.address}/v2/knobs").read())
-        assert knobs["values"]["batch.max"] == 48
+        assert knobs["values"]["server.read_timeout"] == 60
         assert manager.notices(2).count("WATCHDOG=1") >= 4
         inner = children(manager.process.pid)
         os.kill(inner, signal.SIGSTOP)
