@@ -8,7 +8,7 @@ from html import escape
 
 from packager.canonical import JSON
 from packager.conform import operators
-from packager.conform.results import summary, verdict
+from packager.conform.results import origin, summary, verdict
 
 _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:72rem;padding:0 1rem;color:#1c2330;background:#fff}
@@ -122,9 +122,7 @@ def _drift(result: JSON) -> str:
     if not rows:
         return ""
     values = [value for _, value in rows if value > 0]
-    reference = result["reference"]
-    origin = escape(f"{reference['runtime']} {reference['version']}")
-    note = f"<p>Largest absolute difference from {origin}.</p>"
+    note = f"<p>Largest absolute difference from {escape(origin(result['reference']))}.</p>"
     if not values:
         return f"<h2>Drift</h2>{note}<p>All {len(rows)} cells gave the same bits.</p>"
     scale = _Scale(min(values) * 0.5, max(values) * 2, 380, 900)

@@ -224,10 +224,14 @@ def summary(result: JSON) -> str:
         cell["measures"]["overhead_seconds"] for cell in result["cells"] if "overhead_seconds" in cell["measures"]
     ]
     each = f"; {sum(overhead) / len(overhead):.1f} s of overhead per cell" if overhead else ""
-    stated = reference.get("stated")
-    source = f"; {stated} of {reference['cases']} cases as the build stated them" if stated else ""
-    origin = f"{reference['runtime']} {reference['version']} ({reference['source']}{source})"
     return (
         f"{found['passed']} passed, {len(found['failed'])} failed, {len(found['unproven'])} skipped in "
-        f"{result['seconds']:.0f} s{each}; reference: {origin}"
+        f"{result['seconds']:.0f} s{each}; reference: {origin(reference)}"
     )
+
+
+def origin(reference: Mapping[str, JSON]) -> str:
+    """Say where the reference outputs come from."""
+    stated = reference.get("stated")
+    source = f"; {stated} of {reference['cases']} cases as the build stated them" if stated else ""
+    return f"{reference['runtime']} {reference['version']} ({reference['source']}{source})"

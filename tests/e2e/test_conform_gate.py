@@ -94,7 +94,7 @@ def test_a_site_that_saw_a_failure_stops_the_gate(built: Project, tmp_path: Path
     )  # fmt: skip
     assert "L3 test_reference_vectors" in done.stdout and "operators: of ONNX's own tests" in done.stdout
     (cell,) = json.loads((site.folder / "out" / "result.json").read_text())["cells"]
-    assert all(entry["passed"] for entry in cell["operators"]["operators"].values()), "no operator is to blame"
+    assert {"Conv", "Gemm"} <= set(cell["operators"]["operators"]), "asked without being told to"
     (site.folder / "proven.yaml").write_text("rules:\n  - conformance\n")
     check = (
         "policy",
