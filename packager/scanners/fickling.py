@@ -3,13 +3,15 @@
 
 Its judgements that call every class outside of the standard library unsafe are left out: they refuse each honest model.
 What remains are imports and calls that are dangerous by name, streams that are malformed or grow without end, and
-attempts to switch scanners off.
+attempts to switch scanners off. An opcode that it does not know is written as one it knows.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import io
+import pickletools
 import re
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from packager.errors import MissingToolError
 
 TOOLCHAIN = ("fickling",)
 EXTRA = "scan"
+_BINBYTES8 = 0x8E
 _HARMLESS = re.compile(
     r"from torch\.jit\._pickle import (build_(int|tensor|double|bool)list|build_tensor_from_id|restore_type_tag)"
 )
@@ -36,12 +39,23 @@ def scan(file: Path) -> list[str]:
     analyzer = tool.Analyzer(kinds)
     found: list[str] = []
     for name, data in scanners.pickles(file):
-        stack = list(reader.StackedPickle.load(io.BytesIO(data)))
+        stack = list(reader.StackedPickle.load(io.BytesIO(_readable(data))))
         if not stack:
             raise ValueError(f"`{name}` holds no pickle")
         for pickled in stack:
             found += _worse(tool, tool.check_safety(pickled, analyzer=analyzer))
     return sorted(set(found))
+
+
+def _readable(data: bytes) -> bytes:
+    """Return a pickle with each bytearray written as bytes, in as many bytes: the one is unknown to fickling 0.1."""
+    readable, stream = bytearray(data), io.BytesIO(data)
+    with contextlib.suppress(ValueError):  # what is no pickle any more is its business, not ours
+        while stream.tell() < len(data):
+            for code, _, place in pickletools.genops(stream):
+                if code.name == "BYTEARRAY8" and place is not None:
+                    readable[place] = _BINBYTES8
+    return bytes(readable)
 
 
 def _worse(tool: Any, results: Any) -> list[str]:

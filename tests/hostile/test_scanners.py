@@ -59,10 +59,14 @@ def test_both_see_what_every_hostile_pickle_does(tmp_path: Path, name: str) -> N
 
 def honest(folder: Path) -> None:
     """Write what honest sources hold: arrays, estimators, archives of arrays, plain data in a pickle."""
+    import cloudpickle
+    from sklearn.ensemble import RandomForestClassifier
     from sklearn.linear_model import LogisticRegression
 
     estimator = LogisticRegression().fit(np.eye(4), [0, 1, 0, 1])
     (folder / "estimator.pkl").write_bytes(pickle.dumps(estimator))
+    (folder / "cloud.pkl").write_bytes(cloudpickle.dumps(RandomForestClassifier(3).fit(np.eye(4), [0, 1, 0, 1])))
+    (folder / "bytes.pkl").write_bytes(pickle.dumps([bytearray(b"model" * 9), np.zeros(9)], 5))
     (folder / "old.pkl").write_bytes(pickle.dumps(OrderedDict(a=[1, "x"]), 0))
     np.save(folder / "numbers.npy", np.zeros(4))
     np.savez(folder / "numbers.npz", a=np.zeros(4), b=np.arange(3))
@@ -73,7 +77,7 @@ def test_honest_sources_are_clean(tmp_path: Path) -> None:
     answers = outcomes(tmp_path)
     assert set(answers) >= {"picklescan", "fickling"}
     for answer in answers.values():
-        assert sorted(answer) == ["estimator.pkl", "numbers.npy", "numbers.npz", "old.pkl"]
+        assert sorted(answer) == ["bytes.pkl", "cloud.pkl", "estimator.pkl", "numbers.npy", "numbers.npz", "old.pkl"]
         assert {seen["outcome"] for seen in answer.values()} == {"clean"}, answer
 
 
@@ -89,6 +93,13 @@ def test_honest_torch_files_are_clean(tmp_path: Path) -> None:
     for answer in outcomes(tmp_path).values():
         assert len(answer) == 4
         assert {seen["outcome"] for seen in answer.values()} == {"clean"}, answer
+
+
+def test_a_bytearray_hides_nothing(tmp_path: Path) -> None:
+    """The opcode that one scanner does not know is read as another one; what follows it is still seen."""
+    hostile = written("pickle-eval", tmp_path)["m.pkl"]
+    (tmp_path / "m.pkl").write_bytes(pickle.dumps(bytearray(b"x" * 99), 5)[:-1] + b"0" + hostile[2:])
+    assert {answer["m.pkl"]["outcome"] for answer in outcomes(tmp_path).values()} == {"infected"}
 
 
 def test_a_pickle_in_archives_is_found_and_a_deeper_one_is_not_clean(tmp_path: Path) -> None:
