@@ -26,6 +26,7 @@ _X32 = 0x40000000  # calls of the x32 ABI come under x86-64's name
 _NAMESPACES = 0x7E020080  # every CLONE_NEW* flag
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
 _FAMILIES = (1, 2, 10, 16)  # unix, IPv4, IPv6, netlink (the C library lists interfaces with it)
+_PERSONALITIES = (0, 0x0040000, 0xFFFFFFFF)  # the ordinary one, without random addresses (engines need it), a question
 _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _FILTER = 38, 22, 2
 
 _REFUSED: Mapping[str, tuple[int | None, int | None]] = {  # number on x86-64, number on 64-bit Arm
@@ -38,7 +39,7 @@ _REFUSED: Mapping[str, tuple[int | None, int | None]] = {  # number on x86-64, n
     "kexec_load": (246, 104), "keyctl": (250, 219), "lookup_dcookie": (212, 18), "modify_ldt": (154, None),
     "mount": (165, 40), "mount_setattr": (442, 442), "move_mount": (429, 429), "name_to_handle_at": (303, 264),
     "nfsservctl": (180, 42), "open_by_handle_at": (304, 265), "open_tree": (428, 428),
-    "perf_event_open": (298, 241), "personality": (135, 92), "pidfd_getfd": (438, 438), "pivot_root": (155, 41),
+    "perf_event_open": (298, 241), "pidfd_getfd": (438, 438), "pivot_root": (155, 41),
     "process_vm_readv": (310, 270), "process_vm_writev": (311, 271), "ptrace": (101, 117), "quotactl": (179, 60),
     "quotactl_fd": (443, 443), "reboot": (169, 142), "request_key": (249, 218), "setdomainname": (171, 162),
     "sethostname": (170, 161), "setns": (308, 268), "settimeofday": (164, 170), "swapoff": (168, 225),
@@ -46,8 +47,8 @@ _REFUSED: Mapping[str, tuple[int | None, int | None]] = {  # number on x86-64, n
     "userfaultfd": (323, 282), "vhangup": (153, 58),
 }  # fmt: skip
 _MACHINES: Mapping[str, tuple[int, int, Mapping[str, int]]] = {
-    "x86_64": (0, 0xC000003E, {"clone": 56, "clone3": 435, "ioctl": 16, "socket": 41}),
-    "aarch64": (1, 0xC00000B7, {"clone": 220, "clone3": 435, "ioctl": 29, "socket": 198}),
+    "x86_64": (0, 0xC000003E, {"clone": 56, "clone3": 435, "ioctl": 16, "personality": 135, "socket": 41}),
+    "aarch64": (1, 0xC00000B7, {"clone": 220, "clone3": 435, "ioctl": 29, "personality": 92, "socket": 198}),
 }
 """By `platform.machine()`: column above, AUDIT_ARCH of linux/audit.h, and the calls whose arguments are looked at."""
 
@@ -77,10 +78,15 @@ def _rows(column: int, architecture: int, looked_at: Mapping[str, int]) -> Itera
     yield from _argument(looked_at["clone"], 0, [(_ANY_BIT, 0, 1, _NAMESPACES), (_RETURN, 0, 0, _ERRNO | _EPERM)])
     for request in (_TIOCSTI, _TIOCLINUX):
         yield from _argument(looked_at["ioctl"], 1, [(_EQUAL, 0, 1, request), (_RETURN, 0, 0, _ERRNO | _EPERM)])
-    left = len(_FAMILIES)
-    families = [(_EQUAL, left - place, 0, family) for place, family in enumerate(_FAMILIES)]
-    yield from _argument(looked_at["socket"], 0, [*families, (_RETURN, 0, 0, _ERRNO | _EPERM)])
+    yield from _argument(looked_at["socket"], 0, _only(_FAMILIES))
+    yield from _argument(looked_at["personality"], 0, _only(_PERSONALITIES))
     yield _RETURN, 0, 0, _ALLOW
+
+
+def _only(values: Sequence[int]) -> list[tuple[int, int, int, int]]:
+    """Return rows that go on with one of the values, and refuse any other."""
+    rows = [(_EQUAL, len(values) - place, 0, value) for place, value in enumerate(values)]
+    return [*rows, (_RETURN, 0, 0, _ERRNO | _EPERM)]
 
 
 def _argument(

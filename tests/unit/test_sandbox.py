@@ -59,6 +59,9 @@ CALLS: dict[str, tuple[tuple[int, int], tuple[int, ...], int]] = {
     "ioctl TIOCSTI": ((16, 29), (0, 0x5412), EPERM),
     "ioctl TIOCLINUX": ((16, 29), (0, 0x541C), EPERM),
     "ioctl TIOCSTI, upper half set": ((16, 29), (0, 0x5412 | 1 << 32), EPERM),
+    "personality, a question": ((135, 92), (0xFFFFFFFF,), ALLOW),
+    "personality, fixed addresses": ((135, 92), (0x40000,), ALLOW),
+    "personality, another system": ((135, 92), (0x8,), EPERM),
     "socket unix": ((41, 198), (1, 1), ALLOW),
     "socket IPv6": ((41, 198), (10, 1), ALLOW),
     "socket packet": ((41, 198), (17, 3), EPERM),
@@ -123,13 +126,14 @@ print(json.dumps({
     "others": [pid for pid in os.listdir("/proc") if pid.isdigit() and int(pid) not in (1, os.getpid(), os.getppid())],
     "filtered": [row.split()[1] for row in open("/proc/self/status") if row.startswith(("Seccomp:", "NoNewPrivs:", "CapEff:", "CapBnd:"))],
     "memory": subprocess.run([sys.executable, "-c", "bytearray(5 << 30)"], capture_output=True).returncode,
+    "fixed addresses": libc.personality(0x40000), "another system": libc.personality(8),
     "loopback": socket.create_server(("127.0.0.1", 0)).getsockname()[0],
 }))
 """
 EXPECTED = {
     "secret": "ENOENT", "home": "ENOENT", "system": "EROFS", "root": "EROFS", "program": "EROFS", "network": "ENETUNREACH",
     "raw": "EPERM", "unshare": "EPERM", "unmount": "EPERM", "mount": "EPERM", "trace": "EPERM", "host": "localhost",
-    "others": [], "filtered": ["0" * 16, "0" * 16, "1", "2"], "memory": 1, "loopback": "127.0.0.1",
+    "others": [], "filtered": ["0" * 16, "0" * 16, "1", "2"], "memory": 1, "loopback": "127.0.0.1", "fixed addresses": 0, "another system": -1,
 }  # fmt: skip
 
 
