@@ -66,6 +66,7 @@ class Function:
             return convert.from_function(function, input_signature=given, opset=min(opset, _NEWEST))[0]
 
         model = _table.refused("the model has no ONNX form", attempt, _OTHERWISE)
+        _complete(model)
         _name(model, self.interface.inputs, self.outputs)
         return model
 
@@ -112,6 +113,36 @@ def _merged(found: Port, wish: Port | None) -> Port:
 def _spec(lib: Any, asked: Port) -> Any:
     shape = [axis if isinstance(axis, int) else None for axis in asked.shape]
     return lib.TensorSpec(shape, getattr(lib, asked.dtype))
+
+
+def _complete(model: Any) -> None:
+    """Write what the converter leaves as operators of TensorFlow. Raises StepError for one that has no form here.
+
+    `Erfc` is what an exact `gelu` of Keras is made of; ONNX has its complement only.
+    """
+    onnx = importlib.import_module("onnx")
+    known = {schema.name for schema in onnx.defs.get_all_schemas() if not schema.domain}
+    nodes = []
+    for index, node in enumerate(model.graph.node):
+        if node.domain or node.op_type in known:
+            nodes.append(node)
+            continue
+        if node.op_type != "Erfc":
+            raise StepError(f"`{node.op_type}` of TensorFlow has no ONNX form", hint=_OTHERWISE)
+        one, erf = f"packager_one_{index}", f"packager_erf_{index}"
+        model.graph.initializer.append(onnx.numpy_helper.from_array(_one_like(model, node.input[0]), one))
+        nodes.append(onnx.helper.make_node("Erf", node.input, [erf]))
+        nodes.append(onnx.helper.make_node("Sub", [one, erf], node.output))
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+
+
+def _one_like(model: Any, name: str) -> Any:
+    """Return a one of the type that a value has, as far as the graph states it: float32 otherwise."""
+    onnx, numpy = importlib.import_module("onnx"), importlib.import_module("numpy")
+    stated = [value for value in (*model.graph.value_info, *model.graph.input) if value.name == name]
+    kind = stated[0].type.tensor_type.elem_type if stated else onnx.TensorProto.FLOAT
+    return numpy.ones((), onnx.helper.tensor_dtype_to_np_dtype(kind or onnx.TensorProto.FLOAT))
 
 
 def _name(model: Any, inputs: Sequence[Port], outputs: Sequence[str]) -> None:

@@ -4,12 +4,17 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
+import numpy as np
+import onnx
+import onnxruntime
 import pytest
 
 from packager import exporters, init, plugins, recipe
 from packager.errors import StepError
+from packager.exporters import _tensorflow
 from tests.unit.exporters.conftest import detected, mlmodel, opened
 
 
@@ -80,3 +85,25 @@ def test_the_environment_names_what_has_to_be_in_it(kind: str) -> None:
 @pytest.mark.parametrize("source", ["nets/Digits.keras", "nets/digits.ts", "nets/digits.pt", "nets/digits"])
 def test_a_recipe_can_be_drafted_for_every_form(source: str) -> None:
     assert recipe.parse(init.draft(source), "bundle.yaml").name == "digits"
+
+
+def left_over(operator: str) -> onnx.ModelProto:
+    """Return a graph as `tf2onnx` leaves it: with an operator of TensorFlow in it."""
+    text = '<ir_version: 8, opset_import: ["" : 18]> g (float[n] x) => (float[n] y) { a = Neg (x)  y = Neg (a) }'
+    model = onnx.parser.parse_model(text)
+    model.graph.node[1].op_type = operator
+    return model
+
+
+def test_an_exact_gelu_of_keras_has_a_form() -> None:
+    model = left_over("Erfc")
+    _tensorflow._complete(model)
+    onnx.checker.check_model(model, full_check=True)
+    x = np.linspace(-5, 5, 41, dtype="float32")
+    (y,) = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"x": x})
+    assert np.abs(y - [math.erfc(-value) for value in x]).max() < 2e-7
+
+
+def test_an_operator_that_stays_is_named() -> None:
+    with pytest.raises(StepError, match="`Betainc` of TensorFlow has no ONNX form"):
+        _tensorflow._complete(left_over("Betainc"))
