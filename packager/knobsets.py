@@ -52,25 +52,46 @@ def _batch(contract: Mapping[str, JSON]) -> tuple[Knob, ...]:
         return ()
     name, low, high = found
     about = f"Most rows (`{name}`) of one request; the contract promises {high}."
-    return (Knob(BATCH, "integer", about, high, low, high, unit="rows"),)
+    shared = "Most rows of one run that several requests share; 1: none do."
+    wait = "For a request to wait for company; 0: only requests that queue anyway share a run."
+    return (
+        Knob(BATCH, "integer", about, high, low, high, unit="rows"),
+        Knob("batch.rows", "integer", shared, high, 1, high, unit="rows", needs="reload"),
+        Knob("batch.window", "number", wait, 0, 0, 1000, unit="ms", needs="reload"),
+    )
 
 
 _SERVING = (
     Knob("server.host", "host", "Address to listen on; 0.0.0.0 is every interface.", "127.0.0.1"),
     Knob("server.port", "integer", "Port to listen on.", 8000, 1, 65535),
     Knob("server.grpc_port", "integer", "Port for gRPC; unset: none.", None, 1, 65535),
-    Knob("server.workers", "integer", "Long runs at once; unset: cores divided by threads.", None, 1, 1024),
-    Knob("server.max_body", "integer", "Largest request.", 64 << 20, 1 << 10, 16 * _GIB, unit="bytes"),
-    Knob("server.max_in_flight", "integer", "Requests in progress before 503.", 128, 1, 10**6, unit="requests"),
-    Knob("server.max_connections", "integer", "Connections open at once.", 1024, 1, 10**6, unit="connections"),
-    Knob("server.read_timeout", "number", "For a client to send a request, or to sit idle.", 75, 0.1, 86400, unit="s"),
-    Knob("server.drain", "number", "To finish requests after SIGTERM.", 30, 0, 86400, unit="s"),
-    Knob("tls.certificate", "secret", "PEM chain to serve TLS with; goes with tls.key."),
-    Knob("tls.key", "secret", "PEM key of that chain."),
+    Knob("server.processes", "integer", "Processes that share the port.", 1, 1, 256, needs="reload"),
+    Knob("server.workers", "integer", "Long runs at once in a process; unset: cores divided by threads and processes.",
+         None, 1, 1024, needs="reload"),
+    Knob("server.max_body", "integer", "Largest request.", 64 << 20, 1 << 10, 16 * _GIB, unit="bytes", needs="reload"),
+    Knob("server.max_in_flight", "integer", "Requests in progress or queued before 429.", 128, 1, 10**6,
+         unit="requests", needs="reload"),
+    Knob("server.max_connections", "integer", "Connections open at once.", 16384, 1, 10**6, unit="connections",
+         needs="reload"),
+    Knob("server.read_timeout", "number", "For a client to send a head, or to sit idle.", 75, 0.1, 86400, unit="s",
+         needs="reload"),
+    Knob("server.body_timeout", "number", "For a client to send a body.", 20, 0.1, 86400, unit="s", needs="reload"),
+    Knob("server.request_timeout", "number", "For an answer before 504; unset: no limit.", None, 0.001, 86400,
+         unit="s", needs="reload"),
+    Knob("server.drain", "number", "To finish requests after SIGTERM.", 30, 0, 86400, unit="s", needs="reload"),
+    Knob("auth.tokens", "secret", "File of bearer tokens, one a line; clients need one of them.", needs="reload"),
+    Knob("tls.certificate", "secret", "PEM chain to serve TLS with; goes with tls.key.", needs="reload"),
+    Knob("tls.key", "secret", "PEM key of that chain.", needs="reload"),
+    Knob("tls.client_ca", "secret", "PEM of the authorities that vouch for clients; each needs a certificate then.",
+         needs="reload"),
     Knob("runtime.threads", "integer", "Threads of one inference.", 1, 1, 1024, unit="threads"),
     Knob("log.level", "choice", "Least level that is logged; debug logs every request.", "info",
          choices=("debug", "info", "warning", "error")),
     Knob("log.format", "choice", "One JSON object or one readable line per event.", "json", choices=("json", "text")),
+    Knob("tracing.host", "host", "OpenTelemetry collector (OTLP over HTTP); unset: no traces.", needs="reload"),
+    Knob("tracing.port", "integer", "Port of the collector.", 4318, 1, 65535, needs="reload"),
+    Knob("tracing.ratio", "number", "Part of the requests that become spans, besides those of recorded traces.", 0.01,
+         0, 1, needs="reload"),
     Knob("metrics.labels", "labels", "Labels of the site, added to the metric packager_deployment_info.", {}),
 )  # fmt: skip
 
@@ -113,5 +134,5 @@ def check_together(values: Mapping[str, JSON]) -> None:
     """Refuse values that are allowed one by one and mean nothing together. Raises UsageError."""
     if ("tls.certificate" in values) != ("tls.key" in values):
         raise UsageError("`tls.certificate` and `tls.key` go together", hint="set both or neither")
-    if "tls.key" in values and "server.grpc_port" in values:
-        raise UsageError("gRPC is served without TLS", hint="unset `server.grpc_port`, or end TLS in a proxy")
+    if "tls.client_ca" in values and "tls.key" not in values:
+        raise UsageError("`tls.client_ca` needs TLS", hint="set `tls.certificate` and `tls.key` as well")

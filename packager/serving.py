@@ -18,7 +18,10 @@ from packager.errors import UsageError, did_you_mean
 from packager.knobs import Resolved
 
 CONFIG = "serve.json"
-SECRETS = {"tls.certificate": "--tls-certificate", "tls.key": "--tls-key"}
+SECRETS = {
+    "auth.tokens": "--tokens", "tls.certificate": "--tls-certificate", "tls.client_ca": "--tls-client-ca",
+    "tls.key": "--tls-key",
+}  # fmt: skip
 _SERVER = "packager.server"
 _MAIN = f"import sys\n\nfrom {_SERVER}.__main__ import main\n\nif __name__ == '__main__':\n    sys.exit(main())\n"
 
@@ -69,8 +72,10 @@ def _sources(folder: Path) -> Iterator[tuple[str, bytes]]:
 def config(bundle: Bundle, contract: JSON, target: str, prefix: str = "bundle") -> bytes:
     """Return `serve.json`: what the server is told about a target. `prefix` is where the bundle's files are to it."""
     about = contract["targets"][target]
+    promised = {key: contract[key] for key in ("ranges", "slo") if key in contract}
     return canonical.dump(
         {
+            **promised,
             "name": bundle.name,
             "version": bundle.version,
             "digest": bundle.digest,

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,9 @@ from packager.errors import UsageError
 if TYPE_CHECKING:
     from packager.bundle import Bundle
     from packager.knobs import Resolved, Schema, Wish
+
+
+HELD = "PACKAGER_HELD__"  # and the name of a variable: the descriptor that holds what it held
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,8 +71,28 @@ def secret_file(knob: str, reference: str) -> str:
             f"`{knob}`: `{reference}` is a secret of a cluster, and this is no pod",
             hint="mount it and give the mounted file as `file:/path`",
         )
+    if f"{HELD}{place}" in os.environ:
+        return f"/proc/self/fd/{os.environ[f'{HELD}{place}']}"
     if place not in os.environ:
         raise UsageError(f"`{knob}`: the variable `{place}` is not set", hint=f"{place}=… packager serve …")
-    descriptor = os.memfd_create(knob, 0)  # without MFD_CLOEXEC: it outlives `exec`, and no disk ever sees it
-    os.write(descriptor, os.environ[place].encode())
-    return f"/proc/self/fd/{descriptor}"
+    return f"/proc/self/fd/{_in_memory(place)}"
+
+
+def _in_memory(variable: str) -> int:
+    """Return a descriptor of a file that no disk ever sees; without MFD_CLOEXEC, so that it outlives `exec`."""
+    descriptor = os.memfd_create(variable, 0)
+    os.write(descriptor, os.environ[variable].encode())
+    return descriptor
+
+
+def forget(references: Iterable[str]) -> None:
+    """Start this command anew without the secrets that `references` name in its environment, if they name any.
+
+    Who may read /proc/PID/environ of a process that runs for months finds them no more; they are in memory files.
+    """
+    names = [name for kind, _, name in (text.partition(":") for text in references) if kind == "env"]
+    held = {name for name in names if name in os.environ}
+    if held:
+        kept = {name: value for name, value in os.environ.items() if name not in held}
+        files = {f"{HELD}{name}": str(_in_memory(name)) for name in held}
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**kept, **files})

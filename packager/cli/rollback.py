@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Make the release that served before the current one current again; the files of both stay where they are.
 
-A running server keeps what it has opened: restart it to serve the other release.
+A running `packager serve` changes over to it by itself; another server has to be restarted.
 """
 
 from __future__ import annotations
@@ -23,5 +23,5 @@ def main(args: argparse.Namespace, console: Console) -> int:
     from packager.install import roll_back
 
     release = roll_back(args.directory.absolute())
-    console.result({"release": str(release)}, f"current is {release.name}; restart the server to serve it")
+    console.result({"release": str(release)}, f"current is {release.name}; a running `packager serve` follows")
     return 0

@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Serve an installation: Open Inference Protocol v2 over HTTP and gRPC, health, Prometheus metrics.
 
-This command replaces itself by the server of the installed release, which runs on that release's own environment.
-SIGTERM drains and ends it. With --trust, --key or the like every file of the release is verified first.
+The server processes are those of the installed release and run on its own environment; this command watches over
+them. When `packager upgrade`, `install` or `rollback` makes another release current, processes of that release start
+beside the old ones and take over when they are ready: no request is lost. SIGHUP does the same with the same release,
+for new knobs, certificates and tokens. SIGTERM drains and ends all. With --trust, --key or the like every file of a
+release is verified before it is served.
 Knobs come from the bundle, the installation, --values, PACKAGER_KNOB__…, --set, the later over the earlier;
 GET /v2/knobs shows them.
 """
@@ -10,22 +13,33 @@ GET /v2/knobs shows them.
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from packager.canonical import JSON
 from packager.cli import _knobs
 from packager.cli import options as trust
 from packager.cli.console import Console
+
+if TYPE_CHECKING:
+    from packager.server.supervisor import Plan
 
 HELP = "serve an installed bundle (Open Inference Protocol v2)"
 EXAMPLES = """  packager serve /srv/digits
   packager serve /srv/digits --port 9000 --threads 4 --trust acme.trust
   packager serve /srv/digits --grpc-port 8001
+  packager serve /srv/digits --set server.processes=4 --set auth.tokens=file:/etc/digits/tokens
   packager serve /srv/digits --values berlin.yaml --set log.level=debug
   PACKAGER_KNOB__SERVER__MAX_IN_FLIGHT=32 packager serve /srv/digits
   curl http://127.0.0.1:8000/v2/health/ready"""
 
-_KEPT = ("PATH", "HOME", "LANG", "TZ", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID")
+_KEPT = ("PATH", "HOME", "LANG", "TZ", "TMPDIR")
+_SUPERVISED = Path("app", "packager", "server", "supervisor.py")
 _FLAGS = {"host": "server.host", "port": "server.port", "grpc-port": "server.grpc_port", "threads": "runtime.threads"}
 
 
@@ -38,18 +52,81 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
-    from packager.install import current, server_command
+    from packager import serving
+    from packager.errors import SourceError
+    from packager.install import CURRENT, current
+    from packager.server.errors import StartError
+    from packager.server.supervisor import Supervisor
+    from packager.server.systemd import VARIABLES
+    from packager.server.systemd import Supervisor as Systemd
 
     release = current(args.directory)
+    if not (release / _SUPERVISED).is_file():  # its server is from before there was a supervisor
+        command, environment = _command(release, args, console)[0], _clean(*VARIABLES)
+        os.execve(command[0], command, environment)
+    values = _options(release, args)[1]
+    _knobs.forget(str(values[knob]) for knob in serving.SECRETS if knob in values)
+    link = args.directory / CURRENT
+    say = _Log()
+    try:
+        systemd = Systemd.from_environment(os.environ, os.getpid())
+        return Supervisor(lambda: _plan(args, console, say), link.readlink, say, systemd).run()
+    except StartError as error:
+        raise SourceError(error.message, hint=error.hint) from None
+
+
+def _clean(*more: str) -> dict[str, str]:
+    return {name: os.environ[name] for name in (*_KEPT, *more) if name in os.environ}
+
+
+def _plan(args: argparse.Namespace, console: Console, say: _Log) -> Plan:
+    """Return how to serve what is current now. Raises PackagerError."""
+    from packager.errors import UsageError
+    from packager.install import current
+    from packager.server.supervisor import Plan
+
+    release = current(args.directory)
+    if not (release / _SUPERVISED).is_file():
+        raise UsageError(f"`{release.name}` was installed by an older packager", hint="restart `packager serve`")
+    command, values = _command(release, args, console)
+    say.form = str(values.get("log.format", "json"))
+    grpc_port = values.get("server.grpc_port")
+    return Plan(
+        tuple(command), release.name, int(values.get("server.processes", 1)), str(values["server.host"]),
+        int(values["server.port"]), None if grpc_port is None else int(grpc_port),
+        float(values["server.drain"]), _clean(),
+    )  # fmt: skip
+
+
+def _command(release: Path, args: argparse.Namespace, console: Console) -> tuple[list[str], Mapping[str, JSON]]:
+    from packager.install import server_command
+
     if trust.wants_trust(args):
         _verify(release, args, console)
-    command = server_command(release, _options(release, args))
-    clean = {name: os.environ[name] for name in _KEPT if name in os.environ}
-    os.execve(command[0], command, clean)
+    options, values = _options(release, args)
+    return server_command(release, options), values
 
 
-def _options(release: Path, args: argparse.Namespace) -> list[str]:
-    """Return what the server is told: all knobs in one document, and where its secrets are."""
+class _Log:
+    """Writes what the supervisor says as the server writes its events."""
+
+    form = "json"
+
+    def __call__(self, name: str, level: int = 20, **fields: object) -> None:
+        words = {20: "info", 30: "warning", 40: "error"}
+        time = datetime.now(UTC).isoformat(timespec="milliseconds")
+        if self.form == "json":
+            line = json.dumps({"time": time, "level": words[level], "event": name, **fields}, separators=(",", ":"))
+        else:
+            line = " ".join(
+                [time, words[level], name, *(f"{key}={json.dumps(value)}" for key, value in fields.items())]
+            )
+        sys.stderr.write(f"{line}\n")
+        sys.stderr.flush()
+
+
+def _options(release: Path, args: argparse.Namespace) -> tuple[list[str], Mapping[str, JSON]]:
+    """Return what the server is told, all knobs in one document and where its secrets are; and the values."""
     from packager import serving
     from packager.install import KNOBS, installed_bundle, installed_wishes
     from packager.knobs import Wish
@@ -60,15 +137,12 @@ def _options(release: Path, args: argparse.Namespace) -> list[str]:
         args, installed_bundle(release), environment=True, before=installed_wishes(release), after=short
     )
     if not (release / KNOBS).is_file():  # its server is from before knobs
-        return [
-            word
-            for flag, knob in _FLAGS.items()
-            if knob in found.values
-            for word in (f"--{flag}", str(found.values[knob]))
-        ]
+        words = [word for flag, knob in _FLAGS.items() if knob in found.values
+                 for word in (f"--{flag}", str(found.values[knob]))]  # fmt: skip
+        return words, found.values
     secrets = [f"{option}={_knobs.secret_file(knob, found.values[knob])}" for knob, option in serving.SECRETS.items()
                if knob in found.values]  # fmt: skip
-    return [f"--knobs={serving.document(found)}", *secrets]
+    return [f"--knobs={serving.document(found)}", *secrets], found.values
 
 
 def _verify(release: Path, args: argparse.Namespace, console: Console) -> None:

@@ -3,7 +3,7 @@
 
 The canary is the new release's own server on a loopback port. If it does not start, refuses a vector or answers other
 than the contract says, nothing changes and the exit code is 1. Knobs of the current release are kept; --values and
---set go over them. A running server serves the old release until it is restarted; `packager rollback` switches back.
+--set go over them. A running `packager serve` changes over by itself; `packager rollback` switches back.
 """
 
 from __future__ import annotations
@@ -50,5 +50,6 @@ def main(args: argparse.Namespace, console: Console) -> int:
         )  # fmt: skip
     value = {"name": done.name, "version": done.version, "digest": done.digest, "knobs": knobs.digest,
              "release": str(done.directory), "before": release.name}  # fmt: skip
-    console.result(value, f"current is {done.directory.name}, it was {release.name}; restart the server to serve it")
+    text = f"current is {done.directory.name}, it was {release.name}; a running `packager serve` follows"
+    console.result(value, text)
     return 0

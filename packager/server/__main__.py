@@ -14,27 +14,40 @@ import argparse
 import asyncio
 import logging.config
 import os
+import resource
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
-from packager.server import config, logs
+from packager.server import config, logs, systemd
+from packager.server.batching import Policy
+from packager.server.engine import Work
 from packager.server.errors import StartError
 from packager.server.gate import Limits
+from packager.server.guard import Guard
+from packager.server.inherited import Inherited
 from packager.server.knobs import Knobs
+from packager.server.rpc import Credentials
 from packager.server.serve import Settings, serve
-from packager.server.systemd import Supervisor
+from packager.server.supervisor import Plan, Supervisor
+from packager.server.traces import Collector
+
+_OTHER_FILES = 64  # descriptors that are not connections of clients
 
 
 def main(argv: list[str] | None = None) -> NoReturn:
     """Run the server until a signal and end the process."""
-    arguments = _arguments(argv)
+    words = sys.argv[1:] if argv is None else argv
+    arguments = _arguments(words)
     logging.config.dictConfig(logs.settings(arguments.log_level, arguments.log_format))
     code = 0
     try:
-        settings = _settings(arguments)
-        asyncio.new_event_loop().run_until_complete(serve(_config(arguments), settings))
+        if arguments.processes > 1 and arguments.inherited is None:
+            code = _supervise(arguments, words)
+        else:
+            asyncio.new_event_loop().run_until_complete(serve(_config(arguments), _settings(arguments)))
     except StartError as error:
         hint = f"hint: {error.hint}\n" if error.hint else ""
         sys.stderr.write(f"error: {error.message}\n{hint}")
@@ -45,11 +58,24 @@ def main(argv: list[str] | None = None) -> NoReturn:
     os._exit(code)
 
 
+def _supervise(arguments: argparse.Namespace, words: list[str]) -> int:
+    """Run several of this program on one socket. Raises StartError."""
+    program = [sys.executable, "-I", sys.argv[0]] if sys.flags.isolated else [sys.executable, "-m", "packager.server"]
+    plan = Plan(
+        (*program, *words), str(arguments.config), arguments.processes, arguments.host, arguments.port,
+        arguments.grpc_port, arguments.drain, dict(os.environ),  # noqa: TID251 - handed on as it is
+    )  # fmt: skip
+    return Supervisor(lambda: plan, lambda: None, logs.event, _systemd()).run()
+
+
 _KNOBS = {
-    "batch.max": "max_batch", "server.host": "host", "server.port": "port", "server.grpc_port": "grpc_port",
-    "server.workers": "workers",
+    "batch.max": "max_batch", "batch.rows": "batch_rows", "batch.window": "batch_window",
+    "server.host": "host", "server.port": "port", "server.grpc_port": "grpc_port",
+    "server.processes": "processes", "server.workers": "workers",
     "server.max_body": "max_body", "server.max_in_flight": "max_in_flight",
-    "server.max_connections": "max_connections", "server.read_timeout": "read_timeout", "server.drain": "drain",
+    "server.max_connections": "max_connections", "server.read_timeout": "read_timeout",
+    "server.body_timeout": "body_timeout", "server.request_timeout": "request_timeout", "server.drain": "drain",
+    "tracing.host": "tracing_host", "tracing.port": "tracing_port", "tracing.ratio": "tracing_ratio",
     "runtime.threads": "threads", "log.level": "log_level", "log.format": "log_format",
 }  # fmt: skip
 
@@ -63,6 +89,8 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     arguments = parser.parse_args(argv)
     if bool(arguments.tls_certificate) != bool(arguments.tls_key):
         parser.error("--tls-certificate and --tls-key go together")
+    if arguments.tls_client_ca and not arguments.tls_key:
+        parser.error("--tls-client-ca needs --tls-certificate and --tls-key")
     return arguments
 
 
@@ -86,15 +114,32 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--max-in-flight", type=_number(int, 1, 10**6), default=limits.max_in_flight,
-        help="requests before 503 (%(default)s)",
+        help="requests in progress or queued before 429 (%(default)s)",
     )  # fmt: skip
     parser.add_argument(
         "--max-connections", type=_number(int, 1, 10**6), default=limits.connections, help="(%(default)s)"
     )
     parser.add_argument(
         "--read-timeout", type=_number(float, 0.1, 86400), default=limits.read_timeout,
-        help="seconds for a client to send a head or a body, or to sit idle (%(default)s)",
+        help="seconds for a client to send a head, or to sit idle (%(default)s)",
     )  # fmt: skip
+    parser.add_argument(
+        "--body-timeout", type=_number(float, 0.1, 86400), default=limits.body_timeout,
+        help="seconds for a client to send a body (%(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--request-timeout", type=_number(float, 0.001, 86400), default=None,
+        help="seconds for an answer before 504 (no limit)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--processes", type=_number(int, 1, 1024), default=1, help="processes on one port (%(default)s)"
+    )
+    parser.add_argument(
+        "--batch-rows", type=_number(int, 1, 2**31), default=2**31, help="rows of one run that requests share"
+    )
+    parser.add_argument(
+        "--batch-window", type=_number(float, 0, 1000), default=0.0, help="milliseconds to wait for company (0)"
+    )
     parser.add_argument(
         "--drain", type=_number(float, 0, 86400), default=30.0, help="seconds to finish on SIGTERM (%(default)s)"
     )
@@ -103,6 +148,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--max-batch", type=_number(int, 1, 2**31), default=None, help="rows of one request")
     parser.add_argument("--tls-certificate", type=Path, metavar="PEM", help="serve TLS with this chain")
     parser.add_argument("--tls-key", type=Path, metavar="PEM", help="and this key")
+    parser.add_argument("--tls-client-ca", type=Path, metavar="PEM", help="clients need a certificate of these CAs")
+    parser.add_argument("--tokens", type=Path, metavar="FILE", help="clients need one of these bearer tokens")
+    parser.add_argument("--tracing-host", help="send spans to the OpenTelemetry collector there (none)")
+    parser.add_argument("--tracing-port", type=_number(int, 1, 65535), default=4318, help="(%(default)s)")
+    parser.add_argument("--tracing-ratio", type=_number(float, 0, 1), default=0.01, help="of requests (%(default)s)")
+    parser.add_argument("--inherited", type=_inherited, default=None, metavar="FDS", help=argparse.SUPPRESS)
+    parser.add_argument("--standby", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--knobs", type=Knobs.parse, default=Knobs(), metavar="JSON", help="see the module's text")
     return parser
 
@@ -118,27 +170,60 @@ def _number(kind: type[int] | type[float], low: float, high: float) -> Callable[
     return parse
 
 
+def _inherited(text: str) -> Inherited:
+    listener, line = map(int, text.split(","))
+    return Inherited(listener, line)
+
+
 def _settings(arguments: argparse.Namespace) -> Settings:
     cores = len(os.sched_getaffinity(0))
+    own = arguments.inherited
     return Settings(
         host=arguments.host,
         port=arguments.port,
         grpc_port=arguments.grpc_port,
-        threads=arguments.threads,
-        workers=arguments.workers or max(1, cores // arguments.threads),
+        work=Work(
+            workers=arguments.workers or max(1, cores // (arguments.threads * arguments.processes)),
+            threads=arguments.threads,
+            batch=Policy(arguments.batch_rows, arguments.batch_window / 1000),
+        ),
         drain=arguments.drain,
         log_level=arguments.log_level,
         log_format=arguments.log_format,
         knobs=arguments.knobs,
-        tls=(arguments.tls_certificate, arguments.tls_key) if arguments.tls_key else None,
-        supervisor=Supervisor.from_environment(os.environ, os.getpid()),  # noqa: TID251 - this is its command line
+        tls=_credentials(arguments),
+        guard=Guard.read(arguments.tokens) if arguments.tokens else Guard(),
+        collector=Collector(arguments.tracing_host, arguments.tracing_port, arguments.tracing_ratio)
+        if arguments.tracing_host
+        else None,
+        inherited=replace(own, standby=arguments.standby) if own else None,
+        supervisor=systemd.Supervisor() if own else _systemd(),
         limits=Limits(
             max_body=arguments.max_body,
             max_in_flight=arguments.max_in_flight,
-            connections=arguments.max_connections,
+            connections=_connections(arguments.max_connections),
             read_timeout=arguments.read_timeout,
+            body_timeout=arguments.body_timeout,
+            request_timeout=arguments.request_timeout,
         ),
     )
+
+
+def _systemd() -> systemd.Supervisor:
+    return systemd.Supervisor.from_environment(os.environ, os.getpid())  # noqa: TID251 - this is its command line
+
+
+def _credentials(arguments: argparse.Namespace) -> Credentials | None:
+    if not arguments.tls_key:
+        return None
+    return Credentials(arguments.tls_certificate, arguments.tls_key, arguments.tls_client_ca)
+
+
+def _connections(wanted: int) -> int:
+    """Return how many connections the process can have, having asked for as many descriptors as it may."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    return wanted if most == resource.RLIM_INFINITY else max(1, min(wanted, most - _OTHER_FILES))
 
 
 if __name__ == "__main__":

@@ -6,17 +6,17 @@ What a client can make this server hold, and what stops it:
 | | bound |
 | --- | --- |
 | one body | `max_body` bytes, told by Content-Length or counted while chunks arrive; inflated size too: 413 |
-| all bodies in memory | `4 * max_body` bytes: 503 |
-| requests admitted | `max_in_flight`: 503 with `retry-after` |
-| time to send a body | `read_timeout` seconds: 408 |
+| all bodies in memory | `4 * max_body` bytes, a long JSON document counted twenty times, as it grows so: 429 |
+| requests in flight, queued ones included | `max_in_flight`: 429 with `retry-after` |
+| time to send a body | `body_timeout` seconds: 408; a request that is still arriving takes no place in flight |
+| time for an answer | `request_timeout`, or less if the client's `x-request-timeout` (seconds) says so: 504 |
 | time to send a head, or to sit idle | `read_timeout` seconds, then closed, by granian |
 | one head | between 64 and 128 KiB, or 100 fields: 431 by granian |
 | connections | `connections`; further ones wait in the kernel's queue |
 
-What it does not bound: how long a client takes to read an answer (granian has no write timeout; such a client keeps
-one connection and one answer until it goes away), connections or requests per second of one client, and the factor
-by which a JSON body grows when parsed (up to about twenty; binary bodies do not grow). A server that strangers can
-reach belongs behind a proxy that has those limits; so does TLS.
+A client that leaves while its request waits for a run takes the request with it. What is not bounded: how long a
+client takes to read an answer (granian has no write timeout; such a client keeps one connection and one answer until
+it goes away), and connections or requests per second of one client: a proxy has those limits.
 """
 
 from __future__ import annotations
@@ -24,32 +24,29 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import orjson
 from granian.rsgi import HTTPProtocol, ProtocolClosed, Scope
 
-from packager.server import bodies, extensions, model, protocol
-from packager.server.config import Config
+from packager.server import batching, bodies, extensions, protocol
+from packager.server.engine import Engine
 from packager.server.errors import RequestError, quote
-from packager.server.gate import Gate, Lease, Limits, overload
-from packager.server.knobs import Knobs
+from packager.server.gate import Lease
+from packager.server.guard import Guard
 from packager.server.logs import LOGGER, event
-from packager.server.metrics import Metrics
-from packager.server.model import Session, WarmUp
+from packager.server.protocol import Request
 from packager.server.tensors import Array
 
 # JSON is parsed and written at about 100 MB/s: a longer document would hold up the event loop for a millisecond.
 _INLINE_DOCUMENT_BYTES = 2**16
-# Run time may depend on values, which no warm-up shows. A run in the event loop this long was a mistake, not a hiccup.
-_MISTAKE_SECONDS = 0.05
 _CLIENT_CLOSED = 499  # nginx's code for a client that left; only counted, there is nobody to send it to
 _JSON = [("content-type", "application/json")]
 _BINARY = ("content-type", "application/octet-stream")
+_OPEN = "health"  # the route that needs no token: probes have none
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +77,7 @@ class Question:
     body: bytes
     encoding: str
     header_length: str | None
+    lease: Lease
 
     @property
     def document_bytes(self) -> int:
@@ -87,22 +85,18 @@ class Question:
         told = self.header_length or ""
         return min(int(told), len(self.body)) if told.isdecimal() and len(told) <= 18 else len(self.body)
 
+    @property
+    def brief(self) -> bool:
+        """Whether reading it is short enough for the event loop."""
+        return self.document_bytes <= _INLINE_DOCUMENT_BYTES and not self.encoding
+
 
 class App:
-    """One model, served. `load` makes it ready; `drain` makes it not ready and waits for the last answer."""
+    """One engine over HTTP."""
 
-    def __init__(self, config: Config, limits: Limits, workers: int, knobs: Knobs | None = None) -> None:
-        self._config = config
-        self._knobs = knobs or Knobs()
-        self._gate = Gate(limits)
-        self._metrics = Metrics()
-        self._metrics.in_flight.set_function(lambda: self._gate.in_flight)
-        self._metrics.ready.set_function(lambda: self.ready)
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="run")
-        self._session: Session | None = None
-        self._warm_up = WarmUp(0.0, 0)
-        self._draining = False
-        self._base = f"/v2/models/{config.name}"
+    def __init__(self, engine: Engine, guard: Guard) -> None:
+        self._engine, self._guard = engine, guard
+        self._base = f"/v2/models/{engine.config.name}"
         self._routes = self._table()
 
     def _table(self) -> dict[str, Route]:
@@ -114,7 +108,7 @@ class App:
             "/v2/knobs": Route("server", read, self._describe_knobs),
             "/metrics": Route("metrics", read, self._exposition),
         }
-        for path in (self._base, f"{self._base}/versions/{self._config.version}"):
+        for path in (self._base, f"{self._base}/versions/{self._engine.config.version}"):
             table[path] = Route("model", read, self._describe_model)
             table[f"{path}/ready"] = Route("health", read, self._readiness)
             table[f"{path}/infer"] = Route("infer", ("POST",), self._infer)
@@ -122,93 +116,28 @@ class App:
             table[f"{path}/stats"] = Route("model", read, self._describe_statistics)
         return table
 
-    @property
-    def ready(self) -> bool:
-        """Whether requests are welcome: after warm-up, before shutdown."""
-        return self._session is not None and not self._draining
-
-    @property
-    def config(self) -> Config:
-        """What is served."""
-        return self._config
-
-    @property
-    def in_flight(self) -> int:
-        """Inference requests admitted and not yet answered."""
-        return self._gate.in_flight
-
-    async def load(self, threads: int) -> tuple[Session, WarmUp]:
-        """Open and warm up the model on a worker thread. Raises StartError."""
-        loop, config = asyncio.get_running_loop(), self._config
-        session = await loop.run_in_executor(self._pool, model.load, config, threads)
-        self._warm_up = await loop.run_in_executor(self._pool, model.warm_up, session, config.interface)
-        self._metrics.describe(
-            name=config.name, version=config.version, digest=config.digest, target=config.target,
-            runtime=config.runtime, runtime_version=session.version, provider=session.provider,
-        )  # fmt: skip
-        self._metrics.deploy(config.digest, self._knobs.digest, self._knobs.labels)
-        self._session = session
-        return session, self._warm_up
-
-    async def drain(self) -> None:
-        """Turn readiness off and return when no inference request is in flight.
-
-        Requests that still arrive are served, and told that their connection closes: refusing them would fail
-        clients that have not yet heard of the shutdown.
-        """
-        self._draining = True
-        await self._gate.idle()
-
-    # what the gRPC side shares; it calls from its own threads
-
-    def count(self, route: str, status: int) -> None:
-        """Count an answer of another transport; `status` is the HTTP status it would have had."""
-        self._metrics.requests.labels(route, status).inc()
-
-    def check_address(self, model: str, version: str) -> None:
-        """Raise RequestError unless this server has that model; an empty version means any."""
-        if model != self._config.name:
-            raise self._not_found(f"/v2/models/{model}")
-        if version not in ("", self._config.version):
-            raise self._not_found(f"{self._base}/versions/{version}")
-
-    def encoded_statistics(self) -> bytes:
-        """Return the statistics as the gRPC side sends them."""
-        return extensions.encoded_statistics(self._config, self._metrics)
-
-    @contextmanager
-    def admitted(self) -> Iterator[Lease]:
-        """Admit and time one inference request. Raises RequestError."""
-        if self._session is None:
-            raise overload("the model is still loading")
-        with self._gate.admit() as lease, self._metrics.duration.time():
-            yield lease
-
-    def compute(self, request: protocol.Request) -> dict[str, Array]:
-        """Run the model on a checked request, on the calling thread; return the results by name."""
-        session, metrics = self._session, self._metrics
-        if session is None:
-            raise overload("the model is still loading")
-        metrics.rows.observe(request.rows)
-        started = time.perf_counter()
-        arrays = session.run(dict(request.feeds))
-        metrics.run.observe(time.perf_counter() - started)
-        return {port.name: array for port, array in zip(session.outputs, arrays, strict=True)}
-
     async def __rsgi__(self, scope: Scope, proto: HTTPProtocol) -> None:
         """Answer one request; granian calls this."""
         route = self._routes.get(scope.path)
+        span = self._engine.tracer.begin(scope.headers.get("traceparent")) if route and route.name == "infer" else None
+        status = _CLIENT_CLOSED
         try:
             response = await self._answer(route, scope, proto)
+            status = response.status
         except ProtocolClosed:
-            self._count(route, _CLIENT_CLOSED, scope)
             return
-        self._count(route, response.status, scope)
-        headers = [*response.headers, ("connection", "close")] if self._draining else response.headers
+        finally:
+            self._count(route, status, scope)
+            if span:
+                told = {"url.path": scope.path, "http.request.method": scope.method}
+                self._engine.tracer.end(span, "infer", status, **told)
+        headers = [*response.headers, ("connection", "close")] if self._engine.draining else response.headers
         proto.response_bytes(response.status, headers, response.body)
 
     async def _answer(self, route: Route | None, scope: Scope, proto: HTTPProtocol) -> Response:
         try:
+            if route is None or route.name != _OPEN:
+                self._guard.check(scope.headers.get("authorization"))
             if route is None:
                 raise self._not_found(scope.path)
             if scope.method not in route.methods:
@@ -216,7 +145,8 @@ class App:
                 return _refusal(405, f"expected method {allowed}, got {quote(scope.method)}", ("allow", allowed))
             return await route.handler(scope, proto)
         except RequestError as error:
-            extra = [("retry-after", "1")] if error.status == 503 else []
+            extra = [("retry-after", str(error.retry_after))] if error.retry_after else []
+            extra += [("www-authenticate", "Bearer")] if error.status == 401 else []
             return _refusal(error.status, error.message, *extra)
         except ProtocolClosed:
             raise
@@ -225,19 +155,17 @@ class App:
             return _refusal(500, "the request failed inside the server; its log has the reason")
 
     def _count(self, route: Route | None, status: int, scope: Scope) -> None:
-        self._metrics.requests.labels("other" if route is None else route.name, status).inc()
+        self._engine.metrics.count("other" if route is None else route.name, status)
         if LOGGER.isEnabledFor(logging.DEBUG):
             event("request", logging.DEBUG, method=scope.method, path=scope.path, status=status, client=scope.client)
 
     def _not_found(self, path: str) -> RequestError:
         parts = path.split("/")
-        message = f"unknown path {quote(path)}"
-        if path.startswith("/v2/models/") and parts[3] != self._config.name:
-            # Triton's clients know an unknown model by the first words
-            message = f"Request for unknown model {quote(parts[3])}: this server has {quote(self._config.name)}"
-        elif path.startswith(f"{self._base}/versions/") and parts[5] != self._config.version:
-            message = f"unknown version {quote(parts[5])}: this server has {quote(self._config.version)}"
-        return RequestError(message, status=404)
+        if path.startswith("/v2/models/") and parts[3] != self._engine.config.name:
+            return self._engine.elsewhere(parts[3], "")
+        if path.startswith(f"{self._base}/versions/") and parts[5] != self._engine.config.version:
+            return self._engine.elsewhere(parts[3], parts[5])
+        return RequestError(f"unknown path {quote(path)}", status=404)
 
     async def _describe_server(self, scope: Scope, proto: HTTPProtocol) -> Response:
         return _json(
@@ -245,20 +173,21 @@ class App:
         )
 
     async def _describe_knobs(self, scope: Scope, proto: HTTPProtocol) -> Response:
-        return _json(self._knobs.to_json())
+        return _json(self._engine.knobs.to_json())
 
     async def _live(self, scope: Scope, proto: HTTPProtocol) -> Response:
         return _json({"live": True})
 
     async def _readiness(self, scope: Scope, proto: HTTPProtocol) -> Response:
-        return _json({"ready": self.ready}, 200 if self.ready else 503)
+        ready = self._engine.ready
+        return _json({"ready": ready}, 200 if ready else 503)
 
     async def _exposition(self, scope: Scope, proto: HTTPProtocol) -> Response:
-        body, content_type = self._metrics.render(scope.headers.get("accept", ""))
+        body, content_type = self._engine.metrics.render(scope.headers.get("accept", ""))
         return Response(200, [("content-type", content_type)], body)
 
     async def _describe_model(self, scope: Scope, proto: HTTPProtocol) -> Response:
-        config = self._config
+        config, knobs = self._engine.config, self._engine.knobs
         parameters = {"digest": config.digest, "target": config.target}
         return _json(
             {
@@ -267,54 +196,86 @@ class App:
                 "platform": f"{config.runtime}_onnx",
                 "inputs": [tensor.to_json() for tensor in config.interface.inputs],
                 "outputs": [tensor.to_json() for tensor in config.interface.outputs],
-                "parameters": parameters | ({"knobs": self._knobs.digest} if self._knobs.digest else {}),
+                "parameters": parameters | ({"knobs": knobs.digest} if knobs.digest else {}),
             }
         )
 
     async def _describe_configuration(self, scope: Scope, proto: HTTPProtocol) -> Response:
-        return _json(extensions.configuration(self._config))
+        return _json(extensions.configuration(self._engine.config))
 
     async def _describe_statistics(self, scope: Scope, proto: HTTPProtocol) -> Response:
-        return _json(extensions.statistics(self._config, self._metrics))
+        return _json(extensions.statistics(self._engine.config, self._engine.metrics))
 
     async def _infer(self, scope: Scope, proto: HTTPProtocol) -> Response:
-        with self.admitted() as lease:
-            headers = scope.headers
+        engine, headers = self._engine, scope.headers
+        deadline = engine.deadline(_seconds(headers.get("x-request-timeout")))
+        with engine.arriving() as lease:
             encoding = bodies.encoding(headers)
             body = await bodies.read(headers, proto, lease)
-            question = Question(body, encoding, headers.get("inference-header-content-length"))
-            if self._short(question):
-                return self._run_inline(question)
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._pool, self._run, question)
+            question = Question(body, encoding, headers.get("inference-header-content-length"), lease)
+            with engine.gate.admit():
+                if question.brief and len(body) <= engine.inline_bytes:
+                    request = self._read(question)
+                    return self._render(request, engine.inline(request))
+                return await self._queued(question, proto, deadline)
 
-    def _short(self, question: Question) -> bool:
-        return (
-            len(question.body) <= self._warm_up.inline_bytes
-            and question.document_bytes <= _INLINE_DOCUMENT_BYTES
-            and not question.encoding
-        )
+    async def _queued(self, question: Question, proto: HTTPProtocol, deadline: float | None) -> Response:
+        """Answer a request that takes long, on other threads, as long as somebody waits for it."""
+        loop, engine = asyncio.get_running_loop(), self._engine
+        if question.brief:
+            request = self._read(question)
+        else:
+            request = await loop.run_in_executor(engine.pool, self._read, question)
+        results = engine.named(await _awaited(engine.queue(request, deadline), proto, deadline))
+        if sum(results[wanted.name].nbytes for wanted in request.wanted if not wanted.binary) <= _INLINE_DOCUMENT_BYTES:
+            return self._render(request, results)
+        return await loop.run_in_executor(engine.pool, self._render, request, results)
 
-    def _run_inline(self, question: Question) -> Response:
-        started = time.perf_counter()
-        response = self._run(question)
-        spent = time.perf_counter() - started
-        if spent > _MISTAKE_SECONDS:
-            self._warm_up = replace(self._warm_up, inline_bytes=0)
-            event("runs moved to threads", logging.WARNING, took_ms=round(spent * 1000, 1))
-        return response
-
-    def _run(self, question: Question) -> Response:
-        """Answer an inference request; called in the event loop or on a worker thread."""
-        config = self._config
-        body = bodies.inflate(question.body, question.encoding, self._gate.limits.max_body)
+    def _read(self, question: Question) -> Request:
+        lease, interface = question.lease, self._engine.config.interface
+        body = bodies.inflate(question.body, question.encoding, lease.gate.limits.max_body, lease.take)
         length = protocol.header_length(question.header_length, len(body))
-        request = protocol.parse(body, length, config.interface)
-        reply = protocol.render(request, self.compute(request), config.name, config.version)
+        lease.grow(len(body) if length is None else length)
+        return protocol.parse(body, length, interface)
+
+    def _render(self, request: Request, results: dict[str, Array]) -> Response:
+        config = self._engine.config
+        reply = protocol.render(request, results, config.name, config.version)
         if reply.header_length is None:
             return Response(200, _JSON, reply.body)
         length_field = ("inference-header-content-length", str(reply.header_length))
         return Response(200, [_BINARY, length_field], reply.body)
+
+
+async def _awaited(
+    answer: Future[Sequence[Array]], proto: HTTPProtocol, deadline: float | None
+) -> Sequence[Array]:  # fmt: skip
+    """Wait for an answer until its deadline, or until the client leaves; what has not begun to run is then not run.
+
+    Raises RequestError with status 504, and ProtocolClosed.
+    """
+    result = asyncio.wrap_future(answer)
+    gone = asyncio.ensure_future(proto.client_disconnect())
+    left = None if deadline is None else max(0.0, deadline - time.monotonic())
+    try:
+        await asyncio.wait((result, gone), timeout=left, return_when=asyncio.FIRST_COMPLETED)
+        if result.done():
+            return result.result()
+        if gone.done():
+            raise ProtocolClosed
+        raise batching.late()
+    finally:
+        gone.cancel()
+        result.cancel()
+
+
+def _seconds(value: str | None) -> float | None:
+    """Read `x-request-timeout`. Raises RequestError."""
+    if value is None:
+        return None
+    if not (len(value) <= 18 and value.isascii() and value.replace(".", "", 1).isdigit()):
+        raise RequestError(f"`X-Request-Timeout`: expected seconds, got {quote(value)}")
+    return float(value)
 
 
 def _json(value: Any, status: int = 200) -> Response:

@@ -4,17 +4,20 @@
     {"name": "digits", "version": "1.4.0", "digest": "sha256:…", "runtime": "onnxruntime",
      "target": "onnxruntime-cpu-fp32", "device": "cpu", "artefact": "targets/onnxruntime-cpu-fp32/model.onnx",
      "interface": {"inputs": [{"name": "x", "dtype": "float32", "shape": ["batch", 1, 8, 8]}], "outputs": […],
-                   "dimensions": {"batch": {"min": 1, "max": 64}}}}
+                   "dimensions": {"batch": {"min": 1, "max": 64}}},
+     "ranges": {"x": [0, 1]}, "slo": {"p99_ms": 5}}
 
-`artefact` is relative to the configuration's own directory. `device` is `cpu` where it is left out. Unknown keys are
-refused.
+`artefact` is relative to the configuration's own directory. `device` is `cpu` where it is left out; `ranges` (values
+that make sense, by input) and `slo` may be left out. Unknown keys are refused.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import orjson
 
@@ -38,6 +41,8 @@ class Config:
     device: str
     artefact: Path
     interface: Interface
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    p99_seconds: float | None = None
 
     def with_rows(self, most: int | None) -> Config:
         """Return this configuration with requests of at most `most` rows; None changes nothing."""
@@ -58,7 +63,7 @@ def read(path: Path) -> Config:
 
 
 def _parse(data: bytes, directory: Path) -> Config:
-    fields = record(orjson.loads(data), "the document", _KEYS, optional={"device"})
+    fields = record(orjson.loads(data), "the document", _KEYS, optional={"device", "ranges", "slo"})
     words = {key: text(fields[key], key) for key in sorted(_KEYS - {"interface"})}
     if not _RUNTIME.fullmatch(words["runtime"]):
         raise ValueError(f"`runtime`: expected the name of a runtime, got {quote(words['runtime'])}")
@@ -71,4 +76,25 @@ def _parse(data: bytes, directory: Path) -> Config:
         device=text(fields.get("device", "cpu"), "device"),
         artefact=directory / words["artefact"],
         interface=Interface.from_json(fields["interface"]),
+        ranges=_ranges(fields.get("ranges", {})),
+        p99_seconds=_p99(fields.get("slo", {})),
     )
+
+
+def _ranges(value: Any) -> dict[str, tuple[float, float]]:
+    if not isinstance(value, dict) or not all(_is_range(item) for item in value.values()):
+        raise ValueError("`ranges`: expected pairs of numbers")
+    return {name: (float(low), float(high)) for name, (low, high) in value.items()}
+
+
+def _is_range(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(type(item) in (int, float) for item in value)
+
+
+def _p99(value: Any) -> float | None:
+    if not isinstance(value, dict):
+        raise ValueError("`slo` is not an object")
+    most = value.get("p99_ms")
+    if most is not None and (type(most) not in (int, float) or most <= 0):
+        raise ValueError("`slo.p99_ms`: expected milliseconds")
+    return None if most is None else most / 1000

@@ -8,12 +8,16 @@ from collections.abc import Iterable
 
 
 class RequestError(Exception):
-    """A request is refused; `status` is the HTTP status, the message is what the client reads."""
+    """A request is refused; `status` is the HTTP status, the message is what the client reads.
 
-    def __init__(self, message: str, *, status: int = 400) -> None:
+    `retry_after` is in seconds, for a request that may succeed then.
+    """
+
+    def __init__(self, message: str, *, status: int = 400, retry_after: int | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.status = status
+        self.retry_after = retry_after
 
 
 class StartError(Exception):

@@ -1,10 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who may come in: how many requests at once, and how many bytes of theirs are held."""
+"""Who may come in: how many requests at once, and how many bytes of theirs are held.
+
+A request that is still arriving holds bytes but no place: clients that send slowly keep nobody else out.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +17,9 @@ from dataclasses import dataclass
 from packager.server.errors import RequestError
 
 _LOOK_SECONDS = 0.01
+_SMOOTH = 0.1
+_SMALL_DOCUMENT = 2**16
+_GROWTH = 20  # Python's lists of numbers against their text, at worst
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +28,10 @@ class Limits:
 
     max_body: int = 64 * 2**20
     max_in_flight: int = 128
-    connections: int = 1024
+    connections: int = 16384
     read_timeout: float = 75.0
+    body_timeout: float = 20.0
+    request_timeout: float | None = None
 
     @property
     def max_held(self) -> int:
@@ -29,9 +39,14 @@ class Limits:
         return 4 * self.max_body
 
 
-def overload(message: str) -> RequestError:
-    """Return the refusal of a request that may succeed later."""
-    return RequestError(message, status=503)
+def overload(message: str, after: float = 1.0) -> RequestError:
+    """Return the refusal of a request that may succeed in `after` seconds."""
+    return RequestError(message, status=429, retry_after=max(1, math.ceil(after)))
+
+
+def unready(message: str) -> RequestError:
+    """Return the refusal of a request by a server that is not ready."""
+    return RequestError(message, status=503, retry_after=1)
 
 
 class Gate:
@@ -40,23 +55,43 @@ class Gate:
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self.in_flight = 0
+        self.arriving = 0
         self.held = 0
+        self.last = time.monotonic()
         self._lock = threading.Lock()
+        self._pace = 0.0
 
     @contextmanager
-    def admit(self) -> Iterator[Lease]:
-        """Let one request in for the length of the block. Raises RequestError when the server is full."""
+    def arrive(self) -> Iterator[Lease]:
+        """Let one request send its body within the block. Holding bytes raises RequestError when there is no room."""
         with self._lock:
-            if self.in_flight >= self.limits.max_in_flight:
-                raise overload(f"{self.in_flight} requests are in flight, as many as this server takes")
-            self.in_flight += 1
+            self.arriving += 1
         lease = Lease(self)
         try:
             yield lease
         finally:
             with self._lock:
-                self.in_flight -= 1
+                self.last = time.monotonic()
+                self.arriving -= 1
                 self.held -= lease.size
+
+    @contextmanager
+    def admit(self) -> Iterator[None]:
+        """Give a request a place for the length of the block. Raises RequestError when the server is full."""
+        with self._lock:
+            if self.in_flight >= self.limits.max_in_flight:
+                wait = self._pace * self.in_flight
+                raise overload(f"{self.in_flight} requests are in flight, as many as this server takes", wait)
+            self.in_flight += 1
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            spent = time.monotonic() - started
+            with self._lock:
+                # What one more place costs, in seconds, smoothed: who is refused is told when one may be free.
+                self._pace += _SMOOTH * (spent / self.in_flight - self._pace)
+                self.in_flight -= 1
 
     def take(self, size: int) -> None:
         """Count `size` more bytes as held. Raises RequestError when there is no room."""
@@ -66,21 +101,38 @@ class Gate:
             self.held += size
 
     async def idle(self) -> None:
-        """Return when no request is in flight."""
-        while self.in_flight:  # only asked at shutdown; an event could not be set from another thread
+        """Return when no request is in flight or arriving."""
+        while self.arriving or self.in_flight:  # only asked at shutdown; an event could not be set from another thread
             await asyncio.sleep(_LOOK_SECONDS)
 
 
 @dataclass(slots=True)
 class Lease:
-    """What one admitted request holds, in bytes."""
+    """What one request holds, in bytes."""
 
     gate: Gate
     size: int = 0
+    body: int = 0
 
     def hold(self, size: int) -> None:
-        """Take room for `size` more bytes, before they are read. Raises RequestError."""
-        if self.size + size > self.gate.limits.max_body:
+        """Take room for `size` more bytes of the body, before they are read. Raises RequestError."""
+        if self.body + size > self.gate.limits.max_body:
             raise RequestError(f"expected a body of at most {self.gate.limits.max_body} bytes", status=413)
+        self.body += size
+        self.take(size)
+
+    def take(self, size: int) -> None:
+        """Take room for `size` more bytes of whatever the request makes the server hold. Raises RequestError."""
         self.gate.take(size)
         self.size += size
+
+    def grow(self, size: int) -> None:
+        """Take room for what becomes of `size` bytes of JSON when they are parsed. Raises RequestError."""
+        if size <= _SMALL_DOCUMENT:
+            return
+        most = self.gate.limits.max_held // _GROWTH
+        if size > most:
+            raise RequestError(
+                f"expected at most {most} bytes of JSON, got {size}: send long tensors as binary data", status=413
+            )
+        self.take(size * (_GROWTH - 1))

@@ -4,41 +4,69 @@
 | metric | kind | labels |
 | --- | --- | --- |
 | `packager_server_requests_total` | counter | `route` (infer, model, server, health, metrics, other), `code` |
-| `packager_server_request_duration_seconds` | histogram | infer requests, from their head read to their answer ready |
+| `packager_server_request_duration_seconds` | histogram | infer requests, head read to answer ready; SLO in a bucket |
+| `packager_server_inputs_total` | counter | `input`: inputs looked at |
+| `packager_server_input_findings_total` | counter | `input`, `finding`: see `drift` |
+| `packager_server_outputs_not_finite_total` | counter | `output`: results with NaN or infinity |
 | `packager_server_run_duration_seconds` | histogram | the runtime's share of it |
 | `packager_server_requests_in_flight` | gauge | infer requests admitted and not yet answered |
 | `packager_server_batch_rows` | histogram | rows per infer request; its `_sum` counts all rows |
+| `packager_server_batch_requests` | histogram | requests that shared a run of the queue |
+| `packager_server_queue_duration_seconds` | histogram | time a request waited for its run, where it had to queue |
+| `packager_server_requests_queued` | gauge | requests that wait for a run |
 | `packager_server_ready` | gauge | 1 between warm-up and shutdown |
 | `packager_bundle_info` | info | `name`, `version`, `digest`, `target`, `runtime`, `runtime_version`, `provider` |
 | `packager_deployment_info` | info | `digest` of the bundle, `knobs` (digest of the resolved knobs), `site_<label>` |
-| `process_…`, `python_…` | | as every Prometheus client has them |
+| `packager_server_processes`, `packager_server_resident_memory_bytes` | gauges | of all processes together |
+| `process_…`, `python_…` | | as every Prometheus client has them; only where one process serves by itself |
+
+Below a supervisor all processes count into files of one directory, PROMETHEUS_MULTIPROC_DIR, and each of them answers
+for all, those that have ended included.
 """
 
 from __future__ import annotations
 
+import resource
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
 import prometheus_client as prometheus
+from prometheus_client import values
 from prometheus_client.exposition import choose_encoder
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from packager.server import drift
+from packager.server.tensors import Array
 
 _SECONDS = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+_GAUGES = {
+    "requests_in_flight": "Inference requests admitted and not yet answered.",
+    "requests_queued": "Requests that wait for a run.",
+    "ready": "1 when requests are welcome.",
+    "processes": "Processes that serve.",
+    "resident_memory_bytes": "Memory of the processes that serve.",
+}
 
 
 class Metrics:
     """The metrics of one server, in a registry of their own."""
 
-    def __init__(self) -> None:
+    def __init__(self, p99_seconds: float | None = None) -> None:
         self._registry = registry = prometheus.CollectorRegistry()
         prometheus.disable_created_metrics()
-        prometheus.ProcessCollector(registry=registry)
-        prometheus.PlatformCollector(registry=registry)
-        prometheus.GCCollector(registry=registry)
+        self._together = values.ValueClass is not values.MutexValue
+        if not self._together:
+            prometheus.ProcessCollector(registry=registry)
+            prometheus.PlatformCollector(registry=registry)
+            prometheus.GCCollector(registry=registry)
         prefix = "packager_server"
         self.requests = prometheus.Counter(
             f"{prefix}_requests", "Requests answered, by route and status code.", ["route", "code"], registry=registry
         )
         self.duration = prometheus.Histogram(
             f"{prefix}_request_duration_seconds", "Time to answer an inference request.",
-            buckets=_SECONDS, registry=registry,
+            buckets=sorted({*_SECONDS, p99_seconds or 1.0}), registry=registry,
         )  # fmt: skip
         self.run = prometheus.Histogram(
             f"{prefix}_run_duration_seconds", "Time inside the runtime.", buckets=_SECONDS, registry=registry
@@ -46,23 +74,88 @@ class Metrics:
         self.rows = prometheus.Histogram(
             f"{prefix}_batch_rows", "Rows per inference request.", buckets=_ROWS, registry=registry
         )
-        self.in_flight = prometheus.Gauge(
-            f"{prefix}_requests_in_flight", "Inference requests admitted and not yet answered.", registry=registry
+        self._gauges = {
+            name: prometheus.Gauge(
+                f"{prefix}_{name}",
+                text,
+                registry=registry,
+                multiprocess_mode="livemin" if name == "ready" else "livesum",
+            )
+            for name, text in _GAUGES.items()
+        }
+        self.shared = prometheus.Histogram(
+            f"{prefix}_batch_requests", "Requests that shared a run.", buckets=_ROWS[:8], registry=registry
         )
-        self.ready = prometheus.Gauge(f"{prefix}_ready", "1 when requests are welcome.", registry=registry)
-        self._bundle = prometheus.Info("packager_bundle", "The bundle that is served.", registry=registry)
+        self.waited = prometheus.Histogram(
+            f"{prefix}_queue_duration_seconds", "Time a request waited for its run.", buckets=_SECONDS,
+            registry=registry,
+        )  # fmt: skip
+        self._inputs = prometheus.Counter(
+            f"{prefix}_inputs", "Inputs looked at for drift.", ["input"], registry=registry
+        )
+        self._findings = prometheus.Counter(
+            f"{prefix}_input_findings", "Inputs that the contract does not expect.", ["input", "finding"],
+            registry=registry,
+        )  # fmt: skip
+        self._spoiled = prometheus.Counter(
+            f"{prefix}_outputs_not_finite", "Results with NaN or infinity.", ["output"], registry=registry
+        )
+        self._answers: dict[tuple[str, int], prometheus.Counter] = {}
+        self._readings: dict[str, Callable[[], float]] = {}
 
-        self._deployment = prometheus.Info("packager_deployment", "How it is served.", registry=registry)
+    def observe(self, in_flight: Callable[[], float], ready: Callable[[], float], queued: Callable[[], float]) -> None:
+        """Have the gauges ask these whenever somebody reads them, or calls `refresh`."""
+        self._readings = {"requests_in_flight": in_flight, "ready": ready, "requests_queued": queued}
+
+    def refresh(self) -> None:
+        """Bring the gauges up to date, which another process may be asked for."""
+        for name, reading in self._readings.items():
+            self._gauges[name].set(reading())
+        self._gauges["processes"].set(1)
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        self._gauges["resident_memory_bytes"].set(pages * resource.getpagesize())
+
+    def count(self, route: str, status: int) -> None:
+        """Count an answer; over gRPC `status` is the HTTP status it would have had."""
+        counter = self._answers.get((route, status))
+        if counter is None:
+            counter = self._answers[route, status] = self.requests.labels(route, status)
+        counter.inc()
+
+    def look_at(self, feeds: Mapping[str, Array], ranges: drift.Ranges) -> None:
+        """Count what is unusual about the inputs of a request."""
+        for name, array in feeds.items():
+            self._inputs.labels(name).inc()
+            for finding in drift.findings(name, array, ranges):
+                self._findings.labels(name, finding).inc()
+
+    def look_back(self, results: Mapping[str, Array]) -> None:
+        """Count results that are no numbers."""
+        for name, array in results.items():
+            if drift.spoiled(array):
+                self._spoiled.labels(name).inc()
 
     def describe(self, **labels: str) -> None:
         """Say which bundle is served, by which runtime."""
-        self._bundle.info(labels)
+        self._tell("packager_bundle_info", "The bundle that is served.", labels)
 
     def deploy(self, digest: str, knobs: str, labels: dict[str, str]) -> None:
         """Say with which knobs, and what the site calls itself."""
-        self._deployment.info({"digest": digest, "knobs": knobs, **labels})
+        self._tell("packager_deployment_info", "How it is served.", {"digest": digest, "knobs": knobs, **labels})
+
+    def _tell(self, name: str, text: str, labels: dict[str, str]) -> None:
+        # A gauge that is 1, as an Info is in Prometheus' format: several processes can share only gauges.
+        gauge = prometheus.Gauge(
+            name, text, sorted(labels), registry=self._registry, multiprocess_mode="livemax"
+        )  # fmt: skip
+        gauge.labels(**labels).set(1)
 
     def render(self, accept: str) -> tuple[bytes, str]:
         """Return the exposition and its content type, in the format that the `Accept` header prefers."""
+        self.refresh()
+        registry = self._registry
+        if self._together:
+            registry = prometheus.CollectorRegistry()
+            MultiProcessCollector(registry)
         encoder, content_type = choose_encoder(accept)
-        return encoder(self._registry), content_type
+        return encoder(registry), content_type

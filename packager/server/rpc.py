@@ -7,43 +7,66 @@ and 2 times as many for a CNN. What a client can make it hold:
 | | bound |
 | --- | --- |
 | one message | `max_body` bytes: RESOURCE_EXHAUSTED by grpcio, before it is in memory |
-| all messages in memory | `4 * max_body` bytes: UNAVAILABLE |
-| requests admitted | `max_in_flight`, shared with HTTP: UNAVAILABLE |
+| all messages in memory | `4 * max_body` bytes: RESOURCE_EXHAUSTED |
+| requests in flight | `max_in_flight`, shared with HTTP: RESOURCE_EXHAUSTED |
 | calls that wait for a thread | as many again: RESOURCE_EXHAUSTED |
+| time for an answer | `request_timeout`, or the call's own deadline: DEADLINE_EXCEEDED |
 | metadata of a call | 64 KiB |
 
-A refusal has the sentence HTTP gives: 400 is INVALID_ARGUMENT, 404 NOT_FOUND, 413 RESOURCE_EXHAUSTED, 503 UNAVAILABLE.
-There is no TLS here either: a server that strangers can reach belongs behind a proxy that has it.
+A refusal has the sentence HTTP gives; `_CODES` pairs the statuses. A call that is cancelled while it waits is not run.
 """
 
 from __future__ import annotations
 
 import importlib
 import logging
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from packager.server import messages, protocol
-from packager.server.app import App
+from packager.server import batching, messages, protocol
+from packager.server.engine import Engine
 from packager.server.errors import RequestError, StartError, quote
-from packager.server.extensions import encoded_configuration
-from packager.server.gate import Limits
+from packager.server.extensions import encoded_configuration, encoded_statistics
+from packager.server.guard import Guard
 from packager.server.logs import event
 from packager.server.messages import Inference, block, flag
+from packager.server.tensors import Array
+from packager.server.traces import Span
 
 _SERVICE = "/inference.GRPCInferenceService/"
 _METADATA_BYTES = 2**16
-_THREADS = 4  # waiting for the runtime costs a thread and no processor
-_CODES = {400: "INVALID_ARGUMENT", 404: "NOT_FOUND", 413: "RESOURCE_EXHAUSTED", 503: "UNAVAILABLE"}
+_THREADS = 16  # waiting for the runtime costs a thread and no processor; as many can share a run
+_CODES = {
+    400: "INVALID_ARGUMENT", 401: "UNAUTHENTICATED", 404: "NOT_FOUND", 413: "RESOURCE_EXHAUSTED",
+    429: "RESOURCE_EXHAUSTED", 499: "CANCELLED", 503: "UNAVAILABLE", 504: "DEADLINE_EXCEEDED",
+}  # fmt: skip
 
-Method = Callable[[bytes], bytes]
+Method = Callable[[bytes, Any], bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """PEM files: what this server shows, and whom its clients have to be vouched for by, if by anybody."""
+
+    certificate: Path
+    key: Path
+    client_ca: Path | None = None
 
 
 class Rpc:
-    """The gRPC server of one model. Raises StartError when it cannot listen."""
+    """The gRPC server of one model. Raises StartError when it cannot listen.
 
-    def __init__(self, app: App, address: str, port: int, limits: Limits, workers: int) -> None:
+    `shared`: other processes listen on the same port.
+    """
+
+    def __init__(
+        self, engine: Engine, guard: Guard, address: str, port: int, *, tls: Credentials | None = None,
+        shared: bool = False,
+    ) -> None:  # fmt: skip
         try:
             self._grpc: Any = importlib.import_module("grpc")
         except ImportError:
@@ -51,23 +74,35 @@ class Rpc:
                 "`--grpc-port` needs `grpcio`, which this installation does not hold",
                 hint="build the bundle with a newer packager and install it again",
             ) from None
-        self._app, self._limits = app, limits
+        self._engine, self._guard = engine, guard
+        limits = engine.gate.limits
         options = [
             ("grpc.max_receive_message_length", limits.max_body), ("grpc.max_send_message_length", -1),
-            ("grpc.max_metadata_size", _METADATA_BYTES), ("grpc.so_reuseport", 0),
+            ("grpc.max_metadata_size", _METADATA_BYTES), ("grpc.so_reuseport", int(shared)),
         ]  # fmt: skip
-        threads = ThreadPoolExecutor(max(_THREADS, workers), thread_name_prefix="grpc")
         self._server = self._grpc.server(
-            threads,
+            ThreadPoolExecutor(_THREADS, thread_name_prefix="grpc"),
             handlers=(self._handler(),),
             options=options,
             maximum_concurrent_rpcs=2 * limits.max_in_flight,
         )
         place = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
         try:
-            self._server.add_insecure_port(place)
+            self._open(place, tls)
         except RuntimeError as error:
             raise StartError(f"cannot listen on {quote(place)}: {error}", code=3) from None
+
+    def _open(self, place: str, tls: Credentials | None) -> None:
+        if tls is None:
+            self._server.add_insecure_port(place)
+            return
+        try:
+            pair = (tls.key.read_bytes(), tls.certificate.read_bytes())
+            roots = tls.client_ca.read_bytes() if tls.client_ca else None
+        except OSError as error:
+            raise StartError(f"{quote(error.filename)} cannot be read: {error.strerror}") from None
+        shown = self._grpc.ssl_server_credentials([pair], roots, require_client_auth=roots is not None)
+        self._server.add_secure_port(place, shown)
 
     def start(self) -> None:
         """Begin to listen; readiness follows the model's."""
@@ -87,66 +122,102 @@ class Rpc:
 
         return Handler()
 
-    def _methods(self) -> Mapping[str, Callable[[bytes, Any], bytes]]:
+    def _methods(self) -> Mapping[str, Method]:
         table: dict[str, tuple[str, Method]] = {
-            "ServerLive": ("health", lambda message: flag(1, True)),
-            "ServerReady": ("health", lambda message: flag(1, self._app.ready)),
+            "ServerLive": ("health", lambda message, context: flag(1, True)),
+            "ServerReady": ("health", lambda message, context: flag(1, self._engine.ready)),
             "ModelReady": ("health", self._model_ready),
             "ServerMetadata": ("server", self._describe_server),
             "ModelMetadata": ("model", self._describe_model),
             "ModelInfer": ("infer", self._infer),
-            "ModelConfig": ("model", lambda message: self._described(message, encoded_configuration(self._app.config))),
-            "ModelStatistics": ("model", lambda message: self._described(message, self._app.encoded_statistics())),
+            "ModelConfig": ("model", self._describe_configuration),
+            "ModelStatistics": ("model", self._describe_statistics),
         }
         return {_SERVICE + name: self._guarded(route, method) for name, (route, method) in table.items()}
 
-    def _guarded(self, route: str, method: Method) -> Callable[[bytes, Any], bytes]:
+    def _guarded(self, route: str, method: Method) -> Method:
         """Turn refusals into statuses, everything else into INTERNAL with the reason in the log."""
+        engine = self._engine
+
+        def count(span: Span | None, status: int) -> None:
+            engine.metrics.count(route, status)
+            if span:
+                engine.tracer.end(span, route, status, **{"rpc.system": "grpc"})
 
         def answer(message: bytes, context: Any) -> bytes:
+            told = dict(context.invocation_metadata())
+            span = engine.tracer.begin(told.get("traceparent")) if route == "infer" else None
             try:
-                result = method(message)
+                if route != "health":
+                    self._guard.check(told.get("authorization"))
+                result = method(message, context)
             except RequestError as error:
-                self._app.count(route, error.status)
+                count(span, error.status)
                 code = _CODES.get(error.status, "INVALID_ARGUMENT")
                 context.abort(getattr(self._grpc.StatusCode, code), error.message)
             except Exception:  # the outer boundary, as over HTTP
-                self._app.count(route, 500)
+                count(span, 500)
                 event("request failed", logging.ERROR, failure=True, path=f"grpc {route}")
                 text = "the request failed inside the server; its log has the reason"
                 context.abort(self._grpc.StatusCode.INTERNAL, text)
-            self._app.count(route, 200)
+            count(span, 200)
             return result
 
         return answer
 
-    def _model_ready(self, message: bytes) -> bytes:
+    def _model_ready(self, message: bytes, context: Any) -> bytes:
         fields = messages.read(message)
-        self._app.check_address(fields.text(1), fields.text(2))
-        return flag(1, self._app.ready)
+        self._engine.check_address(fields.text(1), fields.text(2))
+        return flag(1, self._engine.ready)
 
-    def _describe_server(self, message: bytes) -> bytes:
+    def _describe_server(self, message: bytes, context: Any) -> bytes:
         return block(1, "packager") + block(2, protocol.VERSION)
 
-    def _describe_model(self, message: bytes) -> bytes:
-        fields, config = messages.read(message), self._app.config
-        self._app.check_address(fields.text(1), fields.text(2))
+    def _describe_model(self, message: bytes, context: Any) -> bytes:
+        fields, config = messages.read(message), self._engine.config
+        self._engine.check_address(fields.text(1), fields.text(2))
         parts = [block(1, config.name), block(2, config.version), block(3, f"{config.runtime}_onnx")]
         parts += [block(4, messages.describe(tensor)) for tensor in config.interface.inputs]
         parts += [block(5, messages.describe(tensor)) for tensor in config.interface.outputs]
         return b"".join(parts)
 
-    def _described(self, message: bytes, answer: bytes) -> bytes:
+    def _describe_configuration(self, message: bytes, context: Any) -> bytes:
+        self._check(message)
+        return encoded_configuration(self._engine.config)
+
+    def _describe_statistics(self, message: bytes, context: Any) -> bytes:
+        self._check(message)
+        return encoded_statistics(self._engine.config, self._engine.metrics)
+
+    def _check(self, message: bytes) -> None:
         fields = messages.read(message)
         if fields.text(1):  # statistics of no model are those of all
-            self._app.check_address(fields.text(1), fields.text(2))
-        return answer
+            self._engine.check_address(fields.text(1), fields.text(2))
 
-    def _infer(self, message: bytes) -> bytes:
-        app = self._app
-        with app.admitted() as lease:
+    def _infer(self, message: bytes, context: Any) -> bytes:
+        engine, config = self._engine, self._engine.config
+        deadline = engine.deadline(context.time_remaining())
+        with engine.arriving() as lease:
             lease.hold(len(message))
-            inference = Inference.of(message)
-            app.check_address(inference.model, inference.version)
-            request = inference.request(app.config.interface)
-            return messages.render(request, app.compute(request), app.config.name, app.config.version)
+            with engine.gate.admit():
+                inference = Inference.of(message)
+                engine.check_address(inference.model, inference.version)
+                request = inference.request(config.interface)
+                if len(message) <= engine.inline_bytes:
+                    results = engine.inline(request)
+                else:
+                    results = engine.named(_awaited(engine.queue(request, deadline), context, deadline))
+                return messages.render(request, results, config.name, config.version)
+
+
+def _awaited(answer: Future[Sequence[Array]], context: Any, deadline: float | None) -> Sequence[Array]:
+    """Wait for an answer until its deadline, or until the client cancels. Raises RequestError."""
+    if not context.add_callback(answer.cancel):
+        answer.cancel()
+    try:
+        return answer.result(None if deadline is None else max(0.0, deadline - time.monotonic()))
+    except CancelledError:
+        raise RequestError("the client cancelled", status=499) from None
+    except TimeoutError:
+        answer.cancel()
+        raise batching.late() from None

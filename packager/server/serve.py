@@ -14,20 +14,22 @@ Latency does not decide. Embedded wins on what is left: a model that does not lo
 process with its exit code and sentence, not a worker below a supervisor; SIGTERM arrives where the in-flight count
 is, so that readiness turns off first; counters live in one process; nothing is spawned, so neither `sys.path` nor the
 configuration has to reach a child. granian calls the mode experimental, so its version belongs in the installation's
-lock. One process is one Python interpreter: scale a host by running more of them behind a balancer.
+lock. One process is one Python interpreter: `supervisor` runs several on one socket, and replaces them.
 
 Order on SIGTERM or SIGINT: readiness answers 503; requests in flight finish, new ones are served with
 `connection: close`; when none is left the listener closes, granian closes idle connections and finishes busy ones;
 exit. All of it ends after `drain` seconds, or at a second signal.
+
+Below a supervisor the listening socket is everybody's. A process that drains leaves it to the others first, then
+serves its own connections until they have been quiet for a moment: each was told to close by the answer it got.
 """
 
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
+import os
 import signal
-import socket
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,19 +38,26 @@ from typing import Any
 from granian.constants import HTTPModes, Interfaces
 from granian.http import HTTP1Settings
 from granian.log import LogLevels
+from granian.net import SocketHolder
 from granian.server.embed import Server
 
 from packager.server import logs
 from packager.server.app import App
 from packager.server.config import Config
-from packager.server.errors import StartError, quote
+from packager.server.engine import Engine, Work
+from packager.server.errors import StartError
 from packager.server.gate import Limits
+from packager.server.guard import Guard
+from packager.server.inherited import Inherited
 from packager.server.knobs import Knobs
 from packager.server.logs import event
-from packager.server.rpc import Rpc
+from packager.server.places import claim, unavailable
+from packager.server.rpc import Credentials, Rpc
 from packager.server.systemd import Supervisor
+from packager.server.traces import Collector
 
 _HEAD_BYTES = 2**16
+_QUIET_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,85 +66,74 @@ class Settings:
 
     host: str
     port: int
-    threads: int
-    workers: int
+    work: Work
     drain: float
     log_level: str
     limits: Limits
     grpc_port: int | None = None
     log_format: str = "json"
     knobs: Knobs = field(default_factory=Knobs)
-    tls: tuple[Path, Path] | None = None
+    tls: Credentials | None = None
+    guard: Guard = field(default_factory=Guard)
+    inherited: Inherited | None = None
+    collector: Collector | None = None
     supervisor: Supervisor = field(default_factory=Supervisor)
 
 
 async def serve(config: Config, settings: Settings) -> None:
-    """Serve until a signal. Raises StartError.
+    """Serve until a signal, or until the supervisor is gone. Raises StartError.
 
     Threads and connections may outlive this: the caller ends the process without waiting for them.
     """
-    supervisor = settings.supervisor
-    if supervisor.listener is None:
-        address, port = claim(settings.host, settings.port), settings.port
-    else:
-        address, port = supervisor.local()
-    app = App(config, settings.limits, settings.workers, settings.knobs)
-    rpc = _rpc(app, address, settings)
-    server = supervisor.adopt(_server(app, address, settings))
+    own, supervisor = settings.inherited, settings.supervisor
+    address, port = _place(settings)
+    engine = Engine(config, settings.limits, settings.work, settings.knobs, settings.collector)
+    server = supervisor.adopt(_server(App(engine, settings.guard), address, settings))
     stop = _signals()
+    if own:
+        own.watch(stop)
     event(
         "starting", host=address, port=port, model=config.name, version=config.version,
         digest=config.digest, target=config.target, artefact=str(config.artefact), knobs=settings.knobs.digest,
     )  # fmt: skip
-    listening = asyncio.create_task(_listen(server))
     stopping = asyncio.create_task(stop.wait())
+    if own and own.standby and not await _load(engine, stopping):
+        return
+    rpc = _rpc(engine, address, settings)
+    listening = asyncio.create_task(_listen(server))
     alive = asyncio.create_task(supervisor.keep_alive())
-    if await _load(app, settings, listening, stopping):
+    if engine.loaded or await _load(engine, listening, stopping):
+        if own:
+            own.ready()
         supervisor.tell("READY=1", f"STATUS=serving {config.name} {config.version} ({config.digest})")
         await asyncio.wait((listening, stopping), return_when=asyncio.FIRST_COMPLETED)
     if listening.done():
         raise listening.exception() or StartError("the HTTP server stopped by itself")
     stop.clear()
     supervisor.tell("STOPPING=1")
-    await _drain(app, server, rpc, listening, stop, settings.drain)
+    await _drain(engine, server, rpc, listening, stop, settings)
     alive.cancel()
 
 
-def _rpc(app: App, address: str, settings: Settings) -> Rpc | None:
+def _place(settings: Settings) -> tuple[str, int]:
+    """Return where this process listens, or those that share the socket it was given. Raises StartError."""
+    if settings.inherited:
+        return settings.host, settings.port
+    if settings.supervisor.listener is not None:
+        return settings.supervisor.local()
+    return claim(settings.host, settings.port), settings.port
+
+
+def _rpc(engine: Engine, address: str, settings: Settings) -> Rpc | None:
     """Open the gRPC side beside HTTP, where it was asked for. Raises StartError."""
     if settings.grpc_port is None:
         return None
-    claim(settings.host, settings.grpc_port)
-    rpc = Rpc(app, address, settings.grpc_port, settings.limits, settings.workers)
+    shared = settings.inherited is not None
+    if not shared:
+        claim(settings.host, settings.grpc_port)
+    rpc = Rpc(engine, settings.guard, address, settings.grpc_port, tls=settings.tls, shared=shared)
     rpc.start()
     return rpc
-
-
-def claim(host: str, port: int) -> str:
-    """Return the numeric address of `host`, having made sure that `port` is free there. Raises StartError.
-
-    granian listens with SO_REUSEPORT, which lets a second server take half of the connections of a first in
-    silence; a listener without it, bound for a moment, finds out.
-    """
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        # One listener has one address: of a name with several, clients most likely try the IPv4 one.
-        family, kind, number, _, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
-        with socket.socket(family, kind, number) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-    except OSError as error:
-        raise _unavailable(host, port, error) from None
-    return str(address[0])
-
-
-def _unavailable(host: str, port: int, error: OSError) -> StartError:
-    hint = None
-    if error.errno == errno.EADDRINUSE:
-        hint = f"`ss -ltnp sport = :{port}` shows who has it; or choose another `--port`"
-    elif error.errno == errno.EACCES:
-        hint = "ports below 1024 need a privilege; choose a higher `--port`"
-    return StartError(f"cannot listen on {quote(f'{host}:{port}')}: {error.strerror}", code=3, hint=hint)
 
 
 class _Here(type(Path())):  # type: ignore[misc]
@@ -145,34 +143,54 @@ class _Here(type(Path())):  # type: ignore[misc]
         return self
 
 
+class _Server(Server):
+    """granian's server, on a socket that somebody else opened where there is one."""
+
+    inherited: Inherited | None = None
+
+    def _init_shared_socket(self) -> None:
+        if self.inherited is None:
+            super()._init_shared_socket()
+            return
+        self._ssp = None
+        self._shd = SocketHolder(os.dup(self.inherited.listener), False, self.backlog)
+        self._sfd = self._shd.get_fd()
+
+
 def _server(app: App, address: str, settings: Settings) -> Any:
-    limits = settings.limits
-    certificate, key = map(_Here, settings.tls) if settings.tls else (None, None)
+    limits, tls = settings.limits, settings.tls
     level = LogLevels.debug if settings.log_level == "debug" else LogLevels.error
-    return Server(
-        app,
-        address=address,
-        port=settings.port,
-        interface=Interfaces.RSGI,
-        http=HTTPModes.http1,
-        websockets=False,
-        backlog=1024,
-        backpressure=limits.connections,
-        http1_settings=HTTP1Settings(
-            header_read_timeout=int(limits.read_timeout * 1000), max_buffer_size=_HEAD_BYTES
-        ),
-        log_level=level,
-        log_dictconfig=logs.settings(settings.log_level, settings.log_format),
-        ssl_cert=certificate,
-        ssl_key=key,
-    )  # fmt: skip
+    try:
+        server = _Server(
+            app,
+            address=address,
+            port=settings.port,
+            interface=Interfaces.RSGI,
+            http=HTTPModes.http1,
+            websockets=False,
+            backlog=1024,
+            backpressure=limits.connections,
+            http1_settings=HTTP1Settings(
+                header_read_timeout=int(limits.read_timeout * 1000), max_buffer_size=_HEAD_BYTES
+            ),
+            log_level=level,
+            log_dictconfig=logs.settings(settings.log_level, settings.log_format),
+            ssl_cert=_Here(tls.certificate) if tls else None,
+            ssl_key=_Here(tls.key) if tls else None,
+            ssl_ca=_Here(tls.client_ca) if tls and tls.client_ca else None,
+            ssl_client_verify=bool(tls and tls.client_ca),
+        )
+    except OSError as error:  # ssl.SSLError is one
+        raise StartError(f"the certificate, its key or the clients' CA cannot be used: {error}") from None
+    server.inherited = settings.inherited
+    return server
 
 
 async def _listen(server: Any) -> None:
     try:
         await server.serve()
     except OSError as error:  # the port was taken after we looked
-        raise _unavailable(server.bind_addr, server.bind_port, error) from None
+        raise unavailable(server.bind_addr, server.bind_port, error) from None
 
 
 def _signals() -> asyncio.Event:
@@ -183,9 +201,9 @@ def _signals() -> asyncio.Event:
     return stop
 
 
-async def _load(app: App, settings: Settings, *ends: asyncio.Task[Any]) -> bool:
+async def _load(engine: Engine, *ends: asyncio.Task[Any]) -> bool:
     """Return True when the model is ready, False when one of `ends` came first."""
-    loading = asyncio.create_task(app.load(settings.threads))
+    loading = asyncio.create_task(engine.load())
     await asyncio.wait((loading, *ends), return_when=asyncio.FIRST_COMPLETED)
     if not loading.done():
         return False
@@ -198,23 +216,27 @@ async def _load(app: App, settings: Settings, *ends: asyncio.Task[Any]) -> bool:
 
 
 async def _drain(
-    app: App, server: Any, rpc: Rpc | None, listening: asyncio.Task[Any], stop: asyncio.Event, seconds: float
+    engine: Engine, server: Any, rpc: Rpc | None, listening: asyncio.Task[Any], stop: asyncio.Event, settings: Settings
 ) -> None:  # fmt: skip
-    """Finish what is in flight, then close; all of it within `seconds`, or until `stop` is set again."""
-    started = time.perf_counter()
-    event("draining", in_flight=app.in_flight, drain_s=seconds)
+    """Finish what is in flight, then close; all of it within `drain`, or until `stop` is set again."""
+    started, seconds = time.perf_counter(), settings.drain
+    event("draining", in_flight=engine.gate.in_flight, drain_s=seconds)
+    if settings.inherited:
+        settings.inherited.leave()
     hurry = asyncio.create_task(stop.wait())
-    ending = asyncio.create_task(_end(app, server, rpc, listening, seconds))
+    ending = asyncio.create_task(_end(engine, server, rpc, listening, settings))
     await asyncio.wait((ending, hurry), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
     event(
         "stopped", logging.INFO if ending.done() else logging.WARNING,
-        abandoned=app.in_flight, took_s=round(time.perf_counter() - started, 3),
+        abandoned=engine.gate.in_flight, took_s=round(time.perf_counter() - started, 3),
     )  # fmt: skip
 
 
-async def _end(app: App, server: Any, rpc: Rpc | None, listening: asyncio.Task[Any], seconds: float) -> None:
-    await app.drain()
+async def _end(
+    engine: Engine, server: Any, rpc: Rpc | None, listening: asyncio.Task[Any], settings: Settings
+) -> None:  # fmt: skip
+    await engine.drain(_QUIET_SECONDS if settings.inherited else 0.0)
     if rpc is not None:
-        await asyncio.to_thread(rpc.stop, seconds)
+        await asyncio.to_thread(rpc.stop, settings.drain)
     server.stop()
     await asyncio.wait((listening,))

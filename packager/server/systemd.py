@@ -8,13 +8,11 @@ nothing here has any effect.
 from __future__ import annotations
 
 import asyncio
+import importlib
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-
-from granian._granian import SocketHolder
-from granian.server.embed import Server
 
 from packager.server.errors import StartError, quote
 
@@ -60,14 +58,14 @@ class Supervisor:
             self.tell("WATCHDOG=1")
             await asyncio.sleep(self.interval)
 
-    def adopt(self, server: Server) -> Server:
+    def adopt(self, server: Any) -> Any:
         """Let `server` accept on the supervisor's listener instead of one of its own."""
         if self.listener is None:
             return server
-        listener = self.listener
+        held = importlib.import_module("granian.net").SocketHolder(self.listener, False, _BACKLOG)
 
         def take() -> None:
-            server._shd = SocketHolder(listener, False, _BACKLOG)  # type: ignore[call-arg]  # the stub knows none
+            server._shd = held
 
         server._init_shared_socket = take
         return server

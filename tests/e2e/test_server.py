@@ -446,7 +446,7 @@ RAW = {
     "wrong method": (head("GET", INFER), 405, "expected method POST, got `GET`"),
     "wrong method for health": (head("DELETE", "/v2/health/live"), 405, "expected method GET, HEAD"),
     "unknown path": (head("GET", "/v3"), 404, "unknown path `/v3`"),
-    "unknown end of path": (head("GET", "/v2/models/mlp/config"), 404, "unknown path `/v2/models/mlp/config`"),
+    "unknown end of path": (head("GET", "/v2/models/mlp/absent"), 404, "unknown path `/v2/models/mlp/absent`"),
     "short version path": (head("GET", "/v2/models/mlp/versions/"), 404, "unknown version ``"),
     "models without a name": (head("GET", "/v2/models/"), 404, "unknown model ``"),
     "no body": (head("POST", INFER, content_length=0), 400, "not JSON"),
@@ -639,7 +639,7 @@ def test_a_long_run_keeps_nobody_else_waiting_and_a_full_server_says_so(app, mod
             assert time.monotonic() - began < 0.3
             raw, _ = InferenceServerClient.generate_request_body([tensor("rounds", np.array([1]), binary=False)])
             status, headers, body = started.request("POST", "/v2/models/slow/infer", raw)
-            assert (status, headers["retry-after"]) == (503, "1")
+            assert (status, int(headers["retry-after"]) >= 1) == (429, True)
             assert "in flight" in json.loads(body)["error"]
             assert not results
         assert results == [256.0]
@@ -741,7 +741,8 @@ def test_a_second_signal_ends_the_drain(app, models):
 
 
 def test_slow_and_silent_clients_lose_their_connection(app, models):
-    with running(app, models["mlp"], "--read-timeout", "0.5", "--max-connections", "8") as started:
+    limits = ("--read-timeout", "0.5", "--body-timeout", "0.5", "--max-connections", "8")
+    with running(app, models["mlp"], *limits) as started:
         openings = {
             "silent": b"",
             "half a head": b"POST /v2",

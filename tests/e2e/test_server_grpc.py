@@ -23,7 +23,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "conformance"))
 from packager import environments
 from suite import contract, protobuf
 from suite.adapter import Refused
-from suite.oip import ServerFault
 from suite.rpc import Rpc
 from tests.e2e.test_server import (  # noqa: F401 - `app` and `models` are fixtures
     MAX_BODY,
@@ -155,13 +154,13 @@ def test_unknown_methods_are_unimplemented(mlp: Any) -> None:
 
 
 def test_the_gate_is_shared_with_http(app: Path, models: dict[str, Path]) -> None:  # noqa: F811
-    """Both transports together never hold more than the limit; the rest hear UNAVAILABLE at once and may come again."""
+    """Both transports together never hold more than the limit; the rest hear RESOURCE_EXHAUSTED at once and may come again."""
     with serving(app, models["slow"], "--max-in-flight", "1") as (server, rpc, _), ThreadPoolExecutor(2) as pool:
         busy = pool.submit(rpc.infer, {"rounds": np.array([3000], np.int64)})
         deadline = time.monotonic() + 10
         while b"packager_server_requests_in_flight 1.0" not in server.request("GET", "/metrics")[2]:
             assert time.monotonic() < deadline and not busy.done()
-        with pytest.raises(ServerFault, match="UNAVAILABLE: 1 requests are in flight"):
+        with pytest.raises(Refused, match="RESOURCE_EXHAUSTED: 1 requests are in flight"):
             rpc.infer({"rounds": np.array([0], np.int64)})
         assert set(busy.result()) == {"sum"}
 

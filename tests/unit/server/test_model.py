@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import time
 from dataclasses import dataclass, field
@@ -11,9 +12,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from packager.server import config, model
+from packager.server import bodies, config, model
 from packager.server.errors import RequestError, StartError
 from packager.server.gate import Gate, Limits
+from packager.server.guard import Guard
 from packager.server.interface import Interface, Range, Tensor
 
 X = Tensor("x", "float32", ("batch", 256))
@@ -168,7 +170,7 @@ def test_a_configuration_with_a_defect_is_refused_in_one_line(tmp_path, value, s
 def test_the_gate_counts_requests_and_bytes_and_gives_both_back():
     async def scenario():
         gate = Gate(Limits(max_body=10, max_in_flight=5))
-        with gate.admit() as one:
+        with gate.arrive() as one, gate.admit():
             one.hold(6)
             one.hold(4)
             with pytest.raises(RequestError) as caught:
@@ -184,15 +186,18 @@ def test_the_gate_counts_requests_and_bytes_and_gives_both_back():
 def test_the_gate_refuses_what_would_not_fit():
     async def scenario():
         gate = Gate(Limits(max_body=10, max_in_flight=5))
-        leases = [gate.admit() for _ in range(5)]
+        leases = [gate.arrive() for _ in range(5)]
         for lease in leases[:4]:
             lease.__enter__().hold(10)
         with pytest.raises(RequestError) as caught:
             leases[4].__enter__().hold(1)
-        assert caught.value.status == 503
+        assert (caught.value.status, caught.value.retry_after) == (429, 1)
+        places = [gate.admit() for _ in range(5)]
+        for place in places:
+            place.__enter__()
         with pytest.raises(RequestError) as caught, gate.admit():
             pass
-        assert caught.value.status == 503
+        assert (caught.value.status, caught.value.retry_after) == (429, 1)
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(gate.idle(), 0.01)
 
@@ -203,3 +208,42 @@ def test_zeros_have_the_runtime_s_own_types():
     feeds = model._zeros(Interface((Tensor("s", "string", (2,)), Tensor("b", "bool", (1,))), (X,), {}), 1)
     assert feeds["s"].tolist() == ["", ""]
     assert feeds["b"].dtype == np.bool_
+
+
+def test_a_long_document_takes_the_room_it_grows_to():
+    limits = Limits(max_body=1 << 20)
+    with Gate(limits).arrive() as lease:
+        lease.grow(60_000)
+        assert lease.size == 0
+        lease.grow(100_000)
+        assert lease.size == 1_900_000
+        with pytest.raises(RequestError, match="send long tensors as binary data") as caught:
+            lease.grow(limits.max_held // 10)
+    assert (caught.value.status, lease.gate.held) == (413, 0)
+
+
+def test_a_bomb_is_inflated_no_further_than_allowed():
+    bomb = gzip.compress(bytes(50 << 20))
+    gate = Gate(Limits(max_body=1 << 20))
+    with gate.arrive() as lease, pytest.raises(RequestError, match="after inflating") as caught:
+        bodies.inflate(bomb, "gzip", 1 << 20, lease.take)
+    assert (caught.value.status, lease.size <= 1 << 20, gate.held) == (413, True, 0)
+
+
+def test_tokens_open_the_door_and_nothing_else_does(tmp_path):
+    path = tmp_path / "tokens"
+    path.write_text("# of the site\nfirst-token-of-all\n\nsecond-token-of-all\n")
+    guard = Guard.read(path)
+    for good in ("Bearer first-token-of-all", "bearer second-token-of-all"):
+        guard.check(good)
+    for bad in (None, "", "Bearer", "Bearer ", "Bearer first-token", "Basic first-token-of-all", "first-token-of-all"):
+        with pytest.raises(RequestError) as caught:
+            guard.check(bad)
+        assert caught.value.status == 401
+    Guard().check(None)
+    for text in ("", "# nothing\n", "short\n"):
+        path.write_text(text)
+        with pytest.raises(StartError, match="expected tokens"):
+            Guard.read(path)
+    with pytest.raises(StartError, match="cannot be read"):
+        Guard.read(tmp_path / "nowhere")

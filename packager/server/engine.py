@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The model in service, the same for HTTP and gRPC: load it, admit requests, run them, tell whether it still works.
+
+Ready means: loaded, warmed up, not shutting down, and the last self-test passed. A run that fails starts a self-test,
+the smallest inputs that worked at the start: if those fail as well the model is broken, not the request, and the
+server stops calling itself ready until a test passes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+from packager.server import batching, model
+from packager.server.batching import Batcher, Policy
+from packager.server.config import Config
+from packager.server.errors import RequestError, quote
+from packager.server.gate import Gate, Lease, Limits, unready
+from packager.server.interface import Interface
+from packager.server.knobs import Knobs
+from packager.server.logs import event
+from packager.server.metrics import Metrics
+from packager.server.model import Session, WarmUp
+from packager.server.protocol import Request
+from packager.server.tensors import Array
+from packager.server.traces import Collector, Tracer
+
+# Run time may depend on values, which no warm-up shows. A run in the event loop this long may have been a mistake.
+_MISTAKE_SECONDS = 0.05
+_TICK_SECONDS = 1.0
+_LOOK_SECONDS = 0.005  # between two requests whose values are looked at: some microseconds each
+_TEST_SECONDS = 1.0  # between two self-tests
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """How many runs at once, with how many threads each, and how requests share one."""
+
+    workers: int = 1
+    threads: int = 1
+    batch: Policy = field(default_factory=Policy)
+
+
+class Engine:
+    """One model. `load` makes it ready; `drain` makes it not ready and waits for the last answer."""
+
+    def __init__(
+        self, config: Config, limits: Limits, work: Work, knobs: Knobs | None = None, collector: Collector | None = None
+    ) -> None:  # fmt: skip
+        self.config, self.knobs, self.gate = config, knobs or Knobs(), Gate(limits)
+        about = {"service.name": config.name, "service.version": config.version, "packager.digest": config.digest}
+        self.tracer = Tracer(collector, about)
+        self.metrics = Metrics(config.p99_seconds)
+        self.metrics.observe(lambda: self.gate.in_flight, lambda: self.ready, lambda: len(self._batcher or ()))
+        self.pool = ThreadPoolExecutor(work.workers, thread_name_prefix="run")
+        self.draining = False
+        self._work = work
+        self._session: Session | None = None
+        self._batcher: Batcher | None = None
+        self._warm_up = WarmUp(0.0, 0)
+        self._works = True
+        self._looked, self._curious = 0.0, False
+        self._testing = threading.Lock()
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests are welcome: after warm-up, before shutdown, while the model works."""
+        return self._session is not None and self._works and not self.draining
+
+    @property
+    def inline_bytes(self) -> int:
+        """Bodies up to this size are short enough to run in the event loop."""
+        return self._warm_up.inline_bytes
+
+    async def load(self) -> tuple[Session, WarmUp]:
+        """Open and warm up the model on a worker thread. Raises StartError."""
+        loop, config, work = asyncio.get_running_loop(), self.config, self._work
+        session = await loop.run_in_executor(self.pool, model.load, config, work.threads)
+        self._warm_up = await loop.run_in_executor(self.pool, model.warm_up, session, config.interface)
+        policy = await loop.run_in_executor(self.pool, _policy, session, config.interface, work.batch)
+        self.metrics.describe(
+            name=config.name, version=config.version, digest=config.digest, target=config.target,
+            runtime=config.runtime, runtime_version=session.version, provider=session.provider,
+        )  # fmt: skip
+        self.metrics.deploy(config.digest, self.knobs.digest, self.knobs.labels)
+        self._batcher = Batcher(self._run, work.workers, policy, self)
+        self._session = session
+        self._ticking = asyncio.create_task(self._tick())
+        return session, self._warm_up
+
+    async def _tick(self) -> None:
+        """Keep the gauges that other processes read no older than a second."""
+        while True:
+            self.metrics.refresh()
+            await asyncio.sleep(_TICK_SECONDS)
+
+    @property
+    def loaded(self) -> bool:
+        """Whether `load` is done."""
+        return self._session is not None
+
+    async def drain(self, quiet: float = 0.0) -> None:
+        """Turn readiness off and return when no inference request is in flight, and none came for `quiet` seconds.
+
+        Requests that still arrive are served, and told that their connection closes: refusing them would fail
+        clients that have not yet heard of the shutdown.
+        """
+        self.draining = True
+        while True:
+            await self.gate.idle()
+            left = self.gate.last + quiet - time.monotonic()
+            if left <= 0:
+                return
+            await asyncio.sleep(left)
+
+    def check_address(self, name: str, version: str) -> None:
+        """Raise RequestError unless this server has that model; an empty version means any."""
+        if name != self.config.name or version not in ("", self.config.version):
+            raise self.elsewhere(name, version)
+
+    def elsewhere(self, name: str, version: str) -> RequestError:
+        """Return the refusal of a request for another model or version."""
+        if name != self.config.name:  # Triton's clients know an unknown model by the first words
+            message = f"Request for unknown model {quote(name)}: this server has {quote(self.config.name)}"
+        else:
+            message = f"unknown version {quote(version)}: this server has {quote(self.config.version)}"
+        return RequestError(message, status=404)
+
+    @contextmanager
+    def arriving(self) -> Iterator[Lease]:
+        """Time one inference request, and count the bytes it holds. Raises RequestError."""
+        if self._session is None:
+            raise unready("the model is still loading")
+        with self.gate.arrive() as lease, self.metrics.duration.time():
+            yield lease
+
+    def deadline(self, seconds: float | None) -> float | None:
+        """Return when a request of a client that waits `seconds` (None: for ever) is over, on the monotonic clock."""
+        told = [wait for wait in (seconds, self.gate.limits.request_timeout) if wait is not None]
+        return time.monotonic() + min(told) if told else None
+
+    def queue(self, request: Request, deadline: float | None) -> Future[Sequence[Array]]:
+        """Have a checked request run on another thread, alone or with others; `named` gives its results names."""
+        if self._batcher is None:
+            raise unready("the model is still loading")
+        self._look_at(request)
+        return self._batcher.submit(request.feeds, request.rows, deadline)
+
+    def inline(self, request: Request) -> dict[str, Array]:
+        """Run a checked request on the calling thread. Raises what the runtime raises."""
+        self._look_at(request)
+        started = time.perf_counter()
+        results = self._run(dict(request.feeds))
+        if time.perf_counter() - started > _MISTAKE_SECONDS and self._warm_up.inline_bytes:
+            self.pool.submit(self._again, dict(request.feeds))
+        return self.named(results)
+
+    def _again(self, feeds: dict[str, Array]) -> None:
+        """Repeat a long run on another thread, and keep runs out of the event loop if it was the model's fault.
+
+        The thread's own time tells: that the host gave the processor to somebody else says nothing about the model.
+        """
+        clock = time.thread_time if self.config.device == "cpu" else time.perf_counter
+        started = clock()
+        self._run(feeds)
+        spent = clock() - started
+        if spent > _MISTAKE_SECONDS and self._warm_up.inline_bytes:
+            self._warm_up = replace(self._warm_up, inline_bytes=0)
+            event("runs moved to threads", logging.WARNING, took_ms=round(spent * 1000, 1))
+
+    def named(self, results: Sequence[Array]) -> dict[str, Array]:
+        """Return the results of a run by the names of the outputs, and look at them now and then."""
+        if self._session is None:
+            raise unready("the model is still loading")
+        named = {port.name: array for port, array in zip(self._session.outputs, results, strict=True)}
+        if self._curious:
+            self._curious = False
+            self.metrics.look_back(named)
+        return named
+
+    def _look_at(self, request: Request) -> None:
+        self.metrics.rows.observe(request.rows)
+        now = time.monotonic()
+        if now >= self._looked + _LOOK_SECONDS:
+            self._looked, self._curious = now, True
+            self.metrics.look_at(request.feeds, self.config.ranges)
+
+    def ran(self, waited: Sequence[float]) -> None:
+        """Count a run of the queue: one request per member, with the seconds it waited."""
+        self.metrics.shared.observe(len(waited))
+        for seconds in waited:
+            self.metrics.waited.observe(seconds)
+
+    def _run(self, feeds: dict[str, Array]) -> Sequence[Array]:
+        session = self._session
+        if session is None:
+            raise unready("the model is still loading")
+        started = time.perf_counter()
+        try:
+            results = session.run(feeds)
+        except Exception:
+            self._suspect(session)
+            raise
+        self.metrics.run.observe(time.perf_counter() - started)
+        return results
+
+    def _suspect(self, session: Session) -> None:
+        """Test the model on a thread of its own, unless a test is on."""
+        if self._testing.acquire(blocking=False):
+            threading.Thread(target=self._test, args=(session,), name="self-test", daemon=True).start()
+
+    def _test(self, session: Session) -> None:
+        try:
+            while True:
+                works = model.works(session, self.config.interface)
+                if works != self._works:
+                    level = logging.INFO if works else logging.ERROR
+                    event("the model works again" if works else "the model fails its self-test", level)
+                self._works = works
+                time.sleep(_TEST_SECONDS)
+                if works:
+                    return
+        finally:
+            self._testing.release()
+
+
+def _policy(session: Session, interface: Interface, wished: Policy) -> Policy:
+    """Return `wished` within what the interface allows, and no sharing unless rows are seen to be independent."""
+    most = min(wished.most, batching.most_rows(interface))
+    if most < 2:
+        return Policy()
+    try:
+        if batching.independent(session.run, *model.rows(interface)):
+            return replace(wished, most=most)
+        reason = "the answer to a row depends on the rows beside it"
+    except Exception as error:  # every runtime has its own; a model that cannot be tried is not batched
+        reason = f"two rows together cannot be tried: {str(error).strip()[:300]}"
+    event("requests do not share runs", logging.WARNING, reason=reason)
+    return Policy()

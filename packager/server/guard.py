@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who may ask: clients that know one of the tokens of a file, where there is one.
+
+The file holds one token per line, so that a new one can be handed out before the old one ends; empty lines and those
+that start with `#` do not count. Tokens are compared by their hash, which takes the same time for a near miss as for
+nonsense. Health answers need no token: a probe has none, and they say nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from dataclasses import dataclass
+from pathlib import Path
+
+from packager.server.errors import RequestError, StartError, quote
+
+_LEAST = 16  # characters: shorter ones can be guessed
+_MOST_BYTES = 2**16
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """The hashes of the tokens that open the door; none: it is open."""
+
+    known: tuple[bytes, ...] = ()
+
+    @staticmethod
+    def read(path: Path) -> Guard:
+        """Read the tokens. Raises StartError."""
+        try:
+            with path.open("rb") as file:
+                rows = [row.strip() for row in file.read(_MOST_BYTES).splitlines()]
+        except OSError as error:
+            raise StartError(f"tokens {quote(path)} cannot be read: {error.strerror}") from None
+        tokens = [row for row in rows if row and not row.startswith(b"#")]
+        if not tokens or any(len(token) < _LEAST for token in tokens):
+            raise StartError(f"tokens {quote(path)}: expected tokens of {_LEAST} characters or more, one a line")
+        return Guard(tuple(map(_hash, tokens)))
+
+    def check(self, header: str | None) -> None:
+        """Raise RequestError with status 401 unless `header`, an Authorization field, names a token."""
+        if not self.known:
+            return
+        scheme, _, token = (header or "").partition(" ")
+        given = _hash(token.strip().encode())
+        if scheme.lower() != "bearer" or not any(hmac.compare_digest(given, known) for known in self.known):
+            raise RequestError("expected `Authorization: Bearer` with a token this server knows", status=401)
+
+
+def _hash(token: bytes) -> bytes:
+    return hashlib.sha256(token).digest()

@@ -1,0 +1,293 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Processes that serve one socket together, and change over to another release without losing a request.
+
+The supervisor opens the socket and accepts nothing; the processes do. To change over it starts a new *generation*
+beside the old one, waits until each of its processes has loaded its model, and only then asks the old ones to drain:
+they stop accepting first, then answer what their clients send until those are quiet. A new generation that does not
+become ready is given up and the old one stays, as it does when the plan itself fails.
+
+A process that ends unasked is replaced at once, and with growing pauses if that happens again and again. When the
+supervisor is killed, the line to its processes ends and they drain.
+
+Standard library only: `packager serve` runs this in its own interpreter, which has no server packages.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from packager.server import places
+from packager.server.systemd import Supervisor as Systemd
+
+_LOOK_SECONDS = 0.2
+_LONG_LIFE = 10.0  # seconds: a process that lived so long did not fail to start
+_MOST_PAUSE = 30.0
+_GRACE = 5.0  # seconds beyond `drain` before a process is killed
+_METRICS = "PROMETHEUS_MULTIPROC_DIR"
+_SECRET = re.compile(r"/proc/self/fd/([0-9]+)")
+
+Say = Callable[..., None]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to run: `identity` tells one plan from another. `drain` is in seconds."""
+
+    command: tuple[str, ...]
+    identity: str
+    processes: int
+    host: str
+    port: int
+    grpc_port: int | None
+    drain: float
+    environment: Mapping[str, str]
+
+    @property
+    def secrets(self) -> tuple[int, ...]:
+        """Descriptors that the command names."""
+        return tuple(int(number) for word in self.command for number in _SECRET.findall(word))
+
+
+@dataclass(slots=True)
+class _Process:
+    popen: subprocess.Popen[bytes]
+    line: socket.socket
+    plan: Plan
+    started: float = field(default_factory=time.monotonic)
+    ready: bool = False
+    told: float | None = None  # when it was asked to end
+
+    def heard(self) -> None:
+        """Take in what it said."""
+        with suppress(OSError):
+            self.ready = bool(self.line.recv(16)) or self.ready
+
+    def end(self) -> None:
+        if self.told is None:
+            self.told = time.monotonic()
+            self.popen.terminate()
+
+
+class Supervisor:
+    """`plan` says what to run, and is asked again when `changed` gives another value, or on SIGHUP.
+
+    `say` is told events by name and fields. Both functions are called from threads other than the main one.
+    """
+
+    def __init__(
+        self, plan: Callable[[], Plan], changed: Callable[[], object], say: Say, systemd: Systemd | None = None
+    ) -> None:  # fmt: skip
+        self._systemd, self._told = systemd or Systemd(), False
+        self._make, self._changed, self._say = plan, changed, say
+        self._plan: Plan | None = None
+        self._serving: list[_Process] = []  # the generation that serves
+        self._coming: list[_Process] = []  # the one that shall
+        self._leaving: list[_Process] = []
+        self._seen: object = None
+        self._signals = {"stop": 0, "reload": 0}
+        self._planning: threading.Thread | None = None
+        self._planned: Plan | None = None
+        self._pause, self._not_before, self._alive = 0.0, 0.0, 0.0
+        self._failed: int | None = None
+
+    def run(self) -> int:
+        """Serve until SIGTERM or SIGINT; return the exit code.
+
+        Raises StartError when the address cannot be had, and whatever the first plan raises.
+        """
+        self._seen = self._changed()
+        plan = self._plan = self._make()
+        with self._listening(plan), self._awake() as wake:
+            # One answers while it loads that it is not ready; whoever comes later lets callers wait in the queue.
+            self._serving = [self._start(plan, standby=number > 0) for number in range(plan.processes)]
+            while not self._over():
+                self._wait(wake)
+                self._step()
+                self._tell()
+        return self._failed or 0
+
+    @contextmanager
+    def _listening(self, plan: Plan) -> Iterator[None]:
+        with closing(self._open(plan)) as self._listener:
+            kept = places.reserve(plan.host, plan.grpc_port) if plan.grpc_port else None
+            self._address = self._listener.getsockname()[0]
+            self._metrics = tempfile.mkdtemp(prefix="packager-metrics-")
+            try:
+                yield
+            finally:
+                for process in (*self._serving, *self._coming, *self._leaving):
+                    process.popen.kill()
+                    process.popen.wait()
+                shutil.rmtree(self._metrics, ignore_errors=True)
+                if kept is not None:
+                    kept.close()
+
+    def _open(self, plan: Plan) -> socket.socket:
+        """Return the socket that systemd holds for us, or one of our own. Raises StartError."""
+        if self._systemd.listener is None:
+            return places.listen(plan.host, plan.port)
+        self._systemd.local()
+        return socket.socket(fileno=os.dup(self._systemd.listener))
+
+    @contextmanager
+    def _awake(self) -> Iterator[socket.socket]:
+        """Count signals, and have them end a wait."""
+        reader, writer = socket.socketpair()
+        writer.setblocking(False)
+        names = {signal.SIGTERM: "stop", signal.SIGINT: "stop", signal.SIGHUP: "reload", signal.SIGCHLD: ""}
+
+        def count(number: int, _: object) -> None:
+            if name := names[signal.Signals(number)]:
+                self._signals[name] += 1
+
+        before = {number: signal.signal(number, count) for number in names}
+        woken = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+        try:
+            yield reader
+        finally:
+            signal.set_wakeup_fd(woken)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            reader.close()
+            writer.close()
+
+    def _start(self, plan: Plan, *, standby: bool) -> _Process:
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        with closing(theirs):
+            own = (f"--inherited={self._listener.fileno()},{theirs.fileno()}", f"--host={self._address}")
+            popen = subprocess.Popen(
+                [*plan.command, *own, *(["--standby"] if standby else [])],
+                stdin=subprocess.DEVNULL, env={**plan.environment, _METRICS: self._metrics},
+                pass_fds=(self._listener.fileno(), theirs.fileno(), *plan.secrets),
+            )  # fmt: skip
+        return _Process(popen, ours, plan)
+
+    def _wait(self, wake: socket.socket) -> None:
+        lines = [process.line for process in (*self._serving, *self._coming) if not process.ready]
+        readable, _, _ = select.select([wake, *lines], [], [], _LOOK_SECONDS)
+        if wake in readable:
+            wake.recv(4096)
+        for process in (*self._serving, *self._coming):
+            if process.line in readable:
+                process.heard()
+
+    def _over(self) -> bool:
+        return not (self._serving or self._coming or self._leaving)
+
+    def _step(self) -> None:
+        if self._signals["stop"] or self._failed is not None:
+            self._stop()
+        else:
+            self._replace_the_dead()
+            self._change_over()
+        self._let_go()
+
+    def _tell(self) -> None:
+        """Say to systemd that somebody serves, once, and that this loop turns, always."""
+        if not self._told and any(process.ready for process in self._serving):
+            self._told = True
+            self._systemd.tell("READY=1", f"STATUS=serving {self._serving[0].plan.identity}")
+        if self._systemd.interval is not None and time.monotonic() >= self._alive + self._systemd.interval:
+            self._alive = time.monotonic()
+            self._systemd.tell("WATCHDOG=1")
+
+    def _stop(self) -> None:
+        """Ask all to end; a second signal is passed on, and ends their drain."""
+        self._systemd.tell("STOPPING=1")
+        self._leaving += [*self._serving, *self._coming]
+        self._serving, self._coming = [], []
+        for process in self._leaving:
+            process.end()
+            if self._signals["stop"] > 1:
+                process.popen.terminate()
+        self._signals["stop"] = min(self._signals["stop"], 1)
+
+    def _replace_the_dead(self) -> None:
+        dead = [process for process in self._serving if process.popen.poll() is not None]
+        if not dead:
+            return
+        for process in dead:
+            self._bury(process)
+            self._serving.remove(process)
+            lived = time.monotonic() - process.started
+            self._say("process ended unasked", level=30, pid=process.popen.pid, code=process.popen.returncode)
+            if not process.ready and not any(other.ready for other in self._serving) and self._pause == 0:
+                self._failed = process.popen.returncode  # the first start failed: its own words are on stderr
+                return
+            self._pause = 0.0 if lived > _LONG_LIFE else min(max(1.0, 2 * self._pause), _MOST_PAUSE)
+            self._not_before = time.monotonic() + self._pause
+
+    def _fill(self) -> None:
+        plan = self._plan
+        if plan is None or len(self._serving) >= plan.processes or time.monotonic() < self._not_before:
+            return
+        while len(self._serving) < plan.processes:
+            self._serving.append(self._start(plan, standby=True))
+
+    def _change_over(self) -> None:
+        self._fill()
+        self._ask_for_a_plan()
+        if any(process.popen.poll() is not None for process in self._coming):
+            self._say("change refused", level=40, reason="the new release does not start", **self._about(self._coming))
+            self._leaving += self._coming
+            self._coming = []
+            for process in self._leaving:
+                process.end()
+        elif self._coming and all(process.ready for process in self._coming):
+            for process in self._serving:
+                process.end()
+            self._leaving += self._serving
+            self._serving, self._coming = self._coming, []
+            self._plan, self._pause = self._serving[0].plan, 0.0
+            self._say("changed over", **self._about(self._serving))
+
+    def _about(self, processes: list[_Process]) -> dict[str, object]:
+        return {"release": processes[0].plan.identity, "pids": [process.popen.pid for process in processes]}
+
+    def _ask_for_a_plan(self) -> None:
+        """Have a plan made on a thread when something changed; start its generation when it is there."""
+        if self._planning is None:
+            seen = self._changed()
+            if (seen != self._seen or self._signals["reload"]) and not self._coming:
+                self._seen, self._signals["reload"] = seen, 0
+                self._planning = threading.Thread(target=self._think, daemon=True)
+                self._planning.start()
+        elif not self._planning.is_alive():
+            self._planning, plan, self._planned = None, self._planned, None
+            if plan is not None:
+                self._say("changing over", release=plan.identity)
+                self._coming = [self._start(plan, standby=True) for _ in range(plan.processes)]
+
+    def _think(self) -> None:
+        try:
+            self._planned = self._make()
+        except Exception as error:  # whatever is wrong with the new release, the old one stays
+            self._say("change refused", level=40, reason=str(getattr(error, "message", error))[:500])
+
+    def _let_go(self) -> None:
+        now = time.monotonic()
+        for process in list(self._leaving):
+            if process.popen.poll() is not None:
+                self._bury(process)
+                self._leaving.remove(process)
+            elif process.told is not None and now > process.told + process.plan.drain + _GRACE:
+                process.popen.kill()
+
+    def _bury(self, process: _Process) -> None:
+        process.line.close()
+        for path in Path(self._metrics).glob(f"gauge_live*_{process.popen.pid}.db"):
+            path.unlink()
