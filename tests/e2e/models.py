@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Real models for end-to-end tests, written to disk by a process of their own. Usage: models.py KIND FOLDER.
+"""Real models for end-to-end tests, written to disk by a process of their own. Usage: models.py KIND FOLDER [SEED].
 
 cnn      a convolutional net with batch norm, as .pt2 with a dynamic batch
 resnet   a residual net of the size and shape of ResNet-50 (25.6 M parameters), as .pt2 with a dynamic batch
@@ -105,8 +105,8 @@ def settle(model: nn.Module, example: torch.Tensor) -> nn.Module:
     return model.eval()
 
 
-def main(kind: str, folder: Path) -> None:
-    torch.manual_seed(3)
+def main(kind: str, folder: Path, seed: int = 3) -> None:
+    torch.manual_seed(seed)
     folder.mkdir(parents=True, exist_ok=True)
     batch = torch.export.Dim("batch", min=1, max=64)
     if kind == "cnn":
@@ -134,4 +134,4 @@ def main(kind: str, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    main(sys.argv[1], Path(sys.argv[2]), *map(int, sys.argv[3:]))
