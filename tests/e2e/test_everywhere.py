@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import re
 import subprocess
 import sys
 import time
@@ -113,8 +114,8 @@ def triton(project: Project, tmp_path: Path) -> Iterator[Place]:
     no_gpu = ("--pinned-memory-pool-byte-size", "0", "--allow-gpu-metrics", "false")  # else it warns that there is none
     with tritonserver(tmp_path / "models", tmp_path / "triton", "--load-model", "cnn", *no_gpu) as server:
         yield Place(f"http://{server.http}", f"grpc://{server.grpc}")
-        rows = server.log.read_text().splitlines()
-        assert not [row for row in rows if row.startswith(("E1", "W1"))], "Triton's log is clean"
+        rows = [row for row in server.log.read_text().splitlines() if re.match(r"[EW][0-9]{4} ", row)]
+        assert not [row for row in rows if "CudaDriverHelper" not in row], "but for the driver that a CPU host lacks"
 
 
 @contextlib.contextmanager
