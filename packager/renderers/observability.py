@@ -177,6 +177,7 @@ def _datadog(bundle: Bundle, values: Resolved, endpoint: str) -> JSON:
         "metrics": [{name: name.removeprefix("packager_")} for name in _METRICS],
         "histogram_buckets_as_distributions": True,
         "tags": [f"{name}:{text}" for name, text in tags.items()],
-        "share_labels": {"packager_bundle_info": {"labels": ["version", "runtime", "runtime_version"], "values": [1]}},
+        # `version` would be a tag that Datadog keeps for itself; `bundle_version` says it
+        "share_labels": {"packager_bundle_info": {"labels": ["runtime", "runtime_version"], "values": [1]}},
     }
     return {"init_config": {"service": bundle.name}, "instances": [instance]}
