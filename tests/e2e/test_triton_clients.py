@@ -131,7 +131,7 @@ def test_the_examples_of_nvidia(simple: dict[str, str], protocol: str, program: 
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
 def test_perf_analyzer_of_nvidia(simple: dict[str, str], protocol: str, capsys: Any) -> None:
     command = [str(given("PACKAGER_PERF_ANALYZER")), "-m", "simple", "-u", simple[protocol], "-i", protocol,
-               "--concurrency-range", "1:4:3", "-p", "1000", "-s", "60"]  # fmt: skip
+               "--concurrency-range", "1:4:3", "-p", "1000", "-s", "999"]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
     assert done.returncode == 0 and "Concurrency: 4, throughput:" in done.stdout, done.stdout + done.stderr
     with capsys.disabled():
