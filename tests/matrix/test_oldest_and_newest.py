@@ -68,7 +68,8 @@ print(json.dumps({"version": onnxruntime.__version__, "numpy": numpy.__version__
 def promised(source: Source, folder: Path) -> tuple[Path, Path]:
     """Build for `>=1.15`; return the folder of the graph, and one with inputs and what the source answers to them."""
     source.make(folder / "project" / "model")
-    text = f'name: m\nversion: 1.0.0\nsource: ./model\n{source.recipe}runs-on: {{onnxruntime: ">=1.15"}}\n'
+    platforms = "platforms: [linux_x86_64-cp311]\n"
+    text = f'name: m\nversion: 1.0.0\nsource: ./model\n{platforms}{source.recipe}runs-on: {{onnxruntime: ">=1.15"}}\n'
     parsed = recipes.parse(text, "bundle.yaml", plugins.names("runtimes"))
     store = Store(folder / "store")
     runner, memo = Runner(store, default_limits()), Memo(store.root / "memo")
@@ -78,7 +79,8 @@ def promised(source: Source, folder: Path) -> tuple[Path, Path]:
     assert made.bundle is not None, made.verdict
     store.checkout(made.bundle.tree, folder / "tree")
     contract = json.loads((folder / "tree" / "contract.json").read_bytes())
-    assert contract["runs-on"] == {"onnxruntime": {"versions": ">=1.15"}}
+    promise = contract["runs-on"]["onnxruntime"]
+    assert (promise["versions"], promise["oldest"]["version"]) == (">=1.15", "1.15.0")
     (folder / "cases").mkdir()
     params = {name: spec.to_json() for name, spec in (parsed.inputs or {}).items()} or None
     wishes = Wishes.from_params({"inputs": params, "dynamic": {n: list(b) for n, b in parsed.dynamic.items()}})
