@@ -330,7 +330,7 @@ def measure(case: Case, seconds: float, rounds: int, names: list[str]) -> dict[s
                     before = running.processor()
                     got = load(running.port, raw, connections, seconds, 0.0)
                     row[f"rate {connections}"] = got.rate
-                    row[f"cpu {connections}"] = (running.processor() - before) * 1000 / len(got.milliseconds)
+                    row[f"cpu {connections}"] = (running.processor() - before) * 1000 / max(1, len(got.milliseconds))
                     if connections == 1:
                         row |= {"p50": got.percentile(50), "p99": got.percentile(99)}
                 found[name].append(row | {"memory": running.megabytes(), "start": running.started})
@@ -357,7 +357,7 @@ def report(results: dict[str, dict[str, Any]]) -> None:
             key = f"rate {count}"
             own = max(row[key] for name, row in rows.items() if name.startswith("packager") and key in row)
             peers = [(row[key], name) for name, row in rows.items() if key in row and not name.startswith("packager")]
-            if peers:
+            if peers and max(peers)[0]:
                 best, name = max(peers)
                 print(f"{model} at {count}: {own / best:.2f} times the best peer ({name})")
 
@@ -375,7 +375,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         for name in arguments.models:
             results[name] = measure(case(name, Path(folder)), arguments.seconds, arguments.rounds, arguments.servers)
-    report(results)
+            report({name: results[name]})
+            sys.stdout.flush()
     print(f"load of the machine after: {os.getloadavg()[0]:.1f}")
     if arguments.out:
         arguments.out.write_text(json.dumps(results, indent=1))
