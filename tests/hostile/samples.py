@@ -279,7 +279,7 @@ SAMPLES: dict[str, Sample] = {
     "torch-save": Sample("torch.save of anything is a pickle", _file("m.pth", _new, "dir"), 4, _PICKLE),
     "torch-legacy": Sample("the old format, which a scanner calls clean", _file("m.pth", _legacy, "dir"), 4, _PICKLE),
     "torch-legacy-allowed": Sample("and not even a recipe that allows pickles opens it", _file("m.pth", _legacy, "dir"), 4, "format from before 1.6", _ALLOWED),
-    "pt2-with-a-pickle": Sample("torch.export.load unpickles example inputs", _file("m.pt2", _program), 4, "can only be opened by running code"),
+    "pt2-with-a-pickle": Sample("torch.export.load unpickles example inputs", _file("m.pt2", _program), 4, "can only be opened by running code", "policy: dev\n"),
     "skops-bomb": Sample("200 KB that unpack to 200 MB of JSON", _file("m.skops", _bomb), 4, "unpacks to"),
     "onnx-parent": Sample("weights outside of the model", _onnx(lambda: _graph(constants=[_outside(location="../secret.bin")]), single=True), 3, "keeps weights elsewhere"),
     "onnx-parent-in-directory": Sample("the same where no file list is made", _lie(location="../secret.bin"), 4, "keeps its data elsewhere"),
