@@ -51,6 +51,7 @@ _EVERYWHERE = {
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "ORT_DISABLE_TELEMETRY": "1",
     "DO_NOT_TRACK": "true",
 }
 

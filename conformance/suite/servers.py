@@ -90,5 +90,6 @@ def program(name: str, environment: dict[str, str]) -> str:
 
 def environment(**more: str) -> dict[str, str]:
     """Return what a server gets to see: this process's few variables and `more`."""
-    kept = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR", "PYTHONPATH") if name in os.environ}  # noqa: TID251
+    names = ("PATH", "HOME", "TMPDIR", "PYTHONPATH", "ORT_DISABLE_TELEMETRY")
+    kept = {name: os.environ[name] for name in names if name in os.environ}  # noqa: TID251
     return {**kept, "VIRTUAL_ENV": sys.prefix, **more}

@@ -37,7 +37,8 @@ def variables(scratch: Path, python: Path, suite: Path) -> dict[str, str]:
     home = scratch / "home"
     home.mkdir(exist_ok=True)
     return {"PATH": f"{python.parent}:/usr/local/bin:/usr/bin:/bin", "HOME": str(home), "TMPDIR": str(home),
-            "PYTHONPATH": str(suite), "LANG": "C.UTF-8", "NO_PROXY": "127.0.0.1"}  # fmt: skip
+            "PYTHONPATH": str(suite), "LANG": "C.UTF-8", "NO_PROXY": "127.0.0.1",
+            "ORT_DISABLE_TELEMETRY": "1"}  # fmt: skip
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
