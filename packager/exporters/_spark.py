@@ -139,6 +139,19 @@ def _param(stage: Any, *names: str) -> list[str]:
     return found
 
 
+def _as_float(model: Any, name: str) -> None:
+    """Make an output a float32: a prediction of Spark's is a double, and the converters write some as integers."""
+    onnx = importlib.import_module("onnx")
+    value = next(value for value in model.graph.output if value.name == name)
+    if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT:
+        return
+    for node in model.graph.node:
+        node.input[:] = [f"{name}_made" if item == name else item for item in node.input]
+        node.output[:] = [f"{name}_made" if item == name else item for item in node.output]
+    model.graph.node.append(onnx.helper.make_node("Cast", [f"{name}_made"], [name], to=onnx.TensorProto.FLOAT))
+    value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+
+
 @dataclass(frozen=True, slots=True)
 class Pipeline:
     """An opened pipeline as a source: `prediction`, and `probability` where there is one."""
@@ -186,6 +199,7 @@ class Pipeline:
         kept = [type(made[name]).FromString(made[name].SerializeToString()) for name in wanted]
         del model.graph.output[:]
         model.graph.output.extend(kept)
+        _as_float(model, kept[0].name)
 
     def _keep_unseen(self, model: Any) -> None:
         """Give words that an indexer has not seen the place behind all others, where it keeps them; no one else may.

@@ -14,7 +14,7 @@ import pytest
 
 from packager import exporters, init, plugins, recipe
 from packager.errors import StepError
-from packager.exporters import _tensorflow
+from packager.exporters import _spark, _tensorflow
 from tests.unit.exporters.conftest import detected, mlmodel, opened
 
 
@@ -107,3 +107,15 @@ def test_an_exact_gelu_of_keras_has_a_form() -> None:
 def test_an_operator_that_stays_is_named() -> None:
     with pytest.raises(StepError, match="`Betainc` of TensorFlow has no ONNX form"):
         _tensorflow._complete(left_over("Betainc"))
+
+
+def test_a_prediction_of_spark_is_a_number_as_sparks_own() -> None:
+    text = '<ir_version: 8, opset_import: ["" : 18]> g (float[n] x) => (int64[n] y) { y = Cast <to = 7> (x) }'
+    model = onnx.parser.parse_model(text)
+    _spark._as_float(model, "y")
+    onnx.checker.check_model(model, full_check=True)
+    (y,) = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"x": np.array([1.0, 0.0], "float32")})
+    assert y.dtype == np.float32 and y.tolist() == [1.0, 0.0]
+    once = model.SerializeToString()
+    _spark._as_float(model, "y")
+    assert model.SerializeToString() == once
