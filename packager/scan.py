@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from packager import plugins, scanners
 from packager.canonical import JSON
-from packager.errors import MissingToolError, StepError
+from packager.errors import MissingToolError, StepError, StorageError
 from packager.run import Runner
 from packager.sandbox import Limits, choose
 from packager.types import Action, Tree
@@ -54,6 +54,8 @@ def _asked(name: str, asked: Tree, runner: Runner) -> tuple[str, Mapping[str, JS
     action = Action("scan", plugins.load("steps", "scan").VERSION, {"source": asked.digest}, params, tools)
     try:
         answer: Mapping[str, JSON] = runner(action, f"scan with {name}", limits=LIMITS).facts
+    except StorageError:
+        raise  # a full disk is no verdict on a file
     except StepError as error:
         return told, _failed(files, error.message)
     return told, answer

@@ -275,7 +275,7 @@ SAMPLES: dict[str, Sample] = {
     "pickle-bad-crc": Sample("torch loads it, zip readers and scanners do not", _file("m.pt", _bad_crc, "dir"), 4, _PICKLE),
     "pickle-named-onnx": Sample("a pickle behind the name of a graph", _file("m.onnx", _system), 3, "is not an ONNX file"),
     "pickle-object-array": Sample("numpy unpickles arrays of objects", _file("m.npy", _object_array, "dir"), 3, "no model of a known kind"),
-    "pickle-named-safetensors": Sample("a pickle behind the name of weights", _weights(_system), 4, "its header claims"),
+    "pickle-named-safetensors": Sample("a pickle behind the name of weights", _weights(_system), 4, "its header claims", "policy: dev\n"),
     "torch-save": Sample("torch.save of anything is a pickle", _file("m.pth", _new, "dir"), 4, _PICKLE),
     "torch-legacy": Sample("the old format, which a scanner calls clean", _file("m.pth", _legacy, "dir"), 4, _PICKLE),
     "torch-legacy-allowed": Sample("and not even a recipe that allows pickles opens it", _file("m.pth", _legacy, "dir"), 4, "format from before 1.6", _ALLOWED),
