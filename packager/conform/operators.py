@@ -17,9 +17,9 @@ from pathlib import Path
 
 from packager import environments
 from packager.canonical import JSON
-from packager.conform import cells, nodetests, programs
-from packager.conform.cells import Ask, Planned
-from packager.conform.nodetests import NodeTest
+from packager.conform.cells import Ask, Planned, plan
+from packager.conform.nodetests import NodeTest, tests, write
+from packager.conform.programs import run, variables
 from packager.errors import NegativeAnswer, PackagerError
 from packager.events import OnEvent, ignore
 
@@ -74,8 +74,8 @@ class Coverage:
             if key not in self._written:
                 folder = self._folder / str(len(self._written))
                 folder.mkdir(parents=True)
-                found = nodetests.tests(facts)
-                nodetests.write(found, folder)
+                found = tests(facts)
+                write(found, folder)
                 self._written[key] = folder, found
             return self._written[key]
 
@@ -88,7 +88,7 @@ def alone(
     `target` is one of the contract's that the runtime runs. Network, unless cached. Raises NegativeAnswer where the
     version cannot be tested here.
     """
-    (planned,) = cells.plan({"runs-on": {}, "targets": {"-": target}}, [Ask(runtime, f"=={version}")])
+    (planned,) = plan({"runs-on": {}, "targets": {"-": target}}, [Ask(runtime, f"=={version}")])
     if planned.reason:
         raise NegativeAnswer(f"{runtime} {version} cannot be tested here: {planned.reason}")
     python = environments.ensure(planned.requirements, settings.python or planned.python, settings.cache, on_event)
@@ -99,13 +99,13 @@ def alone(
             "name": planned.name, "bundle": {"name": "operators"}, "target": "-", "runtime": runtime,
             "version": planned.version, "device": planned.device, "contract": folder, "vectors": folder,
             "scratch": folder, "adapter": [str(python)], "options": dict(planned.options or {}),
-            "environment": programs.variables(scratch, python, settings.suite),
+            "environment": variables(scratch, python, settings.suite),
         }  # fmt: skip
         cell.write_text(json.dumps(value))
 
         def program(arguments: Sequence[str], place: Path) -> tuple[int | None, str]:
             command = [sys.executable, "-m", *arguments]
-            return programs.run(command, place, settings.suite, settings.environment, settings.seconds)
+            return run(command, place, settings.suite, settings.environment, settings.seconds)
 
         return Coverage(scratch / "operators-tests", program).of(planned, cell, facts)
 
@@ -155,7 +155,7 @@ def lines(found: Mapping[str, JSON]) -> list[str]:
     untested = f"; ONNX has none for {', '.join(map(str, found['untested']))}" if found["untested"] else ""
     who = f"{found.get('runtime')} {found.get('version')}"
     rows = [f"operators: of ONNX's own tests {passed} pass on {who}, {count} fail, {skipped} do not apply{untested}"]
-    for name, tests in bad.items():
-        rows += [f"  {name}: {test}: {text[:200]}" for test, text in list(tests.items())[:2]]
-        rows += [f"  {name}: and {len(tests) - 2} more"] if len(tests) > 2 else []
+    for name, failed in bad.items():
+        rows += [f"  {name}: {test}: {text[:200]}" for test, text in list(failed.items())[:2]]
+        rows += [f"  {name}: and {len(failed) - 2} more"] if len(failed) > 2 else []
     return rows

@@ -71,6 +71,15 @@ class Project:
             self.collect()
         return json.loads(done.stdout) if "--json" in arguments and done.stdout else done
 
+    def carry(self, bundle: str, wheels: Path) -> Path:
+        """Download the wheels that a bundle locks, as an operator carries them to a site without a network."""
+        tree = wheels.with_name("tree")
+        self.run("unpack", bundle, tree, "--key", "release.pub")
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--require-hashes", "--only-binary", ":all:", "--no-deps",
+                   "-d", wheels, "-r", tree / "deps" / "onnxruntime" / "requirements.txt"]  # fmt: skip
+        subprocess.run(command, check=True)
+        return wheels
+
     def write(self, text: str) -> None:
         (self.folder / "bundle.yaml").write_text(text)
 

@@ -30,12 +30,7 @@ pytestmark = pytest.mark.xdist_group("cnn")
 @pytest.fixture(scope="module")
 def wheelhouse(built: Project, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The locked wheels, as an operator carries them to a site without a network."""
-    root = tmp_path_factory.mktemp("carried")
-    built.run("unpack", "cnn.bundle.tar", root / "tree", "--key", "release.pub")
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--require-hashes", "--only-binary", ":all:", "--no-deps",
-               "-d", root / "wheels", "-r", root / "tree" / "deps" / "onnxruntime" / "requirements.txt"]  # fmt: skip
-    subprocess.run(command, check=True)
-    return root / "wheels"
+    return built.carry("cnn.bundle.tar", tmp_path_factory.mktemp("carried") / "wheels")
 
 
 @pytest.fixture(scope="module")
