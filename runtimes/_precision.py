@@ -16,6 +16,7 @@ from packager import graph
 from packager.errors import MissingToolError, StepError
 
 _LARGEST = 65504.0
+_FP32, _FP16 = "tensor(float)", "tensor(float16)"
 _DELICATE = (
     "BatchNormalization", "Cos", "CumSum", "Div", "Erf", "Exp", "Gelu", "GroupNormalization", "InstanceNormalization",
     "LayerNormalization", "Log", "LogSoftmax", "LpNormalization", "Mod", "Pow", "Reciprocal", "ReduceL1", "ReduceL2",
@@ -35,7 +36,12 @@ def half(model: Any, *, mixed: bool) -> Any:
     except ImportError:
         raise MissingToolError("onnxruntime", "onnx") from None
     logging.getLogger(float16.__name__).setLevel(logging.ERROR)
-    blocked: Sequence[str] = (*float16.DEFAULT_OP_BLOCK_LIST, *(_DELICATE if mixed else ()))
+    _type_results(model)
+    blocked: Sequence[str] = (
+        *float16.DEFAULT_OP_BLOCK_LIST,
+        *(node.op_type for node in model.graph.node if not _knows_fp16(node, model)),
+        *(_DELICATE if mixed else ()),
+    )
     try:
         converted = float16.convert_float_to_float16(
             model, keep_io_types=True, disable_shape_infer=True, op_block_list=list(blocked)
@@ -45,6 +51,35 @@ def half(model: Any, *, mixed: bool) -> Any:
     _merge_casts(converted.graph)
     sort(converted.graph)
     return converted
+
+
+def _type_results(model: Any) -> None:
+    """State the type of results that the definition of their operator fixes to fp32 and shape inference leaves open.
+
+    The converter casts what stays fp32 only where it knows that it is. Trees and encoders of `ai.onnx.ml` have no shape
+    inference: their fp32 results would meet fp16 operators.
+    """
+    onnx = graph.tool()
+    known = {value.name for value in (*model.graph.value_info, *model.graph.output)}
+    for node in model.graph.node:
+        for name, types in zip(node.output, _results(node, model), strict=False):
+            if name not in known and types == {_FP32}:
+                value = onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
+                model.graph.value_info.append(value)
+
+
+def _knows_fp16(node: Any, model: Any) -> bool:
+    """Tell whether no result of a node that may be fp32 must be: TfIdfVectorizer, for one, has no other."""
+    return all(_FP16 in types for types in _results(node, model) if _FP32 in types)
+
+
+def _results(node: Any, model: Any) -> list[set[str]]:
+    """Return the types that each result of a node may have by its definition; none where onnx does not define it."""
+    onnx = graph.tool()
+    version = next((entry.version for entry in model.opset_import if entry.domain == node.domain), 1)
+    if not onnx.defs.has(node.op_type, version, node.domain):
+        return []
+    return [set(port.types) for port in onnx.defs.get_schema(node.op_type, version, node.domain).outputs]
 
 
 def _merge_casts(main: Any) -> None:

@@ -94,7 +94,11 @@ def _arrays(path: Path, ports: Mapping[str, JSON]) -> dict[str, Any]:
 def _lines(path: Path, ports: Mapping[str, JSON]) -> dict[str, Any]:
     numpy = importlib.import_module("numpy")
     read = [json.loads(line) for line in path.read_text("utf-8").splitlines() if line.strip()]
-    return {name: numpy.array([row[name] for row in read], ports[name]["dtype"]) for name in ports}
+    return {name: numpy.array([row[name] for row in read], _dtype(ports[name])) for name in ports}
+
+
+def _dtype(port: JSON) -> str:
+    return "object" if port["dtype"] == "string" else str(port["dtype"])
 
 
 def _fitted(values: Any, port: JSON) -> Any:
@@ -105,10 +109,11 @@ def _fitted(values: Any, port: JSON) -> Any:
     fits = array.ndim == len(wanted) and all(
         isinstance(axis, str) or axis == size for axis, size in zip(wanted[1:], array.shape[1:], strict=True)
     )
-    if port["dtype"] == "string" or array.dtype.kind not in "fiub" or not fits:
+    kinds = "OU" if port["dtype"] == "string" else "fiub"
+    if array.dtype.kind not in kinds or not fits:
         got = f"{array.dtype.name}{list(array.shape)}"
         raise StepError(
             f"calibration of `{port['name']}`: expected {port['dtype']}{wanted} with samples along the first axis, "
             f"got {got}"
         )
-    return array.astype(port["dtype"])
+    return array.astype(_dtype(port))

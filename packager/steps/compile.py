@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from packager import plugins
 from packager.canonical import JSON
@@ -31,5 +31,8 @@ def run(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JSON]) -> JS
         if error.name != f"{runtime.__name__}.compile":
             raise
         raise StepError(f"runtime `{params['runtime']}` compiles nothing: it runs the graph as it is") from None
-    batches = _calibration.batches(inputs, params) if inputs.keys() & {"calibration", "source"} else None
+
+    def batches() -> Sequence[Mapping[str, Any]]:
+        return _calibration.batches(inputs, params)
+
     return cast(JSON, module.compile_graph(inputs, out, params, batches))

@@ -12,7 +12,7 @@ import logging
 import math
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,11 +60,13 @@ def dynamic(model: Any) -> Any:
     return _quantised(quantizer)
 
 
-def static(model: Any, source: Path, batches: Iterable[Mapping[str, Any]]) -> Any:
+def static(model: Any, source: Path, batches: Callable[[], Iterable[Mapping[str, Any]]]) -> Any:
     """Quantise weights and activations; the ranges of these are what `batches` showed, rounded outwards."""
+    if not any(node.op_type in _STATIC for node in model.graph.node):
+        raise _nothing()  # before data is asked for, which such models often cannot give
     tool = _tool("onnxruntime.quantization.qdq_quantizer")
     kinds = _tool("onnxruntime.quantization")
-    ranges = _ranges(source, batches)
+    ranges = _ranges(source, batches())
     quantizer = tool.QDQQuantizer(
         model, True, True, kinds.QuantType.QInt8, kinds.QuantType.QUInt8, ranges, None, [], list(_STATIC),
         {"WeightSymmetric": True},
@@ -79,9 +81,13 @@ def _quantised(quantizer: Any) -> Any:
     except Exception as error:  # assertions, ValueError, RuntimeError, onnx's own
         raise StepError(f"the graph cannot be quantised: {_first_line(error)}") from error
     if not any(node.op_type in _CONVERSIONS for node in quantizer.model.model.graph.node):
-        raise StepError("the graph holds nothing that could be quantised", hint="remove this precision from the recipe")
+        raise _nothing()
     _precision.sort(quantizer.model.model.graph)
     return quantizer.model.model
+
+
+def _nothing() -> StepError:
+    return StepError("the graph holds nothing that could be quantised", hint="remove this precision from the recipe")
 
 
 _CONVERSIONS = {"QuantizeLinear", "DynamicQuantizeLinear", "DequantizeLinear"}

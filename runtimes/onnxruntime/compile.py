@@ -24,12 +24,13 @@ from packager import graph, graphneeds
 from packager.canonical import JSON
 from packager.errors import StepError
 
-Batches: TypeAlias = "Sequence[Mapping[str, Any]] | None"
+Batches: TypeAlias = Callable[[], Sequence[Mapping[str, Any]]]
 
 
 def compile_graph(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JSON], batches: Batches) -> JSON:
     """Write the artefact for `params["precision"]` of the graph `inputs["graph"]/params["path"]`.
 
+    `batches` reads the data to calibrate on; only what is calibrated calls it.
     `params` are those of the step: `precision`, `path`, `opset`, `ir`, and optionally `shard_bytes`. Facts besides
     those of the step: what the `graph` needs, and of half precision `clipped`: constants beyond ±65504.
     """
@@ -57,7 +58,7 @@ def compile_graph(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JS
 _FORMS: Mapping[str, Callable[[Any, Path, Batches], Any]] = {
     "fp16": lambda model, source, batches: _precision.half(model, mixed=False),
     "fp32_optimised": lambda model, source, batches: _rewrite.optimised(source),
-    "int8": lambda model, source, batches: _rewrite.static(model, source, batches or ()),
+    "int8": lambda model, source, batches: _rewrite.static(model, source, batches),
     "int8_dynamic": lambda model, source, batches: _rewrite.dynamic(model),
     "mixed": lambda model, source, batches: _precision.half(model, mixed=True),
 }

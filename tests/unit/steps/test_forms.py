@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from packager.runtimes import _precision
 from packager.runtimes.onnxruntime import _rewrite
 
 from packager.errors import StepError
@@ -77,6 +79,55 @@ def test_mixed_leaves_what_is_delicate_in_fp32(exported: Exported, tmp_path: Pat
     found = {node.op_type: types[node.output[0]] for node in model.graph.node if node.op_type != "Cast"}
     assert found["Softmax"] == found["LayerNormalization"] == onnx.TensorProto.FLOAT
     assert found["Conv"] == found["Gemm"] == onnx.TensorProto.FLOAT16
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_what_has_no_fp16_stays_fp32_between_casts(mixed: bool) -> None:
+    """Trees answer in fp32 whatever they are asked, and shape inference does not say so; a vectoriser likewise."""
+    node, float32 = onnx.helper.make_node, onnx.TensorProto.FLOAT
+    tree = {"nodes_treeids": [0], "nodes_nodeids": [0], "nodes_featureids": [0], "nodes_modes": ["LEAF"],
+            "nodes_values": [0.0], "nodes_truenodeids": [0], "nodes_falsenodeids": [0], "target_treeids": [0],
+            "target_nodeids": [0], "target_ids": [0], "target_weights": [0.375], "n_targets": 1}  # fmt: skip
+    words = {"mode": "TF", "min_gram_length": 1, "max_gram_length": 1, "max_skip_count": 0, "ngram_counts": [0],
+             "ngram_indexes": [0, 1], "pool_int64s": [5, 7]}  # fmt: skip
+    nodes = [
+        node("TreeEnsembleRegressor", ["x"], ["leaf"], domain="ai.onnx.ml", **tree),
+        node("TfIdfVectorizer", ["ids"], ["counts"], **words),
+        node("Sum", ["leaf", "counts", "x"], ["sum"]),
+        node("Sigmoid", ["sum"], ["y"]),
+    ]
+    given_ = [onnx.helper.make_tensor_value_info("x", float32, ["n", 2]),
+              onnx.helper.make_tensor_value_info("ids", onnx.TensorProto.INT64, ["n", 3])]  # fmt: skip
+    answered = [onnx.helper.make_tensor_value_info("y", float32, ["n", 2])]
+    opsets = [onnx.helper.make_opsetid("", 17), onnx.helper.make_opsetid("ai.onnx.ml", 3)]
+    model = onnx.helper.make_model(
+        onnx.helper.make_graph(nodes, "g", given_, answered), opset_imports=opsets, ir_version=8
+    )
+    feeds = {"x": np.array([[0.5, -1.0]], np.float32), "ids": np.array([[5, 5, 7]], np.int64)}
+
+    def answer(form: onnx.ModelProto) -> np.ndarray:
+        data = form.SerializeToString()
+        return onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"]).run(None, feeds)[0]
+
+    half = _precision.half(onnx.ModelProto.FromString(model.SerializeToString()), mixed=mixed)
+    casts = {node.output[0]: node.attribute[0].i for node in half.graph.node if node.op_type == "Cast"}
+    (sigmoid,) = (node for node in half.graph.node if node.op_type == "Sigmoid")
+    (trees,) = (node for node in half.graph.node if node.op_type == "TreeEnsembleRegressor")
+    assert casts[trees.input[0]] == float32 and onnx.TensorProto.FLOAT16 in casts.values()
+    assert sigmoid.output[0] != "y"  # computed in fp16, cast to what the interface says
+    np.testing.assert_allclose(answer(half), answer(model), atol=LOSS["fp16"])
+
+
+def test_a_graph_without_products_is_not_asked_for_data(tmp_path: Path) -> None:
+    relu = onnx.helper.make_node("Relu", ["x"], ["y"])
+    ports = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["n"]) for name in "xy"]
+    model = onnx.helper.make_model(onnx.helper.make_graph([relu], "g", ports[:1], ports[1:]))
+
+    def batches() -> list[dict[str, Any]]:
+        raise AssertionError("asked for data")
+
+    with pytest.raises(StepError, match="nothing that could be quantised"):
+        _rewrite.static(model, tmp_path / "model.onnx", batches)
 
 
 @pytest.mark.parametrize("name", ["images.npy", "images.jsonl"])
