@@ -26,8 +26,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import orjson
 from granian.rsgi import HTTPProtocol, ProtocolClosed, Scope
@@ -37,7 +36,9 @@ from packager.server.engine import Engine
 from packager.server.errors import RequestError, quote
 from packager.server.gate import Lease
 from packager.server.guard import Guard
+from packager.server.heads import Heads
 from packager.server.logs import LOGGER, event
+from packager.server.patience import Patience
 from packager.server.protocol import Request
 from packager.server.tensors import Array
 
@@ -49,8 +50,7 @@ _BINARY = ("content-type", "application/octet-stream")
 _OPEN = "health"  # the route that needs no token: probes have none
 
 
-@dataclass(frozen=True, slots=True)
-class Response:
+class Response(NamedTuple):
     """Status, header fields and body of an answer."""
 
     status: int
@@ -61,8 +61,7 @@ class Response:
 Handler: TypeAlias = Callable[[Scope, HTTPProtocol], Awaitable[Response]]
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(NamedTuple):
     """What answers a path: a name for the metrics, the methods allowed, and the handler."""
 
     name: str
@@ -70,8 +69,7 @@ class Route:
     handler: Handler
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
+class Question(NamedTuple):
     """An inference request as it arrived: its body, and the two headers that say how to read it."""
 
     body: bytes
@@ -98,6 +96,8 @@ class App:
         self._engine, self._guard = engine, guard
         self._base = f"/v2/models/{engine.config.name}"
         self._routes = self._table()
+        self._heads = Heads(engine.config.interface)
+        self._patience = Patience(engine.gate.limits.body_timeout)
 
     def _table(self) -> dict[str, Route]:
         read = ("GET", "HEAD")
@@ -211,7 +211,7 @@ class App:
         deadline = engine.deadline(_seconds(headers.get("x-request-timeout")))
         with engine.arriving() as lease:
             encoding = bodies.encoding(headers)
-            body = await bodies.read(headers, proto, lease)
+            body = await bodies.read(headers, proto, lease, self._patience)
             question = Question(body, encoding, headers.get("inference-header-content-length"), lease)
             with engine.gate.admit():
                 if question.brief and len(body) <= engine.inline_bytes:
@@ -232,11 +232,11 @@ class App:
         return await loop.run_in_executor(engine.pool, self._render, request, results)
 
     def _read(self, question: Question) -> Request:
-        lease, interface = question.lease, self._engine.config.interface
+        lease = question.lease
         body = bodies.inflate(question.body, question.encoding, lease.gate.limits.max_body, lease.take)
         length = protocol.header_length(question.header_length, len(body))
         lease.grow(len(body) if length is None else length)
-        return protocol.parse(body, length, interface)
+        return self._heads.parse(body, length)
 
     def _render(self, request: Request, results: dict[str, Array]) -> Response:
         config = self._engine.config

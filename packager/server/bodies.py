@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import zlib
 from collections.abc import Callable
 
@@ -11,6 +10,7 @@ from granian.rsgi import Headers, HTTPProtocol, ProtocolClosed
 
 from packager.server.errors import RequestError, quote
 from packager.server.gate import Lease
+from packager.server.patience import Patience
 
 # zlib's name for the container: gzip, or zlib as HTTP's "deflate" means it (RFC 9110 §8.4.1.2).
 _WINDOW = {"gzip": 31, "x-gzip": 31, "deflate": 15}
@@ -19,7 +19,7 @@ _AT_ONCE = 2**20
 _PIECE = 2**18
 
 
-async def read(headers: Headers, proto: HTTPProtocol, lease: Lease) -> bytes:
+async def read(headers: Headers, proto: HTTPProtocol, lease: Lease, patience: Patience) -> bytes:
     """Return the whole body, never having held more than the lease allows.
 
     A long body takes room as it arrives, a short one all at once: somebody who announces much and sends nothing keeps
@@ -27,7 +27,7 @@ async def read(headers: Headers, proto: HTTPProtocol, lease: Lease) -> bytes:
     Raises RequestError: 400 cut short, 413 too large, 429 no room, 408 too slow.
     """
     try:
-        async with asyncio.timeout(lease.gate.limits.body_timeout):
+        with patience.wait():
             # A request may carry both headers; the chunks then decide its length, so nothing may trust the other.
             if "transfer-encoding" in headers:
                 return await _chunks(proto, lease)

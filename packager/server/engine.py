@@ -12,9 +12,8 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from packager.server import batching, model
@@ -28,6 +27,7 @@ from packager.server.logs import event
 from packager.server.metrics import Metrics
 from packager.server.model import Session, WarmUp
 from packager.server.protocol import Request
+from packager.server.tally import Histogram
 from packager.server.tensors import Array
 from packager.server.traces import Collector, Tracer
 
@@ -45,6 +45,23 @@ class Work:
     workers: int = 1
     threads: int = 1
     batch: Policy = field(default_factory=Policy)
+
+
+@dataclass(slots=True)
+class Visit:
+    """One inference request from its head to its answer: what it holds, and how long it takes."""
+
+    lease: Lease
+    duration: Histogram
+    began: float = 0.0
+
+    def __enter__(self) -> Lease:
+        self.began = time.perf_counter()
+        return self.lease.__enter__()
+
+    def __exit__(self, *_: object) -> None:
+        self.lease.__exit__()
+        self.duration.observe(time.perf_counter() - self.began)
 
 
 class Engine:
@@ -132,13 +149,11 @@ class Engine:
             message = f"unknown version {quote(version)}: this server has {quote(self.config.version)}"
         return RequestError(message, status=404)
 
-    @contextmanager
-    def arriving(self) -> Iterator[Lease]:
-        """Time one inference request, and count the bytes it holds. Raises RequestError."""
+    def arriving(self) -> Visit:
+        """Time one inference request within a block, and count the bytes it holds. Raises RequestError."""
         if self._session is None:
             raise unready("the model is still loading")
-        with self.gate.arrive() as lease, self.metrics.duration.time():
-            yield lease
+        return Visit(self.gate.arrive(), self.metrics.duration)
 
     def deadline(self, seconds: float | None) -> float | None:
         """Return when a request of a client that waits `seconds` (None: for ever) is over, on the monotonic clock."""

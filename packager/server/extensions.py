@@ -54,6 +54,7 @@ def _port(tensor: Tensor, most: int) -> dict[str, Any]:
 
 def statistics(config: Config, metrics: Metrics) -> dict[str, Any]:
     """Return what the server has counted since it started, in Triton's form; durations are sums in nanoseconds."""
+    metrics.flush()
     answered = {sample.labels["code"]: sample.value for sample in _samples(metrics.requests)
                 if sample.name.endswith("_total") and sample.labels["route"] == "infer"}  # fmt: skip
     good = int(answered.get("200", 0))

@@ -10,8 +10,6 @@ import asyncio
 import math
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 from packager.server.errors import RequestError
@@ -61,37 +59,44 @@ class Gate:
         self._lock = threading.Lock()
         self._pace = 0.0
 
-    @contextmanager
-    def arrive(self) -> Iterator[Lease]:
-        """Let one request send its body within the block. Holding bytes raises RequestError when there is no room."""
-        with self._lock:
-            self.arriving += 1
-        lease = Lease(self)
-        try:
-            yield lease
-        finally:
-            with self._lock:
-                self.last = time.monotonic()
-                self.arriving -= 1
-                self.held -= lease.size
+    def arrive(self) -> Lease:
+        """Let one request send its body within a block. Holding bytes raises RequestError when there is no room."""
+        return Lease(self)
 
-    @contextmanager
-    def admit(self) -> Iterator[None]:
-        """Give a request a place for the length of the block. Raises RequestError when the server is full."""
+    def admit(self) -> Place:
+        """Give a request a place within a block. Entering it raises RequestError when the server is full."""
+        return Place(self)
+
+    def _full(self) -> RequestError:
+        """Return the refusal of a request that finds no place."""
+        wait = self._pace * self.in_flight
+        return overload(f"{self.in_flight} requests are in flight, as many as this server takes", wait)
+
+    def enter(self) -> None:
+        """Take a place. Raises RequestError when there is none."""
         with self._lock:
             if self.in_flight >= self.limits.max_in_flight:
-                wait = self._pace * self.in_flight
-                raise overload(f"{self.in_flight} requests are in flight, as many as this server takes", wait)
+                raise self._full()
             self.in_flight += 1
-        started = time.monotonic()
-        try:
-            yield
-        finally:
-            spent = time.monotonic() - started
-            with self._lock:
-                # What one more place costs, in seconds, smoothed: who is refused is told when one may be free.
-                self._pace += _SMOOTH * (spent / self.in_flight - self._pace)
-                self.in_flight -= 1
+
+    def leave(self, spent: float) -> None:
+        """Give a place back that was held for `spent` seconds."""
+        with self._lock:
+            # What one more place costs, in seconds, smoothed: who is refused is told when one may be free.
+            self._pace += _SMOOTH * (spent / self.in_flight - self._pace)
+            self.in_flight -= 1
+
+    def begin(self) -> None:
+        """Count one more request that sends its body."""
+        with self._lock:
+            self.arriving += 1
+
+    def end(self, size: int) -> None:
+        """Count one less, and `size` bytes that it held."""
+        with self._lock:
+            self.last = time.monotonic()
+            self.arriving -= 1
+            self.held -= size
 
     def take(self, size: int) -> None:
         """Count `size` more bytes as held. Raises RequestError when there is no room."""
@@ -107,12 +112,34 @@ class Gate:
 
 
 @dataclass(slots=True)
+class Place:
+    """A place in flight, from entering a block to leaving it."""
+
+    gate: Gate
+    since: float = 0.0
+
+    def __enter__(self) -> None:
+        self.gate.enter()
+        self.since = time.monotonic()
+
+    def __exit__(self, *_: object) -> None:
+        self.gate.leave(time.monotonic() - self.since)
+
+
+@dataclass(slots=True)
 class Lease:
     """What one request holds, in bytes."""
 
     gate: Gate
     size: int = 0
     body: int = 0
+
+    def __enter__(self) -> Lease:
+        self.gate.begin()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.gate.end(self.size)
 
     def hold(self, size: int) -> None:
         """Take room for `size` more bytes of the body, before they are read. Raises RequestError."""

@@ -21,13 +21,14 @@
 | `process_…`, `python_…` | | as every Prometheus client has them; only where one process serves by itself |
 
 Below a supervisor all processes count into files of one directory, PROMETHEUS_MULTIPROC_DIR, and each of them answers
-for all, those that have ended included.
+for all, those that have ended included. A process hands on what it counted once a second and when it ends (see
+`tally`): another one's answer is that much behind, and one that is killed takes its last second with it.
 """
 
 from __future__ import annotations
 
 import resource
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import prometheus_client as prometheus
@@ -36,6 +37,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from packager.server import drift
+from packager.server.tally import Counts, Histogram
 from packager.server.tensors import Array
 
 _SECONDS = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -64,16 +66,12 @@ class Metrics:
         self.requests = prometheus.Counter(
             f"{prefix}_requests", "Requests answered, by route and status code.", ["route", "code"], registry=registry
         )
-        self.duration = prometheus.Histogram(
-            f"{prefix}_request_duration_seconds", "Time to answer an inference request.",
-            buckets=sorted({*_SECONDS, p99_seconds or 1.0}), registry=registry,
-        )  # fmt: skip
-        self.run = prometheus.Histogram(
-            f"{prefix}_run_duration_seconds", "Time inside the runtime.", buckets=_SECONDS, registry=registry
+        self._histograms: list[Histogram] = []
+        self.duration = self._histogram(
+            "request_duration_seconds", "Time to answer an inference request.", sorted({*_SECONDS, p99_seconds or 1.0})
         )
-        self.rows = prometheus.Histogram(
-            f"{prefix}_batch_rows", "Rows per inference request.", buckets=_ROWS, registry=registry
-        )
+        self.run = self._histogram("run_duration_seconds", "Time inside the runtime.", _SECONDS)
+        self.rows = self._histogram("batch_rows", "Rows per inference request.", _ROWS)
         self._gauges = {
             name: prometheus.Gauge(
                 f"{prefix}_{name}",
@@ -83,13 +81,8 @@ class Metrics:
             )
             for name, text in _GAUGES.items()
         }
-        self.shared = prometheus.Histogram(
-            f"{prefix}_batch_requests", "Requests that shared a run.", buckets=_ROWS[:8], registry=registry
-        )
-        self.waited = prometheus.Histogram(
-            f"{prefix}_queue_duration_seconds", "Time a request waited for its run.", buckets=_SECONDS,
-            registry=registry,
-        )  # fmt: skip
+        self.shared = self._histogram("batch_requests", "Requests that shared a run.", _ROWS[:8])
+        self.waited = self._histogram("queue_duration_seconds", "Time a request waited for its run.", _SECONDS)
         self._inputs = prometheus.Counter(
             f"{prefix}_inputs", "Inputs looked at for drift.", ["input"], registry=registry
         )
@@ -100,15 +93,28 @@ class Metrics:
         self._spoiled = prometheus.Counter(
             f"{prefix}_outputs_not_finite", "Results with NaN or infinity.", ["output"], registry=registry
         )
-        self._answers: dict[tuple[str, int], prometheus.Counter] = {}
+        self._answers = Counts()
         self._readings: dict[str, Callable[[], float]] = {}
+
+    def _histogram(self, name: str, text: str, buckets: Sequence[float]) -> Histogram:
+        made = Histogram(f"packager_server_{name}", text, list(buckets), self._registry)
+        self._histograms.append(made)
+        return made
 
     def observe(self, in_flight: Callable[[], float], ready: Callable[[], float], queued: Callable[[], float]) -> None:
         """Have the gauges ask these whenever somebody reads them, or calls `refresh`."""
         self._readings = {"requests_in_flight": in_flight, "ready": ready, "requests_queued": queued}
 
+    def flush(self) -> None:
+        """Bring counters and histograms up to date."""
+        for (route, status), count in self._answers.take().items():
+            self.requests.labels(route, status).inc(count)
+        for histogram in self._histograms:
+            histogram.flush()
+
     def refresh(self) -> None:
-        """Bring the gauges up to date, which another process may be asked for."""
+        """Bring everything up to date, which another process may be asked for."""
+        self.flush()
         for name, reading in self._readings.items():
             self._gauges[name].set(reading())
         self._gauges["processes"].set(1)
@@ -117,10 +123,7 @@ class Metrics:
 
     def count(self, route: str, status: int) -> None:
         """Count an answer; over gRPC `status` is the HTTP status it would have had."""
-        counter = self._answers.get((route, status))
-        if counter is None:
-            counter = self._answers[route, status] = self.requests.labels(route, status)
-        counter.inc()
+        self._answers.add((route, status))
 
     def look_at(self, feeds: Mapping[str, Array], ranges: drift.Ranges) -> None:
         """Count what is unusual about the inputs of a request."""

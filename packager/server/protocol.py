@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -31,16 +31,14 @@ EXTENSIONS = ["binary_tensor_data"]
 _REFUSED = ("shared_memory_region", "classification")
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(NamedTuple):
     """One requested output and the form it is to have."""
 
     name: str
     binary: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """A checked inference request. `rows` is the size of the first input's first dimension if that one varies."""
 
     id: str | None
@@ -49,8 +47,7 @@ class Request:
     rows: int
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(NamedTuple):
     """A response body; `header_length` is the length of its JSON document if binary data follows."""
 
     body: bytes
@@ -63,6 +60,7 @@ class _Tail:
 
     view: memoryview
     offset: int
+    sizes: list[int] = field(default_factory=list)
 
     def take(self, size: int, subject: str) -> memoryview:
         end = self.offset + size
@@ -71,6 +69,7 @@ class _Tail:
             raise RequestError(f"{subject}: expected {size} bytes of binary data, got {left}")
         part = self.view[self.offset : end]
         self.offset = end
+        self.sizes.append(size)
         return part
 
     def finish(self) -> None:
@@ -96,18 +95,27 @@ def parse(body: bytes, length: int | None, interface: Interface) -> Request:
 
     The arrays are views of `body` where they can be. Raises RequestError.
     """
+    return read(body, length, interface)[0]
+
+
+def read(body: bytes, length: int | None, interface: Interface) -> tuple[Request, list[int]]:
+    """Do what `parse` does, and return as well how many bytes behind the document each of its inputs took, in order.
+
+    Inputs whose elements are in the document itself take none and are not counted.
+    """
     view = memoryview(body)
     document = _document(view if length is None else view[:length])
     tail = _Tail(view, len(body) if length is None else length)
     feeds = _feeds(document, interface, tail)
     tail.finish()
     first = interface.inputs[0]
-    return Request(
+    request = Request(
         id=_identifier(document),
         feeds=feeds,
         wanted=_wanted(document, interface),
         rows=feeds[first.name].shape[0] if first.shape and isinstance(first.shape[0], str) else 1,
     )
+    return request, tail.sizes
 
 
 def _document(raw: memoryview) -> dict[str, Any]:

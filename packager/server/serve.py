@@ -226,6 +226,7 @@ async def _drain(
     hurry = asyncio.create_task(stop.wait())
     ending = asyncio.create_task(_end(engine, server, rpc, listening, settings))
     await asyncio.wait((ending, hurry), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    engine.metrics.flush()
     event(
         "stopped", logging.INFO if ending.done() else logging.WARNING,
         abandoned=engine.gate.in_flight, took_s=round(time.perf_counter() - started, 3),

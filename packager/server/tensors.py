@@ -83,8 +83,15 @@ def from_binary(raw: memoryview, dtype: str, count: int, subject: str) -> Array:
     if dtype == "bool" and raw.nbytes and np.frombuffer(raw, np.uint8).max() > 1:
         raise RequestError(f"{subject}: expected bytes of 0 or 1, got another value")
     array: Array = np.frombuffer(raw, dtype_of(dtype)) if count else np.empty(0, dtype_of(dtype))
-    # The client chooses where in the body a tensor starts. Runtimes take the pointer as it is, and vectorised
-    # kernels may fault on one that is not aligned to its element: a copy (about 40 µs for 600 KB) is the price.
+    return aligned(array)
+
+
+def aligned(array: Array) -> Array:
+    """Return `array`, or a copy where it does not start at a multiple of its element's size.
+
+    The client chooses where in the body a tensor starts. Runtimes take the pointer as it is, and vectorised kernels may
+    fault on one that is not aligned to its element: a copy (about 40 µs for 600 KB) is the price.
+    """
     return array if array.flags.aligned else array.copy()
 
 

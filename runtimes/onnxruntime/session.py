@@ -65,12 +65,13 @@ class Session:
         self._session = session
         self.inputs = tuple(_port(node) for node in session.get_inputs())
         self.outputs = tuple(_port(node) for node in session.get_outputs())
+        self._names = [port.name for port in self.outputs]
         self.provider: str = session.get_providers()[0]
         self.version: str = onnxruntime.__version__
 
     def run(self, feeds: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
         """Return every output, in the order of `outputs`. Raises what ONNX Runtime raises."""
-        results: list[NDArray[Any]] = self._session.run(None, feeds)
+        results: list[NDArray[Any]] = self._session.run(self._names, feeds)
         return [np.asarray(result) for result in results]
 
 
