@@ -2,9 +2,9 @@
 """Answer the Open Inference Protocol v2 over HTTP and gRPC for one installed model.
 
 The package is copied beside an installed bundle and run there by the installation's own interpreter, so it imports
-the standard library, numpy, orjson, granian, prometheus_client, grpcio (where gRPC is asked for) and itself, nothing
-else of packager. A runtime is reached only through the `Session` protocol of `packager.server.model`, looked up by
-the name in the configuration.
+the standard library, numpy, orjson, granian, prometheus_client, grpcio (where gRPC is asked for), uvloop (where it is
+installed) and itself, nothing else of packager. A runtime is reached only through the `Session` protocol of
+`packager.server.model`, looked up by the name in the configuration.
 
 One request, in reading order of the modules:
 
@@ -13,6 +13,7 @@ One request, in reading order of the modules:
     app        path, method, limits, bytes in               tensors    bytes or JSON <-> one numpy array
     rpc        the same over gRPC                           messages   gRPC's bytes <-> feeds and results (no I/O)
     protocol   bytes -> feeds, results -> bytes (no I/O)    model      runtime look-up, warm-up, where to run
+    heads      documents that were seen before              turns      short runs that share a turn of the event loop
     metrics    what Prometheus reads                        logs       one JSON line per event on stderr
 
 The law of the whole: a request is either answered with the bytes the runtime produced, or refused with one sentence

@@ -11,7 +11,6 @@ usable. A start that fails says why in one line on stderr, with a `hint:` line w
 from __future__ import annotations
 
 import argparse
-import asyncio
 import logging.config
 import os
 import resource
@@ -21,7 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
-from packager.server import config, logs, systemd
+from packager.server import config, logs, loops, systemd
 from packager.server.batching import Policy
 from packager.server.engine import Work
 from packager.server.errors import StartError
@@ -47,7 +46,7 @@ def main(argv: list[str] | None = None) -> NoReturn:
         if arguments.processes > 1 and arguments.inherited is None:
             code = _supervise(arguments, words)
         else:
-            asyncio.new_event_loop().run_until_complete(serve(_config(arguments), _settings(arguments)))
+            loops.new().run_until_complete(serve(_config(arguments), _settings(arguments)))
     except StartError as error:
         hint = f"hint: {error.hint}\n" if error.hint else ""
         sys.stderr.write(f"error: {error.message}\n{hint}")

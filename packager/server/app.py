@@ -216,7 +216,7 @@ class App:
             with engine.gate.admit():
                 if question.brief and len(body) <= engine.inline_bytes:
                     request = self._read(question)
-                    return self._render(request, engine.inline(request))
+                    return self._render(request, await engine.prompt(request, len(body)))
                 return await self._queued(question, proto, deadline)
 
     async def _queued(self, question: Question, proto: HTTPProtocol, deadline: float | None) -> Response:

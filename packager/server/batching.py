@@ -15,7 +15,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -103,7 +103,7 @@ class Batcher:
     def submit(self, feeds: Feeds, rows: int, deadline: float | None = None) -> Future[Sequence[Array]]:
         """Queue a checked request; the future gives the results in the runtime's order, or what the runtime raised."""
         shared = rows < self._policy.most
-        job = Job(feeds, rows, _key(feeds) if shared else None, deadline)
+        job = Job(feeds, rows, key(feeds) if shared else None, deadline)
         with self._changed:
             self._queue.append(job)
             self._changed.notify_all() if self._policy.window else self._changed.notify()
@@ -149,27 +149,46 @@ class Batcher:
         self._queue = left
 
     def _perform(self, jobs: list[Job]) -> None:
-        if len(jobs) > 1:
-            try:
-                parts = _split(self._run(_joined(jobs)), [job.rows for job in jobs])
-            except Exception:  # whose fault it was shows when each runs by itself
-                parts = None
-            if parts is not None:
-                for job, part in zip(jobs, parts, strict=True):
-                    job.answer.set_result(part)
-                return
-        for job in jobs:
-            try:
-                job.answer.set_result(self._run(dict(job.feeds)))
-            except BaseException as error:  # carried to whoever waits for the answer
-                job.answer.set_exception(error)
+        for job, result in zip(jobs, outcomes(self._run, jobs), strict=True):
+            if isinstance(result, BaseException):
+                job.answer.set_exception(result)
+            else:
+                job.answer.set_result(result)
 
 
-def _key(feeds: Feeds) -> Hashable:
-    return tuple(sorted((name, array.dtype.str, array.shape[1:]) for name, array in feeds.items()))
+class Asked(Protocol):
+    """A request that may share a run."""
+
+    @property
+    def feeds(self) -> Feeds: ...
+    @property
+    def rows(self) -> int: ...
 
 
-def _joined(jobs: Sequence[Job]) -> dict[str, Array]:
+def outcomes(run: Run, asked: Sequence[Asked]) -> Iterator[Sequence[Array] | BaseException]:
+    """Run requests together, or one by one where that fails: yield what each gets, results or the runtime's error."""
+    if len(asked) > 1:
+        try:
+            parts = _split(run(_joined(asked)), [one.rows for one in asked])
+        except Exception:  # whose fault it was shows when each runs by itself
+            parts = None
+        if parts is not None:
+            yield from parts
+            return
+    for one in asked:
+        try:
+            result: Sequence[Array] | BaseException = run(dict(one.feeds))
+        except BaseException as error:  # carried to whoever waits for the answer
+            result = error
+        yield result
+
+
+def key(feeds: Feeds) -> Hashable:
+    """Return what requests that share a run have in common."""
+    return tuple(sorted((name, array.dtype.char, array.shape[1:]) for name, array in feeds.items()))
+
+
+def _joined(jobs: Sequence[Asked]) -> dict[str, Array]:
     return {name: np.concatenate([job.feeds[name] for job in jobs]) for name in jobs[0].feeds}
 
 

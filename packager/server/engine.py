@@ -30,6 +30,7 @@ from packager.server.protocol import Request
 from packager.server.tally import Histogram
 from packager.server.tensors import Array
 from packager.server.traces import Collector, Tracer
+from packager.server.turns import Turns
 
 # Run time may depend on values, which no warm-up shows. A run in the event loop this long may have been a mistake.
 _MISTAKE_SECONDS = 0.05
@@ -80,6 +81,7 @@ class Engine:
         self._work = work
         self._session: Session | None = None
         self._batcher: Batcher | None = None
+        self._turns: Turns | None = None
         self._warm_up = WarmUp(0.0, 0)
         self._works = True
         self._looked, self._curious = 0.0, False
@@ -107,6 +109,7 @@ class Engine:
         )  # fmt: skip
         self.metrics.deploy(config.digest, self.knobs.digest, self.knobs.labels)
         self._batcher = Batcher(self._run, work.workers, policy, self)
+        self._turns = Turns(self._short, policy, self.metrics.shared.observe) if policy.most > 1 else None
         self._session = session
         self._ticking = asyncio.create_task(self._tick())
         return session, self._warm_up
@@ -170,11 +173,25 @@ class Engine:
     def inline(self, request: Request) -> dict[str, Array]:
         """Run a checked request on the calling thread. Raises what the runtime raises."""
         self._look_at(request)
+        return self.named(self._short(dict(request.feeds)))
+
+    async def prompt(self, request: Request, size: int) -> dict[str, Array]:
+        """Run a checked request of `size` bytes in the event loop, with others that are ready, if there are others.
+
+        Raises what the runtime raises.
+        """
+        if self._turns is None or self.gate.arriving < 2:
+            return self.inline(request)
+        self._look_at(request)
+        return self.named(await self._turns.run(request.feeds, request.rows, size, self.inline_bytes))
+
+    def _short(self, feeds: dict[str, Array]) -> Sequence[Array]:
+        """Run what should take less than a millisecond."""
         started = time.perf_counter()
-        results = self._run(dict(request.feeds))
+        results = self._run(feeds)
         if time.perf_counter() - started > _MISTAKE_SECONDS and self._warm_up.inline_bytes:
-            self.pool.submit(self._again, dict(request.feeds))
-        return self.named(results)
+            self.pool.submit(self._again, feeds)
+        return results
 
     def _again(self, feeds: dict[str, Array]) -> None:
         """Repeat a long run on another thread, and keep runs out of the event loop if it was the model's fault.

@@ -18,44 +18,41 @@ class Patience:
         self._seconds = seconds
         self._waits: dict[Wait, None] = {}  # in the order of their ends
         self._timer: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def wait(self) -> Wait:
         """Return a block for the task that runs; it raises TimeoutError when it takes longer than `seconds`."""
-        return Wait(self)
-
-    def begin(self, wait: Wait) -> None:
-        """Put a wait under the timer."""
-        loop = asyncio.get_running_loop()
-        wait.end = loop.time() + self._seconds
+        loop = self._loop
+        if loop is None:  # asking for it costs a system call before Python 3.12
+            loop = self._loop = asyncio.get_running_loop()
+        wait = Wait(self, asyncio.current_task(loop), loop.time() + self._seconds)
         self._waits[wait] = None
         if self._timer is None:
-            self._timer = loop.call_at(wait.end, self._look)
+            self._timer = loop.call_at(wait.end, self._look, loop)
+        return wait
 
     def end(self, wait: Wait) -> None:
         """Forget a wait."""
         self._waits.pop(wait, None)
 
-    def _look(self) -> None:
-        loop = asyncio.get_running_loop()
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
         now = loop.time()
         while self._waits and (first := next(iter(self._waits))).end <= now:
             del self._waits[first]
             first.expire()
-        self._timer = loop.call_at(next(iter(self._waits)).end, self._look) if self._waits else None
+        self._timer = loop.call_at(next(iter(self._waits)).end, self._look, loop) if self._waits else None
 
 
 class Wait:
-    """One block that may not take too long."""
+    """One block that may not take too long. It counts from its making."""
 
     __slots__ = ("_late", "_patience", "_task", "end")
 
-    def __init__(self, patience: Patience) -> None:
-        self._patience, self._late, self.end = patience, False, 0.0
-        self._task: asyncio.Task[object] | None = None
+    def __init__(self, patience: Patience, task: asyncio.Task[object] | None, end: float) -> None:
+        self._patience, self._task, self._late, self.end = patience, task, False, end
 
     def __enter__(self) -> None:
-        self._task = asyncio.current_task()
-        self._patience.begin(self)
+        pass
 
     def expire(self) -> None:
         """End the block."""

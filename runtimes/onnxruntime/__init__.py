@@ -26,7 +26,9 @@ BUILDS_ON_GPU = False
 SERVED = True
 
 _PLUGIN = "onnxruntime-ep-nv-tensorrt-rtx"
-_SERVING = ("granian>=2.5", "orjson>=3.10", "prometheus-client>=0.21", "grpcio>=1.66")
+_SERVING = (
+    "granian>=2.5", "orjson>=3.10", "prometheus-client>=0.21", "grpcio>=1.66", "uvloop>=0.21; sys_platform != 'win32'",
+)  # fmt: skip
 
 
 def promised(specifier: str) -> list[str]:

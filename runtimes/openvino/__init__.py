@@ -24,7 +24,7 @@ BUILDS_ON_GPU = False
 SERVED = True
 
 _LEVEL = (18, 8)  # what the converter reads does not limit this: older graphs run on more runtimes beside it
-_SERVING = ("granian>=2.5", "orjson>=3.10", "prometheus-client>=0.21")
+_SERVING = ("granian>=2.5", "orjson>=3.10", "prometheus-client>=0.21", "uvloop>=0.21; sys_platform != 'win32'")
 
 
 def promised(specifier: str) -> list[str]:

@@ -54,7 +54,7 @@ def test_requirements_know_what_metadata_forgot() -> None:
     assert onnxruntime.requirements(">=1.15,<1.19")[0] == "numpy<2"
     assert onnxruntime.requirements("==1.19.0")[0] == "numpy"
     assert {line.partition(">")[0] for line in onnxruntime.requirements(">=1.17")[2:]} == {
-        "granian", "orjson", "prometheus-client", "grpcio",
+        "granian", "orjson", "prometheus-client", "grpcio", "uvloop",
     }  # fmt: skip
 
 
