@@ -96,7 +96,7 @@ class App:
         self._engine, self._guard = engine, guard
         self._base = f"/v2/models/{engine.config.name}"
         self._routes = self._table()
-        self._heads = Heads(engine.config.interface)
+        self._heads = Heads(engine.config.interface, engine.config.name, engine.config.version)
         self._patience = Patience(engine.gate.limits.body_timeout)
 
     def _table(self) -> dict[str, Route]:
@@ -239,8 +239,7 @@ class App:
         return self._heads.parse(body, length)
 
     def _render(self, request: Request, results: dict[str, Array]) -> Response:
-        config = self._engine.config
-        reply = protocol.render(request, results, config.name, config.version)
+        reply = self._heads.render(request, results)
         if reply.header_length is None:
             return Response(200, _JSON, reply.body)
         length_field = ("inference-header-content-length", str(reply.header_length))

@@ -27,7 +27,6 @@ from packager.server.logs import event
 from packager.server.metrics import Metrics
 from packager.server.model import Session, WarmUp
 from packager.server.protocol import Request
-from packager.server.tally import Histogram
 from packager.server.tensors import Array
 from packager.server.traces import Collector, Tracer
 from packager.server.turns import Turns
@@ -48,23 +47,6 @@ class Work:
     batch: Policy = field(default_factory=Policy)
 
 
-@dataclass(slots=True)
-class Visit:
-    """One inference request from its head to its answer: what it holds, and how long it takes."""
-
-    lease: Lease
-    duration: Histogram
-    began: float = 0.0
-
-    def __enter__(self) -> Lease:
-        self.began = time.perf_counter()
-        return self.lease.__enter__()
-
-    def __exit__(self, *_: object) -> None:
-        self.lease.__exit__()
-        self.duration.observe(time.perf_counter() - self.began)
-
-
 class Engine:
     """One model. `load` makes it ready; `drain` makes it not ready and waits for the last answer."""
 
@@ -80,6 +62,7 @@ class Engine:
         self.draining = False
         self._work = work
         self._session: Session | None = None
+        self._outputs: tuple[str, ...] = ()
         self._batcher: Batcher | None = None
         self._turns: Turns | None = None
         self._warm_up = WarmUp(0.0, 0)
@@ -110,7 +93,7 @@ class Engine:
         self.metrics.deploy(config.digest, self.knobs.digest, self.knobs.labels)
         self._batcher = Batcher(self._run, work.workers, policy, self)
         self._turns = Turns(self._short, policy, self.metrics.shared.observe) if policy.most > 1 else None
-        self._session = session
+        self._session, self._outputs = session, tuple(port.name for port in session.outputs)
         self._ticking = asyncio.create_task(self._tick())
         return session, self._warm_up
 
@@ -152,16 +135,18 @@ class Engine:
             message = f"unknown version {quote(version)}: this server has {quote(self.config.version)}"
         return RequestError(message, status=404)
 
-    def arriving(self) -> Visit:
+    def arriving(self) -> Lease:
         """Time one inference request within a block, and count the bytes it holds. Raises RequestError."""
         if self._session is None:
             raise unready("the model is still loading")
-        return Visit(self.gate.arrive(), self.metrics.duration)
+        return self.gate.arrive(self.metrics.duration.observe)
 
     def deadline(self, seconds: float | None) -> float | None:
         """Return when a request of a client that waits `seconds` (None: for ever) is over, on the monotonic clock."""
-        told = [wait for wait in (seconds, self.gate.limits.request_timeout) if wait is not None]
-        return time.monotonic() + min(told) if told else None
+        most = self.gate.limits.request_timeout
+        if seconds is None and most is None:
+            return None
+        return time.monotonic() + min(wait for wait in (seconds, most) if wait is not None)
 
     def queue(self, request: Request, deadline: float | None) -> Future[Sequence[Array]]:
         """Have a checked request run on another thread, alone or with others; `named` gives its results names."""
@@ -183,7 +168,7 @@ class Engine:
         if self._turns is None or self.gate.arriving < 2:
             return self.inline(request)
         self._look_at(request)
-        return self.named(await self._turns.run(request.feeds, request.rows, size, self.inline_bytes))
+        return self.named(await self._turns.run(request, size, self.inline_bytes))
 
     def _short(self, feeds: dict[str, Array]) -> Sequence[Array]:
         """Run what should take less than a millisecond."""
@@ -208,9 +193,7 @@ class Engine:
 
     def named(self, results: Sequence[Array]) -> dict[str, Array]:
         """Return the results of a run by the names of the outputs, and look at them now and then."""
-        if self._session is None:
-            raise unready("the model is still loading")
-        named = {port.name: array for port, array in zip(self._session.outputs, results, strict=True)}
+        named = dict(zip(self._outputs, results, strict=True))
         if self._curious:
             self._curious = False
             self.metrics.look_back(named)

@@ -10,6 +10,7 @@ import asyncio
 import math
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from packager.server.errors import RequestError
@@ -47,6 +48,10 @@ def unready(message: str) -> RequestError:
     return RequestError(message, status=503, retry_after=1)
 
 
+def _nobody(seconds: float) -> None:
+    pass
+
+
 class Gate:
     """Counts requests and bytes, for the event loop and for the threads of gRPC."""
 
@@ -59,9 +64,12 @@ class Gate:
         self._lock = threading.Lock()
         self._pace = 0.0
 
-    def arrive(self) -> Lease:
-        """Let one request send its body within a block. Holding bytes raises RequestError when there is no room."""
-        return Lease(self)
+    def arrive(self, told: Callable[[float], None] = _nobody) -> Lease:
+        """Let one request send its body within a block, and tell how many seconds that block took.
+
+        Holding bytes raises RequestError when there is no room.
+        """
+        return Lease(self, told, time.perf_counter())
 
     def admit(self) -> Place:
         """Give a request a place within a block. Entering it raises RequestError when the server is full."""
@@ -131,6 +139,8 @@ class Lease:
     """What one request holds, in bytes."""
 
     gate: Gate
+    told: Callable[[float], None]
+    began: float
     size: int = 0
     body: int = 0
 
@@ -140,6 +150,7 @@ class Lease:
 
     def __exit__(self, *_: object) -> None:
         self.gate.end(self.size)
+        self.told(time.perf_counter() - self.began)
 
     def hold(self, size: int) -> None:
         """Take room for `size` more bytes of the body, before they are read. Raises RequestError."""

@@ -12,18 +12,20 @@ document, their number and values, is checked each time.
 from __future__ import annotations
 
 import threading
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import numpy as np
 
-from packager.server import protocol, tensors
+from packager.server import batching, protocol, tensors
 from packager.server.errors import quote
 from packager.server.interface import Interface
-from packager.server.protocol import Request, Wanted
+from packager.server.protocol import Reply, Request, Wanted
 from packager.server.tensors import Array
 
-_LONGEST = 4096  # bytes of a document
-_MOST = 256
+LONGEST = 4096  # bytes of a document
+MOST = 256
 _CHECKED = ("string", "bool")  # dtypes whose bytes may be wrong
 
 
@@ -56,6 +58,7 @@ class Layout:
     size: int
     wanted: tuple[Wanted, ...]
     rows: int
+    key: Hashable
 
     @staticmethod
     def of(request: Request, sizes: list[int], interface: Interface) -> Layout:
@@ -65,41 +68,70 @@ class Layout:
         for (name, array), size in zip(request.feeds.items(), sizes, strict=True):
             parts.append(Part(name, dtypes[name], array.dtype, array.shape, start, size, array.size))
             start += size
-        return Layout(tuple(parts), start, request.wanted, request.rows)
+        return Layout(tuple(parts), start, request.wanted, request.rows, batching.key(request.feeds))
 
     def request(self, body: bytes, length: int) -> Request:
         """Return the request that `body` is, whose document has `length` bytes. Raises RequestError."""
         feeds = {part.name: part.array(body, length) for part in self.parts}
-        return Request(None, feeds, self.wanted, self.rows)
+        return Request(None, feeds, self.wanted, self.rows, self.key)
+
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+
+class Memory(Generic[K, V]):
+    """The last things kept, a bounded number of them; may be used from several threads."""
+
+    def __init__(self) -> None:
+        self.found: dict[K, V] = {}
+        self._lock = threading.Lock()
+
+    def keep(self, key: K, value: V) -> None:
+        """Remember a value; the oldest goes."""
+        with self._lock:
+            if key not in self.found and len(self.found) >= MOST:
+                del self.found[next(iter(self.found))]
+            self.found[key] = value
 
 
 class Heads:
-    """The documents of one interface; may be used from several threads."""
+    """The documents of one model, those that come and those that go; may be used from several threads."""
 
-    def __init__(self, interface: Interface) -> None:
-        self._interface = interface
-        self._known: dict[bytes, Layout] = {}
-        self._lock = threading.Lock()
-
-    def __len__(self) -> int:
-        """How many documents are remembered."""
-        return len(self._known)
+    def __init__(self, interface: Interface, model: str, version: str) -> None:
+        self._interface, self._model, self._version = interface, model, version
+        self._known: Memory[bytes, Layout] = Memory()
+        self._written: Memory[Hashable, bytes] = Memory()
 
     def parse(self, body: bytes, length: int | None) -> Request:
         """Do what `protocol.parse` does. Raises RequestError."""
-        if length is None or length > _LONGEST:
+        if length is None or length > LONGEST:
             return protocol.parse(body, length, self._interface)
         document = body[:length]
-        layout = self._known.get(document)
+        layout = self._known.found.get(document)
         if layout is not None and length + layout.size == len(body):
             return layout.request(body, length)
         request, sizes = protocol.read(body, length, self._interface)
         if request.id is None and len(sizes) == len(request.feeds):
-            self._remember(document, Layout.of(request, sizes, self._interface))
+            self._known.keep(document, Layout.of(request, sizes, self._interface))
         return request
 
-    def _remember(self, document: bytes, layout: Layout) -> None:
-        with self._lock:
-            if len(self._known) >= _MOST:
-                del self._known[next(iter(self._known))]
-            self._known[document] = layout
+    def render(self, request: Request, results: Mapping[str, Array]) -> Reply:
+        """Do what `protocol.render` does. Raises RequestError."""
+        if request.id is not None:
+            return protocol.render(request, results, self._model, self._version)
+        arrays = [results[wanted.name] for wanted in request.wanted]
+        key = (request.wanted, tuple([(array.dtype.char, array.shape) for array in arrays]))
+        head = self._written.found.get(key)
+        if head is not None:
+            return Reply(b"".join([head, *map(tensors.to_binary, arrays)]), len(head))
+        reply = protocol.render(request, results, self._model, self._version)
+        if reply.header_length is not None and _plain(request, arrays):
+            self._written.keep(key, reply.body[: reply.header_length])
+        return reply
+
+
+def _plain(request: Request, arrays: Sequence[Array]) -> bool:
+    """Tell whether types and shapes alone decide what the document of an answer says."""
+    binary = all(wanted.binary for wanted in request.wanted)
+    return binary and all(array.dtype.kind not in "OUS" for array in arrays)

@@ -14,7 +14,7 @@ not offered (shared memory, classification) are refused.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -39,12 +39,16 @@ class Wanted(NamedTuple):
 
 
 class Request(NamedTuple):
-    """A checked inference request. `rows` is the size of the first input's first dimension if that one varies."""
+    """A checked inference request. `rows` is the size of the first input's first dimension if that one varies.
+
+    `key` is what `batching.key` says of the feeds, where somebody knows it already.
+    """
 
     id: str | None
     feeds: Mapping[str, Array]
     wanted: tuple[Wanted, ...]
     rows: int
+    key: Hashable = None
 
 
 class Reply(NamedTuple):

@@ -180,7 +180,7 @@ def _floats(flat: list[float], kind: np.dtype[Any], subject: str) -> Array:
 def to_binary(array: Array) -> memoryview:
     """Return the elements of `array` in row-major order, without copying where they already lie so."""
     if array.dtype.kind not in "OUS":
-        return np.ascontiguousarray(array).data
+        return array.data if array.flags.c_contiguous else np.ascontiguousarray(array).data
     values = [item.encode() if isinstance(item, str) else bytes(item) for item in array.reshape(-1)]
     return memoryview(b"".join(chain.from_iterable((_LENGTH.pack(len(value)), value) for value in values)))
 

@@ -11,15 +11,15 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from packager.server import batching
 from packager.server.batching import Feeds, Policy, Run
+from packager.server.protocol import Request
 from packager.server.tensors import Array
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
+class Member(NamedTuple):
     """A request that is ready. `limit` is how many bytes of requests may share its run."""
 
     feeds: Feeds
@@ -42,13 +42,13 @@ class Turns:
         """How many requests wait."""
         return len(self._members)
 
-    async def run(self, feeds: Feeds, rows: int, size: int, limit: int) -> Sequence[Array]:
+    async def run(self, request: Request, size: int, limit: int) -> Sequence[Array]:
         """Return what the runtime makes of a checked request of `size` bytes, or raise what it raises."""
         loop = self._loop
         if loop is None:  # asking for it costs a system call before Python 3.12
             loop = self._loop = asyncio.get_running_loop()
-        key = batching.key(feeds) if rows < self._policy.most else None
-        member = Member(feeds, rows, size, limit, key, loop.create_future())
+        key = (request.key or batching.key(request.feeds)) if request.rows < self._policy.most else None
+        member = Member(request.feeds, request.rows, size, limit, key, loop.create_future())
         self._members.append(member)
         if len(self._members) == 1:
             loop.call_soon(self._turn, loop)
