@@ -103,6 +103,16 @@ class Heads:
         self._known: Memory[bytes, Layout] = Memory()
         self._written: Memory[Hashable, bytes] = Memory()
 
+    @property
+    def known(self) -> int:
+        """How many documents of requests are remembered."""
+        return len(self._known.found)
+
+    @property
+    def written(self) -> int:
+        """How many documents of answers are remembered."""
+        return len(self._written.found)
+
     def parse(self, body: bytes, length: int | None) -> Request:
         """Do what `protocol.parse` does. Raises RequestError."""
         if length is None or length > LONGEST:
