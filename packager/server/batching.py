@@ -8,6 +8,8 @@ at a time, so that nobody gets an error for a neighbour's values. Without a wind
 server runs a request at once.
 
 What was cancelled, or is past its deadline, while it waited is never run.
+
+`turns` shares short runs in the event loop by the same rules.
 """
 
 from __future__ import annotations

@@ -106,6 +106,42 @@ def test_a_site_that_wants_no_shared_runs_gets_the_bits_of_a_run_alone(app: Path
         assert got.tobytes() == in_process(deep, {"x": x})[0].tobytes()
 
 
+def test_short_requests_of_one_moment_share_a_run_and_get_their_own_rows(app: Path, models: dict[str, Path]) -> None:  # noqa: F811
+    with running(app, models["mlp"]) as server:
+        assert server.wait_for("ready")["inline_bytes"] > 0
+        many, each = 24, 40
+        questions = [sample(1 + index % 3) for index in range(many)]
+
+        def ask(x: np.ndarray) -> list[np.ndarray]:
+            with InferenceServerClient(f"127.0.0.1:{server.port}") as client:
+                return [client.infer("mlp", [tensor("x", x)]).as_numpy("score") for _ in range(each)]
+
+        with ThreadPoolExecutor(many) as pool:
+            answers = list(pool.map(ask, questions))
+        for x, scores in zip(questions, answers, strict=True):
+            want = in_process(models["mlp"], {"x": x})[0]
+            for score in scores:
+                np.testing.assert_allclose(score, want, rtol=1e-4, atol=1e-6)
+        assert figure(server, "packager_server_request_duration_seconds_count") == many * each
+        assert figure(server, "packager_server_batch_rows_sum") == each * sum(map(len, questions))
+        assert figure(server, "packager_server_run_duration_seconds_count") < many * each
+        assert figure(server, "packager_server_batch_requests_sum") > 0
+
+
+def test_processes_together_count_every_request(app: Path, models: dict[str, Path]) -> None:  # noqa: F811
+    with running(app, models["mlp"], "--processes", "2") as server:
+        server.wait_for("ready")
+        wanted = 60
+        for _ in range(wanted):  # a connection each: the kernel deals them out
+            status, _, _ = server.request("POST", "/v2/models/mlp/infer", b"{}")
+            assert status == 400
+        end = time.monotonic() + 10
+        name = 'packager_server_requests_total{code="400",route="infer"}'
+        while (got := figure(server, name)) != wanted and time.monotonic() < end:
+            time.sleep(0.1)  # another process hands on its counts once a second
+        assert got == wanted
+
+
 def test_rows_that_know_each_other_never_share(app: Path, tmp_path: Path) -> None:  # noqa: F811
     nodes = [
         helper.make_node("ReduceMean", ["x"], ["mean"], axes=[0], keepdims=1),
