@@ -86,7 +86,8 @@ class Question(NamedTuple):
     @property
     def brief(self) -> bool:
         """Whether reading it is short enough for the event loop."""
-        return self.document_bytes <= _INLINE_DOCUMENT_BYTES and not self.encoding
+        short = len(self.body) <= _INLINE_DOCUMENT_BYTES or self.document_bytes <= _INLINE_DOCUMENT_BYTES
+        return short and not self.encoding
 
 
 class App:
