@@ -11,7 +11,7 @@
 | `packager_server_run_duration_seconds` | histogram | the runtime's share of it |
 | `packager_server_requests_in_flight` | gauge | infer requests admitted and not yet answered |
 | `packager_server_batch_rows` | histogram | rows per infer request; its `_sum` counts all rows |
-| `packager_server_batch_requests` | histogram | requests of one run: of the queue, or of a turn where several shared it |
+| `packager_server_batch_requests` | histogram | requests of one run: of the queue, or several of one turn |
 | `packager_server_queue_duration_seconds` | histogram | time a request waited for its run, where it had to queue |
 | `packager_server_requests_queued` | gauge | requests that wait for a run |
 | `packager_server_ready` | gauge | 1 between warm-up and shutdown |
