@@ -164,6 +164,15 @@ def test_an_answer_is_written_as_without_the_memory(answers):
         assert heads.render(request, results) == protocol.render(request, results, "m", "1")
 
 
+def test_texts_of_other_lengths_have_documents_of_their_own():
+    heads = Heads(MIXED, "m", "1")
+    request = Request(None, {}, (Wanted("y", True),), 1)
+    for texts in (["a", "bc"], ["def", ""], ["é", "bc"]):
+        results = {"y": np.array(texts, dtype=object)}
+        assert heads.render(request, results) == protocol.render(request, results, "m", "1")
+    assert heads.written == 0
+
+
 def test_what_is_remembered_of_answers_is_bounded():
     heads = Heads(MIXED, "m", "1")
     request = Request(None, {}, (Wanted("y", True),), 1)
