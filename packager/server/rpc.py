@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
@@ -215,7 +216,9 @@ def _awaited(answer: Future[Sequence[Array]], context: Any, deadline: float | No
     if not context.add_callback(answer.cancel):
         answer.cancel()
     try:
-        return answer.result(None if deadline is None else max(0.0, deadline - time.monotonic()))
+        # A call without a deadline has one in some hundred years here, longer than a thread can wait.
+        left = None if deadline is None else min(max(0.0, deadline - time.monotonic()), threading.TIMEOUT_MAX)
+        return answer.result(left)
     except CancelledError:
         raise RequestError("the client cancelled", status=499) from None
     except TimeoutError:

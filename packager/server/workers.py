@@ -3,8 +3,9 @@
 
 Native code of a runtime may crash, and the kernel may kill what takes too much memory. Either ends a worker, not the
 process that holds the clients' connections: a run changes nothing, so it is asked of another worker, or of the one
-that takes the dead one's place. A request with which two workers died is not tried a third time: 500, and the log
-says so. A worker that dies is replaced at once; one that dies young again and again, with growing pauses.
+that takes the dead one's place. A run in which two workers died is not tried a third time: 500, and the log says so;
+one that several requests shared is then repeated one request at a time. A worker that dies is replaced at once, one
+that dies young again and again with growing pauses.
 
 Each worker does one run at a time and has a lane to it and one back (`exchange`). Weights are not multiplied where
 the runtime maps their file: the kernel has its pages once.
@@ -210,7 +211,7 @@ class Workers:
             self._give(worker)
             return results
         shapes = {name: [array.dtype.name, *array.shape] for name, array in feeds.items()}
-        event("request given up", logging.ERROR, reason=f"{deaths} workers died with it in their hands", inputs=shapes)
+        event("run given up", logging.ERROR, reason=f"{deaths} workers died in it", inputs=shapes)
         raise RequestError(f"{deaths} processes died while they ran this request; it is not tried again", status=500)
 
     def _take(self) -> Worker:
