@@ -141,7 +141,8 @@ def serving(versions: Project, site: Path, *options: str, **extra: str) -> Itera
     reader = threading.Thread(target=lambda: started.lines.extend(process.stderr))
     reader.start()
     try:
-        started.until(lambda: started.events("ready"))
+        # The first one answers while it loads, and says that it is not ready.
+        started.until(lambda: len(started.events("ready")) == (2 if "server.processes=2" in options else 1))
         yield started
     finally:
         process.terminate()
