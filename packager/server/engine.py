@@ -103,7 +103,7 @@ class Engine:
     def _open(self) -> Session:
         if self._work.apart is None:
             return model.load(self.config, self._work.threads)
-        self._workers = Workers(self.config, self._work.apart)
+        self._workers = Workers(self.config, self._work.apart, self.metrics.lost.inc)
         return self._workers
 
     async def _tick(self) -> None:

@@ -20,7 +20,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -173,11 +173,11 @@ class Worker:
 class Workers:
     """A session: `run` may be called from as many threads as wish; more than there are workers wait their turn.
 
-    Making one raises StartError unless every worker starts.
+    Making one raises StartError unless every worker starts. `lost` is called for each that ends unasked.
     """
 
-    def __init__(self, config: Config, how: How) -> None:
-        self._config, self._how = config, how
+    def __init__(self, config: Config, how: How, lost: Callable[[], object] = int) -> None:
+        self._config, self._how, self._lost = config, how, lost
         with ThreadPoolExecutor(how.count) as pool:
             first = list(pool.map(lambda _: Worker(config, how), range(how.count)))
         self.inputs, self.outputs = first[0].inputs, first[0].outputs
@@ -236,6 +236,7 @@ class Workers:
             self._bury(worker)
             if self._closed.is_set():
                 return
+            self._lost()
             event("worker ended unasked", logging.WARNING, pid=worker.pid, how=how, lived_s=round(lived, 1))
             young = 0 if lived > _LONG_LIFE else young + 1
             successor = self._successor(young)

@@ -134,6 +134,7 @@ def test_a_killed_worker_costs_its_client_nothing(app: Path, models: dict[str, P
             until(lambda: server.events("worker replaced"), 30)
         assert results == [256.0]
         assert server.wait_for("worker ended unasked")["pid"] == victim
+        assert figure(server, "packager_server_workers_lost_total") == 1
         assert server.request("GET", "/v2/health/ready")[0] == 200
         assert server.wait_for("worker ended unasked")["how"] == "was ended by SIGKILL"
 
