@@ -286,8 +286,11 @@ def changed_over(server: Serving, act: Callable[[], object]) -> None:
 
 
 def connections(pid: int) -> int:
-    found = (os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir())
-    return sum(name.startswith("socket:") for name in found)
+    found = 0
+    for path in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed since it was listed
+            found += os.readlink(path).startswith("socket:")
+    return found
 
 
 def replaced(server: Serving, number: int) -> None:
