@@ -7,8 +7,9 @@ that takes the dead one's place. A run in which two workers died is not tried a 
 one that several requests shared is then repeated one request at a time. A worker that dies is replaced at once, one
 that dies young again and again with growing pauses.
 
-Each worker does one run at a time and has a lane to it and one back (`exchange`). Weights are not multiplied where
-the runtime maps their file: the kernel has its pages once.
+Each worker does one run at a time and has a lane to it and one back (`exchange`). Weights that the runtime reads in
+place are in memory once, as pages of their file; what it packs anew (ONNX Runtime: the matrices of MatMul and Gemm)
+is in every worker.
 """
 
 from __future__ import annotations
