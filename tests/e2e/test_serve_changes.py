@@ -393,6 +393,30 @@ def test_two_minutes_of_load_while_everything_changes(versions: Project, site: P
     assert done["upgraded"] >= 2 and done["worker killed"] >= 8
 
 
+def test_a_killed_installer_leaves_no_process_behind(versions: Project, site: Path, tmp_path: Path) -> None:
+    """Its canary, a server that nobody else knows of, ends with it."""
+    met = 0
+    while met < 3:
+        kill_the_installer(versions, site, random.uniform(1.0, 4.0))
+        met += bool(running(tmp_path))
+        end = time.monotonic() + 10
+        while running(tmp_path):
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        if json.loads((site / "current" / "serve.json").read_text())["version"] == "1.3.0":
+            versions.run(*words("rollback", site))
+
+
+def running(place: Path) -> list[int]:
+    """The processes whose program lies below a directory."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if path.read_bytes().startswith(bytes(place)):
+                found.append(int(path.parent.name))
+    return found
+
+
 def test_a_killed_process_that_holds_connections_loses_only_those(versions: Project, site: Path, answers: dict) -> None:
     """What such a process has in its hands nobody else can answer; everybody else, and the next question, is served."""
     done: Counter[str] = Counter()
