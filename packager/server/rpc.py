@@ -120,7 +120,7 @@ class Rpc:
 
     async def leave(self) -> None:
         """Accept no further connections, and return when those there were have ended by age."""
-        listeners = places.held(self._port, listening=True)
+        listeners = await asyncio.to_thread(places.held, self._port, listening=True)
         for listener in listeners:
             places.deafen(listener)
         await asyncio.sleep(_HANDSHAKE_SECONDS)
