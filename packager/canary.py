@@ -29,6 +29,7 @@ from packager.canonical import JSON
 from packager.errors import NegativeAnswer, UsageError
 from packager.knobs import Resolved
 from packager.renderers.triton import Vector, vectors
+from packager.server import places
 
 _PATIENCE = 120  # seconds for a model to load and warm up
 _OWN = ("server.", "tls.", "log.")  # knobs of the site's place, which the canary does not take
@@ -99,15 +100,16 @@ def _fits(case: Vector, contract: JSON, knobs: Resolved) -> bool:
 
 @contextmanager
 def _serving(command: Sequence[str], knobs: Resolved) -> Iterator[Endpoint]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     values = {name: value for name, value in knobs.values.items() if not name.startswith(_OWN)}
-    document = canonical.dump({"digest": knobs.digest, "values": {**values, "server.port": port}}).decode()
-    with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(
-            [*command, f"--knobs={document}"], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={}
-        )
+    ours, theirs = socket.socketpair()  # when this process is killed, the line ends and so does the server
+    with ours, tempfile.TemporaryFile() as log:
+        with theirs, places.listen("127.0.0.1", 0) as listener:
+            port, passed = listener.getsockname()[1], (listener.fileno(), theirs.fileno())
+            document = canonical.dump({"digest": knobs.digest, "values": {**values, "server.port": port}}).decode()
+            words = [*command, f"--knobs={document}", f"--inherited={passed[0]},{passed[1]}"]
+            process = subprocess.Popen(
+                words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={}, pass_fds=passed
+            )  # fmt: skip
         try:
             endpoint = Endpoint("127.0.0.1", port)
             _wait(process, endpoint, log)

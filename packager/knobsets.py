@@ -85,6 +85,8 @@ _SERVING = (
     Knob("tls.client_ca", "secret", "PEM of the authorities that vouch for clients; each needs a certificate then.",
          needs="reload"),
     Knob("runtime.threads", "integer", "Threads of one inference.", 1, 1, 1024, unit="threads"),
+    Knob("runtime.processes", "integer", "Processes of their own that run the model, for each process that serves; "
+         "0: that one runs it itself.", 0, 0, 256, unit="processes", needs="reload"),
     Knob("log.level", "choice", "Least level that is logged; debug logs every request.", "info",
          choices=("debug", "info", "warning", "error")),
     Knob("log.format", "choice", "One JSON object or one readable line per event.", "json", choices=("json", "text")),

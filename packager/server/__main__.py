@@ -32,8 +32,10 @@ from packager.server.rpc import Credentials
 from packager.server.serve import Settings, serve
 from packager.server.supervisor import Plan, Supervisor
 from packager.server.traces import Collector
+from packager.server.workers import How
 
 _OTHER_FILES = 64  # descriptors that are not connections of clients
+_WORKER_FILES = 5
 
 
 def main(argv: list[str] | None = None) -> NoReturn:
@@ -75,7 +77,8 @@ _KNOBS = {
     "server.max_connections": "max_connections", "server.read_timeout": "read_timeout",
     "server.body_timeout": "body_timeout", "server.request_timeout": "request_timeout", "server.drain": "drain",
     "tracing.host": "tracing_host", "tracing.port": "tracing_port", "tracing.ratio": "tracing_ratio",
-    "runtime.threads": "threads", "log.level": "log_level", "log.format": "log_format",
+    "runtime.threads": "threads", "runtime.processes": "runtime_processes",
+    "log.level": "log_level", "log.format": "log_format",
 }  # fmt: skip
 
 
@@ -105,6 +108,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--port", type=_number(int, 1, 65535), default=8000, help="(%(default)s)")
     parser.add_argument("--grpc-port", type=_number(int, 1, 65535), default=None, help="also serve gRPC (off)")
     parser.add_argument("--threads", type=_number(int, 1, 1024), default=1, help="threads per run (%(default)s)")
+    parser.add_argument(
+        "--runtime-processes", type=_number(int, 0, 256), default=0,
+        help="processes of their own that run the model (0: this one does)",
+    )  # fmt: skip
     parser.add_argument(
         "--workers", type=_number(int, 1, 1024), default=None, help="long runs at once (cores / threads)"
     )
@@ -175,16 +182,16 @@ def _inherited(text: str) -> Inherited:
 
 
 def _settings(arguments: argparse.Namespace) -> Settings:
-    cores = len(os.sched_getaffinity(0))
     own = arguments.inherited
     return Settings(
         host=arguments.host,
         port=arguments.port,
         grpc_port=arguments.grpc_port,
         work=Work(
-            workers=arguments.workers or max(1, cores // (arguments.threads * arguments.processes)),
+            workers=arguments.workers or arguments.runtime_processes or _runs_at_once(arguments),
             threads=arguments.threads,
             batch=Policy(arguments.batch_rows, arguments.batch_window / 1000),
+            apart=_apart(arguments),
         ),
         drain=arguments.drain,
         log_level=arguments.log_level,
@@ -200,7 +207,7 @@ def _settings(arguments: argparse.Namespace) -> Settings:
         limits=Limits(
             max_body=arguments.max_body,
             max_in_flight=arguments.max_in_flight,
-            connections=_connections(arguments.max_connections),
+            connections=_connections(arguments),
             read_timeout=arguments.read_timeout,
             body_timeout=arguments.body_timeout,
             request_timeout=arguments.request_timeout,
@@ -218,11 +225,23 @@ def _credentials(arguments: argparse.Namespace) -> Credentials | None:
     return Credentials(arguments.tls_certificate, arguments.tls_key, arguments.tls_client_ca)
 
 
-def _connections(wanted: int) -> int:
+def _runs_at_once(arguments: argparse.Namespace) -> int:
+    return max(1, len(os.sched_getaffinity(0)) // (arguments.threads * arguments.processes))
+
+
+def _apart(arguments: argparse.Namespace) -> How | None:
+    if not arguments.runtime_processes:
+        return None
+    return How(arguments.runtime_processes, arguments.threads, dict(os.environ))  # noqa: TID251 - it takes its part
+
+
+def _connections(arguments: argparse.Namespace) -> int:
     """Return how many connections the process can have, having asked for as many descriptors as it may."""
+    others = _OTHER_FILES + _WORKER_FILES * arguments.runtime_processes
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    return wanted if most == resource.RLIM_INFINITY else max(1, min(wanted, most - _OTHER_FILES))
+    wanted: int = arguments.max_connections
+    return wanted if most == resource.RLIM_INFINITY else max(1, min(wanted, most - others))
 
 
 if __name__ == "__main__":

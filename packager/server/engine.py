@@ -30,6 +30,7 @@ from packager.server.protocol import Request
 from packager.server.tensors import Array
 from packager.server.traces import Collector, Tracer
 from packager.server.turns import Turns
+from packager.server.workers import How, Workers
 
 # Run time may depend on values, which no warm-up shows. A run in the event loop this long may have been a mistake.
 _MISTAKE_SECONDS = 0.05
@@ -40,11 +41,12 @@ _TEST_SECONDS = 1.0  # between two self-tests
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """How many runs at once, with how many threads each, and how requests share one."""
+    """How many runs at once, with how many threads each, and how requests share one; `apart`: in other processes."""
 
     workers: int = 1
     threads: int = 1
     batch: Policy = field(default_factory=Policy)
+    apart: How | None = None
 
 
 class Engine:
@@ -65,6 +67,7 @@ class Engine:
         self._outputs: tuple[str, ...] = ()
         self._batcher: Batcher | None = None
         self._turns: Turns | None = None
+        self._workers: Workers | None = None
         self._warm_up = WarmUp(0.0, 0)
         self._works = True
         self._looked, self._curious = 0.0, False
@@ -72,8 +75,9 @@ class Engine:
 
     @property
     def ready(self) -> bool:
-        """Whether requests are welcome: after warm-up, before shutdown, while the model works."""
-        return self._session is not None and self._works and not self.draining
+        """Whether requests are welcome: after warm-up, before shutdown, while the model works and somebody runs it."""
+        alive = self._workers is None or self._workers.alive
+        return self._session is not None and alive and self._works and not self.draining
 
     @property
     def inline_bytes(self) -> int:
@@ -83,8 +87,10 @@ class Engine:
     async def load(self) -> tuple[Session, WarmUp]:
         """Open and warm up the model on a worker thread. Raises StartError."""
         loop, config, work = asyncio.get_running_loop(), self.config, self._work
-        session = await loop.run_in_executor(self.pool, model.load, config, work.threads)
+        session = await loop.run_in_executor(self.pool, self._open)
         self._warm_up = await loop.run_in_executor(self.pool, model.warm_up, session, config.interface)
+        if work.apart:  # the event loop must not wait for another process
+            self._warm_up = replace(self._warm_up, inline_bytes=0)
         policy = await loop.run_in_executor(self.pool, _policy, session, config.interface, work.batch)
         self.metrics.describe(
             name=config.name, version=config.version, digest=config.digest, target=config.target,
@@ -96,6 +102,12 @@ class Engine:
         self._session, self._outputs = session, tuple(port.name for port in session.outputs)
         self._ticking = asyncio.create_task(self._tick())
         return session, self._warm_up
+
+    def _open(self) -> Session:
+        if self._work.apart is None:
+            return model.load(self.config, self._work.threads)
+        self._workers = Workers(self.config, self._work.apart, self.metrics.lost.inc)
+        return self._workers
 
     async def _tick(self) -> None:
         """Keep the gauges that other processes read no older than a second."""

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from packager.server import places
 
 READY = b"r"
 
@@ -40,17 +41,18 @@ class Inherited:
     def leave(self) -> None:
         """Accept no further connections; the others keep the socket.
 
-        Every descriptor of the listener in this process is made to name a silent one. Nothing can be lost on the way:
-        a connection is either taken before or stays in the queue for the others. Closing the server instead would
-        also close the connections that were just accepted and have not asked yet.
+        Nothing can be lost on the way: a connection is either taken before or stays in the queue for the others.
         """
         shared = os.fstat(self.listener).st_ino
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as silent:
-            silent.bind("")  # an abstract name that the kernel chooses: nobody is told
-            silent.listen()
-            for path in Path("/proc/self/fd").iterdir():
-                try:
-                    if os.fstat(int(path.name)).st_ino == shared:
-                        os.dup2(silent.fileno(), int(path.name), inheritable=False)
-                except OSError:
-                    continue  # the descriptor of the listing itself
+        places.silence([number for number in _descriptors() if _inode(number) == shared])
+
+
+def _descriptors() -> list[int]:
+    return [int(path.name) for path in Path("/proc/self/fd").iterdir()]
+
+
+def _inode(descriptor: int) -> int:
+    try:
+        return os.fstat(descriptor).st_ino
+    except OSError:  # the descriptor of the listing itself
+        return 0

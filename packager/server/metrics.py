@@ -14,10 +14,11 @@
 | `packager_server_batch_requests` | histogram | requests of one run: of the queue, or several of one turn |
 | `packager_server_queue_duration_seconds` | histogram | time a request waited for its run, where it had to queue |
 | `packager_server_requests_queued` | gauge | requests that wait for a run |
+| `packager_server_workers_lost_total` | counter | workers (`runtime.processes`) that ended unasked |
 | `packager_server_ready` | gauge | 1 between warm-up and shutdown |
 | `packager_bundle_info` | info | `name`, `version`, `digest`, `target`, `runtime`, `runtime_version`, `provider` |
 | `packager_deployment_info` | info | `digest` of the bundle, `knobs` (digest of the resolved knobs), `site_<label>` |
-| `packager_server_processes`, `packager_server_resident_memory_bytes` | gauges | of all processes together |
+| `packager_server_processes`, `packager_server_resident_memory_bytes` | gauges | of all that serve, without workers |
 | `process_…`, `python_…` | | as every Prometheus client has them; only where one process serves by itself |
 
 Below a supervisor all processes count into files of one directory, PROMETHEUS_MULTIPROC_DIR, and each of them answers
@@ -94,6 +95,9 @@ class Metrics:
             f"{prefix}_outputs_not_finite", "Results with NaN or infinity.", ["output"], registry=registry
         )
         self._answers = Counts()
+        self.lost = prometheus.Counter(
+            f"{prefix}_workers_lost", "Processes that run the model and ended unasked.", registry=registry
+        )
         self._readings: dict[str, Callable[[], float]] = {}
 
     def _histogram(self, name: str, text: str, buckets: Sequence[float]) -> Histogram:

@@ -16,7 +16,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -72,13 +72,13 @@ class WarmUp:
 
 def load(config: Config, threads: int) -> Session:
     """Open the artefact and hold it against the interface. Raises StartError."""
-    session: Session = _opener(config.runtime)(config.artefact, threads, config.device)
-    _check(session.inputs, config.interface.inputs, "input")
-    _check(session.outputs, config.interface.outputs, "output")
+    session = open_artefact(config.runtime, config.artefact, threads, config.device)
+    check(session.inputs, session.outputs, config.interface)
     return session
 
 
-def _opener(runtime: str) -> Any:
+def open_artefact(runtime: str, path: Path, threads: int, device: str) -> Session:
+    """Open what a runtime compiled. Raises StartError."""
     module = f"packager.runtimes.{runtime.replace('-', '_')}.session"
     try:
         open_session = importlib.import_module(module).open_session
@@ -87,14 +87,18 @@ def _opener(runtime: str) -> Any:
             f"runtime {quote(runtime)} cannot be imported: {error}", hint="install the bundle again"
         ) from None
 
-    def opener(path: Path, threads: int, device: str) -> Any:
-        try:
-            return open_session(path, threads=threads, device=device)
-        except Exception as error:  # every runtime has its own exceptions; here they all mean the same
-            reason = str(error).strip().splitlines()
-            raise StartError(f"{runtime} cannot load {quote(path)}: {' '.join(reason)[:500]}") from error
+    try:
+        session: Session = open_session(path, threads=threads, device=device)
+    except Exception as error:  # every runtime has its own exceptions; here they all mean the same
+        reason = str(error).strip().splitlines()
+        raise StartError(f"{runtime} cannot load {quote(path)}: {' '.join(reason)[:500]}") from error
+    return session
 
-    return opener
+
+def check(inputs: Sequence[Port], outputs: Sequence[Port], interface: Interface) -> None:
+    """Hold what an artefact has against what is promised. Raises StartError."""
+    _check(inputs, interface.inputs, "input")
+    _check(outputs, interface.outputs, "output")
 
 
 def _check(actual: Sequence[Port], promised: Sequence[Tensor], role: str) -> None:
@@ -121,7 +125,7 @@ def _fits(actual: Sequence[int | str | None], promised: Sequence[int | str]) -> 
 
 def warm_up(session: Session, interface: Interface) -> WarmUp:
     """Run the smallest shapes, then larger ones while they stay short. Raises StartError if the smallest fail."""
-    feeds = _zeros(interface, 1)
+    feeds = smallest(interface)
     try:
         seconds = _measure(session, feeds)
     except Exception as error:
@@ -164,7 +168,7 @@ def _measure(session: Session, feeds: dict[str, Array]) -> float:
 def works(session: Session, interface: Interface) -> bool:
     """Tell whether the model still runs the smallest inputs, as it did at the start."""
     try:
-        session.run(_zeros(interface, 1))
+        session.run(smallest(interface))
     except Exception as error:  # every runtime has its own exceptions
         event("self-test", logging.ERROR, reason=str(error).strip()[:500])
         return False
@@ -195,6 +199,11 @@ def _small(interface: Interface, dimension: str) -> int:
     allowed = interface.range(dimension)
     size = max(allowed.minimum, 4)
     return size if allowed.maximum is None else min(size, allowed.maximum)
+
+
+def smallest(interface: Interface) -> dict[str, Array]:
+    """Return zeros of the smallest shapes, which a model has to take."""
+    return _zeros(interface, 1)
 
 
 def _zeros(interface: Interface, scale: int) -> dict[str, Array]:

@@ -3,12 +3,22 @@
 
 from __future__ import annotations
 
+import array
 import errno
+import os
 import socket
+import stat
+import struct
+from collections.abc import Iterable
+from pathlib import Path
 
 from packager.server.errors import StartError, quote
 
 _BACKLOG = 1024
+_ATTACH_FILTER = 26  # SO_ATTACH_FILTER; the socket module has no name for it
+_INSTRUCTION = struct.Struct("HBBI")
+# Classic BPF over the TCP header: drop a segment with SYN and without ACK, take every other. See socket(7), bpf(4).
+_KNOCKS = ((0x30, 0, 0, 13), (0x54, 0, 0, 0x12), (0x15, 0, 1, 0x02), (0x06, 0, 0, 0), (0x06, 0, 0, 0xFFFFFFFF))
 
 
 def claim(host: str, port: int) -> str:
@@ -36,6 +46,55 @@ def reserve(host: str, port: int) -> socket.socket:
     """Return a socket that keeps a port from others, while processes of this user may share it. Raises StartError."""
     claim(host, port)
     return _bound(host, port, shared=True)
+
+
+def deafen(descriptor: int) -> None:
+    """Have a listener ignore whoever knocks from now on; handshakes that have begun come to their end.
+
+    The kernel of who knocks does so again after a second. By then another process may be the one that listens: closing
+    the listener at once would reset whom the kernel has connected and nobody accepted yet.
+    """
+    program = array.array("B", b"".join(_INSTRUCTION.pack(*step) for step in _KNOCKS))
+    with socket.socket(fileno=os.dup(descriptor)) as listener:
+        listener.setsockopt(
+            socket.SOL_SOCKET, _ATTACH_FILTER, struct.pack("HP", len(_KNOCKS), program.buffer_info()[0])
+        )
+
+
+def queued(descriptor: int) -> int:
+    """Return how many connections wait for a listener to accept them."""
+    with socket.socket(fileno=os.dup(descriptor)) as listener:
+        told = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 28)
+    return int(struct.unpack_from("I", told, 24)[0])  # tcpi_unacked, which is that number for a listener
+
+
+def silence(descriptors: Iterable[int]) -> None:
+    """Make each of these listeners name one that nobody can reach; who watches it notices nothing.
+
+    Closing a server's listener instead would have to be asked of the server, and granian's closes connections that were
+    just accepted and have not asked yet.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as silent:
+        silent.bind("")  # an abstract name that the kernel chooses: nobody is told
+        silent.listen()
+        for descriptor in descriptors:
+            os.dup2(silent.fileno(), descriptor, inheritable=False)
+
+
+def held(port: int, *, listening: bool) -> list[int]:
+    """Return the descriptors of this process that listen at a TCP port, or that are connected to it."""
+    found = []
+    for path in Path("/proc/self/fd").iterdir():
+        try:
+            if not stat.S_ISSOCK(path.stat().st_mode):
+                continue
+            with socket.socket(fileno=os.dup(int(path.name))) as one:
+                if one.family in (socket.AF_INET, socket.AF_INET6) and one.getsockname()[1] == port:
+                    listens = bool(one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+                    found += [int(path.name)] if listens == listening else []
+        except OSError:
+            continue  # closed meanwhile
+    return found
 
 
 def _bound(host: str, port: int, *, shared: bool = False) -> socket.socket:

@@ -13,13 +13,20 @@ and 2 times as many for a CNN. What a client can make it hold:
 | time for an answer | `request_timeout`, or the call's own deadline: DEADLINE_EXCEEDED |
 | metadata of a call | 64 KiB |
 
+Where several processes listen on the port, every connection is told to end (GOAWAY) when it is some seconds old and its
+client, which is not troubled with it, makes another. That is the one way in which grpcio ends a connection and still
+answers calls that were on their way: `stop` cancels them. So a process that drains stops listening and waits until its
+connections have aged.
+
 A refusal has the sentence HTTP gives; `_CODES` pairs the statuses. A call that is cancelled while it waits is not run.
 """
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import logging
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
@@ -27,7 +34,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from packager.server import batching, messages, protocol
+from packager.server import batching, messages, places, protocol
 from packager.server.engine import Engine
 from packager.server.errors import RequestError, StartError, quote
 from packager.server.extensions import encoded_configuration, encoded_statistics
@@ -39,10 +46,12 @@ from packager.server.traces import Span
 
 _SERVICE = "/inference.GRPCInferenceService/"
 _METADATA_BYTES = 2**16
+_LOOK_SECONDS = 0.1
+_HANDSHAKE_SECONDS = 0.3  # for a client that has begun one; less than the second after which kernels knock again
 _THREADS = 16  # waiting for the runtime costs a thread and no processor; as many can share a run
 _CODES = {
     400: "INVALID_ARGUMENT", 401: "UNAUTHENTICATED", 404: "NOT_FOUND", 413: "RESOURCE_EXHAUSTED",
-    429: "RESOURCE_EXHAUSTED", 499: "CANCELLED", 503: "UNAVAILABLE", 504: "DEADLINE_EXCEEDED",
+    429: "RESOURCE_EXHAUSTED", 499: "CANCELLED", 500: "INTERNAL", 503: "UNAVAILABLE", 504: "DEADLINE_EXCEEDED",
 }  # fmt: skip
 
 Method = Callable[[bytes, Any], bytes]
@@ -60,12 +69,12 @@ class Credentials:
 class Rpc:
     """The gRPC server of one model. Raises StartError when it cannot listen.
 
-    `shared`: other processes listen on the same port.
+    `age`: seconds after which a connection ends, where other processes listen on the same port; None: none do.
     """
 
     def __init__(
         self, engine: Engine, guard: Guard, address: str, port: int, *, tls: Credentials | None = None,
-        shared: bool = False,
+        age: float | None = None,
     ) -> None:  # fmt: skip
         try:
             self._grpc: Any = importlib.import_module("grpc")
@@ -74,11 +83,12 @@ class Rpc:
                 "`--grpc-port` needs `grpcio`, which this installation does not hold",
                 hint="build the bundle with a newer packager and install it again",
             ) from None
-        self._engine, self._guard = engine, guard
+        self._engine, self._guard, self._port = engine, guard, port
         limits = engine.gate.limits
         options = [
             ("grpc.max_receive_message_length", limits.max_body), ("grpc.max_send_message_length", -1),
-            ("grpc.max_metadata_size", _METADATA_BYTES), ("grpc.so_reuseport", int(shared)),
+            ("grpc.max_metadata_size", _METADATA_BYTES), ("grpc.so_reuseport", int(age is not None)),
+            *([] if age is None else [("grpc.max_connection_age_ms", int(age * 1000))]),
         ]  # fmt: skip
         self._server = self._grpc.server(
             ThreadPoolExecutor(_THREADS, thread_name_prefix="grpc"),
@@ -107,6 +117,18 @@ class Rpc:
     def start(self) -> None:
         """Begin to listen; readiness follows the model's."""
         self._server.start()
+
+    async def leave(self) -> None:
+        """Accept no further connections, and return when those there were have ended by age."""
+        listeners = await asyncio.to_thread(places.held, self._port, listening=True)
+        for listener in listeners:
+            places.deafen(listener)
+        await asyncio.sleep(_HANDSHAKE_SECONDS)
+        while any(map(places.queued, listeners)):
+            await asyncio.sleep(0)
+        places.silence(listeners)
+        while await asyncio.to_thread(places.held, self._port, listening=False):
+            await asyncio.sleep(_LOOK_SECONDS)
 
     def stop(self, seconds: float) -> None:
         """Refuse new calls, and wait up to `seconds` for those in progress."""
@@ -215,7 +237,9 @@ def _awaited(answer: Future[Sequence[Array]], context: Any, deadline: float | No
     if not context.add_callback(answer.cancel):
         answer.cancel()
     try:
-        return answer.result(None if deadline is None else max(0.0, deadline - time.monotonic()))
+        # A call without a deadline has one in some hundred years here, longer than a thread can wait.
+        left = None if deadline is None else min(max(0.0, deadline - time.monotonic()), threading.TIMEOUT_MAX)
+        return answer.result(left)
     except CancelledError:
         raise RequestError("the client cancelled", status=499) from None
     except TimeoutError:

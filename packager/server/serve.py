@@ -21,7 +21,8 @@ Order on SIGTERM or SIGINT: readiness answers 503; requests in flight finish, ne
 exit. All of it ends after `drain` seconds, or at a second signal.
 
 Below a supervisor the listening socket is everybody's. A process that drains leaves it to the others first, then
-serves its own connections until they have been quiet for a moment: each was told to close by the answer it got.
+serves its own connections until they have been quiet for a moment: each was told to close by the answer it got, and
+over gRPC by its age.
 """
 
 from __future__ import annotations
@@ -58,6 +59,7 @@ from packager.server.traces import Collector
 
 _HEAD_BYTES = 2**16
 _QUIET_SECONDS = 1.0
+_AGE_SECONDS = 10.0  # of a gRPC connection that could as well be another process's
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,10 +130,10 @@ def _rpc(engine: Engine, address: str, settings: Settings) -> Rpc | None:
     """Open the gRPC side beside HTTP, where it was asked for. Raises StartError."""
     if settings.grpc_port is None:
         return None
-    shared = settings.inherited is not None
-    if not shared:
+    if settings.inherited is None:
         claim(settings.host, settings.grpc_port)
-    rpc = Rpc(engine, settings.guard, address, settings.grpc_port, tls=settings.tls, shared=shared)
+    age = min(_AGE_SECONDS, max(settings.drain / 2, 1.0)) if settings.inherited else None
+    rpc = Rpc(engine, settings.guard, address, settings.grpc_port, tls=settings.tls, age=age)
     rpc.start()
     return rpc
 
@@ -236,7 +238,9 @@ async def _drain(
 async def _end(
     engine: Engine, server: Any, rpc: Rpc | None, listening: asyncio.Task[Any], settings: Settings
 ) -> None:  # fmt: skip
-    await engine.drain(_QUIET_SECONDS if settings.inherited else 0.0)
+    others = settings.inherited is not None
+    leaving = [rpc.leave()] if rpc is not None and others else []
+    await asyncio.gather(engine.drain(_QUIET_SECONDS if others else 0.0), *leaving)
     if rpc is not None:
         await asyncio.to_thread(rpc.stop, settings.drain)
     server.stop()

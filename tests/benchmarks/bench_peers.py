@@ -6,7 +6,7 @@
 Three models: a small MLP (256 bytes of input), a CNN (12 KB), the trained MiniLM encoder (32 tokens). Each server runs
 in its own environment, with one thread per run, in the form that suits it best: binary tensors for packager and
 Triton, raw bytes for BentoML, JSON for MLServer, which takes nothing else over HTTP. packager is measured with JSON as
-well, with one process and with two. Rounds interleave servers; every figure is the median of the rounds. The client
+well, with one process and with two, and with the model apart in two of its own. Rounds interleave servers; every figure is the median of the rounds. The client
 shares the cores. Processor time per request, of all processes of a server, is the figure that a busy machine spoils
 least. All servers stay up during the run, idle when it is not their turn. Takes minutes; environments are
 built once, in the cache of the tests.
@@ -214,10 +214,10 @@ def _free_port() -> int:
 
 
 @contextlib.contextmanager
-def ours(case: Case, processes: int) -> Iterator[Running]:
+def ours(case: Case, processes: int, workers: int = 0) -> Iterator[Running]:
     port = _free_port()
     command = [sys.executable, "-m", "packager.server", str(case.config), "--port", str(port),
-               "--processes", str(processes)]  # fmt: skip
+               "--processes", str(processes), "--runtime-processes", str(workers)]  # fmt: skip
     with _program(command, {}, port, "/v2/health/ready") as running:
         yield running
 
@@ -310,6 +310,7 @@ Servers = dict[str, tuple[Callable[[Case], contextlib.AbstractContextManager[Run
 SERVERS: Servers = {
     "packager": (lambda case: ours(case, 1), Case.binary),
     "packager x2": (lambda case: ours(case, 2), Case.binary),
+    "packager apart": (lambda case: ours(case, 1, 2), Case.binary),
     "packager JSON": (lambda case: ours(case, 1), Case.json),
     "triton": (lambda case: adapted("triton", case), Case.binary),
     "bentoml": (bento, Case.raw),

@@ -90,7 +90,7 @@ def _answered(client: _Client) -> bool:
         head = bytes(client.data[:end]).lower()
         if b" 200 " not in head[:20]:
             raise SystemExit(bytes(client.data[:500]).decode(errors="replace"))
-        if b"content-length:" not in head:
+        if b"\r\ncontent-length:" not in head:  # `inference-header-content-length` is another field
             raise SystemExit("an answer without Content-Length")
-        client.wanted = end + 4 + int(head.split(b"content-length:")[1].split(b"\r\n")[0])
+        client.wanted = end + 4 + int(head.split(b"\r\ncontent-length:")[1].split(b"\r\n")[0])
     return len(client.data) >= client.wanted

@@ -2,8 +2,9 @@
 """`packager serve` under constant load while everything below it changes: releases, processes, the installer, knobs.
 
 Every answer is held against the output that the release it names gives in this process. A request fails when it is not
-answered with 200 and the right numbers. Clients ask once; only where a process is killed with SIGKILL, which takes
-the requests in its hands with it, is a lost connection counted apart and asked again.
+answered with 200 and the right numbers. Clients ask once, over HTTP and gRPC. Processes that run the model are killed
+all the while and cost nothing. Only where a process that holds connections is killed, which takes the requests in its
+hands with it, is a lost one counted apart.
 """
 
 from __future__ import annotations
@@ -24,11 +25,16 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import grpc
 import numpy as np
 import onnxruntime
 import pytest
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "conformance"))
+
+from suite import protobuf
 from tests.e2e.conftest import HERE, Project
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("cnn")]
@@ -40,7 +46,10 @@ HEAD = json.dumps({
     "parameters": {"binary_data_output": True},
 }).encode()  # fmt: skip
 BODY = HEAD + X.tobytes()
-CLIENTS = 6
+PORT = protobuf.block(1, "image") + protobuf.block(2, "FP32") + protobuf.packed(3, X.shape)
+QUESTION = protobuf.block(1, "cnn") + protobuf.block(5, PORT) + protobuf.block(7, X.tobytes())
+CLIENTS = 4
+CALLERS = 4
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +89,7 @@ class Serving:
 
     process: subprocess.Popen[str]
     port: int
+    grpc_port: int
     site: Path
     lines: list[str] = field(default_factory=list)
 
@@ -93,9 +103,13 @@ class Serving:
             assert self.process.poll() is None, self.lines[-20:]
             time.sleep(0.05)
 
+    def processes(self) -> list[int]:
+        """Those that serve."""
+        return children(self.process.pid)
+
     def workers(self) -> list[int]:
-        found = subprocess.run(["pgrep", "-P", str(self.process.pid)], capture_output=True, text=True, check=False)
-        return [int(line) for line in found.stdout.split()]
+        """Those that run the model for them."""
+        return [worker for process in self.processes() for worker in children(process)]
 
     def get(self, path: str, **headers: str) -> tuple[int, bytes]:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
@@ -103,6 +117,11 @@ class Serving:
             connection.request("GET", path, headers=headers)
             answer = connection.getresponse()
             return answer.status, answer.read()
+
+
+def children(pid: int) -> list[int]:
+    found = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True, check=False)
+    return [int(line) for line in found.stdout.split()]
 
 
 def free_port() -> int:
@@ -113,15 +132,17 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def serving(versions: Project, site: Path, *options: str, **extra: str) -> Iterator[Serving]:
-    port = free_port()
-    command = [sys.executable, "-m", "packager", "serve", str(site), "--port", str(port), *options]
+    port, grpc_port = free_port(), free_port()
+    command = [sys.executable, "-m", "packager", "serve", str(site), "--port", str(port),
+               "--grpc-port", str(grpc_port), "--set", "server.drain=12", *options]  # fmt: skip
     environment = {"PATH": os.environ["PATH"], "HOME": str(site.parent), "PACKAGER_STORE": str(versions.store), **extra}
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=versions.folder, env=environment)
-    started = Serving(process, port, site)
+    started = Serving(process, port, grpc_port, site)
     reader = threading.Thread(target=lambda: started.lines.extend(process.stderr))
     reader.start()
     try:
-        started.until(lambda: started.events("ready"))
+        # The first one answers while it loads, and says that it is not ready.
+        started.until(lambda: len(started.events("ready")) == (2 if "server.processes=2" in options else 1))
         yield started
     finally:
         process.terminate()
@@ -146,9 +167,13 @@ def expected(site: Path) -> dict[str, np.ndarray]:
 
 @dataclass
 class Load:
-    """Clients that ask without a pause, each on its own connection, until told to stop."""
+    """Clients that ask without a pause until told to stop, each on its own connection or channel.
+
+    Of those that speak gRPC every other one makes a new channel for each call. None repeats a call by itself.
+    """
 
     port: int
+    grpc_port: int
     answers: dict[str, np.ndarray]
     stopped: threading.Event = field(default_factory=threading.Event)
     murder: threading.Event = field(default_factory=threading.Event)
@@ -159,55 +184,89 @@ class Load:
     slowest: float = 0.0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def client(self) -> None:
-        connection, again = None, False
+    def over_http(self) -> None:
+        connection = None
         while not self.stopped.is_set():
             connection = connection or http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
-            murder, began = self.murder.is_set(), time.monotonic()
-            try:
-                status, version, close, output = ask(connection)
-            except (OSError, http.client.HTTPException) as error:
+            found = self.asked("http", ask, connection)
+            if found is None or found.last:
                 connection.close()
                 connection = None
-                with self.lock:
-                    if (murder or self.murder.is_set()) and not again:
-                        self.lost += 1
-                        again = True
-                    else:
-                        self.failed.append(repr(error))
-                continue
-            again = False
+
+    def over_grpc(self, fresh: bool) -> None:
+        options = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]
+        channel = None
+        while not self.stopped.is_set():
+            channel = channel or grpc.insecure_channel(f"127.0.0.1:{self.grpc_port}", options)
+            if self.asked("grpc, new channel" if fresh else "grpc", call, channel) is None or fresh:
+                channel.close()
+                channel = None
+
+    def asked(self, way: str, ask: Callable[[Any], Answer], place: Any) -> Answer | None:
+        """Ask once and judge the answer; None if there was none."""
+        murder, began = self.murder.is_set(), time.monotonic()
+        try:
+            found = ask(place)
+        except (OSError, http.client.HTTPException, grpc.RpcError) as error:
             with self.lock:
-                self.slowest = max(self.slowest, time.monotonic() - began)
-                self.judge(status, version, output)
-            if close:
-                connection.close()
-                connection = None
+                if murder or self.murder.is_set():
+                    self.lost += 1
+                else:
+                    self.failed.append(f"{way}: {error!r}"[:500])
+            return None
+        with self.lock:
+            self.slowest = max(self.slowest, time.monotonic() - began)
+            self.judge(way, found)
+        return found
 
-    def judge(self, status: int, version: str, output: bytes) -> None:
-        if status != 200:
-            self.failed.append(f"{status}: {output[:200]!r}")
-        elif np.allclose(np.frombuffer(output, np.float32).reshape(3, 10), self.answers[version], rtol=1e-4, atol=1e-5):
-            self.right[version] += 1
+    def judge(self, way: str, found: Answer) -> None:
+        if found.status != 200:
+            self.failed.append(f"{way}: {found.status}: {found.output[:200]!r}")
+        elif np.allclose(found.numbers, self.answers[found.version], rtol=1e-4, atol=1e-5):
+            self.right[way, found.version] += 1
         else:
-            self.wrong.append(version)
+            self.wrong.append(f"{way}: {found.version}")
+
+    def of(self, version: str) -> int:
+        return sum(count for (_, name), count in self.right.items() if name == version)
 
 
-def ask(connection: http.client.HTTPConnection) -> tuple[int, str, bool, bytes]:
+@dataclass
+class Answer:
+    """What came back. `last`: the server closes the connection."""
+
+    status: int
+    version: str
+    last: bool
+    output: bytes
+
+    @property
+    def numbers(self) -> np.ndarray:
+        return np.frombuffer(self.output, np.float32).reshape(3, 10)
+
+
+def ask(connection: http.client.HTTPConnection) -> Answer:
     headers = {"Inference-Header-Content-Length": str(len(HEAD)), "Content-Type": "application/octet-stream"}
     connection.request("POST", "/v2/models/cnn/infer", BODY, headers)
     answer = connection.getresponse()
     data = answer.read()
     if answer.status != 200:
-        return answer.status, "", answer.will_close, data
+        return Answer(answer.status, "", answer.will_close, data)
     length = int(answer.getheader("inference-header-content-length"))
-    return 200, json.loads(data[:length])["model_version"], answer.will_close, data[length:]
+    return Answer(200, json.loads(data[:length])["model_version"], answer.will_close, data[length:])
+
+
+def call(channel: grpc.Channel) -> Answer:
+    method = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+    fields = protobuf.parse(method(QUESTION, timeout=30))
+    return Answer(200, protobuf.text(fields, 2), False, protobuf.blocks(fields, 6)[0])
 
 
 @contextlib.contextmanager
 def load(server: Serving, answers: dict[str, np.ndarray]) -> Iterator[Load]:
-    made = Load(server.port, answers)
-    threads = [threading.Thread(target=made.client) for _ in range(CLIENTS)]
+    made = Load(server.port, server.grpc_port, answers)
+    threads = [threading.Thread(target=made.over_http) for _ in range(CLIENTS)]
+    threads += [threading.Thread(target=made.over_grpc, args=(number % 2 == 1,)) for number in range(CALLERS)]
     for thread in threads:
         thread.start()
     try:
@@ -220,23 +279,26 @@ def load(server: Serving, answers: dict[str, np.ndarray]) -> Iterator[Load]:
 
 def changed_over(server: Serving, act: Callable[[], object]) -> None:
     """Do something, and wait until the processes of before have gone."""
-    before, processes = len(server.events("changed over")), set(server.workers())
+    before, processes = len(server.events("changed over")), set(server.processes())
     act()
     server.until(lambda: len(server.events("changed over")) > before)
-    server.until(lambda: not processes & set(server.workers()))
+    server.until(lambda: not processes & set(server.processes()))
 
 
 def connections(pid: int) -> int:
-    found = (os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir())
-    return sum(name.startswith("socket:") for name in found)
+    found = 0
+    for path in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed since it was listed
+            found += os.readlink(path).startswith("socket:")
+    return found
 
 
 def replaced(server: Serving, number: int) -> None:
     """Send a signal to the busiest process, and wait until another has taken its place."""
-    victim = max(server.workers(), key=connections)
+    victim = max(server.processes(), key=connections)
     ready = len(server.events("ready"))
     os.kill(victim, number)
-    server.until(lambda: victim not in server.workers())
+    server.until(lambda: victim not in server.processes())
     server.until(lambda: len(server.events("ready")) > ready)
 
 
@@ -251,50 +313,122 @@ def kill_the_installer(versions: Project, site: Path, after: float) -> int:
     return process.wait()
 
 
-def test_a_running_server_follows_the_installation(versions: Project, site: Path) -> None:
+@contextlib.contextmanager
+def workers_killed(server: Serving, done: Counter[str]) -> Iterator[None]:
+    """Kill the workers there are now, one after the other, while the block runs; those that start meanwhile live."""
+    over = threading.Event()
+
+    def kill(victims: list[int]) -> None:
+        while victims and not over.wait(1.0):
+            victim = victims.pop()
+            with contextlib.suppress(ProcessLookupError):  # it ended with its process
+                os.kill(victim, signal.SIGKILL)
+                done["worker killed"] += 1
+
+    victims = server.workers()
+    random.shuffle(victims)
+    killer = threading.Thread(target=kill, args=(victims,))
+    killer.start()
+    try:
+        yield
+    finally:
+        over.set()
+        killer.join()
+
+
+def report(asked: Load, done: Counter[str]) -> None:
+    total = sum(asked.right.values())
+    print(f"\n{total} right answers {dict(asked.right)}, {len(asked.wrong)} wrong, {len(asked.failed)} failed; "
+          f"{asked.lost} lost; slowest {asked.slowest * 1000:.0f} ms; {dict(done)}")  # fmt: skip
+
+
+@pytest.fixture
+def answers(versions: Project, site: Path) -> dict[str, np.ndarray]:
+    """What 1.2.3 and 1.3.0 answer; the site has the first."""
     shutil.copytree(site, site.with_name("both"), symlinks=True)
     versions.run(*words("upgrade", site.with_name("both")))
-    answers = expected(site.with_name("both"))
-    assert not np.allclose(answers["1.2.3"], answers["1.3.0"])
+    found = expected(site.with_name("both"))
+    assert not np.allclose(found["1.2.3"], found["1.3.0"])
+    return found
+
+
+def test_a_running_server_follows_the_installation(versions: Project, site: Path, answers: dict) -> None:
     with serving(versions, site, "--set", "server.processes=2") as server, load(server, answers) as asked:
         changed_over(server, lambda: versions.run(*words("upgrade", site)))
         replaced(server, signal.SIGTERM)
         changed_over(server, lambda: versions.run(*words("rollback", site)))
         time.sleep(0.5)
     assert (asked.failed, asked.wrong, asked.lost) == ([], [], 0)
-    assert min(asked.right["1.2.3"], asked.right["1.3.0"]) > 10
+    assert min(asked.of("1.2.3"), asked.of("1.3.0")) > 10
 
 
-def test_two_minutes_of_load_while_everything_changes(versions: Project, site: Path) -> None:
-    shutil.copytree(site, site.with_name("both"), symlinks=True)
-    versions.run(*words("upgrade", site.with_name("both")))
-    answers = expected(site.with_name("both"))
+def test_two_minutes_of_load_while_everything_changes(versions: Project, site: Path, answers: dict) -> None:
     done: Counter[str] = Counter()
-    with serving(versions, site, "--set", "server.processes=2") as server, load(server, answers) as asked:
+    apart = ("--set", "server.processes=2", "--set", "runtime.processes=2")
+    with serving(versions, site, *apart) as server, load(server, answers) as asked:
         end = time.monotonic() + 120
         while time.monotonic() < end:
-            kill_the_installer(versions, site, random.uniform(0.2, 4.0))
-            done["installer killed"] += 1
-            current = json.loads((site / "current" / "serve.json").read_text())["version"]
-            if current == "1.2.3":
-                versions.run(*words("upgrade", site))
-            server.until(lambda: (time.sleep(1.0), server.get("/v2/models/cnn/versions/1.3.0/ready")[0] == 200)[1])
-            done["upgraded"] += 1
-            replaced(server, signal.SIGTERM)
-            done["process ended"] += 1
+            with workers_killed(server, done):
+                kill_the_installer(versions, site, random.uniform(0.2, 4.0))
+                done["installer killed"] += 1
+                current = json.loads((site / "current" / "serve.json").read_text())["version"]
+                if current == "1.2.3":
+                    versions.run(*words("upgrade", site))
+                server.until(lambda: (time.sleep(1.0), server.get("/v2/models/cnn/versions/1.3.0/ready")[0] == 200)[1])
+                done["upgraded"] += 1
+            with workers_killed(server, done):
+                replaced(server, signal.SIGTERM)
+                done["process ended"] += 1
+            with workers_killed(server, done):
+                changed_over(server, lambda: versions.run(*words("rollback", site)))
+                done["rolled back"] += 1
+            with workers_killed(server, done):
+                changed_over(server, lambda: server.process.send_signal(signal.SIGHUP))
+                done["reloaded"] += 1
+    report(asked, done)
+    assert (asked.failed, asked.wrong, asked.lost) == ([], [], 0)
+    assert sum(asked.right.values()) > 1000
+    assert min(asked.of("1.2.3"), asked.of("1.3.0")) > 100
+    assert {way for way, _ in asked.right} == {"http", "grpc", "grpc, new channel"}
+    assert done["upgraded"] >= 2 and done["worker killed"] >= 8
+
+
+def test_a_killed_installer_leaves_no_process_behind(versions: Project, site: Path, tmp_path: Path) -> None:
+    """Its canary, a server that nobody else knows of, ends with it."""
+    met = 0
+    while met < 3:
+        kill_the_installer(versions, site, random.uniform(1.0, 4.0))
+        met += bool(running(tmp_path))
+        end = time.monotonic() + 10
+        while running(tmp_path):
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        if json.loads((site / "current" / "serve.json").read_text())["version"] == "1.3.0":
+            versions.run(*words("rollback", site))
+
+
+def running(place: Path) -> list[int]:
+    """The processes whose program lies below a directory."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if path.read_bytes().startswith(bytes(place)):
+                found.append(int(path.parent.name))
+    return found
+
+
+def test_a_killed_process_that_holds_connections_loses_only_those(versions: Project, site: Path, answers: dict) -> None:
+    """What such a process has in its hands nobody else can answer; everybody else, and the next question, is served."""
+    done: Counter[str] = Counter()
+    with serving(versions, site, "--set", "server.processes=2") as server, load(server, answers) as asked:
+        for _ in range(3):
             asked.murder.set()
             replaced(server, signal.SIGKILL)
             time.sleep(0.2)
             asked.murder.clear()
             done["process killed"] += 1
-            changed_over(server, lambda: versions.run(*words("rollback", site)))
-            done["rolled back"] += 1
-            changed_over(server, lambda: server.process.send_signal(signal.SIGHUP))
-            done["reloaded"] += 1
-    total = sum(asked.right.values())
-    print(f"\n{total} right answers {dict(asked.right)}, {len(asked.wrong)} wrong, {len(asked.failed)} failed; "
-          f"{asked.lost} asked again after SIGKILL; slowest {asked.slowest * 1000:.0f} ms; {dict(done)}")  # fmt: skip
+            time.sleep(1.0)
+    report(asked, done)
     assert (asked.failed, asked.wrong) == ([], [])
-    assert asked.lost <= CLIENTS * done["process killed"]
-    assert total > 1000
-    assert done["upgraded"] >= 2
+    assert asked.lost <= (CLIENTS + CALLERS) * done["process killed"]
+    assert sum(asked.right.values()) > 100

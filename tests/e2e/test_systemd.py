@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import threading
+import time
 import urllib.request
 from pathlib import Path
 
@@ -36,9 +37,10 @@ def host(root_filesystem: Path, packager_wheels: Path, deployable: Project, tmp_
     (port,) = free_ports(1)
     for name in ("opt", "srv"):
         (work / name).mkdir()
-    deployable.run("render", "systemd", "1.2.3.bundle.tar", work / "opt" / "units", "--key", "release.pub",
-                   "--program", "/opt/tool/bin/packager", "--values-file", "/opt/units/cnn.yaml",
-                   "--set", f"server.port={port}", "--set", "server.read_timeout=60")  # fmt: skip
+    for name, knob in (("units", "server.read_timeout=60"), ("apart", "runtime.processes=2")):
+        deployable.run("render", "systemd", "1.2.3.bundle.tar", work / "opt" / name, "--key", "release.pub",
+                       "--program", "/opt/tool/bin/packager", "--values-file", f"/opt/{name}/cnn.yaml",
+                       "--set", f"server.port={port}", "--set", knob)  # fmt: skip
     for path in (work, *work.parents[:2], deployable.folder, *deployable.folder.parents[:1]):
         path.chmod(0o755)
     binds = {work / "opt": "/opt", work / "srv": "/srv"}
@@ -85,6 +87,32 @@ def test_it_serves_on_the_passed_listener_and_gives_signs_of_life(host, tmp_path
         assert {row["level"].lower() for row in log} == {"info"}, log
 
 
+def test_workers_run_under_the_same_hardening(host, tmp_path: Path) -> None:
+    """Shared memory, pipes and processes of the model need nothing that the unit denies; one that dies is replaced."""
+    root, folder, binds = host
+    with units.service(folder.with_name("apart"), "cnn", root, binds, tmp_path, watchdog=5) as manager:
+        assert "READY=1" in manager.notices(120, until="READY=1"), manager.log.read_text()
+        assert answered(manager.address) == 10
+        inner = children(children(manager.process.pid))
+        workers = every_child(inner)
+        assert len(workers) == 2
+        os.kill(workers[0], signal.SIGKILL)
+        assert answered(manager.address) == 10
+        end = time.monotonic() + 30
+        while len(every_child(inner)) < 2 or '"worker replaced"' not in manager.log.read_text():
+            assert time.monotonic() < end, manager.log.read_text()
+            time.sleep(0.05)
+        assert ready(manager.address) == 200
+
+
+def answered(address: str) -> int:
+    """Ask the model; return how many numbers it answers."""
+    body = {"inputs": [{"name": "image", "datatype": "FP32", "shape": [1, 1, 8, 8], "data": [0.5] * 64}]}
+    asked = urllib.request.Request(f"http://{address}/v2/models/cnn/infer", json.dumps(body).encode())
+    with urllib.request.urlopen(asked, timeout=60) as answer:
+        return len(json.loads(answer.read())["outputs"][0]["data"])
+
+
 def connected(address: str) -> int:
     """Ask for liveness with patience: the kernel holds the connection until somebody accepts."""
     with urllib.request.urlopen(f"http://{address}/v2/health/live", timeout=120) as answer:
@@ -93,5 +121,10 @@ def connected(address: str) -> int:
 
 def children(pid: int) -> int:
     """Return the process below bubblewrap that serves."""
-    (child,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return int(child)
+    (child,) = every_child(pid)
+    return child
+
+
+def every_child(pid: int) -> list[int]:
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for task in tasks for child in task.read_text().split()]
