@@ -74,7 +74,7 @@ def _go_back(model: Model, done: list[Change], endpoint: Endpoint) -> None:
         if change.previous is None:
             _unload(endpoint, change.model)
         elif loaded:
-            _load(endpoint, change.model)
+            _load(endpoint, change.model, triton.served_number(change.previous))
 
 
 def _is_ready(endpoint: Endpoint, name: str) -> bool:

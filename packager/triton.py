@@ -27,7 +27,7 @@ from packager.renderers.ensemble import Served
 from packager.renderers.triton import Backend
 from packager.repository import CONFIG, RECORD, SITES, WARMUP, Content, Repository, Signed
 
-CANDIDATE = "__candidate"  # no bundle can be called so: names have no two underscores in a row
+CANDIDATE = "__candidate"  # the end of a name; no bundle can be called so: names have no two underscores in a row
 _LIMIT = 16 << 20
 _VERSION = re.compile(rb"(?m)^    versions: ([0-9]{1,9})$")  # as we write them
 _BATCH = re.compile(rb"(?m)^max_batch_size: ([0-9]{1,9})$")
@@ -118,7 +118,7 @@ def _check_kind(repository: Repository, name: str, *, is_ensemble: bool) -> None
     numbers = repository.versions(name)
     if not numbers and not (is_ensemble and repository.read(f"{name}/{CONFIG}")):
         return
-    found = (_record(repository, name, numbers[-1]) or {}) if numbers else {}
+    found = _record(repository, name, numbers[-1]) if numbers else {}
     if is_ensemble != (found.get("kind") == ensemble.KIND):
         what = "a model" if is_ensemble else "an ensemble"
         raise UsageError(f"`{name}` is {what} in `{repository.label}`", hint="give one of the two another name")
@@ -158,20 +158,23 @@ def _contents(rendered: Rendered, bundle: Bundle | None, own: str) -> dict[str, 
 
 def _known(repository: Repository, name: str, identity: JSON) -> int | None:
     for number in reversed(repository.versions(name)):
-        found = _record(repository, name, number) or {}
+        found = _record(repository, name, number)
         if {key: found.get(key) for key in identity} == identity:
             return number
     return None
 
 
-def _record(repository: Repository, model: str, number: int) -> JSON:
-    """Return the record of a version, None if there is none."""
+def _record(repository: Repository, model: str, number: int) -> dict[str, JSON]:
+    """Return the record of a version, empty if there is none. Raises Malformed."""
     path = f"{model}/{number}/{RECORD}"
     data = repository.read(path)
     try:
-        return None if data is None else canonical.load(data, limit=_LIMIT)
+        found = {} if data is None else canonical.load(data, limit=_LIMIT)
     except ValueError as error:
         raise Malformed(f"`{path}` in `{repository.label}` is not acceptable JSON: {error}", subject=path) from None
+    if not isinstance(found, dict):
+        raise Malformed(f"`{path}` in `{repository.label}` is no record", subject=path)
+    return found
 
 
 def _change(rendered: Rendered, number: int, seen: tuple[bytes | None, str | None]) -> Change:
@@ -196,22 +199,15 @@ def _check_config(data: bytes, path: str, on_event: OnEvent) -> None:
 def active(repository: Repository, model: str) -> int | None:
     """Return the version whose configuration is in force, or None."""
     config = repository.read(f"{model}/{CONFIG}")
-    number = _served_number(config)
+    number = served_number(config)
     own = None if number is None else repository.read(f"{model}/{number}/{CONFIG}")
     return number if config is not None and own == config else None
 
 
-def _served_number(config: bytes | None) -> int | None:
+def served_number(config: bytes | None) -> int | None:
+    """Return the version that a configuration of ours serves, None for any other."""
     found = _VERSION.search(config or b"")
     return int(found[1]) if found else None
-
-
-def activate(repository: Repository, model: str, number: int) -> None:
-    """Make version `number` the one that is served after the next load."""
-    config = repository.read(f"{model}/{number}/{CONFIG}")
-    if config is None:
-        raise UsageError(f"`{model}` in `{repository.label}` has no version {number}")
-    apply(repository, Change(model, number, config, *repository.current(f"{model}/{CONFIG}")))
 
 
 def publish(model: Model) -> None:
@@ -257,15 +253,24 @@ def _placed_ensemble(
 
 def _pipelines_with(repository: Repository, model: str) -> list[Pipeline]:
     """Return the pipelines of the repository's ensembles that have `model` as a step."""
-    found = []
-    for name in repository.names():
-        config = repository.read(f"{name}/{CONFIG}") or b""
-        number = _served_number(config)
-        if number is not None and b'\nplatform: "ensemble"\n' in config:
-            about = _record(repository, name, number) or {}
-            if about.get("kind") == ensemble.KIND and model in {step["model"] for step in about["steps"]}:
-                found.append(Pipeline.from_json(about["pipeline"]))
-    return found
+    found = (_pipeline(repository, name) for name in repository.names())
+    return [pipeline for pipeline in found if pipeline and model in {step.model for step in pipeline.steps}]
+
+
+def _pipeline(repository: Repository, name: str) -> Pipeline | None:
+    """Return the pipeline of an ensemble that is served, None for anything else."""
+    config = repository.read(f"{name}/{CONFIG}") or b""
+    number = served_number(config)
+    if number is None or b'\nplatform: "ensemble"\n' not in config:
+        return None
+    about = _record(repository, name, number)
+    if about.get("kind") != ensemble.KIND:
+        return None
+    try:
+        return Pipeline.from_json(about["pipeline"])
+    except (KeyError, TypeError) as error:
+        path = f"{name}/{number}/{RECORD}"
+        raise Malformed(f"`{path}` in `{repository.label}` holds no pipeline: {error!r}", subject=path) from None
 
 
 def _shrinks(change: Change) -> bool:
@@ -279,6 +284,18 @@ def _fitted(repository: Repository, pipeline: Pipeline, fresh: Rendered | None, 
 
     Raises UsageError.
     """
+    try:
+        return _assembled(repository, pipeline, fresh, number)
+    except UsageError as error:
+        if fresh is None:
+            raise
+        raise UsageError(
+            f"version {fresh.record['version']} of `{fresh.name}` does not fit the ensemble `{pipeline.name}`: {error}",
+            hint=f"render it into another repository, or remove `{pipeline.name}` and write it anew with fitting steps",
+        ) from None
+
+
+def _assembled(repository: Repository, pipeline: Pipeline, fresh: Rendered | None, number: int) -> JSON:
     models = dict.fromkeys(step.model for step in pipeline.steps)
     sites = {model: _sites(repository, model, fresh) for model in models}
 
@@ -290,16 +307,7 @@ def _fitted(repository: Repository, pipeline: Pipeline, fresh: Rendered | None, 
         {path.removeprefix(f"{SITES}/").removesuffix(".pbtxt") for found in sites.values() for path in found}
     )
     steps = {model: served(model, "") for model in models}
-    of_sites = {site: {model: served(model, site) for model in models} for site in names}
-    try:
-        return ensemble.record(pipeline, steps, of_sites)
-    except UsageError as error:
-        if fresh is None:
-            raise
-        raise UsageError(
-            f"version {fresh.record['version']} of `{fresh.name}` does not fit the ensemble `{pipeline.name}`: {error}",
-            hint=f"render it into another repository, or remove `{pipeline.name}` and write it anew with fitting steps",
-        ) from None
+    return ensemble.record(pipeline, steps, {site: {model: served(model, site) for model in models} for site in names})
 
 
 def _sites(repository: Repository, model: str, fresh: Rendered | None) -> set[str]:
@@ -318,12 +326,12 @@ def _served(repository: Repository, model: str, path: str, fresh: Rendered | Non
         known = [name for name in repository.names() if not name.endswith(CANDIDATE)]
         hint = did_you_mean(model, known) if known else "render the bundles of the steps into it first"
         raise UsageError(f"there is no model `{model}` in `{repository.label}`", hint=hint)
-    found = _served_number(config)
-    about = own.record if own and found == number else found and _record(repository, model, found)
-    if about and about.get("kind") == ensemble.KIND:
+    found = served_number(config)
+    about = own.record if own and found == number else _record(repository, model, found or 0)
+    if about.get("kind") == ensemble.KIND:
         raise UsageError(f"`{model}` is an ensemble itself", hint="name its steps instead")
     batch, knobs = _BATCH.search(config), _KNOBS.search(config)
-    if not about or not found or not batch or not knobs:
+    if not found or not batch or not knobs or not {"bundle", "version", "interface"} <= about.keys():
         raise UsageError(
             f"`{model}/{path}` in `{repository.label}` was not rendered by packager",
             hint=f"render the bundle of `{model}` into the repository",

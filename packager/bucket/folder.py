@@ -105,6 +105,14 @@ class Folder:
             return []
         return sorted(posixpath.basename(name.rstrip("/")) for name in found if name.rstrip("/") != place)
 
+    def modified(self, name: str) -> object:
+        """Return when an object was written, as the store tells it; None if it is absent or the store does not."""
+        try:
+            with self._told():
+                return self._fs.info(f"{self.path}/{name}").get("LastModified")
+        except FileNotFoundError:
+            return None
+
     def remove(self, name: str) -> None:
         """Delete an object, or all below a folder; being gone already is fine."""
         with contextlib.suppress(FileNotFoundError), self._told():

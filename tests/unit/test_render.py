@@ -102,7 +102,7 @@ def test_the_same_again_is_the_same_version_and_another_is_the_next(bundle, tmp_
         (1, 1, False),
         (2, 1, True),
     ]
-    triton.activate(Directory(tmp_path), "tiny", 1)
+    triton.render_triton(bundle, resolved(bundle), Directory(tmp_path), "python", {})
     assert triton.active(Directory(tmp_path), "tiny") == 1
 
 
