@@ -40,8 +40,8 @@ def swap(
     try:
         for change in model.changes:
             loaded = change.model == model.name or _is_ready(endpoint, change.model)
-            done.append(change)
             triton.apply(model.repository, change)
+            done.append(change)
             if loaded:
                 _load(endpoint, change.model, change.number)
         canary.try_model(endpoint, bundle, model.name, knobs, model.target)
@@ -68,9 +68,11 @@ def _candidate(model: Model, endpoint: Endpoint) -> Iterator[str]:
 
 
 def _go_back(model: Model, done: list[Change], endpoint: Endpoint) -> None:
+    """Put back what was switched; where somebody else switched since, that stays, in the server as well."""
     for change in reversed(done):
         loaded = change.model == model.name or _is_ready(endpoint, change.model)
-        triton.revert(model.repository, change)
+        if not triton.revert(model.repository, change):
+            continue
         if change.previous is None:
             _unload(endpoint, change.model)
         elif loaded:

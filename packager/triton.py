@@ -228,13 +228,15 @@ def apply(repository: Repository, change: Change) -> None:
         )
 
 
-def revert(repository: Repository, change: Change) -> None:
-    """Put the configuration back that was in force before, unless somebody else changed it again."""
+def revert(repository: Repository, change: Change) -> bool:
+    """Put the configuration back that was in force before; False if somebody else changed it again, which stays."""
     data, state = repository.current(change.path)
-    if data == change.config and change.previous is None:
+    if data != change.config:
+        return False
+    if change.previous is None:
         repository.remove(change.path)
-    elif data == change.config and change.previous is not None and data != change.previous:
-        repository.replace(change.path, change.previous, state)
+        return True
+    return data == change.previous or repository.replace(change.path, change.previous, state)
 
 
 # ensembles

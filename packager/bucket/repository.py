@@ -85,10 +85,9 @@ class Bucket:
 
 def open_repository(address: str) -> Bucket:
     """Return the repository at `s3://bucket/folder` or in another object store. Raises UsageError."""
-    checked = folder_address(address)
-    if checked.partition("://")[0] in FOLDERS:
+    if address.partition("://")[0] in FOLDERS:
         raise UsageError(f"`{shown(address):.300}` is no bucket", hint="mount it, and name the directory")
-    return Bucket(Folder(checked))
+    return Bucket(Folder(folder_address(address)))
 
 
 def _claimed(version: Folder, record: bytes) -> bool:
