@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TypeAlias
 
 from packager import canonical
 from packager.bundle import Bundle
@@ -32,6 +33,9 @@ _LIMIT = 16 << 20
 _VERSION = re.compile(rb"(?m)^    versions: ([0-9]{1,9})$")  # as we write them
 _BATCH = re.compile(rb"(?m)^max_batch_size: ([0-9]{1,9})$")
 _KNOBS = re.compile(rb'(?m)^  key: "knobs"\n  value: "(sha256:[0-9a-f]{64})"$')
+
+
+Seen: TypeAlias = tuple[bytes | None, str | None]  # a configuration and its state
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,18 +83,19 @@ def render_triton(
     name = bundle.name
     _check_kind(repository, name, is_ensemble=False)
     before, seen = active(repository, name), repository.current(f"{name}/{CONFIG}")
-    pipelines = _pipelines_with(repository, name)
+    ensembles = _ensembles_with(repository, name)
     fitted: dict[str, JSON] = {}
 
     def make(number: int) -> Rendered:
         rendered = triton.render(bundle, values, number, backend, sites)
-        for pipeline in pipelines:  # before anything is written
+        for pipeline, _ in ensembles:  # before anything is written
             fitted[pipeline.name] = _fitted(repository, pipeline, rendered, number)
         return rendered
 
     number, created, rendered = _placed(repository, bundle, triton.record(bundle, values, backend), make, on_event)
     own = _change(rendered, number, seen)
-    others = [_placed_ensemble(repository, pipeline, fitted[pipeline.name], on_event)[0] for pipeline in pipelines]
+    others = [_placed_ensemble(repository, pipeline, fitted[pipeline.name], state, on_event)[0]
+              for pipeline, state in ensembles]  # fmt: skip
     early = [change for change in others if _shrinks(change)]
     changes = (*early, own, *(change for change in others if change not in early))
     model = Model(repository, name, number, before, created, rendered.record["targets"][0], changes)
@@ -105,9 +110,9 @@ def render_ensemble(pipeline: Pipeline, repository: Repository, on_event: OnEven
     The same pipeline over the same versions is the version it was before. Raises UsageError, StorageError, SourceError.
     """
     _check_kind(repository, pipeline.name, is_ensemble=True)
-    before = active(repository, pipeline.name)
+    before, seen = active(repository, pipeline.name), repository.current(f"{pipeline.name}/{CONFIG}")
     about = _fitted(repository, pipeline, None, 0)
-    change, created = _placed_ensemble(repository, pipeline, about, on_event)
+    change, created = _placed_ensemble(repository, pipeline, about, seen, on_event)
     model = Model(repository, pipeline.name, change.number, before, created, "", (change,))
     publish(model)
     return model
@@ -177,7 +182,7 @@ def _record(repository: Repository, model: str, number: int) -> dict[str, JSON]:
     return found
 
 
-def _change(rendered: Rendered, number: int, seen: tuple[bytes | None, str | None]) -> Change:
+def _change(rendered: Rendered, number: int, seen: Seen) -> Change:
     sites = {f"{rendered.name}/{path}": data for path, data in rendered.made.items() if path.startswith(f"{SITES}/")}
     return Change(rendered.name, number, rendered.made[CONFIG], *seen, sites)
 
@@ -243,25 +248,28 @@ def revert(repository: Repository, change: Change) -> bool:
 
 
 def _placed_ensemble(
-    repository: Repository, pipeline: Pipeline, about: JSON, on_event: OnEvent
-) -> tuple[Change, bool]:  # fmt: skip
+    repository: Repository, pipeline: Pipeline, about: JSON, seen: Seen, on_event: OnEvent
+) -> tuple[Change, bool]:
     """Write the version of an ensemble with this record; return how it is put in service and whether it is new."""
-    seen = repository.current(f"{pipeline.name}/{CONFIG}")
     number, created, rendered = _placed(
         repository, None, about, lambda number: ensemble.render(pipeline, about, number), on_event
     )
     return _change(rendered, number, seen), created
 
 
-def _pipelines_with(repository: Repository, model: str) -> list[Pipeline]:
-    """Return the pipelines of the repository's ensembles that have `model` as a step."""
-    found = (_pipeline(repository, name) for name in repository.names())
-    return [pipeline for pipeline in found if pipeline and model in {step.model for step in pipeline.steps}]
+def _ensembles_with(repository: Repository, model: str) -> list[tuple[Pipeline, Seen]]:
+    """Return the repository's ensembles that have `model` as a step, with the state before any step is looked at."""
+    found = []
+    for name in repository.names():
+        seen = repository.current(f"{name}/{CONFIG}")
+        pipeline = _pipeline(repository, name, seen[0] or b"")
+        if pipeline and model in {step.model for step in pipeline.steps}:
+            found.append((pipeline, seen))
+    return found
 
 
-def _pipeline(repository: Repository, name: str) -> Pipeline | None:
+def _pipeline(repository: Repository, name: str, config: bytes) -> Pipeline | None:
     """Return the pipeline of an ensemble that is served, None for anything else."""
-    config = repository.read(f"{name}/{CONFIG}") or b""
     number = served_number(config)
     if number is None or b'\nplatform: "ensemble"\n' not in config:
         return None

@@ -7,6 +7,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -80,16 +81,19 @@ def ask(client: Any, kind: Any, model: str, image: np.ndarray) -> Any:
 
 
 def check_answers(server: Server, chain: Chain) -> None:
-    for client, kind in (
-        (http.InferenceServerClient(server.http), http),
-        (grpc.InferenceServerClient(server.grpc), grpc),
-    ):
-        for rows in (1, 2, 5, 32):
-            scores, label = chain(images(rows))
-            for model in ("support", "answer"):
-                got = ask(client, kind, model, images(rows))
-                np.testing.assert_allclose(got.as_numpy("scores"), scores, atol=1e-5, rtol=1e-4)
-            np.testing.assert_array_equal(got.as_numpy("label"), label)
+    with closing(http.InferenceServerClient(server.http)) as client:
+        check_client(client, http, chain)
+    with closing(grpc.InferenceServerClient(server.grpc)) as client:
+        check_client(client, grpc, chain)
+
+
+def check_client(client: Any, kind: Any, chain: Chain) -> None:
+    for rows in (1, 2, 5, 32):
+        scores, label = chain(images(rows))
+        for model in ("support", "answer"):
+            got = ask(client, kind, model, images(rows))
+            np.testing.assert_allclose(got.as_numpy("scores"), scores, atol=1e-5, rtol=1e-4)
+        np.testing.assert_array_equal(got.as_numpy("label"), label)
 
 
 def test_an_ensemble_answers_as_its_steps_do_one_after_another(made: Project, tmp_path: Path) -> None:
@@ -191,7 +195,9 @@ def test_triton_reads_the_repository_from_s3(
     address = "s3://models/site/triton"
     fill(made, address)
     where = f"s3://127.0.0.1:{s3.port}/models/site/triton"
-    with tritonserver(where, tmp_path / "work", *LOADED, **s3.environment()) as server:
+    (tmp_path / "work" / "copies").mkdir()
+    variables = {**s3.environment(), "TRITON_AWS_MOUNT_DIRECTORY": str(tmp_path / "work" / "copies")}
+    with tritonserver(where, tmp_path / "work", *LOADED, **variables) as server:
         check_answers(server, Chain(local))
         swaps_under_load(made, server, address, local, capsys)
         files = s3.files()

@@ -27,7 +27,7 @@ from tests import bundles
 from tests.conftest import Run
 from tests.distribution import Proxy
 from tests.objectstore import ObjectStore, object_store
-from tests.unit.test_ensembles import DIGITS, PREPARE, SUPPORT, make
+from tests.repositories import DIGITS, PREPARE, SUPPORT, make
 from tests.unit.test_render import files
 
 pytestmark = pytest.mark.xdist_group("bucket")

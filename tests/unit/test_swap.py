@@ -20,7 +20,7 @@ from packager.errors import NegativeAnswer, SourceError
 from packager.repository import Directory
 from packager.store import Store
 from packager.swap import swap
-from tests.unit.test_ensembles import DIGITS, PREPARE, ensemble, make, render, snapshot
+from tests.repositories import DIGITS, PREPARE, ensemble, make, render, snapshot
 
 
 class Triton(ThreadingHTTPServer):
