@@ -164,7 +164,7 @@ def _ensemble(args: argparse.Namespace, console: Console) -> int:
 
     path, repository = Path(args.bundle), _repository(args.out)
     with console:
-        chain = pipeline.parse(yamltext.load(path), str(path))
+        chain = pipeline.parse(yamltext.load(path, missing="docs/deploy-triton.md shows how one looks"), str(path))
         model = render_ensemble(chain, repository, console)
     steps = [step.model for step in chain.steps]
     value = {"name": model.name, "number": model.number, "before": model.before, "created": model.created,
