@@ -11,20 +11,17 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
-from packager import canary, render
+from packager import canary, triton
 from packager.bundle import Bundle
 from packager.canary import Endpoint
 from packager.canonical import JSON
 from packager.errors import NegativeAnswer, PackagerError, SourceError
 from packager.events import Note, OnEvent, ignore
-from packager.files import remove_tree
 from packager.knobs import Resolved
-from packager.render import Model
-from packager.renderers import triton
+from packager.repository import CONFIG
+from packager.triton import CANDIDATE, Change, Model
 
-_CANDIDATE = "__candidate"  # no bundle can be called so: names have no two underscores in a row
 _PATIENCE = 60  # seconds for a server to say that a model is ready, or gone
 
 
@@ -33,19 +30,23 @@ def swap(
 ) -> int:  # fmt: skip
     """Serve `model` at `endpoint`; return how many reference vectors it answered before it got any traffic.
 
-    Raises NegativeAnswer when the new version does not stand the trial: the version before serves then, as it did all
-    the time. Raises SourceError when the server cannot be reached.
+    Ensembles that the server has loaded change along. Raises NegativeAnswer when the new version does not stand the
+    trial: the version before serves then, as it did all the time. Raises SourceError when the server cannot be reached.
     """
-    folder = model.repository / model.name
     with _candidate(model, endpoint) as name:
         asked = canary.try_model(endpoint, bundle, name, knobs, model.target)
     on_event(Note(f"the canary answered {asked} reference vectors"))
-    render.activate(folder, model.number)
+    done: list[Change] = []
     try:
-        _load(endpoint, model.name)
+        for change in model.changes:
+            loaded = change.model == model.name or _is_ready(endpoint, change.model)
+            triton.apply(model.repository, change)
+            done.append(change)
+            if loaded:
+                _load(endpoint, change.model, change.number)
         canary.try_model(endpoint, bundle, model.name, knobs, model.target)
     except PackagerError:
-        _go_back(model, endpoint)
+        _go_back(model, done, endpoint)
         raise
     return asked
 
@@ -53,38 +54,44 @@ def swap(
 @contextmanager
 def _candidate(model: Model, endpoint: Endpoint) -> Iterator[str]:
     """Load the version under a name that no client knows, and remove it again."""
-    name = f"{model.name}{_CANDIDATE}"
-    folder, origin = model.repository / name, (model.repository / model.name).resolve()
-    remove_tree(folder)  # what a killed process left
-    folder.mkdir()
+    name, repository = f"{model.name}{CANDIDATE}", model.repository
+    repository.remove(name)  # what a killed process left
     try:
-        config = (origin / str(model.number) / triton.CONFIG).read_text()
-        (folder / triton.CONFIG).write_text(config.replace(f'name: "{model.name}"', f'name: "{name}"', 1))
-        for part in (str(model.number), "warmup"):
-            if (origin / part).exists():
-                (folder / part).symlink_to(Path("..", model.name, part))
-        _load(endpoint, name)
+        config = repository.read(f"{model.name}/{model.number}/{CONFIG}") or b""
+        own = f'name: "{model.name}"'.encode()
+        repository.lend(model.name, model.number, name, config.replace(own, f'name: "{name}"'.encode(), 1))
+        _load(endpoint, name, model.number)
         yield name
     finally:
         _unload(endpoint, name)
-        remove_tree(folder)
+        repository.remove(name)
 
 
-def _go_back(model: Model, endpoint: Endpoint) -> None:
-    folder = model.repository / model.name
-    if model.before is None:
-        (folder / triton.CONFIG).unlink(missing_ok=True)
-        _unload(endpoint, model.name)
-    else:
-        render.activate(folder, model.before)
-        _load(endpoint, model.name)
+def _go_back(model: Model, done: list[Change], endpoint: Endpoint) -> None:
+    """Put back what was switched; where somebody else switched since, that stays, in the server as well."""
+    for change in reversed(done):
+        loaded = change.model == model.name or _is_ready(endpoint, change.model)
+        if not triton.revert(model.repository, change):
+            continue
+        if change.previous is None:
+            _unload(endpoint, change.model)
+        elif loaded:
+            _load(endpoint, change.model, triton.served_number(change.previous))
 
 
-def _load(endpoint: Endpoint, name: str) -> None:
+def _is_ready(endpoint: Endpoint, name: str) -> bool:
+    try:
+        return endpoint.call("GET", f"/v2/models/{name}/ready")[0] == 200
+    except OSError:
+        return False
+
+
+def _load(endpoint: Endpoint, name: str, number: int | None = None) -> None:
+    """Load what the repository says now; with `number` it must be that version that is served then."""
     status, body = _post(endpoint, f"/v2/repository/models/{name}/load")
     if status != 200:
         raise NegativeAnswer(f"the server does not load `{name}`: {_reason(body)}")
-    _until(endpoint, name, 200)
+    _until(endpoint, name if number is None else f"{name}/versions/{number}", 200)
 
 
 def _unload(endpoint: Endpoint, name: str) -> None:

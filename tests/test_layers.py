@@ -17,7 +17,7 @@ LAYERS = (
     {
         "advisories", "archive", "bundle", "certificates", "compatibility", "contract", "destination", "factschema",
         "files", "fleet", "formats", "graph", "graphcheck", "graphneeds", "keys", "knobs", "knobsets", "knowledge",
-        "lock", "media", "memo", "patch", "pinning", "platforms", "plugins", "recipe", "recipefields", "secretscan",
+        "lock", "media", "memo", "patch", "pinning", "pipeline", "platforms", "plugins", "recipe", "recipefields", "repository", "secretscan",
         "seen", "semver", "serving", "store", "tensorcheck", "timestamps", "trust", "trustfile", "vex", "waivers", "wheelfiles", "yamltext",
     },
     {
@@ -29,7 +29,7 @@ LAYERS = (
         "build", "cache", "canary", "compare", "compat", "compatpage", "completeness", "conform", "delta", "diff",
         "evidence", "facts", "host", "init", "install", "lifecycle", "policy", "policydocs", "policyreport", "policytest",
         "probing", "profiles", "promote", "provenance", "rebuild", "rego", "render", "resolve", "scan", "sign", "swap", "toolchains",
-        "transport", "trustchannel", "trustedit",
+        "transport", "triton", "trustchannel", "trustedit",
         "vendor", "verify", "wheels",
     },
     {"cli", "__main__"},

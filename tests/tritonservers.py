@@ -34,8 +34,8 @@ class Server:
 
 
 @contextmanager
-def tritonserver(repository: Path, work: Path, *options: str) -> Iterator[Server]:
-    """Run a server on `repository` with explicit model control until the block ends."""
+def tritonserver(repository: Path | str, work: Path, *options: str, **more: str) -> Iterator[Server]:
+    """Run a server on `repository`, with `more` in its environment and explicit model control, until the block ends."""
     python = environments.ensure(REQUIREMENTS, PYTHON, CACHE / "environments")
     packages = python.parent.parent / "lib" / f"python{PYTHON}" / "site-packages"
     backend = work / "backends" / "python"
@@ -54,7 +54,7 @@ def tritonserver(repository: Path, work: Path, *options: str) -> Iterator[Server
                "--grpc-port", str(ports[1]), "--metrics-address", "127.0.0.1", "--metrics-port", str(ports[2]),
                "--model-control-mode", "explicit", "--disable-auto-complete-config",
                "--backend-config", f"python,shm-region-prefix-name={prefix}", "--exit-timeout-secs", "20", *options]  # fmt: skip
-    environment = {"PATH": f"{python.parent}:/usr/bin:/bin", "HOME": str(work), "LD_LIBRARY_PATH": libraries}
+    environment = {"PATH": f"{python.parent}:/usr/bin:/bin", "HOME": str(work), "LD_LIBRARY_PATH": libraries, **more}
     log = work / "server.log"
     with log.open("wb") as sink:
         process = subprocess.Popen(list(map(str, command)), env=environment, cwd=work, stdout=sink, stderr=sink)

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The folder of one bundle in a bucket, through its `fsspec` driver. Drivers repeat what broke by themselves."""
+"""A folder in a bucket, through its `fsspec` driver. Drivers repeat what broke by themselves."""
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import errno
 import hashlib
 import importlib
@@ -12,11 +13,10 @@ import posixpath
 import re
 import secrets
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any, BinaryIO, cast
 
 from packager import canonical
-from packager.bucket.reference import Reference, shown
+from packager.bucket.reference import shown
 from packager.destination import Source
 from packager.errors import (
     IntegrityError,
@@ -33,7 +33,7 @@ from packager.types import Blob
 _PIECE = 4 << 20  # bytes of one request while reading: bounds memory, and what a broken connection costs
 _PART = 5 << 20  # bytes of one part of an upload: the least S3 allows, and it allows 10,000 of them
 _PARTS = 9_000
-_FOLDERS = {"file", "local", "memory", "sftp", "ssh", "smb", "ftp", "hdfs", "arrow_hdfs", "webhdfs"}
+FOLDERS = {"file", "local", "memory", "sftp", "ssh", "smb", "ftp", "hdfs", "arrow_hdfs", "webhdfs"}
 """File systems on which a folder must exist before a file in it; object stores would create buckets instead."""
 _EXTRAS = {"s3": ("s3fs", "s3"), "s3a": ("s3fs", "s3")}
 _LOST = {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}  # S3: somebody else was first
@@ -41,16 +41,21 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class Folder:
-    """The folder of one bundle. Every failure of a driver becomes one of our errors here."""
+    """A folder by its address. Every failure of a driver becomes one of our errors here; `label` is what they name."""
 
-    def __init__(self, reference: Reference, tag: str) -> None:
-        self.label = str(replace(reference, tag=tag))
-        scheme = reference.name.partition("://")[0]
+    def __init__(self, address: str, label: str = "") -> None:
+        self.label = label or shown(address)
+        scheme = address.partition("://")[0]
         fsspec = _driver(scheme)
         with self._told():
-            self._fs, path = fsspec.core.url_to_fs(reference.name, skip_instance_cache=True, use_listings_cache=False)
-        self._renames = scheme in _FOLDERS
-        self.path = f"{path}/{tag}"
+            self._fs, self.path = fsspec.core.url_to_fs(address, skip_instance_cache=True, use_listings_cache=False)
+        self._renames = scheme in FOLDERS
+
+    def below(self, part: str) -> Folder:
+        """Return a folder inside this one, through the same connection."""
+        inner = copy.copy(self)
+        inner.path = f"{self.path}/{part}"
+        return inner
 
     @contextlib.contextmanager
     def _told(self) -> Iterator[None]:
@@ -89,6 +94,29 @@ class Folder:
         except FileNotFoundError:
             return {}
         return {name.removeprefix(f"{self.path}/"): item["size"] for name, item in found.items()}
+
+    def names(self, folder: str = "") -> list[str]:
+        """Return the names directly below a folder, sorted."""
+        place = f"{self.path}/{folder}".rstrip("/")
+        try:
+            with self._told():
+                found = self._fs.ls(place, detail=False)
+        except FileNotFoundError:
+            return []
+        return sorted(posixpath.basename(name.rstrip("/")) for name in found if name.rstrip("/") != place)
+
+    def modified(self, name: str) -> object:
+        """Return when an object was written, as the store tells it; None if it is absent or the store does not."""
+        try:
+            with self._told():
+                return self._fs.info(f"{self.path}/{name}").get("LastModified")
+        except FileNotFoundError:
+            return None
+
+    def remove(self, name: str) -> None:
+        """Delete an object, or all below a folder; being gone already is fine."""
+        with contextlib.suppress(FileNotFoundError), self._told():
+            self._fs.rm(f"{self.path}/{name}", recursive=True)
 
     @property
     def _is_s3(self) -> bool:

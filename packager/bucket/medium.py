@@ -78,7 +78,7 @@ def open_reference(reference: Reference) -> BucketBundle:
 def _folder(reference: Reference) -> Folder:
     if reference.tag is None:
         raise UsageError(f"`{reference}` names no version", hint=f"write {reference}:VERSION")
-    return Folder(reference, reference.tag)
+    return Folder(f"{reference.name}/{reference.tag}", str(reference))
 
 
 def bucket(reference: Reference, *, mount: Reference | None = None, force: bool = False) -> Destination:

@@ -60,3 +60,17 @@ def parse(text: str) -> Reference:
             hint="write for example s3://bucket/folder/name:version",
         )
     return Reference(f"{scheme}://{folder}/{name}", tag or None, digest or None)
+
+
+def folder_address(text: str) -> str:
+    """Return the address of a folder in an object store, checked, without a slash at its end. Raises UsageError."""
+    scheme, _, rest = text.rstrip("/").partition("://")
+    place = rest.partition("/")[0]
+    if not _SCHEME.fullmatch(scheme) or not _REST.fullmatch(rest) or {"", ".", ".."} & set(rest.split("/")):
+        raise UsageError(f"`{shown(text):.300}` is no folder in a bucket", hint="write for example s3://bucket/folder")
+    if scheme in ("s3", "s3a") and ":" in place:
+        raise UsageError(
+            f"`{shown(text):.300}` names a server, not a bucket",
+            hint=f"set AWS_ENDPOINT_URL=http://{place} and write s3://bucket/folder",
+        )
+    return f"{scheme}://{rest}"

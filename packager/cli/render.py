@@ -8,26 +8,36 @@ bentoml: a Bento for `bentoml build`. container: a Containerfile and its context
 manifests, a KServe InferenceService and a Helm chart. systemd: hardened units for an installation. observability:
 Prometheus rules, a Grafana dashboard, a Datadog check and a runbook.
 
-triton: a model of a repository that several bundles share; the same bundle again becomes the next version and the one
-that is served. Knobs become config.pbtxt, or with --site NAME configs/NAME.pbtxt for
-`tritonserver --model-config-name=NAME`. With --swap URL a running server changes to the new version: it is loaded under
-another name, asked the reference vectors, then takes the traffic; if anything fails, the version before serves on and
-the exit code is 1.
+triton: a model of a repository that several bundles share, a directory or a bucket (s3://bucket/folder); the same
+bundle again is the version it was before, another one the next version and the one that is served. Knobs become
+config.pbtxt, or with --site NAME configs/NAME.pbtxt for `tritonserver --model-config-name=NAME`. With --swap URL a
+running server changes to the new version: it is loaded under another name, asked the reference vectors, then takes the
+traffic; if anything fails, the version before serves on and the exit code is 1.
+
+ensemble: instead of a bundle a PIPELINE.yaml that chains models of a repository, one after another, as one more model.
+Names, types and shapes are checked against what was rendered there.
 """
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from packager.cli import _knobs, options
 from packager.cli.console import Console
+
+if TYPE_CHECKING:
+    from packager.repository import Repository
 
 HELP = "write a bundle's deployment files for a server or a host"
 EXAMPLES = """  packager render triton digits.bundle.tar models/ --key release.pub
   packager render triton digits:1.4.0 models/ --trust acme.trust --values berlin.yaml --site berlin
   packager render triton digits:1.4.0 models/ --key release.pub --backend python --set triton.instances=2
   packager render triton digits:1.5.0 models/ --key release.pub --swap http://127.0.0.1:8000
+  packager render triton digits:1.4.0 s3://acme-models/triton --key release.pub
+  packager render ensemble support.yaml models/
+  packager render ensemble support.yaml s3://acme-models/triton --json
   packager render bentoml digits:1.4.0 bento/ --key release.pub --set bentoml.workers=2
   packager render container digits.bundle.tar image/ --key release.pub --base docker.io/library/python@sha256:…
   packager render kubernetes digits:1.4.0 deploy/ --key release.pub --image registry.acme.example/digits@sha256:…
@@ -37,15 +47,17 @@ EXAMPLES = """  packager render triton digits.bundle.tar models/ --key release.p
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("kind", metavar="KIND", help="bentoml, container, kubernetes, observability, systemd or triton")
+    parser.add_argument("kind", metavar="KIND",
+                        help="bentoml, container, ensemble, kubernetes, observability, systemd or triton")  # fmt: skip
     options.bundle(parser)
-    parser.add_argument("out", metavar="OUT", type=Path, help="directory to write; for triton the repository")
+    parser.add_argument("out", metavar="OUT",
+                        help="directory; for triton and ensemble the repository, or s3://bucket/folder")  # fmt: skip
     options.trust(parser)
     _knobs.arguments(parser)
     own = parser.add_argument_group("triton")
     own.add_argument("--site", metavar="NAME", help="write the knobs to configs/NAME.pbtxt, not to config.pbtxt")
-    own.add_argument("--backend", choices=("native", "python"), default="native",
-                     help="native: of NVIDIA's images; python: ONNX Runtime in the Python backend")  # fmt: skip
+    own.add_argument("--backend", choices=("native", "python"),
+                     help="native (default): NVIDIA's images; python: ONNX Runtime in the Python backend")  # fmt: skip
     own.add_argument("--swap", metavar="URL", help="and make the running Triton at http(s)://host:port serve it")
 
 
@@ -70,15 +82,18 @@ def main(args: argparse.Namespace, console: Console) -> int:
     given = {flag for flag, kinds in _flags().items() if getattr(args, flag) and args.kind not in kinds}
     for flag in sorted(given):
         kinds = ", ".join(f"`{kind}`" for kind in _flags()[flag])
-        raise UsageError(f"--{flag.replace('_', '-')} is for {kinds}, not for `{args.kind}`")
-    return (_triton if args.kind == "triton" else _directory)(args, console)
+        name = {"knobs": "set"}.get(flag, flag.replace("_", "-"))
+        raise UsageError(f"--{name} is for {kinds}, not for `{args.kind}`")
+    return {"triton": _triton, "ensemble": _ensemble}.get(args.kind, _directory)(args, console)
 
 
 def _flags() -> dict[str, list[str]]:
     """Return for every option that is not for all kinds those which it is for."""
     from packager import render
 
-    found: dict[str, list[str]] = {"site": ["triton"], "swap": ["triton"]}
+    found: dict[str, list[str]] = {"site": ["triton"], "swap": ["triton"], "backend": ["triton"]}
+    bundled = [kind for kind in render.kinds() if kind != "ensemble"]  # an ensemble is of what was verified before
+    found |= dict.fromkeys(("trust", "key", "ca", "identity", "values", "knobs"), bundled)
     for kind in render.kinds():
         for option in render.options(kind):
             found.setdefault(option.name.replace("-", "_"), []).append(kind)
@@ -88,8 +103,11 @@ def _flags() -> dict[str, list[str]]:
 def _directory(args: argparse.Namespace, console: Console) -> int:
     from packager import plugins, render
     from packager.cli._trust import Judge
+    from packager.errors import UsageError
     from packager.knobs import Wish
 
+    if "://" in args.out:
+        raise UsageError(f"`{args.kind}` is written to a directory, not to `{args.out:.200}`")
     judge = Judge.of(args)
     with console:
         bundle = options.open_bundle(args, console)
@@ -99,7 +117,7 @@ def _directory(args: argparse.Namespace, console: Console) -> int:
             args, bundle, before=[Wish(name, text, args.kind, typed=False) for name, text in defaults.items()]
         )
         given = {option.name: getattr(args, option.name.replace("-", "_")) for option in render.options(args.kind)}
-        steps = render.render_directory(args.kind, bundle, values, args.out, given)
+        steps = render.render_directory(args.kind, bundle, values, Path(args.out), given)
     value = {"kind": args.kind, "name": bundle.name, "version": bundle.version, "digest": bundle.digest,
              "knobs": values.digest, "out": str(args.out), "steps": list(steps)}  # fmt: skip
     told = "".join(f"\n  {step}" for step in steps)
@@ -112,24 +130,57 @@ def _triton(args: argparse.Namespace, console: Console) -> int:
     from packager.canary import Endpoint
     from packager.cli._trust import Judge
     from packager.errors import UsageError
-    from packager.render import render_triton
     from packager.swap import swap
+    from packager.triton import render_triton
 
     if args.swap and args.site:
         raise UsageError("--swap goes without --site", hint="load the site's configuration with the server's own tools")
     endpoint = Endpoint.parse(args.swap) if args.swap else None
-    judge = Judge.of(args)
+    judge, repository = Judge.of(args), _repository(args.out)
     with console:
         bundle = options.open_bundle(args, console)
         judge.require(bundle)
         values = _knobs.resolve(args, bundle)
         sites = {args.site: values} if args.site else {}
         base = knobs.resolve(knobsets.schema_of(bundle), bundle.digest) if args.site else values
-        model = render_triton(bundle, base, args.out, args.backend, sites, console, switch=endpoint is None)
+        model = render_triton(
+            bundle, base, repository, args.backend or "native", sites, console, switch=endpoint is None
+        )  # fmt: skip
         if endpoint is not None:
             swap(model, bundle, values, endpoint, console)
+    ensembles = {change.model: change.number for change in model.changes if change.model != model.name}
     value = {"name": model.name, "version": bundle.version, "digest": bundle.digest, "knobs": values.digest,
              "number": model.number, "before": model.before, "created": model.created,
-             "repository": str(args.out)}  # fmt: skip
-    console.result(value, f"{bundle.name}:{bundle.version} is version {model.number} in {args.out / model.name}")
+             "repository": repository.label, "ensembles": ensembles}  # fmt: skip
+    told = "".join(f"\n  the ensemble {name} with it is version {number}" for name, number in ensembles.items())
+    where = f"{repository.label}/{model.name}"
+    console.result(value, f"{bundle.name}:{bundle.version} is version {model.number} in {where}{told}")
     return 0
+
+
+def _ensemble(args: argparse.Namespace, console: Console) -> int:
+    from packager import pipeline, yamltext
+    from packager.triton import render_ensemble
+
+    path, repository = Path(args.bundle), _repository(args.out)
+    with console:
+        chain = pipeline.parse(yamltext.load(path, missing="docs/deploy-triton.md shows how one looks"), str(path))
+        model = render_ensemble(chain, repository, console)
+    steps = [step.model for step in chain.steps]
+    value = {"name": model.name, "number": model.number, "before": model.before, "created": model.created,
+             "steps": steps, "inputs": list(chain.inputs), "outputs": list(chain.outputs),
+             "repository": repository.label}  # fmt: skip
+    told = f"{model.name} ({', '.join(steps)}) is version {model.number} in {repository.label}/{model.name}"
+    console.result(value, told)
+    return 0
+
+
+def _repository(text: str) -> Repository:
+    """Return where the models are: a directory, or a bucket by its address."""
+    if "://" in text:
+        from packager.bucket.repository import open_repository
+
+        return open_repository(text)
+    from packager.repository import Directory
+
+    return Directory(Path(text))

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import PurePosixPath
@@ -26,36 +26,14 @@ from packager.canonical import JSON
 from packager.errors import UsageError
 from packager.formats import safetensors
 from packager.knobs import Resolved
+from packager.renderers._modelconfig import Field, Rendered, Word, config_text, datatype, table, tensor
+from packager.repository import CONFIG, RECORD
 from packager.types import Blob
 
 Backend: TypeAlias = Literal["native", "python"]
 ABOUT = "a model of a Triton model repository"
-RECORD = "deployment.json"
-CONFIG = "config.pbtxt"
 _RUNTIME = "triton"
 _WARMUPS = 3
-_TYPES = {"bool": "TYPE_BOOL", "string": "TYPE_STRING", "float16": "TYPE_FP16", "float32": "TYPE_FP32",
-          "float64": "TYPE_FP64"}  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Word:
-    """A word that stands without quotes: the name of an enumeration's value."""
-
-    text: str
-
-
-Field: TypeAlias = "str | int | bool | Word | Mapping[str, Field] | Sequence[Field]"
-
-
-@dataclass(frozen=True, slots=True)
-class Rendered:
-    """Files of one version, by path below the model's directory: bytes of ours, or blobs of the bundle by its path."""
-
-    name: str
-    made: Mapping[str, bytes]
-    copied: Mapping[str, tuple[str, Blob]]
-    record: Mapping[str, JSON]
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,9 +158,9 @@ def _config(
         "output": [_port(port, bool(batched)) for port in contract["interface"]["outputs"]],
         "version_policy": {"specific": {"versions": [number]}},
         "instance_group": [group],
-        "cc_model_filenames": _map(artefact.engines, lambda text: text),
-        "metric_tags": _map(tags, lambda text: text),
-        "parameters": _map(_parameters(found, artefact), lambda text: {"string_value": text}),
+        "cc_model_filenames": table(artefact.engines),
+        "metric_tags": table(tags),
+        "parameters": table(_parameters(found, artefact), lambda text: {"string_value": text}),
         "model_warmup": [
             row.to_field(name, number, bool(batched))
             for name, row in warm.items()
@@ -216,51 +194,11 @@ def _batching(values: Mapping[str, JSON]) -> dict[str, Field]:
     return {"dynamic_batching": {"max_queue_delay_microseconds": delay, "default_queue_policy": policy}}
 
 
-def _map(values: Mapping[str, str], wrap: Callable[[str], Field]) -> list[Field]:
-    return [{"key": key, "value": wrap(values[key])} for key in sorted(values)]
-
-
 def _port(port: JSON, batched: bool) -> dict[str, Field]:
-    sizes = [size if isinstance(size, int) else -1 for size in port["shape"]][1 if batched else 0 :]
-    if not sizes:
-        return {"name": port["name"], "data_type": Word(_type(port["dtype"])), "dims": [1],
-                "reshape": {"shape": list[Field]()}}  # fmt: skip
-    return {"name": port["name"], "data_type": Word(_type(port["dtype"])), "dims": sizes}
-
-
-def _type(dtype: str) -> str:
-    return _TYPES.get(dtype, f"TYPE_{dtype.upper()}")
-
-
-def config_text(fields: Mapping[str, Field]) -> bytes:
-    """Write a message in the text format of protobuf. An empty list of numbers or messages is left out."""
-    return ("\n".join(_lines(fields, "")) + "\n").encode("ascii")
-
-
-def _lines(fields: Mapping[str, Field], indent: str) -> list[str]:
-    written = []
-    for name, value in fields.items():
-        many = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
-        for item in many:
-            if isinstance(item, Mapping):
-                written += [f"{indent}{name} {{", *_lines(item, indent + "  "), f"{indent}}}"]
-            else:
-                written.append(f"{indent}{name}: {_scalar(item)}")
-    return written
-
-
-def _scalar(value: Field) -> str:
-    if isinstance(value, Word):
-        return value.text
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, int):
-        return str(value)
-    return '"' + "".join(_escaped(byte) for byte in str(value).encode()) + '"'
-
-
-def _escaped(byte: int) -> str:
-    return chr(byte) if 32 <= byte < 127 and byte not in b'"\\' else f"\\{byte:03o}"
+    """Return an input or output; one without dimensions is sent as one element."""
+    return tensor(port, batched) | (
+        {} if port["shape"][1 if batched else 0 :] else {"reshape": {"shape": list[Field]()}}
+    )
 
 
 # warm-up
@@ -283,7 +221,7 @@ class _Warmup:
         inputs: list[Field] = []
         for port, (dtype, shape, file) in self.ports.items():
             dims: list[Field] = list(shape[1:] if batched else shape)
-            about: dict[str, Field] = {"data_type": Word(_type(dtype)), "dims": dims,
+            about: dict[str, Field] = {"data_type": Word(datatype(dtype)), "dims": dims,
                                        "input_data_file": f"{number}-{file}"}  # fmt: skip
             inputs.append({"key": port, "value": about})
         return {"name": name, "batch_size": self.rows if batched else 1, "inputs": inputs}

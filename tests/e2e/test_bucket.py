@@ -80,7 +80,7 @@ def opened(name: str) -> Bundle:
 
 
 def objects(place: str, name: str = "tiny") -> dict[str, int]:
-    return Folder(reference.parse(f"{place}/{name}"), "1.0.0").sizes()
+    return Folder(f"{place}/{name}/1.0.0").sizes()
 
 
 # the laws, on both kinds of store
@@ -161,7 +161,7 @@ def test_two_versions_share_by_mounting(place: str, bundle: Bundle, store: Store
 
 def damage(name: str, data: bytes | None) -> Callable[[str], None]:
     def change(place: str) -> None:
-        folder = Folder(reference.parse(f"{place}/tiny"), "1.0.0")
+        folder = Folder(f"{place}/tiny/1.0.0")
         if data is None:
             folder._fs.rm_file(f"{folder.path}/{name}")
         else:
@@ -172,7 +172,7 @@ def damage(name: str, data: bytes | None) -> Callable[[str], None]:
 
 def test_any_damage_is_refused(place: str, bundle: Bundle, tmp_path: Path) -> None:
     push(bundle, f"{place}/tiny")
-    folder = Folder(reference.parse(f"{place}/tiny"), "1.0.0")
+    folder = Folder(f"{place}/tiny/1.0.0")
     kept = objects(place)
     blobs = sorted((name for name in kept if "/" in name), key=lambda name: (kept[name], name))
     tried = kept if place.startswith("file:") else ["index.json", "oci-layout", blobs[2], blobs[-1]]
@@ -208,7 +208,7 @@ def test_a_source_that_is_damaged_leaves_nothing(place: str, store: Store) -> No
     with pytest.raises(SourceError, match="there is no bundle"):
         opened(f"{place}/tiny:1.0.0")
     if place.startswith("s3:"):
-        folder = Folder(reference.parse(f"{place}/tiny"), "1.0.0")
+        folder = Folder(f"{place}/tiny/1.0.0")
         assert not [item for item in folder._fs.list_multipart_uploads("models") if blob.digest[7:] in item["Key"]]
 
 

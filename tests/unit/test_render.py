@@ -14,11 +14,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tritonclient.grpc import model_config_pb2
 
-from packager import canonical, knobs, knobsets, render
+from packager import canonical, knobs, knobsets, triton
 from packager.errors import UsageError, WrongContent
 from packager.formats import safetensors
 from packager.knobs import Resolved, Wish
-from packager.renderers import triton
+from packager.renderers._modelconfig import config_text
+from packager.repository import Directory
 from packager.store import Store
 from tests import bundles
 
@@ -54,7 +55,7 @@ def everything(root: Path) -> Iterator[str]:
 
 def test_a_repository_of_the_python_backend(bundle, tmp_path: Path) -> None:
     values = resolved(bundle, Wish("triton.instances", "2", "--set"), Wish("batch.max", "4", "--set"))
-    model = render.render_triton(bundle, values, tmp_path, "python", {})
+    model = triton.render_triton(bundle, values, Directory(tmp_path), "python", {})
     assert (model.number, model.before, model.created) == (1, None, True)
     assert list(everything(tmp_path)) == [
         "tiny/1/config.pbtxt", "tiny/1/deployment.json", "tiny/1/model.onnx", "tiny/1/model.py",
@@ -72,7 +73,7 @@ def test_a_repository_of_the_python_backend(bundle, tmp_path: Path) -> None:
 
 def test_no_warm_up_is_larger_than_the_largest_batch(bundle, tmp_path: Path) -> None:
     """The server would crash."""
-    render.render_triton(bundle, resolved(bundle, Wish("batch.max", "1", "--set")), tmp_path, "python", {})
+    triton.render_triton(bundle, resolved(bundle, Wish("batch.max", "1", "--set")), Directory(tmp_path), "python", {})
     found = config(tmp_path / "tiny" / "config.pbtxt")
     assert (found.max_batch_size, len(found.model_warmup)) == (1, 0)
 
@@ -81,7 +82,7 @@ def test_the_native_backend_and_a_site(bundle, tmp_path: Path) -> None:
     """The version is the same for all sites; only configs/<site>.pbtxt differs."""
     values = resolved(bundle, Wish("triton.max_queue", "7", "--set"))
     for site in ("berlin", "oslo"):
-        model = render.render_triton(bundle, resolved(bundle), tmp_path, "native", {site: values})
+        model = triton.render_triton(bundle, resolved(bundle), Directory(tmp_path), "native", {site: values})
         assert model.number == 1
     site, default = (config(tmp_path / "tiny" / name) for name in ("configs/oslo.pbtxt", "config.pbtxt"))
     assert site.backend == "onnxruntime"
@@ -89,20 +90,20 @@ def test_the_native_backend_and_a_site(bundle, tmp_path: Path) -> None:
     assert site.dynamic_batching.default_queue_policy.max_queue_size == 7
     assert default.dynamic_batching.default_queue_policy.max_queue_size == 128
     with pytest.raises(UsageError, match="no name of a site"):
-        render.render_triton(bundle, resolved(bundle), tmp_path, "native", {"../x": values})
+        triton.render_triton(bundle, resolved(bundle), Directory(tmp_path), "native", {"../x": values})
 
 
 def test_the_same_again_is_the_same_version_and_another_is_the_next(bundle, tmp_path: Path) -> None:
     other = resolved(bundle, Wish("triton.threads", "2", "--set"))
-    made = [render.render_triton(bundle, values, tmp_path, "python", {})
+    made = [triton.render_triton(bundle, values, Directory(tmp_path), "python", {})
             for values in (resolved(bundle), resolved(bundle), other)]  # fmt: skip
     assert [(model.number, model.before, model.created) for model in made] == [
         (1, None, True),
         (1, 1, False),
         (2, 1, True),
     ]
-    render.activate(tmp_path / "tiny", 1)
-    assert render.active(tmp_path / "tiny") == 1
+    triton.render_triton(bundle, resolved(bundle), Directory(tmp_path), "python", {})
+    assert triton.active(Directory(tmp_path), "tiny") == 1
 
 
 def test_engines_are_chosen_by_compute_capability(tmp_path: Path) -> None:
@@ -115,7 +116,7 @@ def test_engines_are_chosen_by_compute_capability(tmp_path: Path) -> None:
     engines = {f"targets/tensorrt-{device}-fp16/model.engine": device.encode() for device in ("sm_80", "sm_120")}
     bundle = bundles.make(Store(tmp_path / "store"), files(contract, **engines))
     values = resolved(bundle, Wish("triton.devices", "0,1", "--set"))
-    render.render_triton(bundle, values, tmp_path / "models", "native", {})
+    triton.render_triton(bundle, values, Directory(tmp_path / "models"), "native", {})
     found = config(tmp_path / "models" / "tiny" / "config.pbtxt")
     assert dict(found.cc_model_filenames) == {"8.0": "sm_80.plan", "12.0": "sm_120.plan"}
     assert list(found.instance_group[0].gpus) == [0, 1]
@@ -125,7 +126,7 @@ def test_engines_are_chosen_by_compute_capability(tmp_path: Path) -> None:
 def test_a_bundle_without_the_promise_is_refused(tmp_path: Path) -> None:
     bundle = bundles.make(Store(tmp_path / "store"))
     with pytest.raises(UsageError, match="no promise for Triton"):
-        render.render_triton(bundle, resolved(bundle), tmp_path / "models", "native", {})
+        triton.render_triton(bundle, resolved(bundle), Directory(tmp_path / "models"), "native", {})
     assert not (tmp_path / "models").exists()
 
 
@@ -137,7 +138,7 @@ def test_bytes_that_are_not_signed_are_not_deployed(tmp_path: Path) -> None:
     victim.chmod(0o644)
     victim.write_bytes(bytes(victim.stat().st_size))
     with pytest.raises(WrongContent, match=r"weights-0001.bin. is not what was signed"):
-        render.render_triton(bundle, resolved(bundle), tmp_path / "models", "python", {})
+        triton.render_triton(bundle, resolved(bundle), Directory(tmp_path / "models"), "python", {})
     assert list(everything(tmp_path / "models")) == ["tiny/warmup/1-01-one.0"], "no version, no configuration"
 
 
@@ -157,7 +158,7 @@ def test_no_accepted_overlay_touches_a_signed_file_or_leaves_its_place(bundle, t
     except UsageError:
         return
     root = tmp_path_factory.mktemp("models")
-    render.render_triton(bundle, values, root / "repository", "python", {"site": values})
+    triton.render_triton(bundle, values, Directory(root / "repository"), "python", {"site": values})
     found = config(root / "repository" / "tiny" / "config.pbtxt")
     assert {path.split("/")[0] for path in everything(root)} == {"repository"}
     assert set(everything(root / "repository")) == {
@@ -174,5 +175,5 @@ def test_no_accepted_overlay_touches_a_signed_file_or_leaves_its_place(bundle, t
 
 def test_text_of_protobuf_survives() -> None:
     name = 'a"\\\n\u00e9\x00}'
-    text = triton.config_text({"name": name, "max_batch_size": 3})
+    text = config_text({"name": name, "max_batch_size": 3})
     assert text_format.Parse(text.decode(), model_config_pb2.ModelConfig()).name == name
