@@ -101,7 +101,6 @@ def _config(arguments: argparse.Namespace) -> config.Config:
 
 
 def _parser() -> argparse.ArgumentParser:
-    limits = Limits()
     parser = argparse.ArgumentParser(prog="python -m packager.server", description="Serve one installed model.")
     parser.add_argument("config", type=Path, metavar="CONFIG.json")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
@@ -115,28 +114,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--workers", type=_number(int, 1, 1024), default=None, help="long runs at once (cores / threads)"
     )
-    parser.add_argument(
-        "--max-body", type=_number(int, 1, 2**40), default=limits.max_body, help="bytes of one request (%(default)s)"
-    )
-    parser.add_argument(
-        "--max-in-flight", type=_number(int, 1, 10**6), default=limits.max_in_flight,
-        help="requests in progress or queued before 429 (%(default)s)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--max-connections", type=_number(int, 1, 10**6), default=limits.connections, help="(%(default)s)"
-    )
-    parser.add_argument(
-        "--read-timeout", type=_number(float, 0.1, 86400), default=limits.read_timeout,
-        help="seconds for a client to send a head, or to sit idle (%(default)s)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--body-timeout", type=_number(float, 0.1, 86400), default=limits.body_timeout,
-        help="seconds for a client to send a body (%(default)s)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--request-timeout", type=_number(float, 0.001, 86400), default=None,
-        help="seconds for an answer before 504 (no limit)",
-    )  # fmt: skip
     parser.add_argument(
         "--processes", type=_number(int, 1, 1024), default=1, help="processes on one port (%(default)s)"
     )
@@ -162,7 +139,34 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--inherited", type=_inherited, default=None, metavar="FDS", help=argparse.SUPPRESS)
     parser.add_argument("--standby", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--knobs", type=Knobs.parse, default=Knobs(), metavar="JSON", help="see the module's text")
+    _bound(parser, Limits())
     return parser
+
+
+def _bound(parser: argparse.ArgumentParser, limits: Limits) -> None:
+    """Add what bounds clients."""
+    parser.add_argument(
+        "--max-body", type=_number(int, 1, 2**40), default=limits.max_body, help="bytes of one request (%(default)s)"
+    )
+    parser.add_argument(
+        "--max-in-flight", type=_number(int, 1, 10**6), default=limits.max_in_flight,
+        help="requests in progress or queued before 429 (%(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--max-connections", type=_number(int, 1, 10**6), default=limits.connections, help="(%(default)s)"
+    )
+    parser.add_argument(
+        "--read-timeout", type=_number(float, 0.1, 86400), default=limits.read_timeout,
+        help="seconds for a client to send a head, or to sit idle (%(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--body-timeout", type=_number(float, 0.1, 86400), default=limits.body_timeout,
+        help="seconds for a client to send a body (%(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--request-timeout", type=_number(float, 0.001, 86400), default=None,
+        help="seconds for an answer before 504 (no limit)",
+    )  # fmt: skip
 
 
 def _number(kind: type[int] | type[float], low: float, high: float) -> Callable[[str], float]:

@@ -36,6 +36,7 @@ from packager.server.model import check, smallest
 from packager.server.tensors import Array
 
 _MOST_DEATHS = 2
+_CHANCES = 3  # to start, for each of the first workers
 _LONG_LIFE = 10.0  # seconds: a worker that lived so long did not die of its start
 _MOST_PAUSE = 30.0
 _PATIENCE = 10.0  # seconds without any worker before requests are refused rather than kept
@@ -46,6 +47,10 @@ _PROGRAM = "import sys; sys.path.insert(0, sys.argv[1]); from packager.server.wo
 
 class Failed(Exception):
     """A run failed in its worker, which goes on; the message is the runtime's."""
+
+
+class Stillborn(StartError):
+    """A worker died while it loaded the model, which says nothing about the next one."""
 
 
 class Gone(Exception):
@@ -125,7 +130,7 @@ class Worker:
         except Failed as error:
             raise StartError(f"the model fails on its smallest inputs: {str(error)[:500]}") from None
         except Gone:
-            raise StartError(f"the process that loads the model {self.wait()}") from None
+            raise Stillborn(f"the process that loads the model {self.wait()}") from None
 
     def ask(self, feeds: Mapping[str, Array]) -> list[Array]:
         """Run the model there. Raises Failed, and Gone."""
@@ -174,13 +179,14 @@ class Worker:
 class Workers:
     """A session: `run` may be called from as many threads as wish; more than there are workers wait their turn.
 
-    Making one raises StartError unless every worker starts. `lost` is called for each that ends unasked.
+    Making one raises StartError unless every worker starts; one that dies on its way gets two more chances, for the
+    kernel or an operator may have ended it. `lost` is called for each that ends unasked.
     """
 
     def __init__(self, config: Config, how: How, lost: Callable[[], object] = int) -> None:
         self._config, self._how, self._lost = config, how, lost
         with ThreadPoolExecutor(how.count) as pool:
-            first = list(pool.map(lambda _: Worker(config, how), range(how.count)))
+            first = list(pool.map(lambda _: self._first(_CHANCES), range(how.count)))
         self.inputs, self.outputs = first[0].inputs, first[0].outputs
         self.provider, self.version = first[0].provider, first[0].version
         self._living, self._idle = set(first), list(first)
@@ -189,6 +195,16 @@ class Workers:
         self._closed = threading.Event()
         for worker in first:
             threading.Thread(target=self._keep, args=(worker,), name="worker", daemon=True).start()
+
+    def _first(self, chances: int) -> Worker:
+        try:
+            return Worker(self._config, self._how)
+        except Stillborn as error:
+            if chances == 1:
+                raise
+            self._lost()
+            event("worker does not start", logging.WARNING, reason=error.message)
+            return self._first(chances - 1)
 
     @property
     def alive(self) -> bool:

@@ -295,6 +295,30 @@ def test_an_artefact_that_does_not_load_ends_the_start_with_its_sentence(tmp_pat
     until(lambda: not pids())
 
 
+@pytest.mark.parametrize(("deaths", "starts"), [(2, True), (3, False)])
+def test_workers_killed_while_they_load_are_started_anew(deaths: int, starts: bool, tmp_path: Path) -> None:
+    path, killed, lost = mlp(tmp_path), set[int](), list[None]()
+
+    def kill() -> None:
+        while len(killed) < deaths:
+            for pid in {*pids()} - killed:
+                os.kill(pid, signal.SIGKILL)
+                killed.add(pid)
+            time.sleep(0.001)
+
+    with ThreadPoolExecutor(1) as threads:
+        killer = threads.submit(kill)
+        if starts:
+            pool = Workers(config.read(path), How(1, 1, ENVIRONMENT), lambda: lost.append(None))
+            assert len(pool.run({"x": np.ones((1, 8), np.float32)})) == 2
+            pool.close()
+        else:
+            with pytest.raises(StartError, match="was ended by SIGKILL"):
+                Workers(config.read(path), How(1, 1, ENVIRONMENT), lambda: lost.append(None))
+        killer.result(20)
+    assert (len(killed), len(lost)) == (deaths, 2)
+
+
 PARENT = """
 import sys, threading, time
 import numpy as np
