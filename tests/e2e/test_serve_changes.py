@@ -430,5 +430,6 @@ def test_a_killed_process_that_holds_connections_loses_only_those(versions: Proj
             time.sleep(1.0)
     report(asked, done)
     assert (asked.failed, asked.wrong) == ([], [])
-    assert asked.lost <= (CLIENTS + CALLERS) * done["process killed"]
+    # Twice: what waited in the queue of the dead process's own gRPC socket goes with it as well.
+    assert asked.lost <= 2 * (CLIENTS + CALLERS) * done["process killed"]
     assert sum(asked.right.values()) > 100
