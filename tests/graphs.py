@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto as T
 from onnx import helper, numpy_helper
-from packager.runtimes.onnxruntime.probes import Trial
+from packager.runtimes._trials import Trial
 
 Graph = Trial
 SEED = 7

@@ -18,7 +18,7 @@ from packager import compatibility, environments, knowledge
 from tests import graphs
 
 pytestmark = pytest.mark.slow
-VERSIONS = ("1.15.1", "1.16.3", "1.17.3", "1.18.1", "1.20.1", "1.23.2", "1.31.1")
+VERSIONS = ("1.15.1", "1.16.3", "1.17.3", "1.18.1", "1.20.1", "1.23.2", "1.31.1", "1.32.0")
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "packager" / "environments"
 
 

@@ -1,20 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The graphs that a version of ONNX Runtime is measured with: one node for every operator, version and element type.
+"""The graphs that a version of a runtime is measured with: one node for every operator, version and element type.
 
-Whether such a graph loads is what counts, not which kernels are listed: the runtime inserts casts for kernels it lacks
-and takes apart operators that are functions. `onnx` says which operators exist; nothing here is typed by hand but the
+Whether such a graph works is what counts, not which kernels are listed: runtimes insert casts for kernels they lack
+and take apart operators that are functions. `onnx` says which operators exist; nothing here is typed by hand but the
 few attributes that cannot be guessed.
 """
 
 from __future__ import annotations
 
 import importlib
-import io
 import itertools
-import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from packager.runtimes._trials import Trial, arrays
 
 from packager import graph
 
@@ -86,6 +86,11 @@ class Probe:
     def opset(self) -> int:
         """The lowest opset of its domain in which a measured runtime meets this form of the operator."""
         return self.since if self.domain else max(self.since, OLDEST_OPSET)
+
+    @property
+    def words(self) -> str:
+        """The words for it that knowledge files use."""
+        return f"{self.domain or 'ai.onnx'} {self.operator} {self.since} {self.types}".rstrip()
 
 
 def every() -> list[Probe]:
@@ -252,21 +257,6 @@ def _guess(kind: str) -> Any:
     return guesses.get(kind, _tensor("float32"))
 
 
-@dataclass(frozen=True, slots=True)
-class Trial:
-    """A serialised model; its inputs and what it should give as `.npz` (empty: load only, give anything)."""
-
-    graph: bytes
-    feeds: bytes = b""
-    expected: bytes = b""
-    tolerance: float = 0.0
-
-    def packed(self) -> bytes:
-        """Write it as `trial.py` reads it."""
-        parts = (self.graph, self.feeds, self.expected)
-        return struct.pack(">QQQQ", *map(len, parts), round(self.tolerance * 1e6)) + b"".join(parts)
-
-
 def gates() -> dict[tuple[str, int], bytes]:
     """Return a trivial graph for every operator set (`ai.onnx`, `ai.onnx.ml`) and IR version (`ir`) there may be.
 
@@ -281,9 +271,8 @@ def gates() -> dict[tuple[str, int], bytes]:
 
 def trivial_run() -> Trial:
     """Return a graph that every version runs, with its input: wheels built for another numpy crash on arrays."""
-    numpy, file = importlib.import_module("numpy"), io.BytesIO()
-    numpy.savez(file, x=numpy.ones((1, 2), "float32"))
-    return Trial(_trivial({"": 13}, _IR), file.getvalue())
+    numpy = importlib.import_module("numpy")
+    return Trial(_trivial({"": 13}, _IR), arrays({"x": numpy.ones((1, 2), "float32")}))
 
 
 def _trivial(opsets: Mapping[str, int], ir: int) -> bytes:
