@@ -16,7 +16,7 @@ import json
 import struct
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,14 @@ class Trial:
         """Write it as a program of trials reads it."""
         parts = (self.graph, self.feeds, self.expected)
         return struct.pack(">QQQQ", *map(len, parts), round(self.tolerance * 1e6)) + b"".join(parts)
+
+
+def records(path: Path) -> Iterator[tuple[bytes, bytes, bytes, float]]:
+    """Yield graph, inputs, expected outputs and tolerance of every trial in a file."""
+    with path.open("rb") as file:
+        while head := file.read(32):
+            graph, feeds, expected, millionths = struct.unpack(">QQQQ", head)
+            yield file.read(graph), file.read(feeds), file.read(expected), millionths / 1e6
 
 
 def arrays(named: Mapping[str, Any]) -> bytes:

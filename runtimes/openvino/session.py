@@ -65,11 +65,16 @@ def open_session(path: Path, *, threads: int, device: str = "cpu") -> Session:
     """
     if device != "cpu":
         raise ValueError(f"expected device cpu, got {device}")
+    core = openvino.Core()
+    return opened(core, core.read_model(str(path)), threads=threads)
+
+
+def opened(core: Any, model: Any, *, threads: int) -> Session:
+    """Return a model that a core has read, ready to run on the CPU; raises like `open_session`."""
     # Without the precision hint, CPUs with AMX or AVX512-BF16 compute in bfloat16: fast, and out of tolerance.
     config = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
-    core = openvino.Core()
     with _all_instructions():
-        return Session(core.compile_model(core.read_model(str(path)), "CPU", config))
+        return Session(core.compile_model(model, "CPU", config))
 
 
 @contextlib.contextmanager
