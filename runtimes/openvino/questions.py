@@ -22,7 +22,7 @@ from packager.runtimes._probes import Probe
 
 from packager import graph, graphneeds
 
-MOST = 4  # ways to ask about one combination of element types, until one is answered
+MOST = 2  # ways to ask about one combination of element types, until one is answered
 TYPE_ATTRIBUTES = ("to", "dtype", "output_dtype")
 _DTYPES = ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32",
            "float64", "string")  # fmt: skip

@@ -54,7 +54,8 @@ class Session:
             given = feeds[port.name].dtype.name
             if given != port.dtype:  # OpenVINO would convert without a word
                 raise ValueError(f"`{port.name}`: expected {port.dtype}, got {given}")
-        results = request.infer({name: np.ascontiguousarray(value) for name, value in feeds.items()})
+        # not `ascontiguousarray`, which makes a scalar a vector of one, and that OpenVINO refuses
+        results = request.infer({name: np.asarray(value, order="C") for name, value in feeds.items()})
         return [np.array(results[index]) for index in range(len(self.outputs))]
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import helper
 from packager.runtimes import _probes
 from packager.runtimes._probes import Probe
 from packager.runtimes.openvino import probe, questions
@@ -82,6 +83,15 @@ def test_an_answer_is_told_of_the_graph_it_is_about() -> None:
         assert by_graph[good.graph] == "ok"
     assert "No conversion rule" in by_graph[made[1].graph]
     assert said[-1].startswith("differs")
+
+
+def test_a_scalar_stays_one() -> None:
+    """OpenVINO refuses a vector of one where it wants a scalar."""
+    trial = graphs.nodes(13, helper.make_node("Clip", ["x", "low"], ["y"]), x=np.array([1, -2], "float32"),
+                         low=np.array(-1, "float32"))  # fmt: skip
+    (asked,) = probe.answered([trial])
+    assert asked is not None
+    assert probe.trials(Path(sys.executable), [asked]) == ["ok"]
 
 
 def test_every_probe_says_its_name_as_tables_do() -> None:
