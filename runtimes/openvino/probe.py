@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import struct
 import sys
 import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
 from packager.runtimes import _kernels, _probes, _trials
@@ -35,6 +36,8 @@ from packager.events import Finished, OnEvent, Started, ignore
 TRIAL, _CONVERT, _REFERENCE = (Path(__file__).with_name(f"{name}.py") for name in ("trial", "convert", "reference"))
 _SLICE = 500  # graphs for one process: what it leaks goes with it
 _TOLERANCE, _HALF = 1e-4, 2e-2  # relative; the second where float16 takes part
+_NO_RULE = "No conversion rule"
+_OF_SMALL_FLOATS = ("saturate", "round_mode")  # attributes that matter to types of 8 bits alone, which are not asked
 _wrong: set[int] = set()  # trials that failed in another version: asked last, as each spoils those it is run with
 _made: dict[bytes, bytes | str] = {}  # digest of a graph -> its IR, or why there is none
 
@@ -54,25 +57,51 @@ class Asked:
 
 @dataclass(slots=True)
 class Answers:
-    """What was seen of one operator on some element types: how often it was right and wrong."""
+    """What was seen of one operator on some element types: how often it was right, gave something else, was refused.
+
+    `rules` counts the refusals for want of a rule of conversion, which no shape or attribute would mend; `beside` the
+    answers that say nothing of the operator.
+    """
 
     right: int = 0
     wrong: int = 0
-    said: list[str] = field(default_factory=list)
+    refused: int = 0
+    rules: int = 0
+    beside: int = 0
 
     def note(self, said: Iterable[str]) -> None:
-        """Take what was said of some graphs; what only opens is neither right nor wrong.
-
-        Nor is a graph of one node whose input became its output, under the output's name: it says nothing of the node.
-        """
+        """Take what was said of some graphs."""
         for text in said:
-            self.right += text == "ok"
-            self.wrong += text not in ("ok", "loads") and not text.startswith("it wants the inputs")
-            self.said += [text] * (text != "ok")
+            if text == "ok":
+                self.right += 1
+            elif text.startswith("differs"):
+                self.wrong += 1
+            elif _is_beside(text):
+                self.beside += 1
+            else:
+                self.refused += 1
+                self.rules += _NO_RULE in text
+
+    def __add__(self, other: Answers) -> Answers:
+        return Answers(*map(sum, zip(astuple(self), astuple(other), strict=True)))
 
     @property
     def is_settled(self) -> bool:
-        return bool(self.right) or any("No conversion rule" in text for text in self.said)
+        return bool(self.right or self.rules)
+
+    @property
+    def is_mixed(self) -> bool:
+        return bool(self.wrong or (self.right and self.refused))
+
+
+def _is_beside(text: str) -> bool:
+    """Say whether an answer is not about the operator.
+
+    It was only opened; its input became its output, so that their names did not stay apart; numpy has no form of its
+    input or output, which inside a graph would not matter; nobody could read the question.
+    """
+    beside = ("it wants the inputs", "changed the names", "no numpy form", "holds no")
+    return text == "loads" or any(words in text for words in beside)
 
 
 def candidates(version: str) -> list[tuple[str, ...]]:
@@ -158,24 +187,32 @@ def outcome(probe: Probe, seen: Answers, tests: Tests) -> str:
     """Judge what was seen of a probe: `ok`, it `lacks` the operator, or it is `unclear`, or nobody could ask (`fails`).
 
     A test that fails on types on which others pass fails by its attributes or lengths, which are not known of a graph:
-    nothing of its operator is ok then. A test of fewer types (an input left out) speaks for every row that has them. A
-    definition without tests of its own is doubted with the others, and where ONNX has none, by having attributes.
+    nothing of its operator is ok then, nor where a test gives other numbers, whatever its types. A test of fewer types
+    (an input left out) speaks for every row that has them. A definition without tests of its own is doubted with the
+    others, and where ONNX has none, by having attributes. What only gives other numbers may be right on other values.
     """
-    if not seen.right:
-        return "lacks" if seen.wrong else "fails"
     own = tests.get((probe.domain, probe.operator, probe.since), {})
-    others = [
-        each for key, found in tests.items() if key[:2] == (probe.domain, probe.operator) for each in found.items()
-    ]
-    doubted = any(other.wrong and (other.right or knowledge.agree(types, probe.types)) for types, other in own.items())
+    if not seen.right:
+        return _without_right(seen, own.values())
+    doubted = any(
+        each.is_mixed or (each.refused and knowledge.agree(types, probe.types)) for types, each in own.items()
+    )
     if not own:
-        doubted = any(other.right and other.wrong for _, other in others) if others else _has_attributes(probe)
-    return "unclear" if seen.wrong or doubted else "ok"
+        kin = [key for key in tests if key[:2] == (probe.domain, probe.operator)]
+        doubted = any(each.is_mixed for key in kin for each in tests[key].values()) if kin else _has_attributes(probe)
+    return "unclear" if seen.is_mixed or doubted else "ok"
+
+
+def _without_right(seen: Answers, own: Iterable[Answers]) -> str:
+    """Judge what was never right. A refusal is a no unless some test was no test of the operator, and others may be."""
+    if seen.wrong or (seen.refused and not seen.rules and (seen.beside or any(each.beside for each in own))):
+        return "unclear"
+    return "lacks" if seen.refused else "fails"
 
 
 def _has_attributes(probe: Probe) -> bool:
     schema = graph.tool().defs.get_schema(probe.operator, probe.since, probe.domain)
-    return bool(set(schema.attributes) - set(questions.TYPE_ATTRIBUTES))
+    return bool(set(schema.attributes) - {*questions.TYPE_ATTRIBUTES, *_OF_SMALL_FLOATS})
 
 
 def table(version: str, said: JSON, limits: JSON, outcomes: _kernels.Kernels, pythons: Sequence[str]) -> JSON:
@@ -231,17 +268,17 @@ def _asked(python: Path, found: Sequence[Probe], tests: Tests) -> dict[Probe, An
     answers = {}
     waiting = {}
     for probe in found:
-        known = tests.get((probe.domain, probe.operator, probe.since), {}).get(probe.types, Answers())
-        answers[probe] = replace(known, said=[*known.said])
-        if not (known.right or known.wrong):
+        known = tests.get((probe.domain, probe.operator, probe.since), {})
+        answers[probe] = sum((a for types, a in known.items() if questions.covers(types, probe.types)), Answers())
+        if not (answers[probe].right or answers[probe].wrong or answers[probe].refused):
             waiting[probe] = _ways()[probe]
     for turn in range(questions.MOST):
         now = {p: ways[turn] for p, ways in waiting.items() if turn < len(ways) and not answers[p].is_settled}
         for (probe, asked), said in zip(now.items(), _put(python, [*now.values()], is_test=False), strict=True):
             answers[probe].note(said)
             partly = not questions.is_complete(asked.question, probe)
-            answers[probe].wrong += partly and bool(answers[probe].right)  # right, but not of all its types
-    _load_only(python, [probe for probe, ways in waiting.items() if not ways], answers)
+            answers[probe].refused += partly and bool(answers[probe].right)  # right, but not of all its types
+    _load_only([probe for probe, ways in waiting.items() if not ways], answers)
     return answers
 
 
@@ -259,15 +296,12 @@ def _ways() -> Mapping[Probe, list[Asked]]:
     return found
 
 
-def _load_only(python: Path, found: Sequence[Probe], answers: Mapping[Probe, Answers]) -> None:
-    """Ask about what no array can carry: a graph that ONNX Runtime opens and that cannot be opened here is wrong."""
+def _load_only(found: Sequence[Probe], answers: Mapping[Probe, Answers]) -> None:
+    """Ask about what no array can carry: of a graph that ONNX Runtime opens, whether there is a rule to convert it."""
     for optional, rank in _probes.VARIANTS[:4]:
-        waiting = [probe for probe in found if not answers[probe].said]
+        waiting = [probe for probe in found if not answers[probe].rules]
         graphs = [Trial(_probes.model(probe, optional=optional, rank=rank)) for probe in waiting]
-        fair = [
-            (p, trial)
-            for p, trial, opens in zip(waiting, graphs, _references(graphs), strict=True)
-            if opens is not None
-        ]
-        for (probe, _), said in zip(fair, trials(python, [trial for _, trial in fair]), strict=True):
-            answers[probe].note([said])
+        fair = [graph is not None for graph in _references(graphs)]
+        made = _artefacts([trial.graph for trial, opens in zip(graphs, fair, strict=True) if opens])
+        for probe, ir in zip(itertools.compress(waiting, fair), made, strict=True):
+            answers[probe].note([ir] if isinstance(ir, str) and _NO_RULE in ir else [])

@@ -117,7 +117,12 @@ def of(probe: Probe, known: Sequence[Question]) -> list[Question]:
 
 def is_complete(question: Question, probe: Probe) -> bool:
     """Say whether a question uses every element type that a probe names."""
-    return question.types == probe.types
+    return covers(question.types, probe.types)
+
+
+def covers(types: str, wanted: str) -> bool:
+    """Say whether a combination of element types has all that another names: optional outputs may add to it."""
+    return {*wanted.split(";")} <= {*types.split(";")}
 
 
 @functools.cache

@@ -24,14 +24,19 @@ KEY = ("", "Relu", 14)
 @pytest.mark.parametrize(
     ("seen", "tests", "expected"),
     [
-        (Answers(3, 0), {}, "ok"),
-        (Answers(3, 0), {"T=float32": Answers(2, 0)}, "ok"),
-        (Answers(3, 1), {}, "unclear"),
-        (Answers(0, 2), {}, "lacks"),
-        (Answers(0, 0), {}, "fails"),
-        (Answers(3, 0), {"T=int8": Answers(0, 4)}, "ok"),  # those types are not had, and that is all
-        (Answers(3, 0), {"T=float16": Answers(5, 1)}, "unclear"),  # it depends on attributes
-        (Answers(3, 0), {"T=float32;M=int64": Answers(0, 1)}, "unclear"),  # a test that leaves an input out
+        (Answers(3), {}, "ok"),
+        (Answers(3), {"T=float32": Answers(2)}, "ok"),
+        (Answers(3, wrong=1), {}, "unclear"),
+        (Answers(3, refused=1), {}, "unclear"),
+        (Answers(0, wrong=1), {}, "unclear"),  # other values may be right
+        (Answers(0, refused=2), {}, "lacks"),
+        (Answers(0, refused=2, beside=1), {}, "unclear"),
+        (Answers(0, refused=2, rules=2, beside=1), {}, "lacks"),
+        (Answers(), {}, "fails"),
+        (Answers(3), {"T=int8": Answers(0, refused=4)}, "ok"),  # those types are not had, and that is all
+        (Answers(3), {"T=int8": Answers(0, wrong=4)}, "unclear"),  # a test gave other numbers
+        (Answers(3), {"T=float16": Answers(5, refused=1)}, "unclear"),  # it depends on attributes
+        (Answers(3), {"T=float32;M=int64": Answers(0, refused=1)}, "unclear"),  # a test that leaves an input out
     ],
 )
 def test_nothing_is_ok_on_mixed_answers(seen: Answers, tests: dict[str, Answers], expected: str) -> None:
@@ -40,18 +45,18 @@ def test_nothing_is_ok_on_mixed_answers(seen: Answers, tests: dict[str, Answers]
 
 def test_a_definition_without_tests_is_doubted_with_the_others() -> None:
     old = Probe("", "Resize", 11, "T1=float32;T2=float32")
-    mixed = {("", "Resize", 19): {"T1=float32;T2=float32": Answers(20, 3)}}
-    assert probe.outcome(old, Answers(1, 0), mixed) == "unclear"
-    assert probe.outcome(old, Answers(1, 0), {}) == "unclear", "it has attributes that nobody tried"
-    assert probe.outcome(Probe("", "Abs", 13, "T=float32"), Answers(1, 0), {}) == "ok"
+    mixed = {("", "Resize", 19): {"T1=float32;T2=float32": Answers(20, wrong=3)}}
+    assert probe.outcome(old, Answers(1), mixed) == "unclear"
+    assert probe.outcome(old, Answers(1), {}) == "unclear", "it has attributes that nobody tried"
+    assert probe.outcome(Probe("", "Abs", 13, "T=float32"), Answers(1), {}) == "ok"
 
 
-def test_what_only_opens_is_neither_right_nor_wrong() -> None:
+def test_what_says_nothing_of_an_operator_is_left_out() -> None:
     seen = Answers()
-    seen.note(["loads", "loads"])
-    assert (seen.right, seen.wrong) == (0, 0)
-    seen.note(["No conversion rule found for operations: Relu"])
-    assert seen.wrong == 1 and seen.is_settled
+    seen.note(["loads", "it wants the inputs ['y']", "`x` is a string, which has no numpy form"])
+    assert seen == Answers(beside=3)
+    seen.note(["OpenVINO cannot convert the graph: -- No conversion rule found for operations: Relu-14"])
+    assert seen.refused == 1 and seen.is_settled
 
 
 def test_a_question_is_put_to_other_types() -> None:
