@@ -31,6 +31,7 @@ KEY = ("", "Relu", 14)
         (Answers(0, wrong=1), {}, "unclear"),  # other values may be right
         (Answers(0, refused=2), {}, "lacks"),
         (Answers(0, refused=2, beside=1), {}, "unclear"),
+        (Answers(0, refused=2), {"T=int8": Answers(3, refused=1)}, "unclear"),
         (Answers(0, refused=2, rules=2, beside=1), {}, "lacks"),
         (Answers(), {}, "fails"),
         (Answers(3), {"T=int8": Answers(0, refused=4)}, "ok"),  # those types are not had, and that is all
