@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import importlib
+import importlib.util
 import io
 import itertools
 import struct
@@ -32,7 +32,7 @@ from packager.runtimes.openvino.questions import Question
 
 from packager import graph, knowledge
 from packager.canonical import JSON
-from packager.errors import StepError
+from packager.errors import MissingToolError, StepError
 from packager.events import Finished, OnEvent, Started, ignore
 
 TRIAL, _CONVERT, _REFERENCE = (Path(__file__).with_name(f"{name}.py") for name in ("trial", "convert", "reference"))
@@ -112,7 +112,13 @@ def candidates(version: str) -> list[tuple[str, ...]]:
 
 
 def about(python: Path) -> JSON:
-    """Return what the runtime in an environment says of itself, or None if it cannot run the most trivial graph."""
+    """Return what the runtime in an environment says of itself, or None if it cannot run the most trivial graph.
+
+    Raises MissingToolError where nothing here compiles graphs, or says what they should give.
+    """
+    compiling.tool()
+    if importlib.util.find_spec("onnxruntime") is None:
+        raise MissingToolError("onnxruntime", "onnx")
     (trivial,) = answered([_probes.trivial_run()])
     return _trials.about(python, TRIAL) if trivial and trials(python, [trivial]) == ["ok"] else None
 
