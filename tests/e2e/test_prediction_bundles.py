@@ -18,7 +18,7 @@ from tests.e2e.conftest import Project
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("matrix")]
 CACHE = Path.home() / ".cache" / "packager-tests"
 ONNXRUNTIME = ("1.15.1", "1.16.3", "1.17.3", "1.18.1", "1.20.1", "1.23.2", "1.24.4", "1.31.1")
-OPENVINO = ("2024.6.0", "2026.4.1")
+OPENVINO = ("2024.6.0", "2025.4.1", "2026.4.1")
 TRITON = ("2.36.0", "2.39.0", "2.41.0", "2.46.0", "2.51.0")
 Made = tuple[str, str, Callable[[], graphs.Graph]]  # the promises that a build accepts, and the source
 MAKE: dict[str, Made] = {
