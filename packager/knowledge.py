@@ -82,7 +82,7 @@ class Kernels:
         index = self.over.index(version)
         found = {_OUTCOMES[pattern[index]] for pattern, rows in patterns.items() if types in rows}
         if not found and "?" not in types:
-            found = {_OUTCOMES[p[index]] for p, rows in patterns.items() if any(_agree(types, row) for row in rows)}
+            found = {_OUTCOMES[p[index]] for p, rows in patterns.items() if any(agree(types, row) for row in rows)}
         return "ok" if "ok" in found else "no" if "no" in found else "unknown"
 
     def versions(self, domain: str, operator: str) -> list[int]:
@@ -90,7 +90,8 @@ class Kernels:
         return sorted(int(since) for since in self.operators.get(domain, {}).get(operator, {}))
 
 
-def _agree(one: str, other: str) -> bool:
+def agree(one: str, other: str) -> bool:
+    """Say whether two combinations of element types name a parameter in common and none differently."""
     left, right = (dict(part.split("=", 1) for part in text.split(";") if part) for text in (one, other))
     shared = set(left) & set(right)
     return bool(shared) and all(left[name] == right[name] for name in shared)

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto as T
 from onnx import helper, numpy_helper
-from packager.runtimes.onnxruntime.probes import Trial
+from packager.runtimes._trials import Trial
 
 Graph = Trial
 SEED = 7
@@ -159,6 +159,101 @@ def foreign() -> Graph:
                   more={"com.example": 1})  # fmt: skip
 
 
+def nodes(
+    opset: int, *made: Any, weights: dict[str, np.ndarray] | None = None, kind: int = T.FLOAT, **inputs: np.ndarray
+) -> Graph:
+    """Some nodes over inputs given by name; the last one gives `y`."""
+    return _model(list(made), inputs, {"y": kind}, opset, weights=weights)
+
+
+def resized(opset: int, **attributes: Any) -> Graph:
+    node = helper.make_node("Resize", ["x", "", "s"], ["y"], **attributes)
+    return nodes(opset, node, weights={"s": np.array([1, 1, 2, 2], "float32")}, x=_random(1, 2, 4, 4))
+
+
+def repeated(opset: int) -> Graph:
+    """A Loop that adds to what it carries and keeps every step."""
+    node = helper.make_node
+    body = helper.make_graph(
+        [node("Add", ["a", "x"], ["b"]), node("Identity", ["b"], ["s"]), node("Identity", ["c"], ["d"])], "body",
+        [helper.make_tensor_value_info("i", T.INT64, []), helper.make_tensor_value_info("c", T.BOOL, []),
+         helper.make_tensor_value_info("a", T.FLOAT, [2, 3])],
+        [helper.make_tensor_value_info("d", T.BOOL, []), helper.make_tensor_value_info("b", T.FLOAT, [2, 3]),
+         helper.make_tensor_value_info("s", T.FLOAT, [2, 3])],
+    )  # fmt: skip
+    weights = {"n": np.array(3, "int64"), "go": np.array(True)}
+    return nodes(opset, node("Loop", ["n", "go", "x"], ["last", "y"], body=body), weights=weights, x=_random(2, 3))
+
+
+def scanned(opset: int) -> Graph:
+    node, one = helper.make_node, lambda name: helper.make_tensor_value_info(name, T.FLOAT, [3])
+    body = helper.make_graph([node("Add", ["a", "e"], ["b"]), node("Identity", ["b"], ["s"])], "body",
+                             [one("a"), one("e")], [one("b"), one("s")])  # fmt: skip
+    return nodes(opset, node("Scan", ["z", "x"], ["last", "y"], body=body, num_scan_inputs=1),
+                 weights={"z": np.zeros(3, "float32")}, x=_random(4, 3))  # fmt: skip
+
+
+def recurrent(operator: str, gates: int) -> Graph:
+    weights = {"w": _random(1, gates * 4, 3), "r": _random(1, gates * 4, 4)}
+    node = helper.make_node(operator, ["x", "w", "r"], ["y"], hidden_size=4)
+    return nodes(14, node, weights=weights, x=_random(5, 2, 3))
+
+
+def binary(operator: str, opset: int, dtype: str, kind: int) -> Graph:
+    one = (np.arange(6).reshape(2, 3) + 1).astype(dtype)
+    return nodes(opset, helper.make_node(operator, ["x", "z"], ["y"]), kind=kind, x=one, z=one[::-1].copy())
+
+
+def pooled(operator: str, opset: int, **attributes: Any) -> Graph:
+    return single(operator, opset, (1, 2, 7, 7), kernel_shape=[3, 3], strides=[2, 2], **attributes)
+
+
+def free(trial: Graph) -> Graph:
+    """The same graph with no length of an input stated."""
+    model = onnx.load_from_string(trial.graph)
+    for value in model.graph.input:
+        for place, size in enumerate(value.type.tensor_type.shape.dim):
+            size.dim_param = f"{value.name}_{place}"
+    return Trial(model.SerializeToString(deterministic=True), trial.feeds)
+
+
+FOR_OPENVINO: dict[str, Callable[[], Graph]] = {  # where another engine may answer otherwise, or not at all
+    "Resize, corners aligned": lambda: resized(18, mode="linear", coordinate_transformation_mode="align_corners"),
+    "Resize, nearest": lambda: resized(18, mode="nearest"),
+    "Resize, cubic at 13": lambda: resized(13, mode="cubic"),
+    "Loop": lambda: repeated(18),
+    "Scan": lambda: scanned(18),
+    "LSTM": lambda: recurrent("LSTM", 4),
+    "GRU": lambda: recurrent("GRU", 3),
+    "Add in int8": lambda: binary("Add", 14, "int8", T.INT8),
+    "Add in int64": lambda: binary("Add", 14, "int64", T.INT64),
+    "Add in float64": lambda: binary("Add", 14, "float64", T.DOUBLE),
+    "Mul in uint16": lambda: binary("Mul", 14, "uint16", T.UINT16),
+    "MatMul": lambda: nodes(13, helper.make_node("MatMul", ["x", "z"], ["y"]), x=_random(2, 3), z=_random(3, 2)),
+    "BitShift": lambda: nodes(11, helper.make_node("BitShift", ["x", "z"], ["y"], direction="LEFT"), kind=T.UINT8,
+                              x=np.array([1, 2], "uint8"), z=np.array([1, 1], "uint8")),
+    "MaxPool, ceiling": lambda: pooled("MaxPool", 12, ceil_mode=1),
+    "MaxPool, same lower": lambda: pooled("MaxPool", 12, auto_pad="SAME_LOWER"),
+    "AveragePool, ceiling": lambda: pooled("AveragePool", 19, ceil_mode=1, pads=[1, 1, 1, 1], count_include_pad=1),
+    "Softmax at 11": lambda: single("Softmax", 11, (2, 3, 4)),
+    "Softmax at 13": lambda: single("Softmax", 13, (2, 3, 4)),
+    "TopK": lambda: nodes(11, helper.make_node("TopK", ["x", "k"], ["y", "at"]), weights={"k": np.array([2])}, x=_random(3, 5)),
+    "NonZero": lambda: nodes(13, helper.make_node("NonZero", ["x"], ["y"]), kind=T.INT64, x=np.eye(3, dtype="float32")),
+    "Einsum": lambda: nodes(12, helper.make_node("Einsum", ["x", "z"], ["y"], equation="ij,jk->ik"), x=_random(2, 3), z=_random(3, 2)),
+    "CumSum": lambda: nodes(14, helper.make_node("CumSum", ["x", "a"], ["y"]), weights={"a": np.array(1)}, x=_random(2, 3)),
+    "Det": lambda: single("Det", 11, (3, 3)),
+    "Sign in int32": lambda: single("Sign", 13, dtype="int32"),
+    "Slice": lambda: nodes(13, helper.make_node("Slice", ["x", "b", "e", "a", "s"], ["y"]), x=_random(4, 5),
+                           weights={"b": np.array([4]), "e": np.array([0]), "a": np.array([1]), "s": np.array([-2])}),
+    "Gather": lambda: nodes(13, helper.make_node("Gather", ["w", "x"], ["y"]), weights={"w": _random(9, 4)}, x=np.array([[1, 8, 0]])),
+    "Where": lambda: nodes(16, helper.make_node("Where", ["c", "x", "z"], ["y"]), c=np.array([True, False]), x=_random(2), z=_random(2)),
+    "Unique": lambda: nodes(11, helper.make_node("Unique", ["x"], ["y"]), x=np.array([2, 1, 1, 3], "float32")),
+    "GridSample": lambda: nodes(16, helper.make_node("GridSample", ["x", "g"], ["y"]), x=_random(1, 1, 4, 4), g=_random(1, 2, 2, 2)),
+    "Normalizer": lambda: _model([helper.make_node("Normalizer", ["x"], ["y"], domain="ai.onnx.ml", norm="L2")],
+                                 {"x": _random(2, 3)}, {"y": T.FLOAT}, 15, ml=1),
+    "Scaler": lambda: _model([helper.make_node("Scaler", ["x"], ["y"], domain="ai.onnx.ml", offset=[0.5], scale=[2.0])],
+                             {"x": _random(2, 3)}, {"y": T.FLOAT}, 15, ml=1),
+}  # fmt: skip
 GRAPHS: dict[str, Callable[[], Graph]] = {
     "convolution at 13": lambda: convolution(13),
     "convolution at 18": lambda: convolution(18),

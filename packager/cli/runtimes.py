@@ -135,8 +135,9 @@ def _probe(args: argparse.Namespace, console: Console) -> int:
         write_atomically(args.output, json.dumps(table, indent=1).encode() + b"\n")
     ((found, row),) = table["versions"].items()
     counts = _counts(table["kernels"])
-    text = (f"{name} {found}: opset {row['opset']['ai.onnx']}, complete to {row['complete']}, IR {row['ir']}; "
-            f"{counts['o']} of {sum(counts.values())} combinations load\nkept in {path}")  # fmt: skip
+    complete = f", complete to {row['complete']}" if "complete" in row else ""
+    text = (f"{name} {found}: opset {row['opset']['ai.onnx']}{complete}, IR {row['ir']}; "
+            f"{counts['o']} of {sum(counts.values())} combinations work\nkept in {path}")  # fmt: skip
     console.result({"runtime": name, "version": found, **row, "kernels": counts, "kept": str(path)}, text)
     return 0
 

@@ -3,24 +3,19 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from packager.runtimes.onnxruntime import probes, tables
-from packager.runtimes.onnxruntime.probes import Trial
+from packager.runtimes import _kernels, _probes, _trials
+from packager.runtimes._probes import Probe
+from packager.runtimes._trials import Trial
 
 from packager.canonical import JSON
 from packager.errors import StepError
 from packager.events import Finished, OnEvent, Started, ignore
 
 TRIAL = Path(__file__).with_name("trial.py")
-_CLEAN = {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "PYTHONNOUSERSITE": "1"}
-_PATIENCE = 600  # seconds for the rest of a file of graphs; loading 11 000 takes 4
-GATE = ("ValidateOpsetForDomain", "till opset", "under development", "Unknown model file format version")
 
 
 def candidates(version: str) -> list[tuple[str, ...]]:
@@ -33,45 +28,35 @@ def candidates(version: str) -> list[tuple[str, ...]]:
 
 def about(python: Path) -> JSON:
     """Return what the runtime in an environment says of itself, or None if it cannot run the most trivial graph."""
-    if trials(python, [probes.trivial_run()]) != ["ok"]:
-        return None
-    done = subprocess.run(
-        [python, TRIAL, "--about"], capture_output=True, text=True, env=_CLEAN, timeout=_PATIENCE, check=False
-    )
-    return json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else None
+    return _trials.about(python, TRIAL) if trials(python, [_probes.trivial_run()]) == ["ok"] else None
 
 
-def measure(python: Path, on_event: OnEvent = ignore) -> tuple[JSON, tables.Kernels]:
+def measure(python: Path, on_event: OnEvent = ignore) -> tuple[JSON, _kernels.Kernels]:
     """Return the limits of the runtime in an environment (`opset`, `ir`), and what each probe did."""
     label = "probe onnxruntime"
     on_event(Started(label))
     started = time.monotonic()
     limits = _limits(python)
-    found = [probe for probe in probes.every() if probe.opset <= limits["opset"].get(probe.domain or "ai.onnx", 0)]
+    found = [probe for probe in _probes.every() if probe.opset <= limits["opset"].get(probe.domain or "ai.onnx", 0)]
     said = _attempts(python, found)
     on_event(Finished(label, time.monotonic() - started))
-    return limits, {name(probe): outcome(text) for probe, text in zip(found, said, strict=True)}
-
-
-def name(probe: probes.Probe) -> str:
-    """Return the words for a probe that knowledge files use."""
-    return f"{probe.domain or 'ai.onnx'} {probe.operator} {probe.since} {probe.types}".rstrip()
+    return limits, {probe.words: outcome(text) for probe, text in zip(found, said, strict=True)}
 
 
 def outcome(said: str) -> str:
     """Classify what the runtime said: the graph loads, it `lacks` the kernel, it `fails` in another way, or the answer
 
-    depends on the `host`: StringNormalizer wants the locale en_US.UTF-8, which containers rarely have.
+    is `unclear`, as it depends on the host: StringNormalizer wants the locale en_US.UTF-8, which is rare in containers.
     """
     if said == "ok":
         return "ok"
     if "construct locale" in said:
-        return "host"
+        return "unclear"
     return "lacks" if "NOT_IMPLEMENTED" in said else "fails"
 
 
 def _limits(python: Path) -> JSON:
-    gates = probes.gates()
+    gates = _probes.gates()
     said = dict(zip(gates, trials(python, [Trial(data) for data in gates.values()]), strict=True))
     newest = {key: [v for (k, v), text in said.items() if k == key and text == "ok"] for key, _ in gates}
     if not newest["ai.onnx"] or not newest["ir"]:
@@ -80,12 +65,12 @@ def _limits(python: Path) -> JSON:
             "ir": max(newest["ir"])}  # fmt: skip
 
 
-def _attempts(python: Path, found: Sequence[probes.Probe]) -> list[str]:
+def _attempts(python: Path, found: Sequence[Probe]) -> list[str]:
     """Try every probe; one that fails may be fed wrongly, so it is tried again in other ways."""
     said = [""] * len(found)
     waiting = list(range(len(found)))
-    for optional, rank in probes.VARIANTS:
-        graphs = [Trial(probes.model(found[index], optional=optional, rank=rank)) for index in waiting]
+    for optional, rank in _probes.VARIANTS:
+        graphs = [Trial(_probes.model(found[index], optional=optional, rank=rank)) for index in waiting]
         for index, text in zip(waiting, trials(python, graphs), strict=True):
             said[index] = text if text == "ok" or not said[index] else said[index]
         waiting = [index for index in waiting if outcome(said[index]) == "fails"]
@@ -93,43 +78,15 @@ def _attempts(python: Path, found: Sequence[probes.Probe]) -> list[str]:
 
 
 def trials(python: Path, graphs: Sequence[Trial]) -> list[str]:
-    """Load, run and compare every graph in the runtime of an environment; return what it said.
-
-    A graph that kills or hangs the process is `died: …`; those behind it are tried in a new process.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        path, log = Path(folder, "graphs"), Path(folder, "log")
-        path.write_bytes(b"".join(trial.packed() for trial in graphs))
-        said: dict[int, str] = {}
-        while len(said) < len(graphs):
-            end = _process([str(python), str(TRIAL), str(path), str(len(said))], log)
-            said |= dict(map(json.loads, _whole_lines(log)))
-            if len(said) < len(graphs):
-                said[len(said)] = f"died: {end}"
-        return [said[index] for index in range(len(graphs))]
+    """Load, run and compare every graph in the runtime of an environment; return what it said."""
+    return _trials.run(python, TRIAL, graphs)
 
 
-def _process(command: Sequence[str], log: Path) -> str:
-    with log.open("wb") as file:
-        try:
-            done = subprocess.run(
-                command, stdout=file, stderr=subprocess.DEVNULL, env=_CLEAN, cwd=log.parent, timeout=_PATIENCE,
-                check=False,
-            )  # fmt: skip
-        except subprocess.TimeoutExpired:
-            return f"no answer for {_PATIENCE} s"
-    return f"signal {-done.returncode}" if done.returncode < 0 else f"exit status {done.returncode}"
-
-
-def _whole_lines(log: Path) -> list[str]:
-    return [row for row in log.read_text("utf-8", "replace").splitlines(keepends=True) if row.endswith("\n")]
-
-
-def table(version: str, said: JSON, limits: JSON, outcomes: tables.Kernels, pythons: Sequence[str]) -> JSON:
+def table(version: str, said: JSON, limits: JSON, outcomes: _kernels.Kernels, pythons: Sequence[str]) -> JSON:
     """Return a table of knowledge with the one measured row; `said` is what `about` returned."""
     numpy = "<2" if said["numpy"].startswith("1.") else ""
-    complete = tables.complete(outcomes, limits["opset"]["ai.onnx"])
+    complete = _kernels.complete(outcomes, limits["opset"]["ai.onnx"])
     row = {"source": "measured", "opset": limits["opset"], "complete": complete,
            "ir": limits["ir"], "numpy": numpy, "python": list(pythons)}  # fmt: skip
     return {"format": 1, "runtime": "onnxruntime", "serial": 0, "versions": {version: row},
-            "kernels": tables.kernels({version: outcomes})}  # fmt: skip
+            "kernels": _kernels.kernels({version: outcomes})}  # fmt: skip

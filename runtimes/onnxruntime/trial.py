@@ -4,9 +4,8 @@
     python trial.py GRAPHS FIRST      one JSON line `[index, "ok"]` or `[index, "what the runtime said"]` for each
     python trial.py --about           one JSON line about the runtime and numpy of this environment
 
-GRAPHS holds records: four big-endian numbers (three lengths, and a relative tolerance in millionths), a serialised
-model, its inputs as an `.npz` (none: load it only), what it should give as an `.npz` of `0`, `1`, … (none: anything).
-Runs in environments that hold nothing of ours, on any Python since 3.8: standard library, numpy, onnxruntime.
+GRAPHS is what `runtimes/_trials.py` writes, its graphs serialised ONNX models. Runs in environments that hold nothing
+of ours, on any Python since 3.8: standard library, numpy, onnxruntime.
 A graph that kills the process ends the output; who started it goes on behind that graph.
 """
 

@@ -54,7 +54,8 @@ class Session:
             given = feeds[port.name].dtype.name
             if given != port.dtype:  # OpenVINO would convert without a word
                 raise ValueError(f"`{port.name}`: expected {port.dtype}, got {given}")
-        results = request.infer({name: np.ascontiguousarray(value) for name, value in feeds.items()})
+        # not `ascontiguousarray`, which makes a scalar a vector of one, and that OpenVINO refuses
+        results = request.infer({name: np.asarray(value, order="C") for name, value in feeds.items()})
         return [np.array(results[index]) for index in range(len(self.outputs))]
 
 
@@ -65,11 +66,16 @@ def open_session(path: Path, *, threads: int, device: str = "cpu") -> Session:
     """
     if device != "cpu":
         raise ValueError(f"expected device cpu, got {device}")
+    core = openvino.Core()
+    return opened(core, core.read_model(str(path)), threads=threads)
+
+
+def opened(core: Any, model: Any, *, threads: int) -> Session:
+    """Return a model that a core has read, ready to run on the CPU; raises like `open_session`."""
     # Without the precision hint, CPUs with AMX or AVX512-BF16 compute in bfloat16: fast, and out of tolerance.
     config = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
-    core = openvino.Core()
     with _all_instructions():
-        return Session(core.compile_model(core.read_model(str(path)), "CPU", config))
+        return Session(core.compile_model(model, "CPU", config))
 
 
 @contextlib.contextmanager

@@ -13,12 +13,14 @@ from pathlib import Path
 
 import pytest
 from packager.runtimes.onnxruntime import probe
+from packager.runtimes.openvino import probe as openvino
 
-from packager import compatibility, environments, knowledge
+from packager import compatibility, environments, knowledge, probing
 from tests import graphs
 
 pytestmark = pytest.mark.slow
-VERSIONS = ("1.15.1", "1.16.3", "1.17.3", "1.18.1", "1.20.1", "1.23.2", "1.31.1")
+VERSIONS = ("1.15.1", "1.16.3", "1.17.3", "1.18.1", "1.20.1", "1.23.2", "1.31.1", "1.32.0")
+OPENVINO = ("2024.6.0", "2025.4.1", "2026.4.1")
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "packager" / "environments"
 
 
@@ -26,6 +28,12 @@ def environment(version: str) -> Path:
     numpy = knowledge.shipped("onnxruntime").rows[version].numpy
     wanted = [f"onnxruntime=={version}", *([f"numpy{numpy}"] if numpy else [])]
     return environments.ensure(wanted, sys.executable, CACHE)
+
+
+def show(confusion: collections.Counter[tuple[str, bool]]) -> None:
+    print(f"\n{'compat says':12} {'loads and runs':>15} {'does not':>9}")
+    for outcome in ("ok", "no", "unknown"):
+        print(f"{outcome:12} {confusion[outcome, True]:15} {confusion[outcome, False]:9}")
 
 
 def test_the_verdict_is_what_happens(capsys: pytest.CaptureFixture[str]) -> None:
@@ -42,13 +50,37 @@ def test_the_verdict_is_what_happens(capsys: pytest.CaptureFixture[str]) -> None
             if answer.outcome != "unknown" and (answer.outcome == "ok") != (said == "ok"):
                 wrong.append((version, name, answer.outcome, said))
     with capsys.disabled():
-        print(f"\n{'compat says':12} {'loads and runs':>15} {'does not':>9}")
-        for outcome in ("ok", "no", "unknown"):
-            print(f"{outcome:12} {confusion[outcome, True]:15} {confusion[outcome, False]:9}")
+        show(confusion)
     assert not wrong
     assert confusion["no", False] >= 20 and confusion["ok", True] >= 20
     assert sum(n for (outcome, _), n in confusion.items() if outcome != "unknown") >= 40
     assert confusion["unknown", True] + confusion["unknown", False] <= 0.1 * confusion.total()
+
+
+def test_the_verdict_on_openvino_is_what_happens(capsys: pytest.CaptureFixture[str]) -> None:
+    """IR of every graph, made here as a build makes it, is opened by each version and gives what ONNX Runtime gives.
+
+    Each graph is asked twice: with the lengths that it states, and with none.
+    """
+    made = {name: make() for name, make in (graphs.GRAPHS | graphs.FOR_OPENVINO).items()}
+    made |= {f"{name}, free": graphs.free(trial) for name, trial in made.items()}
+    fair = {name: trial for name, trial in zip(made, openvino.answered([*made.values()]), strict=True) if trial}
+    needs = {name: graphs.facts(trial.graph) for name, trial in fair.items()}
+    confusion: collections.Counter[tuple[str, bool]] = collections.Counter()
+    wrong = []
+    for version in OPENVINO:
+        python, about = probing.environment("openvino", version, sys.executable, CACHE)
+        assert about["version"] == version
+        for name, said in zip(fair, openvino.trials(python, [*fair.values()]), strict=True):
+            answer = compatibility.judge(needs[name], "openvino", version)
+            confusion[answer.outcome, said == "ok"] += 1
+            if answer.outcome != "unknown" and (answer.outcome == "ok") != (said == "ok"):
+                wrong.append((version, name, answer.outcome, said))
+    with capsys.disabled():
+        show(confusion)
+    assert not wrong
+    assert confusion["ok", True] >= 200 and confusion["no", False] >= 30
+    assert confusion["unknown", True] + confusion["unknown", False] <= 0.35 * confusion.total()
 
 
 def test_a_fix_is_a_fix() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from packager.runtimes import _kernels
 
 from packager import canonical, knowledge, probing
 from packager.errors import IntegrityError, NegativeAnswer
@@ -48,6 +49,16 @@ def test_every_measured_version_has_its_kernels() -> None:
         for rows in patterns.values()
     )
     assert combinations > 5000
+
+
+def test_a_table_grows_only_at_its_end() -> None:
+    before = {"1": {"ai.onnx Abs 13 T=int8": "lacks", "ai.onnx If 11": "ok", "ai.onnx Add 7 T=int8": "fails"}}
+    now = {"ai.onnx Abs 13 T=int8": "ok", "ai.onnx If 11": "fails", "ai.onnx Add 7 T=int8": "ok",
+           "ai.onnx Neg 6 T=int8": "unclear", "ai.onnx Not 1 T=bool": "fails"}  # fmt: skip
+    grown = _kernels.extended(_kernels.kernels(before), "2", now)
+    assert grown == {"over": ["1", "2"], "operators": {"ai.onnx": {
+        "Abs": {"13": {"xo": ["T=int8"]}}, "Add": {"7": {"-o": ["T=int8"]}}, "If": {"11": {"ox": [""]}}}}}  # fmt: skip
+    assert _kernels.extended(_kernels.kernels(before), "2", {})["operators"]["ai.onnx"]["If"] == {"11": {"o-": [""]}}
 
 
 def test_parameters_that_one_side_does_not_name_do_not_count() -> None:

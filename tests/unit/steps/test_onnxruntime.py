@@ -32,7 +32,7 @@ def test_the_table_is_ordered_and_complete() -> None:
 @pytest.mark.parametrize(
     ("specifier", "oldest", "newest"),
     [
-        (">=1.17", "1.17.0", "1.31.1"), (">=1.17,<1.20", "1.17.0", "1.19.2"), ("==1.23.*", "1.23.0", "1.23.2"),
+        (">=1.17", "1.17.0", "1.32.0"), (">=1.17,<1.20", "1.17.0", "1.19.2"), ("==1.23.*", "1.23.0", "1.23.2"),
         ("==1.17.1", "1.17.0", "1.17.3"), ("<1.16", "1.15.0", "1.15.1"),
     ],
 )  # fmt: skip
@@ -41,7 +41,7 @@ def test_a_range_is_the_versions_in_it(specifier: str, oldest: str, newest: str)
     assert (found[0], found[-1]) == (oldest, newest)
 
 
-@pytest.mark.parametrize("version", ["1.15.0", "1.17.1", "1.23.2", "1.31.1"])
+@pytest.mark.parametrize("version", ["1.15.0", "1.17.1", "1.23.2", "1.31.1", "1.32.0"])
 def test_the_level_is_what_the_oldest_reads(version: str) -> None:
     opset, ir = onnxruntime.level_for(f">={version}")
     assert (opset, ir) == (18, 8)
@@ -67,7 +67,7 @@ def test_requirements_follow_the_devices() -> None:
 @pytest.mark.parametrize(
     ("specifier", "message", "hint"),
     [
-        (">=9", "no known version of onnxruntime is in `>=9`", "known are 1.15.0 to 1.31.1"),
+        (">=9", "no known version of onnxruntime is in `>=9`", "known are 1.15.0 to 1.32.0"),
         ("newest", "`newest` is not a version range", ">=1.17"),
     ],
 )

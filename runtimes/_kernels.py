@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from packager.canonical import JSON
 
-Kernels = Mapping[str, str]  # `ai.onnx Pad 19 T=float32` -> `ok`, `lacks`, `fails` or `host`
+Kernels = Mapping[str, str]  # `ai.onnx Pad 19 T=float32` -> `ok`, `lacks`, `fails` or `unclear`
 
 _LETTERS = {"ok": "o", "lacks": "x", "fails": "x"}
 _COMMON = {"float32", "int64", "int32", "int8", "uint8", "bool", "string"}
@@ -19,16 +19,41 @@ def kernels(measured: Mapping[str, Kernels]) -> JSON:
 
     A probe that loads nowhere and that no version refuses for the lack of a kernel may be a bad question: left out.
     """
-    found: dict[str, dict[str, dict[str, dict[str, list[str]]]]] = {}
-    for name in sorted({name for outcomes in measured.values() for name in outcomes}):
+    patterns = {}
+    for name in {name for outcomes in measured.values() for name in outcomes}:
         said = [outcomes.get(name) for outcomes in measured.values()]
         if "ok" in said or "lacks" in said:
-            loads = "ok" in said
-            pattern = "".join("-" if s in (None, "host") or (s == "fails" and not loads) else _LETTERS[s] for s in said)
-            domain, operator, since, types = (*name.split(" ", 3), "")[:4]
-            definitions = found.setdefault(domain, {}).setdefault(operator, {})
-            definitions.setdefault(since, {}).setdefault(pattern, []).append(types)
-    return {"over": list(measured), "operators": found}
+            patterns[name] = "".join(_letter(each, loads="ok" in said) for each in said)
+    return _value(list(measured), patterns)
+
+
+def extended(known: JSON, version: str, outcomes: Kernels) -> JSON:
+    """Return the `kernels` of a table with one more version at the end; what it says of the others stays."""
+    before = {
+        f"{domain} {operator} {since} {types}".rstrip(): pattern
+        for domain, operators in known["operators"].items()
+        for operator, definitions in operators.items()
+        for since, patterns in definitions.items()
+        for pattern, rows in patterns.items()
+        for types in rows
+    }
+    added = {name: "-" * len(known["over"]) for name, said in outcomes.items() if said in ("ok", "lacks")}
+    patterns = {name: pattern + _letter(outcomes.get(name), loads="o" in pattern)
+                for name, pattern in (added | before).items()}  # fmt: skip
+    return _value([*known["over"], version], patterns)
+
+
+def _letter(said: str | None, *, loads: bool) -> str:
+    return "-" if said in (None, "unclear") or (said == "fails" and not loads) else _LETTERS[said]
+
+
+def _value(over: Sequence[str], patterns: Mapping[str, str]) -> JSON:
+    found: dict[str, dict[str, dict[str, dict[str, list[str]]]]] = {}
+    for name in sorted(patterns):
+        domain, operator, since, types = (*name.split(" ", 3), "")[:4]
+        definitions = found.setdefault(domain, {}).setdefault(operator, {})
+        definitions.setdefault(since, {}).setdefault(patterns[name], []).append(types)
+    return {"over": list(over), "operators": found}
 
 
 def complete(outcomes: Kernels, newest: int) -> int:

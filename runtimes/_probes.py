@@ -1,26 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The graphs that a version of ONNX Runtime is measured with: one node for every operator, version and element type.
+"""The graphs that a version of a runtime is measured with: one node for every operator, version and element type.
 
-Whether such a graph loads is what counts, not which kernels are listed: the runtime inserts casts for kernels it lacks
-and takes apart operators that are functions. `onnx` says which operators exist; nothing here is typed by hand but the
+Whether such a graph works is what counts, not which kernels are listed: runtimes insert casts for kernels they lack
+and take apart operators that are functions. `onnx` says which operators exist; nothing here is typed by hand but the
 few attributes that cannot be guessed.
 """
 
 from __future__ import annotations
 
 import importlib
-import io
 import itertools
-import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from packager.runtimes._trials import Trial, arrays
+
 from packager import graph
 
 OLDEST_OPSET = 7  # what the oldest measured version still reads
-_IR = 8
-_BEYOND = 40  # opsets and IR versions up to here are tried
+IR = 8
+BEYOND = 40  # opsets and IR versions up to here are tried
 _MOST = 260  # combinations of element types of one operator; above it they are varied one after the other
 _NUMBERS = ("float32", "int64", "float64", "float16", "bfloat16", "int32", "int16", "int8", "uint64", "uint32",
             "uint16", "uint8", "bool", "string")  # fmt: skip
@@ -87,6 +87,11 @@ class Probe:
         """The lowest opset of its domain in which a measured runtime meets this form of the operator."""
         return self.since if self.domain else max(self.since, OLDEST_OPSET)
 
+    @property
+    def words(self) -> str:
+        """The words for it that knowledge files use."""
+        return f"{self.domain or 'ai.onnx'} {self.operator} {self.since} {self.types}".rstrip()
+
 
 def every() -> list[Probe]:
     """Return all probes that this version of `onnx` knows, sorted."""
@@ -151,9 +156,9 @@ def model(probe: Probe, *, optional: bool, rank: int | None) -> bytes:
     schema = onnx.defs.get_schema(probe.operator, probe.since, probe.domain)
     bound = dict(part.split("=", 1) for part in probe.types.split(";")) if probe.types else {}
     sources = [part for part in schema.inputs if optional or part.option != schema.FormalParameterOption.Optional]
-    inputs = [(f"i{n}", _proto(bound.get(p.type_str) or graph.type_name(p.type_str), rank))
+    inputs = [(f"i{n}", proto(bound.get(p.type_str) or graph.type_name(p.type_str), rank))
               for n, p in enumerate(sources)]  # fmt: skip
-    outputs = [(f"o{n}", _proto(bound.get(p.type_str) or graph.type_name(p.type_str), None))
+    outputs = [(f"o{n}", proto(bound.get(p.type_str) or graph.type_name(p.type_str), None))
                for n, p in enumerate(_needed_outputs(schema))]  # fmt: skip
     node = onnx.helper.make_node(probe.operator, [n for n, _ in inputs], [n for n, _ in outputs], domain=probe.domain)
     node.attribute.extend(_attributes(schema, bound))
@@ -162,7 +167,7 @@ def model(probe: Probe, *, optional: bool, rank: int | None) -> bytes:
     if probe.domain:
         imports.append(onnx.helper.make_opsetid("", 15))
     made = onnx.helper.make_model(
-        onnx.helper.make_graph([node], "probe", ports[0], ports[1]), opset_imports=imports, ir_version=_IR
+        onnx.helper.make_graph([node], "probe", ports[0], ports[1]), opset_imports=imports, ir_version=IR
     )
     data: bytes = made.SerializeToString(deterministic=True)
     return data
@@ -189,27 +194,27 @@ def _flow(probe: Probe) -> bytes:
         node, inputs = helper.make_node("Scan", ["x"], ["y"], body=body, num_scan_inputs=1), [floats[2]]
     made = helper.make_model(
         helper.make_graph([node], "probe", inputs, floats[3:]),
-        opset_imports=[helper.make_opsetid("", probe.opset)], ir_version=_IR,
+        opset_imports=[helper.make_opsetid("", probe.opset)], ir_version=IR,
     )  # fmt: skip
     data: bytes = made.SerializeToString(deterministic=True)
     return data
 
 
-def _proto(name: str, rank: int | None) -> Any:
+def proto(name: str, rank: int | None) -> Any:
     helper = graph.tool().helper
     kind, _, inner = name.partition("(")
     inner = inner.removesuffix(")")
     if not inner:
-        return helper.make_tensor_type_proto(_number(name), None if rank is None else [2] * rank)
+        return helper.make_tensor_type_proto(number(name), None if rank is None else [2] * rank)
     if kind == "seq":
-        return helper.make_sequence_type_proto(_proto(inner, None))
+        return helper.make_sequence_type_proto(proto(inner, None))
     if kind == "optional":
-        return helper.make_optional_type_proto(_proto(inner, None))
+        return helper.make_optional_type_proto(proto(inner, None))
     key, value = inner.split(",", 1)
-    return helper.make_map_type_proto(_number(key), _proto(value, None))
+    return helper.make_map_type_proto(number(key), proto(value, None))
 
 
-def _number(name: str) -> int:
+def number(name: str) -> int:
     return int(getattr(graph.tool().TensorProto, graph.ONNX_NAMES.get(name, name).upper()))
 
 
@@ -229,7 +234,7 @@ def _attributes(schema: Any, bound: Mapping[str, str]) -> list[Any]:
         )
     for name, attribute in schema.attributes.items():
         if name in _TYPE_ATTRIBUTES and (result := bound.get(schema.outputs[0].type_str)):
-            given[name] = _number(result.removeprefix("seq(").removesuffix(")"))
+            given[name] = number(result.removeprefix("seq(").removesuffix(")"))
         elif name == "value" and schema.name in ("Constant", "ConstantOfShape"):
             given[name] = _tensor(bound[schema.outputs[0].type_str])
         elif attribute.required and name not in given:
@@ -238,7 +243,7 @@ def _attributes(schema: Any, bound: Mapping[str, str]) -> list[Any]:
 
 
 def _tensor(name: str) -> Any:
-    tensor = graph.tool().TensorProto(data_type=_number(name), dims=[1], name="value")
+    tensor = graph.tool().TensorProto(data_type=number(name), dims=[1], name="value")
     if name == "string":
         tensor.string_data.append(b"a")
     else:
@@ -252,38 +257,22 @@ def _guess(kind: str) -> Any:
     return guesses.get(kind, _tensor("float32"))
 
 
-@dataclass(frozen=True, slots=True)
-class Trial:
-    """A serialised model; its inputs and what it should give as `.npz` (empty: load only, give anything)."""
-
-    graph: bytes
-    feeds: bytes = b""
-    expected: bytes = b""
-    tolerance: float = 0.0
-
-    def packed(self) -> bytes:
-        """Write it as `trial.py` reads it."""
-        parts = (self.graph, self.feeds, self.expected)
-        return struct.pack(">QQQQ", *map(len, parts), round(self.tolerance * 1e6)) + b"".join(parts)
-
-
 def gates() -> dict[tuple[str, int], bytes]:
     """Return a trivial graph for every operator set (`ai.onnx`, `ai.onnx.ml`) and IR version (`ir`) there may be.
 
     Some are newer than this `onnx` knows: a runtime says itself up to which it reads.
     """
     onnx = graph.tool()
-    found = {("ai.onnx", version): _trivial({"": version}, _IR) for version in range(OLDEST_OPSET, _BEYOND)}
+    found = {("ai.onnx", version): _trivial({"": version}, IR) for version in range(OLDEST_OPSET, BEYOND)}
     newest = onnx.defs.onnx_ml_opset_version() if hasattr(onnx.defs, "onnx_ml_opset_version") else 5
-    found |= {("ai.onnx.ml", v): _trivial({"": 15, "ai.onnx.ml": v}, _IR) for v in range(1, max(newest, 5) + 3)}
-    return found | {("ir", version): _trivial({"": 15}, version) for version in range(3, _BEYOND)}
+    found |= {("ai.onnx.ml", v): _trivial({"": 15, "ai.onnx.ml": v}, IR) for v in range(1, max(newest, 5) + 3)}
+    return found | {("ir", version): _trivial({"": 15}, version) for version in range(3, BEYOND)}
 
 
 def trivial_run() -> Trial:
     """Return a graph that every version runs, with its input: wheels built for another numpy crash on arrays."""
-    numpy, file = importlib.import_module("numpy"), io.BytesIO()
-    numpy.savez(file, x=numpy.ones((1, 2), "float32"))
-    return Trial(_trivial({"": 13}, _IR), file.getvalue())
+    numpy = importlib.import_module("numpy")
+    return Trial(_trivial({"": 13}, IR), arrays({"x": numpy.ones((1, 2), "float32")}))
 
 
 def _trivial(opsets: Mapping[str, int], ir: int) -> bytes:

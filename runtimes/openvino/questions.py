@@ -1,0 +1,311 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What OpenVINO is asked about one operator: graphs of one node with inputs that make sense, each in several forms.
+
+ONNX's own backend node tests say which inputs and attributes make sense. Each is asked as it is, under every definition
+of its operator that allows it; one that fits is asked again with every other combination of element types. Operators
+that have no test are asked with the smallest arrays that ONNX Runtime takes.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import itertools
+import warnings
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from packager.runtimes import _probes, _trials
+from packager.runtimes._probes import Probe
+
+from packager import graph, graphneeds
+
+MOST = 2  # ways to ask about one combination of element types, until one is answered
+TYPE_ATTRIBUTES = ("to", "dtype", "output_dtype")
+_DTYPES = ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32",
+           "float64", "string")  # fmt: skip
+_NO_ZERO = ("Div", "Mod")  # of integers: the process would die of it
+_RANKS = (2, 4, 3, 1, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A graph of one node and inputs for it. `types` are those it uses, in the words of a contract."""
+
+    domain: str
+    operator: str
+    since: int
+    types: str
+    test: str
+    model: Any
+    feeds: Mapping[str, Any]
+
+    def forms(self, *, is_test: bool) -> list[_trials.Trial]:
+        """Return the graph with free lengths, every array of data an input; of a test also with fixed lengths and all
+
+        inputs live, and with all inputs but the first constant, as most graphs are.
+        """
+        names = [value.name for value in self.model.graph.input]
+        found = [self._form([name for name in names[1:] if self._counts(name)])]
+        if is_test or self.operator in ("QuantizeLinear", "DequantizeLinear"):
+            found += [self._form(names[1:]), self.trial()]
+        return list(dict.fromkeys(found))
+
+    def _counts(self, name: str) -> bool:
+        """Say whether an input holds axes, sizes and the like, not data."""
+        formals = _schema(self.domain, self.operator, self.since).inputs
+        index = list(self.model.graph.node[0].input).index(name)
+        formal = formals[min(index, len(formals) - 1)]
+        return formal.type_str == "tensor(int64)" or self.operator == "Slice"
+
+    def _form(self, constants: Sequence[str]) -> _trials.Trial:
+        numpy_helper = importlib.import_module("onnx.numpy_helper")
+        made = type(self.model).FromString(self.model.SerializeToString())
+        kept = [value for value in made.graph.input if value.name not in constants]
+        del made.graph.input[:]
+        made.graph.input.extend(kept)
+        for value in kept:
+            for number, size in enumerate(value.type.tensor_type.shape.dim):
+                size.dim_param = f"{value.name}_{number}"
+        made.graph.initializer.extend(numpy_helper.from_array(_plain(self.feeds[name]), name) for name in constants)
+        return self._trial(made, [value.name for value in kept])
+
+    def trial(self) -> _trials.Trial:
+        """Return it as it stands, with its inputs."""
+        return self._trial(self.model, list(self.feeds))
+
+    def _trial(self, model: Any, live: Sequence[str]) -> _trials.Trial:
+        feeds = {name: _text(self.feeds[name]) for name in live}
+        return _trials.Trial(model.SerializeToString(deterministic=True), _trials.arrays(feeds))
+
+
+@functools.cache
+def natives() -> list[Question]:
+    """Return ONNX's own tests of single operators, each under every definition of its operator that allows it."""
+    found = []
+    for case in _cases():
+        node = case.model.graph.node[0]
+        for since in sorted({p.since for p in _by_operator().get((node.domain, node.op_type), [])}):
+            question = _stamped(case, since)
+            found += [question] if question else []
+    return found
+
+
+def templates(known: Sequence[Question]) -> Mapping[tuple[str, str, int], list[Question]]:
+    """Return tests by operator and definition, those with the fewest attributes first."""
+    found: dict[tuple[str, str, int], list[Question]] = defaultdict(list)
+    for question in known:
+        found[question.domain, question.operator, question.since].append(question)
+    for questions in found.values():
+        questions.sort(key=lambda q: (len(q.model.graph.node[0].attribute), -len(q.model.graph.node[0].input), q.test))
+    return found
+
+
+def of(probe: Probe, known: Sequence[Question]) -> list[Question]:
+    """Return ways to ask about one combination of element types, those that use all of its types first."""
+    put = (question for template in known if (question := _retyped(probe, template)))
+    complete: list[Question] = []
+    partly: list[Question] = []
+    for question in put:
+        (complete if is_complete(question, probe) else partly).append(question)
+        if len(complete) == MOST:
+            return complete
+    return [*complete, *(() if complete else itertools.islice(_plainly(probe), 2 * MOST)), *partly[:1]]
+
+
+def is_complete(question: Question, probe: Probe) -> bool:
+    """Say whether a question uses every element type that a probe names."""
+    return covers(question.types, probe.types)
+
+
+def covers(types: str, wanted: str) -> bool:
+    """Say whether a combination of element types has all that another names: optional outputs may add to it."""
+    return {*wanted.split(";")} <= {*types.split(";")}
+
+
+@functools.cache
+def _by_operator() -> Mapping[tuple[str, str], list[Probe]]:
+    found: dict[tuple[str, str], list[Probe]] = defaultdict(list)
+    for probe in _probes.every():
+        found[probe.domain, probe.operator].append(probe)
+    return found
+
+
+def _cases() -> list[Any]:
+    module = importlib.import_module("onnx.backend.test.case.node")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the tests divide by zero on purpose
+        cases = module.collect_testcases(None)
+    return [case for case in cases if _is_single(case)]
+
+
+def _is_single(case: Any) -> bool:
+    scope = case.model.graph
+    if len(scope.node) != 1 or not case.data_sets:
+        return False
+    same = [value.name for value in scope.input] == list(dict.fromkeys(n for n in scope.node[0].input if n))
+    return same and all(map(_travels, case.data_sets[0][0]))
+
+
+def _travels(array: Any) -> bool:
+    numpy = importlib.import_module("numpy")
+    known = isinstance(array, numpy.ndarray | numpy.generic)
+    return known and (array.dtype.kind in "OUS" or array.dtype.name in _DTYPES)
+
+
+def _stamped(case: Any, since: int) -> Question | None:
+    node = case.model.graph.node[0]
+    feeds = dict(zip((v.name for v in case.model.graph.input), case.data_sets[0][0], strict=True))
+    outputs = {value.name: value.type for value in case.model.graph.output}
+    kinds = {value.name: value.type for value in case.model.graph.input}
+    return _question(node.domain, node.op_type, since, case.name, node, feeds, kinds | outputs)
+
+
+def _retyped(probe: Probe, template: Question) -> Question | None:
+    """Return a question about other element types, None where it cannot be put to them."""
+    schema = _schema(probe.domain, probe.operator, probe.since)
+    bound = dict(part.split("=", 1) for part in probe.types.split(";")) if probe.types else {}
+    if any("(" in kind or kind not in _DTYPES for kind in bound.values()):
+        return None
+    node = type(template.model.graph.node[0]).FromString(template.model.graph.node[0].SerializeToString())
+    kinds, feeds = {}, dict(template.feeds)
+    for name, formal in _formals(node.input, schema.inputs):
+        kind = bound.get(formal.type_str)
+        if kind is not None and name:
+            feeds[name] = _cast(feeds[name], kind, probe.operator)
+    for value in (*template.model.graph.input, *template.model.graph.output):
+        kinds[value.name] = value.type
+    for name, formal in (*_formals(node.input, schema.inputs), *_formals(node.output, schema.outputs)):
+        if name and formal.type_str in bound:
+            kinds[name] = _probes.proto(bound[formal.type_str], None)
+    _set_types(node, bound.get(schema.outputs[0].type_str) if schema.outputs else None)
+    return _question(probe.domain, probe.operator, probe.since, template.test, node, feeds, kinds)
+
+
+def _set_types(node: Any, kind: str | None) -> None:
+    for attribute in node.attribute:
+        if attribute.name in TYPE_ATTRIBUTES and kind:
+            attribute.i = _probes.number(kind)
+
+
+def _formals(names: Sequence[str], formals: Sequence[Any]) -> list[tuple[str, Any]]:
+    return [(name, formals[min(index, len(formals) - 1)]) for index, name in enumerate(names)] if formals else []
+
+
+def _plainly(probe: Probe) -> Iterator[Question]:
+    """Yield the probe itself with small arrays of every rank, for ONNX Runtime to say which it takes."""
+    flow = probe.operator in ("If", "Loop", "Scan")
+    for optional, rank in [(False, 1)] if flow else [(o, r) for o in (False, True) for r in _RANKS]:
+        model = graph.tool().ModelProto.FromString(_probes.model(probe, optional=optional, rank=rank))
+        kinds = {value.name: value.type for value in (*model.graph.input, *model.graph.output)}
+        arrays = [_small(kinds[value.name]) for value in model.graph.input]
+        if all(array is not None for array in arrays):
+            feeds = dict(zip((value.name for value in model.graph.input), arrays, strict=True))
+            node = model.graph.node[0]
+            question = _question(
+                probe.domain, probe.operator, probe.since, f"plain {optional} {rank}", node, feeds, kinds
+            )
+            if question:
+                yield question
+
+
+def _small(kind: Any) -> Any:
+    numpy = importlib.import_module("numpy")
+    if not kind.HasField("tensor_type"):
+        return None
+    name = _name(kind.tensor_type.elem_type)
+    if name not in _DTYPES:
+        return None
+    shape = [size.dim_value or 2 for size in kind.tensor_type.shape.dim]
+    if name == "string":
+        return numpy.full(shape, "a")
+    return (
+        (numpy.linspace(0.1, 0.9, max(int(numpy.prod(shape)), 1)) * (1 if "float" in name else 2))
+        .reshape(shape)
+        .astype(name)
+    )
+
+
+def _name(number: int) -> str:
+    name: str = graph.tool().TensorProto.DataType.Name(number).lower()
+    return {theirs: ours for ours, theirs in graph.ONNX_NAMES.items()}.get(name, name)
+
+
+def _question(
+    domain: str, operator: str, since: int, test: str, node: Any, feeds: Mapping[str, Any], kinds: Mapping[str, Any]
+) -> Question | None:  # fmt: skip
+    """Return a graph of one node under one definition, None where the definition does not allow it."""
+    onnx, helper = graph.tool(), graph.tool().helper
+    inputs = [_info(name, kinds[name], feeds[name]) for name in dict.fromkeys(n for n in node.input if n)]
+    outputs = [helper.make_value_info(name, _open(kinds[name])) for name in node.output if name]
+    probe = Probe(domain, operator, since, "")
+    imports = [helper.make_opsetid(domain, probe.opset)] + ([helper.make_opsetid("", 15)] if domain else [])
+    model = helper.make_model(
+        helper.make_graph([node], "probe", inputs, outputs), opset_imports=imports, ir_version=_probes.IR
+    )
+    try:
+        onnx.checker.check_node(node, _context(imports))
+        onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
+        rows = graphneeds.needs(model)["operators"][domain or "ai.onnx"][operator]
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, RuntimeError, ValueError, KeyError):
+        return None
+    if list(rows) != [str(since)]:
+        return None
+    return Question(domain, operator, since, rows[str(since)][0], test, model, feeds)
+
+
+def _context(imports: Sequence[Any]) -> Any:
+    context = graph.tool().checker.C.CheckerContext()
+    context.ir_version = _probes.IR
+    context.opset_imports = {entry.domain: entry.version for entry in imports}
+    return context
+
+
+def _info(name: str, kind: Any, array: Any) -> Any:
+    helper = graph.tool().helper
+    shape = importlib.import_module("numpy").shape(array)
+    return helper.make_tensor_value_info(name, kind.tensor_type.elem_type, shape)
+
+
+def _open(kind: Any) -> Any:
+    """Return a type without its shape: another definition or constant may give another one."""
+    made = type(kind).FromString(kind.SerializeToString())
+    if made.HasField("tensor_type"):
+        made.tensor_type.ClearField("shape")
+    return made
+
+
+def _cast(array: Any, kind: str, operator: str) -> Any:
+    """Return an array in another element type, its values small and, for whole numbers, of use."""
+    numpy = importlib.import_module("numpy")
+    array = numpy.asarray(array)
+    if array.dtype.name == kind:
+        return array
+    if kind == "string" or array.dtype.kind in "OUS":
+        return array.astype(str) if kind == "string" else numpy.ones(array.shape, kind)
+    if "int" in kind and array.dtype.kind == "f":
+        array = numpy.rint(numpy.clip(numpy.nan_to_num(array), -20, 20) * 3)
+    if kind.startswith("uint"):
+        array = numpy.abs(array)
+    if kind != "bool" and array.dtype.kind in "iuf":
+        array = numpy.clip(array, -120 if array.dtype.kind != "u" else 0, 120)
+    cast = array.astype(kind)
+    return numpy.where(cast == 0, numpy.ones((), kind), cast) if operator in _NO_ZERO else cast
+
+
+def _text(array: Any) -> Any:
+    numpy = importlib.import_module("numpy")
+    array = numpy.asarray(array)
+    return array.astype(str) if array.dtype.kind in "OS" else array
+
+
+def _plain(array: Any) -> Any:
+    numpy = importlib.import_module("numpy")
+    array = numpy.asarray(array)
+    return array.astype(object) if array.dtype.kind in "US" else array
+
+
+def _schema(domain: str, operator: str, since: int) -> Any:
+    return graph.tool().defs.get_schema(operator, since, domain)

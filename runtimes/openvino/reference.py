@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Run one ONNX graph after the other in this interpreter's ONNX Runtime and keep what it gives: a program of trials.
+
+    python reference.py GRAPHS FIRST OUT      OUT/<index>.npz holds the outputs `0`, `1`, …
+
+`runtimes/_trials.py` says what GRAPHS is and what is printed. What the runtime only loads says so.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy
+import onnxruntime
+from packager.runtimes import _trials
+
+
+def attempt(graph: bytes, feeds: bytes, out: Path, options: Any) -> str:
+    try:
+        session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        if not feeds:
+            return "loads"
+        with numpy.load(io.BytesIO(feeds), allow_pickle=False) as arrays:
+            got = session.run(None, {name: arrays[name] for name in arrays.files})
+        if not all(isinstance(array, numpy.ndarray | numpy.generic) for array in got):
+            return "loads"
+        plain = (array.astype(str) if array.dtype.kind == "O" else array for array in map(numpy.asarray, got))
+        out.write_bytes(_trials.arrays({str(place): array for place, array in enumerate(plain)}))
+    except Exception as error:  # the runtime's exceptions share no class
+        return " ".join(str(error).split())[:400] or type(error).__name__
+    return "ok"
+
+
+def main(arguments: list[str]) -> int:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    for index, (graph, feeds, _, _) in enumerate(_trials.records(Path(arguments[0]))):
+        if index >= int(arguments[1]):
+            said = attempt(graph, feeds, Path(arguments[2]) / f"{index}.npz", options)
+            print(json.dumps([index, said]), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
