@@ -6,10 +6,12 @@
 Three models: a small MLP (256 bytes of input), a CNN (12 KB), the trained MiniLM encoder (32 tokens). Each server runs
 in its own environment, with one thread per run, in the form that suits it best: binary tensors for packager and
 Triton, raw bytes for BentoML, JSON for MLServer, which takes nothing else over HTTP. packager is measured with JSON as
-well, with one process and with two, and with the model apart in two of its own. Rounds interleave servers; every figure is the median of the rounds. The client
-shares the cores. Processor time per request, of all processes of a server, is the figure that a busy machine spoils
-least. All servers stay up during the run, idle when it is not their turn. Takes minutes; environments are
-built once, in the cache of the tests.
+well, with one process and with two, and with the model apart in two of its own. Rounds interleave servers; every figure
+is the median of the rounds. The client shares the cores. Low load is one question every 20 ms, in this process as well:
+a run that follows a pause finds colder caches than one in a loop, whoever asks. `added` is the difference of these
+medians. Processor time per request, of all processes of a server, is the figure that a busy machine spoils least. All
+servers stay up during the run, idle when it is not their turn. Takes minutes; environments are built once, in the cache
+of the tests.
 """
 
 from __future__ import annotations
@@ -37,13 +39,14 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "conformance"), str(Path(__file__).parent)]
 
 from bench_serve import write  # noqa: E402
-from http_load import load, request  # noqa: E402
+from http_load import load, paced, request  # noqa: E402
 
 from packager import environments  # noqa: E402
 from suite.adapter import Process  # noqa: E402
 from tests.environments import CACHE  # noqa: E402
 
 CONNECTIONS = (1, 4, 16, 64)
+PAUSE, PACED = 0.02, 60  # low load: seconds between two questions, and how many of them
 VERSIONS = {"triton": "2.51.0", "bentoml": "1.4.39", "mlserver": "1.7.1"}
 LENGTH = 32
 
@@ -303,7 +306,14 @@ def in_process(case: Case, seconds: float) -> dict[str, float]:
         began = time.perf_counter()
         session.run(case.feeds)
         times.append((time.perf_counter() - began) * 1000)
-    return {"p50": statistics.median(times), "p99": float(np.percentile(times, 99)), "rate": len(times) / seconds}
+    low = []
+    for _ in range(PACED):
+        time.sleep(PAUSE)
+        began = time.perf_counter()
+        session.run(case.feeds)
+        low.append((time.perf_counter() - began) * 1000)
+    return {"p50": statistics.median(times), "p99": float(np.percentile(times, 99)), "rate": len(times) / seconds,
+            "low": statistics.median(low)}  # fmt: skip
 
 
 Servers = dict[str, tuple[Callable[[Case], contextlib.AbstractContextManager[Running]], Callable[[Case], bytes]]]
@@ -326,7 +336,8 @@ def measure(case: Case, seconds: float, rounds: int, names: list[str]) -> dict[s
         for _ in range(rounds):
             found["in process"].append(in_process(case, seconds))
             for name, running in up.items():
-                raw, row = SERVERS[name][1](case), {}
+                raw = SERVERS[name][1](case)
+                row = {"low": paced(running.port, raw, PACED, PAUSE).percentile(50)}
                 for connections in CONNECTIONS:
                     before = running.processor()
                     got = load(running.port, raw, connections, seconds, 0.0)
@@ -339,11 +350,12 @@ def measure(case: Case, seconds: float, rounds: int, names: list[str]) -> dict[s
 
 
 def report(results: dict[str, dict[str, Any]]) -> None:
-    columns = "{:8} {:14} {:>8} {:>8} {:>8} " + "{:>8} " * len(CONNECTIONS) + "{:>8} {:>8} {:>7} {:>7}"
+    columns = "{:8} {:14} {:>8} {:>8} {:>8} {:>8} " + "{:>8} " * len(CONNECTIONS) + "{:>8} {:>8} {:>7} {:>7}"
     rates = [f"{count} conn" for count in CONNECTIONS]
-    print(columns.format("model", "server", "p50 ms", "p99 ms", "added", *rates, "cpu ms 1", "cpu 16", "MB", "start s"))
+    heads = ("model", "server", "p50 ms", "p99 ms", "low p50", "added")
+    print(columns.format(*heads, *rates, "cpu ms 1", "cpu 16", "MB", "start s"))
     for model, rows in results.items():
-        base = rows["in process"]["p50"]
+        base = rows["in process"]["low"]
         for name, row in rows.items():
             rate = [f"{row[f'rate {count}']:.0f}" if f"rate {count}" in row else "" for count in CONNECTIONS]
             if name == "in process":
@@ -351,7 +363,8 @@ def report(results: dict[str, dict[str, Any]]) -> None:
             tail = [""] * 4
             if "memory" in row:
                 tail = [f"{row['cpu 1']:.3f}", f"{row['cpu 16']:.3f}", f"{row['memory']:.0f}", f"{row['start']:.1f}"]
-            print(columns.format(model, name, f"{row['p50']:.3f}", f"{row['p99']:.3f}", f"{row['p50'] - base:+.3f}",
+            low = (f"{row['low']:.3f}", f"{row['low'] - base:+.3f}")
+            print(columns.format(model, name, f"{row['p50']:.3f}", f"{row['p99']:.3f}", *low,
                                  *rate, *tail))  # fmt: skip
     for model, rows in results.items():
         for count in CONNECTIONS:

@@ -71,6 +71,22 @@ def load(port: int, raw: bytes, connections: int, seconds: float, warm_up: float
     return found
 
 
+def paced(port: int, raw: bytes, count: int, pause: float) -> Measured:
+    """Ask `raw` on one connection `count` times, idle for `pause` seconds before each: a server under low load."""
+    found, began = Measured(), time.perf_counter()
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        client = _Client(connection)
+        for _ in range(count):
+            time.sleep(pause)
+            _ask(client, raw)
+            while not _answered(client):
+                pass
+            found.milliseconds.append((time.perf_counter() - client.began) * 1000)
+    found.seconds = time.perf_counter() - began
+    return found
+
+
 def _ask(client: _Client, raw: bytes) -> None:
     client.data.clear()
     client.wanted, client.began = -1, time.perf_counter()
