@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -112,10 +114,21 @@ def test_cyclonedx_bom_finds_the_same_distributions(described: Project, referees
     edges = {purls[row["ref"]]: {purls[to] for to in row.get("dependsOn", [])}
              for row in theirs["dependencies"] if row["ref"] in purls}  # fmt: skip
     own = {row["ref"]: set(row.get("dependsOn", [])) & on_this for row in ours["dependencies"] if row["ref"] in on_this}
-    assert own == edges
+    assert own.keys() == edges.keys() and all(own[ref] <= edges[ref] for ref in own)
+    optional = {(ref, to) for ref in edges for to in edges[ref] - own[ref]}  # they draw what an extra would ask for
+    (site,) = (tmp_path / "env" / "lib").glob("python*/site-packages")
+    assert not [edge for edge in optional if not of_an_extra(site, *edge)]
     by_requirements = [referees / "cyclonedx-py", "requirements", "--sv", "1.6", "--output-reproducible", lock]
     listed = json.loads(subprocess.run(by_requirements, capture_output=True, check=True).stdout)
     assert {unquote(item["purl"]).partition("?")[0] for item in listed["components"]} == on_this
+
+
+def of_an_extra(site: Path, ref: str, to: str) -> bool:
+    """Whether an installed distribution asks for another one only under an extra."""
+    name, wanted = (unquote(purl).rpartition("/")[2].partition("@")[0] for purl in (ref, to))
+    (found,) = metadata.distributions(name=name, path=[str(site)])
+    lines = [line for line in found.requires or () if re.match(rf"{re.escape(wanted)}(?![\w.-])", line, re.IGNORECASE)]
+    return bool(lines) and all("extra ==" in line for line in lines)
 
 
 @pytest.mark.slow
