@@ -36,7 +36,7 @@ from tests.e2e.test_server import (  # noqa: F401 - `app` and `models` are fixtu
 from tests.e2e.test_server_grpc import question, serving
 from tests.e2e.test_server_grpc import tensor as message
 from tests.e2e.test_server_production import figure, until
-from tests.unit.server.test_workers import busy, kill_the_busy
+from tests.unit.server.test_workers import kill_the_busy
 
 APART = ("--runtime-processes", "2")
 # Native code that crashes on one value, as a real one may; the rest of it is ONNX Runtime.
@@ -128,8 +128,7 @@ def test_a_failing_run_is_the_request_s_own(app: Path, models: dict[str, Path]) 
 def test_a_killed_worker_costs_its_client_nothing(app: Path, models: dict[str, Path]) -> None:  # noqa: F811
     with running(app, models["slow"], *APART) as server:
         with in_flight(server, 2.0) as results:
-            before = {pid: busy(pid) for pid in workers(server)}
-            victim = kill_the_busy(before)
+            victim = kill_the_busy(lambda: workers(server), {})
             assert not results
             until(lambda: server.events("worker replaced"), 30)
         assert results == [256.0]

@@ -48,6 +48,11 @@ def pids() -> list[int]:
     return found
 
 
+def loaded(pool: Workers) -> list[int]:
+    """The workers of `pool` that have their model."""
+    return [worker.pid for worker in pool._living.copy()]
+
+
 def words(pid: int) -> bytes:
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes()
@@ -204,14 +209,14 @@ def busy(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def kill_the_busy(pool: Workers, seen: dict[int, float]) -> int:
+def kill_the_busy(living: Callable[[], list[int]], seen: dict[int, float]) -> int:
     """Kill the worker that is in the middle of a run. `seen`: what each had used when it was first looked at."""
 
     def running() -> list[int]:
-        living = [worker.pid for worker in pool._living.copy()]
-        for pid in living:
+        pids = living()
+        for pid in pids:
             seen.setdefault(pid, busy(pid))
-        return [pid for pid in living if busy(pid) > seen[pid] + 0.15]
+        return [pid for pid in pids if busy(pid) > seen[pid] + 0.15]
 
     running()
     until(running, 60)
@@ -226,7 +231,7 @@ def test_a_run_whose_worker_dies_is_answered_by_another(long: tuple[Path, np.nda
     path, rounds = long
     with workers(path, count) as pool, ThreadPoolExecutor(1) as threads:
         answer = threads.submit(pool.run, {"rounds": rounds})
-        victim = kill_the_busy(pool, {})
+        victim = kill_the_busy(lambda: loaded(pool), {})
         assert answer.result(60)[0] == 256.0
         until(lambda: len(pids()) == count and victim not in pids())
         until(lambda: len(pool._living) == count)
@@ -237,7 +242,7 @@ def test_a_run_that_takes_two_workers_along_is_given_up_and_others_are_not(long:
     with workers(path, 2) as pool, ThreadPoolExecutor(4) as threads:
         seen: dict[int, float] = {}
         answer = threads.submit(pool.run, {"rounds": rounds})
-        first, second = kill_the_busy(pool, seen), kill_the_busy(pool, seen)
+        first, second = (kill_the_busy(lambda: loaded(pool), seen) for _ in range(2))
         with pytest.raises(RequestError, match="2 processes died while they ran this request") as caught:
             answer.result(60)
         assert caught.value.status == 500
