@@ -14,6 +14,7 @@ One request, in reading order of the modules:
     rpc        the same over gRPC                           messages   gRPC's bytes <-> feeds and results (no I/O)
     protocol   bytes -> feeds, results -> bytes (no I/O)    model      runtime look-up, warm-up, where to run
     heads      documents that were seen before              turns      short runs that share a turn of the event loop
+    drift      values that the contract does not expect     pages      huge pages behind the model's weights
     metrics    what Prometheus reads                        logs       one JSON line per event on stderr
 
 The law of the whole: a request is either answered with the bytes the runtime produced, or refused with one sentence

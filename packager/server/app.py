@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
@@ -44,6 +45,7 @@ from packager.server.tensors import Array
 
 # JSON is parsed and written at about 100 MB/s: a longer document would hold up the event loop for a millisecond.
 _INLINE_DOCUMENT_BYTES = 2**16
+_WATCH_SECONDS = 0.05  # an answer that comes sooner need not know whether its client is still there
 _CLIENT_CLOSED = 499  # nginx's code for a client that left; only counted, there is nobody to send it to
 _JSON = [("content-type", "application/json")]
 _BINARY = ("content-type", "application/octet-stream")
@@ -134,6 +136,7 @@ class App:
                 self._engine.tracer.end(span, "infer", status, **told)
         headers = [*response.headers, ("connection", "close")] if self._engine.draining else response.headers
         proto.response_bytes(response.status, headers, response.body)
+        self._engine.look()
 
     async def _answer(self, route: Route | None, scope: Scope, proto: HTTPProtocol) -> Response:
         try:
@@ -255,18 +258,27 @@ async def _awaited(
     Raises RequestError with status 504, and ProtocolClosed.
     """
     result = asyncio.wrap_future(answer)
-    gone = asyncio.ensure_future(proto.client_disconnect())
-    left = None if deadline is None else max(0.0, deadline - time.monotonic())
+    left = math.inf if deadline is None else max(0.0, deadline - time.monotonic())
     try:
-        await asyncio.wait((result, gone), timeout=left, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((result,), timeout=min(left, _WATCH_SECONDS))
         if result.done():
             return result.result()
-        if gone.done():
-            raise ProtocolClosed
-        raise batching.late()
+        await _watched(result, proto, left - _WATCH_SECONDS)
+        return result.result()
+    finally:
+        result.cancel()
+
+
+async def _watched(result: asyncio.Future[Sequence[Array]], proto: HTTPProtocol, left: float) -> None:
+    """Return when `result` is there. Raises RequestError after `left` seconds, ProtocolClosed when nobody waits."""
+    gone = asyncio.ensure_future(proto.client_disconnect())
+    try:
+        timeout = None if left == math.inf else max(0.0, left)
+        await asyncio.wait((result, gone), timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        if not result.done():
+            raise ProtocolClosed if gone.done() else batching.late()
     finally:
         gone.cancel()
-        result.cancel()
 
 
 def _seconds(value: str | None) -> float | None:

@@ -12,11 +12,11 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
-from packager.server import batching, model
+from packager.server import batching, model, pages
 from packager.server.batching import Batcher, Policy
 from packager.server.config import Config
 from packager.server.errors import RequestError, quote
@@ -49,6 +49,14 @@ class Work:
     apart: How | None = None
 
 
+@dataclass(slots=True)
+class Glimpse:
+    """Values to look at: the inputs of one request, and the results of one that ran then."""
+
+    feeds: Mapping[str, Array]
+    results: Mapping[str, Array] | None = None
+
+
 class Engine:
     """One model. `load` makes it ready; `drain` makes it not ready and waits for the last answer."""
 
@@ -70,7 +78,8 @@ class Engine:
         self._workers: Workers | None = None
         self._warm_up = WarmUp(0.0, 0)
         self._works = True
-        self._looked, self._curious = 0.0, False
+        self._looked = 0.0
+        self._glimpse: Glimpse | None = None
         self._testing = threading.Lock()
 
     @property
@@ -101,6 +110,8 @@ class Engine:
         self._turns = Turns(self._short, policy, self.metrics.shared.observe) if policy.most > 1 else None
         self._session, self._outputs = session, tuple(port.name for port in session.outputs)
         self._ticking = asyncio.create_task(self._tick())
+        if not work.apart:
+            pages.gather_later()
         return session, self._warm_up
 
     def _open(self) -> Session:
@@ -164,12 +175,12 @@ class Engine:
         """Have a checked request run on another thread, alone or with others; `named` gives its results names."""
         if self._batcher is None:
             raise unready("the model is still loading")
-        self._look_at(request)
+        self._notice(request)
         return self._batcher.submit(request.feeds, request.rows, deadline)
 
     def inline(self, request: Request) -> dict[str, Array]:
         """Run a checked request on the calling thread. Raises what the runtime raises."""
-        self._look_at(request)
+        self._notice(request)
         return self.named(self._short(dict(request.feeds)))
 
     async def prompt(self, request: Request, size: int) -> dict[str, Array]:
@@ -179,7 +190,7 @@ class Engine:
         """
         if self._turns is None or self.gate.arriving < 2:
             return self.inline(request)
-        self._look_at(request)
+        self._notice(request)
         return self.named(await self._turns.run(request, size, self.inline_bytes))
 
     def _short(self, feeds: dict[str, Array]) -> Sequence[Array]:
@@ -204,19 +215,27 @@ class Engine:
             event("runs moved to threads", logging.WARNING, took_ms=round(spent * 1000, 1))
 
     def named(self, results: Sequence[Array]) -> dict[str, Array]:
-        """Return the results of a run by the names of the outputs, and look at them now and then."""
+        """Return the results of a run by the names of the outputs."""
         named = dict(zip(self._outputs, results, strict=True))
-        if self._curious:
-            self._curious = False
-            self.metrics.look_back(named)
+        glimpse = self._glimpse
+        if glimpse is not None and glimpse.results is None:
+            glimpse.results = named
         return named
 
-    def _look_at(self, request: Request) -> None:
+    def _notice(self, request: Request) -> None:
+        """Count a request, and now and then keep one to look at."""
         self.metrics.rows.observe(request.rows)
         now = time.monotonic()
         if now >= self._looked + _LOOK_SECONDS:
-            self._looked, self._curious = now, True
-            self.metrics.look_at(request.feeds, self.config.ranges)
+            self._looked, self._glimpse = now, Glimpse(request.feeds)
+
+    def look(self) -> None:
+        """Look at the values that were kept, if any. Called when an answer is on its way, so that none waits for it."""
+        glimpse, self._glimpse = self._glimpse, None
+        if glimpse is not None:
+            self.metrics.look_at(glimpse.feeds, self.config.ranges)
+            if glimpse.results is not None:
+                self.metrics.look_back(glimpse.results)
 
     def ran(self, waited: Sequence[float]) -> None:
         """Count a run of the queue: one request per member, with the seconds it waited."""

@@ -219,6 +219,7 @@ class Rpc:
     def _infer(self, message: bytes, context: Any) -> bytes:
         engine, config = self._engine, self._engine.config
         deadline = engine.deadline(context.time_remaining())
+        context.add_callback(engine.look)
         with engine.arriving() as lease:
             lease.hold(len(message))
             with engine.gate.admit():

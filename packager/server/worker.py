@@ -22,6 +22,7 @@ from typing import Any
 from packager.server.errors import StartError
 from packager.server.exchange import Receiver, Sender
 from packager.server.model import Port, Session, open_artefact
+from packager.server.pages import gather_later
 
 _ADJUSTMENT = Path("/proc/self/oom_score_adj")
 _SACRIFICE = 100  # of 1000: when memory is short the kernel takes a worker before the process that serves
@@ -57,6 +58,7 @@ def _work(receiver: Receiver, sender: Sender, runtime: str, artefact: str, threa
         sender.send({"error": error.message, "hint": error.hint}, [])
         return
     sender.send(_about(session), [])
+    gather_later()
     while True:
         _answer(session, receiver, sender)
 
