@@ -13,19 +13,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from packager import canonical, contract, diff, facts, knobs, knobsets, plugins, policy, resolve, scan, vendor
+from packager import canonical, contract, diff, knobs, knobsets, plugins, resolve, scan
 from packager.bundle import CONTRACT, FORMAT, RECORD, SBOM, Bundle, read
 from packager.canonical import JSON
 from packager.errors import StepError, TooNewError, UsageError
 from packager.events import Note
 from packager.formats import cyclonedx, locked, modelpack
+from packager.isolation.sandbox import Confinement
 from packager.lock import Lock
 from packager.media import StoredBundle
 from packager.memo import Memo
-from packager.policy import Profile
+from packager.packages import vendor
+from packager.policy import facts, policy
+from packager.policy.policy import Profile
 from packager.recipe import Recipe, Target
 from packager.run import Runner
-from packager.sandbox import Confinement
 from packager.store import Entry, Store
 from packager.types import Action, Blob, Result, Tree, Verdict
 

@@ -18,12 +18,13 @@ from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from packager import canonical, toolchains
+from packager import canonical
 from packager.canonical import JSON
 from packager.errors import IntegrityError
 from packager.events import OnEvent, Progress, ignore
 from packager.files import digest_of, is_at, open_regular, remove_tree, storage_errors
 from packager.formats import oci
+from packager.packages import toolchains
 from packager.store import ENVIRONMENT, MAX_RECORD, Store
 from packager.types import Blob
 

@@ -11,12 +11,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from packager import compatibility, knowledge
 from packager.canonical import JSON
-from packager.compatibility import Judgement, Reason, Tables
+from packager.compatibility import compatibility, knowledge
+from packager.compatibility.compatibility import Judgement, Reason, Tables
+from packager.compatibility.fleet import Site
+from packager.compatibility.knowledge import Outcome, Row, order
 from packager.contract import Contract, Terms
-from packager.fleet import Site
-from packager.knowledge import Outcome, Row, order
 
 _RANK: dict[Outcome, int] = {"no": 0, "unknown": 1, "ok": 2}
 _OF_THE_EXPORT = {"opset", "ir"}

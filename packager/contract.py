@@ -14,8 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 
-from packager import canonical, compatibility, knowledge
+from packager import canonical
 from packager.canonical import JSON
+from packager.compatibility import compatibility, knowledge
 from packager.errors import IntegrityError, StepError
 from packager.recipe import Recipe, Target
 from packager.recipefields import DTYPES, NAME

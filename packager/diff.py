@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from packager import canonical, compatibility, contract, knowledge
+from packager import canonical, contract
 from packager.bundle import CONTRACT, Bundle, open_bundle
 from packager.canonical import JSON
+from packager.compatibility import compatibility, knowledge
 from packager.contract import Contract, Port
 from packager.errors import NegativeAnswer, UsageError
 from packager.formats import ownlock

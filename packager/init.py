@@ -11,10 +11,11 @@ from importlib import resources
 from pathlib import Path
 from string import Template
 
-from packager import exporters, origins, plugins, sources
+from packager import exporters, plugins, sources
 from packager.canonical import JSON
 from packager.errors import MissingToolError, SourceError
-from packager.worker import host_version
+from packager.isolation.worker import host_version
+from packager.packages import origins
 from packager.yamltext import Scalar, Where
 
 SCHEMA = "recipe.schema.json"

@@ -26,7 +26,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from packager import canonical, serving, transport, wheels
+from packager import canonical, serving, transport
 from packager.bundle import CONTRACT, Bundle, read
 from packager.canonical import JSON
 from packager.errors import SourceError, StorageError, UsageError
@@ -35,6 +35,7 @@ from packager.files import locked, staging, storage_errors, sync_directory, writ
 from packager.knobs import Resolved, Wish, resolve
 from packager.knobsets import schema_of
 from packager.media import UnpackedTree
+from packager.packages import wheels
 from packager.serving import CONFIG
 
 CURRENT = "current"

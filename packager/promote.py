@@ -12,14 +12,15 @@ import datetime
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from packager import evidence, facts, policy
 from packager.bundle import Bundle
-from packager.evidence import Evidence
 from packager.formats import slsa, vsa
-from packager.policy import Profile
+from packager.policy import facts, policy
+from packager.policy.policy import Profile
 from packager.sign import attest
 from packager.signers import Signer
-from packager.trust import Trust
+from packager.trust import evidence
+from packager.trust.evidence import Evidence
+from packager.trust.trust import Trust
 from packager.types import Verdict
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from packager import canonical, facts
+from packager import canonical
 from packager.build import Built
 from packager.bundle import SBOM, Bundle
 from packager.canonical import JSON
@@ -23,6 +23,7 @@ from packager.formats.intoto import embedded, resource
 from packager.formats.locked import Wheel
 from packager.lock import Lock
 from packager.media import StoredBundle
+from packager.policy import facts
 from packager.recipe import Recipe
 from packager.run import Runner
 from packager.sign import MAX_PREDICATE

@@ -12,22 +12,24 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from packager import build, canonical, compare, evidence, plugins, resolve, sandbox, sources
+from packager import build, canonical, compare, plugins, resolve, sources
 from packager import lock as locks
 from packager import recipe as recipes
 from packager.bundle import RECORD, SBOM, Bundle
 from packager.canonical import JSON
 from packager.errors import IntegrityError, Malformed, MissingStatement, UsageError, WrongContent
 from packager.events import Note, OnEvent
-from packager.evidence import Evidence
 from packager.formats import slsa
 from packager.formats.slsa import Provenance
+from packager.isolation import sandbox
 from packager.lock import Lock
 from packager.memo import Memo
 from packager.recipe import Recipe
 from packager.run import Runner
 from packager.store import Store
-from packager.trust import Trust
+from packager.trust import evidence
+from packager.trust.evidence import Evidence
+from packager.trust.trust import Trust
 from packager.types import Blob
 
 _CARD = "MODEL_CARD"

@@ -16,7 +16,7 @@ from packaging.specifiers import SpecifierSet
 
 from packager import yamltext
 from packager.errors import IntegrityError
-from packager.platforms import PLATFORM
+from packager.packages.platforms import PLATFORM
 from packager.types import check_path
 from packager.yamltext import Node, Scalar
 

@@ -12,13 +12,14 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
-from packager import canonical, plugins, wheelfiles
+from packager import canonical, plugins
 from packager.bundle import Bundle
 from packager.errors import UsageError
 from packager.files import exchange_directories, staging, storage_errors, sync_file_system
 from packager.knobs import Resolved
+from packager.packages import wheelfiles
 from packager.renderers import _deployment
-from packager.repository import Signed, write_content
+from packager.triton.repository import Signed, write_content
 
 _EPOCH = 315532800  # 1980-01-01, the first day that zip archives know
 

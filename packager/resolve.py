@@ -9,19 +9,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from packager import canonical, exporters, lockers, origins, platforms, plugins, sources, toolchains
+from packager import canonical, exporters, lockers, plugins, sources
 from packager.canonical import JSON
 from packager.errors import IntegrityError, LockError, MissingToolError, StepError, TooNewError, UsageError
 from packager.events import Note, OnEvent, Warned
 from packager.formats.locked import Dependencies
+from packager.isolation.worker import host_version
 from packager.lock import Environment, Level, Lock
 from packager.memo import Memo
+from packager.packages import origins, platforms, toolchains
 from packager.recipe import Recipe, RunsOn, no_tolerance
 from packager.recipefields import PRECISIONS
 from packager.run import Runner
 from packager.sources import Pin, Settings
 from packager.types import Action, Blob, Tree
-from packager.worker import host_version
 
 if TYPE_CHECKING:
     from packager.registry import wire
@@ -304,8 +305,8 @@ def place(lock: Lock, runner: Runner, here: Surroundings) -> Callable[[], Path] 
 
 
 def _dependencies(recipe: Recipe, runner: Runner, here: Surroundings, engine: str) -> Dependencies:
-    from packager import dependencies  # a warm build, which starts here too, does without the tools of locking
     from packager.formats import ownlock
+    from packager.packages import dependencies  # a warm build, which starts here too, does without the tools of locking
 
     runtimes = {
         promise.runtime: tuple(

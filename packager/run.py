@@ -24,8 +24,17 @@ from packager import canonical
 from packager.errors import StepError, StorageError, TooNewError
 from packager.events import Cached, Finished, OnEvent, Started, ignore
 from packager.files import storage_errors
-from packager.pinning import numerics
-from packager.sandbox import Confinement, Limits, choose, command, environment, filter_file, host, of_environment
+from packager.isolation.pinning import numerics
+from packager.isolation.sandbox import (
+    Confinement,
+    Limits,
+    choose,
+    command,
+    environment,
+    filter_file,
+    host,
+    of_environment,
+)
 from packager.store import Store
 from packager.types import Action, Blob, Result
 
@@ -156,7 +165,7 @@ def execute(
     with storage_errors(scratch):
         (scratch / "job.json").write_bytes(json.dumps(job).encode())
     variables = environment(scratch, numerics(), python.code)
-    arguments = ["-m", "packager.worker", str(scratch / "job.json")]
+    arguments = ["-m", "packager.isolation.worker", str(scratch / "job.json")]
     with filter_file() as calls:
         line = command(scratch, arguments, variables, python, by, calls=calls, gpu=gpu)
         code, log = _run_worker(scratch, line, variables, limits, set() if living is None else living, calls)

@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 from packager import plugins, scanners
 from packager.canonical import JSON
 from packager.errors import MissingToolError, StepError, StorageError
+from packager.isolation.sandbox import Limits, choose
+from packager.isolation.worker import host_version
 from packager.run import Runner
-from packager.sandbox import Limits, choose
 from packager.types import Action, Tree
-from packager.worker import host_version
 
 LIMITS = Limits(memory=4 << 30, seconds=60)
 

@@ -8,7 +8,7 @@
       partial/<hex>             the beginning of a blob that is being received; the next attempt goes on from there
       tmp/<x>/ and tmp/<x>.lock scratch of a living process; swept once its lock is free
       locks/<hex>               single flight per action, also between processes
-      environments/<x>/         virtual environments of locked toolchains (packager.toolchains)
+      environments/<x>/         virtual environments of locked toolchains (packager.packages.toolchains)
       leases/<x>                what a living process has seen here or put here, digests and names of environments, so
                                 that `cache gc` (packager.cache) leaves it alone; meaningless once its lock is free
 

@@ -23,19 +23,19 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import PurePosixPath
 
-from packager import evidence
 from packager.bundle import Bundle
 from packager.canonical import JSON
 from packager.errors import ForbiddenFormat, IntegrityError, NegativeAnswer, PackagerError, TooLarge, WrongContent
 from packager.events import OnEvent, Progress, ignore
-from packager.evidence import About, Evidence
 from packager.files import digest_of
 from packager.formats import dsse, intoto
 from packager.formats.dsse import Certificates, Key, Material, SignedStatement
-from packager.keys import PublicKey
 from packager.media import record
-from packager.seen import NOTHING, Seen
-from packager.trust import Trust, normal
+from packager.trust import evidence
+from packager.trust.evidence import About, Evidence
+from packager.trust.keys import PublicKey
+from packager.trust.seen import NOTHING, Seen
+from packager.trust.trust import Trust, normal
 from packager.types import Blob
 
 MAX_STATEMENTS = 256
@@ -188,7 +188,7 @@ def attached(bundle: Bundle) -> Iterator[tuple[str, str, str]]:
 def _claim(material: Material) -> str:
     if isinstance(material, Key):
         return material.claim
-    from packager import certificates
+    from packager.trust import certificates
 
     try:
         leaf = material.chain[0] if isinstance(material, Certificates) else material.certificate

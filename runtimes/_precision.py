@@ -12,8 +12,8 @@ import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from packager import graph
 from packager.errors import MissingToolError, StepError
+from packager.graphs import graph
 
 _LARGEST = 65504.0
 _FP32, _FP16 = "tensor(float)", "tensor(float16)"

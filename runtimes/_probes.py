@@ -16,7 +16,7 @@ from typing import Any
 
 from packager.runtimes._trials import Trial, arrays
 
-from packager import graph
+from packager.graphs import graph
 
 OLDEST_OPSET = 7  # what the oldest measured version still reads
 IR = 8

@@ -17,9 +17,9 @@ from typing import Any
 from packager.runtimes import _precision, _tensorrt_build
 from packaging.specifiers import SpecifierSet
 
-from packager import graph
 from packager.canonical import JSON
 from packager.errors import MissingToolError, StepError
+from packager.graphs import graph
 
 FILE = "model.engine"
 PRECISIONS = ("fp32", "fp16", "mixed")

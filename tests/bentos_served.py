@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from packager import environments
+from packager.packages import environments
 from tests.environments import CACHE
 from tests.tritonservers import free_ports
 

@@ -296,7 +296,7 @@ GRAPHS: dict[str, Callable[[], Graph]] = {
 
 def facts(data: bytes) -> Any:
     """Return what a contract would say of a serialised model."""
-    from packager import graph, graphneeds
+    from packager.graphs import graph, graphneeds
 
     model = onnx.load_from_string(data)
     return {**graph.facts(model), **graphneeds.needs(model)}

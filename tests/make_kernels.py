@@ -19,7 +19,8 @@ from typing import Any
 
 from packager.runtimes import _kernels
 
-from packager import environments, probing
+from packager.compatibility import probing
+from packager.packages import environments
 
 ROOT = Path(__file__).parent.parent / "runtimes"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "packager" / "environments"

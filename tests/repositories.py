@@ -7,11 +7,12 @@ import copy
 import json
 from pathlib import Path
 
-from packager import canonical, knobs, knobsets, pipeline, triton
+from packager import canonical, knobs, knobsets
 from packager.bundle import Bundle
 from packager.knobs import Wish
-from packager.repository import Directory
 from packager.store import Store
+from packager.triton import pipeline, triton
+from packager.triton.repository import Directory
 from tests import bundles
 
 PORT = dict[str, tuple]  # name -> dtype and shape

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from packager.bundle import open_bundle
 from packager.errors import IntegrityError, PackagerError
-from packager.keys import PublicKey
 from packager.store import Store
+from packager.trust.keys import PublicKey
 from packager.verify import Verification, verify
 
 HINTS = {"index.json", "oci-layout", ".packager/index.json", ".packager/oci-layout"}  # covered by no signature

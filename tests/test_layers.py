@@ -34,6 +34,15 @@ LAYERS = (
     },
     {"cli", "__main__"},
 )  # fmt: skip
+FOLDERS = (
+    "compatibility",
+    "graphs",
+    "isolation",
+    "packages",
+    "policy",
+    "triton",
+    "trust",
+)  # one subject, several layers
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 PLUGINS = ("exporters", "lockers", "policies", "renderers", "runtimes", "scanners", "signers", "sources", "steps")
 TOPS = {"packager": "packager", "runtimes": "packager.runtimes", "policies": "packager.policies"}
@@ -57,8 +66,10 @@ def imported(path: Path) -> Iterator[str]:
 
 
 def part(name: str) -> str | None:
+    """What has a layer: a module or folder of `packager`, a module of those folders that hold one subject."""
     pieces = name.split(".")
-    return pieces[1] if pieces[0] == "packager" and len(pieces) > 1 else None
+    at = 2 if len(pieces) > 1 and pieces[1] in FOLDERS else 1
+    return pieces[at] if pieces[0] == "packager" and len(pieces) > at else None
 
 
 MODULES = list(modules())

@@ -16,7 +16,7 @@ from packager.bucket.folder import FOLDERS, Folder
 from packager.bucket.reference import folder_address, shown
 from packager.errors import IntegrityError, SourceError, UsageError
 from packager.files import unwatched
-from packager.repository import CONFIG, RECORD, WARMUP, Content, not_signed
+from packager.triton.repository import CONFIG, RECORD, WARMUP, Content, not_signed
 
 _LIMIT = 16 << 20  # bytes of a record or a configuration
 

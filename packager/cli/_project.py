@@ -10,13 +10,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from packager import knowledge, lockers, platforms, plugins, recipe, resolve, sandbox
 from packager import lock as locks
+from packager import lockers, plugins, recipe, resolve
 from packager.cli import options
+from packager.compatibility import knowledge
 from packager.errors import LockError, UsageError
 from packager.events import Note, OnEvent
+from packager.isolation import sandbox
 from packager.lock import Lock
 from packager.memo import Memo
+from packager.packages import platforms
 from packager.recipe import Recipe
 from packager.resolve import Surroundings
 from packager.run import Runner

@@ -10,11 +10,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from packager import seen, trust, trustfile
 from packager.cli import options
 from packager.errors import UsageError
-from packager.seen import Seen
-from packager.trust import CertificateSigner, KeylessSigner, KeySigner, Signer, Trust
+from packager.trust import seen, trust, trustfile
+from packager.trust.seen import Seen
+from packager.trust.trust import CertificateSigner, KeylessSigner, KeySigner, Signer, Trust
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -117,7 +117,7 @@ def _from_options(args: argparse.Namespace) -> Trust:
 
 
 def _authorities(path: Path) -> tuple[x509.Certificate, ...]:
-    from packager import certificates  # X.509 takes as long to import as everything else here
+    from packager.trust import certificates  # X.509 takes as long to import as everything else here
 
     return tuple(certificates.load(path))
 

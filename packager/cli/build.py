@@ -42,10 +42,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
-    from packager import build, canonical, facts, provenance, transport
+    from packager import build, canonical, provenance, transport
     from packager.cli._builder import Clock
     from packager.cli._project import Project
     from packager.files import write_atomically
+    from packager.policy import facts
 
     clock = Clock.start(args.builder)
     with console:

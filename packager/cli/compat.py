@@ -35,8 +35,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
-    from packager import compat, contract, fleet, knowledge
+    from packager import compat, contract
     from packager.bundle import CONTRACT
+    from packager.compatibility import fleet, knowledge
 
     knowledge.use_updates(options.knowledge_directory())
     bundle = options.open_bundle(args, console)
@@ -67,7 +68,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
 def _asked(text: str) -> tuple[str, str]:
     import re
 
-    from packager import knowledge
+    from packager.compatibility import knowledge
     from packager.errors import UsageError, did_you_mean
 
     name, equals, version = text.partition("==")
@@ -80,7 +81,7 @@ def _asked(text: str) -> tuple[str, str]:
 
 def _loads(promise: Contract, runtime: str) -> str | None:
     """Return the range as known here today; the contract holds what was known when the bundle was built."""
-    from packager import compatibility, knowledge
+    from packager.compatibility import compatibility, knowledge
 
     return compatibility.loads_on(promise.graph, runtime, knowledge.table)
 
@@ -121,7 +122,7 @@ def _step_rows(steps: Sequence[Step]) -> list[str]:
 def _write_page(
     path: Path, bundle: Bundle, cells: Sequence[Cell], reached: Sequence[Reach], steps: Sequence[Step]
 ) -> None:  # fmt: skip
-    from packager import compatpage
+    from packager.compatibility import compatpage
     from packager.files import write_atomically
 
     write_atomically(path, compatpage.page(bundle.name, bundle.version, bundle.digest, cells, reached, steps).encode())

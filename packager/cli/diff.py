@@ -23,7 +23,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
-    from packager import knowledge
+    from packager.compatibility import knowledge
     from packager.diff import diff
 
     knowledge.use_updates(options.knowledge_directory())

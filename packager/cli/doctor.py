@@ -31,7 +31,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
     import re
     from dataclasses import asdict
 
-    from packager import fleet, host, knowledge
+    from packager.compatibility import fleet, host, knowledge
 
     knowledge.use_updates(options.knowledge_directory())
     name = args.name or re.sub(r"[^A-Za-z0-9._-]", "-", platform.node()).lstrip("._-") or "host"

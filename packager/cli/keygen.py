@@ -24,7 +24,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
-    from packager import keys
+    from packager.trust import keys
 
     private, public = args.name.with_name(args.name.name + ".pem"), args.name.with_name(args.name.name + ".pub")
     secret = options.passphrase(args)

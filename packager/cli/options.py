@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
     from packager.bundle import Bundle
     from packager.events import OnEvent
-    from packager.keys import PublicKey
     from packager.media import Medium
     from packager.registry.wire import Settings
     from packager.store import Store
+    from packager.trust.keys import PublicKey
 
 
 def common(parser: argparse.ArgumentParser) -> None:
@@ -190,6 +190,6 @@ def remote(text: str, args: argparse.Namespace, on_event: OnEvent | None = None)
 
 def trusted_keys(args: argparse.Namespace) -> list[PublicKey]:
     """Load every --key."""
-    from packager.keys import load_public
+    from packager.trust.keys import load_public
 
     return [load_public(path) for path in args.key]

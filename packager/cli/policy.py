@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from packager.bundle import Bundle
     from packager.canonical import JSON
-    from packager.policy import Profile
+    from packager.policy.policy import Profile
 
 HELP = "judge a bundle by a policy; list, explain and test rules"
 EXAMPLES = """  packager policy check digits.bundle.tar --profile release --key release.pub
@@ -58,8 +58,9 @@ def main(args: argparse.Namespace, console: Console) -> int:
 
 
 def _check(args: argparse.Namespace, console: Console) -> int:
-    from packager import canonical, policy, policyreport
+    from packager import canonical
     from packager.files import write_atomically
+    from packager.policy import policy, policyreport
 
     profile = policy.profile(args.profile, Path())
     with console:
@@ -86,7 +87,7 @@ def _facts(bundle: Bundle, profile: Profile, args: argparse.Namespace, console: 
     """Gather what there is; a bundle that fails verification is not judged at all."""
     import datetime
 
-    from packager import facts
+    from packager.policy import facts
 
     today = datetime.datetime.now(datetime.UTC).date()
     if not options.wants_trust(args):
@@ -100,7 +101,8 @@ def _facts(bundle: Bundle, profile: Profile, args: argparse.Namespace, console: 
 
 
 def _list(console: Console) -> int:
-    from packager import plugins, policy, policyreport
+    from packager import plugins
+    from packager.policy import policy, policyreport
 
     rules = {name: policyreport.title(name) for name in plugins.names("policies")}
     profiles = {name: list(policy.profile(name, Path()).rules) for name in policy.profiles()}
@@ -111,14 +113,14 @@ def _list(console: Console) -> int:
 
 
 def _explain(args: argparse.Namespace, console: Console) -> int:
-    from packager import policydocs
+    from packager.policy import policydocs
 
     console.result(policydocs.about(args.subject), policydocs.text(args.subject))
     return 0
 
 
 def _test(args: argparse.Namespace, console: Console) -> int:
-    from packager import policytest
+    from packager.policy import policytest
 
     outcomes = [outcome for case in policytest.load(Path(args.subject)) for outcome in policytest.run(case)]
     failed = [outcome for outcome in outcomes if outcome.problem]

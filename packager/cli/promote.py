@@ -41,9 +41,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
-    from packager import policy, promote, transport
+    from packager import promote, transport
     from packager.cli import _builder
     from packager.formats import vsa
+    from packager.policy import policy
 
     judge, now = _judge(args), datetime.now(UTC)
     vsa.level(args.to)

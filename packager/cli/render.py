@@ -28,7 +28,7 @@ from packager.cli import _knobs, options
 from packager.cli.console import Console
 
 if TYPE_CHECKING:
-    from packager.repository import Repository
+    from packager.triton.repository import Repository
 
 HELP = "write a bundle's deployment files for a server or a host"
 EXAMPLES = """  packager render triton digits.bundle.tar models/ --key release.pub
@@ -130,8 +130,8 @@ def _triton(args: argparse.Namespace, console: Console) -> int:
     from packager.canary import Endpoint
     from packager.cli._trust import Judge
     from packager.errors import UsageError
-    from packager.swap import swap
-    from packager.triton import render_triton
+    from packager.triton.swap import swap
+    from packager.triton.triton import render_triton
 
     if args.swap and args.site:
         raise UsageError("--swap goes without --site", hint="load the site's configuration with the server's own tools")
@@ -159,8 +159,9 @@ def _triton(args: argparse.Namespace, console: Console) -> int:
 
 
 def _ensemble(args: argparse.Namespace, console: Console) -> int:
-    from packager import pipeline, yamltext
-    from packager.triton import render_ensemble
+    from packager import yamltext
+    from packager.triton import pipeline
+    from packager.triton.triton import render_ensemble
 
     path, repository = Path(args.bundle), _repository(args.out)
     with console:
@@ -181,6 +182,6 @@ def _repository(text: str) -> Repository:
         from packager.bucket.repository import open_repository
 
         return open_repository(text)
-    from packager.repository import Directory
+    from packager.triton.repository import Directory
 
     return Directory(Path(text))

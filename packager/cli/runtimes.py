@@ -20,7 +20,7 @@ from packager.cli import options
 from packager.cli.console import Console
 
 if TYPE_CHECKING:
-    from packager.knowledge import Row
+    from packager.compatibility.knowledge import Row
 
 HELP = "show, measure or update what is known of runtimes"
 EXAMPLES = """  packager runtimes list
@@ -45,7 +45,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
-    from packager import knowledge
+    from packager.compatibility import knowledge
     from packager.errors import UsageError
 
     knowledge.use_updates(options.knowledge_directory())
@@ -56,7 +56,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
 
 
 def _list(args: argparse.Namespace, console: Console) -> int:
-    from packager import knowledge
+    from packager.compatibility import knowledge
 
     tables = {name: knowledge.table(name) for name in knowledge.runtimes()}
     value = {
@@ -76,7 +76,7 @@ def _list(args: argparse.Namespace, console: Console) -> int:
 
 
 def _show(args: argparse.Namespace, console: Console) -> int:
-    from packager import compatibility, knowledge
+    from packager.compatibility import compatibility, knowledge
     from packager.errors import UsageError, did_you_mean
 
     name, _, version = args.subject.partition("==")
@@ -114,7 +114,7 @@ def _line(row: Row) -> str:
 
 
 def _probe(args: argparse.Namespace, console: Console) -> int:
-    from packager import probing
+    from packager.compatibility import probing
     from packager.errors import UsageError
 
     name, equals, version = args.subject.partition("==")
@@ -180,7 +180,7 @@ def _covered(report: Any, console: Console) -> int:
 
 
 def _update(args: argparse.Namespace, console: Console) -> int:
-    from packager import probing
+    from packager.compatibility import probing
     from packager.errors import UsageError
 
     if not args.key:
@@ -193,8 +193,8 @@ def _update(args: argparse.Namespace, console: Console) -> int:
 
 
 def _sign(args: argparse.Namespace, console: Console) -> int:
-    from packager import probing
     from packager.cli.sign import open_signer
+    from packager.compatibility import probing
     from packager.errors import UsageError
     from packager.files import write_atomically
 
@@ -207,8 +207,8 @@ def _sign(args: argparse.Namespace, console: Console) -> int:
 
 
 def _read(path: Path) -> bytes:
+    from packager.compatibility.knowledge import MAX_TABLE
     from packager.errors import UsageError
-    from packager.knowledge import MAX_TABLE
 
     try:
         with path.open("rb") as file:

@@ -15,7 +15,7 @@ from packager.cli import options
 from packager.cli.console import Console
 
 if TYPE_CHECKING:
-    from packager.completeness import Element, Report
+    from packager.policy.completeness import Element, Report
 
 HELP = "print the software bill of materials of a bundle"
 EXAMPLES = """  packager sbom digits.bundle.tar
@@ -34,10 +34,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
-    from packager import canonical, completeness
+    from packager import canonical
     from packager.bundle import SBOM
     from packager.files import write_atomically
     from packager.formats import cyclonedx, spdx
+    from packager.policy import completeness
 
     bundle = options.open_bundle(args)
     bom = bundle.load(SBOM)

@@ -24,7 +24,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
-    from packager import contract, factschema, init, trust
+    from packager import contract, init
+    from packager.policy import factschema
+    from packager.trust import trust
 
     module = {"recipe": init, "contract": contract, "trust": trust, "facts": factschema}[args.document]
     text = module.schema().decode()

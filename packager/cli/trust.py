@@ -26,9 +26,9 @@ from packager.cli.console import Console
 from packager.errors import UsageError
 
 if TYPE_CHECKING:
-    from packager.keys import PrivateKey, PublicKey
-    from packager.trustedit import Content
-    from packager.trustfile import TrustFile
+    from packager.trust.keys import PrivateKey, PublicKey
+    from packager.trust.trustedit import Content
+    from packager.trust.trustfile import TrustFile
 
 HELP = "keep the trust file that says whom a verifier believes"
 EXAMPLES = """  packager trust init acme.trust --name acme --root-key root.pem
@@ -97,10 +97,10 @@ def main(args: argparse.Namespace, console: Console) -> int:
         return _report(_write(args, _first(args, now)), console, "made")
     before = _read(args)
     if args.action == "sign":
-        from packager import trustfile
+        from packager.trust import trustfile
 
         return _report(_save(args, trustfile.add_signatures(before, _signers(args))), console, "signed")
-    from packager import trustedit
+    from packager.trust import trustedit
 
     _check_before(before, _signers(args))
     content = trustedit.follow(before.content, now, args.days)
@@ -128,7 +128,7 @@ def _check_before(before: TrustFile, signers: list[PrivateKey]) -> None:
 
 
 def _first(args: argparse.Namespace, now: datetime) -> Content:
-    from packager import trustedit
+    from packager.trust import trustedit
 
     if args.file.exists():
         raise UsageError(f"`{args.file}` exists already", hint="change it with `packager trust add`")
@@ -139,7 +139,7 @@ def _first(args: argparse.Namespace, now: datetime) -> Content:
 
 
 def _add(args: argparse.Namespace, content: Content) -> Content:
-    from packager import certificates, trustedit
+    from packager.trust import certificates, trustedit
 
     content = trustedit.with_roots(content, _publics(args), [], args.threshold)
     if args.signer:
@@ -169,9 +169,10 @@ def _requirements(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def _signer_entry(args: argparse.Namespace, content: Content) -> tuple[Content, dict[str, Any]]:
-    from packager import canonical, certificates, trustedit
+    from packager import canonical
     from packager.cli._trust import trusted_root
-    from packager.keys import load_public
+    from packager.trust import certificates, trustedit
+    from packager.trust.keys import load_public
 
     times = {name: at for name, at in (("from", args.start), ("until", args.until)) if at}
     if args.key and not (args.ca or args.identity or args.issuer):
@@ -191,15 +192,15 @@ def _signer_entry(args: argparse.Namespace, content: Content) -> tuple[Content, 
 
 
 def _remove(args: argparse.Namespace, content: Content) -> Content:
-    from packager import trustedit
+    from packager.trust import trustedit
 
     content = trustedit.with_roots(content, [], _publics(args), args.threshold)
     return trustedit.without_signer(content, args.signer) if args.signer else content
 
 
 def _revoke(args: argparse.Namespace, content: Content) -> Content:
-    from packager import certificates, trustedit
-    from packager.keys import load_public
+    from packager.trust import certificates, trustedit
+    from packager.trust.keys import load_public
 
     if args.key:
         content = trustedit.with_revocation(content, "keys", load_public(args.key).fingerprint)
@@ -228,7 +229,7 @@ def _pair(text: str, option: str) -> tuple[str, str]:
 
 
 def _signers(args: argparse.Namespace) -> list[PrivateKey]:
-    from packager.keys import load_private
+    from packager.trust.keys import load_private
 
     if not args.root_key:
         raise UsageError("a trust file is signed", hint="give --root-key; `packager keygen root` makes one")
@@ -236,20 +237,20 @@ def _signers(args: argparse.Namespace) -> list[PrivateKey]:
 
 
 def _publics(args: argparse.Namespace) -> list[PublicKey]:
-    from packager.keys import load_public
+    from packager.trust.keys import load_public
 
     return [load_public(path) for path in args.root]
 
 
 def _read(args: argparse.Namespace) -> TrustFile:
-    from packager import trustfile
     from packager.cli._trust import read_file
+    from packager.trust import trustfile
 
     return trustfile.parse(read_file(args.file), str(args.file))
 
 
 def _write(args: argparse.Namespace, content: Content) -> TrustFile:
-    from packager import trustfile
+    from packager.trust import trustfile
 
     try:
         return _save(args, trustfile.write(content, _signers(args)))
@@ -283,7 +284,7 @@ def _report(file: TrustFile, console: Console, done: str) -> int:
 
 
 def _describe(entry: dict[str, Any]) -> str:
-    from packager.keys import parse_public
+    from packager.trust.keys import parse_public
 
     times = "".join(f", {edge} {entry[edge]}" for edge in ("from", "until") if edge in entry)
     if "key" in entry:
@@ -293,8 +294,8 @@ def _describe(entry: dict[str, Any]) -> str:
 
 
 def _fetch(args: argparse.Namespace, state: Path | None) -> bytes:
-    from packager import trustchannel
     from packager.cli._trust import read_file
+    from packager.trust import trustchannel
 
     if not args.new.startswith(trustchannel.SCHEME):
         return read_file(Path(args.new))
@@ -306,9 +307,9 @@ def _fetch(args: argparse.Namespace, state: Path | None) -> bytes:
 
 
 def _update(args: argparse.Namespace, now: datetime, console: Console) -> int:
-    from packager import seen, trustfile
     from packager.cli._trust import state_file
-    from packager.seen import Seen
+    from packager.trust import seen, trustfile
+    from packager.trust.seen import Seen
 
     if args.new is None:
         raise UsageError("update needs the file that is to follow", hint="packager trust update FILE NEW")

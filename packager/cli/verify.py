@@ -18,7 +18,7 @@ from packager.cli.console import Console
 
 if TYPE_CHECKING:
     from packager.bundle import Bundle
-    from packager.policy import Profile
+    from packager.policy.policy import Profile
     from packager.types import Verdict
     from packager.verify import Verification
 
@@ -55,7 +55,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
 
 
 def _profile(name: str | None) -> Profile | None:
-    from packager import policy
+    from packager.policy import policy
 
     return policy.profile(name, Path()) if name else None
 
@@ -64,7 +64,7 @@ def _judge(bundle: Bundle, profile: Profile, seen: Verification) -> Verdict:
     """Ask a profile about a bundle that holds, and about what was stated of it."""
     import datetime
 
-    from packager import facts, policy
+    from packager.policy import facts, policy
 
     today = datetime.datetime.now(datetime.UTC).date()
     known = facts.of_bundle(bundle, seen.evidence, profile.facts, today, options.advisories_directory())
@@ -77,7 +77,7 @@ def _say(verification: Verification, judged: Verdict | None, console: Console) -
     name = f"{verification.name}:{verification.version}"
     value = verification.to_json()
     if judged is not None:
-        from packager import policyreport
+        from packager.policy import policyreport
 
         value |= {"ok": allowed, "policy": judged.to_json()}
         rows.append(policyreport.table(judged, name))

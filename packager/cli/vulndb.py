@@ -19,7 +19,7 @@ from packager.cli.console import Console
 from packager.errors import UsageError
 
 if TYPE_CHECKING:
-    from packager.advisories import Known
+    from packager.policy.advisories import Known
 
 HELP = "keep advisories and look packages up in them, offline"
 EXAMPLES = """  packager vulndb import all.zip
@@ -37,7 +37,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
-    from packager import advisories
+    from packager.policy import advisories
 
     folder = options.advisories_directory()
     if args.action == "show":
@@ -61,8 +61,9 @@ def _say(known: Known, console: Console) -> int:
 def _check(args: argparse.Namespace, console: Console, folder: Path) -> int:
     import datetime
 
-    from packager import canonical, facts
+    from packager import canonical
     from packager.files import write_atomically
+    from packager.policy import facts
 
     bundle = options.open_reference(args.subject, args, console)
     today = datetime.datetime.now(datetime.UTC).date()

@@ -24,7 +24,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from packager import environments, install, transport
+from packager import install, transport
 from packager.bundle import CONTRACT, Bundle
 from packager.canonical import JSON
 from packager.conform import cells, programs, turned
@@ -34,6 +34,7 @@ from packager.errors import MissingToolError, PackagerError, StepError, UsageErr
 from packager.events import Finished, OnEvent, Started, Warned, ignore
 from packager.files import storage_errors
 from packager.install import Index
+from packager.packages import environments
 
 FORMAT = 1
 LEVELS = ("L0", "L1", "L2", "L3", "L4", "L5")

@@ -15,13 +15,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from packager import environments
 from packager.canonical import JSON
 from packager.conform.cells import Ask, Planned, plan
 from packager.conform.nodetests import NodeTest, tests, write
 from packager.conform.programs import run, variables
 from packager.errors import NegativeAnswer, PackagerError
 from packager.events import OnEvent, ignore
+from packager.packages import environments
 
 Program = Callable[[Sequence[str], Path], tuple[int | None, str]]  # runs a module of the suite: arguments, scratch
 

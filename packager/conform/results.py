@@ -11,16 +11,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from packager import canonical, evidence
+from packager import canonical
 from packager.bundle import CONTRACT, Bundle
 from packager.canonical import JSON
 from packager.conform import FORMAT, operators
 from packager.errors import IntegrityError, UsageError
-from packager.evidence import Evidence
 from packager.formats import dsse
 from packager.formats.intoto import Statement
-from packager.keys import PublicKey
-from packager.trust import normal
+from packager.trust import evidence
+from packager.trust.evidence import Evidence
+from packager.trust.keys import PublicKey
+from packager.trust.trust import normal
 from packager.types import check_digest
 
 PREDICATE = "https://in-toto.io/attestation/test-result/v0.1"

@@ -16,10 +16,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from packager import graph
 from packager.errors import MissingToolError, StepError
 from packager.exporters import BATCH, Arrays, Feeds, Interface, Port, Wishes, _mlflow, _ranges, _table, _text, _trees
 from packager.exporters._table import Table
+from packager.graphs import graph
 
 TOOLCHAIN: tuple[str, ...] = (
     "scikit-learn", "skl2onnx", "onnx", "onnxruntime", "numpy", "scipy", "pandas", "ml-dtypes", "protobuf",

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from packager import graph
 from packager.errors import StepError
 from packager.exporters import Arrays, Feeds, Interface, _torch
+from packager.graphs import graph
 
 
 def parameters(module: Any) -> dict[str, bool]:

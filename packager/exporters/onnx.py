@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from packager import graph, graphcheck
 from packager.errors import StepError, TooNewError
 from packager.exporters import BATCH, Arrays, Feeds, Interface, Port, Wishes, _mlflow, pair
+from packager.graphs import graph, graphcheck
 
 TOOLCHAIN: tuple[str, ...] = ("onnx", "onnxruntime", "numpy", "ml-dtypes", "protobuf")
 EXTRA = "onnx"

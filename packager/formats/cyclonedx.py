@@ -17,9 +17,10 @@ from urllib.parse import quote
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
-from packager import canonical, platforms
+from packager import canonical
 from packager.canonical import JSON
 from packager.formats.locked import About, Dependencies, Wheel
+from packager.packages import platforms
 from packager.types import Blob
 
 PREDICATE = "https://cyclonedx.org/bom"  # of a statement that repeats the SBOM

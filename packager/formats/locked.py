@@ -13,8 +13,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from packager import platforms
 from packager.canonical import JSON
+from packager.packages import platforms
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -14,7 +14,7 @@ from typing import Protocol, cast
 from packager import plugins
 from packager.errors import SourceError
 from packager.formats.locked import Wheel
-from packager.platforms import Platform
+from packager.packages.platforms import Platform
 
 DEFAULT = "uv"
 

@@ -23,7 +23,7 @@ from packager.errors import MissingToolError, SourceError
 from packager.formats import licences
 from packager.formats.locked import About, Wheel
 from packager.lockers._addresses import file_name, public
-from packager.platforms import Platform
+from packager.packages.platforms import Platform
 
 _QUIET = ("--quiet", "--disable-pip-version-check", "--no-input", "--no-color")
 

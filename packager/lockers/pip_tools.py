@@ -16,11 +16,11 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from packager import platforms
 from packager.errors import MissingToolError, SourceError, UsageError
 from packager.formats.locked import Wheel
 from packager.lockers import NoSolution, Question, _pip
-from packager.platforms import Platform
+from packager.packages import platforms
+from packager.packages.platforms import Platform
 
 EXTRA = "pip-tools"
 _OPTIONS = ("--quiet", "--no-header", "--no-annotate", "--strip-extras", "--allow-unsafe", "--no-emit-index-url",

@@ -13,13 +13,13 @@ from pathlib import Path
 
 from packaging.utils import canonicalize_name
 
-from packager import platforms
 from packager.canonical import JSON
 from packager.errors import MissingToolError, SourceError, UsageError
 from packager.formats.locked import Wheel
 from packager.lockers import NoSolution, Question
 from packager.lockers._addresses import file_name, public
-from packager.platforms import Platform
+from packager.packages import platforms
+from packager.packages.platforms import Platform
 
 EXTRA = "lock"
 _FLOORS = (17, 28, *range(31, 41))  # the glibc versions for which uv has a name

@@ -9,12 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 
-from packager import canonical, platforms
+from packager import canonical
 from packager.bundle import Bundle
 from packager.canonical import JSON
 from packager.errors import UsageError
 from packager.formats.locked import PYLOCK
 from packager.knobs import Resolved
+from packager.packages import platforms
 from packager.serving import SECRETS
 from packager.types import Blob
 

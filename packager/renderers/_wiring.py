@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 from packager.canonical import JSON
 from packager.errors import UsageError, did_you_mean
-from packager.pipeline import Pipeline, Step
+from packager.triton.pipeline import Pipeline, Step
 
 Free: TypeAlias = tuple[int, str]  # number of the step, name of the dimension in its contract
 Size: TypeAlias = int | Free

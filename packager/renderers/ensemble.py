@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 from packager import canonical
 from packager.canonical import JSON
-from packager.pipeline import Pipeline
 from packager.renderers import _wiring
 from packager.renderers._modelconfig import Field, Rendered, config_text, table, tensor
-from packager.repository import CONFIG, RECORD, SITES
+from packager.triton.pipeline import Pipeline
+from packager.triton.repository import CONFIG, RECORD, SITES
 
 ABOUT = "an ensemble of a Triton model repository"
 KIND = "ensemble"

@@ -27,7 +27,7 @@ from packager.errors import UsageError
 from packager.formats import safetensors
 from packager.knobs import Resolved
 from packager.renderers._modelconfig import Field, Rendered, Word, config_text, datatype, table, tensor
-from packager.repository import CONFIG, RECORD
+from packager.triton.repository import CONFIG, RECORD
 from packager.types import Blob
 
 Backend: TypeAlias = Literal["native", "python"]

@@ -16,10 +16,11 @@ from urllib.parse import parse_qsl
 import urllib3
 from cryptography import x509
 
-from packager import certificates, keys, plugins, timestamps
+from packager import plugins
 from packager.errors import BadSignature, SourceError, UsageError
 from packager.formats.dsse import Certificates, SignedStatement
 from packager.signers import Secret, Signer
+from packager.trust import certificates, keys, timestamps
 
 _TIMEOUT = urllib3.Timeout(connect=10, read=30)  # seconds
 _EXAMPLE = "write for example `certificate:leaf.pem?key=leaf.key&chain=chain.pem&tsa=https://tsa.example.com`"

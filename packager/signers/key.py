@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from packager import keys
 from packager.signers import Secret, Signer
+from packager.trust import keys
 
 
 def open_signer(location: str, secret: Secret) -> Signer:

@@ -14,11 +14,11 @@ from urllib.parse import unquote, unquote_to_bytes
 
 from cryptography.hazmat.primitives import serialization
 
-from packager import keys
 from packager.errors import MissingToolError, SourceError, UsageError
 from packager.formats.dsse import Key, SignedStatement, pae
-from packager.keys import PublicKey
 from packager.signers import Secret, Signer
+from packager.trust import keys
+from packager.trust.keys import PublicKey
 
 _TOKEN, _OBJECT = {"token", "serial", "slot-id"}, {"object", "id"}
 _EXAMPLE = "write for example `key+pkcs11:token=release;object=signing?module-path=/usr/lib/softhsm/libsofthsm2.so`"

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from packager import exporters, graph, graphneeds
+from packager import exporters
 from packager.canonical import JSON
 from packager.errors import StepError
 from packager.exporters import Interface, Port, SourceModel, Wishes
+from packager.graphs import graph, graphneeds
 from packager.steps import _cases
 from packager.types import check_path
 

@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Protocol
 
 from packager.formats.dsse import SignedStatement
-from packager.trust import Trust
+from packager.trust.trust import Trust
 
 
 @dataclass(frozen=True, slots=True)

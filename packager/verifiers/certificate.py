@@ -12,11 +12,11 @@ from datetime import datetime
 
 from cryptography import x509
 
-from packager import certificates, keys, timestamps
 from packager.errors import BadSignature, Malformed, UnfitCertificate, UntrustedSigner, UntrustedTime, UsageError
 from packager.formats.dsse import Certificates, SignedStatement, pae
-from packager.keys import PublicKey
-from packager.trust import CertificateSigner, Trust
+from packager.trust import certificates, keys, timestamps
+from packager.trust.keys import PublicKey
+from packager.trust.trust import CertificateSigner, Trust
 from packager.verifiers import Attested
 
 

@@ -7,7 +7,7 @@ from datetime import datetime
 
 from packager.errors import BadSignature, UntrustedSigner
 from packager.formats.dsse import Key, SignedStatement
-from packager.trust import KeySigner, Trust
+from packager.trust.trust import KeySigner, Trust
 from packager.verifiers import Attested
 
 

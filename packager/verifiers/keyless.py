@@ -14,7 +14,7 @@ from typing import Any
 
 from cryptography import x509
 
-from packager import canonical, timestamps
+from packager import canonical
 from packager.errors import (
     BadSignature,
     Malformed,
@@ -26,7 +26,8 @@ from packager.errors import (
 )
 from packager.formats import dsse
 from packager.formats.dsse import Logged, SignedStatement
-from packager.trust import KeylessSigner, Trust
+from packager.trust import timestamps
+from packager.trust.trust import KeylessSigner, Trust
 from packager.verifiers import Attested
 
 

@@ -5,7 +5,7 @@ Devices are execution providers: `cpu`, `cuda`, `tensorrt` (both of `onnxruntime
 NVIDIA's). The artefact of a form is the same on all of them.
 
 `versions.json` and `kernels.json` hold what was measured by loading probe graphs (`probes.py`) into every version that
-installs from PyPI; `packager.knowledge` says what their members mean.
+installs from PyPI; `packager.compatibility.knowledge` says what their members mean.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Collection
 from packager.runtimes import _gpu, _versions
 from packaging.specifiers import SpecifierSet
 
-from packager import compatibility, knowledge
+from packager.compatibility import compatibility, knowledge
 
 TITLE = "ONNX Runtime"
 TOOLCHAIN: tuple[str, ...] = ("onnx", "onnxruntime", "numpy", "ml-dtypes", "protobuf")

@@ -18,8 +18,8 @@ from typing import Any
 
 from packager.runtimes import _precision
 
-from packager import graph
 from packager.errors import MissingToolError, StepError
+from packager.graphs import graph
 
 _STATIC = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 """What takes the time. Quantising sums, pools and reshapes in between too was hardly faster for a ResNet-50 (16.5 ms

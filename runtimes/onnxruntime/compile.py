@@ -20,9 +20,9 @@ from typing import Any, TypeAlias
 from packager.runtimes import _precision
 from packager.runtimes.onnxruntime import _rewrite
 
-from packager import graph, graphneeds
 from packager.canonical import JSON
 from packager.errors import StepError
+from packager.graphs import graph, graphneeds
 
 Batches: TypeAlias = Callable[[], Sequence[Mapping[str, Any]]]
 

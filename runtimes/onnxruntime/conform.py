@@ -7,7 +7,7 @@ from typing import Any
 
 from packaging.version import Version
 
-from packager import knowledge
+from packager.compatibility import knowledge
 
 ACCEPTS = ("onnxruntime",)
 CHANNELS = ("adapter",)

@@ -2,7 +2,7 @@
 """OpenVINO on CPUs: runs its intermediate representation (IR), compiled ahead from the graph.
 
 `versions.json` holds what was measured by opening and running IR of the newest version in older ones;
-`packager.knowledge` says what its members mean.
+`packager.compatibility.knowledge` says what its members mean.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Collection
 from packager.runtimes import _versions
 from packaging.specifiers import SpecifierSet
 
-from packager import compatibility, knowledge
+from packager.compatibility import compatibility, knowledge
 from packager.errors import UsageError
 
 TITLE = "OpenVINO"

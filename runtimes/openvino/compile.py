@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from packager import graph
 from packager.canonical import JSON
 from packager.errors import MissingToolError, StepError
+from packager.graphs import graph
 
 FILE = "model.xml"
 _NAMED = re.compile(rb'(<layer id="(\d+)" name="[A-Za-z][A-Za-z0-9]*_)\d+')

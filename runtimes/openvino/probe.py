@@ -30,10 +30,11 @@ from packager.runtimes.openvino import compile as compiling
 from packager.runtimes.openvino import questions
 from packager.runtimes.openvino.questions import Question
 
-from packager import graph, knowledge
 from packager.canonical import JSON
+from packager.compatibility import knowledge
 from packager.errors import MissingToolError, StepError
 from packager.events import Finished, OnEvent, Started, ignore
+from packager.graphs import graph
 
 TRIAL, _CONVERT, _REFERENCE = (Path(__file__).with_name(f"{name}.py") for name in ("trial", "convert", "reference"))
 _SLICE = 500  # graphs for one process: what it leaks goes with it

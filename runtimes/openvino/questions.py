@@ -20,7 +20,7 @@ from typing import Any
 from packager.runtimes import _probes, _trials
 from packager.runtimes._probes import Probe
 
-from packager import graph, graphneeds
+from packager.graphs import graph, graphneeds
 
 MOST = 2  # ways to ask about one combination of element types, until one is answered
 TYPE_ATTRIBUTES = ("to", "dtype", "output_dtype")

@@ -12,8 +12,8 @@ from dataclasses import replace
 
 from packager.runtimes import _versions
 
-from packager import compatibility, knowledge
 from packager.canonical import JSON
+from packager.compatibility import compatibility, knowledge
 from packager.knobs import Knob
 
 TITLE = "Triton Inference Server"

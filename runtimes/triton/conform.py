@@ -9,7 +9,7 @@ image of that release carries: what loads here is what loads there. Their stub r
 
 from __future__ import annotations
 
-from packager import compatibility, knowledge
+from packager.compatibility import compatibility, knowledge
 
 ACCEPTS = ("onnxruntime", "triton")
 CHANNELS = ("http", "grpc", "shm")

@@ -14,16 +14,17 @@ from typing import Any
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from packager import canonical, keys, timestamps, transport
+from packager import canonical, transport
 from packager.bundle import Bundle, open_bundle
 from packager.formats import dsse, intoto
 from packager.formats.dsse import Certificates, SignedStatement
 from packager.media import blob_path
-from packager.seen import NOTHING, Seen
 from packager.sign import sign
 from packager.signers import Signer, keyless
 from packager.store import Store
-from packager.trust import CertificateSigner, KeylessSigner, KeySigner, Trust
+from packager.trust import keys, timestamps
+from packager.trust.seen import NOTHING, Seen
+from packager.trust.trust import CertificateSigner, KeylessSigner, KeySigner, Trust
 from tests import bundles, pki
 from tests.sigstore import Sigstore
 from tests.tampering import no_store

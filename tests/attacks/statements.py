@@ -27,7 +27,7 @@ from packager.errors import (
 )
 from packager.formats import dsse, intoto, vsa
 from packager.signers import Signer
-from packager.trust import Requirement, Trust
+from packager.trust.trust import Requirement, Trust
 from tests.attacks.registry import fails_with, variants
 from tests.attacks.stage import JSON, Attempt, Stage, material, rewrite_payload
 from tests.tampering import no_store

@@ -10,12 +10,12 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
-from packager import timestamps
 from packager.errors import (
     BadSignature,
     Malformed,
     UntrustedTime,
 )
+from packager.trust import timestamps
 from tests import pki
 from tests.attacks.registry import fails_with, variants
 from tests.attacks.stage import JSON, Attempt, Stage, log_entry, material, rewrite_payload, stamp_rows

@@ -13,7 +13,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from packager import canonical, keys, transport, trustedit, trustfile
+from packager import canonical, transport
 from packager.errors import (
     Malformed,
     Revoked,
@@ -23,10 +23,11 @@ from packager.errors import (
     TrustFileError,
 )
 from packager.media import blob_path
-from packager.seen import NOTHING
-from packager.trust import Period
-from packager.trust import Revoked as RevokedList
-from packager.trustfile import Remembered, TrustFile
+from packager.trust import keys, trustedit, trustfile
+from packager.trust.seen import NOTHING
+from packager.trust.trust import Period
+from packager.trust.trust import Revoked as RevokedList
+from packager.trust.trustfile import Remembered, TrustFile
 from tests import pki
 from tests.attacks.registry import fails_with, variants
 from tests.attacks.stage import CI, JSON, Attempt, Stage, put

@@ -41,7 +41,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "conformance"), str(Path(__file__).parent)
 from bench_serve import write  # noqa: E402
 from http_load import load, paced, request  # noqa: E402
 
-from packager import environments  # noqa: E402
+from packager.packages import environments  # noqa: E402
 from suite.adapter import Process  # noqa: E402
 from tests.environments import CACHE  # noqa: E402
 

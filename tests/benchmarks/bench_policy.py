@@ -10,9 +10,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from packager import canonical, facts, policy, policytest
+from packager import canonical
 from packager.bundle import SBOM
 from packager.canonical import JSON
+from packager.policy import facts, policy, policytest
 from packager.types import Blob, Tree
 
 RUNS = 15

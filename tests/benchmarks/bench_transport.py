@@ -27,9 +27,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from packager import keys, transport  # noqa: E402
+from packager import transport  # noqa: E402
 from packager.sign import sign  # noqa: E402
 from packager.store import Store  # noqa: E402
+from packager.trust import keys  # noqa: E402
 from packager.verify import ALLOWED_SUFFIXES  # noqa: E402
 from tests import bundles, distribution, objectstore  # noqa: E402
 from tests.environments import python_with  # noqa: E402

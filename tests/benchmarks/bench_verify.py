@@ -19,9 +19,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from packager import certificates, keys, trust, trustfile
 from packager.bundle import open_bundle
-from packager.trust import CertificateSigner, KeylessSigner, KeySigner, Trust
+from packager.trust import certificates, keys, trust, trustfile
+from packager.trust.trust import CertificateSigner, KeylessSigner, KeySigner, Trust
 from packager.verify import require_signature
 from tests import environments
 from tests.tampering import no_store

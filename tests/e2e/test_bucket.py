@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from packager import canonical, keys, transport
+from packager import canonical, transport
 from packager.bucket import reference
 from packager.bucket.folder import Folder
 from packager.bucket.medium import bucket, open_reference
@@ -22,6 +22,7 @@ from packager.bundle import Bundle, open_bundle, read
 from packager.errors import IntegrityError, MissingToolError, SourceError, UsageError
 from packager.sign import sign
 from packager.store import Store
+from packager.trust import keys
 from packager.verify import verify
 from tests import bundles
 from tests.conftest import Run

@@ -12,7 +12,7 @@ from pathlib import Path
 import onnxruntime
 import pytest
 
-from packager import keys, trustedit, trustfile
+from packager.trust import keys, trustedit, trustfile
 from tests.e2e.conftest import Project
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("cnn")]

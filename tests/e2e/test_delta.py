@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from packager import keys, transport
+from packager import transport
 from packager.sign import sign
 from packager.store import Store
+from packager.trust import keys
 from tests import bundles
 from tests.conftest import Run
 

@@ -20,10 +20,11 @@ from pathlib import Path
 
 import pytest
 
-from packager import cache, keys, transport
+from packager import cache, transport
 from packager.bundle import Bundle, open_bundle
 from packager.sign import sign
 from packager.store import Store
+from packager.trust import keys
 from packager.verify import verify
 from tests import bundles, distribution
 from tests.distribution import Proxy, Registry

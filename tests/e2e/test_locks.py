@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from packager import platforms
+from packager.packages import platforms
 from tests.e2e.conftest import CNN_RECIPE, Project, tool
 
 pytestmark = pytest.mark.xdist_group("cnn")

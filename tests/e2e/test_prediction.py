@@ -15,7 +15,8 @@ import pytest
 from packager.runtimes.onnxruntime import probe
 from packager.runtimes.openvino import probe as openvino
 
-from packager import compatibility, environments, knowledge, probing
+from packager.compatibility import compatibility, knowledge, probing
+from packager.packages import environments
 from tests import graphs
 
 pytestmark = pytest.mark.slow

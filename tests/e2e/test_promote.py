@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from packager import keys, trustedit, trustfile
 from packager.bundle import Bundle, open_bundle
 from packager.canonical import dump
 from packager.formats import dsse, intoto, slsa, vsa
 from packager.sign import drafts
 from packager.store import Store
+from packager.trust import keys, trustedit, trustfile
 from tests import bundles, environments
 from tests.e2e.conftest import Project
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from packager.keys import load_public
+from packager.trust.keys import load_public
 from tests.e2e.conftest import Project
 from tests.tampering import CHANGES, check_change, check_flips, files_of, flip
 

@@ -17,12 +17,14 @@ from typing import Any
 import pytest
 from onnx import ModelProto
 
-from packager import facts, keys, rebuild, transport
+from packager import rebuild, transport
 from packager.bundle import CONTRACT, RECORD, Bundle, open_bundle
 from packager.canonical import dump
 from packager.formats import intoto, outputs, slsa
+from packager.policy import facts
 from packager.sign import attest, drafts, sign
 from packager.store import Store
+from packager.trust import keys
 from tests import bundles, distribution, environments
 from tests.e2e.conftest import CNN_RECIPE, Project, tool
 

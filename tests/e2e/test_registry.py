@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from packager import canonical, keys, transport
+from packager import canonical, transport
 from packager.files import unwatched
 from packager.formats import modelpack, oci
 from packager.registry import reference, upload
@@ -23,6 +23,7 @@ from packager.registry.repository import Repository
 from packager.registry.wire import Settings
 from packager.sign import sign
 from packager.store import Store
+from packager.trust import keys
 from packager.types import Blob
 from tests import bundles, distribution
 from tests.conftest import Run

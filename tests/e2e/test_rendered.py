@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from packager import environments
 from packager.files import staging
 from packager.knobs import Wish
+from packager.packages import environments
 from packager.server.metrics import Metrics
 from packager.store import Store
 from tests.deployments import DIGEST, carrier, rendered

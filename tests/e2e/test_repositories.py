@@ -14,15 +14,17 @@ from typing import Any
 
 import pytest
 
-from packager import canonical, keys, knobs, knobsets, transport, triton
+from packager import canonical, knobs, knobsets, transport
 from packager.bucket.repository import open_repository
 from packager.bundle import Bundle
 from packager.errors import PackagerError, SourceError, UsageError, WrongContent
 from packager.knobs import Wish
-from packager.pipeline import parse
-from packager.repository import Directory, Repository
 from packager.sign import sign
 from packager.store import Store
+from packager.triton import triton
+from packager.triton.pipeline import parse
+from packager.triton.repository import Directory, Repository
+from packager.trust import keys
 from tests import bundles
 from tests.conftest import Run
 from tests.distribution import Proxy

@@ -20,11 +20,12 @@ from typing import Any
 
 import pytest
 
-from packager import keys, transport, trustedit, trustfile
+from packager import transport
 from packager.canonical import dump, sha256
 from packager.formats import oci
 from packager.sign import sign
 from packager.store import Store
+from packager.trust import keys, trustedit, trustfile
 from tests import bundles, distribution
 from tests.conftest import Run
 from tests.distribution import Registry

@@ -18,7 +18,8 @@ import pytest
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
-from packager import completeness, platforms
+from packager.packages import platforms
+from packager.policy import completeness
 from tests.e2e.conftest import CNN_RECIPE, HERE, Project
 
 pytestmark = pytest.mark.xdist_group("cnn")

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from packager import keys, trustedit, trustfile
 from packager.sign import sign
 from packager.store import Store
 from packager.transport import save
+from packager.trust import keys, trustedit, trustfile
 from tests import bundles
 from tests.conftest import Run
 

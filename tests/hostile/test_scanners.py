@@ -16,8 +16,8 @@ import pytest
 
 from packager import plugins, scan, scanners
 from packager.errors import StepError
+from packager.isolation.sandbox import Limits, default_limits
 from packager.run import Runner
-from packager.sandbox import Limits, default_limits
 from packager.steps import scan as step
 from packager.store import Store
 from packager.types import Tree
@@ -196,8 +196,8 @@ def test_a_scanner_that_does_not_end_is_stopped(runner: Runner) -> None:
 
 
 def step_action(files: Tree) -> Any:
+    from packager.isolation.worker import host_version
     from packager.types import Action
-    from packager.worker import host_version
 
     tools = {name: host_version(name) for name in ("python", "fickling")}
     return Action("scan", step.VERSION, {"source": files.digest}, {"scanner": "fickling", "files": ["m.pkl"]}, tools)

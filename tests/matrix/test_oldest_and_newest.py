@@ -20,9 +20,9 @@ from packager.runtimes import onnxruntime
 from packager import build, exporters, plugins, resolve
 from packager import recipe as recipes
 from packager.exporters import Wishes
+from packager.isolation.sandbox import default_limits
 from packager.memo import Memo
 from packager.run import Runner
-from packager.sandbox import default_limits
 from packager.steps import _cases
 from packager.store import Store
 from tests.environments import python_with, run

@@ -26,10 +26,10 @@ from packager import build, plugins, resolve
 from packager import recipe as recipes
 from packager.bundle import Bundle
 from packager.errors import PackagerError
+from packager.isolation.sandbox import default_limits
 from packager.memo import Memo
 from packager.registry import wire
 from packager.run import Runner
-from packager.sandbox import default_limits
 from packager.store import Store
 from packager.types import Tree
 from tests.e2e.conftest import tool

@@ -13,12 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from packager import cache, destination, keys, toolchains, transport
+from packager import cache, destination, transport
 from packager.errors import IntegrityError
+from packager.isolation.sandbox import default_limits
+from packager.packages import toolchains
 from packager.run import Runner
-from packager.sandbox import default_limits
 from packager.sign import sign
 from packager.store import Store
+from packager.trust import keys
 from packager.types import Action, Blob, Result, Tree
 from packager.verify import verify
 from tests import bundles

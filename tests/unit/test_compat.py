@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from packager import compat, compatpage, fleet, host
+from packager import compat
+from packager.compatibility import compatpage, fleet, host
+from packager.compatibility.fleet import Device, Site
 from packager.errors import UsageError
-from packager.fleet import Device, Site
 from tests import contracts
 
 FLEET = """

@@ -14,11 +14,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from packager import archive, canonical, delta, destination, keys, patch, transport
+from packager import archive, canonical, delta, destination, patch, transport
 from packager.bundle import Bundle, open_bundle
 from packager.errors import IntegrityError, PackagerError, UsageError
 from packager.sign import sign
 from packager.store import Store
+from packager.trust import keys
 from packager.verify import verify
 from tests import bundles
 

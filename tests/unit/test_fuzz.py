@@ -12,14 +12,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from packager import canonical, keys, transport
+from packager import canonical, transport
 from packager.bundle import RECORD, open_bundle
 from packager.errors import PackagerError
 from packager.formats import dsse, intoto, oci
-from packager.keys import PrivateKey
 from packager.media import blob_path
 from packager.sign import sign
 from packager.store import Store
+from packager.trust import keys
+from packager.trust.keys import PrivateKey
 from packager.verify import Verification
 from tests import bundles
 from tests.tampering import judge, no_store

@@ -16,13 +16,13 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.tags import sys_tags
 
-from packager import dependencies, platforms
 from packager.errors import IntegrityError, NegativeAnswer, UsageError
 from packager.formats import licences, locked, ownlock
 from packager.formats.locked import About, Dependencies, Wheel
 from packager.lockers import NoSolution, _conflict
 from packager.lockers._addresses import public
-from packager.wheels import choose
+from packager.packages import dependencies, platforms
+from packager.packages.wheels import choose
 
 NAMES = ("linux_x86_64-cp311", "linux_x86_64-cp312", "linux_aarch64-cp313")
 

@@ -17,26 +17,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from packager.policies import _licences
 
-from packager import (
-    canonical,
-    facts,
-    factschema,
-    plugins,
-    policy,
-    policydocs,
-    policyreport,
-    policytest,
-    secretscan,
-    waivers,
-)
+from packager import canonical, plugins, secretscan
 from packager.archive import Archive
 from packager.bundle import Bundle, read
 from packager.canonical import JSON
 from packager.errors import NegativeAnswer, UsageError
-from packager.evidence import Evidence
 from packager.files import staging
 from packager.formats.intoto import Statement
-from packager.policy import Profile, Terms
+from packager.policy import facts, factschema, policy, policydocs, policyreport, policytest, waivers
+from packager.policy.policy import Profile, Terms
+from packager.trust.evidence import Evidence
 from packager.types import Verdict
 from packager.verifiers import Attested
 from tests import bundles, environments

@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 
-from packager import cache, canonical, keys
+from packager import cache, canonical
 from packager.cli import _builder
 from packager.errors import UsageError
 from packager.formats import intoto, slsa
 from packager.sign import drafts, sign
 from packager.store import Store
 from packager.transport import update_referrers
+from packager.trust import keys
 from packager.verify import verify
 from tests import bundles
 

@@ -14,13 +14,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tritonclient.grpc import model_config_pb2
 
-from packager import canonical, knobs, knobsets, triton
+from packager import canonical, knobs, knobsets
 from packager.errors import UsageError, WrongContent
 from packager.formats import safetensors
 from packager.knobs import Resolved, Wish
 from packager.renderers._modelconfig import config_text
-from packager.repository import Directory
 from packager.store import Store
+from packager.triton import triton
+from packager.triton.repository import Directory
 from tests import bundles
 
 CONTRACT = copy.deepcopy(bundles.CONTRACT_OF_TINY)

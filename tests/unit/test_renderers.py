@@ -16,9 +16,9 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from packager import wheelfiles
 from packager.errors import IntegrityError, UsageError, WrongContent
 from packager.knobs import Wish
+from packager.packages import wheelfiles
 from packager.renderers import _alerts
 from packager.server import metrics
 from packager.store import Store

@@ -12,10 +12,10 @@ from cyclonedx.validation.json import JsonStrictValidator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from packager import completeness
 from packager.canonical import sha256
 from packager.formats import cyclonedx, spdx
 from packager.formats.locked import About, Dependencies, Wheel
+from packager.policy import completeness
 from packager.types import Blob
 
 PLATFORM, OTHER = "linux_x86_64-cp311", "linux_x86_64-cp312"

@@ -20,8 +20,8 @@ import pytest
 from packager import canonical, resolve, sources
 from packager.errors import IntegrityError, StorageError, UsageError
 from packager.files import copy, locked
+from packager.isolation.sandbox import default_limits
 from packager.run import Runner
-from packager.sandbox import default_limits
 from packager.store import Entry, Store
 from packager.types import Action, Blob, Result
 

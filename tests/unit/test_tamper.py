@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from packager import archive, keys, transport
+from packager import archive, transport
 from packager.bundle import open_bundle
 from packager.errors import IntegrityError, NegativeAnswer, PackagerError
-from packager.keys import PrivateKey
 from packager.sign import sign
 from packager.store import Store
+from packager.trust import keys
+from packager.trust.keys import PrivateKey
 from packager.verify import Verification
 from tests import bundles
 from tests.tampering import CHANGES, check_change, check_flips, files_of, flip, judge, no_store, refused

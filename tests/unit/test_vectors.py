@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from packager import certificates, keys, transport, trust, trustfile
+from packager import transport
 from packager.bundle import Bundle, open_bundle
-from packager.trust import CertificateSigner, KeylessSigner, KeySigner, Trust
+from packager.trust import certificates, keys, trust, trustfile
+from packager.trust.trust import CertificateSigner, KeylessSigner, KeySigner, Trust
 from packager.verify import verify
 from tests.tampering import no_store
 

@@ -18,8 +18,8 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from packager import environments
 from packager.conform import cells
+from packager.packages import environments
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "conformance"))
 

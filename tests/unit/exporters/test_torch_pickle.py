@@ -14,8 +14,8 @@ import onnxruntime
 import pytest
 import torch
 
-from packager import graph, graphneeds
 from packager.errors import StepError
+from packager.graphs import graph, graphneeds
 from tests.unit.exporters.conftest import mlmodel, opened, tensor
 
 Write = Callable[[str], Path]

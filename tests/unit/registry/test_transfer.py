@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from packager import canonical, destination, keys, transport
+from packager import canonical, destination, transport
 from packager.bundle import Bundle, read
 from packager.errors import IntegrityError, SourceError, UsageError
 from packager.events import Event, Warned
@@ -22,6 +22,7 @@ from packager.registry.publish import registry
 from packager.registry.wire import Patience, Settings
 from packager.sign import sign
 from packager.store import Store
+from packager.trust import keys
 from packager.types import Blob
 from packager.verify import verify
 from tests import bundles

@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from packager import graph, graphneeds
 from packager.errors import StepError
+from packager.graphs import graph, graphneeds
 
 TEXT = """
 <ir_version: 10, opset_import: ["local" : 1, "ai.onnx.ml" : 3, "" : 18], producer_name: "somebody",

@@ -8,7 +8,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from packager import graph, graphneeds
+from packager.graphs import graph, graphneeds
 from tests import graphs
 
 

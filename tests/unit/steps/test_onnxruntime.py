@@ -8,7 +8,8 @@ import pytest
 from packager.runtimes import onnxruntime
 from packaging.version import Version
 
-from packager import compatibility, knowledge, plugins
+from packager import plugins
+from packager.compatibility import compatibility, knowledge
 from packager.errors import UsageError
 
 

@@ -13,7 +13,8 @@ import pytest
 from packager.runtimes import openvino
 from packager.runtimes.openvino import session
 
-from packager import knowledge, plugins
+from packager import plugins
+from packager.compatibility import knowledge
 from packager.errors import StepError, UsageError
 from tests.environments import python_with, run
 from tests.unit.steps.conftest import Exported

@@ -15,8 +15,9 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from packager import canonical, graph
+from packager import canonical
 from packager.errors import StepError
+from packager.graphs import graph
 from packager.steps import export
 from tests.unit.steps.conftest import LEVEL, Exported
 
@@ -205,7 +206,7 @@ def positions(folder: Path) -> Path:
 
 def test_two_processes_write_the_same_bytes(tmp_path: Path, worker: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another directory, caller, hash seed; and without pinning the caller's settings do reach the file."""
-    from packager.pinning import numerics
+    from packager.isolation.pinning import numerics
 
     origin = tmp_path / "origin"
     origin.mkdir()

@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Lock what runtimes need to serve: for every runtime, platform and Python the wheels, with hashes and metadata.
+
+An engine (`packager.lockers`) resolves each platform by itself; pip then reads the metadata of what was chosen, once
+per distribution. The answer depends on what the index holds, and on nothing else of where or when this runs: names,
+versions, file names, hashes and metadata are recorded, no time and no tool.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from packager import lockers
+from packager.canonical import JSON
+from packager.errors import IntegrityError, UsageError
+from packager.events import Finished, Note, OnEvent, Started
+from packager.formats.locked import About, Dependencies, Wheel
+from packager.formats.ownlock import OwnLock
+from packager.lockers import NoSolution, Question, _conflict, _pip
+from packager.packages import platforms
+from packager.packages.platforms import Platform
+
+Remember = Callable[[JSON, Callable[[], JSON]], JSON]
+"""Answers from memory what was asked before: a key and how to find the answer."""
+_JOBS = 4  # processes, which mostly wait for the index
+_INDEX_VARIABLES = ("UV_EXTRA_INDEX_URL", "UV_INDEX", "PIP_EXTRA_INDEX_URL")
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What to lock: runtime to PEP 508 lines; the platforms that must be locked, and those that are where wheels
+    exist; the lock file that the project already has; the engine's name.
+    """
+
+    runtimes: Mapping[str, tuple[str, ...]]
+    required: tuple[str, ...] = ()
+    welcome: tuple[str, ...] = ()
+    own: OwnLock | None = None
+    engine: str = lockers.DEFAULT
+
+
+def lock(wanted: Wanted, environment: Mapping[str, str], remember: Remember, on_event: OnEvent) -> Dependencies:
+    """Resolve every runtime for every platform, and describe what was chosen.
+
+    Network. Raises UsageError when the requirements contradict each other or no wheels exist, SourceError when the
+    index cannot be reached, IntegrityError when a file is not the one that the project's own lock accepts.
+    """
+    for runtime in wanted.runtimes:
+        _check_claims(runtime, wanted)
+    names = tuple(dict.fromkeys((*wanted.required, *wanted.welcome)))
+    tasks = [(runtime, name) for runtime in wanted.runtimes for name in names]
+    label = f"lock {', '.join(wanted.runtimes)} for {len(names)} platforms"
+    with _reported(label, on_event), ThreadPoolExecutor(_JOBS) as pool:
+        answers = list(pool.map(lambda task: _resolve(task[0], task[1], wanted, environment), tasks))
+    chosen = {runtime: _chosen(runtime, dict(zip(tasks, answers, strict=True)), wanted, on_event)
+              for runtime in wanted.runtimes}  # fmt: skip
+    indexes = wanted.own.indexes if wanted.own else ()
+    about = _describe(chosen, indexes, environment, remember)
+    requirements = {runtime: tuple(sorted(lines)) for runtime, lines in wanted.runtimes.items()}
+    return Dependencies(requirements, chosen, about, tuple(sorted({*indexes, *_extra_indexes(environment)})))
+
+
+@contextmanager
+def _reported(label: str, on_event: OnEvent) -> Iterator[None]:
+    on_event(Started(label))
+    started = time.monotonic()
+    yield
+    on_event(Finished(label, time.monotonic() - started))
+
+
+def _resolve(runtime: str, name: str, wanted: Wanted, environment: Mapping[str, str]) -> tuple[Wheel, ...] | NoSolution:
+    own = wanted.own
+    constraints = tuple(pin.line for pin in own.pins) if own else ()
+    question = Question(tuple(sorted(wanted.runtimes[runtime])), constraints, own.indexes if own else ())
+    try:
+        wheels = lockers.load(wanted.engine).resolve(question, platforms.parse(name), environment)
+    except NoSolution as no:
+        return no
+    for wheel in wheels if own else ():
+        _check_hash(wheel, own)
+    return wheels
+
+
+def _check_hash(wheel: Wheel, own: OwnLock | None) -> None:
+    accepted = own.hashes(wheel.name, wheel.version) if own else frozenset()
+    if own and accepted and wheel.sha256 not in accepted:
+        raise IntegrityError(
+            f"`{wheel.file}` is not a file that `{own.file}` accepts: got sha256:{wheel.sha256}",
+            subject=wheel.file,
+            hint="the index serves another file of that version, or the lock names no wheel for this platform",
+        )
+
+
+def _chosen(
+    runtime: str, answers: Mapping[tuple[str, str], tuple[Wheel, ...] | NoSolution], wanted: Wanted, on_event: OnEvent
+) -> dict[str, tuple[Wheel, ...]]:  # fmt: skip
+    """Return the platforms that have wheels. Raises UsageError if a required one, or every one, has none."""
+    found: dict[str, tuple[Wheel, ...]] = {}
+    failed: dict[str, NoSolution] = {}
+    for (asked, name), answer in answers.items():
+        if asked == runtime:
+            if isinstance(answer, NoSolution):
+                failed[name] = answer
+            else:
+                found[name] = answer
+    for name, no in failed.items():
+        if name in wanted.required or not found:
+            raise _explained(runtime, name, no, wanted)
+        on_event(Note(f"{runtime} is not locked for {name}: it has no wheels there"))
+    return dict(sorted(found.items()))
+
+
+def _claims(runtime: str, wanted: Wanted) -> list[_conflict.Claim]:
+    names = {canonicalize_name(Requirement(line).name) for line in wanted.runtimes[runtime]}
+    claims = _conflict.ours(wanted.runtimes[runtime], f"runtime `{runtime}` of the recipe")
+    if wanted.own:
+        listed = sorted(wanted.own.pins, key=lambda pin: pin.name not in names)
+        claims += _conflict.ours([pin.line for pin in listed if pin.marker is None], f"`{wanted.own.file}`")
+    return claims
+
+
+def _check_claims(runtime: str, wanted: Wanted) -> None:
+    """Find a contradiction between the recipe and the project's own lock before anything is asked of an index."""
+    if pair := _conflict.find(_claims(runtime, wanted)):
+        raise _conflict_error(runtime, pair, wanted)
+
+
+def _explained(runtime: str, platform: str, no: NoSolution, wanted: Wanted) -> UsageError:
+    claims = _claims(runtime, wanted)
+    if pair := _conflict.find([*claims, *_conflict.claims_in(no.text, claims)]):
+        return _conflict_error(runtime, pair, wanted)
+    return UsageError(
+        f"runtime `{runtime}` cannot be locked for `{platform}`: {_one_paragraph(no.text)}",
+        hint="remove that platform from `platforms` and `vendor`, or widen the range in `runs-on`",
+    )
+
+
+def _conflict_error(runtime: str, pair: tuple[_conflict.Claim, _conflict.Claim], wanted: Wanted) -> UsageError:
+    one, other = pair
+    own = wanted.own is not None and any(wanted.own.file in claim.origin for claim in pair)
+    remedy = f"change `{one.requirement.name}` in `{wanted.own.file}`, or " if own and wanted.own else ""
+    return UsageError(
+        f"runtime `{runtime}` cannot be locked: {one.text} against {other.text}",
+        hint=f"try: {remedy}choose a range in `runs-on: {{{runtime}: …}}` that accepts the same `{other.name}`",
+    )
+
+
+def _one_paragraph(text: str) -> str:
+    """Return an engine's explanation as one line: uv's causes without their drawing, or the errors that pip names."""
+    rows = " ".join(row.strip(" ×╰─▶│|") for row in text.splitlines())
+    causes = re.sub(r"\s+", " ", rows).partition("cause: ")[2].partition(" hint:")[0]
+    return causes[:500] or _pip.reason(text)
+
+
+def _describe(
+    chosen: Mapping[str, Mapping[str, Sequence[Wheel]]], indexes: Sequence[str], environment: Mapping[str, str],
+    remember: Remember,
+) -> dict[str, About]:  # fmt: skip
+    """Read each distribution's metadata once: wheels of one version are taken to agree, as resolvers take them."""
+    found: dict[str, About] = {}
+    for sets in chosen.values():
+        for name, wheels in sets.items():
+            unknown = [wheel for wheel in wheels if wheel.pin not in found]
+            if unknown:
+                found |= _read(unknown, platforms.parse(name), indexes, environment, remember)
+    return dict(sorted(found.items()))
+
+
+def _read(
+    wheels: Sequence[Wheel], platform: Platform, indexes: Sequence[str], environment: Mapping[str, str],
+    remember: Remember,
+) -> dict[str, About]:  # fmt: skip
+    lines = [f"{wheel.pin} --hash=sha256:{wheel.sha256}" for wheel in wheels]
+
+    def ask() -> JSON:
+        rows = _pip.report(lines, platform, indexes, environment)
+        return {wheel.pin: about.to_json() for wheel, about in rows}
+
+    answer = remember({"platform": platform.name, "wheels": lines}, ask)
+    return {wheel.pin: About.from_json(answer[wheel.pin]) for wheel in wheels}
+
+
+def _extra_indexes(environment: Mapping[str, str]) -> Iterator[str]:
+    """Yield the addresses beyond the default index that the environment names, without what opens them.
+
+    The default index, and a mirror of it, is not recorded: it holds what everybody's holds.
+    """
+    for variable in _INDEX_VARIABLES:
+        for word in environment.get(variable, "").split():
+            parts = urlsplit(re.sub(r"^[A-Za-z0-9_-]+=(?=https?:)", "", word))
+            if parts.scheme in ("https", "http") and parts.hostname:
+                yield f"{parts.scheme}://{parts.hostname}" + (f":{parts.port}" if parts.port else "") + parts.path

@@ -1,0 +1,279 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Judge facts by rules. A profile names the rules, their parameters and the waivers; a rule is a file in `policies/`,
+or a `.rego` file beside the profile.
+
+Rules are asked here and nowhere else, so a rule that is missing, raises, or lacks a fact can never count as passed.
+While a bundle is being built, rules about what is said of finished bundles (signatures, conformance, …) cannot be
+asked yet: the verdict lists them as `deferred`, and `packager policy check` asks them.
+"""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import importlib.resources
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import ModuleType
+
+from packager import canonical, plugins, yamltext
+from packager.canonical import JSON
+from packager.errors import UsageError, did_you_mean
+from packager.policy import factschema, rego, waivers
+from packager.policy.waivers import Waiver
+from packager.types import Finding, Level, Verdict
+from packager.yamltext import Node, Scalar
+
+MAX_PROFILE = 1 << 20
+LATER = frozenset({"statements", "provenance", "conformance", "vulnerabilities"})
+"""Facts that exist only once a bundle is finished and something was said about it."""
+_LEVELS = ("error", "warning", "note")
+_TERMS = ("level", "effective-on")
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """How a profile asks a rule: with which parameters, how grave a no is, and from which day on (UTC).
+
+    `program` is the text of a rule in Rego.
+    """
+
+    params: Mapping[str, JSON] = field(default_factory=dict)
+    level: Level = "error"
+    effective_on: datetime.date | None = None
+    program: str = ""
+
+    def to_json(self) -> JSON:
+        day = self.effective_on.isoformat() if self.effective_on else None
+        program = {"program": canonical.sha256(self.program.encode())} if self.program else {}
+        return {"params": dict(self.params), "level": self.level, "effectiveOn": day, **program}
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """A named set of rules, and what is excused from them for a while. A rule without terms has its defaults."""
+
+    name: str
+    rules: tuple[str, ...]
+    waivers: tuple[Waiver, ...] = ()
+    terms: Mapping[str, Terms] = field(default_factory=dict)
+
+    def terms_of(self, rule: str) -> Terms:
+        return self.terms.get(rule, Terms())
+
+    def only(self, *rules: str) -> Profile:
+        """Return the profile with no other rules than these; waivers and terms stay."""
+        return replace(self, rules=tuple(rule for rule in self.rules if rule in rules))
+
+    @property
+    def facts(self) -> frozenset[str]:
+        """Return the sections of facts that the rules read."""
+        return frozenset(section for rule in self.rules for section in self.needs(rule))
+
+    def needs(self, rule: str) -> tuple[str, ...]:
+        """Return the sections of facts that one of the rules reads."""
+        return rego.sections(self.terms_of(rule).program, rule) if rego.is_rego(rule) else needs(rule)
+
+    @property
+    def digest(self) -> str:
+        """Identity of the policy: what is asked, how, what is excused, and the code of every rule."""
+        value = {
+            "rules": [[rule, self.terms_of(rule).to_json(), _code(rule)] for rule in self.rules],
+            "waivers": [waiver.to_json() for waiver in self.waivers],
+            "schema": canonical.sha256(factschema.schema()),
+        }
+        return canonical.sha256(canonical.dump(value))
+
+
+def needs(rule: str) -> tuple[str, ...]:
+    """Return the sections of facts that a rule reads."""
+    return tuple(getattr(_module(rule), "FACTS", ()))
+
+
+def defaults(rule: str) -> Mapping[str, JSON]:
+    """Return the parameters of a rule with their defaults; one in Rego has none."""
+    if rego.is_rego(rule):
+        return {}
+    return dict(getattr(_module(rule), "DEFAULTS", {}))
+
+
+@functools.cache
+def _module(rule: str) -> ModuleType:
+    return plugins.load("policies", rule)
+
+
+@functools.cache
+def _code(rule: str) -> list[str]:
+    """Return the digests of a rule's source and of what it shares with other rules; terms have that of Rego."""
+    if rego.is_rego(rule):
+        return []
+    module = _module(rule)
+    shared = [item for item in vars(module).values() if inspect.ismodule(item) and "policies._" in item.__name__]
+    return [canonical.sha256(inspect.getsource(item).encode()) for item in (module, *shared)]
+
+
+def profiles() -> tuple[str, ...]:
+    """Return the names of the profiles that ship with this program."""
+    folder = importlib.resources.files("packager.policies") / "profiles"
+    return tuple(sorted(item.name.removesuffix(".yaml") for item in folder.iterdir() if item.name.endswith(".yaml")))
+
+
+def profile(name: str, base: Path) -> Profile:
+    """Load a profile: one of ours by name, or a `.yaml` file relative to `base`. Raises UsageError."""
+    if name.endswith((".yaml", ".yml")):
+        path = base / name
+        folder, data, label = path.parent, _file(path), str(path)
+    else:
+        if name not in profiles():
+            raise UsageError(f"policy profile `{name}` is unknown", hint=did_you_mean(name, profiles()))
+        shipped = importlib.resources.files("packager.policies") / "profiles"
+        folder, data, label = base, (shipped / f"{name}.yaml").read_bytes(), f"{name}.yaml"
+    return _parse(data, label, name, folder)
+
+
+def _file(path: Path) -> bytes:
+    try:
+        return path.read_bytes()[: MAX_PROFILE + 1]
+    except OSError as error:
+        raise UsageError(f"cannot read policy `{path}`: {error.strerror}") from None
+
+
+def program(path: Path) -> str:
+    """Read a rule in Rego. Raises UsageError, also for one whose facts cannot be told."""
+    data = _file(path)
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        raise UsageError(f"`{path}` is not text in UTF-8") from None
+    if len(data) > MAX_PROFILE:
+        raise UsageError(f"`{path}` is larger than {MAX_PROFILE} bytes")
+    rego.sections(text, path.name)
+    return text
+
+
+def _parse(data: bytes, label: str, name: str, folder: Path) -> Profile:
+    members = yamltext.fields(yamltext.parse(data, label), "policy", ("rules", "waivers"), required=("rules",))
+    asked: dict[str, Terms] = {}
+    known = plugins.names("policies")
+    for item in yamltext.items(members["rules"], "rules", least=1):
+        rule, terms = _asked(item, known)
+        if rego.is_rego(rule):
+            terms = replace(terms, program=program(folder / rule))
+        if rule in asked:
+            raise item.where.error(f"rule `{rule}` is asked twice", hint="remove one of the two")
+        asked[rule] = terms
+    excused = waivers.parse(members["waivers"], tuple(asked)) if "waivers" in members else ()
+    return Profile(name, tuple(asked), excused, {rule: terms for rule, terms in asked.items() if terms != Terms()})
+
+
+def _asked(item: Node, known: Sequence[str]) -> tuple[str, Terms]:
+    """Read one item of `rules`: a name, or a name with terms and parameters."""
+    if isinstance(item, Scalar):
+        return _known(yamltext.text(item, "rules"), item, known), Terms()
+    entries = yamltext.table(item, "rules", least=1).entries
+    if len(entries) != 1:
+        raise item.where.error("expected one rule per item", hint="write `- name: {parameter: value}`")
+    key, node = entries[0]
+    rule = _known(key.text, item, known)
+    members = yamltext.fields(node, rule, (*_written(rule), *_TERMS))
+    params = _params(rule, members)
+    level: Level = yamltext.choice(members["level"], "level", _LEVELS) if "level" in members else "error"  # type: ignore[assignment]
+    day = waivers.day(members["effective-on"], "effective-on") if "effective-on" in members else None
+    return rule, Terms(params, level, day)
+
+
+def parameters(rule: str, node: Node) -> dict[str, JSON]:
+    """Read the parameters of a rule. Raises UsageError with the line."""
+    return _params(rule, yamltext.fields(node, rule, _written(rule)))
+
+
+def _written(rule: str) -> dict[str, str]:
+    """Return the parameters of a rule as profiles write them, with hyphens, and as the rule calls them."""
+    return {name.replace("_", "-"): name for name in defaults(rule)}
+
+
+def _params(rule: str, members: Mapping[str, Node]) -> dict[str, JSON]:
+    known = defaults(rule)
+    return {
+        name: _param(rule, key, members[key], known[name]) for key, name in _written(rule).items() if key in members
+    }
+
+
+def _known(rule: str, item: Node, known: Sequence[str]) -> str:
+    if rule not in known and not rego.is_rego(rule):
+        raise item.where.error(f"rule `{rule:.60}` is unknown", hint=did_you_mean(rule, known))
+    return rule
+
+
+def _param(rule: str, name: str, node: Node, default: JSON) -> JSON:
+    """Return a parameter, which is of the type of its default; a list holds texts."""
+    value, kinds = node.value(), {bool: "a boolean", int: "a number", float: "a number", str: "text", list: "a list"}
+    same = type(value) is type(default) or (isinstance(default, float) and type(value) is int)
+    if isinstance(value, list) and not all(isinstance(item, str) for item in value):
+        same = False
+    if not same:
+        raise node.where.error(
+            f"`{rule}.{name}`: expected {kinds[type(default)]}, got {yamltext.describe(node)}",
+            hint=f"for example `{name}: {default}`",
+        )
+    return value
+
+
+def judge(chosen: Profile, facts: Mapping[str, JSON], today: datetime.date | None = None) -> Verdict:
+    """Ask every rule of the profile; a fact that a rule needs and does not get is a finding of the rule's level.
+
+    `today` (UTC) decides which waivers still hold and which rules hold already; without it no waiver and every rule
+    does. Sections of `facts` that the schema refuses count as missing.
+    """
+    wrong = factschema.problems({name: section for name, section in facts.items() if name in chosen.facts})
+    sound = {name: section for name, section in facts.items() if name not in wrong}
+    deferred = tuple(rule for rule in chosen.rules if facts.get("stage") == "build" and LATER & {*chosen.needs(rule)})
+    findings: list[Finding] = []
+    for rule in chosen.rules:
+        if rule not in deferred:
+            findings += _graded(rule, chosen.terms_of(rule), _ask(chosen, rule, sound, wrong), today)
+    kept = tuple(waivers.apply(chosen.waivers, findings, today))
+    return Verdict(chosen.rules, kept, deferred, chosen.name, chosen.digest)
+
+
+def day(facts: Mapping[str, JSON]) -> datetime.date | None:
+    """Return the day on which facts are judged, if they say one."""
+    return datetime.date.fromisoformat(facts["today"]) if "today" in facts else None
+
+
+def _ask(chosen: Profile, rule: str, facts: Mapping[str, JSON], wrong: Mapping[str, str]) -> Iterator[Finding]:
+    terms = chosen.terms_of(rule)
+    missing = [section for section in chosen.needs(rule) if section not in facts]
+    for section in missing:
+        reason = f" ({wrong[section]})" if section in wrong else ""
+        yield _silent(rule, f"`{section}`{reason}", factschema.REMEDIES.get(section))
+    if missing:
+        return
+    if rego.is_rego(rule):
+        yield from rego.check(terms.program, rule, {section: facts[section] for section in chosen.needs(rule)})
+        return
+    try:
+        yield from list(_module(rule).check(facts, **{**defaults(rule), **terms.params}))
+    except KeyError as member:
+        yield _silent(rule, str(member), None)
+
+
+def _silent(rule: str, what: str, remedy: str | None) -> Finding:
+    return Finding(rule, "error", waivers.FACTS, f"fact {what} is missing, so the rule cannot say yes", remedy)
+
+
+def _graded(
+    rule: str, terms: Terms, findings: Iterator[Finding], today: datetime.date | None
+) -> Iterator[Finding]:  # fmt: skip
+    """Yield findings no graver than the profile wants them; before a rule's day they are warnings."""
+    starts = terms.effective_on
+    early = starts is not None and today is not None and today < starts
+    for finding in findings:
+        level = max(terms.level, finding.level, key=_LEVELS.index)
+        if early and level == "error":
+            message = f"{finding.message} (an error from {starts} on)"
+            yield replace(finding, rule=rule, level="warning", message=message)
+        else:
+            yield replace(finding, rule=rule, level=level)

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a verifier has seen, so that nobody can show it something older: one small file on its side.
+
+    {"format": 1, "trusts": {"acme": {"file": {serial, digest, roots, threshold},
+                                      "bundles": {"digits": [version, digest]}}}}
+
+Values only rise. The file is replaced atomically under a lock, so a kill at any point leaves the old or the new one;
+a damaged file is refused rather than forgotten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from packager import canonical, semver
+from packager.canonical import JSON
+from packager.errors import Malformed, RolledBack, UsageError
+from packager.files import locked, storage_errors, write_atomically
+from packager.formats.dsse import items, members
+from packager.trust.trustfile import Remembered
+from packager.types import DIGEST
+
+MAX_STATE = 16 << 20  # bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What was accepted under one trust file's name: the file, and the highest version of each bundle."""
+
+    file: Remembered | None = None
+    bundles: Mapping[str, tuple[str, str]] = field(default_factory=dict)  # name to version and digest
+
+    def check(self, name: str, version: str, digest: str) -> None:
+        """Raise RolledBack if `name` was seen in a higher version, or in this version with another digest."""
+        if name not in self.bundles:
+            return
+        highest, known = self.bundles[name]
+        if semver.precedence(version) < semver.precedence(highest):
+            raise RolledBack(
+                f"`{name}` {version} is older than what was seen here: expected at least {highest}",
+                hint="to look at an old version on purpose give `--state none`",
+            )
+        if version == highest and digest != known:
+            raise RolledBack(
+                f"`{name}` {version} was seen with another digest: expected {known}, got {digest}",
+                hint="a version is published once; ask the publisher which of the two is theirs",
+            )
+
+    def with_bundle(self, name: str, version: str, digest: str) -> Seen:
+        """Return this with one more bundle seen; an older one changes nothing."""
+        if name in self.bundles and semver.precedence(version) <= semver.precedence(self.bundles[name][0]):
+            return self
+        return replace(self, bundles={**self.bundles, name: (version, digest)})
+
+    def with_file(self, file: Remembered) -> Seen:
+        """Return this with a trust file accepted; an older one changes nothing."""
+        return self if self.file is not None and file.serial <= self.file.serial else replace(self, file=file)
+
+
+NOTHING = Seen()
+
+
+def load(path: Path, trust: str) -> Seen:
+    """Read what was seen under the trust file of that name. Raises Malformed when the state file is damaged."""
+    return _read(path).get(trust, Seen())
+
+
+def remember(path: Path, trust: str, new: Seen) -> None:
+    """Merge `new` into the state file: whatever is higher stays."""
+    try:
+        with storage_errors(path.parent):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with locked(path.with_name(f".{path.name}.lock")):
+                _merge(path, trust, new)
+    except (NotADirectoryError, FileExistsError):
+        raise UsageError(f"`{path}` cannot be a state file", hint="give --state a file that may be written") from None
+
+
+def _merge(path: Path, trust: str, new: Seen) -> None:
+    known = _read(path)
+    merged = known.get(trust, Seen())
+    if new.file is not None:
+        merged = merged.with_file(new.file)
+    for name, (version, digest) in new.bundles.items():
+        merged = merged.with_bundle(name, version, digest)
+    if merged != known.get(trust):
+        write_atomically(path, canonical.dump(_json({**known, trust: merged})) + b"\n", mode=0o600)
+
+
+def _json(seen: Mapping[str, Seen]) -> JSON:
+    return {
+        "format": 1,
+        "trusts": {
+            name: {
+                "file": entry.file.to_json() if entry.file else None,
+                "bundles": {bundle: list(pair) for bundle, pair in entry.bundles.items()},
+            }
+            for name, entry in seen.items()
+        },
+    }
+
+
+def _read(path: Path) -> dict[str, Seen]:
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_STATE + 1)
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise UsageError(f"cannot read state file `{path}`: {error.strerror}") from None
+    try:
+        value = members(canonical.load(data, limit=MAX_STATE), "state", "format trusts")
+        if value["format"] != 1 or not isinstance(value["trusts"], dict):
+            raise ValueError("unknown format")
+        return {name: _seen(entry) for name, entry in value["trusts"].items()}
+    except ValueError as error:
+        raise Malformed(
+            f"state file `{path}` is damaged: {error}", subject=str(path),
+            hint="restore it; deleting it forgets which versions were seen, so that old ones are accepted again",
+        ) from None  # fmt: skip
+
+
+def _seen(value: JSON) -> Seen:
+    entry = members(value, "entry", "file bundles")
+    bundles: dict[str, tuple[str, str]] = {}
+    if not isinstance(entry["bundles"], dict):
+        raise ValueError("`bundles` is not an object")
+    for name, pair in entry["bundles"].items():
+        version, digest = (str(part) for part in items(pair, "parts", 2, 2))
+        semver.precedence(version)
+        if not DIGEST.fullmatch(digest):
+            raise ValueError("a digest is malformed")
+        bundles[name] = (version, digest)
+    return Seen(None if entry["file"] is None else Remembered.from_json(entry["file"]), bundles)

@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a confined worker can do: the filter of system calls call by call, and both ways of confinement for real."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import struct
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from packager import canonical
+from packager.isolation import sandbox, seccomp
+from packager.isolation.sandbox import NONE, Confinement, Limits
+from packager.run import Runner
+from packager.store import Store
+from packager.types import Action, Result, Tree
+
+ALLOW, KILL, EPERM, ENOSYS = 0x7FFF0000, 0x80000000, 0x00050001, 0x00050026
+X86, ARM = 0xC000003E, 0xC00000B7
+LEVELS = [Confinement("bubblewrap", seccomp=True), Confinement("namespaces", seccomp=True)]
+
+
+def decide(program: bytes, architecture: int, call: int, *arguments: int) -> int:
+    """Run a filter as the kernel would, over one call."""
+    data = struct.pack("=iIQ6Q", call, architecture, 0, *arguments, *[0] * (6 - len(arguments)))
+    rows = list(struct.iter_unpack("=HBBI", program))
+    held, place = 0, 0
+    while True:
+        code, yes, no, operand = rows[place]
+        place += 1
+        if code == 0x06:
+            return int(operand)
+        if code == 0x20:
+            (held,) = struct.unpack_from("=I", data, operand)
+        else:
+            holds = {0x15: held == operand, 0x35: held >= operand, 0x45: bool(held & operand)}[code]
+            place += yes if holds else no
+
+
+CALLS: dict[str, tuple[tuple[int, int], tuple[int, ...], int]] = {
+    "read": ((0, 63), (), ALLOW),
+    "execve": ((59, 221), (), ALLOW),
+    "mount": ((165, 40), (), EPERM),
+    "unshare": ((272, 97), (0x10000000,), EPERM),
+    "ptrace": ((101, 117), (), EPERM),
+    "bpf": ((321, 280), (), EPERM),
+    "io_uring_setup": ((425, 425), (), EPERM),
+    "clone3": ((435, 435), (), ENOSYS),
+    "clone, a thread": ((56, 220), (0x3D0F00,), ALLOW),
+    "clone, a user namespace": ((56, 220), (0x10000011,), EPERM),
+    "clone, a time namespace": ((56, 220), (0x91,), EPERM),
+    "ioctl TCGETS": ((16, 29), (0, 0x5401), ALLOW),
+    "ioctl TIOCSTI": ((16, 29), (0, 0x5412), EPERM),
+    "ioctl TIOCLINUX": ((16, 29), (0, 0x541C), EPERM),
+    "ioctl TIOCSTI, upper half set": ((16, 29), (0, 0x5412 | 1 << 32), EPERM),
+    "personality, a question": ((135, 92), (0xFFFFFFFF,), ALLOW),
+    "personality, fixed addresses": ((135, 92), (0x40000,), ALLOW),
+    "personality, another system": ((135, 92), (0x8,), EPERM),
+    "socket unix": ((41, 198), (1, 1), ALLOW),
+    "socket IPv6": ((41, 198), (10, 1), ALLOW),
+    "socket packet": ((41, 198), (17, 3), EPERM),
+    "socket vsock": ((41, 198), (40, 1), EPERM),
+    "socket alg": ((41, 198), (38, 5), EPERM),
+}
+
+
+@pytest.mark.parametrize(("machine", "column", "architecture"), [("x86_64", 0, X86), ("aarch64", 1, ARM)])
+def test_each_call_gets_its_answer(machine: str, column: int, architecture: int) -> None:
+    program = seccomp.program(machine)
+    assert program and len(program) < 8 * 4096
+    answers = {
+        name: decide(program, architecture, numbers[column], *args) for name, (numbers, args, _) in CALLS.items()
+    }
+    assert answers == {name: answer for name, (_, _, answer) in CALLS.items()}
+    assert decide(program, architecture ^ 1, 0) == KILL, "a call of another architecture"
+
+
+def test_calls_by_another_name_end_the_process() -> None:
+    assert decide(seccomp.program("x86_64") or b"", X86, 0x40000000 | 165) == KILL
+    assert seccomp.program("riscv64") is None
+
+
+@pytest.mark.parametrize(("column", "header"), [(0, "x86_64-linux-gnu/asm/unistd_64.h"), (1, "asm-generic/unistd.h")])
+def test_numbers_are_those_of_the_kernel(column: int, header: str) -> None:
+    path = Path("/usr/include") / header
+    if not path.exists():
+        pytest.skip("the kernel's headers are not installed")
+    known = dict(re.findall(r"#define __NR(?:3264)?_(\w+)\s+(\d+)", path.read_text()))
+    wrong = {
+        name: (numbers[column], known[name])
+        for name, numbers in seccomp._REFUSED.items()
+        if name in known and numbers[column] != int(known[name])
+    }
+    assert not wrong
+    assert len(set(seccomp._REFUSED) & set(known)) > 45
+
+
+ATTEMPTS = """
+import ctypes, errno, json, os, socket, subprocess, sys
+from pathlib import Path
+from packager.sandbox import Confinement, Limits, apply_limits, enter
+by, places, secret = json.loads(sys.argv[1]), json.loads(sys.argv[2]), sys.argv[3]
+enter(Confinement.from_json(by), Path.cwd(), places)
+apply_limits(Limits(1 << 32, 60))
+libc = ctypes.CDLL(None, use_errno=True)
+def says(attempt):
+    try: return attempt() and None
+    except OSError as error: return errno.errorcode[error.errno]
+def call(name, *arguments):
+    return None if getattr(libc, name)(*arguments) == 0 else errno.errorcode[ctypes.get_errno()]
+Path("own").write_text("x"), Path("/tmp/own").write_text("x")
+print(json.dumps({
+    "secret": says(lambda: Path(secret).read_bytes()), "home": says(lambda: os.listdir("/home")),
+    "system": says(lambda: Path("/usr/x").write_text("x")), "root": says(lambda: Path("/x").write_text("x")),
+    "program": says(lambda: Path(places[0], "x").write_text("x")),
+    "network": says(lambda: socket.create_connection(("192.0.2.1", 80), 5)),
+    "raw": says(lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW)),
+    "unshare": call("unshare", 0x10000000), "unmount": call("umount2", b"/tmp", 2), "mount": call("mount", b"x", b"/tmp", b"tmpfs", 0, None),
+    "trace": call("ptrace", 0, 0, 0, 0), "host": socket.gethostname(),
+    "others": [pid for pid in os.listdir("/proc") if pid.isdigit() and int(pid) not in (1, os.getpid(), os.getppid())],
+    "filtered": [row.split()[1] for row in open("/proc/self/status") if row.startswith(("Seccomp:", "NoNewPrivs:", "CapEff:", "CapBnd:"))],
+    "memory": subprocess.run([sys.executable, "-c", "bytearray(5 << 30)"], capture_output=True).returncode,
+    "fixed addresses": libc.personality(0x40000), "another system": libc.personality(8),
+    "loopback": socket.create_server(("127.0.0.1", 0)).getsockname()[0],
+}))
+"""
+EXPECTED = {
+    "secret": "ENOENT", "home": "ENOENT", "system": "EROFS", "root": "EROFS", "program": "EROFS", "network": "ENETUNREACH",
+    "raw": "EPERM", "unshare": "EPERM", "unmount": "EPERM", "mount": "EPERM", "trace": "EPERM", "host": "localhost",
+    "others": [], "filtered": ["0" * 16, "0" * 16, "1", "2"], "memory": 1, "loopback": "127.0.0.1", "fixed addresses": 0, "another system": -1,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("by", LEVELS, ids=lambda by: by.level)
+def test_both_ways_leave_a_worker_the_same(tmp_path: Path, by: Confinement) -> None:
+    if by.level == "bubblewrap" and sandbox.available().level != "bubblewrap":
+        pytest.skip("bubblewrap does not work here")
+    secret, scratch = tmp_path / "secret", tmp_path / "scratch"
+    secret.write_text("x")
+    scratch.mkdir()
+    python = sandbox.host()
+    words = ["-c", ATTEMPTS, json.dumps(by.to_json()), json.dumps(python.places), str(secret)]
+    with sandbox.filter_file() as calls:
+        variables = {"PATH": os.environ["PATH"], "HOME": str(scratch)}
+        line = sandbox.command(scratch, words, variables, python, by, calls=calls)
+        done = subprocess.run(line, cwd=scratch, env=variables, capture_output=True, text=True, check=False,
+                              pass_fds=[calls] if calls else [])  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == EXPECTED
+    assert (scratch / "own").read_text() == "x"
+    assert not Path("/tmp/own").exists()
+
+
+# what is remembered of it
+
+ACTION = Action("measure", 1)
+
+
+@pytest.fixture
+def runner(tmp_path: Path) -> Callable[..., Runner]:
+    return lambda **options: Runner(Store(tmp_path / "store"), Limits(0, 60), **options)
+
+
+def remembered(runner: Runner, confinement: Any) -> None:
+    tree = runner.store.put_tree(Tree()).digest
+    runner.store.remember(ACTION.key, ACTION.to_json(), Result(tree, {}, confinement=confinement))
+
+
+@pytest.mark.parametrize("confinement", [None, NONE.to_json()], ids=["unknown", "none"])
+def test_what_was_not_confined_is_done_again_where_it_must_be(runner: Callable[..., Runner], confinement: Any) -> None:
+    remembered(runner(), confinement)
+    assert runner(confined=False)(ACTION, "x").cached
+    assert runner()._recalled(ACTION, by_worker=True) is None
+    assert runner()(ACTION, "x", perform=lambda _: None).cached, "what no worker does is not confined"
+
+
+def test_a_better_result_takes_the_place_of_a_worse(runner: Callable[..., Runner]) -> None:
+    remembered(runner(), None)
+    store, better = runner().store, Confinement("namespaces", seccomp=True).to_json()
+    tree = store.put_tree(Tree()).digest
+    store.remember(ACTION.key, ACTION.to_json(), Result(tree, {"n": 1}, confinement=better), instead=True)
+    assert store.recall(ACTION.key) == Result(tree, {"n": 1}, cached=True, confinement=better)
+    assert runner()(ACTION, "x").facts == {"n": 1}
+    record = canonical.load((store.root / "actions" / ACTION.key.removeprefix("sha256:")).read_bytes(), limit=1 << 20)
+    assert record["confinement"] == better
+
+
+def test_of_several_workers_the_weakest_counts() -> None:
+    strong, weak = Confinement("bubblewrap", seccomp=True), Confinement("namespaces", seccomp=False)
+    assert Confinement.weakest([strong, weak]) == weak
+    assert Confinement.weakest([strong, Confinement("none", seccomp=True), weak]) == NONE
+    assert Confinement.weakest([]) is None
+
+
+def test_not_wanting_it_is_the_only_way_without() -> None:
+    assert sandbox.choose(wanted=False) == NONE
+    if sandbox.available() != NONE:
+        assert sandbox.choose(wanted=True) == sandbox.available()
+
+
+def test_this_python_is_shown_to_workers() -> None:
+    assert str(Path(sys.prefix).resolve()) in sandbox.host().places
