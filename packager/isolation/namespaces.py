@@ -38,7 +38,7 @@ def work(places: Sequence[str]) -> bool:
     """Tell whether a process here can be confined this way, by confining one."""
     if os.uname().machine not in _PIVOT_ROOT:
         return False
-    code = "import sys; from pathlib import Path; from packager import namespaces\n"
+    code = "import sys; from pathlib import Path; from packager.isolation import namespaces\n"
     code += "namespaces.enter(Path(sys.argv[1]), sys.argv[2:])"
     with tempfile.TemporaryDirectory() as scratch:
         done = subprocess.run([sys.executable, "-c", code, scratch, *places], capture_output=True, check=False)

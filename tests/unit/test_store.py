@@ -105,7 +105,7 @@ def test_processes_that_race_agree(store: Store, tmp_path: Path) -> None:
 
 KILLED = """
 import sys; from pathlib import Path
-from packager.store import Store; from packager.run import Runner; from packager.sandbox import default_limits
+from packager.store import Store; from packager.run import Runner; from packager.isolation.sandbox import default_limits
 from packager.types import Action
 store = Store(Path(sys.argv[1])); run = Runner(store, default_limits())
 def perform(out):

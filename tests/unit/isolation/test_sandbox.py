@@ -105,7 +105,7 @@ def test_numbers_are_those_of_the_kernel(column: int, header: str) -> None:
 ATTEMPTS = """
 import ctypes, errno, json, os, socket, subprocess, sys
 from pathlib import Path
-from packager.sandbox import Confinement, Limits, apply_limits, enter
+from packager.isolation.sandbox import Confinement, Limits, apply_limits, enter
 by, places, secret = json.loads(sys.argv[1]), json.loads(sys.argv[2]), sys.argv[3]
 enter(Confinement.from_json(by), Path.cwd(), places)
 apply_limits(Limits(1 << 32, 60))

@@ -252,7 +252,7 @@ def test_a_damaged_memory_is_not_forgotten(tmp_path: Path, damage: bytes) -> Non
 WRITER = """
 import sys
 from pathlib import Path
-from packager import seen
+from packager.trust import seen
 for number in range(1, 100000):
     seen.remember(Path(sys.argv[1]), "acme", seen.NOTHING.with_bundle("b", f"1.{number}.0", "sha256:" + "1" * 64))
     print(number, flush=True)
