@@ -168,7 +168,8 @@ def test_a_deadline_ends_the_wait_and_spares_the_run(app: Path, models: dict[str
         assert figure(server, "packager_server_run_duration_seconds_count") == 1
 
 
-def test_who_leaves_takes_the_request_along(app: Path, models: dict[str, Path]) -> None:  # noqa: F811
+@pytest.mark.parametrize("stay", [0.0, 0.2], ids=["before-anybody-looks", "while-somebody-looks"])
+def test_who_leaves_takes_the_request_along(app: Path, models: dict[str, Path], stay: float) -> None:  # noqa: F811
     with running(app, models["slow"], "--workers", "1") as server:
         with in_flight(server, 1.5):
             raw, _ = InferenceServerClient.generate_request_body([tensor("rounds", np.array([1]), binary=False)])
@@ -176,6 +177,7 @@ def test_who_leaves_takes_the_request_along(app: Path, models: dict[str, Path]) 
             for connection in leavers:
                 connection.sendall(head("POST", "/v2/models/slow/infer", content_length=len(raw)) + raw)
             until(lambda: figure(server, "packager_server_requests_in_flight") == 6)
+            time.sleep(stay)
             for connection in leavers:
                 connection.close()
             until(lambda: figure(server, "packager_server_requests_in_flight") == 1)
