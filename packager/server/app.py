@@ -128,6 +128,7 @@ class App:
             response = await self._answer(route, scope, proto)
             status = response.status
         except ProtocolClosed:
+            self._engine.look()
             return
         finally:
             self._count(route, status, scope)

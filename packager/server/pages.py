@@ -41,9 +41,9 @@ def gather() -> int:
         size = int(_SIZE.read_text())
         allowed = "[never]" not in _ENABLED.read_text()
         blocks = list(_blocks(_MAPS.read_text(), size)) if allowed else []
-    except (OSError, ValueError):  # not Linux, or a kernel without them
+        madvise = ctypes.CDLL(None).madvise
+    except (OSError, ValueError, AttributeError):  # not Linux, a kernel without them, a libc that cannot be asked
         return 0
-    madvise = ctypes.CDLL(None).madvise
     madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
     return sum(size for block in blocks if madvise(block, size, _MADV_COLLAPSE) == 0)
 
