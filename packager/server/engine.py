@@ -111,7 +111,7 @@ class Engine:
         self._session, self._outputs = session, tuple(port.name for port in session.outputs)
         self._ticking = asyncio.create_task(self._tick())
         if not work.apart:
-            pages.gather_later()
+            pages.gather_later(lambda moved: event("memory in huge pages", bytes=moved))
         return session, self._warm_up
 
     def _open(self) -> Session:
