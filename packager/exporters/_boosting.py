@@ -53,6 +53,8 @@ def convert(model: Any, inputs: Sequence[Port], opset: int, library: str, **opti
     converted = _table.refused("the model has no ONNX form", attempt, _OTHERWISE)
     if ports is not inputs:
         _estimator.join(converted, inputs)
+    else:
+        _estimator.narrow(converted, inputs)
     return converted
 
 

@@ -142,7 +142,7 @@ def _converted(model: Any, inputs: Sequence[Port], opset: int) -> Any:
         found = _attempt(fixed, [_wide(port) for port in ports], options, opset)
         _check_loads(found)
     except StepError:
-        found = _attempt(fixed, ports, options, opset)
+        found = _attempt(fixed, [_narrow(port) for port in ports], options, opset)
     if ports is inputs:
         narrow(found, inputs)
     else:
@@ -196,6 +196,10 @@ def _check_loads(model: Any) -> None:
 
 def _wide(port: Port) -> Port:
     return replace(port, dtype="float64") if port.dtype == "float32" else port
+
+
+def _narrow(port: Port) -> Port:
+    return replace(port, dtype="float32") if port.dtype == "float64" else port
 
 
 def narrow(model: Any, inputs: Sequence[Port]) -> None:

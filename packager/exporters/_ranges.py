@@ -19,7 +19,7 @@ from packager.exporters._table import Table
 
 Values: TypeAlias = list[Any]  # of one column
 
-_MOST = 192  # values of one column; more thresholds than that are thinned evenly
+_MOST = 64  # critical values of one column, neighbours not counted; more of them are thinned evenly
 _PLAIN: Values = [0.0, 1.0, -1.0, 0.5, 2.0, 10.0, -3.25, 1e-3, 100.0, 12345.678]
 _WHOLE: Values = [0, 1, 2, 3, 5, 10, 18, 42, 100, -1]
 _RISKY = {"float": (math.nan, math.inf, -math.inf), "string": ("unseen \u00e9\u4f60\U0001f600", ""), "int": (1 << 40,)}
@@ -80,28 +80,40 @@ def _column(port: Port, wanted: Values) -> Values:
     if port.dtype.startswith("int"):
         near = [int(step(value)) for value in numbers if math.isfinite(value) for step in (math.floor, math.ceil)]
         return _within(port, [*_thin(sorted(set(near))), *_WHOLE])
-    near = [beside for value in numbers for beside in _beside(value, port.dtype)]
-    return _within(port, [*_thin(sorted(set(near))), *_PLAIN])
+    near = [beside for value in _thin(sorted(set(numbers))) for beside in _beside(value, port.dtype)]
+    return _within(port, [*sorted(set(near)), *_PLAIN])
 
 
 def _beside(value: float, dtype: str) -> Values:
-    """Return a value as the port holds it, and its neighbours."""
+    """Return a value as the port holds it, and its neighbours.
+
+    Of binary64 also those in float32, which many models round to, and the two borders where that rounding turns.
+    """
     numpy = importlib.import_module("numpy")
     with numpy.errstate(over="ignore"):
-        here = numpy.asarray(value, dtype=dtype)
+        single = numpy.float32(value)
+        near = _neighbours(numpy, numpy.asarray(value, dtype=dtype))
+        if dtype != "float64" or not numpy.isfinite(single):
+            return near
+        rounded = _neighbours(numpy, single)
+    borders = [(low + high) / 2 for low, high in zip(rounded, rounded[1:], strict=False)]
+    return [*near, *rounded, *(beyond for border in borders for beyond in _neighbours(numpy, numpy.float64(border)))]
+
+
+def _neighbours(numpy: Any, here: Any) -> Values:
+    """Return a number of numpy's between the next smaller and the next larger one of its type; nothing if infinite."""
     if not numpy.isfinite(here):
         return []
-    infinity = numpy.asarray(math.inf, dtype=dtype)
-    return [float(numpy.nextafter(here, -infinity)), float(here), float(numpy.nextafter(here, infinity))]
+    infinity = numpy.asarray(math.inf, dtype=here.dtype)
+    found = (numpy.nextafter(here, -infinity), here, numpy.nextafter(here, infinity))
+    return [float(value) for value in found if numpy.isfinite(value)]
 
 
 def _thin(values: Values) -> Values:
-    """Keep at most `_MOST` of the sorted values, in neighbouring threes."""
+    """Keep at most `_MOST` of the sorted values."""
     if len(values) <= _MOST:
         return values
-    groups = [values[start : start + 3] for start in range(0, len(values), 3)]
-    step = len(groups) / (_MOST // 3)
-    return [value for index in range(_MOST // 3) for value in groups[int(index * step)]]
+    return [values[int(index * len(values) / _MOST)] for index in range(_MOST)]
 
 
 def _within(port: Port, values: Values) -> Values:

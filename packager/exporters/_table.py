@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The inputs of models that were trained on tables: named columns, one matrix, or a list of texts.
 
-A column of a data frame is an input of shape [batch, 1] with the column's name. Numbers with a fraction are float32
-at the interface, whatever the model was trained on: that is what trees compare and what every runtime has kernels
-for. The source is run on exactly those values, in the types it was trained on.
+A column of a data frame is an input of shape [batch, 1] with the column's name and its own type: a `double` is
+float64 at the interface, because what rounds it to float32 may send it to another leaf. The source is called with the
+data frame that callers of it have, in the logged types; a recipe may narrow what clients send.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ UNFIX = "name the first axis `batch`; the number of columns is fixed by the mode
 
 _DTYPES = {  # MLflow's column types: what callers send, and what the source was trained on
     "boolean": ("bool", "bool"),
-    "integer": ("int64", "int32"),
+    "integer": ("int32", "int32"),
     "long": ("int64", "int64"),
     "float": ("float32", "float32"),
-    "double": ("float32", "float64"),
+    "double": ("float64", "float64"),
     "string": ("string", "object"),
 }
+_MATRIX = ("float32", "float64", "int32", "int64", "bool")
 _DECLARE = "log the model with a signature, or name the columns under `inputs` with their types"
 
 
@@ -81,9 +82,9 @@ def dtypes(column: _mlflow.Column) -> tuple[str, str]:
 
 
 def _wished(name: str, wishes: Wishes) -> tuple[str, str]:
-    """Return the types of a column that only the recipe knows; numbers when it is silent."""
+    """Return the types of a column that only the recipe knows; numbers as numpy has them when it is silent."""
     found = {port.name: port.dtype for port in wishes.inputs or ()}
-    dtype = found.get(name, "float32")
+    dtype = found.get(name, "float64")
     return dtype, {"string": "object", "float32": "float64"}.get(dtype, dtype)
 
 
@@ -104,7 +105,8 @@ def _matrix(stated: Port | None, wishes: Wishes, width: int | None) -> Table:
     if not isinstance(count, int):
         raise StepError("the number of columns of the model is unknown", hint=_DECLARE)
     text = stated is not None and stated.dtype in ("str", "object", "string")
-    dtype, trained = ("string", "object") if text else ("float32", "float64")
+    number = stated.dtype if stated and stated.dtype in _MATRIX else "float64"
+    dtype, trained = ("string", "object") if text else (number, number)
     name = (stated.name if stated else "") or "input"
     return Table("matrix", _merged([Port(name, dtype, (BATCH, count))], wishes), (trained,))
 
@@ -115,15 +117,14 @@ def _text(stated: Port | _mlflow.Column | None, wishes: Wishes) -> Table:
 
 
 def _merged(found: Sequence[Port], wishes: Wishes) -> tuple[Port, ...]:
-    """Take ranges, batch lengths and wider number types from the recipe where they do not contradict the model."""
+    """Take ranges, batch lengths and other number types from the recipe where they do not contradict the model."""
     return tuple(_merge(port, wish) for port, wish in zip(found, pair(found, wishes.inputs or ()), strict=True))
 
 
 def _merge(port: Port, wish: Port | None) -> Port:
     if wish is None:
         return port
-    numbers = ("float32", "float64")
-    fits = wish.dtype == port.dtype or (wish.dtype in numbers and port.dtype in numbers)
+    fits = wish.dtype == port.dtype or (wish.dtype in _MATRIX and port.dtype in _MATRIX)
     if not fits or len(wish.shape) != 2 or wish.shape[1] != port.shape[1]:
         got = f"{wish.dtype} {list(wish.shape)}"
         raise StepError(f"input `{port.name}` is {port.dtype} {list(port.shape)}, got {got} from the recipe")

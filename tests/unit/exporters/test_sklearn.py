@@ -117,7 +117,7 @@ def test_columns_are_inputs_with_their_names(save: Save) -> None:
     source = opened(save(pipeline(LOGISTIC).fit(TABLE, LABELS)))
     ports = [(port.name, port.dtype, port.shape) for port in source.interface.inputs]
     assert ports == [
-        ("age", "float32", ("batch", 1)), ("income per year", "float32", ("batch", 1)), ("visits", "int64", ("batch", 1)),
+        ("age", "float64", ("batch", 1)), ("income per year", "float64", ("batch", 1)), ("visits", "int64", ("batch", 1)),
         ("city", "string", ("batch", 1)), ("text", "string", ("batch", 1)),
     ]  # fmt: skip
     graph = source.to_onnx(18)
@@ -215,7 +215,7 @@ def test_a_bare_archive_without_a_signature(tmp_path: Path) -> None:
         make_pipeline(StandardScaler(), LOGISTIC).fit(NUMBERS.to_numpy(), LABELS), tmp_path / "source" / "m.skops"
     )
     found = tables.measured(tmp_path / "source", tmp_path / "graph")
-    assert found.facts["interface"]["inputs"] == [{"name": "input", "dtype": "float32", "shape": ["batch", 2]}]
+    assert found.facts["interface"]["inputs"] == [{"name": "input", "dtype": "float64", "shape": ["batch", 2]}]
     assert found.worst["label"] == 0
 
 

@@ -66,7 +66,7 @@ def test_a_bare_file(ending: str, tmp_path: Path) -> None:
     model = xgboost.XGBClassifier(**OPTIONS).fit(HOLES.to_numpy(), TWO)
     model.save_model(tmp_path / "source" / f"m.{ending}")
     found = tables.measured(tmp_path / "source", tmp_path / "graph")
-    assert found.facts["interface"]["inputs"] == [{"name": "input", "dtype": "float32", "shape": ["batch", 3]}]
+    assert found.facts["interface"]["inputs"] == [{"name": "input", "dtype": "float64", "shape": ["batch", 3]}]
     assert found.worst["label"] == 0
 
 
