@@ -10,6 +10,7 @@ and unseen categories are offered where the source computes something for them; 
 from __future__ import annotations
 
 import importlib
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -96,7 +97,7 @@ def _beside(value: float, dtype: str) -> Values:
         if dtype != "float64" or not numpy.isfinite(single):
             return near
         rounded = _neighbours(numpy, single)
-    borders = [(low + high) / 2 for low, high in zip(rounded, rounded[1:], strict=False)]
+    borders = [(low + high) / 2 for low, high in itertools.pairwise(rounded)]
     return [*near, *rounded, *(beyond for border in borders for beyond in _neighbours(numpy, numpy.float64(border)))]
 
 
