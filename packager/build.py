@@ -34,6 +34,7 @@ from packager.types import Action, Blob, Result, Tree, Verdict
 GRAPH = "model/model.onnx"  # where the export step leaves the canonical graph
 _SMALLEST = "dev"  # the profile that is asked where no verdict counts
 OUTPUTS = ("outputs.safetensors", "outputs.json")  # what the measure step leaves beside the reference inputs
+MISSES = "misses/"  # and the folder of rows that show the worst differences
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +69,15 @@ class Built:
     """A judged build. `bundle` is None when the verdict is no: what policy forbids is not even named.
 
     `outputs` are the files with what the source computes for the reference inputs in the bundle. They depend on the
-    CPU of this host, so they belong into a statement about the bundle, never into it.
+    CPU of this host, so they belong into a statement about the bundle, never into it. `misses` are the rows that show
+    the worst differences, by target and output: requests that can be sent to either side.
     """
 
     verdict: Verdict
     facts: Mapping[str, JSON]
     bundle: Bundle | None
     outputs: Tree
+    misses: Tree = Tree()
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,14 +121,20 @@ def build(
     # ── pure from here on ──
     vectors = runner.store.tree(artefacts[0].measured.tree)
     outputs = Tree.of({path: blob for path, blob in vectors if path in OUTPUTS})
-    inputs = Tree.of({path: blob for path, blob in vectors if path not in OUTPUTS})
+    inputs = Tree.of({path: blob for path, blob in vectors if path not in OUTPUTS and not path.startswith(MISSES)})
     tree = _assemble(recipe, lock, place, artefacts, inputs, wheels)
     content = facts.Content(recipe.name, recipe.version, tree, lambda path, blob: runner.store.open(blob.digest))
     measured = {**_measured(recipe, graph, artefacts), "scans": scans, "confinement": _confinement(runner)}
     found = facts.of_build(content, measured, profile.facts, here.today)
     verdict = policy.judge(profile, found, here.today)
     kept = _keep(recipe, tree, runner.store) if verdict.ok or not judged else None
-    return Built(verdict, found, kept, outputs)
+    return Built(verdict, found, kept, outputs, _misses(runner.store, artefacts))
+
+
+def _misses(store: Store, artefacts: list[Artefact]) -> Tree:
+    trees = {item.target.name: store.tree(item.measured.tree) for item in artefacts}
+    return Tree.of({f"{name}/{path.removeprefix(MISSES)}": blob for name, tree in trees.items()
+                    for path, blob in tree if path.startswith(MISSES)})  # fmt: skip
 
 
 def _unclean(profile: Profile, scans: list[JSON], today: datetime.date | None) -> Verdict | None:
@@ -138,7 +147,7 @@ def _unclean(profile: Profile, scans: list[JSON], today: datetime.date | None) -
 
 def _check_files(recipe: Recipe, base: Path) -> None:
     """Refuse a file that the recipe names and that is not there, before anything expensive runs."""
-    for name in (recipe.calibration, *(promise.timing_cache for promise in recipe.runs_on)):
+    for name in (recipe.calibration, recipe.samples, *(promise.timing_cache for promise in recipe.runs_on)):
         if name is not None and not (base / name).is_file():
             raise UsageError(f"`{name}` is not there", hint=f"the recipe names it; paths start at `{base}`")
 
@@ -246,6 +255,8 @@ def _measure(recipe: Recipe, lock: Lock, place: Place, target: Target, compiled:
         inputs["artefact"] = compiled.tree.digest
         params |= {"runtime": _engine(target), "path": compiled.path, "device": target.device}
         params |= {"gpu": True} if target.device != "cpu" else {}
+        if recipe.samples:
+            inputs["samples"] = _beside(place, recipe.samples, {}, "samples")
         users.append(plugins.load("runtimes", target.runtime))
     return Action("measure", plugins.load("steps", "measure").VERSION, inputs, params, _tools(lock, *users))
 
@@ -274,6 +285,8 @@ def _measured(recipe: Recipe, graph: Result, artefacts: list[Artefact]) -> dict[
                 "unmeasured": item.unmeasured,
                 "cases": item.measured.facts["cases"],
                 "shortened": item.measured.facts["shortened"],
+                "kinds": item.measured.facts["kinds"],
+                "coverage": item.measured.facts["coverage"],
             }
             for item in artefacts
         },

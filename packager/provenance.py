@@ -90,6 +90,7 @@ def beside(recipe: Recipe) -> list[str]:
     named = [
         recipe.card,
         recipe.calibration,
+        recipe.samples,
         recipe.dependencies,
         *(promise.timing_cache for promise in recipe.runs_on),
     ]

@@ -176,6 +176,7 @@ class Recipe:
     dynamic: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     runs_on: tuple[RunsOn, ...] = (RunsOn("onnxruntime", ">=1.17"),)
     tolerance: Mapping[str, Tolerance] = field(default_factory=built_in_tolerance)
+    samples: str | None = None
     calibration: str | None = None
     allow_pickle: bool = False
     custom_domains: tuple[str, ...] = ()
@@ -239,6 +240,7 @@ class Recipe:
             "dynamic": {name: list(bounds) for name, bounds in self.dynamic.items()},
             "runs-on": {promise.runtime: promise.to_json() for promise in self.runs_on},
             "tolerance": {name: tolerance.to_json() for name, tolerance in self.tolerance.items()},
+            "samples": self.samples,
             "calibration": self.calibration,
             "allow-pickle": self.allow_pickle,
             "custom-domains": list(self.custom_domains) or None,
@@ -433,6 +435,7 @@ _READERS: Mapping[str, Callable[[Node], Any]] = {
     "dynamic": _dynamic,
     "runs-on": _runs_on,
     "tolerance": _tolerance,
+    "samples": recipefields.samples,
     "calibration": recipefields.calibration,
     "allow-pickle": recipefields.allow_pickle,
     "custom-domains": recipefields.custom_domains,

@@ -30,6 +30,7 @@ REGISTRY = r"[A-Za-z][A-Za-z0-9+.-]*:\S+|databricks(-uc)?"
 CREDENTIAL = r"//[^/@]*:[^/@]*@"
 CARD = r".+\.(md|txt)"
 CALIBRATION = r".+\.(npz|npy|jsonl)"
+SAMPLES = r".+\.(parquet|csv|npz|npy|jsonl)"
 TIMING_CACHE = r".+\.cache"
 LOCK_FILE = r".+\.(txt|toml|lock)"
 DIGEST = r"sha256:[0-9a-f]{64}"
@@ -126,6 +127,11 @@ def authors(node: Node) -> tuple[str, ...]:
 
 def card(node: Node) -> str:
     return _path(node, yamltext.text(node, "card", pattern=CARD, expect="a `.md` or `.txt` file", limit=255))
+
+
+def samples(node: Node) -> str:
+    expect = "a `.parquet`, `.csv`, `.npz`, `.npy` or `.jsonl` file"
+    return _path(node, yamltext.text(node, "samples", pattern=SAMPLES, expect=expect, limit=255))
 
 
 def calibration(node: Node) -> str:

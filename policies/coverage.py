@@ -2,7 +2,8 @@
 """What a recipe promises must have been measured to its end.
 
 A dimension under `dynamic` is a promise. Where its largest length makes inputs too large to run while building, the
-measurement stops earlier and says where; the rest of the promise is then a belief.
+measurement stops earlier and says where; the rest of the promise is then a belief. `least` is the share of the model's
+`columns`, `categories`, `classes` and `leaves` that the cases must have exercised, where a source can count them.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ from packager.canonical import JSON
 from packager.types import Finding
 
 FACTS = ("targets",)
+DEFAULTS: Mapping[str, JSON] = {"least": {"columns": 0.5, "categories": 0.5, "leaves": 0.5}}
 
 
-def check(facts: Mapping[str, JSON]) -> Iterator[Finding]:
-    """Yield one finding for each target and dimension whose promised maximum was not run."""
+def check(facts: Mapping[str, JSON], least: Mapping[str, float]) -> Iterator[Finding]:
+    """Yield a finding for each dimension whose promised maximum was not run, and each part that was hardly exercised."""
     for name, target in facts["targets"].items():
+        yield from _unreached(name, target.get("coverage", {}), least)
         for dimension, reached in target["shortened"].items():
             yield Finding(
                 "coverage",
@@ -26,3 +29,12 @@ def check(facts: Mapping[str, JSON]) -> Iterator[Finding]:
                 f"target `{name}` was measured up to {dimension}={reached} only, which is less than is promised",
                 f"promise what was measured (`dynamic: {{{dimension}: [1, {reached}]}}`), or waive this finding",
             )
+
+
+def _unreached(name: str, coverage: Mapping[str, JSON], least: Mapping[str, float]) -> Iterator[Finding]:
+    for what, share in least.items():
+        count = coverage.get(what)
+        if count and count["reached"] < share * count["of"]:
+            message = f"target `{name}`: the cases reach {count['reached']} of {count['of']} {what} of the model"
+            hint = "name rows of real data under `samples`, or lower `least` of the rule"
+            yield Finding("coverage", "error", f"{name}/{what}", message, hint)

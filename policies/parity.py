@@ -3,11 +3,12 @@
 
 For every target, every measured case and every output: `|got - expected| <= atol + rtol * |expected|`, element by
 element. Integers and texts must be equal; NaN and infinities must stand exactly where the source has them; shapes and
-types must agree. A target without a measured case is a finding: not measured is not a pass. Only where the host could
+types must agree. Another label is a tie, and right, where the source's own scores of both are that close. A target without a measured case is a finding: not measured is not a pass. Only where the host could
 not run a target at all, which the facts then give the reason of, is it a warning; the rule `measured` refuses that too.
 
 The measurement keeps the Pareto frontier of differences, so this verdict is exact for any tolerance, and changing a
-tolerance measures nothing again. One finding is given per target, case and output: its worst element.
+tolerance measures nothing again. One finding is given per target, case and output: its worst element. A wider
+tolerance is offered only where differences look like rounding; else the finding says what kind of difference it is.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from packager.canonical import JSON
 from packager.types import Finding
 
 FACTS = ("targets",)
-_HINT = "find where the artefact departs from the source, or state a wider `tolerance` in the recipe"
+_ROUNDING = "these look like rounding: if it is no matter, state a wider `tolerance` in the recipe"
+_OTHER = "that is no rounding, and no tolerance makes it right; the row that shows it is kept with the verdict"
 
 
 def check(facts: Mapping[str, JSON]) -> Iterator[Finding]:
@@ -39,7 +41,18 @@ def check(facts: Mapping[str, JSON]) -> Iterator[Finding]:
                 problem = _problem(measured, target["tolerance"][output])
                 if problem:
                     message = f"target `{name}`, case `{case['name']}`, output `{output}`: {problem}"
-                    yield Finding("parity", "error", f"{name}/{output}", message, _HINT)
+                    kind = target.get("kinds", {}).get(output)
+                    yield Finding(
+                        "parity", "error", f"{name}/{output}", *_explained(message, kind, target["precision"])
+                    )
+
+
+def _explained(message: str, kind: Mapping[str, JSON] | None, precision: str) -> tuple[str, str]:
+    """Return the message with the kind of difference where that is known, and the remedy that fits."""
+    words = kind and kind["words"]
+    if words:
+        return f"{message}; it {words}", _OTHER
+    return message, _OTHER if kind and precision == "fp32" else _ROUNDING
 
 
 def _problem(measured: Mapping[str, JSON], tolerance: Mapping[str, float]) -> str | None:
@@ -48,12 +61,18 @@ def _problem(measured: Mapping[str, JSON], tolerance: Mapping[str, float]) -> st
         other = measured["got"]
         return f"expected {measured['dtype']}{measured['shape']}, got {other['dtype']}{other['shape']}"
     if "unequal" in measured:
-        return (
-            f"{measured['unequal']} elements differ; {_at(measured['first_unequal'])}" if measured["unequal"] else None
-        )
+        return _other_labels(measured, tolerance)
     if measured["not_finite"]:
         return f"NaN or infinity in {measured['not_finite']} places; {_at(measured['first_not_finite'])}"
     return _worst(measured["frontier"], tolerance["atol"], tolerance["rtol"])
+
+
+def _other_labels(measured: Mapping[str, JSON], tolerance: Mapping[str, float]) -> str | None:
+    """Say that elements differ, unless the source was as good as undecided about all of them."""
+    tie = measured.get("largest_gap", float("inf")) <= tolerance["atol"] + tolerance["rtol"]
+    if not measured["unequal"] or tie:
+        return None
+    return f"{measured['unequal']} elements differ; {_at(measured['first_unequal'])}"
 
 
 def _worst(frontier: list[Mapping[str, JSON]], atol: float, rtol: float) -> str | None:

@@ -18,6 +18,7 @@ from packager.cli.console import Console, size
 if TYPE_CHECKING:
     from packager.build import Built
     from packager.bundle import Bundle
+    from packager.cli._project import Project
 
 HELP = "build the bundle of a recipe"
 EXAMPLES = """  packager build
@@ -56,7 +57,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
         if args.facts:
             write_atomically(args.facts, canonical.dump(facts.statement(built.facts)))
         if built.bundle is None:
-            return _refused(built, console)
+            return _refused(built, project, console)
         base, run = project.here.base, clock.stop()
         bundle = provenance.keep(project.recipe, lock, built, built.bundle, project.runner, base, run)
         bundle = _signed(bundle, args) if args.sign else bundle
@@ -77,12 +78,29 @@ def _signed(bundle: Bundle, args: argparse.Namespace) -> Bundle:
     return signed
 
 
-def _refused(built: Built, console: Console) -> int:
+def _refused(built: Built, project: Project, console: Console) -> int:
     _say(built, console)
+    _keep_misses(built, project, console)
     console.message(f"no bundle was made: {len(built.verdict.findings)} findings")
     if console.json:
         console.result(built.verdict.to_json(), "")
     return 1
+
+
+def _keep_misses(built: Built, project: Project, console: Console) -> None:
+    """Write the rows that show why parity says no beside the recipe: bodies of requests, one for each output."""
+    from packager.files import write_atomically
+
+    wrong = {finding.subject for finding in built.verdict.findings if finding.rule == "parity"}
+    folder = project.here.base / f"{project.recipe.name}-misses"
+    for path, blob in built.misses:
+        if wrong:
+            target = folder / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with project.runner.store.open(blob.digest) as row:
+                write_atomically(target, row.read())
+    if wrong and built.misses.files:
+        console.message(f"wrote the rows that differ most to `{folder.name}/`, as bodies of inference requests")
 
 
 def _say(built: Built, console: Console) -> None:

@@ -161,6 +161,36 @@ def samples_of(source: SourceModel) -> Feeds:
     return cast("Feeds", offered()) if offered else {}
 
 
+def rows_of(source: SourceModel) -> Mapping[str, Feeds]:
+    """Return sets of rows that a source wants to be measured on as they are, by what they are; empty without any.
+
+    A source offers them as `rows()`: arrays by input, of one length, in which row `i` of all inputs belongs together.
+    """
+    offered = getattr(source, "rows", None)
+    return cast("Mapping[str, Feeds]", offered()) if offered else {}
+
+
+def gaps_of(source: SourceModel, feeds: Feeds, output: int, expected: Any, got: Any) -> Any:
+    """Return for every element of output number `output` how far the source was from `got`, None if it cannot say.
+
+    A source offers it as `gaps(feeds, output, expected, got)`, for labels: the distance of the scores of both labels,
+    relative to the largest of the row, infinite where `got` is no label of its. Asked only where something differs.
+    """
+    offered = getattr(source, "gaps", None)
+    if offered is None or expected.shape != got.shape or bool((expected == got).all()):
+        return None
+    return offered(feeds, output, expected, got)
+
+
+class Coverage(Protocol):
+    """Counts how much of a model cases exercise; a source that can offers one as `coverage()`."""
+
+    def add(self, feeds: Feeds, outputs: Arrays) -> None: ...
+
+    def totals(self) -> Mapping[str, Mapping[str, int]]:
+        """Return by what (`leaves`, `classes`, …) how many were `reached`, and how many there are (`of`)."""
+
+
 class Exporter(Protocol):
     """What a file in this folder provides."""
 

@@ -18,7 +18,7 @@ TOOLCHAIN: tuple[str, ...] = (
     "protobuf",
 )  # fmt: skip
 EXTRA = "gbm"
-ML_OPSET = _estimator.ML_OPSET
+ML_OPSET = 3
 CLASSIFIER = ("label", "probabilities")
 REGRESSOR = ("prediction",)
 

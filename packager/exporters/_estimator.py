@@ -1,34 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fitted scikit-learn estimators to ONNX. Runs in the worker only.
+"""Fitted scikit-learn estimators as sources. Runs in the worker only.
 
-Outputs: `label` and `probabilities` of a classifier (the label alone where it gives no probabilities), `prediction`
-of a regressor, `transformed` of a transformer. The reference is the estimator itself, on the same values.
+Outputs: `label` and `probabilities` of a classifier (one `probabilities_N` per question of one with several),
+`prediction` of a regressor, `label` and `score` of an outlier detector, `label` of a clusterer, `transformed` of a
+transformer. The reference is the estimator's own call on the data frame or matrix that callers of it have; graphs
+come from the writers in `_sklearn`.
 """
 
 from __future__ import annotations
 
-import copy
 import importlib
+import itertools
 import re
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from packager.errors import MissingToolError, StepError
-from packager.exporters import BATCH, Arrays, Feeds, Interface, Port, Wishes, _mlflow, _ranges, _table, _text, _trees
+from packager.exporters import Arrays, Feeds, Interface, Port, Wishes, _coverage, _mlflow, _ranges, _sklearn, _table
+from packager.exporters._sklearn.builder import Builder, Frame, Value
 from packager.exporters._table import Table
-from packager.graphs import graph
 
 TOOLCHAIN: tuple[str, ...] = (
-    "scikit-learn", "skl2onnx", "onnx", "onnxruntime", "numpy", "scipy", "pandas", "ml-dtypes", "protobuf",
+    "scikit-learn", "onnx", "onnxruntime", "numpy", "scipy", "pandas", "ml-dtypes", "protobuf",
 )  # fmt: skip
-
-ML_OPSET = 3  # of the domain ai.onnx.ml: what onnxruntime reads since 1.11, doubles in trees included
-_FLOAT, _DOUBLE = 1, 11  # of onnx.TensorProto
-_JOINED = "all_columns"
-_OTHERWISE = "replace that part of the model, or put it in front of the model as code of the caller"
 
 
 def open_estimator(source: Path, model: Any, wishes: Wishes) -> Estimator:
@@ -45,8 +42,12 @@ def open_estimator(source: Path, model: Any, wishes: Wishes) -> Estimator:
         _names(source, list(map(str, getattr(model, "feature_names_in_", ())))),
         getattr(model, "n_features_in_", None),
         text=hasattr(first, "vocabulary_") and hasattr(first, "token_pattern"),
+        missing=_ranges.missing_text(model),
+        texts=_ranges.text_columns(model),
     )
-    return Estimator(model, table, wishes.interface(table.ports, {}, unfix=_table.UNFIX), wishes.outputs, wishes.seed)
+    examples = _table.examples(source, table)
+    interface = wishes.interface(table.ports, {}, unfix=_table.UNFIX)
+    return Estimator(model, table, interface, wishes.outputs, wishes.seed, examples)
 
 
 def _names(source: Path, fitted: list[str]) -> list[str]:
@@ -73,17 +74,20 @@ class Estimator:
     interface: Interface
     outputs: tuple[str, ...] = ()
     seed: int = 0
+    examples: Mapping[str, Any] | None = None
 
     def to_onnx(self, opset: int) -> Any:
-        model = _converted(self.model, self.interface.inputs, opset)
-        finish(model, self.interface.inputs, self._names())
-        return model
-
-    def _names(self) -> tuple[str, ...]:
-        names = default_names(self.model)
-        if self.outputs and len(self.outputs) != len(names):
-            raise StepError(f"expected {len(names)} output names, got {len(self.outputs)}")
-        return self.outputs or names
+        answers = answers_of(self.model)
+        names = output_names([answer.name for answer in answers], self.outputs, self.interface.inputs)
+        builder = Builder(opset, [*(port.name for port in self.interface.inputs), *names])
+        values = [Value(port.name, port.dtype, int(port.shape[1])) for port in self.interface.inputs]
+        frame = framed(builder, self.table, values)
+        seen = self.run(first_rows(self.samples(), 3))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            made = [_written(builder, self.model, answer, frame) for answer in answers]
+        ranks = [array.ndim for array in seen]
+        return builder.model([(value, value.name) for value in values], list(zip(made, names, ranks, strict=True)))
 
     def run(self, feeds: Feeds) -> Arrays:
         given = self.table.given(feeds)
@@ -91,226 +95,188 @@ class Estimator:
             warnings.simplefilter("ignore")
             return results(self.model, given)
 
+    def gaps(self, feeds: Feeds, output: int, expected: Any, got: Any) -> Any:
+        """Return for every element how far the estimator was from answering `got` instead (see `SourceModel`)."""
+        if output or not hasattr(self.model, "classes_"):
+            return None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return _gaps(self.model, self.table.given(feeds), expected, got)
+
     def samples(self) -> Mapping[str, Any]:
         return _ranges.samples(self.model, self.table, self.run, self.seed)
+
+    def rows(self) -> Mapping[str, Feeds]:
+        found = _ranges.rows(self.model, self.table, self.run, self.seed)
+        return {"logged example": self.examples, **found} if self.examples else found
+
+    def coverage(self) -> _coverage.Coverage:
+        return _coverage.Coverage(self.model, self.table)
 
     def extra_files(self) -> Mapping[str, Path]:
         return {}
 
 
-def default_names(model: Any) -> tuple[str, ...]:
-    """Return what the outputs are called, by what the estimator is."""
+def framed(builder: Builder, table: Table, values: Sequence[Value]) -> Frame:
+    """Return the inputs as what the source is called with: in the types it is trained on, named if it is a frame."""
+    kinds = ("string" if kind == "object" else kind for kind in table.trained)
+    cast = tuple(builder.cast(value, kind) for value, kind in zip(values, kinds, strict=True))
+    return Frame(cast, tuple(port.name for port in table.ports) if table.layout == "frame" else ())
+
+
+def first_rows(samples: Mapping[str, Any], count: int) -> dict[str, Any]:
+    """Return the first rows of samples of every input."""
+    return {name: rows[[index % len(rows) for index in range(count)]] for name, rows in samples.items()}
+
+
+def output_names(default: Sequence[str], wished: Sequence[str], inputs: Sequence[Port]) -> tuple[str, ...]:
+    """Return the names of the outputs: the wished ones, else the default ones, `NAME_out` where a column is `NAME`."""
+    if wished and len(wished) != len(default):
+        raise StepError(f"expected {len(default)} output names ({', '.join(default)}), got {len(wished)}")
+    taken = {port.name for port in inputs}
+    found: list[str] = []
+    for name in wished or default:
+        while name in taken:
+            name = f"{name}_out"
+        taken.add(name)
+        found.append(name)
+    return tuple(found)
+
+
+# -- what an estimator answers
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An output: its name, the method that gives it, and, of several tables side by side, which columns it is."""
+
+    name: str
+    method: str
+    part: tuple[int, int] | None = None
+
+
+def answers_of(model: Any) -> list[Answer]:
+    """Return the outputs of an estimator, by what it is. Raises StepError, naming it, for what answers nothing."""
     base = library().base
-    if base.is_classifier(model):
-        return ("label", "probabilities") if hasattr(model, "predict_proba") else ("label",)
-    if base.is_regressor(model):
-        return ("prediction",)
-    if hasattr(model, "transform") and not base.is_clusterer(model):
-        return ("transformed",)
-    raise StepError(f"`{type(model).__name__}` is neither a classifier, a regressor nor a transformer", hint=_OTHERWISE)
+    if base.is_classifier(model) or _is_mixture(model):
+        return _of_classifier(model)
+    if base.is_outlier_detector(model):
+        return [Answer("label", "predict"), Answer("score", "decision_function")]
+    if _is_clusterer(model):
+        return _of_clusterer(model)
+    if hasattr(model, "predict"):
+        return [Answer("prediction", "predict")]
+    if not hasattr(model, "transform"):
+        _sklearn.refuse(_last(model), "neither predicts nor transforms new rows")
+    return [Answer("transformed", "transform")]
+
+
+def _last(model: Any) -> Any:
+    return model.steps[-1][1] if hasattr(model, "steps") else model
+
+
+def _of_clusterer(model: Any) -> list[Answer]:
+    if not hasattr(model, "predict"):
+        why = "groups the rows it was fitted on and cannot place new ones"
+        _sklearn.refuse(_last(model), why, "use a clusterer that predicts, such as `KMeans`")
+    return [Answer("label", "predict")]
+
+
+def _is_clusterer(model: Any) -> bool:
+    base = library().base
+    return bool(base.is_clusterer(model)) if hasattr(base, "is_clusterer") else (
+        getattr(model, "_estimator_type", None) == "clusterer"
+    )  # fmt: skip
+
+
+def _is_mixture(model: Any) -> bool:
+    return type(_last(model)).__module__.startswith("sklearn.mixture")
+
+
+def _of_classifier(model: Any) -> list[Answer]:
+    label = Answer("label", "predict")
+    if not hasattr(model, "predict_proba"):
+        return [label]
+    classes = getattr(model, "classes_", ())
+    if isinstance(classes, list) and len(classes) > 0 and hasattr(classes[0], "__len__"):
+        ends = [0]
+        for own in classes:
+            ends.append(ends[-1] + len(own))
+        parts = list(itertools.pairwise(ends))
+        return [label, *(Answer(f"probabilities_{i}", "predict_proba", part) for i, part in enumerate(parts))]
+    return [label, Answer("probabilities", "predict_proba")]
+
+
+def _written(builder: Builder, model: Any, answer: Answer, frame: Frame) -> Value:
+    """Write an output; numbers leave the graph as float32, labels as they are."""
+    made = _sklearn.emit_frame(builder, model, answer.method, frame)
+    whole = _one(builder, model, made)
+    if answer.part:
+        whole = builder.take(whole, list(range(*answer.part)))
+    is_label = answer.name == "label"
+    return whole if whole.dtype == "string" or is_label else builder.cast(whole, "float32")
+
+
+def _one(builder: Builder, model: Any, made: Frame) -> Value:
+    kinds = set(made.dtypes)
+    if "string" in kinds and len(kinds) > 1:
+        _sklearn.refuse(model, "gives text and numbers side by side, which one tensor cannot hold",
+                        "encode the text columns in the model, or drop them")  # fmt: skip
+    return builder.concat(made.blocks) if len(kinds) == 1 else builder.matrix(made)
 
 
 def results(model: Any, given: Any) -> Arrays:
-    """Compute the outputs as the estimator does, in the types of the graph: int64 or text, and float32."""
-    names = default_names(model)
-    if names[0] == "transformed":
-        return [_floats(model.transform(given))]
-    answer = importlib.import_module("numpy").asarray(model.predict(given))
-    if names[0] == "prediction":
-        return [_floats(answer.reshape(len(answer), -1))]
-    labels = answer.astype("object") if answer.dtype.kind in "OUT" else answer.astype("int64")
-    return [labels, *([_floats(model.predict_proba(given))] if len(names) > 1 else [])]
-
-
-def _floats(values: Any) -> Any:
-    dense = values.toarray() if hasattr(values, "toarray") else values
-    array = importlib.import_module("numpy").asarray(dense)
-    return array.astype("object") if array.dtype.kind in "OU" else array.astype("float32")
-
-
-# -- conversion
-
-
-def _converted(model: Any, inputs: Sequence[Port], opset: int) -> Any:
-    """Convert, computing in binary64 as scikit-learn does where every operator can, else in float32.
-
-    A scaler in float32 in front of a tree sends values near a threshold the other way.
-    """
-    fixed, options = _prepared(model)
-    ports = inputs if _takes_columns(fixed) else joined(inputs)
-    try:
-        found = _attempt(fixed, [_wide(port) for port in ports], options, opset)
-        _check_loads(found)
-    except StepError:
-        found = _attempt(fixed, [_narrow(port) for port in ports], options, opset)
-    if ports is inputs:
-        narrow(found, inputs)
-    else:
-        join(found, inputs)
+    """Compute the outputs as the estimator does, in the types of the graph."""
+    numpy = importlib.import_module("numpy")
+    computed: dict[str, Any] = {}
+    found = []
+    for answer in answers_of(model):
+        if answer.method not in computed:
+            value = getattr(model, answer.method)(given)
+            computed[answer.method] = numpy.concatenate(value, axis=1) if isinstance(value, list) else value
+        value = computed[answer.method]
+        value = value[:, slice(*answer.part)] if answer.part else value
+        found.append(_labels(model, value) if answer.name == "label" else _numbers(value))
     return found
 
 
-def _prepared(model: Any) -> tuple[Any, dict[int, dict[str, Any]]]:
-    """Return a copy that the converters take, and their options by identity of the parts."""
-    model = copy.deepcopy(model)
-    options: dict[int, dict[str, Any]] = {id(part): _text.prepare(part) for part in _text.vectorizers(model)}
-    for part in _text.parts(model):
-        if hasattr(part, "flatten_transform"):
-            part.flatten_transform = False  # only changes what `transform` returns, and the converter insists
-    last = model.steps[-1][1] if hasattr(model, "steps") else model
-    if library().base.is_classifier(last):
-        options[id(last)] = {"zipmap": False} if hasattr(last, "predict_proba") else {"nocl": False}
-    return model, options
+def _labels(model: Any, value: Any) -> Any:
+    """Return labels in the type that all classes of the model have in a graph."""
+    numpy = importlib.import_module("numpy")
+    dense = numpy.asarray(value.toarray() if hasattr(value, "toarray") else value)
+    classes = getattr(model, "classes_", dense)
+    kind = _sklearn.label_values(numpy.concatenate(classes) if isinstance(classes, list) else classes).dtype
+    return dense.astype("str").astype("O") if kind == "O" else dense.astype(kind)
 
 
-def _attempt(model: Any, ports: Sequence[Port], options: Mapping[int, Any], opset: int) -> Any:
-    convert, types = _converter()
-    _trees.register()
-
-    def attempt() -> Any:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return convert(
-                model,
-                name="model",
-                initial_types=[(port.name, _type(types, port)) for port in ports],
-                target_opset={"": opset, "ai.onnx.ml": ML_OPSET},
-                options=dict(options),
-                custom_conversion_functions=_trees.converters(),
-            )
-
-    found = _table.refused("the model has no ONNX form", attempt, _OTHERWISE)
-    helper = importlib.import_module("onnx.helper")
-    _text.cut_before_lowering(found, helper)
-    _text.mend_sublinear(found, helper)
-    return found
+def _numbers(value: Any) -> Any:
+    numpy = importlib.import_module("numpy")
+    dense = numpy.asarray(value.toarray() if hasattr(value, "toarray") else value)
+    dense = dense.reshape(len(dense), -1)
+    return dense.astype("object") if dense.dtype.kind in "OU" and not _is_numeric(dense) else dense.astype("float32")
 
 
-def _check_loads(model: Any) -> None:
-    runtime = importlib.import_module("onnxruntime")
-    options = runtime.SessionOptions()
-    options.log_severity_level = 4
-    data, providers = model.SerializeToString(), ["CPUExecutionProvider"]
-    _table.refused("the graph does not load", lambda: runtime.InferenceSession(data, options, providers), _OTHERWISE)
-
-
-def _wide(port: Port) -> Port:
-    return replace(port, dtype="float64") if port.dtype == "float32" else port
-
-
-def _narrow(port: Port) -> Port:
-    return replace(port, dtype="float32") if port.dtype == "float64" else port
-
-
-def narrow(model: Any, inputs: Sequence[Port]) -> None:
-    """Let a graph that computes in binary64 take the inputs as the interface has them."""
-    helper = importlib.import_module("onnx.helper")
-    for value, port in zip(model.graph.input, inputs, strict=True):
-        wanted = helper.np_dtype_to_tensor_dtype(_dtype(port))
-        tensor = value.type.tensor_type
-        if tensor.elem_type != wanted:
-            cast = helper.make_node("Cast", [f"{value.name}_given"], [value.name], to=tensor.elem_type)
-            model.graph.node.insert(0, cast)
-            value.name, tensor.elem_type = f"{value.name}_given", wanted
-
-
-def _takes_columns(model: Any) -> bool:
-    """Say whether the estimator, or the first step of the pipeline, picks columns by name or position."""
-    first = model.steps[0][1] if hasattr(model, "steps") else model
-    return hasattr(first, "transformers_") or hasattr(first, "transformer_list")
-
-
-def joined(inputs: Sequence[Port]) -> Sequence[Port]:
-    """Return the one matrix that several columns make, of the first one's type."""
-    return inputs if len(inputs) == 1 else [Port(_JOINED, inputs[0].dtype, (BATCH, len(inputs)))]
-
-
-def join(model: Any, inputs: Sequence[Port]) -> None:
-    """Put the columns side by side in front of a graph that takes one matrix of the first column's type."""
-    helper = importlib.import_module("onnx.helper")
-    kind = model.graph.input[0].type.tensor_type.elem_type
-    del model.graph.input[:]
-    nodes, parts = [], []
-    for index, port in enumerate(inputs):
-        own = helper.np_dtype_to_tensor_dtype(_dtype(port))
-        model.graph.input.append(helper.make_tensor_value_info(f"column_{index}", own, [None, 1]))
-        parts.append(f"column_{index}" if own == kind else f"column_{index}_cast")
-        if own != kind:
-            nodes.append(helper.make_node("Cast", [f"column_{index}"], [parts[-1]], to=kind))
-    nodes.append(helper.make_node("Concat", parts, [_JOINED], axis=1))
-    for node in reversed(nodes):
-        model.graph.node.insert(0, node)
-
-
-def _dtype(port: Port) -> Any:
-    return importlib.import_module("numpy").dtype("object" if port.dtype == "string" else port.dtype)
-
-
-def _converter() -> tuple[Any, Any]:
+def _is_numeric(values: Any) -> bool:
     try:
-        module = importlib.import_module("skl2onnx")
-    except ImportError:
-        raise MissingToolError("skl2onnx", "sklearn") from None
-    return module.convert_sklearn, importlib.import_module("skl2onnx.common.data_types")
+        values.astype("float64")
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
-def _type(types: Any, port: Port) -> Any:
-    kinds = {
-        "float32": "Float", "float64": "Double", "int64": "Int64", "int32": "Int32", "bool": "Boolean",
-        "string": "String",
-    }  # fmt: skip
-    if port.dtype not in kinds:
-        raise StepError(f"input `{port.name}` is {port.dtype}, expected one of {', '.join(kinds)}")
-    return getattr(types, f"{kinds[port.dtype]}TensorType")([None, port.shape[1]])
-
-
-def finish(model: Any, inputs: Sequence[Port], outputs: Sequence[str]) -> None:
-    """Write the interface on a converted graph: lengths and names of axes, and the outputs' names; drop the rest."""
-    del model.graph.output[len(outputs) :]
-    _round(model)
-    if len(model.graph.output) != len(outputs):
-        raise StepError(f"the graph has {len(model.graph.output)} outputs, expected {', '.join(outputs)}")
-    names = {value.name: name for value, name in zip(model.graph.output, outputs, strict=True)}
-    taken = {name for node in model.graph.node for name in (*node.input, *node.output)}
-    if not any(entry.domain in ("", "ai.onnx") for entry in model.opset_import):
-        model.opset_import.add(
-            domain="", version=9
-        )  # a graph of trees alone; every reader wants the standard set named
-    if len(model.graph.input) != len(inputs):
-        raise StepError(f"the graph has {len(model.graph.input)} inputs, expected {len(inputs)}")
-    names |= {value.name: port.name for value, port in zip(model.graph.input, inputs, strict=True)}
-    names |= {name: f"{name}_inner" for name in set(names.values()) & taken - names.keys()}
-    for value in (*model.graph.input, *model.graph.output):
-        value.name = names[value.name]
-    for node in model.graph.node:
-        node.input[:] = [names.get(name, name) for name in node.input]
-        node.output[:] = [names.get(name, name) for name in node.output]
-    for value, port in zip(model.graph.input, inputs, strict=True):
-        for axis, length in zip(value.type.tensor_type.shape.dim, port.shape, strict=True):
-            setattr(axis, "dim_value" if isinstance(length, int) else "dim_param", length)
-    _drop_unused(model.graph)
-
-
-def _round(model: Any) -> None:
-    """Give outputs that were computed in binary64 as float32."""
-    helper = importlib.import_module("onnx.helper")
-    for value in model.graph.output:
-        tensor = value.type.tensor_type
-        if tensor.elem_type == _DOUBLE:
-            model.graph.node.append(helper.make_node("Cast", [value.name], [f"{value.name}_rounded"], to=_FLOAT))
-            value.name, tensor.elem_type = f"{value.name}_rounded", _FLOAT
-
-
-def _drop_unused(main: Any) -> None:
-    """Drop nodes and weights that no output needs (the probabilities of a classifier that has none)."""
-    needed = {value.name for value in main.output}
-    for index in reversed(range(len(main.node))):
-        node = main.node[index]
-        if needed.isdisjoint(node.output):
-            del main.node[index]
-        else:
-            needed |= {name for message in graph.messages(node) if message.DESCRIPTOR.name == "NodeProto"
-                       for name in message.input}  # fmt: skip
-    for index in reversed(range(len(main.initializer))):
-        if main.initializer[index].name not in needed:
-            del main.initializer[index]
+def _gaps(model: Any, given: Any, expected: Any, got: Any) -> Any:
+    """Return the distance of the scores of two labels, row by row, relative to the largest score of the row."""
+    numpy = importlib.import_module("numpy")
+    ask = next((name for name in ("predict_proba", "decision_function") if hasattr(model, name)), None)
+    if ask is None or expected.ndim != 1:
+        return None
+    scores = numpy.asarray(getattr(model, ask)(given), "float64")
+    scores = numpy.stack([-scores, scores], axis=1) / 2 if scores.ndim == 1 else scores
+    places = {label: place for place, label in enumerate(_sklearn.label_values(model.classes_).tolist())}
+    if scores.shape[1] != len(places):
+        return None
+    rows = numpy.arange(len(scores))
+    own = numpy.array([places.get(label, 0) for label in expected.tolist()])
+    other = numpy.array([places.get(label, -1) for label in got.tolist()])
+    gap = abs(scores[rows, own] - scores[rows, other]) / numpy.maximum(1.0, abs(scores).max(axis=1))
+    return numpy.where(other < 0, numpy.inf, gap)

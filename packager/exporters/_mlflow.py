@@ -16,6 +16,7 @@ from packager.exporters import BATCH, Port
 
 MLMODEL = "MLmodel"
 _LIMIT = 16 << 20  # real ones hold a signature and some ids; type hints of examples can make them larger
+_EXAMPLE_LIMIT = 32 << 20
 
 
 def flavor(name: str, paths: Collection[str], read: Callable[[str], bytes]) -> dict[str, JSON] | None:
@@ -101,3 +102,14 @@ def _axis(name: str, axis: int, length: int) -> int | str:
     if length >= 0:
         return length
     return BATCH if axis == 0 else f"{name or 'input'}_{axis}"
+
+
+def example(source: Path) -> Path | None:
+    """Return the JSON file of the input example that was logged with a model, None without one that can be read."""
+    path = source / MLMODEL
+    stated = _parse(path.read_bytes()).get("saved_input_example_info") if path.is_file() else None
+    name = stated.get("artifact_path") if isinstance(stated, dict) else None
+    if not isinstance(name, str) or "/" in name or not name.endswith(".json"):
+        return None
+    found = source / name
+    return found if found.is_file() and not found.is_symlink() and found.stat().st_size <= _EXAMPLE_LIMIT else None

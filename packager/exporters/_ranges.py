@@ -15,15 +15,20 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from packager.exporters import Arrays, Feeds, Port, _boosted
+from packager.exporters import Arrays, Feeds, Port, _boosted, _critical, _text
 from packager.exporters._table import Table
 
 Values: TypeAlias = list[Any]  # of one column
 
 _MOST = 64  # critical values of one column, neighbours not counted; more of them are thinned evenly
+_ROWS = 2048  # that show one column each
 _PLAIN: Values = [0.0, 1.0, -1.0, 0.5, 2.0, 10.0, -3.25, 1e-3, 100.0, 12345.678]
 _WHOLE: Values = [0, 1, 2, 3, 5, 10, 18, 42, 100, -1]
-_RISKY = {"float": (math.nan, math.inf, -math.inf), "string": ("unseen \u00e9\u4f60\U0001f600", ""), "int": (1 << 40,)}
+_RISKY = {
+    "float": (math.nan, math.inf, -math.inf),
+    "string": ("unseen \u00e9\u4f60\U0001f600", ""),
+    "int": (-(1 << 31), (1 << 31) - 1, 1 << 31, 1 << 40, -(1 << 40), 1_700_000_000_123, (1 << 53) + 1, -(1 << 53) - 1),
+}
 _AROUND = (
     "", " ", "a", "!?", "caf\u00e9 cafe\u0301", "\u4f60\u597d\uff0c\u4e16\u754c", "\U0001f600 ok",
     "\u0130stanbul KAD\u0130R", "\u039f\u0394\u039f\u03a3", "STRASSE Stra\u00dfe", "don't stop", "x_1 y-2 3.14",
@@ -68,13 +73,109 @@ def _rows(numpy: Any, generator: Any, port: Port, columns: Sequence[Values]) -> 
     return rows
 
 
+# -- rows whose columns belong together
+
+
+def rows(model: Any, table: Table, run: Callable[[Feeds], Arrays], seed: int) -> dict[str, Feeds]:
+    """Return rows by what they are for: every column alone at its edges, and what is critical to a whole row.
+
+    Critical rows reach every leaf of every tree, stand on and beside hyperplanes, at and between centres and training
+    rows; they are pulled back through the steps in front. Rows that the source refuses are left out.
+    """
+    numpy = importlib.import_module("numpy")
+    width = sum(int(port.shape[1]) for port in table.ports)
+    names = [port.name for port in table.ports] if table.layout == "frame" else []
+    wanted = interesting(model, width, names)
+    columns = [_column(port, wanted[index]) for index, port in _places(table.ports)]
+    found = {"one column at its edges": _alone(columns)}
+    critical = _critical.rows(model, width, names)
+    if critical is not None:
+        found["critical rows"] = critical.tolist()
+    kept = {title: _runnable(numpy, table, cells, run) for title, cells in found.items()}
+    return {title: feeds for title, feeds in kept.items() if feeds}
+
+
+def _alone(columns: Sequence[Values]) -> list[Values]:
+    """Return an ordinary row, and that row with one column after the other at each of its extremes."""
+    base = [values[len(values) // 2] for values in columns]
+    found = [list(base)]
+    for index, values in enumerate(columns):
+        ordered = [value for value in values if not isinstance(value, float) or math.isfinite(value)]
+        edges = dict.fromkeys([*ordered[:3], *ordered[-2:], *([min(ordered), max(ordered)] if ordered else [])])
+        found += [[*base[:index], value, *base[index + 1 :]] for value in edges]
+    return found[:_ROWS]
+
+
+def _runnable(numpy: Any, table: Table, cells: Sequence[Values], run: Callable[[Feeds], Arrays]) -> dict[str, Any]:
+    """Return rows as the ports hold them, without those that the source refuses."""
+    fitting = [[_fit(value, port) for value, (_, port) in zip(row, _places(table.ports), strict=True)] for row in cells]
+    kept = _kept(numpy, table.ports, fitting, run)
+    return _feeds(numpy, table.ports, kept) if kept else {}
+
+
+def _kept(numpy: Any, ports: Sequence[Port], cells: list[Values], run: Callable[[Feeds], Arrays]) -> list[Values]:
+    """Return the rows that run; refused ones are found by halving, so few of them cost few runs."""
+    if not cells or _runs(numpy, ports, cells, run):
+        return cells
+    if len(cells) == 1:
+        return []
+    half = len(cells) // 2
+    return [*_kept(numpy, ports, cells[:half], run), *_kept(numpy, ports, cells[half:], run)]
+
+
+def _fit(value: Any, port: Port) -> Any:
+    """Return a value as a port can hold it: whole where it is whole, within its range."""
+    if port.dtype == "string":
+        return value if isinstance(value, str) else ""
+    if port.dtype == "bool":
+        return bool(value)
+    low, high = port.range or (-math.inf, math.inf)
+    number = min(max(float(value), low), high) if value == value else value
+    if port.dtype.startswith("int"):
+        edge = 2 ** (int(port.dtype[3:]) - 1)
+        return 0 if number != number else int(min(max(number, -edge), edge - 1))
+    return number
+
+
+# -- what a model says of its columns
+
+
+def missing_text(model: Any) -> tuple[Any, ...]:
+    """Return what a model takes for a missing text (NaN or None), in a tuple of one; empty if it treats none.
+
+    An encoder that knows a missing category and an imputer of texts treat them; not where an empty text is a category.
+    """
+    found: list[Any] = []
+    for part in _text.parts(model):
+        for known in getattr(part, "categories_", ()) if hasattr(part, "handle_unknown") else ():
+            items = known.tolist()
+            if any(isinstance(item, str) for item in items):
+                if "" in items:
+                    return ()
+                found += [item for item in items if item is None or item != item]
+        statistics = getattr(part, "statistics_", None)
+        if statistics is not None and str(getattr(statistics, "dtype", "")) == "object":
+            found.append(part.missing_values)
+    kinds = [item for item in found if item is None or isinstance(item, float)]
+    return (kinds[0],) if kinds else ()
+
+
+def text_columns(model: Any) -> set[int]:
+    """Return the places of the columns that a model knows texts of: categories, or words."""
+    width = getattr(model, "n_features_in_", 0)
+    names = [str(name) for name in getattr(model, "feature_names_in_", ())]
+    wanted = interesting(model, width, names) if width else []
+    return {place for place, values in enumerate(wanted) if any(isinstance(value, str) for value in values)}
+
+
 # -- values of one column
 
 
 def _column(port: Port, wanted: Values) -> Values:
     """Return the values for a column of a port's type, within its range: critical ones and ordinary ones."""
     if port.dtype == "string":
-        return list(dict.fromkeys([*(str(value) for value in wanted), *(() if wanted else _AROUND)]))
+        known = [str(value) for value in wanted if not isinstance(value, float)]
+        return list(dict.fromkeys([*known, *(() if known else _AROUND)]))
     if port.dtype == "bool":
         return [False, True]
     numbers = [float(value) for value in wanted if isinstance(value, int | float)]
@@ -147,17 +248,21 @@ def _accepted(numpy: Any, ports: Sequence[Port], columns: list[Values], run: Cal
 
 
 def _runs(numpy: Any, ports: Sequence[Port], rows: Sequence[Values], run: Callable[[Feeds], Arrays]) -> bool:
+    try:
+        run(_feeds(numpy, ports, rows))
+    except Exception:  # an estimator refuses a value with whatever class it likes, and refusing is the answer here
+        return False
+    return True
+
+
+def _feeds(numpy: Any, ports: Sequence[Port], rows: Sequence[Values]) -> dict[str, Any]:
     feeds, start = {}, 0
     for port in ports:
         end = start + int(port.shape[1])
         cells = [row[start:end] for row in rows]
         feeds[port.name] = numpy.array(cells, dtype="object" if port.dtype == "string" else port.dtype)
         start = end
-    try:
-        run(feeds)
-    except Exception:  # an estimator refuses a value with whatever class it likes, and refusing is the answer here
-        return False
-    return True
+    return feeds
 
 
 # -- backwards through a model

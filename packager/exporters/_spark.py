@@ -15,7 +15,7 @@ from typing import Any
 
 from packager.canonical import JSON
 from packager.errors import MissingToolError, StepError
-from packager.exporters import Arrays, Feeds, Interface, Wishes, _estimator, _mlflow, _ranges, _table
+from packager.exporters import Arrays, Feeds, Interface, Wishes, _converted, _mlflow, _ranges, _table
 
 TOOLCHAIN: tuple[str, ...] = (
     "pyspark", "onnxmltools", "skl2onnx", "onnx", "onnxruntime", "numpy", "pandas", "protobuf",
@@ -184,8 +184,8 @@ class Pipeline:
         model = _table.refused("the pipeline has no ONNX form", attempt, _OTHERWISE)
         self._keep_outputs(model)
         self._keep_unseen(model)
-        _estimator.narrow(model, self.interface.inputs)
-        _estimator.finish(model, self.interface.inputs, self.outputs or self._names())
+        _converted.narrow(model, self.interface.inputs)
+        _converted.finish(model, self.interface.inputs, self.outputs or self._names())
         return model
 
     def _keep_outputs(self, model: Any) -> None:

@@ -9,8 +9,9 @@ data frame that callers of it have, in the logged types; a recipe may narrow wha
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -35,15 +36,20 @@ _DECLARE = "log the model with a signature, or name the columns under `inputs` w
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """How the inputs become what the source is called with; `trained` is the numpy dtype of each input there."""
+    """How the inputs become what the source is called with; `trained` is the numpy dtype of each input there.
+
+    `missing` is what the source takes for a missing text, in a tuple of one; a tensor of text holds none, so callers
+    send an empty text for it. Empty: a text is never missing, and an empty one is only empty.
+    """
 
     layout: Layout
     ports: tuple[Port, ...]
     trained: tuple[str, ...]
+    missing: tuple[Any, ...] = ()
 
     def given(self, feeds: Feeds) -> Any:
         """Return the data frame, matrix or list of texts that the source takes."""
-        values = [feeds[port.name].astype(t) for port, t in zip(self.ports, self.trained, strict=True)]
+        values = [self._trained(feeds[port.name], kind) for port, kind in zip(self.ports, self.trained, strict=True)]
         if self.layout == "frame":
             pandas = importlib.import_module("pandas")
             return pandas.DataFrame(
@@ -51,13 +57,29 @@ class Table:
             )
         return values[0].reshape(-1) if self.layout == "text" else values[0]
 
+    def _trained(self, values: Any, kind: str) -> Any:
+        made = values.astype(kind)
+        if kind == "object" and self.missing and self.layout != "text":
+            made[made == ""] = self.missing[0]
+        return made
 
-def table(source: Path, wishes: Wishes, names: Sequence[str], width: int | None, *, text: bool) -> Table:
+
+def table(
+    source: Path, wishes: Wishes, names: Sequence[str], width: int | None, *, text: bool,
+    missing: tuple[Any, ...] = (), texts: Collection[int] = (),
+) -> Table:  # fmt: skip
     """Bring signature, recipe and the fitted model together; `names` and `width` are the model's own columns, if any.
 
-    `text` says that the model takes a list of texts. Raises StepError when the types of columns stay unknown, or when
-    recipe and model contradict each other.
+    `text` says that the model takes a list of texts, `texts` at which places its columns are texts; `missing` is what
+    it takes for a missing one. Raises StepError when recipe and model contradict each other.
     """
+    found = _laid_out(source, wishes, names, width, text, texts)
+    return replace(found, missing=missing if "object" in found.trained else ())
+
+
+def _laid_out(
+    source: Path, wishes: Wishes, names: Sequence[str], width: int | None, text: bool, texts: Collection[int]
+) -> Table:
     columns, (tensors, _) = _mlflow.columns(source), _mlflow.signature(source)
     if text:
         return _text(next(iter(columns), None) or next(iter(tensors), None), wishes)
@@ -67,7 +89,8 @@ def table(source: Path, wishes: Wishes, names: Sequence[str], width: int | None,
         order = names if set(names) == set(stated) else list(stated)
         return frame([(name, *dtypes(stated[name])) for name in order], wishes)
     if names and not tensors:
-        return frame([(name, *_wished(name, wishes)) for name in names], wishes)
+        kinds = ["string" if place in texts else "float64" for place in range(len(names))]
+        return frame([(name, *_wished(name, wishes, kind)) for name, kind in zip(names, kinds, strict=True)], wishes)
     return _matrix(next(iter(tensors), None), wishes, len(columns) or width)
 
 
@@ -81,10 +104,10 @@ def dtypes(column: _mlflow.Column) -> tuple[str, str]:
     return _DTYPES[column.dtype]
 
 
-def _wished(name: str, wishes: Wishes) -> tuple[str, str]:
-    """Return the types of a column that only the recipe knows; numbers as numpy has them when it is silent."""
+def _wished(name: str, wishes: Wishes, default: str) -> tuple[str, str]:
+    """Return the types of a column that only the recipe knows; the default when it is silent."""
     found = {port.name: port.dtype for port in wishes.inputs or ()}
-    dtype = found.get(name, "float64")
+    dtype = found.get(name, default)
     return dtype, {"string": "object", "float32": "float64"}.get(dtype, dtype)
 
 
@@ -129,6 +152,48 @@ def _merge(port: Port, wish: Port | None) -> Port:
         got = f"{wish.dtype} {list(wish.shape)}"
         raise StepError(f"input `{port.name}` is {port.dtype} {list(port.shape)}, got {got} from the recipe")
     return wish
+
+
+def examples(source: Path, table: Table) -> dict[str, Any] | None:
+    """Return the rows of the example that was logged with a model, as clients would send them; None without one.
+
+    Read from the JSON that MLflow writes for data frames and arrays; an example that does not fit the columns is none.
+    """
+    path = _mlflow.example(source)
+    if path is None:
+        return None
+    try:
+        rows = _example_rows(json.loads(path.read_bytes()), table)
+        return {port.name: _as_column(rows[port.name], port) for port in table.ports} if rows else None
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
+        return None
+
+
+def _example_rows(value: Any, table: Table) -> dict[str, Any]:
+    names = [port.name for port in table.ports]
+    if isinstance(value, dict) and "columns" in value and "data" in value:
+        columns = [str(name) for name in value["columns"]]
+        if table.layout == "frame":
+            return {name: [[row[columns.index(name)]] for row in value["data"]] for name in names}
+        return {names[0]: value["data"]}
+    if isinstance(value, dict) and "inputs" in value:
+        value = value["inputs"]
+    if isinstance(value, dict):
+        return {name: [[item] for item in value[name]] for name in names}
+    rows = value if isinstance(value, list) else []
+    return {names[0]: [row if isinstance(row, list) else [row] for row in rows]} if len(names) == 1 else {}
+
+
+def _as_column(rows: Any, port: Port) -> Any:
+    """Return rows as an array of a port; a missing number is NaN, a missing text is empty."""
+    numpy = importlib.import_module("numpy")
+    if port.dtype == "string":
+        filled: Any = [["" if item is None else str(item) for item in row] for row in rows]
+        return numpy.array(filled, dtype="object").reshape(len(rows), -1)
+    array = numpy.array([[numpy.nan if item is None else item for item in row] for row in rows])
+    if port.dtype.startswith("int") and not numpy.isfinite(array.astype("float64")).all():
+        raise ValueError("a whole number is missing")
+    return array.astype(port.dtype).reshape(len(rows), -1)
 
 
 def refused(what: str, call: Callable[[], Any], hint: str) -> Any:

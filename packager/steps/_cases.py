@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeAlias
 from packager.canonical import JSON
 from packager.errors import PackagerError, StepError
 
-Fill: TypeAlias = Literal["random", "zeros", "low", "high", "listed"]
+Fill: TypeAlias = Literal["random", "zeros", "low", "high", "listed", "given"]
 Samples: TypeAlias = Mapping[str, Any]  # for an input: a numpy array whose first axis lists rows to draw from
 
 ROUNDS = 2

@@ -29,8 +29,11 @@ _LARGEST = 1.7976931348623157e308
 _Point: TypeAlias = tuple[float, float, int]  # difference, magnitude, flat index
 
 
-def compare(expected: Any, got: Any) -> JSON:
+def compare(expected: Any, got: Any, gaps: Any = None) -> JSON:
     """Return what differs between two numpy arrays; the record is JSON without NaN and infinities.
+
+    `gaps` say of every element of a label how far the source was from answering `got` instead: a wrong label whose gap
+    is a rounding is a tie. The record keeps the largest gap, which decides for all, and its element.
 
     `expected` and `got` of one element are numbers, or the texts `nan`, `inf`, `-inf`, digits beyond 2**53, or a label.
     """
@@ -39,12 +42,17 @@ def compare(expected: Any, got: Any) -> JSON:
         return {**record, "got": {"dtype": got.dtype.name, "shape": list(got.shape)}}
     if expected.dtype.kind == "f" or expected.dtype.name == "bfloat16":
         return {**record, **_compare_floats(expected, got)}
-    return {**record, **_compare_exactly(expected, got)}
+    return {**record, **_compare_exactly(expected, got, gaps)}
 
 
-def _compare_exactly(expected: Any, got: Any) -> JSON:
+def _compare_exactly(expected: Any, got: Any, gaps: Any) -> JSON:
+    numpy = importlib.import_module("numpy")
     differs = (expected != got).reshape(-1)
-    return {"unequal": int(differs.sum()), **_first(expected, got, differs, "first_unequal")}
+    if gaps is None or not differs.any():
+        return {"unequal": int(differs.sum()), **_first(expected, got, differs, "first_unequal")}
+    widest = numpy.where(differs, numpy.nan_to_num(gaps.reshape(-1), nan=_LARGEST, posinf=_LARGEST), -1.0)
+    found = {"unequal": int(differs.sum()), "largest_gap": float(widest.max())}
+    return {**found, "first_unequal": _element(expected, got, int(widest.argmax()))}
 
 
 def _first(expected: Any, got: Any, differs: Any, key: str) -> JSON:

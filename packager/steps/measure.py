@@ -1,25 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measure: run the source and an artefact on the same inputs and record how they differ. No thresholds in here.
 
-The inputs and what the source makes of them are kept as reference vectors. An artefact that this host cannot run is
-left out: then only the source runs, so that its vectors can be compared with on a host that can.
+First on drawn inputs: those and what the source makes of them are kept as reference vectors. Then on given ones: rows
+of the recipe's `samples`, the example logged with the model, and what is critical to it. The row of the worst
+difference of every output is kept, with what kind of difference it is. An artefact that this host cannot run is left
+out: then only the source runs, so that its vectors can be compared with on a host that can.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
-from packager import exporters, plugins
+from packager import canonical, exporters, plugins
 from packager.canonical import JSON
 from packager.errors import PackagerError, StepError
-from packager.exporters import Arrays, Feeds, Wishes
-from packager.steps import _cases, _compare
+from packager.exporters import Arrays, Coverage, Feeds, SourceModel, Wishes
+from packager.steps import _cases, _compare, _diagnose, _given, _samples
+from packager.steps._cases import Case
 from packager.steps._vectors import Vectors
 
-VERSION = 3  # 3: OpenVINO is not bound to the oldest instructions, which it answers wrongly with
+VERSION = 4  # 4: given rows, gaps of labels, kinds of differences
+MISSES = "misses"  # the folder of the rows that show the worst differences; no part of a bundle
+
+_ROUNDING = 1e-3  # of the largest value of an output: what differs by less is not asked why
 
 
 class Session(Protocol):
@@ -32,23 +40,35 @@ def run(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JSON]) -> JS
     """Compare the tree `source` with the file `path` of the tree `artefact`; write the vectors, return the cases.
 
     Without an `artefact` there are no cases. `shortened` names dimensions whose promised maximum was too large to run
-    here, with the longest length that ran.
+    here, with the longest length that ran. `kinds` says of outputs with large differences what kind they are, `coverage`
+    how much of the model the cases exercised.
     """
-    interface, ranges, seed = params["interface"], params.get("ranges") or {}, params.get("seed", 0)
+    interface, seed = params["interface"], params.get("seed", 0)
     source = exporters.exporter(params["kind"]).load(inputs["source"], params["payload"], Wishes.from_params(params))
     session = _session(inputs["artefact"], params) if "artefact" in inputs else None
     samples = exporters.samples_of(source)
-    done = _cases.cases(interface, samples)
-    vectors = Vectors(out, interface, done)
-    cases = []
-    for case in done:
-        feeds = _cases.feeds(interface, ranges, case, seed, samples)
-        expected = _cases.attempt("source", case, source.run, feeds)
-        vectors.add(case, feeds, expected)
-        if session is not None:
-            cases.append(_measure(case, interface, feeds, expected, session))
-    vectors.write(done, seed)
-    return {"cases": cases, "shortened": _cases.longest(done, interface)}
+    drawn = _cases.cases(interface, samples)
+    vectors = Vectors(out, interface, drawn)
+    offered = getattr(source, "coverage", None)
+    measurement = Measurement(interface, source, session, offered() if offered else None)
+    for case in drawn:
+        feeds = _cases.feeds(interface, params.get("ranges") or {}, case, seed, samples)
+        vectors.add(case, feeds, measurement.add(case, feeds))
+    vectors.write(drawn, seed)
+    for case, feeds in _given_rows(inputs, interface, source) if session else ():
+        measurement.add(case, feeds)
+    kinds = measurement.write_misses(out / MISSES, samples)
+    coverage = measurement.coverage.totals() if measurement.coverage else {}
+    return {
+        "cases": measurement.cases, "shortened": _cases.longest(drawn, interface), "kinds": kinds, "coverage": coverage,
+    }  # fmt: skip
+
+
+def _given_rows(
+    inputs: Mapping[str, Path], interface: JSON, source: SourceModel
+) -> Iterator[tuple[Case, dict[str, Any]]]:
+    sets = {"samples": _samples.read(inputs["samples"], interface)} if "samples" in inputs else {}
+    return _given.cases(interface, {**sets, **exporters.rows_of(source)})
 
 
 def _session(tree: Path, params: Mapping[str, JSON]) -> Session:
@@ -66,10 +86,105 @@ def open_session(runtime: str, path: Path, device: str = "cpu") -> Session:
         raise StepError(f"`{path.name}` does not load in {runtime}: {_cases.first_line(error)}") from error
 
 
-def _measure(case: _cases.Case, interface: JSON, feeds: Feeds, expected: Arrays, session: Session) -> JSON:
-    got = _cases.attempt("artefact", case, session.run, feeds)
-    names = [port["name"] for port in interface["outputs"]]
-    if not len(expected) == len(got) == len(names):
-        raise StepError(f"expected {len(names)} outputs, got {len(expected)} from the source and {len(got)} compiled")
-    compared = {name: _compare.compare(a, b) for name, a, b in zip(names, expected, got, strict=True)}
-    return {"name": case.name, "fill": case.fill, "lengths": dict(case.lengths), "outputs": compared}
+@dataclass(frozen=True, slots=True)
+class _Miss:
+    """The row of the worst difference of an output so far; `size` is relative to the largest value beside it."""
+
+    size: float
+    case: Case
+    row: Mapping[str, Any]
+    element: JSON
+
+
+@dataclass(slots=True)
+class Measurement:
+    """Runs both sides case by case, and remembers the worst of every output."""
+
+    interface: JSON
+    source: SourceModel
+    session: Session | None
+    coverage: Coverage | None = None
+    cases: list[JSON] = field(default_factory=list)
+    _worst: dict[int, _Miss] = field(default_factory=dict)
+
+    def add(self, case: Case, feeds: Mapping[str, Any]) -> Arrays:
+        """Run a case on both sides and record how they differ; return what the source computes."""
+        expected = _cases.attempt("source", case, self.source.run, feeds)
+        if self.session is not None:
+            self._compare(case, feeds, expected, self.session)
+        if self.coverage is not None:
+            self.coverage.add(feeds, expected)
+        return expected
+
+    def _compare(self, case: Case, feeds: Mapping[str, Any], expected: Arrays, session: Session) -> None:
+        got = _cases.attempt("artefact", case, session.run, feeds)
+        names = [port["name"] for port in self.interface["outputs"]]
+        if not len(expected) == len(got) == len(names):
+            counts = f"{len(expected)} from the source and {len(got)} compiled"
+            raise StepError(f"expected {len(names)} outputs, got {counts}")
+        records: dict[str, JSON] = {}
+        for place, (name, left, right) in enumerate(zip(names, expected, got, strict=True)):
+            gaps = exporters.gaps_of(self.source, feeds, place, left, right)
+            records[name] = _compare.compare(left, right, gaps)
+            self._note(place, case, feeds, records[name], left)
+        about = {"name": case.name, "fill": case.fill, "lengths": dict(case.lengths)}
+        self.cases.append({**about, "outputs": records})
+
+    def _note(self, place: int, case: Case, feeds: Mapping[str, Any], record: JSON, expected: Any) -> None:
+        element = _worst_element(record)
+        if element is None:
+            return
+        size = _size(record, expected)
+        if place not in self._worst or size > self._worst[place].size:
+            first = element["index"][0] if element["index"] else 0
+            row = _given.row_of(self.interface, feeds, first) if first < _rows(feeds) else dict(feeds)
+            self._worst[place] = _Miss(size, case, row, element)
+
+    def write_misses(self, folder: Path, samples: Mapping[str, Any]) -> JSON:
+        """Write the row of every output's worst difference as a request; return what kind the large ones are."""
+        kinds: dict[str, JSON] = {}
+        for place, miss in sorted(self._worst.items()):
+            name = self.interface["outputs"][place]["name"]
+            if miss.size > _ROUNDING and self.session is not None:
+                words = _diagnose.explain(self.source.run, self.session.run, miss.row, place, samples)
+                kinds[name] = {"words": words, "case": miss.case.name}
+            _write_miss(folder, name, miss, kinds.get(name))
+        return kinds
+
+
+def _rows(feeds: Mapping[str, Any]) -> int:
+    return min((len(values) if values.ndim else 1 for values in feeds.values()), default=0)
+
+
+def _worst_element(record: JSON) -> JSON | None:
+    if record.get("frontier"):
+        return record.get("first_not_finite") or record["frontier"][0]
+    return record.get("first_not_finite") or record.get("first_unequal")
+
+
+def _size(record: JSON, expected: Any) -> float:
+    """Return the largest difference relative to the largest value of the output; other labels and NaN are infinite."""
+    numpy = importlib.import_module("numpy")
+    if "unequal" in record:
+        return float(record.get("largest_gap", numpy.inf))
+    if record["not_finite"]:
+        return float("inf")
+    finite = abs(expected[numpy.isfinite(expected)].astype("float64"))
+    return float(record["max_abs"] / max(float(finite.max(initial=0.0)), 1e-30))
+
+
+def _write_miss(folder: Path, name: str, miss: _Miss, kind: JSON) -> None:
+    """Write a row as the body of an inference request, with what was expected of it and what came."""
+    folder.mkdir(exist_ok=True)
+    listed = [_tensor(input_name, values) for input_name, values in miss.row.items()]
+    about = {"output": name, "case": miss.case.name, **miss.element, **({"kind": kind["words"]} if kind else {})}
+    slug = re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-") or "output"
+    (folder / f"{slug[:60]}.json").write_bytes(canonical.dump({"parameters": about, "inputs": listed}))
+
+
+def _tensor(name: str, values: Any) -> JSON:
+    kinds = {"O": "BYTES", "b": "BOOL", "i": "INT", "u": "UINT", "f": "FP"}
+    kind = kinds.get(values.dtype.kind, "FP")
+    width = "" if kind in ("BYTES", "BOOL") else str(8 * values.dtype.itemsize)
+    data = [_compare.number(value) for value in values.reshape(-1).tolist()]
+    return {"name": name, "shape": list(values.shape), "datatype": f"{kind}{width}", "data": data}
