@@ -18,7 +18,7 @@ DEFAULTS: Mapping[str, JSON] = {"least": {"columns": 0.5, "categories": 0.5, "le
 
 
 def check(facts: Mapping[str, JSON], least: Mapping[str, float]) -> Iterator[Finding]:
-    """Yield a finding for each dimension whose promised maximum was not run, and each part that was hardly exercised."""
+    """Yield a finding for each dimension not run to its promised maximum, and each part that was hardly exercised."""
     for name, target in facts["targets"].items():
         yield from _unreached(name, target.get("coverage", {}), least)
         for dimension, reached in target["shortened"].items():

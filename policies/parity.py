@@ -3,8 +3,9 @@
 
 For every target, every measured case and every output: `|got - expected| <= atol + rtol * |expected|`, element by
 element. Integers and texts must be equal; NaN and infinities must stand exactly where the source has them; shapes and
-types must agree. Another label is a tie, and right, where the source's own scores of both are that close. A target without a measured case is a finding: not measured is not a pass. Only where the host could
-not run a target at all, which the facts then give the reason of, is it a warning; the rule `measured` refuses that too.
+types must agree. Another label is a tie, and right, where the source's own scores of both are that close. A target
+without a measured case is a finding: not measured is not a pass. Only where the host could not run a target at all,
+which the facts then give the reason of, is it a warning; the rule `measured` refuses that too.
 
 The measurement keeps the Pareto frontier of differences, so this verdict is exact for any tolerance, and changing a
 tolerance measures nothing again. One finding is given per target, case and output: its worst element. A wider
