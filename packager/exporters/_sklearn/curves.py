@@ -91,21 +91,29 @@ def _clipped_quantile(builder: Builder, share: Value) -> Value:
 def evaluate_splines(builder: Builder, model: Any, frame: Frame) -> Value:
     """Evaluate every basis function as the polynomial it is between two knots, around the left one."""
     own, given = matrix_and_wide(builder, frame)
-    made = [_spline(builder, model, spline, builder.take(given, [place]))
-            for place, spline in enumerate(model.bsplines_)]  # fmt: skip
+    made = []
+    degree = int(model.degree)
+    for place, spline in enumerate(model.bsplines_):
+        made.append(_spline(builder, model, spline, builder.take(given, [place]), degree))
+        degree += model.extrapolation == "linear" and degree <= 1  # so counts the library, and its ends move with it
     return builder.cast(builder.concat(made), own.dtype)
 
 
-def _spline(builder: Builder, model: Any, spline: Any, column: Value) -> Value:
-    degree, knots = int(spline.k), spline.t
-    inner = knots[degree : len(knots) - degree]
+def _spline(builder: Builder, model: Any, spline: Any, column: Value, degree: int) -> Value:
+    """Evaluate one column; the ends, beyond which it is continued, lie `degree` knots inside the first and last."""
+    knots = spline.t
+    low, high = float(knots[degree]), float(knots[len(knots) - degree - 1])
     missing = builder.unary("IsNaN", column)
-    column = builder.where(missing, float(inner[0]), column)
+    column = builder.where(missing, low, column)
     if model.extrapolation == "periodic":
-        column = _wrapped(builder, column, float(inner[0]), float(inner[-1] - inner[0]))
-    starts, table = _pieces(model, spline, inner)
-    last = len(inner) - 2
-    place = _piece(builder, model, column, inner, last)
+        column = _wrapped(builder, column, low, high - low)
+    starts, table = _pieces(spline)
+    inner = len(starts)
+    place = place_among(builder, column, starts[1:])
+    if model.extrapolation in ("constant", "linear"):
+        starts, table = _continued(model, spline, starts, table, degree)
+        place = builder.where(builder.binary("Less", column, low), inner, place)
+        place = builder.where(builder.binary("Greater", column, high), inner + 1, place)
     found = _horner(builder, table, place, builder.sub(column, builder.look_up(starts, place)))
     found = builder.where(missing, 0.0, found)
     return found if model.include_bias else builder.take(found, range(found.width - 1))
@@ -121,31 +129,27 @@ def _wrapped(builder: Builder, column: Value, start: float, period: float) -> Va
     return builder.add(rest, start)
 
 
-def _piece(builder: Builder, model: Any, column: Value, inner: Any, last: int) -> Value:
-    """Return which polynomial holds for every value: those between knots, then one below and one above all."""
-    place = place_among(builder, column, inner[1:-1])
-    if model.extrapolation not in ("constant", "linear"):
-        return place
-    place = builder.where(builder.binary("Less", column, float(inner[0])), last + 1, place)
-    return builder.where(builder.binary("Greater", column, float(inner[-1])), last + 2, place)
-
-
-def _pieces(model: Any, spline: Any, inner: Any) -> tuple[Any, Any]:
-    """Return the point around which each polynomial is written, and coefficients [piece, power, spline]."""
+def _pieces(spline: Any) -> tuple[Any, Any]:
+    """Return the knot around which each polynomial is written, and coefficients [piece, power, spline]."""
     numpy = importlib.import_module("numpy")
     degree = int(spline.k)
-    powers = [spline(inner[:-1], nu=power) / math.factorial(power) for power in range(degree + 1)]
-    table = numpy.stack(powers, axis=1)
-    starts = inner[:-1]
-    if model.extrapolation in ("constant", "linear"):
-        ends = inner[[0, -1]]
-        beyond = numpy.zeros((2, *table.shape[1:]))
-        if degree or model.extrapolation == "linear":  # of degree 0, the library has zeros beyond the ends
-            beyond[:, 0] = spline(ends)
-        if degree and model.extrapolation == "linear":
-            beyond[:, 1] = spline(ends, nu=1)
-        table, starts = numpy.concatenate([table, beyond]), numpy.concatenate([starts, ends])
-    return starts, table
+    starts = spline.t[degree : len(spline.t) - degree - 1]
+    powers = [spline(starts, nu=power) / math.factorial(power) for power in range(degree + 1)]
+    return starts, numpy.stack(powers, axis=1)
+
+
+def _continued(model: Any, spline: Any, starts: Any, table: Any, degree: int) -> tuple[Any, Any]:
+    """Add the polynomials below and above the ends: constants or lines, of as many splines as the library fills."""
+    numpy = importlib.import_module("numpy")
+    ends = spline.t[[degree, len(spline.t) - degree - 1]]
+    beyond = numpy.zeros((2, *table.shape[1:]))
+    beyond[:, 0] = spline(ends)
+    if model.extrapolation == "linear":
+        beyond[:, 1:2] = spline(ends, nu=1)[:, None] if spline.k else 0.0
+        reach = degree + (degree <= 1)
+        beyond[0, :, reach:] = 0
+        beyond[1, :, : table.shape[2] - reach] = 0
+    return numpy.concatenate([starts, ends]), numpy.concatenate([table, beyond])
 
 
 def _horner(builder: Builder, table: Any, place: Value, away: Value) -> Value:

@@ -78,7 +78,7 @@ def _grouped(model: Any, column: int, count: int) -> tuple[list[int], int]:
     if not getattr(model, "_infrequent_enabled", False) or mappings[column] is None:
         return list(range(count)), count
     mapped = [int(code) for code in mappings[column]]
-    return mapped, max(mapped) + 1
+    return [*mapped, *range(len(mapped), count)], max(mapped) + 1  # a missing value, the last one, is in no group
 
 
 def _group_of_rare(model: Any, column: int) -> int | None:
