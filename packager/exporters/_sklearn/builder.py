@@ -142,10 +142,20 @@ class Builder:
         Comparisons (`Less`, `Equal`, …) give bool; `And`, `Or` take it.
         """
         given = left if isinstance(left, Value) else right
+        if kind in ("Mul", "Div"):
+            left, right = (self._not_scalar(side, given) for side in (left, right))
         names = [self.of(side, given.dtype) for side in (left, right)]
         width = max(self._width(left), self._width(right))
         truth = kind in ("Less", "LessOrEqual", "Greater", "GreaterOrEqual", "Equal", "And", "Or", "Xor")
         return Value(self.node(kind, names), "bool" if truth else given.dtype, width)
+
+    def _not_scalar(self, side: Value | Any, given: Value) -> Value | Any:
+        """Return a factor as one per column: ONNX Runtime puts a scalar beside a product into it, as a float32."""
+        if isinstance(side, Value) or given.dtype != "float64" or self._numpy.size(side) != 1:
+            return side
+        if given.width > 1:
+            return self._numpy.full(given.width, self._numpy.ravel(side)[0])
+        return self.spread(given, side)
 
     def _width(self, side: Value | Any) -> int:
         if isinstance(side, Value):
@@ -211,6 +221,17 @@ class Builder:
         flat = self.node("Reshape", [place.name, self.constant([-1], "int64")])
         made = self.node("Gather", [self.constant(array, kind), flat], axis=0)
         return Value(made, kind, array.shape[1])
+
+    def look_up_each(self, table: Any, places: Value) -> Value:
+        """Return for every place (int64) its element of a constant list of numbers."""
+        array = self._numpy.asarray(table)
+        made = self.node("Gather", [self.constant(array), places.name], axis=0)
+        return Value(made, array.dtype.name, places.width)
+
+    def smallest(self, value: Value, count: int) -> tuple[Value, Value]:
+        """Return the `count` smallest numbers of every row in ascending order, and their places."""
+        made = self.node("TopK", [value.name, self.constant([count], "int64")], outputs=2, axis=1, largest=0)
+        return Value(made, value.dtype, count), Value(f"{made}:1", "int64", count)
 
     def spread(self, like: Value, row: Any, dtype: str = "float64") -> Value:
         """Return one constant row for every row of `like`."""

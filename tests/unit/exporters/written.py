@@ -33,6 +33,8 @@ def _feeds(given: Any) -> dict[str, Any]:
 
 def _array(column: Any) -> Any:
     values = column.to_numpy()
+    if values.dtype.kind in "OUS":
+        values = np.array(["" if pd.isna(item) else item for item in values], dtype=object)  # text has no other missing
     return (values.astype(object) if values.dtype.kind in "OUS" else values).reshape(-1, 1)
 
 
@@ -56,7 +58,7 @@ def difference(model: Any, given: Any, method: str, opset: int = 18) -> float:
     """Return the largest difference, relative above one; for labels and text the number of unequal elements."""
     expected, got = answers(model, given, method, opset)
     assert expected.shape == got.shape, (expected.shape, got.shape)
-    if got.dtype.kind in "OUSi" or expected.dtype.kind in "OUS":
+    if got.dtype.kind in "OUSib" or expected.dtype.kind in "OUS":
         return float((expected.astype(got.dtype) != got).sum())
     same = (expected == got) | (np.isnan(expected) & np.isnan(got))
     off = np.abs(expected - got) / np.maximum(1, np.abs(expected))

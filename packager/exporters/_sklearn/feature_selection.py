@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Selectors of `sklearn.feature_selection`: all keep the columns of `get_support()`, each in its own type."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from packager.exporters._sklearn import refuse, writes
+from packager.exporters._sklearn.builder import Builder, Frame
+
+_SELECTORS = (
+    "GenericUnivariateSelect", "RFE", "RFECV", "SelectFdr", "SelectFpr", "SelectFromModel", "SelectFwe", "SelectKBest",
+    "SelectPercentile", "SequentialFeatureSelector", "VarianceThreshold",
+)  # fmt: skip
+
+
+@writes("transform", *_SELECTORS)
+def select(builder: Builder, model: Any, frame: Frame) -> Frame:
+    places = importlib.import_module("numpy").flatnonzero(model.get_support()).tolist()
+    if not places:
+        refuse(model, "keeps no column")
+    return builder.select(frame, places)
