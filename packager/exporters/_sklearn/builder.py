@@ -9,7 +9,7 @@ used are those with kernels for binary64 in every ONNX Runtime since 1.15, at an
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -320,3 +320,29 @@ class Builder:
         )  # fmt: skip
         shape = ["batch", value.width] if rank == 2 else ["batch"]
         return self._onnx.helper.make_tensor_value_info(name, kind, shape)
+
+    # -- repetition
+
+    def repeat(self, most: int, start: Value, step: Callable[[Value], tuple[Value, Value]]) -> Value:
+        """Apply `step` to a value again and again: while its second result, one bool per row, holds for any row.
+
+        Rows for which it does not hold keep what they had. At most `most` times.
+        """
+        helper, kind = self._onnx.helper, self._onnx.helper.np_dtype_to_tensor_dtype(self._numpy.dtype(start.dtype))
+        outside, self._nodes = self._nodes, []
+        state = Value(self.unique_name("state"), start.dtype, start.width)
+        made, going = step(state)
+        kept = self.where(going, made, state)
+        any_left = self.node("Greater", [self._count_of(going), self.constant(0, "int64")])
+        count, before = self.unique_name("turn"), self.unique_name("going")
+        given = [(count, 7, []), (before, 9, []), (state.name, kind, None)]
+        inputs = [helper.make_tensor_value_info(*entry) for entry in given]
+        outputs = [helper.make_tensor_value_info(*entry) for entry in [(any_left, 9, []), (kept.name, kind, None)]]
+        body = helper.make_graph(self._nodes, self.unique_name("body"), inputs, outputs)
+        self._nodes = outside
+        limit, go = self.constant(most, "int64"), self.constant(True, "bool")
+        return Value(self.node("Loop", [limit, go, start.name], body=body), start.dtype, start.width)
+
+    def _count_of(self, truth: Value) -> str:
+        """Return the number of rows that are true, as a scalar."""
+        return self.node("ReduceSum", [self.cast(truth, "int64").name], keepdims=0)

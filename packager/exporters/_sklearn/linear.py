@@ -6,8 +6,10 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from packager.exporters._sklearn import both_sides, emit, place_above, place_of_largest, write_labels, writes
+from packager.exporters._sklearn import both_sides, emit, refuse, writes
+from packager.exporters._sklearn.algebra import clip, expit, normalised, numbers, products, softmax
 from packager.exporters._sklearn.builder import Builder, Frame, Value
+from packager.exporters._sklearn.labels import inside_or_outside, label_by_sign
 
 _REGRESSORS = (
     "LinearRegression", "Ridge", "RidgeCV", "Lasso", "LassoCV", "LassoLars", "LassoLarsCV", "LassoLarsIC", "Lars",
@@ -35,6 +37,22 @@ def predict_number(builder: Builder, model: Any, frame: Frame) -> Value:
     return product(builder, model, frame)
 
 
+@writes("predict", "PoissonRegressor", "GammaRegressor", "TweedieRegressor")
+def predict_mean(builder: Builder, model: Any, frame: Frame) -> Value:
+    """Write a generalised linear model: the inverse of its link behind the product."""
+    link = type(model._base_loss.link).__name__
+    if link == "IdentityLink":
+        return product(builder, model, frame)
+    if link != "LogLink":
+        refuse(model, f"has a link, `{link}`, without an ONNX form here")
+    return builder.unary("Exp", product(builder, model, frame))
+
+
+@writes("predict", "RANSACRegressor")
+def predict_inliers(builder: Builder, model: Any, frame: Frame) -> Value:
+    return emit(builder, model.estimator_, "predict", frame)
+
+
 @writes("decision_function", *_CLASSIFIERS)
 def decide(builder: Builder, model: Any, frame: Frame) -> Value:
     return product(builder, model, frame)
@@ -42,10 +60,12 @@ def decide(builder: Builder, model: Any, frame: Frame) -> Value:
 
 @writes("predict", *_CLASSIFIERS)
 def predict_label(builder: Builder, model: Any, frame: Frame) -> Value:
-    """Say yes above zero between two classes, else name the largest."""
+    """Say yes above zero between two classes, else name the largest; every column by itself for many labels."""
     scores = emit(builder, model, "decision_function", frame)
-    place = place_above(builder, scores) if scores.width == 1 else place_of_largest(builder, scores)
-    return write_labels(builder, model.classes_, place)
+    binarizer = getattr(model, "_label_binarizer", None)
+    if binarizer is not None and binarizer.y_type_.startswith("multilabel"):
+        return builder.cast(builder.binary("Greater", scores, 0.0), "int64")
+    return label_by_sign(builder, model.classes_, scores)
 
 
 @writes("predict_proba", "LogisticRegression", "LogisticRegressionCV")
@@ -53,17 +73,47 @@ def logistic_probabilities(builder: Builder, model: Any, frame: Frame) -> Value:
     """Write a logistic of each score, normalised, for one-vs-rest; else a softmax over all classes."""
     scores = emit(builder, model, "decision_function", frame)
     if _is_one_vs_rest(model):
-        each = builder.unary("Sigmoid", scores)
-        return both_sides(builder, each) if each.width == 1 else builder.div(each, builder.reduce("ReduceSum", each))
+        return one_vs_rest(builder, expit(builder, scores))
     if scores.width == 1:
-        return both_sides(builder, builder.unary("Sigmoid", builder.mul(scores, 2.0)))
-    return Value(builder.node("Softmax", [scores.name], axis=1), scores.dtype, scores.width)
+        return both_sides(builder, expit(builder, builder.mul(scores, 2.0)))
+    return softmax(builder, scores)
+
+
+def one_vs_rest(builder: Builder, each: Value) -> Value:
+    """Return probabilities of all classes from those of each against the rest."""
+    return both_sides(builder, each) if each.width == 1 else normalised(builder, each)
 
 
 def _is_one_vs_rest(model: Any) -> bool:
-    """Say whether probabilities are one-vs-rest: as `LogisticRegression.predict_proba` decides it."""
-    stated = getattr(model, "multi_class", "deprecated")
-    if stated == "ovr":
-        return True
+    """Say whether probabilities are one-vs-rest, as the installed `LogisticRegression.predict_proba` decides it."""
     binary = len(model.classes_) <= 2
-    return stated in ("auto", "deprecated", "warn") and (binary or model.solver == "liblinear")
+    if "multi_class" not in model._get_param_names():
+        return binary
+    stated = getattr(model, "multi_class", "deprecated")
+    return stated == "ovr" or (stated in ("auto", "deprecated", "warn") and (binary or model.solver == "liblinear"))
+
+
+@writes("predict_proba", "SGDClassifier")
+def descent_probabilities(builder: Builder, model: Any, frame: Frame) -> Value:
+    """Write the logistic of log loss, or the clipped line of modified Huber loss."""
+    scores = emit(builder, model, "decision_function", frame)
+    if model.loss == "log_loss":
+        return one_vs_rest(builder, expit(builder, scores))
+    if model.loss != "modified_huber":
+        refuse(model, f"gives no probabilities for `loss={model.loss!r}`")
+    return one_vs_rest(builder, builder.div(builder.add(clip(builder, scores, -1.0, 1.0), 1.0), 2.0))
+
+
+@writes("decision_function", "SGDOneClassSVM")
+def decide_one_class(builder: Builder, model: Any, frame: Frame) -> Value:
+    return builder.sub(products(builder, numbers(builder, frame), model.coef_.reshape(1, -1)), model.offset_)
+
+
+@writes("score_samples", "SGDOneClassSVM")
+def score_one_class(builder: Builder, model: Any, frame: Frame) -> Value:
+    return builder.add(emit(builder, model, "decision_function", frame), model.offset_)
+
+
+@writes("predict", "SGDOneClassSVM")
+def predict_one_class(builder: Builder, model: Any, frame: Frame) -> Value:
+    return inside_or_outside(builder, emit(builder, model, "decision_function", frame))
