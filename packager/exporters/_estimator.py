@@ -17,7 +17,19 @@ from pathlib import Path
 from typing import Any
 
 from packager.errors import MissingToolError, StepError
-from packager.exporters import BATCH, Arrays, Feeds, Interface, Port, Wishes, _mlflow, _ranges, _table, _text, _trees
+from packager.exporters import (
+    BATCH,
+    Arrays,
+    Feeds,
+    Interface,
+    Port,
+    Wishes,
+    _converted_trees,
+    _mlflow,
+    _ranges,
+    _table,
+    _text,
+)
 from packager.exporters._table import Table
 from packager.graphs import graph
 
@@ -165,7 +177,7 @@ def _prepared(model: Any) -> tuple[Any, dict[int, dict[str, Any]]]:
 
 def _attempt(model: Any, ports: Sequence[Port], options: Mapping[int, Any], opset: int) -> Any:
     convert, types = _converter()
-    _trees.register()
+    _converted_trees.register()
 
     def attempt() -> Any:
         with warnings.catch_warnings():
@@ -176,7 +188,7 @@ def _attempt(model: Any, ports: Sequence[Port], options: Mapping[int, Any], opse
                 initial_types=[(port.name, _type(types, port)) for port in ports],
                 target_opset={"": opset, "ai.onnx.ml": ML_OPSET},
                 options=dict(options),
-                custom_conversion_functions=_trees.converters(),
+                custom_conversion_functions=_converted_trees.converters(),
             )
 
     found = _table.refused("the model has no ONNX form", attempt, _OTHERWISE)
