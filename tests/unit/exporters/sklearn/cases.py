@@ -95,7 +95,8 @@ def rows_of(data: str, seed: int, count: int) -> Any:
 
 def targets_of(data: str, rows: Any) -> Any:
     """Return targets by the first word of a data set's name."""
-    score = _score(np.asarray(rows, dtype="float64") - (1e4 if data.endswith("-far") else 0))
+    rows = np.asarray(rows, dtype="float64") - (1e4 if data.endswith("-far") else 0)
+    score = np.exp(rows[:, 0]) if data == "line" else _score(rows)
     noise = np.random.default_rng(7).normal(size=len(score))
     noisy = score + 0.5 * noise
     three = np.digitize(noisy, np.quantile(noisy, [0.4, 0.75]))
@@ -215,7 +216,7 @@ NEIGHBOURS = [
     *[Case(f"KNeighborsClassifier-{data}", neighbors.KNeighborsClassifier, data)
       for data in ("outputs", "names", "labels", "flags")],
     *[Case(f"RadiusNeighborsClassifier-{weights}-{algorithm}", lambda weights=weights, algorithm=algorithm: (
-        neighbors.RadiusNeighborsClassifier(1.5, weights=weights, algorithm=algorithm, outlier_label="alder")), "text")
+        neighbors.RadiusNeighborsClassifier(1.5, weights=weights, algorithm=algorithm, outlier_label="alder")), "text", tolerance=1e-6)
       for weights in ("uniform", "distance") for algorithm in ("kd_tree", "brute")],
     Case("RadiusNeighborsClassifier-unknown outlier", lambda: (
         neighbors.RadiusNeighborsClassifier(1.0, outlier_label=-9)), "three"),
@@ -244,10 +245,10 @@ NEURAL = [
     *[Case(f"MLPClassifier-{activation}-{data}", lambda activation=activation: neural_network.MLPClassifier(
         (8, 5), activation=activation, max_iter=60, random_state=0), data)
       for activation, data in (("relu", "two"), ("tanh", "text"), ("logistic", "labels"), ("identity", "flags"))],
-    *[Case(f"MLPRegressor-{data}", lambda: neural_network.MLPRegressor((6,), max_iter=60, random_state=0), data)
+    *[Case(f"MLPRegressor-{data}", lambda: neural_network.MLPRegressor(hidden_layer_sizes=(6,), max_iter=60, random_state=0), data)
       for data in ("number", "numbers")],
     Case("MLPRegressor-poisson", lambda: neural_network.MLPRegressor(
-        (6,), loss="poisson", max_iter=60, random_state=0), "positive"),
+        hidden_layer_sizes=(6,), loss="poisson", max_iter=60, random_state=0), "positive"),
     Case("BernoulliRBM", lambda: neural_network.BernoulliRBM(3, random_state=0), "groups", ["transform"]),
 ]  # fmt: skip
 _gp = gaussian_process.GaussianProcessRegressor
@@ -258,7 +259,7 @@ _shapes = {
     "matern25": kernels.Matern(2.0, nu=2.5) + kernels.WhiteKernel(0.1),
     "maternrbf": kernels.Matern(2.0, nu=np.inf) + kernels.WhiteKernel(0.1),
     "rational": kernels.RationalQuadratic(1.5, 0.8) + kernels.WhiteKernel(0.1),
-    "periodic": kernels.ExpSineSquared(1.5, 3.0) + kernels.WhiteKernel(0.5),
+    "periodic": kernels.ExpSineSquared(1.5, 3.0) + kernels.WhiteKernel(20),
     "linear": (kernels.DotProduct(1.0) ** 2) * kernels.ConstantKernel(0.5) + kernels.WhiteKernel(0.5),
     "pairwise": kernels.PairwiseKernel(0.3, metric="laplacian") + kernels.WhiteKernel(0.5),
 }
@@ -301,14 +302,14 @@ FITS = [
 GROUPS = [
     *[Case(kind.__name__, lambda kind=kind: kind(5, random_state=0), "groups", ["predict", "transform"])
       for kind in (cluster.KMeans, cluster.MiniBatchKMeans, cluster.BisectingKMeans)],
-    Case("Birch", lambda: cluster.Birch(n_clusters=4), "groups", ["predict", "transform"]),
+    Case("Birch", lambda: cluster.Birch(n_clusters=4), "groups", ["predict", "transform"], 1e-6),
     Case("MeanShift", lambda: cluster.MeanShift(bandwidth=2.0), "groups"),
     Case("AffinityPropagation", lambda: cluster.AffinityPropagation(random_state=0), "groups"),
-    *[Case(f"{kind.__name__}-{shape}", lambda kind=kind, shape=shape: kind(3, covariance_type=shape, random_state=0),
+    *[Case(f"{kind.__name__}-{shape}", lambda kind=kind, shape=shape: kind(n_components=3, covariance_type=shape, random_state=0),
            "groups") for kind in (mixture.GaussianMixture, mixture.BayesianGaussianMixture)
       for shape in ("full", "tied", "diag", "spherical")],
     Case("BayesianGaussianMixture-distribution", lambda: mixture.BayesianGaussianMixture(
-        3, weight_concentration_prior_type="dirichlet_distribution", random_state=0), "groups"),
+        n_components=3, weight_concentration_prior_type="dirichlet_distribution", random_state=0), "groups"),
 ]  # fmt: skip
 
 
