@@ -77,7 +77,7 @@ class Built:
     facts: Mapping[str, JSON]
     bundle: Bundle | None
     outputs: Tree
-    misses: Tree = Tree()
+    misses: Tree
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,7 @@ def build(
     source = resolve.fetch_locked(lock, runner, here.settings(recipe, memo))
     scans = [{"signer": None, **scan.scan(lock.tree, runner)}] if judged else []
     if refused := _unclean(profile, scans, here.today):
-        return Built(refused, {"scans": scans}, None, Tree())
+        return Built(refused, {"scans": scans}, None, Tree(), Tree())
     runner.on_event(Note(resolve.explain(recipe, lock.level)))
     environment = resolve.place(lock, runner, here)
     try:

@@ -31,10 +31,12 @@ TOOLCHAIN: tuple[str, ...] = (
 def open_estimator(source: Path, model: Any, wishes: Wishes) -> Estimator:
     """Bring a fitted estimator together with signature and recipe. Raises StepError for what is not one."""
     base = library()
-    if not isinstance(model, base.base.BaseEstimator) or (
-        not hasattr(model, "predict") and not hasattr(model, "transform")
-    ):
-        raise StepError(f"the source holds a {type(model).__name__}, expected a fitted scikit-learn estimator")
+    if not isinstance(model, base.base.BaseEstimator):
+        raise StepError(
+            f"the source holds a `{type(model).__name__}`, expected a fitted scikit-learn estimator",
+            hint="log the estimator itself, not what it is part of",
+        )
+    answers_of(model)
     first = model.steps[0][1] if hasattr(model, "steps") else model
     table = _table.table(
         source,

@@ -47,7 +47,7 @@ def drawn(wanted: Sequence[Values], table: Table, run: Callable[[Feeds], Arrays]
     """Return rows in which the wanted values of every column occur, beside ordinary ones and what breaks graphs."""
     numpy = importlib.import_module("numpy")
     columns = [_column(port, wanted[index]) for index, port in _places(table.ports)]
-    columns = _accepted(numpy, table.ports, columns, run)
+    columns = _accepted(numpy, table.ports, columns, wanted, run)
     generator = numpy.random.Generator(numpy.random.PCG64(seed))
     found, start = {}, 0
     for port in table.ports:
@@ -224,27 +224,38 @@ def _within(port: Port, values: Values) -> Values:
     return kept or [low]
 
 
-def _accepted(numpy: Any, ports: Sequence[Port], columns: list[Values], run: Callable[[Feeds], Arrays]) -> list[Values]:
-    """Add to every column the risky values that the source computes something for, one column at a time.
+def _accepted(
+    numpy: Any, ports: Sequence[Port], columns: list[Values], wanted: Sequence[Values], run: Callable[[Feeds], Arrays]
+) -> list[Values]:
+    """Return the values of every column, risky ones added, that the source computes something for.
 
-    Texts that it refuses are dropped (a category that was not there when the model was fitted).
+    Each is tried in an ordinary row. What the source refuses (a negative count, a category that was not there when the
+    model was fitted) is no promise.
     """
-    first = [values[0] for values in columns]
+    base = _base(numpy, ports, columns, wanted, run)
     done = []
     for index, port in _places(ports):
-        text = port.dtype == "string"
-        kind = "string" if text else port.dtype.rstrip("0123456789")
+        kind = "string" if port.dtype == "string" else port.dtype.rstrip("0123456789")
         risky = [] if port.range else [value for value in _RISKY.get(kind, ()) if value not in columns[index]]
-        probes = [*columns[index], *risky] if text else risky
-
-        def rows(values: Values, index: int = index) -> list[Values]:
-            return [[*first[:index], value, *first[index + 1 :]] for value in values]
-
-        works = probes if _runs(numpy, ports, rows(probes), run) else [
-            value for value in probes if _runs(numpy, ports, rows([value]), run)
-        ]  # fmt: skip
-        done.append((works or columns[index]) if text else [*columns[index], *works])
+        tried = [[*base[:index], value, *base[index + 1 :]] for value in (*columns[index], *risky)]
+        works = [row[index] for row in _kept(numpy, ports, tried, run)]
+        done.append(works or columns[index])
     return done
+
+
+def _base(
+    numpy: Any, ports: Sequence[Port], columns: list[Values], wanted: Sequence[Values], run: Callable[[Feeds], Arrays]
+) -> Values:
+    """Return a row that the source takes: of values it knows, or first ones, middle ones, zeros or ones."""
+    known = [[value for value in own if value in values] for own, values in zip(wanted, columns, strict=True)]
+    ordinary = [own[len(own) // 2] if own else values[0] for own, values in zip(known, columns, strict=True)]
+    near = [[min(values, key=lambda v: _distance(v, goal)) for values in columns] for goal in (0.0, 1.0)]
+    candidates = [ordinary, [values[0] for values in columns], [values[len(values) // 2] for values in columns], *near]
+    return next((row for row in candidates if _runs(numpy, ports, [row], run)), candidates[0])
+
+
+def _distance(value: Any, goal: float) -> float:
+    return abs(float(value) - goal) if isinstance(value, int | float) and math.isfinite(value) else math.inf
 
 
 def _runs(numpy: Any, ports: Sequence[Port], rows: Sequence[Values], run: Callable[[Feeds], Arrays]) -> bool:

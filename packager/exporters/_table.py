@@ -52,9 +52,11 @@ class Table:
         values = [self._trained(feeds[port.name], kind) for port, kind in zip(self.ports, self.trained, strict=True)]
         if self.layout == "frame":
             pandas = importlib.import_module("pandas")
+            # an object stays one: pandas 3 would make a missing text of whatever kind a NaN
             return pandas.DataFrame(
-                {port.name: value.reshape(-1) for port, value in zip(self.ports, values, strict=True)}
-            )
+                {port.name: pandas.Series(value.reshape(-1), dtype=value.dtype)
+                 for port, value in zip(self.ports, values, strict=True)}
+            )  # fmt: skip
         return values[0].reshape(-1) if self.layout == "text" else values[0]
 
     def _trained(self, values: Any, kind: str) -> Any:

@@ -40,8 +40,8 @@ def run(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JSON]) -> JS
     """Compare the tree `source` with the file `path` of the tree `artefact`; write the vectors, return the cases.
 
     Without an `artefact` there are no cases. `shortened` names dimensions whose promised maximum was too large to run
-    here, with the longest length that ran. `kinds` says of outputs with large differences what kind they are, `coverage`
-    how much of the model the cases exercised.
+    here, with the longest length that ran. `kinds` says of outputs with large differences what kind they are,
+    `coverage` how much of the model the cases exercised.
     """
     interface, seed = params["interface"], params.get("seed", 0)
     source = exporters.exporter(params["kind"]).load(inputs["source"], params["payload"], Wishes.from_params(params))

@@ -9,6 +9,7 @@ used are those with kernels for binary64 in every ONNX Runtime since 1.15, at an
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -90,7 +91,7 @@ class Builder:
 
     def constant(self, values: Any, dtype: str | None = None) -> str:
         """Return the name of a constant with these values; equal constants are one."""
-        array = self._numpy.ascontiguousarray(self._numpy.asarray(values))
+        array = self._numpy.asarray(values, order="C")
         if dtype == "string" or array.dtype.kind in "OUS":
             return self._text_constant(array)
         array = array.astype(dtype) if dtype else array
@@ -142,20 +143,23 @@ class Builder:
         Comparisons (`Less`, `Equal`, …) give bool; `And`, `Or` take it.
         """
         given = left if isinstance(left, Value) else right
-        if kind in ("Mul", "Div"):
-            left, right = (self._not_scalar(side, given) for side in (left, right))
-        names = [self.of(side, given.dtype) for side in (left, right)]
+        names = [self._factor(kind, side, given) for side in (left, right)]
         width = max(self._width(left), self._width(right))
         truth = kind in ("Less", "LessOrEqual", "Greater", "GreaterOrEqual", "Equal", "And", "Or", "Xor")
         return Value(self.node(kind, names), "bool" if truth else given.dtype, width)
 
-    def _not_scalar(self, side: Value | Any, given: Value) -> Value | Any:
-        """Return a factor as one per column: ONNX Runtime puts a scalar beside a product into it, as a float32."""
-        if isinstance(side, Value) or given.dtype != "float64" or self._numpy.size(side) != 1:
-            return side
-        if given.width > 1:
-            return self._numpy.full(given.width, self._numpy.ravel(side)[0])
-        return self.spread(given, side)
+    def _factor(self, kind: str, side: Value | Any, given: Value) -> str:
+        """Return the name of an operand; one number that multiplies or divides is repeated for every element.
+
+        ONNX Runtime folds a factor of one element into a neighbouring MatMul, and rounds it to 24 bits for that.
+        """
+        folded = kind in ("Mul", "Div") and given.dtype == "float64" and not isinstance(side, Value)
+        if not folded or self._numpy.size(side) > 1:
+            return self.of(side, given.dtype)
+        number = float(self._numpy.reshape(side, -1)[0])
+        if abs(math.frexp(number)[0]) in (0.0, 0.5):  # a power of two loses nothing
+            return self.of(side, given.dtype)
+        return self.of([number] * given.width) if given.width > 1 else self.spread(given, [number]).name
 
     def _width(self, side: Value | Any) -> int:
         if isinstance(side, Value):

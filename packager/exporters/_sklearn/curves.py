@@ -157,4 +157,3 @@ def _horner(builder: Builder, table: Any, place: Value, away: Value) -> Value:
     for power in reversed(range(table.shape[1] - 1)):
         found = builder.add(builder.mul(found, away), builder.look_up(table[:, power], place))
     return found
-

@@ -83,9 +83,12 @@ def decide_by_pairs(builder: Builder, model: Any, frame: Frame) -> Value:
     if model.pairwise_indices_ is not None:
         refuse(model, "takes a precomputed kernel, which has no ONNX form")
     own = as_array(builder, frame)
-    second = [builder.cast(emit(builder, member, "predict", own), "float64") for member in model.estimators_]
-    scores = [_binary_score(builder, member, own) for member in model.estimators_]
-    found = votes_and_confidence(builder, builder.concat(second), builder.concat(scores), len(model.classes_))
+    says = builder.concat(
+        [builder.cast(emit(builder, member, "predict", own), "float64") for member in model.estimators_]
+    )
+    first, second = (builder.cast(builder.binary("Equal", says, side), "float64") for side in (0.0, 1.0))
+    scores = builder.concat([_binary_score(builder, member, own) for member in model.estimators_])
+    found = votes_and_confidence(builder, first, second, scores, len(model.classes_))
     return builder.take(found, [1]) if found.width == 2 else found
 
 

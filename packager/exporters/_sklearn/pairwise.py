@@ -23,7 +23,9 @@ def kernel(builder: Builder, model: Any, given: Value, rows: Any, metric: Any, p
     if made is None:
         refuse(model, f"uses the kernel `{getattr(metric, '__name__', metric)}`, which has no ONNX form here")
     known = {name: value for name, value in parameters.items() if value is not None}
-    return made(builder, builder.cast(given, "float64"), importlib.import_module("numpy").asarray(rows, "float64"), known)
+    return made(
+        builder, builder.cast(given, "float64"), importlib.import_module("numpy").asarray(rows, "float64"), known
+    )
 
 
 def _product(builder: Builder, given: Value, rows: Any, _: Parameters) -> Value:

@@ -52,15 +52,16 @@ def scale_by_quantiles(builder: Builder, model: Any, frame: Frame) -> Value:
     return in_place(builder, "Div", found, model.scale_) if model.with_scaling else found
 
 
-def normalised(builder: Builder, found: Value, norm: str) -> Value:
-    """Divide every row by its norm, `l1`, `l2` or `max`; rows of (almost) zeros stay."""
+def normalised(builder: Builder, found: Value, norm: str, least: float | None = None) -> Value:
+    """Divide every row by its norm, `l1`, `l2` or `max`; rows of zeros, or of a norm below `least`, stay."""
     numpy = importlib.import_module("numpy")
     if norm == "l2":
         size = builder.unary("Sqrt", builder.reduce("ReduceSum", builder.mul(found, found)))
     else:
         size = builder.reduce("ReduceMax" if norm == "max" else "ReduceSum", builder.unary("Abs", found))
-    least = 10 * float(numpy.finfo(found.dtype).eps)
-    return builder.div(found, builder.where(builder.binary("Less", size, least), 1.0, size))
+    least = 10 * float(numpy.finfo(found.dtype).eps) if least is None else least
+    small = builder.binary("Less", size, least) if least else builder.binary("Equal", size, 0.0)
+    return builder.div(found, builder.where(small, 1.0, size))
 
 
 @writes("transform", "Normalizer")
@@ -93,7 +94,7 @@ def multiply_features(builder: Builder, model: Any, frame: Frame) -> Value:
     choose = itertools.combinations if model.interaction_only else itertools.combinations_with_replacement
     made = [builder.spread(given, [1.0], given.dtype)] if model.include_bias else []
     lowest, highest = _degrees(model)
-    terms = [(place,) for place in range(given.width)]
+    terms: list[tuple[int, ...]] = [(place,) for place in range(given.width)]
     product = given
     for degree in range(1, highest + 1):
         if degree > 1:

@@ -75,22 +75,22 @@ def decide(builder: Builder, model: Any, frame: Frame) -> Value:
         return pairs
     if model.decision_function_shape == "ovr":
         second = builder.cast(builder.binary("Greater", pairs, 0.0), "float64")
-        return votes_and_confidence(builder, second, pairs, len(model.classes_))
+        return votes_and_confidence(builder, builder.sub(1.0, second), second, pairs, len(model.classes_))
     return builder.unary("Neg", pairs)
 
 
-def votes_and_confidence(builder: Builder, second: Value, confidences: Value, count: int) -> Value:
+def votes_and_confidence(builder: Builder, first: Value, second: Value, confidences: Value, count: int) -> Value:
     """Return votes of pairs by class, plus the sum of confidences squeezed below a third.
 
-    `second` is 1.0 where the second class of a pair wins, and `confidences` is above zero for it.
+    `first` and `second` are 1.0 where that class of a pair wins, and `confidences` is above zero for the second.
     """
     numpy = importlib.import_module("numpy")
-    first_of, second_of = (
+    one, other = (
         numpy.array([[float(pair[side] == index) for index in range(count)] for pair in _pairs(count)])
         for side in (0, 1)
     )
-    votes = builder.add(builder.matmul(second, second_of - first_of), first_of.sum(axis=0))
-    sums = builder.matmul(confidences, second_of - first_of)
+    votes = builder.add(builder.matmul(first, one), builder.matmul(second, other))
+    sums = builder.matmul(confidences, other - one)
     scale = builder.mul(builder.add(builder.unary("Abs", sums), 1.0), 3.0)
     return builder.add(votes, builder.div(sums, scale))
 

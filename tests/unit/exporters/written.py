@@ -50,6 +50,8 @@ def answers(model: Any, given: Any, method: str, opset: int = 18) -> tuple[Any, 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         expected = getattr(model, method)(given)
+    if isinstance(expected, list):  # probabilities by output
+        expected = np.hstack(expected)
     expected = np.asarray(expected.toarray() if hasattr(expected, "toarray") else expected)
     return expected.reshape(len(expected), -1), got
 
