@@ -103,6 +103,28 @@ def before32(values: Any) -> Any:
     return numpy.nextafter(numpy.asarray(values, "float32"), numpy.float32(-numpy.inf))
 
 
+def reachable(tree: Tree) -> Tree:
+    """Drop the nodes that no path from the root meets: pruning leaves some, and a runtime takes them for roots."""
+    numpy = importlib.import_module("numpy")
+    met, waiting = numpy.zeros(len(tree.leaf), bool), [0]
+    while waiting:
+        node = waiting.pop()
+        met[node] = True
+        waiting += [] if tree.leaf[node] else [int(tree.left[node]), int(tree.right[node])]
+    places = numpy.cumsum(met) - 1
+
+    def kept(values: Any) -> Any:
+        return numpy.asarray(values)[met]
+
+    left, right = (
+        numpy.where(tree.leaf, -1, places[numpy.where(tree.leaf, 0, side)]) for side in (tree.left, tree.right)
+    )
+    return Tree(
+        kept(tree.leaf), kept(tree.column), kept(tree.threshold), kept(left), kept(right), kept(tree.missing),
+        kept(tree.values), tree.target,
+    )  # fmt: skip
+
+
 def thresholds(ensemble: Ensemble) -> list[list[float]]:
     """Return the values of every input that decide something, sorted: thresholds, and codes of categories."""
     found: list[set[float]] = [set() for _ in range(ensemble.columns.width)]

@@ -29,37 +29,28 @@ def write_sums(
     """Write the sum of the leaves of a row [batch, outputs] from `base`, or from what `start` computes, divided."""
     if not ensemble.trees:
         return start or builder.spread(matrix, ensemble.base, ensemble.added)
-    trees = _in_rounds(ensemble.trees, ensemble.outputs)
+    trees = in_rounds(ensemble.trees, ensemble.outputs)
     leaves = write_leaves(builder, replace(ensemble, trees=trees), matrix)
     table = _numbers(trees, [0.0] * ensemble.outputs if start else ensemble.base, ensemble.added)
-    return _divide(builder, _add_up(builder, table, leaves, ensemble.outputs, start), divided)
+    terms = builder.node("Gather", [builder.constant(table, ensemble.added), leaves.name], axis=0)
+    width = len(trees) * (ensemble.outputs if table.ndim == 2 else 1)
+    summed = add_up(builder, Value(terms, ensemble.added, width), ensemble.outputs, start)
+    return summed if divided == 1 else builder.div(summed, float(divided))
 
 
-def write_terms(builder: Builder, ensemble: Ensemble, matrix: Value) -> tuple[Value, Any]:
-    """Write the leaf of every tree [batch, trees] as a row of tables over all leaves, and where each tree's begin."""
-    leaves = write_leaves(builder, ensemble, matrix)
-    return leaves, _starts(ensemble.trees)
-
-
-def _divide(builder: Builder, value: Value, by: int) -> Value:
-    return value if by == 1 else builder.div(value, float(by))
-
-
-def _add_up(builder: Builder, table: Any, leaves: Value, outputs: int, start: Value | None) -> Value:
-    """Add the rounds one after the other: [batch, rounds, outputs] in, the last of the running sums out."""
-    kind = table.dtype.name
-    found = builder.node("Gather", [builder.constant(table, kind), leaves.name], axis=0)
-    rounds = leaves.width if table.ndim == 2 else leaves.width // outputs
-    shaped = builder.node("Reshape", [found, builder.constant([0, rounds, outputs], "int64")])
+def add_up(builder: Builder, terms: Value, outputs: int, start: Value | None = None) -> Value:
+    """Add what trees say, round after round, each with a number for every output: the last of the running sums."""
+    rounds = terms.width // outputs
+    shaped = builder.node("Reshape", [terms.name, builder.constant([0, rounds, outputs], "int64")])
     if start is not None:
         first = builder.node("Reshape", [start.name, builder.constant([0, 1, outputs], "int64")])
         shaped, rounds = builder.node("Concat", [first, shaped], axis=1), rounds + 1
     sums = builder.node("CumSum", [shaped, builder.constant([1], "int64")])
     last = builder.node("Gather", [sums, builder.constant([rounds - 1], "int64")], axis=1)
-    return Value(builder.node("Reshape", [last, builder.constant([0, outputs], "int64")]), kind, outputs)
+    return Value(builder.node("Reshape", [last, builder.constant([0, outputs], "int64")]), terms.dtype, outputs)
 
 
-def _in_rounds(trees: Sequence[Tree], outputs: int) -> list[Tree]:
+def in_rounds(trees: Sequence[Tree], outputs: int) -> list[Tree]:
     """Return trees of one number per leaf so that every round has one for each output, in order; others as they are."""
     if outputs == 1 or trees[0].values.shape[1] > 1:
         return list(trees)

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Boosters of other libraries in scikit-learn's interface: steps of pipelines, members of ensembles."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from packager.exporters._sklearn import both_sides, emit, place_above, place_of_largest, refuse, write_labels, writes
+from packager.exporters._sklearn.builder import Builder, Frame, Value
+from packager.exporters._trees import lightgbm, xgboost
+
+
+@writes("predict", "LGBMRegressor", "LGBMRanker")
+def lightgbm_number(builder: Builder, model: Any, frame: Frame) -> Value:
+    return lightgbm.write_prediction(builder, lightgbm.read(model.booster_), frame)
+
+
+@writes("predict_proba", "LGBMClassifier")
+def lightgbm_probabilities(builder: Builder, model: Any, frame: Frame) -> Value:
+    """Write what the objective says of the classes; of two, the booster only says the second."""
+    if callable(model.objective_):
+        refuse(model, "has an objective of its own, which says no probabilities", "use an objective of LightGBM's")
+    found = lightgbm.write_prediction(builder, lightgbm.read(model.booster_), frame)
+    return found if model.n_classes_ > 2 else both_sides(builder, found)
+
+
+@writes("predict", "LGBMClassifier")
+def lightgbm_label(builder: Builder, model: Any, frame: Frame) -> Value:
+    scores = emit(builder, model, "predict_proba", frame)
+    return write_labels(builder, model.classes_, place_of_largest(builder, scores))
+
+
+# -- XGBoost
+
+
+def _xgboost(model: Any) -> xgboost.Model:
+    """Return the booster behind a model: rounds up to the best one, and what it takes for missing."""
+    return xgboost.read(model.get_booster(), best=True, missing=model.missing)
+
+
+@writes("predict", "XGBRegressor", "XGBRFRegressor", "XGBRanker")
+def xgboost_number(builder: Builder, model: Any, frame: Frame) -> Value:
+    return xgboost.write_prediction(builder, _xgboost(model), frame)
+
+
+@writes("predict_proba", "XGBClassifier", "XGBRFClassifier")
+def xgboost_probabilities(builder: Builder, model: Any, frame: Frame) -> Value:
+    """Write what the booster says of every class or label; of two classes it only says the second."""
+    found = xgboost.write_prediction(builder, _xgboost(model), frame)
+    return both_sides(builder, found) if found.width == 1 else found
+
+
+@writes("predict", "XGBClassifier", "XGBRFClassifier")
+def xgboost_label(builder: Builder, model: Any, frame: Frame) -> Value:
+    """Name the largest of several classes; between two, and for each of several labels, half is the border."""
+    found = emit(builder, model, "predict_proba", frame)
+    if model.n_classes_ > 2:
+        return write_labels(builder, model.classes_, place_of_largest(builder, found))
+    several = len(xgboost.read(model.get_booster()).ensemble.base) > 1
+    said = found if several else builder.take(found, [1])
+    return place_above(builder, said, 0.5)
