@@ -13,8 +13,13 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from packager.exporters import _boosted
+from packager.errors import StepError
+from packager.exporters._sklearn import trees
+from packager.exporters._sklearn.critical import critical_rows as family_rows
+from packager.exporters._trees import lightgbm, xgboost
+from packager.exporters._trees.ensemble import Columns, Ensemble, Members, Tree
 
+_IN = 0.5  # the border of a column that says whether a category is in a set: 0 it is, 1 it is not
 _MOST = 4096  # rows of one estimator; more are thinned evenly
 
 
@@ -104,78 +109,89 @@ def _thinned(found: Any) -> Any:
 
 
 def _own(model: Any, width: int) -> Any:
-    trees = _own_trees(model)
-    return _leaf_rows(list(trees), width) if trees is not None else None
-
-
-def _own_trees(model: Any) -> list[tuple[Any, Any, Any, Any]] | None:
-    """Return left, right, feature and threshold of every tree that belongs to an estimator itself, None without any."""
-    if _boosted.is_foreign(model):
-        return [(tree.left, tree.right, tree.feature, tree.threshold) for tree in _boosted.read(model).trees]
-    if hasattr(model, "tree_"):
-        return [_plain(model.tree_)]
-    if hasattr(model, "_predictors"):
-        return [_histogram(item) for stage in model._predictors for item in stage]
-    listed = getattr(model, "estimators_", None)
-    flat = list(getattr(listed, "ravel", lambda: listed)()) if listed is not None else []
-    if flat and all(hasattr(item, "tree_") for item in flat):
-        return [_plain(item.tree_) for item in flat]
-    return None
-
-
-def _plain(tree: Any) -> tuple[Any, Any, Any, Any]:
-    return tree.children_left, tree.children_right, tree.feature, tree.threshold
-
-
-def _histogram(predictor: Any) -> tuple[Any, Any, Any, Any]:
-    nodes, numpy = predictor.nodes, importlib.import_module("numpy")
-    leaf = nodes["is_leaf"].astype(bool)
-    left, right = (numpy.where(leaf, -1, nodes[side].astype("int64")) for side in ("left", "right"))
-    return left, right, nodes["feature_idx"], nodes["num_threshold"]
-
-
-def _leaf_rows(trees: Sequence[tuple[Any, Any, Any, Any]], width: int) -> Any:
     numpy = importlib.import_module("numpy")
-    each = max(1, _MOST // max(1, len(trees)))
-    base = _ordinary(trees, width)
+    found = [_fitting(family_rows(model), width)]
+    grown = ensembles(model)
+    if grown:
+        found.append(_leaf_rows([(grown.columns, tree) for tree in grown.trees], width))
+    kept = [item for item in found if item is not None]
+    return numpy.concatenate(kept) if kept else None
+
+
+def _fitting(found: Any, width: int) -> Any:
+    return found if found is not None and found.ndim == 2 and found.shape[1] == width else None
+
+
+def ensembles(model: Any) -> Ensemble | None:
+    """Return the trees of an estimator of any of the libraries, None for one without trees."""
+    library = type(model).__module__.partition(".")[0]
+    try:
+        if library == "xgboost" and hasattr(model, "get_booster"):
+            return xgboost.read(model.get_booster(), best=True).ensemble
+        if library == "lightgbm" and hasattr(model, "booster_"):
+            return lightgbm.read(model.booster_).ensemble
+        return trees.ensemble_of(model)
+    except StepError:  # what has no ONNX form is refused when it is written; here it only gives no hints
+        return None
+
+
+def _own_trees(model: Any) -> list[Any] | None:
+    found = ensembles(model)
+    return list(found.trees) if found else None
+
+
+def _leaf_rows(grown: Sequence[tuple[Columns, Tree]], width: int) -> Any:
+    numpy = importlib.import_module("numpy")
+    each = max(1, _MOST // max(1, len(grown)))
+    base = _ordinary([tree for _, tree in grown], width)
     found = []
-    for tree in trees[:_MOST]:
-        bounds = list(_leaves(*tree))
+    for columns, tree in grown[:_MOST]:
+        bounds = list(_leaves(tree))
         for number, borders in enumerate(bounds[:: max(1, -(-len(bounds) // each))]):
-            row = base.copy()
-            for feature, (low, high) in borders.items():
-                row[feature] = _inside(low, high, last=number % 2 == 0)
-            found.append(row)
+            found.append(_row(base, borders, columns, last=number % 2 == 0))
     return numpy.array(found) if found else None
 
 
-def _ordinary(trees: Sequence[tuple[Any, Any, Any, Any]], width: int) -> Any:
-    """Return a row of middle thresholds: what a column is where a leaf does not ask for it."""
-    numpy = importlib.import_module("numpy")
-    row = numpy.zeros(width)
-    features = numpy.concatenate([numpy.asarray(tree[2])[numpy.asarray(tree[0]) >= 0] for tree in trees])
-    thresholds = numpy.concatenate([numpy.asarray(tree[3])[numpy.asarray(tree[0]) >= 0] for tree in trees])
-    finite = numpy.isfinite(thresholds)
-    for feature in numpy.unique(features[finite]):
-        if 0 <= feature < width:
-            row[feature] = numpy.sort(thresholds[finite & (features == feature)])[
-                (finite & (features == feature)).sum() // 2
-            ]
+def _row(base: Any, borders: dict[int, tuple[float, float]], columns: Columns, *, last: bool) -> Any:
+    """Return a row that goes to the leaf behind `borders`; of a category one that is in its set, or is not."""
+    row = base.copy()
+    for place, (low, high) in borders.items():
+        made = columns.derived[place - columns.width] if place >= columns.width else None
+        if isinstance(made, Members):
+            inside = high <= _IN
+            row[made.feature] = min(made.codes) if inside and made.codes else max(made.codes, default=-1) + 1
+        elif place < len(row):
+            row[place] = _inside(low, high, last=last)
+        elif made is not None:
+            row[made.feature] = _inside(low, high, last=last)
     return row
 
 
-def _leaves(left: Any, right: Any, feature: Any, threshold: Any) -> Iterator[dict[int, tuple[float, float]]]:
+def _ordinary(grown: Sequence[Tree], width: int) -> Any:
+    """Return a row of middle thresholds: what a column is where a leaf does not ask for it."""
+    numpy = importlib.import_module("numpy")
+    row = numpy.zeros(width)
+    places = numpy.concatenate([tree.column[~tree.leaf] for tree in grown])
+    cuts = numpy.concatenate([tree.threshold[~tree.leaf].astype("float64") for tree in grown])
+    for place in numpy.unique(places):
+        own = numpy.sort(cuts[(places == place) & numpy.isfinite(cuts)])
+        if place < width and len(own):
+            row[place] = own[len(own) // 2]
+    return row
+
+
+def _leaves(tree: Tree) -> Iterator[dict[int, tuple[float, float]]]:
     """Yield for every leaf the borders of the columns that lead there: above the first, up to the second."""
     waiting: list[tuple[int, dict[int, tuple[float, float]]]] = [(0, {})]
     while waiting:
         node, borders = waiting.pop()
-        if left[node] < 0 or left[node] == right[node]:
+        if tree.leaf[node]:
             yield borders
             continue
-        column, cut = int(feature[node]), float(threshold[node])
+        column, cut = int(tree.column[node]), float(tree.threshold[node])
         low, high = borders.get(column, (-math.inf, math.inf))
-        waiting.append((int(left[node]), {**borders, column: (low, min(high, cut))}))
-        waiting.append((int(right[node]), {**borders, column: (max(low, cut), high)}))
+        waiting.append((int(tree.left[node]), {**borders, column: (low, min(high, cut))}))
+        waiting.append((int(tree.right[node]), {**borders, column: (max(low, cut), high)}))
 
 
 def _inside(low: float, high: float, *, last: bool) -> float:

@@ -15,8 +15,9 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from packager.exporters import Arrays, Feeds, Port, _boosted, _critical, _text
+from packager.exporters import Arrays, Feeds, Port, _critical, _text
 from packager.exporters._table import Table
+from packager.exporters._trees.ensemble import thresholds
 
 Values: TypeAlias = list[Any]  # of one column
 
@@ -392,16 +393,11 @@ def _thresholds(step: Any, width: int) -> list[Values]:
 
 
 def _splits(step: Any) -> Iterator[Iterable[tuple[int, float]]]:
-    """Yield column and threshold of the splits of every tree that belongs to an estimator itself."""
-    if _boosted.is_foreign(step):
-        for grown in _boosted.read(step).trees:
-            yield zip(grown.feature[~grown.leaf].tolist(), grown.threshold[~grown.leaf].tolist(), strict=True)
-    tree = getattr(step, "tree_", None)
-    if tree is not None:
-        yield zip(tree.feature.tolist(), tree.threshold.tolist(), strict=True)
-    for predictor in (p for stage in getattr(step, "_predictors", ()) for p in stage):
-        inner = predictor.nodes[~predictor.nodes["is_leaf"].astype(bool)]
-        yield zip(inner["feature_idx"].tolist(), inner["num_threshold"].tolist(), strict=True)
+    """Yield column and threshold of the splits of the trees that belong to an estimator itself."""
+    grown = _critical.ensembles(step)
+    if grown:
+        for column, values in enumerate(thresholds(grown)):
+            yield [(column, value) for value in values]
 
 
 def _members(step: Any) -> list[Any]:

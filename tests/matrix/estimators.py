@@ -60,7 +60,9 @@ HOLES = TABLE.assign(price=TABLE.price.mask(_RANDOM.rand(_N) < 0.1))
 YES = ((TABLE.visits > 9) ^ (TABLE.price > 20)).astype(int)
 THREE = np.array(["low", "mid", "high"], dtype=object)[(TABLE.visits // 7).clip(0, 2)]
 AMOUNT = TABLE.visits * 3.5 + TABLE.price + TABLE.member * 7
-TEXTS = pd.DataFrame({"text": [" ".join(_RANDOM.choice(["alpha", "beta", "café", "x1", "Don't", "你好"], 4)) for _ in range(_N)]})
+TEXTS = pd.DataFrame(
+    {"text": [" ".join(_RANDOM.choice(["alpha", "beta", "café", "x1", "Don't", "你好"], 4)) for _ in range(_N)]}
+)
 NUMERIC = ["visits", "price", "member", "label"]
 
 
@@ -204,5 +206,7 @@ PIPELINES: dict[str, Callable[[], Fitted]] = {
 
 def _mixed() -> Fitted:
     given = TABLE.assign(text=TEXTS.text)
-    front = make_column_transformer((StandardScaler(), ["visits", "price"]), (_ONE_HOT, ["city"]), (TfidfVectorizer(), "text"))
+    front = make_column_transformer(
+        (StandardScaler(), ["visits", "price"]), (_ONE_HOT, ["city"]), (TfidfVectorizer(), "text")
+    )
     return make_pipeline(front, LOGISTIC).fit(given, YES), given

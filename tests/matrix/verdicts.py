@@ -82,9 +82,16 @@ def accepted(source: Any, feeds: Mapping[str, Any]) -> Mapping[str, Any]:
         if _takes(source, positive):
             return positive
         half = {name: (values[: count // 2], values[count // 2 :]) for name, values in feeds.items()}
-        parts = [accepted(source, {name: pair[side] for name, pair in half.items()}) for side in (0, 1)] if count > 1 else []
+        parts = (
+            [accepted(source, {name: pair[side] for name, pair in half.items()}) for side in (0, 1)]
+            if count > 1
+            else []
+        )
         kept = [part for part in parts if len(next(iter(part.values())))]
-        return {name: np.concatenate([part[name] for part in kept]) if kept else values[:0] for name, values in feeds.items()}
+        return {
+            name: np.concatenate([part[name] for part in kept]) if kept else values[:0]
+            for name, values in feeds.items()
+        }
     return feeds
 
 

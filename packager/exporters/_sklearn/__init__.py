@@ -8,6 +8,7 @@ writer has no ONNX form here, and is refused by name. The files of this folder a
 
 from __future__ import annotations
 
+import functools
 import importlib
 import pkgutil
 from collections.abc import Callable, Sequence
@@ -32,10 +33,10 @@ def writes(method: str, *classes: str) -> Callable[[Writer], Writer]:
     return register
 
 
+@functools.cache
 def _load_writers() -> None:
-    if not _WRITERS:
-        for module in pkgutil.iter_modules(__path__):
-            importlib.import_module(f"{__name__}.{module.name}")
+    for module in pkgutil.iter_modules(__path__):
+        importlib.import_module(f"{__name__}.{module.name}")
 
 
 def writer_of(estimator: Any, method: str) -> Writer | None:

@@ -8,7 +8,6 @@ zero than a float32 of 1e-35 are read as zero. A missing value is NaN, or zero, 
 from __future__ import annotations
 
 import importlib
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
