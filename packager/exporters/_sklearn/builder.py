@@ -91,7 +91,8 @@ class Builder:
 
     def constant(self, values: Any, dtype: str | None = None) -> str:
         """Return the name of a constant with these values; equal constants are one."""
-        array = self._numpy.asarray(values, order="C")
+        kind = object if dtype == "string" else None  # numpy's own text drops NULs at its end
+        array = self._numpy.asarray(values, dtype=kind, order="C")
         if dtype == "string" or array.dtype.kind in "OUS":
             return self._text_constant(array)
         array = array.astype(dtype) if dtype else array
@@ -102,7 +103,10 @@ class Builder:
         items = [str(item) for item in array.reshape(-1).tolist()]
         encoded = [item.encode() for item in items]
         key = ("string", array.shape, tuple(items))
-        return self._keep(key, lambda name: self._onnx.helper.make_tensor(name, 8, list(array.shape), encoded))
+        kind = self._onnx.TensorProto.STRING
+        return self._keep(
+            key, lambda name: self._onnx.TensorProto(name=name, data_type=kind, dims=array.shape, string_data=encoded)
+        )
 
     def _keep(self, key: tuple[Any, ...], make: Any) -> str:
         if key not in self._constants:
@@ -157,7 +161,8 @@ class Builder:
         if not folded or self._numpy.size(side) > 1:
             return self.of(side, given.dtype)
         number = float(self._numpy.reshape(side, -1)[0])
-        if abs(math.frexp(number)[0]) in (0.0, 0.5):  # a power of two loses nothing
+        mantissa, exponent = math.frexp(number)
+        if abs(mantissa) in (0.0, 0.5) and abs(exponent) < 126:  # a power of two that a float32 holds loses nothing
             return self.of(side, given.dtype)
         return self.of([number] * given.width) if given.width > 1 else self.spread(given, [number]).name
 

@@ -17,7 +17,7 @@ _SPACES = r"\x{9}-\x{d}\x{1c}-\x{20}\x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028
 _PAD, _EMPTY = "##", "#-"  # no text has them for a character
 
 
-def cut_characters(builder: Builder, model: Any, text: Value) -> tuple[Value, str]:
+def cut_characters(builder: Builder, model: Any, text: Value, grams: Grams) -> tuple[Value, str]:
     """Return the characters of texts, and what they are filled with."""
     if model.analyzer == "char":
         found = tokens.cut(builder, text, f"(?s)[{_SPACES}][{_SPACES}]+|.", _PAD)
@@ -26,7 +26,7 @@ def cut_characters(builder: Builder, model: Any, text: Value) -> tuple[Value, st
         found = tokens.cut(builder, text, f"(?s)[{_SPACES}]+|.", _PAD)
         columns = [tokens.replace_all_but(builder, found, f"^[^{_SPACES}]$|^{_PAD}$", _EMPTY)]
     if model.lowercase:
-        columns = _lowered(builder, columns[0])
+        columns = _lowered(builder, columns[0], grams.units)
     if model.analyzer == "char_wb":
         columns = _bounded(builder, columns)
     if len(columns) == 1:
@@ -53,11 +53,11 @@ def grams_of_characters(model: Any) -> Grams:
     return Grams(columns, len(model.vocabulary_))
 
 
-def _lowered(builder: Builder, units: Value) -> list[Value]:
-    """Lower characters; `İ` becomes `i` and a dot above, as in Python."""
+def _lowered(builder: Builder, units: Value, known: set[str]) -> list[Value]:
+    """Lower the characters that count; `İ` becomes `i` and a dot above, as in Python."""
     dotted = tokens.is_one_of(builder, units, ["İ"])
-    first = tokens.lower(builder, tokens.replace(builder, dotted, "i", units))
-    return [first, tokens.replace(builder, dotted, "\u0307", _EMPTY)]
+    lowered = tokens.lower_letters(builder, units, known, units)
+    return [tokens.replace(builder, dotted, "i", lowered), tokens.replace(builder, dotted, "\u0307", _EMPTY)]
 
 
 def _bounded(builder: Builder, columns: list[Value]) -> list[Value]:

@@ -107,12 +107,12 @@ def grams_of(model: Any) -> Grams:
 def cut_units(builder: Builder, model: Any, text: Value, grams: Grams) -> tuple[Value, str]:
     """Return the words or characters of texts, and what they are filled with."""
     if model.analyzer != "word":
-        return cut_characters(builder, model, text)
+        return cut_characters(builder, model, text, grams)
     expression = tokens.tokenizer(model.token_pattern, lowered=model.lowercase)
     stops = sorted(model.get_stop_words() or ())
     pad = tokens.pad_beside("#", grams.units | set(stops))
     words = tokens.cut(builder, text, expression, pad)
-    words = tokens.lower(builder, words) if model.lowercase else words
+    words = tokens.lower_words(builder, words, grams.units | set(stops)) if model.lowercase else words
     if stops and (grams.longest > 1 or not grams.units.isdisjoint(stops)):
         words = tokens.move_behind(builder, words, stops, pad)
     return words, pad

@@ -14,7 +14,9 @@ A *unit* is a word or a character; the units of a batch are [batch, most units o
 
 from __future__ import annotations
 
+import functools
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -68,11 +70,28 @@ def replace_all_but(builder: Builder, units: Value, expression: str, other: str)
     return Value(builder.node("Reshape", [found, builder.node("Shape", [units.name])]), "string", 1)
 
 
-def lower(builder: Builder, units: Value) -> Value:
-    """Lower every unit; the operator takes a line of them."""
+def lower_words(builder: Builder, units: Value, known: set[str]) -> Value:
+    """Lower every word; the operator takes a line of them, and before 1.18 fails on one letter beyond U+FFFF."""
     line = builder.node("Reshape", [units.name, builder.constant([-1], "int64")])
     made = builder.node("StringNormalizer", [line], case_change_action="LOWER", locale="C.UTF-8", is_case_sensitive=1)
-    return Value(builder.node("Reshape", [made, builder.node("Shape", [units.name])]), "string", 1)
+    lowered = Value(builder.node("Reshape", [made, builder.node("Shape", [units.name])]), "string", 1)
+    return lower_letters(builder, units, {word for word in known if len(word) == 1 and word > "\uffff"}, lowered)
+
+
+def lower_letters(builder: Builder, units: Value, known: set[str], otherwise: Value) -> Value:
+    """Lower units that are one letter, whose lower form is known; take `otherwise` for all other units."""
+    letters = [letter for letter in (*_capitals(), *sorted(known)) if letter.lower() in known and len(letter) == 1]
+    if not letters:
+        return otherwise
+    code = builder.code_of(units, letters)
+    table = builder.constant([letter.lower() for letter in letters], "string")
+    found = builder.node("Gather", [table, builder.binary("Max", code, 0).name], axis=0)
+    return replace(builder, builder.binary("Less", code, 0), otherwise, Value(found, "string", 1))
+
+
+@functools.cache
+def _capitals() -> tuple[str, ...]:
+    return tuple(letter for letter in map(chr, range(sys.maxunicode + 1)) if letter.lower() != letter)
 
 
 def is_one_of(builder: Builder, units: Value, known: Sequence[str]) -> Value:

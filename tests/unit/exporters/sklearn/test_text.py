@@ -25,12 +25,12 @@ from tests.unit.exporters.written import difference, graph_of
 
 TEXTS = [
     "The cat sat on the mat", "a  b\t\tc \n the CAT", "", "   ", "über Straße ÜBER x_1 é 你好，世界 你好", "İstanbul KADİR",
-    "don't stop  -- a b a b", "Kelvin \u212a K k", "\U0001f600 ok ok ok", "the the", "to be or not to be",
+    "don't stop  -- a b a b", "Kelvin \u212a K k", "\U0001f600 ok ok ok", "the the", "𐐀 𐐨 𠀀 𐐀a", "to be or not to be",
     "\x0b\x0c x\u2003\u2003y", "a\x00b", "one two three one two",
 ]  # fmt: skip
 ASKED = [
     *TEXTS, "new words only", "THE", "the cat the mat the", "a", "  a  ", "cat\u3000\u3000mat", "e\u0301 É é", "\x1c\x1d a",
-    "\u200b\u200b a", "a\r\n\r\nb", "a\ue000b ## #- #", "İ İİ x", "ΟΔΟΣ ΣΑ ΑΣ1", "the a the b a to",
+    "\u200b\u200b a", "a\r\n\r\nb", "a\ue000b ## #- #", "İ İİ x", "ΟΔΟΣ ΣΑ ΑΣ1", "the a the b a to", "𠀀 𐐀 𐐀A",
 ]  # fmt: skip
 WORDS: list[dict[str, Any]] = [
     {},
@@ -39,6 +39,7 @@ WORDS: list[dict[str, Any]] = [
     {"ngram_range": (1, 3), "token_pattern": r"\w+", "max_features": 9},
     {"ngram_range": (2, 3), "lowercase": False},
     {"token_pattern": "[a-z]+"},
+    {"token_pattern": r"\w+", "stop_words": ["𐐨"], "ngram_range": (1, 2)},
     {"token_pattern": "[a-z0-9_]{3,}", "ngram_range": (1, 2)},
     {"stop_words": "english"},
     {"stop_words": ["the", "a", "to"], "ngram_range": (1, 3), "token_pattern": r"\w+"},
