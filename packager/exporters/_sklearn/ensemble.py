@@ -130,6 +130,10 @@ def members_side_by_side(builder: Builder, model: Any, frame: Frame) -> Value:
 
 
 @writes("transform", "StackingClassifier", "StackingRegressor")
+def stack_members(builder: Builder, model: Any, frame: Frame) -> Value:
+    return stack(builder, model, frame)
+
+
 def stack(builder: Builder, model: Any, frame: Frame) -> Value:
     """Put what the members say side by side, without the first of two probabilities, and the columns themselves."""
     if isinstance(getattr(model, "_label_encoder", None), list):

@@ -128,7 +128,9 @@ def number_of_each(builder: Builder, model: Any, frame: Frame) -> Value:
 
 def _chained(builder: Builder, model: Any, frame: Frame, method: str) -> Value:
     """Give every member the columns and what the members before it said."""
-    first, said, found = numbers(builder, frame), [], []
+    first = numbers(builder, frame)
+    said: list[Value] = []
+    found: list[Value] = []
     link = getattr(model, "chain_method_", "predict")
     for member in model.estimators_:
         own = Frame((builder.concat([first, *said]),))

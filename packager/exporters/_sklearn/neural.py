@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from packager.exporters._sklearn import both_sides, place_above, refuse, writes
+from packager.exporters._sklearn import both_sides, place_above, refuse, write_labels, writes
 from packager.exporters._sklearn.algebra import expit, numbers, products, softmax
 from packager.exporters._sklearn.builder import Builder, Frame, Value
-from packager.exporters._sklearn.labels import label_of_largest, write_labels
+from packager.exporters._sklearn.labels import label_of_largest
 
 
 def _activate(builder: Builder, model: Any, kind: str, value: Value) -> Value:

@@ -25,9 +25,7 @@ THIRD = 1.0 / 3.0
         lambda builder, value, matrix: builder.matmul(builder.div(value, [1.0 / THIRD]), matrix),
     ],
 )
-def test_a_factor_beside_a_product_is_not_rounded(
-    width: int, write: Callable[[Builder, Value, Any], Value]
-) -> None:
+def test_a_factor_beside_a_product_is_not_rounded(width: int, write: Callable[[Builder, Value, Any], Value]) -> None:
     matrix = np.random.default_rng(0).normal(size=(width, width))
     rows = np.random.default_rng(1).normal(size=(50, width))
     builder = Builder(18, ["x", "y"])

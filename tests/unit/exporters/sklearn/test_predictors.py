@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sklearn import base, utils
+from sklearn import base, neighbors, utils
 from sklearn.exceptions import ConvergenceWarning
 
 from packager.errors import StepError
+from packager.exporters._sklearn.critical import critical_rows, tied_rows
 from tests.unit.exporters.sklearn import cases
 from tests.unit.exporters.written import difference
 
@@ -33,6 +34,9 @@ def test_a_graph_answers_as_its_estimator(case: cases.Case) -> None:
     methods = case.methods or [method for method in METHODS if hasattr(model, method)]
     assert methods
     found = {method: difference(model, fresh, method, case.opset) for method in methods}
+    near = critical_rows(model) if cases.is_continuous(case.data) else None
+    if near is not None:
+        found = {method: max(found[method], difference(model, near, method, case.opset)) for method in methods}
     allowed = {method: 0 if method == "predict" and case.labels else case.tolerance for method in methods}
     assert all(found[method] <= allowed[method] for method in methods), found
 
@@ -62,3 +66,34 @@ def test_clusterers_that_know_no_new_rows_are_refused(name: str) -> None:
     assert not hasattr(kind, "predict")
     with pytest.raises(StepError, match=name):
         difference(kind(), np.zeros((2, 3)), "predict")
+
+
+# -- critical rows
+
+
+def test_critical_rows_part_two_answers_closely() -> None:
+    """Between two classes the neighbouring rows that are suggested fall on either side of the plane."""
+    model = fitted(next(case for case in cases.LINEAR if case.name == "LogisticRegression-two"))
+    near = critical_rows(model)
+    assert near is not None
+    labels = model.predict(near).reshape(-1, 2)
+    assert (labels[:, 0] != labels[:, 1]).all()
+    assert np.abs(model.decision_function(near)).max() < 1e-4
+
+
+@pytest.mark.parametrize(
+    "name", ["KMeans", "IsotonicRegression-line", "SVC-rbf-two", "KNeighborsRegressor-uniform-number"]
+)
+def test_critical_rows_lie_where_answers_change(name: str) -> None:
+    model = fitted(next(case for case in cases.CASES if case.name == name))
+    near = critical_rows(model)
+    assert near is not None
+    assert near.shape[1] == model.n_features_in_ if hasattr(model, "n_features_in_") else 1
+    answers = model.predict(near)
+    assert len(np.unique(answers)) > 1
+
+
+def test_rows_with_ambiguous_neighbours_are_told() -> None:
+    points = np.array([[0.0], [2.0], [10.0]])
+    model = neighbors.KNeighborsClassifier(1).fit(points, [0, 1, 1])
+    assert tied_rows(model, np.array([[1.0], [1.1], [9.0]])).tolist() == [True, False, False]
