@@ -37,7 +37,8 @@ class Boosted:
 
     `answer` is the library's own call on the data frame or matrix that its users have, `write` puts the same into a
     graph; both give the outputs called `names`. `critical` are the values of every column that decide something.
-    `outputs` are the wished names, empty for the default ones.
+    `closed` are the columns, each an input, that take their critical values only. `outputs` are the wished names, empty
+    for the default ones.
     """
 
     answer: Callable[[Any], Arrays]
@@ -49,6 +50,7 @@ class Boosted:
     outputs: tuple[str, ...] = ()
     seed: int = 0
     examples: Mapping[str, Any] | None = None
+    closed: Sequence[int] = ()
 
     def to_onnx(self, opset: int) -> Any:
         inputs = self.interface.inputs
@@ -66,7 +68,14 @@ class Boosted:
             return self.answer(self.table.given(feeds))
 
     def samples(self) -> Mapping[str, Any]:
-        return _ranges.drawn(self.critical, self.table, self.run, self.seed)
+        numpy = importlib.import_module("numpy")
+        found = dict(_ranges.drawn(self.critical, self.table, self.run, self.seed))
+        for place in self.closed:
+            name = self.table.ports[place].name
+            known = numpy.array(self.critical[place], found[name].dtype)
+            other = ~numpy.isin(found[name], known)
+            found[name][other] = numpy.resize(known, int(other.sum()))
+        return found
 
     def rows(self) -> Mapping[str, Feeds]:
         return {"logged example": self.examples} if self.examples else {}

@@ -3,6 +3,10 @@
 
 The files hold numbers that XGBoost reads itself; nothing in them is run. A model of the scikit-learn interface is
 exported with the rounds its `predict` uses (up to the best one), a bare booster with all it has. NaN is missing.
+What a model was told to take for missing besides is not in the file, and so neither MLflow nor anyone else knows it.
+
+A category that was not there in training is a missing value to the graph. The library means to refuse it, but takes it
+for the next larger category it knows, if there is one; so measurements keep to the known ones.
 """
 
 from __future__ import annotations
@@ -65,7 +69,7 @@ def load(source: Path, payload: str, wishes: Wishes) -> Boosted:
     return Boosted(
         answering.answer, answering.write, answering.names, _critical(found), table,
         wishes.interface(table.ports, {}, unfix=_table.UNFIX), wishes.outputs, wishes.seed,
-        _table.examples(source, table),
+        _table.examples(source, table), list(found.categories) if table.layout == "frame" else (),
     )  # fmt: skip
 
 

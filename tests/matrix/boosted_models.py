@@ -89,11 +89,15 @@ FOREST = {"boosting_type": "rf", "subsample": 0.5, "subsample_freq": 1}
 Made = tuple[Any, pd.DataFrame]
 
 
-def lgb(kind: str, answer: Any, given: pd.DataFrame = NUMBERS, fit: Mapping[str, Any] | None = None, **options: Any) -> Made:
+def lgb(
+    kind: str, answer: Any, given: pd.DataFrame = NUMBERS, fit: Mapping[str, Any] | None = None, **options: Any
+) -> Made:
     return getattr(lightgbm, f"LGBM{kind}")(**{**LGB, **options}).fit(given, answer, **(fit or {})), given
 
 
-def xgb(kind: str, answer: Any, given: pd.DataFrame = NUMBERS, fit: Mapping[str, Any] | None = None, **options: Any) -> Made:
+def xgb(
+    kind: str, answer: Any, given: pd.DataFrame = NUMBERS, fit: Mapping[str, Any] | None = None, **options: Any
+) -> Made:
     return getattr(xgboost, f"XGB{kind}")(**{**XGB, **options}).fit(given, answer, **(fit or {})), given
 
 
@@ -249,7 +253,9 @@ def judge(name: str, folder: Path) -> Row:
 
 def _judged(name: str, flavor: str, make: Callable[[], Made], folder: Path) -> Row:
     model, given = make()
-    options = {"serialization_format": "cloudpickle"} if flavor == "pickle" else {}
+    options: dict[str, Any] = {"serialization_format": "cloudpickle"} if flavor == "pickle" else {}
+    if isinstance(model, lightgbm.LGBMRanker):
+        options = {"skops_trusted_types": ["lightgbm.sklearn.LGBMRanker"]}
     kept = tables.saved(
         folder / "model", "sklearn" if flavor == "pickle" else flavor, model, given, _plain(model, given), **options
     )
