@@ -1,135 +1,123 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What gradient boosting libraries have in common: one matrix of float32, `onnxmltools`, labels and probabilities."""
+"""What boosters of all libraries have in common as sources: outputs by name, a graph through the writers, rows."""
 
 from __future__ import annotations
 
 import importlib
-import itertools
-import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from packager.errors import MissingToolError
-from packager.exporters import Feeds, Port, _estimator, _ranges, _table, _text
+from packager.exporters import Arrays, Feeds, Interface, _estimator, _ranges, _sklearn, _table
+from packager.exporters._sklearn import both_sides, place_of_largest, write_labels
+from packager.exporters._sklearn.builder import Builder, Frame, Value
 
 TOOLCHAIN: tuple[str, ...] = (
-    "onnxmltools", "skl2onnx", "scikit-learn", "onnx", "onnxruntime", "numpy", "scipy", "pandas", "ml-dtypes",
-    "protobuf",
+    "scikit-learn", "onnx", "onnxruntime", "numpy", "scipy", "pandas", "ml-dtypes", "protobuf",
 )  # fmt: skip
 EXTRA = "gbm"
-ML_OPSET = 3
 CLASSIFIER = ("label", "probabilities")
 REGRESSOR = ("prediction",)
 
-_OTHERWISE = "use an objective and a booster that onnxmltools converts, or another form of the model"
-
 
 def library(name: str) -> Any:
-    """Import `xgboost` or `lightgbm`, or say how to install it."""
+    """Import a library of boosters, or say how to install it."""
     try:
         return importlib.import_module(name)
     except ImportError:
-        raise MissingToolError(name, EXTRA) from None
+        raise MissingToolError(name, EXTRA if name != "catboost" else name) from None
 
 
-def convert(model: Any, inputs: Sequence[Port], opset: int, library: str, **options: Any) -> Any:
-    """Convert with `onnxmltools` to a graph of one float32 matrix, and put the columns in front of it."""
-    try:
-        tools = importlib.import_module("onnxmltools")
-        types = importlib.import_module("onnxmltools.convert.common.data_types")
-    except ImportError:
-        raise MissingToolError("onnxmltools", EXTRA) from None
-    ports = _estimator.joined(inputs)
-    width = sum(int(port.shape[1]) for port in inputs)
+@dataclass(frozen=True, slots=True)
+class Boosted:
+    """An opened booster as a source.
 
-    def attempt() -> Any:
+    `answer` is the library's own call on the data frame or matrix that its users have, `write` puts the same into a
+    graph; both give the outputs called `names`. `critical` are the values of every column that decide something.
+    `closed` are the columns, each an input, that take their critical values only. `outputs` are the wished names, empty
+    for the default ones.
+    """
+
+    answer: Callable[[Any], Arrays]
+    write: Callable[[Builder, Frame], Sequence[Value]]
+    names: tuple[str, ...]
+    critical: Sequence[list[Any]]
+    table: _table.Table
+    interface: Interface
+    outputs: tuple[str, ...] = ()
+    seed: int = 0
+    examples: Mapping[str, Any] | None = None
+    closed: Sequence[int] = ()
+
+    def to_onnx(self, opset: int) -> Any:
+        inputs = self.interface.inputs
+        names = _estimator.output_names(self.names, self.outputs, inputs)
+        builder = Builder(opset, [*(port.name for port in inputs), *names])
+        values = [Value(port.name, port.dtype, int(port.shape[1])) for port in inputs]
+        made = self.write(builder, _estimator.framed(builder, self.table, values))
+        ranks = [1 if name == "label" and value.width == 1 else 2 for name, value in zip(self.names, made, strict=True)]
+        found = [(_narrowed(builder, value), name, rank) for value, name, rank in zip(made, names, ranks, strict=True)]
+        return builder.model([(value, value.name) for value in values], found)
+
+    def run(self, feeds: Feeds) -> Arrays:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            kinds = [(ports[0].name, types.FloatTensorType([None, width]))]
-            function = getattr(tools, f"convert_{library}")
-            return function(model, "model", kinds, target_opset=min(opset, 15), **options)
+            return self.answer(self.table.given(feeds))
 
-    converted = _table.refused("the model has no ONNX form", attempt, _OTHERWISE)
-    if ports is not inputs:
-        _estimator.join(converted, inputs)
-    else:
-        _estimator.narrow(converted, inputs)
-    return converted
+    def samples(self) -> Mapping[str, Any]:
+        numpy = importlib.import_module("numpy")
+        found = dict(_ranges.drawn(self.critical, self.table, self.run, self.seed))
+        for place in self.closed:
+            name = self.table.ports[place].name
+            known = numpy.array(self.critical[place], found[name].dtype)
+            other = ~numpy.isin(found[name], known)
+            found[name][other] = numpy.resize(known, int(other.sum()))
+        return found
 
+    def rows(self) -> Mapping[str, Feeds]:
+        return {"logged example": self.examples} if self.examples else {}
 
-def classify(model: Any, classes: Sequence[Any]) -> None:
-    """Replace the `TreeEnsembleClassifier` of a graph by the plain sum of its trees, and what follows from that.
-
-    The operator is not usable between two classes: when no leaf is negative, ONNX Runtime takes the sum for a
-    probability, in the label, and before 1.21 in the probabilities as well. Labels are those of the first largest
-    probability, as the libraries give them.
-    """
-    helper = importlib.import_module("onnx.helper")
-    old = next(node for node in model.graph.node if node.op_type == "TreeEnsembleClassifier")
-    new = _regressor(helper, old, 1 if len(classes) == 2 else len(classes))
-    if len(classes) == 2:
-        add = [("Sigmoid", ["raw"], "yes", {}), ("Sub", ["one", "yes"], "no", {}),
-               ("Concat", ["no", "yes"], "scores", {"axis": 1})]  # fmt: skip
-    else:
-        add = [("Softmax", ["raw"], "scores", {"axis": 1})]
-    add += [("ArgMax", ["scores"], "place", {"axis": 1, "keepdims": 0}), ("Gather", ["classes", "place"], "named", {})]
-    nodes = [helper.make_node(kind, given, [made], **options) for kind, given, made, options in add]
-    before = itertools.takewhile(lambda node: node is not old, list(model.graph.node))
-    _text.replace_nodes(model, [*before, new, *nodes])
-    _name_outputs(model, helper, classes)
+    def extra_files(self) -> Mapping[str, Path]:
+        return {}
 
 
-def _regressor(helper: Any, old: Any, targets: int) -> Any:
-    """Return the trees of a classifier as a regressor of raw sums, one or one per class."""
-    attributes = {item.name: helper.get_attribute_value(item) for item in old.attribute}
-    kept = {name: value for name, value in attributes.items() if name.startswith("nodes_") or name == "base_values"}
-    leaves = {name: attributes[f"class_{name}"] for name in ("treeids", "nodeids", "ids", "weights")}
-    if targets == 1:
-        leaves["ids"] = [0] * len(leaves["ids"])
-        if "base_values" in kept:
-            kept["base_values"] = kept["base_values"][-1:]
-    renamed = {f"target_{name}": value for name, value in leaves.items()}
-    return helper.make_node(
-        "TreeEnsembleRegressor", old.input, ["raw"], domain="ai.onnx.ml", n_targets=targets, **kept, **renamed
-    )
+def _narrowed(builder: Builder, value: Value) -> Value:
+    """Return numbers as float32, the type of outputs; labels as they are."""
+    return builder.cast(value, "float32") if value.dtype == "float64" else value
 
 
-def _name_outputs(model: Any, helper: Any, classes: Sequence[Any]) -> None:
-    del model.graph.initializer[:]  # of what followed the trees before
-    text = isinstance(classes[0], str)
-    values = [item.encode() for item in classes] if text else list(classes)
-    model.graph.initializer.append(helper.make_tensor("classes", 8 if text else 7, [len(values)], values))
-    model.graph.initializer.append(helper.make_tensor("one", 1, [1], [1.0]))
-    del model.graph.output[:]
-    model.graph.output.append(helper.make_tensor_value_info("named", 8 if text else 7, [None]))
-    model.graph.output.append(helper.make_tensor_value_info("scores", 1, [None, len(classes)]))
+def write_classes(builder: Builder, scores: Value, classes: Any) -> list[Value]:
+    """Write the class with the first largest score, and the scores; one score alone is that of the second class."""
+    both = both_sides(builder, scores) if scores.width == 1 else scores
+    return [write_labels(builder, classes, place_of_largest(builder, both)), both]
 
 
-def matrix(inputs: Sequence[Port], feeds: Feeds) -> Any:
-    """Return the inputs as the one matrix of float32 that the graph makes of them."""
+def class_answers(scores: Any, classes: Any) -> Arrays:
+    """Return what `write_classes` writes, of computed scores."""
     numpy = importlib.import_module("numpy")
-    return numpy.concatenate([feeds[port.name].astype("float32") for port in inputs], axis=1)
+    flat = scores.reshape(len(scores), -1)
+    both = numpy.concatenate([1 - flat, flat], axis=1) if flat.shape[1] == 1 else flat
+    return [_sklearn.label_values(classes)[both.argmax(axis=1)], both.astype("float32")]
 
 
-def samples(thresholds: Sequence[Sequence[float]], table: _table.Table, run: Callable[[Feeds], Any], seed: int) -> Any:
-    """Return rows at and beside the thresholds of every column."""
-    finite = [[value for value in own if math.isfinite(value)] for own in thresholds]
-    return _ranges.drawn([sorted(set(own)) for own in finite], table, run, seed)
+def numbers(values: Any) -> Any:
+    """Return computed numbers as an output: float32 [batch, width]."""
+    array = importlib.import_module("numpy").asarray(values)
+    return array.reshape(len(array), -1).astype("float32")
 
 
-def label_type(labels: Any) -> Any:
-    """Return labels as a graph holds them: int64 or text."""
-    return labels.astype("object") if labels.dtype.kind in "OUT" else labels.astype("int64")
+def labels(values: Any, classes: Any) -> Any:
+    """Return computed labels as an output, in the type that all classes have in a graph."""
+    numpy = importlib.import_module("numpy")
+    kind, array = _sklearn.label_values(classes).dtype, numpy.asarray(values)
+    return array.astype("str").astype("O") if kind == "O" else array.astype(kind)
 
 
-def walk(node: Mapping[str, Any], children: Sequence[str]) -> list[Mapping[str, Any]]:
-    """Return a node of a dumped tree and all below it."""
-    found, waiting = [], [node]
-    while waiting:
-        here = waiting.pop()
-        found.append(here)
-        for name in children:
-            below = here.get(name)
-            waiting += below if isinstance(below, list) else [below] if below else []
-    return found
+def categorical(given: Any, places: Sequence[int]) -> Any:
+    """Return a data frame with columns of categories as its users have them."""
+    if not hasattr(given, "columns"):
+        return given
+    return given.astype({given.columns[place]: "category" for place in places})

@@ -2,9 +2,7 @@
 """LightGBM models: boosters in LightGBM's text form (MLflow's `model.lgb`, bare `.txt` and `.lgb`), and skops archives
 of its scikit-learn interface, which MLflow writes by default.
 
-Both are data. Before the conversion the booster is rewritten to mean the same for float32 inputs: thresholds are
-rounded down to float32 (`x <= t` is `x <= floor32(t)` for every float32 `x`; onnxmltools rounds to the nearest, which
-sends values at a threshold the other way), and a NaN that LightGBM reads as zero goes where zero goes.
+Both are data. The graph computes in binary64, as LightGBM does.
 """
 
 from __future__ import annotations
@@ -13,6 +11,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 from packager.exporters import Wishes, _lightgbm, _mlflow, _skops
+from packager.exporters._boosting import Boosted
 
 TOOLCHAIN: tuple[str, ...] = (*_lightgbm.TOOLCHAIN, "skops")
 EXTRA = _lightgbm.EXTRA
@@ -30,7 +29,7 @@ def detect(paths: Collection[str], read: Callable[[str], bytes]) -> str | None:
     return found[0] if len(found) == 1 and read(found[0])[:64].startswith(b"tree\n") else None
 
 
-def load(source: Path, payload: str, wishes: Wishes) -> _lightgbm.Boosted:
+def load(source: Path, payload: str, wishes: Wishes) -> Boosted:
     """Open the file. Raises StepError for what LightGBM cannot read, and for boosters that ONNX cannot hold."""
     path = source / payload
     if payload.endswith(".skops"):

@@ -3,27 +3,33 @@
 
 The files hold numbers that XGBoost reads itself; nothing in them is run. A model of the scikit-learn interface is
 exported with the rounds its `predict` uses (up to the best one), a bare booster with all it has. NaN is missing.
+What a model was told to take for missing besides is not in the file, and so neither MLflow nor anyone else knows it.
+
+A category that was not there in training is a missing value to the graph. The library means to refuse it, but takes it
+for the next larger category it knows, if there is one; so measurements keep to the known ones.
 """
 
 from __future__ import annotations
 
 import importlib
-import json
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 from packager.errors import StepError
-from packager.exporters import Arrays, Feeds, Interface, Wishes, _bentoml, _boosting, _estimator, _mlflow, _table
+from packager.exporters import Arrays, Wishes, _bentoml, _boosting, _mlflow, _sklearn, _table
+from packager.exporters._boosting import Boosted
+from packager.exporters._sklearn.builder import Builder, Frame, Value
+from packager.exporters._trees import xgboost
+from packager.exporters._trees.ensemble import thresholds
 
 TOOLCHAIN: tuple[str, ...] = (*_boosting.TOOLCHAIN, "xgboost")
 EXTRA = _boosting.EXTRA
 EXECUTES = False
 LOOKS_FOR = "`model.ubj` of MLflow's xgboost, or one `.ubj` or `.json` file"
 
-_SKLEARN = ("XGBClassifier", "XGBRegressor", "XGBRFClassifier", "XGBRFRegressor")
-_OTHERWISE = "train with the booster `gbtree` and an objective for classes or numbers"
+_SKLEARN = ("XGBClassifier", "XGBRegressor", "XGBRFClassifier", "XGBRFRegressor", "XGBRanker")
+_CLASSES = ("binary:logistic", *xgboost.SOFTMAX)
 
 
 def detect(paths: Collection[str], read: Callable[[str], bytes]) -> str | None:
@@ -51,92 +57,108 @@ def load(source: Path, payload: str, wishes: Wishes) -> Boosted:
     kind = str(flavor.get("model_class") or _bentoml.option(source, "model_class")).rpartition(".")[2]
     hint = "save the model again with `save_model` of a recent XGBoost"
     what = f"`{payload}` cannot be opened by XGBoost"
-    booster = _table.refused(what, lambda: _booster(lib, kind, source / payload), hint)
-    objective = _objective(booster)
-    table = _table.table(source, wishes, list(booster.feature_names or ()), booster.num_features(), text=False)
-    interface = wishes.interface(table.ports, {}, unfix=_table.UNFIX)
-    return Boosted(booster, objective, table, interface, wishes.outputs, wishes.seed)
+    model = _table.refused(what, lambda: _opened(lib, kind, source / payload), hint)
+    booster = model if isinstance(model, lib.Booster) else model.get_booster()
+    found = xgboost.read(booster, best=model is not booster)
+    _refuse_codes(source, found)
+    table = _table.table(
+        source, wishes, list(found.names), booster.num_features(), text=False,
+        texts=[place for place, known in found.categories.items() if isinstance(known[0], str)],
+    )  # fmt: skip
+    answering = _Bare(model, found) if model is booster else _Interface(model, found)
+    return Boosted(
+        answering.answer, answering.write, answering.names, _critical(found), table,
+        wishes.interface(table.ports, {}, unfix=_table.UNFIX), wishes.outputs, wishes.seed,
+        _table.examples(source, table), list(found.categories) if table.layout == "frame" else (),
+    )  # fmt: skip
 
 
-def _booster(lib: Any, kind: str, path: Path) -> Any:
-    """Return the booster that answers `predict`; the classes of the scikit-learn interface stop at the best round."""
+def _opened(lib: Any, kind: str, path: Path) -> Any:
+    """Return what answers `predict`: a booster, or a model of the scikit-learn interface, up to the best round."""
     if kind not in _SKLEARN:
         return lib.Booster({"nthread": 1}, model_file=str(path))
-    model = getattr(lib, kind)(n_jobs=1)
+    model = getattr(lib, kind)(n_jobs=1, enable_categorical=True)
     model.load_model(str(path))
-    booster = model.get_booster()
-    best = booster.attr("best_iteration")
-    return booster if best is None else booster[: int(best) + 1]
+    return model
 
 
-def _objective(booster: Any) -> str:
-    """Return the objective; refuse what the converter would silently get wrong."""
-    learner = json.loads(booster.save_config())["learner"]
-    kind, objective = learner["gradient_booster"]["name"], str(learner["objective"]["name"])
-    if kind != "gbtree":
-        raise StepError(f"the booster is `{kind}`, which has no ONNX form here", hint=_OTHERWISE)
-    if "c" in (booster.feature_types or ()):
-        raise StepError("the booster splits on categories, which has no ONNX form here", hint="encode them as numbers")
-    if objective.startswith(("rank:", "survival:")) or objective == "binary:hinge":
-        raise StepError(f"the objective `{objective}` has no ONNX form here", hint=_OTHERWISE)
-    if objective == "multi:softmax":  # the same model, but it answers with classes where probabilities are wanted
-        booster.set_param({"objective": "multi:softprob"})
-        return "multi:softprob"
-    return objective
+def _refuse_codes(source: Path, model: xgboost.Model) -> None:
+    """Raise StepError where callers have a data frame of categories and the file holds only their codes."""
+    named = [model.names[place] for place in model.coded] if _mlflow.columns(source) and model.names else []
+    if named:
+        raise StepError(
+            f"the file holds only codes of the categories of column `{named[0]}`, so that nothing says which value has "
+            "which code",
+            hint="train and log the model with XGBoost 3.1 or newer, which keeps the values",
+        )
 
 
-@dataclass(frozen=True, slots=True)
-class Boosted:
-    """An opened booster as a source. `outputs` are the wished names, empty for the default ones."""
-
-    booster: Any
-    objective: str
-    table: _table.Table
-    interface: Interface
-    outputs: tuple[str, ...] = ()
-    seed: int = 0
-
-    def to_onnx(self, opset: int) -> Any:
-        booster = self.booster.copy()
-        booster.feature_names = booster.feature_types = None  # the converter wants f0, f1, …
-        model = _boosting.convert(booster, self.interface.inputs, opset, "xgboost")
-        if self.objective in _CLASSES:
-            _boosting.classify(model, range(_classes(booster)))
-        _estimator.finish(model, self.interface.inputs, self.outputs or self._names())
-        return model
-
-    def _names(self) -> tuple[str, ...]:
-        return _boosting.CLASSIFIER if self.objective in _CLASSES else _boosting.REGRESSOR
-
-    def run(self, feeds: Feeds) -> Arrays:
-        numpy, lib = importlib.import_module("numpy"), _boosting.library("xgboost")
-        given = lib.DMatrix(_boosting.matrix(self.interface.inputs, feeds), missing=numpy.nan, nthread=1)
-        answer = self.booster.predict(given, validate_features=False)
-        if self.objective not in _CLASSES:
-            return [answer.reshape(len(answer), -1)]
-        both = answer if answer.ndim == 2 else numpy.stack([1 - answer, answer], axis=1)
-        labels = both.argmax(axis=1) if answer.ndim == 2 else answer > _HALF
-        return [labels.astype("int64"), both]
-
-    def samples(self) -> Mapping[str, Any]:
-        width = self.booster.num_features()
-        names = {name: place for place, name in enumerate(self.booster.feature_names or ())}
-        found: list[list[float]] = [[] for _ in range(width)]
-        for text in self.booster.get_dump(dump_format="json"):
-            for node in _boosting.walk(json.loads(text), ("children",)):
-                if "split" in node:
-                    place = names[node["split"]] if names else int(node["split"][1:])
-                    found[place].append(float(node["split_condition"]))
-        return _boosting.samples(found, self.table, self.run, self.seed)
-
-    def extra_files(self) -> Mapping[str, Path]:
-        return {}
+def _critical(model: xgboost.Model) -> list[list[Any]]:
+    found: list[list[Any]] = [[*own, *_after(own)] for own in thresholds(model.ensemble)]
+    for place, known in model.categories.items():
+        found[place] = list(known)
+    return found
 
 
-def _classes(booster: Any) -> int:
-    stated = json.loads(booster.save_config())["learner"]["learner_model_param"]["num_class"]
-    return max(int(stated), 2)
+def _after(stated: Sequence[float]) -> list[float]:
+    """Return the float32 after each: a tree here holds the last number that goes left, the file the next."""
+    numpy = importlib.import_module("numpy")
+    return numpy.nextafter(numpy.array(stated, "float32"), numpy.float32(numpy.inf)).astype("float64").tolist()
 
 
-_CLASSES = ("binary:logistic", "multi:softprob")
-_HALF = 0.5  # where the scikit-learn interface puts the border between two classes
+def _frame(given: Any, model: xgboost.Model) -> Any:
+    """Return a table with its categories as users have them; where only codes are known, numbers are codes."""
+    if not hasattr(given, "columns"):
+        return given
+    pandas, found = importlib.import_module("pandas"), _boosting.categorical(given, list(model.categories))
+    for place in model.coded:
+        codes = given.iloc[:, place].fillna(-1).astype("int64").clip(-1)
+        found[given.columns[place]] = pandas.Categorical.from_codes(codes, list(range(max(int(codes.max()), 0) + 1)))
+    return found
+
+
+class _Bare:
+    """A booster by itself: classes have no names, numbers are what `predict` says."""
+
+    def __init__(self, booster: Any, model: xgboost.Model) -> None:
+        self._booster, self._model = booster.copy(), model
+        if model.objective == "multi:softmax":  # the same model, but it answers with classes
+            self._booster.set_param({"objective": "multi:softprob"})
+        self._classifies = model.objective in _CLASSES and (
+            model.objective in xgboost.SOFTMAX or model.ensemble.outputs == 1
+        )
+        self._classes = importlib.import_module("numpy").arange(max(model.ensemble.outputs, 2))
+        self.names = _boosting.CLASSIFIER if self._classifies else _boosting.REGRESSOR
+
+    def answer(self, given: Any) -> Arrays:
+        numpy, lib = importlib.import_module("numpy"), importlib.import_module("xgboost")
+        types = None if hasattr(given, "columns") else self._booster.feature_types
+        matrix = lib.DMatrix(
+            _frame(given, self._model), missing=numpy.nan, nthread=1, enable_categorical=True, feature_types=types
+        )
+        said = self._booster.predict(matrix, validate_features=False)
+        return _boosting.class_answers(said, self._classes) if self._classifies else [_boosting.numbers(said)]
+
+    def write(self, builder: Builder, frame: Frame) -> list[Value]:
+        said = xgboost.write_prediction(builder, self._model, frame)
+        return _boosting.write_classes(builder, said, self._classes) if self._classifies else [said]
+
+
+class _Interface:
+    """A model of the scikit-learn interface: `predict`, and `predict_proba` of a classifier."""
+
+    def __init__(self, model: Any, read: xgboost.Model) -> None:
+        self._model, self._read = model, read
+        self.names = _boosting.CLASSIFIER if hasattr(model, "predict_proba") else _boosting.REGRESSOR
+
+    def answer(self, given: Any) -> Arrays:
+        table = _frame(given, self._read)
+        said = self._model.predict(table, validate_features=False)
+        if self.names == _boosting.REGRESSOR:
+            return [_boosting.numbers(said)]
+        scores = self._model.predict_proba(table, validate_features=False)
+        return [said.astype("int64"), _boosting.numbers(scores)]
+
+    def write(self, builder: Builder, frame: Frame) -> list[Value]:
+        methods = ("predict", "predict_proba") if self.names == _boosting.CLASSIFIER else ("predict",)
+        return [_sklearn.emit(builder, self._model, method, frame) for method in methods]

@@ -24,6 +24,11 @@ def lightgbm_probabilities(builder: Builder, model: Any, frame: Frame) -> Value:
     return found if model.n_classes_ > 2 else both_sides(builder, found)
 
 
+@writes("decision_function", "LGBMClassifier")
+def lightgbm_scores(builder: Builder, model: Any, frame: Frame) -> Value:
+    return lightgbm.write_raw(builder, lightgbm.read(model.booster_), frame)
+
+
 @writes("predict", "LGBMClassifier")
 def lightgbm_label(builder: Builder, model: Any, frame: Frame) -> Value:
     scores = emit(builder, model, "predict_proba", frame)

@@ -88,7 +88,7 @@ class Ensemble:
 
 
 def floor32(values: Any) -> Any:
-    """Round down to float32: `x <= t` is `x <= floor32(t)` for every float32 `x`."""
+    """Round down to float32: no float32 lies between a number and the result, so both split them alike."""
     numpy = importlib.import_module("numpy")
     largest = float(numpy.finfo("float32").max)
     stated = numpy.asarray(values, "float64")
@@ -98,7 +98,7 @@ def floor32(values: Any) -> Any:
 
 
 def before32(values: Any) -> Any:
-    """Step to the float32 before: `x < t` is `x <= before32(t)`."""
+    """Step to the float32 before: at most that is less than the number itself."""
     numpy = importlib.import_module("numpy")
     return numpy.nextafter(numpy.asarray(values, "float32"), numpy.float32(-numpy.inf))
 

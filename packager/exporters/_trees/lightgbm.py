@@ -8,6 +8,10 @@ zero than a float32 of 1e-35 are read as zero. A missing value is NaN, or zero, 
 from __future__ import annotations
 
 import importlib
+<<<<<<< HEAD
+=======
+import itertools
+>>>>>>> fad3a4e (wip: bare boosters through the writers)
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -85,8 +89,8 @@ def _categories(booster: Any, tail: str) -> dict[int, Sequence[JSON]]:
     places = sorted(int(part) for part in stated[1].split(",") if part) if stated else []
     if len(lists) not in (0, len(places)):
         raise StepError(
-            f"{len(places)} columns of the model are categorical and it holds the categories of {len(lists)} columns of "
-            "a data frame, so that nothing says which is which",
+            f"{len(places)} columns of the model are categorical and it holds the categories of {len(lists)} columns "
+            "of a data frame, so that nothing says which is which",
             hint="train with `categorical_feature='auto'`, or turn those columns into codes before the model",
         )
     return dict(zip(places, lists, strict=False))
@@ -146,7 +150,7 @@ def _sets(block: str) -> list[frozenset[int]]:
         frozenset(
             32 * place + bit for place, word in enumerate(words[first:last]) for bit in range(32) if word >> bit & 1
         )
-        for first, last in zip(borders, borders[1:], strict=False)
+        for first, last in itertools.pairwise(borders)
     ]
 
 

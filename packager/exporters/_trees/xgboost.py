@@ -8,6 +8,7 @@ that was trained on a data frame holds the values of its categories, before that
 from __future__ import annotations
 
 import importlib
+import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -124,7 +125,7 @@ def _texts(borders: Sequence[int], values: Sequence[int]) -> list[JSON]:
             hint="name the categories in ASCII, or turn them into codes before the model",
         )
     data = bytes(values)
-    return [data[first:last].decode() for first, last in zip(borders, borders[1:], strict=False)]
+    return [data[first:last].decode() for first, last in itertools.pairwise(borders)]
 
 
 # -- one tree
@@ -145,7 +146,7 @@ def _tree(stated: Mapping[str, Any], target: int, scale: float, columns: Columns
 
 
 def _values(stated: Mapping[str, Any], leaf: Any, conditions: Any, right: Any) -> Any:
-    """Return the numbers of leaves [nodes, width]: with several outputs they lie apart, by leaf, or before 3.1 by node."""
+    """Return the numbers of leaves [nodes, width]: several outputs lie apart, by leaf, or before 3.1 by node."""
     numpy = importlib.import_module("numpy")
     width = int(stated["tree_param"]["size_leaf_vector"])
     if width <= 1:

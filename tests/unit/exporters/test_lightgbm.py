@@ -9,10 +9,10 @@ from typing import Any
 
 import lightgbm
 import numpy as np
+import onnxruntime
 import pytest
 
 from packager.errors import StepError
-from packager.exporters import _lightgbm
 from tests import tables
 from tests.unit.exporters.conftest import detected, opened
 
@@ -63,14 +63,19 @@ def test_labels_are_equal_and_numbers_agree(name: str, tmp_path: Path) -> None:
     assert [port["name"] for port in found.facts["interface"]["inputs"]] == list(TABLE)
 
 
-def test_thresholds_become_float32_that_decide_the_same() -> None:
-    booster = MODELS["numbers"]().booster_
-    exact = lightgbm.Booster(model_str=_lightgbm.exact_text(booster.model_to_string()))
-    rows = HOLES.astype("float32").astype("float64")
-    assert (booster.predict(rows) == exact.predict(rows)).all()
-    assert _lightgbm._floor(0.1) == float(np.nextafter(np.float32(0.1), np.float32(0)))
-    assert _lightgbm._floor(1.7976931348623157e308) == float(np.finfo("float32").max)
-    assert _lightgbm._floor(0.5) == 0.5
+def test_doubles_fall_into_the_leaf_they_fall_into_in_the_library(tmp_path: Path) -> None:
+    """Neighbours of thresholds that are one float32 are two doubles, and lie in two leaves."""
+    model = lightgbm.LGBMRegressor(**OPTIONS).fit(HOLES, TABLE.visits)
+    source = opened(tables.saved(tmp_path / "model", "lightgbm", model, HOLES, TWO))
+    assert {port.dtype for port in source.interface.inputs} == {"float64"}
+    stated = model.booster_.trees_to_dataframe().query("split_feature == 'age'").threshold.astype(float).to_numpy()
+    beside = np.concatenate([stated, np.nextafter(stated, np.inf)])
+    rows = HOLES.fillna(0.0).iloc[np.arange(len(beside)) % len(HOLES)].assign(age=beside)
+    feeds = {name: rows[name].to_numpy().reshape(-1, 1) for name in rows}
+    session = onnxruntime.InferenceSession(source.to_onnx(18).SerializeToString())
+    assert (session.run(None, feeds)[0].reshape(-1) == model.predict(rows).astype("float32")).all()
+    rounded = model.predict(rows.astype("float32").astype("float64"))
+    assert (rounded != model.predict(rows)).any()
 
 
 def test_a_bare_text_file_and_a_pickle(tmp_path: Path) -> None:
@@ -83,15 +88,37 @@ def test_a_bare_text_file_and_a_pickle(tmp_path: Path) -> None:
     assert tables.measured(source, tmp_path / "graph2").worst["label"] == 0
 
 
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ({"linear_tree": True}, "linear models in its leaves"), ({"zero_as_missing": True}, "zeros for missing"),
-        ({"objective": "xentropy"}, "`cross_entropy`"),
-    ],
-)  # fmt: skip
-def test_what_onnx_cannot_hold_is_refused(options: dict[str, Any], words: str, tmp_path: Path) -> None:
-    booster = trained(**{"objective": "regression", "answer": TWO, "given": TABLE, **options})
+def test_raw_categories_are_taken_and_samples_hold_them(tmp_path: Path) -> None:
+    table = TABLE.assign(city=tables.frame(600).city, visits=TABLE.visits + 3).astype(
+        {"city": "category", "visits": "category"}
+    )
+    model = lightgbm.LGBMClassifier(**OPTIONS).fit(table, NAMED)
+    source = opened(tables.saved(tmp_path / "model", "lightgbm", model, table, NAMED))
+    assert {port.name: port.dtype for port in source.interface.inputs}["city"] == "string"
+    assert {port.name: port.dtype for port in source.interface.inputs}["visits"] == "int64"
+    samples = source.samples()
+    assert set(table.city) <= set(samples["city"].reshape(-1))
+    assert set(table.visits) <= set(samples["visits"].reshape(-1))
+    assert set(samples["city"].reshape(-1)) - set(table.city), "an unseen city is offered"
+
+
+def test_codes_are_what_the_library_makes_of_numbers(tmp_path: Path) -> None:
+    """It cuts fractions off: 2.9999998 is the category 2, -0.5 is 0, -1 and what is missing are none."""
+    booster = trained("regression", TABLE.age, TABLE.astype(float), ["visits"], min_data_per_group=1, cat_smooth=0)
+    (tmp_path / "source").mkdir()
+    booster.save_model(tmp_path / "source" / "m.txt")
+    source = opened(tmp_path / "source")
+    rows = (
+        TABLE.astype(float).iloc[:9].assign(visits=[2.9999998, -0.5, -1.0, np.nan, 1e300, -1e300, np.inf, 5.0, 2**31])
+    )
+    feeds = {name: rows[name].to_numpy().reshape(-1, 1) for name in rows}
+    (got,) = onnxruntime.InferenceSession(source.to_onnx(18).SerializeToString()).run(None, feeds)
+    assert (got.reshape(-1) == booster.predict(rows).astype("float32")).all()
+
+
+def test_categories_without_a_column_are_refused(tmp_path: Path) -> None:
+    table = TABLE.assign(visits=TABLE.visits.astype("category"), two=TWO.astype("category"))
+    booster = trained("regression", TABLE.age, table, ["visits"])
     booster.save_model(tmp_path / "m.lgb")
-    with pytest.raises(StepError, match=words):
+    with pytest.raises(StepError, match="nothing says which is which"):
         opened(tmp_path)

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 import xgboost
 
@@ -70,23 +72,41 @@ def test_a_bare_file(ending: str, tmp_path: Path) -> None:
     assert found.worst["label"] == 0
 
 
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ({"booster": "dart"}, "`dart`"), ({"booster": "gblinear", "max_depth": None}, "`gblinear`"),
-        ({"objective": "binary:hinge"}, "`binary:hinge`"),
-    ],
-)  # fmt: skip
-def test_what_onnx_cannot_hold_is_refused(options: dict[str, Any], words: str, tmp_path: Path) -> None:
-    xgboost.XGBRegressor(**{**OPTIONS, **options}).fit(TABLE, TWO).save_model(tmp_path / "m.ubj")
-    with pytest.raises(StepError, match=words):
-        opened(tmp_path)
+def test_flags_are_columns_like_others(tmp_path: Path) -> None:
+    (tmp_path / "source").mkdir()
+    table = TABLE[["age"]].assign(old=TABLE.age > 45)
+    model = xgboost.XGBClassifier(n_estimators=5, n_jobs=1).fit(table, TWO)
+    model.save_model(tmp_path / "source" / "ind.ubj")
+    assert tables.measured(tmp_path / "source", tmp_path / "graph").worst["label"] == 0
 
 
-def test_categories_and_broken_files_are_refused(tmp_path: Path) -> None:
+def without_values(path: Path, target: Path) -> None:
+    """Write a model as XGBoost before 3.1 did: codes of categories alone."""
+    learner = json.loads(path.read_text())
+    learner["learner"]["gradient_booster"]["model"].pop("cats")
+    target.write_text(json.dumps(learner))
+
+
+def test_codes_alone_are_taken_as_codes_and_refused_of_data_frames(tmp_path: Path) -> None:
     table = TABLE.assign(visits=TABLE.visits.astype("category"))
-    xgboost.XGBRegressor(enable_categorical=True, **OPTIONS).fit(table, TWO).save_model(tmp_path / "m.ubj")
-    with pytest.raises(StepError, match="splits on categories"):
+    model = xgboost.XGBRegressor(enable_categorical=True, max_cat_to_onehot=1, **OPTIONS).fit(table, TWO)
+    source = tables.saved(tmp_path / "model", "xgboost", model, table, TWO, model_format="json")
+    (tmp_path / "bare").mkdir()
+    without_values(source / "model.json", tmp_path / "bare" / "model.json")
+    found = opened(tmp_path / "bare")
+    feeds = {name: TABLE[name].to_numpy("float64").reshape(-1, 1) for name in TABLE}
+    session = onnxruntime.InferenceSession(found.to_onnx(18).SerializeToString())
+    assert np.abs(session.run(None, feeds)[0].reshape(-1) - model.predict(table)).max() < 1e-6
+    without_values(source / "model.json", source / "model.json")
+    with pytest.raises(StepError, match="holds only codes of the categories of column `visits`"):
+        opened(source)
+
+
+def test_categories_that_the_library_cuts_and_broken_files_are_refused(tmp_path: Path) -> None:
+    city = tables.frame(600).city.astype("category")
+    model = xgboost.XGBRegressor(enable_categorical=True, **OPTIONS).fit(TABLE.assign(city=city), TWO)
+    model.save_model(tmp_path / "m.ubj")
+    with pytest.raises(StepError, match="not ASCII"):
         opened(tmp_path)
     (tmp_path / "m.ubj").write_bytes(b"{L\x00")
     with pytest.raises(StepError, match="cannot be opened by XGBoost"):

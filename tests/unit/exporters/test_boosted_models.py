@@ -1,0 +1,16 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every kind of tree and booster answers as its own library does, on 2,400 fresh rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.matrix.boosted_models import MODELS, judge
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_answers_are_the_librarys_own(name: str, tmp_path: Path) -> None:
+    row = judge(name, tmp_path)
+    assert row.verdict == "right", row
