@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from packager.errors import MissingToolError, StepError
-from packager.exporters import Arrays, Feeds, Interface, Port
+from packager.exporters import Arrays, Feeds, Interface, Port, _divide, _training
+from packager.graphs import integers, rename
 
 UNBOUNDED = (1 << 31) - 1  # stands for torch's infinity: longer than any axis a runtime accepts
 TOOLCHAIN = ("torch", "onnx", "onnxscript", "onnx-ir", "onnxruntime", "numpy", "ml-dtypes", "sympy", "protobuf")
@@ -81,9 +82,10 @@ class Traced:
 
     def to_onnx(self, opset: int) -> Any:
         program = self._capture()
+        _training.refuse(program, captured_here=True)
         order = self._order(program)
-        names = output_names(program, self.outputs)
-        model = convert(program, opset, [port.name for port in order], names)
+        inputs = [port.name for port in order]
+        model = convert(program, opset, inputs, output_names(program, self.outputs, inputs))
         rename_dimensions(model, symbols(model, order))
         return model
 
@@ -152,20 +154,25 @@ def _free_lengths(module: Any) -> Iterator[None]:
         yield
 
 
-def output_names(program: Any, wished: Sequence[str]) -> list[str]:
+def output_names(program: Any, wished: Sequence[str], inputs: Sequence[str]) -> list[str]:
     """Return one name per tensor a program returns: the wished ones, else `output`, else `output_0`, `output_1`, …"""
     given = [spec.arg for spec in program.graph_signature.output_specs if spec.kind.name == "USER_OUTPUT"]
     tensors = [argument for argument in given if type(argument).__name__ == "TensorArgument"]
     for argument in given:
         if argument not in tensors and getattr(argument, "value", argument) is not None:
             raise StepError("the model returns something that is not a tensor", hint="return tensors only, or None")
-    count = len(tensors)
+    return named_outputs(len(tensors), wished, inputs)
+
+
+def named_outputs(count: int, wished: Sequence[str], inputs: Sequence[str]) -> list[str]:
+    """Return `count` names of outputs: the wished ones, else default ones that are no input's."""
     if wished and len(wished) != count:
         raise StepError(
             f"expected {count} output names, got {len(wished)}: {', '.join(wished)}",
             hint="name every output of the model, or none",
         )
-    return list(wished) or (["output"] if count == 1 else [f"output_{index}" for index in range(count)])
+    default = ["output"] if count == 1 else [f"output_{index}" for index in range(count)]
+    return list(wished) or rename.apart(inputs, default)
 
 
 def convert(program: Any, opset: int, inputs: Sequence[str], outputs: Sequence[str]) -> Any:
@@ -173,9 +180,12 @@ def convert(program: Any, opset: int, inputs: Sequence[str], outputs: Sequence[s
     lib = torch()
     with translated("converted", program), quiet(), lib.no_grad():
         made = lib.onnx.export(
-            program, dynamo=True, opset_version=opset, input_names=inputs, output_names=outputs, verbose=False
-        )
+            program, dynamo=True, opset_version=opset, verbose=False,
+            custom_translation_table=_divide.translations(lib),
+        )  # fmt: skip
         model = made.model_proto
+    integers.write_exactly(model, [value.name for value in model.graph.input])
+    rename.name_ports(model, inputs, outputs)
     found = next((entry.version for entry in model.opset_import if entry.domain == ""), 0)
     if found != opset:  # torch writes opset 18, converts where it can, and keeps 18 without an error where it cannot
         raise StepError(

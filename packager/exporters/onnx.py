@@ -49,7 +49,7 @@ def load(source: Path, payload: str, wishes: Wishes) -> Graph:
     ports = _ports(model)
     recipe = pair(ports, wishes.inputs or ())
     named = [_merged(port, wish) for port, wish in zip(ports, recipe, strict=True)]
-    outputs = wishes.outputs or tuple(names)
+    outputs = wishes.outputs or tuple(rename.apart([port.name for port in named], names))
     if len(outputs) != len(names):
         raise StepError(f"expected {len(names)} output names, got {len(outputs)}")
     interface = wishes.interface(named, {}, unfix=_UNFIX)

@@ -15,7 +15,21 @@ from pathlib import Path
 from typing import Any
 
 from packager.errors import StepError
-from packager.exporters import BATCH, Arrays, Feeds, Interface, Port, Range, Wishes, _archive, _mlflow, _torch, pair
+from packager.exporters import (
+    BATCH,
+    Arrays,
+    Feeds,
+    Interface,
+    Port,
+    Range,
+    Wishes,
+    _archive,
+    _halves,
+    _mlflow,
+    _torch,
+    _training,
+    pair,
+)  # fmt: skip
 
 TOOLCHAIN: tuple[str, ...] = _torch.TOOLCHAIN
 EXTRA = "torch"
@@ -44,7 +58,11 @@ def load(source: Path, payload: str, wishes: Wishes) -> Program:
     _archive.refuse_code(source / payload, lib)
     with _torch.translated("opened"), _torch.quiet():
         program = lib.export.load(str(source / payload))
+    _training.refuse(program, captured_here=False)
     ports, outputs = _mlflow.signature(source)
+    if _halves.in_program(lib, program):
+        _halves.widen_program(lib, program)
+        wishes = _halves.widen_wishes(wishes)
     interface, symbols = _interface(_axes(program), wishes, ports)
     return Program(program, interface, symbols, wishes.outputs or tuple(filter(None, outputs)))
 
@@ -59,8 +77,8 @@ class Program:
     outputs: tuple[str, ...]
 
     def to_onnx(self, opset: int) -> Any:
-        names = _torch.output_names(self.program, self.outputs)
-        model = _torch.convert(self.program, opset, [port.name for port in self.interface.inputs], names)
+        inputs = [port.name for port in self.interface.inputs]
+        model = _torch.convert(self.program, opset, inputs, _torch.output_names(self.program, self.outputs, inputs))
         _torch.rename_dimensions(model, self.symbols)
         return model
 

@@ -34,6 +34,16 @@ def name_ports(model: Proto, inputs: Sequence[str], outputs: Sequence[str]) -> N
     rename_values(model, dict(zip(old, new, strict=True)))
 
 
+def apart(inputs: Sequence[str], outputs: Sequence[str]) -> list[str]:
+    """Return default names of outputs, numbered where an input or an earlier output is called so already."""
+    taken = set(inputs)
+    found = []
+    for name in outputs:
+        found.append(next(n for n in (name, *(f"{name}_{k}" for k in range(1, len(taken) + 2))) if n not in taken))
+        taken.add(found[-1])
+    return found
+
+
 def rename_values(model: Proto, names: Mapping[str, str]) -> None:
     """Rename values of the outermost graph from old to new, all at once and in place.
 
