@@ -12,13 +12,13 @@ import importlib
 import logging
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from packager.errors import MissingToolError, StepError
-from packager.exporters import Arrays, Feeds, Interface, Port, _divide, _training
+from packager.exporters import Arrays, Feeds, Interface, Port, _attention, _divide, _precision, _training, _work
 from packager.graphs import integers, rename
 
 UNBOUNDED = (1 << 31) - 1  # stands for torch's infinity: longer than any axis a runtime accepts
@@ -128,12 +128,41 @@ class Traced:
         return [ports[name] for name in program.graph_signature.user_inputs]
 
     def run(self, feeds: Feeds) -> Arrays:
-        args, kwargs = self._arguments([tensor(feeds[port.name]) for port in self.interface.inputs])
-        with quiet(), torch().inference_mode():
-            return arrays(self.module(*args, **kwargs))
+        return self._answer(self.module, feeds)
+
+    def exact(self) -> Callable[[Feeds], Arrays]:
+        """Open the module in float64."""
+        module = _precision.doubled_module(torch(), self.module)
+        return lambda feeds: self._answer(module, _precision.doubled_feeds(feeds))
+
+    def work(self) -> Callable[[Mapping[str, int]], float | None] | None:
+        """Return what counts the operations of one run; nothing counts those of recurrent layers."""
+        if any(isinstance(part, torch().nn.RNNBase) for part in self.module.modules()):
+            return None
+        return _work.counted(torch(), self.interface, lambda given: self._call(self.module, given))
+
+    def _answer(self, module: Any, feeds: Feeds) -> Arrays:
+        with quiet(), torch().inference_mode(), _padded():
+            return arrays(self._call(module, [tensor(feeds[port.name]) for port in self.interface.inputs]))
+
+    def _call(self, module: Any, tensors: Sequence[Any]) -> Any:
+        args, kwargs = self._arguments(list(tensors))
+        return module(*args, **kwargs)
 
     def extra_files(self) -> Mapping[str, Path]:
         return self.files
+
+
+@contextlib.contextmanager
+def _padded() -> Iterator[None]:
+    """Let attention compute padded places too: torch's fast path in eval mode leaves zeros there, as no graph does."""
+    mha = importlib.import_module("torch.backends.mha")
+    before = mha.get_fastpath_enabled()
+    mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        mha.set_fastpath_enabled(before)
 
 
 @contextlib.contextmanager
@@ -184,6 +213,7 @@ def convert(program: Any, opset: int, inputs: Sequence[str], outputs: Sequence[s
             custom_translation_table=_divide.translations(lib),
         )  # fmt: skip
         model = made.model_proto
+    _attention.answer_hidden_rows(model)
     integers.write_exactly(model, [value.name for value in model.graph.input])
     rename.name_ports(model, inputs, outputs)
     found = next((entry.version for entry in model.opset_import if entry.domain == ""), 0)

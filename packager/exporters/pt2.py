@@ -24,10 +24,11 @@ from packager.exporters import (
     Range,
     Wishes,
     _archive,
-    _halves,
     _mlflow,
+    _precision,
     _torch,
     _training,
+    _work,
     pair,
 )  # fmt: skip
 
@@ -60,9 +61,9 @@ def load(source: Path, payload: str, wishes: Wishes) -> Program:
         program = lib.export.load(str(source / payload))
     _training.refuse(program, captured_here=False)
     ports, outputs = _mlflow.signature(source)
-    if _halves.in_program(lib, program):
-        _halves.widen_program(lib, program)
-        wishes = _halves.widen_wishes(wishes)
+    if _precision.is_half_program(lib, program):
+        _precision.widen_program(lib, program)
+        wishes = _precision.widen_wishes(wishes)
     interface, symbols = _interface(_axes(program), wishes, ports)
     return Program(program, interface, symbols, wishes.outputs or tuple(filter(None, outputs)))
 
@@ -83,12 +84,31 @@ class Program:
         return model
 
     def run(self, feeds: Feeds) -> Arrays:
-        lib, tree = _torch.torch(), importlib.import_module("torch.utils._pytree")
-        given = iter([_torch.tensor(feeds[port.name]) for port in self.interface.inputs])
+        return self._answer(self.program.module(), feeds)
+
+    def exact(self) -> Callable[[Feeds], Arrays]:
+        """Open the program in float64."""
+        module = _precision.doubled_program(_torch.torch(), self.program)
+        return lambda feeds: self._answer(module, _precision.doubled_feeds(feeds))
+
+    def work(self) -> Callable[[Mapping[str, int]], float | None] | None:
+        """Return what counts the operations of one run; nothing counts those of recurrent layers."""
+        if any(re.match(r"aten\.(lstm|gru|rnn_)", str(node.target)) for node in self.program.graph.nodes):
+            return None
+        module = self.program.module(check_guards=False)
+        return _work.counted(_torch.torch(), self.interface, lambda given: self._call(module, given))
+
+    def _answer(self, module: Any, feeds: Feeds) -> Arrays:
+        with _torch.torch().inference_mode(), _torch.quiet():
+            return _torch.arrays(
+                self._call(module, [_torch.tensor(feeds[port.name]) for port in self.interface.inputs])
+            )
+
+    def _call(self, module: Any, tensors: Sequence[Any]) -> Any:
+        lib, tree, given = _torch.torch(), importlib.import_module("torch.utils._pytree"), iter(tensors)
         leaves, spec = tree.tree_flatten(self.program.example_inputs)  # what is not a tensor there is a constant
         args, kwargs = tree.tree_unflatten([next(given) if isinstance(x, lib.Tensor) else x for x in leaves], spec)
-        with lib.inference_mode(), _torch.quiet():
-            return _torch.arrays(self.program.module()(*args, **kwargs))
+        return module(*args, **kwargs)
 
     def extra_files(self) -> Mapping[str, Path]:
         return {}

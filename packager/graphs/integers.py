@@ -12,18 +12,17 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from packager.graphs import graph
+from packager.graphs import graph, reach
 from packager.graphs.graph import Proto
 
 _INT64 = 7  # of onnx.TensorProto
-_SHAPES = {"Shape", "Size"}  # what a caller's values do not flow through
 _HALF = 1 << 32
 
 
 def write_exactly(model: Proto, inputs: Sequence[str]) -> None:
     """Replace inexact operators on 64-bit integers that follow from `inputs`, in place, in the outermost graph."""
     main = model.graph
-    reached = _reached(main, set(inputs))
+    reached = reach.reached(main, set(inputs))
     found = [node for node in main.node if node.op_type in _REWRITES and reached.intersection(node.input)]
     wide = _wide(model) if found else set()
     if not any(node.input[0] in wide for node in found):
@@ -37,20 +36,6 @@ def write_exactly(model: Proto, inputs: Sequence[str]) -> None:
     written = list(nodes.made)
     del main.node[:]
     main.node.extend(written)
-
-
-def _reached(main: Proto, found: set[str]) -> set[str]:
-    """Return the names of all values that follow from `found`, whatever lies in the subgraphs on the way."""
-    for node in main.node:
-        if node.op_type not in _SHAPES and found.intersection(_reads(node)):
-            found |= set(node.output)
-    return found
-
-
-def _reads(node: Proto) -> Iterator[str]:
-    for message in graph.messages(node):
-        if message.DESCRIPTOR.name == "NodeProto":
-            yield from message.input
 
 
 def _wide(model: Proto) -> set[str]:

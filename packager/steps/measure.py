@@ -38,12 +38,12 @@ def run(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JSON]) -> JS
     source = exporters.exporter(params["kind"]).load(inputs["source"], params["payload"], Wishes.from_params(params))
     session = _session(inputs["artefact"], params) if "artefact" in inputs else None
     samples = exporters.samples_of(source)
-    done = _cases.cases(interface, samples)
+    done = _cases.cases(interface, samples, exporters.work_of(source))
     vectors = Vectors(out, interface, done)
     cases = []
     for case in done:
         feeds = _cases.feeds(interface, ranges, case, seed, samples)
-        expected = _cases.attempt("source", case, source.run, feeds)
+        expected = _cases.attempt("source", case, source.run, feeds, interface)
         vectors.add(case, feeds, expected)
         if session is not None:
             cases.append(_measure(case, interface, feeds, expected, session))
@@ -67,7 +67,7 @@ def open_session(runtime: str, path: Path, device: str = "cpu") -> Session:
 
 
 def _measure(case: _cases.Case, interface: JSON, feeds: Feeds, expected: Arrays, session: Session) -> JSON:
-    got = _cases.attempt("artefact", case, session.run, feeds)
+    got = _cases.attempt("artefact", case, session.run, feeds, interface)
     names = [port["name"] for port in interface["outputs"]]
     if not len(expected) == len(got) == len(names):
         raise StepError(f"expected {len(names)} outputs, got {len(expected)} from the source and {len(got)} compiled")
