@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
 from packager import plugins
 from packager.canonical import JSON
 from packager.errors import SourceError, StepError
-from packager.exporters import _bentoml
+from packager.exporters import _bentoml, _masks, _probe
 
 if TYPE_CHECKING:
     import numpy as np
@@ -151,14 +151,33 @@ class SourceModel(Protocol):
         """Return what must travel with the graph, by path in the bundle: text and JSON only."""
 
 
-def samples_of(source: SourceModel) -> Feeds:
+def samples_of(source: SourceModel) -> Mapping[str, Any]:
     """Return the values that a source wants to be measured on, by input; empty when its ranges say enough.
 
     A source offers them as `samples()`: arrays whose first axis lists rows (an input without its batch axis), all of
-    which it computes without an error. They follow from the source and the seed alone.
+    which it computes without an error. They follow from the source and the seed alone. For flags that must not hide
+    everything there is a `Stretch`, which draws them for any shape.
     """
     offered = getattr(source, "samples", None)
-    return cast("Feeds", offered()) if offered else {}
+    return {**_masks.masks(source), **(offered() if offered else {})}
+
+
+def probed(source: SourceModel, model: Any) -> Interface:
+    """Return the interface with a range for every integer input that the source does not answer everywhere.
+
+    `model` is the graph made of the source. A source may offer `exact()`, which opens it in float64 and returns what
+    runs it.
+    """
+    return _probe.bounded(source.interface, source.run, model, samples_of(source), getattr(source, "exact", None))
+
+
+def work_of(source: SourceModel) -> Callable[[Mapping[str, int]], float | None] | None:
+    """Return what estimates the operations of one run from the lengths of the dimensions, None where nothing does.
+
+    A source offers it as `work()`. It follows from shapes alone: the cases of a measurement depend on it.
+    """
+    offered = getattr(source, "work", None)
+    return cast("Callable[[Mapping[str, int]], float | None] | None", offered()) if offered else None
 
 
 def rows_of(source: SourceModel) -> Mapping[str, Feeds]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from packager.errors import StepError
-from packager.exporters import Port, SourceModel, Wishes, _archive, _mlflow, _script, _torch
+from packager.exporters import Port, SourceModel, Wishes, _archive, _mlflow, _precision, _script, _torch, _training
 
 _UNFIX = "name the axis in the `shape` of an input: `inputs: {x: {dtype: float32, shape: [batch, 8]}}`"
 
@@ -29,6 +29,9 @@ def load(source: Path, payload: str, wishes: Wishes) -> SourceModel:
     module = _module(lib, source / payload)
     scripted = isinstance(module, lib.jit.ScriptModule)
     signature, outputs = _mlflow.signature(source)
+    if _precision.is_half_module(lib, module):
+        _precision.widen_module(lib, module)
+        wishes, signature = _precision.widen_wishes(wishes), [_precision.widen_port(port) for port in signature]
     declared = _script.parameters(module) if scripted else _parameters(module)
     ports = _ports(wishes.inputs, signature, declared)
     named = all(port.name in declared for port in ports)
@@ -37,6 +40,7 @@ def load(source: Path, payload: str, wishes: Wishes) -> SourceModel:
     names = tuple(port.name for port in ports) if named else ()
     stated = wishes.outputs or tuple(filter(None, outputs))
     if scripted:
+        _training.refuse_script(module)
         return _script.Scripted(module, interface, stated)
     return _torch.Traced(module.eval(), interface, names, stated)
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from packager.errors import StepError
 from packager.exporters import Arrays, Feeds, Interface, _torch
-from packager.graphs import graph
+from packager.graphs import graph, rename
 
 
 def parameters(module: Any) -> dict[str, bool]:
@@ -32,19 +32,22 @@ class Scripted:
     outputs: tuple[str, ...] = ()
 
     def to_onnx(self, opset: int) -> Any:
-        lib, inputs = _torch.torch(), [port.name for port in self.interface.inputs]
+        lib, ports = _torch.torch(), self.interface.inputs
         given = tuple(_torch.example(self.interface).values())
-        names = self._names(len(self._answers(given)))
-        free = {port.name: {i: axis for i, axis in enumerate(port.shape) if isinstance(axis, str)}
-                for port in self.interface.inputs}  # fmt: skip
+        count = len(self._answers(given))
+        inputs, outputs = [f"input_{index}" for index in range(len(ports))], [f"output_{i}" for i in range(count)]
+        free = {name: {i: axis for i, axis in enumerate(port.shape) if isinstance(axis, str)}
+                for name, port in zip(inputs, ports, strict=True)}  # fmt: skip
         sink = io.BytesIO()
         with _torch.translated("converted"), _torch.quiet(), lib.no_grad():
             lib.onnx.export(
                 self._still(), given, sink, dynamo=False, opset_version=opset, input_names=inputs,
-                output_names=names, dynamic_axes=free,
+                output_names=outputs, dynamic_axes=free,
             )  # fmt: skip
         model = graph.tool().load_from_string(sink.getvalue())
-        _refuse_missing(model, inputs)
+        names = [port.name for port in ports]
+        _refuse_missing(model, dict(zip(inputs, names, strict=True)))
+        rename.name_ports(model, names, _torch.named_outputs(count, self.outputs, names))
         return model
 
     def _still(self) -> Any:
@@ -52,11 +55,6 @@ class Scripted:
         if getattr(self.module, "training", False):
             self.module.eval()
         return self.module
-
-    def _names(self, count: int) -> Sequence[str]:
-        if self.outputs and len(self.outputs) != count:
-            raise StepError(f"expected {count} output names, got {len(self.outputs)}: {', '.join(self.outputs)}")
-        return self.outputs or (["output"] if count == 1 else [f"output_{index}" for index in range(count)])
 
     def _answers(self, given: Sequence[Any]) -> Arrays:
         with _torch.quiet(), _torch.translated("run on its own inputs"), _torch.torch().inference_mode():
@@ -70,9 +68,9 @@ class Scripted:
         return {}
 
 
-def _refuse_missing(model: Any, inputs: Sequence[str]) -> None:
+def _refuse_missing(model: Any, inputs: Mapping[str, str]) -> None:
     """Refuse a graph that lost an input: the older exporter drops what a script does not use."""
     kept = {value.name for value in model.graph.input}
-    lost = [name for name in inputs if name not in kept]
+    lost = [name for inner, name in inputs.items() if inner not in kept]
     if lost:
         raise StepError(f"the script does not use its input `{lost[0]}`", hint="leave it out under `inputs`")

@@ -12,13 +12,14 @@ import importlib
 import logging
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from packager.errors import MissingToolError, StepError
-from packager.exporters import Arrays, Feeds, Interface, Port
+from packager.exporters import Arrays, Feeds, Interface, Port, _attention, _divide, _precision, _training, _work
+from packager.graphs import integers, rename
 
 UNBOUNDED = (1 << 31) - 1  # stands for torch's infinity: longer than any axis a runtime accepts
 TOOLCHAIN = ("torch", "onnx", "onnxscript", "onnx-ir", "onnxruntime", "numpy", "ml-dtypes", "sympy", "protobuf")
@@ -81,9 +82,10 @@ class Traced:
 
     def to_onnx(self, opset: int) -> Any:
         program = self._capture()
+        _training.refuse(program, captured_here=True)
         order = self._order(program)
-        names = output_names(program, self.outputs)
-        model = convert(program, opset, [port.name for port in order], names)
+        inputs = [port.name for port in order]
+        model = convert(program, opset, inputs, output_names(program, self.outputs, inputs))
         rename_dimensions(model, symbols(model, order))
         return model
 
@@ -126,12 +128,41 @@ class Traced:
         return [ports[name] for name in program.graph_signature.user_inputs]
 
     def run(self, feeds: Feeds) -> Arrays:
-        args, kwargs = self._arguments([tensor(feeds[port.name]) for port in self.interface.inputs])
-        with quiet(), torch().inference_mode():
-            return arrays(self.module(*args, **kwargs))
+        return self._answer(self.module, feeds)
+
+    def exact(self) -> Callable[[Feeds], Arrays]:
+        """Open the module in float64."""
+        module = _precision.doubled_module(torch(), self.module)
+        return lambda feeds: self._answer(module, _precision.doubled_feeds(feeds))
+
+    def work(self) -> Callable[[Mapping[str, int]], float | None] | None:
+        """Return what counts the operations of one run; nothing counts those of recurrent layers."""
+        if any(isinstance(part, torch().nn.RNNBase) for part in self.module.modules()):
+            return None
+        return _work.counted(torch(), self.interface, lambda given: self._call(self.module, given))
+
+    def _answer(self, module: Any, feeds: Feeds) -> Arrays:
+        with quiet(), torch().inference_mode(), _padded():
+            return arrays(self._call(module, [tensor(feeds[port.name]) for port in self.interface.inputs]))
+
+    def _call(self, module: Any, tensors: Sequence[Any]) -> Any:
+        args, kwargs = self._arguments(list(tensors))
+        return module(*args, **kwargs)
 
     def extra_files(self) -> Mapping[str, Path]:
         return self.files
+
+
+@contextlib.contextmanager
+def _padded() -> Iterator[None]:
+    """Let attention compute padded places too: torch's fast path in eval mode leaves zeros there, as no graph does."""
+    mha = importlib.import_module("torch.backends.mha")
+    before = mha.get_fastpath_enabled()
+    mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        mha.set_fastpath_enabled(before)
 
 
 @contextlib.contextmanager
@@ -152,20 +183,25 @@ def _free_lengths(module: Any) -> Iterator[None]:
         yield
 
 
-def output_names(program: Any, wished: Sequence[str]) -> list[str]:
+def output_names(program: Any, wished: Sequence[str], inputs: Sequence[str]) -> list[str]:
     """Return one name per tensor a program returns: the wished ones, else `output`, else `output_0`, `output_1`, …"""
     given = [spec.arg for spec in program.graph_signature.output_specs if spec.kind.name == "USER_OUTPUT"]
     tensors = [argument for argument in given if type(argument).__name__ == "TensorArgument"]
     for argument in given:
         if argument not in tensors and getattr(argument, "value", argument) is not None:
             raise StepError("the model returns something that is not a tensor", hint="return tensors only, or None")
-    count = len(tensors)
+    return named_outputs(len(tensors), wished, inputs)
+
+
+def named_outputs(count: int, wished: Sequence[str], inputs: Sequence[str]) -> list[str]:
+    """Return `count` names of outputs: the wished ones, else default ones that are no input's."""
     if wished and len(wished) != count:
         raise StepError(
             f"expected {count} output names, got {len(wished)}: {', '.join(wished)}",
             hint="name every output of the model, or none",
         )
-    return list(wished) or (["output"] if count == 1 else [f"output_{index}" for index in range(count)])
+    default = ["output"] if count == 1 else [f"output_{index}" for index in range(count)]
+    return list(wished) or rename.apart(inputs, default)
 
 
 def convert(program: Any, opset: int, inputs: Sequence[str], outputs: Sequence[str]) -> Any:
@@ -173,9 +209,13 @@ def convert(program: Any, opset: int, inputs: Sequence[str], outputs: Sequence[s
     lib = torch()
     with translated("converted", program), quiet(), lib.no_grad():
         made = lib.onnx.export(
-            program, dynamo=True, opset_version=opset, input_names=inputs, output_names=outputs, verbose=False
-        )
+            program, dynamo=True, opset_version=opset, verbose=False,
+            custom_translation_table=_divide.translations(lib),
+        )  # fmt: skip
         model = made.model_proto
+    _attention.answer_hidden_rows(model)
+    integers.write_exactly(model, [value.name for value in model.graph.input])
+    rename.name_ports(model, inputs, outputs)
     found = next((entry.version for entry in model.opset_import if entry.domain == ""), 0)
     if found != opset:  # torch writes opset 18, converts where it can, and keeps 18 without an error where it cannot
         raise StepError(

@@ -15,7 +15,7 @@ from typing import Any
 
 from packager.errors import StepError, TooNewError
 from packager.exporters import BATCH, Arrays, Feeds, Interface, Port, Wishes, _mlflow, pair
-from packager.graphs import graph, graphcheck
+from packager.graphs import graph, graphcheck, maps, rename
 
 TOOLCHAIN: tuple[str, ...] = ("onnx", "onnxruntime", "numpy", "ml-dtypes", "protobuf")
 EXTRA = "onnx"
@@ -43,13 +43,23 @@ def load(source: Path, payload: str, wishes: Wishes) -> Graph:
     path = source / payload
     graphcheck.check(path, wishes.domains)
     model = graph.read(path)
+    names = [value.name for value in model.graph.output]
+    labels = maps.strip_zipmaps(model)
+    _refuse_foreign_outputs(model)
     ports = _ports(model)
     recipe = pair(ports, wishes.inputs or ())
     named = [_merged(port, wish) for port, wish in zip(ports, recipe, strict=True)]
-    outputs = wishes.outputs or tuple(value.name for value in model.graph.output)
-    if len(outputs) != len(model.graph.output):
-        raise StepError(f"expected {len(model.graph.output)} output names, got {len(outputs)}")
-    return Graph(path, model, tuple(port.name for port in ports), wishes.interface(named, {}, unfix=_UNFIX), outputs)
+    outputs = wishes.outputs or tuple(rename.apart([port.name for port in named], names))
+    if len(outputs) != len(names):
+        raise StepError(f"expected {len(names)} output names, got {len(outputs)}")
+    interface = wishes.interface(named, {}, unfix=_UNFIX)
+    return Graph(path, model, tuple(port.name for port in ports), interface, outputs, labels)
+
+
+def _refuse_foreign_outputs(model: Any) -> None:
+    for value in model.graph.output:
+        if value.type.WhichOneof("value") not in (None, "tensor_type"):
+            graph.port(value)  # raises
 
 
 def _ports(model: Any) -> list[Port]:
@@ -75,26 +85,29 @@ def _merged(port: Port, wish: Port | None) -> Port:
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """An opened graph. `feeds` are its own names of its inputs, `outputs` the names its outputs shall have."""
+    """An opened graph. `feeds` are its own names of its inputs, `outputs` the names its outputs shall have.
+
+    `labels` are the classes of outputs that the file gives as maps, by position; here they are tensors.
+    """
 
     path: Path
     model: Any
     feeds: tuple[str, ...]
     interface: Interface
     outputs: tuple[str, ...]
+    labels: Mapping[int, maps.Labels]
 
     def to_onnx(self, opset: int) -> Any:
         """Return the graph with the wished names, converted down when its opset is above `opset`."""
         model = _converted(self.model, opset)
-        old = [*self.feeds, *(value.name for value in model.graph.output)]
-        new = [*(port.name for port in self.interface.inputs), *self.outputs]
-        _rename_values(model.graph, {a: b for a, b in zip(old, new, strict=True) if a != b})
+        rename.name_ports(model, [port.name for port in self.interface.inputs], self.outputs)
         _name_axes(model.graph, self.interface.inputs)
         return model
 
     def run(self, feeds: Feeds) -> Arrays:
         given = (feeds[port.name] for port in self.interface.inputs)
-        return list(self._session().run(None, dict(zip(self.feeds, given, strict=True))))
+        answers = self._session().run(None, dict(zip(self.feeds, given, strict=True)))
+        return [maps.scores(a, self.labels[i]) if i in self.labels else a for i, a in enumerate(answers)]
 
     def _session(self) -> Any:
         """Open the source with optimisation off: the reference is what the graph says, not what ORT makes of it."""
@@ -153,20 +166,6 @@ def _refuse_newcomers(model: Any, found: int, opset: int) -> None:
     for node in (node for scope in _scopes(model) for node in scope.node):
         if node.domain in ("", "ai.onnx") and first.get(node.op_type, 0) > opset:
             raise TooNewError(node.op_type, first[node.op_type], opset)
-
-
-def _rename_values(graph: Any, names: Mapping[str, str]) -> None:
-    """Rename inputs and outputs wherever they occur; subgraphs see the names of the graph around them."""
-    if not names:
-        return
-    for value in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
-        value.name = names.get(value.name, value.name)
-    for node in graph.node:
-        node.input[:] = [names.get(name, name) for name in node.input]
-        node.output[:] = [names.get(name, name) for name in node.output]
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs) if attribute.type in (5, 10) else ():
-                _rename_values(inner, names)
 
 
 def _name_axes(graph: Any, inputs: Sequence[Port]) -> None:

@@ -15,7 +15,22 @@ from pathlib import Path
 from typing import Any
 
 from packager.errors import StepError
-from packager.exporters import BATCH, Arrays, Feeds, Interface, Port, Range, Wishes, _archive, _mlflow, _torch, pair
+from packager.exporters import (
+    BATCH,
+    Arrays,
+    Feeds,
+    Interface,
+    Port,
+    Range,
+    Wishes,
+    _archive,
+    _mlflow,
+    _precision,
+    _torch,
+    _training,
+    _work,
+    pair,
+)  # fmt: skip
 
 TOOLCHAIN: tuple[str, ...] = _torch.TOOLCHAIN
 EXTRA = "torch"
@@ -44,7 +59,11 @@ def load(source: Path, payload: str, wishes: Wishes) -> Program:
     _archive.refuse_code(source / payload, lib)
     with _torch.translated("opened"), _torch.quiet():
         program = lib.export.load(str(source / payload))
+    _training.refuse(program, captured_here=False)
     ports, outputs = _mlflow.signature(source)
+    if _precision.is_half_program(lib, program):
+        _precision.widen_program(lib, program)
+        wishes = _precision.widen_wishes(wishes)
     interface, symbols = _interface(_axes(program), wishes, ports)
     return Program(program, interface, symbols, wishes.outputs or tuple(filter(None, outputs)))
 
@@ -59,18 +78,37 @@ class Program:
     outputs: tuple[str, ...]
 
     def to_onnx(self, opset: int) -> Any:
-        names = _torch.output_names(self.program, self.outputs)
-        model = _torch.convert(self.program, opset, [port.name for port in self.interface.inputs], names)
+        inputs = [port.name for port in self.interface.inputs]
+        model = _torch.convert(self.program, opset, inputs, _torch.output_names(self.program, self.outputs, inputs))
         _torch.rename_dimensions(model, self.symbols)
         return model
 
     def run(self, feeds: Feeds) -> Arrays:
-        lib, tree = _torch.torch(), importlib.import_module("torch.utils._pytree")
-        given = iter([_torch.tensor(feeds[port.name]) for port in self.interface.inputs])
+        return self._answer(self.program.module(), feeds)
+
+    def exact(self) -> Callable[[Feeds], Arrays]:
+        """Open the program in float64."""
+        module = _precision.doubled_program(_torch.torch(), self.program)
+        return lambda feeds: self._answer(module, _precision.doubled_feeds(feeds))
+
+    def work(self) -> Callable[[Mapping[str, int]], float | None] | None:
+        """Return what counts the operations of one run; nothing counts those of recurrent layers."""
+        if any(re.match(r"aten\.(lstm|gru|rnn_)", str(node.target)) for node in self.program.graph.nodes):
+            return None
+        module = self.program.module(check_guards=False)
+        return _work.counted(_torch.torch(), self.interface, lambda given: self._call(module, given))
+
+    def _answer(self, module: Any, feeds: Feeds) -> Arrays:
+        with _torch.torch().inference_mode(), _torch.quiet():
+            return _torch.arrays(
+                self._call(module, [_torch.tensor(feeds[port.name]) for port in self.interface.inputs])
+            )
+
+    def _call(self, module: Any, tensors: Sequence[Any]) -> Any:
+        lib, tree, given = _torch.torch(), importlib.import_module("torch.utils._pytree"), iter(tensors)
         leaves, spec = tree.tree_flatten(self.program.example_inputs)  # what is not a tensor there is a constant
         args, kwargs = tree.tree_unflatten([next(given) if isinstance(x, lib.Tensor) else x for x in leaves], spec)
-        with lib.inference_mode(), _torch.quiet():
-            return _torch.arrays(self.program.module()(*args, **kwargs))
+        return module(*args, **kwargs)
 
     def extra_files(self) -> Mapping[str, Path]:
         return {}

@@ -63,7 +63,18 @@ def read(path: Path, *, infer: bool = False) -> Proto:
         raise StepError(f"`{path.name}` is not a readable ONNX file: {_first_line(error)}") from error
     if not model.graph.output or not model.opset_import:
         raise StepError(f"`{path.name}` holds no ONNX graph")
+    _merge_imports(model)
     return model
+
+
+def _merge_imports(model: Proto) -> None:
+    """Keep one import of every domain: skl2onnx writes the same one twice. `graphcheck` refuses those that differ."""
+    for holder in (model, *model.functions):
+        versions = {domain_of(entry.domain): entry.version for entry in holder.opset_import}
+        if len(versions) < len(holder.opset_import):
+            holder.ClearField("opset_import")
+            for domain, version in versions.items():
+                holder.opset_import.add(domain=domain, version=version)
 
 
 def _first_line(error: BaseException) -> str:
@@ -187,7 +198,8 @@ def _tensor_types(model: Proto) -> set[int]:
     found: set[int] = set()
     for message in messages(model):
         for name in _TYPE_FIELDS & set(message.DESCRIPTOR.fields_by_name):
-            found.add(getattr(message, name))
+            value = getattr(message, name)
+            found |= {value} if isinstance(value, int) else set()  # of a sequence it is a message, looked at by itself
         if message.DESCRIPTOR.name == "AttributeProto" and message.name in _TYPE_ATTRIBUTES:
             found.add(message.i)
     return found
@@ -226,7 +238,14 @@ def port(value: Proto) -> tuple[str, str, tuple[int | str, ...]]:
     Raises StepError for what is not a tensor of known rank.
     """
     tensor = value.type.tensor_type
-    if not value.type.HasField("tensor_type") or not tensor.HasField("shape"):
+    kind = value.type.WhichOneof("value")
+    if kind not in (None, "tensor_type"):
+        what = str(kind).removesuffix("_type").replace("_", " ")
+        raise StepError(
+            f"`{value.name}` is a {what}, and only tensors can be served",
+            hint="let the model return tensors; scikit-learn's converters do with `options={'zipmap': False}`",
+        )
+    if kind is None or not tensor.HasField("shape"):
         raise StepError(f"`{value.name}` is not a tensor of known rank", hint="only such tensors can be served")
     dtype = tool().helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
     axes = enumerate(tensor.shape.dim)

@@ -94,8 +94,13 @@ class _Walk:
         self.tensors.check_regions()
 
     def _opsets(self, message: Message, number: int) -> None:
-        named = [self.reader.text(self.reader.read(span), 1) for span in self.reader.spans(message, number)]
-        _unique("operator domains are imported as", named)
+        found: dict[str, int] = {}
+        for entry in map(self.reader.read, self.reader.spans(message, number)):
+            domain, version = self.reader.text(entry, 1), self.reader.integer(entry, 2)
+            domain = "" if domain == "ai.onnx" else domain
+            if found.setdefault(domain, version) != version:
+                named = domain or "ai.onnx"
+                refuse(f"the operator domain `{named:.80}` is imported as version {found[domain]} and as {version}")
 
     def _name(self, function: Message) -> Name:
         domain, name, overload = (self.reader.text(function, number) for number in (10, 1, 13))
@@ -149,6 +154,11 @@ class _Walk:
         kind, domain, overload = (self.reader.text(message, number) for number in (4, 7, 8))
         if (domain, kind, overload) in self.functions:
             body.calls[domain, kind, overload] += 1
+        elif domain.startswith("ai.onnx.preview") and domain not in self.domains:
+            refuse(
+                f"operator `{kind:.80}` is of the domain `{domain:.80}`, which runtimes do not offer",
+                "export the model for inference; ONNX's preview operators are for training and experiments",
+            )
         elif domain not in self.domains:
             refuse(
                 f"operator `{kind:.80}` is of the domain `{domain:.80}`, which is not ONNX's own",

@@ -63,7 +63,7 @@ def _listed(names: Mapping[str, Any]) -> str:
 
 def _offered(source: Path, params: Mapping[str, JSON]) -> dict[str, Any]:
     opened = exporters.exporter(params["kind"]).load(source, params["payload"], Wishes.from_params(params))
-    found = dict(exporters.samples_of(opened))
+    found = {name: rows for name, rows in exporters.samples_of(opened).items() if hasattr(rows, "shape")}
     if not found:
         raise StepError(
             "int8 needs data to be calibrated on, and this source offers none",

@@ -4,27 +4,32 @@
 Every named dimension is swept over its low end, the next length, a prime in its middle and its high end while the
 others stay small; then edge values at small lengths. Where the source lists samples (values that its own structure
 makes critical), they are drawn instead, and cases are added until each was used `ROUNDS` times, in other company each
-time. The cases follow from the interface, the samples and a seed alone.
+time. The cases follow from the interface, the samples, an estimate of the work and a seed alone (ADR 150).
 """
 
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from packager.canonical import JSON
 from packager.errors import PackagerError, StepError
+from packager.steps import _numbers
 
 Fill: TypeAlias = Literal["random", "zeros", "low", "high", "listed", "given"]
-Samples: TypeAlias = Mapping[str, Any]  # for an input: a numpy array whose first axis lists rows to draw from
+Samples: TypeAlias = Mapping[str, Any]  # for an input: an array whose first axis lists rows, or what draws itself
+Run: TypeAlias = Callable[[Any], Sequence[Any]]
+Work: TypeAlias = Callable[[Mapping[str, int]], "float | None"]
 
 ROUNDS = 2
 
-_FLOATS = 1 << 20  # elements of one input and case, so that the eager reference takes seconds on one thread
-_UNSTATED = {"uint8": (0, 255), "int8": (-128, 127)}  # bytes are data; wider integers are more often indices: 0 and 1
-_INTEGERS = 1 << 12  # an index costs a whole network per element
+_FLOATS = 1 << 22  # elements of one input and case, where the source does not say what a run costs
+_INTEGERS = 1 << 12  # the same of integers: an index costs a whole network per element
+_BYTES = 1 << 28  # of one input, whatever a run costs
+_WORK = 1e12  # multiplications and additions of one run: some 20 seconds of one thread
 _ROWS = 256  # of one case that goes through samples
 _TEXTS = (
     "", " ", "a", "Hello, World", "don't", "Straße", "café", "cafe\u0301", "İstanbul", "ΟΔΟΣ", "你好，世界", "😀",
@@ -45,9 +50,12 @@ class Case:
     first: int = 0
 
 
-def cases(interface: JSON, samples: Samples | None = None) -> list[Case]:
-    """Return the cases of an interface (its JSON form), without duplicates, in a fixed order."""
-    samples = samples or {}
+def cases(interface: JSON, samples: Samples | None = None, work: Work | None = None) -> list[Case]:
+    """Return the cases of an interface (its JSON form), without duplicates, in a fixed order.
+
+    `work` estimates the operations of one run at given lengths; a case beyond the budget is shortened.
+    """
+    samples = _rows_of(samples)
     ranges = {name: (bounds["min"], bounds["max"]) for name, bounds in sorted(interface["dimensions"].items())}
     small = {name: min(high, max(low, 3 + 4 * index)) for index, (name, (low, high)) in enumerate(ranges.items())}
     found = [_case({**small, name: length}) for name, bounds in ranges.items() for length in _sweep(*bounds)]
@@ -55,8 +63,14 @@ def cases(interface: JSON, samples: Samples | None = None) -> list[Case]:
     edges: tuple[Fill, ...] = ("zeros", "low", "high")
     if any(port["name"] not in samples for port in interface["inputs"]):
         found += [_case(small, fill) for fill in edges]
-    fitted = [_fit(case, interface, ranges) for case in found]
+    budget = _Budget(interface, work)
+    fitted = [_fit(case, budget, ranges) for case in found]
     return list({case.name: case for case in (*fitted, *_listed(interface, ranges, small, samples))}.values())
+
+
+def _rows_of(samples: Samples | None) -> Samples:
+    """Return the inputs that have rows to draw from; what draws itself, such as a mask, has none."""
+    return {name: rows for name, rows in (samples or {}).items() if hasattr(rows, "shape")}
 
 
 def _listed(
@@ -91,24 +105,35 @@ def _is_prime(number: int) -> bool:
     return number > 1 and all(number % divisor for divisor in range(2, int(number**0.5) + 1))
 
 
-def _fit(case: Case, interface: JSON, ranges: Mapping[str, tuple[int, int]]) -> Case:
-    """Shorten the longest dimension until no input is larger than the budget; the name then says what was run."""
+@dataclass(frozen=True, slots=True)
+class _Budget:
+    """What one case may cost. It follows from shapes alone, so that every build has the same cases."""
+
+    interface: JSON
+    work: Work | None
+
+    def excess(self, lengths: Mapping[str, int]) -> float:
+        """Return by what factor a case at these lengths is too large, at most 1 for one that is not."""
+        work = self.work(lengths) if self.work else None
+        parts = [_elements(port, lengths) / self._elements(port, work) for port in self.interface["inputs"]]
+        return max([*parts, (work or 0.0) / _WORK], default=0.0)
+
+    def _elements(self, port: JSON, work: float | None) -> float:
+        if work is not None:
+            return _BYTES / 8
+        return _FLOATS if port["dtype"].startswith("float") else _INTEGERS
+
+
+def _fit(case: Case, budget: _Budget, ranges: Mapping[str, tuple[int, int]]) -> Case:
+    """Shorten the longest dimension until the case is within the budget; the name then says what was run."""
     lengths = dict(case.lengths)
-    while lengths and _excess(interface, lengths) > 1:
+    while lengths and (excess := budget.excess(lengths)) > 1:
         name = max(lengths, key=lambda dimension: lengths[dimension])
-        shorter = max(ranges[name][0], int(lengths[name] / _excess(interface, lengths)))
+        shorter = max(ranges[name][0], int(lengths[name] / excess))
         if shorter == lengths[name]:
             break
         lengths[name] = shorter
     return case if lengths == case.lengths else _case(lengths, case.fill)
-
-
-def _excess(interface: JSON, lengths: Mapping[str, int]) -> float:
-    return max((_elements(port, lengths) / _budget(port) for port in interface["inputs"]), default=0.0)
-
-
-def _budget(port: JSON) -> int:
-    return _FLOATS if port["dtype"].startswith("float") else _INTEGERS
 
 
 def _elements(port: JSON, lengths: Mapping[str, int]) -> int:
@@ -143,7 +168,9 @@ def feeds(
     for port in interface["inputs"]:
         rows = (samples or {}).get(port["name"])
         if rows is None:
-            values = _values(numpy, generator, port, ranges.get(port["name"]), case)
+            values = _values(generator, port, ranges.get(port["name"]), case)
+        elif hasattr(rows, "draw"):
+            values = rows.draw(generator, shape(port, case.lengths), whole=case.fill not in ("random", "listed"))
         else:
             values = _drawn(numpy, generator, port, rows, case, seed)
         made[port["name"]] = values.astype("object" if port["dtype"] == "string" else port["dtype"])
@@ -169,16 +196,19 @@ def _check_numeric(port: JSON) -> None:
         )
 
 
-def _values(numpy: Any, generator: Any, port: JSON, bounds: JSON, case: Case) -> Any:
+def _values(generator: Any, port: JSON, bounds: JSON, case: Case) -> Any:
+    numpy = importlib.import_module("numpy")
     _check_numeric(port)
-    size = shape(port, case.lengths)
+    size, dtype = shape(port, case.lengths), port["dtype"]
     role = port["name"].rsplit(".", 1)[-1]
-    if role.endswith("attention_mask"):
+    if role.endswith("attention_mask") or (role.endswith("mask") and bounds == [0, 1] and "int" in dtype):
         return _mask(numpy, generator, size) if case.fill == "random" else numpy.ones(size)
-    if port["dtype"] == "string":
+    if dtype == "string":
         return numpy.array(_TEXTS, dtype="object")[generator.integers(0, len(_TEXTS), size=size)]
-    whole = not port["dtype"].startswith("float")
-    low, high = bounds or _UNSTATED.get(port["dtype"], (0, 1) if whole else (-1, 1))
+    if bounds is None and dtype in _numbers.OPEN:
+        return _numbers.draw(generator, dtype, size, case.fill)
+    whole = not dtype.startswith("float")
+    low, high = bounds or ((0, 1) if whole else (-1, 1))
     if case.fill in ("zeros", "low", "high"):
         return numpy.full(size, {"zeros": min(max(0, low), high), "low": low, "high": high}[case.fill])
     if whole:
@@ -195,19 +225,89 @@ def _mask(numpy: Any, generator: Any, size: tuple[int, ...]) -> Any:
     return numpy.arange(size[-1]) < rows[..., None]
 
 
-def attempt(who: str, case: Case, run: Callable[[Any], Sequence[Any]], given: Mapping[str, Any]) -> list[Any]:
-    """Run one side on the inputs of a case; the StepError of a failure names the inputs it happened on."""
+def attempt(
+    who: str, case: Case, run: Run, given: Mapping[str, Any], interface: JSON | None = None
+) -> list[Any]:  # fmt: skip
+    """Run one side, `source` or `artefact`, on the inputs of a case.
+
+    The StepError of a failure says whose fault it is: of some values, of some lengths (known where the interface is
+    given), of a file that never runs, or of a conversion.
+    """
     try:
         return list(run(given))
     except PackagerError:
         raise
     except Exception as error:  # model code and runtimes raise whatever they like
-        raise StepError(
-            f"the {who} fails on inputs within the promised ranges ({case.name}): {first_line(error)}",
-            hint="narrow the ranges under `dynamic` and `inputs` to what the model accepts",
-        ) from error
+        raise _failed(who, case, run, given, interface, first_line(error)) from error
+
+
+def _failed(who: str, case: Case, run: Run, given: Mapping[str, Any], interface: JSON | None, line: str) -> StepError:
+    others = any(_runs(run, _filled(given, number)) for number in (0, 1))
+    if who == "artefact" and not others:
+        return StepError(
+            f"the converted graph does not run, although the source does: {line}",
+            hint="the conversion is at fault, not the inputs: another version of the converter, or another form of "
+            "the layer it names, may be converted",
+        )
+    if who == "artefact":
+        return StepError(
+            f"the {who} fails on inputs that the source answers ({case.name}): {line}", hint=f"{_NARROW} there as well"
+        )
+    if others or interface is None:
+        return StepError(f"the {who} fails on inputs within the promised ranges ({case.name}): {line}", hint=_NARROW)
+    smallest = {name: span["min"] for name, span in interface["dimensions"].items()}
+    if any(_runs(run, _constant(interface, smallest, number)) for number in (0, 1)):
+        return StepError(
+            f"the {who} does not accept these lengths ({case.name}): {line}",
+            hint="narrow the dimension under `dynamic`, or write its length as a number under `inputs`",
+        )
+    return StepError(
+        f"the {who} does not run, whatever its inputs are: {line}",
+        hint="the file is at fault, or needs another version of its library: run it where it was made, "
+        "then save it again",
+    )
+
+
+def _runs(run: Run, given: Mapping[str, Any]) -> bool:
+    try:
+        run(given)
+    except MemoryError:
+        raise
+    except Exception:  # as above: what it says was said already
+        return False
+    return True
+
+
+def _filled(given: Mapping[str, Any], number: int) -> dict[str, Any]:
+    """Return inputs of the same shapes that hold one number throughout; texts stay."""
+    numpy = importlib.import_module("numpy")
+    return {name: v if v.dtype.kind in "OUS" else numpy.full_like(v, number) for name, v in given.items()}
+
+
+def _constant(interface: JSON, lengths: Mapping[str, int], number: int) -> dict[str, Any]:
+    numpy = importlib.import_module("numpy")
+    return {
+        port["name"]: numpy.full(shape(port, lengths), "a", dtype="object")
+        if port["dtype"] == "string"
+        else numpy.full(shape(port, lengths), number, dtype=port["dtype"])
+        for port in interface["inputs"]
+    }
+
+
+_NARROW = "narrow the ranges under `dynamic` and `inputs` to what the model accepts"
+_EMPTY = re.compile(
+    r"(?i)graph execution error|traceback|detected at|\s*file \"|\s*\[\[|\s*$|while executing|[-=^~\s]+$"
+)
+_STATUS = re.compile(r"running (\w+) node\..*?Status Message: (.*)", re.DOTALL)
 
 
 def first_line(error: Exception) -> str:
-    """Return the class and the first line of a foreign error."""
-    return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]:.300}"
+    """Return the class and the line of a foreign error that holds the cause: no heading, no place in a file."""
+    text = str(error).strip() or "no message"
+    if status := _STATUS.search(text):
+        text = f"{status[1]}: {status[2]}"
+    lines = text.splitlines()
+    start = next((index for index, line in enumerate(lines) if not _EMPTY.match(line)), 0)
+    told = [line for line in lines if not _EMPTY.match(line) and not line.startswith(" ")]
+    headed = start > 0 and bool(told)  # behind a heading the cause comes last, as in a traceback
+    return f"{type(error).__name__}: {(told[-1] if headed else lines[start]).strip():.1000}"

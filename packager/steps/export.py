@@ -26,7 +26,7 @@ def run(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JSON]) -> JS
     exporter = exporters.exporter(params["kind"])
     source = exporter.load(inputs["source"], params["payload"], Wishes.from_params(params))
     model = graph.canonicalise(source.to_onnx(params["opset"]), opset=params["opset"], ir=params["ir"])
-    accepted = describe_inputs(source.interface)
+    accepted = describe_inputs(exporters.probed(source, model))
     state_outputs(model, observe(source, accepted, params.get("seed", 0)))
     for path, file in source.extra_files().items():
         _copy(file, out / check_path(path))
@@ -72,7 +72,7 @@ def observe(source: SourceModel, accepted: JSON, seed: int) -> list[Observation]
         lengths = {name: min(high, low + first + 2 * index) for index, (name, low, high) in enumerate(bounds)}
         case = _cases.Case(_cases.named(lengths), lengths)
         feeds = _cases.feeds(accepted, accepted["ranges"], case, seed, samples)
-        results = _cases.attempt("source", case, source.run, feeds)
+        results = _cases.attempt("source", case, source.run, feeds, accepted)
         found.append(Observation(lengths, [array.shape for array in results]))
     return found
 

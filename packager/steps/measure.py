@@ -47,7 +47,7 @@ def run(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JSON]) -> JS
     source = exporters.exporter(params["kind"]).load(inputs["source"], params["payload"], Wishes.from_params(params))
     session = _session(inputs["artefact"], params) if "artefact" in inputs else None
     samples = exporters.samples_of(source)
-    drawn = _cases.cases(interface, samples)
+    drawn = _cases.cases(interface, samples, exporters.work_of(source))
     vectors = Vectors(out, interface, drawn)
     offered = getattr(source, "coverage", None)
     measurement = Measurement(interface, source, session, offered() if offered else None)
@@ -109,7 +109,7 @@ class Measurement:
 
     def add(self, case: Case, feeds: Mapping[str, Any]) -> Arrays:
         """Run a case on both sides and record how they differ; return what the source computes."""
-        expected = _cases.attempt("source", case, self.source.run, feeds)
+        expected = _cases.attempt("source", case, self.source.run, feeds, self.interface)
         if self.session is not None:
             self._compare(case, feeds, expected, self.session)
         if self.coverage is not None:
@@ -117,7 +117,7 @@ class Measurement:
         return expected
 
     def _compare(self, case: Case, feeds: Mapping[str, Any], expected: Arrays, session: Session) -> None:
-        got = _cases.attempt("artefact", case, session.run, feeds)
+        got = _cases.attempt("artefact", case, session.run, feeds, self.interface)
         names = [port["name"] for port in self.interface["outputs"]]
         if not len(expected) == len(got) == len(names):
             counts = f"{len(expected)} from the source and {len(got)} compiled"

@@ -59,6 +59,11 @@ class Count(nn.Module):
         return {"double": x * 2, "nothing": None, "rows": x.shape[0]}
 
 
+class Forgetful(nn.Module):
+    def forward(self, x):
+        return torch.nn.functional.dropout(x, 0.5)
+
+
 class Recurrent(nn.Module):
     def __init__(self):
         super().__init__()

@@ -12,6 +12,7 @@ import onnxruntime
 import pytest
 
 from packager.errors import StepError, TooNewError
+from packager.graphs import graph
 from tests.unit.exporters.conftest import opened
 
 TEXT = """
@@ -129,3 +130,83 @@ def test_what_the_converter_would_drop_is_refused(tmp_path: Path) -> None:
     onnx.save(model, tmp_path / "model.onnx")
     with pytest.raises(StepError, match="has functions, which no converter keeps"):
         opened(tmp_path).to_onnx(18)
+
+
+# -- graphs of other tools
+
+FOREST = """
+<ir_version: 8, opset_import: ["" : 17, "ai.onnx.ml" : 3]>
+net (float[N, 2] x) => (int64[N] label, {kind} scores) {{
+    label, raw = ai.onnx.ml.LinearClassifier <coefficients = [1.0, 2.0, -1.0, 0.5, 0.1, 0.2],
+        intercepts = [0.0, 0.5, 1.0], classlabels_ints = [30, 10, 20], post_transform = "SOFTMAX"> (x)
+    scores = {node}
+}}
+"""
+MAP = FOREST.format(kind="seq(map(int64, float))", node="ai.onnx.ml.ZipMap <classlabels_int64s = [30, 10, 20]> (raw)")
+SEQUENCE = FOREST.format(kind="seq(float[N, 3])", node="SequenceConstruct(raw, raw)")
+
+
+def parsed(text: str) -> Any:
+    """Parse a graph; the text format has no maps, so their type is written afterwards."""
+    is_map = "seq(map" in text
+    model = onnx.parser.parse_model(text.replace("seq(map(int64, float))", "float[N, 3]"))
+    if is_map:
+        kind = model.graph.output[1].type
+        kind.Clear()
+        kind.sequence_type.elem_type.map_type.key_type = onnx.TensorProto.INT64
+        kind.sequence_type.elem_type.map_type.value_type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+    return model
+
+
+def test_a_map_per_row_becomes_the_tensor_of_its_scores(tmp_path: Path) -> None:
+    onnx.save(parsed(MAP), tmp_path / "model.onnx")
+    source = opened(tmp_path)
+    x = np.random.default_rng(0).normal(size=(5, 2)).astype("float32")
+    own = onnxruntime.InferenceSession(tmp_path / "model.onnx").run(None, {"x": x})[1]
+    proto = graph.canonicalise(source.to_onnx(18), opset=18, ir=8)
+    assert [value.name for value in proto.graph.output] == ["label", "scores"]
+    label, scores = onnxruntime.InferenceSession(proto.SerializeToString()).run(None, {"x": x})
+    for got, expected in zip((label, scores), source.run({"x": x}), strict=True):
+        np.testing.assert_array_equal(got, expected)
+    assert [dict(zip((30, 10, 20), row, strict=True)) for row in scores.tolist()] == own
+
+
+def test_other_sequences_are_one_clear_sentence(tmp_path: Path) -> None:
+    onnx.save(parsed(SEQUENCE), tmp_path / "model.onnx")
+    with pytest.raises(StepError, match=r"^`scores` is a sequence, and only tensors can be served$") as caught:
+        opened(tmp_path)
+    assert "zipmap" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize(("domain", "version", "fine"), [("", 18, True), ("ai.onnx", 18, True), ("", 17, False)])
+def test_a_domain_imported_twice(tmp_path: Path, domain: str, version: int, fine: bool) -> None:
+    model = written(tmp_path, 18)
+    model.opset_import.add(domain=domain, version=version)
+    onnx.save(model, tmp_path / "model.onnx")
+    if fine:
+        made = opened(tmp_path).to_onnx(18)
+        assert [(entry.domain, entry.version) for entry in made.opset_import] == [("", 18)]
+        return
+    with pytest.raises(StepError, match=r"the operator domain `ai\.onnx` is imported as version 18 and as 17"):
+        opened(tmp_path)
+
+
+def test_preview_operators_are_refused_for_what_they_are(tmp_path: Path) -> None:
+    text = GELU.format(node="ai.onnx.preview.training.Gradient(x)")
+    onnx.save(
+        onnx.parser.parse_model(text.replace("]> net", ', "ai.onnx.preview.training": 1]> net')), tmp_path / "m.onnx"
+    )
+    with pytest.raises(StepError, match="which runtimes do not offer") as caught:
+        opened(tmp_path)
+    assert "custom-domains" not in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize("name", ["inner", "positive", "a", "y", "w", "größe", "x:0/β"])
+def test_an_input_may_be_called_like_what_is_inside(tmp_path: Path, name: str) -> None:
+    written(tmp_path)
+    source = opened(tmp_path, inputs={name: {"dtype": "float32", "shape": ["N", 4]}})
+    feeds = {name: np.array([[1, -1, 2, -2]], "float32")}
+    proto = source.to_onnx(18)
+    got = onnxruntime.InferenceSession(proto.SerializeToString()).run(None, feeds)
+    np.testing.assert_array_equal(got[0], source.run(feeds)[0])
+    assert proto.graph.output[0].name == ("y_1" if name == "y" else "y")

@@ -6,9 +6,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from packager.errors import StepError
+from packager.exporters._masks import Stretch
 from packager.steps import _cases
 
 TEXT: dict[str, Any] = {
@@ -37,8 +40,65 @@ def test_every_dimension_is_swept_while_the_others_stay_small() -> None:
 def test_a_case_too_large_to_run_is_shortened_and_said() -> None:
     found = image(224, 64)
     done = _cases.cases(found)
-    assert _cases.longest(done, found) == {"batch": 6}
+    assert _cases.longest(done, found) == {"batch": 27}
     assert len({case.name for case in done}) == len(done)
+
+
+def test_where_the_work_is_known_it_decides() -> None:
+    found = image(224, 64)
+    cheap = _cases.cases(found, work=lambda lengths: 1e9 * lengths["batch"])
+    assert _cases.longest(cheap, found) == {}
+    dear = _cases.cases(found, work=lambda lengths: 1e11 * lengths["batch"])
+    assert _cases.longest(dear, found) == {"batch": 10}
+    assert _cases.longest(_cases.cases(found, work=lambda lengths: None), found) == {"batch": 27}
+
+
+def test_half_a_million_numbers_per_row_are_run_in_full() -> None:
+    port = {"name": "spectrogram", "dtype": "float32", "shape": ["batch", 512, 128]}
+    found = {"inputs": [port], "dimensions": {"batch": {"min": 1, "max": 32}}}
+    assert _cases.longest(_cases.cases(found), found) == {}
+
+
+def drawn(dtype: str, fill: Any = "random", rows: int = 16) -> Any:
+    found = {
+        "inputs": [{"name": "x", "dtype": dtype, "shape": ["rows", 5]}],
+        "dimensions": {"rows": {"min": 1, "max": 64}},
+    }
+    return _cases.feeds(found, {}, _cases.Case("x", {"rows": rows}, fill), seed=3)["x"]
+
+
+def test_integers_without_a_range_are_measured_over_what_they_hold() -> None:
+    values = drawn("int64")
+    assert (values < 0).any() and (abs(values) <= 9).any()
+    assert ((abs(values) > 2**31 - 1000) & (abs(values) < 2**31 + 1000)).any()
+    assert ((abs(values) > 2**53 - 1000) & (abs(values) < 2**53 + 1000)).any()
+    assert ((values >= 10**12) & (values <= 2 * 10**12)).all(1).any()  # milliseconds of our time
+    assert drawn("int32").min() < -(2**30) and drawn("int32").max() > 2**30
+    assert drawn("uint8", rows=64).min() < 9 and drawn("uint8", rows=64).max() > 246
+
+
+def test_an_edge_lies_on_one_number_of_every_row() -> None:
+    for fill, edge in (("low", -(1 << 60)), ("high", 1 << 60)):
+        values = drawn("int64", fill)
+        assert ((values == edge).sum(1) == 1).all() and (abs(values[values != edge]) <= 9).all()
+    assert not drawn("int64", "zeros").any()
+
+
+def test_doubles_are_drawn_where_float32_rounds() -> None:
+    values = drawn("float64")
+    assert ((values != values.astype("float32")).mean(1) > 0.5).all()
+    near_one = abs(values - 1).max(1) < 1e-6
+    assert near_one.any() and (values.max(1) > 9e15).any()
+
+
+def test_a_mask_draws_itself() -> None:
+    port = {"name": "pad", "dtype": "bool", "shape": ["batch", "time"]}
+    found = {"inputs": [port], "dimensions": {name: {"min": 1, "max": 8} for name in ("batch", "time")}}
+    for shown in (True, False):
+        pad = _cases.feeds(found, {}, _cases.Case("x", {"batch": 4, "time": 7}), 1, {"pad": Stretch(shown)})["pad"]
+        assert (pad[:, 0] == shown).all() and (pad[0] == shown).all() and not (pad == shown).all()
+    names = [case.name for case in _cases.cases(found, {"pad": Stretch(True)})]
+    assert not [name for name in names if name.startswith("listed")] and "low at batch=3, time=7" in names
 
 
 def test_fixed_shapes_have_cases_too() -> None:
@@ -79,3 +139,68 @@ def test_values_stay_in_range(low: float, width: float, fill: Any) -> None:
     values = _cases.feeds(image(2, 4), {"image": [low, low + width]}, case, seed=0)["image"]
     assert values.dtype == np.float32
     assert (values >= np.float32(low)).all() and (values <= np.float32(low + width)).all()
+
+
+# -- what a failure says
+
+ONE: dict[str, Any] = {
+    "inputs": [{"name": "x", "dtype": "int64", "shape": ["batch"]}],
+    "dimensions": {"batch": {"min": 1, "max": 64}},
+}
+
+
+def failing(who: str, run: Any, interface: Any = ONE) -> StepError:
+    given = {"x": np.array([5, 7, 9])}
+    with pytest.raises(StepError) as caught:
+        _cases.attempt(who, _cases.Case("batch=3", {"batch": 3}), run, given, interface)
+    return caught.value
+
+
+def refuses(when: Any) -> Any:
+    def run(feeds: Any) -> list[Any]:
+        if when(feeds["x"]):
+            raise ValueError(
+                "Graph execution error:\n\nDetected at node 'Gather'\n\nindex 7 is not in [0, 4)\n\t [[{{node x}}]]"
+            )
+        return [feeds["x"]]
+
+    return run
+
+
+def test_a_source_that_fails_on_some_values_is_a_matter_of_ranges() -> None:
+    error = failing("source", refuses(lambda x: x.max() > 4))
+    assert "fails on inputs within the promised ranges (batch=3): ValueError: index 7 is not in [0, 4)" in error.message
+    assert "`inputs`" in (error.hint or "")
+
+
+def test_a_source_that_fails_at_some_lengths_is_a_matter_of_dimensions() -> None:
+    error = failing("source", refuses(lambda x: len(x) > 1))
+    assert "does not accept these lengths (batch=3)" in error.message and "`dynamic`" in (error.hint or "")
+
+
+def test_a_source_that_never_runs_is_the_files_fault() -> None:
+    error = failing("source", refuses(lambda x: True))
+    assert error.message.startswith("the source does not run, whatever its inputs are: ValueError: index 7 is not in")
+    assert "narrow" not in (error.hint or "")
+
+
+def test_a_graph_that_never_runs_is_the_conversions_fault() -> None:
+    error = failing("artefact", refuses(lambda x: True))
+    assert error.message.startswith("the converted graph does not run, although the source does: ValueError: index 7")
+    assert "conversion" in (error.hint or "") and "narrow" not in (error.hint or "")
+    some = failing("artefact", refuses(lambda x: x.max() > 4))
+    assert "fails on inputs that the source answers (batch=3)" in some.message
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("one\ntwo", "one"),
+        ("Graph execution error:\n\nDetected at node 'a' defined at (most recent call last):\n  File \"x.py\", line 3, in f\nInvalid shape\n\t [[{{node a}}]] [Op:f]", "Invalid shape"),
+        ("[ONNXRuntimeError] : 2 : INVALID_ARGUMENT : Non-zero status code returned while running Gather node. Name:'g' Status Message: idx=9 must be within [-4,3]", "Gather: idx=9 must be within [-4,3]"),
+        ("Traceback (most recent call last):\n  File \"a.py\", line 1, in <module>\nKeyError: 'a'", "KeyError: 'a'"),
+        ("", "no message"),
+    ],
+)  # fmt: skip
+def test_the_line_that_holds_the_cause_is_shown(text: str, line: str) -> None:
+    assert _cases.first_line(RuntimeError(text)) == f"RuntimeError: {line}"

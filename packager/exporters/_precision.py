@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Torch models brought to another floating type: halves to float32, and float32 to float64 to see what rounding does.
+
+CPUs have few kernels for halves, and none that agree. Every bfloat16 or float16 number is a float32 number, so the
+weights lose nothing, and the source itself answers in float32 as the graph does: it is the same model with less
+rounding. A target may still be promised as fp16.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any, TypeAlias
+
+from packager.exporters import Feeds, Port, Wishes
+
+HALVES = ("bfloat16", "float16")
+
+Recast: TypeAlias = Callable[[Any], Any]  # returns a dtype or tensor in its new type, anything else as it is
+
+
+def widen_port(port: Port) -> Port:
+    """Return the port as callers see it: halves come and go as float32."""
+    return replace(port, dtype="float32") if port.dtype in HALVES else port
+
+
+def widen_wishes(wishes: Wishes) -> Wishes:
+    """Return the wishes with inputs of half precision stated as float32."""
+    return replace(wishes, inputs=None if wishes.inputs is None else tuple(map(widen_port, wishes.inputs)))
+
+
+def is_half_module(lib: Any, module: Any) -> bool:
+    """Say whether a module keeps weights or buffers in half precision."""
+    held = (*module.parameters(), *module.buffers())
+    return any(tensor.dtype in _kinds(lib, HALVES) for tensor in held)
+
+
+def is_half_program(lib: Any, program: Any) -> bool:
+    """Say whether an ExportedProgram computes anything in half precision."""
+    values = (node.meta.get("val") for node in _nodes(program.graph_module))
+    return any(isinstance(value, lib.Tensor) and value.dtype in _kinds(lib, HALVES) for value in values)
+
+
+def widen_module(lib: Any, module: Any) -> None:
+    """Bring weights and buffers of half precision to float32, in place."""
+    module._apply(_recast(lib, HALVES, lib.float32))
+
+
+def widen_program(lib: Any, program: Any) -> None:
+    """Let an ExportedProgram compute in float32 wherever it computed in halves, in place."""
+    recast = _recast(lib, HALVES, lib.float32)
+    for held in (program._state_dict, program._constants):
+        for name, value in held.items():
+            held[name] = _kept(lib, value, recast)
+    for node in _nodes(program.graph_module):
+        if "val" in node.meta:
+            node.meta["val"] = lib.fx.node.map_aggregate(node.meta["val"], recast)
+    _recast_calls(lib, program.graph_module, recast)
+
+
+def doubled_module(lib: Any, module: Any) -> Any:
+    """Return a copy of a module with weights and buffers in float64."""
+    return copy.deepcopy(module)._apply(_recast(lib, ("float32",), lib.float64))
+
+
+def doubled_program(lib: Any, program: Any) -> Any:
+    """Return a module that runs an ExportedProgram in float64."""
+    module = copy.deepcopy(program.module(check_guards=False))
+    recast = _recast(lib, ("float32",), lib.float64)
+    _recast_calls(lib, module, recast)
+    for hook in list(module._forward_pre_hooks):  # it insists on the types that were captured
+        del module._forward_pre_hooks[hook]
+    return module._apply(recast)
+
+
+def doubled_feeds(feeds: Feeds) -> Feeds:
+    """Return the inputs with float32 as float64."""
+    return {name: array.astype("float64") if array.dtype == "float32" else array for name, array in feeds.items()}
+
+
+def _recast_calls(lib: Any, module: Any, recast: Recast) -> None:
+    for node in _nodes(module):
+        node.args = lib.fx.node.map_aggregate(node.args, recast)
+        node.kwargs = lib.fx.node.map_aggregate(node.kwargs, recast)
+    for inner in module.modules():
+        if isinstance(inner, lib.fx.GraphModule):
+            inner.recompile()
+
+
+def _nodes(module: Any) -> Iterator[Any]:
+    return (node for inner in module.modules() if hasattr(inner, "graph") for node in inner.graph.nodes)
+
+
+def _kinds(lib: Any, names: tuple[str, ...]) -> tuple[Any, ...]:
+    return tuple(getattr(lib, name) for name in names)
+
+
+def _recast(lib: Any, names: tuple[str, ...], wanted: Any) -> Recast:
+    kinds = _kinds(lib, names)
+
+    def recast(item: Any) -> Any:
+        if isinstance(item, lib.dtype):
+            return wanted if item in kinds else item
+        return item.to(wanted) if isinstance(item, lib.Tensor) and item.dtype in kinds else item
+
+    return recast
+
+
+def _kept(lib: Any, value: Any, recast: Recast) -> Any:
+    """Recast a weight; a parameter stays one."""
+    wide = recast(value)
+    if isinstance(value, lib.nn.Parameter) and wide is not value:
+        return lib.nn.Parameter(wide.detach(), requires_grad=value.requires_grad)
+    return wide

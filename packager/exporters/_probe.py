@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a source makes of integers that nobody gave a range: found by running it, and stated in the interface.
+
+An integer is a number, an index, a flag or a count, and its type does not say which. Wide values are tried first; where
+the source raises (an index outside its table), gives infinities or NaN, or is lost in its own rounding, the widest
+range that it answers is looked for. What a source refuses is no promise. Nothing here depends on the clock.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from packager.graphs import reach
+
+if TYPE_CHECKING:
+    from packager.exporters import Arrays, Feeds, Interface, Port
+
+Run: TypeAlias = "Callable[[Feeds], Arrays]"
+Verdict: TypeAlias = Literal["fine", "raises", "vague"]
+
+WIDEST = {"int64": 1 << 60, "int32": (1 << 31) - 1, "uint32": (1 << 32) - 1, "uint64": 1 << 60}
+_MOST_ROUNDS = 64  # what a length or a count is tried up to: more is memory and time, not another answer
+_TABLES = 8  # lengths of tables that are tried before searching
+_VAGUE = 1e-2  # a float32 answer further than this from the float64 one says nothing
+
+
+def bounded(
+    interface: Interface, run: Run, model: Any, given: Collection[str],
+    exact: Callable[[], Run] | None = None,
+) -> Interface:  # fmt: skip
+    """Give integer inputs without a range the one in which the source answers; none where it answers everything.
+
+    `model` is the graph made of the source, with the names of the interface; `given` are inputs that are measured on
+    samples; `exact` opens the source in float64, where it can.
+    """
+    ports = [p for p in interface.inputs if p.range is None and p.dtype in WIDEST and p.name not in given]
+    trial = _trial(interface, run, exact() if exact else None) if ports else None
+    if trial is None:
+        return interface
+    found: dict[str, tuple[int, int]] = {}
+    for port in ports:
+        search = _Search(trial, port, found, model.graph)
+        if (span := search.span()) is not None:
+            found[port.name] = span
+    fitted = (replace(port, range=found.get(port.name, port.range)) for port in interface.inputs)
+    return replace(interface, inputs=tuple(fitted))
+
+
+def calm(interface: Interface, longer: int) -> dict[str, Any]:
+    """Return inputs that most sources answer, every named dimension `longer` than its shortest where it may be."""
+    return dict(_Trial(interface, lambda feeds: [], None)._made({}, first=0, longer=longer))
+
+
+def _trial(interface: Interface, run: Run, exact: Run | None) -> _Trial | None:
+    """Return how to ask the source: with the flags that let it answer, None if it does not answer anything.
+
+    A flag may be a mask that hides everything. Where every answer has NaN in it, NaN says nothing about integers.
+    """
+    asked = [_Trial(interface, run, exact, flag=flag) for flag in (False, True)]
+    verdicts = [trial.verdict({}) for trial in asked]
+    if "fine" in verdicts:
+        return asked[verdicts.index("fine")]
+    if "vague" in verdicts:
+        return replace(asked[verdicts.index("vague")], exact=None, finite=False)
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Search:
+    """The search for the range of one port, while others have the ranges found before."""
+
+    trial: _Trial
+    port: Port
+    others: Mapping[str, tuple[int, int]]
+    main: Any
+
+    def span(self) -> tuple[int, int] | None:
+        """Return the range, None if there is no end to it."""
+        if is_mask(self.port):
+            return 0, 1
+        widest = _MOST_ROUNDS if reach.sets_lengths(self.main, self.port.name) else WIDEST[self.port.dtype]
+        lowest = 0 if self.port.dtype.startswith("u") else -widest
+        if self._verdict(lowest, widest) == "fine":
+            return None if widest == WIDEST[self.port.dtype] else (lowest, widest)
+        high = self._reach(1, widest)
+        low = self._reach(-1, -lowest)
+        return (0 if low == high + 1 else -low), high  # ONNX counts from the end: nobody means that by an index
+
+    def _verdict(self, low: int, high: int) -> Verdict:
+        return self.trial.verdict({**self.others, self.port.name: (low, high)})
+
+    def _reach(self, sign: int, widest: int) -> int:
+        """Return how far from zero the source answers on one side: a table's end, or by doubling, then halving."""
+        for length in reach.table_lengths(self.main, self.port.name)[:_TABLES] if sign > 0 else ():
+            if self._answers(sign, length - 1) == "fine" and self._answers(sign, length) == "raises":
+                return length - 1
+        fine, step, verdict = 0, 1, self._answers(sign, 1) if widest else "raises"
+        while verdict == "fine" and step < widest:
+            fine, step = step, min(step * 2, widest)
+            verdict = self._answers(sign, step)
+        if verdict == "fine":
+            return step
+        return fine if verdict == "vague" else self._halve(sign, fine, step)
+
+    def _answers(self, sign: int, far: int) -> Verdict:
+        return self._verdict(*sorted((0, sign * far)))
+
+    def _halve(self, sign: int, fine: int, broken: int) -> int:
+        while broken - fine > 1:
+            middle = (fine + broken) // 2
+            if self._answers(sign, middle) == "fine":
+                fine = middle
+            else:
+                broken = middle
+        return fine
+
+
+@dataclass(frozen=True, slots=True)
+class _Trial:
+    """Runs of a source at its shortest lengths, where an index has the fewest places to point to."""
+
+    interface: Interface
+    run: Run
+    exact: Run | None
+    flag: bool = False
+    finite: bool = True
+
+    def verdict(self, spans: Mapping[str, tuple[int, int]]) -> Verdict:
+        """Say how the source answers integers from these ranges, both ends included."""
+        verdicts = {self._one(feeds) for feeds in self._feeds(spans)}
+        return "raises" if "raises" in verdicts else "vague" if "vague" in verdicts else "fine"
+
+    def _one(self, feeds: Feeds) -> Verdict:
+        try:
+            answers = self.run(feeds)
+        except MemoryError:
+            raise
+        except Exception:  # model code and runtimes raise whatever they like
+            return "raises"
+        numpy = importlib.import_module("numpy")
+        floats = [array for array in answers if array.dtype.kind == "f"]
+        if self.finite and not all(numpy.isfinite(array).all() for array in floats):
+            return "vague"
+        return "fine" if _agree(numpy, answers, self._exactly(feeds)) else "vague"
+
+    def _exactly(self, feeds: Feeds) -> Arrays | None:
+        try:
+            return self.exact(feeds) if self.exact else None
+        except Exception:  # a module that insists on float32 cannot be asked
+            return None
+
+    def _feeds(self, spans: Mapping[str, tuple[int, int]]) -> Iterator[Feeds]:
+        """Yield inputs in which every end of every range occurs, then longer ones, where rounding has room to show."""
+        shortest = self._made(spans, first=0, longer=0)
+        yield shortest
+        if any(shortest[name].size == 1 for name in spans):
+            yield self._made(spans, first=1, longer=0)
+        if spans and self.exact:
+            yield self._made(spans, first=0, longer=6)
+
+    def _made(self, spans: Mapping[str, tuple[int, int]], first: int, longer: int) -> Feeds:
+        numpy = importlib.import_module("numpy")
+        generator = numpy.random.Generator(numpy.random.PCG64([first, longer]))
+        lengths = {name: min(low + longer, high) for name, (low, high) in self.interface.dimensions.items()}
+        made = {}
+        for port in self.interface.inputs:
+            size = tuple(lengths[axis] if isinstance(axis, str) else axis for axis in port.shape)
+            made[port.name] = self._values(numpy, generator, port, size, spans.get(port.name), first)
+        return made
+
+    def _values(
+        self, numpy: Any, generator: Any, port: Port, size: tuple[int, ...], span: tuple[int, int] | None, first: int
+    ) -> Any:
+        if port.dtype == "string":
+            return numpy.full(size, "a", dtype="object")
+        if port.dtype.startswith("float"):
+            low, high = port.range or (-1, 1)
+            return (low + (high - low) * generator.random(size)).astype(port.dtype)
+        if port.dtype == "bool" or is_mask(port):
+            return numpy.full(size, self.flag or port.dtype != "bool", dtype=port.dtype)
+        low, high = span or port.range or (0, 0)
+        values = generator.integers(int(low), int(high), size=size, endpoint=True)
+        ends = numpy.array([low, high][first:])[: values.size]
+        values.reshape(-1)[: len(ends)] = ends
+        return values.astype(port.dtype)
+
+
+def is_mask(port: Port) -> bool:
+    """Say whether an input is a mask by its name: ones and zeros, whatever its type."""
+    return port.name.rsplit(".", 1)[-1].endswith("mask")
+
+
+def _agree(numpy: Any, answers: Arrays, exact: Arrays | None) -> bool:
+    """Say whether float32 carried the answers: as float64 has them, but for its rounding."""
+    pairs = zip(answers, exact, strict=True) if exact is not None else ()
+    for got, wanted in pairs:
+        if got.shape != wanted.shape:
+            return False
+        if got.dtype.kind != "f":
+            if (got != wanted).mean() > _VAGUE:
+                return False
+        elif (abs(got.astype("float64") - wanted) > _VAGUE * max(1e-6, float(abs(wanted).max(initial=0.0)))).any():
+            return False
+    return True
