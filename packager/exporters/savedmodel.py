@@ -1,24 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """TensorFlow SavedModel directories: bare ones, and those inside MLflow's tensorflow and keras flavors.
 
-The signature `serving_default` is exported. A SavedModel is a program whose operators can read and write files, so a
-recipe must allow it; `.keras` files need no such permission.
+The signature that the recipe names is exported, else `serving_default`. A SavedModel is a program whose operators can
+read and write files, so a recipe must allow it; `.keras` files need no such permission.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+import importlib
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from packager.errors import StepError
-from packager.exporters import Wishes, _table, _tensorflow
+from packager.exporters import Wishes, _tensorflow
 
 TOOLCHAIN: tuple[str, ...] = _tensorflow.TOOLCHAIN
 EXTRA = _tensorflow.EXTRA
 EXECUTES = True
 IS = "a SavedModel, a program that may read and write files"
 LOOKS_FOR = "one `saved_model.pb`"
+SIGNATURES = True  # a recipe may name one
 
 _SIGNATURE = "serving_default"
 
@@ -30,19 +32,14 @@ def detect(paths: Collection[str], read: Callable[[str], bytes]) -> str | None:
 
 
 def load(source: Path, payload: str, wishes: Wishes) -> _tensorflow.Function:
-    """Open the directory. Raises StepError when it has no signature to serve."""
+    """Open the directory at the signature that the recipe names. Raises StepError when it has none to serve."""
     lib, folder = _tensorflow.library(), (source / payload).parent
-    model = _table.refused(
-        f"`{payload}` cannot be opened by TensorFlow",
-        lambda: lib.saved_model.load(str(folder)),
-        "save the model again with the locked version of TensorFlow",
+    model = _tensorflow.refused(
+        f"`{payload}` cannot be opened by TensorFlow {lib.__version__}",
+        lambda: _opened(lib, folder),
+        "save the model again with a current TensorFlow (`model.export`)",
     )
-    if _SIGNATURE not in model.signatures:
-        known = ", ".join(f"`{name}`" for name in sorted(model.signatures)) or "none"
-        raise StepError(
-            f"expected the signature `{_SIGNATURE}`, got {known}", hint="save it with `signatures=` or `model.export`"
-        )
-    function = model.signatures[_SIGNATURE]
+    function = _signature(model.signatures, wishes.signature)
     stated = function.structured_input_signature[1]
     inputs, outputs = sorted(stated), sorted(function.structured_outputs)
 
@@ -52,3 +49,30 @@ def load(source: Path, payload: str, wishes: Wishes) -> _tensorflow.Function:
 
     ports = [_tensorflow.port(name, stated[name]) for name in inputs]
     return _tensorflow.opened(call, ports, outputs, model, wishes)
+
+
+def _opened(lib: Any, folder: Path) -> Any:
+    """Open the objects that were saved; where their classes changed since, only the graph that they were saved with.
+
+    What a training kept (the slots of an optimizer of Keras 2) is no part of a signature.
+    """
+    try:
+        return lib.saved_model.load(str(folder))
+    except (AttributeError, KeyError, TypeError, ValueError):
+        graphs = importlib.import_module("tensorflow.python.saved_model.load_v1_in_v2")
+        return graphs.load(str(folder), tags=["serve"])
+
+
+def _signature(known: Mapping[str, Any], wanted: str) -> Any:
+    """Return the signature the recipe names, else the usual one, else the only one."""
+    usable = sorted(name for name in known if not name.startswith("_"))
+    name = wanted or (_SIGNATURE if _SIGNATURE in usable or len(usable) != 1 else usable[0])
+    if name in usable:
+        return known[name]
+    listed = ", ".join(f"`{name}`" for name in usable)
+    if not usable:
+        raise StepError("the SavedModel has no signature", hint="save it with `signatures=` or `model.export`")
+    raise StepError(
+        f"the SavedModel has no signature `{name}`, only {listed}",
+        hint=f"name one of them in the recipe: `export: {{signature: {usable[0]}}}`",
+    )
