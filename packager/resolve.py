@@ -62,6 +62,7 @@ def resolve(
     tree = fetch(pin, runner, settings)
     exporter, payload = exporters.detect_kind([path for path, _ in tree], _reader(runner, tree))
     check_pickle(recipe, exporter, payload)
+    check_signature(recipe, exporter)
     origin = origins.read([path for path, _ in tree], _beginnings(runner, tree), payload)
     environment = _environment(recipe, exporter, origin, here, runner.on_event)
     return Lock(
@@ -174,6 +175,15 @@ def check_pickle(recipe: Recipe, exporter: str, payload: str) -> None:
             f"`{payload}` is {getattr(module, 'IS', 'a pickle')}: opening it runs the code inside",
             hint="log the model in a form that is data (pt2, ONNX, skops); or, if you trust its author, "
             "write `allow-pickle: true` in the recipe",
+        )
+
+
+def check_signature(recipe: Recipe, exporter: str) -> None:
+    """Refuse a signature for a source that has no such thing."""
+    if recipe.export.signature and not getattr(plugins.load("exporters", exporter), "SIGNATURES", False):
+        raise UsageError(
+            f"`export.signature` is `{recipe.export.signature}`, and a source of kind `{exporter}` has no signatures",
+            hint="leave `signature` out: only a SavedModel has several functions",
         )
 
 

@@ -12,25 +12,55 @@ from packager.exporters import Port
 
 
 def complete(model: Any, otherwise: str) -> None:
-    """Write what the converter leaves as operators of TensorFlow. Raises StepError for one that has no form here.
-
-    `Erfc` is what an exact `gelu` of Keras is made of; ONNX has its complement only.
-    """
+    """Write what the converter leaves as operators of TensorFlow. Raises StepError for one that has no form here."""
     onnx = importlib.import_module("onnx")
     known = {schema.name for schema in onnx.defs.get_all_schemas() if not schema.domain}
     nodes = []
-    for index, node in enumerate(model.graph.node):
+    for node in model.graph.node:
         if node.domain or node.op_type in known:
             nodes.append(node)
-            continue
-        if node.op_type != "Erfc":
+        elif node.op_type in _WRITERS:
+            nodes += _WRITERS[node.op_type](onnx, model, node)
+        else:
             raise StepError(f"`{node.op_type}` of TensorFlow has no ONNX form", hint=otherwise)
-        one, erf = f"packager_one_{index}", f"packager_erf_{index}"
-        model.graph.initializer.append(onnx.numpy_helper.from_array(_one_like(model, node.input[0]), one))
-        nodes.append(onnx.helper.make_node("Erf", node.input, [erf]))
-        nodes.append(onnx.helper.make_node("Sub", [one, erf], node.output))
     del model.graph.node[:]
     model.graph.node.extend(nodes)
+
+
+def _erfc(onnx: Any, model: Any, node: Any) -> list[Any]:
+    """What an exact `gelu` of Keras is made of; ONNX has its complement only."""
+    one = _constant(onnx, model, node, "one", _one_like(model, node.input[0]))
+    erf = f"{node.output[0]}_erf"
+    make = onnx.helper.make_node
+    return [make("Erf", node.input, [erf]), make("Sub", [one, erf], node.output)]
+
+
+def _bucketize(onnx: Any, model: Any, node: Any) -> list[Any]:
+    """Count the boundaries that are not above a value: what `Discretization` of Keras is. All are not above NaN."""
+    numpy = importlib.import_module("numpy")
+    stated = next(list(item.floats) for item in node.attribute if item.name == "boundaries")
+    x, out, make = node.input[0], node.output[0], onnx.helper.make_node
+    bounds = _constant(onnx, model, node, "bounds", numpy.asarray(stated, "float32"))
+    last = _constant(onnx, model, node, "last", numpy.asarray([-1], "int64"))
+    count = _constant(onnx, model, node, "count", numpy.asarray(len(stated), "int32"))
+    return [
+        make("Cast", [x], [f"{out}_float"], to=onnx.TensorProto.FLOAT),
+        make("Unsqueeze", [f"{out}_float", last], [f"{out}_each"]),
+        make("Less", [f"{out}_each", bounds], [f"{out}_below"]),
+        make("Cast", [f"{out}_below"], [f"{out}_ones"], to=onnx.TensorProto.INT32),
+        make("ReduceSum", [f"{out}_ones", last], [f"{out}_above"], keepdims=0),
+        make("Sub", [count, f"{out}_above"], [out]),
+    ]
+
+
+_WRITERS = {"Erfc": _erfc, "Bucketize": _bucketize}
+
+
+def _constant(onnx: Any, model: Any, node: Any, role: str, value: Any) -> str:
+    """Add a constant beside a node; return its name."""
+    name = f"{node.output[0]}_{role}"
+    model.graph.initializer.append(onnx.numpy_helper.from_array(value, name))
+    return name
 
 
 def _one_like(model: Any, name: str) -> Any:

@@ -77,8 +77,13 @@ def _grown(estimators: Iterable[Any], scale: float = 1.0, target: int = 0) -> li
 def _tree(tree: Any, scale: float, target: int) -> Tree:
     left = tree.children_left
     nodes = tree.__getstate__()["nodes"]
-    missing = nodes["missing_go_to_left"].astype(bool)
-    values = tree.value.reshape(len(left), -1) * scale if scale != 1.0 else tree.value.reshape(len(left), -1)
+    known = "missing_go_to_left" in nodes.dtype.names  # trees of scikit-learn before 1.3 take no missing values
+    missing = nodes["missing_go_to_left"].astype(bool) if known else left < -1
+    values = tree.value.reshape(len(left), -1)
+    sums = values.sum(axis=1, keepdims=True)
+    if tree.max_n_classes > 1 and abs(sums - 1).max() > 1e-6:  # until 1.3 they are counts, which prediction divides
+        values = values / sums
+    values = values * scale if scale != 1.0 else values
     return Tree(left == -1, tree.feature, tree.threshold, left, tree.children_right, missing, values, target)
 
 
@@ -269,15 +274,16 @@ def ensemble(model: Any) -> Ensemble:
 
 
 def _link(model: Any) -> str:
-    loss, link = type(model._loss).__name__, type(model._loss.link).__name__
+    loss, link = type(model._loss).__name__, type(getattr(model._loss, "link", None)).__name__
     known = {"HalfBinomialLoss": "logistic", "HalfMultinomialLoss": "softmax"}
+    known |= {"BinomialDeviance": "logistic", "MultinomialDeviance": "softmax"}  # as they were called before 1.4
     if importlib.import_module("sklearn.base").is_classifier(model):
         if loss not in known:
             raise StepError(
                 f"the boosted model has the loss `{loss}`, which has no ONNX form here", hint="use `log_loss`"
             )
         return known[loss]
-    if link not in ("IdentityLink", "LogLink"):
+    if link not in ("IdentityLink", "LogLink", "NoneType"):  # losses before 1.4 have no link: it is the identity
         raise StepError(f"the loss of the boosted model has the link `{link}`, which has no ONNX form here")
     return "exp" if link == "LogLink" else "identity"
 

@@ -24,6 +24,8 @@ EXECUTES = False
 LOOKS_FOR = "one `.h5` or `.hdf5` file of Keras"
 
 _ENDINGS = (".h5", ".hdf5")
+_WEIGHTS = ("weights.h5", "tf_model.h5", "weights.hdf5")  # as Keras and transformers call what has no layers
+_BETTER = (".onnx", ".safetensors")  # the same model in a form that needs no TensorFlow
 _CALLS = ("TFOpLambda", "SlicingOpLambda")  # how Keras 2 writes a function of TensorFlow that is called on a tensor
 _HARMLESS = re.compile(
     r"(compat\.v1\.)?(math|nn|linalg|image|signal|bitwise|random|keras\.\w+|__operators__)\.\w+|[a-z0-9_]+"
@@ -35,7 +37,9 @@ _POWERFUL = frozenset({
 
 def detect(paths: Collection[str], read: Callable[[str], bytes]) -> str | None:
     """Return the file: anywhere in what MLflow wrote for keras or tensorflow, else the only one at the root."""
-    found = [path for path in paths if path.endswith(_ENDINGS)]
+    found = [path for path in paths if path.endswith(_ENDINGS) and not path.endswith(_WEIGHTS)]
+    if any(path.endswith(_BETTER) for path in paths):
+        return None
     if _mlflow.MLMODEL in paths:
         ours = _mlflow.flavor("keras", paths, read) or _mlflow.flavor("tensorflow", paths, read)
         found = found if ours else []

@@ -7,7 +7,6 @@ read and write files, so a recipe must allow it; `.keras` files need no such per
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -52,15 +51,32 @@ def load(source: Path, payload: str, wishes: Wishes) -> _tensorflow.Function:
 
 
 def _opened(lib: Any, folder: Path) -> Any:
-    """Open the objects that were saved; where their classes changed since, only the graph that they were saved with.
+    """Open what was saved, the state of an optimizer of Keras 2 too, which is no part of a signature.
 
-    What a training kept (the slots of an optimizer of Keras 2) is no part of a signature.
+    TensorFlow has no class for it since Keras 3 and opens none of the many models that were saved after training.
     """
     try:
         return lib.saved_model.load(str(folder))
-    except (AttributeError, KeyError, TypeError, ValueError):
-        graphs = importlib.import_module("tensorflow.python.saved_model.load_v1_in_v2")
-        return graphs.load(str(folder), tags=["serve"])
+    except AttributeError as error:
+        if error.name != "add_slot":
+            raise
+    _revive_optimizers(lib)
+    return lib.saved_model.load(str(folder))
+
+
+def _revive_optimizers(lib: Any) -> None:
+    """Register a class that holds what an optimizer kept for each variable, and does nothing with it."""
+
+    class Slots(lib.Module):
+        def add_slot(self, var: Any, slot_name: str, **_: Any) -> Any:
+            return lib.Variable(lib.zeros_like(var), trainable=False, name=slot_name)
+
+    loading = lib.__internal__.saved_model.load
+    version = loading.VersionedTypeRegistration(
+        object_factory=lambda _: Slots(), version=2, min_producer_version=1, min_consumer_version=1,
+        setter=lambda *_: None,
+    )  # fmt: skip
+    loading.register_revived_type("optimizer", lambda _: False, versions=[version])
 
 
 def _signature(known: Mapping[str, Any], wanted: str) -> Any:

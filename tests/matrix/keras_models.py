@@ -50,11 +50,24 @@ def causal(k: Any) -> Any:
 
 
 def volume(k: Any) -> Any:
-    return network(k, k.Input((8, 8, 8, 1)), k.layers.Conv3D(4, 3), k.layers.AveragePooling3D(2), k.layers.Flatten(), k.layers.Dense(2))
+    return network(
+        k,
+        k.Input((8, 8, 8, 1)),
+        k.layers.Conv3D(4, 3),
+        k.layers.AveragePooling3D(2),
+        k.layers.Flatten(),
+        k.layers.Dense(2),
+    )
 
 
 def embedded(k: Any) -> Any:
-    return network(k, k.Input((7,), dtype="int32", name="ids"), k.layers.Embedding(97, 8), k.layers.GlobalAveragePooling1D(), k.layers.Dense(2))
+    return network(
+        k,
+        k.Input((7,), dtype="int32", name="ids"),
+        k.layers.Embedding(97, 8),
+        k.layers.GlobalAveragePooling1D(),
+        k.layers.Dense(2),
+    )
 
 
 def masked(cell: str) -> Callable[[Any], Any]:
@@ -111,13 +124,17 @@ def of_operators(k: Any) -> Any:
 
 
 def halved(k: Any) -> Any:
-    return network(k, k.Input((6,)), k.layers.Dense(4, activation="relu", dtype="float64"), k.layers.Dense(2, dtype="float64"))
+    return network(
+        k, k.Input((6,)), k.layers.Dense(4, activation="relu", dtype="float64"), k.layers.Dense(2, dtype="float64")
+    )
 
 
 def text(k: Any) -> Any:
     layer = k.layers.TextVectorization(max_tokens=20, output_sequence_length=4)
     layer.adapt(["a plain text", "another text"])
-    return network(k, k.Input((1,), dtype="string"), layer, k.layers.Embedding(20, 4), k.layers.Flatten(), k.layers.Dense(1))
+    return network(
+        k, k.Input((1,), dtype="string"), layer, k.layers.Embedding(20, 4), k.layers.Flatten(), k.layers.Dense(1)
+    )
 
 
 def looked_up(k: Any) -> Any:
@@ -171,7 +188,14 @@ class Constants(tf.Module):  # type: ignore[misc]
         def step(i: Any, y: Any) -> Any:
             return i + 1, tf.tanh(y @ self.weight) + x
 
-        return {"y": tf.while_loop(lambda i, y: i < 4, step, (tf.constant(0), x), shape_invariants=(tf.TensorShape([]), tf.TensorShape([None, 3])))[1]}
+        return {
+            "y": tf.while_loop(
+                lambda i, y: i < 4,
+                step,
+                (tf.constant(0), x),
+                shape_invariants=(tf.TensorShape([]), tf.TensorShape([None, 3])),
+            )[1]
+        }
 
 
 def saved(name: str, folder: Path) -> None:

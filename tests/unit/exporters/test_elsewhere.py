@@ -14,7 +14,7 @@ import pytest
 
 from packager import exporters, init, plugins, recipe
 from packager.errors import StepError
-from packager.exporters import _spark, _tensorflow
+from packager.exporters import _spark, _tfgraph
 from tests.unit.exporters.conftest import detected, mlmodel, opened
 
 
@@ -97,7 +97,7 @@ def left_over(operator: str) -> onnx.ModelProto:
 
 def test_an_exact_gelu_of_keras_has_a_form() -> None:
     model = left_over("Erfc")
-    _tensorflow._complete(model)
+    _tfgraph.complete(model, "export it another way")
     onnx.checker.check_model(model, full_check=True)
     x = np.linspace(-5, 5, 41, dtype="float32")
     (y,) = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"x": x})
@@ -106,7 +106,7 @@ def test_an_exact_gelu_of_keras_has_a_form() -> None:
 
 def test_an_operator_that_stays_is_named() -> None:
     with pytest.raises(StepError, match="`Betainc` of TensorFlow has no ONNX form"):
-        _tensorflow._complete(left_over("Betainc"))
+        _tfgraph.complete(left_over("Betainc"), "export it another way")
 
 
 def test_a_prediction_of_spark_is_a_number_as_sparks_own() -> None:
