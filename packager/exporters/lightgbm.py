@@ -17,6 +17,7 @@ from packager.exporters import Wishes, _lightgbm, _mlflow, _skops
 TOOLCHAIN: tuple[str, ...] = (*_lightgbm.TOOLCHAIN, "skops")
 EXTRA = _lightgbm.EXTRA
 EXECUTES = False
+READS_OLDER = ("lightgbm",)  # what it wrote itself, by its own promise
 LOOKS_FOR = "`model.lgb` or `model.skops` of MLflow's lightgbm, or one `.lgb` or `.txt` file of LightGBM's"
 
 

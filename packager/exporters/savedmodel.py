@@ -17,6 +17,7 @@ from packager.exporters import Wishes, _tensorflow
 TOOLCHAIN: tuple[str, ...] = _tensorflow.TOOLCHAIN
 EXTRA = _tensorflow.EXTRA
 EXECUTES = True
+READS_OLDER = ("tensorflow",)  # by its own promise every later TensorFlow 2 reads a SavedModel
 IS = "a SavedModel, a program that may read and write files"
 LOOKS_FOR = "one `saved_model.pb`"
 SIGNATURES = True  # a recipe may name one

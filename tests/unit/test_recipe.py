@@ -271,7 +271,10 @@ RECIPES = st.builds(
     ).map(lambda found: tuple(sorted(found))),
     toolchain=st.sampled_from(["host", "locked"]),
     export=st.builds(
-        ExportWishes, st.none() | st.integers(7, 99), st.integers(0, 2**32 - 1), st.none() | st.sampled_from(["serve", "a b"])
+        ExportWishes,
+        st.none() | st.integers(7, 99),
+        st.integers(0, 2**32 - 1),
+        st.none() | st.sampled_from(["serve", "a b"]),
     ),
     limits=st.builds(Limits, st.none() | st.integers(1, 10**12 - 1), st.integers(1, 10080)),
     policy=st.sampled_from(["release", "dev", "policies/own.yaml"]),
