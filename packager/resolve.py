@@ -293,7 +293,8 @@ def _environment(
             failed.append(error.message)
             continue
         if failed:
-            runner.on_event(Warned(f"{failed[0]}; other versions around it, or a later one of it, were locked"))
+            other = [f"`{name}{spec}`" for name, spec in known.packages.items() if origin.packages.get(name) != spec]
+            runner.on_event(Warned(f"{failed[0]}; {' and '.join(other)} was locked instead"))
         return found
     own = "correct the requirements beside the model, or " if origin.listed else ""
     hint = f"{own}load the model under its own versions and log it again; `toolchain: host` may open it as well"

@@ -58,14 +58,21 @@ def opened(lib: Any, file: File, load: Callable[[], Any], wishes: Wishes) -> _te
         )
     ports = [_port(lib, index, tensor, len(model.inputs)) for index, tensor in enumerate(model.inputs)]
 
-    plain = model.inputs[0] if len(model.inputs) == 1 else model.inputs
-    structure = getattr(model, "input", plain)  # a stack of layers has none
+    structure = _structure(model)
 
     def call(*given: Any) -> list[Any]:
         return list(lib.nest.flatten(model(lib.nest.pack_sequence_as(structure, given), training=False)))
 
     names = ["output"] if len(model.outputs) == 1 else [f"output_{index}" for index in range(len(model.outputs))]
     return _tensorflow.opened(call, ports, names, model, wishes)
+
+
+def _structure(model: Any) -> Any:
+    """Return the inputs as the model takes them: a tensor, a list or a dictionary; a stack of layers may not say."""
+    try:
+        return model.input
+    except (AttributeError, ValueError):
+        return model.inputs[0] if len(model.inputs) == 1 else model.inputs
 
 
 def refuse_code(file: File) -> None:

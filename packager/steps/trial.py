@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import importlib.util
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
@@ -37,9 +38,10 @@ def run(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JSON]) -> JS
 
 
 def _modules(tools: Collection[str]) -> Iterator[str]:
-    """Yield the modules of distributions, one of each."""
+    """Yield the modules of distributions."""
     for module, owners in importlib.metadata.packages_distributions().items():
-        if not module.startswith("_") and {_plain(owner) for owner in owners} & set(tools):
+        ours = {_plain(owner) for owner in owners} & set(tools)
+        if ours and not module.startswith("_") and importlib.util.find_spec(module):  # some list what is no module
             yield module
 
 
