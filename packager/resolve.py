@@ -26,7 +26,7 @@ from packager.isolation.sandbox import choose
 from packager.isolation.worker import host_version
 from packager.lock import Environment, Level, Lock
 from packager.memo import Memo
-from packager.packages import origins, platforms, toolchains
+from packager.packages import ages, origins, platforms, toolchains
 from packager.recipe import Recipe, RunsOn, no_tolerance
 from packager.recipefields import PRECISIONS
 from packager.run import Runner
@@ -284,7 +284,8 @@ def _environment(
     module = plugins.load("exporters", exporter)
     failed: list[str] = []
     for known in origins.choices(origin, getattr(module, "READS_OLDER", ())):
-        lines = origins.needs(tools(recipe, exporter, known), known, more=module.EXECUTES)
+        wanted = dict.fromkeys((*module.TOOLCHAIN, *tools(recipe, exporter, known)))  # the family's own library first
+        lines = origins.needs(wanted, known, more=module.EXECUTES)
         python, builds = _python(known, code=module.EXECUTES), getattr(module, "BUILDS", ())
         try:
             found = toolchains.resolve(lines, python, builds, here.environment, runner.on_event)
@@ -371,7 +372,9 @@ def _compare(found: Mapping[str, str], origin: origins.Origin, on_event: OnEvent
     """Warn of a library of another version than the source was made with: its results there may be others."""
     for name, exact, here in origins.differing(origin, found):
         message = f"the source was made with {name} {exact}, this host has {here} and may read it differently"
-        on_event(Warned(f"{message}; `toolchain: locked` in the recipe exports with its own version"))
+        unbuilt = ages.unbuilt({name: f"=={exact}"}, origin.python or found["python"])
+        remedy = "" if unbuilt else "; `toolchain: locked` in the recipe exports with its own version"
+        on_event(Warned(f"{message}{remedy}"))
 
 
 def place(lock: Lock, runner: Runner, here: Surroundings) -> Callable[[], Path] | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from pathlib import Path
 
 from packager.canonical import JSON
@@ -36,14 +37,17 @@ def detect(paths: Collection[str], read: Callable[[str], bytes]) -> str | None:
 
 def load(source: Path, payload: str, wishes: Wishes) -> _tensorflow.Function:
     """Open the file. Raises StepError for what Keras cannot read without running code."""
-    lib, path = _tensorflow.library(), source / payload
+    path = source / payload
     if not zipfile.is_zipfile(path):
         raise StepError(
             f"`{payload}` is not a file of Keras 3, or is damaged",
             hint="a file in HDF5, the form of Keras 2, must end in `.h5`",
         )
     made = str((_member(path, "metadata.json") or {}).get("keras_version") or "")
-    file = _keras.File(payload, _member(path, "config.json"), made, str(lib.keras.__version__))
+    file = _keras.File(payload, _member(path, "config.json"), made)
+    _keras.refuse_code(file)
+    lib = _tensorflow.library()
+    file = replace(file, here=str(lib.keras.__version__))
     return _keras.opened(
         lib, file, lambda: lib.keras.models.load_model(str(path), compile=False, safe_mode=True), wishes
     )

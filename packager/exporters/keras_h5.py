@@ -18,7 +18,7 @@ from typing import Any
 from packager.errors import MissingToolError, StepError
 from packager.exporters import Wishes, _keras, _mlflow, _tensorflow
 
-TOOLCHAIN: tuple[str, ...] = (*_tensorflow.TOOLCHAIN, "tf-keras")
+TOOLCHAIN: tuple[str, ...] = ("tf-keras", *_tensorflow.TOOLCHAIN)
 EXTRA = "keras2"
 EXECUTES = False
 READS_OLDER = ("keras",)  # what it wrote itself, by its own promise
@@ -29,7 +29,7 @@ _WEIGHTS = ("weights.h5", "tf_model.h5", "weights.hdf5")  # as Keras and transfo
 _BETTER = (".onnx", ".safetensors")  # the same model in a form that needs no TensorFlow
 _CALLS = ("TFOpLambda", "SlicingOpLambda")  # how Keras 2 writes a function of TensorFlow that is called on a tensor
 _HARMLESS = re.compile(
-    r"(compat\.v1\.)?(math|nn|linalg|image|signal|bitwise|random|keras\.\w+|__operators__)\.\w+|[a-z0-9_]+"
+    r"(compat\.v1\.)?(math|nn|linalg|image|signal|bitwise|random|keras\.(activations|backend)|__operators__)\.\w+|[a-z0-9_]+"
 )
 _POWERFUL = frozenset({
     "function", "import_graph_def", "load_library", "load_op_library", "map_fn", "numpy_function", "py_function",
@@ -51,9 +51,11 @@ def detect(paths: Collection[str], read: Callable[[str], bytes]) -> str | None:
 
 def load(source: Path, payload: str, wishes: Wishes) -> _tensorflow.Function:
     """Open the file with the Keras of its generation. Raises StepError for one that is no model or brings code."""
-    lib, path = _tensorflow.library(), source / payload
+    path = source / payload
     file = _described(path, payload)
+    _keras.refuse_code(file)
     _refuse_imports(file)
+    lib = _tensorflow.library()
     newer = file.made.startswith("3.")
     reader = lib.keras if newer else _legacy()
     described = replace(file, made=file.made if newer else "", here=str(reader.__version__))

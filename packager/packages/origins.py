@@ -190,6 +190,8 @@ def differing(origin: Origin, found: Mapping[str, str]) -> Iterator[tuple[str, s
 def needs(tools: Collection[str], origin: Origin, *, more: bool) -> list[str]:
     """Return the PEP 508 lines of an environment that holds `tools`: the source's versions of its own libraries, and
     ours for the rest. With `more` everything else the source asks for comes along: a pickle may need it.
+
+    The order is that of `tools`: a resolver gives the first its newest version that fits, the next one what is left.
     """
     bounds = _bounds()
     lines = {name: bounds.get(name, "") for name in (*tools, "pyyaml", "packaging")}
@@ -201,7 +203,7 @@ def needs(tools: Collection[str], origin: Origin, *, more: bool) -> list[str]:
         if bound.package not in stated:  # whose word is about what was seen to work
             lines[bound.package] = ",".join(filter(None, (_floor(lines.get(bound.package, "")), bound.range)))
     whole = {"tensorflow"} if "tf-keras" in lines else set()  # which asks for it by that name
-    return sorted(f"{name if name in whole else _wheel(name, spec)}{spec}" for name, spec in lines.items())
+    return [f"{name if name in whole else _wheel(name, spec)}{spec}" for name, spec in lines.items()]
 
 
 def choices(origin: Origin, reads_older: Collection[str]) -> Iterator[Origin]:
