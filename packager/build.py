@@ -169,7 +169,8 @@ def _wishes(recipe: Recipe) -> dict[str, JSON]:
     inputs = recipe.inputs and {name: spec.to_json() for name, spec in recipe.inputs.items()}
     dynamic = {name: list(bounds) for name, bounds in recipe.dynamic.items()}
     domains = {"domains": list(recipe.custom_domains)} if recipe.custom_domains else {}
-    return {"inputs": inputs, "dynamic": dynamic, "seed": recipe.export.seed, **domains}
+    signature = {"signature": recipe.export.signature} if recipe.export.signature else {}
+    return {"inputs": inputs, "dynamic": dynamic, "seed": recipe.export.seed, **domains, **signature}
 
 
 def _artefact(recipe: Recipe, lock: Lock, place: Place, target: Target) -> Artefact:

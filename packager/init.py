@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from importlib import resources
 from pathlib import Path
 from string import Template
@@ -15,7 +15,7 @@ from packager import exporters, plugins, sources
 from packager.canonical import JSON
 from packager.errors import MissingToolError, SourceError
 from packager.isolation.worker import host_version
-from packager.packages import origins
+from packager.packages import ages, origins
 from packager.yamltext import Scalar, Where
 
 SCHEMA = "recipe.schema.json"
@@ -52,7 +52,7 @@ def draft(source: str, facts: Mapping[str, JSON] | None = None) -> str:
         else "# registry: sqlite:///mlflow.db   # or https://host",
         inputs=_shapes(known.get("inputs"), known.get("dynamic")),
         pickle=_line("allow-pickle: false", known.get("executes"), _PICKLE),
-        toolchain=_line("toolchain: locked", known.get("differs"), _TOOLCHAIN),
+        toolchain=_toolchain(known),
     )
 
 
@@ -60,7 +60,8 @@ def look(source: str, base: Path) -> dict[str, JSON]:
     """Return what the files of a local source say, for `draft`; nothing for a source that is elsewhere or unknown.
 
     `executes` says that opening the payload runs code, and whose consent that needs: the draft asks, it never grants.
-    `differs` says why this host's versions are not those to export with.
+    `differs` says why this host's versions are not those to export with, `unbuilt` which version of a library that
+    made the source has no build for the Python it would be locked for.
     """
     place = sources.local_path(source, base)
     if place is None or not place.exists() or source.lower().endswith(sources.BUNDLE):
@@ -75,9 +76,26 @@ def look(source: str, base: Path) -> dict[str, JSON]:
     found: dict[str, JSON] = {}
     if module.EXECUTES:
         found["executes"] = f"`{payload}` is {getattr(module, 'IS', 'a pickle')}: true runs the code inside, sandboxed"
-    if differs := _differs([name for name in module.TOOLCHAIN if name not in origins.OURS], origin):
+    differs = _differs([name for name in module.TOOLCHAIN if name not in origins.OURS], origin)
+    if differs and (unbuilt := _unbuilt(origin, getattr(module, "READS_OLDER", ()))):
+        found["unbuilt"] = unbuilt
+    elif differs:
         found["differs"] = differs
     return found
+
+
+def _unbuilt(origin: origins.Origin, reads_older: Collection[str]) -> str:
+    """Say which library cannot be locked at the version that made the source; nothing if a later one will do."""
+    python = origin.python or host_version("python")
+    exact = {name: spec for name, spec in origin.packages.items() if name not in reads_older}
+    named = ages.unbuilt(exact, python)
+    return f"{named} has no build for Python {python}" if named else ""
+
+
+def _toolchain(known: Mapping[str, JSON]) -> str:
+    if unbuilt := known.get("unbuilt"):
+        return f"{'toolchain: host':<32} # {unbuilt}: this host's version may read it, or log it again"
+    return _line("toolchain: locked", known.get("differs"), _TOOLCHAIN)
 
 
 def _differs(tools: Iterable[str], origin: origins.Origin) -> str:

@@ -98,13 +98,18 @@ def built_in_tolerance() -> dict[str, Tolerance]:
 
 @dataclass(frozen=True, slots=True)
 class ExportWishes:
-    """How to export: a fixed opset (None: the newest that every promised runtime reads) and the seed of all chance."""
+    """How to export: a fixed opset (None: the newest that every promised runtime reads) and the seed of all chance.
+
+    `signature` is which function of a SavedModel (None: `serving_default`, else the only one).
+    """
 
     opset: int | None = None
     seed: int = 0
+    signature: str | None = None
 
     def to_json(self) -> JSON:
-        return {"seed": self.seed} | ({} if self.opset is None else {"opset": self.opset})
+        known = {"seed": self.seed, "opset": self.opset, "signature": self.signature}
+        return {name: value for name, value in known.items() if value is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -394,9 +399,11 @@ def _tolerance(node: Node) -> dict[str, Tolerance]:
 
 
 def _export(node: Node) -> ExportWishes:
-    members = yamltext.fields(node, "export", ("opset", "seed"))
+    members = yamltext.fields(node, "export", ("opset", "seed", "signature"))
+    named = members.pop("signature", None)
     bounds = {"opset": (7, 99), "seed": (0, 2**32 - 1)}
-    return ExportWishes(**{key: yamltext.integer(part, f"export.{key}", *bounds[key]) for key, part in members.items()})
+    found = {key: yamltext.integer(part, f"export.{key}", *bounds[key]) for key, part in members.items()}
+    return ExportWishes(**found, signature=None if named is None else recipefields.signature(named))
 
 
 def _limits(node: Node) -> Limits:

@@ -245,6 +245,10 @@ def toolchain(node: Node) -> str:
     return yamltext.choice(node, "toolchain", TOOLCHAINS)
 
 
+def signature(node: Node) -> str:
+    return yamltext.text(node, "export.signature", pattern=LINE, expect="the name of a signature", limit=MAX_NAME)
+
+
 def sandbox(node: Node) -> str:
     return yamltext.choice(node, "sandbox", SANDBOXES)
 

@@ -11,13 +11,22 @@ from typing import TYPE_CHECKING
 
 from packager import canonical, exporters, lockers, plugins, sources
 from packager.canonical import JSON
-from packager.errors import IntegrityError, LockError, MissingToolError, StepError, TooNewError, UsageError
+from packager.errors import (
+    IntegrityError,
+    LockError,
+    MissingToolError,
+    SourceError,
+    StepError,
+    TooNewError,
+    UsageError,
+)
 from packager.events import Note, OnEvent, Warned
 from packager.formats.locked import Dependencies
+from packager.isolation.sandbox import choose
 from packager.isolation.worker import host_version
 from packager.lock import Environment, Level, Lock
 from packager.memo import Memo
-from packager.packages import origins, platforms, toolchains
+from packager.packages import ages, origins, platforms, toolchains
 from packager.recipe import Recipe, RunsOn, no_tolerance
 from packager.recipefields import PRECISIONS
 from packager.run import Runner
@@ -62,15 +71,17 @@ def resolve(
     tree = fetch(pin, runner, settings)
     exporter, payload = exporters.detect_kind([path for path, _ in tree], _reader(runner, tree))
     check_pickle(recipe, exporter, payload)
+    check_signature(recipe, exporter)
     origin = origins.read([path for path, _ in tree], _beginnings(runner, tree), payload)
-    environment = _environment(recipe, exporter, origin, here, runner.on_event)
+    reads = level(recipe, exporter)
+    environment = _environment(recipe, exporter, origin, here, runner)
     return Lock(
         recipe=question(recipe, here.base),
         source=pin.to_json(),
         tree=tree,
         kind=exporter,
         payload=payload,
-        level=level(recipe, exporter),
+        level=reads,
         toolchain=_toolchain(recipe, exporter, environment, origin, runner.on_event),
         dependencies=_dependencies(recipe, runner, here, engine),
         environment=environment,
@@ -177,6 +188,15 @@ def check_pickle(recipe: Recipe, exporter: str, payload: str) -> None:
         )
 
 
+def check_signature(recipe: Recipe, exporter: str) -> None:
+    """Refuse a signature for a source that has no such thing."""
+    if recipe.export.signature and not getattr(plugins.load("exporters", exporter), "SIGNATURES", False):
+        raise UsageError(
+            f"`export.signature` is `{recipe.export.signature}`, and a source of kind `{exporter}` has no signatures",
+            hint="leave `signature` out: only a SavedModel has several functions",
+        )
+
+
 def level(recipe: Recipe, exporter: str) -> Level:
     """Return the opset and IR that the oldest promised version of every runtime reads.
 
@@ -253,16 +273,79 @@ def _extras(recipe: Recipe, exporter: str) -> dict[str, str]:
 
 
 def _environment(
-    recipe: Recipe, exporter: str, origin: origins.Origin, here: Surroundings, on_event: OnEvent
+    recipe: Recipe, exporter: str, origin: origins.Origin, here: Surroundings, runner: Runner
 ) -> Environment | None:
-    """Lock the environment that a `locked` toolchain asks for: the source's versions of what made it."""
+    """Lock the environment that a `locked` toolchain asks for: the source's versions of what made it.
+
+    One that was tried: the first choice whose versions exist and take a small model through. Raises SourceError.
+    """
     if recipe.toolchain == "host":
         return None
     module = plugins.load("exporters", exporter)
-    lines = origins.needs(tools(recipe, exporter, origin), origin, more=module.EXECUTES)
-    python = origin.python or host_version("python")
+    failed: list[str] = []
+    for known in origins.choices(origin, getattr(module, "READS_OLDER", ())):
+        wanted = dict.fromkeys((*module.TOOLCHAIN, *tools(recipe, exporter, known)))  # the family's own library first
+        lines = origins.needs(wanted, known, more=module.EXECUTES)
+        python, builds = _python(known, code=module.EXECUTES), getattr(module, "BUILDS", ())
+        try:
+            found = toolchains.resolve(lines, python, builds, here.environment, runner.on_event)
+            _try(recipe, exporter, known, found, here, runner)
+        except (toolchains.NoSolution, _Broken) as error:
+            failed.append(error.message)
+            continue
+        if failed:
+            other = [f"`{name}{spec}`" for name, spec in known.packages.items() if origin.packages.get(name) != spec]
+            runner.on_event(Warned(f"{failed[0]}; {' and '.join(other)} was locked instead"))
+        return found
+    own = "correct the requirements beside the model, or " if origin.listed else ""
+    hint = f"{own}load the model under its own versions and log it again; `toolchain: host` may open it as well"
+    raise SourceError(failed[0], hint=hint)
+
+
+def _python(origin: origins.Origin, *, code: bool) -> str:
+    """Return the Python to lock for: the source's, but data is read as well by this one where that is too old."""
+    here = host_version("python")
+    stated = origin.python or here
+    return stated if code or not toolchains.is_too_old(stated) else here
+
+
+class _Broken(StepError):
+    """An environment that was put together and does not work."""
+
+
+def _try(
+    recipe: Recipe, exporter: str, origin: origins.Origin, environment: Environment, here: Surroundings, runner: Runner
+) -> None:
+    """Take a small model of the family through export and measurement in an environment. Raises _Broken."""
+    module, reads = plugins.load("exporters", exporter), level(recipe, exporter)
+    names = [*module.TOOLCHAIN, *(name for name in getattr(module, "MAYBE", ()) if name in origin.packages)]
+    pins = _pins(environment)
+    tried = {name: pins[name] for name in names if name in pins}
+    params: dict[str, JSON] = {
+        "kind": exporter, "tools": sorted(tried), "opset": reads.opset, "ir": reads.ir,
+        "environment": canonical.sha256(environment.requirements.encode()),
+    }  # fmt: skip
+    choose(wanted=runner.confined)  # says what is missing to confine anything, which is no fault of the environment
     builds = getattr(module, "BUILDS", ())
-    return toolchains.resolve(lines, python, builds, here.environment, on_event)
+    try:
+        runner(
+            Action("trial", plugins.load("steps", "trial").VERSION, params=params, toolchain=tried),
+            "try the toolchain on a small model",
+            place=lambda: toolchains.prepare(environment, builds, runner.store, here.environment, runner.on_event),
+        )
+    except StepError as error:
+        made = [f"`{name} {pins[name]}`" for name in names if name in origin.packages and name not in origins.OURS]
+        told = f"a toolchain with {made[0]}" if made else f"the toolchain for `{exporter}`"
+        raise _Broken(f"{told} was put together and does not work: {error.message}") from error
+
+
+def _pins(environment: Environment) -> dict[str, str]:
+    """Return the version of every package of an environment, by the name that plug-ins use."""
+    from packager.formats import ownlock  # a warm build, which starts here too, does without it
+
+    listed = ownlock.parse(environment.requirements.encode(), "requirements.txt").pins
+    pins = {pin.name: pin.version.partition("+")[0] for pin in listed}
+    return {name.removesuffix("-cpu"): version for name, version in pins.items()} | pins
 
 
 def _toolchain(
@@ -278,11 +361,8 @@ def _toolchain(
             raise StepError(error.message, hint=f"{error.hint}, or write `toolchain: locked` in the recipe") from error
         _compare(found, origin, on_event)
         return dict(sorted(found.items()))
-    from packager.formats import ownlock  # a warm build, which starts here too, does without it
-
-    listed = ownlock.parse(environment.requirements.encode(), "requirements.txt").pins
-    pins = {pin.name: pin.version.partition("+")[0] for pin in listed}
-    locked = {name: pins.get(name) or pins[f"{name}-cpu"] for name in names}
+    pins = _pins(environment)
+    locked = {name: pins[name] for name in names}
     told = ", ".join(f"{name} {locked[name]}" for name in names if name in origin.packages and name not in origins.OURS)
     on_event(Note(f"the toolchain is locked: Python {environment.python}, {told or 'the newest versions that fit'}"))
     return dict(sorted({**locked, "python": environment.python, "machine": host_version("machine")}.items()))
@@ -292,7 +372,9 @@ def _compare(found: Mapping[str, str], origin: origins.Origin, on_event: OnEvent
     """Warn of a library of another version than the source was made with: its results there may be others."""
     for name, exact, here in origins.differing(origin, found):
         message = f"the source was made with {name} {exact}, this host has {here} and may read it differently"
-        on_event(Warned(f"{message}; `toolchain: locked` in the recipe exports with its own version"))
+        unbuilt = ages.unbuilt({name: f"=={exact}"}, origin.python or found["python"])
+        remedy = "" if unbuilt else "; `toolchain: locked` in the recipe exports with its own version"
+        on_event(Warned(f"{message}{remedy}"))
 
 
 def place(lock: Lock, runner: Runner, here: Surroundings) -> Callable[[], Path] | None:

@@ -62,7 +62,8 @@ class Interface:
 class Wishes:
     """What the recipe says about inputs, dimensions and output names; what it leaves out is inferred.
 
-    `domains` are the operator domains that a source in ONNX form may use besides ONNX's own.
+    `domains` are the operator domains that a source in ONNX form may use besides ONNX's own; `signature` is the
+    function of a source that has several.
     """
 
     inputs: tuple[Port, ...] | None = None
@@ -70,15 +71,16 @@ class Wishes:
     outputs: tuple[str, ...] = ()
     seed: int = 0
     domains: tuple[str, ...] = ()
+    signature: str = ""
 
     @staticmethod
     def from_params(params: Mapping[str, JSON]) -> Wishes:
-        """Read the step parameters `inputs`, `dynamic`, `outputs`, `seed` and `domains`."""
+        """Read the step parameters `inputs`, `dynamic`, `outputs`, `seed`, `domains` and `signature`."""
         inputs = params.get("inputs")
         ports = None if inputs is None else tuple(_port(name, entry) for name, entry in inputs.items())
         dynamic = {name: (low, high) for name, (low, high) in (params.get("dynamic") or {}).items()}
-        domains = tuple(params.get("domains") or ())
-        return Wishes(ports, dynamic, tuple(params.get("outputs") or ()), params.get("seed", 0), domains)
+        domains, signature = tuple(params.get("domains") or ()), str(params.get("signature") or "")
+        return Wishes(ports, dynamic, tuple(params.get("outputs") or ()), params.get("seed", 0), domains, signature)
 
     def interface(self, ports: Sequence[Port], limits: Mapping[str, Range], *, unfix: str) -> Interface:
         """Give every dimension that `ports` name a range: the asked one, else a default, within what the source allows.

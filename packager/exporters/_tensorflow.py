@@ -10,19 +10,19 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from packager.errors import MissingToolError, StepError
-from packager.exporters import BATCH, Arrays, Feeds, Interface, Port, Wishes, _table, pair
+from packager.exporters import BATCH, Arrays, Feeds, Interface, Port, Wishes, _causes, _indices, _tfgraph, pair
 
 TOOLCHAIN: tuple[str, ...] = (
     "tensorflow", "keras", "tf2onnx", "onnx", "onnxruntime", "numpy", "h5py", "ml-dtypes", "protobuf",
 )  # fmt: skip
 EXTRA = "tensorflow"
 
-_NEWEST = 18  # of what tf2onnx 1.17 writes
+NEWEST = 18  # opset of what tf2onnx 1.17 writes
 _UNFIX = "save the model with a free axis (`None`), then name it under `inputs`"
 _OTHERWISE = "replace that layer or operator, or export the model another way and register the ONNX file"
 
@@ -41,17 +41,26 @@ def library() -> Any:
     return found
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Function:
     """A function of named tensors as a source.
 
     `call` takes one tensor per input, in order, and returns a list; `keep` is the object that owns its variables.
+    `asked` is the interface without what only the graph tells: the range of ids.
     """
 
     call: Callable[..., Sequence[Any]]
-    interface: Interface
+    asked: Interface
     outputs: tuple[str, ...]
     keep: Any
+    _inputs: tuple[Port, ...] | None = field(default=None, init=False, repr=False)
+
+    @property
+    def interface(self) -> Interface:
+        """The interface; its ranges come from the graph, which is made if it was not asked for yet."""
+        if self._inputs is None:
+            self.to_onnx(NEWEST)
+        return replace(self.asked, inputs=self._inputs or self.asked.inputs)
 
     def to_onnx(self, opset: int) -> Any:
         lib = library()
@@ -59,20 +68,23 @@ class Function:
             convert = importlib.import_module("tf2onnx").convert
         except ImportError:
             raise MissingToolError("tf2onnx", EXTRA) from None
-        given = [_spec(lib, port) for port in self.interface.inputs]
-        function = lib.function(lambda *tensors: tuple(self.call(*tensors)), input_signature=given)
+        given = [_spec(lib, port, f"given_{place}") for place, port in enumerate(self.asked.inputs)]
 
         def attempt() -> Any:
-            return convert.from_function(function, input_signature=given, opset=min(opset, _NEWEST))[0]
+            function = lib.function(lambda *tensors: tuple(map(lib.identity, self.call(*tensors))), given)
+            closed = _closed(function.get_concrete_function())
+            names = [*(spec.name for spec in given), *(tensor.name for tensor in closed.outputs)]
+            return convert.from_function(_Known(closed), given, opset=min(opset, NEWEST))[0], names
 
-        model = _table.refused("the model has no ONNX form", attempt, _OTHERWISE)
-        _complete(model)
-        _name(model, self.interface.inputs, self.outputs)
+        model, names = refused("the model has no ONNX form", attempt, _OTHERWISE)
+        _tfgraph.complete(model, _OTHERWISE)
+        _tfgraph.name(model, names, self.asked.inputs, self.outputs)
+        self._inputs = _indices.ranged(self.asked.inputs, model)
         return model
 
     def run(self, feeds: Feeds) -> Arrays:
         lib = library()
-        results = self.call(*(lib.constant(feeds[port.name]) for port in self.interface.inputs))
+        results = self.call(*(lib.constant(feeds[port.name]) for port in self.asked.inputs))
         return [result.numpy() for result in results]
 
     def extra_files(self) -> Mapping[str, Path]:
@@ -83,10 +95,17 @@ def opened(
     call: Callable[..., Sequence[Any]], found: Sequence[Port], outputs: Sequence[str], keep: Any, wishes: Wishes
 ) -> Function:
     """Bring a function together with the recipe. Raises StepError where they contradict each other."""
-    ports = [_merged(port, wish) for port, wish in zip(found, pair(found, wishes.inputs or ()), strict=True)]
+    ports = merged(found, wishes)
     if wishes.outputs and len(wishes.outputs) != len(outputs):
         raise StepError(f"expected {len(outputs)} output names, got {len(wishes.outputs)}")
-    return Function(call, wishes.interface(ports, {}, unfix=_UNFIX), tuple(wishes.outputs or outputs), keep)
+    interface = wishes.interface(ports, {}, unfix=_UNFIX)
+    return Function(call, interface, tuple(wishes.outputs or distinct(outputs, ports)), keep)
+
+
+def distinct(outputs: Sequence[str], ports: Sequence[Port]) -> list[str]:
+    """Return names for outputs that no input has, which in one graph would be one value."""
+    taken = {port.name for port in ports}
+    return [f"{name}_out" if name in taken else name for name in outputs]
 
 
 def port(name: str, spec: Any) -> Port:
@@ -96,6 +115,11 @@ def port(name: str, spec: Any) -> Port:
     axes = enumerate(spec.shape.as_list())
     shape = tuple(length if length is not None else BATCH if i == 0 else f"{name}_{i}" for i, length in axes)
     return Port(name, spec.dtype.name, shape)
+
+
+def merged(found: Sequence[Port], wishes: Wishes) -> list[Port]:
+    """Return the inputs as the recipe asks for them. Raises StepError where it contradicts the source."""
+    return [_merged(port, wish) for port, wish in zip(found, pair(found, wishes.inputs or ()), strict=True)]
 
 
 def _merged(found: Port, wish: Port | None) -> Port:
@@ -110,60 +134,38 @@ def _merged(found: Port, wish: Port | None) -> Port:
     return replace(wish)
 
 
-def _spec(lib: Any, asked: Port) -> Any:
+def _spec(lib: Any, asked: Port, name: str) -> Any:
     shape = [axis if isinstance(axis, int) else None for axis in asked.shape]
-    return lib.TensorSpec(shape, getattr(lib, asked.dtype))
+    return lib.TensorSpec(shape, getattr(lib, asked.dtype), name)
 
 
-def _complete(model: Any) -> None:
-    """Write what the converter leaves as operators of TensorFlow. Raises StepError for one that has no form here.
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """A function that is traced already, in the form the converter asks for one."""
 
-    `Erfc` is what an exact `gelu` of Keras is made of; ONNX has its complement only.
+    concrete: Any
+
+    def get_concrete_function(self, *_: Any) -> Any:
+        return self.concrete
+
+
+def _closed(concrete: Any) -> Any:
+    """Return a function without captured constants, which the converter would take for inputs.
+
+    Such are what a layer adapted to data (`Normalization`), and every `tf.constant` of a module.
     """
-    onnx = importlib.import_module("onnx")
-    known = {schema.name for schema in onnx.defs.get_all_schemas() if not schema.domain}
-    nodes = []
-    for index, node in enumerate(model.graph.node):
-        if node.domain or node.op_type in known:
-            nodes.append(node)
-            continue
-        if node.op_type != "Erfc":
-            raise StepError(f"`{node.op_type}` of TensorFlow has no ONNX form", hint=_OTHERWISE)
-        one, erf = f"packager_one_{index}", f"packager_erf_{index}"
-        model.graph.initializer.append(onnx.numpy_helper.from_array(_one_like(model, node.input[0]), one))
-        nodes.append(onnx.helper.make_node("Erf", node.input, [erf]))
-        nodes.append(onnx.helper.make_node("Sub", [one, erf], node.output))
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
+    captured = concrete.inputs[len(concrete.inputs) - len(concrete.captured_inputs) :]
+    if all(tensor.dtype.name == "resource" for tensor in captured):
+        return concrete
+    freezing = importlib.import_module("tensorflow.python.framework.convert_to_constants")
+    return freezing.convert_variables_to_constants_v2(concrete, lower_control_flow=False, aggressive_inlining=True)
 
 
-def _one_like(model: Any, name: str) -> Any:
-    """Return a one of the type that a value has, as far as the graph states it: float32 otherwise."""
-    onnx, numpy = importlib.import_module("onnx"), importlib.import_module("numpy")
-    stated = [value for value in (*model.graph.value_info, *model.graph.input) if value.name == name]
-    kind = stated[0].type.tensor_type.elem_type if stated else onnx.TensorProto.FLOAT
-    return numpy.ones((), onnx.helper.tensor_dtype_to_np_dtype(kind or onnx.TensorProto.FLOAT))
-
-
-def _name(model: Any, inputs: Sequence[Port], outputs: Sequence[str]) -> None:
-    """Write names and axes of the interface on a graph that has them in the same order."""
-    if len(model.graph.input) != len(inputs) or len(model.graph.output) != len(outputs):
-        raise StepError(
-            f"the graph has {len(model.graph.input)} inputs and {len(model.graph.output)} outputs, expected "
-            f"{len(inputs)} and {len(outputs)}", hint="leave inputs out that the model does not use",
-        )  # fmt: skip
-    names = {value.name: asked.name for value, asked in zip(model.graph.input, inputs, strict=True)}
-    taken = {name for node in model.graph.node for name in node.output}
-    for value, name in zip(model.graph.output, outputs, strict=True):
-        if value.name in names:
-            raise StepError(f"output `{name}` is an input unchanged", hint="leave it out")
-        names[value.name] = name
-    names |= {name: f"{name}_inner" for name in set(names.values()) & taken - names.keys()}
-    for value in (*model.graph.input, *model.graph.output):
-        value.name = names[value.name]
-    for node in model.graph.node:
-        node.input[:] = [names.get(name, name) for name in node.input]
-        node.output[:] = [names.get(name, name) for name in node.output]
-    for value, asked in zip(model.graph.input, inputs, strict=True):
-        for axis, length in zip(value.type.tensor_type.shape.dim, asked.shape, strict=True):
-            setattr(axis, "dim_value" if isinstance(length, int) else "dim_param", length)
+def refused(what: str, call: Callable[[], Any], hint: str) -> Any:
+    """Return what `call` does; turn what TensorFlow and its converter raise into one StepError that says `what`."""
+    try:
+        return call()
+    except StepError:
+        raise
+    except Exception as error:  # of any class
+        raise StepError(f"{what}: {_causes.cause(error)}", hint=hint) from error

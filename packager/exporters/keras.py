@@ -6,18 +6,23 @@ The file is data as long as no layer brings code of its own: a `Lambda` does, an
 
 from __future__ import annotations
 
+import json
+import zipfile
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from packager.exporters import Port, Wishes, _mlflow, _table, _tensorflow
+from packager.canonical import JSON
+from packager.errors import StepError
+from packager.exporters import Wishes, _keras, _mlflow, _tensorflow
 
 TOOLCHAIN: tuple[str, ...] = _tensorflow.TOOLCHAIN
 EXTRA = _tensorflow.EXTRA
 EXECUTES = False
+READS_OLDER = ("keras",)  # what it wrote itself, by its own promise
 LOOKS_FOR = "`model.keras` of MLflow's keras or tensorflow, or one `.keras` file"
 
-_HINT = "save the model again with Keras 3 and layers of its own; a `Lambda` layer holds code and is refused"
+_LONGEST = 64 << 20  # bytes of a configuration
 
 
 def detect(paths: Collection[str], read: Callable[[str], bytes]) -> str | None:
@@ -32,23 +37,26 @@ def detect(paths: Collection[str], read: Callable[[str], bytes]) -> str | None:
 
 def load(source: Path, payload: str, wishes: Wishes) -> _tensorflow.Function:
     """Open the file. Raises StepError for what Keras cannot read without running code."""
+    path = source / payload
+    if not zipfile.is_zipfile(path):
+        raise StepError(
+            f"`{payload}` is not a file of Keras 3, or is damaged",
+            hint="a file in HDF5, the form of Keras 2, must end in `.h5`",
+        )
+    made = str((_member(path, "metadata.json") or {}).get("keras_version") or "")
+    file = _keras.File(payload, _member(path, "config.json"), made)
+    _keras.refuse_code(file)
     lib = _tensorflow.library()
-
-    def attempt() -> Any:
-        return lib.keras.models.load_model(str(source / payload), compile=False, safe_mode=True)
-
-    model = _table.refused(f"`{payload}` cannot be opened by Keras", attempt, _HINT)
-    ports = [_port(lib, index, tensor, len(model.inputs)) for index, tensor in enumerate(model.inputs)]
-
-    def call(*given: Any) -> list[Any]:
-        return list(lib.nest.flatten(model(given[0] if len(given) == 1 else list(given), training=False)))
-
-    names = ["output"] if len(model.outputs) == 1 else [f"output_{index}" for index in range(len(model.outputs))]
-    return _tensorflow.opened(call, ports, names, model, wishes)
+    file = replace(file, here=str(lib.keras.__version__))
+    return _keras.opened(
+        lib, file, lambda: lib.keras.models.load_model(str(path), compile=False, safe_mode=True), wishes
+    )
 
 
-def _port(lib: Any, index: int, tensor: Any, count: int) -> Port:
-    name = str(tensor.name or "").partition(":")[0]
-    generated = not name or name.startswith("keras_tensor")
-    plain = "input" if count == 1 else f"input_{index}"
-    return _tensorflow.port(plain if generated else name, lib.TensorSpec(tensor.shape, tensor.dtype))
+def _member(path: Path, name: str) -> JSON:
+    """Return a JSON member of the archive; None for one that is absent or broken, which Keras will speak of."""
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open(name) as member:
+            return json.loads(member.read(_LONGEST))
+    except (zipfile.BadZipFile, KeyError, OSError, RuntimeError, ValueError):
+        return None

@@ -16,6 +16,7 @@ from packager.exporters._boosting import Boosted
 TOOLCHAIN: tuple[str, ...] = (*_lightgbm.TOOLCHAIN, "skops")
 EXTRA = _lightgbm.EXTRA
 EXECUTES = False
+READS_OLDER = ("lightgbm",)  # what it wrote itself, by its own promise
 LOOKS_FOR = "`model.lgb` or `model.skops` of MLflow's lightgbm, or one `.lgb` or `.txt` file of LightGBM's"
 
 

@@ -1,24 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """TensorFlow SavedModel directories: bare ones, and those inside MLflow's tensorflow and keras flavors.
 
-The signature `serving_default` is exported. A SavedModel is a program whose operators can read and write files, so a
-recipe must allow it; `.keras` files need no such permission.
+The signature that the recipe names is exported, else `serving_default`. A SavedModel is a program whose operators can
+read and write files, so a recipe must allow it; `.keras` files need no such permission.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from packager.errors import StepError
-from packager.exporters import Wishes, _table, _tensorflow
+from packager.exporters import Wishes, _tensorflow
 
 TOOLCHAIN: tuple[str, ...] = _tensorflow.TOOLCHAIN
 EXTRA = _tensorflow.EXTRA
 EXECUTES = True
+READS_OLDER = ("tensorflow",)  # by its own promise every later TensorFlow 2 reads a SavedModel
 IS = "a SavedModel, a program that may read and write files"
 LOOKS_FOR = "one `saved_model.pb`"
+SIGNATURES = True  # a recipe may name one
 
 _SIGNATURE = "serving_default"
 
@@ -30,19 +32,14 @@ def detect(paths: Collection[str], read: Callable[[str], bytes]) -> str | None:
 
 
 def load(source: Path, payload: str, wishes: Wishes) -> _tensorflow.Function:
-    """Open the directory. Raises StepError when it has no signature to serve."""
+    """Open the directory at the signature that the recipe names. Raises StepError when it has none to serve."""
     lib, folder = _tensorflow.library(), (source / payload).parent
-    model = _table.refused(
-        f"`{payload}` cannot be opened by TensorFlow",
-        lambda: lib.saved_model.load(str(folder)),
-        "save the model again with the locked version of TensorFlow",
+    model = _tensorflow.refused(
+        f"`{payload}` cannot be opened by TensorFlow {lib.__version__}",
+        lambda: _opened(lib, folder),
+        "save the model again with a current TensorFlow (`model.export`)",
     )
-    if _SIGNATURE not in model.signatures:
-        known = ", ".join(f"`{name}`" for name in sorted(model.signatures)) or "none"
-        raise StepError(
-            f"expected the signature `{_SIGNATURE}`, got {known}", hint="save it with `signatures=` or `model.export`"
-        )
-    function = model.signatures[_SIGNATURE]
+    function = _signature(model.signatures, wishes.signature)
     stated = function.structured_input_signature[1]
     inputs, outputs = sorted(stated), sorted(function.structured_outputs)
 
@@ -52,3 +49,47 @@ def load(source: Path, payload: str, wishes: Wishes) -> _tensorflow.Function:
 
     ports = [_tensorflow.port(name, stated[name]) for name in inputs]
     return _tensorflow.opened(call, ports, outputs, model, wishes)
+
+
+def _opened(lib: Any, folder: Path) -> Any:
+    """Open what was saved, the state of an optimizer of Keras 2 too, which is no part of a signature.
+
+    TensorFlow has no class for it since Keras 3 and opens none of the many models that were saved after training.
+    """
+    try:
+        return lib.saved_model.load(str(folder))
+    except AttributeError as error:
+        if error.name != "add_slot":
+            raise
+    _revive_optimizers(lib)
+    return lib.saved_model.load(str(folder))
+
+
+def _revive_optimizers(lib: Any) -> None:
+    """Register a class that holds what an optimizer kept for each variable, and does nothing with it."""
+
+    class Slots(lib.Module):
+        def add_slot(self, var: Any, slot_name: str, **_: Any) -> Any:
+            return lib.Variable(lib.zeros_like(var), trainable=False, name=slot_name)
+
+    loading = lib.__internal__.saved_model.load
+    version = loading.VersionedTypeRegistration(
+        object_factory=lambda _: Slots(), version=2, min_producer_version=1, min_consumer_version=1,
+        setter=lambda *_: None,
+    )  # fmt: skip
+    loading.register_revived_type("optimizer", lambda _: False, versions=[version])
+
+
+def _signature(known: Mapping[str, Any], wanted: str) -> Any:
+    """Return the signature the recipe names, else the usual one, else the only one."""
+    usable = sorted(name for name in known if not name.startswith("_"))
+    name = wanted or (_SIGNATURE if _SIGNATURE in usable or len(usable) != 1 else usable[0])
+    if name in usable:
+        return known[name]
+    listed = ", ".join(f"`{name}`" for name in usable)
+    if not usable:
+        raise StepError("the SavedModel has no signature", hint="save it with `signatures=` or `model.export`")
+    raise StepError(
+        f"the SavedModel has no signature `{name}`, only {listed}",
+        hint=f"name one of them in the recipe: `export: {{signature: {usable[0]}}}`",
+    )

@@ -26,6 +26,7 @@ from packager.exporters._trees.ensemble import thresholds
 TOOLCHAIN: tuple[str, ...] = (*_boosting.TOOLCHAIN, "xgboost")
 EXTRA = _boosting.EXTRA
 EXECUTES = False
+READS_OLDER = ("xgboost",)  # what it wrote itself, by its own promise
 LOOKS_FOR = "`model.ubj` of MLflow's xgboost, or one `.ubj` or `.json` file"
 
 _SKLEARN = ("XGBClassifier", "XGBRegressor", "XGBRFClassifier", "XGBRFRegressor", "XGBRanker")

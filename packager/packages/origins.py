@@ -13,7 +13,7 @@ import io
 import re
 import zipfile
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import yaml
 from packaging.requirements import InvalidRequirement, Requirement
@@ -21,6 +21,7 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.utils import canonicalize_name
 
 from packager.errors import SourceError
+from packager.packages import ages
 
 Read = Callable[[str], bytes]
 
@@ -58,10 +59,14 @@ _NEVER = ("mlflow", "mlflow-skinny", "mlflow-tracing", "databricks-connect")  # 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """`python` is major.minor, None if unsaid; `packages` maps distributions to PEP 440 ranges."""
+    """`python` is major.minor, None if unsaid; `packages` maps distributions to PEP 440 ranges.
+
+    `listed` says that they come from requirements beside the model, which a person can correct.
+    """
 
     python: str | None
     packages: Mapping[str, str]
+    listed: bool = field(default=False, compare=False)
 
 
 def read(paths: Collection[str], fetch: Read, payload: str) -> Origin:
@@ -71,9 +76,10 @@ def read(paths: Collection[str], fetch: Read, payload: str) -> Origin:
         known |= _inside(payload, fetch)
     model = _table(fetch("MLmodel")) if "MLmodel" in paths else {}
     known |= _flavors(model)
-    if "requirements.txt" in paths and "MLmodel" in paths:
+    listed = "requirements.txt" in paths and "MLmodel" in paths
+    if listed:
         known |= _requirements(fetch("requirements.txt").decode("utf-8", "replace"))
-    return Origin(_python(model, paths, fetch), dict(sorted(known.items())))
+    return Origin(_python(model, paths, fetch), dict(sorted(known.items())), listed)
 
 
 def _table(data: bytes) -> dict[str, object]:
@@ -184,16 +190,40 @@ def differing(origin: Origin, found: Mapping[str, str]) -> Iterator[tuple[str, s
 def needs(tools: Collection[str], origin: Origin, *, more: bool) -> list[str]:
     """Return the PEP 508 lines of an environment that holds `tools`: the source's versions of its own libraries, and
     ours for the rest. With `more` everything else the source asks for comes along: a pickle may need it.
+
+    The order is that of `tools`: a resolver gives the first its newest version that fits, the next one what is left.
     """
     bounds = _bounds()
     lines = {name: bounds.get(name, "") for name in (*tools, "pyyaml", "packaging")}
     if any(name not in OURS for name in origin.packages):  # an old library may not accept a new numpy
         lines |= {name: "" for name in ("numpy", "scipy", "pandas") if name in lines}
-    for name, stated in origin.packages.items():
-        if name in OURS or not (more or name in lines):
-            continue
-        lines[name] = stated
-    return sorted(f"{_wheel(name, spec)}{spec}" for name, spec in lines.items())
+    stated = {name: spec for name, spec in origin.packages.items() if name not in OURS and (more or name in lines)}
+    lines |= stated
+    for bound in ages.bounds(stated):
+        if bound.package not in stated:  # whose word is about what was seen to work
+            lines[bound.package] = ",".join(filter(None, (_floor(lines.get(bound.package, "")), bound.range)))
+    whole = {"tensorflow"} if "tf-keras" in lines else set()  # which asks for it by that name
+    return [f"{name if name in whole else _wheel(name, spec)}{spec}" for name, spec in lines.items()]
+
+
+def choices(origin: Origin, reads_older: Collection[str]) -> Iterator[Origin]:
+    """Yield what to lock instead of `origin` where that has no solution or does not work, after `origin` itself.
+
+    A library that promises to read its older files may be a later one; for any other, the packages around it may be
+    older than its metadata asks for.
+    """
+    yield origin
+    packages = {name: spec for name, spec in origin.packages.items() if name not in OURS}
+    later = {name: spec.replace("==", ">=", 1) for name, spec in packages.items() if name in reads_older}
+    if later and later.items() - packages.items():
+        yield replace(origin, packages={**origin.packages, **later})
+    elif packages and "numpy" not in packages:
+        yield replace(origin, packages={**origin.packages, "numpy": "<2"})
+
+
+def _floor(spec: str) -> str:
+    """Return the lower bounds of a range that this program asks for; the age of a library says the upper one."""
+    return ",".join(sorted(str(item) for item in SpecifierSet(spec) if item.operator in (">=", ">", "!=")))
 
 
 def _wheel(name: str, spec: str) -> str:

@@ -9,6 +9,7 @@ a source.
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import time
@@ -18,12 +19,20 @@ from pathlib import Path
 from packager.errors import SourceError, UsageError
 from packager.events import Finished, OnEvent, Started
 from packager.lock import Environment
+from packager.lockers import _conflict as conflicts
 from packager.packages import environments
 from packager.packages.environments import explained, uv
 from packager.store import Store
 
+_NO_BUILD = re.compile(r"([\w.-]+)==(\d[\w.]*) has no (?:usable )?wheels")
+_NO_RELEASE = re.compile(r"there is no version of ([\w.-]+)==(\d[\w.]*)")
+
 FOLDER = "environments"  # of a store
 OLDEST_PYTHON = "3.11"  # that the code of a worker runs on
+
+
+class NoSolution(SourceError):
+    """No versions of what is asked for can be installed together on that Python."""
 
 
 def resolve(
@@ -31,20 +40,33 @@ def resolve(
 ) -> Environment:
     """Resolve `needs` (PEP 508 lines) for this platform and `python` to exact versions with hashes.
 
-    `builds` names what may be built from source. Network. Raises SourceError when the index cannot be reached or the
-    lines contradict each other, UsageError for a Python that nothing here could run.
+    `builds` names what may be built from source. Network. Raises NoSolution when there are no such versions,
+    SourceError when the index cannot be reached, UsageError for a Python that nothing here could run.
     """
     find(python)
     command = ["pip", "compile", "-", "--generate-hashes", "--no-header", "--no-annotate", "--quiet",
                "--python-version", python, *_sources(builds)]  # fmt: skip
     done = _timed(f"lock the toolchain ({', '.join(needs)})", command, needs, variables, on_event)
+    if done.returncode and "No solution found" in done.stderr:
+        raise NoSolution(_unresolved(needs, python, " ".join(done.stderr.split())))
     if done.returncode:
         raise SourceError(
             f"cannot lock the toolchain of the source: {explained(done.stderr)}",
-            hint="correct the requirements beside the model, or write `toolchain: host` and export with this host's "
-            "versions",
+            hint="check the package index (UV_DEFAULT_INDEX, proxy), or write `toolchain: host`",
         )
     return Environment(python, "".join(f"{row}\n" for row in done.stdout.splitlines() if row.strip()))
+
+
+def _unresolved(needs: Sequence[str], python: str, said: str) -> str:
+    """Say in one sentence why there are no such versions: what has no build, or who wants what of whom."""
+    if found := _NO_BUILD.search(said):
+        return f"`{found[1].removesuffix('-cpu')} {found[2]}` has no build for Python {python}"
+    if found := _NO_RELEASE.search(said):
+        return f"the package index has no `{found[1]} {found[2]}`"
+    asked = conflicts.ours(needs, "the source")
+    pair = conflicts.find([*asked, *conflicts.claims_in(said, asked)])
+    told = f": {pair[0].text} and {pair[1].text} contradict each other" if pair else ""
+    return f"the packages that the source asks for do not fit together on Python {python}{told}"
 
 
 def find(python: str) -> str:
@@ -55,7 +77,7 @@ def find(python: str) -> str:
     here = f"{sys.version_info.major}.{sys.version_info.minor}"
     if python == here:
         return sys.executable
-    if tuple(map(int, python.split("."))) < tuple(map(int, OLDEST_PYTHON.split("."))):
+    if is_too_old(python):
         raise UsageError(
             f"the source was made with Python {python}, expected at least {OLDEST_PYTHON} for a locked toolchain",
             hint="log the model again under a newer Python, or in a form that needs none (skops, ONNX)",
@@ -68,6 +90,11 @@ def find(python: str) -> str:
             hint=f"install it (`uv python install {python}`, or your distribution's package)",
         )
     return done.stdout.strip()
+
+
+def is_too_old(python: str) -> bool:
+    """Say whether the code of a worker cannot run on that Python."""
+    return tuple(map(int, python.split("."))) < tuple(map(int, OLDEST_PYTHON.split(".")))
 
 
 def prepare(

@@ -111,7 +111,7 @@ class SourceModule(Protocol):
 
 SINGLE_FILES = (
     ".onnx", ".pt2", ".skops", ".ubj", ".json", ".lgb", ".txt", ".pkl", ".joblib", ".pth", ".pt", ".ts", ".torchscript",
-    ".keras",
+    ".keras", ".h5", ".hdf5", ".tflite",
 )  # fmt: skip
 """Endings of the files that are a whole source; any other path is a directory."""
 BUNDLE = ".bundle.tar"

@@ -81,7 +81,7 @@ def test_everything_is_read() -> None:
     assert parsed.description == "Reads handwritten digits.\nIn two lines.\n"
     assert parsed.inputs == {"image": InputSpec("float32", ("batch", 1, 8, 8), (0, 1))}
     assert parsed.dynamic == {"batch": (1, 64)}
-    assert parsed.export == ExportWishes(17, 7)
+    assert parsed.export == ExportWishes(17, 7, "serving_default")
     assert parsed.limits == Limits(16 << 30, 90)
     assert parsed.allow_pickle
     assert [target.name for target in parsed.targets()] == [
@@ -270,7 +270,12 @@ RECIPES = st.builds(
         st.from_regex(recipefields.DOMAIN, fullmatch=True).filter(lambda d: len(d) <= 128), max_size=3
     ).map(lambda found: tuple(sorted(found))),
     toolchain=st.sampled_from(["host", "locked"]),
-    export=st.builds(ExportWishes, st.none() | st.integers(7, 99), st.integers(0, 2**32 - 1)),
+    export=st.builds(
+        ExportWishes,
+        st.none() | st.integers(7, 99),
+        st.integers(0, 2**32 - 1),
+        st.none() | st.sampled_from(["serve", "a b"]),
+    ),
     limits=st.builds(Limits, st.none() | st.integers(1, 10**12 - 1), st.integers(1, 10080)),
     policy=st.sampled_from(["release", "dev", "policies/own.yaml"]),
 )

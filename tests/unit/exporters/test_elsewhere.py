@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ import pytest
 
 from packager import exporters, init, plugins, recipe
 from packager.errors import StepError
-from packager.exporters import _spark, _tensorflow
+from packager.exporters import _spark
 from tests.unit.exporters.conftest import detected, mlmodel, opened
 
 
@@ -76,37 +75,18 @@ def test_a_saved_model_is_a_program_and_a_keras_file_is_not() -> None:
     assert not plugins.load("exporters", "keras").EXECUTES
 
 
-@pytest.mark.parametrize("kind", ["keras", "savedmodel", "spark"])
+@pytest.mark.parametrize("kind", ["keras", "keras-h5", "savedmodel", "spark", "tflite"])
 def test_the_environment_names_what_has_to_be_in_it(kind: str) -> None:
     module = exporters.exporter(kind)
     assert {"onnx", "onnxruntime", "numpy"} < set(module.TOOLCHAIN)
 
 
-@pytest.mark.parametrize("source", ["nets/Digits.keras", "nets/digits.ts", "nets/digits.pt", "nets/digits"])
+@pytest.mark.parametrize(
+    "source",
+    ["nets/Digits.keras", "nets/digits.h5", "nets/digits.tflite", "nets/digits.ts", "nets/digits.pt", "nets/digits"],
+)
 def test_a_recipe_can_be_drafted_for_every_form(source: str) -> None:
     assert recipe.parse(init.draft(source), "bundle.yaml").name == "digits"
-
-
-def left_over(operator: str) -> onnx.ModelProto:
-    """Return a graph as `tf2onnx` leaves it: with an operator of TensorFlow in it."""
-    text = '<ir_version: 8, opset_import: ["" : 18]> g (float[n] x) => (float[n] y) { a = Neg (x)  y = Neg (a) }'
-    model = onnx.parser.parse_model(text)
-    model.graph.node[1].op_type = operator
-    return model
-
-
-def test_an_exact_gelu_of_keras_has_a_form() -> None:
-    model = left_over("Erfc")
-    _tensorflow._complete(model)
-    onnx.checker.check_model(model, full_check=True)
-    x = np.linspace(-5, 5, 41, dtype="float32")
-    (y,) = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"x": x})
-    assert np.abs(y - [math.erfc(-value) for value in x]).max() < 2e-7
-
-
-def test_an_operator_that_stays_is_named() -> None:
-    with pytest.raises(StepError, match="`Betainc` of TensorFlow has no ONNX form"):
-        _tensorflow._complete(left_over("Betainc"))
 
 
 def test_a_prediction_of_spark_is_a_number_as_sparks_own() -> None:

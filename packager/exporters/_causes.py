@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The line of a foreign error that says what happened.
+
+Libraries wrap: TensorFlow begins with "Graph execution error:" and the place in the graph, Keras with the layer that
+was called, converters with a whole traceback. The words of the exception itself come after, or last.
+"""
+
+from __future__ import annotations
+
+import re
+
+_LONGEST = 300
+_ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+_WRAPPING = re.compile(
+    r"Graph execution error:?$|Exception encountered when calling |Detected at node |<stack traces unavailable>|"
+    r"Arguments received by |Call arguments received by |\[\[\{\{node|\[\[Func/|Original stack trace for |"
+    r"Traceback \(most recent call last\)|File \"|[~^]+$|\d+ root error\(s\) found|During handling of "
+)
+_TRACE = re.compile(r"Traceback \(most recent call last\)|Detected at node .*\(most recent call last\)", re.DOTALL)
+_OWN = re.compile(r"^ *(?:[\w.]+\.)?[A-Z]\w*(?:Error|Exception): (.+)$", re.MULTILINE)
+_TAIL = re.compile(r"\s*(\[\[\{\{node .*|\[Op:[^\]]*\].*|Full object config: .*)$")
+
+
+def cause(error: BaseException) -> str:
+    """Return the class of an error and the line of its text that names the cause, as one line."""
+    return f"{type(error).__name__}: {words(str(error))}"
+
+
+def words(text: str) -> str:
+    """Return the line of a message that names the cause; a line that only announces the next one comes with it."""
+    plain = _ANSI.sub("", text)
+    rows = [row for row in plain.splitlines() if row.strip() and not _WRAPPING.match(row.strip())]
+    if plain.startswith("in user code:") and (own := list(_OWN.finditer(plain))):  # its trace is indented to its end
+        return words(plain[own[-1].start(1) :])
+    if _TRACE.search(plain):  # what is indented belongs to the frames of the trace
+        rows = [row for row in rows if not row[0].isspace()][-1:] or rows[-1:]
+    told = [_TAIL.sub("", row.strip()) for row in rows]
+    told = [row for row in told if row]
+    if not told:
+        return "no message"
+    first = f"{told[0]} {told[1]}" if told[0].endswith(":") and len(told) > 1 else told[0]
+    return first if len(first) <= _LONGEST else f"{first[:_LONGEST]}…"

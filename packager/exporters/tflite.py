@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""TensorFlow Lite models (`.tflite`), converted by `tf2onnx`; the reference is TensorFlow's own interpreter of them.
+
+The file is data: a list of operators that the interpreter has built in. One that asks for others is refused.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from packager.errors import MissingToolError, StepError
+from packager.exporters import BATCH, Arrays, Feeds, Interface, Port, Wishes, _indices, _tensorflow, _tfgraph
+
+TOOLCHAIN: tuple[str, ...] = _tensorflow.TOOLCHAIN
+EXTRA = _tensorflow.EXTRA
+EXECUTES = False
+LOOKS_FOR = "one `.tflite` file"
+
+_OTHERWISE = "register the model that the file was converted from (`.keras` or a SavedModel)"
+_UNFIX = "convert the model with a free axis (`None`), then name it under `inputs`"
+
+
+def detect(paths: Collection[str], read: Callable[[str], bytes]) -> str | None:
+    """Return the only file of this ending at the root."""
+    found = [path for path in paths if path.endswith(".tflite") and "/" not in path]
+    return found[0] if len(found) == 1 else None
+
+
+@dataclass(frozen=True, slots=True)
+class Lite:
+    """A model that the interpreter runs; `given` and `made` are the names of its tensors in the file."""
+
+    path: Path
+    asked: Interface
+    outputs: tuple[str, ...]
+    given: tuple[str, ...]
+    made: tuple[str, ...]
+
+    @property
+    def interface(self) -> Interface:
+        return replace(self.asked, inputs=_indices.ranged(self.asked.inputs, self.to_onnx(_tensorflow.NEWEST)))
+
+    def to_onnx(self, opset: int) -> Any:
+        _tensorflow.library()
+        try:
+            convert = importlib.import_module("tf2onnx").convert
+        except ImportError:
+            raise MissingToolError("tf2onnx", EXTRA) from None
+
+        def attempt() -> Any:
+            return convert.from_tflite(str(self.path), opset=min(opset, _tensorflow.NEWEST))[0]
+
+        model = _tensorflow.refused("the model has no ONNX form", attempt, _OTHERWISE)
+        _tfgraph.complete(model, _OTHERWISE)
+        _tfgraph.name(model, (*self.given, *self.made), self.asked.inputs, self.outputs)
+        return model
+
+    def run(self, feeds: Feeds) -> Arrays:
+        interpreter = _interpreter(self.path)
+        details = interpreter.get_input_details()
+        for detail, port in zip(details, self.asked.inputs, strict=True):
+            interpreter.resize_tensor_input(detail["index"], feeds[port.name].shape)
+        interpreter.allocate_tensors()
+        for detail, port in zip(details, self.asked.inputs, strict=True):
+            interpreter.set_tensor(detail["index"], feeds[port.name])
+        interpreter.invoke()
+        return [interpreter.get_tensor(detail["index"]) for detail in interpreter.get_output_details()]
+
+    def extra_files(self) -> Mapping[str, Path]:
+        return {}
+
+
+def load(source: Path, payload: str, wishes: Wishes) -> Lite:
+    """Open the file. Raises StepError for one that the interpreter does not run."""
+    path = source / payload
+
+    def attempt() -> Any:
+        interpreter = _interpreter(path)
+        interpreter.allocate_tensors()
+        return interpreter
+
+    interpreter = _tensorflow.refused(f"`{payload}` cannot be opened by TensorFlow Lite", attempt, _OTHERWISE)
+    details, results = interpreter.get_input_details(), interpreter.get_output_details()
+    ports = _tensorflow.merged([_port(detail, len(details)) for detail in details], wishes)
+    outputs = wishes.outputs or _tensorflow.distinct(_outputs(results), ports)
+    if len(outputs) != len(results):
+        raise StepError(f"expected {len(results)} output names, got {len(outputs)}")
+    names = [tuple(detail["name"] for detail in listed) for listed in (details, results)]
+    return Lite(path, wishes.interface(ports, {}, unfix=_UNFIX), tuple(outputs), *names)
+
+
+def _interpreter(path: Path) -> Any:
+    return _tensorflow.library().lite.Interpreter(model_path=str(path), num_threads=1)
+
+
+def _port(detail: Mapping[str, Any], count: int) -> Port:
+    """Return what a tensor asks for; the converter's prefix is no part of its name."""
+    plain = str(detail["name"]).partition(":")[0].removeprefix("serving_default_")
+    name = plain or "input" if count == 1 else plain or f"input_{detail['index']}"
+    axes = enumerate(map(int, detail["shape_signature"]))
+    shape = tuple(length if length > 0 else BATCH if place == 0 else f"{name}_{place}" for place, length in axes)
+    dtype = importlib.import_module("numpy").dtype(detail["dtype"]).name
+    return Port(name, dtype, shape)
+
+
+def _outputs(results: Sequence[Any]) -> list[str]:
+    return ["output"] if len(results) == 1 else [f"output_{place}" for place in range(len(results))]
