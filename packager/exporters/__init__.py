@@ -161,6 +161,24 @@ def samples_of(source: SourceModel) -> Feeds:
     return cast("Feeds", offered()) if offered else {}
 
 
+def plausible(source: SourceModel, feeds: Feeds) -> Feeds:
+    """Return drawn inputs as the source's processor could have made them, where it offers that as `plausible(feeds)`.
+
+    Shapes and dtypes stay as they are: it puts corners of boxes in order and closes holes in masks of images.
+    """
+    offered = getattr(source, "plausible", None)
+    return cast("Feeds", offered(feeds)) if offered else feeds
+
+
+def significant(source: SourceModel, feeds: Feeds, outputs: Arrays) -> Arrays:
+    """Return outputs with zeros where the source says, as `significant(feeds, outputs)`, that nothing is promised.
+
+    A model returns whatever it likes at padding. What is compared is this of both sides.
+    """
+    offered = getattr(source, "significant", None)
+    return cast("Arrays", offered(feeds, outputs)) if offered else outputs
+
+
 class Exporter(Protocol):
     """What a file in this folder provides."""
 
