@@ -170,13 +170,13 @@ def plausible(source: SourceModel, feeds: Feeds) -> Feeds:
     return cast("Feeds", offered(feeds)) if offered else feeds
 
 
-def significant(source: SourceModel, feeds: Feeds, outputs: Arrays) -> Arrays:
-    """Return outputs with zeros where the source says, as `significant(feeds, outputs)`, that nothing is promised.
+def comparable(source: SourceModel, feeds: Feeds, expected: Arrays, got: Arrays) -> tuple[Arrays, Arrays]:
+    """Return both sides as they are to be compared, where the source offers `comparable(feeds, expected, got)`.
 
-    A model returns whatever it likes at padding. What is compared is this of both sides.
+    It takes away what the source promises nothing about: what stands at padding, and the order of a set.
     """
-    offered = getattr(source, "significant", None)
-    return cast("Arrays", offered(feeds, outputs)) if offered else outputs
+    offered = getattr(source, "comparable", None)
+    return cast("tuple[Arrays, Arrays]", offered(feeds, expected, got)) if offered else (expected, got)
 
 
 class Exporter(Protocol):

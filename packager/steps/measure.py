@@ -19,7 +19,7 @@ from packager.exporters import Arrays, Feeds, Wishes
 from packager.steps import _cases, _compare
 from packager.steps._vectors import Vectors
 
-VERSION = 4  # 4: what a source returns at padding does not count
+VERSION = 4  # 4: what a source returns at padding does not count, nor the order of a set
 
 
 class Session(Protocol):
@@ -47,8 +47,7 @@ def run(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JSON]) -> JS
         vectors.add(case, feeds, expected)
         if session is not None:
             got = _cases.attempt("artefact", case, session.run, feeds)
-            pair = (exporters.significant(source, feeds, side) for side in (expected, got))
-            cases.append(_measure(case, interface, *pair))
+            cases.append(_measure(case, interface, *exporters.comparable(source, feeds, expected, got)))
     vectors.write(done, seed)
     return {"cases": cases, "shortened": _cases.longest(done, interface)}
 

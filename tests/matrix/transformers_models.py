@@ -35,14 +35,15 @@ TASKS = {
     "base": "MODEL_MAPPING_NAMES",
 }
 VOCABULARY, SIDE, POSITIONS = 128, 64, 64
-_WIDTHS = r"(hidden_size|d_model|n_embd|dim|embed_dim|hidden_dim|emb_dim|embedding_size|word_embed_proj_dim|projection_dim)"
+_WIDTHS = (
+    r"(hidden_size|d_model|n_embd|dim|embed_dim|hidden_dim|emb_dim|embedding_size|word_embed_proj_dim|projection_dim)"
+)
 _INNER = r"(.*intermediate_size|.*ffn_dim|d_ff|n_inner|d_inner|ffn_hidden_size|.*ffn_embed_dim)"
 _LAYERS = r"(num_hidden_layers|n_layers?|num_layers|encoder_layers|decoder_layers|num_.*coder_layers|num_hidden_groups)"
 _HEADS = r"(num_attention_heads|n_heads?|num_heads|.*coder_attention_heads|num_.*attention_heads)"
 _RULES: list[tuple[str, Any]] = [
     (r"(.*_)?vocab_size", VOCABULARY),
     (r"(max_position_embeddings|n_positions|max_seq_len|max_seq_length|n_ctx|max_source_positions)", POSITIONS),
-    (_LAYERS, 2),
     (_WIDTHS, 64),
     (_INNER, 64),
     (_HEADS, 4),
@@ -76,7 +77,7 @@ def write(kind: str, task: str, folder: Path, *, narrow: bool = True) -> None:
         raise ValueError(f"`{name}` stays larger than 60 M parameters")
     perturb(model)
     model.eval().save_pretrained(folder)
-    _write_processors(kind, config, folder)
+    _write_processors(kind, config, folder, pictured=model.main_input_name == "pixel_values")
 
 
 def perturb(model: Any) -> None:
@@ -106,10 +107,33 @@ def _shrink(table: dict[str, Any], narrow: bool) -> None:
             _shrink(value, narrow)
         elif isinstance(key, str) and isinstance(value, int) and not isinstance(value, bool):
             table[key] = _number(key, value, narrow)
-    layers = 4 if "backbone_out_indices" in table else 2
+    if (table.get("backbone_config") or {}).get("model_type") == "timm_backbone" or table.get("use_timm_backbone"):
+        table |= _own_backbone(table.get("num_feature_levels", 1))
+    layers = _layers(table)
     for key in [key for key in table if re.fullmatch(_LAYERS, str(key)) and isinstance(table[key], int)]:
         table[key] = min(table[key], layers) if "depths" not in table else table[key]
     _shorten(table, layers)
+
+
+def _own_backbone(levels: int) -> dict[str, Any]:
+    """Return what puts a small backbone of the library's own in place of one of timm's, which is not installed."""
+    stages = ["stage4"] if levels == 1 else ["stage2", "stage3", "stage4"]
+    widths = {"embedding_size": 8, "hidden_sizes": [8, 16, 32, 64], "depths": [1, 1, 1, 1]}
+    backbone = transformers.ResNetConfig(**widths, out_features=stages).to_dict()
+    return {"use_timm_backbone": False, "backbone": None, "backbone_kwargs": None, "backbone_config": backbone}
+
+
+def _layers(table: dict[str, Any]) -> int:
+    """Return how many layers there must be: as many as a head reads, and then those are the ones it reads."""
+    read = table.get("out_indices") or table.get("backbone_out_indices") or table.get("out_features") or ()
+    layers = max(2, len(read))
+    if read and "depths" not in table:
+        for key in ("out_features", "stage_names"):
+            table.pop(key, None)
+        for key in ("out_indices", "backbone_out_indices"):
+            if table.get(key):
+                table[key] = list(range(layers - len(table[key]), layers))
+    return layers
 
 
 def _number(key: str, value: int, narrow: bool) -> int:
@@ -129,8 +153,6 @@ def _shorten(table: dict[str, Any], layers: int) -> None:
         if isinstance(table.get(key), list) and len(table[key]) > layers:
             kinds = list(dict.fromkeys(map(str, table[key])))
             table[key] = (kinds if len(kinds) == layers else table[key])[:layers]
-    if table.get("backbone_out_indices"):
-        table["backbone_out_indices"] = list(range(layers))
     side = SIDE if SIDE % _int(table.get("patch_size"), 1) == 0 else 4 * table["patch_size"]
     if isinstance(table.get("image_size"), int):
         table["image_size"] = side
@@ -147,9 +169,10 @@ def _int(value: Any, otherwise: int) -> int:
 # -- processors
 
 
-def _write_processors(kind: str, config: Any, folder: Path) -> None:
+def _write_processors(kind: str, config: Any, folder: Path, *, pictured: bool) -> None:
     side = next(_sides(config), SIDE)
-    for part in (_image_processor(kind), _feature_extractor(kind)):
+    square = {"do_resize": True, "size": {"height": side, "width": side}}  # of most, where the library names none
+    for part in (_image_processor(kind) or (square if pictured else None), _feature_extractor(kind)):
         if part is not None:
             (folder / "preprocessor_config.json").write_text(json.dumps(_resized(part, side), default=str))
     names = _tokenizer_names(config)

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """One row of the sweep over transformers: written, exported, measured as a build does, and measured once more.
 
-    right            every measured case is within the recipe's default tolerance, under another seed as well
-    refused-clear    a sentence of ours that names the cause
-    refused-poor     a foreign error inside ours, or differences that the build's own measurement finds
-    wrong            the build's measurement holds and that of another seed does not
-    crash            anything that is not an error of ours
+right            every measured case is within the recipe's default tolerance, under another seed as well
+refused-clear    a sentence of ours that names the cause
+refused-poor     a foreign error inside ours, or differences that the build's own measurement finds
+wrong            the build's measurement holds and that of another seed does not
+crash            anything that is not an error of ours
 """
 
 from __future__ import annotations
@@ -115,7 +115,10 @@ def main(out: str, *chosen: str) -> None:
     """Sweep into a file: `python -m tests.matrix.transformers_sweep OUT [TASK|MODEL …]`."""
     rows = [row for row in transformers_models.rows() if not chosen or set(row) & set(chosen)]
     for row in sweep(Path(out), rows):
-        print(f"{row['verdict']:14} {row['seconds']:6} {row['model']:28} {row['task']:24} {row['reason'][:150]}", flush=True)
+        print(
+            f"{row['verdict']:14} {row['seconds']:6} {row['model']:28} {row['task']:24} {row['reason'][:150]}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

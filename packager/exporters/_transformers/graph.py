@@ -5,19 +5,22 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
+from unittest import mock
 
 from packager.errors import StepError
 from packager.exporters import BATCH, Arrays, Feeds, Interface, Port, Wishes, _torch
-from packager.exporters._transformers import inputs
+from packager.exporters._transformers import compared, inputs
 from packager.exporters._transformers.images import HEIGHT
 from packager.exporters._transformers.inputs import Inputs, Subject
 
 Answer: TypeAlias = "Callable[[dict[str, Any]], dict[str, Any]]"
 
 IMAGES, TEXTS = "images", "texts"  # the first axes of two towers, whose rows need not be as many
+_ROWS = (BATCH, IMAGES, TEXTS)
 _UNFIX = "name the axes as `[batch, sequence]`, or leave `inputs` out"
 _PICTURES = ("pixel_values", "pixel_mask")
 _DOUBLINGS = 8
@@ -42,10 +45,18 @@ class Source(_torch.Traced):
         """Return drawn values as a processor makes them."""
         return inputs.plausible(feeds)
 
-    def significant(self, feeds: Feeds, outputs: Arrays) -> Arrays:
-        """Return the outputs with zeros at padding, where a model returns whatever it likes."""
+    def comparable(self, feeds: Feeds, expected: Arrays, got: Arrays) -> tuple[Arrays, Arrays]:
+        """Return both sides with zeros at padding, and what was detected in the same order."""
         mask = feeds.get("attention_mask")
-        return outputs if mask is None or not any(self.along) else inputs.masked(mask, outputs, self.along)
+        if mask is not None and any(self.along):
+            expected, got = (compared.masked(mask, side, self.along) for side in (expected, got))
+        return expected, compared.matched(self.outputs, expected, got)
+
+    def _example(self) -> dict[str, Any]:
+        """Return tensors well above the low ends: at those, what convolutions leave of a length is one."""
+        spans = self.interface.dimensions.items()
+        above = {name: (low if name in _ROWS else min(5 * low + 6, high), high) for name, (low, high) in spans}
+        return _torch.example(replace(self.interface, dimensions=above))
 
     def to_onnx(self, opset: int) -> Any:
         with _traceable(self.module.model):
@@ -110,7 +121,9 @@ def _variants(described: Inputs, wishes: Wishes) -> Iterator[tuple[Inputs, Inter
     for doubling in range(_DOUBLINGS if free else 1):
         limits = {**described.limits, **{axis: _raised(described, axis, doubling) for axis in free}}
         raised = {k: (max(low, limits.get(k, (1, 0))[0]), high) for k, (low, high) in asked.dynamic.items()}
-        yield described, replace(asked, dynamic=raised).interface(described.ports, limits, unfix=_UNFIX)
+        interface = replace(asked, dynamic=raised).interface(described.ports, limits, unfix=_UNFIX)
+        if not doubling or free <= set(interface.dimensions):  # a length is never fixed without being asked for
+            yield described, interface
     if BATCH not in wishes.dynamic:
         yield described, asked.interface(described.ports, {**described.limits, BATCH: (1, 1)}, unfix=_UNFIX)
 
@@ -197,7 +210,22 @@ def traced_module(model: Any, answer: Answer, names: Sequence[str], parts: Seque
 
 @contextlib.contextmanager
 def _traceable(model: Any) -> Iterator[None]:
-    """Let experts be chosen by arithmetic while a model is traced: a loop over those that were chosen has no graph."""
+    """Let a model be traced: experts are chosen by arithmetic, not by a loop, and `len` of a tensor stays free."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_experts_by_arithmetic(model))
+        for name in {type(part).__module__ for part in model.modules()}:
+            if name.startswith("transformers.models."):
+                stack.enter_context(mock.patch.object(sys.modules[name], "len", _length, create=True))
+        yield
+
+
+def _length(value: Any) -> Any:
+    """Return what `len` does, but of a tensor the length that the trace knows, which may be a symbol."""
+    return value.shape[0] if isinstance(value, _torch.torch().Tensor) else len(value)
+
+
+@contextlib.contextmanager
+def _experts_by_arithmetic(model: Any) -> Iterator[None]:
     choose = getattr(model, "set_experts_implementation", None)  # transformers 5
     if choose is None:
         yield

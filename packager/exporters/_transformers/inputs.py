@@ -10,12 +10,11 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
 from typing import Any
 
 from packager.canonical import JSON
 from packager.errors import StepError
-from packager.exporters import BATCH, Arrays, Feeds, Port, Range, Wishes, _torch
+from packager.exporters import BATCH, Feeds, Port, Range, Wishes, _torch
 from packager.exporters._transformers import images
 from packager.exporters._transformers.images import HEIGHT, WIDTH, Size
 
@@ -224,26 +223,24 @@ _DESCRIBED: Mapping[str, Callable[[Subject, str], Port]] = {
 
 
 def _limits(subject: Subject) -> dict[str, Range]:
-    return {SEQUENCE: (1, positions(subject)), SAMPLES: (_receptive_field(subject.model.config), _LONGEST),
+    return {SEQUENCE: (1, positions(subject)), SAMPLES: (_receptive_field(subject.model.config, 1), _LONGEST),
             FRAMES: (1, _LONGEST), HEIGHT: (1, _LONGEST), WIDTH: (1, _LONGEST)}  # fmt: skip
 
 
 def _spans(subject: Subject) -> dict[str, Range]:
-    """Return the default ranges of what is longer than text."""
+    """Return the default ranges of what is longer than text; sound from two frames on, one is a case of its own."""
     rate = subject.processor.get("sampling_rate") or 16_000
     side = (images.SMALLEST, subject.size.longest)
-    return {SAMPLES: (_receptive_field(subject.model.config), 10 * rate), HEIGHT: side, WIDTH: side}
+    return {SAMPLES: (_receptive_field(subject.model.config, 2), 10 * rate), HEIGHT: side, WIDTH: side}
 
 
-def _receptive_field(config: Any) -> int:
-    """Return how many samples the convolutions of a speech model need to make one frame."""
+def _receptive_field(config: Any, frames: int) -> int:
+    """Return how many samples the convolutions of a speech model need to make so many frames."""
     kernels, strides = getattr(config, "conv_kernel", None), getattr(config, "conv_stride", None)
-    if not isinstance(kernels, list | tuple) or not isinstance(strides, list | tuple):
-        return 1
-    needed = accumulate(
-        reversed([*zip(kernels, strides, strict=True)]), lambda n, at: (n - 1) * at[1] + at[0], initial=1
-    )
-    return list(needed)[-1]
+    if isinstance(kernels, list | tuple) and isinstance(strides, list | tuple):
+        for kernel, stride in reversed([*zip(kernels, strides, strict=True)]):
+            frames = (frames - 1) * stride + kernel
+    return frames
 
 
 def positions(subject: Subject) -> int:
@@ -260,7 +257,7 @@ def positions(subject: Subject) -> int:
 
 
 def plausible(feeds: Feeds) -> dict[str, Any]:
-    """Return drawn values as a processor makes them: corners of boxes in order, masks of images without holes."""
+    """Return drawn values as a processor makes them: boxes with corners in order, masks without holes, level sound."""
     return {name: _PLAUSIBLE[name](array) if name in _PLAUSIBLE else array for name, array in feeds.items()}
 
 
@@ -282,14 +279,14 @@ def _rectangles(masks: Any) -> Any:
     return made
 
 
-_PLAUSIBLE: Mapping[str, Callable[[Any], Any]] = {"bbox": _ordered, "pixel_mask": _rectangles}
+def _levelled(waves: Any) -> Any:
+    """Return sound of zero mean and unit variance, as feature extractors make it; silence stays silence."""
+    if waves.ndim != 2:
+        return waves
+    variance = waves.var(axis=1, keepdims=True)
+    return ((waves - waves.mean(axis=1, keepdims=True)) / (variance + 1e-7) ** 0.5).astype(waves.dtype)
 
 
-def masked(mask: Any, outputs: Arrays, along: Sequence[bool]) -> Arrays:
-    """Return outputs with zeros where the mask has none, in those that run along the sequence."""
-    found = list(outputs)
-    for index, array in enumerate(found[: len(along)]):
-        if along[index] and array.shape[:2] == mask.shape:
-            found[index] = array.copy()
-            found[index][mask == 0] = 0
-    return found
+_PLAUSIBLE: Mapping[str, Callable[[Any], Any]] = {
+    "bbox": _ordered, "pixel_mask": _rectangles, "input_values": _levelled,
+}  # fmt: skip

@@ -225,7 +225,7 @@ def _first(torch: Any, mask: Any) -> Any:
     """Return for each row the index of its first token that is not padding, 0 when there is none."""
     length = mask.shape[1]
     behind = (mask * (length - torch.arange(length, device=mask.device))).amax(1)
-    return (length - behind) % length
+    return torch.where(behind > 0, length - behind, 0)
 
 
 def _token(tokens: Any, index: Any) -> Any:
