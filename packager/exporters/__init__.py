@@ -212,6 +212,24 @@ class Coverage(Protocol):
         """Return by what (`leaves`, `classes`, …) how many were `reached`, and how many there are (`of`)."""
 
 
+def plausible(source: SourceModel, feeds: Feeds) -> Feeds:
+    """Return drawn inputs as the source's processor could have made them, where it offers that as `plausible(feeds)`.
+
+    Shapes and dtypes stay as they are: it puts corners of boxes in order and closes holes in masks of images.
+    """
+    offered = getattr(source, "plausible", None)
+    return cast("Feeds", offered(feeds)) if offered else feeds
+
+
+def comparable(source: SourceModel, feeds: Feeds, expected: Arrays, got: Arrays) -> tuple[Arrays, Arrays]:
+    """Return both sides as they are to be compared, where the source offers `comparable(feeds, expected, got)`.
+
+    It takes away what the source promises nothing about: what stands at padding, and the order of a set.
+    """
+    offered = getattr(source, "comparable", None)
+    return cast("tuple[Arrays, Arrays]", offered(feeds, expected, got)) if offered else (expected, got)
+
+
 class Exporter(Protocol):
     """What a file in this folder provides."""
 

@@ -110,10 +110,13 @@ class Traced:
         sizes = {n: lib.export.Dim(n, min=low, max=max(high, low + 1)) for n, (low, high) in ranges.items()}
         shapes = [port.shape for port in self.interface.inputs]
         free = [{i: sizes[axis] for i, axis in enumerate(shape) if isinstance(axis, str)} for shape in shapes]
-        args, kwargs = self._arguments(list(example(self.interface).values()))
+        args, kwargs = self._arguments(list(self._example().values()))
         dynamic = dict(zip(self.parameters, free, strict=True)) if self.parameters else tuple(free)
         with translated("captured"), quiet(), lib.no_grad(), _free_lengths(self.module):
             return lib.export.export(self.module, args, kwargs, dynamic_shapes=dynamic, strict=False)
+
+    def _example(self) -> dict[str, Any]:
+        return example(self.interface)
 
     def _arguments(self, values: list[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         if self.parameters:

@@ -71,7 +71,7 @@ def observe(source: SourceModel, accepted: JSON, seed: int) -> list[Observation]
     for first in (0, 5):
         lengths = {name: min(high, low + first + 2 * index) for index, (name, low, high) in enumerate(bounds)}
         case = _cases.Case(_cases.named(lengths), lengths)
-        feeds = _cases.feeds(accepted, accepted["ranges"], case, seed, samples)
+        feeds = exporters.plausible(source, _cases.feeds(accepted, accepted["ranges"], case, seed, samples))
         results = _cases.attempt("source", case, source.run, feeds, accepted)
         found.append(Observation(lengths, [array.shape for array in results]))
     return found

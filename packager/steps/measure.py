@@ -24,7 +24,7 @@ from packager.steps import _cases, _compare, _diagnose, _given, _samples
 from packager.steps._cases import Case
 from packager.steps._vectors import Vectors
 
-VERSION = 4  # 4: given rows, gaps of labels, kinds of differences
+VERSION = 4  # 4: given rows, gaps of labels, kinds of differences, nothing at padding, sets in any order
 MISSES = "misses"  # the folder of the rows that show the worst differences; no part of a bundle
 
 _ROUNDING = 1e-3  # of the largest value of an output: what differs by less is not asked why
@@ -52,7 +52,7 @@ def run(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JSON]) -> JS
     offered = getattr(source, "coverage", None)
     measurement = Measurement(interface, source, session, offered() if offered else None)
     for case in drawn:
-        feeds = _cases.feeds(interface, params.get("ranges") or {}, case, seed, samples)
+        feeds = exporters.plausible(source, _cases.feeds(interface, params.get("ranges") or {}, case, seed, samples))
         vectors.add(case, feeds, measurement.add(case, feeds))
     vectors.write(drawn, seed)
     for case, feeds in _given_rows(inputs, interface, source) if session else ():
@@ -122,6 +122,7 @@ class Measurement:
         if not len(expected) == len(got) == len(names):
             counts = f"{len(expected)} from the source and {len(got)} compiled"
             raise StepError(f"expected {len(names)} outputs, got {counts}")
+        expected, got = exporters.comparable(self.source, feeds, expected, got)
         records: dict[str, JSON] = {}
         for place, (name, left, right) in enumerate(zip(names, expected, got, strict=True)):
             gaps = exporters.gaps_of(self.source, feeds, place, left, right)

@@ -159,7 +159,7 @@ def _link(builder: Builder, model: Any, probabilities: Value) -> Value:
 
 
 def _is_half(model: Any) -> bool:
-    return type(model._loss.link).__name__ == "HalfLogitLink"
+    return type(getattr(model._loss, "link", None)).__name__ == "HalfLogitLink"
 
 
 def _least_probability(model: Any) -> float:
@@ -222,7 +222,8 @@ def boosted_label(builder: Builder, model: Any, frame: Frame) -> Value:
 @writes("predict", *_BOOSTED_REGRESSORS)
 def boosted_number(builder: Builder, model: Any, frame: Frame) -> Value:
     raw = _raw(builder, model, frame)
-    link = type(model._loss.link).__name__ if hasattr(model, "_predictors") else "IdentityLink"
+    stated = getattr(model._loss, "link", None) if hasattr(model, "_predictors") else None
+    link = type(stated).__name__ if stated is not None else "IdentityLink"  # losses before 1.4 have none
     if link not in ("IdentityLink", "LogLink"):
         refuse(model, f"has a loss with the link `{link}`, which has no ONNX form here")
     return builder.unary("Exp", raw) if link == "LogLink" else raw

@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Find out, by running it, which lengths a model takes and what it returns; make it a source that can be traced."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+from unittest import mock
+
+from packager.errors import StepError
+from packager.exporters import BATCH, Arrays, Feeds, Interface, Port, Wishes, _torch
+from packager.exporters._transformers import compared, inputs
+from packager.exporters._transformers.images import HEIGHT
+from packager.exporters._transformers.inputs import Inputs, Subject
+
+Answer: TypeAlias = "Callable[[dict[str, Any]], dict[str, Any]]"
+
+IMAGES, TEXTS = "images", "texts"  # the first axes of two towers, whose rows need not be as many
+_ROWS = (BATCH, IMAGES, TEXTS)
+_UNFIX = "name the axes as `[batch, sequence]`, or leave `inputs` out"
+_PICTURES = ("pixel_values", "pixel_mask")
+_DOUBLINGS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """The interface that the model was seen to take, the names of its outputs, and which run along the sequence."""
+
+    interface: Interface
+    outputs: tuple[str, ...]
+    along: tuple[bool, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Source(_torch.Traced):
+    """A model of transformers as a source. `along` says of every output whether its second axis is the sequence."""
+
+    along: tuple[bool, ...] = ()
+
+    def plausible(self, feeds: Feeds) -> Feeds:
+        """Return drawn values as a processor makes them."""
+        return inputs.plausible(feeds)
+
+    def comparable(self, feeds: Feeds, expected: Arrays, got: Arrays) -> tuple[Arrays, Arrays]:
+        """Return both sides with zeros at padding, and what was detected in the same order."""
+        mask = feeds.get("attention_mask")
+        if mask is not None and any(self.along):
+            expected, got = (compared.masked(mask, side, self.along) for side in (expected, got))
+        return expected, compared.matched(self.outputs, expected, got)
+
+    def _example(self) -> dict[str, Any]:
+        """Return tensors well above the low ends: at those, what convolutions leave of a length is one."""
+        spans = self.interface.dimensions.items()
+        above = {name: (low if name in _ROWS else min(5 * low + 6, high), high) for name, (low, high) in spans}
+        return _torch.example(replace(self.interface, dimensions=above))
+
+    def to_onnx(self, opset: int) -> Any:
+        with _traceable(self.module.model):
+            return _torch.Traced.to_onnx(self, opset)
+
+
+def whole(model: Any) -> Answer:
+    """Return the function from the inputs to every tensor of the model's own output, by name; without a cache."""
+    model.config.return_dict = True
+    for config in (model.config, model.config.get_text_config()):
+        if hasattr(config, "use_cache"):
+            config.use_cache = False
+    fixed = {"use_cache": False} if "use_cache" in inspect.signature(model.forward).parameters else {}
+    return lambda feeds: _tensors(model(**feeds, **fixed))
+
+
+def _tensors(result: Any) -> dict[str, Any]:
+    kind = _torch.torch().Tensor
+    if isinstance(result, kind):
+        return {"output": result}
+    items = result.items() if isinstance(result, Mapping) else ((f"output_{i}", v) for i, v in enumerate(result))
+    return {name: value for name, value in items if isinstance(value, kind)}
+
+
+# -- what it takes and returns
+
+
+def settle(subjects: Sequence[Subject], wishes: Wishes, answer: Answer) -> Settled:
+    """Return the first interface that the model takes at its low end and above. Raises StepError of the likeliest."""
+    failed: list[tuple[Inputs, StepError]] = []
+    for subject in subjects:
+        described = inputs.describe_inputs(subject, wishes.inputs)
+        for variant, interface in _variants(described, wishes):
+            try:
+                return _observed(interface, answer)
+            except StepError as error:
+                failed.append((variant, error))
+    described, error = failed[0]
+    raise _unsized(described) or error
+
+
+def _unsized(described: Inputs) -> StepError | None:
+    """Return what to say when images have no size that is known."""
+    port = next((port for port in described.ports if HEIGHT in port.shape), None)
+    if port is None:
+        return None
+    return StepError(
+        f"the model does not take `{port.name}` of every size, and its configuration and processor name none",
+        hint=f"write the size under `inputs`: `{port.name}: {{dtype: {port.dtype}, shape: [batch, 3, 224, 224]}}`",
+    )
+
+
+def _variants(described: Inputs, wishes: Wishes) -> Iterator[tuple[Inputs, Interface]]:
+    """Return the interfaces to try: towers apart, as described, from longer low ends on, and one row at a time."""
+    asked = described.wished(wishes)
+    names = {port.name for port in described.ports}
+    if not wishes.inputs and "input_ids" in names and names & set(_PICTURES):
+        towers = replace(described, ports=[_tower(port) for port in described.ports],
+                         spans={**described.spans, IMAGES: (1, 64), TEXTS: (1, 64)})  # fmt: skip
+        yield towers, towers.wished(wishes).interface(towers.ports, towers.limits, unfix=_UNFIX)
+    free = {axis for port in described.ports for axis in port.shape if isinstance(axis, str)} - {BATCH, *wishes.dynamic}
+    for doubling in range(_DOUBLINGS if free else 1):
+        limits = {**described.limits, **{axis: _raised(described, axis, doubling) for axis in free}}
+        raised = {k: (max(low, limits.get(k, (1, 0))[0]), high) for k, (low, high) in asked.dynamic.items()}
+        interface = replace(asked, dynamic=raised).interface(described.ports, limits, unfix=_UNFIX)
+        if not doubling or free <= set(interface.dimensions):  # a length is never fixed without being asked for
+            yield described, interface
+    if BATCH not in wishes.dynamic:
+        yield described, asked.interface(described.ports, {**described.limits, BATCH: (1, 1)}, unfix=_UNFIX)
+
+
+def _raised(described: Inputs, axis: str, doubling: int) -> tuple[int, int]:
+    low, high = described.limits.get(axis, (1, _torch.UNBOUNDED))
+    low = max(low, described.spans.get(axis, (1, 1))[0]) if doubling else low
+    return min(low << doubling, high), high
+
+
+def _tower(port: Port) -> Port:
+    first = IMAGES if port.name in _PICTURES else TEXTS
+    return replace(port, shape=(first, *port.shape[1:]))
+
+
+def _observed(interface: Interface, answer: Answer) -> Settled:
+    """Run the model at its low end and at other lengths, all different, and read what came back."""
+    low = {name: bounds[0] for name, bounds in interface.dimensions.items()}
+    other = {
+        name: min(high, start + 2 + 3 * index)
+        for index, (name, (start, high)) in enumerate(interface.dimensions.items())
+    }
+    runs = [(lengths, _run(interface, lengths, answer)) for lengths in (other, low)]
+    names = tuple(runs[0][1])
+    if not names:
+        raise StepError("the model returns no tensor of its own")
+    mask = next((port for port in interface.inputs if port.name == "attention_mask"), None)
+    axis = mask.shape[1] if mask and isinstance(mask.shape[-1], str) else None
+    along = [_follows([(lengths, made[name]) for lengths, made in runs], mask, axis) for name in names]
+    taken = {port.name for port in interface.inputs}
+    return Settled(interface, tuple(f"{name}_out" if name in taken else name for name in names), tuple(along))
+
+
+def _follows(runs: Sequence[tuple[Mapping[str, int], Any]], mask: Port | None, axis: int | str | None) -> bool:
+    """Say whether an output has a row for every token, at all the lengths it was seen at."""
+    if mask is None or axis is None:
+        return False
+    first = str(mask.shape[0])
+    return all(made.shape[:2] == (lengths.get(first, made.shape[0]), lengths[str(axis)]) for lengths, made in runs)
+
+
+def _run(interface: Interface, lengths: Mapping[str, int], answer: Answer) -> dict[str, Any]:
+    torch = _torch.torch()
+    generator = torch.Generator().manual_seed(0)
+    drawn = {port.name: _draw(torch, port, lengths, generator) for port in interface.inputs}
+    arrays = inputs.plausible({name: value.numpy() for name, value in drawn.items()})
+    feeds = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    with torch.no_grad(), _torch.quiet(), _torch.translated("run on its own inputs"):
+        return answer(feeds)
+
+
+def _draw(torch: Any, port: Port, lengths: Mapping[str, int], generator: Any) -> Any:
+    shape = [lengths[axis] if isinstance(axis, str) else axis for axis in port.shape]
+    dtype = getattr(torch, port.dtype)
+    if port.name.endswith("_mask"):
+        return torch.ones(shape, dtype=dtype)
+    low, high = port.range or (0, 1)
+    if dtype.is_floating_point:
+        return low + (high - low) * torch.rand(shape, dtype=dtype, generator=generator)
+    return torch.randint(int(low), int(high) + 1, shape, dtype=dtype, generator=generator)
+
+
+# -- tracing
+
+
+def traced_module(model: Any, answer: Answer, names: Sequence[str], parts: Sequence[Any] = ()) -> Any:
+    """Wrap a function as a torch module that takes `names`; the class is made here because torch is imported here."""
+    torch = _torch.torch()
+
+    class Answering(torch.nn.Module):  # type: ignore[name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+            self.parts = torch.nn.ModuleList(parts)
+
+        def forward(self, **feeds: Any) -> Any:
+            return tuple(answer(feeds).values())
+
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    stated = [inspect.Parameter(name, kind) for name in ("self", *names)]
+    Answering.forward.__signature__ = inspect.Signature(stated)  # type: ignore[attr-defined]  # torch names inputs by it
+    return Answering().eval()
+
+
+@contextlib.contextmanager
+def _traceable(model: Any) -> Iterator[None]:
+    """Let a model be traced: experts are chosen by arithmetic, not by a loop, and `len` of a tensor stays free."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_experts_by_arithmetic(model))
+        for name in {type(part).__module__ for part in model.modules()}:
+            if name.startswith("transformers.models."):
+                stack.enter_context(mock.patch.object(sys.modules[name], "len", _length, create=True))
+        yield
+
+
+def _length(value: Any) -> Any:
+    """Return what `len` does, but of a tensor the length that the trace knows, which may be a symbol."""
+    return value.shape[0] if isinstance(value, _torch.torch().Tensor) else len(value)
+
+
+@contextlib.contextmanager
+def _experts_by_arithmetic(model: Any) -> Iterator[None]:
+    choose = getattr(model, "set_experts_implementation", None)  # transformers 5
+    if choose is None:
+        yield
+        return
+    chosen = model.get_experts_implementation()
+    choose("batched_mm")
+    try:
+        yield
+    finally:
+        choose(chosen)

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Open a directory with the class its `config.json` names, in fp32; a weight that is missing is never invented."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from packager.canonical import JSON
+from packager.errors import MissingToolError, StepError
+from packager.exporters import _torch
+from packager.exporters._transformers import files
+
+LOG_AS_PT2 = "export the model with `torch.export` and log it as pt2"
+
+
+def library() -> Any:
+    """Import transformers, silent, or say how to install it."""
+    _torch.torch()
+    try:
+        found = importlib.import_module("transformers")
+    except ModuleNotFoundError:
+        raise MissingToolError("transformers", "transformers") from None
+    found.logging.set_verbosity_error()
+    found.logging.disable_progress_bar()
+    return found
+
+
+def open_model(folder: Path, *, encoder: bool = False, optional: Sequence[str] = ()) -> Any:
+    """Open the weights with the class of the architecture, or, for an `encoder`, its body without a head.
+
+    Weights under the `optional` prefixes may be missing.
+    """
+    config = files.read_json(folder / "config.json")
+    _check(config)
+    kind = _class(library(), config, encoder)
+    model, missing = _opened(kind, folder)
+    lacking = sorted(key for key in missing if not key.startswith(tuple(optional)))
+    if lacking:
+        raise StepError(
+            f"the weights lack `{lacking[0]}`, which `{type(model).__name__}` needs ({len(lacking)} in all)",
+            hint="set `architectures` in `config.json` to the class that the weights were saved from",
+        )
+    return model.eval()
+
+
+def _check(config: Mapping[str, JSON]) -> None:
+    if config.get("auto_map"):
+        raise StepError("`config.json` asks for code of its own (`auto_map`), which is never run", hint=LOG_AS_PT2)
+    quantized = config.get("quantization_config")
+    if quantized:
+        method = quantized.get("quant_method") if isinstance(quantized, dict) else None
+        raise StepError(
+            f"the weights are quantised (`{method or 'quantization_config'}`), expected floating-point weights",
+            hint="save the model before it was quantised; `precision` in the target quantises the graph",
+        )
+
+
+def _class(lib: Any, config: Mapping[str, JSON], encoder: bool) -> Any:
+    """Return the class to open the weights with; refuses those whose answer is not one pass through one graph."""
+    name = next(iter(config.get("architectures") or ()), "")
+    if encoder and not name.endswith("Model"):
+        return lib.AutoModel
+    kind = getattr(lib, name, None)
+    if kind is None or not hasattr(kind, "from_pretrained"):
+        raise StepError(f"architecture `{name or 'nothing'}` is not in this version of transformers", hint=LOG_AS_PT2)
+    if "decoder_input_ids" in inspect.signature(kind.forward).parameters:
+        raise StepError(
+            f"encoder-decoder models (`{name}`) are two graphs and a loop, which one graph cannot hold",
+            hint="export the encoder alone, or serve the model with a runtime that generates",
+        )
+    return kind
+
+
+def _opened(kind: Any, folder: Path) -> tuple[Any, Sequence[str]]:
+    try:
+        model, report = kind.from_pretrained(
+            str(folder),
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            dtype=_torch.torch().float32,
+            output_loading_info=True,
+        )
+    except Exception as error:  # transformers wraps the failures of a dozen libraries
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        name = kind.__name__
+        raise StepError(f"the weights cannot be opened as `{name}`: {type(error).__name__}: {first:.300}") from error
+    return model, list(report["missing_keys"])
