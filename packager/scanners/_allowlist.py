@@ -442,6 +442,7 @@ sklearn.utils._encode: MissingValues _NaNCounter _nandict
 sklearn.utils._metadata_requests: MetadataRequest MethodMetadataRequest
 sklearn.utils.deprecation: DeprecationDict
 sklearn.utils.metaestimators: _BaseComposition
+sklearn.utils.validation: check_array column_or_1d
 """,
     "pandas": """
 pandas: BooleanDtype Categorical CategoricalDtype CategoricalIndex DataFrame DatetimeIndex DatetimeTZDtype

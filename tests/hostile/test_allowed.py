@@ -94,6 +94,7 @@ def test_what_honest_pipelines_bring_besides_is_clean(tmp_path: Path) -> None:
     import lightgbm
     import pandas as pd
     import xgboost
+    from sklearn.ensemble import HistGradientBoostingClassifier
     from sklearn.preprocessing import FunctionTransformer
 
     features, labels = np.random.default_rng(0).random((60, 3)), np.arange(60) % 2
@@ -102,6 +103,7 @@ def test_what_honest_pipelines_bring_besides_is_clean(tmp_path: Path) -> None:
         "state": np.random.RandomState(0),
         "ufunc": FunctionTransformer(np.log1p),
         "partial": FunctionTransformer(functools.partial(np.clip, a_min=0, a_max=1)),
+        "categories": HistGradientBoostingClassifier(categorical_features=[0]).fit(np.c_[labels, features], labels),
         "masked": np.ma.masked_array([1.0, 2.0], [True, False]),
         "structured": np.zeros(3, dtype=[("a", "f8"), ("b", "i4", 2)]),
         "objects": np.array(["a", None, 1], dtype=object),
