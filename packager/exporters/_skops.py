@@ -3,11 +3,11 @@
 
 The archive names classes and functions and says how to fill them; skops imports their modules and refuses a type nobody
 trusts. The list of trusted types that MLflow records comes from the author of the model, so it is no permission by
-itself: what is trusted are the names that a pickle may import too, each by itself and never a package. A distribution of
+itself: trusted are the names that a pickle may import too, each by itself and never a package. A distribution of
 `scipy.stats` runs text when its state is set.
 
 A class written in C trusts the state it is given: wrong node numbers make a tree read outside its memory. Trees of
-scikit-learn are checked before anything walks them, and the trees of nearest neighbours are built again from their data.
+scikit-learn are checked before anything walks them; the trees of nearest neighbours are built again from their points.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def _objects(root: Any) -> Iterator[Any]:
         yield value
         if isinstance(value, dict):
             left.extend(value.values())
-        elif isinstance(value, list | tuple | set) or getattr(value, "dtype", None) == object:
+        elif isinstance(value, list | tuple | set) or str(getattr(value, "dtype", "")) == "object":
             left.extend(getattr(value, "flat", value))
         left.extend(getattr(value, "__dict__", {}).values())
 
