@@ -18,6 +18,7 @@ from packager.run import Runner
 from packager.types import Action, Tree
 
 LIMITS = Limits(memory=4 << 30, seconds=60)
+_CODE = "code"
 
 
 def scan(source: Tree, runner: Runner) -> JSON:
@@ -30,11 +31,18 @@ def scan(source: Tree, runner: Runner) -> JSON:
     names = plugins.names("scanners") if files else ()
     if files:
         choose(wanted=runner.confined)  # where nothing can be confined it is not the scanners that failed
-    answers = dict(runner.each(lambda name: _asked(name, asked, runner), names))
+    own = _own_modules(source)
+    answers = dict(runner.each(lambda name: _asked(name, asked, own, runner), names))
     return {
         "source": source.digest,
         "files": {path: {name: answer[path] for name, answer in answers.items()} for path in files},
     }
+
+
+def _own_modules(source: Tree) -> list[str]:
+    """Return the top-level modules in the `code` directory, from where a pickle may import besides the libraries."""
+    inside = (path.split("/") for path, _ in source)
+    return sorted({steps[1].removesuffix(".py") for steps in inside if steps[0] == _CODE and len(steps) > 1})
 
 
 def _head(runner: Runner, digest: str) -> bytes:
@@ -42,15 +50,17 @@ def _head(runner: Runner, digest: str) -> bytes:
         return file.read(scanners.HEAD)
 
 
-def _asked(name: str, asked: Tree, runner: Runner) -> tuple[str, Mapping[str, JSON]]:
+def _asked(name: str, asked: Tree, own: Sequence[str], runner: Runner) -> tuple[str, Mapping[str, JSON]]:
     """Return the scanner with its version, and its outcome for every file."""
     scanner, files = plugins.load("scanners", name), [path for path, _ in asked]
     try:
         tools = {tool: host_version(tool, scanner.EXTRA) for tool in ("python", *scanner.TOOLCHAIN)}
     except MissingToolError as error:
         return name, _failed(files, f"{error.message}; {error.hint}")
-    told = f"{name} {tools[scanner.TOOLCHAIN[0]]}"
-    params = {"scanner": name, "files": files}
+    version = tools[scanner.TOOLCHAIN[0]] if scanner.TOOLCHAIN else str(scanner.VERSION)
+    told, params = f"{name} {version}", {"scanner": name, "files": files}
+    if hasattr(scanner, "judge"):
+        params |= {"own": list(own), "version": version}
     action = Action("scan", plugins.load("steps", "scan").VERSION, {"source": asked.digest}, params, tools)
     try:
         answer: Mapping[str, JSON] = runner(action, f"scan with {name}", limits=LIMITS).facts

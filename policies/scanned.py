@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What of the source can run code must have been found clean by two scanners.
+"""What of the source can run code must have been found clean by two scanners, and import listed names only.
 
 Every scanner that looked must have found each such file clean, and `least` of them must have looked. A scanner that
 found nothing because it failed, hung or was not there counts as not clean. Formats that hold data are not scanned:
-their own readers check them.
+their own readers check them. A file that imports modules which the source brings itself is noted by their names.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from packager.types import Finding
 FACTS = ("scans",)
 DEFAULTS: Mapping[str, JSON] = {"least": 2}
 _INSTALL = 'install them where it is built: `pip install "packager[scan]"`'
+_SHUN = "do not open it anywhere; if its author and every name are known to you, a waiver with a reason says so"
 _LOOK = "look at it with the scanner itself; if it is known to be harmless, a waiver with a reason says so"
 
 
@@ -34,10 +35,12 @@ def _file(path: str, outcomes: Mapping[str, JSON], least: JSON) -> Iterator[Find
         words = "; ".join(seen["words"])
         if seen["outcome"] == "infected":
             message = f"`{path}` is not clean: {scanner} found {words}"
-            yield Finding("scanned", "error", path, message, "do not open it anywhere", evidence=seen)
+            yield Finding("scanned", "error", path, message, _SHUN, evidence=seen)
         elif seen["outcome"] != "clean":
             message = f"`{path}` is not known to be clean: {scanner} failed ({words})"
             yield Finding("scanned", "error", path, message, _LOOK, evidence=seen)
+        elif words:
+            yield Finding("scanned", "note", path, f"`{path}` imports {words}", evidence=seen)
     clean = sum(seen["outcome"] == "clean" for seen in outcomes.values())
     if clean == len(outcomes) < least:
         message = f"`{path}` was looked at by {clean} scanners, expected {least}"

@@ -3,10 +3,13 @@
 
 A scanner is a module with `TOOLCHAIN` (the distributions it needs), `EXTRA` (what of ours brings them) and
 `scan(file)`: it returns what is wrong with the file, one phrase each, and raises whatever it likes where it cannot
-tell. It runs in the worker (packager.steps.scan), limited in time, memory and network; a scanner that raises, hangs or
-dies has found nothing clean. Third parties add theirs through the entry-point group `packager.scanners`.
+tell. One that tells the source's own code from other code has `judge(file, own)` besides, which returns what is wrong
+and what is worth saying; one without a distribution has a `VERSION`. It runs in the worker (packager.steps.scan),
+limited in time, memory and network; a scanner that raises, hangs or dies has found nothing clean. Third parties add
+theirs through the entry-point group `packager.scanners`.
 
-What to scan is found here and not by the scanners: they know few containers, and look into none twice.
+What to scan is found here and not by the scanners: they know few containers, look into none twice, and stop at the
+numbers that joblib writes between the instructions of a pickle.
 """
 
 from __future__ import annotations
@@ -19,6 +22,8 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
+from packager.scanners import _packed, _reading
+
 HEAD = 8  # bytes that tell what a file is
 _SUFFIXES = frozenset({".pkl", ".pickle", ".p", ".joblib", ".dill", ".cloudpickle", ".pt", ".pth", ".ckpt", ".pt2",
                        ".mar", ".skops", ".npy", ".npz"})  # fmt: skip
@@ -30,11 +35,19 @@ _DEEPEST = 4  # archives inside archives
 
 def is_candidate(path: str, head: bytes) -> bool:
     """Tell by its name or its first bytes whether a file may hold a pickle."""
-    return PurePosixPath(path).suffix.lower() in _SUFFIXES or _holds(head)
+    return _suffix(path) in _SUFFIXES or _holds(head) or _packed.is_packed(head)
 
 
 def _holds(head: bytes) -> bool:
-    return bool(_PICKLE.match(head)) or head.startswith((_ZIP, _NPY))
+    return is_pickle(head) or head.startswith((_ZIP, _NPY))
+
+
+def is_pickle(head: bytes) -> bool:
+    """Tell by its first bytes whether a file is a pickle, packed as joblib packs them or not.
+
+    Of a packed file more than `HEAD` bytes must be given: the first of its blocks.
+    """
+    return bool(_PICKLE.match(_packed.beginning(head, HEAD) if _packed.is_packed(head) else head))
 
 
 def pickles(file: Path) -> Iterator[tuple[str, bytes]]:
@@ -59,8 +72,24 @@ def _inside(source: BinaryIO, name: str, depth: int) -> Iterator[tuple[str, byte
     source.seek(0)
     if head.startswith(_NPY):
         yield from _array(source, name)
-    elif not head.startswith(_ZIP) and (depth == 0 or _holds(head) or PurePosixPath(name).suffix.lower() in _RAW):
-        yield name, source.read()  # a candidate that is nothing else is taken for a pickle
+    elif head.startswith(_ZIP):
+        return
+    elif depth == 0:
+        yield from _whole(source.read(), name)
+    elif _holds(head) or _suffix(name) in _RAW:
+        yield name, source.read()
+
+
+def _whole(data: bytes, name: str) -> Iterator[tuple[str, bytes]]:
+    """Yield what a candidate holds that is no container: it is taken for a pickle, packed text and tables are not."""
+    if not _packed.is_packed(data):
+        yield from _reading.parts(name, data)
+    elif is_pickle(data) or not _RAW.isdisjoint(PurePosixPath(name).suffixes):
+        yield from _reading.parts(name, _packed.unpack(data))
+
+
+def _suffix(name: str) -> str:
+    return PurePosixPath(name).suffix.lower()
 
 
 def _members(archive: zipfile.ZipFile, name: str, depth: int) -> Iterator[tuple[str, bytes]]:

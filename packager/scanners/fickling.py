@@ -2,8 +2,9 @@
 """fickling: runs a pickle on paper and judges what it would do.
 
 Its judgements that call every class outside of the standard library unsafe are left out: they refuse each honest model.
-What remains are imports and calls that are dangerous by name, streams that are malformed or grow without end, and
-attempts to switch scanners off. An opcode that it does not know is written as one it knows.
+What remains are imports and calls that are dangerous by name, but for the names on our own list, streams that are
+malformed or grow without end, and attempts to switch scanners off. An opcode that it does not know is written as one it
+knows.
 """
 
 from __future__ import annotations
@@ -18,14 +19,12 @@ from typing import Any
 
 from packager import scanners
 from packager.errors import MissingToolError
+from packager.scanners._allowlist import ALLOWED
 
 TOOLCHAIN = ("fickling",)
 EXTRA = "scan"
 _BINBYTES8 = 0x8E
-_HARMLESS = re.compile(
-    r"from torch\.jit\._pickle import (build_(int|tensor|double|bool)list|build_tensor_from_id|restore_type_tag)"
-)
-"""What every TorchScript archive imports: functions that return their argument, in a module whose others do not."""
+_IMPORT = re.compile(r"from ([\w.]+) import (\w+)")
 _TOO_STRICT = frozenset({"NonStandardImports", "OvertlyBadEvals", "UnusedVariables"})
 
 
@@ -60,5 +59,10 @@ def _readable(data: bytes) -> bytes:
 
 def _worse(tool: Any, results: Any) -> list[str]:
     bad = [item for item in results.results if item.severity > tool.Severity.LIKELY_SAFE]
-    bad = [item for item in bad if not _HARMLESS.fullmatch(item.trigger or "")]
-    return [str(item).partition("\n")[0][:200] for item in bad]
+    return [str(item).partition("\n")[0][:200] for item in bad if not _is_allowed(item.trigger or "")]
+
+
+def _is_allowed(trigger: str) -> bool:
+    """Say whether a judgement is about the import of a name that was looked at one by one and found harmless."""
+    found = _IMPORT.fullmatch(trigger)
+    return found is not None and found.groups() in ALLOWED

@@ -194,7 +194,7 @@ def test_an_archive_with_types_of_its_author_is_refused(save: Save) -> None:
     name = f"{Doubled.__module__}.Doubled"
     model = make_pipeline(Doubled(), LOGISTIC).fit(NUMBERS, LABELS)
     source = save(model, NUMBERS, skops_trusted_types=[name])
-    with pytest.raises(StepError, match="code from outside the known libraries"):
+    with pytest.raises(StepError, match="is not on the list of types known to be safe"):
         opened(source)
 
 

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""allowed: a list of what a pickle may import, our own; the other scanners know lists of what it may not.
+
+A pickle does nothing but import names, call them and set their state. So it is clean when every name is on the list
+(packager.scanners._allowlist), and read to its end by Python's own reader without a doubt about what it says. A name in
+a module that the source itself brings (MLflow's `code_paths`) is code of the author: that it may run is what the recipe
+consents to, and that it is there is said.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from packager import scanners
+from packager.scanners import _allowlist, _reading
+
+TOOLCHAIN: tuple[str, ...] = ()
+EXTRA = "scan"
+VERSION = _allowlist.VERSION
+
+_BY_VALUE = ("types", "cloudpickle", "dill")  # modules of code that is in the pickle itself
+_LIBRARIES = {module.partition(".")[0] for module, _ in _allowlist.ALLOWED}
+_SCRIPTED = "__torch__"  # classes of TorchScript; no Python module can be meant where its archive is read
+
+
+def scan(file: Path) -> list[str]:
+    """Return what a file imports that is not on the list. Raises whatever a damaged pickle provokes."""
+    return judge(file, ())[0]
+
+
+def judge(file: Path, own: Collection[str]) -> tuple[list[str], list[str]]:
+    """Return what a file imports that is not on the list: what nobody vouches for, and what is in modules of `own`.
+
+    `own` are the top-level modules that the source brings. Raises what `scan` does.
+    """
+    if stand_ins := sorted(_LIBRARIES.intersection(own)):
+        return [f"modules of the source's own in the place of {', '.join(stand_ins)}"], []
+    unlisted = {found for name, data in scanners.pickles(file) for found in _unlisted(name, data)}
+    brought = {found for found in unlisted if _top(found) in own}
+    return sorted(map(_said, unlisted - brought)), sorted(f"{found}, code of the source's own" for found in brought)
+
+
+def _unlisted(name: str, data: bytes) -> Iterator[_reading.Global]:
+    """Yield the imports of every pickle in a stream that are not on the list; raise what stops the reader otherwise."""
+    inside, start, clean = "/" in name, 0, True
+    while start < len(data) or not start:
+        seen = _reading.read(data, start, joblib=False)
+        for found in seen.imports:
+            if (found.module, found.name) not in _allowlist.ALLOWED and not (inside and _top(found) == _SCRIPTED):
+                yield found
+                clean = False
+        if seen.fault:
+            if clean:
+                raise seen.fault
+            return
+        start = seen.end
+
+
+def _top(found: _reading.Global) -> str:
+    return found.module.partition(".")[0]
+
+
+def _said(found: _reading.Global) -> str:
+    if _top(found) in _BY_VALUE:
+        return f"{found}, code in the pickle itself"
+    where = "the standard library" if _top(found) in sys.stdlib_module_names else "a module"
+    return f"{found}, a name of {where} that is not on the list of what models need"

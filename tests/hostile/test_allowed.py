@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What may be unpickled at all is a list: gadgets are refused by name, honest models of the known libraries pass."""
+
+from __future__ import annotations
+
+import bz2
+import functools
+import gzip
+import importlib
+import inspect
+import io
+import json
+import lzma
+import pickle
+import time
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+import pytest
+
+from packager import plugins, scanners
+from packager.isolation.sandbox import default_limits
+from packager.run import Runner
+from packager.scanners import _allowlist, _reading, allowed
+from packager.steps import scan as step
+from packager.store import Store
+from tests.conftest import Run
+from tests.hostile.gadgets import GADGETS
+
+COMPRESSIONS = (None, "zlib", "gzip", "bz2", "lzma", "xz")
+
+
+def outcomes(folder: Path) -> dict[str, dict[str, Any]]:
+    files = [path.name for path in folder.iterdir()]
+    return {
+        name: step.run({"source": folder}, folder, {"scanner": name, "files": files, "own": []})
+        for name in plugins.names("scanners")
+    }
+
+
+@pytest.mark.parametrize("name", GADGETS)
+def test_no_gadget_is_clean(tmp_path: Path, name: str) -> None:
+    (tmp_path / "m.pkl").write_bytes(GADGETS[name]())
+    answer = outcomes(tmp_path)["allowed"]["m.pkl"]
+    assert answer["outcome"] in ("infected", "failed"), answer
+    assert answer["words"]
+
+
+def test_there_are_gadgets_that_the_others_call_clean(tmp_path: Path) -> None:
+    """The control: else the list would not be needed."""
+    for name, make in GADGETS.items():
+        (tmp_path / f"{name}.pkl").write_bytes(make())
+    answers = outcomes(tmp_path)
+    clean = {
+        file for file in answers["allowed"]
+        if all(answers[other][file]["outcome"] == "clean" for other in ("fickling", "picklescan"))
+    }  # fmt: skip
+    print("clean for both others:", sorted(clean))
+    assert len(clean) >= 3
+
+
+def estimators() -> Iterator[tuple[str, Any]]:
+    """Fit every estimator of scikit-learn on toy data."""
+    from sklearn.utils import all_estimators
+
+    from tests.hostile.toys import fitted
+
+    for name, kind in all_estimators():
+        yield from ((name, model) for model in fitted(name, kind))
+
+
+@pytest.fixture(scope="module")
+def models() -> dict[str, Any]:
+    return dict(estimators())
+
+
+def test_every_estimator_of_scikit_learn_is_clean_in_every_form(tmp_path: Path, models: dict[str, Any]) -> None:
+    assert len(models) > 180
+    for index, (name, model) in enumerate(models.items()):
+        (tmp_path / f"{name}.pkl").write_bytes(pickle.dumps(model, 2 + index % 4))
+        form = COMPRESSIONS[index % len(COMPRESSIONS)]
+        joblib.dump(model, tmp_path / f"{name}.joblib", compress=(form, 3) if form else 0)
+    for scanner, answer in outcomes(tmp_path).items():
+        unclean = {file: seen for file, seen in answer.items() if seen["outcome"] != "clean" or seen["words"]}
+        assert not unclean, (scanner, unclean)
+
+
+def test_what_honest_pipelines_bring_besides_is_clean(tmp_path: Path) -> None:
+    import cloudpickle
+    import lightgbm
+    import pandas as pd
+    import xgboost
+    from sklearn.ensemble import HistGradientBoostingClassifier
+    from sklearn.preprocessing import FunctionTransformer
+
+    features, labels = np.random.default_rng(0).random((60, 3)), np.arange(60) % 2
+    honest = {
+        "generator": np.random.default_rng(0),
+        "state": np.random.RandomState(0),
+        "ufunc": FunctionTransformer(np.log1p),
+        "partial": FunctionTransformer(functools.partial(np.clip, a_min=0, a_max=1)),
+        "categories": HistGradientBoostingClassifier(categorical_features=[0]).fit(np.c_[labels, features], labels),
+        "masked": np.ma.masked_array([1.0, 2.0], [True, False]),
+        "structured": np.zeros(3, dtype=[("a", "f8"), ("b", "i4", 2)]),
+        "objects": np.array(["a", None, 1], dtype=object),
+        "fortran": np.asfortranarray(np.ones((300, 4))),
+        "empty": np.zeros((0, 4)),
+        "scalar": np.float32(1),
+        "frame": pd.DataFrame({"a": [1.0], "b": pd.Categorical(["x"])}),
+        "lightgbm": lightgbm.LGBMClassifier(n_estimators=3, verbose=-1).fit(features, labels),
+        "xgboost": xgboost.XGBClassifier(n_estimators=3).fit(features, labels),
+    }
+    for name, value in honest.items():
+        (tmp_path / f"{name}.pkl").write_bytes(cloudpickle.dumps(value))
+        for form in COMPRESSIONS:
+            joblib.dump(
+                {"model": value, "more": np.arange(5)}, tmp_path / f"{name}.{form}.joblib", (form, 3) if form else 0
+            )
+    for scanner, answer in outcomes(tmp_path).items():
+        assert {seen["outcome"] for seen in answer.values()} == {"clean"}, (scanner, answer)
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_joblib_is_read_in_every_protocol(tmp_path: Path, protocol: int) -> None:
+    joblib.dump({"a": np.arange(7), "b": np.array([None, "x"], dtype=object)}, tmp_path / "m.joblib", protocol=protocol)
+    for scanner, answer in outcomes(tmp_path).items():
+        assert answer["m.joblib"]["outcome"] == "clean", (scanner, answer)
+
+
+def test_numbers_are_left_out_and_nothing_else(tmp_path: Path) -> None:
+    joblib.dump([np.full(1000, 7.0), "kept", np.array([{"inner": 1}], dtype=object)], tmp_path / "m.joblib")
+    found = dict(scanners.pickles(tmp_path / "m.joblib"))
+    assert list(found) == ["m.joblib", "m.joblib[0]"]
+    assert b"kept" in found["m.joblib"] and len(found["m.joblib"]) < 1000
+    assert pickle.loads(found["m.joblib[0]"]).tolist() == [{"inner": 1}]
+
+
+def test_an_array_longer_than_the_file_is_not_clean(tmp_path: Path) -> None:
+    sink = io.BytesIO()
+    joblib.dump(np.arange(100.0), sink)
+    (tmp_path / "m.joblib").write_bytes(sink.getvalue()[:-300])
+    assert {answer["m.joblib"]["outcome"] for answer in outcomes(tmp_path).values()} == {"failed"}
+
+
+@pytest.mark.parametrize("pack", [zlib.compress, gzip.compress, bz2.compress, lzma.compress])
+def test_bombs_and_second_streams_are_not_clean(tmp_path: Path, pack: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from packager.scanners import _packed
+
+    monkeypatch.setattr(_packed, "_SLACK", 1 << 20)
+    honest, hostile = pickle.dumps([1, 2, 3]), GADGETS["os.system"]()
+    (tmp_path / "two.pkl").write_bytes(pack(honest[:-1]) + pack(b"0" + hostile[2:]))
+    (tmp_path / "bomb.pkl").write_bytes(pack(honest + bytes(64 << 20)))
+    (tmp_path / "cut.pkl").write_bytes(pack(honest * 100)[:-9])
+    for answer in outcomes(tmp_path).values():
+        assert {seen["outcome"] for seen in answer.values()} == {"failed"}
+
+
+def test_packed_text_is_no_pickle(tmp_path: Path) -> None:
+    (tmp_path / "vocabulary.txt.gz").write_bytes(gzip.compress(b"the\nand\n" * 100))
+    assert scanners.is_candidate("vocabulary.txt.gz", (tmp_path / "vocabulary.txt.gz").read_bytes()[: scanners.HEAD])
+    assert {answer["vocabulary.txt.gz"]["outcome"] for answer in outcomes(tmp_path).values()} == {"clean"}
+    (tmp_path / "vocabulary.txt.gz").write_bytes(gzip.compress(pickle.dumps(print, 4)))
+    assert outcomes(tmp_path)["allowed"]["vocabulary.txt.gz"]["outcome"] == "infected"
+
+
+def test_code_of_the_source_is_named_and_never_stands_in_for_a_library(tmp_path: Path) -> None:
+    (tmp_path / "m.pkl").write_bytes(b"\x80\x02cnet\nCnn\n)R.")
+    assert allowed.judge(tmp_path / "m.pkl", ()) == (
+        ["net.Cnn, a name of a module that is not on the list of what models need"], [],
+    )  # fmt: skip
+    assert allowed.judge(tmp_path / "m.pkl", ("net",)) == ([], ["net.Cnn, code of the source's own"])
+    assert allowed.judge(tmp_path / "m.pkl", ("net", "sklearn"))[0]
+
+
+def test_listed_names_are_classes_or_plain_functions_that_are_there() -> None:
+    """Names of the installed versions resolve; not one is a module, and none comes from where text is run."""
+    found = 0
+    for module, name in _allowlist.ALLOWED:
+        assert not module.startswith(("scipy.stats", "numpy.testing", "torch.hub", "sklearn.externals.array", "mlflow"))
+        try:
+            value = getattr(importlib.import_module(module), name)
+        except (ImportError, AttributeError):
+            continue
+        found += 1
+        assert not inspect.ismodule(value)
+    assert found > 800
+
+
+def test_sixty_megabytes_take_less_than_two_seconds(tmp_path: Path) -> None:
+    joblib.dump([np.random.default_rng(i).random(10_000) for i in range(800)], tmp_path / "m.joblib")
+    assert (tmp_path / "m.joblib").stat().st_size > 60e6
+    for scanner in plugins.names("scanners"):
+        start = time.monotonic()
+        answer = step.run({"source": tmp_path}, tmp_path, {"scanner": scanner, "files": ["m.joblib"]})
+        print(scanner, f"{time.monotonic() - start:.2f} s")
+        assert answer["m.joblib"]["outcome"] == "clean"
+        assert time.monotonic() - start < 4, "two seconds, twice for a busy machine"
+
+
+def test_a_reader_that_fails_says_so_and_runs_nothing() -> None:
+    """Every prefix of a pickle that calls a shell."""
+    data = GADGETS["os.system"]()
+    for length in range(len(data)):
+        assert _reading.read(data[:length], joblib=True).fault is not None
+
+
+def test_the_source_tree_says_which_modules_are_its_own(tmp_path: Path) -> None:
+    from packager import scan
+
+    runner = Runner(Store(tmp_path / "store"), default_limits(), jobs=2)
+    files = {"code/net/__init__.py": b"", "code/tools.py": b"", "m.pkl": b"\x80\x02cnet\nCnn\n)R."}
+    tree = runner.store.put_tree(scan.Tree.of({path: runner.store.put(data) for path, data in files.items()}))
+    seen = scan.scan(tree, runner)["files"]["m.pkl"]
+    assert seen[f"allowed {allowed.VERSION}"] == {"outcome": "clean", "words": ["net.Cnn, code of the source's own"]}
+
+
+@pytest.mark.slow
+def test_a_joblib_file_is_released_and_a_gadget_in_one_is_not(packager: Run, tmp_path: Path) -> None:
+    from sklearn.linear_model import LogisticRegression
+
+    features = np.random.default_rng(0).random((50, 4)).astype("float32")
+    joblib.dump(LogisticRegression().fit(features, features[:, 0] > 0.5), tmp_path / "model.joblib", ("gzip", 3))
+    (tmp_path / "bundle.yaml").write_text("name: m\nversion: 1.0.0\nsource: ./model.joblib\nallow-pickle: true\n")
+    built = json.loads(packager("build", "--json").stdout)
+    assert built["verdict"]["ok"], built
+    (tmp_path / "model.joblib").write_bytes(GADGETS["behind compressed numbers"]())
+    packager("lock")
+    refused = json.loads(packager("build", "--json", code=1).stdout)
+    assert {finding["rule"] for finding in refused["findings"]} == {"scanned"}
