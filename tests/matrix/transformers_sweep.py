@@ -21,9 +21,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from packager.policies import parity
+
 from packager import recipe
 from packager.errors import PackagerError
-from packager.policies import parity
 from packager.steps import export, measure
 from tests.matrix import transformers_models
 

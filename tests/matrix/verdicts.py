@@ -54,7 +54,7 @@ def judge(family: str, name: str, source: Path, out: Path, fresh: Callable[[Any]
         clear = bool(error.hint) and not _FOREIGN.search(f"{error.message} {error.hint}")
         reason = f"{error.message} / {error.hint}"
         return Row(family, name, "refused-clear" if clear else "refused-poor", reason=reason[:400])
-    except Exception as error:  # noqa: BLE001 - whatever comes out is the verdict
+    except Exception as error:
         return Row(family, name, "crash", reason=f"{type(error).__name__}: {error}"[:400])
 
 
@@ -98,7 +98,7 @@ def accepted(source: Any, feeds: Mapping[str, Any]) -> Mapping[str, Any]:
 def _takes(source: Any, feeds: Mapping[str, Any]) -> bool:
     try:
         source.run(feeds)
-    except Exception:  # noqa: BLE001
+    except Exception:
         return False
     return True
 

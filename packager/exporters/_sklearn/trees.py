@@ -159,7 +159,8 @@ def _link(builder: Builder, model: Any, probabilities: Value) -> Value:
 
 
 def _is_half(model: Any) -> bool:
-    return type(getattr(model._loss, "link", None)).__name__ == "HalfLogitLink"
+    link = getattr(model._loss, "link", None)  # losses before 1.4 have none
+    return type(link or model._loss).__name__ in ("HalfLogitLink", "ExponentialLoss")
 
 
 def _least_probability(model: Any) -> float:

@@ -8,7 +8,6 @@ from typing import Any
 
 from packager.exporters._trees.ensemble import Columns, Ensemble, Tree, floor32
 
-
 _COUNTS = 1e-6  # further from one than this, the numbers of a leaf are counts
 
 
