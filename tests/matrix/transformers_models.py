@@ -137,7 +137,7 @@ def _layers(table: dict[str, Any]) -> int:
 
 
 def _number(key: str, value: int, narrow: bool) -> int:
-    if key.endswith("_token_id") or key.endswith("_token_index"):
+    if key.endswith(("_token_id", "_token_index")):
         return value if value < VOCABULARY else VOCABULARY - 2 - sum(map(ord, key)) % 16
     for pattern, small in _RULES:
         if re.fullmatch(pattern, key) and (narrow or pattern not in _NARROWING):

@@ -94,8 +94,8 @@ def settle(subjects: Sequence[Subject], wishes: Wishes, answer: Answer) -> Settl
                 return _observed(interface, answer)
             except StepError as error:
                 failed.append((variant, error))
-    described, error = failed[0]
-    raise _unsized(described) or error
+    likeliest, refusal = failed[0]
+    raise _unsized(likeliest) or refusal
 
 
 def _unsized(described: Inputs) -> StepError | None:

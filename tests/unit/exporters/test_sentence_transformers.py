@@ -134,7 +134,7 @@ def test_an_unknown_module(saved: Any) -> None:
     entries = json.loads((folder / "modules.json").read_text())
     entries[1]["type"] = "sentence_transformers.models.CNN"
     (folder / "modules.json").write_text(json.dumps(entries))
-    with pytest.raises(StepError, match="expected the modules Transformer, then some of .* got `Transformer`, `CNN`"):
+    with pytest.raises(StepError, match=r"expected the modules Transformer, then some of .* got `Transformer`, `CNN`"):
         opened(folder)
 
 
