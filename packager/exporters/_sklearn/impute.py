@@ -10,6 +10,7 @@ import importlib
 from typing import Any
 
 from packager.exporters._sklearn import emit, refuse, writes
+from packager.exporters._sklearn.algebra import pick, smallest
 from packager.exporters._sklearn.builder import FLOATS, Builder, Frame, Value
 from packager.exporters._sklearn.encoders import is_missing
 from packager.exporters._sklearn.numeric import bounded
@@ -169,9 +170,9 @@ def _from_donors(builder: Builder, model: Any, distance: Value, place: int) -> V
     none = builder.unary("IsNaN", near)
     near = builder.where(none, float("inf"), near)
     count = min(int(model.n_neighbors), len(donors))
-    size, chosen = builder.smallest(near, count)
+    size, chosen = smallest(builder, near, count)
     weight = _weights(builder, model, size)
-    flat = builder.look_up_each(values, chosen)
+    flat = pick(builder, values, chosen)
     total = builder.reduce("ReduceSum", weight)
     mean = builder.div(builder.reduce("ReduceSum", builder.mul(weight, flat)), total)
     return builder.where(builder.binary("Equal", total, 0.0), float(values.mean()), mean)

@@ -378,7 +378,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "FunctionTransformer": (lambda: pre.FunctionTransformer(np.cumsum), "calls `cumsum`"),
     "FunctionTransformer with arguments": (lambda: pre.FunctionTransformer(np.log, kw_args={"where": 1}), "kw_args"),
     "SparseCoder": (lambda: decomposition.SparseCoder(X[:4]), "an optimisation per row"),
-    "KernelPCA": (lambda: decomposition.KernelPCA(2, kernel=lambda a, b: a @ b).fit(X), "the kernel `<lambda>`"),
+    "KernelPCA": (lambda: decomposition.KernelPCA(2, kernel=lambda a, b: a @ b).fit(X), "a kernel of its own"),
     "FeatureAgglomeration": (
         lambda: cluster.FeatureAgglomeration(pooling_func=lambda a, axis: a.max(axis)).fit(X), "pools with `<lambda>`",
     ),
