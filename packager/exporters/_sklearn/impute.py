@@ -58,6 +58,8 @@ def _typed(builder: Builder, model: Any, frame: Frame) -> tuple[Value, ...]:
 
 def _filled(builder: Builder, block: Value, mask: Value, fills: list[Any]) -> Value:
     numpy = importlib.import_module("numpy")
+    if block.dtype == "bool":  # `Where` has no kernel for it
+        return builder.cast(_filled(builder, builder.cast(block, "int64"), mask, fills), "bool")
     if block.dtype == "string":
         texts = ["" if is_missing(fill) else str(fill) for fill in fills]
         return builder.where(mask, Value(builder.constant([texts], "string"), "string", len(texts)), block)

@@ -339,6 +339,34 @@ CASES: dict[str, Callable[[], Case]] = {
         ).fit(MIXED),
         OTHER,
     ),
+    "ColumnTransformer of ints": lambda: (
+        make_pipeline(
+            ColumnTransformer([("kept", "passthrough", ["whole", "flag"])]), pre.OneHotEncoder(handle_unknown="ignore"),
+        ).fit(MIXED),
+        OTHER,
+    ),
+    "ColumnTransformer of text and ints": lambda: (
+        make_pipeline(
+            ColumnTransformer([("kept", "passthrough", ["text", "whole"])]), pre.OneHotEncoder(handle_unknown="ignore"),
+        ).fit(MIXED),
+        OTHER,
+    ),
+    "ColumnTransformer by mask, slice and place": lambda: (
+        ColumnTransformer(
+            [("a", pre.StandardScaler(), [False, True, True, False]), ("b", pre.MaxAbsScaler(), slice("whole", "part")),
+             ("c", pre.RobustScaler(), [-2])],
+        ).fit(MIXED),
+        OTHER,
+    ),
+    "ColumnTransformer behind an imputer": lambda: (
+        make_pipeline(
+            impute.SimpleImputer(strategy="most_frequent"),
+            ColumnTransformer(
+                [("n", pre.StandardScaler(), ["part", "whole"]), ("c", pre.OneHotEncoder(sparse_output=False), ["text", "flag"])],
+            ),
+        ).set_output(transform="pandas").fit(MIXED),
+        MIXED,
+    ),
     "FeatureUnion": lambda: (
         FeatureUnion(
             [("a", pre.StandardScaler()), ("b", decomposition.PCA(2)), ("c", "passthrough"), ("d", "drop")],
