@@ -59,6 +59,7 @@ MIXED = pd.DataFrame(
         "flag": [True, False, True, True, False, False, True, True] * 4,
     }
 )
+MIXED["text"] = MIXED["text"].astype(object)
 OTHER = pd.DataFrame(
     {
         "text": ["x", "q", "ż", ""],
