@@ -54,7 +54,7 @@ def _pulled(step: Any, made: Any, width: int) -> Any:
         return _pulled_columns(step, made, width)
     if hasattr(step, "statistics_") and made.shape[1] >= width:
         return made[:, :width]
-    if not hasattr(step, "inverse_transform"):
+    if not hasattr(step, "inverse_transform") or hasattr(step, "vocabulary_"):  # the inverse of text is lists of words
         return None
     try:
         found = step.inverse_transform(made.astype("float64"))

@@ -9,8 +9,8 @@ from typing import Any
 
 from packager.exporters._sklearn import writes
 from packager.exporters._sklearn.builder import Builder, Frame, Value
+from packager.exporters._sklearn.kernels import pairwise
 from packager.exporters._sklearn.numeric import cosine, matrix_and_wide
-from packager.exporters._sklearn.pairwise import kernel
 
 _INTERVALS = {1: 0.8, 2: 0.5, 3: 0.4}  # of AdditiveChi2Sampler, by its steps
 
@@ -19,7 +19,7 @@ _INTERVALS = {1: 0.8, 2: 0.5, 3: 0.4}  # of AdditiveChi2Sampler, by its steps
 def project_on_landmarks(builder: Builder, model: Any, frame: Frame) -> Value:
     own, given = matrix_and_wide(builder, frame)
     parameters = {**(model.kernel_params or {}), **_stated(model)}
-    between = kernel(builder, model, given, model.components_, model.kernel, parameters)
+    between = pairwise(builder, model, given, model.components_, model.kernel, parameters)
     return builder.cast(builder.matmul(between, model.normalization_.T), own.dtype)
 
 

@@ -231,17 +231,6 @@ class Builder:
         made = self.node("Gather", [self.constant(array, kind), flat], axis=0)
         return Value(made, kind, array.shape[1])
 
-    def look_up_each(self, table: Any, places: Value) -> Value:
-        """Return for every place (int64) its element of a constant list of numbers."""
-        array = self._numpy.asarray(table)
-        made = self.node("Gather", [self.constant(array), places.name], axis=0)
-        return Value(made, array.dtype.name, places.width)
-
-    def smallest(self, value: Value, count: int) -> tuple[Value, Value]:
-        """Return the `count` smallest numbers of every row in ascending order, and their places."""
-        made = self.node("TopK", [value.name, self.constant([count], "int64")], outputs=2, axis=1, largest=0)
-        return Value(made, value.dtype, count), Value(f"{made}:1", "int64", count)
-
     def spread(self, like: Value, row: Any, dtype: str = "float64") -> Value:
         """Return one constant row for every row of `like`."""
         array = self._numpy.asarray(row).reshape(1, -1)

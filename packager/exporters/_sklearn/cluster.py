@@ -68,16 +68,3 @@ def distances_from_subclusters(builder: Builder, model: Any, frame: Frame) -> Va
 
 def _euclidean(builder: Builder, value: Value, centres: Any) -> Value:
     return builder.unary("Sqrt", squared_distances(builder, value, centres))
-
-
-@writes("transform", "FeatureAgglomeration")
-def pool_features(builder: Builder, model: Any, frame: Frame) -> Value:
-    """Pool the columns of each cluster by mean, max or min."""
-    numpy = importlib.import_module("numpy")
-    kind = {"mean": "ReduceMean", "amax": "ReduceMax", "amin": "ReduceMin", "max": "ReduceMax", "min": "ReduceMin"}
-    name = getattr(model.pooling_func, "__name__", "")
-    if name not in kind:
-        refuse(model, "pools with a function without an ONNX form here", hint="pool with numpy's mean, max or min")
-    given = numbers(builder, frame)
-    labels = [numpy.flatnonzero(model.labels_ == label).tolist() for label in numpy.unique(model.labels_)]
-    return builder.concat([builder.reduce(kind[name], builder.take(given, own)) for own in labels])

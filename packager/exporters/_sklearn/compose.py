@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from packager.exporters._sklearn import emit, emit_frame, names_of, refuse, writes
-from packager.exporters._sklearn.builder import Builder, Frame, Value
+from packager.exporters._sklearn.builder import FLOATS, Builder, Frame, Value
 
 _METHODS = ("predict", "predict_proba", "decision_function", "score_samples", "transform")
 
@@ -79,7 +79,8 @@ def _side_by_side(builder: Builder, model: Any, made: Sequence[Frame], given: Fr
     names = names_of(model, given.names)
     if any(block.dtype == "string" for block in blocks) or names:
         return Frame(blocks, names)
-    return Frame((builder.matrix(Frame(blocks)),))
+    whole = "int64" if {block.dtype for block in blocks}.isdisjoint(FLOATS) else None
+    return Frame((builder.matrix(Frame(blocks), whole),))
 
 
 @writes("transform", "FeatureUnion")

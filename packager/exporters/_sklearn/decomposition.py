@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Projections: decompositions, random projections, cross decomposition, discriminants; all are matrix products.
+"""Projections: decompositions, random projections, cross decomposition; all are matrix products.
 
 Products are computed in float64 and rounded once to float32 where the whole matrix is that.
 """
@@ -10,9 +10,10 @@ import importlib
 from typing import Any
 
 from packager.exporters._sklearn import refuse, writes
+from packager.exporters._sklearn.algebra import smallest
 from packager.exporters._sklearn.builder import Builder, Frame, Value
+from packager.exporters._sklearn.kernels import pairwise
 from packager.exporters._sklearn.numeric import bounded, matrix_and_wide
-from packager.exporters._sklearn.pairwise import kernel
 from packager.exporters._sklearn.preprocessing import centred
 
 _THRESHOLD = "use `transform_algorithm='threshold'`, which is a formula"
@@ -38,9 +39,7 @@ def project_on_components(builder: Builder, model: Any, frame: Frame) -> Value:
     return builder.cast(found, own.dtype)
 
 
-@writes(
-    "transform", "TruncatedSVD", "GaussianRandomProjection", "SparseRandomProjection", "NeighborhoodComponentsAnalysis"
-)
+@writes("transform", "TruncatedSVD", "GaussianRandomProjection", "SparseRandomProjection")
 def project(builder: Builder, model: Any, frame: Frame) -> Value:
     own, given = matrix_and_wide(builder, frame)
     return builder.cast(builder.matmul(given, _dense(model.components_).T), own.dtype)
@@ -97,28 +96,11 @@ def project_kernel(builder: Builder, model: Any, frame: Frame) -> Value:
     numpy = importlib.import_module("numpy")
     own, given = matrix_and_wide(builder, frame)
     parameters = {"gamma": getattr(model, "gamma_", model.gamma), "degree": model.degree, "coef0": model.coef0}
-    between = kernel(builder, model, given, model.X_fit_, model.kernel, parameters)
+    between = pairwise(builder, model, given, model.X_fit_, model.kernel, parameters)
     vectors, values = _dense(model.eigenvectors_), _dense(model.eigenvalues_)
     scale = numpy.where(values != 0, 1 / numpy.sqrt(numpy.where(values != 0, values, 1)), 0.0)
     found = builder.matmul(centred(builder, model._centerer, between), vectors * scale)
     return builder.cast(found, own.dtype)
-
-
-@writes("transform", "LinearDiscriminantAnalysis")
-def discriminate(builder: Builder, model: Any, frame: Frame) -> Value:
-    own, given = matrix_and_wide(builder, frame)
-    if model.solver == "lsqr":
-        refuse(model, "has no `transform` with the solver `lsqr`", hint="use `solver='svd'`")
-    given = builder.sub(given, model.xbar_) if model.solver == "svd" else given
-    found = builder.matmul(given, _dense(model.scalings_)[:, : model._max_components])
-    return builder.cast(found, own.dtype)
-
-
-@writes("transform", "BernoulliRBM")
-def excite_hidden_units(builder: Builder, model: Any, frame: Frame) -> Value:
-    own, given = matrix_and_wide(builder, frame)
-    found = builder.add(builder.matmul(given, _dense(model.components_).T), model.intercept_hidden_)
-    return builder.cast(builder.unary("Sigmoid", found), own.dtype)
 
 
 @writes("transform", "CCA", "PLSCanonical", "PLSRegression", "PLSSVD")
@@ -128,12 +110,6 @@ def rotate(builder: Builder, model: Any, frame: Frame) -> Value:
     rotations = model.x_rotations_ if hasattr(model, "x_rotations_") else model.x_weights_
     found = builder.matmul(given, _dense(rotations))
     return found if type(model).__name__ == "PLSSVD" else builder.cast(found, own.dtype)
-
-
-@writes("predict", "CCA", "PLSCanonical", "PLSRegression")
-def predict_by_rotation(builder: Builder, model: Any, frame: Frame) -> Value:
-    given = builder.sub(matrix_and_wide(builder, frame)[1], _dense(model._x_mean))
-    return builder.add(builder.matmul(given, _dense(model.coef_).T), _dense(model.intercept_).reshape(-1))
 
 
 @writes("transform", "FeatureAgglomeration")
@@ -154,6 +130,6 @@ def pool_features(builder: Builder, model: Any, frame: Frame) -> Value:
 
 def _median(builder: Builder, part: Value) -> Value:
     """Return the median of every row; none may be NaN, which scikit-learn refuses here."""
-    ordered, _ = builder.smallest(part, part.width)
+    ordered, _ = smallest(builder, part, part.width)
     middle = builder.take(ordered, [(part.width - 1) // 2, part.width // 2])
     return builder.reduce("ReduceMean", middle)

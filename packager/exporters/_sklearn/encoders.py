@@ -111,7 +111,7 @@ def _indicators(model: Any, column: int, count: int) -> Any:
     numpy = importlib.import_module("numpy")
     mapped, width = _grouped(model, column, count)
     rare = _group_of_rare(model, column)
-    joins = model.handle_unknown in ("infrequent_if_exist", "warn") and rare is not None
+    joins = rare is not None and model.handle_unknown in _joining()
     rows = numpy.vstack([numpy.eye(width)[mapped], numpy.zeros((1, width))])
     if joins:
         rows[count] = rows[rare]
@@ -119,6 +119,12 @@ def _indicators(model: Any, column: int, count: int) -> Any:
     if dropped is not None and dropped[column] is not None:
         rows = numpy.delete(rows, int(dropped[column]), axis=1)
     return rows
+
+
+def _joining() -> tuple[str, ...]:
+    """Return the ways of `handle_unknown` in which an unseen value joins the rare ones, as the library does it."""
+    release = importlib.import_module("sklearn").__version__.split(".")
+    return ("infrequent_if_exist", "warn") if tuple(map(int, release[:2])) >= (1, 8) else ("infrequent_if_exist",)
 
 
 @writes("transform", "OrdinalEncoder")

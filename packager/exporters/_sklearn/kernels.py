@@ -13,7 +13,9 @@ from packager.exporters._sklearn.algebra import (
     pick,
     power,
     products,
+    square,
     squared_distances,
+    total,
 )
 from packager.exporters._sklearn.builder import Builder, Frame, Value
 from packager.exporters._sklearn.labels import label_of_largest
@@ -27,8 +29,8 @@ def pairwise(
     """Return what `pairwise_kernels(X, points, metric=name, filter_params=True, …)` computes."""
     gamma = parameters.get("gamma")
     gamma = 1.0 / value.width if gamma is None else float(gamma)
-    if name == "linear":
-        return products(builder, value, points)
+    if name in ("linear", "precomputed"):
+        return products(builder, value, points) if name == "linear" else value
     if name in ("poly", "polynomial", "sigmoid"):
         base = builder.add(builder.mul(products(builder, value, points), gamma), float(parameters.get("coef0", 1)))
         return builder.unary("Tanh", base) if name == "sigmoid" else _raised(builder, base, parameters.get("degree", 3))
@@ -39,8 +41,25 @@ def pairwise(
         return builder.unary("Exp", builder.mul(far, -gamma))
     if name == "cosine":
         return builder.sub(1.0, distances(builder, owner, value, points, "cosine").raised)
+    if name in ("chi2", "additive_chi2"):
+        found = _chi_squared(builder, value, points)
+        gamma = float(parameters.get("gamma", 1.0))
+        return found if name == "additive_chi2" else builder.unary("Exp", builder.mul(found, gamma))
     what = f"the kernel `{name}`" if isinstance(name, str) else "a kernel of its own"
     return refuse(owner, f"uses {what}, which has no ONNX form here", hint="use a linear, poly, rbf or other kernel")
+
+
+def _chi_squared(builder: Builder, value: Value, points: Any) -> Value:
+    """Return minus the sum of (x - y)² / (x + y); features that both lack add nothing."""
+    numpy = importlib.import_module("numpy")
+    rows = numpy.asarray(points, dtype="float64")
+    parts = []
+    for feature in range(rows.shape[1]):
+        own = builder.take(value, [feature])
+        away, both = builder.sub(own, rows[:, feature]), builder.add(own, rows[:, feature])
+        share = builder.div(square(builder, away), both)
+        parts.append(builder.where(builder.binary("Equal", both, 0.0), 0.0, share))
+    return builder.unary("Neg", total(builder, parts))
 
 
 def _raised(builder: Builder, value: Value, degree: Any) -> Value:

@@ -4,12 +4,10 @@
 from __future__ import annotations
 
 import importlib
-import math
 from typing import Any
 
+from packager.exporters._sklearn.algebra import count_not_above
 from packager.exporters._sklearn.builder import Builder, Value
-
-_STEP = 64  # edges that are compared at once; longer lists are searched in two steps
 
 # Wichura, AS 241 (1988), PPND16: numerators and denominators around the middle and in the tail, ascending powers.
 _MIDDLE = (
@@ -72,10 +70,7 @@ def polynomial(builder: Builder, value: Value, ascending: tuple[float, ...]) -> 
 
 
 def normal_quantile(builder: Builder, share: Value) -> Value:
-    """Compute the quantile of the normal distribution for shares in [1e-10, 1 - 1e-10]; NaN stays.
-
-    Reciprocals of what lies nearer to 0 or 1 are the caller's to clip.
-    """
+    """Compute the quantile of the normal distribution, for shares from 1e-10 to 1 - 1e-10; NaN stays."""
     away = builder.sub(share, 0.5)
     inside = builder.sub(0.180625, builder.mul(away, away))
     middle = builder.mul(away, _ratio(builder, inside, _MIDDLE))
@@ -90,27 +85,9 @@ def _ratio(builder: Builder, value: Value, parts: tuple[tuple[float, ...], tuple
     return builder.div(*(polynomial(builder, value, part) for part in parts))
 
 
-def place_among(builder: Builder, column: Value, edges: Any, side: str = "right") -> Value:
-    """Return what `numpy.searchsorted(edges, column, side)` does, as int64; for NaN 0."""
-    numpy = importlib.import_module("numpy")
-    sorted_edges = numpy.asarray(edges, dtype="float64").reshape(-1)
-    column = builder.cast(column, "float64")
-    if len(sorted_edges) <= _STEP:
-        return _count(builder, column, sorted_edges, side)
-    size = math.isqrt(len(sorted_edges) - 1) + 1
-    blocks = numpy.full((-(-len(sorted_edges) // size), size), numpy.nan)
-    blocks.reshape(-1)[: len(sorted_edges)] = sorted_edges
-    block = _count(builder, column, blocks[1:, 0], side)
-    inside = _count(builder, column, builder.look_up(blocks, block), side)
-    return builder.add(builder.mul(block, size), inside)
-
-
-def _count(builder: Builder, column: Value, edges: Any, side: str) -> Value:
-    """Count the edges at or below (`right`), or below (`left`), every value."""
-    if not isinstance(edges, Value) and not len(edges):
-        return builder.spread(column, [0], "int64")
-    passed = builder.binary("GreaterOrEqual" if side == "right" else "Greater", column, edges)
-    return builder.reduce("ReduceSum", builder.cast(passed, "int64"))
+def place_among(builder: Builder, column: Value, edges: Any) -> Value:
+    """Return what `numpy.searchsorted(edges, column, side="right")` does, as int64; any place for NaN."""
+    return count_not_above(builder, builder.cast(column, "float64"), edges)
 
 
 def interpolated(builder: Builder, column: Value, at: Any, values: Any) -> Value:
@@ -124,7 +101,8 @@ def interpolated(builder: Builder, column: Value, at: Any, values: Any) -> Value
     last = len(at) - 1
     table = numpy.column_stack([at[:last], values[:last], numpy.nan_to_num(slopes)])
     table = numpy.vstack([table, [at[last], values[last], 0.0]])
-    row = builder.look_up(table, builder.binary("Max", builder.sub(place_among(builder, column, at), 1), 0))
+    place = builder.binary("Max", builder.sub(place_among(builder, column, at), 1), 0)
+    row = builder.look_up(table, place)
     start, base, slope = (builder.take(row, [index]) for index in range(3))
     found = builder.add(builder.mul(slope, builder.sub(column, start)), base)
     found = builder.where(builder.binary("Less", column, at[0]), float(values[0]), found)

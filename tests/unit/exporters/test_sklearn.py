@@ -32,7 +32,6 @@ from sklearn.svm import LinearSVC
 from sklearn.tree import DecisionTreeClassifier
 
 from packager.errors import PackagerError, StepError
-from packager.exporters import _text
 from packager.steps import export
 from tests import tables
 from tests.unit.exporters.conftest import detected, opened
@@ -141,34 +140,6 @@ def test_what_the_source_refuses_is_not_measured(save: Save) -> None:
     lenient = opened(save(pipeline(LOGISTIC).fit(TABLE, LABELS)))
     assert any("unseen" in value for value in lenient.samples()["city"].reshape(-1))
     assert {"", "İstanbul KADİR"} <= set(lenient.samples()["text"].reshape(-1))
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ({"strip_accents": "unicode"}, "no operator removes accents"),
-        ({"analyzer": "char_wb"}, "joins runs of white space"),
-        ({"analyzer": "char"}, "joins runs of white space"),
-        ({"token_pattern": r"\b[a-z]+\b"}, "no proven form"),
-        ({"token_pattern": r"\w+(?:-\w+)?"}, "no proven form"),
-        ({"stop_words": ["alpha"], "ngram_range": (1, 2)}, "removes stop words before"),
-        ({"tokenizer": str.split, "token_pattern": None}, "a `tokenizer` of its own"),
-    ],
-)
-def test_a_vectoriser_that_cannot_match_is_refused_with_the_reason(options: Any, words: str, tmp_path: Path) -> None:
-    model = pipeline(LOGISTIC, **options).fit(TABLE, LABELS)
-    (text,) = _text.vectorizers(model)
-    with pytest.raises(StepError, match=words) as caught:
-        _text.prepare(text)
-    assert caught.value.hint
-
-
-def test_a_vocabulary_with_a_final_sigma_is_refused() -> None:
-    text = TfidfVectorizer().fit(["οδος ΟΔΟΣ"])
-    with pytest.raises(StepError, match="final `Σ`"):
-        _text.prepare(text)
-    text = TfidfVectorizer(lowercase=False).fit(["οδος ΟΔΟΣ"])
-    assert _text.prepare(text)["locale"] == "C.UTF-8"
 
 
 def test_a_pickle_says_that_it_runs_code(save: Save, tmp_path: Path) -> None:

@@ -59,6 +59,7 @@ MIXED = pd.DataFrame(
         "flag": [True, False, True, True, False, False, True, True] * 4,
     }
 )
+MIXED["text"] = MIXED["text"].astype(object)
 OTHER = pd.DataFrame(
     {
         "text": ["x", "q", "ż", ""],
@@ -339,6 +340,34 @@ CASES: dict[str, Callable[[], Case]] = {
         ).fit(MIXED),
         OTHER,
     ),
+    "ColumnTransformer of ints": lambda: (
+        make_pipeline(
+            ColumnTransformer([("kept", "passthrough", ["whole", "flag"])]), pre.OneHotEncoder(handle_unknown="ignore"),
+        ).fit(MIXED),
+        OTHER,
+    ),
+    "ColumnTransformer of text and ints": lambda: (
+        make_pipeline(
+            ColumnTransformer([("kept", "passthrough", ["text", "whole"])]), pre.OneHotEncoder(handle_unknown="ignore"),
+        ).fit(MIXED),
+        OTHER,
+    ),
+    "ColumnTransformer by mask, slice and place": lambda: (
+        ColumnTransformer(
+            [("a", pre.StandardScaler(), [False, True, True, False]), ("b", pre.MaxAbsScaler(), slice("whole", "part")),
+             ("c", pre.RobustScaler(), [-2])],
+        ).fit(MIXED),
+        OTHER,
+    ),
+    "ColumnTransformer behind an imputer": lambda: (
+        make_pipeline(
+            impute.SimpleImputer(strategy="most_frequent"),
+            ColumnTransformer(
+                [("n", pre.StandardScaler(), ["part", "whole"]), ("c", pre.OneHotEncoder(sparse_output=False), ["text", "flag"])],
+            ),
+        ).set_output(transform="pandas").fit(MIXED),
+        MIXED,
+    ),
     "FeatureUnion": lambda: (
         FeatureUnion(
             [("a", pre.StandardScaler()), ("b", decomposition.PCA(2)), ("c", "passthrough"), ("d", "drop")],
@@ -378,12 +407,13 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "FunctionTransformer": (lambda: pre.FunctionTransformer(np.cumsum), "calls `cumsum`"),
     "FunctionTransformer with arguments": (lambda: pre.FunctionTransformer(np.log, kw_args={"where": 1}), "kw_args"),
     "SparseCoder": (lambda: decomposition.SparseCoder(X[:4]), "an optimisation per row"),
-    "KernelPCA": (lambda: decomposition.KernelPCA(2, kernel=lambda a, b: a @ b).fit(X), "the kernel `<lambda>`"),
+    "KernelPCA": (lambda: decomposition.KernelPCA(2, kernel=lambda a, b: a @ b).fit(X), "a kernel of its own"),
     "FeatureAgglomeration": (
         lambda: cluster.FeatureAgglomeration(pooling_func=lambda a, axis: a.max(axis)).fit(X), "pools with `<lambda>`",
     ),
     "IterativeImputer": (lambda: impute.IterativeImputer(sample_posterior=True).fit(HOLES_FIT), "at random"),
     "KNNImputer": (lambda: impute.KNNImputer(weights=lambda away: away).fit(HOLES_FIT), "a function of its own"),
+    "KNNImputer of a grid": (lambda: impute.KNNImputer().fit(np.where(HOLES_FIT > 0, 1, HOLES_FIT // 1e9)), "equally near"),
     "SelectKBest": (lambda: feature_selection.SelectKBest(k=0).fit(X, Y), "keeps no column"),
     "OneHotEncoder": (lambda: pre.OneHotEncoder().fit(TEXT.repeat(5, axis=1)), "has text for categories"),
 }  # fmt: skip
