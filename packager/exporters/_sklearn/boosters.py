@@ -7,7 +7,7 @@ from typing import Any
 
 from packager.exporters._sklearn import both_sides, emit, place_above, place_of_largest, refuse, write_labels, writes
 from packager.exporters._sklearn.builder import Builder, Frame, Value
-from packager.exporters._trees import lightgbm, xgboost
+from packager.exporters._trees import catboost, lightgbm, xgboost
 
 
 @writes("predict", "LGBMRegressor", "LGBMRanker")
@@ -64,3 +64,40 @@ def xgboost_label(builder: Builder, model: Any, frame: Frame) -> Value:
     several = len(xgboost.read(model.get_booster()).ensemble.base) > 1
     said = found if several else builder.take(found, [1])
     return place_above(builder, said, 0.5)
+
+
+# -- CatBoost
+
+
+def _formula(builder: Builder, model: Any, frame: Frame) -> tuple[catboost.Model, Value]:
+    """Write the raw values of a model, once; a step of a pipeline has no example that names categories of text."""
+
+    def write() -> tuple[catboost.Model, Value]:
+        found = catboost.read(model)
+        return found, catboost.write_raw(builder, found, catboost.categories(found, {}), frame)
+
+    made: tuple[catboost.Model, Value] = builder.remember((id(model), "formula", frame), write)
+    return made
+
+
+@writes("predict", "CatBoostRegressor", "CatBoostRanker")
+def catboost_number(builder: Builder, model: Any, frame: Frame) -> Value:
+    found, raw = _formula(builder, model, frame)
+    return catboost.write_number(builder, found, raw) if type(model).__name__ == "CatBoostRegressor" else raw
+
+
+@writes("predict_proba", "CatBoostClassifier")
+def catboost_probabilities(builder: Builder, model: Any, frame: Frame) -> Value:
+    """Write the probability of every class or label; of two classes the formula only has the second."""
+    found, raw = _formula(builder, model, frame)
+    scores = catboost.write_probabilities(builder, found, raw)
+    return both_sides(builder, scores) if raw.width == 1 and found.loss not in catboost.SEVERAL else scores
+
+
+@writes("predict", "CatBoostClassifier")
+def catboost_label(builder: Builder, model: Any, frame: Frame) -> Value:
+    found, raw = _formula(builder, model, frame)
+    if found.loss in catboost.SEVERAL:
+        return place_above(builder, raw)
+    place = place_of_largest(builder, raw) if raw.width > 1 else place_above(builder, raw, catboost.border(model))
+    return write_labels(builder, model.classes_, place)
