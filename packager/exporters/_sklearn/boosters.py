@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from packager.exporters import _text
 from packager.exporters._sklearn import both_sides, emit, place_above, place_of_largest, refuse, write_labels, writes
 from packager.exporters._sklearn.builder import Builder, Frame, Value
 from packager.exporters._trees import catboost, lightgbm, xgboost
@@ -33,6 +36,46 @@ def lightgbm_scores(builder: Builder, model: Any, frame: Frame) -> Value:
 def lightgbm_label(builder: Builder, model: Any, frame: Frame) -> Value:
     scores = emit(builder, model, "predict_proba", frame)
     return write_labels(builder, model.classes_, place_of_largest(builder, scores))
+
+
+def category_columns(model: Any) -> dict[str, list[Any]]:
+    """Return the columns of a data frame that boosters inside an estimator know as categories, and those they know."""
+    found: dict[str, list[Any]] = {}
+    for part in _boosters(model):
+        package = type(part).__module__.partition(".")[0]
+        if package == "lightgbm":
+            own: Any = lightgbm.read(part.booster_)
+            names = part.booster_.feature_name()
+        else:
+            own = xgboost.read(part.get_booster())
+            names = own.names
+        found |= {str(names[place]): list(known) for place, known in own.categories.items()}
+    return found
+
+
+def known_categories(model: Any, feeds: Mapping[str, Any]) -> dict[str, Any]:
+    """Return rows without the categories that XGBoost does not know: it takes them for the next larger one it does."""
+    numpy = importlib.import_module("numpy")
+    found = dict(feeds)
+    if not any(type(part).__module__.startswith("xgboost") for part in _boosters(model)):
+        return found
+    for name, known in category_columns(model).items():
+        if name in found:
+            values = numpy.array(known, found[name].dtype)
+            other = ~numpy.isin(found[name], values)
+            found[name] = found[name].copy()
+            found[name][other] = numpy.resize(values, int(other.sum()))
+    return found
+
+
+def _boosters(model: Any) -> Iterator[Any]:
+    """Yield the fitted boosters of LightGBM and XGBoost inside an estimator, those of calibrations included."""
+    for part in _text.parts(model):
+        for inner in getattr(part, "calibrated_classifiers_", ()):
+            yield from _boosters(inner.estimator)
+        fitted = getattr(part, "__sklearn_is_fitted__", lambda: False)
+        if type(part).__module__.partition(".")[0] in ("lightgbm", "xgboost") and fitted():
+            yield part
 
 
 # -- XGBoost
