@@ -135,7 +135,8 @@ class Traced:
 
     def exact(self) -> Callable[[Feeds], Arrays]:
         """Open the module in float64."""
-        module = _precision.doubled_module(torch(), self.module)
+        with quiet():
+            module = _precision.doubled_module(torch(), self.module)
         return lambda feeds: self._answer(module, _precision.doubled_feeds(feeds))
 
     def work(self) -> Callable[[Mapping[str, int]], float | None] | None:
