@@ -14,6 +14,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +138,7 @@ class Traced:
         """Open the module in float64."""
         with quiet():
             module = _precision.doubled_module(torch(), self.module)
-        return lambda feeds: self._answer(module, _precision.doubled_feeds(feeds))
+        return lambda feeds: _precision.run_doubled(torch(), partial(self._answer, module), feeds)
 
     def work(self) -> Callable[[Mapping[str, int]], float | None] | None:
         """Return what counts the operations of one run; nothing counts those of recurrent layers."""

@@ -11,6 +11,7 @@ import importlib
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +110,7 @@ class Program:
         """Open the program in float64."""
         with _torch.quiet():
             module = _precision.doubled_program(_torch.torch(), self.program)
-        return lambda feeds: self._answer(module, _precision.doubled_feeds(feeds))
+        return lambda feeds: _precision.run_doubled(_torch.torch(), partial(self._answer, module), feeds)
 
     def work(self) -> Callable[[Mapping[str, int]], float | None] | None:
         """Return what counts the operations of one run; nothing counts those of recurrent layers."""

@@ -274,7 +274,7 @@ SHAPES: dict[str, Shape] = {
             -1,
         ),
         floats(3, 8),
-    ),  # fmt: skip
+    ),
     "prelu and friends": Shape(lambda: nn.Sequential(nn.Linear(8, 8), nn.PReLU(8), nn.LeakyReLU(0.2)), floats(3, 8)),
     "fourier": of(lambda m, x: torch.fft.rfft(x).abs(), floats(3, 16)),
     "stft": of(
