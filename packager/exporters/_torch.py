@@ -195,7 +195,20 @@ def output_names(program: Any, wished: Sequence[str], inputs: Sequence[str]) -> 
     for argument in given:
         if argument not in tensors and getattr(argument, "value", argument) is not None:
             raise StepError("the model returns something that is not a tensor", hint="return tensors only, or None")
+    _refuse_complex(program)
     return named_outputs(len(tensors), wished, inputs)
+
+
+def _refuse_complex(program: Any) -> None:
+    """Raise StepError for inputs or outputs of complex numbers, which ONNX has tensors for and no operators."""
+    signature = program.graph_signature
+    ports = {*signature.user_inputs, *signature.user_outputs}
+    values = {node.name: node.meta.get("val") for node in program.graph.nodes}
+    if any(getattr(values.get(name), "is_complex", bool)() for name in ports if isinstance(name, str)):
+        raise StepError(
+            "the model takes or returns complex numbers, which no runtime serves",
+            hint="take and return real numbers: `torch.view_as_real` and `torch.view_as_complex` inside the model",
+        )
 
 
 def named_outputs(count: int, wished: Sequence[str], inputs: Sequence[str]) -> list[str]:

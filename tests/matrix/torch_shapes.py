@@ -238,7 +238,7 @@ SHAPES: dict[str, Shape] = {
     ),
     "cumulative sum": of(lambda m, x: (x.cumsum(1), x.flip(1).cumsum(-1)), floats(3, 7)),
     "cumulative product": of(lambda m, x: x.cumprod(1), floats(3, 7)),
-    "top k": of(lambda m, x: x.topk(3, dim=1), floats(3, 9)),
+    "top k": of(lambda m, x: tuple(x.topk(3, dim=1)), floats(3, 9)),
     "sort": of(lambda m, x: x.sort(dim=1, descending=True)[0], floats(3, 9)),
     "argmax": of(lambda m, x: m.out(x).argmax(-1), floats(3, 9), out=lambda: nn.Linear(9, 5)),
     "where and masks": of(
