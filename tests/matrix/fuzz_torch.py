@@ -7,7 +7,6 @@ row of JSON each to FILE. The same seed is the same module.
 
 from __future__ import annotations
 
-import json
 import sys
 import tempfile
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from torch import nn
 
 from tests.matrix import shape_verdicts
 from tests.matrix.torch_shapes import AUTO, Shape
+from tests.matrix.verdicts import Row
 
 Step = tuple[str, nn.Module | None, Callable[..., torch.Tensor]]  # a name, its part, and what it computes
 Made = tuple[Step, tuple[int, ...]]  # with the shape it leaves, without the batch
@@ -212,26 +212,26 @@ def chain(seed: int) -> tuple[Shape, str]:
     return Shape(lambda: Chain(steps, taps), lambda: (given,), free), ", ".join(name for name, _, _ in steps)
 
 
-def judged(seed: int, folder: Path) -> shape_verdicts.Verdict:
+def judged(seed: int, folder: Path) -> Row:
     """Return what becomes of the module of a seed."""
     shape, names = chain(seed)
     (folder / "source").mkdir(parents=True)
     shape.save(folder / "source", seed)
-    return shape_verdicts.judged("fuzz", f"{seed}: {names}", folder / "source", folder / "out", dynamic={"batch": [1, 7]})
+    return shape_verdicts.judged(
+        "fuzz", f"{seed}: {names}", folder / "source", folder / "out", dynamic={"batch": [1, 7]}
+    )
 
 
-def main(start: int, count: int, file: str = "") -> None:
+def main(start: int, count: int, file: str = "/dev/stdout") -> None:
     """Judge modules and write their rows."""
     for seed in range(start, start + count):
         with tempfile.TemporaryDirectory() as folder:
             try:
-                row = json.dumps(judged(seed, Path(folder)).to_json())
+                row = judged(seed, Path(folder))
             except Exception as error:  # a module that torch itself does not capture is not judged
-                row = json.dumps(
-                    {"family": "fuzz", "model": str(seed), "verdict": "not captured", "reason": repr(error)[:300]}
-                )
-        with open(file or "/dev/stdout", "a") as sink:
-            sink.write(row + "\n")
+                row = Row("fuzz", str(seed), "not captured", reason=repr(error)[:300])
+        with open(file, "a") as sink:
+            sink.write(f"{row.line()}\n")
 
 
 if __name__ == "__main__":
