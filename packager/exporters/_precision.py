@@ -9,6 +9,7 @@ rounding. A target may still be promised as fp16.
 from __future__ import annotations
 
 import copy
+import importlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, TypeAlias
@@ -84,6 +85,16 @@ def run_doubled(lib: Any, run: Callable[[Feeds], Arrays], feeds: Feeds) -> Array
         )
     finally:
         lib.set_default_dtype(before)
+
+
+def gaps(exact: Callable[[Feeds], Arrays], feeds: Feeds, output: int, got: Any) -> Any:
+    """Return 0 where the doubled module gives a place or label that `got` has, else infinity: rounding chose it."""
+    numpy = importlib.import_module("numpy")
+    try:
+        wanted = exact(feeds)[output]
+    except Exception:  # a module that insists on float32 cannot be asked
+        return None
+    return numpy.where(wanted == got, 0.0, numpy.inf) if wanted.shape == got.shape else None
 
 
 def _recast_calls(lib: Any, module: Any, recast: Recast) -> None:

@@ -140,6 +140,10 @@ class Traced:
             module = _precision.doubled_module(torch(), self.module)
         return lambda feeds: _precision.run_doubled(torch(), partial(self._answer, module), feeds)
 
+    def gaps(self, feeds: Feeds, output: int, expected: Any, got: Any) -> Any:
+        """Say of places and labels whether the source was undecided, as `exporters.gaps_of` asks."""
+        return None if expected.dtype.kind == "f" else _precision.gaps(self.exact(), feeds, output, got)
+
     def work(self) -> Callable[[Mapping[str, int]], float | None] | None:
         """Return what counts the operations of one run; nothing counts those of recurrent layers."""
         if any(isinstance(part, torch().nn.RNNBase) for part in self.module.modules()):

@@ -112,6 +112,10 @@ class Program:
             module = _precision.doubled_program(_torch.torch(), self.program)
         return lambda feeds: _precision.run_doubled(_torch.torch(), partial(self._answer, module), feeds)
 
+    def gaps(self, feeds: Feeds, output: int, expected: Any, got: Any) -> Any:
+        """Say of places and labels whether the source was undecided, as `exporters.gaps_of` asks."""
+        return None if expected.dtype.kind == "f" else _precision.gaps(self.exact(), feeds, output, got)
+
     def work(self) -> Callable[[Mapping[str, int]], float | None] | None:
         """Return what counts the operations of one run; nothing counts those of recurrent layers."""
         if any(re.match(r"aten\.(lstm|gru|rnn_)", str(node.target)) for node in self.program.graph.nodes):

@@ -107,3 +107,14 @@ def test_attention_that_sees_nothing_answers_as_torch_does(tmp_path: Path) -> No
     (got,) = onnxruntime.InferenceSession(model.to_onnx(18).SerializeToString()).run(None, feeds)
     assert np.isfinite(got).all()
     np.testing.assert_allclose(got, model.run(feeds)[0], atol=1e-5)
+
+
+def test_a_place_that_rounding_chose_is_no_difference(tmp_path: Path) -> None:
+    factors = torch.tensor([1.0, 1.0 + 1e-7, 0.5])
+    module = Do(lambda m, x, y: ((x[:, :1] * 1e3 + 1e4 * factors).argmax(1), y))
+    model = source(tmp_path, module, torch.randn(3, 5), torch.ones(3))
+    names = [port.name for port in model.interface.inputs]
+    feeds = dict(zip(names, (np.full((2, 5), 1e5, "float32"), np.ones(2, "float32")), strict=True))
+    expected = model.run(feeds)[0]
+    assert expected.tolist() == [0, 0]  # in float32 the first two are equal
+    assert exporters.gaps_of(model, feeds, 0, expected, np.array([1, 2])).tolist() == [0, np.inf]
