@@ -9,11 +9,12 @@ rounding. A target may still be promised as fp16.
 from __future__ import annotations
 
 import copy
+import importlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, TypeAlias
 
-from packager.exporters import Feeds, Port, Wishes
+from packager.exporters import Arrays, Feeds, Port, Wishes
 
 HALVES = ("bfloat16", "float16")
 
@@ -74,9 +75,26 @@ def doubled_program(lib: Any, program: Any) -> Any:
     return module._apply(recast)
 
 
-def doubled_feeds(feeds: Feeds) -> Feeds:
-    """Return the inputs with float32 as float64."""
-    return {name: array.astype("float64") if array.dtype == "float32" else array for name, array in feeds.items()}
+def run_doubled(lib: Any, run: Callable[[Feeds], Arrays], feeds: Feeds) -> Arrays:
+    """Run a doubled module: float32 inputs are float64, and so is what integers become by themselves."""
+    before = lib.get_default_dtype()
+    lib.set_default_dtype(lib.float64)
+    try:
+        return run(
+            {name: array.astype("float64") if array.dtype == "float32" else array for name, array in feeds.items()}
+        )
+    finally:
+        lib.set_default_dtype(before)
+
+
+def gaps(exact: Callable[[Feeds], Arrays], feeds: Feeds, output: int, got: Any) -> Any:
+    """Return 0 where the doubled module gives a place or label that `got` has, else infinity: rounding chose it."""
+    numpy = importlib.import_module("numpy")
+    try:
+        wanted = exact(feeds)[output]
+    except Exception:  # a module that insists on float32 cannot be asked
+        return None
+    return numpy.where(wanted == got, 0.0, numpy.inf) if wanted.shape == got.shape else None
 
 
 def _recast_calls(lib: Any, module: Any, recast: Recast) -> None:
