@@ -8,6 +8,7 @@ and the one through a directory needs a process of its own.
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -36,6 +37,8 @@ def library() -> Any:
         found = importlib.import_module("tensorflow")
     except ImportError:
         raise MissingToolError("tensorflow", EXTRA) from None
+    for name in ("tensorflow", "tf2onnx", "absl"):  # what matters of their words is in the errors
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     found.config.threading.set_intra_op_parallelism_threads(1)
     found.config.threading.set_inter_op_parallelism_threads(1)
     return found
