@@ -37,7 +37,7 @@ def judged(titles: tuple[str, ...], code: Path) -> list[Row]:
     program = of_environment(python_with(*TENSORFLOW).parent.parent, code)
     variables = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     variables["PYTHONPATH"] = os.pathsep.join((program.code, str(ROOT)))
-    done = subprocess.run([program.program, "-m", "tests.matrix.keras_verdicts", *titles], capture_output=True, text=True,
+    done = subprocess.run([program.program, "-P", "-m", "tests.matrix.keras_verdicts", *titles], capture_output=True, text=True,
                           env=variables, cwd=ROOT, check=False)  # fmt: skip
     rows = [
         Row(**json.loads(line.removeprefix("ROW "))) for line in done.stdout.splitlines() if line.startswith("ROW ")
