@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from packager.errors import MissingToolError, StepError
+from packager.exporters import _causes, _renamed
 
 
 def load(source: Path, payload: str) -> Any:
@@ -20,12 +21,15 @@ def load(source: Path, payload: str) -> Any:
     except ImportError:
         raise MissingToolError("joblib", "sklearn") from None
     try:
-        return joblib.load(source / payload)
+        with _renamed.known():
+            return joblib.load(source / payload)
     except ModuleNotFoundError as error:
         raise StepError(
             f"`{payload}` needs the module `{error.name}`, which the source does not hold",
             hint="log the model with `code_paths`, or in a form that is data (skops)",
         ) from error
     except Exception as error:  # unpickling runs foreign code: anything can come out
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise StepError(f"`{payload}` cannot be opened: {type(error).__name__}: {first:.300}") from error
+        raise StepError(
+            f"`{payload}` cannot be opened: {_causes.cause(error)}",
+            hint="its libraries may have to be of the versions that made it (`toolchain: locked`)",
+        ) from error
