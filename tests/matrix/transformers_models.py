@@ -149,6 +149,8 @@ def _shorten(table: dict[str, Any], layers: int) -> None:
     """Shorten what is listed per layer, and give images the side that all of these models take."""
     if isinstance(table.get("depths"), list):
         table["depths"] = [1] * len(table["depths"])
+        if isinstance(table.get("window_size"), int):
+            table["window_size"] = 2  # of the smallest stage: images are that small
     for key in ("layer_types", "mlp_layer_types", "layers_block_type", "attention_types"):
         if isinstance(table.get(key), list) and len(table[key]) > layers:
             kinds = list(dict.fromkeys(map(str, table[key])))
