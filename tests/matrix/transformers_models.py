@@ -126,13 +126,15 @@ def _own_backbone(levels: int) -> dict[str, Any]:
 def _layers(table: dict[str, Any]) -> int:
     """Return how many layers there must be: as many as a head reads, and then those are the ones it reads."""
     read = table.get("out_indices") or table.get("backbone_out_indices") or table.get("out_features") or ()
+    if "use_auxiliary_head" in table and len(read) != 4:
+        read = table["out_indices"] = [1, 2, 3, 4]
     layers = max(2, len(read))
     if read and "depths" not in table:
         for key in ("out_features", "stage_names"):
             table.pop(key, None)
-        for key in ("out_indices", "backbone_out_indices"):
+        for key, shift in (("out_indices", 1), ("backbone_out_indices", 0)):
             if table.get(key):
-                table[key] = list(range(layers - len(table[key]), layers))
+                table[key] = list(range(layers - len(table[key]) + shift, layers + shift))
     return layers
 
 

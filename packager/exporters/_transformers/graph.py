@@ -117,21 +117,15 @@ def _variants(described: Inputs, wishes: Wishes) -> Iterator[tuple[Inputs, Inter
         towers = replace(described, ports=[_tower(port) for port in described.ports],
                          spans={**described.spans, IMAGES: (1, 64), TEXTS: (1, 64)})  # fmt: skip
         yield towers, towers.wished(wishes).interface(towers.ports, towers.limits, unfix=_UNFIX)
-    free = {axis for port in described.ports for axis in port.shape if isinstance(axis, str)} - {BATCH, *wishes.dynamic}
+    base = asked.interface(described.ports, described.limits, unfix=_UNFIX)
+    free = set(base.dimensions) - {BATCH, *wishes.dynamic}
     for doubling in range(_DOUBLINGS if free else 1):
-        limits = {**described.limits, **{axis: _raised(described, axis, doubling) for axis in free}}
-        raised = {k: (max(low, limits.get(k, (1, 0))[0]), high) for k, (low, high) in asked.dynamic.items()}
-        interface = replace(asked, dynamic=raised).interface(described.ports, limits, unfix=_UNFIX)
-        if not doubling or free <= set(interface.dimensions):  # a length is never fixed without being asked for
-            yield described, interface
+        lows = {name: low << doubling if name in free else low for name, (low, _) in base.dimensions.items()}
+        if not doubling or all(lows[name] < base.dimensions[name][1] for name in free):
+            lengths = {name: (lows[name], high) for name, (_, high) in base.dimensions.items()}
+            yield described, replace(base, dimensions=lengths)
     if BATCH not in wishes.dynamic:
         yield described, asked.interface(described.ports, {**described.limits, BATCH: (1, 1)}, unfix=_UNFIX)
-
-
-def _raised(described: Inputs, axis: str, doubling: int) -> tuple[int, int]:
-    low, high = described.limits.get(axis, (1, _torch.UNBOUNDED))
-    low = max(low, described.spans.get(axis, (1, 1))[0]) if doubling else low
-    return min(low << doubling, high), high
 
 
 def _tower(port: Port) -> Port:
