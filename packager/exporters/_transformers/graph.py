@@ -13,7 +13,7 @@ from unittest import mock
 
 from packager.errors import StepError
 from packager.exporters import BATCH, Arrays, Feeds, Interface, Port, Wishes, _torch
-from packager.exporters._transformers import compared, inputs
+from packager.exporters._transformers import compared, inputs, opening
 from packager.exporters._transformers.images import HEIGHT
 from packager.exporters._transformers.inputs import Inputs, Subject
 
@@ -64,12 +64,8 @@ class Source(_torch.Traced):
 
 
 def whole(model: Any) -> Answer:
-    """Return the function from the inputs to every tensor of the model's own output, by name; without a cache."""
-    model.config.return_dict = True
-    for config in (model.config, model.config.get_text_config()):
-        if hasattr(config, "use_cache"):
-            config.use_cache = False
-    fixed = {"use_cache": False} if "use_cache" in inspect.signature(model.forward).parameters else {}
+    """Return the function from the inputs to every tensor of the model's own output, by name."""
+    fixed = opening.uncached(model)
     return lambda feeds: _tensors(model(**feeds, **fixed))
 
 
@@ -86,16 +82,15 @@ def _tensors(result: Any) -> dict[str, Any]:
 
 def settle(subjects: Sequence[Subject], wishes: Wishes, answer: Answer) -> Settled:
     """Return the first interface that the model takes at its low end and above. Raises StepError of the likeliest."""
-    failed: list[tuple[Inputs, StepError]] = []
+    failures: list[StepError] = []
     for subject in subjects:
         described = inputs.describe_inputs(subject, wishes.inputs)
         for variant, interface in _variants(described, wishes):
             try:
                 return _observed(interface, answer)
             except StepError as error:
-                failed.append((variant, error))
-    likeliest, refusal = failed[0]
-    raise _unsized(likeliest) or refusal
+                failures.append(_unsized(variant) or error)
+    raise failures[0]
 
 
 def _unsized(described: Inputs) -> StepError | None:
@@ -113,7 +108,7 @@ def _variants(described: Inputs, wishes: Wishes) -> Iterator[tuple[Inputs, Inter
     """Return the interfaces to try: towers apart, as described, from longer low ends on, and one row at a time."""
     asked = described.wished(wishes)
     names = {port.name for port in described.ports}
-    if not wishes.inputs and "input_ids" in names and names & set(_PICTURES):
+    if not wishes.inputs and BATCH not in wishes.dynamic and "input_ids" in names and names & set(_PICTURES):
         towers = replace(described, ports=[_tower(port) for port in described.ports],
                          spans={**described.spans, IMAGES: (1, 64), TEXTS: (1, 64)})  # fmt: skip
         yield towers, towers.wished(wishes).interface(towers.ports, towers.limits, unfix=_UNFIX)

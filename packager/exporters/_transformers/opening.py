@@ -90,3 +90,12 @@ def _opened(kind: Any, folder: Path) -> tuple[Any, Sequence[str]]:
         name = kind.__name__
         raise StepError(f"the weights cannot be opened as `{name}`: {type(error).__name__}: {first:.300}") from error
     return model, list(report["missing_keys"])
+
+
+def uncached(model: Any) -> dict[str, bool]:
+    """Have the model return what it computed by name and keep nothing of it; return what `forward` is told besides."""
+    model.config.return_dict = True
+    for config in (model.config, model.config.get_text_config()):
+        if hasattr(config, "use_cache"):
+            config.use_cache = False
+    return {"use_cache": False} if "use_cache" in inspect.signature(model.forward).parameters else {}
