@@ -13,7 +13,7 @@ from unittest import mock
 
 from packager.errors import StepError
 from packager.exporters import BATCH, Arrays, Feeds, Interface, Port, Wishes, _torch
-from packager.exporters._transformers import compared, inputs, opening
+from packager.exporters._transformers import compared, inputs, opening, refusing
 from packager.exporters._transformers.images import HEIGHT
 from packager.exporters._transformers.inputs import Inputs, Subject
 
@@ -59,7 +59,8 @@ class Source(_torch.Traced):
         return _torch.example(replace(self.interface, dimensions=above))
 
     def to_onnx(self, opset: int) -> Any:
-        with _traceable(self.module.model):
+        model = self.module.model
+        with refusing.one_graph(type(model).__name__), _traceable(model):
             return _torch.Traced.to_onnx(self, opset)
 
 
@@ -87,7 +88,8 @@ def settle(subjects: Sequence[Subject], wishes: Wishes, answer: Answer) -> Settl
         described = inputs.describe_inputs(subject, wishes.inputs)
         for variant, interface in _variants(described, wishes):
             try:
-                return _observed(interface, answer)
+                with refusing.described(type(subject.model).__name__):
+                    return _observed(interface, answer)
             except StepError as error:
                 failures.append(_unsized(variant) or error)
     raise failures[0]
