@@ -16,12 +16,13 @@ from packager.exporters import BATCH, Arrays, Feeds, Interface, Port, Wishes, _t
 from packager.exporters._transformers import compared, inputs, opening, refusing
 from packager.exporters._transformers.images import HEIGHT
 from packager.exporters._transformers.inputs import Inputs, Subject
+from packager.exporters._transformers.opening import LOG_AS_PT2
 
 Answer: TypeAlias = "Callable[[dict[str, Any]], dict[str, Any]]"
 
 IMAGES, TEXTS = "images", "texts"  # the first axes of two towers, whose rows need not be as many
 _ROWS = (BATCH, IMAGES, TEXTS)
-_UNFIX = "name the axes as `[batch, sequence]`, or leave `inputs` out"
+_UNFIX = "name the free axes in the shapes under `inputs`, such as `[batch, sequence]`"
 _PICTURES = ("pixel_values", "pixel_mask")
 _DOUBLINGS = 8
 
@@ -139,8 +140,10 @@ def _observed(interface: Interface, answer: Answer) -> Settled:
     }
     runs = [(lengths, _run(interface, lengths, answer)) for lengths in (other, low)]
     names = tuple(runs[0][1])
-    if not names:
-        raise StepError("the model returns no tensor of its own")
+    if not names or tuple(runs[1][1]) != names:
+        raise StepError(
+            "the model returns no tensors of its own, or others for short inputs than for long ones", hint=LOG_AS_PT2
+        )
     mask = next((port for port in interface.inputs if port.name == "attention_mask"), None)
     axis = mask.shape[1] if mask and isinstance(mask.shape[-1], str) else None
     along = [_follows([(lengths, made[name]) for lengths, made in runs], mask, axis) for name in names]
