@@ -135,7 +135,7 @@ def _layers(table: dict[str, Any]) -> int:
     if "use_auxiliary_head" in table and len(read) != 4:
         read = table["out_indices"] = [1, 2, 3, 4]
     varied = any(key.endswith(("_types", "_every_n_layers", "_pattern", "_interval")) for key in map(str, table))
-    layers = max(2 if varied else 1, len(read))
+    layers = max(2 if varied or "decoder_layers" in table else 1, len(read))
     if read and "depths" not in table:
         for key in ("out_features", "stage_names"):
             table.pop(key, None)

@@ -204,13 +204,18 @@ def traced_module(model: Any, answer: Answer, names: Sequence[str], parts: Seque
 
 @contextlib.contextmanager
 def _traceable(model: Any) -> Iterator[None]:
-    """Let a model be traced: experts are chosen by arithmetic, not by a loop, and `len` of a tensor stays free."""
+    """Let a model be traced: experts are chosen by arithmetic, `len` of a tensor stays free, values are not checked."""
     with contextlib.ExitStack() as stack:
+        stack.enter_context(mock.patch.object(_torch.torch(), "_check_tensor_all", _unchecked))
         stack.enter_context(_experts_by_arithmetic(model))
         for name in {type(part).__module__ for part in model.modules()}:
             if name.startswith("transformers.models."):
                 stack.enter_context(mock.patch.object(sys.modules[name], "len", _length, create=True))
         yield
+
+
+def _unchecked(*_: object) -> None:
+    """Stand in for a check of values, which a graph has no place for."""
 
 
 def _length(value: Any) -> Any:
