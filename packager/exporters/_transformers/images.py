@@ -16,7 +16,7 @@ from packager.errors import StepError
 from packager.exporters import _torch
 
 HEIGHT, WIDTH = "height", "width"
-SMALLEST = 32  # the stride of most backbones
+SMALLEST = 64  # twice the stride of most backbones: one row or column of features is a case of its own
 
 
 @dataclass(frozen=True, slots=True)
