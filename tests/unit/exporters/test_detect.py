@@ -194,7 +194,11 @@ def test_a_catboost_model_goes_to_its_exporter_or_says_the_way() -> None:
         assert "`model.bin` is a CatBoost model" in refusal(files).message
 
 
-@pytest.mark.parametrize("head", [gzip.compress(pickle.dumps([1] * 9)), pickle.dumps([1] * 9), b"\x5d\0\0\x80\0"])
+@pytest.mark.parametrize(
+    "head",
+    [gzip.compress(pickle.dumps([1] * 9)), pickle.dumps([1] * 9), b"\x5d\0\0\x80\0"],
+    ids=["gzip", "plain", "lzma"],
+)
 def test_what_is_told_to_be_a_pickle_is_scanned_as_one(head: bytes) -> None:
     """Nothing reaches the unpickler that the scanners did not take for a candidate."""
     assert _kinds.sniff(head) != "a pickle" or scanners.is_candidate("model.dat", head[: scanners.HEAD])
