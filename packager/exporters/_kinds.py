@@ -28,8 +28,10 @@ OPENED = {
     "a LightGBM model": "lightgbm",
     "an ONNX graph": "onnx",
     "a CatBoost model": "catboost",
+    "an HDF5 file, as Keras 2 writes models": "keras-h5",
+    "a TensorFlow Lite model": "tflite",
 }
-"""Forms, and the exporters that open them."""
+"""Forms, and the exporters that open them, where those are installed."""
 
 _AS_ONNX = "export it to ONNX with its own library and give that `.onnx` file"
 OTHERS = {

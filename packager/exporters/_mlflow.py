@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from packager.canonical import JSON
@@ -33,6 +34,7 @@ def flavors(paths: Collection[str], read: Callable[[str], bytes]) -> dict[str, J
     return {name: table for name, table in stated.items() if isinstance(name, str)} if isinstance(stated, dict) else {}
 
 
+@lru_cache(maxsize=2)  # every exporter asks for its flavor
 def _parse(data: bytes) -> dict[str, JSON]:
     return _yaml.mapping(data, MLMODEL, _LIMIT)
 

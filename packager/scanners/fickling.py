@@ -36,7 +36,7 @@ def scan(file: Path) -> list[str]:
         tool, reader = (importlib.import_module(f"fickling.{name}") for name in ("analysis", "fickle"))
     except ImportError as error:
         raise MissingToolError("fickling", EXTRA) from error
-    reader.DEFAULT_INTERPRETER_LIMITS = reader.InterpreterLimits(**_LIMITS)
+    vars(reader)["DEFAULT_INTERPRETER_LIMITS"] = reader.InterpreterLimits(**_LIMITS)
     kinds = [kind for kind in tool.Analysis.ALL if type(kind).__name__ not in _TOO_STRICT]
     analyzer = tool.Analyzer(kinds)
     found: list[str] = []

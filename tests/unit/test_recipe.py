@@ -359,13 +359,13 @@ def test_a_draft_asks_for_consent_and_never_gives_it(tmp_path: Path) -> None:
 
 def test_what_can_be_drafted_can_be_locked(tmp_path: Path) -> None:
     (tmp_path / "model.sav").write_bytes(b"\x80\x04\x95\x0a\0\0\0\0\0\0\0}\x94\x8c\x01a\x94K\x01s.")
-    (tmp_path / "weights.h5").write_bytes(b"\x89HDF\r\n\x1a\n")
+    (tmp_path / "weights.gguf").write_bytes(b"GGUF\x03\0\0\0")
     assert "`model.sav` is a pickle" in str(init.look("model.sav", tmp_path)["executes"])
     assert init.name_from("digits.joblib.gz") == init.name_from("digits.sav") == "digits"
     with pytest.raises(SourceError, match=r"`absent\.pkl` does not exist"):
         init.look("absent.pkl", tmp_path)
-    with pytest.raises(SourceError, match=r"`weights\.h5` is an HDF5 file"):
-        init.look("weights.h5", tmp_path)
+    with pytest.raises(SourceError, match=r"`weights\.gguf` is a GGUF file"):
+        init.look("weights.gguf", tmp_path)
 
 
 def test_a_source_is_written_as_the_recipe_sees_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

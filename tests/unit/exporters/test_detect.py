@@ -15,12 +15,12 @@ import zipfile
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from packager import exporters, plugins, scanners
 from packager.errors import SourceError
-from packager.exporters import _bentoml, _kinds, _mlflow
+from packager.exporters import _bentoml, _kinds, _mlflow, _unknown
 
 KINDS = plugins.names("exporters")
 
@@ -155,8 +155,6 @@ def test_a_large_archive_is_told_by_its_beginning(forms: dict[str, bytes]) -> No
 
 
 FOREIGN = {
-    "an HDF5 file": (b"\x89HDF\r\n\x1a\n" + bytes(99), "model.export"),
-    "a TensorFlow Lite model": (b"\x1c\0\0\0TFL3" + bytes(99), "SavedModel"),
     "a GGUF file": (b"GGUF\x03\0\0\0", "transformers directory"),
     "weights in safetensors": (b"\x40\0\0\0\0\0\0\0" + b'{"a":{"dtype":"F32"}}', "config.json"),
     "a numpy array": (b"\x93NUMPY\x01\0", "the model itself"),
@@ -186,12 +184,23 @@ def test_an_archive_is_told_by_its_members() -> None:
         assert form in refusal({"model.zip": sink.getvalue()}).message
 
 
-def test_a_catboost_model_goes_to_its_exporter_or_says_the_way() -> None:
-    files = {"model.bin": b"CBM1" + bytes(40)}
-    if "catboost" in KINDS:
-        assert detected(files) == ("catboost", "model.bin")
-    else:
-        assert "`model.bin` is a CatBoost model" in refusal(files).message
+HDF5 = b"\x89HDF\r\n\x1a\n" + bytes(99)
+
+
+@pytest.mark.parametrize(
+    ("kind", "data", "form"),
+    [
+        ("catboost", b"CBM1" + bytes(40), "a CatBoost model"),
+        ("keras-h5", HDF5, "an HDF5 file"),
+        ("tflite", b"\x1c\0\0\0TFL3" + bytes(99), "a TensorFlow Lite model"),
+    ],
+)
+def test_a_form_goes_to_its_exporter_or_is_named_with_the_way_out(kind: str, data: bytes, form: str) -> None:
+    files = {"model.bin": data}
+    if kind in KINDS:
+        assert detected(files) == (kind, "model.bin")
+    with pytest.raises(SourceError, match=f"`model.bin` is {form}"):
+        _unknown.by_content(files, files.__getitem__, (), exporters.detect_kind)
 
 
 @pytest.mark.parametrize(
@@ -224,8 +233,8 @@ def test_a_flavor_that_is_not_exported_is_named_with_the_way_out(flavor: str, wa
 def test_a_known_flavor_without_its_files_is_named() -> None:
     error = refusal({"MLmodel": mlflow("sklearn", pickled_model="model.pkl"), "conda.yaml": b""})
     assert error.message.startswith("the files of MLflow's flavor `sklearn` are not here in a form that is exported")
-    keras = refusal({"MLmodel": mlflow("keras", data="data"), "data/model.h5": b"\x89HDF\r\n\x1a\n"})
-    assert "`data/model.h5` is an HDF5 file" in keras.message
+    keras = refusal({"MLmodel": mlflow("keras", data="data"), "data/tf_model.h5": HDF5})
+    assert "`data/tf_model.h5` is an HDF5 file" in keras.message
 
 
 def function(artifacts: dict[str, str]) -> bytes:
@@ -292,6 +301,7 @@ TENSORS = st.fixed_dictionaries(
 )  # fmt: skip
 
 
+@settings(deadline=None)
 @given(
     tables=st.dictionaries(
         st.sampled_from(["sklearn", "onnx", "keras", "python_function", "pytorch", "transformers", "spark", "x"]),
@@ -311,12 +321,18 @@ def test_whatever_an_mlmodel_says_the_answer_is_a_kind_or_a_sentence(
     (folder / "model.yaml").write_text(text)
     with contextlib.suppress(SourceError):
         detected({"MLmodel": text.encode(), "model.onnx": b"", "model.yaml": text.encode()})
-    for read in (_mlflow.signature, _mlflow.columns, lambda source: _mlflow.trusted_types(source, "sklearn")):
+    for read in (
+        _mlflow.signature,
+        _mlflow.columns,
+        _mlflow.example,
+        lambda source: _mlflow.trusted_types(source, "sklearn"),
+    ):
         with contextlib.suppress(SourceError):
             read(folder)
     _bentoml.option(folder, "model_class")
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_whatever_the_bytes_the_answer_is_a_kind_or_a_sentence(data: bytes) -> None:
     for name in ("MLmodel", "model.yaml", "model.bin"):
