@@ -25,9 +25,8 @@ SCHEMA = "recipe.schema.json"
 _PLAIN = re.compile(r"[A-Za-z0-9./_][A-Za-z0-9./_@+-]*(:/[A-Za-z0-9./_@+-]+)?")
 _EXAMPLE = {"image": {"dtype": "float32", "shape": ["batch", 3, 224, 224], "range": [0, 1]}}
 _PATIENCE = 5  # seconds a registry has to answer while a recipe is drafted
-_OTHER_ENDINGS = (".sav", ".model", ".bin", ".dat", ".lgbm", ".cbm", ".pickle", ".dill")  # content tells those
 _PACKED = r"(\.(gz|z|bz2|xz|lzma|lz4))?"
-_ENDING = "(" + "|".join(map(re.escape, (*sources.SINGLE_FILES, *_OTHER_ENDINGS, ".bundle.tar"))) + f"){_PACKED}$"
+_ENDING = "(" + "|".join(map(re.escape, (*sources.SINGLE_FILES, *sources.LOOSE_FILES, ".bundle.tar"))) + f"){_PACKED}$"
 _PICKLE = "# allow-pickle: false            # true: run the code inside a pickled source, in the sandbox"
 _TOOLCHAIN = (
     "# toolchain: host                # locked: export with the versions the source was made with, in an environment "

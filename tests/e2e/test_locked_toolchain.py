@@ -51,7 +51,7 @@ def test_an_older_scikit_learn_exports_with_its_own_version(old: Path, project: 
     rows = lock["export"]["environment"]["requirements"]
     assert any(row.startswith("scikit-learn==1.5.2 ") for row in rows) and any("--hash=sha256:" in row for row in rows)
     built = made.run("build", "--locked", "--json")
-    assert built["verdict"]["ok"] and built["executed"] == 4, "two scanners, export, measure"
+    assert built["verdict"]["ok"] and built["executed"] == 5, "three scanners, export, measure"
     assert made.run("build", "--locked", "--json")["executed"] == 0
     environments = list(made.store.glob("*/environments/[!.]*"))
     assert len(environments) == 1
