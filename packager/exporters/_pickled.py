@@ -20,6 +20,8 @@ def load(source: Path, payload: str) -> Any:
         joblib = importlib.import_module("joblib")
     except ImportError:
         raise MissingToolError("joblib", "sklearn") from None
+    for name in ("", ".numpy_pickle"):  # joblib's place until scikit-learn 0.23; the scanners read its arrays there too
+        sys.modules[f"sklearn.externals.joblib{name}"] = importlib.import_module(f"joblib{name}")
     try:
         with _renamed.known():
             return joblib.load(source / payload)

@@ -21,8 +21,8 @@ EXTRA = "scan"
 VERSION = _allowlist.VERSION
 
 _BY_VALUE = ("types", "cloudpickle", "dill")  # modules of code that is in the pickle itself
-_LIBRARIES = {module.partition(".")[0] for module, _ in _allowlist.ALLOWED}
-_SCRIPTED = "__torch__"  # classes of TorchScript; no Python module can be meant where its archive is read
+_SCRIPTED = "__torch__"  # classes of TorchScript, which are no Python modules where its archive is read
+_LIBRARIES = {_SCRIPTED, *(module.partition(".")[0] for module, _ in _allowlist.ALLOWED)}
 
 
 def scan(file: Path) -> list[str]:

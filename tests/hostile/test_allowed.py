@@ -201,6 +201,12 @@ def test_sixty_megabytes_take_less_than_two_seconds(tmp_path: Path) -> None:
         assert time.monotonic() - start < 4, "two seconds, twice for a busy machine"
 
 
+def test_a_large_vocabulary_is_no_attack(tmp_path: Path) -> None:
+    (tmp_path / "m.pkl").write_bytes(pickle.dumps({f"word {index}": index for index in range(150_000)}))
+    for scanner, answer in outcomes(tmp_path).items():
+        assert answer["m.pkl"]["outcome"] == "clean", (scanner, answer)
+
+
 def test_a_reader_that_fails_says_so_and_runs_nothing() -> None:
     """Every prefix of a pickle that calls a shell."""
     data = GADGETS["os.system"]()
@@ -231,3 +237,14 @@ def test_a_joblib_file_is_released_and_a_gadget_in_one_is_not(packager: Run, tmp
     packager("lock")
     refused = json.loads(packager("build", "--json", code=1).stdout)
     assert {finding["rule"] for finding in refused["findings"]} == {"scanned"}
+
+
+def test_a_file_of_the_time_when_joblib_was_inside_scikit_learn_opens(tmp_path: Path) -> None:
+    from packager.exporters import _pickled
+
+    joblib.dump({"a": np.arange(5.0)}, tmp_path / "new.pkl", protocol=3)
+    data = (tmp_path / "new.pkl").read_bytes()
+    (tmp_path / "old.pkl").write_bytes(data.replace(b"cjoblib.numpy", b"csklearn.externals.joblib.numpy"))
+    (tmp_path / "new.pkl").unlink()
+    assert {answer["old.pkl"]["outcome"] for answer in outcomes(tmp_path).values()} == {"clean"}
+    assert _pickled.load(tmp_path, "old.pkl")["a"].tolist() == [0, 1, 2, 3, 4]
