@@ -127,7 +127,9 @@ def xgb_booster(objective: str, answer: Any, given: pd.DataFrame = NUMBERS, **op
     return xgboost.train({"objective": objective, "max_depth": 4, **options}, data, 12), given
 
 
-def cat(kind: str, answer: Any, given: pd.DataFrame = NUMBERS, fit: Mapping[str, Any] | None = None, **options: Any) -> Made:
+def cat(
+    kind: str, answer: Any, given: pd.DataFrame = NUMBERS, fit: Mapping[str, Any] | None = None, **options: Any
+) -> Made:
     model = getattr(catboost, f"CatBoost{kind}")(**{**CAT, **options})
     return model.fit(given, answer, **(fit or {})), given
 
@@ -303,7 +305,9 @@ def _judged(name: str, flavor: str, make: Callable[[], Made], folder: Path) -> R
     if flavor == "catboost":
         options = {"input_example": given.drop_duplicates(given.columns[-1]).head(60)}
     if flavor == "skops":
-        options = {"skops_trusted_types": [*tables.TRUSTED, "functools.partial", "sklearn.utils.validation.check_array"]}
+        options = {
+            "skops_trusted_types": [*tables.TRUSTED, "functools.partial", "sklearn.utils.validation.check_array"]
+        }
     kind = "sklearn" if flavor in ("pickle", "skops") else flavor
     kept = tables.saved(folder / "model", kind, model, given, _plain(model, given), **options)
     source = opened(kept)
