@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from packager.errors import StepError
-from packager.exporters._sklearn.builder import TEXT, Builder, Value
+from packager.exporters._sklearn.builder import Builder, Value
 
 _WORDS = r"\p{L}\p{N}_"
 _WORDS_BUT_I = r"(?:[^\P{L}İ]|[\p{N}_])"  # RE2 has no intersection of classes
@@ -56,7 +56,7 @@ def pad_beside(stem: str, taken: set[str]) -> str:
 def cut(builder: Builder, text: Value, expression: str, pad: str) -> Value:
     """Return the units that a pattern of RE2 finds in each text, and one pad more."""
     flat = builder.node("Reshape", [text.name, builder.constant([-1], "int64")])
-    units = builder.node("Tokenizer", [flat], domain=TEXT, mark=0, mincharnum=1, pad_value=pad, tokenexp=expression)
+    units = builder.foreign("Tokenizer", [flat], "string", mark=0, mincharnum=1, pad_value=pad, tokenexp=expression)
     rows = builder.node("Gather", [builder.node("Shape", [units]), builder.constant([0], "int64")])
     column = builder.node("Concat", [rows, builder.constant([1], "int64")], axis=0)
     pads = builder.node("Expand", [builder.constant([[pad]], "string"), column])
@@ -65,7 +65,7 @@ def cut(builder: Builder, text: Value, expression: str, pad: str) -> Value:
 
 def replace_all_but(builder: Builder, units: Value, expression: str, other: str) -> Value:
     """Replace every unit in which a pattern finds nothing. It finds the whole unit, or nothing, and the pad."""
-    found = builder.node("Tokenizer", [units.name], domain=TEXT, mark=0, mincharnum=1, pad_value=other,
+    found = builder.foreign("Tokenizer", [units.name], "string", mark=0, mincharnum=1, pad_value=other,
                          tokenexp=expression)  # fmt: skip
     return Value(builder.node("Reshape", [found, builder.node("Shape", [units.name])]), "string", 1)
 

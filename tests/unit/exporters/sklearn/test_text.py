@@ -8,6 +8,8 @@ import unicodedata
 from typing import Any
 
 import numpy as np
+import onnx
+import onnx.shape_inference
 import pandas as pd
 import pytest
 from sklearn.compose import ColumnTransformer
@@ -109,6 +111,21 @@ def test_every_letter_is_cut_and_lowered_as_in_python(analyzer: str, lowercase: 
         vocabulary=vocabulary, analyzer=analyzer, lowercase=lowercase, token_pattern=r"\w+", ngram_range=length
     )
     assert difference(model.fit(texts[:1]), texts, "transform") == 0
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        CountVectorizer(stop_words=["the"], ngram_range=(1, 2), lowercase=False), CountVectorizer(analyzer="char"),
+        CountVectorizer(analyzer="char_wb"), HashingVectorizer(n_features=32, lowercase=False),
+    ],
+)  # fmt: skip
+def test_types_can_be_inferred(model: Any) -> None:
+    """onnx 1.23 reads from null for a `LabelEncoder` behind an operator that it does not know."""
+    graph, _ = graph_of(model.fit(TEXTS), np.array(ASKED, dtype=object), "transform")
+    inferred = onnx.shape_inference.infer_shapes(graph)
+    known = {value.name for value in (*inferred.graph.value_info, *inferred.graph.output)}
+    assert {name for node in graph.graph.node for name in node.output if name} <= known
 
 
 def test_texts_beside_other_columns() -> None:
