@@ -68,7 +68,6 @@ class Builder:
         self._nodes: list[Any] = []
         self._constants: dict[tuple[Any, ...], str] = {}
         self._tensors: list[Any] = []
-        self._declared: list[Any] = []
         self._emitted: dict[tuple[Any, ...], Any] = {}
 
     # -- nodes and constants
@@ -89,12 +88,6 @@ class Builder:
             self._onnx.helper.make_node(kind, list(inputs), names, name=f"{first}_node", domain=domain, **attributes)
         )
         return first
-
-    def foreign(self, kind: str, inputs: Sequence[str], dtype: str, **attributes: Any) -> str:
-        """Add a node of ONNX Runtime's own operators, and state its type: without one, onnx's inference can crash."""
-        name = self.node(kind, inputs, domain=TEXT, **attributes)
-        self._declared.append(self._onnx.helper.make_tensor_value_info(name, self._number(dtype), None))
-        return name
 
     def constant(self, values: Any, dtype: str | None = None) -> str:
         """Return the name of a constant with these values; equal constants are one."""
@@ -309,7 +302,7 @@ class Builder:
         helper = self._onnx.helper
         given = [self._info(name, value, 2) for value, name in inputs]
         made = [self._info(name, self._named(value, name, rank), rank) for value, name, rank in outputs]
-        graph = helper.make_graph(self._nodes, "model", given, made, self._tensors, value_info=self._declared)
+        graph = helper.make_graph(self._nodes, "model", given, made, self._tensors)
         used = {"", *(node.domain for node in self._nodes)}
         versions = [(domain, version or self.opset) for domain, version in _DOMAINS.items() if domain in used]
         return helper.make_model(graph, opset_imports=[helper.make_opsetid(*entry) for entry in versions], ir_version=8)

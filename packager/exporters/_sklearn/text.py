@@ -8,7 +8,7 @@ from typing import Any
 
 from packager.errors import StepError
 from packager.exporters._sklearn import refuse, tokens, writes
-from packager.exporters._sklearn.builder import Builder, Frame, Value
+from packager.exporters._sklearn.builder import TEXT, Builder, Frame, Value
 from packager.exporters._sklearn.characters import cut_characters, grams_of_characters
 from packager.exporters._sklearn.preprocessing import normalised
 from packager.exporters._sklearn.tokens import Grams
@@ -77,7 +77,7 @@ def hash_words(builder: Builder, model: Any, frame: Frame) -> Value:
         refuse(model, f"makes {model.n_features} columns, here at most {_MOST_HASHES}", hint="use a lower `n_features`")
     units, pad = cut_units(builder, model, _text(model, frame), Grams({}, 0))
     stops = [pad, *sorted(model.get_stop_words() or ())]
-    whole = builder.cast(Value(builder.foreign("MurmurHash3", [units.name], "int32", positive=0), "int32", 1), "int64")
+    whole = builder.cast(Value(builder.node("MurmurHash3", [units.name], domain=TEXT, positive=0), "int32", 1), "int64")
     place = builder.binary("Mod", builder.unary("Abs", whole), int(model.n_features))
     place = builder.where(tokens.is_one_of(builder, units, stops), -1, place)
     below = builder.binary("Less", whole, 0)
