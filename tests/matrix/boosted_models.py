@@ -259,6 +259,8 @@ MODELS: dict[str, tuple[str, Callable[[], Made]]] = {
         "pickle", lambda: fitted(make_pipeline(StandardScaler(), catboost.CatBoostClassifier(**CAT)), YES, FULL)),
     "calibrated with categories": (
         "pickle", lambda: fitted(CalibratedClassifierCV(lightgbm.LGBMClassifier(**LGB), cv=2), YES, TEXTS)),
+    "calibrated forest": (
+        "pickle", lambda: fitted(CalibratedClassifierCV(lightgbm.LGBMClassifier(**LGB, **FOREST), cv=2), YES)),
     "calibrated": (
         "pickle", lambda: fitted(CalibratedClassifierCV(lightgbm.LGBMClassifier(**LGB), cv=2), YES)),
     "stacked": (
