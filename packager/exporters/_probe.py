@@ -32,7 +32,7 @@ _NOISE = 8  # nor one so many times further away than for ordinary inputs
 
 def bounded(
     interface: Interface, run: Run, model: Any, given: Collection[str],
-    exact: Callable[[], Run] | None = None,
+    exact: Callable[[], Run | None] | None = None,
 ) -> Interface:  # fmt: skip
     """Give integer inputs without a range the one in which the source answers; none where it answers everything.
 

@@ -134,8 +134,10 @@ class Traced:
     def run(self, feeds: Feeds) -> Arrays:
         return self._answer(self.module, feeds)
 
-    def exact(self) -> Callable[[Feeds], Arrays]:
-        """Open the module in float64."""
+    def exact(self) -> Callable[[Feeds], Arrays] | None:
+        """Open the module in float64, unless it is too large for that."""
+        if not _precision.is_small(self.module):
+            return None
         with quiet():
             module = _precision.doubled_module(torch(), self.module)
         return lambda feeds: _precision.run_doubled(torch(), partial(self._answer, module), feeds)

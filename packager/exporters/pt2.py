@@ -106,11 +106,14 @@ class Program:
         module = self.alone.module()
         return _rebatch.by_rows(lambda row: self._answer(module, row), dict(feeds))
 
-    def exact(self) -> Callable[[Feeds], Arrays]:
-        """Open the program in float64."""
+    def exact(self) -> Callable[[Feeds], Arrays] | None:
+        """Open the program in float64, unless it is too large for that."""
+        lib = _torch.torch()
+        if not _precision.is_small(self.program):
+            return None
         with _torch.quiet():
-            module = _precision.doubled_program(_torch.torch(), self.program)
-        return lambda feeds: _precision.run_doubled(_torch.torch(), partial(self._answer, module), feeds)
+            module = _precision.doubled_program(lib, self.program)
+        return lambda feeds: _precision.run_doubled(lib, partial(self._answer, module), feeds)
 
     def gaps(self, feeds: Feeds, output: int, expected: Any, got: Any) -> Any:
         """Say of places and labels whether the source was undecided, as `exporters.gaps_of` asks."""
