@@ -26,7 +26,7 @@ from packager.steps import export, measure
 from tests.matrix import transformers_models, verdicts
 
 LEVEL = {"opset": 18, "ir": 8}
-LIMIT = 180  # seconds of a row
+LIMIT = 180  # seconds of processor time of a row
 _FOREIGN = re.compile(r"\b[A-Z]\w*(?:Error|Exception|Violation|Guard\w*|Unsupported|NotImplemented)\b|could not be")
 
 
@@ -51,8 +51,8 @@ def read(out: Path) -> list[dict[str, Any]]:
 def judge(kind: str, task: str) -> dict[str, Any]:
     """Return the row of a small model: narrow if the architecture allows that, else as wide as it is by default."""
     started = time.monotonic()
-    signal.signal(signal.SIGALRM, _give_up)
-    signal.alarm(LIMIT)
+    signal.signal(signal.SIGPROF, _give_up)
+    signal.setitimer(signal.ITIMER_PROF, LIMIT)
     found = {"verdict": "unbuilt", "max_abs": None, "reason": "no small configuration"}
     for narrow in (True, False):
         with tempfile.TemporaryDirectory() as folder:
@@ -66,7 +66,7 @@ def judge(kind: str, task: str) -> dict[str, Any]:
         gc.collect()
         if "does not take its inputs" not in found["reason"]:
             break
-    signal.alarm(0)
+    signal.setitimer(signal.ITIMER_PROF, 0)
     spent = round(time.monotonic() - started, 1)
     return {"family": "transformers", "model": kind, "task": task, **found, "seconds": spent}
 
