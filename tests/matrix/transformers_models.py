@@ -55,6 +55,8 @@ _RULES: list[tuple[str, Any]] = [
     (r"(n_group|topk_group|first_k_dense_replace|n_shared_experts)", 1),
     (r"(sliding_window|local_attention|attention_window|window_size)", 8),
     (r"num_queries", 12),
+    (r"(d_latents|num_latents)", 32),
+    (r"(num_self_attends_per_block|num_blocks)", 1),
     (r"max_length", 64),
 ]
 _NARROWING = {_WIDTHS, _INNER, _HEADS}
@@ -165,10 +167,13 @@ def _shorten(table: dict[str, Any], layers: int) -> None:
             kinds = list(dict.fromkeys(map(str, table[key])))
             table[key] = (kinds if len(kinds) == layers else table[key])[:layers]
     side = SIDE if SIDE % _int(table.get("patch_size"), 1) == 0 else 4 * table["patch_size"]
-    if isinstance(table.get("image_size"), int):
-        table["image_size"] = side
-    elif isinstance(table.get("image_size"), list | tuple):
-        table["image_size"] = [side, side]
+    for key in {"width_coefficient", "depth_coefficient"} & set(table):
+        table[key] = 0.3
+    for key in ("image_size", "input_size"):
+        if isinstance(table.get(key), int) and table[key] > side:
+            table[key] = side
+        elif isinstance(table.get(key), list | tuple) and len(table[key]) == 2:
+            table[key] = [side, side]
     if "pad_token_id" in table and table["pad_token_id"] is None and "vocab_size" in table:
         table["pad_token_id"] = 0
 

@@ -69,7 +69,7 @@ def _longest(size: JSON, limit: JSON) -> int:
 
 def _built_for(config: Any) -> tuple[int, int] | None:
     for part in (config, getattr(config, "vision_config", None), getattr(config, "backbone_config", None)):
-        size = _pair(getattr(part, "image_size", None))
+        size = _pair(getattr(part, "image_size", None)) or _pair(getattr(part, "input_size", None))
         if size:
             return size
     return None
