@@ -248,3 +248,10 @@ def test_a_file_of_the_time_when_joblib_was_inside_scikit_learn_opens(tmp_path: 
     (tmp_path / "new.pkl").unlink()
     assert {answer["old.pkl"]["outcome"] for answer in outcomes(tmp_path).values()} == {"clean"}
     assert _pickled.load(tmp_path, "old.pkl")["a"].tolist() == [0, 1, 2, 3, 4]
+
+
+def test_code_by_value_is_said_once_with_the_way_out(tmp_path: Path) -> None:
+    (tmp_path / "m.pkl").write_bytes(GADGETS["code by value"]())
+    found = allowed.scan(tmp_path / "m.pkl")
+    assert sum("by value" in words for words in found) == 1
+    assert "log its module with `code_paths` instead" in found[0]
