@@ -96,6 +96,7 @@ def test_what_honest_pipelines_bring_besides_is_clean(tmp_path: Path) -> None:
     import xgboost
     from sklearn.ensemble import HistGradientBoostingClassifier
     from sklearn.preprocessing import FunctionTransformer
+    from sklearn.tree import DecisionTreeClassifier
 
     features, labels = np.random.default_rng(0).random((60, 3)), np.arange(60) % 2
     honest = {
@@ -106,6 +107,12 @@ def test_what_honest_pipelines_bring_besides_is_clean(tmp_path: Path) -> None:
         "categories": HistGradientBoostingClassifier(categorical_features=[0]).fit(np.c_[labels, features], labels),
         "masked": np.ma.masked_array([1.0, 2.0], [True, False]),
         "structured": np.zeros(3, dtype=[("a", "f8"), ("b", "i4", 2)]),
+        "nested": np.zeros(3, dtype=np.dtype([("a", "f8"), ("b", [("c", "U3"), ("d", "O")])], align=True)),
+        "dates": np.array(["2024-01-01", "NaT"], dtype="M8[D]"),
+        "durations": np.array([1, 2], dtype="m8[ns]"),
+        "kinds": [np.zeros(2, kind) for kind in ("?", "i1", "u8", "f2", ">f4", "c16", "S5", "U7", "V3", "O")],
+        "padded": np.zeros(2, dtype={"names": ["a"], "formats": ["f8"], "offsets": [8], "itemsize": 32}),
+        "nodes": DecisionTreeClassifier().fit(features, labels).tree_.__getstate__()["nodes"],
         "objects": np.array(["a", None, 1], dtype=object),
         "fortran": np.asfortranarray(np.ones((300, 4))),
         "empty": np.zeros((0, 4)),
