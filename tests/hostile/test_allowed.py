@@ -73,12 +73,9 @@ def estimators() -> Iterator[tuple[str, Any]]:
         yield from ((name, model) for model in fitted(name, kind))
 
 
-@pytest.fixture(scope="module")
-def models() -> dict[str, Any]:
-    return dict(estimators())
-
-
-def test_every_estimator_of_scikit_learn_is_clean_in_every_form(tmp_path: Path, models: dict[str, Any]) -> None:
+@pytest.mark.slow
+def test_every_estimator_of_scikit_learn_is_clean_in_every_form(tmp_path: Path) -> None:
+    models = dict(estimators())
     assert len(models) > 180
     for index, (name, model) in enumerate(models.items()):
         (tmp_path / f"{name}.pkl").write_bytes(pickle.dumps(model, 2 + index % 4))
