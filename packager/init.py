@@ -24,6 +24,7 @@ SCHEMA = "recipe.schema.json"
 
 _PLAIN = re.compile(r"[A-Za-z0-9./_][A-Za-z0-9./_@+-]*(:/[A-Za-z0-9./_@+-]+)?")
 _EXAMPLE = {"image": {"dtype": "float32", "shape": ["batch", 3, 224, 224], "range": [0, 1]}}
+_LONGEST = 256 << 20  # bytes of a file that are read to tell what it is
 _PATIENCE = 5  # seconds a registry has to answer while a recipe is drafted
 _PACKED = r"(\.(gz|z|bz2|xz|lzma|lz4))?"
 _ENDING = "(" + "|".join(map(re.escape, (*sources.SINGLE_FILES, *sources.LOOSE_FILES, ".bundle.tar"))) + f"){_PACKED}$"
@@ -97,7 +98,10 @@ def _found(files: Mapping[str, Path | None]) -> dict[str, JSON]:
 
     def read(path: str) -> bytes:
         file = files[path]
-        return b"" if file is None else file.read_bytes()
+        if file is None:
+            return b""
+        with file.open("rb") as opened:
+            return opened.read(_LONGEST)
 
     kind, payload = exporters.detect_kind(files, read)
     origin = origins.read(files, read, payload)

@@ -236,7 +236,7 @@ class Exporter(Protocol):
     TOOLCHAIN: tuple[str, ...]  # distributions whose version can change the bytes
     EXTRA: str  # the pip extra that installs them
     EXECUTES: bool  # opening the payload runs code of its author
-    LOOKS_FOR: str  # for the message when nothing is found
+    LOOKS_FOR: str  # what a source of this kind holds, for people
 
     def detect(self, paths: Collection[str], read: Callable[[str], bytes]) -> str | None:
         """Return the path of the payload inside the source, or None if it is not of this kind."""
