@@ -12,13 +12,11 @@ from typing import Any
 
 from packager.exporters._sklearn import emit, label_values, refuse, writes
 from packager.exporters._sklearn.algebra import (
-    log_sum_exp,
     numbers,
     pick,
     products,
     smallest,
     square,
-    squared_distances,
     total,
 )
 from packager.exporters._sklearn.builder import Builder, Frame, Value
@@ -260,19 +258,3 @@ def predict_centroid(builder: Builder, model: Any, frame: Frame) -> Value:
         return builder.look_up(label_values(model.classes_), nearest(builder, given, model.centroids_))
     found = distances(builder, model, given, model.centroids_, model.metric)
     return builder.look_up(label_values(model.classes_), builder.place_of("ArgMin", found.raised))
-
-
-@writes("score_samples", "KernelDensity")
-def score_kernels(builder: Builder, model: Any, frame: Frame) -> Value:
-    """Return the log of the sum of kernels about the fitted rows, weighed and normalised."""
-    numpy = importlib.import_module("numpy")
-    if model.kernel != "gaussian" or model.metric not in ("euclidean", "l2", "minkowski"):
-        refuse(model, "has a kernel or metric without an ONNX form here", hint="use the Gaussian kernel")
-    points, width = numpy.asarray(model.tree_.data), float(model.bandwidth_)
-    weights = numpy.asarray(model.tree_.sample_weight) if model.tree_.sample_weight is not None else None
-    logs = numpy.zeros(len(points)) if weights is None else numpy.log(weights)
-    size = len(points) if weights is None else model.tree_.sum_weight
-    dimension = points.shape[1]
-    norm = dimension * (0.5 * math.log(2 * math.pi) + math.log(width)) + math.log(size)
-    powers = builder.mul(squared_distances(builder, numbers(builder, frame), points), -0.5 / width**2)
-    return builder.sub(log_sum_exp(builder, builder.add(powers, logs)), norm)

@@ -238,7 +238,10 @@ NEIGHBOURS = [
     *_plain(neighbors.NearestCentroid, data="text"),
     Case("NearestCentroid-manhattan", lambda: neighbors.NearestCentroid(metric="manhattan"), "text"),
     Case("NearestCentroid-priors", lambda: neighbors.NearestCentroid(priors="empirical", shrink_threshold=0.2), "two"),
-    Case("KernelDensity", lambda: neighbors.KernelDensity(bandwidth=0.7), "groups"),
+    *[Case(f"KernelDensity-{kernel}", lambda kernel=kernel: neighbors.KernelDensity(
+        bandwidth=1.7, kernel=kernel), "groups")
+      for kernel in ("gaussian", "exponential")],
+    Case("KernelDensity-manhattan", lambda: neighbors.KernelDensity(metric="manhattan"), "groups"),
     Case("NeighborhoodComponentsAnalysis", lambda: (
         neighbors.NeighborhoodComponentsAnalysis(2, random_state=0)), "three", ["transform"]),
 ]  # fmt: skip
@@ -453,6 +456,7 @@ def _own(one: Any, other: Any) -> Any:
 
 
 REFUSED_CASES = [
+    Case("density", lambda: neighbors.KernelDensity(kernel="tophat"), "groups", ["score_samples"], names="KernelDensity"),
     Case("kernel", lambda: svm.SVC(kernel=_own), "two", ["predict"], names="SVC"),
     Case("weights", lambda: neighbors.KNeighborsRegressor(weights=np.exp), "number", ["predict"],
          names="KNeighborsRegressor"),
