@@ -8,10 +8,7 @@ zero than a float32 of 1e-35 are read as zero. A missing value is NaN, or zero, 
 from __future__ import annotations
 
 import importlib
-<<<<<<< HEAD
-=======
 import itertools
->>>>>>> fad3a4e (wip: bare boosters through the writers)
 import math
 import re
 from collections.abc import Mapping, Sequence
