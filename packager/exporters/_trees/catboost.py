@@ -146,8 +146,7 @@ class _Reader:
             code = known.setdefault(int(split["value"]), len(known))
             return self.columns.member(place, frozenset([code])), _IN, False, True
         raise StepError(
-            f"the model replaces the categories of {self._named(split)} by statistics (`{kind}`), which have no ONNX form "
-            "here",
+            f"the model has statistics (`{kind}`) of categories of {self._named(split)}, which have no ONNX form here",
             hint=_OTHERWISE,
         )
 
@@ -173,10 +172,10 @@ def _tree(rules: Sequence[tuple[int, float, bool, bool]], left: Any, right: Any,
         return numpy.concatenate([numpy.array(items, kind), numpy.zeros(more, kind)])
 
     swapped = padded([rule[3] for rule in rules], "bool")
-    left, right = padded(left, "int64"), padded(right, "int64")
+    no, yes = padded(left, "int64"), padded(right, "int64")
     return Tree(
         leaf, padded([rule[0] for rule in rules], "int64"), padded([rule[1] for rule in rules], "float64"),
-        numpy.where(leaf, -1, numpy.where(swapped, right, left)), numpy.where(leaf, -1, numpy.where(swapped, left, right)),
+        numpy.where(leaf, -1, numpy.where(swapped, yes, no)), numpy.where(leaf, -1, numpy.where(swapped, no, yes)),
         padded([rule[2] for rule in rules], "bool"), values,
     )  # fmt: skip
 
@@ -195,8 +194,8 @@ def categories(model: Model, candidates: Mapping[int, Iterable[Any]]) -> dict[in
         named = [known.get(value) for value in wanted]
         if None in named:
             raise StepError(
-                f"the model holds only hashes of the categories of column `{model.names[place]}`, and {named.count(None)} "
-                f"of the {len(named)} that it looks for are unknown",
+                f"the model holds only hashes of the categories of column `{model.names[place]}`, and "
+                f"{named.count(None)} of the {len(named)} that it looks for are unknown",
                 hint="log the model with an `input_example` that shows every category once",
             )
         found[place] = named
