@@ -29,6 +29,7 @@ _FLAVOR_VERSIONS = {  # flavor of MLmodel: (its key for the version, the distrib
     "sklearn": ("sklearn_version", "scikit-learn"),
     "xgboost": ("xgb_version", "xgboost"),
     "lightgbm": ("lgb_version", "lightgbm"),
+    "catboost": ("catboost_version", "catboost"),
     "pytorch": ("pytorch_version", "torch"),
     "transformers": ("transformers_version", "transformers"),
     "sentence_transformers": ("sentence_transformers_version", "sentence-transformers"),

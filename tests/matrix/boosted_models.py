@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import catboost
 import lightgbm
 import numpy as np
 import onnxruntime
@@ -71,6 +72,7 @@ NUMBERS = TABLE[["price", "signal", "zeros", "count", "seconds", "flag"]]
 FULL = NUMBERS.fillna(0.25)
 CATEGORIES = TABLE.astype({"month": "category", "shop": "category"})
 TEXTS = CATEGORIES.assign(shop=TABLE.shop.replace({"east": "ouest \u00e9t\u00e9"}).astype("category"))
+SHOPS = TABLE.drop(columns="zeros").assign(shop=TEXTS["shop"].astype(object))
 CODES = TABLE[["price", "signal", "month"]]
 SCORE = (
     np.log1p(TABLE.price) + TABLE.signal.fillna(1) + (TABLE.month % 3) + 2 * (TABLE["shop"] == "east")
@@ -85,6 +87,10 @@ LGB: dict[str, Any] = {
     "n_estimators": 25, "verbose": -1, "n_jobs": 1, "min_child_samples": 5, "min_data_per_group": 3, "cat_smooth": 1,
 }  # fmt: skip
 XGB: dict[str, Any] = {"n_estimators": 20, "max_depth": 4, "n_jobs": 1}
+CAT: dict[str, Any] = {
+    "iterations": 20, "depth": 4, "verbose": False, "allow_writing_files": False, "thread_count": 1,
+}  # fmt: skip
+ONE_HOT = {"one_hot_max_size": 50}
 FOREST = {"boosting_type": "rf", "subsample": 0.5, "subsample_freq": 1}
 Made = tuple[Any, pd.DataFrame]
 
@@ -119,6 +125,11 @@ def lgb_booster(objective: str, answer: Any, given: pd.DataFrame = NUMBERS, **op
 def xgb_booster(objective: str, answer: Any, given: pd.DataFrame = NUMBERS, **options: Any) -> Made:
     data = xgboost.DMatrix(given, answer, enable_categorical=True)
     return xgboost.train({"objective": objective, "max_depth": 4, **options}, data, 12), given
+
+
+def cat(kind: str, answer: Any, given: pd.DataFrame = NUMBERS, fit: Mapping[str, Any] | None = None, **options: Any) -> Made:
+    model = getattr(catboost, f"CatBoost{kind}")(**{**CAT, **options})
+    return model.fit(given, answer, **(fit or {})), given
 
 
 def fitted(model: Any, answer: Any, given: pd.DataFrame = NUMBERS) -> Made:
@@ -188,6 +199,25 @@ MODELS: dict[str, tuple[str, Callable[[], Made]]] = {
     "xgboost pruned": ("xgboost", lambda: xgb("Regressor", SCORE, tree_method="exact", gamma=20.0)),
     "xgboost stopped early": ("xgboost", lambda: stopped("xgboost")),
     "xgboost base score": ("xgboost", lambda: xgb_booster("binary:logistic", YES, base_score=0.2)),
+    "catboost numbers": ("catboost", lambda: cat("Regressor", SCORE)),
+    "catboost two classes": ("catboost", lambda: cat("Classifier", YES)),
+    "catboost named classes": ("catboost", lambda: cat("Classifier", NAMES)),
+    "catboost one against all": ("catboost", lambda: cat("Classifier", NAMES, loss_function="MultiClassOneVsAll")),
+    "catboost by leaves": ("catboost", lambda: cat("Regressor", SCORE, grow_policy="Lossguide")),
+    "catboost by depth": ("catboost", lambda: cat("Classifier", NAMES, grow_policy="Depthwise")),
+    "catboost counts": ("catboost", lambda: cat("Regressor", POSITIVE, loss_function="Poisson")),
+    "catboost missing is most": ("catboost", lambda: cat("Regressor", SCORE, nan_mode="Max")),
+    "catboost two questions": ("catboost", lambda: cat("Regressor", np.c_[SCORE, -SCORE], loss_function="MultiRMSE")),
+    "catboost several labels": (
+        "catboost", lambda: cat("Classifier", np.c_[YES, THREE > 1].astype(int), loss_function="MultiLogloss")),
+    "catboost uncertain": ("catboost", lambda: cat("Regressor", SCORE, loss_function="RMSEWithUncertainty")),
+    "catboost ranker": ("catboost", lambda: cat("Ranker", THREE, fit={"group_id": np.repeat(range(12), 100)})),
+    "catboost months": ("catboost", lambda: cat("Classifier", NAMES, CODES, **ONE_HOT, cat_features=["month"])),
+    "catboost categories of text": (
+        "catboost", lambda: cat("Classifier", YES, SHOPS, **ONE_HOT, cat_features=["shop", "month"])),
+    "catboost categories by leaves": (
+        "catboost", lambda: cat(
+            "Regressor", SCORE, SHOPS, **ONE_HOT, cat_features=["shop", "month"], grow_policy="Lossguide")),
     "histograms doubles": ("sklearn", lambda: fitted(HistGradientBoostingRegressor(max_iter=15), SCORE)),
     "histograms classes": ("sklearn", lambda: fitted(HistGradientBoostingClassifier(max_iter=15), NAMES)),
     "histograms counts": (
@@ -256,6 +286,8 @@ def _judged(name: str, flavor: str, make: Callable[[], Made], folder: Path) -> R
     options: dict[str, Any] = {"serialization_format": "cloudpickle"} if flavor == "pickle" else {}
     if isinstance(model, lightgbm.LGBMRanker):
         options = {"skops_trusted_types": ["lightgbm.sklearn.LGBMRanker"]}
+    if flavor == "catboost":
+        options = {"input_example": given.drop_duplicates(given.columns[-1]).head(60)}
     kept = tables.saved(
         folder / "model", "sklearn" if flavor == "pickle" else flavor, model, given, _plain(model, given), **options
     )

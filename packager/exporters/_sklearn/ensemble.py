@@ -81,7 +81,9 @@ def _weights(model: Any) -> list[float] | None:
 
 
 def _average(builder: Builder, values: list[Value], weights: list[float] | None) -> Value:
-    """Write `numpy.average` over members."""
+    """Write `numpy.average` over members, in float64 unless all are float32 (XGBoost's)."""
+    if weights is not None or len({value.dtype for value in values}) > 1:
+        values = [builder.cast(value, "float64") for value in values]
     if weights is None:
         return builder.div(total(builder, values), float(len(values)))
     weighed = [builder.mul(value, weight) for value, weight in zip(values, weights, strict=True)]

@@ -11,8 +11,10 @@ import importlib
 import itertools
 import json
 import math
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from packager.canonical import JSON
@@ -52,7 +54,7 @@ class Model:
 
 def read(booster: Any, *, best: bool = False, missing: Any = math.nan) -> Model:
     """Return a booster; with `best` only the rounds up to the best one. Raises StepError for what has no ONNX form."""
-    learner = json.loads(bytes(booster.save_raw("json")))["learner"]
+    learner = _stated(booster)
     kind, stated, objective = learner["gradient_booster"], learner["learner_model_param"], learner["objective"]["name"]
     outputs = max(int(stated["num_class"]), int(stated.get("num_target", "1")), 1)
     base = _base(stated["base_score"], objective, outputs)
@@ -65,7 +67,7 @@ def read(booster: Any, *, best: bool = False, missing: Any = math.nan) -> Model:
                        weights=_weights(kind, outputs))  # fmt: skip
     forest = (kind["gbtree"] if kind["name"] == "dart" else kind)["model"]
     rounds = int(learner.get("attributes", {}).get("best_iteration", -1)) if best else -1
-    count = forest["iteration_indptr"][rounds + 1] if rounds >= 0 else len(forest["trees"])
+    count = _grown(forest, outputs, rounds) if rounds >= 0 else len(forest["trees"])
     scales = kind.get("weight_drop") or [1.0] * count
     trees = [
         _tree(forest["trees"][place], int(forest["tree_info"][place]), scales[place], model.ensemble.columns)
@@ -74,6 +76,22 @@ def read(booster: Any, *, best: bool = False, missing: Any = math.nan) -> Model:
     known = _known(forest.get("cats") or {})
     coded = [place for place, name in enumerate(learner.get("feature_types", ())) if name == "c" and place not in known]
     return replace(model, ensemble=replace(model.ensemble, trees=trees), categories=known, coded=coded)
+
+
+def _stated(booster: Any) -> Mapping[str, Any]:
+    """Return what XGBoost writes of a booster as JSON; every version since 1.0 writes files, not all give bytes."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.json"
+        booster.save_model(str(path))
+        found: Mapping[str, Any] = json.loads(path.read_bytes())["learner"]
+        return found
+
+
+def _grown(forest: Mapping[str, Any], outputs: int, last: int) -> int:
+    """Return how many trees the rounds up to `last` have; before 2.0 all rounds have as many."""
+    if "iteration_indptr" in forest:
+        return int(forest["iteration_indptr"][last + 1])
+    return (last + 1) * outputs * max(int(forest["gbtree_model_param"].get("num_parallel_tree", "1")), 1)
 
 
 def _missing(value: Any) -> float:

@@ -111,7 +111,7 @@ def test_codes_are_what_the_library_makes_of_numbers(tmp_path: Path) -> None:
     rows = (
         TABLE.astype(float).iloc[:9].assign(visits=[2.9999998, -0.5, -1.0, np.nan, 1e300, -1e300, np.inf, 5.0, 2**31])
     )
-    feeds = {name: rows[name].to_numpy().reshape(-1, 1) for name in rows}
+    feeds = {name.replace(" ", "_"): rows[name].to_numpy().reshape(-1, 1) for name in rows}
     (got,) = onnxruntime.InferenceSession(source.to_onnx(18).SerializeToString()).run(None, feeds)
     assert (got.reshape(-1) == booster.predict(rows).astype("float32")).all()
 

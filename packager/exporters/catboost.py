@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""CatBoost models in CatBoost's own files: what MLflow writes (`model.cb`), and bare `.cbm` and `.json` files.
+
+The files are data. Trees of every shape, classes, numbers and rankings are exported; categories where the model asks
+which one a row has (`one_hot_max_size`). Statistics of categories (CTR) need the training data's counts at run time and
+are refused.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from packager.exporters import Arrays, Wishes, _boosting, _mlflow, _table
+from packager.exporters._boosting import Boosted
+from packager.exporters._sklearn import place_above, place_of_largest, write_labels
+from packager.exporters._sklearn.builder import Builder, Frame, Value
+from packager.exporters._trees import catboost
+from packager.exporters._trees.ensemble import thresholds
+
+TOOLCHAIN: tuple[str, ...] = (*_boosting.TOOLCHAIN, "catboost")
+EXTRA = "catboost"
+EXECUTES = False
+LOOKS_FOR = "`model.cb` of MLflow's catboost, or one `.cbm` or `.json` file of CatBoost's"
+
+_CLASSES = ("CatBoost", "CatBoostClassifier", "CatBoostRegressor", "CatBoostRanker")
+_RANKING = (
+    "YetiRank",
+    "YetiRankPairwise",
+    "PairLogit",
+    "PairLogitPairwise",
+    "QueryRMSE",
+    "QuerySoftMax",
+    "StochasticRank",
+)
+_SEVERAL = ("MultiLogloss", "MultiCrossEntropy")
+
+
+def detect(paths: Collection[str], read: Callable[[str], bytes]) -> str | None:
+    """Return the file: what MLflow names, else the only one at the root that begins as CatBoost's do."""
+    if _mlflow.MLMODEL in paths:
+        stated = str((_mlflow.flavor("catboost", paths, read) or {}).get("data", ""))
+        return stated if stated in paths else None
+    for endings, begins in (((".cbm", ".cb"), _is_binary), ((".json",), _is_json)):
+        found = [path for path in paths if path.endswith(endings) and "/" not in path]
+        if len(found) == 1 and begins(read(found[0])):
+            return found[0]
+    return None
+
+
+def _is_binary(data: bytes) -> bool:
+    return data[:4] == b"CBM1"
+
+
+def _is_json(data: bytes) -> bool:
+    return b'"features_info"' in data[:256]
+
+
+def load(source: Path, payload: str, wishes: Wishes) -> Boosted:
+    """Open the file. Raises StepError for what CatBoost cannot read, and for models that ONNX cannot hold."""
+    lib = _boosting.library("catboost")
+    model = _table.refused(
+        f"`{payload}` cannot be opened by CatBoost", lambda: _opened(lib, source, payload),
+        "save the model again with `save_model` of a recent CatBoost",
+    )  # fmt: skip
+    found = catboost.read(model)
+    kind = _stated_class(source) or _fitting_class(found.loss)
+    if kind != type(model).__name__:
+        model = _read(lib, kind, source / payload)
+    texts = list(model.get_cat_feature_indices())
+    table = _table.table(source, wishes, _names(found), len(found.names), text=False, texts=texts)
+    examples = _table.examples(source, table)
+    known = catboost.categories(found, _candidates(table, examples))
+    answering = _Answering(model, found, known)
+    return Boosted(
+        answering.answer, answering.write, answering.names, _critical(found, known), table,
+        wishes.interface(table.ports, {}, unfix=_table.UNFIX), wishes.outputs, wishes.seed, examples,
+    )  # fmt: skip
+
+
+def _opened(lib: Any, source: Path, payload: str) -> Any:
+    return _read(lib, _stated_class(source) or "CatBoost", source / payload)
+
+
+def _read(lib: Any, kind: str, path: Path) -> Any:
+    model = getattr(lib, kind)()
+    model.load_model(str(path), format="json" if path.suffix == ".json" else "cbm")
+    return model
+
+
+def _stated_class(source: Path) -> str:
+    """Return the class that MLflow recorded, empty without one."""
+    paths = {_mlflow.MLMODEL} if (source / _mlflow.MLMODEL).is_file() else set()
+    flavor = _mlflow.flavor("catboost", paths, lambda path: (source / path).read_bytes()) or {}
+    stated = str(flavor.get("model_type", ""))
+    return stated if stated in _CLASSES else ""
+
+
+def _fitting_class(loss: str) -> str:
+    if loss in catboost.PROBABILITIES:
+        return "CatBoostClassifier"
+    return "CatBoostRanker" if loss in _RANKING else "CatBoostRegressor"
+
+
+def _names(model: catboost.Model) -> list[str]:
+    """Return the names of the columns; CatBoost numbers unnamed ones."""
+    numbered = [str(place) for place in range(len(model.names))]
+    return [] if list(model.names) == numbered else list(model.names)
+
+
+def _candidates(table: _table.Table, examples: Mapping[str, Any] | None) -> dict[int, list[Any]]:
+    """Return the values of every column in the logged example."""
+    if not examples or table.layout != "frame":
+        return {}
+    return {place: examples[port.name].reshape(-1).tolist() for place, port in enumerate(table.ports)}
+
+
+def _critical(model: catboost.Model, known: Mapping[int, Any]) -> list[list[Any]]:
+    found: list[list[Any]] = list(map(list, thresholds(model.ensemble)))
+    for place, values in known.items():
+        found[place] = list(values)
+    return found
+
+
+class _Answering:
+    """A model of one of CatBoost's classes: `predict`, and `predict_proba` of a classifier."""
+
+    def __init__(self, model: Any, read: catboost.Model, known: Mapping[int, Any]) -> None:
+        self._model, self._read, self._known = model, read, known
+        self._classifies = type(model).__name__ == "CatBoostClassifier"
+        self._several = read.loss in _SEVERAL
+        self.names = _boosting.CLASSIFIER if self._classifies else _boosting.REGRESSOR
+
+    def answer(self, given: Any) -> Arrays:
+        said = self._model.predict(given, thread_count=1)
+        if not self._classifies:
+            return [_boosting.numbers(said)]
+        scores = _boosting.numbers(self._model.predict_proba(given, thread_count=1))
+        if self._several:
+            return [said.astype("int64"), scores]
+        return [_boosting.labels(said.reshape(-1), self._model.classes_), scores]
+
+    def write(self, builder: Builder, frame: Frame) -> list[Value]:
+        raw = catboost.write_raw(builder, self._read, self._known, frame)
+        if not self._classifies:
+            return [self._number(builder, raw)]
+        scores = catboost.write_probabilities(builder, self._read, raw)
+        if self._several:
+            return [place_above(builder, raw), scores]
+        if raw.width > 1:
+            return [write_labels(builder, self._model.classes_, place_of_largest(builder, raw)), scores]
+        both = builder.concat([builder.sub(1.0, scores), scores])
+        return [write_labels(builder, self._model.classes_, place_above(builder, raw, self._border())), both]
+
+    def _number(self, builder: Builder, raw: Value) -> Value:
+        """Return what a model that names no classes answers: only regressors know of their loss."""
+        if type(self._model).__name__ != "CatBoostRegressor":
+            return raw
+        if self._read.loss == "RMSEWithUncertainty":
+            return catboost.write_uncertain(builder, raw)
+        return builder.unary("Exp", raw) if self._read.loss in catboost.EXPONENTIAL else raw
+
+    def _border(self) -> float:
+        """Return the raw value above which a row is of the second class; half unless the model says otherwise."""
+        stated = getattr(self._model, "get_probability_threshold", lambda: None)()
+        numpy = importlib.import_module("numpy")
+        return 0.0 if stated is None or stated == 0.5 else math.log(stated / (1 - stated)) if 0 < stated < 1 else (
+            float(numpy.copysign(numpy.inf, stated - 0.5))
+        )  # fmt: skip
