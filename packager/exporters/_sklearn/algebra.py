@@ -149,6 +149,13 @@ def squared_distances(builder: Builder, value: Value, points: Any) -> Value:
     return builder.binary("Max", found, 0.0)
 
 
+def expanded_distances(builder: Builder, value: Value, points: Any) -> Value:
+    """Return |x|² - 2 x·p + |p|², added in that order and not centred: equal where scikit-learn's search has equals."""
+    points = importlib.import_module("numpy").asarray(points, dtype="float64")
+    near = builder.add(row_norms(builder, value), builder.mul(products(builder, value, points), -2.0))
+    return builder.binary("Max", builder.add(near, (points**2).sum(axis=1)), 0.0)
+
+
 def _round_centre(numpy: Any, points: Any) -> Any:
     """Return the mean in multiples of a power of two: differences from it are exact for whole numbers."""
     spread = numpy.ptp(points, axis=0)

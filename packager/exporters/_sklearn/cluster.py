@@ -7,14 +7,19 @@ import importlib
 from typing import Any
 
 from packager.exporters._sklearn import refuse, writes
-from packager.exporters._sklearn.algebra import numbers, products, squared_distances
+from packager.exporters._sklearn.algebra import expanded_distances, numbers, products, squared_distances
 from packager.exporters._sklearn.builder import Builder, Frame, Value
 
 _MEANS = ("KMeans", "MiniBatchKMeans")
 
 
-def nearest(builder: Builder, value: Value, centres: Any) -> Value:
-    """Return the place of the nearest centre by |c|² - 2 x·c, the first of equals, as scikit-learn finds it."""
+def nearest(builder: Builder, value: Value, points: Any) -> Value:
+    """Return the place of the nearest point, the first of equals, as `pairwise_distances_argmin` finds it."""
+    return builder.place_of("ArgMin", expanded_distances(builder, value, points))
+
+
+def _nearest_mean(builder: Builder, value: Value, centres: Any) -> Value:
+    """Return the place of the least |c|² - 2 x·c, the first of equals, as Lloyd's iteration finds it."""
     numpy = importlib.import_module("numpy")
     centres = numpy.asarray(centres, dtype="float64")
     scores = builder.add(builder.mul(products(builder, value, centres), -2.0), (centres**2).sum(axis=1))
@@ -23,7 +28,7 @@ def nearest(builder: Builder, value: Value, centres: Any) -> Value:
 
 @writes("predict", *_MEANS)
 def predict_cluster(builder: Builder, model: Any, frame: Frame) -> Value:
-    return nearest(builder, numbers(builder, frame), model.cluster_centers_)
+    return _nearest_mean(builder, numbers(builder, frame), model.cluster_centers_)
 
 
 @writes("predict", "MeanShift", "AffinityPropagation")
@@ -50,7 +55,7 @@ def predict_by_halves(builder: Builder, model: Any, frame: Frame) -> Value:
     def descend(node: Any) -> Value:
         if node.left is None:
             return builder.spread(given, [int(node.label)], "int64")
-        right = nearest(builder, given, numpy.vstack([node.left.center, node.right.center]) + mean)
+        right = _nearest_mean(builder, given, numpy.vstack([node.left.center, node.right.center]) + mean)
         return builder.where(builder.cast(right, "bool"), descend(node.right), descend(node.left))
 
     return descend(model._bisecting_tree)

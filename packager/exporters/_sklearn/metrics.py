@@ -15,11 +15,11 @@ from typing import Any
 from packager.exporters._sklearn import refuse
 from packager.exporters._sklearn.algebra import (
     direct_squares,
+    expanded_distances,
     over_features,
     products,
     row_norms,
     square,
-    squared_distances,
 )
 from packager.exporters._sklearn.builder import Builder, Value
 
@@ -55,7 +55,7 @@ def distances(builder: Builder, owner: Any, value: Value, points: Any, name: Any
     by_product = parameters.pop("by_product", False)
     kind, power = _named(owner, name, parameters)
     if kind == "euclidean" and by_product:
-        return Distances(squared_distances(builder, value, points), 2.0)
+        return Distances(expanded_distances(builder, value, points), 2.0)
     return Distances(_MAKERS[kind](builder, value, points, parameters), power)
 
 

@@ -33,6 +33,7 @@ from sklearn import (
     preprocessing,
     semi_supervised,
     svm,
+    tree,
 )
 from sklearn.frozen import FrozenEstimator
 from sklearn.gaussian_process import kernels
@@ -435,6 +436,25 @@ MULTIPLE = [
         _logistic(), chain_method="predict_proba"), "labels"),
     Case("RegressorChain", lambda: multioutput.RegressorChain(svm.SVR(), order=[2, 0, 1]), "numbers"),
 ]  # fmt: skip
+_forest = ensemble.RandomForestClassifier(6, random_state=0)
+_tree = tree.DecisionTreeClassifier(max_depth=4, random_state=0)
+GROVES = [  # members that are trees
+    *[Case(f"trees-{name}-{data}", make, data) for data in ("two", "text") for name, make in {
+        "bag": lambda: ensemble.BaggingClassifier(n_estimators=5, max_features=3, random_state=0),
+        "boost": lambda: ensemble.AdaBoostClassifier(n_estimators=6, random_state=0),
+        "deep boost": lambda: ensemble.AdaBoostClassifier(_tree, n_estimators=4, random_state=0),
+        "vote": lambda: ensemble.VotingClassifier([("a", _forest), ("b", _tree), ("c", _logistic())]),
+        "stack": lambda: ensemble.StackingClassifier([("a", _forest), ("b", svm.SVC())], _forest, cv=3),
+        "calibrated": _calibrated(_forest, method="isotonic"),
+        "rest": lambda: multiclass.OneVsRestClassifier(_tree),
+        "pairs": lambda: multiclass.OneVsOneClassifier(_tree),
+        "codes": lambda: multiclass.OutputCodeClassifier(_forest, random_state=0),
+    }.items()],
+    Case("trees-boost-number", lambda: ensemble.AdaBoostRegressor(n_estimators=7, random_state=0), "number"),
+    Case("trees-bag-number", lambda: ensemble.BaggingRegressor(n_estimators=4, random_state=0), "number"),
+    Case("trees-outputs", lambda: multioutput.MultiOutputClassifier(_forest), "outputs"),
+    Case("trees-chain", lambda: multioutput.ClassifierChain(_tree), "labels"),
+]  # fmt: skip
 _OLDEST = [
     Case(f"{case.name}-opset {opset}", case.make, case.data, case.methods, case.tolerance, opset)
     for case in (
@@ -444,7 +464,7 @@ _OLDEST = [
     for opset in (13, 21)
 ]  # fmt: skip
 CASES = [
-    *LINEAR, *MACHINES, *NEIGHBOURS, *BAYES, *NEURAL, *PROCESSES, *FITS, *GROUPS, *ENSEMBLES, *MULTIPLE, *_OLDEST,
+    *LINEAR, *MACHINES, *NEIGHBOURS, *BAYES, *NEURAL, *PROCESSES, *FITS, *GROUPS, *ENSEMBLES, *MULTIPLE, *GROVES, *_OLDEST,
 ]  # fmt: skip
 
 
