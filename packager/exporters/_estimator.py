@@ -178,6 +178,8 @@ def _last(model: Any) -> Any:
 
 
 def _of_clusterer(model: Any) -> list[Answer]:
+    if not hasattr(model, "predict") and hasattr(model, "transform"):
+        return [Answer("transformed", "transform")]  # it groups columns
     if not hasattr(model, "predict"):
         why = "groups the rows it was fitted on and cannot place new ones"
         _sklearn.refuse(_last(model), why, "use a clusterer that predicts, such as `KMeans`")
@@ -238,7 +240,7 @@ def results(model: Any, given: Any) -> Arrays:
             computed[answer.method] = numpy.concatenate(value, axis=1) if isinstance(value, list) else value
         value = computed[answer.method]
         value = value[:, slice(*answer.part)] if answer.part else value
-        found.append(_labels(model, value) if answer.name == "label" else _numbers(value))
+        found.append(_labels(model, value) if answer.name == "label" else _numbers(value, len(given)))
     return found
 
 
@@ -251,10 +253,10 @@ def _labels(model: Any, value: Any) -> Any:
     return dense.astype("str").astype("O") if kind == "O" else dense.astype(kind)
 
 
-def _numbers(value: Any) -> Any:
+def _numbers(value: Any, rows: int) -> Any:
     numpy = importlib.import_module("numpy")
     dense = numpy.asarray(value.toarray() if hasattr(value, "toarray") else value)
-    dense = dense.reshape(len(dense), -1)
+    dense = dense.reshape(rows, -1)  # a projection of one row may come without its axis
     return dense.astype("object") if dense.dtype.kind in "OU" and not _is_numeric(dense) else dense.astype("float32")
 
 

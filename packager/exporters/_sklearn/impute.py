@@ -15,6 +15,8 @@ from packager.exporters._sklearn.builder import FLOATS, Builder, Frame, Value
 from packager.exporters._sklearn.encoders import is_missing
 from packager.exporters._sklearn.numeric import bounded
 
+_MOST_TIES = 0.01  # of rows, for which neighbours are ambiguous
+
 
 def missing_in(builder: Builder, block: Value, mark: Any) -> Value:
     """Say of every element whether it is missing; `mark` is the estimator's `missing_values`."""
@@ -132,6 +134,12 @@ def fill_from_neighbours(builder: Builder, model: Any, frame: Frame) -> Frame:
     """Fill every missing value with the mean of the nearest fitted rows that have one; with none near, of all rows."""
     if model.metric != "nan_euclidean" or callable(model.weights):
         refuse(model, "measures or weighs neighbours with a function of its own")
+    if _share_of_ties(model) > _MOST_TIES:
+        refuse(
+            model,
+            "picks among equally near rows by how the processor sorts them, which no graph repeats",
+            hint="use another imputer for columns of few different values",
+        )
     given = builder.matrix(frame)
     wide = builder.cast(given, "float64")
     mask = missing_in(builder, wide, model.missing_values)
@@ -145,6 +153,18 @@ def fill_from_neighbours(builder: Builder, model: Any, frame: Frame) -> Frame:
         elif model.keep_empty_features:
             made.append(builder.spread(column, [0], given.dtype))
     return _with_indicator(builder, model, (builder.concat(made),), (given,))
+
+
+def _share_of_ties(model: Any) -> float:
+    """Return for how many of the first fitted rows the last neighbour is as near as the next one."""
+    metrics = importlib.import_module("sklearn.metrics.pairwise")
+    numpy, rows = importlib.import_module("numpy"), model._fit_X
+    away = metrics.nan_euclidean_distances(rows[:200], rows, missing_values=model.missing_values)
+    nearest = numpy.sort(away, axis=1)[:, 1:]  # without the row itself
+    count = int(model.n_neighbors)
+    if nearest.shape[1] <= count:
+        return 0.0
+    return float(numpy.isclose(nearest[:, count - 1], nearest[:, count], rtol=1e-12, atol=0).mean())
 
 
 def _distances(builder: Builder, model: Any, given: Value, mask: Value) -> Value:

@@ -70,10 +70,7 @@ def polynomial(builder: Builder, value: Value, ascending: tuple[float, ...]) -> 
 
 
 def normal_quantile(builder: Builder, share: Value) -> Value:
-    """Compute the quantile of the normal distribution for shares in [1e-10, 1 - 1e-10]; NaN stays.
-
-    Reciprocals of what lies nearer to 0 or 1 are the caller's to clip.
-    """
+    """Compute the quantile of the normal distribution, for shares from 1e-10 to 1 - 1e-10; NaN stays."""
     away = builder.sub(share, 0.5)
     inside = builder.sub(0.180625, builder.mul(away, away))
     middle = builder.mul(away, _ratio(builder, inside, _MIDDLE))

@@ -413,6 +413,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "IterativeImputer": (lambda: impute.IterativeImputer(sample_posterior=True).fit(HOLES_FIT), "at random"),
     "KNNImputer": (lambda: impute.KNNImputer(weights=lambda away: away).fit(HOLES_FIT), "a function of its own"),
+    "KNNImputer of a grid": (lambda: impute.KNNImputer().fit(np.where(HOLES_FIT > 0, 1, HOLES_FIT // 1e9)), "equally near"),
     "SelectKBest": (lambda: feature_selection.SelectKBest(k=0).fit(X, Y), "keeps no column"),
     "OneHotEncoder": (lambda: pre.OneHotEncoder().fit(TEXT.repeat(5, axis=1)), "has text for categories"),
 }  # fmt: skip
