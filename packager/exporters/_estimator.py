@@ -14,12 +14,13 @@ import itertools
 import re
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from packager.errors import MissingToolError, StepError
 from packager.exporters import Arrays, Feeds, Interface, Port, Wishes, _coverage, _mlflow, _ranges, _sklearn, _table
+from packager.exporters._sklearn import boosters
 from packager.exporters._sklearn.builder import Builder, Frame, Value
 from packager.exporters._table import Table
 
@@ -47,9 +48,17 @@ def open_estimator(source: Path, model: Any, wishes: Wishes) -> Estimator:
         missing=_ranges.missing_text(model),
         texts=_ranges.text_columns(model),
     )
+    table = _with_categories(table, model)
     examples = _table.examples(source, table)
     interface = wishes.interface(table.ports, {}, unfix=_table.UNFIX)
     return Estimator(model, table, interface, wishes.outputs, wishes.seed, examples)
+
+
+def _with_categories(table: Table, model: Any) -> Table:
+    """Say of which columns boosters inside the estimator were given categories: they refuse anything else there."""
+    named = boosters.category_columns(model)
+    found = tuple(port.name for port in table.ports if port.name in named) if table.layout == "frame" else ()
+    return replace(table, categories=found)
 
 
 def _names(source: Path, fitted: list[str]) -> list[str]:
@@ -106,10 +115,13 @@ class Estimator:
             return _gaps(self.model, self.table.given(feeds), expected, got)
 
     def samples(self) -> Mapping[str, Any]:
-        return _ranges.samples(self.model, self.table, self.run, self.seed)
+        found = _ranges.samples(self.model, self.table, self.run, self.seed)
+        return boosters.known_categories(self.model, found) if self.table.categories else found
 
     def rows(self) -> Mapping[str, Feeds]:
         found = _ranges.rows(self.model, self.table, self.run, self.seed)
+        if self.table.categories:
+            found = {title: boosters.known_categories(self.model, feeds) for title, feeds in found.items()}
         return {"logged example": self.examples, **found} if self.examples else found
 
     def coverage(self) -> _coverage.Coverage:

@@ -39,13 +39,15 @@ class Table:
     """How the inputs become what the source is called with; `trained` is the numpy dtype of each input there.
 
     `missing` is what the source takes for a missing text, in a tuple of one; a tensor of text holds none, so callers
-    send an empty text for it. Empty: a text is never missing, and an empty one is only empty.
+    send an empty text for it. Empty: a text is never missing, and an empty one is only empty. `categories` names the
+    columns that callers of the source have in pandas' type of categories.
     """
 
     layout: Layout
     ports: tuple[Port, ...]
     trained: tuple[str, ...]
     missing: tuple[Any, ...] = ()
+    categories: tuple[str, ...] = ()
 
     def given(self, feeds: Feeds) -> Any:
         """Return the data frame, matrix or list of texts that the source takes."""
@@ -53,10 +55,11 @@ class Table:
         if self.layout == "frame":
             pandas = importlib.import_module("pandas")
             # an object stays one: pandas 3 would make a missing text of whatever kind a NaN
-            return pandas.DataFrame(
+            found = pandas.DataFrame(
                 {port.name: pandas.Series(value.reshape(-1), dtype=value.dtype)
                  for port, value in zip(self.ports, values, strict=True)}
             )  # fmt: skip
+            return found.astype(dict.fromkeys(self.categories, "category")) if self.categories else found
         return values[0].reshape(-1) if self.layout == "text" else values[0]
 
     def _trained(self, values: Any, kind: str) -> Any:

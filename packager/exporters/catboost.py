@@ -8,15 +8,13 @@ are refused.
 
 from __future__ import annotations
 
-import importlib
-import math
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from packager.exporters import Arrays, Wishes, _boosting, _mlflow, _table
 from packager.exporters._boosting import Boosted
-from packager.exporters._sklearn import place_above, place_of_largest, write_labels
+from packager.exporters._sklearn import both_sides, place_above, place_of_largest, write_labels
 from packager.exporters._sklearn.builder import Builder, Frame, Value
 from packager.exporters._trees import catboost
 from packager.exporters._trees.ensemble import thresholds
@@ -36,7 +34,6 @@ _RANKING = (
     "QuerySoftMax",
     "StochasticRank",
 )
-_SEVERAL = ("MultiLogloss", "MultiCrossEntropy")
 
 
 def detect(paths: Collection[str], read: Callable[[str], bytes]) -> str | None:
@@ -131,7 +128,7 @@ class _Answering:
     def __init__(self, model: Any, read: catboost.Model, known: Mapping[int, Any]) -> None:
         self._model, self._read, self._known = model, read, known
         self._classifies = type(model).__name__ == "CatBoostClassifier"
-        self._several = read.loss in _SEVERAL
+        self._several = read.loss in catboost.SEVERAL
         self.names = _boosting.CLASSIFIER if self._classifies else _boosting.REGRESSOR
 
     def answer(self, given: Any) -> Arrays:
@@ -146,27 +143,12 @@ class _Answering:
     def write(self, builder: Builder, frame: Frame) -> list[Value]:
         raw = catboost.write_raw(builder, self._read, self._known, frame)
         if not self._classifies:
-            return [self._number(builder, raw)]
+            is_regressor = type(self._model).__name__ == "CatBoostRegressor"
+            return [catboost.write_number(builder, self._read, raw) if is_regressor else raw]
         scores = catboost.write_probabilities(builder, self._read, raw)
         if self._several:
             return [place_above(builder, raw), scores]
         if raw.width > 1:
             return [write_labels(builder, self._model.classes_, place_of_largest(builder, raw)), scores]
-        both = builder.concat([builder.sub(1.0, scores), scores])
-        return [write_labels(builder, self._model.classes_, place_above(builder, raw, self._border())), both]
-
-    def _number(self, builder: Builder, raw: Value) -> Value:
-        """Return what a model that names no classes answers: only regressors know of their loss."""
-        if type(self._model).__name__ != "CatBoostRegressor":
-            return raw
-        if self._read.loss == "RMSEWithUncertainty":
-            return catboost.write_uncertain(builder, raw)
-        return builder.unary("Exp", raw) if self._read.loss in catboost.EXPONENTIAL else raw
-
-    def _border(self) -> float:
-        """Return the raw value above which a row is of the second class; half unless the model says otherwise."""
-        stated = getattr(self._model, "get_probability_threshold", lambda: None)()
-        numpy = importlib.import_module("numpy")
-        return 0.0 if stated is None or stated == 0.5 else math.log(stated / (1 - stated)) if 0 < stated < 1 else (
-            float(numpy.copysign(numpy.inf, stated - 0.5))
-        )  # fmt: skip
+        place = place_above(builder, raw, catboost.border(self._model))
+        return [write_labels(builder, self._model.classes_, place), both_sides(builder, scores)]

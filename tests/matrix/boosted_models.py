@@ -245,6 +245,20 @@ MODELS: dict[str, tuple[str, Callable[[], Made]]] = {
         "pickle", lambda: fitted(make_pipeline(StandardScaler(), xgboost.XGBClassifier(**XGB)), THREE)),
     "zeros are missing in a pipeline": (
         "pickle", lambda: fitted(make_pipeline(xgboost.XGBClassifier(missing=0, **XGB)), YES, FULL)),
+    "histograms categories by dtype": (
+        "pickle", lambda: fitted(
+            HistGradientBoostingClassifier(max_iter=15, categorical_features="from_dtype"), NAMES, TEXTS)),
+    "histograms categories as data": (
+        "skops", lambda: fitted(
+            HistGradientBoostingClassifier(max_iter=15, categorical_features=["month", "shop"]), YES, TABLE)),
+    "lightgbm with categories in a pipeline": (
+        "pickle", lambda: fitted(make_pipeline(lightgbm.LGBMClassifier(**LGB)), YES, TEXTS)),
+    "xgboost with categories in a pipeline": (
+        "pickle", lambda: fitted(make_pipeline(xgboost.XGBClassifier(enable_categorical=True, **XGB)), YES, CATEGORIES)),
+    "catboost behind a scaler": (
+        "pickle", lambda: fitted(make_pipeline(StandardScaler(), catboost.CatBoostClassifier(**CAT)), YES, FULL)),
+    "calibrated with categories": (
+        "pickle", lambda: fitted(CalibratedClassifierCV(lightgbm.LGBMClassifier(**LGB), cv=2), YES, TEXTS)),
     "calibrated": (
         "pickle", lambda: fitted(CalibratedClassifierCV(lightgbm.LGBMClassifier(**LGB), cv=2), YES)),
     "stacked": (
@@ -288,13 +302,14 @@ def _judged(name: str, flavor: str, make: Callable[[], Made], folder: Path) -> R
         options = {"skops_trusted_types": ["lightgbm.sklearn.LGBMRanker"]}
     if flavor == "catboost":
         options = {"input_example": given.drop_duplicates(given.columns[-1]).head(60)}
-    kept = tables.saved(
-        folder / "model", "sklearn" if flavor == "pickle" else flavor, model, given, _plain(model, given), **options
-    )
+    if flavor == "skops":
+        options = {"skops_trusted_types": [*tables.TRUSTED, "functools.partial", "sklearn.utils.validation.check_array"]}
+    kind = "sklearn" if flavor in ("pickle", "skops") else flavor
+    kept = tables.saved(folder / "model", kind, model, given, _plain(model, given), **options)
     source = opened(kept)
     session = onnxruntime.InferenceSession(source.to_onnx(18).SerializeToString(), providers=["CPUExecutionProvider"])
     feeds = fresh(source, given)
-    expected = answers(loaded(kept, flavor), users(feeds, given))
+    expected = answers(loaded(kept, kind), users(feeds, given))
     got = session.run(None, feeds)
     return beside(name, expected, got)
 
@@ -309,7 +324,7 @@ def loaded(folder: Path, flavor: str) -> Any:
     """Return the model as those who registered it load it."""
     import mlflow
 
-    return getattr(mlflow, "sklearn" if flavor == "pickle" else flavor).load_model(str(folder))
+    return getattr(mlflow, flavor).load_model(str(folder))
 
 
 def fresh(source: SourceModel, given: pd.DataFrame, rows: int = 1200, seed: int = 99) -> dict[str, Any]:

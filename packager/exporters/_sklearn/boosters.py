@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from packager.exporters import _text
 from packager.exporters._sklearn import both_sides, emit, place_above, place_of_largest, refuse, write_labels, writes
 from packager.exporters._sklearn.builder import Builder, Frame, Value
-from packager.exporters._trees import lightgbm, xgboost
+from packager.exporters._trees import catboost, lightgbm, xgboost
 
 
 @writes("predict", "LGBMRegressor", "LGBMRanker")
@@ -33,6 +36,46 @@ def lightgbm_scores(builder: Builder, model: Any, frame: Frame) -> Value:
 def lightgbm_label(builder: Builder, model: Any, frame: Frame) -> Value:
     scores = emit(builder, model, "predict_proba", frame)
     return write_labels(builder, model.classes_, place_of_largest(builder, scores))
+
+
+def category_columns(model: Any) -> dict[str, list[Any]]:
+    """Return the columns of a data frame that boosters inside an estimator know as categories, and those they know."""
+    found: dict[str, list[Any]] = {}
+    for part in _boosters(model):
+        package = type(part).__module__.partition(".")[0]
+        if package == "lightgbm":
+            own: Any = lightgbm.read(part.booster_)
+            names = part.booster_.feature_name()
+        else:
+            own = xgboost.read(part.get_booster())
+            names = own.names
+        found |= {str(names[place]): list(known) for place, known in own.categories.items()}
+    return found
+
+
+def known_categories(model: Any, feeds: Mapping[str, Any]) -> dict[str, Any]:
+    """Return rows without the categories that XGBoost does not know: it takes them for the next larger one it does."""
+    numpy = importlib.import_module("numpy")
+    found = dict(feeds)
+    if not any(type(part).__module__.startswith("xgboost") for part in _boosters(model)):
+        return found
+    for name, known in category_columns(model).items():
+        if name in found:
+            values = numpy.array(known, found[name].dtype)
+            other = ~numpy.isin(found[name], values)
+            found[name] = found[name].copy()
+            found[name][other] = numpy.resize(values, int(other.sum()))
+    return found
+
+
+def _boosters(model: Any) -> Iterator[Any]:
+    """Yield the fitted boosters of LightGBM and XGBoost inside an estimator, those of calibrations included."""
+    for part in _text.parts(model):
+        for inner in getattr(part, "calibrated_classifiers_", ()):
+            yield from _boosters(inner.estimator)
+        fitted = getattr(part, "__sklearn_is_fitted__", lambda: False)
+        if type(part).__module__.partition(".")[0] in ("lightgbm", "xgboost") and fitted():
+            yield part
 
 
 # -- XGBoost
@@ -64,3 +107,40 @@ def xgboost_label(builder: Builder, model: Any, frame: Frame) -> Value:
     several = len(xgboost.read(model.get_booster()).ensemble.base) > 1
     said = found if several else builder.take(found, [1])
     return place_above(builder, said, 0.5)
+
+
+# -- CatBoost
+
+
+def _formula(builder: Builder, model: Any, frame: Frame) -> tuple[catboost.Model, Value]:
+    """Write the raw values of a model, once; a step of a pipeline has no example that names categories of text."""
+
+    def write() -> tuple[catboost.Model, Value]:
+        found = catboost.read(model)
+        return found, catboost.write_raw(builder, found, catboost.categories(found, {}), frame)
+
+    made: tuple[catboost.Model, Value] = builder.remember((id(model), "formula", frame), write)
+    return made
+
+
+@writes("predict", "CatBoostRegressor", "CatBoostRanker")
+def catboost_number(builder: Builder, model: Any, frame: Frame) -> Value:
+    found, raw = _formula(builder, model, frame)
+    return catboost.write_number(builder, found, raw) if type(model).__name__ == "CatBoostRegressor" else raw
+
+
+@writes("predict_proba", "CatBoostClassifier")
+def catboost_probabilities(builder: Builder, model: Any, frame: Frame) -> Value:
+    """Write the probability of every class or label; of two classes the formula only has the second."""
+    found, raw = _formula(builder, model, frame)
+    scores = catboost.write_probabilities(builder, found, raw)
+    return both_sides(builder, scores) if raw.width == 1 and found.loss not in catboost.SEVERAL else scores
+
+
+@writes("predict", "CatBoostClassifier")
+def catboost_label(builder: Builder, model: Any, frame: Frame) -> Value:
+    found, raw = _formula(builder, model, frame)
+    if found.loss in catboost.SEVERAL:
+        return place_above(builder, raw)
+    place = place_of_largest(builder, raw) if raw.width > 1 else place_above(builder, raw, catboost.border(model))
+    return write_labels(builder, model.classes_, place)

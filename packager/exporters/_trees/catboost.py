@@ -26,6 +26,7 @@ from packager.exporters._trees.ensemble import Columns, Ensemble, Tree
 from packager.exporters._trees.write import write_sums
 
 PROBABILITIES = ("Logloss", "CrossEntropy", "MultiClass", "MultiClassOneVsAll", "MultiLogloss", "MultiCrossEntropy")
+SEVERAL = ("MultiLogloss", "MultiCrossEntropy")
 EXPONENTIAL = ("Poisson", "Tweedie")
 _NUMBERS = range(-100, 32_768)  # candidates for categories that are whole numbers
 _IN = 0.5  # the border of a column that says whether a category is in a set
@@ -249,6 +250,17 @@ def write_probabilities(builder: Builder, model: Model, raw: Value) -> Value:
     return builder.div(1.0, builder.add(1.0, builder.unary("Exp", builder.unary("Neg", raw))))
 
 
-def write_uncertain(builder: Builder, raw: Value) -> Value:
-    """Write the mean and the variance that `RMSEWithUncertainty` answers: the formula has the logarithm of a root."""
-    return builder.concat([builder.take(raw, [0]), builder.unary("Exp", builder.mul(builder.take(raw, [1]), 2.0))])
+def write_number(builder: Builder, model: Model, raw: Value) -> Value:
+    """Write what a regressor answers: it knows of its loss, other models answer the raw values."""
+    if model.loss == "RMSEWithUncertainty":  # a mean, and the logarithm of the root of the variance
+        variance = builder.unary("Exp", builder.mul(builder.take(raw, [1]), 2.0))
+        return builder.concat([builder.take(raw, [0]), variance])
+    return builder.unary("Exp", raw) if model.loss in EXPONENTIAL else raw
+
+
+def border(model: Any) -> float:
+    """Return the raw value above which a row is of the second class: that of one half, unless the model states more."""
+    stated = getattr(model, "get_probability_threshold", lambda: None)()
+    if stated is None or not 0 < stated < 1:
+        return 0.0
+    return math.log(stated / (1 - stated))
