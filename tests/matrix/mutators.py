@@ -110,7 +110,7 @@ def lower_case(chain: _Chain, _: str) -> None:
     given = chain.last
     shape = chain.node("Shape")
     chain.node("Reshape", chain.constant(np.array([-1])), last=given)
-    chain.node("StringNormalizer", case_change_action="LOWER")
+    chain.node("StringNormalizer", case_change_action="LOWER", locale="C.UTF-8")
     chain.node("Reshape", shape)
 
 

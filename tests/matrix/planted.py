@@ -105,12 +105,13 @@ def _previous(value: Any) -> Any:
     return value - 1
 
 
-def _forget(names: str, ids: str) -> Mutator:
-    """Forget the second key of an encoder."""
-    return both(
-        attribute("LabelEncoder", names, lambda keys: [keys[0], *keys[2:]]),
-        attribute("LabelEncoder", ids, lambda places: [places[0], *places[2:]]),
-    )
+def _forget(place: int) -> Mutator:
+    """Forget a key of an encoder of texts."""
+
+    def others(listed: list[Any]) -> list[Any]:
+        return [*listed[:place], *listed[place + 1 :]]
+
+    return both(attribute("LabelEncoder", "keys_strings", others), attribute("LabelEncoder", "values_int64s", others))
 
 
 FAULTS: tuple[Fault, ...] = (
@@ -175,8 +176,8 @@ FAULTS: tuple[Fault, ...] = (
     Fault("the intercept is left out", "scaled", constant("Add", zero)),
     Fault("the mean of one column is shifted", "scaled", constant("Sub", element(1, _up(0.01)))),
     Fault("the spread of one column is another's", "scaled", constant("Div", _rolled)),
-    Fault("one category is forgotten", "table", _forget("keys_strings", "values_int64s")),
-    Fault("one category is forgotten", "lightgbm", _forget("keys_strings", "values_int64s")),
+    Fault("one category is forgotten", "table", _forget(1)),
+    Fault("one category is forgotten", "lightgbm", _forget(0)),
     Fault("an unseen category is the first", "table", attribute("LabelEncoder", "default_int64", lambda _: 0)),
     Fault("an unseen category is the first", "ordinal", attribute("LabelEncoder", "default_int64", lambda _: 0)),
     Fault("another number is filled in", "table", constant("Where", _up(0.5), size=1)),
@@ -210,7 +211,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault("a mask is ignored", "attention", at_input("mask", all_ones)),
     Fault("a mask has the other meaning", "attention", at_input("mask", flag_flipped)),
     Fault("scores are not scaled", "attention", skipped("Div")),
-    Fault("queries and keys are exchanged", "attention", skipped("Transpose")),
+    Fault("queries and keys are exchanged", "attention", exchanged_inputs("linear", "linear_1")),
     Fault("hidden places are small, not nothing", "attention", constant("Where", lambda _: -1.0, size=1)),
     Fault("a mask is ignored", "bert", at_input("attention_mask", all_ones)),
     Fault("a mask has the other meaning", "bert", at_input("attention_mask", flag_flipped)),
