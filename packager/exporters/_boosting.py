@@ -6,14 +6,15 @@ from __future__ import annotations
 import importlib
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from packager.errors import MissingToolError
-from packager.exporters import Arrays, Feeds, Interface, _estimator, _ranges, _sklearn, _table
+from packager.exporters import Arrays, Feeds, Interface, _critical, _estimator, _ranges, _sklearn, _table
 from packager.exporters._sklearn import both_sides, place_of_largest, write_labels
 from packager.exporters._sklearn.builder import Builder, Frame, Value
+from packager.exporters._trees.ensemble import Ensemble
 
 TOOLCHAIN: tuple[str, ...] = (
     "scikit-learn", "onnx", "onnxruntime", "numpy", "scipy", "pandas", "ml-dtypes", "protobuf",
@@ -21,6 +22,7 @@ TOOLCHAIN: tuple[str, ...] = (
 EXTRA = "gbm"
 CLASSIFIER = ("label", "probabilities")
 REGRESSOR = ("prediction",)
+_UNSEEN = -1  # a code that no category has; a text column holds an empty text for it
 
 
 def library(name: str) -> Any:
@@ -38,7 +40,7 @@ class Boosted:
     `answer` is the library's own call on the data frame or matrix that its users have, `write` puts the same into a
     graph; both give the outputs called `names`. `critical` are the values of every column that decide something.
     `closed` are the columns, each an input, that take their critical values only. `outputs` are the wished names, empty
-    for the default ones.
+    for the default ones. `grown` are the trees, `categories` what stands for each code in them, by column.
     """
 
     answer: Callable[[Any], Arrays]
@@ -51,6 +53,8 @@ class Boosted:
     seed: int = 0
     examples: Mapping[str, Any] | None = None
     closed: Sequence[int] = ()
+    grown: Ensemble | None = None
+    categories: Mapping[int, Sequence[Any]] = field(default_factory=dict)
 
     def to_onnx(self, opset: int) -> Any:
         inputs = self.interface.inputs
@@ -68,8 +72,12 @@ class Boosted:
             return self.answer(self.table.given(feeds))
 
     def samples(self) -> Mapping[str, Any]:
+        return self._known(_ranges.drawn(self.critical, self.table, self.run, self.seed))
+
+    def _known(self, drawn: Feeds) -> dict[str, Any]:
+        """Return rows with known categories in the columns that take no others."""
         numpy = importlib.import_module("numpy")
-        found = dict(_ranges.drawn(self.critical, self.table, self.run, self.seed))
+        found = dict(drawn)
         for place in self.closed:
             name = self.table.ports[place].name
             known = numpy.array(self.critical[place], found[name].dtype)
@@ -78,7 +86,22 @@ class Boosted:
         return found
 
     def rows(self) -> Mapping[str, Feeds]:
-        return {"logged example": self.examples} if self.examples else {}
+        drawn = _ranges.sets(self.critical, self._in_leaves(), self.table, self.run)
+        found = {title: self._known(feeds) for title, feeds in drawn.items()}
+        return {"logged example": self.examples, **found} if self.examples else found
+
+    def _in_leaves(self) -> Any:
+        """Return rows that reach every leaf, with categories as callers have them."""
+        if self.grown is None:
+            return None
+        found = _critical.leaf_rows(self.grown, self.grown.columns.width)
+        if found is None or not self.categories:
+            return found
+        found = found.astype("object")
+        for place, known in self.categories.items():
+            named = {float(code): item for code, item in enumerate(known)}
+            found[:, place] = [named.get(code, _UNSEEN) for code in found[:, place]]
+        return found
 
     def extra_files(self) -> Mapping[str, Path]:
         return {}

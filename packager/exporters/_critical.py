@@ -17,7 +17,7 @@ from packager.errors import StepError
 from packager.exporters._sklearn import trees
 from packager.exporters._sklearn.critical import critical_rows as family_rows
 from packager.exporters._trees import lightgbm, xgboost
-from packager.exporters._trees.ensemble import Columns, Ensemble, Members, Tree
+from packager.exporters._trees.ensemble import Ensemble, Members, Tree
 
 _IN = 0.5  # the border of a column that says whether a category is in a set: 0 it is, 1 it is not
 _MOST = 4096  # rows of one estimator; more are thinned evenly
@@ -113,7 +113,7 @@ def _own(model: Any, width: int) -> Any:
     found = [_fitting(family_rows(model), width)]
     grown = ensembles(model)
     if grown:
-        found.append(_leaf_rows([(grown.columns, tree) for tree in grown.trees], width))
+        found.append(leaf_rows(grown, width))
     kept = [item for item in found if item is not None]
     return numpy.concatenate(kept) if kept else None
 
@@ -140,30 +140,34 @@ def _own_trees(model: Any) -> list[Any] | None:
     return list(found.trees) if found else None
 
 
-def _leaf_rows(grown: Sequence[tuple[Columns, Tree]], width: int) -> Any:
+def leaf_rows(grown: Ensemble, width: int) -> Any:
+    """Return two rows [count, width] for every leaf: on the last values that go there, and on the first ones.
+
+    A threshold that is off by one step of its type sends one of them elsewhere. Categories are codes.
+    """
     numpy = importlib.import_module("numpy")
-    each = max(1, _MOST // max(1, len(grown)))
-    base = _ordinary([tree for _, tree in grown], width)
+    each = max(1, _MOST // (2 * max(1, len(grown.trees))))
+    base = _ordinary(grown.trees, width)
     found = []
-    for columns, tree in grown[:_MOST]:
+    for tree in grown.trees[:_MOST]:
         bounds = list(_leaves(tree))
-        for number, borders in enumerate(bounds[:: max(1, -(-len(bounds) // each))]):
-            found.append(_row(base, borders, columns, last=number % 2 == 0))
+        for borders in bounds[:: max(1, -(-len(bounds) // each))]:
+            found += [_row(base, borders, grown, last=last) for last in (True, False)]
     return numpy.array(found) if found else None
 
 
-def _row(base: Any, borders: dict[int, tuple[float, float]], columns: Columns, *, last: bool) -> Any:
+def _row(base: Any, borders: dict[int, tuple[float, float]], grown: Ensemble, *, last: bool) -> Any:
     """Return a row that goes to the leaf behind `borders`; of a category one that is in its set, or is not."""
-    row = base.copy()
+    row, columns = base.copy(), grown.columns
     for place, (low, high) in borders.items():
         made = columns.derived[place - columns.width] if place >= columns.width else None
         if isinstance(made, Members):
             inside = high <= _IN
             row[made.feature] = min(made.codes) if inside and made.codes else max(made.codes, default=-1) + 1
         elif place < len(row):
-            row[place] = _inside(low, high, last=last)
+            row[place] = _inside(low, high, grown.compared, last=last)
         elif made is not None:
-            row[made.feature] = _inside(low, high, last=last)
+            row[made.feature] = _inside(low, high, grown.compared, last=last)
     return row
 
 
@@ -194,11 +198,13 @@ def _leaves(tree: Tree) -> Iterator[dict[int, tuple[float, float]]]:
         waiting.append((int(tree.right[node]), {**borders, column: (max(low, cut), high)}))
 
 
-def _inside(low: float, high: float, *, last: bool) -> float:
-    """Return the last value up to `high`, or the first float32 above `low`."""
+def _inside(low: float, high: float, compared: str, *, last: bool) -> float:
+    """Return the last value up to `high`, or the first one above `low` of the type that is compared."""
     numpy = importlib.import_module("numpy")
     if math.isfinite(high) and (last or not math.isfinite(low)):
         return high
+    if compared == "float64":
+        return math.nextafter(low, math.inf)
     with numpy.errstate(over="ignore"):
         beyond = float(numpy.nextafter(numpy.float32(low), numpy.float32(numpy.inf)))
     return beyond if low < beyond <= high else min(high, math.nextafter(low, math.inf))

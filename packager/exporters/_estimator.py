@@ -131,6 +131,10 @@ class Estimator:
         return {}
 
 
+def _is_same(left: Any, right: Any) -> bool:
+    return bool((left == right).all())
+
+
 def framed(builder: Builder, table: Table, values: Sequence[Value]) -> Frame:
     """Return the inputs as what the source is called with: in the types it is trained on, named if it is a frame."""
     kinds = ("string" if kind == "object" else kind for kind in table.trained)

@@ -44,7 +44,7 @@ def open_booster(source: Path, model: Any, wishes: Wishes) -> Boosted:
     return Boosted(
         answering.answer, answering.write, answering.names, critical(found), table,
         wishes.interface(table.ports, {}, unfix=_table.UNFIX), wishes.outputs, wishes.seed,
-        _table.examples(source, table),
+        _table.examples(source, table), grown=found.ensemble, categories=found.categories,
     )  # fmt: skip
 
 

@@ -83,13 +83,16 @@ def rows(model: Any, table: Table, run: Callable[[Feeds], Arrays], seed: int) ->
     Critical rows reach every leaf of every tree, stand on and beside hyperplanes, at and between centres and training
     rows; they are pulled back through the steps in front. Rows that the source refuses are left out.
     """
-    numpy = importlib.import_module("numpy")
     width = sum(int(port.shape[1]) for port in table.ports)
     names = [port.name for port in table.ports] if table.layout == "frame" else []
-    wanted = interesting(model, width, names)
+    return sets(interesting(model, width, names), _critical.rows(model, width, names), table, run)
+
+
+def sets(wanted: Sequence[Values], critical: Any, table: Table, run: Callable[[Feeds], Arrays]) -> dict[str, Feeds]:
+    """Return rows by what they are for: the wanted values of every column, and critical rows, where there are any."""
+    numpy = importlib.import_module("numpy")
     columns = [_column(port, wanted[index]) for index, port in _places(table.ports)]
     found = {"one column at its edges": _alone(columns)}
-    critical = _critical.rows(model, width, names)
     if critical is not None:
         found["critical rows"] = critical.tolist()
     kept = {title: _runnable(numpy, table, cells, run) for title, cells in found.items()}
@@ -287,6 +290,23 @@ def interesting(model: Any, width: int, names: Sequence[str] = ()) -> list[Value
 
 def _back(step: Any, width: int, names: Sequence[str], wanted: list[Values] | None) -> list[Values]:
     """Return what the input columns of a step should be; `wanted` is the same for its outputs, if anyone asked."""
+    asked, edges = _asked(step, width, names, wanted), _edges(step)
+    return [[*own, *more] for own, more in zip(edges, asked, strict=True)] if len(edges) == len(asked) else asked
+
+
+def _edges(step: Any) -> list[Values]:
+    """Return, by column, where a transformer turns from one formula to the next; nothing for one that has none."""
+    width = getattr(step, "n_features_in_", 0)
+    if hasattr(step, "bin_edges_"):
+        return [own.tolist() for own in step.bin_edges_]
+    if hasattr(step, "bsplines_"):
+        return [own.t.tolist() for own in step.bsplines_]
+    if hasattr(step, "quantiles_"):
+        return [list(own) for own in step.quantiles_.T.tolist()]
+    return [[float(step.threshold)]] * width if type(step).__name__ == "Binarizer" else []
+
+
+def _asked(step: Any, width: int, names: Sequence[str], wanted: list[Values] | None) -> list[Values]:
     if hasattr(step, "steps"):
         return _pipeline([part for _, part in step.steps], width, names, wanted)
     if hasattr(step, "transformers_"):

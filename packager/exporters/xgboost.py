@@ -71,6 +71,7 @@ def load(source: Path, payload: str, wishes: Wishes) -> Boosted:
         answering.answer, answering.write, answering.names, _critical(found), table,
         wishes.interface(table.ports, {}, unfix=_table.UNFIX), wishes.outputs, wishes.seed,
         _table.examples(source, table), list(found.categories) if table.layout == "frame" else (),
+        found.ensemble, found.categories,
     )  # fmt: skip
 
 

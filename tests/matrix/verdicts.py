@@ -129,7 +129,7 @@ def findings(interface: Any, done: Any) -> list[str]:
 def beside(source: Any, session: Any, interface: Any, feeds: Mapping[str, Any]) -> tuple[float, str]:
     """Return the largest difference on fresh rows, and in words what is out of tolerance."""
     worst, off = 0.0, ""
-    expected, got = source.run(feeds), session.run(feeds)
+    expected, got = exporters.comparable(source, feeds, source.run(feeds), session.run(feeds))
     for place, (port, left, right) in enumerate(zip(interface["outputs"], expected, got, strict=True)):
         gaps = exporters.gaps_of(source, feeds, place, left, right)
         record = _compare.compare(left, right, gaps)

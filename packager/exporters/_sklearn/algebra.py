@@ -31,10 +31,8 @@ def clip(builder: Builder, value: Value, low: float | None, high: float | None) 
 
 
 def expit(builder: Builder, value: Value) -> Value:
-    """Write the logistic function, as accurate far below zero as `scipy.special.expit`."""
-    above = builder.unary("Exp", builder.binary("Min", value, 0.0))
-    decay = builder.unary("Exp", builder.unary("Neg", builder.unary("Abs", value)))
-    return builder.div(above, builder.add(decay, 1.0))
+    """Write the logistic function by the formula of `scipy.special.expit`: far below zero both become zero together."""
+    return builder.div(1.0, builder.add(builder.unary("Exp", builder.unary("Neg", value)), 1.0))
 
 
 def softmax(builder: Builder, value: Value) -> Value:

@@ -31,20 +31,25 @@ def critical_rows(estimator: Any) -> Rows | None:
     return _thin(importlib.import_module("numpy").concatenate(found)) if found else None
 
 
-def tied_rows(estimator: Any, rows: Rows) -> Any:
+def tied_rows(model: Any, given: Any) -> Any:
     """Say of every row whether the nearest neighbours are no definite set: the next one is just as far as the last.
 
-    The library takes whichever its search meets first, so an answer there is not the model's.
+    The library takes whichever its search meets first, so an answer there is not the model's. `given` is what the
+    model is called with; steps of pipelines and members of ensembles are asked in their turn.
     """
     numpy = importlib.import_module("numpy")
-    found = numpy.zeros(len(rows), dtype=bool)
-    count = getattr(estimator, "n_neighbors", None)
-    if isinstance(count, int) and hasattr(estimator, "kneighbors") and count < estimator.n_samples_fit_:
-        far, _ = estimator.kneighbors(rows, n_neighbors=count + 1)
+    found = numpy.zeros(len(given), dtype=bool)
+    for name, step in getattr(model, "steps", ()):
+        if name == model.steps[-1][0]:
+            return tied_rows(step, given)
+        given = given if step in (None, "passthrough") else step.transform(given)
+    count = getattr(model, "n_neighbors", None)
+    if isinstance(count, int) and hasattr(model, "kneighbors") and count < model.n_samples_fit_:
+        far, _ = model.kneighbors(given, n_neighbors=count + 1)
         found |= numpy.isclose(far[:, -1], far[:, -2], rtol=1e-9, atol=1e-12)
-    for member in _members(estimator):
-        if getattr(member, "n_features_in_", None) == rows.shape[1]:
-            found |= tied_rows(member, rows)
+    for member in _members(model):
+        if getattr(member, "n_features_in_", None) == given.shape[1]:
+            found |= tied_rows(member, given)
     return found
 
 

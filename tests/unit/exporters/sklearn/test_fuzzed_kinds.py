@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What random tables and models brought to light, kind by kind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from sklearn.linear_model import SGDClassifier
+from sklearn.neighbors import KNeighborsRegressor
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OrdinalEncoder
+
+from tests.matrix.fuzz_tables import Made, registered
+from tests.matrix.verdicts import judge
+from tests.unit.exporters.written import difference
+
+_RANDOM = np.random.default_rng(0)
+
+
+def test_scores_far_below_zero_are_uniform_together() -> None:
+    """Beyond -709 the logistic function is zero to the library, and no class is the largest of all."""
+    rows = _RANDOM.normal(size=(120, 3))
+    model = SGDClassifier(loss="log_loss", random_state=0).fit(rows, np.digitize(rows[:, 0], [-0.5, 0.5]))
+    model.intercept_ = np.array([-712.0, -714.0, -760.0])
+    model.coef_ = model.coef_ / np.abs(model.coef_).max()
+    assert difference(model, rows, "predict_proba") < 1e-6
+
+
+def test_ambiguous_neighbours_are_no_difference(tmp_path: Path) -> None:
+    """Encoded categories stand at equal distances, and the library takes the neighbours that its search meets first."""
+    given = pd.DataFrame({"city": pd.Series(_RANDOM.choice(["a", "b", "c"], 90), dtype=object)})
+    model = make_pipeline(OrdinalEncoder(), KNeighborsRegressor(3)).fit(given, _RANDOM.normal(size=90))
+    source = registered(Made("ties", model, given, {}), tmp_path / "source")
+    rows = {"city": given.to_numpy(object)}
+    assert judge("fuzz", "ties", source, tmp_path / "graph", lambda _: rows).verdict == "right"
