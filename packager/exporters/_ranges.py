@@ -23,6 +23,7 @@ Values: TypeAlias = list[Any]  # of one column
 
 _MOST = 64  # critical values of one column, neighbours not counted; more of them are thinned evenly
 _ROWS = 2048  # that show one column each
+_TRIES = 96  # runs of the source that look for the values of one column which it takes
 _PLAIN: Values = [0.0, 1.0, -1.0, 0.5, 2.0, 10.0, -3.25, 1e-3, 100.0, 12345.678]
 _WHOLE: Values = [0, 1, 2, 3, 5, 10, 18, 42, 100, -1]
 _RISKY = {
@@ -117,14 +118,26 @@ def _runnable(numpy: Any, table: Table, cells: Sequence[Values], run: Callable[[
     return _feeds(numpy, table.ports, kept) if kept else {}
 
 
-def _kept(numpy: Any, ports: Sequence[Port], cells: list[Values], run: Callable[[Feeds], Arrays]) -> list[Values]:
-    """Return the rows that run; refused ones are found by halving, so few of them cost few runs."""
-    if not cells or _runs(numpy, ports, cells, run):
-        return cells
-    if len(cells) == 1:
+def _kept(
+    numpy: Any,
+    ports: Sequence[Port],
+    cells: list[Values],
+    run: Callable[[Feeds], Arrays],
+    left: list[int] | None = None,
+) -> list[Values]:
+    """Return the rows that run; refused ones are found by halving, so few of them cost few runs.
+
+    After `_TRIES` runs, counted down in `left`, what is not known to run is left out.
+    """
+    left = [_TRIES] if left is None else left
+    if not cells or not left[0]:
         return []
+    left[0] -= 1
+    if _runs(numpy, ports, cells, run):
+        return cells
     half = len(cells) // 2
-    return [*_kept(numpy, ports, cells[:half], run), *_kept(numpy, ports, cells[half:], run)]
+    parts = (cells[:half], cells[half:]) if half else ()
+    return [row for part in parts for row in _kept(numpy, ports, part, run, left)]
 
 
 def _fit(value: Any, port: Port) -> Any:

@@ -26,7 +26,9 @@ KINDS = plugins.names("exporters")
 
 
 def read_nothing(path: str) -> bytes:
-    raise AssertionError(f"{path} was read")
+    """Hand out a configuration, whose content decides whether it is a model itself; nothing else need be read."""
+    assert path == "config.json", f"{path} was read"
+    return b"{}"
 
 
 def mlflow(flavor: str, **table: str) -> bytes:
