@@ -174,6 +174,8 @@ def _shorten(table: dict[str, Any], layers: int) -> None:
             table[key] = side
         elif isinstance(table.get(key), list | tuple) and len(table[key]) == 2:
             table[key] = [side, side]
+    if "vocab_size" in table and table["vocab_size"] is None:
+        table["vocab_size"] = VOCABULARY
     if "pad_token_id" in table and table["pad_token_id"] is None and "vocab_size" in table:
         table["pad_token_id"] = 0
 
