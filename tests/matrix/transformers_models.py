@@ -166,14 +166,20 @@ def _shorten(table: dict[str, Any], layers: int) -> None:
         if isinstance(table.get(key), list) and len(table[key]) > layers:
             kinds = list(dict.fromkeys(map(str, table[key])))
             table[key] = (kinds if len(kinds) == layers else table[key])[:layers]
+    table |= dict.fromkeys({"width_coefficient", "depth_coefficient"} & set(table), 0.3)
     side = SIDE if SIDE % _int(table.get("patch_size"), 1) == 0 else 4 * table["patch_size"]
-    for key in {"width_coefficient", "depth_coefficient"} & set(table):
-        table[key] = 0.3
     for key in ("image_size", "input_size"):
         if isinstance(table.get(key), int) and table[key] > side:
             table[key] = side
         elif isinstance(table.get(key), list | tuple) and len(table[key]) == 2:
             table[key] = [side, side]
+    _name_tokens(table)
+
+
+def _name_tokens(table: dict[str, Any]) -> None:
+    """Give a vocabulary and a padding token to configurations that leave them to whoever trains the model."""
+    if "vocab_size" in table and table["vocab_size"] is None:
+        table["vocab_size"] = VOCABULARY
     if "pad_token_id" in table and table["pad_token_id"] is None and "vocab_size" in table:
         table["pad_token_id"] = 0
 

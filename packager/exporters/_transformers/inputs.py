@@ -20,7 +20,7 @@ from packager.exporters._transformers.images import HEIGHT, WIDTH, Size
 
 SEQUENCE, SAMPLES, FRAMES = "sequence", "samples", "frames"
 _LONGEST = (1 << 31) - 1
-_CHARACTERS = {True: 0x110000}  # of models that hash code points instead of looking tokens up
+_CODE_POINTS = 0x110000  # which some models hash instead of looking tokens up
 _PATCHED = ("max_num_patches", "max_patches", "temporal_patch_size")  # settings of processors that hand out no images
 _BY_DEFAULT = ("input_ids", "attention_mask")  # of a text model that has no tokenizer beside it
 _MADE = {"token_type_ids", "attention_mask", "pixel_mask", "task_type_ids"}  # by some tokenizers and processors only
@@ -151,10 +151,12 @@ def _tokens(subject: Subject, name: str) -> Port:
 
 
 def _vocabulary(subject: Subject) -> int:
+    if hasattr(subject.text, "num_hash_buckets"):
+        return _CODE_POINTS
     try:
         return int(subject.model.get_input_embeddings().num_embeddings)
-    except (AttributeError, NotImplementedError):  # two towers have no embeddings of their own, characters none at all
-        return int(getattr(subject.text, "vocab_size", None) or _CHARACTERS[hasattr(subject.text, "num_hash_buckets")])
+    except (AttributeError, NotImplementedError):  # two towers have no embeddings of their own
+        return int(subject.text.vocab_size)
 
 
 def _mask(subject: Subject, name: str) -> Port:
@@ -251,7 +253,8 @@ def _receptive_field(config: Any, frames: int) -> int:
 
 def positions(subject: Subject) -> int:
     """Return the longest sequence; some families count positions from behind the padding token."""
-    count = int(getattr(subject.text, "max_position_embeddings", None) or _torch.UNBOUNDED)
+    stated = (getattr(subject.text, name, None) for name in ("max_position_embeddings", "max_target_positions"))
+    count = next((int(number) for number in stated if number), _torch.UNBOUNDED)
     for name, module in subject.model.named_modules():
         padding = getattr(module, "padding_idx", None)
         if name.endswith("position_embeddings") and padding is not None and hasattr(module, "num_embeddings"):

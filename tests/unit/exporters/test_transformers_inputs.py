@@ -111,6 +111,26 @@ def test_the_side_of_a_recipe_that_is_too_long_is_known_under_its_own_name(layou
         opened(layoutlm, inputs=wanted, dynamic={"tokens": [1, 41]})
 
 
+def test_a_decoder_of_sound_has_the_positions_of_its_text(tmp_path: Path) -> None:
+    config = transformers.WhisperConfig(
+        d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2,
+        encoder_ffn_dim=16, decoder_ffn_dim=16, vocab_size=30, max_target_positions=24, max_source_positions=20,
+        pad_token_id=0, bos_token_id=1, eos_token_id=2, decoder_start_token_id=1,
+    )  # fmt: skip
+    saved(tmp_path, transformers.WhisperForCausalLM, config)
+    assert opened(tmp_path).interface.dimensions["sequence"] == (1, 24)
+
+
+def test_characters_are_code_points_where_no_vocabulary_is(tmp_path: Path) -> None:
+    config = transformers.CanineConfig(
+        **{**SIZES, "max_position_embeddings": 64}, num_hash_buckets=32, num_hash_functions=2,
+        local_transformer_stride=8, bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    saved(tmp_path, transformers.CanineModel, config)
+    ids = next(port for port in opened(tmp_path).interface.inputs if port.name == "input_ids")
+    assert ids.range == (0, 0x10FFFF)
+
+
 def test_a_classifier_without_a_padding_token_takes_one_row_at_a_time(tmp_path: Path) -> None:
     config = transformers.GPT2Config(n_embd=16, n_layer=1, n_head=2, vocab_size=30, n_positions=20, pad_token_id=None)
     saved(tmp_path, transformers.GPT2ForSequenceClassification, config)
