@@ -357,7 +357,7 @@ sklearn.mixture.dpgmm: DPGMM VBGMM _DPGMMBase
 sklearn.mixture.gaussian_mixture: GaussianMixture
 sklearn.mixture.gmm: GMM _GMMBase
 sklearn.model_selection._classification_threshold: BaseThresholdClassifier FixedThresholdClassifier
-    TunedThresholdClassifierCV
+    TunedThresholdClassifierCV _CurveScorer
 sklearn.model_selection._search: BaseSearchCV GridSearchCV RandomizedSearchCV _CVScoreTuple
 sklearn.model_selection._search_successive_halving: BaseSuccessiveHalving HalvingGridSearchCV HalvingRandomSearchCV
 sklearn.model_selection._split: BaseCrossValidator BaseShuffleSplit GroupKFold GroupShuffleSplit KFold
