@@ -105,9 +105,18 @@ joblib.numpy_pickle: NumpyArrayWrapper
 sklearn.externals.joblib.numpy_pickle: NumpyArrayWrapper
 """,
     "scikit-learn, 0.19 to 1.9": """
+_loss: CyAbsoluteError CyExponentialLoss CyHalfBinomialLoss CyHalfGammaLoss CyHalfMultinomialLoss CyHalfPoissonLoss
+    CyHalfSquaredError CyHalfTweedieLoss CyHalfTweedieLossIdentity CyHuberLoss CyLossFunction CyPinballLoss
+    __pyx_unpickle_CyAbsoluteError __pyx_unpickle_CyExponentialLoss __pyx_unpickle_CyHalfBinomialLoss
+    __pyx_unpickle_CyHalfGammaLoss __pyx_unpickle_CyHalfMultinomialLoss __pyx_unpickle_CyHalfPoissonLoss
+    __pyx_unpickle_CyHalfSquaredError __pyx_unpickle_CyHalfTweedieLoss __pyx_unpickle_CyHalfTweedieLossIdentity
+    __pyx_unpickle_CyHuberLoss __pyx_unpickle_CyLossFunction __pyx_unpickle_CyPinballLoss
 sklearn._loss._loss: CyAbsoluteError CyExponentialLoss CyHalfBinomialLoss CyHalfGammaLoss CyHalfMultinomialLoss
     CyHalfPoissonLoss CyHalfSquaredError CyHalfTweedieLoss CyHalfTweedieLossIdentity CyHuberLoss CyLossFunction
-    CyPinballLoss __pyx_unpickle_CyLossFunction
+    CyPinballLoss __pyx_unpickle_CyAbsoluteError __pyx_unpickle_CyExponentialLoss __pyx_unpickle_CyHalfBinomialLoss
+    __pyx_unpickle_CyHalfGammaLoss __pyx_unpickle_CyHalfMultinomialLoss __pyx_unpickle_CyHalfPoissonLoss
+    __pyx_unpickle_CyHalfSquaredError __pyx_unpickle_CyHalfTweedieLoss __pyx_unpickle_CyHalfTweedieLossIdentity
+    __pyx_unpickle_CyHuberLoss __pyx_unpickle_CyLossFunction __pyx_unpickle_CyPinballLoss
 sklearn._loss.glm_distribution: GammaDistribution InverseGaussianDistribution NormalDistribution PoissonDistribution
     TweedieDistribution
 sklearn._loss.link: HalfLogitLink IdentityLink Interval LogLink LogitLink MultinomialLogit
@@ -348,7 +357,7 @@ sklearn.mixture.dpgmm: DPGMM VBGMM _DPGMMBase
 sklearn.mixture.gaussian_mixture: GaussianMixture
 sklearn.mixture.gmm: GMM _GMMBase
 sklearn.model_selection._classification_threshold: BaseThresholdClassifier FixedThresholdClassifier
-    TunedThresholdClassifierCV
+    TunedThresholdClassifierCV _CurveScorer
 sklearn.model_selection._search: BaseSearchCV GridSearchCV RandomizedSearchCV _CVScoreTuple
 sklearn.model_selection._search_successive_halving: BaseSuccessiveHalving HalvingGridSearchCV HalvingRandomSearchCV
 sklearn.model_selection._split: BaseCrossValidator BaseShuffleSplit GroupKFold GroupShuffleSplit KFold

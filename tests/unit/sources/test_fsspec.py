@@ -201,3 +201,12 @@ def test_a_web_server(tmp_path: Path) -> None:
         with pytest.raises(SourceError):
             fetched(pin, ref, tmp_path / "again")
         listener.shutdown()
+
+
+@pytest.mark.parametrize("name", ["model.sav", "digits.joblib.gz", "model.CBM", "model.onnx"])
+def test_an_address_that_ends_like_a_file_is_that_file(name: str) -> None:
+    """No store is asked: what would list a directory is not there."""
+    bucket = fsspec._Bucket(f"s3://bucket/a/{name}", None, f"bucket/a/{name}")
+    assert bucket._single
+    assert name.endswith(".onnx") or bucket.names() == [name]
+    assert not fsspec._Bucket("s3://bucket/a/model.sav/", None, "bucket/a/model.sav/")._single
