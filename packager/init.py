@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import tempfile
 from collections.abc import Collection, Iterable, Mapping
 from importlib import resources
 from pathlib import Path
@@ -13,7 +14,7 @@ from string import Template
 
 from packager import exporters, plugins, sources
 from packager.canonical import JSON
-from packager.errors import MissingToolError, SourceError
+from packager.errors import MissingToolError, PackagerError, SourceError
 from packager.isolation.worker import host_version
 from packager.packages import ages, origins
 from packager.yamltext import Scalar, Where
@@ -23,7 +24,10 @@ SCHEMA = "recipe.schema.json"
 
 _PLAIN = re.compile(r"[A-Za-z0-9./_][A-Za-z0-9./_@+-]*(:/[A-Za-z0-9./_@+-]+)?")
 _EXAMPLE = {"image": {"dtype": "float32", "shape": ["batch", 3, 224, 224], "range": [0, 1]}}
-_ENDING = "(" + "|".join(map(re.escape, (*sources.SINGLE_FILES, ".bundle.tar"))) + ")$"
+_LONGEST = 256 << 20  # bytes of a file that are read to tell what it is
+_PATIENCE = 5  # seconds a registry has to answer while a recipe is drafted
+_PACKED = r"(\.(gz|z|bz2|xz|lzma|lz4))?"
+_ENDING = "(" + "|".join(map(re.escape, (*sources.SINGLE_FILES, *sources.LOOSE_FILES, ".bundle.tar"))) + f"){_PACKED}$"
 _PICKLE = "# allow-pickle: false            # true: run the code inside a pickled source, in the sandbox"
 _TOOLCHAIN = (
     "# toolchain: host                # locked: export with the versions the source was made with, in an environment "
@@ -56,22 +60,51 @@ def draft(source: str, facts: Mapping[str, JSON] | None = None) -> str:
     )
 
 
-def look(source: str, base: Path) -> dict[str, JSON]:
-    """Return what the files of a local source say, for `draft`; nothing for a source that is elsewhere or unknown.
+def look(source: str, base: Path, tracking: str | None = None) -> dict[str, JSON]:
+    """Return what the files of a source say, for `draft`; nothing for one that is elsewhere and cannot be looked at.
 
     `executes` says that opening the payload runs code, and whose consent that needs: the draft asks, it never grants.
     `differs` says why this host's versions are not those to export with, `unbuilt` which version of a library that
-    made the source has no build for the Python it would be locked for.
+    made the source has no build for the Python it would be locked for. `tracking` is the registry's address. Raises
+    SourceError for a path that is not there, and for what no exporter opens: what is drafted here can be locked.
     """
     place = sources.local_path(source, base)
-    if place is None or not place.exists() or source.lower().endswith(sources.BUNDLE):
+    if place is None:
+        return _look_elsewhere(source, base, tracking)
+    if not place.exists():
+        raise SourceError(
+            f"`{sources.shown(source)}` does not exist", hint="a registered model is written `models:/name@alias`"
+        )
+    if source.lower().endswith(sources.BUNDLE):
         return {}
-    files = {place.name: place} if place.is_file() else sources.regular_files(place)
-    try:
-        kind, payload = exporters.detect_kind(files, lambda path: files[path].read_bytes())
-        origin = origins.read(files, lambda path: files[path].read_bytes(), payload)
-    except SourceError:
-        return {}  # `lock` says what is wrong, with the remedy
+    return _found({place.name: place} if place.is_file() else sources.regular_files(place))
+
+
+def _look_elsewhere(source: str, base: Path, tracking: str | None) -> dict[str, JSON]:
+    """Look at the small files of a registered model, where its registry shows them without the large ones."""
+    glance = getattr(sources.load_for(source), "glance", None)
+    if glance is None:
+        return {}
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            files = glance(source, sources.Settings(base, source, tracking, timeout=_PATIENCE), Path(scratch))
+        except PackagerError:
+            return {}  # a draft can be written without the registry; `lock` says what is wrong with it
+        return _found(files)
+
+
+def _found(files: Mapping[str, Path | None]) -> dict[str, JSON]:
+    """Return what files say, by path; of those that are None only the names are known."""
+
+    def read(path: str) -> bytes:
+        file = files[path]
+        if file is None:
+            return b""
+        with file.open("rb") as opened:
+            return opened.read(_LONGEST)
+
+    kind, payload = exporters.detect_kind(files, read)
+    origin = origins.read(files, read, payload)
     module = plugins.load("exporters", kind)
     found: dict[str, JSON] = {}
     if module.EXECUTES:

@@ -69,7 +69,7 @@ def resolve(
     source = sources.load_for(recipe.source)
     pin = source.resolve(recipe.source, settings)
     tree = fetch(pin, runner, settings)
-    exporter, payload = exporters.detect_kind([path for path, _ in tree], _reader(runner, tree))
+    exporter, payload = exporters.detect_kind([path for path, _ in tree], _beginnings(runner, tree))
     check_pickle(recipe, exporter, payload)
     check_signature(recipe, exporter)
     origin = origins.read([path for path, _ in tree], _beginnings(runner, tree), payload)
@@ -419,7 +419,7 @@ def _welcome(engine: str) -> tuple[str, ...]:
 
 
 def _beginnings(runner: Runner, tree: Tree) -> Callable[[str], bytes]:
-    """Read as much of a file as a statement about its origin can be expected in."""
+    """Read as much of a file as statements about its kind and origin can be expected in."""
     blobs = dict(tree.files)
 
     def read(path: str) -> bytes:
@@ -427,8 +427,3 @@ def _beginnings(runner: Runner, tree: Tree) -> Callable[[str], bytes]:
             return file.read(_LONGEST)
 
     return read
-
-
-def _reader(runner: Runner, tree: Tree) -> Callable[[str], bytes]:
-    blobs = dict(tree.files)
-    return lambda path: runner.store.get(blobs[path].digest)

@@ -11,6 +11,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -40,6 +41,9 @@ from packager.types import Action, Blob, Result
 
 Item = TypeVar("Item")
 Value = TypeVar("Value")
+_NOISE = re.compile(
+    r"Fontconfig (error|warning)|[IWE]0000 00:00:|WARNING: All log messages before absl|To enable the following instr"
+)
 LOG_TAIL = 4000  # characters of a failed worker's log that travel with the error
 
 
@@ -236,4 +240,6 @@ def _death(code: int) -> str:
 
 
 def _tail(log: Path) -> str:
-    return log.read_bytes()[-LOG_TAIL:].decode("utf-8", "replace").strip()
+    """Return the end of a log, without what libraries write each time they start in a confined process."""
+    rows = log.read_bytes()[-LOG_TAIL:].decode("utf-8", "replace").splitlines()
+    return "\n".join(row for row in rows if not _NOISE.match(row)).strip()

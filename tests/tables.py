@@ -60,6 +60,14 @@ def saved(folder: Path, flavor: str, model: Any, given: Any, answer: Any, **opti
     return folder
 
 
+def column(given: pd.DataFrame, port: dict[str, Any]) -> np.ndarray[Any, Any]:
+    """Return a column of a data frame as a client sends it: [rows, 1], a missing text as an empty one."""
+    values = given[port["name"]].to_numpy()
+    if port["dtype"] == "string":
+        return np.array([item if isinstance(item, str) else "" for item in values], dtype=object).reshape(-1, 1)
+    return values.astype(port["dtype"]).reshape(-1, 1)
+
+
 @dataclass(frozen=True)
 class Measured:
     """A graph, its facts, and the worst of every output over all cases: unequal elements, or the largest error."""

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 from packager.cli.console import Console
@@ -31,7 +32,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
 
     if args.output.exists() and not args.force:
         raise UsageError(f"`{args.output}` exists already", hint="give another name with -o, or --force")
-    found = look(args.source, Path())
+    found = look(args.source, Path(), os.environ.get("MLFLOW_TRACKING_URI"))
     text = draft(seen_from(args.source, args.output.parent), found)
     args.output.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(args.output, text.encode())

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
 
 from packager import plugins
 from packager.canonical import JSON
-from packager.errors import SourceError, StepError
+from packager.errors import StepError
 from packager.exporters import _bentoml, _masks, _probe
 
 if TYPE_CHECKING:
@@ -236,7 +236,7 @@ class Exporter(Protocol):
     TOOLCHAIN: tuple[str, ...]  # distributions whose version can change the bytes
     EXTRA: str  # the pip extra that installs them
     EXECUTES: bool  # opening the payload runs code of its author
-    LOOKS_FOR: str  # for the message when nothing is found
+    LOOKS_FOR: str  # what a source of this kind holds, for people
 
     def detect(self, paths: Collection[str], read: Callable[[str], bytes]) -> str | None:
         """Return the path of the payload inside the source, or None if it is not of this kind."""
@@ -254,15 +254,16 @@ def detect_kind(paths: Collection[str], read: Callable[[str], bytes]) -> tuple[s
     """Return the kind and payload of a source tree.
 
     Kinds that only hold data come before kinds that run code, then by name: a directory with a graph and a pickle is
-    read as the graph. What BentoML saved names its kind itself. Raises SourceError that lists what was looked for.
+    read as the graph. What BentoML saved names its kind itself. Where names say nothing, content does. Raises
+    SourceError that says what the source seems to be.
     """
+    from packager.exporters import _unknown  # it asks for what MLflow says, in terms of the classes above
+
     known = {kind: exporter(kind) for kind in plugins.names("exporters")}
     if named := _bentoml.detect(paths, read, known):
         return named
     for kind in sorted(known, key=lambda name: (known[name].EXECUTES, name)):
         payload = known[kind].detect(paths, read)
         if payload is not None:
-            return kind, payload
-    shown = ", ".join(f"`{path}`" for path in sorted(paths)[:8]) + (", …" if len(paths) > 8 else "")
-    looked = "; ".join(f"{kind}: {known[kind].LOOKS_FOR}" for kind in sorted(known))
-    raise SourceError(f"the source holds no model of a known kind, got {shown or 'no files'}", hint=f"known {looked}")
+            return _unknown.corrected(kind, payload, paths, read, known), payload
+    return _unknown.by_content(paths, read, known, detect_kind)

@@ -10,10 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-import yaml
-
 from packager.canonical import JSON
 from packager.errors import SourceError, did_you_mean
+from packager.exporters import _yaml
 
 MODEL_YAML = "model.yaml"
 _LIMIT = 1 << 20
@@ -38,12 +37,8 @@ def stated(paths: Collection[str], read: Callable[[str], bytes]) -> dict[str, JS
     """Return the `model.yaml` at the root if it is BentoML's, else None. Raises SourceError for a broken one."""
     if MODEL_YAML not in paths:
         return None
-    data = read(MODEL_YAML)
-    try:
-        value = yaml.safe_load(data) if len(data) <= _LIMIT else None
-    except yaml.YAMLError as error:
-        raise SourceError(f"`{MODEL_YAML}` is not YAML: {str(error).splitlines()[0]}") from error
-    return value if isinstance(value, dict) and {"name", "version", "module", "api_version"} <= set(value) else None
+    value = _yaml.mapping(read(MODEL_YAML), MODEL_YAML, _LIMIT)
+    return value if {"name", "version", "module", "api_version"} <= set(value) else None
 
 
 def detect(paths: Collection[str], read: Callable[[str], bytes], known: Collection[str]) -> tuple[str, str] | None:
@@ -52,7 +47,7 @@ def detect(paths: Collection[str], read: Callable[[str], bytes], known: Collecti
     `known` are the exporters that exist. Raises SourceError for a module that none of them opens.
     """
     value = stated(paths, read)
-    module = str((value or {}).get("module") or "").removeprefix("bentoml.")
+    module = str(_yaml.flat(value).get("module") or "").removeprefix("bentoml.")
     if not module:
         return None  # `bentoml.models.create`: the files speak for themselves
     kind, payloads = _MODULES.get(module, ("", ()))
@@ -70,4 +65,4 @@ def option(source: Path, name: str) -> str:
     """Return one of the options that BentoML recorded beside the payload, or an empty text."""
     paths = {MODEL_YAML} if (source / MODEL_YAML).is_file() else set()
     options = (stated(paths, lambda path: (source / path).read_bytes()) or {}).get("options")
-    return str(options.get(name) or "") if isinstance(options, dict) else ""
+    return str(_yaml.flat(options).get(name) or "")

@@ -44,7 +44,7 @@ def open_estimator(source: Path, model: Any, wishes: Wishes) -> Estimator:
         wishes,
         _names(source, list(map(str, getattr(model, "feature_names_in_", ())))),
         getattr(model, "n_features_in_", None),
-        text=hasattr(first, "vocabulary_") and hasattr(first, "token_pattern"),
+        text=hasattr(first, "token_pattern"),
         missing=_ranges.missing_text(model),
         texts=_ranges.text_columns(model),
     )

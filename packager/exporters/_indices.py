@@ -56,22 +56,23 @@ def _origin(name: str, makers: Mapping[str, Any]) -> str:
 
 def _between(name: str, makers: Mapping[str, Any]) -> list[Any]:
     """Return the nodes that a value is made by, in order, as far as it matters whether they are few."""
-    found: list[Any] = []
+    found: dict[str, Any] = {}
     waiting = [name]
     while waiting and len(found) <= _MOST:
         node = makers.get(waiting.pop())
-        if node is not None and node not in found:
-            found.append(node)
+        if node is not None and node.output[0] not in found:
+            found[node.output[0]] = node
             waiting += node.input
-    order = {id(node): place for place, node in enumerate(makers.values())}
-    return sorted(found, key=lambda node: order[id(node)])
+    return [found[output] for output in makers if output in found]
 
 
 def _passes(model: Any, nodes: Sequence[Any], given: Any, made: str, rows: int) -> bool:
     """Say whether ids in range arrive at the table as they are: the first, the last, one between."""
     onnx, numpy = importlib.import_module("onnx"), importlib.import_module("numpy")
     result = onnx.helper.make_tensor_value_info(made, onnx.TensorProto.INT64, None)
-    graph = onnx.helper.make_graph(nodes, "ids", [given], [result], model.graph.initializer)
+    read = {name for node in nodes for name in node.input}
+    constants = [value for value in model.graph.initializer if value.name in read]
+    graph = onnx.helper.make_graph(nodes, "ids", [given], [result], constants)
     part = onnx.helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
     tensor = given.type.tensor_type
     shape = [axis.dim_value or 2 for axis in tensor.shape.dim]

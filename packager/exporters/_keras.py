@@ -103,7 +103,7 @@ def _refusal(file: File, error: Exception) -> StepError:
 
 def custom(file: File, name: str) -> StepError:
     """Return the refusal of a class that is not Keras's own."""
-    return StepError(f"`{file.payload}` uses the class `{name}`, which is none of Keras's own", hint=_EXPORT)
+    return StepError(f"`{file.payload}` uses the class `{name}`, which Keras does not open by itself", hint=_EXPORT)
 
 
 def _custom(file: File) -> str:

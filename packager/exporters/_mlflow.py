@@ -6,36 +6,37 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-
-import yaml
 
 from packager.canonical import JSON
 from packager.errors import SourceError
-from packager.exporters import BATCH, Port
+from packager.exporters import BATCH, Port, _yaml
 
 MLMODEL = "MLmodel"
 _LIMIT = 16 << 20  # real ones hold a signature and some ids; type hints of examples can make them larger
 _EXAMPLE_LIMIT = 32 << 20
+_LONGEST = 1024  # characters of a name
 
 
 def flavor(name: str, paths: Collection[str], read: Callable[[str], bytes]) -> dict[str, JSON] | None:
-    """Return one flavor's table of the `MLmodel` at the root, or None when there is no such file or flavor."""
-    if MLMODEL not in paths:
-        return None
-    flavors = _parse(read(MLMODEL)).get("flavors")
-    found = flavors.get(name) if isinstance(flavors, dict) else None
-    return found if isinstance(found, dict) else None
+    """Return one flavor's table of the `MLmodel` at the root, or None when there is no such file or flavor.
+
+    Texts, numbers and lists of texts only: what is nested deeper says nothing about the payload.
+    """
+    found = flavors(paths, read).get(name)
+    return _yaml.flat(found) if isinstance(found, dict) else None
 
 
+def flavors(paths: Collection[str], read: Callable[[str], bytes]) -> dict[str, JSON]:
+    """Return the tables of all flavors, by name; empty without an `MLmodel`. Raises SourceError for a broken one."""
+    stated = _parse(read(MLMODEL)).get("flavors") if MLMODEL in paths else {}
+    return {name: table for name, table in stated.items() if isinstance(name, str)} if isinstance(stated, dict) else {}
+
+
+@lru_cache(maxsize=2)  # every exporter asks for its flavor
 def _parse(data: bytes) -> dict[str, JSON]:
-    try:
-        value = yaml.safe_load(data) if len(data) <= _LIMIT else None
-    except yaml.YAMLError as error:
-        raise SourceError(f"`{MLMODEL}` is not YAML: {str(error).splitlines()[0]}") from error
-    if not isinstance(value, dict):
-        raise SourceError(f"`{MLMODEL}` is not a mapping")
-    return value
+    return _yaml.mapping(data, MLMODEL, _LIMIT)
 
 
 def trusted_types(source: Path, name: str) -> list[str]:
@@ -56,7 +57,7 @@ def signature(source: Path) -> tuple[list[Port], list[str]]:
     if not isinstance(stated, dict):
         return [], []
     inputs = [_port(entry) for entry in _tensors(stated.get("inputs"))]
-    return inputs, [str(entry.get("name") or "") for entry in _tensors(stated.get("outputs"))]
+    return inputs, [_name(entry) for entry in _tensors(stated.get("outputs"))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,7 @@ def columns(source: Path) -> list[Column]:
     path = source / MLMODEL
     stated = _parse(path.read_bytes()).get("signature") if path.is_file() else None
     listed = _entries(stated.get("inputs")) if isinstance(stated, dict) else []
-    return [Column(str(entry.get("name") or ""), str(entry.get("type"))) for entry in listed if not _is_tensor(entry)]
+    return [Column(_name(entry), str(entry.get("type"))[:_LONGEST]) for entry in listed if not _is_tensor(entry)]
 
 
 def _tensors(text: object) -> list[dict[str, JSON]]:
@@ -83,9 +84,13 @@ def _tensors(text: object) -> list[dict[str, JSON]]:
 def _entries(text: object) -> list[dict[str, JSON]]:
     try:
         entries = json.loads(text) if isinstance(text, str) else []
-    except ValueError:
+    except (ValueError, RecursionError):
         raise SourceError(f"the signature in `{MLMODEL}` is not JSON") from None
-    return [entry for entry in entries if isinstance(entry, dict)]
+    return [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
+
+
+def _name(entry: dict[str, JSON]) -> str:
+    return str(entry.get("name") or "")[:_LONGEST]
 
 
 def _is_tensor(entry: dict[str, JSON]) -> bool:
@@ -93,9 +98,18 @@ def _is_tensor(entry: dict[str, JSON]) -> bool:
 
 
 def _port(entry: dict[str, JSON]) -> Port:
-    name, spec = str(entry.get("name") or ""), entry["tensor-spec"]
-    shape = tuple(_axis(name, axis, length) for axis, length in enumerate(spec["shape"]))
-    return Port(name, str(spec["dtype"]), shape)
+    name, spec = _name(entry), entry.get("tensor-spec")
+    lengths = spec.get("shape") if isinstance(spec, dict) else None
+    dtype = spec.get("dtype") if isinstance(spec, dict) else None
+    if (
+        not isinstance(dtype, str)
+        or not isinstance(lengths, list)
+        or not all(type(length) is int for length in lengths)
+    ):
+        raise SourceError(
+            f"the signature in `{MLMODEL}` has a tensor without type and shape", hint="log the model again"
+        )
+    return Port(name, dtype, tuple(_axis(name, axis, length) for axis, length in enumerate(lengths)))
 
 
 def _axis(name: str, axis: int, length: int) -> int | str:

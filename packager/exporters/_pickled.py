@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from packager.errors import MissingToolError, StepError
+from packager.exporters import _causes, _renamed
 
 
 def load(source: Path, payload: str) -> Any:
@@ -19,13 +20,18 @@ def load(source: Path, payload: str) -> Any:
         joblib = importlib.import_module("joblib")
     except ImportError:
         raise MissingToolError("joblib", "sklearn") from None
+    for name in ("", ".numpy_pickle"):  # joblib's place until scikit-learn 0.23; the scanners read its arrays there too
+        sys.modules[f"sklearn.externals.joblib{name}"] = importlib.import_module(f"joblib{name}")
     try:
-        return joblib.load(source / payload)
+        with _renamed.known():
+            return joblib.load(source / payload)
     except ModuleNotFoundError as error:
         raise StepError(
             f"`{payload}` needs the module `{error.name}`, which the source does not hold",
             hint="log the model with `code_paths`, or in a form that is data (skops)",
         ) from error
     except Exception as error:  # unpickling runs foreign code: anything can come out
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise StepError(f"`{payload}` cannot be opened: {type(error).__name__}: {first:.300}") from error
+        raise StepError(
+            f"`{payload}` cannot be opened: {_causes.cause(error)}",
+            hint="its libraries may have to be of the versions that made it (`toolchain: locked`)",
+        ) from error

@@ -9,13 +9,15 @@ rounding. A target may still be promised as fp16.
 from __future__ import annotations
 
 import copy
+import importlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, TypeAlias
 
-from packager.exporters import Feeds, Port, Wishes
+from packager.exporters import Arrays, Feeds, Port, Wishes
 
 HALVES = ("bfloat16", "float16")
+_MOST = 64 << 20  # numbers of a module that is opened in float64 beside itself
 
 Recast: TypeAlias = Callable[[Any], Any]  # returns a dtype or tensor in its new type, anything else as it is
 
@@ -59,6 +61,11 @@ def widen_program(lib: Any, program: Any) -> None:
     _recast_calls(lib, program.graph_module, recast)
 
 
+def is_small(module: Any) -> bool:
+    """Say whether there is memory for a copy of a module's weights in float64."""
+    return sum(tensor.numel() for tensor in (*module.parameters(), *module.buffers())) <= _MOST
+
+
 def doubled_module(lib: Any, module: Any) -> Any:
     """Return a copy of a module with weights and buffers in float64."""
     return copy.deepcopy(module)._apply(_recast(lib, ("float32",), lib.float64))
@@ -74,9 +81,28 @@ def doubled_program(lib: Any, program: Any) -> Any:
     return module._apply(recast)
 
 
-def doubled_feeds(feeds: Feeds) -> Feeds:
-    """Return the inputs with float32 as float64."""
-    return {name: array.astype("float64") if array.dtype == "float32" else array for name, array in feeds.items()}
+def run_doubled(lib: Any, run: Callable[[Feeds], Arrays], feeds: Feeds) -> Arrays:
+    """Run a doubled module: float32 inputs are float64, and so is what integers become by themselves."""
+    before = lib.get_default_dtype()
+    lib.set_default_dtype(lib.float64)
+    try:
+        return run(
+            {name: array.astype("float64") if array.dtype == "float32" else array for name, array in feeds.items()}
+        )
+    finally:
+        lib.set_default_dtype(before)
+
+
+def gaps(exact: Callable[[Feeds], Arrays] | None, feeds: Feeds, output: int, got: Any) -> Any:
+    """Return 0 where the doubled module gives a place or label that `got` has, else infinity: rounding chose it."""
+    numpy = importlib.import_module("numpy")
+    if exact is None:
+        return None
+    try:
+        wanted = exact(feeds)[output]
+    except Exception:  # a module that insists on float32 cannot be asked
+        return None
+    return numpy.where(wanted == got, 0.0, numpy.inf) if wanted.shape == got.shape else None
 
 
 def _recast_calls(lib: Any, module: Any, recast: Recast) -> None:

@@ -9,6 +9,7 @@ range that it answers is looked for. What a source refuses is no promise. Nothin
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -24,12 +25,14 @@ Verdict: TypeAlias = Literal["fine", "raises", "vague"]
 WIDEST = {"int64": 1 << 60, "int32": (1 << 31) - 1, "uint32": (1 << 32) - 1, "uint64": 1 << 60}
 _MOST_ROUNDS = 64  # what a length or a count is tried up to: more is memory and time, not another answer
 _TABLES = 8  # lengths of tables that are tried before searching
-_VAGUE = 1e-2  # a float32 answer further than this from the float64 one says nothing
+_VAGUE = 3e-5  # a float32 answer that far from the float64 one, of its largest number, would not be comparable
+_FEW = 0.01  # share of labels and places that rounding may move
+_NOISE = 8  # nor one so many times further away than for ordinary inputs
 
 
 def bounded(
     interface: Interface, run: Run, model: Any, given: Collection[str],
-    exact: Callable[[], Run] | None = None,
+    exact: Callable[[], Run | None] | None = None,
 ) -> Interface:  # fmt: skip
     """Give integer inputs without a range the one in which the source answers; none where it answers everything.
 
@@ -62,7 +65,7 @@ def _trial(interface: Interface, run: Run, exact: Run | None) -> _Trial | None:
     asked = [_Trial(interface, run, exact, flag=flag) for flag in (False, True)]
     verdicts = [trial.verdict({}) for trial in asked]
     if "fine" in verdicts:
-        return asked[verdicts.index("fine")]
+        return asked[verdicts.index("fine")].settled()
     if "vague" in verdicts:
         return replace(asked[verdicts.index("vague")], exact=None, finite=False)
     return None
@@ -127,6 +130,7 @@ class _Trial:
     exact: Run | None
     flag: bool = False
     finite: bool = True
+    noise: float = 0.0
 
     def verdict(self, spans: Mapping[str, tuple[int, int]]) -> Verdict:
         """Say how the source answers integers from these ranges, both ends included."""
@@ -144,7 +148,17 @@ class _Trial:
         floats = [array for array in answers if array.dtype.kind == "f"]
         if self.finite and not all(numpy.isfinite(array).all() for array in floats):
             return "vague"
-        return "fine" if _agree(numpy, answers, self._exactly(feeds)) else "vague"
+        limit = max(_VAGUE, _NOISE * self.noise)
+        return "fine" if _distance(numpy, answers, self._exactly(feeds)) <= limit else "vague"
+
+    def settled(self) -> _Trial:
+        """Return the same trial, which knows how far float32 is off on ordinary inputs."""
+        feeds = self._made({}, first=0, longer=6)
+        try:
+            answers = self.run(feeds)
+        except Exception:  # longer inputs are no promise yet
+            return self
+        return replace(self, noise=_distance(importlib.import_module("numpy"), answers, self._exactly(feeds)))
 
     def _exactly(self, feeds: Feeds) -> Arrays | None:
         try:
@@ -193,15 +207,15 @@ def is_mask(port: Port) -> bool:
     return port.name.rsplit(".", 1)[-1].endswith("mask")
 
 
-def _agree(numpy: Any, answers: Arrays, exact: Arrays | None) -> bool:
-    """Say whether float32 carried the answers: as float64 has them, but for its rounding."""
-    pairs = zip(answers, exact, strict=True) if exact is not None else ()
-    for got, wanted in pairs:
+def _distance(numpy: Any, answers: Arrays, exact: Arrays | None) -> float:
+    """Return how far answers are from those in float64, relative to the largest; 0 where nothing is known."""
+    found = [0.0]
+    for got, wanted in zip(answers, exact, strict=True) if exact is not None else ():
         if got.shape != wanted.shape:
-            return False
-        if got.dtype.kind != "f":
-            if (got != wanted).mean() > _VAGUE:
-                return False
-        elif (abs(got.astype("float64") - wanted) > _VAGUE * max(1e-6, float(abs(wanted).max(initial=0.0)))).any():
-            return False
-    return True
+            return math.inf
+        if got.dtype.kind == "f":
+            scale = max(1.0, float(abs(wanted).max(initial=0.0)))
+            found.append(float(abs(got.astype("float64") - wanted).max(initial=0.0)) / scale)
+        else:
+            found.append(math.inf if (got != wanted).mean() > _FEW else 0.0)
+    return max(found)

@@ -311,7 +311,7 @@ def _asked(step: Any, width: int, names: Sequence[str], wanted: list[Values] | N
         return _pipeline([part for _, part in step.steps], width, names, wanted)
     if hasattr(step, "transformers_"):
         return _columns(step, width, names, wanted)
-    if hasattr(step, "vocabulary_"):
+    if hasattr(step, "token_pattern"):
         return [_texts(step)]
     if hasattr(step, "categories_"):
         return [_categories(known) for known in step.categories_]
@@ -390,7 +390,8 @@ def _categories(known: Any) -> Values:
 
 def _texts(step: Any) -> Values:
     """Return texts made of a vocabulary: its words alone, in capitals and titles, and side by side with others."""
-    words = sorted(step.vocabulary_, key=lambda word: int(step.vocabulary_[word]))
+    vocabulary = getattr(step, "vocabulary_", {})  # hashed words have none
+    words = sorted(vocabulary, key=lambda word: int(vocabulary[word]))
     chosen = [words[index * len(words) // min(len(words), 48)] for index in range(min(len(words), 48))]
     single = [form for word in chosen for form in (word, word.upper(), word.title())]
     joined = [f"{a}, {around} {b.upper()}." for a, b, around in zip(chosen, chosen[1:], _AROUND * 4, strict=False)]

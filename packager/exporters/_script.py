@@ -15,7 +15,7 @@ from typing import Any
 
 from packager.errors import StepError
 from packager.exporters import Arrays, Feeds, Interface, _torch
-from packager.graphs import graph, rename
+from packager.graphs import graph, integers, rename
 
 
 def parameters(module: Any) -> dict[str, bool]:
@@ -45,6 +45,7 @@ class Scripted:
                 output_names=outputs, dynamic_axes=free,
             )  # fmt: skip
         model = graph.tool().load_from_string(sink.getvalue())
+        integers.write_exactly(model, inputs)
         names = [port.name for port in ports]
         _refuse_missing(model, dict(zip(inputs, names, strict=True)))
         rename.name_ports(model, names, _torch.named_outputs(count, self.outputs, names))

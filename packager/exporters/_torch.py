@@ -14,6 +14,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -133,10 +134,17 @@ class Traced:
     def run(self, feeds: Feeds) -> Arrays:
         return self._answer(self.module, feeds)
 
-    def exact(self) -> Callable[[Feeds], Arrays]:
-        """Open the module in float64."""
-        module = _precision.doubled_module(torch(), self.module)
-        return lambda feeds: self._answer(module, _precision.doubled_feeds(feeds))
+    def exact(self) -> Callable[[Feeds], Arrays] | None:
+        """Open the module in float64, unless it is too large for that."""
+        if not _precision.is_small(self.module):
+            return None
+        with quiet():
+            module = _precision.doubled_module(torch(), self.module)
+        return lambda feeds: _precision.run_doubled(torch(), partial(self._answer, module), feeds)
+
+    def gaps(self, feeds: Feeds, output: int, expected: Any, got: Any) -> Any:
+        """Say of places and labels whether the source was undecided, as `exporters.gaps_of` asks."""
+        return None if expected.dtype.kind == "f" else _precision.gaps(self.exact(), feeds, output, got)
 
     def work(self) -> Callable[[Mapping[str, int]], float | None] | None:
         """Return what counts the operations of one run; nothing counts those of recurrent layers."""
@@ -193,7 +201,20 @@ def output_names(program: Any, wished: Sequence[str], inputs: Sequence[str]) -> 
     for argument in given:
         if argument not in tensors and getattr(argument, "value", argument) is not None:
             raise StepError("the model returns something that is not a tensor", hint="return tensors only, or None")
+    _refuse_complex(program)
     return named_outputs(len(tensors), wished, inputs)
+
+
+def _refuse_complex(program: Any) -> None:
+    """Raise StepError for inputs or outputs of complex numbers, which ONNX has tensors for and no operators."""
+    signature = program.graph_signature
+    ports = {*signature.user_inputs, *signature.user_outputs}
+    values = {node.name: node.meta.get("val") for node in program.graph.nodes}
+    if any(getattr(values.get(name), "is_complex", bool)() for name in ports if isinstance(name, str)):
+        raise StepError(
+            "the model takes or returns complex numbers, which no runtime serves",
+            hint="take and return real numbers: `torch.view_as_real` and `torch.view_as_complex` inside the model",
+        )
 
 
 def named_outputs(count: int, wished: Sequence[str], inputs: Sequence[str]) -> list[str]:

@@ -97,13 +97,48 @@ def _tflite(folder: Path) -> None:
     (folder / "model.tflite").write_bytes(lib.lite.TFLiteConverter.from_concrete_functions([call], module).convert())
 
 
+def _linear() -> tuple[Any, Any, Any]:
+    lib = importlib.import_module("torch")
+    return lib, lib.nn.Linear(3, 2).eval(), lib.ones(2, 3)
+
+
+def _pt2(folder: Path) -> None:
+    lib, layer, rows = _linear()
+    shapes = ({0: lib.export.Dim("batch", min=1, max=8)},)
+    lib.export.save(lib.export.export(layer, (rows,), dynamic_shapes=shapes), str(folder / "model.pt2"))
+
+
+def _torchscript(folder: Path) -> None:
+    lib, layer, _ = _linear()
+    lib.jit.save(lib.jit.script(layer), str(folder / "model.ts"))
+
+
+def _torch_pickle(folder: Path) -> None:
+    lib, layer, _ = _linear()
+    lib.save(layer, str(folder / "model.pth"))
+
+
+def _transformers(folder: Path) -> None:
+    lib = importlib.import_module("transformers")
+    config = lib.BertConfig(
+        vocab_size=20, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8,
+        max_position_embeddings=16,
+    )  # fmt: skip
+    lib.BertModel(config).eval().save_pretrained(str(folder))
+
+
+_MATRIX: Mapping[str, JSON] = {"inputs": {"x": {"dtype": "float32", "shape": ["batch", 3]}}}
 _TOYS: Mapping[str, Toy] = {
     "keras": (_keras, {}),
     "keras-h5": (_keras_h5, {}),
     "lightgbm": (_lightgbm, {}),
+    "pt2": (_pt2, {}),
     "savedmodel": (_saved_model, {}),
     "sklearn": (_skops, {}),
     "sklearn-pickle": (_pickled, {}),
     "tflite": (_tflite, {}),
+    "torch-pickle": (_torch_pickle, _MATRIX),
+    "torchscript": (_torchscript, _MATRIX),
+    "transformers": (_transformers, {"dynamic": {"batch": [1, 4], "sequence": [1, 16]}}),
     "xgboost": (_xgboost, {}),
 }

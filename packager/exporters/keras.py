@@ -19,7 +19,7 @@ from packager.exporters import Wishes, _keras, _mlflow, _tensorflow
 TOOLCHAIN: tuple[str, ...] = _tensorflow.TOOLCHAIN
 EXTRA = _tensorflow.EXTRA
 EXECUTES = False
-READS_OLDER = ("keras",)  # what it wrote itself, by its own promise
+READS_OLDER = ("keras", "tensorflow")  # what Keras wrote itself, by its own promise
 LOOKS_FOR = "`model.keras` of MLflow's keras or tensorflow, or one `.keras` file"
 
 _LONGEST = 64 << 20  # bytes of a configuration

@@ -21,7 +21,7 @@ from packager.exporters import Wishes, _keras, _mlflow, _tensorflow
 TOOLCHAIN: tuple[str, ...] = ("tf-keras", *_tensorflow.TOOLCHAIN)
 EXTRA = "keras2"
 EXECUTES = False
-READS_OLDER = ("keras",)  # what it wrote itself, by its own promise
+READS_OLDER = ("keras", "tensorflow")  # what Keras wrote itself, by its own promise
 LOOKS_FOR = "one `.h5` or `.hdf5` file of Keras"
 
 _ENDINGS = (".h5", ".hdf5")

@@ -7,6 +7,7 @@ The reference is the source graph itself, run by ONNX Runtime, so that a convers
 from __future__ import annotations
 
 import importlib
+import math
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,12 +16,14 @@ from typing import Any
 
 from packager.errors import StepError, TooNewError
 from packager.exporters import BATCH, Arrays, Feeds, Interface, Port, Wishes, _mlflow, pair
-from packager.graphs import graph, graphcheck, maps, rename
+from packager.graphs import graph, graphcheck, maps, operations, rename
 
 TOOLCHAIN: tuple[str, ...] = ("onnx", "onnxruntime", "numpy", "ml-dtypes", "protobuf")
 EXTRA = "onnx"
 EXECUTES = False
 LOOKS_FOR = "`model.onnx` of an MLflow directory or at the root, or one `.onnx` file"
+
+_LEAST = 100  # operations per element of the inputs: what is not a product or a convolution is counted as so many
 
 KEEPS = True  # what is ONNX already stays as new as the promised runtimes allow
 
@@ -117,6 +120,18 @@ class Graph:
         options.log_severity_level = 4
         options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
         return runtime.InferenceSession(str(self.path), options, providers=["CPUExecutionProvider"])
+
+    def work(self) -> Callable[[Mapping[str, int]], float | None]:
+        """Return what counts the operations of one run."""
+        light = operations.lighten(self.model)
+        names = [value.name for value in light.graph.input[: len(self.feeds)]]
+
+        def counted(lengths: Mapping[str, int]) -> float | None:
+            shapes = [tuple(lengths[a] if isinstance(a, str) else a for a in p.shape) for p in self.interface.inputs]
+            found = operations.count(light, dict(zip(names, shapes, strict=True)))
+            return None if found is None else found + _LEAST * sum(map(math.prod, shapes))
+
+        return counted
 
     def extra_files(self) -> Mapping[str, Path]:
         """Return the tokenizer beside the graph: a bundle that is the source of another one has it there."""

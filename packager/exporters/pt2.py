@@ -11,6 +11,7 @@ import importlib
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from packager.exporters import (
     _archive,
     _mlflow,
     _precision,
+    _rebatch,
     _torch,
     _training,
     _work,
@@ -64,18 +66,33 @@ def load(source: Path, payload: str, wishes: Wishes) -> Program:
     if _precision.is_half_program(lib, program):
         _precision.widen_program(lib, program)
         wishes = _precision.widen_wishes(wishes)
+    alone = program if _asks_for_rows(_axes(program), wishes) else None
+    if alone is not None:
+        with _torch.quiet():
+            program = _rebatch.freed(lib, alone, _UNFIX)
     interface, symbols = _interface(_axes(program), wishes, ports)
-    return Program(program, interface, symbols, wishes.outputs or tuple(filter(None, outputs)))
+    return Program(program, interface, symbols, wishes.outputs or tuple(filter(None, outputs)), alone)
+
+
+def _asks_for_rows(axes: _Axes, wishes: Wishes) -> bool:
+    """Say whether a program takes one row at a time and the recipe wants more of them."""
+    stated = [port.shape[0] for port in wishes.inputs or () if port.shape]
+    asked = BATCH in wishes.dynamic or any(isinstance(axis, str) for axis in stated)
+    return asked and bool(axes.inputs) and all(port.shape[:1] == (1,) for port in axes.inputs)
 
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """An opened archive; `symbols` maps the program's own names of free axes to the names of dimensions."""
+    """An opened archive; `symbols` maps the program's own names of free axes to the names of dimensions.
+
+    `alone` is the program as it was, when it took one row at a time and `program` was freed of that.
+    """
 
     program: Any
     interface: Interface
     symbols: Mapping[str, int | str]
     outputs: tuple[str, ...]
+    alone: Any = None
 
     def to_onnx(self, opset: int) -> Any:
         inputs = [port.name for port in self.interface.inputs]
@@ -84,12 +101,23 @@ class Program:
         return model
 
     def run(self, feeds: Feeds) -> Arrays:
-        return self._answer(self.program.module(), feeds)
+        if self.alone is None:
+            return self._answer(self.program.module(), feeds)
+        module = self.alone.module()
+        return _rebatch.by_rows(lambda row: self._answer(module, row), dict(feeds))
 
-    def exact(self) -> Callable[[Feeds], Arrays]:
-        """Open the program in float64."""
-        module = _precision.doubled_program(_torch.torch(), self.program)
-        return lambda feeds: self._answer(module, _precision.doubled_feeds(feeds))
+    def exact(self) -> Callable[[Feeds], Arrays] | None:
+        """Open the program in float64, unless it is too large for that."""
+        lib = _torch.torch()
+        if not _precision.is_small(self.program):
+            return None
+        with _torch.quiet():
+            module = _precision.doubled_program(lib, self.program)
+        return lambda feeds: _precision.run_doubled(lib, partial(self._answer, module), feeds)
+
+    def gaps(self, feeds: Feeds, output: int, expected: Any, got: Any) -> Any:
+        """Say of places and labels whether the source was undecided, as `exporters.gaps_of` asks."""
+        return None if expected.dtype.kind == "f" else _precision.gaps(self.exact(), feeds, output, got)
 
     def work(self) -> Callable[[Mapping[str, int]], float | None] | None:
         """Return what counts the operations of one run; nothing counts those of recurrent layers."""

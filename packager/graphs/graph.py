@@ -7,6 +7,7 @@ returns for written files is the proto that was written. Runs in the worker; `on
 
 from __future__ import annotations
 
+import heapq
 import importlib
 import re
 from collections.abc import Iterable, Iterator
@@ -36,6 +37,8 @@ _IR_OF_TYPE = {  # the IR version that introduced a tensor type (comments of onn
 _IR = 8  # the first with all that the graphs here use; stamping it on a graph of a later one changes nothing else
 _TYPE_FIELDS = {"data_type", "elem_type"}
 ONNX_NAMES = {"float32": "float", "float64": "double"}  # where ONNX and numpy differ
+_NO_TENSORS = {"sequence_type": "a sequence", "map_type": "a map", "optional_type": "an optional value",
+               "sparse_tensor_type": "a sparse tensor"}  # fmt: skip
 _TYPE_ATTRIBUTES = {"to", "dtype", "output_dtype"}
 
 
@@ -103,6 +106,7 @@ def canonicalise(model: Proto, *, opset: int, ir: int) -> Proto:
     _normalise_opsets(model)
     _drop_initialisers_from_inputs(model.graph)
     _raw_tensors(model)
+    _sort_nodes(model)
     _check_opset(model, opset)
     model.ir_version = max(min(ir, _IR), _check_ir(model, ir))
     return model
@@ -152,6 +156,45 @@ def _raw_tensors(model: Proto) -> None:
             for name in typed:
                 tensor.ClearField(name)
             tensor.raw_data = raw
+
+
+def _sort_nodes(model: Proto) -> None:
+    """Put every node behind those it reads from, as ONNX demands: converters to float16 append theirs at the end."""
+    for scope in messages(model):
+        if scope.DESCRIPTOR.name == "GraphProto":
+            made = {name: index for index, node in enumerate(scope.node) for name in node.output if name}
+            needs = [{made[name] for name in _reads(node) if name in made} for node in scope.node]
+            order = _order(needs)
+            if order != sorted(order):
+                nodes = [scope.node[index] for index in order]
+                copies = [type(node).FromString(node.SerializeToString()) for node in nodes]
+                del scope.node[:]
+                scope.node.extend(copies)
+
+
+def _order(needs: list[set[int]]) -> list[int]:
+    """Return an order in which every index comes after those it needs, as little changed as can be."""
+    ready = [index for index, needed in enumerate(needs) if not needed]
+    waiting = {index: set(needed) for index, needed in enumerate(needs) if needed}
+    users: dict[int, list[int]] = {}
+    for index, needed in waiting.items():
+        for other in needed:
+            users.setdefault(other, []).append(index)
+    heapq.heapify(ready)
+    found = []
+    while ready:
+        found.append(heapq.heappop(ready))
+        for user in users.get(found[-1], ()):
+            waiting[user].discard(found[-1])
+            if not waiting[user]:
+                heapq.heappush(ready, user)
+    return found if len(found) == len(needs) else list(range(len(needs)))  # a cycle: the checker says it
+
+
+def _reads(node: Proto) -> Iterator[str]:
+    for message in messages(node):
+        if message.DESCRIPTOR.name == "NodeProto":
+            yield from filter(None, message.input)
 
 
 def opset_of(model: Proto) -> int:
@@ -240,9 +283,8 @@ def port(value: Proto) -> tuple[str, str, tuple[int | str, ...]]:
     tensor = value.type.tensor_type
     kind = value.type.WhichOneof("value")
     if kind not in (None, "tensor_type"):
-        what = str(kind).removesuffix("_type").replace("_", " ")
         raise StepError(
-            f"`{value.name}` is a {what}, and only tensors can be served",
+            f"`{value.name}` is {_NO_TENSORS.get(str(kind), 'no tensor')}, and only tensors can be served",
             hint="let the model return tensors; scikit-learn's converters do with `options={'zipmap': False}`",
         )
     if kind is None or not tensor.HasField("shape"):

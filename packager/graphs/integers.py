@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Integer arithmetic written so that runtimes compute it exactly.
 
-Some of onnxruntime's kernels for 64-bit integers go through narrower or floating types: `Sign`, `Clip`, `Relu`, `Max`
-and `Min` are wrong where bit 31 is set (vectorised comparisons of 1.31), `Mod` with `fmod=1` and `ReduceSum` beyond
-2**53. What follows from a caller's integers is written with operators that are exact; lengths and shapes stay.
+Some of onnxruntime's kernels for 64-bit integers go through narrower or floating types: `Sign`, `Clip`, `Relu`, `Max`,
+`Min` and their reductions are wrong where bit 31 is set (vectorised comparisons of 1.31), `Mod` with `fmod=1` and
+`ReduceSum` beyond 2**53. What follows from a caller's integers is written with operators that are exact; lengths and
+shapes stay.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def write_exactly(model: Proto, inputs: Sequence[str]) -> None:
     wide = _wide(model) if found else set()
     if not any(node.input[0] in wide for node in found):
         return
-    nodes = _Nodes(set(_taken(main)))
+    nodes = _Nodes(set(_taken(main)), dict(_constants(main)))
     for node in main.node:
         if node.op_type in _REWRITES and node.input[0] in wide and reached.intersection(node.input):
             _REWRITES[node.op_type](nodes, node)
@@ -53,11 +54,19 @@ def _taken(main: Proto) -> Iterator[str]:
         yield from (*node.input, *node.output)
 
 
+def _constants(main: Proto) -> Iterator[tuple[str, Proto]]:
+    yield from ((tensor.name, tensor) for tensor in main.initializer)
+    for node in main.node:
+        if node.op_type == "Constant" and node.attribute[0].name == "value":
+            yield node.output[0], node.attribute[0].t
+
+
 @dataclass(slots=True)
 class _Nodes:
-    """The nodes that take the place of one, and names for what is between them."""
+    """The nodes that take the place of others, names for what is between them, and the tensors known beforehand."""
 
     taken: set[str]
+    constants: Mapping[str, Proto]
     made: list[Proto] = field(default_factory=list)
 
     def add(self, operator: str, *inputs: str, makes: str = "", **attributes: object) -> str:
@@ -67,8 +76,8 @@ class _Nodes:
         self.made.append(graph.tool().helper.make_node(operator, list(inputs), [name], **attributes))
         return name
 
-    def number(self, value: int) -> str:
-        return self.add("Constant", value=graph.tool().helper.make_tensor("", _INT64, [], [value]))
+    def number(self, value: int, shape: Sequence[int] = ()) -> str:
+        return self.add("Constant", value=graph.tool().helper.make_tensor("", _INT64, shape, [value]))
 
     def pick(self, comparison: str, left: str, right: str, makes: str = "") -> str:
         """Add the choice of the one of two values for which the comparison holds."""
@@ -125,6 +134,30 @@ def _sum(nodes: _Nodes, node: Proto) -> None:
     nodes.add("Add", nodes.add("Mul", above, half), below, makes=node.output[0])
 
 
+def _end(largest: int) -> Callable[[_Nodes, Proto], None]:
+    """Write a reduction to the largest or smallest, axis by axis, as the first of a sorted row."""
+
+    def write(nodes: _Nodes, node: Proto) -> None:
+        attributes = {a.name: graph.tool().helper.get_attribute_value(a) for a in node.attribute}
+        axes, stated = attributes.get("axes"), node.input[1] if len(node.input) > 1 else ""
+        if stated in nodes.constants:
+            axes = graph.tool().numpy_helper.to_array(nodes.constants[stated]).tolist()
+        if not axes:  # all of them, or not known beforehand
+            nodes.made.append(node)
+            return
+        value, one = node.input[0], nodes.number(1, [1])
+        for axis in axes:
+            value = nodes.add("TopK", value, one, axis=axis, largest=largest)
+            nodes.made[-1].output.append(f"{value}_place")
+        if attributes.get("keepdims", 1):
+            nodes.add("Identity", value, makes=node.output[0])
+            return
+        held = graph.tool().helper.make_tensor("", _INT64, [len(axes)], axes)
+        nodes.add("Squeeze", value, nodes.add("Constant", value=held), makes=node.output[0])
+
+    return write
+
+
 _REWRITES: Mapping[str, Callable[[_Nodes, Proto], None]] = {
     "Sign": _sign,
     "Clip": _clip,
@@ -133,4 +166,6 @@ _REWRITES: Mapping[str, Callable[[_Nodes, Proto], None]] = {
     "Min": _extreme("Less"),
     "Mod": _remainder,
     "ReduceSum": _sum,
+    "ReduceMax": _end(1),
+    "ReduceMin": _end(0),
 }

@@ -38,7 +38,12 @@ _FLAVOR_VERSIONS = {  # flavor of MLmodel: (its key for the version, the distrib
     "tensorflow": ("keras_version", "keras"),
 }
 _VERSION = rb"(\d+\.\d+(?:\.\d+)?(?:\.?(?:rc|post|dev)\d+)?)"
-_SKLEARN = rb'_sklearn_version(?:[^0-9]{1,8}|".{0,300}?"content":\s*"\\")' + _VERSION  # in a pickle, in skops's JSON
+_STORED = (
+    rb"(?:q.|r.{4}|\x94)?(?:X.{4}|[\x8cU].)|\np\d{1,9}\n[VS]'?"  # between two texts of a pickle: memo, opcode, length
+)
+_SKLEARN = (
+    rb"_sklearn_version(?:" + _STORED + rb'|".{0,300}?"content":\s*"\\")' + _VERSION
+)  # the latter in skops's JSON
 # MetaInfoDef.tensorflow_version: its tag, its length, its text
 _TENSORFLOW = rb"\x2a(?:\x05(\d\.\d\.\d)|\x06(\d\.\d\d\.\d)|\x07(\d\.\d\d\.\d\d))"
 _SIGNS = (  # ending of a payload, what stands before the version there, the distribution

@@ -21,8 +21,8 @@ EXTRA = "scan"
 VERSION = _allowlist.VERSION
 
 _BY_VALUE = ("types", "cloudpickle", "dill")  # modules of code that is in the pickle itself
-_LIBRARIES = {module.partition(".")[0] for module, _ in _allowlist.ALLOWED}
-_SCRIPTED = "__torch__"  # classes of TorchScript; no Python module can be meant where its archive is read
+_SCRIPTED = "__torch__"  # classes of TorchScript, which are no Python modules where its archive is read
+_LIBRARIES = {_SCRIPTED, *(module.partition(".")[0] for module, _ in _allowlist.ALLOWED)}
 
 
 def scan(file: Path) -> list[str]:
@@ -39,7 +39,7 @@ def judge(file: Path, own: Collection[str]) -> tuple[list[str], list[str]]:
         return [f"modules of the source's own in the place of {', '.join(stand_ins)}"], []
     unlisted = {found for name, data in scanners.pickles(file) for found in _unlisted(name, data)}
     brought = {found for found in unlisted if _top(found) in own}
-    return sorted(map(_said, unlisted - brought)), sorted(f"{found}, code of the source's own" for found in brought)
+    return list(_said(unlisted - brought)), sorted(f"{found}, code of the source's own" for found in brought)
 
 
 def _unlisted(name: str, data: bytes) -> Iterator[_reading.Global]:
@@ -62,8 +62,12 @@ def _top(found: _reading.Global) -> str:
     return found.module.partition(".")[0]
 
 
-def _said(found: _reading.Global) -> str:
-    if _top(found) in _BY_VALUE:
-        return f"{found}, code in the pickle itself"
-    where = "the standard library" if _top(found) in sys.stdlib_module_names else "a module"
-    return f"{found}, a name of {where} that is not on the list of what models need"
+def _said(unlisted: Collection[_reading.Global]) -> Iterator[str]:
+    """Say what nobody vouches for: code by value once, each other name by itself."""
+    by_value = sorted(str(found) for found in unlisted if _top(found) in _BY_VALUE)
+    if by_value:
+        yield f"code of its author by value ({by_value[0]}): log its module with `code_paths` instead"
+    for found in sorted(unlisted, key=str):
+        if _top(found) not in _BY_VALUE:
+            where = "the standard library" if _top(found) in sys.stdlib_module_names else "a module"
+            yield f"{found}, a name of {where} that is not on the list of what models need"

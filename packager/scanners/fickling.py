@@ -25,6 +25,8 @@ TOOLCHAIN = ("fickling",)
 EXTRA = "scan"
 _BINBYTES8 = 0x8E
 _IMPORT = re.compile(r"from ([\w.]+) import (\w+)")
+_LIMITS = {"max_opcodes": 100_000_000, "max_memo_size": 10_000_000, "max_stack_depth": 1_000_000}
+"""A vocabulary of 100,000 words is no attack; how long it reads, and in how much memory, is bounded from outside."""
 _TOO_STRICT = frozenset({"NonStandardImports", "OvertlyBadEvals", "UnusedVariables"})
 
 
@@ -34,6 +36,7 @@ def scan(file: Path) -> list[str]:
         tool, reader = (importlib.import_module(f"fickling.{name}") for name in ("analysis", "fickle"))
     except ImportError as error:
         raise MissingToolError("fickling", EXTRA) from error
+    vars(reader)["DEFAULT_INTERPRETER_LIMITS"] = reader.InterpreterLimits(**_LIMITS)
     kinds = [kind for kind in tool.Analysis.ALL if type(kind).__name__ not in _TOO_STRICT]
     analyzer = tool.Analyzer(kinds)
     found: list[str] = []

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A directory of files: a saved MLflow model, a `transformers` checkpoint, an export. Written as a path or `file:` URL.
 
+A path that turns out to be a file, whatever its ending (`.sav`, `.model`), is a directory of that one file.
+
 Pinned by content. `.git` and MLflow's `registered_model_meta` are not part of it; links and devices are refused, only
 the directory itself may be reached through a link (`latest -> v3`).
 """
@@ -35,12 +37,17 @@ def matches(ref: str) -> bool:
 
 def resolve(ref: str, settings: Settings) -> Pin:
     """Pin the directory by the digest of its tree."""
-    return pin_files("directory", regular_files(_root(ref, settings)), settings, {})
+    return pin_files("directory", _files(ref, settings), settings, {})
 
 
 def fetch(pin: Pin, settings: Settings, out: Path, on_event: OnEvent) -> Mapping[str, Blob]:
     """Copy the directory; what is there must be what was pinned."""
-    return copy_pinned(pin, regular_files(_root(settings.ref, settings)), out, on_event)
+    return copy_pinned(pin, _files(settings.ref, settings), out, on_event)
+
+
+def _files(ref: str, settings: Settings) -> dict[str, Path]:
+    path = _root(ref, settings)
+    return {path.name: path} if path.is_file() else regular_files(path)
 
 
 def _root(ref: str, settings: Settings) -> Path:
@@ -49,11 +56,11 @@ def _root(ref: str, settings: Settings) -> Path:
         raise SourceError(
             f"directory `{shown(ref)}` does not exist", hint="a registered model is written `models:/name@alias`"
         )
+    if path.is_file() and not path.is_symlink():
+        return path
     if not path.is_dir():
-        raise SourceError(
-            f"expected a directory, got the file `{shown(ref)}`",
-            hint=f"a file must end in one of {', '.join(SINGLE_FILES)}",
-        )
+        kind = "a symbolic link" if path.is_symlink() else "neither a directory nor a regular file"
+        raise SourceError(f"`{shown(ref)}` is {kind}", hint="name the file or directory itself")
     # Else the lock would be part of what it locks.
     if settings.base.resolve().is_relative_to(path.resolve()):
         raise UsageError(

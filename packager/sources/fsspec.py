@@ -25,7 +25,7 @@ from packager.errors import IntegrityError, MissingToolError, SourceError, Stora
 from packager.events import OnEvent
 from packager.files import storage_errors, write_all
 from packager.formats.onnxfile import external_data
-from packager.sources import IGNORED, SINGLE_FILES, Pin, Settings, meter, shown
+from packager.sources import IGNORED, LOOSE_FILES, SINGLE_FILES, Pin, Settings, meter, shown
 from packager.types import check_path, check_paths
 
 EXTRA: str | None = "s3"
@@ -109,7 +109,7 @@ class _Bucket:
         self._ref, self._system = ref, system
         root, mark, query = root.partition("?") if ref.startswith("http") else (root, "", "")
         self._query = mark + query
-        self._single = root.lower().endswith(SINGLE_FILES)
+        self._single = root.lower().endswith((*SINGLE_FILES, *LOOSE_FILES))
         self._root = root.rpartition("/")[0] if self._single else root.rstrip("/")
         self._file = root.rpartition("/")[2]
 

@@ -34,6 +34,8 @@ _MODEL_ID = re.compile(r"m-\w{8,64}")
 _FORMS = "write `models:/name@alias`, `models:/name/3`, `models:/name/latest` or `models:/m-<id>`"
 _SCRATCH = ".mlflow-download"
 _PATIENCE = 6  # timeouts until the first byte of a file: a server may have to bring it from remote storage first
+_ABOUT = ("MLmodel", "requirements.txt", "python_env.yaml", "conda.yaml")
+_BRIEF = 16 << 20  # bytes of a file that is about a model
 _MOST_FILES, _DEEPEST = 100_000, 32
 
 
@@ -61,6 +63,35 @@ def fetch(pin: Pin, settings: Settings, out: Path, on_event: OnEvent) -> None:
             _download(registry, location, inner, out, on_event)
         else:
             _copy(registry, local, inner, out, on_event)
+
+
+def glance(ref: str, settings: Settings, out: Path) -> Mapping[str, Path | None]:
+    """Return the paths of a model's files, and where those lie that can be read without downloading the model.
+
+    On this machine that is all of them; of a server, what MLflow says about the model is written below `out`.
+    """
+    pin = resolve(ref, settings)
+    with connected(settings, settings.timeout) as registry:
+        location, inner = _location(registry, pin.uri)
+        local = _local(location, settings)
+        if local is not None:
+            path = local / inner
+            return {path.name: path} if path.is_file() else dict(regular_files(path))
+        return _small(registry, location, inner, out)
+
+
+def _small(registry: Registry, location: str, inner: str, out: Path) -> dict[str, Path | None]:
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    prefix = f"{inner}/" if inner else ""
+    with translated(registry.name, Exception):
+        repository = get_artifact_repository(location, registry.tracking, registry.address)
+        sizes = dict(_listing(repository, inner, _DEEPEST))
+        check_paths(sizes)
+        wanted = [path for path, size in sizes.items() if path.removeprefix(prefix) in _ABOUT and (size or 0) < _BRIEF]
+        for path in wanted:
+            repository.download_artifacts(path, dst_path=str(out))
+    return {path.removeprefix(prefix): out / path if path in wanted else None for path in sizes}
 
 
 # From references to pins

@@ -168,7 +168,7 @@ def feeds(
     for port in interface["inputs"]:
         rows = (samples or {}).get(port["name"])
         if rows is None:
-            values = _values(generator, port, ranges.get(port["name"]), case)
+            values = _values(generator, port, ranges.get(port["name"]), case, ties=not _counts(interface))
         elif hasattr(rows, "draw"):
             values = rows.draw(generator, shape(port, case.lengths), whole=case.fill not in ("random", "listed"))
         else:
@@ -196,7 +196,12 @@ def _check_numeric(port: JSON) -> None:
         )
 
 
-def _values(generator: Any, port: JSON, bounds: JSON, case: Case) -> Any:
+def _counts(interface: JSON) -> bool:
+    """Say whether an output is a place or a label: where all inputs are equal, any of them is as good."""
+    return any(not port["dtype"].startswith(("float", "bfloat")) for port in interface.get("outputs", ()))
+
+
+def _values(generator: Any, port: JSON, bounds: JSON, case: Case, *, ties: bool) -> Any:
     numpy = importlib.import_module("numpy")
     _check_numeric(port)
     size, dtype = shape(port, case.lengths), port["dtype"]
@@ -209,11 +214,17 @@ def _values(generator: Any, port: JSON, bounds: JSON, case: Case) -> Any:
         return _numbers.draw(generator, dtype, size, case.fill)
     whole = not dtype.startswith("float")
     low, high = bounds or ((0, 1) if whole else (-1, 1))
-    if case.fill in ("zeros", "low", "high"):
-        return numpy.full(size, {"zeros": min(max(0, low), high), "low": low, "high": high}[case.fill])
+    edge = {"zeros": min(max(0, low), high), "low": low, "high": high}.get(case.fill)
+    if edge is not None and ties:
+        return numpy.full(size, edge)
     if whole:
-        return generator.integers(int(low), int(high), size=size, endpoint=True)
-    return low + (high - low) * generator.random(size) if bounds else generator.standard_normal(size)
+        values = generator.integers(int(low), int(high), size=size, endpoint=True)
+    else:
+        values = low + (high - low) * generator.random(size) if bounds else generator.standard_normal(size)
+    if edge is not None:
+        values = numpy.asarray(values)
+        _numbers.mark(generator, values, edge)
+    return values
 
 
 def _mask(numpy: Any, generator: Any, size: tuple[int, ...]) -> Any:
@@ -304,6 +315,7 @@ _STATUS = re.compile(r"running (\w+) node\..*?Status Message: (.*)", re.DOTALL)
 def first_line(error: Exception) -> str:
     """Return the class and the line of a foreign error that holds the cause: no heading, no place in a file."""
     text = str(error).strip() or "no message"
+    text = re.sub(r"\[ONNXRuntimeError\] : \d+ : \w+ : |Load model from \S+ failed: ?", "", text)
     if status := _STATUS.search(text):
         text = f"{status[1]}: {status[2]}"
     lines = text.splitlines()

@@ -81,8 +81,8 @@ def _everywhere(numpy: Any, row: Feeds) -> Iterator[tuple[str, Feeds]]:
         with numpy.errstate(all="ignore"):
             return {**row, **{name: change(row[name]).astype(row[name].dtype) for name in names}}
 
-    yield "drops the fractions of numbers", changed(floats, numpy.trunc)
     yield "rounds numbers to float32 (another leaf, bin or category)", changed(floats, lambda v: v.astype("float32"))
+    yield "drops the fractions of numbers", changed(floats, numpy.trunc)
     yield "takes missing numbers for zeros", changed(floats, numpy.nan_to_num)
     yield "keeps 32 bits of whole numbers", changed(whole, lambda v: v.astype("int32"))
     yield "keeps 32 bits of whole numbers", changed(whole, lambda v: v.clip(-(1 << 31), (1 << 31) - 1))

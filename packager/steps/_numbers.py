@@ -49,7 +49,7 @@ _KINDS: dict[str, tuple[int, int, Sequence[Rows]]] = {  # the ends of a type, an
     "uint16": (0, (1 << 16) - 1, (_between(0, (1 << 16) - 1), _between(0, 9))),
     "int8": (-128, 127, (_between(-128, 127),)),
     "uint8": (0, 255, (_between(0, 255),)),
-    "float64": (-1, 1, (_gaussian(1.0), _gaussian(1e-8, 1.0), _gaussian(1.0), _gaussian(1e6, 1e16))),
+    "float64": (-1, 1, (_gaussian(1.0), _gaussian(1e-8, 1.0), _gaussian(1.0), _gaussian(1e6, 1e13))),
 }  # fmt: skip
 OPEN = frozenset(_KINDS)
 
@@ -66,7 +66,14 @@ def draw(generator: Any, dtype: str, size: tuple[int, ...], fill: str) -> Any:
         rows[index] = kind(generator, rows[index].shape).astype(dtype)
     if fill == "zeros":
         values[...] = 0
-    elif fill != "random" and rows.size:
-        places = generator.integers(0, rows.shape[1], size=len(rows))
-        rows[numpy.arange(len(rows)), places] = low if fill == "low" else high
+    elif fill != "random":
+        mark(generator, values, low if fill == "low" else high)
     return values
+
+
+def mark(generator: Any, values: Any, number: float) -> None:
+    """Set one number of every row, at a place of its own."""
+    rows = values.reshape(values.shape[0] if values.ndim else 1, -1)
+    if rows.size:
+        places = generator.integers(0, rows.shape[1], size=len(rows))
+        rows[importlib.import_module("numpy").arange(len(rows)), places] = number

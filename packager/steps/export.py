@@ -85,13 +85,14 @@ def state_outputs(model: Any, seen: Sequence[Observation]) -> None:
     for position, value in enumerate(model.graph.output):
         stated = value.type.tensor_type.shape
         runs = [(run.lengths, run.shapes[position]) for run in seen]
-        if not value.type.tensor_type.HasField("shape"):  # a graph may leave the rank of an output open
+        if any(len(shape) != len(runs[0][1]) for _, shape in runs):
+            raise StepError(
+                f"output `{value.name}` has another number of axes from run to run", hint="return tensors of one rank"
+            )
+        if not value.type.tensor_type.HasField("shape") or len(runs[0][1]) != len(stated.dim):
+            del stated.dim[:]  # a graph may leave the rank of an output open, or state one that no run has
             for _ in runs[0][1]:
                 stated.dim.add()
-        if any(len(shape) != len(stated.dim) for _, shape in runs):
-            raise StepError(
-                f"output `{value.name}` has {len(stated.dim)} axes in the graph, another number in the source"
-            )
         for index, axis in enumerate(stated.dim):
             lengths = [(dimensions, shape[index]) for dimensions, shape in runs]
             found = _axis(axis.dim_param or axis.dim_value, lengths, own=f"{value.name}_{index}")

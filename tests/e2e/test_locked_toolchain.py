@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -51,7 +53,7 @@ def test_an_older_scikit_learn_exports_with_its_own_version(old: Path, project: 
     rows = lock["export"]["environment"]["requirements"]
     assert any(row.startswith("scikit-learn==1.5.2 ") for row in rows) and any("--hash=sha256:" in row for row in rows)
     built = made.run("build", "--locked", "--json")
-    assert built["verdict"]["ok"] and built["executed"] == 4, "two scanners, export, measure"
+    assert built["verdict"]["ok"] and built["executed"] == 5, "three scanners, export, measure"
     assert made.run("build", "--locked", "--json")["executed"] == 0
     environments = list(made.store.glob("*/environments/[!.]*"))
     assert len(environments) == 1
@@ -121,6 +123,67 @@ def test_mlflow_writes_what_it_was_made_with(project: Callable[..., Project], tm
     toolchain = json.loads((made.folder / "bundle.lock").read_bytes())["toolchain"]
     assert (toolchain["python"], toolchain["scikit-learn"], toolchain["numpy"]) == ("3.12", "1.5.2", "2.2.6")
     assert made.run("build", "--locked", "--json", PATH=path)["verdict"]["ok"]
+
+
+def test_a_library_without_a_build_is_named_before_and_while_locking(
+    project: Callable[..., Project], tmp_path: Path
+) -> None:
+    """`init` does not draft what `lock` would refuse, and `lock` says why in one sentence."""
+    import numpy as np
+    from sklearn.linear_model import LogisticRegression
+
+    text = pickle.dumps(LogisticRegression().fit(np.eye(3), [0, 1, 0]), protocol=0).decode("latin-1")
+    old, changed = re.subn(r"(V_sklearn_version\np\d+\nV)[\d.]+", r"\g<1>0.24.2", text)
+    assert changed == 1
+    (tmp_path / "old.pkl").write_bytes(old.encode("latin-1"))
+    made = project("name: x\nversion: 1.0.0\nsource: x\n", **{"old.pkl": tmp_path / "old.pkl"})
+    made.run("init", "old.pkl", "-o", "drafted.yaml")
+    drafted = (made.folder / "drafted.yaml").read_text()
+    assert re.search(
+        r"^toolchain: host +# scikit-learn 0\.24\.2 has no build for Python 3\.\d+: ", drafted, re.MULTILINE
+    )
+    made.write(RECIPE.format(source="old.pkl", toolchain="locked") + "allow-pickle: true\n")
+    refused = made.run("lock", code=3).stderr
+    assert re.search(r"error: `scikit-learn 0\.24\.2` has no build for Python 3\.\d+\n", refused)
+    assert "log it again" in refused and "beside the model" not in refused and "Because" not in refused
+    made.write(RECIPE.format(source="old.pkl", toolchain="host") + "allow-pickle: true\n")
+    assert "`toolchain: locked`" not in made.run("lock").stderr, "it would not help"
+
+
+@pytest.mark.slow
+def test_old_libraries_get_the_packages_of_their_time(project: Callable[..., Project], tmp_path: Path) -> None:
+    """A bare pickle names one version only; numpy, as new as possible, would not load."""
+    tool("bwrap")
+    code = TRAIN.replace(", skops.io", "").replace(
+        'open(sys.argv[1] + "/model.skops", "wb").write(skops.io.dumps(model))\n', ""
+    )
+    run(python_with("scikit-learn==1.2.2", "numpy<2"), code, tmp_path)
+    recipe = RECIPE.format(source="model.pkl", toolchain="locked") + "allow-pickle: true\n"
+    made = project(recipe, **{"model.pkl": tmp_path / "model.pkl"})
+    assert "try the toolchain on a small model" in made.run("lock").stderr
+    toolchain = json.loads((made.folder / "bundle.lock").read_bytes())["toolchain"]
+    assert toolchain["scikit-learn"] == "1.2.2" and toolchain["numpy"].startswith("1.")
+    assert made.run("build", "--locked", "--json")["verdict"]["ok"]
+
+
+@pytest.mark.slow
+def test_a_toolchain_that_does_not_work_is_not_locked(project: Callable[..., Project], tmp_path: Path) -> None:
+    """XGBoost 1.5.1 installs and does not convert; later releases read its files, and one of them is taken."""
+    import numpy as np
+    import xgboost
+
+    x = np.random.default_rng(0).normal(size=(100, 4))
+    booster = xgboost.train({"objective": "binary:logistic"}, xgboost.DMatrix(x, (x[:, 0] > 0).astype(int)), 5)
+    booster.save_model(tmp_path / "saved.json")
+    saved = json.loads((tmp_path / "saved.json").read_bytes())
+    (tmp_path / "old.json").write_text(json.dumps({**saved, "version": [1, 5, 1]}, separators=(",", ":")))
+    made = project(RECIPE.format(source="old.json", toolchain="locked"), **{"old.json": tmp_path / "old.json"})
+    told = made.run("lock").stderr
+    assert "a toolchain with `xgboost 1.5.1` was put together and does not work: " in told
+    assert "`xgboost>=1.5.1` was locked instead" in told
+    toolchain = json.loads((made.folder / "bundle.lock").read_bytes())["toolchain"]
+    assert int(toolchain["xgboost"].partition(".")[0]) >= 2
+    assert made.run("build", "--locked", "--json")["verdict"]["ok"]
 
 
 @pytest.mark.slow

@@ -100,6 +100,26 @@ def wrapper_again() -> bytes:
     return b"\x80\x03" + made + state + b"bx0h\x01" + state + b"bC" + b"\x01x" + b"."
 
 
+def objects_called_numbers() -> bytes:
+    """A type of numpy with a field of objects, whose state says that it has none: bytes become pointers."""
+    inner = call("numpy", "dtype", text("O8"), b"\x89", b"\x88")
+    state = b"(K\x03" + text("|") + b"N" + text("a") + b"\x85}" + text("a") + inner + b"K\x00\x86s"
+    return whole(call("numpy", "dtype", text("V8"), b"\x89", b"\x88") + state + b"K\x08K\x01K\x10tb")
+
+
+def field_beyond() -> bytes:
+    """A type whose field lies outside of it."""
+    inner = call("numpy", "dtype", text("f8"), b"\x89", b"\x88")
+    state = b"(K\x03" + text("|") + b"N" + text("a") + b"\x85}" + text("a") + inner + b"M\x00\x10\x86s"
+    return whole(call("numpy", "dtype", text("V8"), b"\x89", b"\x88") + state + b"K\x08K\x01K\x10tb")
+
+
+def number_called_object() -> bytes:
+    """A simple type of objects that says it is numbers."""
+    state = b"(K\x03" + text("|") + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+    return whole(call("numpy", "dtype", text("O8"), b"\x89", b"\x88") + state)
+
+
 def in_objects() -> bytes:
     """An array of objects of joblib is a pickle of its own."""
     import joblib
@@ -199,6 +219,9 @@ GADGETS: dict[str, Callable[[], bytes]] = {
     "memo": memo_swap,
     "nested pickle": nested,
     "pickle in joblib's numbers": in_numbers,
+    "objects called numbers": objects_called_numbers,
+    "field beyond its type": field_beyond,
+    "object called a number": number_called_object,
     "array by a detour": wrapper_by_detour,
     "array described twice": wrapper_again,
     "array of objects": in_objects,

@@ -145,6 +145,34 @@ def _bomb(canary: str) -> bytes:
     return sink.getvalue()
 
 
+def _distribution(canary: str) -> bytes:
+    """An estimator that keeps a distribution of SciPy: setting the state of one executes text."""
+    import copy
+
+    import scipy.stats
+    import skops.io
+    from sklearn.linear_model import LogisticRegression
+
+    model, sink = LogisticRegression().fit(np.eye(4), [0, 1, 0, 1]), io.BytesIO()
+    model.more = copy.deepcopy(scipy.stats.norm)
+    model.more._parse_arg_template = f"exec({code(canary)!r})\ndef _parse_args(self): pass\n"
+    skops.io.dump(model, sink)
+    return sink.getvalue()
+
+
+def _said(text: bytes) -> Callable[[Path, str], str]:
+    """Write an MLflow directory with this `MLmodel`."""
+
+    def write(folder: Path, canary: str) -> str:
+        (folder / "MLmodel").write_bytes(text)
+        return "./model"
+
+    return write
+
+
+_ALIASES = "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 30))
+
+
 # graphs
 
 
@@ -281,6 +309,10 @@ SAMPLES: dict[str, Sample] = {
     "torch-legacy-allowed": Sample("and not even a recipe that allows pickles opens it", _file("m.pth", _legacy, "dir"), 4, "format from before 1.6", _ALLOWED),
     "pt2-with-a-pickle": Sample("torch.export.load unpickles example inputs", _file("m.pt2", _program), 4, "can only be opened by running code", "policy: dev\n"),
     "skops-bomb": Sample("200 KB that unpack to 200 MB of JSON", _file("m.skops", _bomb), 4, "unpacks to"),
+    "skops-distribution": Sample("a class of SciPy that executes text when its state is set", _file("m.skops", _distribution), 4, "is not on the list of types known to be safe"),
+    "mlmodel-deep": Sample("a hundred thousand nested lists exhaust the stack", _said(b"flavors: " + b"[" * 100_000), 3, "`MLmodel`"),
+    "mlmodel-code": Sample("YAML can name functions", _said(b"flavors: !!python/object/apply:os.system [id]"), 3, "`MLmodel` is not YAML"),
+    "mlmodel-aliases": Sample("written as text, its path is longer than any memory", _said(f"a0: &a0 [x]\n{_ALIASES}flavors: {{sklearn: {{pickled_model: *a29, data: *a29}}}}".encode()), 3, "the files of MLflow's flavor `sklearn`"),
     "onnx-parent": Sample("weights outside of the model", _onnx(lambda: _graph(constants=[_outside(location="../secret.bin")]), single=True), 3, "keeps weights elsewhere"),
     "onnx-parent-in-directory": Sample("the same where no file list is made", _lie(location="../secret.bin"), 4, "keeps its data elsewhere"),
     "onnx-absolute": Sample("weights from the system", _lie(location="/etc/passwd"), 4, "keeps its data elsewhere"),

@@ -73,12 +73,9 @@ def estimators() -> Iterator[tuple[str, Any]]:
         yield from ((name, model) for model in fitted(name, kind))
 
 
-@pytest.fixture(scope="module")
-def models() -> dict[str, Any]:
-    return dict(estimators())
-
-
-def test_every_estimator_of_scikit_learn_is_clean_in_every_form(tmp_path: Path, models: dict[str, Any]) -> None:
+@pytest.mark.slow
+def test_every_estimator_of_scikit_learn_is_clean_in_every_form(tmp_path: Path) -> None:
+    models = dict(estimators())
     assert len(models) > 180
     for index, (name, model) in enumerate(models.items()):
         (tmp_path / f"{name}.pkl").write_bytes(pickle.dumps(model, 2 + index % 4))
@@ -96,6 +93,7 @@ def test_what_honest_pipelines_bring_besides_is_clean(tmp_path: Path) -> None:
     import xgboost
     from sklearn.ensemble import HistGradientBoostingClassifier
     from sklearn.preprocessing import FunctionTransformer
+    from sklearn.tree import DecisionTreeClassifier
 
     features, labels = np.random.default_rng(0).random((60, 3)), np.arange(60) % 2
     honest = {
@@ -106,6 +104,12 @@ def test_what_honest_pipelines_bring_besides_is_clean(tmp_path: Path) -> None:
         "categories": HistGradientBoostingClassifier(categorical_features=[0]).fit(np.c_[labels, features], labels),
         "masked": np.ma.masked_array([1.0, 2.0], [True, False]),
         "structured": np.zeros(3, dtype=[("a", "f8"), ("b", "i4", 2)]),
+        "nested": np.zeros(3, dtype=np.dtype([("a", "f8"), ("b", [("c", "U3"), ("d", "O")])], align=True)),
+        "dates": np.array(["2024-01-01", "NaT"], dtype="M8[D]"),
+        "durations": np.array([1, 2], dtype="m8[ns]"),
+        "kinds": [np.zeros(2, kind) for kind in ("?", "i1", "u8", "f2", ">f4", "c16", "S5", "U7", "V3", "O")],
+        "padded": np.zeros(2, dtype={"names": ["a"], "formats": ["f8"], "offsets": [8], "itemsize": 32}),
+        "nodes": DecisionTreeClassifier().fit(features, labels).tree_.__getstate__()["nodes"],
         "objects": np.array(["a", None, 1], dtype=object),
         "fortran": np.asfortranarray(np.ones((300, 4))),
         "empty": np.zeros((0, 4)),
@@ -201,6 +205,12 @@ def test_sixty_megabytes_take_less_than_two_seconds(tmp_path: Path) -> None:
         assert time.monotonic() - start < 4, "two seconds, twice for a busy machine"
 
 
+def test_a_large_vocabulary_is_no_attack(tmp_path: Path) -> None:
+    (tmp_path / "m.pkl").write_bytes(pickle.dumps({f"word {index}": index for index in range(150_000)}))
+    for scanner, answer in outcomes(tmp_path).items():
+        assert answer["m.pkl"]["outcome"] == "clean", (scanner, answer)
+
+
 def test_a_reader_that_fails_says_so_and_runs_nothing() -> None:
     """Every prefix of a pickle that calls a shell."""
     data = GADGETS["os.system"]()
@@ -231,3 +241,21 @@ def test_a_joblib_file_is_released_and_a_gadget_in_one_is_not(packager: Run, tmp
     packager("lock")
     refused = json.loads(packager("build", "--json", code=1).stdout)
     assert {finding["rule"] for finding in refused["findings"]} == {"scanned"}
+
+
+def test_a_file_of_the_time_when_joblib_was_inside_scikit_learn_opens(tmp_path: Path) -> None:
+    from packager.exporters import _pickled
+
+    joblib.dump({"a": np.arange(5.0)}, tmp_path / "new.pkl", protocol=3)
+    data = (tmp_path / "new.pkl").read_bytes()
+    (tmp_path / "old.pkl").write_bytes(data.replace(b"cjoblib.numpy", b"csklearn.externals.joblib.numpy"))
+    (tmp_path / "new.pkl").unlink()
+    assert {answer["old.pkl"]["outcome"] for answer in outcomes(tmp_path).values()} == {"clean"}
+    assert _pickled.load(tmp_path, "old.pkl")["a"].tolist() == [0, 1, 2, 3, 4]
+
+
+def test_code_by_value_is_said_once_with_the_way_out(tmp_path: Path) -> None:
+    (tmp_path / "m.pkl").write_bytes(GADGETS["code by value"]())
+    found = allowed.scan(tmp_path / "m.pkl")
+    assert sum("by value" in words for words in found) == 1
+    assert "log its module with `code_paths` instead" in found[0]

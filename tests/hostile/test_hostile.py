@@ -13,7 +13,12 @@ from packager.errors import SourceError
 from tests.conftest import Run
 from tests.hostile.samples import SAMPLES
 
-HEAVY = {"pt2-with-a-pickle", "torch-legacy-allowed", "skops-bomb"}  # their libraries take seconds to load
+HEAVY = {
+    "pt2-with-a-pickle",
+    "torch-legacy-allowed",
+    "skops-bomb",
+    "skops-distribution",
+}  # their libraries take seconds to load
 WORKER = [name for name, sample in SAMPLES.items() if name.startswith("onnx") and sample.code == 4]
 
 

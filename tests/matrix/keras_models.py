@@ -81,7 +81,11 @@ def masked(cell: str) -> Callable[[Any], Any]:
 
 def bidirectional(k: Any) -> Any:
     return network(k, k.Input((None, 5), name="signal"), k.layers.Masking(0.0), k.layers.Bidirectional(k.layers.GRU(6, return_sequences=True)),
-                   k.layers.TimeDistributed(k.layers.Dense(2)))  # fmt: skip
+                   k.layers.Dense(2))  # fmt: skip
+
+
+def time_distributed(k: Any) -> Any:
+    return network(k, k.Input((None, 5), name="signal"), k.layers.TimeDistributed(k.layers.Dense(2)))
 
 
 def attention(k: Any) -> Any:
@@ -157,7 +161,7 @@ def with_own_layer(k: Any) -> Any:
 NETWORKS: dict[str, Callable[[Any], Any]] = {
     "normalization": normalization, "discretization": discretized, "conv2d": convolutional, "resizing": resized, "causal": causal,
     "conv3d": volume, "embedding": embedded, "masked_lstm": masked("LSTM"), "masked_gru": masked("GRU"), "masked_rnn": masked("SimpleRNN"),
-    "bidirectional": bidirectional, "attention": attention, "two_in_two_out": two_in_two_out, "by_name": by_name, "unused": unused,
+    "bidirectional": bidirectional, "time_distributed": time_distributed, "attention": attention, "two_in_two_out": two_in_two_out, "by_name": by_name, "unused": unused,
     "twice": twice, "convlstm": convolved_memory, "operators": of_operators, "float64": halved, "text": text, "lookup": looked_up,
     "lambda": with_lambda, "own_layer": with_own_layer,
 }  # fmt: skip

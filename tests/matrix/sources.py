@@ -150,7 +150,7 @@ SOURCES = (
     Source("TensorFlow SavedModel", "CNN, 4 k parameters", elsewhere(TENSORFLOW, "saved_model.py"), "toolchain: locked\nallow-pickle: true\n"),
     Source("MLflow registry, torch `.pt2`", "one linear layer", registered, "", places.mlflow),
     Source("BentoML model store", "LightGBM", stored, "", places.bentoml),
-    Source("BentoML model store, joblib", "logistic regression, `policy: dev`", stored, "allow-pickle: true\npolicy: dev\n", places.bentoml_pickled),
+    Source("BentoML model store, joblib", "logistic regression", stored, "allow-pickle: true\n", places.bentoml_pickled),
     Source("S3, torch `.pt2`", "CNN, 6 k parameters", torch_model("pt2"), IMAGE, places.bucket, images=True),
     Source("OCI artifact (a bundle)", "MLP, 12 M parameters", table_model("onnx"), "", places.artifact),
 )  # fmt: skip

@@ -55,6 +55,8 @@ _RULES: list[tuple[str, Any]] = [
     (r"(n_group|topk_group|first_k_dense_replace|n_shared_experts)", 1),
     (r"(sliding_window|local_attention|attention_window|window_size)", 8),
     (r"num_queries", 12),
+    (r"(d_latents|num_latents)", 32),
+    (r"(num_self_attends_per_block|num_blocks)", 1),
     (r"max_length", 64),
 ]
 _NARROWING = {_WIDTHS, _INNER, _HEADS}
@@ -66,8 +68,11 @@ def rows() -> list[tuple[str, str]]:
     return [row for turn in zip_longest(*listed) for row in turn if row is not None]
 
 
-def write(kind: str, task: str, folder: Path, *, narrow: bool = True) -> None:
-    """Write the small model of a row with what a processor and a tokenizer make of its inputs."""
+def write(kind: str, task: str, folder: Path, *, narrow: bool = True) -> dict[str, list[int]]:
+    """Write the small model of a row with what a processor and a tokenizer make of its inputs.
+
+    Return what a recipe would narrow: sound as long as the default is seconds of work on every case.
+    """
     config = shrunk(CONFIG_MAPPING[kind](), narrow=narrow)
     named = getattr(modeling_auto, TASKS[task])[kind]
     name = named if isinstance(named, str) else named[0]
@@ -78,6 +83,9 @@ def write(kind: str, task: str, folder: Path, *, narrow: bool = True) -> None:
     perturb(model)
     model.eval().save_pretrained(folder)
     _write_processors(kind, config, folder, pictured=model.main_input_name == "pixel_values")
+    return (
+        {"samples": [720, 4000]} if hasattr(config, "conv_kernel") and model.main_input_name == "input_values" else {}
+    )
 
 
 def perturb(model: Any) -> None:
@@ -126,13 +134,16 @@ def _own_backbone(levels: int) -> dict[str, Any]:
 def _layers(table: dict[str, Any]) -> int:
     """Return how many layers there must be: as many as a head reads, and then those are the ones it reads."""
     read = table.get("out_indices") or table.get("backbone_out_indices") or table.get("out_features") or ()
-    layers = max(2, len(read))
+    if "use_auxiliary_head" in table and len(read) != 4:
+        read = table["out_indices"] = [1, 2, 3, 4]
+    varied = any(key.endswith(("_types", "_every_n_layers", "_pattern", "_interval")) for key in map(str, table))
+    layers = max(2 if varied or "decoder_layers" in table else 1, len(read))
     if read and "depths" not in table:
         for key in ("out_features", "stage_names"):
             table.pop(key, None)
-        for key in ("out_indices", "backbone_out_indices"):
+        for key, shift in (("out_indices", 1), ("backbone_out_indices", 0)):
             if table.get(key):
-                table[key] = list(range(layers - len(table[key]), layers))
+                table[key] = list(range(layers - len(table[key]) + shift, layers + shift))
     return layers
 
 
@@ -149,15 +160,20 @@ def _shorten(table: dict[str, Any], layers: int) -> None:
     """Shorten what is listed per layer, and give images the side that all of these models take."""
     if isinstance(table.get("depths"), list):
         table["depths"] = [1] * len(table["depths"])
+        if isinstance(table.get("window_size"), int):
+            table["window_size"] = 2  # of the smallest stage: images are that small
     for key in ("layer_types", "mlp_layer_types", "layers_block_type", "attention_types"):
         if isinstance(table.get(key), list) and len(table[key]) > layers:
             kinds = list(dict.fromkeys(map(str, table[key])))
             table[key] = (kinds if len(kinds) == layers else table[key])[:layers]
     side = SIDE if SIDE % _int(table.get("patch_size"), 1) == 0 else 4 * table["patch_size"]
-    if isinstance(table.get("image_size"), int):
-        table["image_size"] = side
-    elif isinstance(table.get("image_size"), list | tuple):
-        table["image_size"] = [side, side]
+    for key in {"width_coefficient", "depth_coefficient"} & set(table):
+        table[key] = 0.3
+    for key in ("image_size", "input_size"):
+        if isinstance(table.get(key), int) and table[key] > side:
+            table[key] = side
+        elif isinstance(table.get(key), list | tuple) and len(table[key]) == 2:
+            table[key] = [side, side]
     if "pad_token_id" in table and table["pad_token_id"] is None and "vocab_size" in table:
         table["pad_token_id"] = 0
 

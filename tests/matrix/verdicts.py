@@ -23,7 +23,6 @@ from packager import exporters
 from packager.errors import PackagerError
 from packager.exporters import Wishes
 from packager.steps import _compare, export, measure
-from tests.unit.exporters.conftest import detected
 
 RESULTS = Path(__file__).parent / "results"
 TOLERANCE = {"atol": 1e-5, "rtol": 1e-4}  # the default of a recipe
@@ -44,12 +43,17 @@ class Row:
         return json.dumps({key: value for key, value in asdict(self).items() if value not in (None, "")})
 
 
-def judge(family: str, name: str, source: Path, out: Path, fresh: Callable[[Any], Mapping[str, Any]]) -> Row:
-    """Export and measure the source in this process; `fresh` draws rows for an interface from another seed."""
+def judge(
+    family: str, name: str, source: Path, out: Path, fresh: Callable[[Any], Mapping[str, Any]], **params: Any
+) -> Row:
+    """Export and measure the source in this process; `fresh` draws rows for an interface from another seed.
+
+    `params` are further ones of the steps, as a recipe would state them.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return _judged(family, name, source, out, fresh)
+            return _judged(family, name, source, out, fresh, params)
     except PackagerError as error:
         clear = bool(error.hint) and not _FOREIGN.search(f"{error.message} {error.hint}")
         reason = f"{error.message} / {error.hint}"
@@ -58,10 +62,22 @@ def judge(family: str, name: str, source: Path, out: Path, fresh: Callable[[Any]
         return Row(family, name, "crash", reason=f"{type(error).__name__}: {error}"[:400])
 
 
-def _judged(family: str, name: str, source: Path, out: Path, fresh: Callable[[Any], Mapping[str, Any]]) -> Row:
+def detected(source: Path) -> tuple[str, str]:
+    paths = [path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file()]
+    return exporters.detect_kind(paths, lambda path: (source / path).read_bytes())
+
+
+def _judged(
+    family: str,
+    name: str,
+    source: Path,
+    out: Path,
+    fresh: Callable[[Any], Mapping[str, Any]],
+    params: Mapping[str, Any],
+) -> Row:
     kind, payload = detected(source)
     out.mkdir(parents=True, exist_ok=True)
-    common = {"kind": kind, "payload": payload, **LEVEL}
+    common = {"kind": kind, "payload": payload, **LEVEL, **params}
     facts = export.run({"source": source}, out, common)
     known = {"interface": facts["interface"], "ranges": facts["ranges"], "runtime": "onnxruntime"}
     done = measure.run({"source": source, "artefact": out}, out, {**common, **known, "path": "model/model.onnx"})

@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from packager import canonical, init, recipe, recipefields, yamltext
-from packager.errors import UsageError
+from packager.errors import SourceError, UsageError
 from packager.recipe import ExportWishes, InputSpec, Limits, Recipe, RunsOn, Target, Tolerance
 
 DATA = Path(__file__).parents[1] / "data" / "recipes"
@@ -353,8 +353,19 @@ def test_a_draft_asks_for_consent_and_never_gives_it(tmp_path: Path) -> None:
     assert parse(pickled).toolchain == "locked" and not parse(pickled).allow_pickle
     assert "is a TorchScript archive" in init.draft("net.ts", init.look("net.ts", tmp_path))
     assert "`tensorflow` is not installed here" in init.draft("net.keras", init.look("net.keras", tmp_path))
-    for elsewhere in ("net.onnx", "absent.pkl", "models:/digits/3", "s3://bucket/x.pkl"):
+    for elsewhere in ("net.onnx", "models:/digits/3", "s3://bucket/x.pkl"):
         assert init.look(elsewhere, tmp_path) == {}
+
+
+def test_what_can_be_drafted_can_be_locked(tmp_path: Path) -> None:
+    (tmp_path / "model.sav").write_bytes(b"\x80\x04\x95\x0a\0\0\0\0\0\0\0}\x94\x8c\x01a\x94K\x01s.")
+    (tmp_path / "weights.gguf").write_bytes(b"GGUF\x03\0\0\0")
+    assert "`model.sav` is a pickle" in str(init.look("model.sav", tmp_path)["executes"])
+    assert init.name_from("digits.joblib.gz") == init.name_from("digits.sav") == "digits"
+    with pytest.raises(SourceError, match=r"`absent\.pkl` does not exist"):
+        init.look("absent.pkl", tmp_path)
+    with pytest.raises(SourceError, match=r"`weights\.gguf` is a GGUF file"):
+        init.look("weights.gguf", tmp_path)
 
 
 def test_a_source_is_written_as_the_recipe_sees_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,9 +13,15 @@ from packager.exporters._sklearn.builder import Builder, Frame, Value
 from packager.exporters._trees import catboost, lightgbm, xgboost
 
 
+def _lightgbm(builder: Builder, model: Any) -> lightgbm.Model:
+    """Return the booster behind a model, read once for all methods."""
+    found: lightgbm.Model = builder.remember((id(model), "booster"), lambda: lightgbm.read(model.booster_))
+    return found
+
+
 @writes("predict", "LGBMRegressor", "LGBMRanker")
 def lightgbm_number(builder: Builder, model: Any, frame: Frame) -> Value:
-    return lightgbm.write_prediction(builder, lightgbm.read(model.booster_), frame)
+    return lightgbm.write_prediction(builder, _lightgbm(builder, model), frame)
 
 
 @writes("predict_proba", "LGBMClassifier")
@@ -23,13 +29,13 @@ def lightgbm_probabilities(builder: Builder, model: Any, frame: Frame) -> Value:
     """Write what the objective says of the classes; of two, the booster only says the second."""
     if callable(model.objective_):
         refuse(model, "has an objective of its own, which says no probabilities", "use an objective of LightGBM's")
-    found = lightgbm.write_prediction(builder, lightgbm.read(model.booster_), frame)
+    found = lightgbm.write_prediction(builder, _lightgbm(builder, model), frame)
     return found if model.n_classes_ > 2 else both_sides(builder, found)
 
 
 @writes("decision_function", "LGBMClassifier")
 def lightgbm_scores(builder: Builder, model: Any, frame: Frame) -> Value:
-    return lightgbm.write_raw(builder, lightgbm.read(model.booster_), frame)
+    return lightgbm.write_raw(builder, _lightgbm(builder, model), frame)
 
 
 @writes("predict", "LGBMClassifier")
@@ -81,20 +87,25 @@ def _boosters(model: Any) -> Iterator[Any]:
 # -- XGBoost
 
 
-def _xgboost(model: Any) -> xgboost.Model:
-    """Return the booster behind a model: rounds up to the best one, and what it takes for missing."""
-    return xgboost.read(model.get_booster(), best=True, missing=model.missing)
+def _xgboost(builder: Builder, model: Any) -> xgboost.Model:
+    """Return the booster behind a model, read once: rounds up to the best one, and what it takes for missing."""
+
+    def read() -> xgboost.Model:
+        return xgboost.read(model.get_booster(), best=True, missing=model.missing)
+
+    found: xgboost.Model = builder.remember((id(model), "booster"), read)
+    return found
 
 
 @writes("predict", "XGBRegressor", "XGBRFRegressor", "XGBRanker")
 def xgboost_number(builder: Builder, model: Any, frame: Frame) -> Value:
-    return xgboost.write_prediction(builder, _xgboost(model), frame)
+    return xgboost.write_prediction(builder, _xgboost(builder, model), frame)
 
 
 @writes("predict_proba", "XGBClassifier", "XGBRFClassifier")
 def xgboost_probabilities(builder: Builder, model: Any, frame: Frame) -> Value:
     """Write what the booster says of every class or label; of two classes it only says the second."""
-    found = xgboost.write_prediction(builder, _xgboost(model), frame)
+    found = xgboost.write_prediction(builder, _xgboost(builder, model), frame)
     return both_sides(builder, found) if found.width == 1 else found
 
 
@@ -104,7 +115,7 @@ def xgboost_label(builder: Builder, model: Any, frame: Frame) -> Value:
     found = emit(builder, model, "predict_proba", frame)
     if model.n_classes_ > 2:
         return write_labels(builder, model.classes_, place_of_largest(builder, found))
-    several = len(xgboost.read(model.get_booster()).ensemble.base) > 1
+    several = _xgboost(builder, model).ensemble.outputs > 1
     said = found if several else builder.take(found, [1])
     return place_above(builder, said, 0.5)
 

@@ -313,11 +313,14 @@ class Builder:
         return value
 
     def _info(self, name: str, value: Value, rank: int) -> Any:
-        kind = 8 if value.dtype == "string" else self._onnx.helper.np_dtype_to_tensor_dtype(
-            self._numpy.dtype(value.dtype)
-        )  # fmt: skip
         shape = ["batch", value.width] if rank == 2 else ["batch"]
-        return self._onnx.helper.make_tensor_value_info(name, kind, shape)
+        return self._onnx.helper.make_tensor_value_info(name, self._number(value.dtype), shape)
+
+    def _number(self, dtype: str) -> int:
+        """Return what ONNX calls a type."""
+        if dtype == "string":
+            return int(self._onnx.TensorProto.STRING)
+        return int(self._onnx.helper.np_dtype_to_tensor_dtype(self._numpy.dtype(dtype)))
 
     # -- repetition
 

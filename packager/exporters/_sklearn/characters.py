@@ -21,10 +21,10 @@ def cut_characters(builder: Builder, model: Any, text: Value, grams: Grams) -> t
     """Return the characters of texts, and what they are filled with."""
     if model.analyzer == "char":
         found = tokens.cut(builder, text, f"(?s)[{_SPACES}][{_SPACES}]+|.", _PAD)
-        columns = [tokens.replace_all_but(builder, found, f"(?s)^.$|^{_PAD}$", " ")]
+        columns = [tokens.replace_all_but(builder, found, f"(?s)^.$|^{_PAD}$", " ", _PAD)]
     else:
         found = tokens.cut(builder, text, f"(?s)[{_SPACES}]+|.", _PAD)
-        columns = [tokens.replace_all_but(builder, found, f"^[^{_SPACES}]$|^{_PAD}$", _EMPTY)]
+        columns = [tokens.replace_all_but(builder, found, f"^[^{_SPACES}]$|^{_PAD}$", _EMPTY, _PAD)]
     if model.lowercase:
         columns = _lowered(builder, columns[0], grams.units)
     if model.analyzer == "char_wb":

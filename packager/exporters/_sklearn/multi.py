@@ -6,7 +6,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from packager.exporters._sklearn import emit, place_above, refuse, write_labels, writes
+from packager.exporters._sklearn import emit, place_above, place_of_largest, refuse, write_labels, writes
 from packager.exporters._sklearn.algebra import numbers
 from packager.exporters._sklearn.builder import Builder, Frame, Value
 from packager.exporters._sklearn.cluster import nearest
@@ -44,9 +44,22 @@ def predict_best(builder: Builder, model: Any, frame: Frame) -> Value:
     scores = builder.concat([_binary_score(builder, member, frame) for member in model.estimators_])
     kind = model.label_binarizer_.y_type_
     if kind == "multiclass":
-        return label_of_largest(builder, model.classes_, scores)
+        return write_labels(builder, model.classes_, _place_of_best(builder, scores))
     place = builder.cast(builder.binary("Greater", scores, _threshold(model.estimators_[0])), "int64")
     return place if kind.startswith("multilabel") else write_labels(builder, model.classes_, place)
+
+
+def _place_of_best(builder: Builder, scores: Value) -> Value:
+    """Return the place of the largest score: the first of equals, before scikit-learn 1.8 the last."""
+    if _library() >= (1, 8):
+        return place_of_largest(builder, scores)
+    last = scores.width - 1
+    return builder.sub(last, place_of_largest(builder, builder.take(scores, list(range(last, -1, -1)))))
+
+
+def _library() -> tuple[int, ...]:
+    """Return major and minor version of the scikit-learn that answers for the model."""
+    return tuple(map(int, importlib.import_module("sklearn").__version__.split(".")[:2]))
 
 
 @writes("predict_proba", "OneVsRestClassifier")
@@ -59,6 +72,8 @@ def share_against_rest(builder: Builder, model: Any, frame: Frame) -> Value:
     if model.multilabel_:
         return each
     sums = builder.reduce("ReduceSum", each)
+    if _library() < (1, 7):  # a row of noughts became NaN
+        return builder.div(each, sums)
     return builder.div(each, builder.where(builder.binary("Equal", sums, 0.0), 1.0, sums))
 
 

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Nearest neighbours: who they are, and what they say together.
 
-Of points at the very same distance the first in the table counts as nearer.
+Of points at the very same distance the first in the table, or in the leaves of a tree, counts as nearer. The library's
+search keeps whichever its heap happens to: `critical.tied_rows` tells such rows.
 """
 
 from __future__ import annotations
@@ -33,15 +34,15 @@ from packager.exporters._sklearn.labels import (
 from packager.exporters._sklearn.metrics import Distances, distances
 
 
-def _to_fitted(builder: Builder, model: Any, frame: Frame) -> Distances:
-    """Return the distances to the rows a model was fitted on."""
+def _to_fitted(builder: Builder, model: Any, frame: Frame, order: Any = slice(None)) -> Distances:
+    """Return the distances to the rows a model was fitted on, in an order."""
     if model.metric == "precomputed":
         refuse(model, "takes precomputed distances, which has no ONNX form")
     points = model._fit_X.toarray() if hasattr(model._fit_X, "toarray") else model._fit_X
     how = dict(model.effective_metric_params_ or {})
     brute = model._fit_method == "brute"
     return distances(
-        builder, model, numbers(builder, frame), points, model.effective_metric_, by_product=brute or None, **how
+        builder, model, numbers(builder, frame), points[order], model.effective_metric_, by_product=brute or None, **how
     )
 
 
@@ -49,12 +50,21 @@ def neighbours(builder: Builder, model: Any, frame: Frame, count: int) -> tuple[
     """Return the distances of the nearest rows, ascending, and their places."""
 
     def make() -> tuple[Value, Value]:
-        found = _to_fitted(builder, model, frame)
+        order = _order(model)
+        found = _to_fitted(builder, model, frame, order)
         raised, places = smallest(builder, found.raised, count)
-        return found.plain(builder, raised), places
+        return found.plain(builder, raised), pick(builder, order, places)
 
     pair: tuple[Value, Value] = builder.remember((id(model), "neighbours", count, frame), make)
     return pair
+
+
+def _order(model: Any) -> Any:
+    """Return the fitted rows in the order in which a search meets them: by the leaves of its tree."""
+    numpy = importlib.import_module("numpy")
+    if model._tree is None:
+        return numpy.arange(model.n_samples_fit_)
+    return numpy.asarray(model._tree.get_arrays()[1]).astype("int64")
 
 
 def _weighed(builder: Builder, model: Any, far: Value) -> Value | None:

@@ -54,20 +54,32 @@ def pad_beside(stem: str, taken: set[str]) -> str:
 
 
 def cut(builder: Builder, text: Value, expression: str, pad: str) -> Value:
-    """Return the units that a pattern of RE2 finds in each text, and one pad more."""
+    """Return the units that a pattern of RE2 finds in each text, behind one pad."""
     flat = builder.node("Reshape", [text.name, builder.constant([-1], "int64")])
-    units = builder.node("Tokenizer", [flat], domain=TEXT, mark=0, mincharnum=1, pad_value=pad, tokenexp=expression)
+    return _behind_pad(builder, _tokenize(builder, flat, expression, pad), pad)
+
+
+def replace_all_but(builder: Builder, units: Value, expression: str, other: str, pad: str) -> Value:
+    """Replace every unit in which a pattern finds nothing; it finds whole units, among them the pad."""
+    found = _tokenize(builder, units.name, expression, other)
+    return _behind_pad(builder, builder.node("Reshape", [found, builder.node("Shape", [units.name])]), pad)
+
+
+def _tokenize(builder: Builder, texts: str, expression: str, filler: str) -> str:
+    return builder.node(
+        "Tokenizer", [texts], domain=TEXT, mark=0, mincharnum=1, pad_value=filler, tokenexp=expression
+    )  # fmt: skip
+
+
+def _behind_pad(builder: Builder, units: str, pad: str) -> Value:
+    """Put a pad before the units of each text.
+
+    It is first of what is joined: onnx infers types from there, and crashes on a `LabelEncoder` of an unknown type.
+    """
     rows = builder.node("Gather", [builder.node("Shape", [units]), builder.constant([0], "int64")])
     column = builder.node("Concat", [rows, builder.constant([1], "int64")], axis=0)
     pads = builder.node("Expand", [builder.constant([[pad]], "string"), column])
-    return Value(builder.node("Concat", [units, pads], axis=1), "string", 1)
-
-
-def replace_all_but(builder: Builder, units: Value, expression: str, other: str) -> Value:
-    """Replace every unit in which a pattern finds nothing. It finds the whole unit, or nothing, and the pad."""
-    found = builder.node("Tokenizer", [units.name], domain=TEXT, mark=0, mincharnum=1, pad_value=other,
-                         tokenexp=expression)  # fmt: skip
-    return Value(builder.node("Reshape", [found, builder.node("Shape", [units.name])]), "string", 1)
+    return Value(builder.node("Concat", [pads, units], axis=1), "string", 1)
 
 
 def lower_words(builder: Builder, units: Value, known: set[str]) -> Value:

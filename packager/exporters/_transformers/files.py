@@ -10,7 +10,6 @@ from pathlib import Path
 
 from packager.canonical import JSON
 from packager.errors import StepError
-from packager.exporters import _torch
 
 _TRAVELLING = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt",
@@ -42,8 +41,14 @@ def tokenizer_inputs(folder: Path) -> tuple[str, ...] | None:
     if stated and isinstance(stated.get("model_input_names"), list):
         return tuple(map(str, stated["model_input_names"]))
     library = importlib.import_module("transformers")
-    with _torch.translated("opened with its tokenizer"):
+    try:
         tokenizer = library.AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # of whichever library the tokenizer is written in
+        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise StepError(
+            f"the tokenizer beside the weights cannot be opened: {said:.200}",
+            hint="name what it makes as `model_input_names` in `tokenizer_config.json`, or save it again",
+        ) from error
     return tuple(tokenizer.model_input_names)
 
 

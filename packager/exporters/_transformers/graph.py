@@ -13,15 +13,16 @@ from unittest import mock
 
 from packager.errors import StepError
 from packager.exporters import BATCH, Arrays, Feeds, Interface, Port, Wishes, _torch
-from packager.exporters._transformers import compared, inputs
+from packager.exporters._transformers import compared, inputs, opening, refusing
 from packager.exporters._transformers.images import HEIGHT
 from packager.exporters._transformers.inputs import Inputs, Subject
+from packager.exporters._transformers.opening import LOG_AS_PT2
 
 Answer: TypeAlias = "Callable[[dict[str, Any]], dict[str, Any]]"
 
 IMAGES, TEXTS = "images", "texts"  # the first axes of two towers, whose rows need not be as many
 _ROWS = (BATCH, IMAGES, TEXTS)
-_UNFIX = "name the axes as `[batch, sequence]`, or leave `inputs` out"
+_UNFIX = "name the free axes in the shapes under `inputs`, such as `[batch, sequence]`"
 _PICTURES = ("pixel_values", "pixel_mask")
 _DOUBLINGS = 8
 
@@ -59,17 +60,14 @@ class Source(_torch.Traced):
         return _torch.example(replace(self.interface, dimensions=above))
 
     def to_onnx(self, opset: int) -> Any:
-        with _traceable(self.module.model):
+        model = self.module.model
+        with refusing.one_graph(type(model).__name__), _traceable(model):
             return _torch.Traced.to_onnx(self, opset)
 
 
 def whole(model: Any) -> Answer:
-    """Return the function from the inputs to every tensor of the model's own output, by name; without a cache."""
-    model.config.return_dict = True
-    for config in (model.config, model.config.get_text_config()):
-        if hasattr(config, "use_cache"):
-            config.use_cache = False
-    fixed = {"use_cache": False} if "use_cache" in inspect.signature(model.forward).parameters else {}
+    """Return the function from the inputs to every tensor of the model's own output, by name."""
+    fixed = opening.uncached(model)
     return lambda feeds: _tensors(model(**feeds, **fixed))
 
 
@@ -86,16 +84,16 @@ def _tensors(result: Any) -> dict[str, Any]:
 
 def settle(subjects: Sequence[Subject], wishes: Wishes, answer: Answer) -> Settled:
     """Return the first interface that the model takes at its low end and above. Raises StepError of the likeliest."""
-    failed: list[tuple[Inputs, StepError]] = []
+    failures: list[StepError] = []
     for subject in subjects:
         described = inputs.describe_inputs(subject, wishes.inputs)
         for variant, interface in _variants(described, wishes):
             try:
-                return _observed(interface, answer)
+                with refusing.described(type(subject.model).__name__):
+                    return _observed(interface, answer)
             except StepError as error:
-                failed.append((variant, error))
-    likeliest, refusal = failed[0]
-    raise _unsized(likeliest) or refusal
+                failures.append(_unsized(variant) or error)
+    raise failures[0]
 
 
 def _unsized(described: Inputs) -> StepError | None:
@@ -113,25 +111,19 @@ def _variants(described: Inputs, wishes: Wishes) -> Iterator[tuple[Inputs, Inter
     """Return the interfaces to try: towers apart, as described, from longer low ends on, and one row at a time."""
     asked = described.wished(wishes)
     names = {port.name for port in described.ports}
-    if not wishes.inputs and "input_ids" in names and names & set(_PICTURES):
+    if not wishes.inputs and BATCH not in wishes.dynamic and "input_ids" in names and names & set(_PICTURES):
         towers = replace(described, ports=[_tower(port) for port in described.ports],
                          spans={**described.spans, IMAGES: (1, 64), TEXTS: (1, 64)})  # fmt: skip
         yield towers, towers.wished(wishes).interface(towers.ports, towers.limits, unfix=_UNFIX)
-    free = {axis for port in described.ports for axis in port.shape if isinstance(axis, str)} - {BATCH, *wishes.dynamic}
+    base = asked.interface(described.ports, described.limits, unfix=_UNFIX)
+    free = set(base.dimensions) - {BATCH, *wishes.dynamic}
     for doubling in range(_DOUBLINGS if free else 1):
-        limits = {**described.limits, **{axis: _raised(described, axis, doubling) for axis in free}}
-        raised = {k: (max(low, limits.get(k, (1, 0))[0]), high) for k, (low, high) in asked.dynamic.items()}
-        interface = replace(asked, dynamic=raised).interface(described.ports, limits, unfix=_UNFIX)
-        if not doubling or free <= set(interface.dimensions):  # a length is never fixed without being asked for
-            yield described, interface
+        lows = {name: low << doubling if name in free else low for name, (low, _) in base.dimensions.items()}
+        if not doubling or all(lows[name] < base.dimensions[name][1] for name in free):
+            lengths = {name: (lows[name], high) for name, (_, high) in base.dimensions.items()}
+            yield described, replace(base, dimensions=lengths)
     if BATCH not in wishes.dynamic:
         yield described, asked.interface(described.ports, {**described.limits, BATCH: (1, 1)}, unfix=_UNFIX)
-
-
-def _raised(described: Inputs, axis: str, doubling: int) -> tuple[int, int]:
-    low, high = described.limits.get(axis, (1, _torch.UNBOUNDED))
-    low = max(low, described.spans.get(axis, (1, 1))[0]) if doubling else low
-    return min(low << doubling, high), high
 
 
 def _tower(port: Port) -> Port:
@@ -148,8 +140,10 @@ def _observed(interface: Interface, answer: Answer) -> Settled:
     }
     runs = [(lengths, _run(interface, lengths, answer)) for lengths in (other, low)]
     names = tuple(runs[0][1])
-    if not names:
-        raise StepError("the model returns no tensor of its own")
+    if not names or tuple(runs[1][1]) != names:
+        raise StepError(
+            "the model returns no tensors of its own, or others for short inputs than for long ones", hint=LOG_AS_PT2
+        )
     mask = next((port for port in interface.inputs if port.name == "attention_mask"), None)
     axis = mask.shape[1] if mask and isinstance(mask.shape[-1], str) else None
     along = [_follows([(lengths, made[name]) for lengths, made in runs], mask, axis) for name in names]
@@ -210,13 +204,18 @@ def traced_module(model: Any, answer: Answer, names: Sequence[str], parts: Seque
 
 @contextlib.contextmanager
 def _traceable(model: Any) -> Iterator[None]:
-    """Let a model be traced: experts are chosen by arithmetic, not by a loop, and `len` of a tensor stays free."""
+    """Let a model be traced: experts are chosen by arithmetic, `len` of a tensor stays free, values are not checked."""
     with contextlib.ExitStack() as stack:
+        stack.enter_context(mock.patch.object(_torch.torch(), "_check_tensor_all", _unchecked))
         stack.enter_context(_experts_by_arithmetic(model))
         for name in {type(part).__module__ for part in model.modules()}:
             if name.startswith("transformers.models."):
                 stack.enter_context(mock.patch.object(sys.modules[name], "len", _length, create=True))
         yield
+
+
+def _unchecked(*_: object) -> None:
+    """Stand in for a check of values, which a graph has no place for."""
 
 
 def _length(value: Any) -> Any:

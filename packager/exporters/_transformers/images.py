@@ -16,7 +16,7 @@ from packager.errors import StepError
 from packager.exporters import _torch
 
 HEIGHT, WIDTH = "height", "width"
-SMALLEST = 32  # the stride of most backbones
+SMALLEST = 64  # twice the stride of most backbones: one row or column of features is a case of its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ def _longest(size: JSON, limit: JSON) -> int:
 
 def _built_for(config: Any) -> tuple[int, int] | None:
     for part in (config, getattr(config, "vision_config", None), getattr(config, "backbone_config", None)):
-        size = _pair(getattr(part, "image_size", None))
+        size = _pair(getattr(part, "image_size", None)) or _pair(getattr(part, "input_size", None))
         if size:
             return size
     return None

@@ -20,6 +20,8 @@ from packager.exporters._transformers.images import HEIGHT, WIDTH, Size
 
 SEQUENCE, SAMPLES, FRAMES = "sequence", "samples", "frames"
 _LONGEST = (1 << 31) - 1
+_CHARACTERS = {True: 0x110000}  # of models that hash code points instead of looking tokens up
+_PATCHED = ("max_num_patches", "max_patches", "temporal_patch_size")  # settings of processors that hand out no images
 _BY_DEFAULT = ("input_ids", "attention_mask")  # of a text model that has no tokenizer beside it
 _MADE = {"token_type_ids", "attention_mask", "pixel_mask", "task_type_ids"}  # by some tokenizers and processors only
 _OTHER_SENSES = ("pixel_values", "pixel_mask", "input_features", "input_values")
@@ -119,7 +121,7 @@ def _described(subject: Subject, name: str) -> Port:
     try:
         if name in _DESCRIBED:
             return _DESCRIBED[name](subject, name)
-    except (AttributeError, TypeError, NotImplementedError):
+    except (AttributeError, KeyError, TypeError, NotImplementedError):
         pass  # the configuration lacks what the description reads: said below, by name
     raise StepError(
         f"input `{name}` of `{type(subject.model).__name__}` cannot be described from its configuration",
@@ -151,8 +153,8 @@ def _tokens(subject: Subject, name: str) -> Port:
 def _vocabulary(subject: Subject) -> int:
     try:
         return int(subject.model.get_input_embeddings().num_embeddings)
-    except (AttributeError, NotImplementedError):  # two towers have no embeddings of their own
-        return int(subject.text.vocab_size)
+    except (AttributeError, NotImplementedError):  # two towers have no embeddings of their own, characters none at all
+        return int(getattr(subject.text, "vocab_size", None) or _CHARACTERS[hasattr(subject.text, "num_hash_buckets")])
 
 
 def _mask(subject: Subject, name: str) -> Port:
@@ -165,6 +167,8 @@ def _long_axis(subject: Subject) -> str:
 
 
 def _types(subject: Subject, name: str) -> Port:
+    if hasattr(subject.text, "type_vocab_sizes"):
+        raise TypeError("several types per token, each with a table of its own")
     return Port(name, "int64", (BATCH, SEQUENCE), (0, max(getattr(subject.text, "type_vocab_size", 1) - 1, 0)))
 
 
@@ -189,6 +193,8 @@ def _coded(attribute: str) -> Callable[[Subject, str], Port]:
 
 
 def _image(subject: Subject, name: str) -> Port:
+    if any(key in subject.processor for key in _PATCHED):
+        raise TypeError("the processor cuts images into patches")
     return Port(name, "float32", (BATCH, images.channels(subject.model), *(subject.size.fixed or (HEIGHT, WIDTH))))
 
 
@@ -205,7 +211,7 @@ def _wave(subject: Subject, name: str) -> Port:
 
 def _features(subject: Subject, name: str) -> Port:
     config = subject.model.config
-    if hasattr(config, "max_source_positions"):
+    if hasattr(config, "max_source_positions") and hasattr(config, "num_mel_bins"):
         return Port(name, "float32", (BATCH, config.num_mel_bins, 2 * config.max_source_positions))
     width = getattr(config, "feature_projection_input_dim", None) or config.num_mel_bins
     return Port(name, "float32", (BATCH, FRAMES, width))

@@ -86,7 +86,18 @@ def _opened(kind: Any, folder: Path) -> tuple[Any, Sequence[str]]:
             output_loading_info=True,
         )
     except Exception as error:  # transformers wraps the failures of a dozen libraries
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        name = kind.__name__
-        raise StepError(f"the weights cannot be opened as `{name}`: {type(error).__name__}: {first:.300}") from error
+        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise StepError(
+            f"the weights cannot be opened as `{kind.__name__}`: {said:.300}",
+            hint="load it with the release of transformers that saved it and save it again, or lock that release",
+        ) from error
     return model, list(report["missing_keys"])
+
+
+def uncached(model: Any) -> dict[str, bool]:
+    """Have the model return what it computed by name and keep nothing of it; return what `forward` is told besides."""
+    model.config.return_dict = True
+    for config in (model.config, model.config.get_text_config()):
+        if hasattr(config, "use_cache"):
+            config.use_cache = False
+    return {"use_cache": False} if "use_cache" in inspect.signature(model.forward).parameters else {}

@@ -17,7 +17,7 @@ from packager.canonical import JSON
 from packager.errors import StepError
 from packager.exporters import _torch
 from packager.exporters._transformers.files import read_json
-from packager.exporters._transformers.opening import LOG_AS_PT2
+from packager.exporters._transformers.opening import LOG_AS_PT2, uncached
 
 EMBEDDING, TOKENS, MASK = "sentence_embedding", "token_embeddings", "attention_mask"
 Features: TypeAlias = "dict[str, Any]"
@@ -56,7 +56,7 @@ def read_steps(folder: Path) -> list[Step]:
 def embedding(model: Any, steps: Sequence[Step], prompts: Mapping[str, JSON]) -> tuple[Answer, list[Any]]:
     """Return the function from token ids to one vector per sentence, and the torch modules with weights of its own."""
     built = [_MODULES[step.kind](step, prompts) for step in steps[1:]]
-    fixed = {"use_cache": False} if hasattr(model.config, "use_cache") else {}
+    fixed = uncached(model)
 
     def answer(feeds: dict[str, Any]) -> dict[str, Any]:
         features = {TOKENS: model(**feeds, **fixed)[0], MASK: feeds[MASK]}

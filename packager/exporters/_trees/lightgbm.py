@@ -182,15 +182,16 @@ def _linear(block: str) -> Linear:
 
 def write_prediction(builder: Builder, model: Model, frame: Frame) -> Value:
     """Write what `Booster.predict` answers to a data frame, or to a matrix where the frame has no names."""
-    return _answer(builder, model, write_raw(builder, model, frame))
+    raw = write_raw(builder, model, frame)
+    return _answer(builder, model, raw if model.averaged == 1 else builder.div(raw, float(model.averaged)))
 
 
 def write_raw(builder: Builder, model: Model, frame: Frame) -> Value:
-    """Write the sum of the trees [batch, outputs]."""
+    """Write the sum of the trees [batch, outputs]; LightGBM's raw scores of a random forest are no averages."""
     matrix = _matrix(builder, model, frame)
     if any(linear.coefficients for linear in model.linear):
         return _linear_sums(builder, model, matrix)
-    return write_sums(builder, model.ensemble, matrix, divided=model.averaged)
+    return write_sums(builder, model.ensemble, matrix)
 
 
 def _matrix(builder: Builder, model: Model, frame: Frame) -> Value:
@@ -256,8 +257,7 @@ def _linear_sums(builder: Builder, model: Model, matrix: Value) -> Value:
     lacking = builder.binary("Greater", _over(builder, needed.astype("float64"), needed, leaves, absent), 0.5)
     plain = numpy.concatenate([tree.values[tree.leaf] for tree in model.ensemble.trees]).reshape(-1)
     terms = builder.where(lacking, _gathered(builder, plain, leaves), terms)
-    summed = add_up(builder, terms, model.ensemble.outputs)
-    return summed if model.averaged == 1 else builder.div(summed, float(model.averaged))
+    return add_up(builder, terms, model.ensemble.outputs)
 
 
 def _coefficients(model: Model, used: Sequence[int]) -> tuple[Any, Any, Any]:

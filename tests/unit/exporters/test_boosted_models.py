@@ -7,10 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.matrix.boosted_models import MODELS, judge
+from tests.matrix.boosted_models import MODELS, REFUSED, judge
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_answers_are_the_librarys_own(name: str, tmp_path: Path) -> None:
     row = judge(name, tmp_path)
     assert row.verdict == "right", row
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_has_no_exact_form_is_refused_with_a_way_out(name: str, tmp_path: Path) -> None:
+    assert judge(name, tmp_path).verdict == "refused-clear"

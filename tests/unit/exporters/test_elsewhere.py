@@ -11,9 +11,9 @@ import onnx
 import onnxruntime
 import pytest
 
-from packager import exporters, init, plugins, recipe
-from packager.errors import StepError
-from packager.exporters import _spark
+from packager import build, exporters, init, plugins, recipe, resolve
+from packager.errors import StepError, UsageError
+from packager.exporters import _spark, savedmodel
 from tests.unit.exporters.conftest import detected, mlmodel, opened
 
 
@@ -73,6 +73,36 @@ def test_keras_files_and_saved_models_are_found(tmp_path: Path) -> None:
 def test_a_saved_model_is_a_program_and_a_keras_file_is_not() -> None:
     assert plugins.load("exporters", "savedmodel").EXECUTES
     assert not plugins.load("exporters", "keras").EXECUTES
+
+
+@pytest.mark.parametrize(
+    ("known", "wanted", "expected"),
+    [
+        (["serving_default", "other"], "", "serving_default"),
+        (["only", "__saved_model_init_op"], "", "only"),
+        (["first", "second"], "second", "second"),
+        (["first", "second"], "", "the SavedModel has no signature `serving_default`, only `first`, `second`"),
+        (["first"], "third", "the SavedModel has no signature `third`, only `first`"),
+        ([], "", "the SavedModel has no signature"),
+    ],
+)
+def test_a_signature_is_the_recipes_or_the_usual_or_the_only_one(known: list[str], wanted: str, expected: str) -> None:
+    signatures = {name: name for name in known}
+    if not expected.startswith("the "):
+        assert savedmodel._signature(signatures, wanted) == expected
+        return
+    with pytest.raises(StepError) as caught:
+        savedmodel._signature(signatures, wanted)
+    assert caught.value.message == expected
+    assert caught.value.hint and ("export: {signature: first}" in caught.value.hint or not known)
+
+
+def test_a_signature_of_a_source_that_has_none_is_refused() -> None:
+    asked = recipe.parse("name: x\nversion: 1.0.0\nsource: m.onnx\nexport: {signature: other}\n", "bundle.yaml")
+    resolve.check_signature(asked, "savedmodel")
+    assert build._wishes(asked)["signature"] == "other"
+    with pytest.raises(UsageError, match="is `other`, and a source of kind `onnx` has no signatures"):
+        resolve.check_signature(asked, "onnx")
 
 
 @pytest.mark.parametrize("kind", ["keras", "keras-h5", "savedmodel", "spark", "tflite"])

@@ -27,7 +27,7 @@ EVIL = [
     ({"class_name": "Dense", "config": {"activation": {"class_name": "__lambda__", "config": {"value": "4wEA"}}}}, "a `Lambda` layer"),
 ]  # fmt: skip
 H5_ONLY = [
-    ({"class_name": "Scaled", "module": "mypackage.layers", "config": {}}, "the class `Scaled`, which is none of Keras's own"),
+    ({"class_name": "Scaled", "module": "mypackage.layers", "config": {}}, "the class `Scaled`, which Keras does not open by itself"),
     ({"class_name": "Dense", "config": {"activation": {"class_name": "function", "module": "builtins", "config": "eval"}}}, "the class `eval`"),
     ({"class_name": "TFOpLambda", "config": {"function": "io.write_file"}}, "calls `tf.io.write_file`, which may do more"),
     ({"class_name": "TFOpLambda", "config": {"function": "raw_ops.WriteFile"}}, "calls `tf.raw_ops.WriteFile`"),
@@ -141,7 +141,7 @@ def file(**fields: Any) -> _keras.File:
 )  # fmt: skip
 def test_a_class_of_somebodys_own_is_named_with_the_way_out(text: str) -> None:
     error = _keras._refusal(file(), ValueError(text))
-    assert error.message == "`m.keras` uses the class `Scaled`, which is none of Keras's own"
+    assert error.message == "`m.keras` uses the class `Scaled`, which Keras does not open by itself"
     assert "model.export(FOLDER)" in (error.hint or "")
 
 

@@ -93,7 +93,9 @@ def test_raw_categories_are_taken_and_samples_hold_them(tmp_path: Path) -> None:
         {"city": "category", "visits": "category"}
     )
     model = lightgbm.LGBMClassifier(**OPTIONS).fit(table, NAMED)
-    source = opened(tables.saved(tmp_path / "model", "lightgbm", model, table, NAMED))
+    folder = tables.saved(tmp_path / "model", "lightgbm", model, table, NAMED)
+    assert tables.measured(folder, tmp_path / "graph").worst["label"] == 0
+    source = opened(folder)
     assert {port.name: port.dtype for port in source.interface.inputs}["city"] == "string"
     assert {port.name: port.dtype for port in source.interface.inputs}["visits"] == "int64"
     samples = source.samples()

@@ -95,11 +95,30 @@ def test_a_recipe_that_does_not_fit(source: Path, params: dict[str, Any], messag
     assert caught.value.hint or "recipe" in caught.value.message
 
 
-def test_a_fixed_batch_says_how_to_free_it(pt2: Write) -> None:
+def test_one_row_becomes_many_where_the_recipe_asks(pt2: Write) -> None:
     source = pt2(rows=1)
     assert opened(source).interface.inputs[0].shape == (1, 1, 8, 8)
-    with pytest.raises(StepError) as caught:
-        opened(source, dynamic={"batch": [1, 8]})
+    model = opened(source, dynamic={"batch": [1, 8]})
+    assert model.interface.inputs[0].shape == ("batch", 1, 8, 8)
+    session = onnxruntime.InferenceSession(model.to_onnx(18).SerializeToString())
+    for rows in (1, 2, 8):
+        image = np.random.default_rng(rows).random((rows, 1, 8, 8), dtype="float32")
+        (expected,), (got,) = model.run({"input": image}), session.run(None, {"input": image})
+        np.testing.assert_allclose(got, expected, atol=1e-6)
+        with torch.no_grad():
+            np.testing.assert_allclose(expected, cnn()(torch.from_numpy(image)).numpy(), atol=1e-6)
+
+
+class Mixed(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.reshape(2 * x.shape[0], -1).sum(0, keepdim=True)
+
+
+def test_one_row_that_cannot_become_many_says_how(tmp_path: Path) -> None:
+    torch.export.save(torch.export.export(Mixed(), (torch.randn(1, 8),)), tmp_path / "m.pt2")
+    assert opened(tmp_path).interface.inputs[0].shape == (1, 8)
+    with pytest.raises(StepError, match="captured with one row and cannot be freed of that") as caught:
+        opened(tmp_path, dynamic={"batch": [1, 8]})
     assert "at least two rows" in (caught.value.hint or "") and "torch.export.Dim" in (caught.value.hint or "")
 
 

@@ -23,7 +23,7 @@ from sklearn.ensemble import (
     RandomForestClassifier,
     RandomForestRegressor,
 )  # fmt: skip
-from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
+from sklearn.feature_extraction.text import CountVectorizer, HashingVectorizer, TfidfVectorizer
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
@@ -83,6 +83,11 @@ FITTED = {
     "margin": lambda: (pipeline(LinearSVC()).fit(TABLE, LABELS), TABLE),
     "refuses unseen": lambda: (pipeline(LOGISTIC, unseen="error").fit(TABLE, LABELS), TABLE),
     "texts": lambda: (make_pipeline(CountVectorizer(binary=True), LOGISTIC).fit(TABLE.text, LABELS), TABLE.text),
+    "hashed texts": lambda: (
+        make_pipeline(HashingVectorizer(n_features=32, lowercase=False), LOGISTIC).fit(TABLE.text, LABELS),
+        TABLE.text,
+    ),
+    "characters": lambda: (pipeline(LOGISTIC, analyzer="char_wb", ngram_range=(2, 3)).fit(TABLE, LABELS), TABLE),
     "linear": lambda: (make_pipeline(StandardScaler(), LinearRegression()).fit(NUMBERS, TABLE.visits), NUMBERS),
     "imputed": lambda: (
         make_pipeline(SimpleImputer(strategy="median"), StandardScaler(), LOGISTIC).fit(HOLES, LABELS),

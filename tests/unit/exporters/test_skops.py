@@ -38,6 +38,7 @@ from tests.hostile.toys import CLASSES, FEATURES, NUMBERS, fitted
 REASONS = {"Birch": "skops does not write it: its nodes refer to each other in rings"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "kind"), all_estimators(), ids=lambda value: value if isinstance(value, str) else "")
 def test_every_estimator_opens(tmp_path: Path, name: str, kind: type) -> None:
     models = list(fitted(name, kind))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from torch import nn
@@ -82,3 +83,17 @@ def test_unknown_inputs_and_foreign_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "net.ts").write_bytes(b"PK nothing")
     with pytest.raises(StepError, match=r"`net\.ts` is in torch.s format from before 1\.6, .* or is damaged"):
         opened(tmp_path, inputs=INPUTS)
+
+
+class Calendar(nn.Module):
+    def forward(self, ms: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.div(ms, 1000, rounding_mode="trunc"), ms.clamp(min=0)
+
+
+def test_integers_of_a_script_are_exact(tmp_path: Path) -> None:
+    torch.jit.save(torch.jit.script(Calendar()), tmp_path / "model.ts")
+    source = opened(tmp_path, inputs={"ms": {"dtype": "int64", "shape": ["batch"]}})
+    ms = np.array([1732000657160, -1732000657160, (1 << 31) + 5, 242857657160, -(1 << 31) - 5], "int64")
+    session = onnxruntime.InferenceSession(source.to_onnx(18).SerializeToString())
+    for expected, got in zip(source.run({"ms": ms}), session.run(None, {"ms": ms}), strict=True):
+        np.testing.assert_array_equal(got, expected)

@@ -91,6 +91,7 @@ def test_codes_alone_are_taken_as_codes_and_refused_of_data_frames(tmp_path: Pat
     table = TABLE.assign(visits=TABLE.visits.astype("category"))
     model = xgboost.XGBRegressor(enable_categorical=True, max_cat_to_onehot=1, **OPTIONS).fit(table, TWO)
     source = tables.saved(tmp_path / "model", "xgboost", model, table, TWO, model_format="json")
+    assert tables.measured(source, tmp_path / "graph").worst["prediction"] < 1e-6
     (tmp_path / "bare").mkdir()
     without_values(source / "model.json", tmp_path / "bare" / "model.json")
     found = opened(tmp_path / "bare")

@@ -51,7 +51,8 @@ def test_bare_files_name_the_version_inside(tmp_path: Path) -> None:
 
     fitted = LinearRegression().fit(np.eye(3), [1, 2, 3])
     stated = Origin(None, {"scikit-learn": f"=={sklearn.__version__}"})
-    assert read("model.pkl", model__pkl=pickle.dumps(fitted)) == stated
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        assert read("model.pkl", model__pkl=pickle.dumps(fitted, protocol)) == stated
     assert read("model.skops", model__skops=skops.io.dumps(fitted)) == stated
     booster = xgboost.train({}, xgboost.DMatrix(np.eye(3), [1, 2, 3]), 1)
     for ending in ("ubj", "json"):

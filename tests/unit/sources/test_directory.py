@@ -170,7 +170,15 @@ def test_what_is_not_there(project: Path) -> None:
     assert missing.hint == "a registered model is written `models:/name@alias`"
     (project / "empty").mkdir()
     assert refusal("empty", project).message == "`empty` holds no files"
-    assert refusal("model/MLmodel", project).message == "expected a directory, got the file `model/MLmodel`"
+
+
+def test_a_file_of_any_ending_is_a_directory_of_itself(project: Path, tmp_path: Path) -> None:
+    (project / "regression.sav").write_bytes(b"x")
+    assert fetched("regression.sav", project, tmp_path / "out") == ["regression.sav"]
+    (project / "link.sav").symlink_to("regression.sav")
+    assert refusal("link.sav", project).message == "`link.sav` is a symbolic link"
+    os.mkfifo(project / "pipe.sav")
+    assert refusal("pipe.sav", project).message == "`pipe.sav` is neither a directory nor a regular file"
 
 
 @pytest.mark.parametrize("ref", [".", "..", "./"])

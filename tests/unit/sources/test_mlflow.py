@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from packager import sources
+from packager import init, sources
 from packager.errors import MissingToolError, SourceError, UsageError
 from packager.sources import Pin, Settings
 from packager.sources import mlflow as source
@@ -70,6 +70,15 @@ def test_what_is_fetched_is_what_was_logged(ref: str, file: str, registry: Regis
 def test_a_pickled_model_is_fetched_without_being_opened(registry: Registry, tmp_path: Path) -> None:
     pin = source.resolve("models:/digits/2", registry.settings)
     assert "data/model.pth" in fetched(pin, registry.settings, tmp_path / "out")
+
+
+@pytest.mark.parametrize(("version", "asks"), [("1", False), ("2", True)])
+def test_a_draft_for_a_registered_model_asks_for_consent_where_it_is_needed(
+    version: str, asks: bool, registry: Registry
+) -> None:
+    found = init.look(f"models:/digits/{version}", registry.base, "sqlite:///mlflow.db")
+    assert ("executes" in found) is asks
+    assert ("\nallow-pickle: false " in init.draft(f"models:/digits/{version}", found)) is asks
 
 
 def test_parts_of_models_and_plain_artifacts_of_runs(registry: Registry, tmp_path: Path) -> None:

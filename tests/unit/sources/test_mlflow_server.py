@@ -279,6 +279,14 @@ def log_flavours(tracking: str) -> None:
             )
 
 
+def test_a_glance_at_a_model_downloads_what_is_said_about_it_only(server: Server, tmp_path: Path) -> None:
+    settings = Settings(tmp_path, tracking=server.address, timeout=10)
+    files = source.glance("models:/digits/2", settings, tmp_path)
+    assert files["MLmodel"] and files["MLmodel"].read_bytes().startswith(b"artifact_path")
+    assert files["data/model.pth"] is None
+    assert {path.name for path in tmp_path.rglob("*") if path.is_file()} <= set(source._ABOUT)
+
+
 @pytest.mark.slow
 def test_every_flavour_arrives_whole(server: Server, tmp_path: Path) -> None:
     log_flavours(server.address)

@@ -88,7 +88,16 @@ def test_doubles_are_drawn_where_float32_rounds() -> None:
     values = drawn("float64")
     assert ((values != values.astype("float32")).mean(1) > 0.5).all()
     near_one = abs(values - 1).max(1) < 1e-6
-    assert near_one.any() and (values.max(1) > 9e15).any()
+    assert near_one.any() and (values.max(1) > 9e12).any()
+
+
+def test_inputs_are_not_all_equal_where_an_output_is_a_place() -> None:
+    found = image(4, 4)
+    case = _cases.Case("x", {"batch": 3}, "high")
+    assert set(_cases.feeds(found, {"image": [0, 9]}, case, 1)["image"].reshape(-1)) == {9}
+    found["outputs"] = [{"name": "class", "dtype": "int64", "shape": ["batch"]}]
+    values = _cases.feeds(found, {"image": [0, 9]}, case, 1)["image"].reshape(3, -1)
+    assert ((values == 9).sum(1) == 1).all() and len(np.unique(values)) > 40
 
 
 def test_a_mask_draws_itself() -> None:

@@ -97,3 +97,16 @@ def test_rows_with_ambiguous_neighbours_are_told() -> None:
     points = np.array([[0.0], [2.0], [10.0]])
     model = neighbors.KNeighborsClassifier(1).fit(points, [0, 1, 1])
     assert tied_rows(model, np.array([[1.0], [1.1], [9.0]])).tolist() == [True, False, False]
+
+
+@pytest.mark.parametrize("algorithm", ["kd_tree", "ball_tree", "brute"])
+@pytest.mark.parametrize("count", [1, 5])
+def test_only_ambiguous_neighbours_may_be_told_apart_differently(algorithm: str, count: int) -> None:
+    """On a coarse grid with twins of other classes many rows have no definite neighbours; all others agree."""
+    given, targets = cases.training("text")
+    model = neighbors.KNeighborsClassifier(count, algorithm=algorithm).fit(np.round(given), targets)
+    fresh = np.round(cases.fresh("text"))
+    unclear = tied_rows(model, fresh)
+    assert 0.05 < unclear.mean() < 0.95
+    assert difference(model, fresh[~unclear], "predict_proba") <= 1e-7
+    assert difference(model, fresh[unclear], "predict") < 0.1 * unclear.sum()

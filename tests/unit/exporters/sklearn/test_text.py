@@ -8,6 +8,8 @@ import unicodedata
 from typing import Any
 
 import numpy as np
+import onnx
+import onnx.shape_inference
 import pandas as pd
 import pytest
 from sklearn.compose import ColumnTransformer
@@ -109,6 +111,32 @@ def test_every_letter_is_cut_and_lowered_as_in_python(analyzer: str, lowercase: 
         vocabulary=vocabulary, analyzer=analyzer, lowercase=lowercase, token_pattern=r"\w+", ngram_range=length
     )
     assert difference(model.fit(texts[:1]), texts, "transform") == 0
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        CountVectorizer(stop_words=["the"], ngram_range=(1, 2), lowercase=False), CountVectorizer(analyzer="char"),
+        CountVectorizer(analyzer="char_wb"), HashingVectorizer(n_features=32, lowercase=False),
+    ],
+)  # fmt: skip
+def test_types_are_known_where_onnx_needs_them(model: Any) -> None:
+    """onnx 1.23 reads from null for a `LabelEncoder` behind an operator that it does not know."""
+    graph, _ = graph_of(model.fit(TEXTS), np.array(ASKED, dtype=object), "transform")
+    encoders = [node for node in graph.graph.node if node.op_type == "LabelEncoder"]
+    asked = {name for node in encoders for name in node.input}
+    for node in encoders:
+        del node.attribute[:]
+        node.op_type, node.domain = "Identity", ""
+    inferred = onnx.shape_inference.infer_shapes(graph)
+    assert encoders and asked <= {value.name for value in inferred.graph.value_info}
+
+
+@pytest.mark.parametrize("options", [{}, {"stop_words": ["a"]}, {"analyzer": "char"}, {"analyzer": "char_wb"}], ids=str)
+@pytest.mark.parametrize("text", ["", " ", "!", "a", "the cat"])
+def test_a_text_by_itself(text: str, options: Any) -> None:
+    model = CountVectorizer(token_pattern=r"\w+", ngram_range=(1, 2), **options).fit(TEXTS)
+    assert difference(model, np.array([text], dtype=object), "transform") == 0
 
 
 def test_texts_beside_other_columns() -> None:
