@@ -3,7 +3,8 @@
 
 `python -m tests.matrix.planted` prints a line per fault: the case that shows it and what kind of difference it is said
 to be. Left out are changes that change nothing the contract promises: another of two labels whose scores are equal,
-a threshold moved between two neighbours of the type it is compared in, the order of sums within the tolerance.
+a threshold moved between two neighbours of the type it is compared in or between two whole numbers, a category
+forgotten that is in no set, the order of sums within the tolerance.
 """
 
 from __future__ import annotations
