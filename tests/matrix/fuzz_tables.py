@@ -24,6 +24,7 @@ import lightgbm
 import numpy as np
 import pandas as pd
 import skops.io
+import threadpoolctl
 import xgboost
 import yaml
 from sklearn import (
@@ -458,6 +459,7 @@ def main() -> None:
     lines = asked.out.read_text().splitlines() if asked.out.exists() else []
     done = {int(json.loads(line)["model"].split(":")[0]) for line in lines}
     signal.signal(signal.SIGPROF, _alarmed)
+    threadpoolctl.threadpool_limits(1)  # as the worker of a build pins them
     for seed in range(asked.first, asked.first + asked.count):
         if seed in done:
             continue

@@ -2,9 +2,9 @@
 """Converter faults, each planted in the graph of a small real model, and whether the build's own measurement sees it.
 
 `python -m tests.matrix.planted --out FILE` goes on where FILE ends, a line per fault: the case that shows it and what
-kind of difference it is said to be. Left out are changes that change nothing the contract promises: another of two labels whose scores are equal,
-a threshold moved between two neighbours of the type it is compared in or between two whole numbers, a category
-forgotten that is in no set, the order of sums within the tolerance.
+kind of difference it is said to be. Left out are changes that change nothing the contract promises: another of two
+labels whose scores are equal, a threshold moved between two neighbours of the type it is compared in or between two
+whole numbers, a category forgotten that is in no set, the order of sums within the tolerance.
 """
 
 from __future__ import annotations
