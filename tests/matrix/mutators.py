@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 Mutator = Callable[[Any], None]
 Change = Callable[[Any], Any]  # an array to another of its shape and type
-_ML = "ai.onnx.ml"
+_OF_SETS = 0.5  # the threshold of a column that is 0 or 1, in a set of categories or not: a step there is nothing
 _TYPES = {
     "int32": TensorProto.INT32,
     "int64": TensorProto.INT64,
@@ -367,7 +367,8 @@ def threshold(which: float, *, single: bool) -> Mutator:
     """Move the threshold at a share of all nodes up by one step of float32, or of float64."""
 
     def change(found: dict[str, Any]) -> None:
-        values, inner = _values(found), _inner(found)
+        values = _values(found)
+        inner = [place for place in _inner(found) if values[place] != _OF_SETS]
         place = inner[min(int(which * len(inner)), len(inner) - 1)]
         old = values[place]
         if single:
@@ -397,4 +398,4 @@ def missing_elsewhere(found: dict[str, Any]) -> None:
 
 def column_beside(found: dict[str, Any]) -> None:
     place = _inner(found)[0]
-    found["nodes_featureids"][place] ^= 1
+    found["nodes_featureids"][place] = 0 if found["nodes_featureids"][place] else 1

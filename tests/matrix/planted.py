@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Converter faults, each planted in the graph of a small real model, and whether the build's own measurement sees it.
 
-`python -m tests.matrix.planted` prints a line per fault: the case that shows it and what kind of difference it is said
-to be. Left out are changes that change nothing the contract promises: another of two labels whose scores are equal,
-a threshold moved between two neighbours of the type it is compared in, the order of sums within the tolerance.
+`python -m tests.matrix.planted --out FILE` goes on where FILE ends, a line per fault: the case that shows it and what
+kind of difference it is said to be. Left out are changes that change nothing the contract promises: another of two
+labels whose scores are equal, a threshold moved between two neighbours of the type it is compared in or between two
+whole numbers, a category forgotten that is in no set, the order of sums within the tolerance.
 """
 
 from __future__ import annotations
@@ -162,7 +163,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault("one node sends missing numbers to the other side", "xgboost", trees(missing_elsewhere)),
     Fault("one node looks at the column beside", "forest", trees(column_beside)),
     Fault("one leaf is a hundredth off", "boosting", constant("Gather", element(20, _scaled(1.01)))),
-    Fault("one leaf is a hundredth off", "lightgbm", constant("Gather", element(200, _scaled(1.01)), size=536)),
+    Fault("one leaf is a hundredth off", "lightgbm", constant("Gather", element(100, _scaled(1.01)), index=-1)),
     Fault("one leaf is nothing", "histogram", constant("Gather", element(30, zero))),
     Fault("the last tree is left out", "boosting", constant("Gather", _previous, size=1, dtype="i")),
     Fault("the last round is left out", "lightgbm", constant("Gather", _previous, size=1, index=-1, dtype="i")),
@@ -276,11 +277,11 @@ class Caught:
 
 def judge(fault: Fault, prepared: Prepared, folder: Path) -> Caught:
     graph = onnx.load_model_from_string(prepared.graph)
-    fault.plant(graph)
     try:
+        fault.plant(graph)
         found = prepared.findings(graph, folder)
-    except StepError as error:
-        raise AssertionError(f"{fault.title}: the graph is broken, not wrong: {error}") from error
+    except (LookupError, StepError) as error:  # a graph that is broken, not wrong, proves nothing
+        return Caught(fault.title, caught=False, kind=f"not planted: {error}")
     if not found:
         return Caught(fault.title, caught=False)
     case = re.search(r"case `([^`]*)`", found[0])
@@ -304,9 +305,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("models", nargs="*")
     asked = parser.parse_args()
-    chosen = tuple(fault for fault in FAULTS if not asked.models or fault.model in asked.models)
-    with asked.out.open("w") as out:
-        for found in judged(chosen):
+    lines = asked.out.read_text().splitlines() if asked.out.exists() else []
+    done = {json.loads(line)["fault"] for line in lines}
+    named = [fault for fault in FAULTS if not asked.models or fault.model in asked.models]
+    with asked.out.open("a") as out:
+        for found in judged(tuple(fault for fault in named if fault.title not in done)):
             print(json.dumps(asdict(found)), file=out, flush=True)
 
 

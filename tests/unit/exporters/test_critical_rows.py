@@ -9,10 +9,11 @@ import lightgbm
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.ensemble import GradientBoostingRegressor, HistGradientBoostingRegressor
+from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Binarizer, KBinsDiscretizer
+from sklearn.tree import DecisionTreeRegressor
 
 from packager import exporters
 from packager.exporters import _critical, _ranges
@@ -26,7 +27,7 @@ ANSWER = ROWS[:, 0] - 2 * np.abs(ROWS[:, 1])
 
 @pytest.mark.parametrize(
     ("model", "kind"),
-    [(HistGradientBoostingRegressor(max_iter=3), "float64"), (GradientBoostingRegressor(), "float32")],
+    [(HistGradientBoostingRegressor(max_iter=3), "float64"), (DecisionTreeRegressor(), "float32")],
 )
 def test_leaves_are_entered_by_both_sides_of_every_threshold(model: object, kind: str) -> None:
     """One row stands on a threshold and one on the next number of the type that is compared."""

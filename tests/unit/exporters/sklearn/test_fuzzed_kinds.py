@@ -34,4 +34,5 @@ def test_ambiguous_neighbours_are_no_difference(tmp_path: Path) -> None:
     model = make_pipeline(OrdinalEncoder(), KNeighborsRegressor(3)).fit(given, _RANDOM.normal(size=90))
     source = registered(Made("ties", model, given, {}), tmp_path / "source")
     rows = {"city": given.to_numpy(object)}
-    assert judge("fuzz", "ties", source, tmp_path / "graph", lambda _: rows).verdict == "right"
+    found = judge("fuzz", "ties", source, tmp_path / "graph", lambda _: rows)
+    assert found.verdict == "right", found.reason
