@@ -15,7 +15,7 @@ import jsonschema
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from packager.policies import _licences
+from packager.policies import _licences, coverage, parity
 
 from packager import canonical, plugins, secretscan
 from packager.archive import Archive
@@ -381,3 +381,41 @@ def test_sarif_is_what_its_schema_says() -> None:
     )
     with pytest.raises(jsonschema.ValidationError):
         validator.validate({**log, "runs": [{**log["runs"][0], "results": [{"level": "fatal"}]}]})
+
+
+def _parity(output: dict[str, Any], kind: dict[str, Any] | None = None, precision: str = "fp32") -> list[Any]:
+    target = {
+        "precision": precision, "unmeasured": None, "tolerance": {"y": {"atol": 1e-5, "rtol": 1e-4}},
+        "cases": [{"name": "batch=1", "outputs": {"y": output}}], "kinds": {"y": kind} if kind else {},
+    }  # fmt: skip
+    return list(parity.check({"targets": {"cpu": target}}))
+
+
+def _off(difference: float) -> dict[str, Any]:
+    point = {"difference": difference, "magnitude": 1.0, "index": [0], "expected": 1.0, "got": 1.0 + difference}
+    return {"dtype": "float32", "shape": [1], "not_finite": 0, "frontier": [point]}
+
+
+def test_a_tolerance_is_offered_only_for_what_looks_like_rounding() -> None:
+    words = {"words": "drops the fractions of numbers", "case": "batch=1"}
+    unknown = {"words": None, "case": "batch=1"}
+    (small,), (large,), (other,) = _parity(_off(3e-4)), _parity(_off(0.3), words), _parity(_off(0.3), unknown)
+    (half,) = _parity(_off(0.03), unknown, "fp16")
+    (shape,) = _parity({"dtype": "float32", "shape": [4, 1], "got": {"dtype": "float32", "shape": [1, 4]}})
+    assert "wider `tolerance`" in small.hint and "wider `tolerance`" in half.hint
+    assert "drops the fractions" in large.message
+    assert all("no tolerance makes it right" in found.hint for found in (large, other, shape))
+
+
+def test_a_label_between_two_equal_scores_is_a_tie() -> None:
+    label = {"dtype": "int64", "shape": [1], "unequal": 1,
+             "first_unequal": {"index": [0], "expected": 1, "got": 2}}  # fmt: skip
+    assert not _parity({**label, "largest_gap": 1e-6})
+    assert _parity({**label, "largest_gap": 1e-2}) and _parity(label)
+
+
+def test_what_was_hardly_exercised_is_a_finding() -> None:
+    target = {"shortened": {}, "coverage": {"leaves": {"reached": 4, "of": 10}, "columns": {"reached": 3, "of": 3}}}
+    (found,) = coverage.check({"targets": {"cpu": target}}, least={"leaves": 0.5, "columns": 0.5})
+    assert "4 of 10 leaves" in found.message and found.subject == "cpu/leaves"
+    assert not list(coverage.check({"targets": {"cpu": target}}, least={"leaves": 0.4}))
