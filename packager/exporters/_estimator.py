@@ -19,9 +19,22 @@ from pathlib import Path
 from typing import Any
 
 from packager.errors import MissingToolError, StepError
-from packager.exporters import Arrays, Feeds, Interface, Port, Wishes, _coverage, _mlflow, _ranges, _sklearn, _table
+from packager.exporters import (
+    Arrays,
+    Feeds,
+    Interface,
+    Port,
+    Wishes,
+    _coverage,
+    _mlflow,
+    _ranges,
+    _sklearn,
+    _table,
+    _text,
+)
 from packager.exporters._sklearn import boosters
 from packager.exporters._sklearn.builder import Builder, Frame, Value
+from packager.exporters._sklearn.critical import tied_rows
 from packager.exporters._table import Table
 
 TOOLCHAIN: tuple[str, ...] = (
@@ -93,10 +106,14 @@ class Estimator:
         builder = Builder(opset, [*(port.name for port in self.interface.inputs), *names])
         values = [Value(port.name, port.dtype, int(port.shape[1])) for port in self.interface.inputs]
         frame = framed(builder, self.table, values)
-        seen = self.run(first_rows(self.samples(), 3))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             made = [_written(builder, self.model, answer, frame) for answer in answers]
+        seen = _table.refused(
+            "the model answers no row of the values that it knows itself",
+            lambda: self.run(first_rows(self.samples(), 3)),
+            "log it with an input example, or name rows under `samples`",
+        )
         ranks = [array.ndim for array in seen]
         return builder.model([(value, value.name) for value in values], list(zip(made, names, ranks, strict=True)))
 
@@ -113,6 +130,15 @@ class Estimator:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return _gaps(self.model, self.table.given(feeds), expected, got)
+
+    def comparable(self, feeds: Feeds, expected: Arrays, got: Arrays) -> tuple[Arrays, Arrays]:
+        """Return both sides without what no graph repeats: which of equally near neighbours the library met first."""
+        if not any(hasattr(part, "kneighbors") for part in _text.parts(self.model)):
+            return expected, got
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            tied = tied_rows(self.model, self.table.given(feeds))
+        return expected, [_overlaid(left, right, tied) for left, right in zip(expected, got, strict=True)]
 
     def samples(self) -> Mapping[str, Any]:
         found = _ranges.samples(self.model, self.table, self.run, self.seed)
@@ -133,6 +159,15 @@ class Estimator:
 
 def _is_same(left: Any, right: Any) -> bool:
     return bool((left == right).all())
+
+
+def _overlaid(expected: Any, got: Any, rows: Any) -> Any:
+    """Return what was got, with what was expected in the rows that are marked."""
+    if expected.shape != got.shape or expected.dtype != got.dtype or not rows.any():
+        return got
+    made = got.copy()
+    made[rows] = expected[rows]
+    return made
 
 
 def framed(builder: Builder, table: Table, values: Sequence[Value]) -> Frame:
@@ -179,6 +214,8 @@ def answers_of(model: Any) -> list[Answer]:
     if base.is_classifier(model) or _is_mixture(model):
         return _of_classifier(model)
     if base.is_outlier_detector(model):
+        if not hasattr(model, "predict"):
+            _sklearn.refuse(_last(model), "says nothing of new rows", "fit it with `novelty=True`")
         return [Answer("label", "predict"), Answer("score", "decision_function")]
     if _is_clusterer(model):
         return _of_clusterer(model)
@@ -218,7 +255,8 @@ def _of_classifier(model: Any) -> list[Answer]:
     if not hasattr(model, "predict_proba"):
         return [label]
     classes = getattr(model, "classes_", ())
-    if isinstance(classes, list) and len(classes) > 0 and hasattr(classes[0], "__len__"):
+    chained = hasattr(_last(model), "order_")  # a chain gives one probability per question, side by side
+    if isinstance(classes, list) and not chained and len(classes) > 0 and hasattr(classes[0], "__len__"):
         ends = [0]
         for own in classes:
             ends.append(ends[-1] + len(own))
@@ -233,8 +271,9 @@ def _written(builder: Builder, model: Any, answer: Answer, frame: Frame) -> Valu
     whole = _one(builder, model, made)
     if answer.part:
         whole = builder.take(whole, list(range(*answer.part)))
-    is_label = answer.name == "label"
-    return whole if whole.dtype == "string" or is_label else builder.cast(whole, "float32")
+    if whole.dtype == "string":
+        return whole
+    return builder.cast(whole, str(_label_type(model)) if answer.name == "label" else "float32")
 
 
 def _one(builder: Builder, model: Any, made: Frame) -> Value:
@@ -264,9 +303,17 @@ def _labels(model: Any, value: Any) -> Any:
     """Return labels in the type that all classes of the model have in a graph."""
     numpy = importlib.import_module("numpy")
     dense = numpy.asarray(value.toarray() if hasattr(value, "toarray") else value)
-    classes = getattr(model, "classes_", dense)
-    kind = _sklearn.label_values(numpy.concatenate(classes) if isinstance(classes, list) else classes).dtype
+    kind = _label_type(model)
     return dense.astype("str").astype("O") if kind == "O" else dense.astype(kind)
+
+
+def _label_type(model: Any) -> Any:
+    """Return numpy's type of the labels of a model: of all classes, int64 where there are none (clusters, outliers)."""
+    numpy = importlib.import_module("numpy")
+    classes = getattr(model, "classes_", None)
+    if classes is None:
+        return numpy.dtype("int64")
+    return _sklearn.label_values(numpy.concatenate(classes) if isinstance(classes, list) else classes).dtype
 
 
 def _numbers(value: Any, rows: int) -> Any:

@@ -189,6 +189,9 @@ def predict_shares_within(builder: Builder, model: Any, frame: Frame) -> Value:
 @writes("predict", "RadiusNeighborsClassifier")
 def predict_majority_within(builder: Builder, model: Any, frame: Frame) -> Value:
     """Name the class with the largest share; a row without neighbours gets the label for outliers."""
+    if model.outlier_label_ is None:
+        refuse(model, "raises an error for a row without neighbours, which a graph cannot",
+               hint="fit it with `outlier_label='most_frequent'` or a label")  # fmt: skip
     numpy = importlib.import_module("numpy")
     shares = split_outputs(builder, model, emit(builder, model, "predict_proba", frame)) if is_multi_output(
         model
@@ -207,12 +210,17 @@ def predict_majority_within(builder: Builder, model: Any, frame: Frame) -> Value
 
 # -- outliers, densities, centroids
 
+_DENSEST = 1e7  # of a local density; 1e10 is what equal rows have
+
 
 @writes("score_samples", "LocalOutlierFactor")
 def score_density(builder: Builder, model: Any, frame: Frame) -> Value:
     """Return the negative mean of the neighbours' reachability density over one's own."""
     if not model.novelty:
         refuse(model, "says nothing of new rows unless fitted with `novelty=True`", hint="fit it with `novelty=True`")
+    if float(model._lrd.max()) > _DENSEST:
+        refuse(model, "was fitted on rows of which more are equal than it has neighbours: densities there are rounding",
+               hint="raise `n_neighbors`, or drop duplicates before it is fitted")  # fmt: skip
     count = int(model.n_neighbors_)
     far, places = neighbours(builder, model, frame, count)
     reach = builder.binary("Max", far, pick(builder, model._distances_fit_X_[:, count - 1].astype("float64"), places))
