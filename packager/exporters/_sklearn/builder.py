@@ -61,6 +61,7 @@ class Builder:
                 hint="leave `export: {opset: …}` out of the recipe, or raise the oldest version under `runs-on`",
             )
         self.opset = opset
+        self.inexact = ""  # a function whose last bit the library computes otherwise; a border behind it may tell
         self._onnx = importlib.import_module("onnx")
         self._numpy = importlib.import_module("numpy")
         self._reserved = set(reserved)

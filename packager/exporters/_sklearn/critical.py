@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 Rows: TypeAlias = Any  # numpy.ndarray [rows, features]
 _MOST = 256
+_TIED = 1e-7  # relative: distances by brute force are differences of squares, which lose half of their digits
 _BESIDE = (1e-6, -1e-6)
 
 
@@ -46,7 +47,7 @@ def tied_rows(model: Any, given: Any) -> Any:
     count = getattr(model, "n_neighbors", None)
     if isinstance(count, int) and hasattr(model, "kneighbors") and count < model.n_samples_fit_:
         far, _ = model.kneighbors(given, n_neighbors=count + 1)
-        found |= numpy.isclose(far[:, -1], far[:, -2], rtol=1e-9, atol=1e-12)
+        found |= numpy.isclose(far[:, -1], far[:, -2], rtol=_TIED, atol=1e-12)
     for member in _members(model):
         if getattr(member, "n_features_in_", None) == given.shape[1]:
             found |= tied_rows(member, given)

@@ -71,6 +71,8 @@ def _applied(builder: Builder, model: Any, block: Value) -> Value:
         return block if whole else _ROUNDING[name](builder, block)
     if name in _OF_NUMBERS:
         return _OF_NUMBERS[name](builder, block)
+    if block.dtype == "float32" and name in _OF_FRACTIONS and name not in ("sqrt", "fabs"):
+        builder.inexact = name
     wide = builder.cast(block, "float64") if whole or name not in _TESTS else block
     found = (_TESTS | _OF_FRACTIONS)[name](builder, wide)
     return builder.cast(found, "float32") if block.dtype == "float32" and name in _OF_FRACTIONS else found

@@ -95,6 +95,12 @@ def _starts(trees: Sequence[Tree]) -> Any:
 
 def write_leaves(builder: Builder, ensemble: Ensemble, matrix: Value) -> Value:
     """Write which leaf every tree sends a row to [batch, trees], counted through all trees."""
+    if builder.inexact:
+        raise StepError(
+            f"trees stand behind `{builder.inexact}` of float32 numbers, whose last bit is numpy's own: rows near a "
+            "threshold would fall into another leaf",
+            hint="fit and log the model with `double` columns",
+        )
     numpy = importlib.import_module("numpy")
     trees, starts = ensemble.trees, _starts(ensemble.trees)
     owner = numpy.concatenate([numpy.full(numpy.count_nonzero(tree.leaf), place) for place, tree in enumerate(trees)])

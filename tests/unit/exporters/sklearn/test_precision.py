@@ -9,8 +9,14 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
 
+from packager.errors import StepError
 from packager.exporters._sklearn.builder import Builder, Value
+from tests.unit.exporters.written import difference
 
 THIRD = 1.0 / 3.0
 
@@ -33,3 +39,14 @@ def test_a_factor_beside_a_product_is_not_rounded(width: int, write: Callable[[B
     graph = builder.model([(given, "x")], [(write(builder, given, matrix), "y", 2)])
     session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
     np.testing.assert_allclose(session.run(None, {"x": rows})[0], rows @ matrix / 3, rtol=1e-13, atol=1e-15)
+
+
+def test_trees_behind_a_function_of_float32_are_refused_and_of_doubles_are_exact() -> None:
+    given = np.random.default_rng(0).standard_normal((300, 2))
+    answer = given[:, 0] > given[:, 1]
+    forest = make_pipeline(FunctionTransformer(np.tanh), RandomForestClassifier(5, random_state=0)).fit(given, answer)
+    assert difference(forest, given, "predict_proba") == 0.0
+    with pytest.raises(StepError, match="trees stand behind `tanh` of float32 numbers"):
+        difference(forest, given.astype("float32"), "predict_proba")
+    linear = make_pipeline(FunctionTransformer(np.tanh), LogisticRegression()).fit(given, answer)
+    assert difference(linear, given.astype("float32"), "predict_proba") <= 1e-6
