@@ -19,7 +19,7 @@ from tests.e2e.test_server import app, running, tensor  # noqa: F401 - `app` is 
 pytestmark = pytest.mark.xdist_group("tables")
 
 RECIPE = "name: {name}\nversion: 1.0.0\nsource: models:/{source}\nregistry: sqlite:///mlflow.db\n"
-COLUMNS = {"age": "float32", "income per year": "float32", "visits": "int64", "city": "string", "text": "string"}
+COLUMNS = {"age": "float64", "income per year": "float64", "visits": "int64", "city": "string", "text": "string"}
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def test_it_is_served_with_texts_of_all_scripts(churn: Path, app: Path, tmp_path
 def test_a_vectoriser_that_cannot_match_fails_with_the_reason(registered: Project, churn: Path) -> None:
     registered.write(RECIPE.format(name="accents", source="churn@accents"))
     done = registered.run("build", code=4)
-    assert "`TfidfVectorizer(strip_accents='unicode')` has no ONNX form: no operator removes accents" in done.stderr
+    assert "no operator removes accents" in done.stderr and "`TfidfVectorizer" in done.stderr
     assert "hint: use `strip_accents=None`" in done.stderr
 
 

@@ -7,7 +7,7 @@ import importlib
 import math
 from typing import Any
 
-from packager.exporters._sklearn import emit, writes
+from packager.exporters._sklearn import emit, refuse, writes
 from packager.exporters._sklearn.builder import Builder, Frame, Value
 from packager.exporters._sklearn.numeric import (
     bounded,
@@ -22,13 +22,28 @@ from packager.exporters._sklearn.numeric import (
 _NEAR = 1e-7  # of quantiles: what counts as their ends
 
 
+_NOISE = 1e-9  # of the mean: a spread below it has less than seven digits left
+
+
 @writes("transform", "PowerTransformer")
 def raise_to_power(builder: Builder, model: Any, frame: Frame) -> Value:
     own, given = matrix_and_wide(builder, frame)
     exponents = importlib.import_module("numpy").asarray(model.lambdas_, dtype="float64")
     bend = _box_cox if model.method == "box-cox" else _yeo_johnson
     found = builder.cast(bend(builder, given, exponents), own.dtype)
+    if model.standardize:
+        _refuse_noise(model)
     return emit(builder, model._scaler, "transform", Frame((found,))) if model.standardize else found
+
+
+def _refuse_noise(model: Any) -> None:
+    """Refuse a column whose powers differ in their last digits only: standardised, they are rounding made large."""
+    numpy = importlib.import_module("numpy")
+    noisy = numpy.flatnonzero(model._scaler.scale_ < _NOISE * numpy.abs(model._scaler.mean_))
+    if len(noisy):
+        names = getattr(model, "feature_names_in_", range(model.n_features_in_))
+        refuse(model, f"makes numbers of column `{names[noisy[0]]}` that differ in their last digits only",
+               hint="scale that column before the power, for example with `StandardScaler`")  # fmt: skip
 
 
 def _box_cox(builder: Builder, value: Value, exponents: Any) -> Value:

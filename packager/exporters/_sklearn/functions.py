@@ -37,6 +37,7 @@ _OF_FRACTIONS: dict[str, Function] = {  # the answer is a float, also for intege
     "rad2deg": lambda builder, value: builder.mul(value, 180 / math.pi),
     "degrees": lambda builder, value: builder.mul(value, 180 / math.pi),
 }  # fmt: skip
+_SATURATED = ("tanh", "expit")  # many numbers become one and its neighbours, which libraries tell apart differently
 _OF_NUMBERS: dict[str, Function] = {  # the answer has the type of the argument
     "absolute": _node("Abs"), "negative": _node("Neg"), "sign": _node("Sign"), "positive": lambda _, value: value,
     "square": lambda builder, value: builder.mul(value, value), "conjugate": lambda _, value: value,
@@ -71,8 +72,8 @@ def _applied(builder: Builder, model: Any, block: Value) -> Value:
         return block if whole else _ROUNDING[name](builder, block)
     if name in _OF_NUMBERS:
         return _OF_NUMBERS[name](builder, block)
-    if block.dtype == "float32" and name in _OF_FRACTIONS and name not in ("sqrt", "fabs"):
-        builder.inexact = name
+    if name in _SATURATED or (block.dtype == "float32" and name in _OF_FRACTIONS and name not in ("sqrt", "fabs")):
+        builder.inexact = f"{name}` of {block.dtype} numbers"
     wide = builder.cast(block, "float64") if whole or name not in _TESTS else block
     found = (_TESTS | _OF_FRACTIONS)[name](builder, wide)
     return builder.cast(found, "float32") if block.dtype == "float32" and name in _OF_FRACTIONS else found

@@ -173,6 +173,8 @@ def _coupling_rows(builder: Builder, chances: Value, count: int) -> list[Value]:
 @writes("decision_function", "OneClassSVM")
 def sum_kernels(builder: Builder, model: Any, frame: Frame) -> Value:
     weights = _dense(model._dual_coef_).reshape(-1, 1)
+    if not len(weights):  # every target within epsilon: no row supports anything, and the answer is a constant
+        return builder.spread(builder.matrix(frame, "float64"), model._intercept_)
     return builder.add(builder.matmul(_kernel(builder, model, frame), weights), model._intercept_)
 
 

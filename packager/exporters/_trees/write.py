@@ -97,9 +97,9 @@ def write_leaves(builder: Builder, ensemble: Ensemble, matrix: Value) -> Value:
     """Write which leaf every tree sends a row to [batch, trees], counted through all trees."""
     if builder.inexact:
         raise StepError(
-            f"trees stand behind `{builder.inexact}` of float32 numbers, whose last bit is numpy's own: rows near a "
-            "threshold would fall into another leaf",
-            hint="fit and log the model with `double` columns",
+            f"trees stand behind `{builder.inexact}, whose last bit is numpy's own: rows near a threshold would fall "
+            "into another leaf",
+            hint="leave the function out, which trees do not need, or use `double` columns and one without limits",
         )
     numpy = importlib.import_module("numpy")
     trees, starts = ensemble.trees, _starts(ensemble.trees)

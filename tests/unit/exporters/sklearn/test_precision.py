@@ -12,7 +12,8 @@ import pytest
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import FunctionTransformer
+from sklearn.preprocessing import FunctionTransformer, PowerTransformer
+from sklearn.svm import SVR
 
 from packager.errors import StepError
 from packager.exporters._sklearn.builder import Builder, Value
@@ -41,12 +42,28 @@ def test_a_factor_beside_a_product_is_not_rounded(width: int, write: Callable[[B
     np.testing.assert_allclose(session.run(None, {"x": rows})[0], rows @ matrix / 3, rtol=1e-13, atol=1e-15)
 
 
-def test_trees_behind_a_function_of_float32_are_refused_and_of_doubles_are_exact() -> None:
+def test_trees_behind_a_function_that_rounds_its_own_way_are_refused() -> None:
     given = np.random.default_rng(0).standard_normal((300, 2))
     answer = given[:, 0] > given[:, 1]
-    forest = make_pipeline(FunctionTransformer(np.tanh), RandomForestClassifier(5, random_state=0)).fit(given, answer)
-    assert difference(forest, given, "predict_proba") == 0.0
-    with pytest.raises(StepError, match="trees stand behind `tanh` of float32 numbers"):
-        difference(forest, given.astype("float32"), "predict_proba")
-    linear = make_pipeline(FunctionTransformer(np.tanh), LogisticRegression()).fit(given, answer)
+
+    def behind(function: Any, model: Any) -> Any:
+        return make_pipeline(FunctionTransformer(function), model).fit(given, answer)
+
+    forest = RandomForestClassifier(5, random_state=0)
+    assert difference(behind(np.expm1, forest), given, "predict_proba") == 0.0
+    for function, rows in ((np.expm1, given.astype("float32")), (np.tanh, given)):
+        with pytest.raises(StepError, match=f"trees stand behind `{function.__name__}` of {rows.dtype} numbers"):
+            difference(behind(function, forest), rows, "predict_proba")
+    linear = behind(np.tanh, LogisticRegression())
     assert difference(linear, given.astype("float32"), "predict_proba") <= 1e-6
+
+
+def test_powers_that_are_rounding_are_refused_and_a_machine_without_vectors_is_a_constant() -> None:
+    given = 1_700_000_000 + np.random.default_rng(0).integers(0, 1e7, (300, 1)).astype("float64")
+    power = PowerTransformer().fit(given)
+    power.lambdas_, power._scaler.mean_ = np.array([-1.14]), np.array([0.875])
+    power._scaler.scale_ = np.array([4.7e-14])  # as a fit on such stamps leaves it
+    with pytest.raises(StepError, match="differ in their last digits only"):
+        difference(power, given, "transform")
+    constant = SVR(epsilon=10.0).fit(given, np.zeros(300))
+    assert not len(constant.support_) and difference(constant, given, "predict") == 0.0
