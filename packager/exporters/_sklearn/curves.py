@@ -22,7 +22,7 @@ from packager.exporters._sklearn.numeric import (
 _NEAR = 1e-7  # of quantiles: what counts as their ends
 
 
-_NOISE = 1e-9  # of the mean: a spread below it has less than seven digits left
+_NOISE = 1e-6  # of the mean: a spread below it keeps less than ten digits, and powers are exact to fifteen
 
 
 @writes("transform", "PowerTransformer")
