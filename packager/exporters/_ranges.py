@@ -390,6 +390,7 @@ def _inverted(step: Any, wanted: list[Values]) -> list[Values]:
         back = numpy.asarray(step.inverse_transform(rows), dtype="float64")
     except (ValueError, TypeError, AttributeError):
         return _nothing(len(wanted))
+    back = _critical.apart(step, back)
     return [back[: len(own), index].tolist() for index, own in enumerate(lists)] if back.shape == rows.shape else lists
 
 
