@@ -388,7 +388,7 @@ def _inverted(step: Any, wanted: list[Values]) -> list[Values]:
         rows[: len(own), index] = own
     try:
         back = numpy.asarray(step.inverse_transform(rows), dtype="float64")
-    except (ValueError, TypeError, AttributeError):
+    except Exception:  # an inverse is a hint for where to look: an estimator may raise what it likes
         return _nothing(len(wanted))
     back = _critical.apart(step, back)
     return [back[: len(own), index].tolist() for index, own in enumerate(lists)] if back.shape == rows.shape else lists

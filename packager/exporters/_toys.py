@@ -51,6 +51,13 @@ def _xgboost(folder: Path) -> None:
     made.save_model(str(folder / "model.json"))
 
 
+def _catboost(folder: Path) -> None:
+    lib = importlib.import_module("catboost")
+    rows, labels = _rows()
+    made = lib.CatBoostClassifier(iterations=2, thread_count=1, logging_level="Silent", allow_writing_files=False)
+    made.fit(rows, labels).save_model(str(folder / "model.cbm"))
+
+
 def _lightgbm(folder: Path) -> None:
     lib = importlib.import_module("lightgbm")
     rows, labels = _rows()
@@ -129,6 +136,7 @@ def _transformers(folder: Path) -> None:
 
 _MATRIX: Mapping[str, JSON] = {"inputs": {"x": {"dtype": "float32", "shape": ["batch", 3]}}}
 _TOYS: Mapping[str, Toy] = {
+    "catboost": (_catboost, {}),
     "keras": (_keras, {}),
     "keras-h5": (_keras_h5, {}),
     "lightgbm": (_lightgbm, {}),

@@ -103,9 +103,9 @@ def _fitting_class(loss: str) -> str:
 
 
 def _names(model: catboost.Model) -> list[str]:
-    """Return the names of the columns; CatBoost numbers unnamed ones."""
+    """Return the names of the columns; CatBoost numbers unnamed ones, or leaves their names empty."""
     numbered = [str(place) for place in range(len(model.names))]
-    return [] if list(model.names) == numbered else list(model.names)
+    return [] if list(model.names) == numbered or not all(model.names) else list(model.names)
 
 
 def _candidates(table: _table.Table, examples: Mapping[str, Any] | None) -> dict[int, list[Any]]:

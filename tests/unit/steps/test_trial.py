@@ -14,7 +14,9 @@ from packager.errors import StepError
 from packager.exporters import _toys
 from packager.steps import trial
 
-HERE = ("lightgbm", "pt2", "sklearn", "sklearn-pickle", "torch-pickle", "torchscript", "transformers", "xgboost")
+HERE = (
+    "catboost", "lightgbm", "pt2", "sklearn", "sklearn-pickle", "torch-pickle", "torchscript", "transformers", "xgboost",
+)  # fmt: skip
 ELSEWHERE = ("keras", "keras-h5", "savedmodel", "tflite")  # tests/matrix
 UNTRIED = ("onnx", "spark")  # has no library of its own; needs Java
 

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from sklearn.linear_model import SGDClassifier
+from sklearn.decomposition import PCA
+from sklearn.linear_model import LinearRegression, SGDClassifier
 from sklearn.neighbors import KNeighborsRegressor
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import OrdinalEncoder
+from sklearn.preprocessing import KBinsDiscretizer, OrdinalEncoder
 
+from packager.exporters import _ranges
 from tests.matrix.fuzz_tables import Made, registered
 from tests.matrix.verdicts import judge
 from tests.unit.exporters.written import difference
@@ -36,3 +38,9 @@ def test_ambiguous_neighbours_are_no_difference(tmp_path: Path) -> None:
     rows = {"city": given.to_numpy(object)}
     found = judge("fuzz", "ties", source, tmp_path / "graph", lambda _: rows)
     assert found.verdict == "right", found.reason
+
+
+def test_an_inverse_that_raises_gives_no_values_and_no_crash() -> None:
+    given = np.random.default_rng(0).standard_normal((200, 2))
+    model = make_pipeline(KBinsDiscretizer(4, encode="ordinal"), PCA(2), LinearRegression()).fit(given, given[:, 0])
+    assert len(_ranges.interesting(model, 2)) == 2
