@@ -88,7 +88,7 @@ def _name(part: dict[str, JSON]) -> str:
 
 
 def _refusal(file: File, error: Exception) -> StepError:
-    """Say what a model needs that Keras does not have: a class of somebody's own, another version."""
+    """Say what a model needs that Keras does not have: a custom class, another version."""
     unknown = _UNKNOWN.search(str(error))
     if name := unknown[1] if unknown else _custom(file):
         return custom(file, name)

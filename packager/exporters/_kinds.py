@@ -92,7 +92,7 @@ _TAR, _TAR_AT = b"ustar", 257
 
 
 def sniff(data: bytes) -> str:
-    """Return the form of a file with this content, "" for one nobody knows."""
+    """Return the form of a file with this content, "" for an unknown one."""
     if data.startswith(_OLD_TORCH):
         return "an archive of torch"
     if scanners.is_pickle(data[:_HEAD]):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a source makes of integers that nobody gave a range: found by running it, and stated in the interface.
+"""What a source makes of integers without a stated range: found by running it, and stated in the interface.
 
 An integer is a number, an index, a flag or a count, and its type does not say which. Wide values are tried first; where
 the source raises (an index outside its table), gives infinities or NaN, or is lost in its own rounding, the widest
@@ -90,7 +90,7 @@ class _Search:
             return None if widest == WIDEST[self.port.dtype] else (lowest, widest)
         high = self._reach(1, widest)
         low = self._reach(-1, -lowest)
-        return (0 if low == high + 1 else -low), high  # ONNX counts from the end: nobody means that by an index
+        return (0 if low == high + 1 else -low), high  # ONNX counts from the end, which no index means
 
     def _verdict(self, low: int, high: int) -> Verdict:
         return self.trial.verdict({**self.others, self.port.name: (low, high)})

@@ -118,7 +118,7 @@ def _of_mlflow(paths: Collection[str], read: Read, detect: Detect) -> SourceErro
 def _of_function(table: object, paths: Collection[str], read: Read, detect: Detect) -> SourceError:
     """Say of a Python model that it is one, and where the model is that it wraps, if that can be told."""
     if not isinstance(table, dict):
-        return SourceError("`MLmodel` names no flavor, so nobody knows how to open the model", hint="log it again")
+        return SourceError("`MLmodel` names no flavor, which says how to open the model", hint="log it again")
     inner = [path for path in _artifacts(table) if _opens(path, paths, read, detect)]
     what = "it is a Python model (MLflow's pyfunc), a program and no graph"
     if len(inner) != 1:

@@ -212,7 +212,7 @@ def _limits(axes: _Axes, symbols: Mapping[str, int | str]) -> dict[str, Range]:
 
 
 def _default_name(port: str, index: int, axes: _Axes, wishes: Wishes) -> str:
-    """Name a free axis that nobody named: the first is the batch, a sole dimension is the one under `dynamic`."""
+    """Name an unnamed free axis: the first is the batch, a sole dimension is the one under `dynamic`."""
     if len(axes.ranges) == 1 and len(wishes.dynamic) == 1:
         return next(iter(wishes.dynamic))
     return BATCH if index == 0 else f"{port}_{index}"

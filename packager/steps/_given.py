@@ -2,7 +2,7 @@
 """Rows that are given, not drawn: the recipe's samples, the logged example, and what is critical to the model.
 
 The inputs of one row belong together, so they are run side by side in batches that the interface allows. None of them
-travels in the bundle: they may be somebody's data.
+travels in the bundle: they may be private data.
 """
 
 from __future__ import annotations

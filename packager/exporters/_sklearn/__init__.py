@@ -40,7 +40,7 @@ def _load_writers() -> None:
 
 
 def writer_of(estimator: Any, method: str) -> Writer | None:
-    """Return what writes a method of an estimator, or None. A subclass of somebody's own may do anything: none."""
+    """Return what writes a method of an estimator, or None. A subclass from elsewhere may do anything: none."""
     _load_writers()
     kind = type(estimator)
     known = kind.__module__.partition(".")[0] in _LIBRARIES

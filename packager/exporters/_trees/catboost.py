@@ -187,7 +187,7 @@ def _tree(rules: Sequence[tuple[int, float, bool, bool]], left: Any, right: Any,
 def categories(model: Model, candidates: Mapping[int, Iterable[Any]]) -> dict[int, list[Any]]:
     """Return the categories that splits look for, by column, in the order of their codes.
 
-    `candidates` are values of columns that somebody has seen. Raises StepError for a hash that none of them has.
+    `candidates` are values of columns that were seen. Raises StepError for a hash that none of them has.
     """
     found = {}
     for place, wanted in model.hashes.items():
