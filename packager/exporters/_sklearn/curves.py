@@ -28,6 +28,8 @@ _NOISE = 1e-6  # of the mean: a spread below it keeps less than ten digits, and 
 @writes("transform", "PowerTransformer")
 def raise_to_power(builder: Builder, model: Any, frame: Frame) -> Value:
     own, given = matrix_and_wide(builder, frame)
+    if own.dtype == "float32":
+        builder.inexact = "PowerTransformer` of float32 numbers"
     exponents = importlib.import_module("numpy").asarray(model.lambdas_, dtype="float64")
     bend = _box_cox if model.method == "box-cox" else _yeo_johnson
     found = builder.cast(bend(builder, given, exponents), own.dtype)
