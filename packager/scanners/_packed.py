@@ -2,7 +2,7 @@
 """Take the compression off a file that joblib wrote: zlib, gzip, bz2, lzma, xz or lz4, told by the first bytes.
 
 joblib goes on with a second stream after the first one, and its own writers never make one: a file that has more than
-one is refused, so that nobody can read it otherwise than it was scanned.
+one is refused, so that it cannot be read otherwise than it was scanned.
 """
 
 from __future__ import annotations

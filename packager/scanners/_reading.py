@@ -109,7 +109,7 @@ class _Reader(pickle._Unpickler):
         return Made(None)  # torch's numbers, which lie beside the pickle
 
     def get_extension(self, code: int) -> NoReturn:
-        raise ValueError("it imports by number, from a table that nobody knows")
+        raise ValueError("it imports by number, from a table that is not in the file")
 
     @property
     def _now(self) -> Any:

@@ -31,7 +31,7 @@ def scan(file: Path) -> list[str]:
 
 
 def judge(file: Path, own: Collection[str]) -> tuple[list[str], list[str]]:
-    """Return what a file imports that is not on the list: what nobody vouches for, and what is in modules of `own`.
+    """Return what a file imports that is not on the list: unlisted names, and names in modules of `own`.
 
     `own` are the top-level modules that the source brings. Raises what `scan` does.
     """
@@ -63,7 +63,7 @@ def _top(found: _reading.Global) -> str:
 
 
 def _said(unlisted: Collection[_reading.Global]) -> Iterator[str]:
-    """Say what nobody vouches for: code by value once, each other name by itself."""
+    """Say what is not on the list: code by value once, each other name by itself."""
     by_value = sorted(str(found) for found in unlisted if _top(found) in _BY_VALUE)
     if by_value:
         yield f"code of its author by value ({by_value[0]}): log its module with `code_paths` instead"

@@ -39,7 +39,7 @@ def tied_rows(model: Any, given: Any) -> Any:
     model is called with; steps of pipelines and members of ensembles are asked in their turn.
     """
     numpy = importlib.import_module("numpy")
-    found = numpy.zeros(len(given), dtype=bool)
+    found = numpy.zeros(given.shape[0], dtype=bool)  # a sparse matrix has no length
     for name, step in getattr(model, "steps", ()):
         if name == model.steps[-1][0]:
             return tied_rows(step, given)
@@ -49,7 +49,7 @@ def tied_rows(model: Any, given: Any) -> Any:
         far, _ = model.kneighbors(given, n_neighbors=count + 1)
         found |= numpy.isclose(far[:, -1], far[:, -2], rtol=_TIED, atol=1e-12)
     for member in _members(model):
-        if getattr(member, "n_features_in_", None) == given.shape[1]:
+        if given.shape[1:] == (getattr(member, "n_features_in_", None),):
             found |= tied_rows(member, given)
     return found
 

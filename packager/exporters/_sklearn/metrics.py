@@ -30,7 +30,7 @@ _ALIASES = {
 
 @dataclass(frozen=True, slots=True)
 class Distances:
-    """Distances of every row to every point, raised to `power`: whoever only orders them needs no root."""
+    """Distances of every row to every point, raised to `power`: ordering alone needs no root."""
 
     raised: Value
     power: float = 1.0

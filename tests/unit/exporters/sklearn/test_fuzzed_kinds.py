@@ -8,14 +8,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from sklearn.decomposition import PCA
+from sklearn.ensemble import VotingClassifier
+from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LinearRegression, SGDClassifier
-from sklearn.neighbors import KNeighborsRegressor
+from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import KBinsDiscretizer, OrdinalEncoder
 
 from packager.exporters import _ranges
+from packager.exporters._sklearn.critical import tied_rows
 from tests.matrix.fuzz_tables import Made, registered
-from tests.matrix.verdicts import judge
+from tests.matrix.test_models import registered as save
+from tests.matrix.verdicts import drawn, judge
 from tests.unit.exporters.written import difference
 
 _RANDOM = np.random.default_rng(0)
@@ -44,3 +48,18 @@ def test_an_inverse_that_raises_gives_no_values_and_no_crash() -> None:
     given = np.random.default_rng(0).standard_normal((200, 2))
     model = make_pipeline(KBinsDiscretizer(4, encode="ordinal"), PCA(2), LinearRegression()).fit(given, given[:, 0])
     assert len(_ranges.interesting(model, 2)) == 2
+
+
+def test_neighbours_behind_sparse_text_are_measured(tmp_path: Path) -> None:
+    texts = pd.Series(["red fox", "blue fox", "red hen", "blue hen", "old red fox", "one blue hen"] * 5, name="text")
+    model = make_pipeline(TfidfVectorizer(), KNeighborsClassifier(3)).fit(texts, [0, 1, 0, 1, 0, 1] * 5)
+    assert tied_rows(model, texts).shape == (30,)
+    row = judge("fuzz", "text", save(model, texts, tmp_path / "source"), tmp_path / "graph", drawn(seed=3, count=50))
+    assert row.verdict == "right", row
+
+
+def test_members_that_read_text_are_asked_nothing_they_cannot_say() -> None:
+    texts = pd.Series(["red fox", "blue hen"] * 15)
+    inner = make_pipeline(TfidfVectorizer(), KNeighborsClassifier(3))
+    model = VotingClassifier([("a", inner), ("b", inner)]).fit(texts, [0, 1] * 15)
+    assert tied_rows(model, texts).shape == (30,)
