@@ -64,6 +64,7 @@ def load(source: Path, payload: str, wishes: Wishes) -> graph.Source:
     processor = files.processor(source, encoder)
     subjects = [Subject(model, tokens, processor, size) for size in images.image_sizes(model, processor)]
     found = graph.settle(subjects, wishes, answer)
+    graph.check_attention(model, found.interface, answer)
     names = tuple(port.name for port in found.interface.inputs)
     module = graph.traced_module(model, answer, names, parts)
     travelling = files.travelling(source, encoder)

@@ -173,6 +173,9 @@ def _shorten(table: dict[str, Any], layers: int) -> None:
             table[key] = side
         elif isinstance(table.get(key), list | tuple) and len(table[key]) == 2:
             table[key] = [side, side]
+    if {"qk_rope_head_dim", "qk_nope_head_dim"} <= set(table):  # latent attention: these follow from those
+        table |= {"head_dim": table["qk_rope_head_dim"], "num_key_value_heads": table["num_attention_heads"]}
+        table.pop("qk_head_dim", None)
     _name_tokens(table)
 
 

@@ -14,7 +14,7 @@ def test_the_page_is_what_was_recorded() -> None:
 
 def test_nothing_recorded_is_wrong_crashes_or_is_refused_without_a_word() -> None:
     bad = [row for row in models_page.rows() if row["verdict"] in ("wrong", "crash", "refused-poor")]
-    assert [(row["model"], row["task"]) for row in bad] == [("aimv2", "base")], bad  # see docs/limits.md
+    assert not bad, bad
     counts = Counter(row["family"] for row in models_page.rows())
     assert counts["sklearn"] >= 150 and counts["transformers"] >= 100 and counts["boosted"] >= 30
     assert counts["torch"] + counts["onnx"] >= 40

@@ -25,6 +25,7 @@ _ROWS = (BATCH, IMAGES, TEXTS)
 _UNFIX = "name the free axes in the shapes under `inputs`, such as `[batch, sequence]`"
 _PICTURES = ("pixel_values", "pixel_mask")
 _DOUBLINGS = 8
+_ROUNDING = 0.01  # what two ways to compute one attention may differ by, as a share of the result
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +150,41 @@ def _observed(interface: Interface, answer: Answer) -> Settled:
     along = [_follows([(lengths, made[name]) for lengths, made in runs], mask, axis) for name in names]
     taken = {port.name for port in interface.inputs}
     return Settled(interface, tuple(f"{name}_out" if name in taken else name for name in names), tuple(along))
+
+
+def check_attention(model: Any, interface: Interface, answer: Answer) -> None:
+    """Refuse a model that the library computes in two ways: one graph can follow one of them only.
+
+    Where no row has padding, transformers drops the mask and leaves it to `sdpa` to be causal. An architecture that
+    forgot to say so attends to later tokens then, and does not with padding, or with `eager` attention.
+    """
+    configured = getattr(model.config, "_attn_implementation", None)
+    if configured != "sdpa" or not any(port.name == "attention_mask" for port in interface.inputs):
+        return
+    lengths = {name: min(high, low + 4) for name, (low, high) in interface.dimensions.items()}
+    with _torch.quiet():
+        chosen = _run(interface, lengths, answer)
+        try:
+            model.set_attn_implementation("eager")
+            plain = _run(interface, lengths, answer)
+        except (StepError, ValueError):  # it has only one way
+            return
+        finally:
+            model.set_attn_implementation(configured)
+    for name, value in chosen.items():
+        if value.is_floating_point() and _gap(value, plain[name]) > _ROUNDING:
+            raise StepError(
+                f"transformers computes `{type(model).__name__}` in two ways: without padding, `{name}` differs by"
+                f" {_gap(value, plain[name]):.2g} of its size between `sdpa` and `eager` attention",
+                hint='choose one with `"attn_implementation": "eager"` in `config.json`: causal with and without padding',
+            )
+
+
+def _gap(value: Any, other: Any) -> float:
+    """Return the largest difference of two tensors as a share of the largest number in them."""
+    if value.shape != other.shape or not value.numel():
+        return 0.0
+    return float((value - other).abs().nan_to_num(0).max() / other.abs().nan_to_num(0).max().clamp(min=1e-30))
 
 
 def _follows(runs: Sequence[tuple[Mapping[str, int], Any]], mask: Port | None, axis: int | str | None) -> bool:

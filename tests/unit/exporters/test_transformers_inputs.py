@@ -18,6 +18,7 @@ from packager import exporters
 from packager.errors import StepError
 from packager.exporters._transformers import compared, images, inputs
 from packager.steps import export, measure
+from tests.matrix import transformers_models
 from tests.unit.exporters.conftest import opened
 from tests.unit.exporters.test_transformers import SIZES
 
@@ -245,6 +246,17 @@ def test_two_towers_take_as_many_rows_each_as_they_like(tmp_path: Path) -> None:
     assert named["logits_per_image"].shape == (3, 2)
     for name, one in zip(source.outputs, source.run(given), strict=True):
         np.testing.assert_allclose(named[name], one, atol=1e-5)
+
+
+def test_attention_that_is_causal_with_padding_only_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    """AIMv2's text tower forgets to be causal where transformers drops the mask: `sdpa`, and no row has padding."""
+    transformers_models.write("aimv2", "base", tmp_path, narrow=True)
+    with pytest.raises(StepError, match="`Aimv2Model` in two ways") as caught:
+        opened(tmp_path)
+    config = tmp_path / "config.json"
+    assert '"attn_implementation": "eager"' in str(caught.value.hint)
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"attn_implementation": "eager"}))
+    assert worst(tmp_path) < 1e-5
 
 
 def test_masks_of_images_are_an_input_where_the_processor_pads(tmp_path: Path) -> None:

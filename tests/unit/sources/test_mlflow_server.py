@@ -79,6 +79,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         process.wait(10)
 
 
+@pytest.fixture(scope="module")
+def logged(server: Server) -> tuple[str, str]:
+    """Log the three forms of `digits` on the real server; return the id of the first and the run."""
+    pt2, _, _, run = log_models(server.address)
+    return pt2, run
+
+
 def test_a_server_that_is_not_there(tmp_path: Path) -> None:
     start = time.monotonic()
     error = refusal("models:/digits/1", Settings(tmp_path, tracking="http://ada:secret@127.0.0.1:1"))
@@ -204,8 +211,8 @@ def test_a_server_that_is_something_else(tmp_path: Path) -> None:
     assert error.code == 3
 
 
-def test_a_real_server(server: Server, tmp_path: Path) -> None:
-    pt2, _, _, run = log_models(server.address)
+def test_a_real_server(server: Server, logged: tuple[str, str], tmp_path: Path) -> None:
+    pt2, run = logged
     settings = Settings(tmp_path, tracking=server.address.replace("//", "//ada:secret@"), timeout=10)
     pin = source.resolve("models:/digits@champion", settings)
     assert pin.uri == f"models:/{pt2}"
@@ -279,6 +286,7 @@ def log_flavours(tracking: str) -> None:
             )
 
 
+@pytest.mark.usefixtures("logged")
 def test_a_glance_at_a_model_downloads_what_is_said_about_it_only(server: Server, tmp_path: Path) -> None:
     settings = Settings(tmp_path, tracking=server.address, timeout=10)
     files = source.glance("models:/digits/2", settings, tmp_path)
