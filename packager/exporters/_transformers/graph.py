@@ -176,7 +176,7 @@ def check_attention(model: Any, interface: Interface, answer: Answer) -> None:
             raise StepError(
                 f"transformers computes `{type(model).__name__}` in two ways: without padding, `{name}` differs by"
                 f" {_gap(value, plain[name]):.2g} of its size between `sdpa` and `eager` attention",
-                hint='choose one with `"attn_implementation": "eager"` in `config.json`: causal with and without padding',
+                hint='set `"attn_implementation": "eager"` in `config.json`: causal with padding and without',
             )
 
 
