@@ -14,6 +14,8 @@ tolerance is offered only where differences look like rounding; else the finding
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator, Mapping
 
 from packager.canonical import JSON
@@ -44,15 +46,30 @@ def check(facts: Mapping[str, JSON]) -> Iterator[Finding]:
                     message = f"target `{name}`, case `{case['name']}`, output `{output}`: {problem}"
                     kind = target.get("kinds", {}).get(output) or {}
                     words = f"; it {kind['words']}" if kind.get("words") else ""
-                    hint = _ROUNDING if _looks_like_rounding(measured, kind, target["precision"]) else _OTHER
+                    hint = _hint(output, measured, kind, target)
                     yield Finding("parity", "error", f"{name}/{output}", message + words, hint)
+
+
+def _hint(output: str, measured: Mapping[str, JSON], kind: Mapping[str, JSON], target: Mapping[str, JSON]) -> str:
+    """Return the way out: a tolerance only for rounding, and how wide it must be where that is known."""
+    if not _looks_like_rounding(measured, kind, target["precision"]):
+        return _OTHER
+    if "rounding" not in kind:
+        return _ROUNDING
+    atol = float(f"{2 * max(kind['rounding'], *(point['difference'] for point in measured['frontier'])):.0e}")
+    name = output if re.fullmatch(r"[A-Za-z_][\w.-]*", output) else json.dumps(output)
+    bound = f"{{atol: {atol:g}, rtol: {target['tolerance'][output]['rtol']:g}}}"
+    return (
+        f"the model amplifies rounding: float32 arithmetic alone moves this row by {kind['rounding']:.1g};"
+        f" if that is no matter, state `tolerance: {{{name}: {bound}}}` in the recipe"
+    )
 
 
 def _looks_like_rounding(measured: Mapping[str, JSON], kind: Mapping[str, JSON], precision: str) -> bool:
     """Say whether a wider tolerance may be the remedy: numbers differ, by little or in a precision that loses more."""
     if not measured.get("frontier") or measured["not_finite"] or kind.get("words"):
         return False
-    return not kind or precision != "fp32"
+    return not kind or "rounding" in kind or precision != "fp32"
 
 
 def _problem(measured: Mapping[str, JSON], tolerance: Mapping[str, float]) -> str | None:

@@ -203,6 +203,15 @@ def gaps_of(source: SourceModel, feeds: Feeds, output: int, expected: Any, got: 
     return offered(feeds, output, expected, got)
 
 
+def rounding_of(source: SourceModel, feeds: Feeds, output: int) -> float | None:
+    """Return how far float32 rounding alone can move output number `output` on these feeds, None if it cannot say.
+
+    A source offers it as `rounding(feeds, output)`.
+    """
+    offered = getattr(source, "rounding", None)
+    return cast("float | None", offered(feeds, output)) if offered else None
+
+
 class Coverage(Protocol):
     """Counts how much of a model cases exercise; a source that can offers one as `coverage()`."""
 

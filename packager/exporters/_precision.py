@@ -17,6 +17,8 @@ from typing import Any, TypeAlias
 from packager.exporters import Arrays, Feeds, Port, Wishes
 
 HALVES = ("bfloat16", "float16")
+_ROUNDED_RUNS = 3
+_HALF_UNIT = 2.0**-24  # of float32, as a share
 _MOST = 64 << 20  # numbers of a module that is opened in float64 beside itself
 
 Recast: TypeAlias = Callable[[Any], Any]  # returns a dtype or tensor in its new type, anything else as it is
@@ -103,6 +105,46 @@ def gaps(exact: Callable[[Feeds], Arrays] | None, feeds: Feeds, output: int, got
     except Exception:  # a module that insists on float32 cannot be asked
         return None
     return numpy.where(wanted == got, 0.0, numpy.inf) if wanted.shape == got.shape else None
+
+
+def rounding(lib: Any, exact: Callable[[Feeds], Arrays] | None, feeds: Feeds, output: int) -> float | None:
+    """Return how far float32 rounding by itself moves an output; None where the module cannot be asked.
+
+    The doubled module runs again with every result of its operators moved by a random part of float32's half unit
+    (Monte Carlo arithmetic, Parker 1997): the largest difference of a few such runs from one without.
+    """
+    if exact is None:
+        return None
+    try:
+        wanted = exact(feeds)[output]
+        moved = []
+        for seed in range(_ROUNDED_RUNS):
+            with _noise(lib, seed):
+                moved.append(exact(feeds)[output])
+    except (RuntimeError, TypeError):  # a module that insists on float32
+        return None
+    if wanted.dtype != "float64" or any(other.shape != wanted.shape for other in moved):
+        return None
+    return max(float(abs(other - wanted).max(initial=0.0)) for other in moved)
+
+
+def _noise(lib: Any, seed: int) -> Any:
+    """Return a context in which operators answer float64 tensors as if each number was rounded to float32 at random."""
+    modes = importlib.import_module("torch.utils._python_dispatch")
+    generator = lib.Generator().manual_seed(seed)
+
+    def move(item: Any) -> Any:
+        if not isinstance(item, lib.Tensor) or item.dtype != lib.float64:
+            return item
+        return item * (1 + _HALF_UNIT * (2 * lib.rand(item.shape, generator=generator, dtype=lib.float64) - 1))
+
+    class Noise(modes.TorchDispatchMode):  # type: ignore[misc]
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            result = func(*args, **(kwargs or {}))
+            shares = any(returned.alias_info for returned in func._schema.returns)  # a view, or written in place
+            return result if shares else lib.utils._pytree.tree_map(move, result)
+
+    return Noise()
 
 
 def _recast_calls(lib: Any, module: Any, recast: Recast) -> None:

@@ -146,6 +146,10 @@ class Traced:
         """Say of places and labels whether the source was undecided, as `exporters.gaps_of` asks."""
         return None if expected.dtype.kind == "f" else _precision.gaps(self.exact(), feeds, output, got)
 
+    def rounding(self, feeds: Feeds, output: int) -> float | None:
+        """Return how far rounding by itself moves an output, as `exporters.rounding_of` asks."""
+        return _precision.rounding(torch(), self.exact(), feeds, output)
+
     def work(self) -> Callable[[Mapping[str, int]], float | None] | None:
         """Return what counts the operations of one run; nothing counts those of recurrent layers."""
         if any(isinstance(part, torch().nn.RNNBase) for part in self.module.modules()):

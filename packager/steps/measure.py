@@ -24,10 +24,12 @@ from packager.steps import _cases, _compare, _diagnose, _given, _samples
 from packager.steps._cases import Case
 from packager.steps._vectors import Vectors
 
-VERSION = 4  # 4: given rows, gaps of labels, kinds of differences, nothing at padding, sets in any order
+VERSION = 5  # 5: how far rounding alone moves an output; 4: given rows, gaps of labels, kinds of differences, sets
 MISSES = "misses"  # the folder of the rows that show the worst differences; no part of a bundle
 
-_ROUNDING = 1e-3  # of the largest value of an output: what differs by less is not asked why
+_EQUAL = 1e-6  # of the largest value of an output: what differs by less is float32 itself
+_ROUNDING = 1e-3  # of the largest value of an output: what differs by less and is no rounding is not asked why
+_TIMES = 8  # as far as two orders of one sum may lie apart, in what rounding at random moved it by
 
 
 class Session(Protocol):
@@ -94,6 +96,7 @@ class _Miss:
     case: Case
     row: Mapping[str, Any]
     element: JSON
+    difference: float  # infinite of labels and of what is not finite
 
 
 @dataclass(slots=True)
@@ -139,18 +142,28 @@ class Measurement:
         if place not in self._worst or size > self._worst[place].size:
             first = element["index"][0] if element["index"] else 0
             row = _given.row_of(self.interface, feeds, first) if first < _rows(feeds) else dict(feeds)
-            self._worst[place] = _Miss(size, case, row, element)
+            difference = float("inf") if "unequal" in record or record["not_finite"] else record["max_abs"]
+            self._worst[place] = _Miss(size, case, row, element, difference)
 
     def write_misses(self, folder: Path, samples: Mapping[str, Any]) -> JSON:
         """Write the row of every output's worst difference as a request; return what kind the large ones are."""
         kinds: dict[str, JSON] = {}
         for place, miss in sorted(self._worst.items()):
             name = self.interface["outputs"][place]["name"]
-            if miss.size > _ROUNDING and self.session is not None:
-                words = _diagnose.explain(self.source.run, self.session.run, miss.row, place, samples)
-                kinds[name] = {"words": words, "case": miss.case.name}
+            if miss.size > _EQUAL and self.session is not None:
+                kinds |= self._kind(place, name, miss, samples)
             _write_miss(folder, name, miss, kinds.get(name))
         return kinds
+
+    def _kind(self, place: int, name: str, miss: _Miss, samples: Mapping[str, Any]) -> dict[str, JSON]:
+        """Return what kind of difference the worst one of an output is; nothing of a small one that has no cause."""
+        rounding = exporters.rounding_of(self.source, miss.row, place)
+        if rounding is not None and miss.difference <= _TIMES * rounding:
+            return {name: {"words": None, "case": miss.case.name, "rounding": rounding}}
+        if miss.size <= _ROUNDING or self.session is None:
+            return {}
+        words = _diagnose.explain(self.source.run, self.session.run, miss.row, place, samples)
+        return {name: {"words": words, "case": miss.case.name}}
 
 
 def _rows(feeds: Mapping[str, Any]) -> int:

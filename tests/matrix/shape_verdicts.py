@@ -52,7 +52,7 @@ def _judged(family: str, name: str, source: Path, out: Path, wishes: dict[str, A
 
     refused = verdicts.findings(facts["interface"], measured(verdicts.LEVEL["seed"]))
     if refused:
-        return Row(family, name, "refused-poor", reason=f"parity: {refused[0]}"[:400])
+        return Row(family, name, verdicts.missed(refused[0]), reason=f"parity: {refused[0]}"[:400])
     fresh = [measured(seed) for seed in FRESH]
     off = [finding for done in fresh for finding in verdicts.findings(facts["interface"], done)]
     return Row(family, name, "wrong" if off else "right", max(map(_largest, fresh)), "".join(off[:1])[:400])

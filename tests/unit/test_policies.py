@@ -407,6 +407,12 @@ def test_a_tolerance_is_offered_only_for_what_looks_like_rounding() -> None:
     assert all("no tolerance makes it right" in found.hint for found in (large, other, shape))
 
 
+def test_the_tolerance_that_amplified_rounding_needs_can_be_pasted() -> None:
+    (found,) = _parity(_off(3e-4), {"words": None, "case": "batch=1", "rounding": 5e-5})
+    assert "float32 arithmetic alone moves this row by 5e-05" in found.hint
+    assert "`tolerance: {y: {atol: 0.0006, rtol: 0.0001}}`" in found.hint
+
+
 def test_a_label_between_two_equal_scores_is_a_tie() -> None:
     label = {"dtype": "int64", "shape": [1], "unequal": 1,
              "first_unequal": {"index": [0], "expected": 1, "got": 2}}  # fmt: skip
