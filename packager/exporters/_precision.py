@@ -138,7 +138,7 @@ def _noise(lib: Any, seed: int) -> Any:
             return item
         return item * (1 + _HALF_UNIT * (2 * lib.rand(item.shape, generator=generator, dtype=lib.float64) - 1))
 
-    class Noise(modes.TorchDispatchMode):  # type: ignore[misc]
+    class Noise(modes.TorchDispatchMode):  # type: ignore[name-defined]
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             result = func(*args, **(kwargs or {}))
             shares = any(returned.alias_info for returned in func._schema.returns)  # a view, or written in place
