@@ -75,13 +75,14 @@ class Boosted:
         return self._known(_ranges.drawn(self.critical, self.table, self.run, self.seed))
 
     def _known(self, drawn: Feeds) -> dict[str, Any]:
-        """Return rows with known categories in the columns that take no others."""
+        """Return rows with known and missing categories in the columns that take no others."""
         numpy = importlib.import_module("numpy")
         found = dict(drawn)
         for place in self.closed:
             name = self.table.ports[place].name
-            known = numpy.array(self.critical[place], found[name].dtype)
-            other = ~numpy.isin(found[name], known)
+            named = [item for item in self.critical[place] if item == item]
+            known = numpy.array(named, found[name].dtype)
+            other = ~(numpy.isin(found[name], known) | _is_missing(found[name]))
             found[name][other] = numpy.resize(known, int(other.sum()))
         return found
 
@@ -105,6 +106,11 @@ class Boosted:
 
     def extra_files(self) -> Mapping[str, Path]:
         return {}
+
+
+def _is_missing(values: Any) -> Any:
+    """Say of categories in a column which are missing: empty texts, and numbers that are none."""
+    return values == "" if values.dtype == object else values != values
 
 
 def _narrowed(builder: Builder, value: Value) -> Value:
@@ -139,8 +145,16 @@ def labels(values: Any, classes: Any) -> Any:
     return array.astype("str").astype("O") if kind == "O" else array.astype(kind)
 
 
-def categorical(given: Any, places: Sequence[int]) -> Any:
-    """Return a data frame with columns of categories as its users have them."""
+def categorical(given: Any, categories: Mapping[int, Sequence[Any]]) -> Any:
+    """Return a data frame with columns of categories as its users have them; an empty text is a missing one."""
     if not hasattr(given, "columns"):
         return given
-    return given.astype({given.columns[place]: "category" for place in places})
+    pandas, found = importlib.import_module("pandas"), given.copy()
+    for place, known in categories.items():
+        column = given.iloc[:, place]
+        column = column if "" in known else column.mask(column == "")
+        kind: Any = "category"
+        if column.isna().all():  # a row by itself: nothing in it says of which type its categories are
+            kind = pandas.CategoricalDtype([item for item in known if item is not None])
+        found[given.columns[place]] = column.astype(kind)
+    return found

@@ -74,7 +74,7 @@ class _Bare:
         self.names = _boosting.CLASSIFIER if self._classifies else _boosting.REGRESSOR
 
     def answer(self, given: Any) -> Arrays:
-        table = _boosting.categorical(given, list(self._model.categories))
+        table = _boosting.categorical(given, self._model.categories)
         said = self._booster.predict(table, num_threads=1)
         return _boosting.class_answers(said, self._classes) if self._classifies else [_boosting.numbers(said)]
 
@@ -87,7 +87,7 @@ class _Interface:
     """A model of the scikit-learn interface: `predict`, and `predict_proba` of a classifier."""
 
     def __init__(self, model: Any, read: lightgbm.Model) -> None:
-        self._model, self._categories = model, list(read.categories)
+        self._model, self._categories = model, read.categories
         self.names = _boosting.CLASSIFIER if hasattr(model, "classes_") else _boosting.REGRESSOR
 
     def answer(self, given: Any) -> Arrays:

@@ -12,6 +12,7 @@ for the next larger category it knows, if there is one; so measurements keep to 
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -98,7 +99,7 @@ def _refuse_codes(source: Path, model: xgboost.Model) -> None:
 def _critical(model: xgboost.Model) -> list[list[Any]]:
     found: list[list[Any]] = [[*own, *_after(own)] for own in thresholds(model.ensemble)]
     for place, known in model.categories.items():
-        found[place] = list(known)
+        found[place] = [*known, "" if isinstance(known[0], str) else math.nan]
     return found
 
 
@@ -112,7 +113,7 @@ def _frame(given: Any, model: xgboost.Model) -> Any:
     """Return a table with its categories as users have them; where only codes are known, numbers are codes."""
     if not hasattr(given, "columns"):
         return given
-    pandas, found = importlib.import_module("pandas"), _boosting.categorical(given, list(model.categories))
+    pandas, found = importlib.import_module("pandas"), _boosting.categorical(given, model.categories)
     for place in model.coded:
         codes = given.iloc[:, place].fillna(-1).astype("int64").clip(-1)
         found[given.columns[place]] = pandas.Categorical.from_codes(codes, list(range(max(int(codes.max()), 0) + 1)))

@@ -361,8 +361,10 @@ def fresh(source: SourceModel, given: pd.DataFrame, rows: int = 1200, seed: int 
 
 
 def users(feeds: Mapping[str, Any], given: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows in the types of the data frame that the model was trained on."""
+    """Return the rows in the types of the data frame that the model was trained on; an empty text is a missing one."""
     columns = {name: pd.Series(feeds[str(name)].reshape(-1)) for name in given.columns}
+    named = [name for name in given.columns if given[name].dtype == "category"]
+    columns |= {name: columns[name].mask(columns[name] == "") for name in named}
     return pd.DataFrame({
         name: column.astype("category" if given[name].dtype == "category" else given[name].dtype)
         for name, column in columns.items()

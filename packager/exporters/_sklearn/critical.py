@@ -8,11 +8,12 @@ off what parts two answers: nearer than rounding, neither answer is the model's.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
 Rows: TypeAlias = Any  # numpy.ndarray [rows, features]
 _MOST = 256
+_AT_ONCE = 256  # rows held against all fitted ones
 _TIED = 1e-7  # relative: distances by brute force are differences of squares, which lose half of their digits
 _BESIDE = (1e-6, -1e-6)
 
@@ -42,15 +43,45 @@ def tied_rows(model: Any, given: Any) -> Any:
     found = numpy.zeros(given.shape[0], dtype=bool)  # a sparse matrix has no length
     for name, step in getattr(model, "steps", ()):
         if name == model.steps[-1][0]:
-            return tied_rows(step, given)
-        given = given if step in (None, "passthrough") else step.transform(given)
+            return found | tied_rows(step, given)
+        if hasattr(step, "transform"):
+            found |= tied_rows(step, given)
+            given = step.transform(given)
     count = getattr(model, "n_neighbors", None)
     if isinstance(count, int) and hasattr(model, "kneighbors") and count < model.n_samples_fit_:
         far, _ = model.kneighbors(given, n_neighbors=count + 1)
         found |= numpy.isclose(far[:, -1], far[:, -2], rtol=_TIED, atol=1e-12)
+    if type(model).__name__ == "KNNImputer":
+        found |= _tied_donors(numpy, model, numpy.asarray(given, dtype="float64"))
+    for part, own in _parts(model, given):
+        found |= tied_rows(part, own)
     for member in _members(model):
         if given.shape[1:] == (getattr(member, "n_features_in_", None),):
             found |= tied_rows(member, given)
+    return found
+
+
+def _parts(model: Any, given: Any) -> Iterator[tuple[Any, Any]]:
+    """Yield the transformers side by side in a model, each with what it is given."""
+    index = importlib.import_module("sklearn.utils")._safe_indexing
+    side_by_side = [(step, index(given, columns, axis=1)) for _, step, columns in getattr(model, "transformers_", ())]
+    side_by_side += [(step, given) for _, step in getattr(model, "transformer_list", ())]
+    yield from ((step, own) for step, own in side_by_side if hasattr(step, "transform"))
+
+
+def _tied_donors(numpy: Any, model: Any, given: Any) -> Any:
+    """Say of every row whether a missing value is filled from rows of which the last is as near as the next."""
+    metrics = importlib.import_module("sklearn.metrics.pairwise")
+    found = numpy.zeros(len(given), dtype=bool)
+    holes = numpy.isnan(given) if model.missing_values != model.missing_values else given == model.missing_values
+    for start in range(0, len(given), _AT_ONCE):
+        part = slice(start, start + _AT_ONCE)
+        far = metrics.nan_euclidean_distances(given[part], model._fit_X, missing_values=model.missing_values)
+        for place in numpy.flatnonzero(holes[part].any(axis=0)):
+            near = numpy.sort(far[:, ~model._mask_fit_X[:, place]], axis=1)
+            if near.shape[1] > model.n_neighbors:
+                last, after = near[:, model.n_neighbors - 1], near[:, model.n_neighbors]
+                found[part] |= holes[part, place] & numpy.isclose(last, after, rtol=_TIED, atol=1e-12)
     return found
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
+import pandas as pd
 import pytest
 import xgboost
 
@@ -101,6 +102,20 @@ def test_codes_alone_are_taken_as_codes_and_refused_of_data_frames(tmp_path: Pat
     without_values(source / "model.json", source / "model.json")
     with pytest.raises(StepError, match="holds only codes of the categories of column `visits`"):
         opened(source)
+
+
+def test_an_empty_text_is_a_missing_category(tmp_path: Path) -> None:
+    city = pd.Series(np.resize(["b", "a", None, "c"], len(TABLE)), dtype="category")
+    answer = np.resize([1.0, -1.0, 9.0, 2.0], len(TABLE))
+    table = TABLE.assign(city=city)
+    model = xgboost.XGBRegressor(enable_categorical=True, max_cat_to_onehot=1, **OPTIONS).fit(table, answer)
+    done = tables.measured(tables.saved(tmp_path / "model", "xgboost", model, table, answer), tmp_path / "graph")
+    assert done.worst["prediction"] < 1e-5
+    found = opened(tmp_path / "model")
+    assert all("" in values["city"] for values in (found.samples(), found.rows()["one column at its edges"]))
+    feeds = {name: table[name].to_numpy("float64").reshape(-1, 1) for name in TABLE}
+    feeds["city"] = np.array(["" if pd.isna(item) else item for item in city], object).reshape(-1, 1)
+    assert np.abs(found.run(feeds)[0].reshape(-1) - model.predict(table)).max() < 1e-6
 
 
 def test_categories_that_the_library_cuts_and_broken_files_are_refused(tmp_path: Path) -> None:

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from sklearn.compose import ColumnTransformer
 from sklearn.decomposition import PCA
 from sklearn.ensemble import VotingClassifier
 from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.impute import KNNImputer
 from sklearn.linear_model import LinearRegression, SGDClassifier
 from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 from sklearn.pipeline import make_pipeline
@@ -41,6 +43,21 @@ def test_ambiguous_neighbours_are_no_difference(tmp_path: Path) -> None:
     source = registered(Made("ties", model, given, {}), tmp_path / "source")
     rows = {"city": given.to_numpy(object)}
     found = judge("fuzz", "ties", source, tmp_path / "graph", lambda _: rows)
+    assert found.verdict == "right", found.reason
+
+
+def test_rows_filled_from_one_of_equally_near_rows_are_no_difference(tmp_path: Path) -> None:
+    """A row in the middle of two fitted ones is filled from whichever the library sorts first; the others count."""
+    places = np.cumsum(_RANDOM.uniform(1, 2, size=200))
+    given = pd.DataFrame({"place": places, "other": _RANDOM.normal(size=200)})
+    fill = ColumnTransformer([("fill", KNNImputer(n_neighbors=1), ["place", "other"])])
+    model = make_pipeline(fill, PCA(2)).fit(given)
+    middle = pd.DataFrame({"place": (places[1:] + places[:-1]) / 2, "other": np.nan})
+    beside = middle.assign(place=middle.place + 0.1)
+    assert tied_rows(model, middle).all() and not tied_rows(model, beside).any()
+    source = registered(Made("ties", model, given, {}), tmp_path / "source")
+    fresh = {name: middle[[name]].to_numpy() for name in middle}
+    found = judge("fuzz", "ties", source, tmp_path / "graph", lambda _: fresh)
     assert found.verdict == "right", found.reason
 
 
