@@ -7,15 +7,17 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from importlib import resources
 from pathlib import Path
 from string import Template
+from typing import TypeAlias
 
 from packager import exporters, plugins, sources
 from packager.canonical import JSON
 from packager.errors import MissingToolError, PackagerError, SourceError
 from packager.isolation.worker import host_version
+from packager.look import can_look, notes, words
 from packager.packages import ages, origins
 from packager.yamltext import Scalar, Where
 
@@ -54,14 +56,22 @@ def draft(source: str, facts: Mapping[str, JSON] | None = None) -> str:
         registry=f"registry: {_scalar(registry)}"
         if registry
         else "# registry: sqlite:///mlflow.db   # or https://host",
-        inputs=_shapes(known.get("inputs"), known.get("dynamic")),
+        taken=_taken(known.get("inside")),
+        inputs=_promised(known["inside"]) if _ran(known) else _shapes(known.get("inputs"), known.get("dynamic")),
+        domains=_domains(known.get("inside")),
         pickle=_line("allow-pickle: false", known.get("executes"), _PICKLE),
         toolchain=_toolchain(known),
     )
 
 
-def look(source: str, base: Path, tracking: str | None = None) -> dict[str, JSON]:
+Inside: TypeAlias = "Callable[[Mapping[str, Path], str, str], JSON]"
+
+
+def look(source: str, base: Path, tracking: str | None = None, inside: Inside | None = None) -> dict[str, JSON]:
     """Return what the files of a source say, for `draft`; nothing for one that is elsewhere and cannot be looked at.
+
+    `inside` opens files of a kind, given with the payload, where that tells more (`packager.look`); what it finds is
+    `inside` of the answer.
 
     `executes` says that opening the payload runs code, and whose consent that needs: the draft asks, it never grants.
     `differs` says why this host's versions are not those to export with, `unbuilt` which version of a library that
@@ -77,7 +87,11 @@ def look(source: str, base: Path, tracking: str | None = None) -> dict[str, JSON
         )
     if source.lower().endswith(sources.BUNDLE):
         return {}
-    return _found({place.name: place} if place.is_file() else sources.regular_files(place))
+    files = {place.name: place} if place.is_file() else sources.regular_files(place)
+    kind, payload = exporters.detect_kind(files, lambda path: _head(files[path]))
+    return _found(files, kind, payload) | (
+        {"inside": inside(files, kind, payload)} if inside and can_look(kind) else {}
+    )
 
 
 def _look_elsewhere(source: str, base: Path, tracking: str | None) -> dict[str, JSON]:
@@ -90,21 +104,20 @@ def _look_elsewhere(source: str, base: Path, tracking: str | None) -> dict[str, 
             files = glance(source, sources.Settings(base, source, tracking, timeout=_PATIENCE), Path(scratch))
         except PackagerError:
             return {}  # a draft can be written without the registry; `lock` says what is wrong with it
-        return _found(files)
+        return _found(files, *exporters.detect_kind(files, lambda path: _head(files[path])))
 
 
-def _found(files: Mapping[str, Path | None]) -> dict[str, JSON]:
+def _head(file: Path | None) -> bytes:
+    """Return the first bytes of a file; nothing of one of which only the name is known."""
+    if file is None:
+        return b""
+    with file.open("rb") as opened:
+        return opened.read(_LONGEST)
+
+
+def _found(files: Mapping[str, Path | None], kind: str, payload: str) -> dict[str, JSON]:
     """Return what files say, by path; of those that are None only the names are known."""
-
-    def read(path: str) -> bytes:
-        file = files[path]
-        if file is None:
-            return b""
-        with file.open("rb") as opened:
-            return opened.read(_LONGEST)
-
-    kind, payload = exporters.detect_kind(files, read)
-    origin = origins.read(files, read, payload)
+    origin = origins.read(files, lambda path: _head(files[path]), payload)
     module = plugins.load("exporters", kind)
     found: dict[str, JSON] = {}
     if module.EXECUTES:
@@ -177,6 +190,58 @@ def _shapes(inputs: JSON, dynamic: JSON) -> str:
     if inputs:
         return "\n".join(lines if dynamic else lines[:-1])
     return "\n".join(f"# {line}" for line in lines)
+
+
+def _ran(known: Mapping[str, JSON]) -> bool:
+    return "promise" in (known.get("inside") or {})
+
+
+def _taken(inside: JSON) -> str:
+    """Say where the inputs below come from."""
+    if not inside:
+        return "read from the source's signature unless written here."
+    if "promise" in inside:
+        return f"found by running it {inside['runs']} times. Lengths under `dynamic` are promised and measured."
+    return f"no sizes were found that run ({inside['failed']:.200}); write them below."
+
+
+def _promised(inside: JSON) -> str:
+    """Write inputs and dimensions as they ran, each with what is known of it."""
+    promise, found = inside["promise"], {port["name"]: port for port in inside["inputs"]}
+    lines = ["inputs:"]
+    for name, spec in promise["inputs"].items():
+        lines.append(
+            _noted(f"  {_scalar(name)}: {_flow(spec)}", [*notes(found[name]), *_narrowed(spec, found[name], inside)])
+        )
+    if promise["dynamic"]:
+        lines.append("dynamic:")
+    for name, bounds in promise["dynamic"].items():
+        lines.append(_noted(f"  {_scalar(name)}: {_flow(bounds)}", [words(inside["dimensions"][name])]))
+    made = ", ".join(
+        f"{port['name']} {port['dtype']}[{', '.join(map(str, port['shape']))}]" for port in inside["outputs"]
+    )
+    return "\n".join([*lines, f"# It returns {made}."])
+
+
+def _narrowed(spec: JSON, port: JSON, inside: JSON) -> list[str]:
+    """Return what is said of axes that take more lengths than a promise has words for."""
+    pairs = zip(spec["shape"], port["shape"], strict=True)
+    return [
+        f"{axis}: {words(inside['dimensions'][axis])}"
+        for asked, axis in pairs
+        if axis in inside["dimensions"] and asked != axis
+    ]
+
+
+def _noted(line: str, comments: Iterable[str]) -> str:
+    comment = "; ".join(comments)
+    return f"{line:<40} # {comment}" if comment else line
+
+
+def _domains(inside: JSON) -> str:
+    example = "# custom-domains: [com.microsoft]   # operators beyond ONNX's own that an .onnx source may use"
+    used = (inside or {}).get("domains")
+    return _line(f"custom-domains: {_flow(used)}", "operators that ONNX Runtime brings itself", "") if used else example
 
 
 def _flow(value: JSON) -> str:

@@ -145,6 +145,8 @@ class Store:
         """Read a small blob whole, checked against its name."""
         with self.open(digest) as file:
             data = file.read(limit + 1)
+        if len(data) > limit:
+            raise IntegrityError(f"blob `{digest}` is longer than the {limit} bytes expected of it", subject=digest)
         if canonical.sha256(data) != digest:
             raise IntegrityError(
                 f"blob `{digest}` in the store is damaged",

@@ -27,7 +27,7 @@ LAYERS = (
     {"environments", "namespaces", "run", "sandbox", "seccomp", "worker"},
     {
         "build", "cache", "canary", "compare", "compat", "compatpage", "completeness", "conform", "delta", "diff",
-        "evidence", "facts", "host", "init", "install", "lifecycle", "policy", "policydocs", "policyreport", "policytest",
+        "evidence", "facts", "host", "init", "install", "lifecycle", "look", "policy", "policydocs", "policyreport", "policytest",
         "probing", "profiles", "promote", "provenance", "rebuild", "rego", "render", "resolve", "scan", "sign", "swap", "toolchains",
         "transport", "triton", "trustchannel", "trustedit",
         "vendor", "verify", "wheels",

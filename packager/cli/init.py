@@ -6,8 +6,15 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from packager.cli.console import Console
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from packager.canonical import JSON
+    from packager.init import Inside
 
 HELP = "write a commented bundle.yaml from a source"
 EXAMPLES = """  packager init models:/digits@champion
@@ -22,6 +29,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     forms = "models:/name@alias, runs:/…, bentoml:name:version, oci://…, s3://…, a directory, a file"
     parser.add_argument("source", metavar="SOURCE", help=forms)
     parser.add_argument("-o", "--output", type=Path, default=Path("bundle.yaml"), metavar="FILE", help="where to write")
+    parser.add_argument("--no-look", action="store_true", help="do not run the model to find the sizes it takes")
     parser.add_argument("--force", action="store_true", help="replace an existing recipe")
 
 
@@ -29,17 +37,33 @@ def main(args: argparse.Namespace, console: Console) -> int:
     from packager.errors import UsageError
     from packager.files import write_atomically
     from packager.init import draft, look, seen_from
+    from packager.look import lines
 
     if args.output.exists() and not args.force:
         raise UsageError(f"`{args.output}` exists already", hint="give another name with -o, or --force")
-    found = look(args.source, Path(), os.environ.get("MLFLOW_TRACKING_URI"))
+    inside = None if args.no_look else _looker(args, console)
+    with console:
+        found = look(args.source, Path(), os.environ.get("MLFLOW_TRACKING_URI"), inside)
     text = draft(seen_from(args.source, args.output.parent), found)
+    seen = "".join(f"{line}\n" for line in lines(found["inside"])) if "inside" in found else ""
     args.output.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(args.output, text.encode())
     consent = "opening this source runs its author's code: decide about `allow-pickle`\n" if "executes" in found else ""
     console.result(
         {"recipe": str(args.output), **found},
-        f"wrote {args.output}; edit it, then run `packager build {args.output}`\n{consent}"
+        f"{seen}wrote {args.output}; edit it, then run `packager build {args.output}`\n{consent}"
         "for completion in an editor: packager schema > recipe.schema.json",
     )
     return 0
+
+
+def _looker(args: argparse.Namespace, console: Console) -> Inside:
+    """Return what opens a source in a confined worker."""
+    from packager.cli.options import open_store
+    from packager.look import LIMITS, look
+    from packager.run import Runner
+
+    def inside(files: Mapping[str, Path], kind: str, payload: str) -> JSON:
+        return look(files, kind, payload, Runner(open_store(args), LIMITS, console))
+
+    return inside

@@ -10,10 +10,14 @@ from packager.cli import options
 from packager.cli.console import Console, size
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
     from packager.bundle import Bundle
 
-HELP = "show what a bundle holds"
+HELP = "show what a bundle holds, or what a model file takes and returns"
 EXAMPLES = """  packager inspect digits.bundle.tar
+  packager inspect model.onnx
   packager inspect digits:1.4.0 --json"""
 
 
@@ -23,7 +27,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace, console: Console) -> int:
     from packager.bundle import CONTRACT
+    from packager.look import source_files
 
+    if files := source_files(args.bundle):
+        return _inspect_source(files, args, console)
     bundle = options.open_bundle(args)
     contract = bundle.load(CONTRACT)
     value = {
@@ -37,6 +44,17 @@ def main(args: argparse.Namespace, console: Console) -> int:
         "statements": _statements(bundle),
     }
     console.result(value, _text(bundle, contract, value["statements"]))
+    return 0
+
+
+def _inspect_source(files: Mapping[str, Path], args: argparse.Namespace, console: Console) -> int:
+    from packager.look import LIMITS, inspect, lines
+    from packager.run import Runner
+
+    with console:
+        kind, payload, found = inspect(files, Runner(options.open_store(args), LIMITS, console))
+    value = {"kind": kind, "payload": payload, **found}
+    console.result(value, "\n".join([f"{payload}: a source, read by `{kind}`", *lines(found)]))
     return 0
 
 

@@ -153,6 +153,15 @@ class SourceModel(Protocol):
         """Return what must travel with the graph, by path in the bundle: text and JSON only."""
 
 
+def describe(kind: str, source: Path, payload: str, *, seconds: float) -> JSON | None:
+    """Return what a source takes and returns, found by running it for at most `seconds`; None where its kind knows.
+
+    An exporter offers it as `describe(path, seconds=…)`: `inputs`, `dimensions`, `fixed`, `outputs`, `runs`.
+    """
+    offered = getattr(exporter(kind), "describe", None)
+    return cast("JSON", offered(source / payload, seconds=seconds)) if offered else None
+
+
 def samples_of(source: SourceModel) -> Mapping[str, Any]:
     """Return the values that a source wants to be measured on, by input; empty when its ranges say enough.
 

@@ -14,8 +14,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from packager.canonical import JSON
 from packager.errors import StepError, TooNewError
-from packager.exporters import BATCH, Arrays, Feeds, Interface, Port, Wishes, _mlflow, pair
+from packager.exporters import BATCH, Arrays, Feeds, Interface, Port, Wishes, _described, _mlflow, pair
 from packager.graphs import graph, graphcheck, maps, operations, rename
 
 TOOLCHAIN: tuple[str, ...] = ("onnx", "onnxruntime", "numpy", "ml-dtypes", "protobuf")
@@ -23,6 +24,7 @@ EXTRA = "onnx"
 EXECUTES = False
 LOOKS_FOR = "`model.onnx` of an MLflow directory or at the root, or one `.onnx` file"
 
+RUNTIME_DOMAINS = ("com.microsoft",)  # of operators that ONNX Runtime brings itself
 _LEAST = 100  # operations per element of the inputs: what is not a product or a convolution is counted as so many
 
 KEEPS = True  # what is ONNX already stays as new as the promised runtimes allow
@@ -39,6 +41,12 @@ def detect(paths: Collection[str], read: Callable[[str], bytes]) -> str | None:
         return stated
     found = [path for path in paths if path.endswith(".onnx") and "/" not in path]
     return found[0] if len(found) == 1 else None
+
+
+def describe(path: Path, *, seconds: float) -> JSON:
+    """Return what a file takes and returns, found by running it (`_described`)."""
+    graphcheck.check(path, RUNTIME_DOMAINS)
+    return _described.describe(path, seconds=seconds)
 
 
 def load(source: Path, payload: str, wishes: Wishes) -> Graph:

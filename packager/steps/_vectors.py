@@ -28,42 +28,61 @@ INDEX = "index.json"
 INPUTS = "inputs"
 OUTPUTS = ("outputs.safetensors", "outputs.json")
 MAX_BYTES = 1 << 20  # of all inputs together: a bundle of a small model stays small
+MAX_OUTPUTS = 3 << 20  # bytes of all outputs together: they are signed, in a statement that other tools read whole
 _LISTED = 8  # cases of samples that travel: the build ran all of them, and a bundle is no test suite
 _TEXT = 32  # bytes that a text is counted as
 
 
 class Vectors:
-    """Collects the vectors of a run over `cases` below `out`. Which cases travel depends on their shapes alone."""
+    """Collects the vectors of a run over `cases` below `out`. Which cases travel depends on shapes alone."""
 
     def __init__(self, out: Path, interface: JSON, cases: Sequence[Case]) -> None:
         self._out, self._interface = out, interface
         self._files, self._omitted = _chosen(interface, cases)
-        self._outputs: dict[str, Any] = {}
+        self._kept: dict[str, tuple[Mapping[str, Any], Sequence[Any]]] = {}
         (out / INPUTS).mkdir(exist_ok=True)
 
     def add(self, case: Case, feeds: Mapping[str, Any], outputs: Sequence[Any]) -> None:
         """Keep one case, unless it is too large to travel."""
-        file = self._files.get(case.name)
-        if file is None:
-            return
+        if case.name in self._files and _weight(outputs) <= MAX_OUTPUTS:
+            self._kept[case.name] = feeds, outputs
+
+    def _small(self) -> list[str]:
+        """Return the cases whose outputs fit together, the smallest first."""
+        weights = {name: _weight(outputs) for name, (_, outputs) in self._kept.items()}
+        chosen, left = [], MAX_OUTPUTS
+        for name in sorted(weights, key=lambda name: weights[name]):
+            if weights[name] <= left:
+                chosen.append(name)
+                left -= weights[name]
+        return chosen
+
+    def _write_inputs(self, file: str, feeds: Mapping[str, Any]) -> None:
         numbers, texts = _split(feeds)
         if numbers:
             (self._out / INPUTS / f"{file}.safetensors").write_bytes(safetensors.dump(numbers))
         if texts:
             listed = [{"name": name, "datatype": "BYTES", **texts[name]} for name in sorted(texts)]
             (self._out / INPUTS / f"{file}.json").write_bytes(canonical.dump({"inputs": listed}))
-        names = [port["name"] for port in self._interface["outputs"]]
-        self._outputs |= {f"{file}/{name}": value for name, value in zip(names, outputs, strict=True)}
 
     def write(self, cases: Sequence[Case], seed: int) -> None:
-        """Write the index and the outputs."""
-        rows = [
-            {"name": case.name, "file": self._files[case.name], "lengths": dict(case.lengths), "fill": case.fill}
-            for case in cases if case.name in self._files
-        ]  # fmt: skip
-        index = {"format": 1, "seed": seed, "cases": rows, "omitted": self._omitted, "max_bytes": MAX_BYTES}
+        """Write the inputs, the index and the outputs."""
+        chosen, names = self._small(), [port["name"] for port in self._interface["outputs"]]
+        rows: list[JSON] = []
+        made: dict[str, Any] = {}
+        omitted = list(self._omitted)
+        for case in cases:
+            file = self._files.get(case.name)
+            if file and case.name in chosen:
+                feeds, outputs = self._kept[case.name]
+                rows.append({"name": case.name, "file": file, "lengths": dict(case.lengths), "fill": case.fill})
+                self._write_inputs(file, feeds)
+                made |= {f"{file}/{name}": value for name, value in zip(names, outputs, strict=True)}
+            elif file:
+                omitted.append({"name": case.name, "bytes": _bytes(self._interface, case.lengths)})
+        index = {"format": 1, "seed": seed, "cases": rows, "omitted": omitted, "max_bytes": MAX_BYTES}
         (self._out / INDEX).write_bytes(canonical.dump(index))
-        numbers, texts = _split(self._outputs)
+        numbers, texts = _split(made)
         (self._out / OUTPUTS[0]).write_bytes(safetensors.dump(numbers))
         if texts:
             (self._out / OUTPUTS[1]).write_bytes(canonical.dump(texts))
@@ -84,6 +103,11 @@ def _chosen(interface: JSON, cases: Sequence[Case]) -> tuple[dict[str, str], lis
     kept = (case.name for case in cases if case.name in chosen)
     files = {name: f"{number:02}-{_slug(name)}" for number, name in enumerate(kept, start=1)}
     return files, [{"name": name, "bytes": size} for name, size in sizes.items() if name not in chosen]
+
+
+def _weight(outputs: Sequence[Any]) -> int:
+    """Return the bytes of outputs; of a text, what it is counted as."""
+    return sum(array.size * (_TEXT if array.dtype.kind in "OUS" else array.dtype.itemsize) for array in outputs)
 
 
 def _slug(name: str) -> str:

@@ -105,3 +105,25 @@ def test_what_is_too_large_stays_and_is_named() -> None:
         index = json.loads((Path(folder) / "index.json").read_bytes())
     assert {"name": "batch=2", "bytes": 2 * 3 * 224 * 224 * 4} in index["omitted"]
     assert len(index["omitted"]) == len(cases) - 1, "one image of 602 kB fits into a megabyte"
+
+
+def test_outputs_that_are_too_large_to_be_signed_stay_and_are_named(tmp_path: Path) -> None:
+    """A row of a kilobyte may become a megabyte; what travels is signed whole, so both are bounded."""
+    port = {"name": "x", "dtype": "float32", "shape": ["batch", 2]}
+    interface = {
+        "inputs": [port],
+        "outputs": [{"name": "y", "dtype": "float32"}],
+        "dimensions": {"batch": {"min": 1, "max": 8}},
+    }
+    cases = _cases.cases(interface)
+    vectors = _vectors.Vectors(tmp_path, interface, cases)
+    for case in cases:
+        vectors.add(case, _cases.feeds(interface, {}, case, 0), [np.zeros((case.lengths["batch"], 100_000), "float32")])
+    vectors.write(cases, 0)
+    index = json.loads((tmp_path / "index.json").read_bytes())
+    assert 0 < (tmp_path / "outputs.safetensors").stat().st_size < _vectors.MAX_OUTPUTS + 4096
+    assert {row["name"] for row in index["cases"]} | {row["name"] for row in index["omitted"]} == {
+        c.name for c in cases
+    }
+    assert {row["name"] for row in index["cases"]} >= {"batch=1"} and "batch=8" in {r["name"] for r in index["omitted"]}
+    assert len(list((tmp_path / "inputs").iterdir())) == len(index["cases"])

@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Describe what an ONNX file takes and returns: not only what it states, but what it was seen to run.
+
+Free axes get names that a recipe can use and the lengths that ran (`_sizes`); single numbers that choose something (a
+sample rate, a flag) get the values that ran; an output of the same name, type and shape as an input is its next state.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from packager.canonical import JSON
+from packager.exporters import BATCH, _sizes
+from packager.exporters._sizes import Axis, Span
+from packager.graphs import graph
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_POOR = re.compile(r"(?i)(unk_+|dynamicdimension|dim_?|axis_?|d|n|none|symbolic|\w*_?dyn_?\w*|\w+_dim)?_*[0-9]*|.{41,}")
+_VALUES = (1, 0, 2, 3, 8, 16, 100, 8000, 16000, 22050, 24000, 44100, 48000)  # of a single whole number
+_CHANNELS = (1, 3, 4)
+_DEEPEST = 3  # single numbers that are tried together
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """An input as it stands in the file; free axes are `Axis`."""
+
+    name: str
+    dtype: str
+    axes: tuple[int | Axis, ...]
+
+    @property
+    def is_single(self) -> bool:
+        """Say whether it is one whole number or flag."""
+        return self.dtype.startswith(("int", "uint", "bool")) and all(axis == 1 for axis in self.axes)
+
+
+def describe(path: Path, *, seconds: float = 60) -> JSON:
+    """Return what a file takes and returns, found by running it for at most `seconds`.
+
+    `inputs` are `{name, dtype, shape}`, with `values` that a single number takes and `state` where an output feeds it;
+    `dimensions` are `{kind, low, high, step, limited, ran}` as in `Span`, `fixed` the axes that take one length only,
+    `outputs` what came back, `domains` those of operators that are not ONNX's own, `runs` how often it was run. Where
+    nothing ran, shapes are the stated ones and `failed` is the runtime's reason.
+    """
+    model = graph.read(path)
+    weights = {tensor.name for tensor in model.graph.initializer}
+    inputs = [_input(value) for value in model.graph.input if value.name not in weights]
+    domains = {graph.domain_of(part.domain) for part in graph.messages(model) if part.DESCRIPTOR.name == "NodeProto"}
+    del model  # the session holds the weights itself
+    runner = _Runner(path, inputs)
+    spans = runner.explore(seconds)
+    if spans is None:
+        return {"inputs": [_stated(entry) for entry in inputs], "dimensions": {}, "outputs": [],
+                "runs": runner.count, "failed": runner.failed}  # fmt: skip
+    names = name_spans(spans, inputs)
+    axes = {axis: name for name, span in zip(names, spans, strict=True) for axis in span.axes}
+    fixed = {name: span.low for name, span in zip(names, spans, strict=True) if span.kind == _sizes.FIXED}
+    described = [_described(entry, axes, fixed, runner) for entry in inputs]
+    return {
+        "inputs": described,
+        "dimensions": {
+            name: _dimension(span) for name, span in zip(names, spans, strict=True) if name not in fixed
+        },
+        "fixed": fixed,
+        "outputs": runner.outputs(spans, names),
+        "runs": runner.count,
+        "domains": sorted(domains - {"", "ai.onnx.ml"}),
+    }  # fmt: skip
+
+
+def _input(value: Any) -> Input:
+    name, dtype, shape = graph.port(value)
+    stated = [dim.dim_param or None for dim in value.type.tensor_type.shape.dim]
+    axes = tuple(
+        axis if isinstance(axis, int) else Axis(name, place, stated[place]) for place, axis in enumerate(shape)
+    )
+    return Input(name, dtype, axes)
+
+
+def _stated(entry: Input) -> JSON:
+    shape = [axis if isinstance(axis, int) else axis.stated or "?" for axis in entry.axes]
+    return {"name": entry.name, "dtype": entry.dtype, "shape": shape}
+
+
+def _dimension(span: Span) -> JSON:
+    listed = list(span.ran) if span.kind == _sizes.SOME else []
+    return {"kind": span.kind, "low": span.low, "high": span.high, "step": span.step, "limited": span.limited,
+            **({"ran": listed} if listed else {})}  # fmt: skip
+
+
+def _described(entry: Input, axes: Mapping[Axis, str], fixed: Mapping[str, int], runner: _Runner) -> JSON:
+    named = [axis if isinstance(axis, int) else axes[axis] for axis in entry.axes]
+    found: dict[str, JSON] = {"name": entry.name, "dtype": entry.dtype, "shape": [fixed.get(str(a), a) for a in named]}
+    if entry.is_single and entry.dtype != "bool":
+        ran, failed = runner.values(entry)
+        found |= {"values": ran} if failed else {}
+    if state := runner.state(entry):
+        found["state"] = state
+    return found
+
+
+# -- names
+
+
+def name_spans(spans: Sequence[Span], inputs: Sequence[Input]) -> list[str]:
+    """Return a name for every span that a recipe can use: the file's own if it says something, else what it is."""
+    ranks = {entry.name: entry for entry in inputs}
+    names: list[str] = []
+    for span in spans:
+        own = next((axis.stated for axis in span.axes if axis.stated and _says_something(axis.stated)), None)
+        name = own or _guessed(span, ranks)
+        number = 2
+        while (name if number == 2 else f"{name}_{number}") in names:
+            number += 1
+        names.append(name if name not in names else f"{name}_{number}")
+    return names
+
+
+def _says_something(name: str) -> bool:
+    return bool(_NAME.fullmatch(name)) and not _POOR.fullmatch(name)
+
+
+def _guessed(span: Span, inputs: Mapping[str, Input]) -> str:
+    axis = min(span.axes, key=lambda axis: axis.place)
+    if axis.place == 0:
+        return BATCH
+    entry = inputs[axis.port]
+    if len(entry.axes) == 4:
+        last = entry.axes[3] in _CHANNELS and entry.axes[1] not in _CHANNELS
+        return {1: "height", 2: "width"}.get(axis.place, "channels") if last else (
+            {2: "height", 3: "width"}.get(axis.place, "channels")
+        )  # fmt: skip
+    if len(entry.axes) in (2, 3) and len([other for other in entry.axes[1:] if isinstance(other, Axis)]) == 1:
+        return "sequence" if entry.dtype.startswith("int") else "length"
+    clean = re.sub(r"\W+", "_", entry.name).strip("_")[:32]
+    return f"{clean}_{axis.place}" if _NAME.fullmatch(clean) else f"length_{axis.place}"
+
+
+# -- runs
+
+
+class _Runner:
+    """Runs a file at lengths, and remembers what came back."""
+
+    def __init__(self, path: Path, inputs: Sequence[Input]) -> None:
+        self._inputs, self._path = inputs, path
+        self._numpy = importlib.import_module("numpy")
+        self._session = self._open()
+        self._single: dict[str, int] = {}
+        self._seen: dict[tuple[tuple[Axis, int], ...], dict[str, tuple[str, tuple[int, ...]]]] = {}
+        self._last: Mapping[Axis, int] = {}
+        self.count, self.failed = 0, ""
+
+    def _open(self) -> Any:
+        runtime = importlib.import_module("onnxruntime")
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.log_severity_level = 4
+        return runtime.InferenceSession(str(self._path), options, providers=["CPUExecutionProvider"])
+
+    def explore(self, seconds: float) -> list[Span] | None:
+        """Return the spans at the first values of single numbers at which anything runs."""
+        free = [axis for entry in self._inputs for axis in entry.axes if isinstance(axis, Axis)]
+        for chosen in self._choices():
+            self._single = chosen
+            found = _sizes.explore(free, self.runs, seconds=seconds) if free else ([] if self.runs({}) else None)
+            if found is not None:
+                return found
+        return None
+
+    def _choices(self) -> Iterator[dict[str, int]]:
+        """Yield values of the single numbers: all alike, then each by itself."""
+        names = [entry.name for entry in self._inputs if entry.is_single]
+        if not names:
+            yield {}
+            return
+        yield from (dict.fromkeys(names, value) for value in _VALUES)
+        for name in names[:_DEEPEST]:
+            yield from ({**dict.fromkeys(names, 1), name: value} for value in _VALUES[3:])
+
+    def runs(self, lengths: Mapping[Axis, int]) -> bool:
+        """Run the file; a failure is remembered by its last words."""
+        self.count += 1
+        feeds = {entry.name: self._drawn(entry, lengths) for entry in self._inputs}
+        try:
+            answers = self._session.run(None, feeds)
+        except Exception as error:  # the runtime raises what it likes
+            self.failed = (str(error).strip() or type(error).__name__).splitlines()[-1][-400:]
+            return False
+        self._last = lengths
+        named = zip((value.name for value in self._session.get_outputs()), answers, strict=True)
+        self._seen[tuple(sorted(lengths.items()))] = {
+            name: (array.dtype.name, tuple(array.shape)) for name, array in named if hasattr(array, "dtype")
+        }
+        return True
+
+    def _drawn(self, entry: Input, lengths: Mapping[Axis, int]) -> Any:
+        numpy = self._numpy
+        shape = tuple(axis if isinstance(axis, int) else lengths[axis] for axis in entry.axes)
+        if entry.name in self._single:
+            return numpy.full(shape, self._single[entry.name], entry.dtype)
+        if entry.dtype == "string":
+            return numpy.full(shape, "a", object)
+        random = numpy.random.Generator(numpy.random.PCG64(0))
+        if entry.dtype.startswith(("float", "bfloat")):
+            return random.random(shape).astype(entry.dtype)
+        return numpy.ones(shape, entry.dtype)
+
+    def values(self, entry: Input) -> tuple[list[int], list[int]]:
+        """Return which values of a single number run, of those that are tried, and which fail."""
+        before = self._single
+        found: tuple[list[int], list[int]] = ([], [])
+        for value in sorted({*_VALUES, -1}):
+            if value < 0 and entry.dtype.startswith("uint"):
+                continue
+            self._single = {**before, entry.name: value}
+            found[0 if self.runs(self._last) else 1].append(value)
+        self._single = before
+        return found
+
+    def state(self, entry: Input) -> str | None:
+        """Return the output that is this input's next state: its type and shape, and a name that begins alike."""
+        if not self._seen or not entry.dtype.startswith("float"):
+            return None
+        lengths, seen = next(iter(self._seen.items()))
+        known = dict(lengths)
+        shape = tuple(axis if isinstance(axis, int) else known[axis] for axis in entry.axes)
+        stem = re.sub(r"(?i)_?(in(put)?|prev|past)?_?[0-9]*$", "", entry.name) or entry.name
+        fitting = [name for name, found in seen.items() if found == (entry.dtype, shape) and len(shape) > 1]
+        return next((name for name in fitting if name != entry.name and name.startswith(stem)), None)
+
+    def outputs(self, spans: Sequence[Span], names: Sequence[str]) -> list[JSON]:
+        """Return every output with the axes that followed a dimension in all runs; `?` follows something else."""
+        runs = [(dict(lengths), seen) for lengths, seen in self._seen.items()]
+        called = {axis: name for name, span in zip(names, spans, strict=True) for axis in span.axes}
+        made: list[JSON] = []
+        for name, (dtype, shape) in runs[0][1].items():
+            shapes = [(lengths, seen[name][1]) for lengths, seen in runs if len(seen[name][1]) == len(shape)]
+            axes = [
+                _followed([(lengths, found[place]) for lengths, found in shapes], called) for place in range(len(shape))
+            ]
+            made.append({"name": name, "dtype": "string" if dtype == "object" else dtype, "shape": axes})
+        return made
+
+
+def _followed(seen: Sequence[tuple[Mapping[Axis, int], int]], called: Mapping[Axis, str]) -> int | str:
+    """Return what an output's axis was in all runs: one length, a dimension, or `?`."""
+    if len({length for _, length in seen}) == 1:
+        return seen[0][1]
+    return next((name for axis, name in called.items() if all(run[axis] == length for run, length in seen)), "?")

@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Find out, by running a model, which lengths its free axes take: together, each by itself, small and large.
+
+What a file says of its axes is a hint at most: one name for two that have nothing to do with each other, two names
+for one batch, `?`, or nothing at all. Lengths are tried within a budget of time, so what was not tried is not known.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+Lengths = dict["Axis", int]
+Runs = Callable[[Mapping["Axis", int]], bool]
+
+ANY, FIXED, STEPS, SOME, UNTRIED = "any", "fixed", "steps", "some", "untried"
+
+_FIRST = (16, 64, 32, 128, 256, 8, 4, 2, 1, 224, 640, 48, 96, 100, 512, 320, 1024, 299, 1000, 16000, 4096)
+_SMALL = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 15, 16, 17, 24, 31, 32, 33, 40, 48, 63, 64, 65, 80, 96, 100)
+_LARGE = (
+    112, 127, 128, 129, 160, 192, 200, 224, 250, 256, 257, 299, 320, 384, 416, 448, 500, 511, 512, 513, 576, 608, 640,
+    768, 800, 960, 1000, 1024, 1025, 1280, 1536, 2000, 2048, 2049, 3000, 4000, 4096, 8000, 8192, 16000, 16384, 32000,
+    48000, 65536,
+)  # fmt: skip
+_APART = (2, 3)  # lengths for one axis and the others: neither is broadcast to the other
+_PAIRS = 12  # axes that are tried in pairs
+_LEAST = 3  # lengths that must run, and others that must not, before multiples are believed
+_SLOW = 0.7  # seconds of one run after which longer ones are not tried
+_SOONEST = (32, 33, 1, 64, 65, 2, 96, 3, 31, 5, 7, 8, 16, 17)  # what says most when time is short
+_SHARE = 0.3  # of the time, for finding out which axes go together
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Axis:
+    """A free axis of an input: its name there, its place in the shape, and what the file calls it."""
+
+    port: str
+    place: int
+    stated: str | None = None
+
+
+@dataclass(slots=True)
+class Span:
+    """Axes that have one length, and the lengths that ran.
+
+    `kind` is *any* (every tried length from `low` to `high`), *steps* (the multiples of `step` among them), *fixed*
+    (one length alone), *some* (those listed), or *untried* (time was over). `limited` says that a longer one was tried
+    and failed; else `high` is only the longest that was tried.
+    """
+
+    axes: tuple[Axis, ...]
+    kind: str = FIXED
+    low: int = 1
+    high: int = 1
+    step: int = 1
+    limited: bool = False
+    ran: tuple[int, ...] = ()
+
+
+@dataclass(slots=True)
+class Budget:
+    """Seconds that runs may take in all."""
+
+    seconds: float
+    _started: float = field(default_factory=time.monotonic)
+
+    @property
+    def spent(self) -> bool:
+        return time.monotonic() - self._started > self.seconds
+
+
+def explore(axes: Sequence[Axis], runs: Runs, *, seconds: float = 60) -> list[Span] | None:
+    """Return the free axes by the lengths they share, in the order of `axes`; None where nothing ran.
+
+    `runs` runs the model with a length for every axis and says whether it answered. It is called until `seconds` are
+    over, then with what is known.
+    """
+    started = time.monotonic()
+    counted = _counted(runs)
+    base = _base(axes, counted, Budget(seconds))
+    if base is None:
+        return None
+    groups = _groups(axes, base, counted, Budget(_SHARE * seconds))
+    found = []
+    for index, group in enumerate(groups):
+        left = seconds - (time.monotonic() - started)
+        found.append(_span(group, base, counted, Budget(max(left, 0.0) / (len(groups) - index))))
+    return found
+
+
+def _counted(runs: Runs) -> Runs:
+    """Run every set of lengths once."""
+    known: dict[tuple[tuple[Axis, int], ...], bool] = {}
+
+    def run(lengths: Mapping[Axis, int]) -> bool:
+        key = tuple(sorted(lengths.items()))
+        if key not in known:
+            known[key] = runs(lengths)
+        return known[key]
+
+    return run
+
+
+def _base(axes: Sequence[Axis], runs: Runs, budget: Budget) -> Lengths | None:
+    """Return lengths that run: all alike, or one for first axes and one for the others, or one per stated name."""
+    first = [axis for axis in axes if axis.place == 0]
+    rest = [axis for axis in axes if axis.place]
+    tried = itertools.chain(
+        ({**dict.fromkeys(first, rows), **dict.fromkeys(rest, length)} for rows in (2, 1) for length in _FIRST),
+        ({**dict.fromkeys(first, length), **dict.fromkeys(rest, length)} for length in _FIRST),
+        _by_name(axes),
+    )
+    for lengths in tried:
+        if runs(lengths):
+            return lengths
+        if budget.spent:
+            return None
+    return None
+
+
+def _by_name(axes: Sequence[Axis]) -> list[Lengths]:
+    """Return lengths in which every stated name has its own."""
+    names = list(dict.fromkeys(axis.stated or f"{axis.port}.{axis.place}" for axis in axes))
+    if not 1 < len(names) <= 3:
+        return []
+    choices = itertools.product((1, 2, 8, 32, 64, 128, 224, 512), repeat=len(names))
+    made = (dict(zip(names, choice, strict=True)) for choice in choices)
+    return [{axis: choice[axis.stated or f"{axis.port}.{axis.place}"] for axis in axes} for choice in made]
+
+
+# -- which axes go together
+
+
+def _groups(axes: Sequence[Axis], base: Lengths, runs: Runs, budget: Budget) -> list[tuple[Axis, ...]]:
+    """Return axes that must have one length, together; an axis that can be changed alone is alone."""
+    alone = {axis for axis in axes if not budget.spent and any(runs({**base, axis: n}) for n in _others(base[axis]))}
+    tied = [axis for axis in axes if axis not in alone]
+    groups: list[list[Axis]] = []
+    for axis in tied:
+        home = next((group for group in groups if _together((*group, axis), base, runs)), None)
+        if home is None:
+            stated = [group for group in groups if axis.stated and axis.stated == group[0].stated]
+            home = stated[0] if stated else None
+        if home is None:
+            groups.append([axis])
+        else:
+            home.append(axis)
+    found = [tuple(group) for group in _merged(groups, base, runs, budget)] + [(axis,) for axis in alone]
+    return sorted(found, key=lambda group: min(axes.index(axis) for axis in group))
+
+
+def _merged(groups: list[list[Axis]], base: Lengths, runs: Runs, budget: Budget) -> list[list[Axis]]:
+    """Put groups together that run only together: none of them can be changed without all of them."""
+    stuck = [group for group in groups if not _together(group, base, runs)]
+    if 2 < len(stuck) <= _PAIRS and not budget.spent:
+        everything = [axis for group in stuck for axis in group]
+        if _together(everything, base, runs):
+            return [group for group in groups if group not in stuck] + [everything]
+    return groups
+
+
+def _together(axes: Sequence[Axis], base: Lengths, runs: Runs) -> bool:
+    """Say whether these axes can change together from what they are now."""
+    if len({base[axis] for axis in axes}) > 1:
+        return False
+    return any(runs({**base, **dict.fromkeys(axes, n)}) for n in _others(base[axes[0]]))
+
+
+def _others(length: int) -> tuple[int, ...]:
+    """Return lengths beside one: nearly as long, twice as long, half as long, never one, which broadcasts."""
+    near = (length + 1, 2 * length, 3 * length, length // 2, length - 1)
+    return tuple(dict.fromkeys(n for n in near if n > 1 and n != length))
+
+
+# -- which lengths a group takes
+
+
+def _span(group: tuple[Axis, ...], base: Lengths, runs: Runs, budget: Budget) -> Span:
+    """Try lengths, small ones first, and say what those that ran have in common."""
+    own = base[group[0]]
+    outcome = {own: True}
+    longest = math.inf  # what is longer takes too long
+
+    def one(length: int) -> bool:
+        return not budget.spent and runs({**base, **dict.fromkeys(group, length)})
+
+    soonest = [own + 1, 2 * own, *_SOONEST, 3 * own]
+    for length in dict.fromkeys([*soonest, *_SMALL, *_LARGE]):
+        if budget.spent or (length > 100 and sum(outcome.values()) == 1 and length > 3 * own):
+            break
+        if length in outcome or length > longest:
+            continue
+        started = time.monotonic()
+        outcome[length] = one(length)
+        if outcome[length] and time.monotonic() - started > _SLOW:
+            longest = min(longest, length)
+    if len(outcome) < _LEAST:
+        return Span(group, UNTRIED, own, own, 1, False, (own,))
+    _try_steps(own, outcome, one)
+    return _described(group, outcome, one)
+
+
+def _try_steps(own: int, outcome: dict[int, bool], runs: Callable[[int], bool]) -> None:
+    """Try what lies one, two and three steps from a length that runs, for every step that what ran may have."""
+    common = math.gcd(*(length for length, good in outcome.items() if good))
+    for step in (step for step in range(2, common) if common % step == 0):
+        beside = [own + step, own + 2 * step, own + 3 * step]
+        outcome |= {length: runs(length) for length in beside if length not in outcome}
+        if outcome[own + step]:
+            return
+
+
+def _described(group: tuple[Axis, ...], outcome: Mapping[int, bool], runs: Callable[[int], bool]) -> Span:
+    ran = tuple(sorted(length for length, good in outcome.items() if good))
+    low, high = ran[0], ran[-1]
+    failed = sorted(length for length, good in outcome.items() if not good)
+    above = [length for length in failed if length > high]
+    between = [length for length in failed if low < length < high]
+    if len(ran) == 1:
+        return Span(group, FIXED, low, low, 1, bool(above), ran)
+    if not between:
+        limit = _bisected(high, above[0], runs) if above else high
+        return Span(group, ANY, low, limit, 1, bool(above), ran)
+    step = _step(outcome, low, high)
+    if step > 1:
+        first = -(-low // step) * step
+        return Span(group, STEPS, first, max(n for n in ran if n % step == 0), step, bool(above), ran)
+    return Span(group, SOME, low, high, 1, bool(above), ran)
+
+
+def _step(outcome: Mapping[int, bool], low: int, high: int) -> int:
+    """Return the smallest step whose multiples all run although others fail, 1 for none. A few others may run, too."""
+    tried = [length for length in outcome if low <= length <= high]
+    for step in range(2, high // 2 + 1):
+        multiples = [length for length in tried if length % step == 0]
+        if len(multiples) < _LEAST:
+            continue
+        others = [length for length in tried if length % step]
+        if all(outcome[length] for length in multiples) and sum(not outcome[length] for length in others) >= _LEAST:
+            return step
+    return 1
+
+
+def _bisected(runs_at: int, fails_at: int, runs: Callable[[int], bool]) -> int:
+    """Return the longest length between one that runs and one that fails."""
+    while fails_at - runs_at > 1:
+        middle = (runs_at + fails_at) // 2
+        runs_at, fails_at = (middle, fails_at) if runs(middle) else (runs_at, middle)
+    return runs_at

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an ONNX file takes is found by running it, whatever it says of itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto as T
+from onnx import helper as h
+from onnx import numpy_helper as nh
+
+from packager.errors import StepError
+from packager.exporters import Wishes
+from packager.exporters import onnx as exporter
+from packager.exporters._described import describe
+from packager.steps import look
+
+Shape = list[Any]
+
+
+def saved(folder: Path, nodes: list[Any], inputs: dict[str, tuple[int, Shape]], outputs: dict[str, tuple[int, Shape]],
+          weights: dict[str, Any] | None = None, name: str = "m.onnx") -> Path:  # fmt: skip
+    values = [[h.make_tensor_value_info(n, *spec) for n, spec in side.items()] for side in (inputs, outputs)]
+    held = [nh.from_array(array, n) for n, array in (weights or {}).items()]
+    model = h.make_model(h.make_graph(nodes, "g", *values, held), opset_imports=[h.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, folder / name)
+    return folder / name
+
+
+def convolved(folder: Path, shape: Shape, *, stride: int = 1) -> Path:
+    """A convolution that keeps the size, then down by `stride` and up again: the sum takes multiples of it only."""
+    kernel = np.random.default_rng(0).normal(size=(3, 3, 3, 3)).astype("float32")
+    nodes = [h.make_node("Conv", ["x", "w"], ["c"], pads=[1, 1, 1, 1])]
+    if stride > 1:
+        scales = np.array([1, 1, stride, stride], "float32")
+        nodes += [
+            h.make_node("AveragePool", ["c"], ["d"], kernel_shape=[stride, stride], strides=[stride, stride]),
+            h.make_node("Resize", ["d", "", "scales"], ["u"], mode="nearest"),
+            h.make_node("Add", ["c", "u"], ["y"]),
+        ]
+        return saved(folder, nodes, {"x": (T.FLOAT, shape)}, {"y": (T.FLOAT, shape)}, {"w": kernel, "scales": scales})
+    nodes += [h.make_node("GlobalAveragePool", ["c"], ["p"]), h.make_node("Flatten", ["p"], ["y"])]
+    return saved(folder, nodes, {"x": (T.FLOAT, shape)}, {"y": (T.FLOAT, [shape[0], 3])}, {"w": kernel})
+
+
+@pytest.mark.parametrize("axis", ["?", "unk__214", "DynamicDimension.0", "", "None"])
+def test_a_first_axis_without_a_usable_name_is_the_batch(axis: str, tmp_path: Path) -> None:
+    found = describe(convolved(tmp_path, [axis or None, 3, 8, 8]))
+    assert found["inputs"][0]["shape"] == ["batch", 3, 8, 8]
+    assert found["outputs"] == [{"name": "y", "dtype": "float32", "shape": ["batch", 3]}]
+
+
+def test_one_name_for_height_and_width_is_two_axes(tmp_path: Path) -> None:
+    found = describe(convolved(tmp_path, ["?", 3, "?", "?"]))
+    assert found["inputs"][0]["shape"] == ["batch", 3, "height", "width"]
+    assert {span["kind"] for span in found["dimensions"].values()} == {"any"}
+
+
+def test_a_usable_name_stays(tmp_path: Path) -> None:
+    assert describe(convolved(tmp_path, ["images", 3, "rows", "columns"]))["inputs"][0]["shape"] == [
+        "images", 3, "rows", "columns",
+    ]  # fmt: skip
+
+
+def test_multiples_are_found_and_one_of_them_is_proposed(tmp_path: Path) -> None:
+    path = convolved(tmp_path, ["images", 3, "H", "W"], stride=32)
+    found = describe(path)
+    for name in ("H", "W"):
+        assert (found["dimensions"][name]["kind"], found["dimensions"][name]["step"]) == ("steps", 32)
+    promise = look.run({"source": tmp_path}, tmp_path, {"kind": "onnx", "payload": "m.onnx", "seconds": 30})["promise"]
+    assert promise["inputs"]["x"]["shape"] == ["images", 3, 640, 640]
+    wishes = Wishes.from_params(promise)
+    assert exporter.load(tmp_path, "m.onnx", wishes).interface.dimensions == {
+        "images": tuple(promise["dynamic"]["images"])
+    }
+
+
+def test_a_switch_has_the_values_that_run(tmp_path: Path) -> None:
+    """A gather by the number itself: 0 to 2 run, all others fail."""
+    table = np.arange(12, dtype="float32").reshape(3, 4)
+    nodes = [h.make_node("Gather", ["table", "which"], ["row"]), h.make_node("Add", ["x", "row"], ["y"])]
+    inputs = {"x": (T.FLOAT, ["n", 4]), "which": (T.INT64, [])}
+    saved(tmp_path, nodes, inputs, {"y": (T.FLOAT, ["n", 4])}, {"table": table})
+    found = look.run({"source": tmp_path}, tmp_path, {"kind": "onnx", "payload": "m.onnx", "seconds": 30})
+    which = next(port for port in found["inputs"] if port["name"] == "which")
+    assert which["values"] == [-1, 0, 1, 2]
+    assert found["promise"]["inputs"]["which"]["range"] == [-1, 2]
+
+
+def test_a_state_is_fed_by_an_output(tmp_path: Path) -> None:
+    nodes = [h.make_node("ReduceMean", ["x"], ["m"], axes=[1]), h.make_node("Add", ["state", "m"], ["stateN"]),
+             h.make_node("Add", ["x", "stateN"], ["y"])]  # fmt: skip
+    inputs = {"x": (T.FLOAT, ["b", "t"]), "state": (T.FLOAT, ["b", 1])}
+    path = saved(tmp_path, nodes, inputs, {"y": (T.FLOAT, None), "stateN": (T.FLOAT, ["b", 1])})
+    found = describe(path)
+    assert [port.get("state") for port in found["inputs"]] == [None, "stateN"]
+    assert found["outputs"][0]["shape"] == ["b", "t"]
+
+
+def test_a_file_that_never_runs_says_why(tmp_path: Path) -> None:
+    weights = {"w": np.ones((5, 2), "float32")}
+    nodes = [h.make_node("Squeeze", ["x"], ["s"]), h.make_node("MatMul", ["s", "w"], ["y"])]
+    found = describe(saved(tmp_path, nodes, {"x": (T.FLOAT, [3, "b", 7])}, {"y": (T.FLOAT, None)}, weights), seconds=5)
+    assert found["dimensions"] == {} and "dimension mismatch" in found["failed"]
+
+
+def test_what_is_no_graph_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "m.onnx").write_bytes(b"ORTM nothing")
+    with pytest.raises(StepError, match="not an ONNX graph"):
+        exporter.describe(tmp_path / "m.onnx", seconds=5)

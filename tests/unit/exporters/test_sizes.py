@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which lengths a model takes is found by running it: every axis by itself, together, small and large."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import pytest
+
+from packager.exporters import _sizes
+from packager.exporters._sizes import Axis, Span, explore
+
+X0, X1, X2, X3 = (Axis("x", place) for place in range(4))
+Y0, Y1 = Axis("y", 0), Axis("y", 1)
+
+
+def spans(axes: list[Axis], accepts: Callable[..., bool]) -> dict[tuple[Axis, ...], Span]:
+    def runs(lengths: Mapping[Axis, int]) -> bool:
+        return accepts(*(lengths[axis] for axis in axes))
+
+    found = explore(axes, runs)
+    assert found is not None
+    return {span.axes: span for span in found}
+
+
+def test_any_length() -> None:
+    (span,) = spans([X0], lambda rows: rows > 0).values()
+    assert (span.kind, span.low, span.limited) == (_sizes.ANY, 1, False)
+    assert span.high >= 4096
+
+
+@pytest.mark.parametrize(("low", "high"), [(1, 64), (3, 511), (7, 77)])
+def test_a_range(low: int, high: int) -> None:
+    found = spans([X0, X1], lambda rows, length: low <= length <= high)
+    assert (found[(X1,)].low, found[(X1,)].high, found[(X1,)].limited) == (low, high, True)
+
+
+@pytest.mark.parametrize("step", [2, 8, 14, 32])
+def test_multiples(step: int) -> None:
+    found = spans([X0, X2, X3], lambda rows, height, width: height % step == width % step == 0)
+    assert {span.kind for span in found.values()} == {_sizes.ANY, _sizes.STEPS}
+    assert found[(X2,)].step == found[(X3,)].step == step
+
+
+def test_one_length_alone_and_a_set() -> None:
+    found = spans([X0, X1, X2], lambda rows, one, two: one == 48 and two in (16, 48, 100))
+    assert (found[(X1,)].kind, found[(X1,)].low) == (_sizes.FIXED, 48)
+    assert found[(X2,)].kind == _sizes.SOME and found[(X2,)].ran == (16, 48, 100)
+
+
+def test_two_names_for_one_batch() -> None:
+    found = spans([X0, X1, Y0, Y1], lambda a, b, c, d: a == c)
+    assert set(found) == {(X0, Y0), (X1,), (Y1,)}
+
+
+def test_a_batch_that_broadcasts_is_still_one() -> None:
+    """With one row on one side the other may have any number: that is no freedom that anyone means."""
+    found = spans([X0, Y0], lambda a, b: a == b or 1 in (a, b))
+    assert set(found) == {(X0, Y0)}
+
+
+def test_one_name_for_two_axes_that_are_free_of_each_other() -> None:
+    height, width = Axis("x", 2, "?"), Axis("x", 3, "?")
+    assert set(spans([height, width], lambda h, w: h > 3 and w > 3)) == {(height,), (width,)}
+
+
+def test_one_name_for_two_axes_that_are_one() -> None:
+    height, width = Axis("x", 2, "side"), Axis("x", 3, "side")
+    assert set(spans([height, width], lambda h, w: h == w)) == {(height, width)}
+
+
+def test_nothing_runs() -> None:
+    assert explore([X0], lambda lengths: False) is None
+
+
+def test_one_row_only() -> None:
+    found = spans([X0, X1], lambda rows, length: rows == 1 and length >= 5)
+    assert found[(X0,)].kind == _sizes.FIXED and found[(X1,)].low == 5
