@@ -18,7 +18,7 @@ from packager import canonical
 from packager.canonical import JSON
 from packager.compatibility import compatibility, knowledge
 from packager.errors import IntegrityError, StepError
-from packager.recipe import Recipe, Target
+from packager.recipe import Recipe, RunsOn, Target
 from packager.recipefields import DTYPES, NAME
 from packager.types import check_path
 
@@ -83,12 +83,27 @@ def check_promises(recipe: Recipe, main: Mapping[str, JSON], own: Graphs) -> Non
                 answer = compatibility.judge(graph, promise.runtime, row.version, knowledge.shipped)
                 if answer.outcome == "no":
                     reason = answer.reasons[0]
-                    loads = compatibility.loads_on(graph, promise.runtime)
-                    narrower = f'promise `{promise.runtime}: "{loads}"`' if loads else "promise another runtime"
                     raise StepError(
                         f"target `{name}` cannot keep `{promise.runtime}{promise.versions}`: {reason.message}",
-                        hint=", or ".join(filter(None, (narrower, reason.fix))),
+                        hint=", or ".join(filter(None, (_narrower(graph, promise), reason.fix))),
                     )
+
+
+def _narrower(graph: Mapping[str, JSON], promise: RunsOn) -> str:
+    """Return what to promise instead: what is known to load the graph, else what is not known to refuse it."""
+    if loads := compatibility.loads_on(graph, promise.runtime):
+        return f'promise `{promise.runtime}: "{loads}"`'
+    rows = compatibility.promised(knowledge.shipped(promise.runtime), promise.versions)
+    later = [
+        row.version
+        for row in sorted(rows, key=lambda row: knowledge.order(row.version))
+        if compatibility.judge(graph, promise.runtime, row.version, knowledge.shipped).outcome != "no"
+    ]
+    return (
+        f'promise `{promise.runtime}: ">={later[0]}"`, the first that may load it'
+        if later
+        else "promise another runtime"
+    )
 
 
 def _graph(facts: Mapping[str, JSON]) -> JSON:

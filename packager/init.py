@@ -15,6 +15,7 @@ from typing import TypeAlias
 
 from packager import exporters, plugins, sources
 from packager.canonical import JSON
+from packager.compatibility import knowledge
 from packager.errors import MissingToolError, PackagerError, SourceError
 from packager.isolation.worker import host_version
 from packager.look import can_look, notes, words
@@ -35,6 +36,8 @@ _TOOLCHAIN = (
     "# toolchain: host                # locked: export with the versions the source was made with, in an environment "
     "of its own"
 )
+_ML = "ai.onnx.ml"
+_OLDEST = "1.17"  # what a recipe promises that says nothing
 _ALIAS_OR_VERSION = re.compile(r"@[^@/]*$|/([0-9]+|latest)$", re.IGNORECASE)
 
 
@@ -58,6 +61,7 @@ def draft(source: str, facts: Mapping[str, JSON] | None = None) -> str:
         else "# registry: sqlite:///mlflow.db   # or https://host",
         taken=_taken(known.get("inside")),
         inputs=_promised(known["inside"]) if _ran(known) else _shapes(known.get("inputs"), known.get("dynamic")),
+        oldest=json.dumps(f">={_oldest(known.get('inside'))}"),
         domains=_domains(known.get("inside")),
         pickle=_line("allow-pickle: false", known.get("executes"), _PICKLE),
         toolchain=_toolchain(known),
@@ -87,7 +91,7 @@ def look(source: str, base: Path, tracking: str | None = None, inside: Inside | 
         )
     if source.lower().endswith(sources.BUNDLE):
         return {}
-    files = {place.name: place} if place.is_file() else sources.regular_files(place)
+    files = sources.local_files(place)
     kind, payload = exporters.detect_kind(files, lambda path: _head(files[path]))
     return _found(files, kind, payload) | (
         {"inside": inside(files, kind, payload)} if inside and can_look(kind) else {}
@@ -236,6 +240,14 @@ def _narrowed(spec: JSON, port: JSON, inside: JSON) -> list[str]:
 def _noted(line: str, comments: Iterable[str]) -> str:
     comment = "; ".join(comments)
     return f"{line:<40} # {comment}" if comment else line
+
+
+def _oldest(inside: JSON) -> str:
+    """Return the oldest version of ONNX Runtime to promise; operators for trees and tables are not converted down."""
+    needed = ((inside or {}).get("opset") or {}).get(_ML, 0)
+    reading = (row.version for row in knowledge.shipped("onnxruntime").rows.values() if row.opset.get(_ML, 0) >= needed)
+    first = min(reading, key=knowledge.order, default=_OLDEST)
+    return max(_OLDEST, first.removesuffix(".0"), key=knowledge.order)
 
 
 def _domains(inside: JSON) -> str:

@@ -44,9 +44,9 @@ def source_files(text: str) -> dict[str, Path] | None:
     """Return the files of a source on this machine by path; None for what is a bundle, or is elsewhere."""
     place = Path(text)
     if place.is_file() and not text.lower().endswith(sources.BUNDLE):
-        return {place.name: place}
+        return sources.local_files(place)
     if place.is_dir() and not (place / "oci-layout").exists():
-        return sources.regular_files(place)
+        return sources.local_files(place)
     return None
 
 

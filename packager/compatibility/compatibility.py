@@ -118,8 +118,9 @@ def _limits(graph: Mapping[str, JSON], table: Table, row: Row) -> Iterator[tuple
             )
         elif most is not None and needed > most:
             best = min(most, row.complete or most) if domain == "ai.onnx" else most
-            yield "no", Reason("opset", domain, f"the graph is of opset {needed} ({domain}), {name} reads up to {most}",
-                               f"re-export at opset {best}", best if domain == "ai.onnx" else None)  # fmt: skip
+            what = f"the graph is of opset {needed} ({domain}), {name} reads up to {most}"
+            level = f"opset {best}" if domain == "ai.onnx" else f"opset {best} of {domain}"
+            yield "no", Reason("opset", domain, what, f"re-export at {level}", best if domain == "ai.onnx" else None)
     if row.ir is None:
         yield "unknown", Reason("ir", "ir", f"it is not known which IR version {name} reads", _probe(name))
     elif graph["ir"] > row.ir:

@@ -20,7 +20,9 @@ from packager.exporters._sizes import Axis, Span
 from packager.graphs import graph
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_POOR = re.compile(r"(?i)(unk_+|dynamicdimension|dim_?|axis_?|d|n|none|symbolic|\w*_?dyn_?\w*|\w+_dim)?_*[0-9]*|.{41,}")
+_POOR = re.compile(
+    r"(?i)(unk_+|dynamicdimension|dim_?|axis_?|d|n|none|symbolic|\w*_?dyn_?\w*|\w+_dim)?_*[0-9]*|[a-z]_?[0-9]+|.{41,}"
+)
 _VALUES = (1, 0, 2, 3, 8, 16, 100, 8000, 16000, 22050, 24000, 44100, 48000)  # of a single whole number
 _CHANNELS = (1, 3, 4)
 _DEEPEST = 3  # single numbers that are tried together
@@ -45,13 +47,14 @@ def describe(path: Path, *, seconds: float = 60) -> JSON:
 
     `inputs` are `{name, dtype, shape}`, with `values` that a single number takes and `state` where an output feeds it;
     `dimensions` are `{kind, low, high, step, limited, ran}` as in `Span`, `fixed` the axes that take one length only,
-    `outputs` what came back, `domains` those of operators that are not ONNX's own, `runs` how often it was run. Where
-    nothing ran, shapes are the stated ones and `failed` is the runtime's reason.
+    `outputs` what came back, `opset` the versions of its operator sets, `domains` those of operators that are not
+    ONNX's own, `runs` how often it was run. Where nothing ran, shapes are the stated ones and `failed` is the reason.
     """
     model = graph.read(path)
     weights = {tensor.name for tensor in model.graph.initializer}
     inputs = [_input(value) for value in model.graph.input if value.name not in weights]
     domains = {graph.domain_of(part.domain) for part in graph.messages(model) if part.DESCRIPTOR.name == "NodeProto"}
+    opset = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
     del model  # the session holds the weights itself
     runner = _Runner(path, inputs)
     spans = runner.explore(seconds)
@@ -70,6 +73,7 @@ def describe(path: Path, *, seconds: float = 60) -> JSON:
         "fixed": fixed,
         "outputs": runner.outputs(spans, names),
         "runs": runner.count,
+        "opset": opset,
         "domains": sorted(domains - {"", "ai.onnx.ml"}),
     }  # fmt: skip
 

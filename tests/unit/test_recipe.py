@@ -346,19 +346,19 @@ def test_a_draft_asks_for_consent_and_never_gives_it(tmp_path: Path) -> None:
     (tmp_path / "model.pkl").write_bytes(b"_sklearn_version\x94\x8c\x061.5.2")
     (tmp_path / "net.ts").write_bytes(b"x")
     (tmp_path / "net.keras").write_bytes(b"x")
-    (tmp_path / "net.onnx").write_bytes(b"x")
     pickled = init.draft("model.pkl", init.look("model.pkl", tmp_path))
     assert "\nallow-pickle: false " in pickled and "`model.pkl` is a pickle: true runs the code inside" in pickled
     assert "\ntoolchain: locked " in pickled and "made with scikit-learn 1.5.2, this host has 1." in pickled
     assert parse(pickled).toolchain == "locked" and not parse(pickled).allow_pickle
     assert "is a TorchScript archive" in init.draft("net.ts", init.look("net.ts", tmp_path))
     assert "`tensorflow` is not installed here" in init.draft("net.keras", init.look("net.keras", tmp_path))
-    for elsewhere in ("net.onnx", "models:/digits/3", "s3://bucket/x.pkl"):
+    for elsewhere in ("models:/digits/3", "s3://bucket/x.pkl"):
         assert init.look(elsewhere, tmp_path) == {}
 
 
 def test_what_can_be_drafted_can_be_locked(tmp_path: Path) -> None:
     (tmp_path / "model.sav").write_bytes(b"\x80\x04\x95\x0a\0\0\0\0\0\0\0}\x94\x8c\x01a\x94K\x01s.")
+    (tmp_path / "net.onnx").write_bytes(b"x")
     (tmp_path / "weights.gguf").write_bytes(b"GGUF\x03\0\0\0")
     assert "`model.sav` is a pickle" in str(init.look("model.sav", tmp_path)["executes"])
     assert init.name_from("digits.joblib.gz") == init.name_from("digits.sav") == "digits"
@@ -366,6 +366,8 @@ def test_what_can_be_drafted_can_be_locked(tmp_path: Path) -> None:
         init.look("absent.pkl", tmp_path)
     with pytest.raises(SourceError, match=r"`weights\.gguf` is a GGUF file"):
         init.look("weights.gguf", tmp_path)
+    with pytest.raises(SourceError, match=r"`net\.onnx` is not an ONNX file"):
+        init.look("net.onnx", tmp_path)
 
 
 def test_a_source_is_written_as_the_recipe_sees_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
