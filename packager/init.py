@@ -26,6 +26,7 @@ SCHEMA = "recipe.schema.json"
 """Where an editor finds the schema, as seen from the recipe: the one place to change once it has a public address."""
 
 _PLAIN = re.compile(r"[A-Za-z0-9./_][A-Za-z0-9./_@+-]*(:/[A-Za-z0-9./_@+-]+)?")
+_COMMON = ("model", "net", "network", "weights")  # what files are called whose folder has the name
 _EXAMPLE = {"image": {"dtype": "float32", "shape": ["batch", 3, 224, 224], "range": [0, 1]}}
 _LONGEST = 256 << 20  # bytes of a file that are read to tell what it is
 _PATIENCE = 5  # seconds a registry has to answer while a recipe is drafted
@@ -171,10 +172,15 @@ def schema() -> bytes:
 
 
 def name_from(source: str) -> str:
-    """Return a valid bundle name made of what people call the source: the model's, directory's or file's name."""
+    """Return a valid bundle name made of what people call the source: the model's, directory's or file's name.
+
+    A file that is called `model` like all others has the name of its directory.
+    """
     last = _ALIAS_OR_VERSION.sub("", source.partition(":/")[2]) if source.startswith("models:/") else source
     last = re.sub(r"[:@][^/]*$", "", last.partition(":")[2]) if source.startswith(("oci:", "bentoml:")) else last
-    stem = re.sub(_ENDING, "", last.rstrip("/").rpartition("/")[2], flags=re.IGNORECASE)
+    folder, _, file = last.rstrip("/").rpartition("/")
+    stem = re.sub(_ENDING, "", file, flags=re.IGNORECASE)
+    stem = folder.rpartition("/")[2] if stem.lower() in _COMMON and folder.strip("./") else stem
     words = re.findall(r"[a-z0-9]+", stem.lower())
     return "-".join(words)[:63].rstrip("-") or "model"
 

@@ -36,7 +36,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace, console: Console) -> int:
     from packager.errors import UsageError
     from packager.files import write_atomically
-    from packager.init import draft, look, seen_from
+    from packager.init import draft, look, name_from, seen_from
     from packager.look import lines
 
     if args.output.exists() and not args.force:
@@ -44,6 +44,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
     inside = None if args.no_look else _looker(args, console)
     with console:
         found = look(args.source, Path(), os.environ.get("MLFLOW_TRACKING_URI"), inside)
+    found |= {"name": name_from(str(Path(args.source).absolute()))} if Path(args.source).is_file() else {}
     text = draft(seen_from(args.source, args.output.parent), found)
     seen = "".join(f"{line}\n" for line in lines(found["inside"])) if "inside" in found else ""
     args.output.parent.mkdir(parents=True, exist_ok=True)

@@ -173,7 +173,8 @@ def feeds(
             values = rows.draw(generator, shape(port, case.lengths), whole=case.fill not in ("random", "listed"))
         else:
             values = _drawn(numpy, generator, port, rows, case, seed)
-        made[port["name"]] = values.astype("object" if port["dtype"] == "string" else port["dtype"])
+        kind = "object" if port["dtype"] == "string" else port["dtype"]
+        made[port["name"]] = numpy.asarray(values).astype(kind)  # of no axes, numpy draws a number and not an array
     return made
 
 

@@ -55,6 +55,9 @@ def describe(model: Any, accepted: JSON) -> JSON:
     }
 
 
+_REAL = 96  # beyond the low end of every axis but the first ones, which are rows
+
+
 @dataclass(frozen=True, slots=True)
 class Observation:
     """The lengths of the named dimensions in one run of the source, and the shapes it returned."""
@@ -64,12 +67,20 @@ class Observation:
 
 
 def observe(source: SourceModel, accepted: JSON, seed: int) -> list[Observation]:
-    """Run the source at two sets of lengths, all different where the ranges allow it."""
+    """Run the source at three sets of lengths, all different where the ranges allow it: two short ones and a real one.
+
+    What follows from a length by a formula may look like another length, or constant, while both are short.
+    """
     bounds = [(name, span["min"], span["max"]) for name, span in accepted["dimensions"].items()]
+    rows = {port["shape"][0] for port in accepted["inputs"] if port["shape"]}
     samples = exporters.samples_of(source)
     found = []
-    for first in (0, 5):
-        lengths = {name: min(high, low + first + 2 * index) for index, (name, low, high) in enumerate(bounds)}
+    for first in (0, 5, _REAL):
+        starts = [9 if first == _REAL and name in rows else first for name, _, _ in bounds]
+        lengths = {
+            name: min(high, low + start + 2 * index)
+            for index, ((name, low, high), start) in enumerate(zip(bounds, starts, strict=True))
+        }
         case = _cases.Case(_cases.named(lengths), lengths)
         feeds = exporters.plausible(source, _cases.feeds(accepted, accepted["ranges"], case, seed, samples))
         results = _cases.attempt("source", case, source.run, feeds, accepted)

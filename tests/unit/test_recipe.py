@@ -361,6 +361,7 @@ def test_what_can_be_drafted_can_be_locked(tmp_path: Path) -> None:
     (tmp_path / "net.onnx").write_bytes(b"x")
     (tmp_path / "weights.gguf").write_bytes(b"GGUF\x03\0\0\0")
     assert "`model.sav` is a pickle" in str(init.look("model.sav", tmp_path)["executes"])
+    assert init.name_from("models/swift-f0/model.onnx") == "swift-f0" and init.name_from("./model.onnx") == "model"
     assert init.name_from("digits.joblib.gz") == init.name_from("digits.sav") == "digits"
     with pytest.raises(SourceError, match=r"`absent\.pkl` does not exist"):
         init.look("absent.pkl", tmp_path)

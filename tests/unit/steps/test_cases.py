@@ -213,3 +213,14 @@ def test_a_graph_that_never_runs_is_the_conversions_fault() -> None:
 )  # fmt: skip
 def test_the_line_that_holds_the_cause_is_shown(text: str, line: str) -> None:
     assert _cases.first_line(RuntimeError(text)) == f"RuntimeError: {line}"
+
+
+@pytest.mark.parametrize("fill", ["random", "zeros", "low", "high"])
+def test_a_number_without_axes_is_an_array(fill: Any) -> None:
+    """ONNX Runtime takes no numpy scalars."""
+    port = {"name": "rate", "dtype": "float32", "shape": []}
+    interface = {"inputs": [port], "outputs": [], "dimensions": {}}
+    case = _cases.Case("fixed shapes", {}, fill)
+    made = _cases.feeds(interface, {"rate": [46.875, 100]}, case, 0)["rate"]
+    assert isinstance(made, np.ndarray) and made.shape == () and made.dtype == "float32"
+    assert 46 < made <= 100

@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Shapes of outputs are those that runs return, at real lengths and not at tiny ones alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import TensorProto as T
+from onnx import helper as h
+
+from packager.exporters import Wishes
+from packager.exporters import onnx as exporter
+from packager.graphs import graph
+from packager.steps import export
+from tests.unit.exporters.test_described import saved
+
+
+@pytest.mark.parametrize("stated", [[], ["n"], ["n", 1, 4], None])
+def test_a_length_that_shrinks_is_not_taken_for_one(stated: Any, tmp_path: Path) -> None:
+    """A recogniser's stride of 8: widths 1 to 8 all give one column; the statement of the file is wrong, too."""
+    nodes = [
+        h.make_node("MaxPool", ["x"], ["p"], kernel_shape=[8], strides=[8], ceil_mode=1),
+        h.make_node("Relu", ["p"], ["y"]),
+    ]
+    path = saved(tmp_path, nodes, {"x": (T.FLOAT, ["n", 4, "width"])}, {"y": (T.FLOAT, stated)})
+    source = exporter.load(path.parent, path.name, Wishes(dynamic={"width": (1, 512)}))
+    model = source.to_onnx(17)
+    accepted = export.describe_inputs(source.interface)
+    export.state_outputs(model, export.observe(source, accepted, 0))
+    assert graph.port(model.graph.output[0])[2] == ("n", 4, "y_2")
+    (answer,) = source.run({"x": np.zeros((2, 4, 320), "float32")})
+    assert answer.shape == (2, 4, 40)
