@@ -197,7 +197,8 @@ def _from_donors(builder: Builder, model: Any, distance: Value, place: int) -> V
     flat = pick(builder, values, chosen)
     total = builder.reduce("ReduceSum", weight)
     mean = builder.div(builder.reduce("ReduceSum", builder.mul(weight, flat)), total)
-    return builder.where(builder.binary("Equal", total, 0.0), float(values.mean()), mean)
+    usual = float(numpy.ma.array(model._fit_X[:, place], mask=model._mask_fit_X[:, place]).mean())  # to the last bit
+    return builder.where(builder.binary("Equal", total, 0.0), usual, mean)
 
 
 def _weights(builder: Builder, model: Any, size: Value) -> Value:

@@ -61,6 +61,14 @@ def test_rows_filled_from_one_of_equally_near_rows_are_no_difference(tmp_path: P
     assert found.verdict == "right", found.reason
 
 
+def test_what_is_filled_without_a_neighbour_is_the_librarys_mean_to_the_last_bit() -> None:
+    """Whatever follows may stand on it: the filled values are a plateau of the quantiles that the next step learns."""
+    rows = np.random.default_rng(3).normal(size=(241, 1))
+    rows[::7] = np.nan
+    model = KNNImputer(n_neighbors=3).fit(rows)
+    assert difference(model, np.array([[np.nan]]), "transform") == 0
+
+
 def test_an_inverse_that_raises_gives_no_values_and_no_crash() -> None:
     given = np.random.default_rng(0).standard_normal((200, 2))
     model = make_pipeline(KBinsDiscretizer(4, encode="ordinal"), PCA(2), LinearRegression()).fit(given, given[:, 0])
