@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 
@@ -28,7 +28,7 @@ from packager.policy import facts, policy
 from packager.policy.policy import Profile
 from packager.recipe import Recipe, Target
 from packager.run import Runner
-from packager.store import Entry, Store
+from packager.store import BUILT, Entry, Store
 from packager.types import Action, Blob, Result, Tree, Verdict
 
 GRAPH = "model/model.onnx"  # where the export step leaves the canonical graph
@@ -373,9 +373,9 @@ def _keep(recipe: Recipe, tree: Tree, store: Store) -> Bundle:
     )
     manifest, config = modelpack.manifest(about, tree)
     store.put(config)
-    entry = Entry(store.put(manifest).digest)
-    if (recipe.name, recipe.version) in store.bundles():
-        known = store.entry(recipe.name, recipe.version)
-        entry = known if known.manifest == entry.manifest else entry
+    entry = Entry(store.put(manifest).digest, origin=BUILT)
+    known = store.named(recipe.name, recipe.version)
+    if known is not None and known.manifest == entry.manifest:
+        entry = replace(known, origin=BUILT)
     store.name_bundle(recipe.name, recipe.version, entry)
     return read(StoredBundle(store, entry, f"{recipe.name}:{recipe.version}"))

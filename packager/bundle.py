@@ -11,14 +11,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from packager import archive, canonical
+from packager import archive, canonical, names
 from packager.canonical import JSON
 from packager.errors import Malformed, TooLarge, UsageError, WrongContent, WrongSubject
 from packager.formats import dsse, modelpack, oci
 from packager.formats.intoto import METADATA_DIRECTORY
 from packager.media import INDEX_FILE, LAYOUT_FILE, LayoutDirectory, Medium, StoredBundle, UnpackedTree, record
 from packager.store import Store
-from packager.types import Blob, Tree, set_digest
+from packager.types import DIGEST, Blob, Tree, set_digest
 
 FORMAT = 1  # of bundle.json; a reader refuses any other
 RECORD = "bundle.json"
@@ -117,7 +117,8 @@ class Bundle:
         if digest == self.digest:
             return self.manifest
         derived = {canonical.sha256(data): data for data in (oci.EMPTY_BYTES, self.referrers_index())}
-        return self.pending.get(digest) or derived.get(digest) or record(self.medium, digest, limit=dsse.MAX_BUNDLE)
+        made = {**derived, **self.pending}
+        return made[digest] if digest in made else record(self.medium, digest, limit=dsse.MAX_BUNDLE)
 
     def with_statement(self, content: bytes, predicate_type: str) -> Bundle:
         """Return this bundle with one more signed statement attached; attaching it twice changes nothing."""
@@ -141,11 +142,16 @@ def no_network(reference: str) -> Medium:
 def open_bundle(
     reference: str, store: Callable[[], Store], remote: Callable[[str], Medium] = no_network
 ) -> Bundle:  # fmt: skip
-    """Open what a person calls BUNDLE: a directory, a `.bundle.tar`, an address, or `name:version` in the local store.
+    """Open what a person calls BUNDLE: a directory, a `.bundle.tar`, an address, or a bundle of the local store.
 
-    `remote` opens addresses (`oci://…`, `s3://…`); it is given, because reading a local bundle needs no network code.
+    One of the store is `name:version`, or `sha256:…`. `remote` opens addresses (`oci://…`, `s3://…`); it is given,
+    because reading a local bundle needs no network code. Raises WrongSubject where a name leads to a bundle that
+    calls itself otherwise.
     """
-    return read(medium_of(reference, store, remote))
+    bundle = read(medium_of(reference, store, remote))
+    if "://" in reference or isinstance(bundle.medium, StoredBundle):
+        names.check_called(reference, bundle.name, bundle.version)
+    return bundle
 
 
 def medium_of(
@@ -165,15 +171,16 @@ def medium_of(
         )
     if path.is_file():
         return archive.Archive(path)
-    name, colon, version = reference.rpartition(":")
-    if not colon or "/" in reference:
+    if ":" not in reference or "/" in reference:
         raise UsageError(
             f"no bundle at `{reference}`",
             hint="give a directory, a .bundle.tar file, an address (oci://host/name:tag, s3://bucket/name:version), "
-            "or name:version of the local store",
+            "or name:version or sha256:… of the local store",
         )
     local = store()
-    return StoredBundle(local, local.entry(name, version), reference)
+    if DIGEST.fullmatch(reference):
+        return StoredBundle(local, local.find(reference), reference)
+    return StoredBundle(local, local.entry(*names.parse(reference)), reference)
 
 
 def read(medium: Medium) -> Bundle:
@@ -204,9 +211,6 @@ def read(medium: Medium) -> Bundle:
 
 def _referrer(blob: Blob, manifest: oci.Manifest) -> Referrer:
     """Read what is attached: our statements have exactly one blob; what others attach may be of any shape."""
-    simple = len(manifest.layers) == 1 and manifest.config.media_type == oci.EMPTY
-    if manifest.artifact_type == dsse.BUNDLE and not simple:
-        raise Malformed(f"referrer `{blob.digest}` does not hold exactly one blob", subject=blob.digest)
     first, *more = (layer.blob for layer in manifest.layers)
     config = () if manifest.config.media_type == oci.EMPTY else (manifest.config.blob,)
     return Referrer(blob, manifest.artifact_type, first, (*more, *config))
@@ -240,6 +244,12 @@ def _identity(bundle: Bundle) -> tuple[str, str, Mapping[str, JSON]]:
     listed = {path: [blob.digest, blob.size] for path, blob in bundle.tree if path != RECORD}
     if value["files"] != listed:
         raise Malformed(f"`{RECORD}` lists other files than the manifest", subject=RECORD)
-    if not isinstance(value["name"], str) or not isinstance(value["version"], str):
-        raise Malformed(f"`{RECORD}` lacks a name or version", subject=RECORD)
-    return value["name"], value["version"], value["targets"]
+    name, version = names.check(value["name"], value["version"], subject=RECORD)
+    said = oci.parse_manifest(bundle.manifest, subject=bundle.digest).annotations
+    for title, own in ((modelpack.TITLE, name), (modelpack.VERSION, version)):
+        if said.get(title, own) != own:
+            raise Malformed(
+                f"manifest `{bundle.digest}` and `{RECORD}` disagree: expected {own}, got {said[title]!r:.100}",
+                subject=bundle.digest,
+            )
+    return name, version, value["targets"]

@@ -28,6 +28,8 @@ from packager.packages import toolchains
 from packager.store import ENVIRONMENT, MAX_RECORD, Store
 from packager.types import Blob
 
+_RECORDS = ("actions", "bundles", "quarantine", "memo", "locks", "leases")  # folders of small files
+
 
 @dataclass(frozen=True, slots=True)
 class Size:
@@ -84,18 +86,21 @@ def size(store: Store) -> Size:
         bundles=total(of_bundles), steps=total(of_steps), in_use=total(leased), unneeded=total(rest),
         environments=_tree_size(store.root / toolchains.FOLDER),
         partial=_tree_size(store.root / "partial"), scratch=_tree_size(store.root / "tmp"),
-        other=sum(_tree_size(store.root / part) for part in ("actions", "bundles", "memo", "locks", "leases")),
+        other=sum(_tree_size(store.root / part) for part in _RECORDS),
     )  # fmt: skip
 
 
 def collect(store: Store, *, steps: bool = False) -> Freed:
     """Delete what nothing needs; with `steps` also forget every remembered step, which only costs repeating it.
 
+    What lies in quarantine is needed by nobody.
+
     Waits for nobody: what living processes rely on stays, and so do partial blobs that are being received.
     """
     store.sweep()
     with store.collecting(), storage_errors(store.root):
         leased = store.living_leases()
+        store.empty_quarantine()
         needed = bundle_digests(store) | leased
         forgotten = _forget_steps(store, needed, everything=steps)
         needed |= step_digests(store)

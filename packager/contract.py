@@ -18,8 +18,9 @@ from packager import canonical
 from packager.canonical import JSON
 from packager.compatibility import compatibility, knowledge
 from packager.errors import IntegrityError, StepError
+from packager.names import NAME
 from packager.recipe import Recipe, RunsOn, Target
-from packager.recipefields import DTYPES, NAME
+from packager.recipefields import DTYPES
 from packager.types import check_path
 
 FORMAT = 1

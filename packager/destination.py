@@ -33,7 +33,7 @@ from packager.files import (
 from packager.formats import modelpack, oci
 from packager.formats.intoto import METADATA_DIRECTORY
 from packager.media import INDEX_FILE, LAYOUT_FILE, blob_path
-from packager.store import Entry, Store
+from packager.store import VERIFIED, Entry, Store, name_is_taken
 from packager.types import Blob
 
 Source: TypeAlias = Callable[[], BinaryIO]
@@ -216,15 +216,28 @@ class _Stored:
         self.store.receive(blob, source, moved)
 
 
-def local(store: Store) -> Destination:
-    """Keep a bundle in the local store, under the name and version it states itself."""
+def local(store: Store, *, vouched: bool, replace: bool = False) -> Destination:
+    """Keep a bundle in the local store.
+
+    One that somebody trusted `vouched` for gets the name and version it states; another bundle of that name gives way
+    only with `replace`. What nobody vouched for lies in quarantine, under its digest, unless it is a bundle the store
+    has already: then only what refers to it is new.
+    """
 
     @contextlib.contextmanager
     def receive(bundle: Bundle) -> Iterator[Receiver]:
+        known = store.named(bundle.name, bundle.version)
+        same = known is not None and known.manifest == bundle.digest
+        entry = Entry(bundle.digest, tuple(sorted(referrer.manifest.digest for referrer in bundle.referrers)),
+                      origin=VERIFIED if vouched else None)  # fmt: skip
+        if vouched and known is not None and not same and not replace:
+            raise name_is_taken(bundle.name, bundle.version, known, entry)
         yield _Stored(store)
         for digest in bundle.records:
             store.put(bundle.record_bytes(digest))
-        referrers = tuple(sorted(referrer.manifest.digest for referrer in bundle.referrers))
-        store.name_bundle(bundle.name, bundle.version, Entry(bundle.digest, referrers))
+        if vouched or same:
+            store.admit(bundle.name, bundle.version, entry, replace=replace)
+        else:
+            store.set_aside(entry)
 
     return receive

@@ -14,18 +14,13 @@ from collections.abc import Callable, Mapping
 from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
 from packaging.specifiers import SpecifierSet
 
-from packager import yamltext
+from packager import names, semver, yamltext
 from packager.errors import IntegrityError
 from packager.packages.platforms import PLATFORM
 from packager.types import check_path
 from packager.yamltext import Node, Scalar
 
 LINE = r"\S([^\n]*\S)?"
-NAME = r"[a-z0-9]+(([._]|-+)[a-z0-9]+)*"
-"""A path component of an OCI repository, so that a bundle can be pushed under its own name."""
-_NUMBER = r"(0|[1-9][0-9]*)"
-_LABEL = r"(0|[1-9][0-9]*|[0-9]*[A-Za-z-][0-9A-Za-z-]*)"
-SEMVER = rf"{_NUMBER}\.{_NUMBER}\.{_NUMBER}(-{_LABEL}(\.{_LABEL})*)?(\+[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*)?"
 REGISTRY = r"[A-Za-z][A-Za-z0-9+.-]*:\S+|databricks(-uc)?"
 CREDENTIAL = r"//[^/@]*:[^/@]*@"
 CARD = r".+\.(md|txt)"
@@ -71,7 +66,7 @@ def name(node: Node) -> str:
     expect = "a name of lower-case letters and digits, joined by single `.`, `_` or `-`"
     words = re.findall(r"[a-z0-9]+", node.text.lower()) if isinstance(node, Scalar) else []
     hint = f"write `{'-'.join(words):.63}`" if words else None
-    return yamltext.text(node, "name", pattern=NAME, expect=expect, limit=63, hint=hint)
+    return yamltext.text(node, "name", pattern=names.NAME, expect=expect, limit=names.MAX_NAME, hint=hint)
 
 
 def version(node: Node) -> str:
@@ -82,7 +77,11 @@ def version(node: Node) -> str:
         full = ".".join([*found.removeprefix("v").split("."), "0", "0"][:3])
         raise node.where.error(f"`version`: expected a semantic version, got `{found}`", hint=f"write `{full}`")
     return yamltext.text(
-        node, "version", pattern=SEMVER, expect="a semantic version such as `1.4.0` (https://semver.org)", limit=128
+        node,
+        "version",
+        pattern=semver.SEMVER,
+        expect="a semantic version such as `1.4.0` (https://semver.org)",
+        limit=semver.MAX_LENGTH,
     )
 
 

@@ -8,8 +8,13 @@ import re
 from collections.abc import Callable
 from typing import TypeAlias
 
-_VERSION = re.compile(r"(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)(?:-([0-9A-Za-z.-]+))?(?:\+[0-9A-Za-z.-]+)?")
-_MAX_LENGTH = 128  # as in recipes
+_NUMBER = r"(0|[1-9][0-9]*)"
+_LABEL = r"(0|[1-9][0-9]*|[0-9]*[A-Za-z-][0-9A-Za-z-]*)"
+_PRE = rf"{_LABEL}(\.{_LABEL})*"
+_BUILD = r"[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*"
+SEMVER = rf"{_NUMBER}\.{_NUMBER}\.{_NUMBER}(-{_PRE})?(\+{_BUILD})?"
+MAX_LENGTH = 128  # characters of a version
+_VERSION = re.compile(rf"{_NUMBER}\.{_NUMBER}\.{_NUMBER}(-(?P<pre>{_PRE}))?(\+{_BUILD})?")
 _COMPARISONS: dict[str, Callable[[Precedence, Precedence], bool]] = {
     ">=": operator.ge, "<=": operator.le, "==": operator.eq, ">": operator.gt, "<": operator.lt,
 }  # fmt: skip
@@ -23,10 +28,10 @@ def precedence(version: str) -> Precedence:
 
     Raises ValueError.
     """
-    found = _VERSION.fullmatch(version) if len(version) <= _MAX_LENGTH else None
+    found = _VERSION.fullmatch(version) if len(version) <= MAX_LENGTH else None
     if found is None:
         raise ValueError(f"`{version:.80}` is not a semantic version")
-    major, minor, patch, pre = found.groups()
+    major, minor, patch, pre = found[1], found[2], found[3], found["pre"]
     labels = tuple(
         (False, int(label), "") if label.isdecimal() else (True, 0, label) for label in (pre.split(".") if pre else ())
     )

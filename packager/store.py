@@ -4,7 +4,9 @@
     <root>/v1/
       blobs/sha256/<hex>        read-only, named by content
       actions/<hex>             first writer wins, so one key never has two results
-      bundles/<name>/<version>  {"manifest": digest, "referrers": [digest, …], "drafts": {predicate type: digest}}
+      bundles/<name>/<version>  {"manifest": digest, "referrers": [digest, …], "drafts": {predicate type: digest},
+                                 "origin": "built" or "verified"}
+      quarantine/<hex>          the same for a bundle that came from elsewhere nobody vouched for; it has no name
       partial/<hex>             the beginning of a blob that is being received; the next attempt goes on from there
       tmp/<x>/ and tmp/<x>.lock scratch of a living process; swept once its lock is free
       locks/<hex>               single flight per action, also between processes
@@ -33,9 +35,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
 
-from packager import canonical
+from packager import canonical, names
 from packager.canonical import JSON
-from packager.errors import IntegrityError, UsageError, did_you_mean
+from packager.errors import IntegrityError, TooLarge, UsageError, did_you_mean
 from packager.files import (
     Moved,
     clone_or_copy,
@@ -56,20 +58,42 @@ from packager.types import Blob, Result, Tree, check_digest
 
 MAX_RECORD = 64 << 20  # bytes of a JSON record
 MAX_BLOB = 1 << 62
+MAX_REFERRERS = 1000  # of one bundle
+BUILT, VERIFIED = "built", "verified"
 ENVIRONMENT = "environment:"  # what a lease calls an environment, which has a name where blobs have a digest
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A bundle in the store: its manifest, what refers to it, and the predicates left to be signed, by type."""
+    """A bundle in the store: its manifest, what refers to it, and the predicates left to be signed, by type.
+
+    `origin` is BUILT or VERIFIED: why this store believes that the bundle is what its name says. None: it does not.
+    """
 
     manifest: str
     referrers: tuple[str, ...] = ()
     drafts: Mapping[str, str] = field(default_factory=dict)
+    origin: str | None = None
 
     def to_json(self) -> JSON:
         drafts = {"drafts": dict(self.drafts)} if self.drafts else {}
-        return {"manifest": self.manifest, "referrers": list(self.referrers), **drafts}
+        origin = {"origin": self.origin} if self.origin else {}
+        return {"manifest": self.manifest, "referrers": list(self.referrers), **drafts, **origin}
+
+    @staticmethod
+    def from_json(record: JSON) -> Entry:
+        return Entry(record["manifest"], tuple(record["referrers"]), record.get("drafts", {}), record.get("origin"))
+
+    def joined(self, other: Entry) -> Entry:
+        """Return this with what refers to the same manifest in `other`. Raises TooLarge rather than hold too much."""
+        referrers = tuple(sorted({*self.referrers, *other.referrers}))
+        if len(referrers) > MAX_REFERRERS:
+            raise TooLarge(
+                f"too much is attached: expected at most {MAX_REFERRERS} referrers, got {len(referrers)}",
+                subject=self.manifest,
+            )
+        return replace(self, referrers=referrers, drafts={**other.drafts, **self.drafts},
+                       origin=self.origin or other.origin)  # fmt: skip
 
 
 class Store:
@@ -79,7 +103,7 @@ class Store:
         self.root = root.absolute() / "v1"
         self._blobs = self.root / "blobs" / "sha256"
         with storage_errors(root):
-            for part in ("blobs/sha256", "actions", "bundles", "partial", "tmp", "locks", "leases"):
+            for part in ("blobs/sha256", "actions", "bundles", "quarantine", "partial", "tmp", "locks", "leases"):
                 (self.root / part).mkdir(parents=True, exist_ok=True)
         self._lease: BinaryIO | None = None
         self._held: set[str] = set()
@@ -300,35 +324,86 @@ class Store:
 
     def entry(self, name: str, version: str) -> Entry:
         """Look up a bundle by name and version."""
-        path = self.root / "bundles" / name / version
-        try:
-            record = json.loads(path.read_bytes())
-        except (FileNotFoundError, NotADirectoryError):
+        found = self.named(name, version)
+        if found is None:
             known = [f"{n}:{v}" for n, v in self.bundles()]
             raise UsageError(
-                f"the local store has no bundle `{name}:{version}`",
+                f"the local store has no bundle `{name:.63}:{version:.128}`",
                 hint=did_you_mean(f"{name}:{version}", known) if known else "build one with `packager build`",
-            ) from None
-        return Entry(record["manifest"], tuple(record["referrers"]), record.get("drafts", {}))
+            )
+        return found
+
+    def named(self, name: str, version: str) -> Entry | None:
+        """Return what `name:version` means, None if it means nothing."""
+        if not names.is_name(name) or not names.is_version(version):
+            return None
+        try:
+            return Entry.from_json(json.loads((self.root / "bundles" / name / version).read_bytes()))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def find(self, digest: str) -> Entry:
+        """Look up a bundle by the digest of its manifest, whether it has a name or lies in quarantine."""
+        for name, version in self.bundles():
+            entry = self.entry(name, version)
+            if entry.manifest == digest:
+                return entry
+        aside = self._aside(digest)
+        if not aside.is_file():
+            raise UsageError(f"the local store has no bundle `{digest}`", hint="`packager pull` or `import` brings one")
+        return Entry.from_json(json.loads(aside.read_bytes()))
 
     def bundles(self) -> Sequence[tuple[str, str]]:
         """List (name, version) of every bundle, sorted."""
-        found = (self.root / "bundles").glob("*/*")
-        return sorted((path.parent.name, path.name) for path in found if not path.name.startswith("."))
+        found = ((path.parent.name, path.name) for path in (self.root / "bundles").glob("*/*"))
+        return sorted((name, version) for name, version in found if names.is_name(name) and names.is_version(version))
 
     def name_bundle(self, name: str, version: str, entry: Entry) -> None:
-        """Make `name:version` mean `entry`, as one step."""
+        """Make `name:version` mean `entry`, as one step. Raises Malformed for what cannot be a name."""
+        names.check(name, version, subject=entry.manifest)
         path = self.root / "bundles" / name / version
         path.parent.mkdir(exist_ok=True)
         write_atomically(path, canonical.dump(entry.to_json()))
 
-    def refer(self, name: str, version: str, digests: Sequence[str]) -> Entry:
-        """Add referrers to a bundle; two writers at once both succeed."""
+    def set_aside(self, entry: Entry) -> None:
+        """Keep a bundle that nobody vouched for under its digest alone."""
+        with self.single_flight(f"bundle-{entry.manifest}"):
+            aside = self._aside(entry.manifest)
+            known = Entry.from_json(json.loads(aside.read_bytes())) if aside.is_file() else Entry(entry.manifest)
+            write_atomically(aside, canonical.dump(known.joined(entry).to_json()))
+
+    def empty_quarantine(self) -> None:
+        """Forget every bundle that nobody vouched for; its blobs stay until somebody collects them."""
+        for path in (self.root / "quarantine").iterdir():
+            path.unlink(missing_ok=True)
+
+    def _aside(self, digest: str) -> Path:
+        return self.root / "quarantine" / check_digest(digest, subject="bundle").removeprefix("sha256:")
+
+    def admit(self, name: str, version: str, entry: Entry, *, replace: bool = False) -> None:
+        """Give a bundle from elsewhere its name, which somebody vouched for.
+
+        The same bundle under that name keeps what refers to it and what its build left. Another one is only replaced
+        if that was asked for, else UsageError.
+        """
         with self.single_flight(f"bundle-{name}-{version}"):
-            old = self.entry(name, version)
-            entry = replace(old, referrers=tuple(sorted({*old.referrers, *digests})))
+            known = self.named(name, version)
+            if known is not None and known.manifest == entry.manifest:
+                entry = known.joined(entry)
+            elif known is not None and not replace:
+                raise name_is_taken(name, version, known, entry)
             self.name_bundle(name, version, entry)
-        return entry
+            self._aside(entry.manifest).unlink(missing_ok=True)
+
+    def refer(self, name: str, version: str, manifest: str, digests: Sequence[str]) -> None:
+        """Add referrers to the bundle `manifest`, named or in quarantine; two writers at once both succeed."""
+        added = Entry(manifest, tuple(digests))
+        with self.single_flight(f"bundle-{name}-{version}"):
+            known = self.named(name, version)
+            if known is not None and known.manifest == manifest:
+                self.name_bundle(name, version, known.joined(added))
+                return
+        self.set_aside(added)
 
     def draft(self, name: str, version: str, drafts: Mapping[str, str]) -> Entry:
         """Leave predicates of a bundle to be signed, instead of those that were left before."""
@@ -379,6 +454,14 @@ class Store:
                 except BlockingIOError:
                     needed.update(file.read().decode().split())
         return needed
+
+
+def name_is_taken(name: str, version: str, known: Entry, new: Entry) -> UsageError:
+    """Return the error for a name that means another bundle already."""
+    return UsageError(
+        f"`{name}:{version}` is another bundle in the local store: {known.manifest}",
+        hint=f"to let the name mean {new.manifest} from now on, repeat with --replace",
+    )
 
 
 def _end_lease(lease: BinaryIO, path: Path) -> None:

@@ -133,7 +133,7 @@ def update_referrers(bundle: Bundle, on_event: OnEvent = ignore) -> None:
         manifests = [referrer.manifest.digest for referrer in bundle.referrers]
         medium.store.put(oci.EMPTY_BYTES)
         medium.store.put(bundle.referrers_index())
-        medium.store.refer(bundle.name, bundle.version, manifests)
+        medium.store.refer(bundle.name, bundle.version, bundle.digest, manifests)
     elif isinstance(medium, archive.Archive):
         save(bundle, medium.path, on_event)
     elif isinstance(medium, UnpackedTree):

@@ -18,15 +18,24 @@ from __future__ import annotations
 
 import concurrent.futures
 import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import PurePosixPath
 
 from packager.bundle import Bundle
 from packager.canonical import JSON
-from packager.errors import ForbiddenFormat, IntegrityError, NegativeAnswer, PackagerError, TooLarge, WrongContent
-from packager.events import OnEvent, Progress, ignore
+from packager.errors import (
+    ForbiddenFormat,
+    IntegrityError,
+    MissingStatement,
+    MissingToolError,
+    NegativeAnswer,
+    PackagerError,
+    TooLarge,
+    WrongContent,
+)
+from packager.events import OnEvent, Progress, Warned, ignore
 from packager.files import digest_of
 from packager.formats import dsse, intoto
 from packager.formats.dsse import Certificates, Key, Material, SignedStatement
@@ -40,6 +49,7 @@ from packager.types import Blob
 
 MAX_STATEMENTS = 256
 MAX_STATEMENT_BYTES = 128 << 20
+MAX_NOTES = 5
 
 # Formats that are data, and two that are not: wheels enter an isolated environment by their hashes, and engines are
 # native code, which is why no file of a bundle is opened before its signature and digest hold. External data of a graph
@@ -72,6 +82,7 @@ class Verification:
     evidence: tuple[Evidence, ...]
     checks: tuple[Check, ...]
     failure: PackagerError | None
+    skipped: Mapping[str, PackagerError] = field(default_factory=dict)  # statements that could not be judged
 
     @property
     def signers(self) -> tuple[str, ...]:
@@ -91,6 +102,7 @@ class Verification:
             "setDigest": self.set_digest,
             "signers": list(self.signers),
             "statements": [_statement_json(item) for item in self.evidence],
+            "skipped": [{"digest": digest, "reason": why.message} for digest, why in self.skipped.items()],
             "checks": [check.to_json() for check in self.checks],
             "refusal": type(self.failure).__name__ if self.failure else None,
         }
@@ -124,22 +136,33 @@ def verify(
     for name, perform in plan:
         try:
             checks.append(Check(name, True, perform()))
-        except (IntegrityError, NegativeAnswer) as error:
+        except (IntegrityError, NegativeAnswer) as error:  # a MissingToolError is no verdict: it is raised
             checks.append(Check(name, False, error.message))
             failure = error
             break
     return Verification(
-        bundle.name, bundle.version, bundle.digest, bundle.set_digest, case.evidence, tuple(checks), failure
+        bundle.name, bundle.version, bundle.digest, bundle.set_digest, case.evidence, tuple(checks), failure,
+        case.skipped,
     )  # fmt: skip
 
 
 def require_signature(
-    bundle: Bundle, trusted: Trust | Sequence[PublicKey], *, now: datetime | None = None, seen: Seen = NOTHING
+    bundle: Bundle, trusted: Trust | Sequence[PublicKey], on_event: OnEvent = ignore, *, now: datetime | None = None,
+    seen: Seen = NOTHING,
 ) -> None:  # fmt: skip
     """Raise unless somebody trusted vouches for `bundle`; for callers that hash the files themselves while copying."""
-    for _, perform in _Case(bundle, normal(trusted), now, seen).plan():
+    case = _Case(bundle, normal(trusted), now, seen)
+    for _, perform in case.plan():
         perform()
     _check_formats(bundle)
+    for note in notes(case.skipped):
+        on_event(Warned(note))
+
+
+def notes(skipped: Mapping[str, PackagerError]) -> list[str]:
+    """Say which statements were left aside and why: a few, then how many more."""
+    told = [f"`{digest}` is left aside: {why.message:.300}" for digest, why in [*skipped.items()][:MAX_NOTES]]
+    return told + ([f"{len(skipped) - MAX_NOTES} more statements are left aside"] if len(skipped) > MAX_NOTES else [])
 
 
 class _Case:
@@ -149,6 +172,7 @@ class _Case:
         self.bundle, self.trust, self.now, self.seen = bundle, trust, now, seen
         self.about = About(bundle.name, bundle.version, bundle.digest, bundle.tree)
         self.signed: dict[str, SignedStatement] = {}
+        self.skipped: dict[str, PackagerError] = {}
         self.evidence: tuple[Evidence, ...] = ()
 
     def plan(self) -> Sequence[tuple[str, Callable[[], str]]]:
@@ -162,16 +186,22 @@ class _Case:
         )
 
     def _structure(self) -> str:
-        self.signed = evidence.parse(dict(_records(self.bundle)))
-        return f"{len(self.bundle.tree.files)} files, {len(self.bundle.referrers)} attached statements"
+        self.signed, self.skipped = evidence.sift(dict(_records(self.bundle)))
+        return f"{len(self.bundle.tree.files)} files, {len(self.signed)} attached statements"
 
     def _signature(self) -> str:
-        self.evidence = evidence.authenticate(self.signed, self.trust, self.now)
+        self.evidence = evidence.authenticate(self.signed, self.trust, self.now, self.skipped)
         return f"signed by {', '.join(sorted({item.attested.identity[:80] for item in self.evidence}))}"
 
     def _statement(self) -> str:
         evidence.relate(self.about, self.evidence)
-        required = evidence.satisfy(self.evidence, self.trust, self.now)
+        try:
+            required = evidence.satisfy(self.evidence, self.trust, self.now)
+        except MissingStatement:
+            lacking = [why for why in self.skipped.values() if isinstance(why, MissingToolError)]
+            if lacking:  # it may be one that this host cannot judge: then that is what has to be said
+                raise lacking[0] from None
+            raise
         return f"{len(self.evidence)} statements are about this manifest and its files; required: {required}"
 
     def _revocation(self) -> str:
@@ -180,9 +210,14 @@ class _Case:
 
 
 def attached(bundle: Bundle) -> Iterator[tuple[str, str, str]]:
-    """Yield (blob digest, who it claims to be by, predicate type) of every attached statement, unverified."""
-    for digest, signed in evidence.parse(dict(_records(bundle))).items():
+    """Yield (blob digest, who it claims to be by, predicate type) of every statement that can be read, unverified."""
+    for digest, signed in evidence.sift(dict(_records(bundle)))[0].items():
         yield digest, _claim(signed.material), intoto.parse(signed.payload, limit=dsse.MAX_BUNDLE).predicate_type
+
+
+def unreadable(bundle: Bundle) -> Mapping[str, PackagerError]:
+    """Return why attached statements cannot be read, by the digest of their blob."""
+    return evidence.sift(dict(_records(bundle)))[1]
 
 
 def _claim(material: Material) -> str:
@@ -199,7 +234,7 @@ def _claim(material: Material) -> str:
 
 def _records(bundle: Bundle) -> Iterator[tuple[str, bytes]]:
     """Yield the attached statements as bytes, under the caps on their number and size."""
-    blobs = {r.content.digest: r.content for r in bundle.referrers if r.artifact_type == dsse.BUNDLE}
+    blobs = {r.content.digest: r.content for r in bundle.referrers if r.artifact_type == dsse.BUNDLE and not r.others}
     total = sum(blob.size for blob in blobs.values())
     if len(blobs) > MAX_STATEMENTS or total > MAX_STATEMENT_BYTES:
         raise TooLarge(
@@ -209,7 +244,8 @@ def _records(bundle: Bundle) -> Iterator[tuple[str, bytes]]:
         )
     for digest, blob in blobs.items():
         limit = min(dsse.MAX_BUNDLE, blob.size)
-        yield digest, bundle.pending.get(digest) or record(bundle.medium, digest, limit=limit)
+        pending = bundle.pending.get(digest)
+        yield digest, record(bundle.medium, digest, limit=limit) if pending is None else pending
 
 
 def check_files(bundle: Bundle, on_event: OnEvent = ignore) -> str:

@@ -10,7 +10,7 @@ from packager import canonical
 from packager.bundle import CONTRACT, FORMAT, RECORD, SBOM, Bundle, read
 from packager.formats import modelpack
 from packager.media import StoredBundle
-from packager.store import Entry, Store
+from packager.store import BUILT, Entry, Store
 from packager.types import Blob, Tree
 
 INTERFACE = {
@@ -38,7 +38,17 @@ CONTRACT_OF_TINY = {
 def make(
     store: Store, files: Mapping[str, bytes | Path] | None = None, name: str = "tiny", version: str = "1.0.0"
 ) -> Bundle:
-    """Assemble a bundle named `name` from `files`, bytes or where they lie, in `store`."""
+    """Assemble a bundle named `name` from `files`, bytes or where they lie, in `store`, as if it had been built there."""
+    made = assemble(store, files, name, version)
+    entry = Entry(made.digest, origin=BUILT)
+    store.name_bundle(name, version, entry)
+    return read(StoredBundle(store, entry, f"{name}:{version}"))
+
+
+def assemble(
+    store: Store, files: Mapping[str, bytes | Path] | None = None, name: str = "tiny", version: str = "1.0.0"
+) -> Bundle:
+    """Put a bundle together that may call itself anything; nothing checks it, and it gets no name in the store."""
     contents: dict[str, bytes | Path] = {
         "model/model.onnx": b"graph",
         "model/weights-0001.bin": bytes(range(256)) * 40,
@@ -53,9 +63,10 @@ def make(
     blobs[RECORD] = store.put(canonical.dump(record))
     manifest, config = modelpack.manifest(modelpack.About(name, version), Tree.of(blobs))
     store.put(config)
-    entry = Entry(store.put(manifest).digest)
-    store.name_bundle(name, version, entry)
-    return read(StoredBundle(store, entry, f"{name}:{version}"))
+    digest = store.put(manifest).digest
+    medium = StoredBundle(store, Entry(digest), f"{name}:{version}")
+    size = Blob(canonical.sha256(config), len(config))
+    return Bundle(medium, digest, manifest, size, Tree.of(blobs), name, version, {"t": TARGET}, ())
 
 
 def _kept(store: Store, content: bytes | Path) -> Blob:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from packager.bundle import Bundle
 from packager.errors import UsageError
-from packager.registry.reference import tag_of
+from packager.names import tag_of
 from packager.types import DIGEST
 
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")

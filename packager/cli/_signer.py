@@ -14,6 +14,8 @@ from packager.cli import options
 from packager.errors import UsageError
 
 if TYPE_CHECKING:
+    from packager.bundle import Bundle
+    from packager.cli.console import Console
     from packager.signers import Signer
 
 _MAX_TOKEN = 64 << 10  # bytes
@@ -59,6 +61,25 @@ def uri(args: argparse.Namespace) -> str:
         parts = {"key": args.key, "chain": args.chain, "tsa": args.tsa}
         return f"certificate:{args.certificate}?{urlencode({k: v for k, v in parts.items() if v is not None})}"
     return str(args.key) if str(args.key).startswith("key+") else f"key:{args.key}"
+
+
+def open_own(args: argparse.Namespace, console: Console) -> Bundle:
+    """Open the bundle to sign and say its digest: who signs a name signs the bytes it means at this moment.
+
+    Raises UsageError for a name of the local store whose bundle this store neither built nor verified.
+    """
+    from packager.events import Note
+    from packager.media import StoredBundle
+
+    bundle = options.open_bundle(args, console)
+    medium = bundle.medium
+    if isinstance(medium, StoredBundle) and medium.entry.origin is None and args.bundle != bundle.digest:
+        raise UsageError(
+            f"`{args.bundle}` was neither built nor verified by this store, so its name vouches for nothing",
+            hint=f"look at it with `packager inspect`, then name what you mean: {bundle.digest}",
+        )
+    console(Note(f"signing {bundle.name}:{bundle.version} {bundle.digest}"))
+    return bundle
 
 
 def open_signer(uri: str, args: argparse.Namespace) -> Signer:

@@ -56,6 +56,18 @@ class Judge:
         judge._remember(Seen(trustfile.remember(file)))
         return judge
 
+    @staticmethod
+    def for_admission(args: argparse.Namespace) -> Judge | None:
+        """Read what the options name, or None if they name nobody. Raises UsageError."""
+        if options.wants_trust(args):
+            return Judge.of(args)
+        if args.replace:
+            raise UsageError(
+                "--replace goes with --trust, --key or the like",
+                hint="what nobody vouches for gets no name, so it takes nobody's",
+            )
+        return None
+
     @property
     def _seen(self) -> Seen:
         return seen.load(self.state, self.trust.name) if self.state and self.trust.name else Seen()
@@ -69,17 +81,25 @@ class Judge:
             self._remember(Seen().with_bundle(bundle.name, bundle.version, bundle.digest))
         return verdict
 
-    def require(self, bundle: Bundle) -> None:
+    def require(self, bundle: Bundle, on_event: OnEvent) -> None:
         """Check everything but the files, which the caller hashes while it copies them. Raises what is wrong."""
         from packager.verify import require_signature
 
-        require_signature(bundle, self.trust, now=self.now, seen=self._seen)
+        require_signature(bundle, self.trust, on_event, now=self.now, seen=self._seen)
         bundle.medium.check_extent(bundle.tree, bundle.records)
         self._remember(Seen().with_bundle(bundle.name, bundle.version, bundle.digest))
 
     def _remember(self, new: Seen) -> None:
         if self.state and self.trust.name:
             seen.remember(self.state, self.trust.name, new)
+
+
+def unvouched(bundle: Bundle) -> str:
+    """Say where a bundle is that nobody vouched for, and the way on."""
+    return (
+        f"nobody vouches for its name: it is `{bundle.digest}` in the local store; "
+        "`packager import` that digest with --key or --trust to name it"
+    )
 
 
 def state_file(args: argparse.Namespace) -> Path | None:

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Make a new bundle from a delta and the old bundle; every byte is checked, and the digest is that of the new one.
 
-Without -o the new bundle goes into the local store. Run `packager verify` on it as on any other bundle.
+Without -o the new bundle goes into the local store: under its name if somebody trusted signed it (--key, --trust …),
+else into quarantine, under its digest. Run `packager verify` on it as on any other bundle.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from packager.cli.console import Console, size
 
 HELP = "make a bundle from a delta"
 EXAMPLES = """  packager apply digits-1.4.1.bundle-delta.tar digits-1.4.0.bundle.tar -o digits-1.4.1.bundle.tar
-  packager apply digits-1.4.1.bundle-delta.tar digits:1.4.0"""
+  packager apply digits-1.4.1.bundle-delta.tar digits:1.4.0 --key release.pub"""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,24 +23,30 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("old", metavar="OLD", help="the bundle it was made against")
     parser.add_argument("-o", "--output", type=Path, metavar="NEW", help="a directory, or a file that ends in .tar")
     options.registry(parser)
+    options.admission(parser)
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
     from packager import delta, destination, transport
+    from packager.cli._trust import Judge, unvouched
     from packager.errors import UsageError
 
     if not args.delta.is_file():
         raise UsageError(f"no delta at `{args.delta}`", hint="`packager delta OLD NEW -o FILE` writes one")
+    judge = Judge.for_admission(args)
     with console:
         bundle = delta.open_delta(args.delta, options.open_reference(args.old, args, console))
+        if judge:
+            judge.require(bundle, console)
         if args.output:
             transport.save(bundle, args.output, console)
         else:
-            transport.copy(bundle, destination.local(options.open_store(args)), console, label="applying")
+            to = destination.local(options.open_store(args), vouched=judge is not None, replace=args.replace)
+            transport.copy(bundle, to, console, label="applying")
     saved = bundle.size - args.delta.stat().st_size
     value = {"name": bundle.name, "version": bundle.version, "digest": bundle.digest, "size": bundle.size,
              "saved": saved, "output": str(args.output) if args.output else None}  # fmt: skip
     place = args.output or "the local store"
     text = f"made {bundle.name}:{bundle.version} {bundle.digest} in {place} ({size(max(saved, 0))} not transferred)"
-    console.result(value, text)
+    console.result(value, text if judge or args.output else f"{text}\n{unvouched(bundle)}")
     return 0

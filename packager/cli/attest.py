@@ -34,7 +34,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
     predicate = read_predicate(args.predicate)
     signer = _signer.open_signer(_signer.uri(args), args)
     with console:
-        bundle = attest(options.open_bundle(args), args.type, predicate, signer)
+        bundle = attest(_signer.open_own(args, console), args.type, predicate, signer)
         transport.update_referrers(bundle, console)
         if args.output:
             transport.save(bundle, args.output, console)

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Copy a bundle, with its signatures, into the local store, where it is `name:version`.
 
-Every byte is hashed on the way. With --trust, --key or the like a bundle that nobody trusted signed is not let in;
-without them that stays the question of `packager verify`.
+Every byte is hashed on the way. With --trust, --key or the like a bundle that nobody trusted signed is not let in.
+Without them nobody vouches for its name: it lies in quarantine, where it is called by its digest, until
+`packager import sha256:… --key PUB` lets it in, or `packager cache gc` removes it. Another bundle of the same name and
+version only gives way with --replace.
 """
 
 from __future__ import annotations
@@ -14,27 +16,29 @@ from packager.cli.console import Console, size
 
 HELP = "copy a bundle into the local store"
 EXAMPLES = """  packager import digits-1.4.0.bundle.tar
+  packager import sha256:… --key release.pub
   packager import /media/usb/digits-layout --trust acme.trust"""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     options.bundle(parser)
-    options.trust(parser, "whom to trust; without any of these no signature is asked for")
+    options.admission(parser)
     parser.set_defaults(jobs=4)
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
     from packager import destination, transport
-    from packager.cli._trust import Judge
+    from packager.cli._trust import Judge, unvouched
 
-    judge = Judge.of(args) if options.wants_trust(args) else None
+    judge = Judge.for_admission(args)
     with console:
         bundle = options.open_bundle(args, console)
         if judge:
-            judge.require(bundle)
-        to = destination.local(options.open_store(args))
+            judge.require(bundle, console)
+        to = destination.local(options.open_store(args), vouched=judge is not None, replace=args.replace)
         stored = transport.copy(bundle, to, console, jobs=args.jobs, label="importing")
     value = {"name": bundle.name, "version": bundle.version, "digest": bundle.digest, "stored": stored,
-             "size": bundle.size}  # fmt: skip
-    console.result(value, f"imported {bundle.name}:{bundle.version} {bundle.digest} ({size(stored)} were new)")
+             "size": bundle.size, "vouched": judge is not None}  # fmt: skip
+    text = f"imported {bundle.name}:{bundle.version} {bundle.digest} ({size(stored)} were new)"
+    console.result(value, text if judge else f"{text}\n{unvouched(bundle)}")
     return 0

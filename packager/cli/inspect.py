@@ -28,6 +28,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace, console: Console) -> int:
     from packager.bundle import CONTRACT
     from packager.look import source_files
+    from packager.verify import unreadable
 
     if files := source_files(args.bundle):
         return _inspect_source(files, args, console)
@@ -42,8 +43,9 @@ def main(args: argparse.Namespace, console: Console) -> int:
         "contract": contract,
         "files": {path: {"digest": blob.digest, "size": blob.size} for path, blob in bundle.tree},
         "statements": _statements(bundle),
+        "unreadable": [{"digest": digest, "reason": why.message} for digest, why in unreadable(bundle).items()],
     }
-    console.result(value, _text(bundle, contract, value["statements"]))
+    console.result(value, _text(bundle, contract, value["statements"], value["unreadable"]))
     return 0
 
 
@@ -64,7 +66,9 @@ def _statements(bundle: Bundle) -> list[dict[str, str]]:
     return [{"predicateType": kind, "claim": claim, "digest": digest} for digest, claim, kind in attached(bundle)]
 
 
-def _text(bundle: Bundle, contract: Any, statements: list[dict[str, str]]) -> str:
+def _text(
+    bundle: Bundle, contract: Any, statements: list[dict[str, str]], unreadable: list[dict[str, str]]
+) -> str:  # fmt: skip
     rows = [f"{bundle.name} {bundle.version}", f"  manifest   {bundle.digest}", f"  file set   {bundle.set_digest}",
             f"  size       {size(bundle.size)} in {len(bundle.tree.files)} files"]  # fmt: skip
     opset = ", ".join(f"{domain} {version}" for domain, version in contract["graph"]["opset"].items())
@@ -78,5 +82,6 @@ def _text(bundle: Bundle, contract: Any, statements: list[dict[str, str]]) -> st
     rows += [f"  signed     {item['predicateType']} by {item['claim']:.200} (not checked here)" for item in statements]
     if not statements:
         rows.append("  signed     no")
+    rows += [f"  attached   {item['digest']} (unreadable: {item['reason']:.200})" for item in unreadable]
     rows += [f"  {blob.digest[7:19]}  {size(blob.size):>9}  {path}" for path, blob in bundle.tree]
     return "\n".join(rows)

@@ -41,7 +41,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
     judge = Judge.of(args)
     with console:
         bundle = options.open_bundle(args)
-        judge.require(bundle)
+        judge.require(bundle, console)
         check_step(args.directory.absolute(), bundle, allow_downgrade=args.allow_downgrade)
         knobs = _knobs.resolve(args, bundle)
         done = install(

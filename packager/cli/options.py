@@ -106,6 +106,13 @@ def trust(parser: argparse.ArgumentParser, purpose: str = "whom to trust") -> No
                             "`none` to remember nothing)")  # fmt: skip
 
 
+def admission(parser: argparse.ArgumentParser) -> None:
+    """Add what decides whether a bundle from elsewhere gets its name in the local store."""
+    trust(parser, "whom to trust; without any of these the bundle lies in quarantine, under its digest")
+    parser.add_argument("--replace", action="store_true",
+                        help="with one of these: another bundle of that name and version gives way")  # fmt: skip
+
+
 def wants_trust(args: argparse.Namespace) -> bool:
     """Tell whether a verb that may check signatures was asked to."""
     return bool(args.trust or args.key or args.ca or args.identity)

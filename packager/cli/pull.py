@@ -2,8 +2,10 @@
 """Copy a bundle, with its signatures, from an OCI registry or a bucket into the local store.
 
 Blobs the store has are not fetched again, and a download that broke, or was killed, goes on where it was. Every blob
-is hashed before it counts. With --trust, --key or the like a bundle that nobody
-trusted signed is not let in. With -o the bundle is also written to a directory, or a file if the name ends in `.tar`.
+is hashed before it counts. With --trust, --key or the like a bundle that nobody trusted signed is not let in. Without
+them nobody vouches for its name: it lies in quarantine, where it is called by its digest, until `packager import
+sha256:… --key PUB` lets it in. What lies under another name or version than it states is refused unless FROM names its
+digest. With -o the bundle is also written to a directory, or a file if the name ends in `.tar`.
 """
 
 from __future__ import annotations
@@ -25,29 +27,35 @@ def arguments(parser: argparse.ArgumentParser) -> None:
                         help="oci://host[:port]/name:tag or …@sha256:…, s3://bucket/name:version, …")  # fmt: skip
     parser.add_argument("-o", "--output", type=Path, metavar="OUT", help="also write a directory or a .tar file")
     options.registry(parser)
-    options.trust(parser, "whom to trust; without any of these no signature is asked for")
+    options.admission(parser)
     parser.set_defaults(jobs=4)
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
     from packager import destination, transport
-    from packager.bundle import open_bundle, read
-    from packager.cli._trust import Judge
+    from packager.bundle import open_bundle
+    from packager.cli._trust import Judge, unvouched
+    from packager.errors import UsageError
 
-    judge = Judge.of(args) if options.wants_trust(args) else None
+    if "://" not in args.source:
+        raise UsageError(f"`{args.source}` is no address", hint="`packager import` takes what lies on this machine")
+    judge = Judge.for_admission(args)
     with console:
-        bundle = read(options.remote(args.source, args, console))
+        bundle = options.open_reference(args.source, args, console)
         if judge:
-            judge.require(bundle)
+            judge.require(bundle, console)
         store = options.open_store(args)
-        fetched = transport.copy(bundle, destination.local(store), console, jobs=args.jobs, label="pulling")
-        kept = open_bundle(f"{bundle.name}:{bundle.version}", lambda: store)
+        to = destination.local(store, vouched=judge is not None, replace=args.replace)
+        fetched = transport.copy(bundle, to, console, jobs=args.jobs, label="pulling")
+        kept = open_bundle(bundle.digest, lambda: store)
         if args.output:
             transport.save(kept, args.output, console)
     value = {"name": bundle.name, "version": bundle.version, "digest": bundle.digest, "fetched": fetched,
-             "size": bundle.size, "output": str(args.output) if args.output else None}  # fmt: skip
+             "size": bundle.size, "output": str(args.output) if args.output else None,
+             "vouched": judge is not None}  # fmt: skip
     text = (
         f"pulled {bundle.name}:{bundle.version} {bundle.digest} ({size(fetched)} of {size(bundle.size)} were missing)"
     )
-    console.result(value, text + (f"\nwrote {args.output}" if args.output else ""))
+    told = "" if judge else f"\n{unvouched(bundle)}"
+    console.result(value, text + (f"\nwrote {args.output}" if args.output else "") + told)
     return 0

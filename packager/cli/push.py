@@ -41,12 +41,26 @@ def main(args: argparse.Namespace, console: Console) -> int:
     with console:
         to, pinned = _target(args)
         bundle = options.open_bundle(args, console)
+        _warn(args.target, bundle, console)
         sent = transport.copy(bundle, to, console, jobs=args.jobs, label="pushing")
     value = {"name": bundle.name, "version": bundle.version, "digest": bundle.digest, "reference": pinned(bundle),
              "sent": sent, "size": bundle.size, "statements": len(bundle.referrers)}  # fmt: skip
     text = f"pushed {bundle.name}:{bundle.version} ({size(sent)} of {size(bundle.size)} were missing there)"
     console.result(value, f"{text}\n{pinned(bundle)}")
     return 0
+
+
+def _warn(target: str, bundle: Bundle, console: Console) -> None:
+    """Say so when nobody will be able to fetch it under the name that it is pushed to."""
+    from packager import names
+    from packager.errors import WrongSubject
+    from packager.events import Warned
+
+    try:
+        names.check_called(target, bundle.name, bundle.version)
+    except WrongSubject:
+        console(Warned(f"`{target}` is not what `{bundle.name}:{bundle.version}` calls itself: there it is only "
+                       f"fetched by its digest, {bundle.digest}"))  # fmt: skip
 
 
 def _target(args: argparse.Namespace) -> tuple[Destination, Callable[[Bundle], str]]:

@@ -111,7 +111,7 @@ def _directory(args: argparse.Namespace, console: Console) -> int:
     judge = Judge.of(args)
     with console:
         bundle = options.open_bundle(args, console)
-        judge.require(bundle)
+        judge.require(bundle, console)
         defaults = plugins.load("renderers", args.kind).DEFAULTS
         values = _knobs.resolve(
             args, bundle, before=[Wish(name, text, args.kind, typed=False) for name, text in defaults.items()]
@@ -139,7 +139,7 @@ def _triton(args: argparse.Namespace, console: Console) -> int:
     judge, repository = Judge.of(args), _repository(args.out)
     with console:
         bundle = options.open_bundle(args, console)
-        judge.require(bundle)
+        judge.require(bundle, console)
         values = _knobs.resolve(args, bundle)
         sites = {args.site: values} if args.site else {}
         base = knobs.resolve(knobsets.schema_of(bundle), bundle.digest) if args.site else values

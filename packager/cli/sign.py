@@ -2,7 +2,8 @@
 """Sign a bundle where it lies: in the store, a directory, or a single file.
 
 Two statements are attached: one about the bundle's digest, name and files, and an OpenSSF Model Signing statement
-that `model_signing verify` accepts. The bundle itself, and so its digest, does not change.
+that `model_signing verify` accepts. The bundle itself, and so its digest, does not change. A name of the local store is
+signed only if this store built the bundle or let it in verified; any other is named by its digest.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from packager.cli.console import Console
 
 HELP = "sign a bundle"
 EXAMPLES = """  packager sign digits:1.4.0 --key release.pem
+  packager sign sha256:… --key release.pem
   packager sign dist/digits.bundle.tar --key release.pem --passphrase-file secret.txt
   packager sign digits:1.4.0 --key 'key+pkcs11:token=release;object=signing?module-path=/usr/lib/softhsm/libsofthsm2.so'
   packager sign digits:1.4.0 --certificate leaf.pem --key leaf.key --chain chain.pem --tsa https://tsa.example.com
@@ -35,7 +37,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
 
     signer = open_signer(_signer.uri(args), args)
     with console:
-        bundle = sign(options.open_bundle(args), signer)
+        bundle = sign(_signer.open_own(args, console), signer)
         transport.update_referrers(bundle, console)
         if args.output:
             transport.save(bundle, args.output, console)

@@ -38,7 +38,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
     with console:
         bundle = options.open_bundle(args)
         if judge:
-            judge.require(bundle)
+            judge.require(bundle, console)
         bundle.medium.check_extent(bundle.tree, bundle.records)
         if not _is_there(bundle, args.directory, console):
             transport.unpack(bundle, args.directory, console)

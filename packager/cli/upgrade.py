@@ -42,7 +42,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
     release = current(directory)
     with console:
         bundle = options.open_bundle(args, console)
-        judge.require(bundle)
+        judge.require(bundle, console)
         knobs = _knobs.resolve(args, bundle, before=installed_wishes(release))
         done = upgrade(
             bundle, directory, Index(args.wheelhouse), dict(os.environ), knobs,

@@ -5,7 +5,8 @@
     Certificates  `x509CertificateChain` of an enterprise authority, leaf first, with RFC 3161 time stamps
     Logged        `certificate` of a Sigstore instance, one transparency log entry, RFC 3161 time stamps
 
-There is one accepted spelling: unknown fields, other media types, several signatures and loose base64 are refused.
+Unknown fields, other media types, several signatures and loose base64 are refused. Beside our own spelling those of
+others are read: protobuf's JSON leaves empty members out, OpenSSF Model Signing 0.x wrote the key itself and no key id.
 Sources: secure-systems-lab/dsse v1.0 (protocol.md, envelope.md); sigstore protobuf-specs, bundle v0.3; OpenSSF Model
 Signing v1.0 for the hint.
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -115,6 +117,8 @@ def parse(data: bytes) -> SignedStatement:
         raise ValueError(f"expected payload type {IN_TOTO}, got {envelope['payloadType']!s:.100}")
     (signature,) = items(envelope["signatures"], "signatures", 1, 1)
     bare = members(signature, "signature", "sig", "keyid")
+    if not isinstance(bare.get("keyid", ""), str | None):
+        raise ValueError("the key id of the signature is no text")
     return SignedStatement(
         decode(envelope["payload"]), decode(bare["sig"]), _material(bundle["verificationMaterial"], data)
     )
@@ -124,14 +128,17 @@ def _material(value: JSON, data: bytes) -> Material:
     if not isinstance(value, dict):
         raise ValueError("the verification material is not an object")
     if "publicKey" in value:
-        return _key(members(value, "verification material", "publicKey tlogEntries"))
+        return _key(members(value, "verification material", "publicKey", "tlogEntries"))
     if "x509CertificateChain" in value:
-        return _certificates(members(value, "verification material", "x509CertificateChain tlogEntries", _STAMPS))
+        return _certificates(members(value, "verification material", "x509CertificateChain", f"tlogEntries {_STAMPS}"))
     return _logged(members(value, "verification material", "certificate tlogEntries", _STAMPS), data)
 
 
 def _key(value: dict[str, JSON]) -> Key:
-    items(value["tlogEntries"], "log entries", 0, 0)
+    items(value.get("tlogEntries", []), "log entries", 0, 0)
+    if isinstance(value["publicKey"], dict) and "rawBytes" in value["publicKey"]:
+        raw = members(value["publicKey"], "public key", "rawBytes", "keyDetails")["rawBytes"]
+        return Key(hashlib.sha256(decode(raw)).hexdigest())
     hint = members(value["publicKey"], "public key", "hint")["hint"]
     if not isinstance(hint, str):
         raise ValueError("the public key hint is not a string")
@@ -139,7 +146,7 @@ def _key(value: dict[str, JSON]) -> Key:
 
 
 def _certificates(value: dict[str, JSON]) -> Certificates:
-    items(value["tlogEntries"], "log entries", 0, 0)
+    items(value.get("tlogEntries", []), "log entries", 0, 0)
     chain = members(value["x509CertificateChain"], "certificate chain", "certificates")["certificates"]
     return Certificates(
         tuple(_raw(item) for item in items(chain, "certificates", 1, MAX_CERTIFICATES)), _timestamps(value)

@@ -7,6 +7,7 @@ Parsing is strict where bytes are covered by a digest, and lenient in `index.jso
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -121,6 +122,16 @@ def parse_index(data: bytes, *, subject: str) -> tuple[Descriptor, ...]:
         raise Malformed(f"`{subject}` lists no manifests", subject=subject)
     known = [{k: v for k, v in m.items() if k in _DESCRIPTOR_KEYS} if isinstance(m, dict) else m for m in manifests]
     return tuple(parse_descriptor(value, subject) for value in known)
+
+
+def parse_listing(data: bytes, *, subject: str) -> tuple[Descriptor, ...]:
+    """Read the rows of a list to which anybody may add: those that are no descriptors are left out."""
+    manifests = _load(data, subject).get("manifests")
+    found: list[Descriptor] = []
+    for row in manifests if isinstance(manifests, list) else ():
+        with contextlib.suppress(Malformed):
+            found += parse_index(canonical.dump({"manifests": [row]}), subject=subject)
+    return tuple(found)
 
 
 def referrers_tag(digest: str) -> str:

@@ -14,9 +14,12 @@ from packager.events import OnEvent, Warned, ignore
 from packager.formats import dsse, oci
 from packager.registry import publish
 from packager.registry.reference import Reference
-from packager.registry.repository import Repository
+from packager.registry.repository import Absent, Repository
 from packager.registry.wire import Settings
 from packager.types import Blob, Tree
+
+_NOTES = 5
+_ATTACHED = 128 << 20  # bytes of everything that is attached to one bundle; it is kept in memory
 
 
 class _LeftOut(Exception):
@@ -31,6 +34,7 @@ class RegistryBundle:
         self._repository, self._on_event = Repository(reference, settings), on_event
         self._small: dict[str, bytes] = {}  # manifests, and what follows from them
         self._sizes: dict[str, int] = {}
+        self._room = _ATTACHED
 
     @property
     def name(self) -> str:
@@ -53,27 +57,50 @@ class RegistryBundle:
 
     def _referrers(self, model: oci.Descriptor) -> Iterator[oci.Descriptor]:
         """Fetch what refers to the bundle; anybody may attach anything, so what cannot be read is left out, aloud."""
+        left: list[str] = []
         for item in self._repository.referrers(model.blob.digest):
             try:
                 yield self._referrer(item.blob.digest, model)
             except _LeftOut as why:
-                self._on_event(Warned(f"`{item.blob.digest}` in `{self.label}` is left out: {why}"))
+                left.append(f"`{item.blob.digest}` in `{self.label}` is left out: {why}")
+        for note in left[:_NOTES]:
+            self._on_event(Warned(note))
+        if left[_NOTES:]:
+            self._on_event(Warned(f"{len(left) - _NOTES} more things in `{self.label}` are left out"))
 
     def _referrer(self, digest: str, model: oci.Descriptor) -> oci.Descriptor:
-        data = self._repository.manifest(digest)
-        if data is None:
-            raise _LeftOut("the registry lists it and does not have it")
         try:
+            data = self._repository.manifest(digest)
+            if data is None:
+                raise _LeftOut("the registry lists it and does not have it")
             manifest = oci.parse_manifest(data, subject=digest)
         except IntegrityError as error:
             raise _LeftOut(error.message) from None
         if manifest.subject is None or manifest.subject.blob != model.blob:
             raise _LeftOut("it is about something else")
-        if max(layer.blob.size for layer in (*manifest.layers, manifest.config)) > dsse.MAX_BUNDLE:
+        held = {item.blob.digest: item.blob for item in (*manifest.layers, manifest.config)}
+        if max(blob.size for blob in held.values()) > dsse.MAX_BUNDLE:
             raise _LeftOut(f"it holds more than {dsse.MAX_BUNDLE} bytes")
+        read = {name: self._content(blob) for name, blob in held.items() if name not in self._small}
         self._know([manifest.config, *manifest.layers])
-        self._small[digest] = data
+        self._small |= {**read, digest: data}
         return oci.Descriptor(oci.MANIFEST, Blob(digest, len(data)), {}, manifest.artifact_type)
+
+    def _content(self, blob: Blob) -> bytes:
+        """Read what is attached at once: what turns out to be broken is left out as long as it can be."""
+        if blob == Blob(canonical.sha256(oci.EMPTY_BYTES), len(oci.EMPTY_BYTES)):
+            return oci.EMPTY_BYTES
+        self._room -= blob.size
+        if self._room < 0:
+            raise _LeftOut(f"more than {_ATTACHED} bytes are attached")
+        try:
+            with self._repository.open(blob) as file:
+                data = file.read(blob.size + 1)
+        except Absent:
+            raise _LeftOut("the registry does not have what it holds") from None
+        if Blob(canonical.sha256(data), len(data)) != blob:
+            raise _LeftOut("what it holds is damaged")
+        return data
 
     def open_record(self, digest: str) -> BinaryIO:
         if digest in self._small:

@@ -8,13 +8,12 @@ import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from packager import canonical
+from packager import canonical, names
 from packager.bundle import Bundle
 from packager.destination import Destination, Receiver, Source
 from packager.errors import IntegrityError, SourceError, UsageError
 from packager.files import Moved, unwatched
 from packager.formats import oci
-from packager.registry import reference as references
 from packager.registry.reference import Reference
 from packager.registry.repository import Repository
 from packager.registry.upload import upload
@@ -34,7 +33,7 @@ def registry(reference: Reference, settings: Settings, *, mount: str | None = No
     @contextlib.contextmanager
     def receive(bundle: Bundle) -> Iterator[Receiver]:
         repository = Repository(reference, settings)
-        tag = reference.tag or references.tag_of(bundle.version)
+        tag = reference.tag or names.tag_of(bundle.version)
         _check_target(repository, bundle, tag, force=force)
         yield _Pushed(repository, mount)
         _push_records(repository, bundle)

@@ -56,8 +56,3 @@ def parse(text: str) -> Reference:
             hint="write oci://host[:port]/name:tag or oci://host/name@sha256:…; names are lower-case",
         )
     return Reference(host, name, tag or None, digest or None)
-
-
-def tag_of(version: str) -> str:
-    """Return the tag for a semantic version; `+` is not allowed in tags and becomes `_`, as Helm does."""
-    return version.replace("+", "_")

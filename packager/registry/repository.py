@@ -29,6 +29,10 @@ _MAX_REFERRERS = 1000
 _PAGES = 50
 
 
+class Absent(SourceError):
+    """The registry names something that it does not have."""
+
+
 @dataclass(slots=True)
 class Repository:
     """One repository of one registry."""
@@ -80,7 +84,7 @@ class Repository:
         url = self.url(f"blobs/{blob.digest}")
         answer = self.wire.request("GET", url, ok=(200, 206, 404, 416), stream=True, headers=headers)
         if answer.stream is None:
-            raise SourceError(
+            raise Absent(
                 f"registry `{self.reference.host}` has no blob `{blob.digest}` of `{self.reference.name}`",
                 hint="the push may not have ended; ask the publisher to repeat it",
             )
@@ -90,7 +94,9 @@ class Repository:
 
     def referrers(self, digest: str) -> Sequence[oci.Descriptor]:
         """Return what refers to manifest `digest`: what the API lists and what the tag-schema index lists."""
-        found = {item.blob.digest: item for item in (*self._listed(digest), *self.tagged(digest))}
+        tag = oci.referrers_tag(digest)
+        tagged = oci.parse_listing(self.manifest(tag) or oci.index([]), subject=tag)
+        found = {item.blob.digest: item for item in (*self._listed(digest), *tagged)}
         if len(found) > _MAX_REFERRERS:
             raise IntegrityError(f"more than {_MAX_REFERRERS} artifacts refer to `{digest}`", subject=digest)
         return [found[key] for key in sorted(found)]
@@ -102,7 +108,9 @@ class Repository:
             answer = self.wire.request("GET", url, ok=(200, 400, 404, 405), headers={"Accept": oci.INDEX})
             if answer.status != 200 or not _is_index(answer):
                 return found  # no such API: the tag-schema index is all there is
-            found += oci.parse_index(answer.data, subject=f"referrers of {digest}")
+            found += oci.parse_listing(answer.data, subject=f"referrers of {digest}")
+            if len(found) > _MAX_REFERRERS:
+                break  # `referrers` refuses them; nobody needs to read the rest of a list without end
             link = answer.headers.get("Link", "")
             if 'rel="next"' not in link or "<" not in link:
                 return found

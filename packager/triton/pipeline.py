@@ -22,7 +22,8 @@ from dataclasses import dataclass
 from packager import yamltext
 from packager.canonical import JSON
 from packager.errors import UsageError, did_you_mean
-from packager.recipefields import MAX_NAME, NAME
+from packager.names import NAME
+from packager.recipefields import MAX_NAME
 
 _TENSOR = r"[A-Za-z0-9_][^\s\x00-\x1f\x7f]{0,255}"
 MAX_STEPS = 64

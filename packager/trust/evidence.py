@@ -2,7 +2,7 @@
 """Decide from signed statements alone whether a bundle may be trusted. Bytes in, answers out: no file, no network,
 no clock. Read it from top to bottom; `verify` asks these questions in this order, and the first no ends it.
 
-    parse          every attached statement has its one shape
+    sift           which attached statements can be read; the others are left aside, with the reason
     current        the trust itself has not expired
     authenticate   who signed what; a forgery ends everything, a stranger proves nothing
     relate         what trusted signers say is about this bundle, and what is required is there
@@ -22,7 +22,9 @@ from packager.errors import (
     BadSignature,
     Malformed,
     MissingStatement,
+    MissingToolError,
     NegativeAnswer,
+    PackagerError,
     Revoked,
     RolledBack,
     Stale,
@@ -72,6 +74,22 @@ def parse(records: Mapping[str, bytes]) -> dict[str, SignedStatement]:
     return found
 
 
+def sift(records: Mapping[str, bytes]) -> tuple[dict[str, SignedStatement], dict[str, PackagerError]]:
+    """Return the attached statements that can be read, and why the others cannot, by the digest of their blob.
+
+    Anybody with the right to push may attach anything, other tools' statements too: those prove nothing and prevent
+    nothing. What trust demands is demanded of the ones that can be read.
+    """
+    signed: dict[str, SignedStatement] = {}
+    skipped: dict[str, PackagerError] = {}
+    for digest, data in sorted(records.items()):
+        try:
+            signed |= parse({digest: data})
+        except Malformed as error:
+            skipped[digest] = error
+    return signed, skipped
+
+
 def current(trust: Trust, now: datetime | None) -> str:
     """Raise Stale when the trust file has expired."""
     if trust.expires is None:
@@ -86,13 +104,17 @@ def current(trust: Trust, now: datetime | None) -> str:
     return f"trust file `{trust.name}` serial {trust.serial}, {len(trust.signers)} signers"
 
 
-def authenticate(signed: Mapping[str, SignedStatement], trust: Trust, now: datetime | None) -> tuple[Evidence, ...]:
-    """Return what trusted signers said.
+def authenticate(
+    signed: Mapping[str, SignedStatement], trust: Trust, now: datetime | None,
+    skipped: dict[str, PackagerError] | None = None,
+) -> tuple[Evidence, ...]:  # fmt: skip
+    """Return what trusted signers said; `skipped` are statements that cannot be judged, and those found here are added.
 
     Raises BadSignature for the first forgery in a trusted signer's name; if nothing at all counts, Unsigned, or the
     most telling of the reasons why not.
     """
     found, doubts = [], []
+    skipped = {} if skipped is None else skipped
     for digest, statement in signed.items():
         try:
             attested = _verifier(statement).verify(statement, trust, now)
@@ -102,9 +124,12 @@ def authenticate(signed: Mapping[str, SignedStatement], trust: Trust, now: datet
         except NegativeAnswer as error:
             doubts.append(error)
             continue
+        except (Malformed, MissingToolError) as error:
+            skipped[digest] = error
+            continue
         found.append(Evidence(digest, intoto.parse(attested.payload, limit=dsse.MAX_BUNDLE), attested))
     if not found:
-        raise _nobody(signed, trust, doubts)
+        raise _nobody(signed, trust, doubts, skipped)
     return tuple(found)
 
 
@@ -128,9 +153,12 @@ def _check_period(attested: Attested, trust: Trust, now: datetime | None) -> Non
 
 
 def _nobody(
-    signed: Mapping[str, SignedStatement], trust: Trust, doubts: Sequence[NegativeAnswer]
-) -> NegativeAnswer:  # fmt: skip
-    telling = [doubt for doubt in doubts if not isinstance(doubt, UntrustedSigner)]
+    signed: Mapping[str, SignedStatement], trust: Trust, doubts: Sequence[NegativeAnswer],
+    skipped: Mapping[str, PackagerError],
+) -> PackagerError:  # fmt: skip
+    telling: list[PackagerError] = [doubt for doubt in doubts if not isinstance(doubt, UntrustedSigner)]
+    telling += [error for error in skipped.values() if isinstance(error, MissingToolError)]
+    telling += skipped.values() if not doubts else ()
     if telling:
         return telling[0]
     if not signed:

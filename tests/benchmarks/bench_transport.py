@@ -249,7 +249,7 @@ def remote(bench: Bench) -> None:
 
 
 def _packager(bench: Bench, host: str, out: Path) -> None:
-    packager, there = [sys.executable, "-m", "packager"], f"oci://{host}/{out.name}"
+    packager, there = [sys.executable, "-m", "packager"], f"oci://{host}/{out.name}/tiny"
     bench.time("push: packager", [*packager, "push", "tiny:1.0.0", there])
     bench.time("pull: packager", [*packager, "pull", f"{there}:1.0.0", "--store", out / "store"])
 

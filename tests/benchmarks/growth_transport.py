@@ -73,8 +73,8 @@ def round_of(one: bench.Bench, registry: distribution.Registry) -> None:
     (out / "b.bundle.tar").unlink()
     one.time("import", [*packager, "import", one.work / "lay", "--store", out / "import"])
     shutil.rmtree(out / "import")
-    one.time("push", [*packager, "push", "tiny:1.0.0", f"oci://{registry.host}/{out.name}"])
-    one.time("pull", [*packager, "pull", f"oci://{registry.host}/{out.name}:1.0.0", "--store", out / "pull"])
+    one.time("push", [*packager, "push", "tiny:1.0.0", f"oci://{registry.host}/{out.name}/tiny"])
+    one.time("pull", [*packager, "pull", f"oci://{registry.host}/{out.name}/tiny:1.0.0", "--store", out / "pull"])
     shutil.rmtree(out)
     bench.forget(registry)
 

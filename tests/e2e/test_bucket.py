@@ -229,8 +229,8 @@ def test_every_verb_takes_a_bucket(packager: Run, file: Path, env: dict[str, str
     packager("verify", f"{name}:1.0.0", "--key", "second.pub", **env)
     packager("unpack", f"{name}:1.0.0", "tree", "--key", "release.pub", **env)
     packager("export", f"{name}:1.0.0", "out", **env)
-    packager("import", f"{name}:1.0.0", "--store", "other", **env)
-    told = packager("pull", f"{name}:1.0.0", "-o", "back.bundle.tar", **env)
+    packager("import", f"{name}:1.0.0", "--key", "release.pub", "--store", "other", **env)
+    told = packager("pull", f"{name}:1.0.0", "--key", "release.pub", "-o", "back.bundle.tar", **env)
     for where in ("tree", "out", "back.bundle.tar", "tiny:1.0.0"):
         packager("verify", where, "--key", "second.pub")
     packager("delta", file, f"{name}:1.0.0", "-o", "d.tar", **env)

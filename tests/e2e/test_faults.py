@@ -72,7 +72,7 @@ class World:
     @property
     def name(self) -> str:
         """A repository that no other run has used."""
-        return f"faults/run{self.number}"
+        return f"faults/run{self.number}/tiny"
 
     def spawn(self, *arguments: str | Path, **extra: str) -> subprocess.Popen[str]:
         environment = {"PATH": os.environ["PATH"], "HOME": str(self.folder), "PACKAGER_STORE": str(self.store_root),
@@ -132,6 +132,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     files["model/weights-0009.bin"] = chance.randbytes((40 << 20) + 17)  # larger than one piece of an upload
     bundle = sign(bundles.make(Store(root / "store"), files), KEY)
     transport.save(bundle, root / "b.bundle.tar")
+    keys.save(KEY, root / "k.pem", root / "k.pub", None)
     running = distribution.registry(tool("docker-registry"), root / "registry")
     with running as registry, object_store(root / "objects") as store:
         proxy, store_proxy = Proxy(registry.port), Proxy(store.port)
@@ -331,6 +332,7 @@ def jumping_clock(world: World) -> None:
     cache.size(world.sound())
     finishes_a_pull_sending_only_the_rest(world)
     clock.write_text(f"{jump}\n")
+    assert world.run("import", world.bundle.digest, "--key", world.root / "k.pub", **faked) == 0
     for action in ("gc", "verify"):
         assert world.run("cache", action, **faked) == 0
     assert world.run("export", "tiny:1.0.0", world.folder / "after.bundle.tar", **faked) == 0

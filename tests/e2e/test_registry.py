@@ -68,13 +68,13 @@ def test_push_pull_verify_inspect_unpack(packager: Run, bundle: Path, plain: Reg
     assert (tmp_path / "back.bundle.tar").read_bytes() == bundle.read_bytes()
     packager("export", f"{name}:1.0.0", tmp_path / "straight.bundle.tar")
     assert (tmp_path / "straight.bundle.tar").read_bytes() == bundle.read_bytes()
-    packager("import", bundle, "--store", tmp_path / "third")
+    packager("import", bundle, "--key", bundle.with_name("release.pub"), "--store", tmp_path / "third")
     packager("export", "tiny:1.0.0", tmp_path / "third.bundle.tar", "--store", tmp_path / "third")
     assert (tmp_path / "third.bundle.tar").read_bytes() == bundle.read_bytes()
 
 
 def test_a_bundle_is_signed_where_it_lies(packager: Run, bundle: Path, plain: Registry, tmp_path: Path) -> None:
-    name = f"oci://{plain.host}/team/signed"
+    name = f"oci://{plain.host}/team/signed/tiny"
     packager("push", bundle, name)
     packager("keygen", "second")
     packager("verify", f"{name}:1.0.0", "--key", "second.pub", code=1)
@@ -201,11 +201,11 @@ def test_skopeo_reads_what_we_push_and_we_read_what_it_pushes(
     )
     digest = digest_of(packager, bundle)
     assert json.loads((tmp_path / "lay" / "index.json").read_bytes())["manifests"][0]["digest"] == digest
-    there = f"docker://{plain.host}/team/by-skopeo:1.0.0"
+    there = f"docker://{plain.host}/team/by-skopeo/tiny:1.0.0"
     subprocess.run(
         [skopeo, "copy", "--quiet", "--dest-tls-verify=false", f"oci:{tmp_path}/lay:1.0.0", there], check=True
     )
-    assert digest_of(packager, f"oci://{plain.host}/team/by-skopeo:1.0.0") == digest
+    assert digest_of(packager, f"oci://{plain.host}/team/by-skopeo/tiny:1.0.0") == digest
 
 
 def test_oras_reads_what_we_push(packager: Run, bundle: Path, plain: Registry, tmp_path: Path) -> None:
@@ -256,14 +256,14 @@ def test_an_artifact_laid_out_by_hand_pulls_and_inspects(
     named = {**described, "annotations": {"org.opencontainers.image.ref.name": "1.0.0"}}
     (root / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [named]}))
     (root / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
-    there = f"docker://{plain.host}/team/by-hand:1.0.0"
+    there = f"docker://{plain.host}/team/by-hand/tiny:1.0.0"
     subprocess.run(
         [tool("skopeo"), "copy", "--quiet", "--dest-tls-verify=false", f"oci:{root}:1.0.0", there], check=True
     )
-    name = f"oci://{plain.host}/team/by-hand:1.0.0"
+    name = f"oci://{plain.host}/team/by-hand/tiny:1.0.0"
     assert digest_of(packager, name) == described["digest"]
     packager("pull", name)
-    packager("unpack", "tiny:1.0.0", tmp_path / "again")
+    packager("unpack", described["digest"], tmp_path / "again")
     for path in files:
         assert (tmp_path / "again" / path).read_bytes() == (tmp_path / "tree" / path).read_bytes()
 

@@ -129,7 +129,7 @@ def stage(registry: Registry, packager: Run, tmp_path: Path, published: dict[str
 def moved_tag(stage: Stage) -> tuple[str, str, int]:
     """The tag of the promoted version now names the other one."""
     stage.attacker.write("1.0.0", stage.attacker.read("1.0.1"))
-    return stage.at("1.0.0"), "is missing", 1
+    return stage.at("1.0.0"), "calls itself", 5
 
 
 def promising_tag(stage: Stage) -> tuple[str, str, int]:
@@ -206,6 +206,8 @@ def test_pull_with_a_trust_file_remembers_and_refuses_the_way_back(stage: Stage)
     stage.packager("pull", new, *remembering)
     assert "older" in stage.packager("pull", old, *remembering, code=1).stderr
     stage.attacker.write("1.0.1", stage.attacker.read("1.0.0"))
-    assert "older" in stage.packager("pull", new, *remembering, code=1).stderr, (
+    assert "calls itself `tiny:1.0.0`" in stage.packager("pull", new, *remembering, code=5).stderr
+    stage.attacker.write("stable", stage.attacker.read("1.0.0"))
+    assert "older" in stage.packager("pull", stage.at("stable"), *remembering, code=1).stderr, (
         "a tag that is moved back is the way back"
     )

@@ -101,7 +101,7 @@ def test_the_new_bundle_comes_out_byte_for_byte(pair: tuple[Bundle, Bundle], tmp
     assert (tmp_path / "out.bundle.tar").read_bytes() == (tmp_path / "new.bundle.tar").read_bytes()
     assert verify(reopened(tmp_path / "out.bundle.tar"), [KEY.public]).ok
     store = Store(tmp_path / "other")
-    transport.copy(delta.open_delta(tmp_path / "d.bundle-delta.tar", old), destination.local(store))
+    transport.copy(delta.open_delta(tmp_path / "d.bundle-delta.tar", old), destination.local(store, vouched=True))
     assert store.entry("tiny", "1.0.1").manifest == new.digest
 
 

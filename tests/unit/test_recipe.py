@@ -21,7 +21,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from packager import canonical, init, recipe, recipefields, yamltext
+from packager import canonical, init, names, recipe, recipefields, semver, yamltext
 from packager.errors import SourceError, UsageError
 from packager.recipe import ExportWishes, InputSpec, Limits, Recipe, RunsOn, Target, Tolerance
 
@@ -120,7 +120,7 @@ def test_editors_are_told_the_same(name: str) -> None:
 
 
 def test_the_schema_repeats_the_patterns_of_the_parser() -> None:
-    ours = {value for value in vars(recipefields).values() if isinstance(value, str)}
+    ours = {value for value in vars(recipefields).values() if isinstance(value, str)} | {names.NAME, semver.SEMVER}
     written = set(_patterns(json.loads(init.schema())))
     assert written - {f"^(?:{pattern})$" for pattern in ours} - ours == {SCHEMA.schema["$defs"]["outside"]["pattern"]}
 
@@ -252,8 +252,8 @@ INPUTS = st.builds(
 TOLERANCES = st.builds(Tolerance, st.floats(0, 1e6), st.floats(0, 1e6))
 RECIPES = st.builds(
     Recipe,
-    name=st.from_regex(recipefields.NAME, fullmatch=True).filter(lambda name: len(name) <= 63),
-    version=st.from_regex(recipefields.SEMVER, fullmatch=True).filter(lambda version: len(version) <= 128),
+    name=st.from_regex(names.NAME, fullmatch=True).filter(lambda name: len(name) <= 63),
+    version=st.from_regex(semver.SEMVER, fullmatch=True).filter(lambda version: len(version) <= 128),
     source=LINES,
     registry=st.none() | st.just("sqlite:///mlflow.db"),
     license=st.none() | st.just("Apache-2.0"),

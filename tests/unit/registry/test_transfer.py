@@ -59,7 +59,7 @@ def opened(stub: Stub, settings: Settings = QUICK, tag: str = ":1.0.0", events: 
 
 
 def pull(stub: Stub, store: Store, settings: Settings = QUICK) -> int:
-    return transport.copy(opened(stub, settings), destination.local(store), jobs=2)
+    return transport.copy(opened(stub, settings), destination.local(store, vouched=True), jobs=2)
 
 
 def other(tmp_path: Path) -> Store:
@@ -159,7 +159,7 @@ def test_a_pull_that_gave_up_is_resumed_from_disk(bundle: Bundle, tmp_path: Path
         source = opened(stub, hasty)
         stub.cut_download = [2 * PIECE]
         with pytest.raises(SourceError):
-            transport.copy(source, destination.local(store), jobs=1)
+            transport.copy(source, destination.local(store, vouched=True), jobs=1)
         partial = store.root / "partial" / big.digest[7:]
         have = partial.stat().st_size
         assert 0 < have <= 2 * PIECE
@@ -190,7 +190,7 @@ def test_a_registry_that_lies_is_never_believed(bundle: Bundle, tmp_path: Path) 
         source = opened(stub)
         stub.lie = True
         with pytest.raises(IntegrityError, match="damaged"):
-            transport.copy(source, destination.local(store))
+            transport.copy(source, destination.local(store, vouched=True))
         with pytest.raises(IntegrityError):
             transport.save(source, tmp_path / "x.bundle.tar")
         assert not (tmp_path / "x.bundle.tar").exists()
