@@ -106,9 +106,14 @@ class Bundle:
         return data
 
     def load(self, path: str) -> JSON:
-        """Read one JSON file of the bundle, checked."""
+        """Read one JSON file of the bundle, checked; a contract has the shape of one. Raises IntegrityError."""
+        data = self.read(path)
+        if path == CONTRACT:
+            from packager import contract  # with what it knows of runtimes, only for those who ask for it
+
+            contract.parse(data)
         try:
-            return canonical.load(self.read(path), limit=MAX_RECORD)
+            return canonical.load(data, limit=MAX_RECORD)
         except ValueError as error:
             raise Malformed(f"`{path}` is not acceptable JSON: {error}", subject=path) from None
 

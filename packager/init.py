@@ -13,7 +13,7 @@ from pathlib import Path
 from string import Template
 from typing import TypeAlias
 
-from packager import exporters, plugins, sources
+from packager import exporters, plugins, shown, sources
 from packager.canonical import JSON
 from packager.compatibility import knowledge
 from packager.errors import MissingToolError, PackagerError, SourceError
@@ -273,4 +273,4 @@ def _flow(value: JSON) -> str:
 def _scalar(text: str) -> str:
     """Write text so that YAML reads text: plain where that is safe, else quoted as JSON, which is YAML too."""
     plain = _PLAIN.fullmatch(text) and Scalar(text, True, Where("", 1)).kind == "text"
-    return text if plain else json.dumps(text, ensure_ascii=False)
+    return text if plain else shown.json_text(text)

@@ -8,12 +8,11 @@ their metadata says. With it a build is a pure function.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from packager import canonical
+from packager import canonical, shown
 from packager.canonical import JSON
 from packager.errors import LockError
 from packager.files import write_atomically
@@ -84,7 +83,7 @@ class Lock:
 
     def save(self, path: Path) -> None:
         """Write the lock as indented JSON with sorted keys, as one step."""
-        text = json.dumps(self.to_json(), indent=2, sort_keys=True, ensure_ascii=False)
+        text = shown.json_text(self.to_json(), indent=2, sort_keys=True)
         write_atomically(path, text.encode() + b"\n")
 
 

@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 LAYERS = (
-    {"types", "errors", "canonical", "events"},
+    {"types", "errors", "canonical", "events", "shown"},
     {
         "advisories", "ages", "archive", "bundle", "certificates", "compatibility", "contract", "destination", "factschema",
         "files", "fleet", "formats", "graph", "graphcheck", "graphneeds", "integers", "keys", "knobs", "knobsets", "knowledge",

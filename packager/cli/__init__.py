@@ -57,9 +57,9 @@ def main(argv: Sequence[str]) -> int:
     except Exception:  # whatever is not ours is a bug: show where, and say so
         import traceback
 
-        console.message(
-            f"{traceback.format_exc()}\nthis is a bug in packager {__version__}: please report the lines above"
-        )
+        for row in traceback.format_exc().splitlines():
+            console.message(row)
+        console.message(f"this is a bug in packager {__version__}: please report the lines above")
         return PackagerError.code
 
 

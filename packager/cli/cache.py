@@ -44,7 +44,7 @@ def _size(store: Store, console: Console) -> int:
 
     found = cache.size(store)
     rows = [f"{size(count):>10}  {name.replace('_', ' ')}" for name, count in asdict(found).items()]
-    console.result({**asdict(found), "total": found.total}, "\n".join([*rows, f"{size(found.total):>10}  total"]))
+    console.result({**asdict(found), "total": found.total}, [*rows, f"{size(found.total):>10}  total"])
     return 0
 
 

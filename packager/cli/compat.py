@@ -61,7 +61,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
     }
     if args.html:
         _write_page(args.html, bundle, cells, reached, steps)
-    console.result(value, "\n".join([*_rows(cells), *_site_rows(reached), *_step_rows(steps)]))
+    console.result(value, [*_rows(cells), *_site_rows(reached), *_step_rows(steps)])
     return int(refused)
 
 

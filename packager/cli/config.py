@@ -48,7 +48,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
         return _explain(args, console)
     found = _resolved(args.words[0], args, console)
     rows = [(name, _shown(setting.value), setting.origin) for name, setting in found.settings.items()]
-    console.result(found.to_json(), f"{_table(rows)}\ndigest {found.digest}")
+    console.result(found.to_json(), [*_table(rows), f"digest {found.digest}"])
     return 0
 
 
@@ -74,13 +74,13 @@ def _explain(args: argparse.Namespace, console: Console) -> int:
 
     schema = schema_of(_open(args.words[0], args, console)[0])
     groups: dict[str, Any] = {name: knob.to_schema() for name, knob in schema.items()}
-    console.result(groups, "\n".join(_paragraph(knob) for knob in schema.values()))
+    console.result(groups, [row for knob in schema.values() for row in _paragraph(knob)])
     return 0
 
 
-def _paragraph(knob: Knob) -> str:
+def _paragraph(knob: Knob) -> list[str]:
     default = "not set" if knob.default is None else _shown(knob.default)
-    return f"{knob.name} (default: {default}; {knob.expected()}; needs a {knob.needs})\n    {knob.about}"
+    return [f"{knob.name} (default: {default}; {knob.expected()}; needs a {knob.needs})", f"    {knob.about}"]
 
 
 def _compare(args: argparse.Namespace, console: Console) -> int:
@@ -111,6 +111,6 @@ def _shown(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _table(rows: list[tuple[str, str, str]]) -> str:
+def _table(rows: list[tuple[str, str, str]]) -> list[str]:
     wide = [max((len(row[column]) for row in rows), default=0) for column in (0, 1)]
-    return "\n".join(f"{row[0]:{wide[0]}}  {row[1]:{wide[1]}}  {row[2]}".rstrip() for row in rows)
+    return [f"{row[0]:{wide[0]}}  {row[1]:{wide[1]}}  {row[2]}".rstrip() for row in rows]

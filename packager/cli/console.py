@@ -3,14 +3,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from packager import shown
 from packager.errors import IntegrityError, PackagerError, StepError
 from packager.events import Cached, Event, Finished, Note, Progress, Started, Warned
 
@@ -36,32 +36,46 @@ class Console:
 
     # results
 
-    def result(self, value: Mapping[str, Any], text: str) -> None:
-        """Print the result of the command: the document with --json, else the text."""
+    def result(self, value: Mapping[str, Any], text: str | Sequence[str]) -> None:
+        """Print the result of the command: the document with --json, else the text, or one line for each row."""
         self._clear()
-        print(json.dumps(value, indent=2, ensure_ascii=False, sort_keys=False) if self.json else text)
+        if self.json:
+            print(shown.json_text(value, indent=2))
+        else:
+            print(shown.block(text) if isinstance(text, str) else "\n".join(map(shown.line, text)))
+
+    def rows(self, rows: Sequence[str]) -> None:
+        """Print lines that come before an error."""
+        self._clear()
+        print("\n".join(map(shown.line, rows)))
 
     def fail(self, error: PackagerError) -> None:
         """Print an error: one sentence, its subject, the remedy."""
         self._clear()
         if isinstance(error, StepError) and error.log and not self.quiet:
-            self.message("\n".join(f"  | {row}" for row in error.log.splitlines()[-12:]))
-        self.message(f"{self._paint('error:', '31')} {error.message}")
+            for row in error.log.splitlines()[-12:]:
+                self.message(f"  | {row}")
+        self._say("error:", "31", error.message)
         if error.hint:
-            self.message(f"{self._paint('hint:', '36')} {error.hint}")
+            self._say("hint:", "36", error.hint)
         if self.json:
             subject = error.subject if isinstance(error, IntegrityError) else None
-            print(json.dumps({"ok": False, "error": {"code": error.code, "message": error.message,
-                                                     "hint": error.hint, "subject": subject}}, indent=2))  # fmt: skip
+            told = {"code": error.code, "message": error.message, "hint": error.hint, "subject": subject}
+            print(shown.json_text({"ok": False, "error": told}, indent=2))
 
     def message(self, text: str) -> None:
-        """Print a line for a person."""
+        """Print one line for a person."""
+        self._print(shown.line(text))
+
+    def _say(self, word: str, colour: str, text: str) -> None:
+        """Print one line behind a word of ours."""
+        painted = f"\x1b[{colour}m{word}\x1b[0m" if self.colour else word
+        self._print(f"{painted} {shown.line(text)}")
+
+    def _print(self, text: str) -> None:
         with self._lock:
             self._clear()
             print(text, file=sys.stderr, flush=True)
-
-    def _paint(self, text: str, code: str) -> str:
-        return f"\x1b[{code}m{text}\x1b[0m" if self.colour else text
 
     # progress
 
@@ -73,18 +87,18 @@ class Console:
             match event:
                 case Started(label):
                     self._running[label] = time.monotonic()
-                    self._draw(force=True) if self.live else self.message(f"{label} …")
+                    self._draw(force=True) if self.live else self._print(f"{shown.line(label)} …")
                 case Finished(label, seconds):
                     self._running.pop(label, None)
-                    self.message(f"{label}: {seconds:.1f} s")
+                    self._print(f"{shown.line(label)}: {seconds:.1f} s")
                 case Cached(label):
-                    self.message(f"{label}: cached")
+                    self._print(f"{shown.line(label)}: cached")
                 case Progress():
                     self._move(event)
                 case Note(message):
-                    self.message(message)
+                    self._print(shown.line(message))
                 case Warned(message):
-                    self.message(f"{self._paint('warning:', '33')} {message}")
+                    self._say("warning:", "33", message)
 
     def _move(self, event: Progress) -> None:
         self._progress = event
@@ -97,14 +111,14 @@ class Console:
             self._draw()
         elif event.label not in self._announced and time.monotonic() - started > _SLOW:
             self._announced.add(event.label)
-            self.message(f"{event.label} … {size(event.total)}")
+            self._print(f"{shown.line(event.label)} … {size(event.total)}")
 
     def _draw(self, *, force: bool = False) -> None:
         now = time.monotonic()
         if not force and now - self._drawn < _REDRAW:
             return
         self._drawn = now
-        parts = [f"{label} {now - started:.0f} s" for label, started in self._running.items()]
+        parts = [f"{shown.line(label)} {now - started:.0f} s" for label, started in self._running.items()]
         if self._progress and self._progress.total:
             parts.append(f"{100 * self._progress.done // self._progress.total} % of {size(self._progress.total)}")
         sys.stderr.write("\r\x1b[K" + " · ".join(parts)[: _width()])

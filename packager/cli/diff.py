@@ -33,5 +33,5 @@ def main(args: argparse.Namespace, console: Console) -> int:
     rows = rows or ["no difference that anybody can notice"]
     step = f"{before.name} {found.before} → {found.after} is a step of `{found.taken}`, `{found.needed}` is needed"
     verdict = "ok" if found.ok else f"release it as {found.suggestion}"
-    console.result(found.to_json(), "\n".join([*rows, f"{step}: {verdict}"]))
+    console.result(found.to_json(), [*rows, f"{step}: {verdict}"])
     return 0 if found.ok else 1

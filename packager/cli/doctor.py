@@ -35,6 +35,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
 
     knowledge.use_updates(options.knowledge_directory())
     name = args.name or re.sub(r"[^A-Za-z0-9._-]", "-", platform.node()).lstrip("._-") or "host"
+    fleet.check_name(name)
     site = host.describe(name, Path.cwd())
     if args.output:
         from packager.files import write_atomically

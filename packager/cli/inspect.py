@@ -68,7 +68,7 @@ def _statements(bundle: Bundle) -> list[dict[str, str]]:
 
 def _text(
     bundle: Bundle, contract: Any, statements: list[dict[str, str]], unreadable: list[dict[str, str]]
-) -> str:  # fmt: skip
+) -> list[str]:  # fmt: skip
     rows = [f"{bundle.name} {bundle.version}", f"  manifest   {bundle.digest}", f"  file set   {bundle.set_digest}",
             f"  size       {size(bundle.size)} in {len(bundle.tree.files)} files"]  # fmt: skip
     opset = ", ".join(f"{domain} {version}" for domain, version in contract["graph"]["opset"].items())
@@ -84,4 +84,4 @@ def _text(
         rows.append("  signed     no")
     rows += [f"  attached   {item['digest']} (unreadable: {item['reason']:.200})" for item in unreadable]
     rows += [f"  {blob.digest[7:19]}  {size(blob.size):>9}  {path}" for path, blob in bundle.tree]
-    return "\n".join(rows)
+    return rows

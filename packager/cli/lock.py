@@ -43,5 +43,5 @@ def main(args: argparse.Namespace, console: Console) -> int:
         "platforms": {runtime: list(sets) for runtime, sets in lock.dependencies.wheels.items()},
     }
     rows = (f"{runtime} for {', '.join(sets)}" for runtime, sets in lock.dependencies.wheels.items())
-    console.result(value, "\n".join([text, because, *rows, f"wrote {project.lock_file}"]))
+    console.result(value, [text, because, *rows, f"wrote {project.lock_file}"])
     return 0

@@ -58,7 +58,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
 
 
 def _check(args: argparse.Namespace, console: Console) -> int:
-    from packager import canonical
+    from packager import canonical, shown
     from packager.files import write_atomically
     from packager.policy import policy, policyreport
 
@@ -73,7 +73,7 @@ def _check(args: argparse.Namespace, console: Console) -> int:
     about = {"name": bundle.name, "version": bundle.version, "digest": bundle.digest}
     forms = {"table": policyreport.table, "sarif": policyreport.sarif, "junit": policyreport.junit}
     if args.format == "json" or (console.json and args.format == "table"):
-        text = canonical.dump(policyreport.document(verdict, about)).decode()
+        text = shown.json_document(canonical.dump(policyreport.document(verdict, about)).decode())
     else:
         text = forms[args.format](verdict, name)
     if console.json:
@@ -108,7 +108,7 @@ def _list(console: Console) -> int:
     profiles = {name: list(policy.profile(name, Path()).rules) for name in policy.profiles()}
     rows = [f"{name:18} {title}" for name, title in rules.items()]
     rows += ["", *(f"{name:18} {', '.join(asked)}" for name, asked in profiles.items())]
-    console.result({"rules": rules, "profiles": profiles}, "\n".join(rows))
+    console.result({"rules": rules, "profiles": profiles}, rows)
     return 0
 
 
@@ -126,5 +126,5 @@ def _test(args: argparse.Namespace, console: Console) -> int:
     failed = [outcome for outcome in outcomes if outcome.problem]
     rows = [f"FAIL  {item.rule}: {item.name}: {item.problem}" for item in failed]
     value = {"ok": not failed, "outcomes": [outcome.to_json() for outcome in outcomes]}
-    console.result(value, "\n".join([*rows, f"{len(outcomes) - len(failed)} passed, {len(failed)} failed"]))
+    console.result(value, [*rows, f"{len(outcomes) - len(failed)} passed, {len(failed)} failed"])
     return 1 if failed else 0

@@ -92,10 +92,10 @@ def _report(found: Comparison, builder: str, args: argparse.Namespace, console: 
         "differences": [item.to_json() for item in found.differences],
         "output": str(args.output) if args.output else None,
     }
-    rows = [f"{item.path}\n" + "\n".join(f"    {word}" for word in item.words) for item in found.differences]
+    rows = [row for item in found.differences for row in (item.path, *(f"    {word}" for word in item.words))]
     if found.identical:
         rows = [f"identical: {bundle.name}:{bundle.version} {bundle.digest}, {len(bundle.tree.files)} files"]
     else:
         rows.append(f"differs: {len(found.differences)} files; expected {bundle.digest}, got {found.rebuilt.digest}")
-    console.result(value, "\n".join(rows + ([f"wrote {args.output}"] if args.output else [])))
+    console.result(value, rows + ([f"wrote {args.output}"] if args.output else []))
     return 0 if found.identical else 1

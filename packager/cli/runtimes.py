@@ -71,7 +71,7 @@ def _list(args: argparse.Namespace, console: Console) -> int:
     }
     rows = [f"{name:14} {row['versions']:3} versions, {row['oldest']} to {row['newest']}, {row['measured']} measured"
             for name, row in value.items()]  # fmt: skip
-    console.result(value, "\n".join(rows))
+    console.result(value, rows)
     return 0
 
 
@@ -87,7 +87,7 @@ def _show(args: argparse.Namespace, console: Console) -> int:
     if version and row is None:
         raise UsageError(f"nothing is known of {name} {version}", hint=f"`packager runtimes probe {name}=={version}`")
     rows = [row] if row else [*table.rows.values()]
-    console.result({row.version: _plain(row) for row in rows}, "\n".join(map(_line, rows)))
+    console.result({row.version: _plain(row) for row in rows}, [_line(row) for row in rows])
     return 0
 
 
@@ -175,7 +175,7 @@ def _covered(report: Any, console: Console) -> int:
     }
     rows = [f"{'FAIL' if failed else 'ok  ' if passed else '-   '} {name:24} {passed} passed, {failed} failed, "
             f"{skipped} skipped" for name, (failed, passed, skipped) in counts.items()]  # fmt: skip
-    console.result(report, "\n".join([*rows, *operators.lines(report)]))
+    console.result(report, [*rows, *operators.lines(report)])
     return int(bool(operators.broken(report)))
 
 

@@ -34,29 +34,35 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
-    from packager import canonical
+    from packager import canonical, shown
     from packager.bundle import SBOM
+    from packager.errors import Malformed
     from packager.files import write_atomically
     from packager.formats import cyclonedx, spdx
     from packager.policy import completeness
 
     bundle = options.open_bundle(args)
     bom = bundle.load(SBOM)
-    if args.report:
-        made = completeness.report(bom, signed=bool(bundle.referrers))
-        console.result(made.to_json(), _text(made))
-        return 0
-    wanted = cyclonedx.as_version(bom, args.spec)
-    data = spdx.convert(bom) if args.format == "spdx" else canonical.dump(wanted)
+    try:
+        if args.report:
+            made = completeness.report(bom, signed=bool(bundle.referrers))
+            console.result(made.to_json(), _text(made))
+            return 0
+        wanted = cyclonedx.as_version(bom, args.spec)
+        data = spdx.convert(bom) if args.format == "spdx" else canonical.dump(wanted)
+    except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
+        raise Malformed(
+            f"`{SBOM}` is no SBOM as this program writes them: {type(error).__name__} {error}", subject=SBOM
+        ) from None
     if args.output:
         write_atomically(args.output, data)
         console.result({"output": str(args.output), "digest": canonical.sha256(data)}, f"wrote {args.output}")
     else:
-        console.result(canonical.load(data, limit=1 << 30), data.decode())
+        console.result(canonical.load(data, limit=1 << 30), shown.json_document(data.decode()))
     return 0
 
 
-def _text(made: Report) -> str:
+def _text(made: Report) -> list[str]:
     rows = ["G7 SBOM for AI, by cluster"]
     for name, elements in made.clusters.items():
         rows += [f"  {name}: {sum(item.filled for item in elements)} of {len(elements)}", *_missing(elements)]
@@ -67,7 +73,7 @@ def _text(made: Report) -> str:
     total = sum(made.licences.values()) + len(made.unlicensed)
     rows.append(f"licences: {sum(made.licences.values())} of {total} components ({made.licensed_share:.1%})")
     rows += [f"  {count:4} {name}" for name, count in sorted(made.licences.items(), key=lambda row: (-row[1], row[0]))]
-    return "\n".join(rows + [f"     ? {name}" for name in made.unlicensed])
+    return rows + [f"     ? {name}" for name in made.unlicensed]
 
 
 def _missing(elements: tuple[Element, ...]) -> list[str]:

@@ -35,7 +35,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
              for entry in found.history]  # fmt: skip
     if found.unfinished:
         rows.append(f"an `{found.unfinished}` was cut off; what is current is complete, repeat it to go on")
-    console.result(asdict(found), "\n".join(rows))
+    console.result(asdict(found), rows)
     return 0
 
 

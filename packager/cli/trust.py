@@ -279,7 +279,7 @@ def _report(file: TrustFile, console: Console, done: str) -> int:
     for kind, entries in file.content.get("revoked", {}).items():
         listed = entries if isinstance(entries, list) else [f"{name} {text}" for name, text in entries.items()]
         rows += [f"  revoked    {kind}: {entry}" for entry in listed]
-    console.result(value, "\n".join(rows))
+    console.result(value, rows)
     return 0
 
 

@@ -55,7 +55,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
     rows = [f"unpacked {bundle.name}:{bundle.version} to {args.directory} ({size(bundle.size)}, {checked})"]
     for path in signatures:
         rows.append(f"also: model_signing verify key --public_key PUB --signature {path} {args.directory}")
-    console.result(value, "\n".join(rows))
+    console.result(value, rows)
     return 0
 
 

@@ -83,14 +83,14 @@ def _say(verification: Verification, judged: Verdict | None, console: Console) -
         from packager.policy import policyreport
 
         value |= {"ok": allowed, "policy": judged.to_json()}
-        rows.append(policyreport.table(judged, name))
+        rows += policyreport.table(judged, name).split("\n")
     if verification.failure is None:
         word = "verified" if allowed else "refused by the policy:"
-        console.result(value, "\n".join([*rows, f"{word} {name} {verification.digest}"]))
+        console.result(value, [*rows, f"{word} {name} {verification.digest}"])
         return 0 if allowed else 1
     if console.json:
         console.result(value, "")
     else:
-        print("\n".join(rows))
+        console.rows(rows)
         console.fail(verification.failure)
     return verification.failure.code

@@ -80,5 +80,5 @@ def _check(args: argparse.Namespace, console: Console, folder: Path) -> int:
         for hit in found["found"]
     ]
     summary = f"{len(rows)} known for {found['packages']} packages; newest advisory of {found['database']['newest']}"
-    console.result(found, "\n".join([*rows, summary]))
+    console.result(found, [*rows, summary])
     return 0

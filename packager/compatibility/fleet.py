@@ -18,16 +18,19 @@ Only `runtimes` is needed. What is left out is not known and not held against th
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from packager import recipefields, yamltext
 from packager.canonical import JSON
+from packager.errors import UsageError
 from packager.recipefields import RUNTIME
 from packager.yamltext import Node, Scalar
 
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+_WORD, _MAX_WORD = r"[A-Za-z0-9_.-]+", 128
 _VERSION = r"[0-9]+(\.[0-9]+)*([a-z+.-][A-Za-z0-9.+-]*)?"
 _MEMBERS = ("runtimes", "python", "machine", "cpu", "memory", "disk", "devices", "driver", "knobs", "sandbox")
 
@@ -117,7 +120,7 @@ def _device(node: Node, name: str) -> Device:
 
 
 def _word(node: Node, what: str) -> str:
-    return yamltext.text(node, what, pattern=r"[A-Za-z0-9_.-]+", expect="one word", limit=128)
+    return yamltext.text(node, what, pattern=_WORD, expect="one word", limit=_MAX_WORD)
 
 
 def _version(node: Node, what: str) -> str:
@@ -126,6 +129,12 @@ def _version(node: Node, what: str) -> str:
     if isinstance(node, Scalar) and node.kind in ("int", "float"):
         return written
     return yamltext.text(node, what, pattern=_VERSION, expect="a version such as `1.16.3`", limit=64)
+
+
+def check_name(name: str) -> None:
+    """Raise UsageError unless a site can be called so."""
+    if not re.fullmatch(_WORD, name) or len(name) > _MAX_WORD:
+        raise UsageError(f"`{name:.80}` is no name of a site", hint="letters, digits, `_`, `.` and `-`")
 
 
 def write(site: Site) -> str:

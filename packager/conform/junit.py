@@ -5,13 +5,14 @@ from __future__ import annotations
 
 from xml.sax.saxutils import quoteattr
 
+from packager import shown
 from packager.canonical import JSON
 
 
 def render(result: JSON) -> str:
     """Return the document. A cell without a single check is one case of that name, so that no skip is invisible."""
     suites = "".join(_suite(cell) for cell in result["cells"])
-    name = quoteattr(f"{result['bundle']['name']} {result['bundle']['version']}")
+    name = _quoted(f"{result['bundle']['name']} {result['bundle']['version']}")
     return f'<?xml version="1.0" encoding="utf-8"?>\n<testsuites name={name}>\n{suites}</testsuites>\n'
 
 
@@ -37,7 +38,5 @@ def _case(cell: JSON, check: JSON) -> str:
 
 
 def _quoted(text: object) -> str:
-    """Return an attribute value; characters that XML 1.0 cannot hold become question marks."""
-    legal = (c if c in "\t\n\r" or "\x20" <= c <= "\ud7ff" or "\ue000" <= c <= "\ufffd" or c > "\uffff" else "?"
-             for c in str(text))  # fmt: skip
-    return quoteattr("".join(legal))
+    """Return an attribute value."""
+    return quoteattr(shown.line(text))

@@ -6,17 +6,15 @@ Sources: OASIS SARIF 2.1.0; the JUnit form that Jenkins and GitLab read. Nothing
 
 from __future__ import annotations
 
-import json
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping, Sequence
 
-from packager import __version__, plugins
+from packager import __version__, plugins, shown
 from packager.canonical import JSON
 from packager.policy import rego
 from packager.types import Finding, Verdict
 
 SARIF = "https://json.schemastore.org/sarif-2.1.0.json"
-_BAD = dict.fromkeys((*range(9), 11, 12, *range(14, 32), 65534, 65535))  # not allowed in XML 1.0
 
 
 def title(rule: str) -> str:
@@ -52,8 +50,8 @@ def _word(rule: str, own: Sequence[Finding], verdict: Verdict) -> str:
 
 
 def _lines(finding: Finding) -> list[str]:
-    hint = [f"           hint: {finding.hint}"] if finding.hint else []
-    return [f"         {finding.level}: {finding.message}", *hint]
+    hint = [f"           hint: {shown.line(finding.hint)}"] if finding.hint else []
+    return [f"         {finding.level}: {shown.line(finding.message)}", *hint]
 
 
 def sarif(verdict: Verdict, subject: str) -> str:
@@ -70,7 +68,7 @@ def sarif(verdict: Verdict, subject: str) -> str:
         "properties": {"subject": subject, "profile": verdict.profile, "policy": verdict.policy, "ok": verdict.ok,
                        "deferred": list(verdict.deferred)},
     }  # fmt: skip
-    return json.dumps({"$schema": SARIF, "version": "2.1.0", "runs": [run]}, indent=2, ensure_ascii=False)
+    return shown.json_text({"$schema": SARIF, "version": "2.1.0", "runs": [run]}, indent=2)
 
 
 def _sarif_rule(rule: str) -> JSON:
@@ -131,14 +129,10 @@ def _junit_case(
     if rule in verdict.deferred:
         ElementTree.SubElement(case, "skipped", {"message": "it can only be asked of a finished bundle"})
     elif errors:
-        failure = ElementTree.SubElement(case, "failure", {"message": _clean(errors[0].message), "type": rule})
-        failure.text = _clean("\n".join(line for finding in errors for line in _lines(finding)))
+        failure = ElementTree.SubElement(case, "failure", {"message": shown.line(errors[0].message), "type": rule})
+        failure.text = "\n".join(line for finding in errors for line in _lines(finding))
     if others := [line for finding in own if finding.level != "error" for line in _lines(finding)]:
-        ElementTree.SubElement(case, "system-out").text = _clean("\n".join(others))
-
-
-def _clean(text: str) -> str:
-    return text.translate(_BAD)
+        ElementTree.SubElement(case, "system-out").text = "\n".join(others)
 
 
 def document(verdict: Verdict, subject: Mapping[str, JSON]) -> JSON:

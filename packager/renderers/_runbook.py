@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from packager import shown
 from packager.bundle import CONTRACT, Bundle
 from packager.canonical import JSON
 from packager.knobs import Resolved
@@ -34,7 +35,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[JSON]]) -> str:
 
 def _cell(value: JSON) -> str:
     """Return text that cannot leave its cell: names come from models."""
-    return "".join("\\" + char if char in "\\|`*_<>[]" else char for char in str(value) if char.isprintable())
+    return "".join("\\" + char if char in "\\|`*_<>[]" else char for char in shown.line(value))
 
 
 def _head(bundle: Bundle, values: Resolved) -> str:

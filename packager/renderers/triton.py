@@ -20,10 +20,10 @@ from importlib import resources
 from pathlib import PurePosixPath
 from typing import Literal, TypeAlias
 
-from packager import canonical, knobsets, plugins
+from packager import canonical, knobs, knobsets, plugins
 from packager.bundle import CONTRACT, Bundle
 from packager.canonical import JSON
-from packager.errors import UsageError
+from packager.errors import Malformed, UsageError
 from packager.formats import safetensors
 from packager.knobs import Resolved
 from packager.renderers._modelconfig import Field, Rendered, Word, config_text, datatype, table, tensor
@@ -64,6 +64,8 @@ def render(bundle: Bundle, values: Resolved, number: int, backend: Backend, site
         raise UsageError(
             f"`{bundle.name}` makes no promise for Triton", hint='add `triton: ">=24.04"` under `runs-on` and build it'
         )
+    if lacking := sorted({"triton.instances", "triton.warmup"} - set(values.values)):
+        raise Malformed(f"`{bundle.name}` promises Triton and lacks the knob `{lacking[0]}`", subject=knobs.FILE)
     artefact = _artefact(bundle, contract, backend)
     warm = _warmups(bundle, contract)
     files = {f"{number}/{name}": (path, _blob(bundle, path)) for name, path in artefact.files.items()}

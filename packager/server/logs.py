@@ -7,7 +7,9 @@ messages take the same form. Requests are logged at level debug only.
 
 from __future__ import annotations
 
+import json
 import logging
+import re
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,6 +18,18 @@ import orjson
 LOGGER = logging.getLogger("packager.server")
 FORMATS = ("json", "text")
 LEVELS = ("debug", "info", "warning", "error")
+
+
+UNFIT = (  # as in packager.shown, of which a server that stands alone knows nothing
+    "\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e0fff"
+    "\u2028\u2029\ud800-\udfff\ufffe\uffff"
+)
+_UNFIT = re.compile(f"[{UNFIT}]")
+
+
+def _shown(text: str) -> str:
+    """Return a line in which nothing acts on a terminal; JSON in it reads as before."""
+    return _UNFIT.sub(lambda found: json.dumps(found[0])[1:-1], text)
 
 
 class JsonLines(logging.Formatter):
@@ -30,7 +44,7 @@ class JsonLines(logging.Formatter):
         }
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return orjson.dumps(line, default=str).decode()
+        return _shown(orjson.dumps(line, default=str).decode())
 
 
 class TextLines(logging.Formatter):
@@ -42,7 +56,7 @@ class TextLines(logging.Formatter):
         words = [f"{key}={orjson.dumps(value, default=str).decode()}" for key, value in fields]
         if record.exc_info:
             words.append(f"traceback={orjson.dumps(self.formatException(record.exc_info)).decode()}")
-        return " ".join([moment, record.levelname.lower(), *record.getMessage().splitlines(), *words])
+        return _shown(" ".join([moment, record.levelname.lower(), *record.getMessage().splitlines(), *words]))
 
 
 def event(name: str, level: int = logging.INFO, *, failure: bool = False, **fields: Any) -> None:

@@ -128,13 +128,13 @@ steps:
 """
     found = ({"image": ("float32", "batch", 4)}, {"hits": ("float32", "batch", "k")})
     rated = ({"boxes": ("float32", "batch", "m")}, {"rates": ("float32", "batch", "m")})
-    render(make(store, "find", *found, k=(0, 100)), tmp_path)
-    render(make(store, "rate", *rated, m=(0, 64)), tmp_path)
+    render(make(store, "find", *found, k=(1, 100)), tmp_path)
+    render(make(store, "rate", *rated, m=(1, 64)), tmp_path)
     with pytest.raises(UsageError, match="`k` is not the caller's choice"):
         ensemble(tmp_path, text)
-    render(make(store, "rate", *rated, "1.1.0", m=(0, 128)), tmp_path)
+    render(make(store, "rate", *rated, "1.1.0", m=(1, 128)), tmp_path)
     ensemble(tmp_path, text)
-    assert record(tmp_path, "boxes")["interface"]["dimensions"]["m"] == {"min": 0, "max": 100}
+    assert record(tmp_path, "boxes")["interface"]["dimensions"]["m"] == {"min": 1, "max": 100}
 
 
 def test_a_step_that_counts_no_rows_makes_the_whole_one_that_counts_none(models: Path, store: Store) -> None:
