@@ -38,6 +38,8 @@ import difflib
 from collections.abc import Iterable
 from typing import ClassVar
 
+from packager import DISTRIBUTION
+
 
 class PackagerError(Exception):
     """The root: anything below it is a clear answer to the user, anything else is a bug."""
@@ -86,7 +88,7 @@ class MissingToolError(StepError):
     """Something optional is needed and absent; the hint is the exact line that installs it."""
 
     def __init__(self, tool: str, extra: str) -> None:
-        super().__init__(f"`{tool}` is needed here and is not installed", hint=f'pip install "packager[{extra}]"')
+        super().__init__(f"`{tool}` is needed here and is not installed", hint=install(extra))
 
 
 class TooNewError(StepError):
@@ -172,6 +174,11 @@ class Stale(NegativeAnswer):
 
 class ForbiddenFormat(NegativeAnswer):
     """A file of the bundle is of a format that holds programs, or that nobody declared."""
+
+
+def install(extra: str) -> str:
+    """Return the command that adds an extra."""
+    return f'pip install "{DISTRIBUTION}[{extra}]"'
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -11,11 +11,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from packager.canonical import JSON
+from packager.errors import install
 from packager.types import Finding
 
 FACTS = ("scans",)
 DEFAULTS: Mapping[str, JSON] = {"least": 2}
-_INSTALL = 'install them where it is built: `pip install "packager[scan]"`'
+_INSTALL = f"install them where it is built: `{install('scan')}`"
 _SHUN = "do not open it anywhere; if its author and every name are known to you, a waiver with a reason says so"
 _LOOK = "look at it with the scanner itself; if it is known to be harmless, a waiver with a reason says so"
 

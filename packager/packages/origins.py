@@ -20,6 +20,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.utils import canonicalize_name
 
+from packager import DISTRIBUTION
 from packager.errors import SourceError
 from packager.packages import ages
 
@@ -244,7 +245,7 @@ def _wheel(name: str, spec: str) -> str:
 def _bounds() -> dict[str, str]:
     """Return the ranges that this program itself asks for, by name, whatever the extra."""
     found: dict[str, str] = {}
-    for line in importlib.metadata.requires("packager") or ():
+    for line in importlib.metadata.requires(DISTRIBUTION) or ():
         requirement = Requirement(line)
         if "dev" not in str(requirement.marker):
             name = canonicalize_name(requirement.name)

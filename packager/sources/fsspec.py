@@ -21,7 +21,15 @@ from typing import Any, TypeVar
 
 from packager import canonical
 from packager.canonical import JSON
-from packager.errors import IntegrityError, MissingToolError, SourceError, StorageError, UsageError, did_you_mean
+from packager.errors import (
+    IntegrityError,
+    MissingToolError,
+    SourceError,
+    StorageError,
+    UsageError,
+    did_you_mean,
+    install,
+)
 from packager.events import OnEvent
 from packager.files import storage_errors, write_all
 from packager.formats.onnxfile import external_data
@@ -241,7 +249,7 @@ def _translated(ref: str) -> Iterator[None]:
     except (SourceError, IntegrityError, UsageError, StorageError, MissingToolError):
         raise
     except ImportError as error:
-        hint = 'pip install "packager[objects]"' if "s3fs" in str(error) else f"{error}"[:200]
+        hint = install("objects") if "s3fs" in str(error) else f"{error}"[:200]
         raise SourceError(f"reading `{where}` needs a package that is not installed", hint=hint) from error
     except FileNotFoundError:
         raise SourceError(f"`{where}` is not there, or no longer", hint="check bucket, path and endpoint") from None

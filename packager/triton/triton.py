@@ -18,7 +18,7 @@ from typing import TypeAlias
 from packager import canonical
 from packager.bundle import Bundle
 from packager.canonical import JSON
-from packager.errors import Malformed, SourceError, UsageError, did_you_mean
+from packager.errors import Malformed, SourceError, UsageError, did_you_mean, install
 from packager.events import Note, OnEvent, ignore
 from packager.knobs import Resolved
 from packager.renderers import ensemble, triton
@@ -193,7 +193,7 @@ def _check_config(data: bytes, path: str, on_event: OnEvent) -> None:
         schema = importlib.import_module("tritonclient.grpc.model_config_pb2")
         text_format = importlib.import_module("google.protobuf.text_format")
     except ImportError:
-        on_event(Note(f'{path} was not held against Triton\'s protobuf: pip install "packager[triton]" for that'))
+        on_event(Note(f"{path} was not held against Triton's protobuf: {install('triton')} for that"))
         return
     text_format.Parse(data.decode(), schema.ModelConfig())
 

@@ -166,7 +166,7 @@ def packager_wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tools = tmp_path_factory.mktemp("tools")
     uv = Path(sys.executable).parent / "uv"
     subprocess.run([uv, "build", "--quiet", "--wheel", "--out-dir", tools, HERE.parents[1]], check=True)
-    wheel = next(tools.glob("packager-*.whl"))
+    wheel = next(tools.glob("model_packager-*.whl"))
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--only-binary", ":all:", "--python-version", "3.11",
                "--platform", "manylinux_2_28_x86_64", "--platform", "manylinux2014_x86_64", "--dest", tools, wheel]  # fmt: skip
     subprocess.run(command, check=True)

@@ -46,7 +46,7 @@ echo "user: $(id -u)"
 if python3 -c 'import packager' 2>/dev/null; then echo "packager was there before"; exit 1; fi
 python3 -c 'import socket; socket.create_connection(("1.1.1.1", 53), 2)' 2>&1 | tail -1
 python3 -m venv /tmp/tool
-/tmp/tool/bin/pip install -q --disable-pip-version-check --no-index --find-links /mnt --only-binary :all: packager
+/tmp/tool/bin/pip install -q --disable-pip-version-check --no-index --find-links /mnt --only-binary :all: model-packager
 /tmp/tool/bin/packager verify /srv/cnn.bundle.tar --key /srv/release.pub
 /tmp/tool/bin/packager install /srv/cnn.bundle.tar /tmp/site --key /srv/release.pub
 /tmp/tool/bin/packager serve /tmp/site --port 8765 2>/tmp/log &

@@ -313,7 +313,7 @@ def test_without_the_driver_the_line_that_installs_it_is_told(monkeypatch: pytes
     monkeypatch.setitem(sys.modules, "fsspec", None)
     with pytest.raises(MissingToolError) as caught:
         opened("s3://models/tiny:1.0.0")
-    assert caught.value.hint == 'pip install "packager[s3]"'
+    assert caught.value.hint == 'pip install "model-packager[s3]"'
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ __all__ = ["root_filesystem"]  # a fixture
 SETUP = """
 set -eu
 python3 -m venv /opt/tool
-/opt/tool/bin/pip install -q --disable-pip-version-check --no-index --find-links /mnt --only-binary :all: packager
+/opt/tool/bin/pip install -q --disable-pip-version-check --no-index --find-links /mnt --only-binary :all: model-packager
 /opt/tool/bin/packager install /media/1.2.3.bundle.tar /srv/cnn --key /media/release.pub --values /opt/units/cnn.yaml
 """
 

@@ -304,7 +304,7 @@ def test_without_mlflow_the_remedy_is_one_line(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setitem(sys.modules, "mlflow", None)
     with pytest.raises(MissingToolError) as caught:
         source.resolve("models:/digits/1", Settings(tmp_path))
-    assert caught.value.hint == 'pip install "packager[mlflow]"'
+    assert caught.value.hint == 'pip install "model-packager[mlflow]"'
 
 
 @pytest.mark.parametrize(

@@ -100,8 +100,8 @@ def test_what_the_driver_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     assert _gpu.capabilities() == ("sm_86", "sm_120")
-    assert _gpu.obstacle(("packager",), "sm_86") is None
-    assert _gpu.obstacle(("packager",), "sm_80") == "this host has sm_120, sm_86, not sm_80"
+    assert _gpu.obstacle(("model-packager",), "sm_86") is None
+    assert _gpu.obstacle(("model-packager",), "sm_80") == "this host has sm_120, sm_86, not sm_80"
     assert _gpu.obstacle(("no-such-distribution",)) == "`no-such-distribution` is not installed here"
     tool.write_text("#!/bin/sh\necho 'No devices were found'\nexit 6\n")
     assert _gpu.capabilities() == ()
