@@ -125,6 +125,29 @@ def open_regular(path: Path) -> BinaryIO:
     return os.fdopen(descriptor, "rb", buffering=0)
 
 
+def read_own(path: Path, limit: int) -> bytes:
+    """Read a small file that this program keeps, without waiting for anybody: at most `limit` + 1 bytes.
+
+    Raises WrongContent for a pipe, a device or a directory, and what `open` raises.
+    """
+    with os.fdopen(_opened(path, os.O_RDONLY), "rb") as file:
+        return file.read(limit + 1)
+
+
+def _opened(path: Path, flags: int) -> int:
+    """Open a regular file; unlike `open`, a pipe that nobody holds at the other end keeps nobody waiting."""
+    try:
+        descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        if error.errno in (errno.ENXIO, errno.EISDIR):
+            raise WrongContent(f"`{path}` is not a regular file", subject=str(path)) from None
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise WrongContent(f"`{path}` is not a regular file", subject=str(path))
+    return descriptor
+
+
 def clone_or_copy(source: Path, target: Path) -> None:
     """Give `target` the bytes of `source`: shared extents where the file system can, a kernel-side copy elsewhere.
 
@@ -208,7 +231,7 @@ def locked(path: Path, *, shared: bool = False) -> Iterator[None]:
     lock counts only if `path` still is the file that was locked.
     """
     while True:
-        with path.open("ab") as file:
+        with os.fdopen(_opened(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "ab") as file:
             fcntl.flock(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
             if _is_at(path, file):
                 yield
@@ -254,7 +277,7 @@ def remove_tree(directory: Path) -> None:
 def _present_lock(path: Path) -> Iterator[None]:
     """Hold a lock on a file that its last holder deletes: a lock on a deleted file keeps nobody out."""
     while True:
-        with path.open("ab") as file:
+        with os.fdopen(_opened(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "ab") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             if is_at(file, path):
                 yield

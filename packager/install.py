@@ -31,7 +31,7 @@ from packager.bundle import CONTRACT, Bundle, read
 from packager.canonical import JSON
 from packager.errors import SourceError, StorageError, UsageError
 from packager.events import Cached, Finished, OnEvent, Started, ignore
-from packager.files import locked, staging, storage_errors, sync_directory, write_atomically
+from packager.files import locked, read_own, staging, storage_errors, sync_directory, write_atomically
 from packager.knobs import Resolved, Wish, resolve
 from packager.knobsets import schema_of
 from packager.media import UnpackedTree
@@ -202,7 +202,7 @@ def about(release: Path) -> Mapping[str, JSON]:
 
 def _read_record(path: Path) -> Mapping[str, JSON]:
     try:
-        value = canonical.load(path.read_bytes(), limit=1 << 20)
+        value = canonical.load(read_own(path, 1 << 20), limit=1 << 20)
         return {**value}
     except (ValueError, TypeError) as error:
         raise UsageError(f"`{path}` is damaged: {error}", hint="install the bundle again") from None

@@ -19,7 +19,7 @@ from packager.bundle import Bundle
 from packager.canonical import JSON
 from packager.errors import PackagerError, UsageError
 from packager.events import Note, OnEvent, ignore
-from packager.files import locked, remove_tree, storage_errors, sync_directory
+from packager.files import locked, read_own, remove_tree, storage_errors, sync_directory
 from packager.install import (
     CURRENT,
     JOURNAL,
@@ -40,6 +40,7 @@ from packager.install import (
 from packager.knobs import Resolved
 from packager.serving import CONFIG
 
+_MAX_JOURNAL = 64 << 20  # bytes
 _SHOWN = 10
 
 
@@ -80,9 +81,11 @@ def check_step(directory: Path, bundle: Bundle, *, allow_downgrade: bool) -> Non
         raise UsageError(
             f"`{directory}` holds `{there['name']}`, not `{bundle.name}`", hint="install it in a directory of its own"
         )
-    if semver.precedence(bundle.version) < semver.precedence(there["version"]) and not allow_downgrade:
+    new, old = bundle.version, there["version"]
+    same_order = new != old and semver.precedence(new) == semver.precedence(old)
+    if (same_order or semver.precedence(new) < semver.precedence(old)) and not allow_downgrade:
         raise UsageError(
-            f"`{bundle.version}` is older than the installed `{there['version']}`",
+            f"`{new}` is {'neither older nor newer' if same_order else 'older'} than the installed `{old}`",
             hint="`packager rollback` returns to the previous release; --allow-downgrade installs an older one",
         )
 
@@ -147,7 +150,7 @@ class _Write:
 def _entries(directory: Path) -> Iterator[Mapping[str, JSON]]:
     """Yield the lines of the journal; one that a power cut tore is skipped."""
     try:
-        rows = (directory / JOURNAL).read_bytes().splitlines()
+        rows = read_own(directory / JOURNAL, _MAX_JOURNAL).splitlines()
     except FileNotFoundError:
         return
     for row in rows:

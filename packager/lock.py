@@ -15,7 +15,7 @@ from pathlib import Path
 from packager import canonical, shown
 from packager.canonical import JSON
 from packager.errors import LockError
-from packager.files import write_atomically
+from packager.files import read_own, write_atomically
 from packager.formats.locked import Dependencies
 from packager.types import Tree
 
@@ -90,7 +90,7 @@ class Lock:
 def load(path: Path) -> Lock | None:
     """Read a lock; None if there is none. Raises LockError for a damaged or foreign file."""
     try:
-        data = path.read_bytes()
+        data = read_own(path, MAX_LOCK)
     except FileNotFoundError:
         return None
     try:

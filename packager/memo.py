@@ -13,7 +13,7 @@ import json
 from pathlib import Path
 
 from packager import canonical
-from packager.files import digest_of, open_regular, write_atomically
+from packager.files import digest_of, open_regular, read_own, write_atomically
 from packager.types import Blob
 
 _MARGIN_NS = 2_000_000_000
@@ -32,7 +32,7 @@ class Memo:
             identity = self._identity(path)
             record = self._root / canonical.sha256(canonical.dump(identity)).removeprefix("sha256:")
             with contextlib.suppress(FileNotFoundError, ValueError, TypeError):
-                digest, size = json.loads(record.read_bytes())
+                digest, size = json.loads(read_own(record, 1 << 10))
                 if record.stat().st_mtime_ns - path.stat().st_ctime_ns > _MARGIN_NS:
                     return Blob(digest, size)
             blob = digest_of(file, limit=1 << 62)

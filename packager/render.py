@@ -14,8 +14,8 @@ from pathlib import Path
 
 from packager import canonical, plugins
 from packager.bundle import Bundle
-from packager.errors import UsageError
-from packager.files import exchange_directories, staging, storage_errors, sync_file_system
+from packager.errors import IntegrityError, UsageError
+from packager.files import exchange_directories, read_own, staging, storage_errors, sync_file_system
 from packager.knobs import Resolved
 from packager.packages import wheelfiles
 from packager.renderers import _deployment
@@ -70,9 +70,9 @@ def _check_place(out: Path, kind: str, name: str) -> None:
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     try:
-        found = canonical.load((out / _deployment.RECORD).read_bytes(), limit=1 << 20)
+        found = canonical.load(read_own(out / _deployment.RECORD, 1 << 20), limit=1 << 20)
         ours = (found["kind"], found["name"]) == (kind, name)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, IntegrityError):
         ours = False
     if not ours:
         raise UsageError(f"`{out}` holds something else", hint="name a new directory, or an earlier rendering of it")

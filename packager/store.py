@@ -47,6 +47,7 @@ from packager.files import (
     is_at,
     locked,
     open_regular,
+    read_own,
     remove_tree,
     storage_errors,
     sync_directory,
@@ -280,7 +281,7 @@ class Store:
     def recall(self, key: str) -> Result | None:
         """Return the remembered result of an action, if all of it is still here."""
         try:
-            record = json.loads(self._record(key).read_bytes())
+            record = json.loads(read_own(self._record(key), MAX_RECORD))
         except FileNotFoundError:
             return None
         if not self.has_tree(record["tree"]):
@@ -338,7 +339,7 @@ class Store:
         if not names.is_name(name) or not names.is_version(version):
             return None
         try:
-            return Entry.from_json(json.loads((self.root / "bundles" / name / version).read_bytes()))
+            return Entry.from_json(json.loads(read_own(self.root / "bundles" / name / version, MAX_RECORD)))
         except (FileNotFoundError, NotADirectoryError):
             return None
 
@@ -351,7 +352,7 @@ class Store:
         aside = self._aside(digest)
         if not aside.is_file():
             raise UsageError(f"the local store has no bundle `{digest}`", hint="`packager pull` or `import` brings one")
-        return Entry.from_json(json.loads(aside.read_bytes()))
+        return Entry.from_json(json.loads(read_own(aside, MAX_RECORD)))
 
     def bundles(self) -> Sequence[tuple[str, str]]:
         """List (name, version) of every bundle, sorted."""
@@ -369,7 +370,9 @@ class Store:
         """Keep a bundle that nobody vouched for under its digest alone."""
         with self.single_flight(f"bundle-{entry.manifest}"):
             aside = self._aside(entry.manifest)
-            known = Entry.from_json(json.loads(aside.read_bytes())) if aside.is_file() else Entry(entry.manifest)
+            known = (
+                Entry.from_json(json.loads(read_own(aside, MAX_RECORD))) if aside.is_file() else Entry(entry.manifest)
+            )
             write_atomically(aside, canonical.dump(known.joined(entry).to_json()))
 
     def empty_quarantine(self) -> None:

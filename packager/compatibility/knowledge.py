@@ -23,6 +23,7 @@ from typing import Literal, TypeAlias
 from packager import canonical
 from packager.canonical import JSON
 from packager.errors import IntegrityError
+from packager.files import read_own
 
 FORMAT = 1
 MAX_TABLE = 16 << 20
@@ -163,7 +164,7 @@ def _overlaid(base: Table, path: Path) -> Table:
 
 @functools.cache
 def _read(path: Path, changed: int, size: int) -> Table:
-    return parse(path.read_bytes(), str(path))
+    return parse(read_own(path, MAX_TABLE), str(path))
 
 
 def merged(base: Table, newer: Table) -> Table:

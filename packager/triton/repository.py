@@ -19,13 +19,14 @@ from typing import Protocol, TypeAlias
 from packager import canonical
 from packager.destination import Source
 from packager.errors import WrongContent
-from packager.files import copy, remove_tree, staging, storage_errors, sync_directory, write_atomically
+from packager.files import copy, read_own, remove_tree, staging, storage_errors, sync_directory, write_atomically
 from packager.types import Blob
 
 RECORD = "deployment.json"
 CONFIG = "config.pbtxt"
 SITES = "configs"
 WARMUP = "warmup"
+_MAX_RECORD = 64 << 20  # bytes of a record or configuration
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +98,7 @@ class Directory:
 
     def read(self, path: str) -> bytes | None:
         try:
-            return (self.root / path).read_bytes()
+            return read_own(self.root / path, _MAX_RECORD)
         except (FileNotFoundError, NotADirectoryError):
             return None
 

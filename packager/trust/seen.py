@@ -17,7 +17,7 @@ from pathlib import Path
 from packager import canonical, semver
 from packager.canonical import JSON
 from packager.errors import Malformed, RolledBack, UsageError
-from packager.files import locked, storage_errors, write_atomically
+from packager.files import locked, read_own, storage_errors, write_atomically
 from packager.formats.dsse import items, members
 from packager.trust.trustfile import Remembered
 from packager.types import DIGEST
@@ -41,6 +41,11 @@ class Seen:
             raise RolledBack(
                 f"`{name}` {version} is older than what was seen here: expected at least {highest}",
                 hint="to look at an old version on purpose give `--state none`",
+            )
+        if version != highest and semver.precedence(version) == semver.precedence(highest):
+            raise RolledBack(
+                f"`{name}` {version} is neither newer nor older than {highest}, which was seen here",
+                hint="what follows `+` orders nothing; ask the publisher for a version of its own",
             )
         if version == highest and digest != known:
             raise RolledBack(
@@ -104,8 +109,7 @@ def _json(seen: Mapping[str, Seen]) -> JSON:
 
 def _read(path: Path) -> dict[str, Seen]:
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_STATE + 1)
+        data = read_own(path, MAX_STATE)
     except FileNotFoundError:
         return {}
     except OSError as error:

@@ -170,7 +170,7 @@ def parse(payload: bytes) -> Trust:
         tuple(_certificates(fields.get("timestamping", []), 0)),
         instances,
         _required(fields.get("require", []), {signer.name for signer in signers}),
-        {_text(name): _version(low) for name, low in _table(fields.get("minimum", {}), "minimum").items()},
+        {_text(name): _lowest(low) for name, low in _table(fields.get("minimum", {}), "minimum").items()},
         _revoked(fields.get("revoked", {})),
     )
     for signer in signers:
@@ -263,6 +263,14 @@ def time(value: JSON) -> datetime:
     """Read a time in its one spelling, `2027-01-31T00:00:00Z`. Raises ValueError."""
     text = _matching(value, _TIME, "a time such as 2027-01-31T00:00:00Z")
     return datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+
+
+def _lowest(value: JSON) -> str:
+    """Return a version that bounds others: it has an order, so nothing follows a `+`."""
+    text = _version(value)
+    if "+" in text:
+        raise ValueError(f"`{text:.80}` bounds nothing: what follows `+` has no order")
+    return text
 
 
 def _version(value: JSON) -> str:

@@ -83,6 +83,13 @@ def same_version_with_another_digest(stage: Stage, folder: Path) -> Attempt:
 
 
 @fails_with(RolledBack)
+def build_metadata_taken_for_an_order(stage: Stage, folder: Path) -> Attempt:
+    """`+build.1` is neither older nor newer than `+build.2`: whoever lets one follow the other lets anything follow."""
+    seen = NOTHING.with_bundle("tiny", "1.0.0+build.2", stage.other.digest)
+    return stage.attempt(stage.signed(), folder, seen=seen)
+
+
+@fails_with(RolledBack)
 def below_the_minimum(stage: Stage, folder: Path) -> Attempt:
     """The trust file demands a higher version, also of a verifier that has seen nothing."""
     return stage.attempt(stage.signed(), folder, stage.trusting(minimum={"tiny": "1.0.1"}))
