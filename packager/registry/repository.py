@@ -9,6 +9,7 @@ against its digest. Whether a registry has the referrers API is found out by ask
 from __future__ import annotations
 
 import io
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import BinaryIO, cast
@@ -20,6 +21,7 @@ from urllib3.exceptions import HTTPError
 from packager import canonical
 from packager.errors import IntegrityError, SourceError, UsageError
 from packager.formats import oci
+from packager.registry.deadline import is_overdue
 from packager.registry.reference import Reference
 from packager.registry.wire import Answer, Body, Interrupted, Settings, Wire
 from packager.types import Blob
@@ -148,6 +150,7 @@ class Download(io.RawIOBase):
     def __init__(self, repository: Repository, blob: Blob) -> None:
         self._repository, self._blob = repository, blob
         self._position, self._fruitless = 0, 0
+        self._spent, self._received = 0.0, 0  # seconds waited for the registry, pauses included; bytes it gave
         self._stream: urllib3.BaseHTTPResponse | None = None
 
     def readable(self) -> bool:
@@ -170,6 +173,7 @@ class Download(io.RawIOBase):
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
         wanted = min(len(buffer), self._blob.size - self._position)
         while wanted > 0:
+            started = time.monotonic()
             try:
                 data = self._connected().read(wanted)
                 if not data:
@@ -177,8 +181,12 @@ class Download(io.RawIOBase):
             except (HTTPError, OSError, Interrupted) as error:
                 self._broke(error)
                 continue
+            finally:
+                self._spent += time.monotonic() - started
+                self._check_pace()
             self._fruitless = 0
             self._position += len(data)
+            self._received += len(data)
             buffer[: len(data)] = data
             return len(data)
         return 0
@@ -198,8 +206,19 @@ class Download(io.RawIOBase):
                 raise Interrupted(f"the registry ended blob `{self._blob.digest}` early")
             count -= len(data)
 
+    def _check_pace(self) -> None:
+        """Give up on a registry that brings a little and breaks, again and again."""
+        settings = self._repository.settings
+        patience = settings.patience
+        grace = settings.pace.answer + patience.attempts * patience.longest
+        if self._spent > grace + self._received / settings.pace.rate:
+            self._drop()
+            raise self._repository.wire.overdue()
+
     def _broke(self, error: Exception) -> None:
         self._drop()
+        if is_overdue(error):
+            raise self._repository.wire.overdue() from None
         self._fruitless += 1
         if self._fruitless >= self._repository.settings.patience.attempts:
             if isinstance(error, SourceError):

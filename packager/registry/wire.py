@@ -20,6 +20,7 @@ from urllib3.exceptions import HTTPError, NameResolutionError, NewConnectionErro
 from packager import __version__
 from packager.errors import SourceError, UsageError
 from packager.registry.credentials import Credential, find
+from packager.registry.deadline import Pace, allow_stream, is_overdue, pools
 from packager.registry.login import Login
 from packager.registry.reference import Reference
 
@@ -64,6 +65,7 @@ class Settings:
     patience: Patience = Patience()
     connect_seconds: float = 10.0
     read_seconds: float = 60.0
+    pace: Pace = field(default_factory=Pace)
 
 
 class Interrupted(SourceError):
@@ -208,6 +210,7 @@ class Wire:
                 timeout=urllib3.Timeout(connect=self.settings.connect_seconds, read=self.settings.read_seconds),
             )  # fmt: skip
             if stream and response.status in (200, 206):
+                allow_stream(response)
                 return Answer(response.status, response.headers, b"", response)
             data = response.read(MAX_ANSWER + 1)
         except SSLError as error:
@@ -217,6 +220,8 @@ class Wire:
                 f"there is no host `{urlsplit(target).hostname}`", hint="check the name and the network"
             ) from None
         except (HTTPError, OSError) as error:
+            if is_overdue(error):
+                raise self.overdue() from None
             raise Interrupted(
                 f"the connection to registry `{self.reference.host}` failed: {_reason(error)}",
                 hint="check the network and repeat: what was transferred is kept",
@@ -226,6 +231,14 @@ class Wire:
             raise SourceError(f"registry `{self.reference.host}` answered with more than {MAX_ANSWER} bytes")
         response.release_conn()
         return Answer(response.status, response.headers, data)
+
+    def overdue(self) -> SourceError:
+        """Return the error for a registry that answers, and does not get on; it is not asked again."""
+        return SourceError(
+            f"registry `{self.reference.host}` takes too long: expected an answer within "
+            f"{self.settings.pace.answer:g} s, and then {self.settings.pace.rate:g} bytes a second",
+            hint="check what is between here and the registry, and repeat: what was transferred is kept",
+        )
 
     def _tls(self, error: SSLError) -> SourceError:
         if isinstance(error.args[0] if error.args else None, ssl.SSLCertVerificationError):
@@ -246,9 +259,13 @@ class Wire:
 
     def _make_pool(self, proxy: str | None) -> urllib3.PoolManager:
         sizes = {"maxsize": self.settings.jobs + 1, "block": False, "blocksize": _BLOCK}
+        made: urllib3.PoolManager
         if proxy:
-            return urllib3.ProxyManager(proxy, ssl_context=self._context, **sizes)  # type: ignore[arg-type]
-        return urllib3.PoolManager(ssl_context=self._context, **sizes)  # type: ignore[arg-type]
+            made = urllib3.ProxyManager(proxy, ssl_context=self._context, **sizes)  # type: ignore[arg-type]
+        else:
+            made = urllib3.PoolManager(ssl_context=self._context, **sizes)  # type: ignore[arg-type]
+        made.pool_classes_by_scheme = pools(self.settings.pace)
+        return made
 
     # the first contact
 

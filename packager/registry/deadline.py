@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An end for every answer, however it arrives: a timeout between two bytes is none, because one byte begins it anew.
+
+What is read whole has `answer` seconds, from its first line to its last byte. What is streamed has those for its head,
+and then time for its bytes at no less than `rate`. More than a few interim answers (1xx) are none.
+"""
+
+from __future__ import annotations
+
+import functools
+import http.client
+import io
+import socket
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+
+_INTERIM = 8
+
+
+class Overdue(TimeoutError):
+    """The other end is alive and does not get on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How long an answer may take: seconds for all of it, or for its head and then bytes per second."""
+
+    answer: float = 120.0
+    rate: float = 1024.0
+
+    def check(self, spent: float, received: int, *, streamed: bool) -> float:
+        """Return the seconds that are left. Raises Overdue if there are none."""
+        left = self.answer + (received / self.rate if streamed else 0) - spent
+        if left <= 0:
+            raise Overdue(f"no whole answer within {self.answer:g} s")
+        return left
+
+
+class _Timed(io.RawIOBase):
+    """Reads from a socket until the time is over."""
+
+    def __init__(self, raw: io.RawIOBase, sock: socket.socket, pace: Pace) -> None:
+        self._raw, self._sock, self._pace = raw, sock, pace
+        self._started, self._received = time.monotonic(), 0
+        self._idle = sock.gettimeout()
+        self.streamed = False
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        left = self._pace.check(time.monotonic() - self._started, self._received, streamed=self.streamed)
+        idle = left if self._idle is None else self._idle
+        self._sock.settimeout(min(idle, left))
+        try:
+            count = self._raw.readinto(buffer)
+        except TimeoutError as error:
+            raise (Overdue("the time is over") if left <= idle else error) from None
+        self._received += count or 0
+        return int(count) if count is not None else None
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+class _Response(http.client.HTTPResponse):
+    """An answer that has an end."""
+
+    def __init__(self, pace: Pace, sock: socket.socket, *rest: Any, **named: Any) -> None:
+        super().__init__(sock, *rest, **named)
+        self._timed = _Timed(self.fp.detach(), sock, pace)
+        self.fp = io.BufferedReader(self._timed)
+        self._interim = 0
+
+    def _read_status(self) -> tuple[str, int, str]:
+        found: tuple[str, int, str] = super()._read_status()  # type: ignore[misc]
+        self._interim += 1
+        if self._interim > _INTERIM:
+            raise http.client.HTTPException(f"more than {_INTERIM} interim answers")
+        return found
+
+    def stream(self) -> None:
+        """Let the body take as long as its bytes need."""
+        self._timed.streamed = True
+
+
+def pools(pace: Pace) -> dict[str, type[HTTPConnectionPool]]:
+    """Return the classes of connection pools, by scheme, whose answers keep to `pace`."""
+    respond = functools.partial(_Response, pace)
+
+    class Plain(HTTPConnection):
+        response_class = respond  # type: ignore[assignment]
+
+    class Secure(HTTPSConnection):
+        response_class = respond  # type: ignore[assignment]
+
+    class PlainPool(HTTPConnectionPool):
+        ConnectionCls = Plain
+
+    class SecurePool(HTTPSConnectionPool):
+        ConnectionCls = Secure
+
+    return {"http": PlainPool, "https": SecurePool}
+
+
+def allow_stream(response: Any) -> None:
+    """Tell the answer below `response` of urllib3 that its body is a stream."""
+    below = getattr(response, "_original_response", None)
+    if isinstance(below, _Response):
+        below.stream()
+
+
+def is_overdue(error: BaseException | None) -> bool:
+    """Tell whether an error of the HTTP library came from a deadline of ours."""
+    while error is not None and not isinstance(error, Overdue):
+        error = error.__cause__ or error.__context__
+    return error is not None
