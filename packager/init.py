@@ -244,7 +244,7 @@ def _narrowed(spec: JSON, port: JSON, inside: JSON) -> list[str]:
 
 
 def _noted(line: str, comments: Iterable[str]) -> str:
-    comment = "; ".join(comments)
+    comment = shown.line("; ".join(comments))
     return f"{line:<40} # {comment}" if comment else line
 
 

@@ -221,9 +221,9 @@ class _Reader:
     def _check(self, event: yaml.Event, depth: int) -> None:
         self._nodes += 1
         if isinstance(event, yaml.AliasEvent):
-            self._fail(event, f"holds the alias `*{event.anchor}`", "write the value out")
+            self._fail(event, f"holds the alias `*{event.anchor:.40}`", "write the value out")
         if isinstance(event, yaml.NodeEvent) and event.anchor is not None:
-            self._fail(event, f"holds the anchor `&{event.anchor}`", "remove it; aliases are not supported")
+            self._fail(event, f"holds the anchor `&{event.anchor:.40}`", "remove it; aliases are not supported")
         if isinstance(event, yaml.ScalarEvent | yaml.CollectionStartEvent) and event.tag is not None:
             self._fail(event, f"holds the tag `{event.tag}`", "remove it; the type follows from the key")
         if depth == 0 or self._nodes > NODES:

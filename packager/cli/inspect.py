@@ -56,7 +56,7 @@ def _inspect_source(files: Mapping[str, Path], args: argparse.Namespace, console
     with console:
         kind, payload, found = inspect(files, Runner(options.open_store(args), LIMITS, console))
     value = {"kind": kind, "payload": payload, **found}
-    console.result(value, "\n".join([f"{payload}: a source, read by `{kind}`", *lines(found)]))
+    console.result(value, [f"{payload}: a source, read by `{kind}`", *lines(found)])
     return 0
 
 

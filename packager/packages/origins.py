@@ -10,18 +10,20 @@ from __future__ import annotations
 
 import importlib.metadata
 import io
+import lzma
 import re
 import zipfile
+import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-import yaml
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.utils import canonicalize_name
 
 from packager import DISTRIBUTION
 from packager.errors import SourceError
+from packager.exporters import _yaml
 from packager.packages import ages
 
 Read = Callable[[str], bytes]
@@ -90,11 +92,11 @@ def read(paths: Collection[str], fetch: Read, payload: str) -> Origin:
 
 
 def _table(data: bytes) -> dict[str, object]:
+    """Return what a file beside a model says; one that is no mapping says nothing here."""
     try:
-        value = yaml.safe_load(data)
-    except (yaml.YAMLError, ValueError):
+        return {**_yaml.mapping(data, "the source", _LONGEST)}
+    except SourceError:
         return {}
-    return value if isinstance(value, dict) else {}
 
 
 def _flavors(model: Mapping[str, object]) -> dict[str, str]:
@@ -102,7 +104,7 @@ def _flavors(model: Mapping[str, object]) -> dict[str, str]:
     found = {}
     for name, table in flavors.items() if isinstance(flavors, dict) else ():
         key, distribution = _FLAVOR_VERSIONS.get(str(name), ("", ""))
-        version = str(table.get(key, "")) if isinstance(table, dict) else ""
+        version = str(_yaml.flat(table).get(key, ""))
         if re.fullmatch(r"\d+(\.\d+)+\S{0,20}", version) and _is_range(f"=={version}"):
             found[distribution] = f"=={version.partition('+')[0]}"
     return found
@@ -144,10 +146,10 @@ def _refused(line: str) -> SourceError:
 def _python(model: Mapping[str, object], paths: Collection[str], fetch: Read) -> str | None:
     stated = ""
     if "python_env.yaml" in paths:
-        stated = str(_table(fetch("python_env.yaml")).get("python") or "")
+        stated = str(_yaml.flat(_table(fetch("python_env.yaml"))).get("python") or "")
     flavors = model.get("flavors")
     function = flavors.get("python_function") if isinstance(flavors, dict) else None
-    stated = stated or str(function.get("python_version") or "" if isinstance(function, dict) else "")
+    stated = stated or str(_yaml.flat(function).get("python_version") or "")
     found = re.match(r"(\d+\.\d+)(\.\d+)?", stated)
     return found[1] if found else None
 
@@ -171,7 +173,7 @@ def _inside(payload: str, fetch: Read) -> dict[str, str]:
 
 def _number(part: bytes) -> str:
     """Return a part of a version, which some files hold as one byte."""
-    return part.decode() if part[0] >= ord("0") else str(part[0])
+    return str(part[0]) if len(part) == 1 and not part.isdigit() else part.decode("ascii", "replace")
 
 
 def _member(data: bytes, name: str) -> bytes:
@@ -179,7 +181,7 @@ def _member(data: bytes, name: str) -> bytes:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive, archive.open(name) as member:
             return member.read(_LONGEST)
-    except (zipfile.BadZipFile, KeyError, OSError, RuntimeError):
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError, KeyError, OSError, RuntimeError):
         return b""  # the worker will say what is wrong with it
 
 
