@@ -96,9 +96,7 @@ class Repository:
 
     def referrers(self, digest: str) -> Sequence[oci.Descriptor]:
         """Return what refers to manifest `digest`: what the API lists and what the tag-schema index lists."""
-        tag = oci.referrers_tag(digest)
-        tagged = oci.parse_listing(self.manifest(tag) or oci.index([]), subject=tag)
-        found = {item.blob.digest: item for item in (*self._listed(digest), *tagged)}
+        found = {item.blob.digest: item for item in (*self._listed(digest), *self.tagged(digest))}
         if len(found) > _MAX_REFERRERS:
             raise IntegrityError(f"more than {_MAX_REFERRERS} artifacts refer to `{digest}`", subject=digest)
         return [found[key] for key in sorted(found)]
@@ -122,7 +120,7 @@ class Repository:
     def tagged(self, digest: str) -> Sequence[oci.Descriptor]:
         """Return the referrers that the tag-schema index lists."""
         data = self.manifest(oci.referrers_tag(digest))
-        return oci.parse_index(data, subject=oci.referrers_tag(digest)) if data else ()
+        return oci.parse_listing(data, subject=oci.referrers_tag(digest)) if data else ()
 
     def resolve(self) -> tuple[str, bytes]:
         """Return digest and bytes of the manifest that the reference names."""

@@ -182,6 +182,21 @@ def test_nothing_that_is_pushed_beside_it_keeps_a_bundle_away(signed: Bundle, si
     assert main(["verify", "back.tar", "--key", "k.pub"]) == 0
 
 
+def test_pushing_keeps_what_others_signed(signed: Bundle, site: Path) -> None:
+    """A row that we cannot read is no reason to write the list anew without the others."""
+    save(signed, site / "signed.tar")
+    other = keys.generate("p256")
+    keys.save(other, site / "o.pem", site / "o.pub", None)
+    save(sign(bundles.make(Store(site / "elsewhere")), other), site / "other.tar")
+    with serving() as stub:
+        there = f"oci://{stub.host}/models/tiny:1.0.0"
+        assert main(["push", "signed.tar", there]) == 0
+        strange_rows(stub, signed)
+        assert main(["push", "other.tar", there]) == 0
+        for name in ("k.pub", "o.pub"):
+            assert main(["verify", there, "--key", name]) == 0
+
+
 def test_a_list_without_end_is_not_read_to_its_end(signed: Bundle, site: Path) -> None:
     """What is too much is said, after a bounded part of it was read."""
     save(signed, site / "signed.tar")
