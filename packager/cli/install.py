@@ -13,6 +13,7 @@ import argparse
 import os
 from pathlib import Path
 
+from packager import shown
 from packager.cli import _knobs, options
 from packager.cli.console import Console
 
@@ -55,6 +56,6 @@ def main(args: argparse.Namespace, console: Console) -> int:
         )
     value = {"name": done.name, "version": done.version, "digest": done.digest, "target": done.target,
              "knobs": knobs.digest, "release": str(done.directory)}  # fmt: skip
-    text = f"installed {done.name}:{done.version} ({done.target}) in {done.directory}"
+    text = f"installed {done.name}:{done.version} ({shown.line(done.target)}) in {done.directory}"
     console.result(value, f"{text}\nserve it with `packager serve {args.directory}`")
     return 0

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from packager import canonical
+from packager import canonical, shown
 from packager.bundle import CONTRACT, Bundle
 from packager.canonical import JSON
 from packager.conform import FORMAT, operators
@@ -208,7 +208,7 @@ def table(result: JSON) -> str:
             rows.append(f"{'':{width}}  {cell['outcome']}: {cell['reason']}")
         if "operators" in cell:
             rows += [f"{'':{width}}  {line}" for line in operators.lines(cell["operators"])]
-    return "\n".join(rows)
+    return "\n".join(map(shown.line, rows))
 
 
 def _figures(cell: Mapping[str, JSON]) -> str:

@@ -8,7 +8,9 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,13 +18,13 @@ import pytest
 from packager import canonical
 from packager.bundle import Bundle, open_bundle
 from packager.cli import main
-from packager.errors import MissingStatement
+from packager.errors import MissingStatement, MissingToolError
 from packager.formats import dsse, intoto, oci
 from packager.sign import attest, sign
 from packager.store import Store
 from packager.transport import save
 from packager.trust import keys
-from packager.trust.trust import KeySigner, Requirement, Trust
+from packager.trust.trust import KeylessSigner, KeySigner, Requirement, Trust
 from packager.types import Blob
 from packager.verify import MAX_NOTES, verify
 from tests import bundles
@@ -96,6 +98,24 @@ def test_what_trust_demands_is_still_demanded(signed: Bundle, key: keys.PrivateK
     assert isinstance(failure, MissingStatement)
     save(attest(junk, "urn:tested", {"result": "PASSED"}, key), tmp_path / "b.tar")
     assert verify(open_bundle(str(tmp_path / "b.tar"), no_store), trust).ok
+
+
+def test_an_identity_that_nobody_here_can_judge_prevents_nothing(
+    signed: Bundle, key: keys.PrivateKey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the package for identities: a key signed as well, unless the identity's statement is what is demanded."""
+    monkeypatch.setitem(sys.modules, "sigstore", None)
+    stamps = {"rfc3161Timestamps": [{"signedTimestamp": "AAAA"}]}
+    material = {"certificate": {"rawBytes": "AAAA"}, "tlogEntries": [{}], "timestampVerificationData": stamps}
+    about = STATEMENT | {"subject": [{"name": "a", "digest": {"sha256": "0" * 64}}]}
+    save(signed.with_statement(wrapped(material, about), "urn:x"), tmp_path / "b.tar")
+    bundle = open_bundle(str(tmp_path / "b.tar"), no_store)
+    trust = Trust((KeySigner("release", key.public), KeylessSigner("ci", "a@b.example", "https://i.example", None)))
+    verdict = verify(bundle, trust)
+    assert verdict.ok
+    assert [type(why) for why in verdict.skipped.values()] == [MissingToolError]
+    with pytest.raises(MissingToolError):
+        verify(bundle, replace(trust, required=(Requirement("urn:x"),)))
 
 
 def test_notes_are_few(

@@ -15,7 +15,7 @@ from packager import canonical, cli, knobs, knobsets, shown, transport
 from packager.bundle import Bundle
 from packager.cli.console import Console
 from packager.compatibility import compatpage
-from packager.conform import html, junit, report
+from packager.conform import html, junit, report, results
 from packager.errors import PackagerError, StepError
 from packager.events import Cached, Finished, Note, Progress, Started, Warned
 from packager.policy import policyreport
@@ -173,6 +173,8 @@ def test_a_conformance_report_holds_nothing_that_acts(tmp_path: Path) -> None:
     assert not acts(junit.render(result))
     assert not acts(shown.json_text(result))
     assert not acts(html.render(result))
+    assert not acts(results.table(result))
+    assert not FORGED.search(results.table(result))
     report.write(result, tmp_path, None)
     assert not [row for path in tmp_path.iterdir() for row in acts(path.read_text())]
 
