@@ -24,6 +24,7 @@ from packager.errors import IntegrityError, StorageError, WrongContent
 from packager.types import Blob
 
 CHUNK = 1 << 20
+_LONGEST = 2048  # bytes of the path of a directory that is walked
 _FICLONE = 0x40049409  # ioctl: share the extents of a file on btrfs and xfs
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -210,12 +211,14 @@ def sync_file_system(path: Path) -> None:
         os.close(descriptor)
 
 
-def walk_regular(root: Path) -> Iterator[tuple[str, Path]]:
-    """Yield (relative POSIX path, path) of every file below `root`, sorted; refuse links and special files."""
+def walk_regular(root: Path, deepest: int = 256) -> Iterator[tuple[str, Path]]:
+    """Yield (relative POSIX path, path) of every file below `root`, sorted; refuse links, special files, deep nests."""
+    if deepest == 0 or len(os.fsencode(root)) > _LONGEST:
+        raise WrongContent(f"`{str(root)[:80]}…` is nested too deeply", subject=str(root)[:1024])
     for path in sorted(root.iterdir(), key=lambda p: os.fsencode(p.name)):
         mode = path.lstat().st_mode
         if stat.S_ISDIR(mode):
-            yield from ((f"{path.name}/{inner}", p) for inner, p in walk_regular(path))
+            yield from ((f"{path.name}/{inner}", p) for inner, p in walk_regular(path, deepest - 1))
         elif stat.S_ISREG(mode):
             yield path.name, path
         else:

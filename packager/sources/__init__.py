@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from packager.registry import wire
 
 _ANY = 1 << 62  # bytes; local files are as long as they are
+_LONGEST, _DEEPEST = 1024, 128  # bytes and folders of a path below a source; bundles know no longer ones
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 IGNORED = frozenset({".git", "registered_model_meta"})
 """Never part of a source: history, and the note MLflow drops into a download."""
@@ -186,6 +187,8 @@ def _walk(folder: Path, prefix: str) -> Iterator[tuple[str, Path]]:
         raise SourceError(f"directory `{prefix or folder.name}` cannot be read: {error.strerror}") from error
     for path in entries:
         name, mode = prefix + path.name, path.lstat().st_mode
+        if len(os.fsencode(name)) > _LONGEST or name.count("/") > _DEEPEST:
+            raise SourceError(f"`{name[:80]}…` is nested too deeply", hint="put the files of the model at its top")
         if path.name in IGNORED:
             continue
         if stat.S_ISDIR(mode):

@@ -3,11 +3,20 @@
 
 from __future__ import annotations
 
+import os
 import random
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from packager import transport
+from packager.cli import main
+from packager.errors import WrongContent
+from packager.files import walk_regular
+from packager.store import Store
+from tests import bundles
 from tests.attacks.input_fuzz import BOMBS, KINDS, attempt, cases
 
 SEED = random.SystemRandom().randrange(1 << 32)
@@ -28,3 +37,39 @@ def test_the_seeds_mean_something(name: str, tmp_path: Path) -> None:
     assert len(BOMBS) > 40
     for seed in KINDS[name].seeds:
         assert attempt(KINDS[name], seed.encode(), tmp_path) is None
+
+
+@pytest.fixture
+def deep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder so deep that its innermost file has no name that the system takes."""
+    monkeypatch.chdir(tmp_path)
+    top = tmp_path / "deep"
+    top.mkdir()
+    at = os.open(top, os.O_RDONLY)
+    for _ in range(3000):
+        os.mkdir("dddd", dir_fd=at)
+        inner = os.open("dddd", os.O_RDONLY, dir_fd=at)
+        os.close(at)
+        at = inner
+    os.close(os.open("model.onnx", os.O_CREAT | os.O_WRONLY, dir_fd=at))
+    os.close(at)
+    yield top
+    subprocess.run(["rm", "-rf", str(top)], check=True)
+
+
+def test_a_deep_tree_is_no_source_and_no_bundle(
+    deep: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PACKAGER_STORE", "store")
+    Path("bundle.yaml").write_text("name: d\nversion: 1.0.0\nsource: ./deep\n")
+    for words, code in ((["lock"], 3), (["init", "./deep", "-o", "x.yaml"], 3), (["inspect", "./deep"], 3)):
+        assert main(words) == code
+        assert "nested too deeply" in capsys.readouterr().err
+    transport.save(bundles.make(Store(Path("made"))), Path("layout"))
+    deep.rename("layout/blobs/deep")
+    try:
+        assert main(["verify", "layout", "--key", "k.pub"]) != 70
+        with pytest.raises(WrongContent, match="nested too deeply"):
+            dict(walk_regular(Path("layout")))
+    finally:
+        Path("layout/blobs/deep").rename(deep)
