@@ -43,9 +43,9 @@ def look(files: Mapping[str, Path], kind: str, payload: str, runner: Runner) -> 
 def source_files(text: str) -> dict[str, Path] | None:
     """Return the files of a source on this machine by path; None for what is a bundle, or is elsewhere."""
     place = Path(text)
-    if place.is_file() and not text.lower().endswith(sources.BUNDLE):
+    if place.is_file() and not text.lower().endswith(".tar"):
         return sources.local_files(place)
-    if place.is_dir() and not (place / "oci-layout").exists():
+    if place.is_dir() and not any((place / mark).exists() for mark in ("oci-layout", "index.json", ".packager")):
         return sources.local_files(place)
     return None
 

@@ -197,6 +197,7 @@ def test_nothing_that_is_pushed_beside_it_keeps_a_bundle_away(signed: Bundle, si
         assert main(["inspect", there]) == 0
         assert main(["unpack", there, "tree", "--key", "k.pub"]) == 0
         assert main(["verify", "tree", "--key", "k.pub"]) == 0
+        assert main(["inspect", "tree"]) == 0
         assert main(["pull", there, "--key", "k.pub", "-o", "back.tar"]) == 0
     assert main(["verify", "tiny:1.0.0", "--key", "k.pub"]) == 0
     assert main(["verify", "back.tar", "--key", "k.pub"]) == 0
