@@ -5,8 +5,11 @@ What a client can make this server hold, and what stops it:
 
 | | bound |
 | --- | --- |
-| one body | `max_body` bytes, told by Content-Length or counted while chunks arrive; inflated size too: 413 |
-| all bodies in memory | `4 * max_body` bytes, a long JSON document counted twenty times, as it grows so: 429 |
+| one body | `max_body` bytes, or what the contract allows if that is less; inflated size too: 413 |
+| its length | told by Content-Length: 400 where it ends before, 411 without one |
+| one JSON document | 12 MiB, 2**19 values (`costs`): 413 |
+| all requests in memory | `4 * max_body` bytes of bodies and of what they become, before they become it: 429 |
+| the event loop | bodies of 64 KiB, 1 MiB where nothing but numbers is taken as it lies; 5 ms a turn (`pace`) |
 | requests in flight, queued ones included | `max_in_flight`: 429 with `retry-after` |
 | time to send a body | `body_timeout` seconds: 408; a request that is still arriving takes no place in flight |
 | time for an answer | `request_timeout`, or less if the client's `x-request-timeout` (seconds) says so: 504 |
@@ -32,19 +35,21 @@ from typing import Any, NamedTuple, TypeAlias
 import orjson
 from granian.rsgi import HTTPProtocol, ProtocolClosed, Scope
 
-from packager.server import batching, bodies, extensions, protocol
+from packager.server import batching, bodies, costs, extensions, protocol
 from packager.server.engine import Engine
 from packager.server.errors import RequestError, quote
 from packager.server.gate import Lease
 from packager.server.guard import Guard
 from packager.server.heads import Heads
 from packager.server.logs import LOGGER, event
+from packager.server.pace import Pace
 from packager.server.patience import Patience
-from packager.server.protocol import Request
+from packager.server.protocol import Body, Request
 from packager.server.tensors import Array
 
 # JSON is parsed and written at about 100 MB/s: a longer document would hold up the event loop for a millisecond.
-_INLINE_DOCUMENT_BYTES = 2**16
+_INLINE_DOCUMENT_BYTES = costs.SMALL
+_INLINE_BYTES = 2**20  # of numbers: 0.1 ms to copy, where they have to be
 _WATCH_SECONDS = 0.05  # an answer that comes sooner need not know whether its client is still there
 _CLIENT_CLOSED = 499  # nginx's code for a client that left; only counted, there is nobody to send it to
 _JSON = [("content-type", "application/json")]
@@ -74,10 +79,11 @@ class Route(NamedTuple):
 class Question(NamedTuple):
     """An inference request as it arrived: its body, and the two headers that say how to read it."""
 
-    body: bytes
+    body: Body
     encoding: str
     header_length: str | None
     lease: Lease
+    plain: bool
 
     @property
     def document_bytes(self) -> int:
@@ -87,8 +93,9 @@ class Question(NamedTuple):
 
     @property
     def brief(self) -> bool:
-        """Whether reading it is short enough for the event loop."""
-        short = len(self.body) <= _INLINE_DOCUMENT_BYTES or self.document_bytes <= _INLINE_DOCUMENT_BYTES
+        """Whether reading it is short enough for the event loop. `plain`: the model takes numbers only."""
+        most = _INLINE_BYTES if self.plain else _INLINE_DOCUMENT_BYTES
+        short = len(self.body) <= most and self.document_bytes <= _INLINE_DOCUMENT_BYTES
         return short and not self.encoding
 
 
@@ -100,7 +107,8 @@ class App:
         self._base = f"/v2/models/{engine.config.name}"
         self._routes = self._table()
         self._heads = Heads(engine.config.interface, engine.config.name, engine.config.version)
-        self._patience = Patience(engine.gate.limits.body_timeout)
+        self._patience, self._pace = Patience(engine.gate.limits.body_timeout), Pace()
+        self._plain = not any(tensor.dtype in ("string", "bool") for tensor in engine.config.interface.inputs)
 
     def _table(self) -> dict[str, Route]:
         read = ("GET", "HEAD")
@@ -217,38 +225,48 @@ class App:
         with engine.arriving() as lease:
             encoding = bodies.encoding(headers)
             body = await bodies.read(headers, proto, lease, self._patience)
-            question = Question(body, encoding, headers.get("inference-header-content-length"), lease)
+            question = Question(body, encoding, headers.get("inference-header-content-length"), lease, self._plain)
             with engine.gate.admit():
                 if question.brief and len(body) <= engine.inline_bytes:
+                    if not self._pace.has_time():
+                        await self._pace.wait()
                     request = self._read(question)
-                    return self._render(request, await engine.prompt(request, len(body)))
+                    return self._render(request, await engine.prompt(request, len(body)), lease)
                 return await self._queued(question, proto, deadline)
 
     async def _queued(self, question: Question, proto: HTTPProtocol, deadline: float | None) -> Response:
         """Answer a request that takes long, on other threads, as long as somebody waits for it."""
         loop, engine = asyncio.get_running_loop(), self._engine
         if question.brief:
+            await self._pace.wait()
             request = self._read(question)
         else:
             request = await loop.run_in_executor(engine.pool, self._read, question)
         results = engine.named(await _awaited(engine.queue(request, deadline), proto, deadline))
-        if sum(results[wanted.name].nbytes for wanted in request.wanted if not wanted.binary) <= _INLINE_DOCUMENT_BYTES:
-            return self._render(request, results)
-        return await loop.run_in_executor(engine.pool, self._render, request, results)
+        if _is_brief(request, results):
+            return self._render(request, results, question.lease)
+        return await loop.run_in_executor(engine.pool, self._render, request, results, question.lease)
 
     def _read(self, question: Question) -> Request:
         lease = question.lease
-        body = bodies.inflate(question.body, question.encoding, lease.gate.limits.max_body, lease.take)
-        length = protocol.header_length(question.header_length, len(body))
-        lease.grow(len(body) if length is None else length)
-        return self._heads.parse(body, length)
+        with self._engine.reading(_INLINE_BYTES if question.encoding else 0 if question.brief else len(question.body)):
+            body = bodies.inflate(question.body, question.encoding, lease.gate.limits.max_body, lease.take)
+            length = protocol.header_length(question.header_length, len(body))
+            return self._heads.parse(body, length, lease.take)
 
-    def _render(self, request: Request, results: dict[str, Array]) -> Response:
-        reply = self._heads.render(request, results)
+    def _render(self, request: Request, results: dict[str, Array], lease: Lease) -> Response:
+        reply = self._heads.render(request, results, lease.take)
         if reply.header_length is None:
             return Response(200, _JSON, reply.body)
         length_field = ("inference-header-content-length", str(reply.header_length))
         return Response(200, [_BINARY, length_field], reply.body)
+
+
+def _is_brief(request: Request, results: dict[str, Array]) -> bool:
+    """Tell whether writing an answer is short enough for the event loop."""
+    binary = sum(results[wanted.name].nbytes for wanted in request.wanted if wanted.binary)
+    listed = sum(results[wanted.name].nbytes for wanted in request.wanted if not wanted.binary)
+    return binary <= _INLINE_BYTES and listed <= _INLINE_DOCUMENT_BYTES
 
 
 async def _awaited(

@@ -14,9 +14,10 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 
-from packager.server import batching, model, pages
+from packager.server import batching, costs, model, pages
 from packager.server.batching import Batcher, Policy
 from packager.server.config import Config
 from packager.server.errors import RequestError, quote
@@ -37,6 +38,7 @@ _MISTAKE_SECONDS = 0.05
 _TICK_SECONDS = 1.0
 _LOOK_SECONDS = 0.005  # between two requests whose values are looked at: some microseconds each
 _TEST_SECONDS = 1.0  # between two self-tests
+_FREELY: AbstractContextManager[object] = nullcontext()
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,8 @@ class Engine:
     def __init__(
         self, config: Config, limits: Limits, work: Work, knobs: Knobs | None = None, collector: Collector | None = None
     ) -> None:  # fmt: skip
-        self.config, self.knobs, self.gate = config, knobs or Knobs(), Gate(limits)
+        self.config, self.knobs = config, knobs or Knobs()
+        self.gate = Gate(limits.within(config.interface.largest_body()))
         about = {"service.name": config.name, "service.version": config.version, "packager.digest": config.digest}
         self.tracer = Tracer(collector, about)
         self.metrics = Metrics(config.p99_seconds)
@@ -81,6 +84,15 @@ class Engine:
         self._looked = 0.0
         self._glimpse: Glimpse | None = None
         self._testing = threading.Lock()
+        self._reading = threading.Lock()
+
+    def reading(self, size: int) -> AbstractContextManager[object]:
+        """Let one request at a time that is longer than a little be read within a block.
+
+        Together they are no faster, since the interpreter runs one thread at a time; the event loop is kept waiting by
+        each of them.
+        """
+        return self._reading if size > costs.SMALL else _FREELY
 
     @property
     def ready(self) -> bool:

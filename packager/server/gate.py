@@ -11,19 +11,17 @@ import math
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from packager.server.errors import RequestError
 
 _LOOK_SECONDS = 0.01
 _SMOOTH = 0.1
-_SMALL_DOCUMENT = 2**16
-_GROWTH = 20  # Python's lists of numbers against their text, at worst
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds on what clients may take: bytes, counts and seconds."""
+    """Bounds on what clients may take: bytes, counts and seconds. `held`: bytes of all requests, if it is stated."""
 
     max_body: int = 64 * 2**20
     max_in_flight: int = 128
@@ -31,11 +29,18 @@ class Limits:
     read_timeout: float = 75.0
     body_timeout: float = 20.0
     request_timeout: float | None = None
+    held: int | None = None
 
     @property
     def max_held(self) -> int:
-        """Bytes of request bodies that may be in memory at once."""
-        return 4 * self.max_body
+        """Bytes that requests may take at once: their bodies, and what these become when they are read."""
+        return 4 * self.max_body if self.held is None else self.held
+
+    def within(self, largest: int | None) -> Limits:
+        """Return these limits for a contract whose requests take `largest` bytes at most; None: it does not say."""
+        if largest is None or largest >= self.max_body:
+            return self
+        return replace(self, max_body=largest, held=self.max_held)
 
 
 def overload(message: str, after: float = 1.0) -> RequestError:
@@ -161,16 +166,8 @@ class Lease:
 
     def take(self, size: int) -> None:
         """Take room for `size` more bytes of whatever the request makes the server hold. Raises RequestError."""
+        most = self.gate.limits.max_held
+        if self.size + size > most:  # it never fits
+            raise RequestError(f"expected a request that takes at most {most} bytes", status=413)
         self.gate.take(size)
         self.size += size
-
-    def grow(self, size: int) -> None:
-        """Take room for what becomes of `size` bytes of JSON when they are parsed. Raises RequestError."""
-        if size <= _SMALL_DOCUMENT:
-            return
-        most = self.gate.limits.max_held // _GROWTH
-        if size > most:
-            raise RequestError(
-                f"expected at most {most} bytes of JSON, got {size}: send long tensors as binary data", status=413
-            )
-        self.take(size * (_GROWTH - 1))

@@ -21,8 +21,8 @@ import numpy as np
 from packager.server import batching, protocol, tensors
 from packager.server.errors import quote
 from packager.server.interface import Interface
-from packager.server.protocol import Reply, Request, Wanted
-from packager.server.tensors import Array
+from packager.server.protocol import Body, Reply, Request, Wanted
+from packager.server.tensors import Array, Charge
 
 LONGEST = 4096  # bytes of a document
 MOST = 256
@@ -41,13 +41,14 @@ class Part:
     size: int
     count: int
 
-    def array(self, body: bytes, length: int) -> Array:
+    def array(self, body: Body, length: int, charge: Charge) -> Array:
         """Return the input in `body`, whose document has `length` bytes. Raises RequestError."""
         at = length + self.start
         if self.dtype in _CHECKED:
             raw = memoryview(body)[at : at + self.size]
-            return tensors.from_binary(raw, self.dtype, self.count, f"input {quote(self.name)}").reshape(self.shape)
-        return tensors.aligned(np.ndarray(self.shape, self.kind, body, at))
+            subject = f"input {quote(self.name)}"
+            return tensors.from_binary(raw, self.dtype, self.count, subject, charge).reshape(self.shape)
+        return tensors.aligned(np.ndarray(self.shape, self.kind, body, at), charge)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +71,9 @@ class Layout:
             start += size
         return Layout(tuple(parts), start, request.wanted, request.rows, batching.key(request.feeds))
 
-    def request(self, body: bytes, length: int) -> Request:
+    def request(self, body: Body, length: int, charge: Charge) -> Request:
         """Return the request that `body` is, whose document has `length` bytes. Raises RequestError."""
-        feeds = {part.name: part.array(body, length) for part in self.parts}
+        feeds = {part.name: part.array(body, length, charge) for part in self.parts}
         return Request(None, feeds, self.wanted, self.rows, self.key)
 
 
@@ -113,29 +114,29 @@ class Heads:
         """How many documents of answers are remembered."""
         return len(self._written.found)
 
-    def parse(self, body: bytes, length: int | None) -> Request:
+    def parse(self, body: Body, length: int | None, charge: Charge = tensors.free) -> Request:
         """Do what `protocol.parse` does. Raises RequestError."""
         if length is None or length > LONGEST:
-            return protocol.parse(body, length, self._interface)
-        document = body[:length]
+            return protocol.parse(body, length, self._interface, charge)
+        document = bytes(body[:length])
         layout = self._known.found.get(document)
         if layout is not None and length + layout.size == len(body):
-            return layout.request(body, length)
-        request, sizes = protocol.read(body, length, self._interface)
+            return layout.request(body, length, charge)
+        request, sizes = protocol.read(body, length, self._interface, charge)
         if request.id is None and len(sizes) == len(request.feeds):
             self._known.keep(document, Layout.of(request, sizes, self._interface))
         return request
 
-    def render(self, request: Request, results: Mapping[str, Array]) -> Reply:
+    def render(self, request: Request, results: Mapping[str, Array], charge: Charge = tensors.free) -> Reply:
         """Do what `protocol.render` does. Raises RequestError."""
         if request.id is not None:
-            return protocol.render(request, results, self._model, self._version)
+            return protocol.render(request, results, self._model, self._version, charge)
         arrays = [results[wanted.name] for wanted in request.wanted]
         key = (request.wanted, tuple([(array.dtype.char, array.shape) for array in arrays]))
         head = self._written.found.get(key)
         if head is not None:
             return Reply(b"".join([head, *map(tensors.to_binary, arrays)]), len(head))
-        reply = protocol.render(request, results, self._model, self._version)
+        reply = protocol.render(request, results, self._model, self._version, charge)
         if reply.header_length is not None and _plain(request, arrays):
             self._written.keep(key, reply.body[: reply.header_length])
         return reply

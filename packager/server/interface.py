@@ -18,6 +18,8 @@ from packager.server.tensors import DATATYPES
 
 # No product of dimensions above this reaches numpy, whose sizes are 64-bit: a shape is text a client chose.
 MAX_ELEMENTS = 2**40
+_SPARE = 2**20  # for what a request says beside its tensors: names, an id, parameters
+_NUMBER, _TEXT = 32, 2**16  # bytes of one in the longest form that clients use
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,20 @@ class Interface:
     def range(self, dimension: str) -> Range:
         """Return the sizes that `dimension` may have."""
         return self.dimensions.get(dimension, Range())
+
+    def largest_body(self) -> int | None:
+        """Return how many bytes a request that keeps this promise may take in any form; None: it states no bound.
+
+        Texts have no longest length in a contract: 64 KiB are reckoned for each.
+        """
+        total = _SPARE
+        for tensor in self.inputs:
+            sizes = [size if isinstance(size, int) else self.range(size).maximum for size in tensor.shape]
+            known = [size for size in sizes if size is not None]
+            if len(known) < len(sizes):
+                return None
+            total += math.prod(known) * (_TEXT if tensor.dtype == "string" else _NUMBER)
+        return total
 
     def with_rows(self, most: int) -> Interface:
         """Return this interface with at most `most` rows, where the first dimension of the inputs has a name."""

@@ -13,17 +13,20 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from packager.server import tensors
+from packager.server import costs, tensors
 from packager.server.errors import RequestError, known, quote
 from packager.server.interface import Interface, Tensor
 from packager.server.protocol import Request, Wanted
-from packager.server.tensors import Array
+from packager.server.tensors import Array, Charge
 
-_MAX_FIELDS = 1 << 16  # of one message: a request has a handful per tensor
+_MAX_FIELDS = 1 << 16  # of one message that holds texts, each of which is a field
+_SPARE_FIELDS = 256  # parameters, and what later versions of the protocol may bring
+_VARINT = 10  # bytes at most
+_SLICE = 1 << 16  # bytes that are unpacked at once
 _REFUSED = ("shared_memory_region", "classification")
 _TYPED = {
     "BOOL": 1, "INT8": 2, "INT16": 2, "INT32": 2, "INT64": 3, "UINT8": 4, "UINT16": 4, "UINT32": 4, "UINT64": 5,
@@ -53,27 +56,35 @@ class Message:
         except UnicodeDecodeError:
             raise _malformed() from None
 
-    def integers(self, field: int, *, signed: bool) -> list[int]:
-        """Return a repeated integer field, packed or not. Raises RequestError."""
-        found: list[int] = []
+    def integers(self, field: int, most: int) -> NDArray[np.uint64]:
+        """Return a repeated integer field, packed or not, of `most` elements. Raises RequestError, also for more."""
+        parts: list[NDArray[np.uint64]] = [np.empty(0, np.uint64)]
         for number, value in self.fields:
             if number != field:
                 continue
-            found += [value] if isinstance(value, int) else _varints(value)
-        return [item - 2**64 if signed and item >= 2**63 else item for item in found]
+            part = np.array([value], np.uint64) if isinstance(value, int) else unpack(value, most)
+            most -= len(part)
+            if most < 0:
+                raise _too_many()
+            parts.append(part)
+        return np.concatenate(parts)
 
 
 def _malformed() -> RequestError:
     return RequestError("the request is not a message of the protocol")
 
 
-def read(data: bytes | memoryview) -> Message:
-    """Split a message into its fields. Raises RequestError."""
+def _too_many() -> RequestError:
+    return RequestError("expected no more numbers than the shape and the contract say, got more")
+
+
+def read(data: bytes | memoryview, most: int = _MAX_FIELDS) -> Message:
+    """Split a message into its fields, of which it may have `most`. Raises RequestError."""
     found: list[tuple[int, int | memoryview]] = []
     view, at = memoryview(data), 0
     while at < len(view):
-        if len(found) == _MAX_FIELDS:
-            raise RequestError(f"expected at most {_MAX_FIELDS} fields in a message")
+        if len(found) == most:
+            raise RequestError(f"expected at most {most} fields in a message")
         key, at = _varint(view, at)
         kind = key & 7
         if kind == 0:
@@ -101,12 +112,35 @@ def _varint(view: memoryview, at: int) -> tuple[int, int]:
     raise _malformed()
 
 
-def _varints(view: memoryview) -> list[int]:
-    found, at = [], 0
+def unpack(view: memoryview, most: int) -> NDArray[np.uint64]:
+    """Return packed varints, at most `most` of them. Raises RequestError, for what is too long before it is read."""
+    if len(view) > _VARINT * most:
+        raise _too_many()
+    found, filled, at = np.empty(min(most, len(view)), np.uint64), 0, 0
     while at < len(view):
-        value, at = _varint(view, at)
-        found.append(value)
-    return found
+        raw = np.frombuffer(view[at : at + _SLICE], np.uint8)
+        ends = np.flatnonzero(raw < 0x80)
+        if not len(ends) or filled + len(ends) > most:
+            raise _too_many() if len(ends) else _malformed()
+        found[filled : filled + len(ends)] = _values(raw, ends)
+        filled += len(ends)
+        at += int(ends[-1]) + 1
+    return found[:filled]
+
+
+def _values(raw: NDArray[np.uint8], ends: NDArray[np.intp]) -> NDArray[np.uint64]:
+    """Return the varints whose last bytes are at `ends`, 7 bits of each byte, the lowest first."""
+    starts = np.concatenate((ends[:1] * 0, ends[:-1] + 1))
+    lengths = ends - starts + 1
+    longest = int(lengths.max())
+    if longest > _VARINT:
+        raise _malformed()
+    values = np.zeros(len(ends), np.uint64)
+    for place in range(longest):
+        there = lengths > place
+        bits = (raw[starts[there] + place] & 0x7F).astype(np.uint64)
+        values[there] |= bits << np.uint64(7 * place)
+    return values
 
 
 def number(value: int) -> bytes:
@@ -151,16 +185,19 @@ class Inference:
     message: Message
 
     @staticmethod
-    def of(data: bytes) -> Inference:
-        """Read who is addressed. Raises RequestError."""
-        message = read(data)
+    def of(data: bytes, interface: Interface) -> Inference:
+        """Read who is addressed, of a message with no more tensors than the interface has. Raises RequestError."""
+        message = read(data, 2 * len(interface.inputs) + len(interface.outputs) + _SPARE_FIELDS)
         return Inference(message.text(1), message.text(2), message)
 
-    def request(self, interface: Interface) -> Request:
-        """Hold the request against the interface, as the HTTP side does. Raises RequestError."""
+    def request(self, interface: Interface, charge: Charge = tensors.free) -> Request:
+        """Hold the request against the interface, as the HTTP side does; `charge` as in `protocol.parse`.
+
+        Raises RequestError.
+        """
         message = self.message
         _check_parameters(message, 4, "the request")
-        feeds = _feeds(message, interface)
+        feeds = _feeds(message, interface, charge)
         first = interface.inputs[0]
         rows = feeds[first.name].shape[0] if first.shape and isinstance(first.shape[0], str) else 1
         return Request(id=message.text(3) or None, feeds=feeds, wanted=_wanted(message, interface), rows=rows)
@@ -169,15 +206,16 @@ class Inference:
 def _check_parameters(message: Message, field: int, subject: str) -> None:
     """Refuse parameters that change the meaning of a tensor and are not offered; others are ignored."""
     for entry in message.blocks(field):
-        name = read(entry).text(1)
+        name = read(entry, _SPARE_FIELDS).text(1)
         if name in _REFUSED:
             raise RequestError(f"{subject}: `{name}` is not offered by this server")
 
 
-def _feeds(message: Message, interface: Interface) -> dict[str, Array]:
+def _feeds(message: Message, interface: Interface, charge: Charge) -> dict[str, Array]:
     promised = {tensor.name: tensor for tensor in interface.inputs}
     raws = message.blocks(7)
-    items = [read(item) for item in message.blocks(5)]
+    ranks = max(len(tensor.shape) for tensor in interface.inputs)
+    items = [read(item, ranks + _SPARE_FIELDS) for item in message.blocks(5)]
     if raws and len(raws) != len(items):
         raise RequestError(f"expected {len(items)} `raw_input_contents`, one per input, got {len(raws)}")
     feeds: dict[str, Array] = {}
@@ -186,7 +224,7 @@ def _feeds(message: Message, interface: Interface) -> dict[str, Array]:
         tensor = _named(item.text(1), promised, "input")
         if tensor.name in feeds:
             raise RequestError(f"input {quote(tensor.name)} appears twice")
-        feeds[tensor.name] = _feed(item, tensor, interface, sizes, raws[index] if raws else None)
+        feeds[tensor.name] = _feed(item, tensor, interface, sizes, raws[index] if raws else None, charge)
     for name in promised:
         if name not in feeds:
             raise RequestError(f"input {quote(name)} is missing")
@@ -200,13 +238,13 @@ def _named(name: str, promised: Mapping[str, Tensor], role: str) -> Tensor:
 
 
 def _feed(
-    item: Message, tensor: Tensor, interface: Interface, sizes: dict[str, int], raw: memoryview | None
+    item: Message, tensor: Tensor, interface: Interface, sizes: dict[str, int], raw: memoryview | None, charge: Charge
 ) -> Array:  # fmt: skip
     subject = f"input {quote(tensor.name)}"
     if item.text(2) != tensor.datatype:
         raise RequestError(f"{subject}: expected datatype {tensor.datatype}, got {quote(item.text(2))}")
-    shape = tuple(item.integers(3, signed=True))
-    if any(size < 0 for size in shape):
+    shape = tuple(item.integers(3, len(tensor.shape) + 1).tolist())
+    if any(size >= 2**63 for size in shape):
         raise RequestError(f"{subject}: expected a list of sizes as `shape`")
     interface.check_shape(tensor, shape, sizes)
     _check_parameters(item, 4, subject)
@@ -214,25 +252,45 @@ def _feed(
     if (raw is None) == (not typed):
         raise RequestError(f"{subject}: expected its data in either `contents` or `raw_input_contents`")
     if raw is not None:
-        return tensors.from_binary(raw, tensor.dtype, math.prod(shape), subject).reshape(shape)
-    return _contents(read(typed[-1]), tensor, shape, subject).reshape(shape)
+        return tensors.from_binary(raw, tensor.dtype, math.prod(shape), subject, charge).reshape(shape)
+    return _contents(typed[-1], tensor, shape, subject, charge).reshape(shape)
 
 
-def _contents(contents: Message, tensor: Tensor, shape: tuple[int, ...], subject: str) -> Array:
+def _contents(raw: memoryview, tensor: Tensor, shape: tuple[int, ...], subject: str, charge: Charge) -> Array:
     """Return the elements of InferTensorContents, checked as JSON elements are."""
-    field = _TYPED.get(tensor.datatype)
+    field, count = _TYPED.get(tensor.datatype), math.prod(shape)
     if field is None:
         raise RequestError(f"{subject}: {tensor.datatype} travels in `raw_input_contents` only")
+    contents = read(raw, min(count + _SPARE_FIELDS, _MAX_FIELDS))
     if tensor.datatype in _FLOATS:
-        raw = b"".join(contents.blocks(field))
-        return tensors.from_binary(memoryview(raw), tensor.dtype, math.prod(shape), subject)
-    values: list[Any]
+        blocks = contents.blocks(field)
+        if len(blocks) > 1 and len(raw) > costs.SMALL:
+            charge(len(raw))
+        joined = blocks[0] if len(blocks) == 1 else memoryview(b"".join(blocks))
+        return tensors.from_binary(joined, tensor.dtype, count, subject, charge)
+    costs.check_values(count)
     if tensor.datatype == "BYTES":
-        values = [_text(item, subject) for item in contents.blocks(field)]
-    else:
-        values = contents.integers(field, signed=tensor.datatype.startswith("INT"))
-        values = list(map(bool, values)) if tensor.datatype == "BOOL" else values
-    return tensors.from_json(values, tensor.dtype, shape, subject)
+        texts = contents.blocks(field)
+        if len(raw) > costs.SMALL:
+            charge(len(raw) + tensors.TEXT * len(texts))
+        return tensors.from_json([_text(item, subject) for item in texts], tensor.dtype, shape, subject)
+    if len(raw) > costs.SMALL:
+        charge(3 * np.dtype(np.uint64).itemsize * min(count, len(raw)))
+    return _numbers(contents.integers(field, count), tensor, count, subject)
+
+
+def _numbers(values: NDArray[np.uint64], tensor: Tensor, count: int, subject: str) -> Array:
+    """Return integers as elements of a tensor. Raises RequestError for another number of them, or one too large."""
+    if len(values) != count:
+        raise RequestError(f"{subject}: expected {count} elements in `contents` for its shape, got {len(values)}")
+    kind = tensors.dtype_of(tensor.dtype)
+    if kind.kind == "b":
+        return values != 0
+    found = values.view(np.int64) if kind.kind == "i" else values
+    for value in (found.min(), found.max()) if count else ():
+        if not np.iinfo(kind).min <= value <= np.iinfo(kind).max:
+            raise RequestError(f"{subject}: {value} is out of range for {tensor.datatype}")
+    return found.astype(kind)
 
 
 def _text(raw: memoryview, subject: str) -> str:
@@ -246,7 +304,7 @@ def _wanted(message: Message, interface: Interface) -> tuple[Wanted, ...]:
     promised = {tensor.name: tensor for tensor in interface.outputs}
     wanted: dict[str, Wanted] = {}
     for block_ in message.blocks(6):
-        item = read(block_)
+        item = read(block_, _SPARE_FIELDS)
         name = _named(item.text(1), promised, "output").name
         if name in wanted:
             raise RequestError(f"output {quote(name)} appears twice")
@@ -257,13 +315,14 @@ def _wanted(message: Message, interface: Interface) -> tuple[Wanted, ...]:
 
 def render(request: Request, results: Mapping[str, Array], model: str, version: str) -> bytes:
     """Write the response to `request`: every wanted output as raw bytes."""
-    parts = [block(1, model), block(2, version)]
+    parts: list[bytes | memoryview] = [block(1, model), block(2, version)]
     if request.id is not None:
         parts.append(block(3, request.id))
-    raws = []
+    raws: list[bytes | memoryview] = []
     for wanted in request.wanted:
         array = np.asarray(results[wanted.name])
         output = block(1, wanted.name) + block(2, tensors.datatype_of(array)) + _sizes(3, array.shape)
         parts.append(block(5, output))
-        raws.append(block(6, tensors.to_binary(array)))
+        raw = tensors.to_binary(array)
+        raws += [number(6 << 3 | 2), number(raw.nbytes), raw]
     return b"".join([*parts, *raws])

@@ -16,18 +16,19 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import orjson
 
-from packager.server import tensors
+from packager.server import costs, tensors
 from packager.server.errors import RequestError, known, quote
 from packager.server.interface import Interface, Tensor
-from packager.server.tensors import Array
+from packager.server.tensors import Array, Charge
 
 # The version of what this server says on the wire, in its metadata.
 VERSION = "1"
 EXTENSIONS = ["binary_tensor_data"]
+Body: TypeAlias = bytes | bytearray
 _REFUSED = ("shared_memory_region", "classification")
 
 
@@ -64,6 +65,7 @@ class _Tail:
 
     view: memoryview
     offset: int
+    charge: Charge
     sizes: list[int] = field(default_factory=list)
 
     def take(self, size: int, subject: str) -> memoryview:
@@ -94,24 +96,32 @@ def header_length(value: str | None, size: int) -> int | None:
     return int(value)
 
 
-def parse(body: bytes, length: int | None, interface: Interface) -> Request:
+def parse(body: Body, length: int | None, interface: Interface, charge: Charge = tensors.free) -> Request:
     """Check a request body against the interface; `length` is that of its document, None for the whole body.
 
-    The arrays are views of `body` where they can be. Raises RequestError.
+    The arrays are views of `body` where they can be; `charge` hears of the bytes that all else takes, before it does.
+    Raises RequestError.
     """
-    return read(body, length, interface)[0]
+    return read(body, length, interface, charge)[0]
 
 
-def read(body: bytes, length: int | None, interface: Interface) -> tuple[Request, list[int]]:
+def read(
+    body: Body, length: int | None, interface: Interface, charge: Charge = tensors.free
+) -> tuple[Request, list[int]]:  # fmt: skip
     """Do what `parse` does, and return as well how many bytes behind the document each of its inputs took, in order.
 
     Inputs whose elements are in the document itself take none and are not counted.
     """
     view = memoryview(body)
-    document = _document(view if length is None else view[:length])
-    tail = _Tail(view, len(body) if length is None else length)
+    raw = view if length is None else view[:length]
+    weight = costs.weigh(body if length is None else raw) if len(raw) > costs.SMALL else 0
+    charge(weight)
+    document = _document(raw)
+    tail = _Tail(view, len(body) if length is None else length, charge)
     feeds = _feeds(document, interface, tail)
     tail.finish()
+    if weight and not any(array.dtype.kind == "O" for array in feeds.values()):  # the document ends here
+        charge(sum(array.nbytes for array in feeds.values()) - weight)
     first = interface.inputs[0]
     request = Request(
         id=_identifier(document),
@@ -198,7 +208,7 @@ def _feed(
     if type(size) is not int or size < 0:
         raise RequestError(f"{subject}: expected a size in bytes as `binary_data_size`")
     raw = tail.take(size, subject)
-    return tensors.from_binary(raw, tensor.dtype, math.prod(shape), subject).reshape(shape)
+    return tensors.from_binary(raw, tensor.dtype, math.prod(shape), subject, tail.charge).reshape(shape)
 
 
 def _shape(item: dict[str, Any], subject: str) -> tuple[int, ...]:
@@ -230,7 +240,9 @@ def _flag(parameters: dict[str, Any], name: str, default: bool) -> bool:
     return value
 
 
-def render(request: Request, results: Mapping[str, Array], model: str, version: str) -> Reply:
+def render(
+    request: Request, results: Mapping[str, Array], model: str, version: str, charge: Charge = tensors.free
+) -> Reply:  # fmt: skip
     """Write the response to `request`. Raises RequestError when a result has no form in the JSON asked for."""
     outputs: list[dict[str, Any]] = []
     parts: list[memoryview] = []
@@ -242,7 +254,7 @@ def render(request: Request, results: Mapping[str, Array], model: str, version: 
             output["parameters"] = {"binary_data_size": part.nbytes}
             parts.append(part)
         else:
-            output["data"] = tensors.to_json(array, f"output {quote(wanted.name)}")
+            output["data"] = tensors.to_json(array, f"output {quote(wanted.name)}", charge)
         outputs.append(output)
     document: dict[str, Any] = {"model_name": model, "model_version": version, "outputs": outputs}
     if request.id is not None:

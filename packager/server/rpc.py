@@ -6,8 +6,11 @@ and 2 times as many for a CNN. What a client can make it hold:
 
 | | bound |
 | --- | --- |
-| one message | `max_body` bytes: RESOURCE_EXHAUSTED by grpcio, before it is in memory |
-| all messages in memory | `4 * max_body` bytes: RESOURCE_EXHAUSTED |
+| one message | `max_body` bytes, or less by the contract: RESOURCE_EXHAUSTED by grpcio, before it is in memory |
+| numbers in it | as many as its shape says, 2**19 in `contents` |
+| all messages in memory, and what becomes of them | `4 * max_body` bytes, shared with HTTP: RESOURCE_EXHAUSTED |
+| messages that arrive | sixteen at once, which grpcio holds three times until they are whole |
+| time to send a message | `body_timeout` seconds: CANCELLED |
 | requests in flight | `max_in_flight`, shared with HTTP: RESOURCE_EXHAUSTED |
 | calls that wait for a thread | as many again: RESOURCE_EXHAUSTED |
 | time for an answer | `request_timeout`, or the call's own deadline: DEADLINE_EXCEEDED |
@@ -29,12 +32,13 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from packager.server import batching, messages, places, protocol
+from packager.server.arrivals import Threads
 from packager.server.engine import Engine
 from packager.server.errors import RequestError, StartError, quote
 from packager.server.extensions import encoded_configuration, encoded_statistics
@@ -48,6 +52,7 @@ _SERVICE = "/inference.GRPCInferenceService/"
 _METADATA_BYTES = 2**16
 _LOOK_SECONDS = 0.1
 _HANDSHAKE_SECONDS = 0.3  # for a client that has begun one; less than the second after which kernels knock again
+_PROBES = 2  # threads of their own, so that health is told whatever the others wait for
 _THREADS = 16  # waiting for the runtime costs a thread and no processor; as many can share a run
 _CODES = {
     400: "INVALID_ARGUMENT", 401: "UNAUTHENTICATED", 404: "NOT_FOUND", 413: "RESOURCE_EXHAUSTED",
@@ -90,8 +95,10 @@ class Rpc:
             ("grpc.max_metadata_size", _METADATA_BYTES), ("grpc.so_reuseport", int(age is not None)),
             *([] if age is None else [("grpc.max_connection_age_ms", int(age * 1000))]),
         ]  # fmt: skip
+        self._threads = Threads(_THREADS, limits.body_timeout, "grpc")
+        self._probes = Threads(_PROBES, limits.body_timeout, "grpc-health")
         self._server = self._grpc.server(
-            ThreadPoolExecutor(_THREADS, thread_name_prefix="grpc"),
+            self._threads,
             handlers=(self._handler(),),
             options=options,
             maximum_concurrent_rpcs=2 * limits.max_in_flight,
@@ -159,7 +166,7 @@ class Rpc:
 
     def _guarded(self, route: str, method: Method) -> Method:
         """Turn refusals into statuses, everything else into INTERNAL with the reason in the log."""
-        engine = self._engine
+        engine, threads = self._engine, self._probes if route == "health" else self._threads
 
         def count(span: Span | None, status: int) -> None:
             engine.metrics.count(route, status)
@@ -167,6 +174,7 @@ class Rpc:
                 engine.tracer.end(span, route, status, **{"rpc.system": "grpc"})
 
         def answer(message: bytes, context: Any) -> bytes:
+            threads.arrived()
             told = dict(context.invocation_metadata())
             span = engine.tracer.begin(told.get("traceparent")) if route == "infer" else None
             try:
@@ -185,6 +193,7 @@ class Rpc:
             count(span, 200)
             return result
 
+        answer.experimental_thread_pool = threads  # type: ignore[attr-defined]
         return answer
 
     def _model_ready(self, message: bytes, context: Any) -> bytes:
@@ -223,9 +232,10 @@ class Rpc:
         with engine.arriving() as lease:
             lease.hold(len(message))
             with engine.gate.admit():
-                inference = Inference.of(message)
-                engine.check_address(inference.model, inference.version)
-                request = inference.request(config.interface)
+                with engine.reading(len(message)):
+                    inference = Inference.of(message, config.interface)
+                    engine.check_address(inference.model, inference.version)
+                    request = inference.request(config.interface, lease.take)
                 if len(message) <= engine.inline_bytes:
                     results = engine.inline(request)
                 else:

@@ -15,16 +15,19 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Any, TypeAlias
 
 import numpy as np
+import orjson
 from numpy.typing import NDArray
 
+from packager.server import costs
 from packager.server.errors import RequestError
 
 Array: TypeAlias = NDArray[Any]
+Charge: TypeAlias = Callable[[int], None]
 
 DATATYPES = {
     "bool": "BOOL",
@@ -47,6 +50,9 @@ _WIRE = {np.dtype(name): datatype for name, datatype in DATATYPES.items() if nam
 # then to float turns into its neighbour.
 _ROUNDED_TWICE = np.uint32(0x15AE43FD).view(np.float32)
 _LENGTH = struct.Struct("<I")
+TEXT = 72  # bytes that CPython adds to a text, its place in an array included
+_DIGITS = 26  # bytes of the longest number in JSON
+_SLICE = 2**14  # values between two moments in which another thread may run
 _ACCEPTED: dict[str, tuple[str, set[type]]] = {
     "b": ("true or false", {bool}),
     "i": ("integers", {int}),
@@ -70,35 +76,48 @@ def datatype_of(array: Array) -> str:
     return _WIRE.get(array.dtype, "BYTES")
 
 
-def from_binary(raw: memoryview, dtype: str, count: int, subject: str) -> Array:
+def free(size: int) -> None:
+    """Charge nothing."""
+
+
+def from_binary(raw: memoryview, dtype: str, count: int, subject: str, charge: Charge = free) -> Array:
     """Return the `count` elements in `raw` as a flat array, a view where that is safe.
 
-    Raises RequestError.
+    `charge` hears how many bytes this takes before it takes them, where it is more than a little. Raises RequestError.
     """
     if dtype == "string":
-        return _strings(raw, count, subject)
+        return _strings(raw, count, subject, charge)
     size = count * dtype_of(dtype).itemsize
     if len(raw) != size:
         raise RequestError(f"{subject}: expected a `binary_data_size` of {size} for its shape, got {len(raw)}")
     if dtype == "bool" and raw.nbytes and np.frombuffer(raw, np.uint8).max() > 1:
         raise RequestError(f"{subject}: expected bytes of 0 or 1, got another value")
     array: Array = np.frombuffer(raw, dtype_of(dtype)) if count else np.empty(0, dtype_of(dtype))
-    return aligned(array)
+    return aligned(array, charge)
 
 
-def aligned(array: Array) -> Array:
+def aligned(array: Array, charge: Charge = free) -> Array:
     """Return `array`, or a copy where it does not start at a multiple of its element's size.
 
     The client chooses where in the body a tensor starts. Runtimes take the pointer as it is, and vectorised kernels may
     fault on one that is not aligned to its element: a copy (about 40 µs for 600 KB) is the price.
     """
-    return array if array.flags.aligned else array.copy()
+    if array.flags.aligned:
+        return array
+    if array.nbytes > costs.SMALL:
+        charge(array.nbytes)
+    return array.copy()
 
 
-def _strings(raw: memoryview, count: int, subject: str) -> Array:
+def _strings(raw: memoryview, count: int, subject: str, charge: Charge) -> Array:
+    costs.check_values(count)
+    if len(raw) > costs.SMALL:
+        charge(len(raw) + TEXT * min(count, len(raw) // _LENGTH.size))
     values: list[str] = []
     offset = 0
     while offset < len(raw):
+        if len(values) == count:
+            raise RequestError(f"{subject}: expected {count} elements for its shape, got more")
         start = offset + _LENGTH.size
         if start > len(raw) or start + _LENGTH.unpack_from(raw, offset)[0] > len(raw):
             raise RequestError(f"{subject}: element {len(values)} is longer than the data")
@@ -130,15 +149,21 @@ def from_json(data: Any, dtype: str, shape: tuple[int, ...], subject: str) -> Ar
     flat = _flatten(data, shape, subject)
     kind = dtype_of(dtype)
     expected, types = _ACCEPTED[kind.kind]
-    for wrong in set(map(type, flat)) - types:
-        raise RequestError(f"{subject}: expected {expected} in `data`, got {_JSON_NAMES[wrong]}")
+    for start in range(0, len(flat), _SLICE):
+        for wrong in set(map(type, flat[start : start + _SLICE])) - types:
+            raise RequestError(f"{subject}: expected {expected} in `data`, got {_JSON_NAMES[wrong]}")
     if kind.kind == "O":
         return _objects(flat)
-    if kind.kind == "f":
-        return _floats(flat, kind, subject)
-    if flat and kind.kind in "iu":
-        _check_integers(flat, kind, subject)
-    return np.array(flat, dtype=kind)
+    found = np.empty(len(flat), dtype=kind)
+    for start in range(0, len(flat), _SLICE):
+        part = flat[start : start + _SLICE]
+        if kind.kind == "f":
+            found[start : start + _SLICE] = _floats(part, kind, subject)
+            continue
+        if kind.kind in "iu":
+            _check_integers(part, kind, subject)
+        found[start : start + _SLICE] = part
+    return found
 
 
 def _flatten(data: Any, shape: tuple[int, ...], subject: str) -> list[Any]:
@@ -185,11 +210,20 @@ def to_binary(array: Array) -> memoryview:
     return memoryview(b"".join(chain.from_iterable((_LENGTH.pack(len(value)), value) for value in values)))
 
 
-def to_json(array: Array, subject: str) -> Array | list[str]:
+def to_json(array: Array, subject: str, charge: Charge = free) -> Array | list[str] | orjson.Fragment:
     """Return the elements of `array` as something orjson writes as a flat list.
 
-    Raises RequestError with status 406 when a value has no JSON form.
+    `charge` hears how many bytes a long list takes. Raises RequestError with status 406 when a value has no JSON form.
     """
+    if array.size <= _SLICE:
+        return _listed(array, subject)
+    charge(array.size * _DIGITS)
+    parts = (_listed(array.reshape(-1)[start : start + _SLICE], subject) for start in range(0, array.size, _SLICE))
+    text = b",".join([orjson.dumps(part, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1] for part in parts])
+    return orjson.Fragment(b"[%b]" % text)
+
+
+def _listed(array: Array, subject: str) -> Array | list[str]:
     if array.dtype.kind in "OUS":
         return [item if isinstance(item, str) else _utf8_result(item, subject) for item in array.reshape(-1)]
     if array.dtype.kind == "f" and not np.isfinite(array).all():

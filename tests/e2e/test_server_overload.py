@@ -67,7 +67,7 @@ class Healthy:
     def ask(self) -> None:
         with self.server.connect() as connection:
             connection.settimeout(30)
-            while not self.over.wait(0.02):
+            while not (self.seconds and self.over.wait(0.02)):
                 began = time.monotonic()
                 for raw in (head("GET", "/v2/health/live"), self.raw):
                     connection.sendall(raw)
@@ -146,7 +146,7 @@ def test_slow_and_silent_and_vanishing_clients(app: Path, models: dict[str, Path
             slow = [server.connect() for _ in range(150)]
             silent = [server.connect() for _ in range(150)]
             for connection in slow:
-                connection.sendall(head("POST", INFER, content_length=50 * MIB))
+                connection.sendall(head("POST", INFER, content_length=MIB + 8192))  # about the most its contract allows
             for _ in range(6):
                 for connection in slow:
                     with contextlib.suppress(OSError):
@@ -192,7 +192,7 @@ def test_bodies_of_a_gigabyte(app: Path, models: dict[str, Path], capsys: Any) -
                     statuses[name] = outcome(connection)
         say(capsys, "1 GB bodies", server, before, client, statuses=statuses, sent_mb=sent)
         assert set(client.statuses) == {200}
-        assert all(status in (413, 0, -1) for status in statuses.values())
+        assert all(status in (411, 413, 0, -1) for status in statuses.values())
         assert memory(server, "VmHWM") - before < 120
         recovered(server)
 

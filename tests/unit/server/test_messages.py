@@ -36,7 +36,7 @@ def valid() -> bytes:
 def parse(data: bytes) -> bool:
     """Return whether the request was accepted; only RequestError may stand in the way."""
     try:
-        request = Inference.of(data).request(INTERFACE)
+        request = Inference.of(data, INTERFACE).request(INTERFACE)
     except RequestError as error:
         assert error.message and 400 <= error.status < 500
         return False
@@ -46,7 +46,7 @@ def parse(data: bytes) -> bool:
 
 
 def test_a_valid_request_is_read() -> None:
-    request = Inference.of(valid()).request(INTERFACE)
+    request = Inference.of(valid(), INTERFACE).request(INTERFACE)
     assert request.feeds["x"].tolist() == [[0, 1], [2, 3]] and request.feeds["t"].tolist() == ["ab", ""]
     assert request.rows == 2 and [item.name for item in request.wanted] == ["y"]
 

@@ -285,7 +285,7 @@ def binary_body(size: Any, tail: bytes, datatype: str = "FP32", shape: list[int]
         ("string", 3, b"\x00\x00\x00", "element 0 is longer than the data"),
         ("string", 5, b"\xff\xff\xff\xffa", "element 0 is longer than the data"),
         ("string", 10, b"\x01\x00\x00\x00a\x01\x00\x00\x00\xff", "element 1 is not UTF-8"),
-        ("string", 12, b"\x00\x00\x00\x00" * 3, "expected 2 elements for its shape, got 3"),
+        ("string", 12, b"\x00\x00\x00\x00" * 3, "expected 2 elements for its shape, got more"),
     ],
 )
 def test_binary_data_that_does_not_fit_is_refused(dtype, size, tail, sentence):

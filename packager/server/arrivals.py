@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The threads of gRPC: each takes a call, waits for its message, and answers.
+
+grpcio lets a thread wait for a message for ever, so that as many clients who send nothing as there are threads would
+keep everybody else out. Here a call whose message does not arrive in time is cancelled.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+_LOOK_SECONDS = 0.5
+
+
+class Threads(ThreadPoolExecutor):
+    """`count` threads, in each of which the message of a call has `seconds` to arrive."""
+
+    def __init__(self, count: int, seconds: float, name: str) -> None:
+        super().__init__(count, thread_name_prefix=name)
+        self._seconds = seconds
+        self._waits: dict[int, tuple[float, Any]] = {}  # by thread: until when, and the call that can be cancelled
+        threading.Thread(target=self._watch, name=f"{name}-arrivals", daemon=True).start()
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Have grpcio's own function answer a call, which is among its arguments."""
+        calls = [argument.call for argument in args if hasattr(argument, "call")]
+        return super().submit(self._answer, calls, fn, args, kwargs)
+
+    def _answer(self, calls: list[Any], fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        me = threading.get_ident()
+        if calls:
+            self._waits[me] = time.monotonic() + self._seconds, calls[0]
+        try:
+            return fn(*args, **kwargs)
+        finally:
+            self._waits.pop(me, None)
+
+    def arrived(self) -> None:
+        """Note that the call of the calling thread has its message."""
+        self._waits.pop(threading.get_ident(), None)
+
+    def _watch(self) -> None:
+        while True:
+            time.sleep(_LOOK_SECONDS)
+            now = time.monotonic()
+            for until, call in list(self._waits.values()):
+                if now >= until:
+                    call.cancel()
