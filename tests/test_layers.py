@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LAYERS = (
     {"types", "errors", "canonical", "events", "shown"},
     {
-        "advisories", "ages", "archive", "bundle", "certificates", "compatibility", "contract", "destination", "factschema",
+        "advisories", "ages", "language", "archive", "bundle", "certificates", "compatibility", "contract", "destination", "factschema",
         "files", "fleet", "formats", "graph", "graphcheck", "graphneeds", "integers", "keys", "knobs", "knobsets", "knowledge",
         "lock", "maps", "media", "memo", "operations", "patch", "pinning", "pipeline", "platforms", "plugins", "recipe", "reach", "recipefields", "rename", "repository", "secretscan",
         "names", "seen", "semver", "serving", "store", "tensorcheck", "timestamps", "trust", "trustfile", "vex", "waivers", "wheelfiles", "yamltext",
@@ -27,7 +27,7 @@ LAYERS = (
     {"environments", "namespaces", "run", "sandbox", "seccomp", "worker"},
     {
         "build", "cache", "canary", "compare", "compat", "compatpage", "completeness", "conform", "delta", "diff",
-        "evidence", "facts", "host", "init", "install", "lifecycle", "look", "policy", "policydocs", "policyreport", "policytest",
+        "evidence", "facts", "host", "init", "install", "lifecycle", "look", "opa", "policy", "policydocs", "policyreport", "policytest",
         "probing", "profiles", "promote", "provenance", "rebuild", "rego", "render", "resolve", "scan", "sign", "swap", "toolchains",
         "transport", "triton", "trustchannel", "trustedit",
         "vendor", "verify", "wheels",

@@ -31,24 +31,29 @@ LATER = frozenset({"statements", "provenance", "conformance", "vulnerabilities"}
 """Facts that exist only once a bundle is finished and something was said about it."""
 _LEVELS = ("error", "warning", "note")
 _TERMS = ("level", "effective-on")
+_WAYS = ("opa", "clock")
 
 
 @dataclass(frozen=True, slots=True)
 class Terms:
     """How a profile asks a rule: with which parameters, how grave a no is, and from which day on (UTC).
 
-    `program` is the text of a rule in Rego.
+    `program` is the text of a rule in Rego, `opa` whether Open Policy Agent judges it, `clock` whether it may ask for
+    the time: the beginning of the day on which facts are judged.
     """
 
     params: Mapping[str, JSON] = field(default_factory=dict)
     level: Level = "error"
     effective_on: datetime.date | None = None
     program: str = ""
+    opa: bool = False
+    clock: bool = False
 
     def to_json(self) -> JSON:
         day = self.effective_on.isoformat() if self.effective_on else None
         program = {"program": canonical.sha256(self.program.encode())} if self.program else {}
-        return {"params": dict(self.params), "level": self.level, "effectiveOn": day, **program}
+        how = {name: True for name, said in (("opa", self.opa), ("clock", self.clock)) if said}
+        return {"params": dict(self.params), "level": self.level, "effectiveOn": day, **program, **how}
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,8 +145,8 @@ def _file(path: Path) -> bytes:
         raise UsageError(f"cannot read policy `{path}`: {error.strerror}") from None
 
 
-def program(path: Path) -> str:
-    """Read a rule in Rego. Raises UsageError, also for one whose facts cannot be told."""
+def program(path: Path, terms: Terms | None = None) -> str:
+    """Read a rule in Rego. Raises UsageError, also for one whose facts cannot be told or that cannot be evaluated."""
     data = _file(path)
     try:
         text = data.decode()
@@ -149,7 +154,8 @@ def program(path: Path) -> str:
         raise UsageError(f"`{path}` is not text in UTF-8") from None
     if len(data) > MAX_PROFILE:
         raise UsageError(f"`{path}` is larger than {MAX_PROFILE} bytes")
-    rego.sections(text, path.name)
+    terms = terms or Terms()
+    rego.load(text, path.name, by_opa=terms.opa, clock=terms.clock)
     return text
 
 
@@ -160,7 +166,7 @@ def _parse(data: bytes, label: str, name: str, folder: Path) -> Profile:
     for item in yamltext.items(members["rules"], "rules", least=1):
         rule, terms = _asked(item, known)
         if rego.is_rego(rule):
-            terms = replace(terms, program=program(folder / rule))
+            terms = replace(terms, program=program(folder / rule, terms))
         if rule in asked:
             raise item.where.error(f"rule `{rule}` is asked twice", hint="remove one of the two")
         asked[rule] = terms
@@ -177,11 +183,13 @@ def _asked(item: Node, known: Sequence[str]) -> tuple[str, Terms]:
         raise item.where.error("expected one rule per item", hint="write `- name: {parameter: value}`")
     key, node = entries[0]
     rule = _known(key.text, item, known)
-    members = yamltext.fields(node, rule, (*_written(rule), *_TERMS))
+    ways = _WAYS if rego.is_rego(rule) else ()
+    members = yamltext.fields(node, rule, (*_written(rule), *_TERMS, *ways))
     params = _params(rule, members)
     level: Level = yamltext.choice(members["level"], "level", _LEVELS) if "level" in members else "error"  # type: ignore[assignment]
     day = waivers.day(members["effective-on"], "effective-on") if "effective-on" in members else None
-    return rule, Terms(params, level, day)
+    said = {way: yamltext.boolean(members[way], way) for way in ways if way in members}
+    return rule, Terms(params, level, day, opa=said.get("opa", False), clock=said.get("clock", False))
 
 
 def parameters(rule: str, node: Node) -> dict[str, JSON]:
@@ -233,7 +241,7 @@ def judge(chosen: Profile, facts: Mapping[str, JSON], today: datetime.date | Non
     findings: list[Finding] = []
     for rule in chosen.rules:
         if rule not in deferred:
-            findings += _graded(rule, chosen.terms_of(rule), _ask(chosen, rule, sound, wrong), today)
+            findings += _graded(rule, chosen.terms_of(rule), _ask(chosen, rule, sound, wrong, today), today)
     kept = tuple(waivers.apply(chosen.waivers, findings, today))
     return Verdict(chosen.rules, kept, deferred, chosen.name, chosen.digest)
 
@@ -243,7 +251,9 @@ def day(facts: Mapping[str, JSON]) -> datetime.date | None:
     return datetime.date.fromisoformat(facts["today"]) if "today" in facts else None
 
 
-def _ask(chosen: Profile, rule: str, facts: Mapping[str, JSON], wrong: Mapping[str, str]) -> Iterator[Finding]:
+def _ask(
+    chosen: Profile, rule: str, facts: Mapping[str, JSON], wrong: Mapping[str, str], today: datetime.date | None
+) -> Iterator[Finding]:  # fmt: skip
     terms = chosen.terms_of(rule)
     missing = [section for section in chosen.needs(rule) if section not in facts]
     for section in missing:
@@ -252,12 +262,21 @@ def _ask(chosen: Profile, rule: str, facts: Mapping[str, JSON], wrong: Mapping[s
     if missing:
         return
     if rego.is_rego(rule):
-        yield from rego.check(terms.program, rule, {section: facts[section] for section in chosen.needs(rule)})
+        asked = {section: facts[section] for section in chosen.needs(rule)}
+        now = _now(rule, today) if terms.clock else None
+        yield from rego.check(terms.program, rule, asked, by_opa=terms.opa, now=now)
         return
     try:
         yield from list(_module(rule).check(facts, **{**defaults(rule), **terms.params}))
     except KeyError as member:
         yield _silent(rule, str(member), None)
+
+
+def _now(rule: str, today: datetime.date | None) -> int:
+    """Return the beginning of the day on which facts are judged, in nanoseconds. Raises UsageError without one."""
+    if today is None:
+        raise UsageError(f"`{rule}` asks for the time, and nobody says which day it is")
+    return (today - datetime.date(1970, 1, 1)).days * 86_400 * 10**9
 
 
 def _silent(rule: str, what: str, remedy: str | None) -> Finding:

@@ -4,24 +4,28 @@
 The contract: package `main`; `allow` must be exactly true *and* `deny` (and Conftest's `violation`) empty; `warn`
 warns. A document that is undefined never allows. Rego lets a comparison with something absent pass in silence, so a
 file may name the facts it reads only as `input.SECTION`: then it is known which they are, and without one of them it is
-not asked at all.
+not asked at all; and what is absent within them is an error in a rule that decides (`language.evaluate`).
+
+The part of Rego in `language` is evaluated as Open Policy Agent evaluates it, all else is refused by name when a
+profile is read. Where a profile says `opa: true`, `opa` itself judges, and what both can evaluate must be equal.
 """
 
 from __future__ import annotations
 
-import importlib
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
 from packager.canonical import JSON
-from packager.errors import MissingToolError, UsageError, did_you_mean
-from packager.policy import factschema
+from packager.errors import UsageError, did_you_mean
+from packager.policy import factschema, opa
+from packager.policy.language import child, program
+from packager.policy.language.program import PACKAGE
+from packager.policy.language.values import Refused, Silence
 from packager.types import Finding
 
 SUFFIX = ".rego"
-PACKAGE = "main"
 _QUIET = re.compile(r'"(?:[^"\\\n]|\\.)*"|`[^`]*`|#[^\n]*')
 _INPUT = re.compile(r"(?<![\w.])input\b(?:\.(\w+))?")
 
@@ -46,9 +50,29 @@ def sections(text: str, name: str) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
-def check(text: str, name: str, facts: Mapping[str, JSON]) -> Iterator[Finding]:
-    """Yield what a policy has to say about facts. Raises UsageError for a file that is not Rego, MissingToolError."""
-    answer = _evaluated(text, name, facts)
+def load(text: str, name: str, *, by_opa: bool = False, clock: bool = False) -> None:
+    """Check that a policy can be asked; one that `opa` judges may hold more than is evaluated here.
+
+    Raises UsageError.
+    """
+    sections(text, name)
+    if by_opa:
+        return
+    try:
+        program.load(text, clock=clock)
+    except Refused as refused:
+        raise _refusal(name, refused) from None
+
+
+def check(
+    text: str, name: str, facts: Mapping[str, JSON], *, by_opa: bool = False, now: int | None = None
+) -> Iterator[Finding]:  # fmt: skip
+    """Yield what a policy has to say about facts, by our evaluator and, where `by_opa` says so, by `opa`.
+
+    `now`: the time in nanoseconds, for one that may ask. Raises UsageError for a file that cannot be evaluated, in
+    which a rule that decides meets nothing, or about which the two disagree; StepError where `opa` is not there.
+    """
+    answer = _evaluated(text, name, facts, by_opa, now)
     rule = PurePosixPath(name).name
     for key in ("deny", "violation"):
         yield from _findings(rule, "error", answer.get(key, [] if key == "violation" else None))
@@ -74,23 +98,27 @@ def _findings(rule: str, level: Any, said: JSON) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def _evaluated(text: str, name: str, facts: Mapping[str, JSON]) -> Mapping[str, Any]:
+def _evaluated(
+    text: str, name: str, facts: Mapping[str, JSON], by_opa: bool, now: int | None
+) -> Mapping[str, Any]:  # fmt: skip
+    theirs = opa.answer(text, name, facts, now) if by_opa else None
     try:
-        tool = importlib.import_module("regopy")
-    except ImportError as error:
-        raise MissingToolError("regopy", "rego") from error
-    interpreter = tool.Interpreter()
-    interpreter.log_level = tool.LogLevel.NONE
-    try:
-        interpreter.add_module(name, text)
-        interpreter.set_input(dict(facts))
-        results = interpreter.query(f"data.{PACKAGE}").results
-    except (tool.RegoError, ValueError) as error:  # its answer about an unknown function is no JSON
-        problems = re.findall(r"\(errormsg \d+:([^)]*)\)", str(error)) or [str(error)]
-        raise UsageError(f"`{name}` is not valid Rego: {problems[0]:.200}", hint="`opa check` says where") from None
-    value = results[0].expressions[0] if results and results[0].expressions else None
-    if not isinstance(value, dict):
+        ours: Mapping[str, Any] | None = child.ask(text, facts, now)
+    except Silence as silence:
+        raise _refusal(name, silence) from None
+    except Refused as refused:
+        if theirs is None:
+            raise _refusal(name, refused) from None
+        ours = None
+    if theirs is not None and ours is not None and theirs != ours:
+        differing = sorted(key for key in {*theirs, *ours} if theirs.get(key) != ours.get(key))
         raise UsageError(
-            f"`{name}` defines nothing in the package `{PACKAGE}`", hint=f"begin it with `package {PACKAGE}`"
+            f"`{name}`: `opa` and the evaluator of this program disagree about {', '.join(map(repr, differing))[:200]}",
+            hint="please report it with the file; nothing is decided meanwhile",
         )
-    return value
+    return theirs or ours or {}
+
+
+def _refusal(name: str, refused: Refused) -> UsageError:
+    hint = "what is not evaluated here `opa` may judge: install it and write `opa: true` beside the rule"
+    return UsageError(f"`{name}` is refused: {refused}", hint=hint)

@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Built-ins of OPA that compare and compute, and those over arrays, sets and objects."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Any
+
+from packager.policy.language import operands, values
+from packager.policy.language.evaluate import UNDEFINED, Builtin, Fault, Undefined, lookup
+from packager.policy.language.values import Key, Obj, Set, Value, key, rounded, type_name
+
+_MOST_ITEMS = 3_000_000
+
+
+def _compares(name: str, holds: Callable[[Key, Key], bool]) -> None:
+    @operands.built(name)
+    def compared(a: Value, b: Value) -> Value:
+        return holds(key(a), key(b))
+
+
+_compares("equal", operator.eq)
+_compares("neq", operator.ne)
+_compares("lt", operator.lt)
+_compares("lte", operator.le)
+_compares("gt", operator.gt)
+_compares("gte", operator.ge)
+
+
+def _computed(a: Value, b: Value, how: Callable[[Any, Any], Any]) -> int | Fraction:
+    left, right = operands.number(a), operands.number(b)
+    if isinstance(left, int) and isinstance(right, int):
+        return values.plain(how(left, right))
+    return rounded(how(values.operand(left), values.operand(right)))
+
+
+@operands.built("plus")
+def plus(a: Value, b: Value) -> Value:
+    return _computed(a, b, lambda x, y: x + y)
+
+
+@operands.built("minus")
+def minus(a: Value, b: Value) -> Value:
+    if isinstance(a, Set) and isinstance(b, Set):
+        return Set(item for place, item in a.entries.items() if place not in b.entries)
+    return _computed(a, b, lambda x, y: x - y)
+
+
+@operands.built("mul")
+def mul(a: Value, b: Value) -> Value:
+    return _computed(a, b, lambda x, y: x * y)
+
+
+@operands.built("div")
+def div(a: Value, b: Value) -> Value:
+    left, right = operands.number(a), operands.number(b)
+    if right == 0:
+        raise Fault("divide by zero")
+    exact = Fraction(left) / Fraction(right)
+    if isinstance(left, int) and isinstance(right, int) and exact.denominator == 1:
+        return values.plain(exact)
+    return rounded(values.operand(left) / values.operand(right))
+
+
+@operands.built("rem")
+def rem(a: Value, b: Value) -> Value:
+    left, right = operands.number(a), operands.number(b)
+    if not isinstance(left, int) or not isinstance(right, int):
+        raise Fault("modulo on floating-point number")
+    if right == 0:
+        raise Fault("modulo by zero")
+    return int(math.copysign(1, left)) * (abs(left) % abs(right))
+
+
+@operands.built("or")
+def union_of_two(a: Value, b: Value) -> Value:
+    return Set([*operands.of_type("set", a), *operands.of_type("set", b)])
+
+
+@operands.built("and")
+def intersection_of_two(a: Value, b: Value) -> Value:
+    return Set(
+        item
+        for place, item in operands.of_type("set", a).entries.items()
+        if place in operands.of_type("set", b).entries
+    )
+
+
+@operands.built("internal.member_2")
+def member(a: Value, b: Value) -> Value:
+    if isinstance(b, Set):
+        return key(a) in b.entries
+    found = [item for _, item in b] if isinstance(b, Obj) else list(b) if isinstance(b, tuple) else []
+    return any(key(a) == key(item) for item in found)
+
+
+@operands.built("internal.member_3")
+def member_at(name: Value, a: Value, b: Value) -> Value:
+    found = UNDEFINED if isinstance(b, str) else lookup(b, name)
+    return not isinstance(found, Undefined) and key(found) == key(a)
+
+
+@operands.built("abs")
+def absolute(a: Value) -> Value:
+    return abs(operands.near(a))
+
+
+@operands.built("ceil")
+def ceil(a: Value) -> Value:
+    return math.ceil(operands.near(a))
+
+
+@operands.built("floor")
+def floor(a: Value) -> Value:
+    return math.floor(operands.near(a))
+
+
+@operands.built("round")
+def round_(a: Value) -> Value:
+    number = Fraction(operands.near(a))
+    return int(math.copysign(1, number)) * math.floor(abs(number) + Fraction(1, 2))
+
+
+def _folded(a: Value, how: Builtin, start: int) -> Value:
+    found: Value = start
+    for item in operands.elements(a):
+        found = how(found, item)
+    return found
+
+
+@operands.built("sum")
+def sum_(a: Value) -> Value:
+    return _folded(a, plus, 0)
+
+
+@operands.built("product")
+def product(a: Value) -> Value:
+    return _folded(a, mul, 1)
+
+
+@operands.built("max")
+def max_(a: Value) -> Value:
+    return max(operands.elements(a), key=key, default=UNDEFINED)
+
+
+@operands.built("min")
+def min_(a: Value) -> Value:
+    return min(operands.elements(a), key=key, default=UNDEFINED)
+
+
+@operands.built("count")
+def count(a: Value) -> Value:
+    if not isinstance(a, str | tuple | Obj | Set):
+        raise Fault(f"expected a collection or a text, got a {type_name(a)}")
+    return len(a)
+
+
+@operands.built("sort")
+def sort(a: Value) -> Value:
+    return tuple(sorted(operands.elements(a), key=key))
+
+
+@operands.built("union")
+def union(a: Value) -> Value:
+    return Set(item for inner in operands.of_type("set", a) for item in operands.of_type("set", inner))
+
+
+@operands.built("intersection")
+def intersection(a: Value) -> Value:
+    sets = [operands.of_type("set", inner) for inner in operands.of_type("set", a)]
+    return Set(item for item in (sets[0] if sets else ()) if all(key(item) in other.entries for other in sets))
+
+
+@operands.built("numbers.range")
+def numbers_range(a: Value, b: Value) -> Value:
+    return numbers_range_step(a, b, 1)
+
+
+@operands.built("numbers.range_step")
+def numbers_range_step(a: Value, b: Value, step: Value) -> Value:
+    first, last, by = operands.integer(a), operands.integer(b), operands.integer(step)
+    if by <= 0:
+        raise Fault("step must be a positive integer")
+    if abs(last - first) // by > _MOST_ITEMS:
+        raise Fault("the range is too long")
+    return tuple(range(first, last + 1, by) if first <= last else range(first, last - 1, -by))
+
+
+@operands.built("bits.and")
+def bits_and(a: Value, b: Value) -> Value:
+    return operands.integer(a) & operands.integer(b)
+
+
+@operands.built("bits.or")
+def bits_or(a: Value, b: Value) -> Value:
+    return operands.integer(a) | operands.integer(b)
+
+
+@operands.built("bits.xor")
+def bits_xor(a: Value, b: Value) -> Value:
+    return operands.integer(a) ^ operands.integer(b)
+
+
+@operands.built("bits.negate")
+def bits_negate(a: Value) -> Value:
+    return ~operands.integer(a)
+
+
+@operands.built("bits.lsh")
+def bits_lsh(a: Value, b: Value) -> Value:
+    if not 0 <= operands.integer(b) <= 4096:
+        raise Fault("expected a shift of 0 to 4096")
+    return values.plain(operands.integer(a) << operands.integer(b))
+
+
+@operands.built("bits.rsh")
+def bits_rsh(a: Value, b: Value) -> Value:
+    if operands.integer(b) < 0:
+        raise Fault("expected a shift of at least 0")
+    return operands.integer(a) >> min(operands.integer(b), 10_000)
+
+
+def _is(kind: str) -> None:
+    @operands.built(f"is_{kind}")
+    def asked(a: Value) -> Value:
+        return type_name(a) == kind
+
+
+for _kind in ("array", "boolean", "null", "number", "object", "set", "string"):
+    _is(_kind)
+operands.BUILTINS["type_name"] = type_name
+
+
+@operands.built("to_number")
+def to_number(a: Value) -> Value:
+    if a is None or isinstance(a, bool):
+        return int(bool(a))
+    if isinstance(a, str):
+        try:
+            return values.number(a)
+        except ValueError as error:
+            raise Fault(str(error)) from None
+    return operands.number(a)

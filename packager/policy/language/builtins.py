@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The built-ins that are evaluated here, each as OPA does; what OPA has besides is refused by its name.
+
+None reads a clock, the environment, a file or the network. An operand of another type is a `Fault`, as is what has no
+meaning: OPA's strict mode ends there too. What differs from Go in some corner (letters of other scripts, printed
+fractions, zones of time) is a `Fault` in that corner.
+"""
+
+from __future__ import annotations
+
+import inspect
+
+from packager.policy.language import arithmetic, collecting, encodings, moments, operands, texts
+from packager.policy.language.evaluate import Builtin
+from packager.policy.language.values import Refused
+
+_MODULES = (arithmetic, collecting, encodings, moments, texts)  # importing one writes its built-ins into the table
+
+
+def builtins() -> dict[str, Builtin]:
+    """Return the built-ins by name."""
+    return dict(operands.BUILTINS)
+
+
+def arity() -> dict[str, int]:
+    """Return how many operands each built-in takes."""
+    return {name: len(inspect.signature(function).parameters) for name, function in operands.BUILTINS.items()}
+
+
+def refused(name: str, line: int) -> Refused:
+    """Return the refusal of a function that does not exist here."""
+    return Refused(f"line {line}: `{name}` is no function of this file and no built-in that is evaluated here")

@@ -1,0 +1,437 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Evaluate a program over an input, as OPA does with strict errors of built-ins, and stricter in rules that decide.
+
+An error of a built-in, two values of one rule, and recursion end the evaluation. Absence is Rego's own: what is
+undefined makes a statement not hold. In a rule that denies that would be silence, so there (and wherever absence would
+make the answer milder: under `not` in `allow`, in comprehensions) a member that is written down and missing ends the
+evaluation, as does a function that has no answer, or a comparison that can never hold. Membership of a set, a rule that
+does not hold, and what stands under `not` in a rule that denies are questions, and absence is an answer to them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeAlias
+
+from packager.policy.language.syntax import (
+    Bind,
+    Body,
+    Call,
+    Comprehension,
+    Const,
+    Every,
+    Items,
+    Members,
+    Not,
+    Ref,
+    Rule,
+    SomeIn,
+    Statement,
+    Term,
+    Test,
+    Var,
+)
+from packager.policy.language.values import Key, Obj, Refused, Set, Silence, Value, key, type_name
+
+DENYING = frozenset(("deny", "violation", "warn"))
+DECIDING = DENYING | {"allow"}
+
+
+class Undefined:
+    """What has no value."""
+
+
+UNDEFINED = Undefined()
+
+
+class Fault(Exception):
+    """A built-in cannot answer: its operands are of another type, or mean nothing to it."""
+
+
+Env: TypeAlias = Mapping[str, Value]
+Found: TypeAlias = Iterator[tuple[Value, Env]]
+Builtin: TypeAlias = Callable[..., Any]
+
+
+class Evaluator:
+    """One evaluation. Every rule has one value in it, asked once."""
+
+    def __init__(self, rules: Sequence[Rule], depth: int, document: Value, builtins: Mapping[str, Builtin]) -> None:
+        self._rules, self._depth, self._input, self._builtins = rules, depth, document, builtins
+        self._named: dict[str, list[Rule]] = {}
+        self._functions: dict[str, list[Rule]] = {}
+        for rule in rules:
+            called = rule.kind == "function" or (rule.kind == "default" and rule.args)
+            name = "data." + ".".join(str(item.value) for item in rule.path if isinstance(item, Const))
+            (self._functions.setdefault(name, []) if called else self._named.setdefault(rule.name, [])).append(rule)
+        self._values: dict[tuple[str, bool | None, Key], Value | Undefined] = {}
+        self._active: set[str] = set()
+        self._careful: bool | None = None  # True: absence is an error; None: nothing is decided
+
+    def document(self) -> Obj:
+        """Return the values of all rules that have one. Raises Refused."""
+        found = []
+        for name in sorted(self._named):
+            self._careful = None if name not in DECIDING else name in DENYING
+            value = self._rule(name)
+            if not isinstance(value, Undefined):
+                found.append((name, value))
+        return Obj(found)
+
+    # rules
+
+    @contextmanager
+    def _with(self, careful: bool | None) -> Iterator[None]:
+        before, self._careful = self._careful, careful
+        try:
+            yield
+        finally:
+            self._careful = before
+
+    def _once(self, name: str, asked: Key, compute: Callable[[], Value | Undefined]) -> Value | Undefined:
+        place = (name, self._careful, asked)
+        if place not in self._values:
+            if name in self._active:
+                raise Refused(f"rule `{name}` is recursive")
+            self._active.add(name)
+            try:
+                self._values[place] = compute()
+            finally:
+                self._active.discard(name)
+        return self._values[place]
+
+    def _rule(self, name: str) -> Value | Undefined:
+        with self._with(True if name in DENYING else self._careful):
+            return self._once(name, (), lambda: self._document_of(name))
+
+    def _document_of(self, name: str) -> Value | Undefined:
+        tree, default = _Node(), UNDEFINED
+        for rule in self._named[name]:
+            if rule.kind == "default":
+                default = next((value for value, _ in self._terms(rule.value, {})), UNDEFINED)
+                continue
+            tree.prepare(rule)
+            for value, env in self._definitions(rule, {}):
+                for path in self._paths(rule.path[1:], env):
+                    tree.put(path, value, rule)
+        found = tree.value()
+        return default if isinstance(found, Undefined) else found
+
+    def _definitions(self, rule: Rule, env: Env) -> Found:
+        """Yield the values of a rule, with the variables of each; those of `else` where its body does not hold."""
+        for body, term in ((rule.body, rule.value), *((lines, other) for other, lines in rule.elses)):
+            holds = False
+            for there in self._body(body, env):
+                holds = True
+                yield from self._terms(term, there)
+            if holds:
+                return
+
+    def _paths(self, terms: Sequence[Term], env: Env) -> Iterator[tuple[Value, ...]]:
+        if not terms:
+            yield ()
+            return
+        for value, there in self._terms(terms[0], env):
+            for rest in self._paths(terms[1:], there):
+                yield (value, *rest)
+
+    def _function(self, name: str, args: tuple[Value, ...]) -> Value | Undefined:
+        return self._once(name, key(args), lambda: self._answer(name, args))
+
+    def _answer(self, name: str, args: tuple[Value, ...]) -> Value | Undefined:
+        found: Value | Undefined = UNDEFINED
+        default: Value | Undefined = UNDEFINED
+        for rule in self._functions[name]:
+            if rule.kind == "default":
+                default = next((value for value, _ in self._terms(rule.value, {})), UNDEFINED)
+                continue
+            for env in self._match_all(rule.args, args, {}):
+                for value, _ in self._definitions(rule, env):
+                    if not isinstance(found, Undefined) and key(found) != key(value):
+                        raise Refused(f"line {rule.line}: function `{rule.name}` has two values for one question")
+                    found = value
+        return default if isinstance(found, Undefined) else found
+
+    # statements
+
+    def _body(self, body: Body, env: Env) -> Iterator[Env]:
+        if not body:
+            yield env
+            return
+        for there in self._statement(body[0], env):
+            yield from self._body(body[1:], there)
+
+    def _statement(self, line: Statement, env: Env) -> Iterator[Env]:
+        if line.replaced:
+            for document in self._replaced(line, env, 0, self._input):
+                other = Evaluator(self._rules, self._depth, document, self._builtins)
+                other._careful = self._careful
+                yield from other._asked(line, env)
+        else:
+            yield from self._asked(line, env)
+
+    def _asked(self, line: Statement, env: Env) -> Iterator[Env]:
+        match line.what:
+            case Test(term):
+                for value, there in self._terms(term, env, alone=True):
+                    if value is not False:
+                        yield there
+            case Bind(pattern, value_term):
+                for value, there in self._terms(value_term, env):
+                    yield from self._match(pattern, value, there)
+            case SomeIn():
+                yield from self._some(line.what, line.line, env)
+            case Every():
+                yield from self._every(line.what, line.line, env)
+            case Not(inner):
+                with self._with(None if self._careful is None else not self._careful):
+                    holds = next(self._statement(inner, env), None) is not None
+                if not holds:
+                    yield env
+
+    def _some(self, what: SomeIn, line: int, env: Env) -> Iterator[Env]:
+        for collection, there in self._terms(what.domain, env):
+            for place, item in self._entries(collection, line):
+                for inner in (there,) if what.name is None else self._match(what.name, place, there):
+                    yield from self._match(what.value, item, inner)
+
+    def _every(self, what: Every, line: int, env: Env) -> Iterator[Env]:
+        for collection, there in self._terms(what.domain, env):
+            entries = self._entries(collection, line)
+            if all(self._holds(what, place, item, there) for place, item in entries):
+                yield there
+
+    def _holds(self, what: Every, place: Value, item: Value, env: Env) -> bool:
+        for there in (env,) if what.name is None else self._match(what.name, place, env):
+            for inner in self._match(what.value, item, there):
+                if next(self._body(what.body, inner), None) is not None:
+                    return True
+        return False
+
+    def _replaced(self, line: Statement, env: Env, place: int, document: Value) -> Iterator[Value]:
+        if place == len(line.replaced):
+            yield document
+            return
+        path, term = line.replaced[place]
+        for value, _ in self._terms(term, env):
+            yield from self._replaced(line, env, place + 1, _put(document, path, value))
+
+    def _entries(self, collection: Value, line: int) -> Iterator[tuple[Value, Value]]:
+        if isinstance(collection, tuple):
+            return iter(enumerate(collection))
+        if isinstance(collection, Obj):
+            return iter(collection)
+        if isinstance(collection, Set):
+            return ((item, item) for item in collection)
+        if self._careful:
+            raise Silence(f"line {line}: expected a collection behind `in`, got {type_name(collection)}")
+        return iter(())
+
+    # terms
+
+    def _terms(self, term: Term, env: Env, *, alone: bool = False) -> Found:
+        """Yield the values of a term, each with all variables; `alone`: the question is whether it is there."""
+        match term:
+            case Const(value):
+                yield value, env
+            case Var(name):
+                yield (self._input if name == "input" else env[name]), env
+            case Ref(head, path, line):
+                yield from self._places(head, path, line, env, alone)
+            case Call(name, args, line):
+                for values, there in self._all(args, env):
+                    value = self._call(name, values, line)
+                    if not isinstance(value, Undefined):
+                        yield value, there
+            case Comprehension():
+                yield self._comprehended(term, env), env
+            case Items() | Members():
+                yield from self._made(term, env)
+
+    def _made(self, term: Items | Members, env: Env) -> Found:
+        if isinstance(term, Items):
+            for values, there in self._all(term.items, env):
+                yield (values if term.kind == "array" else Set(values)), there
+            return
+        for values, there in self._all([item for pair in term.pairs for item in pair], env):
+            yield Obj(zip(values[::2], values[1::2], strict=True)), there
+
+    def _all(self, terms: Sequence[Term], env: Env) -> Iterator[tuple[tuple[Value, ...], Env]]:
+        if not terms:
+            yield (), env
+            return
+        for value, there in self._terms(terms[0], env):
+            for rest, last in self._all(terms[1:], there):
+                yield (value, *rest), last
+
+    def _comprehended(self, term: Comprehension, env: Env) -> Value:
+        with self._with(None if self._careful is None else True):
+            found: list[Value] = []
+            members = Obj()
+            for there in self._body(term.body, env):
+                if term.name is None:
+                    found += [value for value, _ in self._terms(term.value, there)]
+                    continue
+                for (name, value), _ in self._all((term.name, term.value), there):
+                    known = members.entries.setdefault(key(name), (name, value))
+                    if key(known[1]) != key(value):
+                        raise Refused(f"line {term.line}: an object has two values for one name")
+        return members if term.kind == "object" else tuple(found) if term.kind == "array" else Set(found)
+
+    def _call(self, name: str, args: tuple[Value, ...], line: int) -> Value | Undefined:
+        if name in self._functions:
+            return self._function(name, args)
+        if name == "equal" and self._careful:
+            _comparable(args[0], args[1], line)
+        try:
+            value = self._builtins[name](*args)
+        except Fault as fault:
+            raise Refused(f"line {line}: {name}: {fault}") from None
+        if isinstance(value, Undefined) and self._careful:
+            raise Silence(f"line {line}: `{name}` has no answer here")
+        return value
+
+    def _places(self, head: Term, path: Sequence[Term], line: int, env: Env, alone: bool) -> Found:
+        if isinstance(head, Var) and head.name == "data":
+            rule = path[self._depth]
+            name = str(rule.value) if isinstance(rule, Const) else ""
+            if name not in self._named:
+                raise Refused(f"line {line}: `{name}` is a function, and no value")
+            value = self._rule(name)
+            if not isinstance(value, Undefined):
+                yield from self._walk(value, path[self._depth + 1 :], line, env, alone)
+            return
+        for value, there in self._terms(head, env):
+            yield from self._walk(value, path, line, there, alone)
+
+    def _walk(self, value: Value, path: Sequence[Term], line: int, env: Env, alone: bool) -> Found:
+        if not path:
+            yield value, env
+            return
+        first = path[0]
+        if isinstance(first, Var) and first.name not in env and first.name != "input":
+            for place, item in _inside(value):
+                yield from self._walk(item, path[1:], line, {**env, first.name: place}, alone)
+            return
+        for place, there in self._terms(first, env):
+            item = lookup(value, place)
+            if not isinstance(item, Undefined):
+                yield from self._walk(item, path[1:], line, there, alone)
+            elif self._careful and not isinstance(value, Set) and not (alone and not isinstance(first, Const)):
+                raise Silence(
+                    f"line {line}: `{_shown(place)}` is undefined in {type_name(value)}, and silence would be a yes: "
+                    f"ask for it with `object.get` or under `not`"
+                )
+
+    # patterns
+
+    def _match_all(self, patterns: Sequence[Term], values: Sequence[Value], env: Env) -> Iterator[Env]:
+        if not patterns:
+            yield env
+            return
+        for there in self._match(patterns[0], values[0], env):
+            yield from self._match_all(patterns[1:], values[1:], there)
+
+    def _match(self, pattern: Term, value: Value, env: Env) -> Iterator[Env]:
+        """Yield the variables with which a pattern is the value."""
+        match pattern:
+            case Var(name) if name not in env and name != "input":
+                yield {**env, name: value}
+            case Items("array", items):
+                if isinstance(value, tuple) and len(value) == len(items):
+                    yield from self._match_all(items, value, env)
+            case Members(pairs):
+                if isinstance(value, Obj):
+                    yield from self._match_members(pairs, value, env)
+            case _:
+                for other, there in self._terms(pattern, env):
+                    if key(other) == key(value):
+                        yield there
+
+    def _match_members(self, pairs: Sequence[tuple[Term, Term]], value: Obj, env: Env) -> Iterator[Env]:
+        for names, there in self._all([name for name, _ in pairs], env):
+            found = [lookup(value, name) for name in names]
+            if len(set(map(key, names))) == len(value) and not any(isinstance(item, Undefined) for item in found):
+                yield from self._match_all([item for _, item in pairs], found, there)
+
+
+class _Node:
+    """The document that the definitions of one name make together."""
+
+    def __init__(self) -> None:
+        self._leaf: Value | Undefined = UNDEFINED
+        self._set: Set | None = None
+        self._members: dict[Key, tuple[Value, _Node]] | None = None
+
+    def prepare(self, rule: Rule) -> None:
+        """Make what is there even where nothing holds: a set, the objects on the way to a member."""
+        node = self
+        for item in rule.path[1:]:
+            node._members = node._members or {}
+            if not isinstance(item, Const) or (item is rule.path[-1] and rule.kind != "contains"):
+                return
+            node = node._members.setdefault(key(item.value), (item.value, _Node()))[1]
+        if rule.kind == "contains":
+            node._set = node._set or Set()
+
+    def put(self, path: Sequence[Value], value: Value, rule: Rule) -> None:
+        node = self
+        for name in path:
+            node._members = {} if node._members is None else node._members
+            node = node._members.setdefault(key(name), (name, _Node()))[1]
+        if rule.kind == "contains":
+            node._set = Set() if node._set is None else node._set
+            node._set.entries[key(value)] = value
+        elif isinstance(node._leaf, Undefined):
+            node._leaf = value
+        elif key(node._leaf) != key(value):
+            raise Refused(f"line {rule.line}: rule `{rule.name}` has two values")
+        if sum((node._set is not None, node._members is not None, not isinstance(node._leaf, Undefined))) > 1:
+            raise Refused(f"line {rule.line}: rule `{rule.name}` is defined in two ways")
+
+    def value(self) -> Value | Undefined:
+        if self._members is not None:
+            found = ((name, node.value()) for name, node in self._members.values())
+            return Obj((name, value) for name, value in found if not isinstance(value, Undefined))
+        return self._leaf if self._set is None else self._set
+
+
+def _comparable(a: Value, b: Value, line: int) -> None:
+    """Raise Silence for a comparison that can never be true; null is nothing, and may be compared with all."""
+    if type_name(a) != type_name(b) and a is not None and b is not None:
+        raise Silence(f"line {line}: a {type_name(a)} is compared with a {type_name(b)}, which never are equal")
+
+
+def lookup(value: Value, place: Value) -> Value | Undefined:
+    """Return what stands at a place of a collection."""
+    if isinstance(value, tuple):
+        inside = isinstance(place, int) and not isinstance(place, bool) and 0 <= place < len(value)
+        return value[place] if inside else UNDEFINED
+    if isinstance(value, Obj):
+        entry = value.entries.get(key(place))
+        return UNDEFINED if entry is None else entry[1]
+    if isinstance(value, Set):
+        return value.entries.get(key(place), UNDEFINED)
+    return UNDEFINED
+
+
+def _inside(value: Value) -> Iterator[tuple[Value, Value]]:
+    if isinstance(value, tuple):
+        return iter(enumerate(value))
+    if isinstance(value, Obj):
+        return iter(value)
+    return ((item, item) for item in value) if isinstance(value, Set) else iter(())
+
+
+def _put(document: Value, path: Sequence[str], value: Value) -> Value:
+    if not path:
+        return value
+    found = Obj(document) if isinstance(document, Obj) else Obj()
+    inner = lookup(found, path[0])
+    found.entries[key(path[0])] = (path[0], _put(Obj() if isinstance(inner, Undefined) else inner, path[1:], value))
+    return found
+
+
+def _shown(place: Value) -> str:
+    return str(place) if isinstance(place, str | int) else type_name(place)

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What built-ins take, operands of one type each, and the table of all, into which the other modules write."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Any
+
+from packager.policy.language.evaluate import Builtin, Fault
+from packager.policy.language.values import Set, Value, type_name
+
+BUILTINS: dict[str, Builtin] = {}
+EARLIEST, LATEST = -(2**63), 2**63 - 1
+_MOST_LETTERS = 1 << 24
+
+
+def built(name: str) -> Callable[[Builtin], Builtin]:
+    def note(function: Builtin) -> Builtin:
+        BUILTINS[name] = function
+        return function
+
+    return note
+
+
+def of_type(kind: str, value: Value) -> Any:
+    if type_name(value) != kind:
+        raise Fault(f"expected a {kind}, got a {type_name(value)}")
+    return value
+
+
+def number(value: Value) -> int | Fraction:
+    found: int | Fraction = of_type("number", value)
+    return found
+
+
+def integer(value: Value) -> int:
+    found = number(value)
+    if not isinstance(found, int) or not EARLIEST <= found <= LATEST:
+        raise Fault("expected an integer of 64 bits")
+    return found
+
+
+def near(value: Value) -> int | Fraction:
+    """Return a number that OPA does not round before it looks at it."""
+    found = number(value)
+    if not -LATEST <= found <= LATEST:
+        raise Fault("numbers beyond 64 bits are not evaluated here")
+    return found
+
+
+def text(value: Value) -> str:
+    return str(of_type("string", value))
+
+
+def elements(value: Value) -> list[Value]:
+    """Return the elements of an array or a set."""
+    if not isinstance(value, tuple | Set):
+        raise Fault(f"expected an array or a set, got a {type_name(value)}")
+    return list(value)
+
+
+def texts(value: Value) -> list[str]:
+    return [text(item) for item in elements(value)]
+
+
+def bounded(text: str) -> str:
+    if len(text) > _MOST_LETTERS:
+        raise Fault("the text is too long")
+    return text
+
+
+def ascii_text(text: str) -> str:
+    if not text.isascii():
+        raise Fault("letters beyond ASCII are not evaluated here")
+    return text
