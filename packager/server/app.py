@@ -77,26 +77,16 @@ class Route(NamedTuple):
 
 
 class Question(NamedTuple):
-    """An inference request as it arrived: its body, and the two headers that say how to read it."""
+    """An inference request as it arrived: its body, the two headers that say how to read it, and what it may hold.
+
+    `brief`: reading it is short enough for the event loop.
+    """
 
     body: Body
     encoding: str
     header_length: str | None
     lease: Lease
-    plain: bool
-
-    @property
-    def document_bytes(self) -> int:
-        """How much JSON there is to parse, at most."""
-        told = self.header_length or ""
-        return min(int(told), len(self.body)) if told.isdecimal() and len(told) <= 18 else len(self.body)
-
-    @property
-    def brief(self) -> bool:
-        """Whether reading it is short enough for the event loop. `plain`: the model takes numbers only."""
-        most = _INLINE_BYTES if self.plain else _INLINE_DOCUMENT_BYTES
-        short = len(self.body) <= most and self.document_bytes <= _INLINE_DOCUMENT_BYTES
-        return short and not self.encoding
+    brief: bool
 
 
 class App:
@@ -225,14 +215,22 @@ class App:
         with engine.arriving() as lease:
             encoding = bodies.encoding(headers)
             body = await bodies.read(headers, proto, lease, self._patience)
-            question = Question(body, encoding, headers.get("inference-header-content-length"), lease, self._plain)
+            told = headers.get("inference-header-content-length")
+            question = Question(body, encoding, told, lease, not encoding and self._is_brief(told, len(body)))
             with engine.gate.admit():
                 if question.brief and len(body) <= engine.inline_bytes:
-                    if not self._pace.has_time():
+                    if engine.gate.arriving > 1 and not self._pace.has_time():
                         await self._pace.wait()
                     request = self._read(question)
                     return self._render(request, await engine.prompt(request, len(body)), lease)
                 return await self._queued(question, proto, deadline)
+
+    def _is_brief(self, told: str | None, size: int) -> bool:
+        """Tell whether reading a body of so many bytes is short enough for the event loop."""
+        if size <= _INLINE_DOCUMENT_BYTES:
+            return True
+        document = int(told) if told and told.isdecimal() and len(told) <= 18 else size
+        return self._plain and size <= _INLINE_BYTES and document <= _INLINE_DOCUMENT_BYTES
 
     async def _queued(self, question: Question, proto: HTTPProtocol, deadline: float | None) -> Response:
         """Answer a request that takes long, on other threads, as long as somebody waits for it."""
@@ -248,11 +246,12 @@ class App:
         return await loop.run_in_executor(engine.pool, self._render, request, results, question.lease)
 
     def _read(self, question: Question) -> Request:
-        lease = question.lease
-        with self._engine.reading(_INLINE_BYTES if question.encoding else 0 if question.brief else len(question.body)):
-            body = bodies.inflate(question.body, question.encoding, lease.gate.limits.max_body, lease.take)
-            length = protocol.header_length(question.header_length, len(body))
-            return self._heads.parse(body, length, lease.take)
+        body, lease = question.body, question.lease
+        if question.brief:
+            return self._heads.parse(body, protocol.header_length(question.header_length, len(body)), lease.take)
+        with self._engine.reading(_INLINE_BYTES if question.encoding else len(body)):
+            body = bodies.inflate(body, question.encoding, lease.gate.limits.max_body, lease.take)
+            return self._heads.parse(body, protocol.header_length(question.header_length, len(body)), lease.take)
 
     def _render(self, request: Request, results: dict[str, Array], lease: Lease) -> Response:
         reply = self._heads.render(request, results, lease.take)

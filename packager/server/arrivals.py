@@ -27,13 +27,14 @@ class Threads(ThreadPoolExecutor):
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Have grpcio's own function answer a call, which is among its arguments."""
-        calls = [argument.call for argument in args if hasattr(argument, "call")]
-        return super().submit(self._answer, calls, fn, args, kwargs)
+        return super().submit(self._answer, fn, args, kwargs)
 
-    def _answer(self, calls: list[Any], fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _answer(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         me = threading.get_ident()
-        if calls:
-            self._waits[me] = time.monotonic() + self._seconds, calls[0]
+        event = args[1] if len(args) > 1 else None  # `state.context.run(…, event, …)`, as grpcio 1.66 to 1.85 asks
+        call = getattr(event, "call", None)
+        if call is not None:
+            self._waits[me] = time.monotonic() + self._seconds, call
         try:
             return fn(*args, **kwargs)
         finally:

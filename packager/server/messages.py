@@ -56,6 +56,23 @@ class Message:
         except UnicodeDecodeError:
             raise _malformed() from None
 
+    def sizes(self, field: int, most: int) -> list[int]:
+        """Return a few integers of a repeated field, packed or not. Raises RequestError, also for more than `most`."""
+        found: list[int] = []
+        for number, value in self.fields:
+            if number != field:
+                continue
+            if isinstance(value, int):
+                found.append(value)
+                continue
+            at = 0
+            while at < len(value) and len(found) <= most:
+                size, at = _varint(value, at)
+                found.append(size)
+        if len(found) > most:
+            raise _too_many()
+        return found
+
     def integers(self, field: int, most: int) -> NDArray[np.uint64]:
         """Return a repeated integer field, packed or not, of `most` elements. Raises RequestError, also for more."""
         parts: list[NDArray[np.uint64]] = [np.empty(0, np.uint64)]
@@ -243,7 +260,7 @@ def _feed(
     subject = f"input {quote(tensor.name)}"
     if item.text(2) != tensor.datatype:
         raise RequestError(f"{subject}: expected datatype {tensor.datatype}, got {quote(item.text(2))}")
-    shape = tuple(item.integers(3, len(tensor.shape) + 1).tolist())
+    shape = tuple(item.sizes(3, len(tensor.shape) + 1))
     if any(size >= 2**63 for size in shape):
         raise RequestError(f"{subject}: expected a list of sizes as `shape`")
     interface.check_shape(tensor, shape, sizes)

@@ -13,41 +13,47 @@ import time
 from collections import deque
 
 _SECONDS = 0.005  # of requests in one turn
+_PAUSE_SECONDS = 0.02  # without a request: what else was ready has had its turn
 _WOKEN = 8  # at most in one turn of those that waited; each asks again
 
 
 class Pace:
-    """The requests of one event loop."""
+    """The requests of one event loop.
+
+    A callback that tells when a turn is over would cost a turn of its own each time. So turns are only told apart when
+    requests have followed each other for some milliseconds: then one waits a turn, and the count begins again.
+    """
 
     def __init__(self) -> None:
-        self._since: float | None = None  # when the first request of this turn began
+        self._since: float | None = None  # when the first of the requests that follow each other began
+        self._last = 0.0
         self._waiting: deque[asyncio.Future[None]] = deque()
-        self._loop: asyncio.AbstractEventLoop | None = None
 
     def has_time(self) -> bool:
         """Tell whether one more request may begin in this turn."""
-        now = time.perf_counter()
-        if self._since is None:
-            loop = self._loop
-            if loop is None:  # asking for it costs a system call before Python 3.12
-                loop = self._loop = asyncio.get_running_loop()
+        now = time.monotonic()
+        paused = now - self._last > _PAUSE_SECONDS
+        self._last = now
+        if paused or self._since is None:
             self._since = now
-            loop.call_soon(self._next, loop)
         return now - self._since < _SECONDS
 
     async def wait(self) -> None:
         """Return in a turn that has time for one more request."""
+        loop = asyncio.get_running_loop()
         while not self.has_time():
-            turn = asyncio.get_running_loop().create_future()
+            turn = loop.create_future()
             self._waiting.append(turn)
+            if len(self._waiting) == 1:
+                loop.call_soon(self._next, loop)
             await turn
 
     def _next(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Begin a turn, and wake some of those that waited, in the order in which they came."""
         self._since = None
         for _ in range(min(_WOKEN, len(self._waiting))):
             turn = self._waiting.popleft()
             if not turn.done():  # else whoever waited is gone
                 turn.set_result(None)
         if self._waiting:
-            self._since = time.perf_counter()
             loop.call_soon(self._next, loop)

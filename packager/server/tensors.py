@@ -150,20 +150,22 @@ def from_json(data: Any, dtype: str, shape: tuple[int, ...], subject: str) -> Ar
     kind = dtype_of(dtype)
     expected, types = _ACCEPTED[kind.kind]
     for start in range(0, len(flat), _SLICE):
-        for wrong in set(map(type, flat[start : start + _SLICE])) - types:
+        part = flat if len(flat) <= _SLICE else flat[start : start + _SLICE]
+        for wrong in set(map(type, part)) - types:
             raise RequestError(f"{subject}: expected {expected} in `data`, got {_JSON_NAMES[wrong]}")
     if kind.kind == "O":
         return _objects(flat)
-    found = np.empty(len(flat), dtype=kind)
-    for start in range(0, len(flat), _SLICE):
-        part = flat[start : start + _SLICE]
-        if kind.kind == "f":
-            found[start : start + _SLICE] = _floats(part, kind, subject)
-            continue
-        if kind.kind in "iu":
-            _check_integers(part, kind, subject)
-        found[start : start + _SLICE] = part
-    return found
+    if len(flat) <= _SLICE:
+        return _numbers(flat, kind, subject)
+    return np.concatenate([_numbers(flat[at : at + _SLICE], kind, subject) for at in range(0, len(flat), _SLICE)])
+
+
+def _numbers(flat: list[Any], kind: np.dtype[Any], subject: str) -> Array:
+    if kind.kind == "f":
+        return _floats(flat, kind, subject)
+    if flat and kind.kind in "iu":
+        _check_integers(flat, kind, subject)
+    return np.array(flat, dtype=kind)
 
 
 def _flatten(data: Any, shape: tuple[int, ...], subject: str) -> list[Any]:

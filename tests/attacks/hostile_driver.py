@@ -87,6 +87,7 @@ def watched(port: int) -> Iterator[list[float]]:
     ours, theirs = multiprocessing.Pipe()
     process = multiprocessing.get_context("spawn").Process(target=watch, args=(port, theirs))
     process.start()
+    theirs.close()  # so that its end is noticed
     found: list[float] = ours.recv()
     try:
         yield found
