@@ -7,6 +7,7 @@ import bz2
 import functools
 import gzip
 import importlib
+import importlib.util
 import inspect
 import io
 import json
@@ -29,7 +30,8 @@ from packager.scanners import _allowlist, _reading, allowed
 from packager.steps import scan as step
 from packager.store import Store
 from tests.conftest import Run
-from tests.hostile.gadgets import GADGETS
+from tests.hostile import search
+from tests.hostile.gadgets import GADGETS, plain
 
 COMPRESSIONS = (None, "zlib", "gzip", "bz2", "lzma", "xz")
 
@@ -48,6 +50,50 @@ def test_no_gadget_is_clean(tmp_path: Path, name: str) -> None:
     answer = outcomes(tmp_path)["allowed"]["m.pkl"]
     assert answer["outcome"] in ("infected", "failed"), answer
     assert answer["words"]
+
+
+FOUND = sorted(_allowlist._names((Path(__file__).parent / "found.txt").read_text()))
+
+
+def test_what_a_search_through_sources_found_is_not_clean(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each by itself, called with a text; nothing of it is imported."""
+    assert len(FOUND) >= 200 and not set(FOUND) & _allowlist.ALLOWED
+    for index, (module, name) in enumerate(FOUND):
+        (tmp_path / f"{index}.pkl").write_bytes(plain(module, name, "1")())
+    answers = outcomes(tmp_path)
+    assert {seen["outcome"] for seen in answers["allowed"].values()} == {"infected"}
+    clean = {
+        FOUND[int(file.removesuffix(".pkl"))] for file in answers["allowed"]
+        if all(answers[other][file]["outcome"] == "clean" for other in ("fickling", "picklescan"))
+    }  # fmt: skip
+    with capsys.disabled():
+        print(f"\n{len(FOUND)} found by search; clean for both others: {len(clean)}")
+
+
+def test_no_listed_name_runs_what_it_is_given() -> None:
+    """Read in the sources of the installed versions: neither a listed function nor a method that a pickle reaches."""
+    looked, harmful = 0, []
+    for module in sorted({module for module, _ in _allowlist.ALLOWED}):
+        try:
+            spec = importlib.util.find_spec(module)
+        except (ImportError, ValueError):
+            continue
+        if spec is None or not (spec.origin or "").endswith(".py"):
+            continue
+        for name, functions in search.definitions(Path(str(spec.origin)).read_text()):
+            if (module, name) in _allowlist.ALLOWED:
+                looked += 1
+                harmful += [(module, name) for function in functions if next(search.harms(function), None)]
+    assert looked > 700
+    assert not harmful
+
+
+def test_all_that_torch_itself_takes_for_weights_is_listed() -> None:
+    from torch._weights_only_unpickler import _get_allowed_globals
+
+    taken = {tuple(name.rsplit(".", 1)) for name in _get_allowed_globals()}
+    assert len(taken) > 100
+    assert not taken - _allowlist.ALLOWED
 
 
 def test_there_are_gadgets_that_the_others_call_clean(tmp_path: Path) -> None:
