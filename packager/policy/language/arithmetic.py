@@ -10,8 +10,8 @@ from fractions import Fraction
 from typing import Any
 
 from packager.policy.language import operands, values
-from packager.policy.language.evaluate import UNDEFINED, Builtin, Fault, Undefined, lookup
-from packager.policy.language.values import Key, Obj, Set, Value, key, rounded, type_name
+from packager.policy.language.evaluate import Builtin, Fault, lookup
+from packager.policy.language.values import UNDEFINED, Key, Obj, Set, Undefined, Value, key, rounded, type_name
 
 _MOST_ITEMS = 3_000_000
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from packager.policy.language import operands, values
-from packager.policy.language.evaluate import UNDEFINED, Fault, Undefined, lookup
-from packager.policy.language.values import Obj, Set, Value, key
+from packager.policy.language.evaluate import Fault, lookup
+from packager.policy.language.values import UNDEFINED, Obj, Set, Undefined, Value, key
 
 
 @operands.built("array.concat")

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
+from packager.policy.language.documents import Document
 from packager.policy.language.syntax import (
     Bind,
     Body,
@@ -32,17 +33,10 @@ from packager.policy.language.syntax import (
     Test,
     Var,
 )
-from packager.policy.language.values import Key, Obj, Refused, Set, Silence, Value, key, type_name
+from packager.policy.language.values import UNDEFINED, Key, Obj, Refused, Set, Silence, Undefined, Value, key, type_name
 
 DENYING = frozenset(("deny", "violation", "warn"))
 DECIDING = DENYING | {"allow"}
-
-
-class Undefined:
-    """What has no value."""
-
-
-UNDEFINED = Undefined()
 
 
 class Fault(Exception):
@@ -106,7 +100,7 @@ class Evaluator:
             return self._once(name, (), lambda: self._document_of(name))
 
     def _document_of(self, name: str) -> Value | Undefined:
-        tree, default = _Node(), UNDEFINED
+        tree, default = Document(), UNDEFINED
         for rule in self._named[name]:
             if rule.kind == "default":
                 default = next((value for value, _ in self._terms(rule.value, {})), UNDEFINED)
@@ -354,47 +348,6 @@ class Evaluator:
             found = [lookup(value, name) for name in names]
             if len(set(map(key, names))) == len(value) and not any(isinstance(item, Undefined) for item in found):
                 yield from self._match_all([item for _, item in pairs], found, there)
-
-
-class _Node:
-    """The document that the definitions of one name make together."""
-
-    def __init__(self) -> None:
-        self._leaf: Value | Undefined = UNDEFINED
-        self._set: Set | None = None
-        self._members: dict[Key, tuple[Value, _Node]] | None = None
-
-    def prepare(self, rule: Rule) -> None:
-        """Make what is there even where nothing holds: a set, the objects on the way to a member."""
-        node = self
-        for item in rule.path[1:]:
-            node._members = node._members or {}
-            if not isinstance(item, Const) or (item is rule.path[-1] and rule.kind != "contains"):
-                return
-            node = node._members.setdefault(key(item.value), (item.value, _Node()))[1]
-        if rule.kind == "contains":
-            node._set = node._set or Set()
-
-    def put(self, path: Sequence[Value], value: Value, rule: Rule) -> None:
-        node = self
-        for name in path:
-            node._members = {} if node._members is None else node._members
-            node = node._members.setdefault(key(name), (name, _Node()))[1]
-        if rule.kind == "contains":
-            node._set = Set() if node._set is None else node._set
-            node._set.entries[key(value)] = value
-        elif isinstance(node._leaf, Undefined):
-            node._leaf = value
-        elif key(node._leaf) != key(value):
-            raise Refused(f"line {rule.line}: rule `{rule.name}` has two values")
-        if sum((node._set is not None, node._members is not None, not isinstance(node._leaf, Undefined))) > 1:
-            raise Refused(f"line {rule.line}: rule `{rule.name}` is defined in two ways")
-
-    def value(self) -> Value | Undefined:
-        if self._members is not None:
-            found = ((name, node.value()) for name, node in self._members.values())
-            return Obj((name, value) for name, value in found if not isinstance(value, Undefined))
-        return self._leaf if self._set is None else self._set
 
 
 def _comparable(a: Value, b: Value, line: int) -> None:

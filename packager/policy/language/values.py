@@ -28,6 +28,13 @@ _MOST_EXPONENT = 300
 _MOST_BITS = 4096
 
 
+class Undefined:
+    """What has no value."""
+
+
+UNDEFINED = Undefined()
+
+
 class Refused(Exception):
     """The program is not evaluated here, or its evaluation fails; the message says why and in which line."""
 
