@@ -13,18 +13,17 @@ import errno
 import fcntl
 import hashlib
 import os
-import shutil
 import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Protocol, TypeAlias
 
+from packager import foreign
 from packager.errors import IntegrityError, StorageError, WrongContent
 from packager.types import Blob
 
 CHUNK = 1 << 20
-_LONGEST = 2048  # bytes of the path of a directory that is walked
 _FICLONE = 0x40049409  # ioctl: share the extents of a file on btrfs and xfs
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -166,6 +165,20 @@ def clone_or_copy(source: Path, target: Path) -> None:
                 left -= moved
 
 
+def clone_hashed(source: BinaryIO, target: BinaryIO, *, limit: int) -> Blob:
+    """Give an empty `target` the bytes of `source` and return what it then holds, bounded like `copy`.
+
+    Extents are shared where the file system can; then the copy is what is hashed. Never a hard link: `onnx` refuses
+    external data with a link count above one, and a link aliases its source.
+    """
+    try:
+        fcntl.ioctl(target.fileno(), _FICLONE, source.fileno())
+    except OSError:
+        return copy(source, target, limit=limit)
+    with os.fdopen(os.open(f"/proc/self/fd/{target.fileno()}", os.O_RDONLY | os.O_CLOEXEC), "rb", 0) as written:
+        return digest_of(written, limit=limit)
+
+
 def write_all(descriptor: int, data: bytes | memoryview, position: int) -> None:
     """Write all of `data` at `position` of an open file."""
     view = memoryview(data)
@@ -211,19 +224,14 @@ def sync_file_system(path: Path) -> None:
         os.close(descriptor)
 
 
-def walk_regular(root: Path, deepest: int = 256) -> Iterator[tuple[str, Path]]:
-    """Yield (relative POSIX path, path) of every file below `root`, sorted; refuse links, special files, deep nests."""
-    if deepest == 0 or len(os.fsencode(root)) > _LONGEST:
-        raise WrongContent(f"`{str(root)[:80]}…` is nested too deeply", subject=str(root)[:1024])
-    for path in sorted(root.iterdir(), key=lambda p: os.fsencode(p.name)):
-        mode = path.lstat().st_mode
-        if stat.S_ISDIR(mode):
-            yield from ((f"{path.name}/{inner}", p) for inner, p in walk_regular(path, deepest - 1))
-        elif stat.S_ISREG(mode):
-            yield path.name, path
-        else:
-            kind = "a symbolic link" if stat.S_ISLNK(mode) else "not a regular file"
-            raise WrongContent(f"`{path}` is {kind}", subject=str(path))
+def walk_regular(root: Path) -> Iterator[tuple[str, Path]]:
+    """Yield (relative POSIX path, path) of every file below `root`, sorted; refuse links and special files."""
+    handle = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for name, _ in foreign.walk(handle, foreign.BUNDLE):
+            yield name, root / name
+    finally:
+        os.close(handle)
 
 
 @contextlib.contextmanager
@@ -267,13 +275,8 @@ def exchange_directories(fresh: Path, target: Path) -> None:
 
 
 def remove_tree(directory: Path) -> None:
-    """Delete a directory that may hold read-only entries; being gone already is fine."""
-    for parent, names, _ in os.walk(directory):
-        for name in names:
-            path = Path(parent, name)
-            if not path.is_symlink():
-                path.chmod(0o700)
-    shutil.rmtree(directory, ignore_errors=True)
+    """Delete a directory, whatever it holds; being gone already is fine."""
+    foreign.remove(directory)
 
 
 @contextlib.contextmanager

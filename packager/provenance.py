@@ -146,7 +146,7 @@ def _measured(built: Built) -> Iterator[JSON]:
     yield embedded(slsa.FACTS, canonical.dump(facts.statement(built.facts)))
     yield embedded("verdict.json", canonical.dump(built.verdict.to_json()))
     for row in built.facts["confinement"]:
-        yield embedded(slsa.CONFINEMENT, canonical.dump({name: row[name] for name in ("level", "seccomp")}))
+        yield embedded(slsa.CONFINEMENT, canonical.dump({name: said for name, said in row.items() if name != "signer"}))
 
 
 def _steps(steps: Iterable[tuple[Action, Result]]) -> Iterator[JSON]:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Run actions: look the key up, else perform it in a confined process, then remember.
 
-A failure raises and leaves no trace but its log; two processes with the same key work once. The parent moves the
-worker's output into the store: the worker itself never sees the store.
+A failure raises and leaves no trace but its log; two processes with the same key work once. The worker never sees the
+store; what it leaves is data of a stranger, which the parent copies into the store once all of the worker is dead.
 """
 
 from __future__ import annotations
@@ -12,38 +12,41 @@ import errno
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TypeVar
 
-from packager import canonical
-from packager.errors import StepError, StorageError, TooNewError
+from packager import canonical, foreign
+from packager.errors import IntegrityError, StepError, StorageError, TooNewError
 from packager.events import Cached, Finished, OnEvent, Started, ignore
 from packager.files import storage_errors
 from packager.isolation.pinning import numerics
+from packager.isolation.process import MAX_ANSWER, Outcome
 from packager.isolation.sandbox import (
     Confinement,
     Limits,
+    Step,
     choose,
-    command,
     environment,
-    filter_file,
     host,
     of_environment,
+    perform,
 )
 from packager.store import Store
-from packager.types import Action, Blob, Result
+from packager.types import Action, Blob, Result, Tree
 
 Item = TypeVar("Item")
 Value = TypeVar("Value")
 _NOISE = re.compile(
     r"Fontconfig (error|warning)|[IWE]0000 00:00:|WARNING: All log messages before absl|To enable the following instr"
 )
+OUTPUT = foreign.Bounds()  # of what a worker leaves
 LOG_TAIL = 4000  # characters of a failed worker's log that travel with the error
 
 
@@ -95,10 +98,10 @@ class Runner:
             return self._noted(action, known)
 
     def _recalled(self, action: Action, by_worker: bool) -> Result | None:
-        """Return what is known, unless a worker did it that was not confined, and here it must be."""
+        """Return what is known, unless a worker did it that was confined less than workers here are."""
         known = self.store.recall(action.key)
         if known and by_worker and self.confined:
-            return known if known.confinement and Confinement.from_json(known.confinement).level != "none" else None
+            return known if known.confinement and Confinement.from_json(known.confinement).is_whole else None
         return known
 
     def _noted(self, action: Action, result: Result) -> Result:
@@ -119,9 +122,10 @@ class Runner:
             out.mkdir()
             if by is None:
                 facts = perform(out) if perform else None
-            else:
+                return Result(self.store.ingest(out, hashed).digest, facts)
+            with _directory(out) as handle:  # what this names then may be something else later
                 facts = execute(self.store, action, scratch, limits, by, living=self._workers, place=place)
-            return Result(self.store.ingest(out, hashed).digest, facts, confinement=by and by.to_json())
+                return Result(_taken(self.store, handle, action.step).digest, facts, confinement=by.to_json())
 
     def each(self, function: Callable[[Item], Value], items: Iterable[Item]) -> list[Value]:
         """Apply `function` to independent items, `jobs` at a time; results keep the order of the items."""
@@ -131,8 +135,25 @@ class Runner:
             except BaseException:  # one failed, or Ctrl-C: do not let the others run to their end unseen
                 pool.shutdown(wait=False, cancel_futures=True)
                 for process in list(self._workers):
-                    _kill(process)
+                    process.kill()
                 raise
+
+
+@contextlib.contextmanager
+def _directory(path: Path) -> Iterator[int]:
+    handle = foreign.open_directory(path)
+    try:
+        yield handle
+    finally:
+        os.close(handle)
+
+
+def _taken(store: Store, out: int, step: str) -> Tree:
+    """Copy what a worker left into the store. Raises StepError for anything but a few plain files."""
+    try:
+        return store.take(out, replace(OUTPUT, total=shutil.disk_usage(store.root).free))
+    except IntegrityError as error:
+        raise StepError(f"step `{step}` left what no output holds: {error.message}", hint=_NO_MODEL) from error
 
 
 def execute(
@@ -151,86 +172,75 @@ def execute(
     is where the process is listed while it lives, `place` the virtual environment it runs in (None: this Python).
     Raises StepError with the step's message, or with the tail of its log when it died.
     """
-    (scratch / "home").mkdir()
     gpu = bool(action.params.get("gpu"))
     if gpu:  # CUDA reserves address space for all memory of every GPU and of the host
         limits = replace(limits, memory=0)
     inputs = {role: store.checkout(store.tree(digest), scratch / "in" / role) for role, digest in action.inputs.items()}
     python = of_environment(place, scratch / "code") if place else host()
-    job = {
-        "action": action.to_json(),
-        "inputs": {role: str(path) for role, path in inputs.items()},
-        "out": str(scratch / "out"),
-        "answer": str(scratch / "answer.json"),
-        "limits": asdict(limits),
-        "confinement": by.to_json(),
-        "places": python.places,
-    }
-    with storage_errors(scratch):
-        (scratch / "job.json").write_bytes(json.dumps(job).encode())
     variables = environment(scratch, numerics(), python.code)
-    arguments = ["-m", "packager.isolation.worker", str(scratch / "job.json")]
-    with filter_file() as calls:
-        line = command(scratch, arguments, variables, python, by, calls=calls, gpu=gpu)
-        code, log = _run_worker(scratch, line, variables, limits, set() if living is None else living, calls)
-    return _answer(scratch / "answer.json", action.step, code, log)
+    step = Step(scratch, python, ("-m", "packager.isolation.worker", str(scratch / "job.json")), limits, variables, gpu)
+
+    def tell(answer: int) -> None:
+        job = {
+            "action": action.to_json(),
+            "inputs": {role: str(path) for role, path in inputs.items()},
+            "out": str(scratch / "out"),
+            "answer": answer,
+            "limits": asdict(limits) if by.level == "none" else None,  # else they hold already
+        }
+        with storage_errors(scratch):
+            (scratch / "job.json").write_bytes(json.dumps(job).encode())
+
+    outcome = perform(step, by, set() if living is None else living, tell)
+    return _facts(action.step, outcome, limits)
 
 
-def _run_worker(
-    scratch: Path, arguments: list[str], variables: Mapping[str, str], limits: Limits,
-    living: set[subprocess.Popen[bytes]], calls: int | None,
-) -> tuple[int, str]:  # fmt: skip
-    log = scratch / "log"
-    with log.open("wb") as sink:
-        process = subprocess.Popen(
-            arguments,
-            stdin=subprocess.DEVNULL,
-            stdout=sink,
-            stderr=subprocess.STDOUT,
-            env=variables,
-            cwd=scratch,
-            start_new_session=True,
-            pass_fds=() if calls is None else (calls,),
-        )
-        living.add(process)
-        try:
-            code = process.wait(limits.seconds)
-        except subprocess.TimeoutExpired:
-            raise StepError(
-                f"the step did not end within {limits.seconds} seconds",
-                hint="raise `limits: {minutes: …}` in the recipe",
-                log=_tail(log),
-            ) from None
-        finally:  # whatever happened here, the worker and its children do not outlive this block
-            _kill(process)
-            living.discard(process)
-    return code, _tail(log)
-
-
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-
-
-def _answer(file: Path, step: str, code: int, log: str) -> canonical.JSON:
-    if code == errno.ENOSPC:
+def _facts(step: str, outcome: Outcome, limits: Limits) -> canonical.JSON:
+    """Return the facts of an answer that agrees with how its process ended. Raises what else happened."""
+    log = _tail(outcome.log)
+    if outcome.error is not None:
+        raise StepError(f"the worker of step `{step}` cannot be confined: {outcome.error}", hint=_CONFINE, log=log)
+    if outcome.stopped is not None:
+        message, hint = _STOPPED[outcome.stopped]
+        raise StepError(message.format(step=step, limits=limits), hint=hint, log=log)
+    if outcome.code == errno.ENOSPC:
         raise StorageError(
             f"no space left for the output of step `{step}`", hint="free some space in the store's file system"
         )
     try:
-        answer = canonical.load(file.read_bytes(), limit=64 << 20)
-    except (FileNotFoundError, ValueError):
-        raise StepError(f"step `{step}` {_death(code)}", hint="the log above says where", log=log) from None
-    if "error" in answer:
-        if "needs" in answer["error"]:
-            raise TooNewError(*answer["error"]["needs"])
-        raise StepError(answer["error"]["message"], hint=answer["error"]["hint"], log=log)
-    return answer["facts"]
+        answer = canonical.load(outcome.answer, limit=MAX_ANSWER)
+    except ValueError:
+        answer = None
+    match outcome.code, answer:
+        case 0, {"facts": facts, **more} if not more:
+            return facts
+        case 4, {"error": {"message": str(message), "hint": str() | None as remedy, **needs}}:
+            match needs:
+                case {"needs": [str(operator), int(opset), int(wanted)]}:
+                    raise TooNewError(operator, opset, wanted)
+            raise StepError(message[:_LONGEST], hint=remedy and remedy[:_LONGEST], log=log)
+        case 0 | 4, _:
+            message = f"step `{step}` ended with status {outcome.code} and without the answer that belongs to it"
+            raise StepError(message, hint="the log above says where", log=log)
+    raise StepError(f"step `{step}` {_death(outcome.code)}", hint="the log above says where", log=log)
+
+
+_LONGEST = 4000  # characters of a worker's message
+_CONFINE = "`packager doctor` says what this host can do"
+_MORE_MEMORY = "raise `limits: {memory: …}` in the recipe, or use a machine with more memory"
+_NO_MODEL = "no model needs that; look at what it does before you open it anywhere"
+_STOPPED = {
+    "time": ("the step did not end within {limits.seconds} seconds", "raise `limits: {minutes: …}` in the recipe"),
+    "memory": ("the processes of step `{step}` ran out of memory together", _MORE_MEMORY),
+    "disk": ("step `{step}` wrote more than there is room for", "free some space in the store's file system"),
+    "processes": ("step `{step}` started more than {limits.processes} processes", _NO_MODEL),
+    "files": ("step `{step}` wrote more files, or in deeper directories, than any output has", _NO_MODEL),
+    "answer": ("step `{step}` answered more than an answer may hold", _NO_MODEL),
+}
 
 
 def _death(code: int) -> str:
-    """Say how a process ended; bubblewrap reports a child's signal as 128 + its number."""
+    """Say how a process ended; a status above 128 may be a child's signal."""
     number = -code if code < 0 else code - 128
     if number == signal.SIGKILL:
         return "was killed, most likely because the machine ran out of memory"
@@ -239,7 +249,7 @@ def _death(code: int) -> str:
     return f"failed with status {code}"
 
 
-def _tail(log: Path) -> str:
+def _tail(log: bytes) -> str:
     """Return the end of a log, without what libraries write each time they start in a confined process."""
-    rows = log.read_bytes()[-LOG_TAIL:].decode("utf-8", "replace").splitlines()
+    rows = log[-LOG_TAIL:].decode("utf-8", "replace").splitlines()
     return "\n".join(row for row in rows if not _NOISE.match(row)).strip()

@@ -32,15 +32,15 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from packager import canonical, names
+from packager import canonical, foreign, names
 from packager.canonical import JSON
-from packager.errors import IntegrityError, TooLarge, UsageError, did_you_mean
+from packager.errors import IntegrityError, TooLarge, UsageError, WrongContent, did_you_mean
 from packager.files import (
     Moved,
-    clone_or_copy,
+    clone_hashed,
     copy,
     digest_of,
     hash_into,
@@ -55,7 +55,8 @@ from packager.files import (
     walk_regular,
     write_atomically,
 )
-from packager.types import Blob, Result, Tree, check_digest
+from packager.foreign import Bounds
+from packager.types import Blob, Result, Tree, check_digest, check_paths
 
 MAX_RECORD = 64 << 20  # bytes of a JSON record
 MAX_BLOB = 1 << 62
@@ -243,7 +244,7 @@ class Store:
     # trees
 
     def ingest(self, directory: Path, known: Mapping[str, Blob] | None = None) -> Tree:
-        """Move every regular file below `directory`, which must be in a scratch of this store, into the store.
+        """Move every regular file that this process wrote below `directory`, in a scratch of this store, into it.
 
         `known` are blobs that the caller hashed while it wrote them there: no byte is read twice.
         """
@@ -254,6 +255,32 @@ class Store:
             if not self.has(blob.digest):
                 self._keep(path, blob)
         return self.put_tree(Tree.of({name: blob for (name, _), blob in zip(found, blobs, strict=True)}))
+
+    def take(self, directory: int, bounds: Bounds) -> Tree:
+        """Copy every file below an open directory that somebody else wrote into the store.
+
+        Nothing there is followed, moved or kept open: who still writes to a file of it changes no blob. Raises
+        IntegrityError for what is no regular file, has no portable name, or exceeds `bounds`.
+        """
+        found = {name: status.st_size for name, status in foreign.walk(directory, bounds)}
+        check_paths(found)
+        with self.scratch() as scratch, ThreadPoolExecutor(os.cpu_count()) as pool:
+
+            def taken(item: tuple[int, str]) -> Blob:
+                number, name = item
+                return self._copied(directory, name, found[name], scratch / str(number))
+
+            blobs = list(pool.map(taken, enumerate(found)))
+        return self.put_tree(Tree.of(dict(zip(found, blobs, strict=True))))
+
+    def _copied(self, directory: int, name: str, size: int, file: Path) -> Blob:
+        with storage_errors(self.root), foreign.open_below(directory, name) as source, file.open("xb", 0) as sink:
+            blob = clone_hashed(source, sink, limit=size)
+        if blob.size != size:
+            raise WrongContent(f"`{name}` changed while it was read", subject=name)
+        if not self.has(blob.digest):
+            self._keep(file, blob)
+        return blob
 
     def put_tree(self, tree: Tree) -> Tree:
         self.put(canonical.dump(tree.to_json()))
@@ -268,13 +295,30 @@ class Store:
         return self.has(digest) and all(self.has(blob.digest) for _, blob in self.tree(digest))
 
     def checkout(self, tree: Tree, directory: Path) -> Path:
-        """Write `tree` below a fresh `directory` as private, writable copies."""
-        for name, blob in tree:
-            target = directory / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with storage_errors(directory):
-                clone_or_copy(self.path(blob.digest), target)
+        """Write `tree` below a fresh `directory` as private copies that everybody may read, checked on the way.
+
+        Raises IntegrityError for a blob that is not what its name says.
+        """
+        with storage_errors(directory):
+            directory.mkdir(parents=True)
+            for folder in sorted({parent for name, _ in tree for parent in PurePosixPath(name).parents}):
+                (directory / folder).mkdir(exist_ok=True)
+                (directory / folder).chmod(0o755)
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                for _ in pool.map(lambda item: self._write_checked(item[1], directory / item[0]), tree):
+                    pass
         return directory
+
+    def _write_checked(self, blob: Blob, target: Path) -> None:
+        with self.open(blob.digest) as source, target.open("xb", 0) as sink:
+            os.fchmod(sink.fileno(), 0o644)
+            got = clone_hashed(source, sink, limit=blob.size)
+        if got != blob:
+            raise IntegrityError(
+                f"blob `{blob.digest}` in the store is damaged: its content is {got.digest}",
+                subject=str(self.path(blob.digest)),
+                hint="delete that file and repeat",
+            )
 
     # actions
 

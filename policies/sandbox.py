@@ -2,7 +2,9 @@
 """The source must have been opened in a sandbox.
 
 `levels` are the acceptable ones: `bubblewrap`, `namespaces` (the same view of the system without that program), `none`.
-With `seccomp` the system calls of the worker must have been filtered too. Of several workers the weakest counts.
+With `seccomp` the system calls of the worker must have been filtered too. With `whole` it must have had no powers of
+root, and limits that held for all its processes together; with `landlock` the kernel must have guarded its files a
+second time. Of several workers the weakest counts.
 """
 
 from __future__ import annotations
@@ -13,7 +15,12 @@ from packager.canonical import JSON
 from packager.types import Finding
 
 FACTS = ("confinement",)
-DEFAULTS: Mapping[str, JSON] = {"levels": ["bubblewrap", "namespaces"], "seccomp": True}
+DEFAULTS: Mapping[str, JSON] = {
+    "levels": ["bubblewrap", "namespaces"],
+    "seccomp": True,
+    "whole": True,
+    "landlock": False,
+}
 
 
 def check(facts: Mapping[str, JSON], **params: JSON) -> Iterator[Finding]:
@@ -26,6 +33,10 @@ def check(facts: Mapping[str, JSON], **params: JSON) -> Iterator[Finding]:
             yield _finding(f"the source was opened with confinement `{row['level']}`, expected {wanted}", row)
         elif params["seccomp"] and not row["seccomp"]:
             yield _finding("the source was opened without a filter of system calls", row)
+        elif params["whole"] and (row["user"] not in ("own", "other") or row["limits"] != "step"):
+            yield _finding("the source was opened with powers or limits of an older kind of confinement", row)
+        elif params["landlock"] and not row["landlock"]:
+            yield _finding("the source was opened without Landlock", row)
 
 
 def _finding(message: str, row: JSON) -> Finding:

@@ -16,7 +16,7 @@ LAYERS = (
     {"types", "errors", "canonical", "events", "shown"},
     {
         "advisories", "ages", "language", "archive", "bundle", "certificates", "compatibility", "contract", "destination", "factschema",
-        "files", "fleet", "formats", "graph", "graphcheck", "graphneeds", "integers", "keys", "knobs", "knobsets", "knowledge",
+        "files", "fleet", "foreign", "formats", "graph", "graphcheck", "graphneeds", "integers", "keys", "knobs", "knobsets", "knowledge",
         "lock", "maps", "media", "memo", "operations", "patch", "pinning", "pipeline", "platforms", "plugins", "recipe", "reach", "recipefields", "rename", "repository", "secretscan",
         "names", "seen", "semver", "serving", "store", "tensorcheck", "timestamps", "trust", "trustfile", "vex", "waivers", "wheelfiles", "yamltext",
     },
@@ -24,7 +24,7 @@ LAYERS = (
         "bucket", "dependencies", "exporters", "lockers", "origins", "policies", "registry", "renderers", "runtimes",
         "scanners", "server", "signers", "sources", "steps", "templates", "verifiers",
     },
-    {"environments", "namespaces", "run", "sandbox", "seccomp", "worker"},
+    {"environments", "landlock", "launch", "namespaces", "process", "run", "sandbox", "seccomp", "watch", "worker"},
     {
         "build", "cache", "canary", "compare", "compat", "compatpage", "completeness", "conform", "delta", "diff",
         "evidence", "facts", "host", "init", "install", "lifecycle", "look", "opa", "policy", "policydocs", "policyreport", "policytest",

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Confine without bubblewrap: namespaces of one's own, and a root that holds the same few places.
+"""Confine without bubblewrap: spaces of one's own, and a root that holds the same few places.
 
-Before anything foreign is opened, the worker calls `enter`: it gets a user, mount, network, process, IPC and host name
-space of its own, builds a root in memory with the places that it may see, read-only, moves into it, and gives up every
-capability. Needs Linux 5.12 (mount_setattr) and user namespaces.
+Before anything foreign exists, `enter` gives the calling process a mount, network, process, IPC, host name and control
+group space of its own (and a user space, unless it is root), builds a root in memory with the places that the step may
+see, read-only, and moves into it. Needs Linux 5.12 (mount_setattr), and user namespaces or root.
 """
 
 from __future__ import annotations
@@ -14,61 +14,50 @@ import os
 import signal
 import socket
 import struct
-import subprocess
-import sys
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from packager.errors import StepError
-
-_MS_BIND, _MS_REC, _MS_NOSUID, _MS_NODEV, _MNT_DETACH = 0x1000, 0x4000, 2, 4, 2
+_MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_BIND, _MS_REC, _MS_SLAVE = 1, 2, 4, 8, 0x1000, 0x4000, 0x80000
+_MNT_DETACH = 2
 _AT_FDCWD, _AT_RECURSIVE = -100, 0x8000
-_ATTR_RDONLY, _ATTR_NOSUID = 1, 2
+_ATTR_RDONLY, _ATTR_NOSUID, _ATTR_NODEV = 1, 2, 4
 _MOUNT_SETATTR = 442  # the same number on every architecture
 _PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
-_PR_SET_PDEATHSIG, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _LAST_CAPABILITY = 1, 24, 38, 63
-_CAPABILITY_VERSION = 0x20080522
+_PR_SET_PDEATHSIG = 1
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
 _DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
-_NEW = 0x10000000 | 0x00020000 | 0x40000000 | 0x20000000 | 0x08000000 | 0x04000000  # user mount net pid ipc uts
+_NEW_USER = 0x10000000
+_NEW = 0x00020000 | 0x40000000 | 0x20000000 | 0x08000000 | 0x04000000 | 0x02000000  # mount net pid ipc uts cgroup
 
 
-def work(places: Sequence[str]) -> bool:
-    """Tell whether a process here can be confined this way, by confining one."""
-    if os.uname().machine not in _PIVOT_ROOT:
-        return False
-    code = "import sys; from pathlib import Path; from packager.isolation import namespaces\n"
-    code += "namespaces.enter(Path(sys.argv[1]), sys.argv[2:])"
-    with tempfile.TemporaryDirectory() as scratch:
-        done = subprocess.run([sys.executable, "-c", code, scratch, *places], capture_output=True, check=False)
-    return done.returncode == 0
+def known() -> bool:
+    """Say whether this architecture's numbers are known here."""
+    return os.uname().machine in _PIVOT_ROOT
 
 
-def enter(scratch: Path, places: Sequence[str], devices: Sequence[str] = ()) -> None:
-    """Leave the calling process, which has one thread, with `places` to read and `scratch` to write.
+def enter(job: Mapping[str, Any]) -> None:
+    """Move the calling process, which has one thread, into spaces of its own as `job` says (`sandbox.job`).
 
-    `devices` are shown besides. What returns is a child; its parent waits for it and
-    ends as it ends. Raises StepError.
+    What returns is the first process of the new process space; the one that called waits for it and ends.
+    Raises OSError.
     """
-    try:
-        user, group = os.getuid(), os.getgid()
-        _checked(_libc().unshare(_NEW), Path("/"))
+    user, group = os.getuid(), os.getgid()
+    own = job["user"] is None
+    _checked(_libc().unshare(_NEW | (_NEW_USER if own else 0)), Path("/"))
+    if own:
         Path("/proc/self/setgroups").write_text("deny", "ascii")
-        Path("/proc/self/uid_map").write_text(f"0 {user} 1", "ascii")
-        Path("/proc/self/gid_map").write_text(f"0 {group} 1", "ascii")
-        _first_process()
-        socket.sethostname("localhost")
-        _loopback()
-        _into(_root(scratch, places, devices), scratch)
-        _powerless()
-    except OSError as error:
-        raise StepError(f"cannot confine the worker in namespaces: {error}", hint="install bubblewrap") from error
+        Path("/proc/self/uid_map").write_text(f"{user} {user} 1", "ascii")
+        Path("/proc/self/gid_map").write_text(f"{group} {group} 1", "ascii")
+    _first_process()
+    socket.sethostname("localhost")
+    _loopback()
+    _mount("none", Path("/"), None, _MS_REC | _MS_SLAVE)
+    _into(_root(job))
 
 
 def _first_process() -> None:
-    """Become the first process of the new process space; nothing in it outlives what is outside."""
-    _libc().prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    """Become the first process of the new process space."""
     child = os.fork()
     if child:
         _, status = os.waitpid(child, 0)
@@ -77,59 +66,59 @@ def _first_process() -> None:
     _libc().prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
-def _root(scratch: Path, places: Sequence[str], devices: Sequence[str]) -> Path:
-    root = scratch / "root"
-    root.mkdir()
-    _mount("tmpfs", root, "tmpfs", _MS_NOSUID | _MS_NODEV, "mode=755")
-    _temporary(root / "tmp")  # before the rest: what is shown may lie below it
-    for place in (Path(item) for item in places):
-        if place.exists():
-            _bind(place, root, read_only=True)
+def _root(job: Mapping[str, Any]) -> Path:
+    root, size = Path(job["root"]), int(job["memory-files"])
+    _mount("tmpfs", root, "tmpfs", _MS_NOSUID | _MS_NODEV, "mode=755,size=1m")
+    _temporary(root / "tmp", size)  # before the rest: what is shown may lie below it
+    for source, target in job["shown"]:
+        _bind(Path(source), Path(target), root, read_only=True)
     (root / "dev").mkdir(exist_ok=True)
-    for name in (*(f"/dev/{name}" for name in _DEVICES), *devices):
-        _bind(Path(name), root)
-    _temporary(root / "dev" / "shm")
+    for name in (*(f"/dev/{name}" for name in _DEVICES), *job["devices"]):
+        _bind(Path(name), Path(name), root)
+    _temporary(root / "dev" / "shm", size)
     (root / "dev" / "fd").symlink_to("/proc/self/fd")
     (root / "proc").mkdir()
-    _mount("proc", root / "proc", "proc", _MS_NOSUID | _MS_NODEV)
-    (root / "etc").mkdir(exist_ok=True)
-    (root / "etc" / "hosts").write_text("127.0.0.1 localhost\n::1 localhost\n", "utf-8")
-    _bind(scratch, root, recursive=False)
-    _protect(root, recursive=False)
+    _mount("proc", root / "proc", "proc", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC | _MS_RDONLY)
+    for place in job["own"]:
+        _bind(Path(place), Path(place), root, recursive=False)
+        _protect(root / Path(place).relative_to("/"), _ATTR_NOSUID | _ATTR_NODEV, recursive=False)
+    _protect(root, _ATTR_RDONLY | _ATTR_NOSUID | _ATTR_NODEV, recursive=False)
     return root
 
 
-def _temporary(place: Path) -> None:
+def _temporary(place: Path, size: int) -> None:
     place.mkdir(parents=True)
-    _mount("tmpfs", place, "tmpfs", _MS_NOSUID | _MS_NODEV, "mode=1777")
+    _mount("tmpfs", place, "tmpfs", _MS_NOSUID | _MS_NODEV, f"mode=1777,size={size}")
 
 
-def _bind(place: Path, root: Path, *, read_only: bool = False, recursive: bool = True) -> None:
-    """Show a file or directory at the same path below `root`."""
+def _bind(source: Path, place: Path, root: Path, *, read_only: bool = False, recursive: bool = True) -> None:
+    """Show a file or directory at `place` below `root`; nothing where there is none."""
+    if not source.exists():
+        return
     target = root / place.relative_to("/")
-    if place.is_dir():
+    if source.is_dir():
         target.mkdir(parents=True, exist_ok=True)
     elif not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
         target.touch()
-    _mount(str(place), target, None, _MS_BIND | (_MS_REC if recursive else 0))
+    _mount(str(source), target, None, _MS_BIND | (_MS_REC if recursive else 0))
     if read_only:
-        _protect(target, recursive=recursive)
+        _protect(target, _ATTR_RDONLY | _ATTR_NOSUID | _ATTR_NODEV, recursive=recursive)
 
 
-def _protect(place: Path, *, recursive: bool) -> None:
-    """Make mounts read-only; `mount_setattr` takes along those below, which a remount leaves."""
-    wanted = struct.pack("=QQQQ", _ATTR_RDONLY | _ATTR_NOSUID, 0, 0, 0)
+def _protect(place: Path, attributes: int, *, recursive: bool) -> None:
+    """Set attributes of mounts; `mount_setattr` takes along those below, which a remount leaves."""
+    wanted = struct.pack("=QQQQ", attributes, 0, 0, 0)
     flags = _AT_RECURSIVE if recursive else 0
     _checked(_libc().syscall(_MOUNT_SETATTR, _AT_FDCWD, os.fsencode(place), flags, wanted, len(wanted)), place)
 
 
-def _into(root: Path, scratch: Path) -> None:
+def _into(root: Path) -> None:
     """Make `root` the root, and let go of the old one."""
     _move(root)
     _checked(_libc().syscall(_PIVOT_ROOT[os.uname().machine], b".", b"."), root)
     _checked(_libc().umount2(b".", _MNT_DETACH), root)
-    _move(scratch)
+    _move(Path("/"))
 
 
 def _move(place: Path) -> None:
@@ -138,16 +127,6 @@ def _move(place: Path) -> None:
         os.fchdir(handle)
     finally:
         os.close(handle)
-
-
-def _powerless() -> None:
-    """Give up every capability, so that no mount can be undone; no program that is started gets any back."""
-    libc = _libc()
-    for number in range(_LAST_CAPABILITY + 1):
-        libc.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0)  # fails for those that this kernel has not
-    _checked(libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), Path("/"))
-    header, nothing = struct.pack("=Ii", _CAPABILITY_VERSION, 0), bytes(24)
-    _checked(libc.capset(header, nothing), Path("/"))
 
 
 def _loopback() -> None:

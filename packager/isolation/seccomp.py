@@ -3,7 +3,8 @@
 
 A deny list of what exporting a model never needs and what breaks out of containers were made of: mounting, new
 namespaces, tracing, kernel modules, keys, `bpf`, `io_uring`, `userfaultfd`, other sockets than local and IP ones, input
-pushed into a terminal. A refused call fails with EPERM. A call of a foreign architecture ends the process.
+pushed into a terminal; and memory that no process has mapped and no file system shows, because nobody would count it.
+A refused call fails with EPERM. A call of a foreign architecture ends the process.
 
 Sources: linux/seccomp.h, linux/filter.h, the kernel's tables of system calls; the lists of Docker and Flatpak.
 """
@@ -36,14 +37,15 @@ _REFUSED: Mapping[str, tuple[int | None, int | None]] = {  # number on x86-64, n
     "fsmount": (432, 432), "fsopen": (430, 430), "fspick": (433, 433), "init_module": (175, 105),
     "io_uring_enter": (426, 426), "io_uring_register": (427, 427), "io_uring_setup": (425, 425),
     "ioperm": (173, None), "iopl": (172, None), "kcmp": (312, 272), "kexec_file_load": (320, 294),
-    "kexec_load": (246, 104), "keyctl": (250, 219), "lookup_dcookie": (212, 18), "modify_ldt": (154, None),
-    "mount": (165, 40), "mount_setattr": (442, 442), "move_mount": (429, 429), "name_to_handle_at": (303, 264),
-    "nfsservctl": (180, 42), "open_by_handle_at": (304, 265), "open_tree": (428, 428),
-    "perf_event_open": (298, 241), "pidfd_getfd": (438, 438), "pivot_root": (155, 41),
-    "process_vm_readv": (310, 270), "process_vm_writev": (311, 271), "ptrace": (101, 117), "quotactl": (179, 60),
-    "quotactl_fd": (443, 443), "reboot": (169, 142), "request_key": (249, 218), "setdomainname": (171, 162),
-    "sethostname": (170, 161), "setns": (308, 268), "settimeofday": (164, 170), "swapoff": (168, 225),
-    "swapon": (167, 224), "syslog": (103, 116), "umount2": (166, 39), "unshare": (272, 97), "uselib": (134, None),
+    "kexec_load": (246, 104), "keyctl": (250, 219), "lookup_dcookie": (212, 18), "memfd_create": (319, 279),
+    "memfd_secret": (447, 447), "modify_ldt": (154, None), "mount": (165, 40), "mount_setattr": (442, 442),
+    "move_mount": (429, 429), "msgget": (68, 186), "name_to_handle_at": (303, 264), "nfsservctl": (180, 42),
+    "open_by_handle_at": (304, 265), "open_tree": (428, 428), "perf_event_open": (298, 241),
+    "pidfd_getfd": (438, 438), "pivot_root": (155, 41), "process_vm_readv": (310, 270),
+    "process_vm_writev": (311, 271), "ptrace": (101, 117), "quotactl": (179, 60), "quotactl_fd": (443, 443),
+    "reboot": (169, 142), "request_key": (249, 218), "setdomainname": (171, 162), "sethostname": (170, 161),
+    "setns": (308, 268), "settimeofday": (164, 170), "shmget": (29, 194), "swapoff": (168, 225), "swapon": (167, 224),
+    "syslog": (103, 116), "umount2": (166, 39), "unshare": (272, 97), "uselib": (134, None),
     "userfaultfd": (323, 282), "vhangup": (153, 58),
 }  # fmt: skip
 _MACHINES: Mapping[str, tuple[int, int, Mapping[str, int]]] = {

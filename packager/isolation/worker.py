@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The process in which a step runs: `python -m packager.isolation.worker JOB.json`.
 
-The job is plain data: an action, where its inputs lie, where its output goes. The answer is one JSON file: facts, or
-an error with a hint. Everything else the step prints ends up in the log, which is shown when it fails.
+The job is plain data: an action, where its inputs lie, where its output goes. The answer is one JSON document on a
+descriptor: facts, or an error with a hint. Everything else the step prints ends up in the log, which is shown when it
+fails.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import errno
 import importlib
 import importlib.metadata
 import json
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +21,7 @@ from pathlib import Path
 from packager import canonical
 from packager.canonical import JSON
 from packager.errors import MissingToolError, PackagerError, StepError, TooNewError
-from packager.isolation.sandbox import Confinement, Limits, apply_limits, enter
+from packager.isolation.sandbox import Limits, apply_limits
 
 
 def main(job_file: str) -> int:
@@ -39,7 +41,8 @@ def main(job_file: str) -> int:
         return errno.ENOSPC  # there may be no room for an answer; the exit status needs none
     except ImportError as error:
         answer = {"error": _import_error(error)}
-    Path(job["answer"]).write_bytes(canonical.dump(answer))
+    with os.fdopen(job["answer"], "wb") as sink:
+        sink.write(canonical.dump(answer))
     return 0 if "facts" in answer else 4
 
 
@@ -55,10 +58,10 @@ def _import_error(error: ImportError) -> JSON:
 
 
 def perform(job: Mapping[str, JSON]) -> JSON:
-    """Confine this process, check its tools, run the step."""
-    action, scratch = job["action"], Path(job["answer"]).parent
-    enter(Confinement.from_json(job["confinement"]), scratch, job["places"], gpu=bool(action["params"].get("gpu")))
-    apply_limits(Limits(**job["limits"]))
+    """Check the tools of this process, which is confined already, and run the step."""
+    action = job["action"]
+    if job["limits"]:
+        apply_limits(Limits(**job["limits"]))
     check_toolchain(action["toolchain"])
     step = importlib.import_module(f"packager.steps.{action['step']}")
     inputs = {role: Path(path) for role, path in job["inputs"].items()}

@@ -22,7 +22,7 @@ from packager.canonical import JSON
 from packager.errors import NegativeAnswer, PackagerError, StepError
 from packager.formats import cyclonedx, slsa
 from packager.graphs import graphcheck
-from packager.isolation.sandbox import LEVELS
+from packager.isolation.sandbox import LEVELS, LIMITS, USERS
 from packager.policy import advisories, completeness, vex
 from packager.trust.evidence import Evidence
 from packager.types import Blob, Tree
@@ -320,8 +320,15 @@ def _confinement(item: Evidence) -> JSON:
         said = slsa.parse(predicate).confinement or {}
     except ValueError:
         said = {}
-    level, filtered = said.get("level"), said.get("seccomp") is True
-    return {"signer": item.attested.signer, "level": level if level in LEVELS else "unknown", "seccomp": filtered}
+    level, user, limits = said.get("level"), said.get("user"), said.get("limits")
+    return {
+        "signer": item.attested.signer,
+        "level": level if level in LEVELS else "unknown",
+        "seccomp": said.get("seccomp") is True,
+        "landlock": said.get("landlock") is True,
+        "user": user if user in USERS else "root",
+        "limits": limits if limits in LIMITS else "process",
+    }
 
 
 def _scan(item: Evidence) -> JSON:

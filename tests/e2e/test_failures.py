@@ -314,6 +314,9 @@ def confinement(made: Project) -> Any:
              code=None)  # fmt: skip
     facts = json.loads((made.folder / "f.json").read_text())
     assert facts["scans"]
+    assert all(
+        row["level"] == "none" or (row["user"], row["limits"]) == ("other", "step") for row in facts["confinement"]
+    )
     return {(row["level"], row["seccomp"]) for row in facts["confinement"]}
 
 

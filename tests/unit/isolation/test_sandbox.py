@@ -7,9 +7,9 @@ import json
 import os
 import re
 import struct
-import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,14 @@ import pytest
 
 from packager import canonical
 from packager.isolation import sandbox, seccomp
-from packager.isolation.sandbox import NONE, Confinement, Limits
+from packager.isolation.sandbox import NONE, Confinement, Limits, Step
 from packager.run import Runner
 from packager.store import Store
 from packager.types import Action, Result, Tree
 
 ALLOW, KILL, EPERM, ENOSYS = 0x7FFF0000, 0x80000000, 0x00050001, 0x00050026
 X86, ARM = 0xC000003E, 0xC00000B7
-LEVELS = [Confinement("bubblewrap", seccomp=True), Confinement("namespaces", seccomp=True)]
+LEVELS = [Confinement(level, seccomp=True, limits="step") for level in ("bubblewrap", "namespaces")]
 
 
 def decide(program: bytes, architecture: int, call: int, *arguments: int) -> int:
@@ -105,56 +105,63 @@ def test_numbers_are_those_of_the_kernel(column: int, header: str) -> None:
 ATTEMPTS = """
 import ctypes, errno, json, os, socket, subprocess, sys
 from pathlib import Path
-from packager.isolation.sandbox import Confinement, Limits, apply_limits, enter
-by, places, secret = json.loads(sys.argv[1]), json.loads(sys.argv[2]), sys.argv[3]
-enter(Confinement.from_json(by), Path.cwd(), places)
-apply_limits(Limits(1 << 32, 60))
+import packager
+secret, our = sys.argv[1], packager.__path__[0]
 libc = ctypes.CDLL(None, use_errno=True)
 def says(attempt):
     try: return attempt() and None
     except OSError as error: return errno.errorcode[error.errno]
 def call(name, *arguments):
     return None if getattr(libc, name)(*arguments) == 0 else errno.errorcode[ctypes.get_errno()]
-Path("own").write_text("x"), Path("/tmp/own").write_text("x")
+Path("own").write_text("x"), Path("/tmp/own").write_text("x"), Path("../out/own").write_text("x")
 print(json.dumps({
     "secret": says(lambda: Path(secret).read_bytes()), "home": says(lambda: os.listdir("/home")),
     "system": says(lambda: Path("/usr/x").write_text("x")), "root": says(lambda: Path("/x").write_text("x")),
-    "program": says(lambda: Path(places[0], "x").write_text("x")),
+    "program": says(lambda: Path(our, "x").write_text("x")), "input": says(lambda: Path("../in/x").write_text("x")),
+    "beside": says(lambda: Path("../x").write_text("x")), "output": says(lambda: os.rename("../out", "../other")),
+    "devices": says(lambda: Path("/dev/x").write_text("x")), "null": says(lambda: Path("/dev/null").write_text("x")),
     "network": says(lambda: socket.create_connection(("192.0.2.1", 80), 5)),
     "raw": says(lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW)),
     "unshare": call("unshare", 0x10000000), "unmount": call("umount2", b"/tmp", 2), "mount": call("mount", b"x", b"/tmp", b"tmpfs", 0, None),
     "trace": call("ptrace", 0, 0, 0, 0), "host": socket.gethostname(),
-    "others": [pid for pid in os.listdir("/proc") if pid.isdigit() and int(pid) not in (1, os.getpid(), os.getppid())],
+    "others": [pid for pid in os.listdir("/proc") if pid.isdigit() and int(pid) not in (1, os.getpid())],
+    "init": says(lambda: Path("/proc/1/mem").read_bytes()), "kill init": says(lambda: os.kill(1, 9)),
+    "descriptors": [place for fd in os.listdir("/proc/self/fd") if os.path.lexists(f"/proc/self/fd/{fd}")
+                    and not (place := os.readlink(f"/proc/self/fd/{fd}")).startswith(("pipe:", "/dev/null"))],
     "filtered": [row.split()[1] for row in open("/proc/self/status") if row.startswith(("Seccomp:", "NoNewPrivs:", "CapEff:", "CapBnd:"))],
     "memory": subprocess.run([sys.executable, "-c", "bytearray(5 << 30)"], capture_output=True).returncode,
-    "fixed addresses": libc.personality(0x40000), "another system": libc.personality(8),
+    "fixed addresses": libc.personality(0x40000), "another system": libc.personality(8), "user": os.getuid() != 0,
     "loopback": socket.create_server(("127.0.0.1", 0)).getsockname()[0],
+    "name": subprocess.run(["id", "-un"], capture_output=True, text=True).stdout.strip(),
 }))
 """
+beside = "EACCES" if os.getuid() == 0 else "EROFS"  # who is not its owner may not write there anyway
 EXPECTED = {
     "secret": "ENOENT", "home": "ENOENT", "system": "EROFS", "root": "EROFS", "program": "EROFS", "network": "ENETUNREACH",
+    "input": "EROFS", "beside": beside, "output": beside, "devices": "EROFS", "null": None, "name": "worker",
     "raw": "EPERM", "unshare": "EPERM", "unmount": "EPERM", "mount": "EPERM", "trace": "EPERM", "host": "localhost",
+    "init": "EACCES", "kill init": "EPERM", "descriptors": [], "user": True,
     "others": [], "filtered": ["0" * 16, "0" * 16, "1", "2"], "memory": 1, "loopback": "127.0.0.1", "fixed addresses": 0, "another system": -1,
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("landlock", [True, False], ids=["landlock", "no landlock"])
 @pytest.mark.parametrize("by", LEVELS, ids=lambda by: by.level)
-def test_both_ways_leave_a_worker_the_same(tmp_path: Path, by: Confinement) -> None:
+def test_both_ways_leave_a_worker_the_same(tmp_path: Path, by: Confinement, landlock: bool) -> None:
     if by.level == "bubblewrap" and sandbox.available().level != "bubblewrap":
         pytest.skip("bubblewrap does not work here")
     secret, scratch = tmp_path / "secret", tmp_path / "scratch"
     secret.write_text("x")
     scratch.mkdir()
-    python = sandbox.host()
-    words = ["-c", ATTEMPTS, json.dumps(by.to_json()), json.dumps(python.places), str(secret)]
-    with sandbox.filter_file() as calls:
-        variables = {"PATH": os.environ["PATH"], "HOME": str(scratch)}
-        line = sandbox.command(scratch, words, variables, python, by, calls=calls)
-        done = subprocess.run(line, cwd=scratch, env=variables, capture_output=True, text=True, check=False,
-                              pass_fds=[calls] if calls else [])  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == EXPECTED
-    assert (scratch / "own").read_text() == "x"
+    step = Step(scratch, sandbox.host(), ("-c", ATTEMPTS, str(secret)), Limits(1 << 32, 60),
+                sandbox.environment(scratch, {}))  # fmt: skip
+    done = sandbox.perform(step, replace(by, landlock=landlock), set())
+    assert done.code == 0, done.log
+    expected = (
+        EXPECTED if landlock else {**EXPECTED, "kill init": None}
+    )  # which the kernel refuses to hear, for a first process
+    assert json.loads(done.log) == expected
+    assert (scratch / "home" / "own").read_text() == "x"
     assert not Path("/tmp/own").exists()
 
 
@@ -183,7 +190,7 @@ def test_what_was_not_confined_is_done_again_where_it_must_be(runner: Callable[.
 
 def test_a_better_result_takes_the_place_of_a_worse(runner: Callable[..., Runner]) -> None:
     remembered(runner(), None)
-    store, better = runner().store, Confinement("namespaces", seccomp=True).to_json()
+    store, better = runner().store, Confinement("namespaces", seccomp=True, limits="step").to_json()
     tree = store.put_tree(Tree()).digest
     store.remember(ACTION.key, ACTION.to_json(), Result(tree, {"n": 1}, confinement=better), instead=True)
     assert store.recall(ACTION.key) == Result(tree, {"n": 1}, cached=True, confinement=better)
@@ -193,9 +200,14 @@ def test_a_better_result_takes_the_place_of_a_worse(runner: Callable[..., Runner
 
 
 def test_of_several_workers_the_weakest_counts() -> None:
-    strong, weak = Confinement("bubblewrap", seccomp=True), Confinement("namespaces", seccomp=False)
+    strong = Confinement("bubblewrap", seccomp=True, landlock=True, user="other", limits="step")
+    weak = Confinement("namespaces", seccomp=False, landlock=True, user="own", limits="process")
     assert Confinement.weakest([strong, weak]) == weak
-    assert Confinement.weakest([strong, Confinement("none", seccomp=True), weak]) == NONE
+    assert Confinement.weakest([strong, strong]) == strong
+    assert Confinement.from_json({"level": "bubblewrap", "seccomp": True}) == Confinement(
+        "bubblewrap", seccomp=True, user="root", limits="process"
+    ), "what an older record does not say did not hold"
+    assert Confinement.weakest([strong, NONE, weak]) == NONE
     assert Confinement.weakest([]) is None
 
 

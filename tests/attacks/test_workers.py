@@ -1,0 +1,343 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a worker under somebody else's control can do: nothing, in both ways of confinement, as root and as a user.
+
+Each payload runs where a source is opened, with all that a source can have. It is followed by an honest step on the same
+store, which must work.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+USER = 12345
+HIDE = ("unshare", "--mount", "sh", "-c", 'mount --bind /dev/null "$(command -v bwrap)"; exec "$@"', "sh")
+# Where this Python lies in the home directory of root, which nobody else may enter, it is shown to others in its place.
+SHOW = ("unshare", "--mount", "sh", "-c", """
+    case "$HERE" in /root/*) mkdir -p "$HOME/python"; mount --bind "$HERE" "$HOME/python"; mount -t tmpfs -o mode=755 tmpfs /root
+        mkdir -p "$HERE"; mount --bind "$HOME/python" "$HERE";; esac; exec "$@" """, "sh")  # fmt: skip
+BECOME = ("setpriv", "--reuid", str(USER), "--regid", str(USER), "--clear-groups")
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="hiding a program and changing the user need root")
+
+ANSWER = """
+import json, os
+job = json.load(open(os.environ["HOME"] + "/../job.json"))
+scratch, out, answer = os.path.dirname(job["out"]), job["out"], job["answer"]
+def say(text, status=0):
+    # whichever way answers go: a descriptor, or a file
+    try:
+        os.write(answer, text) if isinstance(answer, int) else open(answer, "wb").write(text)
+    finally:
+        os._exit(status)
+def write(text):
+    os.write(answer, text) if isinstance(answer, int) else open(answer, "wb").write(text)
+FACTS = b'{"facts": {}}'
+"""
+
+
+@dataclass(frozen=True)
+class Site:
+    """A place that attacks run at: a store, and the canary files of its owner."""
+
+    folder: Path
+    prefix: tuple[str, ...]
+
+    def attack(self, payload: str) -> dict[str, Any]:
+        """Run a payload; return what the build would say."""
+        file = self.folder / "payload.py"
+        file.write_text(ANSWER + textwrap.dedent(payload).replace("CANARIES", str(self.folder / "canaries")))
+        file.chmod(0o644)
+        line = [*self.prefix, sys.executable, "-m", "tests.attacks.hostile_step", self.folder / "store", file]
+        env = {"PATH": os.environ["PATH"], "HOME": str(self.folder), "HERE": sys.base_prefix}
+        done = subprocess.run(line, cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=120)
+        assert done.returncode == 0, done.stderr
+        said: dict[str, Any] = json.loads(done.stdout)
+        assert "\n" not in said.get("error", ""), "one sentence"
+        return said
+
+
+WAYS = {
+    "bubblewrap-root": (), "namespaces-root": HIDE, "bubblewrap-user": (*SHOW, *BECOME), "namespaces-user": (*HIDE, *SHOW, *BECOME),
+}  # fmt: skip
+
+
+@pytest.fixture(params=[name if "root" in name else pytest.param(name, marks=pytest.mark.slow) for name in WAYS])
+def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
+    folder = tmp_path
+    for above in (folder, *folder.parents):
+        if above == Path("/tmp"):
+            break
+        above.chmod(above.stat().st_mode | 0o755)
+    canaries = folder / "canaries"
+    canaries.mkdir()
+    (canaries / "secret").write_text("the secret of the host")
+    if "user" in request.param:
+        for path in (folder, canaries, canaries / "secret"):
+            os.chown(path, USER, USER)
+    before = {path: (path.stat(), path.read_bytes()) for path in canaries.iterdir()}
+    yield Site(folder, WAYS[request.param])
+    after = {path: (path.stat(), path.read_bytes()) for path in canaries.iterdir()}
+    assert {p: (s.st_ino, s.st_mode, s.st_nlink, s.st_uid, d) for p, (s, d) in before.items()} == {
+        p: (s.st_ino, s.st_mode, s.st_nlink, s.st_uid, d) for p, (s, d) in after.items()
+    }, "the files of the host are as they were"
+    assert not list((folder / "store/v1/tmp").iterdir()), "scratch is gone"
+
+
+def test_output_that_becomes_a_link_is_not_followed(site: Site) -> None:
+    said = site.attack("""
+        try:
+            os.rmdir(out); os.symlink("CANARIES", out)
+        except OSError:
+            pass
+        say(FACTS)
+    """)
+    assert said.get("tree", {}) == {}
+
+
+def test_output_that_holds_links_is_refused(site: Site) -> None:
+    said = site.attack("""
+        os.symlink("CANARIES/secret", out + "/model.bin"); os.symlink("CANARIES", out + "/folder"); say(FACTS)
+    """)
+    assert "symbolic link" in said["error"]
+
+
+def test_no_link_in_place_of_the_log_tells_a_secret(site: Site) -> None:
+    said = site.attack("""
+        try:
+            os.remove(scratch + "/log"); os.symlink("CANARIES/secret", scratch + "/log")
+        except OSError:
+            pass
+        os._exit(3)
+    """)
+    assert "the secret" not in said["log"] and "status 3" in said["error"]
+
+
+@pytest.mark.parametrize("kind", ["FIFO", "sparse", "flood", "deep"])
+def test_an_answer_is_read_up_to_a_cap_and_never_waited_for(site: Site, kind: str) -> None:
+    said = site.attack({
+        "FIFO": """
+            if not isinstance(answer, int):
+                os.mkfifo(answer)
+            os._exit(0)
+        """,
+        "sparse": """
+            if not isinstance(answer, int):
+                os.truncate(open(answer, "wb").name, 1 << 43)
+            os._exit(0)
+        """,
+        "flood": """
+            handle = answer if isinstance(answer, int) else os.open(answer, os.O_WRONLY | os.O_CREAT)
+            for _ in range(200):
+                os.write(handle, b" " * (1 << 20))
+            os._exit(0)
+        """,
+        "deep": """say(b'{"facts":' + b"[" * 100000 + b"]" * 100000 + b"}")""",
+    }[kind])  # fmt: skip
+    assert "answer" in said["error"] and said["seconds"] < 20
+
+
+def test_a_log_of_any_length_is_kept_by_its_end(site: Site) -> None:
+    said = site.attack("""
+        try:
+            os.truncate(1, 1 << 43)
+        except OSError:
+            pass
+        for _ in range(64):
+            os.write(1, b"x" * (1 << 20))
+        os.write(1, b"\\nthe end\\n")
+        os._exit(3)
+    """)
+    assert said["log"].endswith("the end") and len(said["log"]) < 20_000
+
+
+@pytest.mark.parametrize("status", [0, 4, 3])
+def test_an_answer_must_agree_with_the_exit_status(site: Site, status: int) -> None:
+    error = b'{"error": {"message": "no", "hint": null}}'
+    said = site.attack(f"say({error!r} if {status} != 4 else FACTS, {status})")
+    assert "answer" in said["error"] or "status 3" in said["error"]
+
+
+@pytest.mark.parametrize("kind", ["sparse", "deep", "FIFO", "socket", "many", "odd name"])
+def test_output_is_a_few_plain_files_or_refused_and_scratch_goes(site: Site, kind: str) -> None:
+    said = site.attack({
+        "sparse": """open(out + "/model.bin", "wb").truncate(1 << 43)""",
+        "deep": """
+            handle = os.open(out, os.O_RDONLY)
+            for _ in range(3000):
+                os.mkdir("d", dir_fd=handle)
+                inner = os.open("d", os.O_RDONLY, dir_fd=handle); os.close(handle); handle = inner
+        """,
+        "FIFO": """os.mkfifo(out + "/model.bin")""",
+        "socket": """import socket; socket.socket(socket.AF_UNIX).bind(out + "/s")""",
+        "many": """
+            for number in range(30000):
+                os.close(os.open(f"{out}/{number}", os.O_CREAT))
+        """,
+        "odd name": """os.close(os.open(os.fsencode(out) + b"/\\xff\\x1b[31m", os.O_CREAT))""",
+    }[kind].rstrip() + ("\n" + " " * 12 if "\n" in kind or kind in ("deep", "many") else "; ") + "say(FACTS)")  # fmt: skip
+    assert "error" in said and said["seconds"] < 20
+    assert re.fullmatch(r"[ -~…]+", said["error"]), "nothing of a foreign name reaches the terminal"
+    assert "error" not in site.attack("say(FACTS)"), "the next step finds a store that works"
+
+
+def test_nothing_of_the_kernel_can_be_set(site: Site) -> None:
+    said = site.attack("""
+        tried = []
+        for name in ("kernel/core_pattern", "vm/overcommit_memory", "kernel/hostname", "net/ipv4/ip_forward"):
+            path = "/proc/sys/" + name
+            try:
+                value = open(path, "rb").read()
+                os.write(os.open(path, os.O_WRONLY), value)
+                tried.append(name)
+            except OSError:
+                pass
+        for path in ("/sys/kernel/mm/ksm/run", "/proc/sysrq-trigger", "/proc/self/oom_score_adj"):
+            try:
+                os.close(os.open(path, os.O_WRONLY)); tried.append(path)
+            except OSError:
+                pass
+        powers = [row for row in open("/proc/self/status") if row.startswith(("Uid", "Cap", "NoNewPrivs"))]
+        say(json.dumps({"facts": {"written": tried, "powers": powers}}).encode())
+    """)
+    assert said["facts"]["written"] == []
+    powers = {name: value.split() for name, value in (row.split(":") for row in said["facts"]["powers"])}
+    assert powers.pop("NoNewPrivs") == ["1"]
+    assert "0" not in powers.pop("Uid"), "not root, inside"
+    assert all(value == ["0" * 16] for value in powers.values())
+
+
+POISON = """
+    import ctypes, time, signal
+    ctypes.CDLL(None).prctl(1, 0, 0, 0, 0)   # no death signal any more
+    held = os.open(out + "/model.bin", os.O_RDWR | os.O_CREAT)
+    os.write(held, b"weights of a well known public model\\n" * 1000)
+    for _ in range(3):
+        if os.fork() == 0:
+            os.setsid()
+            if os.fork() == 0:               # a daemon that ignores what can be ignored
+                for number in range(1, 32):
+                    try: signal.signal(number, signal.SIG_IGN)
+                    except (OSError, ValueError): pass
+                for _ in range(600):
+                    time.sleep(0.1); os.pwrite(held, b"EVIL" * 8, 0)
+            os._exit(0)
+    if KILL:
+        write(FACTS)
+        if os.fork() == 0:
+            time.sleep(0.5)
+            os.kill(0, signal.SIGKILL)       # the old group, and with it who waits
+    try:
+        os.setsid()
+    except OSError:
+        pass
+    ENDING
+"""
+
+
+def running(mark: str) -> list[str]:
+    found = []
+    for place in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = place.read_bytes().decode("utf-8", "replace").replace("\0", " ")
+        except OSError:
+            continue
+        found += [words] if mark in words else []
+    return found
+
+
+@pytest.mark.parametrize("ending", ["say(FACTS)", "time.sleep(4); os.pwrite(held, b'EVIL', 0); time.sleep(6)", "time.sleep(90)"],
+                         ids=["done", "kills who waits", "never ends"])  # fmt: skip
+def test_nothing_outlives_a_step_or_writes_to_its_output_later(site: Site, ending: str) -> None:
+    kill = str("sleep(4)" in ending)
+    said = site.attack(POISON.replace("KILL", kill, 1).replace("ENDING", ending))
+    time.sleep(2)
+    assert not running(str(site.folder)), "everything the step started is dead"
+    for digest, _ in said.get("tree", {}).values():
+        blob = site.folder / "store/v1/blobs/sha256" / digest.removeprefix("sha256:")
+        found = subprocess.run(["sha256sum", blob], capture_output=True, text=True, check=True).stdout.split()[0]
+        assert f"sha256:{found}" == digest, "a blob is what its name says"
+    if "90" in ending:
+        assert "did not end" in said["error"]
+
+
+def test_signals_reach_nobody_outside(site: Site) -> None:
+    bystander = subprocess.Popen(["sleep", "100"])
+    try:
+        said = site.attack("""
+            import signal
+            for number in (0, -1):
+                if os.fork() == 0:
+                    os.setsid() if number else None
+                    os.kill(number, signal.SIGTERM); os._exit(0)
+            for number in range(1, 40000):
+                if number != os.getpid():
+                    try: os.kill(number, signal.SIGUSR1)
+                    except OSError: pass
+            say(FACTS)
+        """)
+        assert bystander.poll() is None
+    finally:
+        bystander.kill()
+        bystander.wait()
+    assert "error" in said or said["facts"] == {}
+
+
+GREED = {
+    "memory files": (
+        """
+        with open("/tmp/fill", "wb") as a, open("/dev/shm/fill", "wb") as b:
+            for _ in range(40):
+                a.write(b"x" * (50 << 20)); b.write(b"x" * (50 << 20)); time.sleep(0.02)
+        """, "memory|No space left"),
+    "children": (
+        """
+        for _ in range(8):
+            if os.fork() == 0:
+                held = bytearray(os.urandom(1 << 20)) * 300; time.sleep(15); os._exit(0)
+        time.sleep(15)
+        """, "memory"),
+    "unmapped": (
+        """
+        import ctypes
+        held = []
+        for _ in range(8):
+            handle = ctypes.CDLL(None).memfd_create(b"x", 0)
+            for _ in range(5): os.write(handle, b"x" * (50 << 20))
+        """, "Bad file descriptor|failed|memory"),
+    "processes": (
+        """
+        stopped = None
+        while True:
+            try: child = os.fork()
+            except OSError as error: stopped = error.errno; break
+            if child == 0: time.sleep(9); os._exit(0)
+        os._exit(9)
+        """, "processes|status 9"),
+    "threads": (
+        """
+        import threading
+        for _ in range(30000): threading.Thread(target=time.sleep, args=(3,)).start()
+        """, "can't start new thread|failed|memory"),
+    "a large file": ("open(out + '/f', 'wb').truncate(1 << 42)\nos._exit(9)", "File too large|SIGXFSZ|failed|status 25"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", GREED)
+def test_limits_hold_for_the_whole_step(site: Site, kind: str) -> None:
+    payload, words = GREED[kind]
+    said = site.attack("import time\n" + textwrap.dedent(payload))
+    assert re.search(words, f"{said['error']} {said['log']}"), said
+    assert said["seconds"] < 15
+    assert not running(str(site.folder))
