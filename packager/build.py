@@ -105,7 +105,7 @@ def build(
     profile = policy.profile(recipe.policy if judged else _SMALLEST, here.base)
     _check_files(recipe, here.base)
     source = resolve.fetch_locked(lock, runner, here.settings(recipe, memo))
-    scans = [{"signer": None, **scan.scan(lock.tree, runner)}] if judged else []
+    scans = [{"signer": None, **scan.scan(lock.tree, runner, lock.kind, recipe.allow_code)}] if judged else []
     if refused := _unclean(profile, scans, here.today):
         return Built(refused, {"scans": scans}, None, Tree(), Tree())
     runner.on_event(Note(resolve.explain(recipe, lock.level)))
@@ -139,9 +139,10 @@ def _misses(store: Store, artefacts: list[Artefact]) -> Tree:
 
 def _unclean(profile: Profile, scans: list[JSON], today: datetime.date | None) -> Verdict | None:
     """Return the verdict that ends the build before anything is opened, if the profile asks for scans and says no."""
-    if "scanned" not in profile.rules:
+    asked = profile.only("scanned", "source-code")
+    if not asked.rules:
         return None
-    verdict = policy.judge(profile.only("scanned"), {"stage": "build", "scans": scans}, today)
+    verdict = policy.judge(asked, {"stage": "build", "scans": scans}, today)
     return None if verdict.ok else verdict
 
 

@@ -184,6 +184,7 @@ class Recipe:
     samples: str | None = None
     calibration: str | None = None
     allow_pickle: bool = False
+    allow_code: str | None = None
     custom_domains: tuple[str, ...] = ()
     toolchain: str = "host"
     sandbox: str = "required"
@@ -248,6 +249,7 @@ class Recipe:
             "samples": self.samples,
             "calibration": self.calibration,
             "allow-pickle": self.allow_pickle,
+            "allow-code": self.allow_code,
             "custom-domains": list(self.custom_domains) or None,
             "toolchain": None if self.toolchain == "host" else self.toolchain,
             "sandbox": None if self.sandbox == "required" else self.sandbox,
@@ -445,6 +447,7 @@ _READERS: Mapping[str, Callable[[Node], Any]] = {
     "samples": recipefields.samples,
     "calibration": recipefields.calibration,
     "allow-pickle": recipefields.allow_pickle,
+    "allow-code": recipefields.allow_code,
     "custom-domains": recipefields.custom_domains,
     "toolchain": recipefields.toolchain,
     "sandbox": recipefields.sandbox,

@@ -240,6 +240,10 @@ def allow_pickle(node: Node) -> bool:
     return yamltext.boolean(node, "allow-pickle")
 
 
+def allow_code(node: Node) -> str:
+    return yamltext.text(node, "allow-code", pattern=DIGEST, expect="a digest such as `sha256:…`", limit=MAX_NAME)
+
+
 def toolchain(node: Node) -> str:
     return yamltext.choice(node, "toolchain", TOOLCHAINS)
 

@@ -21,10 +21,11 @@ LIMITS = Limits(memory=4 << 30, seconds=60)
 _CODE = "code"
 
 
-def scan(source: Tree, runner: Runner) -> JSON:
-    """Return what the scanners say about each file of `source` that may hold a pickle.
+def scan(source: Tree, runner: Runner, kind: str, consented: str | None) -> JSON:
+    """Return what the scanners say about each file of `source` that may hold a pickle, and what code it brings along.
 
-    Raises StepError where no worker can be confined.
+    `kind` is its exporter; of one that opens data no code is imported. `consented` is the digest of the code that the
+    recipe allows. Raises StepError where no worker can be confined.
     """
     files = [path for path, blob in source if scanners.is_candidate(path, _head(runner, blob.digest))]
     asked = runner.store.put_tree(Tree(tuple((path, blob) for path, blob in source if path in files)))
@@ -36,7 +37,22 @@ def scan(source: Tree, runner: Runner) -> JSON:
     return {
         "source": source.digest,
         "files": {path: {name: answer[path] for name, answer in answers.items()} for path in files},
+        "code": _brought(source, runner, consented) if plugins.load("exporters", kind).EXECUTES else None,
     }
+
+
+def _brought(source: Tree, runner: Runner, consented: str | None) -> JSON:
+    """Return the digest of the code that opening the source may import, and what it reaches for; None without any."""
+    code = Tree(tuple((path, blob) for path, blob in source if path.startswith(f"{_CODE}/")))
+    if not code.files:
+        return None
+    choose(wanted=runner.confined)
+    runner.store.put_tree(code)
+    files = [path for path, _ in code]
+    step, tools = plugins.load("steps", "read_code"), {"python": host_version("python")}
+    action = Action("read_code", step.VERSION, {"source": code.digest}, {"files": files}, tools)
+    words = runner(action, "read the code of the source", limits=LIMITS).facts
+    return {"digest": code.digest, "consented": consented, "files": {path: list(words[path]) for path in files}}
 
 
 def _own_modules(source: Tree) -> list[str]:

@@ -270,7 +270,7 @@ def test_the_source_tree_says_which_modules_are_its_own(tmp_path: Path) -> None:
     runner = Runner(Store(tmp_path / "store"), default_limits(), jobs=2)
     files = {"code/net/__init__.py": b"", "code/tools.py": b"", "m.pkl": b"\x80\x02cnet\nCnn\n)R."}
     tree = runner.store.put_tree(scan.Tree.of({path: runner.store.put(data) for path, data in files.items()}))
-    seen = scan.scan(tree, runner)["files"]["m.pkl"]
+    seen = scan.scan(tree, runner, "sklearn_pickle", None)["files"]["m.pkl"]
     assert seen[f"allowed {allowed.VERSION}"] == {"outcome": "clean", "words": ["net.Cnn, code of the source's own"]}
 
 

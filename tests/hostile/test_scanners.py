@@ -150,7 +150,7 @@ def runner(tmp_path: Path) -> Runner:
 
 
 def test_a_source_without_programs_starts_no_worker(runner: Runner) -> None:
-    answer = scan.scan(source(runner, model__onnx=b"\x08\x08\x12\x07pytorch"), runner)
+    answer = scan.scan(source(runner, model__onnx=b"\x08\x08\x12\x07pytorch"), runner, "onnx", None)
     assert (answer["files"], runner.executed) == ({}, 0)
 
 
@@ -180,7 +180,7 @@ def test_scanners_that_hang_on_a_bomb_are_stopped_and_found_nothing_clean(
     monkeypatch.setattr(scan, "LIMITS", Limits(1 << 30, 10))  # a minute and 4 GiB are what a person has
     data = bomb(kind)
     assert len(data) < 6 << 20
-    answer = scan.scan(source(runner, m__pt=data), runner)
+    answer = scan.scan(source(runner, m__pt=data), runner, "torch_pickle", None)
     seen = answer["files"]["m.pt"]
     assert len(seen) == 3
     assert {outcome["outcome"] for outcome in seen.values()} == {"failed"}
