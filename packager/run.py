@@ -14,11 +14,12 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, replace
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -172,27 +173,94 @@ def execute(
     is where the process is listed while it lives, `place` the virtual environment it runs in (None: this Python).
     Raises StepError with the step's message, or with the tail of its log when it died.
     """
-    gpu = bool(action.params.get("gpu"))
-    if gpu:  # CUDA reserves address space for all memory of every GPU and of the host
-        limits = replace(limits, memory=0)
     inputs = {role: store.checkout(store.tree(digest), scratch / "in" / role) for role, digest in action.inputs.items()}
-    python = of_environment(place, scratch / "code") if place else host()
-    variables = environment(scratch, numerics(), python.code)
-    step = Step(scratch, python, ("-m", "packager.isolation.worker", str(scratch / "job.json")), limits, variables, gpu)
+    gpu = bool(action.params.get("gpu"))
+    bounds = replace(limits, memory=0) if gpu else limits  # CUDA reserves room for all memory of GPUs and host
+    work = _Work(action, scratch, by, place)
+    listed = set() if living is None else living
+    if action.step not in APART:
+        return _facts(action.step, work.perform(inputs, bounds, listed, gpu=gpu), limits)
+    source = inputs.pop(APART[action.step])
+    (scratch / "source").mkdir()
+    apart = replace(work, scratch=scratch / "source")
+    return _together(work, apart, inputs, {"source": _moved(source, apart.scratch)}, bounds, limits, listed, gpu=gpu)
 
-    def tell(answer: int) -> None:
-        job = {
-            "action": action.to_json(),
-            "inputs": {role: str(path) for role, path in inputs.items()},
-            "out": str(scratch / "out"),
-            "answer": answer,
-            "limits": asdict(limits) if by.level == "none" else None,  # else they hold already
-        }
-        with storage_errors(scratch):
-            (scratch / "job.json").write_bytes(json.dumps(job).encode())
 
-    outcome = perform(step, by, set() if living is None else living, tell)
-    return _facts(action.step, outcome, limits)
+APART = {"measure": "source"}  # steps that ask a worker of its own about one of their inputs
+
+
+def _moved(tree: Path, scratch: Path) -> Path:
+    (scratch / "in").mkdir()
+    return tree.rename(scratch / "in" / tree.name)
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """Where a worker of an action runs: its own scratch, how it is confined, and its environment."""
+
+    action: Action
+    scratch: Path
+    by: Confinement
+    place: Path | None
+
+    def perform(
+        self, inputs: Mapping[str, Path], limits: Limits, living: set[subprocess.Popen[bytes]],
+        *, gpu: bool = False, channel: socket.socket | None = None, serves: bool = False,
+    ) -> Outcome:  # fmt: skip
+        """Run the worker; `channel` leads to another one, which it asks, or which it `serves`."""
+        python = of_environment(self.place, self.scratch / "code") if self.place else host()
+        variables = environment(self.scratch, numerics(), python.code)
+        passed = () if channel is None else (channel,)
+        arguments = ("-m", "packager.isolation.worker", str(self.scratch / "job.json"))
+        step = Step(self.scratch, python, arguments, limits, variables, gpu, passed)
+
+        def tell(answer: int) -> None:
+            job = {
+                "action": self.action.to_json(),
+                "inputs": {role: str(path) for role, path in inputs.items()},
+                "out": str(self.scratch / "out"),
+                "answer": answer,
+                "channel": None if channel is None else channel.fileno(),
+                "serves": serves,
+                "limits": asdict(limits) if self.by.level == "none" else None,  # else they hold already
+            }
+            with storage_errors(self.scratch):
+                (self.scratch / "job.json").write_bytes(json.dumps(job).encode())
+
+        return perform(step, self.by, living, tell)
+
+
+def _together(
+    work: _Work, apart: _Work, inputs: Mapping[str, Path], foreign_inputs: Mapping[str, Path], bounds: Limits,
+    limits: Limits, living: set[subprocess.Popen[bytes]], *, gpu: bool,
+) -> canonical.JSON:  # fmt: skip
+    """Run the worker of a step beside the one that opens the source for it; return the facts of the first.
+
+    They share one socket and nothing else. Where the source's worker ends first, and badly, its words are told.
+    """
+    ours, theirs = socket.socketpair()
+    serving: set[subprocess.Popen[bytes]] = set()
+
+    def serve() -> Outcome:
+        with theirs:  # who asks is to see the end, whatever happens here
+            return apart.perform(foreign_inputs, limits, serving, channel=theirs, serves=True)
+
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(serve)
+        try:
+            with ours:
+                outcome = work.perform(inputs, bounds, living, gpu=gpu, channel=ours)
+        finally:
+            wait([asked], timeout=_LAST_WORDS if serving else 0)
+            for process in list(serving):  # still computing what nobody asks for any more
+                process.kill()
+    source = asked.result()
+    if outcome.code and not outcome.stopped and (source.stopped or source.code not in (0, -signal.SIGKILL)):
+        return _facts(work.action.step, source, limits)
+    return _facts(work.action.step, outcome, limits)
+
+
+_LAST_WORDS = 5.0  # seconds for the source's worker to end by itself once nobody asks any more
 
 
 def _facts(step: str, outcome: Outcome, limits: Limits) -> canonical.JSON:

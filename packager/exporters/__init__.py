@@ -239,13 +239,35 @@ def plausible(source: SourceModel, feeds: Feeds) -> Feeds:
     return cast("Feeds", offered(feeds)) if offered else feeds
 
 
-def comparable(source: SourceModel, feeds: Feeds, expected: Arrays, got: Arrays) -> tuple[Arrays, Arrays]:
-    """Return both sides as they are to be compared, where the source offers `comparable(feeds, expected, got)`.
+@dataclass(frozen=True, slots=True)
+class Leaves:
+    """What a source promises nothing about, so that it is left out of a comparison, as plain data.
 
-    It takes away what the source promises nothing about: what stands at padding, and the order of a set.
+    `tied` marks rows of which no graph repeats the answer; `along` says of every output whether its second axis is that
+    of `attention_mask`, at whose zeros nothing counts; `sets` names the outputs where some of them form a set.
     """
-    offered = getattr(source, "comparable", None)
-    return cast("tuple[Arrays, Arrays]", offered(feeds, expected, got)) if offered else (expected, got)
+
+    tied: Any = None
+    along: tuple[bool, ...] = ()
+    sets: tuple[str, ...] = ()
+
+
+def leaves_of(source: SourceModel, feeds: Feeds) -> Leaves:
+    """Return what is left out of a comparison of these inputs, where the source offers `leaves(feeds)`."""
+    offered = getattr(source, "leaves", None)
+    return cast(Leaves, offered(feeds)) if offered else Leaves()
+
+
+def comparable(leaves: Leaves, feeds: Feeds, expected: Arrays, got: Arrays) -> tuple[Arrays, Arrays]:
+    """Return both sides as they are to be compared."""
+    from packager.exporters._transformers import compared  # it speaks of the arrays above
+
+    if leaves.tied is not None:
+        got = [compared.overlaid(left, right, leaves.tied) for left, right in zip(expected, got, strict=True)]
+    mask = feeds.get("attention_mask")
+    if mask is not None and any(leaves.along):
+        expected, got = (compared.masked(mask, side, leaves.along) for side in (expected, got))
+    return expected, compared.matched(leaves.sets, expected, got)
 
 
 class Exporter(Protocol):

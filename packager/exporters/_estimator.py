@@ -23,6 +23,7 @@ from packager.exporters import (
     Arrays,
     Feeds,
     Interface,
+    Leaves,
     Port,
     Wishes,
     _coverage,
@@ -131,15 +132,14 @@ class Estimator:
             warnings.simplefilter("ignore")
             return _gaps(self.model, self.table.given(feeds), expected, got)
 
-    def comparable(self, feeds: Feeds, expected: Arrays, got: Arrays) -> tuple[Arrays, Arrays]:
-        """Return both sides without what no graph repeats: which of equally near neighbours the library met first."""
+    def leaves(self, feeds: Feeds) -> Leaves:
+        """Leave out what no graph repeats: which of equally near neighbours the library met first."""
         parts = _text.parts(self.model)
         if not any(hasattr(part, "kneighbors") or type(part).__name__ == "KNNImputer" for part in parts):
-            return expected, got
+            return Leaves()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            tied = tied_rows(self.model, self.table.given(feeds))
-        return expected, [_overlaid(left, right, tied) for left, right in zip(expected, got, strict=True)]
+            return Leaves(tied=tied_rows(self.model, self.table.given(feeds)))
 
     def samples(self) -> Mapping[str, Any]:
         found = _ranges.samples(self.model, self.table, self.run, self.seed)
@@ -160,15 +160,6 @@ class Estimator:
 
 def _is_same(left: Any, right: Any) -> bool:
     return bool((left == right).all())
-
-
-def _overlaid(expected: Any, got: Any, rows: Any) -> Any:
-    """Return what was got, with what was expected in the rows that are marked."""
-    if expected.shape != got.shape or expected.dtype != got.dtype or not rows.any():
-        return got
-    made = got.copy()
-    made[rows] = expected[rows]
-    return made
 
 
 def framed(builder: Builder, table: Table, values: Sequence[Value]) -> Frame:

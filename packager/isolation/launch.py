@@ -61,13 +61,15 @@ def _first_process(job: Mapping[str, Any], status: socket.socket) -> None:
     if child == 0:
         status.close()
         _become_program(job)
-    os.close(job["answer"])
+    for handle in (job["answer"], *job["passed"]):
+        os.close(handle)
     _end(status, _wait(child, Watch(job["limits"], job["writable"]), status))
 
 
 def _become_program(job: Mapping[str, Any]) -> None:
     try:
-        os.set_inheritable(job["answer"], True)
+        for handle in (job["answer"], *job["passed"]):
+            os.set_inheritable(handle, True)
         os.fchdir(os.open(job["home"], os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
         _limit(job["limits"])
         if job["landlock"]:

@@ -62,29 +62,35 @@ class _Heard:
 def run(
     command: Callable[[Handles], Sequence[str]], job: Callable[[Handles], Mapping[str, object]],
     variables: Mapping[str, str], cwd: str, seconds: float, living: set[subprocess.Popen[bytes]],
+    passed: Sequence[socket.socket] = (),
 ) -> Outcome:  # fmt: skip
     """Start what `command` gives for the descriptors, hand it the job, and wait until all of it is dead.
 
-    `living` lists the process while it lives; who kills it ends the step. Raises StepError when something of the step
-    outlives it, which no step is able to bring about.
+    `passed` are sockets that it inherits, and that are closed here. `living` lists the process while it
+    lives; who kills it ends the step. Raises StepError when something of the step outlives it, which no step is able to
+    bring about.
     """
     with contextlib.ExitStack() as stack:
         (log, log_end), (answer, answer_end) = os.pipe(), os.pipe()
         status, status_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         handles = Handles(answer_end, status_end.fileno(), os.memfd_create("job"))
-        for end in (log, answer, log_end, answer_end, handles.job):
-            stack.callback(_close, end)
+        ends = {log, answer, log_end, answer_end, handles.job}
+        stack.callback(_close, ends, ends)
+        for end in passed:
+            stack.enter_context(end)
         stack.enter_context(status)
         stack.enter_context(status_end)
         os.write(handles.job, json.dumps(job(handles)).encode())
         os.lseek(handles.job, 0, os.SEEK_SET)
         process = subprocess.Popen(
             command(handles), stdin=subprocess.DEVNULL, stdout=log_end, stderr=log_end, env=dict(variables), cwd=cwd,
-            start_new_session=True, pass_fds=(handles.answer, handles.status, handles.job),
+            start_new_session=True,
+            pass_fds=(handles.answer, handles.status, handles.job, *(end.fileno() for end in passed)),
         )  # fmt: skip
         living.add(process)
-        for end in (log_end, answer_end):
-            os.close(end)
+        _close(ends, {log_end, answer_end})
+        for end in passed:
+            end.close()
         status_end.close()
         heard = _Heard()
         stopped = None
@@ -97,8 +103,10 @@ def run(
     return _outcome(process.returncode, heard, stopped)
 
 
-def _close(handle: int) -> None:
-    with contextlib.suppress(OSError):
+def _close(held: set[int], which: set[int]) -> None:
+    """Close descriptors once: a number that was closed may be another thread's by then."""
+    for handle in list(which & held):
+        held.discard(handle)
         os.close(handle)
 
 

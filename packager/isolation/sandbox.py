@@ -16,6 +16,7 @@ import os
 import resource
 import shutil
 import site
+import socket
 import subprocess
 import sys
 import tempfile
@@ -192,7 +193,7 @@ class Step:
 
     Of `scratch` the worker sees `in`, `code` and `job.json` to read, and `out` and `home` to write. `gpu` shows the
     devices of NVIDIA's driver to it; nothing else may see them, so that no artefact depends on them. `variables` are
-    its whole environment.
+    its whole environment; `passed` are sockets that it inherits.
     """
 
     scratch: Path
@@ -201,6 +202,7 @@ class Step:
     limits: Limits
     variables: Mapping[str, str] = field(default_factory=dict)
     gpu: bool = False
+    passed: tuple[socket.socket, ...] = ()
 
 
 _slots = itertools.count(os.getpid() * 64)
@@ -215,14 +217,15 @@ def perform(
     _prepare(step.scratch, user)
     if by.level == "none":
         return process.run(lambda _: line, _told(answer, {}), step.variables, str(step.scratch / "home"),
-                           step.limits.seconds, living)  # fmt: skip
+                           step.limits.seconds, living, step.passed)  # fmt: skip
     job = {"arguments": line, "user": user, "landlock": by.landlock, "spaces": by.level == "namespaces", **_view(step)}
 
     def command(handles: Handles) -> Sequence[str]:
         boot = [_base(), "-I", "-S", "-B", "-c", _BOOT, str(handles.job)]
         return [*_wrapping(job), "--", *boot] if by.level == "bubblewrap" else boot
 
-    return process.run(command, _told(answer, job), {"PATH": _PREFIX}, "/", step.limits.seconds, living)
+    variables, seconds = {"PATH": _PREFIX}, step.limits.seconds
+    return process.run(command, _told(answer, job), variables, "/", seconds, living, step.passed)
 
 
 def _told(answer: Callable[[int], None] | None, job: Mapping[str, object]) -> Callable[[Handles], Mapping[str, object]]:
@@ -287,6 +290,7 @@ def _view(step: Step) -> dict[str, object]:
         "memory-files": memory // 2,
         "limits": asdict(replace(limits, disk=min(limits.disk or free, free))),
         "variables": dict(step.variables),
+        "passed": [end.fileno() for end in step.passed],
     }
 
 

@@ -14,6 +14,7 @@ import importlib
 import importlib.metadata
 import json
 import os
+import socket
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -65,7 +66,12 @@ def perform(job: Mapping[str, JSON]) -> JSON:
     check_toolchain(action["toolchain"])
     step = importlib.import_module(f"packager.steps.{action['step']}")
     inputs = {role: Path(path) for role, path in job["inputs"].items()}
-    return step.run(inputs, Path(job["out"]), action["params"])
+    if job["channel"] is None:
+        return step.run(inputs, Path(job["out"]), action["params"])
+    with socket.socket(fileno=job["channel"]) as channel:
+        if job["serves"]:
+            return step.serve(inputs, action["params"], channel)
+        return step.run_apart(inputs, Path(job["out"]), action["params"], channel)
 
 
 def check_toolchain(wanted: Mapping[str, str]) -> None:

@@ -5,12 +5,16 @@ First on drawn inputs: those and what the source makes of them are kept as refer
 of the recipe's `samples`, the example logged with the model, and what is critical to it. The row of the worst
 difference of every output is kept, with what kind of difference it is. An artefact that this host cannot run is left
 out: then only the source runs, so that its vectors can be compared with on a host that can.
+
+In a build the source runs in a worker of its own (`serve`), and this step asks it by a socket (`run_apart`): what
+compares and records has never opened it.
 """
 
 from __future__ import annotations
 
 import importlib
 import re
+import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,12 +23,13 @@ from typing import Any, Protocol, cast
 from packager import canonical, exporters, plugins
 from packager.canonical import JSON
 from packager.errors import PackagerError, StepError
-from packager.exporters import Arrays, Coverage, Feeds, SourceModel, Wishes
-from packager.steps import _cases, _compare, _diagnose, _given, _samples
+from packager.exporters import Arrays, Feeds
+from packager.steps import _cases, _compare, _diagnose, _given, _samples, _source
 from packager.steps._cases import Case
+from packager.steps._source import Asked, Source
 from packager.steps._vectors import Vectors
 
-VERSION = 5  # 5: how far rounding alone moves an output; 4: given rows, gaps of labels, kinds of differences, sets
+VERSION = 6  # 6: the source in a worker of its own; 5: how far rounding alone moves an output; 4: given rows, kinds
 MISSES = "misses"  # the folder of the rows that show the worst differences; no part of a bundle
 
 _EQUAL = 1e-6  # of the largest value of an output: what differs by less is float32 itself
@@ -45,32 +50,42 @@ def run(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JSON]) -> JS
     here, with the longest length that ran. `kinds` says of outputs with large differences what kind they are,
     `coverage` how much of the model the cases exercised.
     """
+    return _measured(inputs, out, params, _source.opened(inputs, params))
+
+
+def run_apart(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JSON], channel: socket.socket) -> JSON:
+    """Measure against a source that another worker serves at the other end of `channel`."""
+    return _measured(inputs, out, params, Asked(channel, params["interface"]))
+
+
+def serve(inputs: Mapping[str, Path], params: Mapping[str, JSON], channel: socket.socket) -> None:
+    """Open the tree `source` and answer what is asked about it."""
+    _source.serve(lambda: _source.opened(inputs, params), channel)
+
+
+def _measured(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JSON], source: Source) -> JSON:
     interface, seed = params["interface"], params.get("seed", 0)
-    source = exporters.exporter(params["kind"]).load(inputs["source"], params["payload"], Wishes.from_params(params))
     session = _session(inputs["artefact"], params) if "artefact" in inputs else None
-    samples = exporters.samples_of(source)
-    drawn = _cases.cases(interface, samples, exporters.work_of(source))
+    samples = source.samples()
+    drawn = _cases.cases(interface, samples, source.work())
     vectors = Vectors(out, interface, drawn)
-    offered = getattr(source, "coverage", None)
-    measurement = Measurement(interface, source, session, offered() if offered else None)
+    measurement = Measurement(interface, source, session)
     for case in drawn:
-        feeds = exporters.plausible(source, _cases.feeds(interface, params.get("ranges") or {}, case, seed, samples))
+        feeds = source.plausible(_cases.feeds(interface, params.get("ranges") or {}, case, seed, samples))
         vectors.add(case, feeds, measurement.add(case, feeds))
     vectors.write(drawn, seed)
     for case, feeds in _given_rows(inputs, interface, source) if session else ():
         measurement.add(case, feeds)
     kinds = measurement.write_misses(out / MISSES, samples)
-    coverage = measurement.coverage.totals() if measurement.coverage else {}
     return {
-        "cases": measurement.cases, "shortened": _cases.longest(drawn, interface), "kinds": kinds, "coverage": coverage,
+        "cases": measurement.cases, "shortened": _cases.longest(drawn, interface), "kinds": kinds,
+        "coverage": source.coverage(),
     }  # fmt: skip
 
 
-def _given_rows(
-    inputs: Mapping[str, Path], interface: JSON, source: SourceModel
-) -> Iterator[tuple[Case, dict[str, Any]]]:
+def _given_rows(inputs: Mapping[str, Path], interface: JSON, source: Source) -> Iterator[tuple[Case, dict[str, Any]]]:
     sets = {"samples": _samples.read(inputs["samples"], interface)} if "samples" in inputs else {}
-    return _given.cases(interface, {**sets, **exporters.rows_of(source)})
+    return _given.cases(interface, {**sets, **source.rows()})
 
 
 def _session(tree: Path, params: Mapping[str, JSON]) -> Session:
@@ -104,9 +119,8 @@ class Measurement:
     """Runs both sides case by case, and remembers the worst of every output."""
 
     interface: JSON
-    source: SourceModel
+    source: Source
     session: Session | None
-    coverage: Coverage | None = None
     cases: list[JSON] = field(default_factory=list)
     _worst: dict[int, _Miss] = field(default_factory=dict)
 
@@ -115,8 +129,7 @@ class Measurement:
         expected = _cases.attempt("source", case, self.source.run, feeds, self.interface)
         if self.session is not None:
             self._compare(case, feeds, expected, self.session)
-        if self.coverage is not None:
-            self.coverage.add(feeds, expected)
+        self.source.count(feeds, expected)
         return expected
 
     def _compare(self, case: Case, feeds: Mapping[str, Any], expected: Arrays, session: Session) -> None:
@@ -125,10 +138,10 @@ class Measurement:
         if not len(expected) == len(got) == len(names):
             counts = f"{len(expected)} from the source and {len(got)} compiled"
             raise StepError(f"expected {len(names)} outputs, got {counts}")
-        expected, got = exporters.comparable(self.source, feeds, expected, got)
+        expected, got = exporters.comparable(self.source.leaves(feeds), feeds, expected, got)
         records: dict[str, JSON] = {}
         for place, (name, left, right) in enumerate(zip(names, expected, got, strict=True)):
-            gaps = exporters.gaps_of(self.source, feeds, place, left, right)
+            gaps = self.source.gaps(feeds, place, left, right)
             records[name] = _compare.compare(left, right, gaps)
             self._note(place, case, feeds, records[name], left)
         about = {"name": case.name, "fill": case.fill, "lengths": dict(case.lengths)}
@@ -157,7 +170,7 @@ class Measurement:
 
     def _kind(self, place: int, name: str, miss: _Miss, samples: Mapping[str, Any]) -> dict[str, JSON]:
         """Return what kind of difference the worst one of an output is; nothing of a small one that has no cause."""
-        rounding = exporters.rounding_of(self.source, miss.row, place)
+        rounding = self.source.rounding(miss.row, place)
         if rounding is not None and miss.difference <= _TIMES * rounding:
             return {name: {"words": None, "case": miss.case.name, "rounding": rounding}}
         if miss.size <= _ROUNDING or self.session is None:

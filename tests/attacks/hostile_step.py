@@ -20,7 +20,7 @@ from packager.run import Runner
 from packager.store import Store
 from packager.types import Action, Tree
 
-MEMORY, SECONDS = 1 << 30, 20
+MEMORY, SECONDS, PROCESSES = 1 << 30, 30, 64
 
 
 class Payload:
@@ -43,7 +43,7 @@ def main(store: Path, file: Path) -> None:
     action = Action("export", plugins.load("steps", "export").VERSION, {"source": source.digest}, params)
     started = time.monotonic()
     try:
-        result = Runner(opened, Limits(MEMORY, SECONDS))(action, "export")
+        result = Runner(opened, Limits(MEMORY, SECONDS, processes=PROCESSES))(action, "export")
         said = {"tree": opened.tree(result.tree).to_json(), "facts": result.facts}
     except PackagerError as error:
         said = {"error": error.message, "hint": error.hint, "code": error.code, "log": getattr(error, "log", "")}

@@ -23,7 +23,7 @@ from packager.files import copy, locked
 from packager.isolation.sandbox import default_limits
 from packager.run import Runner
 from packager.store import Entry, Store
-from packager.types import Action, Blob, Result
+from packager.types import Action, Blob, Result, Tree
 
 
 def runner(store: Store) -> Runner:
@@ -251,3 +251,15 @@ def test_a_local_source_is_read_once_on_its_way_in(
     tree = resolve.fetch(pin, runner(store), settings)
     assert not read
     assert tree.to_json() == pin.details["files"]
+
+
+def test_a_damaged_blob_is_no_input(store: Store, tmp_path: Path) -> None:
+    blob = store.put(b"weights of a well known public model")
+    path = store.path(blob.digest)
+    path.chmod(0o644)
+    path.write_bytes(b"EVIL".ljust(blob.size))
+    with pytest.raises(IntegrityError, match="is damaged"):
+        store.checkout(Tree.of({"model.bin": blob}), tmp_path / "in")
+    path.write_bytes(b"longer than it was".ljust(blob.size + 9))
+    with pytest.raises(IntegrityError, match="is damaged"):
+        store.checkout(Tree.of({"model.bin": blob}), tmp_path / "again")

@@ -12,8 +12,8 @@ from typing import Any, TypeAlias
 from unittest import mock
 
 from packager.errors import StepError
-from packager.exporters import BATCH, Arrays, Feeds, Interface, Port, Wishes, _torch
-from packager.exporters._transformers import compared, inputs, opening, refusing
+from packager.exporters import BATCH, Feeds, Interface, Leaves, Port, Wishes, _torch
+from packager.exporters._transformers import inputs, opening, refusing
 from packager.exporters._transformers.images import HEIGHT
 from packager.exporters._transformers.inputs import Inputs, Subject
 from packager.exporters._transformers.opening import LOG_AS_PT2
@@ -47,12 +47,9 @@ class Source(_torch.Traced):
         """Return drawn values as a processor makes them."""
         return inputs.plausible(feeds)
 
-    def comparable(self, feeds: Feeds, expected: Arrays, got: Arrays) -> tuple[Arrays, Arrays]:
-        """Return both sides with zeros at padding, and what was detected in the same order."""
-        mask = feeds.get("attention_mask")
-        if mask is not None and any(self.along):
-            expected, got = (compared.masked(mask, side, self.along) for side in (expected, got))
-        return expected, compared.matched(self.outputs, expected, got)
+    def leaves(self, feeds: Feeds) -> Leaves:
+        """Leave out what stands at padding, and the order of what was detected."""
+        return Leaves(along=self.along, sets=self.outputs)
 
     def _example(self) -> dict[str, Any]:
         """Return tensors well above the low ends: at those, what convolutions leave of a length is one."""
