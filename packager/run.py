@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from packager import canonical, foreign
+from packager import canonical, foreign, plugins
 from packager.errors import IntegrityError, StepError, StorageError, TooNewError
 from packager.events import Cached, Finished, OnEvent, Started, ignore
 from packager.files import storage_errors
@@ -39,6 +39,7 @@ from packager.isolation.sandbox import (
     of_environment,
     perform,
 )
+from packager.policy import factschema
 from packager.store import Store
 from packager.types import Action, Blob, Result, Tree
 
@@ -281,6 +282,9 @@ def _facts(step: str, outcome: Outcome, limits: Limits) -> canonical.JSON:
         answer = None
     match outcome.code, answer:
         case 0, {"facts": facts, **more} if not more:
+            schema = plugins.load("steps", step).ANSWER
+            if problem := next(factschema.check(facts, schema, "facts"), None):
+                raise StepError(f"step `{step}` answered what it cannot find: {problem}", hint=_NO_MODEL, log=log)
             return facts
         case 4, {"error": {"message": str(message), "hint": str() | None as remedy, **needs}}:
             match needs:

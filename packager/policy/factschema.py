@@ -50,14 +50,15 @@ def problems(facts: Mapping[str, JSON]) -> dict[str, str]:
     for name, value in facts.items():
         if name not in _schema()["properties"]:
             found[name] = "it is not a section of facts"
-        elif problem := next(_check(value, _schema()["properties"][name], name), None):
+        elif problem := next(check(value, _schema()["properties"][name], name), None):
             found[name] = problem
     return found
 
 
-def _check(value: JSON, schema: Mapping[str, JSON], where: str) -> Iterator[str]:
+def check(value: JSON, schema: Mapping[str, JSON], where: str) -> Iterator[str]:
+    """Yield what of a value, called `where`, a schema of this part of JSON Schema refuses."""
     if "anyOf" in schema:
-        if all(next(_check(value, choice, where), None) for choice in schema["anyOf"]):
+        if all(next(check(value, choice, where), None) for choice in schema["anyOf"]):
             yield f"`{where}` has none of the allowed forms"
         return
     if "type" in schema and not _is(value, schema["type"]):
@@ -70,7 +71,7 @@ def _check(value: JSON, schema: Mapping[str, JSON], where: str) -> Iterator[str]
         yield f"`{where}` is below {schema['minimum']}"
     elif isinstance(value, list):
         for place, item in enumerate(value):
-            yield from _check(item, schema.get("items", {}), f"{where}[{place}]")
+            yield from check(item, schema.get("items", {}), f"{where}[{place}]")
     elif isinstance(value, dict):
         yield from _members(value, schema, where)
 
@@ -81,12 +82,14 @@ def _members(value: Mapping[str, JSON], schema: Mapping[str, JSON], where: str) 
             yield f"`{where}` lacks `{name}`"
     known, others = schema.get("properties", {}), schema.get("additionalProperties", True)
     for name, member in value.items():
+        if not re.search(schema.get("propertyNames", {}).get("pattern", ""), name):
+            yield f"`{where}` has the member `{name:.60}`, which does not look like {schema['propertyNames']['pattern']}"
         if name in known:
-            yield from _check(member, known[name], f"{where}.{name}")
+            yield from check(member, known[name], f"{where}.{name}")
         elif others is False:
             yield f"`{where}` has the unknown member `{name:.60}`"
         elif isinstance(others, dict):
-            yield from _check(member, others, f"{where}.{name}")
+            yield from check(member, others, f"{where}.{name}")
 
 
 def _is(value: JSON, kinds: JSON) -> bool:

@@ -11,9 +11,10 @@ from typing import Any, cast
 from packager import plugins
 from packager.canonical import JSON
 from packager.errors import StepError
-from packager.steps import _calibration
+from packager.steps import _answers, _calibration
 
 VERSION = 3  # 2: the facts say which element types operators run on; 3: and what the artefact is
+ANSWER = _answers.COMPILE
 
 
 def run(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JSON]) -> JSON:

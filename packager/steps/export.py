@@ -15,10 +15,11 @@ from packager.canonical import JSON
 from packager.errors import StepError
 from packager.exporters import Interface, Port, SourceModel, Wishes
 from packager.graphs import graph, graphneeds
-from packager.steps import _cases
+from packager.steps import _answers, _cases
 from packager.types import check_path
 
 VERSION = 3  # 3: own writers of models for tables, ranges that are found, exact integers, names that stay apart
+ANSWER = _answers.EXPORT
 
 
 def run(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JSON]) -> JSON:

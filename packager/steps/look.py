@@ -13,10 +13,11 @@ from pathlib import Path
 from packager import exporters
 from packager.canonical import JSON
 from packager.exporters import Wishes
-from packager.steps import _cases
+from packager.steps import _answers, _cases
 from packager.steps.export import describe_inputs
 
 VERSION = 1  # 1: first form
+ANSWER = _answers.LOOK
 
 _ROWS, _FEW_ROWS = 1024, 64  # what is proposed for the first axis: of small rows, and of others
 _SMALL_ROW = 4096  # elements

@@ -24,12 +24,13 @@ from packager import canonical, exporters, plugins
 from packager.canonical import JSON
 from packager.errors import PackagerError, StepError
 from packager.exporters import Arrays, Feeds
-from packager.steps import _cases, _compare, _diagnose, _given, _samples, _source
+from packager.steps import _answers, _cases, _compare, _diagnose, _given, _samples, _source
 from packager.steps._cases import Case
 from packager.steps._source import Asked, Source
 from packager.steps._vectors import Vectors
 
 VERSION = 6  # 6: the source in a worker of its own; 5: how far rounding alone moves an output; 4: given rows, kinds
+ANSWER = _answers.MEASURE
 MISSES = "misses"  # the folder of the rows that show the worst differences; no part of a bundle
 
 _EQUAL = 1e-6  # of the largest value of an output: what differs by less is float32 itself

@@ -8,9 +8,11 @@ from pathlib import Path
 
 from packager.canonical import JSON
 from packager.scanners import _code
+from packager.steps import _answers
 from packager.types import check_path
 
 VERSION = 1  # 1: first form
+ANSWER = _answers.READ_CODE
 _LONGEST = 4 << 20  # bytes of a file that is read
 
 

@@ -10,9 +10,11 @@ from types import ModuleType
 from packager import plugins
 from packager.canonical import JSON
 from packager.errors import PackagerError
+from packager.steps import _answers
 from packager.types import check_path
 
 VERSION = 2  # 2: numbers of joblib's files are left out; the source's own modules are told; 1: first form
+ANSWER = _answers.SCAN
 
 
 def run(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JSON]) -> JSON:

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What each step may answer, in the small part of JSON Schema that `policy.factschema` checks.
+
+A step runs beside a model that may have taken it over, so its answer is a stranger's: the main process reads nothing
+of one that has another form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+Schema = Mapping[str, Any]
+
+TEXT: Schema = {"type": "string"}
+WHOLE: Schema = {"type": "integer", "minimum": 0}
+NUMBER: Schema = {"type": "number"}
+TEXTS: Schema = {"type": "array", "items": TEXT}
+ANYTHING: Schema = {"type": "object"}
+
+
+def table(members: Schema) -> Schema:
+    """Return the schema of an object whose members all have one form."""
+    return {"type": "object", "additionalProperties": members}
+
+
+def listed(items: Schema) -> Schema:
+    """Return the schema of an array whose items all have one form."""
+    return {"type": "array", "items": items}
+
+
+def record(required: Mapping[str, Schema], optional: Mapping[str, Schema] | None = None) -> Schema:
+    """Return the schema of an object with these members and no others."""
+    known = {**required, **(optional or {})}
+    return {"type": "object", "required": list(required), "properties": known, "additionalProperties": False}
+
+
+_LENGTH: Schema = {"type": "integer", "minimum": 1}
+_AXIS: Schema = {"type": ["integer", "string"], "minimum": 0}
+PORT = record({"name": TEXT, "dtype": TEXT, "shape": listed(_AXIS)})
+INTERFACE = record(
+    {
+        "inputs": listed(PORT),
+        "outputs": listed(PORT),
+        "dimensions": table(record({"min": _LENGTH, "max": _LENGTH})),
+    }
+)
+_TYPES: Schema = {"type": "string", "pattern": r"^([^=;]+=[^;]*(;[^=;]+=[^;]*)*)?$"}  # `T=float32;Tind=int64`
+GRAPH: Schema = {
+    "type": "object",
+    "required": ["opset", "ir", "operators", "parameters", "bytes", "activations"],
+    "properties": {
+        "opset": table(WHOLE), "ir": WHOLE, "parameters": WHOLE, "bytes": WHOLE,
+        "operators": table(table({**table(listed(_TYPES)), "propertyNames": {"pattern": r"^[1-9][0-9]{0,4}$"}})), "activations": record({"bytes": WHOLE, "unknown": WHOLE}),
+    },
+}  # fmt: skip
+
+EXPORT = record({"interface": INTERFACE, "ranges": table(listed(NUMBER)), "graph": GRAPH, "nondeterministic": TEXTS})
+COMPILE: Schema = {
+    "type": "object",
+    "required": ["path", "artefact"],
+    "properties": {"path": TEXT, "artefact": ANYTHING, "graph": {"type": ["object", "null"]}},
+}
+_POINT: Schema = {
+    "type": "object",
+    "required": ["difference", "magnitude", "index"],
+    "properties": {"difference": NUMBER, "magnitude": NUMBER, "index": listed(WHOLE)},
+}
+_COMPARED: Schema = {
+    "type": "object",
+    "required": ["dtype", "shape"],
+    "properties": {
+        "dtype": TEXT, "shape": listed(WHOLE), "max_abs": NUMBER, "not_finite": WHOLE, "unequal": WHOLE,
+        "largest_gap": NUMBER, "frontier": listed(_POINT), "first_unequal": ANYTHING, "first_not_finite": ANYTHING,
+        "got": record({"dtype": TEXT, "shape": listed(WHOLE)}),
+    },
+}  # fmt: skip
+_CASE = record({"name": TEXT, "fill": TEXT, "lengths": table(WHOLE), "outputs": table(_COMPARED)})
+_KIND: Schema = {
+    "type": "object",
+    "required": ["words", "case"],
+    "properties": {"words": {"type": ["string", "null"]}, "case": TEXT, "rounding": NUMBER},
+}
+MEASURE = record(
+    {
+        "cases": listed(_CASE),
+        "shortened": table(WHOLE),
+        "kinds": table(_KIND),
+        "coverage": table(record({"reached": WHOLE, "of": WHOLE})),
+    }
+)  # fmt: skip
+SCAN = table(record({"outcome": {"enum": ["clean", "infected", "failed"]}, "words": TEXTS}))
+READ_CODE = table(TEXTS)
+TRIAL = record({"imported": TEXTS, "max_abs": NUMBER})
+_SEEN: Schema = {
+    "type": "object",
+    "required": ["name", "dtype", "shape"],
+    "properties": {
+        "name": TEXT,
+        "dtype": TEXT,
+        "shape": listed(_AXIS),
+        "values": listed({"type": "integer"}),
+        "state": TEXT,
+    },
+}
+LOOK: Schema = {
+    "type": "object",
+    "required": ["inputs", "dimensions", "outputs"],
+    "properties": {
+        "inputs": listed(_SEEN), "outputs": listed(_SEEN), "dimensions": table(ANYTHING), "fixed": table(WHOLE),
+        "runs": WHOLE, "failed": TEXT, "domains": TEXTS, "opset": table(WHOLE),
+        "promise": record({"inputs": table(ANYTHING), "dynamic": table(listed(WHOLE))}),
+    },
+}  # fmt: skip
