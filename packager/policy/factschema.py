@@ -81,9 +81,10 @@ def _members(value: Mapping[str, JSON], schema: Mapping[str, JSON], where: str) 
         if name not in value:
             yield f"`{where}` lacks `{name}`"
     known, others = schema.get("properties", {}), schema.get("additionalProperties", True)
+    names = schema.get("propertyNames", {}).get("pattern", "")
     for name, member in value.items():
-        if not re.search(schema.get("propertyNames", {}).get("pattern", ""), name):
-            yield f"`{where}` has the member `{name:.60}`, which does not look like {schema['propertyNames']['pattern']}"
+        if not re.search(names, name):
+            yield f"`{where}` has the member `{name:.60}`, which does not look like {names}"
         if name in known:
             yield from check(member, known[name], f"{where}.{name}")
         elif others is False:

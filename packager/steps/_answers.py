@@ -45,13 +45,14 @@ INTERFACE = record(
         "dimensions": table(record({"min": _LENGTH, "max": _LENGTH})),
     }
 )
-_TYPES: Schema = {"type": "string", "pattern": r"^([^=;]+=[^;]*(;[^=;]+=[^;]*)*)?$"}  # `T=float32;Tind=int64`
+_TYPES: Schema = {"type": "string", "pattern": r"^(\?|[^=;]+=[^;]*(;[^=;]+=[^;]*)*)?$"}  # `T=float32;Tind=int64`
 GRAPH: Schema = {
     "type": "object",
     "required": ["opset", "ir", "operators", "parameters", "bytes", "activations"],
     "properties": {
         "opset": table(WHOLE), "ir": WHOLE, "parameters": WHOLE, "bytes": WHOLE,
-        "operators": table(table({**table(listed(_TYPES)), "propertyNames": {"pattern": r"^[1-9][0-9]{0,4}$"}})), "activations": record({"bytes": WHOLE, "unknown": WHOLE}),
+        "operators": table(table({**table(listed(_TYPES)), "propertyNames": {"pattern": r"^[1-9][0-9]{0,4}$"}})),
+        "activations": record({"bytes": WHOLE, "unknown": WHOLE}),
     },
 }  # fmt: skip
 
