@@ -43,7 +43,11 @@ def say(text, status=0):
         os._exit(status)
 def write(text):
     os.write(answer, text) if isinstance(answer, int) else open(answer, "wb").write(text)
-FACTS = b'{"facts": {}}'
+FACTS = json.dumps({"facts": {
+    "interface": {"inputs": [], "outputs": [], "dimensions": {}}, "ranges": {}, "nondeterministic": [],
+    "graph": {"opset": {}, "ir": 8, "operators": {}, "parameters": 0, "bytes": 0,
+              "activations": {"bytes": 0, "unknown": 0}},
+}}).encode()
 """
 
 
