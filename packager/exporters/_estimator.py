@@ -90,6 +90,9 @@ def library() -> Any:
         raise MissingToolError("scikit-learn", "sklearn") from None
 
 
+_NEAREST = ("KMeans", "MiniBatchKMeans")  # their labels are the nearest of `transform`
+
+
 @dataclass(frozen=True, slots=True)
 class Estimator:
     """A fitted estimator as a source. `outputs` are the wished names, empty for the default ones."""
@@ -126,7 +129,7 @@ class Estimator:
 
     def gaps(self, feeds: Feeds, output: int, expected: Any, got: Any) -> Any:
         """Return for every element how far the estimator was from answering `got` instead (see `SourceModel`)."""
-        if output or not hasattr(self.model, "classes_"):
+        if output:
             return None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -323,15 +326,27 @@ def _is_numeric(values: Any) -> bool:
     return True
 
 
-def _gaps(model: Any, given: Any, expected: Any, got: Any) -> Any:
-    """Return the distance of the scores of two labels, row by row, relative to the largest score of the row."""
-    numpy = importlib.import_module("numpy")
+def _scores(numpy: Any, model: Any, given: Any) -> tuple[Any, list[Any]] | None:
+    """Return scores [rows, labels] of which the largest decides, and the labels; None where no scores are known."""
+    if type(getattr(model, "_final_estimator", model)).__name__ in _NEAREST:
+        distances = numpy.asarray(model.transform(given), "float64")
+        return -distances, list(range(distances.shape[1]))
     ask = next((name for name in ("predict_proba", "decision_function") if hasattr(model, name)), None)
-    if ask is None or expected.ndim != 1:
+    if ask is None or not hasattr(model, "classes_"):
         return None
     scores = numpy.asarray(getattr(model, ask)(given), "float64")
     scores = numpy.stack([-scores, scores], axis=1) / 2 if scores.ndim == 1 else scores
-    places = {label: place for place, label in enumerate(_sklearn.label_values(model.classes_).tolist())}
+    return scores, _sklearn.label_values(model.classes_).tolist()
+
+
+def _gaps(model: Any, given: Any, expected: Any, got: Any) -> Any:
+    """Return the distance of the scores of two labels, row by row, relative to the largest score of the row."""
+    numpy = importlib.import_module("numpy")
+    found = _scores(numpy, model, given) if expected.ndim == 1 else None
+    if found is None:
+        return None
+    scores, labels = found
+    places = {label: place for place, label in enumerate(labels)}
     if scores.shape[1] != len(places):
         return None
     rows = numpy.arange(len(scores))

@@ -423,6 +423,8 @@ def _column(random: Any, made: Made, name: str, port: Any, count: int) -> Any:
 def _unseen(made: Made, name: str, known: Any) -> Any:
     """Return texts that the model was not fitted on, or known ones where it refuses those."""
     row = made.given.head(1).copy()
+    if made.flavor == "xgboost":  # it means to refuse those, and takes them for the next larger one it knows
+        return np.array([item for item in map(str, known) if item != "nan"][:1], object)
     if made.flavor != "sklearn":
         return np.array(["unseen", *map(str, known[:1])], object)
     row[name] = pd.Series(["unseen"], dtype=object)

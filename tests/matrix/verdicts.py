@@ -138,7 +138,9 @@ def beside(source: Any, session: Any, interface: Any, feeds: Mapping[str, Any]) 
     worst, off = 0.0, ""
     if not len(next(iter(feeds.values()))):
         return worst, off  # the source takes none of them: its own values were measured
-    expected, got = exporters.comparable(source, feeds, source.run(feeds), session.run(feeds))
+    expected, got = exporters.comparable(
+        exporters.leaves_of(source, feeds), feeds, source.run(feeds), session.run(feeds)
+    )
     for place, (port, left, right) in enumerate(zip(interface["outputs"], expected, got, strict=True)):
         gaps = exporters.gaps_of(source, feeds, place, left, right)
         record = _compare.compare(left, right, gaps)

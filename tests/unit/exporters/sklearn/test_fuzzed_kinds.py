@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from sklearn.cluster import KMeans
 from sklearn.compose import ColumnTransformer
 from sklearn.decomposition import PCA
 from sklearn.ensemble import VotingClassifier
@@ -15,13 +16,14 @@ from sklearn.impute import KNNImputer
 from sklearn.linear_model import LinearRegression, SGDClassifier
 from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import KBinsDiscretizer, OrdinalEncoder
+from sklearn.preprocessing import KBinsDiscretizer, OrdinalEncoder, StandardScaler
 
 from packager.exporters import _ranges
 from packager.exporters._sklearn.critical import tied_rows
 from tests.matrix.fuzz_tables import Made, registered
 from tests.matrix.test_models import registered as save
 from tests.matrix.verdicts import drawn, judge
+from tests.unit.exporters.conftest import opened
 from tests.unit.exporters.written import difference
 
 _RANDOM = np.random.default_rng(0)
@@ -67,6 +69,16 @@ def test_what_is_filled_without_a_neighbour_is_the_librarys_mean_to_the_last_bit
     rows[::7] = np.nan
     model = KNNImputer(n_neighbors=3).fit(rows)
     assert difference(model, np.array([[np.nan]]), "transform") == 0
+
+
+def test_a_row_in_the_middle_of_two_centres_is_a_tie(tmp_path: Path) -> None:
+    given = pd.DataFrame({"x": np.repeat([0.1, 0.7, 9.3], 40), "y": 1e8 * np.ones(120)})
+    model = make_pipeline(StandardScaler(with_std=False), KMeans(3, n_init=1, random_state=0)).fit(given)
+    source = opened(registered(Made("ties", model, given, {}), tmp_path / "source"))
+    feeds = {"x": np.array([[0.4], [0.1]]), "y": np.full((2, 1), 1e8)}
+    expected = source.run(feeds)[0]
+    gaps = np.stack([source.gaps(feeds, 0, expected, (expected + step) % 3) for step in (1, 2)])
+    assert gaps[:, 0].min() < 1e-6 and gaps[:, 1].min() > 0.01
 
 
 def test_an_inverse_that_raises_gives_no_values_and_no_crash() -> None:
