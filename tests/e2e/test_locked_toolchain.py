@@ -168,7 +168,7 @@ def test_old_libraries_get_the_packages_of_their_time(project: Callable[..., Pro
 
 @pytest.mark.slow
 def test_a_toolchain_that_does_not_work_is_not_locked(project: Callable[..., Project], tmp_path: Path) -> None:
-    """XGBoost 1.5.1 installs and does not convert; later releases read its files, and one of them is taken."""
+    """XGBoost 1.2.1 installs and does not work; later releases read its files, and one of them is taken."""
     import numpy as np
     import xgboost
 
@@ -176,11 +176,11 @@ def test_a_toolchain_that_does_not_work_is_not_locked(project: Callable[..., Pro
     booster = xgboost.train({"objective": "binary:logistic"}, xgboost.DMatrix(x, (x[:, 0] > 0).astype(int)), 5)
     booster.save_model(tmp_path / "saved.json")
     saved = json.loads((tmp_path / "saved.json").read_bytes())
-    (tmp_path / "old.json").write_text(json.dumps({**saved, "version": [1, 5, 1]}, separators=(",", ":")))
+    (tmp_path / "old.json").write_text(json.dumps({**saved, "version": [1, 2, 1]}, separators=(",", ":")))
     made = project(RECIPE.format(source="old.json", toolchain="locked"), **{"old.json": tmp_path / "old.json"})
     told = made.run("lock").stderr
-    assert "a toolchain with `xgboost 1.5.1` was put together and does not work: " in told
-    assert "`xgboost>=1.5.1` was locked instead" in told
+    assert "a toolchain with `xgboost 1.2.1` was put together and does not work: " in told
+    assert "`xgboost>=1.2.1` was locked instead" in told
     toolchain = json.loads((made.folder / "bundle.lock").read_bytes())["toolchain"]
     assert int(toolchain["xgboost"].partition(".")[0]) >= 2
     assert made.run("build", "--locked", "--json")["verdict"]["ok"]
