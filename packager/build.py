@@ -8,7 +8,7 @@ recomputed. So a changed tolerance runs nothing, and one more target runs only t
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -278,6 +278,8 @@ def _tools(lock: Lock, *users: ModuleType) -> dict[str, str]:
 def _measured(recipe: Recipe, graph: Result, artefacts: list[Artefact]) -> dict[str, JSON]:
     """Return the facts that nobody can see in the bundle, only in its build."""
     outputs = [output["name"] for output in graph.facts["interface"]["outputs"]]
+    for item in artefacts:
+        check_cases(item.measured.facts["cases"], outputs)
     return {
         "nondeterministic": graph.facts["nondeterministic"],
         "targets": {
@@ -293,6 +295,16 @@ def _measured(recipe: Recipe, graph: Result, artefacts: list[Artefact]) -> dict[
             for item in artefacts
         },
     }
+
+
+def check_cases(cases: Sequence[JSON], outputs: Sequence[str]) -> None:
+    """Raise StepError where a measured case has other outputs than the graph: a worker may answer what it likes."""
+    for case in cases:
+        if set(case["outputs"]) != set(outputs):
+            raise StepError(
+                f"step `measure` answered for other outputs than the graph has (case `{case['name']:.80}`)",
+                hint="build again; if it stays so, look at what the model does before you open it anywhere",
+            )
 
 
 def _confinement(runner: Runner) -> list[JSON]:

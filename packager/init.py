@@ -18,7 +18,7 @@ from packager.canonical import JSON
 from packager.compatibility import knowledge
 from packager.errors import MissingToolError, PackagerError, SourceError
 from packager.isolation.worker import host_version
-from packager.look import can_look, notes, words
+from packager.look import can_look, files_of, notes, words
 from packager.packages import ages, origins
 from packager.yamltext import Scalar, Where
 
@@ -92,7 +92,7 @@ def look(source: str, base: Path, tracking: str | None = None, inside: Inside | 
         )
     if source.lower().endswith(sources.BUNDLE):
         return {}
-    files = sources.local_files(place)
+    files = files_of(place)
     kind, payload = exporters.detect_kind(files, lambda path: _head(files[path]))
     return _found(files, kind, payload) | (
         {"inside": inside(files, kind, payload)} if inside and can_look(kind) else {}

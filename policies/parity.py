@@ -67,7 +67,7 @@ def _hint(output: str, measured: Mapping[str, JSON], kind: Mapping[str, JSON], t
 
 def _looks_like_rounding(measured: Mapping[str, JSON], kind: Mapping[str, JSON], precision: str) -> bool:
     """Say whether a wider tolerance may be the remedy: numbers differ, by little or in a precision that loses more."""
-    if not measured.get("frontier") or measured["not_finite"] or kind.get("words"):
+    if not measured.get("frontier") or measured.get("not_finite") or kind.get("words"):
         return False
     return not kind or "rounding" in kind or precision != "fp32"
 
@@ -80,7 +80,7 @@ def _problem(measured: Mapping[str, JSON], tolerance: Mapping[str, float]) -> st
     if "unequal" in measured:
         return _other_labels(measured, tolerance)
     if measured["not_finite"]:
-        return f"NaN or infinity in {measured['not_finite']} places; {_at(measured['first_not_finite'])}"
+        return f"NaN or infinity in {measured['not_finite']} places; {_at(measured.get('first_not_finite'))}"
     return _worst(measured["frontier"], tolerance["atol"], tolerance["rtol"])
 
 
@@ -89,7 +89,7 @@ def _other_labels(measured: Mapping[str, JSON], tolerance: Mapping[str, float]) 
     tie = measured.get("largest_gap", float("inf")) <= tolerance["atol"] + tolerance["rtol"]
     if not measured["unequal"] or tie:
         return None
-    return f"{measured['unequal']} elements differ; {_at(measured['first_unequal'])}"
+    return f"{measured['unequal']} elements differ; {_at(measured.get('first_unequal'))}"
 
 
 def _worst(frontier: list[Mapping[str, JSON]], atol: float, rtol: float) -> str | None:
@@ -105,5 +105,7 @@ def _worst(frontier: list[Mapping[str, JSON]], atol: float, rtol: float) -> str 
     return f"off by {worst['difference']:.3g} where {allowed:.3g} is allowed; {_at(worst)}"
 
 
-def _at(element: Mapping[str, JSON]) -> str:
+def _at(element: Mapping[str, JSON] | None) -> str:
+    if element is None:
+        return "the measurement names no element"
     return f"worst element {element['index']}: expected {element['expected']}, got {element['got']}"

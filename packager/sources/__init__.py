@@ -162,13 +162,6 @@ def local_path(ref: str, base: Path) -> Path | None:
     return Path(unquote(url.path)) if url.netloc in ("", "localhost") and url.path.startswith("/") else None
 
 
-def local_files(place: Path) -> dict[str, Path]:
-    """Return the files of a source on this machine, by path: those of a directory, or a file with what it needs."""
-    from packager.sources import file
-
-    return file.files(place) if place.is_file() else regular_files(place)
-
-
 def regular_files(root: Path) -> dict[str, Path]:
     """Return (path below `root`: file) of everything worth taking; `IGNORED` names are left out at every level.
 

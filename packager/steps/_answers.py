@@ -62,20 +62,28 @@ COMPILE: Schema = {
     "required": ["path", "artefact"],
     "properties": {"path": TEXT, "artefact": ANYTHING, "graph": {"type": ["object", "null"]}},
 }
-_POINT: Schema = {
+_SHOWN: Schema = {"type": ["number", "boolean", "string", "null"]}
+_ELEMENT: Schema = {
     "type": "object",
-    "required": ["difference", "magnitude", "index"],
-    "properties": {"difference": NUMBER, "magnitude": NUMBER, "index": listed(WHOLE)},
-}
-_COMPARED: Schema = {
-    "type": "object",
-    "required": ["dtype", "shape"],
+    "required": ["index", "expected", "got"],
     "properties": {
-        "dtype": TEXT, "shape": listed(WHOLE), "max_abs": NUMBER, "not_finite": WHOLE, "unequal": WHOLE,
-        "largest_gap": NUMBER, "frontier": listed(_POINT), "first_unequal": ANYTHING, "first_not_finite": ANYTHING,
-        "got": record({"dtype": TEXT, "shape": listed(WHOLE)}),
+        "index": listed(WHOLE), "expected": _SHOWN, "got": _SHOWN, "difference": NUMBER, "magnitude": NUMBER,
     },
 }  # fmt: skip
+_POINT: Schema = {**_ELEMENT, "required": ["difference", "magnitude", *_ELEMENT["required"]]}
+
+
+def _compared(*required: str) -> Schema:
+    """Return the form of one compared output that has these members besides its type and shape."""
+    members = {
+        "dtype": TEXT, "shape": listed(WHOLE), "max_abs": NUMBER, "not_finite": WHOLE, "unequal": WHOLE,
+        "largest_gap": NUMBER, "frontier": listed(_POINT), "first_unequal": _ELEMENT, "first_not_finite": _ELEMENT,
+        "got": record({"dtype": TEXT, "shape": listed(WHOLE)}),
+    }  # fmt: skip
+    return {"type": "object", "required": ["dtype", "shape", *required], "properties": members}
+
+
+_COMPARED: Schema = {"anyOf": [_compared("not_finite", "frontier"), _compared("unequal"), _compared("got")]}
 _CASE = record({"name": TEXT, "fill": TEXT, "lengths": table(WHOLE), "outputs": table(_COMPARED)})
 _KIND: Schema = {
     "type": "object",
