@@ -168,9 +168,9 @@ def finishes_a_push_sending_only_the_rest(world: World) -> None:
     there = world.registry.blobs(world.name)
     assert world.run("push", world.root / "b.bundle.tar", f"oci://{world.registry.host}/{world.name}") == 0
     puts = [row for row in world.registry.rows() if row.method == "PUT" and f"/{world.name}/blobs/uploads/" in row.path]
-    for digest in there:  # counted over the whole run, because the killed process's last row is logged late
+    for digest in there:  # over the whole run: a killed client's last row is logged late, a killed registry's never
         stored = [row for row in puts if row.status == 201 and digest.replace(":", "%3A") in row.path]
-        assert len(stored) == 1, "what is complete is not sent again"
+        assert len(stored) <= 1, "what is complete is not sent again"
     world.pulls_and_compares()
 
 
