@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
-import math
 from typing import Any
 
 from packager.exporters._sklearn import emit, refuse, writes
@@ -106,7 +106,7 @@ def _clipped_quantile(builder: Builder, share: Value) -> Value:
 
 @writes("transform", "SplineTransformer")
 def evaluate_splines(builder: Builder, model: Any, frame: Frame) -> Value:
-    """Evaluate every basis function as the polynomial it is between two knots, around the left one."""
+    """Evaluate every basis function as scipy does, step by step: a tree behind it may ask for the last bit."""
     own, given = matrix_and_wide(builder, frame)
     made = []
     degree = int(model.degree)
@@ -124,14 +124,12 @@ def _spline(builder: Builder, model: Any, spline: Any, column: Value, degree: in
     column = builder.where(missing, low, column)
     if model.extrapolation == "periodic":
         column = _wrapped(builder, column, low, high - low)
-    starts, table = _pieces(spline)
-    inner = len(starts)
-    place = place_among(builder, column, starts[1:])
+    found = _evaluated(builder, spline, column)
     if model.extrapolation in ("constant", "linear"):
-        starts, table = _continued(model, spline, starts, table, degree)
-        place = builder.where(builder.binary("Less", column, low), inner, place)
-        place = builder.where(builder.binary("Greater", column, high), inner + 1, place)
-    found = _horner(builder, table, place, builder.sub(column, builder.look_up(starts, place)))
+        for beyond, end in (("Less", low), ("Greater", high)):
+            value, slope = _continued(model, spline, end, degree, above=beyond == "Greater")
+            line = builder.add(builder.mul(builder.sub(column, end), slope), value)
+            found = builder.where(builder.binary(beyond, column, end), line, found)
     found = builder.where(missing, 0.0, found)
     return found if model.include_bias else builder.take(found, range(found.width - 1))
 
@@ -146,31 +144,43 @@ def _wrapped(builder: Builder, column: Value, start: float, period: float) -> Va
     return builder.add(rest, start)
 
 
-def _pieces(spline: Any) -> tuple[Any, Any]:
-    """Return the knot around which each polynomial is written, and coefficients [piece, power, spline]."""
+def _evaluated(builder: Builder, spline: Any, column: Value) -> Value:
+    """Evaluate all splines of a column by de Boor's recursion, in the order of scipy's `_deBoor_D`.
+
+    Between two knots `degree + 1` basis functions are not zero; the outermost pieces go on beyond the last knots.
+    Source: C. de Boor, A Practical Guide to Splines, chapter X.
+    """
     numpy = importlib.import_module("numpy")
-    degree = int(spline.k)
-    starts = spline.t[degree : len(spline.t) - degree - 1]
-    powers = [spline(starts, nu=power) / math.factorial(power) for power in range(degree + 1)]
-    return starts, numpy.stack(powers, axis=1)
+    degree, count = int(spline.k), len(spline.t) - 2 * int(spline.k) - 1
+    piece = place_among(builder, column, spline.t[degree + 1 : degree + count])
+
+    def knot(offset: int) -> Any:
+        return spline.t[degree + offset : degree + offset + count]
+
+    parts: list[Value | float] = [1.0]
+    for order in range(1, degree + 1):
+        before, parts = parts, [0.0]
+        for place in range(1, order + 1):
+            high, low = knot(place), knot(place - order)
+            gap = numpy.where(high == low, numpy.inf, high - low)  # between equal knots nothing is shared
+            share = builder.div(before[place - 1], builder.look_up(gap, piece))
+            left = builder.mul(share, builder.sub(builder.look_up(high, piece), column))
+            parts[-1] = builder.add(parts[-1], left)
+            parts.append(builder.mul(share, builder.sub(column, builder.look_up(low, piece))))
+    terms = [
+        builder.mul(builder.look_up(spline.c[place : place + count], piece), part) for place, part in enumerate(parts)
+    ]
+    return functools.reduce(builder.add, terms)
 
 
-def _continued(model: Any, spline: Any, starts: Any, table: Any, degree: int) -> tuple[Any, Any]:
-    """Add the polynomials below and above the ends: constants or lines, of as many splines as the library fills."""
+def _continued(model: Any, spline: Any, end: float, degree: int, *, above: bool) -> tuple[Any, Any]:
+    """Return value and slope of the line beyond an end, of as many splines as the library fills."""
     numpy = importlib.import_module("numpy")
-    ends = spline.t[[degree, len(spline.t) - degree - 1]]
-    beyond = numpy.zeros((2, *table.shape[1:]))
-    beyond[:, 0] = spline(ends)
+    value = numpy.array(spline(end), dtype="float64")
+    slope = numpy.zeros_like(value)
     if model.extrapolation == "linear":
-        beyond[:, 1:2] = spline(ends, nu=1)[:, None] if spline.k else 0.0
+        slope = numpy.array(spline(end, nu=1), dtype="float64") if spline.k else slope
         reach = degree + (degree <= 1)
-        beyond[0, :, reach:] = 0
-        beyond[1, :, : table.shape[2] - reach] = 0
-    return numpy.concatenate([starts, ends]), numpy.concatenate([table, beyond])
-
-
-def _horner(builder: Builder, table: Any, place: Value, away: Value) -> Value:
-    found = builder.look_up(table[:, -1], place)
-    for power in reversed(range(table.shape[1] - 1)):
-        found = builder.add(builder.mul(found, away), builder.look_up(table[:, power], place))
-    return found
+        outside = slice(0, len(value) - reach) if above else slice(reach, None)
+        value[outside] = slope[outside] = 0
+    return value, slope

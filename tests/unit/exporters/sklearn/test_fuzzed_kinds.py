@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
 from sklearn.cluster import KMeans
 from sklearn.compose import ColumnTransformer
 from sklearn.decomposition import PCA
@@ -16,7 +17,7 @@ from sklearn.impute import KNNImputer
 from sklearn.linear_model import LinearRegression, SGDClassifier
 from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import KBinsDiscretizer, OrdinalEncoder, StandardScaler
+from sklearn.preprocessing import KBinsDiscretizer, OrdinalEncoder, SplineTransformer, StandardScaler
 
 from packager.exporters import _ranges
 from packager.exporters._sklearn.critical import tied_rows
@@ -100,3 +101,16 @@ def test_members_that_read_text_are_asked_nothing_they_cannot_say() -> None:
     inner = make_pipeline(TfidfVectorizer(), KNeighborsClassifier(3))
     model = VotingClassifier([("a", inner), ("b", inner)]).fit(texts, [0, 1] * 15)
     assert tied_rows(model, texts).shape == (30,)
+
+
+@pytest.mark.parametrize("mode", ["constant", "linear", "continue", "periodic"])
+@pytest.mark.parametrize("degree", [1, 2, 3, 5])
+@pytest.mark.parametrize("knots", ["uniform", "quantile"])
+def test_splines_are_the_librarys_to_the_last_bit(mode: str, degree: int, knots: str) -> None:
+    """Close to the ends they are as small as 1e-22, and trees learn thresholds there."""
+    rows = -1e4 + 1e-5 * np.random.default_rng(degree).normal(size=(300, 1))
+    rows[:80] = rows[0]  # equal quantiles: knots that coincide
+    model = SplineTransformer(7, degree=degree, extrapolation=mode, knots=knots).fit(rows)
+    ends = np.array([[rows.min()], [rows.max()]])
+    asked = np.vstack([rows, np.nextafter(rows, 0), ends, ends + np.array([[-1e-5], [1e-5]])])
+    assert difference(model, asked, "transform") == 0
