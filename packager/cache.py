@@ -24,7 +24,7 @@ from packager.errors import IntegrityError
 from packager.events import OnEvent, Progress, ignore
 from packager.files import digest_of, is_at, open_regular, remove_tree, storage_errors
 from packager.formats import oci
-from packager.packages import toolchains
+from packager.packages import served, toolchains
 from packager.store import ENVIRONMENT, MAX_RECORD, Store
 from packager.types import Blob
 
@@ -84,7 +84,7 @@ def size(store: Store) -> Size:
 
     return Size(
         bundles=total(of_bundles), steps=total(of_steps), in_use=total(leased), unneeded=total(rest),
-        environments=_tree_size(store.root / toolchains.FOLDER),
+        environments=sum(_tree_size(store.root / part) for part in (toolchains.FOLDER, served.FOLDER)),
         partial=_tree_size(store.root / "partial"), scratch=_tree_size(store.root / "tmp"),
         other=sum(_tree_size(store.root / part) for part in _RECORDS),
     )  # fmt: skip
@@ -111,7 +111,7 @@ def collect(store: Store, *, steps: bool = False) -> Freed:
                 path.unlink()
                 count += 1
         freed += _drop_partial(store)
-        lost = _put_aside(store, leased)
+        lost = [*_put_aside(store, leased), *served.put_aside(store.root / served.FOLDER, store.root / "tmp")]
     for place in lost:  # many files: nobody has to wait for it, and what a kill leaves of it is scratch
         freed += _tree_size(place)
         remove_tree(place)

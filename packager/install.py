@@ -6,7 +6,7 @@
       previous -> releases/…                       what `current` named before; `roll_back` returns to it
       releases/<version>-<digest>/
         bundle/      the unpacked, verified files; `packager verify` works on it for ever
-        env/         a virtual environment holding exactly the locked wheels of this platform, checked by hash
+        env/         a virtual environment of exactly the locked wheels of this platform; equal ones share their files
         app/         the server, copied so that an upgrade of packager does not change a running installation
         serve.json   what the server is told about the model
         knobs.json   what the site set when it installed this release, and the digest of all knobs then
@@ -16,11 +16,8 @@ Until `current` moves, the old release keeps serving; a kill at any point leaves
 
 from __future__ import annotations
 
-import re
 import shutil
-import subprocess
 import time
-import venv
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,13 +26,13 @@ from pathlib import Path
 from packager import canonical, serving, transport
 from packager.bundle import CONTRACT, Bundle, read
 from packager.canonical import JSON
-from packager.errors import SourceError, StorageError, UsageError
+from packager.errors import StorageError, UsageError
 from packager.events import Cached, Finished, OnEvent, Started, ignore
 from packager.files import locked, read_own, staging, storage_errors, sync_directory, write_atomically
 from packager.knobs import Resolved, Wish, resolve
 from packager.knobsets import schema_of
 from packager.media import UnpackedTree
-from packager.packages import wheels
+from packager.packages import served, wheels
 from packager.serving import CONFIG
 
 CURRENT = "current"
@@ -46,14 +43,17 @@ JOURNAL = "journal.jsonl"
 LOCK = ".lock"
 _ROOM = 64 << 20  # bytes beside what is counted: the virtual environment itself, the server, file systems' overhead
 _UNPACKED = 4  # how much larger than its wheel an installed package is, at most, in what we ship
-_CARRIED = "that carries its wheels (`vendor` in the recipe)"
 
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """Where wheels come from: `wheelhouse` (a directory, then nothing else is asked) or pip's own configuration."""
+    """Where wheels come from: `wheelhouse` (a directory, then nothing else is asked) or pip's own configuration.
+
+    Equal environments are kept once in the directory `environments`, and linked from there.
+    """
 
     wheelhouse: Path | None = None
+    environments: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +133,7 @@ def _stage(
         transport.write_unpacked(bundle, fresh / "bundle", on_event)
         supply = wheels.choose(fresh / "bundle" / "deps" / runtime, index.wheelhouse)
         with _reported(f"environment for {runtime}", on_event):
-            _environment(fresh / "env", supply, environment)
+            served.place(fresh / "env", supply, environment, index.environments, on_event)
         _copy_server(fresh / "app", runtime)
         _configure(bundle, fresh, contract, chosen)
         fresh.rename(release)  # a virtual environment moves as long as only its interpreter is called
@@ -146,32 +146,6 @@ def _reported(label: str, on_event: OnEvent) -> Iterator[None]:
     started = time.monotonic()
     yield
     on_event(Finished(label, time.monotonic() - started))
-
-
-def _environment(target: Path, supply: wheels.Supply, environment: Mapping[str, str]) -> None:
-    """Create a virtual environment with exactly the locked wheels. No source builds, no unlocked dependency.
-
-    With a place for wheels nothing else is asked, and no setting of pip can change that.
-    """
-    venv.EnvBuilder(with_pip=True, symlinks=True).create(target)
-    source = ["--no-index", "--find-links", str(supply.place)] if supply.place else []
-    own = {"PIP_CONFIG_FILE": "/dev/null"} if supply.place else {}
-    kept = {name: value for name, value in environment.items() if not (supply.place and name.startswith("PIP_"))}
-    command = [str(target / "bin" / "python"), "-I", "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
-               "--require-hashes", "--only-binary", ":all:", "--no-deps", *source,
-               "-r", str(supply.requirements)]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, env={**kept, **own}, check=False)
-    if done.returncode:
-        hint = "put exactly the wheels that deps/*/requirements.txt names there"
-        raise SourceError(
-            f"cannot install the locked dependencies: {_reason(done.stderr)}",
-            hint=hint if supply.place else f"without a network give `--wheelhouse DIR`, or ask for a bundle {_CARRIED}",
-        )
-
-
-def _reason(stderr: str) -> str:
-    errors = [row.removeprefix("ERROR: ") for row in stderr.splitlines() if row.startswith("ERROR")]
-    return re.sub(r"\s+", " ", " ".join(errors or stderr.splitlines()[-1:]))[:500]
 
 
 def _copy_server(app: Path, runtime: str) -> None:

@@ -11,6 +11,7 @@
       tmp/<x>/ and tmp/<x>.lock scratch of a living process; swept once its lock is free
       locks/<hex>               single flight per action, also between processes
       environments/<x>/         virtual environments of locked toolchains (packager.packages.toolchains)
+      served/<x>/               environments of installations, which are hard links to these (packager.packages.served)
       leases/<x>                what a living process has seen here or put here, digests and names of environments, so
                                 that `cache gc` (packager.cache) leaves it alone; meaningless once its lock is free
 

@@ -4,7 +4,8 @@ needs.
 
 gc is safe at any time: what a running build, pull or installation relies on stays. It keeps named bundles and
 remembered steps, with the environments of locked toolchains that those ran in; with --steps the steps are forgotten
-and the environments go too, which costs nothing but doing it all again.
+and the environments go too, which costs nothing but doing it all again. Environments that installations share
+files with stay as long as one of them does.
 """
 
 from __future__ import annotations

@@ -171,7 +171,7 @@ def _settings(args: argparse.Namespace, work: Path) -> Settings:
     return Settings(
         work=(args.keep or work).absolute(), cache=(args.cache or options.cache_directory()).absolute(),
         level=int(args.level[1]), jobs=args.jobs, seconds=args.seconds, memory=args.memory << 20,
-        index=Index(args.wheelhouse), environment=dict(os.environ),
+        index=Index(args.wheelhouse, options.served_environments(args)), environment=dict(os.environ),
         python=args.python and args.python.absolute(), operators=args.operators,
     )  # fmt: skip
 

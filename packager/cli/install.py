@@ -49,7 +49,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
             bundle,
             args.directory.absolute(),
             args.target,
-            Index(args.wheelhouse),
+            Index(args.wheelhouse, options.served_environments(args)),
             dict(os.environ),
             console,
             knobs,

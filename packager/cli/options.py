@@ -143,6 +143,13 @@ def store_directory(args: argparse.Namespace) -> Path:
     return args.store or Path(os.environ.get("PACKAGER_STORE") or data / "packager")
 
 
+def served_environments(args: argparse.Namespace) -> Path:
+    """Return where equal environments of installations are kept once: in the store, whether it is there yet or not."""
+    from packager.packages import served
+
+    return store_directory(args).absolute() / "v1" / served.FOLDER
+
+
 def knowledge_directory() -> Path:
     """Return where a site keeps newer tables of runtime knowledge (`packager runtimes update`)."""
     data = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")

@@ -45,7 +45,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
         judge.require(bundle, console)
         knobs = _knobs.resolve(args, bundle, before=installed_wishes(release))
         done = upgrade(
-            bundle, directory, Index(args.wheelhouse), dict(os.environ), knobs,
+            bundle, directory, Index(args.wheelhouse, options.served_environments(args)), dict(os.environ), knobs,
             f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", console, allow_downgrade=args.allow_downgrade,
         )  # fmt: skip
     value = {"name": done.name, "version": done.version, "digest": done.digest, "knobs": knobs.digest,

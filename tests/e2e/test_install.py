@@ -240,8 +240,9 @@ def test_a_wheel_changed_by_one_byte_is_refused(built: Project, wheelhouse: Path
     victim = next(wheels.glob("orjson*.whl"))
     victim.write_bytes(victim.read_bytes() + b"\0")
     done = built.run(
-        "install", "cnn.bundle.tar", tmp_path / "site", "--key", "release.pub", "--wheelhouse", wheels, code=3
-    )
+        "install", "cnn.bundle.tar", tmp_path / "site", "--key", "release.pub", "--wheelhouse", wheels,
+        "--store", tmp_path / "store", code=3,
+    )  # fmt: skip
     assert "HASH" in done.stderr.upper()
     assert not (tmp_path / "site" / "current").exists()
 
