@@ -180,7 +180,7 @@ def execute(
     work = _Work(action, scratch, by, place)
     listed = set() if living is None else living
     if action.step not in APART:
-        return _facts(action.step, work.perform(inputs, bounds, listed, gpu=gpu), limits)
+        return _facts(action.step, work.perform(inputs, bounds, listed, gpu=gpu), limits, filtered=by.seccomp)
     source = inputs.pop(APART[action.step])
     (scratch / "source").mkdir()
     apart = replace(work, scratch=scratch / "source")
@@ -257,15 +257,18 @@ def _together(
                 process.kill()
     source = asked.result()
     if outcome.code and not outcome.stopped and (source.stopped or source.code not in (0, -signal.SIGKILL)):
-        return _facts(work.action.step, source, limits)
-    return _facts(work.action.step, outcome, limits)
+        outcome = source
+    return _facts(work.action.step, outcome, limits, filtered=work.by.seccomp)
 
 
 _LAST_WORDS = 5.0  # seconds for the source's worker to end by itself once nobody asks any more
 
 
-def _facts(step: str, outcome: Outcome, limits: Limits) -> canonical.JSON:
-    """Return the facts of an answer that agrees with how its process ended. Raises what else happened."""
+def _facts(step: str, outcome: Outcome, limits: Limits, *, filtered: bool = False) -> canonical.JSON:
+    """Return the facts of an answer that agrees with how its process ended. Raises what else happened.
+
+    `filtered`: system calls may have been refused to the process.
+    """
     log = _tail(outcome.log)
     if outcome.error is not None:
         raise StepError(f"the worker of step `{step}` cannot be confined: {outcome.error}", hint=_CONFINE, log=log)
@@ -290,14 +293,26 @@ def _facts(step: str, outcome: Outcome, limits: Limits) -> canonical.JSON:
             match needs:
                 case {"needs": [str(operator), int(opset), int(wanted)]}:
                     raise TooNewError(operator, opset, wanted)
-            raise StepError(message[:_LONGEST], hint=remedy and remedy[:_LONGEST], log=log)
+            remedy = _hint(filtered, message, remedy and remedy[:_LONGEST])
+            raise StepError(message[:_LONGEST], hint=remedy, log=log)
         case 0 | 4, _:
             message = f"step `{step}` ended with status {outcome.code} and without the answer that belongs to it"
-            raise StepError(message, hint="the log above says where", log=log)
-    raise StepError(f"step `{step}` {_death(outcome.code)}", hint="the log above says where", log=log)
+            raise StepError(message, hint=_hint(filtered, log, _WHERE), log=log)
+    raise StepError(f"step `{step}` {_death(outcome.code)}", hint=_hint(filtered, log, _WHERE), log=log)
+
+
+def _hint(filtered: bool, said: str, otherwise: str | None) -> str | None:
+    """Return what a worker's words suggest: a call that the filter refuses is an error of the C library."""
+    return _CALL if filtered and _NOT_ALLOWED.search(said) else otherwise
 
 
 _LONGEST = 4000  # characters of a worker's message
+_WHERE = "the log above says where"
+_NOT_ALLOWED = re.compile(f"{os.strerror(errno.EPERM)}|{os.strerror(errno.ENOSYS)}|EPERM|ENOSYS")
+_CALL = (
+    "the sandbox may have refused a system call (`docs/security.md`): if an honest library needs it, report it; "
+    "`sandbox: none` in the recipe does without, for models that you trust like your own code"
+)
 _CONFINE = "`packager doctor` says what this host can do"
 _MORE_MEMORY = "raise `limits: {memory: …}` in the recipe, or use a machine with more memory"
 _NO_MODEL = "no model needs that; look at what it does before you open it anywhere"
@@ -316,6 +331,8 @@ def _death(code: int) -> str:
     number = -code if code < 0 else code - 128
     if number == signal.SIGKILL:
         return "was killed, most likely because the machine ran out of memory"
+    if number == signal.SIGSYS:
+        return "made a system call of another architecture, which the sandbox ends"
     if number in {item.value for item in signal.Signals}:
         return f"crashed with {signal.Signals(number).name}"
     return f"failed with status {code}"

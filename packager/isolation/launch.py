@@ -74,7 +74,7 @@ def _become_program(job: Mapping[str, Any]) -> None:
         _limit(job["limits"])
         if job["landlock"]:
             landlock.restrict(job["readable"], [*job["writable"], "/dev"])
-        if code := seccomp.program():
+        if code := seccomp.program(gpu=job["gpu"]):
             seccomp.install(code)
         os.execve(job["arguments"][0], job["arguments"], job["variables"])
     except BaseException as error:

@@ -286,6 +286,7 @@ def _view(step: Step) -> dict[str, object]:
         "home": str(scratch / "home"),
         "readable": [*(target for _, target in shown), "/proc"],
         "writable": [*own, "/tmp", "/dev/shm"],  # noqa: S108 - both are the step's own
+        "gpu": step.gpu,
         "devices": gpu_devices() if step.gpu else [],
         "memory-files": memory // 2,
         "limits": asdict(replace(limits, disk=min(limits.disk or free, free))),

@@ -225,6 +225,28 @@ def test_nothing_of_the_kernel_can_be_set(site: Site) -> None:
     assert all(value == ["0" * 16] for value in powers.values())
 
 
+@pytest.mark.parametrize("payload", [
+    "os.mkfifo(out + '/pipe')",  # as Python says it
+    "import ctypes; os.write(2, os.strerror(ctypes.CDLL(None, use_errno=True).memfd_create(b'x', 0) + 2).encode()); os.abort()",
+], ids=["an exception", "a word in the log"])  # fmt: skip
+def test_the_error_says_that_a_call_may_have_been_refused(site: Site, payload: str) -> None:
+    said = site.attack(payload)
+    assert "refused a system call" in said["hint"], said
+
+
+def test_a_call_of_another_architecture_ends_the_step(site: Site) -> None:
+    if os.uname().machine != "x86_64":
+        pytest.skip("the call is x86's")
+    said = site.attack("""
+        import ctypes, mmap
+        page = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+        page.write(bytes.fromhex("b814000000cd80c3"))   # mov eax, 20; int 0x80; ret
+        ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(page)))()
+        say(FACTS)
+    """)
+    assert "another architecture" in said["error"]
+
+
 POISON = """
     import ctypes, time, signal
     ctypes.CDLL(None).prctl(1, 0, 0, 0, 0)   # no death signal any more
