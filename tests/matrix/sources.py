@@ -25,7 +25,7 @@ class Source:
     """One model in one form: `make` writes it to a folder, `at` says where a recipe finds it.
 
     `recipe` are the lines beside name, version, source and target; with `images` a recipe may name `images.npz`, data
-    to calibrate on.
+    to calibrate on; `own_code` says that it cannot be opened without modules of its author, which a recipe consents to.
     """
 
     title: str
@@ -34,6 +34,7 @@ class Source:
     recipe: str
     at: Callable[[Path], AbstractContextManager[str]] = places.beside
     images: bool = False
+    own_code: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +132,8 @@ def stored(folder: Path) -> None:
 IMAGE = "inputs: {image: {dtype: float32, shape: [batch, 3, 64, 64], range: [0, 1]}}\ndynamic: {batch: [1, 8]}\n"
 TOKENS = "dynamic: {batch: [1, 4], sequence: [1, 32]}\n"
 SOURCES = (
-    Source("torch pickle", "CNN, 6 k parameters", torch_model("pickled"), f"allow-pickle: true\n{IMAGE}", images=True),
+    Source("torch pickle", "CNN, 6 k parameters", torch_model("pickled"), f"allow-pickle: true\n{IMAGE}", images=True,
+           own_code=True),
     Source("torch `.pt2`", "CNN, 6 k parameters", torch_model("pt2"), IMAGE, images=True),
     Source("TorchScript", "CNN, 6 k parameters", torch_model("script"), f"allow-pickle: true\n{IMAGE}", images=True),
     Source("torch `.pt2`, ResNet", "ResNet-50, 25.6 M parameters", torch_model("resnet"), IMAGE, images=True),
