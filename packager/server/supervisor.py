@@ -6,8 +6,9 @@ beside the old one, waits until each of its processes has loaded its model, and 
 they stop accepting first, then answer what their clients send until those are quiet. A new generation that does not
 become ready is given up and the old one stays, as it does when the plan itself fails.
 
-A process that ends unasked is replaced at once, and with growing pauses if that happens again and again. When the
-supervisor is killed, the line to its processes ends and they drain.
+A process that ends unasked is replaced at once, and with growing pauses if that happens again and again; nothing but
+the first start is ever given up. A served directory that is away for a while changes nothing. When the supervisor is
+killed, the line to its processes ends and they drain.
 
 Standard library only: `packager serve` runs this in its own interpreter, which has no server packages.
 """
@@ -35,6 +36,7 @@ from packager.server.systemd import Supervisor as Systemd
 _LOOK_SECONDS = 0.2
 _LONG_LIFE = 10.0  # seconds: a process that lived so long did not fail to start
 _MOST_PAUSE = 30.0
+_NOT_STARTED = 4  # exit code of a start that a signal or nothing at all ended
 _GRACE = 5.0  # seconds beyond `drain` before a process is killed
 _METRICS = "PROMETHEUS_MULTIPROC_DIR"
 _SECRET = re.compile(r"/proc/self/fd/([0-9]+)")
@@ -102,6 +104,8 @@ class Supervisor:
         self._planned: Plan | None = None
         self._pause, self._not_before, self._alive = 0.0, 0.0, 0.0
         self._failed: int | None = None
+        self._begun = False  # once a process was ready, whatever ends is replaced, for ever
+        self._lost = False
 
     def run(self) -> int:
         """Serve until SIGTERM or SIGINT; return the exit code.
@@ -184,9 +188,12 @@ class Supervisor:
         for process in (*self._serving, *self._coming):
             if process.line in readable:
                 process.heard()
+                self._begun = self._begun or process.ready
 
     def _over(self) -> bool:
-        return not (self._serving or self._coming or self._leaving)
+        """Say whether the end was asked for and everybody has gone; that nobody serves just now is no end."""
+        asked = self._signals["stop"] or self._failed is not None
+        return bool(asked) and not (self._serving or self._coming or self._leaving)
 
     def _step(self) -> None:
         if self._signals["stop"] or self._failed is not None:
@@ -224,12 +231,16 @@ class Supervisor:
             self._bury(process)
             self._serving.remove(process)
             lived = time.monotonic() - process.started
-            self._say("process ended unasked", level=30, pid=process.popen.pid, code=process.popen.returncode)
-            if not process.ready and not any(other.ready for other in self._serving) and self._pause == 0:
-                self._failed = process.popen.returncode  # the first start failed: its own words are on stderr
+            code = process.popen.returncode
+            self._say("process ended unasked", level=30, pid=process.popen.pid, code=code)
+            if not self._begun:
+                self._failed = code if code > 0 else _NOT_STARTED  # its own words are on stderr
+                self._say("given up", level=40, reason="the first process ended before it was ready", code=code)
                 return
             self._pause = 0.0 if lived > _LONG_LIFE else min(max(1.0, 2 * self._pause), _MOST_PAUSE)
             self._not_before = time.monotonic() + self._pause
+            if self._pause and not any(other.ready for other in self._serving):
+                self._say("nobody serves", level=40, again_in_s=self._pause)
 
     def _fill(self) -> None:
         plan = self._plan
@@ -261,7 +272,7 @@ class Supervisor:
     def _ask_for_a_plan(self) -> None:
         """Have a plan made on a thread when something changed; start its generation when it is there."""
         if self._planning is None:
-            seen = self._changed()
+            seen = self._look()
             if (seen != self._seen or self._signals["reload"]) and not self._coming:
                 self._seen, self._signals["reload"] = seen, 0
                 self._planning = threading.Thread(target=self._think, daemon=True)
@@ -271,6 +282,22 @@ class Supervisor:
             if plan is not None:
                 self._say("changing over", release=plan.identity)
                 self._coming = [self._start(plan, standby=True) for _ in range(plan.processes)]
+
+    def _look(self) -> object:
+        """Return what is to be served; while its directory is away (renamed, unmounted) that is what it was."""
+        try:
+            seen = self._changed()
+        except OSError as error:
+            if not self._lost:
+                self._say(
+                    "the served directory is away", level=40, reason=str(error.strerror), serving="what is loaded"
+                )
+            self._lost = True
+            return self._seen
+        if self._lost:
+            self._say("the served directory is back")
+        self._lost = False
+        return seen
 
     def _think(self) -> None:
         try:
