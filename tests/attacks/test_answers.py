@@ -8,6 +8,7 @@ import copy
 import json
 import random
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,9 +16,11 @@ from packager.policies import coverage, parity
 
 from packager import build, canonical, contract, plugins, recipe
 from packager.errors import PackagerError, StepError
+from packager.exporters import _toys
 from packager.isolation.process import Outcome
 from packager.isolation.sandbox import Limits
 from packager.run import _facts
+from packager.steps import trial
 from tests import contracts
 
 RECIPE = recipe.parse(contracts.RECIPE.encode(), "bundle.yaml", plugins.names("runtimes"))
@@ -91,6 +94,13 @@ def spoiled(facts: Any, seed: int) -> Any:
 def test_honest_facts_are_taken() -> None:
     assert answered("export", exported()) == exported()
     assert answered("measure", MEASURED) == MEASURED
+
+
+@pytest.mark.parametrize("kind", plugins.names("exporters"))
+def test_a_trial_of_a_kind_that_has_no_toy_is_taken(kind: str, tmp_path: Path) -> None:
+    if _toys.of(kind) is None:
+        found = trial.run({}, tmp_path, {"tools": {}, "kind": kind})
+        assert answered("trial", found) == found
 
 
 @pytest.mark.parametrize("first", range(0, 600, 100))
