@@ -6,7 +6,7 @@ What a client can make this server hold, and what stops it:
 | | bound |
 | --- | --- |
 | one body | `max_body` bytes, or what the contract allows if that is less; inflated size too: 413 |
-| its length | told by Content-Length: 400 where it ends before, 411 without one |
+| its end | by Content-Length, or the last of 2**16 chunks: 400 where it ends before or otherwise |
 | one JSON document | 12 MiB, 2**19 values (`costs`): 413 |
 | all requests in memory | `4 * max_body` bytes of bodies and of what they become, before they become it: 429 |
 | the event loop | bodies of 64 KiB, 1 MiB where nothing but numbers is taken as it lies; 5 ms a turn (`pace`) |

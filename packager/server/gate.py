@@ -36,6 +36,14 @@ class Limits:
         """Bytes that requests may take at once: their bodies, and what these become when they are read."""
         return 4 * self.max_body if self.held is None else self.held
 
+    @property
+    def max_message(self) -> int:
+        """Bytes of one message over gRPC, which grpcio holds three times until it is whole.
+
+        A quarter of a body, where no contract bounds it.
+        """
+        return self.max_body // 4 if self.held is None else self.max_body
+
     def within(self, largest: int | None) -> Limits:
         """Return these limits for a contract whose requests take `largest` bytes at most; None: it does not say."""
         if largest is None or largest >= self.max_body:

@@ -6,7 +6,7 @@ and 2 times as many for a CNN. What a client can make it hold:
 
 | | bound |
 | --- | --- |
-| one message | `max_body` bytes, or less by the contract: RESOURCE_EXHAUSTED by grpcio, before it is in memory |
+| one message | what the contract allows, or `max_body / 4` bytes: RESOURCE_EXHAUSTED by grpcio at its head |
 | numbers in it | as many as its shape says, 2**19 in `contents` |
 | all messages in memory, and what becomes of them | `4 * max_body` bytes, shared with HTTP: RESOURCE_EXHAUSTED |
 | messages that arrive | sixteen at once, which grpcio holds three times until they are whole |
@@ -91,7 +91,7 @@ class Rpc:
         self._engine, self._guard, self._port = engine, guard, port
         limits = engine.gate.limits
         options = [
-            ("grpc.max_receive_message_length", limits.max_body), ("grpc.max_send_message_length", -1),
+            ("grpc.max_receive_message_length", limits.max_message), ("grpc.max_send_message_length", -1),
             ("grpc.max_metadata_size", _METADATA_BYTES), ("grpc.so_reuseport", int(age is not None)),
             *([] if age is None else [("grpc.max_connection_age_ms", int(age * 1000))]),
         ]  # fmt: skip
