@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Mapping
 from importlib import resources
@@ -17,9 +18,12 @@ from packager import exporters, plugins, shown, sources
 from packager.canonical import JSON
 from packager.compatibility import knowledge
 from packager.errors import MissingToolError, PackagerError, SourceError
+from packager.files import digest_of
 from packager.isolation.worker import host_version
 from packager.look import can_look, files_of, notes, words
 from packager.packages import ages, origins
+from packager.scan import CODE
+from packager.types import Tree
 from packager.yamltext import Scalar, Where
 
 SCHEMA = "recipe.schema.json"
@@ -33,6 +37,8 @@ _PATIENCE = 5  # seconds a registry has to answer while a recipe is drafted
 _PACKED = r"(\.(gz|z|bz2|xz|lzma|lz4))?"
 _ENDING = "(" + "|".join(map(re.escape, (*sources.SINGLE_FILES, *sources.LOOSE_FILES, ".bundle.tar"))) + f"){_PACKED}$"
 _PICKLE = "# allow-pickle: false            # true: run the code inside a pickled source, in the sandbox"
+_CODE = "# Code of a source's own (MLflow's `code_paths`) needs `allow-code`, with the digest that the build says."
+_NAMED = 4  # files that a line names
 _TOOLCHAIN = (
     "# toolchain: host                # locked: export with the versions the source was made with, in an environment "
     "of its own"
@@ -65,6 +71,7 @@ def draft(source: str, facts: Mapping[str, JSON] | None = None) -> str:
         oldest=json.dumps(f">={_oldest(known.get('inside'))}"),
         domains=_domains(known.get("inside")),
         pickle=_line("allow-pickle: false", known.get("executes"), _PICKLE),
+        code=_code(known.get("code")),
         toolchain=_toolchain(known),
     )
 
@@ -79,6 +86,7 @@ def look(source: str, base: Path, tracking: str | None = None, inside: Inside | 
     `inside` of the answer.
 
     `executes` says that opening the payload runs code, and whose consent that needs: the draft asks, it never grants.
+    `code` are the files that it may import then, and their digest (None: their bytes are not here).
     `differs` says why this host's versions are not those to export with, `unbuilt` which version of a library that
     made the source has no build for the Python it would be locked for. `tracking` is the registry's address. Raises
     SourceError for a path that is not there, and for what no exporter opens: what is drafted here can be locked.
@@ -127,12 +135,37 @@ def _found(files: Mapping[str, Path | None], kind: str, payload: str) -> dict[st
     found: dict[str, JSON] = {}
     if module.EXECUTES:
         found["executes"] = f"`{payload}` is {getattr(module, 'IS', 'a pickle')}: true runs the code inside, sandboxed"
+        if code := {path: file for path, file in files.items() if path.startswith(CODE)}:
+            found["code"] = {"files": sorted(code), "digest": _digest(code)}
     differs = _differs([name for name in module.TOOLCHAIN if name not in origins.OURS], origin)
     if differs and (unbuilt := _unbuilt(origin, getattr(module, "READS_OLDER", ()))):
         found["unbuilt"] = unbuilt
     elif differs:
         found["differs"] = differs
     return found
+
+
+def _digest(code: Mapping[str, Path | None]) -> str | None:
+    """Return the digest that consent to these files names, as `scan` computes it; None if they are elsewhere."""
+    blobs = {}
+    for path, file in code.items():
+        if file is None:
+            return None
+        with file.open("rb") as opened:
+            blobs[path] = digest_of(opened, limit=sys.maxsize)
+    return Tree.of(blobs).digest
+
+
+def _code(code: JSON) -> str:
+    """Ask for consent to code that opening the source may import: the line says nothing until its mark is removed."""
+    if not code:
+        return _CODE
+    more = " and more" if code["files"][_NAMED:] else ""
+    listed = shown.line(", ".join(f"`{path}`" for path in code["files"][:_NAMED]) + more)
+    told = f"{listed} is code of its author that opening imports: read it"
+    if code["digest"] is None:
+        return f"# {told}; `allow-code`, with the digest that the build says, consents to it"
+    return f"# allow-code: {code['digest']}  # {told}, and remove the first # to consent"
 
 
 def _unbuilt(origin: origins.Origin, reads_older: Collection[str]) -> str:

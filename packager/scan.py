@@ -18,7 +18,7 @@ from packager.run import Runner
 from packager.types import Action, Tree
 
 LIMITS = Limits(memory=4 << 30, seconds=60)
-_CODE = "code"
+CODE = "code/"  # where MLflow keeps modules of the model's own
 
 
 def scan(source: Tree, runner: Runner, kind: str, consented: str | None) -> JSON:
@@ -43,7 +43,7 @@ def scan(source: Tree, runner: Runner, kind: str, consented: str | None) -> JSON
 
 def _brought(source: Tree, runner: Runner, consented: str | None) -> JSON:
     """Return the digest of the code that opening the source may import, and what it reaches for; None without any."""
-    code = Tree(tuple((path, blob) for path, blob in source if path.startswith(f"{_CODE}/")))
+    code = Tree(tuple((path, blob) for path, blob in source if path.startswith(CODE)))
     if not code.files:
         return None
     choose(wanted=runner.confined)
@@ -57,8 +57,8 @@ def _brought(source: Tree, runner: Runner, consented: str | None) -> JSON:
 
 def _own_modules(source: Tree) -> list[str]:
     """Return the top-level modules in the `code` directory, from where a pickle may import besides the libraries."""
-    inside = (path.split("/") for path, _ in source)
-    return sorted({steps[1].removesuffix(".py") for steps in inside if steps[0] == _CODE and len(steps) > 1})
+    inside = (path.removeprefix(CODE) for path, _ in source if path.startswith(CODE))
+    return sorted({path.partition("/")[0].removesuffix(".py") for path in inside})
 
 
 def _head(runner: Runner, digest: str) -> bytes:

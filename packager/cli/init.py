@@ -50,6 +50,8 @@ def main(args: argparse.Namespace, console: Console) -> int:
     args.output.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(args.output, text.encode())
     consent = "opening this source runs its author's code: decide about `allow-pickle`\n" if "executes" in found else ""
+    if "code" in found:
+        consent += "it brings code of its own along, which the draft lists: read it, and decide about `allow-code`\n"
     console.result(
         {"recipe": str(args.output), **found},
         f"{seen}wrote {args.output}; edit it, then run `packager build {args.output}`\n{consent}"

@@ -100,6 +100,11 @@ def test_code_of_the_source_needs_consent_to_exactly_this_code(packager: Run, tm
     actions = [json.loads(path.read_bytes())["action"] for path in (tmp_path / "store/v1/actions").iterdir()]
     assert "export" not in {action["step"] for action in actions}, "nothing was opened"
     consent = next(word for word in found["hint"].split() if word.startswith("sha256:")).strip("`")
+    drafted = packager("init", "./model", "-o", "draft.yaml")
+    assert (
+        "decide about `allow-code`" in drafted.stdout + drafted.stderr
+        and f"# allow-code: {consent} " in (tmp_path / "draft.yaml").read_text()
+    )
     (tmp_path / "bundle.yaml").write_text(RECIPE + f"allow-code: {consent}\n")
     built = json.loads(packager("build", "--json").stdout)["verdict"]
     assert built["ok"]

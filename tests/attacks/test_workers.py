@@ -21,15 +21,9 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.attacks.as_user import HIDE, ROOT, SHOW, become
+
 USER = 12345
-HIDE = ("unshare", "--mount", "sh", "-c", 'mount --bind /dev/null "$(command -v bwrap)"; exec "$@"', "sh")
-# Where this Python lies in the home directory of root, which nobody else may enter, it is shown to others in its place.
-SHOW = ("unshare", "--mount", "sh", "-c", """
-    case "$HERE" in /root/*) mkdir -p "$HOME/python"; mount --bind "$HERE" "$HOME/python"; mount -t tmpfs -o mode=755 tmpfs /root
-        mkdir -p "$HERE"; mount --bind "$HOME/python" "$HERE";; esac; exec "$@" """, "sh")  # fmt: skip
-BECOME = ("setpriv", "--reuid", str(USER), "--regid", str(USER), "--clear-groups")
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="hiding a program and changing the user need root")
 
 ANSWER = """
 import json, os
@@ -72,12 +66,13 @@ class Site:
         return said
 
 
-WAYS = {
-    "bubblewrap-root": (), "namespaces-root": HIDE, "bubblewrap-user": (*SHOW, *BECOME), "namespaces-user": (*HIDE, *SHOW, *BECOME),
-}  # fmt: skip
+WAYS: dict[str, tuple[str, ...]] = {
+    "bubblewrap-root": (), "namespaces-root": HIDE,
+    "bubblewrap-user": (*SHOW, *become(USER)), "namespaces-user": (*HIDE, *SHOW, *become(USER)),
+} if os.geteuid() == 0 else {"as it is": ()}  # fmt: skip
 
 
-@pytest.fixture(params=[name if "root" in name else pytest.param(name, marks=pytest.mark.slow) for name in WAYS])
+@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.slow) if "user" in name else name for name in WAYS])
 def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
     folder = tmp_path
     for above in (folder, *folder.parents):

@@ -356,6 +356,23 @@ def test_a_draft_asks_for_consent_and_never_gives_it(tmp_path: Path) -> None:
         assert init.look(elsewhere, tmp_path) == {}
 
 
+def test_a_draft_says_that_a_source_brings_code_along(tmp_path: Path) -> None:
+    """Opening a pickle may import it; a line that is not a comment any more consents to exactly these bytes."""
+    for path, data in {"model.pkl": b"\x80\x04N.", "code/shim.py": b"import os", "code/more/x.py": b""}.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_bytes(data)
+    found = init.look(".", tmp_path)
+    assert found["code"]["files"] == ["code/more/x.py", "code/shim.py"]
+    drafted = init.draft(".", found)
+    assert parse(drafted).allow_code is None
+    (line,) = [line for line in drafted.splitlines() if "allow-code" in line]
+    assert "`code/shim.py`" in line and "code of its author" in line
+    assert parse(drafted.replace(line, line.removeprefix("# "))).allow_code == found["code"]["digest"]
+    assert "digest that the build says" in init.draft("x", {"code": {"files": ["code/x.py"], "digest": None}})
+    (tmp_path / "model.pkl").rename(tmp_path / "model.pt2")
+    assert "code" not in init.look(".", tmp_path), "a kind that holds data imports nothing"
+
+
 def test_what_can_be_drafted_can_be_locked(tmp_path: Path) -> None:
     (tmp_path / "model.sav").write_bytes(b"\x80\x04\x95\x0a\0\0\0\0\0\0\0}\x94\x8c\x01a\x94K\x01s.")
     (tmp_path / "net.onnx").write_bytes(b"x")
