@@ -10,7 +10,7 @@ LINKS  = $(shell $(BIN)/python -m pip config get global.find-links 2>/dev/null)
 FIND   = $(foreach place,$(PIP_FIND_LINKS) $(LINKS),--find-links $(place))
 
 .DEFAULT_GOAL := help
-.PHONY: help dev demo demo-encoder test test-all lint fmt bench wheel golden clean
+.PHONY: help dev demo demo-encoder test test-all attacks lint fmt bench wheel golden clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -36,6 +36,10 @@ test: $(READY) lint ## lint and all tests but the slow matrices (T=path, K=filte
 
 test-all: $(READY) lint ## every test
 	$(BIN)/python -m pytest -n 2 --dist loadgroup $(T) $(if $(K),-k '$(K)')
+
+attacks: $(READY) ## the attacks as an ordinary user, with bubblewrap and without it (as root)
+	$(BIN)/python -m tests.attacks.as_user $(T:tests=tests/attacks) -m 'not slow'
+	$(BIN)/python -m tests.attacks.as_user --without-bubblewrap $(T:tests=tests/attacks) -m 'not slow'
 
 lint: $(READY) ## format, lint and types
 	$(BIN)/ruff format --check .

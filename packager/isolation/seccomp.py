@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The system calls that a worker may make: a seccomp filter, as the bytes that the kernel reads.
 
-An allow list, from traces of every exporter and runtime (`tests/matrix/calls.py`; their record is
-`docs/measurements/system-calls.json`): what the traces hold, and the older and newer forms of the same operations,
-which other versions of the C library and the other architecture use in their place. Of calls that can do several
-things the argument decides. Any other call fails: with EPERM, or with ENOSYS where it is so new that programs have to
-expect kernels without it, and go on in an older way. A call of a foreign architecture ends the process.
+An allow list, from traces of exporters and runtimes (`tests/matrix/calls.py`; their record is
+`docs/measurements/system-calls.json`): what the traces hold, the older and newer forms of the same operations, which
+other versions of the C library and the other architecture use in their place, and what else Python and Java use for
+files, waiting, signals and processes of the step's own. Of calls that can do several things the argument decides. Any
+other call fails: with EPERM, or with ENOSYS where it is so new that programs have to expect kernels without it, and go
+on in an older way. A call of a foreign architecture ends the process.
 
 Sources: linux/seccomp.h, linux/filter.h, the kernel's tables of system calls; the lists of Docker and Flatpak.
 """
@@ -56,7 +57,7 @@ _ALLOWED: Mapping[str, tuple[int | None, int | None]] = {  # number on x86-64, n
     # memory
     "brk": (12, 214), "mmap": (9, 222), "munmap": (11, 215), "mprotect": (10, 226), "mremap": (25, 216),
     "madvise": (28, 233), "mincore": (27, 232), "msync": (26, 227), "mlock": (149, 228), "mlock2": (325, 284),
-    "munlock": (150, 229), "membarrier": (324, 283), "get_mempolicy": (239, 236), "set_mempolicy": (238, 237),
+    "munlock": (150, 229), "membarrier": (324, 283), "get_mempolicy": (239, 236),
     "mbind": (237, 235),
     # processes and threads
     "fork": (57, None), "vfork": (58, None), "execve": (59, 221), "exit": (60, 93), "exit_group": (231, 94),
