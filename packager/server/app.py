@@ -9,7 +9,7 @@ What a client can make this server hold, and what stops it:
 | its end | by Content-Length, or the last of 2**16 chunks: 400 where it ends before or otherwise |
 | one JSON document | 12 MiB, 2**19 values (`costs`): 413 |
 | all requests in memory | `4 * max_body` bytes of bodies and of what they become, before they become it: 429 |
-| the event loop | bodies of 64 KiB, 1 MiB where nothing but numbers is taken as it lies; 5 ms a turn (`pace`) |
+| the event loop | bodies of 64 KiB, 8 where texts may come, 1 MiB of plain numbers; 5 ms a turn (`pace`) |
 | requests in flight, queued ones included | `max_in_flight`: 429 with `retry-after` |
 | time to send a body | `body_timeout` seconds: 408; a request that is still arriving takes no place in flight |
 | time for an answer | `request_timeout`, or less if the client's `x-request-timeout` (seconds) says so: 504 |
@@ -227,7 +227,7 @@ class App:
 
     def _is_brief(self, told: str | None, size: int) -> bool:
         """Tell whether reading a body of so many bytes is short enough for the event loop."""
-        if size <= _INLINE_DOCUMENT_BYTES:
+        if size <= (_INLINE_DOCUMENT_BYTES if self._plain else costs.SMALL_TEXTS):
             return True
         document = int(told) if told and told.isdecimal() and len(told) <= 18 else size
         return self._plain and size <= _INLINE_BYTES and document <= _INLINE_DOCUMENT_BYTES

@@ -11,7 +11,9 @@ from __future__ import annotations
 from packager.server.errors import RequestError
 
 SMALL = 2**16
-"""Bytes that are read in less than a millisecond, whatever they are."""
+"""Bytes that are read in about a millisecond, JSON and numbers."""
+SMALL_TEXTS = 2**13
+"""The same where texts may come as binary data, four bytes each at least, which are read one by one."""
 MOST_VALUES = 2**19
 """Numbers, texts and lists of one request that become Python objects."""
 

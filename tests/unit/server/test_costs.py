@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import random
+import time
 import tracemalloc
 from typing import Any
 
@@ -43,6 +44,25 @@ def test_a_document_takes_no_more_than_it_is_charged(document: bytes) -> None:
     del value
     # While it parses, orjson holds a copy of the text and 16 bytes for each value. (It asks for more, and leaves it untouched.)
     assert taken + len(document) + 16 * document.count(b",") <= costs.weigh(document)
+
+
+def test_what_the_event_loop_reads_takes_about_as_long_whatever_it_is() -> None:
+    """Texts of nothing at all beside a document of texts, each as long as the loop reads; by the thread's own clock."""
+    texts = Interface(tuple(item for item in FREE.inputs if item.dtype == "string"), FREE.outputs, FREE.dimensions)
+    name = texts.inputs[0].name
+
+    def spent(item: dict[str, Any], data: bytes) -> float:
+        head = orjson.dumps({"inputs": [{"name": name, "datatype": "BYTES", **item}]})
+        found = []
+        for _ in range(9):
+            began = time.thread_time()
+            protocol.parse(head + data, len(head) if data else None, texts)
+            found.append(time.thread_time() - began)
+        return min(found)
+
+    few, many = costs.SMALL_TEXTS // 4, costs.SMALL // 4
+    binary = spent({"shape": [few // 2, 2], "parameters": {"binary_data_size": 4 * few}}, bytes(4 * few))
+    assert binary < 4 * spent({"shape": [many // 2, 2], "data": ["a"] * many}, b"")
 
 
 @pytest.mark.parametrize(
