@@ -19,32 +19,28 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Protocol, TypeAlias
 
-from packager import foreign
-from packager.errors import IntegrityError, StorageError, WrongContent
+from packager import foreign, oserrors
+from packager.errors import IntegrityError, WrongContent
 from packager.types import Blob
 
 CHUNK = 1 << 20
+_ACTED_ON = {errno.ENOENT, errno.EEXIST, errno.EAGAIN, errno.ENOTEMPTY, errno.EXDEV, errno.EMLINK, errno.EOPNOTSUPP}
 _FICLONE = 0x40049409  # ioctl: share the extents of a file on btrfs and xfs
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @contextlib.contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
-    """Translate what the operating system says about writing below `path` into one clear error."""
+    """Translate what the operating system refuses below `path` into one clear error.
+
+    What callers act on (a file that is there already, or not there) passes as it is.
+    """
     try:
         yield
     except OSError as error:
-        if error.errno in _FULL:
-            raise StorageError(
-                f"no space left while writing below `{path}`",
-                hint="free some space and repeat; nothing half-written is left",
-            ) from error
-        if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO}:
-            raise StorageError(
-                f"cannot write below `{path}`: {error.strerror}",
-                hint="check the owner, mode and medium of that directory",
-            ) from error
-        raise
+        found = None if error.errno in _ACTED_ON else oserrors.translated(error, path)
+        if found is None:
+            raise
+        raise found from error
 
 
 Moved: TypeAlias = Callable[[int], None]  # told how many bytes went through since the last call

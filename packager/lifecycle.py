@@ -17,7 +17,7 @@ from pathlib import Path
 from packager import canary, semver
 from packager.bundle import Bundle
 from packager.canonical import JSON
-from packager.errors import PackagerError, UsageError
+from packager.errors import PackagerError, StorageError, UsageError
 from packager.events import Note, OnEvent, ignore
 from packager.files import locked, read_own, remove_tree, storage_errors, sync_directory
 from packager.install import (
@@ -176,6 +176,10 @@ def uninstall(directory: Path) -> list[str]:
             path = directory / name
             if path.is_dir() and not path.is_symlink():
                 remove_tree(path)
+                if path.exists():
+                    raise StorageError(
+                        f"not all of `{path}` could be removed", hint="check its owner and mode, and repeat the command"
+                    )
             else:
                 path.unlink(missing_ok=True)
             sync_directory(directory)

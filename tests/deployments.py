@@ -42,6 +42,16 @@ def wheel(files: Mapping[str, bytes], kind: int = 0o100644) -> bytes:
     return made.getvalue()
 
 
+def installable(name: str, version: str, files: Mapping[str, bytes]) -> bytes:
+    """Return a wheel that pip installs."""
+    about = f"{name}-{version}.dist-info"
+    kind = b"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n".encode()
+    members = {**files, f"{about}/METADATA": metadata, f"{about}/WHEEL": kind}
+    record = "".join(f"{member},,\n" for member in [*members, f"{about}/RECORD"]).encode()
+    return wheel({**members, f"{about}/RECORD": record})
+
+
 def carrier(store: Store, slo: Mapping[str, float] | None = None, **wheels: bytes) -> Bundle:
     """Return a bundle whose lock has one wheel per argument (its name, without version), all of them carried."""
     contract = copy.deepcopy(bundles.CONTRACT_OF_TINY)

@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 LAYERS = (
-    {"types", "errors", "canonical", "events", "shown"},
+    {"types", "errors", "canonical", "events", "oserrors", "shown"},
     {
         "advisories", "ages", "language", "archive", "bundle", "certificates", "compatibility", "contract", "destination", "factschema",
         "files", "fleet", "foreign", "formats", "graph", "graphcheck", "graphneeds", "integers", "keys", "knobs", "knobsets", "knowledge",
@@ -28,7 +28,7 @@ LAYERS = (
     {
         "build", "cache", "canary", "compare", "compat", "compatpage", "completeness", "conform", "delta", "diff",
         "evidence", "facts", "host", "init", "install", "lifecycle", "look", "opa", "policy", "policydocs", "policyreport", "policytest",
-        "probing", "profiles", "promote", "provenance", "rebuild", "rego", "render", "resolve", "scan", "sign", "swap", "toolchains",
+        "probing", "profiles", "promote", "provenance", "rebuild", "rego", "render", "resolve", "scan", "served", "sign", "swap", "toolchains",
         "transport", "triton", "trustchannel", "trustedit",
         "vendor", "verify", "wheels",
     },

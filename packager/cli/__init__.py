@@ -15,10 +15,13 @@ import signal
 import sys
 from collections.abc import Sequence
 from types import ModuleType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from packager import __version__
 from packager.errors import PackagerError, StorageError, UsageError, did_you_mean
+
+if TYPE_CHECKING:
+    from packager.cli.console import Console
 
 INTERRUPTED = 130  # what shells report for Ctrl-C
 _HELPERS = {"console", "options"}
@@ -54,13 +57,26 @@ def main(argv: Sequence[str]) -> int:
     except MemoryError:
         console.fail(StorageError("out of memory", hint="close other programs, or lower --jobs"))
         return StorageError.code
-    except Exception:  # whatever is not ours is a bug: show where, and say so
-        import traceback
+    except OSError as error:
+        from packager.oserrors import translated
 
-        for row in traceback.format_exc().splitlines():
-            console.message(row)
-        console.message(f"this is a bug in packager {__version__}: please report the lines above")
-        return PackagerError.code
+        found = translated(error)
+        if found is None:
+            return _report_bug(console)
+        console.fail(found)
+        return found.code
+    except Exception:
+        return _report_bug(console)
+
+
+def _report_bug(console: Console) -> int:
+    """Say where whatever is not ours went wrong: it is a bug."""
+    import traceback
+
+    for row in traceback.format_exc().splitlines():
+        console.message(row)
+    console.message(f"this is a bug in packager {__version__}: please report the lines above")
+    return PackagerError.code
 
 
 def _interrupt(number: int, frame: object) -> None:

@@ -106,8 +106,8 @@ def state_file(args: argparse.Namespace) -> Path | None:
     """Return where this machine remembers what it has seen, or None if it shall not."""
     if args.state is not None:
         return None if str(args.state) == "none" else args.state
-    folder = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
-    return Path(os.environ.get("PACKAGER_STATE") or folder / "packager" / "seen.json")
+    named = os.environ.get("PACKAGER_STATE")
+    return Path(named) if named else options.under_home("XDG_STATE_HOME", ".local/state") / "packager" / "seen.json"
 
 
 def _from_options(args: argparse.Namespace) -> Trust:

@@ -4,9 +4,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from packager.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -77,8 +80,9 @@ def _credential_files() -> Iterator[Path]:
         yield Path(folder) / "config.json"
     if runtime := os.environ.get("XDG_RUNTIME_DIR"):
         yield Path(runtime) / "containers" / "auth.json"
-    yield Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "containers" / "auth.json"
-    yield Path.home() / ".docker" / "config.json"
+    with contextlib.suppress(UsageError):  # without a home there are none
+        yield under_home("XDG_CONFIG_HOME", ".config") / "containers" / "auth.json"
+        yield under_home("", ".docker") / "config.json"
 
 
 def recipe(parser: argparse.ArgumentParser) -> None:
@@ -137,10 +141,20 @@ def passphrase(args: argparse.Namespace) -> bytes | None:
     return text.encode() if text else None
 
 
+def under_home(variable: str, folder: str) -> Path:
+    """Return the directory that an environment variable names, else one below the user's home."""
+    if named := os.environ.get(variable):
+        return Path(named)
+    try:
+        return Path.home() / folder
+    except RuntimeError:
+        raise UsageError(f"this user has no home directory for `{folder}`", hint="set HOME to one") from None
+
+
 def store_directory(args: argparse.Namespace) -> Path:
     """Return where the local store is: --store, $PACKAGER_STORE, or the user's data directory."""
-    data = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
-    return args.store or Path(os.environ.get("PACKAGER_STORE") or data / "packager")
+    named = args.store or os.environ.get("PACKAGER_STORE")
+    return Path(named) if named else under_home("XDG_DATA_HOME", ".local/share") / "packager"
 
 
 def served_environments(args: argparse.Namespace) -> Path:
@@ -152,19 +166,19 @@ def served_environments(args: argparse.Namespace) -> Path:
 
 def knowledge_directory() -> Path:
     """Return where a site keeps newer tables of runtime knowledge (`packager runtimes update`)."""
-    data = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
-    return Path(os.environ.get("PACKAGER_KNOWLEDGE") or data / "packager" / "knowledge")
+    named = os.environ.get("PACKAGER_KNOWLEDGE")
+    return Path(named) if named else under_home("XDG_DATA_HOME", ".local/share") / "packager" / "knowledge"
 
 
 def advisories_directory() -> Path:
     """Return where imported advisories are kept (`packager vulndb import`)."""
-    data = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
-    return Path(os.environ.get("PACKAGER_ADVISORIES") or data / "packager" / "advisories")
+    named = os.environ.get("PACKAGER_ADVISORIES")
+    return Path(named) if named else under_home("XDG_DATA_HOME", ".local/share") / "packager" / "advisories"
 
 
 def cache_directory() -> Path:
     """Return where things are kept that can be made again: environments of runtimes under test."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "packager"
+    return under_home("XDG_CACHE_HOME", ".cache") / "packager"
 
 
 def open_store(args: argparse.Namespace) -> Store:

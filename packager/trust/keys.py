@@ -81,8 +81,12 @@ def save(key: PrivateKey, private: Path, public: Path, passphrase: bytes | None)
             raise UsageError(f"`{path}` exists already", hint="give another name; a key is never overwritten")
     encryption = serialization.BestAvailableEncryption(passphrase) if passphrase else serialization.NoEncryption()
     pem = key.key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption)
-    write_atomically(private, pem, mode=0o600)
-    write_atomically(public, key.public.pem)
+    try:
+        write_atomically(private, pem, mode=0o600)
+        write_atomically(public, key.public.pem)
+    except BaseException:  # half a pair would stand in the way of the next attempt
+        private.unlink(missing_ok=True)
+        raise
 
 
 def load_private(path: Path, passphrase: bytes | None) -> PrivateKey:

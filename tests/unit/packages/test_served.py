@@ -16,21 +16,16 @@ from packager.errors import SourceError
 from packager.files import remove_tree
 from packager.packages import served
 from packager.packages.wheels import Supply
-from tests.deployments import wheel
+from tests.deployments import installable
 
-META = b"Metadata-Version: 2.1\nName: %b\nVersion: %b\n"
-KIND = b"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+FOREIGN = b"Metadata-Version: 2.1\nName: fremdes\nVersion: 2.0\n"
 
 
 def supply(folder: Path, files: Mapping[str, bytes] | None = None) -> Supply:
     """Write a wheel of `kleines 1.0`, with more files if wanted, and the lock that names it."""
     place = folder / "wheels"
     place.mkdir(parents=True)
-    about = "kleines-1.0.dist-info"
-    members = {"kleines/__init__.py": b"ANSWER = 42\n", f"{about}/METADATA": META % (b"kleines", b"1.0"),
-               f"{about}/WHEEL": KIND, **(files or {})}  # fmt: skip
-    record = "".join(f"{name},,\n" for name in [*members, f"{about}/RECORD"]).encode()
-    data = wheel({**members, f"{about}/RECORD": record})
+    data = installable("kleines", "1.0", {"kleines/__init__.py": b"ANSWER = 42\n", **(files or {})})
     (place / "kleines-1.0-py3-none-any.whl").write_bytes(data)
     lock = folder / "requirements.txt"
     lock.write_text(f"kleines==1.0 \\\n    --hash=sha256:{hashlib.sha256(data).hexdigest()}\n")
@@ -110,7 +105,7 @@ def test_a_store_that_cannot_be_written_shares_nothing(tmp_path: Path) -> None:
 
 
 def test_a_wheel_that_brings_another_distribution_is_refused(tmp_path: Path) -> None:
-    given = supply(tmp_path, {"fremdes-2.0.egg-info/PKG-INFO": META % (b"fremdes", b"2.0")})
+    given = supply(tmp_path, {"fremdes-2.0.egg-info/PKG-INFO": FOREIGN})
     with pytest.raises(SourceError, match=r"pip installed `fremdes 2\.0`, which the bundle does not lock"):
         served.place(tmp_path / "one", given, {}, tmp_path / "served")
     assert not any(path.is_dir() for path in (tmp_path / "served").iterdir())

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whatever the operating system refuses, at whatever call of whatever verb: a clear error, and nothing half-written."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+
+from packager import oserrors
+from packager.errors import PackagerError, SourceError, StorageError
+from packager.store import Store
+from tests import deployments, graphs
+
+FEW = ("ENOSPC", "EACCES", "ENOTDIR", "EMFILE")
+ERRORS = (*FEW, "EROFS", "EIO", "ESTALE", "ENAMETOOLONG", "ELOOP", "EEXIST", "ENOENT", "EBUSY")
+PASS = "--passphrase-file=passphrase"
+NO_HOME = (
+    "import sys; from pathlib import Path; from packager import cli",
+    "def none(): raise RuntimeError('Could not determine home directory.')",
+    "Path.home = none; sys.exit(cli.main(['cache', 'size']))",
+)
+
+
+def verbs() -> list[list[str]]:
+    """Return command lines that succeed in the folder."""
+    return [
+        ["inspect", "small.bundle.tar"], ["verify", "small.bundle.tar", "--key", "release.pub"],
+        ["import", "small.bundle.tar", "--store", "other", "--key", "release.pub"],
+        ["export", "tiny:1.0.0", "out.bundle.tar", "--store", "store"],
+        ["unpack", "small.bundle.tar", "out"], ["sign", "tiny:1.0.0", "--key", "release.pem", "--store", "store", PASS],
+        ["keygen", "another", PASS], ["diff", "small.bundle.tar", "small.bundle.tar"], ["sbom", "small.bundle.tar"],
+        ["cache", "size", "--store", "store"], ["cache", "gc", "--store", "store"], ["cache", "verify", "--store", "store"],
+        ["config", "small.bundle.tar"], ["render", "systemd", "small.bundle.tar", "units", "--key", "release.pub"],
+        ["install", "small.bundle.tar", "fresh", "--key", "release.pub", "--store", "other"],
+        ["status", "site"], ["uninstall", "site"], ["init", "model.onnx", "--no-look"],
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a signed bundle, its store, keys, and an installation of it."""
+    place = tmp_path_factory.mktemp("system")
+    wheel = deployments.installable("kleines", "1.0", {"kleines/__init__.py": b""})
+    bundle = deployments.carrier(Store(place / "store"), kleines=wheel)
+    (place / "passphrase").write_text("correct horse\n")
+    onnx.save(graphs.GRAPHS["convolution at 18"]().graph, place / "model.onnx")
+    for words in (["keygen", "release", PASS], ["sign", f"{bundle.name}:{bundle.version}", "--key", "release.pem", "--store", "store", PASS],
+                  ["export", f"{bundle.name}:{bundle.version}", "small.bundle.tar", "--store", "store"],
+                  ["install", "small.bundle.tar", "site", "--key", "release.pub", "--store", "store"]):  # fmt: skip
+        command = [sys.executable, "-m", "packager", *words]
+        subprocess.run(command, cwd=place, check=True, env={**os.environ, "HOME": str(place)})
+    return place
+
+
+def trace(folder: Path, work: Path, line: list[str], errors: tuple[str, ...], places: int) -> list[dict[str, Any]]:
+    cases = work / "cases.json"
+    wanted = {"folder": str(folder), "verbs": [line], "errors": errors, "places": places, "seed": 7}
+    cases.write_text(json.dumps(wanted))
+    done = subprocess.run([sys.executable, "-m", "tests.faulty_system", str(cases)], capture_output=True, text=True,
+                          check=False)  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.mark.parametrize("line", verbs(), ids=lambda line: " ".join(line[:2]))
+def test_a_refused_call_is_a_clear_error_and_nothing_is_half_written(
+    folder: Path, tmp_path: Path, line: list[str]
+) -> None:
+    judge(trace(folder, tmp_path, line, FEW[:2] if line[0] == "install" else FEW, places=1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("line", verbs(), ids=lambda line: " ".join(line[:2]))
+def test_many_refused_calls(folder: Path, tmp_path: Path, line: list[str]) -> None:
+    judge(trace(folder, tmp_path, line, ERRORS, places=8))
+
+
+def judge(rows: list[dict[str, Any]]) -> None:
+    """Hold that a refused call is an error of ours, and that a repetition finds the old state or the new one."""
+    first, *faults = rows
+    assert first["status"] == 0, first["said"]
+    wrong = [row for row in faults if row["status"] == 70 or "Traceback" in row["said"]
+             or row["again"] not in ({0, first["twice"]} if row["status"] else {first["twice"]})]  # fmt: skip
+    assert not wrong, json.dumps(wrong[0], indent=1)
+    print(first["verb"], first["calls"], dict(Counter((row["error"], row["status"]) for row in faults)))
+
+
+@pytest.mark.parametrize("code", sorted(errno.errorcode))
+def test_every_error_of_the_system_has_one_sentence_or_is_left_alone(code: int) -> None:
+    found = oserrors.translated(OSError(code, os.strerror(code), "/a\x1bb"))
+    assert found is None or (isinstance(found, PackagerError) and found.hint and "\x1b" not in found.message)
+
+
+def test_a_path_is_named_even_where_the_system_names_none() -> None:
+    found = oserrors.translated(OSError(errno.EMFILE, "Too many open files"), "/srv/place")
+    assert isinstance(found, StorageError) and "/srv/place" in found.message
+
+
+def test_what_the_network_says_is_no_matter_of_files() -> None:
+    assert isinstance(oserrors.translated(ConnectionResetError(errno.ECONNRESET, "reset")), SourceError)
+
+
+def test_a_user_without_a_home_is_told_what_to_set(tmp_path: Path) -> None:
+    code = "\n".join(NO_HOME)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "PACKAGER_", "HOME"))}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=kept, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2 and "set HOME" in done.stderr
+
+
+def test_a_temporary_directory_that_is_missing_is_told(tmp_path: Path) -> None:
+    found = oserrors.translated(FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/x']"))
+    assert found and found.hint and "TMPDIR" in found.hint
