@@ -41,7 +41,8 @@ _ALLOWED: Mapping[str, tuple[int | None, int | None]] = {  # number on x86-64, n
     "pipe": (22, None), "pipe2": (293, 59), "eventfd": (284, None), "eventfd2": (290, 19), "poll": (7, None),
     "ppoll": (271, 73), "select": (23, None), "pselect6": (270, 72), "epoll_create": (213, None),
     "epoll_create1": (291, 20), "epoll_ctl": (233, 21), "epoll_wait": (232, None), "epoll_pwait": (281, 22),
-    "epoll_pwait2": (441, 441),
+    "epoll_pwait2": (441, 441), "timerfd_create": (283, 85), "timerfd_settime": (286, 86),
+    "timerfd_gettime": (287, 87),
     # names and attributes of files
     "stat": (4, None), "lstat": (6, None), "fstat": (5, 80), "newfstatat": (262, 79), "statx": (332, 291),
     "statfs": (137, 43), "fstatfs": (138, 44), "access": (21, None), "faccessat": (269, 48), "faccessat2": (439, 439),
@@ -57,7 +58,7 @@ _ALLOWED: Mapping[str, tuple[int | None, int | None]] = {  # number on x86-64, n
     # memory
     "brk": (12, 214), "mmap": (9, 222), "munmap": (11, 215), "mprotect": (10, 226), "mremap": (25, 216),
     "madvise": (28, 233), "mincore": (27, 232), "msync": (26, 227), "mlock": (149, 228), "mlock2": (325, 284),
-    "munlock": (150, 229), "membarrier": (324, 283), "get_mempolicy": (239, 236),
+    "munlock": (150, 229), "membarrier": (324, 283), "get_mempolicy": (239, 236), "set_mempolicy": (238, 237),
     "mbind": (237, 235),
     # processes and threads
     "fork": (57, None), "vfork": (58, None), "execve": (59, 221), "exit": (60, 93), "exit_group": (231, 94),
@@ -93,7 +94,8 @@ _FAMILIES = (1, 2, 10)  # unix, IPv4, IPv6
 _NETLINK, _ROUTE = 16, 0  # the C library and Java list the interfaces of the machine with it
 _PERSONALITIES = (0, 0x0040000, 0xFFFFFFFF)  # the ordinary one, without random addresses (engines need it), a question
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C  # put input into a terminal
-_FILES = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)  # TCGETS, TIOCGWINSZ, FIONREAD, FIONBIO, FIO(N)CLEX
+# TCGETS, TIOCGPGRP, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX
+_FILES = (0x5401, 0x540F, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)
 _INTERFACES = (0x8910, 0x8912, 0x8913, 0x8915, 0x8919, 0x891B, 0x8921, 0x8927, 0x8933)  # SIOCGIF…: what `lo` is like
 _OF_A_PROCESS = (1, 2, 3, 4, 15, 16, 21, 23, 29, 30, 38, 39, 41, 42, 51, 64, 0x53564D41)
 """For `prctl`: PDEATHSIG, DUMPABLE, NAME, GET_SECCOMP, CAPBSET_READ, TIMERSLACK, NO_NEW_PRIVS, THP_DISABLE, lengths of
