@@ -94,12 +94,13 @@ def trace(command: Sequence[str | Path]) -> Counter[str]:
 
 def _build(title: str, model: Path) -> None:
     """Build a source for each target alone, as the table's test does: what is traced."""
-    from tests.matrix.test_sources_and_targets import CHOSEN, bench, cell
+    from tests.matrix.test_sources_and_targets import CHOSEN, bench, cell, consented
 
     source = _named(title)
     with contextlib.ExitStack() as stack:
         found = stack.enter_context(source.at(model))
         place = bench(source, found, model, model.parent / "bench")
+        place = consented(place) if source.own_code else place
         for target in CHOSEN:
             print(f"  {target.title}: {cell(place, target).get('reason', 'built')}", flush=True)
 
