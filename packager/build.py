@@ -285,6 +285,7 @@ def _measured(recipe: Recipe, graph: Result, artefacts: list[Artefact]) -> dict[
         "targets": {
             item.target.name: {
                 "precision": item.target.precision,
+                "engine": _engine(item.target),
                 "tolerance": contract.bounds(recipe, item.target, outputs),
                 "unmeasured": item.unmeasured,
                 "cases": item.measured.facts["cases"],

@@ -18,6 +18,7 @@ from packager import canonical
 from packager.canonical import JSON
 from packager.compatibility import compatibility, knowledge
 from packager.errors import IntegrityError, StepError
+from packager.graphs import saturation
 from packager.names import NAME
 from packager.recipe import Recipe, RunsOn, Target
 from packager.recipefields import DTYPES
@@ -129,13 +130,15 @@ def _promise(runtime: str, versions: str, main: Mapping[str, JSON]) -> JSON:
 def _needs(target: Target, main: Mapping[str, JSON], own: Mapping[str, JSON] | None) -> JSON:
     """Return what a host must have: CPU features beyond its architecture's, a GPU, and an estimate of memory.
 
-    `activations` counts the intermediate values of one request of the largest promised size in fp32.
+    `activations` counts the intermediate values of one request of the largest promised size in fp32. `exact` are the
+    features of which an x86-64 CPU must have one for 8-bit sums to be exact: without it answers move by whole steps.
     """
     activations = main["activations"]
     memory = {"weights": (own or main)["bytes"], "activations": activations["bytes"], "unknown": activations["unknown"]}
     capability = re.fullmatch(r"sm_([0-9]+)([0-9])", target.device)
     gpu = {"capability": f"{capability[1]}.{capability[2]}"} if capability else {}
-    return {"cpu": [], "memory": memory, **gpu}
+    depends = target.device == "cpu" and (own or main).get("saturates")
+    return {"cpu": [], "memory": memory, **gpu, **({"exact": list(saturation.EXACT)} if depends else {})}
 
 
 def schema() -> bytes:
@@ -333,9 +336,9 @@ def _terms(name: str, value: JSON, main: Mapping[str, JSON]) -> Terms:
         output: {key: _number(number) for key, number in _members(bound, ("atol", "rtol"), (), output).items()}
         for output, bound in _mapping(value["tolerance"], dict).items()
     }
-    needs = _members(value["needs"], ("cpu", "memory"), ("capability",), "needs")
+    needs = _members(value["needs"], ("cpu", "memory"), ("capability", "exact"), "needs")
     memory = _mapping(needs["memory"], _whole)
-    features = [_text(feature) for feature in _list(needs["cpu"])]
+    features = {key: [_text(feature) for feature in _list(needs[key])] for key in ("cpu", "exact") if key in needs}
     graph = _facts(value["graph"]) if "graph" in value else main
-    return Terms(target, check_path(value["path"]), tolerance, {**needs, "memory": memory, "cpu": features}, graph,
+    return Terms(target, check_path(value["path"]), tolerance, {**needs, "memory": memory, **features}, graph,
                  value["stability"])  # fmt: skip

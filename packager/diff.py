@@ -242,6 +242,9 @@ def _tolerances(
 def _needs(name: str, before: Mapping[str, JSON], after: Mapping[str, JSON]) -> Iterator[Change]:
     for feature in sorted(set(after["cpu"]) - set(before["cpu"])):
         yield Change("needs", name, f"a CPU with {feature} is needed now", "major")
+    if before.get("exact") != after.get("exact"):
+        words = "now depend on the processor" if after.get("exact") else "no longer depend on the processor"
+        yield Change("needs", name, f"8-bit sums {words}", "major" if after.get("exact") else "minor")
     was, now = (sum(side["memory"].get(key, 0) for key in ("weights", "activations")) for side in (before, after))
     if was != now:
         yield Change("needs", name, f"about {now} bytes of memory, were {was}", "patch")

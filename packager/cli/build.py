@@ -105,8 +105,9 @@ def _keep_misses(built: Built, project: Project, console: Console) -> None:
 
 def _say(built: Built, console: Console) -> None:
     for finding in built.verdict.findings:
-        hint = f"\n  hint: {finding.hint}" if finding.hint else ""
-        console.message(f"{finding.level}: {finding.message}{hint}")
+        console.message(f"{finding.level}: {finding.message}")
+        if finding.hint:
+            console.message(f"  hint: {finding.hint}")
 
 
 def _held(built: Built) -> list[str]:
@@ -128,6 +129,6 @@ def _report(bundle: Bundle, built: Built, executed: int, output: Path | None, co
     }
     text = f"{bundle.name}:{bundle.version} {bundle.digest}\n{len(bundle.tree.files)} files, {size(bundle.size)}"
     text += f", {executed} steps run, policy: {', '.join(_held(built))} hold"
-    warnings = len(built.verdict.findings)
+    warnings = sum(finding.level == "warning" for finding in built.verdict.findings)
     text += f", with {warnings} warnings above" if warnings else ""
     console.result(value, text + (f"\nwrote {output}" if output else ""))

@@ -37,8 +37,8 @@ def describe(name: str, disk: Path, ask: Ask | None = None) -> Site:
         name,
         installed(),
         python=f"{sys.version_info.major}.{sys.version_info.minor}",
-        machine=platform.machine(),
-        cpu=_features(Path("/proc/cpuinfo")),
+        machine=processor()[0],
+        cpu=processor()[1],
         memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         disk=shutil.disk_usage(disk).free,
         devices=tuple(device for device, _ in gpus),
@@ -68,6 +68,11 @@ def _version(name: str) -> str | None:
         return importlib.metadata.version(name).partition("+")[0]
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def processor() -> tuple[str, tuple[str, ...]]:
+    """Return the machine and the feature flags of its CPU, as Linux names them."""
+    return platform.machine(), _features(Path("/proc/cpuinfo"))
 
 
 def _features(cpuinfo: Path) -> tuple[str, ...]:

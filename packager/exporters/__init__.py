@@ -221,6 +221,16 @@ def rounding_of(source: SourceModel, feeds: Feeds, output: int) -> float | None:
     return cast("float | None", offered(feeds, output)) if offered else None
 
 
+def unoptimised(source: SourceModel, feeds: Feeds) -> Arrays | None:
+    """Return what a source computes when its own runtime rewrites nothing, None where that is the same question.
+
+    A source offers it as `unoptimised(feeds)`: where it is run by the runtime that serves it, an optimisation may move
+    its answers, and what that moves is no fault of a bundle.
+    """
+    offered = getattr(source, "unoptimised", None)
+    return cast("Arrays | None", offered(feeds)) if offered else None
+
+
 class Coverage(Protocol):
     """Counts how much of a model cases exercise; a source that can offers one as `coverage()`."""
 

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Graphs that are ONNX already: kept as they are when the promised runtimes understand them, converted down when not.
 
-The reference is the source graph itself, run by ONNX Runtime, so that a conversion is measured like any export.
+The reference is the source graph itself, run by ONNX Runtime as it comes, so that a conversion is measured like any
+export and an answer is right where users of the file get it. How far the runtime's own optimisation moves the file is
+measured beside (`unoptimised`).
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ import importlib
 import math
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,8 @@ RUNTIME_DOMAINS = ("com.microsoft",)  # of operators that ONNX Runtime brings it
 _LEAST = 100  # operations per element of the inputs: what is not a product or a convolution is counted as so many
 
 KEEPS = True  # what is ONNX already stays as new as the promised runtimes allow
+
+_USUAL, _PLAIN = "ORT_ENABLE_ALL", "ORT_DISABLE_ALL"  # how ONNX Runtime comes, and without what it makes of a graph
 
 _LOWER = "export the source at the lower opset, or promise only newer runtimes under `runs-on`"
 _UNFIX = "export the source with a symbolic axis, then name it under `inputs`"
@@ -107,6 +111,7 @@ class Graph:
     interface: Interface
     outputs: tuple[str, ...]
     labels: Mapping[int, maps.Labels]
+    sessions: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)  # by level, as they are asked
 
     def to_onnx(self, opset: int) -> Any:
         """Return the graph with the wished names, converted down when its opset is above `opset`."""
@@ -116,17 +121,40 @@ class Graph:
         return model
 
     def run(self, feeds: Feeds) -> Arrays:
+        return self._answers(feeds, _USUAL)
+
+    def unoptimised(self, feeds: Feeds) -> Arrays | None:
+        """Compute the outputs node by node as the graph says; None where the runtime needs its own rewriting to."""
+        if _PLAIN not in self.sessions:
+            try:
+                self.sessions[_PLAIN] = self._open(_PLAIN)
+            except Exception:  # each release has its own reasons
+                self.sessions[_PLAIN] = None
+        return None if self.sessions[_PLAIN] is None else self._answers(feeds, _PLAIN)
+
+    def rounding(self, feeds: Feeds, output: int) -> float | None:
+        """Return how far optimisation alone, which changes nothing but the order of roundings, moves an output."""
+        plain = self.unoptimised(feeds)
+        if plain is None or plain[output].dtype.kind != "f":
+            return None
+        numpy, usual = importlib.import_module("numpy"), self.run(feeds)[output]
+        if usual.shape != plain[output].shape or not (numpy.isfinite(usual) & numpy.isfinite(plain[output])).all():
+            return None
+        return float(abs(usual.astype("float64") - plain[output]).max(initial=0.0))
+
+    def _answers(self, feeds: Feeds, level: str) -> Arrays:
+        if level not in self.sessions:
+            self.sessions[level] = self._open(level)
         given = (feeds[port.name] for port in self.interface.inputs)
-        answers = self._session().run(None, dict(zip(self.feeds, given, strict=True)))
+        answers = self.sessions[level].run(None, dict(zip(self.feeds, given, strict=True)))
         return [maps.scores(a, self.labels[i]) if i in self.labels else a for i, a in enumerate(answers)]
 
-    def _session(self) -> Any:
-        """Open the source with optimisation off: the reference is what the graph says, not what ORT makes of it."""
+    def _open(self, level: str) -> Any:
         runtime = importlib.import_module("onnxruntime")
         options = runtime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 4
-        options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.graph_optimization_level = getattr(runtime.GraphOptimizationLevel, level)
         return runtime.InferenceSession(str(self.path), options, providers=["CPUExecutionProvider"])
 
     def work(self) -> Callable[[Mapping[str, int]], float | None]:
@@ -158,7 +186,7 @@ def _converted(model: Any, opset: int) -> Any:
     if found <= opset:
         return model
     _refuse_newcomers(model, found, opset)
-    if model.functions or any(scope.sparse_initializer for scope in _scopes(model)):
+    if model.functions or any(scope.sparse_initializer for scope in graph.scopes(model)):
         what = "functions" if model.functions else "sparse weights"
         raise StepError(f"the graph is at opset {found} and has {what}, which no converter keeps", hint=_LOWER)
     converter = importlib.import_module("onnx.version_converter")
@@ -175,10 +203,6 @@ def _converted(model: Any, opset: int) -> Any:
     return converted
 
 
-def _scopes(model: Any) -> list[Any]:
-    return [message for message in graph.messages(model) if message.DESCRIPTOR.name == "GraphProto"]
-
-
 def _refuse_newcomers(model: Any, found: int, opset: int) -> None:
     """Raise TooNewError for an operator that did not exist at `opset`, in whatever subgraph."""
     definitions = importlib.import_module("onnx.defs")
@@ -186,7 +210,7 @@ def _refuse_newcomers(model: Any, found: int, opset: int) -> None:
     for schema in definitions.get_all_schemas_with_history():
         if schema.domain == "":
             first[schema.name] = min(schema.since_version, first.get(schema.name, found))
-    for node in (node for scope in _scopes(model) for node in scope.node):
+    for node in (node for scope in graph.scopes(model) for node in scope.node):
         if node.domain in ("", "ai.onnx") and first.get(node.op_type, 0) > opset:
             raise TooNewError(node.op_type, first[node.op_type], opset)
 

@@ -95,6 +95,11 @@ def messages(proto: Proto) -> Iterator[Proto]:
                 yield from messages(item)
 
 
+def scopes(model: Proto) -> list[Proto]:
+    """Return every graph of a model, those inside nodes included."""
+    return [message for message in messages(model) if message.DESCRIPTOR.name == "GraphProto"]
+
+
 def canonicalise(model: Proto, *, opset: int, ir: int) -> Proto:
     """Bring `model` (changed in place, and returned) into canonical form, at the lowest IR version that holds it.
 
@@ -355,8 +360,7 @@ def write(model: Proto, folder: Path, *, shard_bytes: int = SHARD_BYTES) -> None
     Consumes `model`: tensor data leaves memory as it reaches the disk. Up to 8 MiB of weights stay in the one file.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    graphs = [message for message in messages(model) if message.DESCRIPTOR.name == "GraphProto"]
-    tensors = [tensor for graph in graphs for tensor in graph.initializer]
+    tensors = [tensor for scope in scopes(model) for tensor in scope.initializer]
     if sum(map(_stored, tensors)) > INLINE_TOTAL:
         large = [tensor for tensor in tensors if _stored(tensor) >= EXTERNAL_MIN]
         waiting = iter(large)

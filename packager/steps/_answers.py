@@ -53,6 +53,7 @@ GRAPH: Schema = {
         "opset": table(WHOLE), "ir": WHOLE, "parameters": WHOLE, "bytes": WHOLE,
         "operators": table(table({**table(listed(_TYPES)), "propertyNames": {"pattern": r"^[1-9][0-9]{0,4}$"}})),
         "activations": record({"bytes": WHOLE, "unknown": WHOLE}),
+        "saturates": table(WHOLE),
     },
 }  # fmt: skip
 
@@ -77,7 +78,8 @@ def _compared(*required: str) -> Schema:
     """Return the form of one compared output that has these members besides its type and shape."""
     members = {
         "dtype": TEXT, "shape": listed(WHOLE), "max_abs": NUMBER, "not_finite": WHOLE, "unequal": WHOLE,
-        "largest_gap": NUMBER, "frontier": listed(_POINT), "first_unequal": _ELEMENT, "first_not_finite": _ELEMENT,
+        "largest_gap": NUMBER, "moved": NUMBER, "flipped": WHOLE, "frontier": listed(_POINT),
+        "first_unequal": _ELEMENT, "first_not_finite": _ELEMENT,
         "got": record({"dtype": TEXT, "shape": listed(WHOLE)}),
     }  # fmt: skip
     return {"type": "object", "required": ["dtype", "shape", *required], "properties": members}

@@ -35,6 +35,7 @@ class Source(Protocol):
     def rows(self) -> Mapping[str, Feeds]: ...
     def work(self) -> Callable[[Mapping[str, int]], float | None] | None: ...
     def plausible(self, feeds: Feeds) -> Feeds: ...
+    def unoptimised(self, feeds: Feeds) -> Arrays | None: ...
     def leaves(self, feeds: Feeds) -> Leaves: ...
     def gaps(self, feeds: Feeds, output: int, expected: Any, got: Any) -> Any: ...
     def rounding(self, feeds: Feeds, output: int) -> float | None: ...
@@ -62,6 +63,9 @@ class Opened:
 
     def plausible(self, feeds: Feeds) -> Feeds:
         return exporters.plausible(self._model, feeds)
+
+    def unoptimised(self, feeds: Feeds) -> Arrays | None:
+        return exporters.unoptimised(self._model, feeds)
 
     def leaves(self, feeds: Feeds) -> Leaves:
         return exporters.leaves_of(self._model, feeds)
@@ -117,7 +121,7 @@ def _answer(source: Opened, question: str, given: Sequence[Any]) -> Any:
         return {name: _plain(values) for name, values in source.samples().items()}
     if question == "leaves":
         return asdict(source.leaves(given[0]))
-    if question not in ("run", "rows", "plausible", "gaps", "rounding", "count", "coverage"):
+    if question not in ("run", "rows", "plausible", "unoptimised", "gaps", "rounding", "count", "coverage"):
         raise StepError(f"nobody answers `{question:.40}`")
     return getattr(source, question)(*given)
 
@@ -172,6 +176,14 @@ class Asked:
         if {n: (v.dtype, v.shape) for n, v in found.items()} != {n: (v.dtype, v.shape) for n, v in feeds.items()}:
             raise _forged("inputs that a processor could have made")
         return found
+
+    def unoptimised(self, feeds: Feeds) -> Arrays | None:
+        found = self._ask("unoptimised", feeds)
+        if found is None:
+            return None
+        if not isinstance(found, list) or not all(map(_is_array, found)):
+            raise _forged("answers of its own call")
+        return cast("Arrays", found)
 
     def leaves(self, feeds: Feeds) -> Leaves:
         match self._ask("leaves", feeds):

@@ -14,11 +14,11 @@ from packager import exporters
 from packager.canonical import JSON
 from packager.errors import StepError
 from packager.exporters import Interface, Port, SourceModel, Wishes
-from packager.graphs import graph, graphneeds
+from packager.graphs import graph, graphneeds, saturation
 from packager.steps import _answers, _cases
 from packager.types import check_path
 
-VERSION = 3  # 3: own writers of models for tables, ranges that are found, exact integers, names that stay apart
+VERSION = 4  # 4: sums that depend on the processor; ONNX as its runtime comes; 3: own writers, ranges that are found
 ANSWER = _answers.EXPORT
 
 
@@ -31,8 +31,11 @@ def run(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JSON]) -> JS
     state_outputs(model, observe(source, accepted, params.get("seed", 0)))
     for path, file in source.extra_files().items():
         _copy(file, out / check_path(path))
+    saturates = saturation.saturating(model)
     graph.write(model, out / "model", shard_bytes=params.get("shard_bytes", graph.SHARD_BYTES))
-    return describe(model, accepted)  # the weights have left memory: what is left is small enough to be analysed
+    return describe(
+        model, accepted, saturates
+    )  # the weights have left memory: what is left is small enough to be analysed
 
 
 def describe_inputs(interface: Interface) -> JSON:
@@ -44,14 +47,21 @@ def describe_inputs(interface: Interface) -> JSON:
     }
 
 
-def describe(model: Any, accepted: JSON) -> JSON:
-    """Return the facts of a canonical graph; its weights may have been written already."""
+def describe(model: Any, accepted: JSON, saturates: Mapping[str, int] | None = None) -> JSON:
+    """Return the facts of a canonical graph; its weights may have been written already.
+
+    `saturates` counts the operators whose sums depend on the processor (`saturation`).
+    """
     bounds = {name: (span["min"], span["max"]) for name, span in accepted["dimensions"].items()}
     outputs = [Port(*graph.port(value)).to_json() for value in model.graph.output]
     return {
         "interface": {"inputs": accepted["inputs"], "outputs": outputs, "dimensions": accepted["dimensions"]},
         "ranges": accepted["ranges"],
-        "graph": {**graph.facts(model), **graphneeds.needs(model, bounds)},
+        "graph": {
+            **graph.facts(model),
+            **graphneeds.needs(model, bounds),
+            **({"saturates": dict(saturates)} if saturates else {}),
+        },
         "nondeterministic": graph.nondeterministic(model),
     }
 

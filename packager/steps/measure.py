@@ -29,7 +29,7 @@ from packager.steps._cases import Case
 from packager.steps._source import Asked, Source
 from packager.steps._vectors import Vectors
 
-VERSION = 6  # 6: the source in a worker of its own; 5: how far rounding alone moves an output; 4: given rows, kinds
+VERSION = 7  # 7: what optimisation alone moves; 6: the source in a worker of its own; 5: what rounding alone moves
 ANSWER = _answers.MEASURE
 MISSES = "misses"  # the folder of the rows that show the worst differences; no part of a bundle
 
@@ -139,14 +139,31 @@ class Measurement:
         if not len(expected) == len(got) == len(names):
             counts = f"{len(expected)} from the source and {len(got)} compiled"
             raise StepError(f"expected {len(names)} outputs, got {counts}")
-        expected, got = exporters.comparable(self.source.leaves(feeds), feeds, expected, got)
+        leaves, other = self.source.leaves(feeds), self._unoptimised(feeds, expected)
+        plain = exporters.comparable(leaves, feeds, expected, other)[1] if other else [None] * len(names)
+        expected, got = exporters.comparable(leaves, feeds, expected, got)
         records: dict[str, JSON] = {}
         for place, (name, left, right) in enumerate(zip(names, expected, got, strict=True)):
             gaps = self.source.gaps(feeds, place, left, right)
-            records[name] = _compare.compare(left, right, gaps)
+            records[name] = _compare.compare(left, right, gaps, plain[place])
             self._note(place, case, feeds, records[name], left)
         about = {"name": case.name, "fill": case.fill, "lengths": dict(case.lengths)}
         self.cases.append({**about, "outputs": records})
+
+    def _unoptimised(self, feeds: Mapping[str, Any], expected: Arrays) -> Arrays | None:
+        """Return what the source computes without optimisation; None where that is no other question.
+
+        What fails there only, or has other shapes, says nothing about an artefact.
+        """
+        try:
+            found = self.source.unoptimised(feeds)
+        except PackagerError:
+            raise
+        except Exception:  # a runtime may fuse what it cannot run piece by piece
+            return None
+        if found is None or [(a.dtype, a.shape) for a in found] != [(a.dtype, a.shape) for a in expected]:
+            return None
+        return found
 
     def _note(self, place: int, case: Case, feeds: Mapping[str, Any], record: JSON, expected: Any) -> None:
         element = _worst_element(record)

@@ -22,7 +22,7 @@ from packager.runtimes.onnxruntime import _rewrite
 
 from packager.canonical import JSON
 from packager.errors import StepError
-from packager.graphs import graph, graphneeds
+from packager.graphs import graph, graphneeds, saturation
 
 Batches: TypeAlias = Callable[[], Sequence[Mapping[str, Any]]]
 
@@ -47,6 +47,8 @@ def compile_graph(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JS
     model = graph.canonicalise(_FORMS[form](original, source, batches), opset=params["opset"], ir=params["ir"])
     _check(model, form, before, domains)
     needed = {**graph.facts(model), **graphneeds.needs(model)}
+    if saturates := saturation.saturating(model):
+        needed["saturates"] = saturates
     graph.write(model, out, shard_bytes=params.get("shard_bytes", graph.SHARD_BYTES))
     _check_loads(out / graph.FILE, form)
     header = {"opset": needed["opset"], "ir": needed["ir"]}
