@@ -16,6 +16,7 @@ from types import ModuleType
 from packager import canonical, contract, diff, knobs, knobsets, plugins, resolve, scan
 from packager.bundle import CONTRACT, FORMAT, RECORD, SBOM, Bundle, read
 from packager.canonical import JSON
+from packager.edits import Edit
 from packager.errors import StepError, TooNewError, UsageError
 from packager.events import Note
 from packager.formats import cyclonedx, locked, modelpack
@@ -199,11 +200,21 @@ def _compiled(recipe: Recipe, lock: Lock, place: Place, target: Target, runtime:
         raise StepError(
             f"`{target.name}` must be built on the GPU it runs on: {reason}",
             hint="build on such a machine, or remove the target from `runs-on`",
+            edits=_without(recipe, target),
         )
     action, files = _compile(recipe, lock, place, target, runtime)
     made = place.runner(action, f"compile {target.name}", place=place.environment)
     about = {**made.facts["artefact"], **files, "toolchain": {**action.toolchain}}
     return Compiled(store.tree(made.tree), made.facts["path"], about, made.facts.get("graph"))
+
+
+def _without(recipe: Recipe, target: Target) -> list[Edit]:
+    """Return the edit that takes a target's device, or its whole runtime, out of the promises."""
+    promise = recipe.promise(target.runtime)
+    left = [device for device in promise.devices if device != target.device]
+    if left:
+        return [Edit(("runs-on", target.runtime, "devices"), left)]
+    return [Edit(("runs-on", target.runtime))] if len(recipe.runs_on) > 1 else []
 
 
 def _compile(
@@ -290,6 +301,7 @@ def _measured(recipe: Recipe, graph: Result, artefacts: list[Artefact]) -> dict[
                 "unmeasured": item.unmeasured,
                 "cases": item.measured.facts["cases"],
                 "shortened": item.measured.facts["shortened"],
+                "dimensions": graph.facts["interface"]["dimensions"],
                 "kinds": item.measured.facts["kinds"],
                 "coverage": item.measured.facts["coverage"],
             }

@@ -17,6 +17,7 @@ from importlib import resources
 from packager import canonical
 from packager.canonical import JSON
 from packager.compatibility import compatibility, knowledge
+from packager.edits import Edit
 from packager.errors import IntegrityError, StepError
 from packager.graphs import saturation
 from packager.names import NAME
@@ -85,27 +86,32 @@ def check_promises(recipe: Recipe, main: Mapping[str, JSON], own: Graphs) -> Non
                 answer = compatibility.judge(graph, promise.runtime, row.version, knowledge.shipped)
                 if answer.outcome == "no":
                     reason = answer.reasons[0]
+                    hint, instead = _narrower(graph, promise, reason)
+                    others = [other.fix for other in answer.reasons if other.fix]
                     raise StepError(
                         f"target `{name}` cannot keep `{promise.runtime}{promise.versions}`: {reason.message}",
-                        hint=", or ".join(filter(None, (_narrower(graph, promise), reason.fix))),
+                        hint=", or ".join((hint, *others[:1])),
+                        edits=[Edit(("runs-on", promise.runtime, "versions"), instead)] if instead else (),
                     )
 
 
-def _narrower(graph: Mapping[str, JSON], promise: RunsOn) -> str:
-    """Return what to promise instead: what is known to load the graph, else what is not known to refuse it."""
+def _narrower(graph: Mapping[str, JSON], promise: RunsOn, reason: compatibility.Reason) -> tuple[str, str | None]:
+    """Return what to promise instead, in words and as a range.
+
+    What is known to load the graph, else what is not known to refuse it.
+    """
     if loads := compatibility.loads_on(graph, promise.runtime):
-        return f'promise `{promise.runtime}: "{loads}"`'
+        return f'promise `{promise.runtime}: "{loads}"` under `runs-on`', loads
     rows = compatibility.promised(knowledge.shipped(promise.runtime), promise.versions)
     later = [
         row.version
         for row in sorted(rows, key=lambda row: knowledge.order(row.version))
         if compatibility.judge(graph, promise.runtime, row.version, knowledge.shipped).outcome != "no"
     ]
-    return (
-        f'promise `{promise.runtime}: ">={later[0]}"`, the first that may load it'
-        if later
-        else "promise another runtime"
-    )
+    if not later:
+        return "promise another runtime", None
+    needed = f"reads {reason.subject} {graph['opset'][reason.subject]}" if reason.limit == "opset" else "may load it"
+    return f'raise `runs-on` to `{promise.runtime}: ">={later[0]}"`, the first that {needed}', f">={later[0]}"
 
 
 def _graph(facts: Mapping[str, JSON]) -> JSON:

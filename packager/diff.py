@@ -19,6 +19,7 @@ from packager.bundle import CONTRACT, Bundle, open_bundle
 from packager.canonical import JSON
 from packager.compatibility import compatibility, knowledge
 from packager.contract import Contract, Port
+from packager.edits import Edit
 from packager.errors import NegativeAnswer, UsageError
 from packager.formats import ownlock
 from packager.recipe import Recipe
@@ -378,6 +379,7 @@ def check_step(recipe: Recipe, derived: JSON, store: Store, base: Path) -> None:
             f"the contract of `{before.name}:{before.version}`, the release before, is of another format than "
             f"{contract.FORMAT}, so nobody can say whether the interface broke",
             hint="name another release under `previous` in the recipe, or write `previous: none`",
+            edits=[Edit(("previous",), NONE)],
         )
     broken = [change for change in interface(old, new) if change.level == "major"]
     if broken and step(before.version, recipe.version) != "major":
@@ -386,6 +388,7 @@ def check_step(recipe: Recipe, derived: JSON, store: Store, base: Path) -> None:
             f"{broken[0].message}",
             hint=f"release it as {next_version(before.version, 'major')}; or, if nobody uses {before.version}, "
             "write `previous: none` in the recipe",
+            edits=[Edit(("version",), next_version(before.version, "major"))],
         )
 
 

@@ -19,7 +19,8 @@ from typing import Any
 
 from packager import canonical, recipefields, yamltext
 from packager.canonical import JSON
-from packager.errors import UsageError, did_you_mean
+from packager.edits import Edit
+from packager.errors import UsageError, close_match, did_you_mean
 from packager.recipefields import DEVICE, DIMENSION, DTYPES, PRECISIONS, RUNTIME
 from packager.yamltext import Node, Scalar, Table, Where
 
@@ -226,9 +227,12 @@ class Recipe:
                 if not self.tolerance.keys() & {name, target.precision}:
                     raise no_tolerance(target.precision)
         for name in sorted(set(self.tolerance) - {"default", *PRECISIONS, *outputs}):
+            known = {"default", *PRECISIONS, *outputs}
+            close = close_match(name, known) or (next(iter(outputs)) if len(outputs) == 1 else None)
             raise UsageError(
                 f"`tolerance` names `{name:.60}`, which is neither a precision nor an output",
-                hint=did_you_mean(name, {"default", *PRECISIONS, *outputs}),
+                hint=did_you_mean(name, known),
+                edits=[Edit(("tolerance", name), rename=close)] if close else (),
             )
 
     def to_json(self) -> JSON:
@@ -276,6 +280,7 @@ def no_tolerance(precision: str) -> UsageError:
     return UsageError(
         f"`{precision}` is promised without a tolerance: how much it may lose depends on the model",
         hint=f"add `tolerance: {{{precision}: {{atol: 0.1, rtol: 0.1}}}}` with what your model can afford",
+        edits=[Edit(("tolerance", precision), {"atol": 0.1, "rtol": 0.1}, consents=True)],
     )
 
 
@@ -344,11 +349,13 @@ def _dimensions(recipe: Recipe, members: Mapping[str, Node]) -> dict[str, tuple[
     known = {**({"batch": BATCH} if "batch" in used else {}), **recipe.dynamic}
     for name in sorted(used - set(known)):
         where = _first_use(members["inputs"], name)
-        raise where.error(f"dimension `{name}` has no bounds", hint=f"add `dynamic: {{{name}: [1, 64]}}`")
+        hint, edit = f"add `dynamic: {{{name}: [1, 64]}}`", Edit(("dynamic", name), [1, 64])
+        raise UsageError(f"{where}: dimension `{name}` has no bounds", hint=hint, edits=[edit])
     for key, _ in yamltext.table(members["dynamic"], "dynamic").entries if "dynamic" in members else ():
         if key.text not in used:
             hint = did_you_mean(key.text, used) if used else "remove it"
-            raise key.where.error(f"dimension `{key.text}` is in no shape", hint=hint)
+            problem = f"{key.where}: dimension `{key.text}` is in no shape"
+            raise UsageError(problem, hint=hint, edits=[Edit(("dynamic", key.text), rename=close_match(key.text, used))])
     return dict(sorted(known.items()))
 
 
@@ -384,7 +391,9 @@ def _promise(runtime: str, node: Node) -> RunsOn:
 def _check_runtimes(promises: Table, known: Collection[str]) -> None:
     for key, _ in promises.entries:
         if key.text not in known:
-            raise key.where.error(f"runtime `{key.text:.60}` is unknown", hint=did_you_mean(key.text, known))
+            close = close_match(key.text, known)
+            raise key.where.error(f"runtime `{key.text:.60}` is unknown", hint=did_you_mean(key.text, known),
+                                  change=(key.text, close) if close else None)  # fmt: skip
 
 
 def _tolerance(node: Node) -> dict[str, Tolerance]:

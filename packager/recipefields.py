@@ -65,8 +65,12 @@ _LICENSES = (
 def name(node: Node) -> str:
     expect = "a name of lower-case letters and digits, joined by single `.`, `_` or `-`"
     words = re.findall(r"[a-z0-9]+", node.text.lower()) if isinstance(node, Scalar) else []
-    hint = f"write `{'-'.join(words):.63}`" if words else None
-    return yamltext.text(node, "name", pattern=names.NAME, expect=expect, limit=names.MAX_NAME, hint=hint)
+    fitting = "-".join(words)[:63].rstrip("-")
+    hint = f"write `{fitting}`" if words else None
+    change = (node.text, fitting) if words and isinstance(node, Scalar) else None
+    return yamltext.text(
+        node, "name", pattern=names.NAME, expect=expect, limit=names.MAX_NAME, hint=hint, change=change
+    )
 
 
 def version(node: Node) -> str:
@@ -75,7 +79,8 @@ def version(node: Node) -> str:
         r"v?[0-9]+(\.[0-9]+)?|v[0-9]+\.[0-9]+\.[0-9]+", found
     ):  # the commonest slip, and a number to YAML; meant is surely this
         full = ".".join([*found.removeprefix("v").split("."), "0", "0"][:3])
-        raise node.where.error(f"`version`: expected a semantic version, got `{found}`", hint=f"write `{full}`")
+        problem = f"`version`: expected a semantic version, got `{found}`"
+        raise node.where.error(problem, hint=f"write `{full}`", change=(found, full))
     return yamltext.text(
         node,
         "version",
@@ -112,7 +117,8 @@ def licence(node: Node) -> str:
         close = difflib.get_close_matches(written, _LICENSES, n=1)
         problem = f"`license`: expected an SPDX licence expression, got `{written:.60}`"
         known = "see https://spdx.org/licenses; your own is `LicenseRef-NAME`"
-        raise node.where.error(problem, hint=f"did you mean `{close[0]}`?" if close else known) from None
+        change = (written, close[0]) if close else None
+        raise node.where.error(problem, hint=f"did you mean `{close[0]}`?" if close else known, change=change) from None
 
 
 def description(node: Node) -> str:
@@ -151,8 +157,10 @@ def _path(node: Node, path: str) -> str:
 
 def entry_name(key: Scalar, what: str, pattern: str = TENSOR) -> str:
     if len(key.text) > MAX_NAME or not re.fullmatch(pattern, key.text):
-        hint = "letters, digits and `_`" if pattern == DIMENSION else None
-        raise key.where.error(f"`{what}`: `{key.text:.60}` cannot be a name here", hint=hint)
+        clean = re.sub(r"\W+", "_", key.text, flags=re.ASCII).strip("_")[:MAX_NAME]
+        fitting = clean if re.match(r"[A-Za-z_]", clean) else f"axis_{clean}".rstrip("_")
+        hint, change = ("letters, digits and `_`", (key.text, fitting)) if pattern == DIMENSION else (None, None)
+        raise key.where.error(f"`{what}`: `{key.text:.60}` cannot be a name here", hint=hint, change=change)
     return key.text
 
 
@@ -181,7 +189,9 @@ def versions(node: Node, what: str) -> str:
     found = node.text.strip() if isinstance(node, Scalar) else ""
     if re.fullmatch(r"[0-9]+(\.[0-9]+)*", found):
         hint = f'write "=={found}.*" for that release, ">={found}" for it and all newer ones'
-        raise node.where.error(f"`{what}`: expected a range of versions, got the one version `{found:.60}`", hint=hint)
+        problem = f"`{what}`: expected a range of versions, got the one version `{found:.60}`"
+        quoted = isinstance(node, Scalar) and not node.plain
+        raise node.where.error(problem, hint=hint, change=(found, f"=={found}.*" if quoted else f'"=={found}.*"'))
     found = yamltext.text(node, what, pattern=VERSIONS, expect='a range of versions such as ">=1.17,<2"', limit=128)
     clauses = (clause.strip() for clause in found.split(","))
     return str(SpecifierSet(",".join(clause if clause[0] in "<>=!~" else f"=={clause}" for clause in clauses)))

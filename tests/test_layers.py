@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 LAYERS = (
-    {"types", "errors", "canonical", "events", "shown"},
+    {"types", "edits", "errors", "canonical", "causes", "events", "shown"},
     {
         "advisories", "ages", "language", "archive", "bundle", "certificates", "compatibility", "contract", "destination", "factschema",
         "files", "fleet", "foreign", "formats", "graph", "graphcheck", "graphneeds", "integers", "keys", "knobs", "knobsets", "knowledge",

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
 
 from packager import plugins
 from packager.canonical import JSON
-from packager.errors import StepError
+from packager.edits import Edit
+from packager.errors import StepError, close_match
 from packager.exporters import _bentoml, _masks, _probe
 
 if TYPE_CHECKING:
@@ -90,7 +91,12 @@ class Wishes:
         """
         used = [axis for port in ports for axis in port.shape if isinstance(axis, str)]
         for name in sorted(set(self.dynamic) - set(used)):
-            raise StepError(f"no input of the source has the free dimension `{name}`", hint=unfix)
+            known = [other for other in dict.fromkeys(used) if other not in self.dynamic]
+            told = f"{', '.join(f'`{other}`' for other in dict.fromkeys(used))} can be named here; or {unfix}"
+            close = close_match(name, known) or (known[0] if len(known) == 1 else None)
+            edit = Edit(("dynamic", name), rename=close) if close else Edit(("dynamic", name))
+            raise StepError(f"no input of the source has the free dimension `{name}`",
+                            hint=told if used else unfix, edits=[edit])  # fmt: skip
         ranges = {name: self._range(name, limits.get(name, _UNLIMITED)) for name in dict.fromkeys(used)}
         single = {name: low for name, (low, high) in ranges.items() if low == high}
         fixed = tuple(replace(port, shape=tuple(single.get(str(a), a) for a in port.shape)) for port in ports)
@@ -105,6 +111,7 @@ class Wishes:
             raise StepError(
                 f"the source accepts `{name}` from {limit[0]} to {limit[1]}, got {asked[0]} to {asked[1]}",
                 hint=f"narrow `dynamic: {{{name}: …}}`, or export the source with a wider range",
+                edits=[Edit(("dynamic", name), [max(asked[0], limit[0]), max(min(asked[1], limit[1]), limit[0])])],
             )
         return asked
 
@@ -122,10 +129,19 @@ def pair(found: Sequence[Port], wished: Sequence[Port], *, ordered: bool = False
         return [by_name[port.name] for port in found]
     if len(found) == len(wished) and (ordered or len(found) == 1):
         return list(wished)
+    lost = [port.name for port in found if port.name not in by_name]
+    other = [name for name in by_name if name not in {port.name for port in found}]
     raise StepError(
         f"expected the inputs {_listed(port.name for port in found)}, got {_listed(by_name)}",
         hint="name the inputs under `inputs` as the source does",
-    )
+        edits=[*(Edit(("inputs", name), rename=own) for name, own in zip(other, lost, strict=False)),
+               *(Edit(("inputs", port.name), _spec(port)) for port in found if port.name in lost[len(other) :]),
+               *(Edit(("inputs", name)) for name in other[len(lost) :])],
+    )  # fmt: skip
+
+
+def _spec(port: Port) -> JSON:
+    return {"dtype": port.dtype, "shape": list(port.shape)}
 
 
 def _listed(names: Iterable[str]) -> str:

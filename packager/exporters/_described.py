@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from packager import causes
 from packager.canonical import JSON
 from packager.exporters import BATCH, _sizes
 from packager.exporters._sizes import Axis, Span
@@ -195,7 +196,7 @@ class _Runner:
         try:
             answers = self._session.run(None, feeds)
         except Exception as error:  # the runtime raises what it likes
-            self.failed = (str(error).strip() or type(error).__name__).splitlines()[-1][-400:]
+            self.failed = causes.words(str(error))
             return False
         self._last = lengths
         named = zip((value.name for value in self._session.get_outputs()), answers, strict=True)

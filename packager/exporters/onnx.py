@@ -16,7 +16,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from packager import causes
 from packager.canonical import JSON
+from packager.edits import Edit, flow
 from packager.errors import StepError, TooNewError
 from packager.exporters import BATCH, Arrays, Feeds, Interface, Port, Wishes, _described, _mlflow, pair
 from packager.graphs import graph, graphcheck, maps, operations, rename
@@ -90,12 +92,24 @@ def _merged(port: Port, wish: Port | None) -> Port:
         return port
     if wish.dtype != port.dtype or len(wish.shape) != len(port.shape):
         got = f"{wish.dtype} with {len(wish.shape)} axes"
-        raise StepError(f"input `{port.name}` is {port.dtype} with {len(port.shape)} axes, got {got} from the recipe")
+        told = f"input `{port.name}` is {port.dtype} with {len(port.shape)} axes, got {got} from the recipe"
+        raise StepError(told, hint=f"write `{port.name}: {flow(_said(port))}` under `inputs`", edits=_as_found(port))
     for index, (axis, asked) in enumerate(zip(port.shape, wish.shape, strict=True)):
         if isinstance(axis, int) and asked != axis:
             where = f"axis {index} of `{port.name}`"
-            raise StepError(f"{where} is fixed at {axis} in the graph, got `{asked}` from the recipe", hint=_UNFIX)
+            told = f"{where} is fixed at {axis} in the graph, got `{asked}` from the recipe"
+            fitting = [a if isinstance(a, int) else b for a, b in zip(port.shape, wish.shape, strict=True)]
+            raise StepError(told, hint=f"write {axis} there, or {_UNFIX}",
+                            edits=[Edit(("inputs", wish.name, "shape"), fitting)])  # fmt: skip
     return wish
+
+
+def _said(port: Port) -> JSON:
+    return {"dtype": port.dtype, "shape": list(port.shape)}
+
+
+def _as_found(port: Port) -> list[Edit]:
+    return [Edit(("inputs", port.name, key), value) for key, value in _said(port).items()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,11 +207,11 @@ def _converted(model: Any, opset: int) -> Any:
     try:
         converted = converter.convert_version(model, opset)
     except Exception as error:  # the converter is C++ behind a plain RuntimeError
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        first = causes.words(str(error))
         stuck = re.search(r"(?:No Adapter .* for|Op) (\w+)", first)
         if stuck:
             raise TooNewError(stuck[1], found, opset) from error
-        message = f"the graph is at opset {found} and cannot be converted to {opset}: {first:.200}"
+        message = f"the graph is at opset {found} and cannot be converted to {opset}: {first}"
         raise StepError(message, hint=_LOWER) from error
     _refuse_newcomers(converted, found, opset)
     return converted

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
+from packager import causes
 from packager.canonical import JSON
 from packager.errors import MissingToolError, StepError
 
@@ -63,7 +64,7 @@ def read(path: Path, *, infer: bool = False) -> Proto:
             model = onnx.shape_inference.infer_shapes(model)
         onnx.load_external_data_for_model(model, str(path.parent))
     except Exception as error:  # protobuf, onnx and the operating system raise a dozen classes for a bad file
-        raise StepError(f"`{path.name}` is not a readable ONNX file: {_first_line(error)}") from error
+        raise StepError(f"`{path.name}` is not a readable ONNX file: {causes.words(str(error))}") from error
     if not model.graph.output or not model.opset_import:
         raise StepError(f"`{path.name}` holds no ONNX graph")
     _merge_imports(model)
@@ -78,10 +79,6 @@ def _merge_imports(model: Proto) -> None:
             holder.ClearField("opset_import")
             for domain, version in versions.items():
                 holder.opset_import.add(domain=domain, version=version)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
 
 
 def messages(proto: Proto) -> Iterator[Proto]:
@@ -263,7 +260,7 @@ def check(path: Path) -> None:
     try:
         onnx.checker.check_model(str(path))
     except onnx.checker.ValidationError as error:
-        raise StepError(f"the graph is not valid ONNX: {_first_line(error)}") from error
+        raise StepError(f"the graph is not valid ONNX: {causes.words(str(error))}") from error
 
 
 def facts(model: Proto) -> JSON:

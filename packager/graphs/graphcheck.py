@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
+from packager.edits import APPEND, Edit
 from packager.errors import StepError
 from packager.formats import onnxfile
 from packager.formats.onnxfile import Message, Reader, Span
@@ -163,6 +164,7 @@ class _Walk:
             refuse(
                 f"operator `{kind:.80}` is of the domain `{domain:.80}`, which is not ONNX's own",
                 f"if every promised runtime knows it, write `custom-domains: [{domain:.80}]` in the recipe",
+                [Edit(("custom-domains", APPEND), domain)],
             )
         found = [self.reader.read(span) for span in self.reader.spans(message, 5)]
         names = [self.reader.text(attribute, 1) for attribute in found]

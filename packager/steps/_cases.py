@@ -10,11 +10,11 @@ time. The cases follow from the interface, the samples, an estimate of the work 
 from __future__ import annotations
 
 import importlib
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
+from packager import causes
 from packager.canonical import JSON
 from packager.errors import PackagerError, StepError
 from packager.steps import _numbers
@@ -250,7 +250,7 @@ def attempt(
     except PackagerError:
         raise
     except Exception as error:  # model code and runtimes raise whatever they like
-        raise _failed(who, case, run, given, interface, first_line(error)) from error
+        raise _failed(who, case, run, given, interface, causes.cause(error)) from error
 
 
 def _failed(who: str, case: Case, run: Run, given: Mapping[str, Any], interface: JSON | None, line: str) -> StepError:
@@ -307,20 +307,3 @@ def _constant(interface: JSON, lengths: Mapping[str, int], number: int) -> dict[
 
 
 _NARROW = "narrow the ranges under `dynamic` and `inputs` to what the model accepts"
-_EMPTY = re.compile(
-    r"(?i)graph execution error|traceback|detected at|\s*file \"|\s*\[\[|\s*$|while executing|[-=^~\s]+$"
-)
-_STATUS = re.compile(r"running (\w+) node\..*?Status Message: (.*)", re.DOTALL)
-
-
-def first_line(error: Exception) -> str:
-    """Return the class and the line of a foreign error that holds the cause: no heading, no place in a file."""
-    text = str(error).strip() or "no message"
-    text = re.sub(r"\[ONNXRuntimeError\] : \d+ : \w+ : |Load model from \S+ failed: ?", "", text)
-    if status := _STATUS.search(text):
-        text = f"{status[1]}: {status[2]}"
-    lines = text.splitlines()
-    start = next((index for index, line in enumerate(lines) if not _EMPTY.match(line)), 0)
-    told = [line for line in lines if not _EMPTY.match(line) and not line.startswith(" ")]
-    headed = start > 0 and bool(told)  # behind a heading the cause comes last, as in a traceback
-    return f"{type(error).__name__}: {(told[-1] if headed else lines[start]).strip():.1000}"

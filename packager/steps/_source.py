@@ -16,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol, cast
 
-from packager import exporters
+from packager import edits, exporters
 from packager.canonical import JSON
 from packager.errors import PackagerError, StepError
 from packager.exporters import Arrays, Feeds, Leaves, SourceModel, Wishes, _masks
@@ -102,7 +102,8 @@ def serve(source: Callable[[], Opened], channel: socket.socket) -> None:
             held = held or [source()]
             answer = {"answer": _answer(held[0], asked["ask"], asked["with"])}
         except PackagerError as error:
-            answer = {"error": {"message": error.message, "hint": error.hint, "kind": None}}
+            proposed = [edit.to_json() for edit in error.edits]
+            answer = {"error": {"message": error.message, "hint": error.hint, "kind": None, "edits": proposed}}
         except MemoryError:
             raise
         except Exception as error:  # the source's libraries raise whatever they like
@@ -264,7 +265,8 @@ def _raised(error: Any) -> Exception:
         return _forged("an error")
     message, hint, kind = str(error.get("message"))[:_LONGEST], error.get("hint"), error.get("kind")
     if kind is None:
-        return StepError(message, hint=str(hint)[:_LONGEST] if hint else None)
+        proposed = edits.from_worker(error.get("edits"))
+        return StepError(message, hint=str(hint)[:_LONGEST] if hint else None, edits=proposed)
     name = str(kind) if re.fullmatch(r"[A-Za-z_]\w{0,60}", str(kind)) else "Exception"
     return cast(Exception, type(name, (Exception,), {})(message))
 

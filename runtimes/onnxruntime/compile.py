@@ -20,6 +20,7 @@ from typing import Any, TypeAlias
 from packager.runtimes import _precision
 from packager.runtimes.onnxruntime import _rewrite
 
+from packager import causes
 from packager.canonical import JSON
 from packager.errors import StepError
 from packager.graphs import graph, graphneeds, saturation
@@ -81,5 +82,4 @@ def _check_loads(path: Path, form: str) -> None:
     try:
         session.open_session(path, threads=1)
     except Exception as error:  # the runtime's exceptions share no class
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise StepError(f"the {form} graph does not load in onnxruntime: {first:.300}") from error
+        raise StepError(f"the {form} graph does not load in onnxruntime: {causes.words(str(error))}") from error
