@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 
-from packager import canonical, contract, diff, knobs, knobsets, plugins, resolve, scan
+from packager import canonical, compat, contract, diff, knobs, knobsets, plugins, resolve, scan
 from packager.bundle import CONTRACT, FORMAT, RECORD, SBOM, Bundle, read
 from packager.canonical import JSON
 from packager.edits import Edit
 from packager.errors import StepError, TooNewError, UsageError
-from packager.events import Note
+from packager.events import Note, Warned
 from packager.formats import cyclonedx, locked, modelpack
 from packager.isolation.sandbox import Confinement
 from packager.lock import Lock
@@ -29,7 +29,7 @@ from packager.policy import facts, policy
 from packager.policy.policy import Profile
 from packager.recipe import Recipe, Target
 from packager.run import Runner
-from packager.store import BUILT, Entry, Store
+from packager.store import BUILT, Entry, Store, name_is_taken
 from packager.types import Action, Blob, Result, Tree, Verdict
 
 GRAPH = "model/model.onnx"  # where the export step leaves the canonical graph
@@ -96,10 +96,12 @@ class Place:
 
 
 def build(
-    recipe: Recipe, lock: Lock, runner: Runner, here: resolve.Surroundings, memo: Memo, *, judged: bool = True
+    recipe: Recipe, lock: Lock, runner: Runner, here: resolve.Surroundings, memo: Memo, *, judged: bool = True,
+    replace: bool = False,
 ) -> Built:  # fmt: skip
     """Turn a recipe and its lock into an unsigned bundle in the local store.
 
+    Another bundle that the store has under its name and version only gives way to `replace`, else UsageError.
     Not `judged`, it is assembled whatever the verdict: who repeats a release asks what its bytes are, not whether it
     may be released today.
     """
@@ -115,6 +117,10 @@ def build(
         graph = runner(_export(recipe, lock, source), f"export {recipe.name}", place=environment)
     except TooNewError as error:
         raise resolve.unmet(recipe, error) from error
+    for locale in compat.locales(graph.facts["graph"]):
+        runner.on_event(
+            Warned(f"texts are compared in the locale `{locale:.64}`, which every host that serves it needs")
+        )
     recipe.check_outputs([output["name"] for output in graph.facts["interface"]["outputs"]])
     place = Place(runner, source, graph, here.base, environment)
     artefacts = runner.each(lambda target: _artefact(recipe, lock, place, target), recipe.targets())
@@ -128,7 +134,7 @@ def build(
     measured = {**_measured(recipe, graph, artefacts), "scans": scans, "confinement": _confinement(runner)}
     found = facts.of_build(content, measured, profile.facts, here.today)
     verdict = policy.judge(profile, found, here.today)
-    kept = _keep(recipe, tree, runner.store) if verdict.ok or not judged else None
+    kept = _keep(recipe, tree, runner, over=replace) if verdict.ok or not judged else None
     return Built(verdict, found, kept, outputs, _misses(runner.store, artefacts))
 
 
@@ -392,8 +398,9 @@ def _record(recipe: Recipe, files: Mapping[str, Blob], targets: Mapping[str, JSO
     return canonical.dump(value)
 
 
-def _keep(recipe: Recipe, tree: Tree, store: Store) -> Bundle:
+def _keep(recipe: Recipe, tree: Tree, runner: Runner, *, over: bool) -> Bundle:
     """Write the manifest and name the bundle; signatures of an identical earlier build stay attached."""
+    store = runner.store
     about = modelpack.About(
         recipe.name, recipe.version, recipe.description, (recipe.license,) if recipe.license else (), recipe.authors
     )
@@ -403,5 +410,16 @@ def _keep(recipe: Recipe, tree: Tree, store: Store) -> Bundle:
     known = store.named(recipe.name, recipe.version)
     if known is not None and known.manifest == entry.manifest:
         entry = replace(known, origin=BUILT)
+    elif known is not None and not over:
+        raise _taken(recipe, name_is_taken(recipe.name, recipe.version, known, entry))
+    elif known is not None:
+        runner.on_event(Warned(f"`{recipe.name}:{recipe.version}` was {known.manifest}, and is another bundle now"))
     store.name_bundle(recipe.name, recipe.version, entry)
     return read(StoredBundle(store, entry, f"{recipe.name}:{recipe.version}"))
+
+
+def _taken(recipe: Recipe, error: UsageError) -> UsageError:
+    """Return the error of a build that would take a name from another bundle, with a version that is free."""
+    later = diff.next_version(recipe.version, "patch")
+    hint = f"write `version: {later}` (or another `name`) in the recipe; {error.hint}"
+    return UsageError(error.message, hint=hint, edits=[Edit(("version",), later, consents=True)])

@@ -382,14 +382,27 @@ def check_step(recipe: Recipe, derived: JSON, store: Store, base: Path) -> None:
             edits=[Edit(("previous",), NONE)],
         )
     broken = [change for change in interface(old, new) if change.level == "major"]
-    if broken and step(before.version, recipe.version) != "major":
+    if not broken or step(before.version, recipe.version) == "major":
+        return
+    if recipe.previous is None and (unlike := _unlike(old, new)):
         raise NegativeAnswer(
-            f"`{recipe.name}:{recipe.version}` breaks the interface of {before.version}: `{broken[0].subject}` "
-            f"{broken[0].message}",
-            hint=f"release it as {next_version(before.version, 'major')}; or, if nobody uses {before.version}, "
-            "write `previous: none` in the recipe",
-            edits=[Edit(("version",), next_version(before.version, "major"))],
+            f"`{before.name}:{before.version}` in the store is another model: it takes {unlike}",
+            hint=f"give this one a `name` of its own, or, if `{recipe.name}` is this one now, write `previous: none`",
+            edits=[Edit(("previous",), NONE, consents=True)],
         )
+    raise NegativeAnswer(
+        f"`{recipe.name}:{recipe.version}` breaks the interface of {before.version}: `{broken[0].subject}` "
+        f"{broken[0].message}",
+        hint=f"release it as {next_version(before.version, 'major')}; or, if nobody uses {before.version}, "
+        "write `previous: none` in the recipe",
+        edits=[Edit(("version",), next_version(before.version, "major"), consents=True)],
+    )
+
+
+def _unlike(old: Contract, new: Contract) -> str:
+    """Return what another model takes where it has no input in common with this one, else nothing."""
+    names = {port.name for port in old.inputs}
+    return "" if names & {port.name for port in new.inputs} else ", ".join(f"`{name:.63}`" for name in sorted(names))
 
 
 def _previous(recipe: Recipe, store: Store, base: Path) -> Bundle | None:

@@ -355,7 +355,9 @@ def _dimensions(recipe: Recipe, members: Mapping[str, Node]) -> dict[str, tuple[
         if key.text not in used:
             hint = did_you_mean(key.text, used) if used else "remove it"
             problem = f"{key.where}: dimension `{key.text}` is in no shape"
-            raise UsageError(problem, hint=hint, edits=[Edit(("dynamic", key.text), rename=close_match(key.text, used))])
+            raise UsageError(
+                problem, hint=hint, edits=[Edit(("dynamic", key.text), rename=close_match(key.text, used))]
+            )
     return dict(sorted(known.items()))
 
 

@@ -36,6 +36,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--locked", action="store_true", help="refuse a missing or stale lock instead of renewing it")
     parser.add_argument("--fix", action="store_true",
                         help="write what a refusal proposes into the recipe, and build again; no consent")  # fmt: skip
+    parser.add_argument("--replace", action="store_true",
+                        help="another bundle of that name and version in the store gives way")  # fmt: skip
     parser.add_argument("--vendor", metavar="PLATFORM", action="append", default=[],
                         help="carry the wheels of this platform too, e.g. linux_x86_64-cp311")  # fmt: skip
     parser.add_argument("--facts", type=Path, metavar="FILE",
@@ -64,7 +66,8 @@ def _build(args: argparse.Namespace, console: Console) -> tuple[int, Sequence[Fi
     with console:
         project = Project.open(args, console).vendoring(args.vendor)
         lock = project.current_lock(locked=args.locked)
-        built = build.build(project.recipe, lock, project.runner, project.here, project.memo)
+        built = build.build(project.recipe, lock, project.runner, project.here, project.memo,
+                            replace=args.replace)  # fmt: skip
         if args.facts:
             write_atomically(args.facts, canonical.dump(facts.statement(built.facts)))
         if built.bundle is None:

@@ -59,7 +59,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
         "sites": [entry.to_json() for entry in reached],
         "steps": [step.to_json() for step in steps],
     }
-    notes = list(compat.notes(promise, host.processor()))
+    notes = list(compat.notes(promise, host.processor(), host.has_locale))
     value["notes"] = notes
     if args.html:
         _write_page(args.html, bundle, cells, reached, steps)

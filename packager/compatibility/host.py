@@ -6,6 +6,7 @@ Asks the kernel, the installed distributions and, where it is there, `nvidia-smi
 
 from __future__ import annotations
 
+import ctypes
 import importlib.metadata
 import os
 import platform
@@ -73,6 +74,18 @@ def _version(name: str) -> str | None:
 def processor() -> tuple[str, tuple[str, ...]]:
     """Return the machine and the feature flags of its CPU, as Linux names them."""
     return platform.machine(), _features(Path("/proc/cpuinfo"))
+
+
+def has_locale(name: str) -> bool:
+    """Say whether programs of this host can use a locale, as ONNX Runtime asks for it. Changes nothing here."""
+    library = ctypes.CDLL(None)
+    library.newlocale.restype = ctypes.c_void_p
+    every = 0x1FBF  # LC_ALL_MASK of glibc
+    spelt = (name,) if "." in name else (f"{name}.UTF-8", name)  # what an operator asks for that names none
+    found = [made for text in spelt if (made := library.newlocale(every, text.encode(), None))]
+    for made in found:
+        library.freelocale(ctypes.c_void_p(made))
+    return bool(found)
 
 
 def _features(cpuinfo: Path) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ import pytest
 from packager.cli.console import Console
 from packager.errors import SEE_LOG, StepError
 from tests.e2e.conftest import Project
-from tests.unit.test_hints import TOKENS, network, parsed
+from tests.unit.test_hints import PAIR, TOKENS, network, parsed
 
 RECIPE = """# a net
 nmae: net   # what it is called
@@ -54,7 +54,8 @@ def test_what_is_printed_can_be_pasted(project: Callable[..., Project], tmp_path
     here.write(text + "policy: mine.yaml\n")
     assert here.run("build", "--json")["verdict"]["ok"]
     here.write(text.partition("dynamic:")[0] + block)
-    assert here.run("build", "--json")["verdict"]["ok"]
+    assert "`net:1.0.0` is another bundle in the local store" in here.run("build", code=2).stderr
+    assert here.run("build", "--replace", "--json")["verdict"]["ok"]
 
 
 def test_a_consent_is_never_written(project: Callable[..., Project], tmp_path: Path) -> None:
@@ -64,6 +65,25 @@ def test_a_consent_is_never_written(project: Callable[..., Project], tmp_path: P
     refused = here.run("build", "--fix", code=None)
     assert refused.returncode in (3, 4)
     assert (here.folder / "bundle.yaml").read_text() == text
+
+
+def test_a_name_is_not_taken_from_another_bundle(project: Callable[..., Project], tmp_path: Path) -> None:
+    """Two unlike models in files called `model.onnx`, both 0.1.0 of a name."""
+    onnx.save(network(), tmp_path / "model.onnx")
+    text = "name: model\nversion: 0.1.0\nsource: ./model.onnx\n"
+    here = project(text, **{"model.onnx": tmp_path / "model.onnx"})
+    first = here.run("build", "--json")["digest"]
+    assert here.run("build", "--json")["digest"] == first, "the same bundle is built again without a word"
+    onnx.save(parsed(PAIR), here.folder / "model.onnx")
+    refused = here.run("build", code=2).stderr
+    assert f"`model:0.1.0` is another bundle in the local store: {first}" in refused
+    assert "hint: write `version: 0.1.1` (or another `name`) in the recipe; to let the name mean" in refused
+    assert here.run("inspect", "model:0.1.0", "--json")["digest"] == first
+    here.write(text.replace("0.1.0", "0.1.1"))
+    assert "`model:0.1.0` in the store is another model: it takes `x`" in here.run("build", code=1).stderr
+    here.write(text)
+    assert "warning: `model:0.1.0` was" in here.run("build", "--replace").stderr
+    assert here.run("inspect", "model:0.1.0", "--json")["digest"] != first
 
 
 @pytest.mark.parametrize("quiet", [False, True])

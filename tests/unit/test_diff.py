@@ -174,6 +174,16 @@ def test_a_build_cannot_break_callers_without_a_major_version(tmp_path: Path) ->
     check(store, "1.1.0", tmp_path, "previous: none\n", **broken)
 
 
+def test_another_model_of_the_same_name_is_called_so(tmp_path: Path) -> None:
+    store = bundles.store_in(tmp_path)
+    bundle(store, "1.0.0")
+    other = {"inputs": [{"name": "audio", "dtype": "float32", "shape": ["batch", 4]}]}
+    with pytest.raises(NegativeAnswer, match=r"^`net:1\.0\.0` in the store is another model: it takes `x`$") as caught:
+        check(store, "1.1.0", tmp_path, **other)
+    assert "a `name` of its own" in (caught.value.hint or "")
+    check(store, "2.0.0", tmp_path, **other)
+
+
 def test_the_release_before_is_the_newest_older_one_or_the_named_one(tmp_path: Path) -> None:
     store = bundles.store_in(tmp_path)
     other = {"outputs": [OUTPUT, {**OUTPUT, "name": "z"}]}
