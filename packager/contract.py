@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 
 from packager import canonical
@@ -65,6 +65,7 @@ def derive(
             for target in recipe.targets()
         },
     }
+    value |= {"classes": exported["classes"]} if exported.get("classes") else {}
     return value | ({"slo": recipe.slo.to_json()} if recipe.slo else {})
 
 
@@ -189,7 +190,10 @@ class Terms:
 
 @dataclass(frozen=True, slots=True)
 class Contract:
-    """A parsed contract. `dimensions` maps a name to its smallest and largest length."""
+    """A parsed contract. `dimensions` maps a name to its smallest and largest length.
+
+    `classes` says of outputs with one score per class which class every column is.
+    """
 
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
@@ -198,6 +202,7 @@ class Contract:
     runs_on: Mapping[str, Promise]
     targets: Mapping[str, Terms]
     slo: Mapping[str, float]
+    classes: Mapping[str, tuple[int | str, ...]] = field(default_factory=dict)
 
 
 def parse(data: bytes, subject: str = "contract.json") -> Contract:
@@ -210,7 +215,9 @@ def parse(data: bytes, subject: str = "contract.json") -> Contract:
 
 
 def _contract(value: JSON) -> Contract:
-    _members(value, ("format", "interface", "ranges", "graph", "runs-on", "targets"), ("slo",), "the contract")
+    _members(
+        value, ("format", "interface", "ranges", "graph", "runs-on", "targets"), ("slo", "classes"), "the contract"
+    )
     if value["format"] != FORMAT:
         raise ValueError(f"it is of format {value['format']!s:.20}")
     graph = _facts(value["graph"])
@@ -220,7 +227,15 @@ def _contract(value: JSON) -> Contract:
         {name: _read_promise(name, promise) for name, promise in _mapping(value["runs-on"], dict).items()},
         {name: _terms(name, terms, graph) for name, terms in _mapping(value["targets"], dict).items()},
         _mapping(value.get("slo", {}), _number),
+        _mapping(value.get("classes", {}), lambda labels: tuple(map(_class, _list(labels)))),
     )
+
+
+def _class(value: JSON) -> int | str:
+    if type(value) is not int and not isinstance(value, str):
+        raise ValueError(f"expected a class, got `{value!s:.60}`")
+    found: int | str = value
+    return found
 
 
 def _interface(value: JSON) -> tuple[tuple[Port, ...], tuple[Port, ...], Mapping[str, tuple[int, int]]]:

@@ -97,6 +97,7 @@ def contracts(old: Contract, new: Contract) -> list[Change]:
     """Compare two contracts."""
     return [
         *interface(old, new),
+        *_classes(old, new),
         *_runtimes(old, new),
         *_targets(old, new),
         *_objectives(old.slo, new.slo),
@@ -125,6 +126,12 @@ def interface(old: Contract, new: Contract) -> Iterator[Change]:
             yield Change("interface", name, "output is new", "minor")
         else:
             yield from _output(old, new, was[name], now[name])
+
+
+def _classes(old: Contract, new: Contract) -> Iterator[Change]:
+    for name in sorted(set(old.classes) & set(new.classes)):
+        if old.classes[name] != new.classes[name]:
+            yield Change("interface", name, "columns are other classes, or in another order", "major")
 
 
 def _input(old: Contract, new: Contract, before: Port, after: Port) -> Iterator[Change]:

@@ -76,6 +76,8 @@ def _text(
     for kind in ("inputs", "outputs"):
         for port in contract["interface"][kind]:
             rows.append(f"  {kind[:-1]:10} {port['name']}: {port['dtype']}{port['shape']}")
+    for name, labels in contract.get("classes", {}).items():
+        rows.append(f"  classes    {name}: {', '.join(map(str, labels[:12]))}{' …' if len(labels) > 12 else ''}")
     for name, promise in contract["runs-on"].items():
         rows.append(f"  runs on    {name} {promise['versions']}")
     rows += [f"  target     {name}: {target['path']}" for name, target in contract["targets"].items()]

@@ -247,6 +247,12 @@ def unoptimised(source: SourceModel, feeds: Feeds) -> Arrays | None:
     return cast("Arrays | None", offered(feeds)) if offered else None
 
 
+def classes_of(source: SourceModel) -> Mapping[str, Sequence[int | str]]:
+    """Return of outputs that hold one score per class which classes those are, where a source offers `classes()`."""
+    offered = getattr(source, "classes", None)
+    return cast("Mapping[str, Sequence[int | str]]", offered()) if offered else {}
+
+
 class Coverage(Protocol):
     """Counts how much of a model cases exercise; a source that can offers one as `coverage()`."""
 

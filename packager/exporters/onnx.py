@@ -171,6 +171,10 @@ class Graph:
         options.graph_optimization_level = getattr(runtime.GraphOptimizationLevel, level)
         return runtime.InferenceSession(str(self.path), options, providers=["CPUExecutionProvider"])
 
+    def classes(self) -> Mapping[str, Sequence[int | str]]:
+        """Return of every output that the file gives as a map from class to score the classes of its columns."""
+        return {self.outputs[place]: labels for place, labels in sorted(self.labels.items())}
+
     def work(self) -> Callable[[Mapping[str, int]], float | None]:
         """Return what counts the operations of one run."""
         light = operations.lighten(self.model)

@@ -57,7 +57,10 @@ GRAPH: Schema = {
     },
 }  # fmt: skip
 
-EXPORT = record({"interface": INTERFACE, "ranges": table(listed(NUMBER)), "graph": GRAPH, "nondeterministic": TEXTS})
+EXPORT = record(
+    {"interface": INTERFACE, "ranges": table(listed(NUMBER)), "graph": GRAPH, "nondeterministic": TEXTS},
+    {"classes": table(listed({"type": ["integer", "string"]}))},
+)
 COMPILE: Schema = {
     "type": "object",
     "required": ["path", "artefact"],

@@ -33,9 +33,10 @@ def run(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JSON]) -> JS
         _copy(file, out / check_path(path))
     saturates = saturation.saturating(model)
     graph.write(model, out / "model", shard_bytes=params.get("shard_bytes", graph.SHARD_BYTES))
-    return describe(
-        model, accepted, saturates
-    )  # the weights have left memory: what is left is small enough to be analysed
+    classes = {name: list(labels) for name, labels in exporters.classes_of(source).items()}
+    about = {"classes": classes} if classes else {}
+    # The weights have left memory: what is left is small enough to be analysed.
+    return {**describe(model, accepted, saturates), **about}
 
 
 def describe_inputs(interface: Interface) -> JSON:
