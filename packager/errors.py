@@ -44,10 +44,6 @@ if TYPE_CHECKING:
     from packager.edits import Change
 
 
-SEE_LOG = "the log above says where"
-"""The hint of a step that died without an answer."""
-
-
 class PackagerError(Exception):
     """The root: anything below it is a clear answer to the user, anything else is a bug."""
 
@@ -87,14 +83,12 @@ class StepError(PackagerError):
 
     code = 4
 
-    def __init__(self, message: str, *, hint: str | None = None, log: str = "", edits: Iterable[Change] = ()) -> None:
+    def __init__(
+        self, message: str, *, hint: str | None = None, log: str = "", died: bool = False, edits: Iterable[Change] = ()
+    ) -> None:
         super().__init__(message, hint=hint, edits=edits)
         self.log = log
-
-    @property
-    def points_at_log(self) -> bool:
-        """Whether the log is the only explanation there is."""
-        return self.hint == SEE_LOG
+        self.died = died  # without an answer: its log is the only explanation
 
 
 class MissingToolError(StepError):

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from packager import canonical, edits, foreign, plugins
-from packager.errors import SEE_LOG, IntegrityError, StepError, StorageError, TooNewError
+from packager.errors import IntegrityError, StepError, StorageError, TooNewError
 from packager.events import Cached, Finished, OnEvent, Started, ignore
 from packager.files import storage_errors
 from packager.isolation.pinning import numerics
@@ -299,8 +299,8 @@ def _facts(step: str, outcome: Outcome, limits: Limits, *, filtered: bool = Fals
             raise StepError(message[:_LONGEST], hint=remedy, log=log, edits=proposed)
         case 0 | 4, _:
             message = f"step `{step}` ended with status {outcome.code} and without the answer that belongs to it"
-            raise StepError(message, hint=_hint(filtered, log, SEE_LOG), log=log)
-    raise StepError(f"step `{step}` {_death(outcome.code)}", hint=_hint(filtered, log, SEE_LOG), log=log)
+            raise StepError(message, hint=_hint(filtered, log, _WHERE), log=log, died=True)
+    raise StepError(f"step `{step}` {_death(outcome.code)}", hint=_hint(filtered, log, _WHERE), log=log, died=True)
 
 
 def _hint(filtered: bool, said: str, otherwise: str | None) -> str | None:
@@ -309,6 +309,7 @@ def _hint(filtered: bool, said: str, otherwise: str | None) -> str | None:
 
 
 _LONGEST = 4000  # characters of a worker's message
+_WHERE = "the log above says where"
 _NOT_ALLOWED = re.compile(f"{os.strerror(errno.EPERM)}|{os.strerror(errno.ENOSYS)}|EPERM|ENOSYS")
 _CALL = (
     "the sandbox may have refused a system call (`docs/security.md`): if an honest library needs it, report it; "

@@ -52,7 +52,7 @@ class Console:
     def fail(self, error: PackagerError, rows: Sequence[str] = ()) -> None:
         """Print an error: what a step wrote before it died, one sentence, its subject, the remedy and its `rows`."""
         self._clear()
-        if isinstance(error, StepError) and error.log and (not self.quiet or error.points_at_log):
+        if isinstance(error, StepError) and error.log and (not self.quiet or error.died):
             for row in error.log.splitlines()[-12:]:
                 self.message(f"  | {row}")
         self._say("error:", "31", error.message)

@@ -11,7 +11,7 @@ import onnx
 import pytest
 
 from packager.cli.console import Console
-from packager.errors import SEE_LOG, StepError
+from packager.errors import StepError
 from tests.e2e.conftest import Project
 from tests.unit.test_hints import PAIR, TOKENS, network, parsed
 
@@ -89,7 +89,7 @@ def test_a_name_is_not_taken_from_another_bundle(project: Callable[..., Project]
 @pytest.mark.parametrize("quiet", [False, True])
 def test_the_only_explanation_is_shown(capsys: pytest.CaptureFixture[str], quiet: bool) -> None:
     console = Console(json=False, quiet=quiet)
-    console.fail(StepError("step `export` crashed with SIGSEGV", hint=SEE_LOG, log="the cause"))
+    console.fail(StepError("step `export` crashed with SIGSEGV", log="the cause", died=True))
     assert "  | the cause" in capsys.readouterr().err
     console.fail(StepError("the source does not run", hint="run it", log="noise"))
     assert ("  | noise" in capsys.readouterr().err) == (not quiet)
