@@ -97,11 +97,11 @@ class Place:
 
 def build(
     recipe: Recipe, lock: Lock, runner: Runner, here: resolve.Surroundings, memo: Memo, *, judged: bool = True,
-    replace: bool = False,
+    replacing: bool = False,
 ) -> Built:  # fmt: skip
     """Turn a recipe and its lock into an unsigned bundle in the local store.
 
-    Another bundle that the store has under its name and version only gives way to `replace`, else UsageError.
+    Another bundle that the store has under its name and version only gives way to `replacing`, else UsageError.
     Not `judged`, it is assembled whatever the verdict: who repeats a release asks what its bytes are, not whether it
     may be released today.
     """
@@ -134,7 +134,7 @@ def build(
     measured = {**_measured(recipe, graph, artefacts), "scans": scans, "confinement": _confinement(runner)}
     found = facts.of_build(content, measured, profile.facts, here.today)
     verdict = policy.judge(profile, found, here.today)
-    kept = _keep(recipe, tree, runner, over=replace) if verdict.ok or not judged else None
+    kept = _keep(recipe, tree, runner, over=replacing) if verdict.ok or not judged else None
     return Built(verdict, found, kept, outputs, _misses(runner.store, artefacts))
 
 

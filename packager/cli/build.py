@@ -67,7 +67,7 @@ def _build(args: argparse.Namespace, console: Console) -> tuple[int, Sequence[Fi
         project = Project.open(args, console).vendoring(args.vendor)
         lock = project.current_lock(locked=args.locked)
         built = build.build(project.recipe, lock, project.runner, project.here, project.memo,
-                            replace=args.replace)  # fmt: skip
+                            replacing=args.replace)  # fmt: skip
         if args.facts:
             write_atomically(args.facts, canonical.dump(facts.statement(built.facts)))
         if built.bundle is None:
