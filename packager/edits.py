@@ -21,7 +21,7 @@ from packager.canonical import JSON
 APPEND = "+"  # as the last key of a path: one more item of a list
 _PLAIN = re.compile(r"[A-Za-z_/][A-Za-z0-9_./-]*")
 _WORDS = frozenset({"true", "false", "null", "yes", "no", "on", "off"})
-_OPEN = frozenset({"dynamic", "inputs", "tolerance", "export", "custom-domains", "limits", "toolchain"})
+_OPEN = frozenset({"dynamic", "inputs", "export", "custom-domains"})  # nothing that says how exact or how confined
 _DEEPEST, _LONGEST = 4, 2000
 
 
@@ -62,11 +62,11 @@ def from_worker(value: JSON) -> tuple[Edit, ...]:
     found = []
     for item in value if isinstance(value, list) else ():
         match item:
-            case {"path": [str(first), *rest], **more} if set(more) <= {"value", "rename"} and first in _OPEN:
+            case {"path": [str(first), *rest], **more} if set(more) <= {"value", "rename", "consents"}:
                 path, rename = (first, *map(str, rest)), more.get("rename")
                 small = len(path) <= _DEEPEST and len(json.dumps(item)) <= _LONGEST
-                if small and (rename is None or isinstance(rename, str)):
-                    found.append(Edit(path, more.get("value"), rename))
+                if first in _OPEN and small and (rename is None or isinstance(rename, str)):
+                    found.append(Edit(path, more.get("value"), rename, consents=bool(more.get("consents"))))
     return tuple(found)
 
 
