@@ -20,6 +20,7 @@ from packager.errors import StepError, TooNewError, UsageError
 from packager.events import Note
 from packager.formats import cyclonedx, locked, modelpack
 from packager.isolation.sandbox import Confinement
+from packager.lengths import OF_DATA, evaluate
 from packager.lock import Lock
 from packager.media import StoredBundle
 from packager.memo import Memo
@@ -117,6 +118,8 @@ def build(
     recipe.check_outputs([output["name"] for output in graph.facts["interface"]["outputs"]])
     place = Place(runner, source, graph, here.base, environment)
     artefacts = runner.each(lambda target: _artefact(recipe, lock, place, target), recipe.targets())
+    place = replace(place, graph=_as_measured(graph, artefacts))
+    graph = place.graph
     wheels = vendor.fetch(lock.dependencies, recipe.vendor, runner, here.environment)
     # ── pure from here on ──
     vectors = runner.store.tree(artefacts[0].measured.tree)
@@ -168,7 +171,7 @@ def _export(recipe: Recipe, lock: Lock, source: str) -> Action:
 def _wishes(recipe: Recipe) -> dict[str, JSON]:
     """Return what the recipe says about inputs; the same words for the export and for the measurement."""
     inputs = recipe.inputs and {name: spec.to_json() for name, spec in recipe.inputs.items()}
-    dynamic = {name: list(bounds) for name, bounds in recipe.dynamic.items()}
+    dynamic = {name: axis.to_json() for name, axis in recipe.dynamic.items()}
     domains = {"domains": list(recipe.custom_domains)} if recipe.custom_domains else {}
     signature = {"signature": recipe.export.signature} if recipe.export.signature else {}
     return {"inputs": inputs, "dynamic": dynamic, "seed": recipe.export.seed, **domains, **signature}
@@ -250,6 +253,7 @@ def _measure(recipe: Recipe, lock: Lock, place: Place, target: Target, compiled:
         "payload": lock.payload,
         "interface": place.graph.facts["interface"],
         "ranges": place.graph.facts["ranges"],
+        **({"values": place.graph.facts["values"]} if "values" in place.graph.facts else {}),
         **_wishes(recipe),
     }
     inputs, users = {"source": place.source}, [plugins.load("exporters", lock.kind)]
@@ -295,6 +299,32 @@ def _measured(recipe: Recipe, graph: Result, artefacts: list[Artefact]) -> dict[
             for item in artefacts
         },
     }
+
+
+def _as_measured(graph: Result, artefacts: list[Artefact]) -> Result:
+    """Return the graph's facts with the shapes of outputs that the measurement saw.
+
+    An axis that had another length than it is said to have depends on the data; so `conform` finds nothing that the
+    build could have found. Raises StepError for another number of axes.
+    """
+    interface = graph.facts["interface"]
+    outputs = [{**port, "shape": list(port["shape"])} for port in interface["outputs"]]
+    for case in (case for item in artefacts for case in item.measured.facts["cases"]):
+        for port in outputs:
+            got = case["outputs"].get(port["name"], {}).get("shape", port["shape"])
+            if len(got) != len(port["shape"]):
+                raise StepError(
+                    f"output `{port['name']}` has {len(port['shape'])} axes, in case `{case['name']:.80}` {len(got)}",
+                    hint="return tensors of one rank",
+                )
+            for place, (stated, length) in enumerate(zip(port["shape"], got, strict=True)):
+                if stated != length and _length(stated, case["lengths"]) not in (length, None):
+                    port["shape"][place] = f"{OF_DATA}{port['name']}_{place}"
+    return replace(graph, facts={**graph.facts, "interface": {**interface, "outputs": outputs}})
+
+
+def _length(stated: int | str, lengths: Mapping[str, int]) -> int | None:
+    return stated if isinstance(stated, int) else lengths.get(stated, evaluate(stated, lengths))
 
 
 def check_cases(cases: Sequence[JSON], outputs: Sequence[str]) -> None:

@@ -23,6 +23,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 from packager.server import config, model
 from packager.server.errors import RequestError
 from packager.server.interface import Tensor
+from packager.server.trial import Trial
 
 HERE = Path(__file__).parent
 RECORD = deployed.read(HERE)
@@ -80,7 +81,7 @@ class Runs:
 
     def __init__(self) -> None:
         self.session = model.load(CONFIG, KNOBS.get("runtime.threads", 1))
-        model.warm_up(self.session, INTERFACE)
+        model.warm_up(self.session, Trial.of(CONFIG))
 
     def run(self, feeds: dict[str, Any]) -> dict[str, Any]:
         """Return every output by name."""
@@ -161,7 +162,7 @@ OPTIONS = {
 }
 BATCHING = {
     "batchable": True,
-    "max_batch_size": KNOBS.get("batch.max", 1),
+    "max_batch_size": KNOBS.get("batch.max") or KNOBS.get("batch.rows", 1),
     "max_latency_ms": KNOBS.get("bentoml.max_latency", 10_000),
 }
 
