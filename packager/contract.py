@@ -163,7 +163,8 @@ def lines(read: Contract) -> list[str]:
         if port.listed:
             rows.append(f"values {port.name}: {', '.join(map(str, port.listed[:12]))}; others are refused")
         elif port.limit:
-            rows.append(f"values {port.name}: {port.limit[0]:g} to {port.limit[1]:g}; others are refused")
+            low, high = (f"{end:.15g}" for end in port.limit)
+            rows.append(f"values {port.name}: {low}{'' if low == high else f' to {high}'}; others are refused")
     named = {name for port in read.outputs for name in port.shape if isinstance(name, str)}
     lengths = {name: span.lengths.near(0) for name, span in read.dimensions.items()}
     own = sorted(name for name in named - set(lengths) if evaluate(name, lengths) is None)

@@ -251,13 +251,12 @@ def _name_axes(graph: Any, inputs: Sequence[Port]) -> list[tuple[str, Any]]:
 
 
 def _loads(model: Any) -> bool:
-    """Say whether ONNX Runtime opens a graph; of one that is too large for a message nothing is known."""
+    """Say whether ONNX Runtime opens a graph as users do; of one that is too large for a message nothing is known."""
     if model.ByteSize() > _LARGEST_MESSAGE:
         return True
     runtime = importlib.import_module("onnxruntime")
     options = runtime.SessionOptions()
     options.log_severity_level = 4
-    options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
         runtime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except Exception:  # each runtime has its own tree of exceptions

@@ -127,7 +127,7 @@ def test_a_remembered_document_is_held_against_the_same_limits(interface: Interf
 def test_a_missing_number_is_null_where_the_model_takes_it(interface: Interface) -> None:
     request = protocol.parse(body(FEEDS, x=[None, 0.5, 1, None]), None, interface)
     assert np.isnan(request.feeds["x"]).tolist() == [[True, False], [False, True]]
-    with pytest.raises(RequestError, match="values from -1 to 1, got `2.0`"):
+    with pytest.raises(RequestError, match=r"values from -1 to 1, got `2\.0`"):
         protocol.parse(body(FEEDS, x=[None, 2, 1, None]), None, interface)
     with pytest.raises(RequestError, match=r"got null: the model takes no missing numbers here.*`binary_data_size`"):
         protocol.parse(body(FEEDS, x=[None, 0.5, 1, None]), None, replace(interface, missing=frozenset()))
