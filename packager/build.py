@@ -308,23 +308,33 @@ def _as_measured(graph: Result, artefacts: list[Artefact]) -> Result:
     build could have found. Raises StepError for another number of axes.
     """
     interface = graph.facts["interface"]
-    outputs = [{**port, "shape": list(port["shape"])} for port in interface["outputs"]]
-    for case in (case for item in artefacts for case in item.measured.facts["cases"]):
-        for port in outputs:
-            got = case["outputs"].get(port["name"], {}).get("shape", port["shape"])
-            if len(got) != len(port["shape"]):
-                raise StepError(
-                    f"output `{port['name']}` has {len(port['shape'])} axes, in case `{case['name']:.80}` {len(got)}",
-                    hint="return tensors of one rank",
-                )
-            for place, (stated, length) in enumerate(zip(port["shape"], got, strict=True)):
-                if stated != length and _length(stated, case["lengths"]) not in (length, None):
-                    port["shape"][place] = f"{OF_DATA}{port['name']}_{place}"
+    cases = [case for item in artefacts for case in item.measured.facts["cases"]]
+    outputs = []
+    for port in interface["outputs"]:
+        seen = [(case["lengths"], case["outputs"].get(port["name"], {}).get("shape")) for case in cases]
+        runs = [(lengths, shape) for lengths, shape in seen if shape is not None]
+        if other := [len(shape) for _, shape in runs if len(shape) != len(port["shape"])]:
+            raise StepError(
+                f"output `{port['name']}` has {len(port['shape'])} axes, and {other[0]} where it was measured",
+                hint="return tensors of one rank",
+            )
+        axes = [
+            _measured_axis(stated, [(lengths, shape[place]) for lengths, shape in runs], f"{port['name']}_{place}")
+            for place, stated in enumerate(port["shape"])
+        ]
+        outputs.append({**port, "shape": axes})
     return replace(graph, facts={**graph.facts, "interface": {**interface, "outputs": outputs}})
 
 
-def _length(stated: int | str, lengths: Mapping[str, int]) -> int | None:
-    return stated if isinstance(stated, int) else lengths.get(stated, evaluate(stated, lengths))
+def _measured_axis(stated: int | str, seen: Sequence[tuple[Mapping[str, int], int]], name: str) -> int | str:
+    """Return an output's axis as it is stated, unless a run contradicts it: then a dimension that fits all, or none."""
+
+    def holds(axis: int | str) -> bool:
+        said = [axis if isinstance(axis, int) else lengths.get(axis, evaluate(axis, lengths)) for lengths, _ in seen]
+        return all(length in (got, None) for length, (_, got) in zip(said, seen, strict=True))
+
+    dimensions = sorted(seen[0][0]) if seen else []
+    return next((axis for axis in (stated, *dimensions) if holds(axis)), OF_DATA + name)
 
 
 def check_cases(cases: Sequence[JSON], outputs: Sequence[str]) -> None:

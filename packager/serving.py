@@ -92,9 +92,14 @@ def config(bundle: Bundle, contract: JSON, target: str, prefix: str = "bundle") 
 
 
 def artefact(bundle: Bundle, contract: JSON, target: str) -> list[str]:
-    """Return the paths of the files that the server opens: the artefact, what lies beside it, the reference inputs."""
-    folders = (PurePosixPath(contract["targets"][target]["path"]).parent, VECTORS)
-    return [path for path, _ in bundle.tree if any(PurePosixPath(path).is_relative_to(folder) for folder in folders)]
+    """Return the paths of the files that the server opens: the artefact and what lies beside it."""
+    folder = PurePosixPath(contract["targets"][target]["path"]).parent
+    return [path for path, _ in bundle.tree if PurePosixPath(path).is_relative_to(folder)]
+
+
+def reference(bundle: Bundle) -> list[str]:
+    """Return the paths of the reference inputs, which the server warms up on where they are."""
+    return [path for path, _ in bundle.tree if PurePosixPath(path).is_relative_to(VECTORS)]
 
 
 def document(values: Resolved) -> str:

@@ -139,6 +139,8 @@ def read(folder: Path, interface: Interface) -> Iterator[dict[str, Array]]:
     """
     try:
         names = [str(row["file"]) for row in orjson.loads(_content(folder / "index.json"))["cases"]]
+    except FileNotFoundError:  # a form of the bundle that carries none
+        return
     except (OSError, ValueError, KeyError, TypeError) as error:
         event("no reference inputs", logging.WARNING, reason=str(error)[:300])
         return
