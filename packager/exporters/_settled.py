@@ -21,6 +21,7 @@ Work = Callable[[Mapping[str, int]], "float | None"]
 
 _SECONDS = 10.0  # of runs, as estimated
 _SPEED = 2e10  # operations of one second
+_UNKNOWN = 3e4  # operations for each element of the inputs, where nobody can count them
 _EACH = 0.002  # seconds of a run whatever its size
 _LARGEST = 2e10  # operations of one run
 _ELEMENTS = 1 << 24  # of the inputs of one run
@@ -41,17 +42,24 @@ def settle(path: Path, names: Mapping[str, str], interface: Interface, free: Col
     runner = Runner(path, inputs)
     spent = [0.0]
 
-    def cost(lengths: Mapping[Axis, int]) -> float | None:
-        known = {**small, **{axis.port: length for axis, length in lengths.items()}}
-        return work(known)
+    costs: dict[tuple[tuple[Axis, int], ...], float] = {}
+
+    def elements(lengths: Mapping[Axis, int]) -> int:
+        return sum(math.prod(a if isinstance(a, int) else lengths[a] for a in entry.axes) for entry in inputs)
+
+    def cost(lengths: Mapping[Axis, int]) -> float:
+        key = tuple(lengths.items())
+        if key not in costs:
+            known = work({**small, **{axis.port: length for axis, length in lengths.items()}})
+            costs[key] = _UNKNOWN * elements(lengths) if known is None else known
+        return costs[key]
 
     def runs(lengths: Mapping[Axis, int]) -> bool:
-        spent[0] += _EACH + (cost(lengths) or 0.0) / _SPEED
+        spent[0] += _EACH + cost(lengths) / _SPEED
         return runner.runs(lengths)
 
     def fits(lengths: Mapping[Axis, int]) -> bool:
-        elements = sum(math.prod(a if isinstance(a, int) else lengths[a] for a in entry.axes) for entry in inputs)
-        return elements <= _ELEMENTS and (cost(lengths) or 0.0) <= _LARGEST
+        return elements(lengths) <= _ELEMENTS and cost(lengths) <= _LARGEST
 
     spans = runner.explore(seconds=_SECONDS, clock=lambda: spent[0], fits=fits, runs=runs)
     return interface if spans is None else _with(interface, spans, rows)
