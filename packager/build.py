@@ -21,6 +21,7 @@ from packager.errors import StepError, TooNewError, UsageError
 from packager.events import Note, Warned
 from packager.formats import cyclonedx, locked, modelpack
 from packager.isolation.sandbox import Confinement
+from packager.lengths import OF_DATA, evaluate
 from packager.lock import Lock
 from packager.media import StoredBundle
 from packager.memo import Memo
@@ -124,6 +125,8 @@ def build(
     recipe.check_outputs([output["name"] for output in graph.facts["interface"]["outputs"]])
     place = Place(runner, source, graph, here.base, environment)
     artefacts = runner.each(lambda target: _artefact(recipe, lock, place, target), recipe.targets())
+    place = replace(place, graph=_as_measured(graph, artefacts))
+    graph = place.graph
     wheels = vendor.fetch(lock.dependencies, recipe.vendor, runner, here.environment)
     # ── pure from here on ──
     vectors = runner.store.tree(artefacts[0].measured.tree)
@@ -175,7 +178,7 @@ def _export(recipe: Recipe, lock: Lock, source: str) -> Action:
 def _wishes(recipe: Recipe) -> dict[str, JSON]:
     """Return what the recipe says about inputs; the same words for the export and for the measurement."""
     inputs = recipe.inputs and {name: spec.to_json() for name, spec in recipe.inputs.items()}
-    dynamic = {name: list(bounds) for name, bounds in recipe.dynamic.items()}
+    dynamic = {name: axis.to_json() for name, axis in recipe.dynamic.items()}
     domains = {"domains": list(recipe.custom_domains)} if recipe.custom_domains else {}
     signature = {"signature": recipe.export.signature} if recipe.export.signature else {}
     return {"inputs": inputs, "dynamic": dynamic, "seed": recipe.export.seed, **domains, **signature}
@@ -267,6 +270,7 @@ def _measure(recipe: Recipe, lock: Lock, place: Place, target: Target, compiled:
         "payload": lock.payload,
         "interface": place.graph.facts["interface"],
         "ranges": place.graph.facts["ranges"],
+        **({"values": place.graph.facts["values"]} if "values" in place.graph.facts else {}),
         **_wishes(recipe),
     }
     inputs, users = {"source": place.source}, [plugins.load("exporters", lock.kind)]
@@ -314,6 +318,42 @@ def _measured(recipe: Recipe, graph: Result, artefacts: list[Artefact]) -> dict[
             for item in artefacts
         },
     }
+
+
+def _as_measured(graph: Result, artefacts: list[Artefact]) -> Result:
+    """Return the graph's facts with the shapes of outputs that the measurement saw.
+
+    An axis that had another length than it is said to have depends on the data; so `conform` finds nothing that the
+    build could have found. Raises StepError for another number of axes.
+    """
+    interface = graph.facts["interface"]
+    cases = [case for item in artefacts for case in item.measured.facts["cases"]]
+    outputs = []
+    for port in interface["outputs"]:
+        seen = [(case["lengths"], case["outputs"].get(port["name"], {}).get("shape")) for case in cases]
+        runs = [(lengths, shape) for lengths, shape in seen if shape is not None]
+        if other := [len(shape) for _, shape in runs if len(shape) != len(port["shape"])]:
+            raise StepError(
+                f"output `{port['name']}` has {len(port['shape'])} axes, and {other[0]} where it was measured",
+                hint="return tensors of one rank",
+            )
+        axes = [
+            _measured_axis(stated, [(lengths, shape[place]) for lengths, shape in runs], f"{port['name']}_{place}")
+            for place, stated in enumerate(port["shape"])
+        ]
+        outputs.append({**port, "shape": axes})
+    return replace(graph, facts={**graph.facts, "interface": {**interface, "outputs": outputs}})
+
+
+def _measured_axis(stated: int | str, seen: Sequence[tuple[Mapping[str, int], int]], name: str) -> int | str:
+    """Return an output's axis as it is stated, unless a run contradicts it: then a dimension that fits all, or none."""
+
+    def holds(axis: int | str) -> bool:
+        said = [axis if isinstance(axis, int) else lengths.get(axis, evaluate(axis, lengths)) for lengths, _ in seen]
+        return all(length in (got, None) for length, (_, got) in zip(said, seen, strict=True))
+
+    dimensions = sorted(seen[0][0]) if seen else []
+    return next((axis for axis in (stated, *dimensions) if holds(axis)), OF_DATA + name)
 
 
 def check_cases(cases: Sequence[JSON], outputs: Sequence[str]) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import resources
 
 from packager import canonical
@@ -20,12 +20,14 @@ from packager.compatibility import compatibility, knowledge
 from packager.edits import Edit
 from packager.errors import IntegrityError, StepError
 from packager.graphs import saturation
+from packager.lengths import OF_DATA, Measured, evaluate
 from packager.names import NAME
 from packager.recipe import Recipe, RunsOn, Target
 from packager.recipefields import DTYPES
 from packager.types import check_path
 
-FORMAT = 1
+FORMAT = 2
+_READABLE = (1, 2)  # 1: what was measured is the limit, and no values are refused
 MAX_CONTRACT = 4 << 20
 STABILITIES = ("bitwise", "recorded")
 Artefacts = Mapping[str, str]  # target name -> path of its graph inside the bundle
@@ -50,6 +52,7 @@ def derive(
         "format": FORMAT,
         "interface": interface,
         "ranges": exported["ranges"],
+        **_values(recipe, exported),
         "graph": _graph(main),
         "runs-on": {promise.runtime: _promise(promise.runtime, promise.versions, main) for promise in recipe.runs_on},
         "targets": {
@@ -67,6 +70,21 @@ def derive(
     }
     value |= {"classes": exported["classes"]} if exported.get("classes") else {}
     return value | ({"slo": recipe.slo.to_json()} if recipe.slo else {})
+
+
+def _values(recipe: Recipe, exported: Mapping[str, JSON]) -> dict[str, JSON]:
+    """Return the limits of values, and the inputs in which a number may be missing.
+
+    A limit is what the recipe states, and what the source refuses; a range that is only measured is none.
+    """
+    stated = {name for name, spec in (recipe.inputs or {}).items() if spec.range is not None}
+    found: dict[str, JSON] = {
+        name: {"min": low, "max": high}
+        for name, (low, high) in exported["ranges"].items()
+        if name in stated or name in exported.get("firm", ())
+    }
+    found |= {name: {"values": listed} for name, listed in exported.get("values", {}).items()}
+    return {"values": found, **({"missing": exported["missing"]} if exported.get("missing") else {})}
 
 
 def bounds(recipe: Recipe, target: Target, outputs: Sequence[str]) -> Mapping[str, JSON]:
@@ -148,6 +166,22 @@ def _needs(target: Target, main: Mapping[str, JSON], own: Mapping[str, JSON] | N
     return {"cpu": [], "memory": memory, **gpu, **({"exact": list(saturation.EXACT)} if depends else {})}
 
 
+def lines(read: Contract) -> list[str]:
+    """Return one line for every free axis and every input with a limit of values: what was measured, what is taken."""
+    rows = [f"axis {name}: {span}" for name, span in read.dimensions.items()]
+    for port in read.inputs:
+        if port.listed:
+            rows.append(f"values {port.name}: {', '.join(map(str, port.listed[:12]))}; others are refused")
+        elif port.limit:
+            low, high = (f"{end:.15g}" for end in port.limit)
+            rows.append(f"values {port.name}: {low}{'' if low == high else f' to {high}'}; others are refused")
+    named = {name for port in read.outputs for name in port.shape if isinstance(name, str)}
+    lengths = {name: span.lengths.near(0) for name, span in read.dimensions.items()}
+    own = sorted(name for name in named - set(lengths) if evaluate(name, lengths) is None)
+    told = {True: "depends on the data", False: "no simple formula of the others"}
+    return [*rows, *(f"axis {name}: of an output, {told[name.startswith(OF_DATA)]}" for name in own)]
+
+
 def schema() -> bytes:
     """Return the JSON Schema of contracts."""
     return resources.files("packager").joinpath("contract.schema.json").read_bytes()
@@ -158,12 +192,18 @@ def schema() -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """An input or output; text is the dtype `string`. `range` are the values that make sense, or None."""
+    """An input or output; text is the dtype `string`. `range` are the values that make sense, or None.
+
+    `limit` are those outside of which a request is refused, `listed` all that there are; `missing`: a number may be.
+    """
 
     name: str
     dtype: str
     shape: tuple[int | str, ...]
     range: tuple[float, float] | None = None
+    limit: tuple[float, float] | None = None
+    listed: tuple[float | str, ...] = ()
+    missing: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,14 +230,14 @@ class Terms:
 
 @dataclass(frozen=True, slots=True)
 class Contract:
-    """A parsed contract. `dimensions` maps a name to its smallest and largest length.
+    """A parsed contract. `dimensions` says of a name which lengths were measured, and which are taken.
 
     `classes` says of outputs with one score per class which class every column is.
     """
 
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
-    dimensions: Mapping[str, tuple[int, int]]
+    dimensions: Mapping[str, Measured]
     graph: Mapping[str, JSON]
     runs_on: Mapping[str, Promise]
     targets: Mapping[str, Terms]
@@ -211,14 +251,15 @@ def parse(data: bytes, subject: str = "contract.json") -> Contract:
         return _contract(canonical.load(data, limit=MAX_CONTRACT))
     except (ValueError, TypeError, KeyError, AttributeError, IntegrityError) as error:
         reason = error.message if isinstance(error, IntegrityError) else error
-        raise IntegrityError(f"`{subject}` is not a contract of format {FORMAT}: {reason}", subject=subject) from None
+        formats = " or ".join(map(str, _READABLE))
+        raise IntegrityError(f"`{subject}` is not a contract of format {formats}: {reason}", subject=subject) from None
 
 
 def _contract(value: JSON) -> Contract:
-    _members(
-        value, ("format", "interface", "ranges", "graph", "runs-on", "targets"), ("slo", "classes"), "the contract"
-    )
-    if value["format"] != FORMAT:
+    new = ("values",) if isinstance(value, dict) and value.get("format") != 1 else ()
+    needed = ("format", "interface", "ranges", "graph", "runs-on", "targets", *new)
+    _members(value, needed, ("slo", "classes", *(("missing",) if new else ())), "the contract")
+    if type(value["format"]) is not int or value["format"] not in _READABLE:
         raise ValueError(f"it is of format {value['format']!s:.20}")
     graph = _facts(value["graph"])
     return Contract(
@@ -238,12 +279,17 @@ def _class(value: JSON) -> int | str:
     return found
 
 
-def _interface(value: JSON) -> tuple[tuple[Port, ...], tuple[Port, ...], Mapping[str, tuple[int, int]]]:
+def _interface(value: JSON) -> tuple[tuple[Port, ...], tuple[Port, ...], Mapping[str, Measured]]:
     interface = _members(value["interface"], ("inputs", "outputs", "dimensions"), (), "interface")
-    ranges = _mapping(value["ranges"], _range)
+    ranges, limits = _mapping(value["ranges"], _range), _mapping(value.get("values", {}), _limit)
+    missing = {_text(name) for name in _list(value.get("missing", []))}
+    inputs = [_port(port) for port in _list(interface["inputs"])]
     return (
-        tuple(_port(port, ranges) for port in _list(interface["inputs"])),
-        tuple(_port(port, {}) for port in _list(interface["outputs"])),
+        tuple(
+            replace(port, range=ranges.get(port.name), missing=port.name in missing, **limits.get(port.name, {}))
+            for port in inputs
+        ),
+        tuple(_port(port) for port in _list(interface["outputs"])),
         _mapping(interface["dimensions"], _dimension),
     )
 
@@ -306,20 +352,27 @@ def _range(value: JSON) -> tuple[float, float]:
     return low, high
 
 
-def _dimension(value: JSON) -> tuple[int, int]:
-    span = _members(value, ("min", "max"), (), "a dimension")
-    low, high = _whole(span["min"]), _whole(span["max"])
-    if not 1 <= low <= high:
-        raise ValueError(f"dimension [{low}, {high}] is empty")
-    return low, high
+def _limit(value: JSON) -> dict[str, JSON]:
+    """Return the members of a port that a limit of its values sets."""
+    if isinstance(value, dict) and "values" in value:
+        listed = _list(_members(value, ("values",), (), "a limit")["values"])
+        if not listed or not all(isinstance(item, str) or _number(item) == item for item in listed):
+            raise ValueError("a limit lists no values")
+        return {"listed": tuple(listed)}
+    span = _members(value, ("min", "max"), (), "a limit")
+    return {"limit": _range([span["min"], span["max"]])}
 
 
-def _port(value: JSON, ranges: Mapping[str, tuple[float, float]]) -> Port:
+def _dimension(value: JSON) -> Measured:
+    return Measured.from_json(_members(value, ("min", "max"), ("step", "values", "limit", "is"), "a dimension"))
+
+
+def _port(value: JSON) -> Port:
     _members(value, ("name", "dtype", "shape"), (), "a port")
     if value["dtype"] not in DTYPES:
         raise ValueError(f"dtype `{value['dtype']!s:.40}` is unknown")
     shape = tuple(size if isinstance(size, str) else _whole(size) for size in _list(value["shape"]))
-    return Port(_text(value["name"]), value["dtype"], shape, ranges.get(value["name"]))
+    return Port(_text(value["name"]), value["dtype"], shape)
 
 
 def _facts(value: JSON) -> Mapping[str, JSON]:

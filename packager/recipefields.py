@@ -16,9 +16,10 @@ from packaging.specifiers import SpecifierSet
 
 from packager import names, semver, yamltext
 from packager.errors import IntegrityError
+from packager.lengths import FOLLOWS, MAX_LISTED, Axis, Lengths
 from packager.packages.platforms import PLATFORM
 from packager.types import check_path
-from packager.yamltext import Node, Scalar
+from packager.yamltext import Node, Scalar, Table
 
 LINE = r"\S([^\n]*\S)?"
 REGISTRY = r"[A-Za-z][A-Za-z0-9+.-]*:\S+|databricks(-uc)?"
@@ -33,6 +34,7 @@ POLICY = r"[a-z0-9][a-z0-9-]*|.+\.ya?ml"
 RUNTIME = r"[a-z0-9]+(-[a-z0-9]+)*"
 DEVICE = r"[a-z0-9]+(_[a-z0-9]+)*"
 DIMENSION = r"[A-Za-z_][A-Za-z0-9_]*"
+AXIS = f"default|{FOLLOWS}"
 DOMAIN = r"[A-Za-z0-9]+([._-][A-Za-z0-9]+)*"
 """An ONNX operator domain."""
 TENSOR = r"\S(.*\S)?"
@@ -54,6 +56,7 @@ DTYPES = (
 )  # fmt: skip
 MAX_NAME = 128
 MAX_SIZE = 2**31 - 1
+_MOST_VALUES = 4096  # of an input
 MAX_NUMBER = 2**53 - 1  # what every reader of JSON agrees on
 _LICENSES = (
     "AGPL-3.0-only", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "CC-BY-4.0", "CC-BY-NC-4.0", "CC-BY-SA-4.0",
@@ -178,11 +181,49 @@ def _check_order(node: Node, what: str, low: float, high: float) -> None:
         raise node.where.error(f"`{what}`: expected the lower bound first, got [{low:g}, {high:g}]")
 
 
-def bounds(name: str, node: Node) -> tuple[int, int]:
+def axis(name: str, node: Node) -> Axis:
+    """Read what is said of a dimension: `[1, 64]`, `default`, `= 4 * width`, or `min`, `max`, `step`, `values`."""
     what = f"dynamic.{name}"
+    if isinstance(node, Scalar) and node.kind == "text":
+        expect = "`[1, 64]`, `default`, `= batch`, `= 4 * width` or `{step: 32}`"
+        return Axis.from_json(yamltext.text(node, what, pattern=AXIS, expect=expect, limit=MAX_NAME))
+    if not isinstance(node, Table):
+        return Axis.span(*_span(node, what))
+    members = yamltext.fields(node, what, ("min", "max", "step", "values", "measure"))
+    measure = _span(members["measure"], f"{what}.measure") if "measure" in members else None
+    if "values" in members:
+        for other in {"min", "max", "step"} & set(members):
+            raise node.where.error(
+                f"`{what}`: `values` lists every length, so `{other}` has no meaning", hint="remove it"
+            )
+        listed = yamltext.items(members["values"], f"{what}.values", least=1, most=MAX_LISTED)
+        return Axis(Lengths.of(yamltext.integer(item, f"{what}.values", 1, MAX_SIZE) for item in listed), measure)
+    numbers = {key: yamltext.integer(members[key], f"{what}.{key}", 1, MAX_SIZE)
+               for key in ("min", "max", "step") if key in members}  # fmt: skip
+    limit = Lengths(numbers.get("min", 1), numbers.get("max"), numbers.get("step", 1))
+    if limit.high is not None and limit.near(limit.high) > limit.high:
+        raise node.where.error(f"`{what}`: no length is taken", hint="write `min` below `max`, and a multiple between")
+    return Axis(limit, measure)
+
+
+def _span(node: Node, what: str) -> tuple[int, int]:
     low, high = (yamltext.integer(item, what, 1, MAX_SIZE) for item in yamltext.items(node, what, least=2, most=2))
     _check_order(node, what, low, high)
     return low, high
+
+
+def values(node: Node, what: str, dtype: str | None) -> tuple[float | int | str, ...]:
+    """Read the values that an input may take: all numbers or all texts, different, sorted."""
+    if dtype == "bool":
+        raise node.where.error(f"`{what}`: a bool takes true and false", hint="remove it")
+    found: list[float | int | str] = []
+    for item in yamltext.items(node, what, least=1, most=_MOST_VALUES):
+        text = isinstance(item, Scalar) and item.kind == "text"
+        if text != (dtype == "string" if dtype else isinstance(found[0] if found else item.value(), str)):
+            raise item.where.error(f"`{what}`: expected {'texts' if dtype == 'string' else 'numbers'} of one kind")
+        number = None if text else yamltext.number(item, what, -MAX_NUMBER, MAX_NUMBER)
+        found.append(item.value() if number is None else int(number) if number == int(number) else number)
+    return tuple(sorted(set(found), key=lambda value: (str(type(value)), value)))
 
 
 def versions(node: Node, what: str) -> str:
@@ -229,7 +270,7 @@ def policy(node: Node) -> str:
     return _path(node, yamltext.text(node, "policy", pattern=POLICY, expect=expect, limit=255))
 
 
-def value_range(node: Node, what: str, dtype: str) -> tuple[float, float]:
+def value_range(node: Node, what: str, dtype: str | None) -> tuple[float, float]:
     if dtype in ("bool", "string"):
         raise node.where.error(f"`{what}`: a {dtype} has no range", hint="remove it")
     low, high = (

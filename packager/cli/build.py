@@ -134,6 +134,10 @@ def _held(built: Built) -> list[str]:
 
 
 def _report(bundle: Bundle, built: Built, executed: int, output: Path | None, console: Console) -> None:
+    from packager import contract
+    from packager.bundle import CONTRACT
+
+    taken = contract.lines(contract.parse(bundle.read(CONTRACT)))
     value = {
         "name": bundle.name,
         "version": bundle.version,
@@ -141,6 +145,7 @@ def _report(bundle: Bundle, built: Built, executed: int, output: Path | None, co
         "setDigest": bundle.set_digest,
         "size": bundle.size,
         "files": len(bundle.tree.files),
+        "takes": taken,
         "targets": sorted(bundle.targets),
         "executed": executed,
         "verdict": built.verdict.to_json(),
@@ -150,4 +155,5 @@ def _report(bundle: Bundle, built: Built, executed: int, output: Path | None, co
     text += f", {executed} steps run, policy: {', '.join(_held(built))} hold"
     warnings = sum(finding.level == "warning" for finding in built.verdict.findings)
     text += f", with {warnings} warnings above" if warnings else ""
+    text += "".join(f"\n{row}" for row in taken)
     console.result(value, text + (f"\nwrote {output}" if output else ""))

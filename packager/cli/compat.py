@@ -52,6 +52,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
     value = {
         "bundle": {"name": bundle.name, "version": bundle.version, "digest": bundle.digest},
         "ok": not refused,
+        "takes": contract.lines(promise),
         "runs-on": {
             name: {"promised": p.versions, "loads": _loads(promise, name)} for name, p in promise.runs_on.items()
         },
@@ -63,7 +64,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
     value["notes"] = notes
     if args.html:
         _write_page(args.html, bundle, cells, reached, steps)
-    console.result(value, [*_rows(cells), *_site_rows(reached), *_step_rows(steps), *notes])
+    console.result(value, [*contract.lines(promise), *_rows(cells), *_site_rows(reached), *_step_rows(steps), *notes])
     return int(refused)
 
 

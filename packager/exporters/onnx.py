@@ -20,8 +20,10 @@ from packager import causes
 from packager.canonical import JSON
 from packager.edits import Edit, flow
 from packager.errors import StepError, TooNewError
-from packager.exporters import BATCH, Arrays, Feeds, Interface, Port, Wishes, _described, _mlflow, pair
+from packager.exporters import BATCH, Arrays, Feeds, Interface, Port, Wishes, _described, _mlflow, _settled, pair
 from packager.graphs import graph, graphcheck, maps, operations, rename
+from packager.lengths import Lengths
+from packager.recipefields import DIMENSION
 
 TOOLCHAIN: tuple[str, ...] = ("onnx", "onnxruntime", "numpy", "ml-dtypes", "protobuf")
 EXTRA = "onnx"
@@ -29,6 +31,7 @@ EXECUTES = False
 LOOKS_FOR = "`model.onnx` of an MLflow directory or at the root, or one `.onnx` file"
 
 RUNTIME_DOMAINS = ("com.microsoft",)  # of operators that ONNX Runtime brings itself
+_LARGEST_MESSAGE = 1 << 30  # bytes
 _LEAST = 100  # operations per element of the inputs: what is not a product or a convolution is counted as so many
 
 KEEPS = True  # what is ONNX already stays as new as the promised runtimes allow
@@ -63,7 +66,7 @@ def load(source: Path, payload: str, wishes: Wishes) -> Graph:
     names = [value.name for value in model.graph.output]
     labels = maps.strip_zipmaps(model)
     _refuse_foreign_outputs(model)
-    ports = _ports(model)
+    ports = _ports(model, wishes.named)
     recipe = pair(ports, wishes.inputs or ())
     named = [_merged(port, wish) for port, wish in zip(ports, recipe, strict=True)]
     outputs = wishes.outputs or tuple(rename.apart([port.name for port in named], names))
@@ -79,11 +82,27 @@ def _refuse_foreign_outputs(model: Any) -> None:
             graph.port(value)  # raises
 
 
-def _ports(model: Any) -> list[Port]:
-    """Return what a caller feeds; an unnamed first axis is the batch."""
+def _ports(model: Any, named: Collection[str]) -> list[Port]:
+    """Return what a caller feeds; an unnamed first axis is the batch.
+
+    Axes that the file calls what no recipe can write (`?`) have nothing to do with each other: each gets a name.
+    """
     weights = {tensor.name for tensor in model.graph.initializer}
     ports = [Port(*graph.port(value)) for value in model.graph.input if value.name not in weights]
-    return [replace(p, shape=tuple(BATCH if axis == f"{p.name}_0" else axis for axis in p.shape)) for p in ports]
+    ports = [replace(p, shape=tuple(BATCH if axis == f"{p.name}_0" else axis for axis in p.shape)) for p in ports]
+    inputs = {port.name: _described.Input(port.name, port.dtype, port.shape) for port in ports}  # type: ignore[arg-type]
+    taken = {axis for port in ports for axis in port.shape if isinstance(axis, str)}
+
+    def called(port: Port, place: int, axis: int | str) -> int | str:
+        if isinstance(axis, int) or axis in named or re.fullmatch(DIMENSION, axis) or axis == f"{port.name}_{place}":
+            return axis
+        guess = _described.guess_name(port.name, place, inputs)
+        names = (guess, *(f"{guess}_{number}" for number in range(2, 1000)))
+        name = guess if place == 0 else next(name for name in names if name not in taken)
+        taken.add(name)
+        return name
+
+    return [replace(p, shape=tuple(called(p, i, axis) for i, axis in enumerate(p.shape))) for p in ports]
 
 
 def _merged(port: Port, wish: Port | None) -> Port:
@@ -127,11 +146,24 @@ class Graph:
     labels: Mapping[int, maps.Labels]
     sessions: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)  # by level, as they are asked
 
+    def settled(self, wishes: Wishes) -> Graph:
+        """Return the graph with the lengths that it was seen to take, of dimensions that the recipe leaves open."""
+        stated = {name for name, limit in wishes.limits.items() if limit != Lengths()}
+        free = [name for name in self.interface.dimensions if name not in {*stated, *wishes.dynamic, *wishes.ties}]
+        free = [name for name in free if name not in {other for _, other in wishes.ties.values()}]
+        if not free:
+            return self
+        names = dict(zip((port.name for port in self.interface.inputs), self.feeds, strict=True))
+        return replace(self, interface=_settled.settle(self.path, names, self.interface, free, self.work()))
+
     def to_onnx(self, opset: int) -> Any:
         """Return the graph with the wished names, converted down when its opset is above `opset`."""
         model = _converted(self.model, opset)
         rename.name_ports(model, [port.name for port in self.interface.inputs], self.outputs)
-        _name_axes(model.graph, self.interface.inputs)
+        fixed = _name_axes(model.graph, self.interface.inputs)
+        if fixed and not _loads(model):
+            for name, axis in fixed:  # what is inferred from a length may contradict a branch that is never taken
+                _write_axis(axis, name)
         return model
 
     def run(self, feeds: Feeds) -> Arrays:
@@ -233,19 +265,45 @@ def _refuse_newcomers(model: Any, found: int, opset: int) -> None:
             raise TooNewError(node.op_type, first[node.op_type], opset)
 
 
-def _name_axes(graph: Any, inputs: Sequence[Port]) -> None:
-    """Write the interface's names and lengths on the graph's inputs, and the same names on its outputs."""
+def _name_axes(graph: Any, inputs: Sequence[Port]) -> list[tuple[str, Any]]:
+    """Write the interface's names and lengths on the graph's inputs, and the same names on its outputs.
+
+    A name that stood for several axes which are called otherwise now says nothing of outputs. Return the axes that
+    were free and got a length, each with a name.
+    """
     by_name = {value.name: value for value in graph.input}
-    names: dict[str, int | str] = {}
+    names: dict[str, set[int | str]] = {}
+    fixed = []
     for port in inputs:
-        for axis, asked in zip(by_name[port.name].type.tensor_type.shape.dim, port.shape, strict=True):
+        for place, asked in enumerate(port.shape):
+            axis = by_name[port.name].type.tensor_type.shape.dim[place]
             if axis.dim_param:
-                names[axis.dim_param] = asked
+                names.setdefault(axis.dim_param, set()).add(asked)
+            if isinstance(asked, int) and axis.dim_value != asked:
+                fixed.append((f"{port.name}_{place}", axis))
             _write_axis(axis, asked)
     for value in (*graph.output, *graph.value_info):
-        for axis in value.type.tensor_type.shape.dim:
+        for place, axis in enumerate(value.type.tensor_type.shape.dim):
             if axis.dim_param in names:
-                _write_axis(axis, names[axis.dim_param])
+                found = names[axis.dim_param]
+                own = f"{value.name}_{place}"
+                _write_axis(axis, next(iter(found)) if len(found) == 1 else own)
+                fixed += [(own, axis)] if axis.dim_value else []
+    return fixed
+
+
+def _loads(model: Any) -> bool:
+    """Say whether ONNX Runtime opens a graph as users do; of one that is too large for a message nothing is known."""
+    if model.ByteSize() > _LARGEST_MESSAGE:
+        return True
+    runtime = importlib.import_module("onnxruntime")
+    options = runtime.SessionOptions()
+    options.log_severity_level = 4
+    try:
+        runtime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except Exception:  # each runtime has its own tree of exceptions
+        return False
+    return True
 
 
 def _write_axis(axis: Any, value: int | str) -> None:

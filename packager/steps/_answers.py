@@ -36,13 +36,19 @@ def record(required: Mapping[str, Schema], optional: Mapping[str, Schema] | None
 
 
 _LENGTH: Schema = {"type": "integer", "minimum": 1}
+_TAKEN = {"max": _LENGTH, "step": _LENGTH, "values": listed(_LENGTH)}
 _AXIS: Schema = {"type": ["integer", "string"], "minimum": 0}
 PORT = record({"name": TEXT, "dtype": TEXT, "shape": listed(_AXIS)})
 INTERFACE = record(
     {
         "inputs": listed(PORT),
         "outputs": listed(PORT),
-        "dimensions": table(record({"min": _LENGTH, "max": _LENGTH})),
+        "dimensions": table(
+            record(
+                {"min": _LENGTH, "max": _LENGTH},
+                {**_TAKEN, "limit": record({"min": _LENGTH}, _TAKEN), "is": {"type": "array"}},
+            )
+        ),
     }
 )
 _TYPES: Schema = {"type": "string", "pattern": r"^(\?|[^=;]+=[^;]*(;[^=;]+=[^;]*)*)?$"}  # `T=float32;Tind=int64`
@@ -59,7 +65,12 @@ GRAPH: Schema = {
 
 EXPORT = record(
     {"interface": INTERFACE, "ranges": table(listed(NUMBER)), "graph": GRAPH, "nondeterministic": TEXTS},
-    {"classes": table(listed({"type": ["integer", "string"]}))},
+    {
+        "values": table(listed({"type": ["number", "string"]})),
+        "firm": TEXTS,
+        "missing": TEXTS,
+        "classes": table(listed({"type": ["integer", "string"]})),
+    },
 )
 COMPILE: Schema = {
     "type": "object",
@@ -123,6 +134,6 @@ LOOK: Schema = {
     "properties": {
         "inputs": listed(_SEEN), "outputs": listed(_SEEN), "dimensions": table(ANYTHING), "fixed": table(WHOLE),
         "runs": WHOLE, "failed": TEXT, "domains": TEXTS, "opset": table(WHOLE),
-        "promise": record({"inputs": table(ANYTHING), "dynamic": table(listed(WHOLE))}),
+        "promise": record({"inputs": table(ANYTHING), "dynamic": table({"type": ["array", "object", "string"]})}),
     },
 }  # fmt: skip

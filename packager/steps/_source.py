@@ -20,7 +20,7 @@ from packager import edits, exporters
 from packager.canonical import JSON
 from packager.errors import PackagerError, StepError
 from packager.exporters import Arrays, Feeds, Leaves, SourceModel, Wishes, _masks
-from packager.steps import _wire
+from packager.steps import _cases, _wire
 
 GONE = "the worker of the source ended before its measurement did"
 _SHOWN = "shown"  # how a `Stretch` stands in a frame
@@ -163,8 +163,7 @@ class Asked:
         return {title[:200]: self._fed(feeds) for title, feeds in self._named("rows").items()}
 
     def work(self) -> Callable[[Mapping[str, int]], float | None] | None:
-        smallest = {name: span["min"] for name, span in self._interface["dimensions"].items()}
-        return self._estimated if self._ask("work", smallest) is not None else None
+        return self._estimated if self._ask("work", _cases.smallest(self._interface)) is not None else None
 
     def _estimated(self, lengths: Mapping[str, int]) -> float | None:
         match self._ask("work", lengths):

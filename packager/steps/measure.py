@@ -29,7 +29,7 @@ from packager.steps._cases import Case
 from packager.steps._source import Asked, Source
 from packager.steps._vectors import Vectors
 
-VERSION = 7  # 7: what optimisation alone moves; 6: the source in a worker of its own; 5: what rounding alone moves
+VERSION = 8  # 8: what optimisation alone moves; 7: lengths in steps, lists and ties; 6: a worker for the source
 ANSWER = _answers.MEASURE
 MISSES = "misses"  # the folder of the rows that show the worst differences; no part of a bundle
 
@@ -72,7 +72,8 @@ def _measured(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JSON],
     vectors = Vectors(out, interface, drawn)
     measurement = Measurement(interface, source, session)
     for case in drawn:
-        feeds = source.plausible(_cases.feeds(interface, params.get("ranges") or {}, case, seed, samples))
+        drawn_feeds = _cases.feeds(interface, params.get("ranges") or {}, case, seed, samples, params.get("values"))
+        feeds = source.plausible(drawn_feeds)
         vectors.add(case, feeds, measurement.add(case, feeds))
     vectors.write(drawn, seed)
     for case, feeds in _given_rows(inputs, interface, source) if session else ():

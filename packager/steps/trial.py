@@ -68,6 +68,7 @@ def _difference(out: Path, params: Mapping[str, JSON]) -> float | None:
         "path": "model/model.onnx",
         "interface": facts["interface"],
         "ranges": facts["ranges"],
+        "values": facts.get("values"),
     }
     cases = measure.run({"source": source, "artefact": graph}, vectors, asked)["cases"]
     return _judged([output for case in cases for output in case["outputs"].values()])
