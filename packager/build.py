@@ -13,13 +13,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 
-from packager import canonical, contract, diff, knobs, knobsets, plugins, resolve, scan
+from packager import canonical, compat, contract, diff, knobs, knobsets, plugins, resolve, scan
 from packager.bundle import CONTRACT, FORMAT, RECORD, SBOM, Bundle, read
 from packager.canonical import JSON
+from packager.edits import Edit
 from packager.errors import StepError, TooNewError, UsageError
-from packager.events import Note
+from packager.events import Note, Warned
 from packager.formats import cyclonedx, locked, modelpack
 from packager.isolation.sandbox import Confinement
+from packager.lengths import OF_DATA, evaluate
 from packager.lock import Lock
 from packager.media import StoredBundle
 from packager.memo import Memo
@@ -28,7 +30,7 @@ from packager.policy import facts, policy
 from packager.policy.policy import Profile
 from packager.recipe import Recipe, Target
 from packager.run import Runner
-from packager.store import BUILT, Entry, Store
+from packager.store import BUILT, Entry, Store, name_is_taken
 from packager.types import Action, Blob, Result, Tree, Verdict
 
 GRAPH = "model/model.onnx"  # where the export step leaves the canonical graph
@@ -95,10 +97,12 @@ class Place:
 
 
 def build(
-    recipe: Recipe, lock: Lock, runner: Runner, here: resolve.Surroundings, memo: Memo, *, judged: bool = True
+    recipe: Recipe, lock: Lock, runner: Runner, here: resolve.Surroundings, memo: Memo, *, judged: bool = True,
+    replacing: bool = False,
 ) -> Built:  # fmt: skip
     """Turn a recipe and its lock into an unsigned bundle in the local store.
 
+    Another bundle that the store has under its name and version only gives way to `replacing`, else UsageError.
     Not `judged`, it is assembled whatever the verdict: who repeats a release asks what its bytes are, not whether it
     may be released today.
     """
@@ -114,9 +118,15 @@ def build(
         graph = runner(_export(recipe, lock, source), f"export {recipe.name}", place=environment)
     except TooNewError as error:
         raise resolve.unmet(recipe, error) from error
+    for locale in compat.locales(graph.facts["graph"]):
+        runner.on_event(
+            Warned(f"texts are compared in the locale `{locale:.64}`, which every host that serves it needs")
+        )
     recipe.check_outputs([output["name"] for output in graph.facts["interface"]["outputs"]])
     place = Place(runner, source, graph, here.base, environment)
     artefacts = runner.each(lambda target: _artefact(recipe, lock, place, target), recipe.targets())
+    place = replace(place, graph=_as_measured(graph, artefacts))
+    graph = place.graph
     wheels = vendor.fetch(lock.dependencies, recipe.vendor, runner, here.environment)
     # ── pure from here on ──
     vectors = runner.store.tree(artefacts[0].measured.tree)
@@ -127,7 +137,7 @@ def build(
     measured = {**_measured(recipe, graph, artefacts), "scans": scans, "confinement": _confinement(runner)}
     found = facts.of_build(content, measured, profile.facts, here.today)
     verdict = policy.judge(profile, found, here.today)
-    kept = _keep(recipe, tree, runner.store) if verdict.ok or not judged else None
+    kept = _keep(recipe, tree, runner, over=replacing) if verdict.ok or not judged else None
     return Built(verdict, found, kept, outputs, _misses(runner.store, artefacts))
 
 
@@ -168,7 +178,7 @@ def _export(recipe: Recipe, lock: Lock, source: str) -> Action:
 def _wishes(recipe: Recipe) -> dict[str, JSON]:
     """Return what the recipe says about inputs; the same words for the export and for the measurement."""
     inputs = recipe.inputs and {name: spec.to_json() for name, spec in recipe.inputs.items()}
-    dynamic = {name: list(bounds) for name, bounds in recipe.dynamic.items()}
+    dynamic = {name: axis.to_json() for name, axis in recipe.dynamic.items()}
     domains = {"domains": list(recipe.custom_domains)} if recipe.custom_domains else {}
     signature = {"signature": recipe.export.signature} if recipe.export.signature else {}
     return {"inputs": inputs, "dynamic": dynamic, "seed": recipe.export.seed, **domains, **signature}
@@ -199,11 +209,21 @@ def _compiled(recipe: Recipe, lock: Lock, place: Place, target: Target, runtime:
         raise StepError(
             f"`{target.name}` must be built on the GPU it runs on: {reason}",
             hint="build on such a machine, or remove the target from `runs-on`",
+            edits=_without(recipe, target),
         )
     action, files = _compile(recipe, lock, place, target, runtime)
     made = place.runner(action, f"compile {target.name}", place=place.environment)
     about = {**made.facts["artefact"], **files, "toolchain": {**action.toolchain}}
     return Compiled(store.tree(made.tree), made.facts["path"], about, made.facts.get("graph"))
+
+
+def _without(recipe: Recipe, target: Target) -> list[Edit]:
+    """Return the edit that takes a target's device, or its whole runtime, out of the promises."""
+    promise = recipe.promise(target.runtime)
+    left = [device for device in promise.devices if device != target.device]
+    if left:
+        return [Edit(("runs-on", target.runtime, "devices"), left)]
+    return [Edit(("runs-on", target.runtime))] if len(recipe.runs_on) > 1 else []
 
 
 def _compile(
@@ -250,6 +270,7 @@ def _measure(recipe: Recipe, lock: Lock, place: Place, target: Target, compiled:
         "payload": lock.payload,
         "interface": place.graph.facts["interface"],
         "ranges": place.graph.facts["ranges"],
+        **({"values": place.graph.facts["values"]} if "values" in place.graph.facts else {}),
         **_wishes(recipe),
     }
     inputs, users = {"source": place.source}, [plugins.load("exporters", lock.kind)]
@@ -285,16 +306,54 @@ def _measured(recipe: Recipe, graph: Result, artefacts: list[Artefact]) -> dict[
         "targets": {
             item.target.name: {
                 "precision": item.target.precision,
+                "engine": _engine(item.target),
                 "tolerance": contract.bounds(recipe, item.target, outputs),
                 "unmeasured": item.unmeasured,
                 "cases": item.measured.facts["cases"],
                 "shortened": item.measured.facts["shortened"],
+                "dimensions": graph.facts["interface"]["dimensions"],
                 "kinds": item.measured.facts["kinds"],
                 "coverage": item.measured.facts["coverage"],
             }
             for item in artefacts
         },
     }
+
+
+def _as_measured(graph: Result, artefacts: list[Artefact]) -> Result:
+    """Return the graph's facts with the shapes of outputs that the measurement saw.
+
+    An axis that had another length than it is said to have depends on the data; so `conform` finds nothing that the
+    build could have found. Raises StepError for another number of axes.
+    """
+    interface = graph.facts["interface"]
+    cases = [case for item in artefacts for case in item.measured.facts["cases"]]
+    outputs = []
+    for port in interface["outputs"]:
+        seen = [(case["lengths"], case["outputs"].get(port["name"], {}).get("shape")) for case in cases]
+        runs = [(lengths, shape) for lengths, shape in seen if shape is not None]
+        if other := [len(shape) for _, shape in runs if len(shape) != len(port["shape"])]:
+            raise StepError(
+                f"output `{port['name']}` has {len(port['shape'])} axes, and {other[0]} where it was measured",
+                hint="return tensors of one rank",
+            )
+        axes = [
+            _measured_axis(stated, [(lengths, shape[place]) for lengths, shape in runs], f"{port['name']}_{place}")
+            for place, stated in enumerate(port["shape"])
+        ]
+        outputs.append({**port, "shape": axes})
+    return replace(graph, facts={**graph.facts, "interface": {**interface, "outputs": outputs}})
+
+
+def _measured_axis(stated: int | str, seen: Sequence[tuple[Mapping[str, int], int]], name: str) -> int | str:
+    """Return an output's axis as it is stated, unless a run contradicts it: then a dimension that fits all, or none."""
+
+    def holds(axis: int | str) -> bool:
+        said = [axis if isinstance(axis, int) else lengths.get(axis, evaluate(axis, lengths)) for lengths, _ in seen]
+        return all(length in (got, None) for length, (_, got) in zip(said, seen, strict=True))
+
+    dimensions = sorted(seen[0][0]) if seen else []
+    return next((axis for axis in (stated, *dimensions) if holds(axis)), OF_DATA + name)
 
 
 def check_cases(cases: Sequence[JSON], outputs: Sequence[str]) -> None:
@@ -379,8 +438,9 @@ def _record(recipe: Recipe, files: Mapping[str, Blob], targets: Mapping[str, JSO
     return canonical.dump(value)
 
 
-def _keep(recipe: Recipe, tree: Tree, store: Store) -> Bundle:
+def _keep(recipe: Recipe, tree: Tree, runner: Runner, *, over: bool) -> Bundle:
     """Write the manifest and name the bundle; signatures of an identical earlier build stay attached."""
+    store = runner.store
     about = modelpack.About(
         recipe.name, recipe.version, recipe.description, (recipe.license,) if recipe.license else (), recipe.authors
     )
@@ -390,5 +450,16 @@ def _keep(recipe: Recipe, tree: Tree, store: Store) -> Bundle:
     known = store.named(recipe.name, recipe.version)
     if known is not None and known.manifest == entry.manifest:
         entry = replace(known, origin=BUILT)
+    elif known is not None and not over:
+        raise _taken(recipe, name_is_taken(recipe.name, recipe.version, known, entry))
+    elif known is not None:
+        runner.on_event(Warned(f"`{recipe.name}:{recipe.version}` was {known.manifest}, and is another bundle now"))
     store.name_bundle(recipe.name, recipe.version, entry)
     return read(StoredBundle(store, entry, f"{recipe.name}:{recipe.version}"))
+
+
+def _taken(recipe: Recipe, error: UsageError) -> UsageError:
+    """Return the error of a build that would take a name from another bundle, with a version that is free."""
+    later = diff.next_version(recipe.version, "patch")
+    hint = f"write `version: {later}` (or another `name`) in the recipe; {error.hint}"
+    return UsageError(error.message, hint=hint, edits=[Edit(("version",), later, consents=True)])

@@ -8,7 +8,7 @@ measured is unknown, never ok.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from packager.canonical import JSON
@@ -19,6 +19,8 @@ from packager.compatibility.knowledge import Outcome, Row, order
 from packager.contract import Contract, Terms
 
 _RANK: dict[Outcome, int] = {"no": 0, "unknown": 1, "ok": 2}
+_GENERATE = "`locale-gen` makes it, or export the model with `locale: C.UTF-8`"
+_X86 = ("x86_64", "AMD64")
 _OF_THE_EXPORT = {"opset", "ir"}
 
 
@@ -120,8 +122,49 @@ def reach(contract: Contract, site: Site, tables: Tables = knowledge.table) -> R
         for cell in cells(contract, runtime, version, tables):
             terms = contract.targets.get(cell.target)
             reasons = tuple(_at_site(site, terms, runtime, row)) if terms else ()
-            found.append(replace(cell, answer=_worse(cell.answer, reasons)))
+            doubts = tuple(doubts_of(terms, site.machine, site.cpu)) if terms else ()
+            found.append(replace(cell, answer=_doubted(_worse(cell.answer, reasons), doubts)))
     return Reach(site, tuple(found))
+
+
+def locales(graph: Mapping[str, JSON]) -> list[str]:
+    """Return the locales that operators on texts ask the host for, sorted; `C.UTF-8` is everywhere."""
+    rows = graph["operators"].get("ai.onnx", {}).get("StringNormalizer", {}).values()
+    asked = {row.removeprefix("locale=") for combinations in rows for row in combinations}
+    return sorted(asked - {"", "C", "C.UTF-8", "POSIX"})
+
+
+def notes(
+    contract: Contract, processor: tuple[str, Collection[str]], has_locale: Callable[[str], bool]
+) -> Iterator[str]:
+    """Yield what else answers depend on, whatever runs them, and what this host's processor (machine, flags) is."""
+    for exact in sorted({tuple(terms.needs["exact"]) for terms in contract.targets.values() if "exact" in terms.needs}):
+        machine, flags = processor
+        found = sorted(set(exact) & set(flags))
+        here = f"this host has {found[0]}" if found else f"this host is {machine} without"
+        here = here if machine in _X86 else f"this host is {machine}, where they are exact"
+        yield f"8-bit sums saturate on x86-64 without {' or '.join(exact)}, and answers move by whole steps; {here}"
+    for name in locales(contract.graph):
+        here = (
+            "this host has it" if has_locale(name) else f"this host lacks it, so it cannot be served here: {_GENERATE}"
+        )
+        yield f"texts are compared in the locale `{name:.64}`, which every host needs; {here}"
+
+
+def doubts_of(terms: Terms, machine: str | None, features: Collection[str]) -> Iterator[Reason]:
+    """Yield why answers on a processor may be others than elsewhere. What is not known of it says nothing."""
+    exact = terms.needs.get("exact", ())
+    if exact and features and machine in _X86 and not set(exact) & set(features):
+        message = f"8-bit sums saturate on this processor, which has none of {', '.join(exact)}: answers may differ"
+        yield Reason("processor", "8 bit", f"{message} by whole steps from those elsewhere",
+                     "serve it where one of them is there, or quantise the source again with weights of seven bits "
+                     "(`reduce_range`)")  # fmt: skip
+
+
+def _doubted(answer: Judgement, doubts: tuple[Reason, ...]) -> Judgement:
+    if not doubts:
+        return answer
+    return Judgement(min(answer.outcome, "unknown", key=_RANK.__getitem__), (*answer.reasons, *doubts), answer.source)
 
 
 def _worse(answer: Judgement, reasons: tuple[Reason, ...]) -> Judgement:

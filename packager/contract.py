@@ -11,19 +11,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from importlib import resources
 
 from packager import canonical
 from packager.canonical import JSON
 from packager.compatibility import compatibility, knowledge
+from packager.edits import Edit
 from packager.errors import IntegrityError, StepError
+from packager.graphs import saturation
+from packager.lengths import OF_DATA, Measured, evaluate
 from packager.names import NAME
 from packager.recipe import Recipe, RunsOn, Target
 from packager.recipefields import DTYPES
 from packager.types import check_path
 
-FORMAT = 1
+FORMAT = 2
+_READABLE = (1, 2)  # 1: what was measured is the limit, and no values are refused
 MAX_CONTRACT = 4 << 20
 STABILITIES = ("bitwise", "recorded")
 Artefacts = Mapping[str, str]  # target name -> path of its graph inside the bundle
@@ -48,6 +52,7 @@ def derive(
         "format": FORMAT,
         "interface": interface,
         "ranges": exported["ranges"],
+        **_values(recipe, exported),
         "graph": _graph(main),
         "runs-on": {promise.runtime: _promise(promise.runtime, promise.versions, main) for promise in recipe.runs_on},
         "targets": {
@@ -63,7 +68,23 @@ def derive(
             for target in recipe.targets()
         },
     }
+    value |= {"classes": exported["classes"]} if exported.get("classes") else {}
     return value | ({"slo": recipe.slo.to_json()} if recipe.slo else {})
+
+
+def _values(recipe: Recipe, exported: Mapping[str, JSON]) -> dict[str, JSON]:
+    """Return the limits of values, and the inputs in which a number may be missing.
+
+    A limit is what the recipe states, and what the source refuses; a range that is only measured is none.
+    """
+    stated = {name for name, spec in (recipe.inputs or {}).items() if spec.range is not None}
+    found: dict[str, JSON] = {
+        name: {"min": low, "max": high}
+        for name, (low, high) in exported["ranges"].items()
+        if name in stated or name in exported.get("firm", ())
+    }
+    found |= {name: {"values": listed} for name, listed in exported.get("values", {}).items()}
+    return {"values": found, **({"missing": exported["missing"]} if exported.get("missing") else {})}
 
 
 def bounds(recipe: Recipe, target: Target, outputs: Sequence[str]) -> Mapping[str, JSON]:
@@ -84,27 +105,32 @@ def check_promises(recipe: Recipe, main: Mapping[str, JSON], own: Graphs) -> Non
                 answer = compatibility.judge(graph, promise.runtime, row.version, knowledge.shipped)
                 if answer.outcome == "no":
                     reason = answer.reasons[0]
+                    hint, instead = _narrower(graph, promise, reason)
+                    others = [other.fix for other in answer.reasons if other.fix]
                     raise StepError(
                         f"target `{name}` cannot keep `{promise.runtime}{promise.versions}`: {reason.message}",
-                        hint=", or ".join(filter(None, (_narrower(graph, promise), reason.fix))),
+                        hint=", or ".join((hint, *others[:1])),
+                        edits=[Edit(("runs-on", promise.runtime, "versions"), instead)] if instead else (),
                     )
 
 
-def _narrower(graph: Mapping[str, JSON], promise: RunsOn) -> str:
-    """Return what to promise instead: what is known to load the graph, else what is not known to refuse it."""
+def _narrower(graph: Mapping[str, JSON], promise: RunsOn, reason: compatibility.Reason) -> tuple[str, str | None]:
+    """Return what to promise instead, in words and as a range.
+
+    What is known to load the graph, else what is not known to refuse it.
+    """
     if loads := compatibility.loads_on(graph, promise.runtime):
-        return f'promise `{promise.runtime}: "{loads}"`'
+        return f'promise `{promise.runtime}: "{loads}"` under `runs-on`', loads
     rows = compatibility.promised(knowledge.shipped(promise.runtime), promise.versions)
     later = [
         row.version
         for row in sorted(rows, key=lambda row: knowledge.order(row.version))
         if compatibility.judge(graph, promise.runtime, row.version, knowledge.shipped).outcome != "no"
     ]
-    return (
-        f'promise `{promise.runtime}: ">={later[0]}"`, the first that may load it'
-        if later
-        else "promise another runtime"
-    )
+    if not later:
+        return "promise another runtime", None
+    needed = f"reads {reason.subject} {graph['opset'][reason.subject]}" if reason.limit == "opset" else "may load it"
+    return f'raise `runs-on` to `{promise.runtime}: ">={later[0]}"`, the first that {needed}', f">={later[0]}"
 
 
 def _graph(facts: Mapping[str, JSON]) -> JSON:
@@ -129,13 +155,31 @@ def _promise(runtime: str, versions: str, main: Mapping[str, JSON]) -> JSON:
 def _needs(target: Target, main: Mapping[str, JSON], own: Mapping[str, JSON] | None) -> JSON:
     """Return what a host must have: CPU features beyond its architecture's, a GPU, and an estimate of memory.
 
-    `activations` counts the intermediate values of one request of the largest promised size in fp32.
+    `activations` counts the intermediate values of one request of the largest promised size in fp32. `exact` are the
+    features of which an x86-64 CPU must have one for 8-bit sums to be exact: without it answers move by whole steps.
     """
     activations = main["activations"]
     memory = {"weights": (own or main)["bytes"], "activations": activations["bytes"], "unknown": activations["unknown"]}
     capability = re.fullmatch(r"sm_([0-9]+)([0-9])", target.device)
     gpu = {"capability": f"{capability[1]}.{capability[2]}"} if capability else {}
-    return {"cpu": [], "memory": memory, **gpu}
+    depends = target.device == "cpu" and (own or main).get("saturates")
+    return {"cpu": [], "memory": memory, **gpu, **({"exact": list(saturation.EXACT)} if depends else {})}
+
+
+def lines(read: Contract) -> list[str]:
+    """Return one line for every free axis and every input with a limit of values: what was measured, what is taken."""
+    rows = [f"axis {name}: {span}" for name, span in read.dimensions.items()]
+    for port in read.inputs:
+        if port.listed:
+            rows.append(f"values {port.name}: {', '.join(map(str, port.listed[:12]))}; others are refused")
+        elif port.limit:
+            low, high = (f"{end:.15g}" for end in port.limit)
+            rows.append(f"values {port.name}: {low}{'' if low == high else f' to {high}'}; others are refused")
+    named = {name for port in read.outputs for name in port.shape if isinstance(name, str)}
+    lengths = {name: span.lengths.near(0) for name, span in read.dimensions.items()}
+    own = sorted(name for name in named - set(lengths) if evaluate(name, lengths) is None)
+    told = {True: "depends on the data", False: "no simple formula of the others"}
+    return [*rows, *(f"axis {name}: of an output, {told[name.startswith(OF_DATA)]}" for name in own)]
 
 
 def schema() -> bytes:
@@ -148,12 +192,18 @@ def schema() -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """An input or output; text is the dtype `string`. `range` are the values that make sense, or None."""
+    """An input or output; text is the dtype `string`. `range` are the values that make sense, or None.
+
+    `limit` are those outside of which a request is refused, `listed` all that there are; `missing`: a number may be.
+    """
 
     name: str
     dtype: str
     shape: tuple[int | str, ...]
     range: tuple[float, float] | None = None
+    limit: tuple[float, float] | None = None
+    listed: tuple[float | str, ...] = ()
+    missing: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,15 +230,19 @@ class Terms:
 
 @dataclass(frozen=True, slots=True)
 class Contract:
-    """A parsed contract. `dimensions` maps a name to its smallest and largest length."""
+    """A parsed contract. `dimensions` says of a name which lengths were measured, and which are taken.
+
+    `classes` says of outputs with one score per class which class every column is.
+    """
 
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
-    dimensions: Mapping[str, tuple[int, int]]
+    dimensions: Mapping[str, Measured]
     graph: Mapping[str, JSON]
     runs_on: Mapping[str, Promise]
     targets: Mapping[str, Terms]
     slo: Mapping[str, float]
+    classes: Mapping[str, tuple[int | str, ...]] = field(default_factory=dict)
 
 
 def parse(data: bytes, subject: str = "contract.json") -> Contract:
@@ -197,12 +251,15 @@ def parse(data: bytes, subject: str = "contract.json") -> Contract:
         return _contract(canonical.load(data, limit=MAX_CONTRACT))
     except (ValueError, TypeError, KeyError, AttributeError, IntegrityError) as error:
         reason = error.message if isinstance(error, IntegrityError) else error
-        raise IntegrityError(f"`{subject}` is not a contract of format {FORMAT}: {reason}", subject=subject) from None
+        formats = " or ".join(map(str, _READABLE))
+        raise IntegrityError(f"`{subject}` is not a contract of format {formats}: {reason}", subject=subject) from None
 
 
 def _contract(value: JSON) -> Contract:
-    _members(value, ("format", "interface", "ranges", "graph", "runs-on", "targets"), ("slo",), "the contract")
-    if value["format"] != FORMAT:
+    new = ("values",) if isinstance(value, dict) and value.get("format") != 1 else ()
+    needed = ("format", "interface", "ranges", "graph", "runs-on", "targets", *new)
+    _members(value, needed, ("slo", "classes", *(("missing",) if new else ())), "the contract")
+    if type(value["format"]) is not int or value["format"] not in _READABLE:
         raise ValueError(f"it is of format {value['format']!s:.20}")
     graph = _facts(value["graph"])
     return Contract(
@@ -211,15 +268,28 @@ def _contract(value: JSON) -> Contract:
         {name: _read_promise(name, promise) for name, promise in _mapping(value["runs-on"], dict).items()},
         {name: _terms(name, terms, graph) for name, terms in _mapping(value["targets"], dict).items()},
         _mapping(value.get("slo", {}), _number),
+        _mapping(value.get("classes", {}), lambda labels: tuple(map(_class, _list(labels)))),
     )
 
 
-def _interface(value: JSON) -> tuple[tuple[Port, ...], tuple[Port, ...], Mapping[str, tuple[int, int]]]:
+def _class(value: JSON) -> int | str:
+    if type(value) is not int and not isinstance(value, str):
+        raise ValueError(f"expected a class, got `{value!s:.60}`")
+    found: int | str = value
+    return found
+
+
+def _interface(value: JSON) -> tuple[tuple[Port, ...], tuple[Port, ...], Mapping[str, Measured]]:
     interface = _members(value["interface"], ("inputs", "outputs", "dimensions"), (), "interface")
-    ranges = _mapping(value["ranges"], _range)
+    ranges, limits = _mapping(value["ranges"], _range), _mapping(value.get("values", {}), _limit)
+    missing = {_text(name) for name in _list(value.get("missing", []))}
+    inputs = [_port(port) for port in _list(interface["inputs"])]
     return (
-        tuple(_port(port, ranges) for port in _list(interface["inputs"])),
-        tuple(_port(port, {}) for port in _list(interface["outputs"])),
+        tuple(
+            replace(port, range=ranges.get(port.name), missing=port.name in missing, **limits.get(port.name, {}))
+            for port in inputs
+        ),
+        tuple(_port(port) for port in _list(interface["outputs"])),
         _mapping(interface["dimensions"], _dimension),
     )
 
@@ -282,20 +352,27 @@ def _range(value: JSON) -> tuple[float, float]:
     return low, high
 
 
-def _dimension(value: JSON) -> tuple[int, int]:
-    span = _members(value, ("min", "max"), (), "a dimension")
-    low, high = _whole(span["min"]), _whole(span["max"])
-    if not 1 <= low <= high:
-        raise ValueError(f"dimension [{low}, {high}] is empty")
-    return low, high
+def _limit(value: JSON) -> dict[str, JSON]:
+    """Return the members of a port that a limit of its values sets."""
+    if isinstance(value, dict) and "values" in value:
+        listed = _list(_members(value, ("values",), (), "a limit")["values"])
+        if not listed or not all(isinstance(item, str) or _number(item) == item for item in listed):
+            raise ValueError("a limit lists no values")
+        return {"listed": tuple(listed)}
+    span = _members(value, ("min", "max"), (), "a limit")
+    return {"limit": _range([span["min"], span["max"]])}
 
 
-def _port(value: JSON, ranges: Mapping[str, tuple[float, float]]) -> Port:
+def _dimension(value: JSON) -> Measured:
+    return Measured.from_json(_members(value, ("min", "max"), ("step", "values", "limit", "is"), "a dimension"))
+
+
+def _port(value: JSON) -> Port:
     _members(value, ("name", "dtype", "shape"), (), "a port")
     if value["dtype"] not in DTYPES:
         raise ValueError(f"dtype `{value['dtype']!s:.40}` is unknown")
     shape = tuple(size if isinstance(size, str) else _whole(size) for size in _list(value["shape"]))
-    return Port(_text(value["name"]), value["dtype"], shape, ranges.get(value["name"]))
+    return Port(_text(value["name"]), value["dtype"], shape)
 
 
 def _facts(value: JSON) -> Mapping[str, JSON]:
@@ -333,9 +410,9 @@ def _terms(name: str, value: JSON, main: Mapping[str, JSON]) -> Terms:
         output: {key: _number(number) for key, number in _members(bound, ("atol", "rtol"), (), output).items()}
         for output, bound in _mapping(value["tolerance"], dict).items()
     }
-    needs = _members(value["needs"], ("cpu", "memory"), ("capability",), "needs")
+    needs = _members(value["needs"], ("cpu", "memory"), ("capability", "exact"), "needs")
     memory = _mapping(needs["memory"], _whole)
-    features = [_text(feature) for feature in _list(needs["cpu"])]
+    features = {key: [_text(feature) for feature in _list(needs[key])] for key in ("cpu", "exact") if key in needs}
     graph = _facts(value["graph"]) if "graph" in value else main
-    return Terms(target, check_path(value["path"]), tolerance, {**needs, "memory": memory, "cpu": features}, graph,
+    return Terms(target, check_path(value["path"]), tolerance, {**needs, "memory": memory, **features}, graph,
                  value["stability"])  # fmt: skip

@@ -19,8 +19,10 @@ from packager.bundle import CONTRACT, Bundle, open_bundle
 from packager.canonical import JSON
 from packager.compatibility import compatibility, knowledge
 from packager.contract import Contract, Port
+from packager.edits import Edit
 from packager.errors import NegativeAnswer, UsageError
 from packager.formats import ownlock
+from packager.lengths import Lengths, Measured
 from packager.recipe import Recipe
 from packager.store import Store
 
@@ -96,6 +98,7 @@ def contracts(old: Contract, new: Contract) -> list[Change]:
     """Compare two contracts."""
     return [
         *interface(old, new),
+        *_classes(old, new),
         *_runtimes(old, new),
         *_targets(old, new),
         *_objectives(old.slo, new.slo),
@@ -126,6 +129,12 @@ def interface(old: Contract, new: Contract) -> Iterator[Change]:
             yield from _output(old, new, was[name], now[name])
 
 
+def _classes(old: Contract, new: Contract) -> Iterator[Change]:
+    for name in sorted(set(old.classes) & set(new.classes)):
+        if old.classes[name] != new.classes[name]:
+            yield Change("interface", name, "columns are other classes, or in another order", "major")
+
+
 def _input(old: Contract, new: Contract, before: Port, after: Port) -> Iterator[Change]:
     yield from _dtype("input", before, after)
     if len(before.shape) != len(after.shape):
@@ -134,15 +143,44 @@ def _input(old: Contract, new: Contract, before: Port, after: Port) -> Iterator[
         return
     for axis, (left, right) in enumerate(zip(before.shape, after.shape, strict=True)):
         was, now = _span(left, old), _span(right, new)
-        if was != now:
-            level: Level = "minor" if now[0] <= was[0] and now[1] >= was[1] else "major"
-            yield Change("interface", before.name, f"axis {axis} took {_words(was)}, now takes {_words(now)}", level)
-    if before.range != after.range:
-        wider = after.range is None or (
-            before.range is not None and after.range[0] <= before.range[0] and after.range[1] >= before.range[1]
-        )
-        message = f"values were in {_values(before.range)}, now in {_values(after.range)}"
-        yield Change("interface", before.name, message, "minor" if wider else "major")
+        if was.limit != now.limit or was.tied != now.tied:
+            wider = was.limit.within(now.limit) and (now.tied is None or was.tied == now.tied)
+            message = f"axis {axis} took {_taken(was)}, now takes {_taken(now)}"
+            yield Change("interface", before.name, message, "minor" if wider else "major")
+        if was.lengths != now.lengths and (was.lengths, now.lengths) != (was.limit, now.limit):
+            narrower = not was.lengths.within(now.lengths)
+            message = f"axis {axis} was measured at {was.lengths}, now at {now.lengths}"
+            yield Change("measured", before.name, message + ("; less than before" if narrower else ""), "minor")
+    yield from _port_values(before, after)
+
+
+def _port_values(before: Port, after: Port) -> Iterator[Change]:
+    """Yield what became of the values that are taken, and of those that were only measured."""
+    if (before.limit, before.listed) != (after.limit, after.listed):
+        level: Level = "minor" if _takes(after, before) else "major"
+        yield Change("interface", before.name, f"took {_limit(before)}, now takes {_limit(after)}", level)
+    if before.missing != after.missing:
+        message = "a number may be missing now" if after.missing else "no number may be missing any more"
+        yield Change("interface", before.name, message, "minor" if after.missing else "major")
+    if before.range != after.range and (before.range, after.range) != (before.limit, after.limit):
+        message = f"values were measured in {_values(before.range)}, now in {_values(after.range)}"
+        yield Change("measured", before.name, message, "minor")
+
+
+def _takes(after: Port, before: Port) -> bool:
+    """Say whether an input takes all values that it took before."""
+    if after.listed:
+        return bool(before.listed) and set(before.listed) <= set(after.listed)
+    if after.limit is None:
+        return True
+    span = (min(before.listed), max(before.listed)) if before.listed else before.limit
+    return span is not None and after.limit[0] <= float(span[0]) and float(span[1]) <= after.limit[1]
+
+
+def _limit(port: Port) -> str:
+    if port.listed:
+        return f"the values {', '.join(map(str, port.listed[:8]))}"
+    return "any value" if port.limit is None else f"values in {_values(port.limit)}"
 
 
 def _output(old: Contract, new: Contract, before: Port, after: Port) -> Iterator[Change]:
@@ -157,8 +195,13 @@ def _dtype(kind: str, before: Port, after: Port) -> Iterator[Change]:
         yield Change("interface", before.name, f"{kind} was {before.dtype}, now is {after.dtype}", "major")
 
 
-def _span(size: int | str, of: Contract) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else of.dimensions.get(size, (1, contract.MAX_CONTRACT))
+def _span(size: int | str, of: Contract) -> Measured:
+    one = Lengths(size, size) if isinstance(size, int) else Lengths()
+    return Measured(one, one) if isinstance(size, int) else of.dimensions.get(size, Measured(one, one))
+
+
+def _taken(span: Measured) -> str:
+    return f"{span.limit}" + (f", as long as {span.tied[1]}" if span.tied else "")
 
 
 def _axis(size: int | str, of: Contract) -> str:
@@ -167,10 +210,6 @@ def _axis(size: int | str, of: Contract) -> str:
         return str(size)
     places = [f"{p.name}[{n}]" for p in of.inputs for n, axis in enumerate(p.shape) if axis == size]
     return min(places, default="*")
-
-
-def _words(span: tuple[int, int]) -> str:
-    return str(span[0]) if span[0] == span[1] else f"{span[0]} to {span[1]}"
 
 
 def _values(span: tuple[float, float] | None) -> str:
@@ -242,6 +281,9 @@ def _tolerances(
 def _needs(name: str, before: Mapping[str, JSON], after: Mapping[str, JSON]) -> Iterator[Change]:
     for feature in sorted(set(after["cpu"]) - set(before["cpu"])):
         yield Change("needs", name, f"a CPU with {feature} is needed now", "major")
+    if before.get("exact") != after.get("exact"):
+        words = "now depend on the processor" if after.get("exact") else "no longer depend on the processor"
+        yield Change("needs", name, f"8-bit sums {words}", "major" if after.get("exact") else "minor")
     was, now = (sum(side["memory"].get(key, 0) for key in ("weights", "activations")) for side in (before, after))
     if was != now:
         yield Change("needs", name, f"about {now} bytes of memory, were {was}", "patch")
@@ -375,15 +417,30 @@ def check_step(recipe: Recipe, derived: JSON, store: Store, base: Path) -> None:
             f"the contract of `{before.name}:{before.version}`, the release before, is of another format than "
             f"{contract.FORMAT}, so nobody can say whether the interface broke",
             hint="name another release under `previous` in the recipe, or write `previous: none`",
+            edits=[Edit(("previous",), NONE)],
         )
     broken = [change for change in interface(old, new) if change.level == "major"]
-    if broken and step(before.version, recipe.version) != "major":
+    if not broken or step(before.version, recipe.version) == "major":
+        return
+    if recipe.previous is None and (unlike := _unlike(old, new)):
         raise NegativeAnswer(
-            f"`{recipe.name}:{recipe.version}` breaks the interface of {before.version}: `{broken[0].subject}` "
-            f"{broken[0].message}",
-            hint=f"release it as {next_version(before.version, 'major')}; or, if nobody uses {before.version}, "
-            "write `previous: none` in the recipe",
+            f"`{before.name}:{before.version}` in the store is another model: it takes {unlike}",
+            hint=f"give this one a `name` of its own, or, if `{recipe.name}` is this one now, write `previous: none`",
+            edits=[Edit(("previous",), NONE, consents=True)],
         )
+    raise NegativeAnswer(
+        f"`{recipe.name}:{recipe.version}` breaks the interface of {before.version}: `{broken[0].subject}` "
+        f"{broken[0].message}",
+        hint=f"release it as {next_version(before.version, 'major')}; or, if nobody uses {before.version}, "
+        "write `previous: none` in the recipe",
+        edits=[Edit(("version",), next_version(before.version, "major"), consents=True)],
+    )
+
+
+def _unlike(old: Contract, new: Contract) -> str:
+    """Return what another model takes where it has no input in common with this one, else nothing."""
+    names = {port.name for port in old.inputs}
+    return "" if names & {port.name for port in new.inputs} else ", ".join(f"`{name:.63}`" for name in sorted(names))
 
 
 def _previous(recipe: Recipe, store: Store, base: Path) -> Bundle | None:

@@ -36,9 +36,12 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from packager import DISTRIBUTION
+
+if TYPE_CHECKING:
+    from packager.edits import Change
 
 
 class PackagerError(Exception):
@@ -46,10 +49,11 @@ class PackagerError(Exception):
 
     code: ClassVar[int] = 70
 
-    def __init__(self, message: str, *, hint: str | None = None) -> None:
+    def __init__(self, message: str, *, hint: str | None = None, edits: Iterable[Change] = ()) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
+        self.edits = tuple(edits)  # the hint as data, where it is about the recipe
 
 
 class NegativeAnswer(PackagerError):
@@ -79,9 +83,12 @@ class StepError(PackagerError):
 
     code = 4
 
-    def __init__(self, message: str, *, hint: str | None = None, log: str = "") -> None:
-        super().__init__(message, hint=hint)
+    def __init__(
+        self, message: str, *, hint: str | None = None, log: str = "", died: bool = False, edits: Iterable[Change] = ()
+    ) -> None:
+        super().__init__(message, hint=hint, edits=edits)
         self.log = log
+        self.died = died  # without an answer: its log is the only explanation
 
 
 class MissingToolError(StepError):
@@ -184,6 +191,11 @@ def install(extra: str) -> str:
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return a hint for an unknown name: the close match, and what is known."""
     choices = sorted(known)
-    close = difflib.get_close_matches(name, choices, n=1)
+    close = close_match(name, choices)
     listing = ", ".join(f"`{choice}`" for choice in choices)
-    return f"did you mean `{close[0]}`? known: {listing}" if close else f"known: {listing}"
+    return f"did you mean `{close}`? known: {listing}" if close else f"known: {listing}"
+
+
+def close_match(name: str, known: Iterable[str]) -> str | None:
+    """Return what of the known a name was surely meant to be."""
+    return next(iter(difflib.get_close_matches(name, sorted(known), n=1)), None)

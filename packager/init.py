@@ -244,7 +244,9 @@ def _taken(inside: JSON) -> str:
     if not inside:
         return "read from the source's signature unless written here."
     if "promise" in inside:
-        return f"found by running it {inside['runs']} times. Lengths under `dynamic` are promised and measured."
+        return (
+            f"found by running it {inside['runs']} times. What `measure` spans is no limit: other lengths are served."
+        )
     return f"no sizes were found that run ({inside['failed']:.200}); write them below."
 
 
@@ -253,27 +255,21 @@ def _promised(inside: JSON) -> str:
     promise, found = inside["promise"], {port["name"]: port for port in inside["inputs"]}
     lines = ["inputs:"]
     for name, spec in promise["inputs"].items():
-        lines.append(
-            _noted(f"  {_scalar(name)}: {_flow(spec)}", [*notes(found[name]), *_narrowed(spec, found[name], inside)])
-        )
+        lines.append(_noted(f"  {_scalar(name)}: {_flow(spec)}", notes(found[name])))
     if promise["dynamic"]:
         lines.append("dynamic:")
     for name, bounds in promise["dynamic"].items():
-        lines.append(_noted(f"  {_scalar(name)}: {_flow(bounds)}", [words(inside["dimensions"][name])]))
+        lines.append(_noted(f"  {_scalar(name)}: {_flow(_ordered(bounds))}", [words(inside["dimensions"][name])]))
     made = ", ".join(
         f"{port['name']} {port['dtype']}[{', '.join(map(str, port['shape']))}]" for port in inside["outputs"]
     )
     return "\n".join([*lines, f"# It returns {made}."])
 
 
-def _narrowed(spec: JSON, port: JSON, inside: JSON) -> list[str]:
-    """Return what is said of axes that take more lengths than a promise has words for."""
-    pairs = zip(spec["shape"], port["shape"], strict=True)
-    return [
-        f"{axis}: {words(inside['dimensions'][axis])}"
-        for asked, axis in pairs
-        if axis in inside["dimensions"] and asked != axis
-    ]
+def _ordered(axis: JSON) -> JSON:
+    """Return what is said of an axis in the order in which people read it."""
+    keys = ("min", "max", "step", "values", "measure")
+    return {key: axis[key] for key in keys if key in axis} if isinstance(axis, dict) else axis
 
 
 def _noted(line: str, comments: Iterable[str]) -> str:

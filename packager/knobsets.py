@@ -16,6 +16,7 @@ from packager.errors import UsageError
 from packager.knobs import Knob, Schema
 
 BATCH = "batch.max"
+_MOST_ROWS = 2**20
 _GIB = 2**30
 _MIB = 2**20
 _OVERHEAD_MIB = 512  # of the interpreter, the runtime and requests in progress
@@ -46,16 +47,27 @@ def batch(contract: Mapping[str, JSON]) -> tuple[str, int, int] | None:
     return name, span["min"], span["max"]
 
 
+def most_rows(contract: Mapping[str, JSON]) -> int | None:
+    """Return the most rows that the contract takes in one request, None where it states no limit."""
+    name = (batch(contract) or ("", 0, 0))[0]
+    span = contract["interface"]["dimensions"][name]
+    most = span.get("limit", span).get("max")
+    return None if most is None else int(most)
+
+
 def _batch(contract: Mapping[str, JSON]) -> tuple[Knob, ...]:
     found = batch(contract)
     if found is None:
         return ()
     name, low, high = found
-    about = f"Most rows (`{name}`) of one request; the contract promises {high}."
+    most = most_rows(contract)
+    about = f"Most rows (`{name}`) of one request; the contract promises {most}."
+    if most is None:
+        about = f"Most rows (`{name}`) of one request; unset: any number. {high} were measured."
     shared = "Most rows of one run that several requests share; 1: none do."
     wait = "For a request to wait for company; 0: only requests that queue anyway share a run."
     return (
-        Knob(BATCH, "integer", about, high, low, high, unit="rows"),
+        Knob(BATCH, "integer", about, most, low, most or _MOST_ROWS, unit="rows"),
         Knob("batch.rows", "integer", shared, high, 1, high, unit="rows", needs="reload"),
         Knob("batch.window", "number", wait, 0, 0, 1000, unit="ms", needs="reload"),
     )
@@ -76,6 +88,8 @@ _SERVING = (
     Knob("server.read_timeout", "number", "For a client to send a head, or to sit idle.", 75, 0.1, 86400, unit="s",
          needs="reload"),
     Knob("server.body_timeout", "number", "For a client to send a body.", 20, 0.1, 86400, unit="s", needs="reload"),
+    Knob("server.limits", "choice", "Which sizes are refused: `stated`, those beyond the limits of the contract; "
+         "`measured`, all that the build did not measure.", "stated", choices=("stated", "measured"), needs="reload"),
     Knob("server.request_timeout", "number", "For an answer before 504; unset: no limit.", None, 0.001, 86400,
          unit="s", needs="reload"),
     Knob("server.drain", "number", "To finish requests after SIGTERM.", 30, 0, 86400, unit="s", needs="reload"),

@@ -102,6 +102,7 @@ def notes(port: JSON) -> Iterator[str]:
 def words(span: JSON) -> str:
     """Return in one line which lengths of an axis ran."""
     beyond = "longer ones fail" if span["limited"] else "longer ones were not tried"
+    beyond += "; with other values of single numbers others run, too" if span.get("varies") else ""
     if "kind" not in span:
         return f"from {span['min']} to {span['max']}"
     if span["kind"] == "any":

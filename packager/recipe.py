@@ -13,32 +13,37 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from packager import canonical, recipefields, yamltext
 from packager.canonical import JSON
-from packager.errors import UsageError, did_you_mean
+from packager.edits import Edit
+from packager.errors import UsageError, close_match, did_you_mean
+from packager.lengths import Axis
 from packager.recipefields import DEVICE, DIMENSION, DTYPES, PRECISIONS, RUNTIME
-from packager.yamltext import Node, Scalar, Table, Where
+from packager.yamltext import Node, Scalar, Table
 
-BATCH = (1, 64)
-"""The bounds of a dimension named `batch` that a recipe does not bound itself."""
 _PROMISE = ("versions", "precision", "devices", "timing-cache")
 
 
 @dataclass(frozen=True, slots=True)
 class InputSpec:
-    """One input of the graph: element type, shape (sizes, or names of dimensions), and the values it may take."""
+    """One input of the graph: element type, shape (sizes, or names of dimensions), and the values it may take.
 
-    dtype: str
-    shape: tuple[int | str, ...]
+    What is None is as the source says. `values` lists all values there are, `range` the first and the last.
+    """
+
+    dtype: str | None = None
+    shape: tuple[int | str, ...] | None = None
     range: tuple[float, float] | None = None
+    values: tuple[float | int | str, ...] = ()
 
     def to_json(self) -> JSON:
-        known = {"dtype": self.dtype, "shape": list(self.shape)}
-        return known if self.range is None else {**known, "range": list(self.range)}
+        known = {"dtype": self.dtype, "shape": None if self.shape is None else list(self.shape),
+                 "range": self.range and list(self.range), "values": list(self.values) or None}  # fmt: skip
+        return {key: member for key, member in known.items() if member is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +183,7 @@ class Recipe:
     authors: tuple[str, ...] = ()
     card: str | None = None
     inputs: Mapping[str, InputSpec] | None = None
-    dynamic: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    dynamic: Mapping[str, Axis] = field(default_factory=dict)
     runs_on: tuple[RunsOn, ...] = (RunsOn("onnxruntime", ">=1.17"),)
     tolerance: Mapping[str, Tolerance] = field(default_factory=built_in_tolerance)
     samples: str | None = None
@@ -226,9 +231,12 @@ class Recipe:
                 if not self.tolerance.keys() & {name, target.precision}:
                     raise no_tolerance(target.precision)
         for name in sorted(set(self.tolerance) - {"default", *PRECISIONS, *outputs}):
+            known = {"default", *PRECISIONS, *outputs}
+            close = close_match(name, known) or (next(iter(outputs)) if len(outputs) == 1 else None)
             raise UsageError(
                 f"`tolerance` names `{name:.60}`, which is neither a precision nor an output",
-                hint=did_you_mean(name, {"default", *PRECISIONS, *outputs}),
+                hint=did_you_mean(name, known),
+                edits=[Edit(("tolerance", name), rename=close)] if close else (),
             )
 
     def to_json(self) -> JSON:
@@ -243,7 +251,7 @@ class Recipe:
             "authors": list(self.authors),
             "card": self.card,
             "inputs": self.inputs and {name: spec.to_json() for name, spec in self.inputs.items()},
-            "dynamic": {name: list(bounds) for name, bounds in self.dynamic.items()},
+            "dynamic": {name: axis.to_json() for name, axis in self.dynamic.items()},
             "runs-on": {promise.runtime: promise.to_json() for promise in self.runs_on},
             "tolerance": {name: tolerance.to_json() for name, tolerance in self.tolerance.items()},
             "samples": self.samples,
@@ -276,6 +284,7 @@ def no_tolerance(precision: str) -> UsageError:
     return UsageError(
         f"`{precision}` is promised without a tolerance: how much it may lose depends on the model",
         hint=f"add `tolerance: {{{precision}: {{atol: 0.1, rtol: 0.1}}}}` with what your model can afford",
+        edits=[Edit(("tolerance", precision), {"atol": 0.1, "rtol": 0.1}, consents=True)],
     )
 
 
@@ -289,8 +298,7 @@ def parse(data: bytes | str, file: str, known_runtimes: Collection[str] | None =
     if known_runtimes is not None and "runs-on" in members:
         _check_runtimes(yamltext.table(members["runs-on"], "runs-on"), known_runtimes)
     values = {key.replace("-", "_"): _READERS[key](member) for key, member in members.items()}
-    recipe = Recipe(**values)
-    return replace(recipe, dynamic=_dimensions(recipe, members))
+    return Recipe(**values)
 
 
 def load(path: Path, known_runtimes: Collection[str] | None = None) -> Recipe:
@@ -316,49 +324,31 @@ def _by_name(entries: tuple[tuple[Scalar, Node], ...]) -> list[tuple[Scalar, Nod
 
 def _input(name: str, node: Node) -> InputSpec:
     what = f"inputs.{name}"
-    members = yamltext.fields(node, what, ("dtype", "shape", "range"), required=("dtype", "shape"))
-    dtype = yamltext.choice(members["dtype"], f"{what}.dtype", DTYPES)
-    sizes = yamltext.items(members["shape"], f"{what}.shape", most=64)
-    shape = tuple(recipefields.dimension(size, f"{what}.shape") for size in sizes)
-    if "range" not in members:
-        return InputSpec(dtype, shape)
-    return InputSpec(dtype, shape, recipefields.value_range(members["range"], f"{what}.range", dtype))
+    members = yamltext.fields(node, what, ("dtype", "shape", "range", "values"))
+    if not members:
+        raise node.where.error(f"`{what}` says nothing", hint="write its `dtype`, `shape`, `range` or `values`")
+    if {"range", "values"} <= set(members):
+        raise node.where.error(f"`{what}`: `values` lists every value, so `range` has no meaning", hint="remove it")
+    dtype = yamltext.choice(members["dtype"], f"{what}.dtype", DTYPES) if "dtype" in members else None
+    sizes = yamltext.items(members["shape"], f"{what}.shape", most=64) if "shape" in members else None
+    shape = None if sizes is None else tuple(recipefields.dimension(size, f"{what}.shape") for size in sizes)
+    span = recipefields.value_range(members["range"], f"{what}.range", dtype) if "range" in members else None
+    listed = recipefields.values(members["values"], f"{what}.values", dtype) if "values" in members else ()
+    return InputSpec(dtype, shape, span, listed)
 
 
-def _dynamic(node: Node) -> dict[str, tuple[int, int]]:
+def _dynamic(node: Node) -> dict[str, Axis]:
     entries = yamltext.table(node, "dynamic").entries
-    return {
-        recipefields.entry_name(key, "dynamic", DIMENSION): recipefields.bounds(key.text, member)
+    found = {
+        recipefields.entry_name(key, "dynamic", DIMENSION): recipefields.axis(key.text, member)
         for key, member in _by_name(entries)
     }
-
-
-def _dimensions(recipe: Recipe, members: Mapping[str, Node]) -> dict[str, tuple[int, int]]:
-    """Return the bounds of every dimension that a shape names: `batch` is [1, 64] unless written, others must be.
-
-    Without `inputs` the shapes are not known yet and nothing can be said.
-    """
-    if recipe.inputs is None:
-        return dict(recipe.dynamic)
-    used = {size for spec in recipe.inputs.values() for size in spec.shape if isinstance(size, str)}
-    known = {**({"batch": BATCH} if "batch" in used else {}), **recipe.dynamic}
-    for name in sorted(used - set(known)):
-        where = _first_use(members["inputs"], name)
-        raise where.error(f"dimension `{name}` has no bounds", hint=f"add `dynamic: {{{name}: [1, 64]}}`")
-    for key, _ in yamltext.table(members["dynamic"], "dynamic").entries if "dynamic" in members else ():
-        if key.text not in used:
-            hint = did_you_mean(key.text, used) if used else "remove it"
-            raise key.where.error(f"dimension `{key.text}` is in no shape", hint=hint)
-    return dict(sorted(known.items()))
-
-
-def _first_use(inputs: Node, name: str) -> Where:
-    """Return where a shape names that dimension; the caller knows that one does."""
-    shapes = (
-        yamltext.fields(spec, "inputs", ("dtype", "shape", "range"))["shape"]
-        for _, spec in yamltext.table(inputs, "inputs").entries
-    )
-    return next(size.where for shape in shapes for size in yamltext.items(shape, "shape") if size.value() == name)
+    for key, _ in entries:
+        followed = found[key.text].tied
+        if followed and (followed[1] == key.text or (followed[1] in found and found[followed[1]].tied)):
+            problem = f"`dynamic.{key.text}`: `{followed[1]}` follows something itself"
+            raise key.where.error(problem, hint="name the dimension that is free")
+    return found
 
 
 def _runs_on(node: Node) -> tuple[RunsOn, ...]:
@@ -384,7 +374,9 @@ def _promise(runtime: str, node: Node) -> RunsOn:
 def _check_runtimes(promises: Table, known: Collection[str]) -> None:
     for key, _ in promises.entries:
         if key.text not in known:
-            raise key.where.error(f"runtime `{key.text:.60}` is unknown", hint=did_you_mean(key.text, known))
+            close = close_match(key.text, known)
+            raise key.where.error(f"runtime `{key.text:.60}` is unknown", hint=did_you_mean(key.text, known),
+                                  change=(key.text, close) if close else None)  # fmt: skip
 
 
 def _tolerance(node: Node) -> dict[str, Tolerance]:

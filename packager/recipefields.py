@@ -16,9 +16,10 @@ from packaging.specifiers import SpecifierSet
 
 from packager import names, semver, yamltext
 from packager.errors import IntegrityError
+from packager.lengths import FOLLOWS, MAX_LISTED, Axis, Lengths
 from packager.packages.platforms import PLATFORM
 from packager.types import check_path
-from packager.yamltext import Node, Scalar
+from packager.yamltext import Node, Scalar, Table
 
 LINE = r"\S([^\n]*\S)?"
 REGISTRY = r"[A-Za-z][A-Za-z0-9+.-]*:\S+|databricks(-uc)?"
@@ -33,6 +34,7 @@ POLICY = r"[a-z0-9][a-z0-9-]*|.+\.ya?ml"
 RUNTIME = r"[a-z0-9]+(-[a-z0-9]+)*"
 DEVICE = r"[a-z0-9]+(_[a-z0-9]+)*"
 DIMENSION = r"[A-Za-z_][A-Za-z0-9_]*"
+AXIS = f"default|{FOLLOWS}"
 DOMAIN = r"[A-Za-z0-9]+([._-][A-Za-z0-9]+)*"
 """An ONNX operator domain."""
 TENSOR = r"\S(.*\S)?"
@@ -54,6 +56,7 @@ DTYPES = (
 )  # fmt: skip
 MAX_NAME = 128
 MAX_SIZE = 2**31 - 1
+_MOST_VALUES = 4096  # of an input
 MAX_NUMBER = 2**53 - 1  # what every reader of JSON agrees on
 _LICENSES = (
     "AGPL-3.0-only", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "CC-BY-4.0", "CC-BY-NC-4.0", "CC-BY-SA-4.0",
@@ -65,8 +68,12 @@ _LICENSES = (
 def name(node: Node) -> str:
     expect = "a name of lower-case letters and digits, joined by single `.`, `_` or `-`"
     words = re.findall(r"[a-z0-9]+", node.text.lower()) if isinstance(node, Scalar) else []
-    hint = f"write `{'-'.join(words):.63}`" if words else None
-    return yamltext.text(node, "name", pattern=names.NAME, expect=expect, limit=names.MAX_NAME, hint=hint)
+    fitting = "-".join(words)[:63].rstrip("-")
+    hint = f"write `{fitting}`" if words else None
+    change = (node.text, fitting) if words and isinstance(node, Scalar) else None
+    return yamltext.text(
+        node, "name", pattern=names.NAME, expect=expect, limit=names.MAX_NAME, hint=hint, change=change
+    )
 
 
 def version(node: Node) -> str:
@@ -75,7 +82,8 @@ def version(node: Node) -> str:
         r"v?[0-9]+(\.[0-9]+)?|v[0-9]+\.[0-9]+\.[0-9]+", found
     ):  # the commonest slip, and a number to YAML; meant is surely this
         full = ".".join([*found.removeprefix("v").split("."), "0", "0"][:3])
-        raise node.where.error(f"`version`: expected a semantic version, got `{found}`", hint=f"write `{full}`")
+        problem = f"`version`: expected a semantic version, got `{found}`"
+        raise node.where.error(problem, hint=f"write `{full}`", change=(found, full))
     return yamltext.text(
         node,
         "version",
@@ -112,7 +120,8 @@ def licence(node: Node) -> str:
         close = difflib.get_close_matches(written, _LICENSES, n=1)
         problem = f"`license`: expected an SPDX licence expression, got `{written:.60}`"
         known = "see https://spdx.org/licenses; your own is `LicenseRef-NAME`"
-        raise node.where.error(problem, hint=f"did you mean `{close[0]}`?" if close else known) from None
+        change = (written, close[0]) if close else None
+        raise node.where.error(problem, hint=f"did you mean `{close[0]}`?" if close else known, change=change) from None
 
 
 def description(node: Node) -> str:
@@ -151,8 +160,10 @@ def _path(node: Node, path: str) -> str:
 
 def entry_name(key: Scalar, what: str, pattern: str = TENSOR) -> str:
     if len(key.text) > MAX_NAME or not re.fullmatch(pattern, key.text):
-        hint = "letters, digits and `_`" if pattern == DIMENSION else None
-        raise key.where.error(f"`{what}`: `{key.text:.60}` cannot be a name here", hint=hint)
+        clean = re.sub(r"\W+", "_", key.text, flags=re.ASCII).strip("_")[:MAX_NAME]
+        fitting = clean if re.match(r"[A-Za-z_]", clean) else f"axis_{clean}".rstrip("_")
+        hint, change = ("letters, digits and `_`", (key.text, fitting)) if pattern == DIMENSION else (None, None)
+        raise key.where.error(f"`{what}`: `{key.text:.60}` cannot be a name here", hint=hint, change=change)
     return key.text
 
 
@@ -170,18 +181,58 @@ def _check_order(node: Node, what: str, low: float, high: float) -> None:
         raise node.where.error(f"`{what}`: expected the lower bound first, got [{low:g}, {high:g}]")
 
 
-def bounds(name: str, node: Node) -> tuple[int, int]:
+def axis(name: str, node: Node) -> Axis:
+    """Read what is said of a dimension: `[1, 64]`, `default`, `= 4 * width`, or `min`, `max`, `step`, `values`."""
     what = f"dynamic.{name}"
+    if isinstance(node, Scalar) and node.kind == "text":
+        expect = "`[1, 64]`, `default`, `= batch`, `= 4 * width` or `{step: 32}`"
+        return Axis.from_json(yamltext.text(node, what, pattern=AXIS, expect=expect, limit=MAX_NAME))
+    if not isinstance(node, Table):
+        return Axis.span(*_span(node, what))
+    members = yamltext.fields(node, what, ("min", "max", "step", "values", "measure"))
+    measure = _span(members["measure"], f"{what}.measure") if "measure" in members else None
+    if "values" in members:
+        for other in {"min", "max", "step"} & set(members):
+            raise node.where.error(
+                f"`{what}`: `values` lists every length, so `{other}` has no meaning", hint="remove it"
+            )
+        listed = yamltext.items(members["values"], f"{what}.values", least=1, most=MAX_LISTED)
+        return Axis(Lengths.of(yamltext.integer(item, f"{what}.values", 1, MAX_SIZE) for item in listed), measure)
+    numbers = {key: yamltext.integer(members[key], f"{what}.{key}", 1, MAX_SIZE)
+               for key in ("min", "max", "step") if key in members}  # fmt: skip
+    limit = Lengths(numbers.get("min", 1), numbers.get("max"), numbers.get("step", 1))
+    if limit.high is not None and limit.near(limit.high) > limit.high:
+        raise node.where.error(f"`{what}`: no length is taken", hint="write `min` below `max`, and a multiple between")
+    return Axis(limit, measure)
+
+
+def _span(node: Node, what: str) -> tuple[int, int]:
     low, high = (yamltext.integer(item, what, 1, MAX_SIZE) for item in yamltext.items(node, what, least=2, most=2))
     _check_order(node, what, low, high)
     return low, high
+
+
+def values(node: Node, what: str, dtype: str | None) -> tuple[float | int | str, ...]:
+    """Read the values that an input may take: all numbers or all texts, different, sorted."""
+    if dtype == "bool":
+        raise node.where.error(f"`{what}`: a bool takes true and false", hint="remove it")
+    found: list[float | int | str] = []
+    for item in yamltext.items(node, what, least=1, most=_MOST_VALUES):
+        text = isinstance(item, Scalar) and item.kind == "text"
+        if text != (dtype == "string" if dtype else isinstance(found[0] if found else item.value(), str)):
+            raise item.where.error(f"`{what}`: expected {'texts' if dtype == 'string' else 'numbers'} of one kind")
+        number = None if text else yamltext.number(item, what, -MAX_NUMBER, MAX_NUMBER)
+        found.append(item.value() if number is None else int(number) if number == int(number) else number)
+    return tuple(sorted(set(found), key=lambda value: (str(type(value)), value)))
 
 
 def versions(node: Node, what: str) -> str:
     found = node.text.strip() if isinstance(node, Scalar) else ""
     if re.fullmatch(r"[0-9]+(\.[0-9]+)*", found):
         hint = f'write "=={found}.*" for that release, ">={found}" for it and all newer ones'
-        raise node.where.error(f"`{what}`: expected a range of versions, got the one version `{found:.60}`", hint=hint)
+        problem = f"`{what}`: expected a range of versions, got the one version `{found:.60}`"
+        quoted = isinstance(node, Scalar) and not node.plain
+        raise node.where.error(problem, hint=hint, change=(found, f"=={found}.*" if quoted else f'"=={found}.*"'))
     found = yamltext.text(node, what, pattern=VERSIONS, expect='a range of versions such as ">=1.17,<2"', limit=128)
     clauses = (clause.strip() for clause in found.split(","))
     return str(SpecifierSet(",".join(clause if clause[0] in "<>=!~" else f"=={clause}" for clause in clauses)))
@@ -219,7 +270,7 @@ def policy(node: Node) -> str:
     return _path(node, yamltext.text(node, "policy", pattern=POLICY, expect=expect, limit=255))
 
 
-def value_range(node: Node, what: str, dtype: str) -> tuple[float, float]:
+def value_range(node: Node, what: str, dtype: str | None) -> tuple[float, float]:
     if dtype in ("bool", "string"):
         raise node.where.error(f"`{what}`: a {dtype} has no range", hint="remove it")
     low, high = (

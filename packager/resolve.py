@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from packager import canonical, exporters, lockers, plugins, sources
 from packager.canonical import JSON
+from packager.edits import Edit
 from packager.errors import (
     IntegrityError,
     LockError,
@@ -185,6 +186,7 @@ def check_pickle(recipe: Recipe, exporter: str, payload: str) -> None:
             f"`{payload}` is {getattr(module, 'IS', 'a pickle')}: opening it runs the code inside",
             hint="log the model in a form that is data (pt2, ONNX, skops); or, if you trust its author, "
             "write `allow-pickle: true` in the recipe",
+            edits=[Edit(("allow-pickle",), True, consents=True)],
         )
 
 
@@ -194,6 +196,7 @@ def check_signature(recipe: Recipe, exporter: str) -> None:
         raise UsageError(
             f"`export.signature` is `{recipe.export.signature}`, and a source of kind `{exporter}` has no signatures",
             hint="leave `signature` out: only a SavedModel has several functions",
+            edits=[Edit(("export", "signature"))],
         )
 
 
@@ -215,6 +218,7 @@ def level(recipe: Recipe, exporter: str) -> Level:
                 f"`export.opset` is {wanted}, and {promise.runtime} {promise.versions} promises a version that reads "
                 f"{most.opset} at most",
                 hint="leave `opset` out, or raise the oldest version under `runs-on`",
+                edits=[Edit(("export", "opset"))],
             )
     return replace(lowest, opset=wanted) if wanted else lowest
 
@@ -246,13 +250,14 @@ def unmet(recipe: Recipe, error: TooNewError) -> StepError:
     name = f"`{error.operator}` (opset {error.opset})"
     if recipe.export.opset and recipe.export.opset < _level(broken, highest=True).opset:
         return StepError(f"{name} has no form at opset {error.wanted}, which the recipe asks for",
-                         hint="leave `export.opset` out")  # fmt: skip
+                         hint="leave `export.opset` out", edits=[Edit(("export", "opset"))])  # fmt: skip
     if able is None:
         return StepError(f"{name} runs on no known version of {broken.runtime}, promised {broken.versions}",
                          hint="export the source with a lower opset")  # fmt: skip
     return StepError(
         f"{name} needs {broken.runtime} >= {able}, promised {broken.versions}",
         hint=f'raise the promise to `{broken.runtime}: ">={able}"`, or export the source with a lower opset',
+        edits=[Edit(("runs-on", broken.runtime, "versions"), f">={able}")],
     )
 
 
@@ -358,7 +363,8 @@ def _toolchain(
             extras = _extras(recipe, exporter)
             found = {name: host_version(name, extras.get(name, "build")) for name in ("python", "machine", *names)}
         except MissingToolError as error:
-            raise StepError(error.message, hint=f"{error.hint}, or write `toolchain: locked` in the recipe") from error
+            hint = f"{error.hint}, or write `toolchain: locked` in the recipe"
+            raise StepError(error.message, hint=hint, edits=[Edit(("toolchain",), "locked")]) from error
         _compare(found, origin, on_event)
         return dict(sorted(found.items()))
     pins = _pins(environment)

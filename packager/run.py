@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from packager import canonical, foreign, plugins
+from packager import canonical, edits, foreign, plugins
 from packager.errors import IntegrityError, StepError, StorageError, TooNewError
 from packager.events import Cached, Finished, OnEvent, Started, ignore
 from packager.files import storage_errors
@@ -274,7 +274,8 @@ def _facts(step: str, outcome: Outcome, limits: Limits, *, filtered: bool = Fals
         raise StepError(f"the worker of step `{step}` cannot be confined: {outcome.error}", hint=_CONFINE, log=log)
     if outcome.stopped is not None:
         message, hint = _STOPPED[outcome.stopped]
-        raise StepError(message.format(step=step, limits=limits), hint=hint, log=log)
+        wider = tuple(_wider(outcome.stopped, limits))
+        raise StepError(message.format(step=step, limits=limits), hint=hint, log=log, edits=wider)
     if outcome.code == errno.ENOSPC:
         raise StorageError(
             f"no space left for the output of step `{step}`", hint="free some space in the store's file system"
@@ -290,15 +291,16 @@ def _facts(step: str, outcome: Outcome, limits: Limits, *, filtered: bool = Fals
                 raise StepError(f"step `{step}` answered what it cannot find: {problem}", hint=_NO_MODEL, log=log)
             return facts
         case 4, {"error": {"message": str(message), "hint": str() | None as remedy, **needs}}:
+            proposed = edits.from_worker(needs.pop("edits", None))
             match needs:
                 case {"needs": [str(operator), int(opset), int(wanted)]}:
                     raise TooNewError(operator, opset, wanted)
             remedy = _hint(filtered, message, remedy and remedy[:_LONGEST])
-            raise StepError(message[:_LONGEST], hint=remedy, log=log)
+            raise StepError(message[:_LONGEST], hint=remedy, log=log, edits=proposed)
         case 0 | 4, _:
             message = f"step `{step}` ended with status {outcome.code} and without the answer that belongs to it"
-            raise StepError(message, hint=_hint(filtered, log, _WHERE), log=log)
-    raise StepError(f"step `{step}` {_death(outcome.code)}", hint=_hint(filtered, log, _WHERE), log=log)
+            raise StepError(message, hint=_hint(filtered, log, _WHERE), log=log, died=True)
+    raise StepError(f"step `{step}` {_death(outcome.code)}", hint=_hint(filtered, log, _WHERE), log=log, died=True)
 
 
 def _hint(filtered: bool, said: str, otherwise: str | None) -> str | None:
@@ -324,6 +326,14 @@ _STOPPED = {
     "files": ("step `{step}` wrote more files, or in deeper directories, than any output has", _NO_MODEL),
     "answer": ("step `{step}` answered more than an answer may hold", _NO_MODEL),
 }
+
+
+def _wider(stopped: str, limits: Limits) -> Iterator[edits.Edit]:
+    """Yield the limit that was met, twice as wide."""
+    if stopped == "time":
+        yield edits.Edit(("limits", "minutes"), max(1, 2 * -(-limits.seconds // 60)))
+    if stopped == "memory" and limits.memory:
+        yield edits.Edit(("limits", "memory"), f"{max(1, 2 * limits.memory >> 20)}MiB")
 
 
 def _death(code: int) -> str:

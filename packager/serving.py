@@ -18,6 +18,7 @@ from packager.errors import UsageError, did_you_mean
 from packager.knobs import Resolved
 
 CONFIG = "serve.json"
+VECTORS = "vectors"
 SECRETS = {
     "auth.tokens": "--tokens", "tls.certificate": "--tls-certificate", "tls.client_ca": "--tls-client-ca",
     "tls.key": "--tls-key",
@@ -72,7 +73,9 @@ def _sources(folder: Path) -> Iterator[tuple[str, bytes]]:
 def config(bundle: Bundle, contract: JSON, target: str, prefix: str = "bundle") -> bytes:
     """Return `serve.json`: what the server is told about a target. `prefix` is where the bundle's files are to it."""
     about = contract["targets"][target]
-    promised = {key: contract[key] for key in ("ranges", "slo") if key in contract}
+    promised = {key: contract[key] for key in ("ranges", "values", "missing", "slo") if key in contract}
+    if bundle.tree.get(f"{VECTORS}/index.json") is not None:
+        promised["reference"] = f"{prefix}/{VECTORS}"
     return canonical.dump(
         {
             **promised,
@@ -92,6 +95,11 @@ def artefact(bundle: Bundle, contract: JSON, target: str) -> list[str]:
     """Return the paths of the files that the server opens: the artefact and what lies beside it."""
     folder = PurePosixPath(contract["targets"][target]["path"]).parent
     return [path for path, _ in bundle.tree if PurePosixPath(path).is_relative_to(folder)]
+
+
+def reference(bundle: Bundle) -> list[str]:
+    """Return the paths of the reference inputs, which the server warms up on where they are."""
+    return [path for path, _ in bundle.tree if PurePosixPath(path).is_relative_to(VECTORS)]
 
 
 def document(values: Resolved) -> str:

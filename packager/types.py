@@ -11,11 +11,14 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from packager import canonical
 from packager.canonical import JSON
 from packager.errors import Malformed
+
+if TYPE_CHECKING:
+    from packager.edits import Edit
 
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _RESERVED = re.compile(r"(?i)(con|prn|aux|nul|com[1-9]|lpt[1-9])(\.|$)")
@@ -179,6 +182,7 @@ class Finding:
     hint: str | None = None
     waiver: JSON = None  # who answers for it, why and until when; such a finding is a note
     evidence: JSON = None  # what was seen and what was expected, for programs
+    edits: tuple[Edit, ...] = ()  # the hint as data, where it is about the recipe
 
     def to_json(self) -> JSON:
         value = {
@@ -190,6 +194,7 @@ class Finding:
             "documentation": self.documentation,
         }
         more = {"waiver": self.waiver, "evidence": self.evidence}
+        more["edits"] = [edit.to_json() for edit in self.edits] or None
         return value | {name: member for name, member in more.items() if member is not None}
 
     @property

@@ -22,7 +22,8 @@ from typing import Literal, NoReturn, TypeAlias
 import yaml
 
 from packager.canonical import JSON
-from packager.errors import UsageError, did_you_mean
+from packager.edits import Replace
+from packager.errors import UsageError, close_match, did_you_mean
 
 LIMIT = 1 << 20
 NODES = 20_000
@@ -50,9 +51,12 @@ class Where:
     def __str__(self) -> str:
         return f"{self.file}:{self.line}"
 
-    def error(self, problem: str, *, hint: str | None = None) -> UsageError:
-        """Return the error to raise about this place; `problem` is one sentence of the message grammar."""
-        return UsageError(f"{self}: {problem}", hint=hint)
+    def error(self, problem: str, *, hint: str | None = None, change: tuple[str, str] | None = None) -> UsageError:
+        """Return the error to raise about this place; `problem` is one sentence of the message grammar.
+
+        `change` are the characters on its line to replace, and what by, where the hint says exactly that.
+        """
+        return UsageError(f"{self}: {problem}", hint=hint, edits=(Replace(self.line, *change),) if change else ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,20 +270,30 @@ class _Reader:
 
 
 def text(
-    node: Node, what: str, *, pattern: str = r"(?s).+", expect: str = "text", limit: int = 2048, hint: str | None = None
-) -> str:
-    """Return text that matches `pattern` whole; what YAML reads as a number, boolean or nothing is not text."""
+    node: Node, what: str, *, pattern: str = r"(?s).+", expect: str = "text", limit: int = 2048,
+    hint: str | None = None, change: tuple[str, str] | None = None,
+) -> str:  # fmt: skip
+    """Return text that matches `pattern` whole; what YAML reads as a number, boolean or nothing is not text.
+
+    `change` is the hint as characters to replace.
+    """
     if not isinstance(node, Scalar) or node.kind == "null":
         raise node.where.error(f"`{what}`: expected {expect}, got {describe(node)}", hint=hint)
     fits = re.fullmatch(pattern, node.text) if len(node.text) <= limit else None
     if node.kind != "text":
-        remedy = f'quote it: "{node.text}"' if fits else hint
-        raise node.where.error(f"`{what}`: expected {expect}, got {describe(node)}", hint=remedy)
+        remedy, change = (f'quote it: "{node.text}"', (node.text, f'"{node.text}"')) if fits else (hint, change)
+        raise node.where.error(f"`{what}`: expected {expect}, got {describe(node)}", hint=remedy, change=change)
     if len(node.text) > limit:
         raise node.where.error(f"`{what}`: expected at most {limit} characters, got {len(node.text)}")
     if not fits:
-        raise node.where.error(f"`{what}`: expected {expect}, got {describe(node)}", hint=hint)
+        raise node.where.error(f"`{what}`: expected {expect}, got {describe(node)}", hint=hint, change=change)
     return node.text
+
+
+def _meant(found: str, choices: Iterable[str]) -> tuple[str, str] | None:
+    """Return a word and what `did_you_mean` takes it for."""
+    close = close_match(found, choices)
+    return (found, close) if close else None
 
 
 def boolean(node: Node, what: str) -> bool:
@@ -314,7 +328,8 @@ def choice(node: Node, what: str, known: Iterable[str]) -> str:
     choices = list(known)
     found = text(node, what, expect="one word of a list")
     if found not in choices:
-        raise node.where.error(f"`{what}`: `{found:.60}` is unknown", hint=did_you_mean(found, choices))
+        hint, change = did_you_mean(found, choices), _meant(found, choices)
+        raise node.where.error(f"`{what}`: `{found:.60}` is unknown", hint=hint, change=change)
     return found
 
 
@@ -343,7 +358,8 @@ def fields(node: Node, what: str, known: Iterable[str], required: Iterable[str] 
     choices = list(known)
     for key, _ in found.entries:
         if key.text not in choices:
-            raise key.where.error(f"`{key.text:.60}` is not a key of `{what}`", hint=did_you_mean(key.text, choices))
+            hint, change = did_you_mean(key.text, choices), _meant(key.text, choices)
+            raise key.where.error(f"`{key.text:.60}` is not a key of `{what}`", hint=hint, change=change)
     members = {key.text: member for key, member in found.entries}
     for name in required:
         if name not in members:

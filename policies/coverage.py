@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from packager.canonical import JSON
+from packager.edits import Edit, flow
 from packager.types import Finding
 
 FACTS = ("targets",)
@@ -21,14 +22,20 @@ def check(facts: Mapping[str, JSON], least: Mapping[str, float]) -> Iterator[Fin
     """Yield a finding for each dimension not run to its promised maximum, and each part that was hardly exercised."""
     for name, target in facts["targets"].items():
         yield from _unreached(name, target.get("coverage", {}), least)
-        for dimension, reached in target["shortened"].items():
+        measured = {dimension: [_low(target, dimension), most] for dimension, most in target["shortened"].items()}
+        for dimension, (_, reached) in measured.items():
             yield Finding(
                 "coverage",
                 "error",
                 f"{name}/{dimension}",
                 f"target `{name}` was measured up to {dimension}={reached} only, which is less than is promised",
-                f"promise what was measured (`dynamic: {{{dimension}: [1, {reached}]}}`), or waive this finding",
+                f"promise what was measured (`dynamic: {flow(measured)}`), or waive this finding",
+                edits=(Edit(("dynamic", dimension), measured[dimension]),),
             )
+
+
+def _low(target: Mapping[str, JSON], dimension: str) -> int:
+    return int(target.get("dimensions", {}).get(dimension, {}).get("min", 1))
 
 
 def _unreached(name: str, coverage: Mapping[str, JSON], least: Mapping[str, float]) -> Iterator[Finding]:

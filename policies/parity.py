@@ -8,20 +8,25 @@ without a measured case is a finding: not measured is not a pass. Only where the
 which the facts then give the reason of, is it a warning; the rule `measured` refuses that too.
 
 The measurement keeps the Pareto frontier of differences, so this verdict is exact for any tolerance, and changing a
-tolerance measures nothing again. One finding is given per target, case and output: its worst element. A wider
-tolerance is offered only where differences look like rounding; else the finding says what kind of difference it is.
+tolerance measures nothing again. One finding is given per target and output: the worst element of its worst case. A
+wider tolerance is offered only where differences look like rounding; else the finding says what kind of difference it
+is.
+
+A source that is run by the runtime which serves it (an ONNX file) is the reference as that runtime comes, optimised.
+Where optimisation alone moves an output by more than its tolerance, a note says how far; where the artefact is served
+by the same runtime in the same precision, a difference of no more than that is not held against it.
 """
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Iterator, Mapping
 
 from packager.canonical import JSON
+from packager.edits import Edit, flow
 from packager.types import Finding
 
 FACTS = ("targets",)
+_ENGINE, _SAME = "onnxruntime", ("fp32", "fp32_optimised")
 _ROUNDING = "these look like rounding: if it is no matter, state a wider `tolerance` in the recipe"
 _OTHER = "that is no rounding, and no tolerance makes it right; the row that shows it is kept with the verdict"
 
@@ -39,30 +44,82 @@ def check(facts: Mapping[str, JSON]) -> Iterator[Finding]:
             )
         elif not target["cases"]:
             yield Finding("parity", "error", name, f"target `{name}` was not measured on any case")
-        for case in target["cases"]:
-            for output, measured in case["outputs"].items():
-                problem = _problem(measured, target["tolerance"][output])
-                if problem:
-                    message = f"target `{name}`, case `{case['name']}`, output `{output}`: {problem}"
-                    kind = target.get("kinds", {}).get(output) or {}
-                    words = f"; it {kind['words']}" if kind.get("words") else ""
-                    hint = _hint(output, measured, kind, target)
-                    yield Finding("parity", "error", f"{name}/{output}", message + words, hint)
+        yield from _moved(name, target)
+        for output in target["tolerance"]:
+            yield from _missed(name, output, target)
 
 
-def _hint(output: str, measured: Mapping[str, JSON], kind: Mapping[str, JSON], target: Mapping[str, JSON]) -> str:
-    """Return the way out: a tolerance only for rounding, and how wide it must be where that is known."""
+def _missed(name: str, output: str, target: Mapping[str, JSON]) -> Iterator[Finding]:
+    """Yield one finding for an output that is out of tolerance: its worst case, and in how many more it is."""
+    wrong = []
+    for case in target["cases"]:
+        if measured := case["outputs"].get(output):
+            problem = _problem(measured, target["tolerance"][output], _spared(measured, target))
+            wrong += [(_grave(measured), case["name"], measured, problem)] if problem else []
+    if not wrong:
+        return
+    _, case_name, measured, problem = max(wrong, key=lambda found: found[0])
+    others = f" (and in {len(wrong) - 1} more of {len(target['cases'])} cases)" if len(wrong) > 1 else ""
+    kind = target.get("kinds", {}).get(output) or {}
+    words = f"; it {kind['words']}" if kind.get("words") else ""
+    hint, wider = _hint(output, measured, kind, target)
+    message = f"target `{name}`, case `{case_name}`, output `{output}`: {problem}{words}{others}"
+    edits = (Edit(("tolerance", output), wider, consents="rounding" not in kind),) if wider else ()
+    yield Finding("parity", "error", f"{name}/{output}", message, hint, edits=edits)
+
+
+def _grave(measured: Mapping[str, JSON]) -> float:
+    """Order problems: other shapes and labels first, then by the largest difference."""
+    if "frontier" not in measured or measured.get("not_finite"):
+        return float("inf")
+    return max((float(point["difference"]) for point in measured["frontier"]), default=0.0)
+
+
+def _spared(measured: Mapping[str, JSON], target: Mapping[str, JSON]) -> float:
+    """Return what optimisation alone moves an output by, where the artefact is optimised by the same runtime."""
+    same = target.get("engine") == _ENGINE and target["precision"] in _SAME
+    return float(measured.get("moved", 0.0)) if same else 0.0
+
+
+def _moved(name: str, target: Mapping[str, JSON]) -> Iterator[Finding]:
+    """Yield a note for each output that optimisation moves by more than its tolerance, at the worst case."""
+    worst: dict[str, tuple[float, int, str]] = {}
+    for case in target["cases"]:
+        for output, measured in case["outputs"].items():
+            found = (measured.get("moved", 0.0), measured.get("flipped", 0), case["name"])
+            worst[output] = max(worst.get(output, (0.0, 0, "")), found)
+    for output, (moved, flipped, case_name) in worst.items():
+        if moved > target["tolerance"][output]["atol"] or flipped:
+            how = f"{flipped} elements" if flipped and not moved else f"by up to {moved:.2g}"
+            message = f"{_ENGINE}'s own optimisation moves output `{output}` {how} (case `{case_name}`)"
+            hint = "nothing to do: the reference is what it answers as it comes"
+            yield Finding("parity", "note", f"{name}/{output}", f"target `{name}`: {message}", hint)
+
+
+def _hint(
+    output: str, measured: Mapping[str, JSON], kind: Mapping[str, JSON], target: Mapping[str, JSON]
+) -> tuple[str, JSON]:
+    """Return the way out, and how wide a tolerance must be where that is known: one only for rounding."""
     if not _looks_like_rounding(measured, kind, target["precision"]):
-        return _OTHER
+        return _OTHER, None
     if "rounding" not in kind:
-        return _ROUNDING
-    atol = float(f"{2 * max(kind['rounding'], *(point['difference'] for point in measured['frontier'])):.0e}")
-    name = output if re.fullmatch(r"[A-Za-z_][\w.-]*", output) else json.dumps(output)
-    bound = f"{{atol: {atol:g}, rtol: {target['tolerance'][output]['rtol']:g}}}"
+        return _ROUNDING, _wide(max(_differences(output, target)), output, target)
+    wider = _wide(max(kind["rounding"], *_differences(output, target)), output, target)
+    by = f"optimisation by {_ENGINE} alone" if "moved" in measured else "float32 arithmetic alone"
     return (
-        f"the model amplifies rounding: float32 arithmetic alone moves this row by {kind['rounding']:.1g};"
-        f" if that is no matter, state `tolerance: {{{name}: {bound}}}` in the recipe"
-    )
+        f"the model amplifies rounding: {by} moves this row by {kind['rounding']:.1g};"
+        f" if that is no matter, state `tolerance: {flow({output: wider})}` in the recipe"
+    ), wider
+
+
+def _differences(output: str, target: Mapping[str, JSON]) -> list[float]:
+    """Return every recorded difference of an output: a tolerance that is proposed holds in all cases."""
+    records = [case["outputs"].get(output) or {} for case in target["cases"]]
+    return [float(point["difference"]) for record in records for point in record.get("frontier", ())]
+
+
+def _wide(difference: float, output: str, target: Mapping[str, JSON]) -> JSON:
+    return {"atol": float(f"{2 * difference:.0e}"), "rtol": target["tolerance"][output]["rtol"]}
 
 
 def _looks_like_rounding(measured: Mapping[str, JSON], kind: Mapping[str, JSON], precision: str) -> bool:
@@ -72,7 +129,7 @@ def _looks_like_rounding(measured: Mapping[str, JSON], kind: Mapping[str, JSON],
     return not kind or "rounding" in kind or precision != "fp32"
 
 
-def _problem(measured: Mapping[str, JSON], tolerance: Mapping[str, float]) -> str | None:
+def _problem(measured: Mapping[str, JSON], tolerance: Mapping[str, float], spared: float) -> str | None:
     """Say what is wrong with one compared output, or None."""
     if "got" in measured:
         other = measured["got"]
@@ -81,7 +138,7 @@ def _problem(measured: Mapping[str, JSON], tolerance: Mapping[str, float]) -> st
         return _other_labels(measured, tolerance)
     if measured["not_finite"]:
         return f"NaN or infinity in {measured['not_finite']} places; {_at(measured.get('first_not_finite'))}"
-    return _worst(measured["frontier"], tolerance["atol"], tolerance["rtol"])
+    return _worst(measured["frontier"], tolerance["atol"] + spared, tolerance["rtol"])
 
 
 def _other_labels(measured: Mapping[str, JSON], tolerance: Mapping[str, float]) -> str | None:

@@ -9,8 +9,10 @@ nothing is opened. What it reaches for is noted, file by file. A source that is 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from packager.canonical import JSON
+from packager.edits import Edit
 from packager.types import Finding
 
 FACTS = ("scans",)
@@ -28,7 +30,9 @@ def check(facts: Mapping[str, JSON]) -> Iterator[Finding]:
         if code["consented"] != code["digest"]:
             listed = ", ".join(f"`{path}`" for path in list(code["files"])[:4])
             hint = f"read it; if you trust its author, write `allow-code: {code['digest']}` in the recipe"
-            yield _finding(f"the source brings code of its own along ({listed}) that nobody consented to", hint, code)
+            told = f"the source brings code of its own along ({listed}) that nobody consented to"
+            consent = Edit(("allow-code",), code["digest"], consents=True)
+            yield replace(_finding(told, hint, code), edits=(consent,))
         for path, words in code["files"].items():
             told = "; ".join(words) or "nothing remarkable"
             yield Finding("source-code", "note", path, f"`{path}` is code of the source's own: {told}", evidence=code)

@@ -34,10 +34,12 @@ def facts(name: str) -> Any:
     return graphs.facts(graphs.GRAPHS[name]().graph)
 
 
-def derived(text: str = RECIPE, graph: str = "convolution at 18", ranges: Any = None, **changes: Any) -> Any:
+def derived(
+    text: str = RECIPE, graph: str = "convolution at 18", ranges: Any = None, firm: tuple[str, ...] = (), **changes: Any
+) -> Any:
     """Return a contract as JSON; `changes` are members of the interface."""
     main = {**facts(graph), "activations": {"bytes": 4096, "unknown": 0}}
-    exported = {"interface": interface(**changes), "ranges": ranges or {}, "graph": main}
+    exported = {"interface": interface(**changes), "ranges": ranges or {}, "firm": firm, "graph": main}
     parsed = recipe.parse(text, "bundle.yaml")
     paths = {target.name: "model/model.onnx" for target in parsed.targets()}
     return contract.derive(parsed, exported, paths)

@@ -13,11 +13,11 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 LAYERS = (
-    {"types", "errors", "canonical", "events", "oserrors", "shown"},
+    {"types", "edits", "errors", "canonical", "causes", "events", "oserrors", "shown"},
     {
         "advisories", "ages", "language", "archive", "bundle", "certificates", "compatibility", "contract", "destination", "factschema",
         "files", "fleet", "foreign", "formats", "graph", "graphcheck", "graphneeds", "integers", "keys", "knobs", "knobsets", "knowledge",
-        "lock", "maps", "media", "memo", "operations", "patch", "pinning", "pipeline", "platforms", "plugins", "recipe", "reach", "recipefields", "rename", "repository", "secretscan",
+        "lengths", "lock", "maps", "media", "memo", "operations", "patch", "pinning", "pipeline", "platforms", "plugins", "recipe", "reach", "recipefields", "rename", "repository", "saturation", "secretscan",
         "names", "seen", "semver", "serving", "store", "tensorcheck", "timestamps", "trust", "trustfile", "vex", "waivers", "wheelfiles", "yamltext",
     },
     {

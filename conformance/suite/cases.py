@@ -44,8 +44,13 @@ def promised(contract: Contract) -> list[Case]:
     """Return the cases inside the promise, without duplicates, in a fixed order."""
     ranges = dict(sorted(contract.dimensions.items()))
     small = smallish(contract)
-    found = [_case({**small, name: length}) for name, bounds in ranges.items() for length in _sweep(*bounds)]
-    found.append(_case({name: low for name, (low, _) in ranges.items()}))
+    swept = [
+        {**small, name: contract.near(name, length)}
+        for name, bounds in ranges.items()
+        for length in (*_sweep(*bounds), bounds[0] + contract.spans[name].get("step", 1))
+        if "is" not in contract.spans[name]
+    ]
+    found = [_case(contract.follow(lengths)) for lengths in (*swept, shortest(contract))]
     found += [_case(small, fill) for fill in _EDGES]
     if any(port.dtype.startswith("float") for port in contract.inputs):
         found.append(_case(small, "denormal"))
@@ -55,7 +60,14 @@ def promised(contract: Contract) -> list[Case]:
 def smallish(contract: Contract) -> dict[str, int]:
     """Return a small length for every dimension, different where the ranges allow, so that a mix-up shows."""
     ranges = sorted(contract.dimensions.items())
-    return {name: min(high, max(low, 3 + 4 * index)) for index, (name, (low, high)) in enumerate(ranges)}
+    return contract.follow(
+        {name: contract.near(name, max(low, 3 + 4 * i)) for i, (name, (low, _)) in enumerate(ranges)}
+    )
+
+
+def shortest(contract: Contract) -> dict[str, int]:
+    """Return the shortest measured length of every dimension."""
+    return contract.follow({name: contract.near(name, 0) for name in sorted(contract.dimensions)})
 
 
 def _case(lengths: Mapping[str, int], fill: str = "random") -> Case:
@@ -75,12 +87,13 @@ def _is_prime(number: int) -> bool:
 def _fit(case: Case, contract: Contract) -> Case:
     """Shorten the longest dimension until no input is larger than the budget; the name then says what is run."""
     lengths = dict(case.lengths)
-    while lengths and (excess := _excess(contract, lengths)) > 1:
-        name = max(lengths, key=lambda dimension: lengths[dimension])
-        shorter = max(contract.dimensions[name][0], int(lengths[name] / excess))
-        if shorter == lengths[name]:
+    free = [name for name in lengths if "is" not in contract.spans[name]]
+    while free and (excess := _excess(contract, lengths)) > 1:
+        name = max(free, key=lambda dimension: lengths[dimension])
+        shorter = contract.near(name, int(lengths[name] / excess))
+        if shorter >= lengths[name]:
             break
-        lengths[name] = shorter
+        lengths = contract.follow({**lengths, name: shorter})
     return case if lengths == case.lengths else _case(lengths, case.fill)
 
 
@@ -97,12 +110,24 @@ def shape(port: Port, lengths: Mapping[str, int]) -> tuple[int, ...]:
 def feeds(contract: Contract, case: Case, seed: int = 0) -> dict[str, Any]:
     """Return the arrays of a case; the same contract, case and seed give the same values everywhere."""
     generator = np.random.Generator(np.random.PCG64([seed, *case.name.encode()]))
+    listed = {name: limit.get("values") for name, limit in contract.document.get("values", {}).items()}
     return {
-        port.name: _values(generator, port, contract.ranges.get(port.name), case).astype(
-            "object" if port.dtype == "string" else port.dtype
-        )
+        port.name: (
+            _chosen(generator, port, listed[port.name], case)
+            if listed.get(port.name)
+            else _values(generator, port, contract.ranges.get(port.name), case)
+        ).astype("object" if port.dtype == "string" else port.dtype)
         for port in contract.inputs
     }
+
+
+def _chosen(generator: Any, port: Port, listed: Any, case: Case) -> Any:
+    """Return values of a list: any of them, or the first or last one throughout."""
+    size = shape(port, case.lengths)
+    places = {"zeros": 0, "low": 0, "high": len(listed) - 1}.get(case.fill)
+    kind = "object" if port.dtype == "string" else port.dtype
+    return np.array(np.broadcast_to(np.array(listed, kind)[
+        generator.integers(0, len(listed), size=size) if places is None else places], size))  # fmt: skip
 
 
 def _values(generator: Any, port: Port, bounds: Any, case: Case) -> Any:

@@ -32,11 +32,15 @@ class Port:
 
 @dataclass(frozen=True)
 class Contract:
-    """Interface, promised value ranges, and the whole document for what only some tests need."""
+    """Interface, promised value ranges, and the whole document for what only some tests need.
+
+    `dimensions` are the shortest and longest lengths that were measured, `spans` all that is said of them.
+    """
 
     inputs: Tuple[Port, ...]  # noqa: UP006
     outputs: Tuple[Port, ...]  # noqa: UP006
     dimensions: Dict[str, Tuple[int, int]]  # noqa: UP006
+    spans: Dict[str, Any]  # noqa: UP006
     ranges: Dict[str, Any]  # noqa: UP006
     document: Dict[str, Any]  # noqa: UP006
 
@@ -44,6 +48,24 @@ class Contract:
     def interface(self) -> Any:
         """The interface in its JSON form."""
         return self.document["interface"]
+
+    def near(self, name: str, length: int) -> int:
+        """Return the largest measured length of a dimension that is not above `length`, else the smallest."""
+        span = self.spans[name]
+        if span.get("values"):
+            return int(max([known for known in span["values"] if known <= length] or [min(span["values"])]))
+        step, below = span.get("step", 1), min(length, span["max"])
+        return int(max(-(-span["min"] // step) * step, below - below % step))
+
+    def follow(self, lengths: Mapping[str, int]) -> Dict[str, int]:  # noqa: UP006
+        """Return lengths in which every dimension that follows another one does."""
+        ties = {name: span["is"] for name, span in self.spans.items() if "is" in span}
+        return {**lengths, **{name: factor * lengths[other] for name, (factor, other) in ties.items()}}
+
+    def limit(self, name: str) -> Dict[str, Any]:  # noqa: UP006
+        """Return the lengths of a dimension that are taken; in older contracts those that were measured."""
+        span = self.spans.get(name, {"min": 1})
+        return dict(span.get("limit", span))
 
     @property
     def batch(self) -> Optional[str]:  # noqa: UP045
@@ -62,6 +84,7 @@ def read(path: Path) -> Contract:
             inputs=_ports(interface["inputs"]),
             outputs=_ports(interface["outputs"]),
             dimensions={name: (item["min"], item["max"]) for name, item in interface["dimensions"].items()},
+            spans=dict(interface["dimensions"]),
             ranges=document.get("ranges") or {},
             document=document,
         )
@@ -83,14 +106,14 @@ def refusal(contract: Contract, feeds: Mapping[str, Any]) -> Optional[str]:  # n
     for name, port in known.items():
         if name not in feeds:
             return f"input `{name}` is missing"
-        problem = _misfit(port, feeds[name], contract.dimensions, sizes)
+        problem = _misfit(port, feeds[name], contract, sizes)
         if problem:
             return f"input `{name}`: {problem}"
     return None
 
 
 def _misfit(
-    port: Port, array: Any, dimensions: Mapping[str, Tuple[int, int]], sizes: Dict[str, int]  # noqa: UP006
+    port: Port, array: Any, contract: Contract, sizes: Dict[str, int]  # noqa: UP006
 ) -> Optional[str]:  # fmt: skip  # noqa: UP045
     dtype = "string" if array.dtype.kind in "OUS" else array.dtype.name
     if dtype != port.dtype:
@@ -102,9 +125,12 @@ def _misfit(
             if size != expected:
                 return f"expected {expected}, got {size}"
             continue
-        low, high = dimensions.get(expected, (1, 2**62))
+        limit = contract.limit(expected)
+        low, high = limit["min"], limit.get("max", 2**62)
         if not low <= size <= high:
             return f"expected `{expected}` of {low} to {high}, got {size}"
+        if size % limit.get("step", 1) or size not in limit.get("values", [size]):
+            return f"expected `{expected}` of {limit}, got {size}"
         if sizes.setdefault(expected, size) != size:
             return f"expected `{expected}` of {sizes[expected]} as in another input, got {size}"
     return None

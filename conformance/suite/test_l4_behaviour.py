@@ -65,7 +65,10 @@ def _bad_feeds(kind: str, contract: Contract) -> dict[str, Any]:
     batch = contract.batch
     if batch is None:
         pytest.skip("there is no batch dimension")
-    lengths = {**smallest(contract).lengths, batch: contract.dimensions[batch][1] + 1}
+    most = contract.limit(batch).get("max")
+    if most is None:
+        pytest.skip("the contract states no limit of rows")
+    lengths = {**smallest(contract).lengths, batch: most + 1}
     return cases.feeds(contract, cases.Case("too large", lengths))
 
 

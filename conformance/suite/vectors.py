@@ -154,8 +154,7 @@ def rows_case(promise: Contract) -> cases.Case:
     """Return the case that the laws about rows use: five rows, or as many as there may be."""
     batch = promise.batch
     assert batch
-    low, high = promise.dimensions[batch]
-    lengths = {**cases.smallish(promise), batch: max(low, min(5, high))}
+    lengths = promise.follow({**cases.smallish(promise), batch: promise.near(batch, 5)})
     return cases.Case(f"rows at {lengths}", lengths)
 
 
@@ -169,7 +168,7 @@ def _bench(process: Process, promise: Contract) -> dict[str, Any]:
 
 def smallest(promise: Contract) -> cases.Case:
     """Return the case that speed is measured on: every dimension at its low end."""
-    return cases.Case("smallest", {name: low for name, (low, _) in promise.dimensions.items()})
+    return cases.Case("smallest", cases.shortest(promise))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from packager import lock as locks
 from packager import lockers, plugins, recipe, resolve
-from packager.cli import options
+from packager.cli import _fixes, options
 from packager.compatibility import knowledge
 from packager.errors import LockError, UsageError
 from packager.events import Note, OnEvent
@@ -38,7 +38,7 @@ class Project:
     @staticmethod
     def open(args: argparse.Namespace, on_event: OnEvent) -> Project:
         """Parse the recipe and open the store."""
-        path = args.recipe / "bundle.yaml" if args.recipe.is_dir() else args.recipe
+        path = _fixes.recipe_of(args)
         try:
             data = path.read_bytes()
         except OSError as error:

@@ -16,9 +16,12 @@ from packager.cli import options
 from packager.cli.console import Console, size
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from packager.build import Built
     from packager.bundle import Bundle
     from packager.cli._project import Project
+    from packager.types import Finding
 
 HELP = "build the bundle of a recipe"
 EXAMPLES = """  packager build
@@ -31,6 +34,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     options.recipe(parser)
     parser.add_argument("-o", "--output", type=Path, metavar="OUT", help="also write a directory or a .tar file")
     parser.add_argument("--locked", action="store_true", help="refuse a missing or stale lock instead of renewing it")
+    parser.add_argument("--fix", action="store_true",
+                        help="write what a refusal proposes into the recipe, and build again; no consent")  # fmt: skip
+    parser.add_argument("--replace", action="store_true",
+                        help="another bundle of that name and version in the store gives way")  # fmt: skip
     parser.add_argument("--vendor", metavar="PLATFORM", action="append", default=[],
                         help="carry the wheels of this platform too, e.g. linux_x86_64-cp311")  # fmt: skip
     parser.add_argument("--facts", type=Path, metavar="FILE",
@@ -43,6 +50,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
+    from packager.cli import _fixes
+
+    return _fixes.attempt(_fixes.recipe_of(args), console, lambda: _build(args, console), fix=args.fix)
+
+
+def _build(args: argparse.Namespace, console: Console) -> tuple[int, Sequence[Finding]]:
     from packager import build, canonical, provenance, transport
     from packager.cli._builder import Clock
     from packager.cli._project import Project
@@ -53,11 +66,12 @@ def main(args: argparse.Namespace, console: Console) -> int:
     with console:
         project = Project.open(args, console).vendoring(args.vendor)
         lock = project.current_lock(locked=args.locked)
-        built = build.build(project.recipe, lock, project.runner, project.here, project.memo)
+        built = build.build(project.recipe, lock, project.runner, project.here, project.memo,
+                            replacing=args.replace)  # fmt: skip
         if args.facts:
             write_atomically(args.facts, canonical.dump(facts.statement(built.facts)))
         if built.bundle is None:
-            return _refused(built, project, console)
+            return _refused(built, project, console), built.verdict.findings
         base, run = project.here.base, clock.stop()
         bundle = provenance.keep(project.recipe, lock, built, built.bundle, project.runner, base, run)
         bundle = _signed(bundle, args) if args.sign else bundle
@@ -65,7 +79,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
             transport.save(bundle, args.output, console)
     _say(built, console)
     _report(bundle, built, project.runner.executed, args.output, console)
-    return 0
+    return 0, ()
 
 
 def _signed(bundle: Bundle, args: argparse.Namespace) -> Bundle:
@@ -79,9 +93,14 @@ def _signed(bundle: Bundle, args: argparse.Namespace) -> Bundle:
 
 
 def _refused(built: Built, project: Project, console: Console) -> int:
+    from packager.cli._fixes import waivers
+
     _say(built, console)
     _keep_misses(built, project, console)
-    console.message(f"no bundle was made: {len(built.verdict.findings)} findings")
+    errors = [finding for finding in built.verdict.findings if finding.level == "error"]
+    console.message(f"no bundle was made: {len(errors)} findings")
+    for row in waivers(project.recipe.policy, errors, project.here.today):
+        console.message(row)
     if console.json:
         console.result(built.verdict.to_json(), "")
     return 1
@@ -105,8 +124,9 @@ def _keep_misses(built: Built, project: Project, console: Console) -> None:
 
 def _say(built: Built, console: Console) -> None:
     for finding in built.verdict.findings:
-        hint = f"\n  hint: {finding.hint}" if finding.hint else ""
-        console.message(f"{finding.level}: {finding.message}{hint}")
+        console.message(f"{finding.level}: {finding.message}")
+        if finding.hint:
+            console.message(f"  hint: {finding.hint}")
 
 
 def _held(built: Built) -> list[str]:
@@ -114,6 +134,10 @@ def _held(built: Built) -> list[str]:
 
 
 def _report(bundle: Bundle, built: Built, executed: int, output: Path | None, console: Console) -> None:
+    from packager import contract
+    from packager.bundle import CONTRACT
+
+    taken = contract.lines(contract.parse(bundle.read(CONTRACT)))
     value = {
         "name": bundle.name,
         "version": bundle.version,
@@ -121,6 +145,7 @@ def _report(bundle: Bundle, built: Built, executed: int, output: Path | None, co
         "setDigest": bundle.set_digest,
         "size": bundle.size,
         "files": len(bundle.tree.files),
+        "takes": taken,
         "targets": sorted(bundle.targets),
         "executed": executed,
         "verdict": built.verdict.to_json(),
@@ -128,6 +153,7 @@ def _report(bundle: Bundle, built: Built, executed: int, output: Path | None, co
     }
     text = f"{bundle.name}:{bundle.version} {bundle.digest}\n{len(bundle.tree.files)} files, {size(bundle.size)}"
     text += f", {executed} steps run, policy: {', '.join(_held(built))} hold"
-    warnings = len(built.verdict.findings)
+    warnings = sum(finding.level == "warning" for finding in built.verdict.findings)
     text += f", with {warnings} warnings above" if warnings else ""
+    text += "".join(f"\n{row}" for row in taken)
     console.result(value, text + (f"\nwrote {output}" if output else ""))

@@ -37,7 +37,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace, console: Console) -> int:
     from packager import compat, contract
     from packager.bundle import CONTRACT
-    from packager.compatibility import fleet, knowledge
+    from packager.compatibility import fleet, host, knowledge
 
     knowledge.use_updates(options.knowledge_directory())
     bundle = options.open_bundle(args, console)
@@ -52,6 +52,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
     value = {
         "bundle": {"name": bundle.name, "version": bundle.version, "digest": bundle.digest},
         "ok": not refused,
+        "takes": contract.lines(promise),
         "runs-on": {
             name: {"promised": p.versions, "loads": _loads(promise, name)} for name, p in promise.runs_on.items()
         },
@@ -59,9 +60,11 @@ def main(args: argparse.Namespace, console: Console) -> int:
         "sites": [entry.to_json() for entry in reached],
         "steps": [step.to_json() for step in steps],
     }
+    notes = list(compat.notes(promise, host.processor(), host.has_locale))
+    value["notes"] = notes
     if args.html:
         _write_page(args.html, bundle, cells, reached, steps)
-    console.result(value, [*_rows(cells), *_site_rows(reached), *_step_rows(steps)])
+    console.result(value, [*contract.lines(promise), *_rows(cells), *_site_rows(reached), *_step_rows(steps), *notes])
     return int(refused)
 
 

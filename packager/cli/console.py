@@ -49,18 +49,21 @@ class Console:
         self._clear()
         print("\n".join(map(shown.line, rows)))
 
-    def fail(self, error: PackagerError) -> None:
-        """Print an error: one sentence, its subject, the remedy."""
+    def fail(self, error: PackagerError, rows: Sequence[str] = ()) -> None:
+        """Print an error: what a step wrote before it died, one sentence, its subject, the remedy and its `rows`."""
         self._clear()
-        if isinstance(error, StepError) and error.log and not self.quiet:
+        if isinstance(error, StepError) and error.log and (not self.quiet or error.died):
             for row in error.log.splitlines()[-12:]:
                 self.message(f"  | {row}")
         self._say("error:", "31", error.message)
         if error.hint:
             self._say("hint:", "36", error.hint)
+        for row in rows:
+            self.message(row)
         if self.json:
             subject = error.subject if isinstance(error, IntegrityError) else None
             told = {"code": error.code, "message": error.message, "hint": error.hint, "subject": subject}
+            told |= {"edits": [edit.to_json() for edit in error.edits]} if error.edits else {}
             print(shown.json_text({"ok": False, "error": told}, indent=2))
 
     def message(self, text: str) -> None:

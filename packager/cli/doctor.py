@@ -54,11 +54,17 @@ def main(args: argparse.Namespace, console: Console) -> int:
         from packager import compat, contract
         from packager.bundle import CONTRACT
 
-        reached = compat.reach(contract.parse(options.open_bundle(args, console).read(CONTRACT)), site)
-        value["bundle"] = reached.to_json()
-        code = int(reached.outcome == "no")
+        told = contract.parse(options.open_bundle(args, console).read(CONTRACT))
+        reached = compat.reach(told, site)
+        lacking = [name for name in compat.locales(told.graph) if not host.has_locale(name)]
+        outcome = "no" if lacking else reached.outcome
+        notes = list(compat.notes(told, host.processor(), host.has_locale))
+        value["bundle"] = reached.to_json() | {"outcome": outcome, "notes": notes}
+        code = int(outcome == "no")
         if not args.json:
-            console.message(f"{args.bundle} here: {reached.outcome}")
+            console.message(f"{args.bundle} here: {outcome}")
+            for note in notes:
+                console.message(f"  {note}")
             for cell in reached.cells:
                 for reason in cell.answer.reasons[:3]:
                     console.message(f"  {cell.runtime} {cell.version}: {reason.message}")

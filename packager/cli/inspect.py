@@ -27,6 +27,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace, console: Console) -> int:
     from packager.bundle import CONTRACT
+    from packager.contract import lines, parse
     from packager.look import source_files
     from packager.verify import unreadable
 
@@ -34,6 +35,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
         return _inspect_source(files, args, console)
     bundle = options.open_bundle(args)
     contract = bundle.load(CONTRACT)
+    taken = lines(parse(bundle.read(CONTRACT)))
     value = {
         "name": bundle.name,
         "version": bundle.version,
@@ -41,11 +43,12 @@ def main(args: argparse.Namespace, console: Console) -> int:
         "setDigest": bundle.set_digest,
         "size": bundle.size,
         "contract": contract,
+        "takes": taken,
         "files": {path: {"digest": blob.digest, "size": blob.size} for path, blob in bundle.tree},
         "statements": _statements(bundle),
         "unreadable": [{"digest": digest, "reason": why.message} for digest, why in unreadable(bundle).items()],
     }
-    console.result(value, _text(bundle, contract, value["statements"], value["unreadable"]))
+    console.result(value, _text(bundle, contract, taken, value["statements"], value["unreadable"]))
     return 0
 
 
@@ -67,7 +70,7 @@ def _statements(bundle: Bundle) -> list[dict[str, str]]:
 
 
 def _text(
-    bundle: Bundle, contract: Any, statements: list[dict[str, str]], unreadable: list[dict[str, str]]
+    bundle: Bundle, contract: Any, taken: list[str], statements: list[dict[str, str]], unreadable: list[dict[str, str]]
 ) -> list[str]:  # fmt: skip
     rows = [f"{bundle.name} {bundle.version}", f"  manifest   {bundle.digest}", f"  file set   {bundle.set_digest}",
             f"  size       {size(bundle.size)} in {len(bundle.tree.files)} files"]  # fmt: skip
@@ -76,6 +79,9 @@ def _text(
     for kind in ("inputs", "outputs"):
         for port in contract["interface"][kind]:
             rows.append(f"  {kind[:-1]:10} {port['name']}: {port['dtype']}{port['shape']}")
+    for name, labels in contract.get("classes", {}).items():
+        rows.append(f"  classes    {name}: {', '.join(map(str, labels[:12]))}{' …' if len(labels) > 12 else ''}")
+    rows += [f"  {row.partition(' ')[0]:10} {row.partition(' ')[2]}" for row in taken]
     for name, promise in contract["runs-on"].items():
         rows.append(f"  runs on    {name} {promise['versions']}")
     rows += [f"  target     {name}: {target['path']}" for name, target in contract["targets"].items()]

@@ -26,6 +26,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
+    from packager.cli import _fixes
+
+    return _fixes.attempt(_fixes.recipe_of(args), console, lambda: _lock(args, console))
+
+
+def _lock(args: argparse.Namespace, console: Console) -> tuple[int, tuple[()]]:
     from packager.cli._project import Project
     from packager.resolve import explain
 
@@ -44,4 +50,4 @@ def main(args: argparse.Namespace, console: Console) -> int:
     }
     rows = (f"{runtime} for {', '.join(sets)}" for runtime, sets in lock.dependencies.wheels.items())
     console.result(value, [text, because, *rows, f"wrote {project.lock_file}"])
-    return 0
+    return 0, ()

@@ -6,6 +6,7 @@ Asks the kernel, the installed distributions and, where it is there, `nvidia-smi
 
 from __future__ import annotations
 
+import ctypes
 import importlib.metadata
 import os
 import platform
@@ -37,8 +38,8 @@ def describe(name: str, disk: Path, ask: Ask | None = None) -> Site:
         name,
         installed(),
         python=f"{sys.version_info.major}.{sys.version_info.minor}",
-        machine=platform.machine(),
-        cpu=_features(Path("/proc/cpuinfo")),
+        machine=processor()[0],
+        cpu=processor()[1],
         memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         disk=shutil.disk_usage(disk).free,
         devices=tuple(device for device, _ in gpus),
@@ -68,6 +69,23 @@ def _version(name: str) -> str | None:
         return importlib.metadata.version(name).partition("+")[0]
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def processor() -> tuple[str, tuple[str, ...]]:
+    """Return the machine and the feature flags of its CPU, as Linux names them."""
+    return platform.machine(), _features(Path("/proc/cpuinfo"))
+
+
+def has_locale(name: str) -> bool:
+    """Say whether programs of this host can use a locale, as ONNX Runtime asks for it. Changes nothing here."""
+    library = ctypes.CDLL(None)
+    library.newlocale.restype = ctypes.c_void_p
+    every = 0x1FBF  # LC_ALL_MASK of glibc
+    spelt = (name,) if "." in name else (f"{name}.UTF-8", name)  # what an operator asks for that names none
+    found = [made for text in spelt if (made := library.newlocale(every, text.encode(), None))]
+    for made in found:
+        library.freelocale(ctypes.c_void_p(made))
+    return bool(found)
 
 
 def _features(cpuinfo: Path) -> tuple[str, ...]:

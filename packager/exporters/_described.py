@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from packager import causes
 from packager.canonical import JSON
 from packager.exporters import BATCH, _sizes
 from packager.exporters._sizes import Axis, Span
@@ -30,16 +31,21 @@ _DEEPEST = 3  # single numbers that are tried together
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """An input as it stands in the file; free axes are `Axis`."""
+    """An input as it stands in the file; free axes are `Axis`. `filled` is a value that it takes, where known."""
 
     name: str
     dtype: str
     axes: tuple[int | Axis, ...]
+    filled: Any = None
 
     @property
     def is_single(self) -> bool:
-        """Say whether it is one whole number or flag."""
-        return self.dtype.startswith(("int", "uint", "bool")) and all(axis == 1 for axis in self.axes)
+        """Say whether it is one whole number or flag of which no value is known."""
+        return (
+            self.filled is None
+            and self.dtype.startswith(("int", "uint", "bool"))
+            and all(axis == 1 for axis in self.axes)
+        )
 
 
 def describe(path: Path, *, seconds: float = 60) -> JSON:
@@ -56,14 +62,16 @@ def describe(path: Path, *, seconds: float = 60) -> JSON:
     domains = {graph.domain_of(part.domain) for part in graph.messages(model) if part.DESCRIPTOR.name == "NodeProto"}
     opset = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
     del model  # the session holds the weights itself
-    runner = _Runner(path, inputs)
-    spans = runner.explore(seconds)
+    runner = Runner(path, inputs)
+    spans = runner.explore(seconds=seconds)
     if spans is None:
         return {"inputs": [_stated(entry) for entry in inputs], "dimensions": {}, "outputs": [],
                 "runs": runner.count, "failed": runner.failed}  # fmt: skip
     names = name_spans(spans, inputs)
     axes = {axis: name for name, span in zip(names, spans, strict=True) for axis in span.axes}
-    fixed = {name: span.low for name, span in zip(names, spans, strict=True) if span.kind == _sizes.FIXED}
+    fixed = {
+        name: span.low for name, span in zip(names, spans, strict=True) if span.kind == _sizes.FIXED and not span.varies
+    }
     described = [_described(entry, axes, fixed, runner) for entry in inputs]
     return {
         "inputs": described,
@@ -95,10 +103,10 @@ def _stated(entry: Input) -> JSON:
 def _dimension(span: Span) -> JSON:
     listed = list(span.ran) if span.kind == _sizes.SOME else []
     return {"kind": span.kind, "low": span.low, "high": span.high, "step": span.step, "limited": span.limited,
-            **({"ran": listed} if listed else {})}  # fmt: skip
+            **({"ran": listed} if listed else {}), **({"varies": True} if span.varies else {})}  # fmt: skip
 
 
-def _described(entry: Input, axes: Mapping[Axis, str], fixed: Mapping[str, int], runner: _Runner) -> JSON:
+def _described(entry: Input, axes: Mapping[Axis, str], fixed: Mapping[str, int], runner: Runner) -> JSON:
     named = [axis if isinstance(axis, int) else axes[axis] for axis in entry.axes]
     found: dict[str, JSON] = {"name": entry.name, "dtype": entry.dtype, "shape": [fixed.get(str(a), a) for a in named]}
     if entry.is_single and entry.dtype != "bool":
@@ -130,6 +138,11 @@ def _says_something(name: str) -> bool:
     return bool(_NAME.fullmatch(name)) and not _POOR.fullmatch(name)
 
 
+def guess_name(port: str, place: int, inputs: Mapping[str, Input]) -> str:
+    """Return a name for an axis of which the file says nothing that a recipe could write."""
+    return _guessed(Span((Axis(port, place),)), inputs)
+
+
 def _guessed(span: Span, inputs: Mapping[str, Input]) -> str:
     axis = min(span.axes, key=lambda axis: axis.place)
     if axis.place == 0:
@@ -149,7 +162,7 @@ def _guessed(span: Span, inputs: Mapping[str, Input]) -> str:
 # -- runs
 
 
-class _Runner:
+class Runner:
     """Runs a file at lengths, and remembers what came back."""
 
     def __init__(self, path: Path, inputs: Sequence[Input]) -> None:
@@ -168,15 +181,32 @@ class _Runner:
         options.log_severity_level = 4
         return runtime.InferenceSession(str(self._path), options, providers=["CPUExecutionProvider"])
 
-    def explore(self, seconds: float) -> list[Span] | None:
-        """Return the spans at the first values of single numbers at which anything runs."""
-        free = [axis for entry in self._inputs for axis in entry.axes if isinstance(axis, Axis)]
+    def explore(self, *, runs: _sizes.Runs | None = None, **limits: Any) -> list[Span] | None:
+        """Return the spans at the first values of single numbers at which anything runs.
+
+        `limits` are those of `_sizes.explore`; `runs` is asked instead of `self.runs`.
+        """
+        free = list(dict.fromkeys(axis for entry in self._inputs for axis in entry.axes if isinstance(axis, Axis)))
         for chosen in self._choices():
             self._single = chosen
-            found = _sizes.explore(free, self.runs, seconds=seconds) if free else ([] if self.runs({}) else None)
+            found = _sizes.explore(free, runs or self.runs, **limits) if free else ([] if self.runs({}) else None)
             if found is not None:
+                for span in found:
+                    span.varies = self._varies(span, runs or self.runs)
                 return found
         return None
+
+    def _varies(self, span: Span, runs: _sizes.Runs) -> bool:
+        """Say whether lengths that failed run with other values of single numbers: they are no limit then."""
+        before, base = self._single, dict(next(iter(self._seen))) if self._seen else {}
+        beyond = [n for n in (span.high + 1, 2 * span.high, 4 * span.high) if span.limited or span.kind == _sizes.FIXED]
+        beyond += [n for n in (span.low - 1, span.low // 2, 1) if 0 < n < span.low]
+        found = False
+        for name, value in ((name, value) for name in before for value in _VALUES if value != before[name]):
+            self._single = {**before, name: value}
+            found = found or any(runs({**base, **dict.fromkeys(span.axes, length)}) for length in beyond)
+        self._single = before
+        return found
 
     def _choices(self) -> Iterator[dict[str, int]]:
         """Yield values of the single numbers: all alike, then each by itself."""
@@ -195,7 +225,7 @@ class _Runner:
         try:
             answers = self._session.run(None, feeds)
         except Exception as error:  # the runtime raises what it likes
-            self.failed = (str(error).strip() or type(error).__name__).splitlines()[-1][-400:]
+            self.failed = causes.words(str(error))
             return False
         self._last = lengths
         named = zip((value.name for value in self._session.get_outputs()), answers, strict=True)
@@ -207,6 +237,8 @@ class _Runner:
     def _drawn(self, entry: Input, lengths: Mapping[Axis, int]) -> Any:
         numpy = self._numpy
         shape = tuple(axis if isinstance(axis, int) else lengths[axis] for axis in entry.axes)
+        if entry.filled is not None:
+            return numpy.full(shape, entry.filled, object if entry.dtype == "string" else entry.dtype)
         if entry.name in self._single:
             return numpy.full(shape, self._single[entry.name], entry.dtype)
         if entry.dtype == "string":

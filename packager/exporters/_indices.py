@@ -23,7 +23,7 @@ def ranged(ports: Sequence[Port], model: Any) -> tuple[Port, ...]:
     """Return the ports with the range of every one that indexes tables and has none; the smallest table decides."""
     found = dict(sorted(_lookups(model), key=lambda pair: -pair[1]))
     return tuple(
-        replace(port, range=(0, found[port.name] - 1)) if port.range is None and port.name in found else port
+        replace(port, range=(0, found[port.name] - 1), firm=True) if port.range is None and port.name in found else port
         for port in ports
     )
 

@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from packager import causes
 from packager.canonical import JSON
 from packager.errors import StepError
-from packager.exporters import Port, Wishes, _causes, _tensorflow
+from packager.exporters import Port, Wishes, _tensorflow
 
 _UNKNOWN = re.compile(r"(?:Could not locate class|Unknown (?:layer|object)|Unrecognized keyword .* class):? '?(\w+)'?")
 _CODE = ("Lambda", "__lambda__")
@@ -95,10 +96,10 @@ def _refusal(file: File, error: Exception) -> StepError:
     what = f"`{file.payload}` cannot be opened by Keras {file.here}"
     if file.made and file.made.split(".")[:2] != file.here.split(".")[:2]:
         return StepError(
-            f"{what}, it was made with {file.made}: {_causes.cause(error)}",
+            f"{what}, it was made with {file.made}: {causes.cause(error)}",
             hint=f"write `toolchain: locked` in the recipe, which opens it with its own version; or {_OTHERWISE}",
         )
-    return StepError(f"{what}: {_causes.cause(error)}", hint=_OTHERWISE)
+    return StepError(f"{what}: {causes.cause(error)}", hint=_OTHERWISE)
 
 
 def custom(file: File, name: str) -> StepError:

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from packager import causes
 from packager.errors import StepError
 from packager.exporters import Port, SourceModel, Wishes, _archive, _mlflow, _precision, _script, _torch, _training
 
@@ -61,9 +62,8 @@ def _module(lib: Any, path: Path) -> Any:
             hint="log the model with `code_paths`, or as pt2 (MLflow's default), which needs no code",
         ) from error
     except Exception as error:  # unpickling runs foreign code: anything can come out
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise StepError(
-            f"`{path.name}` cannot be opened: {type(error).__name__}: {first:.300}",
+            f"`{path.name}` cannot be opened: {causes.cause(error)}",
             hint="its code ran without network, home and secrets; log the model as pt2, which needs no code to open",
         ) from error
     if not isinstance(module, lib.nn.Module | lib.jit.ScriptModule):

@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from packager import causes
 from packager.errors import MissingToolError, StepError
-from packager.exporters import _causes, _renamed
+from packager.exporters import _renamed
 
 
 def load(source: Path, payload: str) -> Any:
@@ -32,6 +33,6 @@ def load(source: Path, payload: str) -> Any:
         ) from error
     except Exception as error:  # unpickling runs foreign code: anything can come out
         raise StepError(
-            f"`{payload}` cannot be opened: {_causes.cause(error)}",
+            f"`{payload}` cannot be opened: {causes.cause(error)}",
             hint="its libraries may have to be of the versions that made it (`toolchain: locked`)",
         ) from error

@@ -31,7 +31,8 @@ def widen_port(port: Port) -> Port:
 
 def widen_wishes(wishes: Wishes) -> Wishes:
     """Return the wishes with inputs of half precision stated as float32."""
-    return replace(wishes, inputs=None if wishes.inputs is None else tuple(map(widen_port, wishes.inputs)))
+    inputs = None if wishes.inputs is None else tuple(map(widen_port, wishes.inputs))
+    return replace(wishes, inputs=inputs, notes=tuple(map(widen_port, wishes.notes)))
 
 
 def is_half_module(lib: Any, module: Any) -> bool:

@@ -44,11 +44,16 @@ def bounded(
     if trial is None:
         return interface
     found: dict[str, tuple[int, int]] = {}
+    firm: set[str] = set()
     for port in ports:
         search = _Search(trial, port, found, model.graph)
         if (span := search.span()) is not None:
             found[port.name] = span
-    fitted = (replace(port, range=found.get(port.name, port.range)) for port in interface.inputs)
+            firm |= {port.name} if search.ends(span[1]) else set()
+    fitted = (
+        replace(port, range=found.get(port.name, port.range), firm=port.firm or port.name in firm)
+        for port in interface.inputs
+    )
     return replace(interface, inputs=tuple(fitted))
 
 
@@ -91,6 +96,10 @@ class _Search:
         high = self._reach(1, widest)
         low = self._reach(-1, -lowest)
         return (0 if low == high + 1 else -low), high  # ONNX counts from the end, which no index means
+
+    def ends(self, high: int) -> bool:
+        """Say whether the source refuses the number above: else it is only no longer exact, or takes long."""
+        return not is_mask(self.port) and high < WIDEST[self.port.dtype] and self._answers(1, high + 1) == "raises"
 
     def _verdict(self, low: int, high: int) -> Verdict:
         return self.trial.verdict({**self.others, self.port.name: (low, high)})

@@ -48,7 +48,8 @@ class Span:
 
     `kind` is *any* (every tried length from `low` to `high`), *steps* (the multiples of `step` among them), *fixed*
     (one length alone), *some* (those listed), or *untried* (time was over). `limited` says that a longer one was tried
-    and failed; else `high` is only the longest that was tried.
+    and failed; else `high` is only the longest that was tried. `varies`: other lengths ran with other values of single
+    numbers.
     """
 
     axes: tuple[Axis, ...]
@@ -58,6 +59,7 @@ class Span:
     step: int = 1
     limited: bool = False
     ran: tuple[int, ...] = ()
+    varies: bool = False
 
 
 @dataclass(slots=True)
@@ -65,40 +67,48 @@ class Budget:
     """Seconds that runs may take in all."""
 
     seconds: float
-    _started: float = field(default_factory=time.monotonic)
+    clock: Callable[[], float] = time.monotonic
+    _started: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._started = self.clock()
 
     @property
     def spent(self) -> bool:
-        return time.monotonic() - self._started > self.seconds
+        return self.clock() - self._started > self.seconds
 
 
-def explore(axes: Sequence[Axis], runs: Runs, *, seconds: float = 60) -> list[Span] | None:
+def explore(
+    axes: Sequence[Axis], runs: Runs, *, seconds: float = 60,
+    clock: Callable[[], float] = time.monotonic, fits: Runs = lambda lengths: True,
+) -> list[Span] | None:  # fmt: skip
     """Return the free axes by the lengths they share, in the order of `axes`; None where nothing ran.
 
     `runs` runs the model with a length for every axis and says whether it answered. It is called until `seconds` are
-    over, then with what is known.
+    over by the `clock`, then with what is known; never with lengths that `fits` says no to, which says nothing of the
+    model.
     """
-    started = time.monotonic()
-    counted = _counted(runs)
-    base = _base(axes, counted, Budget(seconds))
+    started = clock()
+    counted = _counted(runs, fits)
+    base = _base(axes, counted, Budget(seconds, clock))
     if base is None:
         return None
-    groups = _groups(axes, base, counted, Budget(_SHARE * seconds))
+    groups = _groups(axes, base, counted, Budget(_SHARE * seconds, clock))
     found = []
     for index, group in enumerate(groups):
-        left = seconds - (time.monotonic() - started)
-        found.append(_span(group, base, counted, Budget(max(left, 0.0) / (len(groups) - index))))
+        budget = Budget(max(seconds - (clock() - started), 0.0) / (len(groups) - index), clock)
+        found.append(_span(group, base, counted, budget, fits))
     return found
 
 
-def _counted(runs: Runs) -> Runs:
+def _counted(runs: Runs, fits: Runs) -> Runs:
     """Run every set of lengths once."""
     known: dict[tuple[tuple[Axis, int], ...], bool] = {}
 
     def run(lengths: Mapping[Axis, int]) -> bool:
         key = tuple(sorted(lengths.items()))
         if key not in known:
-            known[key] = runs(lengths)
+            known[key] = fits(lengths) and runs(lengths)
         return known[key]
 
     return run
@@ -178,7 +188,7 @@ def _others(length: int) -> tuple[int, ...]:
 # -- which lengths a group takes
 
 
-def _span(group: tuple[Axis, ...], base: Lengths, runs: Runs, budget: Budget) -> Span:
+def _span(group: tuple[Axis, ...], base: Lengths, runs: Runs, budget: Budget, fits: Runs) -> Span:
     """Try lengths, small ones first, and say what those that ran have in common."""
     own = base[group[0]]
     outcome = {own: True}
@@ -191,11 +201,11 @@ def _span(group: tuple[Axis, ...], base: Lengths, runs: Runs, budget: Budget) ->
     for length in dict.fromkeys([*soonest, *_SMALL, *_LARGE]):
         if budget.spent or (length > 100 and sum(outcome.values()) == 1 and length > 3 * own):
             break
-        if length in outcome or length > longest:
+        if length in outcome or length > longest or not fits({**base, **dict.fromkeys(group, length)}):
             continue
-        started = time.monotonic()
+        started = budget.clock()
         outcome[length] = one(length)
-        if outcome[length] and time.monotonic() - started > _SLOW:
+        if outcome[length] and budget.clock() - started > _SLOW:
             longest = min(longest, length)
     if len(outcome) < _LEAST:
         return Span(group, UNTRIED, own, own, 1, False, (own,))

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from packager import causes
 from packager.errors import MissingToolError, StepError
 from packager.exporters import _archive
 from packager.scanners._allowlist import ALLOWED
@@ -44,9 +45,8 @@ def load(path: Path, recorded: Sequence[str] = ()) -> Any:
         if not foreign:
             return _checked(skops.load(path, trusted=sorted(set(unknown) & set(recorded or unknown))))
     except Exception as error:  # a hostile or old archive can fail anywhere in zipfile, JSON and numpy
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise StepError(
-            f"`{path.name}` cannot be opened: {type(error).__name__}: {first:.300}",
+            f"`{path.name}` cannot be opened: {causes.cause(error)}",
             hint="save the model again with the installed versions of scikit-learn and skops",
         ) from error
     raise StepError(

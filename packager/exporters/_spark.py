@@ -116,7 +116,7 @@ def _columns(source: Path, model: Any, wishes: Wishes) -> _table.Table:
         made |= set(_param(stage, "outputCol", "outputCols", "predictionCol", "probabilityCol", "rawPredictionCol"))
     if "features" in needed:
         raise StepError("the pipeline takes a vector column `features`", hint="let it begin with a `VectorAssembler`")
-    stated = {port.name: port.dtype for port in wishes.inputs or ()}
+    stated = {port.name: port.dtype for port in (*(wishes.inputs or ()), *wishes.notes) if port.dtype}
     signed = {column.name: column.dtype for column in _mlflow.columns(source)}
     if signed and not set(needed) <= set(signed):
         missing = sorted(set(needed) - set(signed))[0]

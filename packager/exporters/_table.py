@@ -111,7 +111,7 @@ def dtypes(column: _mlflow.Column) -> tuple[str, str]:
 
 def _wished(name: str, wishes: Wishes, default: str) -> tuple[str, str]:
     """Return the types of a column that only the recipe knows; the default when it is silent."""
-    found = {port.name: port.dtype for port in wishes.inputs or ()}
+    found = {port.name: port.dtype for port in (*(wishes.inputs or ()), *wishes.notes) if port.dtype}
     dtype = found.get(name, default)
     return dtype, {"string": "object", "float32": "float64"}.get(dtype, dtype)
 

@@ -15,8 +15,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from packager import causes
 from packager.errors import MissingToolError, StepError
-from packager.exporters import BATCH, Arrays, Feeds, Interface, Port, Wishes, _causes, _indices, _tfgraph, pair
+from packager.exporters import BATCH, Arrays, Feeds, Interface, Port, Wishes, _indices, _tfgraph, pair
 
 TOOLCHAIN: tuple[str, ...] = (
     "tensorflow", "keras", "tf2onnx", "onnx", "onnxruntime", "numpy", "h5py", "ml-dtypes", "protobuf",
@@ -191,4 +192,4 @@ def refused(what: str, call: Callable[[], Any], hint: str) -> Any:
     except StepError:
         raise
     except Exception as error:  # of any class
-        raise StepError(f"{what}: {_causes.cause(error)}", hint=hint) from error
+        raise StepError(f"{what}: {causes.cause(error)}", hint=hint) from error

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Graphs that are ONNX already: kept as they are when the promised runtimes understand them, converted down when not.
 
-The reference is the source graph itself, run by ONNX Runtime, so that a conversion is measured like any export.
+The reference is the source graph itself, run by ONNX Runtime as it comes, so that a conversion is measured like any
+export and an answer is right where users of the file get it. How far the runtime's own optimisation moves the file is
+measured beside (`unoptimised`).
 """
 
 from __future__ import annotations
@@ -10,14 +12,18 @@ import importlib
 import math
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from packager import causes
 from packager.canonical import JSON
+from packager.edits import Edit, flow
 from packager.errors import StepError, TooNewError
-from packager.exporters import BATCH, Arrays, Feeds, Interface, Port, Wishes, _described, _mlflow, pair
+from packager.exporters import BATCH, Arrays, Feeds, Interface, Port, Wishes, _described, _mlflow, _settled, pair
 from packager.graphs import graph, graphcheck, maps, operations, rename
+from packager.lengths import Lengths
+from packager.recipefields import DIMENSION
 
 TOOLCHAIN: tuple[str, ...] = ("onnx", "onnxruntime", "numpy", "ml-dtypes", "protobuf")
 EXTRA = "onnx"
@@ -25,9 +31,12 @@ EXECUTES = False
 LOOKS_FOR = "`model.onnx` of an MLflow directory or at the root, or one `.onnx` file"
 
 RUNTIME_DOMAINS = ("com.microsoft",)  # of operators that ONNX Runtime brings itself
+_LARGEST_MESSAGE = 1 << 30  # bytes
 _LEAST = 100  # operations per element of the inputs: what is not a product or a convolution is counted as so many
 
 KEEPS = True  # what is ONNX already stays as new as the promised runtimes allow
+
+_USUAL, _PLAIN = "ORT_ENABLE_ALL", "ORT_DISABLE_ALL"  # how ONNX Runtime comes, and without what it makes of a graph
 
 _LOWER = "export the source at the lower opset, or promise only newer runtimes under `runs-on`"
 _UNFIX = "export the source with a symbolic axis, then name it under `inputs`"
@@ -57,7 +66,7 @@ def load(source: Path, payload: str, wishes: Wishes) -> Graph:
     names = [value.name for value in model.graph.output]
     labels = maps.strip_zipmaps(model)
     _refuse_foreign_outputs(model)
-    ports = _ports(model)
+    ports = _ports(model, wishes.named)
     recipe = pair(ports, wishes.inputs or ())
     named = [_merged(port, wish) for port, wish in zip(ports, recipe, strict=True)]
     outputs = wishes.outputs or tuple(rename.apart([port.name for port in named], names))
@@ -73,11 +82,27 @@ def _refuse_foreign_outputs(model: Any) -> None:
             graph.port(value)  # raises
 
 
-def _ports(model: Any) -> list[Port]:
-    """Return what a caller feeds; an unnamed first axis is the batch."""
+def _ports(model: Any, named: Collection[str]) -> list[Port]:
+    """Return what a caller feeds; an unnamed first axis is the batch.
+
+    Axes that the file calls what no recipe can write (`?`) have nothing to do with each other: each gets a name.
+    """
     weights = {tensor.name for tensor in model.graph.initializer}
     ports = [Port(*graph.port(value)) for value in model.graph.input if value.name not in weights]
-    return [replace(p, shape=tuple(BATCH if axis == f"{p.name}_0" else axis for axis in p.shape)) for p in ports]
+    ports = [replace(p, shape=tuple(BATCH if axis == f"{p.name}_0" else axis for axis in p.shape)) for p in ports]
+    inputs = {port.name: _described.Input(port.name, port.dtype, port.shape) for port in ports}  # type: ignore[arg-type]
+    taken = {axis for port in ports for axis in port.shape if isinstance(axis, str)}
+
+    def called(port: Port, place: int, axis: int | str) -> int | str:
+        if isinstance(axis, int) or axis in named or re.fullmatch(DIMENSION, axis) or axis == f"{port.name}_{place}":
+            return axis
+        guess = _described.guess_name(port.name, place, inputs)
+        names = (guess, *(f"{guess}_{number}" for number in range(2, 1000)))
+        name = guess if place == 0 else next(name for name in names if name not in taken)
+        taken.add(name)
+        return name
+
+    return [replace(p, shape=tuple(called(p, i, axis) for i, axis in enumerate(p.shape))) for p in ports]
 
 
 def _merged(port: Port, wish: Port | None) -> Port:
@@ -86,12 +111,24 @@ def _merged(port: Port, wish: Port | None) -> Port:
         return port
     if wish.dtype != port.dtype or len(wish.shape) != len(port.shape):
         got = f"{wish.dtype} with {len(wish.shape)} axes"
-        raise StepError(f"input `{port.name}` is {port.dtype} with {len(port.shape)} axes, got {got} from the recipe")
+        told = f"input `{port.name}` is {port.dtype} with {len(port.shape)} axes, got {got} from the recipe"
+        raise StepError(told, hint=f"write `{port.name}: {flow(_said(port))}` under `inputs`", edits=_as_found(port))
     for index, (axis, asked) in enumerate(zip(port.shape, wish.shape, strict=True)):
         if isinstance(axis, int) and asked != axis:
             where = f"axis {index} of `{port.name}`"
-            raise StepError(f"{where} is fixed at {axis} in the graph, got `{asked}` from the recipe", hint=_UNFIX)
+            told = f"{where} is fixed at {axis} in the graph, got `{asked}` from the recipe"
+            fitting = [a if isinstance(a, int) else b for a, b in zip(port.shape, wish.shape, strict=True)]
+            raise StepError(told, hint=f"write {axis} there, or {_UNFIX}",
+                            edits=[Edit(("inputs", wish.name, "shape"), fitting)])  # fmt: skip
     return wish
+
+
+def _said(port: Port) -> JSON:
+    return {"dtype": port.dtype, "shape": list(port.shape)}
+
+
+def _as_found(port: Port) -> list[Edit]:
+    return [Edit(("inputs", port.name, key), value) for key, value in _said(port).items()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,27 +144,68 @@ class Graph:
     interface: Interface
     outputs: tuple[str, ...]
     labels: Mapping[int, maps.Labels]
+    sessions: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)  # by level, as they are asked
+
+    def settled(self, wishes: Wishes) -> Graph:
+        """Return the graph with the lengths that it was seen to take, of dimensions that the recipe leaves open."""
+        stated = {name for name, limit in wishes.limits.items() if limit != Lengths()}
+        free = [name for name in self.interface.dimensions if name not in {*stated, *wishes.dynamic, *wishes.ties}]
+        free = [name for name in free if name not in {other for _, other in wishes.ties.values()}]
+        if not free:
+            return self
+        names = dict(zip((port.name for port in self.interface.inputs), self.feeds, strict=True))
+        return replace(self, interface=_settled.settle(self.path, names, self.interface, free, self.work()))
 
     def to_onnx(self, opset: int) -> Any:
         """Return the graph with the wished names, converted down when its opset is above `opset`."""
         model = _converted(self.model, opset)
         rename.name_ports(model, [port.name for port in self.interface.inputs], self.outputs)
-        _name_axes(model.graph, self.interface.inputs)
+        fixed = _name_axes(model.graph, self.interface.inputs)
+        if fixed and not _loads(model):
+            for name, axis in fixed:  # what is inferred from a length may contradict a branch that is never taken
+                _write_axis(axis, name)
         return model
 
     def run(self, feeds: Feeds) -> Arrays:
+        return self._answers(feeds, _USUAL)
+
+    def unoptimised(self, feeds: Feeds) -> Arrays | None:
+        """Compute the outputs node by node as the graph says; None where the runtime needs its own rewriting to."""
+        if _PLAIN not in self.sessions:
+            try:
+                self.sessions[_PLAIN] = self._open(_PLAIN)
+            except Exception:  # each release has its own reasons
+                self.sessions[_PLAIN] = None
+        return None if self.sessions[_PLAIN] is None else self._answers(feeds, _PLAIN)
+
+    def rounding(self, feeds: Feeds, output: int) -> float | None:
+        """Return how far optimisation alone, which changes nothing but the order of roundings, moves an output."""
+        plain = self.unoptimised(feeds)
+        if plain is None or plain[output].dtype.kind != "f":
+            return None
+        numpy, usual = importlib.import_module("numpy"), self.run(feeds)[output]
+        if usual.shape != plain[output].shape or not (numpy.isfinite(usual) & numpy.isfinite(plain[output])).all():
+            return None
+        return float(abs(usual.astype("float64") - plain[output]).max(initial=0.0))
+
+    def _answers(self, feeds: Feeds, level: str) -> Arrays:
+        if level not in self.sessions:
+            self.sessions[level] = self._open(level)
         given = (feeds[port.name] for port in self.interface.inputs)
-        answers = self._session().run(None, dict(zip(self.feeds, given, strict=True)))
+        answers = self.sessions[level].run(None, dict(zip(self.feeds, given, strict=True)))
         return [maps.scores(a, self.labels[i]) if i in self.labels else a for i, a in enumerate(answers)]
 
-    def _session(self) -> Any:
-        """Open the source with optimisation off: the reference is what the graph says, not what ORT makes of it."""
+    def _open(self, level: str) -> Any:
         runtime = importlib.import_module("onnxruntime")
         options = runtime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 4
-        options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.graph_optimization_level = getattr(runtime.GraphOptimizationLevel, level)
         return runtime.InferenceSession(str(self.path), options, providers=["CPUExecutionProvider"])
+
+    def classes(self) -> Mapping[str, Sequence[int | str]]:
+        """Return of every output that the file gives as a map from class to score the classes of its columns."""
+        return {self.outputs[place]: labels for place, labels in sorted(self.labels.items())}
 
     def work(self) -> Callable[[Mapping[str, int]], float | None]:
         """Return what counts the operations of one run."""
@@ -158,25 +236,21 @@ def _converted(model: Any, opset: int) -> Any:
     if found <= opset:
         return model
     _refuse_newcomers(model, found, opset)
-    if model.functions or any(scope.sparse_initializer for scope in _scopes(model)):
+    if model.functions or any(scope.sparse_initializer for scope in graph.scopes(model)):
         what = "functions" if model.functions else "sparse weights"
         raise StepError(f"the graph is at opset {found} and has {what}, which no converter keeps", hint=_LOWER)
     converter = importlib.import_module("onnx.version_converter")
     try:
         converted = converter.convert_version(model, opset)
     except Exception as error:  # the converter is C++ behind a plain RuntimeError
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        first = causes.words(str(error))
         stuck = re.search(r"(?:No Adapter .* for|Op) (\w+)", first)
         if stuck:
             raise TooNewError(stuck[1], found, opset) from error
-        message = f"the graph is at opset {found} and cannot be converted to {opset}: {first:.200}"
+        message = f"the graph is at opset {found} and cannot be converted to {opset}: {first}"
         raise StepError(message, hint=_LOWER) from error
     _refuse_newcomers(converted, found, opset)
     return converted
-
-
-def _scopes(model: Any) -> list[Any]:
-    return [message for message in graph.messages(model) if message.DESCRIPTOR.name == "GraphProto"]
 
 
 def _refuse_newcomers(model: Any, found: int, opset: int) -> None:
@@ -186,24 +260,50 @@ def _refuse_newcomers(model: Any, found: int, opset: int) -> None:
     for schema in definitions.get_all_schemas_with_history():
         if schema.domain == "":
             first[schema.name] = min(schema.since_version, first.get(schema.name, found))
-    for node in (node for scope in _scopes(model) for node in scope.node):
+    for node in (node for scope in graph.scopes(model) for node in scope.node):
         if node.domain in ("", "ai.onnx") and first.get(node.op_type, 0) > opset:
             raise TooNewError(node.op_type, first[node.op_type], opset)
 
 
-def _name_axes(graph: Any, inputs: Sequence[Port]) -> None:
-    """Write the interface's names and lengths on the graph's inputs, and the same names on its outputs."""
+def _name_axes(graph: Any, inputs: Sequence[Port]) -> list[tuple[str, Any]]:
+    """Write the interface's names and lengths on the graph's inputs, and the same names on its outputs.
+
+    A name that stood for several axes which are called otherwise now says nothing of outputs. Return the axes that
+    were free and got a length, each with a name.
+    """
     by_name = {value.name: value for value in graph.input}
-    names: dict[str, int | str] = {}
+    names: dict[str, set[int | str]] = {}
+    fixed = []
     for port in inputs:
-        for axis, asked in zip(by_name[port.name].type.tensor_type.shape.dim, port.shape, strict=True):
+        for place, asked in enumerate(port.shape):
+            axis = by_name[port.name].type.tensor_type.shape.dim[place]
             if axis.dim_param:
-                names[axis.dim_param] = asked
+                names.setdefault(axis.dim_param, set()).add(asked)
+            if isinstance(asked, int) and axis.dim_value != asked:
+                fixed.append((f"{port.name}_{place}", axis))
             _write_axis(axis, asked)
     for value in (*graph.output, *graph.value_info):
-        for axis in value.type.tensor_type.shape.dim:
+        for place, axis in enumerate(value.type.tensor_type.shape.dim):
             if axis.dim_param in names:
-                _write_axis(axis, names[axis.dim_param])
+                found = names[axis.dim_param]
+                own = f"{value.name}_{place}"
+                _write_axis(axis, next(iter(found)) if len(found) == 1 else own)
+                fixed += [(own, axis)] if axis.dim_value else []
+    return fixed
+
+
+def _loads(model: Any) -> bool:
+    """Say whether ONNX Runtime opens a graph as users do; of one that is too large for a message nothing is known."""
+    if model.ByteSize() > _LARGEST_MESSAGE:
+        return True
+    runtime = importlib.import_module("onnxruntime")
+    options = runtime.SessionOptions()
+    options.log_severity_level = 4
+    try:
+        runtime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except Exception:  # each runtime has its own tree of exceptions
+        return False
+    return True
 
 
 def _write_axis(axis: Any, value: int | str) -> None:

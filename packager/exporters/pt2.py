@@ -77,7 +77,7 @@ def load(source: Path, payload: str, wishes: Wishes) -> Program:
 def _asks_for_rows(axes: _Axes, wishes: Wishes) -> bool:
     """Say whether a program takes one row at a time and the recipe wants more of them."""
     stated = [port.shape[0] for port in wishes.inputs or () if port.shape]
-    asked = BATCH in wishes.dynamic or any(isinstance(axis, str) for axis in stated)
+    asked = BATCH in wishes.named or any(isinstance(axis, str) for axis in stated)
     return asked and bool(axes.inputs) and all(port.shape[:1] == (1,) for port in axes.inputs)
 
 
@@ -217,8 +217,8 @@ def _limits(axes: _Axes, symbols: Mapping[str, int | str]) -> dict[str, Range]:
 
 def _default_name(port: str, index: int, axes: _Axes, wishes: Wishes) -> str:
     """Name an unnamed free axis: the first is the batch, a sole dimension is the one under `dynamic`."""
-    if len(axes.ranges) == 1 and len(wishes.dynamic) == 1:
-        return next(iter(wishes.dynamic))
+    if len(axes.ranges) == 1 and len(wishes.named) == 1:
+        return next(iter(wishes.named))
     return BATCH if index == 0 else f"{port}_{index}"
 
 

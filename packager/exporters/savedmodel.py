@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from packager.edits import Edit
 from packager.errors import StepError
 from packager.exporters import Wishes, _tensorflow
 
@@ -92,4 +93,5 @@ def _signature(known: Mapping[str, Any], wanted: str) -> Any:
     raise StepError(
         f"the SavedModel has no signature `{name}`, only {listed}",
         hint=f"name one of them in the recipe: `export: {{signature: {usable[0]}}}`",
+        edits=[Edit(("export", "signature"), usable[0])],
     )

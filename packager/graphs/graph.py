@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
+from packager import causes
 from packager.canonical import JSON
 from packager.errors import MissingToolError, StepError
 
@@ -63,7 +64,7 @@ def read(path: Path, *, infer: bool = False) -> Proto:
             model = onnx.shape_inference.infer_shapes(model)
         onnx.load_external_data_for_model(model, str(path.parent))
     except Exception as error:  # protobuf, onnx and the operating system raise a dozen classes for a bad file
-        raise StepError(f"`{path.name}` is not a readable ONNX file: {_first_line(error)}") from error
+        raise StepError(f"`{path.name}` is not a readable ONNX file: {causes.words(str(error))}") from error
     if not model.graph.output or not model.opset_import:
         raise StepError(f"`{path.name}` holds no ONNX graph")
     _merge_imports(model)
@@ -80,10 +81,6 @@ def _merge_imports(model: Proto) -> None:
                 holder.opset_import.add(domain=domain, version=version)
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
-
-
 def messages(proto: Proto) -> Iterator[Proto]:
     """Yield a protobuf message and every message inside it: subgraphs, functions, types and tensors included."""
     yield proto
@@ -93,6 +90,11 @@ def messages(proto: Proto) -> Iterator[Proto]:
         if descriptor.message_type is not None:
             for item in (value,) if hasattr(value, "DESCRIPTOR") else value:
                 yield from messages(item)
+
+
+def scopes(model: Proto) -> list[Proto]:
+    """Return every graph of a model, those inside nodes included."""
+    return [message for message in messages(model) if message.DESCRIPTOR.name == "GraphProto"]
 
 
 def canonicalise(model: Proto, *, opset: int, ir: int) -> Proto:
@@ -258,7 +260,7 @@ def check(path: Path) -> None:
     try:
         onnx.checker.check_model(str(path))
     except onnx.checker.ValidationError as error:
-        raise StepError(f"the graph is not valid ONNX: {_first_line(error)}") from error
+        raise StepError(f"the graph is not valid ONNX: {causes.words(str(error))}") from error
 
 
 def facts(model: Proto) -> JSON:
@@ -355,8 +357,7 @@ def write(model: Proto, folder: Path, *, shard_bytes: int = SHARD_BYTES) -> None
     Consumes `model`: tensor data leaves memory as it reaches the disk. Up to 8 MiB of weights stay in the one file.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    graphs = [message for message in messages(model) if message.DESCRIPTOR.name == "GraphProto"]
-    tensors = [tensor for graph in graphs for tensor in graph.initializer]
+    tensors = [tensor for scope in scopes(model) for tensor in scope.initializer]
     if sum(map(_stored, tensors)) > INLINE_TOTAL:
         large = [tensor for tensor in tensors if _stored(tensor) >= EXTERNAL_MIN]
         waiting = iter(large)

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn, TypeAlias
 
+from packager.edits import Edit
 from packager.errors import IntegrityError, StepError
 from packager.formats import onnxfile
 from packager.formats.onnxfile import BYTES, Message, Reader, Span
@@ -47,9 +48,9 @@ Numbers: TypeAlias = tuple[float, ...]
 SizeOf: TypeAlias = Callable[[str], "int | None"]
 
 
-def refuse(problem: str, hint: str = AGAIN) -> NoReturn:
+def refuse(problem: str, hint: str = AGAIN, edits: Sequence[Edit] = ()) -> NoReturn:
     """Raise the StepError of a graph that must not be opened."""
-    raise StepError(f"the graph is refused: {problem}", hint=hint)
+    raise StepError(f"the graph is refused: {problem}", hint=hint, edits=edits)
 
 
 def size_below(folder: Path, name: str) -> int | None:

@@ -32,6 +32,8 @@ def main(job_file: str) -> int:
         answer: JSON = {"facts": perform(job)}
     except PackagerError as error:
         answer = {"error": {"message": error.message, "hint": error.hint}}
+        if error.edits:
+            answer["error"]["edits"] = [edit.to_json() for edit in error.edits]
         if isinstance(error, TooNewError):  # the caller knows the promises, and names the one that is not met
             answer["error"]["needs"] = [error.operator, error.opset, error.wanted]
     except MemoryError:

@@ -160,18 +160,29 @@ def program(path: Path, terms: Terms | None = None) -> str:
 
 
 def _parse(data: bytes, label: str, name: str, folder: Path) -> Profile:
-    members = yamltext.fields(yamltext.parse(data, label), "policy", ("rules", "waivers"), required=("rules",))
-    asked: dict[str, Terms] = {}
+    node = yamltext.parse(data, label)
+    members = yamltext.fields(node, "policy", ("extends", "rules", "waivers"))
+    if not {"extends", "rules"} & set(members):
+        raise node.where.error("`policy` has no `rules`", hint="add a line `rules: …`, or `extends: release`")
+    base = _base(members["extends"]) if "extends" in members else None
+    own: dict[str, Terms] = {}
     known = plugins.names("policies")
-    for item in yamltext.items(members["rules"], "rules", least=1):
+    for item in yamltext.items(members["rules"], "rules", least=1) if "rules" in members else ():
         rule, terms = _asked(item, known)
         if rego.is_rego(rule):
             terms = replace(terms, program=program(folder / rule, terms))
-        if rule in asked:
+        if rule in own:
             raise item.where.error(f"rule `{rule}` is asked twice", hint="remove one of the two")
-        asked[rule] = terms
+        own[rule] = terms
+    asked = {rule: base.terms_of(rule) for rule in base.rules} | own if base else own
     excused = waivers.parse(members["waivers"], tuple(asked)) if "waivers" in members else ()
+    excused = (*(base.waivers if base else ()), *excused)
     return Profile(name, tuple(asked), excused, {rule: terms for rule, terms in asked.items() if terms != Terms()})
+
+
+def _base(node: Node) -> Profile:
+    """Return the profile of ours that one extends: its rules come first, and its terms give way to those stated."""
+    return profile(yamltext.choice(node, "extends", profiles()), Path())
 
 
 def _asked(item: Node, known: Sequence[str]) -> tuple[str, Terms]:

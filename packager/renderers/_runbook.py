@@ -9,6 +9,7 @@ from packager import shown
 from packager.bundle import CONTRACT, Bundle
 from packager.canonical import JSON
 from packager.knobs import Resolved
+from packager.lengths import Measured
 from packager.renderers._alerts import Alert, objectives
 
 _SEVERITY = {"page": "wakes somebody", "ticket": "for working hours", "info": "explains others"}
@@ -53,7 +54,7 @@ def _interface(contract: JSON) -> str:
     interface = contract["interface"]
     rows = [[role, port["name"], port["dtype"], ", ".join(map(str, port["shape"]))]
             for role in ("inputs", "outputs") for port in interface[role]]  # fmt: skip
-    sizes = [f"`{name}` from {span['min']} to {span['max']}" for name, span in interface["dimensions"].items()]
+    sizes = [f"`{name}` {Measured.from_json(span)}" for name, span in interface["dimensions"].items()]
     return _table(("", "name", "type", "shape"), rows) + (f"\n\nSizes: {', '.join(sizes)}." if sizes else "")
 
 

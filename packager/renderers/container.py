@@ -65,7 +65,11 @@ def render(bundle: Bundle, values: Resolved, options: Mapping[str, str]) -> Rend
 
 def _model(bundle: Bundle, contract: JSON, target: str) -> dict[str, str]:
     """Return what of the bundle goes into the image: what the server opens, and what says what it is."""
-    paths = {*serving.artefact(bundle, contract, target), *(path for path in _RECORDS if bundle.tree.get(path))}
+    paths = {
+        *serving.artefact(bundle, contract, target),
+        *serving.reference(bundle),
+        *(path for path in _RECORDS if bundle.tree.get(path)),
+    }
     return {f"model/bundle/{path}": path for path in sorted(paths)}
 
 

@@ -144,7 +144,7 @@ def _config(
 ) -> dict[str, Field]:  # fmt: skip
     found = values.values
     batched = rows(contract)
-    most = min(found[knobsets.BATCH], batched) if batched else 0
+    most = min(found.get(knobsets.BATCH) or batched, batched) if batched else 0
     gpu = artefact.backend == "tensorrt"
     group: dict[str, Field] = {"count": found["triton.instances"], "kind": Word("KIND_GPU" if gpu else "KIND_CPU")}
     if gpu and found.get("triton.devices"):

@@ -72,7 +72,7 @@ def _supervise(arguments: argparse.Namespace, words: list[str]) -> int:
 _KNOBS = {
     "batch.max": "max_batch", "batch.rows": "batch_rows", "batch.window": "batch_window",
     "server.host": "host", "server.port": "port", "server.grpc_port": "grpc_port",
-    "server.processes": "processes", "server.workers": "workers",
+    "server.limits": "limits", "server.processes": "processes", "server.workers": "workers",
     "server.max_body": "max_body", "server.max_in_flight": "max_in_flight",
     "server.max_connections": "max_connections", "server.read_timeout": "read_timeout",
     "server.body_timeout": "body_timeout", "server.request_timeout": "request_timeout", "server.drain": "drain",
@@ -97,7 +97,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
 
 
 def _config(arguments: argparse.Namespace) -> config.Config:
-    return config.read(arguments.config).with_rows(arguments.max_batch)
+    return config.read(arguments.config).limited(arguments.limits).with_rows(arguments.max_batch)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -129,6 +129,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--log-level", choices=logs.LEVELS, default="info", help="debug logs every request")
     parser.add_argument("--log-format", choices=logs.FORMATS, default="json", help="(%(default)s)")
     parser.add_argument("--max-batch", type=_number(int, 1, 2**31), default=None, help="rows of one request")
+    parser.add_argument("--limits", choices=("stated", "measured"), default="stated", help="sizes that are refused")
     parser.add_argument("--tls-certificate", type=Path, metavar="PEM", help="serve TLS with this chain")
     parser.add_argument("--tls-key", type=Path, metavar="PEM", help="and this key")
     parser.add_argument("--tls-client-ca", type=Path, metavar="PEM", help="clients need a certificate of these CAs")

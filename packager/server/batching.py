@@ -55,7 +55,7 @@ def most_rows(interface: Interface) -> int:
     ports = (*interface.inputs, *interface.outputs)
     if any(name in tensor.shape[1:] for tensor in ports):  # a matrix of rows by rows is no batch
         return 1
-    return interface.range(name).maximum or 1
+    return interface.run(name).maximum or 1
 
 
 @dataclass(slots=True)

@@ -8,7 +8,8 @@
      "ranges": {"x": [0, 1]}, "slo": {"p99_ms": 5}}
 
 `artefact` is relative to the configuration's own directory. `device` is `cpu` where it is left out; `ranges` (values
-that make sense, by input) and `slo` may be left out. Unknown keys are refused.
+that make sense, by input), `values` (those that are taken), `missing` (inputs in which a number may be missing), `slo`,
+and `reference`, the folder of the bundle's reference inputs, may be left out. Unknown keys are refused.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import orjson
 from packager.server.errors import StartError, quote
 from packager.server.fields import record, text
 from packager.server.interface import Interface
+from packager.server.values import Values
 
 _KEYS = frozenset({"name", "version", "digest", "runtime", "target", "artefact", "interface"})
 _RUNTIME = re.compile(r"[a-z][a-z0-9_-]*")
@@ -43,6 +45,11 @@ class Config:
     interface: Interface
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     p99_seconds: float | None = None
+    reference: Path | None = None
+
+    def limited(self, to: str) -> Config:
+        """Return this configuration with the limits that the contract states, or `measured` ones."""
+        return replace(self, interface=self.interface.limited_to_measured()) if to == "measured" else self
 
     def with_rows(self, most: int | None) -> Config:
         """Return this configuration with requests of at most `most` rows; None changes nothing."""
@@ -63,7 +70,12 @@ def read(path: Path) -> Config:
 
 
 def _parse(data: bytes, directory: Path) -> Config:
-    fields = record(orjson.loads(data), "the document", _KEYS, optional={"device", "ranges", "slo"})
+    fields = record(
+        orjson.loads(data),
+        "the document",
+        _KEYS,
+        optional={"device", "ranges", "slo", "values", "missing", "reference"},
+    )
     words = {key: text(fields[key], key) for key in sorted(_KEYS - {"interface"})}
     if not _RUNTIME.fullmatch(words["runtime"]):
         raise ValueError(f"`runtime`: expected the name of a runtime, got {quote(words['runtime'])}")
@@ -75,10 +87,21 @@ def _parse(data: bytes, directory: Path) -> Config:
         target=words["target"],
         device=text(fields.get("device", "cpu"), "device"),
         artefact=directory / words["artefact"],
-        interface=Interface.from_json(fields["interface"]),
+        interface=_interface(fields),
         ranges=_ranges(fields.get("ranges", {})),
         p99_seconds=_p99(fields.get("slo", {})),
+        reference=directory / text(fields["reference"], "reference") if "reference" in fields else None,
     )
+
+
+def _interface(fields: Mapping[str, Any]) -> Interface:
+    found = Interface.from_json(fields["interface"])
+    values, missing = fields.get("values", {}), fields.get("missing", [])
+    names = {tensor.name for tensor in found.inputs}
+    if not isinstance(values, dict) or not isinstance(missing, list) or not names >= {*values, *missing}:
+        raise ValueError("`values` and `missing`: expected inputs")
+    limits = {name: Values.from_json(item, f"values.{name}") for name, item in values.items()}
+    return replace(found, values=limits, missing=frozenset(missing))
 
 
 def _ranges(value: Any) -> dict[str, tuple[float, float]]:

@@ -2,7 +2,7 @@
 """The model in service, the same for HTTP and gRPC: load it, admit requests, run them, tell whether it still works.
 
 Ready means: loaded, warmed up, not shutting down, and the last self-test passed. A run that fails starts a self-test,
-the smallest inputs that worked at the start: if those fail as well the model is broken, not the request, and the
+the inputs that worked at the start: if those fail as well the model is broken, not the request, and the
 server stops calling itself ready until a test passes.
 """
 
@@ -30,6 +30,7 @@ from packager.server.model import Session, WarmUp
 from packager.server.protocol import Request
 from packager.server.tensors import Array
 from packager.server.traces import Collector, Tracer
+from packager.server.trial import Trial
 from packager.server.turns import Turns
 from packager.server.workers import How, Workers
 
@@ -75,6 +76,7 @@ class Engine:
         self.draining = False
         self._work = work
         self._session: Session | None = None
+        self._trial = Trial(config.interface)
         self._outputs: tuple[str, ...] = ()
         self._batcher: Batcher | None = None
         self._turns: Turns | None = None
@@ -109,10 +111,11 @@ class Engine:
         """Open and warm up the model on a worker thread. Raises StartError."""
         loop, config, work = asyncio.get_running_loop(), self.config, self._work
         session = await loop.run_in_executor(self.pool, self._open)
-        self._warm_up = await loop.run_in_executor(self.pool, model.warm_up, session, config.interface)
+        self._trial = Trial.of(config)
+        self._warm_up = await loop.run_in_executor(self.pool, model.warm_up, session, self._trial)
         if work.apart:  # the event loop must not wait for another process
             self._warm_up = replace(self._warm_up, inline_bytes=0)
-        policy = await loop.run_in_executor(self.pool, _policy, session, config.interface, work.batch)
+        policy = await loop.run_in_executor(self.pool, _policy, session, config.interface, self._trial, work.batch)
         self.metrics.describe(
             name=config.name, version=config.version, digest=config.digest, target=config.target,
             runtime=config.runtime, runtime_version=session.version, provider=session.provider,
@@ -237,6 +240,8 @@ class Engine:
     def _notice(self, request: Request) -> None:
         """Count a request, and now and then keep one to look at."""
         self.metrics.rows.observe(request.rows)
+        if request.outside:
+            self.metrics.beyond(request.outside)
         now = time.monotonic()
         if now >= self._looked + _LOOK_SECONDS:
             self._looked, self._glimpse = now, Glimpse(request.feeds)
@@ -276,7 +281,7 @@ class Engine:
     def _test(self, session: Session) -> None:
         try:
             while True:
-                works = model.works(session, self.config.interface)
+                works = model.works(session, self._trial)
                 if works != self._works:
                     level = logging.INFO if works else logging.ERROR
                     event("the model works again" if works else "the model fails its self-test", level)
@@ -288,13 +293,13 @@ class Engine:
             self._testing.release()
 
 
-def _policy(session: Session, interface: Interface, wished: Policy) -> Policy:
+def _policy(session: Session, interface: Interface, trial: Trial, wished: Policy) -> Policy:
     """Return `wished` within what the interface allows, and no sharing unless rows are seen to be independent."""
     most = min(wished.most, batching.most_rows(interface))
     if most < 2:
         return Policy()
     try:
-        if batching.independent(session.run, *model.rows(interface)):
+        if batching.independent(session.run, *trial.rows()):
             return replace(wished, most=most)
         reason = "the answer to a row depends on the rows beside it"
     except Exception as error:  # every runtime has its own; a model that cannot be tried is not batched

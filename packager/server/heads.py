@@ -60,6 +60,7 @@ class Layout:
     wanted: tuple[Wanted, ...]
     rows: int
     key: Hashable
+    outside: tuple[str, ...]
 
     @staticmethod
     def of(request: Request, sizes: list[int], interface: Interface) -> Layout:
@@ -69,12 +70,13 @@ class Layout:
         for (name, array), size in zip(request.feeds.items(), sizes, strict=True):
             parts.append(Part(name, dtypes[name], array.dtype, array.shape, start, size, array.size))
             start += size
-        return Layout(tuple(parts), start, request.wanted, request.rows, batching.key(request.feeds))
+        return Layout(tuple(parts), start, request.wanted, request.rows, batching.key(request.feeds), request.outside)
 
-    def request(self, body: Body, length: int, charge: Charge) -> Request:
+    def request(self, body: Body, length: int, interface: Interface, charge: Charge) -> Request:
         """Return the request that `body` is, whose document has `length` bytes. Raises RequestError."""
         feeds = {part.name: part.array(body, length, charge) for part in self.parts}
-        return Request(None, feeds, self.wanted, self.rows, self.key)
+        interface.check_values(feeds)
+        return Request(None, feeds, self.wanted, self.rows, self.key, self.outside)
 
 
 K = TypeVar("K", bound=Hashable)
@@ -121,7 +123,7 @@ class Heads:
         document = bytes(body[:length])
         layout = self._known.found.get(document)
         if layout is not None and length + layout.size == len(body):
-            return layout.request(body, length, charge)
+            return layout.request(body, length, self._interface, charge)
         request, sizes = protocol.read(body, length, self._interface, charge)
         if request.id is None and len(sizes) == len(request.feeds):
             self._known.keep(document, Layout.of(request, sizes, self._interface))

@@ -214,10 +214,14 @@ class Inference:
         """
         message = self.message
         _check_parameters(message, 4, "the request")
-        feeds = _feeds(message, interface, charge)
+        feeds, sizes = _feeds(message, interface, charge)
+        interface.check_values(feeds)
         first = interface.inputs[0]
         rows = feeds[first.name].shape[0] if first.shape and isinstance(first.shape[0], str) else 1
-        return Request(id=message.text(3) or None, feeds=feeds, wanted=_wanted(message, interface), rows=rows)
+        return Request(
+            id=message.text(3) or None, feeds=feeds, wanted=_wanted(message, interface), rows=rows,
+            outside=interface.outside(sizes),
+        )  # fmt: skip
 
 
 def _check_parameters(message: Message, field: int, subject: str) -> None:
@@ -228,7 +232,8 @@ def _check_parameters(message: Message, field: int, subject: str) -> None:
             raise RequestError(f"{subject}: `{name}` is not offered by this server")
 
 
-def _feeds(message: Message, interface: Interface, charge: Charge) -> dict[str, Array]:
+def _feeds(message: Message, interface: Interface, charge: Charge) -> tuple[dict[str, Array], dict[str, int]]:
+    """Return the inputs, and the size of every dimension that they name."""
     promised = {tensor.name: tensor for tensor in interface.inputs}
     raws = message.blocks(7)
     ranks = max(len(tensor.shape) for tensor in interface.inputs)
@@ -245,7 +250,8 @@ def _feeds(message: Message, interface: Interface, charge: Charge) -> dict[str, 
     for name in promised:
         if name not in feeds:
             raise RequestError(f"input {quote(name)} is missing")
-    return feeds
+    interface.check_ties(sizes)
+    return feeds, sizes
 
 
 def _named(name: str, promised: Mapping[str, Tensor], role: str) -> Tensor:

@@ -7,6 +7,7 @@
 | `packager_server_request_duration_seconds` | histogram | infer requests, head read to answer ready; SLO in a bucket |
 | `packager_server_inputs_total` | counter | `input`: inputs looked at |
 | `packager_server_input_findings_total` | counter | `input`, `finding`: see `drift` |
+| `packager_server_outside_measured_total` | counter | `dimension`: requests of a size that was not measured |
 | `packager_server_outputs_not_finite_total` | counter | `output`: results with NaN or infinity |
 | `packager_server_run_duration_seconds` | histogram | the runtime's share of it |
 | `packager_server_requests_in_flight` | gauge | infer requests admitted and not yet answered |
@@ -91,6 +92,10 @@ class Metrics:
             f"{prefix}_input_findings", "Inputs that the contract does not expect.", ["input", "finding"],
             registry=registry,
         )  # fmt: skip
+        self._outside = prometheus.Counter(
+            f"{prefix}_outside_measured", "Requests of a size that the build did not measure.", ["dimension"],
+            registry=registry,
+        )  # fmt: skip
         self._spoiled = prometheus.Counter(
             f"{prefix}_outputs_not_finite", "Results with NaN or infinity.", ["output"], registry=registry
         )
@@ -135,6 +140,11 @@ class Metrics:
             self._inputs.labels(name).inc()
             for finding in drift.findings(name, array, ranges):
                 self._findings.labels(name, finding).inc()
+
+    def beyond(self, dimensions: Sequence[str]) -> None:
+        """Count a request whose sizes of these dimensions the build did not measure."""
+        for name in dimensions:
+            self._outside.labels(name).inc()
 
     def look_back(self, results: Mapping[str, Array]) -> None:
         """Count results that are no numbers."""

@@ -3,9 +3,9 @@
 
 A request runs in the event loop when that is sure to be short, since a hop to another thread costs about 0.2 ms;
 otherwise on a thread, so that health checks and other requests go on. Which it is depends on its size: warm-up runs
-the model on zeros, from the smallest shapes of the interface upwards, until a run takes a millisecond, and remembers
-the largest input that stayed below. (A model whose time depends on the values can deceive it; the first run that is
-long after all moves every later one to a thread.)
+the model on the bundle's reference inputs (`trial`), repeated to larger and larger shapes, until a run takes a
+millisecond, and remembers the largest input that stayed below. (A model whose time depends on the values can deceive
+it; the first run that is long after all moves every later one to a thread.)
 """
 
 from __future__ import annotations
@@ -18,13 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
-
 from packager.server.config import Config
 from packager.server.errors import StartError, quote
 from packager.server.interface import Interface, Tensor
 from packager.server.logs import event
-from packager.server.tensors import Array, dtype_of
+from packager.server.tensors import Array
+from packager.server.trial import Trial
 
 INLINE_SECONDS = 0.001
 INLINE_BYTES = 2**20
@@ -123,9 +122,9 @@ def _fits(actual: Sequence[int | str | None], promised: Sequence[int | str]) -> 
     )  # fmt: skip
 
 
-def warm_up(session: Session, interface: Interface) -> WarmUp:
+def warm_up(session: Session, trial: Trial) -> WarmUp:
     """Run the smallest shapes, then larger ones while they stay short. Raises StartError if the smallest fail."""
-    feeds = smallest(interface)
+    feeds = trial.smallest()
     try:
         seconds = _measure(session, feeds)
     except Exception as error:
@@ -136,11 +135,11 @@ def warm_up(session: Session, interface: Interface) -> WarmUp:
     while spent < INLINE_SECONDS:
         limit = _size(feeds) + _DOCUMENT_BYTES
         scale *= 2
-        larger = _zeros(interface, scale)
-        if _size(larger) == _size(feeds):
+        if trial.size(scale) == trial.size(scale // 2):
             return WarmUp(seconds, INLINE_BYTES)
-        if _size(larger) > INLINE_BYTES:
+        if trial.size(scale) > INLINE_BYTES:
             break
+        larger = trial.grown(scale)
         feeds = larger
         spent = _probe(session, feeds)
     return WarmUp(seconds, min(limit, INLINE_BYTES))
@@ -149,7 +148,7 @@ def warm_up(session: Session, interface: Interface) -> WarmUp:
 def _probe(session: Session, feeds: dict[str, Array]) -> float:
     try:
         return _measure(session, feeds)
-    except Exception as error:  # zeros of this size need not be a valid question: it only ends the search
+    except Exception as error:  # a length that was not measured may be no valid question: it only ends the search
         event("warm-up stopped early", logging.WARNING, reason=str(error).strip()[:500])
         return float("inf")
 
@@ -165,60 +164,14 @@ def _measure(session: Session, feeds: dict[str, Array]) -> float:
     return min(times)
 
 
-def works(session: Session, interface: Interface) -> bool:
+def works(session: Session, trial: Trial) -> bool:
     """Tell whether the model still runs the smallest inputs, as it did at the start."""
     try:
-        session.run(smallest(interface))
+        session.run(trial.smallest())
     except Exception as error:  # every runtime has its own exceptions
         event("self-test", logging.ERROR, reason=str(error).strip()[:500])
         return False
     return True
-
-
-def rows(interface: Interface) -> tuple[dict[str, Array], dict[str, Array]]:
-    """Return two different requests of one row each, of small values that most models accept."""
-    random = np.random.default_rng(0)
-    return _row(interface, random), _row(interface, random)
-
-
-def _row(interface: Interface, random: np.random.Generator) -> dict[str, Array]:
-    feeds: dict[str, Array] = {}
-    for tensor in interface.inputs:
-        sizes = [size if isinstance(size, int) else _small(interface, size) for size in tensor.shape[1:]]
-        shape = (1, *sizes)
-        if tensor.dtype == "string":
-            feeds[tensor.name] = np.full(shape, str(random.integers(100)), dtype=object)
-        elif tensor.dtype.startswith("float"):
-            feeds[tensor.name] = random.random(shape).astype(dtype_of(tensor.dtype))
-        else:
-            feeds[tensor.name] = random.integers(0, 2, shape).astype(dtype_of(tensor.dtype))
-    return feeds
-
-
-def _small(interface: Interface, dimension: str) -> int:
-    allowed = interface.range(dimension)
-    size = max(allowed.minimum, 4)
-    return size if allowed.maximum is None else min(size, allowed.maximum)
-
-
-def smallest(interface: Interface) -> dict[str, Array]:
-    """Return zeros of the smallest shapes, which a model has to take."""
-    return _zeros(interface, 1)
-
-
-def _zeros(interface: Interface, scale: int) -> dict[str, Array]:
-    return {tensor.name: _zero(tensor, interface, scale) for tensor in interface.inputs}
-
-
-def _zero(tensor: Tensor, interface: Interface, scale: int) -> Array:
-    shape = [size if isinstance(size, int) else _grown(interface, size, scale) for size in tensor.shape]
-    return np.full(shape, "" if tensor.dtype == "string" else 0, dtype=dtype_of(tensor.dtype))
-
-
-def _grown(interface: Interface, dimension: str, scale: int) -> int:
-    allowed = interface.range(dimension)
-    size = max(allowed.minimum, 1) * scale
-    return size if allowed.maximum is None else min(size, allowed.maximum)
 
 
 def _size(feeds: dict[str, Array]) -> int:

@@ -14,6 +14,7 @@ not offered (shared memory, classification) are refused.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
@@ -42,7 +43,8 @@ class Wanted(NamedTuple):
 class Request(NamedTuple):
     """A checked inference request. `rows` is the size of the first input's first dimension if that one varies.
 
-    `key` is what `batching.key` says of the feeds, where somebody knows it already.
+    `key` is what `batching.key` says of the feeds, where somebody knows it already; `outside` are the dimensions whose
+    sizes the build did not measure.
     """
 
     id: str | None
@@ -50,6 +52,7 @@ class Request(NamedTuple):
     wanted: tuple[Wanted, ...]
     rows: int
     key: Hashable = None
+    outside: tuple[str, ...] = ()
 
 
 class Reply(NamedTuple):
@@ -118,8 +121,9 @@ def read(
     charge(weight)
     document = _document(raw)
     tail = _Tail(view, len(body) if length is None else length, charge)
-    feeds = _feeds(document, interface, tail)
+    feeds, sizes = _feeds(document, interface, tail)
     tail.finish()
+    interface.check_values(feeds)
     if weight and not any(array.dtype.kind == "O" for array in feeds.values()):  # the document ends here
         charge(sum(array.nbytes for array in feeds.values()) - weight)
     first = interface.inputs[0]
@@ -128,6 +132,7 @@ def read(
         feeds=feeds,
         wanted=_wanted(document, interface),
         rows=feeds[first.name].shape[0] if first.shape and isinstance(first.shape[0], str) else 1,
+        outside=interface.outside(sizes),
     )
     return request, tail.sizes
 
@@ -136,8 +141,15 @@ def _document(raw: memoryview) -> dict[str, Any]:
     try:
         value = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
-        raise RequestError(f"the request is not JSON: {str(error)[:200]}") from None
+        raise RequestError(f"the request is not JSON: {str(error)[:200]}{_not_finite(raw)}") from None
     return _object(value, "the request")
+
+
+def _not_finite(raw: memoryview) -> str:
+    """Say how to send what JSON has no number for, where a request seems to hold it."""
+    if not re.search(rb"[:\[,\s-](NaN|Infinity)", raw):
+        return ""
+    return "; JSON has no NaN and no infinity: send `null` for a missing number, others with `binary_data_size`"
 
 
 def _object(value: Any, subject: str) -> dict[str, Any]:
@@ -168,7 +180,8 @@ def _parameters(item: dict[str, Any], subject: str) -> dict[str, Any]:
     return parameters
 
 
-def _feeds(document: dict[str, Any], interface: Interface, tail: _Tail) -> dict[str, Array]:
+def _feeds(document: dict[str, Any], interface: Interface, tail: _Tail) -> tuple[dict[str, Array], dict[str, int]]:
+    """Return the inputs, and the size of every dimension that they name."""
     promised = {tensor.name: tensor for tensor in interface.inputs}
     feeds: dict[str, Array] = {}
     sizes: dict[str, int] = {}
@@ -180,7 +193,8 @@ def _feeds(document: dict[str, Any], interface: Interface, tail: _Tail) -> dict[
     for name in promised:
         if name not in feeds:
             raise RequestError(f"input {quote(name)} is missing")
-    return feeds
+    interface.check_ties(sizes)
+    return feeds, sizes
 
 
 def _named(item: dict[str, Any], promised: Mapping[str, Tensor], role: str) -> Tensor:
@@ -204,7 +218,8 @@ def _feed(
     if (size is None) == ("data" not in item):
         raise RequestError(f"{subject}: expected either `data` or `parameters.binary_data_size`")
     if size is None:
-        return tensors.from_json(item["data"], tensor.dtype, shape, subject).reshape(shape)
+        gaps = tensor.name in interface.missing
+        return tensors.from_json(item["data"], tensor.dtype, shape, subject, missing=gaps).reshape(shape)
     if type(size) is not int or size < 0:
         raise RequestError(f"{subject}: expected a size in bytes as `binary_data_size`")
     raw = tail.take(size, subject)

@@ -66,6 +66,13 @@ _JSON_NAMES = {
 }  # fmt: skip
 
 
+_MISSING = {
+    "f": ": the model takes no missing numbers here; a NaN all the same travels with `binary_data_size`",
+    "O": ": a missing text is an empty one", "b": "", "i": ": whole numbers cannot be missing",
+    "u": ": whole numbers cannot be missing",
+}  # fmt: skip
+
+
 def dtype_of(name: str) -> np.dtype[Any]:
     """Return the numpy dtype of an interface's dtype name; strings are Python objects, as runtimes take them."""
     return np.dtype(object if name == "string" else name)
@@ -141,18 +148,20 @@ def _objects(values: Sequence[str]) -> Array:
     return array
 
 
-def from_json(data: Any, dtype: str, shape: tuple[int, ...], subject: str) -> Array:
-    """Return the elements of a flat or nested JSON list as a flat array.
+def from_json(data: Any, dtype: str, shape: tuple[int, ...], subject: str, *, missing: bool = False) -> Array:
+    """Return the elements of a flat or nested JSON list as a flat array; `null` is NaN where a number may be `missing`.
 
     Raises RequestError.
     """
     flat = _flatten(data, shape, subject)
     kind = dtype_of(dtype)
     expected, types = _ACCEPTED[kind.kind]
+    types = types | {type(None)} if missing and kind.kind == "f" else types
     for start in range(0, len(flat), _SLICE):
         part = flat if len(flat) <= _SLICE else flat[start : start + _SLICE]
         for wrong in set(map(type, part)) - types:
-            raise RequestError(f"{subject}: expected {expected} in `data`, got {_JSON_NAMES[wrong]}")
+            told = _MISSING[kind.kind] if wrong is type(None) else ""
+            raise RequestError(f"{subject}: expected {expected} in `data`, got {_JSON_NAMES[wrong]}{told}")
     if kind.kind == "O":
         return _objects(flat)
     if len(flat) <= _SLICE:
@@ -196,11 +205,14 @@ def _check_integers(flat: list[int], kind: np.dtype[Any], subject: str) -> None:
             raise RequestError(f"{subject}: {value} is out of range for {DATATYPES[kind.name]}")
 
 
-def _floats(flat: list[float], kind: np.dtype[Any], subject: str) -> Array:
+def _floats(flat: list[float | None], kind: np.dtype[Any], subject: str) -> Array:
     with np.errstate(over="ignore"):
         array = np.array(flat, dtype=np.float64).astype(kind)
-    if not np.isfinite(array).all():
-        raise RequestError(f"{subject}: a number in `data` is out of range for {DATATYPES[kind.name]}")
+    if not np.isfinite(array).all() and np.isinf(array).any():
+        raise RequestError(
+            f"{subject}: a number in `data` is out of range for {DATATYPES[kind.name]}; an infinity travels with "
+            "`binary_data_size` only"
+        )
     return array
 
 

@@ -32,8 +32,9 @@ from packager.server.errors import RequestError, StartError
 from packager.server.exchange import Garbled, Receiver, Sender
 from packager.server.gate import unready
 from packager.server.logs import event
-from packager.server.model import check, smallest
+from packager.server.model import check
 from packager.server.tensors import Array
+from packager.server.trial import Trial
 
 _MOST_DEATHS = 2
 _CHANCES = 3  # to start, for each of the first workers
@@ -126,7 +127,7 @@ class Worker:
             self.inputs, self.outputs = ([Port(name, dtype, tuple(shape)) for name, dtype, shape in head[role]]
                                          for role in ("inputs", "outputs"))  # fmt: skip
             check(self.inputs, self.outputs, config.interface)
-            self.ask(smallest(config.interface))
+            self.ask(Trial.of(config).smallest())
         except Failed as error:
             raise StartError(f"the model fails on its smallest inputs: {str(error)[:500]}") from None
         except Gone:

@@ -36,13 +36,19 @@ def record(required: Mapping[str, Schema], optional: Mapping[str, Schema] | None
 
 
 _LENGTH: Schema = {"type": "integer", "minimum": 1}
+_TAKEN = {"max": _LENGTH, "step": _LENGTH, "values": listed(_LENGTH)}
 _AXIS: Schema = {"type": ["integer", "string"], "minimum": 0}
 PORT = record({"name": TEXT, "dtype": TEXT, "shape": listed(_AXIS)})
 INTERFACE = record(
     {
         "inputs": listed(PORT),
         "outputs": listed(PORT),
-        "dimensions": table(record({"min": _LENGTH, "max": _LENGTH})),
+        "dimensions": table(
+            record(
+                {"min": _LENGTH, "max": _LENGTH},
+                {**_TAKEN, "limit": record({"min": _LENGTH}, _TAKEN), "is": {"type": "array"}},
+            )
+        ),
     }
 )
 _TYPES: Schema = {"type": "string", "pattern": r"^(\?|[^=;]+=[^;]*(;[^=;]+=[^;]*)*)?$"}  # `T=float32;Tind=int64`
@@ -53,10 +59,19 @@ GRAPH: Schema = {
         "opset": table(WHOLE), "ir": WHOLE, "parameters": WHOLE, "bytes": WHOLE,
         "operators": table(table({**table(listed(_TYPES)), "propertyNames": {"pattern": r"^[1-9][0-9]{0,4}$"}})),
         "activations": record({"bytes": WHOLE, "unknown": WHOLE}),
+        "saturates": table(WHOLE),
     },
 }  # fmt: skip
 
-EXPORT = record({"interface": INTERFACE, "ranges": table(listed(NUMBER)), "graph": GRAPH, "nondeterministic": TEXTS})
+EXPORT = record(
+    {"interface": INTERFACE, "ranges": table(listed(NUMBER)), "graph": GRAPH, "nondeterministic": TEXTS},
+    {
+        "values": table(listed({"type": ["number", "string"]})),
+        "firm": TEXTS,
+        "missing": TEXTS,
+        "classes": table(listed({"type": ["integer", "string"]})),
+    },
+)
 COMPILE: Schema = {
     "type": "object",
     "required": ["path", "artefact"],
@@ -77,7 +92,8 @@ def _compared(*required: str) -> Schema:
     """Return the form of one compared output that has these members besides its type and shape."""
     members = {
         "dtype": TEXT, "shape": listed(WHOLE), "max_abs": NUMBER, "not_finite": WHOLE, "unequal": WHOLE,
-        "largest_gap": NUMBER, "frontier": listed(_POINT), "first_unequal": _ELEMENT, "first_not_finite": _ELEMENT,
+        "largest_gap": NUMBER, "moved": NUMBER, "flipped": WHOLE, "frontier": listed(_POINT),
+        "first_unequal": _ELEMENT, "first_not_finite": _ELEMENT,
         "got": record({"dtype": TEXT, "shape": listed(WHOLE)}),
     }  # fmt: skip
     return {"type": "object", "required": ["dtype", "shape", *required], "properties": members}
@@ -118,6 +134,6 @@ LOOK: Schema = {
     "properties": {
         "inputs": listed(_SEEN), "outputs": listed(_SEEN), "dimensions": table(ANYTHING), "fixed": table(WHOLE),
         "runs": WHOLE, "failed": TEXT, "domains": TEXTS, "opset": table(WHOLE),
-        "promise": record({"inputs": table(ANYTHING), "dynamic": table(listed(WHOLE))}),
+        "promise": record({"inputs": table(ANYTHING), "dynamic": table({"type": ["array", "object", "string"]})}),
     },
 }  # fmt: skip

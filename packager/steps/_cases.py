@@ -15,8 +15,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
+from packager import causes
 from packager.canonical import JSON
 from packager.errors import PackagerError, StepError
+from packager.lengths import Lengths, Measured
 from packager.steps import _numbers
 
 Fill: TypeAlias = Literal["random", "zeros", "low", "high", "listed", "given"]
@@ -25,6 +27,7 @@ Run: TypeAlias = Callable[[Any], Sequence[Any]]
 Work: TypeAlias = Callable[[Mapping[str, int]], "float | None"]
 
 ROUNDS = 2
+_LONG = 1024  # a span to beyond it is run at growing lengths, too
 
 _FLOATS = 1 << 22  # elements of one input and case, where the source does not say what a run costs
 _INTEGERS = 1 << 12  # the same of integers: an index costs a whole network per element
@@ -56,10 +59,12 @@ def cases(interface: JSON, samples: Samples | None = None, work: Work | None = N
     `work` estimates the operations of one run at given lengths; a case beyond the budget is shortened.
     """
     samples = _rows_of(samples)
-    ranges = {name: (bounds["min"], bounds["max"]) for name, bounds in sorted(interface["dimensions"].items())}
-    small = {name: min(high, max(low, 3 + 4 * index)) for index, (name, (low, high)) in enumerate(ranges.items())}
-    found = [_case({**small, name: length}) for name, bounds in ranges.items() for length in _sweep(*bounds)]
-    found.append(_case({name: low for name, (low, _) in ranges.items()}))
+    ranges = spans(interface)
+    few = {name: max(span.lengths.low, 3 + 4 * index) for index, (name, span) in enumerate(ranges.items())}
+    small = follow(ranges, {name: span.lengths.near(few[name]) for name, span in ranges.items()})
+    free = {name: span.lengths for name, span in ranges.items() if not span.tied}
+    swept = [{**small, name: length} for name, span in free.items() for length in _sweep(span)]
+    found = [_case(follow(ranges, lengths)) for lengths in (*swept, smallest(interface))]
     edges: tuple[Fill, ...] = ("zeros", "low", "high")
     if any(port["name"] not in samples for port in interface["inputs"]):
         found += [_case(small, fill) for fill in edges]
@@ -68,20 +73,36 @@ def cases(interface: JSON, samples: Samples | None = None, work: Work | None = N
     return list({case.name: case for case in (*fitted, *_listed(interface, ranges, small, samples))}.values())
 
 
+def spans(interface: JSON) -> dict[str, Measured]:
+    """Return the dimensions of an interface, by name."""
+    return {name: Measured.from_json(span) for name, span in sorted(interface["dimensions"].items())}
+
+
+def smallest(interface: JSON) -> dict[str, int]:
+    """Return the shortest length of every dimension."""
+    found = spans(interface)
+    return follow(found, {name: span.lengths.near(0) for name, span in found.items()})
+
+
+def follow(ranges: Mapping[str, Measured], lengths: Mapping[str, int]) -> dict[str, int]:
+    """Return lengths in which every dimension that follows another one does."""
+    ties = {name: span.tied for name, span in ranges.items() if span.tied}
+    return {**lengths, **{name: factor * lengths[other] for name, (factor, other) in ties.items()}}
+
+
 def _rows_of(samples: Samples | None) -> Samples:
     """Return the inputs that have rows to draw from; what draws itself, such as a mask, has none."""
     return {name: rows for name, rows in (samples or {}).items() if hasattr(rows, "shape")}
 
 
-def _listed(
-    interface: JSON, ranges: Mapping[str, tuple[int, int]], small: Mapping[str, int], samples: Samples
-) -> list[Case]:
+def _listed(interface: JSON, ranges: Mapping[str, Measured], small: Mapping[str, int], samples: Samples) -> list[Case]:
     """Return the cases that go through every sample, in batches as large as the first axis of the inputs may be."""
     rows = {port["shape"][0] for port in interface["inputs"] if port["name"] in samples}
     total = ROUNDS * max((len(values) for values in samples.values()), default=0)
     if not total:
         return []
-    lengths = {**small, **{axis: min(ranges[axis][1], _ROWS) for axis in rows if axis in ranges}}
+    longest = {axis: ranges[axis].lengths.near(_ROWS) for axis in rows if axis in ranges}
+    lengths = follow(ranges, {**small, **longest})
     step = min((lengths.get(axis, axis) for axis in rows), default=1)
     at = named(lengths)
     return [Case(f"listed from {first} at {at}", lengths, "listed", first) for first in range(0, total, step)]
@@ -96,9 +117,13 @@ def named(lengths: Mapping[str, int]) -> str:
     return ", ".join(f"{name}={length}" for name, length in lengths.items()) or "fixed shapes"
 
 
-def _sweep(low: int, high: int) -> list[int]:
+def _sweep(span: Lengths) -> list[int]:
+    """Return lengths to run: the first two, growing ones where the span is long, one in the middle, the last."""
+    low, high = span.near(0), span.high or span.low
     middle = next((n for n in range((low + high) // 2, high) if _is_prime(n)), (low + high) // 2)
-    return sorted({low, min(low + 1, high), middle, high})
+    second = span.listed[1] if len(span.listed) > 1 else low + span.step
+    growing = [low << shift for shift in range(6, 30, 3) if low << shift < high // 2] if high > _LONG else []
+    return sorted({low, span.near(min(second, high)), *map(span.near, growing), span.near(middle), span.near(high)})
 
 
 def _is_prime(number: int) -> bool:
@@ -124,15 +149,16 @@ class _Budget:
         return _FLOATS if port["dtype"].startswith("float") else _INTEGERS
 
 
-def _fit(case: Case, budget: _Budget, ranges: Mapping[str, tuple[int, int]]) -> Case:
+def _fit(case: Case, budget: _Budget, ranges: Mapping[str, Measured]) -> Case:
     """Shorten the longest dimension until the case is within the budget; the name then says what was run."""
     lengths = dict(case.lengths)
-    while lengths and (excess := budget.excess(lengths)) > 1:
-        name = max(lengths, key=lambda dimension: lengths[dimension])
-        shorter = max(ranges[name][0], int(lengths[name] / excess))
-        if shorter == lengths[name]:
+    free = [name for name, span in ranges.items() if not span.tied]
+    while free and (excess := budget.excess(lengths)) > 1:
+        name = max(free, key=lambda dimension: lengths[dimension])
+        shorter = ranges[name].lengths.near(int(lengths[name] / excess))
+        if shorter >= lengths[name]:
             break
-        lengths[name] = shorter
+        lengths = follow(ranges, {**lengths, name: shorter})
     return case if lengths == case.lengths else _case(lengths, case.fill)
 
 
@@ -150,14 +176,22 @@ def shape(port: JSON, lengths: Mapping[str, int]) -> tuple[int, ...]:
 
 def longest(done: list[Case], interface: JSON) -> JSON:
     """Return for every dimension the longest length among `done` that is shorter than its promised maximum."""
-    reached = {name: max(case.lengths[name] for case in done) for name in interface["dimensions"]}
-    return {name: length for name, length in reached.items() if length < interface["dimensions"][name]["max"]}
+    ends = {name: span.lengths.near(span.high) for name, span in spans(interface).items() if not span.tied}
+    reached = {name: max(case.lengths[name] for case in done) for name in ends}
+    return {name: length for name, length in reached.items() if length < ends[name]}
 
 
 def feeds(
-    interface: JSON, ranges: Mapping[str, JSON], case: Case, seed: int, samples: Samples | None = None
+    interface: JSON,
+    ranges: Mapping[str, JSON],
+    case: Case,
+    seed: int,
+    samples: Samples | None = None,
+    choices: Mapping[str, JSON] | None = None,
 ) -> dict[str, Any]:
-    """Return the numpy arrays of one case. The same interface, case, seed and samples give the same values.
+    """Return the numpy arrays of one case. The same arguments give the same values.
+
+    `choices` lists all values of an input.
 
     Raises StepError for an input that numpy has no numbers for.
     """
@@ -167,6 +201,10 @@ def feeds(
     made = {}
     for port in interface["inputs"]:
         rows = (samples or {}).get(port["name"])
+        listed = (choices or {}).get(port["name"])
+        if listed:
+            made[port["name"]] = _chosen(numpy, generator, port, listed, case)
+            continue
         if rows is None:
             values = _values(generator, port, ranges.get(port["name"]), case, ties=not _counts(interface))
         elif hasattr(rows, "draw"):
@@ -176,6 +214,15 @@ def feeds(
         kind = "object" if port["dtype"] == "string" else port["dtype"]
         made[port["name"]] = numpy.asarray(values).astype(kind)  # of no axes, numpy draws a number and not an array
     return made
+
+
+def _chosen(numpy: Any, generator: Any, port: JSON, listed: Sequence[Any], case: Case) -> Any:
+    """Return values of a list: any of them, or the first or last one throughout."""
+    size, kind = shape(port, case.lengths), "object" if port["dtype"] == "string" else port["dtype"]
+    places = {"zeros": 0, "low": 0, "high": len(listed) - 1}.get(case.fill)
+    if places is None:
+        places = generator.integers(0, len(listed), size=size)
+    return numpy.broadcast_to(numpy.asarray(listed, kind)[places], size).copy()
 
 
 def _drawn(numpy: Any, generator: Any, port: JSON, rows: Any, case: Case, seed: int) -> Any:
@@ -250,10 +297,16 @@ def attempt(
     except PackagerError:
         raise
     except Exception as error:  # model code and runtimes raise whatever they like
-        raise _failed(who, case, run, given, interface, first_line(error)) from error
+        raise _failed(who, case, run, given, interface, causes.cause(error)) from error
 
 
 def _failed(who: str, case: Case, run: Run, given: Mapping[str, Any], interface: JSON | None, line: str) -> StepError:
+    if missing := _LOCALE.search(line):
+        return StepError(
+            f"this host lacks the locale `{missing[1]}`, in which the {who} compares texts",
+            hint=f"`locale-gen {missing[1]}` makes it, here and on every host that serves the model; "
+            "or export the model with `locale: C.UTF-8`",
+        )
     others = any(_runs(run, _filled(given, number)) for number in (0, 1))
     if who == "artefact" and not others:
         return StepError(
@@ -267,8 +320,7 @@ def _failed(who: str, case: Case, run: Run, given: Mapping[str, Any], interface:
         )
     if others or interface is None:
         return StepError(f"the {who} fails on inputs within the promised ranges ({case.name}): {line}", hint=_NARROW)
-    smallest = {name: span["min"] for name, span in interface["dimensions"].items()}
-    if any(_runs(run, _constant(interface, smallest, number)) for number in (0, 1)):
+    if any(_runs(run, _constant(interface, smallest(interface), number)) for number in (0, 1)):
         return StepError(
             f"the {who} does not accept these lengths ({case.name}): {line}",
             hint="narrow the dimension under `dynamic`, or write its length as a number under `inputs`",
@@ -306,21 +358,5 @@ def _constant(interface: JSON, lengths: Mapping[str, int], number: int) -> dict[
     }
 
 
+_LOCALE = re.compile(r"construct locale with name:([\w.@-]+)")
 _NARROW = "narrow the ranges under `dynamic` and `inputs` to what the model accepts"
-_EMPTY = re.compile(
-    r"(?i)graph execution error|traceback|detected at|\s*file \"|\s*\[\[|\s*$|while executing|[-=^~\s]+$"
-)
-_STATUS = re.compile(r"running (\w+) node\..*?Status Message: (.*)", re.DOTALL)
-
-
-def first_line(error: Exception) -> str:
-    """Return the class and the line of a foreign error that holds the cause: no heading, no place in a file."""
-    text = str(error).strip() or "no message"
-    text = re.sub(r"\[ONNXRuntimeError\] : \d+ : \w+ : |Load model from \S+ failed: ?", "", text)
-    if status := _STATUS.search(text):
-        text = f"{status[1]}: {status[2]}"
-    lines = text.splitlines()
-    start = next((index for index, line in enumerate(lines) if not _EMPTY.match(line)), 0)
-    told = [line for line in lines if not _EMPTY.match(line) and not line.startswith(" ")]
-    headed = start > 0 and bool(told)  # behind a heading the cause comes last, as in a traceback
-    return f"{type(error).__name__}: {(told[-1] if headed else lines[start]).strip():.1000}"

@@ -29,11 +29,15 @@ _LARGEST = 1.7976931348623157e308
 _Point: TypeAlias = tuple[float, float, int]  # difference, magnitude, flat index
 
 
-def compare(expected: Any, got: Any, gaps: Any = None) -> JSON:
+def compare(expected: Any, got: Any, gaps: Any = None, other: Any = None) -> JSON:
     """Return what differs between two numpy arrays; the record is JSON without NaN and infinities.
 
     `gaps` say of every element of a label how far the source was from answering `got` instead: a wrong label whose gap
     is a rounding is a tie. The record keeps the largest gap, which decides for all, and its element.
+
+    `other` is what the source computes in another way that is as right as `expected`, where there is one: `moved` says
+    how far apart the two are, `flipped` how many elements are another label, or finite on one side only. An exact
+    element is wrong where it is neither.
 
     `expected` and `got` of one element are numbers, or the texts `nan`, `inf`, `-inf`, digits beyond 2**53, or a label.
     """
@@ -41,13 +45,27 @@ def compare(expected: Any, got: Any, gaps: Any = None) -> JSON:
     if expected.shape != got.shape or expected.dtype != got.dtype:
         return {**record, "got": {"dtype": got.dtype.name, "shape": list(got.shape)}}
     if expected.dtype.kind == "f" or expected.dtype.name == "bfloat16":
+        record |= {} if other is None else _moved(expected, other)
         return {**record, **_compare_floats(expected, got)}
-    return {**record, **_compare_exactly(expected, got, gaps)}
+    record |= {} if other is None else {"flipped": int((expected != other).sum())}
+    return {**record, **_compare_exactly(expected, got, gaps, other)}
 
 
-def _compare_exactly(expected: Any, got: Any, gaps: Any) -> JSON:
+def _moved(expected: Any, other: Any) -> JSON:
+    numpy = importlib.import_module("numpy")
+    left, right = expected.astype("float64").reshape(-1), other.astype("float64").reshape(-1)
+    finite = numpy.isfinite(left) & numpy.isfinite(right)
+    flipped = ~finite & ~((left == right) | (numpy.isnan(left) & numpy.isnan(right)))
+    with numpy.errstate(over="ignore", invalid="ignore"):
+        apart = numpy.where(finite, numpy.minimum(abs(right - left), _LARGEST), 0.0)
+    return {"moved": float(apart.max(initial=0.0)), "flipped": int(flipped.sum())}
+
+
+def _compare_exactly(expected: Any, got: Any, gaps: Any, other: Any) -> JSON:
     numpy = importlib.import_module("numpy")
     differs = (expected != got).reshape(-1)
+    if other is not None:
+        differs &= (other != got).reshape(-1)
     if gaps is None or not differs.any():
         return {"unequal": int(differs.sum()), **_first(expected, got, differs, "first_unequal")}
     widest = numpy.where(differs, numpy.nan_to_num(gaps.reshape(-1), nan=_LARGEST, posinf=_LARGEST), -1.0)

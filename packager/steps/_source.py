@@ -16,11 +16,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol, cast
 
-from packager import exporters
+from packager import edits, exporters
 from packager.canonical import JSON
 from packager.errors import PackagerError, StepError
 from packager.exporters import Arrays, Feeds, Leaves, SourceModel, Wishes, _masks
-from packager.steps import _wire
+from packager.steps import _cases, _wire
 
 GONE = "the worker of the source ended before its measurement did"
 _SHOWN = "shown"  # how a `Stretch` stands in a frame
@@ -35,6 +35,7 @@ class Source(Protocol):
     def rows(self) -> Mapping[str, Feeds]: ...
     def work(self) -> Callable[[Mapping[str, int]], float | None] | None: ...
     def plausible(self, feeds: Feeds) -> Feeds: ...
+    def unoptimised(self, feeds: Feeds) -> Arrays | None: ...
     def leaves(self, feeds: Feeds) -> Leaves: ...
     def gaps(self, feeds: Feeds, output: int, expected: Any, got: Any) -> Any: ...
     def rounding(self, feeds: Feeds, output: int) -> float | None: ...
@@ -62,6 +63,9 @@ class Opened:
 
     def plausible(self, feeds: Feeds) -> Feeds:
         return exporters.plausible(self._model, feeds)
+
+    def unoptimised(self, feeds: Feeds) -> Arrays | None:
+        return exporters.unoptimised(self._model, feeds)
 
     def leaves(self, feeds: Feeds) -> Leaves:
         return exporters.leaves_of(self._model, feeds)
@@ -98,7 +102,8 @@ def serve(source: Callable[[], Opened], channel: socket.socket) -> None:
             held = held or [source()]
             answer = {"answer": _answer(held[0], asked["ask"], asked["with"])}
         except PackagerError as error:
-            answer = {"error": {"message": error.message, "hint": error.hint, "kind": None}}
+            proposed = [edit.to_json() for edit in error.edits]
+            answer = {"error": {"message": error.message, "hint": error.hint, "kind": None, "edits": proposed}}
         except MemoryError:
             raise
         except Exception as error:  # the source's libraries raise whatever they like
@@ -117,7 +122,7 @@ def _answer(source: Opened, question: str, given: Sequence[Any]) -> Any:
         return {name: _plain(values) for name, values in source.samples().items()}
     if question == "leaves":
         return asdict(source.leaves(given[0]))
-    if question not in ("run", "rows", "plausible", "gaps", "rounding", "count", "coverage"):
+    if question not in ("run", "rows", "plausible", "unoptimised", "gaps", "rounding", "count", "coverage"):
         raise StepError(f"nobody answers `{question:.40}`")
     return getattr(source, question)(*given)
 
@@ -158,8 +163,7 @@ class Asked:
         return {title[:200]: self._fed(feeds) for title, feeds in self._named("rows").items()}
 
     def work(self) -> Callable[[Mapping[str, int]], float | None] | None:
-        smallest = {name: span["min"] for name, span in self._interface["dimensions"].items()}
-        return self._estimated if self._ask("work", smallest) is not None else None
+        return self._estimated if self._ask("work", _cases.smallest(self._interface)) is not None else None
 
     def _estimated(self, lengths: Mapping[str, int]) -> float | None:
         match self._ask("work", lengths):
@@ -172,6 +176,14 @@ class Asked:
         if {n: (v.dtype, v.shape) for n, v in found.items()} != {n: (v.dtype, v.shape) for n, v in feeds.items()}:
             raise _forged("inputs that a processor could have made")
         return found
+
+    def unoptimised(self, feeds: Feeds) -> Arrays | None:
+        found = self._ask("unoptimised", feeds)
+        if found is None:
+            return None
+        if not isinstance(found, list) or not all(map(_is_array, found)):
+            raise _forged("answers of its own call")
+        return cast("Arrays", found)
 
     def leaves(self, feeds: Feeds) -> Leaves:
         match self._ask("leaves", feeds):
@@ -252,7 +264,8 @@ def _raised(error: Any) -> Exception:
         return _forged("an error")
     message, hint, kind = str(error.get("message"))[:_LONGEST], error.get("hint"), error.get("kind")
     if kind is None:
-        return StepError(message, hint=str(hint)[:_LONGEST] if hint else None)
+        proposed = edits.from_worker(error.get("edits"))
+        return StepError(message, hint=str(hint)[:_LONGEST] if hint else None, edits=proposed)
     name = str(kind) if re.fullmatch(r"[A-Za-z_]\w{0,60}", str(kind)) else "Exception"
     return cast(Exception, type(name, (Exception,), {})(message))
 

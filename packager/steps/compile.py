@@ -13,7 +13,7 @@ from packager.canonical import JSON
 from packager.errors import StepError
 from packager.steps import _answers, _calibration
 
-VERSION = 3  # 2: the facts say which element types operators run on; 3: and what the artefact is
+VERSION = 4  # 4: sums that depend on the processor; 3: what the artefact is; 2: element types
 ANSWER = _answers.COMPILE
 
 

@@ -8,27 +8,28 @@ exporter knows. What is proposed to be promised is what a build measures: no lon
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from packager import exporters
 from packager.canonical import JSON
 from packager.exporters import Wishes
+from packager.lengths import Axis, Lengths
 from packager.steps import _answers, _cases
 from packager.steps.export import describe_inputs
 
-VERSION = 1  # 1: first form
+VERSION = 2  # 2: steps, lists and values as data; 1: first form
 ANSWER = _answers.LOOK
 
 _ROWS, _FEW_ROWS = 1024, 64  # what is proposed for the first axis: of small rows, and of others
 _SMALL_ROW = 4096  # elements
 _LONGEST = 16384
-_USUAL = 640  # of an axis that takes some lengths only: the longest of them that is no longer
 
 
 def run(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JSON]) -> JSON:
     """Return `inputs`, `dimensions` and `outputs` as `exporters.describe` gives them, and the `promise` they allow.
 
-    `promise` is `{inputs: {name: {dtype, shape, range?}}, dynamic: {dimension: [low, high]}}`, as a recipe has it.
+    `promise` is `{inputs: {name: {dtype, shape, values?}}, dynamic: {dimension: axis}}`, as a recipe has it.
     """
     source, payload, kind = inputs["source"], params["payload"], params["kind"]
     found = exporters.describe(kind, source, payload, seconds=params["seconds"])
@@ -42,13 +43,12 @@ def run(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JSON]) -> JS
 
 
 def _proposed(found: JSON) -> JSON:
-    """Return inputs and ranges as a recipe states them, as wide as they ran."""
-    fixed = {name: _one(span) for name, span in found["dimensions"].items() if span["kind"] in ("steps", "some")}
+    """Return inputs and axes as a recipe states them: what ran is measured, what failed is the limit."""
     inputs = {
         port["name"]: {
             "dtype": port["dtype"],
-            "shape": [fixed.get(axis, axis) for axis in port["shape"]],
-            **({"range": _values(port["values"])} if "values" in port else {}),
+            "shape": port["shape"],
+            **(_values(port["values"]) if "values" in port else {}),
         }
         for port in found["inputs"]
     }
@@ -57,27 +57,27 @@ def _proposed(found: JSON) -> JSON:
     dynamic = {}
     for name, span in found["dimensions"].items():
         most = (_ROWS if rows <= _SMALL_ROW else _FEW_ROWS) if name in firsts else _LONGEST
-        if name not in fixed:
-            dynamic[name] = [span["low"], max(min(span["high"], most), span["low"])]
+        dynamic[name] = _axis(span, most).to_json()
     return {"inputs": inputs, "dynamic": dynamic}
 
 
-def _one(span: JSON) -> int:
-    """Return one length of an axis that takes some only: today a promise has no words for multiples."""
-    ran = list(range(span["low"], span["high"] + 1, span["step"])) if span["kind"] == "steps" else span["ran"]
-    return int(max((length for length in ran if length <= _USUAL), default=min(ran)))
+def _axis(span: JSON, most: int) -> Axis:
+    """Return what a recipe says of an axis: lengths to measure, no longer than `most`, and a limit that was met."""
+    if span.get("varies"):
+        return Axis(Lengths(), (span["low"], max(min(span["high"], most), span["low"])))
+    if span["kind"] == "some":  # of what lies between nothing is known: what ran is all there is to promise
+        return Axis(Lengths.of(length for length in span["ran"] if length <= max(most, span["low"])))
+    taken = Lengths(span["low"], span["high"] if span["limited"] else None, span["step"])
+    reached = taken.near(max(min(span["high"], most), span["low"]))
+    whole = taken.high is not None and reached == taken.near(taken.high)
+    return Axis(taken, None if whole else (taken.near(0), reached))
 
 
-def _values(values: list[int]) -> list[int]:
-    """Return the range of values that ran without a gap, the one with the most of them, the larger of equals."""
-    groups: list[list[int]] = []
-    for value in values:
-        if groups and value == groups[-1][-1] + 1:
-            groups[-1].append(value)
-        else:
-            groups.append([value])
-    best = max(groups, key=lambda group: (len(group), group[-1]))
-    return [best[0], best[-1]]
+def _values(ran: list[int]) -> JSON:
+    """Return the values that ran as a recipe states them: a span where neighbours are among them, else all of them."""
+    if any(value + 1 in ran for value in ran):
+        return {"range": [min(ran), max(ran)]}
+    return {"values": ran}
 
 
 def _row(inputs: JSON) -> int:
@@ -98,5 +98,14 @@ def _measurable(kind: str, source: Path, payload: str, promise: JSON, domains: J
     interface = describe_inputs(opened.interface)
     cases = _cases.cases(interface, exporters.samples_of(opened), exporters.work_of(opened))
     shorter = _cases.longest(cases, interface)
-    dynamic = {name: [low, shorter.get(name, high)] for name, (low, high) in promise["dynamic"].items()}
-    return {**promise, "dynamic": dynamic}
+    if not shorter:
+        return promise
+    return _measurable(kind, source, payload, {**promise, "dynamic": _shortened(promise["dynamic"], shorter)}, domains)
+
+
+def _shortened(dynamic: JSON, shorter: JSON) -> JSON:
+    """Return axes whose measurement ends where it can."""
+    found = {name: Axis.from_json(value) for name, value in dynamic.items()}
+    for name, length in shorter.items():
+        found[name] = replace(found[name], measure=(found[name].limit.near(0), length))
+    return {name: axis.to_json() for name, axis in found.items()}

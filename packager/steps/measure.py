@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, cast
 
-from packager import canonical, exporters, plugins
+from packager import canonical, causes, exporters, plugins
 from packager.canonical import JSON
 from packager.errors import PackagerError, StepError
 from packager.exporters import Arrays, Feeds
@@ -29,7 +29,7 @@ from packager.steps._cases import Case
 from packager.steps._source import Asked, Source
 from packager.steps._vectors import Vectors
 
-VERSION = 6  # 6: the source in a worker of its own; 5: how far rounding alone moves an output; 4: given rows, kinds
+VERSION = 8  # 8: what optimisation alone moves; 7: lengths in steps, lists and ties; 6: a worker for the source
 ANSWER = _answers.MEASURE
 MISSES = "misses"  # the folder of the rows that show the worst differences; no part of a bundle
 
@@ -72,7 +72,8 @@ def _measured(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JSON],
     vectors = Vectors(out, interface, drawn)
     measurement = Measurement(interface, source, session)
     for case in drawn:
-        feeds = source.plausible(_cases.feeds(interface, params.get("ranges") or {}, case, seed, samples))
+        drawn_feeds = _cases.feeds(interface, params.get("ranges") or {}, case, seed, samples, params.get("values"))
+        feeds = source.plausible(drawn_feeds)
         vectors.add(case, feeds, measurement.add(case, feeds))
     vectors.write(drawn, seed)
     for case, feeds in _given_rows(inputs, interface, source) if session else ():
@@ -101,7 +102,7 @@ def open_session(runtime: str, path: Path, device: str = "cpu") -> Session:
     except PackagerError:
         raise
     except Exception as error:  # each runtime has its own tree of exceptions
-        raise StepError(f"`{path.name}` does not load in {runtime}: {_cases.first_line(error)}") from error
+        raise StepError(f"`{path.name}` does not load in {runtime}: {causes.cause(error)}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,14 +140,31 @@ class Measurement:
         if not len(expected) == len(got) == len(names):
             counts = f"{len(expected)} from the source and {len(got)} compiled"
             raise StepError(f"expected {len(names)} outputs, got {counts}")
-        expected, got = exporters.comparable(self.source.leaves(feeds), feeds, expected, got)
+        leaves, other = self.source.leaves(feeds), self._unoptimised(feeds, expected)
+        plain = exporters.comparable(leaves, feeds, expected, other)[1] if other else [None] * len(names)
+        expected, got = exporters.comparable(leaves, feeds, expected, got)
         records: dict[str, JSON] = {}
         for place, (name, left, right) in enumerate(zip(names, expected, got, strict=True)):
             gaps = self.source.gaps(feeds, place, left, right)
-            records[name] = _compare.compare(left, right, gaps)
+            records[name] = _compare.compare(left, right, gaps, plain[place])
             self._note(place, case, feeds, records[name], left)
         about = {"name": case.name, "fill": case.fill, "lengths": dict(case.lengths)}
         self.cases.append({**about, "outputs": records})
+
+    def _unoptimised(self, feeds: Mapping[str, Any], expected: Arrays) -> Arrays | None:
+        """Return what the source computes without optimisation; None where that is no other question.
+
+        What fails there only, or has other shapes, says nothing about an artefact.
+        """
+        try:
+            found = self.source.unoptimised(feeds)
+        except PackagerError:
+            raise
+        except Exception:  # a runtime may fuse what it cannot run piece by piece
+            return None
+        if found is None or [(a.dtype, a.shape) for a in found] != [(a.dtype, a.shape) for a in expected]:
+            return None
+        return found
 
     def _note(self, place: int, case: Case, feeds: Mapping[str, Any], record: JSON, expected: Any) -> None:
         element = _worst_element(record)

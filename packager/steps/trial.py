@@ -13,10 +13,10 @@ import importlib.util
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
-from packager import exporters
+from packager import causes, exporters
 from packager.canonical import JSON
 from packager.errors import PackagerError, StepError
-from packager.exporters import _causes, _toys
+from packager.exporters import _toys
 from packager.steps import _answers, export, measure
 
 VERSION = 1  # 1: first form
@@ -35,7 +35,7 @@ def run(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JSON]) -> JS
     except PackagerError:
         raise
     except Exception as error:  # whatever breaks between releases that were never tried together
-        raise StepError(_causes.cause(error)) from error
+        raise StepError(causes.cause(error)) from error
 
 
 def _modules(tools: Collection[str]) -> Iterator[str]:
@@ -68,6 +68,7 @@ def _difference(out: Path, params: Mapping[str, JSON]) -> float | None:
         "path": "model/model.onnx",
         "interface": facts["interface"],
         "ranges": facts["ranges"],
+        "values": facts.get("values"),
     }
     cases = measure.run({"source": source, "artefact": graph}, vectors, asked)["cases"]
     return _judged([output for case in cases for output in case["outputs"].values()])

@@ -18,6 +18,7 @@ from typing import Any
 
 from packager.runtimes import _precision
 
+from packager import causes
 from packager.errors import MissingToolError, StepError
 from packager.graphs import graph
 
@@ -45,7 +46,7 @@ def optimised(source: Path) -> Any:
                 str(source), options, providers=["CPUExecutionProvider"], disabled_optimizers=["ConstantFolding"]
             )
         except Exception as error:  # the runtime's exceptions share no class
-            raise StepError(f"onnxruntime cannot optimise the graph: {_first_line(error)}") from error
+            raise StepError(f"onnxruntime cannot optimise the graph: {causes.words(str(error))}") from error
         return graph.read(file)
 
 
@@ -79,7 +80,7 @@ def _quantised(quantizer: Any) -> Any:
     try:
         quantizer.quantize_model()
     except Exception as error:  # assertions, ValueError, RuntimeError, onnx's own
-        raise StepError(f"the graph cannot be quantised: {_first_line(error)}") from error
+        raise StepError(f"the graph cannot be quantised: {causes.words(str(error))}") from error
     if not any(node.op_type in _CONVERSIONS for node in quantizer.model.model.graph.node):
         raise _nothing()
     _precision.sort(quantizer.model.model.graph)
@@ -108,7 +109,7 @@ def _ranges(source: Path, batches: Iterable[Mapping[str, Any]]) -> Any:
             calibrator.collect_data(_Reader(iter(batches)))
             found = calibrator.compute_data()
         except Exception as error:  # the runtime's exceptions share no class
-            raise StepError(f"the graph cannot be calibrated: {_first_line(error)}") from error
+            raise StepError(f"the graph cannot be calibrated: {causes.words(str(error))}") from error
     for tensor in found.data.values():
         tensor.lowest, tensor.highest = (
             numpy.full_like(bound, rounded(float(numpy.ravel(bound)[0]), up=up))
@@ -141,7 +142,3 @@ def _tool(name: str) -> Any:
         return importlib.import_module(name)
     except ImportError:
         raise MissingToolError("onnxruntime", "onnx") from None
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

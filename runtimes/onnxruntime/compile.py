@@ -20,9 +20,10 @@ from typing import Any, TypeAlias
 from packager.runtimes import _precision
 from packager.runtimes.onnxruntime import _rewrite
 
+from packager import causes
 from packager.canonical import JSON
 from packager.errors import StepError
-from packager.graphs import graph, graphneeds
+from packager.graphs import graph, graphneeds, saturation
 
 Batches: TypeAlias = Callable[[], Sequence[Mapping[str, Any]]]
 
@@ -47,6 +48,8 @@ def compile_graph(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JS
     model = graph.canonicalise(_FORMS[form](original, source, batches), opset=params["opset"], ir=params["ir"])
     _check(model, form, before, domains)
     needed = {**graph.facts(model), **graphneeds.needs(model)}
+    if saturates := saturation.saturating(model):
+        needed["saturates"] = saturates
     graph.write(model, out, shard_bytes=params.get("shard_bytes", graph.SHARD_BYTES))
     _check_loads(out / graph.FILE, form)
     header = {"opset": needed["opset"], "ir": needed["ir"]}
@@ -79,5 +82,4 @@ def _check_loads(path: Path, form: str) -> None:
     try:
         session.open_session(path, threads=1)
     except Exception as error:  # the runtime's exceptions share no class
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise StepError(f"the {form} graph does not load in onnxruntime: {first:.300}") from error
+        raise StepError(f"the {form} graph does not load in onnxruntime: {causes.words(str(error))}") from error

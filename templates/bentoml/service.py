@@ -23,11 +23,14 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 from packager.server import config, model
 from packager.server.errors import RequestError
 from packager.server.interface import Tensor
+from packager.server.trial import Trial
 
 HERE = Path(__file__).parent
 RECORD = deployed.read(HERE)
 KNOBS = RECORD["values"]
-CONFIG = config.read(HERE / "serve.json").with_rows(KNOBS.get("batch.max"))
+CONFIG = (
+    config.read(HERE / "serve.json").limited(KNOBS.get("server.limits", "stated")).with_rows(KNOBS.get("batch.max"))
+)
 INTERFACE = CONFIG.interface
 FIRSTS = {tensor.shape[0] if tensor.shape else 0 for tensor in (*INTERFACE.inputs, *INTERFACE.outputs)}
 BATCHED = len(FIRSTS) == 1 and all(isinstance(first, str) for first in FIRSTS)  # one named size counts the rows of all
@@ -80,7 +83,7 @@ class Runs:
 
     def __init__(self) -> None:
         self.session = model.load(CONFIG, KNOBS.get("runtime.threads", 1))
-        model.warm_up(self.session, INTERFACE)
+        model.warm_up(self.session, Trial.of(CONFIG))
 
     def run(self, feeds: dict[str, Any]) -> dict[str, Any]:
         """Return every output by name."""
@@ -108,7 +111,7 @@ class Runs:
 def groups(values: list[list[Any]]) -> Iterator[list[int]]:
     """Yield the places of rows that can run together, no more than the largest batch at once."""
     first = INTERFACE.inputs[0].shape[0]
-    most = INTERFACE.range(str(first)).maximum or len(values)
+    most = INTERFACE.run(str(first)).maximum or len(values)
     found: dict[tuple[Any, ...], list[int]] = {}
     for place, row in enumerate(values):
         found.setdefault(tuple(np.shape(value) for value in row), []).append(place)
@@ -130,11 +133,13 @@ def feed(rows: list[list[Any]]) -> dict[str, Any]:
 
 
 def check(feeds: dict[str, Any]) -> None:
-    """Refuse shapes beyond the contract. Raises BadInput."""
+    """Refuse shapes and values beyond the contract. Raises BadInput."""
     sizes: dict[str, int] = {}
     try:
         for tensor in INTERFACE.inputs:
             INTERFACE.check_shape(tensor, feeds[tensor.name].shape, sizes)
+        INTERFACE.check_ties(sizes)
+        INTERFACE.check_values(feeds)
     except RequestError as error:
         raise BadInput(error.message) from None
 
@@ -161,7 +166,7 @@ OPTIONS = {
 }
 BATCHING = {
     "batchable": True,
-    "max_batch_size": KNOBS.get("batch.max", 1),
+    "max_batch_size": KNOBS.get("batch.max") or KNOBS.get("batch.rows", 1),
     "max_latency_ms": KNOBS.get("bentoml.max_latency", 10_000),
 }
 

@@ -86,11 +86,16 @@ class TritonPythonModel:
             if len(shape) != len(port["shape"]):
                 return f"input `{port['name']}`: expected {len(port['shape'])} dimensions, got {len(shape)}"
             for expected, size in zip(port["shape"], shape):  # noqa: B905 - the interpreter of the stub may be 3.8
-                span = self._interface["dimensions"].get(expected) if isinstance(expected, str) else None
+                span = self._interface["dimensions"].get(expected, {}) if isinstance(expected, str) else {}
+                span = span.get("limit", span)  # what was measured is the limit where no other is stated
                 if isinstance(expected, int) and size != expected:
                     return f"input `{port['name']}`: expected a size of {expected}, got {size}"
-                if span and not span["min"] <= size <= span["max"]:
-                    return f"input `{port['name']}`: `{expected}` is {span['min']} to {span['max']}, got {size}"
+                if span and not span["min"] <= size <= span.get("max", size):
+                    end = f"{span['min']} to {span['max']}" if "max" in span else f"at least {span['min']}"
+                    return f"input `{port['name']}`: `{expected}` is {end}, got {size}"
+                if span and (size % span.get("step", 1) or size not in span.get("values", [size])):
+                    steps = f"a multiple of {span['step']}" if "step" in span else f"one of {span['values']}"
+                    return f"input `{port['name']}`: `{expected}` is {steps}, got {size}"
                 if isinstance(expected, str) and sizes.setdefault(expected, size) != size:
                     return f"input `{port['name']}`: `{expected}` is {sizes[expected]} in another input, got {size}"
         return None

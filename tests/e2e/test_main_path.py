@@ -31,15 +31,15 @@ def test_a_second_build_runs_nothing_and_names_the_same_digest(built: Project) -
 def test_a_tolerance_runs_no_step_a_target_runs_its_own(built: Project) -> None:
     try:
         built.write(CNN_RECIPE + "tolerance: {default: {atol: 1.0e-3, rtol: 1.0e-3}}\n")
-        changed = built.run("build", "--locked", "--json")
+        changed = built.run("build", "--locked", "--replace", "--json")
         assert changed["executed"] == 0
         built.write(CNN_RECIPE + 'runs-on: {onnxruntime: {versions: ">=1.17", precision: [fp32, fp16]}}\n')
-        more = built.run("build", "--locked", "--json")
+        more = built.run("build", "--locked", "--replace", "--json")
         assert more["executed"] == 2, "compile and measure of the new target"
         assert more["targets"] == ["onnxruntime-cpu-fp16", "onnxruntime-cpu-fp32"]
     finally:
         built.write(CNN_RECIPE)
-        built.run("build", "--locked")
+        built.run("build", "--locked", "--replace")
 
 
 def test_a_parity_miss_is_a_no_that_names_the_element(built: Project) -> None:

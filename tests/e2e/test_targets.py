@@ -142,7 +142,7 @@ def test_other_data_makes_another_artefact_and_nothing_else(net: Project, built:
     assert same["executed"] == 0
     rows = np.load(net.folder / "images.npz")["image"]
     np.savez(net.folder / "images.npz", image=rows[: len(rows) // 2])
-    again = net.run("build", "--locked", "--json")
+    again = net.run("build", "--locked", "--replace", "--json")
     (net.folder / "images.npz").write_bytes(kept)
     net.write(RECIPE)
     assert again["executed"] in (1, 2), "int8 is compiled anew; if its ranges come out the same, that is all"

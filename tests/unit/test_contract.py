@@ -62,7 +62,14 @@ def test_a_gpu_target_needs_its_capability() -> None:
 
 
 BROKEN: list[tuple[tuple[str, ...], Any]] = [
-    (("format",), 2),
+    (("format",), 3),
+    (("format",), 1),
+    (("values",), {"x": {"min": 1}}),
+    (("values",), {"x": {"values": []}}),
+    (("missing",), {"x": 1}),
+    (("interface", "dimensions", "batch"), {"min": 1, "max": 8, "limit": {"max": 9}}),
+    (("interface", "dimensions", "batch"), {"min": 1, "max": 8, "step": 0}),
+    (("interface", "dimensions", "batch"), {"min": 1, "max": 8, "is": [0, "x"]}),
     (("extra",), 1),
     (("interface", "inputs"), {}),
     (("interface", "inputs"), [{"name": "x", "dtype": "complex64", "shape": []}]),
@@ -97,7 +104,7 @@ def changed(path: tuple[str, ...], member: Any) -> Any:
 def test_schema_and_parser_refuse_the_same(path: tuple[str, ...], member: Any) -> None:
     value = changed(path, member)
     assert not SCHEMA.is_valid(value)
-    with pytest.raises(IntegrityError, match="not a contract of format 1"):
+    with pytest.raises(IntegrityError, match="not a contract of format 1 or 2"):
         contracts.read(value)
 
 

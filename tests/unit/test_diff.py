@@ -70,7 +70,34 @@ def test_the_name_of_a_dimension_is_nobodys_business() -> None:
     ],
 )  # fmt: skip
 def test_ranges_of_values(before: Any, after: Any, needed: str) -> None:
-    assert level(contracts.derived(ranges=before), contracts.derived(ranges=after))[0] == needed
+    """What the source refuses is a limit; what was only measured is none, and narrower is worth a note."""
+    assert (
+        level(contracts.derived(ranges=before, firm=("x",)), contracts.derived(ranges=after, firm=("x",)))[0] == needed
+    )
+    assert level(contracts.derived(ranges=before), contracts.derived(ranges=after))[0] == "minor"
+
+
+def spans(**batch: Any) -> Any:
+    return contracts.derived(dimensions={"batch": batch})
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "needed"),
+    [
+        ({"min": 1, "max": 8, "limit": {"min": 1}}, {"min": 1, "max": 8}, "major"),
+        ({"min": 1, "max": 8}, {"min": 1, "max": 8, "limit": {"min": 1}}, "minor"),
+        ({"min": 1, "max": 64, "limit": {"min": 1}}, {"min": 1, "max": 8, "limit": {"min": 1}}, "minor"),
+        ({"min": 1, "max": 64}, {"min": 32, "max": 64, "step": 32, "limit": {"min": 32, "step": 32}}, "major"),
+        ({"min": 4, "max": 8, "values": [4, 8]}, {"min": 4, "max": 8}, "minor"),
+        ({"min": 4, "max": 8}, {"min": 4, "max": 8, "values": [4, 8]}, "major"),
+        ({"min": 1, "max": 8}, {"min": 1, "max": 8, "is": [2, "other"]}, "major"),
+    ],
+)
+def test_a_limit_is_a_promise_and_a_measurement_a_note(before: Any, after: Any, needed: str) -> None:
+    found, changes = level(spans(**before), spans(**after))
+    assert found == needed
+    if needed == "minor" and before.get("max") == 64:
+        assert any("less than before" in str(change) for change in changes)
 
 
 @pytest.mark.parametrize(
@@ -172,6 +199,16 @@ def test_a_build_cannot_break_callers_without_a_major_version(tmp_path: Path) ->
     check(store, "2.0.0", tmp_path, **broken)
     check(store, "0.9.0", tmp_path, **broken)
     check(store, "1.1.0", tmp_path, "previous: none\n", **broken)
+
+
+def test_another_model_of_the_same_name_is_called_so(tmp_path: Path) -> None:
+    store = bundles.store_in(tmp_path)
+    bundle(store, "1.0.0")
+    other = {"inputs": [{"name": "audio", "dtype": "float32", "shape": ["batch", 4]}]}
+    with pytest.raises(NegativeAnswer, match=r"^`net:1\.0\.0` in the store is another model: it takes `x`$") as caught:
+        check(store, "1.1.0", tmp_path, **other)
+    assert "a `name` of its own" in (caught.value.hint or "")
+    check(store, "2.0.0", tmp_path, **other)
 
 
 def test_the_release_before_is_the_newest_older_one_or_the_named_one(tmp_path: Path) -> None:

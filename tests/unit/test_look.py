@@ -25,9 +25,10 @@ def test_a_draft_of_axes_without_names_builds_as_it_stands(packager: Run, tmp_pa
     convolved(tmp_path, ["?", 3, "?", "?"], stride=8)
     packager("init", "m.onnx")
     text = recipe(tmp_path)
-    assert "x: {dtype: float32, shape: [batch, 3, 640, 640]}" in text
-    assert "height: multiples of 8 from 8" in text and "width: multiples of 8" in text
-    packager("build")
+    assert "x: {dtype: float32, shape: [batch, 3, height, width]}" in text
+    assert "height: {min: 8, step: 8, measure: [8, " in text and "multiples of 8 from 8" in text
+    said = packager("build").stdout
+    assert "axis height: measured multiples of 8 from 8 to" in said and "taken: multiples of 8 from 8 on" in said
 
 
 def test_a_draft_promises_a_runtime_that_reads_the_operators(packager: Run, tmp_path: Path) -> None:
@@ -37,7 +38,7 @@ def test_a_draft_promises_a_runtime_that_reads_the_operators(packager: Run, tmp_
     model = h.make_model(h.make_graph([node], "g", values[:1], values[1:]), opset_imports=sets, ir_version=8)
     onnx.save(model, tmp_path / "m.onnx")
     packager("init", "m.onnx")
-    assert 'onnxruntime: ">=1.18"' in recipe(tmp_path) and "rows: [1, 1024]" in recipe(tmp_path)
+    assert 'onnxruntime: ">=1.18"' in recipe(tmp_path) and "rows: {measure: [1, 1024]}" in recipe(tmp_path)
     old = recipe(tmp_path).replace('">=1.18"', '">=1.17"', 1)
     (tmp_path / "bundle.yaml").write_text(old)
     refused = packager("build", code=4).stderr

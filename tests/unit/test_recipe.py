@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 
 from packager import canonical, init, names, recipe, recipefields, semver, yamltext
 from packager.errors import SourceError, UsageError
+from packager.lengths import Axis, Lengths
 from packager.recipe import ExportWishes, InputSpec, Limits, Recipe, RunsOn, Target, Tolerance
 
 DATA = Path(__file__).parents[1] / "data" / "recipes"
@@ -80,7 +81,7 @@ def test_everything_is_read() -> None:
     assert parsed.authors == ("Ada Lovelace", "李")
     assert parsed.description == "Reads handwritten digits.\nIn two lines.\n"
     assert parsed.inputs == {"image": InputSpec("float32", ("batch", 1, 8, 8), (0, 1))}
-    assert parsed.dynamic == {"batch": (1, 64)}
+    assert parsed.dynamic == {"batch": Axis.span(1, 64)}
     assert parsed.export == ExportWishes(17, 7, "serving_default")
     assert parsed.limits == Limits(16 << 30, 90)
     assert parsed.allow_pickle
@@ -234,7 +235,12 @@ def test_every_range_that_matches_is_pep_440(text: str) -> None:
 
 LINES = st.from_regex(r"[^\W_]([^\W_]| |[.:#&*!|>'\"%@`{}\[\],-]){0,20}[^\W_]", fullmatch=True)
 WORDS = st.from_regex(r"[a-z]{1,8}", fullmatch=True)
-BOUNDS = st.tuples(st.integers(1, 99), st.integers(100, 2**31 - 1))
+SPANS = st.tuples(st.integers(1, 99), st.integers(100, 2**31 - 1))
+AXES = (
+    SPANS.map(lambda span: Axis.span(*span))
+    | st.builds(Axis, st.builds(Lengths, st.integers(1, 99), st.none(), st.integers(1, 64)), st.none() | SPANS)
+    | st.builds(Axis, st.sets(st.integers(1, 9999), min_size=1).map(Lengths.of), st.none() | SPANS)
+)
 NUMBERS = st.floats(-(2**53) + 1, 0), st.floats(0, 2**53 - 1)
 PROMISES = st.builds(
     RunsOn,
@@ -248,6 +254,13 @@ INPUTS = st.builds(
     st.sampled_from([dtype for dtype in recipefields.DTYPES if dtype not in ("bool", "string")]),
     st.lists(st.integers(1, 2**31 - 1) | st.just("batch"), max_size=5).map(tuple),
     st.none() | st.tuples(*NUMBERS),
+) | st.builds(
+    InputSpec,
+    st.none(),
+    st.none() | st.just(("batch", 3)),
+    st.none(),
+    st.sets(st.integers(0, 99), min_size=1).map(lambda found: tuple(sorted(found)))
+    | st.sets(WORDS, min_size=1).map(lambda found: tuple(sorted(found))),
 )
 TOLERANCES = st.builds(Tolerance, st.floats(0, 1e6), st.floats(0, 1e6))
 RECIPES = st.builds(
@@ -260,7 +273,7 @@ RECIPES = st.builds(
     description=st.none() | LINES,
     authors=st.lists(LINES, max_size=3).map(tuple),
     card=st.none() | WORDS.map(lambda word: f"cards/x{word}.md"),
-    dynamic=st.dictionaries(WORDS, BOUNDS, max_size=3),
+    dynamic=st.dictionaries(WORDS, AXES, max_size=3),
     runs_on=st.lists(PROMISES, min_size=1, max_size=3, unique_by=lambda promise: promise.runtime).map(
         lambda found: tuple(sorted(found, key=lambda promise: promise.runtime))
     ),
@@ -324,7 +337,7 @@ def test_a_draft_holds_what_is_known() -> None:
     parsed = parse(init.draft("models:/iris@champion", facts))
     assert parsed.registry == "http://127.0.0.1:5000"
     assert parsed.inputs == {"sepal length (cm)": InputSpec("float32", ("rows", 4))}
-    assert parsed.dynamic == {"rows": (1, 8)}
+    assert parsed.dynamic == {"rows": Axis.span(1, 8)}
 
 
 def test_every_example_in_a_draft_parses_when_its_mark_is_removed() -> None:

@@ -109,18 +109,19 @@ def _variants(described: Inputs, wishes: Wishes) -> Iterator[tuple[Inputs, Inter
     """Return the interfaces to try: towers apart, as described, from longer low ends on, and one row at a time."""
     asked = described.wished(wishes)
     names = {port.name for port in described.ports}
-    if not wishes.inputs and BATCH not in wishes.dynamic and "input_ids" in names and names & set(_PICTURES):
+    if not wishes.inputs and BATCH not in wishes.named and "input_ids" in names and names & set(_PICTURES):
         towers = replace(described, ports=[_tower(port) for port in described.ports],
                          spans={**described.spans, IMAGES: (1, 64), TEXTS: (1, 64)})  # fmt: skip
         yield towers, towers.wished(wishes).interface(towers.ports, towers.limits, unfix=_UNFIX)
     base = asked.interface(described.ports, described.limits, unfix=_UNFIX)
-    free = set(base.dimensions) - {BATCH, *wishes.dynamic}
+    free = set(base.dimensions) - {BATCH, *wishes.named}
     for doubling in range(_DOUBLINGS if free else 1):
         lows = {name: low << doubling if name in free else low for name, (low, _) in base.dimensions.items()}
         if not doubling or all(lows[name] < base.dimensions[name][1] for name in free):
             lengths = {name: (lows[name], high) for name, (_, high) in base.dimensions.items()}
-            yield described, replace(base, dimensions=lengths)
-    if BATCH not in wishes.dynamic:
+            limits = {name: replace(base.limit(name), low=low) for name, (low, _) in lengths.items()}
+            yield described, replace(base, dimensions=lengths, limits=limits)
+    if BATCH not in wishes.named:
         yield described, asked.interface(described.ports, {**described.limits, BATCH: (1, 1)}, unfix=_UNFIX)
 
 

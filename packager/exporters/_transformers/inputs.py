@@ -67,7 +67,7 @@ class Inputs:
     def wished(self, wishes: Wishes) -> Wishes:
         """Return the wishes with the default ranges where the recipe has none."""
         used = {axis for port in self.ports for axis in port.shape}
-        return replace(wishes, dynamic={**{k: v for k, v in self.spans.items() if k in used}, **wishes.dynamic})
+        return replace(wishes, defaults={name: span for name, span in self.spans.items() if name in used})
 
 
 def describe_inputs(subject: Subject, recipe: Sequence[Port] | None) -> Inputs:

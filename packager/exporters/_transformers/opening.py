@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from packager import causes
 from packager.canonical import JSON
 from packager.errors import MissingToolError, StepError
 from packager.exporters import _torch
@@ -86,9 +87,9 @@ def _opened(kind: Any, folder: Path) -> tuple[Any, Sequence[str]]:
             output_loading_info=True,
         )
     except Exception as error:  # transformers wraps the failures of a dozen libraries
-        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        said = causes.words(str(error))
         raise StepError(
-            f"the weights cannot be opened as `{kind.__name__}`: {said:.300}",
+            f"the weights cannot be opened as `{kind.__name__}`: {said}",
             hint="load it with the release of transformers that saved it and save it again, or lock that release",
         ) from error
     return model, list(report["missing_keys"])

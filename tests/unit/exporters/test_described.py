@@ -17,6 +17,7 @@ from packager.errors import StepError
 from packager.exporters import Wishes
 from packager.exporters import onnx as exporter
 from packager.exporters._described import describe
+from packager.lengths import Lengths
 from packager.steps import look
 
 Shape = list[Any]
@@ -66,17 +67,16 @@ def test_a_usable_name_stays(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def test_multiples_are_found_and_one_of_them_is_proposed(tmp_path: Path) -> None:
+def test_multiples_are_found_and_proposed(tmp_path: Path) -> None:
     path = convolved(tmp_path, ["images", 3, "H", "W"], stride=32)
     found = describe(path)
     for name in ("H", "W"):
         assert (found["dimensions"][name]["kind"], found["dimensions"][name]["step"]) == ("steps", 32)
     promise = look.run({"source": tmp_path}, tmp_path, {"kind": "onnx", "payload": "m.onnx", "seconds": 30})["promise"]
-    assert promise["inputs"]["x"]["shape"] == ["images", 3, 640, 640]
-    wishes = Wishes.from_params(promise)
-    assert exporter.load(tmp_path, "m.onnx", wishes).interface.dimensions == {
-        "images": tuple(promise["dynamic"]["images"])
-    }
+    assert promise["inputs"]["x"]["shape"] == ["images", 3, "H", "W"]
+    interface = exporter.load(tmp_path, "m.onnx", Wishes.from_params(promise)).interface
+    assert interface.limit("H") == Lengths(32, None, 32) and interface.limit("images") == Lengths()
+    assert interface.dimensions["H"] == tuple(promise["dynamic"]["H"]["measure"])
 
 
 def test_a_switch_has_the_values_that_run(tmp_path: Path) -> None:

@@ -11,8 +11,12 @@ import onnx
 import onnxruntime
 import pytest
 
+from packager import canonical, contract
 from packager.errors import StepError, TooNewError
 from packager.graphs import graph
+from packager.policy import factschema
+from packager.recipe import parse as read_recipe
+from packager.steps import export, measure
 from tests.unit.exporters.conftest import opened
 
 TEXT = """
@@ -171,6 +175,19 @@ def test_a_map_per_row_becomes_the_tensor_of_its_scores(tmp_path: Path) -> None:
     assert [dict(zip((30, 10, 20), row, strict=True)) for row in scores.tolist()] == own
 
 
+def test_the_classes_of_a_map_stand_in_the_contract(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    onnx.save(parsed(MAP), source / "model.onnx")
+    params = {"kind": "onnx", "payload": "model.onnx", "opset": 18, "ir": 8, "dynamic": {"N": [1, 8]}}
+    facts = export.run({"source": source}, tmp_path, params)
+    assert facts["classes"] == {"scores": [30, 10, 20]}
+    assert next(factschema.check(facts, export.ANSWER, "facts"), None) is None
+    recipe = read_recipe("name: m\nversion: 1.0.0\nsource: m.onnx\n", "bundle.yaml")
+    promised = contract.derive(recipe, facts, {"onnxruntime-cpu-fp32": "model/model.onnx"})
+    assert contract.parse(canonical.dump(promised)).classes == {"scores": (30, 10, 20)}
+
+
 def test_other_sequences_are_one_clear_sentence(tmp_path: Path) -> None:
     onnx.save(parsed(SEQUENCE), tmp_path / "model.onnx")
     with pytest.raises(StepError, match=r"^`scores` is a sequence, and only tensors can be served$") as caught:
@@ -210,3 +227,52 @@ def test_an_input_may_be_called_like_what_is_inside(tmp_path: Path, name: str) -
     got = onnxruntime.InferenceSession(proto.SerializeToString()).run(None, feeds)
     np.testing.assert_array_equal(got[0], source.run(feeds)[0])
     assert proto.graph.output[0].name == ("y_1" if name == "y" else "y")
+
+
+# -- what ONNX Runtime runs is taken
+
+
+def built(folder: Path, model: onnx.ModelProto, **more: Any) -> dict[str, Any]:
+    """Export and measure a graph as a build does; return the facts of both."""
+    source, out = folder / "source", folder / "out"
+    source.mkdir()
+    (out / "vectors").mkdir(parents=True)
+    onnx.save(model, source / "model.onnx")
+    params: dict[str, Any] = {"kind": "onnx", "payload": "model.onnx", **more}
+    facts = export.run({"source": source}, out, {**params, "opset": 18, "ir": 8})
+    compared = {"interface": facts["interface"], "ranges": facts["ranges"], "runtime": "onnxruntime"}
+    compared |= {"path": "model/model.onnx", "device": "cpu"}
+    return facts | measure.run({"source": source, "artefact": out}, out / "vectors", {**params, **compared})
+
+
+def test_weights_that_are_listed_as_inputs(tmp_path: Path) -> None:
+    """As every exporter before IR 4 wrote them."""
+    model = written(tmp_path, 11)
+    model.ir_version = 3
+    if "w" not in [value.name for value in model.graph.input]:
+        model.graph.input.append(onnx.helper.make_tensor_value_info("w", onnx.TensorProto.FLOAT, [4, 2]))
+    facts = built(tmp_path, model, dynamic={"N": [1, 4]})
+    assert [port["name"] for port in facts["interface"]["inputs"]] == ["x"]
+    assert all(case["outputs"]["y"]["frontier"] == [] for case in facts["cases"])
+
+
+@pytest.mark.parametrize("stated", [[], [1], [1, 1, 1, 1], ["N", 7]])
+def test_a_stated_rank_or_length_that_is_wrong_is_corrected(tmp_path: Path, stated: list[Any]) -> None:
+    """ONNX Runtime warns of it and goes on."""
+    model = onnx.parser.parse_model(GELU.format(node="Relu(x)").replace(" : 20", " : 17"))
+    model.graph.output[0].CopyFrom(onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, stated))
+    facts = built(tmp_path, model, dynamic={"N": [1, 8]})
+    assert facts["interface"]["outputs"] == [{"name": "y", "dtype": "float32", "shape": ["N", 4]}]
+    assert {tuple(case["outputs"]["y"]["shape"]) for case in facts["cases"]} >= {(1, 4), (8, 4)}
+
+
+def test_a_range_of_a_single_number_is_drawn_as_an_array(tmp_path: Path) -> None:
+    """ONNX Runtime takes no numpy scalars, and its refusal was told as the model's."""
+    text = '<ir_version: 8, opset_import: ["" : 17]> net (float[N, 4] x, float f) => (float[N, 4] y) { y = Mul(x, f) }'
+    described = {
+        "x": {"dtype": "float32", "shape": ["N", 4]},
+        "f": {"dtype": "float32", "shape": [], "range": [46.875, 100]},
+    }
+    facts = built(tmp_path, onnx.parser.parse_model(text), inputs=described, dynamic={"N": [1, 4]})
+    assert facts["ranges"] == {"f": [46.875, 100]}
+    assert len(facts["cases"]) > 3

@@ -17,6 +17,7 @@ from packager.server.errors import RequestError, StartError
 from packager.server.gate import Gate, Limits
 from packager.server.guard import Guard
 from packager.server.interface import Interface, Range, Tensor
+from packager.server.trial import Trial
 
 X = Tensor("x", "float32", ("batch", 256))
 ROW = 1024  # bytes
@@ -49,31 +50,31 @@ def interface(low: int, high: int | None) -> Interface:
 
 
 def test_a_quick_model_runs_inline_whatever_its_input():
-    assert model.warm_up(Timed(0.0), interface(1, 64)).inline_bytes == model.INLINE_BYTES
-    assert model.warm_up(Timed(0.0), interface(1, None)).inline_bytes >= model.INLINE_BYTES / 2
+    assert model.warm_up(Timed(0.0), Trial(interface(1, 64))).inline_bytes == model.INLINE_BYTES
+    assert model.warm_up(Timed(0.0), Trial(interface(1, None))).inline_bytes >= model.INLINE_BYTES / 2
 
 
 def test_a_slow_model_never_runs_inline():
     session = Timed(0.003)
-    warm = model.warm_up(session, interface(2, 64))
+    warm = model.warm_up(session, Trial(interface(2, 64)))
     assert (warm.inline_bytes, set(session.sizes)) == (0, {2})
     assert warm.seconds >= 0.006
 
 
 def test_inputs_run_inline_up_to_the_size_that_takes_a_millisecond():
-    limit = model.warm_up(Timed(0.0003), interface(1, 64)).inline_bytes
+    limit = model.warm_up(Timed(0.0003), Trial(interface(1, 64))).inline_bytes
     assert 1 * ROW <= limit <= 4 * ROW + 1024
 
 
 def test_warm_up_stays_inside_the_promised_shapes():
     session = Timed(0.0)
-    model.warm_up(session, interface(3, 5))
+    model.warm_up(session, Trial(interface(3, 5)))
     assert set(session.sizes) == {3, 5}
 
 
 def test_a_model_that_fails_on_its_smallest_inputs_does_not_start():
     with pytest.raises(StartError, match="no zeros, please"):
-        model.warm_up(Timed(float("inf")), interface(1, 2))
+        model.warm_up(Timed(float("inf")), Trial(interface(1, 2)))
 
 
 @pytest.mark.parametrize(
@@ -205,7 +206,7 @@ def test_the_gate_refuses_what_would_not_fit():
 
 
 def test_zeros_have_the_runtime_s_own_types():
-    feeds = model._zeros(Interface((Tensor("s", "string", (2,)), Tensor("b", "bool", (1,))), (X,), {}), 1)
+    feeds = Trial(Interface((Tensor("s", "string", (2,)), Tensor("b", "bool", (1,))), (X,), {})).smallest()
     assert feeds["s"].tolist() == ["", ""]
     assert feeds["b"].dtype == np.bool_
 

@@ -14,7 +14,8 @@ from onnx import helper as h
 from packager.exporters import Wishes
 from packager.exporters import onnx as exporter
 from packager.graphs import graph
-from packager.steps import export
+from packager.lengths import Lengths
+from packager.steps import _outputs, export
 from tests.unit.exporters.test_described import saved
 
 
@@ -29,7 +30,17 @@ def test_a_length_that_shrinks_is_not_taken_for_one(stated: Any, tmp_path: Path)
     source = exporter.load(path.parent, path.name, Wishes(dynamic={"width": (1, 512)}))
     model = source.to_onnx(17)
     accepted = export.describe_inputs(source.interface)
-    export.state_outputs(model, export.observe(source, accepted, 0))
-    assert graph.port(model.graph.output[0])[2] == ("n", 4, "y_2")
+    _outputs.state_outputs(model, _outputs.observe(source, accepted, 0))
+    assert graph.port(model.graph.output[0])[2] == ("n", 4, "ceil(width/8)")
     (answer,) = source.run({"x": np.zeros((2, 4, 320), "float32")})
     assert answer.shape == (2, 4, 40)
+
+
+def test_two_axes_in_steps_are_told_from_each_other(tmp_path: Path) -> None:
+    path = saved(tmp_path, [h.make_node("Relu", ["x"], ["y"])], {"x": (T.FLOAT, ["n", "height", "width"])},
+                 {"y": (T.FLOAT, [1])})  # fmt: skip
+    limits = {"height": Lengths(32, None, 32), "width": Lengths(32, None, 32)}
+    source = exporter.load(path.parent, path.name, Wishes(limits=limits))
+    model = source.to_onnx(17)
+    _outputs.state_outputs(model, _outputs.observe(source, export.describe_inputs(source.interface), 0))
+    assert graph.port(model.graph.output[0])[2] == ("n", "height", "width")

@@ -153,7 +153,7 @@ def test_the_stated_shapes_are_those_that_were_seen(tmp_path: Path) -> None:
     torch.export.save(torch.export.export(Filter(), (torch.ones(4, 2),), dynamic_shapes=dims), tmp_path / "m.pt2")
     (tmp_path / "out").mkdir()
     facts = export.run({"source": tmp_path}, tmp_path / "out", {"kind": "pt2", "payload": "m.pt2", **LEVEL})
-    assert [output["shape"] for output in facts["interface"]["outputs"]] == [["output_0_0"], ["2*batch", 2]]
+    assert [output["shape"] for output in facts["interface"]["outputs"]] == [["data_output_0_0"], ["2*batch", 2]]
 
 
 def test_an_artefact_that_does_not_load(exported: Exported, tmp_path: Path) -> None:

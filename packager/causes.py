@@ -18,6 +18,10 @@ _WRAPPING = re.compile(
 )
 _TRACE = re.compile(r"Traceback \(most recent call last\)|Detected at node .*\(most recent call last\)", re.DOTALL)
 _OWN = re.compile(r"^ *(?:[\w.]+\.)?[A-Z]\w*(?:Error|Exception): (.+)$", re.MULTILINE)
+_RUNTIME = re.compile(
+    r"\[ONNXRuntimeError\] : \d+ : \w+ : |Load model from \S+ failed: ?|Exception during initialization: ?"
+)
+_STATUS = re.compile(r"running (\w+) node\..*?Status Message: (.*)", re.DOTALL)  # the node, and what it said
 _TAIL = re.compile(r"\s*(\[\[\{\{node .*|\[Op:[^\]]*\].*|Full object config: .*)$")
 
 
@@ -28,7 +32,9 @@ def cause(error: BaseException) -> str:
 
 def words(text: str) -> str:
     """Return the line of a message that names the cause; a line that only announces the next one comes with it."""
-    plain = _ANSI.sub("", text)
+    plain = _RUNTIME.sub("", _ANSI.sub("", text))
+    if status := _STATUS.search(plain):
+        plain = f"{status[1]}: {status[2]}"
     rows = [row for row in plain.splitlines() if row.strip() and not _WRAPPING.match(row.strip())]
     if plain.startswith("in user code:") and (own := list(_OWN.finditer(plain))):  # its trace is indented to its end
         return words(plain[own[-1].start(1) :])
@@ -38,5 +44,10 @@ def words(text: str) -> str:
     told = [row for row in told if row]
     if not told:
         return "no message"
-    first = f"{told[0]} {told[1]}" if told[0].endswith(":") and len(told) > 1 else told[0]
-    return first if len(first) <= _LONGEST else f"{first[:_LONGEST]}…"
+    return shortened(f"{told[0]} {told[1]}" if told[0].endswith(":") and len(told) > 1 else told[0])
+
+
+def shortened(text: str, longest: int = _LONGEST) -> str:
+    """Return a text that is not too long. Its end stays whole: a cause comes last, behind places and names."""
+    head = longest // 4
+    return text if len(text) <= longest else f"{text[:head]} … {text[head - longest :]}"
