@@ -232,7 +232,8 @@ class Terms:
 class Contract:
     """A parsed contract. `dimensions` says of a name which lengths were measured, and which are taken.
 
-    `classes` says of outputs with one score per class which class every column is.
+    `classes` says of outputs with one score per class which class every column is. In `format` 1 the ranges of inputs
+    are all that is promised of values, and nothing is refused for them.
     """
 
     inputs: tuple[Port, ...]
@@ -242,6 +243,7 @@ class Contract:
     runs_on: Mapping[str, Promise]
     targets: Mapping[str, Terms]
     slo: Mapping[str, float]
+    format: int = FORMAT
     classes: Mapping[str, tuple[int | str, ...]] = field(default_factory=dict)
 
 
@@ -268,6 +270,7 @@ def _contract(value: JSON) -> Contract:
         {name: _read_promise(name, promise) for name, promise in _mapping(value["runs-on"], dict).items()},
         {name: _terms(name, terms, graph) for name, terms in _mapping(value["targets"], dict).items()},
         _mapping(value.get("slo", {}), _number),
+        value["format"],
         _mapping(value.get("classes", {}), lambda labels: tuple(map(_class, _list(labels)))),
     )
 
@@ -300,7 +303,8 @@ def parse_interface(data: bytes) -> Contract | None:
     For comparing with releases that another version of this program built: nothing else of them may be relied on.
     """
     try:
-        return Contract(*_interface(canonical.load(data, limit=MAX_CONTRACT)), {}, {}, {}, {})
+        value = canonical.load(data, limit=MAX_CONTRACT)
+        return Contract(*_interface(value), {}, {}, {}, {}, 1 if value.get("format") == 1 else FORMAT)
     except (ValueError, TypeError, KeyError, AttributeError):
         return None
 

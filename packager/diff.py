@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -151,7 +151,8 @@ def _input(old: Contract, new: Contract, before: Port, after: Port) -> Iterator[
             narrower = not was.lengths.within(now.lengths)
             message = f"axis {axis} was measured at {was.lengths}, now at {now.lengths}"
             yield Change("measured", before.name, message + ("; less than before" if narrower else ""), "minor")
-    yield from _port_values(before, after)
+    promised = replace(before, limit=before.range) if old.format == 1 else before
+    yield from _port_values(promised, after)
 
 
 def _port_values(before: Port, after: Port) -> Iterator[Change]:

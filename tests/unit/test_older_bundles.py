@@ -70,10 +70,14 @@ def test_it_is_served_as_it_was(bundle: Bundle, tmp_path: Path) -> None:
 
 def test_a_release_after_it_is_compared_with_it(bundle: Bundle) -> None:
     old = bundle.load(CONTRACT)
-    new = {**old, "format": contract.FORMAT, "values": {"ids": {"min": 0, "max": 8}}}
-    before, after = (contract.parse(canonical.dump(value)) for value in (old, new))
-    (change,) = diff.contracts(before, after)
-    assert (change.subject, change.level) == ("ids", "major") and "now takes values in [0, 8]" in change.message
+    limits = {"ids": {"min": 0, "max": 8}, "scale": {"min": 0, "max": 1}}
+    before, after = (
+        contract.parse(canonical.dump(value)) for value in (old, {**old, "format": contract.FORMAT, "values": limits})
+    )
+    assert diff.contracts(before, after) == [], "what it promised of values was its ranges"
+    narrower = {**old, "format": contract.FORMAT, "values": {**limits, "ids": {"min": 0, "max": 7}}}
+    (change,) = diff.contracts(before, contract.parse(canonical.dump(narrower)))
+    assert (change.subject, change.level) == ("ids", "major") and "now takes values in [0, 7]" in change.message
     spans = {name: {**span, "limit": {"min": 1}} for name, span in old["interface"]["dimensions"].items()}
     wider = {**old, "format": contract.FORMAT, "values": {}, "interface": {**old["interface"], "dimensions": spans}}
     levels = {change.level for change in diff.contracts(before, contract.parse(canonical.dump(wider)))}
