@@ -10,7 +10,7 @@ LINKS  = $(shell $(BIN)/python -m pip config get global.find-links 2>/dev/null)
 FIND   = $(foreach place,$(PIP_FIND_LINKS) $(LINKS),--find-links $(place))
 
 .DEFAULT_GOAL := help
-.PHONY: help dev demo demo-encoder test test-all attacks lint fmt bench wheel golden clean
+.PHONY: help dev demo demo-encoder corpus test test-all attacks lint fmt bench wheel golden clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -49,6 +49,9 @@ lint: $(READY) ## format, lint and types
 fmt: $(READY) ## format and fix what can be fixed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+corpus: $(READY) ## ONNX files out of public packages, from init to served answers; goes on where it ended
+	$(BIN)/python -m tests.corpus.run
 
 bench: $(READY) ## run the benchmarks and print their ratios
 	@for file in tests/benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done

@@ -18,6 +18,7 @@ TITLES = {
     "torch": "torch",
     "onnx": "ONNX files of other tools",
     "keras": "Keras and TensorFlow",
+    "corpus": "ONNX files out of public packages",
 }
 VERDICTS = ("right", "refused-clear", "refused-poor", "wrong", "crash")
 _INTRO = """# Models and what becomes of them
@@ -30,6 +31,11 @@ build measures it, and then compared with its source on fresh inputs of another 
 the largest seen. *refused*: one sentence with the reason and a way out, shown here. The other columns count faults:
 *poorly* is a refusal without a useful word, or of a model whose graph is right; *wrong* was built and answers otherwise;
 *crash* is anything that is no clear error.
+
+Files out of public packages (`make corpus`; the list is `tests/corpus/packages.json`) were trained by others. Each goes through
+`init`, `lock` and `build` as a newcomer's would, nothing edited; what was built is installed, served, and asked at every
+size that the file itself takes in ONNX Runtime, up to six lengths of each axis: a size that is refused counts as wrong.
+The difference is that to the file as ONNX Runtime runs it by default; seconds and memory are those of the three commands.
 """
 
 
@@ -61,17 +67,24 @@ def _summary(families: Sequence[str], found: Sequence[dict[str, Any]]) -> list[s
 
 def _family(name: str, found: Sequence[dict[str, Any]]) -> list[str]:
     own = [row for row in found if row["family"] == name]
+    costs = any("seconds" in row and "megabytes" in row for row in own)
     lines = [
-        f"| {_title(row)} | {_verdict(row)} | {_difference(row)} | {_cell(row.get('reason', ''))} |" for row in own
+        f"| {_title(row)} | {_verdict(row)} | {_difference(row)} | {_cost(row) if costs else ''}"
+        f"{_cell(row.get('reason', ''))} |"
+        for row in own
     ]
     return [
         f"## {TITLES[name]}",
         "",
-        "| model | verdict | difference | reason |",
-        "| --- | --- | ---: | --- |",
+        f"| model | verdict | difference | {'sizes | seconds | MB | ' if costs else ''}reason |",
+        f"| --- | --- | ---: | {'---: | ---: | ---: | ' if costs else ''}--- |",
         *lines,
         "",
     ]
+
+
+def _cost(row: dict[str, Any]) -> str:
+    return f"{row.get('sizes', '')} | {row['seconds']:.0f} | {row['megabytes']} | "
 
 
 def _title(row: dict[str, Any]) -> str:
