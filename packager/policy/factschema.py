@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 
 from packager import canonical
@@ -70,10 +70,19 @@ def check(value: JSON, schema: Mapping[str, JSON], where: str) -> Iterator[str]:
     elif isinstance(value, int | float) and value < schema.get("minimum", value):
         yield f"`{where}` is below {schema['minimum']}"
     elif isinstance(value, list):
-        for place, item in enumerate(value):
-            yield from check(item, schema.get("items", {}), f"{where}[{place}]")
+        yield from _items(value, schema, where)
     elif isinstance(value, dict):
         yield from _members(value, schema, where)
+
+
+def _items(value: Sequence[JSON], schema: Mapping[str, JSON], where: str) -> Iterator[str]:
+    least, most = schema.get("minItems", 0), schema.get("maxItems", len(value))
+    if not least <= len(value) <= most:
+        yield f"`{where}` has {len(value)} members"
+    first = schema.get("prefixItems", ())
+    for place, item in enumerate(value):
+        form = first[place] if place < len(first) else schema.get("items", {})
+        yield from check(item, form, f"{where}[{place}]")
 
 
 def _members(value: Mapping[str, JSON], schema: Mapping[str, JSON], where: str) -> Iterator[str]:

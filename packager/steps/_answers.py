@@ -29,6 +29,11 @@ def listed(items: Schema) -> Schema:
     return {"type": "array", "items": items}
 
 
+def tuple_of(*members: Schema) -> Schema:
+    """Return the schema of an array with exactly these members."""
+    return {"type": "array", "prefixItems": list(members), "minItems": len(members), "maxItems": len(members)}
+
+
 def record(required: Mapping[str, Schema], optional: Mapping[str, Schema] | None = None) -> Schema:
     """Return the schema of an object with these members and no others."""
     known = {**required, **(optional or {})}
@@ -46,7 +51,7 @@ INTERFACE = record(
         "dimensions": table(
             record(
                 {"min": _LENGTH, "max": _LENGTH},
-                {**_TAKEN, "limit": record({"min": _LENGTH}, _TAKEN), "is": {"type": "array"}},
+                {**_TAKEN, "limit": record({"min": _LENGTH}, _TAKEN), "is": tuple_of(_LENGTH, TEXT)},
             )
         ),
     }
@@ -64,7 +69,7 @@ GRAPH: Schema = {
 }  # fmt: skip
 
 EXPORT = record(
-    {"interface": INTERFACE, "ranges": table(listed(NUMBER)), "graph": GRAPH, "nondeterministic": TEXTS},
+    {"interface": INTERFACE, "ranges": table(tuple_of(NUMBER, NUMBER)), "graph": GRAPH, "nondeterministic": TEXTS},
     {
         "values": table(listed({"type": ["number", "string"]})),
         "firm": TEXTS,
