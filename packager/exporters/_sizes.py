@@ -25,6 +25,8 @@ _LARGE = (
     768, 800, 960, 1000, 1024, 1025, 1280, 1536, 2000, 2048, 2049, 3000, 4000, 4096, 8000, 8192, 16000, 16384, 32000,
     48000, 65536,
 )  # fmt: skip
+_LAST = tuple(length for length in (*range(1, 41), *_SMALL, *_LARGE) if length not in _FIRST)
+"""Where nothing has run yet."""
 _APART = (2, 3)  # lengths for one axis and the others: neither is broadcast to the other
 _PAIRS = 12  # axes that are tried in pairs
 _LEAST = 3  # lengths that must run, and others that must not, before multiples are believed
@@ -122,6 +124,8 @@ def _base(axes: Sequence[Axis], runs: Runs, budget: Budget) -> Lengths | None:
         ({**dict.fromkeys(first, rows), **dict.fromkeys(rest, length)} for rows in (2, 1) for length in _FIRST),
         ({**dict.fromkeys(first, length), **dict.fromkeys(rest, length)} for length in _FIRST),
         _by_name(axes),
+        ({**dict.fromkeys(first, rows), **dict.fromkeys(rest, length)} for rows in (2, 1) for length in _LAST),
+        ({**dict.fromkeys(first, length), **dict.fromkeys(rest, length)} for length in _LAST),
     )
     for lengths in tried:
         if runs(lengths):

@@ -219,7 +219,7 @@ def test_a_new_version_switches_and_rolls_back(built: Project, wheelhouse: Path,
 
 def test_a_kill_during_install_leaves_the_old_release_serving(built: Project, wheelhouse: Path, tmp_path: Path) -> None:
     site = tmp_path / "site"
-    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PACKAGER_STORE": str(built.store)}
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PACKAGER_STORE": str(tmp_path / "store")}
     command = [sys.executable, "-m", "packager", "install", "cnn.bundle.tar", str(site), "--key", "release.pub",
                "--wheelhouse", str(wheelhouse)]  # fmt: skip
     for delay in (0.3, 0.8, 1.5):

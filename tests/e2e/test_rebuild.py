@@ -131,11 +131,11 @@ def test_the_parts_that_vary_are_apart_from_those_that_do_not(built: Project) ->
     assert provenance(built) == before
     try:
         built.write(CNN_RECIPE + "license: MIT\n")
-        built.run("build", "--locked", PACKAGER_BUILDER="https://other.example/builder")
+        built.run("build", "--locked", "--replace", PACKAGER_BUILDER="https://other.example/builder")
         changed = provenance(built)
     finally:
         built.write(CNN_RECIPE)
-        built.run("build", "--locked")
+        built.run("build", "--locked", "--replace")
     assert changed["buildDefinition"]["externalParameters"]["recipe"]["license"] == "MIT"
     assert changed["runDetails"]["builder"]["id"] == "https://other.example/builder"
     assert provenance(built)["buildDefinition"] == before["buildDefinition"]
