@@ -16,6 +16,7 @@ from packager.exporters._sklearn.critical import critical_rows, tied_rows
 from tests.unit.exporters.sklearn import cases
 from tests.unit.exporters.written import difference
 
+TIE = 1e-12
 METHODS = ("predict", "predict_proba", "decision_function", "score_samples")
 
 
@@ -33,12 +34,22 @@ def test_a_graph_answers_as_its_estimator(case: cases.Case) -> None:
     fresh = cases.fresh(case.data)
     methods = case.methods or [method for method in METHODS if hasattr(model, method)]
     assert methods
-    found = {method: difference(model, fresh, method, case.opset) for method in methods}
+    found = {method: differs(case, model, fresh, method) for method in methods}
     near = critical_rows(model) if cases.is_continuous(case.data) else None
     if near is not None:
-        found = {method: max(found[method], difference(model, near, method, case.opset)) for method in methods}
+        found = {method: max(found[method], differs(case, model, near, method)) for method in methods}
     allowed = {method: 0 if method == "predict" and case.labels else case.tolerance for method in methods}
     assert all(found[method] <= allowed[method] for method in methods), found
+
+
+def differs(case: cases.Case, model: Any, rows: Any, method: str) -> float:
+    """Return the largest difference; of labels only where two scores are no tie within what processors round."""
+    if method == "predict" and case.labels and "predict_proba" in (case.methods or METHODS):
+        scores = getattr(model, "predict_proba", lambda given: [])(rows)
+        if isinstance(scores, np.ndarray) and scores.ndim == 2 and scores.shape[1] > 1:
+            first, second = np.sort(scores, axis=1)[:, -1], np.sort(scores, axis=1)[:, -2]
+            rows = rows[~(first - second <= TIE)]
+    return difference(model, rows, method, case.opset)
 
 
 @pytest.mark.parametrize("case", cases.REFUSED_CASES, ids=lambda case: case.name)
