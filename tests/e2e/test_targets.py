@@ -26,6 +26,7 @@ name: net
 version: 1.0.0
 source: model.onnx
 inputs: {image: {dtype: float32, shape: [batch, 1, 8, 8], range: [0, 1]}}
+dynamic: {batch: [1, 64]}
 calibration: images.npz
 tolerance: {int8: {atol: 0.05, rtol: 0.05}}
 runs-on:
