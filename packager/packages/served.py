@@ -19,11 +19,11 @@ import shutil
 import subprocess
 import sys
 import venv
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from packaging.utils import canonicalize_name
-from packaging.version import Version
+from packaging.version import InvalidVersion, Version
 
 from packager import canonical
 from packager.errors import SourceError, StorageError
@@ -178,8 +178,11 @@ def _settings(pip: Sequence[str], variables: Mapping[str, str]) -> dict[str, str
 
 def _failure(said: str, supply: Supply) -> SourceError | StorageError:
     """Return pip's failure as ours: the line that says why, and the way out."""
-    errors = [row.removeprefix("ERROR: ") for row in said.splitlines() if row.startswith("ERROR")]
-    reason = re.sub(r"://[^/@\s]+@", "://…@", re.sub(r"\s+", " ", " ".join(errors or said.splitlines()[-1:])))[:500]
+    rows = [row.strip() for row in said.splitlines() if row.strip()]
+    errors = [row.removeprefix("ERROR: ") for row in rows if row.startswith("ERROR")]
+    if errors == ["Exception:"]:  # pip itself failed: the last line of its trace says why
+        errors = rows[-1:]
+    reason = re.sub(r"://[^/@\s]+@", "://…@", re.sub(r"\s+", " ", " ".join(errors or rows[-1:])))[:500]
     if os.strerror(errno.ENOSPC) in said:
         return StorageError("no space left while installing the locked dependencies",
                             hint="free some space and repeat; nothing half-written is left")  # fmt: skip
@@ -193,10 +196,7 @@ def _failure(said: str, supply: Supply) -> SourceError | StorageError:
 def _check(target: Path, supply: Supply) -> None:
     """Raise SourceError unless the environment holds what is locked and, but for pip itself, nothing else."""
     (packages,) = (target / "lib").glob("python*/site-packages")
-    there = {
-        (canonicalize_name(item.name), Version(item.version))
-        for item in importlib.metadata.distributions(path=[str(packages)])
-    }
+    there = set(_installed(packages))
     pins = re.findall(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)", supply.requirements.read_text("utf-8"), re.MULTILINE)
     wanted = {(canonicalize_name(name), Version(version)) for name, version in pins}
     more = {pair for pair in there - wanted if pair[0] not in ("pip", "setuptools")}
@@ -208,6 +208,18 @@ def _check(target: Path, supply: Supply) -> None:
     if more:
         raise SourceError(f"pip installed {_named(sorted(more))}, which the bundle does not lock",
                           hint="ask the publisher for a lock that names it")  # fmt: skip
+
+
+def _installed(packages: Path) -> Iterator[tuple[str, Version]]:
+    """Yield the distributions in a directory. Raises SourceError for one without a name or a version."""
+    for item in importlib.metadata.distributions(path=[str(packages)]):
+        try:
+            yield canonicalize_name(item.name), Version(item.version)
+        except (InvalidVersion, TypeError, AttributeError, KeyError):
+            raise SourceError(
+                "pip installed a distribution that says no name or version of itself",
+                hint="ask the publisher for a bundle whose wheels hold nothing but what it locks",
+            ) from None
 
 
 def _named(pairs: Sequence[tuple[str, Version]]) -> str:

@@ -109,8 +109,7 @@ def _refused(file: files.File, desk: Desk, verb: str, status: int, said: str) ->
     rows = [row for row in said.splitlines() if row.strip()]
     start = next((place for place, row in enumerate(rows) if row.startswith(("error", "refused", "FAIL"))), -4)
     words = " ".join(rows[start:])
-    hint = "hint:" in said or "allow" in said
-    poor = not hint or any(word in said for word in _FOREIGN)
+    poor = "hint:" not in said or any(word in said for word in _FOREIGN)
     verdict = "crash" if status in (70, -9) or "Traceback" in said else "refused-poor" if poor else "refused-clear"
     return Row("corpus", file.title, verdict, None, f"{verb}: {words}"[:400], round(desk.seconds, 1), desk.megabytes)
 

@@ -35,7 +35,8 @@ the largest seen. *refused*: one sentence with the reason and a way out, shown h
 Files out of public packages (`make corpus`; the list is `tests/corpus/packages.json`) were trained by others. Each goes through
 `init`, `lock` and `build` as a newcomer's would, nothing edited; what was built is installed, served, and asked at every
 size that the file itself takes in ONNX Runtime, up to six lengths of each axis: a size that is refused counts as wrong.
-The difference is that to the file as ONNX Runtime runs it by default; seconds and memory are those of the three commands.
+The difference is that to the file as ONNX Runtime runs it by default; as far as its own optimisation moves an output, so far
+an answer may be off. Seconds and memory are those of the three commands.
 """
 
 

@@ -109,3 +109,12 @@ def test_a_wheel_that_brings_another_distribution_is_refused(tmp_path: Path) -> 
     with pytest.raises(SourceError, match=r"pip installed `fremdes 2\.0`, which the bundle does not lock"):
         served.place(tmp_path / "one", given, {}, tmp_path / "served")
     assert not any(path.is_dir() for path in (tmp_path / "served").iterdir())
+
+
+def test_where_pip_itself_fails_the_cause_is_told(tmp_path: Path) -> None:
+    """A distribution of no version ends pip with a trace; the line of it that says why is shown, not its heading."""
+    about = b"Metadata-Version: 2.1\nName: fremdes\nVersion: none at all\n"
+    given = supply(tmp_path, {"fremdes.egg-info/PKG-INFO": about})
+    with pytest.raises(SourceError, match="none at all") as caught:
+        served.place(tmp_path / "one", given, {}, None)
+    assert "Traceback" not in caught.value.message and caught.value.hint
