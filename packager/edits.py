@@ -23,6 +23,8 @@ _PLAIN = re.compile(r"[A-Za-z_/][A-Za-z0-9_./-]*")
 _WORDS = frozenset({"true", "false", "null", "yes", "no", "on", "off"})
 _OPEN = frozenset({"dynamic", "inputs", "export", "custom-domains"})  # nothing that says how exact or how confined
 _DEEPEST, _LONGEST = 4, 2000
+KNOWN_DOMAINS = ("com.microsoft",)
+"""Operators beyond ONNX's own that ONNX Runtime brings; a person decides who promises others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,8 @@ def from_worker(value: JSON) -> tuple[Edit, ...]:
                 path, rename = (first, *map(str, rest)), more.get("rename")
                 small = len(path) <= _DEEPEST and len(json.dumps(item)) <= _LONGEST
                 if first in _OPEN and small and (rename is None or isinstance(rename, str)):
-                    found.append(Edit(path, more.get("value"), rename, consents=bool(more.get("consents"))))
+                    foreign = first == "custom-domains" and more.get("value") not in KNOWN_DOMAINS
+                    found.append(Edit(path, more.get("value"), rename, consents=foreign or bool(more.get("consents"))))
     return tuple(found)
 
 

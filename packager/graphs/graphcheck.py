@@ -18,14 +18,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
-from packager.edits import APPEND, Edit
+from packager.edits import APPEND, KNOWN_DOMAINS, Edit
 from packager.errors import StepError
 from packager.formats import onnxfile
 from packager.formats.onnxfile import Message, Reader, Span
 from packager.graphs.tensorcheck import AGAIN, MOST_ELEMENTS, SMALL, Numbers, SizeOf, Tensors, refuse, size_below
 
 STANDARD = frozenset({"", "ai.onnx", "ai.onnx.ml"})
-_KNOWN = ("com.microsoft",)  # beyond them: ONNX Runtime brings it; who promises another one has to know
 MOST_NODES = 250_000  # functions written out; the largest known language models have a tenth of that
 DEEPEST = 16  # `If` inside `If`; protobuf itself ends at 33
 
@@ -165,7 +164,7 @@ class _Walk:
             refuse(
                 f"operator `{kind:.80}` is of the domain `{domain:.80}`, which is not ONNX's own",
                 f"if every promised runtime knows it, write `custom-domains: [{domain:.80}]` in the recipe",
-                [Edit(("custom-domains", APPEND), domain, consents=domain not in _KNOWN)],
+                [Edit(("custom-domains", APPEND), domain, consents=domain not in KNOWN_DOMAINS)],
             )
         found = [self.reader.read(span) for span in self.reader.spans(message, 5)]
         names = [self.reader.text(attribute, 1) for attribute in found]
