@@ -59,6 +59,9 @@ def _pulled(step: Any, made: Any, width: int) -> Any:
         return _pulled_columns(step, made, width)
     if hasattr(step, "statistics_") and made.shape[1] >= width:
         return made[:, :width]
+    if hasattr(step, "powers_"):  # of polynomials: the columns as they came
+        own = (step.powers_.sum(axis=1) == 1) & (made.shape[1] == len(step.powers_))
+        return made[:, numpy.argsort(step.powers_[own].argmax(axis=1))] if own.sum() == width else None
     if not hasattr(step, "inverse_transform") or hasattr(step, "vocabulary_"):  # the inverse of text is lists of words
         return None
     try:

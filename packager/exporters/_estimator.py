@@ -35,7 +35,7 @@ from packager.exporters import (
 )
 from packager.exporters._sklearn import boosters
 from packager.exporters._sklearn.builder import Builder, Frame, Value
-from packager.exporters._sklearn.critical import tied_rows
+from packager.exporters._sklearn.critical import refuse_rounding, tied_rows
 from packager.exporters._table import Table
 
 TOOLCHAIN: tuple[str, ...] = (
@@ -136,12 +136,17 @@ class Estimator:
             return _gaps(self.model, self.table.given(feeds), expected, got)
 
     def leaves(self, feeds: Feeds) -> Leaves:
-        """Leave out what no graph repeats: which of equally near neighbours the library met first."""
-        parts = _text.parts(self.model)
-        if not any(hasattr(part, "kneighbors") or type(part).__name__ == "KNNImputer" for part in parts):
-            return Leaves()
+        """Leave out what no graph repeats: which of equally near neighbours the library met first.
+
+        Raises StepError where a linear model's own answers are rounding.
+        """
+        parts = list(_text.parts(self.model))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            if any(hasattr(part, "coef_") and hasattr(part, "intercept_") for part in parts):
+                refuse_rounding(self.model, self.table.given(feeds))
+            if not any(hasattr(part, "kneighbors") or type(part).__name__ == "KNNImputer" for part in parts):
+                return Leaves()
             return Leaves(tied=tied_rows(self.model, self.table.given(feeds)))
 
     def samples(self) -> Mapping[str, Any]:

@@ -11,11 +11,15 @@ import importlib
 from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
+from packager.exporters._sklearn import refuse
+
 Rows: TypeAlias = Any  # numpy.ndarray [rows, features]
 _MOST = 256
 _AT_ONCE = 256  # rows held against all fitted ones
 _TIED = 1e-7  # relative: distances by brute force are differences of squares, which lose half of their digits
 _BESIDE = (1e-6, -1e-6)
+_LAST_BIT = 2.0**-53
+_ABSOLUTE, _RELATIVE = 1e-5, 1e-4  # what an answer may be off by, where a recipe says nothing else
 
 
 def critical_rows(estimator: Any) -> Rows | None:
@@ -41,24 +45,55 @@ def tied_rows(model: Any, given: Any) -> Any:
     """
     numpy = importlib.import_module("numpy")
     found = numpy.zeros(given.shape[0], dtype=bool)  # a sparse matrix has no length
+    for part, own in _and_inside(model, given):
+        count = getattr(part, "n_neighbors", None)
+        if isinstance(count, int) and hasattr(part, "kneighbors") and count < part.n_samples_fit_:
+            far, _ = part.kneighbors(own, n_neighbors=count + 1)
+            found |= numpy.isclose(far[:, -1], far[:, -2], rtol=_TIED, atol=1e-12)
+        if type(part).__name__ == "KNNImputer":
+            found |= _tied_donors(numpy, part, numpy.asarray(own, dtype="float64"))
+    return found
+
+
+def refuse_rounding(model: Any, given: Any) -> None:
+    """Raise StepError where a linear model answers with what rounding left of terms that cancel.
+
+    A sum of doubles is off by up to 2**-53 of its terms' sizes (Higham, Accuracy and Stability of Numerical
+    Algorithms, 4.2), and in which order it is added up is the processor's choice. `given` is as for `tied_rows`.
+    """
+    numpy = importlib.import_module("numpy")
+    for part, own in _and_inside(model, given):
+        if not hasattr(part, "coef_") or not hasattr(part, "intercept_") or hasattr(own, "tocsr"):
+            continue
+        weights, offsets = numpy.atleast_2d(part.coef_), numpy.ravel(part.intercept_)
+        rows = numpy.asarray(own)
+        if weights.dtype.kind != "f" or rows.dtype.kind not in "fiub" or rows.shape[1:] != weights.shape[1:]:
+            continue
+        sizes = abs(rows.astype("float64")) @ abs(weights).T + abs(offsets)
+        answers = abs(rows.astype("float64") @ weights.T + offsets)
+        lost = numpy.isfinite(sizes) & (_LAST_BIT * sizes > _ABSOLUTE + _RELATIVE * answers)
+        if lost.any():
+            place = int(numpy.flatnonzero(lost)[0])
+            refuse(part, f"adds up terms of {sizes.flat[place]:.1e} to an answer of {answers.flat[place]:.1e}: doubles "
+                   "keep 16 digits, so that what it answers there is rounding",
+                   hint="scale the columns before their powers and products, for example with `StandardScaler` in "
+                   "front of `PolynomialFeatures`; fitting warns of an ill-conditioned matrix")  # fmt: skip
+
+
+def _and_inside(model: Any, given: Any) -> Iterator[tuple[Any, Any]]:
+    """Yield a model and every step and member inside it, each with what it is given."""
+    yield model, given
+    own = given
     for name, step in getattr(model, "steps", ()):
-        if name == model.steps[-1][0]:
-            return found | tied_rows(step, given)
-        if hasattr(step, "transform"):
-            found |= tied_rows(step, given)
-            given = step.transform(given)
-    count = getattr(model, "n_neighbors", None)
-    if isinstance(count, int) and hasattr(model, "kneighbors") and count < model.n_samples_fit_:
-        far, _ = model.kneighbors(given, n_neighbors=count + 1)
-        found |= numpy.isclose(far[:, -1], far[:, -2], rtol=_TIED, atol=1e-12)
-    if type(model).__name__ == "KNNImputer":
-        found |= _tied_donors(numpy, model, numpy.asarray(given, dtype="float64"))
-    for part, own in _parts(model, given):
-        found |= tied_rows(part, own)
+        if name == model.steps[-1][0] or hasattr(step, "transform"):
+            yield from _and_inside(step, own)
+        if name != model.steps[-1][0] and hasattr(step, "transform"):
+            own = step.transform(own)
+    for part, columns in _parts(model, given):
+        yield from _and_inside(part, columns)
     for member in _members(model):
         if given.shape[1:] == (getattr(member, "n_features_in_", None),):
-            found |= tied_rows(member, given)
-    return found
+            yield from _and_inside(member, given)
 
 
 def _parts(model: Any, given: Any) -> Iterator[tuple[Any, Any]]:

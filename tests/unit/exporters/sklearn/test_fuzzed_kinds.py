@@ -11,15 +11,21 @@ import pytest
 from sklearn.cluster import KMeans
 from sklearn.compose import ColumnTransformer
 from sklearn.decomposition import PCA
-from sklearn.ensemble import VotingClassifier
+from sklearn.ensemble import StackingRegressor, VotingClassifier
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.impute import KNNImputer
-from sklearn.linear_model import LinearRegression, SGDClassifier
+from sklearn.linear_model import LinearRegression, Ridge, SGDClassifier
 from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import KBinsDiscretizer, OrdinalEncoder, SplineTransformer, StandardScaler
+from sklearn.preprocessing import (
+    KBinsDiscretizer,
+    OrdinalEncoder,
+    PolynomialFeatures,
+    SplineTransformer,
+    StandardScaler,
+)
 
-from packager.exporters import _ranges
+from packager.exporters import _critical, _ranges
 from packager.exporters._sklearn.critical import tied_rows
 from tests.matrix.fuzz_tables import Made, registered
 from tests.matrix.test_models import registered as save
@@ -114,3 +120,39 @@ def test_splines_are_the_librarys_to_the_last_bit(mode: str, degree: int, knots:
     ends = np.array([[rows.min()], [rows.max()]])
     asked = np.vstack([rows, np.nextafter(rows, 0), ends, ends + np.array([[-1e-5], [1e-5]])])
     assert difference(model, asked, "transform") == 0
+
+
+def _stamped(powers: object) -> tuple[object, pd.DataFrame]:
+    """Return a line through squares of time stamps, and neighbours that keep the rows, fitted side by side."""
+    stamps = 1_700_000_000_000 + _RANDOM.integers(0, 8_000_000, 200)
+    given = pd.DataFrame({"stamp": stamps, "size": _RANDOM.normal(1e8, 1.0, 200)})
+    answers = (stamps - 1_700_000_000_000) / 4e4 + _RANDOM.normal(size=200)
+    stacked = StackingRegressor([("line", Ridge()), ("near", KNeighborsRegressor(3))], cv=2)
+    return make_pipeline(powers, stacked).fit(given, answers), given
+
+
+@pytest.mark.filterwarnings("ignore:An ill-conditioned matrix")
+def test_a_line_that_is_left_of_terms_that_cancel_is_refused(tmp_path: Path) -> None:
+    """Sums of 1e16 that leave 14 keep no digit of it: which sum it is differs between processors."""
+    model, given = _stamped(PolynomialFeatures(include_bias=False))
+    source = registered(Made("cancelled", model, given, {}), tmp_path / "source")
+    rows = {name: given[[name]].to_numpy() for name in given}
+    found = judge("fuzz", "cancelled", source, tmp_path / "graph", lambda _: rows)
+    assert found.verdict == "refused-clear"
+    assert "`Ridge` adds up terms of" in found.reason and "StandardScaler" in found.reason
+
+
+def test_the_same_line_behind_a_scaler_is_right(tmp_path: Path) -> None:
+    model, given = _stamped(make_pipeline(StandardScaler(), PolynomialFeatures(include_bias=False)))
+    source = registered(Made("scaled", model, given, {}), tmp_path / "source")
+    rows = {name: given[[name]].to_numpy() for name in given}
+    found = judge("fuzz", "scaled", source, tmp_path / "graph", lambda _: rows)
+    assert found.verdict == "right", found.reason
+
+
+@pytest.mark.filterwarnings("ignore:An ill-conditioned matrix")
+def test_rows_that_neighbours_keep_are_found_behind_powers() -> None:
+    """The columns as they came stand among the powers, so rows of the estimator are rows of the input."""
+    model, given = _stamped(PolynomialFeatures(include_bias=False))
+    found = _critical.rows(model, 2, list(given))
+    assert set(given["stamp"]) & set(found[:, 0].astype("int64").tolist())
