@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import sys
+from functools import cache
 from importlib import metadata
 from types import ModuleType
 from typing import Literal, TypeAlias, get_args
@@ -47,6 +49,7 @@ def _published(name: str) -> str:
     return name.replace("_", "-")
 
 
+@cache
 def _own(group: Group) -> dict[str, str]:
     folder = importlib.import_module(f"packager.{group}")
     modules = (info.name for info in pkgutil.iter_modules(folder.__path__))
@@ -54,6 +57,12 @@ def _own(group: Group) -> dict[str, str]:
 
 
 def _foreign(group: Group) -> dict[str, metadata.EntryPoint]:
+    return _registered(group, tuple(sys.path))
+
+
+@cache
+def _registered(group: Group, _path: tuple[str, ...]) -> dict[str, metadata.EntryPoint]:
+    """Read what is installed below `sys.path` once: that is a file of every package."""
     found = sorted(metadata.entry_points(group=f"packager.{group}"), key=lambda point: (point.name, point.value))
     return {_published(point.name): point for point in reversed(found)}
 

@@ -4,7 +4,8 @@
 `python -m tests.matrix.fuzz_graphs FIRST COUNT [FILE]` judges the graphs of these seeds in this process and appends one
 row of JSON each to FILE. A graph has one to three inputs of any rank, axes with names as exporters write them (`?`,
 `unk__3`, none at all, one name for two), ties between them, and operators that care for lengths. What is held: the draft
-builds, no length that is promised fails, and no length is refused that the file takes. No server is started.
+builds, no length that is promised fails, and no length is refused that the file takes; the server opens it, warms up,
+answers bodies of these lengths with the file's own numbers, and refuses none that the file takes. No socket is opened.
 """
 
 from __future__ import annotations
@@ -22,11 +23,15 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
+import orjson
 from onnx import TensorProto, helper, numpy_helper
 
 from packager import build, canonical, contract, init, plugins
 from packager import recipe as recipes
 from packager.errors import PackagerError
+from packager.server import config, model, protocol
+from packager.server.errors import RequestError
+from packager.server.trial import Trial
 from packager.steps import export, look, measure
 from tests.matrix.verdicts import LEVEL, Row, findings
 
@@ -217,6 +222,7 @@ def judge(seed: int) -> Row | None:
             return None
         try:
             promise = _built(place, Path(folder, "out"))
+            served = None if isinstance(promise, str) else Served.of(promise, Path(folder, "out"))
         except PackagerError as error:
             poor = "" if error.hint else "-poor"
             return Row("graphs", title, f"refused{poor or '-clear'}", reason=f"{error.message} / {error.hint}"[:300])
@@ -224,7 +230,7 @@ def judge(seed: int) -> Row | None:
             return Row("graphs", title, "crash", reason=f"{type(error).__name__}: {error}"[:300])
         if isinstance(promise, str):
             return Row("graphs", title, "refused-poor", reason=promise[:300])
-        refuted = next(_refuted(session, promise, seed), "")
+        refuted = next(_refuted(session, promise, served), "")
         return Row("graphs", title, "wrong" if refuted else "right", reason=refuted)
 
 
@@ -250,7 +256,47 @@ def _built(place: Path, out: Path) -> contract.Contract | str:
     if refused := findings(facts["interface"], done):
         return f"parity: {refused[0]}"
     paths = {target.name: "model/model.onnx" for target in parsed.targets()}
-    return contract.parse(canonical.dump(contract.derive(parsed, facts, paths, {}, {name: {} for name in paths})))
+    written = canonical.dump(contract.derive(parsed, facts, paths, {}, {name: {} for name in paths}))
+    (out / "contract.json").write_bytes(written)
+    return contract.parse(written)
+
+
+@dataclass(frozen=True)
+class Served:
+    """A built graph as the server has it, behind the socket: a body goes in, a body comes out."""
+
+    config: config.Config
+    session: model.Session
+
+    @staticmethod
+    def of(promise: contract.Contract, out: Path) -> Served:
+        """Open and warm up what was built in `out`, as the server does when it starts."""
+        stated = json.loads((out / "contract.json").read_bytes())
+        kept = {key: stated[key] for key in ("ranges", "values", "missing", "interface") if key in stated}
+        name, target = next(iter(stated["targets"].items()))
+        words = {"name": "g", "version": "1", "digest": "sha256:0", "runtime": target["runtime"], "target": name}
+        (out / "serve.json").write_bytes(canonical.dump({**kept, **words, "artefact": target["path"]}))
+        found = config.read(out / "serve.json")
+        session = model.load(found, 1)
+        model.warm_up(session, Trial.of(found))
+        return Served(found, session)
+
+    def answer(self, feeds: Mapping[str, Any]) -> list[Any]:
+        """Return the outputs of a request in JSON. Raises RequestError for what the server refuses."""
+        listed = [
+            {
+                "name": port.name,
+                "datatype": port.datatype,
+                "shape": list(feeds[port.name].shape),
+                "data": feeds[port.name].ravel().tolist(),
+            }
+            for port in self.config.interface.inputs
+        ]
+        request = protocol.parse(orjson.dumps({"inputs": listed}), None, self.config.interface)
+        results = self.session.run(request.feeds)
+        named = dict(zip((port.name for port in self.session.outputs), results, strict=True))
+        reply = orjson.loads(protocol.render(request, named, "g", "1").body)
+        return [np.array(item["data"], "float64").reshape(item["shape"]) for item in reply["outputs"]]
 
 
 def _tried(session: Any, seed: int) -> Iterator[list[list[int]]]:
@@ -288,8 +334,8 @@ def _filled(kind: str, shape: list[int]) -> Any:
     return np.ones(shape, types[kind])
 
 
-def _refuted(session: Any, promise: contract.Contract, seed: int) -> Iterator[str]:
-    """Yield promised lengths that the file refuses, and lengths that it takes and the promise refuses."""
+def _refuted(session: Any, promise: contract.Contract, served: Served) -> Iterator[str]:
+    """Yield promised lengths that the file refuses, those that it takes and the promise or the server refuses."""
     free = {name: axis for name, axis in promise.dimensions.items() if not axis.tied}
     base = {name: axis.lengths.near(3) for name, axis in free.items()}
     for name, axis in free.items():
@@ -303,6 +349,33 @@ def _refuted(session: Any, promise: contract.Contract, seed: int) -> Iterator[st
                 yield f"promised and refuted: {name}={length} of {axis}"
             if runs and length not in axis.limit:
                 yield f"cut: {name}={length} runs, and the promise is {axis}"
+            if runs and length in axis.limit:
+                yield from _unlike(session, served, shapes, f"{name}={length}")
+
+
+def _unlike(session: Any, served: Served, shapes: list[list[int]], title: str) -> Iterator[str]:
+    """Yield what the server answers otherwise than the file, or refuses."""
+    random = np.random.Generator(np.random.PCG64(sum(map(sum, shapes))))
+    kinds = {port.name: _filled(port.type, ()).dtype for port in session.get_inputs()}
+    values = [random.integers(0, 7, shape) for shape in shapes]
+    own = [
+        values.astype(kind) / (1 if kind.kind == "i" else 7)
+        for values, kind in zip(values, kinds.values(), strict=True)
+    ]
+    feeds = {name: array.astype(kind) for (name, kind), array in zip(kinds.items(), own, strict=True)}
+    expected = session.run(None, feeds)
+    try:
+        found = served.answer(feeds)
+    except RequestError as error:
+        yield f"refused by the server: {title}: {error}"
+        return
+    if len(found) != len(expected):
+        yield f"{len(found)} outputs instead of {len(expected)}"
+    for one, other in zip(found, expected, strict=False):
+        if one.shape != other.shape or not np.allclose(
+            one, other.astype("float64"), 1e-2 if other.dtype == "float16" else 1e-4, 1e-5
+        ):
+            yield f"answered otherwise: {title}"
 
 
 def _with_ties(promise: contract.Contract, lengths: Mapping[str, int]) -> dict[str, int]:
