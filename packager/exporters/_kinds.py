@@ -39,6 +39,12 @@ OTHERS = {
     "`model.export(DIR)`",
     "a TensorFlow Lite model": "give the Keras model or SavedModel that it was converted from",
     "a GGUF file": "a language model for llama.cpp has no ONNX form here; give the transformers directory it came from",
+    "a model in ONNX Runtime's own form": "it is written for one release, and perhaps for one processor; give the `.onnx` "
+    "file that it was made from",
+    "a graph of OpenVINO": "give the ONNX graph or the model that it was converted from, and make it again with a target "
+    "of `runtime: openvino`",
+    "a graph of ncnn": "give the ONNX graph or the model it was converted from",
+    "weights of ggml": "they have no graph; give the transformers directory they came from",
     "weights in safetensors": "give the directory that holds its `config.json` too",
     "a numpy array": "an array is no model; give the file of the model itself",
     "an archive of numpy arrays": "arrays are no model; save the model itself",
@@ -66,6 +72,10 @@ _STARTS: tuple[tuple[bytes, str], ...] = (
     (rb"\x89HDF\r\n\x1a\n", "an HDF5 file, as Keras 2 writes models"),
     (rb"[\s\S]{4}TFL3", "a TensorFlow Lite model"),
     (rb"GGUF", "a GGUF file"),
+    (rb"lmgg", "weights of ggml"),
+    (rb"[\s\S]{4}ORTM", "a model in ONNX Runtime's own form"),
+    (rb"\s*(?:<\?xml[^>]*>\s*)?<net\s", "a graph of OpenVINO"),
+    (rb"7767517\r?\n", "a graph of ncnn"),
     (rb'[\s\S]{8}\{\s*"', "weights in safetensors"),
     (rb"\x93NUMPY", "a numpy array"),
     (rb"PAR1", "a Parquet table"),

@@ -12,7 +12,10 @@ import pickle
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 
+import onnx
+import onnxruntime
 import pytest
 import yaml
 from hypothesis import given, settings
@@ -159,6 +162,9 @@ def test_a_large_archive_is_told_by_its_beginning(forms: dict[str, bytes]) -> No
 FOREIGN = {
     "a GGUF file": (b"GGUF\x03\0\0\0", "transformers directory"),
     "weights in safetensors": (b"\x40\0\0\0\0\0\0\0" + b'{"a":{"dtype":"F32"}}', "config.json"),
+    "weights of ggml": (b"lmgg" + bytes(40), "transformers directory"),
+    "a graph of ncnn": (b"7767517\n3 3\nInput x 0 1 x\n", "converted from"),
+    "a graph of OpenVINO": (b'<?xml version="1.0"?>\n<net name="m" version="11">', "`runtime: openvino`"),
     "a numpy array": (b"\x93NUMPY\x01\0", "the model itself"),
     "a Parquet table": (b"PAR1" + bytes(9), "the model itself"),
     "a PMML document": (b'<?xml version="1.0"?>\n<PMML version="4.4">', "the library that trained it"),
@@ -176,6 +182,19 @@ def test_what_no_exporter_opens_is_named_with_the_way_out(form: str) -> None:
     error = refusal({"model.bin": data})
     assert error.message.startswith(f"the source holds no model of a known kind: `model.bin` is {form}")
     assert way in str(error.hint)
+
+
+def test_what_onnxruntime_saves_for_itself_is_named(tmp_path: Path) -> None:
+    helper = onnx.helper
+    ports = [helper.make_tensor_value_info(name, 1, ["N", 3]) for name in "xy"]
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", ports[:1], ports[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "model.ort")
+    options.add_session_config_entry("session.save_model_format", "ORT")
+    onnxruntime.InferenceSession(model.SerializeToString(), options)
+    error = refusal({"model.ort": (tmp_path / "model.ort").read_bytes()})
+    assert "`model.ort` is a model in ONNX Runtime's own form" in error.message and "`.onnx`" in str(error.hint)
 
 
 def test_an_archive_is_told_by_its_members() -> None:
