@@ -39,10 +39,10 @@ OTHERS = {
     "`model.export(DIR)`",
     "a TensorFlow Lite model": "give the Keras model or SavedModel that it was converted from",
     "a GGUF file": "a language model for llama.cpp has no ONNX form here; give the transformers directory it came from",
-    "a model in ONNX Runtime's own form": "it is written for one release, and perhaps for one processor; give the `.onnx` "
-    "file that it was made from",
-    "a graph of OpenVINO": "give the ONNX graph or the model that it was converted from, and make it again with a target "
-    "of `runtime: openvino`",
+    "a model in ONNX Runtime's own form": "it is written for one release, perhaps for one processor; give the "
+    "`.onnx` file that it was made from",
+    "a graph of OpenVINO": "give the ONNX graph or the model that it was converted from; a target of "
+    "`runtime: openvino` makes such a graph again",
     "a graph of ncnn": "give the ONNX graph or the model it was converted from",
     "weights of ggml": "they have no graph; give the transformers directory they came from",
     "weights in safetensors": "give the directory that holds its `config.json` too",
