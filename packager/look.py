@@ -94,7 +94,12 @@ def _about(port: JSON) -> str:
 def notes(port: JSON) -> Iterator[str]:
     """Yield what is worth saying of an input: the values that ran, and the output that feeds it."""
     if "values" in port:
-        yield f"ran with {', '.join(map(str, port['values']))}; other values fail"
+        others = (
+            "each takes other lengths, and other values run like one of them"
+            if "alike" in port
+            else "other values fail"
+        )
+        yield f"ran with {', '.join(map(str, port['values']))}; {others}"
     if "state" in port:
         yield f"state: output `{port['state']}` is its next value"
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,10 @@ _POOR = re.compile(
     r"(?i)(unk_+|dynamicdimension|dim_?|axis_?|d|n|none|symbolic|\w*_?dyn_?\w*|\w+_dim)?_*[0-9]*|[a-z]_?[0-9]+|.{41,}"
 )
 _VALUES = (1, 0, 2, 3, 8, 16, 100, 8000, 16000, 22050, 24000, 44100, 48000)  # of a single whole number
+_RATE, _IS_RATE = (
+    8000,
+    re.compile(r"(?i)(^|_)sr($|_)|rate"),
+)  # hertz: the lowest in use, and what such inputs are called
 _CHANNELS = (1, 3, 4)
 _DEEPEST = 3  # single numbers that are tried together
 
@@ -51,7 +55,8 @@ class Input:
 def describe(path: Path, *, seconds: float = 60) -> JSON:
     """Return what a file takes and returns, found by running it for at most `seconds`.
 
-    `inputs` are `{name, dtype, shape}`, with `values` that a single number takes and `state` where an output feeds it;
+    `inputs` are `{name, dtype, shape}`, with `values` that a single number takes (`alike`: others run like one of
+    these), and `state` where an output feeds it;
     `dimensions` are `{kind, low, high, step, limited, ran}` as in `Span`, `fixed` the axes that take one length only,
     `outputs` what came back, `opset` the versions of its operator sets, `domains` those of operators that are not
     ONNX's own, `runs` how often it was run. Where nothing ran, shapes are the stated ones and `failed` is the reason.
@@ -72,7 +77,7 @@ def describe(path: Path, *, seconds: float = 60) -> JSON:
     fixed = {
         name: span.low for name, span in zip(names, spans, strict=True) if span.kind == _sizes.FIXED and not span.varies
     }
-    described = [_described(entry, axes, fixed, runner) for entry in inputs]
+    described = [_described(entry, axes, fixed, runner, spans) for entry in inputs]
     return {
         "inputs": described,
         "dimensions": {
@@ -106,12 +111,15 @@ def _dimension(span: Span) -> JSON:
             **({"ran": listed} if listed else {}), **({"varies": True} if span.varies else {})}  # fmt: skip
 
 
-def _described(entry: Input, axes: Mapping[Axis, str], fixed: Mapping[str, int], runner: Runner) -> JSON:
+def _described(
+    entry: Input, axes: Mapping[Axis, str], fixed: Mapping[str, int], runner: Runner, spans: Sequence[Span]
+) -> JSON:
     named = [axis if isinstance(axis, int) else axes[axis] for axis in entry.axes]
     found: dict[str, JSON] = {"name": entry.name, "dtype": entry.dtype, "shape": [fixed.get(str(a), a) for a in named]}
     if entry.is_single and entry.dtype != "bool":
-        ran, failed = runner.values(entry)
-        found |= {"values": ran} if failed else {}
+        listed, alike = runner.values(entry, spans)
+        found |= {"values": listed} if listed else {}
+        found |= {"alike": True} if alike else {}
     if state := runner.state(entry):
         found["state"] = state
     return found
@@ -171,7 +179,7 @@ class Runner:
         self._session = self._open()
         self._single: dict[str, int] = {}
         self._seen: dict[tuple[tuple[Axis, int], ...], dict[str, tuple[str, tuple[int, ...]]]] = {}
-        self._last: Mapping[Axis, int] = {}
+        self._ran: dict[str, dict[int, tuple[bool, ...]]] = {}  # of single numbers: which of the trials each value ran
         self.count, self.failed = 0, ""
 
     def _open(self) -> Any:
@@ -191,22 +199,30 @@ class Runner:
             self._single = chosen
             found = _sizes.explore(free, runs or self.runs, **limits) if free else ([] if self.runs({}) else None)
             if found is not None:
-                for span in found:
-                    span.varies = self._varies(span, runs or self.runs)
+                self._try_values(found, runs or self.runs)
                 return found
         return None
 
-    def _varies(self, span: Span, runs: _sizes.Runs) -> bool:
-        """Say whether lengths that failed run with other values of single numbers: they are no limit then."""
+    def _try_values(self, spans: Sequence[Span], runs: _sizes.Runs) -> None:
+        """Run every value of every single number at the lengths that ran, and at some that failed.
+
+        Lengths that run with another value are no limit: their span `varies`.
+        """
         before, base = self._single, dict(next(iter(self._seen))) if self._seen else {}
-        beyond = [n for n in (span.high + 1, 2 * span.high, 4 * span.high) if span.limited or span.kind == _sizes.FIXED]
-        beyond += [n for n in (span.low - 1, span.low // 2, 1) if 0 < n < span.low]
-        found = False
-        for name, value in ((name, value) for name in before for value in _VALUES if value != before[name]):
-            self._single = {**before, name: value}
-            found = found or any(runs({**base, **dict.fromkeys(span.axes, length)}) for length in beyond)
+        trials: list[tuple[Span | None, Mapping[Axis, int]]] = [(None, base)]
+        for span in spans:
+            trials += [(None, {**base, **dict.fromkeys(span.axes, n)}) for n in sorted({span.low, span.high})]
+            trials += [(span, {**base, **dict.fromkeys(span.axes, n)}) for n in _beyond(span)]
+        for entry in (entry for entry in self._inputs if entry.name in before):
+            ran = {}
+            for value in sorted({*_VALUES, *(() if entry.dtype.startswith("uint") else (-1,))}):
+                self._single = {**before, entry.name: value}
+                ran[value] = tuple(runs(lengths) for _, lengths in trials)
+                for (beyond, _), answered in zip(trials, ran[value], strict=True):
+                    if beyond is not None and answered and value != before[entry.name]:
+                        beyond.varies = True
+            self._ran[entry.name] = ran
         self._single = before
-        return found
 
     def _choices(self) -> Iterator[dict[str, int]]:
         """Yield values of the single numbers: all alike, then each by itself."""
@@ -227,7 +243,6 @@ class Runner:
         except Exception as error:  # the runtime raises what it likes
             self.failed = causes.words(str(error))
             return False
-        self._last = lengths
         named = zip((value.name for value in self._session.get_outputs()), answers, strict=True)
         self._seen[tuple(sorted(lengths.items()))] = {
             name: (array.dtype.name, tuple(array.shape)) for name, array in named if hasattr(array, "dtype")
@@ -248,17 +263,54 @@ class Runner:
             return random.random(shape).astype(entry.dtype)
         return numpy.ones(shape, entry.dtype)
 
-    def values(self, entry: Input) -> tuple[list[int], list[int]]:
-        """Return which values of a single number run, of those that are tried, and which fail."""
+    def values(self, entry: Input, spans: Sequence[Span]) -> tuple[list[int], bool]:
+        """Return the values of a single number to state, none where all that were tried run alike.
+
+        Where some fail, those that ran; where all run, but at other lengths, one of each kind, and True: spans are
+        narrowed to what runs with all of these.
+        """
+        ran = self._ran.get(entry.name, {})
+        running = [value for value, found in ran.items() if any(found)]
+        kinds: dict[tuple[bool, ...], list[int]] = {}
+        for value in running:
+            kinds.setdefault(ran[value], []).append(value)
+        if len(kinds) < 2:
+            return (running if len(running) < len(ran) else []), False
+        chosen = sorted(_typical(values, entry.name) for values in kinds.values())
+        lengths, ends = dict(next(iter(self._seen))), []
+        for span in sorted(spans, key=lambda span: not span.varies):
+            found = self._narrowed(span, entry.name, chosen, lengths)
+            if found is None:  # no length runs with all of them
+                return kinds[ran[self._single[entry.name]]], False
+            ends.append((span, *found))
+        for span, low, high in ends:
+            span.varies = span.varies or (low, high) != (span.low, span.high)
+            span.low, span.high = low, high
+        return chosen, True
+
+    def _narrowed(
+        self, span: Span, name: str, values: Sequence[int], lengths: dict[Axis, int]
+    ) -> tuple[int, int] | None:
+        """Return the ends of the lengths of a span that run with all values, None where there are none.
+
+        `lengths` are those of the other spans; of this one it holds such a length afterwards.
+        """
         before = self._single
-        found: tuple[list[int], list[int]] = ([], [])
-        for value in sorted({*_VALUES, -1}):
-            if value < 0 and entry.dtype.startswith("uint"):
-                continue
-            self._single = {**before, entry.name: value}
-            found[0 if self.runs(self._last) else 1].append(value)
-        self._single = before
-        return found
+
+        def all_run(length: int) -> bool:
+            runs = []
+            for value in values:
+                self._single = {**before, name: value}
+                runs.append(self.runs({**lengths, **dict.fromkeys(span.axes, length)}))
+            self._single = before
+            return all(runs)
+
+        tried = dict.fromkeys(span.low + (span.high - span.low) * part // 8 for part in (0, 8, 4, 2, 6, 1, 3, 5, 7))
+        inside = next((length for length in tried if all_run(length)), None)
+        if inside is None or (span.kind != _sizes.ANY and not (all_run(span.low) and all_run(span.high))):
+            return None
+        lengths.update(dict.fromkeys(span.axes, inside))
+        return _last_of(all_run, inside, span.low), _last_of(all_run, inside, span.high)
 
     def state(self, entry: Input) -> str | None:
         """Return the output that is this input's next state: its type and shape, and a name that begins alike."""
@@ -283,6 +335,30 @@ class Runner:
             ]
             made.append({"name": name, "dtype": "string" if dtype == "object" else dtype, "shape": axes})
         return made
+
+
+def _beyond(span: Span) -> list[int]:
+    """Return lengths outside a span that was limited; none of one that simply was not tried any further."""
+    limited = span.limited or span.kind == _sizes.FIXED
+    longer = [span.high + 1, 2 * span.high, 4 * span.high] if limited else []
+    return longer + [length for length in (span.low - 1, span.low // 2, 1) if 0 < length < span.low]
+
+
+def _typical(values: Sequence[int], name: str) -> int:
+    """Return the value that stands for others which run like it: a usual rate where the input is one."""
+    rates = [value for value in values if value >= _RATE] if _IS_RATE.search(name) else []
+    return min(rates or [value for value in values if value >= 0] or values)
+
+
+def _last_of(runs: Callable[[int], bool], inside: int, end: int) -> int:
+    """Return the length nearest to `end` up to which all run, from one that does; what lies between is halved."""
+    if runs(end):
+        return end
+    good, bad = inside, end
+    while abs(good - bad) > 1:
+        middle = (good + bad) // 2
+        good, bad = (middle, bad) if runs(middle) else (good, middle)
+    return good
 
 
 def _followed(seen: Sequence[tuple[Mapping[Axis, int], int]], called: Mapping[Axis, str]) -> int | str:

@@ -18,6 +18,7 @@ from packager.exporters import Wishes
 from packager.exporters import onnx as exporter
 from packager.exporters._described import describe
 from packager.lengths import Lengths
+from packager.look import notes
 from packager.steps import look
 
 Shape = list[Any]
@@ -89,6 +90,32 @@ def test_a_switch_has_the_values_that_run(tmp_path: Path) -> None:
     which = next(port for port in found["inputs"] if port["name"] == "which")
     assert which["values"] == [-1, 0, 1, 2]
     assert found["promise"]["inputs"]["which"]["range"] == [-1, 2]
+
+
+def rated(folder: Path, name: str) -> Path:
+    """A window of nine samples at 16,000 Hz, of three at any other rate."""
+    branches = {}
+    for branch, width in (("then_branch", 9), ("else_branch", 3)):
+        kernel = nh.from_array(np.ones((1, 1, width), "float32"), f"{branch}_w")
+        node = h.make_node("Conv", ["x", f"{branch}_w"], [f"{branch}_y"])
+        out = h.make_tensor_value_info(f"{branch}_y", T.FLOAT, None)
+        branches[branch] = h.make_graph([node], branch, [], [out], [kernel])
+    nodes = [h.make_node("Equal", [name, "high"], ["is_high"]), h.make_node("If", ["is_high"], ["y"], **branches)]
+    inputs = {"x": (T.FLOAT, ["n", 1, "length"]), name: (T.INT64, [])}
+    return saved(folder, nodes, inputs, {"y": (T.FLOAT, None)}, {"high": np.array(16000)})
+
+
+def test_a_rate_that_takes_other_lengths_is_listed_beside_one_that_stands_for_the_others(tmp_path: Path) -> None:
+    """What is promised runs with both; a voice detector of this kind was measured at one rate and refused the other."""
+    found = describe(rated(tmp_path, "sr"), seconds=20)
+    sr = found["inputs"][1]
+    assert (sr["values"], sr["alike"]) == ([8000, 16000], True)
+    assert found["dimensions"]["length"]["low"] == 9 and found["dimensions"]["length"]["varies"]
+    assert "16000; each takes other lengths" in next(notes(sr))
+
+
+def test_a_number_that_is_no_rate_is_told_by_the_smallest(tmp_path: Path) -> None:
+    assert describe(rated(tmp_path, "mode"), seconds=20)["inputs"][1]["values"] == [0, 16000]
 
 
 def test_a_state_is_fed_by_an_output(tmp_path: Path) -> None:
