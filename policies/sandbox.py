@@ -33,7 +33,7 @@ def check(facts: Mapping[str, JSON], **params: JSON) -> Iterator[Finding]:
             yield _finding(f"the source was opened with confinement `{row['level']}`, expected {wanted}", row)
         elif params["seccomp"] and not row["seccomp"]:
             yield _finding("the source was opened without a filter of system calls", row)
-        elif params["whole"] and (row["user"] not in ("own", "other") or row["limits"] != "step"):
+        elif params["whole"] and (row["user"] not in ("own", "other") or row["limits"] not in ("step", "cgroup")):
             yield _finding("the source was opened with powers or limits of an older kind of confinement", row)
         elif params["landlock"] and not row["landlock"]:
             yield _finding("the source was opened without Landlock", row)

@@ -27,7 +27,7 @@ from typing import Any
 
 from packager.canonical import JSON
 from packager.errors import StepError
-from packager.isolation import landlock, launch, namespaces, process, seccomp
+from packager.isolation import cgroup, landlock, launch, namespaces, process, seccomp
 from packager.isolation.process import Handles, Outcome
 
 _SYSTEM = ("/usr", "/lib", "/lib64", "/bin", "/sbin", "/opt", "/sys/devices/system", "/etc/ld.so.cache",
@@ -105,7 +105,7 @@ class Confinement:
     `level` is what made its view of the system, `seccomp` whether its system calls are filtered, `landlock` whether the
     kernel guards files a second time. `user` is whose powers it has: `own` those of the ordinary user who called,
     `other` those of a user who has nothing, as root's workers run; `root` is neither. `limits` hold for the whole
-    `step`, or for each `process`.
+    `step`, watched or, in a `cgroup`, by the kernel at every moment, or for each `process`.
     """
 
     level: str
@@ -120,7 +120,7 @@ class Confinement:
     @property
     def is_whole(self) -> bool:
         """True if nobody's powers were left to the worker, and limits held for all its processes together."""
-        return self.level != "none" and self.user != "root" and self.limits == "step"
+        return self.level != "none" and self.user != "root" and self.limits != "process"
 
     @staticmethod
     def from_json(value: JSON) -> Confinement:
@@ -144,7 +144,7 @@ class Confinement:
 
 
 USERS = ("root", "own", "other")  # from the most powerful to the one without any power
-LIMITS = ("process", "step")
+LIMITS = ("process", "step", "cgroup")  # from the weakest to the strongest
 NONE = Confinement("none", seccomp=False, user="root" if os.getuid() == 0 else "own")
 
 
@@ -152,8 +152,9 @@ NONE = Confinement("none", seccomp=False, user="root" if os.getuid() == 0 else "
 def available() -> Confinement:
     """Return the strongest confinement that works here, found by confining something; NONE if none does."""
     user = "own" if launch.user_of(0) is None else "other"
+    limits = "step" if cgroup.delegated() is None else "cgroup"
     for level in ("bubblewrap", "namespaces"):
-        by = Confinement(level, seccomp.program() is not None, landlock.version() > 0, user, "step")
+        by = Confinement(level, seccomp.program() is not None, landlock.version() > 0, user, limits)
         if _is_possible(level) and _works(by):
             return by
     return NONE
@@ -224,8 +225,15 @@ def perform(
         boot = [_base(), "-I", "-S", "-B", "-c", _BOOT, str(handles.job)]
         return [*_wrapping(job), "--", *boot] if by.level == "bubblewrap" else boot
 
-    variables, seconds = {"PATH": _PREFIX}, step.limits.seconds
-    return process.run(command, _told(answer, job), variables, "/", seconds, living, step.passed)
+    def run(wrap: Callable[[Sequence[str]], Sequence[str]] = lambda line: line) -> Outcome:
+        return process.run(lambda handles: wrap(command(handles)), _told(answer, job), {"PATH": _PREFIX}, "/",
+                           step.limits.seconds, living, step.passed)  # fmt: skip
+
+    tree = cgroup.delegated() if by.limits == "cgroup" else None
+    if tree is None:
+        return run()
+    with cgroup.made(tree, step.limits.memory, step.limits.processes) as group:
+        return group.judge(run(group.entered))
 
 
 def _told(answer: Callable[[int], None] | None, job: Mapping[str, object]) -> Callable[[Handles], Mapping[str, object]]:
