@@ -24,7 +24,7 @@ LAYERS = (
         "bucket", "dependencies", "exporters", "lockers", "origins", "policies", "registry", "renderers", "runtimes",
         "scanners", "server", "signers", "sources", "steps", "templates", "verifiers",
     },
-    {"environments", "landlock", "launch", "namespaces", "process", "run", "sandbox", "seccomp", "watch", "worker"},
+    {"environments", "landlock", "launch", "namespaces", "cgroup", "process", "run", "sandbox", "seccomp", "watch", "worker"},
     {
         "build", "cache", "canary", "compare", "compat", "compatpage", "completeness", "conform", "delta", "diff",
         "evidence", "facts", "host", "init", "install", "lifecycle", "look", "opa", "policy", "policydocs", "policyreport", "policytest",

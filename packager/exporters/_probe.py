@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -22,10 +23,12 @@ if TYPE_CHECKING:
 Run: TypeAlias = "Callable[[Feeds], Arrays]"
 Verdict: TypeAlias = Literal["fine", "raises", "vague"]
 
-WIDEST = {"int64": 1 << 60, "int32": (1 << 31) - 1, "uint32": (1 << 32) - 1, "uint64": 1 << 60}
+WIDEST = {"int64": (1 << 60) - 1, "int32": (1 << 31) - 1, "uint32": (1 << 32) - 1, "uint64": (1 << 60) - 1}
+"""No powers of two: cast to 32 bits, those are 0."""
 _MOST_ROUNDS = 64  # what a length or a count is tried up to: more is memory and time, not another answer
 _TABLES = 8  # lengths of tables that are tried before searching
 _VAGUE = 3e-5  # a float32 answer that far from the float64 one, of its largest number, would not be comparable
+_LENGTHS = re.compile(r"(?i)(^|_)(len|lens|length|lengths)$")
 _FEW = 0.01  # share of labels and places that rounding may move
 _NOISE = 8  # nor one so many times further away than for ordinary inputs
 
@@ -39,7 +42,12 @@ def bounded(
     `model` is the graph made of the source, with the names of the interface; `given` are inputs that are measured on
     samples; `exact` opens the source in float64, where it can.
     """
-    ports = [p for p in interface.inputs if p.range is None and p.dtype in WIDEST and p.name not in given]
+    ports = [
+        port
+        for port in interface.inputs
+        if port.range is None and port.dtype in WIDEST and port.name not in given
+        and not counted_axes(port.name, port.shape, [other.shape for other in interface.inputs])
+    ]  # fmt: skip
     trial = _trial(interface, run, exact() if exact else None) if ports else None
     if trial is None:
         return interface
@@ -204,7 +212,8 @@ class _Trial:
             return (low + (high - low) * generator.random(size)).astype(port.dtype)
         if port.dtype == "bool" or is_mask(port):
             return numpy.full(size, self.flag or port.dtype != "bool", dtype=port.dtype)
-        low, high = span or port.range or (0, 0)
+        ones = counted_axes(port.name, port.shape, [other.shape for other in self.interface.inputs])
+        low, high = span or port.range or ((1, 1) if ones else (0, 0))
         values = generator.integers(int(low), int(high), size=size, endpoint=True)
         ends = numpy.array([low, high][first:])[: values.size]
         values.reshape(-1)[: len(ends)] = ends
@@ -214,6 +223,17 @@ class _Trial:
 def is_mask(port: Port) -> bool:
     """Say whether an input is a mask by its name: ones and zeros, whatever its type."""
     return port.name.rsplit(".", 1)[-1].endswith("mask")
+
+
+def counted_axes(name: str, shape: Sequence[int | str], others: Sequence[Sequence[int | str]]) -> tuple[str, ...]:
+    """Return the free axes that an input says the used length of, row by row (`input_lengths`); none if it does not.
+
+    That is told by its name, as for masks: one number per row of other inputs, which have those axes.
+    """
+    if len(shape) != 1 or not isinstance(shape[0], str) or not _LENGTHS.search(name):
+        return ()
+    rows = (other[1:] for other in others if len(other) > 1 and other[0] == shape[0])
+    return tuple(dict.fromkeys(axis for row in rows for axis in row if isinstance(axis, str)))
 
 
 def _distance(numpy: Any, answers: Arrays, exact: Arrays | None) -> float:

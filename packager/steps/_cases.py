@@ -18,6 +18,7 @@ from typing import Any, Literal, TypeAlias
 from packager import causes
 from packager.canonical import JSON
 from packager.errors import PackagerError, StepError
+from packager.exporters._probe import counted_axes
 from packager.lengths import Lengths, Measured
 from packager.steps import _numbers
 
@@ -205,7 +206,10 @@ def feeds(
         if listed:
             made[port["name"]] = _chosen(numpy, generator, port, listed, case)
             continue
-        if rows is None:
+        axes = counted_axes(port["name"], port["shape"], [other["shape"] for other in interface["inputs"]])
+        if rows is None and axes and port["dtype"].startswith(("int", "uint")) and port["name"] not in ranges:
+            values = _lengths(generator, shape(port, case.lengths), min(case.lengths[axis] for axis in axes))
+        elif rows is None:
             values = _values(generator, port, ranges.get(port["name"]), case, ties=not _counts(interface))
         elif hasattr(rows, "draw"):
             values = rows.draw(generator, shape(port, case.lengths), whole=case.fill not in ("random", "listed"))
@@ -273,6 +277,14 @@ def _values(generator: Any, port: JSON, bounds: JSON, case: Case, *, ties: bool)
         values = numpy.asarray(values)
         _numbers.mark(generator, values, edge)
     return values
+
+
+def _lengths(generator: Any, size: tuple[int, ...], longest: int) -> Any:
+    """Return how much of every row is used: all of the first, one of the last, a random share of the others."""
+    found = generator.integers(1, longest, size=size, endpoint=True)
+    found[-1:] = 1
+    found[:1] = longest
+    return found
 
 
 def _mask(numpy: Any, generator: Any, size: tuple[int, ...]) -> Any:

@@ -19,7 +19,7 @@ from packager.exporters import onnx as exporter
 from packager.exporters._described import describe
 from packager.lengths import Lengths
 from packager.look import notes
-from packager.steps import look
+from packager.steps import export, look, measure
 
 Shape = list[Any]
 
@@ -139,3 +139,24 @@ def test_what_is_no_graph_is_refused(tmp_path: Path) -> None:
     (tmp_path / "m.onnx").write_bytes(b"ORTM nothing")
     with pytest.raises(StepError, match="not an ONNX graph"):
         exporter.describe(tmp_path / "m.onnx", seconds=5)
+
+
+def test_lengths_of_rows_are_drawn_within_the_rows(tmp_path: Path) -> None:
+    """A recurrent network refuses lengths beyond the row; which they are is told by the other input."""
+    random = np.random.default_rng(0)
+    weights = {name: random.normal(size=(1, 6, width)).astype("float32") for name, width in (("w", 2), ("r", 2))}
+    nodes = [
+        h.make_node("Transpose", ["x"], ["t"], perm=[1, 0, 2]),
+        h.make_node("Cast", ["x_lengths"], ["n"], to=T.INT32),
+        h.make_node("GRU", ["t", "w", "r", "", "n"], ["y"], hidden_size=2),
+    ]
+    inputs = {"x": (T.FLOAT, ["batch", "seq", 2]), "x_lengths": (T.INT64, ["batch"])}
+    saved(tmp_path, nodes, inputs, {"y": (T.FLOAT, None)}, weights)
+    found = look.run({"source": tmp_path}, tmp_path, {"kind": "onnx", "payload": "m.onnx", "seconds": 20})
+    params = {"kind": "onnx", "payload": "m.onnx", "opset": 17, "ir": 8, "seed": 0, **found["promise"]}
+    facts = export.run({"source": tmp_path}, tmp_path / "out", params)
+    assert "x_lengths" not in {**facts["ranges"], **facts.get("values", {})}, "whatever a row is long is taken"
+    given = {**params, "interface": facts["interface"], "ranges": facts["ranges"], "runtime": "onnxruntime"}
+    done = measure.run({"source": tmp_path, "artefact": tmp_path / "out"}, tmp_path / "out",
+                       {**given, "path": "model/model.onnx"})  # fmt: skip
+    assert len(done["cases"]) > 4
