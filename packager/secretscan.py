@@ -9,8 +9,9 @@ Google, Slack, Stripe, npm, PyPI, Hugging Face and Azure on the forms of their t
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import PurePosixPath
 
 from packager.canonical import JSON
@@ -40,7 +41,53 @@ _KINDS: tuple[tuple[str, bytes, bytes], ...] = (
         rb"\b[a-z][a-z0-9+]{2,15}://[^\s/:@\"'<>{}$]{1,64}:[^\s/:@\"'<>{}$]{6,64}@[\w-]",
     ),
 )
-_COMPILED = tuple((kind, prefix, re.compile(pattern)) for kind, prefix, pattern in _KINDS)
+_QUERY = rb"(?:access_token|private_token|job_token|api_?key|token|password|sig|X-Amz-Signature|X-Amz-Security-Token)"
+_ADDRESSES: tuple[tuple[bytes, bytes], ...] = (  # what opens an address without a password: prefix, pattern
+    (b"://", rb"\b[a-z][a-z0-9+]{2,15}://(?=[^\s/:@]*\d)[^\s/:@\"'<>{}$]{16,200}@[\w-]"),
+    (b"://", rb"://[^\s\"'<>`]{1,300}?[?&]" + _QUERY + rb"=(?=[^\s&\"'<>]*\d)[^\s&\"'<>{}$]{8,}"),
+    (b"dl.cloudsmith.io/", rb"dl\.cloudsmith\.io/(?!public/|basic/)[A-Za-z0-9]{16}/"),
+    (b"packagecloud.io/priv/", rb"packagecloud\.io/priv/[0-9a-f]{32,}/"),
+)
+_INDEX = (  # an index is named as such in requirements, PEP 751, uv's lock, settings, and properties of an SBOM
+    rb"(?:index|registry)[-\w]*[\"'=:,\s>\[]{1,12}(?:value[\"':\s]{1,6})?(?:[\w.-]+=)?https?://[^\s\"'<>`]+"
+)
+
+
+def is_token(segment: str, *, digests: bool = True) -> bool:
+    """Tell whether a folder in an address looks like a token: sixteen or more letters and digits, mixed at random.
+
+    A UUID is none: projects have them. With `digests` a bare digest is one.
+    """
+    if re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", segment.lower()):
+        return False
+    if not digests and len(segment) in _DIGESTS and re.fullmatch(r"[0-9a-f]+", segment):
+        return False
+    return any(len(run) >= _TOKEN and _changes(run) >= _MIXED for run in re.findall(r"[A-Za-z0-9]+", segment))
+
+
+_TOKEN, _MIXED = 16, 4  # letters and digits; how often their kind changes, of which words and versions have one or two
+_DIGESTS = frozenset({32, 40, 60, 62, 64, 96, 128})  # hexadecimal digits, 60 and 62 after folders named by the first
+
+
+def _changes(run: str) -> int:
+    kinds = ["0" if c.isdigit() else "a" if c.islower() else "A" for c in run]
+    return sum(one != other for one, other in pairwise(kinds))
+
+
+def _opens(found: bytes) -> bool:
+    """Tell whether the address of an index has a token for a folder."""
+    return any(map(is_token, found.partition(b"://")[2].decode("ascii", "replace").split("/")[1:]))
+
+
+def _always(found: bytes) -> bool:
+    return True
+
+
+_COMPILED: tuple[tuple[str, bytes, re.Pattern[bytes], Callable[[bytes], bool]], ...] = (
+    *((kind, prefix, re.compile(pattern), _always) for kind, prefix, pattern in _KINDS),
+    *(("token in an address", prefix, re.compile(pattern), _always) for prefix, pattern in _ADDRESSES),
+    *(("token in the address of an index", prefix, re.compile(_INDEX), _opens) for prefix in (b"index", b"registry")),
+)
 _BEFORE, _AFTER = 64, 512  # bytes around a prefix that a pattern may need
 
 
@@ -62,12 +109,12 @@ def is_read(path: str, size: int) -> bool:
 
 def scan(data: bytes) -> Iterator[Secret]:
     """Yield what looks like a credential in the bytes of a file."""
-    for kind, prefix, pattern in _COMPILED:
+    for kind, prefix, pattern, is_real in _COMPILED:
         place, past, found = data.find(prefix), 0, 0
         while place >= 0 and found < MAX_FOUND:
             start = max(past, place - _BEFORE)
             match = pattern.search(data, start, place + _AFTER)
-            if match:
+            if match and is_real(match[0]):
                 yield Secret(kind, data.count(b"\n", 0, match.start()) + 1)
                 past, found = match.end(), found + 1
             place = data.find(prefix, max(past, place + len(prefix)))

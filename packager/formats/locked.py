@@ -15,6 +15,7 @@ from itertools import groupby
 
 from packager.canonical import JSON
 from packager.packages import platforms
+from packager.packages.indexes import is_address, opens, told
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -73,13 +74,19 @@ class Dependencies:
     """The locked dependencies of a bundle.
 
     `requirements`: runtime to the PEP 508 lines its lock starts from; `wheels`: runtime to platform to wheels, sorted;
-    `about`: pin to what its metadata says; `indexes`: indexes beyond the default one that were asked.
+    `about`: pin to what its metadata says; `indexes`: those beyond the default one that gave a wheel, by address
+    where the recipe's own lock names them, by name where the environment does.
     """
 
     requirements: Mapping[str, tuple[str, ...]]
     wheels: Mapping[str, Mapping[str, tuple[Wheel, ...]]]
     about: Mapping[str, About]
     indexes: tuple[str, ...] = ()
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """The indexes that can be asked; those with a name only are known to the environment."""
+        return tuple(index for index in self.indexes if is_address(index))
 
     def to_json(self) -> JSON:
         runtimes = {
@@ -102,8 +109,15 @@ class Dependencies:
                 for name, item in runtimes.items()
             },
             about={pin: About.from_json(item) for pin, item in value["packages"].items()},
-            indexes=tuple(value["indexes"]),
+            indexes=tuple(_closed(index) for index in value["indexes"]),
         )
+
+
+def _closed(index: str) -> str:
+    """Return an index that a bundle may name. Raises ValueError for what opens one, and does not repeat it."""
+    if opens(index):
+        raise ValueError(f"it holds what opens the index {told(index)}")
+    return index
 
 
 def _checked(wheel: Wheel) -> Wheel:
@@ -117,6 +131,7 @@ def _checked(wheel: Wheel) -> Wheel:
 
 INDEX = "requirements.txt"
 PYLOCK = "pylock.toml"
+_FURTHER = "# also needs the index "
 
 
 def requirements_name(platform: str) -> str:
@@ -149,7 +164,12 @@ def merged_requirements(sets: Mapping[str, Sequence[Wheel]], indexes: Sequence[s
 
 
 def _heading(indexes: Sequence[str]) -> str:
-    return "".join(f"# also needs the index {address}\n" for address in indexes)
+    return "".join(f"{_FURTHER}{index}\n" for index in indexes)
+
+
+def further_indexes(text: str) -> list[str]:
+    """Return the indexes that the heading of a requirements file of ours names."""
+    return [row.removeprefix(_FURTHER) for row in text.splitlines() if row.startswith(_FURTHER)]
 
 
 def _by_pin(sets: Mapping[str, Sequence[Wheel]]) -> Iterator[tuple[str, list[tuple[str, Wheel]]]]:
@@ -198,8 +218,9 @@ def _package(
     yield f"version = {_toml(first.version)}"
     if marker:
         yield f"marker = {_toml(marker)}"
-    if "+" in first.version and len(indexes) == 1:
-        yield f"index = {_toml(indexes[0])}"
+    addresses = [index for index in indexes if is_address(index)]
+    if "+" in first.version and len(addresses) == 1:
+        yield f"index = {_toml(addresses[0])}"
     yield "wheels = ["
     for wheel in sorted({wheel for _, wheel in places}):
         local = wheel.url is None or wheel.file in vendored

@@ -18,6 +18,7 @@ from packaging.utils import canonicalize_name
 
 from packager.canonical import JSON
 from packager.errors import UsageError
+from packager.packages.indexes import opens, told
 
 MAX_SIZE = 32 << 20
 _DEFAULT_INDEX = re.compile(r"https://(pypi\.org|pypi\.python\.org)/simple/?")
@@ -106,11 +107,11 @@ def _pin(line: str, place: str) -> OwnPin:
     try:
         requirement = Requirement(head.strip())
     except InvalidRequirement:
-        raise UsageError(f"`{place}`: `{head.strip():.80}` is not a requirement") from None
+        raise UsageError(f"`{place}`: `{told(head.strip()):.80}` is not a requirement") from None
     clauses = list(requirement.specifier)
     if requirement.url or len(clauses) != 1 or clauses[0].operator not in ("==", "===") or "*" in clauses[0].version:
         raise UsageError(
-            f"`{place}`: expected an exact version, got `{head.strip():.80}`",
+            f"`{place}`: expected an exact version, got `{told(head.strip()):.80}`",
             hint="a lock names one version of everything: `pip freeze`, `uv pip compile` or `pip-compile` write one",
         )
     values = (item.strip().removeprefix("sha256:") for item in hashes if item.strip().startswith("sha256:"))
@@ -156,12 +157,16 @@ def _own(file: str, pins: Iterable[OwnPin], indexes: Iterable[str]) -> OwnLock:
 
 def check_address(address: str, file: str) -> str:
     """Return the address of an index if it may be recorded: https or http, and no credentials. Raises UsageError."""
-    parts = urlsplit(address)
-    if "@" in parts.netloc or parts.query:
+    try:
+        parts = urlsplit(address)
+    except ValueError:
+        raise UsageError(f"`{file}` names an index by no valid address") from None
+    if opens(address):
         raise UsageError(
             f"`{file}` holds credentials for the index at `{parts.hostname}`",
-            hint="remove them there; pip and uv read `~/.netrc` and the keyring",
+            hint="remove the index there and name it in the environment (`UV_INDEX=acme=https://…`); pip and uv also "
+            "read `~/.netrc` and the keyring",
         )
     if parts.scheme not in ("https", "http") or not parts.hostname:
-        raise UsageError(f"`{file}` names an index that others cannot reach: `{address:.80}`")
+        raise UsageError(f"`{file}` names an index that others cannot reach: `{told(address):.80}`")
     return address

@@ -8,12 +8,13 @@ never builds anything: a distribution without a wheel is an answer "no". `EXTRA`
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, cast
 
 from packager import plugins
 from packager.errors import SourceError
 from packager.formats.locked import Wheel
+from packager.packages.indexes import told
 from packager.packages.platforms import Platform
 
 DEFAULT = "uv"
@@ -21,11 +22,21 @@ DEFAULT = "uv"
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What to resolve: PEP 508 lines, exact versions to prefer (also lines), and indexes beyond the default."""
+    """What to resolve: PEP 508 lines, exact versions to prefer (also lines), and the addresses of indexes beyond the
+    default that may be recorded.
+    """
 
     requirements: tuple[str, ...]
     constraints: tuple[str, ...] = ()
     indexes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The wheels of one platform, sorted, and the addresses that the index gave for them, which may open it."""
+
+    wheels: tuple[Wheel, ...]
+    files: tuple[str, ...] = field(repr=False)
 
 
 class NoSolution(SourceError):
@@ -33,7 +44,7 @@ class NoSolution(SourceError):
 
     def __init__(self, text: str) -> None:
         super().__init__("the requirements have no solution")
-        self.text = text
+        self.text = told(text)
 
 
 class Locker(Protocol):
@@ -46,8 +57,8 @@ class Locker(Protocol):
     def locks(self, platform: str) -> bool:
         """Say whether this engine, running here, can resolve for a platform."""
 
-    def resolve(self, question: Question, platform: Platform, environment: Mapping[str, str]) -> tuple[Wheel, ...]:
-        """Return the wheels for `platform`, sorted. Network. Raises NoSolution, SourceError, UsageError.
+    def resolve(self, question: Question, platform: Platform, environment: Mapping[str, str]) -> Answer:
+        """Return the wheels for `platform`. Network. Raises NoSolution, SourceError, UsageError.
 
         `environment` is the caller's, because it holds the addresses of indexes and what opens them.
         """

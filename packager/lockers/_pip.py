@@ -15,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from packaging.utils import canonicalize_name
 
@@ -22,7 +23,7 @@ from packager.canonical import JSON
 from packager.errors import MissingToolError, SourceError
 from packager.formats import licences
 from packager.formats.locked import About, Wheel
-from packager.lockers._addresses import file_name, public
+from packager.packages.indexes import public, shared, told
 from packager.packages.platforms import Platform
 
 _QUIET = ("--quiet", "--disable-pip-version-check", "--no-input", "--no-color")
@@ -30,8 +31,8 @@ _QUIET = ("--quiet", "--disable-pip-version-check", "--no-input", "--no-color")
 
 def report(
     lines: Iterable[str], platform: Platform, indexes: Sequence[str], environment: Mapping[str, str]
-) -> list[tuple[Wheel, About]]:
-    """Return the wheel that installs on `platform` for each pin, with what its metadata says, sorted.
+) -> list[tuple[Wheel, About, str]]:
+    """Return the wheel that installs on `platform` for each pin, with what its metadata says and its address, sorted.
 
     `lines` are exact pins, with `--hash` or without. Raises SourceError.
     """
@@ -41,7 +42,8 @@ def report(
                    "--report", str(answer)]  # fmt: skip
         run(command, lines, platform, indexes, environment, Path(folder))
         found = json.loads(answer.read_bytes())["install"]
-    return sorted(((_wheel(item, indexes), _about(item["metadata"])) for item in found), key=lambda row: row[0])
+    rows = ((_wheel(item, indexes, environment), _about(item["metadata"]), _address(item)) for item in found)
+    return sorted(rows, key=lambda row: row[0])
 
 
 def download(
@@ -69,7 +71,8 @@ def run(
         arguments += ["--platform", system]
     for address in indexes:
         arguments += ["--extra-index-url", address]
-    done = subprocess.run(arguments, capture_output=True, text=True, env=dict(environment), cwd=folder, check=False)
+    done = subprocess.run(arguments, capture_output=True, text=True, env=shared(environment), cwd=folder,
+                          check=False)  # fmt: skip
     if done.returncode:
         raise SourceError(
             f"the package index does not deliver: {reason(done.stderr)}",
@@ -80,14 +83,23 @@ def run(
 def reason(stderr: str) -> str:
     """Return what pip says went wrong, as one line."""
     errors = [row.strip().removeprefix("ERROR: ") for row in stderr.splitlines() if row.strip().startswith("ERROR")]
-    return re.sub(r"\s+", " ", " ".join(errors or stderr.splitlines()[-1:]))[:500] or "no reason given"
+    return told(re.sub(r"\s+", " ", " ".join(errors or stderr.splitlines()[-1:])))[:500] or "no reason given"
 
 
-def _wheel(item: JSON, indexes: Sequence[str]) -> Wheel:
-    address, metadata = item["download_info"]["url"], item["metadata"]
+def file_name(address: str) -> str:
+    """Return the name of the file at an address or path."""
+    return unquote(urlsplit(address).path).rpartition("/")[2]
+
+
+def _address(item: JSON) -> str:
+    return str(item["download_info"]["url"])
+
+
+def _wheel(item: JSON, indexes: Sequence[str], environment: Mapping[str, str]) -> Wheel:
+    address, metadata = _address(item), item["metadata"]
     digest = item["download_info"]["archive_info"]["hashes"]["sha256"]
     name = canonicalize_name(metadata["name"])
-    return Wheel(name, metadata["version"], file_name(address), digest, public(address, indexes))
+    return Wheel(name, metadata["version"], file_name(address), digest, public(address, indexes, environment))
 
 
 def _about(metadata: JSON) -> About:

@@ -17,9 +17,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from packager.errors import MissingToolError, SourceError, UsageError
-from packager.formats.locked import Wheel
-from packager.lockers import NoSolution, Question, _pip
+from packager.lockers import Answer, NoSolution, Question, _pip
 from packager.packages import platforms
+from packager.packages.indexes import shared
 from packager.packages.platforms import Platform
 
 EXTRA = "pip-tools"
@@ -33,7 +33,7 @@ def locks(platform: str) -> bool:
     return (asked.machine, asked.python) == (here.machine, here.python)
 
 
-def resolve(question: Question, platform: Platform, environment: Mapping[str, str]) -> tuple[Wheel, ...]:
+def resolve(question: Question, platform: Platform, environment: Mapping[str, str]) -> Answer:
     """See `Locker.resolve`."""
     if not locks(platform.name):
         raise UsageError(
@@ -41,7 +41,8 @@ def resolve(question: Question, platform: Platform, environment: Mapping[str, st
             hint="take `--engine uv` for other platforms",
         )
     pins = _compile(question, environment)
-    return tuple(wheel for wheel, _ in _pip.report(pins, platform, question.indexes, environment))
+    rows = _pip.report(pins, platform, question.indexes, environment)
+    return Answer(tuple(wheel for wheel, _, _ in rows), tuple(address for _, _, address in rows))
 
 
 def _compile(question: Question, environment: Mapping[str, str]) -> list[str]:
@@ -57,7 +58,8 @@ def _compile(question: Question, environment: Mapping[str, str]) -> list[str]:
                    "--output-file", str(answer)]  # fmt: skip
         for address in question.indexes:
             command += ["--extra-index-url", address]
-        done = subprocess.run(command, capture_output=True, text=True, env=dict(environment), cwd=folder, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, env=shared(environment), cwd=folder,
+                              check=False)  # fmt: skip
         if done.returncode == 0:
             return [row for row in answer.read_text().splitlines() if re.match(r"[A-Za-z0-9]", row)]
     if "RequirementsConflicted" in done.stderr or "ResolutionImpossible" in done.stderr:

@@ -16,9 +16,10 @@ from packaging.utils import canonicalize_name
 from packager.canonical import JSON
 from packager.errors import MissingToolError, SourceError, UsageError
 from packager.formats.locked import Wheel
-from packager.lockers import NoSolution, Question
-from packager.lockers._addresses import file_name, public
-from packager.packages import platforms
+from packager.lockers import Answer, NoSolution, Question
+from packager.lockers._pip import file_name
+from packager.packages import indexes, platforms
+from packager.packages.indexes import shared
 from packager.packages.platforms import Platform
 
 EXTRA = "lock"
@@ -30,14 +31,14 @@ def locks(platform: str) -> bool:
     return platforms.parse(platform).glibc in _FLOORS
 
 
-def resolve(question: Question, platform: Platform, environment: Mapping[str, str]) -> tuple[Wheel, ...]:
+def resolve(question: Question, platform: Platform, environment: Mapping[str, str]) -> Answer:
     """See `Locker.resolve`."""
     with tempfile.TemporaryDirectory(prefix="packager-lock-") as folder:
         constraints = Path(folder, "constraints.txt")
         constraints.write_text("".join(f"{line}\n" for line in question.constraints))
         done = subprocess.run(
             _command(question, platform, constraints), input="".join(f"{line}\n" for line in question.requirements),
-            capture_output=True, text=True, env=dict(environment), cwd=folder, check=False,
+            capture_output=True, text=True, env=shared(environment), cwd=folder, check=False,
         )  # fmt: skip
     if done.returncode:
         if "No solution found" in done.stderr:
@@ -47,7 +48,8 @@ def resolve(question: Question, platform: Platform, environment: Mapping[str, st
             hint="check the package index (UV_DEFAULT_INDEX, proxy)",
         )
     packages = tomllib.loads(done.stdout).get("packages", [])
-    return tuple(sorted(_wheel(package, platform, question) for package in packages))
+    rows = sorted(_wheel(package, platform, question, environment) for package in packages)
+    return Answer(tuple(wheel for wheel, _ in rows), tuple(address for _, address in rows))
 
 
 def _command(question: Question, platform: Platform, constraints: Path) -> list[str]:
@@ -74,13 +76,17 @@ def _platform(platform: Platform) -> str:
     )
 
 
-def _wheel(package: JSON, platform: Platform, question: Question) -> Wheel:
-    """Return the one file that an installer takes: uv lists every wheel that would do."""
+def _wheel(
+    package: JSON, platform: Platform, question: Question, environment: Mapping[str, str]
+) -> tuple[Wheel, str]:  # fmt: skip
+    """Return the one file that an installer takes, and its address: uv lists every wheel that would do."""
     files = {item.get("name") or file_name(item.get("url") or item["path"]): item for item in package["wheels"]}
     name = platform.best(files)
     item = files[name]
-    address = public(item.get("url") or item["path"], question.indexes)
-    return Wheel(canonicalize_name(package["name"]), package["version"], name, item["hashes"]["sha256"], address)
+    address = item.get("url") or item["path"]
+    public = indexes.public(address, question.indexes, environment)
+    digest = item["hashes"]["sha256"]
+    return Wheel(canonicalize_name(package["name"]), package["version"], name, digest, public), address
 
 
 def _uv() -> str:
@@ -94,4 +100,4 @@ def _uv() -> str:
 def _reason(stderr: str) -> str:
     """Return uv's explanation as one line."""
     rows = [row.strip(" ×╰─▶│|") for row in stderr.splitlines()]
-    return " ".join(row for row in rows if row)[:600] or "no reason given"
+    return indexes.told(" ".join(row for row in rows if row))[:600] or "no reason given"

@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -25,14 +24,14 @@ from packager.errors import IntegrityError, UsageError
 from packager.events import Finished, Note, OnEvent, Started
 from packager.formats.locked import About, Dependencies, Wheel
 from packager.formats.ownlock import OwnLock
-from packager.lockers import NoSolution, Question, _conflict, _pip
-from packager.packages import platforms
+from packager.lockers import Answer, NoSolution, Question, _conflict, _pip
+from packager.packages import indexes, platforms
+from packager.packages.indexes import told
 from packager.packages.platforms import Platform
 
 Remember = Callable[[JSON, Callable[[], JSON]], JSON]
 """Answers from memory what was asked before: a key and how to find the answer."""
 _JOBS = 4  # processes, which mostly wait for the index
-_INDEX_VARIABLES = ("UV_EXTRA_INDEX_URL", "UV_INDEX", "PIP_EXTRA_INDEX_URL")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +60,31 @@ def lock(wanted: Wanted, environment: Mapping[str, str], remember: Remember, on_
     label = f"lock {', '.join(wanted.runtimes)} for {len(names)} platforms"
     with _reported(label, on_event), ThreadPoolExecutor(_JOBS) as pool:
         answers = list(pool.map(lambda task: _resolve(task[0], task[1], wanted, environment), tasks))
-    chosen = {runtime: _chosen(runtime, dict(zip(tasks, answers, strict=True)), wanted, on_event)
-              for runtime in wanted.runtimes}  # fmt: skip
-    indexes = wanted.own.indexes if wanted.own else ()
-    about = _describe(chosen, indexes, environment, remember)
+    found = dict(zip(tasks, answers, strict=True))
+    chosen = {runtime: _chosen(runtime, found, wanted, on_event) for runtime in wanted.runtimes}
+    own = wanted.own.indexes if wanted.own else ()
+    about = _describe(chosen, own, environment, remember)
     requirements = {runtime: tuple(sorted(lines)) for runtime, lines in wanted.runtimes.items()}
-    return Dependencies(requirements, chosen, about, tuple(sorted({*indexes, *_extra_indexes(environment)})))
+    return Dependencies(requirements, chosen, about, _asked(found, chosen, own, environment, on_event))
+
+
+def _asked(
+    answers: Mapping[tuple[str, str], Answer | NoSolution], chosen: Mapping[str, Collection[str]], own: Sequence[str],
+    environment: Mapping[str, str], on_event: OnEvent,
+) -> tuple[str, ...]:  # fmt: skip
+    """Return what may be recorded of the indexes that gave a wheel; say which have no name to be recorded by."""
+    files = [
+        address
+        for (runtime, name), answer in answers.items()
+        if isinstance(answer, Answer) and name in chosen[runtime]
+        for address in answer.files
+    ]
+    found = indexes.used(files, own, environment)
+    for index in found:
+        if index.label is None:
+            place, remedy = told(index.address), "`UV_INDEX=NAME=ADDRESS` gives it a name that is"
+            on_event(Note(f"wheels came from an index of the environment, {place}, which is not recorded; {remedy}"))
+    return tuple(sorted({index.label for index in found if index.label}))
 
 
 @contextmanager
@@ -77,17 +95,17 @@ def _reported(label: str, on_event: OnEvent) -> Iterator[None]:
     on_event(Finished(label, time.monotonic() - started))
 
 
-def _resolve(runtime: str, name: str, wanted: Wanted, environment: Mapping[str, str]) -> tuple[Wheel, ...] | NoSolution:
+def _resolve(runtime: str, name: str, wanted: Wanted, environment: Mapping[str, str]) -> Answer | NoSolution:
     own = wanted.own
     constraints = tuple(pin.line for pin in own.pins) if own else ()
     question = Question(tuple(sorted(wanted.runtimes[runtime])), constraints, own.indexes if own else ())
     try:
-        wheels = lockers.load(wanted.engine).resolve(question, platforms.parse(name), environment)
+        answer = lockers.load(wanted.engine).resolve(question, platforms.parse(name), environment)
     except NoSolution as no:
         return no
-    for wheel in wheels if own else ():
+    for wheel in answer.wheels if own else ():
         _check_hash(wheel, own)
-    return wheels
+    return answer
 
 
 def _check_hash(wheel: Wheel, own: OwnLock | None) -> None:
@@ -101,7 +119,7 @@ def _check_hash(wheel: Wheel, own: OwnLock | None) -> None:
 
 
 def _chosen(
-    runtime: str, answers: Mapping[tuple[str, str], tuple[Wheel, ...] | NoSolution], wanted: Wanted, on_event: OnEvent
+    runtime: str, answers: Mapping[tuple[str, str], Answer | NoSolution], wanted: Wanted, on_event: OnEvent
 ) -> dict[str, tuple[Wheel, ...]]:  # fmt: skip
     """Return the platforms that have wheels. Raises UsageError if a required one, or every one, has none."""
     found: dict[str, tuple[Wheel, ...]] = {}
@@ -111,7 +129,7 @@ def _chosen(
             if isinstance(answer, NoSolution):
                 failed[name] = answer
             else:
-                found[name] = answer
+                found[name] = answer.wheels
     for name, no in failed.items():
         if name in wanted.required or not found:
             raise _explained(runtime, name, no, wanted)
@@ -162,7 +180,7 @@ def _one_paragraph(text: str) -> str:
 
 
 def _describe(
-    chosen: Mapping[str, Mapping[str, Sequence[Wheel]]], indexes: Sequence[str], environment: Mapping[str, str],
+    chosen: Mapping[str, Mapping[str, Sequence[Wheel]]], own: Sequence[str], environment: Mapping[str, str],
     remember: Remember,
 ) -> dict[str, About]:  # fmt: skip
     """Read each distribution's metadata once: wheels of one version are taken to agree, as resolvers take them."""
@@ -171,31 +189,19 @@ def _describe(
         for name, wheels in sets.items():
             unknown = [wheel for wheel in wheels if wheel.pin not in found]
             if unknown:
-                found |= _read(unknown, platforms.parse(name), indexes, environment, remember)
+                found |= _read(unknown, platforms.parse(name), own, environment, remember)
     return dict(sorted(found.items()))
 
 
 def _read(
-    wheels: Sequence[Wheel], platform: Platform, indexes: Sequence[str], environment: Mapping[str, str],
+    wheels: Sequence[Wheel], platform: Platform, own: Sequence[str], environment: Mapping[str, str],
     remember: Remember,
 ) -> dict[str, About]:  # fmt: skip
     lines = [f"{wheel.pin} --hash=sha256:{wheel.sha256}" for wheel in wheels]
 
     def ask() -> JSON:
-        rows = _pip.report(lines, platform, indexes, environment)
-        return {wheel.pin: about.to_json() for wheel, about in rows}
+        rows = _pip.report(lines, platform, own, environment)
+        return {wheel.pin: about.to_json() for wheel, about, _ in rows}
 
     answer = remember({"platform": platform.name, "wheels": lines}, ask)
     return {wheel.pin: About.from_json(answer[wheel.pin]) for wheel in wheels}
-
-
-def _extra_indexes(environment: Mapping[str, str]) -> Iterator[str]:
-    """Yield the addresses beyond the default index that the environment names, without what opens them.
-
-    The default index, and a mirror of it, is not recorded: it holds what everybody's holds.
-    """
-    for variable in _INDEX_VARIABLES:
-        for word in environment.get(variable, "").split():
-            parts = urlsplit(re.sub(r"^[A-Za-z0-9_-]+=(?=https?:)", "", word))
-            if parts.scheme in ("https", "http") and parts.hostname:
-                yield f"{parts.scheme}://{parts.hostname}" + (f":{parts.port}" if parts.port else "") + parts.path

@@ -20,6 +20,7 @@ from packager import canonical
 from packager.errors import MissingToolError, SourceError
 from packager.events import Finished, OnEvent, Started, ignore
 from packager.files import exchange_directories, staging
+from packager.packages.indexes import shared, told
 
 _FORM = 1  # of the directory: bump it when the same requirements have to be installed in another way
 _RECORD = "packager-environment.json"
@@ -59,7 +60,7 @@ def pythons_for(
                    "--python-version", python, "--python-platform", "linux", "--no-python-downloads"]  # fmt: skip
         done = subprocess.run(
             command, input="\n".join(requirements), capture_output=True, text=True, timeout=_PATIENCE, check=False,
-            env=None if environment is None else dict(environment),
+            env=None if environment is None else shared(environment),
         )  # fmt: skip
         if done.returncode == 0:
             found.append(python)
@@ -95,7 +96,7 @@ def _build(
 
 def _uv(arguments: Sequence[str], text: str, label: str, environment: Mapping[str, str] | None) -> None:
     command = [uv(), *arguments, "--quiet", "--no-progress"]
-    env = None if environment is None else dict(environment)
+    env = None if environment is None else shared(environment)
     try:
         done = subprocess.run(
             command, input=text, capture_output=True, text=True, env=env, timeout=_PATIENCE, check=False
@@ -114,7 +115,7 @@ def explained(stderr: str) -> str:
     rows = stderr.splitlines()
     start = next((number for number, row in enumerate(rows) if row.lstrip().startswith(("error", "×"))), 0)
     cleaned = (row.strip(" ×╰─▶│|") for row in rows[start:])
-    return " ".join(row for row in cleaned if row)[:600]
+    return told(" ".join(row for row in cleaned if row))[:600]
 
 
 def uv() -> str:

@@ -25,6 +25,7 @@ from packager import DISTRIBUTION
 from packager.errors import SourceError
 from packager.exporters import _yaml
 from packager.packages import ages
+from packager.packages.indexes import told
 
 Read = Callable[[str], bytes]
 
@@ -138,7 +139,7 @@ def _requirements(text: str) -> dict[str, str]:
 
 def _refused(line: str) -> SourceError:
     return SourceError(
-        f"`requirements.txt` of the source holds `{line:.80}`, expected names and version ranges only",
+        f"`requirements.txt` of the source holds `{told(line):.80}`, expected names and version ranges only",
         hint="log the model with plain `pip_requirements`, or write `toolchain: host`",
     )
 

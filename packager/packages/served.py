@@ -29,6 +29,8 @@ from packager import canonical
 from packager.errors import SourceError, StorageError
 from packager.events import Note, OnEvent, ignore
 from packager.files import locked, staging
+from packager.formats.locked import further_indexes
+from packager.packages.indexes import told
 from packager.packages.wheels import Supply
 
 FOLDER = "served"  # of a store
@@ -182,15 +184,17 @@ def _failure(said: str, supply: Supply) -> SourceError | StorageError:
     errors = [row.removeprefix("ERROR: ") for row in rows if row.startswith("ERROR")]
     if errors == ["Exception:"]:  # pip itself failed: the last line of its trace says why
         errors = rows[-1:]
-    reason = re.sub(r"://[^/@\s]+@", "://…@", re.sub(r"\s+", " ", " ".join(errors or rows[-1:])))[:500]
+    reason = told(re.sub(r"\s+", " ", " ".join(errors or rows[-1:])))[:500]
     if os.strerror(errno.ENOSPC) in said:
         return StorageError("no space left while installing the locked dependencies",
                             hint="free some space and repeat; nothing half-written is left")  # fmt: skip
-    hint = "put exactly the wheels that deps/*/requirements.txt names there"
-    return SourceError(
-        f"cannot install the locked dependencies: {reason}",
-        hint=hint if supply.place else f"without a network give `--wheelhouse DIR`, or ask for a bundle {_CARRIED}",
-    )
+    if supply.place:
+        hint = "put exactly the wheels that deps/*/requirements.txt names there"
+    else:
+        more = ", ".join(f"`{index}`" for index in further_indexes(supply.requirements.read_text("utf-8")))
+        asked = f"the bundle also needs the index {more} (PIP_EXTRA_INDEX_URL); " if more else ""
+        hint = f"{asked}without a network give `--wheelhouse DIR`, or ask for a bundle {_CARRIED}"
+    return SourceError(f"cannot install the locked dependencies: {reason}", hint=hint)
 
 
 def _check(target: Path, supply: Supply) -> None:

@@ -22,11 +22,13 @@ from packager.lock import Environment
 from packager.lockers import _conflict as conflicts
 from packager.packages import environments
 from packager.packages.environments import explained, uv
+from packager.packages.indexes import shared
 from packager.store import Store
 
 _NO_BUILD = re.compile(r"([\w.-]+)==(\d[\w.]*) has no (?:usable )?wheels")
 _NO_RELEASE = re.compile(r"there is no version of ([\w.-]+)==(\d[\w.]*)")
 
+_BARE = ("--no-emit-index-url", "--no-emit-find-links", "--no-emit-index-annotation")  # whatever uv's settings say
 FOLDER = "environments"  # of a store
 OLDEST_PYTHON = "3.11"  # that the code of a worker runs on
 
@@ -44,7 +46,7 @@ def resolve(
     SourceError when the index cannot be reached, UsageError for a Python that nothing here could run.
     """
     find(python)
-    command = ["pip", "compile", "-", "--generate-hashes", "--no-header", "--no-annotate", "--quiet",
+    command = ["pip", "compile", "-", "--generate-hashes", "--no-header", "--no-annotate", "--quiet", *_BARE,
                "--python-version", python, *_sources(builds)]  # fmt: skip
     done = _timed(f"lock the toolchain ({', '.join(needs)})", command, needs, variables, on_event)
     if done.returncode and "No solution found" in done.stderr:
@@ -125,7 +127,7 @@ def _timed(
     on_event(Started(label))
     started = time.monotonic()
     text = "".join(f"{row}\n" for row in rows)
-    done = subprocess.run([uv(), *command], input=text, capture_output=True, text=True, env=dict(variables),
+    done = subprocess.run([uv(), *command], input=text, capture_output=True, text=True, env=shared(variables),
                           check=False)  # fmt: skip
     if not done.returncode:
         on_event(Finished(label, time.monotonic() - started))

@@ -48,7 +48,7 @@ def _platform(
 
         missing = [wheel for wheel in wheels if not _from_store(wheel, runner, out)]
         if missing:
-            _pip.download(missing, platforms.parse(name), locked.indexes, environment, out)
+            _pip.download(missing, platforms.parse(name), locked.addresses, environment, out)
         return {"files": len(wheels)}
 
     action = Action("vendor", VERSION, params=params)

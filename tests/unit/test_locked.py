@@ -20,8 +20,8 @@ from packager.errors import IntegrityError, NegativeAnswer, UsageError
 from packager.formats import licences, locked, ownlock
 from packager.formats.locked import About, Dependencies, Wheel
 from packager.lockers import NoSolution, _conflict
-from packager.lockers._addresses import public
 from packager.packages import dependencies, platforms
+from packager.packages.indexes import public
 from packager.packages.wheels import choose
 
 NAMES = ("linux_x86_64-cp311", "linux_x86_64-cp312", "linux_aarch64-cp313")
@@ -264,14 +264,11 @@ def test_a_file_that_the_own_lock_does_not_accept_is_refused() -> None:
 
 def test_addresses_are_recorded_without_what_opens_them() -> None:
     index = "https://wheels.example.org/simple"
-    assert (
-        public("https://u:p@wheels.example.org/a.whl?token=x#sha256=1", [index]) == "https://wheels.example.org/a.whl"
-    )
-    assert public("https://mirror.internal/a.whl", [index]) is None
-    assert public("file:///srv/a.whl", [index]) is None
-    found = list(dependencies._extra_indexes({"UV_EXTRA_INDEX_URL": "https://u:secret@a.example.org/simple?x=1",
-                                              "UV_INDEX": "corp=https://b.example.org:8443/simple file:///x"}))  # fmt: skip
-    assert found == ["https://a.example.org/simple", "https://b.example.org:8443/simple"]
+    given = "https://u:p@wheels.example.org/a.whl?token=x#sha256=1"
+    assert public(given, [index], {}) == "https://wheels.example.org/a.whl"
+    assert public(given, [index], {"PIP_EXTRA_INDEX_URL": "https://wheels.example.org/t0k3n/simple"}) is None
+    assert public("https://mirror.internal/a.whl", [index], {}) is None
+    assert public("file:///srv/a.whl", [index], {}) is None
 
 
 def unpacked(folder: Path, names: list[str], vendored: list[str]) -> Path:
