@@ -2,7 +2,8 @@
 """A registry in memory for what the one real registry at hand cannot do: sessions that survive a cut, the referrers
 API with pages, tokens, redirects, servers that are busy, lie, or know no ranges. It follows distribution-spec v1.1.
 
-Faults are switched on by fields; `log` holds one row per request, with the bytes that moved each way.
+Faults are switched on by fields; `log` holds one row per request, with the bytes that moved each way. `HABITS` has what
+registries that people use were reported to do, by name, each with where it was reported.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 INDEX = "application/vnd.oci.image.index.v1+json"
+MiB = 1 << 20
 
 
 @dataclass
@@ -56,7 +58,19 @@ class Stub:
     cut_download: list[int] = field(default_factory=list)
     lie: bool = False  # flip a byte of every blob that is read
     redirect: str | None = None  # another origin that serves blobs
+    largest: int | None = None  # bytes of a request's body that it takes
+    too_large: int = 413  # what it answers to more
+    least: int | None = None  # bytes of every piece but the last
+    most: int | None = None  # bytes of a piece that it states, and takes
+    patched: int = 202  # what it answers to a piece
+    stale_range: bool = False  # `Range` stays at the end of the first piece
+    start_range: str | None = None  # `Range` of an empty session
+    moving: bool = False  # every answer names another address of the session
+    mute_login: bool = False  # a 401 does not say how to log in
+    basic_user: tuple[str, str] | None = None  # writing needs a password; `/v2/` and reading are open
+    denies: dict[str, tuple[int, str, str]] = field(default_factory=dict)  # method of manifests to what it answers
     port: int = 0
+    firsts: dict[str, int] = field(default_factory=dict)  # where the first piece of a session ended
     tokens: dict[str, int] = field(default_factory=dict)
     scopes: list[str] = field(default_factory=list)
     numbers: Iterator[int] = field(default_factory=itertools.count)
@@ -67,6 +81,27 @@ class Stub:
 
     def rows(self, method: str, pattern: str) -> list[Row]:
         return [row for row in self.log if row.method == method and re.search(pattern, row.path)]
+
+
+# What each was reported to do. Nobody's source was at hand: these are reports of users and maintainers.
+HABITS: dict[str, dict[str, Any]] = {
+    # ocx-sh/ocx#237, wasmCloud/wash-archive#268, oras-project/rust-oci-client#37: 416 REQUESTED_RANGE_NOT_SATISFIABLE
+    # "the request body is too large and exceeds the maximum permissible limit of 4.00MiB"
+    "ghcr": {"largest": 4 * MiB, "too_large": 416, "token_user": ("ada", "s3cret")},
+    # aws/containers-roadmap#2831: PATCH is answered 201, and `Range` stays where the first piece ended;
+    # dotnet/sdk-container-builds#424: all parts but the last have at least 5 MB
+    "ecr": {"patched": 201, "stale_range": True, "least": 5 * MiB, "token_user": ("AWS", "s3cret")},
+    # goharbor/harbor#23015: 413 above some 20 MB; opencontainers/artifacts#55: the address of a session has a state
+    "acr": {"largest": 20 * MiB, "moving": True, "token_user": ("ada", "s3cret")},
+    # goharbor/harbor#21640 and nginx's client_max_body_size: a proxy that takes 1 MiB
+    "harbor": {"largest": 1 * MiB, "token_user": ("robot$ci", "s3cret")},
+    # project-zot/zot#2928 and #3538: anonymousPolicy, `/v2/` answers 200 to strangers, a push is answered 401
+    "zot": {"basic_user": ("ada", "s3cret"), "referrers_api": True},
+    # helm/helm#30987: an empty session has `Range: bytes=0--1`, addresses are whole
+    "quay": {"start_range": "bytes=0--1", "token_user": ("acme+robot", "s3cret")},
+    # opencontainers/distribution-spec 1.1, `OCI-Chunk-Min-Length`; its issue 485 proposes the other
+    "stated": {"least": 8 * MiB, "most": 9 * MiB},
+}
 
 
 @contextlib.contextmanager
@@ -145,6 +180,16 @@ class _Handler(BaseHTTPRequestHandler):
                 self.registry.log.append(Row(self.command, self.path, 0, self.received, 0, dict(self.headers)))
                 raise _Cut
 
+    def _refuse(self, status: int, code: str, message: str = "", **headers: str) -> None:
+        self._answer(status, json.dumps({"errors": [{"code": code, "message": message}]}).encode(), **headers)
+
+    def _stranger(self) -> bool:
+        """Whether somebody without a password writes."""
+        if self.registry.basic_user is None or self.command in ("GET", "HEAD"):
+            return False
+        expected = base64.b64encode(":".join(self.registry.basic_user).encode()).decode()
+        return self.headers.get("Authorization") != f"Basic {expected}"
+
     def _route(self) -> None:
         stub, url = self.registry, urlsplit(self.path)
         query = parse_qs(url.query)
@@ -153,12 +198,17 @@ class _Handler(BaseHTTPRequestHandler):
         if not self._allowed():
             challenge = f'Bearer realm="http://{stub.host}/token",service="stub"'
             return self._answer(401, b'{"errors":[{"code":"UNAUTHORIZED"}]}', WWW_Authenticate=challenge)
+        if self._stranger():
+            how = {} if stub.mute_login else {"WWW_Authenticate": 'Basic realm="stub"'}
+            return self._refuse(401, "UNAUTHORIZED", "authentication required", **how)
         if stub.busy:
             stub.busy -= 1
             more = {"Retry_After": stub.retry_after} if stub.retry_after else {}
             return self._answer(429, b'{"errors":[{"code":"TOOMANYREQUESTS"}]}', **more)
         if url.path == "/v2/":
             return self._answer(200, b"{}")
+        if url.path.endswith("/tags/list"):
+            return self._tags(url.path.removeprefix("/v2/").removesuffix("/tags/list"), query)
         match = re.fullmatch(r"/v2/(.+)/(manifests|blobs|referrers)/(.+)", url.path)
         if not match:
             return self._answer(404)
@@ -189,8 +239,24 @@ class _Handler(BaseHTTPRequestHandler):
         stub.tokens[token] = stub.token_uses
         return self._answer(200, json.dumps({"token": token}).encode())
 
+    def _tags(self, name: str, query: dict[str, list[str]]) -> None:
+        tags = sorted(key for where, key in self.registry.manifests if where == name and ":" not in key)
+        if not tags:
+            return self._refuse(404, "NAME_UNKNOWN", "repository name not known to registry")
+        after = [tag for tag in tags if tag > query.get("last", [""])[0]]
+        page = after[: self.registry.page]
+        more = {"Link": f'</v2/{name}/tags/list?last={page[-1]}>; rel="next"'} if after[len(page) :] else {}
+        return self._answer(200, json.dumps({"name": name, "tags": page}).encode(), **more)
+
     def _manifests(self, name: str, what: str, query: object) -> None:
         stub = self.registry
+        if self.command in stub.denies:
+            return self._refuse(*stub.denies[self.command])
+        if self.command == "DELETE" and (name, what) in stub.manifests:
+            _, data = stub.manifests.pop((name, what))
+            if ":" in what:
+                stub.manifests = {key: row for key, row in stub.manifests.items() if key[0] != name or row[1] != data}
+            return self._answer(202)
         if self.command == "PUT":
             data = bytearray()
             self._body(data)
@@ -236,21 +302,46 @@ class _Handler(BaseHTTPRequestHandler):
             return self._answer(206, data[start:], Content_Range=f"bytes {start}-{len(data) - 1}/{len(data)}")
         return self._answer(200, data)
 
+    def _open_session(self, name: str, query: dict[str, list[str]]) -> None:
+        stub = self.registry
+        source, mounted = query.get("from", [""])[0], query.get("mount", [""])[0]
+        if stub.mounts and (source, mounted) in stub.blobs:
+            stub.blobs[name, mounted] = stub.blobs[source, mounted]
+            return self._answer(201)
+        session = f"s{next(stub.numbers)}"
+        stub.sessions[session] = bytearray()
+        stated = {"OCI_Chunk_Min_Length": stub.least, "OCI_Chunk_Max_Length": stub.most} if stub.most else {}
+        more = {"Range": stub.start_range} if stub.start_range else {}
+        return self._answer(202, Location=f"/v2/{name}/blobs/uploads/{session}", **more,
+                            **{key: str(value) for key, value in stated.items()})  # fmt: skip
+
+    def _refused(self, held: int, query: dict[str, list[str]]) -> bool:
+        """Answer bytes that the registry does not take, and say so."""
+        stub, size = self.registry, int(self.headers.get("Content-Length") or 0)
+        if stub.moving and query.get("_state", ["0"]) != [str(held)]:
+            self._refuse(404, "BLOB_UPLOAD_UNKNOWN", "the state is of another request")
+        elif size > (stub.largest or stub.most or size):
+            words = f"the request body is too large and exceeds the maximum permissible limit of {stub.largest} bytes"
+            self._refuse(stub.too_large, "SIZE_INVALID", words)
+        elif self.command == "PATCH" and size < (stub.least or 0):
+            self._refuse(400, "LAYER_PART_TOO_SMALL", "all layer parts except the last are larger")
+        else:
+            return False
+        return True
+
     def _upload(self, name: str, session: str, query: dict[str, list[str]]) -> None:
         stub = self.registry
         if self.command == "POST":
-            source, mounted = query.get("from", [""])[0], query.get("mount", [""])[0]
-            if stub.mounts and (source, mounted) in stub.blobs:
-                stub.blobs[name, mounted] = stub.blobs[source, mounted]
-                return self._answer(201)
-            session = f"s{next(stub.numbers)}"
-            stub.sessions[session] = bytearray()
-            return self._answer(202, Location=f"/v2/{name}/blobs/uploads/{session}")
+            return self._open_session(name, query)
         if session not in stub.sessions:
             return self._answer(404, b'{"errors":[{"code":"BLOB_UPLOAD_UNKNOWN"}]}')
         data, here = stub.sessions[session], f"/v2/{name}/blobs/uploads/{session}"
         if self.command == "DELETE":
             return self._answer(204)
+        if stub.moving:
+            here += f"?_state={len(data) + int(self.headers.get('Content-Length') or 0)}"
+        if self._refused(len(data), query):
+            return None
         if self.command in ("PATCH", "PUT"):
             start = re.match(r"([0-9]+)-", self.headers.get("Content-Range", ""))
             if start and int(start[1]) != len(data):
@@ -262,5 +353,6 @@ class _Handler(BaseHTTPRequestHandler):
                 return self._answer(400, b'{"errors":[{"code":"DIGEST_INVALID"}]}')
             stub.blobs[name, digest] = bytes(stub.sessions.pop(session))
             return self._answer(201, Location=f"/v2/{name}/blobs/{digest}")
-        status = 204 if self.command == "GET" else 202
-        return self._answer(status, Location=here, Range=f"0-{max(len(data) - 1, 0)}")
+        status = 204 if self.command == "GET" else stub.patched
+        end = stub.firsts.setdefault(session, len(data)) if stub.stale_range else len(data)
+        return self._answer(status, Location=here, Range=f"0-{max(end - 1, 0)}")

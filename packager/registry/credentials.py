@@ -22,7 +22,9 @@ from packager.errors import SourceError, UsageError
 _HELPER = re.compile(r"[A-Za-z0-9._-]+")
 _SECONDS = 30  # a helper may unlock a key ring, but not hang a pipeline for ever
 _NOT_FOUND = "credentials not found in native keychain"  # what helpers print when they know nothing
-_DOCKER_HUB = "https://index.docker.io/v1/"
+_DOCKER_HUB = "https://index.docker.io/v1/"  # what Docker files its own registry under
+_HUB = "docker.io"
+_HUBS = frozenset({_HUB, "index.docker.io", "registry-1.docker.io", "registry.hub.docker.com"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +43,11 @@ class Credential:
 def find(host: str, name: str, files: Sequence[Path], environment: Mapping[str, str]) -> Credential | None:
     """Return the credential for repository `name` on `host` from the first file that has one.
 
-    The most specific key wins (`host/team/model` before `host/team` before `host`). Raises UsageError for a file
+    The most specific key wins (`host/team/model` before `host/team` before `host`), whichever way it is spelled:
+    `https://host`, `host/`, `host/v1/` and, for Docker Hub, any of its names. Raises UsageError for a file
     that is not readable as such, SourceError for a helper that fails.
     """
-    keys = list(_keys(host, name))
+    keys = list(_keys(host.lower(), name))
     for file in files:
         config = _load(file)
         if config and (found := _from(config, file, keys, environment)):
@@ -53,12 +56,35 @@ def find(host: str, name: str, files: Sequence[Path], environment: Mapping[str, 
 
 
 def _keys(host: str, name: str) -> Iterator[str]:
-    parts = [host, *name.split("/")]
+    """Yield what a credential may be filed under, the most specific first."""
+    parts = [_HUB if host in _HUBS else host, *name.split("/")]
     for count in range(len(parts), 0, -1):
         yield "/".join(parts[:count])
-    yield from (f"https://{host}", f"https://{host}/v1/", f"https://{host}/v2/", f"http://{host}")
-    if host in ("docker.io", "registry-1.docker.io", "index.docker.io"):
+
+
+def _plain(key: str) -> str:
+    """Return a key as `host` or `host/path`: no scheme, no version of the protocol, no slash at its end."""
+    bare = re.sub(r"/v[12]$", "", re.sub(r"^https?://", "", key.strip()).rstrip("/"))
+    host, slash, path = bare.partition("/")
+    host = host.lower()
+    return (_HUB if host in _HUBS else host) + slash + path
+
+
+def _filed(table: object) -> dict[str, tuple[str, Any]]:
+    """Return what is filed under each key, with the key as it is spelled; the first of two spellings counts."""
+    found: dict[str, tuple[str, Any]] = {}
+    for key, value in table.items() if isinstance(table, dict) else ():
+        found.setdefault(_plain(key), (key, value))
+    return found
+
+
+def _asked_for(keys: Sequence[str]) -> Iterator[str]:
+    """Yield what a store of credentials may know a registry by: it compares spellings, not meanings."""
+    yield from keys
+    host = keys[-1]
+    if host == _HUB:
         yield _DOCKER_HUB
+    yield from (f"https://{host}", f"https://{host}/", f"https://{host}/v1/", f"https://{host}/v2/", f"http://{host}")
 
 
 def _load(file: Path) -> dict[str, Any] | None:
@@ -76,15 +102,16 @@ def _load(file: Path) -> dict[str, Any] | None:
 def _from(
     config: Mapping[str, Any], file: Path, keys: Sequence[str], environment: Mapping[str, str]
 ) -> Credential | None:  # fmt: skip
-    helpers, auths = config.get("credHelpers") or {}, config.get("auths") or {}
+    helpers, auths = _filed(config.get("credHelpers")), _filed(config.get("auths"))
     for key in keys:
-        if isinstance(helpers, dict) and isinstance(helpers.get(key), str):
-            return _ask(helpers[key], key, environment)
-        if isinstance(auths, dict) and (found := _stored(auths.get(key), file)):
+        spelled, helper = helpers.get(key, ("", None))
+        if isinstance(helper, str):
+            return _ask(helper, spelled, environment)
+        if found := _stored(auths.get(key, ("", None))[1], file):
             return found
     store = config.get("credsStore")
     if isinstance(store, str) and store:
-        for key in keys:
+        for key in _asked_for(keys):
             if found := _ask(store, key, environment):
                 return found
     return None
@@ -96,7 +123,8 @@ def _stored(entry: object, file: Path) -> Credential | None:
     if token := entry.get("identitytoken"):
         return Credential("", str(token))
     if not entry.get("auth"):
-        return None  # the secret is with a helper
+        plain = entry.get("username"), entry.get("password")
+        return Credential(str(plain[0]), str(plain[1])) if all(plain) else None  # else the secret is with a helper
     try:
         user, colon, secret = base64.b64decode(entry["auth"], validate=True).decode().partition(":")
     except (binascii.Error, UnicodeDecodeError, TypeError):

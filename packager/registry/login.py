@@ -19,10 +19,12 @@ from packager.registry.credentials import Credential
 
 
 class Response(Protocol):
-    """What a token server answered."""
+    """What a registry or token server answered."""
 
     @property
     def status(self) -> int: ...
+    @property
+    def headers(self) -> Mapping[str, str]: ...
     @property
     def data(self) -> bytes: ...
 
@@ -36,8 +38,7 @@ class Login:
     """The credentials of one registry, in the form it wants them."""
 
     def __init__(self, challenge: str | None, find: Callable[[], Credential | None], send: Send, secure: bool) -> None:
-        scheme, _, rest = (challenge or "").partition(" ")
-        self._scheme, self._parameters = scheme.lower(), dict(_PARAMETER.findall(rest))
+        self._scheme, self._parameters = _parsed(challenge)
         self._find, self._send, self._secure = find, send, secure
         self._lock = threading.Lock()
         self._tokens: dict[str, str] = {}
@@ -50,6 +51,27 @@ class Login:
                 return self._bearer(name, push, also, renew)
             credential = self._credential() if self._scheme == "basic" else None
             return credential.basic if credential else None
+
+    def helps(self, answer: Response, *, sent: bool) -> bool:
+        """Tell whether a request that got `answer` is worth repeating with other credentials than were `sent`.
+
+        A registry whose `/v2/` is open to strangers (zot, Harbor) asks for a login where it needs one; some ask without
+        saying how, or say 403. What it asks for then holds from now on.
+        """
+        with self._lock:
+            if answer.status == 401:
+                scheme, parameters = _parsed(answer.headers.get("WWW-Authenticate"))
+                if scheme and not self._scheme:
+                    self._scheme, self._parameters = scheme, parameters
+            if answer.status in (401, 403) and not sent and not self._scheme and self._credential():
+                self._scheme = "basic"
+                return True
+            return answer.status == 401 and bool(self._scheme)
+
+    def has_credential(self) -> bool:
+        """Tell whether a credential is stored for the registry."""
+        with self._lock:
+            return self._credential() is not None
 
     def _credential(self) -> Credential | None:
         if self._found is None:
@@ -73,14 +95,27 @@ class Login:
             form = {"grant_type": "refresh_token", "service": service, "client_id": "packager",
                     "scope": " ".join(scopes), "refresh_token": credential.secret}  # fmt: skip
             kind = {"Content-Type": "application/x-www-form-urlencoded"}
-            return _read(self._send("POST", realm, kind, urlencode(form).encode()), realm)
+            return _read(self._send("POST", realm, kind, urlencode(form).encode()), realm, credential)
         query = urlencode([("service", service), *(("scope", scope) for scope in scopes)], quote_via=quote)
         headers = {"Authorization": credential.basic} if credential else {}
-        return _read(self._send("GET", f"{realm}{'&' if '?' in realm else '?'}{query}", headers, None), realm)
+        return _read(
+            self._send("GET", f"{realm}{'&' if '?' in realm else '?'}{query}", headers, None), realm, credential
+        )
 
 
-def _read(answer: Response, realm: str) -> str:
-    host = urlsplit(realm).netloc
+def _parsed(challenge: str | None) -> tuple[str, dict[str, str]]:
+    """Return the scheme of a `WWW-Authenticate` header in lower case, empty if there is none, and its parameters."""
+    scheme, _, rest = (challenge or "").partition(" ")
+    return scheme.lower(), dict(_PARAMETER.findall(rest))
+
+
+def _read(answer: Response, realm: str, credential: Credential | None) -> str:
+    host = urlsplit(realm).netloc.rpartition("@")[2]
+    if answer.status in (400, 401, 403) and credential is None:
+        raise SourceError(
+            f"token server `{host}` gives nothing to strangers ({answer.status}), and no credentials are stored",
+            hint="log in with `docker login` or `podman login`",
+        )
     if answer.status in (400, 401, 403):
         raise SourceError(
             f"token server `{host}` refused the credentials ({answer.status})",

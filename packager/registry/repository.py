@@ -42,6 +42,7 @@ class Repository:
     reference: Reference
     settings: Settings
     wire: Wire = field(init=False)
+    piece: int | None = None  # bytes of one request of an upload, once the registry has said what it takes
 
     def __post_init__(self) -> None:
         self.wire = Wire(self.reference, self.settings)

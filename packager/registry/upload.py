@@ -4,9 +4,10 @@
 A session is a URL of the registry. It is remembered on disk while the upload runs, so that a killed process goes on
 too. After a break the registry is asked how much it has (GET); a registry that dropped the session gets the blob from
 its beginning in a new one. Docker's registry (2.8) drops a session whenever a piece breaks in the middle, so there
-only whole pieces and whole blobs survive.
+only whole pieces and whole blobs survive. A registry that finds a piece too large (413, or 416 as GHCR says it) gets
+smaller ones; what `OCI-Chunk-Min-Length` and `-Max-Length` ask for when a session opens is kept to.
 
-Source: OCI distribution-spec v1.1, "Pushing blobs".
+Source: OCI distribution-spec v1.1, "Pushing blobs"; `OCI-Chunk-Max-Length` is proposed in its issue 485.
 """
 
 from __future__ import annotations
@@ -24,10 +25,14 @@ from packager.destination import Source
 from packager.errors import IntegrityError, SourceError
 from packager.files import CHUNK, Moved, write_atomically
 from packager.registry.repository import Repository
-from packager.registry.wire import AGAIN, Answer, Body, Interrupted
+from packager.registry.wire import AGAIN, Answer, Body, Interrupted, told_by
 from packager.types import Blob
 
 PIECE = 32 << 20  # bytes of one PATCH: what a broken connection costs at most on registries that keep sessions
+_SMALLER = 8  # by how much a piece shrinks that was too large: GHCR takes 4 MiB, nginx by itself 1 MiB
+_DOUBTS = 3  # attempts in a row without progress after which a session is given up
+_BROKEN = 8 << 20  # bytes below which a piece does not shrink because connections break
+_LEAST = 64 << 10  # bytes below which no piece shrinks
 _OCTETS = {"Content-Type": "application/octet-stream"}
 
 
@@ -48,6 +53,14 @@ def _mounted(repository: Repository, blob: Blob, mount: str) -> bool:
     return answer.status == 201
 
 
+class _TooLarge(Interrupted):
+    """The registry takes no request of that size; `refused` is its last word on it."""
+
+    def __init__(self, told: str) -> None:
+        super().__init__(f"{told}: it takes no piece of this size",
+                         hint="raise the size limit of the registry, or of the proxy before it")  # fmt: skip
+
+
 class _Upload:
     """One blob on its way."""
 
@@ -55,6 +68,7 @@ class _Upload:
         self._repository, self._wire, self._blob, self._source = repository, repository.wire, blob, source
         self._session = _Session(repository, blob)
         self._moved, self._reported, self._best, self._fruitless = moved, 0, 0, 0
+        self._least = 0  # bytes of the smallest piece that the registry takes, but for the last
 
     def run(self) -> None:
         """Send what is missing until the registry has confirmed the blob."""
@@ -63,6 +77,9 @@ class _Upload:
             try:
                 location, position = self._send_from(location, position)
                 return self._session.forget()
+            except _TooLarge:
+                if not self._shrink():
+                    raise
             except Interrupted as error:
                 self._fruitless += 1
                 if self._fruitless >= self._repository.settings.patience.attempts:
@@ -70,7 +87,25 @@ class _Upload:
                 self._wire.pause(self._fruitless, self._blob.digest, error.asked)
             if self._repository.has(self._blob, push=True):  # the answer was lost, not the blob
                 return self._session.forget()
-            location, position = self._status(location) or self._open()
+            # ECR states a position that it has passed long ago: without progress nothing that it says is believed
+            location, position = (self._fruitless < _DOUBTS and self._status(location)) or self._open()
+            if position > self._best:
+                self._best, self._fruitless = position, 0
+            elif self._fruitless > 1:  # a proxy may hang up on what is too large; ECR takes no pieces below 5 MB
+                self._shrink(_BROKEN)
+
+    @property
+    def _piece(self) -> int:
+        """How many bytes one request carries: what the registry took last, within its bounds."""
+        return max(min(self._repository.piece or PIECE, PIECE), self._least, 1)
+
+    def _shrink(self, least: int = _LEAST) -> bool:
+        """Send less at a time from now on, but no less than `least`; tell whether that was possible."""
+        smaller = max(self._piece // _SMALLER, self._least, least)
+        possible = smaller < self._piece
+        if possible:
+            self._repository.piece = smaller
+        return possible
 
     def _begin(self) -> tuple[str, int]:
         known = self._session.recall()
@@ -81,9 +116,16 @@ class _Upload:
         location = _next(answer, self._wire.origin)
         if location is None:
             raise SourceError(f"registry `{self._repository.reference.host}` opened no upload")
-        if self._blob.size > PIECE:
+        self._bound(answer)
+        if self._blob.size > self._piece:
             self._session.remember(location)
         return location, 0
+
+    def _bound(self, answer: Answer) -> None:
+        """Keep to what the registry says of pieces when it opens a session."""
+        self._least = _length(answer, "OCI-Chunk-Min-Length") or 0
+        if most := _length(answer, "OCI-Chunk-Max-Length"):
+            self._repository.piece = min(self._piece, max(most, self._least))
 
     def _status(self, location: str) -> tuple[str, int] | None:
         """Ask how much of the session the registry has; None if it has forgotten it."""
@@ -99,9 +141,9 @@ class _Upload:
             reader = _Hashing(file, self._blob)
             reader.skip(position)
             self._report(position)
-            while self._blob.size - position > PIECE:
-                location = self._patch(location, reader, position, PIECE)
-                position += PIECE
+            while self._blob.size - position > (piece := self._piece):
+                location = self._patch(location, reader, position, piece)
+                position += piece
                 self._session.remember(location)
                 if position > self._best:
                     self._best, self._fruitless = position, 0
@@ -111,7 +153,7 @@ class _Upload:
     def _patch(self, location: str, reader: _Hashing, position: int, size: int) -> str:
         headers = {**_OCTETS, "Content-Range": f"{position}-{position + size - 1}"}
         body = Body(size, lambda: self._watched(reader.read(size)), repeatable=False)
-        answer = self._settled(self._wire.once("PATCH", location, push=True, headers=headers, body=body))
+        answer = self._settled(self._wire.once("PATCH", location, push=True, headers=headers, body=body), position)
         return _next(answer, location) or location
 
     def _close(self, location: str, reader: _Hashing, position: int) -> None:
@@ -120,19 +162,20 @@ class _Upload:
         url = f"{location}{'&' if urlsplit(location).query else '?'}digest={quote(self._blob.digest)}"
         headers = {**_OCTETS, "Content-Range": f"{position}-{self._blob.size - 1}"} if position and rest else _OCTETS
         body = Body(rest, lambda: self._watched(reader.read(rest, last=True)), repeatable=False)
-        self._settled(self._wire.once("PUT", url, push=True, headers=headers, body=body))
+        self._settled(self._wire.once("PUT", url, push=True, headers=headers, body=body), position)
 
-    def _settled(self, answer: Answer) -> Answer:
-        """Sort the registry's answer: accepted, worth another attempt, or final."""
-        host, name = self._repository.reference.host, self._repository.reference.name
+    def _settled(self, answer: Answer, position: int) -> Answer:
+        """Sort the registry's answer to bytes from `position` on: accepted, worth another attempt, or final."""
         if answer.status in (200, 201, 202, 204):
             return answer
+        told = told_by(answer, self._repository.reference)
+        if answer.status == 413 or (answer.status == 416 and _is_there(answer, position)):
+            raise _TooLarge(told)
         if answer.status in AGAIN or answer.status in (400, 404, 416):  # it lost the session, or is busy
-            raise Interrupted(f"registry `{host}` answered {answer.status} to an upload",
-                              hint="repeat the command: what is complete is kept",
+            raise Interrupted(f"{told}, to an upload", hint="repeat the command: what is complete is kept",
                               asked=answer.headers.get("Retry-After"))  # fmt: skip
-        raise SourceError(f"registry `{host}` refuses an upload to `{name}`: {answer.status}",
-                          hint="check that the account may push there, and the registry's size limit")  # fmt: skip
+        raise SourceError(f"{told}: it refuses an upload",
+                          hint="check that the account may push there, and the registry's quota")  # fmt: skip
 
     def _watched(self, pieces: Iterator[memoryview]) -> Iterator[memoryview]:
         for piece in pieces:
@@ -204,6 +247,16 @@ class _Session:
     def forget(self) -> None:
         if self._file is not None:
             self._file.unlink(missing_ok=True)
+
+
+def _length(answer: Answer, header: str) -> int | None:
+    value = answer.headers.get(header, "")
+    return int(value) if re.fullmatch(r"[1-9][0-9]{0,14}", value) else None
+
+
+def _is_there(answer: Answer, position: int) -> bool:
+    """Tell whether a 416 cannot be about where the bytes belong: it names that place itself, or none."""
+    return "Range" not in answer.headers or _end(answer) == position
 
 
 def _next(answer: Answer, base: str) -> str | None:

@@ -17,7 +17,7 @@ from urllib.parse import urljoin, urlsplit
 import urllib3
 from urllib3.exceptions import HTTPError, NameResolutionError, NewConnectionError, ProtocolError, SSLError
 
-from packager import __version__
+from packager import __version__, canonical, shown
 from packager.errors import SourceError, UsageError
 from packager.registry.credentials import Credential, find
 from packager.registry.deadline import Pace, allow_stream, is_overdue, pools
@@ -29,6 +29,7 @@ _REDIRECTS = {301, 302, 303, 307, 308}
 MAX_ANSWER = 8 << 20  # bytes of an answer that is read whole
 _BLOCK = 1 << 20
 _FIRST_ATTEMPTS = 4
+_LONGEST_MESSAGE = 300  # characters of a registry's own words
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +126,7 @@ class Wire:
                 answer = self.once(method, url, push=push, stream=stream, headers=headers, body=body, also=also)
                 if answer.status in wanted or answer.status not in AGAIN:
                     return self._accept(answer, wanted, method)
-                problem = Interrupted(_told(answer, self.reference), asked=answer.headers.get("Retry-After"))
+                problem = Interrupted(told_by(answer, self.reference), asked=answer.headers.get("Retry-After"))
             except Interrupted as error:
                 problem = error
             if attempt < self.settings.patience.attempts:
@@ -146,14 +147,15 @@ class Wire:
         for renewed in (False, True):
             given = {**(headers or {}), **self._authorization(login, target, push, also, renew=renewed)}
             answer = self._follow(method, target, given, body, stream)
-            if answer.status != 401 or renewed or not self._is_ours(target):
-                break  # else the token may have expired
+            if renewed or not self._is_ours(target) or not login.helps(answer, sent="Authorization" in given):
+                break  # else the token may have expired, or strangers may do less than /v2/ said
             if body is not None and not body.repeatable:
                 self._authorization(login, target, push, also, renew=True)
                 raise Interrupted(f"the token of registry `{self.reference.host}` expired during an upload")
         if answer.status == 401:
+            told = "refuses the credentials for" if login.has_credential() else "asks for credentials for"
             raise SourceError(
-                f"registry `{self.reference.host}` asks for credentials it accepts for `{self.reference.name}`",
+                f"registry `{self.reference.host}` {told} `{self.reference.name}`{_own_words(answer)[1]}",
                 hint=f"log in with `docker login {self.reference.host}` or `podman login {self.reference.host}`",
             )
         return answer
@@ -161,10 +163,15 @@ class Wire:
     def _accept(self, answer: Answer, wanted: set[int], method: str) -> Answer:
         if answer.status in wanted:
             return answer
-        told = _told(answer, self.reference)
+        told = told_by(answer, self.reference)
         if answer.status == 403:
-            raise SourceError(f"{told}: not allowed", hint="the account has no right for this repository")
+            raise SourceError(f"{told}: not allowed", hint=self._denied())
         raise SourceError(f"{told} ({method})")
+
+    def _denied(self) -> str:
+        if self.login().has_credential():
+            return "the account has no right for this repository, or its quota is used up"
+        return f"no credentials for `{self.reference.host}` are stored: log in with `docker login` or `podman login`"
 
     def _authorization(
         self, login: Login, target: str, push: bool, also: tuple[str, ...], *, renew: bool
@@ -279,7 +286,7 @@ class Wire:
     def _greet(self) -> Login:
         answer = self._ping()
         if answer.status not in (200, 401, 403, 404, 405):
-            raise SourceError(_told(answer, self.reference), hint="is this the address of an OCI registry?")
+            raise SourceError(told_by(answer, self.reference), hint="is this the address of an OCI registry?")
         parts = urlsplit(self.origin)
         return Login(
             answer.headers.get("WWW-Authenticate"), self.credential, self._fetch_token, parts.scheme == "https"
@@ -357,8 +364,17 @@ def _reason(error: BaseException) -> str:
     return re.sub(r"\s+", " ", text)[:200] or type(error).__name__
 
 
-def _told(answer: Answer, reference: Reference) -> str:
-    """Quote the first error of a registry's answer, if it has the form the specification gives it."""
-    codes = re.findall(rb'"code":\s*"([A-Z_]{1,60})"', answer.data[:2000])
-    detail = f" {codes[0].decode()}" if codes else ""
-    return f"registry `{reference.host}` answered {answer.status}{detail} for `{reference.name}`"
+def told_by(answer: Answer, reference: Reference) -> str:
+    """Say what a registry answered, with the code and message of its first error, if it has the specified form."""
+    code, message = _own_words(answer)
+    return f"registry `{reference.host}` answered {answer.status}{code} for `{reference.name}`{message}"
+
+
+def _own_words(answer: Answer) -> tuple[str, str]:
+    """Return code and message of the first error, each with what joins it to a sentence; empty where there is none."""
+    try:
+        first = canonical.load(answer.data, limit=MAX_ANSWER)["errors"][0]
+        code, message = (shown.line(first.get(key) or "")[:_LONGEST_MESSAGE] for key in ("code", "message"))
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+        return "", ""
+    return f" {code}" if code else "", f": {message}" if message else ""

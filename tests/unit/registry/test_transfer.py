@@ -261,8 +261,10 @@ def credentials(tmp_path: Path, stub: Stub, entry: dict[str, str]) -> Settings:
 
 def test_tokens(bundle: Bundle, tmp_path: Path) -> None:
     with serving(token_user=("ada", "s3cret"), token_uses=7) as stub:
-        with pytest.raises(SourceError, match="refused the credentials"):
+        with pytest.raises(SourceError, match="gives nothing to strangers"):
             push(stub, bundle)
+        with pytest.raises(SourceError, match="refused the credentials"):
+            push(stub, bundle, credentials(tmp_path, stub, {"username": "ada", "password": "wr0ng"}))
         settings = credentials(tmp_path, stub, {"auth": "YWRhOnMzY3JldA=="})
         push(stub, bundle, settings)
         assert len(stub.tokens) > 3, "tokens expired meanwhile and were renewed"
