@@ -57,7 +57,7 @@ from packager.files import (
     write_atomically,
 )
 from packager.foreign import Bounds
-from packager.types import Blob, Result, Tree, check_digest, check_paths
+from packager.types import DIGEST, Blob, Result, Tree, check_digest, check_paths
 
 MAX_RECORD = 64 << 20  # bytes of a JSON record
 MAX_BLOB = 1 << 62
@@ -403,6 +403,25 @@ class Store:
         """List (name, version) of every bundle, sorted."""
         found = ((path.parent.name, path.name) for path in (self.root / "bundles").glob("*/*"))
         return sorted((name, version) for name, version in found if names.is_name(name) and names.is_version(version))
+
+    def quarantined(self) -> Sequence[str]:
+        """List the digest of every bundle that nobody vouched for, sorted."""
+        found = (f"sha256:{path.name}" for path in (self.root / "quarantine").iterdir())
+        return sorted(digest for digest in found if DIGEST.fullmatch(digest))
+
+    def forget(self, name: str, version: str) -> Entry:
+        """End what `name:version` means, and return what it meant; the blobs stay until somebody collects them."""
+        with self.single_flight(f"bundle-{name}-{version}"):
+            entry = self.entry(name, version)
+            (self.root / "bundles" / name / version).unlink()
+        return entry
+
+    def forget_quarantined(self, digest: str) -> None:
+        """Forget a bundle that nobody vouched for. Raises UsageError if there is none of that digest."""
+        try:
+            self._aside(digest).unlink()
+        except FileNotFoundError:
+            raise UsageError(f"no bundle `{digest}` lies in quarantine", hint="see `packager list`") from None
 
     def name_bundle(self, name: str, version: str, entry: Entry) -> None:
         """Make `name:version` mean `entry`, as one step. Raises Malformed for what cannot be a name."""

@@ -69,6 +69,7 @@ class Stub:
     mute_login: bool = False  # a 401 does not say how to log in
     basic_user: tuple[str, str] | None = None  # writing needs a password; `/v2/` and reading are open
     denies: dict[str, tuple[int, str, str]] = field(default_factory=dict)  # method of manifests to what it answers
+    untags: bool = True  # whether a tag can be deleted by itself
     port: int = 0
     firsts: dict[str, int] = field(default_factory=dict)  # where the first piece of a session ended
     tokens: dict[str, int] = field(default_factory=dict)
@@ -252,6 +253,8 @@ class _Handler(BaseHTTPRequestHandler):
         stub = self.registry
         if self.command in stub.denies:
             return self._refuse(*stub.denies[self.command])
+        if self.command == "DELETE" and ":" not in what and not stub.untags:
+            return self._refuse(405, "UNSUPPORTED", "The operation is unsupported.")
         if self.command == "DELETE" and (name, what) in stub.manifests:
             _, data = stub.manifests.pop((name, what))
             if ":" in what:

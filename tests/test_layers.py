@@ -28,7 +28,7 @@ LAYERS = (
     {
         "build", "cache", "canary", "compare", "compat", "compatpage", "completeness", "conform", "delta", "diff",
         "evidence", "facts", "host", "init", "install", "lifecycle", "look", "opa", "policy", "policydocs", "policyreport", "policytest",
-        "probing", "profiles", "promote", "provenance", "rebuild", "rego", "render", "resolve", "scan", "served", "sign", "swap", "toolchains",
+        "probing", "profiles", "promote", "provenance", "rebuild", "rego", "render", "resolve", "scan", "served", "shelf", "sign", "swap", "toolchains",
         "transport", "triton", "trustchannel", "trustedit",
         "vendor", "verify", "wheels",
     },

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from packager.bundle import Bundle
     from packager.events import OnEvent
     from packager.media import Medium
+    from packager.registry.repository import Repository
     from packager.registry.wire import Settings
     from packager.store import Store
     from packager.trust.keys import PublicKey
@@ -214,6 +215,14 @@ def remote(text: str, args: argparse.Namespace, on_event: OnEvent | None = None)
     from packager.registry.medium import RegistryBundle
 
     return RegistryBundle(references.parse(text), registry_settings(args), on_event or ignore)
+
+
+def repository(text: str, args: argparse.Namespace) -> Repository:
+    """Return the repository of a registry that `oci://…` names."""
+    from packager.registry import reference
+    from packager.registry.repository import Repository
+
+    return Repository(reference.parse(text), registry_settings(args))
 
 
 def trusted_keys(args: argparse.Namespace) -> list[PublicKey]:

@@ -44,11 +44,11 @@ class Login:
         self._tokens: dict[str, str] = {}
         self._found: tuple[Credential | None] | None = None
 
-    def header(self, name: str, *, push: bool, also: tuple[str, ...] = (), renew: bool = False) -> str | None:
-        """Return the Authorization header for repository `name`, or None where none is needed."""
+    def header(self, name: str, *, actions: str, also: tuple[str, ...] = (), renew: bool = False) -> str | None:
+        """Return the Authorization header for `actions` on repository `name`, or None where none is needed."""
         with self._lock:
             if self._scheme == "bearer":
-                return self._bearer(name, push, also, renew)
+                return self._bearer(name, actions, also, renew)
             credential = self._credential() if self._scheme == "basic" else None
             return credential.basic if credential else None
 
@@ -78,8 +78,8 @@ class Login:
             self._found = (self._find(),)
         return self._found[0]
 
-    def _bearer(self, name: str, push: bool, also: tuple[str, ...], renew: bool) -> str:
-        scopes = [f"repository:{name}:pull{',push' if push else ''}", *(f"repository:{other}:pull" for other in also)]
+    def _bearer(self, name: str, actions: str, also: tuple[str, ...], renew: bool) -> str:
+        scopes = [f"repository:{name}:{actions}", *(f"repository:{other}:pull" for other in also)]
         key = " ".join(scopes)
         if renew or key not in self._tokens:
             self._tokens[key] = self._token(scopes)

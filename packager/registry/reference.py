@@ -13,7 +13,7 @@ from packager.types import DIGEST
 SCHEME = "oci://"
 _HOST = re.compile(r"(\[[0-9a-fA-F:]+\]|[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?)(:[0-9]{1,5})?")
 _NAME = re.compile(r"[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*")  # distribution-spec 1.1
-_TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}")
+TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ def parse(text: str) -> Reference:
     faults = {
         "host": not text.startswith(SCHEME) or not slash or not _HOST.fullmatch(host),
         "name": not _NAME.fullmatch(name) or len(name) > 255,
-        "tag": bool(colon) and not _TAG.fullmatch(tag),
+        "tag": bool(colon) and not TAG.fullmatch(tag),
         "digest": bool(at) and not DIGEST.fullmatch(digest),
     }
     if wrong := [part for part, fault in faults.items() if fault]:

@@ -9,6 +9,7 @@ against its digest. Whether a registry has the referrers API is found out by ask
 from __future__ import annotations
 
 import io
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,11 +23,15 @@ from packager import canonical
 from packager.errors import IntegrityError, SourceError, UsageError
 from packager.formats import oci
 from packager.registry.deadline import is_overdue
-from packager.registry.reference import Reference
-from packager.registry.wire import Answer, Body, Interrupted, Settings, Wire
-from packager.types import Blob
+from packager.registry.reference import SCHEME, TAG, Reference
+from packager.registry.wire import MAX_ANSWER, Answer, Body, Interrupted, Settings, Wire
+from packager.types import DIGEST, Blob
 
-_ACCEPT = f"{oci.MANIFEST}, {oci.INDEX}, application/vnd.docker.distribution.manifest.v2+json"
+_DOCKER, _DOCKER_LIST = (f"application/vnd.docker.distribution.manifest.{form}+json" for form in ("v2", "list.v2"))
+_ACCEPT = f"{oci.MANIFEST}, {oci.INDEX}, {_DOCKER}, {_DOCKER_LIST}"
+_IMAGES = ("application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json")
+_REFERRERS_TAG = re.compile(r"sha256-[0-9a-f]{64}")
+_NOT_THERE = (400, 404, 405)  # how registries say that they cannot delete by tag, or at all
 _MAX_REFERRERS = 1000
 _PAGES = 50
 
@@ -68,6 +73,30 @@ class Repository:
         """Store exactly `data` under a tag or its digest."""
         url, kind = self.url(f"manifests/{what}"), {"Content-Type": media_type}
         self.wire.request("PUT", url, ok=(200, 201, 202), push=True, headers=kind, body=Body.of(data))
+
+    def tags(self) -> list[str]:
+        """Return every tag, sorted; those under which signatures are listed are left out."""
+        return sorted(tag for tag in self._every_tag() if not _REFERRERS_TAG.fullmatch(tag))
+
+    def _every_tag(self) -> list[str]:
+        found: list[str] = []
+        url = self.url("tags/list?n=1000")
+        for _ in range(_PAGES):
+            answer = self.wire.request("GET", url, ok=(200, 404))
+            if answer.status == 404:
+                raise SourceError(f"registry `{self.reference.host}` has no repository `{self.reference.name}`",
+                                  hint="check the name; it may also be that this account may not see it")  # fmt: skip
+            found += _names(answer.data, self.reference)
+            link = answer.headers.get("Link", "")
+            if 'rel="next"' not in link or "<" not in link:
+                return found
+            url = urljoin(url, link.split("<", 1)[1].split(">", 1)[0])
+        return found
+
+    def delete(self, what: str) -> bool:
+        """Delete the manifest with tag or digest `what`; false if the registry does not do that."""
+        answer = self.wire.request("DELETE", self.url(f"manifests/{what}"), ok=(200, 202, 204, *_NOT_THERE), push=True)
+        return answer.status not in _NOT_THERE
 
     # blobs
 
@@ -124,7 +153,13 @@ class Repository:
         return oci.parse_listing(data, subject=oci.referrers_tag(digest)) if data else ()
 
     def resolve(self) -> tuple[str, bytes]:
-        """Return digest and bytes of the manifest that the reference names."""
+        """Return digest and bytes of the manifest that the reference names. Raises SourceError for an image."""
+        digest, data = self.resolve_any()
+        self._check_kind(data)
+        return digest, data
+
+    def resolve_any(self) -> tuple[str, bytes]:
+        """Return digest and bytes of the manifest that the reference names, whatever it is."""
         what = self.reference.digest or self.reference.tag
         if what is None:
             raise UsageError(f"`{self.reference}` names no bundle", hint=f"write `{self.reference}:TAG`")
@@ -133,6 +168,36 @@ class Repository:
             raise SourceError(f"registry `{self.reference.host}` has no `{self.reference}`",
                               hint="check name and tag; it may also be that this account may not see it")  # fmt: skip
         return canonical.sha256(data), data
+
+    def _check_kind(self, data: bytes) -> None:
+        """Raise SourceError for what is no single artifact, and say what can be done with it."""
+        try:
+            value = canonical.load(data, limit=oci.MAX_MANIFEST)
+            kind, config = value.get("mediaType"), (value.get("config") or {}).get("mediaType")
+            rows = value.get("manifests") or []
+            listed = [str(row["digest"]) for row in rows if DIGEST.fullmatch(str(row["digest"]))]
+        except (ValueError, AttributeError, KeyError, TypeError):
+            return  # whoever reads it says what is wrong
+        if kind in (oci.INDEX, _DOCKER_LIST) or rows:
+            place = f"{SCHEME}{self.reference.host}/{self.reference.name}"
+            named = f"take one by its digest: {', '.join(f'{place}@{digest}' for digest in listed[:3])}"
+            raise SourceError(f"`{self.reference}` is an index of {len(rows)} manifests, expected a bundle",
+                              hint=named if listed else "it is empty: ask who pushed it")  # fmt: skip
+        if kind == _DOCKER or config in _IMAGES:
+            raise SourceError(
+                f"`{self.reference}` is a container image, expected a bundle",
+                hint="name what `packager push` wrote; an image twin (`export --image-twin`) is not read back, and the "
+                "files of an image become a source once they lie in a directory (`podman cp`)",
+            )
+
+
+def _names(data: bytes, reference: Reference) -> list[str]:
+    """Return the tags of an answer that may be shown and asked for."""
+    try:
+        found = canonical.load(data, limit=MAX_ANSWER)["tags"] or []
+        return [tag for tag in found if TAG.fullmatch(tag)]
+    except (ValueError, KeyError, TypeError):
+        raise SourceError(f"registry `{reference.host}` lists the tags of `{reference.name}` in another form") from None
 
 
 def _is_index(answer: Answer) -> bool:

@@ -144,13 +144,15 @@ class Wire:
         """Send a request once, with the credentials it needs, following redirects; any status is an answer."""
         login = self.login()
         target = urljoin(self.origin, url)
+        deletes = method == "DELETE" and "/manifests/" in url
+        actions = "pull,push,delete" if deletes else "pull,push" if push else "pull"
         for renewed in (False, True):
-            given = {**(headers or {}), **self._authorization(login, target, push, also, renew=renewed)}
+            given = {**(headers or {}), **self._authorization(login, target, actions, also, renew=renewed)}
             answer = self._follow(method, target, given, body, stream)
             if renewed or not self._is_ours(target) or not login.helps(answer, sent="Authorization" in given):
                 break  # else the token may have expired, or strangers may do less than /v2/ said
             if body is not None and not body.repeatable:
-                self._authorization(login, target, push, also, renew=True)
+                self._authorization(login, target, actions, also, renew=True)
                 raise Interrupted(f"the token of registry `{self.reference.host}` expired during an upload")
         if answer.status == 401:
             told = "refuses the credentials for" if login.has_credential() else "asks for credentials for"
@@ -174,12 +176,12 @@ class Wire:
         return f"no credentials for `{self.reference.host}` are stored: log in with `docker login` or `podman login`"
 
     def _authorization(
-        self, login: Login, target: str, push: bool, also: tuple[str, ...], *, renew: bool
+        self, login: Login, target: str, actions: str, also: tuple[str, ...], *, renew: bool
     ) -> dict[str, str]:  # fmt: skip
         """Return the header with our credentials, for the registry's own origin only."""
         if not self._is_ours(target):
             return {}
-        value = login.header(self.reference.name, push=push, also=also, renew=renew)
+        value = login.header(self.reference.name, actions=actions, also=also, renew=renew)
         return {"Authorization": value} if value else {}
 
     def _is_ours(self, target: str) -> bool:

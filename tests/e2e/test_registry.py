@@ -208,6 +208,33 @@ def test_skopeo_reads_what_we_push_and_we_read_what_it_pushes(
     assert digest_of(packager, f"oci://{plain.host}/team/by-skopeo/tiny:1.0.0") == digest
 
 
+def test_tags_are_listed_and_removed_as_skopeo_sees_them(packager: Run, bundle: Path, plain: Registry) -> None:
+    """Docker's registry 2.8 deletes by digest only: what shares one goes together, and only if that was asked for."""
+    skopeo, name = tool("skopeo"), f"{plain.host}/team/listed/tiny"
+
+    def seen() -> list[str]:
+        command = [skopeo, "list-tags", "--tls-verify=false", f"docker://{name}"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        tags = json.loads(done.stdout)["Tags"] if done.returncode == 0 else []
+        return [tag for tag in tags if not tag.startswith("sha256-")]
+
+    packager("push", bundle, f"oci://{name}")
+    packager("push", bundle, f"oci://{name}:stable")
+    rows = json.loads(packager("list", f"oci://{name}", "--json").stdout)["bundles"]
+    assert [row["version"] for row in rows] == seen() == ["1.0.0", "stable"]
+    assert {row["digest"] for row in rows} == {digest_of(packager, bundle)}
+    assert all(row["signed"] and row["size"] for row in rows)
+    refused = packager("rm", f"oci://{name}:stable", code=1)
+    assert "`1.0.0` would go too" in refused.stderr
+    assert seen() == ["1.0.0", "stable"]
+    done = json.loads(packager("rm", f"oci://{name}:stable", "--force", "--json").stdout)
+    assert done["removed"][0]["left"] == []
+    assert seen() == []
+    assert "has no" in packager("pull", f"oci://{name}:1.0.0", code=3).stderr
+    packager("push", bundle, f"oci://{name}")
+    assert packager("verify", f"oci://{name}:1.0.0", "--key", bundle.with_name("release.pub")).returncode == 0
+
+
 def test_oras_reads_what_we_push(packager: Run, bundle: Path, plain: Registry, tmp_path: Path) -> None:
     """The Python package, in an environment of its own."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "env")], check=True)
