@@ -287,6 +287,8 @@ def _environment(
     if recipe.toolchain == "host":
         return None
     module = plugins.load("exporters", exporter)
+    if origin.aside and module.EXECUTES:  # data needs its own library only, whose version it says itself
+        raise origins.refused(origin)
     failed: list[str] = []
     for known in origins.choices(origin, getattr(module, "READS_OLDER", ())):
         wanted = dict.fromkeys((*module.TOOLCHAIN, *tools(recipe, exporter, known)))  # the family's own library first

@@ -207,11 +207,13 @@ def _libraries(locked: Dependencies, vendored: Mapping[str, str]) -> list[JSON]:
             for wheel in listed:
                 rows = wheels.setdefault(wheel.pin, {})
                 rows.setdefault(wheel.file, (wheel, []))[1].append(platform)
-    found = [_library(rows, locked.about[pin], vendored) for pin, rows in wheels.items()]
+    found = [_library(rows, locked.about[pin], vendored, locked.yanked.get(pin)) for pin, rows in wheels.items()]
     return sorted(found, key=lambda component: str(component["purl"]))
 
 
-def _library(rows: Mapping[str, tuple[Wheel, list[str]]], about: About, vendored: Mapping[str, str]) -> JSON:
+def _library(
+    rows: Mapping[str, tuple[Wheel, list[str]]], about: About, vendored: Mapping[str, str], yanked: str | None
+) -> JSON:  # fmt: skip
     first = next(iter(rows.values()))[0]
     reference = purl(first.name, first.version)
     component: dict[str, JSON] = {
@@ -230,6 +232,8 @@ def _library(rows: Mapping[str, tuple[Wheel, list[str]]], about: About, vendored
         component["supplier"] = {"name": about.author}
     if about.homepage:
         component["externalReferences"] = [{"type": "website", "url": about.homepage}]
+    if yanked is not None:
+        component["properties"] = [_property("yanked", yanked or "no reason given")]
     return component
 
 

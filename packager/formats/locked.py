@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 
 from packager.canonical import JSON
@@ -75,13 +75,15 @@ class Dependencies:
 
     `requirements`: runtime to the PEP 508 lines its lock starts from; `wheels`: runtime to platform to wheels, sorted;
     `about`: pin to what its metadata says; `indexes`: those beyond the default one that gave a wheel, by address
-    where the recipe's own lock names them, by name where the environment does.
+    where the recipe's own lock names them, by name where the environment does; `yanked`: pins that their publisher had
+    withdrawn when they were locked, with the reason.
     """
 
     requirements: Mapping[str, tuple[str, ...]]
     wheels: Mapping[str, Mapping[str, tuple[Wheel, ...]]]
     about: Mapping[str, About]
     indexes: tuple[str, ...] = ()
+    yanked: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -97,7 +99,8 @@ class Dependencies:
             for name, sets in self.wheels.items()
         }
         about = {pin: item.to_json() for pin, item in self.about.items()}
-        return {"runtimes": runtimes, "packages": about, "indexes": list(self.indexes)}
+        yanked = {"yanked": dict(self.yanked)} if self.yanked else {}
+        return {"runtimes": runtimes, "packages": about, "indexes": list(self.indexes), **yanked}
 
     @staticmethod
     def from_json(value: JSON) -> Dependencies:
@@ -110,6 +113,7 @@ class Dependencies:
             },
             about={pin: About.from_json(item) for pin, item in value["packages"].items()},
             indexes=tuple(_closed(index) for index in value["indexes"]),
+            yanked={str(pin): str(reason) for pin, reason in value.get("yanked", {}).items()},
         )
 
 

@@ -33,10 +33,14 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The wheels of one platform, sorted, and the addresses that the index gave for them, which may open it."""
+    """The wheels of one platform, sorted, and the addresses that the index gave for them, which may open it.
+
+    `yanked` maps pins that their publisher withdrew to the reason, empty if there is none.
+    """
 
     wheels: tuple[Wheel, ...]
     files: tuple[str, ...] = field(repr=False)
+    yanked: Mapping[str, str] = field(default_factory=dict)
 
 
 class NoSolution(SourceError):

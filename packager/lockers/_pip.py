@@ -14,25 +14,36 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from packaging.utils import canonicalize_name
 
 from packager.canonical import JSON
-from packager.errors import MissingToolError, SourceError
+from packager.errors import MissingToolError, SourceError, WrongContent
 from packager.formats import licences
 from packager.formats.locked import About, Wheel
-from packager.packages.indexes import public, shared, told
+from packager.packages.indexes import REFUSED, public, refusal, shared, told
 from packager.packages.platforms import Platform
 
 _QUIET = ("--quiet", "--disable-pip-version-check", "--no-input", "--no-color")
 
 
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A wheel, what its metadata says, where the index has it, and whether its publisher withdrew it."""
+
+    wheel: Wheel
+    about: About
+    address: str = field(repr=False)
+    yanked: bool
+
+
 def report(
     lines: Iterable[str], platform: Platform, indexes: Sequence[str], environment: Mapping[str, str]
-) -> list[tuple[Wheel, About, str]]:
-    """Return the wheel that installs on `platform` for each pin, with what its metadata says and its address, sorted.
+) -> list[Row]:
+    """Return the wheel that installs on `platform` for each pin, with what the index and its metadata say, sorted.
 
     `lines` are exact pins, with `--hash` or without. Raises SourceError.
     """
@@ -42,8 +53,11 @@ def report(
                    "--report", str(answer)]  # fmt: skip
         run(command, lines, platform, indexes, environment, Path(folder))
         found = json.loads(answer.read_bytes())["install"]
-    rows = ((_wheel(item, indexes, environment), _about(item["metadata"]), _address(item)) for item in found)
-    return sorted(rows, key=lambda row: row[0])
+    rows = (
+        Row(_wheel(item, indexes, environment), _about(item["metadata"]), _address(item), bool(item.get("is_yanked")))
+        for item in found
+    )
+    return sorted(rows, key=lambda row: row.wheel)
 
 
 def download(
@@ -61,6 +75,22 @@ def run(
     environment: Mapping[str, str], folder: Path,
 ) -> None:  # fmt: skip
     """Run pip for another platform than this one, in `folder`."""
+    arguments = _command(command, lines, platform, indexes, folder)
+    done = subprocess.run(arguments, capture_output=True, text=True, env=shared(environment), cwd=folder,
+                          check=False)  # fmt: skip
+    if done.returncode:
+        _check_content(done.stderr)
+        if refused := refusal(done.stderr) or _silent_refusal(arguments, environment, folder):
+            raise SourceError(f"the package index at {refused} refuses the login", hint=f"look at {REFUSED}")
+        raise SourceError(
+            f"the package index does not deliver: {reason(done.stderr)}",
+            hint="check the index (PIP_INDEX_URL, proxy); if a file was withdrawn there, run `packager lock`",
+        )
+
+
+def _command(
+    command: Sequence[str], lines: Iterable[str], platform: Platform, indexes: Sequence[str], folder: Path
+) -> list[str]:  # fmt: skip
     if importlib.util.find_spec("pip") is None:
         raise MissingToolError("pip", "lock")
     wanted = folder / "wanted.txt"
@@ -71,13 +101,35 @@ def run(
         arguments += ["--platform", system]
     for address in indexes:
         arguments += ["--extra-index-url", address]
-    done = subprocess.run(arguments, capture_output=True, text=True, env=shared(environment), cwd=folder,
-                          check=False)  # fmt: skip
-    if done.returncode:
-        raise SourceError(
-            f"the package index does not deliver: {reason(done.stderr)}",
-            hint="check the index (PIP_INDEX_URL, proxy); if a file was withdrawn there, run `packager lock`",
-        )
+    return arguments
+
+
+def _check_content(stderr: str) -> None:
+    """Raise WrongContent for the first file that is another one than was locked; pip names it among many words."""
+    pattern = r"^\s+(\S+)(?: from (\S+))?[^\n]*:\n\s+Expected sha256 (\w+)\n(?:\s+Expected\s+or \w+\n)*\s+Got\s+(\w+)"
+    if found := re.search(pattern, stderr, re.MULTILINE):
+        pin, address, expected, got = found.groups()
+        file = file_name(address or "") or pin
+        raise WrongContent(
+            f"`{file}` is not what was locked: expected sha256:{expected}, got sha256:{got}", subject=file,
+            hint="the index has another file of that version than before: ask its publisher why, then `packager lock`",
+        )  # fmt: skip
+
+
+def refused_by(
+    lines: Iterable[str], platform: Platform, indexes: Sequence[str], environment: Mapping[str, str]
+) -> str | None:  # fmt: skip
+    """Return which index refuses a login when it is asked for `lines`, None if none does."""
+    with tempfile.TemporaryDirectory(prefix="packager-pip-") as folder:
+        command = _command(["download", "--dest", folder], lines, platform, indexes, Path(folder))
+        return _silent_refusal(command, environment, Path(folder))
+
+
+def _silent_refusal(arguments: Sequence[str], environment: Mapping[str, str], folder: Path) -> str | None:
+    """Ask again aloud: pip goes on without an index that refuses it, and says so only then."""
+    command = [word for word in arguments if word != "--quiet"] + ["-vv"]
+    done = subprocess.run(command, capture_output=True, text=True, env=shared(environment), cwd=folder, check=False)
+    return refusal(done.stdout + done.stderr)
 
 
 def reason(stderr: str) -> str:

@@ -19,7 +19,7 @@ from pathlib import Path
 from packager.errors import MissingToolError, SourceError, UsageError
 from packager.lockers import Answer, NoSolution, Question, _pip
 from packager.packages import platforms
-from packager.packages.indexes import shared
+from packager.packages.indexes import REFUSED, shared
 from packager.packages.platforms import Platform
 
 EXTRA = "pip-tools"
@@ -40,9 +40,15 @@ def resolve(question: Question, platform: Platform, environment: Mapping[str, st
             f"pip-tools locks only for the Python it runs on: expected `{platforms.here()}`, got `{platform.name}`",
             hint="take `--engine uv` for other platforms",
         )
-    pins = _compile(question, environment)
+    try:
+        pins = _compile(question, environment)
+    except SourceError:
+        if refused := _pip.refused_by(question.requirements, platform, question.indexes, environment):
+            raise SourceError(f"the package index at {refused} refuses the login", hint=f"look at {REFUSED}") from None
+        raise
     rows = _pip.report(pins, platform, question.indexes, environment)
-    return Answer(tuple(wheel for wheel, _, _ in rows), tuple(address for _, _, address in rows))
+    yanked = {row.wheel.pin: "" for row in rows if row.yanked}
+    return Answer(tuple(row.wheel for row in rows), tuple(row.address for row in rows), yanked)
 
 
 def _compile(question: Question, environment: Mapping[str, str]) -> list[str]:
@@ -54,7 +60,7 @@ def _compile(question: Question, environment: Mapping[str, str]) -> list[str]:
         constraints.write_text("".join(f"{line}\n" for line in question.constraints))
         answer = Path(folder, "answer.txt")
         command = [sys.executable, "-m", "piptools", "compile", str(wanted), *_OPTIONS,
-                   "--constraint", str(constraints), "--pip-args", "--only-binary :all:",
+                   "--constraint", str(constraints), "--pip-args", "--only-binary :all: --no-input",
                    "--output-file", str(answer)]  # fmt: skip
         for address in question.indexes:
             command += ["--extra-index-url", address]

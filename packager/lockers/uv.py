@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from packager.packages.indexes import shared
 from packager.packages.platforms import Platform
 
 EXTRA = "lock"
+_LONGEST_REASON = 200  # characters of why something was withdrawn
 _FLOORS = (17, 28, *range(31, 41))  # the glibc versions for which uv has a name
 
 
@@ -41,6 +43,8 @@ def resolve(question: Question, platform: Platform, environment: Mapping[str, st
             capture_output=True, text=True, env=shared(environment), cwd=folder, check=False,
         )  # fmt: skip
     if done.returncode:
+        if refused := indexes.refusal(done.stderr):
+            raise SourceError(f"the package index at {refused} refuses the login", hint=f"look at {indexes.REFUSED}")
         if "No solution found" in done.stderr:
             raise NoSolution(done.stderr)
         raise SourceError(
@@ -49,12 +53,17 @@ def resolve(question: Question, platform: Platform, environment: Mapping[str, st
         )
     packages = tomllib.loads(done.stdout).get("packages", [])
     rows = sorted(_wheel(package, platform, question, environment) for package in packages)
-    return Answer(tuple(wheel for wheel, _ in rows), tuple(address for _, address in rows))
+    return Answer(tuple(wheel for wheel, _ in rows), tuple(address for _, address in rows), _yanked(done.stderr))
+
+
+def _yanked(stderr: str) -> dict[str, str]:
+    found = re.findall(r"^warning: `([^`\s]+==[^`\s]+)` is yanked(?: \(reason: \"(.*)\"\))?", stderr, re.MULTILINE)
+    return {pin: reason[:_LONGEST_REASON] for pin, reason in found}
 
 
 def _command(question: Question, platform: Platform, constraints: Path) -> list[str]:
     """Only wheels; no project's settings; an extra index wins where it has a version that fits."""
-    command = [_uv(), "pip", "compile", "-", "--quiet", "--no-header", "--format", "pylock.toml",
+    command = [_uv(), "pip", "compile", "-", "--no-progress", "--no-header", "--format", "pylock.toml",
                "--python", sys.executable, "--python-version", platform.python_version,
                "--python-platform", _platform(platform), "--only-binary", ":all:", "--no-sources",
                "--constraints", str(constraints)]  # fmt: skip

@@ -21,7 +21,7 @@ from packaging.utils import canonicalize_name
 from packager import lockers
 from packager.canonical import JSON
 from packager.errors import IntegrityError, UsageError
-from packager.events import Finished, Note, OnEvent, Started
+from packager.events import Finished, Note, OnEvent, Started, Warned
 from packager.formats.locked import About, Dependencies, Wheel
 from packager.formats.ownlock import OwnLock
 from packager.lockers import Answer, NoSolution, Question, _conflict, _pip
@@ -65,7 +65,24 @@ def lock(wanted: Wanted, environment: Mapping[str, str], remember: Remember, on_
     own = wanted.own.indexes if wanted.own else ()
     about = _describe(chosen, own, environment, remember)
     requirements = {runtime: tuple(sorted(lines)) for runtime, lines in wanted.runtimes.items()}
-    return Dependencies(requirements, chosen, about, _asked(found, chosen, own, environment, on_event))
+    asked = _asked(found, chosen, own, environment, on_event)
+    return Dependencies(requirements, chosen, about, asked, _yanked(found, chosen, on_event))
+
+
+def _yanked(
+    answers: Mapping[tuple[str, str], Answer | NoSolution], chosen: Mapping[str, Collection[str]], on_event: OnEvent
+) -> dict[str, str]:  # fmt: skip
+    """Return what was withdrawn by its publisher and is locked all the same, because an exact version asks for it."""
+    found = {
+        pin: told(reason)
+        for (runtime, name), answer in answers.items()
+        if isinstance(answer, Answer) and name in chosen[runtime]
+        for pin, reason in answer.yanked.items()
+    }
+    for pin, reason in sorted(found.items()):
+        why = f": {reason}" if reason else ""
+        on_event(Warned(f"`{pin}` was withdrawn by its publisher (yanked){why}; lock another version"))
+    return dict(sorted(found.items()))
 
 
 def _asked(
@@ -201,7 +218,7 @@ def _read(
 
     def ask() -> JSON:
         rows = _pip.report(lines, platform, own, environment)
-        return {wheel.pin: about.to_json() for wheel, about, _ in rows}
+        return {row.wheel.pin: row.about.to_json() for row in rows}
 
     answer = remember({"platform": platform.name, "wheels": lines}, ask)
     return {wheel.pin: About.from_json(answer[wheel.pin]) for wheel in wheels}

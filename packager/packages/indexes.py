@@ -123,6 +123,25 @@ def told(text: str) -> str:
     return _ADDRESS.sub(shown, text)
 
 
+def refusal(said: str) -> str | None:
+    """Return which index refuses a login, and how, if that is in what uv or pip said: "`host` (401)"."""
+    for pattern in _REFUSALS:
+        if found := pattern.search(said):
+            return f"`{_host(found['at'])}` ({found['status']})"
+    return None
+
+
+REFUSED = (
+    "UV_INDEX_NAME_USERNAME and _PASSWORD, `~/.netrc`, the keyring, or the address in UV_INDEX or PIP_EXTRA_INDEX_URL"
+)
+"""Where tools look for what opens an index."""
+_REFUSALS = tuple(map(re.compile, (
+    r"index URL \((?P<at>[^\s)]+)\)[^\n]*?(?P<status>40[13])",
+    r"\((?P<status>40[13]) [^)]*\) for url \((?P<at>[^\s)]+)\)",
+    r"(?P<status>40[13])(?: Client)? Error[^\n]*? (?:for|url:) (?P<at>\w+://\S+)",
+)))  # fmt: skip
+
+
 def _words(variables: Mapping[str, str], names: Iterable[str]) -> list[str]:
     return [word for name in names for word in variables.get(name, "").split()]
 

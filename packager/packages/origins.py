@@ -3,7 +3,8 @@
 
 MLflow writes `requirements.txt` and `python_env.yaml` beside a model, and the library's version into `MLmodel`; bare
 files name the version of their library somewhere inside. What is read here was written by the author of the model, so
-it only chooses versions: only plain names with version ranges count, never addresses or options.
+it only chooses versions: names with version ranges count, also in files beside the model that are included. Indexes
+that it names are not asked, and what is no release of a package is set aside, for whoever would need it.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ from __future__ import annotations
 import importlib.metadata
 import io
 import lzma
+import posixpath
 import re
 import zipfile
 import zlib
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from packaging.requirements import InvalidRequirement, Requirement
@@ -24,6 +26,14 @@ from packaging.utils import canonicalize_name
 from packager import DISTRIBUTION
 from packager.errors import SourceError
 from packager.exporters import _yaml
+from packager.formats.requirementsfile import (
+    IGNORED_OPTIONS,
+    INDEX_OPTIONS,
+    logical_lines,
+    of_address,
+    option,
+    text_of,
+)
 from packager.packages import ages
 from packager.packages.indexes import told
 
@@ -71,25 +81,28 @@ _NEVER = ("mlflow", "mlflow-skinny", "mlflow-tracing", "databricks-connect")  # 
 class Origin:
     """`python` is major.minor, None if unsaid; `packages` maps distributions to PEP 440 ranges.
 
-    `listed` says that they come from requirements beside the model, which a person can correct.
+    `listed` says that they come from requirements beside the model, which a person can correct; `aside` are lines of
+    them that choose no version, without what opens an address.
     """
 
     python: str | None
     packages: Mapping[str, str]
     listed: bool = field(default=False, compare=False)
+    aside: tuple[str, ...] = field(default=(), compare=False)
 
 
 def read(paths: Collection[str], fetch: Read, payload: str) -> Origin:
-    """Return what the files of a source say. Raises SourceError for a requirement that is not a name and a range."""
+    """Return what the files of a source say; nothing in them is refused here."""
     known: dict[str, str] = {}
     if payload in paths:
         known |= _inside(payload, fetch)
     model = _table(fetch("MLmodel")) if "MLmodel" in paths else {}
     known |= _flavors(model)
     listed = "requirements.txt" in paths and "MLmodel" in paths
+    aside: list[str] = []
     if listed:
-        known |= _requirements(fetch("requirements.txt").decode("utf-8", "replace"))
-    return Origin(_python(model, paths, fetch), dict(sorted(known.items())), listed)
+        known |= _requirements(_lines("requirements.txt", paths, fetch, set(), aside), aside)
+    return Origin(_python(model, paths, fetch), dict(sorted(known.items())), listed, tuple(map(told, aside)))
 
 
 def _table(data: bytes) -> dict[str, object]:
@@ -119,28 +132,63 @@ def _is_range(text: str) -> bool:
     return True
 
 
-def _requirements(text: str) -> dict[str, str]:
-    """Read plain lines; refuse what would fetch from elsewhere, instead of leaving it out in silence."""
-    found = {}
-    for line in (row.partition(" #")[0].strip() for row in text.splitlines()):
-        if not line or line.startswith("#"):
-            continue
+def _lines(
+    file: str, paths: Collection[str], fetch: Read, seen: set[str], aside: list[str], *, bounds: bool = False
+) -> Iterator[tuple[str, bool]]:  # fmt: skip
+    """Yield the requirements of a file and of those that it includes; what cannot be read goes `aside`.
+
+    With each comes whether it only bounds what others ask for (`--constraint`). Options about indexes choose no
+    version: the indexes of the environment are asked, and no others.
+    """
+    seen.add(file)
+    try:
+        rows = [line for _, line in logical_lines(text_of(fetch(file)))]
+    except UnicodeDecodeError:
+        aside.append(f"{file} (no text)")
+        return
+    for line in rows:
+        name, value = option(line)
+        other = posixpath.normpath(posixpath.join(posixpath.dirname(file), value))
+        if not name:
+            yield re.split(r"\s--hash[= ]", line)[0].strip(), bounds
+        elif name in ("--requirement", "--constraint") and other in paths and other not in seen:
+            more = bounds or name == "--constraint"
+            yield from _lines(other, paths, fetch, seen, aside, bounds=more)
+        elif name not in (*INDEX_OPTIONS, *IGNORED_OPTIONS, "--find-links", "--constraint") and other not in seen:
+            aside.append(line)
+
+
+def _requirements(lines: Iterable[tuple[str, bool]], aside: list[str]) -> dict[str, str]:
+    """Return the range of every package that is asked for; a wheel at an address stands for its version."""
+    found: dict[str, str] = {}
+    for line, bounds in sorted(lines, key=lambda row: row[1]):
         try:
             requirement = Requirement(line)
         except InvalidRequirement:
-            raise _refused(line) from None
+            aside.append(line)
+            continue
+        if requirement.marker is not None and not requirement.marker.evaluate():
+            continue
+        name, spec = str(canonicalize_name(requirement.name)), str(requirement.specifier)
         if requirement.url:
-            raise _refused(line)
-        if requirement.marker is None or requirement.marker.evaluate():
-            name = canonicalize_name(requirement.name)
-            found[_SAME.get(name, name)] = re.sub(r"\+[\w.]+", "", str(requirement.specifier))  # `+cpu`: how, not what
+            wheel = of_address(requirement)
+            if wheel is None:
+                aside.append(line)
+                continue
+            spec = f"=={wheel[1]}"
+        spec = re.sub(r"\+[\w.]+", "", spec)  # `+cpu`: how, not what
+        name = _SAME.get(name, name)
+        if bounds and name not in found:
+            continue
+        found[name] = ",".join(sorted({part for part in (*found.get(name, "").split(","), *spec.split(",")) if part}))
     return {name: spec for name, spec in found.items() if name not in _NEVER}
 
 
-def _refused(line: str) -> SourceError:
+def refused(origin: Origin) -> SourceError:
+    """Return the error for a source whose own code may need what its requirements do not name by version."""
     return SourceError(
-        f"`requirements.txt` of the source holds `{told(line):.80}`, expected names and version ranges only",
-        hint="log the model with plain `pip_requirements`, or write `toolchain: host`",
+        f"`requirements.txt` of the source holds `{origin.aside[0]:.80}`, which is no release of a package",
+        hint="log the model with plain `pip_requirements`, or write `toolchain: host` and build where it is installed",
     )
 
 

@@ -40,6 +40,7 @@ CARD = "MODEL_CARD"
 _OURS = slsa.BUILD_TYPE
 MAX_GRAPH = 256 << 20  # bytes of an ONNX file that is read whole; weights beyond are external data
 _ENGINES = (".engine",)
+_YANKED = "packager:yanked"
 _OBJECTIVES = {
     "p50_ms": "p50_ms", "p99_ms": "p99_ms", "at_rps": "throughput_rps", "cold_start_s": "cold_start_seconds",
     "memory": "resident_bytes",
@@ -169,6 +170,7 @@ def _components(content: Content) -> JSON:
             "version": item["version"],
             "licence": _expression(item),
             "words": next((row["license"]["name"] for row in item.get("licenses", []) if "license" in row), None),
+            "yanked": next((row["value"] for row in item.get("properties", []) if row["name"] == _YANKED), None),
         }
         for item in content.json(SBOM)["components"]
         if item["type"] == "library"

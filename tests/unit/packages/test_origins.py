@@ -13,7 +13,7 @@ import sklearn
 import xgboost
 from sklearn.linear_model import LinearRegression
 
-from packager.errors import SourceError, UsageError
+from packager.errors import UsageError
 from packager.packages import origins, toolchains
 from packager.packages.origins import Origin
 
@@ -34,15 +34,6 @@ def test_mlflow_says_python_and_packages() -> None:
     found = read("model.pkl", MLmodel=MLMODEL, requirements__txt=lines, python_env__yaml=b"python: 3.11.7\n")
     assert found == Origin("3.11", {"numpy": "<2,>=1.26", "scikit-learn": "==1.5.1", "torch": "==2.13.0"})
     assert read("model.pkl", MLmodel=MLMODEL) == Origin("3.12", {"scikit-learn": "==1.5.2"})
-
-
-@pytest.mark.parametrize(
-    "line",
-    ["--index-url https://example.org", "-r other.txt", "x @ https://example.org/x.whl", "git+https://x/y", "./x"],
-)
-def test_what_would_fetch_from_elsewhere_is_refused(line: str) -> None:
-    with pytest.raises(SourceError, match="names and version ranges only"):
-        read("model.pkl", MLmodel=MLMODEL, requirements__txt=f"numpy\n{line}\n".encode())
 
 
 def test_bare_files_name_the_version_inside(tmp_path: Path) -> None:
