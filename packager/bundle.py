@@ -24,6 +24,9 @@ FORMAT = 1  # of bundle.json; a reader refuses any other
 RECORD = "bundle.json"
 CONTRACT = "contract.json"
 SBOM = "sbom.cdx.json"
+DRAFT = "application/vnd.packager.draft.v1+json"
+"""A predicate that the build left and nobody has signed; it travels to whoever signs, and counts for nobody else."""
+_KIND = "org.packager.predicateType"
 MAX_LISTED = 1024  # manifests in an index: the bundle and what is attached to it
 MAX_RECORD = 16 << 20  # bytes of one of our JSON files
 
@@ -127,12 +130,33 @@ class Bundle:
 
     def with_statement(self, content: bytes, predicate_type: str) -> Bundle:
         """Return this bundle with one more signed statement attached; attaching it twice changes nothing."""
-        layer = oci.Descriptor(dsse.BUNDLE, _blob(content))
         notes = {"dev.sigstore.bundle.content": "dsse-envelope", "dev.sigstore.bundle.predicateType": predicate_type}
-        manifest = oci.referrer(dsse.BUNDLE, layer, self.descriptor, notes).to_bytes()
-        added = Referrer(_blob(manifest), dsse.BUNDLE, layer.blob)
+        return self._with(dsse.BUNDLE, content, notes)
+
+    def with_draft(self, predicate: bytes, predicate_type: str) -> Bundle:
+        """Return this bundle with a predicate attached that is still to be signed."""
+        return self._with(DRAFT, predicate, {_KIND: predicate_type})
+
+    def _with(self, kind: str, content: bytes, notes: Mapping[str, str]) -> Bundle:
+        layer = oci.Descriptor(kind, _blob(content))
+        manifest = oci.referrer(kind, layer, self.descriptor, notes).to_bytes()
+        added = Referrer(_blob(manifest), kind, layer.blob)
         records = {**self.pending, added.manifest.digest: manifest, added.content.digest: content}
         return replace(self, referrers=tuple({*self.referrers, added}), pending=records)
+
+    def drafts(self) -> dict[str, bytes]:
+        """Return the attached predicates that are still to be signed, by type."""
+        found = {}
+        for referrer in self.referrers:
+            if referrer.artifact_type == DRAFT and not referrer.others:
+                data = self.record_bytes(referrer.manifest.digest)
+                kind = oci.parse_manifest(data, subject=referrer.manifest.digest).annotations.get(_KIND, "")
+                found[kind] = self.record_bytes(referrer.content.digest)
+        return found
+
+    def only(self, keep: Callable[[Referrer], bool]) -> Bundle:
+        """Return this bundle with those of its referrers alone that `keep` wants."""
+        return replace(self, referrers=tuple(filter(keep, self.referrers)))
 
 
 def _blob(data: bytes) -> Blob:

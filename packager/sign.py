@@ -6,10 +6,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from packager import canonical
-from packager.bundle import Bundle
+from packager import archive, canonical, verify
+from packager.bundle import DRAFT, Bundle
 from packager.canonical import JSON
-from packager.errors import UsageError
+from packager.errors import Malformed, UsageError
 from packager.formats import dsse
 from packager.formats.intoto import (
     BUNDLE_PREDICATE,
@@ -18,9 +18,10 @@ from packager.formats.intoto import (
     bundle_statement,
     model_signing_statement,
 )
-from packager.media import StoredBundle
+from packager.media import LayoutDirectory, StoredBundle, UnpackedTree
 from packager.signers import Signer
 
+_SHORTEST = 8  # characters of a fingerprint that may stand for it
 _URI = re.compile(r"[a-z][a-z0-9+.-]*:[\x21-\x7e]{1,1000}")
 MAX_PREDICATE = dsse.MAX_BUNDLE // 2  # bytes; base64 and a certificate chain come on top
 
@@ -39,16 +40,59 @@ def sign(bundle: Bundle, signer: Signer) -> Bundle:
         bundle = _attach(bundle, statement, signer)
     for kind, predicate in drafts(bundle).items():
         bundle = attest(bundle, kind, predicate, signer)
-    return bundle
+    return bundle.only(lambda referrer: referrer.artifact_type != DRAFT)
 
 
 def drafts(bundle: Bundle) -> dict[str, JSON]:
-    """Return the predicates that the build of `bundle` left to be signed, by type; none if it was built elsewhere."""
+    """Return the predicates that the build of `bundle` left to be signed, by type; none if it was built elsewhere.
+
+    A file or directory may carry them (`with_drafts`). What is attached in a registry, or came into the store from
+    elsewhere, is anybody's, so it is not taken.
+    """
     medium = bundle.medium
-    if not isinstance(medium, StoredBundle):
+    if isinstance(medium, StoredBundle):
+        left = {kind: medium.store.get(digest) for kind, digest in medium.entry.drafts.items()}
+    elif isinstance(medium, archive.Archive | LayoutDirectory | UnpackedTree):
+        left = bundle.drafts()
+    else:
         return {}
-    left = sorted(medium.entry.drafts.items())
-    return {kind: canonical.load(medium.store.get(digest), limit=MAX_PREDICATE) for kind, digest in left}
+    try:
+        return {kind: canonical.load(left[kind], limit=MAX_PREDICATE) for kind in sorted(left)}
+    except ValueError as error:
+        raise Malformed(f"what is to be signed of `{medium.label}` is not acceptable JSON: {error}",
+                        subject=medium.label) from None  # fmt: skip
+
+
+def with_drafts(bundle: Bundle) -> Bundle:
+    """Return `bundle` with what its build left attached, for a file that is signed elsewhere.
+
+    Raises UsageError if there is nothing.
+    """
+    left = drafts(bundle)
+    if not left:
+        raise UsageError(
+            f"nothing of `{bundle.name}:{bundle.version}` is left to be signed",
+            hint="only the store that built it has that; name it there, as NAME:VERSION",
+        )
+    for kind, predicate in left.items():
+        bundle = bundle.with_draft(canonical.dump(predicate), kind)
+    return bundle
+
+
+def without(bundle: Bundle, who: str) -> Bundle:
+    """Return `bundle` without what `who` signed: a name in a certificate, or the beginning of a key's fingerprint.
+
+    Raises UsageError if that is nobody, or more than one.
+    """
+    said = {digest: claim for digest, claim, _ in verify.attached(bundle)}
+    claims = sorted({*said.values()})
+    found = [claim for claim in claims if claim == who or _is_key(claim, who)]
+    if len(found) != 1:
+        raise UsageError(
+            f"expected one signer `{who:.200}`, got {len(found)}",
+            hint=f"signed by {', '.join(f'`{claim:.200}`' for claim in claims)}" if claims else "nobody signed it",
+        )
+    return bundle.only(lambda referrer: said.get(referrer.content.digest) != found[0])
 
 
 def attest(bundle: Bundle, predicate_type: str, predicate: JSON, signer: Signer) -> Bundle:
@@ -63,6 +107,12 @@ def attest(bundle: Bundle, predicate_type: str, predicate: JSON, signer: Signer)
 
 def _attach(bundle: Bundle, statement: Statement, signer: Signer) -> Bundle:
     return bundle.with_statement(signer.sign(statement.to_bytes()).to_bytes(), statement.predicate_type)
+
+
+def _is_key(claim: str, who: str) -> bool:
+    """Tell whether a claim is that of a key, which shows the beginning of its fingerprint, and `who` begins it too."""
+    kind, _, shown = claim.partition(" ")
+    return kind == "key" and len(who) >= _SHORTEST and (shown.startswith(who) or who.startswith(shown))
 
 
 def read_predicate(path: Path) -> JSON:

@@ -472,6 +472,16 @@ class Store:
                 return
         self.set_aside(added)
 
+    def unrefer(self, name: str, version: str, manifest: str, left: Sequence[str]) -> None:
+        """Keep of what refers to the bundle `manifest`, named or in quarantine, only what is `left`."""
+        with self.single_flight(f"bundle-{name}-{version}"):
+            known = self.named(name, version)
+            if known is not None and known.manifest == manifest:
+                self.name_bundle(name, version, replace(known, referrers=tuple(sorted(left))))
+                return
+        with self.single_flight(f"bundle-{manifest}"):
+            write_atomically(self._aside(manifest), canonical.dump(Entry(manifest, tuple(sorted(left))).to_json()))
+
     def draft(self, name: str, version: str, drafts: Mapping[str, str]) -> Entry:
         """Leave predicates of a bundle to be signed, instead of those that were left before."""
         with self.single_flight(f"bundle-{name}-{version}"):

@@ -17,7 +17,7 @@ from typing import Protocol, runtime_checkable
 from packager import archive, destination
 from packager.bundle import Bundle
 from packager.destination import Destination, Receiver
-from packager.errors import IntegrityError, WrongContent
+from packager.errors import IntegrityError, UsageError, WrongContent
 from packager.events import OnEvent, Progress, ignore
 from packager.files import Moved, exchange_directories, staging
 from packager.formats import oci
@@ -142,6 +142,23 @@ def update_referrers(bundle: Bundle, on_event: OnEvent = ignore) -> None:
         _replace_metadata(bundle, medium.root, {blob.digest: path for path, blob in bundle.tree})
     elif isinstance(medium, Attachable):
         medium.attach(bundle)
+
+
+def drop_referrers(bundle: Bundle, on_event: OnEvent = ignore) -> None:
+    """Make the place where the bundle lives forget what refers to it, but for the referrers that `bundle` has.
+
+    Raises UsageError for a registry or a bucket, where nothing that was attached is taken back.
+    """
+    medium = bundle.medium
+    if isinstance(medium, StoredBundle):
+        left = [referrer.manifest.digest for referrer in bundle.referrers]
+        medium.store.put(bundle.referrers_index())
+        medium.store.unrefer(bundle.name, bundle.version, bundle.digest, left)
+    elif isinstance(medium, Attachable):
+        raise UsageError(f"what is attached in `{medium.label}` stays there",
+                         hint="pull the bundle, remove it here, and push it under a name of its own")  # fmt: skip
+    else:
+        update_referrers(bundle, on_event)
 
 
 def _replace_metadata(bundle: Bundle, target: Path, linked: dict[str, str]) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode
@@ -89,8 +90,10 @@ def open_signer(uri: str, args: argparse.Namespace) -> Signer:
     scheme, colon, location = uri.partition(":")
     if not colon or not (location or scheme == "keyless"):
         raise UsageError(f"signer `{uri}` is not a URI", hint="write for example `key:release.pem`")
-    secret = (lambda: _token(args)) if scheme == "keyless" else (lambda: options.passphrase(args))
+    secret = (lambda: _token(args)) if scheme == "keyless" else options.secret(args, location.partition("?")[0])
     signer: Signer = plugins.load("signers", scheme.replace("+", "-")).open_signer(location, secret)
+    if hasattr(signer, "check_time"):
+        signer.check_time(datetime.now(UTC))
     return signer
 
 

@@ -3,7 +3,8 @@
 
 What is written has the same digest as the bundle wherever it came from, and is complete or absent. Two options write
 another shape, with another digest, for tools that cannot read bundles: --layers tar is for older KitOps, --image-twin
-an ordinary OCI image with the files below /models, for Kubernetes image volumes and KServe modelcars.
+an ordinary OCI image with the files below /models, for Kubernetes image volumes and KServe modelcars. --to-sign is for
+a job that signs and has no access to this store: what the build left to be signed travels along, unsigned.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 HELP = "write a bundle to a file or directory"
 EXAMPLES = """  packager export digits:1.4.0 digits-1.4.0.bundle.tar
   packager export oci://registry.example.com/models/digits:1.4.0 digits.bundle.tar
+  packager export digits:1.4.0 unsigned.bundle.tar --to-sign
   packager export digits:1.4.0 digits-image.tar --image-twin"""
 
 
@@ -29,6 +31,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("output", type=Path, metavar="OUT", help="a directory, or a file that ends in .tar")
     shape = parser.add_mutually_exclusive_group()
     shape.add_argument("--layers", choices=("raw", "tar"), default="raw", help="one tar per file, for older KitOps")
+    shape.add_argument("--to-sign", action="store_true",
+                       help="carry provenance and facts that the build left, for a machine that signs")  # fmt: skip
     shape.add_argument("--image-twin", action="store_true", help="a plain OCI image with the files below /models")
 
 
@@ -37,6 +41,10 @@ def main(args: argparse.Namespace, console: Console) -> int:
 
     with console:
         bundle = options.open_bundle(args, console)
+        if args.to_sign:
+            from packager.sign import with_drafts
+
+            bundle = with_drafts(bundle)
         profile: Profile | None = "image" if args.image_twin else "tar" if args.layers == "tar" else None
         if profile:
             from packager import profiles

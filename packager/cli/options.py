@@ -6,13 +6,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from packager.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from packager.bundle import Bundle
     from packager.events import OnEvent
@@ -123,10 +124,11 @@ def wants_trust(args: argparse.Namespace) -> bool:
     return bool(args.trust or args.key or args.ca or args.identity)
 
 
-def secrets(parser: argparse.ArgumentParser) -> None:
+def secrets(parser: argparse.ArgumentParser, *, asks: bool = True) -> None:
     """Add where a passphrase comes from; it is never an argument, because arguments are public."""
     parser.add_argument("--passphrase-file", type=Path, metavar="FILE",
-                        help="file whose first line unlocks the key (else $PACKAGER_PASSPHRASE)")  # fmt: skip
+                        help="file whose first line unlocks the key (else $PACKAGER_PASSPHRASE"
+                             f"{', else whoever is at the terminal' if asks else ''})")  # fmt: skip
 
 
 def passphrase(args: argparse.Namespace) -> bytes | None:
@@ -140,6 +142,32 @@ def passphrase(args: argparse.Namespace) -> bytes | None:
             raise UsageError(f"cannot read passphrase file `{args.passphrase_file}`: {error.strerror}") from None
     text = os.environ.get("PACKAGER_PASSPHRASE")
     return text.encode() if text else None
+
+
+def secret(args: argparse.Namespace, whose: str) -> Callable[[], bytes | None]:
+    """Return what gives the passphrase or PIN of a key: the file, the environment, or the person at a terminal.
+
+    A person is asked once for each key, however often a command needs it.
+    """
+    asked: dict[str, bytes | None] = vars(args).setdefault("asked", {})
+
+    def ask() -> bytes | None:
+        if whose not in asked:
+            asked[whose] = find()
+        return asked[whose]
+
+    def find() -> bytes | None:
+        given = passphrase(args)
+        if given is not None or not (sys.stdin.isatty() and sys.stderr.isatty()):
+            return given
+        import getpass
+
+        try:
+            return getpass.getpass(f"passphrase of `{whose}`: ", sys.stderr).encode()
+        except EOFError:
+            return None
+
+    return ask
 
 
 def under_home(variable: str, folder: str) -> Path:

@@ -2,9 +2,9 @@
 """Keep a trust file: who may sign, what must be there, what is revoked. Root keys sign it; it only moves forward.
 
   init    make one, in which nobody is trusted yet
-  add     a signer (--signer NAME with --key, --ca or --issuer), a requirement (--require), a time stamping authority
-          (--tsa-ca), a lowest version (--minimum), root keys (--root)
-  remove  a signer (--signer NAME) or root keys (--root)
+  add     a signer (--signer NAME with --key, --ca or --issuer; beside others of that name), a requirement (--require),
+          a time stamping authority (--tsa-ca), a lowest version (--minimum), root keys (--root)
+  remove  a signer (--signer NAME), one key of it (and --key PUB), or root keys (--root)
   revoke  a key, identity, certificate, bundle or range of versions, for good
   sign    add signatures of further root keys, where more than one must sign
   show    print what it says, and who signed it
@@ -193,9 +193,12 @@ def _signer_entry(args: argparse.Namespace, content: Content) -> tuple[Content, 
 
 def _remove(args: argparse.Namespace, content: Content) -> Content:
     from packager.trust import trustedit
+    from packager.trust.keys import load_public
 
     content = trustedit.with_roots(content, [], _publics(args), args.threshold)
-    return trustedit.without_signer(content, args.signer) if args.signer else content
+    if not args.signer:
+        return content
+    return trustedit.without_signer(content, args.signer, load_public(args.key) if args.key else None)
 
 
 def _revoke(args: argparse.Namespace, content: Content) -> Content:
@@ -233,7 +236,7 @@ def _signers(args: argparse.Namespace) -> list[PrivateKey]:
 
     if not args.root_key:
         raise UsageError("a trust file is signed", hint="give --root-key; `packager keygen root` makes one")
-    return [load_private(path, options.passphrase(args)) for path in args.root_key]
+    return [load_private(path, options.secret(args, str(path))) for path in args.root_key]
 
 
 def _publics(args: argparse.Namespace) -> list[PublicKey]:
@@ -266,13 +269,16 @@ def _save(args: argparse.Namespace, file: TrustFile) -> TrustFile:
 
 
 def _report(file: TrustFile, console: Console, done: str) -> int:
+    from packager.trust import trustedit
+
     trust = file.trust
     count = file.signed_by(trust.roots.keys)
     value = {"digest": file.digest, "signatures": count, "content": file.content}
     rows = [f"{done} {trust.name} serial {trust.serial}, expires {file.content['expires']}".strip(),
             f"  root keys  {count} of {len(trust.roots.keys)} signed, {trust.roots.threshold} must"]  # fmt: skip
     rows += [f"  root       {key.fingerprint}" for key in trust.roots.keys]
-    rows += [f"  signer     {name}: {_describe(entry)}" for name, entry in file.content["signers"].items()]
+    rows += [f"  signer     {name}: {_describe(entry)}"
+             for name, value in file.content["signers"].items() for entry in trustedit.entries(value)]  # fmt: skip
     rows += [f"  required   {item.predicate_type} by {', '.join(sorted(item.signers)) or 'anyone trusted'}"
              for item in trust.required]  # fmt: skip
     rows += [f"  minimum    {name} {version}" for name, version in trust.minimum.items()]

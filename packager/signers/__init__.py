@@ -2,7 +2,8 @@
 """Who can sign, one file each, chosen by the scheme of a URI (`key:release.pem`).
 
 A signer is a module with `open_signer(location, secret) -> Signer`; `secret()` returns a passphrase or None and is
-only called when one is needed, because the library never prompts.
+only called when one is needed: whoever gives it may have to ask a person. A signer with `check_time(now)` is asked
+before it signs whether it may: a certificate has an end.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sign with a certificate of an enterprise authority: `certificate:LEAF.pem?key=KEY&chain=CHAIN.pem&tsa=URL`.
 
+`purpose` is the extended key usage that the trust file asks for, by default code signing.
+
 `key` is the private key: a PEM file, or the URI of another signer that holds it (`key+pkcs11:…`), percent-encoded.
 `chain` holds the certificates between the leaf and the root. With `tsa` every signature gets an RFC 3161 time stamp;
 without one it verifies only as long as the certificate is valid.
@@ -10,6 +12,7 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from urllib.parse import parse_qsl
 
@@ -17,10 +20,11 @@ import urllib3
 from cryptography import x509
 
 from packager import plugins
-from packager.errors import BadSignature, SourceError, UsageError
+from packager.errors import BadSignature, SourceError, UnfitCertificate, UsageError
 from packager.formats.dsse import Certificates, SignedStatement
 from packager.signers import Secret, Signer
 from packager.trust import certificates, keys, timestamps
+from packager.trust.trust import CODE_SIGNING
 
 _TIMEOUT = urllib3.Timeout(connect=10, read=30)  # seconds
 _EXAMPLE = "write for example `certificate:leaf.pem?key=leaf.key&chain=chain.pem&tsa=https://tsa.example.com`"
@@ -33,6 +37,18 @@ class CertificateHolder:
     key: Signer
     chain: tuple[x509.Certificate, ...]
     tsa: str | None
+    purpose: str = CODE_SIGNING
+
+    def check_time(self, now: datetime) -> None:
+        """Raise UsageError unless the certificate is valid now and one for this purpose: nobody would believe it."""
+        try:
+            certificates.check_fitness(self.chain[0], self.purpose, now)
+        except UnfitCertificate as error:
+            raise UsageError(
+                f"{error.message}, so no verifier would accept what it signs",
+                hint="ask its authority for one that is valid now, with the extended key usage code signing "
+                f"({CODE_SIGNING})",
+            ) from None
 
     def sign(self, payload: bytes) -> SignedStatement:
         """Sign an in-toto payload and have the signature stamped."""
@@ -49,7 +65,7 @@ def open_signer(location: str, secret: Secret) -> Signer:
     """Load certificates and key."""
     path, _, query = location.partition("?")
     options = dict(parse_qsl(query, keep_blank_values=True))
-    if not path or "key" not in options or set(options) - {"key", "chain", "tsa"}:
+    if not path or "key" not in options or set(options) - {"key", "chain", "tsa", "purpose"}:
         raise UsageError("a certificate signs with its key", hint=_EXAMPLE)
     leaf, *more = certificates.load(Path(path))
     chain = certificates.load(Path(options["chain"])) if "chain" in options else []
@@ -58,7 +74,10 @@ def open_signer(location: str, secret: Secret) -> Signer:
     except ValueError as error:
         raise UsageError(f"certificate `{path}` {error}", hint="expected ECDSA P-256 or P-384") from None
     rest = [certificate for certificate in (*more, *chain) if certificate.issuer != certificate.subject]
-    return CertificateHolder(_key(options["key"], secret), (leaf, *rest), options.get("tsa"))
+    purpose = options.get("purpose", CODE_SIGNING)
+    if not certificates.is_purpose(purpose):
+        raise UsageError(f"purpose `{purpose:.80}` is no object identifier", hint=_EXAMPLE)
+    return CertificateHolder(_key(options["key"], secret), (leaf, *rest), options.get("tsa"), purpose)
 
 
 def _key(uri: str, secret: Secret) -> Signer:

@@ -11,4 +11,4 @@ from packager.trust import keys
 
 def open_signer(location: str, secret: Secret) -> Signer:
     """Load the private key at `location`; `secret` supplies its passphrase, if there is one."""
-    return keys.load_private(Path(location), secret())
+    return keys.load_private(Path(location), secret)

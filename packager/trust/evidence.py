@@ -38,7 +38,7 @@ from packager.formats import dsse, intoto
 from packager.formats.dsse import Certificates, Key, SignedStatement
 from packager.formats.intoto import Statement
 from packager.trust.seen import Seen
-from packager.trust.trust import Requirement, Trust
+from packager.trust.trust import KeySigner, Requirement, Signer, Trust
 from packager.types import Tree
 from packager.verifiers import Attested, Verifier
 
@@ -142,14 +142,21 @@ def _verifier(signed: SignedStatement) -> Verifier:
 
 
 def _check_period(attested: Attested, trust: Trust, now: datetime | None) -> None:
-    signer = next(signer for signer in trust.signers if signer.name == attested.signer)
-    if not signer.period.bounded:
+    """Raise Stale unless an entry for whoever signed counts at that time: a name may have several."""
+    entries = [s for s in trust.signers if s.name == attested.signer and _is(s, attested)]
+    if any(not entry.period.bounded for entry in entries):
         return
     at = attested.time or now
     if at is None:
-        raise UsageError(f"signer `{signer.name}` is trusted for a limited time, so the time is needed")
-    if not signer.period.holds(at):
-        raise Stale(f"signer `{signer.name}` is not trusted at {at:%Y-%m-%dT%H:%M:%SZ}")
+        raise UsageError(f"signer `{attested.signer}` is trusted for a limited time, so the time is needed")
+    if not any(entry.period.holds(at) for entry in entries):
+        raise Stale(f"signer `{attested.signer}` is not trusted at {at:%Y-%m-%dT%H:%M:%SZ}")
+
+
+def _is(signer: Signer, attested: Attested) -> bool:
+    if isinstance(signer, KeySigner):
+        return attested.certificate is None and signer.key.fingerprint == attested.key
+    return attested.certificate is not None and signer.identity == attested.identity
 
 
 def _nobody(

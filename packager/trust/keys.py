@@ -7,6 +7,8 @@ Signatures are deterministic (RFC 6979), so signing the same bundle twice with o
 from __future__ import annotations
 
 import hashlib
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,19 +91,34 @@ def save(key: PrivateKey, private: Path, public: Path, passphrase: bytes | None)
         raise
 
 
-def load_private(path: Path, passphrase: bytes | None) -> PrivateKey:
-    """Read a PEM private key. Raises UsageError for a wrong passphrase, another kind of key, or no key at all."""
+def load_private(path: Path, secret: Callable[[], bytes | None]) -> PrivateKey:
+    """Read a PEM private key; `secret` is asked for a passphrase if the key is encrypted.
+
+    Raises UsageError, each with its own words, for a passphrase that is missing or wrong, another kind of key, or none.
+    """
     data = _read(path)
+    encrypted = any(mark in data for mark in _ENCRYPTED)
+    passphrase = secret() if encrypted else None
+    if encrypted and not passphrase:
+        raise UsageError(f"key `{path}` is encrypted", hint="use --passphrase-file, or PACKAGER_PASSPHRASE")
     try:
         key = serialization.load_pem_private_key(data, passphrase)
-    except TypeError as error:
-        asked = "is encrypted" if passphrase is None else "is not encrypted, yet a passphrase was given"
-        raise UsageError(f"key `{path}` {asked}", hint="use --passphrase-file, or PACKAGER_PASSPHRASE") from error
-    except (ValueError, UnsupportedAlgorithm) as error:
-        raise UsageError(f"`{path}` is no private key, or the passphrase is wrong", hint=_EXPECTED) from error
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        if encrypted and _is_about_passphrase(error):
+            hint = "it is the first line of --passphrase-file, or PACKAGER_PASSPHRASE"
+            raise UsageError(f"the passphrase of key `{path}` is wrong", hint=hint) from None
+        raise UsageError(f"`{path}` is no private key", hint=_EXPECTED) from error
     if not isinstance(key, ec.EllipticCurvePrivateKey) or key.curve.name not in _HASHES:
         raise UsageError(f"`{path}` holds another kind of key", hint=_EXPECTED)
     return PrivateKey(key)
+
+
+_ENCRYPTED = (b"-----BEGIN ENCRYPTED PRIVATE KEY-----", b"Proc-Type: 4,ENCRYPTED")
+
+
+def _is_about_passphrase(error: Exception) -> bool:
+    """Tell a wrong passphrase from a damaged file by the library's words: it has one type of error for both."""
+    return bool(re.search(r"password|decrypt", str(error), re.IGNORECASE))
 
 
 def load_public(path: Path) -> PublicKey:

@@ -160,7 +160,11 @@ def parse(payload: bytes) -> Trust:
         _name(name): canonical.dump(_table(root, "instance"))
         for name, root in _table(fields.get("instances", {}), "instances").items()
     }
-    signers = tuple(_signer(_name(name), entry) for name, entry in _table(fields["signers"], "signers").items())
+    signers = tuple(
+        _signer(_name(name), entry)
+        for name, value in _table(fields["signers"], "signers").items()
+        for entry in (items(value, f"entries of signer `{name:.80}`", 1, 32) if isinstance(value, list) else [value])
+    )
     trust = Trust(
         signers,
         _name(fields["name"]),

@@ -42,16 +42,34 @@ def follow(content: Mapping[str, JSON], now: datetime, days: int | None) -> Cont
 
 
 def with_signer(content: Content, name: str, entry: Mapping[str, JSON]) -> Content:
-    """Return the content with one more signer. Raises UsageError when there is one of that name."""
-    if name in content["signers"]:
-        raise UsageError(f"there is a signer `{name}` already", hint="give another name, or remove that one first")
-    return {**content, "signers": {**content["signers"], name: dict(entry)}}
+    """Return the content with one more signer, beside those of that name. Raises UsageError for one that is there."""
+    there = entries(content["signers"].get(name, []))
+    if dict(entry) in there:
+        raise UsageError(f"signer `{name}` is there already, with that time", hint="change --from or --until")
+    listed = [*there, dict(entry)]
+    return {**content, "signers": {**content["signers"], name: listed if there else listed[0]}}
 
 
-def without_signer(content: Content, name: str) -> Content:
-    """Return the content without a signer, and without it in requirements. Raises UsageError when there is none."""
+def entries(value: JSON) -> list[JSON]:
+    """Return what stands under the name of a signer as a list: a single one stands there by itself."""
+    return list(value) if isinstance(value, list) else [value]
+
+
+def without_signer(content: Content, name: str, key: PublicKey | None = None) -> Content:
+    """Return the content without a signer, and without it in requirements; with `key` only without that key of it.
+
+    Raises UsageError when there is none.
+    """
     if name not in content["signers"]:
         raise UsageError(f"there is no signer `{name}`", hint=did_you_mean(name, content["signers"]))
+    if key is not None:
+        there = entries(content["signers"][name])
+        kept = [entry for entry in there if entry.get("key") != key.pem.decode()]
+        if len(kept) == len(there):
+            raise UsageError(f"signer `{name}` has no such key", hint="`packager trust show` lists what it has")
+        if kept:
+            value = kept[0] if len(kept) == 1 else kept
+            return {**content, "signers": {**content["signers"], name: value}}
     left = {key: value for key, value in content["signers"].items() if key != name}
     required = [_without(entry, name) for entry in content.get("require", [])]
     return {**content, "signers": left, **({"require": required} if required else {})}

@@ -21,7 +21,7 @@ from packager.trust import keys
 def test_sign_and_verify(curve: str, tmp_path: Path) -> None:
     key = keys.generate(curve)
     keys.save(key, tmp_path / "k.pem", tmp_path / "k.pub", b"secret")
-    signed = keys.load_private(tmp_path / "k.pem", b"secret").sign(b"payload")
+    signed = keys.load_private(tmp_path / "k.pem", lambda: b"secret").sign(b"payload")
     assert keys.load_public(tmp_path / "k.pub").verifies(signed)
     assert not keys.generate(curve).public.verifies(signed)
     assert not key.public.verifies(dsse.SignedStatement(b"Payload", signed.signature, signed.material))
@@ -49,7 +49,7 @@ def test_other_kinds_of_keys_are_refused(tmp_path: Path) -> None:
         )
         (tmp_path / "k.pem").write_bytes(pem)
         with pytest.raises(UsageError, match="another kind"):
-            keys.load_private(tmp_path / "k.pem", None)
+            keys.load_private(tmp_path / "k.pem", lambda: None)
         public = key.public_key().public_bytes(
             serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
         )
@@ -61,7 +61,7 @@ def test_other_kinds_of_keys_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("data", [b"", b"not a key", b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"])
 def test_no_key_at_all(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "k").write_bytes(data)
-    for load in (lambda: keys.load_private(tmp_path / "k", None), lambda: keys.load_public(tmp_path / "k")):
+    for load in (lambda: keys.load_private(tmp_path / "k", lambda: None), lambda: keys.load_public(tmp_path / "k")):
         with pytest.raises(UsageError) as caught:
             load()
         assert caught.value.hint
