@@ -326,8 +326,9 @@ def platform_names(what: str) -> Callable[[Node], tuple[str, ...]]:
 
 
 def dependencies(node: Node) -> str:
-    expect = "a lock file: `requirements.txt`, `pylock.toml` or `uv.lock`"
-    return _path(node, yamltext.text(node, "dependencies", pattern=LOCK_FILE, expect=expect, limit=255))
+    expect = "a lock file: `requirements.txt`, `pylock.toml`, or that of uv, Poetry, PDM or Pipenv"
+    hint = "where there is none, as with conda, run `pip list --format=freeze > requirements.txt` in that environment"
+    return _path(node, yamltext.text(node, "dependencies", pattern=LOCK_FILE, expect=expect, hint=hint, limit=255))
 
 
 def _line(what: str, pattern: str = LINE, expect: str = "one line of text") -> Callable[[Node], str]:

@@ -234,7 +234,7 @@ class _Handler(BaseHTTPRequestHandler):
             form.get("refresh_token") == [stub.refresh_token] if form else self.headers.get("Authorization") == expected
         )
         if not good:
-            return self._answer(401)
+            return self._answer(401, b'{"details":"incorrect username or password"}')
         stub.scopes += query.get("scope", []) + form.get("scope", [])
         token = f"token-{len(stub.tokens)}"
         stub.tokens[token] = stub.token_uses

@@ -70,15 +70,18 @@ class Manifest:
         return canonical.dump(value)
 
 
+_NO_BUNDLE = "container images and their indexes are no bundles; take what `packager build` or `push` wrote"
+
+
 def parse_manifest(data: bytes, *, subject: str) -> Manifest:
     """Parse a manifest strictly; anything unexpected is an IntegrityError about `subject`."""
     value = _load(data, subject)
     _only(value, _MANIFEST_KEYS, subject)
     if value.get("schemaVersion") != 2 or value.get("mediaType") != MANIFEST:
-        raise Malformed(f"`{subject}` is not an OCI image manifest", subject=subject)
+        raise Malformed(f"`{subject}` is not an OCI image manifest", subject=subject, hint=_NO_BUNDLE)
     artifact_type, layers = value.get("artifactType"), value.get("layers")
     if not isinstance(artifact_type, str) or not isinstance(layers, list) or not layers:
-        raise Malformed(f"manifest `{subject}` lacks `artifactType` or `layers`", subject=subject)
+        raise Malformed(f"manifest `{subject}` lacks `artifactType` or `layers`", subject=subject, hint=_NO_BUNDLE)
     return Manifest(
         artifact_type,
         parse_descriptor(value.get("config"), subject),

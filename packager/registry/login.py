@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 from urllib.parse import quote, urlencode, urlsplit
 
-from packager import canonical
+from packager import canonical, shown
 from packager.errors import SourceError
 from packager.registry.credentials import Credential
 
@@ -31,6 +31,7 @@ class Response(Protocol):
 
 Send = Callable[[str, str, Mapping[str, str], bytes | None], Response]
 _PARAMETER = re.compile(r'([a-z_]+)="([^"]*)"')
+_LONGEST_MESSAGE = 300  # characters of a server's own words
 _MAX_TOKEN = 1 << 20  # bytes
 
 
@@ -109,6 +110,20 @@ def _parsed(challenge: str | None) -> tuple[str, dict[str, str]]:
     return scheme.lower(), dict(_PARAMETER.findall(rest))
 
 
+def own_words(data: bytes) -> tuple[str, str]:
+    """Return code and message of the first error in an answer, each with what joins it to a sentence; else empty.
+
+    Source: distribution-spec 1.1, "Error Codes"; Docker Hub's token server has `details` instead.
+    """
+    try:
+        value = canonical.load(data, limit=len(data))
+        first = value["errors"][0] if "errors" in value else {"message": value["details"]}
+        code, message = (shown.line(first.get(key) or "")[:_LONGEST_MESSAGE] for key in ("code", "message"))
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+        return "", ""
+    return f" {code}" if code else "", f": {message}" if message else ""
+
+
 def _read(answer: Response, realm: str, credential: Credential | None) -> str:
     host = urlsplit(realm).netloc.rpartition("@")[2]
     if answer.status in (400, 401, 403) and credential is None:
@@ -118,7 +133,7 @@ def _read(answer: Response, realm: str, credential: Credential | None) -> str:
         )
     if answer.status in (400, 401, 403):
         raise SourceError(
-            f"token server `{host}` refused the credentials ({answer.status})",
+            f"token server `{host}` refused the credentials ({answer.status}){own_words(answer.data)[1]}",
             hint="log in again with docker or podman",
         )
     try:

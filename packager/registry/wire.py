@@ -17,11 +17,11 @@ from urllib.parse import urljoin, urlsplit
 import urllib3
 from urllib3.exceptions import HTTPError, NameResolutionError, NewConnectionError, ProtocolError, SSLError
 
-from packager import __version__, canonical, shown
+from packager import __version__
 from packager.errors import SourceError, UsageError
 from packager.registry.credentials import Credential, find
 from packager.registry.deadline import Pace, allow_stream, is_overdue, pools
-from packager.registry.login import Login
+from packager.registry.login import Login, own_words
 from packager.registry.reference import Reference
 
 AGAIN = {408, 429, 500, 502, 503, 504}
@@ -29,7 +29,6 @@ _REDIRECTS = {301, 302, 303, 307, 308}
 MAX_ANSWER = 8 << 20  # bytes of an answer that is read whole
 _BLOCK = 1 << 20
 _FIRST_ATTEMPTS = 4
-_LONGEST_MESSAGE = 300  # characters of a registry's own words
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +156,7 @@ class Wire:
         if answer.status == 401:
             told = "refuses the credentials for" if login.has_credential() else "asks for credentials for"
             raise SourceError(
-                f"registry `{self.reference.host}` {told} `{self.reference.name}`{_own_words(answer)[1]}",
+                f"registry `{self.reference.host}` {told} `{self.reference.name}`{own_words(answer.data)[1]}",
                 hint=f"log in with `docker login {self.reference.host}` or `podman login {self.reference.host}`",
             )
         return answer
@@ -368,15 +367,5 @@ def _reason(error: BaseException) -> str:
 
 def told_by(answer: Answer, reference: Reference) -> str:
     """Say what a registry answered, with the code and message of its first error, if it has the specified form."""
-    code, message = _own_words(answer)
+    code, message = own_words(answer.data)
     return f"registry `{reference.host}` answered {answer.status}{code} for `{reference.name}`{message}"
-
-
-def _own_words(answer: Answer) -> tuple[str, str]:
-    """Return code and message of the first error, each with what joins it to a sentence; empty where there is none."""
-    try:
-        first = canonical.load(answer.data, limit=MAX_ANSWER)["errors"][0]
-        code, message = (shown.line(first.get(key) or "")[:_LONGEST_MESSAGE] for key in ("code", "message"))
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
-        return "", ""
-    return f" {code}" if code else "", f": {message}" if message else ""

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from packager import recipe
 from packager.errors import SourceError, UsageError, WrongContent
 from packager.events import Warned
 from packager.formats import ownlock
@@ -128,6 +129,13 @@ def test_what_cannot_be_used_is_refused_with_what_would_do(text: str, file: str,
     assert words in caught.value.message
     assert remedy in str(caught.value.hint)
     assert "s3cret" not in f"{caught.value.message} {caught.value.hint}"
+
+
+def test_a_recipe_that_names_condas_file_is_told_how_to_make_a_lock() -> None:
+    text = "name: m\nversion: 1.0.0\nsource: ./m.onnx\ndependencies: environment.yml\n"
+    with pytest.raises(UsageError) as caught:
+        recipe.parse(text, "bundle.yaml", ("onnxruntime",))
+    assert "pip list --format=freeze" in str(caught.value.hint)
 
 
 MLMODEL = b"flavors:\n  sklearn: {sklearn_version: 1.5.2, pickled_model: model.pkl}\n"

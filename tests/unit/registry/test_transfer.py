@@ -263,7 +263,7 @@ def test_tokens(bundle: Bundle, tmp_path: Path) -> None:
     with serving(token_user=("ada", "s3cret"), token_uses=7) as stub:
         with pytest.raises(SourceError, match="gives nothing to strangers"):
             push(stub, bundle)
-        with pytest.raises(SourceError, match="refused the credentials"):
+        with pytest.raises(SourceError, match=r"refused the credentials \(401\): incorrect username"):
             push(stub, bundle, credentials(tmp_path, stub, {"username": "ada", "password": "wr0ng"}))
         settings = credentials(tmp_path, stub, {"auth": "YWRhOnMzY3JldA=="})
         push(stub, bundle, settings)
