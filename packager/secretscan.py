@@ -9,7 +9,7 @@ Google, Slack, Stripe, npm, PyPI, Hugging Face and Azure on the forms of their t
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import PurePosixPath
@@ -35,22 +35,20 @@ _KINDS: tuple[tuple[str, bytes, bytes], ...] = (
     ("PyPI token", b"pypi-AgE", rb"pypi-AgE[A-Za-z0-9_-]{50,}"),
     ("Hugging Face token", b"hf_", rb"(?<![A-Za-z0-9])hf_[A-Za-z]{34}(?![A-Za-z0-9])"),
     ("Azure storage key", b"AccountKey=", rb"AccountKey=[A-Za-z0-9+/]{86}=="),
-    (
-        "password in an address",
-        b"://",
-        rb"\b[a-z][a-z0-9+]{2,15}://[^\s/:@\"'<>{}$]{1,64}:[^\s/:@\"'<>{}$]{6,64}@[\w-]",
-    ),
 )
 _QUERY = rb"(?:access_token|private_token|job_token|api_?key|token|password|sig|X-Amz-Signature|X-Amz-Security-Token)"
-_ADDRESSES: tuple[tuple[bytes, bytes], ...] = (  # what opens an address without a password: prefix, pattern
-    (b"://", rb"\b[a-z][a-z0-9+]{2,15}://(?=[^\s/:@]*\d)[^\s/:@\"'<>{}$]{16,200}@[\w-]"),
-    (b"://", rb"://[^\s\"'<>`]{1,300}?[?&]" + _QUERY + rb"=(?=[^\s&\"'<>]*\d)[^\s&\"'<>{}$]{8,}"),
-    (b"dl.cloudsmith.io/", rb"dl\.cloudsmith\.io/(?!public/|basic/)[A-Za-z0-9]{16}/"),
-    (b"packagecloud.io/priv/", rb"packagecloud\.io/priv/[0-9a-f]{32,}/"),
+_ADDRESSES: tuple[tuple[str, bytes], ...] = (  # kind, what follows the scheme
+    ("password in an address", rb"://[^\s/:@\"'<>{}$]{1,64}:[^\s/:@\"'<>{}$]{6,64}@[\w-]"),
+    ("token in an address", rb"://(?=[^\s/:@]*\d)[^\s/:@\"'<>{}$]{16,200}@[\w-]"),
+    ("token in an address", rb"://[^\s\"'<>`]{1,300}?[?&]" + _QUERY + rb"=(?=[^\s&\"'<>]*\d)[^\s&\"'<>{}$]{8,}"),
+    ("token in an address", rb"://dl\.cloudsmith\.io/(?!public/|basic/)[A-Za-z0-9]{16}/"),
+    ("token in an address", rb"://packagecloud\.io/priv/[0-9a-f]{32,}/"),
 )
-_INDEX = (  # an index is named as such in requirements, PEP 751, uv's lock, settings, and properties of an SBOM
-    rb"(?:index|registry)[-\w]*[\"'=:,\s>\[]{1,12}(?:value[\"':\s]{1,6})?(?:[\w.-]+=)?https?://[^\s\"'<>`]+"
+_SCHEME = re.compile(rb"(?<![A-Za-z0-9_])[a-z][a-z0-9+]{2,15}\Z")
+_INDEX = re.compile(  # as requirements, PEP 751, uv's lock, settings, and properties of an SBOM name one
+    rb"(?:index|registry)[-\w]*[\"'=:,\s>\[]{1,12}(?:value[\"':\s]{1,6})?(?:[\w.-]+=)?https?\Z"
 )
+_PATH = re.compile(rb"://[^\s\"'<>`]+")
 
 
 def is_token(segment: str, *, digests: bool = True) -> bool:
@@ -74,20 +72,8 @@ def _changes(run: str) -> int:
     return sum(one != other for one, other in pairwise(kinds))
 
 
-def _opens(found: bytes) -> bool:
-    """Tell whether the address of an index has a token for a folder."""
-    return any(map(is_token, found.partition(b"://")[2].decode("ascii", "replace").split("/")[1:]))
-
-
-def _always(found: bytes) -> bool:
-    return True
-
-
-_COMPILED: tuple[tuple[str, bytes, re.Pattern[bytes], Callable[[bytes], bool]], ...] = (
-    *((kind, prefix, re.compile(pattern), _always) for kind, prefix, pattern in _KINDS),
-    *(("token in an address", prefix, re.compile(pattern), _always) for prefix, pattern in _ADDRESSES),
-    *(("token in the address of an index", prefix, re.compile(_INDEX), _opens) for prefix in (b"index", b"registry")),
-)
+_COMPILED = tuple((kind, prefix, re.compile(pattern)) for kind, prefix, pattern in _KINDS)
+_OPENED = tuple((kind, re.compile(pattern)) for kind, pattern in _ADDRESSES)
 _BEFORE, _AFTER = 64, 512  # bytes around a prefix that a pattern may need
 
 
@@ -109,12 +95,37 @@ def is_read(path: str, size: int) -> bool:
 
 def scan(data: bytes) -> Iterator[Secret]:
     """Yield what looks like a credential in the bytes of a file."""
-    for kind, prefix, pattern, is_real in _COMPILED:
+    for kind, prefix, pattern in _COMPILED:
         place, past, found = data.find(prefix), 0, 0
         while place >= 0 and found < MAX_FOUND:
             start = max(past, place - _BEFORE)
             match = pattern.search(data, start, place + _AFTER)
-            if match and is_real(match[0]):
-                yield Secret(kind, data.count(b"\n", 0, match.start()) + 1)
+            if match:
+                yield _at(kind, data, match.start())
                 past, found = match.end(), found + 1
             place = data.find(prefix, max(past, place + len(prefix)))
+    yield from _addresses(data)
+
+
+def _addresses(data: bytes) -> Iterator[Secret]:
+    """Yield addresses that hold what opens them, each once."""
+    place, found = data.find(b"://"), 0
+    while place >= 0 and found < MAX_FOUND:
+        before = data[max(0, place - _BEFORE) : place]
+        if _SCHEME.search(before) and (kind := _opened(data, place, before)):
+            yield _at(kind, data, place)
+            found += 1
+        place = data.find(b"://", place + 3)
+
+
+def _opened(data: bytes, place: int, before: bytes) -> str | None:
+    for kind, pattern in _OPENED:
+        if pattern.match(data, place, place + _AFTER):
+            return kind
+    path = _PATH.match(data, place, place + _AFTER) if _INDEX.search(before) else None
+    opens = path and any(map(is_token, path[0][3:].decode("ascii", "replace").split("/")[1:]))
+    return "token in the address of an index" if opens else None
+
+
+def _at(kind: str, data: bytes, place: int) -> Secret:
+    return Secret(kind, data.count(b"\n", 0, place) + 1)

@@ -198,6 +198,11 @@ def test_the_search_for_secrets_reads_addresses(text: str) -> None:
     assert "address" in found[0].kind
 
 
+def test_an_open_address_does_not_hide_the_next_one() -> None:
+    text = f"# also needs the index https://a.example/\n# also needs the index https://b.example/{TOKEN}/\n"
+    assert [item.line for item in secretscan.scan(text.encode())] == [2]
+
+
 @pytest.mark.parametrize(
     "text",
     ["https://files.pythonhosted.org/packages/b7/ce/149a00dd41f10bc29e5921b496af8b574d8413afcd5e30dfa0ed46c2cc5e/six.whl",
