@@ -4,6 +4,9 @@
 The source gets a pin and a digest for every file; the tools that can change bytes get versions; what a runtime needs
 to serve gets, for every platform and Python, one wheel each with its hash and licence. Commit the lock beside the
 recipe and review its changes.
+
+Indexes of your own come from the environment, as uv and pip know them; both ask the same ones. Their addresses are
+never recorded, only the name of one that gave a wheel (UV_INDEX=acme=https://…), so that a token in it stays with you.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from packager.cli.console import Console, size
 HELP = "pin the source, tools and dependencies of a recipe"
 EXAMPLES = """  packager lock
   packager lock models/digits/bundle.yaml
+  UV_INDEX=acme=https://packages.example.com/simple packager lock
   packager lock --engine pip-tools"""
 
 

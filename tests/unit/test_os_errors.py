@@ -38,6 +38,8 @@ def verbs() -> list[list[str]]:
         ["export", "tiny:1.0.0", "out.bundle.tar", "--store", "store"],
         ["unpack", "small.bundle.tar", "out"], ["sign", "tiny:1.0.0", "--key", "release.pem", "--store", "store", PASS],
         ["keygen", "another", PASS], ["diff", "small.bundle.tar", "small.bundle.tar"], ["sbom", "small.bundle.tar"],
+        ["list", "--store", "store"], ["rm", "tiny:1.0.0", "--store", "store"],
+        ["sign", "small.bundle.tar", "--key", "release.pem", "-o", "signed.bundle.tar", PASS],
         ["cache", "size", "--store", "store"], ["cache", "gc", "--store", "store"], ["cache", "verify", "--store", "store"],
         ["config", "small.bundle.tar"], ["render", "systemd", "small.bundle.tar", "units", "--key", "release.pub"],
         ["install", "small.bundle.tar", "fresh", "--key", "release.pub", "--store", "other"],
