@@ -127,7 +127,7 @@ def refused_by(
 
 def _silent_refusal(arguments: Sequence[str], environment: Mapping[str, str], folder: Path) -> str | None:
     """Ask again aloud: pip goes on without an index that refuses it, and says so only then."""
-    command = [word for word in arguments if word != "--quiet"] + ["-vv"]
+    command = [word for word in arguments if word != "--quiet"] + ["-vv", "--retries", "0"]
     done = subprocess.run(command, capture_output=True, text=True, env=shared(environment), cwd=folder, check=False)
     return refusal(done.stdout + done.stderr)
 

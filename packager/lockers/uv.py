@@ -53,10 +53,11 @@ def resolve(question: Question, platform: Platform, environment: Mapping[str, st
         )
     packages = tomllib.loads(done.stdout).get("packages", [])
     rows = sorted(_wheel(package, platform, question, environment) for package in packages)
-    return Answer(tuple(wheel for wheel, _ in rows), tuple(address for _, address in rows), _yanked(done.stderr))
+    return Answer(tuple(wheel for wheel, _ in rows), tuple(address for _, address in rows), yanked(done.stderr))
 
 
-def _yanked(stderr: str) -> dict[str, str]:
+def yanked(stderr: str) -> dict[str, str]:
+    """Return what uv says was withdrawn by its publisher, by pin, with the reason, empty if there is none."""
     found = re.findall(r"^warning: `([^`\s]+==[^`\s]+)` is yanked(?: \(reason: \"(.*)\"\))?", stderr, re.MULTILINE)
     return {pin: reason[:_LONGEST_REASON] for pin, reason in found}
 

@@ -30,7 +30,7 @@ from packager.errors import SourceError, StorageError
 from packager.events import Note, OnEvent, ignore
 from packager.files import locked, staging
 from packager.formats.locked import further_indexes
-from packager.packages.indexes import told
+from packager.packages.indexes import REFUSED, refusal, told
 from packager.packages.wheels import Supply
 
 FOLDER = "served"  # of a store
@@ -139,10 +139,20 @@ def _build(target: Path, supply: Supply, variables: Mapping[str, str]) -> None:
         env={**_without_pip(variables), **settings, "PIP_CONFIG_FILE": os.devnull},
     )  # fmt: skip
     if done.returncode:
+        if supply.place is None and (refused := _refused(command, settings, variables)):
+            raise SourceError(f"the package index at {refused} refuses the login", hint=f"look at {REFUSED}")
         raise _failure(done.stderr, supply)
     _check(target, supply)
     (target / RECORD).write_bytes(_identity(supply))
     (target / RECORD).chmod(0o644)
+
+
+def _refused(command: Sequence[str], settings: Mapping[str, str], variables: Mapping[str, str]) -> str | None:
+    """Ask again aloud, and once: pip goes on without an index that refuses it, and says so only then."""
+    words = [word for word in command if word != "--quiet"] + ["-vv", "--dry-run"]
+    env = {**_without_pip(variables), **settings, "PIP_CONFIG_FILE": os.devnull, "PIP_RETRIES": "0"}
+    done = subprocess.run(words, capture_output=True, text=True, check=False, env=env)
+    return refusal(done.stdout + done.stderr)
 
 
 def _pip(target: Path) -> list[str]:

@@ -17,12 +17,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from packager.errors import SourceError, UsageError
-from packager.events import Finished, OnEvent, Started
+from packager.events import Finished, OnEvent, Started, Warned
 from packager.lock import Environment
 from packager.lockers import _conflict as conflicts
+from packager.lockers.uv import yanked
 from packager.packages import environments
 from packager.packages.environments import explained, uv
-from packager.packages.indexes import shared
+from packager.packages.indexes import REFUSED, refusal, shared, told
 from packager.store import Store
 
 _NO_BUILD = re.compile(r"([\w.-]+)==(\d[\w.]*) has no (?:usable )?wheels")
@@ -46,9 +47,11 @@ def resolve(
     SourceError when the index cannot be reached, UsageError for a Python that nothing here could run.
     """
     find(python)
-    command = ["pip", "compile", "-", "--generate-hashes", "--no-header", "--no-annotate", "--quiet", *_BARE,
+    command = ["pip", "compile", "-", "--generate-hashes", "--no-header", "--no-annotate", "--no-progress", *_BARE,
                "--python-version", python, *_sources(builds)]  # fmt: skip
     done = _timed(f"lock the toolchain ({', '.join(needs)})", command, needs, variables, on_event)
+    if done.returncode and (refused := refusal(done.stderr)):
+        raise SourceError(f"the package index at {refused} refuses the login", hint=f"look at {REFUSED}")
     if done.returncode and "No solution found" in done.stderr:
         raise NoSolution(_unresolved(needs, python, " ".join(done.stderr.split())))
     if done.returncode:
@@ -56,6 +59,9 @@ def resolve(
             f"cannot lock the toolchain of the source: {explained(done.stderr)}",
             hint="check the package index (UV_DEFAULT_INDEX, proxy), or write `toolchain: host`",
         )
+    for pin, reason in yanked(done.stderr).items():
+        why = f": {told(reason)}" if reason else ""
+        on_event(Warned(f"`{pin}` of the toolchain was withdrawn by its publisher (yanked){why}"))
     return Environment(python, "".join(f"{row}\n" for row in done.stdout.splitlines() if row.strip()))
 
 

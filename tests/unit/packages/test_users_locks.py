@@ -17,7 +17,8 @@ from packager.events import Warned
 from packager.formats import ownlock
 from packager.formats.locked import Dependencies
 from packager.lockers import _pip
-from packager.packages import dependencies, origins, platforms
+from packager.packages import dependencies, origins, platforms, served, toolchains
+from packager.packages.wheels import Supply
 from tests import package_index
 from tests.package_index import PASSWORD, PackageIndex
 from tests.unit.packages.test_indexes import HERE, lock, variables, wanted
@@ -207,6 +208,27 @@ def test_an_index_that_refuses_a_login_says_so(index: PackageIndex, engine: str,
     rows = [package_wheel(index)]
     with pytest.raises(SourceError, match="refuses the login"):
         _pip.download(rows, platforms.parse(HERE), (), environment, tmp_path)
+
+
+def test_a_locked_toolchain_says_it_too(index: PackageIndex) -> None:
+    """A withdrawn release, and a login that is refused."""
+    index.yanked[next(iter(index.files))] = "it eats data"
+    python, events = f"{HERE.rpartition('cp')[2][0]}.{HERE.rpartition('cp')[2][1:]}", []
+    environment = variables(UV_INDEX=f"acme={index.address()}")
+    toolchains.resolve(["acme-widget==1.0"], python, (), environment, events.append)
+    assert [event for event in events if isinstance(event, Warned) and "it eats data" in event.message]
+    environment = variables(UV_INDEX=f"acme={index.address('wrong')}")
+    with pytest.raises(SourceError, match=r"\(401\) refuses the login"):
+        toolchains.resolve(["acme-widget==1.0"], python, (), environment, events.append)
+
+
+def test_a_site_whose_index_refuses_it_is_told(index: PackageIndex, tmp_path: Path) -> None:
+    wheel = package_wheel(index)
+    lock = tmp_path / "requirements.txt"
+    lock.write_text(f"{wheel.pin} --hash=sha256:{wheel.sha256}\n")
+    environment = variables(PIP_INDEX_URL=index.address("wrong"))
+    with pytest.raises(SourceError, match=r"\(401\) refuses the login"):
+        served.place(tmp_path / "env", Supply(lock, None), environment, None)
 
 
 def package_wheel(index: PackageIndex) -> dependencies.Wheel:
