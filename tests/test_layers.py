@@ -16,7 +16,7 @@ LAYERS = (
     {"types", "edits", "errors", "canonical", "causes", "events", "oserrors", "shown"},
     {
         "advisories", "ages", "language", "archive", "bundle", "certificates", "compatibility", "contract", "destination", "factschema",
-        "files", "fleet", "indexes", "foreign", "formats", "graph", "graphcheck", "graphneeds", "integers", "keys", "knobs", "knobsets", "knowledge",
+        "files", "fleet", "indexes", "foreign", "formats", "graph", "graphcheck", "graphneeds", "integers", "keys", "knobs", "knobsets", "knowledge", "elementtypes",
         "lengths", "lock", "maps", "media", "memo", "operations", "patch", "pinning", "pipeline", "platforms", "plugins", "recipe", "reach", "recipefields", "rename", "repository", "saturation", "secretscan",
         "names", "seen", "semver", "serving", "store", "tensorcheck", "timestamps", "trust", "trustfile", "vex", "waivers", "wheelfiles", "yamltext",
     },
@@ -26,9 +26,9 @@ LAYERS = (
     },
     {"environments", "landlock", "launch", "namespaces", "cgroup", "process", "run", "sandbox", "seccomp", "watch", "worker"},
     {
-        "build", "cache", "canary", "compare", "compat", "compatpage", "completeness", "conform", "delta", "diff",
+        "arrival", "build", "cache", "canary", "compare", "compat", "compatpage", "completeness", "conform", "delta", "diff",
         "evidence", "facts", "host", "init", "install", "lifecycle", "look", "opa", "policy", "policydocs", "policyreport", "policytest",
-        "probing", "profiles", "promote", "provenance", "rebuild", "rego", "render", "resolve", "scan", "served", "shelf", "sign", "swap", "toolchains",
+        "probing", "profiles", "promote", "provenance", "rebuild", "rego", "render", "resolve", "scan", "served", "shelf", "sign", "swap", "toolchains", "proofs",
         "transport", "triton", "trustchannel", "trustedit",
         "vendor", "verify", "wheels",
     },

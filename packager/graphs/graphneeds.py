@@ -1,18 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a runtime must offer to run a graph: operators with their versions and element types, and memory.
 
-Runs in the worker, on a graph that `graph` made canonical; `onnx` is imported where it is used. Types come from ONNX's
-own inference, so a type that cannot be known beforehand is `?` and never guessed.
+Runs in the worker, on a graph that `graph` made canonical; `onnx` is imported where it is used. A type
+that neither ONNX's inference nor its schemas tell (`elementtypes`) is `?` and never guessed.
 """
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from packager.canonical import JSON
-from packager.graphs import graph
+from packager.graphs import elementtypes, graph
 from packager.graphs.graph import Proto
 
 _EXTENT_MOST = 1 << 48  # bytes of one value; more is a dimension nobody meant
@@ -27,7 +26,7 @@ def needs(model: Proto, dimensions: Mapping[str, tuple[int, int]] | None = None)
     is used on, written `T=float32;Tind=int64` with the names of the ONNX schema. The graph may have its weights in
     external files; they are not read.
     """
-    flat = _inferred(model)
+    flat = elementtypes.infer(model)
     imports = {graph.domain_of(entry.domain): entry.version for entry in flat.opset_import}
     found: Operators = {}
     for scope, types in _scopes(flat.graph, {}):
@@ -37,16 +36,6 @@ def needs(model: Proto, dimensions: Mapping[str, tuple[int, int]] | None = None)
     if dimensions is not None:
         result["activations"] = _activations(flat.graph, {name: high for name, (_, high) in dimensions.items()})
     return result
-
-
-def _inferred(model: Proto) -> Proto:
-    """Return a copy with local functions written out and types inferred; as it is where that fails."""
-    onnx, inliner = graph.tool(), importlib.import_module("onnx.inliner")
-    try:
-        flat = inliner.inline_local_functions(model) if model.functions else model
-        return onnx.shape_inference.infer_shapes(flat)
-    except Exception:  # protobuf refuses above 2 GiB, the inliner unusual functions: types stay unknown, not guessed
-        return model
 
 
 def _scopes(scope: Proto, outer: Mapping[str, str]) -> Iterator[tuple[Proto, Mapping[str, str]]]:
@@ -88,19 +77,11 @@ def _tensor_type(number: int) -> str:
 def _note(found: Operators, node: Proto, imports: Mapping[str, int], types: Mapping[str, str]) -> None:
     domain = graph.domain_of(node.domain)
     version = imports.get(domain, 0)
-    schema = _schema(node.op_type, version, domain)
+    schema = elementtypes.schema_of(node.op_type, version, domain)
     since, combination = (version, "?") if schema is None else (schema.since_version, _bound(schema, node, types))
     combinations = found.setdefault(domain or "ai.onnx", {}).setdefault(node.op_type, {}).setdefault(str(since), [])
     if combination not in combinations:
         combinations.append(combination)
-
-
-def _schema(operator: str, version: int, domain: str) -> Any | None:
-    onnx = graph.tool()
-    try:
-        return onnx.defs.get_schema(operator, version, domain)
-    except onnx.defs.SchemaError:
-        return None
 
 
 def _bound(schema: Any, node: Proto, types: Mapping[str, str]) -> str:

@@ -13,7 +13,9 @@ from packager.canonical import JSON
 from packager.errors import StepError
 from packager.steps import _answers, _calibration
 
-VERSION = 4  # 4: sums that depend on the processor; 3: what the artefact is; 2: element types
+VERSION = (
+    5  # 5: element types behind operators of tables; 4: sums that depend on the processor; 3: what the artefact is
+)
 ANSWER = _answers.COMPILE
 
 

@@ -18,7 +18,7 @@ from packager.lengths import Lengths, Measured
 from packager.steps import _answers, _cases, _outputs
 from packager.types import check_path
 
-VERSION = 5  # 5: sums that depend on the processor; 4: lengths are looked for, outputs are formulas; 3: own writers
+VERSION = 6  # 6: element types behind operators of tables; 5: sums that depend on the processor
 ANSWER = _answers.EXPORT
 
 

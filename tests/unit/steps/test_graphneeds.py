@@ -3,11 +3,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
+import skl2onnx
 from onnx import TensorProto, helper, numpy_helper
+from sklearn.impute import SimpleImputer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
+from packager.compatibility import compatibility
 from packager.graphs import graph, graphneeds
 from tests import graphs
 
@@ -48,6 +57,69 @@ def test_a_local_function_is_written_out() -> None:
         opset_imports=[helper.make_opsetid("", 18), helper.make_opsetid("local", 1)],
     )  # fmt: skip
     assert graphneeds.needs(model)["operators"] == {"ai.onnx": {"Relu": {"14": ["T=float32"]}}}
+
+
+def of_tables(*nodes: onnx.NodeProto, ml: int = 3) -> dict[str, dict[str, dict[str, list[str]]]]:
+    """Return the operators of x (float32) -> `nodes` -> y, which are written as converters do: without inner types."""
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["rows", 2])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("ai.onnx.ml", ml)]
+    model = helper.make_model(helper.make_graph(nodes, "g", [x], [y]), opset_imports=opsets)
+    found: dict[str, dict[str, dict[str, list[str]]]] = graphneeds.needs(model)["operators"]
+    return found
+
+
+def ml(operator: str, given: str, made: list[str], **attributes: Any) -> onnx.NodeProto:
+    return helper.make_node(operator, [given], made, domain="ai.onnx.ml", **attributes)
+
+
+IMPUTER = ml("Imputer", "x", ["full"], imputed_value_floats=[0.0])
+SCALER = ml("Scaler", "full", ["scaled"], offset=[0.0], scale=[1.0])
+
+
+def test_what_follows_an_operator_of_tables_has_its_type() -> None:
+    found = of_tables(IMPUTER, SCALER, helper.make_node("Cast", ["scaled"], ["wide"], to=TensorProto.DOUBLE),
+                      helper.make_node("Sqrt", ["wide"], ["root"]), ml("Normalizer", "root", ["y"]))  # fmt: skip
+    assert found["ai.onnx.ml"] == {"Imputer": {"1": ["T=float32"]}, "Normalizer": {"1": ["T=float64"]},
+                                   "Scaler": {"1": ["T=float32"]}}  # fmt: skip
+    assert found["ai.onnx"] == {"Cast": {"13": ["T1=float32;T2=float64"]}, "Sqrt": {"13": ["T=float64"]}}
+
+
+def test_what_is_behind_it_in_a_branch_has_its_type_too() -> None:
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    branch = helper.make_graph([ml("Scaler", "full", ["s"]), helper.make_node("Neg", ["s"], ["y"])], "b", [], [y])
+    chosen = helper.make_tensor("true", TensorProto.BOOL, [], [True])
+    found = of_tables(IMPUTER, helper.make_node("Constant", [], ["c"], value=chosen),
+                      helper.make_node("If", ["c"], ["y"], then_branch=branch, else_branch=branch))  # fmt: skip
+    assert found["ai.onnx"]["Neg"] == {"13": ["T=float32"]} and found["ai.onnx.ml"]["Scaler"] == {"1": ["T=float32"]}
+
+
+@pytest.mark.parametrize(
+    ("classes", "kind"), [({"classlabels_strings": ["a"]}, "string"), ({"classlabels_int64s": [1]}, "int64")]
+)
+@pytest.mark.parametrize("opset", [3, 5])
+def test_a_classifier_gives_what_its_classes_are(classes: dict[str, Any], kind: str, opset: int) -> None:
+    tree = ml("TreeEnsembleClassifier", "x", ["label", "y"], **classes)
+    found = of_tables(tree, helper.make_node("Identity", ["label"], ["copy"]), ml=opset)
+    assert found["ai.onnx"]["Identity"] == {"16": [f"V={kind}"]}
+
+
+def test_a_converted_pipeline_is_known_to_load_where_it_loads() -> None:
+    """skl2onnx leaves inner types out."""
+    rows = np.random.default_rng(3).random((60, 3), "float32")
+    fitted = make_pipeline(SimpleImputer(), StandardScaler(), LogisticRegression()).fit(rows, rows.sum(1) > 1.5)
+    model = skl2onnx.to_onnx(fitted, rows[:1], options={"zipmap": False}, target_opset={"": 18, "ai.onnx.ml": 3})
+    needed = {**graph.facts(model), "operators": graphneeds.needs(model)["operators"], "ir": 8}
+    assert {"Imputer", "Scaler", "LinearClassifier"} <= set(needed["operators"]["ai.onnx.ml"])
+    assert "?" not in str(needed["operators"])
+    onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    assert compatibility.judge(needed, "onnxruntime", "1.17.0").outcome == "ok"
+
+
+def test_what_nobody_can_tell_stays_unknown() -> None:
+    strange = helper.make_node("Strange", ["x"], ["z"], domain="com.example")
+    found = of_tables(strange, helper.make_node("Neg", ["z"], ["y"]))
+    assert found["ai.onnx"]["Neg"] == {"13": ["T=?"]}
 
 
 def chain(rows: int | str) -> onnx.ModelProto:
