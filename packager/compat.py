@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import TypeAlias
 
 from packager.canonical import JSON
 from packager.compatibility import compatibility, knowledge
@@ -18,6 +20,9 @@ from packager.compatibility.fleet import Site
 from packager.compatibility.knowledge import Outcome, Row, order
 from packager.contract import Contract, Terms
 
+Place: TypeAlias = tuple[str, str, str]  # target, runtime, version
+Proofs: TypeAlias = Mapping[Place, str]  # where a bundle ran right, and what showed it
+NOTHING: Proofs = MappingProxyType({})
 _RANK: dict[Outcome, int] = {"no": 0, "unknown": 1, "ok": 2}
 _GENERATE = "`locale-gen` makes it, or export the model with `locale: C.UTF-8`"
 _X86 = ("x86_64", "AMD64")
@@ -71,18 +76,41 @@ def best(cells: Iterable[Cell]) -> Outcome:
     return max((cell.answer.outcome for cell in cells), key=_RANK.__getitem__, default="no")
 
 
-def everywhere(contract: Contract, tables: Tables = knowledge.table) -> list[Cell]:
-    """Return the cells of every known version of every promised runtime, oldest first."""
-    return [
-        cell
-        for runtime in contract.runs_on
-        for version in tables(runtime).rows
-        for cell in cells(contract, runtime, version, tables)
-    ]
+def worst(outcomes: Iterable[Outcome]) -> Outcome:
+    """Return the worst of several answers; `ok` where nothing was asked."""
+    return min(outcomes, key=_RANK.__getitem__, default="ok")
 
 
-def cells(contract: Contract, runtime: str, version: str, tables: Tables = knowledge.table) -> list[Cell]:
-    """Return the cells of one version of a runtime, one for each target that it can be given."""
+def everywhere(contract: Contract, tables: Tables = knowledge.table, proofs: Proofs = NOTHING) -> list[Cell]:
+    """Return the cells of every known version of every promised runtime, oldest first, and of what was proven."""
+    found = []
+    for runtime in contract.runs_on:
+        rows = [*tables(runtime).rows]
+        seen = {version for _, name, version in proofs if name == runtime}
+        rows += [version for version in seen if compatibility.find(tables(runtime), version) is None]
+        for version in sorted(rows, key=order):
+            found += cells(contract, runtime, version, tables, proofs)
+    return found
+
+
+def kept(contract: Contract, found: Iterable[Cell]) -> Outcome:
+    """Say whether a contract's promises are known to hold: on every promised version, with one target of it."""
+    versions: dict[tuple[str, str], list[Cell]] = {}
+    for cell in found:
+        if cell.promised:
+            versions.setdefault((cell.runtime, cell.version), []).append(cell)
+    if {runtime for runtime, _ in versions} < set(contract.runs_on):
+        return worst([*map(best, versions.values()), "unknown"])
+    return worst(map(best, versions.values()))
+
+
+def cells(
+    contract: Contract, runtime: str, version: str, tables: Tables = knowledge.table, proofs: Proofs = NOTHING
+) -> list[Cell]:
+    """Return the cells of one version of a runtime, one for each target that it can be given.
+
+    What nobody can tell beforehand is ok where `proofs` say that it ran.
+    """
     row = compatibility.find(tables(runtime), version)
     targets = _targets(contract, runtime, row)
     promised = _is_promised(contract, runtime, version, tables)
@@ -91,10 +119,46 @@ def cells(contract: Contract, runtime: str, version: str, tables: Tables = knowl
         reason = Reason("target", runtime, f"the bundle has no target for {runtime}; it has {had}",
                         f"add `{runtime}` to `runs-on` and build again")  # fmt: skip
         return [Cell(runtime, version, "", False, Judgement("no", (reason,)))]
-    return [
-        Cell(runtime, version, terms.target.name, promised, compatibility.judge(terms.graph, runtime, version, tables))
-        for terms in targets
-    ]
+    found, names = [], dict.fromkeys((version, *((row.version, *row.also) if row else ())))
+    for terms in targets:
+        answer = compatibility.judge(terms.graph, runtime, version, tables)
+        seen = next(filter(None, (proofs.get((terms.target.name, runtime, name)) for name in names)), None)
+        if answer.outcome == "unknown" and seen is not None:
+            answer = Judgement("ok", (), seen)
+        found.append(Cell(runtime, version, terms.target.name, promised, answer))
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Neighbouring versions of a runtime that have the same answer for a target, for the same reasons."""
+
+    first: Cell
+    last: Cell
+
+    @property
+    def versions(self) -> str:
+        one, other = self.first.version, self.last.version
+        return one if one == other else f"{one}–{other}"
+
+
+def spans(found: Sequence[Cell]) -> list[Span]:
+    """Join the cells of neighbouring versions that answer alike, target by target, in the order of the first ones."""
+    rows: dict[tuple[str, str], list[Span]] = {}
+    for cell in found:
+        joined = rows.setdefault((cell.runtime, cell.target), [])
+        if joined and _alike(joined[-1].last) == _alike(cell):
+            joined[-1] = replace(joined[-1], last=cell)
+        else:
+            joined.append(Span(cell, cell))
+    return [span for joined in rows.values() for span in joined]
+
+
+def _alike(cell: Cell) -> tuple[object, ...]:
+    """Return what must be equal: all that is said of a version but its own number."""
+    told = [(reason.limit, reason.message.replace(cell.version, ""), (reason.fix or "").replace(cell.version, ""))
+            for reason in cell.answer.reasons]  # fmt: skip
+    return cell.promised, cell.answer.outcome, cell.answer.source, told
 
 
 def _targets(contract: Contract, runtime: str, row: Row | None) -> list[Terms]:
@@ -114,12 +178,12 @@ def _is_promised(contract: Contract, runtime: str, version: str, tables: Tables)
 # sites
 
 
-def reach(contract: Contract, site: Site, tables: Tables = knowledge.table) -> Reach:
+def reach(contract: Contract, site: Site, tables: Tables = knowledge.table, proofs: Proofs = NOTHING) -> Reach:
     """Judge a bundle at one site: its runtimes, and what its hosts have."""
     found = []
     for runtime, version in site.runtimes.items():
         row = compatibility.find(tables(runtime), version)
-        for cell in cells(contract, runtime, version, tables):
+        for cell in cells(contract, runtime, version, tables, proofs):
             terms = contract.targets.get(cell.target)
             reasons = tuple(_at_site(site, terms, runtime, row)) if terms else ()
             doubts = tuple(doubts_of(terms, site.machine, site.cpu)) if terms else ()

@@ -27,6 +27,7 @@
         ├ Stale              the trust file, or what was signed, is too old
         └ ForbiddenFormat    a file is of a format that bundles may not hold
 
+A question that nobody can answer, because nobody measured, ends with 6: never with 0, and not with the 1 of a no.
 A policy that fails is data (`types.Verdict`), not an exception; `NegativeAnswer` exists for verbs whose whole
 point is a yes or no, so that every verb ends through one place. Messages follow one grammar: a single sentence,
 subjects in backticks, `expected X, got Y`, no final full stop; the remedy is `hint`.
@@ -36,12 +37,20 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from packager import DISTRIBUTION
 
 if TYPE_CHECKING:
     from packager.edits import Change
+
+
+UNKNOWN = 6  # the exit code of an answer that nobody knows
+
+
+def exit_code_of(outcome: Literal["ok", "no", "unknown"]) -> int:
+    """Return the exit code of an answer."""
+    return {"ok": 0, "no": NegativeAnswer.code, "unknown": UNKNOWN}[outcome]
 
 
 class PackagerError(Exception):

@@ -215,6 +215,12 @@ def attached(bundle: Bundle) -> Iterator[tuple[str, str, str]]:
         yield digest, _claim(signed.material), intoto.parse(signed.payload, limit=dsse.MAX_BUNDLE).predicate_type
 
 
+def statements(bundle: Bundle) -> Iterator[intoto.Statement]:
+    """Yield every attached statement that can be read, unverified."""
+    for signed in evidence.sift(dict(_records(bundle)))[0].values():
+        yield intoto.parse(signed.payload, limit=dsse.MAX_BUNDLE)
+
+
 def unreadable(bundle: Bundle) -> Mapping[str, PackagerError]:
     """Return why attached statements cannot be read, by the digest of their blob."""
     return evidence.sift(dict(_records(bundle)))[1]

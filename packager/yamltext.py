@@ -143,7 +143,7 @@ def load(path: Path, *, missing: str | None = None) -> bytes:
 
 def parse(data: bytes | str, file: str) -> Node:
     """Read one YAML document; `file` is what messages call it. Raises UsageError."""
-    text = _text(data, file)
+    text = decode(data, file)
     _check_characters(text, file)
     try:
         return _Reader(text, file).document()
@@ -162,7 +162,8 @@ def _remedy(error: yaml.MarkedYAMLError) -> str | None:
     return 'quote the value if it starts with a special character: ">=1.17"' if slip else None
 
 
-def _text(data: bytes | str, file: str) -> str:
+def decode(data: bytes | str, file: str) -> str:
+    """Return the text of a file of at most `LIMIT` bytes. Raises UsageError."""
     raw = data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data
     if len(raw) > LIMIT:
         raise Where(file, 1).error(f"expected at most {LIMIT} bytes, got more")

@@ -27,7 +27,7 @@ INTERRUPTED = 130  # what shells report for Ctrl-C
 _HELPERS = {"console", "options"}
 _EXIT_CODES = (
     "exit codes: 0 ok, 1 the answer is no (policy, parity, verification), 2 usage, recipe or lock, "
-    "3 source or network, 4 a step failed, 5 integrity, 70 a bug, 130 interrupted"
+    "3 source or network, 4 a step failed, 5 integrity, 6 nobody knows (compat, doctor), 70 a bug, 130 interrupted"
 )
 
 

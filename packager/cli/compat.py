@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Say where a bundle will run, before anything is loaded: from its contract and from what is known of runtimes.
 
-Without --runtime and --fleet every known version of the promised runtimes is listed. Exit code 1: at least one runtime
-or site that was asked for is a certain no. `unknown` means that nobody measured: `packager runtimes probe` does.
+Without --runtime and --fleet every known version of the promised runtimes is listed, and the promised ones are what was
+asked. Exit code 1: something that was asked is a certain no; 6: nobody can tell of something, and nothing is a no. What
+the build measured, or a conformance run passed, is never unknown; `packager runtimes probe` measures other versions.
 """
 
 from __future__ import annotations
@@ -35,23 +36,28 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
-    from packager import compat, contract
+    from packager import compat, contract, proofs
     from packager.bundle import CONTRACT
     from packager.compatibility import fleet, host, knowledge
+    from packager.errors import exit_code_of
 
     knowledge.use_updates(options.knowledge_directory())
     bundle = options.open_bundle(args, console)
     promise = contract.parse(bundle.read(CONTRACT))
     asked = [_asked(text) for text in args.runtime]
     sites = fleet.load(args.fleet) if args.fleet else ()
-    reached = [compat.reach(promise, site) for site in sites]
-    groups = [compat.cells(promise, runtime, version) for runtime, version in asked]
-    cells = [cell for group in groups for cell in group] or ([] if sites else compat.everywhere(promise))
+    seen = proofs.proven(bundle)
+    reached = [compat.reach(promise, site, proofs=seen) for site in sites]
+    groups = [compat.cells(promise, runtime, version, proofs=seen) for runtime, version in asked]
+    every = [] if asked or sites else compat.everywhere(promise, proofs=seen)
+    cells = [cell for group in groups for cell in group] + every
     steps = compat.steps(promise, reached)
-    refused = any(compat.best(group) == "no" for group in groups) or any(entry.outcome == "no" for entry in reached)
+    outcome = compat.worst([*map(compat.best, groups), *(entry.outcome for entry in reached)])
+    outcome = compat.kept(promise, every) if every else outcome
     value = {
         "bundle": {"name": bundle.name, "version": bundle.version, "digest": bundle.digest},
-        "ok": not refused,
+        "ok": outcome == "ok",
+        "outcome": outcome,
         "takes": contract.lines(promise),
         "runs-on": {
             name: {"promised": p.versions, "loads": _loads(promise, name)} for name, p in promise.runs_on.items()
@@ -64,8 +70,9 @@ def main(args: argparse.Namespace, console: Console) -> int:
     value["notes"] = notes
     if args.html:
         _write_page(args.html, bundle, cells, reached, steps)
-    console.result(value, [*contract.lines(promise), *_rows(cells), *_site_rows(reached), *_step_rows(steps), *notes])
-    return int(refused)
+    rows = [*contract.lines(promise), *_rows(cells), *_site_rows(reached), *_step_rows(steps), *notes]
+    console.result(value, [*rows, *_told(outcome, [*cells, *(cell for entry in reached for cell in entry.cells)])])
+    return exit_code_of(outcome)
 
 
 def _asked(text: str) -> tuple[str, str]:
@@ -90,14 +97,26 @@ def _loads(promise: Contract, runtime: str) -> str | None:
 
 
 def _rows(cells: Sequence[Cell]) -> list[str]:
+    from packager.compat import spans
+
+    found = spans(cells)
+    width = max((len(f"{span.first.runtime} {span.versions}") for span in found), default=0)
     rows = []
-    for cell in cells:
+    for span in found:
+        cell, where = span.first, f"{span.first.runtime} {span.versions}"
         mark = "promised" if cell.promised else ""
-        rows.append(
-            f"{cell.answer.outcome:8} {cell.runtime} {cell.version:8} {cell.target:26} {mark:9} {cell.answer.source}"
-        )
+        rows.append(f"{cell.answer.outcome:8} {where:{width}} {cell.target:26} {mark:9} {cell.answer.source}")
         rows += _reasons(cell)
     return rows
+
+
+def _told(outcome: str, cells: Sequence[Cell]) -> list[str]:
+    """Say what an answer that is no yes means, and what would change it."""
+    if outcome != "unknown":
+        return []
+    count = sum(cell.answer.outcome == "unknown" for cell in cells)
+    remedy = "`packager conform` proves them on the real runtime"
+    return [f"unknown: nobody measured {count} of {len(cells)} cells; {remedy}"]
 
 
 def _reasons(cell: Cell) -> list[str]:

@@ -2,27 +2,36 @@
 """Say what this host is and can run, as its own entry for a fleet file.
 
 The entry goes to stdout, so `packager doctor >> fleet.yaml` or sending it to whoever ships releases is all there is to
-do; what it means goes to stderr. With BUNDLE it also says whether that bundle runs here.
+do; what it means goes to stderr. With BUNDLE it also says whether that bundle runs here: what `packager install` would
+do, and what the runtimes do that are installed already. Exit code 1: it would not run; 6: nobody can tell.
 """
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from packager.cli import options
 from packager.cli.console import Console
 
+if TYPE_CHECKING:
+    from packager.compatibility.fleet import Site
+    from packager.compatibility.knowledge import Outcome
+
 HELP = "describe this host and what it can run"
 EXAMPLES = """  packager doctor
   packager doctor --name acme > fleet.yaml
-  packager doctor digits.bundle.tar"""
+  packager doctor >> fleet.yaml
+  packager doctor digits.bundle.tar
+  packager doctor digits.bundle.tar --wheelhouse wheels/"""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", metavar="BUNDLE", nargs="?", help="also say whether this bundle runs here")
     parser.add_argument("--name", metavar="SITE", help="name of the site (default: the host's name)")
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="write the entry to a new fleet file")
+    parser.add_argument("--wheelhouse", type=Path, metavar="DIR", help="where an installation would take wheels from")
     options.registry(parser)
 
 
@@ -32,6 +41,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
     from dataclasses import asdict
 
     from packager.compatibility import fleet, host, knowledge
+    from packager.errors import exit_code_of
 
     knowledge.use_updates(options.knowledge_directory())
     name = args.name or re.sub(r"[^A-Za-z0-9._-]", "-", platform.node()).lstrip("._-") or "host"
@@ -42,31 +52,42 @@ def main(args: argparse.Namespace, console: Console) -> int:
 
         write_atomically(args.output, fleet.write(site).encode())
     remarks = host.remarks(site)
-    value = {
+    value: dict[str, Any] = {
         "site": {**asdict(site), "knobs": dict(site.knobs)},
         "remarks": [{"ok": ok, "message": m} for ok, m in remarks],
     }
     if not args.json and not args.quiet:
         for ok, message in remarks:
             console.message(f"{'ok  ' if ok else '-   '}  {message}")
-    code = 0
+    outcome: Outcome = "ok"
     if args.bundle:
-        from packager import compat, contract
-        from packager.bundle import CONTRACT
-
-        told = contract.parse(options.open_bundle(args, console).read(CONTRACT))
-        reached = compat.reach(told, site)
-        lacking = [name for name in compat.locales(told.graph) if not host.has_locale(name)]
-        outcome = "no" if lacking else reached.outcome
-        notes = list(compat.notes(told, host.processor(), host.has_locale))
-        value["bundle"] = reached.to_json() | {"outcome": outcome, "notes": notes}
-        code = int(outcome == "no")
-        if not args.json:
-            console.message(f"{args.bundle} here: {outcome}")
-            for note in notes:
-                console.message(f"  {note}")
-            for cell in reached.cells:
-                for reason in cell.answer.reasons[:3]:
-                    console.message(f"  {cell.runtime} {cell.version}: {reason.message}")
+        value["bundle"], rows = _judged(args, site, console)
+        outcome = value["bundle"]["outcome"]
+        for row in () if args.json else rows:
+            console.message(row)
     console.result(value, fleet.write(site).rstrip())
-    return code
+    return exit_code_of(outcome)
+
+
+def _judged(args: argparse.Namespace, site: Site, console: Console) -> tuple[dict[str, Any], list[str]]:
+    """Return what becomes of a bundle here, as JSON and as lines: what installing it would say, else what is there."""
+    from packager import arrival, compat, contract, proofs
+    from packager.bundle import CONTRACT
+    from packager.compatibility import host
+    from packager.install import Index
+
+    bundle = options.open_bundle(args, console)
+    told, seen = contract.parse(bundle.read(CONTRACT)), proofs.proven(bundle)
+    new = arrival.foresee(bundle, site, Path.cwd(), Index(args.wheelhouse, options.served_environments(args)), seen)
+    reached = compat.reach(told, site, proofs=seen)
+    lacking = any(not host.has_locale(name) for name in compat.locales(told.graph))
+    outcome = new.outcome if new.target else "no" if lacking else reached.outcome
+    notes = list(compat.notes(told, host.processor(), host.has_locale))
+    where = f" ({new.target}, {new.runtime} {new.version}; wheels {new.supply})" if new.version else ""
+    rows = [f"{args.bundle} here: {outcome}", f"  {new.outcome:8} `packager install`{where}"]
+    rows += [f"             {reason.message}" + (f"; {reason.fix}" if reason.fix else "") for reason in new.reasons[:3]]
+    for cell in reached.cells:
+        rows.append(f"  {cell.answer.outcome:8} {cell.runtime} {cell.version}, installed beside this program")
+        rows += [f"             {reason.message}" for reason in cell.answer.reasons[:3]]
+    rows += [f"  {note}" for note in notes]
+    return {**reached.to_json(), "outcome": outcome, "install": new.to_json(), "notes": notes}, rows

@@ -12,15 +12,17 @@
         driver: 550.54.15
         knobs: {threads: 4}
 
-Only `runtimes` is needed. What is left out is not known and not held against the bundle.
+Only `runtimes` is needed. What is left out is not known and not held against the bundle. A file may hold several such
+documents, each behind a line `---`, as `packager doctor >> fleet.yaml` makes it: of one site the last entry counts.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 
 from packager import recipefields, yamltext
@@ -72,10 +74,29 @@ def load(path: Path) -> tuple[Site, ...]:
 
 def parse(data: bytes | str, file: str) -> tuple[Site, ...]:
     """Parse the text of a fleet file, sorted by site; `file` is what messages call it."""
+    text = data if isinstance(data, str) else yamltext.decode(data, file)
+    found: dict[str, Site] = {}
+    for document in _documents(text):
+        found |= {site.name: site for site in _sites(document, file)}
+    return tuple(found[name] for name in sorted(found))
+
+
+def _documents(text: str) -> Iterator[str]:
+    """Yield the documents of a file, each on the lines where it stands; an empty one only if there is no other."""
+    parts = re.split(r"^---[ \r]*$", text, flags=re.MULTILINE)
+    ends = list(accumulate(part.count("\n") for part in parts))
+    kept = [(part, end - part.count("\n")) for part, end in zip(parts, ends, strict=True) if _says(part)]
+    yield from ("\n" * before + part for part, before in kept or [(text, 0)])
+
+
+def _says(part: str) -> bool:
+    return any(row.strip() and not row.strip().startswith("#") for row in part.splitlines())
+
+
+def _sites(data: str, file: str) -> Iterator[Site]:
     members = yamltext.fields(yamltext.parse(data, file), "fleet", ("sites",), required=("sites",))
     entries = yamltext.table(members["sites"], "sites", least=1).entries
-    found = (_site(recipefields.entry_name(key, "sites", _NAME), member) for key, member in entries)
-    return tuple(sorted(found, key=lambda site: site.name))
+    yield from (_site(recipefields.entry_name(key, "sites", _NAME), member) for key, member in entries)
 
 
 def _site(name: str, node: Node) -> Site:
@@ -138,8 +159,8 @@ def check_name(name: str) -> None:
 
 
 def write(site: Site) -> str:
-    """Return the text of a fleet file with one site; `parse` reads it back."""
-    lines = ["sites:", f"  {site.name}:", f"    runtimes: {_flow(site.runtimes)}"]
+    """Return the text of a fleet file with one site, which may be appended to another; `parse` reads it back."""
+    lines = ["---", "sites:", f"  {site.name}:", f"    runtimes: {_flow(site.runtimes)}"]
     plain = {"python": site.python, "machine": site.machine, "driver": site.driver}
     lines += [f"    {key}: {json.dumps(value)}" for key, value in plain.items() if value is not None]
     if site.cpu:

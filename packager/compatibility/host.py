@@ -22,7 +22,7 @@ from packager.isolation import sandbox
 
 Ask = Callable[[Sequence[str]], str]  # runs a program; empty when it is not there or fails
 
-_DISTRIBUTIONS = {  # of a runtime: what it is called where it is installed
+DISTRIBUTIONS = {  # of a runtime: what it is called where it is installed
     "onnxruntime": ("onnxruntime", "onnxruntime-gpu"), "triton": ("nvidia-pytriton", "tritonserver"),
     "openvino": ("openvino",), "bentoml": ("bentoml",), "mlserver": ("mlserver",), "kserve": ("kserve",),
     "tensorrt": ("tensorrt",), "tensorrt-rtx": ("tensorrt-rtx", "tensorrt_rtx"),
@@ -51,7 +51,7 @@ def describe(name: str, disk: Path, ask: Ask | None = None) -> Site:
 def installed() -> dict[str, str]:
     """Return the runtimes installed beside this program, with their versions."""
     found = {}
-    for runtime, names in _DISTRIBUTIONS.items():
+    for runtime, names in DISTRIBUTIONS.items():
         version = next(filter(None, map(_version, names)), None)
         if version:
             found[runtime] = _TRITON.get(version, version) if runtime == "triton" else version
@@ -117,11 +117,18 @@ def _ask(command: Sequence[str]) -> str:
     return done.stdout if done.returncode == 0 else ""
 
 
+def confinement(level: str) -> tuple[bool, str]:
+    """Say what confines the workers that open models here, and which program is missing."""
+    lacking = "no bubblewrap (`apt-get install bubblewrap`)"
+    return {
+        "bubblewrap": (True, "bubblewrap confines the workers that open models"),
+        "namespaces": (False, f"{lacking}: the kernel's namespaces confine the workers that open models instead"),
+    }.get(level, (False, f"{lacking}, and no namespaces: models cannot be opened here but with `sandbox: none`"))
+
+
 def remarks(site: Site) -> list[tuple[bool, str]]:
     """Return what this host can and cannot do, in words, each with whether that is good."""
-    can_pickle = bool(site.sandbox)
-    found = [(can_pickle, "bubblewrap: pickled sources can be opened" if can_pickle else
-              "no bubblewrap: pickled sources are refused here (`apt-get install bubblewrap`)")]  # fmt: skip
+    found = [confinement(sandbox.available().level)]
     for runtime, version in site.runtimes.items():
         known = bool(knowledge.table(runtime).rows)
         found.append((known, f"{runtime} {version}" + ("" if known else ": no knowledge ships about this runtime")))

@@ -59,7 +59,7 @@ def place(
     if shared is None or not _writable(shared):
         _build(target, supply, variables)
         return
-    kept = shared / canonical.sha256(_identity(supply)).removeprefix("sha256:")[:32]
+    kept = _place_of(shared, _text_of(supply))
     copied = None
     while copied is None:  # a collector may take it away before it is linked
         _keep(kept, supply, variables)
@@ -67,6 +67,19 @@ def place(
             copied = _link(kept, target) if (kept / RECORD).is_file() else None
     if copied:
         on_event(Note(f"{copied / 1e6:.0f} MB copied: hard links do not reach from `{shared}` to here"))
+
+
+def is_kept(shared: Path, requirements: str) -> bool:
+    """Say whether the environment of a lock is there already, so that nothing has to be brought."""
+    return (_place_of(shared, requirements) / RECORD).is_file()
+
+
+def _place_of(shared: Path, requirements: str) -> Path:
+    return shared / canonical.sha256(_identity(requirements)).removeprefix("sha256:")[:32]
+
+
+def _text_of(supply: Supply) -> str:
+    return supply.requirements.read_text("utf-8")
 
 
 def put_aside(shared: Path, place: Path) -> list[Path]:
@@ -99,11 +112,11 @@ def _writable(shared: Path) -> bool:
     return os.access(shared, os.W_OK | os.X_OK)
 
 
-def _identity(supply: Supply) -> bytes:
+def _identity(requirements: str) -> bytes:
     """Return what decides the content: the lock with its hashes, and the interpreter that the environment calls."""
     base = Path(getattr(sys, "_base_executable", sys.executable)).resolve()
     return canonical.dump({"form": _FORM, "python": str(base), "version": sys.version,
-                           "requirements": supply.requirements.read_text("utf-8")})  # fmt: skip
+                           "requirements": requirements})  # fmt: skip
 
 
 def _link(kept: Path, target: Path) -> int:
@@ -143,7 +156,7 @@ def _build(target: Path, supply: Supply, variables: Mapping[str, str]) -> None:
             raise SourceError(f"the package index at {refused} refuses the login", hint=f"look at {REFUSED}")
         raise _failure(done.stderr, supply)
     _check(target, supply)
-    (target / RECORD).write_bytes(_identity(supply))
+    (target / RECORD).write_bytes(_identity(_text_of(supply)))
     (target / RECORD).chmod(0o644)
 
 

@@ -72,6 +72,38 @@ def test_a_carried_bundle_installs_with_nothing_else(vendored: Project, tmp_path
     subprocess.run([python, "-I", "-c", "import onnxruntime, numpy, granian"], check=True)
 
 
+def test_doctor_answers_as_install_does(vendored: Project, built: Project, tmp_path: Path) -> None:
+    """The same outcome, and where it is no the same words, before anything is written."""
+    told = vendored.run("doctor", "cnn.bundle.tar", "--store", tmp_path / "new", "--json")["bundle"]
+    assert told["outcome"] == told["install"]["outcome"] == "ok"
+    vendored.run("install", "cnn.bundle.tar", tmp_path / "carried", "--key", "release.pub")
+    python, ask = tmp_path / "carried/current/env/bin/python", "import onnxruntime; print(onnxruntime.__version__)"
+    there = subprocess.run([python, "-Ic", ask], capture_output=True, text=True, check=True)
+    assert told["install"]["version"] == there.stdout.strip()
+
+    empty = tmp_path / "wheels"
+    empty.mkdir()
+    assert told["install"]["wheels"] == "carried by the bundle"
+    known = built.run("doctor", "cnn.bundle.tar", "--wheelhouse", empty, "--json")["bundle"]["install"]
+    assert known["wheels"] == "installed here already", "an equal environment is kept"
+    fresh = ("--store", tmp_path / "fresh")
+    refused = built.run("doctor", "cnn.bundle.tar", "--wheelhouse", empty, *fresh, "--json", code=1)["bundle"][
+        "install"
+    ]
+    assert "lacks" in refused["reasons"][0]["message"]
+    given = ("--key", "release.pub", "--wheelhouse", empty, *fresh)
+    built.run("install", "cnn.bundle.tar", tmp_path / "site", *given, code=3)
+
+    other = Project(tmp_path / "other", vendored.store)
+    shutil.copytree(vendored.folder, other.folder)
+    other.write(CNN_RECIPE.replace("1.2.3", "2.0.1") + f"vendor: [{OTHER}]\n")
+    other.run("build")
+    other.run("sign", "cnn:2.0.1", "--key", "release.pem")
+    said = other.run("doctor", "cnn:2.0.1", "--json", code=1)["bundle"]["install"]["reasons"][0]["message"]
+    done = other.run("install", "cnn:2.0.1", tmp_path / "site", "--key", "release.pub", code=1)
+    assert f"error: {said}" in done.stderr and OTHER in said
+
+
 def test_other_tools_install_from_the_unpacked_lock(vendored: Project, tmp_path: Path) -> None:
     """uv reads `pylock.toml`, pip the requirements; both without an index."""
     vendored.run("unpack", "cnn.bundle.tar", tmp_path / "tree", "--key", "release.pub")

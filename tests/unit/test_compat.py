@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
 
 from packager import compat
-from packager.compatibility import compatpage, fleet, host
+from packager.compatibility import compatpage, fleet, host, knowledge
 from packager.compatibility.fleet import Device, Site
 from packager.errors import UsageError
 from tests import contracts
@@ -27,6 +28,65 @@ def test_without_a_question_every_known_version_is_listed() -> None:
     promised = {cell.version: cell.promised for cell in cells if cell.runtime == "onnxruntime"}
     assert promised["1.17.0"] and not promised["1.16.3"]
     assert all(cell.answer.outcome == "ok" for cell in cells)
+
+
+def test_what_answers_alike_is_one_line() -> None:
+    told = contracts.read(contracts.derived())
+    joined = [span for span in compat.spans(compat.everywhere(told)) if span.first.runtime == "onnxruntime"]
+    assert [(span.first.promised, span.first.version, span.last.version) for span in joined] == [
+        (False, "1.15.0", "1.16.3"), (True, "1.17.0", [*knowledge.shipped("onnxruntime").rows][-1]),
+    ]  # fmt: skip
+    refused = compat.spans(compat.everywhere(contracts.read(contracts.derived(graph="Gelu", text=LATE))))
+    assert refused[0].first.answer.outcome == "no" and [span.versions for span in refused[:2]] == [
+        "1.15.0–1.15.1", "1.16.0–1.16.3",
+    ]  # fmt: skip
+
+
+LATE = contracts.RECIPE.replace('">=1.17"', '">=1.23"').replace('">=24.04"', '">=25.10"')
+
+
+def test_what_ran_is_never_unknown() -> None:
+    """A graph of operators that no table knows: measured by its build on one version, conformed on another."""
+    value = copy.deepcopy(contracts.derived())
+    value["graph"]["operators"]["com.microsoft"] = {"FastGelu": {"1": ["?"]}}
+    told = contracts.read(value)
+    assert compat.kept(told, compat.everywhere(told)) == "unknown"
+    name = "onnxruntime-cpu-fp32"
+    seen = {(name, "onnxruntime", "1.31.1"): "measured by its build", ("triton-cpu-fp32", "triton", "2.46.0"): "conformed",
+            (name, "onnxruntime", "1.77.0"): "conformed"}  # fmt: skip
+    found = {(cell.runtime, cell.version): cell.answer for cell in compat.everywhere(told, proofs=seen)}
+    assert (
+        found["onnxruntime", "1.31.1"].outcome == "ok"
+        and found["onnxruntime", "1.31.1"].source == "measured by its build"
+    )
+    assert found["onnxruntime", "1.77.0"].outcome == "ok", "a version that no table has"
+    assert found["onnxruntime", "1.31.0"].outcome == "unknown"
+    (other,) = compat.cells(told, "triton", "24.05", proofs=seen)
+    assert other.answer.source == "conformed", "24.05 is another name of 2.46.0"
+    (site,) = compat.reach(told, Site("a", {"onnxruntime": "1.31.1"}), proofs=seen).cells
+    assert site.answer.outcome == "ok"
+
+
+def test_proof_does_not_undo_a_no() -> None:
+    told = contracts.read(contracts.derived(graph="Gelu", text=LATE))
+    seen = {("onnxruntime-cpu-fp32", "onnxruntime", "1.15.0"): "conformed"}
+    assert compat.cells(told, "onnxruntime", "1.15.0", proofs=seen)[0].answer.outcome == "no"
+
+
+def test_entries_are_appended_and_the_last_of_a_site_counts() -> None:
+    appended = (
+        FLEET
+        + fleet.write(Site("acme", {"onnxruntime": "1.20.0"}))
+        + fleet.write(Site("new", {"openvino": "2026.4.1"}))
+    )
+    sites = {site.name: site for site in fleet.parse(appended, "fleet.yaml")}
+    assert set(sites) == {"acme", "bigco", "odd", "new"} and sites["acme"].runtimes == {"onnxruntime": "1.20.0"}
+    assert sites["acme"].memory is None, "the newer entry stands alone"
+    with pytest.raises(UsageError, match=r"fleet\.yaml:1[0-9].*colour"):
+        fleet.parse(appended + "---\nsites:\n  a: {runtimes: {}, colour: red}\n", "fleet.yaml")
+    for text in ("sites: {a: {runtimes: {}}, a: {runtimes: {}}}", "---\n", "# nothing\n"):
+        with pytest.raises(UsageError):
+            fleet.parse(text, "fleet.yaml")
 
 
 def test_versions_are_texts_in_a_fleet() -> None:
@@ -63,6 +123,12 @@ def test_the_host_describes_itself(tmp_path: Path) -> None:
     assert fleet.parse(fleet.write(site), "f")[0].runtimes == site.runtimes
     bare = host.describe("here", tmp_path, lambda command: "")
     assert not bare.devices and any("no GPU" in message for _, message in host.remarks(bare))
+
+
+@pytest.mark.parametrize(("level", "good"), [("bubblewrap", True), ("namespaces", False), ("none", False)])
+def test_a_program_that_is_missing_is_not_ok(level: str, good: bool) -> None:
+    ok, message = host.confinement(level)
+    assert ok == good and ("no bubblewrap" in message) == (not good)
 
 
 def outcome(site: Site, graph: str = "convolution at 18") -> compat.Reach:
