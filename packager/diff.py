@@ -409,7 +409,7 @@ def check_step(recipe: Recipe, derived: JSON, store: Store, base: Path) -> None:
     That release is what `previous` names, else the newest older version of the same name in the local store; its
     contract may be of another format. Raises UsageError when its interface cannot be read.
     """
-    before = _previous(recipe, store, base)
+    before = release_before(recipe, store, base)
     if before is None:
         return
     old, new = contract.parse_interface(before.read(CONTRACT)), contract.parse(canonical.dump(derived))
@@ -444,7 +444,8 @@ def _unlike(old: Contract, new: Contract) -> str:
     return "" if names & {port.name for port in new.inputs} else ", ".join(f"`{name:.63}`" for name in sorted(names))
 
 
-def _previous(recipe: Recipe, store: Store, base: Path) -> Bundle | None:
+def release_before(recipe: Recipe, store: Store, base: Path) -> Bundle | None:
+    """Return the release that `previous` names, else the newest older one of that name in the store; None if none."""
     named = recipe.previous
     if named == NONE:
         return None

@@ -10,12 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from packager import diff, lockers, plugins, recipe, resolve, sources
 from packager import lock as locks
-from packager import lockers, plugins, recipe, resolve
+from packager.bundle import SBOM
 from packager.cli import _fixes, options
 from packager.compatibility import knowledge
-from packager.errors import LockError, UsageError
+from packager.errors import LockError, PackagerError, UsageError
 from packager.events import Note, OnEvent
+from packager.formats import cyclonedx
 from packager.isolation import sandbox
 from packager.lock import Lock
 from packager.memo import Memo
@@ -83,6 +85,39 @@ class Project:
             self.runner.on_event(Note(f"locking anew: {stale.message}"))
             return self.make_lock()
         return lock
+
+
+_SOON = 5  # seconds a registry has to say what a name means now
+
+
+def unmoved(project: Project, lock: Lock, *, asking: bool) -> str | None:
+    """Return a sentence where a new version holds the very model of the release before, else None.
+
+    `asking` looks what the recipe's source means now, if that is not what the lock pins: an alias that moved is the
+    likely reason. A registry that does not answer is no error.
+    """
+    recipe, here = project.recipe, project.here
+    before = diff.release_before(recipe, project.runner.store, here.base)
+    if before is None or before.version == recipe.version or before.tree.get(SBOM) is None:
+        return None
+    origin = cyclonedx.origin(before.load(SBOM))
+    if origin is None or origin[1] != lock.tree.digest:
+        return None
+    pinned = str(lock.source["uri"])
+    told = f"{recipe.name}:{recipe.version} holds the model of {before.version}, `{pinned}`, which the lock pins"
+    if sources.local_path(recipe.source, here.base) is not None or recipe.source == pinned:
+        return told
+    named = sources.shown(recipe.source)
+    if asking:
+        try:
+            settings = replace(here.settings(recipe, project.memo), timeout=_SOON)
+            now = sources.load_for(recipe.source).resolve(recipe.source, settings)
+        except PackagerError as error:
+            return f"{told}; what `{named}` means now could not be asked: {error.message}"
+        if now.uri != pinned:
+            return f"{told}; `{named}` means `{now.uri}` now: run `packager lock` and build again to take it"
+        return told
+    return f"{told}; `packager lock` would take what `{named}` means now"
 
 
 def _limits(parsed: Recipe) -> sandbox.Limits:

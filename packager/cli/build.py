@@ -58,7 +58,8 @@ def main(args: argparse.Namespace, console: Console) -> int:
 def _build(args: argparse.Namespace, console: Console) -> tuple[int, Sequence[Finding]]:
     from packager import build, canonical, provenance, transport
     from packager.cli._builder import Clock
-    from packager.cli._project import Project
+    from packager.cli._project import Project, unmoved
+    from packager.events import Warned
     from packager.files import write_atomically
     from packager.policy import facts
 
@@ -72,6 +73,8 @@ def _build(args: argparse.Namespace, console: Console) -> tuple[int, Sequence[Fi
             write_atomically(args.facts, canonical.dump(facts.statement(built.facts)))
         if built.bundle is None:
             return _refused(built, project, console), built.verdict.findings
+        if notice := unmoved(project, lock, asking=not args.locked):
+            console(Warned(notice))
         base, run = project.here.base, clock.stop()
         bundle = provenance.keep(project.recipe, lock, built, built.bundle, project.runner, base, run)
         bundle = _signed(bundle, args) if args.sign else bundle

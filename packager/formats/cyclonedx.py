@@ -151,6 +151,15 @@ def _ancestor(model: Model) -> JSON:
     }
 
 
+def origin(sbom: JSON) -> tuple[str, str] | None:
+    """Return the pinned source and the digest of its tree that an SBOM of ours names, None where it names none."""
+    for item in sbom.get("metadata", {}).get("component", {}).get("pedigree", {}).get("ancestors", ()):
+        told = {entry["name"]: entry["value"] for entry in item.get("properties", ())}
+        if item.get("bom-ref") == "source" and "packager:tree" in told:
+            return item["name"], told["packager:tree"]
+    return None
+
+
 def _dataset_reference(item: Mapping[str, str]) -> str:
     return "data:" + "@".join(item[key] for key in ("name", "uri", "digest") if key in item)
 
