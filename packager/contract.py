@@ -54,7 +54,7 @@ def derive(
         "ranges": exported["ranges"],
         **_values(recipe, exported),
         "graph": _graph(main),
-        "runs-on": {promise.runtime: _promise(promise.runtime, promise.versions, main) for promise in recipe.runs_on},
+        "runs-on": {entry.runtime: promise_of(entry.runtime, entry.versions, main) for entry in recipe.runs_on},
         "targets": {
             target.name: {
                 **target.to_json(),
@@ -137,7 +137,7 @@ def _graph(facts: Mapping[str, JSON]) -> JSON:
     return {key: facts[key] for key in ("opset", "ir", "operators", "parameters", "bytes")}
 
 
-def _promise(runtime: str, versions: str, main: Mapping[str, JSON]) -> JSON:
+def promise_of(runtime: str, versions: str, main: Mapping[str, JSON]) -> JSON:
     """Return the promised and the derived range, and what the oldest promised version needs.
 
     The oldest decides, and a table that only grew at its end derives the same: both keep digests as they are.

@@ -149,14 +149,15 @@ def verify(
 def require_signature(
     bundle: Bundle, trusted: Trust | Sequence[PublicKey], on_event: OnEvent = ignore, *, now: datetime | None = None,
     seen: Seen = NOTHING,
-) -> None:  # fmt: skip
-    """Raise unless somebody trusted vouches for `bundle`; for callers that hash the files themselves while copying."""
+) -> tuple[Evidence, ...]:  # fmt: skip
+    """Return what trusted signers state of `bundle`, or raise; for callers that hash the files while copying."""
     case = _Case(bundle, normal(trusted), now, seen)
     for _, perform in case.plan():
         perform()
     _check_formats(bundle)
     for note in notes(case.skipped):
         on_event(Warned(note))
+    return case.evidence
 
 
 def notes(skipped: Mapping[str, PackagerError]) -> list[str]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from packager.bundle import Bundle
     from packager.events import OnEvent
+    from packager.trust.evidence import Evidence
     from packager.verify import Verification
 
 _INSTANCE = "instance"
@@ -81,13 +82,17 @@ class Judge:
             self._remember(Seen().with_bundle(bundle.name, bundle.version, bundle.digest))
         return verdict
 
-    def require(self, bundle: Bundle, on_event: OnEvent) -> None:
-        """Check everything but the files, which the caller hashes while it copies them. Raises what is wrong."""
+    def require(self, bundle: Bundle, on_event: OnEvent) -> tuple[Evidence, ...]:
+        """Check everything but the files, which the caller hashes while it copies them. Raises what is wrong.
+
+        Returns what trusted signers state of the bundle.
+        """
         from packager.verify import require_signature
 
-        require_signature(bundle, self.trust, on_event, now=self.now, seen=self._seen)
+        found = require_signature(bundle, self.trust, on_event, now=self.now, seen=self._seen)
         bundle.medium.check_extent(bundle.tree, bundle.records)
         self._remember(Seen().with_bundle(bundle.name, bundle.version, bundle.digest))
+        return found
 
     def _remember(self, new: Seen) -> None:
         if self.state and self.trust.name:

@@ -126,7 +126,7 @@ def _directory(args: argparse.Namespace, console: Console) -> int:
 
 
 def _triton(args: argparse.Namespace, console: Console) -> int:
-    from packager import knobs, knobsets
+    from packager import knobs, knobsets, promises
     from packager.canary import Endpoint
     from packager.cli._trust import Judge
     from packager.errors import UsageError
@@ -139,7 +139,7 @@ def _triton(args: argparse.Namespace, console: Console) -> int:
     judge, repository = Judge.of(args), _repository(args.out)
     with console:
         bundle = options.open_bundle(args, console)
-        judge.require(bundle, console)
+        bundle = promises.extended(bundle, judge.require(bundle, console))
         values = _knobs.resolve(args, bundle)
         sites = {args.site: values} if args.site else {}
         base = knobs.resolve(knobsets.schema_of(bundle), bundle.digest) if args.site else values

@@ -62,7 +62,9 @@ def render(bundle: Bundle, values: Resolved, number: int, backend: Backend, site
     contract = bundle.load(CONTRACT)
     if _RUNTIME not in contract["runs-on"]:
         raise UsageError(
-            f"`{bundle.name}` makes no promise for Triton", hint='add `triton: ">=24.04"` under `runs-on` and build it'
+            f"`{bundle.name}` makes no promise for Triton",
+            hint='add `triton: ">=24.04"` under `runs-on` and build it; whoever signed it can add the promise to the '
+            "bundle as it is, with `packager promise`",
         )
     if lacking := sorted({"triton.instances", "triton.warmup"} - set(values.values)):
         raise Malformed(f"`{bundle.name}` promises Triton and lacks the knob `{lacking[0]}`", subject=knobs.FILE)

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Promise one more runtime of a bundle that is built and signed, without its source: a signed addition.
+
+Only a runtime that runs an artefact which the bundle has can be added: Triton runs what ONNX Runtime runs. `compat` has
+to say ok of every version that is promised; else nothing is signed (exit code 1, or 6 where nobody knows). It counts
+for whoever trusts the signer, if that is one who signed the bundle itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from packager.cli import _signer, options
+from packager.cli.console import Console
+
+HELP = "add a signed promise for one more runtime to a bundle"
+EXAMPLES = """  packager promise digits:1.4.0 --runtime 'triton>=24.04' --key release.pem
+  packager promise digits.bundle.tar --runtime 'triton>=24.04' --key release.pem -o digits-triton.bundle.tar
+  packager render triton digits:1.4.0 models/ --key release.pub"""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    options.bundle(parser)
+    parser.add_argument("--runtime", metavar="NAME>=V", required=True, help="the runtime and the range of its versions")
+    _signer.arguments(parser)
+    parser.add_argument("-o", "--output", type=Path, metavar="OUT", help="also write a directory or a .tar file")
+
+
+def main(args: argparse.Namespace, console: Console) -> int:
+    from packager import compat, promises, transport
+    from packager.bundle import CONTRACT
+    from packager.compatibility import knowledge
+    from packager.errors import exit_code_of
+    from packager.sign import attest
+
+    knowledge.use_updates(options.knowledge_directory())
+    runtime, versions = _asked(args.runtime)
+    with console:
+        bundle = _signer.open_own(args, console)
+        added = promises.predicate(bundle.load(CONTRACT), runtime, versions)
+        cells = promises.outcome(bundle, added)
+        outcome = compat.worst(cell.answer.outcome for cell in cells) if cells else "unknown"
+        if outcome == "ok":
+            bundle = attest(bundle, promises.PREDICATE, added, _signer.open_signer(_signer.uri(args), args))
+            transport.update_referrers(bundle, console)
+            if args.output:
+                transport.save(bundle, args.output, console)
+    value = {"name": bundle.name, "version": bundle.version, "digest": bundle.digest, "ok": outcome == "ok",
+             "outcome": outcome, "runtime": runtime, "versions": versions, "cells": [cell.to_json() for cell in cells],
+             "output": str(args.output) if args.output and outcome == "ok" else None}  # fmt: skip
+    rows = [f"{runtime} {cell.version}: {reason.message}" for cell in cells for reason in cell.answer.reasons[:1]]
+    told = f"promised {runtime} {versions} of {bundle.name}:{bundle.version} {bundle.digest}"
+    refused = f"nothing was signed: `compat` says {outcome} of {runtime} {versions}"
+    console.result(value, [told] if outcome == "ok" else [*rows[:10], refused])
+    return exit_code_of(outcome)
+
+
+def _asked(text: str) -> tuple[str, str]:
+    import re
+
+    from packager.errors import UsageError
+
+    found = re.fullmatch(r"([a-z0-9]+(?:-[a-z0-9]+)*)\s*([<>=!~].{0,200})", text)
+    if not found:
+        raise UsageError(f"`--runtime`: expected a runtime and a range, got `{text:.80}`", hint="as in 'triton>=24.04'")
+    return found[1], found[2]
