@@ -3,7 +3,8 @@
 
     <directory>/
       current -> releases/<version>-<digest>       switched as the last step, atomically
-      previous -> releases/…                       what `current` named before; `roll_back` returns to it
+      previous -> releases/…                       what served before `current`; `roll_back` returns to it
+      journal.jsonl                                every installation, upgrade and rollback, step by step
       releases/<version>-<digest>/
         bundle/      the unpacked, verified files; `packager verify` works on it for ever
         env/         a virtual environment of exactly the locked wheels of this platform; equal ones share their files
@@ -29,6 +30,7 @@ from packager.canonical import JSON
 from packager.errors import StorageError, UsageError
 from packager.events import Cached, Finished, OnEvent, Started, ignore
 from packager.files import locked, read_own, staging, storage_errors, sync_directory, write_atomically
+from packager.journal import Clock, behind, cut_off, journal, no_clock
 from packager.knobs import Resolved, Wish, resolve
 from packager.knobsets import schema_of
 from packager.media import UnpackedTree
@@ -39,7 +41,6 @@ CURRENT = "current"
 PREVIOUS = "previous"
 RELEASES = "releases"
 KNOBS = "knobs.json"
-JOURNAL = "journal.jsonl"
 LOCK = ".lock"
 _ROOM = 64 << 20  # bytes beside what is counted: the virtual environment itself, the server, file systems' overhead
 _UNPACKED = 4  # how much larger than its wheel an installed package is, at most, in what we ship
@@ -69,21 +70,29 @@ class Installed:
 
 def install(
     bundle: Bundle, directory: Path, target: str | None, index: Index, environment: Mapping[str, str],
-    on_event: OnEvent = ignore, knobs: Resolved | None = None,
+    on_event: OnEvent = ignore, knobs: Resolved | None = None, clock: Clock = no_clock,
 ) -> Installed:  # fmt: skip
     """Install `bundle`, which the caller has verified, below `directory` and make it current.
 
     Files are hashed again while they are copied, and only that copy is used. `environment` is handed to pip;
-    `knobs` is what the site sets, recorded beside the release.
+    `knobs` is what the site sets, recorded beside the release; `clock` gives the times for the journal.
     """
     resolved = knobs or resolve(schema_of(bundle), bundle.digest)
     with storage_errors(directory):
         (directory / RELEASES).mkdir(parents=True, exist_ok=True)
-    with locked(directory / LOCK):
+    release = place_of(directory, bundle).name
+    with locked(directory / LOCK), journal(directory, clock, "install", release, **identity(resolved)) as note:
         done = prepare(bundle, directory, target, index, environment, on_event)
+        note("staged")
         record(done.directory, resolved)
         switch(directory, done.directory)
+        note("switched")
     return done
+
+
+def identity(knobs: Resolved) -> dict[str, JSON]:
+    """Return what the journal says of a deployment besides its release."""
+    return {"bundle": knobs.bundle, "knobs": knobs.digest}
 
 
 def place_of(directory: Path, bundle: Bundle) -> Path:
@@ -209,19 +218,56 @@ def _link(link: Path, release: Path) -> None:
     sync_directory(link.parent)
 
 
-def roll_back(directory: Path) -> Path:
-    """Make the previous release current again, and return it; doing it twice returns to where one was.
+def roll_back(directory: Path, clock: Clock = no_clock) -> Path:
+    """Make the release current again that served before this one, and return it; once more goes further back.
 
-    Raises UsageError if there is no previous release.
+    What is left so is not returned to: it is installed again. One that was cut off after its switch is only ended.
+    Raises UsageError if nothing is further back.
     """
-    current(directory)
+    now = current(directory)
     with locked(directory / LOCK):
-        release = (directory / PREVIOUS).resolve()
-        there = (directory / PREVIOUS).is_symlink() and (release / CONFIG).is_file()
-        if not there or release == current(directory):  # a kill may have left both links on one release
-            raise UsageError(f"`{directory}` has no previous release", hint="only one release was ever installed there")
-        switch(directory, release)
-    return release
+        back = _further_back(directory, now)
+        if cut_off(directory, "rollback", now.name):
+            with journal(directory, clock, "rollback", now.name, **_known(now)) as note:
+                note("switched")
+                _point(directory / PREVIOUS, back)
+            return now
+        if not back:
+            raise UsageError(
+                f"`{directory}` has no release before {now.name}",
+                hint="`packager status` lists what is there; `packager install` or `upgrade` makes another one current",
+            )
+        with journal(directory, clock, "rollback", back[0].name, **_known(back[0])) as note:
+            _link(directory / CURRENT, back[0])
+            note("switched")
+            _point(directory / PREVIOUS, back[1:])
+    return back[0]
+
+
+def _further_back(directory: Path, now: Path) -> list[Path]:
+    """Return the releases that served before this one and are still there, the latest first.
+
+    The journal of an installation from before installs and rollbacks were noted may not tell: then `previous` does.
+    """
+    names, link = behind(directory, now.name), directory / PREVIOUS
+    if not names and link.is_symlink():
+        names = [link.resolve().name]
+    found = (directory / RELEASES / name for name in names)
+    return [path.resolve() for path in found if (path / CONFIG).is_file() and path.resolve() != now]
+
+
+def _known(release: Path) -> dict[str, JSON]:
+    told = deployed(release)
+    return {"bundle": about(release)["digest"], "knobs": told.get("digest")}
+
+
+def _point(link: Path, releases: Sequence[Path]) -> None:
+    """Point a link at the first of some releases; without any, remove it."""
+    if releases:
+        _link(link, releases[0])
+    else:
+        link.unlink(missing_ok=True)
+        sync_directory(link.parent)
 
 
 def current(directory: Path) -> Path:

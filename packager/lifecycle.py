@@ -7,10 +7,8 @@ is killed anywhere leaves the old release or the new one in service, complete; t
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,10 +17,9 @@ from packager.bundle import Bundle
 from packager.canonical import JSON
 from packager.errors import PackagerError, StorageError, UsageError
 from packager.events import Note, OnEvent, ignore
-from packager.files import locked, read_own, remove_tree, storage_errors, sync_directory
+from packager.files import locked, remove_tree, storage_errors, sync_directory
 from packager.install import (
     CURRENT,
-    JOURNAL,
     LOCK,
     PREVIOUS,
     RELEASES,
@@ -31,16 +28,18 @@ from packager.install import (
     about,
     current,
     deployed,
+    identity,
     place_of,
     prepare,
     record,
     server_command,
     switch,
 )
+from packager.journal import FILE as JOURNAL
+from packager.journal import Clock, entries, journal, no_clock
 from packager.knobs import Resolved
 from packager.serving import CONFIG
 
-_MAX_JOURNAL = 64 << 20  # bytes
 _SHOWN = 10
 
 
@@ -60,7 +59,7 @@ def status(directory: Path) -> Status:
     now = current(directory)
     before = (directory / PREVIOUS).resolve()
     there = (directory / PREVIOUS).is_symlink() and (before / CONFIG).is_file() and before != now
-    history = tuple(_entries(directory))
+    history = tuple(entries(directory))
     last = history[-1] if history else {}
     unfinished = str(last["action"]) if last and last["step"] not in ("done", "refused") else None
     releases = tuple(sorted(path.parent.name for path in (directory / RELEASES).glob(f"*/{CONFIG}")))
@@ -91,17 +90,17 @@ def check_step(directory: Path, bundle: Bundle, *, allow_downgrade: bool) -> Non
 
 
 def upgrade(
-    bundle: Bundle, directory: Path, index: Index, environment: Mapping[str, str], knobs: Resolved, when: str,
-    on_event: OnEvent = ignore, *, allow_downgrade: bool = False,
+    bundle: Bundle, directory: Path, index: Index, environment: Mapping[str, str], knobs: Resolved,
+    on_event: OnEvent = ignore, clock: Clock = no_clock, *, allow_downgrade: bool = False,
 ) -> Installed:  # fmt: skip
     """Install `bundle`, which the caller has verified, beside the current release, try it, then switch to it.
 
-    `when` is the time for the journal. Raises NegativeAnswer if the canary fails: nothing has changed then.
+    `clock` gives the times for the journal. Raises NegativeAnswer if the canary fails: nothing has changed then.
     """
     target = about(current(directory))["target"]
     check_step(directory, bundle, allow_downgrade=allow_downgrade)
     release = place_of(directory, bundle)
-    with locked(directory / LOCK), _journal(directory, "upgrade", release, knobs, when) as note:
+    with locked(directory / LOCK), journal(directory, clock, "upgrade", release.name, **identity(knobs)) as note:
         fresh = not (release / CONFIG).is_file()
         done = prepare(bundle, directory, target, index, environment, on_event)
         note("staged")
@@ -117,49 +116,6 @@ def upgrade(
         switch(directory, release)
         note("switched")
     return done
-
-
-@contextmanager
-def _journal(directory: Path, action: str, release: Path, knobs: Resolved, when: str) -> Iterator[_Write]:
-    write = _Write(directory / JOURNAL, {"when": when, "action": action, "release": release.name,
-                                         "bundle": knobs.bundle, "knobs": knobs.digest})  # fmt: skip
-    write("begun")
-    try:
-        yield write
-    except PackagerError as error:
-        write("refused", error.message)
-        raise
-    write("done")
-
-
-@dataclass(frozen=True, slots=True)
-class _Write:
-    """Appends one line per step; a line is on the disk before the next step begins."""
-
-    path: Path
-    common: Mapping[str, JSON]
-
-    def __call__(self, step: str, reason: str | None = None) -> None:
-        line = {**self.common, "step": step, **({"reason": reason} if reason else {})}
-        with storage_errors(self.path.parent), self.path.open("ab") as file:
-            file.write(json.dumps(line).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-
-
-def _entries(directory: Path) -> Iterator[Mapping[str, JSON]]:
-    """Yield the lines of the journal; one that a power cut tore is skipped."""
-    try:
-        rows = read_own(directory / JOURNAL, _MAX_JOURNAL).splitlines()
-    except FileNotFoundError:
-        return
-    for row in rows:
-        try:
-            entry = json.loads(row)
-        except ValueError:
-            continue
-        if isinstance(entry, dict) and {"action", "step"} <= set(entry):
-            yield entry
 
 
 def uninstall(directory: Path) -> list[str]:

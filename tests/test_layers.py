@@ -27,8 +27,7 @@ LAYERS = (
     {"environments", "landlock", "launch", "namespaces", "cgroup", "process", "run", "sandbox", "seccomp", "watch", "worker"},
     {
         "arrival", "build", "cache", "canary", "compare", "compat", "compatpage", "completeness", "conform", "delta", "diff",
-        "evidence", "facts", "host", "init", "install", "lifecycle", "look", "opa", "policy", "policydocs", "policyreport", "policytest",
-        "probing", "profiles", "promote", "provenance", "rebuild", "rego", "render", "resolve", "scan", "served", "shelf", "sign", "swap", "toolchains", "proofs",
+        "evidence", "facts", "host", "init", "install", "lifecycle", "look", "opa", "policy", "policydocs", "policyreport", "policytest", "probing", "profiles", "promote", "provenance", "rebuild", "rego", "render", "resolve", "scan", "served", "shelf", "sign", "swap", "toolchains", "proofs", "journal", "promises",
         "transport", "triton", "trustchannel", "trustedit",
         "vendor", "verify", "wheels",
     },

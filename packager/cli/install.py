@@ -53,6 +53,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
             dict(os.environ),
             console,
             knobs,
+            options.clock,
         )
     value = {"name": done.name, "version": done.version, "digest": done.digest, "target": done.target,
              "knobs": knobs.digest, "release": str(done.directory)}  # fmt: skip

@@ -253,6 +253,13 @@ def repository(text: str, args: argparse.Namespace) -> Repository:
     return Repository(reference.parse(text), registry_settings(args))
 
 
+def clock() -> str:
+    """Return the time now, as journals write it."""
+    from datetime import UTC, datetime
+
+    return f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
+
+
 def trusted_keys(args: argparse.Namespace) -> list[PublicKey]:
     """Load every --key."""
     from packager.trust.keys import load_public

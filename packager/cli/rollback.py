@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Make the release that served before the current one current again; the files of both stay where they are.
 
-A running `packager serve` changes over to it by itself; another server has to be restarted.
+Once more goes further back, as far as the journal tells and releases are there; what was left so is not returned to:
+`packager install` or `upgrade` makes it current again. A running `packager serve` changes over to it by itself; another
+server has to be restarted.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from packager.cli import options
 from packager.cli.console import Console
 
 HELP = "switch an installation back to its previous release"
@@ -20,8 +23,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
-    from packager.install import roll_back
+    from packager.install import current, roll_back
 
-    release = roll_back(args.directory.absolute())
-    console.result({"release": str(release)}, f"current is {release.name}; a running `packager serve` follows")
+    before = current(args.directory.absolute())
+    release = roll_back(args.directory.absolute(), options.clock)
+    value = {"release": str(release), "before": before.name}
+    console.result(value, f"current is {release.name}, it was {before.name}; a running `packager serve` follows")
     return 0

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import os
-from datetime import UTC, datetime
 from pathlib import Path
 
 from packager.cli import _knobs, options
@@ -46,7 +45,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
         knobs = _knobs.resolve(args, bundle, before=installed_wishes(release))
         done = upgrade(
             bundle, directory, Index(args.wheelhouse, options.served_environments(args)), dict(os.environ), knobs,
-            f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", console, allow_downgrade=args.allow_downgrade,
+            console, options.clock, allow_downgrade=args.allow_downgrade,
         )  # fmt: skip
     value = {"name": done.name, "version": done.version, "digest": done.digest, "knobs": knobs.digest,
              "release": str(done.directory), "before": release.name}  # fmt: skip

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from packager import files, install, lifecycle, lock
+from packager import files, install, journal, lifecycle, lock
 from packager.errors import PackagerError, UsageError
 from packager.store import Store
 from packager.trust import seen
@@ -35,10 +35,10 @@ READERS: dict[str, Callable[[Path], object]] = {
     "remember": lambda path: seen.remember(path, "acme", Seen().with_bundle("tiny", "1.0.0", DIGEST)),
     "lock": lambda path: files.locked(path).__enter__(),
     "installation": lambda path: install._read_record(path),
-    "journal": lambda path: list(lifecycle._entries(path.parent)),
+    "journal": lambda path: list(journal.entries(path.parent)),
     "lock-file": lambda path: lock.load(path),
 }
-NAMES = {"journal": install.JOURNAL}
+NAMES = {"journal": journal.FILE}
 
 
 @pytest.mark.parametrize("kind", ["fifo", "directory", "device"])

@@ -210,11 +210,13 @@ def test_a_new_version_switches_and_rolls_back(built: Project, wheelhouse: Path,
     for name in ("cnn.bundle.tar", "new.bundle.tar"):
         project.run("install", name, site, "--key", "release.pub", "--wheelhouse", wheelhouse)
     assert os.readlink(site / "current").startswith("releases/1.3.0-")
-    for version in ("1.2.3", "1.3.0"):
-        project.run("rollback", site)
+    for version, verb in (("1.2.3", "rollback"), ("1.3.0", "install")):
+        project.run(verb, *(("new.bundle.tar", site, "--key", "release.pub") if verb == "install" else (site,)))
         assert os.readlink(site / "current").startswith(f"releases/{version}-")
         with serving(site) as address:
             assert triton.InferenceServerClient(address).get_model_metadata("cnn")["versions"] == [version]
+    project.run("rollback", site)
+    assert "no release before 1.2.3" in project.run("rollback", site, code=2).stderr, "back, never forward"
 
 
 def test_a_kill_during_install_leaves_the_old_release_serving(built: Project, wheelhouse: Path, tmp_path: Path) -> None:
