@@ -27,6 +27,7 @@ SBOM = "sbom.cdx.json"
 DRAFT = "application/vnd.packager.draft.v1+json"
 """A predicate that the build left and nobody has signed; it travels to whoever signs, and counts for nobody else."""
 _KIND = "org.packager.predicateType"
+INSTALLED = Path("current", "bundle")  # where an installation keeps the bundle that it serves
 MAX_LISTED = 1024  # manifests in an index: the bundle and what is attached to it
 MAX_RECORD = 16 << 20  # bytes of one of our JSON files
 
@@ -171,7 +172,7 @@ def no_network(reference: str) -> Medium:
 def open_bundle(
     reference: str, store: Callable[[], Store], remote: Callable[[str], Medium] = no_network
 ) -> Bundle:  # fmt: skip
-    """Open what a person calls BUNDLE: a directory, a `.bundle.tar`, an address, or a bundle of the local store.
+    """Open what a person calls BUNDLE: a directory, an installation, a `.bundle.tar`, an address, or one of the store.
 
     One of the store is `name:version`, or `sha256:…`. `remote` opens addresses (`oci://…`, `s3://…`); it is given,
     because reading a local bundle needs no network code. Raises WrongSubject where a name leads to a bundle that
@@ -193,10 +194,13 @@ def medium_of(
     if path.is_dir():
         if (path / METADATA_DIRECTORY).is_dir() and not (path / LAYOUT_FILE).exists():
             return UnpackedTree(path)
+        if (path / INSTALLED / METADATA_DIRECTORY).is_dir():
+            return UnpackedTree((path / INSTALLED).resolve())
         if any((path / part).exists() for part in (LAYOUT_FILE, INDEX_FILE, "blobs")):
             return LayoutDirectory(path)
         raise UsageError(
-            f"directory `{reference}` holds no bundle", hint="expected an OCI layout or an unpacked bundle"
+            f"directory `{reference}` holds no bundle",
+            hint="expected an OCI layout, an unpacked bundle or an installation",
         )
     if path.is_file():
         return archive.Archive(path)

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from packager import exporters, plugins, sources
+from packager.bundle import INSTALLED
 from packager.canonical import JSON
 from packager.errors import SourceError
 from packager.isolation.sandbox import Limits
@@ -53,7 +54,9 @@ def source_files(text: str) -> dict[str, Path] | None:
     place = Path(text)
     if place.is_file() and not text.lower().endswith(".tar"):
         return files_of(place)
-    if place.is_dir() and not any((place / mark).exists() for mark in ("oci-layout", "index.json", ".packager")):
+    if place.is_dir() and not any(
+        (place / mark).exists() for mark in ("oci-layout", "index.json", ".packager", INSTALLED)
+    ):
         return files_of(place)
     return None
 

@@ -1,29 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a bundle was seen to run: what its build measured it on, and what conformance runs passed.
+"""What is stated of a bundle beside it: where it was seen to run, and of which model it was made.
 
-That is what the statements say which travel with a bundle, and the drafts of a build that nobody has signed yet. Their
+Read are the statements that travel with a bundle, and the drafts of a build that nobody has signed yet. Their
 signatures are not checked here, as little as that of the contract which they complete: `packager verify` does.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from packager.bundle import Bundle
+from packager.bundle import SBOM, Bundle
 from packager.canonical import JSON
-from packager.compat import Place, Proofs
-from packager.conform import results
 from packager.errors import PackagerError
-from packager.formats import slsa
+from packager.formats import cyclonedx, slsa
 from packager.formats.intoto import Statement
 from packager.sign import drafts
 from packager.verify import statements
+
+if TYPE_CHECKING:
+    from packager.compat import Place, Proofs
 
 BY_BUILD, BY_SUITE = "measured by its build", "conformed"
 
 
 def proven(bundle: Bundle) -> Proofs:
     """Return the places where the artefacts of a bundle ran right, each with what showed it."""
+    from packager.conform import results  # only here: `inspect` asks for the origin alone, and stays light
+
     found: dict[Place, str] = {}
     for statement in _about(bundle):
         try:
@@ -33,6 +37,26 @@ def proven(bundle: Bundle) -> Proofs:
                 found |= dict.fromkeys(_passed(results.details(statement, "statement")), BY_SUITE)
         except (ValueError, KeyError, TypeError, AttributeError, PackagerError):
             continue  # of another builder or suite: it shows nothing that could be read here
+    return found
+
+
+def origin(bundle: Bundle) -> JSON:
+    """Return which model a bundle was made of: the pinned `uri` and its `tree`, and, where provenance tells, more.
+
+    That is what the recipe called it (`reference`), and its `name` and `version` in its registry.
+    """
+    sbom = bundle.load(SBOM) if bundle.tree.get(SBOM) is not None else {}
+    uri, tree = cyclonedx.origin(sbom) or (None, None)
+    found: dict[str, JSON] = {"uri": uri, "tree": tree, "reference": None, "name": None, "version": None}
+    for statement in _about(bundle):
+        try:
+            if statement.predicate_type == slsa.PREDICATE:
+                made = slsa.parse(statement.predicate)
+                details = made.lock["source"].get("details") or {}
+                found |= {"reference": str(made.recipe["source"])}
+                found |= {key: str(details[key]) for key in ("name", "version") if details.get(key) is not None}
+        except (ValueError, KeyError, TypeError, AttributeError):
+            continue
     return found
 
 

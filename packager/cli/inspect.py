@@ -29,6 +29,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
     from packager.bundle import CONTRACT
     from packager.contract import lines, parse
     from packager.look import source_files
+    from packager.proofs import origin
     from packager.verify import unreadable
 
     if files := source_files(args.bundle):
@@ -42,13 +43,16 @@ def main(args: argparse.Namespace, console: Console) -> int:
         "digest": bundle.digest,
         "setDigest": bundle.set_digest,
         "size": bundle.size,
+        "source": origin(bundle),
         "contract": contract,
         "takes": taken,
         "files": {path: {"digest": blob.digest, "size": blob.size} for path, blob in bundle.tree},
         "statements": _statements(bundle),
         "unreadable": [{"digest": digest, "reason": why.message} for digest, why in unreadable(bundle).items()],
     }
-    console.result(value, _text(bundle, contract, taken, value["statements"], value["unreadable"]))
+    text = _text(bundle, contract, taken, value["statements"], value["unreadable"])
+    text[4:4] = _origin(value["source"])
+    console.result(value, text)
     return 0
 
 
@@ -61,6 +65,15 @@ def _inspect_source(files: Mapping[str, Path], args: argparse.Namespace, console
     value = {"kind": kind, "payload": payload, **found}
     console.result(value, [f"{payload}: a source, read by `{kind}`", *lines(found)])
     return 0
+
+
+def _origin(source: Mapping[str, str | None]) -> list[str]:
+    rows = [f"  source     {source['uri']}"] if source["uri"] else []
+    if source["name"] and source["version"]:
+        rows.append(f"  model      {source['name']} version {source['version']}, as {source['reference']}")
+    elif source["reference"] and source["reference"] != source["uri"]:
+        rows.append(f"  model      {source['reference']}")
+    return rows
 
 
 def _statements(bundle: Bundle) -> list[dict[str, str]]:

@@ -44,8 +44,8 @@ def _positive(text: str) -> int:
 def bundle(parser: argparse.ArgumentParser) -> None:
     """Add the BUNDLE argument."""
     parser.add_argument("bundle", metavar="BUNDLE",
-                        help="directory, .bundle.tar, oci://host/name:tag, s3://bucket/name:version (or another place "
-                             "that fsspec reaches), or name:version in the store")  # fmt: skip
+                        help="directory, installation, .bundle.tar, oci://host/name:tag, s3://bucket/name:version (or "
+                             "another place that fsspec reaches), or name:version in the store")  # fmt: skip
     registry(parser)
 
 

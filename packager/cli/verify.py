@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Decide, offline, whether a bundle is whole and signed by somebody you trust.
 
-BUNDLE may also be an unpacked or installed tree. With --policy a profile is asked last, over the bundle and what
-trusted signers state. Exit code 0: every check holds. 1: not signed, not by anybody trusted, revoked, too old, a
-required statement is missing, or the policy says no; such a bundle is not remembered as seen. 5: bytes, names, modes or
-a signature are not what was signed; the message names the place.
+BUNDLE may also be an unpacked tree, or an installation: then it is the release that serves. With --policy a profile is
+asked last, over the bundle and what trusted signers state. Exit code 0: every check holds. 1: not signed, not by
+anybody trusted, revoked, too old, a required statement is missing, or the policy says no; such a bundle is not
+remembered as seen. 5: bytes, names, modes or a signature are not what was signed; the message names the place.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ HELP = "check integrity and signature, offline"
 EXAMPLES = """  packager verify digits.bundle.tar --key release.pub
   packager verify digits.bundle.tar --trust acme.trust --json
   packager verify digits.bundle.tar --trust acme.trust --policy airgap
+  packager verify /srv/digits --key release.pub
   packager verify digits.bundle.tar --ca corp-root.pem --identity release@corp.example --tsa-ca tsa.pem
   packager verify digits.bundle.tar --issuer https://token.actions.githubusercontent.com \\
       --identity https://github.com/acme/models/.github/workflows/release.yml@refs/tags/v1"""

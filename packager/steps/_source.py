@@ -19,7 +19,7 @@ from typing import Any, Protocol, cast
 from packager import edits, exporters
 from packager.canonical import JSON
 from packager.errors import PackagerError, StepError
-from packager.exporters import Arrays, Feeds, Leaves, SourceModel, Wishes, _masks
+from packager.exporters import Arrays, Feeds, Leaves, SourceModel, Wishes, _example, _masks
 from packager.steps import _cases, _wire
 
 GONE = "the worker of the source ended before its measurement did"
@@ -46,8 +46,9 @@ class Source(Protocol):
 class Opened:
     """A source that was opened in this process."""
 
-    def __init__(self, model: SourceModel) -> None:
+    def __init__(self, model: SourceModel, example: Feeds | None = None) -> None:
         self._model, offered = model, getattr(model, "coverage", None)
+        self._example = example
         self._coverage = offered() if offered else None
         self._work = exporters.work_of(model)
         self.run = model.run
@@ -56,7 +57,18 @@ class Opened:
         return exporters.samples_of(self._model)
 
     def rows(self) -> Mapping[str, Feeds]:
-        return exporters.rows_of(self._model)
+        found = exporters.rows_of(self._model)
+        if self._example is None or _example.TITLE in found or not self._takes(self._example):
+            return found
+        return {_example.TITLE: self._example, **found}
+
+    def _takes(self, feeds: Feeds) -> bool:
+        """Say whether the model runs on its example: one that it refuses says nothing about the export."""
+        try:
+            self.run(feeds)
+        except Exception:  # the source's libraries raise whatever they like
+            return False
+        return True
 
     def work(self) -> Callable[[Mapping[str, int]], float | None] | None:
         return self._work
@@ -87,7 +99,8 @@ class Opened:
 def opened(inputs: Mapping[str, Path], params: Mapping[str, JSON]) -> Opened:
     """Open the tree `source` in this process."""
     exporter = exporters.exporter(params["kind"])
-    return Opened(exporter.load(inputs["source"], params["payload"], Wishes.from_params(params)))
+    model = exporter.load(inputs["source"], params["payload"], Wishes.from_params(params))
+    return Opened(model, _example.tensors(inputs["source"], params["interface"]))
 
 
 def serve(source: Callable[[], Opened], channel: socket.socket) -> None:

@@ -29,7 +29,7 @@ from packager.steps._cases import Case
 from packager.steps._source import Asked, Source
 from packager.steps._vectors import Vectors
 
-VERSION = 8  # 8: what optimisation alone moves; 7: lengths in steps, lists and ties; 6: a worker for the source
+VERSION = 9  # 9: tensors of logged examples; 8: what optimisation alone moves; 7: lengths in steps, lists and ties
 ANSWER = _answers.MEASURE
 MISSES = "misses"  # the folder of the rows that show the worst differences; no part of a bundle
 

@@ -81,6 +81,17 @@ def test_the_installed_tree_verifies(built: Project, site: Path) -> None:
     assert built.run("verify", site / "current" / "bundle", "--key", "release.pub", "--json")["ok"]
 
 
+def test_an_installation_is_a_bundle_to_every_question(built: Project, site: Path, tmp_path: Path) -> None:
+    found = built.run("verify", site, "--key", "release.pub", "--json")
+    assert found["ok"] and found["digest"] == built.run("inspect", site, "--json")["digest"]
+    damaged = tmp_path / "damaged"
+    shutil.copytree(site, damaged, symlinks=True)
+    graph = damaged / "current" / "bundle" / "model" / "model.onnx"
+    graph.chmod(0o644)
+    graph.write_bytes(graph.read_bytes()[:-1] + b"!")
+    assert "model.onnx" in built.run("verify", damaged, "--key", "release.pub", code=5).stderr
+
+
 def test_served_numbers_are_those_of_the_graph(site: Path) -> None:
     """Bit for bit what ONNX Runtime computes in this process; batches of several sizes; metadata and metrics."""
     import onnxruntime

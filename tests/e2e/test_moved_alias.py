@@ -53,5 +53,8 @@ def test_a_new_version_of_the_same_model_is_no_surprise(project: Callable[..., P
         "a locked build asks no registry"
     )
 
+    source = here.run("inspect", "net:1.1.0", "--json")["source"]
+    assert (source["name"], source["version"], source["reference"]) == ("net", "1", "models:/net@champion")
+    assert "net version 1, as models:/net@champion" in here.run("inspect", "net:1.1.0").stdout
     here.run("lock")
     assert "holds the model" not in here.run("build", "--locked", "--replace").stderr
