@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command line: one thin file per verb; this file finds them, runs one, and turns errors into exit codes.
 
-A verb is a module with `HELP`, `EXAMPLES`, `arguments(parser)` and `main(args, console) -> int`. Only the verb that
-was asked for is imported, so `packager verify` starts as fast as Python itself; `--help` imports the one-line helps.
+A verb is a module with `HELP`, `EXAMPLES`, `arguments(parser)` and `main(args, console) -> int`, and with `FOR`, which
+says whose work it is (`GROUPS`). Only the verb that was asked for is imported, so `packager verify` starts as fast as
+Python itself; `--help` imports the one-line helps.
 """
 
 from __future__ import annotations
@@ -24,6 +25,14 @@ if TYPE_CHECKING:
     from packager.cli.console import Console
 
 INTERRUPTED = 130  # what shells report for Ctrl-C
+CUT_OFF = 141  # and for a program whose reader has gone
+GROUPS = {
+    "release": "release engineer: make, judge and publish a bundle",
+    "platform": "platform team: where it runs, and what runs it there",
+    "site": "operator: check, install and run it",
+    "everybody": "everybody",
+}  # whose work a verb is, in the order of `--help`
+_BEFORE = {"--json": 1, "--quiet": 1, "--store": 2, "--jobs": 2}  # common options and the words they take
 _HELPERS = {"console", "options"}
 _EXIT_CODES = (
     "exit codes: 0 ok, 1 the answer is no (policy, parity, verification), 2 usage, recipe or lock, "
@@ -43,8 +52,9 @@ def main(argv: Sequence[str]) -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     console = Console(json="--json" in argv, quiet="--quiet" in argv)
     try:
-        args = _parse(argv)
-        return int(args.module.main(args, console))
+        code = _run(argv, console)
+        sys.stdout.flush()  # here, so that a reader who has gone is met where it is handled
+        return code
     except PackagerError as error:
         console.fail(error)
         return error.code
@@ -52,8 +62,7 @@ def main(argv: Sequence[str]) -> int:
         console.message("interrupted: nothing half-written is left; repeat the command to go on")
         return INTERRUPTED
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return _cut_off()
     except MemoryError:
         console.fail(StorageError("out of memory", hint="close other programs, or lower --jobs"))
         return StorageError.code
@@ -67,6 +76,38 @@ def main(argv: Sequence[str]) -> int:
         return found.code
     except Exception:
         return _report_bug(console)
+
+
+def _run(argv: Sequence[str], console: Console) -> int:
+    if not argv and "_ARGCOMPLETE" not in os.environ:
+        print(build_parser(verbs()).format_help(), end="")
+        return 0
+    try:
+        args = _parse(_reordered(argv))
+    except SystemExit:  # it has printed help or a version
+        sys.stdout.flush()
+        raise
+    console.json, console.quiet = args.json, args.quiet
+    return int(args.module.main(args, console))
+
+
+def _cut_off() -> int:
+    """End quietly where nobody reads any more, with what shells report of programs that do not handle it.
+
+    Not with 0: whoever pipes the answer of `verify` into something that ends early has not read a yes.
+    """
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(nowhere, stream.fileno())
+    return CUT_OFF
+
+
+def _reordered(argv: Sequence[str]) -> list[str]:
+    """Put common options that stand before the verb behind it, where its parser knows them."""
+    words, first = list(argv), 0
+    while first < len(words) and (option := words[first]).split("=")[0] in _BEFORE:
+        first += 1 if "=" in option else _BEFORE[option]
+    return [*words[first : first + 1], *words[:first], *words[first + 1 :]] if first < len(words) else words
 
 
 def _report_bug(console: Console) -> int:
@@ -102,7 +143,22 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Reports misuse as every other error is reported."""
+    """Reports misuse as every other error is reported, and lists verbs by whose work they are."""
+
+    grouped: Sequence[str] = ()
+
+    def format_help(self) -> str:
+        if not self.grouped:
+            return super().format_help()
+        listed = {name: load(name) for name in self.grouped}
+        width = max(map(len, listed))
+        parts = [f"{self.format_usage()}\n{self.description}\n"]
+        for group, title in GROUPS.items():
+            found = {name: module.HELP for name, module in listed.items() if group_of(module) == group}
+            rows = [f"  {name:{width}}  {text}\n" for name, text in found.items()]
+            parts.append(f"\n{title}\n{''.join(rows)}" if rows else "")
+        more = "`packager help VERB` explains a verb, with examples; all take --json, --quiet, --store and --jobs"
+        return "".join([*parts, f"\n{more}\n{self.epilog}\n"])
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(message, hint=f"see `{self.prog} --help`")
@@ -119,6 +175,7 @@ def build_parser(names: Sequence[str]) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"packager {__version__}")
+    parser.grouped = names if len(names) > 1 else ()
     commands = parser.add_subparsers(metavar="VERB", required=True)
     for name in names:
         module = load(name)
@@ -135,6 +192,20 @@ def build_parser(names: Sequence[str]) -> argparse.ArgumentParser:
         options.common(command)
         command.set_defaults(module=module)
     return parser
+
+
+def group_of(module: ModuleType) -> str:
+    """Return whose work a verb is."""
+    named = getattr(module, "FOR", "everybody")
+    return named if named in GROUPS else "everybody"
+
+
+def help_of(name: str) -> str:
+    """Return the help of one verb."""
+    parser = build_parser([name])
+    (commands,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    text: str = commands.choices[name].format_help()
+    return text
 
 
 def load(name: str) -> ModuleType:

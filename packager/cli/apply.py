@@ -13,6 +13,7 @@ from pathlib import Path
 from packager.cli import options
 from packager.cli.console import Console, size
 
+FOR = "site"
 HELP = "make a bundle from a delta"
 EXAMPLES = """  packager apply digits-1.4.1.bundle-delta.tar digits-1.4.0.bundle.tar -o digits-1.4.1.bundle.tar
   packager apply digits-1.4.1.bundle-delta.tar digits:1.4.0 --key release.pub"""
@@ -20,7 +21,7 @@ EXAMPLES = """  packager apply digits-1.4.1.bundle-delta.tar digits-1.4.0.bundle
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("delta", metavar="DELTA", type=Path, help="what `packager delta` wrote")
-    parser.add_argument("old", metavar="OLD", help="the bundle it was made against")
+    options.a_bundle(parser.add_argument("old", metavar="OLD", help="the bundle it was made against"))
     parser.add_argument("-o", "--output", type=Path, metavar="NEW", help="a directory, or a file that ends in .tar")
     options.registry(parser)
     options.admission(parser)

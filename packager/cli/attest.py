@@ -13,6 +13,7 @@ from pathlib import Path
 from packager.cli import _signer, options
 from packager.cli.console import Console
 
+FOR = "release"
 HELP = "attach a signed statement of any kind to a bundle"
 EXAMPLES = """  packager attest digits:1.4.0 --key release.pem --predicate results.json \\
       --type https://in-toto.io/attestation/test-result/v0.1

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from packager.cli._project import Project
     from packager.types import Finding
 
+FOR = "release"
 HELP = "build the bundle of a recipe"
 EXAMPLES = """  packager build
   packager build digits/bundle.yaml -o dist/digits.bundle.tar

@@ -20,6 +20,7 @@ from packager.cli.console import Console, size
 if TYPE_CHECKING:
     from packager.store import Store
 
+FOR = "everybody"
 HELP = "check, measure or clean the local store"
 EXAMPLES = """  packager cache size
   packager cache verify

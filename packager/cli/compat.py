@@ -12,7 +12,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from packager.cli import options
+from packager.cli import _completers, options
 from packager.cli.console import Console
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from packager.compat import Cell, Reach, Step
     from packager.contract import Contract
 
+FOR = "platform"
 HELP = "say where a bundle will run, without loading it"
 EXAMPLES = """  packager compat digits.bundle.tar
   packager compat digits:1.4.0 --runtime onnxruntime==1.16.3 --runtime triton==24.05
@@ -30,7 +31,10 @@ EXAMPLES = """  packager compat digits.bundle.tar
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     options.bundle(parser)
-    parser.add_argument("--runtime", action="append", default=[], metavar="NAME==V", help="ask about this version")
+    asked = parser.add_argument(
+        "--runtime", action="append", default=[], metavar="NAME==V", help="ask about this version"
+    )
+    _completers.completed(asked, _completers.runtimes)
     parser.add_argument("--fleet", type=Path, metavar="FILE", help="ask about every site of a fleet file")
     parser.add_argument("--html", type=Path, metavar="FILE", help="also write the answer as one self-contained page")
 

@@ -7,6 +7,7 @@ import argparse
 
 from packager.cli.console import Console
 
+FOR = "everybody"
 HELP = "print a shell completion script"
 EXAMPLES = """  eval "$(packager completion bash)"
   packager completion zsh > ~/.zfunc/_packager

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from packager.bundle import Bundle
     from packager.knobs import Knob, Resolved
 
+FOR = "platform"
 HELP = "show the resolved knobs of a bundle and where each value comes from"
 EXAMPLES = """  packager config digits:1.4.0
   packager config digits.bundle.tar --values berlin.yaml --set server.port=9000
@@ -32,7 +33,9 @@ _DIFF = "diff"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("words", metavar="BUNDLE", nargs="+", help="a bundle or an installation; or: diff A B")
+    options.a_bundle(
+        parser.add_argument("words", metavar="BUNDLE", nargs="+", help="a bundle or an installation; or: diff A B")
+    )
     _knobs.arguments(parser)
     parser.add_argument("--env", action="store_true", help="also read the variables PACKAGER_KNOB__…")
     parser.add_argument("--explain", action="store_true", help="show what each knob means and allows instead")

@@ -19,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from packager.cli import options
+from packager.cli import _completers, options
 from packager.cli.console import Console
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from packager.conform import Endpoint, Settings
     from packager.conform.cells import Planned
 
+FOR = "platform"
 HELP = "run the conformance suite on real runtimes, or on an endpoint"
 EXAMPLES = """  packager conform digits.bundle.tar --key release.pub
   packager conform digits.bundle.tar --runtime 'onnxruntime==*' --runtime triton --jobs 2 --report out
@@ -44,8 +45,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(jobs=len(os.sched_getaffinity(0)))
     options.bundle(parser)
     parser.add_argument("results", metavar="RESULT", nargs="*", type=Path, help="after `merge`: results to join")
-    parser.add_argument("--runtime", action="append", default=[], metavar="NAME[==V]",
+    asked = parser.add_argument("--runtime", action="append", default=[], metavar="NAME[==V]",
                         help="test this runtime; `==*` is every minor version; repeat it for another one")  # fmt: skip
+    _completers.completed(asked, _completers.runtimes)
     parser.add_argument("--adapter", metavar="COMMAND",
                         help="test a runtime through your own program (see conformance/README.md)")  # fmt: skip
     parser.add_argument("--level", choices=[f"L{n}" for n in range(6)], default="L5", help="the last level to run")

@@ -13,13 +13,14 @@ from pathlib import Path
 from packager.cli import options
 from packager.cli.console import Console, size
 
+FOR = "release"
 HELP = "write the difference between two bundles"
 EXAMPLES = """  packager delta digits:1.4.0 digits:1.4.1 -o digits-1.4.1.bundle-delta.tar"""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("old", metavar="OLD", help="the bundle the other side has")
-    parser.add_argument("new", metavar="NEW", help="the bundle it shall get")
+    options.a_bundle(parser.add_argument("old", metavar="OLD", help="the bundle the other side has"))
+    options.a_bundle(parser.add_argument("new", metavar="NEW", help="the bundle it shall get"))
     parser.add_argument("-o", "--output", type=Path, metavar="OUT", required=True, help="the file to write")
     options.registry(parser)
 

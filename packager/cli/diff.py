@@ -11,14 +11,15 @@ import argparse
 from packager.cli import options
 from packager.cli.console import Console
 
+FOR = "release"
 HELP = "compare two bundles and judge the version step"
 EXAMPLES = """  packager diff digits:1.3.0 digits:1.4.0
   packager diff old.bundle.tar new.bundle.tar --json"""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("before", metavar="A", help="the older bundle, as every BUNDLE")
-    parser.add_argument("after", metavar="B", help="the newer bundle")
+    options.a_bundle(parser.add_argument("before", metavar="A", help="the older bundle, as every BUNDLE"))
+    options.a_bundle(parser.add_argument("after", metavar="B", help="the newer bundle"))
     options.registry(parser)
 
 

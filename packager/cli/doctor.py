@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from packager.compatibility.fleet import Site
     from packager.compatibility.knowledge import Outcome
 
+FOR = "site"
 HELP = "describe this host and what it can run"
 EXAMPLES = """  packager doctor
   packager doctor --name acme > fleet.yaml
@@ -28,7 +29,9 @@ EXAMPLES = """  packager doctor
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("bundle", metavar="BUNDLE", nargs="?", help="also say whether this bundle runs here")
+    options.a_bundle(
+        parser.add_argument("bundle", metavar="BUNDLE", nargs="?", help="also say whether this bundle runs here")
+    )
     parser.add_argument("--name", metavar="SITE", help="name of the site (default: the host's name)")
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="write the entry to a new fleet file")
     parser.add_argument("--wheelhouse", type=Path, metavar="DIR", help="where an installation would take wheels from")

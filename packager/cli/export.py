@@ -19,6 +19,7 @@ from packager.cli.console import Console, size
 if TYPE_CHECKING:
     from packager.profiles import Profile
 
+FOR = "everybody"
 HELP = "write a bundle to a file or directory"
 EXAMPLES = """  packager export digits:1.4.0 digits-1.4.0.bundle.tar
   packager export oci://registry.example.com/models/digits:1.4.0 digits.bundle.tar

@@ -14,6 +14,7 @@ import argparse
 from packager.cli import options
 from packager.cli.console import Console, size
 
+FOR = "site"
 HELP = "copy a bundle into the local store"
 EXAMPLES = """  packager import digits-1.4.0.bundle.tar
   packager import sha256:… --key release.pub

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from packager.canonical import JSON
     from packager.init import Inside
 
+FOR = "release"
 HELP = "write a commented bundle.yaml from a source"
 EXAMPLES = """  packager init models:/digits@champion
   packager init ./sentence-encoder -o encoder/bundle.yaml

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from packager.bundle import Bundle
 
+FOR = "everybody"
 HELP = "show what a bundle holds, or what a model file takes and returns"
 EXAMPLES = """  packager inspect digits.bundle.tar
   packager inspect model.onnx

@@ -17,6 +17,7 @@ from packager import shown
 from packager.cli import _knobs, options
 from packager.cli.console import Console
 
+FOR = "site"
 HELP = "verify and install a bundle, ready to serve"
 EXAMPLES = """  packager install digits.bundle.tar /srv/digits --key release.pub
   packager install digits.bundle.tar /srv/digits --trust acme.trust --wheelhouse wheels/

@@ -12,6 +12,7 @@ from pathlib import Path
 from packager.cli import options
 from packager.cli.console import Console
 
+FOR = "release"
 HELP = "make a signing key pair"
 EXAMPLES = """  packager keygen release
   PACKAGER_PASSPHRASE=… packager keygen release --curve p384"""

@@ -16,6 +16,7 @@ import argparse
 from packager.cli import options
 from packager.cli.console import Console, size
 
+FOR = "release"
 HELP = "pin the source, tools and dependencies of a recipe"
 EXAMPLES = """  packager lock
   packager lock models/digits/bundle.yaml

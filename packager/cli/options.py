@@ -43,10 +43,19 @@ def _positive(text: str) -> int:
 
 def bundle(parser: argparse.ArgumentParser) -> None:
     """Add the BUNDLE argument."""
-    parser.add_argument("bundle", metavar="BUNDLE",
-                        help="directory, installation, .bundle.tar, oci://host/name:tag, s3://bucket/name:version (or "
-                             "another place that fsspec reaches), or name:version in the store")  # fmt: skip
+    a_bundle(
+        parser.add_argument("bundle", metavar="BUNDLE",
+                            help="directory, installation, .bundle.tar, oci://host/name:tag, s3://bucket/name:version "
+                                 "(or another place that fsspec reaches), or name:version in the store")
+    )  # fmt: skip
     registry(parser)
+
+
+def a_bundle(action: argparse.Action) -> None:
+    """Let a shell complete an argument that names a bundle."""
+    from packager.cli import _completers
+
+    _completers.completed(action, _completers.bundles)
 
 
 def registry(parser: argparse.ArgumentParser) -> None:

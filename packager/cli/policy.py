@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from packager.canonical import JSON
     from packager.policy.policy import Profile
 
+FOR = "release"
 HELP = "judge a bundle by a policy; list, explain and test rules"
 EXAMPLES = """  packager policy check digits.bundle.tar --profile release --key release.pub
   packager policy check digits:1.4.0 --profile acme.yaml --trust acme.trust --format sarif > findings.sarif

@@ -14,6 +14,7 @@ from pathlib import Path
 from packager.cli import _signer, options
 from packager.cli.console import Console
 
+FOR = "release"
 HELP = "add a signed promise for one more runtime to a bundle"
 EXAMPLES = """  packager promise digits:1.4.0 --runtime 'triton>=24.04' --key release.pem
   packager promise digits.bundle.tar --runtime 'triton>=24.04' --key release.pem -o digits-triton.bundle.tar

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from packager.cli._trust import Judge
     from packager.types import Verdict
 
+FOR = "release"
 HELP = "let a bundle into a stage, by policy over signed statements"
 EXAMPLES = """  packager promote digits:1.4.0 --to staging --profile release --trust acme.trust --key gate.pem
   packager promote oci://registry.example.org/models/digits:1.4.0 --to production --profile prod.yaml \\

@@ -16,6 +16,7 @@ from pathlib import Path
 from packager.cli import options
 from packager.cli.console import Console, size
 
+FOR = "site"
 HELP = "copy a bundle from a registry or bucket into the store"
 EXAMPLES = """  packager pull oci://registry.example.com/models/digits:1.4.0
   packager pull oci://registry.example.com/models/digits@sha256:… -o digits.bundle.tar

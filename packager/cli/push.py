@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from packager.bundle import Bundle
     from packager.destination import Destination
 
+FOR = "release"
 HELP = "copy a bundle to a registry or bucket"
 EXAMPLES = """  packager push digits:1.4.0 oci://registry.example.com/models/digits
   packager push digits.bundle.tar oci://registry.example.com/models/digits:stable --force

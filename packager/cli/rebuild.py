@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from packager.formats.slsa import Provenance
     from packager.rebuild import Comparison
 
+FOR = "release"
 HELP = "build a bundle again from its provenance and compare"
 EXAMPLES = """  packager rebuild digits.bundle.tar --key release.pub
   packager rebuild oci://registry.example.org/models/digits:1.4.0 --trust acme.trust

@@ -24,12 +24,13 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from packager.cli import _knobs, options
+from packager.cli import _completers, _knobs, options
 from packager.cli.console import Console
 
 if TYPE_CHECKING:
     from packager.triton.repository import Repository
 
+FOR = "platform"
 HELP = "write a bundle's deployment files for a server or a host"
 EXAMPLES = """  packager render triton digits.bundle.tar models/ --key release.pub
   packager render triton digits:1.4.0 models/ --trust acme.trust --values berlin.yaml --site berlin
@@ -47,8 +48,9 @@ EXAMPLES = """  packager render triton digits.bundle.tar models/ --key release.p
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("kind", metavar="KIND",
-                        help="bentoml, container, ensemble, kubernetes, observability, systemd or triton")  # fmt: skip
+    listed = "bentoml, container, ensemble, kubernetes, observability, systemd or triton"
+    kind = parser.add_argument("kind", metavar="KIND", help=listed)
+    _completers.completed(kind, _completers.kinds)
     options.bundle(parser)
     parser.add_argument("out", metavar="OUT",
                         help="directory; for triton and ensemble the repository, or s3://bucket/folder")  # fmt: skip

@@ -14,6 +14,7 @@ from pathlib import Path
 from packager.cli import options
 from packager.cli.console import Console
 
+FOR = "site"
 HELP = "switch an installation back to its previous release"
 EXAMPLES = """  packager rollback /srv/digits"""
 

@@ -22,6 +22,7 @@ from packager.cli.console import Console
 if TYPE_CHECKING:
     from packager.compatibility.knowledge import Row
 
+FOR = "platform"
 HELP = "show, measure or update what is known of runtimes"
 EXAMPLES = """  packager runtimes list
   packager runtimes show triton

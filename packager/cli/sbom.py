@@ -17,6 +17,7 @@ from packager.cli.console import Console
 if TYPE_CHECKING:
     from packager.policy.completeness import Element, Report
 
+FOR = "release"
 HELP = "print the software bill of materials of a bundle"
 EXAMPLES = """  packager sbom digits.bundle.tar
   packager sbom digits:1.4.0 --spec 1.7 -o digits.cdx.json

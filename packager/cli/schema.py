@@ -11,6 +11,7 @@ import json
 
 from packager.cli.console import Console
 
+FOR = "everybody"
 HELP = "print the JSON Schema of recipes, contracts, trust files or facts"
 EXAMPLES = """  packager schema > recipe.schema.json
   packager schema contract > contract.schema.json

@@ -29,6 +29,7 @@ from packager.cli.console import Console
 if TYPE_CHECKING:
     from packager.server.supervisor import Plan
 
+FOR = "site"
 HELP = "serve an installed bundle (Open Inference Protocol v2)"
 EXAMPLES = """  packager serve /srv/digits
   packager serve /srv/digits --port 9000 --threads 4 --trust acme.trust

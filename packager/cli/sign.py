@@ -26,6 +26,7 @@ from packager.events import Note, Warned
 if TYPE_CHECKING:
     from packager.bundle import Bundle
 
+FOR = "release"
 HELP = "sign a bundle, or take a signature off it"
 EXAMPLES = """  packager sign digits:1.4.0 --key release.pem
   packager sign sha256:… --key release.pem

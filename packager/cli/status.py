@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
+FOR = "site"
 HELP = "show what is installed in a directory"
 EXAMPLES = """  packager status /srv/digits
   packager status /srv/digits --json"""

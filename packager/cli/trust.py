@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from packager.trust.trustedit import Content
     from packager.trust.trustfile import TrustFile
 
+FOR = "site"
 HELP = "keep the trust file that says whom a verifier believes"
 EXAMPLES = """  packager trust init acme.trust --name acme --root-key root.pem
   packager trust add acme.trust --signer release --key release.pub --root-key root.pem

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from packager.cli.console import Console
 
+FOR = "site"
 HELP = "remove an installation"
 EXAMPLES = """  packager uninstall /srv/digits"""
 

@@ -18,6 +18,7 @@ from packager.cli.console import Console, size
 if TYPE_CHECKING:
     from packager.bundle import Bundle
 
+FOR = "site"
 HELP = "write the plain files of a bundle"
 EXAMPLES = """  packager unpack digits.bundle.tar digits/ --key release.pub"""
 

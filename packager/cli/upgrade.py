@@ -15,6 +15,7 @@ from pathlib import Path
 from packager.cli import _knobs, options
 from packager.cli.console import Console
 
+FOR = "site"
 HELP = "switch an installation to a newer bundle, after a trial"
 EXAMPLES = """  packager upgrade /srv/digits digits-1.5.0.bundle.tar --trust acme.trust
   packager upgrade /srv/digits digits:1.5.0 --key release.pub --set batch.max=32

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from packager.types import Verdict
     from packager.verify import Verification
 
+FOR = "site"
 HELP = "check integrity and signature, offline"
 EXAMPLES = """  packager verify digits.bundle.tar --key release.pub
   packager verify digits.bundle.tar --trust acme.trust --json

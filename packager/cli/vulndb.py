@@ -21,6 +21,7 @@ from packager.errors import UsageError
 if TYPE_CHECKING:
     from packager.policy.advisories import Known
 
+FOR = "release"
 HELP = "keep advisories and look packages up in them, offline"
 EXAMPLES = """  packager vulndb import all.zip
   packager vulndb show

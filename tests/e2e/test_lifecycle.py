@@ -73,12 +73,26 @@ def both(versions: Project, first: Path, tmp_path_factory: pytest.TempPathFactor
     return site
 
 
+@pytest.fixture(scope="module")
+def newer(versions: Project, both: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """1.3.0 is current again; 1.2.3 served before it."""
+    site = tmp_path_factory.mktemp("newer") / "cnn"
+    shutil.copytree(both, site, symlinks=True)
+    deploy(versions, "upgrade", "new.bundle.tar", site)
+    return site
+
+
 def test_the_life_of_an_installation(versions: Project, first: Path) -> None:
     done = deploy(versions, "upgrade", "new.bundle.tar", first)
     assert "reference vectors" in done.stderr
     found = versions.run("status", first, "--json")
     assert (found["current"]["version"], found["previous"]["version"]) == ("1.3.0", "1.2.3")
-    assert [entry["step"] for entry in found["history"]] == ["begun", "staged", "tried", "switched", "done"]
+    steps = [(entry["action"], entry["step"]) for entry in found["history"]]
+    assert steps == [("install", step) for step in ("begun", "staged", "switched", "done")] + [
+        ("upgrade", step) for step in ("begun", "staged", "tried", "switched", "done")
+    ]
+    times = [entry["when"] for entry in found["history"]]
+    assert times == sorted(times) and times[0] < times[-1], "an environment was built in between"
     assert found["unfinished"] is None
     kept = versions.run("config", first, "--json")["knobs"]["batch.max"]
     assert kept == {"value": 32, "origin": "installation"}
@@ -128,7 +142,9 @@ cnn.bundle.tar {tmp_path}/site --key release.pub --wheelhouse wheels; echo "exit
 
 
 @pytest.mark.slow
-def test_killed_at_every_step_the_old_or_the_new_release_serves(versions: Project, both: Path, tmp_path: Path) -> None:
+def test_killed_at_every_step_the_old_or_the_new_release_serves(
+    versions: Project, both: Path, newer: Path, tmp_path: Path
+) -> None:
     """And the same call afterwards ends well; likewise for rollback and uninstall."""
     environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PACKAGER_STORE": str(versions.store)}
     trust = ["--key", "release.pub", "--wheelhouse", "wheels"]
@@ -136,7 +152,10 @@ def test_killed_at_every_step_the_old_or_the_new_release_serves(versions: Projec
         step, ended = 0, False
         while not ended:
             site = tmp_path / f"{verb}-{step}"
-            subprocess.run(["cp", "-al", both, site], check=True)  # our writes replace files, so links are safe
+            origin = newer if verb == "rollback" else both
+            subprocess.run(["cp", "-al", origin, site], check=True)  # our writes replace files, so links are safe
+            (site / "journal.jsonl").unlink()  # but this one, which is appended to
+            shutil.copy(origin / "journal.jsonl", site)
             before = os.readlink(site / "current")
             words = [verb, str(site), *(["new.bundle.tar", *trust] if verb == "upgrade" else [])]
             command = [sys.executable, "-c", KILLER, str(site), str(step), *words]
@@ -156,6 +175,9 @@ def test_killed_at_every_step_the_old_or_the_new_release_serves(versions: Projec
                 assert not ended or name != before
                 assert versions.run("status", site, "--json")["current"]["release"] == Path(name).name
                 assert versions.run("verify", site / "current" / "bundle", "--key", "release.pub", "--json")["ok"]
+                if verb == "rollback":
+                    versions.run(*words, code=2 if ended else 0)
+                    assert os.readlink(site / "current").startswith("releases/1.2.3-"), "back, and no further"
                 if verb == "upgrade":
                     versions.run(*words)
                     assert os.readlink(site / "current").startswith("releases/1.3.0-")

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a shell completes besides verbs and options: bundles of the local store, files, kinds and runtimes.
+
+Asked at every press of a key, so nothing is imported that is not needed, and nothing is created or swept.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterable
+
+from packager.cli import options
+
+Completer = Callable[..., Iterable[str]]
+
+
+def completed(action: argparse.Action, completer: Completer) -> None:
+    """Let a shell complete the values of an argument."""
+    action.completer = completer  # type: ignore[attr-defined]
+
+
+def bundles(prefix: str, parsed_args: argparse.Namespace, **_: object) -> list[str]:
+    """Return what BUNDLE may go on as: `name:version` of the store, and paths."""
+    from argcomplete.completers import FilesCompleter
+
+    folder = options.store_directory(parsed_args) / "v1" / "bundles"
+    named = (f"{path.parent.name}:{path.name}" for path in folder.glob("*/*"))
+    return [*sorted(name for name in named if name.startswith(prefix)), *FilesCompleter()(prefix)]
+
+
+def kinds(prefix: str, **_: object) -> list[str]:
+    """Return what can be rendered."""
+    from packager import plugins
+
+    return [name for name in plugins.names("renderers") if name.startswith(prefix)]
+
+
+def runtimes(prefix: str, **_: object) -> list[str]:
+    """Return the runtimes of which something is known, with their versions once one is named."""
+    from packager.compatibility import knowledge
+
+    name, equals, _rest = prefix.partition("==")
+    if equals and name in knowledge.runtimes():
+        found = [f"{name}=={version}" for version in knowledge.shipped(name).rows]
+    else:
+        found = [f"{name}==" for name in knowledge.runtimes()]
+    return [text for text in found if text.startswith(prefix)]
+
+
+def verbs(prefix: str, **_: object) -> list[str]:
+    """Return the verbs."""
+    from packager import cli
+
+    return [name for name in cli.verbs() if name.startswith(prefix)]
