@@ -99,7 +99,7 @@ class Verification:
             "name": self.name,
             "version": self.version,
             "digest": self.digest,
-            "setDigest": self.set_digest,
+            "set_digest": self.set_digest,
             "signers": list(self.signers),
             "statements": [_statement_json(item) for item in self.evidence],
             "skipped": [{"digest": digest, "reason": why.message} for digest, why in self.skipped.items()],
@@ -111,7 +111,7 @@ class Verification:
 def _statement_json(item: Evidence) -> JSON:
     attested = item.attested
     return {
-        "predicateType": item.statement.predicate_type,
+        "predicate_type": item.statement.predicate_type,
         "signer": attested.signer,
         "identity": attested.identity,
         "time": f"{attested.time:%Y-%m-%dT%H:%M:%SZ}" if attested.time else None,

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from packager.store import Store
+from tests import outputs
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -36,6 +37,8 @@ def packager(tmp_path: Path) -> Run:
         )  # fmt: skip
         if code is not None:
             assert done.returncode == code, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+        if "--json" in arguments and done.stdout:
+            outputs.check(arguments, done.stdout)
         return done
 
     return run

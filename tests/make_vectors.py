@@ -42,10 +42,10 @@ def main(target: Path) -> None:
             shutil.copy(folder / kept, target / kept)
         expected = {
             "digest": verdict["digest"],
-            "setDigest": verdict["setDigest"],
+            "setDigest": verdict["set_digest"],
             "at": f"{dt.datetime.now(dt.UTC):%Y-%m-%dT%H:%M:%SZ}",
             "identity": {"certificate": pki.EMAIL, "keyless": WHO, "issuer": instance.url},
-            "statements": sorted([s["signer"], s["predicateType"]] for s in verdict["statements"]),
+            "statements": sorted([s["signer"], s["predicate_type"]] for s in verdict["statements"]),
         }
         (target / "expected.json").write_text(json.dumps(expected, indent=1) + "\n")
 

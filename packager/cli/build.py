@@ -146,7 +146,7 @@ def _report(bundle: Bundle, built: Built, executed: int, output: Path | None, co
         "name": bundle.name,
         "version": bundle.version,
         "digest": bundle.digest,
-        "setDigest": bundle.set_digest,
+        "set_digest": bundle.set_digest,
         "size": bundle.size,
         "files": len(bundle.tree.files),
         "takes": taken,

@@ -63,7 +63,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
         "ok": outcome == "ok",
         "outcome": outcome,
         "takes": contract.lines(promise),
-        "runs-on": {
+        "runs_on": {
             name: {"promised": p.versions, "loads": _loads(promise, name)} for name, p in promise.runs_on.items()
         },
         "cells": [cell.to_json() for cell in cells],

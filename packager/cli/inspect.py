@@ -42,7 +42,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
         "name": bundle.name,
         "version": bundle.version,
         "digest": bundle.digest,
-        "setDigest": bundle.set_digest,
+        "set_digest": bundle.set_digest,
         "size": bundle.size,
         "source": origin(bundle),
         "contract": contract,
@@ -80,7 +80,7 @@ def _origin(source: Mapping[str, str | None]) -> list[str]:
 def _statements(bundle: Bundle) -> list[dict[str, str]]:
     from packager.verify import attached
 
-    return [{"predicateType": kind, "claim": claim, "digest": digest} for digest, claim, kind in attached(bundle)]
+    return [{"predicate_type": kind, "claim": claim, "digest": digest} for digest, claim, kind in attached(bundle)]
 
 
 def _text(
@@ -99,7 +99,7 @@ def _text(
     for name, promise in contract["runs-on"].items():
         rows.append(f"  runs on    {name} {promise['versions']}")
     rows += [f"  target     {name}: {target['path']}" for name, target in contract["targets"].items()]
-    rows += [f"  signed     {item['predicateType']} by {item['claim']:.200} (not checked here)" for item in statements]
+    rows += [f"  signed     {item['predicate_type']} by {item['claim']:.200} (not checked here)" for item in statements]
     if not statements:
         rows.append("  signed     no")
     rows += [f"  attached   {item['digest']} (unreadable: {item['reason']:.200})" for item in unreadable]

@@ -9,27 +9,40 @@ from __future__ import annotations
 import argparse
 import json
 
+from packager.cli import _completers
 from packager.cli.console import Console
 
 FOR = "everybody"
-HELP = "print the JSON Schema of recipes, contracts, trust files or facts"
+HELP = "print the JSON Schema of recipes, contracts, trust files, facts or what verbs print"
 EXAMPLES = """  packager schema > recipe.schema.json
   packager schema contract > contract.schema.json
   packager schema trust > trust.schema.json
-  packager schema facts > facts.schema.json"""
+  packager schema facts > facts.schema.json
+  packager schema output > output.schema.json      # of every verb with --json
+  packager schema output verify                    # of one"""
+_DOCUMENTS = ("recipe", "contract", "trust", "facts", "output")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("document", metavar="DOCUMENT", nargs="?", choices=("recipe", "contract", "trust", "facts"),
-                        default="recipe", help="recipe, contract, trust or facts (default: recipe)")  # fmt: skip
+    parser.add_argument("document", metavar="DOCUMENT", nargs="?", choices=_DOCUMENTS, default="recipe",
+                        help=f"{', '.join(_DOCUMENTS)} (default: recipe)")  # fmt: skip
+    verb = parser.add_argument("verb", metavar="VERB", nargs="?", help="with output: of this verb alone")
+    _completers.completed(verb, _completers.verbs)
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
-    from packager import contract, init
+    from packager import contract, init, outputs
+    from packager.errors import UsageError
     from packager.policy import factschema
     from packager.trust import trust
 
-    module = {"recipe": init, "contract": contract, "trust": trust, "facts": factschema}[args.document]
-    text = module.schema().decode()
+    if args.verb is not None and args.document != "output":
+        raise UsageError(f"`{args.verb}` is one argument too many", hint="a verb goes with `packager schema output`")
+    if args.verb is not None:
+        value = outputs.of_verb(args.verb)
+        text = json.dumps(value, indent=1, ensure_ascii=False)
+    else:
+        modules = {"recipe": init, "contract": contract, "trust": trust, "facts": factschema, "output": outputs}
+        text = modules[args.document].schema().decode()
     console.result(json.loads(text), text.rstrip())
     return 0

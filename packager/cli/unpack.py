@@ -49,8 +49,8 @@ def main(args: argparse.Namespace, console: Console) -> int:
         "version": bundle.version,
         "digest": bundle.digest,
         "directory": str(args.directory),
-        "signatureChecked": judge is not None,
-        "modelSigning": signatures,
+        "signature_checked": judge is not None,
+        "model_signing": signatures,
     }
     checked = "signature checked" if judge else "signature not asked for"
     rows = [f"unpacked {bundle.name}:{bundle.version} to {args.directory} ({size(bundle.size)}, {checked})"]

@@ -48,7 +48,7 @@ class Report:
             "ntia": [item.to_json() for item in self.ntia],
             "licences": dict(self.licences),
             "unlicensed": list(self.unlicensed),
-            "licensedShare": round(self.licensed_share, 4),
+            "licensed_share": round(self.licensed_share, 4),
         }
 
 

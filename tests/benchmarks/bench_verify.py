@@ -82,7 +82,7 @@ def processes(folder: Path, who: dict[str, str]) -> None:
             for s in statements
             if who["keyless"] in s["claim"] and "bundle" in s["predicateType"]
         )
-        plain = next(p for p in json.loads(made.stdout)["modelSigning"] if b'"hint"' in Path(p).read_bytes())
+        plain = next(p for p in json.loads(made.stdout)["model_signing"] if b'"hint"' in Path(p).read_bytes())
         manifest = blobs / json.loads(listed.stdout)["digest"][7:]
         config = work / "trust.json"
         kind = "application/vnd.dev.sigstore.clienttrustconfig.v0.1+json"

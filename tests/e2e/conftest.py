@@ -18,6 +18,7 @@ import pytest
 
 from packager.store import Store
 from packager.types import Tree
+from tests import outputs
 
 HERE = Path(__file__).parent
 _DESCRIBED: dict[str, bytes] = {}
@@ -69,7 +70,7 @@ class Project:
         assert "Traceback" not in done.stderr, done.stderr
         if "lock" in arguments or "build" in arguments:
             self.collect()
-        return json.loads(done.stdout) if "--json" in arguments and done.stdout else done
+        return outputs.check(arguments, done.stdout) if "--json" in arguments and done.stdout else done
 
     def carry(self, bundle: str, wheels: Path) -> Path:
         """Download the wheels that a bundle locks, as an operator carries them to a site without a network."""

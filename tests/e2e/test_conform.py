@@ -64,7 +64,7 @@ def test_junit_and_html_hold_every_check(proven: Path) -> None:
 
 
 def test_the_attestation_travels_with_the_bundle_and_merges(built: Project, proven: Path, tmp_path: Path) -> None:
-    kinds = {item["predicateType"] for item in built.run("inspect", "cnn.bundle.tar", "--json")["statements"]}
+    kinds = {item["predicate_type"] for item in built.run("inspect", "cnn.bundle.tar", "--json")["statements"]}
     assert "https://in-toto.io/attestation/test-result/v0.1" in kinds
     built.run("verify", "cnn.bundle.tar", "--key", "release.pub")
     files = (proven / "attestation.sigstore.json", proven / "result.json")

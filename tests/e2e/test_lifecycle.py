@@ -175,8 +175,8 @@ def test_killed_at_every_step_the_old_or_the_new_release_serves(
                 assert not ended or name != before
                 assert versions.run("status", site, "--json")["current"]["release"] == Path(name).name
                 assert versions.run("verify", site / "current" / "bundle", "--key", "release.pub", "--json")["ok"]
-                if verb == "rollback":
-                    versions.run(*words, code=2 if ended else 0)
+                if verb == "rollback" and not ended:
+                    versions.run(*words)
                     assert os.readlink(site / "current").startswith("releases/1.2.3-"), "back, and no further"
                 if verb == "upgrade":
                     versions.run(*words)

@@ -114,7 +114,7 @@ def test_openssf_model_signing_accepts_the_unpacked_bundle(built: Project, tmp_p
                    check=True, env=environment)  # fmt: skip
     answer = built.run("unpack", "cnn.bundle.tar", tmp_path / "tree", "--json")
     command = [python, "-m", "model_signing", "verify", "key", "--public_key", built.folder / "release.pub",
-               "--signature", answer["modelSigning"][0], tmp_path / "tree"]  # fmt: skip
+               "--signature", answer["model_signing"][0], tmp_path / "tree"]  # fmt: skip
     accepted = subprocess.run(command, capture_output=True, text=True, check=False)
     assert accepted.returncode == 0, accepted.stdout + accepted.stderr
     with (tmp_path / "tree" / "model" / "model.onnx").open("r+b") as file:

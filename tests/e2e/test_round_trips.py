@@ -40,7 +40,7 @@ class Case:
     def statement(self, predicate_type: str = intoto.BUNDLE_PREDICATE) -> Path:
         """Return the signature about the manifest, a Sigstore bundle, as a file."""
         inspected = json.loads(self.packager("inspect", "layout", "--json").stdout)
-        (digest,) = [s["digest"] for s in inspected["statements"] if s["predicateType"] == predicate_type]
+        (digest,) = [s["digest"] for s in inspected["statements"] if s["predicate_type"] == predicate_type]
         return self.folder / "layout/blobs/sha256" / digest.removeprefix("sha256:")
 
     @property
@@ -87,7 +87,7 @@ class Case:
             kind,
             *rest,
             "--signature",
-            answer["modelSigning"][0],
+            answer["model_signing"][0],
             "tree",
         ]
         self.offline(*command)

@@ -63,7 +63,7 @@ def judge(project: Project, name: str) -> dict[str, Any]:
     locked = json.loads((project.folder / "bundle.lock").read_bytes())["dependencies"]["runtimes"]
     assert {row[3] for item in locked.values() for rows in item["platforms"].values() for row in rows} <= hashes
     report = project.run("sbom", name, "--report", "--json")
-    assert report["licensedShare"] >= 0.95, report["unlicensed"]
+    assert report["licensed_share"] >= 0.95, report["unlicensed"]
     return bom
 
 

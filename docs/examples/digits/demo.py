@@ -68,8 +68,8 @@ def main(folder: Path) -> None:
 
     walk.step("what is in it: every file and wheel with its hash, licence and edges")
     report = walk.packager("sbom", f"digits:{built['version']}", "--report")
-    walk.proved(f"licences of {report['licensedShare']:.0%} of {sum(report['licences'].values())} components")
-    assert report["licensedShare"] >= 0.95, report["unlicensed"]
+    walk.proved(f"licences of {report['licensed_share']:.0%} of {sum(report['licences'].values())} components")
+    assert report["licensed_share"] >= 0.95, report["unlicensed"]
 
     walk.step("build again: nothing is left to do, and the digest is the same")
     again = walk.packager("build", "--locked")
