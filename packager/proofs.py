@@ -21,7 +21,7 @@ from packager.verify import statements
 if TYPE_CHECKING:
     from packager.compat import Place, Proofs
 
-BY_BUILD, BY_SUITE = "measured by its build", "conformed"
+SOURCES = BY_BUILD, BY_SUITE = "measured by its build", "conformed"
 
 
 def proven(bundle: Bundle) -> Proofs:

@@ -71,6 +71,8 @@ def main(args: argparse.Namespace, console: Console) -> int:
         "steps": [step.to_json() for step in steps],
     }
     notes = list(compat.notes(promise, host.processor(), host.has_locale))
+    if any(cell.answer.source in proofs.SOURCES for cell in (*cells, *(c for entry in reached for c in entry.cells))):
+        notes.append(f"`{'` and `'.join(proofs.SOURCES)}`: so say statements whose signatures are not checked here")
     value["notes"] = notes
     if args.html:
         _write_page(args.html, bundle, cells, reached, steps)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import jsonschema
 import pytest
+from onnx import TensorProto, helper
 
 from packager import contract
 from tests import contracts, graphs
@@ -94,3 +95,27 @@ def test_a_probe_makes_an_unknown_version_known(net: Project) -> None:
     report = net.run("runtimes", "probe", "onnxruntime==1.21.1", "--bundle", "net:1.0.0", "--json")
     assert set(report["operators"]) == {"Conv", "Relu", "GlobalAveragePool", "Flatten", "Gemm"}
     assert all(entry["passed"] and not entry["failed"] for entry in report["operators"].values())
+
+
+def test_what_its_build_ran_is_known_of_an_operator_in_no_table(project: Callable[..., Project]) -> None:
+    """FastGelu is ONNX Runtime's own: the tables say nothing, the build measured it on the version of its toolchain."""
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 4]) for name in "xy")
+    nodes = [helper.make_node("FastGelu", ["x"], ["g"], domain="com.microsoft"), helper.make_node("Neg", ["g"], ["y"])]
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
+    made = helper.make_model(helper.make_graph(nodes, "g", [x], [y]), opset_imports=opsets, ir_version=8)
+    here = project("name: gelu\nversion: 1.0.0\nsource: gelu.onnx\ncustom-domains: [com.microsoft]\npolicy: dev\n")
+    (here.folder / "gelu.onnx").write_bytes(made.SerializeToString())
+    here.run("build")
+    version = json.loads((here.folder / "bundle.lock").read_bytes())["toolchain"]["onnxruntime"]
+    asked = here.run("compat", "gelu:1.0.0", "--runtime", f"onnxruntime=={version}", "--json")
+    (cell,) = asked["cells"]
+    assert (cell["outcome"], cell["source"]) == ("ok", "measured by its build")
+    assert any("signatures are not checked here" in note for note in asked["notes"])
+    every = here.run("compat", "gelu:1.0.0", "--json", code=6)
+    told = {cell["version"]: cell["outcome"] for cell in every["cells"]}
+    assert told.pop(version) == "ok" and set(told.values()) == {"unknown"}
+
+    here.run("keygen", "release")
+    here.run("sign", "gelu:1.0.0", "--key", "release.pem", "-o", "gelu.bundle.tar")
+    (cell,) = here.run("compat", "gelu.bundle.tar", "--runtime", f"onnxruntime=={version}", "--json")["cells"]
+    assert cell["outcome"] == "ok", "it travels with the signed provenance"
