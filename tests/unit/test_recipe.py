@@ -307,6 +307,14 @@ def test_round_trip(written: Recipe, inputs: dict[str, InputSpec] | None) -> Non
     assert SCHEMA.is_valid(parsed.to_json())
 
 
+def test_a_draft_offers_triton() -> None:
+    """Without the `#` its line is a promise as it stands."""
+    text = init.draft("models:/iris@champion")
+    assert [promise.runtime for promise in parse(text).runs_on] == ["onnxruntime"]
+    offered = text.replace("  # triton:", "  triton:")
+    assert sorted(promise.runtime for promise in parse(offered).runs_on) == ["onnxruntime", "triton"]
+
+
 @pytest.mark.parametrize(
     ("source", "name"),
     [
