@@ -22,7 +22,7 @@ from packager.compatibility.compatibility import Reason
 from packager.compatibility.fleet import Site
 from packager.compatibility.knowledge import Outcome
 from packager.contract import Contract
-from packager.errors import PackagerError, SourceError
+from packager.errors import IntegrityError, PackagerError, SourceError
 from packager.formats import ownlock
 from packager.formats.locked import PYLOCK, requirements_name
 from packager.install import Index
@@ -87,7 +87,9 @@ def _environment(bundle: Bundle, runtime: str, index: Index) -> tuple[str, str]:
     name = requirements_name(platform)
     data = bundle.read(folder + name, limit=_MAX_LOCK)
     pins = {pin.name: pin.version for pin in ownlock.parse(data, name).pins}
-    version = next(pins[name] for name in host.DISTRIBUTIONS[runtime] if name in pins)
+    version = next((pins[name] for name in host.DISTRIBUTIONS.get(runtime, (runtime,)) if name in pins), None)
+    if version is None:
+        raise IntegrityError(f"`{folder}{name}` locks no {runtime}, which the target runs on", subject=folder + name)
     if index.environments is not None and served.is_kept(index.environments, data.decode()):
         supply = "installed here already"
     elif index.wheelhouse is None and locked.carried is not None:
