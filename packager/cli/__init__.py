@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command line: one thin file per verb; this file finds them, runs one, and turns errors into exit codes.
 
-A verb is a module with `HELP`, `EXAMPLES`, `arguments(parser)` and `main(args, console) -> int`, and with `FOR`, which
-says whose work it is (`GROUPS`). Only the verb that was asked for is imported, so `packager verify` starts as fast as
-Python itself; `--help` imports the one-line helps.
+A verb is a module with `HELP`, `EXAMPLES`, `arguments(parser)` and `main(args, console) -> int`; `FOR` says whose work
+it is (`GROUPS`; without it everybody's). Only the verb that was asked for is imported, so `packager verify` starts as
+fast as Python itself; `--help` imports the one-line helps.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from packager.compat import Cell, Reach, Step
+from packager.compat import Cell, Reach, Span, Step, spans
 from packager.shown import html as escape
 
 _STYLE = """
@@ -39,14 +39,15 @@ def page(
 
 
 def _table(cells: Sequence[Cell]) -> str:
-    rows = "".join(_row(cell) for cell in cells)
+    rows = "".join(_row(span) for span in spans(cells))
     return (
         "<table><thead><tr><th>runtime</th><th>target</th><th>answer</th><th>why</th></tr></thead>"
         f"<tbody>{rows}</tbody></table>"
     )
 
 
-def _row(cell: Cell) -> str:
+def _row(span: Span) -> str:
+    cell = span.first
     why = "<br>".join(
         escape(reason.message) + (f" <small>→ {escape(reason.fix)}</small>" if reason.fix else "")
         for reason in cell.answer.reasons
@@ -54,7 +55,7 @@ def _row(cell: Cell) -> str:
     promised = " <small>promised</small>" if cell.promised else ""
     answer = f"{_MARKS[cell.answer.outcome]} <small>{escape(cell.answer.source)}</small>"
     return (
-        f"<tr><td>{escape(cell.runtime)} {escape(cell.version)}{promised}</td><td>{escape(cell.target)}</td>"
+        f"<tr><td>{escape(cell.runtime)} {escape(span.versions)}{promised}</td><td>{escape(cell.target)}</td>"
         f'<td class="{cell.answer.outcome}">{answer}</td>'
         f"<td>{why}</td></tr>"
     )

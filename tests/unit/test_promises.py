@@ -69,6 +69,17 @@ def test_a_wide_default_fails_no_build_and_cuts_nothing(tmp_path: Path) -> None:
     assert _cases.longest(_cases.cases(found["interface"], work=source.work()), found["interface"]) == {}
 
 
+def test_a_recipe_of_three_lines_is_built_however_wide_its_model_is(packager: Run, tmp_path: Path) -> None:
+    """Nothing is promised, so what can be measured is, and under the rules that ask whether promises were measured."""
+    nodes = [h.make_node("ReduceMean", ["x"], ["y"], axes=[1, 2, 3], keepdims=0)]
+    saved(tmp_path, nodes, {"x": (T.FLOAT, ["n", 3, 700, 700])}, {"y": (T.FLOAT, ["n"])})
+    (tmp_path / "bundle.yaml").write_text(HEAD.replace("policy: dev\n", ""))
+    built = json.loads(packager("build", "--json").stdout)
+    assert built["verdict"]["ok"] and "coverage" in built["verdict"]["rules"]
+    (line,) = (line for line in built["takes"] if line.startswith("axis"))
+    assert line.endswith("any other is taken") and "1 to 64" not in line
+
+
 def test_a_promise_that_was_not_measured_is_still_a_finding(packager: Run, tmp_path: Path) -> None:
     nodes = [h.make_node("ReduceMean", ["x"], ["y"], axes=[1], keepdims=0)]
     saved(tmp_path, nodes, {"x": (T.FLOAT, ["n", 4096])}, {"y": (T.FLOAT, ["n"])})
