@@ -46,14 +46,23 @@ def entry() -> None:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run one command and return its exit code; this is the only place that handles our errors."""
+    """Run one command and return its exit code, also where nobody reads what it says."""
     from packager.cli.console import Console
 
     signal.signal(signal.SIGTERM, _interrupt)
-    console = Console(json="--json" in argv, quiet="--quiet" in argv)
+    try:
+        code = _answer(argv, Console(json="--json" in argv, quiet="--quiet" in argv))
+        sys.stdout.flush()  # here, so that a reader who has gone is met where it is handled
+    except BrokenPipeError:
+        return _cut_off()
+    return code
+
+
+def _answer(argv: Sequence[str], console: Console) -> int:
+    """Run one command; this is the only place that handles our errors."""
     try:
         code = _run(argv, console)
-        sys.stdout.flush()  # here, so that a reader who has gone is met where it is handled
+        sys.stdout.flush()  # a disk that is full is an error like any other
         return code
     except PackagerError as error:
         console.fail(error)
@@ -62,7 +71,7 @@ def main(argv: Sequence[str]) -> int:
         console.message("interrupted: nothing half-written is left; repeat the command to go on")
         return INTERRUPTED
     except BrokenPipeError:
-        return _cut_off()
+        raise
     except MemoryError:
         console.fail(StorageError("out of memory", hint="close other programs, or lower --jobs"))
         return StorageError.code

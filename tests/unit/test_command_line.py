@@ -83,6 +83,24 @@ def test_a_reader_who_leaves_hears_nothing_and_gets_no_yes(tmp_path: Path, words
     assert pipe(tmp_path, *words) == (cli.CUT_OFF, "")
 
 
+def test_an_error_that_nobody_reads_is_quiet_too(tmp_path: Path) -> None:
+    code, said = pipe(tmp_path, "help", "verfy", "--json")
+    assert code == cli.CUT_OFF and said.startswith("error: `verfy`") and said.count("\n") == 2, said
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run([sys.executable, "-m", "packager", "verfy"], stderr=writing, stdout=subprocess.PIPE,
+                          text=True, check=False)  # fmt: skip
+    os.close(writing)
+    assert (done.returncode, done.stdout) == (cli.CUT_OFF, "")
+
+
+def test_a_full_disk_behind_the_answer_is_an_error(tmp_path: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([sys.executable, "-m", "packager", "schema"], stdout=full, stderr=subprocess.PIPE,
+                              text=True, check=False)  # fmt: skip
+    assert done.returncode == 4 and "no space left" in done.stderr.lower()
+
+
 def test_no_verdict_becomes_a_yes_because_nobody_reads_it(tmp_path: Path, store: Store) -> None:
     bundle = bundles.make(store)
     code, said = pipe(tmp_path, "inspect", f"{bundle.name}:{bundle.version}")
