@@ -542,7 +542,8 @@ def name_is_taken(name: str, version: str, known: Entry, new: Entry) -> UsageErr
 
 
 def _end_lease(lease: BinaryIO, path: Path) -> None:
-    path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # one that stays is nobody's: the next collection removes it
+        path.unlink(missing_ok=True)
     lease.close()
 
 
