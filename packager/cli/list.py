@@ -16,6 +16,7 @@ from packager.cli.console import Console, size
 if TYPE_CHECKING:
     from packager.shelf import Item
 
+FOR = "everybody"
 HELP = "list the bundles of the local store, or the tags of a repository"
 EXAMPLES = """  packager list
   packager list digits

@@ -18,6 +18,7 @@ from packager.cli.console import Console
 if TYPE_CHECKING:
     from packager.shelf import Removed
 
+FOR = "everybody"
 HELP = "remove bundles from the local store, or tags from a registry"
 EXAMPLES = """  packager rm digits:1.3.0 digits:1.3.1
   packager rm oci://registry.example.com/models/digits:1.3.0
