@@ -93,6 +93,8 @@ _SERVING = (
     Knob("server.request_timeout", "number", "For an answer before 504; unset: no limit.", None, 0.001, 86400,
          unit="s", needs="reload"),
     Knob("server.drain", "number", "To finish requests after SIGTERM.", 30, 0, 86400, unit="s", needs="reload"),
+    Knob("server.quiet", "number", "Without a request, after SIGTERM, before no connection is taken any more; for "
+         "balancers that learn from probes, longer than they take to learn.", 1, 0, 86400, unit="s", needs="reload"),
     Knob("auth.tokens", "secret", "File of bearer tokens, one a line; clients need one of them.", needs="reload"),
     Knob("tls.certificate", "secret", "PEM chain to serve TLS with; goes with tls.key.", needs="reload"),
     Knob("tls.key", "secret", "PEM key of that chain.", needs="reload"),

@@ -26,7 +26,7 @@ from packager.server.engine import Work
 from packager.server.errors import StartError
 from packager.server.gate import Limits
 from packager.server.guard import Guard
-from packager.server.inherited import Inherited
+from packager.server.inherited import WAITS, Inherited
 from packager.server.knobs import Knobs
 from packager.server.rpc import Credentials
 from packager.server.serve import Settings, serve
@@ -76,6 +76,7 @@ _KNOBS = {
     "server.max_body": "max_body", "server.max_in_flight": "max_in_flight",
     "server.max_connections": "max_connections", "server.read_timeout": "read_timeout",
     "server.body_timeout": "body_timeout", "server.request_timeout": "request_timeout", "server.drain": "drain",
+    "server.quiet": "quiet",
     "tracing.host": "tracing_host", "tracing.port": "tracing_port", "tracing.ratio": "tracing_ratio",
     "runtime.threads": "threads", "runtime.processes": "runtime_processes",
     "log.level": "log_level", "log.format": "log_format",
@@ -126,6 +127,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--drain", type=_number(float, 0, 86400), default=30.0, help="seconds to finish on SIGTERM (%(default)s)"
     )
+    parser.add_argument(
+        "--quiet", type=_number(float, 0, 86400), default=1.0,
+        help="seconds without a request, after SIGTERM, before no connection is taken any more (%(default)s)",
+    )  # fmt: skip
     parser.add_argument("--log-level", choices=logs.LEVELS, default="info", help="debug logs every request")
     parser.add_argument("--log-format", choices=logs.FORMATS, default="json", help="(%(default)s)")
     parser.add_argument("--max-batch", type=_number(int, 1, 2**31), default=None, help="rows of one request")
@@ -199,6 +204,7 @@ def _settings(arguments: argparse.Namespace) -> Settings:
             apart=_apart(arguments),
         ),
         drain=arguments.drain,
+        quiet=arguments.quiet,
         log_level=arguments.log_level,
         log_format=arguments.log_format,
         knobs=arguments.knobs,
@@ -207,7 +213,7 @@ def _settings(arguments: argparse.Namespace) -> Settings:
         collector=Collector(arguments.tracing_host, arguments.tracing_port, arguments.tracing_ratio)
         if arguments.tracing_host
         else None,
-        inherited=replace(own, standby=arguments.standby) if own else None,
+        inherited=replace(own, standby=arguments.standby, waits=WAITS in os.environ) if own else None,  # noqa: TID251
         supervisor=systemd.Supervisor() if own else _systemd(),
         limits=Limits(
             max_body=arguments.max_body,

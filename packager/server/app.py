@@ -55,6 +55,7 @@ _CLIENT_CLOSED = 499  # nginx's code for a client that left; only counted, there
 _JSON = [("content-type", "application/json")]
 _BINARY = ("content-type", "application/octet-stream")
 _OPEN = "health"  # the route that needs no token: probes have none
+_PROBES = (_OPEN, "metrics")  # who asks there goes on when nobody else does
 
 
 class Response(NamedTuple):
@@ -133,7 +134,11 @@ class App:
             if span:
                 told = {"url.path": scope.path, "http.request.method": scope.method}
                 self._engine.tracer.end(span, "infer", status, **told)
-        headers = [*response.headers, ("connection", "close")] if self._engine.draining else response.headers
+        headers = response.headers
+        if self._engine.draining:
+            headers = [*headers, ("connection", "close")]
+            if route is None or route.name not in _PROBES:
+                self._engine.asked()
         proto.response_bytes(response.status, headers, response.body)
         self._engine.look()
 

@@ -61,7 +61,7 @@ class Glimpse:
 
 
 class Engine:
-    """One model. `load` makes it ready; `drain` makes it not ready and waits for the last answer."""
+    """One model. `load` makes it ready, `begin_to_drain` not ready any more."""
 
     def __init__(
         self, config: Config, limits: Limits, work: Work, knobs: Knobs | None = None, collector: Collector | None = None
@@ -146,19 +146,18 @@ class Engine:
         """Whether `load` is done."""
         return self._session is not None
 
-    async def drain(self, quiet: float = 0.0) -> None:
-        """Turn readiness off and return when no inference request is in flight, and none came for `quiet` seconds.
+    def begin_to_drain(self) -> None:
+        """Turn readiness off. Requests that still arrive are served, and told that their connection closes.
 
-        Requests that still arrive are served, and told that their connection closes: refusing them would fail
-        clients that have not yet heard of the shutdown.
+        Refusing them would fail clients, and balancers, that have not yet heard of the shutdown.
         """
         self.draining = True
-        while True:
-            await self.gate.idle()
-            left = self.gate.last + quiet - time.monotonic()
-            if left <= 0:
-                return
-            await asyncio.sleep(left)
+        self.asked()
+
+    def asked(self) -> None:
+        """Remember, while draining, that somebody came who is no probe."""
+        if self.draining:
+            self.gate.last = time.monotonic()
 
     def check_address(self, name: str, version: str) -> None:
         """Raise RequestError unless this server has that model; an empty version means any."""

@@ -126,10 +126,15 @@ class Gate:
                 raise overload("the bodies of other requests fill this server's memory")
             self.held += size
 
-    async def idle(self) -> None:
-        """Return when no request is in flight or arriving."""
-        while self.arriving or self.in_flight:  # only asked at shutdown; an event could not be set from another thread
-            await asyncio.sleep(_LOOK_SECONDS)
+    async def quiet(self, seconds: float) -> None:
+        """Return when no request is in flight or arriving, and none came for so long."""
+        while True:
+            while self.arriving or self.in_flight:  # an event could not be set from another thread
+                await asyncio.sleep(_LOOK_SECONDS)
+            left = self.last + seconds - time.monotonic()
+            if left <= 0:
+                return
+            await asyncio.sleep(left)
 
 
 @dataclass(slots=True)

@@ -4,18 +4,23 @@
 from __future__ import annotations
 
 import array
+import asyncio
 import errno
 import os
 import socket
 import stat
 import struct
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from packager.server.errors import StartError, quote
 
 _BACKLOG = 1024
 _ATTACH_FILTER = 26  # SO_ATTACH_FILTER; the socket module has no name for it
+_HANDSHAKE_SECONDS = 0.3  # for a client that has begun one; less than the second after which kernels knock again
+_QUEUE_SECONDS = 1.0  # for a queue that others fill, and empty as well
+_LOOK_SECONDS = 0.001
 _INSTRUCTION = struct.Struct("HBBI")
 # Classic BPF over the TCP header: drop a segment with SYN and without ACK, take every other. See socket(7), bpf(4).
 _KNOCKS = ((0x30, 0, 0, 13), (0x54, 0, 0, 0x12), (0x15, 0, 1, 0x02), (0x06, 0, 0, 0), (0x06, 0, 0, 0xFFFFFFFF))
@@ -61,11 +66,43 @@ def deafen(descriptor: int) -> None:
         )
 
 
+async def leave(listeners: Sequence[int], *, ours: bool) -> None:
+    """Take no further connection at these listeners; those that the kernel has taken are still accepted.
+
+    `ours`: nobody else has the socket, so it may be made deaf first: whose handshake has begun is taken as well.
+    """
+    if ours:
+        for listener in listeners:
+            deafen(listener)
+        await asyncio.sleep(_HANDSHAKE_SECONDS)
+    end = time.monotonic() + _QUEUE_SECONDS
+    while any(map(queued, listeners)) and (ours or time.monotonic() < end):
+        await asyncio.sleep(_LOOK_SECONDS)
+    silence(listeners)
+
+
 def queued(descriptor: int) -> int:
     """Return how many connections wait for a listener to accept them."""
     with socket.socket(fileno=os.dup(descriptor)) as listener:
         told = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 28)
     return int(struct.unpack_from("I", told, 24)[0])  # tcpi_unacked, which is that number for a listener
+
+
+def same(descriptor: int) -> list[int]:
+    """Return the descriptors of this process that name the same socket."""
+    wanted = os.fstat(descriptor).st_ino
+    return [number for number in _descriptors() if _inode(number) == wanted]
+
+
+def _descriptors() -> list[int]:
+    return [int(path.name) for path in Path("/proc/self/fd").iterdir()]
+
+
+def _inode(descriptor: int) -> int:
+    try:
+        return os.fstat(descriptor).st_ino
+    except OSError:  # the descriptor of the listing itself
+        return 0
 
 
 def silence(descriptors: Iterable[int]) -> None:

@@ -16,10 +16,9 @@ and 2 times as many for a CNN. What a client can make it hold:
 | time for an answer | `request_timeout`, or the call's own deadline: DEADLINE_EXCEEDED |
 | metadata of a call | 64 KiB |
 
-Where several processes listen on the port, every connection is told to end (GOAWAY) when it is some seconds old and its
-client, which is not troubled with it, makes another. That is the one way in which grpcio ends a connection and still
-answers calls that were on their way: `stop` cancels them. So a process that drains stops listening and waits until its
-connections have aged.
+Every connection is told to end (GOAWAY) when it is some seconds old and its client, which is not troubled with it,
+makes another. That is the one way in which grpcio ends a connection and still answers calls that were on their way:
+`stop` cancels them. So a process that drains stops listening and waits until its connections have aged.
 
 A refusal has the sentence HTTP gives; `_CODES` pairs the statuses. A call that is cancelled while it waits is not run.
 """
@@ -51,7 +50,6 @@ from packager.server.traces import Span
 _SERVICE = "/inference.GRPCInferenceService/"
 _METADATA_BYTES = 2**16
 _LOOK_SECONDS = 0.1
-_HANDSHAKE_SECONDS = 0.3  # for a client that has begun one; less than the second after which kernels knock again
 _PROBES = 2  # threads of their own, so that health is told whatever the others wait for
 _THREADS = 16  # waiting for the runtime costs a thread and no processor; as many can share a run
 _CODES = {
@@ -74,12 +72,12 @@ class Credentials:
 class Rpc:
     """The gRPC server of one model. Raises StartError when it cannot listen.
 
-    `age`: seconds after which a connection ends, where other processes listen on the same port; None: none do.
+    `age`: seconds after which a connection ends; `shared`: other processes listen on the same port.
     """
 
     def __init__(
-        self, engine: Engine, guard: Guard, address: str, port: int, *, tls: Credentials | None = None,
-        age: float | None = None,
+        self, engine: Engine, guard: Guard, address: str, port: int, *, age: float, shared: bool,
+        tls: Credentials | None = None,
     ) -> None:  # fmt: skip
         try:
             self._grpc: Any = importlib.import_module("grpc")
@@ -92,8 +90,8 @@ class Rpc:
         limits = engine.gate.limits
         options = [
             ("grpc.max_receive_message_length", limits.max_message), ("grpc.max_send_message_length", -1),
-            ("grpc.max_metadata_size", _METADATA_BYTES), ("grpc.so_reuseport", int(age is not None)),
-            *([] if age is None else [("grpc.max_connection_age_ms", int(age * 1000))]),
+            ("grpc.max_metadata_size", _METADATA_BYTES), ("grpc.so_reuseport", int(shared)),
+            ("grpc.max_connection_age_ms", int(age * 1000)),
         ]  # fmt: skip
         self._threads = Threads(_THREADS, limits.body_timeout, "grpc")
         self._probes = Threads(_PROBES, limits.body_timeout, "grpc-health")
@@ -127,13 +125,7 @@ class Rpc:
 
     async def leave(self) -> None:
         """Accept no further connections, and return when those there were have ended by age."""
-        listeners = await asyncio.to_thread(places.held, self._port, listening=True)
-        for listener in listeners:
-            places.deafen(listener)
-        await asyncio.sleep(_HANDSHAKE_SECONDS)
-        while any(map(places.queued, listeners)):
-            await asyncio.sleep(0)
-        places.silence(listeners)
+        await places.leave(await asyncio.to_thread(places.held, self._port, listening=True), ours=True)
         while await asyncio.to_thread(places.held, self._port, listening=False):
             await asyncio.sleep(_LOOK_SECONDS)
 
@@ -179,6 +171,7 @@ class Rpc:
             span = engine.tracer.begin(told.get("traceparent")) if route == "infer" else None
             try:
                 if route != "health":
+                    engine.asked()
                     self._guard.check(told.get("authorization"))
                 result = method(message, context)
             except RequestError as error:

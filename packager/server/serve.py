@@ -16,13 +16,7 @@ is, so that readiness turns off first; counters live in one process; nothing is 
 configuration has to reach a child. granian calls the mode experimental, so its version belongs in the installation's
 lock. One process is one Python interpreter: `supervisor` runs several on one socket, and replaces them.
 
-Order on SIGTERM or SIGINT: readiness answers 503; requests in flight finish, new ones are served with
-`connection: close`; when none is left the listener closes, granian closes idle connections and finishes busy ones;
-exit. All of it ends after `drain` seconds, or at a second signal.
-
-Below a supervisor the listening socket is everybody's. A process that drains leaves it to the others first, then
-serves its own connections until they have been quiet for a moment: each was told to close by the answer it got, and
-over gRPC by its age.
+On SIGTERM or SIGINT it ends as `ending` says, after `drain` seconds at most, or at a second signal.
 """
 
 from __future__ import annotations
@@ -32,6 +26,7 @@ import logging
 import os
 import signal
 import time
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,11 +40,12 @@ from granian.server.embed import Server
 from packager.server import logs
 from packager.server.app import App
 from packager.server.config import Config
+from packager.server.ending import Ending, age
 from packager.server.engine import Engine, Work
 from packager.server.errors import StartError
 from packager.server.gate import Limits
 from packager.server.guard import Guard
-from packager.server.inherited import Inherited
+from packager.server.inherited import READY, Inherited
 from packager.server.knobs import Knobs
 from packager.server.logs import event
 from packager.server.places import claim, unavailable
@@ -58,13 +54,11 @@ from packager.server.systemd import Supervisor
 from packager.server.traces import Collector
 
 _HEAD_BYTES = 2**16
-_QUIET_SECONDS = 1.0
-_AGE_SECONDS = 10.0  # of a gRPC connection that could as well be another process's
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How to serve: where, with what, for how long. `drain` is in seconds."""
+    """How to serve: where, with what, for how long. `drain` and `quiet` are in seconds, as `ending` says."""
 
     host: str
     port: int
@@ -72,6 +66,7 @@ class Settings:
     drain: float
     log_level: str
     limits: Limits
+    quiet: float = 1.0
     grpc_port: int | None = None
     log_format: str = "json"
     knobs: Knobs = field(default_factory=Knobs)
@@ -99,21 +94,22 @@ async def serve(config: Config, settings: Settings) -> None:
         digest=config.digest, target=config.target, artefact=str(config.artefact), knobs=settings.knobs.digest,
     )  # fmt: skip
     stopping = asyncio.create_task(stop.wait())
-    if own and own.standby and not await _load(engine, stopping):
+    if own and own.standby and not (await _load(engine, stopping) and await _first(own.turn(), stopping)):
         return
     rpc = _rpc(engine, address, settings)
     listening = asyncio.create_task(_listen(server))
     alive = asyncio.create_task(supervisor.keep_alive())
     if engine.loaded or await _load(engine, listening, stopping):
         if own:
-            own.ready()
+            own.say(READY)
         supervisor.tell("READY=1", f"STATUS=serving {config.name} {config.version} ({config.digest})")
         await asyncio.wait((listening, stopping), return_when=asyncio.FIRST_COMPLETED)
     if listening.done():
         raise listening.exception() or StartError("the HTTP server stopped by itself")
     stop.clear()
     supervisor.tell("STOPPING=1")
-    await _drain(engine, server, rpc, listening, stop, settings)
+    ending = Ending(engine, settings.drain, settings.quiet, port, own, passed=supervisor.listener is not None)
+    await _drain(ending, server, rpc, listening, stop)
     alive.cancel()
 
 
@@ -132,8 +128,10 @@ def _rpc(engine: Engine, address: str, settings: Settings) -> Rpc | None:
         return None
     if settings.inherited is None:
         claim(settings.host, settings.grpc_port)
-    age = min(_AGE_SECONDS, max(settings.drain / 2, 1.0)) if settings.inherited else None
-    rpc = Rpc(engine, settings.guard, address, settings.grpc_port, tls=settings.tls, age=age)
+    rpc = Rpc(
+        engine, settings.guard, address, settings.grpc_port, tls=settings.tls, age=age(settings.drain),
+        shared=settings.inherited is not None,
+    )  # fmt: skip
     rpc.start()
     return rpc
 
@@ -203,13 +201,19 @@ def _signals() -> asyncio.Event:
     return stop
 
 
+async def _first(wanted: Coroutine[Any, Any, object], *ends: asyncio.Task[Any]) -> asyncio.Task[Any] | None:
+    """Return `wanted` done, or None when one of `ends` came first."""
+    task = asyncio.create_task(wanted)
+    await asyncio.wait((task, *ends), return_when=asyncio.FIRST_COMPLETED)
+    return task if task.done() else None
+
+
 async def _load(engine: Engine, *ends: asyncio.Task[Any]) -> bool:
     """Return True when the model is ready, False when one of `ends` came first."""
-    loading = asyncio.create_task(engine.load())
-    await asyncio.wait((loading, *ends), return_when=asyncio.FIRST_COMPLETED)
-    if not loading.done():
+    loaded = await _first(engine.load(), *ends)
+    if loaded is None:
         return False
-    session, warm_up = loading.result()
+    session, warm_up = loaded.result()
     event(
         "ready", runtime_version=session.version, provider=session.provider,
         run_ms=round(warm_up.seconds * 1000, 3), inline_bytes=warm_up.inline_bytes,
@@ -218,30 +222,24 @@ async def _load(engine: Engine, *ends: asyncio.Task[Any]) -> bool:
 
 
 async def _drain(
-    engine: Engine, server: Any, rpc: Rpc | None, listening: asyncio.Task[Any], stop: asyncio.Event, settings: Settings
+    ending: Ending, server: Any, rpc: Rpc | None, listening: asyncio.Task[Any], stop: asyncio.Event
 ) -> None:  # fmt: skip
-    """Finish what is in flight, then close; all of it within `drain`, or until `stop` is set again."""
-    started, seconds = time.perf_counter(), settings.drain
-    event("draining", in_flight=engine.gate.in_flight, drain_s=seconds)
-    if settings.inherited:
-        settings.inherited.leave()
+    """Answer whoever is there, then close; all of it within `drain`, or until `stop` is set again."""
+    started, engine = time.perf_counter(), ending.engine
+    event("draining", in_flight=engine.gate.in_flight, drain_s=ending.drain)
     hurry = asyncio.create_task(stop.wait())
-    ending = asyncio.create_task(_end(engine, server, rpc, listening, settings))
-    await asyncio.wait((ending, hurry), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    closing = asyncio.create_task(_close(ending, server, rpc, listening))
+    await asyncio.wait((closing, hurry), timeout=ending.drain, return_when=asyncio.FIRST_COMPLETED)
     engine.metrics.flush()
     event(
-        "stopped", logging.INFO if ending.done() else logging.WARNING,
+        "stopped", logging.INFO if closing.done() else logging.WARNING,
         abandoned=engine.gate.in_flight, took_s=round(time.perf_counter() - started, 3),
     )  # fmt: skip
 
 
-async def _end(
-    engine: Engine, server: Any, rpc: Rpc | None, listening: asyncio.Task[Any], settings: Settings
-) -> None:  # fmt: skip
-    others = settings.inherited is not None
-    leaving = [rpc.leave()] if rpc is not None and others else []
-    await asyncio.gather(engine.drain(_QUIET_SECONDS if others else 0.0), *leaving)
+async def _close(ending: Ending, server: Any, rpc: Rpc | None, listening: asyncio.Task[Any]) -> None:
+    await ending.leave(rpc)
     if rpc is not None:
-        await asyncio.to_thread(rpc.stop, settings.drain)
+        await asyncio.to_thread(rpc.stop, ending.drain)
     server.stop()
     await asyncio.wait((listening,))

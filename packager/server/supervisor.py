@@ -3,12 +3,17 @@
 
 The supervisor opens the socket and accepts nothing; the processes do. To change over it starts a new *generation*
 beside the old one, waits until each of its processes has loaded its model, and only then asks the old ones to drain:
-they stop accepting first, then answer what their clients send until those are quiet. A new generation that does not
-become ready is given up and the old one stays, as it does when the plan itself fails.
+told that others serve, they stop accepting first, then answer what their clients send until those are quiet. A new
+generation that does not become ready is given up and the old one stays, as it does when the plan itself fails. Where
+all end, nobody is told so and each goes on accepting until nobody comes any more (`ending`).
+
+At the start one process listens while it loads, to say that it is not ready; the others listen after it is, so that
+nobody is ever told "ready" by one and "still loading" by another.
 
 A process that ends unasked is replaced at once, and with growing pauses if that happens again and again; nothing but
-the first start is ever given up. A served directory that is away for a while changes nothing. When the supervisor is
-killed, the line to its processes ends and they drain.
+the first start is ever given up. One that somebody else asked to end serves until another has taken its place. A served
+directory that is away for a while changes nothing. When the supervisor is killed, the line to its processes ends and
+they drain.
 
 Standard library only: `packager serve` runs this in its own interpreter, which has no server packages.
 """
@@ -31,6 +36,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from packager.server import places
+from packager.server.inherited import ENDING, LISTEN, LOADED, OLD_READY, OTHERS, READY, WAITS
 from packager.server.systemd import Supervisor as Systemd
 
 _LOOK_SECONDS = 0.2
@@ -63,24 +69,44 @@ class Plan:
         return tuple(int(number) for word in self.command for number in _SECRET.findall(word))
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Process:
     popen: subprocess.Popen[bytes]
     line: socket.socket
     plan: Plan
     started: float = field(default_factory=time.monotonic)
+    loaded: bool = False  # and waits until it may listen
     ready: bool = False
+    understands: bool = False  # words; servers of older releases do not
+    ending: bool = False  # because somebody else asked it to
+    silent: bool = False  # its end of the line is closed
     told: float | None = None  # when it was asked to end
 
     def heard(self) -> None:
         """Take in what it said."""
         with suppress(OSError):
-            self.ready = bool(self.line.recv(16)) or self.ready
+            words = self.line.recv(16)
+            self.silent = not words
+            self.loaded = self.loaded or LOADED in words
+            self.understands = self.understands or READY in words or LOADED in words
+            self.ready = self.ready or READY in words or OLD_READY in words
+            self.ending = self.ending or ENDING in words
+
+    def say(self, word: bytes) -> None:
+        """Tell it a word, if it understands any."""
+        if self.understands:
+            with suppress(OSError):  # it has ended
+                self.line.send(word)
 
     def end(self) -> None:
         if self.told is None:
             self.told = time.monotonic()
             self.popen.terminate()
+
+    def replaced(self) -> None:
+        """Ask it to end, as others serve."""
+        self.say(OTHERS)
+        self.end()
 
 
 class Supervisor:
@@ -104,6 +130,7 @@ class Supervisor:
         self._planned: Plan | None = None
         self._pause, self._not_before, self._alive = 0.0, 0.0, 0.0
         self._failed: int | None = None
+        self._first: _Process | None = None  # of the first generation
         self._begun = False  # once a process was ready, whatever ends is replaced, for ever
         self._lost = False
 
@@ -116,7 +143,9 @@ class Supervisor:
         plan = self._plan = self._make()
         with self._listening(plan), self._awake() as wake:
             # One answers while it loads that it is not ready; whoever comes later lets callers wait in the queue.
-            self._serving = [self._start(plan, standby=number > 0) for number in range(plan.processes)]
+            self._first = self._start(plan, standby=False)
+            self._serving = [self._first]
+            self._serving += [self._start(plan, standby=True, waits=True) for _ in range(1, plan.processes)]
             while not self._over():
                 self._wait(wake)
                 self._step()
@@ -168,20 +197,21 @@ class Supervisor:
             reader.close()
             writer.close()
 
-    def _start(self, plan: Plan, *, standby: bool) -> _Process:
+    def _start(self, plan: Plan, *, standby: bool, waits: bool = False) -> _Process:
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         with closing(theirs):
             own = (f"--inherited={self._listener.fileno()},{theirs.fileno()}", f"--host={self._address}")
             popen = subprocess.Popen(
                 [*plan.command, *own, *(["--standby"] if standby else [])],
-                stdin=subprocess.DEVNULL, env={**plan.environment, _METRICS: self._metrics},
+                stdin=subprocess.DEVNULL,
+                env={**plan.environment, _METRICS: self._metrics, **({WAITS: "1"} if waits else {})},
                 pass_fds=(self._listener.fileno(), theirs.fileno(), *plan.secrets),
             )  # fmt: skip
         return _Process(popen, ours, plan)
 
     def _wait(self, wake: socket.socket) -> None:
-        lines = [process.line for process in (*self._serving, *self._coming) if not process.ready]
+        lines = [process.line for process in (*self._serving, *self._coming) if not process.silent]
         readable, _, _ = select.select([wake, *lines], [], [], _LOOK_SECONDS)
         if wake in readable:
             wake.recv(4096)
@@ -189,6 +219,11 @@ class Supervisor:
             if process.line in readable:
                 process.heard()
                 self._begun = self._begun or process.ready
+        if self._first is None or self._first.ready or self._first not in self._serving:
+            for process in self._serving:
+                if process.loaded:
+                    process.loaded = False
+                    process.say(LISTEN)
 
     def _over(self) -> bool:
         """Say whether the end was asked for and everybody has gone; that nobody serves just now is no end."""
@@ -200,6 +235,7 @@ class Supervisor:
             self._stop()
         else:
             self._replace_the_dead()
+            self._replace_the_ending()
             self._change_over()
         self._let_go()
 
@@ -215,6 +251,7 @@ class Supervisor:
     def _stop(self) -> None:
         """Ask all to end; a second signal is passed on, and ends their drain."""
         self._systemd.tell("STOPPING=1")
+        self._listener.close()  # it lives as long as one of them accepts
         self._leaving += [*self._serving, *self._coming]
         self._serving, self._coming = [], []
         for process in self._leaving:
@@ -242,6 +279,19 @@ class Supervisor:
             if self._pause and not any(other.ready for other in self._serving):
                 self._say("nobody serves", level=40, again_in_s=self._pause)
 
+    def _replace_the_ending(self) -> None:
+        """Start another for each that was asked to end, but not by us; it may leave when somebody else serves."""
+        for process in [process for process in self._serving if process.ending]:
+            self._serving.remove(process)
+            self._leaving.append(process)
+            process.told = time.monotonic()
+            self._say("process ends, replaced", pid=process.popen.pid)
+        if any(process.ready for process in self._serving):
+            for process in self._leaving:
+                if process.ending:
+                    process.ending = False
+                    process.say(OTHERS)
+
     def _fill(self) -> None:
         plan = self._plan
         if plan is None or len(self._serving) >= plan.processes or time.monotonic() < self._not_before:
@@ -257,10 +307,10 @@ class Supervisor:
             self._leaving += self._coming
             self._coming = []
             for process in self._leaving:
-                process.end()
+                process.replaced()
         elif self._coming and all(process.ready for process in self._coming):
             for process in self._serving:
-                process.end()
+                process.replaced()
             self._leaving += self._serving
             self._serving, self._coming = self._coming, []
             self._plan, self._pause = self._serving[0].plan, 0.0

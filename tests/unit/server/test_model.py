@@ -179,7 +179,7 @@ def test_the_gate_counts_requests_and_bytes_and_gives_both_back():
             assert caught.value.status == 413
             assert (gate.in_flight, gate.held) == (1, 10)
         assert (gate.in_flight, gate.held) == (0, 0)
-        await asyncio.wait_for(gate.idle(), 1)
+        await asyncio.wait_for(gate.quiet(0), 1)
 
     asyncio.run(scenario())
 
@@ -200,7 +200,7 @@ def test_the_gate_refuses_what_would_not_fit():
             pass
         assert (caught.value.status, caught.value.retry_after) == (429, 1)
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(gate.idle(), 0.01)
+            await asyncio.wait_for(gate.quiet(0), 0.01)
 
     asyncio.run(scenario())
 
