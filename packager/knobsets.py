@@ -19,7 +19,7 @@ BATCH = "batch.max"
 _MOST_ROWS = 2**20
 _GIB = 2**30
 _MIB = 2**20
-_OVERHEAD_MIB = 512  # of the interpreter, the runtime and requests in progress
+_OVERHEAD_MIB = 512  # of the interpreter, the runtime and requests in progress, with the other knobs as they are
 
 
 def declared(contract: Mapping[str, JSON]) -> tuple[Knob, ...]:
@@ -124,15 +124,28 @@ _BENTOML = (
 
 def _hosting(contract: Mapping[str, JSON]) -> tuple[Knob, ...]:
     """Return what a host or a cluster gives to the server; the default memory follows from the contract's needs."""
-    needs = [target["needs"]["memory"] for target in contract["targets"].values()]
-    most = max(2 * need.get("weights", 0) + need.get("activations", 0) for need in needs)
-    memory = _OVERHEAD_MIB + -(-most // _MIB)
+    memory = _OVERHEAD_MIB + -(-model_memory(contract) // _MIB)
     return (
         Knob("deploy.replicas", "integer", "Servers of a cluster, at least.", 2, 1, 1000, unit="servers"),
         Knob("deploy.max_replicas", "integer", "Servers of a cluster, at most.", 4, 1, 1000, unit="servers"),
         Knob("deploy.cpu", "integer", "Processor time of one server.", 1000, 50, 1024000, unit="milli-cores"),
-        Knob("deploy.memory", "integer", "Memory limit of one server.", memory, 64, 16 << 20, unit="MiB"),
+        Knob(
+            "deploy.memory",
+            "integer",
+            "Memory limit of one server; unset, rendered deployments give more "
+            "where the knobs ask for more processes or larger requests.",
+            memory,
+            64,
+            16 << 20,
+            unit="MiB",
+        ),
     )
+
+
+def model_memory(contract: Mapping[str, JSON]) -> int:
+    """Return the bytes of one loaded copy of the model that runs, of the target that takes the most."""
+    needs = [target["needs"]["memory"] for target in contract["targets"].values()]
+    return int(max(2 * need.get("weights", 0) + need.get("activations", 0) for need in needs))
 
 
 def schema_of(bundle: Bundle) -> Schema:

@@ -138,7 +138,8 @@ class Service:
         except OSError:
             writer.close()
             return
-        await asyncio.gather(_pipe(reader, there[1]), _pipe(there[0], writer))
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.gather(_pipe(reader, there[1]), _pipe(there[0], writer))
 
 
 async def _pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

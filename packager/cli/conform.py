@@ -42,7 +42,9 @@ _AUTHORIZATION = "PACKAGER_ENDPOINT_AUTHORIZATION"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.set_defaults(jobs=len(os.sched_getaffinity(0)))
+    from packager.server import allowance
+
+    parser.set_defaults(jobs=allowance.read().whole_cpus)
     options.bundle(parser)
     parser.add_argument("results", metavar="RESULT", nargs="*", type=Path, help="after `merge`: results to join")
     asked = parser.add_argument("--runtime", action="append", default=[], metavar="NAME[==V]",

@@ -19,6 +19,7 @@ from pathlib import Path
 from packager.compatibility import knowledge
 from packager.compatibility.fleet import Device, Site
 from packager.isolation import sandbox
+from packager.server import allowance
 
 Ask = Callable[[Sequence[str]], str]  # runs a program; empty when it is not there or fails
 
@@ -40,12 +41,16 @@ def describe(name: str, disk: Path, ask: Ask | None = None) -> Site:
         python=f"{sys.version_info.major}.{sys.version_info.minor}",
         machine=processor()[0],
         cpu=processor()[1],
-        memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        memory=allowance.read().memory or _memory(),
         disk=shutil.disk_usage(disk).free,
         devices=tuple(device for device, _ in gpus),
         driver=gpus[0][1] if gpus else None,
         sandbox=sandbox.available() != sandbox.NONE,
     )
+
+
+def _memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def installed() -> dict[str, str]:
@@ -136,6 +141,11 @@ def remarks(site: Site) -> list[tuple[bool, str]]:
         found.append((False, "no runtime is installed beside this program; `packager install` brings its own"))
     for device in site.devices:
         found.append((True, f"{device.name}, compute capability {device.capability}, driver {site.driver}"))
+    allowed, cores = allowance.read(), os.cpu_count() or 1
+    if allowed.cpus < cores:
+        found.append((True, f"{allowed.cpus:g} of {cores} processors are for this process (affinity and quota)"))
+    if allowed.memory is not None:
+        found.append((True, f"{allowed.memory >> 20} of {_memory() >> 20} MiB of memory are for this process"))
     if not site.devices:
         found.append((False, "no GPU that `nvidia-smi` lists: targets for GPUs cannot run here"))
     return found

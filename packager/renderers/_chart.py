@@ -27,7 +27,7 @@ def files(
     bundle: Bundle, values: Resolved, options: Mapping[str, str], objects: Mapping[str, JSON]
 ) -> dict[str, bytes]:  # fmt: skip
     """Return the chart by path; `objects` are those of a release called RELEASE."""
-    given = _values(values, options)
+    given = _values(bundle, values, options)
     chart = {"apiVersion": "v2", "name": re.sub(r"[^a-z0-9]+", "-", bundle.name)[:63].strip("-"), "type": "application",
              "version": bundle.version, "appVersion": bundle.version, "kubeVersion": ">=1.30.0-0",
              "description": f"{bundle.name} {bundle.version}, bundle {bundle.digest}",
@@ -41,12 +41,12 @@ def files(
     return found
 
 
-def _values(values: Resolved, options: Mapping[str, str]) -> JSON:
+def _values(bundle: Bundle, values: Resolved, options: Mapping[str, str]) -> JSON:
     return {
         **{short: options[name] for name, short in _IMAGES.items() if options[name]},
         "replicas": values.values.get("deploy.replicas", 2),
         "maxReplicas": values.values.get("deploy.max_replicas", 2),
-        "resources": _pod.resources(values),
+        "resources": _pod.resources(bundle, values),
         "imagePullSecrets": [],
         "nodeSelector": {},
         "tolerations": [],

@@ -9,13 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 
-from packager import canonical
-from packager.bundle import Bundle
+from packager import canonical, knobs, knobsets
+from packager.bundle import CONTRACT, Bundle
 from packager.canonical import JSON
 from packager.errors import UsageError
 from packager.formats.locked import PYLOCK
 from packager.knobs import Resolved
 from packager.packages import platforms
+from packager.server import allowance
 from packager.serving import SECRETS
 from packager.types import Blob
 
@@ -102,6 +103,37 @@ def carried(bundle: Bundle, runtime: str, wanted: str) -> tuple[str, dict[str, s
     if chosen not in complete:
         raise UsageError(f"`{bundle.name}` carries no wheels for `{chosen}`", hint=f"it has those for {listed}")
     return chosen, {file: f"deps/{runtime}/wheels/{file}" for file in sets[chosen]}
+
+
+def memory(bundle: Bundle, values: Resolved) -> int:
+    """Return the MiB of one server: those the site set, else what it needs with these knobs."""
+    found = values.values
+    asked = allowance.needed(
+        knobsets.model_memory(bundle.load(CONTRACT)), int(found.get("server.processes", 1)),
+        int(found.get("runtime.processes", 0)), int(found.get("server.max_body", 64 << 20)),
+        _traffic(bundle.load(CONTRACT)["interface"]),
+    )  # fmt: skip
+    own = values.settings.get("deploy.memory")
+    if own is not None and own.origin != knobs.DEFAULT:
+        return int(own.value)
+    return max(int(own.value) if own else 0, -(-asked >> 20))
+
+
+def _traffic(interface: JSON) -> allowance.Traffic:
+    """Return what requests of this interface are like, as the server reckons."""
+    spans = {name: span.get("limit", span).get("max") for name, span in interface["dimensions"].items()}
+    inputs, outputs = (
+        [(_item(port["dtype"]), [size if isinstance(size, int) else spans.get(size) for size in port["shape"]])
+         for port in interface[role]]
+        for role in ("inputs", "outputs")
+    )  # fmt: skip
+    return allowance.Traffic.of(inputs, outputs)
+
+
+def _item(dtype: str) -> int:
+    """Return the bytes of an element; 64 for a text."""
+    bits = dtype.lstrip("abcdefghijklmnopqrstuvwxyz")
+    return 64 if dtype == "string" else int(bits) // 8 if bits.isdecimal() else 1
 
 
 def record(

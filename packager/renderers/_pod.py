@@ -45,9 +45,9 @@ def ports(values: Resolved) -> dict[str, int]:
     return found | ({"grpc": values.values["server.grpc_port"]} if "server.grpc_port" in values.values else {})
 
 
-def resources(values: Resolved) -> JSON:
+def resources(bundle: Bundle, values: Resolved) -> JSON:
     """Return requests and limits: memory is both, because a server that is pushed out of memory is no server."""
-    cpu, memory = values.values.get("deploy.cpu", 1000), f"{values.values.get('deploy.memory', 1024)}Mi"
+    cpu, memory = values.values.get("deploy.cpu", 1000), f"{_deployment.memory(bundle, values)}Mi"
     return {"requests": {"cpu": f"{cpu}m", "memory": memory}, "limits": {"memory": memory}}
 
 
@@ -82,7 +82,7 @@ def _server(bundle: Bundle, values: Resolved, options: Mapping[str, str], place:
         "args": ["--knobs=$(KNOBS)", *(f"{serving.SECRETS[knob]}={path}" for knob, path in _secrets(values).items())],
         "env": [{"name": "KNOBS", "valueFrom": {"configMapKeyRef": {"name": place.config, "key": "knobs.json"}}}],
         "ports": [{"name": name, "containerPort": port, "protocol": "TCP"} for name, port in ports(values).items()],
-        "resources": resources(values),
+        "resources": resources(bundle, values),
         "securityContext": _RESTRICTED,
         "startupProbe": {**probe, "periodSeconds": 2, "failureThreshold": max(30, int(start))},
         "readinessProbe": {**probe, "periodSeconds": 5, "failureThreshold": 2},

@@ -73,7 +73,7 @@ def _service(
         "systemd/service", name=bundle.name, version=bundle.version, bundle=bundle.digest,
         program=options["program"], **places, credentials=loads,
         start=str(int(contract.get("slo", {}).get("cold_start_s", 60)) + 60), stop=str(int(found["server.drain"]) + 10),
-        memory=str(found.get("deploy.memory", 1024)), cpu=str(max(1, found.get("deploy.cpu", 1000) // 10)),
+        memory=str(_deployment.memory(bundle, values)), cpu=str(max(1, found.get("deploy.cpu", 1000) // 10)),
         files=str(2 * found["server.max_connections"] + 256),
         private_devices="no" if gpu else "yes", devices="".join(f"DeviceAllow={one} rw\n" for one in _GPU if gpu),
         deny_execute="no" if gpu else "yes", private_network="no" if grpc else "yes",

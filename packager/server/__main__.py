@@ -11,6 +11,7 @@ usable. A start that fails says why in one line on stderr, with a `hint:` line w
 from __future__ import annotations
 
 import argparse
+import logging
 import logging.config
 import os
 import resource
@@ -20,7 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
-from packager.server import config, logs, loops, systemd
+from packager.server import allowance, config, logs, loops, systemd
 from packager.server.batching import Policy
 from packager.server.engine import Work
 from packager.server.errors import StartError
@@ -48,7 +49,10 @@ def main(argv: list[str] | None = None) -> NoReturn:
         if arguments.processes > 1 and arguments.inherited is None:
             code = _supervise(arguments, words)
         else:
-            loops.new().run_until_complete(serve(_config(arguments), _settings(arguments)))
+            found = _config(arguments)
+            if not arguments.standby:
+                _judge_memory(arguments, found)
+            loops.new().run_until_complete(serve(found, _settings(arguments)))
     except StartError as error:
         hint = f"hint: {error.hint}\n" if error.hint else ""
         sys.stderr.write(f"error: {error.message}\n{hint}")
@@ -237,7 +241,17 @@ def _credentials(arguments: argparse.Namespace) -> Credentials | None:
 
 
 def _runs_at_once(arguments: argparse.Namespace) -> int:
-    return max(1, len(os.sched_getaffinity(0)) // (arguments.threads * arguments.processes))
+    return max(1, allowance.read().whole_cpus // (arguments.threads * arguments.processes))
+
+
+def _judge_memory(arguments: argparse.Namespace, found: config.Config) -> None:
+    """Say so where the memory that all processes may have together is less than they may come to need."""
+    limit = allowance.read().memory
+    model = sum(path.stat().st_size for path in found.artefact.parent.iterdir() if path.is_file())
+    traffic = found.interface.traffic()
+    needed = allowance.needed(model, arguments.processes, arguments.runtime_processes, arguments.max_body, traffic)
+    if limit is not None and limit < needed:
+        logs.event("memory may not suffice", logging.WARNING, limit=limit, needed=needed)
 
 
 def _apart(arguments: argparse.Namespace) -> How | None:

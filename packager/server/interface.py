@@ -13,9 +13,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from packager.server.allowance import Traffic
 from packager.server.errors import RequestError, quote
 from packager.server.fields import record, text
-from packager.server.tensors import DATATYPES
+from packager.server.tensors import DATATYPES, dtype_of
 from packager.server.values import Values
 
 # No product of dimensions above this reaches numpy, whose sizes are 64-bit: a shape is text a client chose.
@@ -135,6 +136,15 @@ class Interface:
             total += math.prod(known) * (_TEXT if tensor.dtype == "string" else _NUMBER)
         return total
 
+    def traffic(self) -> Traffic:
+        """Return what requests are like; a text is reckoned with 64 bytes."""
+        inputs, outputs = (
+            [(_item(tensor), [size if isinstance(size, int) else self.range(size).maximum for size in tensor.shape])
+             for tensor in tensors]
+            for tensors in (self.inputs, self.outputs)
+        )  # fmt: skip
+        return Traffic.of(inputs, outputs)
+
     def with_rows(self, most: int) -> Interface:
         """Return this interface with at most `most` rows, where the first dimension of the inputs has a name."""
         firsts = {tensor.shape[0] if tensor.shape else 0 for tensor in self.inputs}
@@ -177,6 +187,10 @@ class Interface:
         """Refuse values that the contract says are not taken. Raises RequestError."""
         for name, limit in self.values.items():
             limit.check(feeds[name], f"input {quote(name)}")
+
+
+def _item(tensor: Tensor) -> int:
+    return 64 if tensor.dtype == "string" else dtype_of(tensor.dtype).itemsize
 
 
 def _mismatch(tensor: Tensor, shape: tuple[int, ...], expectation: str) -> RequestError:

@@ -27,7 +27,7 @@ import os
 import signal
 import time
 from collections.abc import Coroutine
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ from granian.log import LogLevels
 from granian.net import SocketHolder
 from granian.server.embed import Server
 
-from packager.server import logs
+from packager.server import allowance, logs
 from packager.server.app import App
 from packager.server.config import Config
 from packager.server.ending import Ending, age
@@ -92,6 +92,7 @@ async def serve(config: Config, settings: Settings) -> None:
     event(
         "starting", host=address, port=port, model=config.name, version=config.version,
         digest=config.digest, target=config.target, artefact=str(config.artefact), knobs=settings.knobs.digest,
+        workers=settings.work.workers, **asdict(allowance.read()),
     )  # fmt: skip
     stopping = asyncio.create_task(stop.wait())
     if own and own.standby and not (await _load(engine, stopping) and await _first(own.turn(), stopping)):

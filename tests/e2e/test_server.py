@@ -195,7 +195,10 @@ def receive(connection: socket.socket) -> tuple[int, dict[str, str], bytes]:
     rows = top.decode().split("\r\n")
     headers = {name.lower(): content for name, content in (row.split(": ", 1) for row in rows[1:])}
     while len(body) < int(headers.get("content-length", 0)):
-        body += connection.recv(65536)
+        part = connection.recv(65536)
+        if not part:
+            return 0, {}, data
+        body += part
     return int(rows[0].split()[1]), headers, body
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from packager import compat
 from packager.compatibility import compatpage, fleet, host, knowledge
 from packager.compatibility.fleet import Device, Site
 from packager.errors import UsageError
+from packager.server import allowance
 from tests import contracts
 
 FLEET = """
@@ -129,6 +131,18 @@ def test_the_host_describes_itself(tmp_path: Path) -> None:
 def test_a_program_that_is_missing_is_not_ok(level: str, good: bool) -> None:
     ok, message = host.confinement(level)
     assert ok == good and ("no bubblewrap" in message) == (not good)
+
+
+def test_the_host_is_what_this_process_may_have_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "groups").write_text("0::/")
+    (tmp_path / "cpu.max").write_text("25000 100000\n")
+    (tmp_path / "memory.max").write_text(f"{256 << 20}\n")
+    read = allowance.read
+    monkeypatch.setattr(allowance, "read", lambda: read(tmp_path, tmp_path / "groups"))
+    site = host.describe("here", tmp_path, lambda command: "")
+    told = "\n".join(message for _, message in host.remarks(site))
+    assert site.memory == 256 << 20
+    assert f"0.25 of {os.cpu_count()} processors" in told and "256 of " in told
 
 
 def outcome(site: Site, graph: str = "convolution at 18") -> compat.Reach:

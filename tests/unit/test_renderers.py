@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from packager import knobsets
 from packager.errors import IntegrityError, UsageError, WrongContent
 from packager.knobs import Wish
 from packager.packages import wheelfiles
@@ -114,6 +116,27 @@ def test_no_accepted_overlay_adds_a_line_or_a_file(bundle, tmp_path_factory, kin
         keys = [[row.partition(b"=")[0] for row in text.splitlines() if not row.startswith(b"LoadCredential")]
                 for text in (found["tiny.service"][1], plain["tiny.service"][1])]  # fmt: skip
         assert [key for key in keys[0] if key] == [key for key in keys[1] if key]
+
+
+# memory
+
+
+def limits(bundle, place: Path, *wishes: Wish) -> tuple[str, str]:
+    """What a pod and a unit may take."""
+    out = rendered("kubernetes", bundle, place / "kubernetes", *wishes)
+    (unit,) = rendered("systemd", bundle, place / "systemd", *wishes).glob("*.service")
+    (line,) = (row for row in unit.read_text().splitlines() if row.startswith("MemoryMax="))
+    pod = (out / "manifests" / "deployment.yaml").read_text()
+    return re.search(r"limits:\s+memory: (\w+)", pod)[1], line.removeprefix("MemoryMax=")
+
+
+def test_memory_grows_with_what_the_knobs_ask_for_and_is_the_site_s_where_it_says_so(bundle, tmp_path: Path) -> None:
+    least = int(limits(bundle, tmp_path / "a")[0].removesuffix("Mi"))
+    assert least == knobsets.schema_of(bundle)["deploy.memory"].default >= 512
+    more = Wish("server.processes", "3", "--set"), Wish("runtime.processes", "2", "--set")
+    pod, unit = limits(bundle, tmp_path / "b", *more)
+    assert pod == f"{unit[:-1]}Mi" and int(unit[:-1]) >= least + 2 * 384 + 6 * 64
+    assert limits(bundle, tmp_path / "c", *more, Wish("deploy.memory", "700", "--set")) == ("700Mi", "700M")
 
 
 # container
