@@ -8,7 +8,7 @@ is killed anywhere leaves the old release or the new one in service, complete; t
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -118,15 +118,53 @@ def upgrade(
     return done
 
 
-def uninstall(directory: Path) -> list[str]:
+def users(directory: Path) -> dict[int, str]:
+    """Return the processes that serve from an installation, by their ids, each with its command line.
+
+    They are known by their command lines: servers run a program below `releases`, `packager serve` names the
+    directory. Processes that this one may not see, of other containers or behind `hidepid`, are not found.
+    """
+    releases, found = directory.resolve() / RELEASES, {}
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (place / "cmdline").read_bytes().decode("utf-8", "replace").rstrip("\0").split("\0")
+            below = any(Path(word).is_relative_to(releases) for word in words)
+            if below or ("serve" in words and _names(directory.resolve(), words, place / "cwd")):
+                found[int(place.name)] = " ".join(words)
+        except OSError:  # it ended, or is none of our business
+            continue
+    found.pop(os.getpid(), None)
+    return found
+
+
+def _names(directory: Path, words: Sequence[str], folder: Path) -> bool:
+    """Tell whether a word names the directory, seen from a process's own folder."""
+    return any((folder.readlink() / word).resolve() == directory for word in words if not word.startswith("-"))
+
+
+def _check_unused(directory: Path) -> None:
+    """Raise UsageError if processes serve from an installation."""
+    found = users(directory)
+    if found:
+        first = min(found)  # the parent of the others, as a rule
+        others = f" and {len(found) - 1} more" if len(found) > 1 else ""
+        raise UsageError(
+            f"`{directory}` is in use by process {first}{others}: {found[first][:120]}",
+            hint=f"stop it first (`kill {first}`, or its unit), or take the files away under it with --force",
+        )
+
+
+def uninstall(directory: Path, *, force: bool = False) -> list[str]:
     """Remove every release and our own files; return what else is in the directory, which stays.
 
     `current` goes first: whatever is left after a kill is no installation, and the same call removes it. Raises
-    UsageError if nothing of ours is there.
+    UsageError if nothing of ours is there, and unless `force`, if processes serve from it.
     """
     ours = (CURRENT, PREVIOUS, RELEASES, JOURNAL)
     if not any(os.path.lexists(directory / name) for name in (CURRENT, RELEASES, JOURNAL)):
         raise UsageError(f"`{directory}` holds no installation")
+    if not force:
+        _check_unused(directory)
     with locked(directory / LOCK), storage_errors(directory):
         for name in ours:
             path = directory / name

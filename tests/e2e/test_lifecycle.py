@@ -3,17 +3,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import time
+import urllib.request
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.conftest import Project
+from tests.tritonservers import free_ports
 
 pytestmark = pytest.mark.xdist_group("cnn")
 
@@ -119,6 +123,34 @@ def test_a_canary_that_does_not_serve_changes_nothing(versions: Project, both: P
     assert "the canary does not become ready" in done.stderr
     assert os.readlink(site / "current") == before
     assert versions.run("status", site, "--json")["history"][-1]["step"] == "refused"
+
+
+def test_what_serves_is_not_taken_away_and_survives_when_it_is(versions: Project, both: Path, tmp_path: Path) -> None:
+    site = tmp_path / "cnn"
+    shutil.copytree(both, site, symlinks=True)
+    (port,) = free_ports(1)
+    words = [sys.executable, "-m", "packager", "serve", "cnn", "--port", str(port)]
+    with subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.DEVNULL) as server:
+        try:
+            assert eventually_ready(port)
+            refused = versions.run("uninstall", site, code=2).stderr
+            assert f"in use by process {server.pid} and 1 more" in refused and "--force" in refused
+            assert versions.run("status", site, "--json")["current"]
+            versions.run("uninstall", site, "--force")
+            assert eventually_ready(port)
+        finally:
+            server.terminate()
+        assert server.wait(60) == 0
+
+
+def eventually_ready(port: int) -> bool:
+    """Ask until somebody says that it is ready, or a minute has passed."""
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        with contextlib.suppress(OSError):
+            return bool(urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/health/ready", timeout=30).status == 200)
+        time.sleep(0.1)
+    return False
 
 
 def test_the_end(versions: Project, both: Path, tmp_path: Path) -> None:
