@@ -36,7 +36,7 @@ import orjson
 from granian.rsgi import HTTPProtocol, ProtocolClosed, Scope
 
 from packager.server import batching, bodies, costs, extensions, protocol
-from packager.server.engine import Engine
+from packager.server.engine import ALIAS, Engine
 from packager.server.errors import RequestError, quote
 from packager.server.gate import Lease
 from packager.server.guard import Guard
@@ -54,6 +54,7 @@ _WATCH_SECONDS = 0.05  # an answer that comes sooner need not know whether its c
 _CLIENT_CLOSED = 499  # nginx's code for a client that left; only counted, there is nobody to send it to
 _JSON = [("content-type", "application/json")]
 _BINARY = ("content-type", "application/octet-stream")
+_VARIES = ("vary", "accept-encoding")
 _OPEN = "health"  # the route that needs no token: probes have none
 _PROBES = (_OPEN, "metrics")  # who asks there goes on when nobody else does
 
@@ -80,7 +81,7 @@ class Route(NamedTuple):
 class Question(NamedTuple):
     """An inference request as it arrived: its body, the two headers that say how to read it, and what it may hold.
 
-    `brief`: reading it is short enough for the event loop.
+    `brief`: reading it is short enough for the event loop. `wanted`: how the answer is to be encoded.
     """
 
     body: Body
@@ -88,6 +89,7 @@ class Question(NamedTuple):
     header_length: str | None
     lease: Lease
     brief: bool
+    wanted: str
 
 
 class App:
@@ -110,13 +112,21 @@ class App:
             "/v2/knobs": Route("server", read, self._describe_knobs),
             "/metrics": Route("metrics", read, self._exposition),
         }
-        for path in (self._base, f"{self._base}/versions/{self._engine.config.version}"):
-            table[path] = Route("model", read, self._describe_model)
-            table[f"{path}/ready"] = Route("health", read, self._readiness)
-            table[f"{path}/infer"] = Route("infer", ("POST",), self._infer)
-            table[f"{path}/config"] = Route("model", read, self._describe_configuration)
-            table[f"{path}/stats"] = Route("model", read, self._describe_statistics)
-        return table
+        if self._engine.config.name != "stats":
+            table["/v2/models/stats"] = Route("model", read, self._describe_statistics)
+        for version in (self._engine.config.version, ALIAS):
+            table |= self._of_model(f"{self._base}/versions/{version}")
+        return table | self._of_model(self._base)
+
+    def _of_model(self, path: str) -> dict[str, Route]:
+        read = ("GET", "HEAD")
+        return {
+            path: Route("model", read, self._describe_model),
+            f"{path}/ready": Route("health", read, self._readiness),
+            f"{path}/infer": Route("infer", ("POST",), self._infer),
+            f"{path}/config": Route("model", read, self._describe_configuration),
+            f"{path}/stats": Route("model", read, self._describe_statistics),
+        }
 
     async def __rsgi__(self, scope: Scope, proto: HTTPProtocol) -> None:
         """Answer one request; granian calls this."""
@@ -221,13 +231,14 @@ class App:
             encoding = bodies.encoding(headers)
             body = await bodies.read(headers, proto, lease, self._patience)
             told = headers.get("inference-header-content-length")
-            question = Question(body, encoding, told, lease, not encoding and self._is_brief(told, len(body)))
+            wanted = bodies.wanted_encoding(headers.get("accept-encoding"))
+            question = Question(body, encoding, told, lease, not encoding and self._is_brief(told, len(body)), wanted)
             with engine.gate.admit():
                 if question.brief and len(body) <= engine.inline_bytes:
                     if engine.gate.arriving > 1 and not self._pace.has_time():
                         await self._pace.wait()
                     request = self._read(question)
-                    return self._render(request, await engine.prompt(request, len(body)), lease)
+                    return self._render(request, await engine.prompt(request, len(body)), question)
                 return await self._queued(question, proto, deadline)
 
     def _is_brief(self, told: str | None, size: int) -> bool:
@@ -247,8 +258,8 @@ class App:
             request = await loop.run_in_executor(engine.pool, self._read, question)
         results = engine.named(await _awaited(engine.queue(request, deadline), proto, deadline))
         if _is_brief(request, results):
-            return self._render(request, results, question.lease)
-        return await loop.run_in_executor(engine.pool, self._render, request, results, question.lease)
+            return self._render(request, results, question)
+        return await loop.run_in_executor(engine.pool, self._render, request, results, question)
 
     def _read(self, question: Question) -> Request:
         body, lease = question.body, question.lease
@@ -258,12 +269,16 @@ class App:
             body = bodies.inflate(body, question.encoding, lease.gate.limits.max_body, lease.take)
             return self._heads.parse(body, protocol.header_length(question.header_length, len(body)), lease.take)
 
-    def _render(self, request: Request, results: dict[str, Array], lease: Lease) -> Response:
-        reply = self._heads.render(request, results, lease.take)
-        if reply.header_length is None:
-            return Response(200, _JSON, reply.body)
-        length_field = ("inference-header-content-length", str(reply.header_length))
-        return Response(200, [_BINARY, length_field], reply.body)
+    def _render(self, request: Request, results: dict[str, Array], question: Question) -> Response:
+        """Write an answer; the length of its document is that before it is encoded, as Triton's clients expect."""
+        reply = self._heads.render(request, results, question.lease.take)
+        fields = _JSON
+        if reply.header_length is not None:
+            fields = [_BINARY, ("inference-header-content-length", str(reply.header_length))]
+        if not question.wanted or len(reply.body) < bodies.LEAST_ENCODED:
+            return Response(200, fields, reply.body)
+        encoded = bodies.deflate(reply.body, question.wanted)
+        return Response(200, [*fields, ("content-encoding", question.wanted), _VARIES], encoded)
 
 
 def _is_brief(request: Request, results: dict[str, Array]) -> bool:

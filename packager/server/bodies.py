@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Read a request body within its bounds, and undo its content encoding."""
+"""Read a request body within its bounds, undo its content encoding, and encode answers for who asks for it."""
 
 from __future__ import annotations
 
@@ -19,6 +19,9 @@ _PLAIN = ("", "identity")
 _AT_ONCE = 2**20
 _PIECE = 2**18
 _FED = 2**16
+_MOST_CODINGS = 16
+_MOST_MEMBERS = 1024
+LEAST_ENCODED = 1400  # bytes of an answer: what is shorter is one packet as it is
 _MOST_CHUNKS = 2**16
 
 
@@ -102,23 +105,33 @@ def _nothing(size: int) -> None:
 def inflate(
     body: bytes | bytearray, encoding: str, limit: int, take: Callable[[int], None] = _nothing
 ) -> bytes | bytearray:  # fmt: skip
-    """Undo `encoding`, producing at most `limit` bytes; `take` hears of each piece. Raises RequestError."""
+    """Undo `encoding`, producing at most `limit` bytes; `take` hears of each piece. Raises RequestError.
+
+    A body of gzip may have several members, one after the other (RFC 1952 §2.2).
+    """
     if not encoding:
         return body
     inflater, found, view, fed = zlib.decompressobj(_WINDOW[encoding]), bytearray(), memoryview(body), 0
+    members = 1
     try:
-        while fed < len(view) and not inflater.eof:
+        while fed < len(view):
+            if inflater.eof:
+                members += 1
+                if encoding == "deflate" or members > _MOST_MEMBERS:
+                    break
+                inflater = zlib.decompressobj(_WINDOW[encoding])
             piece = view[fed : fed + _FED]
-            fed += len(piece)
             for part in _inflated(inflater, piece):
                 if len(found) + len(part) > limit:
                     raise RequestError(f"expected a body of at most {limit} bytes after inflating", status=413)
                 take(len(part))
                 found += part
+            fed += len(piece) - len(inflater.unused_data)
     except zlib.error:
         raise RequestError(f"the body is not {encoding} data") from None
-    if not inflater.eof or inflater.unused_data or fed < len(view):
-        raise RequestError(f"the body is not one whole stream of {encoding} data")
+    if not inflater.eof or fed < len(view):
+        most = f" (at most {_MOST_MEMBERS} members)" if members > _MOST_MEMBERS else ""
+        raise RequestError(f"the body is not whole {encoding} data{most}")
     return found
 
 
@@ -130,3 +143,20 @@ def _inflated(inflater: Any, piece: bytes | memoryview) -> Iterator[bytes]:
         piece = inflater.unconsumed_tail
         if not piece and len(part) < _PIECE:
             return
+
+
+def wanted_encoding(value: str | None) -> str:
+    """Return what to encode an answer with, for an `Accept-Encoding` header (RFC 9110 §12.5.3); "": nothing."""
+    if not value:
+        return ""
+    told = [row.strip().lower().partition(";") for row in value.split(",")[:_MOST_CODINGS]]
+    wanted = {
+        name.strip() for name, _, rest in told if rest.replace(" ", "") not in ("q=0", "q=0.0", "q=0.00", "q=0.000")
+    }
+    return next((name for name in ("gzip", "deflate") if name in wanted), "")
+
+
+def deflate(body: bytes, encoding: str) -> bytes:
+    """Encode an answer, quickly rather than well."""
+    deflater = zlib.compressobj(1, zlib.DEFLATED, _WINDOW[encoding])
+    return deflater.compress(body) + deflater.flush()

@@ -39,6 +39,7 @@ _MISTAKE_SECONDS = 0.05
 _TICK_SECONDS = 1.0
 _LOOK_SECONDS = 0.005  # between two requests whose values are looked at: some microseconds each
 _TEST_SECONDS = 1.0  # between two self-tests
+ALIAS = "1"  # of the only version there is: Triton's versions are numbers, and its clients ask for the first
 _FREELY: AbstractContextManager[object] = nullcontext()
 
 
@@ -160,8 +161,8 @@ class Engine:
             self.gate.last = time.monotonic()
 
     def check_address(self, name: str, version: str) -> None:
-        """Raise RequestError unless this server has that model; an empty version means any."""
-        if name != self.config.name or version not in ("", self.config.version):
+        """Raise RequestError unless this server has that model; an empty version means any, `1` this one as well."""
+        if name != self.config.name or version not in ("", self.config.version, ALIAS):
             raise self.elsewhere(name, version)
 
     def elsewhere(self, name: str, version: str) -> RequestError:

@@ -66,7 +66,7 @@ def statistics(config: Config, metrics: Metrics) -> dict[str, Any]:
     found = {
         "name": config.name,
         "version": config.version,
-        "last_inference": 0,
+        "last_inference": int(1000 * metrics.last_inference),
         "inference_count": int(rows["sum"]),
         "execution_count": int(runs["count"]),
         "inference_stats": {name: {"count": count, "ns": int(spent * 1e9)} for name, (count, spent) in counts.items()},
@@ -110,7 +110,8 @@ def encoded_statistics(config: Config, metrics: Metrics) -> bytes:
               + _integer(2, found["inference_stats"][name]["ns"]))
         for field, name in enumerate(_DURATIONS, start=1)
     )  # fmt: skip
-    parts = (block(1, found["name"]), block(2, found["version"]), _integer(4, found["inference_count"]),
+    parts = (block(1, found["name"]), block(2, found["version"]), _integer(3, found["last_inference"]),
+             _integer(4, found["inference_count"]),
              _integer(5, found["execution_count"]), block(6, durations))  # fmt: skip
     return block(1, b"".join(parts))
 

@@ -125,7 +125,7 @@ class Heads:
         if layout is not None and length + layout.size == len(body):
             return layout.request(body, length, self._interface, charge)
         request, sizes = protocol.read(body, length, self._interface, charge)
-        if request.id is None and len(sizes) == len(request.feeds):
+        if request.id is None and len(sizes) == len(request.feeds) and not _is_widened(request, sizes):
             self._known.keep(document, Layout.of(request, sizes, self._interface))
         return request
 
@@ -142,6 +142,12 @@ class Heads:
         if reply.header_length is not None and _plain(request, arrays):
             self._written.keep(key, reply.body[: reply.header_length])
         return reply
+
+
+def _is_widened(request: Request, sizes: Sequence[int]) -> bool:
+    """Tell whether an input became larger than the bytes that it came in."""
+    pairs = zip(request.feeds.values(), sizes, strict=True)
+    return any(array.dtype.kind != "O" and array.nbytes != size for array, size in pairs)
 
 
 def _plain(request: Request, arrays: Sequence[Array]) -> bool:

@@ -264,7 +264,8 @@ def _feed(
     item: Message, tensor: Tensor, interface: Interface, sizes: dict[str, int], raw: memoryview | None, charge: Charge
 ) -> Array:  # fmt: skip
     subject = f"input {quote(tensor.name)}"
-    if item.text(2) != tensor.datatype:
+    short = tensors.is_short(item.text(2), tensor.dtype)
+    if item.text(2) != tensor.datatype and not short:
         raise RequestError(f"{subject}: expected datatype {tensor.datatype}, got {quote(item.text(2))}")
     shape = tuple(item.sizes(3, len(tensor.shape) + 1))
     if any(size >= 2**63 for size in shape):
@@ -274,6 +275,10 @@ def _feed(
     typed = item.blocks(5)
     if (raw is None) == (not typed):
         raise RequestError(f"{subject}: expected its data in either `contents` or `raw_input_contents`")
+    if short and raw is None:
+        raise RequestError(f"{subject}: BF16 travels in `raw_input_contents` only")
+    if short and raw is not None:
+        return tensors.widened(raw, math.prod(shape), subject, charge).reshape(shape)
     if raw is not None:
         return tensors.from_binary(raw, tensor.dtype, math.prod(shape), subject, charge).reshape(shape)
     return _contents(typed[-1], tensor, shape, subject, charge).reshape(shape)

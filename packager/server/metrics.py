@@ -30,6 +30,7 @@ for all, those that have ended included. A process hands on what it counted once
 from __future__ import annotations
 
 import resource
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -100,6 +101,7 @@ class Metrics:
             f"{prefix}_outputs_not_finite", "Results with NaN or infinity.", ["output"], registry=registry
         )
         self._answers = Counts()
+        self.last_inference = 0.0  # seconds since the epoch; 0: none yet
         self.lost = prometheus.Counter(
             f"{prefix}_workers_lost", "Processes that run the model and ended unasked.", registry=registry
         )
@@ -133,6 +135,8 @@ class Metrics:
     def count(self, route: str, status: int) -> None:
         """Count an answer; over gRPC `status` is the HTTP status it would have had."""
         self._answers.add((route, status))
+        if status == 200 and route == "infer":
+            self.last_inference = time.time()  # noqa: TID251 - it is the moment that is asked for
 
     def look_at(self, feeds: Mapping[str, Array], ranges: drift.Ranges) -> None:
         """Count what is unusual about the inputs of a request."""

@@ -7,8 +7,9 @@ exception leaves it, whatever the bytes. `render` turns results into a response 
 A body is a JSON document, followed by the raw bytes of those inputs that say `binary_data_size`, in their order; the
 length of the document is then told beside the body. `outputs` selects and orders results; without it, all come.
 `binary_data` of an output, or else `binary_data_output` of the request, says which form a result has; JSON is the
-default. Unknown members are ignored, as the protocol allows; features that change the meaning of a tensor and are
-not offered (shared memory, classification) are refused.
+default. Unknown members are ignored, as the protocol allows, and a member that is `null` is none; features that change
+the meaning of a tensor and are not offered (shared memory, classification) are refused. Numbers of BF16 are taken for
+FP32, which holds each of them.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ VERSION = "1"
 EXTENSIONS = ["binary_tensor_data"]
 Body: TypeAlias = bytes | bytearray
 _REFUSED = ("shared_memory_region", "classification")
+_AROUND = 20  # characters before and behind an error
 
 
 class Wanted(NamedTuple):
@@ -141,8 +143,15 @@ def _document(raw: memoryview) -> dict[str, Any]:
     try:
         value = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
-        raise RequestError(f"the request is not JSON: {str(error)[:200]}{_not_finite(raw)}") from None
+        raise RequestError(f"the request is not JSON: {str(error)[:200]}{_there(error)}{_not_finite(raw)}") from None
     return _object(value, "the request")
+
+
+def _there(error: orjson.JSONDecodeError) -> str:
+    """Show what is around the place of an error."""
+    start = max(0, error.pos - _AROUND)
+    found = error.doc[start : error.pos + _AROUND]
+    return f", at {quote(found)}" if found.strip() else ""
 
 
 def _not_finite(raw: memoryview) -> str:
@@ -173,7 +182,8 @@ def _identifier(document: dict[str, Any]) -> str | None:
 
 
 def _parameters(item: dict[str, Any], subject: str) -> dict[str, Any]:
-    parameters = _object(item.get("parameters", {}), f"{subject}: `parameters`")
+    value = item.get("parameters")
+    parameters = {} if value is None else _object(value, f"{subject}: `parameters`")
     for name in _REFUSED:
         if parameters.get(name):
             raise RequestError(f"{subject}: `{name}` is not offered by this server")
@@ -210,19 +220,25 @@ def _feed(
     item: dict[str, Any], tensor: Tensor, interface: Interface, sizes: dict[str, int], tail: _Tail
 ) -> Array:  # fmt: skip
     subject = f"input {quote(tensor.name)}"
-    if item.get("datatype") != tensor.datatype:
+    short = tensors.is_short(item.get("datatype"), tensor.dtype)
+    if item.get("datatype") != tensor.datatype and not short:
         raise RequestError(f"{subject}: expected datatype {tensor.datatype}, got {quote(item.get('datatype'))}")
     shape = _shape(item, subject)
     interface.check_shape(tensor, shape, sizes)
     size = _parameters(item, subject).get("binary_data_size")
-    if (size is None) == ("data" not in item):
+    data = item.get("data")
+    if (size is None) == (data is None):
         raise RequestError(f"{subject}: expected either `data` or `parameters.binary_data_size`")
     if size is None:
+        if short:
+            raise RequestError(f"{subject}: BF16 travels with `binary_data_size` only")
         gaps = tensor.name in interface.missing
-        return tensors.from_json(item["data"], tensor.dtype, shape, subject, missing=gaps).reshape(shape)
+        return tensors.from_json(data, tensor.dtype, shape, subject, missing=gaps).reshape(shape)
     if type(size) is not int or size < 0:
         raise RequestError(f"{subject}: expected a size in bytes as `binary_data_size`")
     raw = tail.take(size, subject)
+    if short:
+        return tensors.widened(raw, math.prod(shape), subject, tail.charge).reshape(shape)
     return tensors.from_binary(raw, tensor.dtype, math.prod(shape), subject, tail.charge).reshape(shape)
 
 
@@ -249,7 +265,9 @@ def _wanted(document: dict[str, Any], interface: Interface) -> tuple[Wanted, ...
 
 
 def _flag(parameters: dict[str, Any], name: str, default: bool) -> bool:
-    value = parameters.get(name, default)
+    value = parameters.get(name)
+    if value is None:
+        return default
     if not isinstance(value, bool):
         raise RequestError(f"`{name}`: expected true or false")
     return value

@@ -103,6 +103,22 @@ def from_binary(raw: memoryview, dtype: str, count: int, subject: str, charge: C
     return aligned(array, charge)
 
 
+def is_short(datatype: object, dtype: str) -> bool:
+    """Tell whether `datatype` is the upper half of what `dtype` is: such numbers are widened without a loss."""
+    return datatype == "BF16" and dtype == "float32"
+
+
+def widened(raw: memoryview, count: int, subject: str, charge: Charge = free) -> Array:
+    """Return `count` numbers of BF16 as float32, which holds each of them. Raises RequestError."""
+    if len(raw) != 2 * count:
+        raise RequestError(f"{subject}: expected a `binary_data_size` of {2 * count} for its shape, got {len(raw)}")
+    if len(raw) > costs.SMALL:
+        charge(4 * count)
+    found: Array = np.frombuffer(raw, "<u2").astype(np.uint32)
+    found <<= np.uint32(16)
+    return found.view(np.float32)
+
+
 def aligned(array: Array, charge: Charge = free) -> Array:
     """Return `array`, or a copy where it does not start at a multiple of its element's size.
 
@@ -159,21 +175,31 @@ def from_json(data: Any, dtype: str, shape: tuple[int, ...], subject: str, *, mi
     types = types | {type(None)} if missing and kind.kind == "f" else types
     for start in range(0, len(flat), _SLICE):
         part = flat if len(flat) <= _SLICE else flat[start : start + _SLICE]
-        for wrong in set(map(type, part)) - types:
+        if set(map(type, part)) - types:
+            at = next(at for at, item in enumerate(part) if type(item) not in types)
+            wrong = type(part[at])
             told = _MISSING[kind.kind] if wrong is type(None) else ""
-            raise RequestError(f"{subject}: expected {expected} in `data`, got {_JSON_NAMES[wrong]}{told}")
+            place = _place(start + at, shape)
+            raise RequestError(f"{subject}: expected {expected} in `data`, got {_JSON_NAMES[wrong]} {place}{told}")
     if kind.kind == "O":
         return _objects(flat)
     if len(flat) <= _SLICE:
-        return _numbers(flat, kind, subject)
-    return np.concatenate([_numbers(flat[at : at + _SLICE], kind, subject) for at in range(0, len(flat), _SLICE)])
+        return _numbers(flat, kind, subject, 0, shape)
+    parts = (_numbers(flat[at : at + _SLICE], kind, subject, at, shape) for at in range(0, len(flat), _SLICE))
+    return np.concatenate(list(parts))
 
 
-def _numbers(flat: list[Any], kind: np.dtype[Any], subject: str) -> Array:
+def _place(index: int, shape: tuple[int, ...]) -> str:
+    """Say where the element of this number is."""
+    return f"at element {list(map(int, np.unravel_index(index, shape)))}" if shape else "there"
+
+
+def _numbers(flat: list[Any], kind: np.dtype[Any], subject: str, start: int, shape: tuple[int, ...]) -> Array:
+    """Return a part of the elements; `start` is the number of its first."""
     if kind.kind == "f":
-        return _floats(flat, kind, subject)
+        return _floats(flat, kind, subject, start, shape)
     if flat and kind.kind in "iu":
-        _check_integers(flat, kind, subject)
+        _check_integers(flat, kind, subject, start, shape)
     return np.array(flat, dtype=kind)
 
 
@@ -198,20 +224,26 @@ def _unnest(data: list[Any], shape: tuple[int, ...], subject: str) -> list[Any]:
     return data
 
 
-def _check_integers(flat: list[int], kind: np.dtype[Any], subject: str) -> None:
+def _check_integers(
+    flat: list[int], kind: np.dtype[Any], subject: str, start: int, shape: tuple[int, ...]
+) -> None:  # fmt: skip
     limits = np.iinfo(kind)
     for value in (min(flat), max(flat)):
         if not limits.min <= value <= limits.max:
-            raise RequestError(f"{subject}: {value} is out of range for {DATATYPES[kind.name]}")
+            place = _place(start + flat.index(value), shape)
+            raise RequestError(f"{subject}: {value} {place} is out of range for {DATATYPES[kind.name]}")
 
 
-def _floats(flat: list[float | None], kind: np.dtype[Any], subject: str) -> Array:
+def _floats(
+    flat: list[float | None], kind: np.dtype[Any], subject: str, start: int, shape: tuple[int, ...]
+) -> Array:  # fmt: skip
     with np.errstate(over="ignore"):
         array = np.array(flat, dtype=np.float64).astype(kind)
     if not np.isfinite(array).all() and np.isinf(array).any():
+        place = _place(start + int(np.isinf(array).argmax()), shape)
         raise RequestError(
-            f"{subject}: a number in `data` is out of range for {DATATYPES[kind.name]}; an infinity travels with "
-            "`binary_data_size` only"
+            f"{subject}: the number {place} of `data` is out of range for {DATATYPES[kind.name]}; an infinity travels "
+            "with `binary_data_size` only"
         )
     return array
 

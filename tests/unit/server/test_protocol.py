@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from tritonclient.http import InferenceServerClient, InferInput, InferRequestedOutput, InferResult
 
-from packager.server import bodies, protocol, tensors
+from packager.server import bodies, heads, protocol, tensors
 from packager.server.errors import RequestError
 from packager.server.interface import Interface, Range, Tensor
 from packager.server.protocol import Request, Wanted
@@ -228,15 +228,18 @@ REFUSED = {
     "nested wrongly": (image(data=[[1.0, 2.0]]), "the nesting of `data` does not follow its shape"),
     "nested unevenly": (image(data=[[[1.0], [2.0]]]), "the nesting of `data` does not follow its shape"),
     "null in data": (image(data=[1.0, None]), "expected numbers in `data`, got null"),
-    "boolean in numbers": (image(data=[1.0, True]), "expected numbers in `data`, got a boolean"),
+    "boolean in numbers": (image(data=[1.0, True]), "expected numbers in `data`, got a boolean at element [0, 0, 1]"),
     "string in numbers": (image(data=[1.0, "2"]), "expected numbers in `data`, got a string"),
     "list in flat data": (image(data=[1.0, [2.0]]), "expected numbers in `data`, got a list"),
-    "float too large": (image(data=[1.0, 1e39]), "a number in `data` is out of range for FP32"),
+    "float too large": (image(data=[1.0, 1e39]), "the number at element [0, 0, 1] of `data` is out of range for FP32"),
     "fraction for an integer": (
         inputs(FIRST, {**SECOND, "data": [1.5]}),
         "expected integers in `data`, got a fraction",
     ),
-    "integer too large": (inputs(FIRST, {**SECOND, "data": [2**63]}), "9223372036854775808 is out of range for INT64"),
+    "integer too large": (
+        inputs(FIRST, {**SECOND, "data": [2**63]}),
+        "9223372036854775808 at element [0, 0] is out of range for INT64",
+    ),
     "outputs is an object": (document(outputs={"a": 1}), "`outputs`: expected a list"),
     "unknown output": (document(outputs=[{"name": "scores"}]), "unknown output `scores`: did you mean `score`?"),
     "duplicate output": (document(outputs=[{"name": "score"}] * 2), "output `score` appears twice"),
@@ -249,6 +252,46 @@ REFUSED = {
         "`binary_data`: expected true or false",
     ),
 }
+
+
+def test_members_that_are_null_are_none():
+    plain = parse(document())
+    bare = {"id": None, "parameters": None, "outputs": None}
+    item = image()["inputs"]
+    item[0] |= {"parameters": None}
+    item[1] |= {"parameters": {"binary_data_size": None, "shared_memory_region": None}}
+    for value in (bare, {"parameters": {"binary_data_output": None}},
+                  {"outputs": [{"name": name, "parameters": None} for name, _ in plain.wanted]},
+                  {"outputs": [{"name": name, "parameters": {"binary_data": None}} for name, _ in plain.wanted]}):  # fmt: skip
+        found = parse(document(inputs=item, **value))
+        assert found.wanted == plain.wanted and found.id is None
+        assert {name: array.tolist() for name, array in found.feeds.items()} == {
+            name: array.tolist() for name, array in plain.feeds.items()
+        }
+
+
+def test_what_is_not_json_is_shown():
+    with pytest.raises(RequestError, match=r"line 1 column \d+.*at `.*\[1.0, oops\]"):
+        parse(b'{"inputs": [{"data": [1.0, oops]}]}')
+
+
+def test_bf16_is_widened_to_the_float32_that_it_is():
+    one = Interface((Tensor("x", "float32", ("batch", 2)),), (Tensor("y", "float32", ("batch",)),), {})
+    known = heads.Heads(one, "m", "1")
+    wide = np.array([[1.5, -2.0], [np.inf, 3.0e38]], np.float32)
+    raw = (wide.view(np.uint32) >> 16).astype("<u2")
+    for _ in range(2):  # the second time the document is known
+        body, length = binary_body(raw.nbytes, raw.tobytes(), "BF16", [2, 2])
+        found = known.parse(body, length).feeds["x"]
+        assert found.dtype == np.float32
+        assert found.tobytes() == (raw.astype(np.uint32) << 16).view(np.float32).tobytes()
+    for item, sentence in (
+        ({"data": [1.0, 2.0], "shape": [1, 2], "datatype": "BF16"}, "BF16 travels with `binary_data_size` only"),
+        ({"parameters": {"binary_data_size": 8}, "shape": [1, 2], "datatype": "BF16"}, "`binary_data_size` of 4"),
+    ):
+        head = orjson.dumps({"inputs": [{"name": "x", **item}]})
+        with pytest.raises(RequestError, match=sentence):
+            protocol.parse(head + (bytes(8) if "parameters" in item else b""), len(head), one)
 
 
 @pytest.mark.parametrize("case", REFUSED)
@@ -394,15 +437,38 @@ def test_inflate_gives_back_what_was_deflated(encoding):
     [
         (lambda whole: whole[:-1], 400),
         (lambda whole: whole + b"x", 400),
-        (lambda whole: whole + whole, 400),
         (lambda whole: b"x" + whole, 400),
         (lambda whole: b"", 400),
     ],
 )
-def test_inflate_refuses_what_is_not_one_whole_stream(encoding, damage, status):
+def test_inflate_refuses_what_is_no_whole_stream(encoding, damage, status):
     with pytest.raises(RequestError) as caught:
         bodies.inflate(damage(DEFLATED[encoding](b"abc")), encoding, 1000)
     assert caught.value.status == status
+
+
+def test_members_of_gzip_are_joined_and_counted():
+    members = [gzip.compress(bytes([65 + number]) * 70_000 * number) for number in range(4)]
+    assert bodies.inflate(b"".join(members), "gzip", 10**6) == b"B" * 70_000 + b"C" * 140_000 + b"D" * 210_000
+    assert bodies.inflate(gzip.compress(b"a") * 1024, "gzip", 10**6) == b"a" * 1024
+    with pytest.raises(RequestError, match="at most 1024 members"):
+        bodies.inflate(gzip.compress(b"a") * 1025, "gzip", 10**6)
+    with pytest.raises(RequestError) as caught:
+        bodies.inflate(gzip.compress(bytes(600)) * 2, "gzip", 1000)
+    assert caught.value.status == 413
+    with pytest.raises(RequestError):
+        bodies.inflate(zlib.compress(b"a") * 2, "deflate", 1000)
+
+
+@pytest.mark.parametrize(
+    ("told", "wanted"),
+    [(None, ""), ("", ""), ("identity", ""), ("br", ""), ("gzip", "gzip"), ("deflate, GZIP ;q=0.5", "gzip"),
+     ("deflate", "deflate"), ("gzip;q=0, deflate", "deflate"), ("gzip; q=0.0", ""), ("*", ""), (",;=,", "")],
+)  # fmt: skip
+def test_answers_are_encoded_as_the_client_likes(told, wanted):
+    assert bodies.wanted_encoding(told) == wanted
+    if wanted:
+        assert bodies.inflate(bodies.deflate(b"abc" * 999, wanted), wanted, 3000) == b"abc" * 999
 
 
 @pytest.mark.parametrize("encoding", DEFLATED)

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What clients of other servers expect of this one, asked with curl and Triton's own client."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+from onnx import helper
+from tritonclient.http import InferInput, InferRequestedOutput
+
+from tests.e2e.conftest import tool
+from tests.e2e.test_server import (  # noqa: F401 - `app` and `models` are fixtures
+    Server,
+    app,
+    free_port,
+    in_process,
+    models,
+    running,
+    sample,
+    tensor,
+    value,
+    write,
+)
+
+pytestmark = pytest.mark.xdist_group("clients")
+
+
+@pytest.fixture(scope="module")
+def mlp(app: Path, models: dict[str, Path]) -> Iterator[Server]:  # noqa: F811
+    with running(app, models["mlp"]) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def loose(app: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:  # noqa: F811
+    """A model whose contract takes no rows as well."""
+    ports = [value(name, "float32", ["batch", 4]) for name in ("x", "y")]
+    config = write(
+        tmp_path_factory.mktemp("loose") / "loose", [helper.make_node("Relu", ["x"], ["y"])], *map(list, zip(ports))
+    )
+    document = json.loads(config.read_text())
+    document["interface"]["dimensions"] = {"batch": {"min": 0, "max": 512}}
+    config.write_text(json.dumps(document))
+    with running(app, config) as server:
+        yield server
+
+
+def curl(server: Server, path: str, *words: str) -> tuple[int, dict[str, str], bytes]:
+    """Ask with curl; return status, header fields and body."""
+    command = [tool("curl"), "-sS", "-i", *words, f"http://127.0.0.1:{server.port}{path}"]
+    done = subprocess.run(command, capture_output=True, check=True, timeout=60)
+    top, _, body = done.stdout.partition(b"\r\n\r\n")
+    rows = top.decode().split("\r\n")
+    return int(rows[0].split()[1]), {k.lower(): v for k, v in (row.split(": ", 1) for row in rows[1:])}, body
+
+
+def question(rows: int = 2, **members: object) -> str:
+    data = [float(n) for n in range(8 * rows)]
+    return json.dumps({"inputs": [{"name": "x", "datatype": "FP32", "shape": [rows, 8], "data": data}], **members})
+
+
+def test_statistics_of_all_models_and_the_moment_of_the_last_inference(mlp: Server) -> None:
+    assert curl(mlp, "/v2/models/mlp/infer", "-d", question())[0] == 200
+    status, _, body = curl(mlp, "/v2/models/stats")
+    (found,) = json.loads(body)["model_stats"]
+    assert (status, found["name"]) == (200, "mlp")
+    assert abs(found["last_inference"] / 1000 - time.time()) < 60
+    assert mlp.client.get_inference_statistics()["model_stats"][0]["name"] == "mlp"
+    assert mlp.client.get_inference_statistics("mlp")["model_stats"][0]["last_inference"] >= found["last_inference"]
+
+
+def test_the_only_version_is_the_first_to_who_counts_them(mlp: Server, models: dict[str, Path]) -> None:  # noqa: F811
+    x = sample(3)
+    answer = mlp.client.infer("mlp", [tensor("x", x)], model_version="1")
+    assert answer.as_numpy("score").tobytes() == in_process(models["mlp"], {"x": x})[0].tobytes()
+    assert answer.get_response()["model_version"] == "1.4.0"
+    assert mlp.client.is_model_ready("mlp", "1")
+    assert mlp.client.get_model_metadata("mlp", "1")["versions"] == ["1.4.0"]
+    status, _, body = curl(mlp, "/v2/models/mlp/versions/2")
+    assert (status, "unknown version `2`" in json.loads(body)["error"]) == (404, True)
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate"])
+def test_answers_are_compressed_for_who_asks(loose: Server, coding: str) -> None:
+    x = np.tile(np.arange(4, dtype=np.float32), (400, 1))
+    for binary in (True, False):
+        wanted = [InferRequestedOutput("y", binary_data=binary)]
+        answer = loose.client.infer("loose", [tensor("x", x)], outputs=wanted, response_compression_algorithm=coding)
+        assert answer.as_numpy("y").tobytes() == x.tobytes()
+    text = json.dumps({"inputs": [{"name": "x", "datatype": "FP32", "shape": [400, 4], "data": x.ravel().tolist()}]})
+    status, headers, body = curl(loose, "/v2/models/loose/infer", "-d", text, "-H", f"Accept-Encoding: {coding}")
+    assert (status, headers["content-encoding"], headers["vary"]) == (200, coding, "accept-encoding")
+    assert int(headers["content-length"]) == len(body) < 1000
+    status, headers, plain = curl(loose, "/v2/models/loose/infer", "-d", text, "--compressed")
+    assert json.loads(plain)["outputs"][0]["data"] == x.ravel().tolist()
+    assert "content-encoding" not in curl(loose, "/v2/models/loose/infer", "-d", text)[1]
+
+
+def test_a_body_of_several_gzip_members(mlp: Server, tmp_path: Path) -> None:
+    text = question().encode()
+    (tmp_path / "body.gz").write_bytes(gzip.compress(text[:50]) + gzip.compress(text[50:]))
+    words = ["--data-binary", f"@{tmp_path / 'body.gz'}", "-H", "Content-Encoding: gzip"]
+    assert curl(mlp, "/v2/models/mlp/infer", *words)[0] == 200
+
+
+def test_null_members_and_a_clear_place_of_what_is_wrong(mlp: Server) -> None:
+    assert curl(mlp, "/v2/models/mlp/infer", "-d", question(id=None, outputs=None, parameters=None))[0] == 200
+    for old, new, sentence in (
+        ("11.0", '"eleven"', "got a string at element [1, 3]"), ("11.0", "1e99", "the number at element [1, 3]"),
+        ("11.0", "NaN", "9.0, 10.0, NaN, 12.0"),
+    ):  # fmt: skip
+        status, _, body = curl(mlp, "/v2/models/mlp/infer", "-d", question().replace(old, new))
+        assert (status, sentence in json.loads(body)["error"]) == (400, True), body
+
+
+def test_no_rows_are_answered_with_none_where_the_contract_takes_none(loose: Server) -> None:
+    for binary in (True, False):
+        item = InferInput("x", [0, 4], "FP32").set_data_from_numpy(np.empty((0, 4), np.float32), binary_data=binary)
+        answer = loose.client.infer("loose", [item], outputs=[InferRequestedOutput("y", binary_data=binary)])
+        assert answer.get_output("y")["shape"] == [0, 4]
+        full = loose.client.infer("loose", [tensor("x", np.ones((2, 4), np.float32))])
+        assert full.as_numpy("y").tolist() == [[1] * 4] * 2
+
+
+def test_bf16_of_tritons_client_is_taken_for_float32(loose: Server) -> None:
+    x = np.array([[1.5, -2.0, 0.25, 3.0]], np.float32)
+    item = InferInput("x", [1, 4], "BF16").set_data_from_numpy(x.astype(ml_dtypes.bfloat16))
+    assert loose.client.infer("loose", [item]).as_numpy("y").tolist() == [[1.5, 0.0, 0.25, 3.0]]
