@@ -14,6 +14,7 @@ and 2 times as many for a CNN. What a client can make it hold:
 | requests in flight | `max_in_flight`, shared with HTTP: RESOURCE_EXHAUSTED |
 | calls that wait for a thread | as many again: RESOURCE_EXHAUSTED |
 | time for an answer | `request_timeout`, or the call's own deadline: DEADLINE_EXCEEDED |
+| streams that are open | 16, a thread and a message each: RESOURCE_EXHAUSTED |
 | metadata of a call | 64 KiB |
 
 Every connection is told to end (GOAWAY) when it is some seconds old and its client, which is not troubled with it,
@@ -21,6 +22,9 @@ makes another. That is the one way in which grpcio ends a connection and still a
 `stop` cancels them. So a process that drains stops listening and waits until its connections have aged.
 
 A refusal has the sentence HTTP gives; `_CODES` pairs the statuses. A call that is cancelled while it waits is not run.
+
+Streams are for clients that have only those: each question has one answer, in their order. A server that ends cancels
+streams that wait for a question.
 """
 
 from __future__ import annotations
@@ -30,13 +34,13 @@ import importlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from packager.server import batching, messages, places, protocol
+from packager.server import batching, messages, places, protocol, services
 from packager.server.arrivals import Threads
 from packager.server.engine import Engine
 from packager.server.errors import RequestError, StartError, quote
@@ -50,6 +54,8 @@ from packager.server.traces import Span
 _SERVICE = "/inference.GRPCInferenceService/"
 _METADATA_BYTES = 2**16
 _LOOK_SECONDS = 0.1
+_STREAMS = 16
+_WATCH_SECONDS = 0.2
 _PROBES = 2  # threads of their own, so that health is told whatever the others wait for
 _THREADS = 16  # waiting for the runtime costs a thread and no processor; as many can share a run
 _CODES = {
@@ -58,6 +64,7 @@ _CODES = {
 }  # fmt: skip
 
 Method = Callable[[bytes, Any], bytes]
+Stream = Callable[[Iterator[bytes], Any], Iterator[bytes]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +101,9 @@ class Rpc:
             ("grpc.max_connection_age_ms", int(age * 1000)),
         ]  # fmt: skip
         self._threads = Threads(_THREADS, limits.body_timeout, "grpc")
+        self._streaming = Threads(_STREAMS + _PROBES, limits.body_timeout, "grpc-stream")
+        self._streams: set[Any] = set()  # contexts of those that are open
+        self._waiting: set[Any] = set()  # and of those that wait for a question
         self._probes = Threads(_PROBES, limits.body_timeout, "grpc-health")
         self._server = self._grpc.server(
             self._threads,
@@ -127,6 +137,8 @@ class Rpc:
         """Accept no further connections, and return when those there were have ended by age."""
         await places.leave(await asyncio.to_thread(places.held, self._port, listening=True), ours=True)
         while await asyncio.to_thread(places.held, self._port, listening=False):
+            for waiting in list(self._waiting):
+                waiting.cancel()
             await asyncio.sleep(_LOOK_SECONDS)
 
     def stop(self, seconds: float) -> None:
@@ -134,12 +146,14 @@ class Rpc:
         self._server.stop(seconds).wait()
 
     def _handler(self) -> Any:
-        grpc, methods = self._grpc, self._methods()
+        grpc = self._grpc
+        handlers = {name: grpc.unary_unary_rpc_method_handler(method) for name, method in self._methods().items()}
+        streams = {name: self._opened(route, stream) for name, (route, stream) in self._streams_of().items()}
+        handlers |= {name: grpc.stream_stream_rpc_method_handler(stream) for name, stream in streams.items()}
 
         class Handler(grpc.GenericRpcHandler):  # type: ignore[name-defined]
             def service(self, details: Any) -> Any:
-                method = methods.get(details.method)
-                return None if method is None else grpc.unary_unary_rpc_method_handler(method)
+                return handlers.get(details.method)
 
         return Handler()
 
@@ -154,7 +168,51 @@ class Rpc:
             "ModelConfig": ("model", self._describe_configuration),
             "ModelStatistics": ("model", self._describe_statistics),
         }
-        return {_SERVICE + name: self._guarded(route, method) for name, (route, method) in table.items()}
+        whole = {_SERVICE + name: pair for name, pair in table.items()}
+        whole[f"{services.HEALTH}Check"] = ("health", self._check_health)
+        return {name: self._guarded(route, method) for name, (route, method) in whole.items()}
+
+    def _streams_of(self) -> Mapping[str, tuple[str, Stream]]:
+        """Return what answers several messages; who asks but once is answered as one who might ask again."""
+        reflections = {f"{path}ServerReflectionInfo": ("server", self._reflect) for path in services.REFLECTION}
+        return {
+            f"{_SERVICE}ModelStreamInfer": ("infer", self._infer_each),
+            f"{services.HEALTH}Watch": ("health", self._watch_health),
+            **reflections,
+        }
+
+    def _opened(self, route: str, stream: Stream) -> Stream:
+        """Bound how many streams are open, and refuse who may not ask."""
+        codes = self._grpc.StatusCode
+
+        def answer(questions: Iterator[bytes], context: Any) -> Iterator[bytes]:
+            self._streaming.arrived()
+            if len(self._streams) >= _STREAMS:
+                context.abort(codes.RESOURCE_EXHAUSTED, f"{_STREAMS} streams are open, as many as this server takes")
+            self._streams.add(context)
+            try:
+                if route != "health":
+                    self._guard.check(dict(context.invocation_metadata()).get("authorization"))
+                yield from stream(self._asked(questions, context), context)
+            except RequestError as error:
+                context.abort(getattr(codes, _CODES.get(error.status, "INVALID_ARGUMENT")), error.message)
+            finally:
+                self._streams.discard(context)
+
+        answer.experimental_thread_pool = self._streaming  # type: ignore[attr-defined]
+        return answer
+
+    def _asked(self, questions: Iterator[bytes], context: Any) -> Iterator[bytes]:
+        """Yield the messages of a stream, of which it is known when it waits for one."""
+        while True:
+            self._waiting.add(context)
+            try:
+                message = next(questions)
+            except StopIteration:
+                return
+            finally:
+                self._waiting.discard(context)
+            yield message
 
     def _guarded(self, route: str, method: Method) -> Method:
         """Turn refusals into statuses, everything else into INTERNAL with the reason in the log."""
@@ -218,10 +276,52 @@ class Rpc:
         if fields.text(1):  # statistics of no model are those of all
             self._engine.check_address(fields.text(1), fields.text(2))
 
+    def _check_health(self, message: bytes, context: Any) -> bytes:
+        found = services.health(message, self._engine.config.name, self._engine.ready)
+        if found is None:
+            raise RequestError("unknown service: ask for none, a service of this server, or its model", status=404)
+        return found
+
+    def _watch_health(self, questions: Iterator[bytes], context: Any) -> Iterator[bytes]:
+        """Tell the status, and each other one when it comes."""
+        message, told = next(questions), b""
+        self._waiting.add(context)
+        try:
+            while context.is_active():
+                found = services.health(message, self._engine.config.name, self._engine.ready) or services.unknown()
+                if found != told:
+                    told = found
+                    yield told
+                time.sleep(_WATCH_SECONDS)
+        finally:
+            self._waiting.discard(context)
+
+    def _reflect(self, questions: Iterator[bytes], context: Any) -> Iterator[bytes]:
+        return map(services.reflected, questions)
+
+    def _infer_each(self, questions: Iterator[bytes], context: Any) -> Iterator[bytes]:
+        """Answer each question of a stream with ModelStreamInferResponse, a refusal too."""
+        for message in questions:
+            status, error, answered = 200, "", b""
+            self._engine.asked()
+            try:
+                answered = self._answer(message, None, self._engine.deadline(None))
+            except RequestError as refusal:
+                status, error = refusal.status, refusal.message
+            except Exception:  # the outer boundary, as over HTTP
+                event("request failed", logging.ERROR, failure=True, path="grpc stream")
+                status, error = 500, "the request failed inside the server; its log has the reason"
+            self._engine.metrics.count("infer", status)
+            self._engine.look()
+            yield block(2, answered) if status == 200 else block(1, error) + block(2, _named(message))
+
     def _infer(self, message: bytes, context: Any) -> bytes:
+        context.add_callback(self._engine.look)
+        return self._answer(message, context, self._engine.deadline(context.time_remaining()))
+
+    def _answer(self, message: bytes, context: Any, deadline: float | None) -> bytes:
+        """Answer a question; `context` of None: it is not given up when its client leaves. Raises RequestError."""
         engine, config = self._engine, self._engine.config
-        deadline = engine.deadline(context.time_remaining())
-        context.add_callback(engine.look)
         with engine.arriving() as lease:
             lease.hold(len(message))
             with engine.gate.admit():
@@ -236,9 +336,18 @@ class Rpc:
                 return messages.render(request, results, config.name, config.version)
 
 
+def _named(message: bytes) -> bytes:
+    """Return ModelInferResponse with nothing but the id of its question, by which clients know it."""
+    try:
+        told = messages.read(message).text(3)
+    except RequestError:
+        return b""
+    return block(3, told) if told else b""
+
+
 def _awaited(answer: Future[Sequence[Array]], context: Any, deadline: float | None) -> Sequence[Array]:
     """Wait for an answer until its deadline, or until the client cancels. Raises RequestError."""
-    if not context.add_callback(answer.cancel):
+    if context is not None and not context.add_callback(answer.cancel):
         answer.cancel()
     try:
         # A call without a deadline has one in some hundred years here, longer than a thread can wait.
