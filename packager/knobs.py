@@ -28,7 +28,9 @@ _MOST_LABELS = 16
 _MOST_ITEMS = 64
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
-Kind: TypeAlias = Literal["integer", "number", "boolean", "choice", "host", "secret", "labels", "integers"]
+Kind: TypeAlias = Literal[
+    "integer", "number", "boolean", "choice", "host", "secret", "labels", "integers", "path", "origins"
+]
 Needs: TypeAlias = Literal["restart", "reload"]
 
 NAME = r"[a-z][a-z0-9_]{0,31}\.[a-z][a-z0-9_]{0,31}"
@@ -37,12 +39,16 @@ _PATTERNS: Mapping[str, str] = {
     "host": r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?|[0-9A-Fa-f:.]{2,45}",
     "secret": r"file:(/[A-Za-z0-9_@%+=,-][A-Za-z0-9._@%+=,-]{0,99}){1,16}|env:[A-Z][A-Z0-9_]{0,63}"
     r"|k8s:[a-z0-9][a-z0-9.-]{0,99}/[A-Za-z0-9_][A-Za-z0-9._-]{0,99}",
+    "path": r"(/[A-Za-z0-9._~-]{1,64}){1,8}",
+    "origins": r"\*|https?://[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?(:[0-9]{1,5})?",
     "labels": r"[A-Za-z0-9]([A-Za-z0-9 ._:/@+-]{0,61}[A-Za-z0-9])?",
 }
 _EXPECTED = {
     "host": "a host name or address",
     "secret": "where the secret is: file:/absolute/path, env:NAME or k8s:secret/key",
     "labels": "up to 63 letters, digits and ` ._:/@+-`",
+    "path": "a path such as /models/digits, without an end slash",
+    "origins": "origins such as https://app.example.org, or *",
     "boolean": "true or false",
     "integers": f"up to {_MOST_ITEMS} different whole numbers",
 }
@@ -82,11 +88,13 @@ class Knob:
             case "integers":
                 return {"type": "array", "items": {"type": "integer", **bounds}, "maxItems": _MOST_ITEMS,
                         "uniqueItems": True}  # fmt: skip
+            case "origins":
+                return {"type": "array", "items": text, "maxItems": _MOST_ITEMS, "uniqueItems": True}
             case "labels":
                 keys = {"pattern": f"^({_LABEL})$", "not": {"pattern": r"\n"}}
                 return {"type": "object", "propertyNames": keys, "additionalProperties": text,
                         "maxProperties": _MOST_LABELS}  # fmt: skip
-            case "host" | "secret":
+            case "host" | "secret" | "path":
                 return text
 
     def expected(self) -> str:
@@ -112,17 +120,22 @@ class Knob:
             case "integers":
                 return (isinstance(value, list) and len({*map(repr, value)}) == len(value) <= _MOST_ITEMS
                         and all(type(item) is int and self.low <= item <= self.high for item in value))  # fmt: skip
+            case "origins":
+                return (isinstance(value, list) and len({*map(repr, value)}) == len(value) <= _MOST_ITEMS
+                        and all(_matches("origins", item) for item in value))  # fmt: skip
             case "labels":
                 return (isinstance(value, dict) and len(value) <= _MOST_LABELS
                         and all(re.fullmatch(_LABEL, key) and _matches("labels", text)
                                 for key, text in value.items()))  # fmt: skip
-            case "host" | "secret":
+            case "host" | "secret" | "path":
                 return _matches(self.kind, value)
 
     def read(self, text: str) -> JSON:
         """Return the value that `text` writes, as environments and command lines do; `text` itself if it is none."""
         if self.kind == "boolean":
             return {"true": True, "false": False}.get(text, text)
+        if self.kind == "origins":
+            return [part.strip() for part in text.split(",")] if text else []
         if self.kind == "integers":
             parts = [part.strip() for part in text.split(",")] if text else []
             return [int(part) for part in parts] if all(map(_is_whole, parts)) else text

@@ -95,6 +95,11 @@ _SERVING = (
     Knob("server.drain", "number", "To finish requests after SIGTERM.", 30, 0, 86400, unit="s", needs="reload"),
     Knob("server.quiet", "number", "Without a request, after SIGTERM, before no connection is taken any more; for "
          "balancers that learn from probes, longer than they take to learn.", 1, 0, 86400, unit="s", needs="reload"),
+    Knob("server.path_prefix", "path", "That proxies leave before the paths here; unset: none.", needs="reload"),
+    Knob("server.forwarded", "boolean", "Believe the X-Forwarded-… headers, which a proxy in front has to write.",
+         False, needs="reload"),
+    Knob("server.cors", "origins", "Origins whose pages in browsers may ask; `*` is every one. Unset: none.",
+         needs="reload"),
     Knob("auth.tokens", "secret", "File of bearer tokens, one a line; clients need one of them.", needs="reload"),
     Knob("tls.certificate", "secret", "PEM chain to serve TLS with; goes with tls.key.", needs="reload"),
     Knob("tls.key", "secret", "PEM key of that chain.", needs="reload"),

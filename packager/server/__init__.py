@@ -16,6 +16,8 @@ One request, in reading order of the modules:
     heads      documents that were seen before              turns      short runs that share a turn of the event loop
     drift      values that the contract does not expect     pages      huge pages behind the model's weights
     metrics    what Prometheus reads                        logs       one JSON line per event on stderr
+    ending     SIGTERM without a lost request               allowance  processors and memory of this process
+    services   gRPC's health and reflection                 proxies    prefixes, forwarded headers, CORS
 
 The law of the whole: a request is either answered with the bytes the runtime produced, or refused with one sentence
 that names what is wrong. Nothing is rounded, clipped, reshaped, padded or guessed on the way.

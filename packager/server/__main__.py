@@ -29,6 +29,7 @@ from packager.server.gate import Limits
 from packager.server.guard import Guard
 from packager.server.inherited import WAITS, Inherited
 from packager.server.knobs import Knobs
+from packager.server.proxies import Proxies
 from packager.server.rpc import Credentials
 from packager.server.serve import Settings, serve
 from packager.server.supervisor import Plan, Supervisor
@@ -80,7 +81,8 @@ _KNOBS = {
     "server.max_body": "max_body", "server.max_in_flight": "max_in_flight",
     "server.max_connections": "max_connections", "server.read_timeout": "read_timeout",
     "server.body_timeout": "body_timeout", "server.request_timeout": "request_timeout", "server.drain": "drain",
-    "server.quiet": "quiet",
+    "server.quiet": "quiet", "server.path_prefix": "path_prefix", "server.forwarded": "forwarded",
+    "server.cors": "cors",
     "tracing.host": "tracing_host", "tracing.port": "tracing_port", "tracing.ratio": "tracing_ratio",
     "runtime.threads": "threads", "runtime.processes": "runtime_processes",
     "log.level": "log_level", "log.format": "log_format",
@@ -91,7 +93,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     """Parse twice: what `--knobs` says becomes the defaults, checked by the same rules as the options."""
     parser = _parser()
     knobs = parser.parse_args(argv).knobs
-    values = {_KNOBS[name]: str(value) for name, value in knobs.values.items() if name in _KNOBS}
+    values = {_KNOBS[name]: _written(value) for name, value in knobs.values.items() if name in _KNOBS}
     parser.set_defaults(**values)
     arguments = parser.parse_args(argv)
     if bool(arguments.tls_certificate) != bool(arguments.tls_key):
@@ -99,6 +101,13 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     if arguments.tls_client_ca and not arguments.tls_key:
         parser.error("--tls-client-ca needs --tls-certificate and --tls-key")
     return arguments
+
+
+def _written(value: object) -> str:
+    """Return a knob's value as the command line has it."""
+    if isinstance(value, list):
+        return ",".join(map(str, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _config(arguments: argparse.Namespace) -> config.Config:
@@ -143,6 +152,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--tls-key", type=Path, metavar="PEM", help="and this key")
     parser.add_argument("--tls-client-ca", type=Path, metavar="PEM", help="clients need a certificate of these CAs")
     parser.add_argument("--tokens", type=Path, metavar="FILE", help="clients need one of these bearer tokens")
+    parser.add_argument("--path-prefix", default="", help="that proxies leave before the paths here (none)")
+    parser.add_argument("--forwarded", choices=("true", "false"), default="false", help="believe X-Forwarded-… headers")
+    parser.add_argument("--cors", default="", metavar="ORIGIN,…", help="origins whose pages may ask, * for all (none)")
     parser.add_argument("--tracing-host", help="send spans to the OpenTelemetry collector there (none)")
     parser.add_argument("--tracing-port", type=_number(int, 1, 65535), default=4318, help="(%(default)s)")
     parser.add_argument("--tracing-ratio", type=_number(float, 0, 1), default=0.01, help="of requests (%(default)s)")
@@ -213,6 +225,9 @@ def _settings(arguments: argparse.Namespace) -> Settings:
         log_format=arguments.log_format,
         knobs=arguments.knobs,
         tls=_credentials(arguments),
+        proxies=Proxies(
+            arguments.path_prefix, arguments.forwarded == "true", frozenset(filter(None, arguments.cors.split(",")))
+        ),
         guard=Guard.read(arguments.tokens) if arguments.tokens else Guard(),
         collector=Collector(arguments.tracing_host, arguments.tracing_port, arguments.tracing_ratio)
         if arguments.tracing_host

@@ -35,7 +35,7 @@ from typing import Any, NamedTuple, TypeAlias
 import orjson
 from granian.rsgi import HTTPProtocol, ProtocolClosed, Scope
 
-from packager.server import batching, bodies, costs, extensions, protocol
+from packager.server import batching, bodies, costs, extensions, openapi, protocol
 from packager.server.engine import ALIAS, Engine
 from packager.server.errors import RequestError, quote
 from packager.server.gate import Lease
@@ -45,12 +45,14 @@ from packager.server.logs import LOGGER, event
 from packager.server.pace import Pace
 from packager.server.patience import Patience
 from packager.server.protocol import Body, Request
+from packager.server.proxies import Proxies
 from packager.server.tensors import Array
 
 # JSON is parsed and written at about 100 MB/s: a longer document would hold up the event loop for a millisecond.
 _INLINE_DOCUMENT_BYTES = costs.SMALL
 _INLINE_BYTES = 2**20  # of numbers: 0.1 ms to copy, where they have to be
 _WATCH_SECONDS = 0.05  # an answer that comes sooner need not know whether its client is still there
+_NO_CONTENT = 204
 _CLIENT_CLOSED = 499  # nginx's code for a client that left; only counted, there is nobody to send it to
 _JSON = [("content-type", "application/json")]
 _BINARY = ("content-type", "application/octet-stream")
@@ -95,8 +97,8 @@ class Question(NamedTuple):
 class App:
     """One engine over HTTP."""
 
-    def __init__(self, engine: Engine, guard: Guard) -> None:
-        self._engine, self._guard = engine, guard
+    def __init__(self, engine: Engine, guard: Guard, proxies: Proxies) -> None:
+        self._engine, self._guard, self._proxies = engine, guard, proxies
         self._base = f"/v2/models/{engine.config.name}"
         self._routes = self._table()
         self._heads = Heads(engine.config.interface, engine.config.name, engine.config.version)
@@ -110,6 +112,7 @@ class App:
             "/v2/health/live": Route("health", read, self._live),
             "/v2/health/ready": Route("health", read, self._readiness),
             "/v2/knobs": Route("server", read, self._describe_knobs),
+            "/openapi.json": Route("server", read, self._describe_paths),
             "/metrics": Route("metrics", read, self._exposition),
         }
         if self._engine.config.name != "stats":
@@ -130,11 +133,12 @@ class App:
 
     async def __rsgi__(self, scope: Scope, proto: HTTPProtocol) -> None:
         """Answer one request; granian calls this."""
-        route = self._routes.get(scope.path)
+        path = self._proxies.path(scope.path)
+        route = self._routes.get(path)
         span = self._engine.tracer.begin(scope.headers.get("traceparent")) if route and route.name == "infer" else None
         status = _CLIENT_CLOSED
         try:
-            response = await self._answer(route, scope, proto)
+            response = self._preflight(scope) or await self._answer(route, path, scope, proto)
             status = response.status
         except ProtocolClosed:
             self._engine.look()
@@ -142,9 +146,11 @@ class App:
         finally:
             self._count(route, status, scope)
             if span:
-                told = {"url.path": scope.path, "http.request.method": scope.method}
+                told = {"url.path": path, "http.request.method": scope.method}
                 self._engine.tracer.end(span, "infer", status, **told)
         headers = response.headers
+        if self._proxies.origins and response.status != _NO_CONTENT:
+            headers = [*headers, *self._proxies.fields(scope.headers)]
         if self._engine.draining:
             headers = [*headers, ("connection", "close")]
             if route is None or route.name not in _PROBES:
@@ -152,12 +158,17 @@ class App:
         proto.response_bytes(response.status, headers, response.body)
         self._engine.look()
 
-    async def _answer(self, route: Route | None, scope: Scope, proto: HTTPProtocol) -> Response:
+    def _preflight(self, scope: Scope) -> Response | None:
+        """Answer a browser that asks whether a page may ask; it sends no token."""
+        found = self._proxies.preflight(scope.method, scope.headers)
+        return None if found is None else Response(_NO_CONTENT, found, b"")
+
+    async def _answer(self, route: Route | None, path: str, scope: Scope, proto: HTTPProtocol) -> Response:
         try:
             if route is None or route.name != _OPEN:
                 self._guard.check(scope.headers.get("authorization"))
             if route is None:
-                raise self._not_found(scope.path)
+                raise self._not_found(path)
             if scope.method not in route.methods:
                 allowed = ", ".join(route.methods)
                 return _refusal(405, f"expected method {allowed}, got {quote(scope.method)}", ("allow", allowed))
@@ -169,13 +180,14 @@ class App:
         except ProtocolClosed:
             raise
         except Exception:  # the outer boundary: the log gets the reason, the client only that there is one
-            event("request failed", logging.ERROR, failure=True, path=scope.path)
+            event("request failed", logging.ERROR, failure=True, path=path)
             return _refusal(500, "the request failed inside the server; its log has the reason")
 
     def _count(self, route: Route | None, status: int, scope: Scope) -> None:
         self._engine.metrics.count("other" if route is None else route.name, status)
         if LOGGER.isEnabledFor(logging.DEBUG):
-            event("request", logging.DEBUG, method=scope.method, path=scope.path, status=status, client=scope.client)
+            client = self._proxies.client(scope.headers, scope.client)
+            event("request", logging.DEBUG, method=scope.method, path=scope.path, status=status, client=client)
 
     def _not_found(self, path: str) -> RequestError:
         parts = path.split("/")
@@ -189,6 +201,9 @@ class App:
         return _json(
             {"name": "packager", "version": protocol.VERSION, "extensions": [*protocol.EXTENSIONS, *extensions.NAMES]}
         )
+
+    async def _describe_paths(self, scope: Scope, proto: HTTPProtocol) -> Response:
+        return _json(openapi.document(self._engine.config, self._proxies.base(scope.headers)))
 
     async def _describe_knobs(self, scope: Scope, proto: HTTPProtocol) -> Response:
         return _json(self._engine.knobs.to_json())

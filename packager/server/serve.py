@@ -49,6 +49,7 @@ from packager.server.inherited import READY, Inherited
 from packager.server.knobs import Knobs
 from packager.server.logs import event
 from packager.server.places import claim, unavailable
+from packager.server.proxies import Proxies
 from packager.server.rpc import Credentials, Rpc
 from packager.server.systemd import Supervisor
 from packager.server.traces import Collector
@@ -72,6 +73,7 @@ class Settings:
     knobs: Knobs = field(default_factory=Knobs)
     tls: Credentials | None = None
     guard: Guard = field(default_factory=Guard)
+    proxies: Proxies = field(default_factory=Proxies)
     inherited: Inherited | None = None
     collector: Collector | None = None
     supervisor: Supervisor = field(default_factory=Supervisor)
@@ -85,7 +87,7 @@ async def serve(config: Config, settings: Settings) -> None:
     own, supervisor = settings.inherited, settings.supervisor
     address, port = _place(settings)
     engine = Engine(config, settings.limits, settings.work, settings.knobs, settings.collector)
-    server = supervisor.adopt(_server(App(engine, settings.guard), address, settings))
+    server = supervisor.adopt(_server(App(engine, settings.guard, settings.proxies), address, settings))
     stop = _signals()
     if own:
         own.watch(stop)

@@ -13,8 +13,9 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
+from jsonschema import Draft202012Validator
 from onnx import helper
-from tritonclient.http import InferInput, InferRequestedOutput
+from tritonclient.http import InferenceServerClient, InferInput, InferRequestedOutput
 
 from tests.e2e.conftest import tool
 from tests.e2e.test_server import (  # noqa: F401 - `app` and `models` are fixtures
@@ -134,3 +135,91 @@ def test_bf16_of_tritons_client_is_taken_for_float32(loose: Server) -> None:
     x = np.array([[1.5, -2.0, 0.25, 3.0]], np.float32)
     item = InferInput("x", [1, 4], "BF16").set_data_from_numpy(x.astype(ml_dtypes.bfloat16))
     assert loose.client.infer("loose", [item]).as_numpy("y").tolist() == [[1.5, 0.0, 0.25, 3.0]]
+
+
+# --- behind proxies, and from browsers -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def fronted(app: Path, models: dict[str, Path]) -> Iterator[Server]:  # noqa: F811
+    """A server that proxies and pages in browsers reach, by its knobs."""
+    values = {"server.path_prefix": "/models/mlp", "server.forwarded": True, "log.level": "debug",
+              "server.cors": ["https://app.example.org", "http://localhost:3000"]}  # fmt: skip
+    knobs = json.dumps({"digest": "sha256:" + "1" * 64, "values": values})
+    with running(app, models["mlp"], f"--knobs={knobs}") as server:
+        yield server
+
+
+def test_paths_are_found_below_the_prefix_and_without_it(fronted: Server, mlp: Server) -> None:
+    for path in ("/models/mlp/v2/models/mlp/infer", "/v2/models/mlp/infer"):
+        assert curl(fronted, path, "-d", question())[0] == 200
+    assert curl(fronted, "/models/mlp/v2/health/ready")[0] == 200
+    assert curl(fronted, "/models/mlpx/v2/health/ready")[0] == 404
+    assert curl(mlp, "/models/mlp/v2/health/ready")[0] == 404
+    with InferenceServerClient(f"127.0.0.1:{fronted.port}/models/mlp") as client:
+        assert client.infer("mlp", [tensor("x", sample(2))]).as_numpy("score").shape == (2, 3)
+
+
+def test_who_asked_is_what_the_proxy_says_where_it_is_believed(fronted: Server, app: Path, models: dict) -> None:  # noqa: F811
+    told = ["-H", "X-Forwarded-For: 203.0.113.9, 198.51.100.7"]
+    curl(fronted, "/v2/health/live", *told)
+    assert "198.51.100.7" in {line["client"] for line in fronted.events("request")}
+    with running(app, models["mlp"], "--log-level", "debug") as plain:
+        curl(plain, "/v2/health/live", *told)
+        assert {line["client"].rpartition(":")[0] for line in plain.events("request")} == {"127.0.0.1"}
+
+
+def test_pages_of_other_origins_may_ask_where_the_site_says_so(fronted: Server, mlp: Server) -> None:
+    asks = ["-X", "OPTIONS", "-H", "Access-Control-Request-Method: POST"]
+    status, headers, _ = curl(fronted, "/v2/models/mlp/infer", *asks, "-H", "Origin: https://app.example.org")
+    assert (status, headers["access-control-allow-origin"]) == (204, "https://app.example.org")
+    assert "POST" in headers["access-control-allow-methods"]
+    assert "inference-header-content-length" in headers["access-control-allow-headers"]
+    status, headers, _ = curl(
+        fronted, "/v2/models/mlp/infer", "-d", question(), "-H", "Origin: http://localhost:3000"
+    )  # fmt: skip
+    assert (status, headers["access-control-allow-origin"]) == (200, "http://localhost:3000")
+    assert (headers["vary"], "retry-after" in headers["access-control-expose-headers"]) == ("origin", True)
+    for server, origin in ((fronted, "https://evil.example"), (mlp, "https://app.example.org")):
+        status, headers, _ = curl(server, "/v2/models/mlp/infer", *asks, "-H", f"Origin: {origin}")
+        assert (status, "access-control-allow-origin" in headers) == (405, False)
+
+
+def test_a_browser_asks_first_without_a_token(app: Path, models: dict[str, Path], tmp_path: Path) -> None:  # noqa: F811
+    (tmp_path / "tokens").write_text("a-token-of-this-site\n")
+    with running(app, models["mlp"], "--cors", "*", "--tokens", str(tmp_path / "tokens")) as server:
+        origin = ["-H", "Origin: https://anywhere.example"]
+        status, headers, _ = curl(server, "/v2", "-X", "OPTIONS", "-H", "Access-Control-Request-Method: GET", *origin)
+        assert (status, headers["access-control-allow-origin"]) == (204, "*")
+        status, headers, _ = curl(server, "/v2", *origin)
+        assert (status, headers["access-control-allow-origin"]) == (401, "*")
+
+
+def test_the_openapi_document_describes_what_is_asked_and_answered(fronted: Server, loose: Server) -> None:
+    status, _, body = curl(loose, "/openapi.json")
+    document = json.loads(body)
+    assert (status, document["openapi"], document["servers"]) == (200, "3.1.0", [{"url": "/"}])
+    for path, item in document["paths"].items():
+        (method,) = item
+        told, _, _ = curl(loose, path, *(["-d", "{}"] if method == "post" else []))
+        assert told == (400 if method == "post" else 200), path
+    schemas = document["components"]["schemas"]
+
+    def valid(name: str, value: object) -> bool:
+        return Draft202012Validator({"$ref": f"#/components/schemas/{name}", **document}).is_valid(value)
+
+    asked = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [2, 4], "data": [1.0] * 8}]}
+    assert valid("InferenceRequest", asked)
+    status, _, body = curl(loose, "/v2/models/loose/infer", "-d", json.dumps(asked))
+    assert status == 200 and valid("InferenceResponse", json.loads(body))
+    for wrong in ({"name": "y"}, {"datatype": "FP64"}, {"shape": [2, 5]}, {"shape": [513, 4]}, {"shape": [2]},
+                  {"data": ["1"] * 8}):  # fmt: skip
+        bad = {"inputs": [asked["inputs"][0] | wrong]}
+        assert not valid("InferenceRequest", bad), wrong
+        status, _, body = curl(loose, "/v2/models/loose/infer", "-d", json.dumps(bad))
+        assert status == 400 and valid("Error", json.loads(body))
+    assert set(schemas) == {"InferenceRequest", "InferenceResponse", "Error"}
+    words = ["-H", "X-Forwarded-Proto: https", "-H", "X-Forwarded-Host: api.example.org"]
+    told = json.loads(curl(fronted, "/models/mlp/openapi.json", *words)[2])
+    assert told["servers"] == [{"url": "https://api.example.org/models/mlp"}]
+    assert json.loads(curl(fronted, "/openapi.json")[2])["servers"] == [{"url": "/models/mlp"}]
