@@ -59,7 +59,7 @@ class Queries:
 
     def errors(self, window: str) -> str:
         """Return the share of inference requests that the server failed or refused for lack of room."""
-        bad, every = (self.rate(f'{REQUESTS}{{route="infer"{code}}}', window) for code in (',code=~"5.."', ""))
+        bad, every = (self.rate(f'{REQUESTS}{{route="infer"{code}}}', window) for code in (',code=~"5..|429"', ""))
         return f"({bad} or vector(0)) / {every}"
 
     def slow(self, bucket: float, window: str) -> str:

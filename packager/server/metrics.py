@@ -20,7 +20,8 @@
 | `packager_bundle_info` | info | `name`, `version`, `digest`, `target`, `runtime`, `runtime_version`, `provider` |
 | `packager_deployment_info` | info | `digest` of the bundle, `knobs` (digest of the resolved knobs), `site_<label>` |
 | `packager_server_processes`, `packager_server_resident_memory_bytes` | gauges | of all that serve, without workers |
-| `process_…`, `python_…` | | as every Prometheus client has them; only where one process serves by itself |
+| `process_…`, `python_info` | | as every Prometheus client has them, of all processes together: see `processes` |
+| `python_gc_…` | | only where one process serves by itself |
 
 Below a supervisor all processes count into files of one directory, PROMETHEUS_MULTIPROC_DIR, and each of them answers
 for all, those that have ended included. A process hands on what it counted once a second and when it ends (see
@@ -40,6 +41,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from packager.server import drift
+from packager.server.processes import Processes
 from packager.server.tally import Counts, Histogram
 from packager.server.tensors import Array
 
@@ -61,10 +63,17 @@ class Metrics:
         self._registry = registry = prometheus.CollectorRegistry()
         prometheus.disable_created_metrics()
         self._together = values.ValueClass is not values.MutexValue
+        self._processes = Processes(supervised=self._together)
         if not self._together:
-            prometheus.ProcessCollector(registry=registry)
+            registry.register(self._processes)
             prometheus.PlatformCollector(registry=registry)
             prometheus.GCCollector(registry=registry)
+        # Set once, so that every process that answers says the same: of those that serve, the last that started.
+        started = prometheus.Gauge(
+            "process_start_time_seconds", "When the last of the processes that serve started, seconds since the epoch.",
+            registry=registry, multiprocess_mode="livemax",
+        )  # fmt: skip
+        started.set(round(time.time(), 2))  # noqa: TID251 - it is the moment that is asked for
         prefix = "packager_server"
         self.requests = prometheus.Counter(
             f"{prefix}_requests", "Requests answered, by route and status code.", ["route", "code"], registry=registry
@@ -178,5 +187,7 @@ class Metrics:
         if self._together:
             registry = prometheus.CollectorRegistry()
             MultiProcessCollector(registry)
+            registry.register(self._processes)
+            prometheus.PlatformCollector(registry=registry)
         encoder, content_type = choose_encoder(accept)
         return encoder(registry), content_type

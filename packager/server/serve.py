@@ -26,10 +26,10 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from granian.constants import HTTPModes, Interfaces
 from granian.http import HTTP1Settings
@@ -55,6 +55,8 @@ from packager.server.systemd import Supervisor
 from packager.server.traces import Collector
 
 _HEAD_BYTES = 2**16
+
+Turn: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,12 +99,12 @@ async def serve(config: Config, settings: Settings) -> None:
         workers=settings.work.workers, **asdict(allowance.read()),
     )  # fmt: skip
     stopping = asyncio.create_task(stop.wait())
-    if own and own.standby and not (await _load(engine, stopping) and await _first(own.turn(), stopping)):
+    if own and own.standby and not await _load(engine, own.turn, stopping):
         return
     rpc = _rpc(engine, address, settings)
     listening = asyncio.create_task(_listen(server))
     alive = asyncio.create_task(supervisor.keep_alive())
-    if engine.loaded or await _load(engine, listening, stopping):
+    if engine.loaded or await _load(engine, None, listening, stopping):
         if own:
             own.say(READY)
         supervisor.tell("READY=1", f"STATUS=serving {config.name} {config.version} ({config.digest})")
@@ -211,10 +213,10 @@ async def _first(wanted: Coroutine[Any, Any, object], *ends: asyncio.Task[Any]) 
     return task if task.done() else None
 
 
-async def _load(engine: Engine, *ends: asyncio.Task[Any]) -> bool:
-    """Return True when the model is ready, False when one of `ends` came first."""
+async def _load(engine: Engine, turn: Turn | None, *ends: asyncio.Task[Any]) -> bool:
+    """Return True when the model is ready, and has its `turn` to serve; False when one of `ends` came first."""
     loaded = await _first(engine.load(), *ends)
-    if loaded is None:
+    if loaded is None or (turn is not None and await _first(turn(), *ends) is None):
         return False
     session, warm_up = loaded.result()
     event(

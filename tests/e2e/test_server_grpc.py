@@ -150,7 +150,7 @@ def test_a_selected_output_comes_alone(mlp: Any) -> None:
 
 def test_unknown_methods_are_unimplemented(mlp: Any) -> None:
     with pytest.raises(Refused, match="UNIMPLEMENTED"):
-        mlp[1].call("ModelStreamInfer", b"")
+        mlp[1].call("RepositoryIndex", b"")
 
 
 def test_the_gate_is_shared_with_http(app: Path, models: dict[str, Path]) -> None:  # noqa: F811

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is read of processes, below this one and gone."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+from packager.server.processes import Processes, below, read
+
+BUSY = "import time\nwhile time.process_time() < 0.3: pass\nprint('done', flush=True)\ntime.sleep(600)"
+
+ORPHAN = """
+import os, time
+from packager.server.processes import Processes
+found = Processes(supervised=True)
+print(os.getpid(), flush=True)
+time.sleep(1)
+print(len([sample for family in found.collect() for sample in family.samples]), os.getppid(), flush=True)
+"""
+
+
+def values(collector: Processes) -> dict[str, float]:
+    return {sample.name: sample.value for family in collector.collect() for sample in family.samples}
+
+
+def test_processor_time_of_children_counts_and_stays_when_they_end() -> None:
+    collector = Processes(supervised=False)
+    before = values(collector)
+    with subprocess.Popen([sys.executable, "-c", BUSY], stdout=subprocess.PIPE) as child:
+        assert child.stdout and child.stdout.readline() == b"done\n"
+        assert child.pid in below(os.getpid())
+        during = values(collector)
+        child.kill()
+    after = values(collector)
+    assert during["process_cpu_seconds_total"] >= before["process_cpu_seconds_total"] + 0.25
+    assert after["process_cpu_seconds_total"] >= during["process_cpu_seconds_total"]
+    own, both = read(os.getpid()), during["process_resident_memory_bytes"]
+    assert own and both > own.resident and during["process_open_fds"] > own.open - 5
+    assert after["process_resident_memory_bytes"] < both
+
+
+def test_a_process_that_has_ended_is_none_and_a_lost_supervisor_no_matter() -> None:
+    with subprocess.Popen([sys.executable, "-c", "pass"]) as child:
+        child.wait()
+    assert read(child.pid) is None
+    shell = f"{sys.executable} -c '{ORPHAN}' & echo; wait"
+    with subprocess.Popen(["sh", "-c", shell], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout
+        rows = [parent.stdout.readline(), parent.stdout.readline()]
+        parent.send_signal(signal.SIGKILL)
+        time.sleep(1.2)
+        assert "5 " in parent.stdout.read(), rows
