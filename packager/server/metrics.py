@@ -30,6 +30,7 @@ for all, those that have ended included. A process hands on what it counted once
 
 from __future__ import annotations
 
+import os
 import resource
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -47,6 +48,7 @@ from packager.server.tensors import Array
 
 _SECONDS = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+_SHARED = "PROMETHEUS_MULTIPROC_DIR"
 _GAUGES = {
     "requests_in_flight": "Inference requests admitted and not yet answered.",
     "requests_queued": "Requests that wait for a run.",
@@ -63,7 +65,8 @@ class Metrics:
         self._registry = registry = prometheus.CollectorRegistry()
         prometheus.disable_created_metrics()
         self._together = values.ValueClass is not values.MutexValue
-        self._processes = Processes(supervised=self._together)
+        shared = os.environ.get(_SHARED)  # noqa: TID251 - where the client library itself looks
+        self._processes = Processes(Path(shared) if self._together and shared else None)
         if not self._together:
             registry.register(self._processes)
             prometheus.PlatformCollector(registry=registry)

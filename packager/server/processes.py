@@ -3,16 +3,19 @@
 
 One server may be many processes: a supervisor, those that serve, those that run the model. Prometheus sees one
 instance, so its processor time is that of all of them and never falls: the kernel adds the time of a process that has
-ended to its parent's. Memory and descriptors are those of the processes that live, without the supervisor; pages that
-several share count for each.
+ended to its parent's (rounded anew, by some hundredths, so the highest sum that was told is kept). Memory and
+descriptors are those of the processes that live, without the supervisor; pages that several share count for each.
 
 Source: proc(5), `/proc/PID/stat` and `/proc/PID/task/TID/children`.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import resource
+import struct
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +24,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 PROC = Path("/proc")
+_HIGHEST = "processor.seconds"
+_FIGURE = struct.Struct("<d")
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -58,10 +63,18 @@ def below(pid: int, proc: Path = PROC) -> Iterator[int]:
 
 
 class Processes(Collector):
-    """Collects over this process and all below it, or over all below the supervisor that started it."""
+    """Collects over this process and all below it, or over all below the supervisor that started it.
 
-    def __init__(self, *, supervised: bool) -> None:
-        self._supervisor = os.getppid() if supervised else None
+    `shared`: the directory in which processes below a supervisor keep what they count; None: there is none.
+    """
+
+    def __init__(self, shared: Path | None) -> None:
+        self._supervisor = None if shared is None else os.getppid()
+        if shared is None:
+            self._file = os.memfd_create(_HIGHEST, os.MFD_CLOEXEC)
+        else:
+            self._file = os.open(shared / _HIGHEST, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._lock = threading.Lock()
 
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics."""
@@ -71,6 +84,7 @@ class Processes(Collector):
         found = [process for pid in living or [me] if (process := read(pid))]
         above = None if alone or over is None else read(over)
         seconds = sum(process.seconds for process in found) + (above.seconds if above else 0.0)
+        seconds = self._highest(seconds)
         most = resource.getrlimit(resource.RLIMIT_NOFILE)[0] * len(found)
         yield CounterMetricFamily("process_cpu_seconds", "Processor time in seconds.", value=seconds)
         for name, text, value in (
@@ -80,3 +94,16 @@ class Processes(Collector):
             ("max_fds", "Descriptors that may be open.", most),
         ):
             yield GaugeMetricFamily(f"process_{name}", text, value=value)
+
+    def _highest(self, seconds: float) -> float:
+        """Return the highest figure that any process has told, this one included."""
+        with self._lock:
+            fcntl.flock(self._file, fcntl.LOCK_EX)
+            try:
+                told = os.pread(self._file, _FIGURE.size, 0)
+                if len(told) == _FIGURE.size:
+                    seconds = max(seconds, *_FIGURE.unpack(told))
+                os.pwrite(self._file, _FIGURE.pack(seconds), 0)
+            finally:
+                fcntl.flock(self._file, fcntl.LOCK_UN)
+        return seconds

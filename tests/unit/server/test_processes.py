@@ -8,15 +8,17 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 from packager.server.processes import Processes, below, read
 
 BUSY = "import time\nwhile time.process_time() < 0.3: pass\nprint('done', flush=True)\ntime.sleep(600)"
 
 ORPHAN = """
-import os, time
+import os, tempfile, time
+from pathlib import Path
 from packager.server.processes import Processes
-found = Processes(supervised=True)
+found = Processes(Path(tempfile.mkdtemp()))
 print(os.getpid(), flush=True)
 time.sleep(1)
 print(len([sample for family in found.collect() for sample in family.samples]), os.getppid(), flush=True)
@@ -28,7 +30,7 @@ def values(collector: Processes) -> dict[str, float]:
 
 
 def test_processor_time_of_children_counts_and_stays_when_they_end() -> None:
-    collector = Processes(supervised=False)
+    collector = Processes(None)
     before = values(collector)
     with subprocess.Popen([sys.executable, "-c", BUSY], stdout=subprocess.PIPE) as child:
         assert child.stdout and child.stdout.readline() == b"done\n"
@@ -54,3 +56,10 @@ def test_a_process_that_has_ended_is_none_and_a_lost_supervisor_no_matter() -> N
         parent.send_signal(signal.SIGKILL)
         time.sleep(1.2)
         assert "5 " in parent.stdout.read(), rows
+
+
+def test_what_one_process_told_another_does_not_undercut(tmp_path: Path) -> None:
+    first, second = Processes(tmp_path), Processes(tmp_path)
+    assert first._highest(10.02) == 10.02
+    assert second._highest(10.01) == 10.02
+    assert second._highest(11.0) == 11.0 == first._highest(10.5)
