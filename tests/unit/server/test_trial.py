@@ -129,7 +129,9 @@ def test_a_missing_number_is_null_where_the_model_takes_it(interface: Interface)
     assert np.isnan(request.feeds["x"]).tolist() == [[True, False], [False, True]]
     with pytest.raises(RequestError, match=r"values from -1 to 1, got `2\.0`"):
         protocol.parse(body(FEEDS, x=[None, 2, 1, None]), None, interface)
-    with pytest.raises(RequestError, match=r"got null: the model takes no missing numbers here.*`binary_data_size`"):
+    with pytest.raises(
+        RequestError, match=r"got null at element .*: the model takes no missing numbers here.*`binary_data_size`"
+    ):
         protocol.parse(body(FEEDS, x=[None, 0.5, 1, None]), None, replace(interface, missing=frozenset()))
     with pytest.raises(RequestError, match="got null: whole numbers cannot be missing"):
         protocol.parse(body(FEEDS, ids=[None, 1, 2, 3]), None, interface)
