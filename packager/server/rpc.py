@@ -36,6 +36,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,12 @@ class Credentials:
     certificate: Path
     key: Path
     client_ca: Path | None = None
+
+
+def prepare() -> None:
+    """Import what takes long to import, before anybody waits for it."""
+    with suppress(ImportError):  # said when it is asked for
+        importlib.import_module("grpc")
 
 
 class Rpc:

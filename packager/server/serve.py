@@ -48,14 +48,16 @@ from packager.server.guard import Guard
 from packager.server.inherited import READY, Inherited
 from packager.server.knobs import Knobs
 from packager.server.logs import event
+from packager.server.model import Session, WarmUp
 from packager.server.places import claim, unavailable
 from packager.server.proxies import Proxies
-from packager.server.rpc import Credentials, Rpc
+from packager.server.rpc import Credentials, Rpc, prepare
 from packager.server.systemd import Supervisor
 from packager.server.traces import Collector
 
 _HEAD_BYTES = 2**16
 
+Loaded: TypeAlias = tuple[Session, WarmUp]
 Turn: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
 
 
@@ -99,12 +101,19 @@ async def serve(config: Config, settings: Settings) -> None:
         workers=settings.work.workers, **asdict(allowance.read()),
     )  # fmt: skip
     stopping = asyncio.create_task(stop.wait())
-    if own and own.standby and not await _load(engine, own.turn, stopping):
-        return
+    loaded: Loaded | None = None
+    if own and own.standby:
+        if settings.grpc_port is not None:
+            await asyncio.to_thread(prepare)  # others may count on this one as soon as it has its turn
+        loaded = await _load(engine, own.turn, stopping)
+        if loaded is None:
+            return
     rpc = _rpc(engine, address, settings)
     listening = asyncio.create_task(_listen(server))
     alive = asyncio.create_task(supervisor.keep_alive())
-    if engine.loaded or await _load(engine, None, listening, stopping):
+    loaded = loaded or await _load(engine, None, listening, stopping)
+    if loaded is not None:
+        _tell_ready(*loaded)
         if own:
             own.say(READY)
         supervisor.tell("READY=1", f"STATUS=serving {config.name} {config.version} ({config.digest})")
@@ -213,17 +222,22 @@ async def _first(wanted: Coroutine[Any, Any, object], *ends: asyncio.Task[Any]) 
     return task if task.done() else None
 
 
-async def _load(engine: Engine, turn: Turn | None, *ends: asyncio.Task[Any]) -> bool:
-    """Return True when the model is ready, and has its `turn` to serve; False when one of `ends` came first."""
+async def _load(engine: Engine, turn: Turn | None, *ends: asyncio.Task[Any]) -> Loaded | None:
+    """Return the model when it is ready, and has its `turn` to serve; None when one of `ends` came first."""
     loaded = await _first(engine.load(), *ends)
-    if loaded is None or (turn is not None and await _first(turn(), *ends) is None):
-        return False
-    session, warm_up = loaded.result()
+    if loaded is None:
+        return None
+    found: Loaded = loaded.result()
+    if turn is not None and await _first(turn(), *ends) is None:
+        return None
+    return found
+
+
+def _tell_ready(session: Session, warm_up: WarmUp) -> None:
     event(
         "ready", runtime_version=session.version, provider=session.provider,
         run_ms=round(warm_up.seconds * 1000, 3), inline_bytes=warm_up.inline_bytes,
     )  # fmt: skip
-    return True
 
 
 async def _drain(
