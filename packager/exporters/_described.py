@@ -8,7 +8,9 @@ sample rate, a flag) get the values that ran; an output of the same name, type a
 from __future__ import annotations
 
 import importlib
+import math
 import re
+import resource
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +32,8 @@ _RATE, _IS_RATE = (
     re.compile(r"(?i)(^|_)sr($|_)|rate"),
 )  # hertz: the lowest in use, and what such inputs are called
 _CHANNELS = (1, 3, 4)
+_MEMORY = 512 << 20  # bytes that runs take more than the model: after that, no larger inputs are tried
+_ELEMENTS = 1 << 26  # of all inputs of a run
 _DEEPEST = 3  # single numbers that are tried together
 
 
@@ -68,7 +72,7 @@ def describe(path: Path, *, seconds: float = 60) -> JSON:
     opset = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
     del model  # the session holds the weights itself
     runner = Runner(path, inputs)
-    spans = runner.explore(seconds=seconds)
+    spans = runner.explore(seconds=seconds, fits=runner.fits)
     if spans is None:
         return {"inputs": [_stated(entry) for entry in inputs], "dimensions": {}, "outputs": [],
                 "runs": runner.count, "failed": runner.failed}  # fmt: skip
@@ -179,6 +183,8 @@ class Runner:
         self._session = self._open()
         self._single: dict[str, int] = {}
         self._seen: dict[tuple[tuple[Axis, int], ...], dict[str, tuple[str, tuple[int, ...]]]] = {}
+        self._idle = self._peak = _memory()
+        self._most = _ELEMENTS
         self._ran: dict[str, dict[int, tuple[bool, ...]]] = {}  # of single numbers: which of the trials each value ran
         self.count, self.failed = 0, ""
 
@@ -244,10 +250,23 @@ class Runner:
             self.failed = causes.words(str(error))
             return False
         named = zip((value.name for value in self._session.get_outputs()), answers, strict=True)
+        if (used := _memory()) > self._peak:
+            self._peak = used
+            if used - self._idle > _MEMORY:
+                self._most = self._elements(lengths)
         self._seen[tuple(sorted(lengths.items()))] = {
             name: (array.dtype.name, tuple(array.shape)) for name, array in named if hasattr(array, "dtype")
         }
         return True
+
+    def fits(self, lengths: Mapping[Axis, int]) -> bool:
+        """Say whether inputs of these lengths are no larger than those that took as much memory as a look may."""
+        return self._elements(lengths) <= self._most
+
+    def _elements(self, lengths: Mapping[Axis, int]) -> int:
+        return sum(
+            math.prod(axis if isinstance(axis, int) else lengths[axis] for axis in entry.axes) for entry in self._inputs
+        )
 
     def _drawn(self, entry: Input, lengths: Mapping[Axis, int]) -> Any:
         numpy = self._numpy
@@ -335,6 +354,11 @@ class Runner:
             ]
             made.append({"name": name, "dtype": "string" if dtype == "object" else dtype, "shape": axes})
         return made
+
+
+def _memory() -> int:
+    """Return the most memory that this process ever held, in bytes."""
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def _beyond(span: Span) -> list[int]:

@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -160,3 +163,20 @@ def test_lengths_of_rows_are_drawn_within_the_rows(tmp_path: Path) -> None:
     done = measure.run({"source": tmp_path, "artefact": tmp_path / "out"}, tmp_path / "out",
                        {**given, "path": "model/model.onnx"})  # fmt: skip
     assert len(done["cases"]) > 4
+
+
+def test_no_larger_inputs_are_tried_once_one_took_much_memory(tmp_path: Path) -> None:
+    """Every length makes a square of it: small inputs, and memory that no laptop has at the longest lengths."""
+    nodes = [h.make_node("MatMul", ["x", "w"], ["m"]), h.make_node("Transpose", ["m"], ["t"], perm=[1, 0]),
+             h.make_node("MatMul", ["m", "t"], ["y"])]  # fmt: skip
+    path = saved(tmp_path, nodes, {"x": (T.FLOAT, ["n", 1])}, {"y": (T.FLOAT, None)}, {"w": np.ones((1, 2), "float32")})
+    code = (
+        "import json, sys; from pathlib import Path; from packager.exporters import _described; "
+        "_described._MEMORY = 32 << 20; "
+        "print(json.dumps([_described.describe(Path(sys.argv[1]), seconds=30), _described._memory()]))"
+    )
+    said = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True).stdout
+    found, peak = json.loads(said)
+    span = next(iter(found["dimensions"].values()))
+    assert span["kind"] == "any" and 1000 <= span["high"] <= 16000 and not span["limited"]
+    assert peak < 2 << 30  # 65,536 rows would be 17 GB
