@@ -1,32 +1,66 @@
-# `make demo` and `make test` set up everything they need below .venv; nothing else is touched.
+# `make demo` sets up what it needs below .demo, everything else below .venv; caches outside are named in README.md.
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+DEMO   := .demo/environment
+TOOLS  := pip uv
 T      ?= tests
 K      ?=
+PINS   := -c tests/constraints.txt
 # pip knows this machine's package index and wheels; uv is told the same, because it does not read pip's settings.
-LINKS  = $(shell $(BIN)/python -m pip config get global.find-links 2>/dev/null)
+LINKS  = $(shell $(1)/python -m pip config get global.find-links 2>/dev/null)
 FIND   = $(foreach place,$(PIP_FIND_LINKS) $(LINKS),--find-links $(place))
+UV     = $(1)/uv pip install --quiet --python $(1)/python $(FIND) $(PINS)
+# torch's CPU build is tried in pip's own places and then at TORCH_INDEX. TORCH=cuda asks for PyPI's, with CUDA on Linux;
+# it is also the way out where there is no other, unless TORCH=cpu.
+TORCH       ?= auto
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+TORCH_PIN   := $(shell sed -n 's/^torch==//p' tests/constraints.txt)
+
+export ORT_DISABLE_TELEMETRY := 1
+export MLFLOW_DISABLE_TELEMETRY := true
+export DO_NOT_TRACK := true
 
 .DEFAULT_GOAL := help
-.PHONY: help dev demo demo-encoder corpus test test-all attacks lint fmt bench wheel golden clean
+.PHONY: help dev torch demo demo-cnn demo-encoder corpus check test test-all attacks lint fmt bench wheel golden clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
 dev: $(READY) ## set up .venv with everything for development
 
-# torch comes first and through pip: where a CPU build is at hand (pip's find-links, or TORCH_INDEX) it is taken.
 $(READY): pyproject.toml tests/constraints.txt
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip uv
-	$(BIN)/python -m pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) -c tests/constraints.txt torch
-	$(BIN)/uv pip install --quiet --python $(BIN)/python $(FIND) --compile-bytecode -c tests/constraints.txt -e '.[dev]'
+	@echo "setting up $(VENV): 3.3 GB on disk, of which 1.1 GB are downloaded (with TORCH=cuda: 8 GB)"
+	@$(MAKE) --no-print-directory torch
+	$(call UV,$(BIN)) --compile-bytecode -e '.[dev]'
 	@touch $@
 
-demo: $(READY) ## the main job on a real model: train, register, build, sign, verify, install, serve, classify
-	$(BIN)/python docs/examples/digits/demo.py
+torch:
+	$(PYTHON) -m venv $(VENV)
+	$(if $(TOOLS),$(BIN)/python -m pip install --quiet --upgrade $(TOOLS))
+ifneq ($(TORCH),cuda)
+	@$(BIN)/python -m pip install --quiet $(PINS) torch==$(TORCH_PIN)+cpu 2>/dev/null || \
+	 $(BIN)/python -m pip install --quiet --no-deps --timeout 15 --retries 1 --index-url $(TORCH_INDEX) torch==$(TORCH_PIN)+cpu 2>/dev/null || \
+	 if [ $(TORCH) = cpu ]; then echo "no CPU build of torch $(TORCH_PIN) in pip's places or at $(TORCH_INDEX)" >&2; exit 1; \
+	 else echo "no CPU build of torch $(TORCH_PIN) in pip's places or at $(TORCH_INDEX): the index's own is next, on Linux 5 GB with CUDA; interrupt and name another TORCH_INDEX to avoid it" >&2; \
+	 $(BIN)/python -m pip install --quiet $(PINS) torch; fi
+else
+	$(BIN)/python -m pip install --quiet $(PINS) torch
+endif
+
+$(DEMO)/.ready: pyproject.toml tests/constraints.txt
+	@echo "setting up $(DEMO): 600 MB on disk, of which 200 MB are downloaded; the demo adds 220 MB"
+	$(PYTHON) -m venv $(DEMO)
+	$(DEMO)/bin/python -m pip install --quiet uv
+	$(call UV,$(DEMO)/bin) -e '.[demo]'
+	@touch $@
+
+demo: $(DEMO)/.ready ## the main job on a real model: train, register, build, sign, verify, install, serve, classify
+	$(DEMO)/bin/python docs/examples/digits/demo.py
+
+demo-cnn: $(READY) ## the same for a CNN of torch
+	$(BIN)/python docs/examples/digits/demo.py --cnn
 
 demo-encoder: $(READY) ## the same for a trained sentence encoder (90 MB)
 	$(BIN)/python docs/examples/sentence-encoder/demo.py

@@ -220,12 +220,19 @@ class Verdict:
     def ok(self) -> bool:
         return bool(self.rules) and not any(finding.level == "error" for finding in self.findings)
 
+    @property
+    def held(self) -> tuple[str, ...]:
+        """The rules that were asked and said yes: none that is deferred or waived, or found more than a note."""
+        others = {finding.rule for finding in self.findings if finding.level != "note" or finding.waiver}
+        return tuple(rule for rule in self.rules if rule not in others and rule not in self.deferred)
+
     def to_json(self) -> JSON:
         return {
             "ok": self.ok,
             "profile": self.profile,
             "policy": self.policy,
             "rules": list(self.rules),
+            "held": list(self.held),
             "deferred": list(self.deferred),
             "findings": [finding.to_json() for finding in self.findings],
         }

@@ -11,8 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from packager.store import Store
-from tests import outputs
+# What tests import writes nothing into the home directory and tells nobody.
+os.environ |= {"ORT_DISABLE_TELEMETRY": "1", "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+
+from packager.store import Store  # noqa: E402
+from tests import outputs  # noqa: E402
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -17,6 +17,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "ORT_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "true"}
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+
 
 class Walk:
     """A sequence of real commands in one folder, with a store of its own."""
@@ -24,13 +27,22 @@ class Walk:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        self.environment = {**os.environ, "PACKAGER_STORE": str(folder / "store"), "MLFLOW_DISABLE_TELEMETRY": "true"}
+        self.environment = {**os.environ, **QUIET, **ONE_THREAD, "PACKAGER_STORE": str(folder / "store")}
         self.environment.pop("MLFLOW_TRACKING_URI", None)
         self.started = time.monotonic()
 
     def step(self, title: str) -> None:
         """Announce what comes next."""
         print(f"\n[{time.monotonic() - self.started:5.1f} s] {title}", flush=True)
+
+    def program(self, file: Path, *arguments: str | Path) -> dict[str, Any]:
+        """Run a Python program, show its progress, and return the JSON document in its last line."""
+        command = [sys.executable, str(file), *map(str, arguments)]
+        done = subprocess.run(command, env=self.environment, stdout=subprocess.PIPE, check=False)
+        if done.returncode:
+            sys.exit(f"demo: {file.name} ended with exit code {done.returncode}")
+        answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        return answer
 
     def packager(self, *arguments: str) -> dict[str, Any]:
         """Run `packager`, show the command, and return its JSON document."""

@@ -133,10 +133,6 @@ def _say(built: Built, console: Console) -> None:
             console.message(f"  hint: {finding.hint}")
 
 
-def _held(built: Built) -> list[str]:
-    return [rule for rule in built.verdict.rules if rule not in built.verdict.deferred]
-
-
 def _report(bundle: Bundle, built: Built, executed: int, output: Path | None, console: Console) -> None:
     from packager import contract
     from packager.bundle import CONTRACT
@@ -156,7 +152,7 @@ def _report(bundle: Bundle, built: Built, executed: int, output: Path | None, co
         "output": str(output) if output else None,
     }
     text = f"{bundle.name}:{bundle.version} {bundle.digest}\n{len(bundle.tree.files)} files, {size(bundle.size)}"
-    text += f", {executed} steps run, policy: {', '.join(_held(built))} hold"
+    text += f", {executed} steps run, policy: {', '.join(built.verdict.held)} hold"
     warnings = sum(finding.level == "warning" for finding in built.verdict.findings)
     text += f", with {warnings} warnings above" if warnings else ""
     text += "".join(f"\n{row}" for row in taken)

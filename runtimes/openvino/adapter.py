@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ class Adapter(kit.Adapter):
     """One compiled model on the CPU, in the precision of the graph: by default OpenVINO may choose a lower one."""
 
     def __init__(self) -> None:
+        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # it would report to its maker
         self._ov: Any = importlib.import_module("openvino")
         self._model: Any = None
 

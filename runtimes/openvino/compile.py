@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,8 @@ def compile_graph(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JS
 
 
 def tool() -> Any:
-    """Import `openvino`, or say how to install it."""
+    """Import `openvino` without its reports to its maker, or say how to install it."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:
         return importlib.import_module("openvino")
     except ImportError:

@@ -77,3 +77,11 @@ def test_no_rule_asked_is_not_a_pass() -> None:
     assert Verdict(("parity",), ()).ok
     assert Verdict(("parity",), (Finding("parity", "warning", "y", "close"),)).ok
     assert not Verdict(("parity",), (Finding("parity", "error", "y", "off"),)).ok
+
+
+def test_rules_that_hold_were_asked_and_said_yes() -> None:
+    found = (Finding("slo", "warning", "p99", "close"), Finding("budget", "note", "size", "small"),
+             Finding("sbom", "note", "x", "waived", waiver={"owner": "a"}), Finding("parity", "error", "y", "off"))  # fmt: skip
+    verdict = Verdict(("parity", "slo", "budget", "sbom", "engines", "signature"), found, deferred=("signature",))
+    assert verdict.held == ("budget", "engines")
+    assert verdict.to_json()["held"] == ["budget", "engines"]
