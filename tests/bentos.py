@@ -20,7 +20,9 @@ REQUIREMENTS = (
 def write_store(home: Path) -> Path:
     """Write a store to `home` and return it."""
     from tests.environments import python_with
+    from tests.tools import library
 
+    library("libgomp.so.1")  # of LightGBM
     packages = next(path for path in sys.path if path.endswith("site-packages"))
     environment = {
         "BENTOML_HOME": str(home),

@@ -10,10 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 # What tests import writes nothing into the home directory and tells nobody.
 os.environ |= {"ORT_DISABLE_TELEMETRY": "1", "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+# A busy machine is no fault of what is tested.
+settings.register_profile("packager", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("packager")
 
 from packager.store import Store  # noqa: E402
 from tests import outputs  # noqa: E402

@@ -19,20 +19,11 @@ import pytest
 from packager.store import Store
 from packager.types import Tree
 from tests import outputs
+from tests.tools import tool
 
+__all__ = ["Project", "make_model", "tool"]
 HERE = Path(__file__).parent
 _DESCRIBED: dict[str, bytes] = {}
-REQUIRED = os.environ.get("PACKAGER_TEST_REQUIRE_TOOLS") == "1"
-
-
-def tool(name: str) -> str:
-    """Return the path of a system program, or skip; where tools are required, a missing one is a failure."""
-    found = shutil.which(name)
-    if found is None:
-        if REQUIRED:
-            pytest.fail(f"`{name}` is required here and is not installed")
-        pytest.skip(f"`{name}` is not installed")
-    return found
 
 
 @dataclass

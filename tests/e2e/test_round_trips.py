@@ -73,7 +73,7 @@ class Case:
 
     def openssl_accepts(self, public: Path, code: int = 0) -> None:
         signed, signature = self.envelope()
-        self.offline("openssl", "dgst", "-sha256", "-verify", public, "-signature", signature, signed, code=code)
+        self.offline(tool("openssl"), "dgst", "-sha256", "-verify", public, "-signature", signature, signed, code=code)
 
     def model_signing_accepts(self, *options: str | Path) -> None:
         """Let `model_signing verify` judge the unpacked files; it must refuse them once one was changed."""
@@ -135,7 +135,7 @@ def token(case: Case, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
                     "--key-type", "EC:prime256v1", "--label", "key1", "--id", "01"], check=True, capture_output=True)  # fmt: skip
     subprocess.run([pkcs11, "--module", module, "--token-label", "release", "--read-object", "--type", "pubkey",
                     "--label", "key1", "-o", case.folder / "key1.der"], check=True, capture_output=True)  # fmt: skip
-    subprocess.run(["openssl", "pkey", "-pubin", "-inform", "DER", "-in", case.folder / "key1.der", "-out",
+    subprocess.run([tool("openssl"), "pkey", "-pubin", "-inform", "DER", "-in", case.folder / "key1.der", "-out",
                     case.folder / "key1.pub"], check=True)  # fmt: skip
     case.packager("keygen", "key2", "--curve", "p384")
     subprocess.run([softhsm, "--import", case.folder / "key2.pem", "--token", "release", "--label", "key2", "--id", "02",
@@ -193,8 +193,8 @@ def test_a_certificate_with_a_time_stamp(case: Case, corporation: pki.Holder, in
 
 def _openssl_accepts_chain_and_stamp(case: Case) -> None:
     """Path, signature and time stamp, each by OpenSSL alone."""
-    case.offline("openssl", "verify", "-CAfile", "root.pem", "-untrusted", "chain.pem", "leaf.pem")
-    public = subprocess.run(["openssl", "x509", "-in", "leaf.pem", "-pubkey", "-noout"], cwd=case.folder,
+    case.offline(tool("openssl"), "verify", "-CAfile", "root.pem", "-untrusted", "chain.pem", "leaf.pem")
+    public = subprocess.run([tool("openssl"), "x509", "-in", "leaf.pem", "-pubkey", "-noout"], cwd=case.folder,
                             capture_output=True, check=True)  # fmt: skip
     (case.folder / "leaf.pub").write_bytes(public.stdout)
     case.openssl_accepts(case.folder / "leaf.pub")
@@ -202,7 +202,7 @@ def _openssl_accepts_chain_and_stamp(case: Case) -> None:
     (stamp,) = material["timestampVerificationData"]["rfc3161Timestamps"]
     (case.folder / "stamp.tsr").write_bytes(base64.b64decode(stamp["signedTimestamp"]))
     _, signature = case.envelope()
-    command = ["openssl", "ts", "-verify", "-in", "stamp.tsr", "-CAfile", "tsa.pem", "-data"]
+    command = [tool("openssl"), "ts", "-verify", "-in", "stamp.tsr", "-CAfile", "tsa.pem", "-data"]
     case.offline(*command, signature)
     case.offline(*command, case.folder / "signed.bin", code=1)
 

@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from packager.formats import der
 from tests.pki import Holder
+from tests.tools import tool
 
 _SHA256, _ECDSA = der.oid("2.16.840.1.101.3.4.2.1"), der.oid("1.2.840.10045.4.3.2")
 
@@ -43,6 +44,7 @@ class StampingAuthority:
     """Signs times with `holder`'s key."""
 
     def __init__(self, holder: Holder, folder: Path) -> None:
+        self._openssl = tool("openssl")
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         holder.save(folder, "tsa")
@@ -53,7 +55,7 @@ class StampingAuthority:
         """Return the response to a query; both are DER."""
         work = Path(tempfile.mkdtemp(dir=self._folder))
         (work / "query").write_bytes(query)
-        command = ["openssl", "ts", "-reply", "-config", str(self._folder / "tsa.cnf"), "-queryfile", str(work / "query"),
+        command = [self._openssl, "ts", "-reply", "-config", str(self._folder / "tsa.cnf"), "-queryfile", str(work / "query"),
                    "-out", str(work / "reply")]  # fmt: skip
         subprocess.run(command, check=True, capture_output=True)
         reply = (work / "reply").read_bytes()

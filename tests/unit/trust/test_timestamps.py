@@ -20,6 +20,7 @@ from packager.formats import der
 from packager.trust import timestamps
 from tests import pki
 from tests.sigstore.stamping import StampingAuthority, crafted
+from tests.tools import tool
 
 ROOT = pki.root("tsa-root")
 TSA = ROOT.issue("tsa", purposes=[pki.STAMPING], critical=True)
@@ -34,7 +35,7 @@ def response(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 def test_a_request_is_what_openssl_reads(tmp_path: Path) -> None:
     (tmp_path / "q").write_bytes(timestamps.request(MESSAGE, 2**63 - 1))
     text = subprocess.run(
-        ["openssl", "ts", "-query", "-in", tmp_path / "q", "-text"], capture_output=True, text=True, check=True
+        [tool("openssl"), "ts", "-query", "-in", tmp_path / "q", "-text"], capture_output=True, text=True, check=True
     ).stdout
     assert "Hash Algorithm: sha256" in text
     assert "Nonce: 0x7FFFFFFFFFFFFFFF" in text

@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What tests need of the machine besides Python: a program or library that is missing skips the test, and says so."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+
+import pytest
+
+REQUIRED = os.environ.get("PACKAGER_TEST_REQUIRE_TOOLS") == "1"
+
+
+def tool(name: str) -> str:
+    """Return the path of a system program, or skip; where tools are required, a missing one is a failure."""
+    found = shutil.which(name)
+    if found is None:
+        missing(name)
+    return str(found)
+
+
+def library(name: str) -> None:
+    """Skip the test if a shared library cannot be loaded; where tools are required, that is a failure."""
+    try:
+        ctypes.CDLL(name)
+    except OSError:
+        missing(name)
+
+
+def missing(name: str) -> None:
+    """Skip a test for want of something, or fail where tools are required."""
+    if REQUIRED:
+        pytest.fail(f"`{name}` is required here and is not installed")
+    pytest.skip(f"`{name}` is not installed")
