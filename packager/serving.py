@@ -8,6 +8,8 @@ program in all of them. No disk is written and no network is used.
 from __future__ import annotations
 
 import importlib
+import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
@@ -23,6 +25,8 @@ SECRETS = {
     "auth.tokens": "--tokens", "tls.certificate": "--tls-certificate", "tls.client_ca": "--tls-client-ca",
     "tls.key": "--tls-key",
 }  # fmt: skip
+PLACE = re.compile(r"server\.(host|port|grpc_port)|(deploy|log|metrics|tracing|bentoml)\..+")
+"""Knobs that say where a server is and what it tells, not how it answers; `server/knobs.py` has the same list."""
 _SERVER = "packager.server"
 _MAIN = f"import sys\n\nfrom {_SERVER}.__main__ import main\n\nif __name__ == '__main__':\n    sys.exit(main())\n"
 
@@ -100,6 +104,13 @@ def artefact(bundle: Bundle, contract: JSON, target: str) -> list[str]:
 def reference(bundle: Bundle) -> list[str]:
     """Return the paths of the reference inputs, which the server warms up on where they are."""
     return [path for path, _ in bundle.tree if PurePosixPath(path).is_relative_to(VECTORS)]
+
+
+def tuning(values: Resolved) -> str:
+    """Return the digest of the knobs that change how requests are answered, as the server's metrics tell it."""
+    told = canonical.load(document(values).encode(), limit=1 << 20)["values"]
+    kept = {name: value for name, value in told.items() if not PLACE.fullmatch(name)}
+    return canonical.sha256(json.dumps(kept, sort_keys=True).encode())
 
 
 def document(values: Resolved) -> str:

@@ -12,6 +12,7 @@ import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from packager import serving
 from packager.bundle import CONTRACT, Bundle
 from packager.canonical import JSON
 from packager.knobs import Resolved
@@ -142,8 +143,10 @@ def _faults(values: Resolved, queries: Queries) -> Iterator[Alert]:
 def _others(bundle: Bundle, values: Resolved) -> Iterator[Alert]:
     other = f'packager_bundle_info{{name="{bundle.name}",digest!="{bundle.digest}"}}'
     yield _alert("OtherBundle", other, "1h", "ticket", f"a server runs another bundle than {bundle.version}")
-    turned = f'packager_deployment_info{{digest="{bundle.digest}",knobs!="{values.digest}"}}'
-    yield _alert("OtherKnobs", turned, "1h", "ticket", "a server runs with other knobs than these files were made with")
+    turned = f'packager_deployment_info{{digest="{bundle.digest}",tuning!~"{serving.tuning(values)}|"}}'
+    yield _alert(
+        "OtherKnobs", turned, "1h", "ticket", "a server answers with other knobs than these files were made with"
+    )
 
 
 def objectives(slo: Mapping[str, float]) -> list[JSON]:

@@ -46,7 +46,7 @@ def _values(bundle: Bundle, values: Resolved, options: Mapping[str, str]) -> JSO
         **{short: options[name] for name, short in _IMAGES.items() if options[name]},
         "replicas": values.values.get("deploy.replicas", 2),
         "maxReplicas": values.values.get("deploy.max_replicas", 2),
-        "resources": _pod.resources(bundle, values),
+        "resources": _pod.resources(bundle, values, options),
         "imagePullSecrets": [],
         "nodeSelector": {},
         "tolerations": [],

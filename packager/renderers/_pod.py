@@ -20,13 +20,13 @@ from packager.renderers import _deployment
 USER = 65532
 VARIANTS = ("embedded", "image-volume", "init-container")
 _MODEL, _CONFIG, _SECRETS, _TRUST = "/srv/model", "/srv/config", "/srv/secrets", "/srv/trust"
+_LOG_MIB = 128  # of disk: Kubernetes turns a log over at 10 MiB and keeps five
 _NOTICE = 5  # seconds between a pod's end being told to others and to its server
 _RESTRICTED = {
     "allowPrivilegeEscalation": False,
     "capabilities": {"drop": ["ALL"]},
     "readOnlyRootFilesystem": True,
     "runAsNonRoot": True,
-    "runAsUser": USER,
     "seccompProfile": {"type": "RuntimeDefault"},
 }
 
@@ -45,10 +45,17 @@ def ports(values: Resolved) -> dict[str, int]:
     return found | ({"grpc": values.values["server.grpc_port"]} if "server.grpc_port" in values.values else {})
 
 
-def resources(bundle: Bundle, values: Resolved) -> JSON:
-    """Return requests and limits: memory is both, because a server that is pushed out of memory is no server."""
-    cpu, memory = values.values.get("deploy.cpu", 1000), f"{_deployment.memory(bundle, values)}Mi"
-    return {"requests": {"cpu": f"{cpu}m", "memory": memory}, "limits": {"memory": memory}}
+def resources(bundle: Bundle, values: Resolved, options: Mapping[str, str]) -> JSON:
+    """Return requests and limits: memory and disk are both, because a server that is pushed out of them is none."""
+    cpu, disk = values.values.get("deploy.cpu", 1000), storage(bundle, options)
+    memory = f"{_deployment.memory(bundle, values)}Mi"
+    return {"requests": {"cpu": f"{cpu}m", "memory": memory, **disk}, "limits": {"memory": memory, **disk}}
+
+
+def storage(bundle: Bundle, options: Mapping[str, str]) -> JSON:
+    """Return what a pod keeps on its node's disk: its log, and the bundle that an init container fetches."""
+    bundles = 2 * -(-bundle.size // (1 << 20)) if options["variant"] == "init-container" else 0
+    return {"ephemeral-storage": f"{_LOG_MIB + bundles}Mi"}
 
 
 def pod(bundle: Bundle, values: Resolved, options: Mapping[str, str], place: Place) -> JSON:
@@ -56,15 +63,24 @@ def pod(bundle: Bundle, values: Resolved, options: Mapping[str, str], place: Pla
     found = {
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
-        "securityContext": {"runAsNonRoot": True, "runAsUser": USER, "runAsGroup": USER, "fsGroup": USER,
+        "securityContext": {"runAsNonRoot": True, **_identity(options, "runAsUser", "runAsGroup", "fsGroup"),
                             "seccompProfile": {"type": "RuntimeDefault"}},
         "terminationGracePeriodSeconds": int(values.values["server.drain"]) + _NOTICE + 10,
         "containers": [_server(bundle, values, options, place)],
         "volumes": _volumes(values, options, place),
     }  # fmt: skip
     if options["variant"] == "init-container":
-        found["initContainers"] = [_fetch(options)]
+        found["initContainers"] = [_fetch(bundle, options)]
     return {key: value for key, value in found.items() if value != []}
+
+
+def _identity(options: Mapping[str, str], *members: str) -> JSON:
+    """Return the user and groups of a pod, or nothing where the cluster gives them."""
+    return {} if options["user"] == "any" else dict.fromkeys(members, int(options["user"]))
+
+
+def _restricted(options: Mapping[str, str]) -> JSON:
+    return {**_RESTRICTED, **_identity(options, "runAsUser")}
 
 
 def _server(bundle: Bundle, values: Resolved, options: Mapping[str, str], place: Place) -> JSON:
@@ -82,8 +98,8 @@ def _server(bundle: Bundle, values: Resolved, options: Mapping[str, str], place:
         "args": ["--knobs=$(KNOBS)", *(f"{serving.SECRETS[knob]}={path}" for knob, path in _secrets(values).items())],
         "env": [{"name": "KNOBS", "valueFrom": {"configMapKeyRef": {"name": place.config, "key": "knobs.json"}}}],
         "ports": [{"name": name, "containerPort": port, "protocol": "TCP"} for name, port in ports(values).items()],
-        "resources": resources(bundle, values),
-        "securityContext": _RESTRICTED,
+        "resources": resources(bundle, values, options),
+        "securityContext": _restricted(options),
         "startupProbe": {**probe, "periodSeconds": 2, "failureThreshold": max(30, int(start))},
         "readinessProbe": {**probe, "periodSeconds": 5, "failureThreshold": 2},
         "livenessProbe": {**live, "periodSeconds": 10, "failureThreshold": 3},
@@ -136,8 +152,9 @@ def _volumes(values: Resolved, options: Mapping[str, str], place: Place) -> list
     return found
 
 
-def _fetch(options: Mapping[str, str]) -> JSON:
+def _fetch(bundle: Bundle, options: Mapping[str, str]) -> JSON:
     """Return the container that pulls and verifies; the trust file is the site's, in a ConfigMap that it makes."""
+    disk = storage(bundle, options)
     source = _deployment.required(options, "source", "oci://registry.example/digits@sha256:…")
     return {
         "name": "fetch",
@@ -147,8 +164,8 @@ def _fetch(options: Mapping[str, str]) -> JSON:
                     "--state", "none"],
         "env": [{"name": "HOME", "value": "/scratch"}, {"name": "PACKAGER_STORE", "value": "/scratch/store"},
                 {"name": "DOCKER_CONFIG", "value": "/srv/registry"}],
-        "resources": {"requests": {"cpu": "500m", "memory": "256Mi"}, "limits": {"memory": "1Gi"}},
-        "securityContext": _RESTRICTED,
+        "resources": {"requests": {"cpu": "500m", "memory": "256Mi", **disk}, "limits": {"memory": "1Gi", **disk}},
+        "securityContext": _restricted(options),
         "volumeMounts": [{"name": "model", "mountPath": _MODEL},
                          {"name": "trust", "mountPath": _TRUST, "readOnly": True},
                          {"name": "registry", "mountPath": "/srv/registry", "readOnly": True},

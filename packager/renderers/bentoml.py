@@ -28,7 +28,7 @@ from packager.renderers._deployment import Rendered
 ABOUT = "a Bento for `bentoml build` and `bentoml serve`"
 DEFAULTS: Mapping[str, str] = {}
 OPTIONS = (_deployment.TARGET,)
-_BENTOML = "bentoml>=1.4.30,<1.5"  # 1.4.39 is what was run; the decorators used here are those of 1.4
+_BENTOML = "bentoml==1.4.39"  # what was run; the decorators used here are those of 1.4
 _GRAPH = "saved_model.onnx"  # the name that `bentoml.onnx` opens
 _RUNTIMES = ("onnxruntime",)
 

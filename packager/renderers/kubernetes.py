@@ -3,7 +3,9 @@
 
     manifests/*.yaml           ServiceAccount, ConfigMap, Deployment, Service, NetworkPolicy, PodDisruptionBudget, and
                                where `deploy.max_replicas` is more than `deploy.replicas` a HorizontalPodAutoscaler
+    manifests/podmonitor.yaml  with --monitoring: Prometheus' operator reads /metrics, and the NetworkPolicy lets it in
     kserve/inferenceservice.yaml   the same pod for KServe
+    init-image/Containerfile   with --variant init-container: how its image is made
     chart/                     the same objects; values.schema.json admits no other value than values.yaml has
 
 Knobs are in the ConfigMap, whose name changes with them: turning one is a rolling update, and the way back is one too.
@@ -25,6 +27,7 @@ from packager.renderers._pod import Place
 
 ABOUT = "manifests, a KServe InferenceService and a Helm chart"
 DEFAULTS: Mapping[str, str] = {"server.host": "0.0.0.0"}  # noqa: S104 - the address inside a pod
+_SPACE = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 OPTIONS = (
     Option("image", "IMAGE", "the server's image, pinned as name@sha256:…; no default", _deployment.IMAGE),
     Option("variant", "NAME", "embedded, image-volume or init-container; default: embedded", "|".join(_pod.VARIANTS),
@@ -34,8 +37,11 @@ OPTIONS = (
            _deployment.IMAGE),
     Option("source", "URL", "where the bundle is, such as oci://host/name@sha256:…; for init-container",
            r"(oci|s3|https)://[A-Za-z0-9][A-Za-z0-9._:/@-]{0,300}"),
-    Option("namespace", "NAME", "the name of a namespace; default: that of `kubectl`",
-           r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"),
+    Option("namespace", "NAME", "the name of a namespace; default: that of `kubectl`", _SPACE),
+    Option("monitoring", "NAMESPACE", "the name of the namespace of Prometheus, which may then read the metrics; "
+           "default: none may from outside", _SPACE),
+    Option("user", "UID", "a user id, or `any` where the cluster gives one (OpenShift); default: 65532",
+           r"any|[1-9][0-9]{0,9}", str(_pod.USER)),
     _deployment.PLATFORM,
     _deployment.TARGET,
 )  # fmt: skip
@@ -54,6 +60,8 @@ def render(bundle: Bundle, values: Resolved, options: Mapping[str, str]) -> Rend
     made["kserve/configmap.yaml"] = made["manifests/configmap.yaml"]
     released = _objects(bundle, values, {**options, "namespace": ""}, _chart.RELEASE, scales=True)
     made |= {f"chart/{path}": text for path, text in _chart.files(bundle, values, options, released).items()}
+    if options["variant"] == "init-container":
+        made["init-image/Containerfile"] = _deployment.template("container/Containerfile.init")
     made[_deployment.RECORD] = _deployment.record("kubernetes", bundle, values, options, {})
     steps = ("kubectl apply --server-side -f OUT/manifests/", f"kubectl rollout status deployment/{name}",
              f"or: helm upgrade --install {name} OUT/chart --atomic")  # fmt: skip
@@ -116,27 +124,44 @@ def _objects(
         ),
         "Deployment": _object("apps/v1", "Deployment", about, spec=deployment),
         "Service": _object("v1", "Service", about, spec={"selector": selector["matchLabels"], "ports": listed}),
-        "NetworkPolicy": _network_policy(about, selector, ports, options["variant"]),
+        "NetworkPolicy": _network_policy(about, selector, ports, options),
         "PodDisruptionBudget": _object(
             "policy/v1", "PodDisruptionBudget", about, spec={"maxUnavailable": 1, "selector": selector}
         ),
     }
+    if options["monitoring"]:
+        found["PodMonitor"] = _pod_monitor(about, selector, values)
     if scaled:
         found["HorizontalPodAutoscaler"] = _autoscaler(about, place, low, high)
     return found
 
 
-def _network_policy(about: JSON, selector: JSON, ports: Mapping[str, int], variant: str) -> JSON:
-    """Return a policy that lets the namespace in and nothing out; an init container needs its registry and DNS."""
+def _network_policy(about: JSON, selector: JSON, ports: Mapping[str, int], options: Mapping[str, str]) -> JSON:
+    """Return a policy that lets the namespace and its Prometheus in and nothing out.
+
+    An init container needs its registry and DNS.
+    """
     listed = [{"protocol": "TCP", "port": port} for port in ports.values()]
     fetching = [{"protocol": "UDP", "port": 53}, {"protocol": "TCP", "port": 53}, {"protocol": "TCP", "port": 443}]
     spec = {
         "podSelector": selector,
         "policyTypes": ["Ingress", "Egress"],
         "ingress": [{"from": [{"podSelector": {}}], "ports": listed}],
-        "egress": [{"ports": fetching}] if variant == "init-container" else [],
+        "egress": [{"ports": fetching}] if options["variant"] == "init-container" else [],
     }
+    if options["monitoring"]:
+        named = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": options["monitoring"]}}}
+        spec["ingress"].append({"from": [named], "ports": listed[:1]})
     return _object("networking.k8s.io/v1", "NetworkPolicy", about, spec=spec)
+
+
+def _pod_monitor(about: JSON, selector: JSON, values: Resolved) -> JSON:
+    """Return what Prometheus' operator reads: every server's metrics, over TLS as unverified as a probe's."""
+    secured = {"scheme": "https", "tlsConfig": {"insecureSkipVerify": True}} if "tls.key" in values.values else {}
+    endpoint = {"port": "http", "path": "/metrics", "interval": "30s", **secured}
+    return _object(
+        "monitoring.coreos.com/v1", "PodMonitor", about, spec={"selector": selector, "podMetricsEndpoints": [endpoint]}
+    )
 
 
 def _autoscaler(about: JSON, place: Place, low: int, high: int) -> JSON:

@@ -121,7 +121,7 @@ class Engine:
             name=config.name, version=config.version, digest=config.digest, target=config.target,
             runtime=config.runtime, runtime_version=session.version, provider=session.provider,
         )  # fmt: skip
-        self.metrics.deploy(config.digest, self.knobs.digest, self.knobs.labels)
+        self.metrics.deploy(config.digest, self.knobs.digest, self.knobs.tuning, self.knobs.labels)
         self._batcher = Batcher(self._run, work.workers, policy, self)
         self._turns = Turns(self._short, policy, self.metrics.shared.observe) if policy.most > 1 else None
         self._session, self._outputs = session, tuple(port.name for port in session.outputs)

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,6 +12,8 @@ from typing import Any
 
 import orjson
 
+# What says where a server is and what it tells, not how it answers. `packager.serving` has the same list.
+_PLACE = re.compile(r"server\.(host|port|grpc_port)|(deploy|log|metrics|tracing|bentoml)\..+")
 _SHOWN = (str, int, float, bool, list, dict)
 
 
@@ -31,6 +35,14 @@ class Knobs:
         if not all(isinstance(member, _SHOWN) for member in value["values"].values()):
             raise ValueError("expected values")
         return Knobs(value["digest"], value["values"])
+
+    @property
+    def tuning(self) -> str:
+        """Return the digest of the values that change how requests are answered; empty where nobody resolved any."""
+        if not self.digest:
+            return ""
+        kept = {name: value for name, value in self.values.items() if not _PLACE.fullmatch(name)}
+        return f"sha256:{hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()}"
 
     @property
     def labels(self) -> dict[str, str]:

@@ -18,7 +18,7 @@
 | `packager_server_workers_lost_total` | counter | workers (`runtime.processes`) that ended unasked |
 | `packager_server_ready` | gauge | 1 between warm-up and shutdown |
 | `packager_bundle_info` | info | `name`, `version`, `digest`, `target`, `runtime`, `runtime_version`, `provider` |
-| `packager_deployment_info` | info | `digest` of the bundle, `knobs` (digest of the resolved knobs), `site_<label>` |
+| `packager_deployment_info` | info | `digest` of the bundle, those of `knobs` and `tuning`, `site_<label>` |
 | `packager_server_processes`, `packager_server_resident_memory_bytes` | gauges | of all that serve, without workers |
 | `process_…`, `python_info` | | as every Prometheus client has them, of all processes together: see `processes` |
 | `python_gc_…` | | only where one process serves by itself |
@@ -172,9 +172,10 @@ class Metrics:
         """Say which bundle is served, by which runtime."""
         self._tell("packager_bundle_info", "The bundle that is served.", labels)
 
-    def deploy(self, digest: str, knobs: str, labels: dict[str, str]) -> None:
+    def deploy(self, digest: str, knobs: str, tuning: str, labels: dict[str, str]) -> None:
         """Say with which knobs, and what the site calls itself."""
-        self._tell("packager_deployment_info", "How it is served.", {"digest": digest, "knobs": knobs, **labels})
+        told = {"digest": digest, "knobs": knobs, "tuning": tuning, **labels}
+        self._tell("packager_deployment_info", "How it is served.", told)
 
     def _tell(self, name: str, text: str, labels: dict[str, str]) -> None:
         # A gauge that is 1, as an Info is in Prometheus' format: several processes can share only gauges.

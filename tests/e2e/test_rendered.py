@@ -62,7 +62,13 @@ def validate(*files: Path) -> None:
 @pytest.mark.parametrize("secured", [False, True])
 def test_manifests_are_what_kubernetes_reads(variant: str, secured: bool, bundle, tmp_path: Path) -> None:
     out = rendered(
-        "kubernetes", bundle, tmp_path / "out", *(TLS if secured else ()), variant=variant, **VARIANTS[variant]
+        "kubernetes",
+        bundle,
+        tmp_path / "out",
+        *(TLS if secured else ()),
+        variant=variant,
+        **VARIANTS[variant],
+        **({"user": "any"} if secured else {}),
     )
     files = sorted((out / "manifests").glob("*.yaml"))
     assert len(files) == 7

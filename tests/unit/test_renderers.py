@@ -17,11 +17,12 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from packager import knobsets
+from packager import knobsets, serving
 from packager.errors import IntegrityError, UsageError, WrongContent
 from packager.knobs import Wish
 from packager.packages import wheelfiles
 from packager.renderers import _alerts
+from packager.server import knobs as server_knobs
 from packager.server import metrics
 from packager.store import Store
 from tests import bundles, deployments
@@ -253,7 +254,92 @@ def test_secrets_stay_where_they_are(bundle, tmp_path: Path) -> None:
             rendered(kind, bundle, tmp_path / "not", *tls(reference))
 
 
+def test_prometheus_may_read_where_its_namespace_is_named(bundle, tmp_path: Path) -> None:
+    out = objects(
+        rendered("kubernetes", bundle, tmp_path / "out", Wish("server.grpc_port", "8001", "--set"), monitoring="watch")
+    )
+    (own, prometheus) = out["networkpolicy"]["spec"]["ingress"]
+    assert prometheus["from"] == [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "watch"}}}]
+    assert [row["port"] for row in prometheus["ports"]] == [8000] and len(own["ports"]) == 2
+    pod = out["deployment"]["spec"]["template"]
+    monitor = out["podmonitor"]["spec"]
+    assert monitor["selector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
+    (endpoint,) = monitor["podMetricsEndpoints"]
+    assert endpoint["port"] in {row["name"] for row in pod["spec"]["containers"][0]["ports"]}
+    alone = objects(rendered("kubernetes", bundle, tmp_path / "alone"))
+    assert "podmonitor" not in alone and len(alone["networkpolicy"]["spec"]["ingress"]) == 1
+    assert "{{ .Release.Name" in (tmp_path / "out" / "chart" / "templates" / "podmonitor.yaml").read_text()
+
+
+@pytest.mark.parametrize(("user", "expected"), [("", 65532), ("1000", 1000), ("any", None)])
+def test_the_cluster_may_choose_the_user(user: str, expected: int | None, bundle, tmp_path: Path) -> None:
+    more = {
+        "variant": "init-container",
+        "init_image": f"r.example/p@{DIGEST}",
+        "source": f"oci://r.example/tiny@{DIGEST}",
+    }
+    out = rendered("kubernetes", bundle, tmp_path / "out", user=user, **more)
+    pod = objects(out)["deployment"]["spec"]["template"]["spec"]
+    contexts = [
+        pod["securityContext"],
+        *(item["securityContext"] for item in (*pod["containers"], *pod["initContainers"])),
+    ]
+    assert [context.get("runAsUser") for context in contexts] == [expected] * 3
+    assert pod["securityContext"].get("fsGroup") == expected
+    assert all(context["runAsNonRoot"] for context in contexts)
+
+
+@pytest.mark.parametrize("variant", ["embedded", "init-container"])
+def test_what_lies_on_the_nodes_disk_is_asked_for_and_bounded(variant: str, bundle, tmp_path: Path) -> None:
+    more = (
+        {"init_image": f"r.example/p@{DIGEST}", "source": f"oci://r.example/tiny@{DIGEST}"} if "init" in variant else {}
+    )
+    out = rendered("kubernetes", bundle, tmp_path / "out", variant=variant, **more)
+    pod = objects(out)["deployment"]["spec"]["template"]["spec"]
+    for container in (*pod["containers"], *pod.get("initContainers", [])):
+        sizes = {kind: container["resources"][kind]["ephemeral-storage"] for kind in ("requests", "limits")}
+        assert set(sizes.values()) == {"128Mi" if variant == "embedded" else "130Mi"}
+    values = yaml.safe_load((out / "chart" / "values.yaml").read_text())
+    assert values["resources"] == pod["containers"][0]["resources"]
+
+
+def test_the_image_of_an_init_container_has_a_recipe(bundle, tmp_path: Path) -> None:
+    more = {
+        "variant": "init-container",
+        "init_image": f"r.example/p@{DIGEST}",
+        "source": f"oci://r.example/tiny@{DIGEST}",
+    }
+    out = rendered("kubernetes", bundle, tmp_path / "out", **more)
+    recipe = (out / "init-image" / "Containerfile").read_text()
+    fetch = objects(out)["deployment"]["spec"]["template"]["spec"]["initContainers"][0]
+    assert fetch["command"][0] == "packager" and 'ENTRYPOINT ["packager"]' in recipe
+    assert not (rendered("kubernetes", bundle, tmp_path / "other") / "init-image").exists()
+
+
 # systemd and what watches
+
+
+@pytest.mark.parametrize(("kind", "wish", "same"), [
+    ("kubernetes", None, True), ("systemd", None, True), ("observability", ("server.port", "9001"), True),
+    ("observability", ("server.grpc_port", "9002"), True), ("observability", ("log.level", "debug"), True),
+    ("observability", ("metrics.labels.place", "oslo"), True), ("observability", ("deploy.replicas", "4"), True),
+    ("observability", ("batch.max", "4"), False), ("observability", ("runtime.threads", "2"), False),
+    ("observability", ("server.read_timeout", "10"), False),
+])  # fmt: skip
+def test_only_knobs_that_change_answers_are_other_knobs(
+    kind: str, wish: tuple[str, str] | None, same: bool, bundle, tmp_path: Path
+) -> None:
+    """The server tells the digest of its own knobs; the rule compares it with those that it was rendered from."""
+    out = rendered("observability", bundle, tmp_path / "out")
+    (query,) = [rule["expr"] for rule in yaml.safe_load((out / "rules.yaml").read_text())["groups"][0]["rules"]
+                if rule["alert"].endswith("OtherKnobs")]  # fmt: skip
+    chosen = deployments.values(kind, bundle, *([Wish(*wish, "--set")] if wish else []))
+    told = server_knobs.Knobs.parse(serving.document(chosen)).tuning
+    assert told == serving.tuning(chosen) and told.startswith("sha256:")
+    accepted = re.search(r'tuning!~"([^"]*)"', query)
+    assert accepted
+    assert (re.fullmatch(accepted[1], told) is not None) is same
+    assert re.fullmatch(accepted[1], server_knobs.Knobs().tuning), "a server that knows no knobs has none to differ in"
 
 
 def test_units_name_only_what_the_service_sees(bundle, tmp_path: Path) -> None:
