@@ -5,6 +5,8 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 DEMO   := .demo/environment
 TOOLS  := pip uv
+QUICK  := tests/test_plugins.py $(filter-out %/test_look.py %/test_tamper.py %/test_cache.py %/test_causes.py,$(wildcard tests/unit/test_[cdelrstv]*.py)) \
+          tests/unit/policy tests/unit/graphs tests/unit/trust
 T      ?= tests
 K      ?=
 PINS   := -c tests/constraints.txt
@@ -64,6 +66,9 @@ demo-cnn: $(READY) ## the same for a CNN of torch
 
 demo-encoder: $(READY) ## the same for a trained sentence encoder (90 MB)
 	$(BIN)/python docs/examples/sentence-encoder/demo.py
+
+check: $(READY) lint ## lint, types and the tests that build nothing: the minute before a commit
+	$(BIN)/python -m pytest -n 2 -q -m 'not slow' $(QUICK)
 
 test: $(READY) lint ## lint and all tests but the slow matrices (T=path, K=filter)
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m 'not slow' $(T) $(if $(K),-k '$(K)')
