@@ -295,6 +295,16 @@ def is_at(file: BinaryIO, path: Path) -> bool:
 
 
 @contextlib.contextmanager
+def shared_modes() -> Iterator[None]:
+    """Have what is made inside readable by everybody and writable by its owner alone, whatever the caller's umask."""
+    before = os.umask(0o022)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+@contextlib.contextmanager
 def staging(target: Path) -> Iterator[Path]:
     """Yield a fresh directory beside `target`, so that it can be renamed there; it is removed if it still exists.
 

@@ -29,7 +29,7 @@ from packager.bundle import CONTRACT, Bundle, read
 from packager.canonical import JSON
 from packager.errors import StorageError, UsageError
 from packager.events import Cached, Finished, OnEvent, Started, ignore
-from packager.files import locked, read_own, staging, storage_errors, sync_directory, write_atomically
+from packager.files import locked, read_own, shared_modes, staging, storage_errors, sync_directory, write_atomically
 from packager.journal import Clock, behind, cut_off, journal, no_clock
 from packager.knobs import Resolved, Wish, resolve
 from packager.knobsets import schema_of
@@ -68,6 +68,7 @@ class Installed:
     target: str
 
 
+@shared_modes()
 def install(
     bundle: Bundle, directory: Path, target: str | None, index: Index, environment: Mapping[str, str],
     on_event: OnEvent = ignore, knobs: Resolved | None = None, clock: Clock = no_clock,
@@ -218,6 +219,7 @@ def _link(link: Path, release: Path) -> None:
     sync_directory(link.parent)
 
 
+@shared_modes()
 def roll_back(directory: Path, clock: Clock = no_clock) -> Path:
     """Make the release current again that served before this one, and return it; once more goes further back.
 

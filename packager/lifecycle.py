@@ -17,7 +17,7 @@ from packager.bundle import Bundle
 from packager.canonical import JSON
 from packager.errors import PackagerError, StorageError, UsageError
 from packager.events import Note, OnEvent, ignore
-from packager.files import locked, remove_tree, storage_errors, sync_directory
+from packager.files import locked, remove_tree, shared_modes, storage_errors, sync_directory
 from packager.install import (
     CURRENT,
     LOCK,
@@ -89,6 +89,7 @@ def check_step(directory: Path, bundle: Bundle, *, allow_downgrade: bool) -> Non
         )
 
 
+@shared_modes()
 def upgrade(
     bundle: Bundle, directory: Path, index: Index, environment: Mapping[str, str], knobs: Resolved,
     on_event: OnEvent = ignore, clock: Clock = no_clock, *, allow_downgrade: bool = False,
