@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections.abc import Mapping
 
 from packager.errors import PackagerError, SourceError, StorageError, UsageError
@@ -47,11 +48,17 @@ _MEANING: Mapping[int, tuple[type[PackagerError], str, str]] = {
     errno.ENOEXEC: (StorageError, "the system cannot run", "install that program for this machine"),
     errno.EOPNOTSUPP: (StorageError, "the file system cannot do what is needed at", "use a local one, such as ext4"),
 }  # fmt: skip
+_CIRCLE = re.compile(r"Symlink loop from ['\"](.*)['\"]", re.DOTALL)
 _NETWORK = "check the address, the proxy and the network, and repeat"
 
 
-def translated(error: OSError, place: str | os.PathLike[str] | None = None) -> PackagerError | None:
+def translated(
+    error: OSError | RuntimeError, place: str | os.PathLike[str] | None = None
+) -> PackagerError | None:  # fmt: skip
     """Return the error as ours; `place` is named where it names no path itself. None: this is no such refusal."""
+    if isinstance(error, RuntimeError):  # what `Path.resolve` makes of ELOOP before Python 3.13
+        found = _CIRCLE.fullmatch(str(error))
+        return translated(OSError(errno.ELOOP, os.strerror(errno.ELOOP), found[1])) if found else None
     if isinstance(error, ConnectionError | TimeoutError) or type(error).__module__ in ("socket", "ssl", "_ssl"):
         return SourceError(f"the network failed: {line(error.strerror or str(error))}", hint=_NETWORK)
     if error.filename is None and "temporary directory" in (error.strerror or ""):

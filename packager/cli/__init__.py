@@ -75,7 +75,7 @@ def _answer(argv: Sequence[str], console: Console) -> int:
     except MemoryError:
         console.fail(StorageError("out of memory", hint="close other programs, or lower --jobs"))
         return StorageError.code
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
         from packager.oserrors import translated
 
         found = translated(error)

@@ -6,9 +6,11 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +21,16 @@ from packager import oserrors
 from packager.errors import PackagerError, SourceError, StorageError
 from packager.store import Store
 from tests import deployments, graphs
+from tests.environments import CACHE
+from tests.stub_registry import Stub, serving
 
 FEW = ("ENOSPC", "EACCES", "ENOTDIR", "EMFILE")
 ERRORS = (*FEW, "EROFS", "EIO", "ESTALE", "ENAMETOOLONG", "ELOOP", "EEXIST", "ENOENT", "EBUSY")
 PASS = "--passphrase-file=passphrase"
+RECIPE = "name: real\nversion: 1.0.0\nsource: ./model.onnx\nruns-on: {onnxruntime: '>=1.17'}\n"
+CACHES = {
+    "UV_CACHE_DIR": os.environ.get("UV_CACHE_DIR") or str(CACHE.parent / "uv")
+}  # the home directory is another one
 NO_HOME = (
     "import sys; from pathlib import Path; from packager import cli",
     "def none(): raise RuntimeError('Could not determine home directory.')",
@@ -47,6 +55,30 @@ def verbs() -> list[list[str]]:
     ]  # fmt: skip
 
 
+def releases(host: str) -> list[list[str]]:
+    """Return command lines about a real model and a registry: what is made once, and sent."""
+    recipe, store = ["real/bundle.yaml"], ["--store", "store"]
+    return [
+        ["lock", *recipe, *store], ["build", *recipe, "--locked", *store],
+        ["push", "tiny:1.0.0", f"oci://{host}/team/tiny:1.0.0", *store],
+        ["pull", f"oci://{host}/there/tiny:1.0.0", "--key", "release.pub", "--store", "other"],
+        ["conform", "real.bundle.tar", "--key", "release.pub", "--python", sys.executable, "--runtime", "onnxruntime", "--level", "L0",
+         "--report", "report"],
+        ["serve", "site"],
+        *(["render", kind, "small.bundle.tar", "out", "--key", "release.pub", *more] for kind, more in RENDERED.items()),
+    ]  # fmt: skip
+
+
+RENDERED = {
+    "kubernetes": ["--image", f"registry.example/tiny@{deployments.DIGEST}"],
+    "container": ["--base", deployments.BASE],
+    "bentoml": [],
+    "observability": [],
+}
+RELEASES = [" ".join(line[:2]) for line in releases("HOST")]
+STATUS = {"serve": 1}  # the environment of this installation holds no server
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with a signed bundle, its store, keys, and an installation of it."""
@@ -55,12 +87,36 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     bundle = deployments.carrier(Store(place / "store"), kleines=wheel)
     (place / "passphrase").write_text("correct horse\n")
     onnx.save(graphs.GRAPHS["convolution at 18"]().graph, place / "model.onnx")
-    for words in (["keygen", "release", PASS], ["sign", f"{bundle.name}:{bundle.version}", "--key", "release.pem", "--store", "store", PASS],
-                  ["export", f"{bundle.name}:{bundle.version}", "small.bundle.tar", "--store", "store"],
-                  ["install", "small.bundle.tar", "site", "--key", "release.pub", "--store", "store"]):  # fmt: skip
-        command = [sys.executable, "-m", "packager", *words]
-        subprocess.run(command, cwd=place, check=True, env={**os.environ, "HOME": str(place)})
+    run(place, ["keygen", "release", PASS],
+        ["sign", f"{bundle.name}:{bundle.version}", "--key", "release.pem", "--store", "store", PASS],
+        ["export", f"{bundle.name}:{bundle.version}", "small.bundle.tar", "--store", "store"],
+        ["install", "small.bundle.tar", "site", "--key", "release.pub", "--store", "store"])  # fmt: skip
     return place
+
+
+@pytest.fixture(scope="module")
+def registry() -> Iterator[Stub]:
+    with serving() as stub:
+        yield stub
+
+
+@pytest.fixture(scope="module")
+def released(folder: Path, registry: Stub) -> Path:
+    """Return the folder with a model that was built in it, and a bundle in the registry."""
+    (folder / "real").mkdir()
+    shutil.copy(folder / "model.onnx", folder / "real")
+    (folder / "real" / "bundle.yaml").write_text(RECIPE)
+    run(folder, ["lock", "real/bundle.yaml", "--store", "store"],
+        ["build", "real/bundle.yaml", "--locked", "--store", "store"],
+        ["sign", "real:1.0.0", "--key", "release.pem", "--store", "store", PASS, "-o", "real.bundle.tar"],
+        ["push", "tiny:1.0.0", f"oci://{registry.host}/there/tiny:1.0.0", "--store", "store"])  # fmt: skip
+    return folder
+
+
+def run(place: Path, *lines: list[str]) -> None:
+    for words in lines:
+        command = [sys.executable, "-m", "packager", *words]
+        subprocess.run(command, cwd=place, check=True, env={**os.environ, "HOME": str(place), **CACHES})
 
 
 def trace(folder: Path, work: Path, line: list[str], errors: tuple[str, ...], places: int) -> list[dict[str, Any]]:
@@ -68,7 +124,7 @@ def trace(folder: Path, work: Path, line: list[str], errors: tuple[str, ...], pl
     wanted = {"folder": str(folder), "verbs": [line], "errors": errors, "places": places, "seed": 7}
     cases.write_text(json.dumps(wanted))
     done = subprocess.run([sys.executable, "-m", "tests.faulty_system", str(cases)], capture_output=True, text=True,
-                          check=False)  # fmt: skip
+                          check=False, env={**os.environ, **CACHES})  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     return [json.loads(line) for line in done.stdout.splitlines()]
 
@@ -80,18 +136,31 @@ def test_a_refused_call_is_a_clear_error_and_nothing_is_half_written(
     judge(trace(folder, tmp_path, line, FEW[:2] if line[0] == "install" else FEW, places=1))
 
 
+@pytest.mark.parametrize("number", range(len(RELEASES)), ids=RELEASES)
+def test_a_refused_call_on_the_way_of_a_release(number: int, released: Path, registry: Stub, tmp_path: Path) -> None:
+    judge(trace(released, tmp_path, releases(registry.host)[number], FEW[:2], places=1))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("line", verbs(), ids=lambda line: " ".join(line[:2]))
 def test_many_refused_calls(folder: Path, tmp_path: Path, line: list[str]) -> None:
     judge(trace(folder, tmp_path, line, ERRORS, places=8))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(len(RELEASES)), ids=RELEASES)
+def test_many_refused_calls_on_the_way_of_a_release(
+    number: int, released: Path, registry: Stub, tmp_path: Path
+) -> None:
+    judge(trace(released, tmp_path, releases(registry.host)[number], ERRORS, places=8))
+
+
 def judge(rows: list[dict[str, Any]]) -> None:
     """Hold that a refused call is an error of ours, and that a repetition finds the old state or the new one."""
     first, *faults = rows
-    assert first["status"] == 0, first["said"]
+    assert first["status"] == STATUS.get(first["verb"][0], 0), first["said"]
     wrong = [row for row in faults if row["status"] == 70 or "Traceback" in row["said"]
-             or row["again"] not in ({0, first["twice"]} if row["status"] else {first["twice"]})]  # fmt: skip
+             or row["again"] not in ({first["status"], first["twice"]} if row["status"] else {first["twice"]})]  # fmt: skip
     assert not wrong, json.dumps(wrong[0], indent=1)
     print(first["verb"], first["calls"], dict(Counter((row["error"], row["status"]) for row in faults)))
 
