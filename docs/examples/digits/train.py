@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Train a scikit-learn classifier on its handwritten digits and register it in MLflow as `digits@champion`.
 
-Usage: train.py FOLDER. Writes FOLDER/mlflow.db, FOLDER/artifacts and FOLDER/held-out.npz; the last line is JSON.
+Usage: train.py FOLDER [C], where C is the penalty of the support vector machine. Writes FOLDER/mlflow.db,
+FOLDER/artifacts and FOLDER/held-out.npz; the last line is JSON.
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, penalty: float = 10) -> None:
     registered.say("load 1797 images of digits, 8x8 pixels each")
     digits = load_digits()
     images = digits.data.astype(np.float32)
     split = train_test_split(images, digits.target, test_size=0.25, random_state=0, stratify=digits.target)
     images_train, images_test, labels_train, labels_test = split
     registered.say("fit a scaler and a support vector machine")
-    model = make_pipeline(StandardScaler(), SVC(C=10))
+    model = make_pipeline(StandardScaler(), SVC(C=penalty))
     model.fit(images_train, labels_train)
     accuracy = float((model.predict(images_test) == labels_test).mean())
 
@@ -45,4 +46,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]).resolve())
+    main(Path(sys.argv[1]).resolve(), *map(float, sys.argv[2:]))
