@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -21,10 +22,9 @@ def tool(name: str) -> str:
 
 
 def library(name: str) -> None:
-    """Skip the test if a shared library cannot be loaded; where tools are required, that is a failure."""
-    try:
-        ctypes.CDLL(name)
-    except OSError:
+    """Skip the test if a new process cannot load a shared library; where tools are required, that is a failure."""
+    code = "import ctypes, sys; ctypes.CDLL(sys.argv[1])"  # this process may have been brought a copy by a wheel
+    if subprocess.run([sys.executable, "-I", "-c", code, name], capture_output=True, check=False).returncode:
         missing(name)
 
 
