@@ -28,6 +28,14 @@ def library(name: str) -> None:
         missing(name)
 
 
+def offline() -> tuple[str, ...]:
+    """Return a prefix that runs a command without any network, or skip: containers often forbid new namespaces."""
+    prefix = (tool("unshare"), "--user", "--map-root-user", "--net")
+    if subprocess.run([*prefix, "true"], capture_output=True, check=False).returncode:
+        missing("a user namespace")
+    return prefix
+
+
 def missing(name: str) -> None:
     """Skip a test for want of something, or fail where tools are required."""
     if REQUIRED:

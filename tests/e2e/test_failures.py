@@ -271,7 +271,7 @@ def test_ctrl_c_during_a_step_leaves_nothing(project: Callable[..., Project], cn
     assert "interrupted" in errors
     assert "Traceback" not in errors
     untouched(made)
-    workers = subprocess.run(["pgrep", "-f", str(made.store)], capture_output=True, text=True, check=False).stdout
+    workers = subprocess.run([tool("pgrep"), "-f", str(made.store)], capture_output=True, text=True, check=False).stdout
     assert not workers, "no worker survives"
 
 
@@ -293,7 +293,7 @@ def test_kill_9_during_an_export_leaves_a_usable_store(project: Callable[..., Pr
     process.wait()
     process.stderr.close()
     deadline = time.monotonic() + 10
-    while subprocess.run(["pgrep", "-f", str(made.store)], capture_output=True, check=False).stdout:
+    while subprocess.run([tool("pgrep"), "-f", str(made.store)], capture_output=True, check=False).stdout:
         assert time.monotonic() < deadline, "the worker dies with its parent"
         time.sleep(0.1)
     assert made.run("build", "--locked", "--json")["verdict"]["ok"]
@@ -326,6 +326,7 @@ def confinement(made: Project) -> Any:
 def test_without_bubblewrap_namespaces_do_and_say_so(
     project: Callable[..., Project], cnn: Path, tmp_path: Path
 ) -> None:
+    tool("bwrap")
     made = project(CNN_RECIPE, model=cnn)
     wrapped = made.run("build", "--json")
     assert confinement(made) == {("bubblewrap", True)}

@@ -23,6 +23,7 @@ import tritonclient.http as triton
 
 from tests import distribution, objectstore
 from tests.e2e.conftest import Project, tool
+from tests.tools import offline
 
 pytestmark = pytest.mark.xdist_group("cnn")
 
@@ -37,7 +38,7 @@ def wheelhouse(built: Project, tmp_path_factory: pytest.TempPathFactory) -> Path
 def site(built: Project, wheelhouse: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An installation made with every network interface but loopback gone."""
     directory = tmp_path_factory.mktemp("site") / "cnn"
-    alone = ("unshare", "--user", "--map-root-user", "--net")
+    alone = offline()
     built.run("install", "cnn.bundle.tar", directory, "--key", "release.pub", "--wheelhouse", wheelhouse, prefix=alone)
     return directory
 
@@ -275,7 +276,7 @@ for i in $(seq 100); do {sys.executable} -c "import urllib.request as u; u.urlop
 {sys.executable} -c "import urllib.request as u; print(u.urlopen('http://127.0.0.1:8765/v2/models/cnn').status)"
 kill $server; wait $server"""
     done = subprocess.run(
-        ["unshare", "--user", "--map-root-user", "--net", "sh", "-c", script],
+        [*offline(), "sh", "-c", script],
         capture_output=True,
         text=True,
         check=False,

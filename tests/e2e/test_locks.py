@@ -21,11 +21,11 @@ import pytest
 
 from packager.packages import platforms
 from tests.e2e.conftest import CNN_RECIPE, Project, tool
+from tests.tools import offline
 
 pytestmark = pytest.mark.xdist_group("cnn")
 HERE = platforms.here()
 OTHER = "linux_x86_64-cp312" if HERE != "linux_x86_64-cp312" else "linux_x86_64-cp311"
-ALONE = ("unshare", "--user", "--map-root-user", "--net")
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def test_the_wheels_are_those_of_the_lock_and_fetched_once(vendored: Project) ->
     assert wheels_of(vendored) == expected
     assert any("cp312" in name for name in expected)
     assert any("cp311" in name for name in expected)
-    again = vendored.run("build", "--locked", "--json", prefix=ALONE)
+    again = vendored.run("build", "--locked", "--json", prefix=offline())
     assert again["executed"] == 0
 
 
@@ -66,7 +66,7 @@ def test_another_store_gives_the_same_digest(vendored: Project, tmp_path: Path) 
 
 def test_a_carried_bundle_installs_with_nothing_else(vendored: Project, tmp_path: Path) -> None:
     """No flag, no network, no index: wheels of the bundle alone. A pip configured for an index is not asked."""
-    vendored.run("install", "cnn.bundle.tar", tmp_path / "site", "--key", "release.pub", prefix=ALONE,
+    vendored.run("install", "cnn.bundle.tar", tmp_path / "site", "--key", "release.pub", prefix=offline(),
                  PIP_INDEX_URL="http://127.0.0.1:9/simple", PIP_FIND_LINKS="/nowhere")  # fmt: skip
     python = tmp_path / "site" / "current" / "env" / "bin" / "python"
     subprocess.run([python, "-I", "-c", "import onnxruntime, numpy, granian"], check=True)
@@ -115,7 +115,7 @@ def test_other_tools_install_from_the_unpacked_lock(vendored: Project, tmp_path:
                 "-r", deps / f"requirements-{HERE}.txt"],
     }.items():  # fmt: skip
         subprocess.run([uv, "venv", "--quiet", "--python", sys.executable, tmp_path / name], check=True)
-        subprocess.run([*ALONE, uv, "pip", *arguments, "--quiet", "--python", tmp_path / name], check=True)
+        subprocess.run([*offline(), uv, "pip", *arguments, "--quiet", "--python", tmp_path / name], check=True)
         done = subprocess.run(
             [uv, "pip", "freeze", "--python", tmp_path / name], capture_output=True, text=True, check=True
         )

@@ -36,6 +36,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "conformance"))
 
 from suite import protobuf
 from tests.e2e.conftest import HERE, Project
+from tests.tools import tool
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("cnn")]
 
@@ -120,7 +121,7 @@ class Serving:
 
 
 def children(pid: int) -> list[int]:
-    found = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True, check=False)
+    found = subprocess.run([tool("pgrep"), "-P", str(pid)], capture_output=True, text=True, check=False)
     return [int(line) for line in found.stdout.split()]
 
 

@@ -16,12 +16,12 @@ import yaml
 
 from tests import distribution, tritonservers
 from tests.environments import CACHE
-from tests.tools import tool
+from tests.tools import offline, tool
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("walks")]
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "walks.md").read_text()
-ALONE = ("unshare", "--user", "--map-root-user", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh")
+LOOPBACK = ("sh", "-c", 'ip link set lo up && exec "$@"', "sh")
 
 
 def blocks(title: str) -> list[str]:
@@ -100,6 +100,6 @@ def test_who_operates_without_internet(published: Path, wheels: Path, tmp_path: 
     carry(tmp_path, published, "digits-1.0.0.bundle.tar", "digits-1.1.0.bundle.tar")
     (tmp_path / "wheels").symlink_to(wheels)
     (text,) = blocks("Who operates without internet")
-    said = typed(text, tmp_path, {}, ALONE)
+    said = typed(text, tmp_path, {}, (*offline(), *LOOPBACK))
     assert "uninstalled" in said or not (tmp_path / "site").exists()
     assert not (tmp_path / "site" / "releases").exists()
