@@ -18,6 +18,7 @@ from typing import Any
 
 from packager import causes
 from packager.canonical import JSON
+from packager.errors import StepError
 from packager.exporters import BATCH, _sizes
 from packager.exporters._sizes import Axis, Span
 from packager.graphs import graph
@@ -174,6 +175,20 @@ def _guessed(span: Span, inputs: Mapping[str, Input]) -> str:
 # -- runs
 
 
+def open_file(path: Path, options: Any) -> Any:
+    """Return a session of onnxruntime. Raises StepError for a file that it does not load."""
+    try:
+        return importlib.import_module("onnxruntime").InferenceSession(
+            str(path), options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:  # the runtime raises what it likes
+        raise StepError(
+            f"`{path.name}` does not load in onnxruntime: {causes.words(str(error))}",
+            hint="the file is at fault, or needs another version of its library: run it where it was made, then save "
+            "it again",
+        ) from error
+
+
 class Runner:
     """Runs a file at lengths, and remembers what came back."""
 
@@ -193,7 +208,7 @@ class Runner:
         options = runtime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 4
-        return runtime.InferenceSession(str(self._path), options, providers=["CPUExecutionProvider"])
+        return open_file(self._path, options)
 
     def explore(self, *, runs: _sizes.Runs | None = None, **limits: Any) -> list[Span] | None:
         """Return the spans at the first values of single numbers at which anything runs.

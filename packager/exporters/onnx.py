@@ -201,7 +201,7 @@ class Graph:
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 4
         options.graph_optimization_level = getattr(runtime.GraphOptimizationLevel, level)
-        return runtime.InferenceSession(str(self.path), options, providers=["CPUExecutionProvider"])
+        return _described.open_file(self.path, options)
 
     def classes(self) -> Mapping[str, Sequence[int | str]]:
         """Return of every output that the file gives as a map from class to score the classes of its columns."""
