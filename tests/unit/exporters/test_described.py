@@ -186,6 +186,6 @@ def test_a_file_that_does_not_load_is_an_error_with_its_cause(tmp_path: Path) ->
     nodes = [h.make_node("Reshape", ["x", "s"], ["a"]), h.make_node("MatMul", ["a", "w"], ["y"])]
     weights = {"s": np.array([-1, 3]), "w": np.ones((2, 2), "float32")}
     path = saved(tmp_path, nodes, {"x": (T.FLOAT, ["n", 3])}, {"y": (T.FLOAT, ["n", 2])}, weights)
-    with pytest.raises(StepError, match="`m.onnx` does not load in onnxruntime: .*Incompatible dimensions") as caught:
+    with pytest.raises(StepError, match=r"`m\.onnx` does not load in onnxruntime: .*Incompatible dimensions") as caught:
         describe(path)
     assert "the file is at fault" in str(caught.value.hint)
