@@ -113,7 +113,7 @@ def _cut_off() -> int:
 
 def _reordered(argv: Sequence[str]) -> list[str]:
     """Put common options that stand before the verb behind it, where its parser knows them."""
-    words, first = list(argv), 0
+    words, first = [*argv], 0
     while first < len(words) and (option := words[first]).split("=")[0] in _BEFORE:
         first += 1 if "=" in option else _BEFORE[option]
     return [*words[first : first + 1], *words[:first], *words[first + 1 :]] if first < len(words) else words

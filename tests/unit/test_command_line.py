@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import builtins
 import json
 import os
 import subprocess
@@ -141,3 +142,10 @@ def test_kinds_runtimes_and_actions_are_completed(tmp_path: Path, line: str, wan
 def test_completion_makes_no_store(tmp_path: Path) -> None:
     completions("packager inspect ", tmp_path)
     assert not (tmp_path / "store").exists()
+
+
+def test_a_verb_hides_no_name_of_python(capsys: pytest.CaptureFixture[str]) -> None:
+    """Once it is imported, a module `list` of this package stands where its own code would look for the function."""
+    assert {"list", "help"} <= MODULES.keys() & vars(builtins).keys()
+    assert cli.main(["help"]) == 0
+    assert "release" in capsys.readouterr().out
