@@ -48,6 +48,7 @@ VERBS: dict[str, list[list[str]]] = {
     "init": [["init", NASTY], ["init", "./source"]],
     "inspect": [["inspect", "b.tar"]],
     "install": [["install", "b.tar", "site", "--key", "k.pub", "--target", NASTY]],
+    "list": [["import", "b.tar"], ["list"], ["list", NASTY], ["list", "oci://" + NASTY]],
     "lock": [["lock", "recipe.yaml"]],
     "policy": [["policy", "check", "b.tar", "--key", "k.pub", "--format", form] for form in ("table", "json", "sarif", "junit")],
     "promise": [["promise", "b.tar", "--runtime", "triton>=24.04", "--key", "k.pem", "-o", "promised.tar"],
@@ -61,6 +62,7 @@ VERBS: dict[str, list[list[str]]] = {
         "triton": [], "bentoml": [], "systemd": [], "observability": [],
         "container": ["--base", deployments.BASE], "kubernetes": ["--image", deployments.BASE]}.items()]
         + [["render", "ensemble", "pipeline.yaml", "r-e"], ["render", NASTY, "b.tar", "x"]],
+    "rm": [["rm", NASTY], ["rm", "a:" + NASTY], ["rm", "oci://" + NASTY]],
     "rollback": [["rollback", NASTY.replace("\0", "")]],
     "runtimes": [["runtimes", "show", NASTY], ["runtimes", "update", "p.json", "--key", "k.pub"]],
     "sbom": [["sbom", "b.tar"], ["sbom", "b.tar", "--report"], ["sbom", "b.tar", "--format", "spdx"]],
