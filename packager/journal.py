@@ -12,13 +12,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
 from packager.canonical import JSON
-from packager.errors import PackagerError
+from packager.errors import PackagerError, StorageError
 from packager.files import read_own, storage_errors
 
 FILE = "journal.jsonl"
@@ -52,13 +52,21 @@ class Note:
 
 @contextmanager
 def journal(directory: Path, clock: Clock, action: str, release: str, **more: JSON) -> Iterator[Note]:
-    """Write an action into the journal of `directory`: that it begins, and how it ends."""
+    """Write an action into the journal of `directory`: that it begins, and how it ends.
+
+    A first action that is refused leaves no journal: there is nothing that it would be about.
+    """
     note = Note(directory / FILE, clock, {"action": action, "release": release, **more})
-    note("begun")
+    is_first = not note.path.exists()
     try:
+        note("begun")
         yield note
     except PackagerError as error:
-        note("refused", error.message)
+        if is_first:
+            note.path.unlink(missing_ok=True)
+        else:
+            with suppress(StorageError):  # the first error is the one to tell
+                note("refused", error.message)
         raise
     note("done")
 

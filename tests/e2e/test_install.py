@@ -186,7 +186,7 @@ def test_installing_again_changes_nothing(built: Project, site: Path, wheelhouse
     built.run("install", "cnn.bundle.tar", site, "--key", "release.pub", "--wheelhouse", wheelhouse)
     assert os.readlink(site / "current") == before
     assert [path.name for path in (site / "releases").iterdir()] == [Path(before).name]
-    assert "no previous release" in built.run("rollback", site, code=2).stderr
+    assert "has no release before" in built.run("rollback", site, code=2).stderr
 
 
 def test_installing_straight_from_a_registry(built: Project, wheelhouse: Path, tmp_path: Path) -> None:

@@ -130,6 +130,14 @@ def test_every_line_has_its_own_time(site: Path) -> None:
 
 
 def test_a_refusal_is_noted_with_its_reason(site: Path) -> None:
+    with journal.journal(site, times[site], "install", "0"):
+        pass
     with pytest.raises(StorageError), journal.journal(site, times[site], "install", "1"):
         raise StorageError("no space")
     assert list(journal.entries(site))[-1]["reason"] == "no space"
+
+
+def test_a_first_action_that_is_refused_leaves_no_journal(site: Path) -> None:
+    with pytest.raises(StorageError), journal.journal(site, times[site], "install", "1"):
+        raise StorageError("no space")
+    assert not (site / journal.FILE).exists()
