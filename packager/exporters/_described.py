@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib
 import math
 import re
-import resource
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +32,7 @@ _RATE, _IS_RATE = (
     re.compile(r"(?i)(^|_)sr($|_)|rate"),
 )  # hertz: the lowest in use, and what such inputs are called
 _CHANNELS = (1, 3, 4)
+_LOCALE = re.compile(r"construct locale with name:([\w.@-]+)")
 _MEMORY = 512 << 20  # bytes that runs take more than the model: after that, no larger inputs are tried
 _ELEMENTS = 1 << 26  # of all inputs of a run
 _DEEPEST = 3  # single numbers that are tried together
@@ -175,6 +175,16 @@ def _guessed(span: Span, inputs: Mapping[str, Input]) -> str:
 # -- runs
 
 
+def lacking_locale(line: str, who: str) -> StepError | None:
+    """Return the error of a host without the locale that `who` compares texts in, None if `line` is another error."""
+    missing = _LOCALE.search(line)
+    return missing and StepError(
+        f"this host lacks the locale `{missing[1]}`, in which the {who} compares texts",
+        hint=f"`locale-gen {missing[1]}` makes it, here and on every host that serves the model; "
+        "or export the model with `locale: C.UTF-8`",
+    )
+
+
 def open_file(path: Path, options: Any) -> Any:
     """Return a session of onnxruntime. Raises StepError for a file that it does not load."""
     try:
@@ -182,6 +192,8 @@ def open_file(path: Path, options: Any) -> Any:
             str(path), options, providers=["CPUExecutionProvider"]
         )
     except Exception as error:  # the runtime raises what it likes
+        if missing := lacking_locale(str(error), "source"):
+            raise missing from error
         raise StepError(
             f"`{path.name}` does not load in onnxruntime: {causes.words(str(error))}",
             hint="the file is at fault, or needs another version of its library: run it where it was made, then save "
@@ -372,8 +384,9 @@ class Runner:
 
 
 def _memory() -> int:
-    """Return the most memory that this process ever held, in bytes."""
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    """Return the most memory that this program ever held, in bytes; `getrusage` tells of what started it, too."""
+    rows = dict(row.split(":", 1) for row in Path("/proc/self/status").read_text().splitlines())
+    return 1024 * int(rows["VmHWM"].split()[0])
 
 
 def _beyond(span: Span) -> list[int]:

@@ -116,7 +116,7 @@ def _code(rule: str) -> list[str]:
         return []
     module = _module(rule)
     shared = [item for item in vars(module).values() if inspect.ismodule(item) and "policies._" in item.__name__]
-    return [canonical.sha256(inspect.getsource(item).encode()) for item in (module, *shared)]
+    return [canonical.sha256(Path(str(item.__file__)).read_bytes()) for item in (module, *shared)]
 
 
 def profiles() -> tuple[str, ...]:

@@ -10,7 +10,6 @@ time. The cases follow from the interface, the samples, an estimate of the work 
 from __future__ import annotations
 
 import importlib
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
@@ -18,6 +17,7 @@ from typing import Any, Literal, TypeAlias
 from packager import causes
 from packager.canonical import JSON
 from packager.errors import PackagerError, StepError
+from packager.exporters._described import lacking_locale
 from packager.exporters._probe import counted_axes
 from packager.lengths import Lengths, Measured
 from packager.steps import _numbers
@@ -313,12 +313,8 @@ def attempt(
 
 
 def _failed(who: str, case: Case, run: Run, given: Mapping[str, Any], interface: JSON | None, line: str) -> StepError:
-    if missing := _LOCALE.search(line):
-        return StepError(
-            f"this host lacks the locale `{missing[1]}`, in which the {who} compares texts",
-            hint=f"`locale-gen {missing[1]}` makes it, here and on every host that serves the model; "
-            "or export the model with `locale: C.UTF-8`",
-        )
+    if missing := lacking_locale(line, who):
+        return missing
     others = any(_runs(run, _filled(given, number)) for number in (0, 1))
     if who == "artefact" and not others:
         return StepError(
@@ -370,5 +366,4 @@ def _constant(interface: JSON, lengths: Mapping[str, int], number: int) -> dict[
     }
 
 
-_LOCALE = re.compile(r"construct locale with name:([\w.@-]+)")
 _NARROW = "narrow the ranges under `dynamic` and `inputs` to what the model accepts"
