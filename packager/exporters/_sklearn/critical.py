@@ -19,6 +19,8 @@ _AT_ONCE = 256  # rows held against all fitted ones
 _TIED = 1e-7  # relative: distances by brute force are differences of squares, which lose half of their digits
 _BESIDE = (1e-6, -1e-6)
 _LAST_BIT = 2.0**-53
+_SEVERAL = 100  # rows that say what a model usually answers
+_USUAL = 1e-6  # of a usual answer: a difference of two large numbers may be small, and is no rounding for that
 _ABSOLUTE, _RELATIVE = 1e-5, 1e-4  # what an answer may be off by, where a recipe says nothing else
 
 
@@ -59,7 +61,8 @@ def refuse_rounding(model: Any, given: Any) -> None:
     """Raise StepError where a linear model answers with what rounding left of terms that cancel.
 
     A sum of doubles is off by up to 2**-53 of its terms' sizes (Higham, Accuracy and Stability of Numerical
-    Algorithms, 4.2), and in which order it is added up is the processor's choice. `given` is as for `tied_rows`.
+    Algorithms, 4.2), and in which order it is added up is the processor's choice. That counts beside what the model
+    usually answers on these rows. `given` is as for `tied_rows`.
     """
     numpy = importlib.import_module("numpy")
     for part, own in _and_inside(model, given):
@@ -71,9 +74,12 @@ def refuse_rounding(model: Any, given: Any) -> None:
             continue
         sizes = abs(rows.astype("float64")) @ abs(weights).T + abs(offsets)
         answers = abs(rows.astype("float64") @ weights.T + offsets)
-        lost = numpy.isfinite(sizes) & (_LAST_BIT * sizes > _ABSOLUTE + _RELATIVE * answers)
-        if lost.any():
-            place = int(numpy.flatnonzero(lost)[0])
+        if len(answers) < _SEVERAL:
+            continue  # a few rows do not say what is usual
+        usual = float(numpy.median(answers))
+        lost = _LAST_BIT * sizes > numpy.maximum(_ABSOLUTE + _RELATIVE * answers, _USUAL * usual)
+        if (lost & numpy.isfinite(sizes)).any():
+            place = int(numpy.flatnonzero(lost & numpy.isfinite(sizes))[0])
             refuse(part, f"adds up terms of {sizes.flat[place]:.1e} to an answer of {answers.flat[place]:.1e}: doubles "
                    "keep 16 digits, so that what it answers there is rounding",
                    hint="scale the columns before their powers and products, for example with `StandardScaler` in "

@@ -26,8 +26,8 @@ from sklearn.preprocessing import (
 )
 
 from packager.exporters import _critical, _ranges
-from packager.exporters._sklearn.critical import tied_rows
-from tests.matrix.fuzz_tables import Made, registered
+from packager.exporters._sklearn.critical import refuse_rounding, tied_rows
+from tests.matrix.fuzz_tables import Made, judged, registered
 from tests.matrix.test_models import registered as save
 from tests.matrix.verdicts import drawn, judge
 from tests.unit.exporters.conftest import opened
@@ -134,10 +134,7 @@ def _stamped(powers: object) -> tuple[object, pd.DataFrame]:
 @pytest.mark.filterwarnings("ignore:An ill-conditioned matrix")
 def test_a_line_that_is_left_of_terms_that_cancel_is_refused(tmp_path: Path) -> None:
     """Sums of 1e16 that leave 14 keep no digit of it: which sum it is differs between processors."""
-    model, given = _stamped(PolynomialFeatures(include_bias=False))
-    source = registered(Made("cancelled", model, given, {}), tmp_path / "source")
-    rows = {name: given[[name]].to_numpy() for name in given}
-    found = judge("fuzz", "cancelled", source, tmp_path / "graph", lambda _: rows)
+    found = judged(206, tmp_path)
     assert found.verdict == "refused-clear"
     assert "`Ridge` adds up terms of" in found.reason and "StandardScaler" in found.reason
 
@@ -147,6 +144,21 @@ def test_the_same_line_behind_a_scaler_is_right(tmp_path: Path) -> None:
     source = registered(Made("scaled", model, given, {}), tmp_path / "source")
     rows = {name: given[[name]].to_numpy() for name in given}
     found = judge("fuzz", "scaled", source, tmp_path / "graph", lambda _: rows)
+    assert found.verdict == "right", found.reason
+
+
+def test_a_difference_of_time_stamps_is_no_rounding(tmp_path: Path) -> None:
+    """Where both are equal nothing is left of large terms, which is the answer; whole columns of such rows are not."""
+    starts = 1_700_000_000_000 + _RANDOM.integers(0, 8_000_000, 300)
+    given = pd.DataFrame({"start": starts, "end": starts + _RANDOM.integers(0, 100_000, 300)})
+    model = make_pipeline(LinearRegression(fit_intercept=False)).fit(given, given["end"] - given["start"])
+    model[-1].coef_ = np.array([-1.0, 1.0])
+    source = registered(Made("durations", model, given, {}), tmp_path / "source")
+    equal = np.full((4, 1), 1_700_000_000_123)
+    refuse_rounding(
+        model, pd.DataFrame({"start": [0, 5, 1_700_000_000_123], "end": [9_000_000, 7_000_005, 1_700_000_000_123]})
+    )
+    found = judge("fuzz", "durations", source, tmp_path / "graph", lambda _: {"start": equal, "end": equal})
     assert found.verdict == "right", found.reason
 
 
