@@ -36,7 +36,7 @@ _BEFORE = {"--json": 1, "--quiet": 1, "--store": 2, "--jobs": 2}  # common optio
 _HELPERS = {"console", "options"}
 _EXIT_CODES = (
     "exit codes: 0 ok, 1 the answer is no (policy, parity, verification), 2 usage, recipe or lock, "
-    "3 source or network, 4 a step failed, 5 integrity, 6 nobody knows (compat, doctor), 70 a bug, 130 interrupted"
+    "3 source or network, 4 a step failed, 5 integrity, 6 unknown (compat, doctor), 70 a bug, 130 interrupted"
 )
 
 
