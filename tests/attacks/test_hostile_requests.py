@@ -97,4 +97,6 @@ def test_calls_that_send_nothing_keep_nobody_out(config: Path) -> None:
         assert driver.send_grpc(driver.infer(line), hostile.good_message()) == "OK"
         codes = {call.code().name for call in silent}
         over.set()
-    assert codes == {"CANCELLED"}
+    # The last four end when their connection is ten seconds old, its age limit: grpcio may name the connection instead.
+    assert "CANCELLED" in codes
+    assert codes <= {"CANCELLED", "UNAVAILABLE"}
