@@ -5,8 +5,8 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 DEMO   := .demo/environment
 TOOLS  := pip uv
-QUICK  := tests/test_plugins.py $(filter-out %/test_look.py %/test_tamper.py %/test_cache.py %/test_causes.py,$(wildcard tests/unit/test_[cdelrstv]*.py)) \
-          tests/unit/policy tests/unit/graphs tests/unit/trust
+QUICK  := tests/test_plugins.py tests/unit/test_error_causes.py tests/unit/recipe tests/unit/contract tests/unit/knobs tests/unit/release \
+          tests/unit/policy tests/unit/graph tests/unit/trust tests/unit/store
 T      ?= tests
 K      ?=
 PINS   := -c tests/constraints.txt

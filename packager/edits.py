@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from packager import shown
+from packager import escape
 from packager.canonical import JSON
 
 APPEND = "+"  # as the last key of a path: one more item of a list
@@ -242,4 +242,4 @@ def flow(value: JSON) -> str:
 
 def _key(text: str) -> str:
     plain = _PLAIN.fullmatch(text) and text.lower() not in _WORDS
-    return text if plain else shown.json_text(text)
+    return text if plain else escape.json_text(text)

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Protocol, TypeAlias
 
-from packager import foreign, oserrors
+from packager import os_errors, untrusted_files
 from packager.errors import IntegrityError, WrongContent
 from packager.types import Blob
 
@@ -37,7 +37,7 @@ def storage_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        found = None if error.errno in _ACTED_ON else oserrors.translated(error, path)
+        found = None if error.errno in _ACTED_ON else os_errors.translated(error, path)
         if found is None:
             raise
         raise found from error
@@ -224,7 +224,7 @@ def walk_regular(root: Path) -> Iterator[tuple[str, Path]]:
     """Yield (relative POSIX path, path) of every file below `root`, sorted; refuse links and special files."""
     handle = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        for name, _ in foreign.walk(handle, foreign.BUNDLE):
+        for name, _ in untrusted_files.walk(handle, untrusted_files.BUNDLE):
             yield name, root / name
     finally:
         os.close(handle)
@@ -272,7 +272,7 @@ def exchange_directories(fresh: Path, target: Path) -> None:
 
 def remove_tree(directory: Path) -> None:
     """Delete a directory, whatever it holds; being gone already is fine."""
-    foreign.remove(directory)
+    untrusted_files.remove(directory)
 
 
 @contextlib.contextmanager

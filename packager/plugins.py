@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Find plug-ins by the name of their file: the file name is the registration.
 
-A group is a folder (`packager.<group>`); every public module or package in it is one plug-in. Third parties add
-theirs through the entry-point group of the same name. A plug-in is imported when it is asked for, never to be listed.
+A group is a folder (`_PACKAGES`); every public module or package in it is one plug-in. Third parties add theirs
+through the entry-point group `packager.<group>`. A plug-in is imported when it is asked for, never to be listed.
 
 The published name has hyphens where the file has underscores (`tensorrt_rtx.py` is `tensorrt-rtx`); `load` accepts
 both. A third party adds names and never replaces one: what ships with `packager` wins.
@@ -25,6 +25,22 @@ Group: TypeAlias = Literal[
 ]
 
 GROUPS: tuple[Group, ...] = get_args(Group)
+_PACKAGES: dict[Group, str] = {
+    "exporters": "packager.exporters",
+    "lockers": "packager.lock.lockers",
+    "policies": "packager.policies",
+    "renderers": "packager.deploy.renderers",
+    "runtimes": "packager.runtimes",
+    "scanners": "packager.scanners",
+    "signers": "packager.trust.signers",
+    "sources": "packager.sources",
+    "steps": "packager.steps",
+}
+
+
+def package(group: Group) -> str:
+    """Return the dotted name of the package whose modules are the plug-ins of a group."""
+    return _PACKAGES[group]
 
 
 def names(group: Group) -> tuple[str, ...]:
@@ -37,7 +53,7 @@ def load(group: Group, name: str) -> ModuleType:
     wanted = _published(name)
     own = _own(group)
     if wanted in own:
-        return importlib.import_module(f"packager.{group}.{own[wanted]}")
+        return importlib.import_module(f"{package(group)}.{own[wanted]}")
     foreign = _foreign(group)
     if wanted in foreign:
         return _import(foreign[wanted], group)
@@ -51,7 +67,7 @@ def _published(name: str) -> str:
 
 @cache
 def _own(group: Group) -> dict[str, str]:
-    folder = importlib.import_module(f"packager.{group}")
+    folder = importlib.import_module(package(group))
     modules = (info.name for info in pkgutil.iter_modules(folder.__path__))
     return {_published(name): name for name in modules if not name.startswith("_")}
 

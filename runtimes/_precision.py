@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from packager.errors import MissingToolError, StepError
-from packager.graphs import graph
+from packager.graph import canonicalise
 
 _LARGEST = 65504.0
 _FP32, _FP16 = "tensor(float)", "tensor(float16)"
@@ -59,7 +59,7 @@ def _type_results(model: Any) -> None:
     The converter casts what stays fp32 only where it knows that it is. Trees and encoders of `ai.onnx.ml` have no shape
     inference: their fp32 results would meet fp16 operators.
     """
-    onnx = graph.tool()
+    onnx = canonicalise.tool()
     known = {value.name for value in (*model.graph.value_info, *model.graph.output)}
     for node in model.graph.node:
         for name, types in zip(node.output, _results(node, model), strict=False):
@@ -75,7 +75,7 @@ def _knows_fp16(node: Any, model: Any) -> bool:
 
 def _results(node: Any, model: Any) -> list[set[str]]:
     """Return the types that each result of a node may have by its definition; none where onnx does not define it."""
-    onnx = graph.tool()
+    onnx = canonicalise.tool()
     version = next((entry.version for entry in model.opset_import if entry.domain == node.domain), 1)
     if not onnx.defs.has(node.op_type, version, node.domain):
         return []
@@ -117,16 +117,16 @@ def sort(main: Any) -> None:
 
 def _reads(node: Any) -> Iterator[str]:
     """Yield every name a node needs, those its subgraphs take from outside included."""
-    for message in graph.messages(node):
+    for message in canonicalise.messages(node):
         if message.DESCRIPTOR.name == "NodeProto":
             yield from filter(None, message.input)
 
 
 def clipped(model: Any) -> int:
     """Count the finite float constants that fp16 cannot hold."""
-    onnx, numpy = graph.tool(), importlib.import_module("numpy")
+    onnx, numpy = canonicalise.tool(), importlib.import_module("numpy")
     count = 0
-    for tensor in graph.messages(model):
+    for tensor in canonicalise.messages(model):
         if tensor.DESCRIPTOR.name == "TensorProto" and tensor.data_type == onnx.TensorProto.FLOAT:
             values = numpy.abs(onnx.numpy_helper.to_array(tensor))
             count += int(((values > _LARGEST) & numpy.isfinite(values)).sum())

@@ -16,7 +16,7 @@ from typing import Any
 
 from packager.runtimes._trials import Trial, arrays
 
-from packager.graphs import graph
+from packager.graph import canonicalise
 
 OLDEST_OPSET = 7  # what the oldest measured version still reads
 IR = 8
@@ -95,7 +95,7 @@ class Probe:
 
 def every() -> list[Probe]:
     """Return all probes that this version of `onnx` knows, sorted."""
-    schemas = [s for s in graph.tool().defs.get_all_schemas_with_history() if s.domain in ("", "ai.onnx.ml")]
+    schemas = [s for s in canonicalise.tool().defs.get_all_schemas_with_history() if s.domain in ("", "ai.onnx.ml")]
     newest: dict[tuple[str, str], list[int]] = {}
     for schema in schemas:
         newest.setdefault((schema.domain, schema.name), []).append(schema.since_version)
@@ -138,7 +138,7 @@ def _choices(schema: Any) -> Iterator[str]:
 
 def _allowed(constraint: Any, operator: str) -> list[str]:
     wanted = (*_NUMBERS, *(_PACKED if operator in _QUANTISED else ()))
-    found = [graph.type_name(text) for text in constraint.allowed_type_strs]
+    found = [canonicalise.type_name(text) for text in constraint.allowed_type_strs]
     simple = [name for name in wanted if name in found]
     return simple + [n for n in found if "(" in n and (n.startswith("seq(map") or n[:-1].split("(")[-1] in _NESTED)]
 
@@ -150,15 +150,15 @@ def _needed_outputs(schema: Any) -> list[Any]:
 
 def model(probe: Probe, *, optional: bool, rank: int | None) -> bytes:
     """Return the serialised graph of a probe."""
-    onnx = graph.tool()
+    onnx = canonicalise.tool()
     if probe.operator in _FLOW:
         return _flow(probe)
     schema = onnx.defs.get_schema(probe.operator, probe.since, probe.domain)
     bound = dict(part.split("=", 1) for part in probe.types.split(";")) if probe.types else {}
     sources = [part for part in schema.inputs if optional or part.option != schema.FormalParameterOption.Optional]
-    inputs = [(f"i{n}", proto(bound.get(p.type_str) or graph.type_name(p.type_str), rank))
+    inputs = [(f"i{n}", proto(bound.get(p.type_str) or canonicalise.type_name(p.type_str), rank))
               for n, p in enumerate(sources)]  # fmt: skip
-    outputs = [(f"o{n}", proto(bound.get(p.type_str) or graph.type_name(p.type_str), None))
+    outputs = [(f"o{n}", proto(bound.get(p.type_str) or canonicalise.type_name(p.type_str), None))
                for n, p in enumerate(_needed_outputs(schema))]  # fmt: skip
     node = onnx.helper.make_node(probe.operator, [n for n, _ in inputs], [n for n, _ in outputs], domain=probe.domain)
     node.attribute.extend(_attributes(schema, bound))
@@ -175,7 +175,7 @@ def model(probe: Probe, *, optional: bool, rank: int | None) -> bytes:
 
 def _flow(probe: Probe) -> bytes:
     """Return a graph of If, Loop or Scan around an Identity: what they need besides is the business of the inside."""
-    helper, kinds = graph.tool().helper, graph.tool().TensorProto
+    helper, kinds = canonicalise.tool().helper, canonicalise.tool().TensorProto
     floats = [helper.make_tensor_value_info(name, kinds.FLOAT, [2]) for name in ("a", "b", "x", "y")]
     count = helper.make_tensor_value_info("n", kinds.INT64, [])
     going = [helper.make_tensor_value_info(name, kinds.BOOL, []) for name in ("c", "d", "e")]
@@ -201,7 +201,7 @@ def _flow(probe: Probe) -> bytes:
 
 
 def proto(name: str, rank: int | None) -> Any:
-    helper = graph.tool().helper
+    helper = canonicalise.tool().helper
     kind, _, inner = name.partition("(")
     inner = inner.removesuffix(")")
     if not inner:
@@ -215,11 +215,11 @@ def proto(name: str, rank: int | None) -> Any:
 
 
 def number(name: str) -> int:
-    return int(getattr(graph.tool().TensorProto, graph.ONNX_NAMES.get(name, name).upper()))
+    return int(getattr(canonicalise.tool().TensorProto, canonicalise.ONNX_NAMES.get(name, name).upper()))
 
 
 def _attributes(schema: Any, bound: Mapping[str, str]) -> list[Any]:
-    helper = graph.tool().helper
+    helper = canonicalise.tool().helper
     given = dict(_ATTRIBUTES.get(schema.name, {}))
     if schema.name == "LabelEncoder" and schema.since_version > 1:
         for side, parameter in (("keys", "T1"), ("values", "T2")):
@@ -243,7 +243,7 @@ def _attributes(schema: Any, bound: Mapping[str, str]) -> list[Any]:
 
 
 def _tensor(name: str) -> Any:
-    tensor = graph.tool().TensorProto(data_type=number(name), dims=[1], name="value")
+    tensor = canonicalise.tool().TensorProto(data_type=number(name), dims=[1], name="value")
     if name == "string":
         tensor.string_data.append(b"a")
     else:
@@ -262,7 +262,7 @@ def gates() -> dict[tuple[str, int], bytes]:
 
     Some are newer than this `onnx` knows: a runtime says itself up to which it reads.
     """
-    onnx = graph.tool()
+    onnx = canonicalise.tool()
     found = {("ai.onnx", version): _trivial({"": version}, IR) for version in range(OLDEST_OPSET, BEYOND)}
     newest = onnx.defs.onnx_ml_opset_version() if hasattr(onnx.defs, "onnx_ml_opset_version") else 5
     found |= {("ai.onnx.ml", v): _trivial({"": 15, "ai.onnx.ml": v}, IR) for v in range(1, max(newest, 5) + 3)}
@@ -276,7 +276,7 @@ def trivial_run() -> Trial:
 
 
 def _trivial(opsets: Mapping[str, int], ir: int) -> bytes:
-    helper, kind = graph.tool().helper, graph.tool().TensorProto.FLOAT
+    helper, kind = canonicalise.tool().helper, canonicalise.tool().TensorProto.FLOAT
     nodes = [helper.make_node("Relu", ["x"], ["r"])]
     last = "r"
     if "ai.onnx.ml" in opsets:

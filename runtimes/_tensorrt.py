@@ -19,7 +19,7 @@ from packaging.specifiers import SpecifierSet
 
 from packager.canonical import JSON
 from packager.errors import MissingToolError, StepError
-from packager.graphs import graph
+from packager.graph import canonicalise
 
 FILE = "model.engine"
 PRECISIONS = ("fp32", "fp16", "mixed")
@@ -57,9 +57,9 @@ def typed(inputs: Mapping[str, Path], params: Mapping[str, JSON]) -> Iterator[Pa
         yield source
         return
     with tempfile.TemporaryDirectory() as folder:
-        model = _precision.half(graph.read(source, infer=True), mixed=params["precision"] == "mixed")
-        graph.write(graph.canonicalise(model, opset=params["opset"], ir=params["ir"]), Path(folder))
-        yield Path(folder) / graph.FILE
+        model = _precision.half(canonicalise.read(source, infer=True), mixed=params["precision"] == "mixed")
+        canonicalise.write(canonicalise.canonicalise(model, opset=params["opset"], ir=params["ir"]), Path(folder))
+        yield Path(folder) / canonicalise.FILE
 
 
 def build(trt: Any, source: Path, interface: JSON, configure: Callable[[Any], None]) -> bytes:

@@ -19,8 +19,8 @@ sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 settings.register_profile("packager", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("packager")
 
-from packager.store import Store  # noqa: E402
-from tests import outputs  # noqa: E402
+from packager.store.store import Store  # noqa: E402
+from tests.support import outputs  # noqa: E402
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 

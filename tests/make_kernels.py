@@ -19,8 +19,8 @@ from typing import Any
 
 from packager.runtimes import _kernels
 
-from packager.compatibility import probing
-from packager.packages import environments
+from packager.conform import probing
+from packager.lock import environments
 
 ROOT = Path(__file__).parent.parent / "runtimes"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "packager" / "environments"

@@ -3,7 +3,7 @@
 
     python -m tests.make_vectors        writes conformance/vectors/v1/<version>/, once per release
 
-The folder is data that no later version may fail to verify (`tests/unit/test_vectors.py`). Private keys are thrown away.
+The folder is data that no later version may fail to verify (`tests/unit/bundle/test_vectors.py`). Private keys are thrown away.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import tempfile
 from pathlib import Path
 
 import packager
-from tests import pki
 from tests.e2e.conftest import CNN_RECIPE, make_model
 from tests.sigstore import Sigstore
+from tests.support import pki
 
 VECTORS = Path(__file__).parents[1] / "conformance" / "vectors" / "v1"
 WHO = "ci@local.test"

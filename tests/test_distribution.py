@@ -19,16 +19,17 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from packager import DISTRIBUTION, transport
+from packager import DISTRIBUTION
 from packager.cli import main
 from packager.errors import MissingToolError, install
-from packager.formats import locked
-from packager.formats.locked import Wheel
-from packager.knobs import Wish
-from packager.sign import sign
-from packager.store import Store
+from packager.formats import wheel_locks
+from packager.formats.wheel_locks import Wheel
+from packager.knobs.knobs import Wish
+from packager.release.sign import sign
+from packager.store.store import Store
+from packager.transport import copy
 from packager.trust import keys
-from tests import bundles, deployments
+from tests.support import bundles, deployments
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -199,12 +200,14 @@ def test_a_site_takes_the_server_from_what_is_there(
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
     monkeypatch.setenv("PIP_NO_CACHE_DIR", "1")
     row = Wheel("kleines", "1.0", wheel.name, hashlib.sha256(wheel.read_bytes()).hexdigest())
-    texts = locked.files({deployments.PLATFORM: [row], **{f"linux_x86_64-cp3{n}": [row] for n in (12, 13, 14)}}, (), ())
+    texts = wheel_locks.files(
+        {deployments.PLATFORM: [row], **{f"linux_x86_64-cp3{n}": [row] for n in (12, 13, 14)}}, (), ()
+    )
     store = Store(tmp_path / "store")
     bundle = bundles.make(store, {f"deps/onnxruntime/{name}": text.encode() for name, text in texts.items()})
     key = keys.generate("p256")
     keys.save(key, tmp_path / "k.pem", tmp_path / "k.pub", None)
-    transport.save(sign(bundle, key), tmp_path / "b.tar")
+    copy.save(sign(bundle, key), tmp_path / "b.tar")
     site = tmp_path / "site"
     assert main(["install", str(tmp_path / "b.tar"), str(site), "--key", str(tmp_path / "k.pub")]) == 0
     assert log, "the index was asked"

@@ -11,39 +11,55 @@ from pathlib import Path
 
 import pytest
 
+from packager import plugins
+
 ROOT = Path(__file__).resolve().parent.parent
-LAYERS = (
-    {"types", "edits", "errors", "canonical", "causes", "events", "oserrors", "shown"},
-    {
-        "advisories", "ages", "language", "archive", "bundle", "certificates", "compatibility", "contract", "destination", "factschema",
-        "files", "fleet", "indexes", "foreign", "formats", "graph", "graphcheck", "graphneeds", "integers", "keys", "knobs", "knobsets", "knowledge", "elementtypes",
-        "lengths", "lock", "maps", "media", "memo", "operations", "patch", "pinning", "pipeline", "platforms", "plugins", "recipe", "reach", "recipefields", "rename", "repository", "saturation", "secretscan",
-        "names", "outputs", "seen", "semver", "serving", "store", "tensorcheck", "timestamps", "trust", "trustfile", "vex", "waivers", "wheelfiles", "yamltext",
-    },
-    {
-        "bucket", "dependencies", "exporters", "lockers", "origins", "policies", "registry", "renderers", "runtimes",
-        "scanners", "server", "signers", "sources", "steps", "templates", "verifiers",
-    },
-    {"environments", "landlock", "launch", "namespaces", "cgroup", "process", "run", "sandbox", "seccomp", "watch", "worker"},
-    {
-        "arrival", "build", "cache", "canary", "compare", "compat", "compatpage", "completeness", "conform", "delta", "diff",
-        "evidence", "facts", "host", "init", "install", "lifecycle", "look", "opa", "policy", "policydocs", "policyreport", "policytest", "probing", "profiles", "promote", "provenance", "rebuild", "rego", "render", "resolve", "scan", "served", "shelf", "sign", "swap", "toolchains", "proofs", "journal", "promises",
-        "transport", "triton", "trustchannel", "trustedit",
-        "vendor", "verify", "wheels",
-    },
-    {"cli", "__main__"},
-)  # fmt: skip
-FOLDERS = (
-    "compatibility",
-    "graphs",
-    "isolation",
-    "packages",
-    "policy",
-    "triton",
+FLAT = (
+    "canonical",
+    "error_causes",
+    "escape",
+    "semver",
+    "edits",
+    "errors",
+    "events",
+    "json_schema",
+    "names",
+    "os_errors",
+    "plugins",
+    "strictyaml",
+    "types",
+    "untrusted_files",
+    "files",
+)  # used by every room
+ROOMS = (
+    "server",  # stands alone; others ask it what it may have of a host
+    "formats",
+    "sandbox",
+    "store",
+    "scanners",
+    "actions",
+    "graph",
+    "recipe",
+    "contract",
+    "knobs",
+    "bundle",
     "trust",
-)  # one subject, several layers
-RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
-PLUGINS = ("exporters", "lockers", "policies", "renderers", "runtimes", "scanners", "signers", "sources", "steps")
+    "transport",
+    "sources",
+    "exporters",
+    "runtimes",
+    "lock",
+    "policy",
+    "policies",
+    "steps",
+    "build",
+    "deploy",
+    "conform",
+    "release",
+    "cli",
+    "__main__",
+)  # each imports rooms above it in this list only
+RANK = {name: rank for rank, name in enumerate((*FLAT, *ROOMS))}
 TOPS = {"packager": "packager", "runtimes": "packager.runtimes", "policies": "packager.policies"}
 
 
@@ -64,11 +80,10 @@ def imported(path: Path) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def part(name: str) -> str | None:
-    """What has a layer: a module or folder of `packager`, a module of those folders that hold one subject."""
+def room(name: str) -> str | None:
+    """Return the room of a module, or its own name where it is used by every room."""
     pieces = name.split(".")
-    at = 2 if len(pieces) > 1 and pieces[1] in FOLDERS else 1
-    return pieces[at] if pieces[0] == "packager" and len(pieces) > at else None
+    return pieces[1] if pieces[0] == "packager" and len(pieces) > 1 else None
 
 
 MODULES = list(modules())
@@ -76,33 +91,35 @@ MODULES = list(modules())
 
 @pytest.mark.parametrize(("name", "path"), MODULES, ids=[name for name, _ in MODULES])
 def test_imports_point_down(name: str, path: Path) -> None:
-    here = part(name)
+    here = room(name)
     if here is None:
         return
-    assert here in RANK, f"`{here}` has no layer: add it to LAYERS"
+    assert here in RANK, f"`{here}` is no room: add it to ROOMS"
     for other in imported(path):
-        there = part(other)
+        there = room(other)
         if there in RANK:
             assert RANK[there] <= RANK[here], f"{name} must not import {other}"
 
 
-@pytest.mark.parametrize(("name", "path"), MODULES, ids=[name for name, _ in MODULES])
-def test_plugins_do_not_import_each_other(name: str, path: Path) -> None:
-    pieces = name.split(".")
-    if len(pieces) < 3 or pieces[1] not in PLUGINS:
-        return
-    for other in imported(path):
-        parts = other.split(".")
-        sibling = parts[0] == "packager" and len(parts) > 2 and parts[1] in PLUGINS
-        if sibling and not parts[2].startswith("_") and (ROOT / pieces[1] / f"{parts[2]}.py").exists():
-            assert parts[1:3] == pieces[1:3], f"{name} must not import {other}"
+@pytest.mark.parametrize("group", plugins.GROUPS)
+def test_plugins_do_not_import_each_other(group: plugins.Group) -> None:
+    home = plugins.package(group)
+    public = [name for name, _ in MODULES if name.startswith(f"{home}.") and "._" not in name.removeprefix(home)]
+    assert public
+    for name, path in MODULES:
+        if not name.startswith(f"{home}."):
+            continue
+        own = ".".join(name.split(".")[: home.count(".") + 2])
+        for other in imported(path):
+            of = ".".join(other.split(".")[: home.count(".") + 2])
+            assert of not in public or of == own, f"{name} must not import {other}"
 
 
 def test_the_server_stands_alone() -> None:
     """It is copied into installations, where nothing else of this program exists."""
     for path in (ROOT / "packager" / "server").rglob("*.py"):
         for other in imported(path):
-            assert part(other) in (None, "server"), f"{path.name} must not import {other}"
+            assert room(other) in (None, "server"), f"{path.name} must not import {other}"
 
 
 def test_the_suite_imports_nothing_of_ours() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import deployments
+from tests.support import deployments
 
 ROOT = Path(__file__).resolve().parent.parent
 PIN = re.search(r"^torch==(.+)$", (ROOT / "tests/constraints.txt").read_text(), re.MULTILINE)[1]  # type: ignore[index]

@@ -76,7 +76,7 @@ def _answer(argv: Sequence[str], console: Console) -> int:
         console.fail(StorageError("out of memory", hint="close other programs, or lower --jobs"))
         return StorageError.code
     except (OSError, RuntimeError) as error:
-        from packager.oserrors import translated
+        from packager.os_errors import translated
 
         found = translated(error)
         if found is None:

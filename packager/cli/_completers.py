@@ -37,7 +37,7 @@ def kinds(prefix: str, **_: object) -> list[str]:
 
 def runtimes(prefix: str, **_: object) -> list[str]:
     """Return the runtimes of which something is known, with their versions once one is named."""
-    from packager.compatibility import knowledge
+    from packager.contract import knowledge
 
     name, equals, _rest = prefix.partition("==")
     if equals and name in knowledge.runtimes():

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from packager.errors import UsageError
 
 if TYPE_CHECKING:
-    from packager.bundle import Bundle
-    from packager.knobs import Resolved, Schema, Wish
+    from packager.bundle.bundle import Bundle
+    from packager.knobs.knobs import Resolved, Schema, Wish
 
 
 HELD = "PACKAGER_HELD__"  # and the name of a variable: the descriptor that holds what it held
@@ -31,10 +31,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def wishes(args: argparse.Namespace, schema: Schema, *, environment: bool) -> Iterator[Wish]:
     """Yield what files, environment and arguments say, in this order. Raises UsageError."""
-    from packager import knobs, yamltext
+    from packager import strictyaml
+    from packager.knobs import knobs
 
     for path in args.values:
-        yield from knobs.from_values(yamltext.load(path), str(path), schema)
+        yield from knobs.from_values(strictyaml.load(path), str(path), schema)
     if environment:
         yield from knobs.from_environment(os.environ)
     yield from knobs.from_arguments(args.knobs)
@@ -48,13 +49,14 @@ def resolve(
 
     Raises UsageError.
     """
-    from packager import knobs, knobsets
+    from packager.bundle.knobs import knob_schema
+    from packager.knobs import catalogue, knobs
 
-    schema = knobsets.schema_of(bundle)
+    schema = knob_schema(bundle)
     found = knobs.resolve(
         schema, bundle.digest, (*before, *wishes(args, schema, environment=environment), *after)
     )  # fmt: skip
-    knobsets.check_together(found.values)
+    catalogue.check_together(found.values)
     return found
 
 

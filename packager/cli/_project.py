@@ -10,21 +10,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from packager import diff, lockers, plugins, recipe, resolve, sources
-from packager import lock as locks
-from packager.bundle import SBOM
+from packager import plugins, sources
+from packager.actions.runner import Runner
+from packager.bundle import diff
+from packager.bundle.bundle import SBOM
 from packager.cli import _fixes, options
-from packager.compatibility import knowledge
+from packager.contract import knowledge
 from packager.errors import LockError, PackagerError, UsageError
 from packager.events import Note, OnEvent
-from packager.formats import cyclonedx
-from packager.isolation import sandbox
-from packager.lock import Lock
-from packager.memo import Memo
-from packager.packages import platforms
-from packager.recipe import Recipe
-from packager.resolve import Surroundings
-from packager.run import Runner
+from packager.formats import cyclonedx, platforms
+from packager.lock import lock as locks
+from packager.lock import lockers, locking
+from packager.lock.lock import Lock
+from packager.lock.locking import Surroundings
+from packager.recipe import recipe
+from packager.recipe.recipe import Recipe
+from packager.sandbox import sandbox
+from packager.store.file_digests import Memo
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ class Project:
 
     def make_lock(self, engine: str = lockers.DEFAULT) -> Lock:
         """Resolve and write the lock."""
-        lock = resolve.resolve(self.recipe, self.runner, self.here, self.memo, engine)
+        lock = locking.resolve(self.recipe, self.runner, self.here, self.memo, engine)
         lock.save(self.lock_file)
         return lock
 
@@ -78,7 +80,7 @@ class Project:
             lock = locks.load(self.lock_file)
             if lock is None:
                 raise LockError(f"there is no lock `{self.lock_file}`", hint="make it with `packager lock`")
-            resolve.check_fresh(self.recipe, lock, self.here, self.memo)
+            locking.check_fresh(self.recipe, lock, self.here, self.memo)
         except LockError as stale:
             if locked:
                 raise

@@ -15,9 +15,9 @@ from packager.cli import options
 from packager.errors import UsageError
 
 if TYPE_CHECKING:
-    from packager.bundle import Bundle
+    from packager.bundle.bundle import Bundle
     from packager.cli.console import Console
-    from packager.signers import Signer
+    from packager.trust.signers import Signer
 
 _MAX_TOKEN = 64 << 10  # bytes
 
@@ -69,8 +69,8 @@ def open_own(args: argparse.Namespace, console: Console) -> Bundle:
 
     Raises UsageError for a name of the local store whose bundle this store neither built nor verified.
     """
+    from packager.bundle.readers import StoredBundle
     from packager.events import Note
-    from packager.media import StoredBundle
 
     bundle = options.open_bundle(args, console)
     medium = bundle.medium

@@ -12,19 +12,20 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from packager.cli import options
 from packager.errors import UsageError
-from packager.trust import seen, trust, trustfile
+from packager.trust import file as trustfile
+from packager.trust import model, seen
+from packager.trust.model import CertificateSigner, KeylessSigner, KeySigner, Signer, Trust
 from packager.trust.seen import Seen
-from packager.trust.trust import CertificateSigner, KeylessSigner, KeySigner, Signer, Trust
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from cryptography import x509
 
-    from packager.bundle import Bundle
+    from packager.bundle.bundle import Bundle
     from packager.events import OnEvent
     from packager.trust.evidence import Evidence
-    from packager.verify import Verification
+    from packager.trust.verify import Verification
 
 _INSTANCE = "instance"
 Passes: TypeAlias = "Callable[[Verification], bool]"
@@ -75,7 +76,7 @@ class Judge:
 
     def verify(self, bundle: Bundle, on_event: OnEvent, *, passes: Passes = _always) -> Verification:
         """Check everything about `bundle`. It is remembered if it `passes` what the caller asks beyond."""
-        from packager.verify import verify
+        from packager.trust.verify import verify
 
         verdict = verify(bundle, self.trust, on_event, now=self.now, seen=self._seen)
         if verdict.ok and passes(verdict):
@@ -87,7 +88,7 @@ class Judge:
 
         Returns what trusted signers state of the bundle.
         """
-        from packager.verify import require_signature
+        from packager.trust.verify import require_signature
 
         found = require_signature(bundle, self.trust, on_event, now=self.now, seen=self._seen)
         bundle.medium.check_extent(bundle.tree, bundle.records)
@@ -152,7 +153,7 @@ def trusted_root(path: Path) -> bytes:
     from packager import canonical
 
     try:
-        value = canonical.load(_read(path, trust.MAX_TRUST), limit=trust.MAX_TRUST)
+        value = canonical.load(_read(path, model.MAX_TRUST), limit=model.MAX_TRUST)
         return canonical.dump(value.get("trustedRoot", value))
     except (ValueError, AttributeError) as error:
         raise UsageError(

@@ -28,9 +28,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
-    from packager import delta, destination, transport
     from packager.cli._trust import Judge, unvouched
     from packager.errors import UsageError
+    from packager.transport import copy, delta, writers
 
     if not args.delta.is_file():
         raise UsageError(f"no delta at `{args.delta}`", hint="`packager delta OLD NEW -o FILE` writes one")
@@ -40,10 +40,10 @@ def main(args: argparse.Namespace, console: Console) -> int:
         if judge:
             judge.require(bundle, console)
         if args.output:
-            transport.save(bundle, args.output, console)
+            copy.save(bundle, args.output, console)
         else:
-            to = destination.local(options.open_store(args), vouched=judge is not None, replace=args.replace)
-            transport.copy(bundle, to, console, label="applying")
+            to = writers.local(options.open_store(args), vouched=judge is not None, replace=args.replace)
+            copy.copy(bundle, to, console, label="applying")
     saved = bundle.size - args.delta.stat().st_size
     value = {"name": bundle.name, "version": bundle.version, "digest": bundle.digest, "size": bundle.size,
              "saved": saved, "output": str(args.output) if args.output else None}  # fmt: skip

@@ -29,16 +29,16 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
-    from packager import transport
-    from packager.sign import attest, read_predicate
+    from packager.release.sign import attest, read_predicate
+    from packager.transport import copy
 
     predicate = read_predicate(args.predicate)
     signer = _signer.open_signer(_signer.uri(args), args)
     with console:
         bundle = attest(_signer.open_own(args, console), args.type, predicate, signer)
-        transport.update_referrers(bundle, console)
+        copy.update_referrers(bundle, console)
         if args.output:
-            transport.save(bundle, args.output, console)
+            copy.save(bundle, args.output, console)
     value = {"name": bundle.name, "version": bundle.version, "digest": bundle.digest, "predicate_type": args.type,
              "statements": len(bundle.referrers), "output": str(args.output) if args.output else None}  # fmt: skip
     text = f"attached {args.type} to {bundle.name}:{bundle.version} {bundle.digest}"

@@ -18,8 +18,8 @@ from packager.cli.console import Console, size
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from packager.build import Built
-    from packager.bundle import Bundle
+    from packager.build.build import Built
+    from packager.bundle.bundle import Bundle
     from packager.cli._project import Project
     from packager.types import Finding
 
@@ -57,12 +57,15 @@ def main(args: argparse.Namespace, console: Console) -> int:
 
 
 def _build(args: argparse.Namespace, console: Console) -> tuple[int, Sequence[Finding]]:
-    from packager import build, canonical, provenance, transport
+    from packager import canonical
+    from packager.build import build
     from packager.cli._builder import Clock
     from packager.cli._project import Project, unmoved
     from packager.events import Warned
     from packager.files import write_atomically
     from packager.policy import facts
+    from packager.release import provenance
+    from packager.transport import copy
 
     clock = Clock.start(args.builder)
     with console:
@@ -80,19 +83,19 @@ def _build(args: argparse.Namespace, console: Console) -> tuple[int, Sequence[Fi
         bundle = provenance.keep(project.recipe, lock, built, built.bundle, project.runner, base, run)
         bundle = _signed(bundle, args) if args.sign else bundle
         if args.output:
-            transport.save(bundle, args.output, console)
+            copy.save(bundle, args.output, console)
     _say(built, console)
     _report(bundle, built, project.runner.executed, args.output, console)
     return 0, ()
 
 
 def _signed(bundle: Bundle, args: argparse.Namespace) -> Bundle:
-    from packager import transport
     from packager.cli.sign import open_signer
-    from packager.sign import sign
+    from packager.release.sign import sign
+    from packager.transport import copy
 
     signed = sign(bundle, open_signer(args.sign, args))
-    transport.update_referrers(signed)
+    copy.update_referrers(signed)
     return signed
 
 
@@ -134,8 +137,8 @@ def _say(built: Built, console: Console) -> None:
 
 
 def _report(bundle: Bundle, built: Built, executed: int, output: Path | None, console: Console) -> None:
-    from packager import contract
-    from packager.bundle import CONTRACT
+    from packager.bundle.bundle import CONTRACT
+    from packager.contract import contract
 
     taken = contract.lines(contract.parse(bundle.read(CONTRACT)))
     value = {

@@ -18,7 +18,7 @@ from packager.cli import options
 from packager.cli.console import Console, size
 
 if TYPE_CHECKING:
-    from packager.store import Store
+    from packager.store.store import Store
 
 FOR = "everybody"
 HELP = "check, measure or clean the local store"
@@ -42,28 +42,28 @@ def main(args: argparse.Namespace, console: Console) -> int:
 
 
 def _size(store: Store, console: Console) -> int:
-    from packager import cache
+    from packager.store import collector
 
-    found = cache.size(store)
+    found = collector.size(store)
     rows = [f"{size(count):>10}  {name.replace('_', ' ')}" for name, count in asdict(found).items()]
     console.result({**asdict(found), "total": found.total}, [*rows, f"{size(found.total):>10}  total"])
     return 0
 
 
 def _collect(store: Store, args: argparse.Namespace, console: Console) -> int:
-    from packager import cache
+    from packager.store import collector
 
-    freed = cache.collect(store, steps=args.steps)
+    freed = collector.collect(store, steps=args.steps)
     what = f"{freed.blobs} blobs, {freed.steps} remembered steps, {freed.environments} environments"
     console.result(asdict(freed), f"freed {size(freed.size)}: {what}")
     return 0
 
 
 def _verify(store: Store, args: argparse.Namespace, console: Console) -> int:
-    from packager import cache
     from packager.errors import IntegrityError
+    from packager.store import collector
 
-    found = cache.check(store, console, remove=args.remove)
+    found = collector.check(store, console, remove=args.remove)
     if found.damaged and not args.remove:
         raise IntegrityError(f"{len(found.damaged)} of {found.blobs} blobs are damaged, first `{found.damaged[0]}`",
                              subject=found.damaged[0],

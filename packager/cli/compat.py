@@ -18,9 +18,9 @@ from packager.cli.console import Console
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from packager.bundle import Bundle
-    from packager.compat import Cell, Reach, Step
-    from packager.contract import Contract
+    from packager.bundle.bundle import Bundle
+    from packager.contract.contract import Contract
+    from packager.contract.preflight import Cell, Reach, Step
 
 FOR = "platform"
 HELP = "say where a bundle will run, without loading it"
@@ -40,10 +40,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
-    from packager import compat, contract, proofs
-    from packager.bundle import CONTRACT
-    from packager.compatibility import fleet, host, knowledge
+    from packager.bundle.bundle import CONTRACT
+    from packager.contract import contract, fleet, host, knowledge, preflight
     from packager.errors import exit_code_of
+    from packager.release import proofs
 
     knowledge.use_updates(options.knowledge_directory())
     bundle = options.open_bundle(args, console)
@@ -51,13 +51,13 @@ def main(args: argparse.Namespace, console: Console) -> int:
     asked = [_asked(text) for text in args.runtime]
     sites = fleet.load(args.fleet) if args.fleet else ()
     seen = proofs.proven(bundle)
-    reached = [compat.reach(promise, site, proofs=seen) for site in sites]
-    groups = [compat.cells(promise, runtime, version, proofs=seen) for runtime, version in asked]
-    every = [] if asked or sites else compat.everywhere(promise, proofs=seen)
+    reached = [preflight.reach(promise, site, proofs=seen) for site in sites]
+    groups = [preflight.cells(promise, runtime, version, proofs=seen) for runtime, version in asked]
+    every = [] if asked or sites else preflight.everywhere(promise, proofs=seen)
     cells = [cell for group in groups for cell in group] + every
-    steps = compat.steps(promise, reached)
-    outcome = compat.worst([*map(compat.best, groups), *(entry.outcome for entry in reached)])
-    outcome = compat.kept(promise, every) if every else outcome
+    steps = preflight.steps(promise, reached)
+    outcome = preflight.worst([*map(preflight.best, groups), *(entry.outcome for entry in reached)])
+    outcome = preflight.kept(promise, every) if every else outcome
     value = {
         "bundle": {"name": bundle.name, "version": bundle.version, "digest": bundle.digest},
         "ok": outcome == "ok",
@@ -70,7 +70,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
         "sites": [entry.to_json() for entry in reached],
         "steps": [step.to_json() for step in steps],
     }
-    notes = list(compat.notes(promise, host.processor(), host.has_locale))
+    notes = list(preflight.notes(promise, host.processor(), host.has_locale))
     if any(cell.answer.source in proofs.SOURCES for cell in (*cells, *(c for entry in reached for c in entry.cells))):
         notes.append(f"`{'` and `'.join(proofs.SOURCES)}`: so say statements whose signatures are not checked here")
     value["notes"] = notes
@@ -84,7 +84,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
 def _asked(text: str) -> tuple[str, str]:
     import re
 
-    from packager.compatibility import knowledge
+    from packager.contract import knowledge
     from packager.errors import UsageError, did_you_mean
 
     name, equals, version = text.partition("==")
@@ -97,13 +97,13 @@ def _asked(text: str) -> tuple[str, str]:
 
 def _loads(promise: Contract, runtime: str) -> str | None:
     """Return the range as known here today; the contract holds what was known when the bundle was built."""
-    from packager.compatibility import compatibility, knowledge
+    from packager.contract import judge, knowledge
 
-    return compatibility.loads_on(promise.graph, runtime, knowledge.table)
+    return judge.loads_on(promise.graph, runtime, knowledge.table)
 
 
 def _rows(cells: Sequence[Cell]) -> list[str]:
-    from packager.compat import spans
+    from packager.contract.preflight import spans
 
     found = spans(cells)
     width = max((len(f"{span.first.runtime} {span.versions}") for span in found), default=0)
@@ -150,7 +150,7 @@ def _step_rows(steps: Sequence[Step]) -> list[str]:
 def _write_page(
     path: Path, bundle: Bundle, cells: Sequence[Cell], reached: Sequence[Reach], steps: Sequence[Step]
 ) -> None:  # fmt: skip
-    from packager.compatibility import compatpage
+    from packager.contract import page
     from packager.files import write_atomically
 
-    write_atomically(path, compatpage.page(bundle.name, bundle.version, bundle.digest, cells, reached, steps).encode())
+    write_atomically(path, page.page(bundle.name, bundle.version, bundle.digest, cells, reached, steps).encode())

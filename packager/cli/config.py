@@ -19,8 +19,8 @@ from packager.cli.console import Console
 from packager.errors import UsageError
 
 if TYPE_CHECKING:
-    from packager.bundle import Bundle
-    from packager.knobs import Knob, Resolved
+    from packager.bundle.bundle import Bundle
+    from packager.knobs.knobs import Knob, Resolved
 
 FOR = "platform"
 HELP = "show the resolved knobs of a bundle and where each value comes from"
@@ -56,7 +56,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
 
 
 def _resolved(reference: str, args: argparse.Namespace, console: Console) -> Resolved:
-    from packager.install import installed_wishes
+    from packager.deploy.install import installed_wishes
 
     bundle, release = _open(reference, args, console)
     before = installed_wishes(release) if release else ()
@@ -64,7 +64,7 @@ def _resolved(reference: str, args: argparse.Namespace, console: Console) -> Res
 
 
 def _open(reference: str, args: argparse.Namespace, console: Console) -> tuple[Bundle, Path | None]:
-    from packager.install import CURRENT, current, installed_bundle
+    from packager.deploy.install import CURRENT, current, installed_bundle
 
     if (Path(reference) / CURRENT).is_symlink():
         release = current(Path(reference))
@@ -73,9 +73,9 @@ def _open(reference: str, args: argparse.Namespace, console: Console) -> tuple[B
 
 
 def _explain(args: argparse.Namespace, console: Console) -> int:
-    from packager.knobsets import schema_of
+    from packager.bundle.knobs import knob_schema
 
-    schema = schema_of(_open(args.words[0], args, console)[0])
+    schema = knob_schema(_open(args.words[0], args, console)[0])
     groups: dict[str, Any] = {name: knob.to_schema() for name, knob in schema.items()}
     console.result(groups, [row for knob in schema.values() for row in _paragraph(knob)])
     return 0
@@ -87,7 +87,7 @@ def _paragraph(knob: Knob) -> list[str]:
 
 
 def _compare(args: argparse.Namespace, console: Console) -> int:
-    from packager.knobs import diff
+    from packager.knobs.knobs import diff
 
     before, after = (_values(text, args, console) for text in args.words[1:])
     changes = diff(before, after)

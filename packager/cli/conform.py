@@ -23,7 +23,7 @@ from packager.cli import _completers, options
 from packager.cli.console import Console
 
 if TYPE_CHECKING:
-    from packager.bundle import Bundle
+    from packager.bundle.bundle import Bundle
     from packager.conform import Endpoint, Settings
     from packager.conform.cells import Planned
 
@@ -42,9 +42,9 @@ _AUTHORIZATION = "PACKAGER_ENDPOINT_AUTHORIZATION"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    from packager.server import allowance
+    from packager.server.process import host_limits
 
-    parser.set_defaults(jobs=allowance.read().whole_cpus)
+    parser.set_defaults(jobs=host_limits.read().whole_cpus)
     options.bundle(parser)
     parser.add_argument("results", metavar="RESULT", nargs="*", type=Path, help="after `merge`: results to join")
     asked = parser.add_argument("--runtime", action="append", default=[], metavar="NAME[==V]",
@@ -111,16 +111,16 @@ def _merge(args: argparse.Namespace, console: Console) -> int:
     result = results.merge([results.read(path, keys) for path in args.results])
     result["verdict"] = results.verdict(result)
     if args.attach:
-        from packager import transport
+        from packager.transport import copy
 
         bundle = results.attach(args.results, options.open_reference(args.attach, args, console), keys)
-        transport.update_referrers(bundle, console)
+        copy.update_referrers(bundle, console)
     return _finish(args, console, result, None)
 
 
 def _run(args: argparse.Namespace, console: Console) -> tuple[Bundle, Any]:
     from packager import conform
-    from packager.bundle import CONTRACT
+    from packager.bundle.bundle import CONTRACT
     from packager.errors import UsageError
 
     if args.results:
@@ -153,8 +153,8 @@ def _verified(bundle: Bundle, args: argparse.Namespace, console: Console) -> tup
     """
     from packager.cli._trust import Judge
     from packager.events import Warned
-    from packager.formats import outputs
-    from packager.verify import check_files
+    from packager.formats import reference_outputs
+    from packager.trust.verify import check_files
 
     if not options.wants_trust(args):
         console(Warned("no --key or --trust was given: the bundle's files are checked, who made them is not"))
@@ -162,15 +162,15 @@ def _verified(bundle: Bundle, args: argparse.Namespace, console: Console) -> tup
     found = Judge.of(args).verify(bundle, console)
     if found.failure is not None:
         raise found.failure
-    stated = [outputs.read(item.statement.predicate, bundle.tree, item.digest) for item in found.evidence
-              if item.statement.predicate_type == outputs.PREDICATE]  # fmt: skip
+    stated = [reference_outputs.read(item.statement.predicate, bundle.tree, item.digest) for item in found.evidence
+              if item.statement.predicate_type == reference_outputs.PREDICATE]  # fmt: skip
     checks = {"signature": "verified", "signers": list(found.signers), "files": found.checks[-2].detail}
     return checks, stated[-1] if stated else {}
 
 
 def _settings(args: argparse.Namespace, work: Path) -> Settings:
     from packager.conform import Settings
-    from packager.install import Index
+    from packager.deploy.install import Index
 
     return Settings(
         work=(args.keep or work).absolute(), cache=(args.cache or options.cache_directory()).absolute(),
@@ -215,14 +215,14 @@ def _headers(args: argparse.Namespace) -> dict[str, str]:
 
 def _signed(args: argparse.Namespace, bundle: Bundle, result: Any, console: Console) -> bytes:
     """Sign the result, attach it to the bundle where it lies, and return the attestation."""
-    from packager import transport
     from packager.cli.sign import open_signer
     from packager.conform import results
+    from packager.transport import copy
 
     uri = args.sign if ":" in args.sign else f"key:{args.sign}"
     stated = results.statement(result, bundle)
     content = open_signer(uri, args).sign(stated.to_bytes()).to_bytes()
-    transport.update_referrers(bundle.with_statement(content, stated.predicate_type), console)
+    copy.update_referrers(bundle.with_statement(content, stated.predicate_type), console)
     return content
 
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from packager import shown
+from packager import escape
 from packager.errors import IntegrityError, PackagerError, StepError
 from packager.events import Cached, Event, Finished, Note, Progress, Started, Warned
 
@@ -40,14 +40,14 @@ class Console:
         """Print the result of the command: the document with --json, else the text, or one line for each row."""
         self._clear()
         if self.json:
-            print(shown.json_text(value, indent=2))
+            print(escape.json_text(value, indent=2))
         else:
-            print(shown.block(text) if isinstance(text, str) else "\n".join(map(shown.line, text)))
+            print(escape.block(text) if isinstance(text, str) else "\n".join(map(escape.line, text)))
 
     def rows(self, rows: Sequence[str]) -> None:
         """Print lines that come before an error."""
         self._clear()
-        print("\n".join(map(shown.line, rows)))
+        print("\n".join(map(escape.line, rows)))
 
     def fail(self, error: PackagerError, rows: Sequence[str] = ()) -> None:
         """Print an error: what a step wrote before it died, one sentence, its subject, the remedy and its `rows`."""
@@ -64,16 +64,16 @@ class Console:
             subject = error.subject if isinstance(error, IntegrityError) else None
             told = {"code": error.code, "message": error.message, "hint": error.hint, "subject": subject}
             told |= {"edits": [edit.to_json() for edit in error.edits]} if error.edits else {}
-            print(shown.json_text({"ok": False, "error": told}, indent=2))
+            print(escape.json_text({"ok": False, "error": told}, indent=2))
 
     def message(self, text: str) -> None:
         """Print one line for a person."""
-        self._print(shown.line(text))
+        self._print(escape.line(text))
 
     def _say(self, word: str, colour: str, text: str) -> None:
         """Print one line behind a word of ours."""
         painted = f"\x1b[{colour}m{word}\x1b[0m" if self.colour else word
-        self._print(f"{painted} {shown.line(text)}")
+        self._print(f"{painted} {escape.line(text)}")
 
     def _print(self, text: str) -> None:
         with self._lock:
@@ -90,16 +90,16 @@ class Console:
             match event:
                 case Started(label):
                     self._running[label] = time.monotonic()
-                    self._draw(force=True) if self.live else self._print(f"{shown.line(label)} …")
+                    self._draw(force=True) if self.live else self._print(f"{escape.line(label)} …")
                 case Finished(label, seconds):
                     self._running.pop(label, None)
-                    self._print(f"{shown.line(label)}: {seconds:.1f} s")
+                    self._print(f"{escape.line(label)}: {seconds:.1f} s")
                 case Cached(label):
-                    self._print(f"{shown.line(label)}: cached")
+                    self._print(f"{escape.line(label)}: cached")
                 case Progress():
                     self._move(event)
                 case Note(message):
-                    self._print(shown.line(message))
+                    self._print(escape.line(message))
                 case Warned(message):
                     self._say("warning:", "33", message)
 
@@ -114,14 +114,14 @@ class Console:
             self._draw()
         elif event.label not in self._announced and time.monotonic() - started > _SLOW:
             self._announced.add(event.label)
-            self._print(f"{shown.line(event.label)} … {size(event.total)}")
+            self._print(f"{escape.line(event.label)} … {size(event.total)}")
 
     def _draw(self, *, force: bool = False) -> None:
         now = time.monotonic()
         if not force and now - self._drawn < _REDRAW:
             return
         self._drawn = now
-        parts = [f"{shown.line(label)} {now - started:.0f} s" for label, started in self._running.items()]
+        parts = [f"{escape.line(label)} {now - started:.0f} s" for label, started in self._running.items()]
         if self._progress and self._progress.total:
             parts.append(f"{100 * self._progress.done // self._progress.total} % of {size(self._progress.total)}")
         sys.stderr.write("\r\x1b[K" + " · ".join(parts)[: _width()])

@@ -26,7 +26,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
-    from packager import delta
+    from packager.transport import delta
 
     with console:
         old, new = (options.open_reference(text, args, console) for text in (args.old, args.new))

@@ -24,8 +24,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
-    from packager.compatibility import knowledge
-    from packager.diff import diff
+    from packager.bundle.diff import diff
+    from packager.contract import knowledge
 
     knowledge.use_updates(options.knowledge_directory())
     before, after = (options.open_reference(text, args, console) for text in (args.before, args.after))

@@ -16,8 +16,8 @@ from packager.cli import options
 from packager.cli.console import Console
 
 if TYPE_CHECKING:
-    from packager.compatibility.fleet import Site
-    from packager.compatibility.knowledge import Outcome
+    from packager.contract.fleet import Site
+    from packager.contract.knowledge import Outcome
 
 FOR = "site"
 HELP = "describe this host and what it can run"
@@ -43,7 +43,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
     import re
     from dataclasses import asdict
 
-    from packager.compatibility import fleet, host, knowledge
+    from packager.contract import fleet, host, knowledge
     from packager.errors import exit_code_of
 
     knowledge.use_updates(options.knowledge_directory())
@@ -74,18 +74,19 @@ def main(args: argparse.Namespace, console: Console) -> int:
 
 def _judged(args: argparse.Namespace, site: Site, console: Console) -> tuple[dict[str, Any], list[str]]:
     """Return what becomes of a bundle here, as JSON and as lines: what installing it would say, else what is there."""
-    from packager import arrival, compat, contract, proofs
-    from packager.bundle import CONTRACT
-    from packager.compatibility import host
-    from packager.install import Index
+    from packager.bundle.bundle import CONTRACT
+    from packager.contract import contract, host, preflight
+    from packager.deploy import forecast
+    from packager.deploy.install import Index
+    from packager.release import proofs
 
     bundle = options.open_bundle(args, console)
     told, seen = contract.parse(bundle.read(CONTRACT)), proofs.proven(bundle)
-    new = arrival.foresee(bundle, site, Path.cwd(), Index(args.wheelhouse, options.served_environments(args)), seen)
-    reached = compat.reach(told, site, proofs=seen)
-    lacking = any(not host.has_locale(name) for name in compat.locales(told.graph))
+    new = forecast.foresee(bundle, site, Path.cwd(), Index(args.wheelhouse, options.served_environments(args)), seen)
+    reached = preflight.reach(told, site, proofs=seen)
+    lacking = any(not host.has_locale(name) for name in preflight.locales(told.graph))
     outcome = new.outcome if new.target else "no" if lacking else reached.outcome
-    notes = list(compat.notes(told, host.processor(), host.has_locale))
+    notes = list(preflight.notes(told, host.processor(), host.has_locale))
     where = f" ({new.target}, {new.runtime} {new.version}; wheels {new.supply})" if new.version else ""
     rows = [f"{args.bundle} here: {outcome}", f"  {new.outcome:8} `packager install`{where}"]
     rows += [f"             {reason.message}" + (f"; {reason.fix}" if reason.fix else "") for reason in new.reasons[:3]]

@@ -17,7 +17,7 @@ from packager.cli import options
 from packager.cli.console import Console, size
 
 if TYPE_CHECKING:
-    from packager.profiles import Profile
+    from packager.bundle.other_forms import Profile
 
 FOR = "everybody"
 HELP = "write a bundle to a file or directory"
@@ -38,21 +38,21 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
-    from packager import transport
+    from packager.transport import copy
 
     with console:
         bundle = options.open_bundle(args, console)
         if args.to_sign:
-            from packager.sign import with_drafts
+            from packager.release.sign import with_drafts
 
             bundle = with_drafts(bundle)
         profile: Profile | None = "image" if args.image_twin else "tar" if args.layers == "tar" else None
         if profile:
-            from packager import profiles
+            from packager.bundle import other_forms
 
-            written = profiles.export(bundle, profile, args.output, console)
+            written = other_forms.export(bundle, profile, args.output, console)
         else:
-            transport.save(bundle, args.output, console)
+            copy.save(bundle, args.output, console)
             written = bundle.digest
     value = {"name": bundle.name, "version": bundle.version, "digest": bundle.digest, "size": bundle.size,
              "written": written, "output": str(args.output)}  # fmt: skip

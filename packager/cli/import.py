@@ -28,16 +28,16 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
-    from packager import destination, transport
     from packager.cli._trust import Judge, unvouched
+    from packager.transport import copy, writers
 
     judge = Judge.for_admission(args)
     with console:
         bundle = options.open_bundle(args, console)
         if judge:
             judge.require(bundle, console)
-        to = destination.local(options.open_store(args), vouched=judge is not None, replace=args.replace)
-        stored = transport.copy(bundle, to, console, jobs=args.jobs, label="importing")
+        to = writers.local(options.open_store(args), vouched=judge is not None, replace=args.replace)
+        stored = copy.copy(bundle, to, console, jobs=args.jobs, label="importing")
     value = {"name": bundle.name, "version": bundle.version, "digest": bundle.digest, "stored": stored,
              "size": bundle.size, "vouched": judge is not None}  # fmt: skip
     text = f"imported {bundle.name}:{bundle.version} {bundle.digest} ({size(stored)} were new)"

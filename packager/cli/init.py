@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from packager.canonical import JSON
-    from packager.init import Inside
+    from packager.lock.draft import Inside
 
 FOR = "release"
 HELP = "write a commented bundle.yaml from a source"
@@ -37,8 +37,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace, console: Console) -> int:
     from packager.errors import UsageError
     from packager.files import write_atomically
-    from packager.init import draft, look, name_from, seen_from
-    from packager.look import lines
+    from packager.lock.draft import draft, look, name_from, seen_from
+    from packager.lock.inspection import lines
 
     if args.output.exists() and not args.force:
         raise UsageError(f"`{args.output}` exists already", hint="give another name with -o, or --force")
@@ -63,9 +63,9 @@ def main(args: argparse.Namespace, console: Console) -> int:
 
 def _looker(args: argparse.Namespace, console: Console) -> Inside:
     """Return what opens a source in a confined worker."""
+    from packager.actions.runner import Runner
     from packager.cli.options import open_store
-    from packager.look import LIMITS, look
-    from packager.run import Runner
+    from packager.lock.inspection import LIMITS, look
 
     def inside(files: Mapping[str, Path], kind: str, payload: str) -> JSON:
         return look(files, kind, payload, Runner(open_store(args), LIMITS, console))

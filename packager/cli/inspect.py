@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from packager.bundle import Bundle
+    from packager.bundle.bundle import Bundle
 
 FOR = "everybody"
 HELP = "show what a bundle holds, or what a model file takes and returns"
@@ -27,11 +27,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
-    from packager.bundle import CONTRACT
-    from packager.contract import lines, parse
-    from packager.look import source_files
-    from packager.proofs import origin
-    from packager.verify import unreadable
+    from packager.bundle.bundle import CONTRACT
+    from packager.contract.contract import lines, parse
+    from packager.lock.inspection import source_files
+    from packager.release.proofs import origin
+    from packager.trust.verify import unreadable
 
     if files := source_files(args.bundle):
         return _inspect_source(files, args, console)
@@ -58,8 +58,8 @@ def main(args: argparse.Namespace, console: Console) -> int:
 
 
 def _inspect_source(files: Mapping[str, Path], args: argparse.Namespace, console: Console) -> int:
-    from packager.look import LIMITS, inspect, lines
-    from packager.run import Runner
+    from packager.actions.runner import Runner
+    from packager.lock.inspection import LIMITS, inspect, lines
 
     with console:
         kind, payload, found = inspect(files, Runner(options.open_store(args), LIMITS, console))
@@ -78,7 +78,7 @@ def _origin(source: Mapping[str, str | None]) -> list[str]:
 
 
 def _statements(bundle: Bundle) -> list[dict[str, str]]:
-    from packager.verify import attached
+    from packager.trust.verify import attached
 
     return [{"predicate_type": kind, "claim": claim, "digest": digest} for digest, claim, kind in attached(bundle)]
 

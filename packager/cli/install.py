@@ -13,7 +13,7 @@ import argparse
 import os
 from pathlib import Path
 
-from packager import shown
+from packager import escape
 from packager.cli import _knobs, options
 from packager.cli.console import Console
 
@@ -37,8 +37,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace, console: Console) -> int:
     from packager.cli._trust import Judge
-    from packager.install import Index, install
-    from packager.lifecycle import check_step
+    from packager.deploy.install import Index, install
+    from packager.deploy.upgrade import check_step
 
     judge = Judge.of(args)
     with console:
@@ -58,6 +58,6 @@ def main(args: argparse.Namespace, console: Console) -> int:
         )
     value = {"name": done.name, "version": done.version, "digest": done.digest, "target": done.target,
              "knobs": knobs.digest, "release": str(done.directory)}  # fmt: skip
-    text = f"installed {done.name}:{done.version} ({shown.line(done.target)}) in {done.directory}"
+    text = f"installed {done.name}:{done.version} ({escape.line(done.target)}) in {done.directory}"
     console.result(value, f"{text}\nserve it with `packager serve {args.directory}`")
     return 0

@@ -14,7 +14,7 @@ from packager.cli import options
 from packager.cli.console import Console, size
 
 if TYPE_CHECKING:
-    from packager.shelf import Item
+    from packager.transport.listing import Item
 
 FOR = "everybody"
 HELP = "list the bundles of the local store, or the tags of a repository"
@@ -31,12 +31,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
-    from packager import names, shelf
+    from packager import names
     from packager.errors import UsageError, did_you_mean
+    from packager.transport import listing
 
     place = args.place
     if place and place.startswith("oci://"):
-        found = shelf.tagged(options.repository(place, args), args.jobs)
+        found = listing.tagged(options.repository(place, args), args.jobs)
         console.result({"place": place, "bundles": [item.to_json() for item in found]},
                        _text(found) or [f"`{place}` has no tag"])  # fmt: skip
         return 0
@@ -44,7 +45,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
         raise UsageError(f"`{place:.200}` is no place that can be listed",
                          hint="give the NAME of a bundle in the local store, or oci://host/name")  # fmt: skip
     store = options.open_store(args)
-    found = shelf.stored(store, place)
+    found = listing.stored(store, place)
     if place and not found:
         known = sorted({name for name, _ in store.bundles()})
         raise UsageError(f"the local store has no bundle `{place}`",

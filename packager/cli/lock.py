@@ -38,7 +38,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
 
 def _lock(args: argparse.Namespace, console: Console) -> tuple[int, tuple[()]]:
     from packager.cli._project import Project
-    from packager.resolve import explain
+    from packager.lock.locking import explain
 
     with console:
         project = Project.open(args, console)

@@ -15,12 +15,12 @@ from packager.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from packager.bundle import Bundle
+    from packager.bundle.bundle import Bundle
+    from packager.bundle.readers import Medium
     from packager.events import OnEvent
-    from packager.media import Medium
-    from packager.registry.repository import Repository
-    from packager.registry.wire import Settings
-    from packager.store import Store
+    from packager.store.store import Store
+    from packager.transport.registry.repository import Repository
+    from packager.transport.registry.wire import Settings
     from packager.trust.keys import PublicKey
 
 
@@ -69,7 +69,7 @@ def registry_settings(args: argparse.Namespace) -> Settings:
     """Collect what the environment says about registries: credential files, proxies."""
     from urllib.request import getproxies, proxy_bypass
 
-    from packager.registry.wire import Settings
+    from packager.transport.registry.wire import Settings
 
     proxies = getproxies()
     return Settings(
@@ -197,9 +197,9 @@ def store_directory(args: argparse.Namespace) -> Path:
 
 def served_environments(args: argparse.Namespace) -> Path:
     """Return where equal environments of installations are kept once: in the store, whether it is there yet or not."""
-    from packager.packages import served
+    from packager.store import environments
 
-    return store_directory(args).absolute() / "v1" / served.FOLDER
+    return store_directory(args).absolute() / "v1" / environments.SERVED
 
 
 def knowledge_directory() -> Path:
@@ -221,7 +221,7 @@ def cache_directory() -> Path:
 
 def open_store(args: argparse.Namespace) -> Store:
     """Open the local store."""
-    from packager.store import Store
+    from packager.store.store import Store
 
     store = Store(store_directory(args))
     store.sweep()
@@ -235,7 +235,7 @@ def open_bundle(args: argparse.Namespace, on_event: OnEvent | None = None) -> Bu
 
 def open_reference(text: str, args: argparse.Namespace, on_event: OnEvent | None = None) -> Bundle:
     """Open any bundle; the store and the network are only touched if they are the place."""
-    from packager.bundle import open_bundle as opened
+    from packager.bundle.bundle import open_bundle as opened
 
     return opened(text, lambda: open_store(args), lambda reference: remote(reference, args, on_event))
 
@@ -245,19 +245,19 @@ def remote(text: str, args: argparse.Namespace, on_event: OnEvent | None = None)
     from packager.events import ignore
 
     if not text.startswith("oci://"):
-        from packager.bucket import medium, reference
+        from packager.transport.bucket import medium, reference
 
         return medium.open_reference(reference.parse(text))
-    from packager.registry import reference as references
-    from packager.registry.medium import RegistryBundle
+    from packager.transport.registry import reference as references
+    from packager.transport.registry.medium import RegistryBundle
 
     return RegistryBundle(references.parse(text), registry_settings(args), on_event or ignore)
 
 
 def repository(text: str, args: argparse.Namespace) -> Repository:
     """Return the repository of a registry that `oci://…` names."""
-    from packager.registry import reference
-    from packager.registry.repository import Repository
+    from packager.transport.registry import reference
+    from packager.transport.registry.repository import Repository
 
     return Repository(reference.parse(text), registry_settings(args))
 

@@ -22,9 +22,9 @@ from packager.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from packager.bundle import Bundle
+    from packager.bundle.bundle import Bundle
     from packager.canonical import JSON
-    from packager.policy.policy import Profile
+    from packager.policy.engine import Profile
 
 FOR = "release"
 HELP = "judge a bundle by a policy; list, explain and test rules"
@@ -59,26 +59,26 @@ def main(args: argparse.Namespace, console: Console) -> int:
 
 
 def _check(args: argparse.Namespace, console: Console) -> int:
-    from packager import canonical, shown
+    from packager import canonical, escape
     from packager.files import write_atomically
-    from packager.policy import policy, policyreport
+    from packager.policy import engine, report
 
-    profile = policy.profile(args.profile, Path())
+    profile = engine.profile(args.profile, Path())
     with console:
         bundle = options.open_reference(args.subject, args, console)
         facts = _facts(bundle, profile, args, console)
-        verdict = policy.judge(profile, facts, policy.day(facts))
+        verdict = engine.judge(profile, facts, engine.day(facts))
     if args.facts:
         write_atomically(args.facts, canonical.dump(facts))
     name = f"{bundle.name}:{bundle.version}"
     about = {"name": bundle.name, "version": bundle.version, "digest": bundle.digest}
-    forms = {"table": policyreport.table, "sarif": policyreport.sarif, "junit": policyreport.junit}
+    forms = {"table": report.table, "sarif": report.sarif, "junit": report.junit}
     if args.format == "json" or (console.json and args.format == "table"):
-        text = shown.json_document(canonical.dump(policyreport.document(verdict, about)).decode())
+        text = escape.json_document(canonical.dump(report.document(verdict, about)).decode())
     else:
         text = forms[args.format](verdict, name)
     if console.json:
-        console.result(policyreport.document(verdict, about), text)
+        console.result(report.document(verdict, about), text)
     else:
         console.result({}, text)
     return 0 if verdict.ok else 1
@@ -103,10 +103,10 @@ def _facts(bundle: Bundle, profile: Profile, args: argparse.Namespace, console: 
 
 def _list(console: Console) -> int:
     from packager import plugins
-    from packager.policy import policy, policyreport
+    from packager.policy import engine, report
 
-    rules = {name: policyreport.title(name) for name in plugins.names("policies")}
-    profiles = {name: list(policy.profile(name, Path()).rules) for name in policy.profiles()}
+    rules = {name: report.title(name) for name in plugins.names("policies")}
+    profiles = {name: list(engine.profile(name, Path()).rules) for name in engine.profiles()}
     rows = [f"{name:18} {title}" for name, title in rules.items()]
     rows += ["", *(f"{name:18} {', '.join(asked)}" for name, asked in profiles.items())]
     console.result({"rules": rules, "profiles": profiles}, rows)
@@ -114,16 +114,16 @@ def _list(console: Console) -> int:
 
 
 def _explain(args: argparse.Namespace, console: Console) -> int:
-    from packager.policy import policydocs
+    from packager.policy import docs
 
-    console.result(policydocs.about(args.subject), policydocs.text(args.subject))
+    console.result(docs.about(args.subject), docs.text(args.subject))
     return 0
 
 
 def _test(args: argparse.Namespace, console: Console) -> int:
-    from packager.policy import policytest
+    from packager.policy import testing
 
-    outcomes = [outcome for case in policytest.load(Path(args.subject)) for outcome in policytest.run(case)]
+    outcomes = [outcome for case in testing.load(Path(args.subject)) for outcome in testing.run(case)]
     failed = [outcome for outcome in outcomes if outcome.problem]
     rows = [f"FAIL  {item.rule}: {item.name}: {item.problem}" for item in failed]
     value = {"ok": not failed, "outcomes": [outcome.to_json() for outcome in outcomes]}

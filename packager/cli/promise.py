@@ -29,11 +29,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
-    from packager import compat, promises, transport
-    from packager.bundle import CONTRACT
-    from packager.compatibility import knowledge
+    from packager.bundle.bundle import CONTRACT
+    from packager.contract import knowledge, preflight
     from packager.errors import exit_code_of
-    from packager.sign import attest
+    from packager.release import promises
+    from packager.release.sign import attest
+    from packager.transport import copy
 
     knowledge.use_updates(options.knowledge_directory())
     runtime, versions = _asked(args.runtime)
@@ -41,12 +42,12 @@ def main(args: argparse.Namespace, console: Console) -> int:
         bundle = _signer.open_own(args, console)
         added = promises.predicate(bundle.load(CONTRACT), runtime, versions)
         cells = promises.outcome(bundle, added)
-        outcome = compat.worst(cell.answer.outcome for cell in cells) if cells else "unknown"
+        outcome = preflight.worst(cell.answer.outcome for cell in cells) if cells else "unknown"
         if outcome == "ok":
             bundle = attest(bundle, promises.PREDICATE, added, _signer.open_signer(_signer.uri(args), args))
-            transport.update_referrers(bundle, console)
+            copy.update_referrers(bundle, console)
             if args.output:
-                transport.save(bundle, args.output, console)
+                copy.save(bundle, args.output, console)
     value = {"name": bundle.name, "version": bundle.version, "digest": bundle.digest, "ok": outcome == "ok",
              "outcome": outcome, "runtime": runtime, "versions": versions, "cells": [cell.to_json() for cell in cells],
              "output": str(args.output) if args.output and outcome == "ok" else None}  # fmt: skip

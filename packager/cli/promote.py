@@ -42,16 +42,17 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
-    from packager import promote, transport
     from packager.cli import _builder
     from packager.formats import vsa
-    from packager.policy import policy
+    from packager.policy import engine
+    from packager.release import promote
+    from packager.transport import copy
 
     judge, now = _judge(args), datetime.now(UTC)
     vsa.level(args.to)
     named, _ = _builder.identify(args.verifier, os.environ)
     verifier = _LOCAL if named == _builder.LOCAL else named
-    gate = promote.Gate(args.to, verifier, policy.profile(args.profile, Path()), _builder.moment(now))
+    gate = promote.Gate(args.to, verifier, engine.profile(args.profile, Path()), _builder.moment(now))
     signer = _signer.open_signer(_signer.uri(args), args)
     with console:
         bundle = options.open_bundle(args, console)
@@ -61,9 +62,9 @@ def main(args: argparse.Namespace, console: Console) -> int:
         verdict = promote.judge(gate, bundle, seen.evidence, judge.trust, now.date())
         if verdict.ok:
             bundle = promote.state(bundle, gate, seen.evidence, signer)
-            transport.update_referrers(bundle, console)
+            copy.update_referrers(bundle, console)
             if args.output:
-                transport.save(bundle, args.output, console)
+                copy.save(bundle, args.output, console)
     _say(verdict, console)
     word = "promoted" if verdict.ok else f"not promoted: {len(verdict.findings)} findings,"
     value = {"promoted": verdict.ok, "stage": args.to, "name": bundle.name, "version": bundle.version,

@@ -33,10 +33,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
-    from packager import destination, transport
-    from packager.bundle import open_bundle
+    from packager.bundle.bundle import open_bundle
     from packager.cli._trust import Judge, unvouched
     from packager.errors import UsageError
+    from packager.transport import copy, writers
 
     if "://" not in args.source:
         raise UsageError(f"`{args.source}` is no address", hint="`packager import` takes what lies on this machine")
@@ -46,11 +46,11 @@ def main(args: argparse.Namespace, console: Console) -> int:
         if judge:
             judge.require(bundle, console)
         store = options.open_store(args)
-        to = destination.local(store, vouched=judge is not None, replace=args.replace)
-        fetched = transport.copy(bundle, to, console, jobs=args.jobs, label="pulling")
+        to = writers.local(store, vouched=judge is not None, replace=args.replace)
+        fetched = copy.copy(bundle, to, console, jobs=args.jobs, label="pulling")
         kept = open_bundle(bundle.digest, lambda: store)
         if args.output:
-            transport.save(kept, args.output, console)
+            copy.save(kept, args.output, console)
     value = {"name": bundle.name, "version": bundle.version, "digest": bundle.digest, "fetched": fetched,
              "size": bundle.size, "output": str(args.output) if args.output else None,
              "vouched": judge is not None}  # fmt: skip

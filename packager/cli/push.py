@@ -17,8 +17,8 @@ from packager.cli.console import Console, size
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from packager.bundle import Bundle
-    from packager.destination import Destination
+    from packager.bundle.bundle import Bundle
+    from packager.transport.writers import Destination
 
 FOR = "release"
 HELP = "copy a bundle to a registry or bucket"
@@ -37,13 +37,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
-    from packager import transport
+    from packager.transport import copy
 
     with console:
         to, pinned = _target(args)
         bundle = options.open_bundle(args, console)
         _warn(args.target, bundle, console)
-        sent = transport.copy(bundle, to, console, jobs=args.jobs, label="pushing")
+        sent = copy.copy(bundle, to, console, jobs=args.jobs, label="pushing")
     value = {"name": bundle.name, "version": bundle.version, "digest": bundle.digest, "reference": pinned(bundle),
              "sent": sent, "size": bundle.size, "statements": len(bundle.referrers)}  # fmt: skip
     text = f"pushed {bundle.name}:{bundle.version} ({size(sent)} of {size(bundle.size)} were missing there)"
@@ -67,14 +67,14 @@ def _warn(target: str, bundle: Bundle, console: Console) -> None:
 def _target(args: argparse.Namespace) -> tuple[Destination, Callable[[Bundle], str]]:
     """Return where TO is, and how a bundle is called there for ever."""
     if args.target.startswith("oci://"):
-        from packager.registry import reference
-        from packager.registry.publish import registry
+        from packager.transport.registry import reference
+        from packager.transport.registry.publish import registry
 
         there = reference.parse(args.target)
         to = registry(there, options.registry_settings(args), mount=args.mount_from, force=args.force)
         return to, lambda bundle: f"{reference.SCHEME}{there.host}/{there.name}@{bundle.digest}"
-    from packager.bucket import medium
-    from packager.bucket import reference as names
+    from packager.transport.bucket import medium
+    from packager.transport.bucket import reference as names
 
     place = names.parse(args.target)
     mount = names.parse(args.mount_from) if args.mount_from else None

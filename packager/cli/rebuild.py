@@ -19,9 +19,9 @@ from packager.cli import options
 from packager.cli.console import Console
 
 if TYPE_CHECKING:
-    from packager.bundle import Bundle
+    from packager.bundle.bundle import Bundle
     from packager.formats.slsa import Provenance
-    from packager.rebuild import Comparison
+    from packager.release.rebuild import Comparison
 
 FOR = "release"
 HELP = "build a bundle again from its provenance and compare"
@@ -42,7 +42,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace, console: Console) -> int:
     from packager.cli._trust import Judge
-    from packager.rebuild import provenance
+    from packager.release.rebuild import provenance
 
     judge = Judge.of(args)
     with console:
@@ -59,10 +59,12 @@ def main(args: argparse.Namespace, console: Console) -> int:
 
 
 def _rebuild(bundle: Bundle, made: Provenance, scratch: Path, args: argparse.Namespace, console: Console) -> Comparison:
-    from packager import rebuild, resolve, sources
-    from packager.store import Store
+    from packager import sources
+    from packager.lock import locking
+    from packager.release import rebuild
+    from packager.store.store import Store
 
-    here = resolve.Surroundings(
+    here = locking.Surroundings(
         (args.files or Path()).absolute(),
         os.environ.get("MLFLOW_TRACKING_URI"),
         dict(os.environ),
@@ -76,9 +78,9 @@ def _rebuild(bundle: Bundle, made: Provenance, scratch: Path, args: argparse.Nam
 
 
 def _save(rebuilt: Bundle, target: Path, console: Console) -> None:
-    from packager import transport
+    from packager.transport import copy
 
-    transport.save(rebuilt, target, console)
+    copy.save(rebuilt, target, console)
 
 
 def _report(found: Comparison, builder: str, args: argparse.Namespace, console: Console) -> int:

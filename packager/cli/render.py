@@ -28,7 +28,7 @@ from packager.cli import _completers, _knobs, options
 from packager.cli.console import Console
 
 if TYPE_CHECKING:
-    from packager.triton.repository import Repository
+    from packager.deploy.triton.repository import Repository
 
 FOR = "platform"
 HELP = "write a bundle's deployment files for a server or a host"
@@ -65,7 +65,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def own_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what the kinds declare."""
-    from packager import render
+    from packager.deploy import render
 
     known: dict[str, tuple[list[str], str, str]] = {}
     for kind in render.kinds():
@@ -91,7 +91,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
 
 def _flags() -> dict[str, list[str]]:
     """Return for every option that is not for all kinds those which it is for."""
-    from packager import render
+    from packager.deploy import render
 
     found: dict[str, list[str]] = {"site": ["triton"], "swap": ["triton"], "backend": ["triton"]}
     bundled = [kind for kind in render.kinds() if kind != "ensemble"]  # an ensemble is of what was verified before
@@ -103,10 +103,11 @@ def _flags() -> dict[str, list[str]]:
 
 
 def _directory(args: argparse.Namespace, console: Console) -> int:
-    from packager import plugins, render
+    from packager import plugins
     from packager.cli._trust import Judge
+    from packager.deploy import render
     from packager.errors import UsageError
-    from packager.knobs import Wish
+    from packager.knobs.knobs import Wish
 
     if "://" in args.out:
         raise UsageError(f"`{args.kind}` is written to a directory, not to `{args.out:.200}`")
@@ -128,12 +129,14 @@ def _directory(args: argparse.Namespace, console: Console) -> int:
 
 
 def _triton(args: argparse.Namespace, console: Console) -> int:
-    from packager import knobs, knobsets, promises
-    from packager.canary import Endpoint
+    from packager.bundle.knobs import knob_schema
     from packager.cli._trust import Judge
+    from packager.deploy.canary import Endpoint
+    from packager.deploy.triton.render import render_triton
+    from packager.deploy.triton.swap import swap
     from packager.errors import UsageError
-    from packager.triton.swap import swap
-    from packager.triton.triton import render_triton
+    from packager.knobs import knobs
+    from packager.release import promises
 
     if args.swap and args.site:
         raise UsageError("--swap goes without --site", hint="load the site's configuration with the server's own tools")
@@ -144,7 +147,7 @@ def _triton(args: argparse.Namespace, console: Console) -> int:
         bundle = promises.extended(bundle, judge.require(bundle, console))
         values = _knobs.resolve(args, bundle)
         sites = {args.site: values} if args.site else {}
-        base = knobs.resolve(knobsets.schema_of(bundle), bundle.digest) if args.site else values
+        base = knobs.resolve(knob_schema(bundle), bundle.digest) if args.site else values
         model = render_triton(
             bundle, base, repository, args.backend or "native", sites, console, switch=endpoint is None
         )  # fmt: skip
@@ -161,13 +164,13 @@ def _triton(args: argparse.Namespace, console: Console) -> int:
 
 
 def _ensemble(args: argparse.Namespace, console: Console) -> int:
-    from packager import yamltext
-    from packager.triton import pipeline
-    from packager.triton.triton import render_ensemble
+    from packager import strictyaml
+    from packager.deploy.triton import pipeline
+    from packager.deploy.triton.render import render_ensemble
 
     path, repository = Path(args.bundle), _repository(args.out)
     with console:
-        chain = pipeline.parse(yamltext.load(path, missing="docs/deploy-triton.md shows how one looks"), str(path))
+        chain = pipeline.parse(strictyaml.load(path, missing="docs/deploy-triton.md shows how one looks"), str(path))
         model = render_ensemble(chain, repository, console)
     steps = [step.model for step in chain.steps]
     value = {"name": model.name, "number": model.number, "before": model.before, "created": model.created,
@@ -181,9 +184,9 @@ def _ensemble(args: argparse.Namespace, console: Console) -> int:
 def _repository(text: str) -> Repository:
     """Return where the models are: a directory, or a bucket by its address."""
     if "://" in text:
-        from packager.bucket.repository import open_repository
+        from packager.deploy.triton.bucket import open_repository
 
         return open_repository(text)
-    from packager.triton.repository import Directory
+    from packager.deploy.triton.repository import Directory
 
     return Directory(Path(text))

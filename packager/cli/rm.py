@@ -16,7 +16,7 @@ from packager.cli import options
 from packager.cli.console import Console
 
 if TYPE_CHECKING:
-    from packager.shelf import Removed
+    from packager.transport.listing import Removed
 
 FOR = "everybody"
 HELP = "remove bundles from the local store, or tags from a registry"
@@ -46,12 +46,13 @@ def main(args: argparse.Namespace, console: Console) -> int:
 
 
 def _remove(text: str, args: argparse.Namespace) -> Removed:
-    from packager import names, shelf
+    from packager import names
     from packager.errors import UsageError
+    from packager.transport import listing
 
     if text.startswith("oci://"):
-        return shelf.untag(options.repository(text, args), force=args.force)
+        return listing.untag(options.repository(text, args), force=args.force)
     if "://" in text:
         raise UsageError(f"`{text:.200}` is not removed from here", hint="remove it with the bucket's own tools")
     digest = re.fullmatch(r"sha256:[0-9a-f]{64}", text)
-    return shelf.forget(options.open_store(args), text if digest else names.parse(text))
+    return listing.forget(options.open_store(args), text if digest else names.parse(text))

@@ -20,7 +20,7 @@ from packager.cli import options
 from packager.cli.console import Console
 
 if TYPE_CHECKING:
-    from packager.compatibility.knowledge import Row
+    from packager.contract.knowledge import Row
 
 FOR = "platform"
 HELP = "show, measure or update what is known of runtimes"
@@ -46,7 +46,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
-    from packager.compatibility import knowledge
+    from packager.contract import knowledge
     from packager.errors import UsageError
 
     knowledge.use_updates(options.knowledge_directory())
@@ -57,7 +57,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
 
 
 def _list(args: argparse.Namespace, console: Console) -> int:
-    from packager.compatibility import knowledge
+    from packager.contract import knowledge
 
     tables = {name: knowledge.table(name) for name in knowledge.runtimes()}
     value = {
@@ -77,14 +77,14 @@ def _list(args: argparse.Namespace, console: Console) -> int:
 
 
 def _show(args: argparse.Namespace, console: Console) -> int:
-    from packager.compatibility import compatibility, knowledge
+    from packager.contract import judge, knowledge
     from packager.errors import UsageError, did_you_mean
 
     name, _, version = args.subject.partition("==")
     table = knowledge.table(name)
     if not table.rows:
         raise UsageError(f"nothing is known of runtime `{name:.60}`", hint=did_you_mean(name, knowledge.runtimes()))
-    row = compatibility.find(table, version) if version else None
+    row = judge.find(table, version) if version else None
     if version and row is None:
         raise UsageError(f"nothing is known of {name} {version}", hint=f"`packager runtimes probe {name}=={version}`")
     rows = [row] if row else [*table.rows.values()]
@@ -115,7 +115,7 @@ def _line(row: Row) -> str:
 
 
 def _probe(args: argparse.Namespace, console: Console) -> int:
-    from packager.compatibility import probing
+    from packager.conform import probing
     from packager.errors import UsageError
 
     name, equals, version = args.subject.partition("==")
@@ -154,9 +154,10 @@ def _counts(kernels: Any) -> dict[str, int]:
 
 
 def _coverage(args: argparse.Namespace, console: Console, name: str, version: str, cache: Path) -> Any:
-    from packager import conform, contract
-    from packager.bundle import CONTRACT
+    from packager import conform
+    from packager.bundle.bundle import CONTRACT
     from packager.conform import operators
+    from packager.contract import contract
 
     data = options.open_reference(args.bundle, args, console).read(CONTRACT)
     promise = contract.parse(data)
@@ -181,7 +182,7 @@ def _covered(report: Any, console: Console) -> int:
 
 
 def _update(args: argparse.Namespace, console: Console) -> int:
-    from packager.compatibility import probing
+    from packager.conform import probing
     from packager.errors import UsageError
 
     if not args.key:
@@ -195,7 +196,7 @@ def _update(args: argparse.Namespace, console: Console) -> int:
 
 def _sign(args: argparse.Namespace, console: Console) -> int:
     from packager.cli.sign import open_signer
-    from packager.compatibility import probing
+    from packager.conform import probing
     from packager.errors import UsageError
     from packager.files import write_atomically
 
@@ -208,7 +209,7 @@ def _sign(args: argparse.Namespace, console: Console) -> int:
 
 
 def _read(path: Path) -> bytes:
-    from packager.compatibility.knowledge import MAX_TABLE
+    from packager.contract.knowledge import MAX_TABLE
     from packager.errors import UsageError
 
     try:

@@ -35,8 +35,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
-    from packager import canonical, shown
-    from packager.bundle import SBOM
+    from packager import canonical, escape
+    from packager.bundle.bundle import SBOM
     from packager.errors import Malformed
     from packager.files import write_atomically
     from packager.formats import cyclonedx, spdx
@@ -59,7 +59,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
         write_atomically(args.output, data)
         console.result({"output": str(args.output), "digest": canonical.sha256(data)}, f"wrote {args.output}")
     else:
-        console.result(canonical.load(data, limit=1 << 30), shown.json_document(data.decode()))
+        console.result(canonical.load(data, limit=1 << 30), escape.json_document(data.decode()))
     return 0
 
 

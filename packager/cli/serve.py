@@ -27,7 +27,7 @@ from packager.cli import options as trust
 from packager.cli.console import Console
 
 if TYPE_CHECKING:
-    from packager.server.supervisor import Plan
+    from packager.server.process.supervisor import Plan
 
 FOR = "site"
 HELP = "serve an installed bundle (Open Inference Protocol v2)"
@@ -40,7 +40,8 @@ EXAMPLES = """  packager serve /srv/digits
   curl http://127.0.0.1:8000/v2/health/ready"""
 
 _KEPT = ("PATH", "HOME", "LANG", "TZ", "TMPDIR")
-_SUPERVISED = Path("app", "packager", "server", "supervisor.py")
+_SERVER = Path("app", "packager", "server")
+_SUPERVISED = (_SERVER / "process" / "supervisor.py", _SERVER / "supervisor.py")  # the latter before it had rooms
 _FLAGS = {"host": "server.host", "port": "server.port", "grpc-port": "server.grpc_port", "threads": "runtime.threads"}
 
 
@@ -53,20 +54,20 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
-    from packager import serving
+    from packager.deploy import server_files
+    from packager.deploy.install import CURRENT, current
     from packager.errors import SourceError
-    from packager.install import CURRENT, current
     from packager.server.errors import StartError
-    from packager.server.supervisor import Supervisor
-    from packager.server.systemd import VARIABLES
-    from packager.server.systemd import Supervisor as Systemd
+    from packager.server.process.supervisor import Supervisor
+    from packager.server.process.systemd import VARIABLES
+    from packager.server.process.systemd import Supervisor as Systemd
 
     release = current(args.directory)
-    if not (release / _SUPERVISED).is_file():  # its server is from before there was a supervisor
+    if not _is_supervised(release):  # its server is from before there was a supervisor
         command, environment = _command(release, args, console)[0], _clean(*VARIABLES)
         os.execve(command[0], command, environment)
     values = _options(release, args)[1]
-    _knobs.forget(str(values[knob]) for knob in serving.SECRETS if knob in values)
+    _knobs.forget(str(values[knob]) for knob in server_files.SECRETS if knob in values)
     link = args.directory / CURRENT
     say = _Log()
     try:
@@ -76,18 +77,23 @@ def main(args: argparse.Namespace, console: Console) -> int:
         raise SourceError(error.message, hint=error.hint) from None
 
 
+def _is_supervised(release: Path) -> bool:
+    """Say whether the server of an installed release can be one of several under a supervisor."""
+    return any((release / path).is_file() for path in _SUPERVISED)
+
+
 def _clean(*more: str) -> dict[str, str]:
     return {name: os.environ[name] for name in (*_KEPT, *more) if name in os.environ}
 
 
 def _plan(args: argparse.Namespace, console: Console, say: _Log) -> Plan:
     """Return how to serve what is current now. Raises PackagerError."""
+    from packager.deploy.install import current
     from packager.errors import UsageError
-    from packager.install import current
-    from packager.server.supervisor import Plan
+    from packager.server.process.supervisor import Plan
 
     release = current(args.directory)
-    if not (release / _SUPERVISED).is_file():
+    if not _is_supervised(release):
         raise UsageError(f"`{release.name}` was installed by an older packager", hint="restart `packager serve`")
     command, values = _command(release, args, console)
     say.form = str(values.get("log.format", "json"))
@@ -100,7 +106,7 @@ def _plan(args: argparse.Namespace, console: Console, say: _Log) -> Plan:
 
 
 def _command(release: Path, args: argparse.Namespace, console: Console) -> tuple[list[str], Mapping[str, JSON]]:
-    from packager.install import server_command
+    from packager.deploy.install import server_command
 
     if trust.wants_trust(args):
         _verify(release, args, console)
@@ -128,9 +134,9 @@ class _Log:
 
 def _options(release: Path, args: argparse.Namespace) -> tuple[list[str], Mapping[str, JSON]]:
     """Return what the server is told, all knobs in one document and where its secrets are; and the values."""
-    from packager import serving
-    from packager.install import KNOBS, installed_bundle, installed_wishes
-    from packager.knobs import Wish
+    from packager.deploy import server_files
+    from packager.deploy.install import KNOBS, installed_bundle, installed_wishes
+    from packager.knobs.knobs import Wish
 
     given = {flag: getattr(args, flag.replace("-", "_")) for flag in _FLAGS}
     short = [Wish(_FLAGS[flag], text, f"--{flag}") for flag, text in given.items() if text is not None]
@@ -141,14 +147,17 @@ def _options(release: Path, args: argparse.Namespace) -> tuple[list[str], Mappin
         words = [word for flag, knob in _FLAGS.items() if knob in found.values
                  for word in (f"--{flag}", str(found.values[knob]))]  # fmt: skip
         return words, found.values
-    secrets = [f"{option}={_knobs.secret_file(knob, found.values[knob])}" for knob, option in serving.SECRETS.items()
-               if knob in found.values]  # fmt: skip
-    return [f"--knobs={serving.document(found)}", *secrets], found.values
+    secrets = [
+        f"{option}={_knobs.secret_file(knob, found.values[knob])}"
+        for knob, option in server_files.SECRETS.items()
+        if knob in found.values
+    ]
+    return [f"--knobs={server_files.document(found)}", *secrets], found.values
 
 
 def _verify(release: Path, args: argparse.Namespace, console: Console) -> None:
     """Raise what is wrong with the files of an installed release."""
-    from packager.bundle import medium_of, read
+    from packager.bundle.bundle import medium_of, read
     from packager.cli._trust import Judge
 
     with console:

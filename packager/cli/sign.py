@@ -24,7 +24,7 @@ from packager.errors import UsageError
 from packager.events import Note, Warned
 
 if TYPE_CHECKING:
-    from packager.bundle import Bundle
+    from packager.bundle.bundle import Bundle
 
 FOR = "release"
 HELP = "sign a bundle, or take a signature off it"
@@ -50,8 +50,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace, console: Console) -> int:
     if args.remove:
         return _remove(args, console)
-    from packager import transport
-    from packager.sign import drafts, sign
+    from packager.release.sign import drafts, sign
+    from packager.transport import copy
 
     if args.alone and not args.output:
         raise UsageError("--alone says what OUT carries", hint="give -o OUT as well")
@@ -62,9 +62,9 @@ def main(args: argparse.Namespace, console: Console) -> int:
         bundle = sign(before, signer)
         _tell(bundle, sorted(left), console)
         if args.output:  # first: a file that is written where it is read from is another one afterwards
-            transport.save(_asked_for(bundle, args, console), args.output, console)
+            copy.save(_asked_for(bundle, args, console), args.output, console)
         if not args.output or not _is_of_a_person(args):
-            transport.update_referrers(bundle, console)
+            copy.update_referrers(bundle, console)
     value = {"name": bundle.name, "version": bundle.version, "digest": bundle.digest,
              "statements": len(bundle.referrers), "signed": sorted(left),
              "output": str(args.output) if args.output else None}  # fmt: skip
@@ -76,7 +76,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
 def _tell(bundle: Bundle, left: list[str], console: Console) -> None:
     """Say what is signed besides the bundle; that nothing says how it was made, where that is so."""
     from packager.formats import slsa
-    from packager.verify import attached
+    from packager.trust.verify import attached
 
     if left:
         console(Note(f"signing what its build left as well: {', '.join(left)}"))
@@ -89,7 +89,7 @@ def _tell(bundle: Bundle, left: list[str], console: Console) -> None:
 
 def _asked_for(bundle: Bundle, args: argparse.Namespace, console: Console) -> Bundle:
     """Return what OUT carries."""
-    from packager.verify import attached
+    from packager.trust.verify import attached
 
     made = {referrer.content.digest for referrer in bundle.referrers if referrer.content.digest in bundle.pending}
     if args.alone:
@@ -108,8 +108,8 @@ def _is_of_a_person(args: argparse.Namespace) -> bool:
 
 
 def _remove(args: argparse.Namespace, console: Console) -> int:
-    from packager import transport
-    from packager.sign import without
+    from packager.release.sign import without
+    from packager.transport import copy
     from packager.trust.keys import load_public
 
     if args.output or any((args.key, args.certificate, args.keyless, args.signer)):
@@ -118,7 +118,7 @@ def _remove(args: argparse.Namespace, console: Console) -> int:
     with console:
         before = options.open_bundle(args, console)
         bundle = without(before, who)
-        transport.drop_referrers(bundle, console)
+        copy.drop_referrers(bundle, console)
     gone = len(before.referrers) - len(bundle.referrers)
     value = {"name": bundle.name, "version": bundle.version, "digest": bundle.digest,
              "statements": len(bundle.referrers), "removed": gone}  # fmt: skip

@@ -25,7 +25,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
-    from packager.lifecycle import status
+    from packager.deploy.upgrade import status
 
     found = status(args.directory.absolute())
     rows = [f"current   {_row(found.current)}"]

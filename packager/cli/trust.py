@@ -26,9 +26,9 @@ from packager.cli.console import Console
 from packager.errors import UsageError
 
 if TYPE_CHECKING:
+    from packager.trust.edit import Content
+    from packager.trust.file import TrustFile
     from packager.trust.keys import PrivateKey, PublicKey
-    from packager.trust.trustedit import Content
-    from packager.trust.trustfile import TrustFile
 
 FOR = "site"
 HELP = "keep the trust file that says whom a verifier believes"
@@ -98,13 +98,13 @@ def main(args: argparse.Namespace, console: Console) -> int:
         return _report(_write(args, _first(args, now)), console, "made")
     before = _read(args)
     if args.action == "sign":
-        from packager.trust import trustfile
+        from packager.trust import file as trustfile
 
         return _report(_save(args, trustfile.add_signatures(before, _signers(args))), console, "signed")
-    from packager.trust import trustedit
+    from packager.trust import edit
 
     _check_before(before, _signers(args))
-    content = trustedit.follow(before.content, now, args.days)
+    content = edit.follow(before.content, now, args.days)
     changed = {"add": _add, "remove": _remove, "revoke": _revoke}[args.action](args, content)
     if changed == content and args.days is None and args.threshold is None:
         raise UsageError(f"nothing to {args.action}", hint="see `packager trust --help`")
@@ -129,32 +129,32 @@ def _check_before(before: TrustFile, signers: list[PrivateKey]) -> None:
 
 
 def _first(args: argparse.Namespace, now: datetime) -> Content:
-    from packager.trust import trustedit
+    from packager.trust import edit
 
     if args.file.exists():
         raise UsageError(f"`{args.file}` exists already", hint="change it with `packager trust add`")
     if not args.name:
         raise UsageError("a trust file needs a --name", hint="for example that of the organisation: --name acme")
     roots = [key.public for key in _signers(args)] + _publics(args)
-    return trustedit.new(args.name, roots, args.threshold or 1, now + timedelta(days=args.days or 365))
+    return edit.new(args.name, roots, args.threshold or 1, now + timedelta(days=args.days or 365))
 
 
 def _add(args: argparse.Namespace, content: Content) -> Content:
-    from packager.trust import certificates, trustedit
+    from packager.trust import certificates, edit
 
-    content = trustedit.with_roots(content, _publics(args), [], args.threshold)
+    content = edit.with_roots(content, _publics(args), [], args.threshold)
     if args.signer:
         content, entry = _signer_entry(args, content)
-        content = trustedit.with_signer(content, args.signer, entry)
+        content = edit.with_signer(content, args.signer, entry)
     if args.tsa_ca:
         pems = [certificates.pem(certificate) for certificate in certificates.load(args.tsa_ca)]
-        content = trustedit.with_members(content, "timestamping", pems)
+        content = edit.with_members(content, "timestamping", pems)
     for entry in _requirements(args):
         who = {"signers": args.by} if args.by else {}
         age = {"maximumAgeDays": args.max_age} if args.max_age else {}
-        content = trustedit.with_requirement(content, entry | who | age)
+        content = edit.with_requirement(content, entry | who | age)
     if args.minimum:
-        content = trustedit.with_entry(content, "minimum", *_pair(args.minimum, "--minimum"))
+        content = edit.with_entry(content, "minimum", *_pair(args.minimum, "--minimum"))
     return content
 
 
@@ -172,7 +172,7 @@ def _requirements(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
 def _signer_entry(args: argparse.Namespace, content: Content) -> tuple[Content, dict[str, Any]]:
     from packager import canonical
     from packager.cli._trust import trusted_root
-    from packager.trust import certificates, trustedit
+    from packager.trust import certificates, edit
     from packager.trust.keys import load_public
 
     times = {name: at for name, at in (("from", args.start), ("until", args.until)) if at}
@@ -188,38 +188,38 @@ def _signer_entry(args: argparse.Namespace, content: Content) -> tuple[Content, 
     if args.trust_config:
         data = trusted_root(args.trust_config)
         entry["instance"] = canonical.sha256(data)[7:23]
-        content = trustedit.with_entry(content, "instances", entry["instance"], canonical.load(data, limit=len(data)))
+        content = edit.with_entry(content, "instances", entry["instance"], canonical.load(data, limit=len(data)))
     return content, entry
 
 
 def _remove(args: argparse.Namespace, content: Content) -> Content:
-    from packager.trust import trustedit
+    from packager.trust import edit
     from packager.trust.keys import load_public
 
-    content = trustedit.with_roots(content, [], _publics(args), args.threshold)
+    content = edit.with_roots(content, [], _publics(args), args.threshold)
     if not args.signer:
         return content
-    return trustedit.without_signer(content, args.signer, load_public(args.key) if args.key else None)
+    return edit.without_signer(content, args.signer, load_public(args.key) if args.key else None)
 
 
 def _revoke(args: argparse.Namespace, content: Content) -> Content:
-    from packager.trust import certificates, trustedit
+    from packager.trust import certificates, edit
     from packager.trust.keys import load_public
 
     if args.key:
-        content = trustedit.with_revocation(content, "keys", load_public(args.key).fingerprint)
+        content = edit.with_revocation(content, "keys", load_public(args.key).fingerprint)
     if args.identity:
-        content = trustedit.with_revocation(content, "identities", args.identity)
+        content = edit.with_revocation(content, "identities", args.identity)
     if args.certificate:
         path = Path(args.certificate)
         serial = (
             certificates.serial(certificates.load(path)[0]) if path.is_file() else args.certificate.lower().lstrip("0")
         )
-        content = trustedit.with_revocation(content, "certificates", serial)
+        content = edit.with_revocation(content, "certificates", serial)
     if args.bundle:
-        content = trustedit.with_revocation(content, "bundles", args.bundle)
+        content = edit.with_revocation(content, "bundles", args.bundle)
     if args.versions:
-        content = trustedit.with_revoked_versions(content, *_pair(args.versions, "--versions"))
+        content = edit.with_revoked_versions(content, *_pair(args.versions, "--versions"))
     return content
 
 
@@ -248,13 +248,13 @@ def _publics(args: argparse.Namespace) -> list[PublicKey]:
 
 def _read(args: argparse.Namespace) -> TrustFile:
     from packager.cli._trust import read_file
-    from packager.trust import trustfile
+    from packager.trust import file as trustfile
 
     return trustfile.parse(read_file(args.file), str(args.file))
 
 
 def _write(args: argparse.Namespace, content: Content) -> TrustFile:
-    from packager.trust import trustfile
+    from packager.trust import file as trustfile
 
     try:
         return _save(args, trustfile.write(content, _signers(args)))
@@ -270,7 +270,7 @@ def _save(args: argparse.Namespace, file: TrustFile) -> TrustFile:
 
 
 def _report(file: TrustFile, console: Console, done: str) -> int:
-    from packager.trust import trustedit
+    from packager.trust import edit
 
     trust = file.trust
     count = file.signed_by(trust.roots.keys)
@@ -279,7 +279,7 @@ def _report(file: TrustFile, console: Console, done: str) -> int:
             f"  root keys  {count} of {len(trust.roots.keys)} signed, {trust.roots.threshold} must"]  # fmt: skip
     rows += [f"  root       {key.fingerprint}" for key in trust.roots.keys]
     rows += [f"  signer     {name}: {_describe(entry)}"
-             for name, value in file.content["signers"].items() for entry in trustedit.entries(value)]  # fmt: skip
+             for name, value in file.content["signers"].items() for entry in edit.entries(value)]  # fmt: skip
     rows += [f"  required   {item.predicate_type} by {', '.join(sorted(item.signers)) or 'anyone trusted'}"
              for item in trust.required]  # fmt: skip
     rows += [f"  minimum    {name} {version}" for name, version in trust.minimum.items()]
@@ -302,20 +302,21 @@ def _describe(entry: dict[str, Any]) -> str:
 
 def _fetch(args: argparse.Namespace, state: Path | None) -> bytes:
     from packager.cli._trust import read_file
-    from packager.trust import trustchannel
+    from packager.trust import channel
 
-    if not args.new.startswith(trustchannel.SCHEME):
+    if not args.new.startswith(channel.SCHEME):
         return read_file(Path(args.new))
     if args.tuf_root is None or state is None:
         raise UsageError(
             "a TUF channel needs its first root and a memory", hint="give --tuf-root FILE, and no `--state none`"
         )
-    return trustchannel.fetch(args.new, read_file(args.tuf_root), state.parent / "tuf")
+    return channel.fetch(args.new, read_file(args.tuf_root), state.parent / "tuf")
 
 
 def _update(args: argparse.Namespace, now: datetime, console: Console) -> int:
     from packager.cli._trust import state_file
-    from packager.trust import seen, trustfile
+    from packager.trust import file as trustfile
+    from packager.trust import seen
     from packager.trust.seen import Seen
 
     if args.new is None:

@@ -24,7 +24,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
-    from packager.lifecycle import uninstall
+    from packager.deploy.upgrade import uninstall
 
     left = uninstall(args.directory.absolute(), force=args.force)
     text = f"removed the installation in {args.directory}"

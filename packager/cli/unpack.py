@@ -16,7 +16,7 @@ from packager.cli import options
 from packager.cli.console import Console, size
 
 if TYPE_CHECKING:
-    from packager.bundle import Bundle
+    from packager.bundle.bundle import Bundle
 
 FOR = "site"
 HELP = "write the plain files of a bundle"
@@ -32,8 +32,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
-    from packager import transport
     from packager.cli._trust import Judge
+    from packager.transport import copy
 
     judge = Judge.of(args) if options.wants_trust(args) else None
     with console:
@@ -42,7 +42,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
             judge.require(bundle, console)
         bundle.medium.check_extent(bundle.tree, bundle.records)
         if not _is_there(bundle, args.directory, console):
-            transport.unpack(bundle, args.directory, console)
+            copy.unpack(bundle, args.directory, console)
     signatures = _model_signatures(bundle, args.directory)
     value = {
         "name": bundle.name,
@@ -65,10 +65,10 @@ def _is_there(bundle: Bundle, directory: Path, console: Console) -> bool:
 
     Raises IntegrityError if it does and is damaged.
     """
-    from packager.bundle import read
+    from packager.bundle.bundle import read
+    from packager.bundle.readers import UnpackedTree
     from packager.formats.intoto import METADATA_DIRECTORY
-    from packager.media import UnpackedTree
-    from packager.verify import check_files
+    from packager.trust.verify import check_files
 
     if not (directory / METADATA_DIRECTORY).is_dir():
         return False
@@ -81,9 +81,9 @@ def _is_there(bundle: Bundle, directory: Path, console: Console) -> bool:
 
 def _model_signatures(bundle: Bundle, directory: Path) -> list[str]:
     """Return where the OpenSSF Model Signing statements lie, for those who verify with their own tool."""
+    from packager.bundle.readers import blob_path
     from packager.formats.intoto import METADATA_DIRECTORY, MODEL_SIGNING_PREDICATE
-    from packager.media import blob_path
-    from packager.verify import attached
+    from packager.trust.verify import attached
 
     found = [digest for digest, _, kind in attached(bundle) if kind == MODEL_SIGNING_PREDICATE]
     return [str(directory / METADATA_DIRECTORY / blob_path(digest)) for digest in found]

@@ -34,8 +34,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace, console: Console) -> int:
     from packager.cli._trust import Judge
-    from packager.install import Index, current, installed_wishes
-    from packager.lifecycle import upgrade
+    from packager.deploy.install import Index, current, installed_wishes
+    from packager.deploy.upgrade import upgrade
 
     judge = Judge.of(args)
     directory = args.directory.absolute()

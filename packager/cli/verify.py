@@ -17,10 +17,10 @@ from packager.cli import options
 from packager.cli.console import Console
 
 if TYPE_CHECKING:
-    from packager.bundle import Bundle
-    from packager.policy.policy import Profile
+    from packager.bundle.bundle import Bundle
+    from packager.policy.engine import Profile
+    from packager.trust.verify import Verification
     from packager.types import Verdict
-    from packager.verify import Verification
 
 FOR = "site"
 HELP = "check integrity and signature, offline"
@@ -57,24 +57,24 @@ def main(args: argparse.Namespace, console: Console) -> int:
 
 
 def _profile(name: str | None) -> Profile | None:
-    from packager.policy import policy
+    from packager.policy import engine
 
-    return policy.profile(name, Path()) if name else None
+    return engine.profile(name, Path()) if name else None
 
 
 def _judge(bundle: Bundle, profile: Profile, seen: Verification) -> Verdict:
     """Ask a profile about a bundle that holds, and about what was stated of it."""
     import datetime
 
-    from packager.policy import facts, policy
+    from packager.policy import engine, facts
 
     today = datetime.datetime.now(datetime.UTC).date()
     known = facts.of_bundle(bundle, seen.evidence, profile.facts, today, options.advisories_directory())
-    return policy.judge(profile, known, today)
+    return engine.judge(profile, known, today)
 
 
 def _say(verification: Verification, judged: Verdict | None, console: Console) -> int:
-    from packager.verify import notes
+    from packager.trust.verify import notes
 
     allowed = judged is None or judged.ok
     rows = [f"{'ok  ' if check.ok else 'FAIL'}  {check.name:10} {check.detail}" for check in verification.checks]
@@ -82,10 +82,10 @@ def _say(verification: Verification, judged: Verdict | None, console: Console) -
     rows += [f"note  {note}" for note in notes(verification.skipped)]
     value = verification.to_json()
     if judged is not None:
-        from packager.policy import policyreport
+        from packager.policy import report
 
         value |= {"ok": allowed, "policy": judged.to_json()}
-        rows += policyreport.table(judged, name).split("\n")
+        rows += report.table(judged, name).split("\n")
     if verification.failure is None:
         word = "verified" if allowed else "refused by the policy:"
         console.result(value, [*rows, f"{word} {name} {verification.digest}"])

@@ -24,17 +24,18 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from packager import install, transport
-from packager.bundle import CONTRACT, Bundle
+from packager.bundle.bundle import CONTRACT, Bundle
 from packager.canonical import JSON
 from packager.conform import cells, programs, turned
 from packager.conform.cells import Ask, Planned
 from packager.conform.operators import Coverage
+from packager.deploy import install
+from packager.deploy.install import Index
 from packager.errors import MissingToolError, PackagerError, StepError, UsageError
 from packager.events import Finished, OnEvent, Started, Warned, ignore
 from packager.files import storage_errors
-from packager.install import Index
-from packager.packages import environments
+from packager.lock import environments
+from packager.transport import copy
 
 FORMAT = 1
 LEVELS = ("L0", "L1", "L2", "L3", "L4", "L5")
@@ -98,7 +99,7 @@ class _Run:
         self.files = settings.work / "bundle"
         with storage_errors(settings.work):
             self.files.mkdir(parents=True)
-        transport.write_unpacked(bundle, self.files, on_event)
+        copy.write_unpacked(bundle, self.files, on_event)
         self.coverage = Coverage(settings.work / "operators", self._module)
 
     def matrix(self, plan: Sequence[Planned]) -> JSON:

@@ -8,7 +8,7 @@ import math
 from packager.canonical import JSON
 from packager.conform import operators
 from packager.conform.results import origin, summary, verdict
-from packager.shown import html as escape
+from packager.escape import html as escape
 
 _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:72rem;padding:0 1rem;color:#1c2330;background:#fff}

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from xml.sax.saxutils import quoteattr
 
-from packager import shown
+from packager import escape
 from packager.canonical import JSON
 
 
@@ -39,4 +39,4 @@ def _case(cell: JSON, check: JSON) -> str:
 
 def _quoted(text: object) -> str:
     """Return an attribute value."""
-    return quoteattr(shown.line(text))
+    return quoteattr(escape.line(text))

@@ -21,7 +21,7 @@ from typing import Any
 
 from packager.canonical import JSON
 from packager.errors import MissingToolError
-from packager.graphs import graph
+from packager.graph import canonicalise
 
 _DTYPES = ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32",
            "float64")  # fmt: skip
@@ -79,7 +79,7 @@ def _travels(array: Any) -> bool:
 
 def _stamped(model: Any, facts: Mapping[str, JSON]) -> Any:
     """Return the model at the opset of the bundle, None where its definitions do not allow it."""
-    onnx = graph.tool()
+    onnx = canonicalise.tool()
     older = type(model).FromString(model.SerializeToString())
     older.ir_version = min(model.ir_version, facts["ir"])
     for entry in older.opset_import:

@@ -21,7 +21,7 @@ from packager.conform.nodetests import NodeTest, tests, write
 from packager.conform.programs import run, variables
 from packager.errors import NegativeAnswer, PackagerError
 from packager.events import OnEvent, ignore
-from packager.packages import environments
+from packager.lock import environments
 
 Program = Callable[[Sequence[str], Path], tuple[int | None, str]]  # runs a module of the suite: arguments, scratch
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from packager import shown
+from packager import escape
 from packager.canonical import JSON
 from packager.conform import html, junit
 from packager.files import storage_errors, write_atomically
@@ -14,7 +14,7 @@ from packager.files import storage_errors, write_atomically
 def write(result: JSON, folder: Path, attestation: bytes | None) -> None:
     """Write `result.json`, `junit.xml`, `report.html` and, if there is one, `attestation.sigstore.json`."""
     files = {
-        "result.json": shown.json_text(result, indent=1).encode(),
+        "result.json": escape.json_text(result, indent=1).encode(),
         "junit.xml": junit.render(result).encode(),
         "report.html": html.render(result).encode(),
     }

@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from packager import canonical, shown
-from packager.bundle import CONTRACT, Bundle
+from packager import canonical, escape
+from packager.bundle.bundle import CONTRACT, Bundle
 from packager.canonical import JSON
 from packager.conform import FORMAT, operators
 from packager.errors import IntegrityError, UsageError
@@ -21,7 +21,7 @@ from packager.formats.intoto import Statement
 from packager.trust import evidence
 from packager.trust.evidence import Evidence
 from packager.trust.keys import PublicKey
-from packager.trust.trust import normal
+from packager.trust.model import normal
 from packager.types import check_digest
 
 PREDICATE = "https://in-toto.io/attestation/test-result/v0.1"
@@ -208,7 +208,7 @@ def table(result: JSON) -> str:
             rows.append(f"{'':{width}}  {cell['outcome']}: {cell['reason']}")
         if "operators" in cell:
             rows += [f"{'':{width}}  {line}" for line in operators.lines(cell["operators"])]
-    return "\n".join(map(shown.line, rows))
+    return "\n".join(map(escape.line, rows))
 
 
 def _figures(cell: Mapping[str, JSON]) -> str:

@@ -5,16 +5,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from packager import knobs
-from packager.bundle import Bundle
+from packager.bundle.bundle import Bundle
+from packager.bundle.knobs import knob_schema
 from packager.canonical import JSON
-from packager.knobs import Knob, Wish
-from packager.knobsets import schema_of
+from packager.knobs import knobs
+from packager.knobs.knobs import Knob, Wish
 
 
 def values(bundle: Bundle, names: Sequence[str]) -> dict[str, JSON]:
     """Return a value other than its default for each of `names` that the bundle declares and that has another one."""
-    schema = schema_of(bundle)
+    schema = knob_schema(bundle)
     found = {name: _other(schema[name]) for name in names if name in schema}
     return {name: value for name, value in found.items() if value is not None}
 
@@ -31,5 +31,5 @@ def _other(knob: Knob) -> JSON:
 def document(bundle: Bundle, chosen: Mapping[str, JSON]) -> JSON:
     """Return all knobs of the bundle with these values over its defaults, as its server is told them."""
     wishes = [Wish(name, value, "conform", typed=True) for name, value in chosen.items()]
-    found = knobs.resolve(schema_of(bundle), bundle.digest, wishes)
+    found = knobs.resolve(knob_schema(bundle), bundle.digest, wishes)
     return {"digest": found.digest, "values": found.values}

@@ -20,8 +20,9 @@ from packager import plugins
 from packager.canonical import JSON
 from packager.edits import Edit
 from packager.errors import StepError, close_match
-from packager.exporters import _bentoml, _masks, _probe
-from packager.lengths import Axis, Lengths
+from packager.exporters._files import bentoml
+from packager.exporters._interface import integers, masks
+from packager.recipe.lengths import Axis, Lengths
 
 if TYPE_CHECKING:
     import numpy as np
@@ -286,7 +287,7 @@ def samples_of(source: SourceModel) -> Mapping[str, Any]:
     everything there is a `Stretch`, which draws them for any shape.
     """
     offered = getattr(source, "samples", None)
-    return {**_masks.masks(source), **(offered() if offered else {})}
+    return {**masks.masks(source), **(offered() if offered else {})}
 
 
 def probed(source: SourceModel, model: Any) -> Interface:
@@ -295,7 +296,7 @@ def probed(source: SourceModel, model: Any) -> Interface:
     `model` is the graph made of the source. A source may offer `exact()`, which opens it in float64 and returns what
     runs it.
     """
-    return _probe.bounded(source.interface, source.run, model, samples_of(source), getattr(source, "exact", None))
+    return integers.bounded(source.interface, source.run, model, samples_of(source), getattr(source, "exact", None))
 
 
 def work_of(source: SourceModel) -> Callable[[Mapping[str, int]], float | None] | None:
@@ -429,13 +430,13 @@ def detect_kind(paths: Collection[str], read: Callable[[str], bytes]) -> tuple[s
     read as the graph. What BentoML saved names its kind itself. Where names say nothing, content does. Raises
     SourceError that says what the source seems to be.
     """
-    from packager.exporters import _unknown  # it asks for what MLflow says, in terms of the classes above
+    from packager.exporters._files import unknown  # it asks for what MLflow says, in terms of the classes above
 
     known = {kind: exporter(kind) for kind in plugins.names("exporters")}
-    if named := _bentoml.detect(paths, read, known):
+    if named := bentoml.detect(paths, read, known):
         return named
     for kind in sorted(known, key=lambda name: (known[name].EXECUTES, name)):
         payload = known[kind].detect(paths, read)
         if payload is not None:
-            return _unknown.corrected(kind, payload, paths, read, known), payload
-    return _unknown.by_content(paths, read, known, detect_kind)
+            return unknown.corrected(kind, payload, paths, read, known), payload
+    return unknown.by_content(paths, read, known, detect_kind)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from packager.canonical import JSON
-from packager.exporters import _tensorflow
+from packager.exporters._tensorflow import function
 
 Toy = tuple[Callable[[Path], None], Mapping[str, JSON]]  # what writes it into a folder, and what a recipe would say
 
@@ -70,11 +70,11 @@ def _network(keras: Any) -> Any:
 
 
 def _keras(folder: Path) -> None:
-    _network(_tensorflow.library().keras).save(str(folder / "model.keras"))
+    _network(function.library().keras).save(str(folder / "model.keras"))
 
 
 def _keras_h5(folder: Path) -> None:
-    _tensorflow.library()
+    function.library()
     _network(importlib.import_module("tf_keras")).save(str(folder / "model.h5"))
 
 
@@ -92,13 +92,13 @@ def _module(lib: Any) -> Any:
 
 
 def _saved_model(folder: Path) -> None:
-    lib = _tensorflow.library()
+    lib = function.library()
     module = _module(lib)
     lib.saved_model.save(module, str(folder), signatures=module.__call__)
 
 
 def _tflite(folder: Path) -> None:
-    lib = _tensorflow.library()
+    lib = function.library()
     module = _module(lib)
     call = module.__call__.get_concrete_function()
     (folder / "model.tflite").write_bytes(lib.lite.TFLiteConverter.from_concrete_functions([call], module).convert())

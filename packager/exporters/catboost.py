@@ -12,14 +12,17 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from packager.exporters import Arrays, Wishes, _boosting, _mlflow, _table
-from packager.exporters._boosting import Boosted
+from packager.exporters import Arrays, Wishes
+from packager.exporters._files import mlflow
 from packager.exporters._sklearn import both_sides, place_above, place_of_largest, write_labels
 from packager.exporters._sklearn.builder import Builder, Frame, Value
+from packager.exporters._tables import boosting
+from packager.exporters._tables import table as _table
+from packager.exporters._tables.boosting import Boosted
 from packager.exporters._trees import catboost
 from packager.exporters._trees.ensemble import thresholds
 
-TOOLCHAIN: tuple[str, ...] = (*_boosting.TOOLCHAIN, "catboost")
+TOOLCHAIN: tuple[str, ...] = (*boosting.TOOLCHAIN, "catboost")
 EXTRA = "catboost"
 EXECUTES = False
 LOOKS_FOR = "`model.cb` of MLflow's catboost, or one `.cbm` or `.json` file of CatBoost's"
@@ -38,8 +41,8 @@ _RANKING = (
 
 def detect(paths: Collection[str], read: Callable[[str], bytes]) -> str | None:
     """Return the file: what MLflow names, else the only one at the root that begins as CatBoost's do."""
-    if _mlflow.MLMODEL in paths:
-        stated = str((_mlflow.flavor("catboost", paths, read) or {}).get("data", ""))
+    if mlflow.MLMODEL in paths:
+        stated = str((mlflow.flavor("catboost", paths, read) or {}).get("data", ""))
         return stated if stated in paths else None
     for endings, begins in (((".cbm", ".cb"), _is_binary), ((".json",), _is_json)):
         found = [path for path in paths if path.endswith(endings) and "/" not in path]
@@ -58,7 +61,7 @@ def _is_json(data: bytes) -> bool:
 
 def load(source: Path, payload: str, wishes: Wishes) -> Boosted:
     """Open the file. Raises StepError for what CatBoost cannot read, and for models that ONNX cannot hold."""
-    lib = _boosting.library("catboost")
+    lib = boosting.library("catboost")
     model = _table.refused(
         f"`{payload}` cannot be opened by CatBoost", lambda: _opened(lib, source, payload),
         "save the model again with `save_model` of a recent CatBoost",
@@ -90,8 +93,8 @@ def _read(lib: Any, kind: str, path: Path) -> Any:
 
 def _stated_class(source: Path) -> str:
     """Return the class that MLflow recorded, empty without one."""
-    paths = {_mlflow.MLMODEL} if (source / _mlflow.MLMODEL).is_file() else set()
-    flavor = _mlflow.flavor("catboost", paths, lambda path: (source / path).read_bytes()) or {}
+    paths = {mlflow.MLMODEL} if (source / mlflow.MLMODEL).is_file() else set()
+    flavor = mlflow.flavor("catboost", paths, lambda path: (source / path).read_bytes()) or {}
     stated = str(flavor.get("model_type", ""))
     return stated if stated in _CLASSES else ""
 
@@ -129,16 +132,16 @@ class _Answering:
         self._model, self._read, self._known = model, read, known
         self._classifies = type(model).__name__ == "CatBoostClassifier"
         self._several = read.loss in catboost.SEVERAL
-        self.names = _boosting.CLASSIFIER if self._classifies else _boosting.REGRESSOR
+        self.names = boosting.CLASSIFIER if self._classifies else boosting.REGRESSOR
 
     def answer(self, given: Any) -> Arrays:
         said = self._model.predict(given, thread_count=1)
         if not self._classifies:
-            return [_boosting.numbers(said)]
-        scores = _boosting.numbers(self._model.predict_proba(given, thread_count=1))
+            return [boosting.numbers(said)]
+        scores = boosting.numbers(self._model.predict_proba(given, thread_count=1))
         if self._several:
             return [said.astype("int64"), scores]
-        return [_boosting.labels(said.reshape(-1), self._model.classes_), scores]
+        return [boosting.labels(said.reshape(-1), self._model.classes_), scores]
 
     def write(self, builder: Builder, frame: Frame) -> list[Value]:
         raw = catboost.write_raw(builder, self._read, self._known, frame)

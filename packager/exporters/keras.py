@@ -14,10 +14,12 @@ from pathlib import Path
 
 from packager.canonical import JSON
 from packager.errors import StepError
-from packager.exporters import Wishes, _keras, _mlflow, _tensorflow
+from packager.exporters import Wishes
+from packager.exporters._files import mlflow
+from packager.exporters._tensorflow import function, keras
 
-TOOLCHAIN: tuple[str, ...] = _tensorflow.TOOLCHAIN
-EXTRA = _tensorflow.EXTRA
+TOOLCHAIN: tuple[str, ...] = function.TOOLCHAIN
+EXTRA = function.EXTRA
 EXECUTES = False
 READS_OLDER = ("keras", "tensorflow")  # what Keras wrote itself, by its own promise
 LOOKS_FOR = "`model.keras` of MLflow's keras or tensorflow, or one `.keras` file"
@@ -27,15 +29,15 @@ _LONGEST = 64 << 20  # bytes of a configuration
 
 def detect(paths: Collection[str], read: Callable[[str], bytes]) -> str | None:
     """Return the file: anywhere in what MLflow wrote for keras or tensorflow, else the only one at the root."""
-    if _mlflow.MLMODEL in paths:
-        ours = _mlflow.flavor("keras", paths, read) or _mlflow.flavor("tensorflow", paths, read)
+    if mlflow.MLMODEL in paths:
+        ours = mlflow.flavor("keras", paths, read) or mlflow.flavor("tensorflow", paths, read)
         found = [path for path in paths if path.endswith(".keras")] if ours else []
     else:
         found = [path for path in paths if path.endswith(".keras") and "/" not in path]
     return found[0] if len(found) == 1 else None
 
 
-def load(source: Path, payload: str, wishes: Wishes) -> _tensorflow.Function:
+def load(source: Path, payload: str, wishes: Wishes) -> function.Function:
     """Open the file. Raises StepError for what Keras cannot read without running code."""
     path = source / payload
     if not zipfile.is_zipfile(path):
@@ -44,11 +46,11 @@ def load(source: Path, payload: str, wishes: Wishes) -> _tensorflow.Function:
             hint="a file in HDF5, the form of Keras 2, must end in `.h5`",
         )
     made = str((_member(path, "metadata.json") or {}).get("keras_version") or "")
-    file = _keras.File(payload, _member(path, "config.json"), made)
-    _keras.refuse_code(file)
-    lib = _tensorflow.library()
+    file = keras.File(payload, _member(path, "config.json"), made)
+    keras.refuse_code(file)
+    lib = function.library()
     file = replace(file, here=str(lib.keras.__version__))
-    return _keras.opened(
+    return keras.opened(
         lib, file, lambda: lib.keras.models.load_model(str(path), compile=False, safe_mode=True), wishes
     )
 

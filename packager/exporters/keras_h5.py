@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from packager.errors import MissingToolError, StepError
-from packager.exporters import Wishes, _keras, _mlflow, _tensorflow
+from packager.exporters import Wishes
+from packager.exporters._files import mlflow
+from packager.exporters._tensorflow import function, keras
 
-TOOLCHAIN: tuple[str, ...] = ("tf-keras", *_tensorflow.TOOLCHAIN)
+TOOLCHAIN: tuple[str, ...] = ("tf-keras", *function.TOOLCHAIN)
 EXTRA = "keras2"
 EXECUTES = False
 READS_OLDER = ("keras", "tensorflow")  # what Keras wrote itself, by its own promise
@@ -41,21 +43,21 @@ def detect(paths: Collection[str], read: Callable[[str], bytes]) -> str | None:
     found = [path for path in paths if path.endswith(_ENDINGS) and not path.endswith(_WEIGHTS)]
     if any(path.endswith(_BETTER) for path in paths):
         return None
-    if _mlflow.MLMODEL in paths:
-        ours = _mlflow.flavor("keras", paths, read) or _mlflow.flavor("tensorflow", paths, read)
+    if mlflow.MLMODEL in paths:
+        ours = mlflow.flavor("keras", paths, read) or mlflow.flavor("tensorflow", paths, read)
         found = found if ours else []
     else:
         found = [path for path in found if "/" not in path]
     return found[0] if len(found) == 1 else None
 
 
-def load(source: Path, payload: str, wishes: Wishes) -> _tensorflow.Function:
+def load(source: Path, payload: str, wishes: Wishes) -> function.Function:
     """Open the file with the Keras of its generation. Raises StepError for one that is no model or brings code."""
     path = source / payload
     file = _described(path, payload)
-    _keras.refuse_code(file)
+    keras.refuse_code(file)
     _refuse_imports(file)
-    lib = _tensorflow.library()
+    lib = function.library()
     newer = file.made.startswith("3.")
     reader = lib.keras if newer else _legacy()
     described = replace(file, made=file.made if newer else "", here=str(reader.__version__))
@@ -63,10 +65,10 @@ def load(source: Path, payload: str, wishes: Wishes) -> _tensorflow.Function:
     def attempt() -> Any:
         return reader.models.load_model(str(path), compile=False, safe_mode=True)
 
-    return _keras.opened(lib, described, attempt, wishes)
+    return keras.opened(lib, described, attempt, wishes)
 
 
-def _described(path: Path, payload: str) -> _keras.File:
+def _described(path: Path, payload: str) -> keras.File:
     """Read the version and the configuration, which is JSON in an attribute; no layer is made."""
     h5py = importlib.import_module("h5py")
     try:
@@ -82,7 +84,7 @@ def _described(path: Path, payload: str) -> _keras.File:
             hint="save the whole model (`model.save`), not only its weights",
         )
     try:
-        return _keras.File(payload, json.loads(attributes["model_config"]), attributes.get("keras_version", ""))
+        return keras.File(payload, json.loads(attributes["model_config"]), attributes.get("keras_version", ""))
     except ValueError:
         raise StepError(f"`{payload}` holds a broken configuration") from None
 
@@ -98,15 +100,15 @@ def _legacy() -> Any:
         raise MissingToolError("tf-keras", EXTRA) from None
 
 
-def _refuse_imports(file: _keras.File) -> None:
+def _refuse_imports(file: keras.File) -> None:
     """Raise StepError for a configuration that names a module outside of Keras, or a function that could do harm."""
     for part in file.parts():
         config, module = part.get("config"), str(part.get("module") or "keras")
         if part["class_name"] == "function" and isinstance(config, str):
             if not module.startswith(("keras", "tf_keras")):
-                raise _keras.custom(file, config)
+                raise keras.custom(file, config)
         elif module.partition(".")[0] not in ("keras", "tf_keras", "builtins"):
-            raise _keras.custom(file, str(part["class_name"]))
+            raise keras.custom(file, str(part["class_name"]))
         called = str(config.get("function", "")) if isinstance(config, dict) else ""
         if part["class_name"] in _CALLS and (not _HARMLESS.fullmatch(called) or called in _POWERFUL):
             raise StepError(

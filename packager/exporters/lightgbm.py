@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-from packager.exporters import Wishes, _lightgbm, _mlflow, _skops
-from packager.exporters._boosting import Boosted
+from packager.exporters import Wishes
+from packager.exporters._files import mlflow
+from packager.exporters._tables import lightgbm, skops
+from packager.exporters._tables.boosting import Boosted
 
-TOOLCHAIN: tuple[str, ...] = (*_lightgbm.TOOLCHAIN, "skops")
-EXTRA = _lightgbm.EXTRA
+TOOLCHAIN: tuple[str, ...] = (*lightgbm.TOOLCHAIN, "skops")
+EXTRA = lightgbm.EXTRA
 EXECUTES = False
 READS_OLDER = ("lightgbm",)  # what it wrote itself, by its own promise
 LOOKS_FOR = "`model.lgb` or `model.skops` of MLflow's lightgbm, or one `.lgb` or `.txt` file of LightGBM's"
@@ -22,8 +24,8 @@ LOOKS_FOR = "`model.lgb` or `model.skops` of MLflow's lightgbm, or one `.lgb` or
 
 def detect(paths: Collection[str], read: Callable[[str], bytes]) -> str | None:
     """Return the file: what MLflow names, else the only `.lgb` or LightGBM `.txt` at the root."""
-    if _mlflow.MLMODEL in paths:
-        table = _mlflow.flavor("lightgbm", paths, read) or {}
+    if mlflow.MLMODEL in paths:
+        table = mlflow.flavor("lightgbm", paths, read) or {}
         stated = str(table.get("data", ""))
         return stated if stated in paths and not stated.endswith(".pkl") else None
     found = [path for path in paths if path.endswith((".lgb", ".txt")) and "/" not in path]
@@ -34,7 +36,7 @@ def load(source: Path, payload: str, wishes: Wishes) -> Boosted:
     """Open the file. Raises StepError for what LightGBM cannot read, and for boosters that ONNX cannot hold."""
     path = source / payload
     if payload.endswith(".skops"):
-        model = _skops.load(path, (*_mlflow.trusted_types(source, "lightgbm"),))
+        model = skops.load(path, (*mlflow.trusted_types(source, "lightgbm"),))
     else:
-        model = _lightgbm.read(path)
-    return _lightgbm.open_booster(source, model, wishes)
+        model = lightgbm.read(path)
+    return lightgbm.open_booster(source, model, wishes)

@@ -16,14 +16,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from packager import causes
+from packager import error_causes
 from packager.canonical import JSON
 from packager.edits import Edit, flow
 from packager.errors import StepError, TooNewError
-from packager.exporters import BATCH, Arrays, Feeds, Interface, Port, Wishes, _described, _mlflow, _settled, pair
-from packager.graphs import graph, graphcheck, maps, operations, rename
-from packager.lengths import Lengths
-from packager.recipefields import DIMENSION
+from packager.exporters import BATCH, Arrays, Feeds, Interface, Port, Wishes, pair
+from packager.exporters._files import mlflow
+from packager.exporters._interface import described
+from packager.exporters._interface import settled as _settled
+from packager.graph import canonicalise, check, cost, rename, zipmap
+from packager.recipe.fields import DIMENSION
+from packager.recipe.lengths import Lengths
 
 TOOLCHAIN: tuple[str, ...] = ("onnx", "onnxruntime", "numpy", "ml-dtypes", "protobuf")
 EXTRA = "onnx"
@@ -44,7 +47,7 @@ _UNFIX = "export the source with a symbolic axis, then name it under `inputs`"
 
 def detect(paths: Collection[str], read: Callable[[str], bytes]) -> str | None:
     """Return the graph file: what MLflow names, else `model.onnx`, else the only `.onnx` at the root."""
-    table = _mlflow.flavor("onnx", paths, read)
+    table = mlflow.flavor("onnx", paths, read)
     stated = str(table.get("data", "model.onnx")) if table else "model.onnx"
     if stated in paths:
         return stated
@@ -54,17 +57,17 @@ def detect(paths: Collection[str], read: Callable[[str], bytes]) -> str | None:
 
 def describe(path: Path, *, seconds: float) -> JSON:
     """Return what a file takes and returns, found by running it (`_described`)."""
-    graphcheck.check(path, RUNTIME_DOMAINS)
-    return _described.describe(path, seconds=seconds)
+    check.check(path, RUNTIME_DOMAINS)
+    return described.describe(path, seconds=seconds)
 
 
 def load(source: Path, payload: str, wishes: Wishes) -> Graph:
     """Open the graph and its external data. Raises StepError for a broken or hostile file, or a wish it cannot meet."""
     path = source / payload
-    graphcheck.check(path, wishes.domains)
-    model = graph.read(path)
+    check.check(path, wishes.domains)
+    model = canonicalise.read(path)
     names = [value.name for value in model.graph.output]
-    labels = maps.strip_zipmaps(model)
+    labels = zipmap.strip_zipmaps(model)
     _refuse_foreign_outputs(model)
     ports = _ports(model, wishes.named)
     recipe = pair(ports, wishes.inputs or ())
@@ -79,7 +82,7 @@ def load(source: Path, payload: str, wishes: Wishes) -> Graph:
 def _refuse_foreign_outputs(model: Any) -> None:
     for value in model.graph.output:
         if value.type.WhichOneof("value") not in (None, "tensor_type"):
-            graph.port(value)  # raises
+            canonicalise.port(value)  # raises
 
 
 def _ports(model: Any, named: Collection[str]) -> list[Port]:
@@ -88,15 +91,15 @@ def _ports(model: Any, named: Collection[str]) -> list[Port]:
     Axes that the file calls what no recipe can write (`?`) have nothing to do with each other: each gets a name.
     """
     weights = {tensor.name for tensor in model.graph.initializer}
-    ports = [Port(*graph.port(value)) for value in model.graph.input if value.name not in weights]
+    ports = [Port(*canonicalise.port(value)) for value in model.graph.input if value.name not in weights]
     ports = [replace(p, shape=tuple(BATCH if axis == f"{p.name}_0" else axis for axis in p.shape)) for p in ports]
-    inputs = {port.name: _described.Input(port.name, port.dtype, port.shape) for port in ports}  # type: ignore[arg-type]
+    inputs = {port.name: described.Input(port.name, port.dtype, port.shape) for port in ports}  # type: ignore[arg-type]
     taken = {axis for port in ports for axis in port.shape if isinstance(axis, str)}
 
     def called(port: Port, place: int, axis: int | str) -> int | str:
         if isinstance(axis, int) or axis in named or re.fullmatch(DIMENSION, axis) or axis == f"{port.name}_{place}":
             return axis
-        guess = _described.guess_name(port.name, place, inputs)
+        guess = described.guess_name(port.name, place, inputs)
         names = (guess, *(f"{guess}_{number}" for number in range(2, 1000)))
         name = guess if place == 0 else next(name for name in names if name not in taken)
         taken.add(name)
@@ -143,7 +146,7 @@ class Graph:
     feeds: tuple[str, ...]
     interface: Interface
     outputs: tuple[str, ...]
-    labels: Mapping[int, maps.Labels]
+    labels: Mapping[int, zipmap.Labels]
     sessions: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)  # by level, as they are asked
 
     def settled(self, wishes: Wishes) -> Graph:
@@ -193,7 +196,7 @@ class Graph:
             self.sessions[level] = self._open(level)
         given = (feeds[port.name] for port in self.interface.inputs)
         answers = self.sessions[level].run(None, dict(zip(self.feeds, given, strict=True)))
-        return [maps.scores(a, self.labels[i]) if i in self.labels else a for i, a in enumerate(answers)]
+        return [zipmap.scores(a, self.labels[i]) if i in self.labels else a for i, a in enumerate(answers)]
 
     def _open(self, level: str) -> Any:
         runtime = importlib.import_module("onnxruntime")
@@ -201,7 +204,7 @@ class Graph:
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 4
         options.graph_optimization_level = getattr(runtime.GraphOptimizationLevel, level)
-        return _described.open_file(self.path, options)
+        return described.open_file(self.path, options)
 
     def classes(self) -> Mapping[str, Sequence[int | str]]:
         """Return of every output that the file gives as a map from class to score the classes of its columns."""
@@ -209,12 +212,12 @@ class Graph:
 
     def work(self) -> Callable[[Mapping[str, int]], float | None]:
         """Return what counts the operations of one run."""
-        light = operations.lighten(self.model)
+        light = cost.lighten(self.model)
         names = [value.name for value in light.graph.input[: len(self.feeds)]]
 
         def counted(lengths: Mapping[str, int]) -> float | None:
             shapes = [tuple(lengths[a] if isinstance(a, str) else a for a in p.shape) for p in self.interface.inputs]
-            found = operations.count(light, dict(zip(names, shapes, strict=True)))
+            found = cost.count(light, dict(zip(names, shapes, strict=True)))
             return None if found is None else found + _LEAST * sum(map(math.prod, shapes))
 
         return counted
@@ -232,18 +235,18 @@ def _converted(model: Any, opset: int) -> Any:
     ONNX's converter knows nodes, initialisers and subgraphs. It drops functions and sparse weights without a word,
     so a graph that has some is refused; one that it changes wrongly is found by the measurement.
     """
-    found = graph.opset_of(model)
+    found = canonicalise.opset_of(model)
     if found <= opset:
         return model
     _refuse_newcomers(model, found, opset)
-    if model.functions or any(scope.sparse_initializer for scope in graph.scopes(model)):
+    if model.functions or any(scope.sparse_initializer for scope in canonicalise.scopes(model)):
         what = "functions" if model.functions else "sparse weights"
         raise StepError(f"the graph is at opset {found} and has {what}, which no converter keeps", hint=_LOWER)
     converter = importlib.import_module("onnx.version_converter")
     try:
         converted = converter.convert_version(model, opset)
     except Exception as error:  # the converter is C++ behind a plain RuntimeError
-        first = causes.words(str(error))
+        first = error_causes.words(str(error))
         stuck = re.search(r"(?:No Adapter .* for|Op) (\w+)", first)
         if stuck:
             raise TooNewError(stuck[1], found, opset) from error
@@ -260,7 +263,7 @@ def _refuse_newcomers(model: Any, found: int, opset: int) -> None:
     for schema in definitions.get_all_schemas_with_history():
         if schema.domain == "":
             first[schema.name] = min(schema.since_version, first.get(schema.name, found))
-    for node in (node for scope in graph.scopes(model) for node in scope.node):
+    for node in (node for scope in canonicalise.scopes(model) for node in scope.node):
         if node.domain in ("", "ai.onnx") and first.get(node.op_type, 0) > opset:
             raise TooNewError(node.op_type, first[node.op_type], opset)
 

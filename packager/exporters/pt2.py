@@ -16,23 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from packager.errors import StepError
-from packager.exporters import (
-    BATCH,
-    Arrays,
-    Feeds,
-    Interface,
-    Port,
-    Range,
-    Wishes,
-    _archive,
-    _mlflow,
-    _precision,
-    _rebatch,
-    _torch,
-    _training,
-    _work,
-    pair,
-)  # fmt: skip
+from packager.exporters import BATCH, Arrays, Feeds, Interface, Port, Range, Wishes, pair
+from packager.exporters._files import archive, mlflow
+from packager.exporters._torch import cost, precision, rebatch, training  # fmt: skip
+from packager.exporters._torch import program as _torch
 
 TOOLCHAIN: tuple[str, ...] = _torch.TOOLCHAIN
 EXTRA = "torch"
@@ -47,7 +34,7 @@ _UNFIX = (
 
 def detect(paths: Collection[str], read: Callable[[str], bytes]) -> str | None:
     """Return the archive: where MLflow puts it, else the only `.pt2` at the root."""
-    table = _mlflow.flavor("pytorch", paths, read)
+    table = mlflow.flavor("pytorch", paths, read)
     if table is not None:
         inside = f"{table.get('model_data', 'data')}/model.pt2"
         return inside if inside in paths else None
@@ -58,18 +45,18 @@ def detect(paths: Collection[str], read: Callable[[str], bytes]) -> str | None:
 def load(source: Path, payload: str, wishes: Wishes) -> Program:
     """Open the archive. Raises StepError for one that needs code to open or fixes an axis the recipe wants free."""
     lib = _torch.torch()
-    _archive.refuse_code(source / payload, lib)
+    archive.refuse_code(source / payload, lib)
     with _torch.translated("opened"), _torch.quiet():
         program = lib.export.load(str(source / payload))
-    _training.refuse(program, captured_here=False)
-    ports, outputs = _mlflow.signature(source)
-    if _precision.is_half_program(lib, program):
-        _precision.widen_program(lib, program)
-        wishes = _precision.widen_wishes(wishes)
+    training.refuse(program, captured_here=False)
+    ports, outputs = mlflow.signature(source)
+    if precision.is_half_program(lib, program):
+        precision.widen_program(lib, program)
+        wishes = precision.widen_wishes(wishes)
     alone = program if _asks_for_rows(_axes(program), wishes) else None
     if alone is not None:
         with _torch.quiet():
-            program = _rebatch.freed(lib, alone, _UNFIX)
+            program = rebatch.freed(lib, alone, _UNFIX)
     interface, symbols = _interface(_axes(program), wishes, ports)
     return Program(program, interface, symbols, wishes.outputs or tuple(filter(None, outputs)), alone)
 
@@ -104,31 +91,31 @@ class Program:
         if self.alone is None:
             return self._answer(self.program.module(), feeds)
         module = self.alone.module()
-        return _rebatch.by_rows(lambda row: self._answer(module, row), dict(feeds))
+        return rebatch.by_rows(lambda row: self._answer(module, row), dict(feeds))
 
     def exact(self) -> Callable[[Feeds], Arrays] | None:
         """Open the program in float64, unless it is too large for that."""
         lib = _torch.torch()
-        if not _precision.is_small(self.program):
+        if not precision.is_small(self.program):
             return None
         with _torch.quiet():
-            module = _precision.doubled_program(lib, self.program)
-        return lambda feeds: _precision.run_doubled(lib, partial(self._answer, module), feeds)
+            module = precision.doubled_program(lib, self.program)
+        return lambda feeds: precision.run_doubled(lib, partial(self._answer, module), feeds)
 
     def gaps(self, feeds: Feeds, output: int, expected: Any, got: Any) -> Any:
         """Say of places and labels whether the source was undecided, as `exporters.gaps_of` asks."""
-        return None if expected.dtype.kind == "f" else _precision.gaps(self.exact(), feeds, output, got)
+        return None if expected.dtype.kind == "f" else precision.gaps(self.exact(), feeds, output, got)
 
     def rounding(self, feeds: Feeds, output: int) -> float | None:
         """Return how far rounding by itself moves an output, as `exporters.rounding_of` asks."""
-        return _precision.rounding(_torch.torch(), self.exact(), feeds, output)
+        return precision.rounding(_torch.torch(), self.exact(), feeds, output)
 
     def work(self) -> Callable[[Mapping[str, int]], float | None] | None:
         """Return what counts the operations of one run; nothing counts those of recurrent layers."""
         if any(re.match(r"aten\.(lstm|gru|rnn_)", str(node.target)) for node in self.program.graph.nodes):
             return None
         module = self.program.module(check_guards=False)
-        return _work.counted(_torch.torch(), self.interface, lambda given: self._call(module, given))
+        return cost.counted(_torch.torch(), self.interface, lambda given: self._call(module, given))
 
     def _answer(self, module: Any, feeds: Feeds) -> Arrays:
         with _torch.torch().inference_mode(), _torch.quiet():

@@ -13,7 +13,8 @@ from typing import Any
 
 from packager.edits import Edit
 from packager.errors import StepError
-from packager.exporters import Wishes, _tensorflow
+from packager.exporters import Wishes
+from packager.exporters._tensorflow import function as _tensorflow
 
 TOOLCHAIN: tuple[str, ...] = _tensorflow.TOOLCHAIN
 EXTRA = _tensorflow.EXTRA

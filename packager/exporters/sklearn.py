@@ -11,9 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-from packager.exporters import Wishes, _estimator, _mlflow, _skops
+from packager.exporters import Wishes
+from packager.exporters._files import mlflow
+from packager.exporters._tables import estimator, skops
 
-TOOLCHAIN: tuple[str, ...] = (*_estimator.TOOLCHAIN, "skops")
+TOOLCHAIN: tuple[str, ...] = (*estimator.TOOLCHAIN, "skops")
 MAYBE: tuple[str, ...] = ("lightgbm", "xgboost")  # steps of other libraries, where the source says so
 EXTRA = "sklearn"
 EXECUTES = False
@@ -22,16 +24,16 @@ LOOKS_FOR = "`model.skops` of MLflow's sklearn, or one `.skops` file"
 
 def detect(paths: Collection[str], read: Callable[[str], bytes]) -> str | None:
     """Return the archive: what MLflow names, else the only `.skops` at the root of what no other flavor claims."""
-    if _mlflow.MLMODEL in paths:
-        table = _mlflow.flavor("sklearn", paths, read) or {}
+    if mlflow.MLMODEL in paths:
+        table = mlflow.flavor("sklearn", paths, read) or {}
         stated = str(table.get("pickled_model", ""))
         return stated if stated.endswith(".skops") and stated in paths else None
     found = [path for path in paths if path.endswith(".skops") and "/" not in path]
     return found[0] if len(found) == 1 else None
 
 
-def load(source: Path, payload: str, wishes: Wishes) -> _estimator.Estimator:
+def load(source: Path, payload: str, wishes: Wishes) -> estimator.Estimator:
     """Open the archive. Raises StepError when it needs foreign types, or holds no fitted estimator."""
-    _estimator.library()
-    model = _skops.load(source / payload, _mlflow.trusted_types(source, "sklearn"))
-    return _estimator.open_estimator(source, model, wishes)
+    estimator.library()
+    model = skops.load(source / payload, mlflow.trusted_types(source, "sklearn"))
+    return estimator.open_estimator(source, model, wishes)

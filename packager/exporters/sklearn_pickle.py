@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-from packager.exporters import SourceModel, Wishes, _estimator, _lightgbm, _mlflow, _pickled
+from packager.exporters import SourceModel, Wishes
+from packager.exporters._files import mlflow, pickled
+from packager.exporters._tables import estimator, lightgbm
 
-TOOLCHAIN: tuple[str, ...] = (*_estimator.TOOLCHAIN, "cloudpickle", "joblib")
+TOOLCHAIN: tuple[str, ...] = (*estimator.TOOLCHAIN, "cloudpickle", "joblib")
 MAYBE: tuple[str, ...] = ("lightgbm", "xgboost")  # steps of other libraries, where the source says so
 EXTRA = "sklearn"
 EXECUTES = True
@@ -21,8 +23,8 @@ LOOKS_FOR = "`model.pkl` of MLflow's sklearn or lightgbm, or one `.pkl` or `.job
 
 def detect(paths: Collection[str], read: Callable[[str], bytes]) -> str | None:
     """Return the pickle: what MLflow names, else the only `.pkl` or `.joblib` at the root."""
-    if _mlflow.MLMODEL in paths:
-        table = _mlflow.flavor("sklearn", paths, read) or _mlflow.flavor("lightgbm", paths, read) or {}
+    if mlflow.MLMODEL in paths:
+        table = mlflow.flavor("sklearn", paths, read) or mlflow.flavor("lightgbm", paths, read) or {}
         stated = str(table.get("pickled_model") or table.get("data") or "")
         return stated if stated.endswith(".pkl") and stated in paths else None
     found = [path for path in paths if path.endswith((".pkl", ".joblib")) and "/" not in path]
@@ -31,8 +33,8 @@ def detect(paths: Collection[str], read: Callable[[str], bytes]) -> str | None:
 
 def load(source: Path, payload: str, wishes: Wishes) -> SourceModel:
     """Open the pickle. Raises StepError when it needs missing code, or holds no fitted model."""
-    _estimator.library()
-    model = _pickled.load(source, payload)
+    estimator.library()
+    model = pickled.load(source, payload)
     if type(model).__module__.partition(".")[0] == "lightgbm":
-        return _lightgbm.open_booster(source, model, wishes)
-    return _estimator.open_estimator(source, model, wishes)
+        return lightgbm.open_booster(source, model, wishes)
+    return estimator.open_estimator(source, model, wishes)

@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-from packager.exporters import Wishes, _mlflow, _spark
+from packager.exporters import Wishes
+from packager.exporters._files import mlflow
+from packager.exporters._tables import spark
 
-TOOLCHAIN: tuple[str, ...] = _spark.TOOLCHAIN
-EXTRA = _spark.EXTRA
+TOOLCHAIN: tuple[str, ...] = spark.TOOLCHAIN
+EXTRA = spark.EXTRA
 EXECUTES = False
 BUILDS: tuple[str, ...] = ("pyspark",)  # published as source only
 LOOKS_FOR = "`metadata/part-00000…` of a Spark pipeline, in MLflow's spark or at the root"
@@ -21,14 +23,14 @@ LOOKS_FOR = "`metadata/part-00000…` of a Spark pipeline, in MLflow's spark or 
 
 def detect(paths: Collection[str], read: Callable[[str], bytes]) -> str | None:
     """Return the file that describes the pipeline: inside what MLflow names, else at the root."""
-    table = _mlflow.flavor("spark", paths, read)
-    if _mlflow.MLMODEL in paths and table is None:
+    table = mlflow.flavor("spark", paths, read)
+    if mlflow.MLMODEL in paths and table is None:
         return None
     folder = f"{table.get('model_data', 'sparkml')}/" if table else ""
     found = [path for path in paths if path.startswith(f"{folder}metadata/part-00000")]
     return found[0] if len(found) == 1 and b'"class"' in read(found[0]) else None
 
 
-def load(source: Path, payload: str, wishes: Wishes) -> _spark.Pipeline:
+def load(source: Path, payload: str, wishes: Wishes) -> spark.Pipeline:
     """Open the pipeline in a session of its own. Raises StepError for foreign classes and unknown columns."""
-    return _spark.opened(source, (source / payload).parent.parent, wishes)
+    return spark.opened(source, (source / payload).parent.parent, wishes)

@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from packager.errors import MissingToolError, StepError
-from packager.exporters import BATCH, Arrays, Feeds, Interface, Port, Wishes, _indices, _tensorflow, _tfgraph
+from packager.exporters import BATCH, Arrays, Feeds, Interface, Port, Wishes
+from packager.exporters._interface import indices
+from packager.exporters._tensorflow import function, graph
 
-TOOLCHAIN: tuple[str, ...] = _tensorflow.TOOLCHAIN
-EXTRA = _tensorflow.EXTRA
+TOOLCHAIN: tuple[str, ...] = function.TOOLCHAIN
+EXTRA = function.EXTRA
 EXECUTES = False
 LOOKS_FOR = "one `.tflite` file"
 
@@ -42,21 +44,21 @@ class Lite:
 
     @property
     def interface(self) -> Interface:
-        return replace(self.asked, inputs=_indices.ranged(self.asked.inputs, self.to_onnx(_tensorflow.NEWEST)))
+        return replace(self.asked, inputs=indices.ranged(self.asked.inputs, self.to_onnx(function.NEWEST)))
 
     def to_onnx(self, opset: int) -> Any:
-        _tensorflow.library()
+        function.library()
         try:
             convert = importlib.import_module("tf2onnx").convert
         except ImportError:
             raise MissingToolError("tf2onnx", EXTRA) from None
 
         def attempt() -> Any:
-            return convert.from_tflite(str(self.path), opset=min(opset, _tensorflow.NEWEST))[0]
+            return convert.from_tflite(str(self.path), opset=min(opset, function.NEWEST))[0]
 
-        model = _tensorflow.refused("the model has no ONNX form", attempt, _OTHERWISE)
-        _tfgraph.complete(model, _OTHERWISE)
-        _tfgraph.name(model, (*self.given, *self.made), self.asked.inputs, self.outputs)
+        model = function.refused("the model has no ONNX form", attempt, _OTHERWISE)
+        graph.complete(model, _OTHERWISE)
+        graph.name(model, (*self.given, *self.made), self.asked.inputs, self.outputs)
         return model
 
     def run(self, feeds: Feeds) -> Arrays:
@@ -83,10 +85,10 @@ def load(source: Path, payload: str, wishes: Wishes) -> Lite:
         interpreter.allocate_tensors()
         return interpreter
 
-    interpreter = _tensorflow.refused(f"`{payload}` cannot be opened by TensorFlow Lite", attempt, _OTHERWISE)
+    interpreter = function.refused(f"`{payload}` cannot be opened by TensorFlow Lite", attempt, _OTHERWISE)
     details, results = interpreter.get_input_details(), interpreter.get_output_details()
-    ports = _tensorflow.merged([_port(detail, len(details)) for detail in details], wishes)
-    outputs = wishes.outputs or _tensorflow.distinct(_outputs(results), ports)
+    ports = function.merged([_port(detail, len(details)) for detail in details], wishes)
+    outputs = wishes.outputs or function.distinct(_outputs(results), ports)
     if len(outputs) != len(results):
         raise StepError(f"expected {len(results)} output names, got {len(outputs)}")
     names = [tuple(detail["name"] for detail in listed) for listed in (details, results)]
@@ -94,7 +96,7 @@ def load(source: Path, payload: str, wishes: Wishes) -> Lite:
 
 
 def _interpreter(path: Path) -> Any:
-    return _tensorflow.library().lite.Interpreter(model_path=str(path), num_threads=1)
+    return function.library().lite.Interpreter(model_path=str(path), num_threads=1)
 
 
 def _port(detail: Mapping[str, Any], count: int) -> Port:

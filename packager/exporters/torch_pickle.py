@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-from packager.exporters import SourceModel, Wishes, _mlflow, _module, _torch
+from packager.exporters import SourceModel, Wishes
+from packager.exporters._files import mlflow
+from packager.exporters._torch import module, program
 
-TOOLCHAIN: tuple[str, ...] = (*_torch.TOOLCHAIN, "cloudpickle")
+TOOLCHAIN: tuple[str, ...] = (*program.TOOLCHAIN, "cloudpickle")
 EXTRA = "torch"
 EXECUTES = True
 LOOKS_FOR = "`data/model.pth` of an MLflow directory, or one `.pth` or `.pt` file"
@@ -19,7 +21,7 @@ LOOKS_FOR = "`data/model.pth` of an MLflow directory, or one `.pth` or `.pt` fil
 
 def detect(paths: Collection[str], read: Callable[[str], bytes]) -> str | None:
     """Return the pickle: where MLflow puts it, else the only `.pth` or `.pt` at the root."""
-    table = _mlflow.flavor("pytorch", paths, read)
+    table = mlflow.flavor("pytorch", paths, read)
     if table is not None:
         inside = f"{table.get('model_data', 'data')}/model.pth"
         return inside if inside in paths else None
@@ -29,4 +31,4 @@ def detect(paths: Collection[str], read: Callable[[str], bytes]) -> str | None:
 
 def load(source: Path, payload: str, wishes: Wishes) -> SourceModel:
     """Open the pickle. Raises StepError when it is not a module, needs missing code, or its inputs are unknown."""
-    return _module.load(source, payload, wishes)
+    return module.load(source, payload, wishes)

@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-from packager.exporters import SourceModel, Wishes, _module, _torch
+from packager.exporters import SourceModel, Wishes
+from packager.exporters._torch import module, program
 
-TOOLCHAIN: tuple[str, ...] = _torch.TOOLCHAIN
+TOOLCHAIN: tuple[str, ...] = program.TOOLCHAIN
 EXTRA = "torch"
 EXECUTES = True
 IS = "a TorchScript archive"
@@ -27,4 +28,4 @@ def detect(paths: Collection[str], read: Callable[[str], bytes]) -> str | None:
 
 def load(source: Path, payload: str, wishes: Wishes) -> SourceModel:
     """Open the archive. Raises StepError when it cannot be opened, or when its inputs are unknown."""
-    return _module.load(source, payload, wishes)
+    return module.load(source, payload, wishes)

@@ -13,12 +13,14 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 from packager.errors import SourceError
-from packager.exporters import Wishes, _mlflow, _torch
+from packager.exporters import Wishes
+from packager.exporters._files import mlflow
+from packager.exporters._torch import program
 from packager.exporters._transformers import files, graph, images, opening, sentence
 from packager.exporters._transformers.inputs import Subject
 from packager.formats import safetensors
 
-TOOLCHAIN: tuple[str, ...] = (*_torch.TOOLCHAIN, "transformers", "safetensors", "tokenizers")
+TOOLCHAIN: tuple[str, ...] = (*program.TOOLCHAIN, "transformers", "safetensors", "tokenizers")
 EXTRA = "transformers"
 EXECUTES = False
 LOOKS_FOR = "a directory with `config.json` and `model.safetensors`, or MLflow's transformers and sentence_transformers"
@@ -27,9 +29,9 @@ LOOKS_FOR = "a directory with `config.json` and `model.safetensors`, or MLflow's
 def detect(paths: Collection[str], read: Callable[[str], bytes]) -> str | None:
     """Return the model's directory inside the source, `.` for its root. Refuses pickled weights with SourceError."""
     for name, default in (("sentence_transformers", "model.sentence_transformer"), ("transformers", "model")):
-        table = _mlflow.flavor(name, paths, read)
+        table = mlflow.flavor(name, paths, read)
         if table is not None:
-            hints = _mlflow.flavor("python_function", paths, read) or {}
+            hints = mlflow.flavor("python_function", paths, read) or {}
             stated = table.get("model_binary") or hints.get("data") or default
             return _weights(str(stated), paths)
     return _weights(".", paths) if "config.json" in paths else None

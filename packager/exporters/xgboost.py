@@ -18,14 +18,17 @@ from pathlib import Path
 from typing import Any
 
 from packager.errors import StepError
-from packager.exporters import Arrays, Wishes, _bentoml, _boosting, _mlflow, _sklearn, _table
-from packager.exporters._boosting import Boosted
+from packager.exporters import Arrays, Wishes, _sklearn
+from packager.exporters._files import bentoml, mlflow
 from packager.exporters._sklearn.builder import Builder, Frame, Value
+from packager.exporters._tables import boosting
+from packager.exporters._tables import table as _table
+from packager.exporters._tables.boosting import Boosted
 from packager.exporters._trees import xgboost
 from packager.exporters._trees.ensemble import thresholds
 
-TOOLCHAIN: tuple[str, ...] = (*_boosting.TOOLCHAIN, "xgboost")
-EXTRA = _boosting.EXTRA
+TOOLCHAIN: tuple[str, ...] = (*boosting.TOOLCHAIN, "xgboost")
+EXTRA = boosting.EXTRA
 EXECUTES = False
 READS_OLDER = ("xgboost",)  # what it wrote itself, by its own promise
 LOOKS_FOR = "`model.ubj` of MLflow's xgboost, or one `.ubj` or `.json` file"
@@ -36,8 +39,8 @@ _CLASSES = ("binary:logistic", *xgboost.SOFTMAX)
 
 def detect(paths: Collection[str], read: Callable[[str], bytes]) -> str | None:
     """Return the file: what MLflow names, else the only `.ubj` at the root, else the only `.json` of XGBoost's."""
-    if _mlflow.MLMODEL in paths:
-        table = _mlflow.flavor("xgboost", paths, read) or {}
+    if mlflow.MLMODEL in paths:
+        table = mlflow.flavor("xgboost", paths, read) or {}
         stated = str(table.get("data", ""))
         return stated if stated in paths else None
     for ending, holds in ((".ubj", lambda _: True), (".json", _is_model)):
@@ -53,10 +56,10 @@ def _is_model(data: bytes) -> bool:
 
 def load(source: Path, payload: str, wishes: Wishes) -> Boosted:
     """Open the file. Raises StepError for what XGBoost cannot read, and for boosters that ONNX cannot hold."""
-    lib = _boosting.library("xgboost")
-    read = {_mlflow.MLMODEL} if (source / _mlflow.MLMODEL).is_file() else set()
-    flavor = _mlflow.flavor("xgboost", read, lambda path: (source / path).read_bytes()) or {}
-    kind = str(flavor.get("model_class") or _bentoml.option(source, "model_class")).rpartition(".")[2]
+    lib = boosting.library("xgboost")
+    read = {mlflow.MLMODEL} if (source / mlflow.MLMODEL).is_file() else set()
+    flavor = mlflow.flavor("xgboost", read, lambda path: (source / path).read_bytes()) or {}
+    kind = str(flavor.get("model_class") or bentoml.option(source, "model_class")).rpartition(".")[2]
     hint = "save the model again with `save_model` of a recent XGBoost"
     what = f"`{payload}` cannot be opened by XGBoost"
     model = _table.refused(what, lambda: _opened(lib, kind, source / payload), hint)
@@ -87,7 +90,7 @@ def _opened(lib: Any, kind: str, path: Path) -> Any:
 
 def _refuse_codes(source: Path, model: xgboost.Model) -> None:
     """Raise StepError where callers have a data frame of categories and the file holds only their codes."""
-    named = [model.names[place] for place in model.coded] if _mlflow.columns(source) and model.names else []
+    named = [model.names[place] for place in model.coded] if mlflow.columns(source) and model.names else []
     if named:
         raise StepError(
             f"the file holds only codes of the categories of column `{named[0]}`, so that nothing says which value has "
@@ -113,7 +116,7 @@ def _frame(given: Any, model: xgboost.Model) -> Any:
     """Return a table with its categories as users have them; where only codes are known, numbers are codes."""
     if not hasattr(given, "columns"):
         return given
-    pandas, found = importlib.import_module("pandas"), _boosting.categorical(given, model.categories)
+    pandas, found = importlib.import_module("pandas"), boosting.categorical(given, model.categories)
     for place in model.coded:
         codes = given.iloc[:, place].fillna(-1).astype("int64").clip(-1)
         found[given.columns[place]] = pandas.Categorical.from_codes(codes, list(range(max(int(codes.max()), 0) + 1)))
@@ -131,7 +134,7 @@ class _Bare:
             model.objective in xgboost.SOFTMAX or model.ensemble.outputs == 1
         )
         self._classes = importlib.import_module("numpy").arange(max(model.ensemble.outputs, 2))
-        self.names = _boosting.CLASSIFIER if self._classifies else _boosting.REGRESSOR
+        self.names = boosting.CLASSIFIER if self._classifies else boosting.REGRESSOR
 
     def answer(self, given: Any) -> Arrays:
         numpy, lib = importlib.import_module("numpy"), importlib.import_module("xgboost")
@@ -140,11 +143,11 @@ class _Bare:
             _frame(given, self._model), missing=numpy.nan, nthread=1, enable_categorical=True, feature_types=types
         )
         said = self._booster.predict(matrix, validate_features=False)
-        return _boosting.class_answers(said, self._classes) if self._classifies else [_boosting.numbers(said)]
+        return boosting.class_answers(said, self._classes) if self._classifies else [boosting.numbers(said)]
 
     def write(self, builder: Builder, frame: Frame) -> list[Value]:
         said = xgboost.write_prediction(builder, self._model, frame)
-        return _boosting.write_classes(builder, said, self._classes) if self._classifies else [said]
+        return boosting.write_classes(builder, said, self._classes) if self._classifies else [said]
 
 
 class _Interface:
@@ -152,16 +155,16 @@ class _Interface:
 
     def __init__(self, model: Any, read: xgboost.Model) -> None:
         self._model, self._read = model, read
-        self.names = _boosting.CLASSIFIER if hasattr(model, "predict_proba") else _boosting.REGRESSOR
+        self.names = boosting.CLASSIFIER if hasattr(model, "predict_proba") else boosting.REGRESSOR
 
     def answer(self, given: Any) -> Arrays:
         table = _frame(given, self._read)
         said = self._model.predict(table, validate_features=False)
-        if self.names == _boosting.REGRESSOR:
-            return [_boosting.numbers(said)]
+        if self.names == boosting.REGRESSOR:
+            return [boosting.numbers(said)]
         scores = self._model.predict_proba(table, validate_features=False)
-        return [said.astype("int64"), _boosting.numbers(scores)]
+        return [said.astype("int64"), boosting.numbers(scores)]
 
     def write(self, builder: Builder, frame: Frame) -> list[Value]:
-        methods = ("predict", "predict_proba") if self.names == _boosting.CLASSIFIER else ("predict",)
+        methods = ("predict", "predict_proba") if self.names == boosting.CLASSIFIER else ("predict",)
         return [_sklearn.emit(builder, self._model, method, frame) for method in methods]

@@ -19,8 +19,8 @@ from packaging.utils import canonicalize_name
 
 from packager import canonical
 from packager.canonical import JSON
-from packager.formats.locked import About, Dependencies, Wheel
-from packager.packages import platforms
+from packager.formats import platforms
+from packager.formats.wheel_locks import About, Dependencies, Wheel
 from packager.types import Blob
 
 PREDICATE = "https://cyclonedx.org/bom"  # of a statement that repeats the SBOM

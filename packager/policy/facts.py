@@ -16,14 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
-from packager import canonical, contract, secretscan
-from packager.bundle import CONTRACT, MAX_RECORD, SBOM, Bundle
+from packager import canonical
+from packager.bundle.bundle import CONTRACT, MAX_RECORD, SBOM, Bundle
 from packager.canonical import JSON
+from packager.contract import contract
 from packager.errors import NegativeAnswer, PackagerError, StepError
-from packager.formats import cyclonedx, slsa
-from packager.graphs import graphcheck
-from packager.isolation.sandbox import LEVELS, LIMITS, USERS
+from packager.formats import cyclonedx, secrets, slsa
+from packager.graph import check
 from packager.policy import advisories, completeness, vex
+from packager.sandbox.sandbox import LEVELS, LIMITS, USERS
 from packager.trust.evidence import Evidence
 from packager.types import Blob, Tree
 
@@ -226,7 +227,7 @@ def _structure(content: Content, path: str, domains: Collection[str]) -> str | N
 
     try:
         with memoryview(content.read(path, MAX_GRAPH)) as view:
-            graphcheck.check_bytes(view, size_of, domains)
+            check.check_bytes(view, size_of, domains)
     except (StepError, ValueError) as error:
         return str(error)
     return None
@@ -258,10 +259,10 @@ def _slo(content: Content) -> JSON:
 def _secrets(content: Content) -> JSON:
     found, unread = [], []
     for path, blob in content.tree:
-        if not secretscan.is_read(path, blob.size):
+        if not secrets.is_read(path, blob.size):
             unread.append(path)
             continue
-        found += [{"path": path, **item.to_json()} for item in secretscan.scan(content.read(path, blob.size))]
+        found += [{"path": path, **item.to_json()} for item in secrets.scan(content.read(path, blob.size))]
     return {"found": found, "unread": unread}
 
 

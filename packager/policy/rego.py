@@ -19,7 +19,7 @@ from typing import Any
 
 from packager.canonical import JSON
 from packager.errors import UsageError, did_you_mean
-from packager.policy import factschema, opa
+from packager.policy import opa, schema
 from packager.policy.language import child, program
 from packager.policy.language.program import PACKAGE
 from packager.policy.language.values import Refused, Silence
@@ -43,7 +43,7 @@ def sections(text: str, name: str) -> tuple[str, ...]:
             f"`{name}` uses `input` as a whole, so nobody can tell which facts it needs",
             hint="write `input.SECTION`, for example `some c in input.components`",
         )
-    known = factschema.sections()
+    known = schema.sections()
     for section in sorted(found):
         if section not in known:
             raise UsageError(f"`{name}` reads `input.{section}`, which is no fact", hint=did_you_mean(section, known))

@@ -12,11 +12,11 @@ import fnmatch
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from packager import yamltext
+from packager import strictyaml
 from packager.canonical import JSON
 from packager.errors import did_you_mean
+from packager.strictyaml import Node
 from packager.types import Finding
-from packager.yamltext import Node
 
 FACTS = "facts"
 """The subject of findings about facts that are missing."""
@@ -49,13 +49,13 @@ class Waiver:
 
 def parse(node: Node, rules: Collection[str]) -> tuple[Waiver, ...]:
     """Read the `waivers` of a profile that asks `rules`. Raises UsageError with the line."""
-    return tuple(_waiver(item, rules) for item in yamltext.items(node, "waivers", most=1000))
+    return tuple(_waiver(item, rules) for item in strictyaml.items(node, "waivers", most=1000))
 
 
 def _waiver(node: Node, rules: Collection[str]) -> Waiver:
-    members = yamltext.fields(node, "waivers", _KEYS, required=_KEYS)
+    members = strictyaml.fields(node, "waivers", _KEYS, required=_KEYS)
     rule, subject, owner, reason = (
-        yamltext.text(members[key], f"waivers.{key}", pattern=_LINE, expect="one line of text") for key in _KEYS[:4]
+        strictyaml.text(members[key], f"waivers.{key}", pattern=_LINE, expect="one line of text") for key in _KEYS[:4]
     )
     if rule not in rules:
         raise members["rule"].where.error(
@@ -66,7 +66,7 @@ def _waiver(node: Node, rules: Collection[str]) -> Waiver:
 
 def day(node: Node, what: str, hint: str | None = None) -> datetime.date:
     """Read a day such as `2026-12-31`. Raises UsageError with the line."""
-    text = yamltext.text(node, what, pattern=_LINE, expect="a day such as `2026-12-31`", hint=hint)
+    text = strictyaml.text(node, what, pattern=_LINE, expect="a day such as `2026-12-31`", hint=hint)
     try:
         return datetime.date.fromisoformat(text)
     except ValueError:

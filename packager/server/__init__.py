@@ -4,7 +4,7 @@
 The package is copied beside an installed bundle and run there by the installation's own interpreter, so it imports
 the standard library, numpy, orjson, granian, prometheus_client, grpcio (where gRPC is asked for), uvloop (where it is
 installed) and itself, nothing else of packager. A runtime is reached only through the `Session` protocol of
-`packager.server.model`, looked up by the name in the configuration.
+`packager.server.execution.session`, looked up by the name in the configuration.
 
 One request, in reading order of the modules:
 

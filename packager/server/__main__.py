@@ -21,20 +21,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
-from packager.server import allowance, config, logs, loops, systemd
-from packager.server.batching import Policy
-from packager.server.engine import Work
+from packager.server import config
+from packager.server.admission.gate import Limits
 from packager.server.errors import StartError
-from packager.server.gate import Limits
-from packager.server.guard import Guard
-from packager.server.inherited import WAITS, Inherited
+from packager.server.execution.batching import Policy
+from packager.server.execution.engine import Work
+from packager.server.execution.pool import How
+from packager.server.grpc.service import Credentials
+from packager.server.http.auth import Guard
+from packager.server.http.proxies import Proxies
 from packager.server.knobs import Knobs
-from packager.server.proxies import Proxies
-from packager.server.rpc import Credentials
-from packager.server.serve import Settings, serve
-from packager.server.supervisor import Plan, Supervisor
-from packager.server.traces import Collector
-from packager.server.workers import How
+from packager.server.process import event_loop, host_limits, systemd
+from packager.server.process.inherited import WAITS, Inherited
+from packager.server.process.supervisor import Plan, Supervisor
+from packager.server.service import Settings, serve
+from packager.server.telemetry import logs
+from packager.server.telemetry.traces import Collector
 
 _OTHER_FILES = 64  # descriptors that are not connections of clients
 _WORKER_FILES = 5
@@ -53,7 +55,7 @@ def main(argv: list[str] | None = None) -> NoReturn:
             found = _config(arguments)
             if not arguments.standby:
                 _judge_memory(arguments, found)
-            loops.new().run_until_complete(serve(found, _settings(arguments)))
+            event_loop.new().run_until_complete(serve(found, _settings(arguments)))
     except StartError as error:
         hint = f"hint: {error.hint}\n" if error.hint else ""
         sys.stderr.write(f"error: {error.message}\n{hint}")
@@ -256,15 +258,15 @@ def _credentials(arguments: argparse.Namespace) -> Credentials | None:
 
 
 def _runs_at_once(arguments: argparse.Namespace) -> int:
-    return max(1, allowance.read().whole_cpus // (arguments.threads * arguments.processes))
+    return max(1, host_limits.read().whole_cpus // (arguments.threads * arguments.processes))
 
 
 def _judge_memory(arguments: argparse.Namespace, found: config.Config) -> None:
     """Say so where the memory that all processes may have together is less than they may come to need."""
-    limit = allowance.read().memory
+    limit = host_limits.read().memory
     model = sum(path.stat().st_size for path in found.artefact.parent.iterdir() if path.is_file())
     traffic = found.interface.traffic()
-    needed = allowance.needed(model, arguments.processes, arguments.runtime_processes, arguments.max_body, traffic)
+    needed = host_limits.needed(model, arguments.processes, arguments.runtime_processes, arguments.max_body, traffic)
     if limit is not None and limit < needed:
         logs.event("memory may not suffice", logging.WARNING, limit=limit, needed=needed)
 

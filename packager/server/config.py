@@ -24,8 +24,8 @@ import orjson
 
 from packager.server.errors import StartError, quote
 from packager.server.fields import record, text
-from packager.server.interface import Interface
-from packager.server.values import Values
+from packager.server.protocol.interface import Interface
+from packager.server.protocol.values import Values
 
 _KEYS = frozenset({"name", "version", "digest", "runtime", "target", "artefact", "interface"})
 _RUNTIME = re.compile(r"[a-z][a-z0-9_-]*")

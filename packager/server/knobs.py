@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-# What says where a server is and what it tells, not how it answers. `packager.serving` has the same list.
+# What says where a server is and what it tells, not how it answers. `packager.deploy.server_files` has the same list.
 _PLACE = re.compile(r"server\.(host|port|grpc_port)|(deploy|log|metrics|tracing|bentoml)\..+")
 _SHOWN = (str, int, float, bool, list, dict)
 

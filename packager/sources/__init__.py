@@ -35,7 +35,7 @@ from packager.files import clone_or_copy, copy, digest_of, open_regular, storage
 from packager.types import Blob, Tree, check_path, check_paths
 
 if TYPE_CHECKING:
-    from packager.registry import wire
+    from packager.transport.registry import wire
 
 _ANY = 1 << 62  # bytes; local files are as long as they are
 _LONGEST, _DEEPEST = 1024, 128  # bytes and folders of a path below a source; bundles know no longer ones

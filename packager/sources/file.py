@@ -15,7 +15,7 @@ from pathlib import Path
 
 from packager.errors import IntegrityError, SourceError
 from packager.events import OnEvent
-from packager.formats.onnxfile import external_data
+from packager.formats.onnx_files import external_data
 from packager.sources import SINGLE_FILES, Pin, Settings, copy_pinned, local_path, pin_files, shown
 from packager.types import Blob, check_path
 

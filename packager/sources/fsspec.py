@@ -32,7 +32,7 @@ from packager.errors import (
 )
 from packager.events import OnEvent
 from packager.files import storage_errors, write_all
-from packager.formats.onnxfile import external_data
+from packager.formats.onnx_files import external_data
 from packager.sources import IGNORED, LOOSE_FILES, SINGLE_FILES, Pin, Settings, meter, shown
 from packager.types import check_path, check_paths
 

@@ -21,13 +21,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from packager import archive, bundle, media
+from packager.bundle import bundle, readers, single_file
 from packager.errors import IntegrityError, SourceError
 from packager.events import OnEvent
 from packager.files import CHUNK, copy, storage_errors
 from packager.formats import modelpack, oci
-from packager.registry import reference
 from packager.sources import BUNDLE, Pin, Settings, local_path, meter, shown
+from packager.transport.registry import reference
 from packager.types import Blob, check_path, check_paths
 
 EXTRA: str | None = None
@@ -90,7 +90,7 @@ def _place(ref: str, settings: Settings) -> _Place:
         return _local(ref, settings)
     if settings.registries is None:
         raise SourceError(f"`{shown(ref)}` is in a registry, which cannot be reached from here")
-    from packager.registry.repository import Repository
+    from packager.transport.registry.repository import Repository
 
     wanted = reference.parse(ref)
     repository = Repository(wanted, settings.registries())
@@ -101,12 +101,12 @@ def _local(ref: str, settings: Settings) -> _Place:
     path = local_path(ref.removeprefix(_SCHEME), settings.base)
     if path is None or not path.exists():
         raise SourceError(f"`{shown(ref)}` does not exist", hint="write `oci:PATH`, or `oci://host/name:tag`")
-    medium: media.Medium = media.LayoutDirectory(path) if path.is_dir() else archive.Archive(path)
+    medium: readers.Medium = readers.LayoutDirectory(path) if path.is_dir() else single_file.Archive(path)
 
     def manifest() -> tuple[str, bytes]:
-        found = oci.parse_index(medium.index(), subject=media.INDEX_FILE)
+        found = oci.parse_index(medium.index(), subject=readers.INDEX_FILE)
         records = {
-            item.blob.digest: media.record(medium, item.blob.digest) for item in found if item.media_type != oci.INDEX
+            item.blob.digest: readers.record(medium, item.blob.digest) for item in found if item.media_type != oci.INDEX
         }
         models = [(digest, data) for digest, data in records.items()
                   if oci.parse_manifest(data, subject=digest).subject is None]  # fmt: skip

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The expensive work of a build, one file per step, run by `packager.run` in a sandboxed worker.
+"""The expensive work of a build, one file per step, run by `packager.actions.runner` in a sandboxed worker.
 
 A step is a module with `VERSION`, raised by hand when the same inputs may give other bytes, and
 `run(inputs, out, params)`: it reads the trees in `inputs`, writes files into the empty directory `out`, and returns

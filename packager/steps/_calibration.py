@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from packager import causes, exporters
+from packager import error_causes, exporters
 from packager.canonical import JSON
 from packager.errors import StepError
 from packager.exporters import Wishes
@@ -77,7 +77,7 @@ def _read(folder: Path, ports: Mapping[str, JSON]) -> dict[str, Any]:
     try:
         return _lines(path, ports) if path.suffix == ".jsonl" else _arrays(path, ports)
     except (ValueError, OSError, KeyError, TypeError, EOFError) as error:
-        reason = causes.words(str(error))
+        reason = error_causes.words(str(error))
         raise StepError(f"calibration data `{path.name}` cannot be read: {reason:.200}", hint=_HINT) from error
 
 

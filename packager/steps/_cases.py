@@ -14,12 +14,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from packager import causes
+from packager import error_causes
 from packager.canonical import JSON
 from packager.errors import PackagerError, StepError
-from packager.exporters._described import lacking_locale
-from packager.exporters._probe import counted_axes
-from packager.lengths import Lengths, Measured
+from packager.exporters._interface.described import lacking_locale
+from packager.exporters._interface.integers import counted_axes
+from packager.recipe.lengths import Lengths, Measured
 from packager.steps import _numbers
 
 Fill: TypeAlias = Literal["random", "zeros", "low", "high", "listed", "given"]
@@ -309,7 +309,7 @@ def attempt(
     except PackagerError:
         raise
     except Exception as error:  # model code and runtimes raise whatever they like
-        raise _failed(who, case, run, given, interface, causes.cause(error)) from error
+        raise _failed(who, case, run, given, interface, error_causes.cause(error)) from error
 
 
 def _failed(who: str, case: Case, run: Run, given: Mapping[str, Any], interface: JSON | None, line: str) -> StepError:

@@ -17,7 +17,7 @@ from packager import exporters
 from packager.canonical import JSON
 from packager.errors import StepError
 from packager.exporters import SourceModel
-from packager.lengths import OF_DATA, evaluate
+from packager.recipe.lengths import OF_DATA, evaluate
 from packager.steps import _cases
 
 _STARTS = (0, 5, 96, 37, 201, 63)  # beyond the low end of every axis; of the first ones, which are rows, less

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from packager import causes
+from packager import error_causes
 from packager.canonical import JSON
 from packager.errors import MissingToolError, PackagerError, StepError
 
@@ -30,7 +30,7 @@ def read(folder: Path, interface: JSON) -> dict[str, Any]:
     except PackagerError:
         raise
     except Exception as error:  # a file of a user: pandas, pyarrow and numpy raise what they like
-        reason = causes.words(str(error))
+        reason = error_causes.words(str(error))
         raise StepError(f"samples: `{path.name}` cannot be read: {reason:.300}", hint=_HINT) from error
 
 

@@ -19,7 +19,9 @@ from typing import Any, Protocol, cast
 from packager import edits, exporters
 from packager.canonical import JSON
 from packager.errors import PackagerError, StepError
-from packager.exporters import Arrays, Feeds, Leaves, SourceModel, Wishes, _example, _masks
+from packager.exporters import Arrays, Feeds, Leaves, SourceModel, Wishes
+from packager.exporters._files import example as _example
+from packager.exporters._interface import masks
 from packager.steps import _cases, _wire
 
 GONE = "the worker of the source ended before its measurement did"
@@ -141,7 +143,7 @@ def _answer(source: Opened, question: str, given: Sequence[Any]) -> Any:
 
 
 def _plain(values: Any) -> Any:
-    return {_SHOWN: values.shown} if isinstance(values, _masks.Stretch) else values
+    return {_SHOWN: values.shown} if isinstance(values, masks.Stretch) else values
 
 
 class Asked:
@@ -257,7 +259,7 @@ def _sampled(values: Any, port: JSON) -> Any:
     """Return samples of an input: rows without the batch axis, or what draws its flags."""
     match values:
         case {"shown": bool(shown)} if len(values) == 1:
-            return _masks.Stretch(shown)
+            return masks.Stretch(shown)
     if not _is_array(values) or values.ndim != len(port["shape"]):
         raise _forged("its samples")
     return values

@@ -12,10 +12,10 @@ from typing import Any
 from packager import exporters
 from packager.canonical import JSON
 from packager.errors import StepError
-from packager.exporters import Interface, Port, SourceModel, Wishes
-from packager.graphs import graph, graphneeds, saturation
-from packager.lengths import Lengths, Measured
+from packager.exporters import Port, SourceModel, Wishes
+from packager.graph import canonicalise, needs, saturation
 from packager.steps import _answers, _cases, _outputs
+from packager.steps._inputs import describe_inputs
 from packager.types import check_path
 
 VERSION = 6  # 6: element types behind operators of tables; 5: sums that depend on the processor
@@ -27,7 +27,7 @@ def run(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JSON]) -> JS
     exporter = exporters.exporter(params["kind"])
     wishes = Wishes.from_params(params)
     source = exporters.settled(exporter.load(inputs["source"], params["payload"], wishes), wishes)
-    model = graph.canonicalise(source.to_onnx(params["opset"]), opset=params["opset"], ir=params["ir"])
+    model = canonicalise.canonicalise(source.to_onnx(params["opset"]), opset=params["opset"], ir=params["ir"])
     accepted = within_reach(source, describe_inputs(exporters.probed(source, model)), wishes)
     seen = _outputs.observe(source, accepted, params.get("seed", 0))
     _outputs.state_outputs(model, seen)
@@ -35,33 +35,11 @@ def run(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JSON]) -> JS
     for path, file in source.extra_files().items():
         _copy(file, out / check_path(path))
     saturates = saturation.saturating(model)
-    graph.write(model, out / "model", shard_bytes=params.get("shard_bytes", graph.SHARD_BYTES))
+    canonicalise.write(model, out / "model", shard_bytes=params.get("shard_bytes", canonicalise.SHARD_BYTES))
     classes = {name: list(labels) for name, labels in exporters.classes_of(source).items()}
     about = {"classes": classes} if classes else {}
     # The weights have left memory: what is left is small enough to be analysed.
     return {**describe(model, accepted, saturates), **about}
-
-
-def describe_inputs(interface: Interface) -> JSON:
-    """Return what callers may send, as JSON."""
-    listed = {port.name: list(port.values) for port in interface.inputs if port.values}
-    firm = [port.name for port in interface.inputs if port.firm]
-    return {
-        "inputs": [port.to_json() for port in interface.inputs],
-        "dimensions": {name: _dimension(interface, name).to_json() for name in interface.dimensions},
-        "ranges": {port.name: list(port.range) for port in interface.inputs if port.range},
-        **({"values": listed} if listed else {}),
-        **({"firm": firm} if firm else {}),
-    }
-
-
-def _dimension(interface: Interface, name: str) -> Measured:
-    (low, high), limit = interface.dimensions[name], interface.limit(name)
-    if name in interface.ties:
-        factor = interface.ties[name][0]
-        return Measured(Lengths(low, high, factor), limit, interface.ties[name])
-    listed = tuple(length for length in limit.listed if low <= length <= high)
-    return Measured(Lengths(low, high, limit.step, listed), limit)
 
 
 def within_reach(source: SourceModel, accepted: JSON, wishes: Wishes) -> JSON:
@@ -94,17 +72,17 @@ def describe(model: Any, accepted: JSON, saturates: Mapping[str, int] | None = N
     `saturates` counts the operators whose sums depend on the processor (`saturation`).
     """
     bounds = {name: (span["min"], span["max"]) for name, span in accepted["dimensions"].items()}
-    outputs = [Port(*graph.port(value)).to_json() for value in model.graph.output]
+    outputs = [Port(*canonicalise.port(value)).to_json() for value in model.graph.output]
     return {
         "interface": {"inputs": accepted["inputs"], "outputs": outputs, "dimensions": accepted["dimensions"]},
         "ranges": accepted["ranges"],
         **{key: accepted[key] for key in ("values", "firm", "missing") if key in accepted},
         "graph": {
-            **graph.facts(model),
-            **graphneeds.needs(model, bounds),
+            **canonicalise.facts(model),
+            **needs.needs(model, bounds),
             **({"saturates": dict(saturates)} if saturates else {}),
         },
-        "nondeterministic": graph.nondeterministic(model),
+        "nondeterministic": canonicalise.nondeterministic(model),
     }
 
 

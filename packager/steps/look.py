@@ -14,9 +14,9 @@ from pathlib import Path
 from packager import exporters
 from packager.canonical import JSON
 from packager.exporters import Wishes
-from packager.lengths import Axis, Lengths
+from packager.recipe.lengths import Axis, Lengths
 from packager.steps import _answers, _cases
-from packager.steps.export import describe_inputs
+from packager.steps._inputs import describe_inputs
 
 VERSION = 2  # 2: steps, lists and values as data; 1: first form
 ANSWER = _answers.LOOK

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, cast
 
-from packager import canonical, causes, exporters, plugins
+from packager import canonical, error_causes, exporters, plugins
 from packager.canonical import JSON
 from packager.errors import PackagerError, StepError
 from packager.exporters import Arrays, Feeds
@@ -102,7 +102,7 @@ def open_session(runtime: str, path: Path, device: str = "cpu") -> Session:
     except PackagerError:
         raise
     except Exception as error:  # each runtime has its own tree of exceptions
-        raise StepError(f"`{path.name}` does not load in {runtime}: {causes.cause(error)}") from error
+        raise StepError(f"`{path.name}` does not load in {runtime}: {error_causes.cause(error)}") from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,11 +13,11 @@ import importlib.util
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
-from packager import causes, exporters
+from packager import error_causes, exporters, plugins
 from packager.canonical import JSON
 from packager.errors import PackagerError, StepError
 from packager.exporters import _toys
-from packager.steps import _answers, export, measure
+from packager.steps import _answers
 
 VERSION = 1  # 1: first form
 ANSWER = _answers.TRIAL
@@ -35,7 +35,7 @@ def run(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JSON]) -> JS
     except PackagerError:
         raise
     except Exception as error:  # whatever breaks between releases that were never tried together
-        raise StepError(causes.cause(error)) from error
+        raise StepError(error_causes.cause(error)) from error
 
 
 def _modules(tools: Collection[str]) -> Iterator[str]:
@@ -62,7 +62,7 @@ def _difference(out: Path, params: Mapping[str, JSON]) -> float | None:
     paths = [path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file()]
     payload = exporters.exporter(params["kind"]).detect(paths, lambda path: (source / path).read_bytes())
     asked = {**params, **wishes, "payload": payload}
-    facts = export.run({"source": source}, graph, asked)
+    facts = plugins.load("steps", "export").run({"source": source}, graph, asked)
     asked |= {
         "runtime": _RUNTIME,
         "path": "model/model.onnx",
@@ -70,7 +70,7 @@ def _difference(out: Path, params: Mapping[str, JSON]) -> float | None:
         "ranges": facts["ranges"],
         "values": facts.get("values"),
     }
-    cases = measure.run({"source": source, "artefact": graph}, vectors, asked)["cases"]
+    cases = plugins.load("steps", "measure").run({"source": source, "artefact": graph}, vectors, asked)["cases"]
     return _judged([output for case in cases for output in case["outputs"].values()])
 
 

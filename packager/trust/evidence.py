@@ -37,10 +37,10 @@ from packager.errors import (
 from packager.formats import dsse, intoto
 from packager.formats.dsse import Certificates, Key, SignedStatement
 from packager.formats.intoto import Statement
+from packager.trust.model import KeySigner, Requirement, Signer, Trust
 from packager.trust.seen import Seen
-from packager.trust.trust import KeySigner, Requirement, Signer, Trust
+from packager.trust.verifiers import Attested, Verifier
 from packager.types import Tree
-from packager.verifiers import Attested, Verifier
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +137,7 @@ def _verifier(signed: SignedStatement) -> Verifier:
     """Return the verifier for a kind of material; the one that needs a package is imported only when it is asked."""
     material = signed.material
     kind = "key" if isinstance(material, Key) else "certificate" if isinstance(material, Certificates) else "keyless"
-    verifier: Verifier = importlib.import_module(f"packager.verifiers.{kind}")
+    verifier: Verifier = importlib.import_module(f"packager.trust.verifiers.{kind}")
     return verifier
 
 

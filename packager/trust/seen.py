@@ -19,7 +19,7 @@ from packager.canonical import JSON
 from packager.errors import Malformed, RolledBack, UsageError
 from packager.files import locked, read_own, storage_errors, write_atomically
 from packager.formats.dsse import items, members
-from packager.trust.trustfile import Remembered
+from packager.trust.file import Remembered
 from packager.types import DIGEST
 
 MAX_STATE = 16 << 20  # bytes

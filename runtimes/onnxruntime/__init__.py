@@ -5,7 +5,7 @@ Devices are execution providers: `cpu`, `cuda`, `tensorrt` (both of `onnxruntime
 NVIDIA's). The artefact of a form is the same on all of them.
 
 `versions.json` and `kernels.json` hold what was measured by loading probe graphs (`probes.py`) into every version that
-installs from PyPI; `packager.compatibility.knowledge` says what their members mean.
+installs from PyPI; `packager.contract.knowledge` says what their members mean.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Collection
 from packager.runtimes import _gpu, _versions
 from packaging.specifiers import SpecifierSet
 
-from packager.compatibility import compatibility, knowledge
+from packager.contract import judge, knowledge
 
 TITLE = "ONNX Runtime"
 TOOLCHAIN: tuple[str, ...] = ("onnx", "onnxruntime", "numpy", "ml-dtypes", "protobuf")
@@ -33,19 +33,19 @@ _SERVING = (
 
 def promised(specifier: str) -> list[str]:
     """Return the known versions that a PEP 440 range allows, oldest first."""
-    return [row.version for row in compatibility.promised(knowledge.table("onnxruntime"), specifier)]
+    return [row.version for row in judge.promised(knowledge.table("onnxruntime"), specifier)]
 
 
 def level_for(specifier: str) -> tuple[int, int]:
     """Return the opset and the IR version that every version in the range reads: the oldest decides."""
-    return compatibility.level_for("onnxruntime", specifier)
+    return judge.level_for("onnxruntime", specifier)
 
 
 def ceiling(specifier: str) -> tuple[int, int]:
     """Return the newest opset and IR version that every version in the range reads with all kernels."""
     table = knowledge.table("onnxruntime")
     opset, ir = level_for(specifier)
-    rows = compatibility.promised(table, specifier)
+    rows = judge.promised(table, specifier)
     return min(row.complete or opset for row in rows), min(row.ir or ir for row in rows)
 
 

@@ -18,9 +18,9 @@ from typing import Any
 
 from packager.runtimes import _precision
 
-from packager import causes
+from packager import error_causes
 from packager.errors import MissingToolError, StepError
-from packager.graphs import graph
+from packager.graph import canonicalise
 
 _STATIC = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 """What takes the time. Quantising sums, pools and reshapes in between too was hardly faster for a ResNet-50 (16.5 ms
@@ -46,8 +46,8 @@ def optimised(source: Path) -> Any:
                 str(source), options, providers=["CPUExecutionProvider"], disabled_optimizers=["ConstantFolding"]
             )
         except Exception as error:  # the runtime's exceptions share no class
-            raise StepError(f"onnxruntime cannot optimise the graph: {causes.words(str(error))}") from error
-        return graph.read(file)
+            raise StepError(f"onnxruntime cannot optimise the graph: {error_causes.words(str(error))}") from error
+        return canonicalise.read(file)
 
 
 def dynamic(model: Any) -> Any:
@@ -80,7 +80,7 @@ def _quantised(quantizer: Any) -> Any:
     try:
         quantizer.quantize_model()
     except Exception as error:  # assertions, ValueError, RuntimeError, onnx's own
-        raise StepError(f"the graph cannot be quantised: {causes.words(str(error))}") from error
+        raise StepError(f"the graph cannot be quantised: {error_causes.words(str(error))}") from error
     if not any(node.op_type in _CONVERSIONS for node in quantizer.model.model.graph.node):
         raise _nothing()
     _precision.sort(quantizer.model.model.graph)
@@ -109,7 +109,7 @@ def _ranges(source: Path, batches: Iterable[Mapping[str, Any]]) -> Any:
             calibrator.collect_data(_Reader(iter(batches)))
             found = calibrator.compute_data()
         except Exception as error:  # the runtime's exceptions share no class
-            raise StepError(f"the graph cannot be calibrated: {causes.words(str(error))}") from error
+            raise StepError(f"the graph cannot be calibrated: {error_causes.words(str(error))}") from error
     for tensor in found.data.values():
         tensor.lowest, tensor.highest = (
             numpy.full_like(bound, rounded(float(numpy.ravel(bound)[0]), up=up))

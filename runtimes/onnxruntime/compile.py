@@ -20,10 +20,10 @@ from typing import Any, TypeAlias
 from packager.runtimes import _precision
 from packager.runtimes.onnxruntime import _rewrite
 
-from packager import causes
+from packager import error_causes
 from packager.canonical import JSON
 from packager.errors import StepError
-from packager.graphs import graph, graphneeds, saturation
+from packager.graph import canonicalise, needs, saturation
 
 Batches: TypeAlias = Callable[[], Sequence[Mapping[str, Any]]]
 
@@ -41,21 +41,21 @@ def compile_graph(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JS
             f"onnxruntime compiles {', '.join(_FORMS)}, got `{form}`", hint="change `precision` in the recipe"
         )
     source = inputs["graph"] / params["path"]
-    original = graph.read(source, infer=True)
-    before = [graph.port(value) for value in (*original.graph.input, *original.graph.output)]
+    original = canonicalise.read(source, infer=True)
+    before = [canonicalise.port(value) for value in (*original.graph.input, *original.graph.output)]
     domains = {entry.domain for entry in original.opset_import}
     counted = {"clipped": _precision.clipped(original)} if form in ("fp16", "mixed") else {}
-    model = graph.canonicalise(_FORMS[form](original, source, batches), opset=params["opset"], ir=params["ir"])
+    model = canonicalise.canonicalise(_FORMS[form](original, source, batches), opset=params["opset"], ir=params["ir"])
     _check(model, form, before, domains)
-    needed = {**graph.facts(model), **graphneeds.needs(model)}
+    needed = {**canonicalise.facts(model), **needs.needs(model)}
     if saturates := saturation.saturating(model):
         needed["saturates"] = saturates
-    graph.write(model, out, shard_bytes=params.get("shard_bytes", graph.SHARD_BYTES))
-    _check_loads(out / graph.FILE, form)
+    canonicalise.write(model, out, shard_bytes=params.get("shard_bytes", canonicalise.SHARD_BYTES))
+    _check_loads(out / canonicalise.FILE, form)
     header = {"opset": needed["opset"], "ir": needed["ir"]}
     level = "recorded" if form == "int8" else "bitwise"
     artefact = {"reproducibility": level, "header": header, "needs": {}}
-    return {"path": graph.FILE, "graph": needed, **counted, "artefact": artefact}
+    return {"path": canonicalise.FILE, "graph": needed, **counted, "artefact": artefact}
 
 
 _FORMS: Mapping[str, Callable[[Any, Path, Batches], Any]] = {
@@ -69,7 +69,7 @@ _FORMS: Mapping[str, Callable[[Any, Path, Batches], Any]] = {
 
 def _check(model: Any, form: str, before: object, domains: set[str]) -> None:
     """Refuse another interface, and operators beyond the standard: other versions and providers may lack those."""
-    if before != [graph.port(value) for value in (*model.graph.input, *model.graph.output)]:
+    if before != [canonicalise.port(value) for value in (*model.graph.input, *model.graph.output)]:
         raise StepError(f"the {form} graph has another interface than the graph it comes from")
     added = sorted({entry.domain for entry in model.opset_import} - domains)
     if added:
@@ -82,4 +82,4 @@ def _check_loads(path: Path, form: str) -> None:
     try:
         session.open_session(path, threads=1)
     except Exception as error:  # the runtime's exceptions share no class
-        raise StepError(f"the {form} graph does not load in onnxruntime: {causes.words(str(error))}") from error
+        raise StepError(f"the {form} graph does not load in onnxruntime: {error_causes.words(str(error))}") from error

@@ -7,7 +7,7 @@ from typing import Any
 
 from packaging.version import Version
 
-from packager.compatibility import knowledge
+from packager.contract import knowledge
 
 ACCEPTS = ("onnxruntime",)
 CHANNELS = ("adapter",)

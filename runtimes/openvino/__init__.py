@@ -2,7 +2,7 @@
 """OpenVINO on CPUs: runs its intermediate representation (IR), compiled ahead from the graph.
 
 `versions.json` holds what was measured by opening and running IR of the newest version in older ones;
-`packager.compatibility.knowledge` says what its members mean.
+`packager.contract.knowledge` says what its members mean.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Collection
 from packager.runtimes import _versions
 from packaging.specifiers import SpecifierSet
 
-from packager.compatibility import compatibility, knowledge
+from packager.contract import judge, knowledge
 from packager.errors import UsageError
 
 TITLE = "OpenVINO"
@@ -29,7 +29,7 @@ _SERVING = ("granian>=2.5", "orjson>=3.10", "prometheus-client>=0.21", "uvloop>=
 
 def promised(specifier: str) -> list[str]:
     """Return the known versions that a PEP 440 range allows, oldest first. Raises UsageError when there is none."""
-    found = [row.version for row in compatibility.promised(knowledge.table("openvino"), specifier)]
+    found = [row.version for row in judge.promised(knowledge.table("openvino"), specifier)]
     if not found:
         known = [*knowledge.table("openvino").rows]
         raise UsageError(

@@ -12,7 +12,7 @@ from typing import Any
 
 from packager.canonical import JSON
 from packager.errors import MissingToolError, StepError
-from packager.graphs import graph
+from packager.graph import canonicalise
 
 FILE = "model.xml"
 _NAMED = re.compile(rb'(<layer id="(\d+)" name="[A-Za-z][A-Za-z0-9]*_)\d+')
@@ -46,7 +46,7 @@ def tool() -> Any:
 
 def _name_ports(model: Any, source: Path) -> None:
     """Check that every port kept the name it has in the graph: callers feed and read by it."""
-    known = graph.read(source).graph
+    known = canonicalise.read(source).graph
     for ours, theirs in ((known.input, model.inputs), (known.output, model.outputs)):
         wanted = [value.name for value in ours]
         if len(wanted) != len(theirs) or any(

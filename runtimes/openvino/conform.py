@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from packaging.version import Version
 
-from packager.compatibility import knowledge
+from packager.contract import knowledge
 
 ACCEPTS = ("onnxruntime", "openvino")
 CHANNELS = ("adapter",)

@@ -20,7 +20,7 @@ from typing import Any
 from packager.runtimes import _probes, _trials
 from packager.runtimes._probes import Probe
 
-from packager.graphs import graph, graphneeds
+from packager.graph import canonicalise, needs
 
 MOST = 2  # ways to ask about one combination of element types, until one is answered
 TYPE_ATTRIBUTES = ("to", "dtype", "output_dtype")
@@ -198,7 +198,7 @@ def _plainly(probe: Probe) -> Iterator[Question]:
     """Yield the probe itself with small arrays of every rank, for ONNX Runtime to say which it takes."""
     flow = probe.operator in ("If", "Loop", "Scan")
     for optional, rank in [(False, 1)] if flow else [(o, r) for o in (False, True) for r in _RANKS]:
-        model = graph.tool().ModelProto.FromString(_probes.model(probe, optional=optional, rank=rank))
+        model = canonicalise.tool().ModelProto.FromString(_probes.model(probe, optional=optional, rank=rank))
         kinds = {value.name: value.type for value in (*model.graph.input, *model.graph.output)}
         arrays = [_small(kinds[value.name]) for value in model.graph.input]
         if all(array is not None for array in arrays):
@@ -229,15 +229,15 @@ def _small(kind: Any) -> Any:
 
 
 def _name(number: int) -> str:
-    name: str = graph.tool().TensorProto.DataType.Name(number).lower()
-    return {theirs: ours for ours, theirs in graph.ONNX_NAMES.items()}.get(name, name)
+    name: str = canonicalise.tool().TensorProto.DataType.Name(number).lower()
+    return {theirs: ours for ours, theirs in canonicalise.ONNX_NAMES.items()}.get(name, name)
 
 
 def _question(
     domain: str, operator: str, since: int, test: str, node: Any, feeds: Mapping[str, Any], kinds: Mapping[str, Any]
 ) -> Question | None:  # fmt: skip
     """Return a graph of one node under one definition, None where the definition does not allow it."""
-    onnx, helper = graph.tool(), graph.tool().helper
+    onnx, helper = canonicalise.tool(), canonicalise.tool().helper
     inputs = [_info(name, kinds[name], feeds[name]) for name in dict.fromkeys(n for n in node.input if n)]
     outputs = [helper.make_value_info(name, _open(kinds[name])) for name in node.output if name]
     probe = Probe(domain, operator, since, "")
@@ -248,7 +248,7 @@ def _question(
     try:
         onnx.checker.check_node(node, _context(imports))
         onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
-        rows = graphneeds.needs(model)["operators"][domain or "ai.onnx"][operator]
+        rows = needs.needs(model)["operators"][domain or "ai.onnx"][operator]
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, RuntimeError, ValueError, KeyError):
         return None
     if list(rows) != [str(since)]:
@@ -257,14 +257,14 @@ def _question(
 
 
 def _context(imports: Sequence[Any]) -> Any:
-    context = graph.tool().checker.C.CheckerContext()
+    context = canonicalise.tool().checker.C.CheckerContext()
     context.ir_version = _probes.IR
     context.opset_imports = {entry.domain: entry.version for entry in imports}
     return context
 
 
 def _info(name: str, kind: Any, array: Any) -> Any:
-    helper = graph.tool().helper
+    helper = canonicalise.tool().helper
     shape = importlib.import_module("numpy").shape(array)
     return helper.make_tensor_value_info(name, kind.tensor_type.elem_type, shape)
 
@@ -308,4 +308,4 @@ def _plain(array: Any) -> Any:
 
 
 def _schema(domain: str, operator: str, since: int) -> Any:
-    return graph.tool().defs.get_schema(operator, since, domain)
+    return canonicalise.tool().defs.get_schema(operator, since, domain)

@@ -87,7 +87,7 @@ def opened(core: Any, model: Any, *, threads: int) -> Session:
 def _all_instructions() -> Iterator[None]:
     """Let OpenVINO's copy of oneDNN see the whole CPU; it looks once, when the first model is compiled.
 
-    Workers bind torch's copy to SSE 4.1 by the same variable (`packager.isolation.pinning`). Bound to that, OpenVINO
+    Workers bind torch's copy to SSE 4.1 by the same variable (`packager.sandbox.pinning`). Bound to that, OpenVINO
     2026.4 answers some models of free lengths with an empty batch and no error.
     """
     before = os.environ.pop(_INSTRUCTIONS, None)  # noqa: TID251 - read by a native library

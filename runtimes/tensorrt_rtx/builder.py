@@ -30,7 +30,7 @@ from packager.runtimes import _tensorrt_build
 
 from packager.canonical import JSON
 from packager.errors import StepError
-from packager.isolation.pinning import numerics
+from packager.sandbox.pinning import numerics
 
 _MODULE = "tensorrt_rtx"
 

@@ -13,8 +13,8 @@ from dataclasses import replace
 from packager.runtimes import _versions
 
 from packager.canonical import JSON
-from packager.compatibility import compatibility, knowledge
-from packager.knobs import Knob
+from packager.contract import judge, knowledge
+from packager.knobs.knobs import Knob
 
 TITLE = "Triton Inference Server"
 TOOLCHAIN: tuple[str, ...] = ("onnx", "onnxruntime", "numpy", "ml-dtypes", "protobuf")
@@ -28,7 +28,7 @@ SERVED = False
 
 def level_for(specifier: str) -> tuple[int, int]:
     """Return the opset and the IR version that every release in the range reads."""
-    return compatibility.level_for("triton", specifier)
+    return judge.level_for("triton", specifier)
 
 
 def requirements(specifier: str, devices: Collection[str] = ("cpu",)) -> tuple[str, ...]:
@@ -36,7 +36,7 @@ def requirements(specifier: str, devices: Collection[str] = ("cpu",)) -> tuple[s
 
     With numpy 2 the stubs of that backend return wrong values without an error.
     """
-    rows = compatibility.promised(knowledge.table("triton"), specifier)
+    rows = judge.promised(knowledge.table("triton"), specifier)
     oldest = min((row.inside["onnxruntime"] for row in rows if "onnxruntime" in row.inside), key=knowledge.order)
     return ("numpy<2", f"onnxruntime>={oldest}")
 

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Open Inference Protocol v2 over HTTP as an ASGI application, for servers that bring their own HTTP.
 
-Messages are read and written by the code of `packager serve` (`packager.server.protocol`); this file only knows paths.
+Messages are read and written by the code of `packager serve` (`packager.server.protocol.protocol`); this file only
+knows paths.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from packager.server import bodies, protocol
 from packager.server.config import Config
 from packager.server.errors import RequestError, quote
+from packager.server.http import bodies
+from packager.server.protocol import protocol
 
 Compute: TypeAlias = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
 MAX_BODY = 64 << 20

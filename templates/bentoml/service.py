@@ -20,10 +20,11 @@ from bentoml.validators import TensorSchema
 from openinference import application
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 
-from packager.server import config, model
+from packager.server import config
 from packager.server.errors import RequestError
-from packager.server.interface import Tensor
-from packager.server.trial import Trial
+from packager.server.execution import session
+from packager.server.execution.warm_up import Trial
+from packager.server.protocol.interface import Tensor
 
 HERE = Path(__file__).parent
 RECORD = deployed.read(HERE)
@@ -82,8 +83,8 @@ class Runs:
     """The model, opened once in this worker."""
 
     def __init__(self) -> None:
-        self.session = model.load(CONFIG, KNOBS.get("runtime.threads", 1))
-        model.warm_up(self.session, Trial.of(CONFIG))
+        self.session = session.load(CONFIG, KNOBS.get("runtime.threads", 1))
+        session.warm_up(self.session, Trial.of(CONFIG))
 
     def run(self, feeds: dict[str, Any]) -> dict[str, Any]:
         """Return every output by name."""

@@ -14,8 +14,8 @@ import tempfile
 import textwrap
 from pathlib import Path
 
-from packager.isolation import cgroup, sandbox
-from packager.isolation.sandbox import Limits, Step
+from packager.sandbox import cgroup, sandbox
+from packager.sandbox.sandbox import Limits, Step
 
 MIB = 1 << 20
 LIMITS = Limits(memory=256 * MIB, seconds=300, disk=64 * MIB, processes=40)

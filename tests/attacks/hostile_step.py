@@ -14,10 +14,10 @@ import time
 from pathlib import Path
 
 from packager import plugins
+from packager.actions.runner import Runner
 from packager.errors import PackagerError
-from packager.isolation.sandbox import Limits
-from packager.run import Runner
-from packager.store import Store
+from packager.sandbox.sandbox import Limits
+from packager.store.store import Store
 from packager.types import Action, Tree
 
 MEMORY, SECONDS, PROCESSES = 1 << 30, 30, 64

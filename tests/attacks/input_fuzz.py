@@ -19,18 +19,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from packager import canonical, init, knobs, knobsets, lock, recipe, yamltext
-from packager.compatibility import fleet, knowledge
+from packager import canonical, strictyaml
 from packager.conform import results
-from packager.contract import parse as parse_contract
+from packager.contract import fleet, knowledge
+from packager.contract.contract import parse as parse_contract
+from packager.deploy.triton import pipeline
 from packager.errors import PackagerError
-from packager.exporters import _mlflow
-from packager.formats import ownlock
-from packager.packages import origins
-from packager.policy import policy
-from packager.triton import pipeline
-from packager.trust import seen, trustfile
-from tests import bundles
+from packager.exporters._files import mlflow
+from packager.formats import project_locks
+from packager.knobs import catalogue, knobs
+from packager.lock import draft, lock, origins
+from packager.policy import engine
+from packager.recipe import recipe
+from packager.trust import file as trustfile
+from packager.trust import seen
+from tests.support import bundles
 
 SECONDS = 20  # of processor time for one case, far more than any needs
 DEEP = 6000
@@ -55,11 +58,11 @@ def _mlmodel(path: Path) -> None:
     (folder / "data" / "model.pkl").write_bytes(b"\x80\x04N.")
     (folder / "MLmodel").write_bytes(path.read_bytes())
     _each(
-        lambda: _mlflow.flavors({"MLmodel"}, lambda _: path.read_bytes()),
-        lambda: _mlflow.trusted_types(folder, "sklearn"),
-        lambda: _mlflow.signature(folder),
-        lambda: _mlflow.columns(folder),
-        lambda: init.draft(str(folder), init.look(str(folder), Path())),
+        lambda: mlflow.flavors({"MLmodel"}, lambda _: path.read_bytes()),
+        lambda: mlflow.trusted_types(folder, "sklearn"),
+        lambda: mlflow.signature(folder),
+        lambda: mlflow.columns(folder),
+        lambda: draft.draft(str(folder), draft.look(str(folder), Path())),
         lambda: origins.read(
             ["MLmodel", "data/model.pkl"], lambda name: (folder / name).read_bytes(), "data/model.pkl"
         ),
@@ -73,7 +76,7 @@ def _requirements(path: Path) -> None:
     (folder / "MLmodel").write_text(MLMODEL)
     for name in ("requirements.txt", "python_env.yaml", "conda.yaml"):
         (folder / name).write_bytes(path.read_bytes())
-    init.look(str(folder), Path())
+    draft.look(str(folder), Path())
 
 
 def _each(*calls: Callable[[], object]) -> None:
@@ -87,7 +90,7 @@ def _each(*calls: Callable[[], object]) -> None:
 def _profile(path: Path) -> None:
     file = path.with_suffix(".yaml")
     file.write_bytes(path.read_bytes())
-    policy.profile(str(file), path.parent)
+    engine.profile(str(file), path.parent)
 
 
 MLMODEL = """artifact_path: model
@@ -135,24 +138,24 @@ waivers:
   - {rule: parity, subject: x, reason: known, owner: a@b.example, expires: 2030-01-01}
 """
 REQUIREMENTS = "scikit-learn==1.5.2\nnumpy>=1,<3 ; python_version > '3'\npandas[all]==2.2\n# x\n"
-SCHEMA = knobs.parse(knobsets.written(bundles.CONTRACT_OF_TINY))
+SCHEMA = knobs.parse(catalogue.written(bundles.CONTRACT_OF_TINY))
 KINDS: dict[str, Kind] = {
     "MLmodel": Kind((MLMODEL,), _mlmodel),
     "requirements": Kind((REQUIREMENTS, "python: 3.11.7\nbuild_dependencies: [pip==1]\n"), _requirements),
     "recipe": Kind((RECIPE,), lambda path: recipe.load(path, ("onnxruntime", "openvino")).to_json()),
-    "values": Kind((VALUES,), lambda path: knobs.resolve(SCHEMA, "sha256:" + "0" * 64, [*knobs.from_values(yamltext.load(path), "v", SCHEMA)])),
+    "values": Kind((VALUES,), lambda path: knobs.resolve(SCHEMA, "sha256:" + "0" * 64, [*knobs.from_values(strictyaml.load(path), "v", SCHEMA)])),
     "fleet": Kind((FLEET,), lambda path: [fleet.write(site) for site in fleet.load(path)]),
     "pipeline": Kind((PIPELINE,), lambda path: pipeline.parse(path.read_bytes(), "p.yaml")),
     "profile": Kind((PROFILE, "rules: [parity, sbom]\n"), _profile),
     "lock": Kind(('{"format": 1, "source": {"uri": "x", "kind": "file"}, "toolchain": {}, "dependencies": {}}',), lambda path: lock.load(path)),
     "contract": Kind((json.dumps(bundles.CONTRACT_OF_TINY),), lambda path: parse_contract(path.read_bytes())),
-    "knobs": Kind((knobsets.written(bundles.CONTRACT_OF_TINY).decode(),), lambda path: knobs.parse(path.read_bytes())),
+    "knobs": Kind((catalogue.written(bundles.CONTRACT_OF_TINY).decode(),), lambda path: knobs.parse(path.read_bytes())),
     "trust": Kind(('{"payload": "e30=", "payloadType": "x", "signatures": []}',), lambda path: trustfile.parse(path.read_bytes(), "t")),
     "seen": Kind(('{"format": 1, "trusts": {"a": {"file": null, "bundles": {"b": ["1.0.0", "sha256:%s"]}}}}' % ("0" * 64),), lambda path: seen.load(path, "a")),
     "knowledge": Kind(('{"format": 1, "runtime": "onnxruntime", "serial": 1, "versions": {}}',), lambda path: knowledge.parse(path.read_bytes(), "k")),
     "result": Kind(('{"format": 1, "bundle": {}, "cells": [], "level": 5}',), lambda path: results.read(path)),
     "own-lock": Kind((REQUIREMENTS, '[[package]]\nname = "a"\nversion = "1"\n'), lambda path: _each(
-        *(lambda name=name: ownlock.parse(path.read_bytes(), name) for name in ("requirements.txt", "uv.lock", "pylock.toml")))),
+        *(lambda name=name: project_locks.parse(path.read_bytes(), name) for name in ("requirements.txt", "uv.lock", "pylock.toml")))),
 }  # fmt: skip
 BOMBS: dict[str, str] = {
     "nested lists": "[" * DEEP,

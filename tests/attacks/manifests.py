@@ -8,16 +8,17 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from packager import canonical, transport
-from packager.bundle import RECORD
+from packager import canonical
+from packager.bundle.bundle import RECORD
+from packager.bundle.readers import blob_path
 from packager.errors import (
     ForbiddenFormat,
     Malformed,
     WrongContent,
     WrongSubject,
 )
-from packager.media import blob_path
-from packager.verify import require_signature
+from packager.transport import copy as transport
+from packager.trust.verify import require_signature
 from tests.attacks.registry import fails_with, variants
 from tests.attacks.stage import JSON, Attempt, Stage, put
 

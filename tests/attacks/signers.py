@@ -19,10 +19,10 @@ from packager.errors import (
     UntrustedSigner,
 )
 from packager.formats import dsse
-from tests import pki
 from tests.attacks.registry import fails_with, variants
 from tests.attacks.stage import CI, Attempt, Stage, material
 from tests.sigstore import Sigstore
+from tests.support import pki
 
 # who: enterprise certificates
 

@@ -14,20 +14,21 @@ from typing import Any
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from packager import canonical, transport
-from packager.bundle import Bundle, open_bundle
+from packager import canonical
+from packager.bundle.bundle import Bundle, open_bundle
+from packager.bundle.readers import blob_path
 from packager.formats import dsse, intoto
 from packager.formats.dsse import Certificates, SignedStatement
-from packager.media import blob_path
-from packager.sign import sign
-from packager.signers import Signer, keyless
-from packager.store import Store
+from packager.release.sign import sign
+from packager.store.store import Store
+from packager.transport import copy
 from packager.trust import keys, timestamps
+from packager.trust.model import CertificateSigner, KeylessSigner, KeySigner, Trust
 from packager.trust.seen import NOTHING, Seen
-from packager.trust.trust import CertificateSigner, KeylessSigner, KeySigner, Trust
-from tests import bundles, pki
+from packager.trust.signers import Signer, keyless
 from tests.sigstore import Sigstore
-from tests.tampering import no_store
+from tests.support import bundles, pki
+from tests.support.tampering import no_store
 
 CI = "https://git.example/acme/models/.ci/release.yml@refs/tags/v1"
 JSON = Any
@@ -125,7 +126,7 @@ class Stage:
 
     def attempt(self, bundle: Bundle, folder: Path, believed: Trust | None = None, seen: Seen = NOTHING) -> Attempt:
         """Publish `bundle` as a layout, and let it be judged."""
-        transport.save(bundle, folder / "layout")
+        copy.save(bundle, folder / "layout")
         return self.shown(folder / "layout", believed, seen)
 
     def shown(self, path: Path, believed: Trust | None = None, seen: Seen = NOTHING) -> Attempt:
@@ -164,7 +165,7 @@ class Stage:
 
     def rewritten(self, folder: Path, change: Callable[[JSON], object], *, follow: bool = False) -> Attempt:
         """Publish a signed layout whose manifest was rewritten; with `follow` the signatures point at the new one."""
-        transport.save(self.signed(), folder / "layout")
+        copy.save(self.signed(), folder / "layout")
         layout = folder / "layout"
         index = json.loads((layout / "index.json").read_bytes())
         manifest = json.loads((layout / blob_path(self.bundle.digest)).read_bytes())

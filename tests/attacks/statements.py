@@ -13,8 +13,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from packager import transport
-from packager.bundle import Bundle, open_bundle
+from packager.bundle.bundle import Bundle, open_bundle
 from packager.errors import (
     BadSignature,
     Malformed,
@@ -26,11 +25,12 @@ from packager.errors import (
     WrongSubject,
 )
 from packager.formats import dsse, intoto, vsa
-from packager.signers import Signer
-from packager.trust.trust import Requirement, Trust
+from packager.transport import copy
+from packager.trust.model import Requirement, Trust
+from packager.trust.signers import Signer
 from tests.attacks.registry import fails_with, variants
 from tests.attacks.stage import JSON, Attempt, Stage, material, rewrite_payload
-from tests.tampering import no_store
+from tests.support.tampering import no_store
 
 # stripping and downgrade
 
@@ -44,7 +44,7 @@ def unsigned(stage: Stage, folder: Path) -> Attempt:
 @fails_with(Unsigned)
 def stripped(stage: Stage, folder: Path) -> Attempt:
     """The signatures were removed from the index: absence proves nothing."""
-    transport.save(stage.signed(), folder / "layout")
+    copy.save(stage.signed(), folder / "layout")
     path = folder / "layout/index.json"
     index = json.loads(path.read_bytes())
     path.write_bytes(json.dumps({**index, "manifests": index["manifests"][:1]}).encode())
@@ -149,7 +149,7 @@ def promotion_moved_by_the_index(stage: Stage, folder: Path) -> Attempt:
 
 
 def _reopened(bundle: Bundle, folder: Path) -> Bundle:
-    transport.save(bundle, folder / "layout")
+    copy.save(bundle, folder / "layout")
     return open_bundle(str(folder / "layout"), no_store)
 
 

@@ -14,14 +14,17 @@ from typing import Any
 import pytest
 from packager.policies import coverage, parity
 
-from packager import build, canonical, contract, plugins, recipe
+from packager import canonical, plugins
+from packager.actions.runner import _facts
+from packager.build import build
+from packager.contract import contract
 from packager.errors import PackagerError, StepError
 from packager.exporters import _toys
-from packager.isolation.process import Outcome
-from packager.isolation.sandbox import Limits
-from packager.run import _facts
+from packager.recipe import recipe
+from packager.sandbox.process import Outcome
+from packager.sandbox.sandbox import Limits
 from packager.steps import trial
-from tests import contracts
+from tests.support import contracts
 
 RECIPE = recipe.parse(contracts.RECIPE.encode(), "bundle.yaml", plugins.names("runtimes"))
 STRANGE = [

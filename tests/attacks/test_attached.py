@@ -16,21 +16,21 @@ from pathlib import Path
 import pytest
 
 from packager import canonical
-from packager.bundle import Bundle, open_bundle
+from packager.bundle.bundle import Bundle, open_bundle
 from packager.cli import main
 from packager.errors import MissingStatement, MissingToolError
 from packager.formats import dsse, intoto, oci
-from packager.sign import attest, sign
-from packager.store import Store
-from packager.transport import save
+from packager.release.sign import attest, sign
+from packager.store.store import Store
+from packager.transport.copy import save
 from packager.trust import keys
-from packager.trust.trust import KeylessSigner, KeySigner, Requirement, Trust
+from packager.trust.model import KeylessSigner, KeySigner, Requirement, Trust
+from packager.trust.verify import MAX_NOTES, verify
 from packager.types import Blob
-from packager.verify import MAX_NOTES, verify
-from tests import bundles
-from tests.distribution import registry
-from tests.stub_registry import Stub, serving
-from tests.tampering import no_store
+from tests.support import bundles
+from tests.support.registry_server import registry
+from tests.support.stub_registry import Stub, serving
+from tests.support.tampering import no_store
 
 JSON = "application/json"
 STATEMENT = {"_type": intoto.STATEMENT, "subject": [], "predicateType": "urn:x", "predicate": {}}

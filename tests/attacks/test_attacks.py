@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from packager.errors import PackagerError
-from packager.verify import verify
-from tests import pki
+from packager.trust.verify import verify
 from tests.attacks.hostile import ATTACKS
 from tests.attacks.stage import Attempt, Stage
 from tests.sigstore import Sigstore
 from tests.sigstore.stamping import crafted
+from tests.support import pki
 
 TABLE = Path(__file__).parents[2] / "docs" / "security.md"
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from packager.isolation import sandbox
-from packager.isolation.sandbox import Confinement, Limits, Step
+from packager.sandbox import sandbox
+from packager.sandbox.sandbox import Confinement, Limits, Step
 from packager.scanners import _code
 from tests.conftest import Run
 

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from packager import foreign
+from packager import untrusted_files
+from packager.actions.runner import OUTPUT
 from packager.errors import IntegrityError, TooLarge, WrongContent
-from packager.run import OUTPUT
-from packager.store import Store
+from packager.store.store import Store
 
 CASES = int(os.environ.get("PACKAGER_CASES", "200"))
 BATCH = 20
@@ -137,7 +137,7 @@ def test_random_trees_are_taken_or_refused_and_always_removed(tmp_path: Path, fi
         with store.scratch() as scratch:
             (scratch / "out").mkdir()
             Maker(seed, scratch / "out", canaries).make()
-            handle = foreign.open_directory(scratch / "out")
+            handle = untrusted_files.open_directory(scratch / "out")
             try:
                 tree = store.take(handle, OUTPUT)
             except IntegrityError as error:
@@ -173,7 +173,7 @@ def test_a_file_that_is_still_written_to_changes_no_blob(tmp_path: Path) -> None
         file = scratch / "model.bin"
         with file.open("w+b", buffering=0) as writer:
             writer.write(b"good")
-            handle = foreign.open_directory(scratch)
+            handle = untrusted_files.open_directory(scratch)
             tree = store.take(handle, OUTPUT)
             os.close(handle)
             writer.seek(0)
@@ -189,13 +189,13 @@ def test_a_directory_is_what_the_descriptor_says_whatever_its_name_says_now(tmp_
     with store.scratch() as scratch:
         out = scratch / "out"
         out.mkdir()
-        handle = foreign.open_directory(out)
+        handle = untrusted_files.open_directory(out)
         out.rename(scratch / "kept")
         out.symlink_to(canaries)
         assert store.take(handle, OUTPUT).files == ()
         os.close(handle)
         with pytest.raises(WrongContent, match="not a directory"):
-            foreign.open_directory(out)
+            untrusted_files.open_directory(out)
     assert (canaries / "secret").exists()
 
 
@@ -204,28 +204,32 @@ def test_nothing_outside_is_opened(tmp_path: Path, name: str) -> None:
     (tmp_path / "out" / "a").mkdir(parents=True)
     (tmp_path / "secret").write_bytes(b"x")
     (tmp_path / "out" / "link").symlink_to(tmp_path)
-    handle = foreign.open_directory(tmp_path / "out")
+    handle = untrusted_files.open_directory(tmp_path / "out")
     with pytest.raises(WrongContent):
-        foreign.open_below(handle, name)
+        untrusted_files.open_below(handle, name)
     os.close(handle)
 
 
 def test_bounds_are_kept(tmp_path: Path) -> None:
-    def walked(bounds: foreign.Bounds) -> list[str]:
-        handle = foreign.open_directory(tmp_path)
+    def walked(bounds: untrusted_files.Bounds) -> list[str]:
+        handle = untrusted_files.open_directory(tmp_path)
         try:
-            return [name for name, _ in foreign.walk(handle, bounds)]
+            return [name for name, _ in untrusted_files.walk(handle, bounds)]
         finally:
             os.close(handle)
 
     (tmp_path / "a" / "b").mkdir(parents=True)
     for name in ("a/x", "a/b/y", "z"):
         (tmp_path / name).write_bytes(b"12345")
-    assert walked(foreign.Bounds(entries=5, depth=3, total=15)) == ["a/b/y", "a/x", "z"]
-    for bounds in (foreign.Bounds(entries=4), foreign.Bounds(depth=2), foreign.Bounds(total=14)):
+    assert walked(untrusted_files.Bounds(entries=5, depth=3, total=15)) == ["a/b/y", "a/x", "z"]
+    for bounds in (
+        untrusted_files.Bounds(entries=4),
+        untrusted_files.Bounds(depth=2),
+        untrusted_files.Bounds(total=14),
+    ):
         with pytest.raises((TooLarge, WrongContent)):
             walked(bounds)
     before = len(os.listdir("/proc/self/fd"))
     with pytest.raises(TooLarge):
-        walked(foreign.Bounds(total=1))
+        walked(untrusted_files.Bounds(total=1))
     assert len(os.listdir("/proc/self/fd")) == before, "no descriptor is left open"

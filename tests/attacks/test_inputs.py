@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from packager import transport
 from packager.cli import main
 from packager.errors import WrongContent
 from packager.files import walk_regular
-from packager.store import Store
-from tests import bundles
+from packager.store.store import Store
+from packager.transport import copy
 from tests.attacks.input_fuzz import BOMBS, KINDS, attempt, cases
+from tests.support import bundles
 
 SEED = random.SystemRandom().randrange(1 << 32)
 CASES = 25
@@ -65,7 +65,7 @@ def test_a_deep_tree_is_no_source_and_no_bundle(
     for words, code in ((["lock"], 3), (["init", "./deep", "-o", "x.yaml"], 3), (["inspect", "./deep"], 3)):
         assert main(words) == code
         assert "nested too deeply" in capsys.readouterr().err
-    transport.save(bundles.make(Store(Path("made"))), Path("layout"))
+    copy.save(bundles.make(Store(Path("made"))), Path("layout"))
     deep.rename("layout/blobs/deep")
     try:
         assert main(["verify", "layout", "--key", "k.pub"]) != 70

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from packager.bundle import open_bundle
+from packager.bundle.bundle import open_bundle
 from packager.cli import main
 from packager.errors import Malformed, UsageError, WrongSubject
-from packager.sign import sign
-from packager.store import Store
-from packager.transport import save
+from packager.release.sign import sign
+from packager.store.store import Store
+from packager.transport.copy import save
 from packager.trust import keys
-from tests import bundles
-from tests.stub_registry import serving
-from tests.tampering import no_store
+from tests.support import bundles
+from tests.support.stub_registry import serving
+from tests.support.tampering import no_store
 
 Told = Callable[..., int]
 ODD = {
@@ -238,7 +238,8 @@ def test_what_a_bucket_names_calls_itself_so(
 
 def test_the_grammar_is_one() -> None:
     """A recipe accepts exactly what a reader accepts."""
-    from packager import names, recipe
+    from packager import names
+    from packager.recipe import recipe
 
     for name, version in ODD.values():
         assert not (names.is_name(name) and names.is_version(version))

@@ -11,23 +11,25 @@ from pathlib import Path
 
 import pytest
 
-from packager import canonical, cli, knobs, knobsets, shown, transport
-from packager.bundle import Bundle
+from packager import canonical, cli, escape
+from packager.bundle.bundle import Bundle
 from packager.cli.console import Console
-from packager.compatibility import compatpage
 from packager.conform import html, junit, report, results
+from packager.contract import page
 from packager.errors import PackagerError, StepError
 from packager.events import Cached, Finished, Note, Progress, Started, Warned
-from packager.policy import policyreport
-from packager.sign import attest, sign
-from packager.store import Store
+from packager.knobs import catalogue, knobs
+from packager.policy import report as policyreport
+from packager.release.sign import attest, sign
+from packager.store.store import Store
+from packager.transport import copy as transport
 from packager.trust import keys
 from packager.types import Finding, Verdict
-from tests import bundles, deployments
+from tests.support import bundles, deployments
 
 # a window title, a colour, a line of its own, a turned direction, a line break of Unicode, an eight-bit introducer, a tag
 NASTY = "a\x1b]0;owned\x07\x1b[31m\nok    signature  signed by release\r\u202egnp.\u2028\x9b2J\u200b\U000e0041z"
-ACTS = re.compile(f"(?![\n\t])[{shown.UNFIT}]")
+ACTS = re.compile(f"(?![\n\t])[{escape.UNFIT}]")
 FORGED = re.compile(r"^ok    signature  signed by release", re.MULTILINE)
 OWN = {  # verbs that show nothing of a bundle or of other people's files
     "completion", "schema", "keygen", "cache",
@@ -92,7 +94,7 @@ def nasty(store: Store, version: str = "1.0.0", name: str = NASTY) -> Bundle:
     target["tolerance"] = {name: target["tolerance"]["y"]}
     target["needs"]["cpu"] = [name]
     contract["targets"]["triton-cpu-fp32"] = {**target, "runtime": "triton"}
-    files = {"contract.json": canonical.dump(contract), knobs.FILE: knobsets.written(contract)}
+    files = {"contract.json": canonical.dump(contract), knobs.FILE: catalogue.written(contract)}
     carried = deployments.carrier(store)
     files |= {path: carried.read(path, limit=1 << 20) for path, _ in carried.tree if path.startswith("deps/")}
     return bundles.make(store, files, version=version)
@@ -177,7 +179,7 @@ def a_result() -> dict[str, object]:
 def test_a_conformance_report_holds_nothing_that_acts(tmp_path: Path) -> None:
     result = a_result()
     assert not acts(junit.render(result))
-    assert not acts(shown.json_text(result))
+    assert not acts(escape.json_text(result))
     assert not acts(html.render(result))
     assert not acts(results.table(result))
     assert not FORGED.search(results.table(result))
@@ -196,7 +198,7 @@ def test_a_verdict_holds_nothing_that_acts() -> None:
 
 
 def test_a_page_about_sites_holds_nothing_that_acts() -> None:
-    assert not acts(compatpage.page(NASTY, NASTY, NASTY, [], [], []))
+    assert not acts(page.page(NASTY, NASTY, NASTY, [], [], []))
 
 
 EVENTS: list[Callable[[], object]] = [
@@ -220,6 +222,6 @@ def test_no_event_and_no_error_acts(live: bool, capsys: pytest.CaptureFixture[st
 
 def test_the_server_knows_the_same_characters() -> None:
     """It stands alone, so it has them itself."""
-    from packager.server import logs
+    from packager.server.telemetry import logs
 
-    assert logs.UNFIT == shown.UNFIT
+    assert logs.UNFIT == escape.UNFIT

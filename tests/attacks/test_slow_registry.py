@@ -15,10 +15,10 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from packager.errors import SourceError
-from packager.registry import reference
-from packager.registry.deadline import Pace
-from packager.registry.repository import Repository
-from packager.registry.wire import Patience, Settings
+from packager.transport.registry import reference
+from packager.transport.registry.deadline import Pace
+from packager.transport.registry.repository import Repository
+from packager.transport.registry.wire import Patience, Settings
 from packager.types import Blob
 
 Answer = Callable[[socket.socket, str], None]

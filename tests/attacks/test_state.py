@@ -11,12 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from packager import files, install, journal, lifecycle, lock
+from packager import files
+from packager.deploy import install, journal, upgrade
 from packager.errors import PackagerError, UsageError
-from packager.store import Store
+from packager.lock import lock
+from packager.store.store import Store
 from packager.trust import seen
 from packager.trust.seen import Seen
-from tests import bundles
+from tests.support import bundles
 
 DIGEST = "sha256:" + "0" * 64
 # In a process of its own: what waits for ever is ended, and then the test fails.
@@ -80,5 +82,5 @@ def test_an_installation_is_not_upgraded_to_what_is_not_newer(
     (tmp_path / "site" / "current").symlink_to("releases/x")
     if refused:
         with pytest.raises(UsageError, match="neither older nor newer"):
-            lifecycle.check_step(tmp_path / "site", bundle, allow_downgrade=False)
-    lifecycle.check_step(tmp_path / "site", bundle, allow_downgrade=refused)
+            upgrade.check_step(tmp_path / "site", bundle, allow_downgrade=False)
+    upgrade.check_step(tmp_path / "site", bundle, allow_downgrade=refused)

@@ -16,10 +16,10 @@ from packager.errors import (
     UntrustedTime,
 )
 from packager.trust import timestamps
-from tests import pki
 from tests.attacks.registry import fails_with, variants
 from tests.attacks.stage import JSON, Attempt, Stage, log_entry, material, rewrite_payload, stamp_rows
 from tests.sigstore.stamping import StampingAuthority, crafted
+from tests.support import pki
 
 # when
 

@@ -13,7 +13,8 @@ from pathlib import Path
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from packager import canonical, transport
+from packager import canonical
+from packager.bundle.readers import blob_path
 from packager.errors import (
     Malformed,
     Revoked,
@@ -22,15 +23,16 @@ from packager.errors import (
     TooLarge,
     TrustFileError,
 )
-from packager.media import blob_path
-from packager.trust import keys, trustedit, trustfile
+from packager.transport import copy
+from packager.trust import edit, keys
+from packager.trust import file as trustfile
+from packager.trust.file import Remembered, TrustFile
+from packager.trust.model import Period
+from packager.trust.model import Revoked as RevokedList
 from packager.trust.seen import NOTHING
-from packager.trust.trust import Period
-from packager.trust.trust import Revoked as RevokedList
-from packager.trust.trustfile import Remembered, TrustFile
-from tests import pki
 from tests.attacks.registry import fails_with, variants
 from tests.attacks.stage import CI, JSON, Attempt, Stage, put
+from tests.support import pki
 
 # revoked, older, stale
 
@@ -124,7 +126,7 @@ def signer_not_trusted_any_more(stage: Stage, folder: Path) -> Attempt:
 def _trust_file(
     stage: Stage, serial: int = 3, signers: list[keys.PrivateKey] | None = None, **changes: JSON
 ) -> TrustFile:
-    content = trustedit.new("acme", [stage.rootkey.public], 1, stage.now + 30 * pki.DAY)
+    content = edit.new("acme", [stage.rootkey.public], 1, stage.now + 30 * pki.DAY)
     return trustfile.write({**content, "serial": serial, **changes}, signers or [stage.rootkey])
 
 
@@ -155,7 +157,7 @@ def trust_file_with_the_same_serial(stage: Stage, folder: Path) -> Attempt:
 @fails_with(TrustFileError)
 def trust_file_of_other_roots(stage: Stage, folder: Path) -> Attempt:
     """A higher serial and roots of its own do not help: the former roots must sign the step."""
-    content = trustedit.new("acme", [stage.stranger.public], 1, stage.now + 30 * pki.DAY)
+    content = edit.new("acme", [stage.stranger.public], 1, stage.now + 30 * pki.DAY)
     file = trustfile.write({**content, "serial": 9}, [stage.stranger])
     return _accepting(stage, folder, file.to_bytes(), trustfile.remember(_trust_file(stage)))
 
@@ -181,7 +183,7 @@ def trust_file_changed(stage: Stage, folder: Path) -> Attempt:
 @fails_with(Stale)
 def trust_file_expired_on_arrival(stage: Stage, folder: Path) -> Attempt:
     """Freeze: an expired trust file is refused when it is read, too."""
-    past = trustedit.moment(stage.now - pki.DAY)
+    past = edit.moment(stage.now - pki.DAY)
     return _accepting(stage, folder, _trust_file(stage, expires=past).to_bytes())
 
 
@@ -203,7 +205,7 @@ def trust_file_with_a_weak_root(stage: Stage, folder: Path) -> Attempt:
 @fails_with(TooLarge)
 def signature_file_of_a_gigabyte(stage: Stage, folder: Path) -> Attempt:
     """A signature is read up to its cap, not into the last byte of memory."""
-    transport.save(stage.signed(), folder / "layout")
+    copy.save(stage.signed(), folder / "layout")
     path = folder / "layout" / blob_path(next(iter(stage.signed().referrers)).content.digest)
     path.chmod(0o644)
     with path.open("r+b") as file:
@@ -223,7 +225,7 @@ def signature_that_admits_a_gigabyte(stage: Stage, folder: Path) -> Attempt:
 @fails_with(TooLarge)
 def ten_thousand_signature_files(stage: Stage, folder: Path) -> Attempt:
     """Each would be parsed and checked; their number has a cap as well."""
-    transport.save(stage.signed(), folder / "layout")
+    copy.save(stage.signed(), folder / "layout")
     path = folder / "layout/index.json"
     index = json.loads(path.read_bytes())
     row = index["manifests"][1]

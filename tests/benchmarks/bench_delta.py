@@ -18,10 +18,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from packager import transport  # noqa: E402
-from packager.store import Store  # noqa: E402
-from tests import bundles  # noqa: E402
+from packager.store.store import Store  # noqa: E402
+from packager.transport import copy  # noqa: E402
 from tests.benchmarks import bench_transport as bench  # noqa: E402
+from tests.support import bundles  # noqa: E402
 
 MOST = 150.0  # MB of memory
 
@@ -48,7 +48,7 @@ def main() -> None:
             for version, changed in (("1.0.0", False), ("1.0.1", True)):
                 write(work / "weights", size, changed=changed)
                 made = bundles.make(store, {"model/weights-0001.bin": work / "weights"}, version=version)
-                transport.save(made, work / f"{version}.bundle.tar")
+                copy.save(made, work / f"{version}.bundle.tar")
             (work / "weights").unlink()
             store.release()
             shutil.rmtree(work / "store")

@@ -4,7 +4,7 @@
     python tests/benchmarks/bench_ending.py [--requests 100000] [--rounds 2]
 
 Prints the tables of `docs/measurements/serve.md`. Clients over HTTP and gRPC, on kept and on new connections, ask a
-service of two servers without a pause, and none asks twice (`tests/endings.py`). The first table repeats Kubernetes'
+service of two servers without a pause, and none asks twice (`tests/support/endings.py`). The first table repeats Kubernetes'
 sequence until so many requests were asked. Takes about ten minutes with the defaults on two shared cores.
 """
 
@@ -27,11 +27,11 @@ import bench_serve
 import numpy as np
 from packager.runtimes.onnxruntime.session import open_session
 
-from packager import serving
+from packager.deploy import server_files
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tests.endings import Ended, Load, Pod, Service, children, ended_behind_a_balancer, ended_by_a_cluster
+from tests.support.endings import Ended, Load, Pod, Service, children, ended_behind_a_balancer, ended_by_a_cluster
 
 KINDS = {"http, kept": 2, "http, kept, with pauses": 2, "http, new": 2, "grpc, kept": 1, "grpc, new": 1}
 
@@ -104,7 +104,7 @@ def rounds(count: int, way: Way) -> Iterator[Row]:
 
 def installed(app: Path) -> Path:
     """Write the server as an installation has it."""
-    for name, data in serving.program("onnxruntime").items():
+    for name, data in server_files.program("onnxruntime").items():
         (app / name).parent.mkdir(parents=True, exist_ok=True)
         (app / name).write_bytes(data)
     return app

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What huge pages do to a run: ONNX Runtime in a process of its own as it is, and with `packager.server.pages`.
+"""What huge pages do to a run: ONNX Runtime in a process of its own as it is, and with `packager.server.execution.huge_pages`.
 
     python tests/benchmarks/bench_huge_pages.py [--rounds 8] [--seconds 2] [--models encoder cnn]
 
@@ -24,7 +24,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "conformance"), str(Path(__file__).parent)
 from bench_peers import case  # noqa: E402
 from packager.runtimes.onnxruntime.session import open_session  # noqa: E402
 
-from packager.server import pages  # noqa: E402
+from packager.server.execution import huge_pages  # noqa: E402
 
 
 def measure(model: str, huge: bool, seconds: float) -> dict[str, float]:
@@ -34,7 +34,7 @@ def measure(model: str, huge: bool, seconds: float) -> dict[str, float]:
         session = open_session(made.model, threads=1)
         session.run(made.feeds)
         began = time.perf_counter()
-        moved = pages.gather() if huge else 0
+        moved = huge_pages.gather() if huge else 0
         took = time.perf_counter() - began
         times, end = [], time.perf_counter() + seconds
         while (began := time.perf_counter()) < end:

@@ -18,9 +18,9 @@ from pathlib import Path
 import onnx
 from onnx import TensorProto, helper
 
-from packager.bundle import Bundle, no_network, open_bundle
-from packager.install import Index, install
-from packager.store import Store
+from packager.bundle.bundle import Bundle, no_network, open_bundle
+from packager.deploy.install import Index, install
+from packager.store.store import Store
 
 OWN = 3
 

@@ -41,9 +41,9 @@ sys.path[:0] = [str(ROOT), str(ROOT / "conformance"), str(Path(__file__).parent)
 from bench_serve import write  # noqa: E402
 from http_load import load, paced, request  # noqa: E402
 
-from packager.packages import environments  # noqa: E402
+from packager.lock import environments  # noqa: E402
 from suite.adapter import Process  # noqa: E402
-from tests.environments import CACHE  # noqa: E402
+from tests.support.environments import CACHE  # noqa: E402
 
 CONNECTIONS = (1, 4, 16, 64)
 PAUSE, PACED = 0.02, 60  # low load: seconds between two questions, and how many of them

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from packager import canonical
-from packager.bundle import SBOM
+from packager.bundle.bundle import SBOM
 from packager.canonical import JSON
-from packager.policy import facts, policy, policytest
+from packager.policy import engine, facts, testing
 from packager.types import Blob, Tree
 
 RUNS = 15
@@ -34,7 +34,7 @@ def median(call: Callable[[], object]) -> float:
 def document() -> dict[str, JSON]:
     """Return the passing fixtures of all rules as one document, with 500 components and as many files."""
     found: dict[str, JSON] = {}
-    for case in policytest.load(Path(__file__).parents[1] / "policies"):
+    for case in testing.load(Path(__file__).parents[1] / "policies"):
         found |= {} if case.finds else case.facts
     row = {"version": "1.2.3", "licence": "MIT OR (Apache-2.0 AND BSD-3-Clause)", "words": None}
     found["components"] = [{"name": f"package-{number}", **row} for number in range(COMPONENTS)]
@@ -55,10 +55,10 @@ def gather(folder: Path) -> Callable[[], object]:
 
 def main() -> None:
     judged = document()
-    for name in policy.profiles():
-        profile = policy.profile(name, Path())
-        asked = median(lambda profile=profile: policy.judge(profile, judged, DAY))  # type: ignore[misc]
-        loaded = median(lambda name=name: policy.profile(name, Path()))  # type: ignore[misc]
+    for name in engine.profiles():
+        profile = engine.profile(name, Path())
+        asked = median(lambda profile=profile: engine.judge(profile, judged, DAY))  # type: ignore[misc]
+        loaded = median(lambda name=name: engine.profile(name, Path()))  # type: ignore[misc]
         rules = len(profile.rules)
         print(f"{name:10} {rules:2} rules  load {1000 * loaded:5.1f} ms  judge {1000 * asked:5.1f} ms  "
               f"{(loaded + asked) / BUDGET:.2f} of the budget of 200 ms")  # fmt: skip

@@ -27,13 +27,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from packager import transport  # noqa: E402
-from packager.sign import sign  # noqa: E402
-from packager.store import Store  # noqa: E402
+from packager.release.sign import sign  # noqa: E402
+from packager.store.store import Store  # noqa: E402
+from packager.transport import copy  # noqa: E402
 from packager.trust import keys  # noqa: E402
-from packager.verify import ALLOWED_SUFFIXES  # noqa: E402
-from tests import bundles, distribution, objectstore  # noqa: E402
-from tests.environments import python_with  # noqa: E402
+from packager.trust.verify import ALLOWED_SUFFIXES  # noqa: E402
+from tests.support import bundles, object_store, registry_server  # noqa: E402
+from tests.support.environments import python_with  # noqa: E402
 
 PARALLEL_SHA256 = """
 import sys, hashlib; from concurrent.futures import ThreadPoolExecutor
@@ -107,7 +107,7 @@ class Bench:
     work: Path
     data: Path
     peers: dict[str, Path]
-    registry: distribution.Registry | None
+    registry: registry_server.Registry | None
     measured: dict[str, list[Sample]] = field(default_factory=dict)
     number: int = 0
 
@@ -170,8 +170,8 @@ def prepare(work: Path, data: Path) -> None:
     store, key = Store(work / "store"), keys.generate("p256")
     keys.save(key, work / "k.pem", work / "k.pub", None)
     bundle = sign(bundles.make(store, {f"model/{path.name}": path for path in sorted(data.iterdir())}), key)
-    transport.update_referrers(bundle)
-    transport.save(bundle, work / "lay")
+    copy.update_referrers(bundle)
+    copy.save(bundle, work / "lay")
     store.release()
 
 
@@ -191,7 +191,7 @@ def main() -> None:
                 incompressible(size, work / "data")
             prepare(work, work / "data")
             with contextlib.ExitStack() as stack:
-                running = stack.enter_context(distribution.registry(program, work / "registry")) if program else None
+                running = stack.enter_context(registry_server.registry(program, work / "registry")) if program else None
                 bench = Bench(work, work / "data", tools, running)
                 for _ in range(rounds):
                     for part in wanted or PARTS:
@@ -268,7 +268,7 @@ def _oras(bench: Bench, host: str, out: Path) -> None:
         bench.time("pull: oras (Python), unchecked", [*command, "pull", out])
 
 
-def forget(registry: distribution.Registry) -> None:
+def forget(registry: registry_server.Registry) -> None:
     """Empty the registry: else it answers the next tool that it has the blobs."""
     registry.stop()
     shutil.rmtree(registry.folder / "data")
@@ -278,7 +278,7 @@ def forget(registry: distribution.Registry) -> None:
 def buckets(bench: Bench) -> None:
     """Push to and pull from an S3 server on loopback, which keeps everything in its memory and one core busy."""
     packager, out = [sys.executable, "-m", "packager"], bench.fresh("s3")
-    with objectstore.object_store(out / "server") as store:
+    with object_store.object_store(out / "server") as store:
         given = store.environment()
         bench.time("bucket: packager push s3://", [*packager, "push", "tiny:1.0.0", "s3://models/tiny"], **given)
         back = [*packager, "pull", "s3://models/tiny:1.0.0", "--store", out / "store"]

@@ -19,12 +19,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from packager.bundle import open_bundle
-from packager.trust import certificates, keys, trust, trustfile
-from packager.trust.trust import CertificateSigner, KeylessSigner, KeySigner, Trust
-from packager.verify import require_signature
-from tests import environments
-from tests.tampering import no_store
+from packager.bundle.bundle import open_bundle
+from packager.trust import certificates, file, keys, model
+from packager.trust.model import CertificateSigner, KeylessSigner, KeySigner, Trust
+from packager.trust.verify import require_signature
+from tests.support import environments
+from tests.support.tampering import no_store
 
 VECTORS = Path(__file__).parents[2] / "conformance" / "vectors" / "v1"
 RUNS = 30
@@ -44,8 +44,8 @@ def median(call: Callable[[], object], runs: int = RUNS, clock: Callable[[], flo
 def main() -> None:
     folder = max(VECTORS.iterdir())
     expected = json.loads((folder / "expected.json").read_text())
-    at, who = trust.time(expected["at"]), expected["identity"]
-    everyone = trustfile.accept(trustfile.parse((folder / "acme.trust").read_bytes(), "t"), None, at)
+    at, who = model.time(expected["at"]), expected["identity"]
+    everyone = file.accept(file.parse((folder / "acme.trust").read_bytes(), "t"), None, at)
     root = {"local": (folder / "trusted_root.json").read_bytes()}
     trusts = {
         "key": Trust((KeySigner("k", keys.load_public(folder / "release.pub")),)),

@@ -22,8 +22,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from tests import distribution  # noqa: E402
 from tests.benchmarks import bench_transport as bench  # noqa: E402
+from tests.support import registry_server  # noqa: E402
 
 SIZES = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # GB
 VERBS = {  # what is drawn: label of the measurement
@@ -48,7 +48,7 @@ def measure(size: float, rounds: int, where: Path) -> dict[str, bench.Sample]:
     program = shutil.which("docker-registry")
     if program is None:
         sys.exit("docker-registry is not installed")
-    with distribution.registry(program, work / "registry") as registry:
+    with registry_server.registry(program, work / "registry") as registry:
         one = bench.Bench(work, work / "data", {}, registry)
         for _ in range(rounds):
             round_of(one, registry)
@@ -61,7 +61,7 @@ def measure(size: float, rounds: int, where: Path) -> dict[str, bench.Sample]:
     return found
 
 
-def round_of(one: bench.Bench, registry: distribution.Registry) -> None:
+def round_of(one: bench.Bench, registry: registry_server.Registry) -> None:
     """Run everything once. Whatever was written goes at once: the disk need not hold two copies."""
     python, files, out = sys.executable, sorted(one.data.iterdir()), one.fresh("growth")
     packager = [python, "-m", "packager"]

@@ -22,7 +22,7 @@ import onnxruntime
 import tritonclient.http as triton
 import tritonclient.utils as triton_utils
 
-from packager.contract import Contract, Port
+from packager.contract.contract import Contract, Port
 
 _LENGTHS = (1, 2, 3, 4, 7, 8, 16, 32, 48, 64, 96, 100, 160, 224, 256, 320, 512, 576, 640, 1000, 1536, 4000)
 _PER_AXIS = 6  # lengths of one axis that are compared

@@ -18,11 +18,11 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from packager import contract as contracts
-from packager.bundle import CONTRACT, open_bundle
-from packager.bundle import no_network as nowhere
-from packager.install import Index, install
-from packager.store import Store
+from packager.bundle.bundle import CONTRACT, open_bundle
+from packager.bundle.bundle import no_network as nowhere
+from packager.contract import contract as contracts
+from packager.deploy.install import Index, install
+from packager.store.store import Store
 from tests.corpus import asked, files
 
 RESULTS = Path(__file__).parents[1] / "matrix" / "results" / "corpus.jsonl"

@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 
-from packager.store import Store
+from packager.store.store import Store
 from packager.types import Tree
-from tests import outputs
-from tests.tools import tool
+from tests.support import outputs
+from tests.support.tools import tool
 
 __all__ = ["Project", "make_model", "tool"]
 HERE = Path(__file__).parent

@@ -26,7 +26,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-from tests import tables
+from tests.support import tables
 
 NUMBERS = ["age", "income per year", "visits"]
 

@@ -22,14 +22,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from packager.bundle import Bundle
-from packager.knobs import Wish
-from packager.store import Store
-from tests.deployments import carrier, rendered, values
+from packager.bundle.bundle import Bundle
+from packager.knobs.knobs import Wish
+from packager.store.store import Store
 from tests.e2e.conftest import tool
 from tests.e2e.test_rendered import judged
 from tests.e2e.test_server import Server, app, models, running  # noqa: F401 - fixtures
-from tests.endings import children
+from tests.support.deployments import carrier, rendered, values
+from tests.support.endings import children
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("alerts")]  # promtool, as in test_rendered
 MINUTES = 240

@@ -17,8 +17,8 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from tests import bentos_served
 from tests.e2e.conftest import Project
+from tests.support import bentos_served
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("bentoml")]
 

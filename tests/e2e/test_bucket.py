@@ -14,21 +14,22 @@ from pathlib import Path
 
 import pytest
 
-from packager import canonical, transport
-from packager.bucket import reference
-from packager.bucket.folder import Folder
-from packager.bucket.medium import bucket, open_reference
-from packager.bundle import Bundle, open_bundle, read
+from packager import canonical
+from packager.bundle.bundle import Bundle, open_bundle, read
 from packager.errors import IntegrityError, MissingToolError, SourceError, UsageError
-from packager.sign import sign
-from packager.store import Store
+from packager.release.sign import sign
+from packager.store.store import Store
+from packager.transport import copy
+from packager.transport.bucket import reference
+from packager.transport.bucket.folder import Folder
+from packager.transport.bucket.medium import bucket, open_reference
 from packager.trust import keys
-from packager.verify import verify
-from tests import bundles
+from packager.trust.verify import verify
 from tests.conftest import Run
-from tests.distribution import Proxy
 from tests.e2e.conftest import tool
-from tests.objectstore import ObjectStore, object_store
+from tests.support import bundles
+from tests.support.object_store import ObjectStore, object_store
+from tests.support.registry_server import Proxy
 
 pytestmark = pytest.mark.xdist_group("bucket")
 KEY, SECOND = keys.generate("p256"), keys.generate("p256")
@@ -50,7 +51,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 @pytest.fixture
 def file(bundle: Bundle, tmp_path: Path) -> Path:
-    transport.save(bundle, tmp_path / "tiny.bundle.tar")
+    copy.save(bundle, tmp_path / "tiny.bundle.tar")
     keys.save(KEY, tmp_path / "release.pem", tmp_path / "release.pub", None)
     keys.save(SECOND, tmp_path / "second.pem", tmp_path / "second.pub", None)
     return tmp_path / "tiny.bundle.tar"
@@ -73,7 +74,7 @@ def env(s3: ObjectStore) -> dict[str, str]:
 
 
 def push(bundle: Bundle, name: str, **more: object) -> int:
-    return transport.copy(bundle, bucket(reference.parse(name), **more), jobs=4)  # type: ignore[arg-type]
+    return copy.copy(bundle, bucket(reference.parse(name), **more), jobs=4)  # type: ignore[arg-type]
 
 
 def opened(name: str) -> Bundle:
@@ -94,8 +95,8 @@ def test_what_is_pushed_is_an_oci_layout_and_comes_back_byte_for_byte(
     there = opened(f"{place}/tiny:1.0.0")
     assert there.index() == bundle.index()
     assert verify(there, [KEY.public]).ok
-    transport.save(there, tmp_path / "back.bundle.tar")
-    transport.save(bundle, tmp_path / "sent.bundle.tar")
+    copy.save(there, tmp_path / "back.bundle.tar")
+    copy.save(bundle, tmp_path / "sent.bundle.tar")
     assert (tmp_path / "back.bundle.tar").read_bytes() == (tmp_path / "sent.bundle.tar").read_bytes()
     blobs = {f"blobs/sha256/{d[7:]}" for d in [*bundle.records, *(b.digest for _, b in bundle.tree)]}
     assert objects(place).keys() == blobs | {"index.json", "oci-layout"}, "nothing else, no leftovers"
@@ -136,7 +137,7 @@ def test_signatures_gather_whoever_pushes(place: str, bundle: Bundle) -> None:
 def test_many_signers_at_once_lose_no_signature(place: str, bundle: Bundle) -> None:
     push(bundle, f"{place}/tiny")
     signers = [keys.generate("p256") for _ in range(3)]
-    threads = [threading.Thread(target=lambda k=key: transport.update_referrers(sign(opened(f"{place}/tiny:1.0.0"), k)))
+    threads = [threading.Thread(target=lambda k=key: copy.update_referrers(sign(opened(f"{place}/tiny:1.0.0"), k)))
                for key in signers]  # fmt: skip
     for thread in threads:
         thread.start()
@@ -188,7 +189,7 @@ def test_any_damage_is_refused(place: str, bundle: Bundle, tmp_path: Path) -> No
                 verdict = verify(there, [KEY.public])
                 if verdict.failure:
                     raise verdict.failure
-                transport.save(there, tmp_path / "x.bundle.tar")
+                copy.save(there, tmp_path / "x.bundle.tar")
             folder.put(name, good)
     assert verify(opened(f"{place}/tiny:1.0.0"), [KEY.public]).ok
 

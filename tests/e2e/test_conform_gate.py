@@ -12,7 +12,7 @@ from pathlib import Path
 import onnxruntime
 import pytest
 
-from packager.trust import keys, trustedit, trustfile
+from packager.trust import edit, file, keys
 from tests.e2e.conftest import Project
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("cnn")]
@@ -40,10 +40,10 @@ def test_a_site_proves_and_a_gate_asks(built: Project, tmp_path: Path) -> None:
         site.run("keygen", name)
         shutil.copy(site.folder / f"{name}.pub", vendor.folder)
     vendor.run("keygen", "gate")
-    content = trustedit.new("acme", [root.public], 1, dt.datetime.now(dt.UTC) + dt.timedelta(days=9))
+    content = edit.new("acme", [root.public], 1, dt.datetime.now(dt.UTC) + dt.timedelta(days=9))
     for name in ("release", "site", "gate"):
-        content = trustedit.with_signer(content, name, {"key": (vendor.folder / f"{name}.pub").read_text()})
-    (vendor.folder / "acme.trust").write_bytes(trustfile.write(content, [root]).to_bytes())
+        content = edit.with_signer(content, name, {"key": (vendor.folder / f"{name}.pub").read_text()})
+    (vendor.folder / "acme.trust").write_bytes(file.write(content, [root]).to_bytes())
     (vendor.folder / "proven.yaml").write_text(RULES)
     asked = (
         "policy",

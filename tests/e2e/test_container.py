@@ -15,9 +15,9 @@ import onnxruntime
 import pytest
 import yaml
 
-from tests.containers import Engine, inside
 from tests.e2e.conftest import Project
 from tests.e2e.test_airgap import root_filesystem
+from tests.support.containers import Engine, inside
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("containers")]
 __all__ = ["root_filesystem"]  # a fixture

@@ -11,9 +11,9 @@ import jsonschema
 import pytest
 from onnx import TensorProto, helper
 
-from packager import contract
-from tests import contracts, graphs
+from packager.contract import contract
 from tests.e2e.conftest import Project
+from tests.support import contracts, graphs
 
 LOOSE = "tolerance: {default: {atol: 1.0e-3, rtol: 1.0e-2}}\n"
 

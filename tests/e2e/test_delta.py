@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from packager import transport
-from packager.sign import sign
-from packager.store import Store
+from packager.release.sign import sign
+from packager.store.store import Store
+from packager.transport import copy
 from packager.trust import keys
-from tests import bundles
 from tests.conftest import Run
+from tests.support import bundles
 
 SHARD = 16 << 20  # as the export step cuts
 
@@ -57,7 +57,7 @@ def test_a_fine_tuned_last_layer_ships_under_five_percent(
     keys.save(key, tmp_path / "k.pem", tmp_path / "k.pub", None)
     for version, content in (("1.0.0", weights), ("1.0.1", trained_further(weights, names, random.Random(1)))):
         bundle = sign(bundles.make(store, files(content), version=version), key)
-        transport.save(bundle, tmp_path / f"{version}.bundle.tar")
+        copy.save(bundle, tmp_path / f"{version}.bundle.tar")
     told = json.loads(
         packager("delta", "1.0.0.bundle.tar", "1.0.1.bundle.tar", "-o", "d.bundle-delta.tar", "--json").stdout
     )

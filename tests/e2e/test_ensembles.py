@@ -18,10 +18,10 @@ import tritonclient.grpc as grpc
 import tritonclient.http as http
 from tritonclient.utils import InferenceServerException
 
-from tests import chains
 from tests.e2e.conftest import Project
-from tests.objectstore import ObjectStore, object_store
-from tests.tritonservers import Server, tritonserver
+from tests.support import chains
+from tests.support.object_store import ObjectStore, object_store
+from tests.support.triton_servers import Server, tritonserver
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("triton")]
 LOADED = ("--load-model", "support", "--load-model", "answer")

@@ -23,12 +23,12 @@ import onnxruntime
 import pytest
 from packager.runtimes.triton.conform import deviations
 
-from tests import bentos_served, units
-from tests.containers import Engine, inside
 from tests.e2e.conftest import Project
 from tests.e2e.test_airgap import root_filesystem
 from tests.e2e.test_systemd import host
-from tests.tritonservers import free_ports, tritonserver
+from tests.support import bentos_served, systemd_units
+from tests.support.containers import Engine, inside
+from tests.support.triton_servers import free_ports, tritonserver
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("everywhere")]
 __all__ = ["host", "root_filesystem"]  # fixtures
@@ -147,7 +147,7 @@ def container(project: Project, tmp_path: Path, root: Path) -> Iterator[Place]:
 @contextlib.contextmanager
 def unit(project: Project, tmp_path: Path, host) -> Iterator[Place]:
     root, folder, binds = host
-    with units.service(folder, "cnn", root, binds, tmp_path, watchdog=30) as manager:
+    with systemd_units.service(folder, "cnn", root, binds, tmp_path, watchdog=30) as manager:
         assert "READY=1" in manager.notices(120, until="READY=1"), manager.log.read_text()
         yield Place(f"http://{manager.address}")
 

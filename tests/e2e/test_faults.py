@@ -20,16 +20,17 @@ from pathlib import Path
 
 import pytest
 
-from packager import cache, transport
-from packager.bundle import Bundle, open_bundle
-from packager.sign import sign
-from packager.store import Store
+from packager.bundle.bundle import Bundle, open_bundle
+from packager.release.sign import sign
+from packager.store import collector
+from packager.store.store import Store
+from packager.transport import copy
 from packager.trust import keys
-from packager.verify import verify
-from tests import bundles, distribution
-from tests.distribution import Proxy, Registry
+from packager.trust.verify import verify
 from tests.e2e.conftest import tool
-from tests.objectstore import ObjectStore, object_store
+from tests.support import bundles, registry_server
+from tests.support.object_store import ObjectStore, object_store
+from tests.support.registry_server import Proxy, Registry
 
 pytestmark = pytest.mark.xdist_group("faults")
 SEED = int(os.environ.get("FAULT_SEED", random.SystemRandom().randrange(1 << 32)))
@@ -91,7 +92,7 @@ class World:
         """Assert that the store holds no wrong byte and no bundle that lacks one."""
         store = Store(self.store_root)
         store.sweep()
-        condition = cache.check(store)
+        condition = collector.check(store)
         assert not condition.damaged
         assert not condition.incomplete
         assert not list((store.root / "tmp").iterdir())
@@ -131,9 +132,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     files = {f"model/weights-{n:04}.bin": chance.randbytes(2 << 20) for n in range(1, 5)}
     files["model/weights-0009.bin"] = chance.randbytes((40 << 20) + 17)  # larger than one piece of an upload
     bundle = sign(bundles.make(Store(root / "store"), files), KEY)
-    transport.save(bundle, root / "b.bundle.tar")
+    copy.save(bundle, root / "b.bundle.tar")
     keys.save(KEY, root / "k.pem", root / "k.pub", None)
-    running = distribution.registry(tool("docker-registry"), root / "registry")
+    running = registry_server.registry(tool("docker-registry"), root / "registry")
     with running as registry, object_store(root / "objects") as store:
         proxy, store_proxy = Proxy(registry.port), Proxy(store.port)
         original = (root / "b.bundle.tar").read_bytes()
@@ -329,7 +330,7 @@ def jumping_clock(world: World) -> None:
     for path in world.store_root.rglob("*"):
         when = world.chance.choice([0, 4_000_000_000])
         os.utime(path, (when, when))
-    cache.size(world.sound())
+    collector.size(world.sound())
     finishes_a_pull_sending_only_the_rest(world)
     clock.write_text(f"{jump}\n")
     assert world.run("import", world.bundle.digest, "--key", world.root / "k.pub", **faked) == 0
@@ -427,7 +428,7 @@ def flipped_bit_from_store(world: World) -> None:
 def two_writers_to_store(world: World) -> None:
     """Two bundles want to be the same version: one of them is it, whole, whoever comes first."""
     other = bundles.make(Store(world.folder / "other"), {"model/weights-0001.bin": world.chance.randbytes(3 << 20)})
-    transport.save(other, world.folder / "other.bundle.tar")
+    copy.save(other, world.folder / "other.bundle.tar")
     files = [world.root / "b.bundle.tar", world.folder / "other.bundle.tar"]
     pushes = [world.spawn("push", file, world.address) for file in files]
     codes = []

@@ -13,7 +13,7 @@ import pytest
 from packager.cli.console import Console
 from packager.errors import StepError
 from tests.e2e.conftest import Project
-from tests.unit.test_hints import PAIR, TOKENS, network, parsed
+from tests.unit.recipe.test_hints import PAIR, TOKENS, network, parsed
 
 RECIPE = """# a net
 nmae: net   # what it is called

@@ -11,10 +11,10 @@ import onnx
 import pytest
 from onnx import helper
 
-from packager.packages import platforms
-from tests import package_index
+from packager.formats import platforms
 from tests.e2e.conftest import Project
-from tests.package_index import PASSWORD, TOKEN, PackageIndex
+from tests.support import package_index
+from tests.support.package_index import PASSWORD, TOKEN, PackageIndex
 
 HERE = platforms.here()
 RECIPE = f"name: net\nversion: 1.0.0\nsource: ./model.onnx\nplatforms: [{HERE}]\n"

@@ -21,9 +21,9 @@ import numpy as np
 import pytest
 import tritonclient.http as triton
 
-from tests import distribution, objectstore
 from tests.e2e.conftest import Project, tool
-from tests.tools import offline
+from tests.support import object_store, registry_server
+from tests.support.tools import offline
 
 pytestmark = pytest.mark.xdist_group("cnn")
 
@@ -190,7 +190,7 @@ def test_installing_again_changes_nothing(built: Project, site: Path, wheelhouse
 
 
 def test_installing_straight_from_a_registry(built: Project, wheelhouse: Path, tmp_path: Path) -> None:
-    with distribution.registry(tool("docker-registry"), tmp_path / "registry") as registry:
+    with registry_server.registry(tool("docker-registry"), tmp_path / "registry") as registry:
         name = f"oci://{registry.host}/team/cnn"
         built.run("push", "cnn.bundle.tar", name)
         install_and_verify(built, f"{name}:1.2.3", tmp_path / "site", wheelhouse)
@@ -198,7 +198,7 @@ def test_installing_straight_from_a_registry(built: Project, wheelhouse: Path, t
 
 @pytest.mark.slow
 def test_installing_straight_from_a_bucket(built: Project, wheelhouse: Path, tmp_path: Path) -> None:
-    with objectstore.object_store(tmp_path / "store") as store:
+    with object_store.object_store(tmp_path / "store") as store:
         built.run("push", "cnn.bundle.tar", "s3://models/team/cnn", **store.environment())
         install_and_verify(built, "s3://models/team/cnn:1.2.3", tmp_path / "site", wheelhouse, **store.environment())
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import Project
-from tests.tritonservers import free_ports
+from tests.support.triton_servers import free_ports
 
 pytestmark = pytest.mark.xdist_group("cnn")
 

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from packager.bundle import open_bundle
+from packager.bundle.bundle import open_bundle
 from packager.formats import slsa
-from packager.sign import drafts
-from packager.store import Store
+from packager.release.sign import drafts
+from packager.store.store import Store
 from tests.e2e.conftest import Project, tool
-from tests.environments import other_python, python_with, run
+from tests.support.environments import other_python, python_with, run
 
 OLD_SKLEARN = ("scikit-learn==1.5.2", "skops==0.13.0", "numpy==2.2.6", "pandas==2.3.3")
 TRAIN = """

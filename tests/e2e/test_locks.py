@@ -19,9 +19,9 @@ from pathlib import Path
 
 import pytest
 
-from packager.packages import platforms
+from packager.formats import platforms
 from tests.e2e.conftest import CNN_RECIPE, Project, tool
-from tests.tools import offline
+from tests.support.tools import offline
 
 pytestmark = pytest.mark.xdist_group("cnn")
 HERE = platforms.here()

@@ -14,7 +14,7 @@ import onnx
 import onnx.helper as h
 
 from tests.e2e.conftest import Project
-from tests.registries import client_of
+from tests.support.mlflow_registries import client_of
 
 
 def log(tracking: str, operator: str, folder: Path) -> None:

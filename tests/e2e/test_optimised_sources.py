@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from packager.graphs import saturation
+from packager.graph import saturation
 from tests.e2e.conftest import Project
 
 RECIPE = """name: quantised

@@ -18,9 +18,10 @@ import pytest
 from packager.runtimes.onnxruntime import probe
 from packager.runtimes.openvino import probe as openvino
 
-from packager.compatibility import compatibility, knowledge, probing
-from packager.packages import environments
-from tests import graphs
+from packager.conform import probing
+from packager.contract import judge, knowledge
+from packager.lock import environments
+from tests.support import graphs
 
 pytestmark = pytest.mark.slow
 VERSIONS = ("1.15.1", "1.16.3", "1.17.3", "1.18.1", "1.20.1", "1.23.2", "1.31.1", "1.32.0")
@@ -45,7 +46,7 @@ class Confusion:
     def add(self, runtime: str, version: str, said: Iterable[str]) -> None:
         """Count a version, which said this of each graph, in their order."""
         for (name, needed), word in zip(self.needs.items(), said, strict=True):
-            outcome = compatibility.judge(needed, runtime, version).outcome
+            outcome = judge.judge(needed, runtime, version).outcome
             self.counts[outcome, word == "ok"] += 1
             if outcome != "unknown" and (outcome == "ok") != (word == "ok"):
                 self.wrong.append((version, name, outcome, word))
@@ -99,7 +100,7 @@ def test_a_fix_is_a_fix() -> None:
     """What compat says would help is done, and helps."""
     for opset, version in ((19, "1.15.1"), (22, "1.23.2")):
         make = graphs.shapes if opset == 19 else (lambda n: graphs.single("LpNormalization", n))
-        answer = compatibility.judge(graphs.facts(make(opset).graph), "onnxruntime", version)
+        answer = judge.judge(graphs.facts(make(opset).graph), "onnxruntime", version)
         (wanted,) = {reason.opset for reason in answer.reasons}
         assert wanted is not None
         before, after = probe.trials(environment(version), [make(opset), make(wanted)])

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests import graphs
 from tests.e2e.conftest import Project
+from tests.support import graphs
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("matrix")]
 CACHE = Path.home() / ".cache" / "packager-tests"

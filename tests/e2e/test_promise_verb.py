@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from packager import promises
-from packager.bundle import CONTRACT, open_bundle
+from packager.bundle.bundle import CONTRACT, open_bundle
 from packager.errors import IntegrityError, UsageError
 from packager.formats import intoto
 from packager.formats.intoto import Statement
+from packager.release import promises
 from packager.trust.evidence import Evidence
-from packager.verifiers import Attested
+from packager.trust.verifiers import Attested
 from tests.e2e.conftest import Project
 
 

@@ -13,14 +13,14 @@ from typing import Any
 
 import pytest
 
-from packager.bundle import Bundle, open_bundle
+from packager.bundle.bundle import Bundle, open_bundle
 from packager.canonical import dump
 from packager.formats import dsse, intoto, slsa, vsa
-from packager.sign import drafts
-from packager.store import Store
-from packager.trust import keys, trustedit, trustfile
-from tests import bundles, environments
+from packager.release.sign import drafts
+from packager.store.store import Store
+from packager.trust import edit, file, keys
 from tests.e2e.conftest import Project
+from tests.support import bundles, environments
 
 pytestmark = pytest.mark.xdist_group("cnn")
 PROMOTE = ("--profile", "release", "--trust", "gate.trust", "--key", "gate.pem")
@@ -45,11 +45,11 @@ def gate(built: Project, tmp_path: Path) -> Project:
     root, own = keys.generate("p256"), keys.generate("p256")
     for name, key in (("root", root), ("gate", own)):
         keys.save(key, made.folder / f"{name}.pem", made.folder / f"{name}.pub", None)
-    content = trustedit.new("acme", [root.public], 1, dt.datetime.now(dt.UTC) + dt.timedelta(days=9))
+    content = edit.new("acme", [root.public], 1, dt.datetime.now(dt.UTC) + dt.timedelta(days=9))
     for name in ("release", "gate"):
-        content = trustedit.with_signer(content, name, {"key": (made.folder / f"{name}.pub").read_text()})
+        content = edit.with_signer(content, name, {"key": (made.folder / f"{name}.pub").read_text()})
     for name in ("gate", "site"):
-        (made.folder / f"{name}.trust").write_bytes(trustfile.write(content, [root]).to_bytes())
+        (made.folder / f"{name}.trust").write_bytes(file.write(content, [root]).to_bytes())
     return made
 
 

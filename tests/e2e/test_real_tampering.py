@@ -11,7 +11,7 @@ import pytest
 
 from packager.trust.keys import load_public
 from tests.e2e.conftest import Project
-from tests.tampering import CHANGES, check_change, check_flips, files_of, flip
+from tests.support.tampering import CHANGES, check_change, check_flips, files_of, flip
 
 pytestmark = pytest.mark.xdist_group("cnn")
 

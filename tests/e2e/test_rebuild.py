@@ -17,16 +17,17 @@ from typing import Any
 import pytest
 from onnx import ModelProto
 
-from packager import rebuild, transport
-from packager.bundle import CONTRACT, RECORD, Bundle, open_bundle
+from packager.bundle.bundle import CONTRACT, RECORD, Bundle, open_bundle
 from packager.canonical import dump
-from packager.formats import intoto, outputs, slsa
+from packager.formats import intoto, reference_outputs, slsa
 from packager.policy import facts
-from packager.sign import attest, drafts, sign
-from packager.store import Store
+from packager.release import rebuild
+from packager.release.sign import attest, drafts, sign
+from packager.store.store import Store
+from packager.transport import copy
 from packager.trust import keys
-from tests import bundles, distribution, environments
 from tests.e2e.conftest import CNN_RECIPE, Project, tool
+from tests.support import bundles, environments, registry_server
 
 pytestmark = pytest.mark.xdist_group("cnn")
 EXAMPLES = Path(__file__).resolve().parents[2] / "docs" / "examples"
@@ -72,7 +73,7 @@ def test_what_cannot_be_rebuilt_says_why(built: Project, tmp_path: Path) -> None
     keys.save(stranger, tmp_path / "s.pem", tmp_path / "s.pub", None)
     assert "no trusted key" in site.run("rebuild", "cnn.bundle.tar", "--key", tmp_path / "s.pub", code=1).stderr
     bare = sign(bundles.make(Store(tmp_path / "bare")), stranger)
-    transport.save(bare, site.folder / "bare.tar")
+    copy.save(bare, site.folder / "bare.tar")
     assert "how this bundle was made" in site.run("rebuild", "bare.tar", "--key", tmp_path / "s.pub", code=1).stderr
 
 
@@ -110,7 +111,7 @@ def test_a_bundle_that_does_not_follow_from_its_provenance_is_told_apart(built: 
     site = elsewhere(built, tmp_path / "site")
     signer = keys.generate("p256")
     keys.save(signer, site.folder / "evil.pem", site.folder / "evil.pub", None)
-    transport.save(tampered(built, tmp_path, signer), site.folder / "evil.tar")
+    copy.save(tampered(built, tmp_path, signer), site.folder / "evil.tar")
     source = built.folder / "model" / "model.pt2"
     answer = site.run(
         "rebuild", "evil.tar", "--key", "evil.pub", "--source", source, "--json", "-o", "true.tar", code=1
@@ -159,13 +160,13 @@ def test_it_is_complete(built: Project) -> None:
     steps = {row["name"] for row in made["runDetails"]["byproducts"] if row["name"].startswith("step ")}
     assert steps >= {"step export", "step measure"}
     assert set(drafts(stored(built))) == {
-        slsa.PREDICATE, outputs.PREDICATE, "https://cyclonedx.org/bom", facts.SCAN,
+        slsa.PREDICATE, reference_outputs.PREDICATE, "https://cyclonedx.org/bom", facts.SCAN,
     }  # fmt: skip
 
 
 def test_reference_outputs_are_stated_for_the_inputs_in_the_bundle(built: Project) -> None:
     bundle = stored(built)
-    stated = drafts(bundle)[outputs.PREDICATE]
+    stated = drafts(bundle)[reference_outputs.PREDICATE]
     inside = {path: blob.digest.removeprefix("sha256:") for path, blob in bundle.tree if path.startswith("vectors/")}
     assert {row["name"]: row["digest"]["sha256"] for row in stated["inputs"]} == inside
     (file, *_) = stated["outputs"]
@@ -203,7 +204,7 @@ def test_in_totos_own_schema_accepts_it(built: Project, tmp_path: Path) -> None:
 
 def published(made: Project, site: Project, name: str, *options: str | Path, **variables: str) -> str:
     """Push a signed file to a registry, rebuild it from there with nothing on disk; return the digest that came out."""
-    with distribution.registry(tool("docker-registry"), made.folder / "registry") as running:
+    with registry_server.registry(tool("docker-registry"), made.folder / "registry") as running:
         address = f"oci://{running.host}/models/{name}:published"
         made.run("push", f"{name}.bundle.tar", address)
         (site.folder / f"{name}.bundle.tar").unlink()

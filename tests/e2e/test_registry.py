@@ -15,20 +15,21 @@ from pathlib import Path
 
 import pytest
 
-from packager import canonical, transport
+from packager import canonical
 from packager.files import unwatched
 from packager.formats import modelpack, oci
-from packager.registry import reference, upload
-from packager.registry.repository import Repository
-from packager.registry.wire import Settings
-from packager.sign import sign
-from packager.store import Store
+from packager.release.sign import sign
+from packager.store.store import Store
+from packager.transport import copy
+from packager.transport.registry import reference, upload
+from packager.transport.registry.repository import Repository
+from packager.transport.registry.wire import Settings
 from packager.trust import keys
 from packager.types import Blob
-from tests import bundles, distribution
 from tests.conftest import Run
-from tests.distribution import Registry
 from tests.e2e.conftest import tool
+from tests.support import bundles, registry_server
+from tests.support.registry_server import Registry
 
 pytestmark = pytest.mark.xdist_group("registry")
 
@@ -40,13 +41,13 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     key = keys.generate("p256")
     keys.save(key, root / "release.pem", root / "release.pub", None)
     files = {f"model/weights-{n:04}.bin": os.urandom(3 << 20) for n in range(1, 4)}
-    transport.save(sign(bundles.make(Store(root / "store"), files), key), root / "tiny.bundle.tar")
+    copy.save(sign(bundles.make(Store(root / "store"), files), key), root / "tiny.bundle.tar")
     return root / "tiny.bundle.tar"
 
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
-    with distribution.registry(tool("docker-registry"), tmp_path_factory.mktemp("plain") / "r") as running:
+    with registry_server.registry(tool("docker-registry"), tmp_path_factory.mktemp("plain") / "r") as running:
         yield running
 
 
@@ -136,7 +137,7 @@ def test_errors_have_their_exit_code_and_a_hint(packager: Run, bundle: Path, pla
     assert "has no" in packager("verify", f"{name}:1", "--key", bundle.with_name("release.pub"), code=3).stderr
     assert "malformed" in packager("inspect", f"oci://{plain.host}/UPPER:1", code=2).stderr
     packager("push", bundle, f"{name}:1")
-    nowhere = f"oci://127.0.0.1:{distribution.free_port()}/x:1"
+    nowhere = f"oci://127.0.0.1:{registry_server.free_port()}/x:1"
     done = packager("inspect", nowhere, code=3)
     assert "hint:" in done.stderr
     assert "Traceback" not in done.stderr
@@ -170,7 +171,7 @@ def test_tls_with_an_authority_of_ones_own_and_a_password(
     packager: Run, bundle: Path, authority: Path, tmp_path: Path
 ) -> None:
     more = f"  tls: {{certificate: {authority / 'server.pem'}, key: {authority / 'server.key'}}}\n"
-    with distribution.registry(tool("docker-registry"), tmp_path / "r", more + htpasswd(tmp_path)) as running:
+    with registry_server.registry(tool("docker-registry"), tmp_path / "r", more + htpasswd(tmp_path)) as running:
         name = f"oci://{running.host}/team/tiny"
         untrusted = packager("push", bundle, name, code=3)
         assert "--registry-ca" in untrusted.stderr

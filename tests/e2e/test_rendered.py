@@ -16,13 +16,13 @@ import pytest
 import yaml
 
 from packager.files import staging
-from packager.knobs import Wish
-from packager.packages import environments
-from packager.server.metrics import Metrics
-from packager.store import Store
-from tests.deployments import DIGEST, carrier, rendered
+from packager.knobs.knobs import Wish
+from packager.lock import environments
+from packager.server.telemetry.metrics import Metrics
+from packager.store.store import Store
 from tests.e2e.conftest import tool
-from tests.environments import CACHE
+from tests.support.deployments import DIGEST, carrier, rendered
+from tests.support.environments import CACHE
 
 pytestmark = pytest.mark.slow
 SLO = {"p50_ms": 1.0, "p99_ms": 5.0, "at_rps": 200.0, "memory": 5e8, "cold_start_s": 9.0}

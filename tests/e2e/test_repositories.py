@@ -14,23 +14,26 @@ from typing import Any
 
 import pytest
 
-from packager import canonical, knobs, knobsets, transport
-from packager.bucket.repository import open_repository
-from packager.bundle import Bundle
+from packager import canonical
+from packager.bundle.bundle import Bundle
+from packager.bundle.knobs import knob_schema
+from packager.deploy.triton import render as triton
+from packager.deploy.triton.bucket import open_repository
+from packager.deploy.triton.pipeline import parse
+from packager.deploy.triton.repository import Directory, Repository
 from packager.errors import PackagerError, SourceError, UsageError, WrongContent
-from packager.knobs import Wish
-from packager.sign import sign
-from packager.store import Store
-from packager.triton import triton
-from packager.triton.pipeline import parse
-from packager.triton.repository import Directory, Repository
+from packager.knobs import knobs
+from packager.knobs.knobs import Wish
+from packager.release.sign import sign
+from packager.store.store import Store
+from packager.transport import copy
 from packager.trust import keys
-from tests import bundles
 from tests.conftest import Run
-from tests.distribution import Proxy
-from tests.objectstore import ObjectStore, object_store
-from tests.repositories import DIGITS, PREPARE, SUPPORT, make
-from tests.unit.test_render import files
+from tests.support import bundles
+from tests.support.model_repositories import DIGITS, PREPARE, SUPPORT, make
+from tests.support.object_store import ObjectStore, object_store
+from tests.support.registry_server import Proxy
+from tests.unit.deploy.test_render import files
 
 pytestmark = pytest.mark.xdist_group("bucket")
 BIG = os.urandom((11 << 20) + 3)
@@ -62,7 +65,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 def render(bundle: Bundle, repository: Repository, rows: int = 8, site: str = "") -> triton.Model:
-    values = knobs.resolve(knobsets.schema_of(bundle), bundle.digest, [Wish("batch.max", str(rows), "--set")])
+    values = knobs.resolve(knob_schema(bundle), bundle.digest, [Wish("batch.max", str(rows), "--set")])
     return triton.render_triton(bundle, values, repository, "python", {site: values} if site else {})
 
 
@@ -152,7 +155,7 @@ def test_a_killed_writer_leaves_what_served_and_is_carried_on(
     """Killed after more and more bytes: the version before serves with all its files, then the same command ends well."""
     key = keys.generate("p256")
     keys.save(key, tmp_path / "release.pem", tmp_path / "release.pub", None)
-    transport.save(sign(bundle, key), tmp_path / "big.bundle.tar")
+    copy.save(sign(bundle, key), tmp_path / "big.bundle.tar")
     place = open_repository(address)
     assert render(bundle, place, 4).number == 1
     before = content(place)
@@ -220,7 +223,7 @@ def test_the_command_line_says_what_is_wrong(
 ) -> None:
     key, env = keys.generate("p256"), s3.environment()
     keys.save(key, tmp_path / "release.pem", tmp_path / "release.pub", None)
-    transport.save(sign(bundle, key), tmp_path / "tiny.bundle.tar")
+    copy.save(sign(bundle, key), tmp_path / "tiny.bundle.tar")
     (tmp_path / "support.yaml").write_text(SUPPORT)
     trusted: Callable[..., Any] = lambda *words, **more: packager("render", *words, "--key", "release.pub", **more)  # noqa: E731
     assert "no such bucket" in trusted("triton", "tiny.bundle.tar", "s3://nowhere/models", code=3, **env).stderr

@@ -20,16 +20,16 @@ from typing import Any
 
 import pytest
 
-from packager import transport
 from packager.canonical import dump, sha256
 from packager.formats import oci
-from packager.sign import sign
-from packager.store import Store
-from packager.trust import keys, trustedit, trustfile
-from tests import bundles, distribution
+from packager.release.sign import sign
+from packager.store.store import Store
+from packager.transport import copy
+from packager.trust import edit, file, keys
 from tests.conftest import Run
-from tests.distribution import Registry
 from tests.e2e.conftest import tool
+from tests.support import bundles, registry_server
+from tests.support.registry_server import Registry
 
 pytestmark = pytest.mark.xdist_group("registry")
 INDEX = "application/vnd.oci.image.index.v1+json"
@@ -87,7 +87,7 @@ class Stage:
 
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
-    with distribution.registry(tool("docker-registry"), tmp_path_factory.mktemp("registry") / "r") as running:
+    with registry_server.registry(tool("docker-registry"), tmp_path_factory.mktemp("registry") / "r") as running:
         yield running
 
 
@@ -98,15 +98,15 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     made, pair = Store(folder / "made"), {name: keys.generate("p256") for name in ("root", "release", "gate")}
     for name, key in pair.items():
         keys.save(key, folder / f"{name}.pem", folder / f"{name}.pub", None)
-    content = trustedit.new("acme", [pair["root"].public], 1, dt.datetime.now(dt.UTC) + dt.timedelta(days=9))
+    content = edit.new("acme", [pair["root"].public], 1, dt.datetime.now(dt.UTC) + dt.timedelta(days=9))
     for name in ("release", "gate"):
-        content = trustedit.with_signer(content, name, {"key": pair[name].public.pem.decode()})
+        content = edit.with_signer(content, name, {"key": pair[name].public.pem.decode()})
     for name in ("gate", "site"):
-        (folder / f"{name}.trust").write_bytes(trustfile.write(content, [pair["root"]]).to_bytes())
+        (folder / f"{name}.trust").write_bytes(file.write(content, [pair["root"]]).to_bytes())
     (folder / "gate.yaml").write_text("rules: [signature]")
     for version in ("1.0.0", "1.0.1"):
         bundle = bundles.make(made, {"model/model.onnx": version.encode()}, version=version)
-        transport.save(sign(bundle, pair["release"]), folder / f"{version}.tar")
+        copy.save(sign(bundle, pair["release"]), folder / f"{version}.tar")
     ours = ("trust", "add", "site.trust", "--require-stage", "production", "--by", "gate", "--root-key", "root.pem")
     for words in (ours, ("promote", "1.0.0.tar", "--to", "production", *GATE)):
         subprocess.run([sys.executable, "-m", "packager", *words], cwd=folder, check=True, capture_output=True,

@@ -18,12 +18,12 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 
 from packager.formats import dsse, intoto
-from packager.store import Store
-from packager.transport import save
-from tests import bundles, environments, pki
+from packager.store.store import Store
+from packager.transport.copy import save
 from tests.conftest import Run
 from tests.e2e.conftest import tool
 from tests.sigstore import Sigstore
+from tests.support import bundles, environments, pki
 
 SOFTHSM = ("/usr/lib/softhsm/libsofthsm2.so", "/usr/lib64/pkcs11/libsofthsm2.so")
 WHO = "https://git.example/acme/models/.ci/release.yml@refs/tags/v1"

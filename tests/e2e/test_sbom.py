@@ -18,7 +18,7 @@ import pytest
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
-from packager.packages import platforms
+from packager.formats import platforms
 from packager.policy import completeness
 from tests.e2e.conftest import CNN_RECIPE, HERE, Project
 

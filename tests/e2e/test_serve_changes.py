@@ -36,7 +36,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "conformance"))
 
 from suite import protobuf
 from tests.e2e.conftest import HERE, Project
-from tests.tools import tool
+from tests.support.tools import tool
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("cnn")]
 

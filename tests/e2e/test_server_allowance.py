@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 from onnx import helper
 
-from packager.server import allowance
 from packager.server.config import read as config_of
+from packager.server.process import host_limits
 from tests.e2e.test_server import Server, app, command, end, free_port, head, models, receive, value, write  # noqa: F401
-from tests.unit.server.test_allowance import group
+from tests.unit.server.test_host_limits import group
 
 pytestmark = pytest.mark.xdist_group("groups")
 MIB = 2**20
@@ -52,7 +52,7 @@ def test_a_quota_decides_how_many_runs_there_are_at_once(app: Path, models: dict
         assert (told["cpus"], told["workers"]) == (1.0, 1)
     with Inside(app, models["mlp"], []) as server:
         cores = len(os.sched_getaffinity(0))
-        assert server.events("starting")[0]["workers"] == allowance.read().whole_cpus <= cores
+        assert server.events("starting")[0]["workers"] == host_limits.read().whole_cpus <= cores
 
 
 def test_memory_that_may_not_suffice_is_said_at_the_start(app: Path, models: dict[str, Path]) -> None:  # noqa: F811
@@ -73,7 +73,7 @@ def test_what_a_deployment_gives_is_enough_for_all_that_clients_may_send(app: Pa
     document = json.loads(config.read_text())
     document["interface"]["dimensions"] = {"batch": {"min": 1}}
     config.write_text(json.dumps(document))
-    given = allowance.needed(MIB, 1, 0, most, config_of(config).interface.traffic())
+    given = host_limits.needed(MIB, 1, 0, most, config_of(config).interface.traffic())
     rows = (most - 4096) // 4096
     told = {"name": "x", "datatype": "FP32", "shape": [rows, 1024], "parameters": {"binary_data_size": rows * 4096}}
     text = json.dumps({"inputs": [told], "parameters": {"binary_data_output": True}}).encode()

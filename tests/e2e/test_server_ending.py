@@ -21,7 +21,7 @@ import onnx
 import pytest
 
 from tests.e2e.test_server import app, in_process, mlp, models, receive  # noqa: F401 - fixtures
-from tests.endings import Load, Pod, Service, children, ended_behind_a_balancer, ended_by_a_cluster
+from tests.support.endings import Load, Pod, Service, children, ended_behind_a_balancer, ended_by_a_cluster
 
 pytestmark = pytest.mark.xdist_group("ending")
 X = np.random.default_rng(3).standard_normal((2, 8)).astype(np.float32)

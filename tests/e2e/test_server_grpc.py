@@ -20,7 +20,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "conformance"))
 
-from packager.packages import environments
+from packager.lock import environments
 from suite import contract, protobuf
 from suite.adapter import Refused
 from suite.rpc import Rpc

@@ -26,7 +26,7 @@ import numpy as np
 import pytest
 from tritonclient.http import InferenceServerClient
 
-from packager.server.messages import block, number
+from packager.server.grpc.messages import block, number
 from tests.e2e.test_server import (  # noqa: F401 - `app` and `models` are fixtures
     GOOD,
     INFER,

@@ -27,7 +27,6 @@ from onnx import helper, numpy_helper
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from tritonclient.http import InferenceServerClient, InferenceServerException
 
-from tests import pki
 from tests.e2e.test_server import (  # noqa: F401 - `app` and `models` are fixtures
     GOOD,
     INFER,
@@ -46,6 +45,7 @@ from tests.e2e.test_server import (  # noqa: F401 - `app` and `models` are fixtu
     value,
     write,
 )  # fmt: skip
+from tests.support import pki
 
 TOKEN = "a-token-of-this-site"
 

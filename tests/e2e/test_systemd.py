@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from tests import units
 from tests.e2e.conftest import Project, tool
 from tests.e2e.test_airgap import root_filesystem
-from tests.tritonservers import free_ports
+from tests.support import systemd_units
+from tests.support.triton_servers import free_ports
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("systemd")]
 __all__ = ["root_filesystem"]  # a fixture
@@ -62,7 +62,7 @@ def ready(address: str) -> int:
 def test_it_serves_on_the_passed_listener_and_gives_signs_of_life(host, tmp_path: Path) -> None:
     """A client that connects before it is ready waits and is answered; a loop that stands still gives no sign."""
     root, folder, binds = host
-    with units.service(folder, "cnn", root, binds, tmp_path, watchdog=0.5) as manager:
+    with systemd_units.service(folder, "cnn", root, binds, tmp_path, watchdog=0.5) as manager:
         early = []
         client = threading.Thread(target=lambda: early.append(connected(manager.address)))
         client.start()
@@ -90,7 +90,7 @@ def test_it_serves_on_the_passed_listener_and_gives_signs_of_life(host, tmp_path
 def test_workers_run_under_the_same_hardening(host, tmp_path: Path) -> None:
     """Shared memory, pipes and processes of the model need nothing that the unit denies; one that dies is replaced."""
     root, folder, binds = host
-    with units.service(folder.with_name("apart"), "cnn", root, binds, tmp_path, watchdog=5) as manager:
+    with systemd_units.service(folder.with_name("apart"), "cnn", root, binds, tmp_path, watchdog=5) as manager:
         assert "READY=1" in manager.notices(120, until="READY=1"), manager.log.read_text()
         assert answered(manager.address) == 10
         inner = children(children(manager.process.pid))

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests import tables
 from tests.e2e.conftest import HERE, Project, tool
 from tests.e2e.test_server import app, running, tensor  # noqa: F401 - `app` is a fixture
+from tests.support import tables
 
 pytestmark = pytest.mark.xdist_group("tables")
 

@@ -21,7 +21,7 @@ import tritonclient.http as http
 from tritonclient.utils import InferenceServerException
 
 from tests.e2e.conftest import CNN_RECIPE, Project
-from tests.tritonservers import tritonserver
+from tests.support.triton_servers import tritonserver
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("triton")]
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from packager.sign import sign
-from packager.store import Store
-from packager.transport import save
-from packager.trust import keys, trustedit, trustfile
-from tests import bundles
+from packager.release.sign import sign
+from packager.store.store import Store
+from packager.transport.copy import save
+from packager.trust import edit, file, keys
 from tests.conftest import Run
+from tests.support import bundles
 
 SCAN = "https://scans.example/v1"
 
@@ -29,9 +29,9 @@ def acme(tmp_path: Path) -> Path:
     for version, name in (("1.0.0", "one.tar"), ("1.1.0", "two.tar"), ("1.2.0", "unsigned.tar")):
         bundle = bundles.make(made, version=version)
         save(bundle if name == "unsigned.tar" else sign(bundle, release), tmp_path / name)
-    content = trustedit.new("acme", [root.public], 1, dt.datetime.now(dt.UTC) + dt.timedelta(days=9))
-    content = trustedit.with_signer(content, "release", {"key": release.public.pem.decode()})
-    (tmp_path / "acme.trust").write_bytes(trustfile.write(content, [root]).to_bytes())
+    content = edit.new("acme", [root.public], 1, dt.datetime.now(dt.UTC) + dt.timedelta(days=9))
+    content = edit.with_signer(content, "release", {"key": release.public.pem.decode()})
+    (tmp_path / "acme.trust").write_bytes(file.write(content, [root]).to_bytes())
     return tmp_path
 
 

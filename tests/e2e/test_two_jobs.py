@@ -10,8 +10,7 @@ from pathlib import Path
 import onnx
 from onnx import helper
 
-from packager.formats import slsa
-from packager.packages import platforms
+from packager.formats import platforms, slsa
 from tests.e2e.conftest import Project
 
 RECIPE = f"name: net\nversion: 1.0.0\nsource: ./model.onnx\nplatforms: [{platforms.here()}]\n"

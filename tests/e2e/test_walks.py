@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests import distribution, tritonservers
-from tests.environments import CACHE
-from tests.tools import offline, tool
+from tests.support import registry_server, triton_servers
+from tests.support.environments import CACHE
+from tests.support.tools import offline, tool
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("walks")]
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,7 +47,7 @@ def typed(text: str, folder: Path, changes: dict[str, str], prefix: tuple[str, .
 
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    with distribution.registry(tool("docker-registry"), tmp_path_factory.mktemp("registry")) as running:
+    with registry_server.registry(tool("docker-registry"), tmp_path_factory.mktemp("registry")) as running:
         yield {"registry.example.org/models": f"{running.host}/models"}
 
 
@@ -77,7 +77,7 @@ def test_who_runs_the_platform(published: Path, registry: dict[str, str], tmp_pa
     assert server.startswith("tritonserver --model-repository models ")
     typed(first, tmp_path, registry)
     (tmp_path / "triton").mkdir()
-    with tritonservers.tritonserver(tmp_path / "models", tmp_path / "triton", "--load-model", "digits") as running:
+    with triton_servers.tritonserver(tmp_path / "models", tmp_path / "triton", "--load-model", "digits") as running:
         typed(last, tmp_path, {**registry, "http://127.0.0.1:8000": f"http://{running.http}"})
     kinds = {path.stem for path in (tmp_path / "deploy" / "manifests").glob("*.yaml")}
     assert {"deployment", "podmonitor", "networkpolicy"} <= kinds

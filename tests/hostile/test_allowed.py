@@ -24,11 +24,11 @@ import numpy as np
 import pytest
 
 from packager import plugins, scanners
-from packager.isolation.sandbox import default_limits
-from packager.run import Runner
+from packager.actions.runner import Runner
+from packager.sandbox.sandbox import default_limits
 from packager.scanners import _allowlist, _reading, allowed
 from packager.steps import scan as step
-from packager.store import Store
+from packager.store.store import Store
 from tests.conftest import Run
 from tests.hostile import search
 from tests.hostile.gadgets import GADGETS, plain
@@ -265,7 +265,7 @@ def test_a_reader_that_fails_says_so_and_runs_nothing() -> None:
 
 
 def test_the_source_tree_says_which_modules_are_its_own(tmp_path: Path) -> None:
-    from packager import scan
+    from packager.actions import scan
 
     runner = Runner(Store(tmp_path / "store"), default_limits(), jobs=2)
     files = {"code/net/__init__.py": b"", "code/tools.py": b"", "m.pkl": b"\x80\x02cnet\nCnn\n)R."}
@@ -290,14 +290,14 @@ def test_a_joblib_file_is_released_and_a_gadget_in_one_is_not(packager: Run, tmp
 
 
 def test_a_file_of_the_time_when_joblib_was_inside_scikit_learn_opens(tmp_path: Path) -> None:
-    from packager.exporters import _pickled
+    from packager.exporters._files import pickled
 
     joblib.dump({"a": np.arange(5.0)}, tmp_path / "new.pkl", protocol=3)
     data = (tmp_path / "new.pkl").read_bytes()
     (tmp_path / "old.pkl").write_bytes(data.replace(b"cjoblib.numpy", b"csklearn.externals.joblib.numpy"))
     (tmp_path / "new.pkl").unlink()
     assert {answer["old.pkl"]["outcome"] for answer in outcomes(tmp_path).values()} == {"clean"}
-    assert _pickled.load(tmp_path, "old.pkl")["a"].tolist() == [0, 1, 2, 3, 4]
+    assert pickled.load(tmp_path, "old.pkl")["a"].tolist() == [0, 1, 2, 3, 4]
 
 
 def test_code_by_value_is_said_once_with_the_way_out(tmp_path: Path) -> None:

@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from packager import plugins, scan, scanners
+from packager import plugins, scanners
+from packager.actions import scan
+from packager.actions.runner import Runner
 from packager.errors import StepError
-from packager.isolation.sandbox import Limits, default_limits
-from packager.run import Runner
+from packager.sandbox.sandbox import Limits, default_limits
 from packager.steps import scan as step
-from packager.store import Store
+from packager.store.store import Store
 from packager.types import Tree
 from tests.conftest import Run
 from tests.hostile.samples import SAMPLES
@@ -196,7 +197,7 @@ def test_a_scanner_that_does_not_end_is_stopped(runner: Runner) -> None:
 
 
 def step_action(files: Tree) -> Any:
-    from packager.isolation.worker import host_version
+    from packager.sandbox.worker import host_version
     from packager.types import Action
 
     tools = {name: host_version(name) for name in ("python", "fickling")}

@@ -42,7 +42,7 @@ from sklearn.tree import DecisionTreeClassifier, ExtraTreeRegressor
 
 from packager.errors import PackagerError
 from packager.exporters import SourceModel
-from tests import tables
+from tests.support import tables
 from tests.unit.exporters.conftest import opened
 
 RESULTS = Path(__file__).parent / "results" / "boosted.jsonl"

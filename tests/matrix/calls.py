@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which system calls confined workers make: the traces that the filter's list rests on (`packager.isolation.seccomp`).
+"""Which system calls confined workers make: the traces that the filter's list rests on (`packager.sandbox.seccomp`).
 
     python -m tests.matrix.calls                     every source of the table, for the targets of `MATRIX_TARGETS`
     python -m tests.matrix.calls "XGBoost" …         some of them

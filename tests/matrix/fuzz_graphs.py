@@ -26,13 +26,18 @@ import onnxruntime
 import orjson
 from onnx import TensorProto, helper, numpy_helper
 
-from packager import build, canonical, contract, init, plugins
-from packager import recipe as recipes
+from packager import canonical, plugins
+from packager.build import build
+from packager.contract import contract
 from packager.errors import PackagerError
-from packager.server import config, model, protocol
+from packager.lock import draft
+from packager.recipe import recipe as recipes
+from packager.server import config
 from packager.server.errors import RequestError
-from packager.server.tensors import DATATYPES
-from packager.server.trial import Trial
+from packager.server.execution import session as model
+from packager.server.execution.warm_up import Trial
+from packager.server.protocol import protocol
+from packager.server.protocol.tensors import DATATYPES
 from packager.steps import export, look, measure
 from tests.matrix.verdicts import LEVEL, Row, findings
 
@@ -249,8 +254,8 @@ def _built(place: Path, out: Path) -> contract.Contract | str:
     def inside(files: Any, kind: str, payload: str) -> Any:
         return look.run({"source": place}, out, {"kind": kind, "payload": payload, "seconds": _SECONDS})
 
-    known = init.look("net.onnx", place, None, inside)
-    parsed = recipes.parse(init.draft("net.onnx", known), "bundle.yaml", plugins.names("runtimes"))
+    known = draft.look("net.onnx", place, None, inside)
+    parsed = recipes.parse(draft.draft("net.onnx", known), "bundle.yaml", plugins.names("runtimes"))
     params = {"kind": "onnx", "payload": "net.onnx", **LEVEL, **build._wishes(parsed)}
     facts = export.run({"source": place}, out, params)
     given = {**params, "interface": facts["interface"], "ranges": facts["ranges"], "runtime": "onnxruntime"}

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from packager.exporters import _tensorflow
+from packager.exporters._tensorflow import function
 
-_tensorflow.library()  # before anything else imports it: it is bound to one thread only once
+function.library()  # before anything else imports it: it is bound to one thread only once
 
 from tests.matrix import keras_models  # noqa: E402
 from tests.matrix.verdicts import Row, judge  # noqa: E402

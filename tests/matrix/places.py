@@ -14,9 +14,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.distribution import registry
 from tests.e2e.conftest import tool
-from tests.objectstore import object_store
+from tests.support.object_store import object_store
+from tests.support.registry_server import registry
 
 
 @contextlib.contextmanager

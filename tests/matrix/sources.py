@@ -11,8 +11,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.environments import python_with, run
 from tests.matrix import places
+from tests.support.environments import python_with, run
 
 HERE = Path(__file__).parent
 OLD_SKLEARN = ("scikit-learn==1.5.2", "skops==0.13.0", "numpy==2.2.6", "pandas==2.3.3")
@@ -116,14 +116,14 @@ def encoder(folder: Path) -> None:
 def registered(folder: Path) -> None:
     """Log a network to a registry, in a process of its own: MLflow keeps addresses in globals."""
     folder.mkdir(parents=True)
-    code = "import sys; from tests.registries import log_models; log_models(*sys.argv[1:])"
+    code = "import sys; from tests.support.mlflow_registries import log_models; log_models(*sys.argv[1:])"
     subprocess.run([sys.executable, "-c", code, f"sqlite:///{folder}/mlflow.db", (folder / "artifacts").as_uri()],
                    check=True, cwd=HERE.parents[1], capture_output=True)  # fmt: skip
 
 
 def stored(folder: Path) -> None:
     """Fill a BentoML store with a real BentoML."""
-    from tests.bentos import write_store
+    from tests.support.bentos import write_store
 
     folder.mkdir(parents=True)
     write_store(folder)

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from packager.files import locked
-from tests.environments import CACHE
 from tests.matrix.sources import SOURCES, TARGETS
+from tests.support.environments import CACHE
 
 DOCS = Path(__file__).parents[2] / "docs"
 RECORD = DOCS / "measurements" / "sources-and-targets.json"

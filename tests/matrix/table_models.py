@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path.cwd()))
 
 import numpy as np
 
-from tests import tables
+from tests.support import tables
 
 TABLE = tables.frame()
 NAMES = tables.target(TABLE)

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from packager.isolation.sandbox import of_environment
-from tests.environments import python_with
+from packager.sandbox.sandbox import of_environment
 from tests.matrix import verdicts
 from tests.matrix.verdicts import Row
+from tests.support.environments import python_with
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("models")]
 

@@ -17,16 +17,18 @@ import numpy as np
 import pytest
 from packager.runtimes import onnxruntime
 
-from packager import build, exporters, plugins, resolve
-from packager import recipe as recipes
+from packager import exporters, plugins
+from packager.actions.runner import Runner
+from packager.build import build
 from packager.exporters import Wishes
-from packager.isolation.sandbox import default_limits
-from packager.memo import Memo
-from packager.run import Runner
+from packager.lock import locking
+from packager.recipe import recipe as recipes
+from packager.sandbox.sandbox import default_limits
 from packager.steps import _cases
-from packager.store import Store
-from tests.environments import python_with, run
+from packager.store.file_digests import Memo
+from packager.store.store import Store
 from tests.matrix.sources import SOURCES, Source
+from tests.support.environments import python_with, run
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("matrix")]
 
@@ -73,8 +75,8 @@ def promised(source: Source, folder: Path) -> tuple[Path, Path]:
     parsed = recipes.parse(text, "bundle.yaml", plugins.names("runtimes"))
     store = Store(folder / "store")
     runner, memo = Runner(store, default_limits()), Memo(store.root / "memo")
-    here = resolve.Surroundings(folder / "project", None, dict(os.environ))
-    lock = resolve.resolve(parsed, runner, here, memo)
+    here = locking.Surroundings(folder / "project", None, dict(os.environ))
+    lock = locking.resolve(parsed, runner, here, memo)
     made = build.build(parsed, lock, runner, here, memo)
     assert made.bundle is not None, made.verdict
     store.checkout(made.bundle.tree, folder / "tree")

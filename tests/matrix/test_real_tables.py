@@ -28,9 +28,9 @@ from sklearn.svm import SVC
 from packager import exporters
 from packager.exporters import Wishes
 from packager.steps import measure
-from tests import tables
-from tests.environments import CACHE
 from tests.matrix.test_models import registered
+from tests.support import tables
+from tests.support.environments import CACHE
 from tests.unit.exporters.conftest import detected
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("models")]

@@ -22,20 +22,22 @@ from typing import Any
 import numpy as np
 import pytest
 
-from packager import build, plugins, resolve
-from packager import recipe as recipes
-from packager.bundle import Bundle
+from packager import plugins
+from packager.actions.runner import Runner
+from packager.build import build
+from packager.bundle.bundle import Bundle
 from packager.errors import PackagerError
-from packager.isolation.sandbox import default_limits
-from packager.memo import Memo
-from packager.registry import wire
-from packager.run import Runner
-from packager.store import Store
+from packager.lock import locking
+from packager.recipe import recipe as recipes
+from packager.sandbox.sandbox import default_limits
+from packager.store.file_digests import Memo
+from packager.store.store import Store
+from packager.transport.registry import wire
 from packager.types import Tree
 from tests.e2e.conftest import tool
-from tests.environments import CACHE
 from tests.matrix import places, table
 from tests.matrix.sources import SOURCES, TARGETS, Source, Target, recipe
+from tests.support.environments import CACHE
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("matrix")]
 
@@ -57,9 +59,9 @@ class Bench:
         parsed = recipes.parse(text, "bundle.yaml", plugins.names("runtimes"))
         store = Store(self.store)
         runner, memo = Runner(store, default_limits()), Memo(store.root / "memo")
-        here = resolve.Surroundings(self.folder, None, dict(os.environ), wire.Settings)
+        here = locking.Surroundings(self.folder, None, dict(os.environ), wire.Settings)
         started = time.monotonic()
-        lock = resolve.resolve(parsed, runner, here, memo)
+        lock = locking.resolve(parsed, runner, here, memo)
         collect(store)
         made = build.build(parsed, lock, runner, here, memo)
         return made, {"kind": lock.kind, "seconds": time.monotonic() - started}

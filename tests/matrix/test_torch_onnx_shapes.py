@@ -67,9 +67,9 @@ def test_random_modules(seed: int, tmp_path: Path) -> None:
 
 def test_a_fault_of_the_conversion_is_no_right_verdict(tmp_path: Path, monkeypatch: Any) -> None:
     """The table can fail: with division through float32, as torch converts it, the calendar is off."""
-    from packager.exporters import _divide
+    from packager.exporters._torch import divide
 
-    monkeypatch.setattr(_divide, "translations", lambda lib: {})
+    monkeypatch.setattr(divide, "translations", lambda lib: {})
     (tmp_path / "source").mkdir()
     torch_shapes.SHAPES["calendar of milliseconds"].save(tmp_path / "source")
     verdict = shape_verdicts.judged("torch", "calendar", tmp_path / "source", tmp_path / "out")

@@ -18,9 +18,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from packager.formats import der
-from tests import pki
 from tests.sigstore.log import JSON, CertificateLog, Rekor, b64, key_id, spki
 from tests.sigstore.stamping import StampingAuthority
+from tests.support import pki
 
 MINUTES = 10  # a certificate is valid for so long
 _UTF8 = 0x0C

@@ -18,8 +18,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from packager.formats import der
-from tests.pki import Holder
-from tests.tools import tool
+from tests.support.pki import Holder
+from tests.support.tools import tool
 
 _SHA256, _ECDSA = der.oid("2.16.840.1.101.3.4.2.1"), der.oid("1.2.840.10045.4.3.2")
 

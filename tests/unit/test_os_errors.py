@@ -17,12 +17,12 @@ from typing import Any
 import onnx
 import pytest
 
-from packager import oserrors
+from packager import os_errors
 from packager.errors import PackagerError, SourceError, StorageError
-from packager.store import Store
-from tests import deployments, graphs
-from tests.environments import CACHE
-from tests.stub_registry import Stub, serving
+from packager.store.store import Store
+from tests.support import deployments, graphs
+from tests.support.environments import CACHE
+from tests.support.stub_registry import Stub, serving
 
 FEW = ("ENOSPC", "EACCES", "ENOTDIR", "EMFILE")
 ERRORS = (*FEW, "EROFS", "EIO", "ESTALE", "ENAMETOOLONG", "ELOOP", "EEXIST", "ENOENT", "EBUSY")
@@ -123,7 +123,7 @@ def trace(folder: Path, work: Path, line: list[str], errors: tuple[str, ...], pl
     cases = work / "cases.json"
     wanted = {"folder": str(folder), "verbs": [line], "errors": errors, "places": places, "seed": 7}
     cases.write_text(json.dumps(wanted))
-    done = subprocess.run([sys.executable, "-m", "tests.faulty_system", str(cases)], capture_output=True, text=True,
+    done = subprocess.run([sys.executable, "-m", "tests.support.faulty_system", str(cases)], capture_output=True, text=True,
                           check=False, env={**os.environ, **CACHES})  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     return [json.loads(line) for line in done.stdout.splitlines()]
@@ -167,17 +167,17 @@ def judge(rows: list[dict[str, Any]]) -> None:
 
 @pytest.mark.parametrize("code", sorted(errno.errorcode))
 def test_every_error_of_the_system_has_one_sentence_or_is_left_alone(code: int) -> None:
-    found = oserrors.translated(OSError(code, os.strerror(code), "/a\x1bb"))
+    found = os_errors.translated(OSError(code, os.strerror(code), "/a\x1bb"))
     assert found is None or (isinstance(found, PackagerError) and found.hint and "\x1b" not in found.message)
 
 
 def test_a_path_is_named_even_where_the_system_names_none() -> None:
-    found = oserrors.translated(OSError(errno.EMFILE, "Too many open files"), "/srv/place")
+    found = os_errors.translated(OSError(errno.EMFILE, "Too many open files"), "/srv/place")
     assert isinstance(found, StorageError) and "/srv/place" in found.message
 
 
 def test_what_the_network_says_is_no_matter_of_files() -> None:
-    assert isinstance(oserrors.translated(ConnectionResetError(errno.ECONNRESET, "reset")), SourceError)
+    assert isinstance(os_errors.translated(ConnectionResetError(errno.ECONNRESET, "reset")), SourceError)
 
 
 def test_a_user_without_a_home_is_told_what_to_set(tmp_path: Path) -> None:
@@ -190,5 +190,5 @@ def test_a_user_without_a_home_is_told_what_to_set(tmp_path: Path) -> None:
 
 
 def test_a_temporary_directory_that_is_missing_is_told(tmp_path: Path) -> None:
-    found = oserrors.translated(FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/x']"))
+    found = os_errors.translated(FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/x']"))
     assert found and found.hint and "TMPDIR" in found.hint

@@ -7,9 +7,9 @@ import importlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from packager.exporters import _text
 from packager.exporters._sklearn import both_sides, emit, place_above, place_of_largest, refuse, write_labels, writes
 from packager.exporters._sklearn.builder import Builder, Frame, Value
+from packager.exporters._tables import inner as _text
 from packager.exporters._trees import catboost, lightgbm, xgboost
 
 

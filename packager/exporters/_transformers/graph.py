@@ -12,7 +12,8 @@ from typing import Any, TypeAlias
 from unittest import mock
 
 from packager.errors import StepError
-from packager.exporters import BATCH, Feeds, Interface, Leaves, Port, Wishes, _torch
+from packager.exporters import BATCH, Feeds, Interface, Leaves, Port, Wishes
+from packager.exporters._torch import program
 from packager.exporters._transformers import inputs, opening, refusing
 from packager.exporters._transformers.images import HEIGHT
 from packager.exporters._transformers.inputs import Inputs, Subject
@@ -38,7 +39,7 @@ class Settled:
 
 
 @dataclass(frozen=True, slots=True)
-class Source(_torch.Traced):
+class Source(program.Traced):
     """A model of transformers as a source. `along` says of every output whether its second axis is the sequence."""
 
     along: tuple[bool, ...] = ()
@@ -55,12 +56,12 @@ class Source(_torch.Traced):
         """Return tensors well above the low ends: at those, what convolutions leave of a length is one."""
         spans = self.interface.dimensions.items()
         above = {name: (low if name in _ROWS else min(5 * low + 6, high), high) for name, (low, high) in spans}
-        return _torch.example(replace(self.interface, dimensions=above))
+        return program.example(replace(self.interface, dimensions=above))
 
     def to_onnx(self, opset: int) -> Any:
         model = self.module.model
         with refusing.one_graph(type(model).__name__), _traceable(model):
-            return _torch.Traced.to_onnx(self, opset)
+            return program.Traced.to_onnx(self, opset)
 
 
 def whole(model: Any) -> Answer:
@@ -70,7 +71,7 @@ def whole(model: Any) -> Answer:
 
 
 def _tensors(result: Any) -> dict[str, Any]:
-    kind = _torch.torch().Tensor
+    kind = program.torch().Tensor
     if isinstance(result, kind):
         return {"output": result}
     items = result.items() if isinstance(result, Mapping) else ((f"output_{i}", v) for i, v in enumerate(result))
@@ -160,7 +161,7 @@ def check_attention(model: Any, interface: Interface, answer: Answer) -> None:
     if configured != "sdpa" or not any(port.name == "attention_mask" for port in interface.inputs):
         return
     lengths = {name: min(high, low + 4) for name, (low, high) in interface.dimensions.items()}
-    with _torch.quiet():
+    with program.quiet():
         chosen = _run(interface, lengths, answer)
         try:
             model.set_attn_implementation("eager")
@@ -194,12 +195,12 @@ def _follows(runs: Sequence[tuple[Mapping[str, int], Any]], mask: Port | None, a
 
 
 def _run(interface: Interface, lengths: Mapping[str, int], answer: Answer) -> dict[str, Any]:
-    torch = _torch.torch()
+    torch = program.torch()
     generator = torch.Generator().manual_seed(0)
     drawn = {port.name: _draw(torch, port, lengths, generator) for port in interface.inputs}
     arrays = inputs.plausible({name: value.numpy() for name, value in drawn.items()})
     feeds = {name: torch.from_numpy(array) for name, array in arrays.items()}
-    with torch.no_grad(), _torch.quiet(), _torch.translated("run on its own inputs"):
+    with torch.no_grad(), program.quiet(), program.translated("run on its own inputs"):
         return answer(feeds)
 
 
@@ -219,7 +220,7 @@ def _draw(torch: Any, port: Port, lengths: Mapping[str, int], generator: Any) ->
 
 def traced_module(model: Any, answer: Answer, names: Sequence[str], parts: Sequence[Any] = ()) -> Any:
     """Wrap a function as a torch module that takes `names`; the class is made here because torch is imported here."""
-    torch = _torch.torch()
+    torch = program.torch()
 
     class Answering(torch.nn.Module):  # type: ignore[name-defined]
         def __init__(self) -> None:
@@ -240,7 +241,7 @@ def traced_module(model: Any, answer: Answer, names: Sequence[str], parts: Seque
 def _traceable(model: Any) -> Iterator[None]:
     """Let a model be traced: experts are chosen by arithmetic, `len` of a tensor stays free, values are not checked."""
     with contextlib.ExitStack() as stack:
-        stack.enter_context(mock.patch.object(_torch.torch(), "_check_tensor_all", _unchecked))
+        stack.enter_context(mock.patch.object(program.torch(), "_check_tensor_all", _unchecked))
         stack.enter_context(_experts_by_arithmetic(model))
         for name in {type(part).__module__ for part in model.modules()}:
             if name.startswith("transformers.models."):
@@ -254,7 +255,7 @@ def _unchecked(*_: object) -> None:
 
 def _length(value: Any) -> Any:
     """Return what `len` does, but of a tensor the length that the trace knows, which may be a symbol."""
-    return value.shape[0] if isinstance(value, _torch.torch().Tensor) else len(value)
+    return value.shape[0] if isinstance(value, program.torch().Tensor) else len(value)
 
 
 @contextlib.contextmanager

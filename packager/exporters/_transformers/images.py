@@ -13,7 +13,7 @@ from typing import Any
 
 from packager.canonical import JSON
 from packager.errors import StepError
-from packager.exporters import _torch
+from packager.exporters._torch import program
 
 HEIGHT, WIDTH = "height", "width"
 SMALLEST = 64  # twice the stride of most backbones: one row or column of features is a case of its own
@@ -82,7 +82,7 @@ def channels(model: Any) -> int:
         stated = getattr(part, "num_channels", None)
         if isinstance(stated, int):
             return stated
-    first = next((part for part in model.modules() if isinstance(part, _torch.torch().nn.Conv2d)), None)
+    first = next((part for part in model.modules() if isinstance(part, program.torch().nn.Conv2d)), None)
     if first is None:
         raise StepError(
             "the number of channels of `pixel_values` is neither in the configuration nor in a convolution",

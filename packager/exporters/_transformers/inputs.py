@@ -14,7 +14,8 @@ from typing import Any
 
 from packager.canonical import JSON
 from packager.errors import StepError
-from packager.exporters import BATCH, Feeds, Port, Range, Wishes, _torch
+from packager.exporters import BATCH, Feeds, Port, Range, Wishes
+from packager.exporters._torch import program
 from packager.exporters._transformers import images
 from packager.exporters._transformers.images import HEIGHT, WIDTH, Size
 
@@ -254,12 +255,12 @@ def _receptive_field(config: Any, frames: int) -> int:
 def positions(subject: Subject) -> int:
     """Return the longest sequence; some families count positions from behind the padding token."""
     stated = (getattr(subject.text, name, None) for name in ("max_position_embeddings", "max_target_positions"))
-    count = next((int(number) for number in stated if number), _torch.UNBOUNDED)
+    count = next((int(number) for number in stated if number), program.UNBOUNDED)
     for name, module in subject.model.named_modules():
         padding = getattr(module, "padding_idx", None)
         if name.endswith("position_embeddings") and padding is not None and hasattr(module, "num_embeddings"):
             return min(count, module.num_embeddings - padding - 1)
-    return count if count > 0 else _torch.UNBOUNDED
+    return count if count > 0 else program.UNBOUNDED
 
 
 # -- values

@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from packager import causes
+from packager import error_causes
 from packager.canonical import JSON
 from packager.errors import MissingToolError, StepError
-from packager.exporters import _torch
+from packager.exporters._torch import program
 from packager.exporters._transformers import files
 
 LOG_AS_PT2 = "export the model with `torch.export` and log it as pt2"
@@ -20,7 +20,7 @@ LOG_AS_PT2 = "export the model with `torch.export` and log it as pt2"
 
 def library() -> Any:
     """Import transformers, silent, or say how to install it."""
-    _torch.torch()
+    program.torch()
     try:
         found = importlib.import_module("transformers")
     except ModuleNotFoundError:
@@ -83,11 +83,11 @@ def _opened(kind: Any, folder: Path) -> tuple[Any, Sequence[str]]:
             local_files_only=True,
             trust_remote_code=False,
             use_safetensors=True,
-            dtype=_torch.torch().float32,
+            dtype=program.torch().float32,
             output_loading_info=True,
         )
     except Exception as error:  # transformers wraps the failures of a dozen libraries
-        said = causes.words(str(error))
+        said = error_causes.words(str(error))
         raise StepError(
             f"the weights cannot be opened as `{kind.__name__}`: {said}",
             hint="load it with the release of transformers that saved it and save it again, or lock that release",

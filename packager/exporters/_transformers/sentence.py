@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 
 from packager.canonical import JSON
 from packager.errors import StepError
-from packager.exporters import _torch
+from packager.exporters._torch import program
 from packager.exporters._transformers.files import read_json
 from packager.exporters._transformers.opening import LOG_AS_PT2, uncached
 
@@ -65,7 +65,7 @@ def embedding(model: Any, steps: Sequence[Step], prompts: Mapping[str, JSON]) ->
         return {EMBEDDING: features[EMBEDDING]}
 
     layers = [module.inner for module in built if isinstance(module, _Layer)]
-    return answer, [layer for layer in layers if isinstance(layer, _torch.torch().nn.Module)]
+    return answer, [layer for layer in layers if isinstance(layer, program.torch().nn.Module)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ class _Layer:
 
 
 def _dense(step: Step, prompts: object) -> _Layer:
-    config, nn = step.config(), _torch.torch().nn
+    config, nn = step.config(), program.torch().nn
 
     class Dense(nn.Module):  # type: ignore[name-defined]
         def __init__(self) -> None:
@@ -109,14 +109,14 @@ def _activation(nn: Any, stated: JSON) -> Any:
 
 
 def _layer_norm(step: Step, prompts: object) -> _Layer:
-    nn = _torch.torch().nn
+    nn = program.torch().nn
     inner = nn.Module()
     inner.norm = nn.LayerNorm(step.config()["dimension"])
     return _placed(_weighted(inner, step).norm, {})
 
 
 def _normalize(step: Step, prompts: object) -> _Layer:
-    normalize = _torch.torch().nn.functional.normalize
+    normalize = program.torch().nn.functional.normalize
     return _placed(lambda values: normalize(values, p=2, dim=-1), step.config())
 
 
@@ -138,7 +138,7 @@ def _weighted(module: Any, step: Step) -> Any:
             hint="load the model once where you trust it and save it with `model.save_pretrained(DIR)`",
         )
     weights = importlib.import_module("safetensors.torch").load_file(path)
-    with _torch.translated("opened with the weights of its modules"):
+    with program.translated("opened with the weights of its modules"):
         module.load_state_dict({name: value.float() for name, value in weights.items()})
     return module.eval()
 
@@ -147,7 +147,7 @@ def _weighted(module: Any, step: Step) -> Any:
 
 
 def _pooling(step: Step, prompts: Mapping[str, JSON]) -> Callable[[Features], Features]:
-    config, torch = step.config(), _torch.torch()
+    config, torch = step.config(), program.torch()
     modes = _modes(config)
     if not config.get("include_prompt", True) and any(prompts.values()):
         raise StepError(

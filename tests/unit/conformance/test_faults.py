@@ -19,7 +19,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from packager.conform import cells
-from packager.packages import environments
+from packager.lock import environments
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "conformance"))
 

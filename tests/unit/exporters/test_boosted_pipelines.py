@@ -31,7 +31,7 @@ from packager.errors import PackagerError
 from packager.exporters._trees import lightgbm as lightgbm_trees
 from packager.exporters._trees.ensemble import Columns
 from packager.steps import export
-from tests import tables
+from tests.support import tables
 from tests.unit.exporters.conftest import detected
 
 TABLE = tables.frame()

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from packager.errors import StepError
-from tests import tables
+from tests.support import tables
 from tests.unit.exporters.conftest import detected, opened
 
 TABLE = tables.frame(600)[["age", "income per year", "visits", "city"]]

@@ -16,7 +16,7 @@ from sklearn.preprocessing import Binarizer, KBinsDiscretizer
 from sklearn.tree import DecisionTreeRegressor
 
 from packager import exporters
-from packager.exporters import _critical, _ranges
+from packager.exporters._tables import critical, ranges
 from tests.matrix.fuzz_tables import Made, registered
 from tests.unit.exporters.conftest import opened
 
@@ -31,9 +31,9 @@ ANSWER = ROWS[:, 0] - 2 * np.abs(ROWS[:, 1])
 )
 def test_leaves_are_entered_by_both_sides_of_every_threshold(model: object, kind: str) -> None:
     """One row stands on a threshold and one on the next number of the type that is compared."""
-    grown = _critical.ensembles(model.fit(ROWS, ANSWER))  # type: ignore[attr-defined]
+    grown = critical.ensembles(model.fit(ROWS, ANSWER))  # type: ignore[attr-defined]
     assert grown is not None and grown.compared == kind
-    rows = _critical.leaf_rows(grown, 2)
+    rows = critical.leaf_rows(grown, 2)
     for tree in grown.trees:
         for place in np.flatnonzero(~tree.leaf):
             cut = np.asarray(tree.threshold[place], kind)
@@ -45,7 +45,7 @@ def test_leaves_are_entered_by_both_sides_of_every_threshold(model: object, kind
 def test_values_stand_where_a_step_turns_to_its_next_formula(step: object) -> None:
     model = make_pipeline(step, LogisticRegression()).fit(ROWS, ANSWER > -1)
     edges = [[0.75]] * 2 if isinstance(step, Binarizer) else [own.tolist() for own in model[0].bin_edges_]
-    wanted = _ranges.interesting(model, 2)
+    wanted = ranges.interesting(model, 2)
     assert all(set(own) <= set(values) for own, values in zip(edges, wanted, strict=True))
 
 

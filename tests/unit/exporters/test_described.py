@@ -19,9 +19,9 @@ from onnx import numpy_helper as nh
 from packager.errors import StepError
 from packager.exporters import Wishes
 from packager.exporters import onnx as exporter
-from packager.exporters._described import describe
-from packager.lengths import Lengths
-from packager.look import notes
+from packager.exporters._interface.described import describe
+from packager.lock.inspection import notes
+from packager.recipe.lengths import Lengths
 from packager.steps import export, look, measure
 
 Shape = list[Any]
@@ -171,7 +171,7 @@ def test_no_larger_inputs_are_tried_once_one_took_much_memory(tmp_path: Path) ->
              h.make_node("MatMul", ["m", "t"], ["y"])]  # fmt: skip
     path = saved(tmp_path, nodes, {"x": (T.FLOAT, ["n", 1])}, {"y": (T.FLOAT, None)}, {"w": np.ones((1, 2), "float32")})
     code = (
-        "import json, sys; from pathlib import Path; from packager.exporters import _described; "
+        "import json, sys; from pathlib import Path; from packager.exporters._interface import described as _described; "
         "_described._MEMORY = 32 << 20; "
         "print(json.dumps([_described.describe(Path(sys.argv[1]), seconds=30), _described._memory()]))"
     )

@@ -23,7 +23,8 @@ from hypothesis import strategies as st
 
 from packager import exporters, plugins, scanners
 from packager.errors import SourceError
-from packager.exporters import _bentoml, _kinds, _mlflow, _unknown
+from packager.exporters._files import bentoml, kinds, unknown
+from packager.exporters._files import mlflow as _mlflow
 
 KINDS = plugins.names("exporters")
 
@@ -221,7 +222,7 @@ def test_a_form_goes_to_its_exporter_or_is_named_with_the_way_out(kind: str, dat
     if kind in KINDS:
         assert detected(files) == (kind, "model.bin")
     with pytest.raises(SourceError, match=f"`model.bin` is {form}"):
-        _unknown.by_content(files, files.__getitem__, (), exporters.detect_kind)
+        unknown.by_content(files, files.__getitem__, (), exporters.detect_kind)
 
 
 @pytest.mark.parametrize(
@@ -231,7 +232,7 @@ def test_a_form_goes_to_its_exporter_or_is_named_with_the_way_out(kind: str, dat
 )
 def test_what_is_told_to_be_a_pickle_is_scanned_as_one(head: bytes) -> None:
     """Nothing reaches the unpickler that the scanners did not take for a candidate."""
-    assert _kinds.sniff(head) != "a pickle" or scanners.is_candidate("model.dat", head[: scanners.HEAD])
+    assert kinds.sniff(head) != "a pickle" or scanners.is_candidate("model.dat", head[: scanners.HEAD])
 
 
 # MLflow
@@ -350,7 +351,7 @@ def test_whatever_an_mlmodel_says_the_answer_is_a_kind_or_a_sentence(
     ):
         with contextlib.suppress(SourceError):
             read(folder)
-    _bentoml.option(folder, "model_class")
+    bentoml.option(folder, "model_class")
 
 
 @settings(deadline=None)

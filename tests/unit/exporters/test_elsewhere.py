@@ -11,9 +11,13 @@ import onnx
 import onnxruntime
 import pytest
 
-from packager import build, exporters, init, plugins, recipe, resolve
+from packager import exporters, plugins
+from packager.build import build
 from packager.errors import StepError, UsageError
-from packager.exporters import _spark, savedmodel
+from packager.exporters import savedmodel
+from packager.exporters._tables import spark as _spark
+from packager.lock import draft, locking
+from packager.recipe import recipe
 from tests.unit.exporters.conftest import detected, mlmodel, opened
 
 
@@ -99,10 +103,10 @@ def test_a_signature_is_the_recipes_or_the_usual_or_the_only_one(known: list[str
 
 def test_a_signature_of_a_source_that_has_none_is_refused() -> None:
     asked = recipe.parse("name: x\nversion: 1.0.0\nsource: m.onnx\nexport: {signature: other}\n", "bundle.yaml")
-    resolve.check_signature(asked, "savedmodel")
+    locking.check_signature(asked, "savedmodel")
     assert build._wishes(asked)["signature"] == "other"
     with pytest.raises(UsageError, match="is `other`, and a source of kind `onnx` has no signatures"):
-        resolve.check_signature(asked, "onnx")
+        locking.check_signature(asked, "onnx")
 
 
 @pytest.mark.parametrize("kind", ["keras", "keras-h5", "savedmodel", "spark", "tflite"])
@@ -116,7 +120,7 @@ def test_the_environment_names_what_has_to_be_in_it(kind: str) -> None:
     ["nets/Digits.keras", "nets/digits.h5", "nets/digits.tflite", "nets/digits.ts", "nets/digits.pt", "nets/digits"],
 )
 def test_a_recipe_can_be_drafted_for_every_form(source: str) -> None:
-    assert recipe.parse(init.draft(source), "bundle.yaml").name == "digits"
+    assert recipe.parse(draft.draft(source), "bundle.yaml").name == "digits"
 
 
 def test_a_prediction_of_spark_is_a_number_as_sparks_own() -> None:

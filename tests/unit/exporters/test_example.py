@@ -13,7 +13,7 @@ import onnx
 import onnx.helper as h
 import pytest
 
-from packager.exporters import _example
+from packager.exporters._files import example as _example
 from packager.steps import _source
 
 INTERFACE: dict[str, Any] = {

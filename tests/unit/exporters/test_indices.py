@@ -6,7 +6,8 @@ from __future__ import annotations
 import onnx
 import pytest
 
-from packager.exporters import Port, _indices
+from packager.exporters import Port
+from packager.exporters._interface import indices
 
 HEAD = '<ir_version: 8, opset_import: ["" : 18]> g (float[n, 3] ids) => (float[n, 3, 2] y) <float[9, 2] table, float[5, 2] small>'
 FORMS = {
@@ -33,7 +34,7 @@ def bounds(body: str, stated: tuple[float, float] | None = None) -> tuple[float,
         model.graph.initializer.append(
             onnx.helper.make_tensor(name, onnx.TensorProto.FLOAT, [rows, 2], [0.0] * rows * 2)
         )
-    (found,) = _indices.ranged([Port("ids", "float32", ("batch", 3), stated)], model)
+    (found,) = indices.ranged([Port("ids", "float32", ("batch", 3), stated)], model)
     return found.range
 
 

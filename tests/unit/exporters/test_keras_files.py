@@ -13,7 +13,7 @@ import pytest
 
 from packager import exporters
 from packager.errors import MissingToolError, StepError
-from packager.exporters import _keras
+from packager.exporters._tensorflow import keras as _keras
 from tests.unit.exporters.conftest import detected, mlmodel, opened
 
 DENSE = {"class_name": "Dense", "config": {"name": "dense", "units": 1}}

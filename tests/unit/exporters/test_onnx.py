@@ -11,11 +11,12 @@ import onnx
 import onnxruntime
 import pytest
 
-from packager import canonical, contract
+from packager import canonical
+from packager.contract import contract
 from packager.errors import StepError, TooNewError
-from packager.graphs import graph
-from packager.policy import factschema
-from packager.recipe import parse as read_recipe
+from packager.graph import canonicalise
+from packager.policy import schema
+from packager.recipe.recipe import parse as read_recipe
 from packager.steps import export, measure
 from tests.unit.exporters.conftest import opened
 
@@ -167,7 +168,7 @@ def test_a_map_per_row_becomes_the_tensor_of_its_scores(tmp_path: Path) -> None:
     source = opened(tmp_path)
     x = np.random.default_rng(0).normal(size=(5, 2)).astype("float32")
     own = onnxruntime.InferenceSession(tmp_path / "model.onnx").run(None, {"x": x})[1]
-    proto = graph.canonicalise(source.to_onnx(18), opset=18, ir=8)
+    proto = canonicalise.canonicalise(source.to_onnx(18), opset=18, ir=8)
     assert [value.name for value in proto.graph.output] == ["label", "scores"]
     label, scores = onnxruntime.InferenceSession(proto.SerializeToString()).run(None, {"x": x})
     for got, expected in zip((label, scores), source.run({"x": x}), strict=True):
@@ -182,7 +183,7 @@ def test_the_classes_of_a_map_stand_in_the_contract(tmp_path: Path) -> None:
     params = {"kind": "onnx", "payload": "model.onnx", "opset": 18, "ir": 8, "dynamic": {"N": [1, 8]}}
     facts = export.run({"source": source}, tmp_path, params)
     assert facts["classes"] == {"scores": [30, 10, 20]}
-    assert next(factschema.check(facts, export.ANSWER, "facts"), None) is None
+    assert next(schema.check(facts, export.ANSWER, "facts"), None) is None
     recipe = read_recipe("name: m\nversion: 1.0.0\nsource: m.onnx\n", "bundle.yaml")
     promised = contract.derive(recipe, facts, {"onnxruntime-cpu-fp32": "model/model.onnx"})
     assert contract.parse(canonical.dump(promised)).classes == {"scores": (30, 10, 20)}

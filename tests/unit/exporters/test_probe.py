@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from packager import exporters
-from packager.exporters._masks import Stretch
+from packager.exporters._interface.masks import Stretch
 from tests.unit.exporters.conftest import opened
 
 AUTO = torch.export.Dim.AUTO

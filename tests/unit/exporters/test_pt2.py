@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from packager.errors import StepError
-from packager.exporters import _archive
+from packager.exporters._files import archive
 from tests.unit.exporters.conftest import cnn, mlmodel, opened, tensor
 
 Write = Callable[..., Path]
@@ -227,7 +227,7 @@ def test_not_an_archive(tmp_path: Path) -> None:
     ],
 )
 def test_lengths_are_recognised(text: str) -> None:
-    assert _archive._is_length(text)
+    assert archive._is_length(text)
 
 
 @pytest.mark.parametrize(
@@ -238,4 +238,4 @@ def test_lengths_are_recognised(text: str) -> None:
     ],
 )  # fmt: skip
 def test_anything_else_is_not_a_length(text: str) -> None:
-    assert not _archive._is_length(text)
+    assert not archive._is_length(text)

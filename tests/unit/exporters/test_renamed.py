@@ -19,7 +19,8 @@ from sklearn.svm import SVC
 from sklearn.tree import DecisionTreeClassifier
 
 from packager.errors import StepError
-from packager.exporters import _pickled, _renamed
+from packager.exporters._files import pickled
+from packager.exporters._tables import renamed
 
 OLD = {
     SVC: ("sklearn.svm._classes", "sklearn.svm.classes"),
@@ -40,25 +41,25 @@ def test_an_old_name_opens_the_class_of_today(kind: type[BaseEstimator], tmp_pat
     text = pickle.dumps(fitted, protocol=0)  # names are lines of text there
     assert text.count(b"c" + new + b"\n") == 1
     (tmp_path / "m.pkl").write_bytes(text.replace(b"c" + new + b"\n", b"c" + old + b"\n"))
-    opened = _pickled.load(tmp_path, "m.pkl")
+    opened = pickled.load(tmp_path, "m.pkl")
     assert type(opened) is kind and (opened.predict(x) == fitted.predict(x)).all()
 
 
 def test_the_old_joblib_is_the_joblib() -> None:
-    with _renamed.known():
+    with renamed.known():
         assert importlib.import_module("sklearn.externals.joblib").load is importlib.import_module("joblib").load
 
 
 @pytest.mark.parametrize("name", ["sklearn.cross_validation", "sklearn.svm.nothing", "other.svm.classes", "classes"])
 def test_what_is_gone_or_foreign_stays_so(name: str) -> None:
-    assert _renamed.now(name) is None
+    assert renamed.now(name) is None
 
 
 def test_what_is_there_under_its_own_name_is_not_replaced(tmp_path: Path) -> None:
     before = list(sys.meta_path)
-    with _renamed.known():
+    with renamed.known():
         assert importlib.import_module("sklearn.ensemble").__name__ == "sklearn.ensemble"
     assert sys.meta_path == before
     (tmp_path / "m.pkl").write_bytes(b"csklearn.cross_validation\nNoSuch\n.")
     with pytest.raises(StepError, match=r"needs the module `sklearn\.cross_validation`"):
-        _pickled.load(tmp_path, "m.pkl")
+        pickled.load(tmp_path, "m.pkl")

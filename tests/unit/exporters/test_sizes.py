@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 
 import pytest
 
-from packager.exporters import _sizes
-from packager.exporters._sizes import Axis, Span, explore
+from packager.exporters._interface import sizes
+from packager.exporters._interface.sizes import Axis, Span, explore
 
 X0, X1, X2, X3 = (Axis("x", place) for place in range(4))
 Y0, Y1 = Axis("y", 0), Axis("y", 1)
@@ -25,7 +25,7 @@ def spans(axes: list[Axis], accepts: Callable[..., bool]) -> dict[tuple[Axis, ..
 
 def test_any_length() -> None:
     (span,) = spans([X0], lambda rows: rows > 0).values()
-    assert (span.kind, span.low, span.limited) == (_sizes.ANY, 1, False)
+    assert (span.kind, span.low, span.limited) == (sizes.ANY, 1, False)
     assert span.high >= 4096
 
 
@@ -38,14 +38,14 @@ def test_a_range(low: int, high: int) -> None:
 @pytest.mark.parametrize("step", [2, 8, 14, 32])
 def test_multiples(step: int) -> None:
     found = spans([X0, X2, X3], lambda rows, height, width: height % step == width % step == 0)
-    assert {span.kind for span in found.values()} == {_sizes.ANY, _sizes.STEPS}
+    assert {span.kind for span in found.values()} == {sizes.ANY, sizes.STEPS}
     assert found[(X2,)].step == found[(X3,)].step == step
 
 
 def test_one_length_alone_and_a_set() -> None:
     found = spans([X0, X1, X2], lambda rows, one, two: one == 48 and two in (16, 48, 100))
-    assert (found[(X1,)].kind, found[(X1,)].low) == (_sizes.FIXED, 48)
-    assert found[(X2,)].kind == _sizes.SOME and found[(X2,)].ran == (16, 48, 100)
+    assert (found[(X1,)].kind, found[(X1,)].low) == (sizes.FIXED, 48)
+    assert found[(X2,)].kind == sizes.SOME and found[(X2,)].ran == (16, 48, 100)
 
 
 def test_two_names_for_one_batch() -> None:
@@ -75,4 +75,4 @@ def test_nothing_runs() -> None:
 
 def test_one_row_only() -> None:
     found = spans([X0, X1], lambda rows, length: rows == 1 and length >= 5)
-    assert found[(X0,)].kind == _sizes.FIXED and found[(X1,)].low == 5
+    assert found[(X0,)].kind == sizes.FIXED and found[(X1,)].low == 5

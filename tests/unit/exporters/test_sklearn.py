@@ -33,7 +33,7 @@ from sklearn.tree import DecisionTreeClassifier
 
 from packager.errors import PackagerError, StepError
 from packager.steps import export
-from tests import tables
+from tests.support import tables
 from tests.unit.exporters.conftest import detected, opened
 
 TABLE = tables.frame()

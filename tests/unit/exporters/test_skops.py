@@ -32,7 +32,7 @@ from sklearn.tree import DecisionTreeClassifier
 from sklearn.utils import all_estimators
 
 from packager.errors import StepError
-from packager.exporters import _skops
+from packager.exporters._tables import skops as _skops
 from tests.hostile.toys import CLASSES, FEATURES, NUMBERS, fitted
 
 REASONS = {"Birch": "skops does not write it: its nodes refer to each other in rings"}

@@ -14,7 +14,7 @@ from torch import nn
 
 from packager import plugins
 from packager.errors import StepError
-from tests import tables
+from tests.support import tables
 from tests.unit.exporters.conftest import detected, opened
 
 INPUTS = {"x": {"dtype": "float32", "shape": ["batch", 3, 8, 8]}}

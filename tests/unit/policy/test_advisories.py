@@ -18,16 +18,16 @@ from hypothesis import strategies as st
 from packaging.version import Version
 
 from packager import canonical
-from packager.bundle import SBOM
+from packager.bundle.bundle import SBOM
 from packager.canonical import JSON
 from packager.errors import UsageError
 from packager.formats.intoto import Statement
-from packager.policy import advisories, facts, policy, vex
+from packager.policy import advisories, engine, facts, vex
+from packager.policy.engine import Profile
 from packager.policy.facts import Content
-from packager.policy.policy import Profile
 from packager.trust.evidence import Evidence
+from packager.trust.verifiers import Attested
 from packager.types import Blob, Tree
-from packager.verifiers import Attested
 
 DAY = datetime.date(2026, 11, 21)
 
@@ -137,7 +137,7 @@ def judged(folder: Path, tmp_path: Path, *evidence: Evidence, day: datetime.date
     tree = Tree.of({SBOM: Blob(canonical.sha256(data), len(data))})
     content = Content("n", "1", tree, lambda path, blob: (tmp_path / path).open("rb"))
     found = {"today": day.isoformat(), **facts._exposed(content, evidence, folder)}
-    return [finding.subject for finding in policy.judge(Profile("p", ("vulnerabilities",)), found, day).findings]
+    return [finding.subject for finding in engine.judge(Profile("p", ("vulnerabilities",)), found, day).findings]
 
 
 PLANTED = ["torch==2.5.1/GHSA-53q9-r3pm-6pq6"]

@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 
 from packager.errors import StepError, UsageError
-from packager.policy import opa, policy, rego
+from packager.policy import engine, opa, rego
+from packager.policy.engine import Profile, Terms
 from packager.policy.language import builtins, child, program, values
 from packager.policy.language.values import Refused, Silence
-from packager.policy.policy import Profile, Terms
 
 DATA = Path(__file__).parents[2] / "data" / "rego"
 INPUT, *VECTORS = (json.loads(line) for line in (DATA / "vectors.jsonl").read_text().splitlines())
@@ -185,14 +185,14 @@ def test_the_time_is_told_only_where_the_profile_says_so(tmp_path: Path) -> None
     )
     (tmp_path / "no.yaml").write_text("rules: [a.rego]")
     with pytest.raises(UsageError, match=r"time\.now_ns"):
-        policy.profile("no.yaml", tmp_path)
+        engine.profile("no.yaml", tmp_path)
     (tmp_path / "yes.yaml").write_text("rules:\n  - a.rego: {clock: true}\n")
-    asked = policy.profile("yes.yaml", tmp_path)
-    day = policy.day({"today": "2026-11-28"})
-    said = policy.judge(asked, {"model": MODEL}, day).findings
+    asked = engine.profile("yes.yaml", tmp_path)
+    day = engine.day({"today": "2026-11-28"})
+    said = engine.judge(asked, {"model": MODEL}, day).findings
     assert "[2026, 11, 28]" in {finding.message for finding in said}
     with pytest.raises(UsageError, match="which day"):
-        policy.judge(asked, {"model": MODEL})
+        engine.judge(asked, {"model": MODEL})
 
 
 # Open Policy Agent
@@ -200,7 +200,7 @@ def test_the_time_is_told_only_where_the_profile_says_so(tmp_path: Path) -> None
 
 def judged(text: str, **how: Any) -> set[str]:
     asked = Profile("p", ("a.rego",), terms={"a.rego": Terms(program=text, opa=True)})
-    return {finding.message for finding in policy.judge(asked, {"model": MODEL}, **how).findings}
+    return {finding.message for finding in engine.judge(asked, {"model": MODEL}, **how).findings}
 
 
 def test_without_opa_nothing_is_judged_by_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from packager import plugins
 from packager.canonical import JSON
 from packager.errors import UsageError
-from packager.policy import policy
-from packager.policy.policy import Profile
+from packager.policy import engine
+from packager.policy.engine import Profile
 from packager.policy.waivers import Waiver
 
 
@@ -34,11 +34,11 @@ RELEASE = Profile("release", ("parity", "deterministic", "coverage"))
 
 
 def test_within_tolerance_holds() -> None:
-    assert policy.judge(RELEASE, facts(frontier=[point(1e-3, 0.0), point(0.0109, 1.0)])).ok
+    assert engine.judge(RELEASE, facts(frontier=[point(1e-3, 0.0), point(0.0109, 1.0)])).ok
 
 
 def test_a_miss_names_everything() -> None:
-    verdict = policy.judge(RELEASE, facts(frontier=[point(0.5, 10.0), point(0.02, 1.0), point(1e-4, 0.0)]))
+    verdict = engine.judge(RELEASE, facts(frontier=[point(0.5, 10.0), point(0.02, 1.0), point(1e-4, 0.0)]))
     (finding,) = verdict.findings
     assert not verdict.ok
     for word in ("onnxruntime-cpu-fp32", "batch=2", "`y`", "worst element [1]", "expected 10.0", "got 0.0", "0.101"):
@@ -52,7 +52,7 @@ def test_parity_is_allclose(points: list[tuple[float, float]], atol: float, rtol
     given_facts = facts(frontier=[point(d, m) for d, m in points])
     given_facts["targets"]["onnxruntime-cpu-fp32"]["tolerance"]["y"] = {"atol": atol, "rtol": rtol}
     within = all(d <= atol + rtol * m for d, m in points)
-    assert policy.judge(Profile("p", ("parity",)), given_facts).ok == within
+    assert engine.judge(Profile("p", ("parity",)), given_facts).ok == within
 
 
 @pytest.mark.parametrize(
@@ -64,56 +64,56 @@ def test_parity_is_allclose(points: list[tuple[float, float]], atol: float, rtol
     ],
 )
 def test_other_kinds_of_difference(output: dict[str, JSON], words: str) -> None:
-    (finding,) = policy.judge(RELEASE, facts(**output)).findings
+    (finding,) = engine.judge(RELEASE, facts(**output)).findings
     assert words in finding.message
 
 
 def test_not_measured_is_not_a_pass() -> None:
     empty = facts()
     empty["targets"]["onnxruntime-cpu-fp32"]["cases"] = []
-    assert not policy.judge(RELEASE, empty).ok
-    assert not policy.judge(RELEASE, {"nondeterministic": [], "targets": {}}).ok
+    assert not engine.judge(RELEASE, empty).ok
+    assert not engine.judge(RELEASE, {"nondeterministic": [], "targets": {}}).ok
 
 
 def test_what_this_host_cannot_run_is_said_and_can_be_refused() -> None:
     absent = facts()
     absent["targets"]["onnxruntime-cpu-fp32"] |= {"cases": [], "unmeasured": "this host has no NVIDIA GPU"}
-    verdict = policy.judge(RELEASE, absent)
+    verdict = engine.judge(RELEASE, absent)
     (finding,) = verdict.findings
     assert verdict.ok and finding.level == "warning" and "not measured here: this host has no" in finding.message
-    demanding = policy.judge(Profile("p", ("parity", "measured")), absent)
+    demanding = engine.judge(Profile("p", ("parity", "measured")), absent)
     assert not demanding.ok and {item.level for item in demanding.findings} == {"warning", "error"}
-    assert policy.judge(Profile("p", ("measured",)), facts()).ok
+    assert engine.judge(Profile("p", ("measured",)), facts()).ok
 
 
 @pytest.mark.parametrize("rule", plugins.names("policies"))
 def test_a_missing_fact_fails_closed(rule: str) -> None:
-    verdict = policy.judge(Profile("p", (rule,)), {})
+    verdict = engine.judge(Profile("p", (rule,)), {})
     assert not verdict.ok
     assert "missing" in verdict.findings[0].message
 
 
 def test_random_operators_are_refused() -> None:
-    verdict = policy.judge(RELEASE, {**facts(), "nondeterministic": ["RandomNormalLike"]})
+    verdict = engine.judge(RELEASE, {**facts(), "nondeterministic": ["RandomNormalLike"]})
     assert [finding.rule for finding in verdict.findings] == ["deterministic"]
 
 
-@pytest.mark.parametrize("name", policy.profiles())
+@pytest.mark.parametrize("name", engine.profiles())
 def test_every_profile_of_ours_loads(name: str) -> None:
-    assert policy.profile(name, Path()).rules
+    assert engine.profile(name, Path()).rules
 
 
 def test_profiles_of_others(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("rules: [deterministic]\n")
-    assert policy.profile("mine.yaml", tmp_path).rules == ("deterministic",)
+    assert engine.profile("mine.yaml", tmp_path).rules == ("deterministic",)
     for text, word in (("rules: []", "rules"), ("rules: [partiy]", "parity"), ("rule: [parity]", "rules"), ("", "")):
         (tmp_path / "bad.yaml").write_text(text)
         with pytest.raises(UsageError) as caught:
-            policy.profile("bad.yaml", tmp_path)
+            engine.profile("bad.yaml", tmp_path)
         assert word in f"{caught.value.message} {caught.value.hint}"
     for name in ("relaese", "absent.yaml"):
         with pytest.raises(UsageError):
-            policy.profile(name, tmp_path)
+            engine.profile(name, tmp_path)
 
 
 DAY = datetime.date(2026, 12, 31)
@@ -124,16 +124,16 @@ MISS = facts(frontier=[point(0.5, 10.0)])
 def test_what_was_not_measured_to_its_end_is_no_release() -> None:
     short = facts()
     short["targets"]["onnxruntime-cpu-fp32"]["shortened"] = {"sequence": 4096}
-    (finding,) = policy.judge(RELEASE, short).findings
+    (finding,) = engine.judge(RELEASE, short).findings
     assert (finding.rule, finding.level, finding.subject) == ("coverage", "error", "onnxruntime-cpu-fp32/sequence")
     assert "sequence=4096 only" in finding.message
     assert "[1, 4096]" in str(finding.hint)
-    assert policy.judge(policy.profile("dev", Path()), short).ok
+    assert engine.judge(engine.profile("dev", Path()), short).ok
 
 
 @pytest.mark.parametrize(("day", "ok"), [(DAY, True), (DAY + datetime.timedelta(1), False), (None, False)])
 def test_a_waiver_holds_to_its_day_and_is_recorded(day: datetime.date | None, ok: bool) -> None:
-    verdict = policy.judge(Profile("p", ("parity",), (WAIVER,)), MISS, day)
+    verdict = engine.judge(Profile("p", ("parity",), (WAIVER,)), MISS, day)
     (finding,) = verdict.to_json()["findings"]
     assert verdict.ok == ok
     assert finding["level"] == ("note" if ok else "error")
@@ -144,7 +144,7 @@ def test_a_waiver_holds_to_its_day_and_is_recorded(day: datetime.date | None, ok
 
 def test_a_waiver_covers_its_own_rule_and_subject_only() -> None:
     for other in (Waiver("parity", "*/z", "a", "b", DAY), Waiver("coverage", "*", "a", "b", DAY)):
-        verdict = policy.judge(Profile("p", ("parity",), (other,)), MISS, DAY)
+        verdict = engine.judge(Profile("p", ("parity",), (other,)), MISS, DAY)
         assert not verdict.ok
         assert [finding.message for finding in verdict.findings if finding.level == "note"] == [
             "the waiver of a met nothing"
@@ -153,18 +153,18 @@ def test_a_waiver_covers_its_own_rule_and_subject_only() -> None:
 
 def test_a_missing_fact_cannot_be_waived() -> None:
     everything = Waiver("parity", "*", "a", "b", DAY)
-    assert not policy.judge(Profile("p", ("parity",), (everything,)), {}, DAY).ok
+    assert not engine.judge(Profile("p", ("parity",), (everything,)), {}, DAY).ok
 
 
 def test_waivers_are_written_completely(tmp_path: Path) -> None:
     good = 'rules: [parity]\nwaivers:\n  - {rule: parity, subject: "*/y", owner: ada, reason: known, expires: 2026-12-31}\n'
     (tmp_path / "p.yaml").write_text(good)
-    assert policy.profile("p.yaml", tmp_path).waivers == (Waiver("parity", "*/y", "ada", "known", DAY),)
+    assert engine.profile("p.yaml", tmp_path).waivers == (Waiver("parity", "*/y", "ada", "known", DAY),)
     for old, new, word in (
         ("2026-12-31", "never", "every waiver ends"), ("owner: ada, ", "", "no `owner`"), ("known", "''", "reason"),
         ("rule: parity", "rule: deterministic", "does not ask"), ("2026-12-31", "2026-02-30", "expected a day"),
     ):  # fmt: skip
         (tmp_path / "p.yaml").write_text(good.replace(old, new))
         with pytest.raises(UsageError) as caught:
-            policy.profile("p.yaml", tmp_path)
+            engine.profile("p.yaml", tmp_path)
         assert word in f"{caught.value.message} {caught.value.hint}"

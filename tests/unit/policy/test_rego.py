@@ -14,9 +14,9 @@ import pytest
 from packager.canonical import JSON
 from packager.errors import PackagerError, UsageError
 from packager.files import staging
-from packager.policy import factschema, policy, policydocs, policyreport, policytest, rego
-from packager.policy.policy import Profile, Terms
-from tests.environments import CACHE
+from packager.policy import docs, engine, rego, report, schema, testing
+from packager.policy.engine import Profile, Terms
+from tests.support.environments import CACHE
 
 EXAMPLES = Path(__file__).parents[3] / "docs" / "examples" / "policies"
 HEAD = "package main\nimport rego.v1\n"
@@ -25,11 +25,11 @@ MODEL: JSON = {"licence": "MIT", "description": None, "authors": ["Ada"], "datas
 
 def found(text: str, **facts: JSON) -> set[tuple[str, str]]:
     asked = Profile("p", ("a.rego",), terms={"a.rego": Terms(program=text)})
-    return {(finding.level, finding.message) for finding in policy.judge(asked, facts).findings}
+    return {(finding.level, finding.message) for finding in engine.judge(asked, facts).findings}
 
 
 def test_the_examples_say_what_their_tests_want() -> None:
-    outcomes = [outcome for case in policytest.load(EXAMPLES / "tests") for outcome in policytest.run(case)]
+    outcomes = [outcome for case in testing.load(EXAMPLES / "tests") for outcome in testing.run(case)]
     # the fourth case has a warning only, which is no refusal: it is not asked again without its facts
     assert [outcome.problem for outcome in outcomes] == [None] * 7
     assert sum("without" in outcome.name for outcome in outcomes) == 3
@@ -40,7 +40,7 @@ def test_a_profile_names_files_beside_it_and_its_digest_follows_them(tmp_path: P
     digests = set()
     for text in ("deny contains x if { x := input.name }", "deny contains 1 if input.model"):
         (tmp_path / "a.rego").write_text(HEAD + text)
-        profile = policy.profile("p.yaml", tmp_path)
+        profile = engine.profile("p.yaml", tmp_path)
         digests.add(profile.digest)
         assert profile.terms_of("a.rego").level == "warning"
     assert len(digests) == 2
@@ -59,7 +59,7 @@ def test_what_cannot_be_asked_is_an_error(tmp_path: Path, text: str, words: str)
     (tmp_path / "a.rego").write_text(HEAD + text)
     (tmp_path / "p.yaml").write_text("rules: [a.rego]")
     with pytest.raises(UsageError) as caught:
-        policy.judge(policy.profile("p.yaml", tmp_path), {"model": MODEL})
+        engine.judge(engine.profile("p.yaml", tmp_path), {"model": MODEL})
     assert words in caught.value.message
     assert "a.rego" in caught.value.message
 
@@ -72,7 +72,7 @@ def test_another_package_is_an_error() -> None:
 def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "p.yaml").write_text("rules: [absent.rego]")
     with pytest.raises(UsageError, match="cannot read policy"):
-        policy.profile("p.yaml", tmp_path)
+        engine.profile("p.yaml", tmp_path)
 
 
 def test_input_in_words_is_not_input() -> None:
@@ -119,12 +119,12 @@ def test_reports_know_it(tmp_path: Path) -> None:
     asked = Profile(
         "p", ("a.rego",), terms={"a.rego": Terms(program=HEAD + 'allow := true\ndeny contains "x" if input.model')}
     )
-    verdict = policy.judge(asked, {"model": MODEL})
-    assert "a.rego" in policyreport.table(verdict, "n:1")
-    assert json.loads(policyreport.sarif(verdict, "n:1"))["runs"][0]["results"][0]["ruleId"] == "a.rego"
+    verdict = engine.judge(asked, {"model": MODEL})
+    assert "a.rego" in report.table(verdict, "n:1")
+    assert json.loads(report.sarif(verdict, "n:1"))["runs"][0]["results"][0]["ruleId"] == "a.rego"
     assert verdict.findings[0].documentation == "docs/policies.md#rules-in-rego"
     assert "## Rules in Rego" in (EXAMPLES.parents[1] / "policies.md").read_text()
-    assert "a.rego" not in policydocs.chapter()
+    assert "a.rego" not in docs.chapter()
 
 
 # the real thing
@@ -173,7 +173,7 @@ def conftest_refuses(document: dict[str, Any]) -> bool:
 
 @pytest.mark.slow
 def test_opa_gives_the_same_verdict_on_the_same_file(tmp_path: Path) -> None:
-    cases = policytest.load(EXAMPLES / "tests")
+    cases = testing.load(EXAMPLES / "tests")
     (tmp_path / "facts.json").write_text(json.dumps([dict(case.facts) for case in cases]))
     done = subprocess.run(
         [sys.executable, "-c", ASK, opa(), EXAMPLES / "acme.rego", tmp_path / "facts.json"],
@@ -183,7 +183,7 @@ def test_opa_gives_the_same_verdict_on_the_same_file(tmp_path: Path) -> None:
     assert len(theirs) == len(cases) == 4
     for case, document in zip(cases, theirs, strict=True):
         asked = Profile("p", (case.rule,), terms={case.rule: Terms(program=case.program)})
-        verdict = policy.judge(asked, case.facts)
+        verdict = engine.judge(asked, case.facts)
         said = [item if isinstance(item, str) else item["msg"] for key in ("deny", "warn") for item in document[key]]
         assert verdict.ok == document["allow"] == (not conftest_refuses(document)), case.name
         assert sorted(f.message for f in verdict.findings if f.subject != "allow") == sorted(said), case.name
@@ -210,7 +210,7 @@ def test_the_evaluators_agree_on_what_policies_use(tmp_path: Path) -> None:
         done = subprocess.run([sys.executable, "-c", ASK, opa(), tmp_path / "p.rego", tmp_path / "facts.json"],
                               capture_output=True, text=True, check=True)  # fmt: skip
         for given, document in zip(facts, json.loads(done.stdout), strict=True):
-            assert not factschema.problems(given)
+            assert not schema.problems(given)
             ours = {message for _, message in found(text, **given) if "does not allow" not in message}
             assert ours == {str(item) for item in document["deny"]}, (body, given)
 

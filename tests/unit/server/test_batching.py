@@ -15,10 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from packager.server import batching
-from packager.server.batching import Batcher, Policy
 from packager.server.errors import RequestError
-from packager.server.interface import Interface, Range, Tensor
+from packager.server.execution import batching
+from packager.server.execution.batching import Batcher, Policy
+from packager.server.protocol.interface import Interface, Range, Tensor
 
 
 @dataclass

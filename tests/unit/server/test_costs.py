@@ -14,11 +14,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from packager.server import costs, messages, protocol, tensors
+from packager.server.admission import costs
+from packager.server.admission.gate import Gate, Limits
 from packager.server.errors import RequestError
-from packager.server.gate import Gate, Limits
-from packager.server.interface import Interface, Range, Tensor
-from packager.server.messages import Inference, block, number
+from packager.server.grpc import messages
+from packager.server.grpc.messages import Inference, block, number
+from packager.server.protocol import protocol, tensors
+from packager.server.protocol.interface import Interface, Range, Tensor
 from tests.attacks import hostile_requests as hostile
 
 FREE = Interface(

@@ -8,7 +8,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool
 from google.protobuf.descriptor import Descriptor
 from tritonclient.grpc import service_pb2
 
-from packager.server import descriptors
+from packager.server.grpc import descriptors
 
 OURS = descriptors.compiled("grpc_service.proto")
 

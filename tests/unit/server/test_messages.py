@@ -7,10 +7,10 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from packager.server import messages
 from packager.server.errors import RequestError
-from packager.server.interface import Interface
-from packager.server.messages import Inference, block, number
+from packager.server.grpc import messages
+from packager.server.grpc.messages import Inference, block, number
+from packager.server.protocol.interface import Interface
 
 INTERFACE = Interface.from_json(
     {

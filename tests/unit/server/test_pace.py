@@ -8,11 +8,11 @@ import time
 
 import pytest
 
-from packager.server import loops
-from packager.server.pace import Pace
+from packager.server.http.pace import Pace
+from packager.server.process import event_loop
 
 
-@pytest.mark.parametrize("make", [asyncio.new_event_loop, loops.new])
+@pytest.mark.parametrize("make", [asyncio.new_event_loop, event_loop.new])
 def test_a_probe_passes_requests_that_wait(make) -> None:
     done: list[object] = []
 

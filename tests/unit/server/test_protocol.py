@@ -18,10 +18,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from tritonclient.http import InferenceServerClient, InferInput, InferRequestedOutput, InferResult
 
-from packager.server import bodies, heads, protocol, tensors
 from packager.server.errors import RequestError
-from packager.server.interface import Interface, Range, Tensor
-from packager.server.protocol import Request, Wanted
+from packager.server.http import bodies, header_cache
+from packager.server.protocol import protocol, tensors
+from packager.server.protocol.interface import Interface, Range, Tensor
+from packager.server.protocol.protocol import Request, Wanted
 
 NUMERIC = [name for name in tensors.DATATYPES if name != "string"]
 
@@ -277,7 +278,7 @@ def test_what_is_not_json_is_shown():
 
 def test_bf16_is_widened_to_the_float32_that_it_is():
     one = Interface((Tensor("x", "float32", ("batch", 2)),), (Tensor("y", "float32", ("batch",)),), {})
-    known = heads.Heads(one, "m", "1")
+    known = header_cache.Heads(one, "m", "1")
     wide = np.array([[1.5, -2.0], [np.inf, 3.0e38]], np.float32)
     raw = (wide.view(np.uint32) >> 16).astype("<u2")
     for _ in range(2):  # the second time the document is known

@@ -37,7 +37,7 @@ while True:
 MAIN = """
 import json, os, sys
 from pathlib import Path
-from packager.server.supervisor import Plan, Supervisor
+from packager.server.process.supervisor import Plan, Supervisor
 program, port, link, *more = sys.argv[1:]
 environment = dict(word.split("=") for word in more)
 plan = Plan((sys.executable, program), "r1", 1, "127.0.0.1", int(port), None, 1.0, environment)

@@ -15,7 +15,7 @@ from packager import exporters
 from packager.errors import IntegrityError, PackagerError, SourceError, UsageError
 from packager.events import ignore
 from packager.sources import Pin, Settings, bentoml, load_for
-from tests.bentos import write_store
+from tests.support.bentos import write_store
 
 pytestmark = pytest.mark.xdist_group("bentoml")
 Run = Callable[..., subprocess.CompletedProcess[str]]

@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from packager.errors import PackagerError, SourceError
 from packager.events import ignore
-from packager.formats import onnxfile
+from packager.formats import onnx_files
 from packager.sources import Settings, file
 from packager.types import Tree
 
@@ -197,7 +197,7 @@ def test_a_truncated_file_is_refused_or_names_fewer_files(tmp_path: Path) -> Non
 @given(st.binary(max_size=300))
 def test_the_walk_is_total(content: bytes) -> None:
     with memoryview(content) as view, contextlib.suppress(ValueError, IndexError):
-        list(onnxfile._model_locations(view))
+        list(onnx_files._model_locations(view))
 
 
 def test_nested_graphs_are_bounded(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from packager.errors import IntegrityError, PackagerError, SourceError, UsageErr
 from packager.events import Progress, ignore
 from packager.sources import Pin, Settings, fsspec, load_for
 from tests.conftest import Run
-from tests.objectstore import ObjectStore, object_store
+from tests.support.object_store import ObjectStore, object_store
 
 pytest.importorskip("s3fs")
 pytestmark = pytest.mark.xdist_group("objects")

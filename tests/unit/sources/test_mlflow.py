@@ -14,11 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from packager import init, sources
+from packager import sources
 from packager.errors import MissingToolError, SourceError, UsageError
+from packager.lock import draft
 from packager.sources import Pin, Settings
 from packager.sources import mlflow as source
-from tests.registries import NOWHERE, Registry, client_of, fetched, log_models, refusal, state
+from tests.support.mlflow_registries import NOWHERE, Registry, client_of, fetched, log_models, refusal, state
 
 pytest.importorskip("mlflow")
 pytest.importorskip("torch")
@@ -76,9 +77,9 @@ def test_a_pickled_model_is_fetched_without_being_opened(registry: Registry, tmp
 def test_a_draft_for_a_registered_model_asks_for_consent_where_it_is_needed(
     version: str, asks: bool, registry: Registry
 ) -> None:
-    found = init.look(f"models:/digits/{version}", registry.base, "sqlite:///mlflow.db")
+    found = draft.look(f"models:/digits/{version}", registry.base, "sqlite:///mlflow.db")
     assert ("executes" in found) is asks
-    assert ("\nallow-pickle: false " in init.draft(f"models:/digits/{version}", found)) is asks
+    assert ("\nallow-pickle: false " in draft.draft(f"models:/digits/{version}", found)) is asks
 
 
 def test_parts_of_models_and_plain_artifacts_of_runs(registry: Registry, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from packager.events import Event, Progress
 from packager.sources import Pin, Settings
 from packager.sources import mlflow as source
 from tests.conftest import Run
-from tests.registries import client_of, fetched, log_models, refusal, state
+from tests.support.mlflow_registries import client_of, fetched, log_models, refusal, state
 
 pytest.importorskip("mlflow")
 pytest.importorskip("torch")

@@ -13,23 +13,24 @@ from pathlib import Path
 import pytest
 from onnx import TensorProto, helper
 
-from packager import canonical, transport
+from packager import canonical
+from packager.bundle.readers import blob_path
 from packager.errors import IntegrityError, PackagerError, SourceError
 from packager.events import ignore
 from packager.formats import modelpack, oci
-from packager.media import blob_path
-from packager.registry import reference
-from packager.registry.repository import Repository
-from packager.registry.wire import Body, Patience
-from packager.registry.wire import Settings as Wire
 from packager.sources import Pin, Settings, load_for
 from packager.sources import oci as source
-from packager.store import Store
+from packager.store.store import Store
+from packager.transport import copy
+from packager.transport.registry import reference
+from packager.transport.registry.repository import Repository
+from packager.transport.registry.wire import Body, Patience
+from packager.transport.registry.wire import Settings as Wire
 from packager.types import Blob
-from tests import bundles, distribution
 from tests.conftest import Run
-from tests.distribution import Registry
 from tests.e2e.conftest import tool
+from tests.support import bundles, registry_server
+from tests.support.registry_server import Registry
 
 pytestmark = pytest.mark.xdist_group("registry")
 PATIENCE = Patience(attempts=2, first=0.01, longest=0.05)
@@ -37,7 +38,7 @@ PATIENCE = Patience(attempts=2, first=0.01, longest=0.05)
 
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
-    with distribution.registry(tool("docker-registry"), tmp_path_factory.mktemp("r") / "r") as running:
+    with registry_server.registry(tool("docker-registry"), tmp_path_factory.mktemp("r") / "r") as running:
         yield running
 
 
@@ -70,8 +71,8 @@ def fetched(ref: str, base: Path, out: Path) -> dict[str, bytes]:
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:
     made = bundles.make(Store(tmp_path / "store"), FILES)
-    transport.save(made, tmp_path / "tiny.bundle.tar")
-    transport.save(made, tmp_path / "layout")
+    copy.save(made, tmp_path / "tiny.bundle.tar")
+    copy.save(made, tmp_path / "layout")
     return tmp_path
 
 
@@ -119,7 +120,7 @@ def test_a_bundle_that_was_replaced_after_the_lock(bundle: Path) -> None:
     pin = source.resolve("tiny.bundle.tar", settings(bundle))
     other = bundles.make(Store(bundle / "other"), {"model/model.onnx": b"x"})
     (bundle / "tiny.bundle.tar").unlink()
-    transport.save(other, bundle / "tiny.bundle.tar")
+    copy.save(other, bundle / "tiny.bundle.tar")
     with pytest.raises(SourceError, match="another bundle than the lock pinned"):
         source.fetch(pin, settings(bundle, "tiny.bundle.tar"), bundle / "out", ignore)
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from packager import causes
+from packager import error_causes
 from packager.errors import StepError
-from packager.exporters._masks import Stretch
+from packager.exporters._interface.masks import Stretch
 from packager.steps import _cases
 
 TEXT: dict[str, Any] = {
@@ -213,7 +213,7 @@ def test_a_graph_that_never_runs_is_the_conversions_fault() -> None:
     ],
 )  # fmt: skip
 def test_the_line_that_holds_the_cause_is_shown(text: str, line: str) -> None:
-    assert causes.cause(RuntimeError(text)) == f"RuntimeError: {line}"
+    assert error_causes.cause(RuntimeError(text)) == f"RuntimeError: {line}"
 
 
 @pytest.mark.parametrize("fill", ["random", "zeros", "low", "high"])

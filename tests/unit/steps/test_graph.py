@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from packager.errors import StepError
-from packager.graphs import graph, graphneeds
+from packager.graph import canonicalise, needs
 
 TEXT = """
 <ir_version: 10, opset_import: ["local" : 1, "ai.onnx.ml" : 3, "" : 18], producer_name: "somebody",
@@ -38,7 +38,7 @@ twice (v) => (w) { w = Add(v, v) }
 def model() -> Any:
     """A graph with a subgraph and a function, annotated everywhere as torch annotates."""
     found = onnx.parser.parse_model(TEXT)
-    for message in graph.messages(found):
+    for message in canonicalise.messages(found):
         if "metadata_props" in message.DESCRIPTOR.fields_by_name:
             message.metadata_props.add(key="stack_trace", value="/home/ada/secret.py:7")
         if "doc_string" in message.DESCRIPTOR.fields_by_name:
@@ -47,7 +47,7 @@ def model() -> Any:
 
 
 def canonical(found: Any, opset: int = 18, ir: int = 8) -> Any:
-    return graph.canonicalise(found, opset=opset, ir=ir)
+    return canonicalise.canonicalise(found, opset=opset, ir=ir)
 
 
 def test_canonicalise_is_idempotent() -> None:
@@ -70,9 +70,9 @@ def test_only_used_operator_sets_stay_in_order() -> None:
 
 
 def test_facts_name_what_a_runtime_must_know() -> None:
-    found = graph.facts(canonical(model()))
+    found = canonicalise.facts(canonical(model()))
     assert found["opset"] == {"ai.onnx": 18, "local": 1}
-    operators = graphneeds.needs(canonical(model()))["operators"]
+    operators = needs.needs(canonical(model()))["operators"]
     assert {domain: sorted(names) for domain, names in operators.items()} == {
         "ai.onnx": ["Add", "Constant", "If", "Neg", "Relu"]
     }
@@ -106,8 +106,8 @@ def test_random_operators_are_named() -> None:
         "{ t = Constant <value = bool {1}> () r = Constant <value = float {0.5}> () n = RandomNormalLike(x)"
         " y = Dropout(n, r, t) }"
     )
-    assert graph.nondeterministic(found) == ["Dropout", "RandomNormalLike"]
-    assert graph.nondeterministic(model()) == []
+    assert canonicalise.nondeterministic(found) == ["Dropout", "RandomNormalLike"]
+    assert canonicalise.nondeterministic(model()) == []
 
 
 def test_typed_data_becomes_raw() -> None:
@@ -137,17 +137,17 @@ SIZES = [700_000, 10, 900_000, 500_000, 500_000]
 
 
 def test_a_small_graph_is_one_file(tmp_path: Path) -> None:
-    graph.write(chain([1000, 2000]), tmp_path)
+    canonicalise.write(chain([1000, 2000]), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
 
 
 def test_large_tensors_leave_the_file_and_come_back(tmp_path: Path) -> None:
     expected = chain(SIZES)
-    graph.write(chain(SIZES), tmp_path, shard_bytes=4 << 20)
+    canonicalise.write(chain(SIZES), tmp_path, shard_bytes=4 << 20)
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["model.onnx", "weights-0001.bin", "weights-0002.bin", "weights-0003.bin"]
     assert all(path.stat().st_nlink == 1 and not path.is_symlink() for path in tmp_path.iterdir())
-    found = graph.read(tmp_path / "model.onnx")
+    found = canonicalise.read(tmp_path / "model.onnx")
     for before, after in zip(expected.graph.initializer, found.graph.initializer, strict=True):
         np.testing.assert_array_equal(numpy_helper.to_array(before), numpy_helper.to_array(after))
     (got,) = onnxruntime.InferenceSession(str(tmp_path / "model.onnx")).run(None, {})
@@ -156,18 +156,18 @@ def test_large_tensors_leave_the_file_and_come_back(tmp_path: Path) -> None:
 
 
 def test_writing_what_was_read_writes_the_same(tmp_path: Path) -> None:
-    graph.write(chain(SIZES), tmp_path / "a", shard_bytes=4 << 20)
-    again = canonical(graph.read(tmp_path / "a" / "model.onnx"))
-    graph.write(again, tmp_path / "b", shard_bytes=4 << 20)
+    canonicalise.write(chain(SIZES), tmp_path / "a", shard_bytes=4 << 20)
+    again = canonical(canonicalise.read(tmp_path / "a" / "model.onnx"))
+    canonicalise.write(again, tmp_path / "b", shard_bytes=4 << 20)
     assert files(tmp_path / "a") == files(tmp_path / "b")
 
 
 def test_only_the_shard_of_a_changed_tensor_changes(tmp_path: Path) -> None:
-    graph.write(chain(SIZES), tmp_path / "a", shard_bytes=4 << 20)
+    canonicalise.write(chain(SIZES), tmp_path / "a", shard_bytes=4 << 20)
     changed = chain(SIZES)
     weights = numpy_helper.to_array(changed.graph.initializer[4]) + np.float32(1)
     changed.graph.initializer[4].raw_data = weights.tobytes()
-    graph.write(changed, tmp_path / "b", shard_bytes=4 << 20)
+    canonicalise.write(changed, tmp_path / "b", shard_bytes=4 << 20)
     before, after = files(tmp_path / "a"), files(tmp_path / "b")
     assert [name for name in before if before[name] != after[name]] == ["weights-0003.bin"]
 
@@ -180,7 +180,7 @@ def test_a_broken_graph_is_found_when_written(tmp_path: Path) -> None:
     found = chain([10])
     found.graph.node[0].op_type = "NoSuchOperator"
     with pytest.raises(StepError, match="the graph is not valid ONNX"):
-        graph.write(found, tmp_path)
+        canonicalise.write(found, tmp_path)
 
 
 sizes = st.lists(st.integers(1, 50_000), max_size=30)
@@ -190,9 +190,9 @@ sizes = st.lists(st.integers(1, 50_000), max_size=30)
 def test_the_law_of_shards(lengths: list[int], limit: int) -> None:
     """In order, on pages, without overlap, within the limit unless one tensor is larger, and no file is empty."""
     waiting = iter(lengths)
-    for offsets in graph.shards(lengths, limit):
+    for offsets in canonicalise.shards(lengths, limit):
         placed = [(offset, next(waiting)) for offset in offsets]
-        assert placed and all(offset % graph.ALIGN == 0 for offset, _ in placed)
+        assert placed and all(offset % canonicalise.ALIGN == 0 for offset, _ in placed)
         assert all(a + size <= b for (a, size), (b, _) in itertools.pairwise(placed))
         assert sum(placed[-1]) <= limit or len(placed) == 1
     assert next(waiting, None) is None
@@ -200,6 +200,6 @@ def test_the_law_of_shards(lengths: list[int], limit: int) -> None:
 
 @given(sizes, sizes, st.integers(1, 60_000))
 def test_a_cut_depends_only_on_what_came_before(lengths: list[int], more: list[int], limit: int) -> None:
-    short, long = graph.shards(lengths, limit), graph.shards(lengths + more, limit)
+    short, long = canonicalise.shards(lengths, limit), canonicalise.shards(lengths + more, limit)
     assert long[: max(len(short) - 1, 0)] == short[:-1]
     assert not short or long[len(short) - 1][: len(short[-1])] == short[-1]

@@ -13,7 +13,7 @@ import onnx
 import pytest
 
 from packager import exporters
-from packager.isolation.pinning import numerics
+from packager.sandbox.pinning import numerics
 from packager.steps import export
 from tests.unit.steps.conftest import LEVEL, Exported
 

@@ -13,9 +13,10 @@ from onnx import helper as h
 
 from packager.exporters import Wishes
 from packager.exporters import onnx as exporter
-from packager.graphs import graph
-from packager.lengths import Lengths
-from packager.steps import _outputs, export
+from packager.graph import canonicalise
+from packager.recipe.lengths import Lengths
+from packager.steps import _outputs
+from packager.steps._inputs import describe_inputs
 from tests.unit.exporters.test_described import saved
 
 
@@ -29,9 +30,9 @@ def test_a_length_that_shrinks_is_not_taken_for_one(stated: Any, tmp_path: Path)
     path = saved(tmp_path, nodes, {"x": (T.FLOAT, ["n", 4, "width"])}, {"y": (T.FLOAT, stated)})
     source = exporter.load(path.parent, path.name, Wishes(dynamic={"width": (1, 512)}))
     model = source.to_onnx(17)
-    accepted = export.describe_inputs(source.interface)
+    accepted = describe_inputs(source.interface)
     _outputs.state_outputs(model, _outputs.observe(source, accepted, 0))
-    assert graph.port(model.graph.output[0])[2] == ("n", 4, "ceil(width/8)")
+    assert canonicalise.port(model.graph.output[0])[2] == ("n", 4, "ceil(width/8)")
     (answer,) = source.run({"x": np.zeros((2, 4, 320), "float32")})
     assert answer.shape == (2, 4, 40)
 
@@ -42,5 +43,5 @@ def test_two_axes_in_steps_are_told_from_each_other(tmp_path: Path) -> None:
     limits = {"height": Lengths(32, None, 32), "width": Lengths(32, None, 32)}
     source = exporter.load(path.parent, path.name, Wishes(limits=limits))
     model = source.to_onnx(17)
-    _outputs.state_outputs(model, _outputs.observe(source, export.describe_inputs(source.interface), 0))
-    assert graph.port(model.graph.output[0])[2] == ("n", "height", "width")
+    _outputs.state_outputs(model, _outputs.observe(source, describe_inputs(source.interface), 0))
+    assert canonicalise.port(model.graph.output[0])[2] == ("n", "height", "width")

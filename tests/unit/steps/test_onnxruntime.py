@@ -9,7 +9,7 @@ from packager.runtimes import onnxruntime
 from packaging.version import Version
 
 from packager import plugins
-from packager.compatibility import compatibility, knowledge
+from packager.contract import judge, knowledge
 from packager.errors import UsageError
 
 
@@ -38,7 +38,7 @@ def test_the_table_is_ordered_and_complete() -> None:
     ],
 )  # fmt: skip
 def test_a_range_is_the_versions_in_it(specifier: str, oldest: str, newest: str) -> None:
-    found = [row.version for row in compatibility.promised(knowledge.shipped("onnxruntime"), specifier)]
+    found = [row.version for row in judge.promised(knowledge.shipped("onnxruntime"), specifier)]
     assert (found[0], found[-1]) == (oldest, newest)
 
 
@@ -46,7 +46,7 @@ def test_a_range_is_the_versions_in_it(specifier: str, oldest: str, newest: str)
 def test_the_level_is_what_the_oldest_reads(version: str) -> None:
     opset, ir = onnxruntime.level_for(f">={version}")
     assert (opset, ir) == (18, 8)
-    rows = compatibility.promised(knowledge.shipped("onnxruntime"), f"=={version}")
+    rows = judge.promised(knowledge.shipped("onnxruntime"), f"=={version}")
     assert all(row.complete and row.ir and opset <= row.complete and ir <= row.ir for row in rows)
 
 

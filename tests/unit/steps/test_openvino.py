@@ -14,9 +14,9 @@ from packager.runtimes import openvino
 from packager.runtimes.openvino import session
 
 from packager import plugins
-from packager.compatibility import knowledge
+from packager.contract import knowledge
 from packager.errors import StepError, UsageError
-from tests.environments import python_with, run
+from tests.support.environments import python_with, run
 from tests.unit.steps.conftest import Exported
 
 

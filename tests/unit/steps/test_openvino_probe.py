@@ -15,7 +15,7 @@ from packager.runtimes._probes import Probe
 from packager.runtimes.openvino import probe, questions
 from packager.runtimes.openvino.probe import Answers
 
-from tests import graphs
+from tests.support import graphs
 
 RELU = Probe("", "Relu", 14, "T=float32")
 KEY = ("", "Relu", 14)

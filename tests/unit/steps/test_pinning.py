@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from packager.isolation.pinning import numerics
+from packager.sandbox.pinning import numerics
 
 ARITHMETIC = """
 import hashlib, math, numpy as np, torch

@@ -17,7 +17,7 @@ from onnx import numpy_helper
 
 from packager import canonical
 from packager.errors import StepError
-from packager.graphs import graph
+from packager.graph import canonicalise
 from packager.steps import export
 from tests.unit.steps.conftest import LEVEL, Exported
 
@@ -80,7 +80,7 @@ def test_half_precision_is_canonical_too(exported: Exported, tmp_path: Path) -> 
     exported.compiled(tmp_path / "b")
     data = (tmp_path / "a" / "model.onnx").read_bytes()
     assert data == (tmp_path / "b" / "model.onnx").read_bytes()
-    again = graph.canonicalise(onnx.ModelProto.FromString(data), opset=18, ir=8)
+    again = canonicalise.canonicalise(onnx.ModelProto.FromString(data), opset=18, ir=8)
     assert again.SerializeToString(deterministic=True) == data
 
 
@@ -206,7 +206,7 @@ def positions(folder: Path) -> Path:
 
 def test_two_processes_write_the_same_bytes(tmp_path: Path, worker: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another directory, caller, hash seed; and without pinning the caller's settings do reach the file."""
-    from packager.isolation.pinning import numerics
+    from packager.sandbox.pinning import numerics
 
     origin = tmp_path / "origin"
     origin.mkdir()

@@ -12,8 +12,8 @@ import pytest
 
 from packager.formats import dsse, intoto
 from packager.trust import keys
-from packager.trust.trust import KeySigner, Trust
-from packager.verifiers import key as verifier
+from packager.trust.model import KeySigner, Trust
+from packager.trust.verifiers import key as verifier
 
 KEY = keys.generate("p384")
 PAYLOAD = intoto.Statement(intoto.MODEL_SIGNING_PREDICATE, "m", "0" * 64, {}).to_bytes()

@@ -16,16 +16,16 @@ import pytest
 from cryptography import x509
 
 from packager import canonical
-from packager.bundle import DRAFT, Bundle, open_bundle
+from packager.bundle.bundle import DRAFT, Bundle, open_bundle
 from packager.errors import NegativeAnswer, Stale, UsageError
 from packager.formats import slsa
-from packager.sign import drafts, sign, with_drafts
-from packager.store import Store
-from packager.transport import save, write_unpacked
-from packager.trust import keys, trust, trustedit, trustfile
-from packager.verify import attached, require_signature, verify
-from tests import bundles, pki
+from packager.release.sign import drafts, sign, with_drafts
+from packager.store.store import Store
+from packager.transport.copy import save, write_unpacked
+from packager.trust import edit, file, keys, model
+from packager.trust.verify import attached, require_signature, verify
 from tests.conftest import Run
+from tests.support import bundles, pki
 
 FACTS = "urn:packager:facts:v1"
 
@@ -274,17 +274,17 @@ def test_what_came_from_elsewhere_is_not_signed_as_ours(folder: Path, packager: 
 # several keys of one name
 
 
-def content(*entries: tuple[keys.PrivateKey, dict[str, str]], require: bool = False) -> trust.Trust:
-    made = trustedit.new("acme", [keys.generate("p256").public], 1, pki.NOW + 99 * pki.DAY)
+def content(*entries: tuple[keys.PrivateKey, dict[str, str]], require: bool = False) -> model.Trust:
+    made = edit.new("acme", [keys.generate("p256").public], 1, pki.NOW + 99 * pki.DAY)
     for key, times in entries:
-        made = trustedit.with_signer(made, "release", {"key": key.public.pem.decode(), **times})
+        made = edit.with_signer(made, "release", {"key": key.public.pem.decode(), **times})
     if require:
-        made = trustedit.with_requirement(made, {"predicateType": slsa.PREDICATE, "signers": ["release"]})
-    return trust.parse(canonical.dump(made))
+        made = edit.with_requirement(made, {"predicateType": slsa.PREDICATE, "signers": ["release"]})
+    return model.parse(canonical.dump(made))
 
 
 def moment(days: int) -> str:
-    return trustedit.moment(pki.NOW + days * pki.DAY)
+    return edit.moment(pki.NOW + days * pki.DAY)
 
 
 def test_one_name_may_have_several_keys_each_with_its_time(folder: Path) -> None:
@@ -340,12 +340,12 @@ def test_keys_of_a_name_on_the_command_line(folder: Path, packager: Run) -> None
         "no such key"
         in packager("trust", "remove", "acme.trust", "--signer", "release", "--key", "root.pub", *root, code=2).stderr
     )
-    value = trustfile.parse((folder / "acme.trust").read_bytes(), "x").content["signers"]["release"]
+    value = file.parse((folder / "acme.trust").read_bytes(), "x").content["signers"]["release"]
     assert isinstance(value, dict), "a single one stands by itself again"
 
 
 def test_an_empty_list_of_keys_is_refused() -> None:
-    made = trustedit.new("acme", [keys.generate("p256").public], 1, dt.datetime.now(dt.UTC))
+    made = edit.new("acme", [keys.generate("p256").public], 1, dt.datetime.now(dt.UTC))
     for value in ([], [[]], ["x"]):
         with pytest.raises((ValueError, NegativeAnswer)):
-            trust.parse(canonical.dump({**made, "signers": {"release": value}}))
+            model.parse(canonical.dump({**made, "signers": {"release": value}}))

@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from packager.errors import BadSignature, PackagerError, UntrustedTime
 from packager.formats import der
 from packager.trust import timestamps
-from tests import pki
 from tests.sigstore.stamping import StampingAuthority, crafted
-from tests.tools import tool
+from tests.support import pki
+from tests.support.tools import tool
 
 ROOT = pki.root("tsa-root")
 TSA = ROOT.issue("tsa", purposes=[pki.STAMPING], critical=True)

@@ -23,14 +23,15 @@ from securesystemslib.signer import SSlibKey
 
 from packager import canonical, semver
 from packager.errors import Malformed, RolledBack, TrustFileError, UsageError
-from packager.trust import keys, seen, trust, trustedit, trustfile
+from packager.trust import edit, keys, model, seen
+from packager.trust import file as trustfile
 from packager.trust.seen import NOTHING, Seen
-from tests import pki
 from tests.conftest import Run
+from tests.support import pki
 
 NOW = dt.datetime(2027, 1, 1, tzinfo=dt.UTC)
 ROOT, SECOND, RELEASE = (keys.generate(curve) for curve in ("p256", "p384", "p256"))
-SCHEMA = json.loads(trust.schema())
+SCHEMA = json.loads(model.schema())
 
 
 def full() -> dict[str, Any]:
@@ -67,9 +68,9 @@ def full() -> dict[str, Any]:
 
 def test_the_schema_and_the_parser_accept_the_same() -> None:
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
-    for content in (full(), trustedit.new("acme", [ROOT.public], 1, NOW)):
+    for content in (full(), edit.new("acme", [ROOT.public], 1, NOW)):
         jsonschema.validate(content, SCHEMA)
-        assert trust.parse(canonical.dump(content)).name == "acme"
+        assert model.parse(canonical.dump(content)).name == "acme"
 
 
 SPOILT: dict[str, Callable[[dict[str, Any]], object]] = {
@@ -99,7 +100,7 @@ def test_what_the_parser_refuses_the_schema_refuses_too(name: str) -> None:
     content = full()
     SPOILT[name](content)
     with pytest.raises(ValueError):
-        trust.parse(canonical.dump(content))
+        model.parse(canonical.dump(content))
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(content, SCHEMA)
 
@@ -122,16 +123,16 @@ def test_what_only_the_parser_can_refuse(name: str) -> None:
     content = full()
     BEYOND[name](content)
     with pytest.raises(ValueError):
-        trust.parse(canonical.dump(content))
+        model.parse(canonical.dump(content))
 
 
 def test_a_bundle_statement_is_always_required() -> None:
-    assert trust.parse(canonical.dump(full())).required[0].predicate_type == "urn:packager:bundle:v1"
+    assert model.parse(canonical.dump(full())).required[0].predicate_type == "urn:packager:bundle:v1"
 
 
 def test_an_independent_reader_of_envelopes_accepts_it() -> None:
     """securesystemslib checks the threshold over the same bytes; it takes P-256 keys under its own key ids."""
-    content = trustedit.new("acme", [ROOT.public], 1, NOW + pki.DAY)
+    content = edit.new("acme", [ROOT.public], 1, NOW + pki.DAY)
     file = trustfile.write(content, [ROOT])
     value = json.loads(file.to_bytes())
     fingerprint = ROOT.public.fingerprint
@@ -144,7 +145,7 @@ def test_an_independent_reader_of_envelopes_accepts_it() -> None:
 def succession(
     serial: int, roots: list[keys.PrivateKey], threshold: int, signers: list[keys.PrivateKey]
 ) -> trustfile.TrustFile:
-    content = trustedit.new("acme", [key.public for key in roots], threshold, NOW + pki.DAY)
+    content = edit.new("acme", [key.public for key in roots], threshold, NOW + pki.DAY)
     return trustfile.write({**content, "serial": serial}, signers)
 
 
@@ -174,12 +175,12 @@ def test_the_same_file_again_is_fine() -> None:
 
 
 def test_editing_never_empties_a_requirement() -> None:
-    content = trustedit.follow(full(), NOW, None)
+    content = edit.follow(full(), NOW, None)
     assert content["serial"] == 8
     with pytest.raises(UsageError, match="nobody else may make"):
-        trustedit.without_signer(content, "ci")
+        edit.without_signer(content, "ci")
     before = copy.deepcopy(content)
-    left = trustedit.without_signer(content, "release")
+    left = edit.without_signer(content, "release")
     assert "release" not in left["signers"]
     assert content == before, "editing returns a new value"
 
@@ -339,7 +340,7 @@ def test_a_changed_file_is_not_laundered_by_the_next_change(tmp_path: Path, pack
     packager("trust", "init", "t", "--name", "acme", "--root-key", "root.pem")
     file = trustfile.parse((tmp_path / "t").read_bytes(), "t")
     entry = {"key": keys.load_public(tmp_path / "evil.pub").pem.decode()}
-    content = trustedit.with_signer(file.content, "helper", entry)
+    content = edit.with_signer(file.content, "helper", entry)
     (tmp_path / "t").write_bytes(trustfile.TrustFile(file.trust, canonical.dump(content), file.signatures).to_bytes())
     done = packager("trust", "add", "t", "--minimum", "digits:1.0.0", "--root-key", "root.pem", code=1)
     assert "its own root keys" in done.stderr

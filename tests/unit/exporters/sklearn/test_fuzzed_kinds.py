@@ -25,8 +25,8 @@ from sklearn.preprocessing import (
     StandardScaler,
 )
 
-from packager.exporters import _critical, _ranges
 from packager.exporters._sklearn.critical import refuse_rounding, tied_rows
+from packager.exporters._tables import critical, ranges
 from tests.matrix.fuzz_tables import Made, judged, registered
 from tests.matrix.test_models import registered as save
 from tests.matrix.verdicts import drawn, judge
@@ -91,7 +91,7 @@ def test_a_row_in_the_middle_of_two_centres_is_a_tie(tmp_path: Path) -> None:
 def test_an_inverse_that_raises_gives_no_values_and_no_crash() -> None:
     given = np.random.default_rng(0).standard_normal((200, 2))
     model = make_pipeline(KBinsDiscretizer(4, encode="ordinal"), PCA(2), LinearRegression()).fit(given, given[:, 0])
-    assert len(_ranges.interesting(model, 2)) == 2
+    assert len(ranges.interesting(model, 2)) == 2
 
 
 def test_neighbours_behind_sparse_text_are_measured(tmp_path: Path) -> None:
@@ -166,5 +166,5 @@ def test_a_difference_of_time_stamps_is_no_rounding(tmp_path: Path) -> None:
 def test_rows_that_neighbours_keep_are_found_behind_powers() -> None:
     """The columns as they came stand among the powers, so rows of the estimator are rows of the input."""
     model, given = _stamped(PolynomialFeatures(include_bias=False))
-    found = _critical.rows(model, 2, list(given))
+    found = critical.rows(model, 2, list(given))
     assert set(given["stamp"]) & set(found[:, 0].astype("int64").tolist())

@@ -1,0 +1,344 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Run actions: look the key up, else perform it in a confined process, then remember.
+
+A failure raises and leaves no trace but its log; two processes with the same key work once. The worker never sees the
+store; what it leaves is data of a stranger, which the parent copies into the store once all of the worker is dead.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+from packager import canonical, edits, json_schema, plugins, untrusted_files
+from packager.errors import IntegrityError, StepError, StorageError, TooNewError
+from packager.events import Cached, Finished, OnEvent, Started, ignore
+from packager.files import storage_errors
+from packager.sandbox.pinning import numerics
+from packager.sandbox.process import MAX_ANSWER, Outcome
+from packager.sandbox.sandbox import Confinement, Limits, Step, choose, environment, host, of_environment, perform
+from packager.store.store import Store
+from packager.types import Action, Blob, Result, Tree
+
+Item = TypeVar("Item")
+Value = TypeVar("Value")
+_NOISE = re.compile(
+    r"Fontconfig (error|warning)|[IWE]0000 00:00:|WARNING: All log messages before absl|To enable the following instr"
+)
+OUTPUT = untrusted_files.Bounds()  # of what a worker leaves
+LOG_TAIL = 4000  # characters of a failed worker's log that travel with the error
+
+
+class Runner:
+    """Runs actions against one store. `perform` may be given for work that needs the network (fetching)."""
+
+    def __init__(
+        self, store: Store, limits: Limits, on_event: OnEvent = ignore, jobs: int = 1, *, confined: bool = True
+    ) -> None:
+        self.store, self.limits, self.on_event, self.jobs = store, limits, on_event, jobs
+        self.confined = confined  # not: workers run unconfined, and what such a one did is good enough
+        self.executed = 0
+        self.steps: dict[str, tuple[Action, Result]] = {}  # everything that was asked for, by key
+        self._workers: set[subprocess.Popen[bytes]] = set()
+
+    def __call__(
+        self,
+        action: Action,
+        label: str,
+        *,
+        perform: Callable[[Path], canonical.JSON] | None = None,
+        hashed: Mapping[str, Blob] | None = None,
+        place: Callable[[], Path] | None = None,
+        limits: Limits | None = None,
+    ) -> Result:
+        """Return the result of `action`, from memory if it is known.
+
+        `perform` does it in this process; what it hashed while writing, it may leave in `hashed`. `place` gives the
+        virtual environment to run in, asked for only if something runs; None is this Python. `limits` are other ones
+        than those of this runner.
+        """
+        if known := self._recalled(action, perform is None):
+            self.on_event(Cached(label))
+            return self._noted(action, known)
+        with self.store.single_flight(action.key):
+            if known := self._recalled(action, perform is None):  # another process was faster
+                self.on_event(Cached(label))
+                return self._noted(action, known)
+            self.on_event(Started(label))
+            started = time.monotonic()
+            by = None if perform else choose(wanted=self.confined)  # before anything is installed for it
+            built = place() if place else None
+            result = self._perform(action, by, perform, hashed, built, limits or self.limits)
+            self.executed += 1
+            self.on_event(Finished(label, time.monotonic() - started))
+            ran = built.name if built else None
+            # Only what is not confined well enough can be known here already.
+            known = self.store.remember(action.key, action.to_json(), result, ran, instead=by is not None)
+            return self._noted(action, known)
+
+    def _recalled(self, action: Action, by_worker: bool) -> Result | None:
+        """Return what is known, unless a worker did it that was confined less than workers here are."""
+        known = self.store.recall(action.key)
+        if known and by_worker and self.confined:
+            return known if known.confinement and Confinement.from_json(known.confinement).is_whole else None
+        return known
+
+    def _noted(self, action: Action, result: Result) -> Result:
+        self.steps[action.key] = action, result
+        return result
+
+    def _perform(
+        self,
+        action: Action,
+        by: Confinement | None,
+        perform: Callable[[Path], canonical.JSON] | None,
+        hashed: Mapping[str, Blob] | None,
+        place: Path | None,
+        limits: Limits,
+    ) -> Result:
+        with self.store.scratch() as scratch:
+            out = scratch / "out"
+            out.mkdir()
+            if by is None:
+                facts = perform(out) if perform else None
+                return Result(self.store.ingest(out, hashed).digest, facts)
+            with _directory(out) as handle:  # what this names then may be something else later
+                facts = execute(self.store, action, scratch, limits, by, living=self._workers, place=place)
+                return Result(_taken(self.store, handle, action.step).digest, facts, confinement=by.to_json())
+
+    def each(self, function: Callable[[Item], Value], items: Iterable[Item]) -> list[Value]:
+        """Apply `function` to independent items, `jobs` at a time; results keep the order of the items."""
+        with ThreadPoolExecutor(self.jobs) as pool:
+            try:
+                return list(pool.map(function, items))
+            except BaseException:  # one failed, or Ctrl-C: do not let the others run to their end unseen
+                pool.shutdown(wait=False, cancel_futures=True)
+                for process in list(self._workers):
+                    process.kill()
+                raise
+
+
+@contextlib.contextmanager
+def _directory(path: Path) -> Iterator[int]:
+    handle = untrusted_files.open_directory(path)
+    try:
+        yield handle
+    finally:
+        os.close(handle)
+
+
+def _taken(store: Store, out: int, step: str) -> Tree:
+    """Copy what a worker left into the store. Raises StepError for anything but a few plain files."""
+    try:
+        return store.take(out, replace(OUTPUT, total=shutil.disk_usage(store.root).free))
+    except IntegrityError as error:
+        raise StepError(f"step `{step}` left what no output holds: {error.message}", hint=_NO_MODEL) from error
+
+
+def execute(
+    store: Store,
+    action: Action,
+    scratch: Path,
+    limits: Limits,
+    by: Confinement,
+    *,
+    living: set[subprocess.Popen[bytes]] | None = None,
+    place: Path | None = None,
+) -> canonical.JSON:
+    """Perform one action in a process of its own, confined `by`; its files are left in `scratch/out`.
+
+    A top-level function of plain data, so that a local process and a remote worker can call the same one; `living`
+    is where the process is listed while it lives, `place` the virtual environment it runs in (None: this Python).
+    Raises StepError with the step's message, or with the tail of its log when it died.
+    """
+    inputs = {role: store.checkout(store.tree(digest), scratch / "in" / role) for role, digest in action.inputs.items()}
+    gpu = bool(action.params.get("gpu"))
+    bounds = replace(limits, memory=0) if gpu else limits  # CUDA reserves room for all memory of GPUs and host
+    work = _Work(action, scratch, by, place)
+    listed = set() if living is None else living
+    if action.step not in APART:
+        return _facts(action.step, work.perform(inputs, bounds, listed, gpu=gpu), limits, filtered=by.seccomp)
+    source = inputs.pop(APART[action.step])
+    (scratch / "source").mkdir()
+    apart = replace(work, scratch=scratch / "source")
+    return _together(work, apart, inputs, {"source": _moved(source, apart.scratch)}, bounds, limits, listed, gpu=gpu)
+
+
+APART = {"measure": "source"}  # steps that ask a worker of its own about one of their inputs
+
+
+def _moved(tree: Path, scratch: Path) -> Path:
+    (scratch / "in").mkdir()
+    return tree.rename(scratch / "in" / tree.name)
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """Where a worker of an action runs: its own scratch, how it is confined, and its environment."""
+
+    action: Action
+    scratch: Path
+    by: Confinement
+    place: Path | None
+
+    def perform(
+        self, inputs: Mapping[str, Path], limits: Limits, living: set[subprocess.Popen[bytes]],
+        *, gpu: bool = False, channel: socket.socket | None = None, serves: bool = False,
+    ) -> Outcome:  # fmt: skip
+        """Run the worker; `channel` leads to another one, which it asks, or which it `serves`."""
+        python = of_environment(self.place, self.scratch / "code") if self.place else host()
+        variables = environment(self.scratch, numerics(), python.code)
+        passed = () if channel is None else (channel,)
+        arguments = ("-m", "packager.sandbox.worker", str(self.scratch / "job.json"))
+        step = Step(self.scratch, python, arguments, limits, variables, gpu, passed)
+
+        def tell(answer: int) -> None:
+            job = {
+                "action": self.action.to_json(),
+                "inputs": {role: str(path) for role, path in inputs.items()},
+                "out": str(self.scratch / "out"),
+                "answer": answer,
+                "channel": None if channel is None else channel.fileno(),
+                "serves": serves,
+                "limits": asdict(limits) if self.by.level == "none" else None,  # else they hold already
+            }
+            with storage_errors(self.scratch):
+                (self.scratch / "job.json").write_bytes(json.dumps(job).encode())
+
+        return perform(step, self.by, living, tell)
+
+
+def _together(
+    work: _Work, apart: _Work, inputs: Mapping[str, Path], foreign_inputs: Mapping[str, Path], bounds: Limits,
+    limits: Limits, living: set[subprocess.Popen[bytes]], *, gpu: bool,
+) -> canonical.JSON:  # fmt: skip
+    """Run the worker of a step beside the one that opens the source for it; return the facts of the first.
+
+    They share one socket and nothing else. Where the source's worker ends first, and badly, its words are told.
+    """
+    ours, theirs = socket.socketpair()
+    serving: set[subprocess.Popen[bytes]] = set()
+
+    def serve() -> Outcome:
+        with theirs:  # who asks is to see the end, whatever happens here
+            return apart.perform(foreign_inputs, limits, serving, channel=theirs, serves=True)
+
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(serve)
+        try:
+            with ours:
+                outcome = work.perform(inputs, bounds, living, gpu=gpu, channel=ours)
+        finally:
+            wait([asked], timeout=_LAST_WORDS if serving else 0)
+            for process in list(serving):  # still computing what nobody asks for any more
+                process.kill()
+    source = asked.result()
+    if outcome.code and not outcome.stopped and (source.stopped or source.code not in (0, -signal.SIGKILL)):
+        outcome = source
+    return _facts(work.action.step, outcome, limits, filtered=work.by.seccomp)
+
+
+_LAST_WORDS = 5.0  # seconds for the source's worker to end by itself once nobody asks any more
+
+
+def _facts(step: str, outcome: Outcome, limits: Limits, *, filtered: bool = False) -> canonical.JSON:
+    """Return the facts of an answer that agrees with how its process ended. Raises what else happened.
+
+    `filtered`: system calls may have been refused to the process.
+    """
+    log = _tail(outcome.log)
+    if outcome.error is not None:
+        raise StepError(f"the worker of step `{step}` cannot be confined: {outcome.error}", hint=_CONFINE, log=log)
+    if outcome.stopped is not None:
+        message, hint = _STOPPED[outcome.stopped]
+        wider = tuple(_wider(outcome.stopped, limits))
+        raise StepError(message.format(step=step, limits=limits), hint=hint, log=log, edits=wider)
+    if outcome.code == errno.ENOSPC:
+        raise StorageError(
+            f"no space left for the output of step `{step}`", hint="free some space in the store's file system"
+        )
+    try:
+        answer = canonical.load(outcome.answer, limit=MAX_ANSWER)
+    except ValueError:
+        answer = None
+    match outcome.code, answer:
+        case 0, {"facts": facts, **more} if not more:
+            schema = plugins.load("steps", step).ANSWER
+            if problem := next(json_schema.check(facts, schema, "facts"), None):
+                raise StepError(f"step `{step}` answered what it cannot find: {problem}", hint=_NO_MODEL, log=log)
+            return facts
+        case 4, {"error": {"message": str(message), "hint": str() | None as remedy, **needs}}:
+            proposed = edits.from_worker(needs.pop("edits", None))
+            match needs:
+                case {"needs": [str(operator), int(opset), int(wanted)]}:
+                    raise TooNewError(operator, opset, wanted)
+            remedy = _hint(filtered, message, remedy and remedy[:_LONGEST])
+            raise StepError(message[:_LONGEST], hint=remedy, log=log, edits=proposed)
+        case 0 | 4, _:
+            message = f"step `{step}` ended with status {outcome.code} and without the answer that belongs to it"
+            raise StepError(message, hint=_hint(filtered, log, _WHERE), log=log, died=True)
+    raise StepError(f"step `{step}` {_death(outcome.code)}", hint=_hint(filtered, log, _WHERE), log=log, died=True)
+
+
+def _hint(filtered: bool, said: str, otherwise: str | None) -> str | None:
+    """Return what a worker's words suggest: a call that the filter refuses is an error of the C library."""
+    return _CALL if filtered and _NOT_ALLOWED.search(said) else otherwise
+
+
+_LONGEST = 4000  # characters of a worker's message
+_WHERE = "the log above says where"
+_NOT_ALLOWED = re.compile(f"{os.strerror(errno.EPERM)}|{os.strerror(errno.ENOSYS)}|EPERM|ENOSYS")
+_CALL = (
+    "the sandbox may have refused a system call (`docs/security.md`): if an honest library needs it, report it; "
+    "`sandbox: none` in the recipe does without, for models that you trust like your own code"
+)
+_CONFINE = "`packager doctor` says what this host can do"
+_MORE_MEMORY = "raise `limits: {memory: …}` in the recipe, or use a machine with more memory"
+_NO_MODEL = "no model needs that; look at what it does before you open it anywhere"
+_STOPPED = {
+    "time": ("the step did not end within {limits.seconds} seconds", "raise `limits: {minutes: …}` in the recipe"),
+    "memory": ("the processes of step `{step}` ran out of memory together", _MORE_MEMORY),
+    "disk": ("step `{step}` wrote more than there is room for", "free some space in the store's file system"),
+    "processes": ("step `{step}` started more than {limits.processes} processes", _NO_MODEL),
+    "files": ("step `{step}` wrote more files, or in deeper directories, than any output has", _NO_MODEL),
+    "answer": ("step `{step}` answered more than an answer may hold", _NO_MODEL),
+}
+
+
+def _wider(stopped: str, limits: Limits) -> Iterator[edits.Edit]:
+    """Yield the limit that was met, twice as wide."""
+    if stopped == "time":
+        yield edits.Edit(("limits", "minutes"), max(1, 2 * -(-limits.seconds // 60)))
+    if stopped == "memory" and limits.memory:
+        yield edits.Edit(("limits", "memory"), f"{max(1, 2 * limits.memory >> 20)}MiB")
+
+
+def _death(code: int) -> str:
+    """Say how a process ended; a status above 128 may be a child's signal."""
+    number = -code if code < 0 else code - 128
+    if number == signal.SIGKILL:
+        return "was killed, most likely because the machine ran out of memory"
+    if number == signal.SIGSYS:
+        return "made a system call of another architecture, which the sandbox ends"
+    if number in {item.value for item in signal.Signals}:
+        return f"crashed with {signal.Signals(number).name}"
+    return f"failed with status {code}"
+
+
+def _tail(log: bytes) -> str:
+    """Return the end of a log, without what libraries write each time they start in a confined process."""
+    rows = log[-LOG_TAIL:].decode("utf-8", "replace").splitlines()
+    return "\n".join(row for row in rows if not _NOISE.match(row)).strip()

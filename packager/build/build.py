@@ -1,0 +1,470 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The build, in one screen: source, graph, one artefact per target, measurements; then judge and assemble.
+
+Above the line in `build` everything expensive is a cached action; below it everything is pure, cheap and always
+recomputed. So a changed tolerance runs nothing, and one more target runs only that target.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import ModuleType
+
+from packager import canonical, plugins
+from packager.contract import preflight, contract
+from packager.bundle import diff
+from packager.knobs import knobs, catalogue
+from packager.lock import locking
+from packager.actions import scan
+from packager.bundle.bundle import CONTRACT, FORMAT, RECORD, SBOM, Bundle, read
+from packager.canonical import JSON
+from packager.edits import Edit
+from packager.errors import StepError, TooNewError, UsageError
+from packager.events import Note, Warned
+from packager.formats import cyclonedx, wheel_locks, modelpack
+from packager.sandbox.sandbox import Confinement
+from packager.recipe.lengths import OF_DATA, evaluate
+from packager.lock.lock import Lock
+from packager.bundle.readers import StoredBundle
+from packager.store.file_digests import Memo
+from packager.lock import vendor
+from packager.policy import facts, engine
+from packager.policy.engine import Profile
+from packager.recipe.recipe import Recipe, Target
+from packager.actions.runner import Runner
+from packager.store.store import BUILT, Entry, Store, name_is_taken
+from packager.types import Action, Blob, Result, Tree, Verdict
+
+GRAPH = "model/model.onnx"  # where the export step leaves the canonical graph
+_SMALLEST = "dev"  # the profile that is asked where no verdict counts
+OUTPUTS = ("outputs.safetensors", "outputs.json")  # what the measure step leaves beside the reference inputs
+MISSES = "misses/"  # and the folder of rows that show the worst differences
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """The artefact of a target: the tree it lies in, its path there, and what the contract says about it."""
+
+    tree: Tree
+    path: str
+    about: Mapping[str, JSON]
+    graph: Mapping[str, JSON] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Artefact:
+    """One compiled target under its bundle paths, and what was measured: `measured.facts`, and vectors in its tree.
+
+    `graph` are the facts of its graph where that is not the bundle's main one.
+    `unmeasured` is the reason why this host could not run it, or None.
+    """
+
+    target: Target
+    files: Tree
+    path: str
+    about: Mapping[str, JSON]
+    measured: Result
+    unmeasured: str | None
+    graph: Mapping[str, JSON] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A judged build. `bundle` is None when the verdict is no: what policy forbids is not even named.
+
+    `outputs` are the files with what the source computes for the reference inputs in the bundle. They depend on the
+    CPU of this host, so they belong into a statement about the bundle, never into it. `misses` are the rows that show
+    the worst differences, by target and output: requests that can be sent to either side.
+    """
+
+    verdict: Verdict
+    facts: Mapping[str, JSON]
+    bundle: Bundle | None
+    outputs: Tree
+    misses: Tree
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a target is made: the runner, the locked source, its graph, and the recipe's directory.
+
+    `environment` gives the virtual environment of a locked toolchain; None is this Python.
+    """
+
+    runner: Runner
+    source: str
+    graph: Result
+    base: Path
+    environment: Callable[[], Path] | None
+
+
+def build(
+    recipe: Recipe, lock: Lock, runner: Runner, here: locking.Surroundings, memo: Memo, *, judged: bool = True,
+    replacing: bool = False,
+) -> Built:  # fmt: skip
+    """Turn a recipe and its lock into an unsigned bundle in the local store.
+
+    Another bundle that the store has under its name and version only gives way to `replacing`, else UsageError.
+    Not `judged`, it is assembled whatever the verdict: who repeats a release asks what its bytes are, not whether it
+    may be released today.
+    """
+    profile = engine.profile(recipe.policy if judged else _SMALLEST, here.base)
+    _check_files(recipe, here.base)
+    source = locking.fetch_locked(lock, runner, here.settings(recipe, memo))
+    scans = [{"signer": None, **scan.scan(lock.tree, runner, lock.kind, recipe.allow_code)}] if judged else []
+    if refused := _unclean(profile, scans, here.today):
+        return Built(refused, {"scans": scans}, None, Tree(), Tree())
+    runner.on_event(Note(locking.explain(recipe, lock.level)))
+    environment = locking.place(lock, runner, here)
+    try:
+        graph = runner(_export(recipe, lock, source), f"export {recipe.name}", place=environment)
+    except TooNewError as error:
+        raise locking.unmet(recipe, error) from error
+    for locale in preflight.locales(graph.facts["graph"]):
+        runner.on_event(
+            Warned(f"texts are compared in the locale `{locale:.64}`, which every host that serves it needs")
+        )
+    recipe.check_outputs([output["name"] for output in graph.facts["interface"]["outputs"]])
+    place = Place(runner, source, graph, here.base, environment)
+    artefacts = runner.each(lambda target: _artefact(recipe, lock, place, target), recipe.targets())
+    place = replace(place, graph=_as_measured(graph, artefacts))
+    graph = place.graph
+    wheels = vendor.fetch(lock.dependencies, recipe.vendor, runner, here.environment)
+    # ── pure from here on ──
+    vectors = runner.store.tree(artefacts[0].measured.tree)
+    outputs = Tree.of({path: blob for path, blob in vectors if path in OUTPUTS})
+    inputs = Tree.of({path: blob for path, blob in vectors if path not in OUTPUTS and not path.startswith(MISSES)})
+    tree = _assemble(recipe, lock, place, artefacts, inputs, wheels)
+    content = facts.Content(recipe.name, recipe.version, tree, lambda path, blob: runner.store.open(blob.digest))
+    measured = {**_measured(recipe, graph, artefacts), "scans": scans, "confinement": _confinement(runner)}
+    found = facts.of_build(content, measured, profile.facts, here.today)
+    verdict = engine.judge(profile, found, here.today)
+    kept = _keep(recipe, tree, runner, over=replacing) if verdict.ok or not judged else None
+    return Built(verdict, found, kept, outputs, _misses(runner.store, artefacts))
+
+
+def _misses(store: Store, artefacts: list[Artefact]) -> Tree:
+    trees = {item.target.name: store.tree(item.measured.tree) for item in artefacts}
+    return Tree.of({f"{name}/{path.removeprefix(MISSES)}": blob for name, tree in trees.items()
+                    for path, blob in tree if path.startswith(MISSES)})  # fmt: skip
+
+
+def _unclean(profile: Profile, scans: list[JSON], today: datetime.date | None) -> Verdict | None:
+    """Return the verdict that ends the build before anything is opened, if the profile asks for scans and says no."""
+    asked = profile.only("scanned", "source-code")
+    if not asked.rules:
+        return None
+    verdict = engine.judge(asked, {"stage": "build", "scans": scans}, today)
+    return None if verdict.ok else verdict
+
+
+def _check_files(recipe: Recipe, base: Path) -> None:
+    """Refuse a file that the recipe names and that is not there, before anything expensive runs."""
+    for name in (recipe.calibration, recipe.samples, *(promise.timing_cache for promise in recipe.runs_on)):
+        if name is not None and not (base / name).is_file():
+            raise UsageError(f"`{name}` is not there", hint=f"the recipe names it; paths start at `{base}`")
+
+
+def _export(recipe: Recipe, lock: Lock, source: str) -> Action:
+    params = {
+        "kind": lock.kind,
+        "payload": lock.payload,
+        "opset": lock.level.opset,
+        "ir": lock.level.ir,
+        **_wishes(recipe),
+    }
+    tools = _tools(lock, plugins.load("exporters", lock.kind))
+    return Action("export", plugins.load("steps", "export").VERSION, {"source": source}, params, tools)
+
+
+def _wishes(recipe: Recipe) -> dict[str, JSON]:
+    """Return what the recipe says about inputs; the same words for the export and for the measurement."""
+    inputs = recipe.inputs and {name: spec.to_json() for name, spec in recipe.inputs.items()}
+    dynamic = {name: axis.to_json() for name, axis in recipe.dynamic.items()}
+    domains = {"domains": list(recipe.custom_domains)} if recipe.custom_domains else {}
+    signature = {"signature": recipe.export.signature} if recipe.export.signature else {}
+    return {"inputs": inputs, "dynamic": dynamic, "seed": recipe.export.seed, **domains, **signature}
+
+
+def _artefact(recipe: Recipe, lock: Lock, place: Place, target: Target) -> Artefact:
+    """Compile one target (nothing to do where the graph itself is the artefact) and measure it if this host can."""
+    runtime = plugins.load("runtimes", target.runtime)
+    compiled = _compiled(recipe, lock, place, target, runtime)
+    reason = runtime.unmeasurable(target.device)
+    label = f"measure {target.name}" if reason is None else "reference vectors"
+    action = _measure(recipe, lock, place, target, compiled if reason is None else None)
+    measured = place.runner(action, label, place=place.environment)
+    if compiled.path == GRAPH and compiled.tree.digest == place.graph.tree:
+        return Artefact(target, Tree(), GRAPH, compiled.about, measured, reason)
+    prefix = f"targets/{target.name}"
+    files = Tree.of({f"{prefix}/{path}": blob for path, blob in compiled.tree})
+    return Artefact(target, files, f"{prefix}/{compiled.path}", compiled.about, measured, reason, compiled.graph)
+
+
+def _compiled(recipe: Recipe, lock: Lock, place: Place, target: Target, runtime: ModuleType) -> Compiled:
+    graph, store = place.graph, place.runner.store
+    if runtime.is_graph(target.device, target.precision):
+        header = {key: graph.facts["graph"][key] for key in ("opset", "ir")}
+        about = {"reproducibility": "bitwise", "header": header, "needs": {}, "toolchain": {}}
+        return Compiled(store.tree(graph.tree), GRAPH, about)
+    if runtime.BUILDS_ON_GPU and (reason := runtime.unmeasurable(target.device)):
+        raise StepError(
+            f"`{target.name}` must be built on the GPU it runs on: {reason}",
+            hint="build on such a machine, or remove the target from `runs-on`",
+            edits=_without(recipe, target),
+        )
+    action, files = _compile(recipe, lock, place, target, runtime)
+    made = place.runner(action, f"compile {target.name}", place=place.environment)
+    about = {**made.facts["artefact"], **files, "toolchain": {**action.toolchain}}
+    return Compiled(store.tree(made.tree), made.facts["path"], about, made.facts.get("graph"))
+
+
+def _without(recipe: Recipe, target: Target) -> list[Edit]:
+    """Return the edit that takes a target's device, or its whole runtime, out of the promises."""
+    promise = recipe.promise(target.runtime)
+    left = [device for device in promise.devices if device != target.device]
+    if left:
+        return [Edit(("runs-on", target.runtime, "devices"), left)]
+    return [Edit(("runs-on", target.runtime))] if len(recipe.runs_on) > 1 else []
+
+
+def _compile(
+    recipe: Recipe, lock: Lock, place: Place, target: Target, runtime: ModuleType
+) -> tuple[Action, Mapping[str, JSON]]:
+    """Return the action, and what else the contract says of its result."""
+    promise = recipe.promise(target.runtime)
+    inputs, users = {"graph": place.graph.tree}, [runtime]
+    about: dict[str, JSON] = {}
+    params = {
+        **target.to_json(),
+        "runtime": _engine(target),
+        "path": GRAPH,
+        "opset": lock.level.opset,
+        "ir": lock.level.ir,
+        "versions": promise.versions,
+        "interface": place.graph.facts["interface"],
+        **({"gpu": True} if runtime.BUILDS_ON_GPU else {}),
+    }
+    if promise.timing_cache:
+        inputs["timings"] = _beside(place, promise.timing_cache, about, "timings")
+    if target.precision == "int8" and recipe.calibration:
+        inputs["calibration"] = _beside(place, recipe.calibration, about, "calibration")
+    elif target.precision == "int8":
+        inputs["source"] = place.source
+        params |= {"kind": lock.kind, "payload": lock.payload, **_wishes(recipe)}
+        users.append(plugins.load("exporters", lock.kind))
+    action = Action("compile", plugins.load("steps", "compile").VERSION, inputs, params, _tools(lock, *users))
+    return action, about
+
+
+def _beside(place: Place, name: str, about: dict[str, JSON], role: str) -> str:
+    """Keep a file that lies beside the recipe; return the digest of the tree that holds it, and note its own."""
+    with (place.base / name).open("rb") as source:
+        blob = place.runner.store.add(source)
+    about[role] = blob.digest
+    return place.runner.store.put_tree(Tree.of({Path(name).name: blob})).digest
+
+
+def _measure(recipe: Recipe, lock: Lock, place: Place, target: Target, compiled: Compiled | None) -> Action:
+    """Return the measurement of an artefact; without one, the run of the source alone."""
+    params = {
+        "kind": lock.kind,
+        "payload": lock.payload,
+        "interface": place.graph.facts["interface"],
+        "ranges": place.graph.facts["ranges"],
+        **({"values": place.graph.facts["values"]} if "values" in place.graph.facts else {}),
+        **_wishes(recipe),
+    }
+    inputs, users = {"source": place.source}, [plugins.load("exporters", lock.kind)]
+    if compiled:
+        inputs["artefact"] = compiled.tree.digest
+        params |= {"runtime": _engine(target), "path": compiled.path, "device": target.device}
+        params |= {"gpu": True} if target.device != "cpu" else {}
+        if recipe.samples:
+            inputs["samples"] = _beside(place, recipe.samples, {}, "samples")
+        users.append(plugins.load("runtimes", target.runtime))
+    return Action("measure", plugins.load("steps", "measure").VERSION, inputs, params, _tools(lock, *users))
+
+
+def _engine(target: Target) -> str:
+    """Return the runtime that compiles and measures for a target: a server runs the artefacts of what is inside it."""
+    return str(getattr(plugins.load("runtimes", target.runtime), "ENGINE", target.runtime))
+
+
+def _tools(lock: Lock, *users: ModuleType) -> dict[str, str]:
+    """Return the locked versions of what these plug-ins run on."""
+    names = {"python", "machine", *(name for user in users for name in user.TOOLCHAIN)}
+    names |= {name for user in users for name in getattr(user, "MAYBE", ()) if name in lock.toolchain}
+    return {name: lock.toolchain[name] for name in sorted(names)}
+
+
+def _measured(recipe: Recipe, graph: Result, artefacts: list[Artefact]) -> dict[str, JSON]:
+    """Return the facts that nobody can see in the bundle, only in its build."""
+    outputs = [output["name"] for output in graph.facts["interface"]["outputs"]]
+    for item in artefacts:
+        check_cases(item.measured.facts["cases"], outputs)
+    return {
+        "nondeterministic": graph.facts["nondeterministic"],
+        "targets": {
+            item.target.name: {
+                "precision": item.target.precision,
+                "engine": _engine(item.target),
+                "tolerance": contract.bounds(recipe, item.target, outputs),
+                "unmeasured": item.unmeasured,
+                "cases": item.measured.facts["cases"],
+                "shortened": item.measured.facts["shortened"],
+                "dimensions": graph.facts["interface"]["dimensions"],
+                "kinds": item.measured.facts["kinds"],
+                "coverage": item.measured.facts["coverage"],
+            }
+            for item in artefacts
+        },
+    }
+
+
+def _as_measured(graph: Result, artefacts: list[Artefact]) -> Result:
+    """Return the graph's facts with the shapes of outputs that the measurement saw.
+
+    An axis that had another length than it is said to have depends on the data; so `conform` finds nothing that the
+    build could have found. Raises StepError for another number of axes.
+    """
+    interface = graph.facts["interface"]
+    cases = [case for item in artefacts for case in item.measured.facts["cases"]]
+    outputs = []
+    for port in interface["outputs"]:
+        seen = [(case["lengths"], case["outputs"].get(port["name"], {}).get("shape")) for case in cases]
+        runs = [(lengths, shape) for lengths, shape in seen if shape is not None]
+        if other := [len(shape) for _, shape in runs if len(shape) != len(port["shape"])]:
+            raise StepError(
+                f"output `{port['name']}` has {len(port['shape'])} axes, and {other[0]} where it was measured",
+                hint="return tensors of one rank",
+            )
+        axes = [
+            _measured_axis(stated, [(lengths, shape[place]) for lengths, shape in runs], f"{port['name']}_{place}")
+            for place, stated in enumerate(port["shape"])
+        ]
+        outputs.append({**port, "shape": axes})
+    return replace(graph, facts={**graph.facts, "interface": {**interface, "outputs": outputs}})
+
+
+def _measured_axis(stated: int | str, seen: Sequence[tuple[Mapping[str, int], int]], name: str) -> int | str:
+    """Return an output's axis as it is stated, unless a run contradicts it: then a dimension that fits all, or none."""
+
+    def holds(axis: int | str) -> bool:
+        said = [axis if isinstance(axis, int) else lengths.get(axis, evaluate(axis, lengths)) for lengths, _ in seen]
+        return all(length in (got, None) for length, (_, got) in zip(said, seen, strict=True))
+
+    dimensions = sorted(seen[0][0]) if seen else []
+    return next((axis for axis in (stated, *dimensions) if holds(axis)), OF_DATA + name)
+
+
+def check_cases(cases: Sequence[JSON], outputs: Sequence[str]) -> None:
+    """Raise StepError where a measured case has other outputs than the graph: a worker may answer what it likes."""
+    for case in cases:
+        if set(case["outputs"]) != set(outputs):
+            raise StepError(
+                f"step `measure` answered for other outputs than the graph has (case `{case['name']:.80}`)",
+                hint="build again; if it stays so, look at what the model does before you open it anywhere",
+            )
+
+
+def _confinement(runner: Runner) -> list[JSON]:
+    """Return how the workers were confined whose results were used; of several ways the weakest."""
+    known = (result.confinement for _, result in runner.steps.values() if result.confinement)
+    weakest = Confinement.weakest([Confinement.from_json(value) for value in known])
+    return [{"signer": None, **weakest.to_json()}] if weakest else []
+
+
+def _assemble(
+    recipe: Recipe, lock: Lock, place: Place, artefacts: list[Artefact], vectors: Tree,
+    wheels: Mapping[str, Mapping[str, Blob]],
+) -> Tree:  # fmt: skip
+    """Put the files of the bundle together: the graph, the artefacts, and our records about them."""
+    store, graph = place.runner.store, place.graph
+    files: dict[str, Blob] = dict(store.tree(graph.tree).files)
+    for artefact in artefacts:
+        files |= dict(artefact.files.files)
+    if recipe.card:
+        files[_card_path(recipe.card)] = store.put(_card(place.base / recipe.card))
+    files |= {f"vectors/{path}": blob for path, blob in vectors}
+    for runtime, sets in lock.dependencies.wheels.items():
+        carried = wheels.get(runtime, {})
+        files |= {f"deps/{runtime}/wheels/{name}": blob for name, blob in carried.items()}
+        for name, text in wheel_locks.files(sets, lock.dependencies.indexes, carried).items():
+            files[f"deps/{runtime}/{name}"] = store.put(text.encode())
+    paths = {artefact.target.name: artefact.path for artefact in artefacts}
+    compiled = {artefact.target.name: artefact.graph for artefact in artefacts if artefact.graph}
+    about = {artefact.target.name: artefact.about for artefact in artefacts}
+    promise = contract.derive(recipe, graph.facts, paths, compiled, about)
+    diff.check_step(recipe, promise, store, place.base)
+    files[CONTRACT] = store.put(canonical.dump(promise))
+    files[knobs.FILE] = store.put(catalogue.written(promise))
+    files[SBOM] = store.put(_sbom(recipe, lock, graph, sorted(files.items()), paths))
+    files[RECORD] = store.put(_record(recipe, files, promise["targets"]))
+    return Tree.of(files)
+
+
+def _card_path(card: str) -> str:
+    return "MODEL_CARD" + Path(card).suffix
+
+
+def _card(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"cannot read the model card `{path}`: {error.strerror}") from None
+
+
+def _sbom(
+    recipe: Recipe, lock: Lock, graph: Result, files: list[tuple[str, Blob]], targets: Mapping[str, str]
+) -> bytes:  # fmt: skip
+    """Describe every file but the two that come after: the SBOM itself, and the record that names the SBOM's digest."""
+    interface = graph.facts["interface"]
+    model = cyclonedx.Model(
+        recipe.name, recipe.version, recipe.license, recipe.description, recipe.authors,
+        interface["inputs"], interface["outputs"], str(lock.source["uri"]), lock.tree.digest, lock.kind,
+        [item.to_json() for item in recipe.datasets], _card_path(recipe.card) if recipe.card else None,
+    )  # fmt: skip
+    return cyclonedx.describe(model, files, targets, lock.dependencies, lock.toolchain)
+
+
+def _record(recipe: Recipe, files: Mapping[str, Blob], targets: Mapping[str, JSON]) -> bytes:
+    value = {
+        "format": FORMAT,
+        "name": recipe.name,
+        "version": recipe.version,
+        "files": {path: [blob.digest, blob.size] for path, blob in files.items()},
+        "targets": {name: {key: target[key] for key in ("runtime", "device", "precision", "path")}
+                    for name, target in targets.items()},
+    }  # fmt: skip
+    return canonical.dump(value)
+
+
+def _keep(recipe: Recipe, tree: Tree, runner: Runner, *, over: bool) -> Bundle:
+    """Write the manifest and name the bundle; signatures of an identical earlier build stay attached."""
+    store = runner.store
+    about = modelpack.About(
+        recipe.name, recipe.version, recipe.description, (recipe.license,) if recipe.license else (), recipe.authors
+    )
+    manifest, config = modelpack.manifest(about, tree)
+    store.put(config)
+    entry = Entry(store.put(manifest).digest, origin=BUILT)
+    known = store.named(recipe.name, recipe.version)
+    if known is not None and known.manifest == entry.manifest:
+        entry = replace(known, origin=BUILT)
+    elif known is not None and not over:
+        raise _taken(recipe, name_is_taken(recipe.name, recipe.version, known, entry))
+    elif known is not None:
+        runner.on_event(Warned(f"`{recipe.name}:{recipe.version}` was {known.manifest}, and is another bundle now"))
+    store.name_bundle(recipe.name, recipe.version, entry)
+    return read(StoredBundle(store, entry, f"{recipe.name}:{recipe.version}"))
+
+
+def _taken(recipe: Recipe, error: UsageError) -> UsageError:
+    """Return the error of a build that would take a name from another bundle, with a version that is free."""
+    later = diff.next_version(recipe.version, "patch")
+    hint = f"write `version: {later}` (or another `name`) in the recipe; {error.hint}"
+    return UsageError(error.message, hint=hint, edits=[Edit(("version",), later, consents=True)])

@@ -1,0 +1,289 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A bundle, opened: its manifest, its files, what refers to it; and how it is written to another medium.
+
+Opening checks everything small (digests, shapes, names) and reads no weights. Whether somebody trusted signed it
+is the question of `verify`; whether every byte is right is answered by whoever reads the files to their end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from packager import canonical, names
+from packager.bundle import single_file
+from packager.bundle.readers import INDEX_FILE, LAYOUT_FILE, LayoutDirectory, Medium, StoredBundle, UnpackedTree, record
+from packager.canonical import JSON
+from packager.errors import Malformed, TooLarge, UsageError, WrongContent, WrongSubject
+from packager.formats import dsse, modelpack, oci
+from packager.formats.intoto import METADATA_DIRECTORY
+from packager.store.store import Store
+from packager.types import DIGEST, Blob, Tree, set_digest
+
+FORMAT = 1  # of bundle.json; a reader refuses any other
+RECORD = "bundle.json"
+CONTRACT = "contract.json"
+SBOM = "sbom.cdx.json"
+DRAFT = "application/vnd.packager.draft.v1+json"
+"""A predicate that the build left and nobody has signed; it travels to whoever signs, and counts for nobody else."""
+_KIND = "org.packager.predicateType"
+INSTALLED = Path("current", "bundle")  # where an installation keeps the bundle that it serves
+MAX_LISTED = 1024  # manifests in an index: the bundle and what is attached to it
+MAX_RECORD = 16 << 20  # bytes of one of our JSON files
+
+
+@dataclass(frozen=True, slots=True)
+class Referrer:
+    """A blob attached to the bundle: a signature, or something this version does not know."""
+
+    manifest: Blob
+    artifact_type: str
+    content: Blob
+    others: tuple[Blob, ...] = ()  # further blobs of a kind this version does not know; they only travel
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """An opened bundle. `digest` (of the manifest's bytes) is its identity."""
+
+    medium: Medium
+    digest: str
+    manifest: bytes
+    config: Blob
+    tree: Tree
+    name: str
+    version: str
+    targets: Mapping[str, JSON]
+    referrers: tuple[Referrer, ...]
+    pending: Mapping[str, bytes] = field(default_factory=dict)  # records made in memory, not yet on the medium
+
+    @property
+    def records(self) -> Mapping[str, Blob]:
+        """Return every blob of the bundle that is not one of its files, by digest."""
+        blobs = [Blob(self.digest, len(self.manifest)), self.config]
+        for referrer in self.referrers:
+            blobs += [referrer.manifest, referrer.content, *referrer.others]
+        if self.referrers:
+            blobs += [Blob(canonical.sha256(oci.EMPTY_BYTES), len(oci.EMPTY_BYTES)), _blob(self.referrers_index())]
+        return {blob.digest: blob for blob in blobs}
+
+    @property
+    def set_digest(self) -> str:
+        return set_digest(self.tree)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files, each distinct content counted once."""
+        return sum(blob.size for blob in {blob for _, blob in self.tree})
+
+    @property
+    def descriptor(self) -> oci.Descriptor:
+        annotations = {oci.REF_NAME: self.version}
+        return oci.Descriptor(oci.MANIFEST, Blob(self.digest, len(self.manifest)), annotations, modelpack.ARTIFACT)
+
+    def referrers_index(self) -> bytes:
+        """Return the referrers list of the tag schema, for registries and layouts without the referrers API."""
+        return oci.index(self._referrer_descriptors())
+
+    def _referrer_descriptors(self) -> list[oci.Descriptor]:
+        rows = sorted(self.referrers, key=lambda referrer: referrer.manifest.digest)
+        return [oci.Descriptor(oci.MANIFEST, r.manifest, {}, r.artifact_type) for r in rows]
+
+    def index(self) -> bytes:
+        """Return the canonical `index.json`: the bundle, its referrers, and their list under its tag."""
+        rows = [self.descriptor, *self._referrer_descriptors()]
+        if self.referrers:
+            tag = {oci.REF_NAME: oci.referrers_tag(self.digest)}
+            rows.append(oci.Descriptor(oci.INDEX, _blob(self.referrers_index()), tag))
+        return oci.index(rows)
+
+    def read(self, path: str, *, limit: int = MAX_RECORD) -> bytes:
+        """Read one small file of the bundle, checked against the manifest."""
+        blob = self.tree.get(path)
+        if blob is None:
+            raise WrongContent(f"`{path}` is missing from `{self.medium.label}`", subject=path)
+        with self.medium.open_file(path, blob) as file:
+            data = file.read(limit + 1)
+        if _blob(data) != blob:
+            place = self.medium.place(path, blob)
+            raise WrongContent(f"`{place}` is damaged: expected {blob.digest}, got {_blob(data).digest}", subject=place)
+        return data
+
+    def load(self, path: str) -> JSON:
+        """Read one JSON file of the bundle, checked; a contract has the shape of one. Raises IntegrityError."""
+        data = self.read(path)
+        if path == CONTRACT:
+            from packager.contract import contract  # with what it knows of runtimes, only for those who ask for it
+
+            contract.parse(data)
+        try:
+            return canonical.load(data, limit=MAX_RECORD)
+        except ValueError as error:
+            raise Malformed(f"`{path}` is not acceptable JSON: {error}", subject=path) from None
+
+    def record_bytes(self, digest: str) -> bytes:
+        """Return a record's bytes, whether the medium carries it or it is derived (the referrers list)."""
+        if digest == self.digest:
+            return self.manifest
+        derived = {canonical.sha256(data): data for data in (oci.EMPTY_BYTES, self.referrers_index())}
+        made = {**derived, **self.pending}
+        return made[digest] if digest in made else record(self.medium, digest, limit=dsse.MAX_BUNDLE)
+
+    def with_statement(self, content: bytes, predicate_type: str) -> Bundle:
+        """Return this bundle with one more signed statement attached; attaching it twice changes nothing."""
+        notes = {"dev.sigstore.bundle.content": "dsse-envelope", "dev.sigstore.bundle.predicateType": predicate_type}
+        return self._with(dsse.BUNDLE, content, notes)
+
+    def with_draft(self, predicate: bytes, predicate_type: str) -> Bundle:
+        """Return this bundle with a predicate attached that is still to be signed."""
+        return self._with(DRAFT, predicate, {_KIND: predicate_type})
+
+    def _with(self, kind: str, content: bytes, notes: Mapping[str, str]) -> Bundle:
+        layer = oci.Descriptor(kind, _blob(content))
+        manifest = oci.referrer(kind, layer, self.descriptor, notes).to_bytes()
+        added = Referrer(_blob(manifest), kind, layer.blob)
+        records = {**self.pending, added.manifest.digest: manifest, added.content.digest: content}
+        return replace(self, referrers=tuple({*self.referrers, added}), pending=records)
+
+    def drafts(self) -> dict[str, bytes]:
+        """Return the attached predicates that are still to be signed, by type."""
+        found = {}
+        for referrer in self.referrers:
+            if referrer.artifact_type == DRAFT and not referrer.others:
+                data = self.record_bytes(referrer.manifest.digest)
+                kind = oci.parse_manifest(data, subject=referrer.manifest.digest).annotations.get(_KIND, "")
+                found[kind] = self.record_bytes(referrer.content.digest)
+        return found
+
+    def only(self, keep: Callable[[Referrer], bool]) -> Bundle:
+        """Return this bundle with those of its referrers alone that `keep` wants."""
+        return replace(self, referrers=tuple(filter(keep, self.referrers)))
+
+
+def _blob(data: bytes) -> Blob:
+    return Blob(canonical.sha256(data), len(data))
+
+
+def no_network(reference: str) -> Medium:
+    """Refuse a bundle that is elsewhere: what callers get that hand no way to open one."""
+    raise UsageError(f"`{reference}` is on another machine, which cannot be used here", hint="`packager pull` it first")
+
+
+def open_bundle(
+    reference: str, store: Callable[[], Store], remote: Callable[[str], Medium] = no_network
+) -> Bundle:  # fmt: skip
+    """Open what a person calls BUNDLE: a directory, an installation, a `.bundle.tar`, an address, or one of the store.
+
+    One of the store is `name:version`, or `sha256:…`. `remote` opens addresses (`oci://…`, `s3://…`); it is given,
+    because reading a local bundle needs no network code. Raises WrongSubject where a name leads to a bundle that
+    calls itself otherwise.
+    """
+    bundle = read(medium_of(reference, store, remote))
+    if "://" in reference or isinstance(bundle.medium, StoredBundle):
+        names.check_called(reference, bundle.name, bundle.version)
+    return bundle
+
+
+def medium_of(
+    reference: str, store: Callable[[], Store], remote: Callable[[str], Medium] = no_network
+) -> Medium:  # fmt: skip
+    """Tell which kind of medium `reference` names. Raises UsageError when it names nothing."""
+    if "://" in reference:
+        return remote(reference)
+    path = Path(reference)
+    if path.is_dir():
+        if (path / METADATA_DIRECTORY).is_dir() and not (path / LAYOUT_FILE).exists():
+            return UnpackedTree(path)
+        if (path / INSTALLED / METADATA_DIRECTORY).is_dir():
+            return UnpackedTree((path / INSTALLED).resolve())
+        if any((path / part).exists() for part in (LAYOUT_FILE, INDEX_FILE, "blobs")):
+            return LayoutDirectory(path)
+        raise UsageError(
+            f"directory `{reference}` holds no bundle",
+            hint="expected an OCI layout, an unpacked bundle or an installation",
+        )
+    if path.is_file():
+        return single_file.Archive(path)
+    if ":" not in reference or "/" in reference:
+        raise UsageError(
+            f"no bundle at `{reference}`",
+            hint="give a directory, a .bundle.tar file, an address (oci://host/name:tag, s3://bucket/name:version), "
+            "or name:version or sha256:… of the local store",
+        )
+    local = store()
+    if DIGEST.fullmatch(reference):
+        return StoredBundle(local, local.find(reference), reference)
+    return StoredBundle(local, local.entry(*names.parse(reference)), reference)
+
+
+def read(medium: Medium) -> Bundle:
+    """Open the bundle on `medium`; anything malformed is an IntegrityError naming it."""
+    models: dict[str, bytes] = {}
+    referrers: dict[str, Referrer] = {}
+    listed = oci.parse_index(medium.index(), subject=INDEX_FILE)
+    if len(listed) > MAX_LISTED:
+        raise TooLarge(
+            f"`{INDEX_FILE}` lists {len(listed)} manifests, at most {MAX_LISTED} are read", subject=INDEX_FILE
+        )
+    for descriptor in listed:
+        data = record(medium, descriptor.blob.digest)
+        if len(data) != descriptor.blob.size:
+            raise Malformed(f"`{INDEX_FILE}` lies about the size of {descriptor.blob.digest}", subject=INDEX_FILE)
+        if descriptor.media_type == oci.INDEX:
+            continue  # the tag-schema list repeats what index.json says; `check_extent` compares it
+        manifest = oci.parse_manifest(data, subject=descriptor.blob.digest)
+        if manifest.subject is None:
+            models[descriptor.blob.digest] = data
+        else:
+            referrers[descriptor.blob.digest] = _referrer(descriptor.blob, manifest)
+    if len(models) != 1:
+        raise Malformed(f"expected one bundle in `{medium.label}`, got {len(models)}", subject=INDEX_FILE)
+    ((digest, data),) = models.items()
+    return _assemble(medium, digest, data, referrers)
+
+
+def _referrer(blob: Blob, manifest: oci.Manifest) -> Referrer:
+    """Read what is attached: our statements have exactly one blob; what others attach may be of any shape."""
+    first, *more = (layer.blob for layer in manifest.layers)
+    config = () if manifest.config.media_type == oci.EMPTY else (manifest.config.blob,)
+    return Referrer(blob, manifest.artifact_type, first, (*more, *config))
+
+
+def _assemble(medium: Medium, digest: str, data: bytes, referrers: Mapping[str, Referrer]) -> Bundle:
+    manifest = oci.parse_manifest(data, subject=digest)
+    tree = modelpack.files(manifest, subject=digest)
+    for referrer in referrers.values():
+        subject = oci.parse_manifest(record(medium, referrer.manifest.digest), subject=referrer.manifest.digest).subject
+        if subject is None or subject.blob != Blob(digest, len(data)):
+            raise WrongSubject(
+                f"referrer `{referrer.manifest.digest}` belongs to another bundle", subject=referrer.manifest.digest
+            )
+    bare = Bundle(medium, digest, data, manifest.config.blob, tree, "", "", {}, tuple(referrers.values()))
+    name, version, targets = _identity(bare)
+    return replace(bare, name=name, version=version, targets=targets)
+
+
+def _identity(bundle: Bundle) -> tuple[str, str, Mapping[str, JSON]]:
+    """Read name, version and targets from the bundle's own record, which the manifest covers."""
+    value = bundle.load(RECORD)
+    if not isinstance(value, dict) or value.get("format") != FORMAT:
+        raise Malformed(
+            f"`{RECORD}` is of an unknown format version",
+            subject=RECORD,
+            hint=f"this program reads format {FORMAT}; a newer packager may read this bundle",
+        )
+    if set(value) != {"format", "name", "version", "files", "targets"} or not isinstance(value["targets"], dict):
+        raise Malformed(f"`{RECORD}` does not have exactly the known fields", subject=RECORD)
+    listed = {path: [blob.digest, blob.size] for path, blob in bundle.tree if path != RECORD}
+    if value["files"] != listed:
+        raise Malformed(f"`{RECORD}` lists other files than the manifest", subject=RECORD)
+    name, version = names.check(value["name"], value["version"], subject=RECORD)
+    said = oci.parse_manifest(bundle.manifest, subject=bundle.digest).annotations
+    for title, own in ((modelpack.TITLE, name), (modelpack.VERSION, version)):
+        if said.get(title, own) != own:
+            raise Malformed(
+                f"manifest `{bundle.digest}` and `{RECORD}` disagree: expected {own}, got {said[title]!r:.100}",
+                subject=bundle.digest,
+            )
+    return name, version, value["targets"]

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Make knowledge of runtimes: measure a version in an environment of its own, and take signed tables from others.
+
+In a site's folder `<runtime>.json` holds the last signed table it took, `<runtime>.measured.json` what it measured
+itself, which wins. A signed table's serial may only rise: an older one cannot be played again.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+
+from packager import canonical, plugins
+from packager.canonical import JSON
+from packager.contract import knowledge
+from packager.errors import IntegrityError, NegativeAnswer, StepError, UsageError
+from packager.events import OnEvent, ignore
+from packager.files import write_atomically
+from packager.formats import dsse, intoto
+from packager.lock import environments
+from packager.trust.keys import PublicKey
+from packager.trust.signers import Signer
+
+PREDICATE = "urn:packager:knowledge:v1"
+PYTHONS = ("3.8", "3.9", "3.10", "3.11", "3.12", "3.13", "3.14")
+
+
+def _program(runtime: str, part: str) -> ModuleType:
+    """Import what measures a runtime. Raises UsageError for a runtime that nothing here can measure."""
+    plugin = plugins.load("runtimes", runtime)
+    name = f"{plugin.__name__}.{part}"
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != name:
+            raise
+        raise UsageError(
+            f"`{runtime}` cannot be probed: what it reads follows from the runtimes inside it",
+            hint="probe `onnxruntime==VERSION`",
+        ) from None
+
+
+def environment(
+    runtime: str, version: str, python: str, cache: Path, on_event: OnEvent = ignore
+) -> tuple[Path, JSON]:  # fmt: skip
+    """Return the interpreter of an environment in which a version works, and what the runtime says of itself.
+
+    Network, unless cached. Raises SourceError when it cannot be installed, StepError when it works in no form.
+    """
+    program = _program(runtime, "probe")
+    for wanted in program.candidates(version):
+        interpreter = environments.ensure(wanted, python, cache, on_event)
+        said = program.about(interpreter)
+        if said is not None:
+            return interpreter, said
+    raise StepError(
+        f"{runtime} {version} does not run the most trivial graph on this host",
+        hint=f"try another interpreter with `--python`; this was {python}",
+    )
+
+
+def probe(runtime: str, version: str, python: str, cache: Path, on_event: OnEvent = ignore) -> JSON:
+    """Measure a version and return a table with its one row and its kernels."""
+    program = _program(runtime, "probe")
+    interpreter, said = environment(runtime, version, python, cache, on_event)
+    limits, outcomes = program.measure(interpreter, on_event)
+    pythons = environments.pythons_for(program.candidates(version)[0], PYTHONS)
+    found: JSON = program.table(said["version"], said, limits, outcomes, pythons or (said["python"],))
+    return found
+
+
+def keep(table: JSON, folder: Path) -> Path:
+    """Lay a measured table over those this site measured before; return the file."""
+    path = folder / f"{table['runtime']}.measured.json"
+    rows: dict[str, JSON] = {}
+    kernels: list[JSON] = [table["kernels"]]
+    if path.is_file():
+        knowledge.parse(path.read_bytes(), str(path))
+        before = canonical.load(path.read_bytes(), limit=knowledge.MAX_TABLE)
+        rows = before["versions"]
+        kernels += before["kernels"]
+    seen: set[str] = set()
+    kept = []
+    for part in kernels:  # one version, one set of kernels: the newest
+        if not seen & set(part["over"]):
+            kept.append(part)
+        seen |= set(part["over"])
+    value = {**table, "versions": {**rows, **table["versions"]}, "kernels": kept}
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, canonical.dump(value))
+    return path
+
+
+def sign(data: bytes, subject: str, signer: Signer) -> bytes:
+    """Return a table signed for `update`: a Sigstore bundle around an in-toto statement that holds it."""
+    table = knowledge.parse(data, subject)
+    value = canonical.load(data, limit=knowledge.MAX_TABLE)
+    digest = canonical.sha256(canonical.dump(value)).removeprefix("sha256:")
+    statement = intoto.Statement(PREDICATE, table.runtime, digest, value)
+    signed: bytes = signer.sign(statement.to_bytes()).to_bytes()
+    return signed
+
+
+def update(data: bytes, subject: str, keys: Sequence[PublicKey], folder: Path) -> knowledge.Table:
+    """Take a signed table into `folder`; return it.
+
+    Raises NegativeAnswer when no trusted key signed it or its serial does not rise, IntegrityError when it is broken.
+    """
+    try:
+        envelope = dsse.parse(data)
+    except ValueError as error:
+        raise IntegrityError(
+            f"`{subject}` is no signed table: {error}", subject=subject, hint="make one with `packager runtimes sign`"
+        ) from None
+    if not any(key.verifies(envelope) for key in keys):
+        raise NegativeAnswer(
+            f"`{subject}` is not signed by a trusted key", hint="give the publisher's key with `--key`"
+        )
+    content = canonical.dump(_statement(envelope.payload, subject).predicate)
+    table = knowledge.parse(content, subject)
+    known = _serial(table.runtime, folder)
+    if table.serial <= known:
+        raise NegativeAnswer(
+            f"`{subject}` has serial {table.serial}, expected more than {known}",
+            hint="this site has a newer table already; ask the publisher for the latest",
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / f"{table.runtime}.json", content)
+    return table
+
+
+def _statement(payload: bytes, subject: str) -> intoto.Statement:
+    try:
+        statement = intoto.parse(payload, limit=dsse.MAX_BUNDLE)
+    except ValueError as error:
+        raise IntegrityError(f"`{subject}` holds no statement: {error}", subject=subject) from None
+    digest = canonical.sha256(canonical.dump(statement.predicate)).removeprefix("sha256:")
+    if statement.predicate_type != PREDICATE or statement.subject_sha256 != digest:
+        raise IntegrityError(f"`{subject}` is a statement about something else", subject=subject)
+    return statement
+
+
+def _serial(runtime: str, folder: Path) -> int:
+    path = folder / f"{runtime}.json"
+    taken = knowledge.parse(path.read_bytes(), str(path)).serial if path.is_file() else 0
+    return max(taken, knowledge.shipped(runtime).serial)

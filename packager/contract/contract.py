@@ -1,0 +1,422 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The contract of a bundle: what it takes, what it gives, what it needs, how exact and how fast it promises to be.
+
+Derived from what the exported graph is, not from what somebody typed: the interface, opset, IR and operators come
+from the graph itself, the versions it loads on from the knowledge that ships; only the promises (`runs-on`), tolerances
+and objectives come from the recipe. Nothing of the host enters. `docs/contract.md` is for people,
+`contract.schema.json` for programs; `parse` is what this program trusts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from importlib import resources
+
+from packager import canonical
+from packager.canonical import JSON
+from packager.contract import judge, knowledge
+from packager.edits import Edit
+from packager.errors import IntegrityError, StepError
+from packager.graph import saturation
+from packager.names import NAME
+from packager.recipe.fields import DTYPES
+from packager.recipe.lengths import OF_DATA, Measured, evaluate
+from packager.recipe.recipe import Recipe, RunsOn, Target
+from packager.types import check_path
+
+FORMAT = 2
+_READABLE = (1, 2)  # 1: what was measured is the limit, and no values are refused
+MAX_CONTRACT = 4 << 20
+STABILITIES = ("bitwise", "recorded")
+Artefacts = Mapping[str, str]  # target name -> path of its graph inside the bundle
+Graphs = Mapping[str, Mapping[str, JSON]]  # target name -> facts of its graph, where it is not the main one
+
+
+def derive(
+    recipe: Recipe, exported: Mapping[str, JSON], artefacts: Artefacts, compiled: Graphs | None = None,
+    about: Graphs | None = None,
+) -> JSON:  # fmt: skip
+    """Return the contract as JSON. `exported` are the facts of the export step, `compiled` those of other graphs.
+
+    `about` says of a target what its artefact is; its `reproducibility` is what a rebuild gives: the same bytes
+    (`bitwise`, unless told otherwise), or other bytes with the same function (`recorded`).
+
+    Raises StepError when a promise is known not to hold.
+    """
+    interface, main, own, known = exported["interface"], exported["graph"], compiled or {}, about or {}
+    outputs = [output["name"] for output in interface["outputs"]]
+    check_promises(recipe, main, own)
+    value = {
+        "format": FORMAT,
+        "interface": interface,
+        "ranges": exported["ranges"],
+        **_values(recipe, exported),
+        "graph": _graph(main),
+        "runs-on": {entry.runtime: promise_of(entry.runtime, entry.versions, main) for entry in recipe.runs_on},
+        "targets": {
+            target.name: {
+                **target.to_json(),
+                "path": artefacts[target.name],
+                "tolerance": bounds(recipe, target, outputs),
+                "needs": _needs(target, main, own.get(target.name)),
+                "stability": known.get(target.name, {}).get("reproducibility", STABILITIES[0]),
+                **({"artefact": known[target.name]} if target.name in known else {}),
+                **({"graph": _graph(own[target.name])} if target.name in own else {}),
+            }
+            for target in recipe.targets()
+        },
+    }
+    value |= {"classes": exported["classes"]} if exported.get("classes") else {}
+    return value | ({"slo": recipe.slo.to_json()} if recipe.slo else {})
+
+
+def _values(recipe: Recipe, exported: Mapping[str, JSON]) -> dict[str, JSON]:
+    """Return the limits of values, and the inputs in which a number may be missing.
+
+    A limit is what the recipe states, and what the source refuses; a range that is only measured is none.
+    """
+    stated = {name for name, spec in (recipe.inputs or {}).items() if spec.range is not None}
+    found: dict[str, JSON] = {
+        name: {"min": low, "max": high}
+        for name, (low, high) in exported["ranges"].items()
+        if name in stated or name in exported.get("firm", ())
+    }
+    found |= {name: {"values": listed} for name, listed in exported.get("values", {}).items()}
+    return {"values": found, **({"missing": exported["missing"]} if exported.get("missing") else {})}
+
+
+def bounds(recipe: Recipe, target: Target, outputs: Sequence[str]) -> Mapping[str, JSON]:
+    """Return the tolerance of every output of a target."""
+    return {name: recipe.tolerance_for(name, target.precision).to_json() for name in outputs}
+
+
+def check_promises(recipe: Recipe, main: Mapping[str, JSON], own: Graphs) -> None:
+    """Raise StepError for the first promised version that is known not to load a graph it is promised for.
+
+    What is unknown is no error here: `packager conform` proves it.
+    """
+    for promise in recipe.runs_on:
+        targets = [target.name for target in recipe.targets() if target.runtime == promise.runtime]
+        for row in judge.promised(knowledge.shipped(promise.runtime), promise.versions):
+            for name in targets:
+                graph = own.get(name, main)
+                answer = judge.judge(graph, promise.runtime, row.version, knowledge.shipped)
+                if answer.outcome == "no":
+                    reason = answer.reasons[0]
+                    hint, instead = _narrower(graph, promise, reason)
+                    others = [other.fix for other in answer.reasons if other.fix]
+                    raise StepError(
+                        f"target `{name}` cannot keep `{promise.runtime}{promise.versions}`: {reason.message}",
+                        hint=", or ".join((hint, *others[:1])),
+                        edits=[Edit(("runs-on", promise.runtime, "versions"), instead)] if instead else (),
+                    )
+
+
+def _narrower(graph: Mapping[str, JSON], promise: RunsOn, reason: judge.Reason) -> tuple[str, str | None]:
+    """Return what to promise instead, in words and as a range.
+
+    What is known to load the graph, else what is not known to refuse it.
+    """
+    if loads := judge.loads_on(graph, promise.runtime):
+        return f'promise `{promise.runtime}: "{loads}"` under `runs-on`', loads
+    rows = judge.promised(knowledge.shipped(promise.runtime), promise.versions)
+    later = [
+        row.version
+        for row in sorted(rows, key=lambda row: knowledge.order(row.version))
+        if judge.judge(graph, promise.runtime, row.version, knowledge.shipped).outcome != "no"
+    ]
+    if not later:
+        return "promise another runtime", None
+    needed = f"reads {reason.subject} {graph['opset'][reason.subject]}" if reason.limit == "opset" else "may load it"
+    return f'raise `runs-on` to `{promise.runtime}: ">={later[0]}"`, the first that {needed}', f">={later[0]}"
+
+
+def _graph(facts: Mapping[str, JSON]) -> JSON:
+    return {key: facts[key] for key in ("opset", "ir", "operators", "parameters", "bytes")}
+
+
+def promise_of(runtime: str, versions: str, main: Mapping[str, JSON]) -> JSON:
+    """Return the promised and the derived range, and what the oldest promised version needs.
+
+    The oldest decides, and a table that only grew at its end derives the same: both keep digests as they are.
+    """
+    rows = judge.promised(knowledge.shipped(runtime), versions)
+    value: dict[str, JSON] = {"versions": versions, "loads": judge.loads_on(main, runtime)}
+    if rows:
+        oldest = rows[0]
+        known = {"python": list(oldest.python), "numpy": oldest.numpy, "cuda": oldest.cuda, "driver": oldest.driver,
+                 "capability": oldest.capability}  # fmt: skip
+        value["oldest"] = {"version": oldest.version} | {key: member for key, member in known.items() if member}
+    return value
+
+
+def _needs(target: Target, main: Mapping[str, JSON], own: Mapping[str, JSON] | None) -> JSON:
+    """Return what a host must have: CPU features beyond its architecture's, a GPU, and an estimate of memory.
+
+    `activations` counts the intermediate values of one request of the largest promised size in fp32. `exact` are the
+    features of which an x86-64 CPU must have one for 8-bit sums to be exact: without it answers move by whole steps.
+    """
+    activations = main["activations"]
+    memory = {"weights": (own or main)["bytes"], "activations": activations["bytes"], "unknown": activations["unknown"]}
+    capability = re.fullmatch(r"sm_([0-9]+)([0-9])", target.device)
+    gpu = {"capability": f"{capability[1]}.{capability[2]}"} if capability else {}
+    depends = target.device == "cpu" and (own or main).get("saturates")
+    return {"cpu": [], "memory": memory, **gpu, **({"exact": list(saturation.EXACT)} if depends else {})}
+
+
+def lines(read: Contract) -> list[str]:
+    """Return one line for every free axis and every input with a limit of values: what was measured, what is taken."""
+    rows = [f"axis {name}: {span}" for name, span in read.dimensions.items()]
+    for port in read.inputs:
+        if port.listed:
+            rows.append(f"values {port.name}: {', '.join(map(str, port.listed[:12]))}; others are refused")
+        elif port.limit:
+            low, high = (f"{end:.15g}" for end in port.limit)
+            rows.append(f"values {port.name}: {low}{'' if low == high else f' to {high}'}; others are refused")
+    named = {name for port in read.outputs for name in port.shape if isinstance(name, str)}
+    lengths = {name: span.lengths.near(0) for name, span in read.dimensions.items()}
+    own = sorted(name for name in named - set(lengths) if evaluate(name, lengths) is None)
+    told = {True: "depends on the data", False: "no simple formula of the others"}
+    return [*rows, *(f"axis {name}: of an output, {told[name.startswith(OF_DATA)]}" for name in own)]
+
+
+def schema() -> bytes:
+    """Return the JSON Schema of contracts."""
+    return resources.files("packager.contract").joinpath("contract.schema.json").read_bytes()
+
+
+# reading
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """An input or output; text is the dtype `string`. `range` are the values that make sense, or None.
+
+    `limit` are those outside of which a request is refused, `listed` all that there are; `missing`: a number may be.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+    range: tuple[float, float] | None = None
+    limit: tuple[float, float] | None = None
+    listed: tuple[float | str, ...] = ()
+    missing: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """Versions of a runtime: promised, known to load (None: none), and what the oldest promised one needs."""
+
+    runtime: str
+    versions: str
+    loads: str | None
+    oldest: Mapping[str, JSON]
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """One target: what runs where, how exactly, and what it needs. `graph` is what its own graph uses."""
+
+    target: Target
+    path: str
+    tolerance: Mapping[str, Mapping[str, float]]
+    needs: Mapping[str, JSON]
+    graph: Mapping[str, JSON]
+    stability: str
+
+
+@dataclass(frozen=True, slots=True)
+class Contract:
+    """A parsed contract. `dimensions` says of a name which lengths were measured, and which are taken.
+
+    `classes` says of outputs with one score per class which class every column is. In `format` 1 the ranges of inputs
+    are all that is promised of values, and nothing is refused for them.
+    """
+
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    dimensions: Mapping[str, Measured]
+    graph: Mapping[str, JSON]
+    runs_on: Mapping[str, Promise]
+    targets: Mapping[str, Terms]
+    slo: Mapping[str, float]
+    format: int = FORMAT
+    classes: Mapping[str, tuple[int | str, ...]] = field(default_factory=dict)
+
+
+def parse(data: bytes, subject: str = "contract.json") -> Contract:
+    """Parse the bytes of a contract, which may be hostile. Raises IntegrityError; nothing else."""
+    try:
+        return _contract(canonical.load(data, limit=MAX_CONTRACT))
+    except (ValueError, TypeError, KeyError, AttributeError, IntegrityError) as error:
+        reason = error.message if isinstance(error, IntegrityError) else error
+        formats = " or ".join(map(str, _READABLE))
+        raise IntegrityError(f"`{subject}` is not a contract of format {formats}: {reason}", subject=subject) from None
+
+
+def _contract(value: JSON) -> Contract:
+    new = ("values",) if isinstance(value, dict) and value.get("format") != 1 else ()
+    needed = ("format", "interface", "ranges", "graph", "runs-on", "targets", *new)
+    _members(value, needed, ("slo", "classes", *(("missing",) if new else ())), "the contract")
+    if type(value["format"]) is not int or value["format"] not in _READABLE:
+        raise ValueError(f"it is of format {value['format']!s:.20}")
+    graph = _facts(value["graph"])
+    return Contract(
+        *_interface(value),
+        graph,
+        {name: _read_promise(name, promise) for name, promise in _mapping(value["runs-on"], dict).items()},
+        {name: _terms(name, terms, graph) for name, terms in _mapping(value["targets"], dict).items()},
+        _mapping(value.get("slo", {}), _number),
+        value["format"],
+        _mapping(value.get("classes", {}), lambda labels: tuple(map(_class, _list(labels)))),
+    )
+
+
+def _class(value: JSON) -> int | str:
+    if type(value) is not int and not isinstance(value, str):
+        raise ValueError(f"expected a class, got `{value!s:.60}`")
+    found: int | str = value
+    return found
+
+
+def _interface(value: JSON) -> tuple[tuple[Port, ...], tuple[Port, ...], Mapping[str, Measured]]:
+    interface = _members(value["interface"], ("inputs", "outputs", "dimensions"), (), "interface")
+    ranges, limits = _mapping(value["ranges"], _range), _mapping(value.get("values", {}), _limit)
+    missing = {_text(name) for name in _list(value.get("missing", []))}
+    inputs = [_port(port) for port in _list(interface["inputs"])]
+    return (
+        tuple(
+            replace(port, range=ranges.get(port.name), missing=port.name in missing, **limits.get(port.name, {}))
+            for port in inputs
+        ),
+        tuple(_port(port) for port in _list(interface["outputs"])),
+        _mapping(interface["dimensions"], _dimension),
+    )
+
+
+def parse_interface(data: bytes) -> Contract | None:
+    """Return the interface of a contract of any format, alone; None where it is written as no format known here.
+
+    For comparing with releases that another version of this program built: nothing else of them may be relied on.
+    """
+    try:
+        value = canonical.load(data, limit=MAX_CONTRACT)
+        return Contract(*_interface(value), {}, {}, {}, {}, 1 if value.get("format") == 1 else FORMAT)
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None
+
+
+def _members(value: JSON, needed: Sequence[str], optional: Sequence[str], what: str) -> Mapping[str, JSON]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{what} is no object")
+    if missing := [name for name in needed if name not in value]:
+        raise ValueError(f"{what} lacks `{missing[0]}`")
+    if unknown := sorted(set(value) - {*needed, *optional}):
+        raise ValueError(f"{what} has the unknown member `{unknown[0]:.60}`")
+    return value
+
+
+def _mapping(value: JSON, read: Callable[[JSON], JSON]) -> dict[str, JSON]:
+    if not isinstance(value, dict):
+        raise ValueError(f"expected an object, got {type(value).__name__}")
+    return {_text(name): read(member) for name, member in value.items()}
+
+
+def _list(value: JSON) -> list[JSON]:
+    if not isinstance(value, list):
+        raise ValueError(f"expected a list, got {type(value).__name__}")
+    return value
+
+
+def _text(value: JSON, pattern: str = r".+") -> str:
+    if not isinstance(value, str) or len(value) > 1024 or not re.fullmatch(pattern, value, re.DOTALL):
+        raise ValueError(f"`{value!s:.60}` cannot stand there")
+    return value
+
+
+def _whole(value: JSON) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError(f"expected a whole number, got `{value!s:.60}`")
+    return value
+
+
+def _number(value: JSON) -> float:
+    if type(value) not in (int, float):
+        raise ValueError(f"expected a number, got `{value!s:.60}`")
+    return float(value)
+
+
+def _range(value: JSON) -> tuple[float, float]:
+    low, high = map(_number, _list(value))
+    if low > high:
+        raise ValueError(f"range [{low}, {high}] is empty")
+    return low, high
+
+
+def _limit(value: JSON) -> dict[str, JSON]:
+    """Return the members of a port that a limit of its values sets."""
+    if isinstance(value, dict) and "values" in value:
+        listed = _list(_members(value, ("values",), (), "a limit")["values"])
+        if not listed or not all(isinstance(item, str) or _number(item) == item for item in listed):
+            raise ValueError("a limit lists no values")
+        return {"listed": tuple(listed)}
+    span = _members(value, ("min", "max"), (), "a limit")
+    return {"limit": _range([span["min"], span["max"]])}
+
+
+def _dimension(value: JSON) -> Measured:
+    return Measured.from_json(_members(value, ("min", "max"), ("step", "values", "limit", "is"), "a dimension"))
+
+
+def _port(value: JSON) -> Port:
+    _members(value, ("name", "dtype", "shape"), (), "a port")
+    if value["dtype"] not in DTYPES:
+        raise ValueError(f"dtype `{value['dtype']!s:.40}` is unknown")
+    shape = tuple(size if isinstance(size, str) else _whole(size) for size in _list(value["shape"]))
+    return Port(_text(value["name"]), value["dtype"], shape)
+
+
+def _facts(value: JSON) -> Mapping[str, JSON]:
+    _members(value, ("opset", "ir", "operators", "parameters", "bytes"), (), "graph")
+    for name in ("ir", "parameters", "bytes"):
+        _whole(value[name])
+    _mapping(value["opset"], _whole)
+    for operators in _mapping(value["operators"], dict).values():
+        for definitions in operators.values():
+            for since, rows in _mapping(definitions, _list).items():
+                _text(since, r"[0-9]{1,4}")
+                if not all(isinstance(row, str) and len(row) < 1024 for row in rows):
+                    raise ValueError("an operator lists something else than element types")
+    facts: Mapping[str, JSON] = value
+    return facts
+
+
+def _read_promise(runtime: str, value: JSON) -> Promise:
+    _members(value, ("versions", "loads"), ("oldest",), runtime)
+    loads = None if value["loads"] is None else _text(value["loads"])
+    return Promise(
+        _text(runtime, NAME), _text(value["versions"]), loads, _mapping(value.get("oldest", {}), lambda v: v)
+    )
+
+
+def _terms(name: str, value: JSON, main: Mapping[str, JSON]) -> Terms:
+    needed = ("runtime", "device", "precision", "path", "tolerance", "needs", "stability")
+    _members(value, needed, ("graph", "artefact"), name)
+    target = Target(_text(value["runtime"], NAME), _text(value["device"]), _text(value["precision"]))
+    if target.name != name:
+        raise ValueError(f"target `{name:.60}` is called `{target.name:.60}` by its members")
+    if value["stability"] not in STABILITIES:
+        raise ValueError(f"stability `{value['stability']!s:.40}` is unknown")
+    tolerance = {
+        output: {key: _number(number) for key, number in _members(bound, ("atol", "rtol"), (), output).items()}
+        for output, bound in _mapping(value["tolerance"], dict).items()
+    }
+    needs = _members(value["needs"], ("cpu", "memory"), ("capability", "exact"), "needs")
+    memory = _mapping(needs["memory"], _whole)
+    features = {key: [_text(feature) for feature in _list(needs[key])] for key in ("cpu", "exact") if key in needs}
+    graph = _facts(value["graph"]) if "graph" in value else main
+    return Terms(target, check_path(value["path"]), tolerance, {**needs, "memory": memory, **features}, graph,
+                 value["stability"])  # fmt: skip

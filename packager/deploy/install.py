@@ -1,0 +1,286 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Install a verified bundle: files, an isolated environment from its own lock, and the server that runs it.
+
+    <directory>/
+      current -> releases/<version>-<digest>       switched as the last step, atomically
+      previous -> releases/…                       what served before `current`; `roll_back` returns to it
+      journal.jsonl                                every installation, upgrade and rollback, step by step
+      releases/<version>-<digest>/
+        bundle/      the unpacked, verified files; `packager verify` works on it for ever
+        env/         a virtual environment of exactly the locked wheels of this platform; equal ones share their files
+        app/         the server, copied so that an upgrade of packager does not change a running installation
+        serve.json   what the server is told about the model
+        knobs.json   what the site set when it installed this release, and the digest of all knobs then
+
+Until `current` moves, the old release keeps serving; a kill at any point leaves it in place.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from packager import canonical
+from packager.bundle.bundle import CONTRACT, Bundle, read
+from packager.bundle.knobs import knob_schema
+from packager.bundle.readers import UnpackedTree
+from packager.canonical import JSON
+from packager.deploy import served_environment, server_files, wheels
+from packager.deploy.journal import Clock, behind, cut_off, journal, no_clock
+from packager.deploy.server_files import CONFIG
+from packager.errors import StorageError, UsageError
+from packager.events import Cached, Finished, OnEvent, Started, ignore
+from packager.files import locked, read_own, shared_modes, staging, storage_errors, sync_directory, write_atomically
+from packager.knobs.knobs import Resolved, Wish, resolve
+from packager.transport import copy
+
+CURRENT = "current"
+PREVIOUS = "previous"
+RELEASES = "releases"
+KNOBS = "knobs.json"
+LOCK = ".lock"
+_ROOM = 64 << 20  # bytes beside what is counted: the virtual environment itself, the server, file systems' overhead
+_UNPACKED = 4  # how much larger than its wheel an installed package is, at most, in what we ship
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """Where wheels come from: `wheelhouse` (a directory, then nothing else is asked) or pip's own configuration.
+
+    Equal environments are kept once in the directory `environments`, and linked from there.
+    """
+
+    wheelhouse: Path | None = None
+    environments: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Installed:
+    """One release on disk."""
+
+    directory: Path
+    name: str
+    version: str
+    digest: str
+    target: str
+
+
+@shared_modes()
+def install(
+    bundle: Bundle, directory: Path, target: str | None, index: Index, environment: Mapping[str, str],
+    on_event: OnEvent = ignore, knobs: Resolved | None = None, clock: Clock = no_clock,
+) -> Installed:  # fmt: skip
+    """Install `bundle`, which the caller has verified, below `directory` and make it current.
+
+    Files are hashed again while they are copied, and only that copy is used. `environment` is handed to pip;
+    `knobs` is what the site sets, recorded beside the release; `clock` gives the times for the journal.
+    """
+    resolved = knobs or resolve(knob_schema(bundle), bundle.digest)
+    with storage_errors(directory):
+        (directory / RELEASES).mkdir(parents=True, exist_ok=True)
+    release = place_of(directory, bundle).name
+    with locked(directory / LOCK), journal(directory, clock, "install", release, **identity(resolved)) as note:
+        done = prepare(bundle, directory, target, index, environment, on_event)
+        note("staged")
+        record(done.directory, resolved)
+        switch(directory, done.directory)
+        note("switched")
+    return done
+
+
+def identity(knobs: Resolved) -> dict[str, JSON]:
+    """Return what the journal says of a deployment besides its release."""
+    return {"bundle": knobs.bundle, "knobs": knobs.digest}
+
+
+def place_of(directory: Path, bundle: Bundle) -> Path:
+    """Return where the release of `bundle` is, or will be."""
+    return directory / RELEASES / f"{bundle.version}-{bundle.digest.removeprefix('sha256:')[:16]}"
+
+
+def prepare(
+    bundle: Bundle, directory: Path, target: str | None, index: Index, environment: Mapping[str, str],
+    on_event: OnEvent = ignore,
+) -> Installed:  # fmt: skip
+    """Put the release of `bundle` on disk, complete, and leave `current` alone. The caller holds the lock."""
+    contract = bundle.load(CONTRACT)
+    chosen = server_files.choose_target(contract["targets"], target)
+    release = place_of(directory, bundle)
+    if not (release / CONFIG).is_file():
+        check_room(directory, bundle, contract["targets"][chosen]["runtime"], index)
+        _stage(bundle, release, contract, chosen, index, environment, on_event)
+    else:
+        on_event(Cached(f"release {release.name} is installed"))
+        _configure(bundle, release, contract, chosen)
+    return Installed(release, bundle.name, bundle.version, bundle.digest, chosen)
+
+
+def check_room(directory: Path, bundle: Bundle, runtime: str, index: Index) -> None:
+    """Raise StorageError if the release cannot fit; wheels that an index has to give are not counted."""
+    if index.wheelhouse is not None and index.wheelhouse.is_dir():
+        wheels_size = sum(path.stat().st_size for path in index.wheelhouse.glob("*.whl"))
+    else:
+        wheels_size = sum(blob.size for path, blob in bundle.tree if path.startswith(f"deps/{runtime}/wheels/"))
+    needed = bundle.tree.size + _UNPACKED * wheels_size + _ROOM
+    free = shutil.disk_usage(directory).free
+    if free < needed:
+        raise StorageError(
+            f"no space left below `{directory}`: expected {needed / 1e6:.0f} MB, got {free / 1e6:.0f} MB free",
+            hint="free some space, or remove an old release; nothing was written",
+        )
+
+
+def _stage(
+    bundle: Bundle, release: Path, contract: JSON, chosen: str, index: Index, environment: Mapping[str, str],
+    on_event: OnEvent,
+) -> None:  # fmt: skip
+    runtime = contract["targets"][chosen]["runtime"]
+    with staging(release) as fresh:
+        (fresh / "bundle").mkdir()
+        copy.write_unpacked(bundle, fresh / "bundle", on_event)
+        supply = wheels.choose(fresh / "bundle" / "deps" / runtime, index.wheelhouse)
+        with _reported(f"environment for {runtime}", on_event):
+            served_environment.place(fresh / "env", supply, environment, index.environments, on_event)
+        _copy_server(fresh / "app", runtime)
+        _configure(bundle, fresh, contract, chosen)
+        fresh.rename(release)  # a virtual environment moves as long as only its interpreter is called
+    sync_directory(release.parent)
+
+
+@contextmanager
+def _reported(label: str, on_event: OnEvent) -> Iterator[None]:
+    on_event(Started(label))
+    started = time.monotonic()
+    yield
+    on_event(Finished(label, time.monotonic() - started))
+
+
+def _copy_server(app: Path, runtime: str) -> None:
+    for name, data in server_files.program(runtime).items():
+        (app / name).parent.mkdir(parents=True, exist_ok=True)
+        (app / name).write_bytes(data)
+
+
+def _configure(bundle: Bundle, release: Path, contract: JSON, chosen: str) -> None:
+    write_atomically(release / CONFIG, server_files.config(bundle, contract, chosen))
+
+
+def record(release: Path, knobs: Resolved) -> None:
+    """Keep what the site sets with the release: a server of it starts from that."""
+    value = {"bundle": knobs.bundle, "digest": knobs.digest, "set": knobs.changed}
+    write_atomically(release / KNOBS, canonical.dump(value))
+
+
+def deployed(release: Path) -> Mapping[str, JSON]:
+    """Return what `knobs.json` of a release says; nothing for one that was installed before there were knobs."""
+    return _read_record(release / KNOBS) if (release / KNOBS).is_file() else {}
+
+
+def about(release: Path) -> Mapping[str, JSON]:
+    """Return what `serve.json` of a release says."""
+    return _read_record(release / CONFIG)
+
+
+def _read_record(path: Path) -> Mapping[str, JSON]:
+    try:
+        value = canonical.load(read_own(path, 1 << 20), limit=1 << 20)
+        return {**value}
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"`{path}` is damaged: {error}", hint="install the bundle again") from None
+
+
+def installed_wishes(release: Path) -> tuple[Wish, ...]:
+    """Return what the site set when it installed this release."""
+    values = deployed(release).get("set", {})
+    return tuple(Wish(name, values[name], "installation", typed=True) for name in values)
+
+
+def installed_bundle(release: Path) -> Bundle:
+    """Open the bundle of an installed release."""
+    return read(UnpackedTree(release / "bundle"))
+
+
+def switch(directory: Path, release: Path) -> None:
+    """Point `current` at `release` in one step, and remember in `previous` what it named before."""
+    link = directory / CURRENT
+    if link.is_symlink() and link.resolve() != release.resolve():
+        _link(directory / PREVIOUS, link.resolve())
+    _link(link, release)
+
+
+def _link(link: Path, release: Path) -> None:
+    fresh = link.with_name(f".{link.name}.new")
+    fresh.unlink(missing_ok=True)
+    fresh.symlink_to(Path(RELEASES, release.name))
+    fresh.replace(link)
+    sync_directory(link.parent)
+
+
+@shared_modes()
+def roll_back(directory: Path, clock: Clock = no_clock) -> Path:
+    """Make the release current again that served before this one, and return it; once more goes further back.
+
+    What is left so is not returned to: it is installed again. One that was cut off after its switch is only ended.
+    Raises UsageError if nothing is further back.
+    """
+    now = current(directory)
+    with locked(directory / LOCK):
+        back = _further_back(directory, now)
+        if cut_off(directory, "rollback", now.name):
+            with journal(directory, clock, "rollback", now.name, **_known(now)) as note:
+                note("switched")
+                _point(directory / PREVIOUS, back)
+            return now
+        if not back:
+            raise UsageError(
+                f"`{directory}` has no release before {now.name}",
+                hint="`packager status` lists what is there; `packager install` or `upgrade` makes another one current",
+            )
+        with journal(directory, clock, "rollback", back[0].name, **_known(back[0])) as note:
+            _link(directory / CURRENT, back[0])
+            note("switched")
+            _point(directory / PREVIOUS, back[1:])
+    return back[0]
+
+
+def _further_back(directory: Path, now: Path) -> list[Path]:
+    """Return the releases that served before this one and are still there, the latest first.
+
+    The journal of an installation from before installs and rollbacks were noted may not tell: then `previous` does.
+    """
+    names, link = behind(directory, now.name), directory / PREVIOUS
+    if not names and link.is_symlink():
+        names = [link.resolve().name]
+    found = (directory / RELEASES / name for name in names)
+    return [path.resolve() for path in found if (path / CONFIG).is_file() and path.resolve() != now]
+
+
+def _known(release: Path) -> dict[str, JSON]:
+    told = deployed(release)
+    return {"bundle": about(release)["digest"], "knobs": told.get("digest")}
+
+
+def _point(link: Path, releases: Sequence[Path]) -> None:
+    """Point a link at the first of some releases; without any, remove it."""
+    if releases:
+        _link(link, releases[0])
+    else:
+        link.unlink(missing_ok=True)
+        sync_directory(link.parent)
+
+
+def current(directory: Path) -> Path:
+    """Return the release that `current` names. Raises UsageError if there is none."""
+    release = directory / CURRENT
+    if not (release / CONFIG).is_file():
+        raise UsageError(f"`{directory}` holds no installation", hint="make one with `packager install BUNDLE DIR`")
+    return release.resolve()
+
+
+def server_command(release: Path, arguments: Sequence[str]) -> list[str]:
+    """Return the command that serves a release, with its own interpreter and nothing of the caller's environment."""
+    return [str(release / "env" / "bin" / "python"), "-I", str(release / "app"), str(release / CONFIG), *arguments]

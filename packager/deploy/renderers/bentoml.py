@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A bundle as a Bento: a directory for `bentoml build`, whose model part BentoML imports as a model of its own.
+
+    bentofile.yaml     for `bentoml build`; name, labels and packages
+    service.py         a typed `/predict` with adaptive batching, and `/v2` beside it (openinference.py)
+    packager/…         the protocol and the sessions of `packager serve`
+    model/             the graph and its weights as `bentoml models import --input-format folder` reads them
+    deployment.json    which bundle, which knobs, and the digests that the service checks at its start
+
+The packages are those of the bundle's lock without their hashes, because BentoML adds itself to them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+
+from packager import canonical
+from packager.bundle.bundle import CONTRACT, Bundle
+from packager.canonical import JSON
+from packager.deploy import server_files
+from packager.deploy.renderers import _deployment
+from packager.deploy.renderers._deployment import Rendered
+from packager.errors import UsageError
+from packager.formats.wheel_locks import INDEX
+from packager.knobs import catalogue
+from packager.knobs.knobs import Resolved
+
+ABOUT = "a Bento for `bentoml build` and `bentoml serve`"
+DEFAULTS: Mapping[str, str] = {}
+OPTIONS = (_deployment.TARGET,)
+_BENTOML = "bentoml==1.4.39"  # what was run; the decorators used here are those of 1.4
+_GRAPH = "saved_model.onnx"  # the name that `bentoml.onnx` opens
+_RUNTIMES = ("onnxruntime",)
+
+
+def render(bundle: Bundle, values: Resolved, options: Mapping[str, str]) -> Rendered:
+    """Return the files of the Bento's directory. Raises UsageError if nothing in the bundle runs in it."""
+    contract = bundle.load(CONTRACT)
+    target = server_files.choose_target(contract["targets"], options["target"] or None)
+    runtime = contract["targets"][target]["runtime"]
+    if runtime not in _RUNTIMES:
+        raise UsageError(
+            f"`{target}` is for {runtime}, which a Bento does not run", hint="choose another with --target"
+        )
+    copied = _deployment.blobs(bundle, _model(bundle, contract, target))
+    program = {path: data for path, data in server_files.program(runtime).items() if path.startswith("packager/")}
+    config = canonical.load(server_files.config(bundle, contract, target), limit=1 << 20)
+    config["artefact"] = f"model/{_GRAPH}"
+    made = {
+        **program,
+        "service.py": _deployment.template("bentoml/service.py"),
+        "openinference.py": _deployment.template("bentoml/openinference.py"),
+        "deployed.py": _deployment.template("deployed.py"),
+        "serve.json": canonical.dump(config),
+        "bentofile.yaml": _yaml(_bentofile(bundle, values)),
+        "requirements.txt": _requirements(bundle, runtime),
+        "model/model.yaml": _yaml(_about_model(bundle, contract, target)),
+        _deployment.RECORD: _deployment.record("bentoml", bundle, values, options, copied),
+    }
+    version = bundle.version.replace("+", "-")  # BentoML knows no build part
+    steps = (f"cd OUT && bentoml build --version {version}", f"bentoml serve {bundle.name}:{version}",
+             ("python -c 'import bentoml, pathlib; "
+             'bentoml.models.import_model(str(pathlib.Path("model").resolve()), "folder")\''))  # fmt: skip
+    return Rendered(made, copied, steps)
+
+
+def _model(bundle: Bundle, contract: JSON, target: str) -> dict[str, str]:
+    """Return where the files of the artefact go; weights keep their names, because the graph refers to them."""
+    graph = PurePosixPath(contract["targets"][target]["path"])
+    names = {path: str(PurePosixPath(path).relative_to(graph.parent))
+             for path in server_files.artefact(bundle, contract, target)}  # fmt: skip
+    return {f"model/{_GRAPH if path == str(graph) else name}": path for path, name in names.items()}
+
+
+def _bentofile(bundle: Bundle, values: Resolved) -> JSON:
+    labels = {"bundle": _label(bundle.digest), "knobs": _label(values.digest)}
+    return {
+        "service": "service:Model",
+        "name": bundle.name,
+        "description": f"{bundle.name} {bundle.version}, bundle {bundle.digest}",
+        "labels": labels,
+        "include": ["*.py", "*.json", "requirements.txt", "packager/**", "model/**"],
+        "python": {"requirements_txt": "requirements.txt", "lock_packages": False},
+    }
+
+
+def _label(digest: str) -> str:
+    """Return what of a digest fits into a label: 63 characters."""
+    return digest.removeprefix("sha256:")[:63]
+
+
+def _about_model(bundle: Bundle, contract: JSON, target: str) -> JSON:
+    """Return `model.yaml` as `bentoml.onnx` writes it, but for the time, which no bundle has."""
+    batched = catalogue.batch(contract) is not None
+    return {
+        "name": bundle.name,
+        "version": bundle.version.replace("+", "-"),
+        "module": "bentoml.onnx",
+        "labels": {"bundle": _label(bundle.digest)},
+        "options": {"providers": ["CPUExecutionProvider"]},
+        "metadata": {"bundle": bundle.digest, "target": target},
+        "context": {"framework_name": "onnx", "framework_versions": {}, "bentoml_version": "1.4.39",
+                    "python_version": "3.11"},
+        "signatures": {"run": {"batchable": batched, **({"batch_dim": [0, 0]} if batched else {})}},
+        "api_version": "v2",
+        "creation_time": "1980-01-01T00:00:00+00:00",
+    }  # fmt: skip
+
+
+def _requirements(bundle: Bundle, runtime: str) -> bytes:
+    """Return the pins of the lock, each with its marker, and BentoML."""
+    path = f"deps/{runtime}/{INDEX}"
+    if bundle.tree.get(path) is None:
+        raise UsageError(
+            f"`{bundle.name}` has no lock for {runtime}", hint="build the bundle with `packager lock` first"
+        )
+    pins = re.findall(r"^([A-Za-z0-9][^\\\n]*==[^\\\n]*?)\s*\\?$", bundle.read(path).decode(), re.MULTILINE)
+    return "".join(f"{line}\n" for line in [*pins, _BENTOML]).encode()
+
+
+def _yaml(value: JSON) -> bytes:
+    return _deployment.yaml_text(value, sort=True)

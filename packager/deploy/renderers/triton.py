@@ -1,0 +1,266 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One bundle as a model of a Triton repository: everything is said in config.pbtxt, nothing is left to be guessed.
+
+    <name>/config.pbtxt              serves exactly version N
+    <name>/configs/<site>.pbtxt      the same with the knobs of a site, for `--model-config-name=<site>`
+    <name>/warmup/<N>-…              inputs of the smallest reference vectors, as raw tensors
+    <name>/<N>/                      the artefact, deployment.json, and model.py where the Python backend runs it
+
+Two backends: `native` are the ONNX Runtime and TensorRT backends of NVIDIA's images (engines of several GPUs side by
+side, chosen by compute capability); `python` runs ONNX Runtime in the Python backend, for hosts without them.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import PurePosixPath
+from typing import Literal, TypeAlias
+
+from packager import canonical, plugins
+from packager.bundle.bundle import CONTRACT, Bundle
+from packager.canonical import JSON
+from packager.deploy.renderers._modelconfig import Field, Rendered, Word, config_text, datatype, table, tensor
+from packager.deploy.triton.repository import CONFIG, RECORD
+from packager.errors import Malformed, UsageError
+from packager.formats import safetensors
+from packager.knobs import catalogue, knobs
+from packager.knobs.knobs import Resolved
+from packager.types import Blob
+
+Backend: TypeAlias = Literal["native", "python"]
+ABOUT = "a model of a Triton model repository"
+_RUNTIME = "triton"
+_WARMUPS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class _Artefact:
+    """What the server opens: the backend's name, the files (name there: path in the bundle), engines by capability."""
+
+    backend: str
+    default: str
+    graph: str
+    files: Mapping[str, str]
+    engines: Mapping[str, str]
+    targets: tuple[str, ...]
+
+
+def record(bundle: Bundle, values: Resolved, backend: Backend) -> JSON:
+    """Return what identifies a deployed version; two equal records are the same deployment."""
+    return {"name": bundle.name, "version": bundle.version, "bundle": bundle.digest, "knobs": values.digest,
+            "backend": backend}  # fmt: skip
+
+
+def render(bundle: Bundle, values: Resolved, number: int, backend: Backend, sites: Mapping[str, Resolved]) -> Rendered:
+    """Return the files of version `number` with its own configuration, and one more for each of `sites`.
+
+    Raises UsageError if the bundle does not promise Triton, or has nothing for the backend.
+    """
+    contract = bundle.load(CONTRACT)
+    if _RUNTIME not in contract["runs-on"]:
+        raise UsageError(
+            f"`{bundle.name}` makes no promise for Triton",
+            hint='add `triton: ">=24.04"` under `runs-on` and build it; whoever signed it can add the promise to the '
+            "bundle as it is, with `packager promise`",
+        )
+    if lacking := sorted({"triton.instances", "triton.warmup"} - set(values.values)):
+        raise Malformed(f"`{bundle.name}` promises Triton and lacks the knob `{lacking[0]}`", subject=knobs.FILE)
+    artefact = _artefact(bundle, contract, backend)
+    warm = _warmups(bundle, contract)
+    files = {f"{number}/{name}": (path, _blob(bundle, path)) for name, path in artefact.files.items()}
+    hashes = {name: _blob(bundle, path).digest for name, path in artefact.files.items()}
+    about = {**record(bundle, values, backend), "targets": list(artefact.targets), "files": hashes,
+             "interface": contract["interface"], "onnxruntime": _floor(contract)}  # fmt: skip
+    own = config_text(_config(bundle, contract, values, artefact, number, warm))
+    made = {f"{number}/{RECORD}": canonical.dump(about), f"{number}/{CONFIG}": own, CONFIG: own}
+    made |= {f"warmup/{number}-{name}": data for row in warm.values() for name, data in row.data.items()}
+    for site, found in sites.items():
+        text = config_text(_config(bundle, contract, found, artefact, number, warm))
+        made[f"configs/{_site(site)}.pbtxt"] = text
+    if backend == "python":
+        made[f"{number}/model.py"] = resources.files("packager.templates").joinpath("triton/model.py").read_bytes()
+    return Rendered(bundle.name, made, files, about)
+
+
+def _site(name: str) -> str:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,62}", name):
+        raise UsageError(f"`{name:.60}` is no name of a site", hint="lower-case letters, digits, `-` and `_`")
+    return name
+
+
+def _blob(bundle: Bundle, path: str) -> Blob:
+    blob = bundle.tree.get(path)
+    if blob is None:
+        raise UsageError(f"`{path}` is not in the bundle")
+    return blob
+
+
+def _floor(contract: JSON) -> str:
+    """Return the oldest ONNX Runtime that the promise for Triton covers."""
+    needed = plugins.load("runtimes", _RUNTIME).requirements(contract["runs-on"][_RUNTIME]["versions"])
+    return next(str(line).partition(">=")[2] for line in needed if line.startswith("onnxruntime"))
+
+
+# which file is opened
+
+
+def _artefact(bundle: Bundle, contract: JSON, backend: Backend) -> _Artefact:
+    targets = contract["targets"]
+    engines = {name: target for name, target in sorted(targets.items()) if target["runtime"] == "tensorrt"}
+    if backend == "native" and engines:
+        return _engines(bundle, engines)
+    graphs = [name for name, target in targets.items()
+              if target["runtime"] in (_RUNTIME, "onnxruntime") and target["device"] == "cpu"]  # fmt: skip
+    if not graphs:
+        raise UsageError(f"`{bundle.name}` has no target that Triton's `{backend}` backend opens")
+    chosen = min(graphs, key=lambda name: (targets[name]["precision"] != "fp32", targets[name]["runtime"], name))
+    path = PurePosixPath(targets[chosen]["path"])
+    beside = {str(PurePosixPath(other).relative_to(path.parent)): other
+              for other, _ in bundle.tree if PurePosixPath(other).is_relative_to(path.parent)}  # fmt: skip
+    name = "onnxruntime" if backend == "native" else "python"
+    return _Artefact(name, path.name if backend == "native" else "model.py", path.name, beside, {}, (chosen,))
+
+
+def _engines(bundle: Bundle, targets: Mapping[str, JSON]) -> _Artefact:
+    files, by_capability = {}, {}
+    for target in targets.values():
+        capability = re.fullmatch(r"sm_([0-9]+)([0-9])", target["device"])
+        if capability is None:
+            continue
+        name = f"{target['device']}.plan"
+        files[name] = target["path"]
+        by_capability[f"{capability[1]}.{capability[2]}"] = name
+    if not files:
+        raise UsageError(f"`{bundle.name}` has no TensorRT engine for one compute capability")
+    return _Artefact("tensorrt", next(iter(files)), "", files, by_capability, tuple(targets))
+
+
+# config.pbtxt
+
+
+def _config(
+    bundle: Bundle, contract: JSON, values: Resolved, artefact: _Artefact, number: int, warm: Mapping[str, _Warmup],
+) -> dict[str, Field]:  # fmt: skip
+    found = values.values
+    batched = rows(contract)
+    most = min(found.get(catalogue.BATCH) or batched, batched) if batched else 0
+    gpu = artefact.backend == "tensorrt"
+    group: dict[str, Field] = {"count": found["triton.instances"], "kind": Word("KIND_GPU" if gpu else "KIND_CPU")}
+    if gpu and found.get("triton.devices"):
+        group["gpus"] = list(found["triton.devices"])
+    tags = {"bundle": bundle.digest, "bundle_version": bundle.version, "knobs": values.digest}
+    tags |= {f"site_{name}": text for name, text in found.get("metrics.labels", {}).items()}
+    fields: dict[str, Field] = {
+        "name": bundle.name,
+        "backend": artefact.backend,
+        "default_model_filename": artefact.default,
+        "max_batch_size": most,
+        "input": [_port(port, bool(batched)) for port in contract["interface"]["inputs"]],
+        "output": [_port(port, bool(batched)) for port in contract["interface"]["outputs"]],
+        "version_policy": {"specific": {"versions": [number]}},
+        "instance_group": [group],
+        "cc_model_filenames": table(artefact.engines),
+        "metric_tags": table(tags),
+        "parameters": table(_parameters(found, artefact), lambda text: {"string_value": text}),
+        "model_warmup": [
+            row.to_field(name, number, bool(batched))
+            for name, row in warm.items()
+            if found["triton.warmup"] and (not batched or row.rows <= most)
+        ],
+    }
+    return fields | (_batching(found) if batched else {})
+
+
+def rows(contract: Mapping[str, JSON]) -> int:
+    """Return the largest batch, 0 where Triton must not add the dimension itself: it needs another one beside it."""
+    found = catalogue.batch(contract)
+    ports = (*contract["interface"]["inputs"], *contract["interface"]["outputs"])
+    return found[2] if found and all(len(port["shape"]) > 1 for port in ports) else 0
+
+
+def _parameters(values: Mapping[str, JSON], artefact: _Artefact) -> dict[str, str]:
+    threads = str(values["triton.threads"])
+    if artefact.backend == "onnxruntime":
+        return {"intra_op_thread_count": threads, "inter_op_thread_count": "1"}
+    return {"threads": threads, "graph": artefact.graph} if artefact.backend == "python" else {}
+
+
+def _batching(values: Mapping[str, JSON]) -> dict[str, Field]:
+    policy: dict[str, Field] = {"timeout_action": Word("REJECT"), "allow_timeout_override": True}
+    if values["triton.timeout"]:
+        policy["default_timeout_microseconds"] = values["triton.timeout"]
+    if values["triton.max_queue"]:
+        policy["max_queue_size"] = values["triton.max_queue"]
+    delay = values["triton.queue_delay"]
+    return {"dynamic_batching": {"max_queue_delay_microseconds": delay, "default_queue_policy": policy}}
+
+
+def _port(port: JSON, batched: bool) -> dict[str, Field]:
+    """Return an input or output; one without dimensions is sent as one element."""
+    return tensor(port, batched) | (
+        {} if port["shape"][1 if batched else 0 :] else {"reshape": {"shape": list[Field]()}}
+    )
+
+
+# warm-up
+
+
+@dataclass(frozen=True, slots=True)
+class _Warmup:
+    """One case of the vectors: dtype, shape and file of every input, and the bytes of those files."""
+
+    ports: Mapping[str, tuple[str, Sequence[int], str]]
+    data: Mapping[str, bytes]
+
+    @property
+    def rows(self) -> int:
+        """The batch of the case; Triton 2.51 crashes on a warm-up with more rows than its largest batch."""
+        shape = next(iter(self.ports.values()))[1]
+        return shape[0] if shape else 1
+
+    def to_field(self, name: str, number: int, batched: bool) -> dict[str, Field]:
+        inputs: list[Field] = []
+        for port, (dtype, shape, file) in self.ports.items():
+            dims: list[Field] = list(shape[1:] if batched else shape)
+            about: dict[str, Field] = {"data_type": Word(datatype(dtype)), "dims": dims,
+                                       "input_data_file": f"{number}-{file}"}  # fmt: skip
+            inputs.append({"key": port, "value": about})
+        return {"name": name, "batch_size": self.rows if batched else 1, "inputs": inputs}
+
+
+def _warmups(bundle: Bundle, contract: JSON) -> dict[str, _Warmup]:
+    """Return the first reference vectors in the form of Triton's warm-up; a case with an empty tensor cannot be one."""
+    found: dict[str, _Warmup] = {}
+    for case, ports in vectors(bundle):
+        data = {f"{case}.{number}": raw for number, (_, _, raw) in enumerate(ports.values())}
+        named = dict(zip(ports, data, strict=True))
+        about = {port: (dtype, shape, named[port]) for port, (dtype, shape, _) in ports.items()}
+        if all(data.values()) and len(found) < _WARMUPS:
+            found[case] = _Warmup(about, data)
+    return found
+
+
+Vector: TypeAlias = Mapping[str, tuple[str, Sequence[int], bytes]]  # input -> dtype, shape, bytes as the protocol's
+
+
+def vectors(bundle: Bundle) -> list[tuple[str, Vector]]:
+    """Return the reference inputs of the bundle, each tensor as the binary extension of the protocol writes it."""
+    if bundle.tree.get("vectors/index.json") is None:
+        return []
+    names = [row["file"] for row in bundle.load("vectors/index.json")["cases"]]
+    ports = {port["name"]: port["dtype"] for port in bundle.load(CONTRACT)["interface"]["inputs"]}
+    return [(name, {port: _tensor(bundle, name, port, ports[port]) for port in ports}) for name in names]
+
+
+def _tensor(bundle: Bundle, case: str, port: str, dtype: str) -> tuple[str, Sequence[int], bytes]:
+    if dtype == "string":
+        listed = bundle.load(f"vectors/inputs/{case}.json")["inputs"]
+        row = next(row for row in listed if row["name"] == port)
+        texts = [text.encode() for text in row["data"]]
+        return dtype, row["shape"], b"".join(struct.pack("<I", len(text)) + text for text in texts)
+    _, shape, raw = safetensors.parse(bundle.read(f"vectors/inputs/{case}.safetensors"))[port]
+    return dtype, shape, raw

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a server of a bundle is made of: the target it runs, the files of the server, and what it is told.
+
+Installations, container images and Bentos are put together from these parts, so the same bundle is served by the same
+program in all of them. No disk is written and no network is used.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+
+from packager import canonical, plugins
+from packager.bundle.bundle import Bundle
+from packager.canonical import JSON
+from packager.errors import UsageError, did_you_mean
+from packager.knobs.knobs import Resolved
+
+CONFIG = "serve.json"
+VECTORS = "vectors"
+SECRETS = {
+    "auth.tokens": "--tokens", "tls.certificate": "--tls-certificate", "tls.client_ca": "--tls-client-ca",
+    "tls.key": "--tls-key",
+}  # fmt: skip
+PLACE = re.compile(r"server\.(host|port|grpc_port)|(deploy|log|metrics|tracing|bentoml)\..+")
+"""Knobs that say where a server is and what it tells, not how it answers; `server/knobs.py` has the same list."""
+_SERVER = "packager.server"
+_MAIN = f"import sys\n\nfrom {_SERVER}.__main__ import main\n\nif __name__ == '__main__':\n    sys.exit(main())\n"
+
+
+def choose_target(targets: Mapping[str, JSON], wanted: str | None) -> str:
+    """Return the target to run: the one asked for, else one for CPUs, the most exact (fp32 before others), by name.
+
+    Raises UsageError.
+    """
+    served = {name: target for name, target in targets.items() if _is_served(target["runtime"])}
+    if wanted is not None and wanted not in targets:
+        raise UsageError(f"the bundle has no target `{wanted}`", hint=did_you_mean(wanted, targets))
+    if not served or (wanted is not None and wanted not in served):
+        listed = ", ".join(f"`{name}`" for name in sorted(served)) or "none"
+        raise UsageError(
+            f"`{wanted or min(targets)}` is for a runtime that `packager serve` does not drive",
+            hint=f"targets of this bundle that can be installed: {listed}; `packager unpack` gives the files of any",
+        )
+    return wanted or min(
+        served, key=lambda name: (served[name]["device"] != "cpu", served[name]["precision"] != "fp32", name)
+    )
+
+
+def _is_served(runtime: str) -> bool:
+    return bool(plugins.load("runtimes", runtime).SERVED)
+
+
+def program(runtime: str) -> dict[str, bytes]:
+    """Return the server by path: it runs from any directory, and imports nothing else of this program.
+
+    Beside it is the one file of the runtime that opens artefacts.
+    """
+    module = runtime.replace("-", "_")
+    server = Path(importlib.import_module(_SERVER).__path__[0])
+    files = {f"packager/server/{name}": data for name, data in _sources(server)}
+    opener = Path(importlib.import_module(f"packager.runtimes.{module}").__path__[0]) / "session.py"
+    files[f"packager/runtimes/{module}/session.py"] = opener.read_bytes()
+    packages = ("packager", "packager/runtimes", f"packager/runtimes/{module}")
+    return {**files, **{f"{package}/__init__.py": b"" for package in packages}, "__main__.py": _MAIN.encode()}
+
+
+def _sources(folder: Path) -> Iterator[tuple[str, bytes]]:
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and "__pycache__" not in path.parts:
+            yield path.relative_to(folder).as_posix(), path.read_bytes()
+
+
+def config(bundle: Bundle, contract: JSON, target: str, prefix: str = "bundle") -> bytes:
+    """Return `serve.json`: what the server is told about a target. `prefix` is where the bundle's files are to it."""
+    about = contract["targets"][target]
+    promised = {key: contract[key] for key in ("ranges", "values", "missing", "slo") if key in contract}
+    if bundle.tree.get(f"{VECTORS}/index.json") is not None:
+        promised["reference"] = f"{prefix}/{VECTORS}"
+    return canonical.dump(
+        {
+            **promised,
+            "name": bundle.name,
+            "version": bundle.version,
+            "digest": bundle.digest,
+            "runtime": about["runtime"],
+            "target": target,
+            "device": about["device"],
+            "artefact": f"{prefix}/{about['path']}",
+            "interface": contract["interface"],
+        }
+    )
+
+
+def artefact(bundle: Bundle, contract: JSON, target: str) -> list[str]:
+    """Return the paths of the files that the server opens: the artefact and what lies beside it."""
+    folder = PurePosixPath(contract["targets"][target]["path"]).parent
+    return [path for path, _ in bundle.tree if PurePosixPath(path).is_relative_to(folder)]
+
+
+def reference(bundle: Bundle) -> list[str]:
+    """Return the paths of the reference inputs, which the server warms up on where they are."""
+    return [path for path, _ in bundle.tree if PurePosixPath(path).is_relative_to(VECTORS)]
+
+
+def tuning(values: Resolved) -> str:
+    """Return the digest of the knobs that change how requests are answered, as the server's metrics tell it."""
+    told = canonical.load(document(values).encode(), limit=1 << 20)["values"]
+    kept = {name: value for name, value in told.items() if not PLACE.fullmatch(name)}
+    return canonical.sha256(json.dumps(kept, sort_keys=True).encode())
+
+
+def document(values: Resolved) -> str:
+    """Return the knobs in the form of the server's `--knobs`; where secrets are is not among them."""
+    shown = {name: value for name, value in values.values.items() if name not in SECRETS}
+    return canonical.dump({"digest": values.digest, "values": shown}).decode()

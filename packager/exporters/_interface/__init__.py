@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The interface of a source, found by running it: lengths, integers, indices, masks."""

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Torch modules and programs to ONNX."""

@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Locked wheels, and the two forms in which other tools read them: pip's requirements with hashes, and PEP 751.
+
+A runtime has one set of wheels per platform, each wheel with the digest of the one file that installs there. From
+these sets both forms are derived; they hold no time, no tool and no host, so two locks with one meaning are equal.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+
+from packager.canonical import JSON
+from packager.formats import platforms
+from packager.formats.index_addresses import is_address, opens, told
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Wheel:
+    """One file that is installed. `name` is normalised (PEP 503), `sha256` hexadecimal.
+
+    `url` says where the file is publicly found, if the index told: https, without credentials.
+    """
+
+    name: str
+    version: str
+    file: str
+    sha256: str
+    url: str | None = None
+
+    @property
+    def pin(self) -> str:
+        return f"{self.name}=={self.version}"
+
+    def to_json(self) -> JSON:
+        return [self.name, self.version, self.file, self.sha256, self.url]
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What a distribution's own metadata says: an SPDX licence expression or the words used instead, who made it,
+    and what it requires (PEP 508 lines).
+    """
+
+    license: str | None = None
+    license_text: str | None = None
+    author: str | None = None
+    summary: str | None = None
+    homepage: str | None = None
+    requires: tuple[str, ...] = ()
+
+    def to_json(self) -> JSON:
+        value = {
+            "license": self.license,
+            "license-text": self.license_text,
+            "author": self.author,
+            "summary": self.summary,
+            "homepage": self.homepage,
+            "requires": list(self.requires) or None,
+        }
+        return {key: member for key, member in value.items() if member is not None}
+
+    @staticmethod
+    def from_json(value: JSON) -> About:
+        known = {key.replace("-", "_"): member for key, member in value.items()}
+        return About(**{**known, "requires": tuple(known.get("requires", ()))})
+
+
+@dataclass(frozen=True, slots=True)
+class Dependencies:
+    """The locked dependencies of a bundle.
+
+    `requirements`: runtime to the PEP 508 lines its lock starts from; `wheels`: runtime to platform to wheels, sorted;
+    `about`: pin to what its metadata says; `indexes`: those beyond the default one that gave a wheel, by address
+    where the recipe's own lock names them, by name where the environment does; `yanked`: pins that their publisher had
+    withdrawn when they were locked, with the reason.
+    """
+
+    requirements: Mapping[str, tuple[str, ...]]
+    wheels: Mapping[str, Mapping[str, tuple[Wheel, ...]]]
+    about: Mapping[str, About]
+    indexes: tuple[str, ...] = ()
+    yanked: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """The indexes that can be asked; those with a name only are known to the environment."""
+        return tuple(index for index in self.indexes if is_address(index))
+
+    def to_json(self) -> JSON:
+        runtimes = {
+            name: {
+                "requirements": list(self.requirements[name]),
+                "platforms": {key: [wheel.to_json() for wheel in wheels] for key, wheels in sets.items()},
+            }
+            for name, sets in self.wheels.items()
+        }
+        about = {pin: item.to_json() for pin, item in self.about.items()}
+        yanked = {"yanked": dict(self.yanked)} if self.yanked else {}
+        return {"runtimes": runtimes, "packages": about, "indexes": list(self.indexes), **yanked}
+
+    @staticmethod
+    def from_json(value: JSON) -> Dependencies:
+        runtimes = value["runtimes"]
+        return Dependencies(
+            requirements={name: tuple(item["requirements"]) for name, item in runtimes.items()},
+            wheels={
+                name: {key: tuple(_checked(Wheel(*row)) for row in rows) for key, rows in item["platforms"].items()}
+                for name, item in runtimes.items()
+            },
+            about={pin: About.from_json(item) for pin, item in value["packages"].items()},
+            indexes=tuple(_closed(index) for index in value["indexes"]),
+            yanked={str(pin): str(reason) for pin, reason in value.get("yanked", {}).items()},
+        )
+
+
+def _closed(index: str) -> str:
+    """Return an index that a bundle may name. Raises ValueError for what opens one, and does not repeat it."""
+    if opens(index):
+        raise ValueError(f"it holds what opens the index {told(index)}")
+    return index
+
+
+def _checked(wheel: Wheel) -> Wheel:
+    """Return a wheel whose file name is one, and no path. Raises ValueError."""
+    if "/" in wheel.file or not platforms.wheel_tags(wheel.file):
+        raise ValueError(f"`{wheel.file}` is not the name of a wheel")
+    if not re.fullmatch(r"[0-9a-f]{64}", wheel.sha256):
+        raise ValueError(f"`{wheel.file}` has a malformed hash")
+    return wheel
+
+
+INDEX = "requirements.txt"
+PYLOCK = "pylock.toml"
+_FURTHER = "# also needs the index "
+
+
+def requirements_name(platform: str) -> str:
+    """Return the name of the requirements file of one platform."""
+    return f"requirements-{platform}.txt"
+
+
+def files(
+    sets: Mapping[str, Sequence[Wheel]], indexes: Sequence[str], vendored: Collection[str]
+) -> dict[str, str]:  # fmt: skip
+    """Return the lock files of a runtime: one per platform, one for all of them, and PEP 751's."""
+    own = {requirements_name(platform): requirements(wheels, indexes) for platform, wheels in sets.items()}
+    return {INDEX: merged_requirements(sets, indexes), PYLOCK: pylock(sets, indexes, vendored), **own}
+
+
+def requirements(wheels: Sequence[Wheel], indexes: Sequence[str] = ()) -> str:
+    """Return the pip-tools form for one platform: exact pins, one hash each."""
+    return _heading(indexes) + "".join(f"{wheel.pin} \\\n    --hash=sha256:{wheel.sha256}\n" for wheel in wheels)
+
+
+def merged_requirements(sets: Mapping[str, Sequence[Wheel]], indexes: Sequence[str] = ()) -> str:
+    """Return one requirements file for all platforms, with markers where they differ."""
+    rows = []
+    for pin, places in _by_pin(sets):
+        marker = _marker(places, sets)
+        hashes = sorted({wheel.sha256 for _, wheel in places})
+        lines = [f"{pin} ; {marker}" if marker else pin, *(f"    --hash=sha256:{value}" for value in hashes)]
+        rows.append(" \\\n".join(lines) + "\n")
+    return _heading(indexes) + "".join(rows)
+
+
+def _heading(indexes: Sequence[str]) -> str:
+    return "".join(f"{_FURTHER}{index}\n" for index in indexes)
+
+
+def further_indexes(text: str) -> list[str]:
+    """Return the indexes that the heading of a requirements file of ours names."""
+    return [row.removeprefix(_FURTHER) for row in text.splitlines() if row.startswith(_FURTHER)]
+
+
+def _by_pin(sets: Mapping[str, Sequence[Wheel]]) -> Iterator[tuple[str, list[tuple[str, Wheel]]]]:
+    """Yield every pin with the (platform, wheel) it is locked for, sorted."""
+    rows = sorted(
+        ((wheel.pin, key, wheel) for key, wheels in sets.items() for wheel in wheels), key=lambda row: row[:2]
+    )
+    for pin, group in groupby(rows, key=lambda row: row[0]):
+        yield pin, [(key, wheel) for _, key, wheel in group]
+
+
+def _marker(places: Sequence[tuple[str, Wheel]], sets: Collection[str]) -> str | None:
+    """Return what restricts a pin to its platforms; None if it belongs to all of them."""
+    if len(places) == len(sets):
+        return None
+    markers = [platforms.parse(key).marker for key, _ in places]
+    return " or ".join(f"({marker})" for marker in markers) if len(markers) > 1 else markers[0]
+
+
+def pylock(sets: Mapping[str, Sequence[Wheel]], indexes: Sequence[str], vendored: Collection[str]) -> str:
+    """Return `pylock.toml` (PEP 751) for all platforms.
+
+    A wheel is found at its public address; those in `vendored`, and those that have none, in `wheels/` beside it.
+    `tool.packager.platforms` lists the wheels of each platform.
+    """
+    oldest = min(platforms.parse(key).python for key in sets)
+    environments = sorted(platforms.parse(key).marker for key in sets)
+    rows = [
+        'lock-version = "1.0"',
+        f"environments = {_toml(environments)}",
+        f'requires-python = ">={oldest[0]}.{oldest[1]}"',
+        'created-by = "packager"',
+    ]
+    for _, places in _by_pin(sets):
+        rows += ["", "[[packages]]", *_package(places, sets, indexes, vendored)]
+    rows += ["", "[tool.packager.platforms]"]
+    rows += [f"{key} = {_toml([wheel.file for wheel in wheels])}" for key, wheels in sorted(sets.items())]
+    return "\n".join(rows) + "\n"
+
+
+def _package(
+    places: Sequence[tuple[str, Wheel]], sets: Collection[str], indexes: Sequence[str], vendored: Collection[str]
+) -> Iterator[str]:  # fmt: skip
+    first, marker = places[0][1], _marker(places, sets)
+    yield f"name = {_toml(first.name)}"
+    yield f"version = {_toml(first.version)}"
+    if marker:
+        yield f"marker = {_toml(marker)}"
+    addresses = [index for index in indexes if is_address(index)]
+    if "+" in first.version and len(addresses) == 1:
+        yield f"index = {_toml(addresses[0])}"
+    yield "wheels = ["
+    for wheel in sorted({wheel for _, wheel in places}):
+        local = wheel.url is None or wheel.file in vendored
+        place = f"path = {_toml('wheels/' + wheel.file)}" if local else f"url = {_toml(wheel.url)}"
+        yield f"  {{ name = {_toml(wheel.file)}, {place}, hashes = {{ sha256 = {_toml(wheel.sha256)} }} }},"
+    yield "]"
+
+
+def _toml(value: JSON) -> str:
+    """Write a string, or a list of them; JSON's escapes are TOML's."""
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    return json.dumps(value, ensure_ascii=True)

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a runtime must offer to run a graph: operators with their versions and element types, and memory.
+
+Runs in the worker, on a graph that `graph` made canonical; `onnx` is imported where it is used. A type
+that neither ONNX's inference nor its schemas tell (`elementtypes`) is `?` and never guessed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from packager.canonical import JSON
+from packager.graph import canonicalise, element_types
+from packager.graph.canonicalise import Proto
+
+_EXTENT_MOST = 1 << 48  # bytes of one value; more is a dimension nobody meant
+
+Operators = dict[str, dict[str, dict[str, list[str]]]]  # domain -> operator -> since -> element types
+
+
+def needs(model: Proto, dimensions: Mapping[str, tuple[int, int]] | None = None) -> JSON:
+    """Return `operators` and, with the bounds of the named dimensions, `activations`: an estimate in bytes.
+
+    `operators` maps domain, operator and the version its definition is from to the combinations of element types it
+    is used on, written `T=float32;Tind=int64` with the names of the ONNX schema. The graph may have its weights in
+    external files; they are not read.
+    """
+    flat = element_types.infer(model)
+    imports = {canonicalise.domain_of(entry.domain): entry.version for entry in flat.opset_import}
+    found: Operators = {}
+    for scope, types in _scopes(flat.graph, {}):
+        for node in scope.node:
+            _note(found, node, imports, types)
+    result: dict[str, JSON] = {"operators": _sorted(found)}
+    if dimensions is not None:
+        result["activations"] = _activations(flat.graph, {name: high for name, (_, high) in dimensions.items()})
+    return result
+
+
+def _scopes(scope: Proto, outer: Mapping[str, str]) -> Iterator[tuple[Proto, Mapping[str, str]]]:
+    """Yield every graph inside a graph, each with the element types of all names it can see."""
+    types = dict(outer)
+    for value in (*scope.input, *scope.value_info, *scope.output):
+        types[value.name] = _type_of(value.type) or types.get(value.name, "")
+    for tensor in scope.initializer:
+        types[tensor.name] = _tensor_type(tensor.data_type)
+    yield scope, types
+    for node in scope.node:
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs) if attribute.type in _GRAPHS else ():
+                if inner.node or inner.output:
+                    yield from _scopes(inner, types)
+
+
+_GRAPHS = (5, 10)  # AttributeProto.GRAPH and GRAPHS
+
+
+def _type_of(kind: Proto) -> str:
+    which = kind.WhichOneof("value")
+    if which == "tensor_type":
+        return _tensor_type(kind.tensor_type.elem_type)
+    if which == "sequence_type":
+        return f"seq({_type_of(kind.sequence_type.elem_type)})"
+    if which == "optional_type":
+        return f"optional({_type_of(kind.optional_type.elem_type)})"
+    if which == "map_type":
+        return f"map({_tensor_type(kind.map_type.key_type)},{_type_of(kind.map_type.value_type)})"
+    return ""
+
+
+def _tensor_type(number: int) -> str:
+    name: str = canonicalise.tool().TensorProto.DataType.Name(number).lower() if number else ""
+    return {theirs: ours for ours, theirs in canonicalise.ONNX_NAMES.items()}.get(name, name)
+
+
+def _note(found: Operators, node: Proto, imports: Mapping[str, int], types: Mapping[str, str]) -> None:
+    domain = canonicalise.domain_of(node.domain)
+    version = imports.get(domain, 0)
+    schema = element_types.schema_of(node.op_type, version, domain)
+    since, combination = (version, "?") if schema is None else (schema.since_version, _bound(schema, node, types))
+    combinations = found.setdefault(domain or "ai.onnx", {}).setdefault(node.op_type, {}).setdefault(str(since), [])
+    if combination not in combinations:
+        combinations.append(combination)
+
+
+def _bound(schema: Any, node: Proto, types: Mapping[str, str]) -> str:
+    """Return what the type parameters of an operator stand for at one node; nothing where its kernels take all.
+
+    StringNormalizer has none, but loads only where the host has its locale.
+    """
+    if schema.name == "StringNormalizer":
+        chosen = next((attribute.s.decode() for attribute in node.attribute if attribute.name == "locale"), "en_US")
+        return f"locale={chosen}"
+    if any(attribute.type == schema.AttrType.GRAPH for attribute in schema.attributes.values()):
+        return ""
+    bound: dict[str, str] = {}
+    for names, formals in ((node.input, schema.inputs), (node.output, schema.outputs)):
+        for index, name in enumerate(names):
+            formal = formals[min(index, len(formals) - 1)] if formals else None
+            if name and formal is not None and formal.is_homogeneous:
+                bound.setdefault(formal.type_str, types.get(name) or "?")
+    known = [constraint.type_param_str for constraint in schema.type_constraints]
+    return ";".join(f"{name}={bound[name]}" for name in known if name in bound)
+
+
+def _sorted(found: Operators) -> JSON:
+    return {
+        domain: {
+            name: {since: sorted(rows) for since, rows in sorted(versions.items(), key=lambda item: int(item[0]))}
+            for name, versions in sorted(operators.items())
+        }
+        for domain, operators in sorted(found.items())
+    }
+
+
+def _activations(main: Proto, lengths: Mapping[str, int]) -> JSON:
+    """Estimate the most bytes that intermediate values take at once, every dimension at its upper bound.
+
+    Nodes run in their order and a value leaves memory after its last reader; `unknown` counts the values whose size
+    the graph does not state. Runtimes reuse and fuse, or keep arenas: an estimate, not a bound.
+    """
+    sizes = {value.name: _bytes(value.type, lengths) for value in (*main.input, *main.value_info, *main.output)}
+    weights = {tensor.name for tensor in main.initializer}
+    last = {name: index for index, node in enumerate(main.node) for name in _reads(node)}
+    kept = {value.name for value in main.output}
+    alive = sum(sizes.get(value.name) or 0 for value in main.input)
+    peak, unknown = alive, sum(sizes.get(value.name) is None for value in main.input)
+    for index, node in enumerate(main.node):
+        made = [name for name in node.output if name]
+        unknown += sum(sizes.get(name) is None for name in made)
+        alive += sum(sizes.get(name) or 0 for name in made)
+        peak = max(peak, alive)
+        gone = {name for name in (*_reads(node), *made) if last.get(name, index) == index} - kept - weights
+        alive -= sum(sizes.get(name) or 0 for name in gone)
+    return {"bytes": peak, "unknown": unknown}
+
+
+def _reads(node: Proto) -> Iterator[str]:
+    for message in canonicalise.messages(node):
+        if message.DESCRIPTOR.name == "NodeProto":
+            yield from filter(None, message.input)
+
+
+def _bytes(kind: Proto, lengths: Mapping[str, int]) -> int | None:
+    tensor = kind.tensor_type
+    if not kind.HasField("tensor_type") or not tensor.HasField("shape"):
+        return None
+    bits = _BITS.get(_tensor_type(tensor.elem_type))
+    count = 1
+    for axis in tensor.shape.dim:
+        extent = axis.dim_value or lengths.get(axis.dim_param, 0)
+        count *= extent
+    if bits is None or not count or count > _EXTENT_MOST:
+        return None
+    return -(-count * bits // 8)
+
+
+_BITS = {"float32": 32, "float64": 64, "float16": 16, "bfloat16": 16, "int64": 64, "int32": 32, "int16": 16, "int8": 8,
+         "uint64": 64, "uint32": 32, "uint16": 16, "uint8": 8, "bool": 8, "int4": 4, "uint4": 4}  # fmt: skip

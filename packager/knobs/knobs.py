@@ -1,0 +1,316 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Knobs: what a site may change about a running bundle, never what the bundle is.
+
+`knobs.schema.json` in a bundle is a JSON Schema that declares every knob with type, unit, bounds, default, what a new
+value needs to take effect, and a sentence for people. Nothing else can be set. A value is a number, a switch, a word
+of a list, a host, a label or the *reference* of a secret: no knob takes code, an argument list or a file to execute.
+
+Sources in order, the later wins: the bundle's defaults, values files, the environment, the command line. The result
+names the origin of every value and has a digest, by which a deployment can be recognised.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias, get_args
+
+from packager import canonical, strictyaml
+from packager.canonical import JSON
+from packager.errors import Malformed, PackagerError, UsageError, did_you_mean
+
+FILE = "knobs.schema.json"
+PREFIX = "PACKAGER_KNOB__"
+DEFAULT = "default"
+MAX_SCHEMA = 1 << 20
+_MOST_LABELS = 16
+_MOST_ITEMS = 64
+_DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+Kind: TypeAlias = Literal[
+    "integer", "number", "boolean", "choice", "host", "secret", "labels", "integers", "path", "origins"
+]
+Needs: TypeAlias = Literal["restart", "reload"]
+
+NAME = r"[a-z][a-z0-9_]{0,31}\.[a-z][a-z0-9_]{0,31}"
+_LABEL = r"[a-z][a-z0-9_]{0,31}"
+_PATTERNS: Mapping[str, str] = {
+    "host": r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?|[0-9A-Fa-f:.]{2,45}",
+    "secret": r"file:(/[A-Za-z0-9_@%+=,-][A-Za-z0-9._@%+=,-]{0,99}){1,16}|env:[A-Z][A-Z0-9_]{0,63}"
+    r"|k8s:[a-z0-9][a-z0-9.-]{0,99}/[A-Za-z0-9_][A-Za-z0-9._-]{0,99}",
+    "path": r"(/[A-Za-z0-9._~-]{1,64}){1,8}",
+    "origins": r"\*|https?://[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?(:[0-9]{1,5})?",
+    "labels": r"[A-Za-z0-9]([A-Za-z0-9 ._:/@+-]{0,61}[A-Za-z0-9])?",
+}
+_EXPECTED = {
+    "host": "a host name or address",
+    "secret": "where the secret is: file:/absolute/path, env:NAME or k8s:secret/key",
+    "labels": "up to 63 letters, digits and ` ._:/@+-`",
+    "path": "a path such as /models/digits, without an end slash",
+    "origins": "origins such as https://app.example.org, or *",
+    "boolean": "true or false",
+    "integers": f"up to {_MOST_ITEMS} different whole numbers",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Knob:
+    """One setting. `default` None: not set unless a site does. `needs`: what a new value takes to have effect."""
+
+    name: str
+    kind: Kind
+    about: str
+    default: JSON = None
+    low: float = 0
+    high: float = 0
+    choices: tuple[str, ...] = ()
+    unit: str | None = None
+    needs: Needs = "restart"
+
+    def to_schema(self) -> JSON:
+        """Return its JSON Schema; members that start with `x-` are ours."""
+        extra = {"x-unit": self.unit} if self.unit else {}
+        default = {} if self.default is None else {"default": self.default}
+        return {"description": self.about, "x-kind": self.kind, "x-needs": self.needs, **extra, **default,
+                **self._shape()}  # fmt: skip
+
+    def _shape(self) -> dict[str, JSON]:
+        bounds = {"minimum": self.low, "maximum": self.high}
+        text = {"type": "string", "pattern": f"^({_PATTERNS.get(self.kind, '')})$", "not": {"pattern": r"\n"}}
+        match self.kind:
+            case "integer" | "number":
+                return {"type": self.kind, **bounds}
+            case "boolean":
+                return {"type": "boolean"}
+            case "choice":
+                return {"enum": list(self.choices)}
+            case "integers":
+                return {"type": "array", "items": {"type": "integer", **bounds}, "maxItems": _MOST_ITEMS,
+                        "uniqueItems": True}  # fmt: skip
+            case "origins":
+                return {"type": "array", "items": text, "maxItems": _MOST_ITEMS, "uniqueItems": True}
+            case "labels":
+                keys = {"pattern": f"^({_LABEL})$", "not": {"pattern": r"\n"}}
+                return {"type": "object", "propertyNames": keys, "additionalProperties": text,
+                        "maxProperties": _MOST_LABELS}  # fmt: skip
+            case "host" | "secret" | "path":
+                return text
+
+    def expected(self) -> str:
+        """Say which values are allowed."""
+        if self.kind == "choice":
+            return "one of " + ", ".join(f"`{choice}`" for choice in self.choices)
+        if self.kind in ("integer", "number"):
+            whole = "a whole number" if self.kind == "integer" else "a number"
+            return f"{whole} from {self.low:g} to {self.high:.15g}{f' {self.unit}' if self.unit else ''}"
+        return _EXPECTED[self.kind]
+
+    def allows(self, value: JSON) -> bool:
+        """Tell whether `value`, of its JSON type, may be set."""
+        match self.kind:
+            case "integer":
+                return type(value) is int and self.low <= value <= self.high
+            case "number":
+                return type(value) in (int, float) and self.low <= value <= self.high
+            case "boolean":
+                return type(value) is bool
+            case "choice":
+                return isinstance(value, str) and value in self.choices
+            case "integers":
+                return (isinstance(value, list) and len({*map(repr, value)}) == len(value) <= _MOST_ITEMS
+                        and all(type(item) is int and self.low <= item <= self.high for item in value))  # fmt: skip
+            case "origins":
+                return (isinstance(value, list) and len({*map(repr, value)}) == len(value) <= _MOST_ITEMS
+                        and all(_matches("origins", item) for item in value))  # fmt: skip
+            case "labels":
+                return (isinstance(value, dict) and len(value) <= _MOST_LABELS
+                        and all(re.fullmatch(_LABEL, key) and _matches("labels", text)
+                                for key, text in value.items()))  # fmt: skip
+            case "host" | "secret" | "path":
+                return _matches(self.kind, value)
+
+    def read(self, text: str) -> JSON:
+        """Return the value that `text` writes, as environments and command lines do; `text` itself if it is none."""
+        if self.kind == "boolean":
+            return {"true": True, "false": False}.get(text, text)
+        if self.kind == "origins":
+            return [part.strip() for part in text.split(",")] if text else []
+        if self.kind == "integers":
+            parts = [part.strip() for part in text.split(",")] if text else []
+            return [int(part) for part in parts] if all(map(_is_whole, parts)) else text
+        if self.kind in ("integer", "number") and _is_whole(text):
+            return int(text)
+        if self.kind == "number" and re.fullmatch(r"-?[0-9]{1,15}\.[0-9]{1,15}", text):
+            return float(text)
+        return text
+
+
+def _is_whole(text: str) -> bool:
+    return re.fullmatch(r"-?(0|[1-9][0-9]{0,15})", text) is not None
+
+
+def _matches(kind: str, value: JSON) -> bool:
+    return isinstance(value, str) and re.fullmatch(_PATTERNS[kind], value) is not None
+
+
+Schema: TypeAlias = Mapping[str, Knob]
+
+
+# the document in the bundle
+
+
+def dump(knobs: Iterable[Knob]) -> bytes:
+    """Return the JSON Schema of overlays: one object per group, one member per knob, nothing else."""
+    groups: dict[str, dict[str, JSON]] = {}
+    for knob in knobs:
+        group, _, name = knob.name.partition(".")
+        groups.setdefault(group, {})[name] = knob.to_schema()
+    closed = {"type": "object", "additionalProperties": False}
+    properties = {group: {**closed, "properties": members} for group, members in groups.items()}
+    return canonical.dump({"$schema": _DIALECT, "title": "Knobs", **closed, "properties": properties})
+
+
+def parse(data: bytes) -> Schema:
+    """Read a schema, which may be hostile: it is accepted if `dump` of what was read gives the same bytes.
+
+    Raises Malformed.
+    """
+    try:
+        groups = canonical.load(data, limit=MAX_SCHEMA)["properties"]
+        found = [_knob(f"{group}.{name}", member) for group, value in groups.items()
+                 for name, member in value["properties"].items()]  # fmt: skip
+        if dump(found) != data:
+            raise ValueError("it is not written as this program writes them")
+    except (ValueError, TypeError, KeyError, AttributeError, PackagerError) as error:
+        raise Malformed(f"`{FILE}` is not a schema of knobs: {error}", subject=FILE) from None
+    return {knob.name: knob for knob in found}
+
+
+def _knob(name: str, value: JSON) -> Knob:
+    kind = value["x-kind"]
+    if not re.fullmatch(NAME, name) or kind not in get_args(Kind) or value["x-needs"] not in get_args(Needs):
+        raise ValueError(f"`{name:.60}` cannot be declared so")
+    bounds = value.get("items", value)
+    low, high = bounds.get("minimum", 0), bounds.get("maximum", 0)
+    knob = Knob(name, kind, value["description"], value.get("default"), low, high, tuple(value.get("enum", ())),
+                value.get("x-unit"), value["x-needs"])  # fmt: skip
+    if knob.default is not None and not knob.allows(knob.default):
+        raise ValueError(f"the default of `{name}` is outside its bounds")
+    return knob
+
+
+# values
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """A value that somebody wants for a name, and where they said so. `typed`: it has its JSON type already."""
+
+    name: str
+    value: JSON
+    origin: str
+    typed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A value and where it comes from."""
+
+    value: JSON
+    origin: str
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """Every knob of one bundle with its value; knobs that are not set are left out."""
+
+    bundle: str
+    settings: Mapping[str, Setting]
+
+    @property
+    def values(self) -> dict[str, JSON]:
+        return {name: setting.value for name, setting in self.settings.items()}
+
+    @property
+    def changed(self) -> dict[str, JSON]:
+        """The values that are not the bundle's own."""
+        return {name: setting.value for name, setting in self.settings.items() if setting.origin != DEFAULT}
+
+    @property
+    def digest(self) -> str:
+        """Identity of the deployment: sha256 of the canonical JSON of the bundle's digest and all values."""
+        return canonical.sha256(canonical.dump({"bundle": self.bundle, "values": self.values}))
+
+    def to_json(self) -> JSON:
+        rows = {name: {"value": setting.value, "origin": setting.origin} for name, setting in self.settings.items()}
+        return {"bundle": self.bundle, "digest": self.digest, "knobs": rows}
+
+
+def resolve(schema: Schema, bundle: str, wishes: Iterable[Wish] = ()) -> Resolved:
+    """Apply `wishes` in their order over the defaults. Raises UsageError for the first that is not allowed."""
+    settings = {name: Setting(knob.default, DEFAULT) for name, knob in schema.items() if knob.default is not None}
+    for wish in wishes:
+        knob, value = _understand(schema, wish)
+        if knob.kind == "labels" and wish.name != knob.name:
+            before = settings[knob.name].value if knob.name in settings else {}
+            value = {**before, **value}
+        if not knob.allows(value):
+            got = f", got `{value!s:.60}`" if knob.kind != "secret" else ""  # a secret itself may stand there
+            raise UsageError(f"{wish.origin}: `{knob.name}`: expected {knob.expected()}{got}")
+        settings[knob.name] = Setting(value, wish.origin)
+    return Resolved(bundle, {name: settings[name] for name in sorted(settings)})
+
+
+def _understand(schema: Schema, wish: Wish) -> tuple[Knob, JSON]:
+    knob = schema.get(wish.name)
+    if knob is not None:
+        return knob, wish.value if wish.typed else knob.read(wish.value)
+    parent, _, label = wish.name.rpartition(".")
+    knob = schema.get(parent)
+    if knob is None or knob.kind != "labels":
+        hint = did_you_mean(wish.name, schema) if schema else "this bundle declares no knobs"
+        raise UsageError(f"{wish.origin}: the bundle has no knob `{wish.name:.80}`", hint=hint)
+    return knob, {label: wish.value}
+
+
+def from_values(data: bytes, file: str, schema: Schema) -> Iterator[Wish]:
+    """Yield what a values file says: YAML, one mapping per group. Raises UsageError with the line."""
+    for group, members in strictyaml.table(strictyaml.parse(data, file), "values").entries:
+        for name, node in strictyaml.table(members, group.text).entries:
+            full = f"{group.text}.{name.text}"
+            labels = full in schema and schema[full].kind == "labels"
+            if isinstance(node, strictyaml.Table) and not labels:
+                known = did_you_mean(full, schema) if full not in schema else None
+                raise name.where.error(f"`{full:.80}`: expected {_expected(schema, full)}, got a mapping", hint=known)
+            yield Wish(full, node.value(), str(name.where), typed=True)
+
+
+def _expected(schema: Schema, name: str) -> str:
+    return schema[name].expected() if name in schema else "the name of a knob"
+
+
+def from_environment(environment: Mapping[str, str]) -> Iterator[Wish]:
+    """Yield what variables say: `PACKAGER_KNOB__SERVER__PORT` is `server.port`."""
+    for variable in sorted(environment):
+        if variable.startswith(PREFIX):
+            name = variable.removeprefix(PREFIX).lower().replace("__", ".")
+            yield Wish(name, environment[variable], variable)
+
+
+def from_arguments(pairs: Sequence[str], option: str = "--set") -> Iterator[Wish]:
+    """Yield what `NAME=VALUE` arguments say. Raises UsageError."""
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise UsageError(f"{option}: expected NAME=VALUE, got `{pair:.80}`", hint=f"{option} server.port=9000")
+        yield Wish(name.strip(), value, option)
+
+
+Change: TypeAlias = tuple[str, JSON, JSON]
+
+
+def diff(before: Mapping[str, JSON], after: Mapping[str, JSON]) -> list[Change]:
+    """Return (name, value before, value after) of every knob that differs; None where it is not set."""
+    names = sorted({*before, *after})
+    return [(name, before.get(name), after.get(name)) for name in names if before.get(name) != after.get(name)]

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""pip-tools: resolves with pip's own resolver, for the Python and platform that it runs on and no other.
+
+Markers in metadata are evaluated by the running interpreter, so a lock for another one would be wrong: it is refused.
+Hashes are asked of the index once the versions stand; `pip-compile --generate-hashes` would download every file of
+every platform where the index has no JSON interface.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from packager.errors import MissingToolError, SourceError, UsageError
+from packager.formats import platforms
+from packager.formats.index_addresses import REFUSED, shared
+from packager.formats.platforms import Platform
+from packager.lock.lockers import Answer, NoSolution, Question, _pip
+
+EXTRA = "pip-tools"
+_OPTIONS = ("--quiet", "--no-header", "--no-annotate", "--strip-extras", "--allow-unsafe", "--no-emit-index-url",
+            "--no-emit-find-links", "--no-emit-options", "--resolver", "backtracking", "--no-config")  # fmt: skip
+
+
+def locks(platform: str) -> bool:
+    """See `Locker.locks`."""
+    asked, here = platforms.parse(platform), platforms.parse(platforms.here())
+    return (asked.machine, asked.python) == (here.machine, here.python)
+
+
+def resolve(question: Question, platform: Platform, environment: Mapping[str, str]) -> Answer:
+    """See `Locker.resolve`."""
+    if not locks(platform.name):
+        raise UsageError(
+            f"pip-tools locks only for the Python it runs on: expected `{platforms.here()}`, got `{platform.name}`",
+            hint="take `--engine uv` for other platforms",
+        )
+    try:
+        pins = _compile(question, environment)
+    except SourceError:
+        if refused := _pip.refused_by(question.requirements, platform, question.indexes, environment):
+            raise SourceError(f"the package index at {refused} refuses the login", hint=f"look at {REFUSED}") from None
+        raise
+    rows = _pip.report(pins, platform, question.indexes, environment)
+    yanked = {row.wheel.pin: "" for row in rows if row.yanked}
+    return Answer(tuple(row.wheel for row in rows), tuple(row.address for row in rows), yanked)
+
+
+def _compile(question: Question, environment: Mapping[str, str]) -> list[str]:
+    if importlib.util.find_spec("piptools") is None:
+        raise MissingToolError("pip-tools", EXTRA)
+    with tempfile.TemporaryDirectory(prefix="packager-lock-") as folder:
+        wanted, constraints = Path(folder, "wanted.in"), Path(folder, "constraints.txt")
+        wanted.write_text("".join(f"{line}\n" for line in question.requirements))
+        constraints.write_text("".join(f"{line}\n" for line in question.constraints))
+        answer = Path(folder, "answer.txt")
+        command = [sys.executable, "-m", "piptools", "compile", str(wanted), *_OPTIONS,
+                   "--constraint", str(constraints), "--pip-args", "--only-binary :all: --no-input",
+                   "--output-file", str(answer)]  # fmt: skip
+        for address in question.indexes:
+            command += ["--extra-index-url", address]
+        done = subprocess.run(command, capture_output=True, text=True, env=shared(environment), cwd=folder,
+                              check=False)  # fmt: skip
+        if done.returncode == 0:
+            return [row for row in answer.read_text().splitlines() if re.match(r"[A-Za-z0-9]", row)]
+    if "RequirementsConflicted" in done.stderr or "ResolutionImpossible" in done.stderr:
+        raise NoSolution(done.stderr)
+    raise SourceError(
+        f"cannot resolve {', '.join(f'`{line}`' for line in question.requirements)}: {_pip.reason(done.stderr)}",
+        hint="check the package index (PIP_INDEX_URL, proxy)",
+    )

@@ -1,0 +1,438 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Recipe to lock: the only step that resolves mutable names, and the only one of a build that may need the network."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from packager import canonical, exporters, plugins, sources
+from packager.actions.runner import Runner
+from packager.canonical import JSON
+from packager.edits import Edit
+from packager.errors import (
+    IntegrityError,
+    LockError,
+    MissingToolError,
+    SourceError,
+    StepError,
+    TooNewError,
+    UsageError,
+)
+from packager.events import Note, OnEvent, Warned
+from packager.formats import platforms
+from packager.formats.wheel_locks import Dependencies
+from packager.lock import library_ages, lockers, origins, toolchains
+from packager.lock.lock import Environment, Level, Lock
+from packager.recipe.fields import PRECISIONS
+from packager.recipe.recipe import Recipe, RunsOn, no_tolerance
+from packager.sandbox.sandbox import choose
+from packager.sandbox.worker import host_version
+from packager.sources import Pin, Settings
+from packager.store.file_digests import Memo
+from packager.types import Action, Blob, Tree
+
+if TYPE_CHECKING:
+    from packager.transport.registry import wire
+
+FETCH_VERSION = 1  # 1: first form
+_LONGEST = 256 << 20  # bytes of a payload that are searched for the version of what wrote it
+DESCRIBE_VERSION = 1  # 1: first form
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What the command line knows and the library does not ask for: its place, environment, registries, the day."""
+
+    base: Path
+    tracking: str | None
+    environment: Mapping[str, str]
+    registries: Callable[[], wire.Settings] | None = None
+    today: datetime.date | None = None
+
+    def settings(self, recipe: Recipe, memo: Memo) -> Settings:
+        """Return what sources may know; the recipe's registry wins over the environment's."""
+        home = Path(self.environment.get("BENTOML_HOME") or Path(self.environment.get("HOME", "/"), "bentoml"))
+        return Settings(
+            self.base, recipe.source, recipe.registry or self.tracking, blob_of=memo.blob_of, bentoml=home,
+            registries=self.registries,
+        )  # fmt: skip
+
+
+def resolve(
+    recipe: Recipe, runner: Runner, here: Surroundings, memo: Memo, engine: str = lockers.DEFAULT
+) -> Lock:  # fmt: skip
+    """Pin the source, fetch it, choose the level, and lock tools and dependencies (with `engine`)."""
+    check_targets(recipe)
+    settings = here.settings(recipe, memo)
+    source = sources.load_for(recipe.source)
+    pin = source.resolve(recipe.source, settings)
+    tree = fetch(pin, runner, settings)
+    exporter, payload = exporters.detect_kind([path for path, _ in tree], _beginnings(runner, tree))
+    check_pickle(recipe, exporter, payload)
+    check_signature(recipe, exporter)
+    origin = origins.read([path for path, _ in tree], _beginnings(runner, tree), payload)
+    reads = level(recipe, exporter)
+    environment = _environment(recipe, exporter, origin, here, runner)
+    return Lock(
+        recipe=question(recipe, here.base),
+        source=pin.to_json(),
+        tree=tree,
+        kind=exporter,
+        payload=payload,
+        level=reads,
+        toolchain=_toolchain(recipe, exporter, environment, origin, runner.on_event),
+        dependencies=_dependencies(recipe, runner, here, engine),
+        environment=environment,
+    )
+
+
+def check_targets(recipe: Recipe) -> None:
+    """Refuse targets that no runtime has, and int8 without a word on what it may lose, before anything is fetched."""
+    for target in recipe.targets():
+        plugins.load("runtimes", target.runtime).is_graph(target.device, target.precision)
+        named = set(recipe.tolerance) - {"default", *PRECISIONS} | set(recipe.tolerance) & {target.precision}
+        if target.precision.startswith("int8") and not named:
+            raise no_tolerance(target.precision)
+
+
+def fetch(pin: Pin, runner: Runner, settings: Settings) -> Tree:
+    """Return the files of a pin, from the store if they were fetched before."""
+    source = sources.load(pin.kind)
+
+    hashed: dict[str, Blob] = {}
+
+    def perform(out: Path) -> None:
+        hashed.update(source.fetch(pin, settings, out, runner.on_event) or {})
+
+    action = Action("fetch", FETCH_VERSION, params=pin.to_json())
+    return runner.store.tree(runner(action, f"fetch {pin.uri}", perform=perform, hashed=hashed).tree)
+
+
+def fetch_locked(lock: Lock, runner: Runner, settings: Settings) -> str:
+    """Return the digest of the locked source tree, fetching it if the store lacks it. Never another tree."""
+    if not runner.store.has_tree(lock.tree.digest):
+        fetched = fetch(Pin.from_json(lock.source), runner, settings)
+        if fetched != lock.tree:
+            changed = sorted({path for path, _ in set(fetched.files) ^ set(lock.tree.files)})
+            raise IntegrityError(
+                f"source `{lock.source['uri']}` is not what was locked: `{changed[0]}` differs",
+                subject=changed[0],
+                hint="if that is wanted, run `packager lock` and review the change",
+            )
+    return lock.tree.digest
+
+
+def check_fresh(recipe: Recipe, lock: Lock, here: Surroundings, memo: Memo) -> None:
+    """Raise LockError if the lock belongs to another recipe, or if a local source or lock file changed since.
+
+    A registry is not asked: what an alias means now is no business of a build, only of `packager lock`.
+    """
+    if lock.recipe != question(recipe, here.base):
+        raise LockError("the lock is stale: the recipe changed since", hint="run `packager lock` and review the change")
+    for runtime, sets in lock.dependencies.wheels.items():
+        if missing := sorted(set(recipe.vendor) - set(sets)):
+            raise LockError(
+                f"the lock is stale: it has no dependencies of `{runtime}` for `{missing[0]}`",
+                hint="name it in `vendor` or `platforms` of the recipe and run `packager lock`",
+            )
+    if sources.local_path(recipe.source, here.base) is not None:
+        now = sources.load_for(recipe.source).resolve(recipe.source, here.settings(recipe, memo))
+        if now.to_json() != dict(lock.source):
+            raise LockError(
+                f"the lock is stale: source `{recipe.source}` changed since",
+                hint="run `packager lock` and review the change",
+            )
+
+
+def question(recipe: Recipe, base: Path) -> str:
+    """Return the digest of the part of a recipe that a lock answers.
+
+    Tolerances, names, inputs and precisions are not in it: changing them needs no new lock. Nor is vendoring: a lock
+    that covers the platforms is enough (`check_fresh`).
+    """
+    asked: dict[str, JSON] = {
+        "source": recipe.source,
+        "registry": recipe.registry,
+        "opset": recipe.export.opset,
+        "runs-on": {promise.runtime: promise.versions for promise in recipe.runs_on},
+    }
+    if recipe.toolchain != "host":
+        asked["toolchain"] = [recipe.toolchain, recipe.allow_pickle]
+    devices = {promise.runtime: list(promise.devices) for promise in recipe.runs_on if promise.devices != ("cpu",)}
+    if devices:  # what is installed to serve depends on them
+        asked["devices"] = devices
+    if recipe.platforms:
+        asked["platforms"] = list(recipe.platforms)
+    if recipe.dependencies:
+        asked["dependencies"] = canonical.sha256(_own_file(recipe.dependencies, base))
+    return canonical.sha256(canonical.dump(asked))
+
+
+def _own_file(name: str, base: Path) -> bytes:
+    try:
+        return (base / name).read_bytes()
+    except OSError as error:
+        raise UsageError(f"cannot read the lock file `{base / name}`: {error.strerror}") from None
+
+
+def check_pickle(recipe: Recipe, exporter: str, payload: str) -> None:
+    """Refuse a model that runs code when it is opened, unless the recipe says so in so many words."""
+    module = plugins.load("exporters", exporter)
+    if module.EXECUTES and not recipe.allow_pickle:
+        raise StepError(
+            f"`{payload}` is {getattr(module, 'IS', 'a pickle')}: opening it runs the code inside",
+            hint="log the model in a form that is data (pt2, ONNX, skops); or, if you trust its author, "
+            "write `allow-pickle: true` in the recipe",
+            edits=[Edit(("allow-pickle",), True, consents=True)],
+        )
+
+
+def check_signature(recipe: Recipe, exporter: str) -> None:
+    """Refuse a signature for a source that has no such thing."""
+    if recipe.export.signature and not getattr(plugins.load("exporters", exporter), "SIGNATURES", False):
+        raise UsageError(
+            f"`export.signature` is `{recipe.export.signature}`, and a source of kind `{exporter}` has no signatures",
+            hint="leave `signature` out: only a SavedModel has several functions",
+            edits=[Edit(("export", "signature"))],
+        )
+
+
+def level(recipe: Recipe, exporter: str) -> Level:
+    """Return the opset and IR that the oldest promised version of every runtime reads.
+
+    What is exported here goes to the level that all of them run without a gap; a graph that is ONNX already may keep
+    what is newer, as long as all of them read it. Raises UsageError for an `opset` of the recipe that one of them
+    does not read.
+    """
+    keeps = getattr(plugins.load("exporters", exporter), "KEEPS", False)
+    levels = [_level(promise, highest=keeps) for promise in recipe.runs_on]
+    lowest = Level(min(item.opset for item in levels), min(item.ir for item in levels))
+    wanted = recipe.export.opset
+    for promise in recipe.runs_on if wanted else ():
+        most = _level(promise, highest=True)
+        if wanted and wanted > most.opset:
+            raise UsageError(
+                f"`export.opset` is {wanted}, and {promise.runtime} {promise.versions} promises a version that reads "
+                f"{most.opset} at most",
+                hint="leave `opset` out, or raise the oldest version under `runs-on`",
+                edits=[Edit(("export", "opset"))],
+            )
+    return replace(lowest, opset=wanted) if wanted else lowest
+
+
+def _level(promise: RunsOn, *, highest: bool) -> Level:
+    runtime = plugins.load("runtimes", promise.runtime)
+    found = getattr(runtime, "ceiling", runtime.level_for) if highest else runtime.level_for
+    return Level(*found(promise.versions))
+
+
+def explain(recipe: Recipe, found: Level) -> str:
+    """Say which promise decides the level."""
+    said = []
+    for promise in recipe.runs_on:
+        runtime = plugins.load("runtimes", promise.runtime)
+        listed = runtime.promised(promise.versions) if hasattr(runtime, "promised") else []
+        most = _level(promise, highest=True)
+        oldest = f"{promise.runtime} {listed[0]}" if listed else promise.runtime
+        said.append(f"{oldest}, the oldest in `{promise.versions}`, reads opset {most.opset} and IR {most.ir}")
+    chosen = "the recipe asks for opset" if recipe.export.opset else "opset"
+    return f"{chosen} {found.opset}, IR {found.ir}: {'; '.join(said)}"
+
+
+def unmet(recipe: Recipe, error: TooNewError) -> StepError:
+    """Say which promise an operator breaks, and which version would keep it."""
+    broken = next((p for p in recipe.runs_on if _level(p, highest=True).opset <= error.wanted), recipe.runs_on[0])
+    runtime = plugins.load("runtimes", broken.runtime)
+    able = runtime.oldest_with(error.opset) if hasattr(runtime, "oldest_with") else None
+    name = f"`{error.operator}` (opset {error.opset})"
+    if recipe.export.opset and recipe.export.opset < _level(broken, highest=True).opset:
+        return StepError(f"{name} has no form at opset {error.wanted}, which the recipe asks for",
+                         hint="leave `export.opset` out", edits=[Edit(("export", "opset"))])  # fmt: skip
+    if able is None:
+        return StepError(f"{name} runs on no known version of {broken.runtime}, promised {broken.versions}",
+                         hint="export the source with a lower opset")  # fmt: skip
+    return StepError(
+        f"{name} needs {broken.runtime} >= {able}, promised {broken.versions}",
+        hint=f'raise the promise to `{broken.runtime}: ">={able}"`, or export the source with a lower opset',
+        edits=[Edit(("runs-on", broken.runtime, "versions"), f">={able}")],
+    )
+
+
+def tools(recipe: Recipe, exporter: str, origin: origins.Origin) -> list[str]:
+    """Return the distributions that can change a byte of this bundle."""
+    module = plugins.load("exporters", exporter)
+    names: set[str] = {*module.TOOLCHAIN, *(set(getattr(module, "MAYBE", ())) & set(origin.packages))}
+    for target in recipe.targets():
+        names |= set(plugins.load("runtimes", target.runtime).TOOLCHAIN)
+    return sorted(names)
+
+
+def _extras(recipe: Recipe, exporter: str) -> dict[str, str]:
+    """Return the extra of this package that brings each tool; the exporter's wins over a runtime's."""
+    users = [*(plugins.load("runtimes", target.runtime) for target in recipe.targets())]
+    users.append(plugins.load("exporters", exporter))
+    return {name: user.EXTRA for user in users for name in user.TOOLCHAIN}
+
+
+def _environment(
+    recipe: Recipe, exporter: str, origin: origins.Origin, here: Surroundings, runner: Runner
+) -> Environment | None:
+    """Lock the environment that a `locked` toolchain asks for: the source's versions of what made it.
+
+    One that was tried: the first choice whose versions exist and take a small model through. Raises SourceError.
+    """
+    if recipe.toolchain == "host":
+        return None
+    module = plugins.load("exporters", exporter)
+    if origin.aside and module.EXECUTES:  # data needs its own library only, whose version it says itself
+        raise origins.refused(origin)
+    failed: list[str] = []
+    for known in origins.choices(origin, getattr(module, "READS_OLDER", ())):
+        wanted = dict.fromkeys((*module.TOOLCHAIN, *tools(recipe, exporter, known)))  # the family's own library first
+        lines = origins.needs(wanted, known, more=module.EXECUTES)
+        python, builds = _python(known, code=module.EXECUTES), getattr(module, "BUILDS", ())
+        try:
+            found = toolchains.resolve(lines, python, builds, here.environment, runner.on_event)
+            _try(recipe, exporter, known, found, here, runner)
+        except (toolchains.NoSolution, _Broken) as error:
+            failed.append(error.message)
+            continue
+        if failed:
+            other = [f"`{name}{spec}`" for name, spec in known.packages.items() if origin.packages.get(name) != spec]
+            runner.on_event(Warned(f"{failed[0]}; {' and '.join(other)} was locked instead"))
+        return found
+    own = "correct the requirements beside the model, or " if origin.listed else ""
+    hint = f"{own}load the model under its own versions and log it again; `toolchain: host` may open it as well"
+    raise SourceError(failed[0], hint=hint)
+
+
+def _python(origin: origins.Origin, *, code: bool) -> str:
+    """Return the Python to lock for: the source's, but data is read as well by this one where that is too old."""
+    here = host_version("python")
+    stated = origin.python or here
+    return stated if code or not toolchains.is_too_old(stated) else here
+
+
+class _Broken(StepError):
+    """An environment that was put together and does not work."""
+
+
+def _try(
+    recipe: Recipe, exporter: str, origin: origins.Origin, environment: Environment, here: Surroundings, runner: Runner
+) -> None:
+    """Take a small model of the family through export and measurement in an environment. Raises _Broken."""
+    module, reads = plugins.load("exporters", exporter), level(recipe, exporter)
+    names = [*module.TOOLCHAIN, *(name for name in getattr(module, "MAYBE", ()) if name in origin.packages)]
+    pins = _pins(environment)
+    tried = {name: pins[name] for name in names if name in pins}
+    params: dict[str, JSON] = {
+        "kind": exporter, "tools": sorted(tried), "opset": reads.opset, "ir": reads.ir,
+        "environment": canonical.sha256(environment.requirements.encode()),
+    }  # fmt: skip
+    choose(wanted=runner.confined)  # says what is missing to confine anything, which is no fault of the environment
+    builds = getattr(module, "BUILDS", ())
+    try:
+        runner(
+            Action("trial", plugins.load("steps", "trial").VERSION, params=params, toolchain=tried),
+            "try the toolchain on a small model",
+            place=lambda: toolchains.prepare(environment, builds, runner.store, here.environment, runner.on_event),
+        )
+    except StepError as error:
+        made = [f"`{name} {pins[name]}`" for name in names if name in origin.packages and name not in origins.OURS]
+        told = f"a toolchain with {made[0]}" if made else f"the toolchain for `{exporter}`"
+        raise _Broken(f"{told} was put together and does not work: {error.message}") from error
+
+
+def _pins(environment: Environment) -> dict[str, str]:
+    """Return the version of every package of an environment, by the name that plug-ins use."""
+    from packager.formats import project_locks  # a warm build, which starts here too, does without it
+
+    listed = project_locks.parse(environment.requirements.encode(), "requirements.txt").pins
+    pins = {pin.name: pin.version.partition("+")[0] for pin in listed}
+    return {name.removesuffix("-cpu"): version for name, version in pins.items()} | pins
+
+
+def _toolchain(
+    recipe: Recipe, exporter: str, environment: Environment | None, origin: origins.Origin, on_event: OnEvent
+) -> dict[str, str]:
+    """Return the versions of every tool that can change a byte: the locked ones, else those of this host."""
+    names = tools(recipe, exporter, origin)
+    if environment is None:
+        try:
+            extras = _extras(recipe, exporter)
+            found = {name: host_version(name, extras.get(name, "build")) for name in ("python", "machine", *names)}
+        except MissingToolError as error:
+            hint = f"{error.hint}, or write `toolchain: locked` in the recipe"
+            raise StepError(error.message, hint=hint, edits=[Edit(("toolchain",), "locked")]) from error
+        _compare(found, origin, on_event)
+        return dict(sorted(found.items()))
+    pins = _pins(environment)
+    locked = {name: pins[name] for name in names}
+    told = ", ".join(f"{name} {locked[name]}" for name in names if name in origin.packages and name not in origins.OURS)
+    on_event(Note(f"the toolchain is locked: Python {environment.python}, {told or 'the newest versions that fit'}"))
+    return dict(sorted({**locked, "python": environment.python, "machine": host_version("machine")}.items()))
+
+
+def _compare(found: Mapping[str, str], origin: origins.Origin, on_event: OnEvent) -> None:
+    """Warn of a library of another version than the source was made with: its results there may be others."""
+    for name, exact, here in origins.differing(origin, found):
+        message = f"the source was made with {name} {exact}, this host has {here} and may read it differently"
+        unbuilt = library_ages.unbuilt({name: f"=={exact}"}, origin.python or found["python"])
+        remedy = "" if unbuilt else "; `toolchain: locked` in the recipe exports with its own version"
+        on_event(Warned(f"{message}{remedy}"))
+
+
+def place(lock: Lock, runner: Runner, here: Surroundings) -> Callable[[], Path] | None:
+    """Return what gives the locked environment, built when it is first asked for; None for this host's Python."""
+    environment = lock.environment
+    if environment is None:
+        return None
+    builds = getattr(plugins.load("exporters", lock.kind), "BUILDS", ())
+    return lambda: toolchains.prepare(environment, builds, runner.store, here.environment, runner.on_event)
+
+
+def _dependencies(recipe: Recipe, runner: Runner, here: Surroundings, engine: str) -> Dependencies:
+    from packager.formats import project_locks
+    from packager.lock import dependencies  # a warm build, which starts here too, does without the tools of locking
+
+    runtimes = {
+        promise.runtime: tuple(
+            plugins.load("runtimes", promise.runtime).requirements(promise.versions, promise.devices)
+        )
+        for promise in recipe.runs_on
+    }
+    name = recipe.dependencies
+    wanted = dependencies.Wanted(
+        runtimes,
+        required=(*(recipe.platforms or ()), *recipe.vendor),
+        welcome=() if recipe.platforms else _welcome(engine),
+        own=project_locks.parse(_own_file(name, here.base), name) if name else None,
+        engine=engine,
+    )
+
+    def remember(key: JSON, ask: Callable[[], JSON]) -> JSON:
+        action = Action("describe", DESCRIBE_VERSION, params=key)
+        return runner(action, "read the metadata of wheels", perform=lambda _: ask()).facts
+
+    return dependencies.lock(wanted, here.environment, remember, runner.on_event)
+
+
+def _welcome(engine: str) -> tuple[str, ...]:
+    """Return the platforms of a recipe that names none: those which the engine can lock."""
+    can: Callable[[str], bool] = lockers.load(engine).locks
+    return tuple(name for name in platforms.DEFAULT if can(name)) or (platforms.here(),)
+
+
+def _beginnings(runner: Runner, tree: Tree) -> Callable[[str], bytes]:
+    """Read as much of a file as statements about its kind and origin can be expected in."""
+    blobs = dict(tree.files)
+
+    def read(path: str) -> bytes:
+        with runner.store.open(blobs[path].digest) as file:
+            return file.read(_LONGEST)
+
+    return read

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The published schema of facts.
+
+Facts are checked section by section: one that the schema refuses counts as missing, and a rule that needs it says no.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from importlib import resources
+
+from packager import canonical, json_schema
+from packager.canonical import JSON
+
+MEASURED = "attest what the build measured: `packager build --facts FILE`, then `packager attest --type {}`".format(
+    "urn:packager:facts:v1"
+)
+SAID = "say whom to trust (--trust, --key, …): only statements of trusted signers are facts"
+REMEDIES = {
+    "nondeterministic": MEASURED, "targets": MEASURED, "statements": SAID, "provenance": SAID, "conformance": SAID,
+    "confinement": SAID, "scans": SAID,
+    "vulnerabilities": "import advisories: `packager vulndb import all.zip` (the PyPI ecosystem of osv.dev)",
+}  # fmt: skip
+"""What a person can do about a section that is missing."""
+
+
+def schema() -> bytes:
+    """Return the JSON Schema of facts."""
+    return resources.files("packager.policies").joinpath("facts.schema.json").read_bytes()
+
+
+@functools.cache
+def _schema() -> Mapping[str, JSON]:
+    value: Mapping[str, JSON] = canonical.load(schema(), limit=1 << 20)
+    return value
+
+
+def sections() -> Mapping[str, str]:
+    """Return the sections of facts and what each holds."""
+    return {name: member.get("description", "") for name, member in _schema()["properties"].items()}
+
+
+def problems(facts: Mapping[str, JSON]) -> dict[str, str]:
+    """Return what is wrong with each section that the schema refuses; the first problem of each."""
+    found = {}
+    for name, value in facts.items():
+        if name not in _schema()["properties"]:
+            found[name] = "it is not a section of facts"
+        elif problem := next(json_schema.check(value, _schema()["properties"][name], name), None):
+            found[name] = problem
+    return found

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Unit tests of rules: sample facts in YAML files, and what a rule must say about them.
+
+    rule: budget
+    cases:
+      - name: too many files
+        params: {files: 1}
+        facts: {contents: {…}}
+        finds: [files]              # the subjects of the findings, sorted; [] where it must have nothing to say
+
+`rule` may also be the path of a `.rego` file, from the test's own place. Beyond what is written, every section that the
+rule reads is taken away from every case that passes: then it must say no.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from packager import plugins, strictyaml
+from packager.canonical import JSON
+from packager.errors import UsageError, did_you_mean
+from packager.policy import engine, rego, schema
+from packager.policy.engine import Profile, Terms
+from packager.strictyaml import Node
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """Sample facts, and the subjects that a rule must find in them; `program` is the text of a rule in Rego."""
+
+    rule: str
+    name: str
+    facts: Mapping[str, JSON]
+    params: Mapping[str, JSON]
+    finds: tuple[str, ...]
+    program: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one case; `problem` is None when the rule said what it must."""
+
+    rule: str
+    name: str
+    problem: str | None
+
+    def to_json(self) -> JSON:
+        return {"rule": self.rule, "case": self.name, "ok": self.problem is None, "problem": self.problem}
+
+
+def load(folder: Path) -> tuple[Case, ...]:
+    """Read every `.yaml` file of a folder, or one file. Raises UsageError with the line."""
+    paths = [folder] if folder.is_file() else sorted(folder.glob("*.yaml"))
+    if not paths:
+        raise UsageError(f"`{folder}` holds no test of a rule", hint="docs/policies.md shows one")
+    return tuple(case for path in paths for case in _read(path))
+
+
+def _read(path: Path) -> Iterator[Case]:
+    members = strictyaml.fields(
+        strictyaml.parse(strictyaml.load(path), str(path)), "test", ("rule", "cases"), required=("rule", "cases")
+    )
+    rule = strictyaml.text(members["rule"], "rule")
+    program = engine.program(path.parent / rule) if rego.is_rego(rule) else ""
+    if not program and rule not in plugins.names("policies"):
+        raise members["rule"].where.error(
+            f"rule `{rule:.60}` is unknown", hint=did_you_mean(rule, plugins.names("policies"))
+        )
+    for item in strictyaml.items(members["cases"], "cases", least=1):
+        yield _case(rule, item, program)
+
+
+def _case(rule: str, item: Node, program: str) -> Case:
+    keys = ("name", "facts", "params", "finds")
+    members = strictyaml.fields(item, "case", keys, required=("name", "facts", "finds"))
+    params = engine.parameters(rule, members["params"]) if "params" in members else {}
+    finds = tuple(sorted(strictyaml.text(node, "finds") for node in strictyaml.items(members["finds"], "finds")))
+    facts: Mapping[str, JSON] = strictyaml.table(members["facts"], "facts").value()
+    for problem in schema.problems(facts).values():
+        raise members["facts"].where.error(f"no such facts: {problem}", hint="see `packager schema facts`")
+    return Case(rule, strictyaml.text(members["name"], "name"), facts, params, finds, program)
+
+
+def run(case: Case) -> Iterator[Outcome]:
+    """Ask the rule about the facts of a case; where it passes, ask again without each section that it reads."""
+    asked = Profile("test", (case.rule,), terms={case.rule: Terms(case.params, program=case.program)})
+    got = tuple(sorted(finding.subject for finding in engine.judge(asked, case.facts).findings))
+    different = None if got == case.finds else f"expected findings about {list(case.finds)}, got {list(got)}"
+    yield Outcome(case.rule, case.name, different)
+    if case.finds:
+        return
+    for section in asked.needs(case.rule):
+        rest = {name: value for name, value in case.facts.items() if name != section}
+        passed = engine.judge(asked, rest).ok
+        yield Outcome(case.rule, f"{case.name}, without `{section}`", "it says yes" if passed else None)

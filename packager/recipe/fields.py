@@ -1,0 +1,346 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What each single value of a recipe must look like: a node to a checked string, number or tuple.
+
+The patterns are those of `recipe.schema.json`; a test holds the two together. Every function takes the node that
+stands there and raises UsageError with its line.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Mapping
+
+from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
+from packaging.specifiers import SpecifierSet
+
+from packager import names, semver, strictyaml
+from packager.errors import IntegrityError
+from packager.formats.platforms import PLATFORM
+from packager.recipe.lengths import FOLLOWS, MAX_LISTED, Axis, Lengths
+from packager.strictyaml import Node, Scalar, Table
+from packager.types import check_path
+
+LINE = r"\S([^\n]*\S)?"
+REGISTRY = r"[A-Za-z][A-Za-z0-9+.-]*:\S+|databricks(-uc)?"
+CREDENTIAL = r"//[^/@]*:[^/@]*@"
+CARD = r".+\.(md|txt)"
+CALIBRATION = r".+\.(npz|npy|jsonl)"
+SAMPLES = r".+\.(parquet|csv|npz|npy|jsonl)"
+TIMING_CACHE = r".+\.cache"
+LOCK_FILE = r".+\.(txt|toml|lock)"
+DIGEST = r"sha256:[0-9a-f]{64}"
+POLICY = r"[a-z0-9][a-z0-9-]*|.+\.ya?ml"
+RUNTIME = r"[a-z0-9]+(-[a-z0-9]+)*"
+DEVICE = r"[a-z0-9]+(_[a-z0-9]+)*"
+DIMENSION = r"[A-Za-z_][A-Za-z0-9_]*"
+AXIS = f"default|{FOLLOWS}"
+DOMAIN = r"[A-Za-z0-9]+([._-][A-Za-z0-9]+)*"
+"""An ONNX operator domain."""
+TENSOR = r"\S(.*\S)?"
+MEMORY = r"[1-9][0-9]{0,11}([KMGT]i)?B"
+_RELEASE = r"[0-9]+(\.[0-9]+)*"
+_REST = r"((a|b|rc)[0-9]+)?(\.post[0-9]+)?(\.dev[0-9]+)?"
+_CLAUSE = (
+    rf"(>=|<=|>|<) *{_RELEASE}{_REST}|(==|!=) *{_RELEASE}(\.\*|{_REST})|~= *[0-9]+(\.[0-9]+)+{_REST}|{_RELEASE}\.\*"
+)
+VERSIONS = rf" *({_CLAUSE}) *(, *({_CLAUSE}) *)*"
+"""The part of PEP 440 that releases of runtimes need; a bare `1.7.*` means `==1.7.*`."""
+
+TOOLCHAINS = ("host", "locked")
+SANDBOXES = ("required", "none")
+PRECISIONS = ("fp32", "fp32_optimised", "fp16", "mixed", "bf16", "int8", "int8_dynamic")
+DTYPES = (
+    "bfloat16", "bool", "float16", "float32", "float64", "int16", "int32", "int64", "int8", "string",
+    "uint16", "uint32", "uint64", "uint8",
+)  # fmt: skip
+MAX_NAME = 128
+MAX_SIZE = 2**31 - 1
+_MOST_VALUES = 4096  # of an input
+MAX_NUMBER = 2**53 - 1  # what every reader of JSON agrees on
+_LICENSES = (
+    "AGPL-3.0-only", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "CC-BY-4.0", "CC-BY-NC-4.0", "CC-BY-SA-4.0",
+    "CC0-1.0", "GPL-2.0-only", "GPL-3.0-only", "GPL-3.0-or-later", "ISC", "LGPL-3.0-only", "MIT", "MPL-2.0",
+    "Unlicense",
+)  # fmt: skip
+
+
+def name(node: Node) -> str:
+    expect = "a name of lower-case letters and digits, joined by single `.`, `_` or `-`"
+    words = re.findall(r"[a-z0-9]+", node.text.lower()) if isinstance(node, Scalar) else []
+    fitting = "-".join(words)[:63].rstrip("-")
+    hint = f"write `{fitting}`" if words else None
+    change = (node.text, fitting) if words and isinstance(node, Scalar) else None
+    return strictyaml.text(
+        node, "name", pattern=names.NAME, expect=expect, limit=names.MAX_NAME, hint=hint, change=change
+    )
+
+
+def version(node: Node) -> str:
+    found = node.text if isinstance(node, Scalar) else ""
+    if re.fullmatch(
+        r"v?[0-9]+(\.[0-9]+)?|v[0-9]+\.[0-9]+\.[0-9]+", found
+    ):  # the commonest slip, and a number to YAML; meant is surely this
+        full = ".".join([*found.removeprefix("v").split("."), "0", "0"][:3])
+        problem = f"`version`: expected a semantic version, got `{found}`"
+        raise node.where.error(problem, hint=f"write `{full}`", change=(found, full))
+    return strictyaml.text(
+        node,
+        "version",
+        pattern=semver.SEMVER,
+        expect="a semantic version such as `1.4.0` (https://semver.org)",
+        limit=semver.MAX_LENGTH,
+    )
+
+
+def source(node: Node) -> str:
+    return _without_secret(node, strictyaml.text(node, "source", pattern=LINE, expect="one line of text"))
+
+
+def registry(node: Node) -> str:
+    expect = "an address such as `sqlite:///mlflow.db` or `https://host`"
+    return _without_secret(node, strictyaml.text(node, "registry", pattern=REGISTRY, expect=expect))
+
+
+def _without_secret(node: Node, address: str) -> str:
+    if re.search(CREDENTIAL, address):
+        raise node.where.error(
+            "a recipe may not hold a password",
+            hint="remove it; `MLFLOW_TRACKING_USERNAME` and `MLFLOW_TRACKING_PASSWORD` in the environment are read",
+        )
+    return address
+
+
+def licence(node: Node) -> str:
+    """Read an SPDX expression in its canonical spelling."""
+    written = strictyaml.text(node, "license", pattern=LINE, expect="an SPDX licence expression", limit=512)
+    try:
+        return canonicalize_license_expression(written)
+    except InvalidLicenseExpression:
+        close = difflib.get_close_matches(written, _LICENSES, n=1)
+        problem = f"`license`: expected an SPDX licence expression, got `{written:.60}`"
+        known = "see https://spdx.org/licenses; your own is `LicenseRef-NAME`"
+        change = (written, close[0]) if close else None
+        raise node.where.error(problem, hint=f"did you mean `{close[0]}`?" if close else known, change=change) from None
+
+
+def description(node: Node) -> str:
+    return strictyaml.text(node, "description", limit=4096)
+
+
+def authors(node: Node) -> tuple[str, ...]:
+    found = strictyaml.items(node, "authors", most=100)
+    return tuple(strictyaml.text(item, "authors", pattern=LINE, expect="a name", limit=256) for item in found)
+
+
+def card(node: Node) -> str:
+    return _path(node, strictyaml.text(node, "card", pattern=CARD, expect="a `.md` or `.txt` file", limit=255))
+
+
+def samples(node: Node) -> str:
+    expect = "a `.parquet`, `.csv`, `.npz`, `.npy` or `.jsonl` file"
+    return _path(node, strictyaml.text(node, "samples", pattern=SAMPLES, expect=expect, limit=255))
+
+
+def calibration(node: Node) -> str:
+    expect = "a `.npz`, `.npy` or `.jsonl` file"
+    return _path(node, strictyaml.text(node, "calibration", pattern=CALIBRATION, expect=expect, limit=255))
+
+
+def timing_cache(node: Node, what: str) -> str:
+    return _path(node, strictyaml.text(node, what, pattern=TIMING_CACHE, expect="a `.cache` file", limit=255))
+
+
+def _path(node: Node, path: str) -> str:
+    try:
+        return check_path(path)
+    except IntegrityError as error:
+        raise node.where.error(error.message, hint="write a path below the recipe's directory") from None
+
+
+def entry_name(key: Scalar, what: str, pattern: str = TENSOR) -> str:
+    if len(key.text) > MAX_NAME or not re.fullmatch(pattern, key.text):
+        clean = re.sub(r"\W+", "_", key.text, flags=re.ASCII).strip("_")[:MAX_NAME]
+        fitting = clean if re.match(r"[A-Za-z_]", clean) else f"axis_{clean}".rstrip("_")
+        hint, change = ("letters, digits and `_`", (key.text, fitting)) if pattern == DIMENSION else (None, None)
+        raise key.where.error(f"`{what}`: `{key.text:.60}` cannot be a name here", hint=hint, change=change)
+    return key.text
+
+
+def dimension(node: Node, what: str) -> int | str:
+    if isinstance(node, Scalar) and node.kind == "text":
+        expect = "a size or the name of a dimension"
+        return strictyaml.text(
+            node, what, pattern=DIMENSION, expect=expect, limit=MAX_NAME, hint="letters, digits and `_`"
+        )
+    return strictyaml.integer(node, what, 1, MAX_SIZE)
+
+
+def _check_order(node: Node, what: str, low: float, high: float) -> None:
+    if low > high:
+        raise node.where.error(f"`{what}`: expected the lower bound first, got [{low:g}, {high:g}]")
+
+
+def axis(name: str, node: Node) -> Axis:
+    """Read what is said of a dimension: `[1, 64]`, `default`, `= 4 * width`, or `min`, `max`, `step`, `values`."""
+    what = f"dynamic.{name}"
+    if isinstance(node, Scalar) and node.kind == "text":
+        expect = "`[1, 64]`, `default`, `= batch`, `= 4 * width` or `{step: 32}`"
+        return Axis.from_json(strictyaml.text(node, what, pattern=AXIS, expect=expect, limit=MAX_NAME))
+    if not isinstance(node, Table):
+        return Axis.span(*_span(node, what))
+    members = strictyaml.fields(node, what, ("min", "max", "step", "values", "measure"))
+    measure = _span(members["measure"], f"{what}.measure") if "measure" in members else None
+    if "values" in members:
+        for other in {"min", "max", "step"} & set(members):
+            raise node.where.error(
+                f"`{what}`: `values` lists every length, so `{other}` has no meaning", hint="remove it"
+            )
+        listed = strictyaml.items(members["values"], f"{what}.values", least=1, most=MAX_LISTED)
+        return Axis(Lengths.of(strictyaml.integer(item, f"{what}.values", 1, MAX_SIZE) for item in listed), measure)
+    numbers = {key: strictyaml.integer(members[key], f"{what}.{key}", 1, MAX_SIZE)
+               for key in ("min", "max", "step") if key in members}  # fmt: skip
+    limit = Lengths(numbers.get("min", 1), numbers.get("max"), numbers.get("step", 1))
+    if limit.high is not None and limit.near(limit.high) > limit.high:
+        raise node.where.error(f"`{what}`: no length is taken", hint="write `min` below `max`, and a multiple between")
+    return Axis(limit, measure)
+
+
+def _span(node: Node, what: str) -> tuple[int, int]:
+    low, high = (strictyaml.integer(item, what, 1, MAX_SIZE) for item in strictyaml.items(node, what, least=2, most=2))
+    _check_order(node, what, low, high)
+    return low, high
+
+
+def values(node: Node, what: str, dtype: str | None) -> tuple[float | int | str, ...]:
+    """Read the values that an input may take: all numbers or all texts, different, sorted."""
+    if dtype == "bool":
+        raise node.where.error(f"`{what}`: a bool takes true and false", hint="remove it")
+    found: list[float | int | str] = []
+    for item in strictyaml.items(node, what, least=1, most=_MOST_VALUES):
+        text = isinstance(item, Scalar) and item.kind == "text"
+        if text != (dtype == "string" if dtype else isinstance(found[0] if found else item.value(), str)):
+            raise item.where.error(f"`{what}`: expected {'texts' if dtype == 'string' else 'numbers'} of one kind")
+        number = None if text else strictyaml.number(item, what, -MAX_NUMBER, MAX_NUMBER)
+        found.append(item.value() if number is None else int(number) if number == int(number) else number)
+    return tuple(sorted(set(found), key=lambda value: (str(type(value)), value)))
+
+
+def versions(node: Node, what: str) -> str:
+    found = node.text.strip() if isinstance(node, Scalar) else ""
+    if re.fullmatch(r"[0-9]+(\.[0-9]+)*", found):
+        hint = f'write "=={found}.*" for that release, ">={found}" for it and all newer ones'
+        problem = f"`{what}`: expected a range of versions, got the one version `{found:.60}`"
+        quoted = isinstance(node, Scalar) and not node.plain
+        raise node.where.error(problem, hint=hint, change=(found, f"=={found}.*" if quoted else f'"=={found}.*"'))
+    found = strictyaml.text(node, what, pattern=VERSIONS, expect='a range of versions such as ">=1.17,<2"', limit=128)
+    clauses = (clause.strip() for clause in found.split(","))
+    return str(SpecifierSet(",".join(clause if clause[0] in "<>=!~" else f"=={clause}" for clause in clauses)))
+
+
+def words(node: Node | None, what: str, default: tuple[str, ...], pattern: str) -> tuple[str, ...]:
+    """Read one word or a list of different words, sorted."""
+    if node is None:
+        return default
+    listed = (node,) if isinstance(node, Scalar) else strictyaml.items(node, what, least=1, most=64)
+    expect = f"one of {pattern.replace('|', ', ')}" if "|" in pattern else "a device such as `cpu` or `sm_86`"
+    hint = None if "|" in pattern else "lower-case letters and digits, joined by `_`"
+    words = [strictyaml.text(item, what, pattern=pattern, expect=expect, limit=MAX_NAME, hint=hint) for item in listed]
+    for item, word in zip(listed, words, strict=True):
+        if words.count(word) > 1:
+            raise item.where.error(f"`{what}`: `{word}` is there twice", hint="remove one of the two")
+    return tuple(sorted(words))
+
+
+def memory(node: Node, what: str = "limits.memory") -> int:
+    expect = "an amount with a binary unit such as `16GiB`"
+    hint = "units are `KiB`, `MiB`, `GiB` and `TiB`"
+    written = strictyaml.text(node, what, pattern=MEMORY, expect=expect, hint=hint)
+    digits = written.rstrip("BiKMGT")
+    return int(digits) << 10 * ("B", "KiB", "MiB", "GiB", "TiB").index(written.removeprefix(digits))
+
+
+def previous(node: Node) -> str:
+    expect = "`none`, a version, `name:version`, or the path of a bundle"
+    return strictyaml.text(node, "previous", pattern=LINE, expect=expect, limit=1024)
+
+
+def policy(node: Node) -> str:
+    expect = "the name of a profile, or a `.yaml` file"
+    return _path(node, strictyaml.text(node, "policy", pattern=POLICY, expect=expect, limit=255))
+
+
+def value_range(node: Node, what: str, dtype: str | None) -> tuple[float, float]:
+    if dtype in ("bool", "string"):
+        raise node.where.error(f"`{what}`: a {dtype} has no range", hint="remove it")
+    low, high = (
+        strictyaml.number(item, what, -MAX_NUMBER, MAX_NUMBER) for item in strictyaml.items(node, what, least=2, most=2)
+    )
+    _check_order(node, what, low, high)
+    return low, high
+
+
+def custom_domains(node: Node) -> tuple[str, ...]:
+    found = strictyaml.items(node, "custom-domains", most=16)
+    expect = "an operator domain such as `com.microsoft`"
+    words = (strictyaml.text(item, "custom-domains", pattern=DOMAIN, expect=expect, limit=MAX_NAME) for item in found)
+    return tuple(sorted(set(words)))
+
+
+def allow_pickle(node: Node) -> bool:
+    return strictyaml.boolean(node, "allow-pickle")
+
+
+def allow_code(node: Node) -> str:
+    return strictyaml.text(node, "allow-code", pattern=DIGEST, expect="a digest such as `sha256:…`", limit=MAX_NAME)
+
+
+def toolchain(node: Node) -> str:
+    return strictyaml.choice(node, "toolchain", TOOLCHAINS)
+
+
+def signature(node: Node) -> str:
+    return strictyaml.text(node, "export.signature", pattern=LINE, expect="the name of a signature", limit=MAX_NAME)
+
+
+def sandbox(node: Node) -> str:
+    return strictyaml.choice(node, "sandbox", SANDBOXES)
+
+
+def minutes(node: Node) -> int:
+    return strictyaml.integer(node, "limits.minutes", 1, 7 * 24 * 60)
+
+
+def platform_names(what: str) -> Callable[[Node], tuple[str, ...]]:
+    """Return the reader of a list of platforms such as `linux_x86_64-cp311`, sorted."""
+
+    def read(node: Node) -> tuple[str, ...]:
+        listed = strictyaml.items(node, what, least=1, most=64)
+        expect, hint = (
+            "a platform such as `linux_x86_64-cp311`",
+            "`manylinux_2_17_x86_64-cp311` asks for an older glibc",
+        )
+        return tuple(
+            sorted({strictyaml.text(item, what, pattern=PLATFORM, expect=expect, hint=hint) for item in listed})
+        )
+
+    return read
+
+
+def dependencies(node: Node) -> str:
+    expect = "a lock file: `requirements.txt`, `pylock.toml`, or that of uv, Poetry, PDM or Pipenv"
+    hint = "where there is none, as with conda, run `pip list --format=freeze > requirements.txt` in that environment"
+    return _path(node, strictyaml.text(node, "dependencies", pattern=LOCK_FILE, expect=expect, hint=hint, limit=255))
+
+
+def _line(what: str, pattern: str = LINE, expect: str = "one line of text") -> Callable[[Node], str]:
+    return lambda node: strictyaml.text(node, what, pattern=pattern, expect=expect, limit=2048)
+
+
+DATASET: Mapping[str, Callable[[Node], str]] = {
+    "name": _line("datasets.name"),
+    "uri": lambda node: _without_secret(node, _line("datasets.uri")(node)),
+    "digest": _line("datasets.digest", DIGEST, "a digest such as `sha256:…`, 64 lower-case hexadecimal digits"),
+    "license": licence,
+    "classification": _line("datasets.classification"),
+}

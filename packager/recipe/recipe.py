@@ -1,0 +1,453 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The recipe: what a person wrote in `bundle.yaml`, parsed once, completely, into plain records.
+
+`name`, `version` and `source` are a complete recipe; all else has a default that is written out in the record, so a
+`Recipe` never holds "not yet known". Everything unknown is an error that names its line: a typo never passes
+silently. Comments, order and layout carry no meaning: two texts with one meaning have one `digest`.
+
+Laws: `from_json(to_json(recipe)) == recipe`; `to_json` written as JSON is itself a valid `bundle.yaml`; `parse` either
+returns a recipe or raises UsageError. `recipe.schema.json` beside this file says the same to editors.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from packager import canonical, strictyaml
+from packager.canonical import JSON
+from packager.edits import Edit
+from packager.errors import UsageError, close_match, did_you_mean
+from packager.recipe import fields
+from packager.recipe.fields import DEVICE, DIMENSION, DTYPES, PRECISIONS, RUNTIME
+from packager.recipe.lengths import Axis
+from packager.strictyaml import Node, Scalar, Table
+
+_PROMISE = ("versions", "precision", "devices", "timing-cache")
+
+
+@dataclass(frozen=True, slots=True)
+class InputSpec:
+    """One input of the graph: element type, shape (sizes, or names of dimensions), and the values it may take.
+
+    What is None is as the source says. `values` lists all values there are, `range` the first and the last.
+    """
+
+    dtype: str | None = None
+    shape: tuple[int | str, ...] | None = None
+    range: tuple[float, float] | None = None
+    values: tuple[float | int | str, ...] = ()
+
+    def to_json(self) -> JSON:
+        known = {"dtype": self.dtype, "shape": None if self.shape is None else list(self.shape),
+                 "range": self.range and list(self.range), "values": list(self.values) or None}  # fmt: skip
+        return {key: member for key, member in known.items() if member is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class RunsOn:
+    """One promise: these versions (PEP 440) of a runtime, on these devices, at these precisions.
+
+    `timing_cache` is a file beside the recipe with the timings that a compiler which measures kernels is bound to.
+    """
+
+    runtime: str
+    versions: str
+    precision: tuple[str, ...] = ("fp32",)
+    devices: tuple[str, ...] = ("cpu",)
+    timing_cache: str | None = None
+
+    def to_json(self) -> JSON:
+        known = {"versions": self.versions, "precision": list(self.precision), "devices": list(self.devices)}
+        return known if self.timing_cache is None else {**known, "timing-cache": self.timing_cache}
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What one artefact is compiled for."""
+
+    runtime: str
+    device: str
+    precision: str
+
+    @property
+    def name(self) -> str:
+        """Its folder in the bundle; unambiguous because neither device nor precision may hold a hyphen."""
+        return f"{self.runtime}-{self.device}-{self.precision}"
+
+    def to_json(self) -> JSON:
+        return {"runtime": self.runtime, "device": self.device, "precision": self.precision}
+
+    @staticmethod
+    def from_json(value: JSON) -> Target:
+        return Target(value["runtime"], value["device"], value["precision"])
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """What |got - expected| <= atol + rtol * |expected| may use."""
+
+    atol: float = 1e-5
+    rtol: float = 1e-4
+
+    def to_json(self) -> JSON:
+        return {"atol": self.atol, "rtol": self.rtol}
+
+
+def built_in_tolerance() -> dict[str, Tolerance]:
+    """Return the tolerances of a recipe that names none; int8 has none of its own, it must be asked for."""
+    return {"default": Tolerance(), "fp16": Tolerance(2e-3, 2e-2), "bf16": Tolerance(2e-2, 1e-1)}
+
+
+@dataclass(frozen=True, slots=True)
+class ExportWishes:
+    """How to export: a fixed opset (None: the newest that every promised runtime reads) and the seed of all chance.
+
+    `signature` is which function of a SavedModel (None: `serving_default`, else the only one).
+    """
+
+    opset: int | None = None
+    seed: int = 0
+    signature: str | None = None
+
+    def to_json(self) -> JSON:
+        known = {"seed": self.seed, "opset": self.opset, "signature": self.signature}
+        return {name: value for name, value in known.items() if value is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one step of the build may use: bytes of memory (None: what the machine has) and minutes."""
+
+    memory: int | None = None
+    minutes: int = 30
+
+    def to_json(self) -> JSON:
+        return {"minutes": self.minutes} | ({} if self.memory is None else {"memory": _size_text(self.memory)})
+
+
+def _size_text(count: int) -> str:
+    for unit, shift in (("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)):
+        if count % (1 << shift) == 0:
+            return f"{count >> shift}{unit}"
+    return f"{count}B"
+
+
+@dataclass(frozen=True, slots=True)
+class Objectives:
+    """How fast and small a release promises to be: milliseconds at a rate of requests, seconds to ready, bytes."""
+
+    p50_ms: float | None = None
+    p99_ms: float | None = None
+    at_rps: float | None = None
+    cold_start_s: float | None = None
+    memory: int | None = None
+
+    def to_json(self) -> JSON:
+        known = {name: getattr(self, name) for name in ("p50_ms", "p99_ms", "at_rps", "cold_start_s", "memory")}
+        return {name: value for name, value in known.items() if value is not None}
+
+    def written(self) -> JSON:
+        """Return them as a recipe writes them."""
+        return self.to_json() | ({} if self.memory is None else {"memory": _size_text(self.memory)})
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """Data that the model was made from, as far as its maker tells; all but the name may be left out."""
+
+    name: str
+    uri: str | None = None
+    digest: str | None = None
+    license: str | None = None
+    classification: str | None = None
+
+    def to_json(self) -> JSON:
+        known = {"name": self.name, "uri": self.uri, "digest": self.digest, "license": self.license,
+                 "classification": self.classification}  # fmt: skip
+        return {key: member for key, member in known.items() if member is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A parsed `bundle.yaml`. Mappings carry no order; paths are relative to the recipe's directory."""
+
+    name: str
+    version: str
+    source: str
+    registry: str | None = None
+    license: str | None = None
+    description: str | None = None
+    authors: tuple[str, ...] = ()
+    card: str | None = None
+    inputs: Mapping[str, InputSpec] | None = None
+    dynamic: Mapping[str, Axis] = field(default_factory=dict)
+    runs_on: tuple[RunsOn, ...] = (RunsOn("onnxruntime", ">=1.17"),)
+    tolerance: Mapping[str, Tolerance] = field(default_factory=built_in_tolerance)
+    samples: str | None = None
+    calibration: str | None = None
+    allow_pickle: bool = False
+    allow_code: str | None = None
+    custom_domains: tuple[str, ...] = ()
+    toolchain: str = "host"
+    sandbox: str = "required"
+    export: ExportWishes = ExportWishes()
+    limits: Limits = Limits()
+    slo: Objectives | None = None
+    previous: str | None = None
+    policy: str = "release"
+    platforms: tuple[str, ...] | None = None
+    vendor: tuple[str, ...] = ()
+    dependencies: str | None = None
+    datasets: tuple[Dataset, ...] = ()
+
+    def targets(self) -> tuple[Target, ...]:
+        """Return what the artefacts are compiled for, sorted by name."""
+        found = (
+            Target(promise.runtime, device, precision)
+            for promise in self.runs_on
+            for device, precision in itertools.product(promise.devices, promise.precision)
+        )
+        return tuple(sorted(found, key=lambda target: target.name))
+
+    def tolerance_for(self, output: str, precision: str) -> Tolerance:
+        """Return the tolerance of one output: its own entry, else its precision's, else the default.
+
+        `mixed` is fp16 where that is harmless, so what holds for fp16 holds for it unless it has an entry.
+        """
+        like = {"mixed": "fp16"}.get(precision, "default")
+        return self.tolerance.get(output) or self.tolerance.get(precision) or self.tolerance[like]
+
+    def promise(self, runtime: str) -> RunsOn:
+        """Return what the recipe promises of a runtime it names."""
+        return next(promise for promise in self.runs_on if promise.runtime == runtime)
+
+    def check_outputs(self, outputs: Collection[str]) -> None:
+        """Refuse a tolerance for an output that the graph does not have, and an output of int8 without one."""
+        for target in self.targets():
+            for name in sorted(outputs) if target.precision.startswith("int8") else ():
+                if not self.tolerance.keys() & {name, target.precision}:
+                    raise no_tolerance(target.precision)
+        for name in sorted(set(self.tolerance) - {"default", *PRECISIONS, *outputs}):
+            known = {"default", *PRECISIONS, *outputs}
+            close = close_match(name, known) or (next(iter(outputs)) if len(outputs) == 1 else None)
+            raise UsageError(
+                f"`tolerance` names `{name:.60}`, which is neither a precision nor an output",
+                hint=did_you_mean(name, known),
+                edits=[Edit(("tolerance", name), rename=close)] if close else (),
+            )
+
+    def to_json(self) -> JSON:
+        """Return the recipe as written out in full; what is None is left out, and a toolchain that is the host's."""
+        value = {
+            "name": self.name,
+            "version": self.version,
+            "source": self.source,
+            "registry": self.registry,
+            "license": self.license,
+            "description": self.description,
+            "authors": list(self.authors),
+            "card": self.card,
+            "inputs": self.inputs and {name: spec.to_json() for name, spec in self.inputs.items()},
+            "dynamic": {name: axis.to_json() for name, axis in self.dynamic.items()},
+            "runs-on": {promise.runtime: promise.to_json() for promise in self.runs_on},
+            "tolerance": {name: tolerance.to_json() for name, tolerance in self.tolerance.items()},
+            "samples": self.samples,
+            "calibration": self.calibration,
+            "allow-pickle": self.allow_pickle,
+            "allow-code": self.allow_code,
+            "custom-domains": list(self.custom_domains) or None,
+            "toolchain": None if self.toolchain == "host" else self.toolchain,
+            "sandbox": None if self.sandbox == "required" else self.sandbox,
+            "export": self.export.to_json(),
+            "limits": self.limits.to_json(),
+            "slo": self.slo and self.slo.written(),
+            "previous": self.previous,
+            "policy": self.policy,
+            "platforms": None if self.platforms is None else list(self.platforms),
+            "vendor": list(self.vendor) or None,
+            "dependencies": self.dependencies,
+            "datasets": [item.to_json() for item in self.datasets] or None,
+        }
+        return {key: member for key, member in value.items() if member is not None}
+
+    @property
+    def digest(self) -> str:
+        """Identity of the meaning: sha256 of the canonical JSON of `to_json`."""
+        return canonical.sha256(canonical.dump(self.to_json()))
+
+
+def no_tolerance(precision: str) -> UsageError:
+    """Return the error of a target that loses more than any default could allow."""
+    return UsageError(
+        f"`{precision}` is promised without a tolerance: how much it may lose depends on the model",
+        hint=f"add `tolerance: {{{precision}: {{atol: 0.1, rtol: 0.1}}}}` with what your model can afford",
+        edits=[Edit(("tolerance", precision), {"atol": 0.1, "rtol": 0.1}, consents=True)],
+    )
+
+
+def parse(data: bytes | str, file: str, known_runtimes: Collection[str] | None = None) -> Recipe:
+    """Parse the text of a recipe; `file` is what messages call it.
+
+    With `known_runtimes` an unknown runtime is an error with its line. Raises UsageError.
+    """
+    node = strictyaml.parse(data, file)
+    members = strictyaml.fields(node, "recipe", _READERS, required=("name", "version", "source"))
+    if known_runtimes is not None and "runs-on" in members:
+        _check_runtimes(strictyaml.table(members["runs-on"], "runs-on"), known_runtimes)
+    values = {key.replace("-", "_"): _READERS[key](member) for key, member in members.items()}
+    return Recipe(**values)
+
+
+def load(path: Path, known_runtimes: Collection[str] | None = None) -> Recipe:
+    """Parse the recipe at `path`. Raises UsageError, also when it is not there."""
+    data = strictyaml.load(path, missing="write one with `packager init SOURCE`")
+    return parse(data, str(path), known_runtimes)
+
+
+def from_json(value: JSON) -> Recipe:
+    """Return the recipe that `to_json` wrote, checked as strictly as if a person had written it."""
+    return parse(canonical.dump(value), "recipe.json")
+
+
+def _inputs(node: Node) -> dict[str, InputSpec]:
+    """Sorted by name, so that nothing can come to depend on the order in which they were written."""
+    entries = strictyaml.table(node, "inputs", least=1).entries
+    return {fields.entry_name(key, "inputs"): _input(key.text, member) for key, member in _by_name(entries)}
+
+
+def _by_name(entries: tuple[tuple[Scalar, Node], ...]) -> list[tuple[Scalar, Node]]:
+    return sorted(entries, key=lambda entry: entry[0].text)
+
+
+def _input(name: str, node: Node) -> InputSpec:
+    what = f"inputs.{name}"
+    members = strictyaml.fields(node, what, ("dtype", "shape", "range", "values"))
+    if not members:
+        raise node.where.error(f"`{what}` says nothing", hint="write its `dtype`, `shape`, `range` or `values`")
+    if {"range", "values"} <= set(members):
+        raise node.where.error(f"`{what}`: `values` lists every value, so `range` has no meaning", hint="remove it")
+    dtype = strictyaml.choice(members["dtype"], f"{what}.dtype", DTYPES) if "dtype" in members else None
+    sizes = strictyaml.items(members["shape"], f"{what}.shape", most=64) if "shape" in members else None
+    shape = None if sizes is None else tuple(fields.dimension(size, f"{what}.shape") for size in sizes)
+    span = fields.value_range(members["range"], f"{what}.range", dtype) if "range" in members else None
+    listed = fields.values(members["values"], f"{what}.values", dtype) if "values" in members else ()
+    return InputSpec(dtype, shape, span, listed)
+
+
+def _dynamic(node: Node) -> dict[str, Axis]:
+    entries = strictyaml.table(node, "dynamic").entries
+    found = {
+        fields.entry_name(key, "dynamic", DIMENSION): fields.axis(key.text, member) for key, member in _by_name(entries)
+    }
+    for key, _ in entries:
+        followed = found[key.text].tied
+        if followed and (followed[1] == key.text or (followed[1] in found and found[followed[1]].tied)):
+            problem = f"`dynamic.{key.text}`: `{followed[1]}` follows something itself"
+            raise key.where.error(problem, hint="name the dimension that is free")
+    return found
+
+
+def _runs_on(node: Node) -> tuple[RunsOn, ...]:
+    entries = strictyaml.table(node, "runs-on", least=1).entries
+    return tuple(_promise(fields.entry_name(key, "runs-on", RUNTIME), member) for key, member in _by_name(entries))
+
+
+def _promise(runtime: str, node: Node) -> RunsOn:
+    what = f"runs-on.{runtime}"
+    if isinstance(node, Scalar):
+        return RunsOn(runtime, fields.versions(node, what))
+    members = strictyaml.fields(node, what, _PROMISE, required=("versions",))
+    versions = fields.versions(members.pop("versions"), f"{what}.versions")
+    precision = fields.words(members.get("precision"), f"{what}.precision", ("fp32",), "|".join(PRECISIONS))
+    devices = fields.words(members.get("devices"), f"{what}.devices", ("cpu",), DEVICE)
+    cache = members.get("timing-cache")
+    timings = None if cache is None else fields.timing_cache(cache, f"{what}.timing-cache")
+    return RunsOn(runtime, versions, precision, devices, timings)
+
+
+def _check_runtimes(promises: Table, known: Collection[str]) -> None:
+    for key, _ in promises.entries:
+        if key.text not in known:
+            close = close_match(key.text, known)
+            raise key.where.error(f"runtime `{key.text:.60}` is unknown", hint=did_you_mean(key.text, known),
+                                  change=(key.text, close) if close else None)  # fmt: skip
+
+
+def _tolerance(node: Node) -> dict[str, Tolerance]:
+    """What an entry leaves out comes from the built-in entry of that name, else from `default`."""
+    found = built_in_tolerance()
+    entries = sorted(strictyaml.table(node, "tolerance").entries, key=lambda e: (e[0].text != "default", e[0].text))
+    for key, member in entries:
+        what = f"tolerance.{fields.entry_name(key, 'tolerance')}"
+        members = strictyaml.fields(member, what, ("atol", "rtol"))
+        base = found.get(key.text, found["default"]).to_json()
+        written = {part: strictyaml.number(value, f"{what}.{part}", 0, 1e6) for part, value in members.items()}
+        found[key.text] = Tolerance(**{**base, **written})
+    return found
+
+
+def _export(node: Node) -> ExportWishes:
+    members = strictyaml.fields(node, "export", ("opset", "seed", "signature"))
+    named = members.pop("signature", None)
+    bounds = {"opset": (7, 99), "seed": (0, 2**32 - 1)}
+    found = {key: strictyaml.integer(part, f"export.{key}", *bounds[key]) for key, part in members.items()}
+    return ExportWishes(**found, signature=None if named is None else fields.signature(named))
+
+
+def _limits(node: Node) -> Limits:
+    members = strictyaml.fields(node, "limits", ("memory", "minutes"))
+    readers = {"memory": fields.memory, "minutes": fields.minutes}
+    return Limits(**{key: readers[key](part) for key, part in members.items()})
+
+
+def _slo(node: Node) -> Objectives:
+    members = strictyaml.fields(node, "slo", ("p50_ms", "p99_ms", "at_rps", "cold_start_s", "memory"))
+    memory = fields.memory(members.pop("memory"), "slo.memory") if "memory" in members else None
+    found = {key: strictyaml.number(part, f"slo.{key}", 1e-3, 1e9) for key, part in members.items()}
+    if "at_rps" in found and not {"p50_ms", "p99_ms"} & set(found):
+        raise node.where.error("`slo`: `at_rps` says at which rate a latency holds", hint="add `p99_ms`")
+    return Objectives(**found, memory=memory)
+
+
+def _datasets(node: Node) -> tuple[Dataset, ...]:
+    found = []
+    for item in strictyaml.items(node, "datasets", least=1, most=1000):
+        members = strictyaml.fields(item, "datasets", tuple(fields.DATASET), required=("name",))
+        found.append(Dataset(**{key: fields.DATASET[key](part) for key, part in members.items()}))
+    return tuple(sorted(found, key=lambda dataset: (dataset.name, dataset.uri or "")))
+
+
+_READERS: Mapping[str, Callable[[Node], Any]] = {
+    "name": fields.name,
+    "version": fields.version,
+    "source": fields.source,
+    "registry": fields.registry,
+    "license": fields.licence,
+    "description": fields.description,
+    "authors": fields.authors,
+    "card": fields.card,
+    "inputs": _inputs,
+    "dynamic": _dynamic,
+    "runs-on": _runs_on,
+    "tolerance": _tolerance,
+    "samples": fields.samples,
+    "calibration": fields.calibration,
+    "allow-pickle": fields.allow_pickle,
+    "allow-code": fields.allow_code,
+    "custom-domains": fields.custom_domains,
+    "toolchain": fields.toolchain,
+    "sandbox": fields.sandbox,
+    "export": _export,
+    "limits": _limits,
+    "slo": _slo,
+    "previous": fields.previous,
+    "policy": fields.policy,
+    "platforms": fields.platform_names("platforms"),
+    "vendor": fields.platform_names("vendor"),
+    "dependencies": fields.dependencies,
+    "datasets": _datasets,
+}

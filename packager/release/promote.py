@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A gate: judge a bundle by a policy over what trusted signers stated, and state the outcome for its digest.
+
+Nothing is measured here, and nothing that is unsigned counts: the facts are the signed files themselves, and what is
+stated by somebody who may state it. A deployment then asks for the summary of its stage, by the gate's identity,
+instead of judging again.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from packager.bundle.bundle import Bundle
+from packager.formats import slsa, vsa
+from packager.policy import engine, facts
+from packager.policy.engine import Profile
+from packager.release.sign import attest
+from packager.trust import evidence
+from packager.trust.evidence import Evidence
+from packager.trust.model import Trust
+from packager.trust.signers import Signer
+from packager.types import Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """Who decides, for which stage, by which policy, and when (RFC 3339, UTC)."""
+
+    stage: str
+    verifier: str
+    profile: Profile
+    at: str
+
+
+def judge(gate: Gate, bundle: Bundle, signed: Sequence[Evidence], trust: Trust, today: datetime.date) -> Verdict:
+    """Ask the policy about the bundle and what was stated of it. Provenance counts by those who may make it."""
+    others = [item for item in signed if item.statement.predicate_type != slsa.PREDICATE]
+    heard = [*others, *evidence.stated(signed, trust, slsa.PREDICATE)]
+    return engine.judge(gate.profile, facts.of_bundle(bundle, heard, gate.profile.facts, today), today)
+
+
+def state(bundle: Bundle, gate: Gate, signed: Sequence[Evidence], signer: Signer) -> Bundle:
+    """Return `bundle` with the signed summary that it passed the gate; only for a verdict that is ok."""
+    summary = vsa.predicate(
+        gate.stage,
+        f"{bundle.name}:{bundle.version}",
+        verifier=gate.verifier,
+        at=gate.at,
+        policy=gate.profile.name,
+        policy_digest=gate.profile.digest,
+        inputs=((item.statement.predicate_type, item.digest) for item in signed),
+    )
+    return attest(bundle, vsa.PREDICATE, summary, signer)

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Say how a bundle was made, beside it in the store; `sign` signs that with the bundle.
+
+What a build leaves to be signed (its drafts) is no part of the bundle: the digest of a bundle says nothing about who
+built it, when, or how often.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from packager import canonical
+from packager.actions.runner import Runner
+from packager.build.build import Built
+from packager.bundle.bundle import SBOM, Bundle
+from packager.bundle.readers import StoredBundle
+from packager.canonical import JSON
+from packager.errors import UsageError
+from packager.events import Warned
+from packager.formats import cyclonedx, reference_outputs, slsa
+from packager.formats.intoto import embedded, resource
+from packager.formats.wheel_locks import Wheel
+from packager.lock.lock import Lock
+from packager.policy import facts
+from packager.recipe.recipe import Recipe
+from packager.release.sign import MAX_PREDICATE
+from packager.store.store import Store
+from packager.types import Action, Result
+
+TREE = "application/vnd.packager.tree.v1+json"  # the digest of a tree is that of its listing as canonical JSON
+_CREDENTIAL = re.compile(r"(?<=//)[^/@]*@")
+
+
+def keep(
+    recipe: Recipe, lock: Lock, built: Built, bundle: Bundle, runner: Runner, base: Path, run: slsa.Run
+) -> Bundle:  # fmt: skip
+    """Leave the statements about `bundle`, just built, to be signed; return it with the knowledge of them.
+
+    `base` is the directory of the recipe. A build in which no step ran adds nothing to what is known of the one before,
+    and changes nothing.
+    """
+    store = runner.store
+    made = predicate(recipe, lock, built, runner, base, run)
+    known = store.entry(bundle.name, bundle.version).drafts
+    if runner.executed == 0 and _says(known, store, made):
+        return bundle
+    sbom = bundle.tree.get(SBOM)
+    given = {path: store.get(blob.digest) for path, blob in built.outputs}
+    predicates = {
+        slsa.PREDICATE: canonical.dump(made),
+        reference_outputs.PREDICATE: canonical.dump(reference_outputs.predicate(bundle.tree, given)),
+        cyclonedx.PREDICATE: store.get(sbom.digest) if sbom else b"",
+        facts.SCAN: canonical.dump(_unsigned(built.facts["scans"][0])),
+    }
+    for kind in [kind for kind, data in predicates.items() if len(data) > MAX_PREDICATE]:
+        size = len(predicates.pop(kind))
+        runner.on_event(Warned(f"`{kind}` cannot be signed: expected at most {MAX_PREDICATE} bytes, got {size}"))
+    entry = store.draft(bundle.name, bundle.version, {k: store.put(v).digest for k, v in predicates.items()})
+    return replace(bundle, medium=StoredBundle(store, entry, bundle.medium.label))
+
+
+def _unsigned(row: JSON) -> JSON:
+    """Return a row of facts without its signer, who is whoever signs it."""
+    return {name: value for name, value in row.items() if name != "signer"}
+
+
+def _says(drafts: Mapping[str, str], store: Store, made: Mapping[str, JSON]) -> bool:
+    """Tell whether a draft exists that describes the same build."""
+    digest = drafts.get(slsa.PREDICATE)
+    if digest is None or not store.has(digest):
+        return False
+    before: JSON = canonical.load(store.get(digest), limit=MAX_PREDICATE)
+    return bool(before["buildDefinition"] == made["buildDefinition"])
+
+
+def predicate(recipe: Recipe, lock: Lock, built: Built, runner: Runner, base: Path, run: slsa.Run) -> dict[str, JSON]:
+    """Return the provenance of a build: what was chosen, what it resolved to, what was observed."""
+    files = {name: canonical.sha256(_content(base / name)) for name in beside(recipe)}
+    dependencies = [*_source(lock), *(resource(name, digest) for name, digest in files.items()), *_tools(lock),
+                    *_wheels(lock)]  # fmt: skip
+    observed = run.to_json([*_measured(built), *_steps(runner.steps.values())])
+    return slsa.predicate(_public(recipe.to_json()), lock.to_json(), files, dependencies, observed)
+
+
+def beside(recipe: Recipe) -> list[str]:
+    """Return the names of the files beside the recipe that a build reads, sorted."""
+    named = [
+        recipe.card,
+        recipe.calibration,
+        recipe.samples,
+        recipe.dependencies,
+        *(promise.timing_cache for promise in recipe.runs_on),
+    ]
+    rules = recipe.policy if recipe.policy.endswith((".yaml", ".yml")) else None
+    return sorted({name for name in (*named, rules) if name is not None})
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"cannot read `{path}`: {error.strerror}") from None
+
+
+def _public(recipe: dict[str, JSON]) -> dict[str, JSON]:
+    """Return a recipe as written out, without the credentials that an address may hold."""
+    return {**recipe, **{key: _CREDENTIAL.sub("", recipe[key]) for key in ("source", "registry") if key in recipe}}
+
+
+def _source(lock: Lock) -> Iterator[JSON]:
+    yield resource("source", lock.tree.digest, uri=str(lock.source["uri"]), kind=TREE, plugin=lock.source["kind"])
+    yield resource("bundle.lock", canonical.sha256(canonical.dump(lock.to_json())), kind="application/json")
+
+
+def _tools(lock: Lock) -> Iterator[JSON]:
+    """Yield what can change bytes: by hash where the toolchain is locked, by version where it is the host's."""
+    if lock.environment is not None:
+        from packager.formats import project_locks  # only here: most builds run on the host's toolchain
+
+        for pin in project_locks.parse(lock.environment.requirements.encode(), "requirements.txt").pins:
+            digest, *others = sorted(pin.hashes)  # the lock accepts any of them
+            address = cyclonedx.purl(pin.name, pin.version)
+            yield resource(pin.name, f"sha256:{digest}", uri=address, role="toolchain", others=others)
+    for name, version in sorted(lock.toolchain.items()):
+        if name in ("python", "machine"):
+            yield resource(f"{name} {version}", role="toolchain")
+        elif lock.environment is None:
+            yield resource(name, uri=cyclonedx.purl(name, version), role="toolchain")
+
+
+def _wheels(lock: Lock) -> Iterator[JSON]:
+    """Yield every wheel of the locked runtimes once, with the runtimes that it serves."""
+    users: dict[Wheel, set[str]] = {}
+    for runtime, sets in lock.dependencies.wheels.items():
+        for wheel in (wheel for wheels in sets.values() for wheel in wheels):
+            users.setdefault(wheel, set()).add(runtime)
+    for wheel in sorted(users, key=lambda wheel: (wheel.file, wheel.sha256)):
+        address = wheel.url or cyclonedx.purl(wheel.name, wheel.version, wheel.file)
+        yield resource(wheel.file, f"sha256:{wheel.sha256}", uri=address, runtimes=sorted(users[wheel]))
+
+
+def _measured(built: Built) -> Iterator[JSON]:
+    yield embedded(slsa.FACTS, canonical.dump(facts.statement(built.facts)))
+    yield embedded("verdict.json", canonical.dump(built.verdict.to_json()))
+    for row in built.facts["confinement"]:
+        yield embedded(slsa.CONFINEMENT, canonical.dump({name: said for name, said in row.items() if name != "signer"}))
+
+
+def _steps(steps: Iterable[tuple[Action, Result]]) -> Iterator[JSON]:
+    """Yield what every step gave; reading the metadata of wheels is part of locking, not of the build."""
+    for action, result in sorted(steps, key=lambda item: item[0].key):
+        if action.step != "describe":
+            yield resource(f"step {action.step}", result.tree, kind=TREE, key=action.key, cached=result.cached)

@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Build a bundle again from its own provenance, in a store that holds nothing, and compare byte for byte.
+
+The recipe and the lock come from a statement that somebody trusted signed; the source is fetched by its pin, and must
+be the tree that the lock names. What a verdict says today does not matter here, nor what other releases there are: the
+question is whether these bytes follow from that recipe, that lock and that source.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from packager import canonical, plugins, sources
+from packager.actions.runner import Runner
+from packager.build import build
+from packager.bundle.bundle import RECORD, SBOM, Bundle
+from packager.canonical import JSON
+from packager.errors import IntegrityError, Malformed, MissingStatement, UsageError, WrongContent
+from packager.events import Note, OnEvent
+from packager.formats import slsa
+from packager.formats.slsa import Provenance
+from packager.lock import lock as locks
+from packager.lock import locking
+from packager.lock.lock import Lock
+from packager.recipe import recipe as recipes
+from packager.recipe.recipe import Recipe
+from packager.release import explain
+from packager.sandbox import sandbox
+from packager.store.file_digests import Memo
+from packager.store.store import Store
+from packager.trust import evidence
+from packager.trust.evidence import Evidence
+from packager.trust.model import Trust
+from packager.types import Blob
+
+_CARD = "MODEL_CARD"
+_LAST = (RECORD, SBOM)  # they list the digests of the others, so they differ whenever anything does
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One file that is not what it should be, and how."""
+
+    path: str
+    expected: str | None
+    got: str | None
+    words: tuple[str, ...]
+
+    def to_json(self) -> JSON:
+        return {"path": self.path, "expected": self.expected, "got": self.got, "how": list(self.words)}
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A bundle beside what its provenance gives today."""
+
+    published: Bundle
+    rebuilt: Bundle
+    differences: tuple[Difference, ...]
+
+    @property
+    def identical(self) -> bool:
+        return self.published.digest == self.rebuilt.digest
+
+
+def provenance(signed: Sequence[Evidence], trust: Trust) -> Provenance:
+    """Return the newest provenance that somebody entitled to it signed. Raises MissingStatement, Malformed."""
+    found = []
+    for item in evidence.stated(signed, trust, slsa.PREDICATE):
+        try:
+            found.append(slsa.parse(item.statement.predicate))
+        except ValueError as error:
+            raise Malformed(f"provenance `{item.digest}` is malformed: {error}", subject=item.digest) from None
+    if not found:
+        raise MissingStatement(
+            "nobody trusted says how this bundle was made",
+            hint="sign it where it was built (`packager sign NAME:VERSION`), so that its provenance is signed too",
+        )
+    return max(found, key=lambda item: (item.finished, item.invocation))
+
+
+@dataclass(frozen=True, slots=True)
+class Workplace:
+    """Where to rebuild: an empty store, a directory for files, and who is told. `jobs` steps run at a time."""
+
+    store: Store
+    scratch: Path
+    on_event: OnEvent
+    jobs: int
+
+
+def rebuild(
+    bundle: Bundle, made: Provenance, here: locking.Surroundings, place: Workplace, source: str | None
+) -> Comparison:  # fmt: skip
+    """Build what `made` describes and compare it with `bundle`.
+
+    `source` names the source where it can be reached from here; None takes what the recipe says. Local paths, and the
+    files that the recipe names, start at `here.base`.
+    """
+    recipe, lock = _parsed(made)
+    recipe = _settled(recipe, made, bundle, here.base, place.scratch)
+    limits = sandbox.Limits(recipe.limits.memory or sandbox.default_limits().memory, recipe.limits.minutes * 60)
+    runner = Runner(place.store, limits, place.on_event, place.jobs)
+    memo = Memo(place.store.root / "memo")
+    place.on_event(Note(f"rebuilding what {made.builder} finished at {made.finished}"))
+    _obtain(recipe, lock, runner, here, memo, source)
+    built = build.build(recipe, lock, runner, here, memo, judged=False)
+    if built.bundle is None:
+        raise ValueError("an unjudged build gives a bundle")
+    return Comparison(bundle, built.bundle, tuple(differences(bundle, built.bundle)))
+
+
+def _parsed(made: Provenance) -> tuple[Recipe, Lock]:
+    recipe = recipes.parse(canonical.dump(made.recipe), "recipe of the provenance", plugins.names("runtimes"))
+    return recipe, locks.of_json(made.lock, "lock of the provenance")
+
+
+def _settled(recipe: Recipe, made: Provenance, bundle: Bundle, base: Path, scratch: Path) -> Recipe:
+    """Return the recipe with its files at hand: the card out of the bundle, the others checked at `base`."""
+    timings = (promise.timing_cache for promise in recipe.runs_on)
+    for name in sorted({name for name in (recipe.calibration, *timings) if name is not None}):
+        _check_file(base / name, name, made.files.get(name))
+    settled = replace(recipe, previous="none", samples=None)  # what is measured on them is no part of the bytes
+    if recipe.card is None:
+        return settled
+    name = _CARD + Path(recipe.card).suffix
+    card = scratch / name
+    card.write_bytes(bundle.read(name))
+    _check_file(card, name, made.files.get(recipe.card))
+    return replace(settled, card=str(card.absolute()))
+
+
+def _check_file(path: Path, name: str, digest: str | None) -> None:
+    if not path.is_file():
+        raise UsageError(f"`{name}` was beside the recipe, and is not at `{path}`", hint="say where it is with --files")
+    got = canonical.sha256(path.read_bytes())
+    if got != digest:
+        raise WrongContent(f"`{name}` is not what was used: expected {digest}, got {got}", subject=name)
+
+
+def _obtain(
+    recipe: Recipe, lock: Lock, runner: Runner, here: locking.Surroundings, memo: Memo, source: str | None
+) -> None:  # fmt: skip
+    """Bring the locked source into the store, from where it is now."""
+    if source is None:
+        local = sources.local_path(recipe.source, here.base)
+        if local is not None and not local.exists():
+            raise UsageError(
+                f"the source was `{recipe.source}` beside the recipe, and is not at `{local}`",
+                hint="give the same files with --source",
+            )
+        locking.fetch_locked(lock, runner, here.settings(recipe, memo))
+        return
+    settings = here.settings(replace(recipe, source=source), memo)
+    tree = locking.fetch(sources.load_for(source).resolve(source, settings), runner, settings)
+    if tree != lock.tree:
+        changed = sorted({path for path, _ in set(tree.files) ^ set(lock.tree.files)})
+        raise IntegrityError(
+            f"source `{sources.shown(source)}` is not what was locked: `{changed[0]}` differs", subject=changed[0]
+        )
+
+
+# comparing
+
+
+def differences(published: Bundle, rebuilt: Bundle) -> Iterator[Difference]:
+    """Yield every file that differs, causes first; records that only repeat digests come last."""
+    old, new = dict(published.tree.files), dict(rebuilt.tree.files)
+    changed = [path for path in {*old, *new} if old.get(path) != new.get(path)]
+    for path in sorted(changed, key=lambda path: (path in _LAST, path)):
+        before, after = old.get(path), new.get(path)
+        if before and after:
+            words = _explained(path, published, rebuilt, before, after)
+        else:
+            words = ["is missing from what was rebuilt" if before else "was not in the bundle"]
+        yield Difference(path, before.digest if before else None, after.digest if after else None, tuple(words))
+    if not changed and published.digest != rebuilt.digest:
+        words = explain.explain("manifest.json", published.manifest, rebuilt.manifest)
+        yield Difference("manifest", published.digest, rebuilt.digest, tuple(words))
+
+
+def _explained(path: str, published: Bundle, rebuilt: Bundle, before: Blob, after: Blob) -> list[str]:
+    if max(before.size, after.size) > explain.LARGEST:
+        return [f"{before.size} bytes, are {after.size}; too large to be explained"]
+    old, new = (side.read(path, limit=explain.LARGEST) for side in (published, rebuilt))
+    if path.endswith(".bin"):
+        return explain.weights(old, new, _regions(path, published))
+    return explain.explain(path, old, new)
+
+
+def _regions(path: str, published: Bundle) -> list[tuple[int, int, str]]:
+    """Return which constants of the graph beside it lie in an external data file."""
+    folder, _, name = path.rpartition("/")
+    for graph, blob in published.tree:
+        if graph.rpartition("/")[0] == folder and graph.endswith(".onnx") and blob.size <= explain.LARGEST:
+            return explain.regions(published.read(graph, limit=explain.LARGEST)).get(name, [])
+    return []

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sign a bundle: state what it is, state its files in the form that strangers' tools verify, or state anything else."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from packager import canonical
+from packager.bundle import single_file
+from packager.bundle.bundle import DRAFT, Bundle
+from packager.bundle.readers import LayoutDirectory, StoredBundle, UnpackedTree
+from packager.canonical import JSON
+from packager.errors import Malformed, UsageError
+from packager.formats import dsse
+from packager.formats.intoto import (
+    BUNDLE_PREDICATE,
+    MODEL_SIGNING_PREDICATE,
+    Statement,
+    bundle_statement,
+    model_signing_statement,
+)
+from packager.trust import verify
+from packager.trust.signers import Signer
+
+_SHORTEST = 8  # characters of a fingerprint that may stand for it
+_URI = re.compile(r"[a-z][a-z0-9+.-]*:[\x21-\x7e]{1,1000}")
+MAX_PREDICATE = dsse.MAX_BUNDLE // 2  # bytes; base64 and a certificate chain come on top
+
+
+def sign(bundle: Bundle, signer: Signer) -> Bundle:
+    """Return `bundle` with signed statements attached: two, and what its build left to be signed.
+
+    One binds name, version, files and manifest digest and is what `verify` asks for; the other is an OpenSSF Model
+    Signing statement over the same files, so that `model_signing verify` accepts the unpacked bundle. In the store
+    where it was built, a bundle also has provenance, its SBOM and reference outputs (`drafts`).
+    """
+    for statement in (
+        bundle_statement(bundle.name, bundle.version, bundle.digest, bundle.tree),
+        model_signing_statement(bundle.name, bundle.version, bundle.tree),
+    ):
+        bundle = _attach(bundle, statement, signer)
+    for kind, predicate in drafts(bundle).items():
+        bundle = attest(bundle, kind, predicate, signer)
+    return bundle.only(lambda referrer: referrer.artifact_type != DRAFT)
+
+
+def drafts(bundle: Bundle) -> dict[str, JSON]:
+    """Return the predicates that the build of `bundle` left to be signed, by type; none if it was built elsewhere.
+
+    A file or directory may carry them (`with_drafts`). What is attached in a registry, or came into the store from
+    elsewhere, is anybody's, so it is not taken.
+    """
+    medium = bundle.medium
+    if isinstance(medium, StoredBundle):
+        left = {kind: medium.store.get(digest) for kind, digest in medium.entry.drafts.items()}
+    elif isinstance(medium, single_file.Archive | LayoutDirectory | UnpackedTree):
+        left = bundle.drafts()
+    else:
+        return {}
+    try:
+        return {kind: canonical.load(left[kind], limit=MAX_PREDICATE) for kind in sorted(left)}
+    except ValueError as error:
+        raise Malformed(f"what is to be signed of `{medium.label}` is not acceptable JSON: {error}",
+                        subject=medium.label) from None  # fmt: skip
+
+
+def with_drafts(bundle: Bundle) -> Bundle:
+    """Return `bundle` with what its build left attached, for a file that is signed elsewhere.
+
+    Raises UsageError if there is nothing.
+    """
+    left = drafts(bundle)
+    if not left:
+        raise UsageError(
+            f"nothing of `{bundle.name}:{bundle.version}` is left to be signed",
+            hint="only the store that built it has that; name it there, as NAME:VERSION",
+        )
+    for kind, predicate in left.items():
+        bundle = bundle.with_draft(canonical.dump(predicate), kind)
+    return bundle
+
+
+def without(bundle: Bundle, who: str) -> Bundle:
+    """Return `bundle` without what `who` signed: a name in a certificate, or the beginning of a key's fingerprint.
+
+    Raises UsageError if that is nobody, or more than one.
+    """
+    said = {digest: claim for digest, claim, _ in verify.attached(bundle)}
+    claims = sorted({*said.values()})
+    found = [claim for claim in claims if claim == who or _is_key(claim, who)]
+    if len(found) != 1:
+        raise UsageError(
+            f"expected one signer `{who:.200}`, got {len(found)}",
+            hint=f"signed by {', '.join(f'`{claim:.200}`' for claim in claims)}" if claims else "nobody signed it",
+        )
+    return bundle.only(lambda referrer: said.get(referrer.content.digest) != found[0])
+
+
+def attest(bundle: Bundle, predicate_type: str, predicate: JSON, signer: Signer) -> Bundle:
+    """Return `bundle` with one more signed statement about its manifest. Raises UsageError for a type of our own."""
+    if not _URI.fullmatch(predicate_type):
+        raise UsageError(f"`{predicate_type:.80}` is no predicate type", hint="expected a URI, as in-toto defines them")
+    if predicate_type in (BUNDLE_PREDICATE, MODEL_SIGNING_PREDICATE):
+        raise UsageError(f"`{predicate_type}` is what `packager sign` states", hint="use `packager sign`")
+    subject = bundle.digest.removeprefix("sha256:")
+    return _attach(bundle, Statement(predicate_type, f"{bundle.name}:{bundle.version}", subject, predicate), signer)
+
+
+def _attach(bundle: Bundle, statement: Statement, signer: Signer) -> Bundle:
+    return bundle.with_statement(signer.sign(statement.to_bytes()).to_bytes(), statement.predicate_type)
+
+
+def _is_key(claim: str, who: str) -> bool:
+    """Tell whether a claim is that of a key, which shows the beginning of its fingerprint, and `who` begins it too."""
+    kind, _, shown = claim.partition(" ")
+    return kind == "key" and len(who) >= _SHORTEST and (shown.startswith(who) or who.startswith(shown))
+
+
+def read_predicate(path: Path) -> JSON:
+    """Read the JSON object of a predicate strictly. Raises UsageError."""
+    try:
+        with path.open("rb") as file:
+            value = canonical.load(file.read(MAX_PREDICATE + 1), limit=MAX_PREDICATE)
+    except OSError as error:
+        raise UsageError(f"cannot read `{path}`: {error.strerror}") from None
+    except ValueError as error:
+        raise UsageError(f"`{path}` is not acceptable JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise UsageError(f"`{path}` holds no JSON object", hint="a predicate is an object; its type is given by --type")
+    return value

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Triton's extensions for model configuration and statistics, as its clients and `perf_analyzer` ask for them.
+
+Both describe what is there: the interface as a configuration, the counters of `/metrics` as statistics. Nothing can be
+set by them. Without a queue, the time in it is 0; reading and writing tensors is no part of the run.
+
+Sources: Triton's documents `extension_model_configuration.md` and `extension_statistics.md`; the numbers of fields and
+of data types from `model_config.proto` and `grpc_service.proto` of its protocol.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from packager.server.config import Config
+from packager.server.grpc.messages import block, number
+from packager.server.protocol.interface import Interface, Tensor
+from packager.server.telemetry.metrics import Metrics
+
+NAMES = ["model_configuration", "statistics"]
+_TYPES = {
+    "BOOL": 1, "UINT8": 2, "UINT16": 3, "UINT32": 4, "UINT64": 5, "INT8": 6, "INT16": 7, "INT32": 8, "INT64": 9,
+    "FP16": 10, "FP32": 11, "FP64": 12, "BYTES": 13, "BF16": 14,
+}  # fmt: skip
+_DURATIONS = ("success", "fail", "queue", "compute_input", "compute_infer", "compute_output")
+
+
+def configuration(config: Config) -> dict[str, Any]:
+    """Describe a model as Triton's configuration does: the batch dimension is not among the sizes."""
+    most = _most_rows(config.interface)
+    return {
+        "name": config.name,
+        "platform": f"{config.runtime}_onnx",
+        "backend": config.runtime,
+        "max_batch_size": most,
+        "input": [_port(tensor, most) for tensor in config.interface.inputs],
+        "output": [_port(tensor, most) for tensor in config.interface.outputs],
+    }
+
+
+def _most_rows(interface: Interface) -> int:
+    """Return the most rows of a request where one bounded dimension leads every tensor, else 0: it does not batch."""
+    firsts = {tensor.shape[0] if tensor.shape else 0 for tensor in (*interface.inputs, *interface.outputs)}
+    name = firsts.pop() if len(firsts) == 1 else 0
+    return (interface.run(name).maximum or 0) if isinstance(name, str) else 0
+
+
+def _port(tensor: Tensor, most: int) -> dict[str, Any]:
+    sizes = [size if isinstance(size, int) else -1 for size in tensor.shape]
+    kind = "STRING" if tensor.datatype == "BYTES" else tensor.datatype
+    return {"name": tensor.name, "data_type": f"TYPE_{kind}", "dims": sizes[1:] if most else sizes}
+
+
+def statistics(config: Config, metrics: Metrics) -> dict[str, Any]:
+    """Return what the server has counted since it started, in Triton's form; durations are sums in nanoseconds."""
+    metrics.flush()
+    answered = {sample.labels["code"]: sample.value for sample in _samples(metrics.requests)
+                if sample.name.endswith("_total") and sample.labels["route"] == "infer"}  # fmt: skip
+    good = int(answered.get("200", 0))
+    runs, rows, whole = _sums(metrics.run), _sums(metrics.rows), _sums(metrics.duration)
+    counts = {
+        "success": (good, whole["sum"]), "fail": (int(sum(answered.values())) - good, 0.0), "queue": (good, 0.0),
+        "compute_input": (good, 0.0), "compute_infer": (int(runs["count"]), runs["sum"]), "compute_output": (good, 0.0),
+    }  # fmt: skip
+    found = {
+        "name": config.name,
+        "version": config.version,
+        "last_inference": int(1000 * metrics.last_inference),
+        "inference_count": int(rows["sum"]),
+        "execution_count": int(runs["count"]),
+        "inference_stats": {name: {"count": count, "ns": int(spent * 1e9)} for name, (count, spent) in counts.items()},
+        "batch_stats": [],
+    }
+    return {"model_stats": [found]}
+
+
+def _samples(metric: Any) -> list[Any]:
+    return [sample for family in metric.collect() for sample in family.samples]
+
+
+def _sums(metric: Any) -> Mapping[str, float]:
+    return {sample.name.rpartition("_")[2]: sample.value for sample in _samples(metric)}
+
+
+# the same as messages
+
+
+def encoded_configuration(config: Config) -> bytes:
+    """Return ModelConfigResponse."""
+    value = configuration(config)
+    parts = [block(1, value["name"]), block(2, value["platform"]), _integer(4, value["max_batch_size"])]
+    parts += [block(5, _encoded(tensor, item, 4)) for tensor, item in zip(config.interface.inputs, value["input"],
+                                                                        strict=True)]  # fmt: skip
+    parts += [block(6, _encoded(tensor, item, 3)) for tensor, item in zip(config.interface.outputs, value["output"],
+                                                                        strict=True)]  # fmt: skip
+    return block(1, b"".join([*parts, block(17, value["backend"])]))
+
+
+def _encoded(tensor: Tensor, item: Mapping[str, Any], dims: int) -> bytes:
+    sizes = b"".join(map(number, item["dims"]))
+    return block(1, tensor.name) + _integer(2, _TYPES[tensor.datatype]) + block(dims, sizes)
+
+
+def encoded_statistics(config: Config, metrics: Metrics) -> bytes:
+    """Return ModelStatisticsResponse."""
+    (found,) = statistics(config, metrics)["model_stats"]
+    durations = b"".join(
+        block(field, _integer(1, found["inference_stats"][name]["count"])
+              + _integer(2, found["inference_stats"][name]["ns"]))
+        for field, name in enumerate(_DURATIONS, start=1)
+    )  # fmt: skip
+    parts = (block(1, found["name"]), block(2, found["version"]), _integer(3, found["last_inference"]),
+             _integer(4, found["inference_count"]),
+             _integer(5, found["execution_count"]), block(6, durations))  # fmt: skip
+    return block(1, b"".join(parts))
+
+
+def _integer(field: int, value: int) -> bytes:
+    return number(field << 3) + number(value)

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Count what comes in that the contract does not expect: values outside a range, NaN, infinity, nothing at all.
+
+Requests are answered all the same; the counters say that the world has moved away from what the model was made for.
+A request is counted once per input and finding. Under load not every request is looked at, and of a long tensor only
+the first elements: looking costs some microseconds whatever the size and the rate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from packager.server.protocol.tensors import Array
+
+_LOOK = 2**14  # elements
+FINDINGS = ("below_range", "above_range", "not_finite", "empty")
+
+Ranges = Mapping[str, tuple[float, float]]
+
+
+def findings(name: str, array: Array, ranges: Ranges) -> Iterator[str]:
+    """Yield what is unusual about an input, each finding once."""
+    if not array.size:
+        yield "empty"
+        return
+    sample = array.reshape(-1)[:_LOOK]
+    if sample.dtype == object:
+        if not all(sample):
+            yield "empty"
+        return
+    if sample.dtype.kind == "b":
+        return
+    low, high = float(sample.min()), float(sample.max())
+    if not np.isfinite(low) or not np.isfinite(high):
+        yield "not_finite"
+        kept = sample[np.isfinite(sample)]
+        if not kept.size:
+            return
+        low, high = float(kept.min()), float(kept.max())
+    if name in ranges:
+        if low < ranges[name][0]:
+            yield "below_range"
+        if high > ranges[name][1]:
+            yield "above_range"
+
+
+def spoiled(array: Array) -> bool:
+    """Tell whether a result holds NaN or infinity among its first elements."""
+    return array.dtype.kind == "f" and not np.isfinite(array.reshape(-1)[:_LOOK]).all()

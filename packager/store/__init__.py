@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The local store: blobs by digest, names of bundles, remembered results, garbage collection."""

@@ -1,0 +1,583 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The local store: immutable blobs, one small record per action, one per bundle.
+
+    <root>/v1/
+      blobs/sha256/<hex>        read-only, named by content
+      actions/<hex>             first writer wins, so one key never has two results
+      bundles/<name>/<version>  {"manifest": digest, "referrers": [digest, …], "drafts": {predicate type: digest},
+                                 "origin": "built" or "verified"}
+      quarantine/<hex>          the same for a bundle that came from elsewhere nobody vouched for; it has no name
+      partial/<hex>             the beginning of a blob that is being received; the next attempt goes on from there
+      tmp/<x>/ and tmp/<x>.lock scratch of a living process; swept once its lock is free
+      locks/<hex>               single flight per action, also between processes
+      environments/<x>/         virtual environments of locked toolchains (packager.lock.toolchains)
+      served/<x>/               environments of installations, which are hard links to these
+      leases/<x>                what a living process has seen here or put here, digests and names of environments, so
+                                that `cache gc` (`collector`) leaves it alone; meaningless once its lock is free
+
+Nothing becomes visible before it is complete: data is written to scratch, hashed on the way, synced and renamed.
+Killing any process at any point leaves a usable store. The layout is versioned by its first folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import tempfile
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+
+from packager import canonical, names, untrusted_files
+from packager.canonical import JSON
+from packager.errors import IntegrityError, TooLarge, UsageError, WrongContent, did_you_mean
+from packager.files import (
+    Moved,
+    clone_hashed,
+    copy,
+    digest_of,
+    hash_into,
+    is_at,
+    locked,
+    open_regular,
+    read_own,
+    remove_tree,
+    storage_errors,
+    sync_directory,
+    unwatched,
+    walk_regular,
+    write_atomically,
+)
+from packager.types import DIGEST, Blob, Result, Tree, check_digest, check_paths
+from packager.untrusted_files import Bounds
+
+MAX_RECORD = 64 << 20  # bytes of a JSON record
+MAX_BLOB = 1 << 62
+MAX_REFERRERS = 1000  # of one bundle
+BUILT, VERIFIED = "built", "verified"
+ENVIRONMENT = "environment:"  # what a lease calls an environment, which has a name where blobs have a digest
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A bundle in the store: its manifest, what refers to it, and the predicates left to be signed, by type.
+
+    `origin` is BUILT or VERIFIED: why this store believes that the bundle is what its name says. None: it does not.
+    """
+
+    manifest: str
+    referrers: tuple[str, ...] = ()
+    drafts: Mapping[str, str] = field(default_factory=dict)
+    origin: str | None = None
+
+    def to_json(self) -> JSON:
+        drafts = {"drafts": dict(self.drafts)} if self.drafts else {}
+        origin = {"origin": self.origin} if self.origin else {}
+        return {"manifest": self.manifest, "referrers": list(self.referrers), **drafts, **origin}
+
+    @staticmethod
+    def from_json(record: JSON) -> Entry:
+        return Entry(record["manifest"], tuple(record["referrers"]), record.get("drafts", {}), record.get("origin"))
+
+    def joined(self, other: Entry) -> Entry:
+        """Return this with what refers to the same manifest in `other`. Raises TooLarge rather than hold too much."""
+        referrers = tuple(sorted({*self.referrers, *other.referrers}))
+        if len(referrers) > MAX_REFERRERS:
+            raise TooLarge(
+                f"too much is attached: expected at most {MAX_REFERRERS} referrers, got {len(referrers)}",
+                subject=self.manifest,
+            )
+        return replace(self, referrers=referrers, drafts={**other.drafts, **self.drafts},
+                       origin=self.origin or other.origin)  # fmt: skip
+
+
+class Store:
+    """See the module docstring. Several processes may share one root."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.absolute() / "v1"
+        self._blobs = self.root / "blobs" / "sha256"
+        with storage_errors(root):
+            for part in ("blobs/sha256", "actions", "bundles", "quarantine", "partial", "tmp", "locks", "leases"):
+                (self.root / part).mkdir(parents=True, exist_ok=True)
+        self._lease: BinaryIO | None = None
+        self._held: set[str] = set()
+        self._lease_lock = threading.Lock()
+
+    # blobs
+
+    def path(self, digest: str) -> Path:
+        """Return where the blob `digest` lives, whether it exists or not."""
+        return self._blobs / check_digest(digest, subject="blob").removeprefix("sha256:")
+
+    def has(self, digest: str) -> bool:
+        """True if the blob is here; from then on it stays while this process lives, whatever `cache gc` does."""
+        if digest in self._held:
+            return self.path(digest).is_file()
+        with self.collecting(shared=True):
+            here = self.path(digest).is_file()
+            if here:
+                self._hold(digest)
+        return here
+
+    def _hold(self, digest: str) -> None:
+        """Note in this process's lease that `digest` is needed; the caller keeps the collector out meanwhile."""
+        with self._lease_lock, storage_errors(self.root):
+            if self._lease is None:
+                descriptor, name = tempfile.mkstemp(dir=self.root / "leases")
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                self._lease = os.fdopen(descriptor, "wb", buffering=0)
+                self._end_lease = weakref.finalize(self, _end_lease, self._lease, Path(name))
+            if digest not in self._held:
+                line = f"{digest}\n".encode()
+                if self._lease.write(line) != len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                self._held.add(digest)
+
+    def hold_environment(self, name: str) -> None:
+        """Keep the environment `name` while this process lives, whether it is here already or about to be built."""
+        with self.collecting(shared=True):
+            self._hold(f"{ENVIRONMENT}{name}")
+
+    def release(self) -> None:
+        """Give up what this process relied on; done by itself when the store is not used any more."""
+        with self._lease_lock:
+            if self._lease is not None:
+                self._end_lease()
+                self._lease = None
+                self._held.clear()
+
+    @contextlib.contextmanager
+    def collecting(self, *, shared: bool = False) -> Iterator[None]:
+        """Keep the collector out while `shared`, or be the collector: then nobody can start to rely on a blob."""
+        with locked(self.root / "leases.gate", shared=shared):
+            yield
+
+    def open(self, digest: str) -> BinaryIO:
+        """Open a blob for reading; its bytes are checked by whoever reads them to the end."""
+        try:
+            return open_regular(self.path(digest))
+        except FileNotFoundError:
+            raise IntegrityError(f"the store has no blob `{digest}`", subject=digest) from None
+
+    def get(self, digest: str, *, limit: int = MAX_RECORD) -> bytes:
+        """Read a small blob whole, checked against its name."""
+        with self.open(digest) as file:
+            data = file.read(limit + 1)
+        if len(data) > limit:
+            raise IntegrityError(f"blob `{digest}` is longer than the {limit} bytes expected of it", subject=digest)
+        if canonical.sha256(data) != digest:
+            raise IntegrityError(
+                f"blob `{digest}` in the store is damaged",
+                subject=str(self.path(digest)),
+                hint="delete that file and repeat",
+            )
+        return data
+
+    def put(self, data: bytes) -> Blob:
+        """Store bytes."""
+        blob = Blob(canonical.sha256(data), len(data))
+        if not self.has(blob.digest):
+            with self.scratch() as scratch, storage_errors(self.root):
+                (scratch / "blob").write_bytes(data)
+                self._keep(scratch / "blob", blob)
+        return blob
+
+    def add(self, source: BinaryIO, *, expect: Blob | None = None, moved: Moved = unwatched) -> Blob:
+        """Store a stream in one pass; with `expect`, anything else than that blob is an IntegrityError."""
+        with self.scratch() as scratch, storage_errors(self.root):
+            with (scratch / "blob").open("wb", buffering=0) as sink:
+                blob = copy(source, sink, limit=expect.size if expect else MAX_BLOB, moved=moved)
+            if expect and blob != expect:
+                raise IntegrityError(f"expected {expect.digest}, got {blob.digest}", subject=expect.digest)
+            self._keep(scratch / "blob", blob)
+        return blob
+
+    def _keep(self, file: Path, blob: Blob) -> None:
+        """Move a complete, hashed scratch file to its name."""
+        with storage_errors(self.root):
+            file.chmod(0o444)
+            descriptor = os.open(file, os.O_RDONLY)
+            os.fsync(descriptor)
+            os.close(descriptor)
+            with self.collecting(shared=True):
+                self._hold(blob.digest)
+                file.replace(self.path(blob.digest))
+            sync_directory(self._blobs)
+
+    def receive(self, blob: Blob, source: Callable[[], BinaryIO], moved: Moved = unwatched) -> None:
+        """Store `blob` from a stream that may break: what arrived stays, and the next attempt asks only for the rest.
+
+        The digest is checked over the whole before the blob becomes visible. Where a resumed blob turns out wrong,
+        its old beginning is thrown away and the whole is read once more; a wrong whole is an IntegrityError.
+        Two processes that receive the same blob do it one after the other.
+        """
+        part = self.root / "partial" / blob.digest.removeprefix("sha256:")
+        while not self.has(blob.digest):
+            with storage_errors(self.root), part.open("ab") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                if is_at(lock, part):  # else another process finished it while we waited
+                    self._fill(part, blob, source, moved)
+
+    def _fill(self, part: Path, blob: Blob, source: Callable[[], BinaryIO], moved: Moved) -> None:
+        begun = part.stat().st_size
+        try:
+            got = _resume(part, blob, source, moved)
+        except OSError as error:
+            if error.errno is not None and not isinstance(error, ConnectionError):
+                part.unlink(missing_ok=True)  # a full disk is not left full
+            raise
+        if got == blob:
+            self._keep(part, blob)
+            return
+        part.unlink()
+        if not begun:
+            raise IntegrityError(f"expected {blob.digest}, got {got.digest}", subject=blob.digest)
+
+    # trees
+
+    def ingest(self, directory: Path, known: Mapping[str, Blob] | None = None) -> Tree:
+        """Move every regular file that this process wrote below `directory`, in a scratch of this store, into it.
+
+        `known` are blobs that the caller hashed while it wrote them there: no byte is read twice.
+        """
+        found, hashed = list(walk_regular(directory)), known or {}
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            blobs = list(pool.map(lambda item: hashed.get(item[0]) or _blob_at(item[1]), found))
+        for (_, path), blob in zip(found, blobs, strict=True):
+            if not self.has(blob.digest):
+                self._keep(path, blob)
+        return self.put_tree(Tree.of({name: blob for (name, _), blob in zip(found, blobs, strict=True)}))
+
+    def take(self, directory: int, bounds: Bounds) -> Tree:
+        """Copy every file below an open directory that somebody else wrote into the store.
+
+        Nothing there is followed, moved or kept open: who still writes to a file of it changes no blob. Raises
+        IntegrityError for what is no regular file, has no portable name, or exceeds `bounds`.
+        """
+        found = {name: status.st_size for name, status in untrusted_files.walk(directory, bounds)}
+        check_paths(found)
+        with self.scratch() as scratch, ThreadPoolExecutor(os.cpu_count()) as pool:
+
+            def taken(item: tuple[int, str]) -> Blob:
+                number, name = item
+                return self._copied(directory, name, found[name], scratch / str(number))
+
+            blobs = list(pool.map(taken, enumerate(found)))
+        return self.put_tree(Tree.of(dict(zip(found, blobs, strict=True))))
+
+    def _copied(self, directory: int, name: str, size: int, file: Path) -> Blob:
+        with (
+            storage_errors(self.root),
+            untrusted_files.open_below(directory, name) as source,
+            file.open("xb", 0) as sink,
+        ):
+            blob = clone_hashed(source, sink, limit=size)
+        if blob.size != size:
+            raise WrongContent(f"`{name}` changed while it was read", subject=name)
+        if not self.has(blob.digest):
+            self._keep(file, blob)
+        return blob
+
+    def put_tree(self, tree: Tree) -> Tree:
+        self.put(canonical.dump(tree.to_json()))
+        return tree
+
+    def tree(self, digest: str) -> Tree:
+        """Load the tree `digest`."""
+        return Tree.from_json(canonical.load(self.get(digest), limit=MAX_RECORD))
+
+    def has_tree(self, digest: str) -> bool:
+        """True if the tree and every blob it names are here."""
+        return self.has(digest) and all(self.has(blob.digest) for _, blob in self.tree(digest))
+
+    def checkout(self, tree: Tree, directory: Path) -> Path:
+        """Write `tree` below a fresh `directory` as private copies that everybody may read, checked on the way.
+
+        Raises IntegrityError for a blob that is not what its name says.
+        """
+        with storage_errors(directory):
+            directory.mkdir(parents=True)
+            for folder in sorted({parent for name, _ in tree for parent in PurePosixPath(name).parents}):
+                (directory / folder).mkdir(exist_ok=True)
+                (directory / folder).chmod(0o755)
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                for _ in pool.map(lambda item: self._write_checked(item[1], directory / item[0]), tree):
+                    pass
+        return directory
+
+    def _write_checked(self, blob: Blob, target: Path) -> None:
+        with self.open(blob.digest) as source, target.open("xb", 0) as sink:
+            os.fchmod(sink.fileno(), 0o644)
+            got = clone_hashed(source, sink, limit=blob.size)
+        if got != blob:
+            raise IntegrityError(
+                f"blob `{blob.digest}` in the store is damaged: its content is {got.digest}",
+                subject=str(self.path(blob.digest)),
+                hint="delete that file and repeat",
+            )
+
+    # actions
+
+    def recall(self, key: str) -> Result | None:
+        """Return the remembered result of an action, if all of it is still here."""
+        try:
+            record = json.loads(read_own(self._record(key), MAX_RECORD))
+        except FileNotFoundError:
+            return None
+        if not self.has_tree(record["tree"]):
+            return None
+        return Result(record["tree"], record["facts"], cached=True, confinement=record.get("confinement"))
+
+    def remember(
+        self, key: str, action: JSON, result: Result, environment: str | None = None, *, instead: bool = False
+    ) -> Result:
+        """Record a success, and the environment it ran in. The first complete record wins; its result is returned.
+
+        `instead` puts this one in its place.
+        """
+        ran = {"environment": environment} if environment else {}
+        confined = {"confinement": result.confinement} if result.confinement else {}
+        record = {"action": action, "tree": result.tree, "facts": result.facts, **ran, **confined}
+        with self.scratch() as scratch, storage_errors(self.root):
+            file = scratch / "record"
+            file.write_bytes(canonical.dump(record))
+            if instead:
+                file.replace(self._record(key))
+                return result
+            try:
+                os.link(file, self._record(key))
+            except FileExistsError:
+                if winner := self.recall(key):
+                    return winner
+                file.replace(self._record(key))  # the old record's blobs are gone: it is no result any more
+        return result
+
+    def _record(self, key: str) -> Path:
+        return self.root / "actions" / key.removeprefix("sha256:")
+
+    @contextlib.contextmanager
+    def single_flight(self, key: str) -> Iterator[None]:
+        """Let one process at a time work on `key`."""
+        with locked(self.root / "locks" / key.removeprefix("sha256:")):
+            yield
+
+    # bundles
+
+    def entry(self, name: str, version: str) -> Entry:
+        """Look up a bundle by name and version."""
+        found = self.named(name, version)
+        if found is None:
+            known = [f"{n}:{v}" for n, v in self.bundles()]
+            raise UsageError(
+                f"the local store has no bundle `{name:.63}:{version:.128}`",
+                hint=did_you_mean(f"{name}:{version}", known) if known else "build one with `packager build`",
+            )
+        return found
+
+    def named(self, name: str, version: str) -> Entry | None:
+        """Return what `name:version` means, None if it means nothing."""
+        if not names.is_name(name) or not names.is_version(version):
+            return None
+        try:
+            return Entry.from_json(json.loads(read_own(self.root / "bundles" / name / version, MAX_RECORD)))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def find(self, digest: str) -> Entry:
+        """Look up a bundle by the digest of its manifest, whether it has a name or lies in quarantine."""
+        for name, version in self.bundles():
+            entry = self.entry(name, version)
+            if entry.manifest == digest:
+                return entry
+        aside = self._aside(digest)
+        if not aside.is_file():
+            raise UsageError(f"the local store has no bundle `{digest}`", hint="`packager pull` or `import` brings one")
+        return Entry.from_json(json.loads(read_own(aside, MAX_RECORD)))
+
+    def bundles(self) -> Sequence[tuple[str, str]]:
+        """List (name, version) of every bundle, sorted."""
+        found = ((path.parent.name, path.name) for path in (self.root / "bundles").glob("*/*"))
+        return sorted((name, version) for name, version in found if names.is_name(name) and names.is_version(version))
+
+    def quarantined(self) -> Sequence[str]:
+        """List the digest of every bundle that nobody vouched for, sorted."""
+        found = (f"sha256:{path.name}" for path in (self.root / "quarantine").iterdir())
+        return sorted(digest for digest in found if DIGEST.fullmatch(digest))
+
+    def forget(self, name: str, version: str) -> Entry:
+        """End what `name:version` means, and return what it meant; the blobs stay until somebody collects them."""
+        with self.single_flight(f"bundle-{name}-{version}"):
+            entry = self.entry(name, version)
+            (self.root / "bundles" / name / version).unlink()
+        return entry
+
+    def forget_quarantined(self, digest: str) -> None:
+        """Forget a bundle that nobody vouched for. Raises UsageError if there is none of that digest."""
+        try:
+            self._aside(digest).unlink()
+        except FileNotFoundError:
+            raise UsageError(f"no bundle `{digest}` lies in quarantine", hint="see `packager list`") from None
+
+    def name_bundle(self, name: str, version: str, entry: Entry) -> None:
+        """Make `name:version` mean `entry`, as one step. Raises Malformed for what cannot be a name."""
+        names.check(name, version, subject=entry.manifest)
+        path = self.root / "bundles" / name / version
+        path.parent.mkdir(exist_ok=True)
+        write_atomically(path, canonical.dump(entry.to_json()))
+
+    def set_aside(self, entry: Entry) -> None:
+        """Keep a bundle that nobody vouched for under its digest alone."""
+        with self.single_flight(f"bundle-{entry.manifest}"):
+            aside = self._aside(entry.manifest)
+            known = (
+                Entry.from_json(json.loads(read_own(aside, MAX_RECORD))) if aside.is_file() else Entry(entry.manifest)
+            )
+            write_atomically(aside, canonical.dump(known.joined(entry).to_json()))
+
+    def empty_quarantine(self) -> None:
+        """Forget every bundle that nobody vouched for; its blobs stay until somebody collects them."""
+        for path in (self.root / "quarantine").iterdir():
+            path.unlink(missing_ok=True)
+
+    def _aside(self, digest: str) -> Path:
+        return self.root / "quarantine" / check_digest(digest, subject="bundle").removeprefix("sha256:")
+
+    def admit(self, name: str, version: str, entry: Entry, *, replace: bool = False) -> None:
+        """Give a bundle from elsewhere its name, which somebody vouched for.
+
+        The same bundle under that name keeps what refers to it and what its build left. Another one is only replaced
+        if that was asked for, else UsageError.
+        """
+        with self.single_flight(f"bundle-{name}-{version}"):
+            known = self.named(name, version)
+            if known is not None and known.manifest == entry.manifest:
+                entry = known.joined(entry)
+            elif known is not None and not replace:
+                raise name_is_taken(name, version, known, entry)
+            self.name_bundle(name, version, entry)
+            self._aside(entry.manifest).unlink(missing_ok=True)
+
+    def refer(self, name: str, version: str, manifest: str, digests: Sequence[str]) -> None:
+        """Add referrers to the bundle `manifest`, named or in quarantine; two writers at once both succeed."""
+        added = Entry(manifest, tuple(digests))
+        with self.single_flight(f"bundle-{name}-{version}"):
+            known = self.named(name, version)
+            if known is not None and known.manifest == manifest:
+                self.name_bundle(name, version, known.joined(added))
+                return
+        self.set_aside(added)
+
+    def unrefer(self, name: str, version: str, manifest: str, left: Sequence[str]) -> None:
+        """Keep of what refers to the bundle `manifest`, named or in quarantine, only what is `left`."""
+        with self.single_flight(f"bundle-{name}-{version}"):
+            known = self.named(name, version)
+            if known is not None and known.manifest == manifest:
+                self.name_bundle(name, version, replace(known, referrers=tuple(sorted(left))))
+                return
+        with self.single_flight(f"bundle-{manifest}"):
+            write_atomically(self._aside(manifest), canonical.dump(Entry(manifest, tuple(sorted(left))).to_json()))
+
+    def draft(self, name: str, version: str, drafts: Mapping[str, str]) -> Entry:
+        """Leave predicates of a bundle to be signed, instead of those that were left before."""
+        with self.single_flight(f"bundle-{name}-{version}"):
+            entry = replace(self.entry(name, version), drafts=drafts)
+            self.name_bundle(name, version, entry)
+        return entry
+
+    # scratch
+
+    @contextlib.contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """Yield a private directory on the store's file system; it disappears with the process that made it."""
+        gate, tmp = self.root / "tmp.gate", self.root / "tmp"
+        with contextlib.ExitStack() as stack:
+            with storage_errors(self.root), locked(gate, shared=True):  # no sweeper may see it before its lock is held
+                directory = Path(tempfile.mkdtemp(dir=tmp))
+                lock = directory.with_suffix(".lock")
+                stack.enter_context(locked(lock))
+            try:
+                yield directory
+            finally:
+                remove_tree(directory)
+                lock.unlink(missing_ok=True)
+
+    def sweep(self) -> int:
+        """Remove scratch that killed processes left behind; return how many directories went."""
+        removed = 0
+        with (self.root / "tmp.gate").open("ab") as gate:
+            try:
+                fcntl.flock(gate, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return 0  # somebody is creating scratch this instant; the next run sweeps
+            locks = {path for path in (self.root / "tmp").iterdir() if path.suffix == ".lock"}
+            locks |= {path.with_suffix(".lock") for path in (self.root / "tmp").iterdir() if path.suffix != ".lock"}
+            for lock in locks:  # a directory without a lock was being made when its process died
+                removed += _sweep_one(lock)
+        return removed
+
+    def living_leases(self) -> set[str]:
+        """Return what living processes rely on, and remove the leases of dead ones; for the collector only."""
+        needed: set[str] = set()
+        for path in (self.root / "leases").iterdir():
+            with contextlib.suppress(FileNotFoundError), path.open("rb") as file:  # its process may end this instant
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    path.unlink()
+                except BlockingIOError:
+                    needed.update(file.read().decode().split())
+        return needed
+
+
+def name_is_taken(name: str, version: str, known: Entry, new: Entry) -> UsageError:
+    """Return the error for a name that means another bundle already."""
+    return UsageError(
+        f"`{name}:{version}` is another bundle in the local store: {known.manifest}",
+        hint=f"to let the name mean {new.manifest} from now on, repeat with --replace",
+    )
+
+
+def _end_lease(lease: BinaryIO, path: Path) -> None:
+    with contextlib.suppress(OSError):  # one that stays is nobody's: the next collection removes it
+        path.unlink(missing_ok=True)
+    lease.close()
+
+
+def _blob_at(path: Path) -> Blob:
+    with open_regular(path) as source:
+        return digest_of(source, limit=MAX_BLOB)
+
+
+def _resume(part: Path, blob: Blob, source: Callable[[], BinaryIO], moved: Moved) -> Blob:
+    """Bring `part` to the size of `blob` and return what it then holds."""
+    with part.open("r+b", buffering=0) as file, source() as reader:
+        begun = os.fstat(file.fileno()).st_size
+        if begun > blob.size or not reader.seekable():
+            file.truncate(0)
+            begun = 0
+        state = hashlib.sha256()
+        hash_into(state, file, limit=begun, moved=moved)
+        if begun:
+            reader.seek(begun)
+        rest = copy(reader, file, limit=blob.size - begun, moved=moved, state=state)
+    return Blob(rest.digest, begun + rest.size)
+
+
+def _sweep_one(lock: Path) -> bool:
+    with contextlib.suppress(FileNotFoundError), lock.open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        remove_tree(lock.with_suffix(""))
+        lock.unlink(missing_ok=True)
+        return True
+    return False

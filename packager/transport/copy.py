@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Copy a bundle from any medium to any destination. Every byte is hashed on its way; complete or absent.
+
+Pushing, pulling, exporting, importing and unpacking are this one function with other ends. What refers to a bundle
+(signatures, attestations) travels with it, because it is part of what was opened.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from packager.bundle import single_file
+from packager.bundle.bundle import Bundle
+from packager.bundle.readers import LayoutDirectory, StoredBundle, UnpackedTree, blob_path
+from packager.errors import IntegrityError, UsageError, WrongContent
+from packager.events import OnEvent, Progress, ignore
+from packager.files import Moved, exchange_directories, staging
+from packager.formats import oci
+from packager.formats.intoto import METADATA_DIRECTORY
+from packager.transport import writers
+from packager.transport.writers import Destination, Receiver
+from packager.types import Blob
+
+
+@runtime_checkable
+class Attachable(Protocol):
+    """A medium to which referrers can be added where it is."""
+
+    def attach(self, bundle: Bundle) -> None:
+        """Write the records that `bundle` holds in memory, as one step."""
+
+
+class _Stopped(Exception):
+    """Ends the other threads of a copy that failed; nobody sees it."""
+
+
+def copy(
+    bundle: Bundle, to: Destination, on_event: OnEvent = ignore, *, jobs: int | None = None, label: str = "copying"
+) -> int:
+    """Copy `bundle`, with what refers to it, and return how many bytes of its files had to move.
+
+    `jobs` blobs move at a time (default: one per core); the largest start first, so that none is left alone at the
+    end. The first failure ends the copy, and nothing of it is visible.
+    """
+    with to(bundle) as receiver:
+        missing = [(path, blob) for path, blob in _distinct(bundle) if not receiver.has(blob)]
+        missing.sort(key=lambda item: -item[1].size)
+        moved = _progress(sum(blob.size for _, blob in missing), f"{label} {bundle.name} {bundle.version}", on_event)
+        _each(bundle, receiver, missing, moved, jobs or os.cpu_count() or 1)
+    return sum(blob.size for _, blob in missing)
+
+
+def _each(
+    bundle: Bundle, receiver: Receiver, missing: list[tuple[str, Blob]], moved: Moved, jobs: int
+) -> None:  # fmt: skip
+    stopped = threading.Event()
+
+    def tick(count: int) -> None:
+        if stopped.is_set():  # another blob failed, or Ctrl-C: do not finish gigabytes that nobody will use
+            raise _Stopped
+        moved(count)
+
+    def one(item: tuple[str, Blob]) -> None:
+        path, blob = item
+        try:
+            receiver.write(blob, lambda: bundle.medium.open_file(path, blob), tick)
+        except IntegrityError as error:
+            if error.subject != blob.digest:
+                raise
+            place = bundle.medium.place(path, blob)
+            raise WrongContent(f"`{place}` is damaged: {error.message}", subject=place) from None
+
+    with ThreadPoolExecutor(jobs) as pool:
+        try:
+            for future in as_completed([pool.submit(one, item) for item in missing]):
+                future.result()
+        except BaseException:
+            stopped.set()
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
+def _distinct(bundle: Bundle) -> Iterator[tuple[str, Blob]]:
+    """Yield each content once, under the first path that has it."""
+    seen: set[str] = set()
+    for path, blob in bundle.tree:
+        if blob.digest not in seen:
+            seen.add(blob.digest)
+            yield path, blob
+
+
+def _progress(total: int, label: str, on_event: OnEvent) -> Moved:
+    done, lock = 0, threading.Lock()
+
+    def moved(count: int) -> None:
+        nonlocal done
+        with lock:
+            done += count
+            on_event(Progress(label, done, total))
+
+    return moved
+
+
+# the everyday destinations
+
+
+def save(bundle: Bundle, target: Path, on_event: OnEvent = ignore, *, jobs: int | None = None) -> None:
+    """Write `bundle` to `target`: a single file if the name ends in `.tar`, else an OCI layout directory."""
+    to = writers.single_file if target.suffix == ".tar" else writers.layout
+    copy(bundle, to(target), on_event, jobs=jobs, label="writing")
+
+
+def unpack(bundle: Bundle, target: Path, on_event: OnEvent = ignore) -> None:
+    """Write the plain files, and below `.packager/` what is needed to verify them again."""
+    copy(bundle, writers.unpacked(target), on_event, label="unpacking")
+
+
+def write_unpacked(bundle: Bundle, fresh: Path, on_event: OnEvent = ignore) -> None:
+    """Write the unpacked form into the empty directory `fresh`, which the caller will rename into place."""
+    copy(bundle, writers.plain(fresh), on_event, label="unpacking")
+
+
+def update_referrers(bundle: Bundle, on_event: OnEvent = ignore) -> None:
+    """Write the referrers that were attached in memory back to where the bundle lives, as one step."""
+    medium = bundle.medium
+    if isinstance(medium, StoredBundle):
+        for data in bundle.pending.values():
+            medium.store.put(data)
+        manifests = [referrer.manifest.digest for referrer in bundle.referrers]
+        medium.store.put(oci.EMPTY_BYTES)
+        medium.store.put(bundle.referrers_index())
+        medium.store.refer(bundle.name, bundle.version, bundle.digest, manifests)
+    elif isinstance(medium, single_file.Archive):
+        save(bundle, medium.path, on_event)
+    elif isinstance(medium, UnpackedTree):
+        _replace_metadata(bundle, medium.root / METADATA_DIRECTORY, {})
+    elif isinstance(medium, LayoutDirectory):
+        _replace_metadata(bundle, medium.root, {blob.digest: path for path, blob in bundle.tree})
+    elif isinstance(medium, Attachable):
+        medium.attach(bundle)
+
+
+def drop_referrers(bundle: Bundle, on_event: OnEvent = ignore) -> None:
+    """Make the place where the bundle lives forget what refers to it, but for the referrers that `bundle` has.
+
+    Raises UsageError for a registry or a bucket, where nothing that was attached is taken back.
+    """
+    medium = bundle.medium
+    if isinstance(medium, StoredBundle):
+        left = [referrer.manifest.digest for referrer in bundle.referrers]
+        medium.store.put(bundle.referrers_index())
+        medium.store.unrefer(bundle.name, bundle.version, bundle.digest, left)
+    elif isinstance(medium, Attachable):
+        raise UsageError(f"what is attached in `{medium.label}` stays there",
+                         hint="pull the bundle, remove it here, and push it under a name of its own")  # fmt: skip
+    else:
+        update_referrers(bundle, on_event)
+
+
+def _replace_metadata(bundle: Bundle, target: Path, linked: dict[str, str]) -> None:
+    """Exchange a layout for one with more records.
+
+    Blobs are linked into the new directory instead of copied; when the old directory is gone, each has one link again.
+    """
+    with staging(target) as fresh:
+        writers.write_metadata(bundle, fresh)
+        for digest in linked:
+            os.link(target / blob_path(digest), fresh / blob_path(digest))
+        exchange_directories(fresh, target)

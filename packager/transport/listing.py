@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What bundles there are, in the local store and in a repository, and how one is taken away.
+
+Listing reads manifests and no files, and judges no signature: `signed` says that statements are attached. Taking away
+ends what a name means; the local store keeps the bytes until `cache gc`, a registry until it collects them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from packager import canonical
+from packager.canonical import JSON
+from packager.errors import IntegrityError, NegativeAnswer, PackagerError, SourceError, UsageError
+from packager.formats import dsse, modelpack, oci
+from packager.store.store import Entry, Store
+
+if TYPE_CHECKING:
+    from packager.transport.registry.repository import Repository
+
+Fetch = Callable[[str], bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One bundle. `version` is a tag in a registry; `size` counts bytes of distinct files, None if they cannot be told.
+
+    `origin` says why the store believes the name (`built`, `verified`; `quarantine`: it does not, and there is none);
+    `problem` what is wrong with it, if something is.
+    """
+
+    name: str | None
+    version: str | None
+    digest: str
+    size: int | None
+    statements: int
+    origin: str | None = None
+    problem: str | None = None
+
+    @property
+    def signed(self) -> bool:
+        return self.statements > 0
+
+    def to_json(self) -> JSON:
+        return {"name": self.name, "version": self.version, "digest": self.digest, "size": self.size,
+                "signed": self.signed, "origin": self.origin, "problem": self.problem}  # fmt: skip
+
+
+def stored(store: Store, name: str | None = None) -> list[Item]:
+    """List the local store, names first: those of one name if it is given, and then nothing in quarantine."""
+    found = [_item(store, store.entry(*pair), *pair) for pair in store.bundles() if name in (None, pair[0])]
+    aside = store.quarantined() if name is None else ()
+    return [*found, *(_item(store, store.find(digest)) for digest in aside)]
+
+
+def _item(store: Store, entry: Entry, name: str | None = None, version: str | None = None) -> Item:
+    origin = entry.origin if name else "quarantine"
+    statements = sum(_is_statement(store.get, digest) for digest in entry.referrers)
+    try:
+        size = _size(store.get(entry.manifest), entry.manifest)
+    except (PackagerError, FileNotFoundError):
+        return Item(name, version, entry.manifest, None, statements, origin, "its manifest is missing or damaged")
+    return Item(name, version, entry.manifest, size, statements, origin)
+
+
+def _size(manifest: bytes, subject: str) -> int:
+    parsed = oci.parse_manifest(manifest, subject=subject)
+    if parsed.artifact_type != modelpack.ARTIFACT:
+        raise IntegrityError(f"`{subject}` is no bundle", subject=subject)
+    return sum(blob.size for blob in {layer.blob for layer in parsed.layers})
+
+
+def _is_statement(get: Fetch, digest: str) -> bool:
+    with suppress(PackagerError, FileNotFoundError):
+        return oci.parse_manifest(get(digest), subject=digest).artifact_type == dsse.BUNDLE
+    return False
+
+
+def tagged(repository: Repository, jobs: int) -> list[Item]:
+    """List every tag of a repository, `jobs` at a time; one that names no bundle says so in `problem`."""
+    with ThreadPoolExecutor(jobs) as pool:
+        found = list(pool.map(lambda tag: _tag(repository, tag), repository.tags()))
+    return [item for item in found if item is not None]
+
+
+def _tag(repository: Repository, tag: str) -> Item | None:
+    data = repository.manifest(tag)
+    if data is None:
+        return None  # taken away this instant
+    name, digest = repository.reference.name.rpartition("/")[2], canonical.sha256(data)
+    try:
+        size = _size(data, tag)
+    except IntegrityError:
+        return Item(name, tag, digest, None, 0, problem="no bundle")
+    statements = sum(item.artifact_type == dsse.BUNDLE for item in repository.referrers(digest))
+    return Item(name, tag, digest, size, statements)
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """What a name meant that is gone; `left` names what the registry would not let go besides."""
+
+    digest: str
+    left: tuple[str, ...] = ()
+
+
+def forget(store: Store, what: tuple[str, str] | str) -> Removed:
+    """Take a name and version out of the local store, or a digest out of its quarantine. Raises UsageError."""
+    if isinstance(what, tuple):
+        return Removed(store.forget(*what).manifest)
+    for name, version in store.bundles():
+        if store.entry(name, version).manifest == what:
+            raise UsageError(f"`{what}` has a name", hint=f"remove it by that: `packager rm {name}:{version}`")
+    store.forget_quarantined(what)
+    return Removed(what)
+
+
+def untag(repository: Repository, *, force: bool = False) -> Removed:
+    """Take a tag of a repository away, or with a digest the bundle and all its tags; the last takes signatures along.
+
+    Some registries delete by digest only, which ends every tag of it: that takes `force` if there are others.
+    Raises UsageError, SourceError, NegativeAnswer.
+    """
+    reference = repository.reference
+    digest, _ = repository.resolve_any()
+    others = [tag for tag in repository.tags() if tag != reference.tag and _names(repository, tag, digest)]
+    by_tag = reference.digest is None and reference.tag is not None and repository.delete(reference.tag)
+    gone = by_tag and not _names(repository, str(reference.tag), digest)
+    if gone and others:
+        return Removed(digest)
+    if not gone and others and not force:
+        listed = ", ".join(f"`{tag}`" for tag in others[:5])
+        raise NegativeAnswer(
+            f"`{reference}` cannot go by itself: {listed} would go too",
+            hint="registry and digest allow no less; repeat with --force to remove them all",
+        )
+    referrers = [*repository.referrers(digest)]
+    if not repository.delete(digest) and not gone:
+        raise SourceError(
+            f"registry `{reference.host}` deletes nothing",
+            hint="deleting is switched off there (Docker's registry: REGISTRY_STORAGE_DELETE_ENABLED=true)",
+        )
+    return Removed(digest, tuple(_left(repository, digest, [item.blob.digest for item in referrers])))
+
+
+def _names(repository: Repository, tag: str, digest: str) -> bool:
+    data = repository.manifest(tag)
+    return data is not None and canonical.sha256(data) == digest
+
+
+def _left(repository: Repository, digest: str, referrers: list[str]) -> Iterator[str]:
+    """Delete what referred to a bundle that is gone; yield what stays."""
+    listing = repository.manifest(oci.referrers_tag(digest))
+    for what in (*referrers, *([canonical.sha256(listing)] if listing else [])):
+        with suppress(SourceError):
+            if repository.delete(what):
+                continue
+        yield what

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A bundle in a registry, as a place to read from. Every blob is asked for by digest; tags are hints."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from typing import BinaryIO
+
+from packager import canonical
+from packager.bundle.bundle import Bundle
+from packager.errors import IntegrityError
+from packager.events import OnEvent, Warned, ignore
+from packager.formats import dsse, oci
+from packager.transport.registry import publish
+from packager.transport.registry.reference import Reference
+from packager.transport.registry.repository import Absent, Repository
+from packager.transport.registry.wire import Settings
+from packager.types import Blob, Tree
+
+_NOTES = 5
+_ATTACHED = 128 << 20  # bytes of everything that is attached to one bundle; it is kept in memory
+
+
+class _LeftOut(Exception):
+    """A referrer that cannot travel, and why."""
+
+
+class RegistryBundle:
+    """One bundle of a repository, with everything the registry says refers to it."""
+
+    def __init__(self, reference: Reference, settings: Settings, on_event: OnEvent = ignore) -> None:
+        self.label = str(reference)
+        self._repository, self._on_event = Repository(reference, settings), on_event
+        self._small: dict[str, bytes] = {}  # manifests, and what follows from them
+        self._sizes: dict[str, int] = {}
+        self._room = _ATTACHED
+
+    @property
+    def name(self) -> str:
+        """Return the repository's name, from which a push to the same registry can mount blobs."""
+        return self._repository.reference.name
+
+    def index(self) -> bytes:
+        digest, data = self._repository.resolve()
+        self._small[digest] = data
+        manifest = oci.parse_manifest(data, subject=digest)
+        self._know([manifest.config, *manifest.layers])
+        model = oci.Descriptor(oci.MANIFEST, Blob(digest, len(data)))
+        referrers = list(self._referrers(model))
+        listed = oci.index(referrers)  # the registry's own list may name more; this is the one that `Bundle` states
+        self._small |= {canonical.sha256(content): content for content in (listed, oci.EMPTY_BYTES)}
+        return oci.index([model, *referrers])
+
+    def _know(self, descriptors: Sequence[oci.Descriptor]) -> None:
+        self._sizes |= {item.blob.digest: item.blob.size for item in descriptors}
+
+    def _referrers(self, model: oci.Descriptor) -> Iterator[oci.Descriptor]:
+        """Fetch what refers to the bundle; anybody may attach anything, so what cannot be read is left out, aloud."""
+        left: list[str] = []
+        for item in self._repository.referrers(model.blob.digest):
+            try:
+                yield self._referrer(item.blob.digest, model)
+            except _LeftOut as why:
+                left.append(f"`{item.blob.digest}` in `{self.label}` is left out: {why}")
+        for note in left[:_NOTES]:
+            self._on_event(Warned(note))
+        if left[_NOTES:]:
+            self._on_event(Warned(f"{len(left) - _NOTES} more things in `{self.label}` are left out"))
+
+    def _referrer(self, digest: str, model: oci.Descriptor) -> oci.Descriptor:
+        try:
+            data = self._repository.manifest(digest)
+            if data is None:
+                raise _LeftOut("the registry lists it and does not have it")
+            manifest = oci.parse_manifest(data, subject=digest)
+        except IntegrityError as error:
+            raise _LeftOut(error.message) from None
+        if manifest.subject is None or manifest.subject.blob != model.blob:
+            raise _LeftOut("it is about something else")
+        held = {item.blob.digest: item.blob for item in (*manifest.layers, manifest.config)}
+        if max(blob.size for blob in held.values()) > dsse.MAX_BUNDLE:
+            raise _LeftOut(f"it holds more than {dsse.MAX_BUNDLE} bytes")
+        read = {name: self._content(blob) for name, blob in held.items() if name not in self._small}
+        self._know([manifest.config, *manifest.layers])
+        self._small |= {**read, digest: data}
+        return oci.Descriptor(oci.MANIFEST, Blob(digest, len(data)), {}, manifest.artifact_type)
+
+    def _content(self, blob: Blob) -> bytes:
+        """Read what is attached at once: what turns out to be broken is left out as long as it can be."""
+        if blob == Blob(canonical.sha256(oci.EMPTY_BYTES), len(oci.EMPTY_BYTES)):
+            return oci.EMPTY_BYTES
+        self._room -= blob.size
+        if self._room < 0:
+            raise _LeftOut(f"more than {_ATTACHED} bytes are attached")
+        try:
+            with self._repository.open(blob) as file:
+                data = file.read(blob.size + 1)
+        except Absent:
+            raise _LeftOut("the registry does not have what it holds") from None
+        if Blob(canonical.sha256(data), len(data)) != blob:
+            raise _LeftOut("what it holds is damaged")
+        return data
+
+    def open_record(self, digest: str) -> BinaryIO:
+        if digest in self._small:
+            return io.BytesIO(self._small[digest])
+        if digest not in self._sizes:
+            raise IntegrityError(f"`{self.label}` does not name `{digest}`", subject=digest)
+        return self._repository.open(Blob(digest, self._sizes[digest]))
+
+    def open_file(self, path: str, blob: Blob) -> BinaryIO:
+        return self._repository.open(blob)
+
+    def place(self, path: str, blob: Blob) -> str:
+        return f"{path or blob.digest} in {self.label}"
+
+    def check_extent(self, tree: Tree, records: Iterable[str]) -> None:
+        """Do nothing: other bundles share the repository, and what is missing shows when it is read."""
+
+    def attach(self, bundle: Bundle) -> None:
+        """Push the referrers of `bundle`, and list them under the tag schema."""
+        publish.push_referrers(self._repository, bundle)

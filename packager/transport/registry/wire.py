@@ -1,0 +1,371 @@
+# SPDX-License-Identifier: Apache-2.0
+"""HTTP to one registry: which scheme, what to trust, when to try again, and who may see the credentials."""
+
+from __future__ import annotations
+
+import re
+import ssl
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+from urllib.parse import urljoin, urlsplit
+
+import urllib3
+from urllib3.exceptions import HTTPError, NameResolutionError, NewConnectionError, ProtocolError, SSLError
+
+from packager import __version__
+from packager.errors import SourceError, UsageError
+from packager.transport.registry.credentials import Credential, find
+from packager.transport.registry.deadline import Pace, allow_stream, is_overdue, pools
+from packager.transport.registry.login import Login, own_words
+from packager.transport.registry.reference import Reference
+
+AGAIN = {408, 429, 500, 502, 503, 504}
+_REDIRECTS = {301, 302, 303, 307, 308}
+MAX_ANSWER = 8 << 20  # bytes of an answer that is read whole
+_BLOCK = 1 << 20
+_FIRST_ATTEMPTS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long to keep trying: `attempts` in a row without progress, waits in seconds."""
+
+    attempts: int = 6
+    first: float = 0.5
+    longest: float = 30.0
+
+    def wait(self, attempt: int, key: str, asked: str | None) -> float:
+        """Return the seconds to wait before attempt number `attempt` (from 1).
+
+        Doubling, spread by up to a quarter so that parallel transfers do not return together; what the server asked
+        for (Retry-After) counts, but never more than `longest`.
+        """
+        spread = 1 + (zlib.crc32(f"{key}{attempt}".encode()) % 256) / 1024
+        own = min(self.first * float(2 ** (attempt - 1)) * spread, self.longest)
+        asks = float(asked) if asked and re.fullmatch(r"[0-9]{1,6}", asked) else 0.0
+        return max(own, min(asks, self.longest))
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the command line knows and the library does not ask for."""
+
+    credential_files: tuple[Path, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)  # for credential helpers
+    ca_file: Path | None = None
+    plain_http: bool = False
+    proxy: Callable[[str, str], str | None] = lambda scheme, host: None
+    sessions: Path | None = None  # where unfinished uploads are remembered between processes
+    jobs: int = 4
+    patience: Patience = Patience()
+    connect_seconds: float = 10.0
+    read_seconds: float = 60.0
+    pace: Pace = field(default_factory=Pace)
+
+
+class Interrupted(SourceError):
+    """The connection broke; the caller may go on from where it was. `asked` is the server's Retry-After."""
+
+    def __init__(self, message: str, *, hint: str | None = None, asked: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.asked = asked
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """A request body of known size; unless `repeatable`, it can be produced once."""
+
+    size: int
+    chunks: Callable[[], Iterable[bytes | memoryview]]
+    repeatable: bool = True
+
+    @staticmethod
+    def of(data: bytes) -> Body:
+        return Body(len(data), lambda: (data,))
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A response. `data` is its whole, bounded body, unless a stream was asked for and the status is a success."""
+
+    status: int
+    headers: Mapping[str, str]
+    data: bytes
+    stream: urllib3.BaseHTTPResponse | None = None
+
+
+class Wire:
+    """Requests to the host of one reference. Safe to use from several threads."""
+
+    def __init__(self, reference: Reference, settings: Settings) -> None:
+        self.reference, self.settings = reference, settings
+        self._context = _context(settings.ca_file)
+        self._pools: dict[str, urllib3.PoolManager] = {}
+        self._lock, self._greeting = threading.Lock(), threading.Lock()
+        self._login: Login | None = None
+        self.origin = ""
+
+    def request(
+        self, method: str, url: str, *, ok: Iterable[int], push: bool = False, stream: bool = False,
+        headers: Mapping[str, str] | None = None, body: Body | None = None, also: tuple[str, ...] = (),
+    ) -> Answer:  # fmt: skip
+        """Send a request that may be repeated, and return an answer whose status is in `ok`.
+
+        `push` says that the repository will be written, `also` which others will be read (for mounting).
+        Raises Interrupted when every attempt broke, SourceError for any other status.
+        """
+        wanted = set(ok)
+        for attempt in range(1, self.settings.patience.attempts + 1):
+            try:
+                answer = self.once(method, url, push=push, stream=stream, headers=headers, body=body, also=also)
+                if answer.status in wanted or answer.status not in AGAIN:
+                    return self._accept(answer, wanted, method)
+                problem = Interrupted(told_by(answer, self.reference), asked=answer.headers.get("Retry-After"))
+            except Interrupted as error:
+                problem = error
+            if attempt < self.settings.patience.attempts:
+                self.pause(attempt, url, problem.asked)
+        raise problem
+
+    def pause(self, attempt: int, key: str, asked: str | None = None) -> None:
+        """Wait before the next attempt."""
+        time.sleep(self.settings.patience.wait(attempt, key, asked))
+
+    def once(
+        self, method: str, url: str, *, push: bool = False, stream: bool = False,
+        headers: Mapping[str, str] | None = None, body: Body | None = None, also: tuple[str, ...] = (),
+    ) -> Answer:  # fmt: skip
+        """Send a request once, with the credentials it needs, following redirects; any status is an answer."""
+        login = self.login()
+        target = urljoin(self.origin, url)
+        deletes = method == "DELETE" and "/manifests/" in url
+        actions = "pull,push,delete" if deletes else "pull,push" if push else "pull"
+        for renewed in (False, True):
+            given = {**(headers or {}), **self._authorization(login, target, actions, also, renew=renewed)}
+            answer = self._follow(method, target, given, body, stream)
+            if renewed or not self._is_ours(target) or not login.helps(answer, sent="Authorization" in given):
+                break  # else the token may have expired, or strangers may do less than /v2/ said
+            if body is not None and not body.repeatable:
+                self._authorization(login, target, actions, also, renew=True)
+                raise Interrupted(f"the token of registry `{self.reference.host}` expired during an upload")
+        if answer.status == 401:
+            told = "refuses the credentials for" if login.has_credential() else "asks for credentials for"
+            raise SourceError(
+                f"registry `{self.reference.host}` {told} `{self.reference.name}`{own_words(answer.data)[1]}",
+                hint=f"log in with `docker login {self.reference.host}` or `podman login {self.reference.host}`",
+            )
+        return answer
+
+    def _accept(self, answer: Answer, wanted: set[int], method: str) -> Answer:
+        if answer.status in wanted:
+            return answer
+        told = told_by(answer, self.reference)
+        if answer.status == 403:
+            raise SourceError(f"{told}: not allowed", hint=self._denied())
+        raise SourceError(f"{told} ({method})")
+
+    def _denied(self) -> str:
+        if self.login().has_credential():
+            return "the account has no right for this repository, or its quota is used up"
+        return f"no credentials for `{self.reference.host}` are stored: log in with `docker login` or `podman login`"
+
+    def _authorization(
+        self, login: Login, target: str, actions: str, also: tuple[str, ...], *, renew: bool
+    ) -> dict[str, str]:  # fmt: skip
+        """Return the header with our credentials, for the registry's own origin only."""
+        if not self._is_ours(target):
+            return {}
+        value = login.header(self.reference.name, actions=actions, also=also, renew=renew)
+        return {"Authorization": value} if value else {}
+
+    def _is_ours(self, target: str) -> bool:
+        return urlsplit(target)[:2] == urlsplit(self.origin)[:2]
+
+    def _follow(
+        self, method: str, target: str, headers: Mapping[str, str], body: Body | None, stream: bool
+    ) -> Answer:  # fmt: skip
+        for _ in range(5):
+            answer = self.send(method, target, headers, body, stream)
+            location = answer.headers.get("Location")
+            if answer.status not in _REDIRECTS or not location or method not in ("GET", "HEAD"):
+                return answer
+            there = urljoin(target, location)
+            if urlsplit(there).scheme not in ("https", urlsplit(target).scheme):
+                raise SourceError(f"registry `{self.reference.host}` redirects from https to an unprotected address")
+            if urlsplit(there)[:2] != urlsplit(target)[:2]:  # storage behind the registry has its own authorisation
+                headers = {name: value for name, value in headers.items() if name != "Authorization"}
+            target = there
+        raise SourceError(f"registry `{self.reference.host}` redirects in circles")
+
+    def send(
+        self, method: str, target: str, headers: Mapping[str, str], body: Body | None = None, stream: bool = False
+    ) -> Answer:  # fmt: skip
+        """Send exactly one HTTP request. Raises Interrupted when no answer came."""
+        given = {"User-Agent": f"packager/{__version__}", **headers}
+        if body is not None:
+            given["Content-Length"] = str(body.size)
+        elif method in ("POST", "PUT"):
+            given["Content-Length"] = "0"
+        try:
+            response = self._pool(target).request(
+                method, target, headers=given, body=cast(Any, body.chunks()) if body else None, preload_content=False,
+                decode_content=False, redirect=False, retries=False,
+                timeout=urllib3.Timeout(connect=self.settings.connect_seconds, read=self.settings.read_seconds),
+            )  # fmt: skip
+            if stream and response.status in (200, 206):
+                allow_stream(response)
+                return Answer(response.status, response.headers, b"", response)
+            data = response.read(MAX_ANSWER + 1)
+        except SSLError as error:
+            raise self._tls(error) from None
+        except NameResolutionError:
+            raise SourceError(
+                f"there is no host `{urlsplit(target).hostname}`", hint="check the name and the network"
+            ) from None
+        except (HTTPError, OSError) as error:
+            if is_overdue(error):
+                raise self.overdue() from None
+            raise Interrupted(
+                f"the connection to registry `{self.reference.host}` failed: {_reason(error)}",
+                hint="check the network and repeat: what was transferred is kept",
+            ) from None
+        if len(data) > MAX_ANSWER:
+            response.close()
+            raise SourceError(f"registry `{self.reference.host}` answered with more than {MAX_ANSWER} bytes")
+        response.release_conn()
+        return Answer(response.status, response.headers, data)
+
+    def overdue(self) -> SourceError:
+        """Return the error for a registry that answers, and does not get on; it is not asked again."""
+        return SourceError(
+            f"registry `{self.reference.host}` takes too long: expected an answer within "
+            f"{self.settings.pace.answer:g} s, and then {self.settings.pace.rate:g} bytes a second",
+            hint="check what is between here and the registry, and repeat: what was transferred is kept",
+        )
+
+    def _tls(self, error: SSLError) -> SourceError:
+        if isinstance(error.args[0] if error.args else None, ssl.SSLCertVerificationError):
+            return SourceError(
+                f"the certificate of registry `{self.reference.host}` is not trusted: {_reason(error)}",
+                hint="give the certificate of its authority with `--registry-ca FILE`",
+            )
+        return _NoTLS(f"registry `{self.reference.host}` does not speak TLS: {_reason(error)}",
+                      hint="`--plain-http` allows an unprotected connection")  # fmt: skip
+
+    def _pool(self, target: str) -> urllib3.PoolManager:
+        parts = urlsplit(target)
+        proxy = self.settings.proxy(parts.scheme, parts.hostname or "")
+        with self._lock:
+            if (proxy or "") not in self._pools:
+                self._pools[proxy or ""] = self._make_pool(proxy)
+            return self._pools[proxy or ""]
+
+    def _make_pool(self, proxy: str | None) -> urllib3.PoolManager:
+        sizes = {"maxsize": self.settings.jobs + 1, "block": False, "blocksize": _BLOCK}
+        made: urllib3.PoolManager
+        if proxy:
+            made = urllib3.ProxyManager(proxy, ssl_context=self._context, **sizes)  # type: ignore[arg-type]
+        else:
+            made = urllib3.PoolManager(ssl_context=self._context, **sizes)  # type: ignore[arg-type]
+        made.pool_classes_by_scheme = pools(self.settings.pace)
+        return made
+
+    # the first contact
+
+    def login(self) -> Login:
+        """Find out, once, which scheme the registry speaks and what it asks for."""
+        with self._greeting:
+            if self._login is None:
+                self._login = self._greet()
+            return self._login
+
+    def _greet(self) -> Login:
+        answer = self._ping()
+        if answer.status not in (200, 401, 403, 404, 405):
+            raise SourceError(told_by(answer, self.reference), hint="is this the address of an OCI registry?")
+        parts = urlsplit(self.origin)
+        return Login(
+            answer.headers.get("WWW-Authenticate"), self.credential, self._fetch_token, parts.scheme == "https"
+        )
+
+    def _ping(self) -> Answer:
+        """Ask over TLS; only this machine, or `--plain-http`, may answer without."""
+        host = self.reference.host
+        schemes = ["https"]
+        if self.settings.plain_http:
+            schemes = ["http"]
+        elif self.reference.is_loopback:
+            schemes = ["https", "http"]
+        for scheme in schemes:
+            self.origin = f"{scheme}://{host}/"
+            try:
+                return self._patiently("GET", f"{self.origin}v2/")
+            except _NoTLS:
+                if scheme == schemes[-1]:
+                    raise
+            except Interrupted as error:  # it was patient enough: whoever asked need not be so again
+                raise SourceError(error.message, hint="check the address and the network") from None
+        raise AssertionError
+
+    def _patiently(self, method: str, url: str, headers: Mapping[str, str] | None = None,
+                   body: Body | None = None) -> Answer:  # fmt: skip
+        """Send, and try again a few times: nothing is lost yet, and a wrong address should not cost a minute."""
+        attempts = min(self.settings.patience.attempts, _FIRST_ATTEMPTS)
+        for attempt in range(1, attempts + 1):
+            try:
+                answer = self.send(method, url, headers or {}, body)
+                if answer.status not in AGAIN or attempt == attempts:
+                    return answer
+                asked = answer.headers.get("Retry-After")
+            except Interrupted:
+                if attempt == attempts:
+                    raise
+                asked = None
+            self.pause(attempt, url, asked)
+        raise AssertionError
+
+    def credential(self) -> Credential | None:
+        """Look the credential up; called at most once per login."""
+        settings = self.settings
+        return find(self.reference.host, self.reference.name, settings.credential_files, settings.environment)
+
+    def _fetch_token(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None) -> Answer:
+        scheme = urlsplit(url).scheme
+        if scheme != "https" and urlsplit(self.origin).scheme == "https":
+            raise SourceError(f"registry `{self.reference.host}` sends its users to an unprotected token server")
+        return self._patiently(method, url, headers, Body.of(body) if body is not None else None)
+
+
+class _NoTLS(SourceError):
+    """The other end does not speak TLS at all."""
+
+
+def _context(ca_file: Path | None) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    if ca_file:
+        try:
+            context.load_verify_locations(ca_file)
+        except (OSError, ssl.SSLError):
+            raise UsageError(f"`{ca_file}` holds no readable certificates", hint="give a PEM file") from None
+    return context
+
+
+def _reason(error: BaseException) -> str:
+    """Say why without the memory addresses and nested reprs of the HTTP library."""
+    if isinstance(error, NewConnectionError | ProtocolError) and error.__cause__:
+        return _reason(error.__cause__)
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    text = re.sub(r"<[^>]*>:? ?", "", str(error.args[0] if error.args else error))
+    return re.sub(r"\s+", " ", text)[:200] or type(error).__name__
+
+
+def told_by(answer: Answer, reference: Reference) -> str:
+    """Say what a registry answered, with the code and message of its first error, if it has the specified form."""
+    code, message = own_words(answer.data)
+    return f"registry `{reference.host}` answered {answer.status}{code} for `{reference.name}`{message}"

@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where a bundle can be written: an OCI layout, a single file, an unpacked tree, the local store.
+
+A destination is a function from a bundle to a context: inside it blobs are received, from several threads at once;
+leaving it without an error makes the whole bundle visible as one step, leaving it with one leaves what was there.
+Every sink hashes what it receives and refuses anything that is not the blob it was promised.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Protocol, TypeAlias
+
+from packager.bundle import single_file as archive
+from packager.bundle.bundle import Bundle
+from packager.bundle.readers import INDEX_FILE, LAYOUT_FILE, blob_path
+from packager.errors import IntegrityError, UsageError
+from packager.files import (
+    Moved,
+    Sink,
+    copy,
+    exchange_directories,
+    staging,
+    storage_errors,
+    sync_directory,
+    write_all,
+    write_atomically,
+)
+from packager.formats import modelpack, oci
+from packager.formats.intoto import METADATA_DIRECTORY
+from packager.store.store import VERIFIED, Entry, Store, name_is_taken
+from packager.types import Blob
+
+Source: TypeAlias = Callable[[], BinaryIO]
+
+
+class Receiver(Protocol):
+    """Takes the blobs of one bundle, several at a time."""
+
+    def has(self, blob: Blob) -> bool:
+        """Return whether the bytes are there already and need not be read."""
+
+    def write(self, blob: Blob, source: Source, moved: Moved) -> None:
+        """Read `source` once and keep it. Raises IntegrityError if it is not `blob`."""
+
+
+Destination: TypeAlias = Callable[[Bundle], AbstractContextManager[Receiver]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Files:
+    """Writes every path that holds a blob, below a directory nobody else sees yet."""
+
+    root: Path
+    paths: dict[Blob, list[str]]
+
+    def has(self, blob: Blob) -> bool:
+        return False
+
+    def write(self, blob: Blob, source: Source, moved: Moved) -> None:
+        for path in self.paths[blob]:
+            target = self.root / path
+            with storage_errors(target.parent):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with target.open("xb", buffering=0) as sink:
+                    _copy_checked(source, sink, blob, moved)
+                    os.fsync(sink.fileno())
+                target.chmod(modelpack.FILE_MODE)
+
+
+def _copy_checked(source: Source, sink: Sink, blob: Blob, moved: Moved) -> None:
+    with source() as reader:
+        got = copy(reader, sink, limit=blob.size, moved=moved)
+    if got != blob:
+        raise IntegrityError(f"expected {blob.digest}, got {got.digest}", subject=blob.digest)
+
+
+def layout(target: Path) -> Destination:
+    """Write an OCI layout; an older bundle at `target` is replaced as one step, anything else there is refused."""
+
+    @contextlib.contextmanager
+    def receive(bundle: Bundle) -> Iterator[Receiver]:
+        if target.exists() and not ((target / LAYOUT_FILE).is_file() or _is_empty(target)):
+            raise UsageError(f"`{target}` exists and is no bundle", hint="give a directory that does not exist yet")
+        with staging(target) as fresh:
+            write_metadata(bundle, fresh)
+            yield _Files(fresh, {blob: [blob_path(blob.digest)] for _, blob in bundle.tree})
+            exchange_directories(fresh, target)
+
+    return receive
+
+
+def unpacked(target: Path) -> Destination:
+    """Write the plain files, and below `.packager/` what is needed to verify them again."""
+
+    @contextlib.contextmanager
+    def receive(bundle: Bundle) -> Iterator[Receiver]:
+        if target.exists() and not _is_empty(target):
+            raise UsageError(f"`{target}` is not empty", hint="give a directory that does not exist yet")
+        with staging(target) as fresh, plain(fresh)(bundle) as receiver:
+            yield receiver
+            exchange_directories(fresh, target)
+
+    return receive
+
+
+def plain(fresh: Path) -> Destination:
+    """Write the unpacked form into the empty directory `fresh`, which the caller will rename into place."""
+
+    @contextlib.contextmanager
+    def receive(bundle: Bundle) -> Iterator[Receiver]:
+        write_metadata(bundle, fresh / METADATA_DIRECTORY)
+        paths: dict[Blob, list[str]] = {}
+        for path, blob in bundle.tree:
+            paths.setdefault(blob, []).append(path)
+        yield _Files(fresh, paths)
+
+    return receive
+
+
+def write_metadata(bundle: Bundle, root: Path) -> None:
+    """Write the OCI layout around the files: index, marker, manifests, config, signatures."""
+    with storage_errors(root):
+        (root / "blobs" / "sha256").mkdir(parents=True)
+    write_atomically(root / LAYOUT_FILE, oci.LAYOUT_BYTES)
+    write_atomically(root / INDEX_FILE, bundle.index())
+    for digest in bundle.records:
+        write_atomically(root / blob_path(digest), bundle.record_bytes(digest))
+
+
+def _is_empty(directory: Path) -> bool:
+    return directory.is_dir() and not any(directory.iterdir())
+
+
+@dataclass(slots=True)
+class _At:
+    """A sink that writes into a file from `position` on; several may share one descriptor."""
+
+    descriptor: int
+    position: int
+
+    def write(self, data: memoryview, /) -> int:
+        write_all(self.descriptor, data, self.position)
+        self.position += len(data)
+        return len(data)
+
+
+@dataclass(frozen=True, slots=True)
+class _Members:
+    """Writes blobs to their places in a tar file; the places follow from the sizes alone."""
+
+    descriptor: int
+    offsets: dict[Blob, int]
+
+    def has(self, blob: Blob) -> bool:
+        return False
+
+    def write(self, blob: Blob, source: Source, moved: Moved) -> None:
+        _copy_checked(source, _At(self.descriptor, self.offsets[blob]), blob, moved)
+
+
+def single_file(target: Path) -> Destination:
+    """Write the single-file form. Its space is claimed first, so that a full disk is found out at once."""
+
+    @contextlib.contextmanager
+    def receive(bundle: Bundle) -> Iterator[Receiver]:
+        with staging(target) as scratch, storage_errors(target.parent):
+            file = scratch / target.name
+            with file.open("xb", buffering=0) as sink:
+                yield _write_frame(bundle, sink.fileno())
+                os.fsync(sink.fileno())
+            file.chmod(0o644)
+            file.replace(target)
+            sync_directory(target.parent)
+
+    return receive
+
+
+def _write_frame(bundle: Bundle, descriptor: int) -> _Members:
+    """Write everything but the files of the bundle, and return where those belong."""
+    files = {blob for _, blob in bundle.tree}
+    members: list[tuple[str, Blob | bytes]] = [(INDEX_FILE, bundle.index()), (LAYOUT_FILE, oci.LAYOUT_BYTES)]
+    for blob in archive.order([*files, *bundle.records.values()]):
+        members.append((blob_path(blob.digest), blob if blob in files else bundle.record_bytes(blob.digest)))
+    offsets: dict[Blob, int] = {}
+    position = 0
+    for name, content in members:
+        size = content.size if isinstance(content, Blob) else len(content)
+        head = archive.header(name, size)
+        if isinstance(content, Blob):
+            offsets[content] = position + len(head)
+            write_all(descriptor, head, position)
+        else:
+            write_all(descriptor, head + content, position)
+        position += len(head) + size
+        write_all(descriptor, bytes(archive.padding(size)), position)
+        position += archive.padding(size)
+    end = archive.trailer(position)
+    os.posix_fallocate(descriptor, 0, position + len(end))
+    return _Members(descriptor, offsets)
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    store: Store
+
+    def has(self, blob: Blob) -> bool:
+        return self.store.has(blob.digest)
+
+    def write(self, blob: Blob, source: Source, moved: Moved) -> None:
+        self.store.receive(blob, source, moved)
+
+
+def local(store: Store, *, vouched: bool, replace: bool = False) -> Destination:
+    """Keep a bundle in the local store.
+
+    One that somebody trusted `vouched` for gets the name and version it states; another bundle of that name gives way
+    only with `replace`. What nobody vouched for lies in quarantine, under its digest, unless it is a bundle the store
+    has already: then only what refers to it is new.
+    """
+
+    @contextlib.contextmanager
+    def receive(bundle: Bundle) -> Iterator[Receiver]:
+        known = store.named(bundle.name, bundle.version)
+        same = known is not None and known.manifest == bundle.digest
+        entry = Entry(bundle.digest, tuple(sorted(referrer.manifest.digest for referrer in bundle.referrers)),
+                      origin=VERIFIED if vouched else None)  # fmt: skip
+        if vouched and known is not None and not same and not replace:
+            raise name_is_taken(bundle.name, bundle.version, known, entry)
+        yield _Stored(store)
+        for digest in bundle.records:
+            store.put(bundle.record_bytes(digest))
+        if vouched or same:
+            store.admit(bundle.name, bundle.version, entry, replace=replace)
+        else:
+            store.set_aside(entry)
+
+    return receive

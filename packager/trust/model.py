@@ -1,0 +1,316 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whom a verifier trusts, for what, and since when no longer: the content of a trust file, as records.
+
+A trust file never comes from a bundle. Its content is one JSON object (`packager schema trust` prints the schema):
+who may sign, which statements must be there, what is revoked, how old things may be. How it is signed and renewed is
+in `trustfile`; what a single `--key` means is `of_keys`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, TypeAlias
+
+from packager import canonical, semver
+from packager.canonical import JSON
+from packager.formats.dsse import items, members
+from packager.formats.intoto import BUNDLE_PREDICATE
+from packager.trust import keys
+from packager.trust.keys import PublicKey
+from packager.types import DIGEST
+
+if TYPE_CHECKING:  # most trust is in keys: reading it must not wait for X.509
+    from cryptography import x509
+
+FORMAT = 1
+MAX_TRUST = 4 << 20  # bytes
+CODE_SIGNING = "1.3.6.1.5.5.7.3.3"  # RFC 5280, 4.2.1.12
+_TEXT = 2048  # characters of a line of text; what may be longer has lines: PEM
+_NAME = re.compile(r"[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?")
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
+_HEX = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Period:
+    """When a signer counts; compared with the trusted time of signing where there is one, else with now."""
+
+    start: datetime | None = None
+    end: datetime | None = None
+
+    def holds(self, at: datetime) -> bool:
+        return (self.start is None or self.start <= at) and (self.end is None or at <= self.end)
+
+    @property
+    def bounded(self) -> bool:
+        return self.start is not None or self.end is not None
+
+
+@dataclass(frozen=True, slots=True)
+class KeySigner:
+    """Whoever holds a key."""
+
+    name: str
+    key: PublicKey
+    period: Period = Period()
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateSigner:
+    """Whoever an enterprise authority issued a certificate for `purpose` to, with exactly this `identity` in it."""
+
+    name: str
+    authorities: tuple[x509.Certificate, ...]
+    identity: str
+    purpose: str = CODE_SIGNING
+    period: Period = Period()
+
+
+@dataclass(frozen=True, slots=True)
+class KeylessSigner:
+    """Whoever a Sigstore instance's certificate names: exactly this `identity`, vouched for by exactly this `issuer`.
+
+    `instance` names a pinned trusted root; None is the public instance, whose root the `sigstore` package carries.
+    """
+
+    name: str
+    identity: str
+    issuer: str
+    instance: str | None = None
+    period: Period = Period()
+
+
+Signer: TypeAlias = KeySigner | CertificateSigner | KeylessSigner
+
+
+@dataclass(frozen=True, slots=True)
+class Requirement:
+    """A statement that must be there: its predicate type, who may make it (empty: anyone trusted), how old it may be.
+
+    `predicate` are members that the statement's predicate must have with exactly these values, for instance
+    `verificationResult: PASSED` of a verification summary.
+    """
+
+    predicate_type: str
+    signers: frozenset[str] = frozenset()
+    maximum_age: timedelta | None = None
+    predicate: Mapping[str, JSON] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Revoked:
+    """What does not count any more, whoever vouches for it."""
+
+    keys: frozenset[str] = frozenset()  # fingerprints
+    identities: frozenset[str] = frozenset()
+    certificates: frozenset[str] = frozenset()  # serial numbers, hexadecimal
+    bundles: frozenset[str] = frozenset()  # manifest digests
+    versions: Mapping[str, str] = field(default_factory=dict)  # name to range
+
+
+@dataclass(frozen=True, slots=True)
+class Roots:
+    """Who may sign the next trust file, and how many of them must."""
+
+    keys: tuple[PublicKey, ...] = ()
+    threshold: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """Everything a verifier has decided beforehand. Without a `name` it came from options, not from a trust file."""
+
+    signers: tuple[Signer, ...]
+    name: str | None = None
+    serial: int = 0
+    expires: datetime | None = None
+    roots: Roots = Roots()
+    timestamping: tuple[x509.Certificate, ...] = ()
+    instances: Mapping[str, bytes] = field(default_factory=dict)
+    required: tuple[Requirement, ...] = (Requirement(BUNDLE_PREDICATE),)
+    minimum: Mapping[str, str] = field(default_factory=dict)
+    revoked: Revoked = Revoked()
+
+
+def schema() -> bytes:
+    """Return the JSON Schema of the content of a trust file."""
+    from importlib import resources
+
+    return resources.files("packager.trust").joinpath("trust.schema.json").read_bytes()
+
+
+def of_keys(trusted: Iterable[PublicKey]) -> Trust:
+    """Return the smallest trust: any of these keys may sign, for ever."""
+    return Trust(tuple(KeySigner(key.fingerprint, key) for key in trusted))
+
+
+def parse(payload: bytes) -> Trust:
+    """Read the content of a trust file strictly. Raises ValueError with a reason fit for a message."""
+    value = canonical.load(payload, limit=MAX_TRUST)
+    if not isinstance(value, dict) or value.get("format") != FORMAT:
+        raise ValueError(f"expected trust format {FORMAT}; a newer packager may read this file")
+    fields = members(
+        value, "trust file", "format name serial expires roots signers",
+        "timestamping instances require minimum revoked",
+    )  # fmt: skip
+    instances = {
+        _name(name): canonical.dump(_table(root, "instance"))
+        for name, root in _table(fields.get("instances", {}), "instances").items()
+    }
+    signers = tuple(
+        _signer(_name(name), entry)
+        for name, value in _table(fields["signers"], "signers").items()
+        for entry in (items(value, f"entries of signer `{name:.80}`", 1, 32) if isinstance(value, list) else [value])
+    )
+    trust = Trust(
+        signers,
+        _name(fields["name"]),
+        _count(fields["serial"], "serial"),
+        time(fields["expires"]),
+        _roots(fields["roots"]),
+        tuple(_certificates(fields.get("timestamping", []), 0)),
+        instances,
+        _required(fields.get("require", []), {signer.name for signer in signers}),
+        {_text(name): _lowest(low) for name, low in _table(fields.get("minimum", {}), "minimum").items()},
+        _revoked(fields.get("revoked", {})),
+    )
+    for signer in signers:
+        if isinstance(signer, KeylessSigner) and signer.instance not in {None, *instances}:
+            raise ValueError(f"signer `{signer.name}` names the unknown instance `{signer.instance}`")
+    return trust
+
+
+def _signer(name: str, value: JSON) -> Signer:
+    what = f"signer `{name}`"
+    table = _table(value, what)
+    period = "from until"
+    if "key" in table:
+        entry = members(table, what, "key", period)
+        return KeySigner(name, _key(entry["key"], what), _period(entry))
+    if "ca" in table:
+        entry = members(table, what, "ca identity", f"purpose {period}")
+        from packager.trust import certificates
+
+        purpose = _text(entry.get("purpose", CODE_SIGNING))
+        if not certificates.is_purpose(purpose):
+            raise ValueError(f"the purpose of {what} is not an object identifier")
+        return CertificateSigner(
+            name, tuple(_certificates(entry["ca"], 1)), _text(entry["identity"]), purpose, _period(entry)
+        )
+    entry = members(table, what, "identity issuer", f"instance {period}")
+    instance = _name(entry["instance"]) if "instance" in entry else None
+    return KeylessSigner(name, _text(entry["identity"]), _text(entry["issuer"]), instance, _period(entry))
+
+
+def _required(value: JSON, known: set[str]) -> tuple[Requirement, ...]:
+    found = []
+    for item in items(value, "requirements", 0, 64):
+        entry = members(item, "requirement", "predicateType", "signers maximumAgeDays predicate")
+        who = frozenset(_text(name) for name in items(entry.get("signers", []), "signers", 0, 256))
+        if unknown := sorted(who - known):
+            raise ValueError(f"a requirement names the unknown signer `{unknown[0]}`")
+        age = timedelta(days=_count(entry["maximumAgeDays"], "maximumAgeDays")) if "maximumAgeDays" in entry else None
+        exact = _table(entry.get("predicate", {}), "predicate of a requirement")
+        found.append(Requirement(_text(entry["predicateType"]), who, age, exact))
+    if not any(requirement.predicate_type == BUNDLE_PREDICATE for requirement in found):
+        found.insert(0, Requirement(BUNDLE_PREDICATE))
+    return tuple(found)
+
+
+def _revoked(value: JSON) -> Revoked:
+    entry = members(value, "revocations", "", "keys identities certificates bundles versions")
+    lists = {
+        kind: items(entry.get(kind, []), kind, 0, 100_000) for kind in ("keys", "identities", "certificates", "bundles")
+    }
+    return Revoked(
+        frozenset(_matching(item, _HEX, "a key's fingerprint") for item in lists["keys"]),
+        frozenset(_text(item) for item in lists["identities"]),
+        frozenset(
+            _matching(item, re.compile(r"[1-9a-f][0-9a-f]*"), "a serial number") for item in lists["certificates"]
+        ),
+        frozenset(_matching(item, DIGEST, "a bundle's digest") for item in lists["bundles"]),
+        {name: semver.check_range(_text(text)) for name, text in _table(entry.get("versions", {}), "versions").items()},
+    )
+
+
+def _roots(value: JSON) -> Roots:
+    entry = members(value, "roots", "keys threshold")
+    found = tuple(_key(item, "root") for item in items(entry["keys"], "root keys", 1, 32))
+    threshold = _count(entry["threshold"], "threshold")
+    if len({key.fingerprint for key in found}) != len(found) or not 1 <= threshold <= len(found):
+        raise ValueError(f"threshold {threshold} does not fit {len(found)} root keys")
+    return Roots(found, threshold)
+
+
+def _key(value: JSON, what: str) -> PublicKey:
+    try:
+        return keys.parse_public(_text(value, 8192).encode())
+    except ValueError as error:
+        raise ValueError(f"the key of {what} {error}") from None
+
+
+def _certificates(value: JSON, least: int) -> Iterable[x509.Certificate]:
+    from packager.trust import certificates
+
+    for item in items(value, "certificates", least, 32):
+        yield from certificates.parse_pem(_text(item, certificates.MAX_PEM).encode())
+
+
+def _period(entry: Mapping[str, JSON]) -> Period:
+    return Period(*(time(entry[edge]) if edge in entry else None for edge in ("from", "until")))
+
+
+def time(value: JSON) -> datetime:
+    """Read a time in its one spelling, `2027-01-31T00:00:00Z`. Raises ValueError."""
+    text = _matching(value, _TIME, "a time such as 2027-01-31T00:00:00Z")
+    return datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+
+
+def _lowest(value: JSON) -> str:
+    """Return a version that bounds others: it has an order, so nothing follows a `+`."""
+    text = _version(value)
+    if "+" in text:
+        raise ValueError(f"`{text:.80}` bounds nothing: what follows `+` has no order")
+    return text
+
+
+def _version(value: JSON) -> str:
+    text = _text(value)
+    semver.precedence(text)
+    return text
+
+
+def _name(value: JSON) -> str:
+    return _matching(value, _NAME, "a name of lower-case letters, digits, `.`, `_` and `-`")
+
+
+def _matching(value: JSON, pattern: re.Pattern[str], expected: str) -> str:
+    if not isinstance(value, str) or not pattern.fullmatch(value):
+        raise ValueError(f"expected {expected}, got `{value!s:.80}`")
+    return value
+
+
+def _text(value: JSON, limit: int = _TEXT) -> str:
+    if not isinstance(value, str) or not 0 < len(value) <= limit or (limit == _TEXT and not value.isprintable()):
+        raise ValueError(f"expected text, got `{value!s:.80}`")
+    return value
+
+
+def _count(value: JSON, what: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value < 2**31:
+        raise ValueError(f"`{what}` must be a whole number from 1, got `{value!s:.80}`")
+    return value
+
+
+def _table(value: JSON, what: str) -> dict[str, JSON]:
+    if not isinstance(value, dict) or len(value) > 100_000:
+        raise ValueError(f"`{what}` must be an object")
+    return value
+
+
+def normal(trusted: Trust | Sequence[PublicKey]) -> Trust:
+    """Return a trust, whichever of the two forms a caller has."""
+    return trusted if isinstance(trusted, Trust) else of_keys(trusted)

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Check a signature made with a certificate of an enterprise authority.
+
+In order: the certificate names exactly a trusted identity; its key made the signature; the time (of trusted time
+stamps where the verifier names authorities for them, else now); valid then, for digital signatures and the pinned
+purpose, and no authority itself; a path to the pinned authority, valid then.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from cryptography import x509
+
+from packager.errors import BadSignature, Malformed, UnfitCertificate, UntrustedSigner, UntrustedTime, UsageError
+from packager.formats.dsse import Certificates, SignedStatement, pae
+from packager.trust import certificates, keys, timestamps
+from packager.trust.keys import PublicKey
+from packager.trust.model import CertificateSigner, Trust
+from packager.trust.verifiers import Attested
+
+
+def verify(signed: SignedStatement, trust: Trust, now: datetime | None) -> Attested:
+    """Return who signed, if a trusted authority issued the certificate to a trusted identity."""
+    material = signed.material
+    if not isinstance(material, Certificates):
+        raise UntrustedSigner("this is no signature with a certificate chain")
+    leaf, *others = _chain(material)
+    present = certificates.names(leaf)
+    candidates = [s for s in trust.signers if isinstance(s, CertificateSigner) and s.identity in present]
+    if not candidates:
+        raise UntrustedSigner(f"the certificate is of nobody trusted here: got {_listing(present)}")
+    key = _key(leaf)
+    if not key.signed(signed.signature, pae(signed.payload)):
+        raise BadSignature("the signature does not match its statement", subject=candidates[0].name)
+    stamped = _stamped_time(signed.signature, material, trust)
+    at = stamped or now
+    if at is None:
+        raise UsageError("checking a certificate without time stamps needs the time")
+    signer = _first_issued(candidates, leaf, others, at)
+    return Attested(
+        signed.payload, signer.name, signer.identity, stamped, key.fingerprint, certificates.serial(leaf)
+    )  # fmt: skip
+
+
+def _chain(material: Certificates) -> list[x509.Certificate]:
+    try:
+        return [certificates.parse_der(raw) for raw in material.chain]
+    except ValueError as error:
+        raise Malformed(f"a certificate of the signature is malformed: {error}", subject="certificate") from None
+
+
+def _listing(names: frozenset[str]) -> str:
+    return ", ".join(sorted(names))[:200] or "no name at all"
+
+
+def _key(leaf: x509.Certificate) -> PublicKey:
+    try:
+        return keys.public_key(leaf.public_key())
+    except ValueError:
+        raise UnfitCertificate("the certificate holds another kind of key than ECDSA P-256 or P-384") from None
+
+
+def _stamped_time(signature: bytes, material: Certificates, trust: Trust) -> datetime | None:
+    """Return the earliest trusted time of the signature, or None where the verifier trusts no time stamps.
+
+    With trusted authorities a signature without a stamp of theirs proves no time, and each stamp must be about it.
+    """
+    if not trust.timestamping:
+        return None
+    if not material.timestamps:
+        raise UntrustedTime(
+            "the signature carries no time stamp", hint="sign with --tsa, or trust no time stamping authority"
+        )
+    try:
+        stamps = [timestamps.parse(raw) for raw in material.timestamps]
+    except ValueError as error:
+        raise Malformed(f"a time stamp is malformed: {error}", subject="time stamp") from None
+    times: list[datetime] = []
+    doubt = UntrustedTime("no time stamp is of a trusted authority")
+    for stamp in stamps:
+        try:
+            times.append(timestamps.verify(stamp, signature, trust.timestamping))
+        except UntrustedTime as error:  # another authority's, which others may trust
+            doubt = error
+    if not times:
+        raise doubt
+    return min(times)
+
+
+def _first_issued(
+    candidates: list[CertificateSigner], leaf: x509.Certificate, others: list[x509.Certificate], at: datetime
+) -> CertificateSigner:  # fmt: skip
+    """Return the first candidate whose authority issued `leaf` for its purpose; else raise what the last one lacks."""
+    doubt: UntrustedSigner | UnfitCertificate = UntrustedSigner("no trusted authority issued the certificate")
+    for signer in candidates:
+        try:
+            certificates.check_fitness(leaf, signer.purpose, at)
+            certificates.check_path(leaf, others, signer.authorities, signer.purpose, at)
+        except (UntrustedSigner, UnfitCertificate) as error:
+            doubt = error
+        else:
+            return signer
+    raise doubt

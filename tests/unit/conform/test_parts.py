@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `conform` hands to the suite and takes from others: turned knobs, operator reports, stated outputs."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from packager import canonical
+from packager.bundle.bundle import CONTRACT
+from packager.bundle.knobs import knob_schema
+from packager.conform import operators, turned
+from packager.conform.nodetests import NodeTest
+from packager.errors import Malformed, WrongSubject
+from packager.formats import reference_outputs
+from packager.knobs import knobs
+from packager.types import Tree
+from tests.support import bundles, contracts
+
+FACTS = {"operators": {"ai.onnx": {"Relu": {}, "Gemm": {}, "Mystery": {}}}}
+TESTS = [NodeTest("test_relu", "Relu"), NodeTest("test_relu_2", "Relu"), NodeTest("test_gemm", "Gemm")]
+SAID = {"runtime": "r", "version": "1", "results": {"test_relu": "ok", "test_gemm": "wrong: 3 elements"}}
+
+
+def test_a_turned_knob_is_allowed_and_not_the_default(tmp_path: Path) -> None:
+    contract = contracts.derived()
+    bundle = bundles.make(bundles.store_in(tmp_path), {CONTRACT: canonical.dump(contract)}, "net", "1.0.0")
+    schema = knob_schema(bundle)
+    chosen = turned.values(bundle, [*schema, "no.such"])
+    assert {"batch.max", "runtime.threads", "log.level", "triton.instances"} <= set(chosen)
+    for name, value in chosen.items():
+        assert schema[name].allows(value) and value != schema[name].default
+    assert chosen["batch.max"] == 7, "below what the contract promises, so that the row above it can be asked for"
+    document = turned.document(bundle, {"batch.max": 7})
+    assert document["values"]["batch.max"] == 7 and document["digest"] != knobs.resolve(schema, bundle.digest).digest
+
+
+def test_a_report_counts_by_operator_and_reads_back() -> None:
+    found = operators.report(TESTS, SAID, FACTS)
+    assert found["operators"] == {
+        "Gemm": {"passed": 0, "skipped": 0, "failed": {"test_gemm": "wrong: 3 elements"}},
+        "Relu": {"passed": 1, "skipped": 1, "failed": {}},
+    }
+    assert found["untested"] == ["Mystery"] and operators.is_report(found)
+    first, second = operators.lines(found)
+    assert "1 pass on r 1, 1 fail, 1 do not apply" in first and "Mystery" in first and "Gemm: test_gemm" in second
+    assert operators.lines({"reason": "it is a server"}) == ["operators: not tested: it is a server"]
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [((), []), (("operators",), 1), (("operators", "Relu"), 1), (("operators", "Relu", "failed"), ["x"]),
+     (("operators", "Relu", "failed"), {"x": 1}), (("operators", "Relu", "passed"), "1"), (("untested",), None)],
+)  # fmt: skip
+def test_a_report_from_elsewhere_is_held_against_its_form(place: tuple[str, ...], value: Any) -> None:
+    found: Any = {"report": copy.deepcopy(operators.report(TESTS, SAID, FACTS))}
+    member, path = found, ("report", *place)
+    for step in path[:-1]:
+        member = member[step]
+    member[path[-1]] = value
+    assert not operators.is_report(found["report"])
+
+
+def test_stated_outputs_are_read_for_the_inputs_of_the_bundle_alone(tmp_path: Path) -> None:
+    store = bundles.store_in(tmp_path)
+    tree = Tree.of({"vectors/inputs/01-a.safetensors": store.put(b"in"), "model/model.onnx": store.put(b"m")})
+    stated = reference_outputs.predicate(tree, {"outputs.safetensors": b"out", "outputs.json": b"{}"})
+    assert reference_outputs.read(stated, tree, "x") == {"outputs.safetensors": b"out", "outputs.json": b"{}"}
+    other = Tree.of({"vectors/inputs/01-a.safetensors": store.put(b"other")})
+    with pytest.raises(WrongSubject, match="other inputs than the bundle carries"):
+        reference_outputs.read(stated, other, "x")
+    for damage in ({"outputs": [{**stated["outputs"][0], "content": "AAAA"}]}, {"outputs": 3},
+                   {"outputs": [{**stated["outputs"][0], "name": "../escape.json"}]}, {"inputs": None}):  # fmt: skip
+        with pytest.raises(Malformed, match="states no reference outputs"):
+            reference_outputs.read({**stated, **damage}, tree, "x")

@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Preflight and fleets: what is asked is answered, sites hold only what they state, the smallest step comes first."""
+
+from __future__ import annotations
+
+import copy
+import os
+from pathlib import Path
+
+import pytest
+
+from packager.contract import fleet, host, knowledge, preflight
+from packager.contract import page as compatpage
+from packager.contract.fleet import Device, Site
+from packager.errors import UsageError
+from packager.server.process import host_limits
+from tests.support import contracts
+
+FLEET = """
+sites:
+  acme: {runtimes: {onnxruntime: 1.16.3}, python: "3.11", memory: 16GiB}
+  bigco: {runtimes: {triton: 24.10}}
+  odd: {runtimes: {onnxruntime: 1.50}}
+"""
+
+
+def test_without_a_question_every_known_version_is_listed() -> None:
+    cells = preflight.everywhere(contracts.read(contracts.derived()))
+    assert {cell.runtime for cell in cells} == {"onnxruntime", "triton"}
+    promised = {cell.version: cell.promised for cell in cells if cell.runtime == "onnxruntime"}
+    assert promised["1.17.0"] and not promised["1.16.3"]
+    assert all(cell.answer.outcome == "ok" for cell in cells)
+
+
+def test_what_answers_alike_is_one_line() -> None:
+    told = contracts.read(contracts.derived())
+    joined = [span for span in preflight.spans(preflight.everywhere(told)) if span.first.runtime == "onnxruntime"]
+    assert [(span.first.promised, span.first.version, span.last.version) for span in joined] == [
+        (False, "1.15.0", "1.16.3"), (True, "1.17.0", [*knowledge.shipped("onnxruntime").rows][-1]),
+    ]  # fmt: skip
+    refused = preflight.spans(preflight.everywhere(contracts.read(contracts.derived(graph="Gelu", text=LATE))))
+    assert refused[0].first.answer.outcome == "no" and [span.versions for span in refused[:2]] == [
+        "1.15.0–1.15.1", "1.16.0–1.16.3",
+    ]  # fmt: skip
+
+
+LATE = contracts.RECIPE.replace('">=1.17"', '">=1.23"').replace('">=24.04"', '">=25.10"')
+
+
+def test_what_ran_is_never_unknown() -> None:
+    """A graph of operators that no table knows: measured by its build on one version, conformed on another."""
+    value = copy.deepcopy(contracts.derived())
+    value["graph"]["operators"]["com.microsoft"] = {"FastGelu": {"1": ["?"]}}
+    told = contracts.read(value)
+    assert preflight.kept(told, preflight.everywhere(told)) == "unknown"
+    name = "onnxruntime-cpu-fp32"
+    seen = {(name, "onnxruntime", "1.31.1"): "measured by its build", ("triton-cpu-fp32", "triton", "2.46.0"): "conformed",
+            (name, "onnxruntime", "1.77.0"): "conformed"}  # fmt: skip
+    found = {(cell.runtime, cell.version): cell.answer for cell in preflight.everywhere(told, proofs=seen)}
+    assert (
+        found["onnxruntime", "1.31.1"].outcome == "ok"
+        and found["onnxruntime", "1.31.1"].source == "measured by its build"
+    )
+    assert found["onnxruntime", "1.77.0"].outcome == "ok", "a version that no table has"
+    assert found["onnxruntime", "1.31.0"].outcome == "unknown"
+    (other,) = preflight.cells(told, "triton", "24.05", proofs=seen)
+    assert other.answer.source == "conformed", "24.05 is another name of 2.46.0"
+    (site,) = preflight.reach(told, Site("a", {"onnxruntime": "1.31.1"}), proofs=seen).cells
+    assert site.answer.outcome == "ok"
+
+
+def test_proof_does_not_undo_a_no() -> None:
+    told = contracts.read(contracts.derived(graph="Gelu", text=LATE))
+    seen = {("onnxruntime-cpu-fp32", "onnxruntime", "1.15.0"): "conformed"}
+    assert preflight.cells(told, "onnxruntime", "1.15.0", proofs=seen)[0].answer.outcome == "no"
+
+
+def test_entries_are_appended_and_the_last_of_a_site_counts() -> None:
+    appended = (
+        FLEET
+        + fleet.write(Site("acme", {"onnxruntime": "1.20.0"}))
+        + fleet.write(Site("new", {"openvino": "2026.4.1"}))
+    )
+    sites = {site.name: site for site in fleet.parse(appended, "fleet.yaml")}
+    assert set(sites) == {"acme", "bigco", "odd", "new"} and sites["acme"].runtimes == {"onnxruntime": "1.20.0"}
+    assert sites["acme"].memory is None, "the newer entry stands alone"
+    with pytest.raises(UsageError, match=r"fleet\.yaml:1[0-9].*colour"):
+        fleet.parse(appended + "---\nsites:\n  a: {runtimes: {}, colour: red}\n", "fleet.yaml")
+    for text in ("sites: {a: {runtimes: {}}, a: {runtimes: {}}}", "---\n", "# nothing\n"):
+        with pytest.raises(UsageError):
+            fleet.parse(text, "fleet.yaml")
+
+
+def test_versions_are_texts_in_a_fleet() -> None:
+    sites = {site.name: site for site in fleet.parse(FLEET, "fleet.yaml")}
+    assert sites["bigco"].runtimes == {"triton": "24.10"}, "not the number 24.1"
+    assert sites["acme"].memory == 16 << 30 and sites["acme"].python == "3.11"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("sites: {}", "sites"), ("sites: {a: {}}", "runtimes"), ("sites: {a: {runtimes: {onnxruntime: new}}}", "version"),
+        ("sites: {a: {runtimes: {onnxruntime: 1.16.3}, colour: red}}", "colour"), ("places: {}", "places"),
+        ("sites: {a: {runtimes: {}, memory: 16}}", "memory"), ("sites: {../a: {runtimes: {}}}", "cannot be a name"),
+    ],
+)  # fmt: skip
+def test_a_wrong_fleet_is_one_error_with_its_line(text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
+        fleet.parse(text, "fleet.yaml")
+    assert caught.value.message.startswith("fleet.yaml:1")
+
+
+def test_an_entry_is_read_back_as_written() -> None:
+    site = Site("acme", {"onnxruntime": "1.16.3"}, "3.11", "x86_64", ("avx2", "fma"), 16 << 30, 1 << 40,
+                (Device("NVIDIA L4", "8.9", 24 << 30),), "550.54.15", {"threads": 4}, False)  # fmt: skip
+    assert fleet.parse(fleet.write(site), "fleet.yaml") == (site,)
+
+
+def test_the_host_describes_itself(tmp_path: Path) -> None:
+    answer = "NVIDIA L4, 8.9, 23034, 550.54.15\nNVIDIA L4, 8.9, 23034, 550.54.15\n"
+    site = host.describe("here", tmp_path, lambda command: answer if command[0] == "nvidia-smi" else "")
+    assert site.capabilities == ("8.9",) and site.driver == "550.54.15" and len(site.devices) == 2
+    assert site.runtimes["onnxruntime"] and site.memory and site.disk
+    assert fleet.parse(fleet.write(site), "f")[0].runtimes == site.runtimes
+    bare = host.describe("here", tmp_path, lambda command: "")
+    assert not bare.devices and any("no GPU" in message for _, message in host.remarks(bare))
+
+
+@pytest.mark.parametrize(("level", "good"), [("bubblewrap", True), ("namespaces", False), ("none", False)])
+def test_a_program_that_is_missing_is_not_ok(level: str, good: bool) -> None:
+    ok, message = host.confinement(level)
+    assert ok == good and ("no bubblewrap" in message) == (not good)
+
+
+def test_the_host_is_what_this_process_may_have_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "groups").write_text("0::/")
+    (tmp_path / "cpu.max").write_text("25000 100000\n")
+    (tmp_path / "memory.max").write_text(f"{256 << 20}\n")
+    read = host_limits.read
+    monkeypatch.setattr(host_limits, "read", lambda: read(tmp_path, tmp_path / "groups"))
+    site = host.describe("here", tmp_path, lambda command: "")
+    told = "\n".join(message for _, message in host.remarks(site))
+    assert site.memory == 256 << 20
+    assert f"0.25 of {os.cpu_count()} processors" in told and "256 of " in told
+
+
+def outcome(site: Site, graph: str = "convolution at 18") -> preflight.Reach:
+    return preflight.reach(contracts.read(contracts.derived(graph=graph)), site)
+
+
+def test_what_a_site_does_not_say_is_not_held_against_the_bundle() -> None:
+    assert outcome(Site("a", {"onnxruntime": "1.16.3"})).outcome == "ok"
+
+
+@pytest.mark.parametrize(
+    ("site", "limit"),
+    [
+        (Site("a", {"onnxruntime": "1.16.3"}, python="3.12"), "python"),
+        (Site("a", {"onnxruntime": "1.16.3"}, memory=1 << 10), "memory"),
+        (Site("a", {"openvino": "2026.4"}), "target"),
+    ],
+)
+def test_a_site_can_say_no(site: Site, limit: str) -> None:
+    reached = outcome(site)
+    assert reached.outcome == "no"
+    assert {reason.limit for cell in reached.cells for reason in cell.answer.reasons} == {limit}
+
+
+def test_a_gpu_target_needs_the_device_and_the_driver() -> None:
+    text = contracts.RECIPE.replace('triton: ">=24.04"', 'triton: {versions: ">=24.04", devices: [sm_86]}')
+    promise = contracts.read(contracts.derived(text))
+    site = Site("a", {"triton": "24.10"}, devices=(Device("A10", "8.6"),), driver="535.1")
+    limits = {r.limit for cell in preflight.reach(promise, site).cells for r in cell.answer.reasons}
+    assert limits == {"driver"}
+    site = Site("a", {"triton": "24.10"}, devices=(Device("T4", "7.5"),), driver="570.1")
+    limits = {r.limit for cell in preflight.reach(promise, site).cells for r in cell.answer.reasons}
+    assert limits == {"device"}
+
+
+def test_a_server_around_an_engine_runs_its_targets() -> None:
+    (cell,) = preflight.cells(contracts.read(contracts.derived()), "kserve", "0.21.0")
+    assert (cell.target, cell.answer.outcome) == ("onnxruntime-cpu-fp32", "ok")
+
+
+def test_the_smallest_change_comes_first() -> None:
+    promise = contracts.read(contracts.derived(graph="convolution at 20"))
+    sites = [Site("acme", {"onnxruntime": "1.16.3"}), Site("old", {"onnxruntime": "1.15.1"}),
+             Site("fine", {"onnxruntime": "1.20.1"})]  # fmt: skip
+    reached = [preflight.reach(promise, site) for site in sites]
+    assert [entry.outcome for entry in reached] == ["no", "no", "ok"]
+    steps = preflight.steps(promise, reached)
+    assert steps[0].message == 're-export at opset 19: promise `onnxruntime: ">=1.16.3"` and build again'
+    assert steps[0].sites == ("acme",)
+    assert [step.message for step in steps[1:]] == [
+        're-export at opset 18: promise `onnxruntime: ">=1.15.1"` and build again',
+        "upgrade onnxruntime 1.16.3 to 1.17.0", "upgrade onnxruntime 1.15.1 to 1.17.0",
+    ]  # fmt: skip
+
+
+def test_another_python_is_a_step_of_the_site() -> None:
+    promise = contracts.read(contracts.derived())
+    reached = [preflight.reach(promise, Site("a", {"onnxruntime": "1.16.3"}, python="3.12"))]
+    assert "with onnxruntime 1.16.3" in preflight.steps(promise, reached)[0].message
+
+
+def test_the_page_is_self_contained_and_escapes() -> None:
+    promise = contracts.read(contracts.derived())
+    reached = [preflight.reach(promise, Site("<script>", {"onnxruntime": "1.99"}))]
+    cells = preflight.everywhere(promise)
+    page = compatpage.page("net", "1.0.0", "sha256:0", cells, reached, preflight.steps(promise, reached))
+    assert "<script" not in page and "&lt;script&gt;" in page and "http" not in page
+    assert page == compatpage.page("net", "1.0.0", "sha256:0", cells, reached, preflight.steps(promise, reached))

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The SBOM: valid whatever it describes, equal for equal bundles, complete, and the same in its other forms."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from packager.canonical import sha256
+from packager.formats import cyclonedx, spdx
+from packager.formats.wheel_locks import About, Dependencies, Wheel
+from packager.policy import completeness
+from packager.types import Blob
+
+PLATFORM, OTHER = "linux_x86_64-cp311", "linux_x86_64-cp312"
+ARRAYS = Wheel(
+    "numpy", "2.4.6", "numpy-2.4.6-cp311-cp311-manylinux_2_28_x86_64.whl", "a1" * 32, "https://files.pythonhosted.org/n"
+)
+NEWER = Wheel("numpy", "2.5.5", "numpy-2.5.5-cp312-cp312-manylinux_2_28_x86_64.whl", "a2" * 32)
+ENGINE = Wheel("onnxruntime", "1.31.1", "onnxruntime-1.31.1-py3-none-any.whl", "b1" * 32)
+LOCAL = Wheel("torch", "2.9.0+cu128", "torch-2.9.0+cu128-py3-none-any.whl", "c1" * 32)
+LOCKED = Dependencies(
+    {"onnxruntime": ("onnxruntime>=1.17", "torch")},
+    {"onnxruntime": {PLATFORM: (ARRAYS, ENGINE, LOCAL), OTHER: (NEWER, ENGINE, LOCAL)}},
+    {
+        ARRAYS.pin: About("BSD-3-Clause", None, "Ada", "arrays", "https://numpy.org"),
+        NEWER.pin: About("BSD-3-Clause", None, "Ada", "arrays", "https://numpy.org"),
+        ENGINE.pin: About("MIT", None, "Microsoft", requires=("numpy>=1.21", 'sympy; extra == "symbolic"', "!broken!")),
+        LOCAL.pin: About(None, "BSD License", requires=('numpy ; python_version < "3.12"',)),
+    },
+    ("https://download.pytorch.org/whl/cu128",),
+)
+FILES = [("deps/onnxruntime/wheels/" + ENGINE.file, Blob("sha256:" + ENGINE.sha256, 3)),
+         ("model/model.onnx", Blob(sha256(b"x"), 1)), ("model/weights-0000.bin", Blob(sha256(b"w"), 1))]  # fmt: skip
+TARGETS = {"onnxruntime-cpu-fp32": "model/model.onnx"}
+
+
+def model(**changes: Any) -> cyclonedx.Model:
+    known: dict[str, Any] = {
+        "name": "m", "version": "1.0.0+build", "licence": "Apache-2.0", "description": "d", "authors": ("Ada",),
+        "inputs": [{"name": "x", "dtype": "float32", "shape": ["batch"]}], "outputs": [{"name": "y", "dtype": "float32", "shape": ["batch"]}], "origin": "models:/m/3",
+        "origin_digest": sha256(b"t"), "kind": "onnx",
+        "datasets": [{"name": "digits", "uri": "https://example.org/d", "license": "CC-BY-4.0", "digest": sha256(b"d")}],
+    }  # fmt: skip
+    return cyclonedx.Model(**{**known, **changes})
+
+
+def made(**changes: Any) -> dict[str, Any]:
+    return dict(json.loads(cyclonedx.describe(model(**changes), FILES, TARGETS, LOCKED, {"torch": "2.13.0"})))
+
+
+words = st.text(st.characters(blacklist_categories=["Cs"]), min_size=1, max_size=20)
+
+
+@settings(max_examples=15, deadline=None)  # the validator takes 0.1 s
+@given(
+    st.none() | st.sampled_from(["MIT", "Apache-2.0 OR MIT", "LicenseRef-Own"]), st.none() | words, st.lists(words, max_size=2),
+    st.lists(st.fixed_dictionaries({"name": words}, optional={"license": st.just("MIT"), "classification": words}), max_size=2, unique_by=lambda item: item["name"]),
+    st.none() | words,
+)  # fmt: skip
+def test_any_sbom_is_valid_in_both_versions(
+    licence: str | None, description: str | None, authors: list[str], datasets: list[dict[str, str]], card: str | None
+) -> None:
+    """The judge is CycloneDX's own strict validator."""
+    described = model(licence=licence, description=description, authors=tuple(authors), datasets=datasets)
+    data = cyclonedx.describe(described, FILES, TARGETS, LOCKED, {})
+    assert data == cyclonedx.describe(described, FILES, TARGETS, LOCKED, {})
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(data.decode()) is None
+    newer = json.dumps(cyclonedx.as_version(json.loads(data), "1.7"))
+    assert JsonStrictValidator(SchemaVersion.V1_7).validate_str(newer) is None
+
+
+def test_every_wheel_and_file_is_there_with_its_hash() -> None:
+    hashes = {row["content"] for item in completeness.components(made()) for row in item.get("hashes", [])}
+    assert {wheel.sha256 for wheel in (ARRAYS, NEWER, ENGINE, LOCAL)} <= hashes
+    assert {blob.digest.removeprefix("sha256:") for _, blob in FILES} <= hashes
+
+
+def test_edges_follow_the_markers_of_each_platform() -> None:
+    edges = {row["ref"]: set(row.get("dependsOn", [])) for row in made()["dependencies"]}
+    one, two = cyclonedx.purl("numpy", "2.4.6"), cyclonedx.purl("numpy", "2.5.5")
+    assert edges[cyclonedx.purl("onnxruntime", "1.31.1")] == {one, two}
+    assert edges["pkg:pypi/torch@2.9.0%2Bcu128"] == {one}, "its marker excludes the other platform"
+    assert {"pkg:pypi/torch@2.9.0%2Bcu128", "file:model/model.onnx"} <= edges["pkg:generic/m@1.0.0%2Bbuild"]
+    assert one not in edges["pkg:generic/m@1.0.0%2Bbuild"], "only what is asked for directly"
+
+
+def test_the_parts_have_their_roles() -> None:
+    bom = made()
+    roles = {
+        part["name"]: {row["value"] for row in part["properties"]}
+        for part in bom["components"]
+        if part["type"] == "file"
+    }
+    assert {"graph", "onnxruntime-cpu-fp32"} <= roles["model/model.onnx"]
+    assert "weights" in roles["model/weights-0000.bin"]
+    assert bom["metadata"]["component"]["pedigree"]["ancestors"][0]["name"] == "models:/m/3"
+    assert bom["formulation"][0]["components"][0] == {
+        "type": "application", "bom-ref": "tool:torch", "name": "torch", "version": "2.13.0"}  # fmt: skip
+    (wheel,) = [part for item in bom["components"] if item["name"] == "onnxruntime" for part in item["components"]]
+    assert {"name": "packager:path", "value": FILES[0][0]} in wheel["properties"]
+    text = json.dumps(bom)
+    assert "timestamp" not in text
+    assert "https://download.pytorch.org/whl/cu128" in text
+
+
+def test_the_serial_number_follows_the_content() -> None:
+    assert made()["serialNumber"] == made()["serialNumber"]
+    assert made()["serialNumber"] != made(description="other")["serialNumber"]
+
+
+def test_what_is_missing_is_reported_and_what_would_fill_it() -> None:
+    full = completeness.report(made(), signed=True)
+    bare = completeness.report(made(licence=None, description=None, authors=(), datasets=[]), signed=False)
+    names = (
+        "Metadata",
+        "System level properties",
+        "Models",
+        "Dataset properties",
+        "KPI",
+        "Infrastructure",
+        "Security properties",
+    )
+    assert tuple(full.clusters) == names
+    for name in ("Metadata", "System level properties", "Models", "Dataset properties", "Security properties"):
+        assert sum(item.filled for item in full.clusters[name]) > sum(item.filled for item in bare.clusters[name]), name
+    assert not [item for items in bare.clusters.values() for item in items if not item.filled and not item.remedy]
+    assert [item.name for item in full.ntia if not item.filled] == ["supplier name", "timestamp"]
+    assert "torch" in next(item.remedy for item in full.ntia if item.name == "supplier name")
+    assert set(full.unlicensed) == {"torch", LOCAL.file}
+    assert full.licensed_share == pytest.approx(1 - 2 / (sum(full.licences.values()) + 2))
+
+
+def test_spdx_has_the_same_components_and_edges() -> None:
+    bom = made()
+    value = json.loads(spdx.convert(bom))
+    assert spdx.convert(bom) == spdx.convert(made())
+    assert len(value["packages"]) == 1 + len(list(completeness.components(bom)))
+    assert len({package["SPDXID"] for package in value["packages"]}) == len(value["packages"])
+    known = {package["SPDXID"] for package in value["packages"]} | {"SPDXRef-DOCUMENT"}
+    assert all({row["spdxElementId"], row["relatedSpdxElement"]} <= known for row in value["relationships"])
+    licences = {package["name"]: package["licenseDeclared"] for package in value["packages"]}
+    assert licences["torch"] == "LicenseRef-BSD-License"
+    assert value["hasExtractedLicensingInfos"][0]["licenseId"] == "LicenseRef-BSD-License"
+    assert ENGINE.sha256 in json.dumps(value)

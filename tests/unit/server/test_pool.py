@@ -1,0 +1,410 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs in other processes: every type and size comes back as it would from here, and a death costs nobody an answer."""
+
+from __future__ import annotations
+
+import gc
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+from packager.runtimes.onnxruntime.session import open_session
+
+from packager.server import config
+from packager.server.errors import RequestError, StartError
+from packager.server.execution import shared_memory
+from packager.server.execution.pool import Failed, How, Workers
+from tests.e2e.test_server import ONNX_TYPES, every_type, mlp, picky, slow, value, write
+
+ENVIRONMENT = {"PATH": os.environ["PATH"], "SECRET": "of-the-site"}
+
+
+@contextmanager
+def workers(path: Path, count: int = 2) -> Iterator[Workers]:
+    pool = Workers(config.read(path), How(count, 1, ENVIRONMENT))
+    try:
+        yield pool
+    finally:
+        pool.close()
+
+
+def pids() -> list[int]:
+    """The children of this process that run a model."""
+    found = []
+    for path in Path("/proc/self/task").glob("*/children"):
+        found += [
+            int(pid) for pid in path.read_text().split() if b"packager.server.execution.worker" in words(int(pid))
+        ]
+    return found
+
+
+def loaded(pool: Workers) -> list[int]:
+    """The workers of `pool` that have their model."""
+    return [worker.pid for worker in pool._living.copy()]
+
+
+def words(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def until(what: Callable[[], object], seconds: float = 20) -> None:
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def here(path: Path, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+    return open_session(path.parent / "model.onnx", threads=1).run(feeds)
+
+
+def same(got: list[np.ndarray], wanted: list[np.ndarray]) -> None:
+    for one, other in zip(got, wanted, strict=True):
+        assert (one.dtype, one.shape) == (other.dtype, other.shape)
+        assert one.tolist() == other.tolist() if one.dtype == object else one.tobytes() == other.tobytes()
+
+
+# --- what goes over ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def echo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An input and an equal output of every type and of any three sizes, and a scalar."""
+    names = list(ONNX_TYPES)
+    sizes: list[object] = ["batch", "wide", "deep"]
+    nodes = [helper.make_node("Identity", [f"{name}_in"], [f"{name}_out"]) for name in names]
+    nodes.append(helper.make_node("Identity", ["scalar_in"], ["scalar_out"]))
+    ports = [[value(f"{name}_{way}", name, sizes) for name in names] + [value(f"scalar_{way}", "float64", [])]
+             for way in ("in", "out")]  # fmt: skip
+    return write(tmp_path_factory.mktemp("echo") / "echo", nodes, *ports)
+
+
+def feeds_of(shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+    random = np.random.default_rng(7)
+    feeds: dict[str, np.ndarray] = {"scalar_in": np.array(random.random())}
+    for name, array in every_type().items():
+        feeds[f"{name}_in"] = random.choice(array.reshape(-1), shape).astype(array.dtype)
+    return feeds
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 5, 7), (0, 2, 2), (2, 0, 3), (64, 100, 16)])
+def test_every_type_and_size_comes_back_bit_for_bit(echo: Path, shape: tuple[int, ...]) -> None:
+    with workers(echo, 1) as pool:
+        feeds = feeds_of(shape)
+        for _ in range(2):
+            got = pool.run(feeds)
+            same(got, [feeds[port.name.replace("_out", "_in")] for port in pool.outputs])
+        assert all(array.flags.owndata or array.base is None or array.dtype == object for array in got)
+
+
+def test_arrays_that_lie_across_memory_and_odd_strings(echo: Path) -> None:
+    with workers(echo, 1) as pool:
+        feeds = feeds_of((4, 6, 8))
+        feeds["float32_in"] = np.arange(192, dtype=np.float32).reshape(8, 6, 4).T
+        feeds["int64_in"] = np.arange(384, dtype=np.int64).reshape(4, 6, 16)[:, :, ::2]
+        feeds["string_in"] = np.array(["", "\0", "ä€𝄞", "x" * 70_000] * 48, dtype=object).reshape(4, 6, 8)
+        for name, array in zip([port.name for port in pool.outputs], pool.run(feeds), strict=True):
+            wanted = feeds[name.replace("_out", "_in")]
+            assert array.tolist() == wanted.tolist() and array.dtype == wanted.dtype, name
+
+
+def test_a_large_message_does_not_stay_in_memory(tmp_path: Path) -> None:
+    path = write(tmp_path / "relu", [helper.make_node("Relu", ["x"], ["y"])], [value("x", "float32", ["batch", 1024])],
+                 [value("y", "float32", ["batch", 1024])])  # fmt: skip
+    with workers(path, 1) as pool:
+        small, large = (np.full((rows, 1024), -1.5, np.float32) for rows in (1, 50_000))
+        pool.run({"x": small})
+        before = shared()
+        assert before > 0
+        (answer,) = pool.run({"x": large})
+        assert answer.shape == large.shape and not answer.any()
+        pool.run({"x": small})
+        assert shared() - before < 20 << 20 < large.nbytes
+
+
+def shared() -> int:
+    """Bytes of memory behind the lanes of this process."""
+    held: dict[int, int] = {}  # by file: a mapping has a descriptor of its own
+    for name in os.listdir("/proc/self/fd"):
+        with suppress(OSError):  # the listing's own is gone by now
+            if os.readlink(f"/proc/self/fd/{name}").startswith("/memfd:"):
+                about = os.stat(f"/proc/self/fd/{name}")
+                held[about.st_ino] = 512 * about.st_blocks
+    return sum(held.values())
+
+
+def test_what_a_runtime_refuses_is_told_and_the_worker_goes_on(tmp_path: Path) -> None:
+    path = picky(tmp_path)
+    with workers(path, 1) as pool:
+        (pid,) = pids()
+        with pytest.raises(Failed, match=r"InvalidArgument.*out of"):
+            pool.run({"index": np.array([9])})
+        same(pool.run({"index": np.array([2])}), here(path, {"index": np.array([2])}))
+        assert pids() == [pid]
+
+
+@pytest.mark.parametrize("message", [(10**9, 10), (0, 0), (0, 5)])
+def test_a_message_that_is_none_is_refused(message: tuple[int, int]) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs, shared_memory.memory() as file:
+        receiver = shared_memory.Receiver(ours, file)
+        theirs.send(shared_memory._FRAME.pack(*message))
+        with pytest.raises(shared_memory.Garbled):
+            receiver.receive()
+
+
+@pytest.mark.parametrize(
+    "row", ['["float32",[9],0,4]', '["object",[1],0,8]', '["float32",[99999999],0,399999996]', '["float32",[-1],0,4]',
+            '["string",[1],0,8]', '["float32",[1],-4,4]', "7"],
+)  # fmt: skip
+def test_a_head_that_lies_is_refused(row: str) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs, shared_memory.memory() as file:
+        receiver = shared_memory.Receiver(ours, file)
+        head = f'{{"tensors":[{row}]}}'.encode()
+        file.seek(0)
+        file.write(b"\xff\xff\xff\xff1234" + head)
+        theirs.send(shared_memory._FRAME.pack(8, len(head)))
+        with pytest.raises(shared_memory.Garbled):
+            receiver.receive()
+
+
+def test_memory_of_a_lane_cannot_be_taken_away() -> None:
+    with shared_memory.memory() as file, pytest.raises(PermissionError):
+        file.truncate(1)
+
+
+# --- deaths --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def long(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray]:
+    """A model and a question it thinks about for two seconds of processor time or so."""
+    path = slow(tmp_path_factory.mktemp("long"))
+    session, rounds = open_session(path.parent / "model.onnx", threads=1), 100
+    while True:
+        began = time.thread_time()
+        session.run({"rounds": np.array([rounds])})
+        if (spent := time.thread_time() - began) > 0.2:
+            return path, np.array([int(2 * rounds / spent)])
+        rounds *= 2
+
+
+def busy(pid: int) -> float:
+    """Processor seconds that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def kill_the_busy(living: Callable[[], list[int]], seen: dict[int, float]) -> int:
+    """Kill the worker that is in the middle of a run. `seen`: what each had used when it was first looked at."""
+
+    def running() -> list[int]:
+        pids = living()
+        for pid in pids:
+            seen.setdefault(pid, busy(pid))
+        return [pid for pid in pids if busy(pid) > seen[pid] + 0.15]
+
+    running()
+    until(running, 60)
+    victim = running()[0]
+    os.kill(victim, signal.SIGKILL)
+    seen[victim] = float("inf")  # once is enough
+    return victim
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_run_whose_worker_dies_is_answered_by_another(long: tuple[Path, np.ndarray], count: int) -> None:
+    path, rounds = long
+    with workers(path, count) as pool, ThreadPoolExecutor(1) as threads:
+        answer = threads.submit(pool.run, {"rounds": rounds})
+        victim = kill_the_busy(lambda: loaded(pool), {})
+        assert answer.result(60)[0] == 256.0
+        until(lambda: len(pids()) == count and victim not in pids())
+        until(lambda: len(pool._living) == count)
+
+
+def test_a_run_that_takes_two_workers_along_is_given_up_and_others_are_not(long: tuple[Path, np.ndarray]) -> None:
+    path, rounds = long
+    with workers(path, 2) as pool, ThreadPoolExecutor(4) as threads:
+        seen: dict[int, float] = {}
+        answer = threads.submit(pool.run, {"rounds": rounds})
+        first, second = (kill_the_busy(lambda: loaded(pool), seen) for _ in range(2))
+        with pytest.raises(RequestError, match="2 processes died while they ran this request") as caught:
+            answer.result(60)
+        assert caught.value.status == 500
+        others = [threads.submit(pool.run, {"rounds": np.array([number])}) for number in range(8)]
+        assert [float(other.result(60)[0]) for other in others] == [256.0] * 8
+        assert not {first, second} & set(pids())
+
+
+def test_workers_killed_while_idle_cost_nothing(tmp_path: Path) -> None:
+    path = mlp(tmp_path)
+    x = np.ones((2, 8), np.float32)
+    wanted = here(path, {"x": x})
+    with workers(path, 2) as pool:
+        for _ in range(3):
+            for pid in pids():
+                os.kill(pid, signal.SIGKILL)
+            same(pool.run({"x": x}), wanted)
+
+
+def test_constant_kills_under_constant_runs_lose_nothing(tmp_path: Path) -> None:
+    path = mlp(tmp_path)
+    random, stop = np.random.default_rng(3), threading.Event()
+    questions = [random.random((1 + number % 5, 8)).astype(np.float32) for number in range(40)]
+    session = open_session(path.parent / "model.onnx", threads=1)
+    wanted = [session.run({"x": x}) for x in questions]
+
+    def ask(number: int) -> int:
+        done = 0
+        while not stop.is_set():
+            index = (number + 7 * done) % len(questions)
+            same(pool.run({"x": questions[index]}), wanted[index])
+            done += 1
+        return done
+
+    with workers(path, 3) as pool, ThreadPoolExecutor(6) as threads:
+        answers = [threads.submit(ask, number) for number in range(6)]
+        for _ in range(6):
+            time.sleep(0.3)
+            os.kill(pids()[0], signal.SIGKILL)
+            until(lambda: len(pool._living) == 3, 60)
+        stop.set()
+        assert sum(answer.result(60) for answer in answers) > 500
+
+
+def test_without_any_worker_it_is_not_alive_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = mlp(tmp_path)
+    monkeypatch.setattr("packager.server.execution.pool._PATIENCE", 0.3)
+    with workers(path, 1) as pool:
+        weights = path.with_name("model.onnx")
+        weights.rename(path.with_name("away"))
+        os.kill(pids()[0], signal.SIGKILL)
+        until(lambda: not pool.alive)
+        with pytest.raises(RequestError, match="no process that runs the model is alive") as caught:
+            pool.run({"x": np.ones((1, 8), np.float32)})
+        assert caught.value.status == 503
+        path.with_name("away").rename(weights)
+        until(lambda: pool.alive)
+        assert len(pool.run({"x": np.ones((1, 8), np.float32)})) == 2
+
+
+def test_an_artefact_that_does_not_load_ends_the_start_with_its_sentence(tmp_path: Path) -> None:
+    path = mlp(tmp_path)
+    path.with_name("model.onnx").write_bytes(b"no model")
+    with pytest.raises(StartError, match="onnxruntime cannot load") as caught:
+        Workers(config.read(path), How(2, 1, ENVIRONMENT))
+    assert caught.value.code == 4
+    gc.collect()
+    until(lambda: not pids())
+
+
+@pytest.mark.parametrize(("deaths", "starts"), [(2, True), (3, False)])
+def test_workers_killed_while_they_load_are_started_anew(deaths: int, starts: bool, tmp_path: Path) -> None:
+    path, killed, lost = mlp(tmp_path), set[int](), list[None]()
+
+    def kill() -> None:
+        while len(killed) < deaths:
+            for pid in {*pids()} - killed:
+                os.kill(pid, signal.SIGKILL)
+                killed.add(pid)
+            time.sleep(0.001)
+
+    with ThreadPoolExecutor(1) as threads:
+        killer = threads.submit(kill)
+        if starts:
+            pool = Workers(config.read(path), How(1, 1, ENVIRONMENT), lambda: lost.append(None))
+            assert len(pool.run({"x": np.ones((1, 8), np.float32)})) == 2
+            pool.close()
+        else:
+            with pytest.raises(StartError, match="was ended by SIGKILL"):
+                Workers(config.read(path), How(1, 1, ENVIRONMENT), lambda: lost.append(None))
+        killer.result(20)
+    assert (len(killed), len(lost)) == (deaths, 2)
+
+
+PARENT = """
+import sys, threading, time
+import numpy as np
+from pathlib import Path
+from packager.server import config
+from packager.server.execution.pool import How, Workers
+pool = Workers(config.read(Path(sys.argv[1])), How(2, 1, {}))
+for _ in range(2):
+    threading.Thread(target=pool.run, args=({"rounds": np.array([10**9])},), daemon=True).start()
+time.sleep(0.3)
+print(*(worker.pid for worker in pool._living), flush=True)
+time.sleep(60)
+"""
+
+
+def test_workers_do_not_outlive_who_started_them_in_the_middle_of_a_run(long: tuple[Path, np.ndarray]) -> None:
+    command = [sys.executable, "-c", PARENT, str(long[0])]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        children = [int(pid) for pid in parent.stdout.readline().split()]
+        assert len(children) == 2 and all(words(pid) for pid in children)
+        parent.kill()
+        until(lambda: not any(words(pid) for pid in children), 2)
+
+
+# --- what it costs and shows ---------------------------------------------------------------------------------------
+
+
+def test_a_worker_is_shown_what_its_runtime_needs_and_nothing_else(tmp_path: Path) -> None:
+    with workers(mlp(tmp_path), 1):
+        (pid,) = pids()
+        shown = dict(row.split(b"=", 1) for row in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0") if row)
+        assert shown == {b"PATH": os.environ["PATH"].encode()}
+        files = {os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir()}
+        assert sum(name.startswith("socket:") for name in files) == 1, files
+        adjusted = int(Path(f"/proc/{pid}/oom_score_adj").read_text())
+        assert adjusted == min(1000, int(Path("/proc/self/oom_score_adj").read_text()) + 100)
+
+
+def test_ten_thousand_runs_leave_memory_as_it_was(tmp_path: Path) -> None:
+    def resident(pid: object) -> int:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * resource.getpagesize()
+
+    with workers(mlp(tmp_path), 1) as pool:
+        x = np.ones((16, 8), np.float32)
+        for _ in range(2000):
+            pool.run({"x": x})
+        (pid,) = pids()
+        before = {process: resident(process) for process in ("self", pid)}
+        files = len(os.listdir("/proc/self/fd"))
+        for _ in range(10_000):
+            pool.run({"x": x})
+        assert len(os.listdir("/proc/self/fd")) == files
+        for process, size in before.items():
+            assert resident(process) - size < 2 << 20, process
+
+
+def test_workers_map_one_file_of_weights(tmp_path: Path) -> None:
+    """Weights beside the model are pages of their file, which all workers share."""
+    weight = np.random.default_rng(0).random((4096, 4096)).astype(np.float32)
+    path = write(tmp_path / "wide", [helper.make_node("Gather", ["w", "x"], ["y"])], [value("x", "int64", ["batch"])],
+                 [value("y", "float32", ["batch", 4096])], [numpy_helper.from_array(weight, "w")])  # fmt: skip
+    model = onnx.load(path.with_name("model.onnx"))
+    onnx.save(model, path.with_name("model.onnx"), save_as_external_data=True, location="weights", size_threshold=0)
+    with workers(path, 2) as pool:
+        (rows,) = pool.run({"x": np.arange(4096)})
+        assert rows.tobytes() == weight.tobytes()
+        for pid in pids():
+            assert b"weights" in Path(f"/proc/{pid}/maps").read_bytes(), pid
