@@ -10,25 +10,25 @@
      │  ├ TooNewError        a graph needs operators that a promised runtime lacks
      │  └ StorageError       the disk is full or may not be written
      ├ IntegrityError     5  bytes, names or signatures are not what was promised
-     │  ├ TooLarge           a record, or their number, exceeds what a reader accepts
-     │  ├ Malformed          a record does not have its one allowed shape
-     │  ├ WrongContent       a file or blob is not the promised one, is missing, or should not be there
-     │  ├ BadSignature       a signature, time stamp or log entry does not match what it vouches for
-     │  └ WrongSubject       somebody trusted signed something else
-     └ NegativeAnswer     1  the question was answered, and the answer is no
+     │  ├ TooLargeError      a record, or their number, exceeds what a reader accepts
+     │  ├ MalformedError     a record does not have its one allowed shape
+     │  ├ WrongContentError  a file or blob is not the promised one, is missing, or should not be there
+     │  ├ BadSignatureError  a signature, time stamp or log entry does not match what it vouches for
+     │  └ WrongSubjectError  somebody trusted signed something else
+     └ NegativeAnswerError 1  the question was answered, and the answer is no
         ├ TrustFileError     the trust file is not vouched for by its root keys
-        ├ Unsigned           nobody signed
-        ├ UntrustedSigner    somebody signed whom nobody here trusts
-        ├ UnfitCertificate   a trusted authority's certificate, but expired, too early or for another purpose
-        ├ UntrustedTime      no trusted authority says when it was signed
-        ├ MissingStatement   a required statement is not there, or not by who may make it
-        ├ Revoked            the key, identity, certificate, bundle or version was revoked
-        ├ RolledBack         something newer was seen, or is demanded
-        ├ Stale              the trust file, or what was signed, is too old
-        └ ForbiddenFormat    a file is of a format that bundles may not hold
+        ├ UnsignedError      nobody signed
+        ├ UntrustedSignerError somebody signed whom nobody here trusts
+        ├ UnfitCertificateError a trusted authority's certificate, but expired, too early or for another purpose
+        ├ UntrustedTimeError no trusted authority says when it was signed
+        ├ MissingStatementError a required statement is not there, or not by who may make it
+        ├ RevokedError       the key, identity, certificate, bundle or version was revoked
+        ├ RolledBackError    something newer was seen, or is demanded
+        ├ OutdatedError      the trust file, or what was signed, is too old
+        └ ForbiddenFormatError a file is of a format that bundles may not hold
 
 A question that nobody can answer, because nobody measured, ends with 6: never with 0, and not with the 1 of a no.
-A policy that fails is data (`types.Verdict`), not an exception; `NegativeAnswer` exists for verbs whose whole
+A policy that fails is data (`types.Verdict`), not an exception; `NegativeAnswerError` exists for verbs whose whole
 point is a yes or no, so that every verb ends through one place. Messages follow one grammar: a single sentence,
 subjects in backticks, `expected X, got Y`, no final full stop; the remedy is `hint`.
 """
@@ -50,7 +50,7 @@ UNKNOWN = 6  # the exit code of an answer that nobody knows
 
 def exit_code_of(outcome: Literal["ok", "no", "unknown"]) -> int:
     """Return the exit code of an answer."""
-    return {"ok": 0, "no": NegativeAnswer.code, "unknown": UNKNOWN}[outcome]
+    return {"ok": 0, "no": NegativeAnswerError.code, "unknown": UNKNOWN}[outcome]
 
 
 class PackagerError(Exception):
@@ -65,7 +65,7 @@ class PackagerError(Exception):
         self.edits = tuple(edits)  # the hint as data, where it is about the recipe
 
 
-class NegativeAnswer(PackagerError):
+class NegativeAnswerError(PackagerError):
     """A check ran to its end and said no: policy, parity, verification, compatibility."""
 
     code = 1
@@ -132,63 +132,63 @@ class IntegrityError(PackagerError):
         self.subject = subject
 
 
-class TooLarge(IntegrityError):
+class TooLargeError(IntegrityError):
     """A record, or the number of them, exceeds its cap; it was not read to its end."""
 
 
-class Malformed(IntegrityError):
+class MalformedError(IntegrityError):
     """A record does not have the one shape it may have."""
 
 
-class WrongContent(IntegrityError):
+class WrongContentError(IntegrityError):
     """A file or blob is not what its digest, size, mode or kind says, is missing, or belongs to nothing."""
 
 
-class BadSignature(IntegrityError):
+class BadSignatureError(IntegrityError):
     """A signature, time stamp or log entry is not over the bytes it is attached to."""
 
 
-class WrongSubject(IntegrityError):
+class WrongSubjectError(IntegrityError):
     """A statement is validly signed and about another bundle, other files, or a look-alike of them."""
 
 
-class TrustFileError(NegativeAnswer):
+class TrustFileError(NegativeAnswerError):
     """The trust file, or the step to it from the one before, is not signed by enough root keys."""
 
 
-class Unsigned(NegativeAnswer):
+class UnsignedError(NegativeAnswerError):
     """The bundle carries no signed statement at all."""
 
 
-class UntrustedSigner(NegativeAnswer):
+class UntrustedSignerError(NegativeAnswerError):
     """The bundle is signed, and none of the signers is trusted here."""
 
 
-class UnfitCertificate(NegativeAnswer):
+class UnfitCertificateError(NegativeAnswerError):
     """The certificate was not valid when it signed, or is not one for signing."""
 
 
-class UntrustedTime(NegativeAnswer):
+class UntrustedTimeError(NegativeAnswerError):
     """No trusted authority vouches for the time of a signature that needs one."""
 
 
-class MissingStatement(NegativeAnswer):
+class MissingStatementError(NegativeAnswerError):
     """A statement that must be there is not, or was not made by somebody who may make it."""
 
 
-class Revoked(NegativeAnswer):
+class RevokedError(NegativeAnswerError):
     """The trust file withdraws the trust that would otherwise suffice."""
 
 
-class RolledBack(NegativeAnswer):
+class RolledBackError(NegativeAnswerError):
     """An older version or trust file than the newest one seen, or than the oldest one allowed."""
 
 
-class Stale(NegativeAnswer):
+class OutdatedError(NegativeAnswerError):
     """Valid once, and too old now: a channel that stopped, or was stopped, looks like this."""
 
 
-class ForbiddenFormat(NegativeAnswer):
+class ForbiddenFormatError(NegativeAnswerError):
     """A file of the bundle is of a format that holds programs, or that nobody declared."""
 
 

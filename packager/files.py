@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol, TypeAlias
 
 from packager import os_errors, untrusted_files
-from packager.errors import IntegrityError, WrongContent
+from packager.errors import IntegrityError, WrongContentError
 from packager.types import Blob
 
 CHUNK = 1 << 20
@@ -71,9 +71,7 @@ class Hash(Protocol):
     def hexdigest(self) -> str: ...
 
 
-def copy(
-    source: BinaryIO, sink: Sink, *, limit: int, moved: Moved = unwatched, state: Hash | None = None
-) -> Blob:  # fmt: skip
+def copy(source: BinaryIO, sink: Sink, *, limit: int, moved: Moved = unwatched, state: Hash | None = None) -> Blob:
     """Copy `source` to `sink` in one pass and return what was copied.
 
     Stops after `limit` + 1 bytes, so a lying size costs nothing; the caller compares the blob with its promise.
@@ -113,18 +111,18 @@ def open_regular(path: Path) -> BinaryIO:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         if error.errno == errno.ELOOP:
-            raise WrongContent(f"`{path}` is a symbolic link", subject=str(path)) from error
+            raise WrongContentError(f"`{path}` is a symbolic link", subject=str(path)) from error
         raise
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise WrongContent(f"`{path}` is not a regular file", subject=str(path))
+        raise WrongContentError(f"`{path}` is not a regular file", subject=str(path))
     return os.fdopen(descriptor, "rb", buffering=0)
 
 
 def read_own(path: Path, limit: int) -> bytes:
     """Read a small file that this program keeps, without waiting for anybody: at most `limit` + 1 bytes.
 
-    Raises WrongContent for a pipe, a device or a directory, and what `open` raises.
+    Raises WrongContentError for a pipe, a device or a directory, and what `open` raises.
     """
     with os.fdopen(_opened(path, os.O_RDONLY), "rb") as file:
         return file.read(limit + 1)
@@ -136,11 +134,11 @@ def _opened(path: Path, flags: int) -> int:
         descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     except OSError as error:
         if error.errno in (errno.ENXIO, errno.EISDIR):
-            raise WrongContent(f"`{path}` is not a regular file", subject=str(path)) from None
+            raise WrongContentError(f"`{path}` is not a regular file", subject=str(path)) from None
         raise
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise WrongContent(f"`{path}` is not a regular file", subject=str(path))
+        raise WrongContentError(f"`{path}` is not a regular file", subject=str(path))
     return descriptor
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 
-from packager.errors import Malformed, UsageError, WrongSubject
+from packager.errors import MalformedError, UsageError, WrongSubjectError
 from packager.semver import MAX_LENGTH, SEMVER
 
 NAME = r"[a-z0-9]+(([._]|-+)[a-z0-9]+)*"
@@ -27,15 +27,15 @@ def is_version(text: object) -> bool:
 
 
 def check(name: object, version: object, *, subject: str) -> tuple[str, str]:
-    """Return name and version of a foreign record if they follow the grammar. Raises Malformed about `subject`."""
+    """Return name and version of a foreign record if they follow the grammar. Raises MalformedError about `subject`."""
     if not isinstance(name, str) or not is_name(name):
-        raise Malformed(
+        raise MalformedError(
             f"`{subject}` has a name that bundles may not have: {name!r:.100}",
             subject=subject,
             hint="expected lower-case letters and digits, joined by single `.`, `_` or `-`",
         )
     if not isinstance(version, str) or not is_version(version):
-        raise Malformed(
+        raise MalformedError(
             f"`{subject}` has a version that bundles may not have: {version!r:.100}",
             subject=subject,
             hint="expected a semantic version such as `1.4.0`",
@@ -70,7 +70,7 @@ def check_called(reference: str, name: str, version: str) -> None:
     called, _, tag = reference.rpartition("/")[2].partition(":")
     is_of_a_version = is_version(tag.replace("_", "+", 1)) or is_version(tag)
     if called != name or (is_of_a_version and tag not in (version, tag_of(version))):
-        raise WrongSubject(
+        raise WrongSubjectError(
             f"`{reference:.200}` holds a bundle that calls itself `{name}:{version}`",
             subject=reference,
             hint="to take what lies there all the same, name it by its digest: …@sha256:…",

@@ -47,14 +47,12 @@ _MEANING: Mapping[int, tuple[type[PackagerError], str, str]] = {
     errno.ENOLCK: (StorageError, "the file system has no locks left, at", "mount it with locks, or move the store"),
     errno.ENOEXEC: (StorageError, "the system cannot run", "install that program for this machine"),
     errno.EOPNOTSUPP: (StorageError, "the file system cannot do what is needed at", "use a local one, such as ext4"),
-}  # fmt: skip
+}
 _CIRCLE = re.compile(r"Symlink loop from ['\"](.*)['\"]", re.DOTALL)
 _NETWORK = "check the address, the proxy and the network, and repeat"
 
 
-def translated(
-    error: OSError | RuntimeError, place: str | os.PathLike[str] | None = None
-) -> PackagerError | None:  # fmt: skip
+def translated(error: OSError | RuntimeError, place: str | os.PathLike[str] | None = None) -> PackagerError | None:
     """Return the error as ours; `place` is named where it names no path itself. None: this is no such refusal."""
     if isinstance(error, RuntimeError):  # what `Path.resolve` makes of ELOOP before Python 3.13
         found = _CIRCLE.fullmatch(str(error))

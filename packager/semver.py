@@ -16,8 +16,12 @@ SEMVER = rf"{_NUMBER}\.{_NUMBER}\.{_NUMBER}(-{_PRE})?(\+{_BUILD})?"
 MAX_LENGTH = 128  # characters of a version
 _VERSION = re.compile(rf"{_NUMBER}\.{_NUMBER}\.{_NUMBER}(-(?P<pre>{_PRE}))?(\+{_BUILD})?")
 _COMPARISONS: dict[str, Callable[[Precedence, Precedence], bool]] = {
-    ">=": operator.ge, "<=": operator.le, "==": operator.eq, ">": operator.gt, "<": operator.lt,
-}  # fmt: skip
+    ">=": operator.ge,
+    "<=": operator.le,
+    "==": operator.eq,
+    ">": operator.gt,
+    "<": operator.lt,
+}
 
 Label: TypeAlias = tuple[bool, int, str]  # (is text, number, text): numbers sort before text
 Precedence: TypeAlias = tuple[int, int, int, bool, tuple[Label, ...]]

@@ -271,9 +271,15 @@ class _Reader:
 
 
 def text(
-    node: Node, what: str, *, pattern: str = r"(?s).+", expect: str = "text", limit: int = 2048,
-    hint: str | None = None, change: tuple[str, str] | None = None,
-) -> str:  # fmt: skip
+    node: Node,
+    what: str,
+    *,
+    pattern: str = r"(?s).+",
+    expect: str = "text",
+    limit: int = 2048,
+    hint: str | None = None,
+    change: tuple[str, str] | None = None,
+) -> str:
     """Return text that matches `pattern` whole; what YAML reads as a number, boolean or nothing is not text.
 
     `change` is the hint as characters to replace.

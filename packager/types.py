@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 from packager import canonical
 from packager.canonical import JSON
-from packager.errors import Malformed
+from packager.errors import MalformedError
 
 if TYPE_CHECKING:
     from packager.edits import Edit
@@ -27,7 +27,7 @@ _RESERVED = re.compile(r"(?i)(con|prn|aux|nul|com[1-9]|lpt[1-9])(\.|$)")
 def check_digest(digest: object, *, subject: str) -> str:
     """Return `digest` if it has the one allowed form, else raise IntegrityError about `subject`."""
     if not isinstance(digest, str) or not DIGEST.fullmatch(digest):
-        raise Malformed(f"`{subject}` has a malformed digest `{digest!s:.80}`", subject=subject)
+        raise MalformedError(f"`{subject}` has a malformed digest `{digest!s:.80}`", subject=subject)
     return digest
 
 
@@ -40,7 +40,7 @@ def check_path(path: str) -> str:
     """
     problem = _path_problem(path)
     if problem:
-        raise Malformed(f"path {path!r:.200} {problem}", subject=path)
+        raise MalformedError(f"path {path!r:.200} {problem}", subject=path)
     return path
 
 
@@ -66,12 +66,12 @@ def check_paths(paths: Iterable[str]) -> None:
         check_path(path)
         folded = path.casefold()
         if folded in seen:
-            raise Malformed(f"path `{path}` collides with `{seen[folded]}`", subject=path)
+            raise MalformedError(f"path `{path}` collides with `{seen[folded]}`", subject=path)
         seen[folded] = path
     for folded, path in seen.items():
         for cut in (i for i, c in enumerate(folded) if c == "/"):
             if folded[:cut] in seen:
-                raise Malformed(f"path `{path}` needs `{seen[folded[:cut]]}` to be a directory", subject=path)
+                raise MalformedError(f"path `{path}` needs `{seen[folded[:cut]]}` to be a directory", subject=path)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,15 +18,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from packager.errors import TooLarge, WrongContent
+from packager.errors import TooLargeError, WrongContentError
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _REGULAR = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _BLOCK = 512  # bytes that `st_blocks` counts in, whatever the file system
 _KINDS = {
-    stat.S_IFLNK: "a symbolic link", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket",
-    stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
-}  # fmt: skip
+    stat.S_IFLNK: "a symbolic link",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
 _TOO_MANY = "more files and directories than a reader accepts"
 _SHALLOW = 64  # levels that are emptied in place; what is deeper is moved up first
 
@@ -49,17 +52,17 @@ BUNDLE = Bounds(entries=200_000, depth=200, total=1 << 60, holes=1 << 60)
 
 
 def open_directory(path: Path) -> int:
-    """Return a descriptor of a directory, which the caller closes. Raises WrongContent for anything else."""
+    """Return a descriptor of a directory, which the caller closes. Raises WrongContentError for anything else."""
     try:
         return os.open(path, _DIRECTORY)
     except OSError as error:
-        raise WrongContent(f"`{shown(path.name)}` is not a directory", subject=str(path)) from error
+        raise WrongContentError(f"`{shown(path.name)}` is not a directory", subject=str(path)) from error
 
 
 def walk(root: int, bounds: Bounds) -> Iterator[tuple[str, os.stat_result]]:
     """Yield (relative POSIX path, status) of every regular file below the directory `root`, sorted within each level.
 
-    Raises WrongContent for links and special files, TooLarge for what exceeds `bounds`; never blocks.
+    Raises WrongContentError for links and special files, TooLarge for what exceeds `bounds`; never blocks.
     """
     left, total = bounds.entries, 0
     levels = [_Level("", root, iter(_names(root, left)))]
@@ -72,19 +75,19 @@ def walk(root: int, bounds: Bounds) -> Iterator[tuple[str, os.stat_result]]:
                 continue
             left -= 1
             if left < 0:
-                raise TooLarge(_TOO_MANY, subject="directory")
+                raise TooLargeError(_TOO_MANY, subject="directory")
             path = f"{level.prefix}{name}"
             status = os.stat(name, dir_fd=level.handle, follow_symlinks=False)
             if not stat.S_ISDIR(status.st_mode):
                 total += _extent(path, status, bounds)
                 if total > bounds.total:
-                    raise TooLarge(
+                    raise TooLargeError(
                         f"more than {bounds.total} bytes of files, up to `{shown(path)}`", subject=shown(path)
                     )
                 yield path, status
                 continue
             if len(levels) >= bounds.depth:
-                raise WrongContent(
+                raise WrongContentError(
                     f"`{shown(path)}` is nested too deeply: more than {bounds.depth} directories", subject=shown(path)
                 )
             handle = _open(name, level.handle, _DIRECTORY, path)
@@ -109,21 +112,21 @@ def _leave(levels: list[_Level]) -> None:
 
 
 def _names(directory: int, left: int) -> list[str]:
-    """Return the names in a directory, sorted by their bytes. Raises TooLarge for more than `left`."""
+    """Return the names in a directory, sorted by their bytes. Raises TooLargeError for more than `left`."""
     with os.scandir(directory) as found:
         names = [entry.name for entry in itertools.islice(found, left + 1)]
     if len(names) > left:
-        raise TooLarge(_TOO_MANY, subject="directory")
+        raise TooLargeError(_TOO_MANY, subject="directory")
     return sorted(names, key=os.fsencode)
 
 
 def _extent(path: str, status: os.stat_result, bounds: Bounds) -> int:
-    """Return the size of a regular file, as it says. Raises WrongContent for other kinds, TooLarge for holes."""
+    """Return the size of a regular file, as it says. Raises WrongContentError for other kinds, TooLarge for holes."""
     if not stat.S_ISREG(status.st_mode):
         kind = _KINDS.get(stat.S_IFMT(status.st_mode), "of no known kind")
-        raise WrongContent(f"`{shown(path)}` is {kind}, not a regular file", subject=shown(path))
+        raise WrongContentError(f"`{shown(path)}` is {kind}, not a regular file", subject=shown(path))
     if status.st_size - _BLOCK * status.st_blocks > bounds.holes:
-        raise TooLarge(
+        raise TooLargeError(
             f"`{shown(path)}` says {status.st_size} bytes and holds {_BLOCK * status.st_blocks}", subject=shown(path)
         )
     return status.st_size
@@ -132,7 +135,7 @@ def _extent(path: str, status: os.stat_result, bounds: Bounds) -> int:
 def open_below(root: int, path: str) -> BinaryIO:
     """Open a regular file below the directory `root`, component by component, through no link.
 
-    Raises WrongContent for anything else, without waiting for it.
+    Raises WrongContentError for anything else, without waiting for it.
     """
     *parents, name = path.split("/")
     with contextlib.ExitStack() as stack:
@@ -143,17 +146,17 @@ def open_below(root: int, path: str) -> BinaryIO:
         descriptor = _open(name, handle, _REGULAR, path)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise WrongContent(f"`{shown(path)}` is not a regular file", subject=shown(path))
+        raise WrongContentError(f"`{shown(path)}` is not a regular file", subject=shown(path))
     return os.fdopen(descriptor, "rb", buffering=0)
 
 
 def _open(name: str, parent: int, flags: int, path: str) -> int:
     if name in ("", ".", "..") or "/" in name:
-        raise WrongContent(f"`{shown(path)}` leaves its directory", subject=shown(path))
+        raise WrongContentError(f"`{shown(path)}` leaves its directory", subject=shown(path))
     try:
         return os.open(name, flags, dir_fd=parent)
     except OSError as error:
-        raise WrongContent(f"`{shown(path)}` cannot be opened: {error.strerror}", subject=shown(path)) from error
+        raise WrongContentError(f"`{shown(path)}` cannot be opened: {error.strerror}", subject=shown(path)) from error
 
 
 def shown(name: str) -> str:
@@ -174,7 +177,7 @@ def remove(path: Path) -> None:
         return
     except OSError:
         pass  # a directory
-    with contextlib.suppress(OSError, WrongContent):
+    with contextlib.suppress(OSError, WrongContentError):
         path.chmod(0o700)
         top = open_directory(path)
         try:

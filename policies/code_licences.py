@@ -29,5 +29,11 @@ def check(facts: Mapping[str, JSON], allow: list[str], deny: list[str], unknown:
             yield Finding("code-licences", "error", subject, message, "read it, then name the package in `unknown`")
         elif found is not None and not _licences.accepts(found, allow, deny):
             message = f"the licence of `{subject}` is not acceptable: `{found}`"
-            yield Finding("code-licences", "error", subject, message, "replace the package, or waive this finding",
-                          evidence={"licence": found})  # fmt: skip
+            yield Finding(
+                "code-licences",
+                "error",
+                subject,
+                message,
+                "replace the package, or waive this finding",
+                evidence={"licence": found},
+            )

@@ -26,5 +26,11 @@ def check(facts: Mapping[str, JSON], allow: list[str], deny: list[str]) -> Itera
         yield Finding("model-licence", "error", "model", message, "add `license: …` (SPDX) to the recipe")
     elif not _licences.accepts(found, allow, deny):
         message = f"the licence of the model is not acceptable: `{found}`"
-        yield Finding("model-licence", "error", "model", message, "ask whoever answers for licences",
-                      evidence={"allow": allow, "deny": deny})  # fmt: skip
+        yield Finding(
+            "model-licence",
+            "error",
+            "model",
+            message,
+            "ask whoever answers for licences",
+            evidence={"allow": allow, "deny": deny},
+        )

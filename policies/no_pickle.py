@@ -16,8 +16,27 @@ from packager.types import Finding
 FACTS = ("contents",)
 
 
-_SUFFIXES = frozenset({".pkl", ".pickle", ".p", ".joblib", ".dill", ".cloudpickle", ".pt", ".pth", ".ckpt", ".npy",
-                       ".npz", ".h5", ".keras", ".pt2", ".mar", ".skops", ".dat"})  # fmt: skip
+_SUFFIXES = frozenset(
+    {
+        ".pkl",
+        ".pickle",
+        ".p",
+        ".joblib",
+        ".dill",
+        ".cloudpickle",
+        ".pt",
+        ".pth",
+        ".ckpt",
+        ".npy",
+        ".npz",
+        ".h5",
+        ".keras",
+        ".pt2",
+        ".mar",
+        ".skops",
+        ".dat",
+    }
+)
 _ZIPPED = frozenset({".whl"})
 
 

@@ -15,10 +15,18 @@ from packager.types import Finding
 
 FACTS = ("sbom",)
 DEFAULTS: Mapping[str, JSON] = {
-    "elements": ["unique identifier", "name and version", "identifier", "origin", "graph and weights with hashes",
-                 "component name", "dependency relationship*", "hash of every file"],
+    "elements": [
+        "unique identifier",
+        "name and version",
+        "identifier",
+        "origin",
+        "graph and weights with hashes",
+        "component name",
+        "dependency relationship*",
+        "hash of every file",
+    ],
     "licensed": 0.95,
-}  # fmt: skip
+}
 _HINT = "`packager sbom BUNDLE --report` says what would fill it"
 
 

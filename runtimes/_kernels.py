@@ -38,8 +38,9 @@ def extended(known: JSON, version: str, outcomes: Kernels) -> JSON:
         for types in rows
     }
     added = {name: "-" * len(known["over"]) for name, said in outcomes.items() if said in ("ok", "lacks")}
-    patterns = {name: pattern + _letter(outcomes.get(name), loads="o" in pattern)
-                for name, pattern in (added | before).items()}  # fmt: skip
+    patterns = {
+        name: pattern + _letter(outcomes.get(name), loads="o" in pattern) for name, pattern in (added | before).items()
+    }
     return _value([*known["over"], version], patterns)
 
 

@@ -18,11 +18,36 @@ from packager.graph import canonicalise
 _LARGEST = 65504.0
 _FP32, _FP16 = "tensor(float)", "tensor(float16)"
 _DELICATE = (
-    "BatchNormalization", "Cos", "CumSum", "Div", "Erf", "Exp", "Gelu", "GroupNormalization", "InstanceNormalization",
-    "LayerNormalization", "Log", "LogSoftmax", "LpNormalization", "Mod", "Pow", "Reciprocal", "ReduceL1", "ReduceL2",
-    "ReduceLogSum", "ReduceLogSumExp", "ReduceMean", "ReduceProd", "ReduceSum", "ReduceSumSquare", "RMSNormalization",
-    "Sin", "Softmax", "Softplus", "Sqrt",
-)  # fmt: skip
+    "BatchNormalization",
+    "Cos",
+    "CumSum",
+    "Div",
+    "Erf",
+    "Exp",
+    "Gelu",
+    "GroupNormalization",
+    "InstanceNormalization",
+    "LayerNormalization",
+    "Log",
+    "LogSoftmax",
+    "LpNormalization",
+    "Mod",
+    "Pow",
+    "Reciprocal",
+    "ReduceL1",
+    "ReduceL2",
+    "ReduceLogSum",
+    "ReduceLogSumExp",
+    "ReduceMean",
+    "ReduceProd",
+    "ReduceSum",
+    "ReduceSumSquare",
+    "RMSNormalization",
+    "Sin",
+    "Softmax",
+    "Softplus",
+    "Sqrt",
+)
 """What loses most in fp16: it sums many values, divides by small ones, or grows fast. `mixed` leaves it in fp32."""
 
 

@@ -22,8 +22,22 @@ OLDEST_OPSET = 7  # what the oldest measured version still reads
 IR = 8
 BEYOND = 40  # opsets and IR versions up to here are tried
 _MOST = 260  # combinations of element types of one operator; above it they are varied one after the other
-_NUMBERS = ("float32", "int64", "float64", "float16", "bfloat16", "int32", "int16", "int8", "uint64", "uint32",
-            "uint16", "uint8", "bool", "string")  # fmt: skip
+_NUMBERS = (
+    "float32",
+    "int64",
+    "float64",
+    "float16",
+    "bfloat16",
+    "int32",
+    "int16",
+    "int8",
+    "uint64",
+    "uint32",
+    "uint16",
+    "uint8",
+    "bool",
+    "string",
+)
 _PACKED = ("int4", "uint4")  # only where quantisation meets them
 _QUANTISED = {"QuantizeLinear", "DequantizeLinear", "Cast"}
 _FLOW = ("If", "Loop", "Scan")
@@ -49,25 +63,52 @@ _ATTRIBUTES: Mapping[str, Mapping[str, Any]] = {  # what cannot be guessed from 
     "Scaler": {"offset": [0.0], "scale": [1.0]},
     "SpaceToDepth": {"blocksize": 1},
     "StringNormalizer": {"case_change_action": "LOWER"},
-    "TfIdfVectorizer": {"mode": "TF", "min_gram_length": 1, "max_gram_length": 1, "max_skip_count": 0,
-                        "ngram_counts": [0], "ngram_indexes": [0], "pool_int64s": [1]},
+    "TfIdfVectorizer": {
+        "mode": "TF",
+        "min_gram_length": 1,
+        "max_gram_length": 1,
+        "max_skip_count": 0,
+        "ngram_counts": [0],
+        "ngram_indexes": [0],
+        "pool_int64s": [1],
+    },
     "TreeEnsembleClassifier": {
-        "nodes_treeids": [0], "nodes_nodeids": [0], "nodes_featureids": [0], "nodes_modes": ["LEAF"],
-        "nodes_values": [0.0], "nodes_truenodeids": [0], "nodes_falsenodeids": [0],
-        "nodes_missing_value_tracks_true": [0], "class_treeids": [0], "class_nodeids": [0], "class_ids": [0],
-        "class_weights": [1.0]},
+        "nodes_treeids": [0],
+        "nodes_nodeids": [0],
+        "nodes_featureids": [0],
+        "nodes_modes": ["LEAF"],
+        "nodes_values": [0.0],
+        "nodes_truenodeids": [0],
+        "nodes_falsenodeids": [0],
+        "nodes_missing_value_tracks_true": [0],
+        "class_treeids": [0],
+        "class_nodeids": [0],
+        "class_ids": [0],
+        "class_weights": [1.0],
+    },
     "TreeEnsembleRegressor": {
-        "nodes_treeids": [0], "nodes_nodeids": [0], "nodes_featureids": [0], "nodes_modes": ["LEAF"],
-        "nodes_values": [0.0], "nodes_truenodeids": [0], "nodes_falsenodeids": [0],
-        "nodes_missing_value_tracks_true": [0], "target_treeids": [0], "target_nodeids": [0], "target_ids": [0],
-        "target_weights": [1.0], "n_targets": 1},
-    "SVMClassifier": {"kernel_type": "LINEAR", "coefficients": [1.0], "rho": [0.0],
-                      "kernel_params": [1.0, 0.0, 3.0]},
+        "nodes_treeids": [0],
+        "nodes_nodeids": [0],
+        "nodes_featureids": [0],
+        "nodes_modes": ["LEAF"],
+        "nodes_values": [0.0],
+        "nodes_truenodeids": [0],
+        "nodes_falsenodeids": [0],
+        "nodes_missing_value_tracks_true": [0],
+        "target_treeids": [0],
+        "target_nodeids": [0],
+        "target_ids": [0],
+        "target_weights": [1.0],
+        "n_targets": 1,
+    },
+    "SVMClassifier": {"kernel_type": "LINEAR", "coefficients": [1.0], "rho": [0.0], "kernel_params": [1.0, 0.0, 3.0]},
     "SVMRegressor": {"kernel_type": "LINEAR", "coefficients": [1.0], "rho": [0.0], "kernel_params": [1.0, 0.0, 3.0]},
-}  # fmt: skip
+}
 _LABELS = {  # of LabelEncoder: the attributes follow the types
-    "int64": ("int64s", [1]), "float32": ("floats", [1.0]), "string": ("strings", ["a"]),
-}  # fmt: skip
+    "int64": ("int64s", [1]),
+    "float32": ("floats", [1.0]),
+    "string": ("strings", ["a"]),
+}
 _CLASSES = {"TreeEnsembleClassifier": "int64s", "ZipMap": "int64s", "LinearClassifier": "ints", "SVMClassifier": "ints"}
 VARIANTS = ((True, None), (False, None), (False, 2), (False, 4), (False, 3), (False, 1), (True, 2), (True, 4))
 """How to feed a node: also its optional inputs or not, and the rank that is stated; tried in this order."""
@@ -156,10 +197,14 @@ def model(probe: Probe, *, optional: bool, rank: int | None) -> bytes:
     schema = onnx.defs.get_schema(probe.operator, probe.since, probe.domain)
     bound = dict(part.split("=", 1) for part in probe.types.split(";")) if probe.types else {}
     sources = [part for part in schema.inputs if optional or part.option != schema.FormalParameterOption.Optional]
-    inputs = [(f"i{n}", proto(bound.get(p.type_str) or canonicalise.type_name(p.type_str), rank))
-              for n, p in enumerate(sources)]  # fmt: skip
-    outputs = [(f"o{n}", proto(bound.get(p.type_str) or canonicalise.type_name(p.type_str), None))
-               for n, p in enumerate(_needed_outputs(schema))]  # fmt: skip
+    inputs = [
+        (f"i{n}", proto(bound.get(p.type_str) or canonicalise.type_name(p.type_str), rank))
+        for n, p in enumerate(sources)
+    ]
+    outputs = [
+        (f"o{n}", proto(bound.get(p.type_str) or canonicalise.type_name(p.type_str), None))
+        for n, p in enumerate(_needed_outputs(schema))
+    ]
     node = onnx.helper.make_node(probe.operator, [n for n, _ in inputs], [n for n, _ in outputs], domain=probe.domain)
     node.attribute.extend(_attributes(schema, bound))
     ports = [[onnx.helper.make_value_info(name, kind) for name, kind in part] for part in (inputs, outputs)]
@@ -194,8 +239,9 @@ def _flow(probe: Probe) -> bytes:
         node, inputs = helper.make_node("Scan", ["x"], ["y"], body=body, num_scan_inputs=1), [floats[2]]
     made = helper.make_model(
         helper.make_graph([node], "probe", inputs, floats[3:]),
-        opset_imports=[helper.make_opsetid("", probe.opset)], ir_version=IR,
-    )  # fmt: skip
+        opset_imports=[helper.make_opsetid("", probe.opset)],
+        ir_version=IR,
+    )
     data: bytes = made.SerializeToString(deterministic=True)
     return data
 

@@ -88,8 +88,9 @@ def _parser_errors(parser: Any) -> str:
     found = [parser.get_error(index) for index in range(parser.num_errors)]
     return "; ".join(
         f"`{error.node_operator()}` {error.node_name()}: {str(error.code().name).lower().replace('_', ' ')}, "
-        f"{first_line(error.desc())}" for error in found[:3]
-    )  # fmt: skip
+        f"{first_line(error.desc())}"
+        for error in found[:3]
+    )
 
 
 def _said(log: Any) -> str:

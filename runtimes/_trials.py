@@ -85,9 +85,14 @@ def _process(command: Sequence[str], log: Path) -> str:
     with log.open("wb") as file:
         try:
             done = subprocess.run(
-                command, stdout=file, stderr=subprocess.DEVNULL, env=CLEAN, cwd=log.parent, timeout=PATIENCE,
+                command,
+                stdout=file,
+                stderr=subprocess.DEVNULL,
+                env=CLEAN,
+                cwd=log.parent,
+                timeout=PATIENCE,
                 check=False,
-            )  # fmt: skip
+            )
         except subprocess.TimeoutExpired:
             return f"no answer for {PATIENCE} s"
     return f"signal {-done.returncode}" if done.returncode < 0 else f"exit status {done.returncode}"

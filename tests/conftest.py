@@ -41,8 +41,12 @@ def packager(tmp_path: Path) -> Run:
         passed = {name: value for name, value in os.environ.items() if name.startswith(("PIP_", "UV_", "SSL_"))}
         done = subprocess.run(
             [sys.executable, "-m", "packager", *map(str, arguments)],
-            cwd=cwd or tmp_path, env={**environment, **passed, **extra}, capture_output=True, text=True, check=False,
-        )  # fmt: skip
+            cwd=cwd or tmp_path,
+            env={**environment, **passed, **extra},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         if code is not None:
             assert done.returncode == code, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
         if "--json" in arguments and done.stdout:

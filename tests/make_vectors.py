@@ -70,8 +70,18 @@ def _sign(folder: Path, instance: Sigstore) -> dict[str, str]:
     run("keygen", "release")
     run("keygen", "trust-root")
     run("sign", "bundle.tar", "--key", "release.pem")
-    run("sign", "bundle.tar", "--certificate", "leaf.pem", "--key", "leaf.key", "--chain", "chain.pem", "--tsa",
-        f"{instance.url}/api/v1/timestamp")  # fmt: skip
+    run(
+        "sign",
+        "bundle.tar",
+        "--certificate",
+        "leaf.pem",
+        "--key",
+        "leaf.key",
+        "--chain",
+        "chain.pem",
+        "--tsa",
+        f"{instance.url}/api/v1/timestamp",
+    )
     run("sign", "bundle.tar", "--keyless", "--trust-config", instance.trust_config, "--identity-token", "token")
     run("attest", "bundle.tar", "--predicate", "scan.json", "--type", SCAN, "--key", "release.pem")
     with_root = ("--root-key", "trust-root.pem")
@@ -91,8 +101,20 @@ def _sign(folder: Path, instance: Sigstore) -> dict[str, str]:
         "tsa.pem",
         *with_root,
     )
-    run("trust", "add", "acme.trust", "--signer", "ci", "--identity", WHO, "--issuer", instance.url,
-        "--trust-config", instance.trust_config, *with_root)  # fmt: skip
+    run(
+        "trust",
+        "add",
+        "acme.trust",
+        "--signer",
+        "ci",
+        "--identity",
+        WHO,
+        "--issuer",
+        instance.url,
+        "--trust-config",
+        instance.trust_config,
+        *with_root,
+    )
     run("trust", "add", "acme.trust", "--require", SCAN, "--by", "release", *with_root)
     verdict: dict[str, str] = json.loads(run("verify", "bundle.tar", "--trust", "acme.trust", "--json"))
     return verdict

@@ -24,7 +24,7 @@ from packager.cli import main
 from packager.errors import MissingToolError, install
 from packager.formats import wheel_locks
 from packager.formats.wheel_locks import Wheel
-from packager.knobs.knobs import Wish
+from packager.knobs.knobs import Override
 from packager.release.sign import sign
 from packager.store.store import Store
 from packager.transport import copy
@@ -61,9 +61,17 @@ def asked(text: str) -> list[str]:
 
 @pytest.mark.parametrize(
     "text",
-    ["pip install packager", 'pip install "packager[lock]"', "uv pip install -q packager", "packager==1.0", "run packager[s3]",
-     "pip download --no-deps packager", "RUN pip install --no-cache-dir packager==0.1.0", "uvx tool install packager"],
-)  # fmt: skip
+    [
+        "pip install packager",
+        'pip install "packager[lock]"',
+        "uv pip install -q packager",
+        "packager==1.0",
+        "run packager[s3]",
+        "pip download --no-deps packager",
+        "RUN pip install --no-cache-dir packager==0.1.0",
+        "uvx tool install packager",
+    ],
+)
 def test_the_search_finds_what_it_must(text: str) -> None:
     assert asked(text)
 
@@ -139,7 +147,7 @@ def test_every_hint_names_an_extra_of_ours() -> None:
 @pytest.mark.parametrize("kind", sorted(deployments.OPTIONS))
 def test_no_rendered_file_asks_for_the_stranger(kind: str, tmp_path: Path) -> None:
     bundle = deployments.carrier(Store(tmp_path / "store"))
-    out = deployments.rendered(kind, bundle, tmp_path / "out", Wish("batch.max", "3", "--set"))
+    out = deployments.rendered(kind, bundle, tmp_path / "out", Override("batch.max", "3", "--set"))
     texts = {path: path.read_bytes().decode(errors="replace") for path in out.rglob("*") if path.is_file()}
     assert texts
     assert {path: asked(text) for path, text in texts.items() if asked(text)} == {}
@@ -148,8 +156,11 @@ def test_no_rendered_file_asks_for_the_stranger(kind: str, tmp_path: Path) -> No
 def a_wheel(path: Path, name: str) -> Path:
     """Write a wheel that pip installs."""
     info = f"{name}-1.0.dist-info"
-    files = {f"{name}/__init__.py": b"", f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n".encode(),
-             f"{info}/WHEEL": b"Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n"}  # fmt: skip
+    files = {
+        f"{name}/__init__.py": b"",
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n".encode(),
+        f"{info}/WHEEL": b"Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
     file = path / f"{name}-1.0-py3-none-any.whl"
     with zipfile.ZipFile(file, "w") as archive:
         for member, data in files.items():

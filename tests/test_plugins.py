@@ -41,8 +41,20 @@ OFFERS = {
 }
 FOUND = [(group, name) for group in plugins.GROUPS for name in plugins.names(group)]
 IDS = [f"{group}/{name}" for group, name in FOUND]
-HEAVY = ("torch", "onnx", "numpy", "mlflow", "transformers", "onnxruntime", "pandas", "sklearn", "bentoml",
-         "tensorrt", "tensorrt_rtx", "openvino")  # fmt: skip
+HEAVY = (
+    "torch",
+    "onnx",
+    "numpy",
+    "mlflow",
+    "transformers",
+    "onnxruntime",
+    "pandas",
+    "sklearn",
+    "bentoml",
+    "tensorrt",
+    "tensorrt_rtx",
+    "openvino",
+)
 
 
 @pytest.mark.parametrize(("group", "name"), FOUND, ids=IDS)

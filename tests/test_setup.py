@@ -45,10 +45,21 @@ def installed(
     """Set up torch from two indexes, the configured one and the one for CPU builds; return what came of it."""
     for old in environment.glob("lib/*/site-packages/torch*"):
         shutil.rmtree(old)
-    variables = {"PATH": os.environ["PATH"], "HOME": str(work), "PIP_CONFIG_FILE": os.devnull,
-                 "PIP_INDEX_URL": index(work / "near", *near).as_uri()}  # fmt: skip
-    command = ["make", "torch", f"VENV={environment}", "PYTHON=true", "TOOLS=", *words,
-               f"TORCH_INDEX={index(work / 'far', *far).as_uri()}"]  # fmt: skip
+    variables = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(work),
+        "PIP_CONFIG_FILE": os.devnull,
+        "PIP_INDEX_URL": index(work / "near", *near).as_uri(),
+    }
+    command = [
+        "make",
+        "torch",
+        f"VENV={environment}",
+        "PYTHON=true",
+        "TOOLS=",
+        *words,
+        f"TORCH_INDEX={index(work / 'far', *far).as_uri()}",
+    ]
     done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, check=False)
     found = [path.name.split("-")[1] for path in environment.glob("lib/*/site-packages/torch-*.dist-info")]
     return done.returncode, "".join(found).removesuffix(".dist"), done.stderr

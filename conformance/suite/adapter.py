@@ -44,9 +44,15 @@ class Process:
         self.log = scratch / "adapter.log"
         with self.log.open("ab") as sink:
             self._process = subprocess.Popen(
-                list(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=sink, env=dict(environment),
-                cwd=scratch, start_new_session=True, preexec_fn=_limit(memory),
-            )  # fmt: skip
+                list(command),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=sink,
+                env=dict(environment),
+                cwd=scratch,
+                start_new_session=True,
+                preexec_fn=_limit(memory),
+            )
         self._lines: queue.Queue[bytes] = queue.Queue()
         self._count = 0
         threading.Thread(target=self._read, daemon=True).start()

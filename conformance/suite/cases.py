@@ -24,9 +24,20 @@ _FLOATS = 1 << 20  # elements of one input and case, so that the slowest runtime
 _INTEGERS = 1 << 12  # an index costs a whole network per element
 _UNSTATED = {"uint8": (0, 255), "int8": (-128, 127)}
 _TEXTS = (
-    "", " ", "a", "Hello, World", "don't", "Straße", "café", "cafe\u0301", "İstanbul", "ΟΔΟΣ", "你好，世界", "😀",
+    "",
+    " ",
+    "a",
+    "Hello, World",
+    "don't",
+    "Straße",
+    "café",
+    "cafe\u0301",
+    "İstanbul",
+    "ΟΔΟΣ",
+    "你好，世界",
+    "😀",
     "\t\n",
-)  # fmt: skip
+)
 _EDGES = ("zeros", "low", "high")
 OUTSIDE = {"nan": float("nan"), "inf": float("inf"), "extreme": 3.0e38}
 
@@ -126,8 +137,11 @@ def _chosen(generator: Any, port: Port, listed: Any, case: Case) -> Any:
     size = shape(port, case.lengths)
     places = {"zeros": 0, "low": 0, "high": len(listed) - 1}.get(case.fill)
     kind = "object" if port.dtype == "string" else port.dtype
-    return np.array(np.broadcast_to(np.array(listed, kind)[
-        generator.integers(0, len(listed), size=size) if places is None else places], size))  # fmt: skip
+    return np.array(
+        np.broadcast_to(
+            np.array(listed, kind)[generator.integers(0, len(listed), size=size) if places is None else places], size
+        )
+    )
 
 
 def _values(generator: Any, port: Port, bounds: Any, case: Case) -> Any:

@@ -9,10 +9,20 @@ from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Tuple, Union  # noqa: UP035 - adapters run on Python 3.8
 
 DATATYPES = {
-    "bool": "BOOL", "int8": "INT8", "int16": "INT16", "int32": "INT32", "int64": "INT64", "uint8": "UINT8",
-    "uint16": "UINT16", "uint32": "UINT32", "uint64": "UINT64", "float16": "FP16", "float32": "FP32",
-    "float64": "FP64", "string": "BYTES",
-}  # fmt: skip
+    "bool": "BOOL",
+    "int8": "INT8",
+    "int16": "INT16",
+    "int32": "INT32",
+    "int64": "INT64",
+    "uint8": "UINT8",
+    "uint16": "UINT16",
+    "uint32": "UINT32",
+    "uint64": "UINT64",
+    "float16": "FP16",
+    "float32": "FP32",
+    "float64": "FP64",
+    "string": "BYTES",
+}
 DTYPES = {datatype: name for name, datatype in DATATYPES.items()}
 
 
@@ -113,8 +123,11 @@ def refusal(contract: Contract, feeds: Mapping[str, Any]) -> Optional[str]:  # n
 
 
 def _misfit(
-    port: Port, array: Any, contract: Contract, sizes: Dict[str, int]  # noqa: UP006
-) -> Optional[str]:  # fmt: skip  # noqa: UP045
+    port: Port,
+    array: Any,
+    contract: Contract,
+    sizes: Dict[str, int],  # noqa: UP006
+) -> Optional[str]:  # noqa: UP045
     dtype = "string" if array.dtype.kind in "OUS" else array.dtype.name
     if dtype != port.dtype:
         return f"expected {port.datatype}, got {DATATYPES.get(dtype, dtype)}"

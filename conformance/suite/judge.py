@@ -27,8 +27,9 @@ def interface_problem(contract: Contract, feeds: Mapping[str, Any], outputs: Map
         return f"expected outputs {sorted(promised)}, got {sorted(outputs)}"
     sizes: dict[str, int] = {}
     for port in contract.inputs:
-        sizes.update({name: size for name, size in zip(port.shape, feeds[port.name].shape, strict=True)
-                      if isinstance(name, str)})  # fmt: skip
+        sizes.update(
+            {name: size for name, size in zip(port.shape, feeds[port.name].shape, strict=True) if isinstance(name, str)}
+        )
     for name, port in promised.items():
         got = outputs[name]
         dtype = "string" if got.dtype.kind in "OUS" else got.dtype.name
@@ -80,7 +81,7 @@ def _exactly(expected: Any, got: Any) -> tuple[Drift, str | None]:
 
 def differences(
     contract: Contract, target: str, expected: Mapping[str, Any], got: Mapping[str, Any]
-) -> tuple[dict[str, Drift], str | None]:  # fmt: skip
+) -> tuple[dict[str, Drift], str | None]:
     """Compare all outputs of a case by the tolerances of `target`."""
     bounds = contract.document["targets"][target]["tolerance"]
     drifts: dict[str, Drift] = {}

@@ -60,7 +60,7 @@ class Http:
 
     def exchange(
         self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None
-    ) -> tuple[int, Mapping[str, str], bytes]:  # fmt: skip
+    ) -> tuple[int, Mapping[str, str], bytes]:
         """Send one request on this thread's connection; return status, headers (lower case) and body.
 
         Raises ServerFault when there is no answer.
@@ -76,7 +76,7 @@ class Http:
 
     def _exchange(
         self, method: str, path: str, body: bytes, headers: Mapping[str, str]
-    ) -> tuple[int, Mapping[str, str], bytes]:  # fmt: skip
+    ) -> tuple[int, Mapping[str, str], bytes]:
         if getattr(self._local, "connection", None) is None:
             self._local.connection = self._connect()
             self._all.append(self._local.connection)
@@ -102,8 +102,9 @@ class Http:
         body, headers = self.encode(feeds)
         connection = self._connect()
         try:
-            connection.request("POST", f"{self._parts.path.rstrip('/')}{self.base}/infer", body,
-                               {**self.headers, **headers})  # fmt: skip
+            connection.request(
+                "POST", f"{self._parts.path.rstrip('/')}{self.base}/infer", body, {**self.headers, **headers}
+            )
         finally:
             connection.close()
 
@@ -206,11 +207,15 @@ class Shared:
     ) -> tuple[bytes, dict[str, str]]:
         items, offset = [], 0
         for name, array in feeds.items():
-            parameters = {"shared_memory_region": region, "shared_memory_offset": offset,
-                          "shared_memory_byte_size": len(raws[name])}  # fmt: skip
+            parameters = {
+                "shared_memory_region": region,
+                "shared_memory_offset": offset,
+                "shared_memory_byte_size": len(raws[name]),
+            }
             offset += len(raws[name])
-            items.append({"name": name, "shape": list(array.shape), "datatype": datatype(array),
-                          "parameters": parameters})  # fmt: skip
+            items.append(
+                {"name": name, "shape": list(array.shape), "datatype": datatype(array), "parameters": parameters}
+            )
         head = json.dumps({"inputs": items, "parameters": {"binary_data_output": True}}).encode()
         return head, {"Inference-Header-Content-Length": str(len(head))}
 

@@ -64,9 +64,15 @@ class Runner:
         """Return why the model does not load, or None."""
         try:
             told = process.ask(
-                "load", SECONDS, model=str(folder / "model.onnx"), contract=str(folder / "contract.json"),
-                name="operator", device=self._subject.device, options=dict(self._subject.options), threads=1,
-            )  # fmt: skip
+                "load",
+                SECONDS,
+                model=str(folder / "model.onnx"),
+                contract=str(folder / "contract.json"),
+                name="operator",
+                device=self._subject.device,
+                options=dict(self._subject.options),
+                threads=1,
+            )
         except Unavailable as error:
             return f"refused: {error}"
         except AdapterError as error:

@@ -118,8 +118,13 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     if call.when == "setup" and report.passed:
         return report
     outcome = {"passed": "pass", "failed": "fail", "skipped": "skip"}[report.outcome]
-    check = {"level": level, "name": item.name, "outcome": outcome, "reason": _reason(call, report),
-             "seconds": round(call.duration, 4)}  # fmt: skip
+    check = {
+        "level": level,
+        "name": item.name,
+        "outcome": outcome,
+        "reason": _reason(call, report),
+        "seconds": round(call.duration, 4),
+    }
     known = item.config.stash[_CELL].deviations.get(item.name)
     if outcome == "fail" and known and level >= 4:  # stays on record, and is not this bundle's fault
         outcome = "known"

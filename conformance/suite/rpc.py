@@ -21,11 +21,29 @@ from suite.oip import ServerFault, Unsupported
 
 _SERVICE = "/inference.GRPCInferenceService/"
 # The statuses that say "the request is wrong", as opposed to "the server is".
-_REFUSALS = {"INVALID_ARGUMENT", "NOT_FOUND", "OUT_OF_RANGE", "FAILED_PRECONDITION", "RESOURCE_EXHAUSTED",
-             "UNIMPLEMENTED", "UNAUTHENTICATED", "PERMISSION_DENIED"}  # fmt: skip
-_CONTENTS = {"BOOL": (1, "?"), "INT8": (2, "i"), "INT16": (2, "i"), "INT32": (2, "i"), "INT64": (3, "i"),
-             "UINT8": (4, "u"), "UINT16": (4, "u"), "UINT32": (4, "u"), "UINT64": (5, "u"), "FP32": (6, "<f4"),
-             "FP64": (7, "<f8")}  # fmt: skip
+_REFUSALS = {
+    "INVALID_ARGUMENT",
+    "NOT_FOUND",
+    "OUT_OF_RANGE",
+    "FAILED_PRECONDITION",
+    "RESOURCE_EXHAUSTED",
+    "UNIMPLEMENTED",
+    "UNAUTHENTICATED",
+    "PERMISSION_DENIED",
+}
+_CONTENTS = {
+    "BOOL": (1, "?"),
+    "INT8": (2, "i"),
+    "INT16": (2, "i"),
+    "INT32": (2, "i"),
+    "INT64": (3, "i"),
+    "UINT8": (4, "u"),
+    "UINT16": (4, "u"),
+    "UINT32": (4, "u"),
+    "UINT64": (5, "u"),
+    "FP32": (6, "<f4"),
+    "FP64": (7, "<f8"),
+}
 
 
 class Rpc:
@@ -73,8 +91,10 @@ class Rpc:
     def metadata(self) -> dict[str, list[dict[str, Any]]]:
         """Return the model's inputs and outputs: name, datatype, shape."""
         found = self.call("ModelMetadata", protobuf.block(1, self.model))
-        return {"inputs": [_port(raw) for raw in protobuf.blocks(found, 4)],
-                "outputs": [_port(raw) for raw in protobuf.blocks(found, 5)]}  # fmt: skip
+        return {
+            "inputs": [_port(raw) for raw in protobuf.blocks(found, 4)],
+            "outputs": [_port(raw) for raw in protobuf.blocks(found, 5)],
+        }
 
     def infer(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
         """Return the outputs by name. Raises Refused, ServerFault."""
@@ -106,8 +126,11 @@ class Rpc:
 
 def _port(raw: bytes) -> dict[str, Any]:
     fields = protobuf.parse(raw)
-    return {"name": protobuf.text(fields, 1), "datatype": protobuf.text(fields, 2),
-            "shape": list(protobuf.integers(fields, 3))}  # fmt: skip
+    return {
+        "name": protobuf.text(fields, 1),
+        "datatype": protobuf.text(fields, 2),
+        "shape": list(protobuf.integers(fields, 3)),
+    }
 
 
 def _typed(contents: protobuf.Fields, datatype: str) -> Any:

@@ -59,9 +59,16 @@ class Subject:
         self.process = Process(cell.adapter, cell.environment, cell.scratch, cell.memory)
         self.hello = self.process.ask("hello", 120)
         self.loaded = self.process.ask(
-            "load", cell.seconds, model=str(cell.model), contract=str(cell.contract), name=cell.bundle["name"],
-            device=cell.device, options=dict(cell.options), threads=1, **({"knobs": dict(knobs)} if knobs else {}),
-        )  # fmt: skip
+            "load",
+            cell.seconds,
+            model=str(cell.model),
+            contract=str(cell.contract),
+            name=cell.bundle["name"],
+            device=cell.device,
+            options=dict(cell.options),
+            threads=1,
+            **({"knobs": dict(knobs)} if knobs else {}),
+        )
         self.seconds_to_load = time.monotonic() - started
 
     def stop(self) -> dict[str, Any]:

@@ -49,9 +49,7 @@ def _mismatch(found: Sequence[Any], promised: Sequence[Port]) -> str | None:
     return None
 
 
-def test_answers_have_the_promised_form(
-    channel: Channel, contract: Contract, vectors: Vectors, case_name: str
-) -> None:  # fmt: skip
+def test_answers_have_the_promised_form(channel: Channel, contract: Contract, vectors: Vectors, case_name: str) -> None:
     feeds, _ = vectors.case(case_name)
     if contract.batch is None and not feeds:
         pytest.skip("the model takes nothing")

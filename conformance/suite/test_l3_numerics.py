@@ -19,9 +19,14 @@ from suite.vectors import Vectors, rows_case
 
 
 def test_reference_vectors(
-    channel: Channel, channel_name: str, cell: Cell, contract: Contract, vectors: Vectors, measures: dict[str, Any],
+    channel: Channel,
+    channel_name: str,
+    cell: Cell,
+    contract: Contract,
+    vectors: Vectors,
+    measures: dict[str, Any],
     case_name: str,
-) -> None:  # fmt: skip
+) -> None:
     feeds, expected = vectors.case(case_name)
     got = channel.infer(feeds)
     problem = judge.interface_problem(contract, feeds, got)
@@ -53,7 +58,7 @@ def _held(contract: Contract, cell: Cell, expected: Mapping[str, Any], got: Mapp
 
 def test_a_row_alone_is_answered_as_in_a_batch(
     subject: Subject, cell: Cell, contract: Contract, vectors: Vectors
-) -> None:  # fmt: skip
+) -> None:
     feeds = _rows(contract, vectors)
     whole = subject.primary.infer(feeds)
     for row in range(len(next(iter(feeds.values())))):
@@ -62,9 +67,7 @@ def test_a_row_alone_is_answered_as_in_a_batch(
         _held(contract, cell, expected, alone, f"row {row} alone")
 
 
-def test_answers_follow_the_order_of_rows(
-    subject: Subject, cell: Cell, contract: Contract, vectors: Vectors
-) -> None:  # fmt: skip
+def test_answers_follow_the_order_of_rows(subject: Subject, cell: Cell, contract: Contract, vectors: Vectors) -> None:
     feeds = _rows(contract, vectors)
     order = np.roll(np.arange(len(next(iter(feeds.values())))), 2)
     whole = subject.primary.infer(feeds)

@@ -55,8 +55,11 @@ def _bad_feeds(kind: str, contract: Contract) -> dict[str, Any]:
         other = np.zeros(array.shape, "int32" if port.dtype.startswith(("float", "str", "bool")) else "float32")
         return {**feeds, name: other}
     if kind == "one dimension less":
-        return {**feeds, name: array.reshape(array.shape[1:] if array.shape[0] == 1 else (-1,))} if array.ndim else (
-            pytest.skip("the input is a scalar"))  # fmt: skip
+        return (
+            {**feeds, name: array.reshape(array.shape[1:] if array.shape[0] == 1 else (-1,))}
+            if array.ndim
+            else (pytest.skip("the input is a scalar"))
+        )
     if kind == "wrong fixed size":
         axis = next((index for index, size in enumerate(port.shape) if isinstance(size, int)), None)
         if axis is None:
@@ -175,8 +178,13 @@ def test_requests_are_batched_without_mixing(
     if not subject.loaded.get("batching") or not vectors.index["rowwise"]:
         pytest.skip("this runtime does not put requests of several clients together")
     client = _http(subject)
-    feeds = cases.feeds(contract, cases.Case("batching", {**smallest(contract).lengths, str(contract.batch): min(
-        32, contract.dimensions[str(contract.batch)][1])}))  # fmt: skip
+    feeds = cases.feeds(
+        contract,
+        cases.Case(
+            "batching",
+            {**smallest(contract).lengths, str(contract.batch): min(32, contract.dimensions[str(contract.batch)][1])},
+        ),
+    )
     expected = client.infer(feeds)
     rows = range(len(next(iter(feeds.values()))))
 
@@ -189,9 +197,7 @@ def test_requests_are_batched_without_mixing(
         problems = [problem for problem in pool.map(ask, [*rows, *rows]) if problem]
     assert not problems, f"{len(problems)} rows came back wrong: {problems[0]}"
     stats = client.document(f"{client.base}/stats")["model_stats"][0]
-    measures["requests_per_execution"] = round(
-        int(stats["inference_count"]) / max(1, int(stats["execution_count"])), 2
-    )  # fmt: skip
+    measures["requests_per_execution"] = round(int(stats["inference_count"]) / max(1, int(stats["execution_count"])), 2)
 
 
 def test_requests_leave_no_memory_behind(subject: Subject, contract: Contract, measures: dict[str, Any]) -> None:
@@ -241,7 +247,7 @@ def _keeps_to_rows(subject: Subject, contract: Contract, most: int) -> None:
 
 def test_it_stops_when_asked_and_starts_again(
     subject: Subject, cell: Cell, contract: Contract, measures: dict[str, Any]
-) -> None:  # fmt: skip
+) -> None:
     """A request in flight is answered, every process ends by itself, and the next start answers the same bits."""
     if subject.process is None:
         pytest.skip("an endpoint is not ours to stop")

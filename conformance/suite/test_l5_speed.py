@@ -78,8 +78,11 @@ def _summary(times: Sequence[float]) -> dict[str, Any]:
     at = [ordered[min(len(ordered) - 1, int(len(ordered) * part))] for part in (0.5, 0.9, 0.99)]
     sample = ordered[:: max(1, len(ordered) // 60)]
     names = ("least", "p50", "p90", "p99")
-    return {**{name: round(value, 4) for name, value in zip(names, (ordered[0], *at), strict=True)},
-            "count": len(ordered), "sample": [round(value, 4) for value in sample]}  # fmt: skip
+    return {
+        **{name: round(value, 4) for name, value in zip(names, (ordered[0], *at), strict=True)},
+        "count": len(ordered),
+        "sample": [round(value, 4) for value in sample],
+    }
 
 
 def test_it_is_not_many_times_slower_than_the_reference(

@@ -29,8 +29,20 @@ from suite.cell import Cell
 from suite.contract import Contract
 
 _HEADER = 1 << 20
-_SAFE = {"BOOL": "bool", "I8": "int8", "I16": "int16", "I32": "int32", "I64": "int64", "U8": "uint8", "U16": "uint16",
-         "U32": "uint32", "U64": "uint64", "F16": "float16", "F32": "float32", "F64": "float64"}  # fmt: skip
+_SAFE = {
+    "BOOL": "bool",
+    "I8": "int8",
+    "I16": "int16",
+    "I32": "int32",
+    "I64": "int64",
+    "U8": "uint8",
+    "U16": "uint16",
+    "U32": "uint32",
+    "U64": "uint64",
+    "F16": "float16",
+    "F32": "float32",
+    "F64": "float64",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +75,15 @@ def make(subject: Cell, folder: Path) -> None:
     process = Process(subject.adapter, subject.environment, subject.scratch, subject.memory)
     try:
         hello = process.ask("hello", 60)
-        loaded = process.ask("load", subject.seconds, model=str(subject.model), contract=str(subject.contract),
-                             device=subject.device, options=dict(subject.options), threads=1)  # fmt: skip
+        loaded = process.ask(
+            "load",
+            subject.seconds,
+            model=str(subject.model),
+            contract=str(subject.contract),
+            device=subject.device,
+            options=dict(subject.options),
+            threads=1,
+        )
         rows = []
         for number, (name, feeds) in enumerate(inputs(promise, subject)):
             told = stated.get(name)

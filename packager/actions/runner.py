@@ -195,9 +195,15 @@ class _Work:
     place: Path | None
 
     def perform(
-        self, inputs: Mapping[str, Path], limits: Limits, living: set[subprocess.Popen[bytes]],
-        *, gpu: bool = False, channel: socket.socket | None = None, serves: bool = False,
-    ) -> Outcome:  # fmt: skip
+        self,
+        inputs: Mapping[str, Path],
+        limits: Limits,
+        living: set[subprocess.Popen[bytes]],
+        *,
+        gpu: bool = False,
+        channel: socket.socket | None = None,
+        serves: bool = False,
+    ) -> Outcome:
         """Run the worker; `channel` leads to another one, which it asks, or which it `serves`."""
         python = of_environment(self.place, self.scratch / "code") if self.place else host()
         variables = environment(self.scratch, numerics(), python.code)
@@ -222,9 +228,16 @@ class _Work:
 
 
 def _together(
-    work: _Work, apart: _Work, inputs: Mapping[str, Path], foreign_inputs: Mapping[str, Path], bounds: Limits,
-    limits: Limits, living: set[subprocess.Popen[bytes]], *, gpu: bool,
-) -> canonical.JSON:  # fmt: skip
+    work: _Work,
+    apart: _Work,
+    inputs: Mapping[str, Path],
+    foreign_inputs: Mapping[str, Path],
+    bounds: Limits,
+    limits: Limits,
+    living: set[subprocess.Popen[bytes]],
+    *,
+    gpu: bool,
+) -> canonical.JSON:
     """Run the worker of a step beside the one that opens the source for it; return the facts of the first.
 
     They share one socket and nothing else. Where the source's worker ends first, and badly, its words are told.

@@ -35,7 +35,7 @@ from packager.policy import facts, engine
 from packager.policy.engine import Profile
 from packager.recipe.recipe import Recipe, Target
 from packager.actions.runner import Runner
-from packager.store.store import BUILT, Entry, Store, name_is_taken
+from packager.store.store import BUILT, StoreEntry, Store, name_is_taken
 from packager.types import Action, Blob, Result, Tree, Verdict
 
 GRAPH = "model/model.onnx"  # where the export step leaves the canonical graph
@@ -102,9 +102,9 @@ class Place:
 
 
 def build(
-    recipe: Recipe, lock: Lock, runner: Runner, here: locking.Surroundings, memo: Memo, *, judged: bool = True,
+    recipe: Recipe, lock: Lock, runner: Runner, here: locking.BuildContext, memo: Memo, *, judged: bool = True,
     replacing: bool = False,
-) -> Built:  # fmt: skip
+) -> Built:
     """Turn a recipe and its lock into an unsigned bundle in the local store.
 
     Another bundle that the store has under its name and version only gives way to `replacing`, else UsageError.
@@ -149,7 +149,7 @@ def build(
 def _misses(store: Store, artefacts: list[Artefact]) -> Tree:
     trees = {item.target.name: store.tree(item.measured.tree) for item in artefacts}
     return Tree.of({f"{name}/{path.removeprefix(MISSES)}": blob for name, tree in trees.items()
-                    for path, blob in tree if path.startswith(MISSES)})  # fmt: skip
+                    for path, blob in tree if path.startswith(MISSES)})
 
 
 def _unclean(profile: Profile, scans: list[JSON], today: datetime.date | None) -> Verdict | None:
@@ -381,7 +381,7 @@ def _confinement(runner: Runner) -> list[JSON]:
 def _assemble(
     recipe: Recipe, lock: Lock, place: Place, artefacts: list[Artefact], vectors: Tree,
     wheels: Mapping[str, Mapping[str, Blob]],
-) -> Tree:  # fmt: skip
+) -> Tree:
     """Put the files of the bundle together: the graph, the artefacts, and our records about them."""
     store, graph = place.runner.store, place.graph
     files: dict[str, Blob] = dict(store.tree(graph.tree).files)
@@ -420,14 +420,14 @@ def _card(path: Path) -> bytes:
 
 def _sbom(
     recipe: Recipe, lock: Lock, graph: Result, files: list[tuple[str, Blob]], targets: Mapping[str, str]
-) -> bytes:  # fmt: skip
+) -> bytes:
     """Describe every file but the two that come after: the SBOM itself, and the record that names the SBOM's digest."""
     interface = graph.facts["interface"]
     model = cyclonedx.Model(
         recipe.name, recipe.version, recipe.license, recipe.description, recipe.authors,
         interface["inputs"], interface["outputs"], str(lock.source["uri"]), lock.tree.digest, lock.kind,
         [item.to_json() for item in recipe.datasets], _card_path(recipe.card) if recipe.card else None,
-    )  # fmt: skip
+    )
     return cyclonedx.describe(model, files, targets, lock.dependencies, lock.toolchain)
 
 
@@ -439,7 +439,7 @@ def _record(recipe: Recipe, files: Mapping[str, Blob], targets: Mapping[str, JSO
         "files": {path: [blob.digest, blob.size] for path, blob in files.items()},
         "targets": {name: {key: target[key] for key in ("runtime", "device", "precision", "path")}
                     for name, target in targets.items()},
-    }  # fmt: skip
+    }
     return canonical.dump(value)
 
 
@@ -451,7 +451,7 @@ def _keep(recipe: Recipe, tree: Tree, runner: Runner, *, over: bool) -> Bundle:
     )
     manifest, config = modelpack.manifest(about, tree)
     store.put(config)
-    entry = Entry(store.put(manifest).digest, origin=BUILT)
+    entry = StoreEntry(store.put(manifest).digest, origin=BUILT)
     known = store.named(recipe.name, recipe.version)
     if known is not None and known.manifest == entry.manifest:
         entry = replace(known, origin=BUILT)

@@ -15,7 +15,7 @@ from packager import canonical, names
 from packager.bundle import single_file
 from packager.bundle.readers import INDEX_FILE, LAYOUT_FILE, LayoutDirectory, Medium, StoredBundle, UnpackedTree, record
 from packager.canonical import JSON
-from packager.errors import Malformed, TooLarge, UsageError, WrongContent, WrongSubject
+from packager.errors import MalformedError, TooLargeError, UsageError, WrongContentError, WrongSubjectError
 from packager.formats import dsse, modelpack, oci
 from packager.formats.intoto import METADATA_DIRECTORY
 from packager.store.store import Store
@@ -102,12 +102,14 @@ class Bundle:
         """Read one small file of the bundle, checked against the manifest."""
         blob = self.tree.get(path)
         if blob is None:
-            raise WrongContent(f"`{path}` is missing from `{self.medium.label}`", subject=path)
+            raise WrongContentError(f"`{path}` is missing from `{self.medium.label}`", subject=path)
         with self.medium.open_file(path, blob) as file:
             data = file.read(limit + 1)
         if _blob(data) != blob:
             place = self.medium.place(path, blob)
-            raise WrongContent(f"`{place}` is damaged: expected {blob.digest}, got {_blob(data).digest}", subject=place)
+            raise WrongContentError(
+                f"`{place}` is damaged: expected {blob.digest}, got {_blob(data).digest}", subject=place
+            )
         return data
 
     def load(self, path: str) -> JSON:
@@ -120,7 +122,7 @@ class Bundle:
         try:
             return canonical.load(data, limit=MAX_RECORD)
         except ValueError as error:
-            raise Malformed(f"`{path}` is not acceptable JSON: {error}", subject=path) from None
+            raise MalformedError(f"`{path}` is not acceptable JSON: {error}", subject=path) from None
 
     def record_bytes(self, digest: str) -> bytes:
         """Return a record's bytes, whether the medium carries it or it is derived (the referrers list)."""
@@ -170,13 +172,11 @@ def no_network(reference: str) -> Medium:
     raise UsageError(f"`{reference}` is on another machine, which cannot be used here", hint="`packager pull` it first")
 
 
-def open_bundle(
-    reference: str, store: Callable[[], Store], remote: Callable[[str], Medium] = no_network
-) -> Bundle:  # fmt: skip
+def open_bundle(reference: str, store: Callable[[], Store], remote: Callable[[str], Medium] = no_network) -> Bundle:
     """Open what a person calls BUNDLE: a directory, an installation, a `.bundle.tar`, an address, or one of the store.
 
     One of the store is `name:version`, or `sha256:…`. `remote` opens addresses (`oci://…`, `s3://…`); it is given,
-    because reading a local bundle needs no network code. Raises WrongSubject where a name leads to a bundle that
+    because reading a local bundle needs no network code. Raises WrongSubjectError where a name leads to a bundle that
     calls itself otherwise.
     """
     bundle = read(medium_of(reference, store, remote))
@@ -185,9 +185,7 @@ def open_bundle(
     return bundle
 
 
-def medium_of(
-    reference: str, store: Callable[[], Store], remote: Callable[[str], Medium] = no_network
-) -> Medium:  # fmt: skip
+def medium_of(reference: str, store: Callable[[], Store], remote: Callable[[str], Medium] = no_network) -> Medium:
     """Tell which kind of medium `reference` names. Raises UsageError when it names nothing."""
     if "://" in reference:
         return remote(reference)
@@ -223,13 +221,13 @@ def read(medium: Medium) -> Bundle:
     referrers: dict[str, Referrer] = {}
     listed = oci.parse_index(medium.index(), subject=INDEX_FILE)
     if len(listed) > MAX_LISTED:
-        raise TooLarge(
+        raise TooLargeError(
             f"`{INDEX_FILE}` lists {len(listed)} manifests, at most {MAX_LISTED} are read", subject=INDEX_FILE
         )
     for descriptor in listed:
         data = record(medium, descriptor.blob.digest)
         if len(data) != descriptor.blob.size:
-            raise Malformed(f"`{INDEX_FILE}` lies about the size of {descriptor.blob.digest}", subject=INDEX_FILE)
+            raise MalformedError(f"`{INDEX_FILE}` lies about the size of {descriptor.blob.digest}", subject=INDEX_FILE)
         if descriptor.media_type == oci.INDEX:
             continue  # the tag-schema list repeats what index.json says; `check_extent` compares it
         manifest = oci.parse_manifest(data, subject=descriptor.blob.digest)
@@ -238,7 +236,7 @@ def read(medium: Medium) -> Bundle:
         else:
             referrers[descriptor.blob.digest] = _referrer(descriptor.blob, manifest)
     if len(models) != 1:
-        raise Malformed(f"expected one bundle in `{medium.label}`, got {len(models)}", subject=INDEX_FILE)
+        raise MalformedError(f"expected one bundle in `{medium.label}`, got {len(models)}", subject=INDEX_FILE)
     ((digest, data),) = models.items()
     return _assemble(medium, digest, data, referrers)
 
@@ -256,7 +254,7 @@ def _assemble(medium: Medium, digest: str, data: bytes, referrers: Mapping[str, 
     for referrer in referrers.values():
         subject = oci.parse_manifest(record(medium, referrer.manifest.digest), subject=referrer.manifest.digest).subject
         if subject is None or subject.blob != Blob(digest, len(data)):
-            raise WrongSubject(
+            raise WrongSubjectError(
                 f"referrer `{referrer.manifest.digest}` belongs to another bundle", subject=referrer.manifest.digest
             )
     bare = Bundle(medium, digest, data, manifest.config.blob, tree, "", "", {}, tuple(referrers.values()))
@@ -268,21 +266,21 @@ def _identity(bundle: Bundle) -> tuple[str, str, Mapping[str, JSON]]:
     """Read name, version and targets from the bundle's own record, which the manifest covers."""
     value = bundle.load(RECORD)
     if not isinstance(value, dict) or value.get("format") != FORMAT:
-        raise Malformed(
+        raise MalformedError(
             f"`{RECORD}` is of an unknown format version",
             subject=RECORD,
             hint=f"this program reads format {FORMAT}; a newer packager may read this bundle",
         )
     if set(value) != {"format", "name", "version", "files", "targets"} or not isinstance(value["targets"], dict):
-        raise Malformed(f"`{RECORD}` does not have exactly the known fields", subject=RECORD)
+        raise MalformedError(f"`{RECORD}` does not have exactly the known fields", subject=RECORD)
     listed = {path: [blob.digest, blob.size] for path, blob in bundle.tree if path != RECORD}
     if value["files"] != listed:
-        raise Malformed(f"`{RECORD}` lists other files than the manifest", subject=RECORD)
+        raise MalformedError(f"`{RECORD}` lists other files than the manifest", subject=RECORD)
     name, version = names.check(value["name"], value["version"], subject=RECORD)
     said = oci.parse_manifest(bundle.manifest, subject=bundle.digest).annotations
     for title, own in ((modelpack.TITLE, name), (modelpack.VERSION, version)):
         if said.get(title, own) != own:
-            raise Malformed(
+            raise MalformedError(
                 f"manifest `{bundle.digest}` and `{RECORD}` disagree: expected {own}, got {said[title]!r:.100}",
                 subject=bundle.digest,
             )

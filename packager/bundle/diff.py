@@ -20,7 +20,7 @@ from packager.canonical import JSON
 from packager.contract import contract, judge, knowledge
 from packager.contract.contract import Contract, Port
 from packager.edits import Edit
-from packager.errors import NegativeAnswer, UsageError
+from packager.errors import NegativeAnswerError, UsageError
 from packager.formats import project_locks
 from packager.recipe.lengths import Lengths, Measured
 from packager.recipe.recipe import Recipe
@@ -265,8 +265,9 @@ def _targets(old: Contract, new: Contract) -> Iterator[Change]:
                 level: Level = "minor" if after.stability == contract.STABILITIES[0] else "major"
                 yield Change("targets", name, f"was {before.stability}, now {after.stability}", level)
             if before.graph != old.graph or after.graph != new.graph:
-                yield from (Change(f"graph of {name}", c.subject, c.message, c.level)
-                            for c in _graph(before.graph, after.graph))  # fmt: skip
+                yield from (
+                    Change(f"graph of {name}", c.subject, c.message, c.level) for c in _graph(before.graph, after.graph)
+                )
 
 
 def _tolerances(
@@ -424,12 +425,12 @@ def check_step(recipe: Recipe, derived: JSON, store: Store, base: Path) -> None:
     if not broken or step(before.version, recipe.version) == "major":
         return
     if recipe.previous is None and (unlike := _unlike(old, new)):
-        raise NegativeAnswer(
+        raise NegativeAnswerError(
             f"`{before.name}:{before.version}` in the store is another model: it takes {unlike}",
             hint=f"give this one a `name` of its own, or, if `{recipe.name}` is this one now, write `previous: none`",
             edits=[Edit(("previous",), NONE, consents=True)],
         )
-    raise NegativeAnswer(
+    raise NegativeAnswerError(
         f"`{recipe.name}:{recipe.version}` breaks the interface of {before.version}: `{broken[0].subject}` "
         f"{broken[0].message}",
         hint=f"release it as {next_version(before.version, 'major')}; or, if nobody uses {before.version}, "

@@ -33,8 +33,12 @@ from packager.types import Blob
 
 Profile = Literal["tar", "image"]
 KITFILE = "Kitfile"
-_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider",
-              "tensorrt": "TensorrtExecutionProvider", "rtx": "NvTensorRTRTXExecutionProvider"}  # fmt: skip
+_PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+    "rtx": "NvTensorRTRTXExecutionProvider",
+}
 PACKAGE = ("manifest.json", "component.json")
 BUNDLE_DIGEST = "packager.bundle.digest"
 _IMAGE_CONFIG = "application/vnd.oci.image.config.v1+json"
@@ -166,8 +170,10 @@ def _keep(layout: Path, data: bytes) -> Blob:
 def _pack(layout: Path, file: Path) -> None:
     """Write a layout as one tar, members in the order of the single-file form."""
     names = [INDEX_FILE, LAYOUT_FILE]
-    names += sorted((f"blobs/sha256/{path.name}" for path in (layout / "blobs" / "sha256").iterdir()),
-                    key=lambda name: ((layout / name).stat().st_size, name))  # fmt: skip
+    names += sorted(
+        (f"blobs/sha256/{path.name}" for path in (layout / "blobs" / "sha256").iterdir()),
+        key=lambda name: ((layout / name).stat().st_size, name),
+    )
     with file.open("xb") as sink:
         for name in names:
             size = (layout / name).stat().st_size
@@ -200,11 +206,16 @@ def kitfile(bundle: Bundle) -> bytes:
     value: dict[str, JSON] = {
         "manifestVersion": "1.0.0",
         "package": {"name": bundle.name, "version": bundle.version},
-        "model": {"name": bundle.name, "path": first, "framework": "onnx", "version": bundle.version,
-                  "parts": [{"path": path} for path in parts]},
+        "model": {
+            "name": bundle.name,
+            "path": first,
+            "framework": "onnx",
+            "version": bundle.version,
+            "parts": [{"path": path} for path in parts],
+        },
         "code": [{"path": path} for path, _ in bundle.tree if path not in {first, *parts, *kinds.get("doc", [])}],
         "docs": [{"path": path} for path in kinds.get("doc", [])],
-    }  # fmt: skip
+    }
     return canonical.dump(value) + b"\n"
 
 

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from packager import canonical
-from packager.errors import Malformed, TooLarge, WrongContent
+from packager.errors import MalformedError, TooLargeError, WrongContentError
 from packager.files import open_regular, walk_regular
 from packager.formats import modelpack, oci
 from packager.formats.intoto import METADATA_DIRECTORY
-from packager.store.store import Entry, Store
+from packager.store.store import Store, StoreEntry
 from packager.types import Blob, Tree
 
 INDEX_FILE, LAYOUT_FILE = "index.json", "oci-layout"
@@ -51,10 +51,10 @@ def record(medium: Medium, digest: str, *, limit: int = oci.MAX_MANIFEST) -> byt
     with medium.open_record(digest) as file:
         data = file.read(limit + 1)
     if len(data) > limit:
-        raise TooLarge(f"record `{digest}` is larger than {limit} bytes", subject=digest)
+        raise TooLargeError(f"record `{digest}` is larger than {limit} bytes", subject=digest)
     if canonical.sha256(data) != digest:
         place = medium.place("", Blob(digest, len(data)))
-        raise WrongContent(f"`{place}` is damaged: expected {digest}, got {canonical.sha256(data)}", subject=place)
+        raise WrongContentError(f"`{place}` is damaged: expected {digest}, got {canonical.sha256(data)}", subject=place)
     return data
 
 
@@ -70,16 +70,16 @@ def check_layout_file(data: bytes, *, subject: str) -> None:
     except (ValueError, KeyError, TypeError):
         version = None
     if not isinstance(version, str) or version != "1.0.0":
-        raise Malformed(f"`{subject}` does not announce OCI layout 1.0.0", subject=subject)
+        raise MalformedError(f"`{subject}` does not announce OCI layout 1.0.0", subject=subject)
 
 
 def compare_extent(present: Iterable[str], expected: Iterable[str], label: str) -> None:
     """Name the first file that is missing, else the first that should not be there."""
     have, want = set(present), set(expected)
     if missing := sorted(want - have):
-        raise WrongContent(f"`{missing[0]}` is missing from `{label}`", subject=missing[0])
+        raise WrongContentError(f"`{missing[0]}` is missing from `{label}`", subject=missing[0])
     if extra := sorted(have - want):
-        raise WrongContent(
+        raise WrongContentError(
             f"`{extra[0]}` in `{label}` belongs to no part of the bundle",
             subject=extra[0],
             hint="remove it, or fetch the bundle again",
@@ -104,7 +104,7 @@ class LayoutDirectory:
         try:
             return open_regular(self.root / name)
         except (FileNotFoundError, NotADirectoryError):
-            raise WrongContent(f"`{name}` is missing from `{self.label}`", subject=name) from None
+            raise WrongContentError(f"`{name}` is missing from `{self.label}`", subject=name) from None
 
     def open_record(self, digest: str) -> BinaryIO:
         return self._open(blob_path(digest))
@@ -144,7 +144,7 @@ class UnpackedTree:
         try:
             return open_regular(self.root / path)
         except (FileNotFoundError, NotADirectoryError):
-            raise WrongContent(f"`{path}` is missing from `{self.label}`", subject=path) from None
+            raise WrongContentError(f"`{path}` is missing from `{self.label}`", subject=path) from None
 
     def place(self, path: str, blob: Blob) -> str:
         return path or f"{METADATA_DIRECTORY}/{blob_path(blob.digest)}"
@@ -158,7 +158,7 @@ class UnpackedTree:
         for name, path in present.items():
             mode = stat.S_IMODE(path.lstat().st_mode)
             if mode != modelpack.FILE_MODE:
-                raise WrongContent(
+                raise WrongContentError(
                     f"mode of `{name}` changed: expected {modelpack.FILE_MODE:04o}, got {mode:04o}",
                     subject=name,
                     hint=f"if a copy did this: chmod {modelpack.FILE_MODE:04o} on that file",
@@ -170,13 +170,15 @@ class UnpackedTree:
             for name in names:
                 relative = str((Path(parent) / name).relative_to(self.root))
                 if relative not in known:
-                    raise WrongContent(f"directory `{relative}` belongs to no part of the bundle", subject=relative)
+                    raise WrongContentError(
+                        f"directory `{relative}` belongs to no part of the bundle", subject=relative
+                    )
 
 
 class StoredBundle:
     """A bundle of the local store; other bundles share its blobs, so there is no extent to check."""
 
-    def __init__(self, store: Store, entry: Entry, label: str) -> None:
+    def __init__(self, store: Store, entry: StoreEntry, label: str) -> None:
         self.store, self.entry, self.label = store, entry, label
 
     def index(self) -> bytes:
@@ -186,7 +188,7 @@ class StoredBundle:
 
     def _check(self, digest: str) -> bool:
         if not self.store.has(digest):
-            raise WrongContent(f"the store lost blob `{digest}` of `{self.label}`", subject=digest)
+            raise WrongContentError(f"the store lost blob `{digest}` of `{self.label}`", subject=digest)
         return True
 
     def open_record(self, digest: str) -> BinaryIO:

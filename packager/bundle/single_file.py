@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from packager.bundle.readers import INDEX_FILE, LAYOUT_FILE, blob_path, check_layout_file, compare_extent
-from packager.errors import Malformed, WrongContent
+from packager.errors import MalformedError, WrongContentError
 from packager.files import open_regular
 from packager.formats import oci
 from packager.types import Blob, Tree
@@ -102,8 +102,8 @@ class CanonicalTar:
         if file.read(len(data)) != data:
             raise self._broken(f"{what} is not canonical or is cut off")
 
-    def _broken(self, why: str) -> Malformed:
-        return Malformed(
+    def _broken(self, why: str) -> MalformedError:
+        return MalformedError(
             f"`{self.label}` is not a canonical bundle file: {why}", subject=self.label, hint="fetch the file again"
         )
 
@@ -111,7 +111,7 @@ class CanonicalTar:
         """Open one member for reading."""
         member = self.members.get(name)
         if member is None:
-            raise WrongContent(f"`{name}` is missing from `{self.label}`", subject=name)
+            raise WrongContentError(f"`{name}` is missing from `{self.label}`", subject=name)
         return cast(BinaryIO, _Window(open_regular(self.path), member))
 
     def read(self, name: str, *, limit: int) -> bytes:

@@ -114,9 +114,15 @@ def waivers(policy: str, findings: Sequence[Finding], today: datetime.date | Non
         return
     expires = (today + datetime.timedelta(days=_DAYS)).isoformat()
     rows = [
-        {"rule": f.rule, "subject": f.subject.replace("[", "[[]"), "owner": "you@example.org", "reason": "say why",
-         "expires": expires} for f in found
-    ]  # fmt: skip
+        {
+            "rule": f.rule,
+            "subject": f.subject.replace("[", "[[]"),
+            "owner": "you@example.org",
+            "reason": "say why",
+            "expires": expires,
+        }
+        for f in found
+    ]
     if policy.endswith((".yaml", ".yml")):
         yield f"  to answer for it instead, add under `waivers` of {policy}:"
     else:

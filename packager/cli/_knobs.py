@@ -14,7 +14,7 @@ from packager.errors import UsageError
 
 if TYPE_CHECKING:
     from packager.bundle.bundle import Bundle
-    from packager.knobs.knobs import Resolved, Schema, Wish
+    from packager.knobs.knobs import Override, Resolved, Schema
 
 
 HELD = "PACKAGER_HELD__"  # and the name of a variable: the descriptor that holds what it held
@@ -23,13 +23,25 @@ HELD = "PACKAGER_HELD__"  # and the name of a variable: the descriptor that hold
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add --values and --set."""
     group = parser.add_argument_group("knobs, see `packager config`")
-    group.add_argument("--values", type=Path, action="append", default=[], metavar="FILE",
-                       help="YAML of the site; give it again for another one over it")  # fmt: skip
-    group.add_argument("--set", action="append", default=[], metavar="KNOB=VALUE", dest="knobs",
-                       help="one value over all others, such as server.port=9000")  # fmt: skip
+    group.add_argument(
+        "--values",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="YAML of the site; give it again for another one over it",
+    )
+    group.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KNOB=VALUE",
+        dest="knobs",
+        help="one value over all others, such as server.port=9000",
+    )
 
 
-def wishes(args: argparse.Namespace, schema: Schema, *, environment: bool) -> Iterator[Wish]:
+def wishes(args: argparse.Namespace, schema: Schema, *, environment: bool) -> Iterator[Override]:
     """Yield what files, environment and arguments say, in this order. Raises UsageError."""
     from packager import strictyaml
     from packager.knobs import knobs
@@ -42,9 +54,13 @@ def wishes(args: argparse.Namespace, schema: Schema, *, environment: bool) -> It
 
 
 def resolve(
-    args: argparse.Namespace, bundle: Bundle, *, environment: bool = False, before: Iterable[Wish] = (),
-    after: Iterable[Wish] = (),
-) -> Resolved:  # fmt: skip
+    args: argparse.Namespace,
+    bundle: Bundle,
+    *,
+    environment: bool = False,
+    before: Iterable[Override] = (),
+    after: Iterable[Override] = (),
+) -> Resolved:
     """Return the knobs of `bundle` as the options of a verb want them; `before` and `after` are under and over those.
 
     Raises UsageError.
@@ -53,9 +69,7 @@ def resolve(
     from packager.knobs import catalogue, knobs
 
     schema = knob_schema(bundle)
-    found = knobs.resolve(
-        schema, bundle.digest, (*before, *wishes(args, schema, environment=environment), *after)
-    )  # fmt: skip
+    found = knobs.resolve(schema, bundle.digest, (*before, *wishes(args, schema, environment=environment), *after))
     catalogue.check_together(found.values)
     return found
 

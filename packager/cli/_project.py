@@ -22,7 +22,7 @@ from packager.formats import cyclonedx, platforms
 from packager.lock import lock as locks
 from packager.lock import lockers, locking
 from packager.lock.lock import Lock
-from packager.lock.locking import Surroundings
+from packager.lock.locking import BuildContext
 from packager.recipe import recipe
 from packager.recipe.recipe import Recipe
 from packager.sandbox import sandbox
@@ -35,7 +35,7 @@ class Project:
 
     recipe: Recipe
     lock_file: Path
-    here: Surroundings
+    here: BuildContext
     runner: Runner
     memo: Memo
 
@@ -53,7 +53,7 @@ class Project:
         knowledge.use_updates(options.knowledge_directory())
         store = options.open_store(args)
         runner = Runner(store, _limits(parsed), on_event, args.jobs, confined=parsed.sandbox != "none")
-        here = Surroundings(
+        here = BuildContext(
             path.absolute().parent,
             os.environ.get("MLFLOW_TRACKING_URI"),
             dict(os.environ),

@@ -31,9 +31,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--tsa", metavar="URL", help="with --certificate: time stamping authority (RFC 3161)")
     group.add_argument("--keyless", action="store_true", help="sign as an identity, through Sigstore")
     group.add_argument("--trust-config", type=Path, metavar="FILE", help="with --keyless: a private Sigstore instance")
-    group.add_argument("--identity-token", type=Path, metavar="FILE",
-                       help="with --keyless: file with the OIDC token, `-` for stdin (else $PACKAGER_IDENTITY_TOKEN, "
-                            "else the CI system's)")  # fmt: skip
+    group.add_argument(
+        "--identity-token",
+        type=Path,
+        metavar="FILE",
+        help="with --keyless: file with the OIDC token, `-` for stdin (else $PACKAGER_IDENTITY_TOKEN, "
+        "else the CI system's)",
+    )
     group.add_argument("--signer", metavar="URI", help="any signer, for example key:release.pem")
     options.secrets(parser)
 

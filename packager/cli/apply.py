@@ -45,8 +45,14 @@ def main(args: argparse.Namespace, console: Console) -> int:
             to = writers.local(options.open_store(args), vouched=judge is not None, replace=args.replace)
             copy.copy(bundle, to, console, label="applying")
     saved = bundle.size - args.delta.stat().st_size
-    value = {"name": bundle.name, "version": bundle.version, "digest": bundle.digest, "size": bundle.size,
-             "saved": saved, "output": str(args.output) if args.output else None}  # fmt: skip
+    value = {
+        "name": bundle.name,
+        "version": bundle.version,
+        "digest": bundle.digest,
+        "size": bundle.size,
+        "saved": saved,
+        "output": str(args.output) if args.output else None,
+    }
     place = args.output or "the local store"
     text = f"made {bundle.name}:{bundle.version} {bundle.digest} in {place} ({size(max(saved, 0))} not transferred)"
     console.result(value, text if judge or args.output else f"{text}\n{unvouched(bundle)}")

@@ -39,8 +39,14 @@ def main(args: argparse.Namespace, console: Console) -> int:
         copy.update_referrers(bundle, console)
         if args.output:
             copy.save(bundle, args.output, console)
-    value = {"name": bundle.name, "version": bundle.version, "digest": bundle.digest, "predicate_type": args.type,
-             "statements": len(bundle.referrers), "output": str(args.output) if args.output else None}  # fmt: skip
+    value = {
+        "name": bundle.name,
+        "version": bundle.version,
+        "digest": bundle.digest,
+        "predicate_type": args.type,
+        "statements": len(bundle.referrers),
+        "output": str(args.output) if args.output else None,
+    }
     text = f"attached {args.type} to {bundle.name}:{bundle.version} {bundle.digest}"
     console.result(value, text + (f"\nwrote {args.output}" if args.output else ""))
     return 0

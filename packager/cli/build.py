@@ -35,18 +35,32 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     options.recipe(parser)
     parser.add_argument("-o", "--output", type=Path, metavar="OUT", help="also write a directory or a .tar file")
     parser.add_argument("--locked", action="store_true", help="refuse a missing or stale lock instead of renewing it")
-    parser.add_argument("--fix", action="store_true",
-                        help="write what a refusal proposes into the recipe, and build again; no consent")  # fmt: skip
-    parser.add_argument("--replace", action="store_true",
-                        help="another bundle of that name and version in the store gives way")  # fmt: skip
-    parser.add_argument("--vendor", metavar="PLATFORM", action="append", default=[],
-                        help="carry the wheels of this platform too, e.g. linux_x86_64-cp311")  # fmt: skip
-    parser.add_argument("--facts", type=Path, metavar="FILE",
-                        help="write what was measured, for `packager attest --type urn:packager:facts:v1`")  # fmt: skip
+    parser.add_argument(
+        "--fix", action="store_true", help="write what a refusal proposes into the recipe, and build again; no consent"
+    )
+    parser.add_argument(
+        "--replace", action="store_true", help="another bundle of that name and version in the store gives way"
+    )
+    parser.add_argument(
+        "--vendor",
+        metavar="PLATFORM",
+        action="append",
+        default=[],
+        help="carry the wheels of this platform too, e.g. linux_x86_64-cp311",
+    )
+    parser.add_argument(
+        "--facts",
+        type=Path,
+        metavar="FILE",
+        help="write what was measured, for `packager attest --type urn:packager:facts:v1`",
+    )
     parser.add_argument("--sign", metavar="SIGNER", help="sign the result, for example key:release.pem")
-    parser.add_argument("--builder", metavar="URI",
-                        help="who builds, for the provenance (default: $PACKAGER_BUILDER, else the CI workflow, else "
-                             "urn:packager:builder:local)")  # fmt: skip
+    parser.add_argument(
+        "--builder",
+        metavar="URI",
+        help="who builds, for the provenance (default: $PACKAGER_BUILDER, else the CI workflow, else "
+        "urn:packager:builder:local)",
+    )
     options.secrets(parser)
 
 
@@ -71,8 +85,7 @@ def _build(args: argparse.Namespace, console: Console) -> tuple[int, Sequence[Fi
     with console:
         project = Project.open(args, console).vendoring(args.vendor)
         lock = project.current_lock(locked=args.locked)
-        built = build.build(project.recipe, lock, project.runner, project.here, project.memo,
-                            replacing=args.replace)  # fmt: skip
+        built = build.build(project.recipe, lock, project.runner, project.here, project.memo, replacing=args.replace)
         if args.facts:
             write_atomically(args.facts, canonical.dump(facts.statement(built.facts)))
         if built.bundle is None:

@@ -65,12 +65,17 @@ def _verify(store: Store, args: argparse.Namespace, console: Console) -> int:
 
     found = collector.check(store, console, remove=args.remove)
     if found.damaged and not args.remove:
-        raise IntegrityError(f"{len(found.damaged)} of {found.blobs} blobs are damaged, first `{found.damaged[0]}`",
-                             subject=found.damaged[0],
-                             hint="`packager cache verify --remove` deletes them; build or pull again")  # fmt: skip
+        raise IntegrityError(
+            f"{len(found.damaged)} of {found.blobs} blobs are damaged, first `{found.damaged[0]}`",
+            subject=found.damaged[0],
+            hint="`packager cache verify --remove` deletes them; build or pull again",
+        )
     if found.incomplete:
-        raise IntegrityError(f"bundle `{found.incomplete[0]}` lacks blobs", subject=found.incomplete[0],
-                             hint="build, pull or import it again")  # fmt: skip
+        raise IntegrityError(
+            f"bundle `{found.incomplete[0]}` lacks blobs",
+            subject=found.incomplete[0],
+            hint="build, pull or import it again",
+        )
     text = f"{found.blobs} blobs, {size(found.size)}: every one is what its name says"
     if found.damaged:
         text = f"{found.blobs} blobs, {size(found.size)}: {len(found.damaged)} damaged ones removed"

@@ -149,7 +149,7 @@ def _step_rows(steps: Sequence[Step]) -> list[str]:
 
 def _write_page(
     path: Path, bundle: Bundle, cells: Sequence[Cell], reached: Sequence[Reach], steps: Sequence[Step]
-) -> None:  # fmt: skip
+) -> None:
     from packager.contract import page
     from packager.files import write_atomically
 

@@ -47,16 +47,29 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(jobs=host_limits.read().whole_cpus)
     options.bundle(parser)
     parser.add_argument("results", metavar="RESULT", nargs="*", type=Path, help="after `merge`: results to join")
-    asked = parser.add_argument("--runtime", action="append", default=[], metavar="NAME[==V]",
-                        help="test this runtime; `==*` is every minor version; repeat it for another one")  # fmt: skip
+    asked = parser.add_argument(
+        "--runtime",
+        action="append",
+        default=[],
+        metavar="NAME[==V]",
+        help="test this runtime; `==*` is every minor version; repeat it for another one",
+    )
     _completers.completed(asked, _completers.runtimes)
-    parser.add_argument("--adapter", metavar="COMMAND",
-                        help="test a runtime through your own program (see conformance/README.md)")  # fmt: skip
+    parser.add_argument(
+        "--adapter", metavar="COMMAND", help="test a runtime through your own program (see conformance/README.md)"
+    )
     parser.add_argument("--level", choices=[f"L{n}" for n in range(6)], default="L5", help="the last level to run")
-    parser.add_argument("--operators", action="store_true",
-                        help="run ONNX's tests of its operators on every cell, not only on one that fails")  # fmt: skip
-    parser.add_argument("--report", type=Path, metavar="DIR",
-                        help="write result.json, junit.xml, report.html, and the attestation if signed")  # fmt: skip
+    parser.add_argument(
+        "--operators",
+        action="store_true",
+        help="run ONNX's tests of its operators on every cell, not only on one that fails",
+    )
+    parser.add_argument(
+        "--report",
+        type=Path,
+        metavar="DIR",
+        help="write result.json, junit.xml, report.html, and the attestation if signed",
+    )
     parser.add_argument(
         "--strict", action="store_true", help="a skipped cell or a known deviation of a runtime is a failure"
     )
@@ -80,11 +93,20 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _endpoint_arguments(group: Any) -> None:
-    group.add_argument("--endpoint", action="append", default=[], metavar="URL",
-                       help="http(s)://host[:port][/path] or grpc(s)://host:port; one of each at most")  # fmt: skip
+    group.add_argument(
+        "--endpoint",
+        action="append",
+        default=[],
+        metavar="URL",
+        help="http(s)://host[:port][/path] or grpc(s)://host:port; one of each at most",
+    )
     group.add_argument("--model", metavar="NAME", help="the model's name there (default: the bundle's)")
-    group.add_argument("--header-file", type=Path, metavar="FILE",
-                       help=f"lines `Name: value` sent with every request (else ${_AUTHORIZATION})")  # fmt: skip
+    group.add_argument(
+        "--header-file",
+        type=Path,
+        metavar="FILE",
+        help=f"lines `Name: value` sent with every request (else ${_AUTHORIZATION})",
+    )
     group.add_argument("--endpoint-ca", type=Path, metavar="PEM", help="trust this certificate authority only")
     group.add_argument("--json-only", action="store_true", help="the server takes no binary tensors")
 
@@ -162,8 +184,11 @@ def _verified(bundle: Bundle, args: argparse.Namespace, console: Console) -> tup
     found = Judge.of(args).verify(bundle, console)
     if found.failure is not None:
         raise found.failure
-    stated = [reference_outputs.read(item.statement.predicate, bundle.tree, item.digest) for item in found.evidence
-              if item.statement.predicate_type == reference_outputs.PREDICATE]  # fmt: skip
+    stated = [
+        reference_outputs.read(item.statement.predicate, bundle.tree, item.digest)
+        for item in found.evidence
+        if item.statement.predicate_type == reference_outputs.PREDICATE
+    ]
     checks = {"signature": "verified", "signers": list(found.signers), "files": found.checks[-2].detail}
     return checks, stated[-1] if stated else {}
 
@@ -173,11 +198,17 @@ def _settings(args: argparse.Namespace, work: Path) -> Settings:
     from packager.deploy.install import Index
 
     return Settings(
-        work=(args.keep or work).absolute(), cache=(args.cache or options.cache_directory()).absolute(),
-        level=int(args.level[1]), jobs=args.jobs, seconds=args.seconds, memory=args.memory << 20,
-        index=Index(args.wheelhouse, options.served_environments(args)), environment=dict(os.environ),
-        python=args.python and args.python.absolute(), operators=args.operators,
-    )  # fmt: skip
+        work=(args.keep or work).absolute(),
+        cache=(args.cache or options.cache_directory()).absolute(),
+        level=int(args.level[1]),
+        jobs=args.jobs,
+        seconds=args.seconds,
+        memory=args.memory << 20,
+        index=Index(args.wheelhouse, options.served_environments(args)),
+        environment=dict(os.environ),
+        python=args.python and args.python.absolute(),
+        operators=args.operators,
+    )
 
 
 def _endpoint(args: argparse.Namespace) -> Endpoint:

@@ -31,9 +31,20 @@ def main(args: argparse.Namespace, console: Console) -> int:
     with console:
         old, new = (options.open_reference(text, args, console) for text in (args.old, args.new))
         made = delta.make(old, new, args.output, console)
-    value = {"old": old.digest, "new": new.digest, "size": made.size, "full": made.full, "reused": made.reused,
-             "patched": made.patched, "saved": made.full - made.size, "output": str(args.output)}  # fmt: skip
+    value = {
+        "old": old.digest,
+        "new": new.digest,
+        "size": made.size,
+        "full": made.full,
+        "reused": made.reused,
+        "patched": made.patched,
+        "saved": made.full - made.size,
+        "output": str(args.output),
+    }
     share = 100 * made.size / made.full
-    console.result(value, f"wrote {args.output}: {size(made.size)} instead of {size(made.full)} ({share:.1f} %), "
-                          f"{size(made.full - made.size)} saved")  # fmt: skip
+    console.result(
+        value,
+        f"wrote {args.output}: {size(made.size)} instead of {size(made.full)} ({share:.1f} %), "
+        f"{size(made.full - made.size)} saved",
+    )
     return 0

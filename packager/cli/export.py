@@ -32,8 +32,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("output", type=Path, metavar="OUT", help="a directory, or a file that ends in .tar")
     shape = parser.add_mutually_exclusive_group()
     shape.add_argument("--layers", choices=("raw", "tar"), default="raw", help="one tar per file, for older KitOps")
-    shape.add_argument("--to-sign", action="store_true",
-                       help="carry provenance and facts that the build left, for a machine that signs")  # fmt: skip
+    shape.add_argument(
+        "--to-sign",
+        action="store_true",
+        help="carry provenance and facts that the build left, for a machine that signs",
+    )
     shape.add_argument("--image-twin", action="store_true", help="a plain OCI image with the files below /models")
 
 
@@ -54,7 +57,13 @@ def main(args: argparse.Namespace, console: Console) -> int:
         else:
             copy.save(bundle, args.output, console)
             written = bundle.digest
-    value = {"name": bundle.name, "version": bundle.version, "digest": bundle.digest, "size": bundle.size,
-             "written": written, "output": str(args.output)}  # fmt: skip
+    value = {
+        "name": bundle.name,
+        "version": bundle.version,
+        "digest": bundle.digest,
+        "size": bundle.size,
+        "written": written,
+        "output": str(args.output),
+    }
     console.result(value, f"wrote {bundle.name}:{bundle.version} ({size(bundle.size)}) to {args.output}")
     return 0

@@ -38,8 +38,14 @@ def main(args: argparse.Namespace, console: Console) -> int:
             judge.require(bundle, console)
         to = writers.local(options.open_store(args), vouched=judge is not None, replace=args.replace)
         stored = copy.copy(bundle, to, console, jobs=args.jobs, label="importing")
-    value = {"name": bundle.name, "version": bundle.version, "digest": bundle.digest, "stored": stored,
-             "size": bundle.size, "vouched": judge is not None}  # fmt: skip
+    value = {
+        "name": bundle.name,
+        "version": bundle.version,
+        "digest": bundle.digest,
+        "stored": stored,
+        "size": bundle.size,
+        "vouched": judge is not None,
+    }
     text = f"imported {bundle.name}:{bundle.version} {bundle.digest} ({size(stored)} were new)"
     console.result(value, text if judge else f"{text}\n{unvouched(bundle)}")
     return 0

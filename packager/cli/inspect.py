@@ -85,9 +85,13 @@ def _statements(bundle: Bundle) -> list[dict[str, str]]:
 
 def _text(
     bundle: Bundle, contract: Any, taken: list[str], statements: list[dict[str, str]], unreadable: list[dict[str, str]]
-) -> list[str]:  # fmt: skip
-    rows = [f"{bundle.name} {bundle.version}", f"  manifest   {bundle.digest}", f"  file set   {bundle.set_digest}",
-            f"  size       {size(bundle.size)} in {len(bundle.tree.files)} files"]  # fmt: skip
+) -> list[str]:
+    rows = [
+        f"{bundle.name} {bundle.version}",
+        f"  manifest   {bundle.digest}",
+        f"  file set   {bundle.set_digest}",
+        f"  size       {size(bundle.size)} in {len(bundle.tree.files)} files",
+    ]
     opset = ", ".join(f"{domain} {version}" for domain, version in contract["graph"]["opset"].items())
     rows.append(f"  graph      opset {opset}; IR {contract['graph']['ir']}")
     for kind in ("inputs", "outputs"):

@@ -31,8 +31,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     _knobs.arguments(parser)
     parser.add_argument("--target", metavar="NAME", help="target to serve (default: the most exact one)")
     parser.add_argument("--allow-downgrade", action="store_true", help="over a newer version, too")
-    parser.add_argument("--wheelhouse", type=Path, metavar="DIR",
-                        help="take wheels from here, not from the bundle or a network")  # fmt: skip
+    parser.add_argument(
+        "--wheelhouse", type=Path, metavar="DIR", help="take wheels from here, not from the bundle or a network"
+    )
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
@@ -56,8 +57,14 @@ def main(args: argparse.Namespace, console: Console) -> int:
             knobs,
             options.clock,
         )
-    value = {"name": done.name, "version": done.version, "digest": done.digest, "target": done.target,
-             "knobs": knobs.digest, "release": str(done.directory)}  # fmt: skip
+    value = {
+        "name": done.name,
+        "version": done.version,
+        "digest": done.digest,
+        "target": done.target,
+        "knobs": knobs.digest,
+        "release": str(done.directory),
+    }
     text = f"installed {done.name}:{done.version} ({escape.line(done.target)}) in {done.directory}"
     console.result(value, f"{text}\nserve it with `packager serve {args.directory}`")
     return 0

@@ -32,8 +32,12 @@ def main(args: argparse.Namespace, console: Console) -> int:
     key = keys.generate(args.curve)
     private.parent.mkdir(parents=True, exist_ok=True)
     keys.save(key, private, public, secret)
-    value = {"private": str(private), "public": str(public), "fingerprint": key.public.fingerprint,
-             "encrypted": secret is not None}  # fmt: skip
+    value = {
+        "private": str(private),
+        "public": str(public),
+        "fingerprint": key.public.fingerprint,
+        "encrypted": secret is not None,
+    }
     kept = "encrypted" if secret else "not encrypted: give a passphrase to change that"
     console.result(
         value, f"{private} (mode 0600, {kept})\n{public} (hand this out)\nfingerprint {key.public.fingerprint}"

@@ -24,8 +24,9 @@ EXAMPLES = """  packager list
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("place", metavar="WHERE", nargs="?",
-                        help="NAME in the store, or oci://host[:port]/name (default: the store)")  # fmt: skip
+    parser.add_argument(
+        "place", metavar="WHERE", nargs="?", help="NAME in the store, or oci://host[:port]/name (default: the store)"
+    )
     options.registry(parser)
     parser.set_defaults(jobs=4)
 
@@ -38,20 +39,27 @@ def main(args: argparse.Namespace, console: Console) -> int:
     place = args.place
     if place and place.startswith("oci://"):
         found = listing.tagged(options.repository(place, args), args.jobs)
-        console.result({"place": place, "bundles": [item.to_json() for item in found]},
-                       _text(found) or [f"`{place}` has no tag"])  # fmt: skip
+        console.result(
+            {"place": place, "bundles": [item.to_json() for item in found]}, _text(found) or [f"`{place}` has no tag"]
+        )
         return 0
     if place and not names.is_name(place):
-        raise UsageError(f"`{place:.200}` is no place that can be listed",
-                         hint="give the NAME of a bundle in the local store, or oci://host/name")  # fmt: skip
+        raise UsageError(
+            f"`{place:.200}` is no place that can be listed",
+            hint="give the NAME of a bundle in the local store, or oci://host/name",
+        )
     store = options.open_store(args)
     found = listing.stored(store, place)
     if place and not found:
         known = sorted({name for name, _ in store.bundles()})
-        raise UsageError(f"the local store has no bundle `{place}`",
-                         hint=did_you_mean(place, known) if known else "build one with `packager build`")  # fmt: skip
-    console.result({"place": str(store.root), "bundles": [item.to_json() for item in found]},
-                   _text(found) or ["the local store has no bundle"])  # fmt: skip
+        raise UsageError(
+            f"the local store has no bundle `{place}`",
+            hint=did_you_mean(place, known) if known else "build one with `packager build`",
+        )
+    console.result(
+        {"place": str(store.root), "bundles": [item.to_json() for item in found]},
+        _text(found) or ["the local store has no bundle"],
+    )
     return 0
 
 

@@ -26,8 +26,12 @@ EXAMPLES = """  packager lock
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     options.recipe(parser)
-    parser.add_argument("--engine", metavar="NAME", default="uv",
-                        help="what resolves: uv (for any platform, default) or pip-tools (this one)")  # fmt: skip
+    parser.add_argument(
+        "--engine",
+        metavar="NAME",
+        default="uv",
+        help="what resolves: uv (for any platform, default) or pip-tools (this one)",
+    )
 
 
 def main(args: argparse.Namespace, console: Console) -> int:

@@ -30,8 +30,13 @@ def common(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--json", action="store_true", help="print exactly one JSON document on stdout")
     group.add_argument("--quiet", action="store_true", help="print no progress, only the result and errors")
     group.add_argument("--store", type=Path, metavar="DIR", help="local store (default: $PACKAGER_STORE)")
-    group.add_argument("--jobs", type=_positive, default=parser.get_default("jobs") or 1, metavar="N",
-                       help="steps or transfers to run at the same time")  # fmt: skip
+    group.add_argument(
+        "--jobs",
+        type=_positive,
+        default=parser.get_default("jobs") or 1,
+        metavar="N",
+        help="steps or transfers to run at the same time",
+    )
 
 
 def _positive(text: str) -> int:
@@ -44,10 +49,13 @@ def _positive(text: str) -> int:
 def bundle(parser: argparse.ArgumentParser) -> None:
     """Add the BUNDLE argument."""
     a_bundle(
-        parser.add_argument("bundle", metavar="BUNDLE",
-                            help="directory, installation, .bundle.tar, oci://host/name:tag, s3://bucket/name:version "
-                                 "(or another place that fsspec reaches), or name:version in the store")
-    )  # fmt: skip
+        parser.add_argument(
+            "bundle",
+            metavar="BUNDLE",
+            help="directory, installation, .bundle.tar, oci://host/name:tag, s3://bucket/name:version "
+            "(or another place that fsspec reaches), or name:version in the store",
+        )
+    )
     registry(parser)
 
 
@@ -98,8 +106,14 @@ def _credential_files() -> Iterator[Path]:
 
 def recipe(parser: argparse.ArgumentParser) -> None:
     """Add the RECIPE argument."""
-    parser.add_argument("recipe", metavar="RECIPE", nargs="?", type=Path, default=Path("bundle.yaml"),
-                        help="the recipe, or the directory that holds `bundle.yaml` (default: here)")  # fmt: skip
+    parser.add_argument(
+        "recipe",
+        metavar="RECIPE",
+        nargs="?",
+        type=Path,
+        default=Path("bundle.yaml"),
+        help="the recipe, or the directory that holds `bundle.yaml` (default: here)",
+    )
     registry(parser)
 
 
@@ -107,25 +121,41 @@ def trust(parser: argparse.ArgumentParser, purpose: str = "whom to trust") -> No
     """Add the options that say whom to trust; `_trust.Judge.of` reads them."""
     group = parser.add_argument_group(purpose)
     group.add_argument("--trust", type=Path, metavar="FILE", help="signed trust file, see `packager trust`")
-    group.add_argument("--key", type=Path, action="append", default=[], metavar="PUB",
-                       help="public key that must have signed; give it again for another one")  # fmt: skip
+    group.add_argument(
+        "--key",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="PUB",
+        help="public key that must have signed; give it again for another one",
+    )
     group.add_argument("--ca", type=Path, metavar="PEM", help="authority that issued the signing certificate")
-    group.add_argument("--identity", metavar="NAME",
-                       help="exact e-mail address, URI or DNS name in the signing certificate")  # fmt: skip
+    group.add_argument(
+        "--identity", metavar="NAME", help="exact e-mail address, URI or DNS name in the signing certificate"
+    )
     group.add_argument("--tsa-ca", type=Path, metavar="PEM", help="with --ca: require a time stamp of this authority")
     group.add_argument("--issuer", metavar="URL", help="with --identity: who vouches for it at a Sigstore instance")
-    group.add_argument("--trust-config", type=Path, metavar="FILE",
-                       help="with --issuer: the pinned root of a private Sigstore instance")  # fmt: skip
-    group.add_argument("--state", type=Path, metavar="FILE",
-                       help="with --trust: where the newest versions seen are kept (default: $PACKAGER_STATE; "
-                            "`none` to remember nothing)")  # fmt: skip
+    group.add_argument(
+        "--trust-config",
+        type=Path,
+        metavar="FILE",
+        help="with --issuer: the pinned root of a private Sigstore instance",
+    )
+    group.add_argument(
+        "--state",
+        type=Path,
+        metavar="FILE",
+        help="with --trust: where the newest versions seen are kept (default: $PACKAGER_STATE; "
+        "`none` to remember nothing)",
+    )
 
 
 def admission(parser: argparse.ArgumentParser) -> None:
     """Add what decides whether a bundle from elsewhere gets its name in the local store."""
     trust(parser, "whom to trust; without any of these the bundle lies in quarantine, under its digest")
-    parser.add_argument("--replace", action="store_true",
-                        help="with one of these: another bundle of that name and version gives way")  # fmt: skip
+    parser.add_argument(
+        "--replace", action="store_true", help="with one of these: another bundle of that name and version gives way"
+    )
 
 
 def wants_trust(args: argparse.Namespace) -> bool:
@@ -135,9 +165,13 @@ def wants_trust(args: argparse.Namespace) -> bool:
 
 def secrets(parser: argparse.ArgumentParser, *, asks: bool = True) -> None:
     """Add where a passphrase comes from; it is never an argument, because arguments are public."""
-    parser.add_argument("--passphrase-file", type=Path, metavar="FILE",
-                        help="file whose first line unlocks the key (else $PACKAGER_PASSPHRASE"
-                             f"{', else whoever is at the terminal' if asks else ''})")  # fmt: skip
+    parser.add_argument(
+        "--passphrase-file",
+        type=Path,
+        metavar="FILE",
+        help="file whose first line unlocks the key (else $PACKAGER_PASSPHRASE"
+        f"{', else whoever is at the terminal' if asks else ''})",
+    )
 
 
 def passphrase(args: argparse.Namespace) -> bytes | None:

@@ -41,8 +41,9 @@ _FORMATS = ("table", "json", "sarif", "junit")
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", metavar="ACTION", choices=_ACTIONS, help=", ".join(_ACTIONS))
     parser.add_argument("subject", metavar="BUNDLE|RULE|DIR", nargs="?", help="what is judged, explained or run")
-    parser.add_argument("--profile", metavar="P", default="release",
-                        help="check: one of ours, or a .yaml file (default: release)")  # fmt: skip
+    parser.add_argument(
+        "--profile", metavar="P", default="release", help="check: one of ours, or a .yaml file (default: release)"
+    )
     parser.add_argument("--format", choices=_FORMATS, default="table", help="check: form of the verdict")
     parser.add_argument("--facts", type=Path, metavar="FILE", help="check: also write the facts that were judged")
     options.trust(parser)

@@ -48,9 +48,17 @@ def main(args: argparse.Namespace, console: Console) -> int:
             copy.update_referrers(bundle, console)
             if args.output:
                 copy.save(bundle, args.output, console)
-    value = {"name": bundle.name, "version": bundle.version, "digest": bundle.digest, "ok": outcome == "ok",
-             "outcome": outcome, "runtime": runtime, "versions": versions, "cells": [cell.to_json() for cell in cells],
-             "output": str(args.output) if args.output and outcome == "ok" else None}  # fmt: skip
+    value = {
+        "name": bundle.name,
+        "version": bundle.version,
+        "digest": bundle.digest,
+        "ok": outcome == "ok",
+        "outcome": outcome,
+        "runtime": runtime,
+        "versions": versions,
+        "cells": [cell.to_json() for cell in cells],
+        "output": str(args.output) if args.output and outcome == "ok" else None,
+    }
     rows = [f"{runtime} {cell.version}: {reason.message}" for cell in cells for reason in cell.answer.reasons[:1]]
     told = f"promised {runtime} {versions} of {bundle.name}:{bundle.version} {bundle.digest}"
     refused = f"nothing was signed: `compat` says {outcome} of {runtime} {versions}"

@@ -67,8 +67,14 @@ def main(args: argparse.Namespace, console: Console) -> int:
                 copy.save(bundle, args.output, console)
     _say(verdict, console)
     word = "promoted" if verdict.ok else f"not promoted: {len(verdict.findings)} findings,"
-    value = {"promoted": verdict.ok, "stage": args.to, "name": bundle.name, "version": bundle.version,
-             "digest": bundle.digest, "verdict": verdict.to_json()}  # fmt: skip
+    value = {
+        "promoted": verdict.ok,
+        "stage": args.to,
+        "name": bundle.name,
+        "version": bundle.version,
+        "digest": bundle.digest,
+        "verdict": verdict.to_json(),
+    }
     console.result(value, f"{word} {bundle.name}:{bundle.version} {bundle.digest} to {args.to}")
     return 0 if verdict.ok else 1
 

@@ -24,8 +24,9 @@ EXAMPLES = """  packager pull oci://registry.example.com/models/digits:1.4.0
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", metavar="FROM",
-                        help="oci://host[:port]/name:tag or …@sha256:…, s3://bucket/name:version, …")  # fmt: skip
+    parser.add_argument(
+        "source", metavar="FROM", help="oci://host[:port]/name:tag or …@sha256:…, s3://bucket/name:version, …"
+    )
     parser.add_argument("-o", "--output", type=Path, metavar="OUT", help="also write a directory or a .tar file")
     options.registry(parser)
     options.admission(parser)
@@ -51,9 +52,15 @@ def main(args: argparse.Namespace, console: Console) -> int:
         kept = open_bundle(bundle.digest, lambda: store)
         if args.output:
             copy.save(kept, args.output, console)
-    value = {"name": bundle.name, "version": bundle.version, "digest": bundle.digest, "fetched": fetched,
-             "size": bundle.size, "output": str(args.output) if args.output else None,
-             "vouched": judge is not None}  # fmt: skip
+    value = {
+        "name": bundle.name,
+        "version": bundle.version,
+        "digest": bundle.digest,
+        "fetched": fetched,
+        "size": bundle.size,
+        "output": str(args.output) if args.output else None,
+        "vouched": judge is not None,
+    }
     text = (
         f"pulled {bundle.name}:{bundle.version} {bundle.digest} ({size(fetched)} of {size(bundle.size)} were missing)"
     )

@@ -30,8 +30,9 @@ EXAMPLES = """  packager push digits:1.4.0 oci://registry.example.com/models/dig
 def arguments(parser: argparse.ArgumentParser) -> None:
     options.bundle(parser)
     parser.add_argument("target", metavar="TO", help="oci://host[:port]/name[:tag], s3://bucket/name[:version], …")
-    parser.add_argument("--mount-from", metavar="NAME",
-                        help="a repository of that registry, or bundle of that bucket, with its blobs")  # fmt: skip
+    parser.add_argument(
+        "--mount-from", metavar="NAME", help="a repository of that registry, or bundle of that bucket, with its blobs"
+    )
     parser.add_argument("--force", action="store_true", help="move a tag that names another bundle")
     parser.set_defaults(jobs=4)
 
@@ -44,8 +45,15 @@ def main(args: argparse.Namespace, console: Console) -> int:
         bundle = options.open_bundle(args, console)
         _warn(args.target, bundle, console)
         sent = copy.copy(bundle, to, console, jobs=args.jobs, label="pushing")
-    value = {"name": bundle.name, "version": bundle.version, "digest": bundle.digest, "reference": pinned(bundle),
-             "sent": sent, "size": bundle.size, "statements": len(bundle.referrers)}  # fmt: skip
+    value = {
+        "name": bundle.name,
+        "version": bundle.version,
+        "digest": bundle.digest,
+        "reference": pinned(bundle),
+        "sent": sent,
+        "size": bundle.size,
+        "statements": len(bundle.referrers),
+    }
     text = f"pushed {bundle.name}:{bundle.version} ({size(sent)} of {size(bundle.size)} were missing there)"
     console.result(value, f"{text}\n{pinned(bundle)}")
     return 0
@@ -54,14 +62,18 @@ def main(args: argparse.Namespace, console: Console) -> int:
 def _warn(target: str, bundle: Bundle, console: Console) -> None:
     """Say so when nobody will be able to fetch it under the name that it is pushed to."""
     from packager import names
-    from packager.errors import WrongSubject
+    from packager.errors import WrongSubjectError
     from packager.events import Warned
 
     try:
         names.check_called(target, bundle.name, bundle.version)
-    except WrongSubject:
-        console(Warned(f"`{target}` is not what `{bundle.name}:{bundle.version}` calls itself: there it is only "
-                       f"fetched by its digest, {bundle.digest}"))  # fmt: skip
+    except WrongSubjectError:
+        console(
+            Warned(
+                f"`{target}` is not what `{bundle.name}:{bundle.version}` calls itself: there it is only "
+                f"fetched by its digest, {bundle.digest}"
+            )
+        )
 
 
 def _target(args: argparse.Namespace) -> tuple[Destination, Callable[[Bundle], str]]:

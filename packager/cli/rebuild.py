@@ -35,8 +35,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     options.bundle(parser)
     options.trust(parser)
     parser.add_argument("--source", metavar="SOURCE", help="where the source is now, in any form that a recipe takes")
-    parser.add_argument("--files", type=Path, metavar="DIR",
-                        help="directory of the recipe: calibration data, timing caches (default: here)")  # fmt: skip
+    parser.add_argument(
+        "--files",
+        type=Path,
+        metavar="DIR",
+        help="directory of the recipe: calibration data, timing caches (default: here)",
+    )
     parser.add_argument("-o", "--output", type=Path, metavar="OUT", help="keep what was rebuilt, to look at")
 
 
@@ -64,7 +68,7 @@ def _rebuild(bundle: Bundle, made: Provenance, scratch: Path, args: argparse.Nam
     from packager.release import rebuild
     from packager.store.store import Store
 
-    here = locking.Surroundings(
+    here = locking.BuildContext(
         (args.files or Path()).absolute(),
         os.environ.get("MLFLOW_TRACKING_URI"),
         dict(os.environ),

@@ -52,14 +52,18 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     kind = parser.add_argument("kind", metavar="KIND", help=listed)
     _completers.completed(kind, _completers.kinds)
     options.bundle(parser)
-    parser.add_argument("out", metavar="OUT",
-                        help="directory; for triton and ensemble the repository, or s3://bucket/folder")  # fmt: skip
+    parser.add_argument(
+        "out", metavar="OUT", help="directory; for triton and ensemble the repository, or s3://bucket/folder"
+    )
     options.trust(parser)
     _knobs.arguments(parser)
     own = parser.add_argument_group("triton")
     own.add_argument("--site", metavar="NAME", help="write the knobs to configs/NAME.pbtxt, not to config.pbtxt")
-    own.add_argument("--backend", choices=("native", "python"),
-                     help="native (default): NVIDIA's images; python: ONNX Runtime in the Python backend")  # fmt: skip
+    own.add_argument(
+        "--backend",
+        choices=("native", "python"),
+        help="native (default): NVIDIA's images; python: ONNX Runtime in the Python backend",
+    )
     own.add_argument("--swap", metavar="URL", help="and make the running Triton at http(s)://host:port serve it")
 
 
@@ -107,7 +111,7 @@ def _directory(args: argparse.Namespace, console: Console) -> int:
     from packager.cli._trust import Judge
     from packager.deploy import render
     from packager.errors import UsageError
-    from packager.knobs.knobs import Wish
+    from packager.knobs.knobs import Override
 
     if "://" in args.out:
         raise UsageError(f"`{args.kind}` is written to a directory, not to `{args.out:.200}`")
@@ -117,12 +121,19 @@ def _directory(args: argparse.Namespace, console: Console) -> int:
         judge.require(bundle, console)
         defaults = plugins.load("renderers", args.kind).DEFAULTS
         values = _knobs.resolve(
-            args, bundle, before=[Wish(name, text, args.kind, typed=False) for name, text in defaults.items()]
+            args, bundle, before=[Override(name, text, args.kind, typed=False) for name, text in defaults.items()]
         )
         given = {option.name: getattr(args, option.name.replace("-", "_")) for option in render.options(args.kind)}
         steps = render.render_directory(args.kind, bundle, values, Path(args.out), given)
-    value = {"kind": args.kind, "name": bundle.name, "version": bundle.version, "digest": bundle.digest,
-             "knobs": values.digest, "out": str(args.out), "steps": list(steps)}  # fmt: skip
+    value = {
+        "kind": args.kind,
+        "name": bundle.name,
+        "version": bundle.version,
+        "digest": bundle.digest,
+        "knobs": values.digest,
+        "out": str(args.out),
+        "steps": list(steps),
+    }
     told = "".join(f"\n  {step}" for step in steps)
     console.result(value, f"{bundle.name}:{bundle.version} for {args.kind} is in {args.out}; then:{told}")
     return 0
@@ -150,13 +161,21 @@ def _triton(args: argparse.Namespace, console: Console) -> int:
         base = knobs.resolve(knob_schema(bundle), bundle.digest) if args.site else values
         model = render_triton(
             bundle, base, repository, args.backend or "native", sites, console, switch=endpoint is None
-        )  # fmt: skip
+        )
         if endpoint is not None:
             swap(model, bundle, values, endpoint, console)
     ensembles = {change.model: change.number for change in model.changes if change.model != model.name}
-    value = {"name": model.name, "version": bundle.version, "digest": bundle.digest, "knobs": values.digest,
-             "number": model.number, "before": model.before, "created": model.created,
-             "repository": repository.label, "ensembles": ensembles}  # fmt: skip
+    value = {
+        "name": model.name,
+        "version": bundle.version,
+        "digest": bundle.digest,
+        "knobs": values.digest,
+        "number": model.number,
+        "before": model.before,
+        "created": model.created,
+        "repository": repository.label,
+        "ensembles": ensembles,
+    }
     told = "".join(f"\n  the ensemble {name} with it is version {number}" for name, number in ensembles.items())
     where = f"{repository.label}/{model.name}"
     console.result(value, f"{bundle.name}:{bundle.version} is version {model.number} in {where}{told}")
@@ -173,9 +192,16 @@ def _ensemble(args: argparse.Namespace, console: Console) -> int:
         chain = pipeline.parse(strictyaml.load(path, missing="docs/deploy-triton.md shows how one looks"), str(path))
         model = render_ensemble(chain, repository, console)
     steps = [step.model for step in chain.steps]
-    value = {"name": model.name, "number": model.number, "before": model.before, "created": model.created,
-             "steps": steps, "inputs": list(chain.inputs), "outputs": list(chain.outputs),
-             "repository": repository.label}  # fmt: skip
+    value = {
+        "name": model.name,
+        "number": model.number,
+        "before": model.before,
+        "created": model.created,
+        "steps": steps,
+        "inputs": list(chain.inputs),
+        "outputs": list(chain.outputs),
+        "repository": repository.label,
+    }
     told = f"{model.name} ({', '.join(steps)}) is version {model.number} in {repository.label}/{model.name}"
     console.result(value, told)
     return 0

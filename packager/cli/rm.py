@@ -26,8 +26,12 @@ EXAMPLES = """  packager rm digits:1.3.0 digits:1.3.1
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("bundles", metavar="BUNDLE", nargs="+",
-                        help="name:version, sha256:… in quarantine, oci://host/name:tag or …@sha256:…")  # fmt: skip
+    parser.add_argument(
+        "bundles",
+        metavar="BUNDLE",
+        nargs="+",
+        help="name:version, sha256:… in quarantine, oci://host/name:tag or …@sha256:…",
+    )
     parser.add_argument("--force", action="store_true", help="remove the other tags of a digest as well")
     options.registry(parser)
 

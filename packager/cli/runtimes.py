@@ -32,14 +32,28 @@ EXAMPLES = """  packager runtimes list
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("action", metavar="ACTION", choices=("list", "show", "probe", "update", "sign"),
-                        help="list, show, probe, update or sign")  # fmt: skip
+    parser.add_argument(
+        "action",
+        metavar="ACTION",
+        choices=("list", "show", "probe", "update", "sign"),
+        help="list, show, probe, update or sign",
+    )
     parser.add_argument("subject", metavar="NAME|NAME==V|FILE", nargs="?", help="what ACTION is about")
-    parser.add_argument("--python", default=f"{sys.version_info.major}.{sys.version_info.minor}", metavar="V",
-                        help="probe: version or path of the interpreter")  # fmt: skip
+    parser.add_argument(
+        "--python",
+        default=f"{sys.version_info.major}.{sys.version_info.minor}",
+        metavar="V",
+        help="probe: version or path of the interpreter",
+    )
     parser.add_argument("--bundle", metavar="BUNDLE", help="probe: run ONNX's tests of the operators of this bundle")
-    parser.add_argument("--key", type=Path, action="append", default=[], metavar="FILE",
-                        help="update: public key to trust; sign: private key")  # fmt: skip
+    parser.add_argument(
+        "--key",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="update: public key to trust; sign: private key",
+    )
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="probe, sign: write the table there")
     options.secrets(parser)
     options.registry(parser)
@@ -70,8 +84,10 @@ def _list(args: argparse.Namespace, console: Console) -> int:
         }
         for name, table in tables.items()
     }
-    rows = [f"{name:14} {row['versions']:3} versions, {row['oldest']} to {row['newest']}, {row['measured']} measured"
-            for name, row in value.items()]  # fmt: skip
+    rows = [
+        f"{name:14} {row['versions']:3} versions, {row['oldest']} to {row['newest']}, {row['measured']} measured"
+        for name, row in value.items()
+    ]
     console.result(value, rows)
     return 0
 
@@ -137,8 +153,10 @@ def _probe(args: argparse.Namespace, console: Console) -> int:
     ((found, row),) = table["versions"].items()
     counts = _counts(table["kernels"])
     complete = f", complete to {row['complete']}" if "complete" in row else ""
-    text = (f"{name} {found}: opset {row['opset']['ai.onnx']}{complete}, IR {row['ir']}; "
-            f"{counts['o']} of {sum(counts.values())} combinations work\nkept in {path}")  # fmt: skip
+    text = (
+        f"{name} {found}: opset {row['opset']['ai.onnx']}{complete}, IR {row['ir']}; "
+        f"{counts['o']} of {sum(counts.values())} combinations work\nkept in {path}"
+    )
     console.result({"runtime": name, "version": found, **row, "kernels": counts, "kept": str(path)}, text)
     return 0
 
@@ -175,8 +193,11 @@ def _covered(report: Any, console: Console) -> int:
     counts = {
         op: (len(entry["failed"]), entry["passed"], entry["skipped"]) for op, entry in report["operators"].items()
     }
-    rows = [f"{'FAIL' if failed else 'ok  ' if passed else '-   '} {name:24} {passed} passed, {failed} failed, "
-            f"{skipped} skipped" for name, (failed, passed, skipped) in counts.items()]  # fmt: skip
+    rows = [
+        f"{'FAIL' if failed else 'ok  ' if passed else '-   '} {name:24} {passed} passed, {failed} failed, "
+        f"{skipped} skipped"
+        for name, (failed, passed, skipped) in counts.items()
+    ]
     console.result(report, [*rows, *operators.lines(report)])
     return int(bool(operators.broken(report)))
 

@@ -27,8 +27,9 @@ EXAMPLES = """  packager sbom digits.bundle.tar
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     options.bundle(parser)
-    parser.add_argument("--format", choices=("cyclonedx", "spdx"), default="cyclonedx",
-                        help="cyclonedx (default), or spdx (2.3)")  # fmt: skip
+    parser.add_argument(
+        "--format", choices=("cyclonedx", "spdx"), default="cyclonedx", help="cyclonedx (default), or spdx (2.3)"
+    )
     parser.add_argument("--spec", choices=("1.6", "1.7"), default="1.6", help="version of CycloneDX (default: 1.6)")
     parser.add_argument("--report", action="store_true", help="say how complete it is instead")
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="write it there instead of to stdout")
@@ -37,7 +38,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace, console: Console) -> int:
     from packager import canonical, escape
     from packager.bundle.bundle import SBOM
-    from packager.errors import Malformed
+    from packager.errors import MalformedError
     from packager.files import write_atomically
     from packager.formats import cyclonedx, spdx
     from packager.policy import completeness
@@ -52,7 +53,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
         wanted = cyclonedx.as_version(bom, args.spec)
         data = spdx.convert(bom) if args.format == "spdx" else canonical.dump(wanted)
     except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
-        raise Malformed(
+        raise MalformedError(
             f"`{SBOM}` is no SBOM as this program writes them: {type(error).__name__} {error}", subject=SBOM
         ) from None
     if args.output:

@@ -24,8 +24,14 @@ _DOCUMENTS = ("recipe", "contract", "trust", "facts", "output")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("document", metavar="DOCUMENT", nargs="?", choices=_DOCUMENTS, default="recipe",
-                        help=f"{', '.join(_DOCUMENTS)} (default: recipe)")  # fmt: skip
+    parser.add_argument(
+        "document",
+        metavar="DOCUMENT",
+        nargs="?",
+        choices=_DOCUMENTS,
+        default="recipe",
+        help=f"{', '.join(_DOCUMENTS)} (default: recipe)",
+    )
     verb = parser.add_argument("verb", metavar="VERB", nargs="?", help="with output: of this verb alone")
     _completers.completed(verb, _completers.verbs)
 

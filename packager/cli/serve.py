@@ -99,10 +99,15 @@ def _plan(args: argparse.Namespace, console: Console, say: _Log) -> Plan:
     say.form = str(values.get("log.format", "json"))
     grpc_port = values.get("server.grpc_port")
     return Plan(
-        tuple(command), release.name, int(values.get("server.processes", 1)), str(values["server.host"]),
-        int(values["server.port"]), None if grpc_port is None else int(grpc_port),
-        float(values["server.drain"]), _clean(),
-    )  # fmt: skip
+        tuple(command),
+        release.name,
+        int(values.get("server.processes", 1)),
+        str(values["server.host"]),
+        int(values["server.port"]),
+        None if grpc_port is None else int(grpc_port),
+        float(values["server.drain"]),
+        _clean(),
+    )
 
 
 def _command(release: Path, args: argparse.Namespace, console: Console) -> tuple[list[str], Mapping[str, JSON]]:
@@ -136,16 +141,20 @@ def _options(release: Path, args: argparse.Namespace) -> tuple[list[str], Mappin
     """Return what the server is told, all knobs in one document and where its secrets are; and the values."""
     from packager.deploy import server_files
     from packager.deploy.install import KNOBS, installed_bundle, installed_wishes
-    from packager.knobs.knobs import Wish
+    from packager.knobs.knobs import Override
 
     given = {flag: getattr(args, flag.replace("-", "_")) for flag in _FLAGS}
-    short = [Wish(_FLAGS[flag], text, f"--{flag}") for flag, text in given.items() if text is not None]
+    short = [Override(_FLAGS[flag], text, f"--{flag}") for flag, text in given.items() if text is not None]
     found = _knobs.resolve(
         args, installed_bundle(release), environment=True, before=installed_wishes(release), after=short
     )
     if not (release / KNOBS).is_file():  # its server is from before knobs
-        words = [word for flag, knob in _FLAGS.items() if knob in found.values
-                 for word in (f"--{flag}", str(found.values[knob]))]  # fmt: skip
+        words = [
+            word
+            for flag, knob in _FLAGS.items()
+            if knob in found.values
+            for word in (f"--{flag}", str(found.values[knob]))
+        ]
         return words, found.values
     secrets = [
         f"{option}={_knobs.secret_file(knob, found.values[knob])}"

@@ -65,9 +65,14 @@ def main(args: argparse.Namespace, console: Console) -> int:
             copy.save(_asked_for(bundle, args, console), args.output, console)
         if not args.output or not _is_of_a_person(args):
             copy.update_referrers(bundle, console)
-    value = {"name": bundle.name, "version": bundle.version, "digest": bundle.digest,
-             "statements": len(bundle.referrers), "signed": sorted(left),
-             "output": str(args.output) if args.output else None}  # fmt: skip
+    value = {
+        "name": bundle.name,
+        "version": bundle.version,
+        "digest": bundle.digest,
+        "statements": len(bundle.referrers),
+        "signed": sorted(left),
+        "output": str(args.output) if args.output else None,
+    }
     text = f"signed {bundle.name}:{bundle.version} {bundle.digest}"
     console.result(value, text + (f"\nwrote {args.output}" if args.output else ""))
     return 0
@@ -81,10 +86,12 @@ def _tell(bundle: Bundle, left: list[str], console: Console) -> None:
     if left:
         console(Note(f"signing what its build left as well: {', '.join(left)}"))
     elif not any(kind == slsa.PREDICATE for _, _, kind in attached(bundle)):
-        console(Warned(
-            "only the bundle is signed: its provenance and facts are in the store that built it, and policies that ask "
-            "for them will say no; sign it there, or export it there with --to-sign"
-        ))  # fmt: skip
+        console(
+            Warned(
+                "only the bundle is signed: its provenance and facts are in the store that built it, and policies that "
+                "ask for them will say no; sign it there, or export it there with --to-sign"
+            )
+        )
 
 
 def _asked_for(bundle: Bundle, args: argparse.Namespace, console: Console) -> Bundle:
@@ -120,7 +127,12 @@ def _remove(args: argparse.Namespace, console: Console) -> int:
         bundle = without(before, who)
         copy.drop_referrers(bundle, console)
     gone = len(before.referrers) - len(bundle.referrers)
-    value = {"name": bundle.name, "version": bundle.version, "digest": bundle.digest,
-             "statements": len(bundle.referrers), "removed": gone}  # fmt: skip
+    value = {
+        "name": bundle.name,
+        "version": bundle.version,
+        "digest": bundle.digest,
+        "statements": len(bundle.referrers),
+        "removed": gone,
+    }
     console.result(value, f"removed {gone} statements of {who} from {bundle.name}:{bundle.version}")
     return 0

@@ -32,8 +32,10 @@ def main(args: argparse.Namespace, console: Console) -> int:
     if found.previous:
         rows.append(f"previous  {_row(found.previous)}")
     rows.append(f"releases  {', '.join(found.releases)}")
-    rows += [f"{entry.get('when', '')}  {entry['action']} {entry.get('release', '')}: {entry['step']}"
-             for entry in found.history]  # fmt: skip
+    rows += [
+        f"{entry.get('when', '')}  {entry['action']} {entry.get('release', '')}: {entry['step']}"
+        for entry in found.history
+    ]
     if found.unfinished:
         rows.append(f"an `{found.unfinished}` was cut off; what is current is complete, repeat it to go on")
     console.result(asdict(found), rows)

@@ -182,8 +182,10 @@ def _signer_entry(args: argparse.Namespace, content: Content) -> tuple[Content, 
         pems = [certificates.pem(certificate) for certificate in certificates.load(args.ca)]
         return content, {"ca": pems, "identity": args.identity, **times}
     if not (args.identity and args.issuer) or args.key or args.ca:
-        raise UsageError("a signer is a key, a certificate or an identity",
-                         hint="give --key PUB, --ca CA --identity NAME, or --identity NAME --issuer URL")  # fmt: skip
+        raise UsageError(
+            "a signer is a key, a certificate or an identity",
+            hint="give --key PUB, --ca CA --identity NAME, or --identity NAME --issuer URL",
+        )
     entry = {"identity": args.identity, "issuer": args.issuer, **times}
     if args.trust_config:
         data = trusted_root(args.trust_config)
@@ -275,13 +277,20 @@ def _report(file: TrustFile, console: Console, done: str) -> int:
     trust = file.trust
     count = file.signed_by(trust.roots.keys)
     value = {"digest": file.digest, "signatures": count, "content": file.content}
-    rows = [f"{done} {trust.name} serial {trust.serial}, expires {file.content['expires']}".strip(),
-            f"  root keys  {count} of {len(trust.roots.keys)} signed, {trust.roots.threshold} must"]  # fmt: skip
+    rows = [
+        f"{done} {trust.name} serial {trust.serial}, expires {file.content['expires']}".strip(),
+        f"  root keys  {count} of {len(trust.roots.keys)} signed, {trust.roots.threshold} must",
+    ]
     rows += [f"  root       {key.fingerprint}" for key in trust.roots.keys]
-    rows += [f"  signer     {name}: {_describe(entry)}"
-             for name, value in file.content["signers"].items() for entry in edit.entries(value)]  # fmt: skip
-    rows += [f"  required   {item.predicate_type} by {', '.join(sorted(item.signers)) or 'anyone trusted'}"
-             for item in trust.required]  # fmt: skip
+    rows += [
+        f"  signer     {name}: {_describe(entry)}"
+        for name, value in file.content["signers"].items()
+        for entry in edit.entries(value)
+    ]
+    rows += [
+        f"  required   {item.predicate_type} by {', '.join(sorted(item.signers)) or 'anyone trusted'}"
+        for item in trust.required
+    ]
     rows += [f"  minimum    {name} {version}" for name, version in trust.minimum.items()]
     for kind, entries in file.content.get("revoked", {}).items():
         listed = entries if isinstance(entries, list) else [f"{name} {text}" for name, text in entries.items()]

@@ -28,8 +28,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     options.trust(parser)
     _knobs.arguments(parser)
     parser.add_argument("--allow-downgrade", action="store_true", help="to an older version, too")
-    parser.add_argument("--wheelhouse", type=Path, metavar="DIR",
-                        help="take wheels from here, not from the bundle or a network")  # fmt: skip
+    parser.add_argument(
+        "--wheelhouse", type=Path, metavar="DIR", help="take wheels from here, not from the bundle or a network"
+    )
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
@@ -45,11 +46,23 @@ def main(args: argparse.Namespace, console: Console) -> int:
         judge.require(bundle, console)
         knobs = _knobs.resolve(args, bundle, before=installed_wishes(release))
         done = upgrade(
-            bundle, directory, Index(args.wheelhouse, options.served_environments(args)), dict(os.environ), knobs,
-            console, options.clock, allow_downgrade=args.allow_downgrade,
-        )  # fmt: skip
-    value = {"name": done.name, "version": done.version, "digest": done.digest, "knobs": knobs.digest,
-             "release": str(done.directory), "before": release.name}  # fmt: skip
+            bundle,
+            directory,
+            Index(args.wheelhouse, options.served_environments(args)),
+            dict(os.environ),
+            knobs,
+            console,
+            options.clock,
+            allow_downgrade=args.allow_downgrade,
+        )
+    value = {
+        "name": done.name,
+        "version": done.version,
+        "digest": done.digest,
+        "knobs": knobs.digest,
+        "release": str(done.directory),
+        "before": release.name,
+    }
     text = f"current is {done.directory.name}, it was {release.name}; a running `packager serve` follows"
     console.result(value, text)
     return 0

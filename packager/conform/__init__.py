@@ -119,11 +119,18 @@ class _Run:
         subject = {
             **self._common(target, "endpoint", self.settings.work / "endpoint", vectors),
             "name": f"endpoint {next(iter(known.values()))} · {target}",
-            "runtime": "endpoint", "version": "-", "device": "-", "channels": list(known),
-            "endpoints": {**known, "headers": dict(endpoint.headers), "binary": endpoint.binary,
-                          "ca": str(endpoint.ca) if endpoint.ca else None},
+            "runtime": "endpoint",
+            "version": "-",
+            "device": "-",
+            "channels": list(known),
+            "endpoints": {
+                **known,
+                "headers": dict(endpoint.headers),
+                "binary": endpoint.binary,
+                "ca": str(endpoint.ca) if endpoint.ca else None,
+            },
             "options": {"model": endpoint.model or self.bundle.name},
-        }  # fmt: skip
+        }
         return self._result([self._judge(subject)], reference, time.monotonic() - started)
 
     # the reference
@@ -132,8 +139,9 @@ class _Run:
         """Make the reference vectors with the newest promised ONNX Runtime, in its own environment."""
         target = _most_exact(self.contract, cells.runtime(REFERENCE).ACCEPTS)
         promise = self.contract["runs-on"].get(REFERENCE, {}).get("versions", "")
-        newest = cells.plan({**self.contract, "targets": {target: self.contract["targets"][target]}},
-                            [Ask(REFERENCE, promise or None)])[-1]  # fmt: skip
+        newest = cells.plan(
+            {**self.contract, "targets": {target: self.contract["targets"][target]}}, [Ask(REFERENCE, promise or None)]
+        )[-1]
         folder, scratch = self.settings.work / "vectors", self.settings.work / "reference"
         folder.mkdir()
         label = f"reference outputs from {newest.runtime} {newest.version}"
@@ -146,8 +154,13 @@ class _Run:
         self.on_event(Finished(label, time.monotonic() - started))
         index = json.loads((folder / "index.json").read_bytes())
         stated = sum(case.get("source") == "stated" for case in index["cases"])
-        return {**index["reference"], "source": "run", "cases": len(index["cases"]), "stated": stated,
-                "target": target}, folder  # fmt: skip
+        return {
+            **index["reference"],
+            "source": "run",
+            "cases": len(index["cases"]),
+            "stated": stated,
+            "target": target,
+        }, folder
 
     def _carried(self) -> dict[str, JSON]:
         """Name the reference inputs that the bundle carries, and what was stated to be their outputs, if there are."""
@@ -200,12 +213,17 @@ class _Run:
             python = environments.ensure(planned.requirements, planned.python, place, self.on_event)
         value = {
             **self._common(planned.target, planned.runtime, scratch, vectors),
-            "name": planned.name, "version": planned.version, "device": planned.device,
+            "name": planned.name,
+            "version": planned.version,
+            "device": planned.device,
             "adapter": [*([str(python)] if planned.python else []), *planned.adapter],
             "environment": programs.variables(scratch, python, self.suite),
-            "channels": list(planned.channels), "library": planned.library, "options": options,
-            "deviations": dict(planned.deviations or {}), "knobs": chosen,
-        }  # fmt: skip
+            "channels": list(planned.channels),
+            "library": planned.library,
+            "options": options,
+            "deviations": dict(planned.deviations or {}),
+            "knobs": chosen,
+        }
         file = scratch / "cell.json"
         file.write_text(json.dumps(value, indent=1))
         return file
@@ -222,11 +240,17 @@ class _Run:
         blobs = {path: blob.digest for path, blob in self.bundle.tree if _belongs(path, model, self.files)}
         return {
             "bundle": {"name": self.bundle.name, "version": self.bundle.version, "digest": self.bundle.digest},
-            "target": target, "runtime": runtime, "contract": str(self.files / CONTRACT), "model": str(model),
-            "files": {str(self.files / path): digest for path, digest in blobs.items()}, "vectors": str(vectors),
-            "scratch": str(scratch), "level": self.settings.level, "seconds": self.settings.seconds / 2,
+            "target": target,
+            "runtime": runtime,
+            "contract": str(self.files / CONTRACT),
+            "model": str(model),
+            "files": {str(self.files / path): digest for path, digest in blobs.items()},
+            "vectors": str(vectors),
+            "scratch": str(scratch),
+            "level": self.settings.level,
+            "seconds": self.settings.seconds / 2,
             "memory": self.settings.memory,
-        }  # fmt: skip
+        }
 
     def _judge(self, subject: dict[str, JSON]) -> JSON:
         """Run the suite over one cell in a process of its own and return its verdict."""
@@ -244,15 +268,31 @@ class _Run:
             "--rootdir",
             str(self.suite / "suite"),
         ]
-        command = [sys.executable, "-P", "-m", "pytest", "-q", "--tb=no", "--no-header", *options,
-                   "--import-mode=importlib", "--cell", str(file), "--result", str(result),
-                   str(self.suite / "suite")]  # fmt: skip
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "pytest",
+            "-q",
+            "--tb=no",
+            "--no-header",
+            *options,
+            "--import-mode=importlib",
+            "--cell",
+            str(file),
+            "--result",
+            str(result),
+            str(self.suite / "suite"),
+        ]
         code, log = self._spawn(command, scratch)
         try:
             return json.loads(result.read_bytes())
         except (FileNotFoundError, ValueError):
-            reason = f"the suite ended with status {code}" if code is not None else (
-                f"the cell did not end within {self.settings.seconds} s")  # fmt: skip
+            reason = (
+                f"the suite ended with status {code}"
+                if code is not None
+                else (f"the cell did not end within {self.settings.seconds} s")
+            )
             return {**_blank(subject), "outcome": "fail", "reason": f"{reason}: {log[-400:]}".strip(": ")}
 
     def _spawn(self, command: Sequence[str], scratch: Path) -> tuple[int | None, str]:
@@ -260,8 +300,13 @@ class _Run:
 
     def _skipped(self, planned: Planned, reason: str) -> JSON:
         self.on_event(Warned(f"{planned.name}: skipped: {reason}"))
-        subject = {"name": planned.name, "target": planned.target, "runtime": planned.runtime,
-                   "version": planned.version, "device": planned.device}  # fmt: skip
+        subject = {
+            "name": planned.name,
+            "target": planned.target,
+            "runtime": planned.runtime,
+            "version": planned.version,
+            "device": planned.device,
+        }
         return {**_blank(subject), "outcome": "skip", "reason": reason}
 
     def _result(self, rows: list[JSON], reference: JSON, seconds: float) -> JSON:
@@ -298,9 +343,13 @@ def _most_exact(contract: JSON, accepted: Sequence[str]) -> str:
 
 def _blank(subject: Mapping[str, JSON]) -> dict[str, JSON]:
     return {
-        "cell": subject["name"], **{key: subject[key] for key in ("target", "runtime", "version", "device")},
-        "levels": {}, "identity": {}, "checks": [], "measures": {},
-    }  # fmt: skip
+        "cell": subject["name"],
+        **{key: subject[key] for key in ("target", "runtime", "version", "device")},
+        "levels": {},
+        "identity": {},
+        "checks": [],
+        "measures": {},
+    }
 
 
 def host() -> JSON:
@@ -309,9 +358,13 @@ def host() -> JSON:
 
     model = next((row.partition(":")[2].strip() for row in _cpuinfo() if row.startswith("model name")), "")
     return {
-        "system": platform.system(), "kernel": platform.release().split("-")[0], "machine": platform.machine(),
-        "cpu": model, "cores": len(os.sched_getaffinity(0)), "python": platform.python_version(),
-    }  # fmt: skip
+        "system": platform.system(),
+        "kernel": platform.release().split("-")[0],
+        "machine": platform.machine(),
+        "cpu": model,
+        "cores": len(os.sched_getaffinity(0)),
+        "python": platform.python_version(),
+    }
 
 
 def _cpuinfo() -> list[str]:

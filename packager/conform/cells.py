@@ -75,8 +75,10 @@ def runtime(name: str) -> Any:
 
 def foreign(contract: JSON, command: Sequence[str]) -> list[Planned]:
     """Return the cells of an adapter that somebody else wrote, one per target: `command` starts it."""
-    return [Planned(name, "adapter", "-", target["device"], adapter=tuple(command), operators=tuple(command))
-            for name, target in sorted(contract["targets"].items())]  # fmt: skip
+    return [
+        Planned(name, "adapter", "-", target["device"], adapter=tuple(command), operators=tuple(command))
+        for name, target in sorted(contract["targets"].items())
+    ]
 
 
 def parse_ask(text: str) -> Ask:
@@ -156,12 +158,21 @@ def _cell(module: Any, name: str, version: str, target: str) -> Planned:
         wheels = ", ".join(module.pythons(version))
         return Planned(**{**_members(bare), "reason": f"it has wheels for Python {wheels}; none of them is here"})
     return Planned(
-        target, name, version, module.DEVICE, python, tuple(module.requirements(version, python)),
-        tuple(module.CHANNELS), module.LIBRARY, (str(testable()[_adapter(module, name)] / "adapter.py"),),
-        getattr(module, "options", lambda version: {})(version), getattr(module, "INSTALLS", False),
-        getattr(module, "deviations", lambda version: {})(version), operators=_engine(module, name),
+        target,
+        name,
+        version,
+        module.DEVICE,
+        python,
+        tuple(module.requirements(version, python)),
+        tuple(module.CHANNELS),
+        module.LIBRARY,
+        (str(testable()[_adapter(module, name)] / "adapter.py"),),
+        getattr(module, "options", lambda version: {})(version),
+        getattr(module, "INSTALLS", False),
+        getattr(module, "deviations", lambda version: {})(version),
+        operators=_engine(module, name),
         knobs=getattr(module, "KNOBS", ()),
-    )  # fmt: skip
+    )
 
 
 def _adapter(module: Any, name: str) -> str:

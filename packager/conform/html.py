@@ -167,8 +167,12 @@ def _environments(result: JSON) -> str:
 def _figures(cell: JSON) -> list[JSON]:
     measures = cell["measures"]
     resident = measures.get("resident_bytes")
-    return [measures.get("cold_start_seconds"), resident and resident / 1e6, measures.get("throughput_rps"),
-            measures.get("overhead_seconds")]  # fmt: skip
+    return [
+        measures.get("cold_start_seconds"),
+        resident and resident / 1e6,
+        measures.get("throughput_rps"),
+        measures.get("overhead_seconds"),
+    ]
 
 
 def _number(value: JSON) -> str:

@@ -29,8 +29,10 @@ def _suite(cell: JSON) -> str:
 
 
 def _case(cell: JSON, check: JSON) -> str:
-    start = (f"<testcase classname={_quoted(cell['runtime'] + '.L' + str(check['level']))} "
-             f"name={_quoted(check['name'])} time=\"{check['seconds']}\"")  # fmt: skip
+    start = (
+        f"<testcase classname={_quoted(cell['runtime'] + '.L' + str(check['level']))} "
+        f'name={_quoted(check["name"])} time="{check["seconds"]}"'
+    )
     element = {"fail": "failure", "skip": "skipped", "known": "skipped"}.get(check["outcome"])
     return (
         f"{start}/>\n" if element is None else f"{start}><{element} message={_quoted(check['reason'])}/></testcase>\n"

@@ -23,8 +23,20 @@ from packager.canonical import JSON
 from packager.errors import MissingToolError
 from packager.graph import canonicalise
 
-_DTYPES = ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32",
-           "float64")  # fmt: skip
+_DTYPES = (
+    "bool",
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "uint8",
+    "uint16",
+    "uint32",
+    "uint64",
+    "float16",
+    "float32",
+    "float64",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +118,9 @@ def write(found: Sequence[NodeTest], folder: Path) -> None:
         interface = {part: [_port(name, array) for name, array in arrays.items()] for part, arrays in parts.items()}
         document = {"format": 1, "interface": {**interface, "dimensions": {}}, "targets": {}}
         (place / "contract.json").write_text(json.dumps(document))
-        index.append({"name": test.name, "operator": test.operator, "folder": str(number),
-                      "rtol": test.rtol, "atol": test.atol})  # fmt: skip
+        index.append(
+            {"name": test.name, "operator": test.operator, "folder": str(number), "rtol": test.rtol, "atol": test.atol}
+        )
     (folder / "index.json").write_text(json.dumps(index))
 
 
@@ -118,5 +131,8 @@ def _plain(array: Any) -> Any:
 
 
 def _port(name: str, array: Any) -> JSON:
-    return {"name": name, "dtype": "string" if array.dtype.kind in "OUS" else array.dtype.name,
-            "shape": list(array.shape)}  # fmt: skip
+    return {
+        "name": name,
+        "dtype": "string" if array.dtype.kind in "OUS" else array.dtype.name,
+        "shape": list(array.shape),
+    }

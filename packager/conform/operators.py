@@ -19,7 +19,7 @@ from packager.canonical import JSON
 from packager.conform.cells import Ask, Planned, plan
 from packager.conform.nodetests import NodeTest, tests, write
 from packager.conform.programs import run, variables
-from packager.errors import NegativeAnswer, PackagerError
+from packager.errors import NegativeAnswerError, PackagerError
 from packager.events import OnEvent, ignore
 from packager.lock import environments
 
@@ -82,25 +82,33 @@ class Coverage:
 
 def alone(
     runtime: str, version: str, target: JSON, facts: Mapping[str, JSON], settings: Installed, on_event: OnEvent = ignore
-) -> JSON:  # fmt: skip
+) -> JSON:
     """Run the tests of a graph's operators on one version of a runtime, without a bundle; return the report.
 
-    `target` is one of the contract's that the runtime runs. Network, unless cached. Raises NegativeAnswer where the
-    version cannot be tested here.
+    `target` is one of the contract's that the runtime runs. Network, unless cached. Raises NegativeAnswerError where
+    the version cannot be tested here.
     """
     (planned,) = plan({"runs-on": {}, "targets": {"-": target}}, [Ask(runtime, f"=={version}")])
     if planned.reason:
-        raise NegativeAnswer(f"{runtime} {version} cannot be tested here: {planned.reason}")
+        raise NegativeAnswerError(f"{runtime} {version} cannot be tested here: {planned.reason}")
     python = environments.ensure(planned.requirements, settings.python or planned.python, settings.cache, on_event)
     with tempfile.TemporaryDirectory(prefix="packager-operators-") as folder:
         scratch = Path(folder)
         cell = scratch / "cell.json"
         value = {
-            "name": planned.name, "bundle": {"name": "operators"}, "target": "-", "runtime": runtime,
-            "version": planned.version, "device": planned.device, "contract": folder, "vectors": folder,
-            "scratch": folder, "adapter": [str(python)], "options": dict(planned.options or {}),
+            "name": planned.name,
+            "bundle": {"name": "operators"},
+            "target": "-",
+            "runtime": runtime,
+            "version": planned.version,
+            "device": planned.device,
+            "contract": folder,
+            "vectors": folder,
+            "scratch": folder,
+            "adapter": [str(python)],
+            "options": dict(planned.options or {}),
             "environment": variables(scratch, python, settings.suite),
-        }  # fmt: skip
+        }
         cell.write_text(json.dumps(value))
 
         def program(arguments: Sequence[str], place: Path) -> tuple[int | None, str]:
@@ -123,8 +131,12 @@ def report(found: Sequence[NodeTest], said: Mapping[str, JSON], facts: Mapping[s
         else:
             entry["failed"][test.name] = text
     used = {name for names in facts["operators"].values() for name in names}
-    return {"runtime": said["runtime"], "version": said["version"], "operators": dict(sorted(operators.items())),
-            "untested": sorted(used - set(operators))}  # fmt: skip
+    return {
+        "runtime": said["runtime"],
+        "version": said["version"],
+        "operators": dict(sorted(operators.items())),
+        "untested": sorted(used - set(operators)),
+    }
 
 
 def is_report(value: JSON) -> bool:
@@ -132,11 +144,17 @@ def is_report(value: JSON) -> bool:
     if not isinstance(value, dict) or isinstance(value.get("reason"), str):
         return isinstance(value, dict)
     entries = value.get("operators")
-    return isinstance(entries, dict) and isinstance(value.get("untested"), list) and all(
-        isinstance(entry, dict) and isinstance(entry.get("failed"), dict)
-        and all(isinstance(entry.get(key), int) for key in ("passed", "skipped"))
-        and all(isinstance(text, str) for text in entry["failed"].values()) for entry in entries.values()
-    )  # fmt: skip
+    return (
+        isinstance(entries, dict)
+        and isinstance(value.get("untested"), list)
+        and all(
+            isinstance(entry, dict)
+            and isinstance(entry.get("failed"), dict)
+            and all(isinstance(entry.get(key), int) for key in ("passed", "skipped"))
+            and all(isinstance(text, str) for text in entry["failed"].values())
+            for entry in entries.values()
+        )
+    )
 
 
 def broken(found: Mapping[str, JSON]) -> dict[str, dict[str, str]]:

@@ -15,7 +15,7 @@ from types import ModuleType
 from packager import canonical, plugins
 from packager.canonical import JSON
 from packager.contract import knowledge
-from packager.errors import IntegrityError, NegativeAnswer, StepError, UsageError
+from packager.errors import IntegrityError, NegativeAnswerError, StepError, UsageError
 from packager.events import OnEvent, ignore
 from packager.files import write_atomically
 from packager.formats import dsse, intoto
@@ -42,9 +42,7 @@ def _program(runtime: str, part: str) -> ModuleType:
         ) from None
 
 
-def environment(
-    runtime: str, version: str, python: str, cache: Path, on_event: OnEvent = ignore
-) -> tuple[Path, JSON]:  # fmt: skip
+def environment(runtime: str, version: str, python: str, cache: Path, on_event: OnEvent = ignore) -> tuple[Path, JSON]:
     """Return the interpreter of an environment in which a version works, and what the runtime says of itself.
 
     Network, unless cached. Raises SourceError when it cannot be installed, StepError when it works in no form.
@@ -106,7 +104,8 @@ def sign(data: bytes, subject: str, signer: Signer) -> bytes:
 def update(data: bytes, subject: str, keys: Sequence[PublicKey], folder: Path) -> knowledge.Table:
     """Take a signed table into `folder`; return it.
 
-    Raises NegativeAnswer when no trusted key signed it or its serial does not rise, IntegrityError when it is broken.
+    Raises NegativeAnswerError when no trusted key signed it or its serial does not rise, IntegrityError when it is
+    broken.
     """
     try:
         envelope = dsse.parse(data)
@@ -115,14 +114,14 @@ def update(data: bytes, subject: str, keys: Sequence[PublicKey], folder: Path) -
             f"`{subject}` is no signed table: {error}", subject=subject, hint="make one with `packager runtimes sign`"
         ) from None
     if not any(key.verifies(envelope) for key in keys):
-        raise NegativeAnswer(
+        raise NegativeAnswerError(
             f"`{subject}` is not signed by a trusted key", hint="give the publisher's key with `--key`"
         )
     content = canonical.dump(_statement(envelope.payload, subject).predicate)
     table = knowledge.parse(content, subject)
     known = _serial(table.runtime, folder)
     if table.serial <= known:
-        raise NegativeAnswer(
+        raise NegativeAnswerError(
             f"`{subject}` has serial {table.serial}, expected more than {known}",
             hint="this site has a newer table already; ask the publisher for the latest",
         )

@@ -20,8 +20,15 @@ def run(
     variables = {**environment, "PYTHONPATH": str(suite), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     log = scratch / "suite.log"
     with log.open("wb") as sink:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink, env=variables,
-                                   cwd=scratch, start_new_session=True)  # fmt: skip
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=sink,
+            stderr=sink,
+            env=variables,
+            cwd=scratch,
+            start_new_session=True,
+        )
         code: int | None
         try:
             code = process.wait(seconds)
@@ -36,9 +43,15 @@ def variables(scratch: Path, python: Path, suite: Path) -> dict[str, str]:
     """Return everything an adapter gets to see: none of the caller's secrets."""
     home = scratch / "home"
     home.mkdir(exist_ok=True)
-    return {"PATH": f"{python.parent}:/usr/local/bin:/usr/bin:/bin", "HOME": str(home), "TMPDIR": str(home),
-            "PYTHONPATH": str(suite), "LANG": "C.UTF-8", "NO_PROXY": "127.0.0.1",
-            "ORT_DISABLE_TELEMETRY": "1"}  # fmt: skip
+    return {
+        "PATH": f"{python.parent}:/usr/local/bin:/usr/bin:/bin",
+        "HOME": str(home),
+        "TMPDIR": str(home),
+        "PYTHONPATH": str(suite),
+        "LANG": "C.UTF-8",
+        "NO_PROXY": "127.0.0.1",
+        "ORT_DISABLE_TELEMETRY": "1",
+    }
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:

@@ -32,8 +32,10 @@ _FIELDS = {"format", "bundle", "level", "reference", "host", "seconds", "cells"}
 
 def verdict(result: JSON) -> JSON:
     """Return `ok`, the counts, and the names of the cells that failed or were skipped."""
-    by = {outcome: [cell["cell"] for cell in result["cells"] if cell["outcome"] == outcome]
-          for outcome in ("pass", "fail", "skip")}  # fmt: skip
+    by = {
+        outcome: [cell["cell"] for cell in result["cells"] if cell["outcome"] == outcome]
+        for outcome in ("pass", "fail", "skip")
+    }
     return {
         "ok": bool(by["pass"]) and not by["fail"],
         "passed": len(by["pass"]),
@@ -169,8 +171,10 @@ def _word(result: JSON) -> str:
 
 def statement(result: JSON, bundle: Bundle) -> Statement:
     """State the result about `bundle` as an in-toto test result, with every cell in our own member of the predicate."""
-    names = {outcome: [cell["cell"] for cell in result["cells"] if cell["outcome"] == outcome]
-             for outcome in ("pass", "fail", "skip")}  # fmt: skip
+    names = {
+        outcome: [cell["cell"] for cell in result["cells"] if cell["outcome"] == outcome]
+        for outcome in ("pass", "fail", "skip")
+    }
     contract = dict(bundle.tree)[CONTRACT]
     predicate = {
         "result": _word(result),

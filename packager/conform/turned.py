@@ -9,7 +9,7 @@ from packager.bundle.bundle import Bundle
 from packager.bundle.knobs import knob_schema
 from packager.canonical import JSON
 from packager.knobs import knobs
-from packager.knobs.knobs import Knob, Wish
+from packager.knobs.knobs import Knob, Override
 
 
 def values(bundle: Bundle, names: Sequence[str]) -> dict[str, JSON]:
@@ -30,6 +30,6 @@ def _other(knob: Knob) -> JSON:
 
 def document(bundle: Bundle, chosen: Mapping[str, JSON]) -> JSON:
     """Return all knobs of the bundle with these values over its defaults, as its server is told them."""
-    wishes = [Wish(name, value, "conform", typed=True) for name, value in chosen.items()]
+    wishes = [Override(name, value, "conform", typed=True) for name, value in chosen.items()]
     found = knobs.resolve(knob_schema(bundle), bundle.digest, wishes)
     return {"digest": found.digest, "values": found.values}

@@ -35,9 +35,12 @@ Graphs = Mapping[str, Mapping[str, JSON]]  # target name -> facts of its graph, 
 
 
 def derive(
-    recipe: Recipe, exported: Mapping[str, JSON], artefacts: Artefacts, compiled: Graphs | None = None,
+    recipe: Recipe,
+    exported: Mapping[str, JSON],
+    artefacts: Artefacts,
+    compiled: Graphs | None = None,
     about: Graphs | None = None,
-) -> JSON:  # fmt: skip
+) -> JSON:
     """Return the contract as JSON. `exported` are the facts of the export step, `compiled` those of other graphs.
 
     `about` says of a target what its artefact is; its `reproducibility` is what a rebuild gives: the same bytes
@@ -146,8 +149,13 @@ def promise_of(runtime: str, versions: str, main: Mapping[str, JSON]) -> JSON:
     value: dict[str, JSON] = {"versions": versions, "loads": judge.loads_on(main, runtime)}
     if rows:
         oldest = rows[0]
-        known = {"python": list(oldest.python), "numpy": oldest.numpy, "cuda": oldest.cuda, "driver": oldest.driver,
-                 "capability": oldest.capability}  # fmt: skip
+        known = {
+            "python": list(oldest.python),
+            "numpy": oldest.numpy,
+            "cuda": oldest.cuda,
+            "driver": oldest.driver,
+            "capability": oldest.capability,
+        }
         value["oldest"] = {"version": oldest.version} | {key: member for key, member in known.items() if member}
     return value
 
@@ -418,5 +426,6 @@ def _terms(name: str, value: JSON, main: Mapping[str, JSON]) -> Terms:
     memory = _mapping(needs["memory"], _whole)
     features = {key: [_text(feature) for feature in _list(needs[key])] for key in ("cpu", "exact") if key in needs}
     graph = _facts(value["graph"]) if "graph" in value else main
-    return Terms(target, check_path(value["path"]), tolerance, {**needs, "memory": memory, **features}, graph,
-                 value["stability"])  # fmt: skip
+    return Terms(
+        target, check_path(value["path"]), tolerance, {**needs, "memory": memory, **features}, graph, value["stability"]
+    )

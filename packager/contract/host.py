@@ -24,10 +24,15 @@ from packager.server.process import host_limits
 Ask = Callable[[Sequence[str]], str]  # runs a program; empty when it is not there or fails
 
 DISTRIBUTIONS = {  # of a runtime: what it is called where it is installed
-    "onnxruntime": ("onnxruntime", "onnxruntime-gpu"), "triton": ("nvidia-pytriton", "tritonserver"),
-    "openvino": ("openvino",), "bentoml": ("bentoml",), "mlserver": ("mlserver",), "kserve": ("kserve",),
-    "tensorrt": ("tensorrt",), "tensorrt-rtx": ("tensorrt-rtx", "tensorrt_rtx"),
-}  # fmt: skip
+    "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
+    "triton": ("nvidia-pytriton", "tritonserver"),
+    "openvino": ("openvino",),
+    "bentoml": ("bentoml",),
+    "mlserver": ("mlserver",),
+    "kserve": ("kserve",),
+    "tensorrt": ("tensorrt",),
+    "tensorrt-rtx": ("tensorrt-rtx", "tensorrt_rtx"),
+}
 _QUERY = ("nvidia-smi", "--query-gpu=name,compute_cap,memory.total,driver_version", "--format=csv,noheader,nounits")
 _PATIENCE = 20  # seconds for a program that talks to a driver
 
@@ -64,9 +69,14 @@ def installed() -> dict[str, str]:
 
 
 _TRITON = {  # the wheels that carry a server: their version is not its own (measured)
-    "0.3.1": "2.36.0", "0.4.2": "2.39.0", "0.5.0": "2.41.0", "0.5.8": "2.46.0", "0.5.14": "2.51.0", "0.6.0": "2.51.0",
+    "0.3.1": "2.36.0",
+    "0.4.2": "2.39.0",
+    "0.5.0": "2.41.0",
+    "0.5.8": "2.46.0",
+    "0.5.14": "2.51.0",
+    "0.6.0": "2.51.0",
     "0.7.0": "2.51.0",
-}  # fmt: skip
+}
 
 
 def _version(name: str) -> str | None:

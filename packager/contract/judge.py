@@ -21,8 +21,15 @@ from packager.errors import UsageError
 OPSET = 18  # the newest that every version since 1.15 has all kernels for, and torch's own: no conversion, no loss
 IR = 8  # the oldest that can hold functions; newer ones add types only, and the graph says when it needs them
 _ENGINE = "onnxruntime"  # whose tables judge a graph inside another runtime
-_SHIPPED = ("ai.onnx", "ai.onnx.ml", "ai.onnx.training", "ai.onnx.preview.training", "com.microsoft",
-            "com.microsoft.nchwc", "com.microsoft.experimental")  # fmt: skip
+_SHIPPED = (
+    "ai.onnx",
+    "ai.onnx.ml",
+    "ai.onnx.training",
+    "ai.onnx.preview.training",
+    "com.microsoft",
+    "com.microsoft.nchwc",
+    "com.microsoft.experimental",
+)
 _TRIED = ("ai.onnx", "ai.onnx.ml")  # the operator sets that the tables are about
 
 
@@ -143,8 +150,15 @@ def _operators(graph: Mapping[str, JSON], table: Table, row: Row) -> Iterator[tu
         else:
             outcome = kernels.outcomes(domain, operator, since, types, row.version)
             if domain not in _SHIPPED:
-                yield "no", Reason("operator", subject, f"{where} has no operators of the domain {domain}",
-                                   "export the source without custom operators")  # fmt: skip
+                yield (
+                    "no",
+                    Reason(
+                        "operator",
+                        subject,
+                        f"{where} has no operators of the domain {domain}",
+                        "export the source without custom operators",
+                    ),
+                )
             elif outcome == "no":
                 yield _lacking(kernels, row, (domain, operator, since, types), subject, where, table)
             elif outcome == "unknown":
@@ -162,13 +176,12 @@ def uses(graph: Mapping[str, JSON]) -> Iterator[tuple[str, str, str, str]]:
 
 def _lacking(
     kernels: Kernels, row: Row, use: tuple[str, str, str, str], subject: str, where: str, table: Table
-) -> tuple[Outcome, Reason]:  # fmt: skip
+) -> tuple[Outcome, Reason]:
     domain, operator, since, types = use
     older = [n for n in kernels.versions(domain, operator) if n < int(since)]
     fits = [n for n in older if kernels.outcomes(domain, operator, str(n), types, row.version) == "ok"]
     opset = _opset_before(kernels, domain, operator, max(fits)) if fits and domain == "ai.onnx" else None
-    later = [v for v in kernels.over if order(v) > order(row.version)
-             and kernels.outcomes(*use, v) == "ok"]  # fmt: skip
+    later = [v for v in kernels.over if order(v) > order(row.version) and kernels.outcomes(*use, v) == "ok"]
     fixes = [f"re-export at opset {opset}"] if opset else []
     if "float16" in types and kernels.outcomes(domain, operator, since, _wider(types), row.version) == "ok":
         fixes.append("use the fp32 target")

@@ -31,9 +31,21 @@ Outcome: TypeAlias = Literal["ok", "no", "unknown"]
 Order: TypeAlias = tuple[int, ...]
 
 _ROW = {  # member -> what it may be
-    "source": str, "opset": dict, "complete": int, "ir": int, "numpy": str, "python": list, "cuda": str, "driver": str,
-    "capability": str, "inside": dict, "also": list, "protocol": list, "lacks": list, "note": str,
-}  # fmt: skip
+    "source": str,
+    "opset": dict,
+    "complete": int,
+    "ir": int,
+    "numpy": str,
+    "python": list,
+    "cuda": str,
+    "driver": str,
+    "capability": str,
+    "inside": dict,
+    "also": list,
+    "protocol": list,
+    "lacks": list,
+    "note": str,
+}
 _SOURCES = ("measured", "vendor")
 _VERSION = re.compile(r"[0-9]+(\.[0-9]+)*(\.?(a|b|rc|post|dev)[0-9]+)*")
 _OUTCOMES: Mapping[str, Outcome] = {"o": "ok", "x": "no", "-": "unknown"}

@@ -116,8 +116,12 @@ def cells(
     promised = _is_promised(contract, runtime, version, tables)
     if not targets:
         had = ", ".join(sorted({terms.target.runtime for terms in contract.targets.values()})) or "none"
-        reason = Reason("target", runtime, f"the bundle has no target for {runtime}; it has {had}",
-                        f"add `{runtime}` to `runs-on` and build again")  # fmt: skip
+        reason = Reason(
+            "target",
+            runtime,
+            f"the bundle has no target for {runtime}; it has {had}",
+            f"add `{runtime}` to `runs-on` and build again",
+        )
         return [Cell(runtime, version, "", False, Judgement("no", (reason,)))]
     found, names = [], dict.fromkeys((version, *((row.version, *row.also) if row else ())))
     for terms in targets:
@@ -156,8 +160,10 @@ def spans(found: Sequence[Cell]) -> list[Span]:
 
 def _alike(cell: Cell) -> tuple[object, ...]:
     """Return what must be equal: all that is said of a version but its own number."""
-    told = [(reason.limit, reason.message.replace(cell.version, ""), (reason.fix or "").replace(cell.version, ""))
-            for reason in cell.answer.reasons]  # fmt: skip
+    told = [
+        (reason.limit, reason.message.replace(cell.version, ""), (reason.fix or "").replace(cell.version, ""))
+        for reason in cell.answer.reasons
+    ]
     return cell.promised, cell.answer.outcome, cell.answer.source, told
 
 
@@ -220,9 +226,13 @@ def doubts_of(terms: Terms, machine: str | None, features: Collection[str]) -> I
     exact = terms.needs.get("exact", ())
     if exact and features and machine in _X86 and not set(exact) & set(features):
         message = f"8-bit sums saturate on this processor, which has none of {', '.join(exact)}: answers may differ"
-        yield Reason("processor", "8 bit", f"{message} by whole steps from those elsewhere",
-                     "serve it where one of them is there, or quantise the source again with weights of seven bits "
-                     "(`reduce_range`)")  # fmt: skip
+        yield Reason(
+            "processor",
+            "8 bit",
+            f"{message} by whole steps from those elsewhere",
+            "serve it where one of them is there, or quantise the source again with weights of seven bits "
+            "(`reduce_range`)",
+        )
 
 
 def _doubted(answer: Judgement, doubts: tuple[Reason, ...]) -> Judgement:
@@ -241,8 +251,9 @@ def _worse(answer: Judgement, reasons: tuple[Reason, ...]) -> Judgement:
 def _at_site(site: Site, terms: Terms, runtime: str, row: Row | None) -> Iterator[Reason]:
     if row and row.python and site.python and site.python not in row.python:
         fits = ", ".join(row.python)
-        yield Reason("python", site.python, f"{runtime} {row.version} has no form for Python {site.python}",
-                     f"use Python {fits}")  # fmt: skip
+        yield Reason(
+            "python", site.python, f"{runtime} {row.version} has no form for Python {site.python}", f"use Python {fits}"
+        )
     missing = sorted(set(terms.needs["cpu"]) - set(site.cpu)) if site.cpu else []
     if missing:
         yield Reason("cpu", missing[0], f"the CPU lacks {', '.join(missing)}", "use another host or target")
@@ -253,8 +264,12 @@ def _at_site(site: Site, terms: Terms, runtime: str, row: Row | None) -> Iterato
 def _memory(site: Site, terms: Terms) -> Iterator[Reason]:
     needed = terms.needs["memory"].get("weights", 0) + terms.needs["memory"].get("activations", 0)
     if site.memory is not None and needed > site.memory:
-        yield Reason("memory", str(site.memory), f"about {needed} bytes are needed, the host has {site.memory}",
-                     "use a host with more memory, or bound `dynamic` lower")  # fmt: skip
+        yield Reason(
+            "memory",
+            str(site.memory),
+            f"about {needed} bytes are needed, the host has {site.memory}",
+            "use a host with more memory, or bound `dynamic` lower",
+        )
 
 
 def _device(site: Site, terms: Terms, runtime: str, row: Row | None) -> Iterator[Reason]:
@@ -263,8 +278,12 @@ def _device(site: Site, terms: Terms, runtime: str, row: Row | None) -> Iterator
         return
     if wanted not in site.capabilities:
         had = ", ".join(site.capabilities) or "none"
-        yield Reason("device", wanted, f"a GPU of compute capability {wanted} is needed, the site has {had}",
-                     "add its device to `runs-on` and build again")  # fmt: skip
+        yield Reason(
+            "device",
+            wanted,
+            f"a GPU of compute capability {wanted} is needed, the site has {had}",
+            "add its device to `runs-on` and build again",
+        )
     if row and row.driver and site.driver and order(site.driver) < order(row.driver):
         message = f"{runtime} {row.version} needs driver {row.driver}, the site has {site.driver}"
         yield Reason("driver", site.driver, message, f"update the driver to {row.driver}")

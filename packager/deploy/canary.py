@@ -27,15 +27,27 @@ from packager import canonical
 from packager.bundle.bundle import CONTRACT, Bundle
 from packager.canonical import JSON
 from packager.deploy.renderers.triton import Vector, vectors
-from packager.errors import NegativeAnswer, UsageError
+from packager.errors import NegativeAnswerError, UsageError
 from packager.knobs.knobs import Resolved
 from packager.server.process import listeners
 
 _PATIENCE = 120  # seconds for a model to load and warm up
 _OWN = ("server.", "tls.", "log.")  # knobs of the site's place, which the canary does not take
 _FLOATS = {"FP16": "e", "FP32": "f", "FP64": "d"}
-_SIZES = {"BOOL": 1, "INT8": 1, "UINT8": 1, "INT16": 2, "UINT16": 2, "FP16": 2, "INT32": 4, "UINT32": 4, "FP32": 4,
-          "INT64": 8, "UINT64": 8, "FP64": 8}  # fmt: skip
+_SIZES = {
+    "BOOL": 1,
+    "INT8": 1,
+    "UINT8": 1,
+    "INT16": 2,
+    "UINT16": 2,
+    "FP16": 2,
+    "INT32": 4,
+    "UINT32": 4,
+    "FP32": 4,
+    "INT64": 8,
+    "UINT64": 8,
+    "FP64": 8,
+}
 _NAMES = {"bool": "BOOL", "string": "BYTES", "float16": "FP16", "float32": "FP32", "float64": "FP64"}
 
 
@@ -75,14 +87,14 @@ class Endpoint:
 def try_release(bundle: Bundle, command: Sequence[str], knobs: Resolved, target: str) -> int:
     """Start a server with `command`, ask all vectors twice, stop it; return how many were asked.
 
-    Raises NegativeAnswer with the reason.
+    Raises NegativeAnswerError with the reason.
     """
     with _serving(command, knobs) as endpoint:
         return try_model(endpoint, bundle, bundle.name, knobs, target)
 
 
 def try_model(endpoint: Endpoint, bundle: Bundle, model: str, knobs: Resolved, target: str) -> int:
-    """Ask a model of a server all vectors twice; return how many were asked. Raises NegativeAnswer."""
+    """Ask a model of a server all vectors twice; return how many were asked. Raises NegativeAnswerError."""
     contract = bundle.load(CONTRACT)
     cases = [(name, case) for name, case in vectors(bundle) if _fits(case, contract, knobs)]
     for name, case in cases:
@@ -107,9 +119,7 @@ def _serving(command: Sequence[str], knobs: Resolved) -> Iterator[Endpoint]:
             port, passed = listener.getsockname()[1], (listener.fileno(), theirs.fileno())
             document = canonical.dump({"digest": knobs.digest, "values": {**values, "server.port": port}}).decode()
             words = [*command, f"--knobs={document}", f"--inherited={passed[0]},{passed[1]}"]
-            process = subprocess.Popen(
-                words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={}, pass_fds=passed
-            )  # fmt: skip
+            process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={}, pass_fds=passed)
         try:
             endpoint = Endpoint("127.0.0.1", port)
             _wait(process, endpoint, log)
@@ -132,14 +142,16 @@ def _wait(process: subprocess.Popen[bytes], endpoint: Endpoint, log: IO[bytes]) 
         time.sleep(0.05)
     log.seek(0)
     rows = log.read().decode("utf-8", "replace").strip().splitlines()
-    raise NegativeAnswer(f"the canary does not become ready: {' '.join(rows[-2:])[:600] or 'it says nothing'}")
+    raise NegativeAnswerError(f"the canary does not become ready: {' '.join(rows[-2:])[:600] or 'it says nothing'}")
 
 
 Answer = Mapping[str, tuple[str, Sequence[int], bytes]]  # output -> datatype, shape, bytes
 
 
 def ask(endpoint: Endpoint, model: str, case: Vector) -> Answer:
-    """Send one case in the binary form of the protocol. Raises NegativeAnswer if it is refused or not understood."""
+    """Send one case in the binary form of the protocol. Raises NegativeAnswerError if it is refused or not
+    understood.
+    """
     inputs = [
         {"name": name, "datatype": datatype(dtype), "shape": list(shape), "parameters": {"binary_data_size": len(raw)}}
         for name, (dtype, shape, raw) in case.items()
@@ -150,9 +162,9 @@ def ask(endpoint: Endpoint, model: str, case: Vector) -> Answer:
     try:
         status, data, length = endpoint.call("POST", f"/v2/models/{model}/infer", body, headers)
     except OSError as error:
-        raise NegativeAnswer(f"the canary does not answer: {error}") from None
+        raise NegativeAnswerError(f"the canary does not answer: {error}") from None
     if status != 200:
-        raise NegativeAnswer(f"the canary refuses a reference vector: {data[:300].decode('utf-8', 'replace')}")
+        raise NegativeAnswerError(f"the canary refuses a reference vector: {data[:300].decode('utf-8', 'replace')}")
     return read_answer(data, int(length) if length and length.isdecimal() else len(data))
 
 
@@ -162,7 +174,7 @@ def datatype(dtype: str) -> str:
 
 
 def read_answer(data: bytes, length: int) -> Answer:
-    """Split an answer into its outputs. Raises NegativeAnswer."""
+    """Split an answer into its outputs. Raises NegativeAnswerError."""
     try:
         position, found = length, {}
         for output in json.loads(data[:length])["outputs"]:
@@ -170,44 +182,44 @@ def read_answer(data: bytes, length: int) -> Answer:
             found[output["name"]] = (output["datatype"], output["shape"], data[position : position + size])
             position += size
     except (ValueError, KeyError, TypeError) as error:
-        raise NegativeAnswer(f"the canary's answer is not understood: {error!r}") from None
+        raise NegativeAnswerError(f"the canary's answer is not understood: {error!r}") from None
     return found
 
 
 def check(
     case: str, first: Answer, second: Answer, contract: JSON, tolerance: Mapping[str, Mapping[str, float]]
-) -> None:  # fmt: skip
-    """Hold two answers to the same question against the contract and each other. Raises NegativeAnswer."""
+) -> None:
+    """Hold two answers to the same question against the contract and each other. Raises NegativeAnswerError."""
     ports = {port["name"]: port for port in contract["interface"]["outputs"]}
     if set(first) != set(ports):
-        raise NegativeAnswer(f"vector `{case}`: expected outputs {sorted(ports)}, got {sorted(first)}")
+        raise NegativeAnswerError(f"vector `{case}`: expected outputs {sorted(ports)}, got {sorted(first)}")
     for name, (kind, shape, raw) in first.items():
         port = ports[name]
         fits = len(shape) == len(port["shape"]) and all(
             size == expected for size, expected in zip(shape, port["shape"], strict=True) if isinstance(expected, int)
-        )  # fmt: skip
+        )
         if kind != datatype(port["dtype"]) or not fits:
             wanted = f"{datatype(port['dtype'])} {port['shape']}"
-            raise NegativeAnswer(f"vector `{case}`: output `{name}`: expected {wanted}, got {kind} {shape}")
+            raise NegativeAnswerError(f"vector `{case}`: output `{name}`: expected {wanted}, got {kind} {shape}")
         if kind in _SIZES and len(raw) != math.prod(shape) * _SIZES[kind]:
-            raise NegativeAnswer(f"vector `{case}`: output `{name}`: its bytes do not fit its shape")
+            raise NegativeAnswerError(f"vector `{case}`: output `{name}`: its bytes do not fit its shape")
         _compare(f"vector `{case}`: output `{name}`", kind, raw, second[name][2], tolerance.get(name, {}))
 
 
 def _compare(subject: str, kind: str, raw: bytes, again: bytes, bound: Mapping[str, float]) -> None:
     if kind not in _FLOATS:
         if raw != again:
-            raise NegativeAnswer(f"{subject}: two answers to one question differ")
+            raise NegativeAnswerError(f"{subject}: two answers to one question differ")
         return
     size = len(raw) // _SIZES[kind]
     values = struct.unpack(f"<{size}{_FLOATS[kind]}", raw)
     if not all(map(math.isfinite, values)):
-        raise NegativeAnswer(f"{subject} holds NaN or infinity")
+        raise NegativeAnswerError(f"{subject} holds NaN or infinity")
     if raw == again:
         return
     if len(raw) != len(again):
-        raise NegativeAnswer(f"{subject}: two answers to one question differ in size")
+        raise NegativeAnswerError(f"{subject}: two answers to one question differ in size")
     atol, rtol = bound.get("atol", 0.0), bound.get("rtol", 0.0)
     for one, other in zip(values, struct.unpack(f"<{size}{_FLOATS[kind]}", again), strict=True):
         if not abs(one - other) <= atol + rtol * abs(one):
-            raise NegativeAnswer(f"{subject}: two answers to one question differ: {one!r} and {other!r}")
+            raise NegativeAnswerError(f"{subject}: two answers to one question differ: {one!r} and {other!r}")

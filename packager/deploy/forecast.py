@@ -53,9 +53,13 @@ class Arrival:
 
 
 def foresee(
-    bundle: Bundle, site: Site, directory: Path, index: Index, proofs: Proofs = NOTHING,
+    bundle: Bundle,
+    site: Site,
+    directory: Path,
+    index: Index,
+    proofs: Proofs = NOTHING,
     has_locale: Callable[[str], bool] = host.has_locale,
-) -> Arrival:  # fmt: skip
+) -> Arrival:
     """Say what `install` would do on this host, which is `site`; `directory` is where, and has to exist."""
     told = contract.parse(bundle.read(CONTRACT))
     target = runtime = version = supply = None
@@ -99,12 +103,15 @@ def _environment(bundle: Bundle, runtime: str, index: Index) -> tuple[str, str]:
         supply = f"from `{index.wheelhouse}`"
         if missing := sorted(set(locked.platforms[platform]) - set(_names(index.wheelhouse))):
             named = ", ".join(missing[:3])
-            raise SourceError(f"`{index.wheelhouse}` lacks {len(missing)} of the locked wheels: {named}",
-                              hint=f"put exactly the wheels that {folder}{name} names there")  # fmt: skip
+            raise SourceError(
+                f"`{index.wheelhouse}` lacks {len(missing)} of the locked wheels: {named}",
+                hint=f"put exactly the wheels that {folder}{name} names there",
+            )
     if importlib.util.find_spec("pip") is None and importlib.util.find_spec("ensurepip") is None:
-        raise SourceError("no environment can be made here: neither pip nor ensurepip is there",
-                          hint="install the distribution's package of pip or venv (Debian: `python3-pip` or "
-                               "`python3-venv`)")  # fmt: skip
+        raise SourceError(
+            "no environment can be made here: neither pip nor ensurepip is there",
+            hint="install the distribution's package of pip or venv (Debian: `python3-pip` or `python3-venv`)",
+        )
     return version.partition("+")[0], supply
 
 
@@ -115,5 +122,9 @@ def _names(wheelhouse: Path) -> Iterable[str]:
 def _lacking(told: Contract, has_locale: Callable[[str], bool]) -> Iterator[Reason]:
     for name in preflight.locales(told.graph):
         if not has_locale(name):
-            yield Reason("locale", name, f"texts are compared in the locale `{name:.64}`, which this host lacks",
-                         "`locale-gen` makes it, or export the model with `locale: C.UTF-8`")  # fmt: skip
+            yield Reason(
+                "locale",
+                name,
+                f"texts are compared in the locale `{name:.64}`, which this host lacks",
+                "`locale-gen` makes it, or export the model with `locale: C.UTF-8`",
+            )

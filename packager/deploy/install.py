@@ -35,7 +35,7 @@ from packager.deploy.server_files import CONFIG
 from packager.errors import StorageError, UsageError
 from packager.events import Cached, Finished, OnEvent, Started, ignore
 from packager.files import locked, read_own, shared_modes, staging, storage_errors, sync_directory, write_atomically
-from packager.knobs.knobs import Resolved, Wish, resolve
+from packager.knobs.knobs import Override, Resolved, resolve
 from packager.transport import copy
 
 CURRENT = "current"
@@ -71,9 +71,15 @@ class Installed:
 
 @shared_modes()
 def install(
-    bundle: Bundle, directory: Path, target: str | None, index: Index, environment: Mapping[str, str],
-    on_event: OnEvent = ignore, knobs: Resolved | None = None, clock: Clock = no_clock,
-) -> Installed:  # fmt: skip
+    bundle: Bundle,
+    directory: Path,
+    target: str | None,
+    index: Index,
+    environment: Mapping[str, str],
+    on_event: OnEvent = ignore,
+    knobs: Resolved | None = None,
+    clock: Clock = no_clock,
+) -> Installed:
     """Install `bundle`, which the caller has verified, below `directory` and make it current.
 
     Files are hashed again while they are copied, and only that copy is used. `environment` is handed to pip;
@@ -103,9 +109,13 @@ def place_of(directory: Path, bundle: Bundle) -> Path:
 
 
 def prepare(
-    bundle: Bundle, directory: Path, target: str | None, index: Index, environment: Mapping[str, str],
+    bundle: Bundle,
+    directory: Path,
+    target: str | None,
+    index: Index,
+    environment: Mapping[str, str],
     on_event: OnEvent = ignore,
-) -> Installed:  # fmt: skip
+) -> Installed:
     """Put the release of `bundle` on disk, complete, and leave `current` alone. The caller holds the lock."""
     contract = bundle.load(CONTRACT)
     chosen = server_files.choose_target(contract["targets"], target)
@@ -135,9 +145,14 @@ def check_room(directory: Path, bundle: Bundle, runtime: str, index: Index) -> N
 
 
 def _stage(
-    bundle: Bundle, release: Path, contract: JSON, chosen: str, index: Index, environment: Mapping[str, str],
+    bundle: Bundle,
+    release: Path,
+    contract: JSON,
+    chosen: str,
+    index: Index,
+    environment: Mapping[str, str],
     on_event: OnEvent,
-) -> None:  # fmt: skip
+) -> None:
     runtime = contract["targets"][chosen]["runtime"]
     with staging(release) as fresh:
         (fresh / "bundle").mkdir()
@@ -193,10 +208,10 @@ def _read_record(path: Path) -> Mapping[str, JSON]:
         raise UsageError(f"`{path}` is damaged: {error}", hint="install the bundle again") from None
 
 
-def installed_wishes(release: Path) -> tuple[Wish, ...]:
+def installed_wishes(release: Path) -> tuple[Override, ...]:
     """Return what the site set when it installed this release."""
     values = deployed(release).get("set", {})
-    return tuple(Wish(name, values[name], "installation", typed=True) for name in values)
+    return tuple(Override(name, values[name], "installation", typed=True) for name in values)
 
 
 def installed_bundle(release: Path) -> Bundle:

@@ -36,9 +36,22 @@ from packager.store.environments import GATE, RECORD
 
 _FORM = 1  # bump it when the same wheels have to be installed in another way
 _KEPT = {
-    "cache-dir", "cert", "client-cert", "default-timeout", "extra-index-url", "find-links", "index-url",
-    "keyring-provider", "no-cache-dir", "no-index", "proxy", "resume-retries", "retries", "timeout", "trusted-host",
-}  # fmt: skip
+    "cache-dir",
+    "cert",
+    "client-cert",
+    "default-timeout",
+    "extra-index-url",
+    "find-links",
+    "index-url",
+    "keyring-provider",
+    "no-cache-dir",
+    "no-index",
+    "proxy",
+    "resume-retries",
+    "retries",
+    "timeout",
+    "trusted-host",
+}
 """Settings of pip that say where wheels come from and how they are reached; the others would say what is installed."""
 _CARRIED = "that carries its wheels (`vendor` in the recipe)"
 _NO_LINK = {errno.EXDEV, errno.EMLINK, errno.EPERM, errno.EOPNOTSUPP}
@@ -98,8 +111,7 @@ def _writable(shared: Path) -> bool:
 def _identity(requirements: str) -> bytes:
     """Return what decides the content: the lock with its hashes, and the interpreter that the environment calls."""
     base = Path(getattr(sys, "_base_executable", sys.executable)).resolve()
-    return canonical.dump({"form": _FORM, "python": str(base), "version": sys.version,
-                           "requirements": requirements})  # fmt: skip
+    return canonical.dump({"form": _FORM, "python": str(base), "version": sys.version, "requirements": requirements})
 
 
 def _link(kept: Path, target: Path) -> int:
@@ -127,13 +139,29 @@ def _build(target: Path, supply: Supply, variables: Mapping[str, str]) -> None:
     """
     pip = _pip(target)
     source = ["--no-index", "--find-links", str(supply.place)] if supply.place else []
-    command = [*pip, "install", "--quiet", "--disable-pip-version-check", "--no-input", "--require-hashes",
-               "--only-binary", ":all:", "--no-deps", *source, "-r", str(supply.requirements)]  # fmt: skip
+    command = [
+        *pip,
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--no-input",
+        "--require-hashes",
+        "--only-binary",
+        ":all:",
+        "--no-deps",
+        *source,
+        "-r",
+        str(supply.requirements),
+    ]
     settings = {} if supply.place else _settings(pip, variables)
     done = subprocess.run(
-        command, capture_output=True, text=True, check=False, umask=0o022,
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        umask=0o022,
         env={**_without_pip(variables), **settings, "PIP_CONFIG_FILE": os.devnull},
-    )  # fmt: skip
+    )
     if done.returncode:
         if supply.place is None and (refused := _refused(command, settings, variables)):
             raise SourceError(f"the package index at {refused} refuses the login", hint=f"look at {REFUSED}")
@@ -192,8 +220,10 @@ def _failure(said: str, supply: Supply) -> SourceError | StorageError:
         errors = rows[-1:]
     reason = told(re.sub(r"\s+", " ", " ".join(errors or rows[-1:])))[:500]
     if os.strerror(errno.ENOSPC) in said:
-        return StorageError("no space left while installing the locked dependencies",
-                            hint="free some space and repeat; nothing half-written is left")  # fmt: skip
+        return StorageError(
+            "no space left while installing the locked dependencies",
+            hint="free some space and repeat; nothing half-written is left",
+        )
     if supply.place:
         hint = "put exactly the wheels that deps/*/requirements.txt names there"
     else:
@@ -216,8 +246,10 @@ def _check(target: Path, supply: Supply) -> None:
             hint="a setting outside pip's configuration sends packages elsewhere; look at `pip config debug`",
         )
     if more:
-        raise SourceError(f"pip installed {_named(sorted(more))}, which the bundle does not lock",
-                          hint="ask the publisher for a lock that names it")  # fmt: skip
+        raise SourceError(
+            f"pip installed {_named(sorted(more))}, which the bundle does not lock",
+            hint="ask the publisher for a lock that names it",
+        )
 
 
 def _installed(packages: Path) -> Iterator[tuple[str, Version]]:

@@ -22,9 +22,11 @@ from packager.knobs.knobs import Resolved
 CONFIG = "serve.json"
 VECTORS = "vectors"
 SECRETS = {
-    "auth.tokens": "--tokens", "tls.certificate": "--tls-certificate", "tls.client_ca": "--tls-client-ca",
+    "auth.tokens": "--tokens",
+    "tls.certificate": "--tls-certificate",
+    "tls.client_ca": "--tls-client-ca",
     "tls.key": "--tls-key",
-}  # fmt: skip
+}
 PLACE = re.compile(r"server\.(host|port|grpc_port)|(deploy|log|metrics|tracing|bentoml)\..+")
 """Knobs that say where a server is and what it tells, not how it answers; `server/knobs.py` has the same list."""
 _SERVER = "packager.server"

@@ -68,8 +68,11 @@ def status(directory: Path) -> Status:
 
 
 def _describe(release: Path) -> JSON:
-    return {**{key: about(release)[key] for key in ("name", "version", "digest", "target")},
-            "knobs": deployed(release).get("digest"), "release": release.name}  # fmt: skip
+    return {
+        **{key: about(release)[key] for key in ("name", "version", "digest", "target")},
+        "knobs": deployed(release).get("digest"),
+        "release": release.name,
+    }
 
 
 def check_step(directory: Path, bundle: Bundle, *, allow_downgrade: bool) -> None:
@@ -92,12 +95,19 @@ def check_step(directory: Path, bundle: Bundle, *, allow_downgrade: bool) -> Non
 
 @shared_modes()
 def upgrade(
-    bundle: Bundle, directory: Path, index: Index, environment: Mapping[str, str], knobs: Resolved,
-    on_event: OnEvent = ignore, clock: Clock = no_clock, *, allow_downgrade: bool = False,
-) -> Installed:  # fmt: skip
+    bundle: Bundle,
+    directory: Path,
+    index: Index,
+    environment: Mapping[str, str],
+    knobs: Resolved,
+    on_event: OnEvent = ignore,
+    clock: Clock = no_clock,
+    *,
+    allow_downgrade: bool = False,
+) -> Installed:
     """Install `bundle`, which the caller has verified, beside the current release, try it, then switch to it.
 
-    `clock` gives the times for the journal. Raises NegativeAnswer if the canary fails: nothing has changed then.
+    `clock` gives the times for the journal. Raises NegativeAnswerError if the canary fails: nothing has changed then.
     """
     target = about(current(directory))["target"]
     check_step(directory, bundle, allow_downgrade=allow_downgrade)

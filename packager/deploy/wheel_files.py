@@ -12,7 +12,7 @@ import stat
 import zipfile
 from pathlib import Path
 
-from packager.errors import Malformed, PackagerError, UsageError
+from packager.errors import MalformedError, PackagerError, UsageError
 from packager.types import check_path
 
 _IMPORTED = ("purelib", "platlib")
@@ -31,18 +31,18 @@ def unpack(wheel: Path, target: Path) -> None:
                 if name is not None:
                     _write(archive, info, target / name, wheel.name)
     except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
-        raise Malformed(f"`{wheel.name}` is not a wheel: {error}", subject=wheel.name) from None
+        raise MalformedError(f"`{wheel.name}` is not a wheel: {error}", subject=wheel.name) from None
 
 
 def _place(info: zipfile.ZipInfo, wheel: str) -> str | None:
     """Return where a member goes, None for nowhere."""
     kind = stat.S_IFMT(info.external_attr >> 16)
     if kind not in (0, stat.S_IFREG):
-        raise Malformed(f"`{wheel}` holds `{info.filename:.100}`, which is no regular file", subject=wheel)
+        raise MalformedError(f"`{wheel}` holds `{info.filename:.100}`, which is no regular file", subject=wheel)
     try:
         check_path(info.filename)
     except PackagerError as error:
-        raise Malformed(f"`{wheel}`: {error.message}", subject=wheel) from None
+        raise MalformedError(f"`{wheel}`: {error.message}", subject=wheel) from None
     top, _, rest = info.filename.partition("/")
     if not top.endswith(".data"):
         return info.filename

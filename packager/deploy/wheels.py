@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from packager.errors import IntegrityError, NegativeAnswer
+from packager.errors import IntegrityError, NegativeAnswerError
 from packager.formats import platforms
 from packager.formats.wheel_locks import PYLOCK, requirements_name
 
@@ -37,7 +37,8 @@ class Locked:
     def fitting(self, wheelhouse: Path | None) -> str:
         """Return the platform that is installed here: one whose wheels are carried, where any are and none are given.
 
-        Raises NegativeAnswer when the bundle is not locked, or does not carry the wheels, for this platform and Python.
+        Raises NegativeAnswerError when the bundle is not locked, or does not carry the wheels, for this platform and
+        Python.
         """
         names = sorted(self.platforms)
         verb = "is locked"
@@ -53,7 +54,8 @@ class Locked:
 def choose(deps: Path, wheelhouse: Path | None) -> Supply:
     """Return what to install for this interpreter from the unpacked lock files in `deps`.
 
-    Raises NegativeAnswer when the bundle is not locked, or does not carry the wheels, for this platform and Python.
+    Raises NegativeAnswerError when the bundle is not locked, or does not carry the wheels, for this platform and
+    Python.
     """
     try:
         data = (deps / PYLOCK).read_bytes()
@@ -85,11 +87,11 @@ def _unreadable(subject: str, why: object) -> IntegrityError:
     return IntegrityError(f"`{subject}` is not a lock of this format: {why}", subject=PYLOCK)
 
 
-def _mismatch(verb: str, names: list[str]) -> NegativeAnswer:
+def _mismatch(verb: str, names: list[str]) -> NegativeAnswerError:
     pythons = sorted(
         {platforms.parse(name).python_version for name in names}, key=lambda text: tuple(map(int, text.split(".")))
     )
-    return NegativeAnswer(
+    return NegativeAnswerError(
         f"the bundle {verb} for {', '.join(f'`{name}`' for name in names)}, and this is `{platforms.here()}`",
         hint=f"run packager with CPython {' or '.join(pythons)} on such a machine, "
         "or ask the publisher to add this platform to `vendor` in the recipe",

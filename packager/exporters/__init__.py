@@ -5,8 +5,8 @@ An exporter has two halves. `detect` runs in the main process, sees names and sm
 heavy. `load` runs in the sandboxed worker, opens the payload and returns a `SourceModel`: the source itself, ready
 to be run (it is the reference that artefacts are measured against) and to be turned into ONNX.
 
-`Wishes` is what the recipe asks for; `Interface` is what came out: every axis is a number or a named dimension, and
-every named dimension has a range.
+`ExportOptions` is what the recipe asks for; `Interface` is what came out: every axis is a number or a named dimension,
+and every named dimension has a range.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class Interface:
 
 
 @dataclass(frozen=True, slots=True)
-class Wishes:
+class ExportOptions:
     """What the recipe says about inputs, dimensions and output names; what it leaves out is inferred.
 
     `inputs` are those that it describes whole, `notes` what it says of others (an empty `dtype` or a `shape` of
@@ -117,12 +117,12 @@ class Wishes:
         return {*self.dynamic, *self.limits, *self.ties}
 
     @staticmethod
-    def from_params(params: Mapping[str, JSON]) -> Wishes:
+    def from_params(params: Mapping[str, JSON]) -> ExportOptions:
         """Read the step parameters `inputs`, `dynamic`, `outputs`, `seed`, `domains` and `signature`."""
         ports = [_port(name, entry) for name, entry in (params.get("inputs") or {}).items()]
         whole = tuple(port for port in ports if port.dtype and port.shape != AS_FOUND)
         axes = {name: Axis.from_json(value) for name, value in (params.get("dynamic") or {}).items()}
-        return Wishes(
+        return ExportOptions(
             whole or None,
             {name: axis.promised for name, axis in axes.items() if axis.promised},
             {name: axis.limit for name, axis in axes.items() if not axis.tied},
@@ -214,10 +214,12 @@ def pair(found: Sequence[Port], wished: Sequence[Port], *, ordered: bool = False
     raise StepError(
         f"expected the inputs {_listed(port.name for port in found)}, got {_listed(by_name)}",
         hint=_AS_NAMED,
-        edits=[*(Edit(("inputs", name), rename=own) for name, own in zip(other, lost, strict=False)),
-               *(Edit(("inputs", port.name), _spec(port)) for port in found if port.name in lost[len(other) :]),
-               *(Edit(("inputs", name)) for name in other[len(lost) :])],
-    )  # fmt: skip
+        edits=[
+            *(Edit(("inputs", name), rename=own) for name, own in zip(other, lost, strict=False)),
+            *(Edit(("inputs", port.name), _spec(port)) for port in found if port.name in lost[len(other) :]),
+            *(Edit(("inputs", name)) for name in other[len(lost) :]),
+        ],
+    )
 
 
 def _spec(port: Port) -> JSON:
@@ -270,7 +272,7 @@ def describe(kind: str, source: Path, payload: str, *, seconds: float) -> JSON |
     return cast("JSON", offered(source / payload, seconds=seconds)) if offered else None
 
 
-def settled(source: SourceModel, wishes: Wishes) -> SourceModel:
+def settled(source: SourceModel, wishes: ExportOptions) -> SourceModel:
     """Return a source that knows which lengths it takes where the recipe states none; as it is where its kind knows.
 
     A source offers it as `settled(wishes)`. What it finds follows from the source alone, not from the time it takes.
@@ -414,7 +416,7 @@ class Exporter(Protocol):
     def detect(self, paths: Collection[str], read: Callable[[str], bytes]) -> str | None:
         """Return the path of the payload inside the source, or None if it is not of this kind."""
 
-    def load(self, source: Path, payload: str, wishes: Wishes) -> SourceModel:
+    def load(self, source: Path, payload: str, wishes: ExportOptions) -> SourceModel:
         """Open the payload. Raises StepError with a remedy for what cannot be exported."""
 
 

@@ -128,9 +128,13 @@ def _torch_pickle(folder: Path) -> None:
 def _transformers(folder: Path) -> None:
     lib = importlib.import_module("transformers")
     config = lib.BertConfig(
-        vocab_size=20, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8,
+        vocab_size=20,
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        intermediate_size=8,
         max_position_embeddings=16,
-    )  # fmt: skip
+    )
     lib.BertModel(config).eval().save_pretrained(str(folder))
 
 

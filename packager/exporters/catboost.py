@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from packager.exporters import Arrays, Wishes
+from packager.exporters import Arrays, ExportOptions
 from packager.exporters._files import mlflow
 from packager.exporters._sklearn import both_sides, place_above, place_of_largest, write_labels
 from packager.exporters._sklearn.builder import Builder, Frame, Value
@@ -59,13 +59,14 @@ def _is_json(data: bytes) -> bool:
     return b'"features_info"' in data[:256]
 
 
-def load(source: Path, payload: str, wishes: Wishes) -> Boosted:
+def load(source: Path, payload: str, wishes: ExportOptions) -> Boosted:
     """Open the file. Raises StepError for what CatBoost cannot read, and for models that ONNX cannot hold."""
     lib = boosting.library("catboost")
     model = _table.refused(
-        f"`{payload}` cannot be opened by CatBoost", lambda: _opened(lib, source, payload),
+        f"`{payload}` cannot be opened by CatBoost",
+        lambda: _opened(lib, source, payload),
         "save the model again with `save_model` of a recent CatBoost",
-    )  # fmt: skip
+    )
     found = catboost.read(model)
     kind = _stated_class(source) or _fitting_class(found.loss)
     if kind != type(model).__name__:
@@ -76,9 +77,16 @@ def load(source: Path, payload: str, wishes: Wishes) -> Boosted:
     known = catboost.categories(found, _candidates(table, examples))
     answering = _Answering(model, found, known)
     return Boosted(
-        answering.answer, answering.write, answering.names, _critical(found, known), table,
-        wishes.interface(table.ports, {}, unfix=_table.UNFIX), wishes.outputs, wishes.seed, examples,
-    )  # fmt: skip
+        answering.answer,
+        answering.write,
+        answering.names,
+        _critical(found, known),
+        table,
+        wishes.interface(table.ports, {}, unfix=_table.UNFIX),
+        wishes.outputs,
+        wishes.seed,
+        examples,
+    )
 
 
 def _opened(lib: Any, source: Path, payload: str) -> Any:

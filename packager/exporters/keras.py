@@ -14,7 +14,7 @@ from pathlib import Path
 
 from packager.canonical import JSON
 from packager.errors import StepError
-from packager.exporters import Wishes
+from packager.exporters import ExportOptions
 from packager.exporters._files import mlflow
 from packager.exporters._tensorflow import function, keras
 
@@ -37,7 +37,7 @@ def detect(paths: Collection[str], read: Callable[[str], bytes]) -> str | None:
     return found[0] if len(found) == 1 else None
 
 
-def load(source: Path, payload: str, wishes: Wishes) -> function.Function:
+def load(source: Path, payload: str, wishes: ExportOptions) -> function.Function:
     """Open the file. Raises StepError for what Keras cannot read without running code."""
     path = source / payload
     if not zipfile.is_zipfile(path):

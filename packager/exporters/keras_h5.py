@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from packager.errors import MissingToolError, StepError
-from packager.exporters import Wishes
+from packager.exporters import ExportOptions
 from packager.exporters._files import mlflow
 from packager.exporters._tensorflow import function, keras
 
@@ -33,9 +33,17 @@ _CALLS = ("TFOpLambda", "SlicingOpLambda")  # how Keras 2 writes a function of T
 _HARMLESS = re.compile(
     r"(compat\.v1\.)?(math|nn|linalg|image|signal|bitwise|random|keras\.(activations|backend)|__operators__)\.\w+|[a-z0-9_]+"
 )
-_POWERFUL = frozenset({
-    "function", "import_graph_def", "load_library", "load_op_library", "map_fn", "numpy_function", "py_function",
-})  # fmt: skip
+_POWERFUL = frozenset(
+    {
+        "function",
+        "import_graph_def",
+        "load_library",
+        "load_op_library",
+        "map_fn",
+        "numpy_function",
+        "py_function",
+    }
+)
 
 
 def detect(paths: Collection[str], read: Callable[[str], bytes]) -> str | None:
@@ -51,7 +59,7 @@ def detect(paths: Collection[str], read: Callable[[str], bytes]) -> str | None:
     return found[0] if len(found) == 1 else None
 
 
-def load(source: Path, payload: str, wishes: Wishes) -> function.Function:
+def load(source: Path, payload: str, wishes: ExportOptions) -> function.Function:
     """Open the file with the Keras of its generation. Raises StepError for one that is no model or brings code."""
     path = source / payload
     file = _described(path, payload)

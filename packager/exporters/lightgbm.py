@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-from packager.exporters import Wishes
+from packager.exporters import ExportOptions
 from packager.exporters._files import mlflow
 from packager.exporters._tables import lightgbm, skops
 from packager.exporters._tables.boosting import Boosted
@@ -32,7 +32,7 @@ def detect(paths: Collection[str], read: Callable[[str], bytes]) -> str | None:
     return found[0] if len(found) == 1 and read(found[0])[:64].startswith(b"tree\n") else None
 
 
-def load(source: Path, payload: str, wishes: Wishes) -> Boosted:
+def load(source: Path, payload: str, wishes: ExportOptions) -> Boosted:
     """Open the file. Raises StepError for what LightGBM cannot read, and for boosters that ONNX cannot hold."""
     path = source / payload
     if payload.endswith(".skops"):

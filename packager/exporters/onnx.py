@@ -20,7 +20,7 @@ from packager import error_causes
 from packager.canonical import JSON
 from packager.edits import Edit, flow
 from packager.errors import StepError, TooNewError
-from packager.exporters import BATCH, Arrays, Feeds, Interface, Port, Wishes, pair
+from packager.exporters import BATCH, Arrays, ExportOptions, Feeds, Interface, Port, pair
 from packager.exporters._files import mlflow
 from packager.exporters._interface import described
 from packager.exporters._interface import settled as _settled
@@ -61,7 +61,7 @@ def describe(path: Path, *, seconds: float) -> JSON:
     return described.describe(path, seconds=seconds)
 
 
-def load(source: Path, payload: str, wishes: Wishes) -> Graph:
+def load(source: Path, payload: str, wishes: ExportOptions) -> Graph:
     """Open the graph and its external data. Raises StepError for a broken or hostile file, or a wish it cannot meet."""
     path = source / payload
     check.check(path, wishes.domains)
@@ -121,8 +121,9 @@ def _merged(port: Port, wish: Port | None) -> Port:
             where = f"axis {index} of `{port.name}`"
             told = f"{where} is fixed at {axis} in the graph, got `{asked}` from the recipe"
             fitting = [a if isinstance(a, int) else b for a, b in zip(port.shape, wish.shape, strict=True)]
-            raise StepError(told, hint=f"write {axis} there, or {_UNFIX}",
-                            edits=[Edit(("inputs", wish.name, "shape"), fitting)])  # fmt: skip
+            raise StepError(
+                told, hint=f"write {axis} there, or {_UNFIX}", edits=[Edit(("inputs", wish.name, "shape"), fitting)]
+            )
     return wish
 
 
@@ -149,7 +150,7 @@ class Graph:
     labels: Mapping[int, zipmap.Labels]
     sessions: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)  # by level, as they are asked
 
-    def settled(self, wishes: Wishes) -> Graph:
+    def settled(self, wishes: ExportOptions) -> Graph:
         """Return the graph with the lengths that it was seen to take, of dimensions that the recipe leaves open."""
         stated = {name for name, limit in wishes.limits.items() if limit != Lengths()}
         free = [name for name in self.interface.dimensions if name not in {*stated, *wishes.dynamic, *wishes.ties}]

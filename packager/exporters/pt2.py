@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from packager.errors import StepError
-from packager.exporters import BATCH, Arrays, Feeds, Interface, Port, Range, Wishes, pair
+from packager.exporters import BATCH, Arrays, ExportOptions, Feeds, Interface, Port, Range, pair
 from packager.exporters._files import archive, mlflow
-from packager.exporters._torch import cost, precision, rebatch, training  # fmt: skip
+from packager.exporters._torch import cost, precision, rebatch, training
 from packager.exporters._torch import program as _torch
 
 TOOLCHAIN: tuple[str, ...] = _torch.TOOLCHAIN
@@ -42,7 +42,7 @@ def detect(paths: Collection[str], read: Callable[[str], bytes]) -> str | None:
     return found[0] if len(found) == 1 else None
 
 
-def load(source: Path, payload: str, wishes: Wishes) -> Program:
+def load(source: Path, payload: str, wishes: ExportOptions) -> Program:
     """Open the archive. Raises StepError for one that needs code to open or fixes an axis the recipe wants free."""
     lib = _torch.torch()
     archive.refuse_code(source / payload, lib)
@@ -61,7 +61,7 @@ def load(source: Path, payload: str, wishes: Wishes) -> Program:
     return Program(program, interface, symbols, wishes.outputs or tuple(filter(None, outputs)), alone)
 
 
-def _asks_for_rows(axes: _Axes, wishes: Wishes) -> bool:
+def _asks_for_rows(axes: _Axes, wishes: ExportOptions) -> bool:
     """Say whether a program takes one row at a time and the recipe wants more of them."""
     stated = [port.shape[0] for port in wishes.inputs or () if port.shape]
     asked = BATCH in wishes.named or any(isinstance(axis, str) for axis in stated)
@@ -170,7 +170,7 @@ def _bound(value: Any) -> int:
     return int(value) if re.fullmatch(r"-?\d+", str(value)) else _torch.UNBOUNDED
 
 
-def _interface(axes: _Axes, wishes: Wishes, signature: Sequence[Port]) -> tuple[Interface, dict[str, int | str]]:
+def _interface(axes: _Axes, wishes: ExportOptions, signature: Sequence[Port]) -> tuple[Interface, dict[str, int | str]]:
     """Bring program, recipe and signature together; also return what each of torch's symbols is to be called."""
     recipe = pair(axes.inputs, wishes.inputs or ())
     stated = pair(axes.inputs, () if wishes.inputs else signature, ordered=True)
@@ -202,7 +202,7 @@ def _limits(axes: _Axes, symbols: Mapping[str, int | str]) -> dict[str, Range]:
     return limits
 
 
-def _default_name(port: str, index: int, axes: _Axes, wishes: Wishes) -> str:
+def _default_name(port: str, index: int, axes: _Axes, wishes: ExportOptions) -> str:
     """Name an unnamed free axis: the first is the batch, a sole dimension is the one under `dynamic`."""
     if len(axes.ranges) == 1 and len(wishes.named) == 1:
         return next(iter(wishes.named))

@@ -13,7 +13,7 @@ from typing import Any
 
 from packager.edits import Edit
 from packager.errors import StepError
-from packager.exporters import Wishes
+from packager.exporters import ExportOptions
 from packager.exporters._tensorflow import function as _tensorflow
 
 TOOLCHAIN: tuple[str, ...] = _tensorflow.TOOLCHAIN
@@ -33,7 +33,7 @@ def detect(paths: Collection[str], read: Callable[[str], bytes]) -> str | None:
     return found[0] if len(found) == 1 else None
 
 
-def load(source: Path, payload: str, wishes: Wishes) -> _tensorflow.Function:
+def load(source: Path, payload: str, wishes: ExportOptions) -> _tensorflow.Function:
     """Open the directory at the signature that the recipe names. Raises StepError when it has none to serve."""
     lib, folder = _tensorflow.library(), (source / payload).parent
     model = _tensorflow.refused(
@@ -76,9 +76,12 @@ def _revive_optimizers(lib: Any) -> None:
 
     loading = lib.__internal__.saved_model.load
     version = loading.VersionedTypeRegistration(
-        object_factory=lambda _: Slots(), version=2, min_producer_version=1, min_consumer_version=1,
+        object_factory=lambda _: Slots(),
+        version=2,
+        min_producer_version=1,
+        min_consumer_version=1,
         setter=lambda *_: None,
-    )  # fmt: skip
+    )
     loading.register_revived_type("optimizer", lambda _: False, versions=[version])
 
 

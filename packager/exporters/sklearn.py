@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-from packager.exporters import Wishes
+from packager.exporters import ExportOptions
 from packager.exporters._files import mlflow
 from packager.exporters._tables import estimator, skops
 
@@ -32,7 +32,7 @@ def detect(paths: Collection[str], read: Callable[[str], bytes]) -> str | None:
     return found[0] if len(found) == 1 else None
 
 
-def load(source: Path, payload: str, wishes: Wishes) -> estimator.Estimator:
+def load(source: Path, payload: str, wishes: ExportOptions) -> estimator.Estimator:
     """Open the archive. Raises StepError when it needs foreign types, or holds no fitted estimator."""
     estimator.library()
     model = skops.load(source / payload, mlflow.trusted_types(source, "sklearn"))

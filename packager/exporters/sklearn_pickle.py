@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-from packager.exporters import SourceModel, Wishes
+from packager.exporters import ExportOptions, SourceModel
 from packager.exporters._files import mlflow, pickled
 from packager.exporters._tables import estimator, lightgbm
 
@@ -31,7 +31,7 @@ def detect(paths: Collection[str], read: Callable[[str], bytes]) -> str | None:
     return found[0] if len(found) == 1 else None
 
 
-def load(source: Path, payload: str, wishes: Wishes) -> SourceModel:
+def load(source: Path, payload: str, wishes: ExportOptions) -> SourceModel:
     """Open the pickle. Raises StepError when it needs missing code, or holds no fitted model."""
     estimator.library()
     model = pickled.load(source, payload)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-from packager.exporters import Wishes
+from packager.exporters import ExportOptions
 from packager.exporters._files import mlflow
 from packager.exporters._tables import spark
 
@@ -31,6 +31,6 @@ def detect(paths: Collection[str], read: Callable[[str], bytes]) -> str | None:
     return found[0] if len(found) == 1 and b'"class"' in read(found[0]) else None
 
 
-def load(source: Path, payload: str, wishes: Wishes) -> spark.Pipeline:
+def load(source: Path, payload: str, wishes: ExportOptions) -> spark.Pipeline:
     """Open the pipeline in a session of its own. Raises StepError for foreign classes and unknown columns."""
     return spark.opened(source, (source / payload).parent.parent, wishes)

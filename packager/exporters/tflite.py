@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from packager.errors import MissingToolError, StepError
-from packager.exporters import BATCH, Arrays, Feeds, Interface, Port, Wishes
+from packager.exporters import BATCH, Arrays, ExportOptions, Feeds, Interface, Port
 from packager.exporters._interface import indices
 from packager.exporters._tensorflow import function, graph
 
@@ -76,7 +76,7 @@ class Lite:
         return {}
 
 
-def load(source: Path, payload: str, wishes: Wishes) -> Lite:
+def load(source: Path, payload: str, wishes: ExportOptions) -> Lite:
     """Open the file. Raises StepError for one that the interpreter does not run."""
     path = source / payload
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-from packager.exporters import SourceModel, Wishes
+from packager.exporters import ExportOptions, SourceModel
 from packager.exporters._files import mlflow
 from packager.exporters._torch import module, program
 
@@ -29,6 +29,6 @@ def detect(paths: Collection[str], read: Callable[[str], bytes]) -> str | None:
     return found[0] if len(found) == 1 else None
 
 
-def load(source: Path, payload: str, wishes: Wishes) -> SourceModel:
+def load(source: Path, payload: str, wishes: ExportOptions) -> SourceModel:
     """Open the pickle. Raises StepError when it is not a module, needs missing code, or its inputs are unknown."""
     return module.load(source, payload, wishes)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-from packager.exporters import SourceModel, Wishes
+from packager.exporters import ExportOptions, SourceModel
 from packager.exporters._torch import module, program
 
 TOOLCHAIN: tuple[str, ...] = program.TOOLCHAIN
@@ -26,6 +26,6 @@ def detect(paths: Collection[str], read: Callable[[str], bytes]) -> str | None:
     return found[0] if len(found) == 1 else None
 
 
-def load(source: Path, payload: str, wishes: Wishes) -> SourceModel:
+def load(source: Path, payload: str, wishes: ExportOptions) -> SourceModel:
     """Open the archive. Raises StepError when it cannot be opened, or when its inputs are unknown."""
     return module.load(source, payload, wishes)

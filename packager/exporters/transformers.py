@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 from packager.errors import SourceError
-from packager.exporters import Wishes
+from packager.exporters import ExportOptions
 from packager.exporters._files import mlflow
 from packager.exporters._torch import program
 from packager.exporters._transformers import files, graph, images, opening, sentence
@@ -53,7 +53,7 @@ def _weights(folder: str, paths: Collection[str]) -> str | None:
     return None
 
 
-def load(source: Path, payload: str, wishes: Wishes) -> graph.Source:
+def load(source: Path, payload: str, wishes: ExportOptions) -> graph.Source:
     """Open the directory with the class its `config.json` names. Raises StepError when something does not fit."""
     folder = source if payload == "." else source / payload
     for path in sorted(folder.rglob("*.safetensors")):

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from packager.errors import StepError
-from packager.exporters import Arrays, Wishes, _sklearn
+from packager.exporters import Arrays, ExportOptions, _sklearn
 from packager.exporters._files import bentoml, mlflow
 from packager.exporters._sklearn.builder import Builder, Frame, Value
 from packager.exporters._tables import boosting
@@ -54,7 +54,7 @@ def _is_model(data: bytes) -> bool:
     return b'"learner"' in data[:64]
 
 
-def load(source: Path, payload: str, wishes: Wishes) -> Boosted:
+def load(source: Path, payload: str, wishes: ExportOptions) -> Boosted:
     """Open the file. Raises StepError for what XGBoost cannot read, and for boosters that ONNX cannot hold."""
     lib = boosting.library("xgboost")
     read = {mlflow.MLMODEL} if (source / mlflow.MLMODEL).is_file() else set()
@@ -67,16 +67,28 @@ def load(source: Path, payload: str, wishes: Wishes) -> Boosted:
     found = xgboost.read(booster, best=model is not booster)
     _refuse_codes(source, found)
     table = _table.table(
-        source, wishes, list(found.names), booster.num_features(), text=False,
+        source,
+        wishes,
+        list(found.names),
+        booster.num_features(),
+        text=False,
         texts=[place for place, known in found.categories.items() if isinstance(known[0], str)],
-    )  # fmt: skip
+    )
     answering = _Bare(model, found) if model is booster else _Interface(model, found)
     return Boosted(
-        answering.answer, answering.write, answering.names, _critical(found), table,
-        wishes.interface(table.ports, {}, unfix=_table.UNFIX), wishes.outputs, wishes.seed,
-        _table.examples(source, table), list(found.categories) if table.layout == "frame" else (),
-        found.ensemble, found.categories,
-    )  # fmt: skip
+        answering.answer,
+        answering.write,
+        answering.names,
+        _critical(found),
+        table,
+        wishes.interface(table.ports, {}, unfix=_table.UNFIX),
+        wishes.outputs,
+        wishes.seed,
+        _table.examples(source, table),
+        list(found.categories) if table.layout == "frame" else (),
+        found.ensemble,
+        found.categories,
+    )
 
 
 def _opened(lib: Any, kind: str, path: Path) -> Any:

@@ -55,9 +55,12 @@ class Model:
 
 
 def describe(
-    model: Model, files: Sequence[tuple[str, Blob]], targets: Mapping[str, str], locked: Dependencies,
+    model: Model,
+    files: Sequence[tuple[str, Blob]],
+    targets: Mapping[str, str],
+    locked: Dependencies,
     toolchain: Mapping[str, str],
-) -> bytes:  # fmt: skip
+) -> bytes:
     """Return the SBOM of a bundle.
 
     `files` are all files it holds besides the SBOM and the record that names the SBOM's digest; `targets` names the
@@ -170,8 +173,13 @@ def _dataset(item: Mapping[str, str]) -> JSON:
         about["contents"] = {"url": item["uri"]}
     if "classification" in item:
         about["classification"] = item["classification"]
-    value = {"type": "data", "bom-ref": _dataset_reference(item), "name": item["name"], "data": [about],
-             **_licensed(item.get("license"), None)}  # fmt: skip
+    value = {
+        "type": "data",
+        "bom-ref": _dataset_reference(item),
+        "name": item["name"],
+        "data": [about],
+        **_licensed(item.get("license"), None),
+    }
     return {**value, "hashes": [_sha256(item["digest"])]} if "digest" in item else value
 
 
@@ -222,7 +230,7 @@ def _libraries(locked: Dependencies, vendored: Mapping[str, str]) -> list[JSON]:
 
 def _library(
     rows: Mapping[str, tuple[Wheel, list[str]]], about: About, vendored: Mapping[str, str], yanked: str | None
-) -> JSON:  # fmt: skip
+) -> JSON:
     first = next(iter(rows.values()))[0]
     reference = purl(first.name, first.version)
     component: dict[str, JSON] = {
@@ -295,8 +303,10 @@ def _targets(lines: Iterable[str], here: Mapping[str, str], environment: Mapping
 
 def _formulation(model: Model, targets: Mapping[str, str], toolchain: Mapping[str, str]) -> JSON:
     """Say how the graph came to be: the steps of the build, and every tool whose version can change a byte."""
-    tools = [{"type": "application", "bom-ref": f"tool:{name}", "name": name, "version": version}
-             for name, version in sorted(toolchain.items())]  # fmt: skip
+    tools = [
+        {"type": "application", "bom-ref": f"tool:{name}", "name": name, "version": version}
+        for name, version in sorted(toolchain.items())
+    ]
     steps = [
         {"name": "fetch", "description": f"the pinned files of {model.origin}"},
         {"name": "export", "description": "source to canonical ONNX graph"},

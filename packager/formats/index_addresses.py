@@ -135,11 +135,16 @@ REFUSED = (
     "UV_INDEX_NAME_USERNAME and _PASSWORD, `~/.netrc`, the keyring, or the address in UV_INDEX or PIP_EXTRA_INDEX_URL"
 )
 """Where tools look for what opens an index."""
-_REFUSALS = tuple(map(re.compile, (
-    r"index URL \((?P<at>[^\s)]+)\)[^\n]*?(?P<status>40[13])",
-    r"\((?P<status>40[13]) [^)]*\) for url \((?P<at>[^\s)]+)\)",
-    r"(?P<status>40[13])(?: Client)? Error[^\n]*? (?:for|url:) (?P<at>\w+://\S+)",
-)))  # fmt: skip
+_REFUSALS = tuple(
+    map(
+        re.compile,
+        (
+            r"index URL \((?P<at>[^\s)]+)\)[^\n]*?(?P<status>40[13])",
+            r"\((?P<status>40[13]) [^)]*\) for url \((?P<at>[^\s)]+)\)",
+            r"(?P<status>40[13])(?: Client)? Error[^\n]*? (?:for|url:) (?P<at>\w+://\S+)",
+        ),
+    )
+)
 
 
 def _words(variables: Mapping[str, str], names: Iterable[str]) -> list[str]:

@@ -85,8 +85,9 @@ def model_signing_statement(name: str, version: str, tree: Tree) -> Statement:
     return Statement(MODEL_SIGNING_PREDICATE, f"{name}-{version}", root, predicate)
 
 
-def resource(name: str, digest: str | None = None, *, uri: str | None = None, kind: str | None = None,
-             **annotations: JSON) -> dict[str, JSON]:  # fmt: skip
+def resource(
+    name: str, digest: str | None = None, *, uri: str | None = None, kind: str | None = None, **annotations: JSON
+) -> dict[str, JSON]:
     """Return a resource descriptor (resource_descriptor.md); `digest` is `sha256:…`, `kind` a media type."""
     value = {
         "name": name,

@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 
 from packager import canonical
 from packager.canonical import JSON
-from packager.errors import Malformed
+from packager.errors import MalformedError
 from packager.formats import oci
 from packager.types import Blob, Tree
 
@@ -102,18 +102,18 @@ def files(manifest: oci.Manifest, *, subject: str) -> Tree:
     the layer, and for unsafe, duplicate or colliding paths.
     """
     if manifest.artifact_type != ARTIFACT or manifest.config.media_type != CONFIG or manifest.subject:
-        raise Malformed(f"`{subject}` is not a ModelPack artifact", subject=subject)
+        raise MalformedError(f"`{subject}` is not a ModelPack artifact", subject=subject)
     found: dict[str, Blob] = {}
     for item in manifest.layers:
         path = item.annotations.get(FILEPATH)
         if path is None or item.media_type not in {f"application/vnd.cncf.model.{kind}.v1.raw" for kind in _KINDS}:
-            raise Malformed(
+            raise MalformedError(
                 f"`{subject}` has a layer that is not one raw file: `{item.media_type}`",
                 subject=subject,
                 hint="bundles hold uncompressed files, one per layer",
             )
         if path in found:
-            raise Malformed(f"`{subject}` names `{path}` twice", subject=path)
+            raise MalformedError(f"`{subject}` names `{path}` twice", subject=path)
         _check_metadata(item.annotations, path, item.blob)
         found[path] = item.blob
     return Tree.of(found)
@@ -121,4 +121,4 @@ def files(manifest: oci.Manifest, *, subject: str) -> Tree:
 
 def _check_metadata(annotations: Mapping[str, str], path: str, blob: Blob) -> None:
     if annotations != layer(path, blob).annotations:
-        raise Malformed(f"the metadata of `{path}` contradicts its layer", subject=path)
+        raise MalformedError(f"the metadata of `{path}` contradicts its layer", subject=path)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from packager import canonical
 from packager.canonical import JSON
-from packager.errors import Malformed
+from packager.errors import MalformedError
 from packager.types import Blob, check_digest
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -78,10 +78,10 @@ def parse_manifest(data: bytes, *, subject: str) -> Manifest:
     value = _load(data, subject)
     _only(value, _MANIFEST_KEYS, subject)
     if value.get("schemaVersion") != 2 or value.get("mediaType") != MANIFEST:
-        raise Malformed(f"`{subject}` is not an OCI image manifest", subject=subject, hint=_NO_BUNDLE)
+        raise MalformedError(f"`{subject}` is not an OCI image manifest", subject=subject, hint=_NO_BUNDLE)
     artifact_type, layers = value.get("artifactType"), value.get("layers")
     if not isinstance(artifact_type, str) or not isinstance(layers, list) or not layers:
-        raise Malformed(f"manifest `{subject}` lacks `artifactType` or `layers`", subject=subject, hint=_NO_BUNDLE)
+        raise MalformedError(f"manifest `{subject}` lacks `artifactType` or `layers`", subject=subject, hint=_NO_BUNDLE)
     return Manifest(
         artifact_type,
         parse_descriptor(value.get("config"), subject),
@@ -94,14 +94,14 @@ def parse_manifest(data: bytes, *, subject: str) -> Manifest:
 def parse_descriptor(value: JSON, subject: str) -> Descriptor:
     """Parse one descriptor strictly."""
     if not isinstance(value, dict):
-        raise Malformed(f"`{subject}` holds a descriptor that is not an object", subject=subject)
+        raise MalformedError(f"`{subject}` holds a descriptor that is not an object", subject=subject)
     _only(value, _DESCRIPTOR_KEYS, subject)
     media_type, size = value.get("mediaType"), value.get("size")
     if not isinstance(media_type, str) or not isinstance(size, int) or isinstance(size, bool) or size < 0:
-        raise Malformed(f"`{subject}` holds a descriptor without type or size", subject=subject)
+        raise MalformedError(f"`{subject}` holds a descriptor without type or size", subject=subject)
     artifact_type = value.get("artifactType")
     if artifact_type is not None and not isinstance(artifact_type, str):
-        raise Malformed(f"`{subject}` holds a malformed `artifactType`", subject=subject)
+        raise MalformedError(f"`{subject}` holds a malformed `artifactType`", subject=subject)
     digest = check_digest(value.get("digest"), subject=subject)
     return Descriptor(media_type, Blob(digest, size), _annotations(value.get("annotations"), subject), artifact_type)
 
@@ -122,7 +122,7 @@ def parse_index(data: bytes, *, subject: str) -> tuple[Descriptor, ...]:
     """Read the descriptors of an index; unknown members are ignored, because nothing signs this file."""
     manifests = _load(data, subject).get("manifests")
     if not isinstance(manifests, list):
-        raise Malformed(f"`{subject}` lists no manifests", subject=subject)
+        raise MalformedError(f"`{subject}` lists no manifests", subject=subject)
     known = [{k: v for k, v in m.items() if k in _DESCRIPTOR_KEYS} if isinstance(m, dict) else m for m in manifests]
     return tuple(parse_descriptor(value, subject) for value in known)
 
@@ -132,7 +132,7 @@ def parse_listing(data: bytes, *, subject: str) -> tuple[Descriptor, ...]:
     manifests = _load(data, subject).get("manifests")
     found: list[Descriptor] = []
     for row in manifests if isinstance(manifests, list) else ():
-        with contextlib.suppress(Malformed):
+        with contextlib.suppress(MalformedError):
             found += parse_index(canonical.dump({"manifests": [row]}), subject=subject)
     return tuple(found)
 
@@ -146,20 +146,20 @@ def _load(data: bytes, subject: str) -> dict[str, JSON]:
     try:
         value = canonical.load(data, limit=MAX_MANIFEST)
     except ValueError as error:
-        raise Malformed(f"`{subject}` is not acceptable JSON: {error}", subject=subject) from None
+        raise MalformedError(f"`{subject}` is not acceptable JSON: {error}", subject=subject) from None
     if not isinstance(value, dict):
-        raise Malformed(f"`{subject}` is not a JSON object", subject=subject)
+        raise MalformedError(f"`{subject}` is not a JSON object", subject=subject)
     return value
 
 
 def _only(value: Mapping[str, JSON], known: set[str], subject: str) -> None:
     if unknown := sorted(set(value) - known):
-        raise Malformed(f"`{subject}` holds the unknown field `{unknown[0]}`", subject=subject)
+        raise MalformedError(f"`{subject}` holds the unknown field `{unknown[0]}`", subject=subject)
 
 
 def _annotations(value: JSON, subject: str) -> Mapping[str, str]:
     if value is None:
         return {}
     if not isinstance(value, dict) or not all(isinstance(v, str) for v in value.values()):
-        raise Malformed(f"`{subject}` holds malformed annotations", subject=subject)
+        raise MalformedError(f"`{subject}` holds malformed annotations", subject=subject)
     return value

@@ -94,8 +94,9 @@ def _locations(view: memoryview, start: int, end: int, message: str, depth: int)
 
 def entry(view: memoryview, start: int, end: int) -> tuple[str, str]:
     """Read a StringStringEntryProto."""
-    parts = {number: bytes(view[low:high]).decode() for number, wire, low, high in fields(view, start, end)
-             if wire == BYTES}  # fmt: skip
+    parts = {
+        number: bytes(view[low:high]).decode() for number, wire, low, high in fields(view, start, end) if wire == BYTES
+    }
     return parts.get(1, ""), parts.get(2, "")
 
 

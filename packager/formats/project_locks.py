@@ -37,9 +37,11 @@ _KINDS = (
     "`Pipfile.lock`"
 )
 _RANGES = {
-    "pyproject.toml": "`uv.lock`, `poetry.lock` or `pdm.lock`", "Pipfile": "`Pipfile.lock`",
-    "setup.cfg": "what `uv pip compile setup.cfg` writes", "setup.py": "what `uv pip compile setup.py` writes",
-}  # fmt: skip
+    "pyproject.toml": "`uv.lock`, `poetry.lock` or `pdm.lock`",
+    "Pipfile": "`Pipfile.lock`",
+    "setup.cfg": "what `uv pip compile setup.cfg` writes",
+    "setup.py": "what `uv pip compile setup.py` writes",
+}
 _OPTIONS = {
     "--requirement": "make one file of it: `uv pip compile FILE -o requirements.lock`",
     "--constraint": "make one file of it: `uv pip compile FILE -o requirements.lock`",
@@ -125,9 +127,7 @@ def _requirements(text: str, file: str) -> OwnLock:
 
 def _pin(line: str, place: str) -> OwnPin:
     head, *hashes = re.split(r"\s--hash[= ]", line)
-    values = frozenset(
-        item.strip().removeprefix("sha256:") for item in hashes if item.strip().startswith("sha256:")
-    )  # fmt: skip
+    values = frozenset(item.strip().removeprefix("sha256:") for item in hashes if item.strip().startswith("sha256:"))
     try:
         requirement = Requirement(head.strip())
     except InvalidRequirement:
@@ -212,8 +212,10 @@ def _pipfile(value: JSON, file: str) -> OwnLock:
         if "version" not in about:
             continue  # from a directory or a repository: nothing an index can give
         if not re.fullmatch(r"==[^*,;\s]+", about["version"]):
-            raise UsageError(f"`{file}`: expected an exact version of `{name}`, got `{about['version']:.80}`",
-                             hint="lock it again: `pipenv lock`")  # fmt: skip
+            raise UsageError(
+                f"`{file}`: expected an exact version of `{name}`, got `{about['version']:.80}`",
+                hint="lock it again: `pipenv lock`",
+            )
         hashes = (item for item in about.get("hashes", []) if item.startswith("sha256:"))
         found = frozenset(item.removeprefix("sha256:") for item in hashes)
         pins.append(OwnPin(canonicalize_name(name), about["version"][2:], about.get("markers"), found))

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 from packager import canonical
 from packager.canonical import JSON
-from packager.errors import Malformed, WrongSubject
+from packager.errors import MalformedError, WrongSubjectError
 from packager.formats.intoto import embedded, resource
 from packager.types import Tree
 
@@ -30,7 +30,7 @@ def predicate(tree: Tree, outputs: Mapping[str, bytes]) -> dict[str, JSON]:
 def read(stated: JSON, tree: Tree, subject: str) -> dict[str, bytes]:
     """Return the files (name to content) of a predicate that somebody trusted signed about the bundle of `tree`.
 
-    Raises Malformed, and WrongSubject when they belong to other inputs than the bundle carries.
+    Raises MalformedError, and WrongSubject when they belong to other inputs than the bundle carries.
     """
     try:
         inputs = {item["name"]: f"sha256:{item['digest']['sha256']}" for item in stated["inputs"]}
@@ -38,9 +38,9 @@ def read(stated: JSON, tree: Tree, subject: str) -> dict[str, bytes]:
         if not set(files) <= {f"outputs{suffix}" for suffix in _KINDS}:
             raise ValueError("it holds other files than outputs")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise Malformed(f"`{subject}` states no reference outputs: {error}", subject=subject) from None
+        raise MalformedError(f"`{subject}` states no reference outputs: {error}", subject=subject) from None
     if inputs != {path: blob.digest for path, blob in tree if path.startswith("vectors/")}:
-        raise WrongSubject(f"`{subject}` states outputs for other inputs than the bundle carries", subject=subject)
+        raise WrongSubjectError(f"`{subject}` states outputs for other inputs than the bundle carries", subject=subject)
     return files
 
 

@@ -15,13 +15,22 @@ from packaging.requirements import Requirement
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 
 _MARKS = (  # longer ones first: that of UTF-32 begins as that of UTF-16 does
-    (codecs.BOM_UTF32_LE, "utf-32-le"), (codecs.BOM_UTF32_BE, "utf-32-be"), (codecs.BOM_UTF8, "utf-8"),
-    (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"),
-)  # fmt: skip
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
 INDEX_OPTIONS = ("--extra-index-url", "--index-url", "-i")
 IGNORED_OPTIONS = (
-    "--only-binary", "--no-binary", "--prefer-binary", "--require-hashes", "--trusted-host", "--pre", "--use-feature",
-)  # fmt: skip
+    "--only-binary",
+    "--no-binary",
+    "--prefer-binary",
+    "--require-hashes",
+    "--trusted-host",
+    "--pre",
+    "--use-feature",
+)
 _SHORT = {"-r": "--requirement", "-c": "--constraint", "-e": "--editable", "-f": "--find-links", "-i": "--index-url"}
 
 

@@ -67,7 +67,7 @@ class Provenance:
 
 def predicate(
     recipe: JSON, lock: JSON, files: Mapping[str, str], dependencies: list[JSON], run: JSON
-) -> dict[str, JSON]:  # fmt: skip
+) -> dict[str, JSON]:
     """Return the predicate; `files` maps names beside the recipe to their digests."""
     return {
         "buildDefinition": {

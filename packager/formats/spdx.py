@@ -70,8 +70,9 @@ def _package(component: JSON) -> JSON:
     if hashes := component.get("hashes"):
         value["checksums"] = [{"algorithm": "SHA256", "checksumValue": item["content"]} for item in hashes]
     if "purl" in component:
-        value["externalRefs"] = [{"referenceCategory": "PACKAGE-MANAGER", "referenceType": "purl",
-                                  "referenceLocator": component["purl"]}]  # fmt: skip
+        value["externalRefs"] = [
+            {"referenceCategory": "PACKAGE-MANAGER", "referenceType": "purl", "referenceLocator": component["purl"]}
+        ]
     return value
 
 

@@ -34,9 +34,15 @@ def passed(stage: str) -> dict[str, JSON]:
 
 
 def predicate(
-    stage: str, bundle: str, *, verifier: str, at: str, policy: str, policy_digest: str,
+    stage: str,
+    bundle: str,
+    *,
+    verifier: str,
+    at: str,
+    policy: str,
+    policy_digest: str,
     inputs: Iterable[tuple[str, str]],
-) -> dict[str, JSON]:  # fmt: skip
+) -> dict[str, JSON]:
     """State that `bundle` (name:version) was promoted; `inputs` are (predicate type, digest) of what was believed.
 
     `at` is RFC 3339 in UTC; digests are `sha256:…`.

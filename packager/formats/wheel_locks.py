@@ -143,9 +143,7 @@ def requirements_name(platform: str) -> str:
     return f"requirements-{platform}.txt"
 
 
-def files(
-    sets: Mapping[str, Sequence[Wheel]], indexes: Sequence[str], vendored: Collection[str]
-) -> dict[str, str]:  # fmt: skip
+def files(sets: Mapping[str, Sequence[Wheel]], indexes: Sequence[str], vendored: Collection[str]) -> dict[str, str]:
     """Return the lock files of a runtime: one per platform, one for all of them, and PEP 751's."""
     own = {requirements_name(platform): requirements(wheels, indexes) for platform, wheels in sets.items()}
     return {INDEX: merged_requirements(sets, indexes), PYLOCK: pylock(sets, indexes, vendored), **own}
@@ -216,7 +214,7 @@ def pylock(sets: Mapping[str, Sequence[Wheel]], indexes: Sequence[str], vendored
 
 def _package(
     places: Sequence[tuple[str, Wheel]], sets: Collection[str], indexes: Sequence[str], vendored: Collection[str]
-) -> Iterator[str]:  # fmt: skip
+) -> Iterator[str]:
     first, marker = places[0][1], _marker(places, sets)
     yield f"name = {_toml(first.name)}"
     yield f"version = {_toml(first.version)}"

@@ -33,15 +33,28 @@ _BY_THREADS = {"DynamicQuantizeLSTM"}
 """ONNX Runtime 1.32 gives each thread a share of the batch, quantised by itself: seen to move answers by a third."""
 _RANDOM = {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
 _IR_OF_TYPE = {  # the IR version that introduced a tensor type (comments of onnx.proto); all others are older than 8
-    "FLOAT8E4M3FN": 9, "FLOAT8E4M3FNUZ": 9, "FLOAT8E5M2": 9, "FLOAT8E5M2FNUZ": 9,
-    "UINT4": 10, "INT4": 10, "FLOAT4E2M1": 11, "FLOAT8E8M0": 12, "UINT2": 13, "INT2": 13,
-    "FLOAT6E2M3": 14, "FLOAT6E3M2": 14,
-}  # fmt: skip
+    "FLOAT8E4M3FN": 9,
+    "FLOAT8E4M3FNUZ": 9,
+    "FLOAT8E5M2": 9,
+    "FLOAT8E5M2FNUZ": 9,
+    "UINT4": 10,
+    "INT4": 10,
+    "FLOAT4E2M1": 11,
+    "FLOAT8E8M0": 12,
+    "UINT2": 13,
+    "INT2": 13,
+    "FLOAT6E2M3": 14,
+    "FLOAT6E3M2": 14,
+}
 _IR = 8  # the first with all that the graphs here use; stamping it on a graph of a later one changes nothing else
 _TYPE_FIELDS = {"data_type", "elem_type"}
 ONNX_NAMES = {"float32": "float", "float64": "double"}  # where ONNX and numpy differ
-_NO_TENSORS = {"sequence_type": "a sequence", "map_type": "a map", "optional_type": "an optional value",
-               "sparse_tensor_type": "a sparse tensor"}  # fmt: skip
+_NO_TENSORS = {
+    "sequence_type": "a sequence",
+    "map_type": "a map",
+    "optional_type": "an optional value",
+    "sparse_tensor_type": "a sparse tensor",
+}
 _TYPE_ATTRIBUTES = {"to", "dtype", "output_dtype"}
 
 

@@ -95,6 +95,13 @@ def _recurrent(shapes: Sequence[tuple[int, ...]]) -> float:
 
 _RECURRENT = ("LSTM", "GRU", "RNN")
 _COUNTS: Mapping[str, Callable[[Sequence[tuple[int, ...]]], float]] = {
-    "MatMul": _product, "MatMulInteger": _product, "Gemm": _gemm, "Conv": _convolution, "ConvInteger": _convolution,
-    "ConvTranspose": _transposed, "LSTM": _recurrent, "GRU": _recurrent, "RNN": _recurrent,
-}  # fmt: skip
+    "MatMul": _product,
+    "MatMulInteger": _product,
+    "Gemm": _gemm,
+    "Conv": _convolution,
+    "ConvInteger": _convolution,
+    "ConvTranspose": _transposed,
+    "LSTM": _recurrent,
+    "GRU": _recurrent,
+    "RNN": _recurrent,
+}

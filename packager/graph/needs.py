@@ -156,5 +156,20 @@ def _bytes(kind: Proto, lengths: Mapping[str, int]) -> int | None:
     return -(-count * bits // 8)
 
 
-_BITS = {"float32": 32, "float64": 64, "float16": 16, "bfloat16": 16, "int64": 64, "int32": 32, "int16": 16, "int8": 8,
-         "uint64": 64, "uint32": 32, "uint16": 16, "uint8": 8, "bool": 8, "int4": 4, "uint4": 4}  # fmt: skip
+_BITS = {
+    "float32": 32,
+    "float64": 64,
+    "float16": 16,
+    "bfloat16": 16,
+    "int64": 64,
+    "int32": 32,
+    "int16": 16,
+    "int8": 8,
+    "uint64": 64,
+    "uint32": 32,
+    "uint16": 16,
+    "uint8": 8,
+    "bool": 8,
+    "int4": 4,
+    "uint4": 4,
+}

@@ -20,9 +20,14 @@ EXACT = ("avx512_vnni", "avx_vnni")
 REDUCED = 64  # the largest weight of which two products with a byte always fit into 16 bits
 
 _INTEGER: Mapping[str, tuple[int, int, int]] = {  # places of the activation, of its zero point, and of the weights
-    "MatMulInteger": (0, 2, 1), "ConvInteger": (0, 2, 1), "QLinearMatMul": (0, 2, 3), "QLinearConv": (0, 2, 3),
-    "QGemm": (0, 2, 3), "MatMulIntegerToFloat": (0, 4, 1), "QAttention": (0, 6, 1),
-}  # fmt: skip
+    "MatMulInteger": (0, 2, 1),
+    "ConvInteger": (0, 2, 1),
+    "QLinearMatMul": (0, 2, 3),
+    "QLinearConv": (0, 2, 3),
+    "QGemm": (0, 2, 3),
+    "MatMulIntegerToFloat": (0, 4, 1),
+    "QAttention": (0, 6, 1),
+}
 _DYNAMIC: Mapping[str, tuple[int, ...]] = {"DynamicQuantizeMatMul": (1,), "DynamicQuantizeLSTM": (1, 2)}
 _FLOAT = ("MatMul", "Gemm", "Conv")  # between DequantizeLinear they become operators on integers
 _MOVES = ("Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze")

@@ -30,9 +30,34 @@ SMALL = 64  # elements of a constant that may be a shape
 
 # onnx.proto3, TensorProto.DataType: bits of one element.
 _BITS = {
-    1: 32, 2: 8, 3: 8, 4: 16, 5: 16, 6: 32, 7: 64, 9: 8, 10: 16, 11: 64, 12: 32, 13: 64, 14: 64, 15: 128, 16: 16,
-    17: 8, 18: 8, 19: 8, 20: 8, 21: 4, 22: 4, 23: 4, 24: 8, 25: 2, 26: 2, 27: 6, 28: 6,
-}  # fmt: skip
+    1: 32,
+    2: 8,
+    3: 8,
+    4: 16,
+    5: 16,
+    6: 32,
+    7: 64,
+    9: 8,
+    10: 16,
+    11: 64,
+    12: 32,
+    13: 64,
+    14: 64,
+    15: 128,
+    16: 16,
+    17: 8,
+    18: 8,
+    19: 8,
+    20: 8,
+    21: 4,
+    22: 4,
+    23: 4,
+    24: 8,
+    25: 2,
+    26: 2,
+    27: 6,
+    28: 6,
+}
 _STRING = 8
 _ENTRIES = {14: 2, 15: 2}  # complex numbers are two entries of float_data or double_data
 _NUMBERS = {1: "f", 6: "i", 7: "q", 11: "d"}  # types of which shapes and bounds are made, as `struct` names them

@@ -10,10 +10,23 @@ from packager.graph.canonicalise import Proto
 
 _UNREACHED = {"Shape", "Size"}  # a caller's values do not flow through them
 _LENGTHS = {  # operator: the inputs that say how much it makes or how often it runs
-    "Range": (0, 1, 2), "ConstantOfShape": (0,), "Expand": (1,), "Tile": (1,), "Loop": (0,), "Resize": (2, 3),
-    "OneHot": (1,), "Reshape": (1,), "Pad": (1,), "TopK": (1,), "Upsample": (1,), "Split": (1,), "EyeLike": (),
-    "BlackmanWindow": (0,), "HannWindow": (0,), "HammingWindow": (0,),
-}  # fmt: skip
+    "Range": (0, 1, 2),
+    "ConstantOfShape": (0,),
+    "Expand": (1,),
+    "Tile": (1,),
+    "Loop": (0,),
+    "Resize": (2, 3),
+    "OneHot": (1,),
+    "Reshape": (1,),
+    "Pad": (1,),
+    "TopK": (1,),
+    "Upsample": (1,),
+    "Split": (1,),
+    "EyeLike": (),
+    "BlackmanWindow": (0,),
+    "HannWindow": (0,),
+    "HammingWindow": (0,),
+}
 
 
 def reached(main: Proto, inputs: set[str]) -> set[str]:

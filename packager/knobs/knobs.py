@@ -18,7 +18,7 @@ from typing import Literal, TypeAlias, get_args
 
 from packager import canonical, strictyaml
 from packager.canonical import JSON
-from packager.errors import Malformed, PackagerError, UsageError, did_you_mean
+from packager.errors import MalformedError, PackagerError, UsageError, did_you_mean
 
 FILE = "knobs.schema.json"
 PREFIX = "PACKAGER_KNOB__"
@@ -72,8 +72,14 @@ class Knob:
         """Return its JSON Schema; members that start with `x-` are ours."""
         extra = {"x-unit": self.unit} if self.unit else {}
         default = {} if self.default is None else {"default": self.default}
-        return {"description": self.about, "x-kind": self.kind, "x-needs": self.needs, **extra, **default,
-                **self._shape()}  # fmt: skip
+        return {
+            "description": self.about,
+            "x-kind": self.kind,
+            "x-needs": self.needs,
+            **extra,
+            **default,
+            **self._shape(),
+        }
 
     def _shape(self) -> dict[str, JSON]:
         bounds = {"minimum": self.low, "maximum": self.high}
@@ -86,14 +92,22 @@ class Knob:
             case "choice":
                 return {"enum": list(self.choices)}
             case "integers":
-                return {"type": "array", "items": {"type": "integer", **bounds}, "maxItems": _MOST_ITEMS,
-                        "uniqueItems": True}  # fmt: skip
+                return {
+                    "type": "array",
+                    "items": {"type": "integer", **bounds},
+                    "maxItems": _MOST_ITEMS,
+                    "uniqueItems": True,
+                }
             case "origins":
                 return {"type": "array", "items": text, "maxItems": _MOST_ITEMS, "uniqueItems": True}
             case "labels":
                 keys = {"pattern": f"^({_LABEL})$", "not": {"pattern": r"\n"}}
-                return {"type": "object", "propertyNames": keys, "additionalProperties": text,
-                        "maxProperties": _MOST_LABELS}  # fmt: skip
+                return {
+                    "type": "object",
+                    "propertyNames": keys,
+                    "additionalProperties": text,
+                    "maxProperties": _MOST_LABELS,
+                }
             case "host" | "secret" | "path":
                 return text
 
@@ -118,15 +132,23 @@ class Knob:
             case "choice":
                 return isinstance(value, str) and value in self.choices
             case "integers":
-                return (isinstance(value, list) and len({*map(repr, value)}) == len(value) <= _MOST_ITEMS
-                        and all(type(item) is int and self.low <= item <= self.high for item in value))  # fmt: skip
+                return (
+                    isinstance(value, list)
+                    and len({*map(repr, value)}) == len(value) <= _MOST_ITEMS
+                    and all(type(item) is int and self.low <= item <= self.high for item in value)
+                )
             case "origins":
-                return (isinstance(value, list) and len({*map(repr, value)}) == len(value) <= _MOST_ITEMS
-                        and all(_matches("origins", item) for item in value))  # fmt: skip
+                return (
+                    isinstance(value, list)
+                    and len({*map(repr, value)}) == len(value) <= _MOST_ITEMS
+                    and all(_matches("origins", item) for item in value)
+                )
             case "labels":
-                return (isinstance(value, dict) and len(value) <= _MOST_LABELS
-                        and all(re.fullmatch(_LABEL, key) and _matches("labels", text)
-                                for key, text in value.items()))  # fmt: skip
+                return (
+                    isinstance(value, dict)
+                    and len(value) <= _MOST_LABELS
+                    and all(re.fullmatch(_LABEL, key) and _matches("labels", text) for key, text in value.items())
+                )
             case "host" | "secret" | "path":
                 return _matches(self.kind, value)
 
@@ -174,16 +196,19 @@ def dump(knobs: Iterable[Knob]) -> bytes:
 def parse(data: bytes) -> Schema:
     """Read a schema, which may be hostile: it is accepted if `dump` of what was read gives the same bytes.
 
-    Raises Malformed.
+    Raises MalformedError.
     """
     try:
         groups = canonical.load(data, limit=MAX_SCHEMA)["properties"]
-        found = [_knob(f"{group}.{name}", member) for group, value in groups.items()
-                 for name, member in value["properties"].items()]  # fmt: skip
+        found = [
+            _knob(f"{group}.{name}", member)
+            for group, value in groups.items()
+            for name, member in value["properties"].items()
+        ]
         if dump(found) != data:
             raise ValueError("it is not written as this program writes them")
     except (ValueError, TypeError, KeyError, AttributeError, PackagerError) as error:
-        raise Malformed(f"`{FILE}` is not a schema of knobs: {error}", subject=FILE) from None
+        raise MalformedError(f"`{FILE}` is not a schema of knobs: {error}", subject=FILE) from None
     return {knob.name: knob for knob in found}
 
 
@@ -193,8 +218,17 @@ def _knob(name: str, value: JSON) -> Knob:
         raise ValueError(f"`{name:.60}` cannot be declared so")
     bounds = value.get("items", value)
     low, high = bounds.get("minimum", 0), bounds.get("maximum", 0)
-    knob = Knob(name, kind, value["description"], value.get("default"), low, high, tuple(value.get("enum", ())),
-                value.get("x-unit"), value["x-needs"])  # fmt: skip
+    knob = Knob(
+        name,
+        kind,
+        value["description"],
+        value.get("default"),
+        low,
+        high,
+        tuple(value.get("enum", ())),
+        value.get("x-unit"),
+        value["x-needs"],
+    )
     if knob.default is not None and not knob.allows(knob.default):
         raise ValueError(f"the default of `{name}` is outside its bounds")
     return knob
@@ -204,7 +238,7 @@ def _knob(name: str, value: JSON) -> Knob:
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class Override:
     """A value that somebody wants for a name, and where they said so. `typed`: it has its JSON type already."""
 
     name: str
@@ -247,7 +281,7 @@ class Resolved:
         return {"bundle": self.bundle, "digest": self.digest, "knobs": rows}
 
 
-def resolve(schema: Schema, bundle: str, wishes: Iterable[Wish] = ()) -> Resolved:
+def resolve(schema: Schema, bundle: str, wishes: Iterable[Override] = ()) -> Resolved:
     """Apply `wishes` in their order over the defaults. Raises UsageError for the first that is not allowed."""
     settings = {name: Setting(knob.default, DEFAULT) for name, knob in schema.items() if knob.default is not None}
     for wish in wishes:
@@ -262,7 +296,7 @@ def resolve(schema: Schema, bundle: str, wishes: Iterable[Wish] = ()) -> Resolve
     return Resolved(bundle, {name: settings[name] for name in sorted(settings)})
 
 
-def _understand(schema: Schema, wish: Wish) -> tuple[Knob, JSON]:
+def _understand(schema: Schema, wish: Override) -> tuple[Knob, JSON]:
     knob = schema.get(wish.name)
     if knob is not None:
         return knob, wish.value if wish.typed else knob.read(wish.value)
@@ -274,7 +308,7 @@ def _understand(schema: Schema, wish: Wish) -> tuple[Knob, JSON]:
     return knob, {label: wish.value}
 
 
-def from_values(data: bytes, file: str, schema: Schema) -> Iterator[Wish]:
+def from_values(data: bytes, file: str, schema: Schema) -> Iterator[Override]:
     """Yield what a values file says: YAML, one mapping per group. Raises UsageError with the line."""
     for group, members in strictyaml.table(strictyaml.parse(data, file), "values").entries:
         for name, node in strictyaml.table(members, group.text).entries:
@@ -283,28 +317,28 @@ def from_values(data: bytes, file: str, schema: Schema) -> Iterator[Wish]:
             if isinstance(node, strictyaml.Table) and not labels:
                 known = did_you_mean(full, schema) if full not in schema else None
                 raise name.where.error(f"`{full:.80}`: expected {_expected(schema, full)}, got a mapping", hint=known)
-            yield Wish(full, node.value(), str(name.where), typed=True)
+            yield Override(full, node.value(), str(name.where), typed=True)
 
 
 def _expected(schema: Schema, name: str) -> str:
     return schema[name].expected() if name in schema else "the name of a knob"
 
 
-def from_environment(environment: Mapping[str, str]) -> Iterator[Wish]:
+def from_environment(environment: Mapping[str, str]) -> Iterator[Override]:
     """Yield what variables say: `PACKAGER_KNOB__SERVER__PORT` is `server.port`."""
     for variable in sorted(environment):
         if variable.startswith(PREFIX):
             name = variable.removeprefix(PREFIX).lower().replace("__", ".")
-            yield Wish(name, environment[variable], variable)
+            yield Override(name, environment[variable], variable)
 
 
-def from_arguments(pairs: Sequence[str], option: str = "--set") -> Iterator[Wish]:
+def from_arguments(pairs: Sequence[str], option: str = "--set") -> Iterator[Override]:
     """Yield what `NAME=VALUE` arguments say. Raises UsageError."""
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals:
             raise UsageError(f"{option}: expected NAME=VALUE, got `{pair:.80}`", hint=f"{option} server.port=9000")
-        yield Wish(name.strip(), value, option)
+        yield Override(name.strip(), value, option)
 
 
 Change: TypeAlias = tuple[str, JSON, JSON]

@@ -71,7 +71,7 @@ def lock(wanted: Wanted, environment: Mapping[str, str], remember: Remember, on_
 
 def _yanked(
     answers: Mapping[tuple[str, str], Answer | NoSolution], chosen: Mapping[str, Collection[str]], on_event: OnEvent
-) -> dict[str, str]:  # fmt: skip
+) -> dict[str, str]:
     """Return what was withdrawn by its publisher and is locked all the same, because an exact version asks for it."""
     found = {
         pin: told(reason)
@@ -86,9 +86,12 @@ def _yanked(
 
 
 def _asked(
-    answers: Mapping[tuple[str, str], Answer | NoSolution], chosen: Mapping[str, Collection[str]], own: Sequence[str],
-    environment: Mapping[str, str], on_event: OnEvent,
-) -> tuple[str, ...]:  # fmt: skip
+    answers: Mapping[tuple[str, str], Answer | NoSolution],
+    chosen: Mapping[str, Collection[str]],
+    own: Sequence[str],
+    environment: Mapping[str, str],
+    on_event: OnEvent,
+) -> tuple[str, ...]:
     """Return what may be recorded of the indexes that gave a wheel; say which have no name to be recorded by."""
     files = [
         address
@@ -137,7 +140,7 @@ def _check_hash(wheel: Wheel, own: OwnLock | None) -> None:
 
 def _chosen(
     runtime: str, answers: Mapping[tuple[str, str], Answer | NoSolution], wanted: Wanted, on_event: OnEvent
-) -> dict[str, tuple[Wheel, ...]]:  # fmt: skip
+) -> dict[str, tuple[Wheel, ...]]:
     """Return the platforms that have wheels. Raises UsageError if a required one, or every one, has none."""
     found: dict[str, tuple[Wheel, ...]] = {}
     failed: dict[str, NoSolution] = {}
@@ -197,9 +200,11 @@ def _one_paragraph(text: str) -> str:
 
 
 def _describe(
-    chosen: Mapping[str, Mapping[str, Sequence[Wheel]]], own: Sequence[str], environment: Mapping[str, str],
+    chosen: Mapping[str, Mapping[str, Sequence[Wheel]]],
+    own: Sequence[str],
+    environment: Mapping[str, str],
     remember: Remember,
-) -> dict[str, About]:  # fmt: skip
+) -> dict[str, About]:
     """Read each distribution's metadata once: wheels of one version are taken to agree, as resolvers take them."""
     found: dict[str, About] = {}
     for sets in chosen.values():
@@ -211,9 +216,12 @@ def _describe(
 
 
 def _read(
-    wheels: Sequence[Wheel], platform: Platform, own: Sequence[str], environment: Mapping[str, str],
+    wheels: Sequence[Wheel],
+    platform: Platform,
+    own: Sequence[str],
+    environment: Mapping[str, str],
     remember: Remember,
-) -> dict[str, About]:  # fmt: skip
+) -> dict[str, About]:
     lines = [f"{wheel.pin} --hash=sha256:{wheel.sha256}" for wheel in wheels]
 
     def ask() -> JSON:

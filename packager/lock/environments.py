@@ -28,10 +28,15 @@ _PATIENCE = 1800  # seconds for one installation
 
 
 def ensure(
-    requirements: Sequence[str], python: str, cache: Path, on_event: OnEvent = ignore,
-    *, environment: Mapping[str, str] | None = None, options: Sequence[str] = (),
+    requirements: Sequence[str],
+    python: str,
+    cache: Path,
+    on_event: OnEvent = ignore,
+    *,
+    environment: Mapping[str, str] | None = None,
+    options: Sequence[str] = (),
     label: str = "",
-) -> Path:  # fmt: skip
+) -> Path:
     """Return the interpreter of an environment that holds `requirements` (pinned PEP 508 lines); build it if needed.
 
     `python` is a version (`3.11`) or the path of an interpreter; none is ever downloaded. `environment` is what uv
@@ -56,12 +61,30 @@ def pythons_for(
     """Return which versions of Python the index has wheels for. Network, and nothing is installed."""
     found = []
     for python in candidates:
-        command = [uv(), "pip", "compile", "-", "--quiet", "--no-header", "--only-binary", ":all:",
-                   "--python-version", python, "--python-platform", "linux", "--no-python-downloads"]  # fmt: skip
+        command = [
+            uv(),
+            "pip",
+            "compile",
+            "-",
+            "--quiet",
+            "--no-header",
+            "--only-binary",
+            ":all:",
+            "--python-version",
+            python,
+            "--python-platform",
+            "linux",
+            "--no-python-downloads",
+        ]
         done = subprocess.run(
-            command, input="\n".join(requirements), capture_output=True, text=True, timeout=_PATIENCE, check=False,
+            command,
+            input="\n".join(requirements),
+            capture_output=True,
+            text=True,
+            timeout=_PATIENCE,
+            check=False,
             env=None if environment is None else shared(environment),
-        )  # fmt: skip
+        )
         if done.returncode == 0:
             found.append(python)
     return tuple(found)
@@ -77,19 +100,32 @@ def _identity(requirements: Sequence[str], python: str) -> bytes:
 
 
 def _build(
-    requirements: Sequence[str], python: str, fresh: Path, on_event: OnEvent, environment: Mapping[str, str] | None,
-    options: Sequence[str], label: str,
-) -> None:  # fmt: skip
+    requirements: Sequence[str],
+    python: str,
+    fresh: Path,
+    on_event: OnEvent,
+    environment: Mapping[str, str] | None,
+    options: Sequence[str],
+    label: str,
+) -> None:
     label = label or f"install {' '.join(requirements)} for Python {python}"[:120]
     on_event(Started(label))
     started = time.monotonic()
     # relocatable: the scripts inside find their interpreter after the directory got its final name
-    _uv(["venv", "--relocatable", "--no-python-downloads", "--allow-existing", "--python", python, str(fresh)],
-        "", label, environment)  # fmt: skip
+    _uv(
+        ["venv", "--relocatable", "--no-python-downloads", "--allow-existing", "--python", python, str(fresh)],
+        "",
+        label,
+        environment,
+    )
     if requirements:
         text = "".join(f"{line}\n" for line in sorted({*requirements}))
-        _uv(["pip", "install", "--python", str(fresh / "bin" / "python"), *options, "--requirement", "-"],
-            text, label, environment)  # fmt: skip
+        _uv(
+            ["pip", "install", "--python", str(fresh / "bin" / "python"), *options, "--requirement", "-"],
+            text,
+            label,
+            environment,
+        )
     (fresh / _RECORD).write_bytes(_identity(requirements, python))
     on_event(Finished(label, time.monotonic() - started))
 

@@ -44,7 +44,7 @@ DESCRIBE_VERSION = 1  # 1: first form
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
+class BuildContext:
     """What the command line knows and the library does not ask for: its place, environment, registries, the day."""
 
     base: Path
@@ -57,14 +57,16 @@ class Surroundings:
         """Return what sources may know; the recipe's registry wins over the environment's."""
         home = Path(self.environment.get("BENTOML_HOME") or Path(self.environment.get("HOME", "/"), "bentoml"))
         return Settings(
-            self.base, recipe.source, recipe.registry or self.tracking, blob_of=memo.blob_of, bentoml=home,
+            self.base,
+            recipe.source,
+            recipe.registry or self.tracking,
+            blob_of=memo.blob_of,
+            bentoml=home,
             registries=self.registries,
-        )  # fmt: skip
+        )
 
 
-def resolve(
-    recipe: Recipe, runner: Runner, here: Surroundings, memo: Memo, engine: str = lockers.DEFAULT
-) -> Lock:  # fmt: skip
+def resolve(recipe: Recipe, runner: Runner, here: BuildContext, memo: Memo, engine: str = lockers.DEFAULT) -> Lock:
     """Pin the source, fetch it, choose the level, and lock tools and dependencies (with `engine`)."""
     check_targets(recipe)
     settings = here.settings(recipe, memo)
@@ -126,7 +128,7 @@ def fetch_locked(lock: Lock, runner: Runner, settings: Settings) -> str:
     return lock.tree.digest
 
 
-def check_fresh(recipe: Recipe, lock: Lock, here: Surroundings, memo: Memo) -> None:
+def check_fresh(recipe: Recipe, lock: Lock, here: BuildContext, memo: Memo) -> None:
     """Raise LockError if the lock belongs to another recipe, or if a local source or lock file changed since.
 
     A registry is not asked: what an alias means now is no business of a build, only of `packager lock`.
@@ -250,11 +252,16 @@ def unmet(recipe: Recipe, error: TooNewError) -> StepError:
     able = runtime.oldest_with(error.opset) if hasattr(runtime, "oldest_with") else None
     name = f"`{error.operator}` (opset {error.opset})"
     if recipe.export.opset and recipe.export.opset < _level(broken, highest=True).opset:
-        return StepError(f"{name} has no form at opset {error.wanted}, which the recipe asks for",
-                         hint="leave `export.opset` out", edits=[Edit(("export", "opset"))])  # fmt: skip
+        return StepError(
+            f"{name} has no form at opset {error.wanted}, which the recipe asks for",
+            hint="leave `export.opset` out",
+            edits=[Edit(("export", "opset"))],
+        )
     if able is None:
-        return StepError(f"{name} runs on no known version of {broken.runtime}, promised {broken.versions}",
-                         hint="export the source with a lower opset")  # fmt: skip
+        return StepError(
+            f"{name} runs on no known version of {broken.runtime}, promised {broken.versions}",
+            hint="export the source with a lower opset",
+        )
     return StepError(
         f"{name} needs {broken.runtime} >= {able}, promised {broken.versions}",
         hint=f'raise the promise to `{broken.runtime}: ">={able}"`, or export the source with a lower opset',
@@ -279,7 +286,7 @@ def _extras(recipe: Recipe, exporter: str) -> dict[str, str]:
 
 
 def _environment(
-    recipe: Recipe, exporter: str, origin: origins.Origin, here: Surroundings, runner: Runner
+    recipe: Recipe, exporter: str, origin: origins.Origin, here: BuildContext, runner: Runner
 ) -> Environment | None:
     """Lock the environment that a `locked` toolchain asks for: the source's versions of what made it.
 
@@ -322,7 +329,7 @@ class _Broken(StepError):
 
 
 def _try(
-    recipe: Recipe, exporter: str, origin: origins.Origin, environment: Environment, here: Surroundings, runner: Runner
+    recipe: Recipe, exporter: str, origin: origins.Origin, environment: Environment, here: BuildContext, runner: Runner
 ) -> None:
     """Take a small model of the family through export and measurement in an environment. Raises _Broken."""
     module, reads = plugins.load("exporters", exporter), level(recipe, exporter)
@@ -330,9 +337,12 @@ def _try(
     pins = _pins(environment)
     tried = {name: pins[name] for name in names if name in pins}
     params: dict[str, JSON] = {
-        "kind": exporter, "tools": sorted(tried), "opset": reads.opset, "ir": reads.ir,
+        "kind": exporter,
+        "tools": sorted(tried),
+        "opset": reads.opset,
+        "ir": reads.ir,
         "environment": canonical.sha256(environment.requirements.encode()),
-    }  # fmt: skip
+    }
     choose(wanted=runner.confined)  # says what is missing to confine anything, which is no fault of the environment
     builds = getattr(module, "BUILDS", ())
     try:
@@ -386,7 +396,7 @@ def _compare(found: Mapping[str, str], origin: origins.Origin, on_event: OnEvent
         on_event(Warned(f"{message}{remedy}"))
 
 
-def place(lock: Lock, runner: Runner, here: Surroundings) -> Callable[[], Path] | None:
+def place(lock: Lock, runner: Runner, here: BuildContext) -> Callable[[], Path] | None:
     """Return what gives the locked environment, built when it is first asked for; None for this host's Python."""
     environment = lock.environment
     if environment is None:
@@ -395,7 +405,7 @@ def place(lock: Lock, runner: Runner, here: Surroundings) -> Callable[[], Path] 
     return lambda: toolchains.prepare(environment, builds, runner.store, here.environment, runner.on_event)
 
 
-def _dependencies(recipe: Recipe, runner: Runner, here: Surroundings, engine: str) -> Dependencies:
+def _dependencies(recipe: Recipe, runner: Runner, here: BuildContext, engine: str) -> Dependencies:
     from packager.formats import project_locks
     from packager.lock import dependencies  # a warm build, which starts here too, does without the tools of locking
 

@@ -68,9 +68,19 @@ _SIGNS = (  # ending of a payload, what stands before the version there, the dis
 )
 _LONGEST = 64 << 20  # bytes of an archive's schema that are searched
 
-OURS = frozenset({
-    "onnx", "onnxruntime", "onnxscript", "onnx-ir", "skl2onnx", "onnxmltools", "tf2onnx", "protobuf", "ml-dtypes",
-})  # fmt: skip
+OURS = frozenset(
+    {
+        "onnx",
+        "onnxruntime",
+        "onnxscript",
+        "onnx-ir",
+        "skl2onnx",
+        "onnxmltools",
+        "tf2onnx",
+        "protobuf",
+        "ml-dtypes",
+    }
+)
 """What only this program uses: the source's word on them is about other purposes."""
 
 _SAME = {"tensorflow-cpu": "tensorflow", "tensorflow-intel": "tensorflow", "xgboost-cpu": "xgboost"}
@@ -134,7 +144,7 @@ def _is_range(text: str) -> bool:
 
 def _lines(
     file: str, paths: Collection[str], fetch: Read, seen: set[str], aside: list[str], *, bounds: bool = False
-) -> Iterator[tuple[str, bool]]:  # fmt: skip
+) -> Iterator[tuple[str, bool]]:
     """Yield the requirements of a file and of those that it includes; what cannot be read goes `aside`.
 
     With each comes whether it only bounds what others ask for (`--constraint`). Options about indexes choose no

@@ -47,8 +47,19 @@ def resolve(
     SourceError when the index cannot be reached, UsageError for a Python that nothing here could run.
     """
     find(python)
-    command = ["pip", "compile", "-", "--generate-hashes", "--no-header", "--no-annotate", "--no-progress", *_BARE,
-               "--python-version", python, *_sources(builds)]  # fmt: skip
+    command = [
+        "pip",
+        "compile",
+        "-",
+        "--generate-hashes",
+        "--no-header",
+        "--no-annotate",
+        "--no-progress",
+        *_BARE,
+        "--python-version",
+        python,
+        *_sources(builds),
+    ]
     done = _timed(f"lock the toolchain ({', '.join(needs)})", command, needs, variables, on_event)
     if done.returncode and (refused := refusal(done.stderr)):
         raise SourceError(f"the package index at {refused} refuses the login", hint=f"look at {REFUSED}")
@@ -133,8 +144,9 @@ def _timed(
     on_event(Started(label))
     started = time.monotonic()
     text = "".join(f"{row}\n" for row in rows)
-    done = subprocess.run([uv(), *command], input=text, capture_output=True, text=True, env=shared(variables),
-                          check=False)  # fmt: skip
+    done = subprocess.run(
+        [uv(), *command], input=text, capture_output=True, text=True, env=shared(variables), check=False
+    )
     if not done.returncode:
         on_event(Finished(label, time.monotonic() - started))
     return done

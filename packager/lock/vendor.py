@@ -23,7 +23,7 @@ VERSION = 1  # 1: first form
 
 def fetch(
     locked: Dependencies, names: Sequence[str], runner: Runner, environment: Mapping[str, str]
-) -> dict[str, dict[str, Blob]]:  # fmt: skip
+) -> dict[str, dict[str, Blob]]:
     """Return for every runtime the wheels (file name to blob) of the platforms in `names`.
 
     All of them are locked (`resolve.check_fresh`). Network, unless the store has them.
@@ -39,7 +39,7 @@ def fetch(
 
 def _platform(
     locked: Dependencies, runtime: str, name: str, runner: Runner, environment: Mapping[str, str]
-) -> dict[str, Blob]:  # fmt: skip
+) -> dict[str, Blob]:
     wheels = locked.wheels[runtime][name]
     params = {"platform": name, "wheels": [[wheel.file, wheel.sha256] for wheel in wheels]}
 

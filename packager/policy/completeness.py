@@ -180,6 +180,9 @@ def _ntia(bom: Mapping[str, JSON], everything: Sequence[JSON]) -> tuple[Element,
         Element("other unique identifiers", all("purl" in item for item in owned), ""),
         Element("dependency relationship", bool(bom["dependencies"]), ""),
         Element("author of SBOM data", "authors" in bom["metadata"], "`authors` in the recipe"),
-        Element("timestamp", "timestamp" in bom["metadata"],
-                "absent on purpose: equal bundles are equal bytes; signatures carry times"),
-    )  # fmt: skip
+        Element(
+            "timestamp",
+            "timestamp" in bom["metadata"],
+            "absent on purpose: equal bundles are equal bytes; signatures carry times",
+        ),
+    )

@@ -264,7 +264,7 @@ def day(facts: Mapping[str, JSON]) -> datetime.date | None:
 
 def _ask(
     chosen: Profile, rule: str, facts: Mapping[str, JSON], wrong: Mapping[str, str], today: datetime.date | None
-) -> Iterator[Finding]:  # fmt: skip
+) -> Iterator[Finding]:
     terms = chosen.terms_of(rule)
     missing = [section for section in chosen.needs(rule) if section not in facts]
     for section in missing:
@@ -294,9 +294,7 @@ def _silent(rule: str, what: str, remedy: str | None) -> Finding:
     return Finding(rule, "error", waivers.FACTS, f"fact {what} is missing, so the rule cannot say yes", remedy)
 
 
-def _graded(
-    rule: str, terms: Terms, findings: Iterator[Finding], today: datetime.date | None
-) -> Iterator[Finding]:  # fmt: skip
+def _graded(rule: str, terms: Terms, findings: Iterator[Finding], today: datetime.date | None) -> Iterator[Finding]:
     """Yield findings no graver than the profile wants them; before a rule's day they are warnings."""
     starts = terms.effective_on
     early = starts is not None and today is not None and today < starts

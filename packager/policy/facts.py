@@ -20,7 +20,7 @@ from packager import canonical
 from packager.bundle.bundle import CONTRACT, MAX_RECORD, SBOM, Bundle
 from packager.canonical import JSON
 from packager.contract import contract
-from packager.errors import NegativeAnswer, PackagerError, StepError
+from packager.errors import NegativeAnswerError, PackagerError, StepError
 from packager.formats import cyclonedx, secrets, slsa
 from packager.graph import check
 from packager.policy import advisories, completeness, vex
@@ -43,9 +43,12 @@ MAX_GRAPH = 256 << 20  # bytes of an ONNX file that is read whole; weights beyon
 _ENGINES = (".engine",)
 _YANKED = "packager:yanked"
 _OBJECTIVES = {
-    "p50_ms": "p50_ms", "p99_ms": "p99_ms", "at_rps": "throughput_rps", "cold_start_s": "cold_start_seconds",
+    "p50_ms": "p50_ms",
+    "p99_ms": "p99_ms",
+    "at_rps": "throughput_rps",
+    "cold_start_s": "cold_start_seconds",
     "memory": "resident_bytes",
-}  # fmt: skip
+}
 """Names of objectives in a contract, and of what the conformance suite measures for them."""
 _STRANGE = (KeyError, TypeError, AttributeError, ValueError, IndexError)
 _HASH = re.compile(r"--hash=sha256:[0-9a-f]{64}(?:\s|$)")
@@ -81,20 +84,23 @@ class Content:
 
 def of_build(
     content: Content, measured: Mapping[str, JSON], wanted: Collection[str], today: datetime.date | None
-) -> dict[str, JSON]:  # fmt: skip
+) -> dict[str, JSON]:
     """Return the facts of a build: its measurements, and the sections of `wanted` that its files tell."""
     return {**_head(content, "build", today), **measured, **_told(content, wanted)}
 
 
 def of_bundle(
-    bundle: Bundle, evidence: Iterable[Evidence] | None, wanted: Collection[str], today: datetime.date | None,
+    bundle: Bundle,
+    evidence: Iterable[Evidence] | None,
+    wanted: Collection[str],
+    today: datetime.date | None,
     known: Path | None = None,
-) -> dict[str, JSON]:  # fmt: skip
+) -> dict[str, JSON]:
     """Return the facts of a bundle. `evidence` is what verification found trusted; None if nobody is trusted.
 
     `known` is the folder of imported advisories; without any, nothing is known about vulnerabilities.
 
-    Raises NegativeAnswer when trusted statements contradict each other.
+    Raises NegativeAnswerError when trusted statements contradict each other.
     """
     content = Content(bundle.name, bundle.version, bundle.tree, bundle.medium.open_file)
     heard = () if evidence is None else tuple(evidence)
@@ -267,9 +273,18 @@ def _secrets(content: Content) -> JSON:
 
 
 _SECTIONS: Mapping[str, Callable[[Content], JSON]] = {
-    "contents": _contents, "model": _model, "card": _card, "components": _components, "sbom": _sbom, "locks": _locks,
-    "graphs": _graphs, "artefacts": _artefacts, "promises": _promises, "slo": _slo, "secrets": _secrets,
-}  # fmt: skip
+    "contents": _contents,
+    "model": _model,
+    "card": _card,
+    "components": _components,
+    "sbom": _sbom,
+    "locks": _locks,
+    "graphs": _graphs,
+    "artefacts": _artefacts,
+    "promises": _promises,
+    "slo": _slo,
+    "secrets": _secrets,
+}
 
 
 # what others say
@@ -379,8 +394,11 @@ def _exposed(content: Content, evidence: Sequence[Evidence], folder: Path) -> di
         pins = [(item["name"], item["version"]) for item in _components(content)]
     except (*_STRANGE, PackagerError):
         return {}
-    told = [(item.attested.signer, claim) for item in evidence
-            for claim in vex.claims(item.statement.predicate_type, item.statement.predicate)]  # fmt: skip
+    told = [
+        (item.attested.signer, claim)
+        for item in evidence
+        for claim in vex.claims(item.statement.predicate_type, item.statement.predicate)
+    ]
     found = [{**hit.to_json(), "vex": _excuse(hit, told)} for hit in advisories.match(folder, pins)]
     return {"vulnerabilities": {"database": about.to_json(), "packages": len(pins), "found": found}}
 
@@ -401,7 +419,7 @@ def _measured(evidence: Sequence[Evidence]) -> dict[str, JSON]:
     found += [said for item in evidence if (said := _embedded(item)) is not None]
     distinct = {canonical.dump(_kept(value)): _kept(value) for value in found}
     if len(distinct) > 1:
-        raise NegativeAnswer(
+        raise NegativeAnswerError(
             f"trusted signers contradict each other about what the build measured, in {len(distinct)} ways",
             hint="`packager inspect` lists the statements; revoke the key that made the wrong one",
         )

@@ -21,9 +21,21 @@ from packager.errors import StepError, UsageError
 _SECONDS = 20
 _MEMORY = 4 << 30  # addresses, of which Go's runtime reserves many
 _KEPT_AWAY = frozenset(
-    ("http.send", "net.lookup_ip_addr", "opa.runtime", "rand.intn", "uuid.rfc4122", "time.now_ns", "trace", "print",
-     "internal.print", "rego.metadata.chain", "rego.metadata.rule", "rego.parse_module")
-)  # fmt: skip
+    (
+        "http.send",
+        "net.lookup_ip_addr",
+        "opa.runtime",
+        "rand.intn",
+        "uuid.rfc4122",
+        "time.now_ns",
+        "trace",
+        "print",
+        "internal.print",
+        "rego.metadata.chain",
+        "rego.metadata.rule",
+        "rego.parse_module",
+    )
+)
 
 
 def answer(text: str, name: str, document: Mapping[str, Any], now: int | None) -> dict[str, Any]:
@@ -41,10 +53,21 @@ def answer(text: str, name: str, document: Mapping[str, Any], now: int | None) -
         (place / "capabilities.json").write_text(json.dumps(_capabilities(program, clock=now is not None)))
         query = "data.main" + ("" if now is None else f" with time.now_ns as {now}")
         told = _run(
-            program, "eval", "--strict-builtin-errors", "--capabilities", str(place / "capabilities.json"), "--format",
-            "json", "--timeout", f"{_SECONDS}s", "--data", str(place / "policy.rego"), "--input",
-            str(place / "input.json"), query,
-        )  # fmt: skip
+            program,
+            "eval",
+            "--strict-builtin-errors",
+            "--capabilities",
+            str(place / "capabilities.json"),
+            "--format",
+            "json",
+            "--timeout",
+            f"{_SECONDS}s",
+            "--data",
+            str(place / "policy.rego"),
+            "--input",
+            str(place / "input.json"),
+            query,
+        )
     if told.get("errors"):
         first = told["errors"][0]
         line = first.get("location", {}).get("row", 0)

@@ -66,7 +66,7 @@ def load(text: str, name: str, *, by_opa: bool = False, clock: bool = False) -> 
 
 def check(
     text: str, name: str, facts: Mapping[str, JSON], *, by_opa: bool = False, now: int | None = None
-) -> Iterator[Finding]:  # fmt: skip
+) -> Iterator[Finding]:
     """Yield what a policy has to say about facts, by our evaluator and, where `by_opa` says so, by `opa`.
 
     `now`: the time in nanoseconds, for one that may ask. Raises UsageError for a file that cannot be evaluated, in
@@ -93,14 +93,16 @@ def _findings(rule: str, level: Any, said: JSON) -> Iterator[Finding]:
         parts = item if isinstance(item, dict) else {"msg": item}
         hint = parts.get("hint")
         yield Finding(
-            rule, level, str(parts.get("subject", PACKAGE)), str(parts.get("msg", item)),
-            hint if isinstance(hint, str) else None, evidence=parts.get("evidence"),
-        )  # fmt: skip
+            rule,
+            level,
+            str(parts.get("subject", PACKAGE)),
+            str(parts.get("msg", item)),
+            hint if isinstance(hint, str) else None,
+            evidence=parts.get("evidence"),
+        )
 
 
-def _evaluated(
-    text: str, name: str, facts: Mapping[str, JSON], by_opa: bool, now: int | None
-) -> Mapping[str, Any]:  # fmt: skip
+def _evaluated(text: str, name: str, facts: Mapping[str, JSON], by_opa: bool, now: int | None) -> Mapping[str, Any]:
     theirs = opa.answer(text, name, facts, now) if by_opa else None
     try:
         ours: Mapping[str, Any] | None = child.ask(text, facts, now)

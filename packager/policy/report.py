@@ -65,16 +65,25 @@ def sarif(verdict: Verdict, subject: str) -> str:
         "tool": {"driver": driver},
         "columnKind": "unicodeCodePoints",
         "results": [_sarif_result(finding, verdict, subject) for finding in verdict.findings],
-        "properties": {"subject": subject, "profile": verdict.profile, "policy": verdict.policy, "ok": verdict.ok,
-                       "deferred": list(verdict.deferred)},
-    }  # fmt: skip
+        "properties": {
+            "subject": subject,
+            "profile": verdict.profile,
+            "policy": verdict.policy,
+            "ok": verdict.ok,
+            "deferred": list(verdict.deferred),
+        },
+    }
     return escape.json_text({"$schema": SARIF, "version": "2.1.0", "runs": [run]}, indent=2)
 
 
 def _sarif_rule(rule: str) -> JSON:
     text = _documentation(rule)
-    return {"id": rule, "shortDescription": {"text": title(rule)}, "fullDescription": {"text": text},
-            "help": {"text": f"{text}\n\nSee docs/policies.md#{rule}."}}  # fmt: skip
+    return {
+        "id": rule,
+        "shortDescription": {"text": title(rule)},
+        "fullDescription": {"text": text},
+        "help": {"text": f"{text}\n\nSee docs/policies.md#{rule}."},
+    }
 
 
 def _sarif_result(finding: Finding, verdict: Verdict, subject: str) -> JSON:
@@ -95,9 +104,13 @@ def _sarif_result(finding: Finding, verdict: Verdict, subject: str) -> JSON:
     if finding.waiver is not None:
         value["level"] = "error"
         value["suppressions"] = [
-            {"kind": "external", "status": "accepted", "justification": finding.waiver["reason"],
-             "properties": finding.waiver}
-        ]  # fmt: skip
+            {
+                "kind": "external",
+                "status": "accepted",
+                "justification": finding.waiver["reason"],
+                "properties": finding.waiver,
+            }
+        ]
     return value
 
 
@@ -121,9 +134,7 @@ def junit(verdict: Verdict, subject: str) -> str:
     return data.decode()
 
 
-def _junit_case(
-    suite: ElementTree.Element, rule: str, own: Sequence[Finding], verdict: Verdict, subject: str
-) -> None:  # fmt: skip
+def _junit_case(suite: ElementTree.Element, rule: str, own: Sequence[Finding], verdict: Verdict, subject: str) -> None:
     case = ElementTree.SubElement(suite, "testcase", {"name": rule, "classname": subject})
     errors = [finding for finding in own if finding.level == "error"]
     if rule in verdict.deferred:

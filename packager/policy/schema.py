@@ -18,10 +18,15 @@ MEASURED = "attest what the build measured: `packager build --facts FILE`, then 
 )
 SAID = "say whom to trust (--trust, --key, …): only statements of trusted signers are facts"
 REMEDIES = {
-    "nondeterministic": MEASURED, "targets": MEASURED, "statements": SAID, "provenance": SAID, "conformance": SAID,
-    "confinement": SAID, "scans": SAID,
+    "nondeterministic": MEASURED,
+    "targets": MEASURED,
+    "statements": SAID,
+    "provenance": SAID,
+    "conformance": SAID,
+    "confinement": SAID,
+    "scans": SAID,
     "vulnerabilities": "import advisories: `packager vulndb import all.zip` (the PyPI ecosystem of osv.dev)",
-}  # fmt: skip
+}
 """What a person can do about a section that is missing."""
 
 

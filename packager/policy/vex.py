@@ -50,8 +50,13 @@ def _openvex(document: Mapping[str, JSON]) -> Iterator[Claim]:
     for row in document["statements"]:
         vulnerability = row["vulnerability"]
         ids = {vulnerability["name"], *vulnerability.get("aliases", [])}
-        products = {name for item in row["products"] for part in [item, *item.get("subcomponents", [])]
-                    for name in [part.get("@id"), part.get("identifiers", {}).get("purl")] if name}  # fmt: skip
+        products = {
+            name
+            for item in row["products"]
+            for part in [item, *item.get("subcomponents", [])]
+            for name in [part.get("@id"), part.get("identifiers", {}).get("purl")]
+            if name
+        }
         reason = row.get("justification") or row.get("impact_statement") or ""
         yield Claim(frozenset(ids), frozenset(products), str(row["status"]), str(reason))
 

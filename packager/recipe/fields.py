@@ -51,18 +51,43 @@ TOOLCHAINS = ("host", "locked")
 SANDBOXES = ("required", "none")
 PRECISIONS = ("fp32", "fp32_optimised", "fp16", "mixed", "bf16", "int8", "int8_dynamic")
 DTYPES = (
-    "bfloat16", "bool", "float16", "float32", "float64", "int16", "int32", "int64", "int8", "string",
-    "uint16", "uint32", "uint64", "uint8",
-)  # fmt: skip
+    "bfloat16",
+    "bool",
+    "float16",
+    "float32",
+    "float64",
+    "int16",
+    "int32",
+    "int64",
+    "int8",
+    "string",
+    "uint16",
+    "uint32",
+    "uint64",
+    "uint8",
+)
 MAX_NAME = 128
 MAX_SIZE = 2**31 - 1
 _MOST_VALUES = 4096  # of an input
 MAX_NUMBER = 2**53 - 1  # what every reader of JSON agrees on
 _LICENSES = (
-    "AGPL-3.0-only", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "CC-BY-4.0", "CC-BY-NC-4.0", "CC-BY-SA-4.0",
-    "CC0-1.0", "GPL-2.0-only", "GPL-3.0-only", "GPL-3.0-or-later", "ISC", "LGPL-3.0-only", "MIT", "MPL-2.0",
+    "AGPL-3.0-only",
+    "Apache-2.0",
+    "BSD-2-Clause",
+    "BSD-3-Clause",
+    "CC-BY-4.0",
+    "CC-BY-NC-4.0",
+    "CC-BY-SA-4.0",
+    "CC0-1.0",
+    "GPL-2.0-only",
+    "GPL-3.0-only",
+    "GPL-3.0-or-later",
+    "ISC",
+    "LGPL-3.0-only",
+    "MIT",
+    "MPL-2.0",
     "Unlicense",
-)  # fmt: skip
+)
 
 
 def name(node: Node) -> str:
@@ -198,8 +223,11 @@ def axis(name: str, node: Node) -> Axis:
             )
         listed = strictyaml.items(members["values"], f"{what}.values", least=1, most=MAX_LISTED)
         return Axis(Lengths.of(strictyaml.integer(item, f"{what}.values", 1, MAX_SIZE) for item in listed), measure)
-    numbers = {key: strictyaml.integer(members[key], f"{what}.{key}", 1, MAX_SIZE)
-               for key in ("min", "max", "step") if key in members}  # fmt: skip
+    numbers = {
+        key: strictyaml.integer(members[key], f"{what}.{key}", 1, MAX_SIZE)
+        for key in ("min", "max", "step")
+        if key in members
+    }
     limit = Lengths(numbers.get("min", 1), numbers.get("max"), numbers.get("step", 1))
     if limit.high is not None and limit.near(limit.high) > limit.high:
         raise node.where.error(f"`{what}`: no length is taken", hint="write `min` below `max`, and a multiple between")

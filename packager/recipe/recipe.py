@@ -42,8 +42,12 @@ class InputSpec:
     values: tuple[float | int | str, ...] = ()
 
     def to_json(self) -> JSON:
-        known = {"dtype": self.dtype, "shape": None if self.shape is None else list(self.shape),
-                 "range": self.range and list(self.range), "values": list(self.values) or None}  # fmt: skip
+        known = {
+            "dtype": self.dtype,
+            "shape": None if self.shape is None else list(self.shape),
+            "range": self.range and list(self.range),
+            "values": list(self.values) or None,
+        }
         return {key: member for key, member in known.items() if member is not None}
 
 
@@ -166,8 +170,13 @@ class Dataset:
     classification: str | None = None
 
     def to_json(self) -> JSON:
-        known = {"name": self.name, "uri": self.uri, "digest": self.digest, "license": self.license,
-                 "classification": self.classification}  # fmt: skip
+        known = {
+            "name": self.name,
+            "uri": self.uri,
+            "digest": self.digest,
+            "license": self.license,
+            "classification": self.classification,
+        }
         return {key: member for key, member in known.items() if member is not None}
 
 
@@ -373,8 +382,11 @@ def _check_runtimes(promises: Table, known: Collection[str]) -> None:
     for key, _ in promises.entries:
         if key.text not in known:
             close = close_match(key.text, known)
-            raise key.where.error(f"runtime `{key.text:.60}` is unknown", hint=did_you_mean(key.text, known),
-                                  change=(key.text, close) if close else None)  # fmt: skip
+            raise key.where.error(
+                f"runtime `{key.text:.60}` is unknown",
+                hint=did_you_mean(key.text, known),
+                change=(key.text, close) if close else None,
+            )
 
 
 def _tolerance(node: Node) -> dict[str, Tolerance]:

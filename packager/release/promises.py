@@ -69,8 +69,9 @@ def extended(bundle: Bundle, found: Iterable[Evidence]) -> Bundle:
     """
     found = list(found)
     publishers = {item.attested.identity for item in found if item.statement.predicate_type == intoto.BUNDLE_PREDICATE}
-    added = [item for item in found
-             if item.statement.predicate_type == PREDICATE and item.attested.identity in publishers]  # fmt: skip
+    added = [
+        item for item in found if item.statement.predicate_type == PREDICATE and item.attested.identity in publishers
+    ]
     if not added:
         return bundle
     told = bundle.load(CONTRACT)
@@ -87,8 +88,10 @@ def _checked(told: JSON, added: JSON, subject: str) -> JSON:
         if known == (promise, terms):
             return told
         plain = {key: member for key, member in terms.items() if key != "runtime"}
-        same = any({key: member for key, member in other.items() if key != "runtime"} == plain
-                   for other in told["targets"].values())  # fmt: skip
+        same = any(
+            {key: member for key, member in other.items() if key != "runtime"} == plain
+            for other in told["targets"].values()
+        )
         if set(added) != {"runs-on", "targets"} or known != (None, None) or not same or terms["runtime"] != runtime:
             raise ValueError("it changes what the contract says")
         extended = _with(told, added)

@@ -34,9 +34,7 @@ TREE = "application/vnd.packager.tree.v1+json"  # the digest of a tree is that o
 _CREDENTIAL = re.compile(r"(?<=//)[^/@]*@")
 
 
-def keep(
-    recipe: Recipe, lock: Lock, built: Built, bundle: Bundle, runner: Runner, base: Path, run: slsa.Run
-) -> Bundle:  # fmt: skip
+def keep(recipe: Recipe, lock: Lock, built: Built, bundle: Bundle, runner: Runner, base: Path, run: slsa.Run) -> Bundle:
     """Leave the statements about `bundle`, just built, to be signed; return it with the knowledge of them.
 
     `base` is the directory of the recipe. A build in which no step ran adds nothing to what is known of the one before,
@@ -79,8 +77,12 @@ def _says(drafts: Mapping[str, str], store: Store, made: Mapping[str, JSON]) -> 
 def predicate(recipe: Recipe, lock: Lock, built: Built, runner: Runner, base: Path, run: slsa.Run) -> dict[str, JSON]:
     """Return the provenance of a build: what was chosen, what it resolved to, what was observed."""
     files = {name: canonical.sha256(_content(base / name)) for name in beside(recipe)}
-    dependencies = [*_source(lock), *(resource(name, digest) for name, digest in files.items()), *_tools(lock),
-                    *_wheels(lock)]  # fmt: skip
+    dependencies = [
+        *_source(lock),
+        *(resource(name, digest) for name, digest in files.items()),
+        *_tools(lock),
+        *_wheels(lock),
+    ]
     observed = run.to_json([*_measured(built), *_steps(runner.steps.values())])
     return slsa.predicate(_public(recipe.to_json()), lock.to_json(), files, dependencies, observed)
 

@@ -17,7 +17,7 @@ from packager.actions.runner import Runner
 from packager.build import build
 from packager.bundle.bundle import RECORD, SBOM, Bundle
 from packager.canonical import JSON
-from packager.errors import IntegrityError, Malformed, MissingStatement, UsageError, WrongContent
+from packager.errors import IntegrityError, MalformedError, MissingStatementError, UsageError, WrongContentError
 from packager.events import Note, OnEvent
 from packager.formats import slsa
 from packager.formats.slsa import Provenance
@@ -66,15 +66,17 @@ class Comparison:
 
 
 def provenance(signed: Sequence[Evidence], trust: Trust) -> Provenance:
-    """Return the newest provenance that somebody entitled to it signed. Raises MissingStatement, Malformed."""
+    """Return the newest provenance that somebody entitled to it signed. Raises MissingStatementError,
+    MalformedError.
+    """
     found = []
     for item in evidence.stated(signed, trust, slsa.PREDICATE):
         try:
             found.append(slsa.parse(item.statement.predicate))
         except ValueError as error:
-            raise Malformed(f"provenance `{item.digest}` is malformed: {error}", subject=item.digest) from None
+            raise MalformedError(f"provenance `{item.digest}` is malformed: {error}", subject=item.digest) from None
     if not found:
-        raise MissingStatement(
+        raise MissingStatementError(
             "nobody trusted says how this bundle was made",
             hint="sign it where it was built (`packager sign NAME:VERSION`), so that its provenance is signed too",
         )
@@ -92,8 +94,8 @@ class Workplace:
 
 
 def rebuild(
-    bundle: Bundle, made: Provenance, here: locking.Surroundings, place: Workplace, source: str | None
-) -> Comparison:  # fmt: skip
+    bundle: Bundle, made: Provenance, here: locking.BuildContext, place: Workplace, source: str | None
+) -> Comparison:
     """Build what `made` describes and compare it with `bundle`.
 
     `source` names the source where it can be reached from here; None takes what the recipe says. Local paths, and the
@@ -137,12 +139,12 @@ def _check_file(path: Path, name: str, digest: str | None) -> None:
         raise UsageError(f"`{name}` was beside the recipe, and is not at `{path}`", hint="say where it is with --files")
     got = canonical.sha256(path.read_bytes())
     if got != digest:
-        raise WrongContent(f"`{name}` is not what was used: expected {digest}, got {got}", subject=name)
+        raise WrongContentError(f"`{name}` is not what was used: expected {digest}, got {got}", subject=name)
 
 
 def _obtain(
-    recipe: Recipe, lock: Lock, runner: Runner, here: locking.Surroundings, memo: Memo, source: str | None
-) -> None:  # fmt: skip
+    recipe: Recipe, lock: Lock, runner: Runner, here: locking.BuildContext, memo: Memo, source: str | None
+) -> None:
     """Bring the locked source into the store, from where it is now."""
     if source is None:
         local = sources.local_path(recipe.source, here.base)

@@ -11,7 +11,7 @@ from packager.bundle import single_file
 from packager.bundle.bundle import DRAFT, Bundle
 from packager.bundle.readers import LayoutDirectory, StoredBundle, UnpackedTree
 from packager.canonical import JSON
-from packager.errors import Malformed, UsageError
+from packager.errors import MalformedError, UsageError
 from packager.formats import dsse
 from packager.formats.intoto import (
     BUNDLE_PREDICATE,
@@ -61,8 +61,9 @@ def drafts(bundle: Bundle) -> dict[str, JSON]:
     try:
         return {kind: canonical.load(left[kind], limit=MAX_PREDICATE) for kind in sorted(left)}
     except ValueError as error:
-        raise Malformed(f"what is to be signed of `{medium.label}` is not acceptable JSON: {error}",
-                        subject=medium.label) from None  # fmt: skip
+        raise MalformedError(
+            f"what is to be signed of `{medium.label}` is not acceptable JSON: {error}", subject=medium.label
+        ) from None
 
 
 def with_drafts(bundle: Bundle) -> Bundle:

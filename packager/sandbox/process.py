@@ -60,10 +60,14 @@ class _Heard:
 
 
 def run(
-    command: Callable[[Handles], Sequence[str]], job: Callable[[Handles], Mapping[str, object]],
-    variables: Mapping[str, str], cwd: str, seconds: float, living: set[subprocess.Popen[bytes]],
+    command: Callable[[Handles], Sequence[str]],
+    job: Callable[[Handles], Mapping[str, object]],
+    variables: Mapping[str, str],
+    cwd: str,
+    seconds: float,
+    living: set[subprocess.Popen[bytes]],
     passed: Sequence[socket.socket] = (),
-) -> Outcome:  # fmt: skip
+) -> Outcome:
     """Start what `command` gives for the descriptors, hand it the job, and wait until all of it is dead.
 
     `passed` are sockets that it inherits, and that are closed here. `living` lists the process while it
@@ -83,10 +87,15 @@ def run(
         os.write(handles.job, json.dumps(job(handles)).encode())
         os.lseek(handles.job, 0, os.SEEK_SET)
         process = subprocess.Popen(
-            command(handles), stdin=subprocess.DEVNULL, stdout=log_end, stderr=log_end, env=dict(variables), cwd=cwd,
+            command(handles),
+            stdin=subprocess.DEVNULL,
+            stdout=log_end,
+            stderr=log_end,
+            env=dict(variables),
+            cwd=cwd,
             start_new_session=True,
             pass_fds=(handles.answer, handles.status, handles.job, *(end.fileno() for end in passed)),
-        )  # fmt: skip
+        )
         living.add(process)
         _close(ends, {log_end, answer_end})
         for end in passed:
@@ -198,9 +207,13 @@ def _outcome(code: int, heard: _Heard, stopped: str | None) -> Outcome:
     if isinstance(found["code"], int):
         code = found["code"]
     return Outcome(
-        code, bytes(heard.answer), bytes(heard.log), stopped or _text(found["stopped"]),
-        found["used"] if isinstance(found["used"], int) else 0, _text(found["error"]),
-    )  # fmt: skip
+        code,
+        bytes(heard.answer),
+        bytes(heard.log),
+        stopped or _text(found["stopped"]),
+        found["used"] if isinstance(found["used"], int) else 0,
+        _text(found["error"]),
+    )
 
 
 def _text(value: object) -> str | None:

@@ -30,9 +30,21 @@ from packager.errors import StepError
 from packager.sandbox import cgroup, landlock, launch, namespaces, process, seccomp
 from packager.sandbox.process import Handles, Outcome
 
-_SYSTEM = ("/usr", "/lib", "/lib64", "/bin", "/sbin", "/opt", "/sys/devices/system", "/etc/ld.so.cache",
-           "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/alternatives", "/etc/localtime",
-           "/etc/nsswitch.conf")  # fmt: skip
+_SYSTEM = (
+    "/usr",
+    "/lib",
+    "/lib64",
+    "/bin",
+    "/sbin",
+    "/opt",
+    "/sys/devices/system",
+    "/etc/ld.so.cache",
+    "/etc/ld.so.conf",
+    "/etc/ld.so.conf.d",
+    "/etc/alternatives",
+    "/etc/localtime",
+    "/etc/nsswitch.conf",
+)
 _PACKAGES = ("packager", "packager.runtimes", "packager.policies", "packager.templates")
 _PREFIX = "/usr/local/bin:/usr/bin:/bin"
 LEVELS = ("none", "namespaces", "bubblewrap")  # from the weakest to the strongest
@@ -211,14 +223,21 @@ _slots = itertools.count(os.getpid() * 64)
 
 def perform(
     step: Step, by: Confinement, living: set[subprocess.Popen[bytes]], answer: Callable[[int], None] | None = None
-) -> Outcome:  # fmt: skip
+) -> Outcome:
     """Run a step confined `by`, until nothing of it lives. `answer` is told the descriptor that answers go to."""
     line = [step.python.program, "-s", "-P", "-B", *step.arguments]  # not -I: that would ignore PYTHONHASHSEED
     user = launch.user_of(next(_slots)) if by.level != "none" else None
     _prepare(step.scratch, user)
     if by.level == "none":
-        return process.run(lambda _: line, _told(answer, {}), step.variables, str(step.scratch / "home"),
-                           step.limits.seconds, living, step.passed)  # fmt: skip
+        return process.run(
+            lambda _: line,
+            _told(answer, {}),
+            step.variables,
+            str(step.scratch / "home"),
+            step.limits.seconds,
+            living,
+            step.passed,
+        )
     job = {"arguments": line, "user": user, "landlock": by.landlock, "spaces": by.level == "namespaces", **_view(step)}
 
     def command(handles: Handles) -> Sequence[str]:
@@ -226,8 +245,15 @@ def perform(
         return [*_wrapping(job), "--", *boot] if by.level == "bubblewrap" else boot
 
     def run(wrap: Callable[[Sequence[str]], Sequence[str]] = lambda line: line) -> Outcome:
-        return process.run(lambda handles: wrap(command(handles)), _told(answer, job), {"PATH": _PREFIX}, "/",
-                           step.limits.seconds, living, step.passed)  # fmt: skip
+        return process.run(
+            lambda handles: wrap(command(handles)),
+            _told(answer, job),
+            {"PATH": _PREFIX},
+            "/",
+            step.limits.seconds,
+            living,
+            step.passed,
+        )
 
     tree = cgroup.delegated() if by.limits == "cgroup" else None
     if tree is None:

@@ -25,8 +25,24 @@ from typing import BinaryIO
 from packager.scanners import _packed, _reading
 
 HEAD = 8  # bytes that tell what a file is
-_SUFFIXES = frozenset({".pkl", ".pickle", ".p", ".joblib", ".dill", ".cloudpickle", ".pt", ".pth", ".ckpt", ".pt2",
-                       ".mar", ".skops", ".npy", ".npz"})  # fmt: skip
+_SUFFIXES = frozenset(
+    {
+        ".pkl",
+        ".pickle",
+        ".p",
+        ".joblib",
+        ".dill",
+        ".cloudpickle",
+        ".pt",
+        ".pth",
+        ".ckpt",
+        ".pt2",
+        ".mar",
+        ".skops",
+        ".npy",
+        ".npz",
+    }
+)
 _RAW = frozenset({".pkl", ".pickle", ".p", ".joblib", ".dill", ".cloudpickle", ".pth", ".pt", ".ckpt"})
 _PICKLE = re.compile(rb"\x80[\x02\x03][}\]c(XKMq\x8a]|\x80[\x04\x05]\x95")
 _ZIP, _NPY = b"PK\x03\x04", b"\x93NUMPY"

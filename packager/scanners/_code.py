@@ -9,10 +9,31 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-_MODULES = frozenset({
-    "builtins", "code", "ctypes", "cffi", "gc", "importlib", "inspect", "marshal", "multiprocessing", "packager",
-    "pickle", "pty", "runpy", "shutil", "signal", "socket", "subprocess", "sys", "threading", "urllib", "requests",
-})  # fmt: skip
+_MODULES = frozenset(
+    {
+        "builtins",
+        "code",
+        "ctypes",
+        "cffi",
+        "gc",
+        "importlib",
+        "inspect",
+        "marshal",
+        "multiprocessing",
+        "packager",
+        "pickle",
+        "pty",
+        "runpy",
+        "shutil",
+        "signal",
+        "socket",
+        "subprocess",
+        "sys",
+        "threading",
+        "urllib",
+        "requests",
+    }
+)
 _CALLS = frozenset({"exec", "eval", "compile", "__import__", "setattr", "globals", "vars", "open", "breakpoint"})
 _MOST = 20
 

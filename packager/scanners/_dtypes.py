@@ -40,7 +40,7 @@ def _is_plain(version: Any, order: Any, inner: Any, names: Any, fields: Any) -> 
     return set(names) == set(fields) and all(
         isinstance(field, tuple) and len(field) == 2 and isinstance(field[0], kind) and type(field[1]) is int
         for field in fields.values()
-    )  # fmt: skip
+    )
 
 
 def _is_inner(inner: Any, kind: Any) -> bool:

@@ -70,25 +70,47 @@ def _supervise(arguments: argparse.Namespace, words: list[str]) -> int:
     """Run several of this program on one socket. Raises StartError."""
     program = [sys.executable, "-I", sys.argv[0]] if sys.flags.isolated else [sys.executable, "-m", "packager.server"]
     plan = Plan(
-        (*program, *words), str(arguments.config), arguments.processes, arguments.host, arguments.port,
-        arguments.grpc_port, arguments.drain, dict(os.environ),  # noqa: TID251 - handed on as it is
-    )  # fmt: skip
+        (*program, *words),
+        str(arguments.config),
+        arguments.processes,
+        arguments.host,
+        arguments.port,
+        arguments.grpc_port,
+        arguments.drain,
+        dict(os.environ),  # noqa: TID251 - handed on as it is
+    )
     return Supervisor(lambda: plan, lambda: None, logs.event, _systemd()).run()
 
 
 _KNOBS = {
-    "batch.max": "max_batch", "batch.rows": "batch_rows", "batch.window": "batch_window",
-    "server.host": "host", "server.port": "port", "server.grpc_port": "grpc_port",
-    "server.limits": "limits", "server.processes": "processes", "server.workers": "workers",
-    "server.max_body": "max_body", "server.max_in_flight": "max_in_flight",
-    "server.max_connections": "max_connections", "server.read_timeout": "read_timeout",
-    "server.body_timeout": "body_timeout", "server.request_timeout": "request_timeout", "server.drain": "drain",
-    "server.quiet": "quiet", "server.path_prefix": "path_prefix", "server.forwarded": "forwarded",
+    "batch.max": "max_batch",
+    "batch.rows": "batch_rows",
+    "batch.window": "batch_window",
+    "server.host": "host",
+    "server.port": "port",
+    "server.grpc_port": "grpc_port",
+    "server.limits": "limits",
+    "server.processes": "processes",
+    "server.workers": "workers",
+    "server.max_body": "max_body",
+    "server.max_in_flight": "max_in_flight",
+    "server.max_connections": "max_connections",
+    "server.read_timeout": "read_timeout",
+    "server.body_timeout": "body_timeout",
+    "server.request_timeout": "request_timeout",
+    "server.drain": "drain",
+    "server.quiet": "quiet",
+    "server.path_prefix": "path_prefix",
+    "server.forwarded": "forwarded",
     "server.cors": "cors",
-    "tracing.host": "tracing_host", "tracing.port": "tracing_port", "tracing.ratio": "tracing_ratio",
-    "runtime.threads": "threads", "runtime.processes": "runtime_processes",
-    "log.level": "log_level", "log.format": "log_format",
-}  # fmt: skip
+    "tracing.host": "tracing_host",
+    "tracing.port": "tracing_port",
+    "tracing.ratio": "tracing_ratio",
+    "runtime.threads": "threads",
+    "runtime.processes": "runtime_processes",
+    "log.level": "log_level",
+    "log.format": "log_format",
+}
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -124,9 +146,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--grpc-port", type=_number(int, 1, 65535), default=None, help="also serve gRPC (off)")
     parser.add_argument("--threads", type=_number(int, 1, 1024), default=1, help="threads per run (%(default)s)")
     parser.add_argument(
-        "--runtime-processes", type=_number(int, 0, 256), default=0,
+        "--runtime-processes",
+        type=_number(int, 0, 256),
+        default=0,
         help="processes of their own that run the model (0: this one does)",
-    )  # fmt: skip
+    )
     parser.add_argument(
         "--workers", type=_number(int, 1, 1024), default=None, help="long runs at once (cores / threads)"
     )
@@ -143,9 +167,11 @@ def _parser() -> argparse.ArgumentParser:
         "--drain", type=_number(float, 0, 86400), default=30.0, help="seconds to finish on SIGTERM (%(default)s)"
     )
     parser.add_argument(
-        "--quiet", type=_number(float, 0, 86400), default=1.0,
+        "--quiet",
+        type=_number(float, 0, 86400),
+        default=1.0,
         help="seconds without a request, after SIGTERM, before no connection is taken any more (%(default)s)",
-    )  # fmt: skip
+    )
     parser.add_argument("--log-level", choices=logs.LEVELS, default="info", help="debug logs every request")
     parser.add_argument("--log-format", choices=logs.FORMATS, default="json", help="(%(default)s)")
     parser.add_argument("--max-batch", type=_number(int, 1, 2**31), default=None, help="rows of one request")
@@ -173,24 +199,32 @@ def _bound(parser: argparse.ArgumentParser, limits: Limits) -> None:
         "--max-body", type=_number(int, 1, 2**40), default=limits.max_body, help="bytes of one request (%(default)s)"
     )
     parser.add_argument(
-        "--max-in-flight", type=_number(int, 1, 10**6), default=limits.max_in_flight,
+        "--max-in-flight",
+        type=_number(int, 1, 10**6),
+        default=limits.max_in_flight,
         help="requests in progress or queued before 429 (%(default)s)",
-    )  # fmt: skip
+    )
     parser.add_argument(
         "--max-connections", type=_number(int, 1, 10**6), default=limits.connections, help="(%(default)s)"
     )
     parser.add_argument(
-        "--read-timeout", type=_number(float, 0.1, 86400), default=limits.read_timeout,
+        "--read-timeout",
+        type=_number(float, 0.1, 86400),
+        default=limits.read_timeout,
         help="seconds for a client to send a head, or to sit idle (%(default)s)",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--body-timeout", type=_number(float, 0.1, 86400), default=limits.body_timeout,
+        "--body-timeout",
+        type=_number(float, 0.1, 86400),
+        default=limits.body_timeout,
         help="seconds for a client to send a body (%(default)s)",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--request-timeout", type=_number(float, 0.001, 86400), default=None,
+        "--request-timeout",
+        type=_number(float, 0.001, 86400),
+        default=None,
         help="seconds for an answer before 504 (no limit)",
-    )  # fmt: skip
+    )
 
 
 def _number(kind: type[int] | type[float], low: float, high: float) -> Callable[[str], float]:

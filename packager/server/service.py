@@ -97,10 +97,18 @@ async def serve(config: Config, settings: Settings) -> None:
     if own:
         own.watch(stop)
     event(
-        "starting", host=address, port=port, model=config.name, version=config.version,
-        digest=config.digest, target=config.target, artefact=str(config.artefact), knobs=settings.knobs.digest,
-        workers=settings.work.workers, **asdict(host_limits.read()),
-    )  # fmt: skip
+        "starting",
+        host=address,
+        port=port,
+        model=config.name,
+        version=config.version,
+        digest=config.digest,
+        target=config.target,
+        artefact=str(config.artefact),
+        knobs=settings.knobs.digest,
+        workers=settings.work.workers,
+        **asdict(host_limits.read()),
+    )
     stopping = asyncio.create_task(stop.wait())
     loaded: Loaded | None = None
     if own and own.standby:
@@ -144,9 +152,14 @@ def _rpc(engine: Engine, address: str, settings: Settings) -> Rpc | None:
     if settings.inherited is None:
         claim(settings.host, settings.grpc_port)
     rpc = Rpc(
-        engine, settings.guard, address, settings.grpc_port, tls=settings.tls, age=age(settings.drain),
+        engine,
+        settings.guard,
+        address,
+        settings.grpc_port,
+        tls=settings.tls,
+        age=age(settings.drain),
         shared=settings.inherited is not None,
-    )  # fmt: skip
+    )
     rpc.start()
     return rpc
 
@@ -236,14 +249,17 @@ async def _load(engine: Engine, turn: Turn | None, *ends: asyncio.Task[Any]) -> 
 
 def _tell_ready(session: Session, warm_up: WarmUp) -> None:
     event(
-        "ready", runtime_version=session.version, provider=session.provider,
-        run_ms=round(warm_up.seconds * 1000, 3), inline_bytes=warm_up.inline_bytes,
-    )  # fmt: skip
+        "ready",
+        runtime_version=session.version,
+        provider=session.provider,
+        run_ms=round(warm_up.seconds * 1000, 3),
+        inline_bytes=warm_up.inline_bytes,
+    )
 
 
 async def _drain(
     ending: Ending, server: Any, rpc: Rpc | None, listening: asyncio.Task[Any], stop: asyncio.Event
-) -> None:  # fmt: skip
+) -> None:
     """Answer whoever is there, then close; all of it within `drain`, or until `stop` is set again."""
     started, engine = time.perf_counter(), ending.engine
     event("draining", in_flight=engine.gate.in_flight, drain_s=ending.drain)
@@ -252,9 +268,11 @@ async def _drain(
     await asyncio.wait((closing, hurry), timeout=ending.drain, return_when=asyncio.FIRST_COMPLETED)
     engine.metrics.flush()
     event(
-        "stopped", logging.INFO if closing.done() else logging.WARNING,
-        abandoned=engine.gate.in_flight, took_s=round(time.perf_counter() - started, 3),
-    )  # fmt: skip
+        "stopped",
+        logging.INFO if closing.done() else logging.WARNING,
+        abandoned=engine.gate.in_flight,
+        took_s=round(time.perf_counter() - started, 3),
+    )
 
 
 async def _close(ending: Ending, server: Any, rpc: Rpc | None, listening: asyncio.Task[Any]) -> None:

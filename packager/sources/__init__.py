@@ -111,13 +111,41 @@ class SourceModule(Protocol):
 
 
 SINGLE_FILES = (
-    ".onnx", ".pt2", ".skops", ".ubj", ".json", ".lgb", ".txt", ".pkl", ".joblib", ".pth", ".pt", ".ts", ".torchscript",
-    ".keras", ".h5", ".hdf5", ".tflite",
-)  # fmt: skip
+    ".onnx",
+    ".pt2",
+    ".skops",
+    ".ubj",
+    ".json",
+    ".lgb",
+    ".txt",
+    ".pkl",
+    ".joblib",
+    ".pth",
+    ".pt",
+    ".ts",
+    ".torchscript",
+    ".keras",
+    ".h5",
+    ".hdf5",
+    ".tflite",
+)
 """Endings of the files that are a whole source; any other path is a directory."""
 LOOSE_FILES = (
-    ".sav", ".model", ".bin", ".dat", ".lgbm", ".cbm", ".pickle", ".dill", ".gz", ".z", ".bz2", ".xz", ".lzma", ".lz4",
-)  # fmt: skip
+    ".sav",
+    ".model",
+    ".bin",
+    ".dat",
+    ".lgbm",
+    ".cbm",
+    ".pickle",
+    ".dill",
+    ".gz",
+    ".z",
+    ".bz2",
+    ".xz",
+    ".lzma",
+    ".lz4",
+)
 """Endings of files that may be anything, a model as well: what an address cannot be asked for, these tell."""
 BUNDLE = ".bundle.tar"
 """Ending of the files that are a bundle, and so an artifact of the source `oci`."""

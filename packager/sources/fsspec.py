@@ -41,20 +41,50 @@ EXTRA: str | None = "s3"
 _T = TypeVar("_T")
 _URL = re.compile(r"([a-z][a-z0-9+.-]*)://([^/].*)")
 _OTHERS = {
-    "oci", "bentoml", "sqlite",
+    "oci",
+    "bentoml",
+    "sqlite",
     # what fsspec reads on this machine, or wraps around something else
-    "file", "local", "memory", "dir", "root", "asynclocal", "async_wrapper", "asyncwrapper", "data", "generic",
-    "blockcache", "cached", "filecache", "simplecache", "reference", "zip", "tar", "libarchive", "dask", "jlab",
-}  # fmt: skip
+    "file",
+    "local",
+    "memory",
+    "dir",
+    "root",
+    "asynclocal",
+    "async_wrapper",
+    "asyncwrapper",
+    "data",
+    "generic",
+    "blockcache",
+    "cached",
+    "filecache",
+    "simplecache",
+    "reference",
+    "zip",
+    "tar",
+    "libarchive",
+    "dask",
+    "jlab",
+}
 _SIZE, _FILES = 1 << 40, 100_000  # bytes and objects of one model
 _PIECE = 16 << 20  # bytes of one request
 _CONNECTIONS = 8
 _ATTEMPTS = 4
 _VERSIONS = ("VersionId", "version_id", "generation")
 _TAGS = (
-    "ETag", "etag", "md5Hash", "content_md5", "Content-MD5", "Digest", "checksum",
-    "LastModified", "Last-Modified", "last_modified", "updated", "mtime",
-)  # fmt: skip
+    "ETag",
+    "etag",
+    "md5Hash",
+    "content_md5",
+    "Content-MD5",
+    "Digest",
+    "checksum",
+    "LastModified",
+    "Last-Modified",
+    "last_modified",
+    "updated",
+    "mtime",
+)
 
 
 def matches(ref: str) -> bool:

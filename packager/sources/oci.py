@@ -108,8 +108,11 @@ def _local(ref: str, settings: Settings) -> _Place:
         records = {
             item.blob.digest: readers.record(medium, item.blob.digest) for item in found if item.media_type != oci.INDEX
         }
-        models = [(digest, data) for digest, data in records.items()
-                  if oci.parse_manifest(data, subject=digest).subject is None]  # fmt: skip
+        models = [
+            (digest, data)
+            for digest, data in records.items()
+            if oci.parse_manifest(data, subject=digest).subject is None
+        ]
         if len(models) != 1:
             raise SourceError(f"expected one artifact in `{shown(ref)}`, got {len(models)}")
         return models[0]

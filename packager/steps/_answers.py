@@ -61,12 +61,15 @@ GRAPH: Schema = {
     "type": "object",
     "required": ["opset", "ir", "operators", "parameters", "bytes", "activations"],
     "properties": {
-        "opset": table(WHOLE), "ir": WHOLE, "parameters": WHOLE, "bytes": WHOLE,
+        "opset": table(WHOLE),
+        "ir": WHOLE,
+        "parameters": WHOLE,
+        "bytes": WHOLE,
         "operators": table(table({**table(listed(_TYPES)), "propertyNames": {"pattern": r"^[1-9][0-9]{0,4}$"}})),
         "activations": record({"bytes": WHOLE, "unknown": WHOLE}),
         "saturates": table(WHOLE),
     },
-}  # fmt: skip
+}
 
 EXPORT = record(
     {"interface": INTERFACE, "ranges": table(tuple_of(NUMBER, NUMBER)), "graph": GRAPH, "nondeterministic": TEXTS},
@@ -87,20 +90,32 @@ _ELEMENT: Schema = {
     "type": "object",
     "required": ["index", "expected", "got"],
     "properties": {
-        "index": listed(WHOLE), "expected": _SHOWN, "got": _SHOWN, "difference": NUMBER, "magnitude": NUMBER,
+        "index": listed(WHOLE),
+        "expected": _SHOWN,
+        "got": _SHOWN,
+        "difference": NUMBER,
+        "magnitude": NUMBER,
     },
-}  # fmt: skip
+}
 _POINT: Schema = {**_ELEMENT, "required": ["difference", "magnitude", *_ELEMENT["required"]]}
 
 
 def _compared(*required: str) -> Schema:
     """Return the form of one compared output that has these members besides its type and shape."""
     members = {
-        "dtype": TEXT, "shape": listed(WHOLE), "max_abs": NUMBER, "not_finite": WHOLE, "unequal": WHOLE,
-        "largest_gap": NUMBER, "moved": NUMBER, "flipped": WHOLE, "frontier": listed(_POINT),
-        "first_unequal": _ELEMENT, "first_not_finite": _ELEMENT,
+        "dtype": TEXT,
+        "shape": listed(WHOLE),
+        "max_abs": NUMBER,
+        "not_finite": WHOLE,
+        "unequal": WHOLE,
+        "largest_gap": NUMBER,
+        "moved": NUMBER,
+        "flipped": WHOLE,
+        "frontier": listed(_POINT),
+        "first_unequal": _ELEMENT,
+        "first_not_finite": _ELEMENT,
         "got": record({"dtype": TEXT, "shape": listed(WHOLE)}),
-    }  # fmt: skip
+    }
     return {"type": "object", "required": ["dtype", "shape", *required], "properties": members}
 
 
@@ -118,7 +133,7 @@ MEASURE = record(
         "kinds": table(_KIND),
         "coverage": table(record({"reached": WHOLE, "of": WHOLE})),
     }
-)  # fmt: skip
+)
 SCAN = table(record({"outcome": {"enum": ["clean", "infected", "failed"]}, "words": TEXTS}))
 READ_CODE = table(TEXTS)
 TRIAL = record({"imported": TEXTS, "max_abs": {"type": ["number", "null"]}})  # null: a kind that has no toy
@@ -137,8 +152,14 @@ LOOK: Schema = {
     "type": "object",
     "required": ["inputs", "dimensions", "outputs"],
     "properties": {
-        "inputs": listed(_SEEN), "outputs": listed(_SEEN), "dimensions": table(ANYTHING), "fixed": table(WHOLE),
-        "runs": WHOLE, "failed": TEXT, "domains": TEXTS, "opset": table(WHOLE),
+        "inputs": listed(_SEEN),
+        "outputs": listed(_SEEN),
+        "dimensions": table(ANYTHING),
+        "fixed": table(WHOLE),
+        "runs": WHOLE,
+        "failed": TEXT,
+        "domains": TEXTS,
+        "opset": table(WHOLE),
         "promise": record({"inputs": table(ANYTHING), "dynamic": table({"type": ["array", "object", "string"]})}),
     },
-}  # fmt: skip
+}

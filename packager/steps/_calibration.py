@@ -16,7 +16,7 @@ from typing import Any
 from packager import error_causes, exporters
 from packager.canonical import JSON
 from packager.errors import StepError
-from packager.exporters import Wishes
+from packager.exporters import ExportOptions
 
 MAX_ROWS = 4096  # more change no range that matters, and cost a run each
 _BATCH = 16
@@ -62,7 +62,7 @@ def _listed(names: Mapping[str, Any]) -> str:
 
 
 def _offered(source: Path, params: Mapping[str, JSON]) -> dict[str, Any]:
-    opened = exporters.exporter(params["kind"]).load(source, params["payload"], Wishes.from_params(params))
+    opened = exporters.exporter(params["kind"]).load(source, params["payload"], ExportOptions.from_params(params))
     found = {name: rows for name, rows in exporters.samples_of(opened).items() if hasattr(rows, "shape")}
     if not found:
         raise StepError(

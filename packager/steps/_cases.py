@@ -36,9 +36,20 @@ _BYTES = 1 << 28  # of one input, whatever a run costs
 _WORK = 1e12  # multiplications and additions of one run: some 20 seconds of one thread
 _ROWS = 256  # of one case that goes through samples
 _TEXTS = (
-    "", " ", "a", "Hello, World", "don't", "Straße", "café", "cafe\u0301", "İstanbul", "ΟΔΟΣ", "你好，世界", "😀",
+    "",
+    " ",
+    "a",
+    "Hello, World",
+    "don't",
+    "Straße",
+    "café",
+    "cafe\u0301",
+    "İstanbul",
+    "ΟΔΟΣ",
+    "你好，世界",
+    "😀",
     "\t\n",
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,9 +307,7 @@ def _mask(numpy: Any, generator: Any, size: tuple[int, ...]) -> Any:
     return numpy.arange(size[-1]) < rows[..., None]
 
 
-def attempt(
-    who: str, case: Case, run: Run, given: Mapping[str, Any], interface: JSON | None = None
-) -> list[Any]:  # fmt: skip
+def attempt(who: str, case: Case, run: Run, given: Mapping[str, Any], interface: JSON | None = None) -> list[Any]:
     """Run one side, `source` or `artefact`, on the inputs of a case.
 
     The StepError of a failure says whose fault it is: of some values, of some lengths (known where the interface is

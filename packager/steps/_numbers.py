@@ -35,14 +35,30 @@ def _gaussian(scale: float, centre: float = 0.0) -> Rows:
 
 
 _KINDS: dict[str, tuple[int, int, Sequence[Rows]]] = {  # the ends of a type, and what its rows are drawn from in turn
-    "int64": (-_WIDEST, _WIDEST, (
-        _between(-9, 9), _between(10**12, 2 * 10**12), _around(1 << 31, -(1 << 31)), _between(0, 1000),
-        _around(1 << 53, -(1 << 53)), _between(-(1 << 24), 1 << 24), _between(-_WIDEST, _WIDEST),
-    )),
-    "int32": (-(1 << 31), (1 << 31) - 1, (
-        _between(-9, 9), _between(-(1 << 31), (1 << 31) - 1), _between(0, 1000), _around(1 << 24, -(1 << 24)),
-        _between(10**9, 2 * 10**9),
-    )),
+    "int64": (
+        -_WIDEST,
+        _WIDEST,
+        (
+            _between(-9, 9),
+            _between(10**12, 2 * 10**12),
+            _around(1 << 31, -(1 << 31)),
+            _between(0, 1000),
+            _around(1 << 53, -(1 << 53)),
+            _between(-(1 << 24), 1 << 24),
+            _between(-_WIDEST, _WIDEST),
+        ),
+    ),
+    "int32": (
+        -(1 << 31),
+        (1 << 31) - 1,
+        (
+            _between(-9, 9),
+            _between(-(1 << 31), (1 << 31) - 1),
+            _between(0, 1000),
+            _around(1 << 24, -(1 << 24)),
+            _between(10**9, 2 * 10**9),
+        ),
+    ),
     "uint64": (0, _WIDEST, (_between(0, 9), _around((1 << 53) + 999), _around(1 << 32), _between(0, _WIDEST))),
     "uint32": (0, (1 << 32) - 1, (_between(0, 9), _around(1 << 31), _between(0, (1 << 32) - 1))),
     "int16": (-(1 << 15), (1 << 15) - 1, (_between(-(1 << 15), (1 << 15) - 1), _between(-9, 9))),
@@ -50,7 +66,7 @@ _KINDS: dict[str, tuple[int, int, Sequence[Rows]]] = {  # the ends of a type, an
     "int8": (-128, 127, (_between(-128, 127),)),
     "uint8": (0, 255, (_between(0, 255),)),
     "float64": (-1, 1, (_gaussian(1.0), _gaussian(1e-8, 1.0), _gaussian(1.0), _gaussian(1e6, 1e13))),
-}  # fmt: skip
+}
 OPEN = frozenset(_KINDS)
 
 

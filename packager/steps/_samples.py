@@ -70,8 +70,12 @@ def _lines(path: Path, ports: Mapping[str, JSON]) -> dict[str, Any]:
 
 
 _READERS: Mapping[str, Callable[[Path, Mapping[str, JSON]], dict[str, Any]]] = {
-    ".parquet": _table, ".csv": _table, ".npz": _arrays, ".npy": _arrays, ".jsonl": _lines,
-}  # fmt: skip
+    ".parquet": _table,
+    ".csv": _table,
+    ".npz": _arrays,
+    ".npy": _arrays,
+    ".jsonl": _lines,
+}
 
 
 def _fitted(values: Any, port: JSON) -> Any:

@@ -19,7 +19,7 @@ from typing import Any, Protocol, cast
 from packager import edits, exporters
 from packager.canonical import JSON
 from packager.errors import PackagerError, StepError
-from packager.exporters import Arrays, Feeds, Leaves, SourceModel, Wishes
+from packager.exporters import Arrays, ExportOptions, Feeds, Leaves, SourceModel
 from packager.exporters._files import example as _example
 from packager.exporters._interface import masks
 from packager.steps import _cases, _wire
@@ -101,7 +101,7 @@ class Opened:
 def opened(inputs: Mapping[str, Path], params: Mapping[str, JSON]) -> Opened:
     """Open the tree `source` in this process."""
     exporter = exporters.exporter(params["kind"])
-    model = exporter.load(inputs["source"], params["payload"], Wishes.from_params(params))
+    model = exporter.load(inputs["source"], params["payload"], ExportOptions.from_params(params))
     return Opened(model, _example.tensors(inputs["source"], params["interface"]))
 
 

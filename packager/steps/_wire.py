@@ -24,10 +24,23 @@ from packager.errors import StepError
 MAX_HEADER = 256 << 20  # bytes; texts stand in the header
 MAX_TENSORS = 4096  # of one frame
 MAX_BYTES = 1 << 36  # of all tensors of one frame
-_NUMBERS = frozenset({
-    "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64",
-    "bfloat16",
-})  # fmt: skip
+_NUMBERS = frozenset(
+    {
+        "bool",
+        "int8",
+        "int16",
+        "int32",
+        "int64",
+        "uint8",
+        "uint16",
+        "uint32",
+        "uint64",
+        "float16",
+        "float32",
+        "float64",
+        "bfloat16",
+    }
+)
 _TEXTS = "object"
 
 

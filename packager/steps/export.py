@@ -12,7 +12,7 @@ from typing import Any
 from packager import exporters
 from packager.canonical import JSON
 from packager.errors import StepError
-from packager.exporters import Port, SourceModel, Wishes
+from packager.exporters import ExportOptions, Port, SourceModel
 from packager.graph import canonicalise, needs, saturation
 from packager.steps import _answers, _cases, _outputs
 from packager.steps._inputs import describe_inputs
@@ -25,7 +25,7 @@ ANSWER = _answers.EXPORT
 def run(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JSON]) -> JSON:
     """Write `model/model.onnx`, its weights and `tokenizer/…`; return the interface and what the graph needs to run."""
     exporter = exporters.exporter(params["kind"])
-    wishes = Wishes.from_params(params)
+    wishes = ExportOptions.from_params(params)
     source = exporters.settled(exporter.load(inputs["source"], params["payload"], wishes), wishes)
     model = canonicalise.canonicalise(source.to_onnx(params["opset"]), opset=params["opset"], ir=params["ir"])
     accepted = within_reach(source, describe_inputs(exporters.probed(source, model)), wishes)
@@ -42,7 +42,7 @@ def run(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JSON]) -> JS
     return {**describe(model, accepted, saturates), **about}
 
 
-def within_reach(source: SourceModel, accepted: JSON, wishes: Wishes) -> JSON:
+def within_reach(source: SourceModel, accepted: JSON, wishes: ExportOptions) -> JSON:
     """Return what callers may send, with the lengths that nobody promised as long as they can be measured.
 
     That follows from shapes and an estimate of the work alone: the same cases are chosen when it is measured.
@@ -62,7 +62,7 @@ def within_reach(source: SourceModel, accepted: JSON, wishes: Wishes) -> JSON:
     return accepted
 
 
-def _unpromised(shorter: JSON, wishes: Wishes) -> dict[str, int]:
+def _unpromised(shorter: JSON, wishes: ExportOptions) -> dict[str, int]:
     return {name: length for name, length in shorter.items() if name not in wishes.dynamic}
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from packager import exporters
 from packager.canonical import JSON
-from packager.exporters import Wishes
+from packager.exporters import ExportOptions
 from packager.recipe.lengths import Axis, Lengths
 from packager.steps import _answers, _cases
 from packager.steps._inputs import describe_inputs
@@ -34,7 +34,7 @@ def run(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JSON]) -> JS
     source, payload, kind = inputs["source"], params["payload"], params["kind"]
     found = exporters.describe(kind, source, payload, seconds=params["seconds"])
     if found is None:
-        opened = exporters.exporter(kind).load(source, payload, Wishes())
+        opened = exporters.exporter(kind).load(source, payload, ExportOptions())
         accepted = describe_inputs(opened.interface)
         return {"inputs": accepted["inputs"], "dimensions": accepted["dimensions"], "outputs": []}
     if "failed" in found:
@@ -93,7 +93,7 @@ def _row(inputs: JSON) -> int:
 
 def _measurable(kind: str, source: Path, payload: str, promise: JSON, domains: JSON) -> JSON:
     """Return the promise with every dimension as long as a build measures it."""
-    wishes = Wishes.from_params({**promise, "domains": domains})
+    wishes = ExportOptions.from_params({**promise, "domains": domains})
     opened = exporters.exporter(kind).load(source, payload, wishes)
     interface = describe_inputs(opened.interface)
     cases = _cases.cases(interface, exporters.samples_of(opened), exporters.work_of(opened))

@@ -80,9 +80,11 @@ def _measured(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JSON],
         measurement.add(case, feeds)
     kinds = measurement.write_misses(out / MISSES, samples)
     return {
-        "cases": measurement.cases, "shortened": _cases.longest(drawn, interface), "kinds": kinds,
+        "cases": measurement.cases,
+        "shortened": _cases.longest(drawn, interface),
+        "kinds": kinds,
         "coverage": source.coverage(),
-    }  # fmt: skip
+    }
 
 
 def _given_rows(inputs: Mapping[str, Path], interface: JSON, source: Source) -> Iterator[tuple[Case, dict[str, Any]]]:

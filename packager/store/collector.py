@@ -83,11 +83,15 @@ def size(store: Store) -> Size:
         return sum(sizes.get(digest, 0) for digest in digests)
 
     return Size(
-        bundles=total(of_bundles), steps=total(of_steps), in_use=total(leased), unneeded=total(rest),
+        bundles=total(of_bundles),
+        steps=total(of_steps),
+        in_use=total(leased),
+        unneeded=total(rest),
         environments=sum(_tree_size(store.root / part) for part in (environments.TOOLCHAINS, environments.SERVED)),
-        partial=_tree_size(store.root / "partial"), scratch=_tree_size(store.root / "tmp"),
+        partial=_tree_size(store.root / "partial"),
+        scratch=_tree_size(store.root / "tmp"),
         other=sum(_tree_size(store.root / part) for part in _RECORDS),
-    )  # fmt: skip
+    )
 
 
 def collect(store: Store, *, steps: bool = False) -> Freed:

@@ -38,7 +38,7 @@ from typing import BinaryIO
 
 from packager import canonical, names, untrusted_files
 from packager.canonical import JSON
-from packager.errors import IntegrityError, TooLarge, UsageError, WrongContent, did_you_mean
+from packager.errors import IntegrityError, TooLargeError, UsageError, WrongContentError, did_you_mean
 from packager.files import (
     Moved,
     clone_hashed,
@@ -67,7 +67,7 @@ ENVIRONMENT = "environment:"  # what a lease calls an environment, which has a n
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class StoreEntry:
     """A bundle in the store: its manifest, what refers to it, and the predicates left to be signed, by type.
 
     `origin` is BUILT or VERIFIED: why this store believes that the bundle is what its name says. None: it does not.
@@ -84,19 +84,24 @@ class Entry:
         return {"manifest": self.manifest, "referrers": list(self.referrers), **drafts, **origin}
 
     @staticmethod
-    def from_json(record: JSON) -> Entry:
-        return Entry(record["manifest"], tuple(record["referrers"]), record.get("drafts", {}), record.get("origin"))
+    def from_json(record: JSON) -> StoreEntry:
+        return StoreEntry(
+            record["manifest"], tuple(record["referrers"]), record.get("drafts", {}), record.get("origin")
+        )
 
-    def joined(self, other: Entry) -> Entry:
-        """Return this with what refers to the same manifest in `other`. Raises TooLarge rather than hold too much."""
+    def joined(self, other: StoreEntry) -> StoreEntry:
+        """Return this with what refers to the same manifest in `other`. Raises TooLargeError rather than hold too
+        much.
+        """
         referrers = tuple(sorted({*self.referrers, *other.referrers}))
         if len(referrers) > MAX_REFERRERS:
-            raise TooLarge(
+            raise TooLargeError(
                 f"too much is attached: expected at most {MAX_REFERRERS} referrers, got {len(referrers)}",
                 subject=self.manifest,
             )
-        return replace(self, referrers=referrers, drafts={**other.drafts, **self.drafts},
-                       origin=self.origin or other.origin)  # fmt: skip
+        return replace(
+            self, referrers=referrers, drafts={**other.drafts, **self.drafts}, origin=self.origin or other.origin
+        )
 
 
 class Store:
@@ -282,7 +287,7 @@ class Store:
         ):
             blob = clone_hashed(source, sink, limit=size)
         if blob.size != size:
-            raise WrongContent(f"`{name}` changed while it was read", subject=name)
+            raise WrongContentError(f"`{name}` changed while it was read", subject=name)
         if not self.has(blob.digest):
             self._keep(file, blob)
         return blob
@@ -372,7 +377,7 @@ class Store:
 
     # bundles
 
-    def entry(self, name: str, version: str) -> Entry:
+    def entry(self, name: str, version: str) -> StoreEntry:
         """Look up a bundle by name and version."""
         found = self.named(name, version)
         if found is None:
@@ -383,16 +388,16 @@ class Store:
             )
         return found
 
-    def named(self, name: str, version: str) -> Entry | None:
+    def named(self, name: str, version: str) -> StoreEntry | None:
         """Return what `name:version` means, None if it means nothing."""
         if not names.is_name(name) or not names.is_version(version):
             return None
         try:
-            return Entry.from_json(json.loads(read_own(self.root / "bundles" / name / version, MAX_RECORD)))
+            return StoreEntry.from_json(json.loads(read_own(self.root / "bundles" / name / version, MAX_RECORD)))
         except (FileNotFoundError, NotADirectoryError):
             return None
 
-    def find(self, digest: str) -> Entry:
+    def find(self, digest: str) -> StoreEntry:
         """Look up a bundle by the digest of its manifest, whether it has a name or lies in quarantine."""
         for name, version in self.bundles():
             entry = self.entry(name, version)
@@ -401,7 +406,7 @@ class Store:
         aside = self._aside(digest)
         if not aside.is_file():
             raise UsageError(f"the local store has no bundle `{digest}`", hint="`packager pull` or `import` brings one")
-        return Entry.from_json(json.loads(read_own(aside, MAX_RECORD)))
+        return StoreEntry.from_json(json.loads(read_own(aside, MAX_RECORD)))
 
     def bundles(self) -> Sequence[tuple[str, str]]:
         """List (name, version) of every bundle, sorted."""
@@ -413,7 +418,7 @@ class Store:
         found = (f"sha256:{path.name}" for path in (self.root / "quarantine").iterdir())
         return sorted(digest for digest in found if DIGEST.fullmatch(digest))
 
-    def forget(self, name: str, version: str) -> Entry:
+    def forget(self, name: str, version: str) -> StoreEntry:
         """End what `name:version` means, and return what it meant; the blobs stay until somebody collects them."""
         with self.single_flight(f"bundle-{name}-{version}"):
             entry = self.entry(name, version)
@@ -427,19 +432,21 @@ class Store:
         except FileNotFoundError:
             raise UsageError(f"no bundle `{digest}` lies in quarantine", hint="see `packager list`") from None
 
-    def name_bundle(self, name: str, version: str, entry: Entry) -> None:
-        """Make `name:version` mean `entry`, as one step. Raises Malformed for what cannot be a name."""
+    def name_bundle(self, name: str, version: str, entry: StoreEntry) -> None:
+        """Make `name:version` mean `entry`, as one step. Raises MalformedError for what cannot be a name."""
         names.check(name, version, subject=entry.manifest)
         path = self.root / "bundles" / name / version
         path.parent.mkdir(exist_ok=True)
         write_atomically(path, canonical.dump(entry.to_json()))
 
-    def set_aside(self, entry: Entry) -> None:
+    def set_aside(self, entry: StoreEntry) -> None:
         """Keep a bundle that nobody vouched for under its digest alone."""
         with self.single_flight(f"bundle-{entry.manifest}"):
             aside = self._aside(entry.manifest)
             known = (
-                Entry.from_json(json.loads(read_own(aside, MAX_RECORD))) if aside.is_file() else Entry(entry.manifest)
+                StoreEntry.from_json(json.loads(read_own(aside, MAX_RECORD)))
+                if aside.is_file()
+                else StoreEntry(entry.manifest)
             )
             write_atomically(aside, canonical.dump(known.joined(entry).to_json()))
 
@@ -451,7 +458,7 @@ class Store:
     def _aside(self, digest: str) -> Path:
         return self.root / "quarantine" / check_digest(digest, subject="bundle").removeprefix("sha256:")
 
-    def admit(self, name: str, version: str, entry: Entry, *, replace: bool = False) -> None:
+    def admit(self, name: str, version: str, entry: StoreEntry, *, replace: bool = False) -> None:
         """Give a bundle from elsewhere its name, which somebody vouched for.
 
         The same bundle under that name keeps what refers to it and what its build left. Another one is only replaced
@@ -468,7 +475,7 @@ class Store:
 
     def refer(self, name: str, version: str, manifest: str, digests: Sequence[str]) -> None:
         """Add referrers to the bundle `manifest`, named or in quarantine; two writers at once both succeed."""
-        added = Entry(manifest, tuple(digests))
+        added = StoreEntry(manifest, tuple(digests))
         with self.single_flight(f"bundle-{name}-{version}"):
             known = self.named(name, version)
             if known is not None and known.manifest == manifest:
@@ -484,9 +491,9 @@ class Store:
                 self.name_bundle(name, version, replace(known, referrers=tuple(sorted(left))))
                 return
         with self.single_flight(f"bundle-{manifest}"):
-            write_atomically(self._aside(manifest), canonical.dump(Entry(manifest, tuple(sorted(left))).to_json()))
+            write_atomically(self._aside(manifest), canonical.dump(StoreEntry(manifest, tuple(sorted(left))).to_json()))
 
-    def draft(self, name: str, version: str, drafts: Mapping[str, str]) -> Entry:
+    def draft(self, name: str, version: str, drafts: Mapping[str, str]) -> StoreEntry:
         """Leave predicates of a bundle to be signed, instead of those that were left before."""
         with self.single_flight(f"bundle-{name}-{version}"):
             entry = replace(self.entry(name, version), drafts=drafts)
@@ -537,7 +544,7 @@ class Store:
         return needed
 
 
-def name_is_taken(name: str, version: str, known: Entry, new: Entry) -> UsageError:
+def name_is_taken(name: str, version: str, known: StoreEntry, new: StoreEntry) -> UsageError:
     """Return the error for a name that means another bundle already."""
     return UsageError(
         f"`{name}:{version}` is another bundle in the local store: {known.manifest}",

@@ -17,7 +17,7 @@ from typing import Protocol, runtime_checkable
 from packager.bundle import single_file
 from packager.bundle.bundle import Bundle
 from packager.bundle.readers import LayoutDirectory, StoredBundle, UnpackedTree, blob_path
-from packager.errors import IntegrityError, UsageError, WrongContent
+from packager.errors import IntegrityError, UsageError, WrongContentError
 from packager.events import OnEvent, Progress, ignore
 from packager.files import Moved, exchange_directories, staging
 from packager.formats import oci
@@ -55,9 +55,7 @@ def copy(
     return sum(blob.size for _, blob in missing)
 
 
-def _each(
-    bundle: Bundle, receiver: Receiver, missing: list[tuple[str, Blob]], moved: Moved, jobs: int
-) -> None:  # fmt: skip
+def _each(bundle: Bundle, receiver: Receiver, missing: list[tuple[str, Blob]], moved: Moved, jobs: int) -> None:
     stopped = threading.Event()
 
     def tick(count: int) -> None:
@@ -73,7 +71,7 @@ def _each(
             if error.subject != blob.digest:
                 raise
             place = bundle.medium.place(path, blob)
-            raise WrongContent(f"`{place}` is damaged: {error.message}", subject=place) from None
+            raise WrongContentError(f"`{place}` is damaged: {error.message}", subject=place) from None
 
     with ThreadPoolExecutor(jobs) as pool:
         try:
@@ -156,8 +154,10 @@ def drop_referrers(bundle: Bundle, on_event: OnEvent = ignore) -> None:
         medium.store.put(bundle.referrers_index())
         medium.store.unrefer(bundle.name, bundle.version, bundle.digest, left)
     elif isinstance(medium, Attachable):
-        raise UsageError(f"what is attached in `{medium.label}` stays there",
-                         hint="pull the bundle, remove it here, and push it under a name of its own")  # fmt: skip
+        raise UsageError(
+            f"what is attached in `{medium.label}` stays there",
+            hint="pull the bundle, remove it here, and push it under a name of its own",
+        )
     else:
         update_referrers(bundle, on_event)
 

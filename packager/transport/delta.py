@@ -213,8 +213,10 @@ class DeltaMedium:
             value = canonical.load(self._tar.read(RECORD_FILE, limit=_MAX_RECORD), limit=_MAX_RECORD)
             if set(value) != {"format", "old", "new", "patches"} or value["format"] != FORMAT:
                 raise ValueError("unknown fields or format version")
-            patches = {check_digest(new, subject=RECORD_FILE): Blob(check_digest(base, subject=RECORD_FILE), size)
-                       for new, (base, size) in value["patches"].items()}  # fmt: skip
+            patches = {
+                check_digest(new, subject=RECORD_FILE): Blob(check_digest(base, subject=RECORD_FILE), size)
+                for new, (base, size) in value["patches"].items()
+            }
             return value["old"], value["new"], patches
         except (ValueError, TypeError, AttributeError) as error:
             raise IntegrityError(f"`{self.label}` is no delta: {error}", subject=self.label) from None

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 from packager import canonical
 from packager.canonical import JSON
-from packager.errors import IntegrityError, NegativeAnswer, PackagerError, SourceError, UsageError
+from packager.errors import IntegrityError, NegativeAnswerError, PackagerError, SourceError, UsageError
 from packager.formats import dsse, modelpack, oci
-from packager.store.store import Entry, Store
+from packager.store.store import Store, StoreEntry
 
 if TYPE_CHECKING:
     from packager.transport.registry.repository import Repository
@@ -46,8 +46,15 @@ class Item:
         return self.statements > 0
 
     def to_json(self) -> JSON:
-        return {"name": self.name, "version": self.version, "digest": self.digest, "size": self.size,
-                "signed": self.signed, "origin": self.origin, "problem": self.problem}  # fmt: skip
+        return {
+            "name": self.name,
+            "version": self.version,
+            "digest": self.digest,
+            "size": self.size,
+            "signed": self.signed,
+            "origin": self.origin,
+            "problem": self.problem,
+        }
 
 
 def stored(store: Store, name: str | None = None) -> list[Item]:
@@ -57,7 +64,7 @@ def stored(store: Store, name: str | None = None) -> list[Item]:
     return [*found, *(_item(store, store.find(digest)) for digest in aside)]
 
 
-def _item(store: Store, entry: Entry, name: str | None = None, version: str | None = None) -> Item:
+def _item(store: Store, entry: StoreEntry, name: str | None = None, version: str | None = None) -> Item:
     origin = entry.origin if name else "quarantine"
     statements = sum(_is_statement(store.get, digest) for digest in entry.referrers)
     try:
@@ -123,7 +130,7 @@ def untag(repository: Repository, *, force: bool = False) -> Removed:
     """Take a tag of a repository away, or with a digest the bundle and all its tags; the last takes signatures along.
 
     Some registries delete by digest only, which ends every tag of it: that takes `force` if there are others.
-    Raises UsageError, SourceError, NegativeAnswer.
+    Raises UsageError, SourceError, NegativeAnswerError.
     """
     reference = repository.reference
     digest, _ = repository.resolve_any()
@@ -134,7 +141,7 @@ def untag(repository: Repository, *, force: bool = False) -> Removed:
         return Removed(digest)
     if not gone and others and not force:
         listed = ", ".join(f"`{tag}`" for tag in others[:5])
-        raise NegativeAnswer(
+        raise NegativeAnswerError(
             f"`{reference}` cannot go by itself: {listed} would go too",
             hint="registry and digest allow no less; repeat with --force to remove them all",
         )

@@ -33,7 +33,7 @@ from packager.files import (
 )
 from packager.formats import modelpack, oci
 from packager.formats.intoto import METADATA_DIRECTORY
-from packager.store.store import VERIFIED, Entry, Store, name_is_taken
+from packager.store.store import VERIFIED, Store, StoreEntry, name_is_taken
 from packager.types import Blob
 
 Source: TypeAlias = Callable[[], BinaryIO]
@@ -228,8 +228,11 @@ def local(store: Store, *, vouched: bool, replace: bool = False) -> Destination:
     def receive(bundle: Bundle) -> Iterator[Receiver]:
         known = store.named(bundle.name, bundle.version)
         same = known is not None and known.manifest == bundle.digest
-        entry = Entry(bundle.digest, tuple(sorted(referrer.manifest.digest for referrer in bundle.referrers)),
-                      origin=VERIFIED if vouched else None)  # fmt: skip
+        entry = StoreEntry(
+            bundle.digest,
+            tuple(sorted(referrer.manifest.digest for referrer in bundle.referrers)),
+            origin=VERIFIED if vouched else None,
+        )
         if vouched and known is not None and not same and not replace:
             raise name_is_taken(bundle.name, bundle.version, known, entry)
         yield _Stored(store)

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from cryptography.x509.verification import Criticality, ExtensionPolicy, Policy, PolicyBuilder, Store, VerificationError
 
-from packager.errors import UnfitCertificate, UntrustedSigner, UsageError
+from packager.errors import UnfitCertificateError, UntrustedSignerError, UsageError
 
 TIME_STAMPING = ExtendedKeyUsageOID.TIME_STAMPING.dotted_string
 Extension = TypeVar("Extension", bound=x509.ExtensionType)
@@ -105,18 +105,18 @@ def check_fitness(leaf: x509.Certificate, purpose: str, at: datetime) -> None:
     """Raise UnfitCertificate unless `leaf` was valid at that time and is one for signing for `purpose` (an OID)."""
     who = leaf.subject.rfc4514_string() or "without a subject"
     if at < leaf.not_valid_before_utc:
-        raise UnfitCertificate(
+        raise UnfitCertificateError(
             f"the certificate `{who}` was not valid yet: expected {leaf.not_valid_before_utc:%Y-%m-%dT%H:%M:%SZ} or "
             f"later, got {at:%Y-%m-%dT%H:%M:%SZ}"
         )
     if at > leaf.not_valid_after_utc:
-        raise UnfitCertificate(
+        raise UnfitCertificateError(
             f"the certificate `{who}` had expired: expected {leaf.not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ} or "
             f"earlier, got {at:%Y-%m-%dT%H:%M:%SZ}",
             hint="a time stamp of a trusted authority, made when it was signed, keeps a signature valid for ever",
         )
     if problem := _unfit(leaf, purpose):
-        raise UnfitCertificate(f"the certificate `{who}` {problem}")
+        raise UnfitCertificateError(f"the certificate `{who}` {problem}")
 
 
 def _unfit(leaf: x509.Certificate, purpose: str) -> str | None:
@@ -141,9 +141,12 @@ def _extension(certificate: x509.Certificate, kind: type[Extension]) -> Extensio
 
 
 def check_path(
-    leaf: x509.Certificate, others: Iterable[x509.Certificate], authorities: Sequence[x509.Certificate], purpose: str,
+    leaf: x509.Certificate,
+    others: Iterable[x509.Certificate],
+    authorities: Sequence[x509.Certificate],
+    purpose: str,
     at: datetime,
-) -> None:  # fmt: skip
+) -> None:
     """Raise UntrustedSigner unless a path of valid certificates leads from `leaf` to one of `authorities`."""
     verifier = (
         PolicyBuilder()
@@ -157,7 +160,7 @@ def check_path(
         verifier.verify(leaf, list(others))
     except (VerificationError, ValueError, x509.UnsupportedGeneralNameType) as error:
         reason = str(error).partition(" (encountered")[0]
-        raise UntrustedSigner(
+        raise UntrustedSignerError(
             f"the certificate `{leaf.subject.rfc4514_string()}` does not lead to a trusted authority: {reason}"
         ) from None
 
@@ -166,9 +169,12 @@ def _leaf_policy() -> ExtensionPolicy:
     """Names and purpose of the leaf are checked by `check_fitness` and the caller, each with its own message."""
     policy = ExtensionPolicy.webpki_defaults_ee()
     for kind in (
-        x509.ExtendedKeyUsage, x509.AuthorityKeyIdentifier, x509.SubjectAlternativeName, x509.BasicConstraints,
+        x509.ExtendedKeyUsage,
+        x509.AuthorityKeyIdentifier,
+        x509.SubjectAlternativeName,
+        x509.BasicConstraints,
         x509.KeyUsage,
-    ):  # fmt: skip
+    ):
         policy = policy.may_be_present(kind, Criticality.AGNOSTIC, None)
     return policy
 

@@ -16,15 +16,15 @@ from urllib.parse import unquote, urlsplit
 
 from packager import canonical
 from packager.errors import (
-    Malformed,
+    MalformedError,
     MissingToolError,
+    OutdatedError,
     PackagerError,
-    RolledBack,
+    RolledBackError,
     SourceError,
-    Stale,
     TrustFileError,
     UsageError,
-    WrongContent,
+    WrongContentError,
 )
 from packager.files import storage_errors
 from packager.trust.file import MAX_FILE
@@ -37,8 +37,8 @@ def fetch(location: str, root: bytes, folder: Path) -> bytes:
     """Return the target that `location` names: a repository and, after `#`, the name of the trust file in it.
 
     `root` is the first root metadata, handed out with the trust file; `folder` keeps what was seen, one folder for each
-    repository. Raises RolledBack, Stale, TrustFileError, WrongContent or Malformed for what TUF refuses, SourceError
-    when the repository does not answer.
+    repository. Raises RolledBackError, OutdatedError, TrustFileError, WrongContentError or MalformedError for what TUF
+    refuses, SourceError when the repository does not answer.
     """
     parts = urlsplit(location.removeprefix(SCHEME))
     if not location.startswith(SCHEME) or parts.scheme not in ("file", "https", "http") or not parts.fragment:
@@ -53,9 +53,14 @@ def fetch(location: str, root: bytes, folder: Path) -> bytes:
     fetcher = _folder_fetcher(Path(unquote(parts.path))) if parts.scheme == "file" else None
     try:
         updater = client.Updater(
-            str(here), f"{base}/metadata/", str(here / "targets"), f"{base}/targets/", fetcher,
-            client.UpdaterConfig(max_root_rotations=64, targets_max_length=MAX_FILE), bootstrap=_known(here, root),
-        )  # fmt: skip
+            str(here),
+            f"{base}/metadata/",
+            str(here / "targets"),
+            f"{base}/targets/",
+            fetcher,
+            client.UpdaterConfig(max_root_rotations=64, targets_max_length=MAX_FILE),
+            bootstrap=_known(here, root),
+        )
         target = updater.get_targetinfo(parts.fragment)
         if target is None:
             raise UsageError(f"the repository has no target `{parts.fragment}`", hint=_EXAMPLE)
@@ -105,15 +110,15 @@ def _translated(error: Exception, base: str) -> PackagerError:
     errors = _library("tuf.api.exceptions")
     reason = f"the channel `{base}` is refused: {error!s:.200}"
     if isinstance(error, errors.ExpiredMetadataError):
-        return Stale(
+        return OutdatedError(
             reason, hint="fetch the channel again; if it stays so, somebody may be keeping the current one from you"
         )
     if isinstance(error, errors.BadVersionNumberError):
-        return RolledBack(reason)
+        return RolledBackError(reason)
     if isinstance(error, errors.UnsignedMetadataError):
         return TrustFileError(reason)
     if isinstance(error, errors.LengthOrHashMismatchError | errors.DownloadLengthMismatchError):
-        return WrongContent(reason, subject=base)
+        return WrongContentError(reason, subject=base)
     if isinstance(error, errors.DownloadError):
         return SourceError(f"the channel `{base}` does not answer: {error!s:.200}")
-    return Malformed(reason, subject=base)
+    return MalformedError(reason, subject=base)

@@ -119,7 +119,7 @@ def with_revoked_versions(content: Content, name: str, text: str) -> Content:
 
 def with_roots(
     content: Content, add: Sequence[PublicKey], remove: Sequence[PublicKey], threshold: int | None
-) -> Content:  # fmt: skip
+) -> Content:
     """Return the content with other root keys; the former ones must still sign it."""
     gone = {key.pem.decode() for key in remove}
     keys = [pem for pem in content["roots"]["keys"] if pem not in gone]

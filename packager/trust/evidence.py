@@ -19,20 +19,20 @@ from datetime import datetime, timedelta
 
 from packager import semver
 from packager.errors import (
-    BadSignature,
-    Malformed,
-    MissingStatement,
+    BadSignatureError,
+    MalformedError,
+    MissingStatementError,
     MissingToolError,
-    NegativeAnswer,
+    NegativeAnswerError,
+    OutdatedError,
     PackagerError,
-    Revoked,
-    RolledBack,
-    Stale,
-    Unsigned,
-    UntrustedSigner,
-    UntrustedTime,
+    RevokedError,
+    RolledBackError,
+    UnsignedError,
+    UntrustedSignerError,
+    UntrustedTimeError,
     UsageError,
-    WrongSubject,
+    WrongSubjectError,
 )
 from packager.formats import dsse, intoto
 from packager.formats.dsse import Certificates, Key, SignedStatement
@@ -63,14 +63,14 @@ class Evidence:
 
 
 def parse(records: Mapping[str, bytes]) -> dict[str, SignedStatement]:
-    """Read all attached statements strictly, by the digest of their blob. Raises Malformed."""
+    """Read all attached statements strictly, by the digest of their blob. Raises MalformedError."""
     found = {}
     for digest, data in sorted(records.items()):
         try:
             found[digest] = dsse.parse(data)
             intoto.parse(found[digest].payload, limit=dsse.MAX_BUNDLE)
         except ValueError as error:
-            raise Malformed(f"statement `{digest}` is malformed: {error}", subject=digest) from None
+            raise MalformedError(f"statement `{digest}` is malformed: {error}", subject=digest) from None
     return found
 
 
@@ -85,7 +85,7 @@ def sift(records: Mapping[str, bytes]) -> tuple[dict[str, SignedStatement], dict
     for digest, data in sorted(records.items()):
         try:
             signed |= parse({digest: data})
-        except Malformed as error:
+        except MalformedError as error:
             skipped[digest] = error
     return signed, skipped
 
@@ -97,7 +97,7 @@ def current(trust: Trust, now: datetime | None) -> str:
     if now is None:
         raise UsageError("a trust file that expires needs the time")
     if now > trust.expires:
-        raise Stale(
+        raise OutdatedError(
             f"trust file `{trust.name}` expired: expected a time before {trust.expires:%Y-%m-%dT%H:%M:%SZ}",
             hint="get the current one from whoever maintains it",
         )
@@ -105,13 +105,15 @@ def current(trust: Trust, now: datetime | None) -> str:
 
 
 def authenticate(
-    signed: Mapping[str, SignedStatement], trust: Trust, now: datetime | None,
+    signed: Mapping[str, SignedStatement],
+    trust: Trust,
+    now: datetime | None,
     skipped: dict[str, PackagerError] | None = None,
-) -> tuple[Evidence, ...]:  # fmt: skip
+) -> tuple[Evidence, ...]:
     """Return what trusted signers said; `skipped` are statements that cannot be judged, and those found here are added.
 
-    Raises BadSignature for the first forgery in a trusted signer's name; if nothing at all counts, Unsigned, or the
-    most telling of the reasons why not.
+    Raises BadSignatureError for the first forgery in a trusted signer's name; if nothing at all counts, Unsigned, or
+    the most telling of the reasons why not.
     """
     found, doubts = [], []
     skipped = {} if skipped is None else skipped
@@ -119,12 +121,14 @@ def authenticate(
         try:
             attested = _verifier(statement).verify(statement, trust, now)
             _check_period(attested, trust, now)
-        except BadSignature as error:
-            raise BadSignature(f"the signature in `{digest}` does not hold: {error.message}", subject=digest) from None
-        except NegativeAnswer as error:
+        except BadSignatureError as error:
+            raise BadSignatureError(
+                f"the signature in `{digest}` does not hold: {error.message}", subject=digest
+            ) from None
+        except NegativeAnswerError as error:
             doubts.append(error)
             continue
-        except (Malformed, MissingToolError) as error:
+        except (MalformedError, MissingToolError) as error:
             skipped[digest] = error
             continue
         found.append(Evidence(digest, intoto.parse(attested.payload, limit=dsse.MAX_BUNDLE), attested))
@@ -150,7 +154,7 @@ def _check_period(attested: Attested, trust: Trust, now: datetime | None) -> Non
     if at is None:
         raise UsageError(f"signer `{attested.signer}` is trusted for a limited time, so the time is needed")
     if not any(entry.period.holds(at) for entry in entries):
-        raise Stale(f"signer `{attested.signer}` is not trusted at {at:%Y-%m-%dT%H:%M:%SZ}")
+        raise OutdatedError(f"signer `{attested.signer}` is not trusted at {at:%Y-%m-%dT%H:%M:%SZ}")
 
 
 def _is(signer: Signer, attested: Attested) -> bool:
@@ -160,23 +164,25 @@ def _is(signer: Signer, attested: Attested) -> bool:
 
 
 def _nobody(
-    signed: Mapping[str, SignedStatement], trust: Trust, doubts: Sequence[NegativeAnswer],
+    signed: Mapping[str, SignedStatement],
+    trust: Trust,
+    doubts: Sequence[NegativeAnswerError],
     skipped: Mapping[str, PackagerError],
-) -> PackagerError:  # fmt: skip
-    telling: list[PackagerError] = [doubt for doubt in doubts if not isinstance(doubt, UntrustedSigner)]
+) -> PackagerError:
+    telling: list[PackagerError] = [doubt for doubt in doubts if not isinstance(doubt, UntrustedSignerError)]
     telling += [error for error in skipped.values() if isinstance(error, MissingToolError)]
     telling += skipped.values() if not doubts else ()
     if telling:
         return telling[0]
     if not signed:
-        return Unsigned(
+        return UnsignedError(
             "the bundle is not signed", hint="ask the publisher for the signed form; `packager sign` makes it"
         )
     wanted = ", ".join(signer.name[:16] for signer in trust.signers)
     got = ", ".join(sorted({statement.material.claim for statement in signed.values()}))
     others = [doubt.message for doubt in doubts if not doubt.message.startswith("no trusted key")]
     reason = f" ({others[0]})" if others else ""
-    return UntrustedSigner(
+    return UntrustedSignerError(
         f"no trusted key or identity signed this bundle: expected {wanted}, got {got:.300}{reason}",
         hint="compare the fingerprints with what the publisher announced; `packager inspect` lists the signers",
     )
@@ -200,7 +206,7 @@ def relate(about: About, evidence: Iterable[Evidence]) -> None:
         same = said == wanted if wanted else said.subject_sha256 == about.digest.removeprefix("sha256:")
         if not same:
             like = wanted or expected[intoto.BUNDLE_PREDICATE]
-            raise WrongSubject(
+            raise WrongSubjectError(
                 f"a trusted key signed another bundle: expected {like.subject_name} {like.subject_sha256[:16]}, "
                 f"got {said.subject_name:.80} {said.subject_sha256[:16]:.16} ({said.predicate_type:.80})",
                 subject=item.digest,
@@ -214,7 +220,9 @@ def satisfy(evidence: Sequence[Evidence], trust: Trust, now: datetime | None) ->
         allowed = [item for item in same if not requirement.signers or item.attested.signer in requirement.signers]
         fitting = [item for item in allowed if _says(item.statement.predicate, requirement)]
         if not fitting:
-            raise MissingStatement(_lacking(requirement, same, allowed), hint="`packager inspect` lists what is there")
+            raise MissingStatementError(
+                _lacking(requirement, same, allowed), hint="`packager inspect` lists what is there"
+            )
         if requirement.maximum_age is not None:
             _check_age(requirement.predicate_type, requirement.maximum_age, fitting, now)
     return ", ".join(requirement.predicate_type for requirement in trust.required)
@@ -248,32 +256,32 @@ def _lacking(requirement: Requirement, same: Sequence[Evidence], allowed: Sequen
 def _check_age(kind: str, maximum: timedelta, fitting: Sequence[Evidence], now: datetime | None) -> None:
     times = [item.attested.time for item in fitting if item.attested.time is not None]
     if now is None or not times:
-        raise UntrustedTime(
+        raise UntrustedTimeError(
             f"nobody trusted says when `{kind}` was signed, and it may only be so old",
             hint="a plain key proves no time; sign with a certificate and --tsa, or keyless",
         )
     if now - max(times) > maximum:
-        raise Stale(f"`{kind}` is too old: expected at most {maximum.days} days, got {(now - max(times)).days}")
+        raise OutdatedError(f"`{kind}` is too old: expected at most {maximum.days} days, got {(now - max(times)).days}")
 
 
-def withstand(
-    about: About, evidence: Sequence[Evidence], trust: Trust, now: datetime | None
-) -> tuple[Evidence, ...]:  # fmt: skip
-    """Return the evidence without what is revoked. Raises Revoked if the bundle is, or what is left does not do."""
+def withstand(about: About, evidence: Sequence[Evidence], trust: Trust, now: datetime | None) -> tuple[Evidence, ...]:
+    """Return the evidence without what is revoked. Raises RevokedError if the bundle is, or what is left does not
+    do.
+    """
     revoked = trust.revoked
     if about.digest in revoked.bundles:
-        raise Revoked(f"bundle {about.digest} was revoked")
+        raise RevokedError(f"bundle {about.digest} was revoked")
     text = revoked.versions.get(about.name)
     if text is not None and _in_range(about, text):
-        raise Revoked(f"`{about.name}` {about.version} was revoked: {text}")
+        raise RevokedError(f"`{about.name}` {about.version} was revoked: {text}")
     left = tuple(item for item in evidence if _revocation(item.attested, trust) is None)
     try:
         satisfy(left, trust, now)
-    except NegativeAnswer:
+    except NegativeAnswerError:
         reasons = [reason for item in evidence if (reason := _revocation(item.attested, trust))]
         if not reasons:
             raise
-        raise Revoked(f"{reasons[0]} was revoked", hint="ask the publisher for a newly signed bundle") from None
+        raise RevokedError(f"{reasons[0]} was revoked", hint="ask the publisher for a newly signed bundle") from None
     return left
 
 
@@ -292,7 +300,7 @@ def newest(about: About, trust: Trust, seen: Seen) -> str:
     """Raise RolledBack if the trust file demands a higher version, or one was seen."""
     minimum = trust.minimum.get(about.name, "0.0.0-0")  # the lowest version there is
     if not _in_range(about, f">={minimum}"):
-        raise RolledBack(
+        raise RolledBackError(
             f"`{about.name}` {about.version} is older than the trust file allows: expected at least {minimum}"
         )
     seen.check(about.name, about.version, about.digest)
@@ -303,6 +311,6 @@ def _in_range(about: About, text: str) -> bool:
     try:
         return semver.in_range(about.version, text)
     except ValueError:
-        raise Malformed(
+        raise MalformedError(
             f"`{about.name}` has no semantic version: got `{about.version:.80}`", subject=about.name
         ) from None

@@ -15,7 +15,7 @@ from datetime import datetime
 
 from packager import canonical
 from packager.canonical import JSON
-from packager.errors import Malformed, RolledBack, Stale, TrustFileError
+from packager.errors import MalformedError, OutdatedError, RolledBackError, TrustFileError
 from packager.formats.dsse import decode, encode, items, members, pae
 from packager.trust import model
 from packager.trust.keys import PrivateKey, PublicKey, parse_public
@@ -81,7 +81,7 @@ class Remembered:
 
 
 def parse(data: bytes, subject: str) -> TrustFile:
-    """Read a trust file strictly; it is still unchecked. Raises Malformed about `subject`."""
+    """Read a trust file strictly; it is still unchecked. Raises MalformedError about `subject`."""
     try:
         value = members(canonical.load(data, limit=MAX_FILE), "trust file", "payload payloadType signatures")
         if value["payloadType"] != PAYLOAD_TYPE:
@@ -93,10 +93,11 @@ def parse(data: bytes, subject: str) -> TrustFile:
         payload = decode(value["payload"])
         return TrustFile(model.parse(payload), payload, signatures)
     except ValueError as error:
-        raise Malformed(
-            f"trust file `{subject}` is malformed: {error}", subject=subject,
+        raise MalformedError(
+            f"trust file `{subject}` is malformed: {error}",
+            subject=subject,
             hint="`packager trust init` makes one; `packager schema trust` prints what its content may be",
-        ) from None  # fmt: skip
+        ) from None
 
 
 def write(content: Mapping[str, JSON], signers: Sequence[PrivateKey]) -> TrustFile:
@@ -120,7 +121,7 @@ def accept(file: TrustFile, before: Remembered | None, now: datetime) -> Trust:
     """
     new, label = file.trust, f"trust file `{file.trust.name}` (serial {file.trust.serial})"
     if before is not None and file.digest != before.digest and new.serial <= before.serial:
-        raise RolledBack(
+        raise RolledBackError(
             f"{label} is not newer than the one seen: expected a serial above {before.serial}",
             hint="fetch the current trust file from whoever maintains it",
         )
@@ -131,7 +132,7 @@ def accept(file: TrustFile, before: Remembered | None, now: datetime) -> Trust:
                 hint="holders of root keys add their signatures with `packager trust sign`",
             )
     if new.expires is not None and now > new.expires:
-        raise Stale(
+        raise OutdatedError(
             f"{label} expired: expected a time before {new.expires:%Y-%m-%dT%H:%M:%SZ}, got {now:%Y-%m-%dT%H:%M:%SZ}",
             hint="get the current one; if there is none, somebody may be keeping it from you",
         )

@@ -101,7 +101,7 @@ class Requirement:
 
 
 @dataclass(frozen=True, slots=True)
-class Revoked:
+class Revocations:
     """What does not count any more, whoever vouches for it."""
 
     keys: frozenset[str] = frozenset()  # fingerprints
@@ -132,7 +132,7 @@ class Trust:
     instances: Mapping[str, bytes] = field(default_factory=dict)
     required: tuple[Requirement, ...] = (Requirement(BUNDLE_PREDICATE),)
     minimum: Mapping[str, str] = field(default_factory=dict)
-    revoked: Revoked = Revoked()
+    revoked: Revocations = Revocations()
 
 
 def schema() -> bytes:
@@ -153,9 +153,11 @@ def parse(payload: bytes) -> Trust:
     if not isinstance(value, dict) or value.get("format") != FORMAT:
         raise ValueError(f"expected trust format {FORMAT}; a newer packager may read this file")
     fields = members(
-        value, "trust file", "format name serial expires roots signers",
+        value,
+        "trust file",
+        "format name serial expires roots signers",
         "timestamping instances require minimum revoked",
-    )  # fmt: skip
+    )
     instances = {
         _name(name): canonical.dump(_table(root, "instance"))
         for name, root in _table(fields.get("instances", {}), "instances").items()
@@ -220,12 +222,12 @@ def _required(value: JSON, known: set[str]) -> tuple[Requirement, ...]:
     return tuple(found)
 
 
-def _revoked(value: JSON) -> Revoked:
+def _revoked(value: JSON) -> Revocations:
     entry = members(value, "revocations", "", "keys identities certificates bundles versions")
     lists = {
         kind: items(entry.get(kind, []), kind, 0, 100_000) for kind in ("keys", "identities", "certificates", "bundles")
     }
-    return Revoked(
+    return Revocations(
         frozenset(_matching(item, _HEX, "a key's fingerprint") for item in lists["keys"]),
         frozenset(_text(item) for item in lists["identities"]),
         frozenset(

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from packager import canonical, semver
 from packager.canonical import JSON
-from packager.errors import Malformed, RolledBack, UsageError
+from packager.errors import MalformedError, RolledBackError, UsageError
 from packager.files import locked, read_own, storage_errors, write_atomically
 from packager.formats.dsse import items, members
 from packager.trust.file import Remembered
@@ -38,17 +38,17 @@ class Seen:
             return
         highest, known = self.bundles[name]
         if semver.precedence(version) < semver.precedence(highest):
-            raise RolledBack(
+            raise RolledBackError(
                 f"`{name}` {version} is older than what was seen here: expected at least {highest}",
                 hint="to look at an old version on purpose give `--state none`",
             )
         if version != highest and semver.precedence(version) == semver.precedence(highest):
-            raise RolledBack(
+            raise RolledBackError(
                 f"`{name}` {version} is neither newer nor older than {highest}, which was seen here",
                 hint="what follows `+` orders nothing; ask the publisher for a version of its own",
             )
         if version == highest and digest != known:
-            raise RolledBack(
+            raise RolledBackError(
                 f"`{name}` {version} was seen with another digest: expected {known}, got {digest}",
                 hint="a version is published once; ask the publisher which of the two is theirs",
             )
@@ -68,7 +68,7 @@ NOTHING = Seen()
 
 
 def load(path: Path, trust: str) -> Seen:
-    """Read what was seen under the trust file of that name. Raises Malformed when the state file is damaged."""
+    """Read what was seen under the trust file of that name. Raises MalformedError when the state file is damaged."""
     return _read(path).get(trust, Seen())
 
 
@@ -120,10 +120,11 @@ def _read(path: Path) -> dict[str, Seen]:
             raise ValueError("unknown format")
         return {name: _seen(entry) for name, entry in value["trusts"].items()}
     except ValueError as error:
-        raise Malformed(
-            f"state file `{path}` is damaged: {error}", subject=str(path),
+        raise MalformedError(
+            f"state file `{path}` is damaged: {error}",
+            subject=str(path),
             hint="restore it; deleting it forgets which versions were seen, so that old ones are accepted again",
-        ) from None  # fmt: skip
+        ) from None
 
 
 def _seen(value: JSON) -> Seen:

@@ -19,7 +19,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
-from packager.errors import BadSignature, UntrustedSigner, UntrustedTime
+from packager.errors import BadSignatureError, UntrustedSignerError, UntrustedTimeError
 from packager.formats import der
 from packager.formats.der import Value
 from packager.trust import certificates
@@ -45,9 +45,7 @@ def request(message: bytes, nonce: int) -> bytes:
         der.encode(der.SEQUENCE, _SHA256, der.encode(der.NULL)),
         der.encode(der.OCTETS, hashlib.sha256(message).digest()),
     )
-    return der.encode(
-        der.SEQUENCE, der.integer(1), imprint, der.integer(nonce), der.encode(der.BOOLEAN, b"\xff")
-    )  # fmt: skip
+    return der.encode(der.SEQUENCE, der.integer(1), imprint, der.integer(nonce), der.encode(der.BOOLEAN, b"\xff"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,27 +132,25 @@ def _time(text: str) -> datetime:
 def verify(stamp: Stamp, message: bytes, authorities: Sequence[x509.Certificate]) -> datetime:
     """Return the time that a trusted authority states for `message`.
 
-    `authorities` are roots, or the authority's own certificate. Raises BadSignature when the stamp does not belong to
-    the message or is forged, UntrustedTime when nobody trusted made it.
+    `authorities` are roots, or the authority's own certificate. Raises BadSignatureError when the stamp does not
+    belong to the message or is forged, UntrustedTime when nobody trusted made it.
     """
     leaf = verify_own(stamp, message, authorities)
     if not _for_time_stamping(leaf):
-        raise UntrustedTime("a time stamp was made with a certificate that is not one for time stamping only")
+        raise UntrustedTimeError("a time stamp was made with a certificate that is not one for time stamping only")
     if leaf in authorities and leaf.not_valid_before_utc <= stamp.time <= leaf.not_valid_after_utc:
         return stamp.time  # pinned itself
     try:
         certificates.check_path(leaf, stamp.embedded, authorities, certificates.TIME_STAMPING, stamp.time)
-    except UntrustedSigner as error:
-        raise UntrustedTime(f"a time stamp was not made by a trusted authority: {error.message}") from None
+    except UntrustedSignerError as error:
+        raise UntrustedTimeError(f"a time stamp was not made by a trusted authority: {error.message}") from None
     return stamp.time
 
 
-def verify_own(
-    stamp: Stamp, message: bytes, known: Sequence[x509.Certificate] = ()
-) -> x509.Certificate:  # fmt: skip
+def verify_own(stamp: Stamp, message: bytes, known: Sequence[x509.Certificate] = ()) -> x509.Certificate:
     """Check that a stamp is about `message` and holds together, whoever made it; return the certificate it names."""
     if _hash(stamp.imprint_digest, message) != stamp.imprint:
-        raise BadSignature("a time stamp is about another signature", subject="time stamp")
+        raise BadSignatureError("a time stamp is about another signature", subject="time stamp")
     leaf = _leaf(stamp, known)
     _check_signature(stamp, leaf)
     return leaf
@@ -164,7 +160,7 @@ def _leaf(stamp: Stamp, authorities: Sequence[x509.Certificate]) -> x509.Certifi
     for certificate in (*stamp.embedded, *authorities):
         if (certificate.issuer.public_bytes(), certificate.serial_number) == (stamp.issuer, stamp.serial):
             return certificate
-    raise UntrustedTime(
+    raise UntrustedTimeError(
         "a time stamp does not carry the certificate of the authority that made it",
         hint="add that certificate to `timestamping` in the trust file",
     )
@@ -179,7 +175,7 @@ def _check_signature(stamp: Stamp, leaf: x509.Certificate) -> None:
         and _names(stamp, certificates.der(leaf))
     )
     if not covered or not _signed_by(leaf.public_key(), stamp):
-        raise BadSignature("the signature of a time stamp does not match it", subject="time stamp")
+        raise BadSignatureError("the signature of a time stamp does not match it", subject="time stamp")
 
 
 def _names(stamp: Stamp, leaf: bytes) -> bool:

@@ -27,14 +27,14 @@ from packager.bundle.bundle import Bundle
 from packager.bundle.readers import record
 from packager.canonical import JSON
 from packager.errors import (
-    ForbiddenFormat,
+    ForbiddenFormatError,
     IntegrityError,
-    MissingStatement,
+    MissingStatementError,
     MissingToolError,
-    NegativeAnswer,
+    NegativeAnswerError,
     PackagerError,
-    TooLarge,
-    WrongContent,
+    TooLargeError,
+    WrongContentError,
 )
 from packager.events import OnEvent, Progress, Warned, ignore
 from packager.files import digest_of
@@ -120,36 +120,52 @@ def _statement_json(item: Evidence) -> JSON:
 
 
 def verify(
-    bundle: Bundle, trusted: Trust | Sequence[PublicKey], on_event: OnEvent = ignore, *, now: datetime | None = None,
+    bundle: Bundle,
+    trusted: Trust | Sequence[PublicKey],
+    on_event: OnEvent = ignore,
+    *,
+    now: datetime | None = None,
     seen: Seen = NOTHING,
-) -> Verification:  # fmt: skip
+) -> Verification:
     """Check `bundle` against a trust, or keys that stand for one; see the module docstring for the order.
 
     `now` is needed as soon as the trust has an end or names certificates; `seen` is what the verifier remembers.
     """
     case = _Case(bundle, normal(trusted), now, seen)
     plan: Sequence[tuple[str, Callable[[], str]]] = (
-        *case.plan(), ("files", lambda: check_files(bundle, on_event)), ("formats", lambda: _check_formats(bundle)),
-    )  # fmt: skip
+        *case.plan(),
+        ("files", lambda: check_files(bundle, on_event)),
+        ("formats", lambda: _check_formats(bundle)),
+    )
     checks: list[Check] = []
     failure: PackagerError | None = None
     for name, perform in plan:
         try:
             checks.append(Check(name, True, perform()))
-        except (IntegrityError, NegativeAnswer) as error:  # a MissingToolError is no verdict: it is raised
+        except (IntegrityError, NegativeAnswerError) as error:  # a MissingToolError is no verdict: it is raised
             checks.append(Check(name, False, error.message))
             failure = error
             break
     return Verification(
-        bundle.name, bundle.version, bundle.digest, bundle.set_digest, case.evidence, tuple(checks), failure,
+        bundle.name,
+        bundle.version,
+        bundle.digest,
+        bundle.set_digest,
+        case.evidence,
+        tuple(checks),
+        failure,
         case.skipped,
-    )  # fmt: skip
+    )
 
 
 def require_signature(
-    bundle: Bundle, trusted: Trust | Sequence[PublicKey], on_event: OnEvent = ignore, *, now: datetime | None = None,
+    bundle: Bundle,
+    trusted: Trust | Sequence[PublicKey],
+    on_event: OnEvent = ignore,
+    *,
+    now: datetime | None = None,
     seen: Seen = NOTHING,
-) -> tuple[Evidence, ...]:  # fmt: skip
+) -> tuple[Evidence, ...]:
     """Return what trusted signers state of `bundle`, or raise; for callers that hash the files while copying."""
     case = _Case(bundle, normal(trusted), now, seen)
     for _, perform in case.plan():
@@ -198,7 +214,7 @@ class _Case:
         evidence.relate(self.about, self.evidence)
         try:
             required = evidence.satisfy(self.evidence, self.trust, self.now)
-        except MissingStatement:
+        except MissingStatementError:
             lacking = [why for why in self.skipped.values() if isinstance(why, MissingToolError)]
             if lacking:  # it may be one that this host cannot judge: then that is what has to be said
                 raise lacking[0] from None
@@ -244,7 +260,7 @@ def _records(bundle: Bundle) -> Iterator[tuple[str, bytes]]:
     blobs = {r.content.digest: r.content for r in bundle.referrers if r.artifact_type == dsse.BUNDLE and not r.others}
     total = sum(blob.size for blob in blobs.values())
     if len(blobs) > MAX_STATEMENTS or total > MAX_STATEMENT_BYTES:
-        raise TooLarge(
+        raise TooLargeError(
             f"too much is attached: expected at most {MAX_STATEMENTS} statements and {MAX_STATEMENT_BYTES} bytes, "
             f"got {len(blobs)} and {total}",
             subject=bundle.name,
@@ -274,7 +290,7 @@ def check_files(bundle: Bundle, on_event: OnEvent = ignore) -> str:
             got = digest_of(file, limit=blob.size, moved=moved)
         if got != blob:
             place = bundle.medium.place(path, blob)
-            raise WrongContent(
+            raise WrongContentError(
                 f"`{place}` is not what was signed: expected {blob.digest}, got {got.digest}", subject=place
             )
 
@@ -288,7 +304,7 @@ def _check_formats(bundle: Bundle) -> str:
     for path, _ in bundle.tree:
         suffix = PurePosixPath(path).suffix
         if suffix not in ALLOWED_SUFFIXES:
-            raise ForbiddenFormat(
+            raise ForbiddenFormatError(
                 f"`{path}` is of a format that bundles may not hold",
                 hint=f"allowed: {', '.join(sorted(ALLOWED_SUFFIXES))}",
             )

@@ -31,8 +31,15 @@ class Adapter(kit.Adapter):
         (folder / "conform.json").write_text(json.dumps(settings))
         (self._port,) = servers.free_ports(1)
         environment = servers.environment(BENTOML_HOME=str(folder / "home"), BENTOML_DO_NOT_TRACK="True")
-        command = [servers.program("bentoml", environment), "serve", "conform_service:Conform", "--host", "127.0.0.1",
-                   "--port", str(self._port)]  # fmt: skip
+        command = [
+            servers.program("bentoml", environment),
+            "serve",
+            "conform_service:Conform",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(self._port),
+        ]
         self._server = servers.Server(command, environment, folder, folder / "server.log")
         self._server.wait(self._port, "/readyz", 180)
         self._contract = contract.read(Path(message["contract"]))
@@ -41,8 +48,10 @@ class Adapter(kit.Adapter):
     def metadata(self, message: dict[str, Any]) -> dict[str, Any]:
         """Return the interface that the service enforces; BentoML itself describes only JSON."""
         ports = {"inputs": self._contract.inputs, "outputs": self._contract.outputs}
-        return {role: [{"name": port.name, "dtype": port.dtype, "shape": list(port.shape)} for port in found]
-                for role, found in ports.items()}  # fmt: skip
+        return {
+            role: [{"name": port.name, "dtype": port.dtype, "shape": list(port.shape)} for port in found]
+            for role, found in ports.items()
+        }
 
     def infer(self, feeds: dict[str, Any]) -> dict[str, Any]:
         return wire.unpack_all(self._ask("/infer", {"inputs": wire.pack_all(feeds)}))

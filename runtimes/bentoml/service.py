@@ -35,9 +35,13 @@ class Conform:
     @bentoml.api(route="/about")
     def about(self) -> dict[str, Any]:
         """Say who answers, from inside the worker."""
-        return {"version": bentoml.__version__, "pid": os.getpid(), "numpy": np.__version__,
-                "engine": f"onnxruntime {self._ort.__version__}",
-                "provider": self._session.get_providers()[0]}  # fmt: skip
+        return {
+            "version": bentoml.__version__,
+            "pid": os.getpid(),
+            "numpy": np.__version__,
+            "engine": f"onnxruntime {self._ort.__version__}",
+            "provider": self._session.get_providers()[0],
+        }
 
     @bentoml.api(route="/infer")
     def infer(self, inputs: dict[str, Any]) -> dict[str, Any]:

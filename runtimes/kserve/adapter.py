@@ -24,8 +24,17 @@ class Adapter(kit.Adapter):
         here = Path.cwd()
         http, grpc = servers.free_ports(2)
         # `kserve` is also the name of the folder this file lies in: the program must not find that one first
-        command = [sys.executable, "-P", str(Path(__file__).parent / "model.py"), message["name"], message["model"],
-                   message["contract"], str(here / "told.json"), str(http), str(grpc)]  # fmt: skip
+        command = [
+            sys.executable,
+            "-P",
+            str(Path(__file__).parent / "model.py"),
+            message["name"],
+            message["model"],
+            message["contract"],
+            str(here / "told.json"),
+            str(http),
+            str(grpc),
+        ]
         self._server = servers.Server(command, servers.environment(), here, here / "server.log")
         self._server.wait(http, f"/v2/models/{message['name']}/ready")
         return {

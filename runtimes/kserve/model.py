@@ -38,8 +38,12 @@ class Served(Model):
         options.log_severity_level = 3
         self._session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         self._contract = contract.read(promise)
-        facts = {"engine": f"onnxruntime {ort.__version__}", "provider": self._session.get_providers()[0],
-                 "numpy": np.__version__, "pid": os.getpid()}  # fmt: skip
+        facts = {
+            "engine": f"onnxruntime {ort.__version__}",
+            "provider": self._session.get_providers()[0],
+            "numpy": np.__version__,
+            "pid": os.getpid(),
+        }
         told.write_text(json.dumps(facts))
         self.ready = True
 

@@ -42,15 +42,22 @@ class Adapter(kit.Adapter):
         shutil.copy(Path(__file__).parent / "model.py", folder / "conform_model.py")
         promise = contract.read(Path(message["contract"]))
         settings = {
-            "host": "127.0.0.1", "http_port": ports[0], "grpc_port": ports[1], "metrics_port": ports[2],
-            "parallel_workers": 0, "metrics_dir": str(folder / "metrics"), "debug": False,
-        }  # fmt: skip
+            "host": "127.0.0.1",
+            "http_port": ports[0],
+            "grpc_port": ports[1],
+            "metrics_port": ports[2],
+            "parallel_workers": 0,
+            "metrics_dir": str(folder / "metrics"),
+            "debug": False,
+        }
         extra = {"model": message["model"], "contract": message["contract"], "told": str(told)}
         model = {
-            "name": message["name"], "implementation": "conform_model.Model",
+            "name": message["name"],
+            "implementation": "conform_model.Model",
             "parameters": {"version": "1", "extra": extra},
-            "inputs": [_port(port) for port in promise.inputs], "outputs": [_port(port) for port in promise.outputs],
-        }  # fmt: skip
+            "inputs": [_port(port) for port in promise.inputs],
+            "outputs": [_port(port) for port in promise.outputs],
+        }
         (folder / "settings.json").write_text(json.dumps(settings))
         (folder / "model-settings.json").write_text(json.dumps(model))
 

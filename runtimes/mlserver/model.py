@@ -29,8 +29,12 @@ class Model(MLModel):
         options.log_severity_level = 3
         self._session = ort.InferenceSession(extra["model"], options, providers=["CPUExecutionProvider"])
         self._contract = contract.read(Path(extra["contract"]))
-        told = {"engine": f"onnxruntime {ort.__version__}", "provider": self._session.get_providers()[0],
-                "numpy": np.__version__, "pid": os.getpid()}  # fmt: skip
+        told = {
+            "engine": f"onnxruntime {ort.__version__}",
+            "provider": self._session.get_providers()[0],
+            "numpy": np.__version__,
+            "pid": os.getpid(),
+        }
         Path(extra["told"]).write_text(json.dumps(told))
         return True
 

@@ -27,8 +27,12 @@ SERVED = True
 
 _PLUGIN = "onnxruntime-ep-nv-tensorrt-rtx"
 _SERVING = (
-    "granian>=2.5", "orjson>=3.10", "prometheus-client>=0.21", "grpcio>=1.66", "uvloop>=0.21; sys_platform != 'win32'",
-)  # fmt: skip
+    "granian>=2.5",
+    "orjson>=3.10",
+    "prometheus-client>=0.21",
+    "grpcio>=1.66",
+    "uvloop>=0.21; sys_platform != 'win32'",
+)
 
 
 def promised(specifier: str) -> list[str]:

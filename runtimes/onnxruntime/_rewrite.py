@@ -55,9 +55,19 @@ def dynamic(model: Any) -> Any:
     tool = _tool("onnxruntime.quantization.onnx_quantizer")
     kinds = _tool("onnxruntime.quantization")
     quantizer = tool.ONNXQuantizer(
-        model, True, True, kinds.quant_utils.QuantizationMode.IntegerOps, False, kinds.QuantType.QInt8,
-        kinds.QuantType.QUInt8, None, None, [], list(_DYNAMIC), {"MatMulConstBOnly": True},
-    )  # fmt: skip
+        model,
+        True,
+        True,
+        kinds.quant_utils.QuantizationMode.IntegerOps,
+        False,
+        kinds.QuantType.QInt8,
+        kinds.QuantType.QUInt8,
+        None,
+        None,
+        [],
+        list(_DYNAMIC),
+        {"MatMulConstBOnly": True},
+    )
     return _quantised(quantizer)
 
 
@@ -69,9 +79,17 @@ def static(model: Any, source: Path, batches: Callable[[], Iterable[Mapping[str,
     kinds = _tool("onnxruntime.quantization")
     ranges = _ranges(source, batches())
     quantizer = tool.QDQQuantizer(
-        model, True, True, kinds.QuantType.QInt8, kinds.QuantType.QUInt8, ranges, None, [], list(_STATIC),
+        model,
+        True,
+        True,
+        kinds.QuantType.QInt8,
+        kinds.QuantType.QUInt8,
+        ranges,
+        None,
+        [],
+        list(_STATIC),
         {"WeightSymmetric": True},
-    )  # fmt: skip
+    )
     return _quantised(quantizer)
 
 

@@ -14,11 +14,20 @@ import numpy as np
 from suite import kit
 
 _DTYPES = {
-    "tensor(bool)": "bool", "tensor(int8)": "int8", "tensor(int16)": "int16", "tensor(int32)": "int32",
-    "tensor(int64)": "int64", "tensor(uint8)": "uint8", "tensor(uint16)": "uint16", "tensor(uint32)": "uint32",
-    "tensor(uint64)": "uint64", "tensor(float16)": "float16", "tensor(float)": "float32", "tensor(double)": "float64",
+    "tensor(bool)": "bool",
+    "tensor(int8)": "int8",
+    "tensor(int16)": "int16",
+    "tensor(int32)": "int32",
+    "tensor(int64)": "int64",
+    "tensor(uint8)": "uint8",
+    "tensor(uint16)": "uint16",
+    "tensor(uint32)": "uint32",
+    "tensor(uint64)": "uint64",
+    "tensor(float16)": "float16",
+    "tensor(float)": "float32",
+    "tensor(double)": "float64",
     "tensor(string)": "string",
-}  # fmt: skip
+}
 _DEVICES = {"CPUExecutionProvider": "cpu", "CUDAExecutionProvider": "cuda", "TensorrtExecutionProvider": "tensorrt"}
 _ABSENT = ("CUDA", "cudnn", "libcu", "TensorRT", "nvidia", "NVIDIA")
 
@@ -57,8 +66,10 @@ class Adapter(kit.Adapter):
         return {"provider": got, "device": _DEVICES.get(got, got), "knobs": {name: used[name] for name in knobs}}
 
     def metadata(self, message: dict[str, Any]) -> dict[str, Any]:
-        return {"inputs": [_port(node) for node in self._session.get_inputs()],
-                "outputs": [_port(node) for node in self._session.get_outputs()]}  # fmt: skip
+        return {
+            "inputs": [_port(node) for node in self._session.get_inputs()],
+            "outputs": [_port(node) for node in self._session.get_outputs()],
+        }
 
     def infer(self, feeds: dict[str, Any]) -> dict[str, Any]:
         names = [node.name for node in self._session.get_outputs()]

@@ -61,8 +61,10 @@ def _limits(python: Path) -> JSON:
     newest = {key: [v for (k, v), text in said.items() if k == key and text == "ok"] for key, _ in gates}
     if not newest["ai.onnx"] or not newest["ir"]:
         raise StepError(f"the runtime loads nothing: {next(iter(said.values()))}", hint="is it installed completely?")
-    return {"opset": {key: max(newest[key]) for key in ("ai.onnx", "ai.onnx.ml") if newest[key]},
-            "ir": max(newest["ir"])}  # fmt: skip
+    return {
+        "opset": {key: max(newest[key]) for key in ("ai.onnx", "ai.onnx.ml") if newest[key]},
+        "ir": max(newest["ir"]),
+    }
 
 
 def _attempts(python: Path, found: Sequence[Probe]) -> list[str]:
@@ -86,7 +88,18 @@ def table(version: str, said: JSON, limits: JSON, outcomes: _kernels.Kernels, py
     """Return a table of knowledge with the one measured row; `said` is what `about` returned."""
     numpy = "<2" if said["numpy"].startswith("1.") else ""
     complete = _kernels.complete(outcomes, limits["opset"]["ai.onnx"])
-    row = {"source": "measured", "opset": limits["opset"], "complete": complete,
-           "ir": limits["ir"], "numpy": numpy, "python": list(pythons)}  # fmt: skip
-    return {"format": 1, "runtime": "onnxruntime", "serial": 0, "versions": {version: row},
-            "kernels": _kernels.kernels({version: outcomes})}  # fmt: skip
+    row = {
+        "source": "measured",
+        "opset": limits["opset"],
+        "complete": complete,
+        "ir": limits["ir"],
+        "numpy": numpy,
+        "python": list(pythons),
+    }
+    return {
+        "format": 1,
+        "runtime": "onnxruntime",
+        "serial": 0,
+        "versions": {version: row},
+        "kernels": _kernels.kernels({version: outcomes}),
+    }

@@ -48,8 +48,10 @@ class Adapter(kit.Adapter):
         return {"provider": device, "device": device.lower(), "knobs": {name: used[name] for name in knobs}}
 
     def metadata(self, message: dict[str, Any]) -> dict[str, Any]:
-        return {"inputs": [_port(port) for port in self._model.inputs],
-                "outputs": [_port(port) for port in self._model.outputs]}  # fmt: skip
+        return {
+            "inputs": [_port(port) for port in self._model.inputs],
+            "outputs": [_port(port) for port in self._model.outputs],
+        }
 
     def infer(self, feeds: dict[str, Any]) -> dict[str, Any]:
         self._check(feeds)

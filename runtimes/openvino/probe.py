@@ -54,8 +54,9 @@ class Asked:
 
     def trials(self, *, is_test: bool) -> list[Trial]:
         tolerance = _HALF if "float16" in self.question.types else _TOLERANCE
-        return [replace(form, expected=self.expected, tolerance=tolerance)
-                for form in self.question.forms(is_test=is_test)]  # fmt: skip
+        return [
+            replace(form, expected=self.expected, tolerance=tolerance) for form in self.question.forms(is_test=is_test)
+        ]
 
 
 @dataclass(slots=True)
@@ -127,8 +128,11 @@ def about(python: Path) -> JSON:
 def trials(python: Path, graphs: Sequence[Trial]) -> list[str]:
     """Compile ONNX graphs here, open and run them in the runtime of an environment; return what was said."""
     made = _artefacts([trial.graph for trial in graphs])
-    opened = {index: replace(trial, graph=ir) for index, (trial, ir) in enumerate(zip(graphs, made, strict=True))
-              if isinstance(ir, bytes)}  # fmt: skip
+    opened = {
+        index: replace(trial, graph=ir)
+        for index, (trial, ir) in enumerate(zip(graphs, made, strict=True))
+        if isinstance(ir, bytes)
+    }
     order = sorted(opened, key=lambda index: hash(opened[index]) in _wrong)
     parts = _sliced([opened[index] for index in order])
     said = dict(zip(order, (text for part in parts for text in _trials.run(python, TRIAL, part)), strict=True))
@@ -151,8 +155,12 @@ def _artefacts(graphs: Sequence[bytes]) -> list[bytes | str]:
 def answered(graphs: Sequence[Trial]) -> list[Trial | None]:
     """Return trials with what this host's ONNX Runtime gives as what is expected; None where it gives nothing."""
     found = _references(graphs)
-    return [replace(trial, expected=expected, tolerance=_HALF if _has_halves(expected) else _TOLERANCE)
-            if expected else None for trial, expected in zip(graphs, found, strict=True)]  # fmt: skip
+    return [
+        replace(trial, expected=expected, tolerance=_HALF if _has_halves(expected) else _TOLERANCE)
+        if expected
+        else None
+        for trial, expected in zip(graphs, found, strict=True)
+    ]
 
 
 def _has_halves(arrays: bytes) -> bool:
@@ -163,8 +171,10 @@ def _has_halves(arrays: bytes) -> bool:
 
 def _references(graphs: Sequence[Trial]) -> list[bytes | None]:
     """Return what this host's ONNX Runtime gives for every graph: nothing where it only opens it, None where not."""
-    return [files[0] if said == "ok" else b"" if said == "loads" else None
-            for said, files in _kept(_REFERENCE, graphs, (".npz",))]  # fmt: skip
+    return [
+        files[0] if said == "ok" else b"" if said == "loads" else None
+        for said, files in _kept(_REFERENCE, graphs, (".npz",))
+    ]
 
 
 def _kept(program: Path, graphs: Sequence[Trial], suffixes: Sequence[str]) -> list[tuple[str, list[bytes]]]:
@@ -238,11 +248,21 @@ def _has_attributes(probe: Probe) -> bool:
 def table(version: str, said: JSON, limits: JSON, outcomes: _kernels.Kernels, pythons: Sequence[str]) -> JSON:
     """Return a table of knowledge with the one measured row; `said` is what `about` returned."""
     maker = compiling.tool().get_version().partition("-")[0]
-    row = {"source": "measured", "opset": limits["opset"], "ir": limits["ir"],
-           "numpy": "<2" if said["numpy"].startswith("1.") else "", "python": list(pythons),
-           "note": f"opens IR made by OpenVINO {maker}"}  # fmt: skip
-    return {"format": 1, "runtime": "openvino", "serial": 0, "versions": {version: row},
-            "kernels": _kernels.kernels({version: outcomes})}  # fmt: skip
+    row = {
+        "source": "measured",
+        "opset": limits["opset"],
+        "ir": limits["ir"],
+        "numpy": "<2" if said["numpy"].startswith("1.") else "",
+        "python": list(pythons),
+        "note": f"opens IR made by OpenVINO {maker}",
+    }
+    return {
+        "format": 1,
+        "runtime": "openvino",
+        "serial": 0,
+        "versions": {version: row},
+        "kernels": _kernels.kernels({version: outcomes}),
+    }
 
 
 def _limits(python: Path) -> JSON:
@@ -271,8 +291,9 @@ def _tests(python: Path) -> Tests:
 def _answerable(found: Sequence[Question]) -> list[Asked | None]:
     """Ask ONNX Runtime; None where it refuses."""
     said = _references([question.trial() for question in found])
-    return [None if expected is None else Asked(question, expected)
-            for question, expected in zip(found, said, strict=True)]  # fmt: skip
+    return [
+        None if expected is None else Asked(question, expected) for question, expected in zip(found, said, strict=True)
+    ]
 
 
 def _put(python: Path, asked: Sequence[Asked], *, is_test: bool) -> list[list[str]]:

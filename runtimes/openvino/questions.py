@@ -24,8 +24,21 @@ from packager.graph import canonicalise, needs
 
 MOST = 2  # ways to ask about one combination of element types, until one is answered
 TYPE_ATTRIBUTES = ("to", "dtype", "output_dtype")
-_DTYPES = ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32",
-           "float64", "string")  # fmt: skip
+_DTYPES = (
+    "bool",
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "uint8",
+    "uint16",
+    "uint32",
+    "uint64",
+    "float16",
+    "float32",
+    "float64",
+    "string",
+)
 _NO_ZERO = ("Div", "Mod")  # of integers: the process would die of it
 _RANKS = (2, 4, 3, 1, 0)
 
@@ -235,7 +248,7 @@ def _name(number: int) -> str:
 
 def _question(
     domain: str, operator: str, since: int, test: str, node: Any, feeds: Mapping[str, Any], kinds: Mapping[str, Any]
-) -> Question | None:  # fmt: skip
+) -> Question | None:
     """Return a graph of one node under one definition, None where the definition does not allow it."""
     onnx, helper = canonicalise.tool(), canonicalise.tool().helper
     inputs = [_info(name, kinds[name], feeds[name]) for name in dict.fromkeys(n for n in node.input if n)]

@@ -25,9 +25,19 @@ import openvino  # noqa: E402
 
 _INSTRUCTIONS = "ONEDNN_MAX_CPU_ISA"
 _DTYPES = {
-    "boolean": "bool", "i8": "int8", "i16": "int16", "i32": "int32", "i64": "int64", "u8": "uint8", "u16": "uint16",
-    "u32": "uint32", "u64": "uint64", "f16": "float16", "f32": "float32", "f64": "float64",
-}  # fmt: skip
+    "boolean": "bool",
+    "i8": "int8",
+    "i16": "int16",
+    "i32": "int32",
+    "i64": "int64",
+    "u8": "uint8",
+    "u16": "uint16",
+    "u32": "uint32",
+    "u64": "uint64",
+    "f16": "float16",
+    "f32": "float32",
+    "f64": "float64",
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,8 +88,10 @@ def together(batch: list[Record]) -> list[str]:
         return together(batch[:middle]) + together(batch[middle:])
     counts = [len(model.get_results()) for model in models]
     starts = [sum(counts[:number]) for number in range(len(counts))]
-    said = [compare(got[start : start + count], expected, tolerance)
-            for start, count, (_, _, expected, tolerance) in zip(starts, counts, batch, strict=True)]  # fmt: skip
+    said = [
+        compare(got[start : start + count], expected, tolerance)
+        for start, count, (_, _, expected, tolerance) in zip(starts, counts, batch, strict=True)
+    ]
     return [text if text == "ok" else "?" for text in said]
 
 

@@ -43,8 +43,13 @@ def compile_graph(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JS
         engine = _tensorrt.build(trt, path, params["interface"], configure)
     _check(trt, engine, params["interface"], device)
     (out / _tensorrt.FILE).write_bytes(engine)
-    header = {"format": "tensorrt", "version": trt.__version__, "hardware": device, "version_compatible": portable,
-              "bytes": len(engine)}  # fmt: skip
+    header = {
+        "format": "tensorrt",
+        "version": trt.__version__,
+        "hardware": device,
+        "version_compatible": portable,
+        "bytes": len(engine),
+    }
     artefact = {"reproducibility": "recorded", "header": header, "needs": {"gpu": device}}
     return {"path": _tensorrt.FILE, "artefact": artefact}
 

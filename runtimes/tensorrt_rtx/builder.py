@@ -40,14 +40,24 @@ def build(graph: Path, device: str, interface: JSON, out: Path) -> None:
     spec = importlib.util.find_spec(_MODULE)
     assert spec and spec.origin, "the caller imported it"  # noqa: S101
     library = Path(spec.origin).parent.parent
-    job = {"module": _MODULE, "graph": graph.name, "capability": device.replace("_", "").upper(),
-           "interface": interface, "out": str(out.resolve())}  # fmt: skip
+    job = {
+        "module": _MODULE,
+        "graph": graph.name,
+        "capability": device.replace("_", "").upper(),
+        "interface": interface,
+        "out": str(out.resolve()),
+    }
     command = [sys.executable, "-s", "-P", "-S", "-B", str(_tensorrt_build.__file__), str(library)]
     place = tempfile.gettempdir()
     done = subprocess.run(
-        command, input=json.dumps(job), capture_output=True, text=True, cwd=graph.resolve().parent,
-        env={**numerics(), "HOME": place, "TMPDIR": place}, check=False,
-    )  # fmt: skip
+        command,
+        input=json.dumps(job),
+        capture_output=True,
+        text=True,
+        cwd=graph.resolve().parent,
+        env={**numerics(), "HOME": place, "TMPDIR": place},
+        check=False,
+    )
     answer = json.loads((done.stdout.splitlines() or ["{}"])[-1]) if done.returncode == 0 else {}
     if "error" in answer:
         raise StepError(answer["error"], hint=answer["hint"])

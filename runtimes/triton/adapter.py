@@ -35,8 +35,9 @@ class Adapter(kit.Adapter):
         self._write(here, name, promise, message)
         http, grpc = servers.free_ports(2)
         self._prefix = f"conform-{http}-"
-        self._server = servers.Server(self._command(here, name, http, grpc), self._environment(), here,
-                                      here / "server.log")  # fmt: skip
+        self._server = servers.Server(
+            self._command(here, name, http, grpc), self._environment(), here, here / "server.log"
+        )
         self._server.wait(http, "/v2/health/ready")
         told = json.loads((here / "told.json").read_text())
         return {
@@ -61,20 +62,42 @@ class Adapter(kit.Adapter):
         (repository / name / "config.pbtxt").write_text(config(name, promise, message, here / "told.json"))
         backend.mkdir(parents=True)
         origin, python = self._packages / _SERVER, f"{sys.version_info[0]}.{sys.version_info[1]}"
-        for file in ("backends/python/libtriton_python.so", "backends/python/triton_python_backend_utils.py",
-                     f"python_backend_stubs/{python}/triton_python_backend_stub"):  # fmt: skip
+        for file in (
+            "backends/python/libtriton_python.so",
+            "backends/python/triton_python_backend_utils.py",
+            f"python_backend_stubs/{python}/triton_python_backend_stub",
+        ):
             shutil.copy(origin / file, backend)
 
     def _command(self, here: Path, name: str, http: int, grpc: int) -> list[str]:
         return [
             str(self._packages / _SERVER / "bin" / "tritonserver"),
-            "--model-repository", str(here / "repository"), "--backend-directory", str(here / "backends"),
-            "--http-address", "127.0.0.1", "--http-port", str(http),
-            "--grpc-address", "127.0.0.1", "--grpc-port", str(grpc), "--allow-metrics", "false",
-            "--model-control-mode", "explicit", "--load-model", name, "--disable-auto-complete-config",
-            "--backend-config", f"python,shm-region-prefix-name={self._prefix}",
-            "--strict-readiness", "true", "--exit-timeout-secs", "20",
-        ]  # fmt: skip
+            "--model-repository",
+            str(here / "repository"),
+            "--backend-directory",
+            str(here / "backends"),
+            "--http-address",
+            "127.0.0.1",
+            "--http-port",
+            str(http),
+            "--grpc-address",
+            "127.0.0.1",
+            "--grpc-port",
+            str(grpc),
+            "--allow-metrics",
+            "false",
+            "--model-control-mode",
+            "explicit",
+            "--load-model",
+            name,
+            "--disable-auto-complete-config",
+            "--backend-config",
+            f"python,shm-region-prefix-name={self._prefix}",
+            "--strict-readiness",
+            "true",
+            "--exit-timeout-secs",
+            "20",
+        ]
 
     def _environment(self) -> dict[str, str]:
         """Return exactly what the stub's interpreter needs to find itself, its packages and its libraries."""
@@ -120,8 +143,9 @@ def _used(http: int, name: str, told: dict[str, Any], knobs: dict[str, Any]) -> 
         "triton.instances": sum(int(group["count"]) for group in found["instance_group"]),
         "triton.queue_delay": int(batching.get("max_queue_delay_microseconds", 0)),
         "triton.max_queue": int((batching.get("default_queue_policy") or {}).get("max_queue_size", 0)),
-        "triton.threads": told["threads"], "runtime.threads": told["threads"],
-    }  # fmt: skip
+        "triton.threads": told["threads"],
+        "runtime.threads": told["threads"],
+    }
     return {name: used[name] for name in knobs}
 
 
@@ -139,11 +163,16 @@ def config(name: str, promise: Contract, message: dict[str, Any], told: Path) ->
         rows.append(f"dynamic_batching {{ max_queue_delay_microseconds: {delay} {policy} }}")
     threads = knobs.get("triton.threads", knobs.get("runtime.threads", message.get("threads", 1)))
     values = {
-        "model": message["model"], "contract": str(_lowered(told.parent, message)), "threads": str(threads),
-        "suite": str(Path(kit.__file__).parent.parent), "told": str(told),
-    }  # fmt: skip
-    rows += [f"parameters {{ key: {json.dumps(key)} value {{ string_value: {json.dumps(value)} }} }}"
-             for key, value in values.items()]  # fmt: skip
+        "model": message["model"],
+        "contract": str(_lowered(told.parent, message)),
+        "threads": str(threads),
+        "suite": str(Path(kit.__file__).parent.parent),
+        "told": str(told),
+    }
+    rows += [
+        f"parameters {{ key: {json.dumps(key)} value {{ string_value: {json.dumps(value)} }} }}"
+        for key, value in values.items()
+    ]
     return "\n".join(rows) + "\n"
 
 

@@ -36,10 +36,13 @@ class TritonPythonModel:
         self._contract = self._rules.read(Path(values["contract"]))
         self._names = [node.name for node in self._session.get_outputs()]
         self._batched = config["max_batch_size"] > 0
-        told = {"engine": f"onnxruntime {ort.__version__}", "numpy": np.__version__,
-                "provider": self._session.get_providers()[0],
-                "rows": self._contract.dimensions[self._contract.batch][1] if self._contract.batch else 0,
-                "threads": self._session.get_session_options().intra_op_num_threads}  # fmt: skip
+        told = {
+            "engine": f"onnxruntime {ort.__version__}",
+            "numpy": np.__version__,
+            "provider": self._session.get_providers()[0],
+            "rows": self._contract.dimensions[self._contract.batch][1] if self._contract.batch else 0,
+            "threads": self._session.get_session_options().intra_op_num_threads,
+        }
         Path(values["told"]).write_text(json.dumps(told))
 
     def check_numpy(self) -> None:
@@ -76,9 +79,11 @@ class TritonPythonModel:
     def _run(self, feeds: list[dict[str, Any]]) -> list[list[Any]]:
         groups: list[list[dict[str, Any]]] = []
         for feed in feeds:  # rows of one length of every other dimension go together
-            fits = self._batched and groups and all(
-                feed[name].shape[1:] == array.shape[1:] for name, array in groups[-1][0].items()
-            )  # fmt: skip
+            fits = (
+                self._batched
+                and groups
+                and all(feed[name].shape[1:] == array.shape[1:] for name, array in groups[-1][0].items())
+            )
             groups[-1].append(feed) if fits else groups.append([feed])
         return [answer for group in groups for answer in self._together(group)]
 
@@ -88,8 +93,10 @@ class TritonPythonModel:
         merged = {name: np.concatenate([feed[name] for feed in group]) for name in group[0]}
         cuts = np.cumsum([len(next(iter(feed.values()))) for feed in group])[:-1]
         parts = [np.split(array, cuts) for array in self._session.run(self._names, merged)]
-        return [[self._tensor(name, part[place]) for name, part in zip(self._names, parts)]  # noqa: B905
-                for place in range(len(group))]  # fmt: skip
+        return [
+            [self._tensor(name, part[place]) for name, part in zip(self._names, parts)]  # noqa: B905
+            for place in range(len(group))
+        ]
 
     def _tensor(self, name: str, array: Any) -> Any:
         if array.dtype.kind in "OU":

@@ -102,8 +102,10 @@ class Runs:
 
     def alone(self, row: Any) -> Any:
         """Answer a request of a model that has no batch."""
-        feeds = {tensor.name: array_of(getattr(row, f"port_{place}"), tensor)
-                 for place, tensor in enumerate(INTERFACE.inputs)}  # fmt: skip
+        feeds = {
+            tensor.name: array_of(getattr(row, f"port_{place}"), tensor)
+            for place, tensor in enumerate(INTERFACE.inputs)
+        }
         check(feeds)
         results = self.run(feeds)
         return answer_of({tensor.name: results[tensor.name] for tensor in INTERFACE.outputs})
@@ -127,8 +129,10 @@ def array_of(value: Any, tensor: Tensor) -> Any:
 
 def feed(rows: list[list[Any]]) -> dict[str, Any]:
     """Stack rows to one batch and hold it against the contract. Raises BadInput."""
-    feeds = {tensor.name: np.stack([array_of(row[place], tensor) for row in rows])
-             for place, tensor in enumerate(INTERFACE.inputs)}  # fmt: skip
+    feeds = {
+        tensor.name: np.stack([array_of(row[place], tensor) for row in rows])
+        for place, tensor in enumerate(INTERFACE.inputs)
+    }
     check(feeds)
     return feeds
 
@@ -153,8 +157,12 @@ def split(results: dict[str, Any], count: int) -> Iterator[Any]:
 
 def answer_of(values: dict[str, Any]) -> Any:
     """Return one answer in its declared type."""
-    return Answer.model_validate({name: value.tolist() if np.ndim(value) == 0 or value.dtype.kind in "OU" else value
-                                  for name, value in values.items()})  # fmt: skip
+    return Answer.model_validate(
+        {
+            name: value.tolist() if np.ndim(value) == 0 or value.dtype.kind in "OU" else value
+            for name, value in values.items()
+        }
+    )
 
 
 OPTIONS = {

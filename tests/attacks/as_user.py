@@ -20,9 +20,16 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 HIDE = ("unshare", "--mount", "sh", "-c", 'mount --bind /dev/null "$(command -v bwrap)"; exec "$@"', "sh")
 # Where this Python lies in the home directory of root, which nobody else may enter, it is shown to others in its place.
-SHOW = ("unshare", "--mount", "sh", "-c", """
+SHOW = (
+    "unshare",
+    "--mount",
+    "sh",
+    "-c",
+    """
     case "$HERE" in /root/*) mkdir -p "$HOME/python"; mount --bind "$HERE" "$HOME/python"; mount -t tmpfs -o mode=755 tmpfs /root
-        mkdir -p "$HERE"; mount --bind "$HOME/python" "$HERE";; esac; exec "$@" """, "sh")  # fmt: skip
+        mkdir -p "$HERE"; mount --bind "$HOME/python" "$HERE";; esac; exec "$@" """,
+    "sh",
+)
 
 _KEPT = ("PATH", "TMPDIR", "PIP_", "UV_", "SSL_")
 

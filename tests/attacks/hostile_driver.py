@@ -119,8 +119,11 @@ def send_grpc(call: Any, message: bytes) -> str:
 
 
 def channel(port: int) -> Any:
-    options = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1),
-               ("grpc.use_local_subchannel_pool", 1)]  # fmt: skip
+    options = [
+        ("grpc.max_send_message_length", -1),
+        ("grpc.max_receive_message_length", -1),
+        ("grpc.use_local_subchannel_pool", 1),
+    ]
     return grpc.insecure_channel(f"127.0.0.1:{port}", options=options)
 
 
@@ -155,7 +158,9 @@ def alone(config: Path, tree: Path, way: str, name: str, size: int) -> dict[str,
             answer = send_http(http, raw) if way == "http" else send_grpc(infer(line), raw)
             spent = time.perf_counter() - began
         return {
-            "answer": answer, "MiB": round(len(raw) / MIB, 1), "seconds": round(spent, 2),
+            "answer": answer,
+            "MiB": round(len(raw) / MIB, 1),
+            "seconds": round(spent, 2),
             "memory, MiB": round(memory(pid, "VmHWM") - before, 1),
             "slowest health, ms": round(max(seconds) * 1000),
-        }  # fmt: skip
+        }

@@ -33,13 +33,19 @@ def write_model(folder: Path) -> Path:
     onnx.save(
         helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), folder / "model.onnx"
     )
-    told = [[{"name": name + end, "dtype": dtype, "shape": ["batch", 2]} for name, dtype, _ in _PORTS]
-            for end in ("", "_out")]  # fmt: skip
+    told = [
+        [{"name": name + end, "dtype": dtype, "shape": ["batch", 2]} for name, dtype, _ in _PORTS]
+        for end in ("", "_out")
+    ]
     config = {
-        "name": NAME, "version": "1.0.0", "digest": "sha256:" + "0" * 64, "runtime": "onnxruntime",
-        "target": "onnxruntime-cpu-fp32", "artefact": "model.onnx",
+        "name": NAME,
+        "version": "1.0.0",
+        "digest": "sha256:" + "0" * 64,
+        "runtime": "onnxruntime",
+        "target": "onnxruntime-cpu-fp32",
+        "artefact": "model.onnx",
         "interface": {"inputs": told[0], "outputs": told[1], "dimensions": {"batch": {"min": 1}}},
-    }  # fmt: skip
+    }
     path = folder / "serve.json"
     path.write_text(json.dumps(config))
     return path
@@ -121,10 +127,16 @@ def long_varints(size: int) -> bytes:
 MESSAGES: dict[str, Callable[[int], bytes]] = {
     make.__name__: make
     for make in (
-        shape_of_varints, packed_varints, packed_varints_that_fit, texts_of_two_letters, texts_that_fit,
-        texts_as_fields, empty_fields, long_varints,
+        shape_of_varints,
+        packed_varints,
+        packed_varints_that_fit,
+        texts_of_two_letters,
+        texts_that_fit,
+        texts_as_fields,
+        empty_fields,
+        long_varints,
     )
-}  # fmt: skip
+}
 
 
 # HTTP
@@ -137,21 +149,28 @@ def _document(inputs: list[dict[str, object]], data: bytes = b"", pad: int = 0) 
 
 def good_post() -> Post:
     return _document(
-        [{"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]},
-         {"name": "i", "datatype": "INT64", "shape": [1, 2], "parameters": {"binary_data_size": 16}},
-         {"name": "s", "datatype": "BYTES", "shape": [1, 2], "data": ["a", "b"]}], bytes(16))  # fmt: skip
+        [
+            {"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]},
+            {"name": "i", "datatype": "INT64", "shape": [1, 2], "parameters": {"binary_data_size": 16}},
+            {"name": "s", "datatype": "BYTES", "shape": [1, 2], "data": ["a", "b"]},
+        ],
+        bytes(16),
+    )
 
 
 def binary_texts(size: int) -> Post:
     data = b"\2\0\0\0ab" * (size // 6)
-    return _document([{"name": "s", "datatype": "BYTES", "shape": [1, 2],
-                       "parameters": {"binary_data_size": len(data)}}], data)  # fmt: skip
+    return _document(
+        [{"name": "s", "datatype": "BYTES", "shape": [1, 2], "parameters": {"binary_data_size": len(data)}}], data
+    )
 
 
 def binary_texts_that_fit(size: int) -> Post:
     count = size // 4 // 2
-    return _document([{"name": "s", "datatype": "BYTES", "shape": [count, 2],
-                       "parameters": {"binary_data_size": count * 8}}], bytes(count * 8))  # fmt: skip
+    return _document(
+        [{"name": "s", "datatype": "BYTES", "shape": [count, 2], "parameters": {"binary_data_size": count * 8}}],
+        bytes(count * 8),
+    )
 
 
 def unaligned_numbers(size: int) -> Post:
@@ -190,10 +209,17 @@ def inflated(size: int) -> Post:
 POSTS: dict[str, Callable[[int], Post]] = {
     make.__name__: make
     for make in (
-        binary_texts, binary_texts_that_fit, unaligned_numbers, numbers_in_json, numbers_in_json_that_fit,
-        lists_in_json, objects_in_json, deep_json, inflated,
+        binary_texts,
+        binary_texts_that_fit,
+        unaligned_numbers,
+        numbers_in_json,
+        numbers_in_json_that_fit,
+        lists_in_json,
+        objects_in_json,
+        deep_json,
+        inflated,
     )
-}  # fmt: skip
+}
 
 
 def chunked(*pieces: bytes) -> bytes:

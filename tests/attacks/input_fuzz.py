@@ -143,20 +143,44 @@ KINDS: dict[str, Kind] = {
     "MLmodel": Kind((MLMODEL,), _mlmodel),
     "requirements": Kind((REQUIREMENTS, "python: 3.11.7\nbuild_dependencies: [pip==1]\n"), _requirements),
     "recipe": Kind((RECIPE,), lambda path: recipe.load(path, ("onnxruntime", "openvino")).to_json()),
-    "values": Kind((VALUES,), lambda path: knobs.resolve(SCHEMA, "sha256:" + "0" * 64, [*knobs.from_values(strictyaml.load(path), "v", SCHEMA)])),
+    "values": Kind(
+        (VALUES,),
+        lambda path: knobs.resolve(
+            SCHEMA, "sha256:" + "0" * 64, [*knobs.from_values(strictyaml.load(path), "v", SCHEMA)]
+        ),
+    ),
     "fleet": Kind((FLEET,), lambda path: [fleet.write(site) for site in fleet.load(path)]),
     "pipeline": Kind((PIPELINE,), lambda path: pipeline.parse(path.read_bytes(), "p.yaml")),
     "profile": Kind((PROFILE, "rules: [parity, sbom]\n"), _profile),
-    "lock": Kind(('{"format": 1, "source": {"uri": "x", "kind": "file"}, "toolchain": {}, "dependencies": {}}',), lambda path: lock.load(path)),
+    "lock": Kind(
+        ('{"format": 1, "source": {"uri": "x", "kind": "file"}, "toolchain": {}, "dependencies": {}}',),
+        lambda path: lock.load(path),
+    ),
     "contract": Kind((json.dumps(bundles.CONTRACT_OF_TINY),), lambda path: parse_contract(path.read_bytes())),
     "knobs": Kind((catalogue.written(bundles.CONTRACT_OF_TINY).decode(),), lambda path: knobs.parse(path.read_bytes())),
-    "trust": Kind(('{"payload": "e30=", "payloadType": "x", "signatures": []}',), lambda path: trustfile.parse(path.read_bytes(), "t")),
-    "seen": Kind(('{"format": 1, "trusts": {"a": {"file": null, "bundles": {"b": ["1.0.0", "sha256:%s"]}}}}' % ("0" * 64),), lambda path: seen.load(path, "a")),
-    "knowledge": Kind(('{"format": 1, "runtime": "onnxruntime", "serial": 1, "versions": {}}',), lambda path: knowledge.parse(path.read_bytes(), "k")),
+    "trust": Kind(
+        ('{"payload": "e30=", "payloadType": "x", "signatures": []}',),
+        lambda path: trustfile.parse(path.read_bytes(), "t"),
+    ),
+    "seen": Kind(
+        ('{"format": 1, "trusts": {"a": {"file": null, "bundles": {"b": ["1.0.0", "sha256:%s"]}}}}' % ("0" * 64),),
+        lambda path: seen.load(path, "a"),
+    ),
+    "knowledge": Kind(
+        ('{"format": 1, "runtime": "onnxruntime", "serial": 1, "versions": {}}',),
+        lambda path: knowledge.parse(path.read_bytes(), "k"),
+    ),
     "result": Kind(('{"format": 1, "bundle": {}, "cells": [], "level": 5}',), lambda path: results.read(path)),
-    "own-lock": Kind((REQUIREMENTS, '[[package]]\nname = "a"\nversion = "1"\n'), lambda path: _each(
-        *(lambda name=name: project_locks.parse(path.read_bytes(), name) for name in ("requirements.txt", "uv.lock", "pylock.toml")))),
-}  # fmt: skip
+    "own-lock": Kind(
+        (REQUIREMENTS, '[[package]]\nname = "a"\nversion = "1"\n'),
+        lambda path: _each(
+            *(
+                lambda name=name: project_locks.parse(path.read_bytes(), name)
+                for name in ("requirements.txt", "uv.lock", "pylock.toml")
+            )
+        ),
+    ),
+}
 BOMBS: dict[str, str] = {
     "nested lists": "[" * DEEP,
     "closed nested lists": "[" * DEEP + "]" * DEEP,
@@ -164,24 +188,86 @@ BOMBS: dict[str, str] = {
     "nested JSON": '{"a":' * DEEP + "1" + "}" * DEEP,
     "nested blocks": "".join(f"{' ' * n}a:\n" for n in range(1500)),
     "nested sequences": "- " * DEEP + "a",
-    "laughs": "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
-        f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12)),
-    "laughing flavors": "a: &a [x, x, x, x, x, x, x, x]\n" + "".join(
-        f"b{n}: &b{n} [{', '.join(['*a' if n == 0 else '*b' + str(n - 1)] * 8)}]\n" for n in range(10))
-        + "flavors: {sklearn: {sklearn_version: *b9, pickled_model: *b9}, python_function: {python_version: *b9, loader_module: *b9}}\n"
-          "signature: {inputs: *b9}\nmlflow_version: *b9\nname: *b9\nsites: *b9\nrules: *b9\nsteps: *b9\nserver: *b9\n",
-    "itself": "&a [*a]", "itself by key": "&a {b: *a}", "merge of itself": "a: &a {<<: *a}", "merge of text": "<<: text",
-    "key that is a list": "? [a]\n: b", "key that is a mapping": "{{a: b}: c}", "no number key": ".nan: 1\n.inf: 2", "twice": "a: 1\na: 2",
-    "date": "a: 2001-99-99", "date key": "2001-01-01: 1", "time": "a: 2001-12-14t21:59:43.10-99:00", "sexagesimal": "a: 190:20:30",
-    "object": "a: !!python/object/apply:os.system [x]", "set": "a: !!set {b, c}", "ordered": "a: !!omap [b: 1]", "binary": "a: !!binary x",
-    "unknown tag": "a: !x y", "number of digits": "a: " + "9" * 5000, "octal": "a: 0o" + "7" * 5000, "huge float": "a: 1e999999999",
-    "name of digits": "name: x\nversion: " + "9" * 5000 + ".0.0\nsource: m", "nothing": "", "null": "null", "number": "7", "text": "a", "false": "false",
-    "nul": "a: \x00", "bell": "a: \x07", "bom": "\ufeffa: b", "astral": "a: \U0010ffff", "nel": "a: b\x85c: d", "tab": "\ta: b",
-    "documents": "a: 1\n---\nb: 2", "directive": "%YAML 9.9\n---\na: b", "long key": "a" * 70000 + ": b", "long text": "a: " + "b" * 3_000_000,
-    "many keys": "".join(f"k{n}: 1\n" for n in range(20000)), "anchors": "a: &" + "x" * 5000 + " 1", "escape": 'a: "\\ud800"', "zeros": "a: -0.0",
-}  # fmt: skip
-SCRAPS = ("null", "[]", "{}", "-1", "1e400", "''", "\x1b[2J", "../../etc/passwd", "!!set {}", "&a *a", "{<<: 1}", "true", "~", ": ", "- ", "\n", "\t",
-          "\u202e", "9" * 400, "a" * 3000, "[[[[[[]]]]]]", "2001-99-99", ".nan", "*x", "sha256:", "1.0.0", "__proto__", "\ud7ff", "%", "@", "`")  # fmt: skip
+    "laughs": "a0: &a0 [x, x, x, x, x, x, x, x, x]\n"
+    + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12)),
+    "laughing flavors": "a: &a [x, x, x, x, x, x, x, x]\n"
+    + "".join(f"b{n}: &b{n} [{', '.join(['*a' if n == 0 else '*b' + str(n - 1)] * 8)}]\n" for n in range(10))
+    + "flavors: {sklearn: {sklearn_version: *b9, pickled_model: *b9}, python_function: {python_version: *b9, loader_module: *b9}}\n"
+    "signature: {inputs: *b9}\nmlflow_version: *b9\nname: *b9\nsites: *b9\nrules: *b9\nsteps: *b9\nserver: *b9\n",
+    "itself": "&a [*a]",
+    "itself by key": "&a {b: *a}",
+    "merge of itself": "a: &a {<<: *a}",
+    "merge of text": "<<: text",
+    "key that is a list": "? [a]\n: b",
+    "key that is a mapping": "{{a: b}: c}",
+    "no number key": ".nan: 1\n.inf: 2",
+    "twice": "a: 1\na: 2",
+    "date": "a: 2001-99-99",
+    "date key": "2001-01-01: 1",
+    "time": "a: 2001-12-14t21:59:43.10-99:00",
+    "sexagesimal": "a: 190:20:30",
+    "object": "a: !!python/object/apply:os.system [x]",
+    "set": "a: !!set {b, c}",
+    "ordered": "a: !!omap [b: 1]",
+    "binary": "a: !!binary x",
+    "unknown tag": "a: !x y",
+    "number of digits": "a: " + "9" * 5000,
+    "octal": "a: 0o" + "7" * 5000,
+    "huge float": "a: 1e999999999",
+    "name of digits": "name: x\nversion: " + "9" * 5000 + ".0.0\nsource: m",
+    "nothing": "",
+    "null": "null",
+    "number": "7",
+    "text": "a",
+    "false": "false",
+    "nul": "a: \x00",
+    "bell": "a: \x07",
+    "bom": "\ufeffa: b",
+    "astral": "a: \U0010ffff",
+    "nel": "a: b\x85c: d",
+    "tab": "\ta: b",
+    "documents": "a: 1\n---\nb: 2",
+    "directive": "%YAML 9.9\n---\na: b",
+    "long key": "a" * 70000 + ": b",
+    "long text": "a: " + "b" * 3_000_000,
+    "many keys": "".join(f"k{n}: 1\n" for n in range(20000)),
+    "anchors": "a: &" + "x" * 5000 + " 1",
+    "escape": 'a: "\\ud800"',
+    "zeros": "a: -0.0",
+}
+SCRAPS = (
+    "null",
+    "[]",
+    "{}",
+    "-1",
+    "1e400",
+    "''",
+    "\x1b[2J",
+    "../../etc/passwd",
+    "!!set {}",
+    "&a *a",
+    "{<<: 1}",
+    "true",
+    "~",
+    ": ",
+    "- ",
+    "\n",
+    "\t",
+    "\u202e",
+    "9" * 400,
+    "a" * 3000,
+    "[[[[[[]]]]]]",
+    "2001-99-99",
+    ".nan",
+    "*x",
+    "sha256:",
+    "1.0.0",
+    "__proto__",
+    "\ud7ff",
+    "%",
+    "@",
+    "`",
+)
 
 
 def cases(kind: Kind, chance: random.Random, count: int) -> Iterator[bytes]:

@@ -12,10 +12,10 @@ from packager import canonical
 from packager.bundle.bundle import RECORD
 from packager.bundle.readers import blob_path
 from packager.errors import (
-    ForbiddenFormat,
-    Malformed,
-    WrongContent,
-    WrongSubject,
+    ForbiddenFormatError,
+    MalformedError,
+    WrongContentError,
+    WrongSubjectError,
 )
 from packager.transport import copy as transport
 from packager.trust.verify import require_signature
@@ -34,7 +34,7 @@ def _layer(**changes: object) -> Callable[[JSON], object]:
 
 
 variants(
-    Malformed,
+    MalformedError,
     "Two readers of this JSON may read two things.",
     duplicate_key_in_the_manifest=_manifest(lambda m: json.dumps(m).encode().replace(b"{", b'{"schemaVersion":1,', 1)),
     nan_in_the_manifest=_manifest(lambda m: json.dumps(m | {"annotations": {"x": float("nan")}}).encode()),
@@ -44,14 +44,14 @@ variants(
     deep_nesting_in_the_manifest=_manifest(lambda m: b'{"a":' * 10_000 + b"1" + b"}" * 10_000),
 )
 variants(
-    Malformed,
+    MalformedError,
     "A size is a whole number of bytes that every reader can hold.",
     size_of_two_to_the_63=_manifest(_layer(size=2**63)),
     negative_size=_manifest(_layer(size=-1)),
     size_that_is_text=_manifest(_layer(size="1")),
 )
 variants(
-    Malformed,
+    MalformedError,
     "A digest is SHA-256 in 64 lower-case digits; nothing else names a blob.",
     digest_md5=_manifest(_layer(digest="md5:" + "0" * 32)),
     digest_empty=_manifest(_layer(digest="")),
@@ -59,20 +59,20 @@ variants(
     digest_short=_manifest(_layer(digest="sha256:" + "0" * 63)),
 )
 variants(
-    Malformed,
+    MalformedError,
     "What is not understood may be critical.",
     unknown_field_in_the_manifest=_manifest(lambda m: m.update(critical=True)),
     unknown_schema_version=_manifest(lambda m: m.update(schemaVersion=3)),
 )
 variants(
-    WrongSubject,
+    WrongSubjectError,
     "Equal meaning is not equal bytes; the identity is of the bytes.",
     spelled_differently=_manifest(lambda m: json.dumps(m, indent=1).encode()),
     spelled_differently_and_repointed=_manifest(lambda m: json.dumps(m, indent=1).encode(), follow=True),
 )
 
 
-@fails_with(Malformed)
+@fails_with(MalformedError)
 def unknown_format_version(stage: Stage, folder: Path) -> Attempt:
     """A bundle of a later format has rules that this reader does not know."""
     record = canonical.dump({**json.loads(stage.bundle.read(RECORD)), "format": 2})
@@ -111,7 +111,7 @@ def _extra(name: str) -> Callable[[Stage, Path], Attempt]:
 
 
 variants(
-    WrongContent,
+    WrongContentError,
     "A file that no signature covers must not be there, whatever its name.",
     extra_file=_extra("model/extra.py"),
     extra_git_folder=_extra(".git/config"),
@@ -128,7 +128,7 @@ def _link(tree: Path) -> None:
 
 
 variants(
-    WrongContent,
+    WrongContentError,
     "What was signed is a regular file of mode 0644 with these bytes, in exactly these folders.",
     file_missing=lambda stage, folder: _tree(stage, folder, lambda t: (t / "model/model.onnx").unlink()),
     file_changed=lambda stage, folder: _tree(stage, folder, lambda t: (t / "model/model.onnx").write_bytes(b"grapH")),
@@ -142,13 +142,13 @@ variants(
 )
 
 
-@fails_with(ForbiddenFormat)
+@fails_with(ForbiddenFormatError)
 def program_inside(stage: Stage, folder: Path) -> Attempt:
     """Even a trusted signer cannot put a pickle into a bundle."""
     return stage.attempt(stage.signed(bundle=stage.make(files={"model/model.pkl": b"cos\nsystem\n."})), folder)
 
 
-@fails_with(WrongContent)
+@fails_with(WrongContentError)
 def swapped_after_the_check(stage: Stage, folder: Path) -> Attempt:
     """Time of check, time of use: the copy that is used is hashed while it is made, so the swap is seen."""
     transport.save(stage.signed(), folder / "layout")

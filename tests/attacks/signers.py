@@ -14,9 +14,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, padding, rsa
 
 from packager.errors import (
-    BadSignature,
-    UnfitCertificate,
-    UntrustedSigner,
+    BadSignatureError,
+    UnfitCertificateError,
+    UntrustedSignerError,
 )
 from packager.formats import dsse
 from tests.attacks.registry import fails_with, variants
@@ -28,7 +28,7 @@ from tests.support import pki
 
 
 variants(
-    UnfitCertificate,
+    UnfitCertificateError,
     "The certificate was not valid when it signed.",
     certificate_expired=lambda stage, folder: stage.certified(
         folder, stage.middle.signer(start=pki.NOW - 1000 * pki.DAY, end=pki.NOW - 900 * pki.DAY)
@@ -38,7 +38,7 @@ variants(
     ),
 )
 variants(
-    UnfitCertificate,
+    UnfitCertificateError,
     "The authority issued it for something else.",
     certificate_without_purpose=lambda stage, folder: stage.certified(folder, stage.middle.signer(purposes=[])),
     certificate_for_servers=lambda stage, folder: stage.certified(folder, stage.middle.signer(purposes=[pki.SERVER])),
@@ -46,7 +46,7 @@ variants(
     authority_signs_itself=lambda stage, folder: stage.certified(folder, stage.middle.signer(ca=True)),
 )
 variants(
-    UntrustedSigner,
+    UntrustedSignerError,
     "The name must be exactly the trusted one; prefixes, other cases and look-alikes are other people.",
     certificate_of_a_colleague=lambda stage, folder: stage.certified(
         folder, stage.middle.signer(names=[x509.RFC822Name("intern@corp.example")])
@@ -61,20 +61,20 @@ variants(
 )
 
 
-@fails_with(UntrustedSigner)
+@fails_with(UntrustedSignerError)
 def name_alike_root(stage: Stage, folder: Path) -> Attempt:
     """A root that only has the same name is another root."""
     fake = pki.root()
     return stage.certified(folder, fake.signer(), chain=[fake])
 
 
-@fails_with(UntrustedSigner)
+@fails_with(UntrustedSignerError)
 def leaf_as_authority(stage: Stage, folder: Path) -> Attempt:
     """A release certificate does not issue others."""
     return stage.certified(folder, stage.leaf.signer(), chain=[stage.leaf, stage.middle])
 
 
-@fails_with(UntrustedSigner)
+@fails_with(UntrustedSignerError)
 def chain_too_long(stage: Stage, folder: Path) -> Attempt:
     """The authority may not have authorities below it."""
     short = stage.corp.issue("Short", ca=True, length=0)
@@ -82,14 +82,14 @@ def chain_too_long(stage: Stage, folder: Path) -> Attempt:
     return stage.certified(folder, below.signer(), chain=[below, short])
 
 
-@fails_with(UntrustedSigner)
+@fails_with(UntrustedSignerError)
 def authority_for_servers_only(stage: Stage, folder: Path) -> Attempt:
     """An authority that may only issue server certificates cannot make a signer."""
     web = stage.corp.issue("Web", ca=True, purposes=[pki.SERVER])
     return stage.certified(folder, web.signer(), chain=[web])
 
 
-@fails_with(BadSignature)
+@fails_with(BadSignatureError)
 def certificate_of_another_key(stage: Stage, folder: Path) -> Attempt:
     """Anybody can attach a certificate; its key must have signed."""
     document = json.loads(stage.document(stage.certificate(stage.middle.signer(), stamp=lambda s: [])))
@@ -133,7 +133,7 @@ def _p192(stage: Stage, folder: Path) -> Attempt:
 
 
 variants(
-    UnfitCertificate,
+    UnfitCertificateError,
     "Keys are ECDSA on P-256 or P-384; weaker and other kinds do not sign here.",
     weak_rsa_key=_rsa,
     unsupported_kind_of_key=_ed448,
@@ -144,19 +144,19 @@ variants(
 # who: identities
 
 
-@fails_with(UntrustedSigner)
+@fails_with(UntrustedSignerError)
 def identity_with_a_suffix(stage: Stage, folder: Path) -> Attempt:
     """`…/v1.evil` is not `…/v1`."""
     return stage.attempt(stage.signed(stage.identity(CI + ".evil")), folder)
 
 
-@fails_with(UntrustedSigner)
+@fails_with(UntrustedSignerError)
 def identity_of_another_organisation(stage: Stage, folder: Path) -> Attempt:
     """`acme-evil` is not `acme`."""
     return stage.attempt(stage.signed(stage.identity(CI.replace("/acme/", "/acme-evil/"))), folder)
 
 
-@fails_with(UntrustedSigner)
+@fails_with(UntrustedSignerError)
 def identity_of_another_issuer(stage: Stage, folder: Path) -> Attempt:
     """The same subject at another issuer is somebody else."""
     ci = stage.trusting().signers[2]
@@ -167,7 +167,7 @@ def identity_of_another_issuer(stage: Stage, folder: Path) -> Attempt:
     )
 
 
-@fails_with(UnfitCertificate)
+@fails_with(UnfitCertificateError)
 def identity_of_another_instance(stage: Stage, folder: Path) -> Attempt:
     """An instance that issues to the same names, but is not the pinned one, has no say."""
     (folder / "other").mkdir()

@@ -89,8 +89,12 @@ class Stage:
         self._count += 1
         return [self.instance.stamp(timestamps.request(signature, self._count))]
 
-    def certificate(self, holder: pki.Holder | None = None, chain: Sequence[pki.Holder] | None = None,
-                    stamp: Callable[[bytes], Sequence[bytes]] | None = None) -> CertificateKey:  # fmt: skip
+    def certificate(
+        self,
+        holder: pki.Holder | None = None,
+        chain: Sequence[pki.Holder] | None = None,
+        stamp: Callable[[bytes], Sequence[bytes]] | None = None,
+    ) -> CertificateKey:
         return CertificateKey(holder or self.leaf, [self.middle] if chain is None else chain, stamp or self.stamps)
 
     def identity(self, who: str = CI) -> Signer:

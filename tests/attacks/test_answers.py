@@ -45,16 +45,27 @@ STRANGE = [
     float(10**300),
 ]
 CASE = {
-    "name": "batch=1", "fill": "random", "lengths": {"batch": 1},
-    "outputs": {"y": {
-        "dtype": "float32", "shape": [1, 2], "max_abs": 0.5, "max_rel": 1.0, "not_finite": 0, "reduced": "none",
-        "frontier": [{"difference": 0.5, "magnitude": 1.0, "index": [0, 1], "expected": 1.0, "got": 1.5}],
-    }},
-}  # fmt: skip
+    "name": "batch=1",
+    "fill": "random",
+    "lengths": {"batch": 1},
+    "outputs": {
+        "y": {
+            "dtype": "float32",
+            "shape": [1, 2],
+            "max_abs": 0.5,
+            "max_rel": 1.0,
+            "not_finite": 0,
+            "reduced": "none",
+            "frontier": [{"difference": 0.5, "magnitude": 1.0, "index": [0, 1], "expected": 1.0, "got": 1.5}],
+        }
+    },
+}
 MEASURED = {
-    "cases": [CASE], "shortened": {"batch": 4}, "kinds": {"y": {"words": None, "case": "batch=1", "rounding": 1e-6}},
+    "cases": [CASE],
+    "shortened": {"batch": 4},
+    "kinds": {"y": {"words": None, "case": "batch=1", "rounding": 1e-6}},
     "coverage": {"leaves": {"reached": 3, "of": 9}},
-}  # fmt: skip
+}
 
 
 def exported() -> Any:

@@ -18,7 +18,7 @@ import pytest
 from packager import canonical
 from packager.bundle.bundle import Bundle, open_bundle
 from packager.cli import main
-from packager.errors import MissingStatement, MissingToolError
+from packager.errors import MissingStatementError, MissingToolError
 from packager.formats import dsse, intoto, oci
 from packager.release.sign import attest, sign
 from packager.store.store import Store
@@ -38,8 +38,11 @@ STATEMENT = {"_type": intoto.STATEMENT, "subject": [], "predicateType": "urn:x",
 
 def wrapped(material: object, payload: object = None, **rest: object) -> bytes:
     """A Sigstore bundle of somebody else, over a statement that need not be one."""
-    envelope = {"payload": base64.b64encode(json.dumps(payload).encode()).decode(), "payloadType": dsse.IN_TOTO,
-                "signatures": [{"sig": "MAA="}]}  # fmt: skip
+    envelope = {
+        "payload": base64.b64encode(json.dumps(payload).encode()).decode(),
+        "payloadType": dsse.IN_TOTO,
+        "signatures": [{"sig": "MAA="}],
+    }
     return json.dumps(
         {"mediaType": dsse.BUNDLE, "verificationMaterial": material, "dsseEnvelope": envelope} | rest
     ).encode()
@@ -51,20 +54,29 @@ DOCUMENTS = {
     "empty": b"",
     "list": b"[]",
     "deep": b'{"a":' * 5000 + b"1" + b"}" * 5000,
-    "message-signature": json.dumps({
-        "mediaType": dsse.BUNDLE, "verificationMaterial": KEY,
-        "messageSignature": {"messageDigest": {"algorithm": "SHA2_256", "digest": "AAAA"}, "signature": "MAA="},
-    }).encode(),
+    "message-signature": json.dumps(
+        {
+            "mediaType": dsse.BUNDLE,
+            "verificationMaterial": KEY,
+            "messageSignature": {"messageDigest": {"algorithm": "SHA2_256", "digest": "AAAA"}, "signature": "MAA="},
+        }
+    ).encode(),
     "older-media-type": wrapped(KEY, STATEMENT, mediaType="application/vnd.dev.sigstore.bundle+json;version=0.2"),
-    "several-subjects": wrapped(KEY, STATEMENT | {"subject": [{"name": n, "digest": {"sha256": "0" * 64}} for n in "ab"]}),
+    "several-subjects": wrapped(
+        KEY, STATEMENT | {"subject": [{"name": n, "digest": {"sha256": "0" * 64}} for n in "ab"]}
+    ),
     "no-statement": wrapped(KEY, 7),
     "later-statement": wrapped(KEY, STATEMENT | {"_type": "https://in-toto.io/Statement/v9"}),
     "unknown-material": wrapped({"postQuantumKey": {}}, STATEMENT),
-    "garbage-certificate": wrapped({"x509CertificateChain": {"certificates": [{"rawBytes": "AAAA"}]}},
-                                   STATEMENT | {"subject": [{"name": "a", "digest": {"sha256": "0" * 64}}]}),
-    "garbage-log-entry": wrapped({"certificate": {"rawBytes": "AAAA"}, "tlogEntries": [1]},
-                                 STATEMENT | {"subject": [{"name": "a", "digest": {"sha256": "0" * 64}}]}),
-}  # fmt: skip
+    "garbage-certificate": wrapped(
+        {"x509CertificateChain": {"certificates": [{"rawBytes": "AAAA"}]}},
+        STATEMENT | {"subject": [{"name": "a", "digest": {"sha256": "0" * 64}}]},
+    ),
+    "garbage-log-entry": wrapped(
+        {"certificate": {"rawBytes": "AAAA"}, "tlogEntries": [1]},
+        STATEMENT | {"subject": [{"name": "a", "digest": {"sha256": "0" * 64}}]},
+    ),
+}
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +107,7 @@ def test_what_trust_demands_is_still_demanded(signed: Bundle, key: keys.PrivateK
     broken = json.loads(attest(signed, "urn:tested", {"result": "PASSED"}, key).pending.popitem()[1])
     junk = signed.with_statement(json.dumps(broken | {"more": 1}).encode(), "urn:tested")
     failure = verify(junk, trust).failure
-    assert isinstance(failure, MissingStatement)
+    assert isinstance(failure, MissingStatementError)
     save(attest(junk, "urn:tested", {"result": "PASSED"}, key), tmp_path / "b.tar")
     assert verify(open_bundle(str(tmp_path / "b.tar"), no_store), trust).ok
 
@@ -132,8 +144,17 @@ def test_notes_are_few(
     assert main(["inspect", str(tmp_path / "b.tar")]) == 0
 
 
-def attach(stub: Stub, bundle: Bundle, content: bytes, *, kind: str = dsse.BUNDLE, layers: int = 1, size: int = 0,
-           absent: bool = False, manifest: bytes | None = None) -> None:  # fmt: skip
+def attach(
+    stub: Stub,
+    bundle: Bundle,
+    content: bytes,
+    *,
+    kind: str = dsse.BUNDLE,
+    layers: int = 1,
+    size: int = 0,
+    absent: bool = False,
+    manifest: bytes | None = None,
+) -> None:
     """Push a referrer as anybody can, past our own code, and list it under the tag schema."""
     name = "models/tiny"
     blob = Blob(canonical.sha256(content), size or len(content))

@@ -16,15 +16,34 @@ import pytest
 
 from packager import untrusted_files
 from packager.actions.runner import OUTPUT
-from packager.errors import IntegrityError, TooLarge, WrongContent
+from packager.errors import IntegrityError, TooLargeError, WrongContentError
 from packager.store.store import Store
 
 CASES = int(os.environ.get("PACKAGER_CASES", "200"))
 BATCH = 20
 NAMES = [
-    b"model.onnx", b"a", b"A", b"weights.bin", b"..", b".git", b"con", b"x ", b"\xff\xfe", b"\x1b[31mred", b"a\nb", b"-rf", b"~",
-    "é".encode(), "e\u0301".encode(), "\u202egnp.exe".encode(), b"n" * 255, b"*", b"a\\b", b"tmp", b"$(id)",
-]  # fmt: skip
+    b"model.onnx",
+    b"a",
+    b"A",
+    b"weights.bin",
+    b"..",
+    b".git",
+    b"con",
+    b"x ",
+    b"\xff\xfe",
+    b"\x1b[31mred",
+    b"a\nb",
+    b"-rf",
+    b"~",
+    "é".encode(),
+    "e\u0301".encode(),
+    "\u202egnp.exe".encode(),
+    b"n" * 255,
+    b"*",
+    b"a\\b",
+    b"tmp",
+    b"$(id)",
+]
 
 
 class Maker:
@@ -38,10 +57,21 @@ class Maker:
         """Half of the trees are mostly honest, so that the taking is tested too."""
         kinds = [self.file] * 6 + [self.folder] * 2
         if self.random.random() < 0.7:
-            kinds += self.random.sample([
-                self.link, self.link, self.hard_link, self.fifo, self.device, self.socket, self.sparse, self.deep,
-                self.closed, self.long_chain,
-            ], self.random.randint(1, 3))  # fmt: skip
+            kinds += self.random.sample(
+                [
+                    self.link,
+                    self.link,
+                    self.hard_link,
+                    self.fifo,
+                    self.device,
+                    self.socket,
+                    self.sparse,
+                    self.deep,
+                    self.closed,
+                    self.long_chain,
+                ],
+                self.random.randint(1, 3),
+            )
         folders = [self.root]
         for _ in range(self.random.randint(0, 12)):
             folder = self.random.choice(folders)
@@ -194,7 +224,7 @@ def test_a_directory_is_what_the_descriptor_says_whatever_its_name_says_now(tmp_
         out.symlink_to(canaries)
         assert store.take(handle, OUTPUT).files == ()
         os.close(handle)
-        with pytest.raises(WrongContent, match="not a directory"):
+        with pytest.raises(WrongContentError, match="not a directory"):
             untrusted_files.open_directory(out)
     assert (canaries / "secret").exists()
 
@@ -205,7 +235,7 @@ def test_nothing_outside_is_opened(tmp_path: Path, name: str) -> None:
     (tmp_path / "secret").write_bytes(b"x")
     (tmp_path / "out" / "link").symlink_to(tmp_path)
     handle = untrusted_files.open_directory(tmp_path / "out")
-    with pytest.raises(WrongContent):
+    with pytest.raises(WrongContentError):
         untrusted_files.open_below(handle, name)
     os.close(handle)
 
@@ -227,9 +257,9 @@ def test_bounds_are_kept(tmp_path: Path) -> None:
         untrusted_files.Bounds(depth=2),
         untrusted_files.Bounds(total=14),
     ):
-        with pytest.raises((TooLarge, WrongContent)):
+        with pytest.raises((TooLargeError, WrongContentError)):
             walked(bounds)
     before = len(os.listdir("/proc/self/fd"))
-    with pytest.raises(TooLarge):
+    with pytest.raises(TooLargeError):
         walked(untrusted_files.Bounds(total=1))
     assert len(os.listdir("/proc/self/fd")) == before, "no descriptor is left open"

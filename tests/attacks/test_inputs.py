@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from packager.cli import main
-from packager.errors import WrongContent
+from packager.errors import WrongContentError
 from packager.files import walk_regular
 from packager.store.store import Store
 from packager.transport import copy
@@ -69,7 +69,7 @@ def test_a_deep_tree_is_no_source_and_no_bundle(
     deep.rename("layout/blobs/deep")
     try:
         assert main(["verify", "layout", "--key", "k.pub"]) != 70
-        with pytest.raises(WrongContent, match="nested too deeply"):
+        with pytest.raises(WrongContentError, match="nested too deeply"):
             dict(walk_regular(Path("layout")))
     finally:
         Path("layout/blobs/deep").rename(deep)

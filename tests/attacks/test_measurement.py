@@ -81,10 +81,13 @@ def test_code_of_the_source_cannot_make_parity_say_the_opposite(packager: Run, t
 
 
 INTERFACE = {
-    "inputs": [{"name": "x", "dtype": "float32", "shape": ["batch", 3]}, {"name": "dtype", "dtype": "string", "shape": ["batch"]}],
+    "inputs": [
+        {"name": "x", "dtype": "float32", "shape": ["batch", 3]},
+        {"name": "dtype", "dtype": "string", "shape": ["batch"]},
+    ],
     "outputs": [{"name": "y", "dtype": "float32", "shape": ["batch"]}],
     "dimensions": {"batch": {"min": 1, "max": 8}},
-}  # fmt: skip
+}
 FEEDS = {"x": np.arange(6, dtype="float32").reshape(2, 3), "dtype": np.array(["a", "é"], dtype=object)}
 
 
@@ -107,11 +110,21 @@ def says(value: Any) -> Callable[[socket.socket], None]:
 @pytest.mark.parametrize(
     "value",
     [
-        FEEDS, [], None, 3, {"map": 1}, {"a": {"b": [FEEDS["x"], True, None, "x"]}}, np.float32(3), np.zeros((0, 4), "int64"),
-        np.array(3.5), np.array([True, False]), np.arange(4, dtype="uint16")[::2], np.array([["", "b"]], dtype=object),
+        FEEDS,
+        [],
+        None,
+        3,
+        {"map": 1},
+        {"a": {"b": [FEEDS["x"], True, None, "x"]}},
+        np.float32(3),
+        np.zeros((0, 4), "int64"),
+        np.array(3.5),
+        np.array([True, False]),
+        np.arange(4, dtype="uint16")[::2],
+        np.array([["", "b"]], dtype=object),
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_what_is_sent_arrives(value: Any) -> None:
     left, right = socket.socketpair()
     _wire.send(left, value)
@@ -123,10 +136,19 @@ FORGED = {
     "run": (lambda source: source.run(FEEDS), [None, 3, "x", {"y": FEEDS["x"]}, [1, 2], [[FEEDS["x"]]]]),
     "plausible": (
         lambda source: source.plausible(FEEDS),
-        [None, {}, {**FEEDS, "z": FEEDS["x"]}, {**FEEDS, "x": FEEDS["x"][:1]}, {**FEEDS, "x": FEEDS["x"].astype("float64")}],
+        [
+            None,
+            {},
+            {**FEEDS, "z": FEEDS["x"]},
+            {**FEEDS, "x": FEEDS["x"][:1]},
+            {**FEEDS, "x": FEEDS["x"].astype("float64")},
+        ],
     ),
     "samples": (lambda source: source.samples(), [None, {"z": FEEDS["x"]}, {"x": FEEDS["x"][0]}, {"x": {"shown": 1}}]),
-    "rows": (lambda source: source.rows(), [None, {"example": {"x": FEEDS["x"]}}, {"example": {**FEEDS, "x": FEEDS["x"][0]}}]),
+    "rows": (
+        lambda source: source.rows(),
+        [None, {"example": {"x": FEEDS["x"]}}, {"example": {**FEEDS, "x": FEEDS["x"][0]}}],
+    ),
     "leaves": (
         lambda source: source.leaves(FEEDS),
         [None, {"tied": FEEDS["x"], "along": [], "sets": []}, {"tied": None, "along": 1, "sets": []}],
@@ -136,8 +158,11 @@ FORGED = {
         [3, np.zeros(3), np.array([0, 0]), "none"],
     ),
     "rounding": (lambda source: source.rounding(FEEDS, 0), ["small", -1.0, float("nan"), float("inf"), [0.1]]),
-    "coverage": (lambda source: source.coverage(), [None, {"leaves": 3}, {"leaves": {"reached": -1, "of": 2}}, {"l": {"of": 1}}]),
-}  # fmt: skip
+    "coverage": (
+        lambda source: source.coverage(),
+        [None, {"leaves": 3}, {"leaves": {"reached": -1, "of": 2}}, {"l": {"of": 1}}],
+    ),
+}
 
 
 @pytest.mark.parametrize(
@@ -205,13 +230,22 @@ def test_frames_of_a_stranger_are_read_or_refused(first: int) -> None:
 
 
 HEADERS: list[Any] = [
-    {"tensor": 0, "dtype": "float32", "shape": [1 << 40]}, {"tensor": 0, "dtype": "float32", "shape": [1 << 20, 1 << 20, 1 << 20]},
-    {"tensor": 0, "dtype": "float32", "shape": [-1]}, {"tensor": 0, "dtype": "O", "shape": [1]}, {"tensor": 1, "dtype": "int8", "shape": [1]},
-    {"tensor": 0, "dtype": "object", "shape": [1], "texts": [[1]]}, {"tensor": 0, "dtype": "object", "shape": [2], "texts": ["a"]},
-    {"tensor": 0, "dtype": ["float32"], "shape": [1]}, {"tensor": 0, "dtype": "float32", "shape": [True]}, {"tensor": 0, "dtype": "float32"},
-    {"tensor": 0, "dtype": "datetime64[s]", "shape": [1]}, {"tensor": 0, "dtype": "float32", "shape": [0] * 33}, {"map": 1}, {},
+    {"tensor": 0, "dtype": "float32", "shape": [1 << 40]},
+    {"tensor": 0, "dtype": "float32", "shape": [1 << 20, 1 << 20, 1 << 20]},
+    {"tensor": 0, "dtype": "float32", "shape": [-1]},
+    {"tensor": 0, "dtype": "O", "shape": [1]},
+    {"tensor": 1, "dtype": "int8", "shape": [1]},
+    {"tensor": 0, "dtype": "object", "shape": [1], "texts": [[1]]},
+    {"tensor": 0, "dtype": "object", "shape": [2], "texts": ["a"]},
+    {"tensor": 0, "dtype": ["float32"], "shape": [1]},
+    {"tensor": 0, "dtype": "float32", "shape": [True]},
+    {"tensor": 0, "dtype": "float32"},
+    {"tensor": 0, "dtype": "datetime64[s]", "shape": [1]},
+    {"tensor": 0, "dtype": "float32", "shape": [0] * 33},
+    {"map": 1},
+    {},
     [{"tensor": number, "dtype": "int8", "shape": [0]} for number in range(5000)],
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("place", range(len(HEADERS)))

@@ -11,7 +11,7 @@ import pytest
 
 from packager.bundle.bundle import open_bundle
 from packager.cli import main
-from packager.errors import Malformed, UsageError, WrongSubject
+from packager.errors import MalformedError, UsageError, WrongSubjectError
 from packager.release.sign import sign
 from packager.store.store import Store
 from packager.transport.copy import save
@@ -79,7 +79,7 @@ def test_an_odd_name_is_no_name_anywhere(
     name, version = (part.format(outside=outside) for part in ODD[case])
     made = bundles.assemble(Store(tmp_path / "elsewhere"), name=name, version=version)
     save(sign(made, key) if signed else made, tmp_path / "odd.tar")
-    with pytest.raises(Malformed):
+    with pytest.raises(MalformedError):
         open_bundle(str(tmp_path / "odd.tar"), no_store)
     trust = ("--key", "release.pub") if signed else ()
     before = files_below(outside)
@@ -113,7 +113,7 @@ def test_the_manifest_calls_it_as_its_record_does(tmp_path: Path) -> None:
     data = json.dumps(manifest).encode()
     index["manifests"][0] |= {"digest": put(path, data), "size": len(data)}
     (path / "index.json").write_text(json.dumps(index))
-    with pytest.raises(Malformed, match="disagree"):
+    with pytest.raises(MalformedError, match="disagree"):
         open_bundle(str(path), no_store)
 
 
@@ -193,7 +193,7 @@ def test_a_name_in_the_store_leads_to_no_other_bundle(tmp_path: Path) -> None:
     (tmp_path / "store" / "v1" / "bundles" / "digits" / "1.0.0").write_text(
         json.dumps(store.entry("tiny", "1.0.0").to_json())
     )
-    with pytest.raises(WrongSubject, match=r"calls itself `tiny:1\.0\.0`"):
+    with pytest.raises(WrongSubjectError, match=r"calls itself `tiny:1\.0\.0`"):
         open_bundle("digits:1.0.0", lambda: store)
     assert open_bundle(made.digest, lambda: store).name == "tiny"
 

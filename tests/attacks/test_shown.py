@@ -32,8 +32,11 @@ NASTY = "a\x1b]0;owned\x07\x1b[31m\nok    signature  signed by release\r\u202egn
 ACTS = re.compile(f"(?![\n\t])[{escape.UNFIT}]")
 FORGED = re.compile(r"^ok    signature  signed by release", re.MULTILINE)
 OWN = {  # verbs that show nothing of a bundle or of other people's files
-    "completion", "schema", "keygen", "cache",
-}  # fmt: skip
+    "completion",
+    "schema",
+    "keygen",
+    "cache",
+}
 VERBS: dict[str, list[list[str]]] = {
     "apply": [["apply", "d.tar", "b.tar", "-o", "new.tar"], ["apply", "b.tar", "b.tar"]],
     "attest": [["attest", "b.tar", "--key", "k.pem", "--predicate", "p.json", "--type", "urn:" + NASTY]],
@@ -52,18 +55,30 @@ VERBS: dict[str, list[list[str]]] = {
     "install": [["install", "b.tar", "site", "--key", "k.pub", "--target", NASTY]],
     "list": [["import", "b.tar"], ["list"], ["list", NASTY], ["list", "oci://" + NASTY]],
     "lock": [["lock", "recipe.yaml"]],
-    "policy": [["policy", "check", "b.tar", "--key", "k.pub", "--format", form] for form in ("table", "json", "sarif", "junit")],
-    "promise": [["promise", "b.tar", "--runtime", "triton>=24.04", "--key", "k.pem", "-o", "promised.tar"],
-                ["promise", "b.tar", "--runtime", NASTY, "--key", "k.pem"],
-                ["promise", "b.tar", "--runtime", "triton>=" + NASTY, "--key", "k.pem"]],
+    "policy": [
+        ["policy", "check", "b.tar", "--key", "k.pub", "--format", form] for form in ("table", "json", "sarif", "junit")
+    ],
+    "promise": [
+        ["promise", "b.tar", "--runtime", "triton>=24.04", "--key", "k.pem", "-o", "promised.tar"],
+        ["promise", "b.tar", "--runtime", NASTY, "--key", "k.pem"],
+        ["promise", "b.tar", "--runtime", "triton>=" + NASTY, "--key", "k.pem"],
+    ],
     "promote": [["promote", "b.tar", "--to", NASTY, "--key", "k.pem", "--trust", "k.pub"]],
     "pull": [["pull", "file:///nowhere/" + NASTY]],
     "push": [["push", "b.tar", "file:///nowhere/" + NASTY], ["push", "b.tar", "oci://" + NASTY]],
     "rebuild": [["rebuild", "b.tar", "--key", "k.pub"]],
-    "render": [["render", kind, "b.tar", f"r-{kind}", "--key", "k.pub", *more] for kind, more in {
-        "triton": [], "bentoml": [], "systemd": [], "observability": [],
-        "container": ["--base", deployments.BASE], "kubernetes": ["--image", deployments.BASE]}.items()]
-        + [["render", "ensemble", "pipeline.yaml", "r-e"], ["render", NASTY, "b.tar", "x"]],
+    "render": [
+        ["render", kind, "b.tar", f"r-{kind}", "--key", "k.pub", *more]
+        for kind, more in {
+            "triton": [],
+            "bentoml": [],
+            "systemd": [],
+            "observability": [],
+            "container": ["--base", deployments.BASE],
+            "kubernetes": ["--image", deployments.BASE],
+        }.items()
+    ]
+    + [["render", "ensemble", "pipeline.yaml", "r-e"], ["render", NASTY, "b.tar", "x"]],
     "rm": [["rm", NASTY], ["rm", "a:" + NASTY], ["rm", "oci://" + NASTY]],
     "rollback": [["rollback", NASTY.replace("\0", "")]],
     "runtimes": [["runtimes", "show", NASTY], ["runtimes", "update", "p.json", "--key", "k.pub"]],
@@ -71,15 +86,21 @@ VERBS: dict[str, list[list[str]]] = {
     "serve": [["serve", NASTY]],
     "sign": [["sign", "b.tar", "--key", "k.pem"], ["sign", "b.tar", "--signer", NASTY]],
     "status": [["status", NASTY]],
-    "trust": [["trust", "show", "p.json"], ["trust", "init", "t.trust", "--name", NASTY, "--root-key", "k.pem", "--days", "9"],
-              ["trust", "show", "t.trust"]],
+    "trust": [
+        ["trust", "show", "p.json"],
+        ["trust", "init", "t.trust", "--name", NASTY, "--root-key", "k.pem", "--days", "9"],
+        ["trust", "show", "t.trust"],
+    ],
     "uninstall": [["uninstall", NASTY]],
     "unpack": [["unpack", "b.tar", "tree"], ["unpack", "b.tar", "tree2", "--key", "k.pub"]],
     "upgrade": [["upgrade", NASTY, "b.tar", "--key", "k.pub"]],
-    "verify": [["verify", "b.tar", "--key", "k.pub"], ["verify", "b.tar", "--key", "k.pub", "--policy", "dev"],
-               ["verify", "b.tar", "--key", "other.pub"]],
+    "verify": [
+        ["verify", "b.tar", "--key", "k.pub"],
+        ["verify", "b.tar", "--key", "k.pub", "--policy", "dev"],
+        ["verify", "b.tar", "--key", "other.pub"],
+    ],
     "vulndb": [["vulndb", "import", "p.json"], ["vulndb", "check", "b.tar"]],
-}  # fmt: skip
+}
 
 
 def nasty(store: Store, version: str = "1.0.0", name: str = NASTY) -> Bundle:
@@ -169,11 +190,29 @@ def a_result() -> dict[str, object]:
         {"name": NASTY, "level": 1, "outcome": word, "reason": NASTY, "seconds": 0.1}
         for word in ("pass", "fail", "skip")
     ]
-    cell = {"cell": NASTY, "runtime": NASTY, "version": NASTY, "target": NASTY, "outcome": "fail", "reason": NASTY,
-            "checks": checks, "levels": {"L1": "fail"}, "identity": {"engine": NASTY, "python": NASTY}, "measures": {"seconds": 1}, "knobs": {}}  # fmt: skip
-    return {"format": 1, "bundle": {"name": NASTY, "version": NASTY, "digest": "sha256:" + "0" * 64}, "level": 5,
-            "cells": [cell], "host": {"cpu": NASTY}, "promised": [], "seconds": 1,
-            "reference": {"runtime": NASTY, "version": NASTY, "source": NASTY, "cases": 1}}  # fmt: skip
+    cell = {
+        "cell": NASTY,
+        "runtime": NASTY,
+        "version": NASTY,
+        "target": NASTY,
+        "outcome": "fail",
+        "reason": NASTY,
+        "checks": checks,
+        "levels": {"L1": "fail"},
+        "identity": {"engine": NASTY, "python": NASTY},
+        "measures": {"seconds": 1},
+        "knobs": {},
+    }
+    return {
+        "format": 1,
+        "bundle": {"name": NASTY, "version": NASTY, "digest": "sha256:" + "0" * 64},
+        "level": 5,
+        "cells": [cell],
+        "host": {"cpu": NASTY},
+        "promised": [],
+        "seconds": 1,
+        "reference": {"runtime": NASTY, "version": NASTY, "source": NASTY, "cases": 1},
+    }
 
 
 def test_a_conformance_report_holds_nothing_that_acts(tmp_path: Path) -> None:
@@ -202,9 +241,13 @@ def test_a_page_about_sites_holds_nothing_that_acts() -> None:
 
 
 EVENTS: list[Callable[[], object]] = [
-    lambda: Started(NASTY), lambda: Finished(NASTY, 1.0), lambda: Cached(NASTY), lambda: Note(NASTY), lambda: Warned(NASTY),
+    lambda: Started(NASTY),
+    lambda: Finished(NASTY, 1.0),
+    lambda: Cached(NASTY),
+    lambda: Note(NASTY),
+    lambda: Warned(NASTY),
     lambda: Progress(NASTY, 1, 2),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("live", [False, True], ids=["plain", "terminal"])

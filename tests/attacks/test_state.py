@@ -70,8 +70,15 @@ def test_a_stored_bundle_that_is_a_pipe(tmp_path: Path) -> None:
         store.entry("tiny", "1.0.0")
 
 
-@pytest.mark.parametrize(("there", "new", "refused"), [("1.4.0+build.2", "1.4.0+build.1", True), ("1.4.0", "1.4.0+x", True),
-                                                      ("1.4.0", "1.4.0", False), ("1.4.0+b", "1.4.1", False)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("there", "new", "refused"),
+    [
+        ("1.4.0+build.2", "1.4.0+build.1", True),
+        ("1.4.0", "1.4.0+x", True),
+        ("1.4.0", "1.4.0", False),
+        ("1.4.0+b", "1.4.1", False),
+    ],
+)
 def test_an_installation_is_not_upgraded_to_what_is_not_newer(
     tmp_path: Path, there: str, new: str, refused: bool
 ) -> None:

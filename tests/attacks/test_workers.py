@@ -66,10 +66,16 @@ class Site:
         return said
 
 
-WAYS: dict[str, tuple[str, ...]] = {
-    "bubblewrap-root": (), "namespaces-root": HIDE,
-    "bubblewrap-user": (*SHOW, *become(USER)), "namespaces-user": (*HIDE, *SHOW, *become(USER)),
-} if os.geteuid() == 0 else {"as it is": ()}  # fmt: skip
+WAYS: dict[str, tuple[str, ...]] = (
+    {
+        "bubblewrap-root": (),
+        "namespaces-root": HIDE,
+        "bubblewrap-user": (*SHOW, *become(USER)),
+        "namespaces-user": (*HIDE, *SHOW, *become(USER)),
+    }
+    if os.geteuid() == 0
+    else {"as it is": ()}
+)
 
 
 @pytest.fixture(params=[pytest.param(name, marks=pytest.mark.slow) if "user" in name else name for name in WAYS])
@@ -125,25 +131,27 @@ def test_no_link_in_place_of_the_log_tells_a_secret(site: Site) -> None:
 
 @pytest.mark.parametrize("kind", ["FIFO", "sparse", "flood", "deep"])
 def test_an_answer_is_read_up_to_a_cap_and_never_waited_for(site: Site, kind: str) -> None:
-    said = site.attack({
-        "FIFO": """
+    said = site.attack(
+        {
+            "FIFO": """
             if not isinstance(answer, int):
                 os.mkfifo(answer)
             os._exit(0)
         """,
-        "sparse": """
+            "sparse": """
             if not isinstance(answer, int):
                 os.truncate(open(answer, "wb").name, 1 << 43)
             os._exit(0)
         """,
-        "flood": """
+            "flood": """
             handle = answer if isinstance(answer, int) else os.open(answer, os.O_WRONLY | os.O_CREAT)
             for _ in range(200):
                 os.write(handle, b" " * (1 << 20))
             os._exit(0)
         """,
-        "deep": """say(b'{"facts":' + b"[" * 100000 + b"]" * 100000 + b"}")""",
-    }[kind])  # fmt: skip
+            "deep": """say(b'{"facts":' + b"[" * 100000 + b"]" * 100000 + b"}")""",
+        }[kind]
+    )
     assert "answer" in said["error"] and said["seconds"] < 30
 
 
@@ -170,22 +178,26 @@ def test_an_answer_must_agree_with_the_exit_status(site: Site, status: int) -> N
 
 @pytest.mark.parametrize("kind", ["sparse", "deep", "FIFO", "socket", "many", "odd name"])
 def test_output_is_a_few_plain_files_or_refused_and_scratch_goes(site: Site, kind: str) -> None:
-    said = site.attack({
-        "sparse": """open(out + "/model.bin", "wb").truncate(1 << 43)""",
-        "deep": """
+    said = site.attack(
+        {
+            "sparse": """open(out + "/model.bin", "wb").truncate(1 << 43)""",
+            "deep": """
             handle = os.open(out, os.O_RDONLY)
             for _ in range(3000):
                 os.mkdir("d", dir_fd=handle)
                 inner = os.open("d", os.O_RDONLY, dir_fd=handle); os.close(handle); handle = inner
         """,
-        "FIFO": """os.mkfifo(out + "/model.bin")""",
-        "socket": """import socket; socket.socket(socket.AF_UNIX).bind(out + "/s")""",
-        "many": """
+            "FIFO": """os.mkfifo(out + "/model.bin")""",
+            "socket": """import socket; socket.socket(socket.AF_UNIX).bind(out + "/s")""",
+            "many": """
             for number in range(30000):
                 os.close(os.open(f"{out}/{number}", os.O_CREAT))
         """,
-        "odd name": """os.close(os.open(os.fsencode(out) + b"/\\xff\\x1b[31m", os.O_CREAT))""",
-    }[kind].rstrip() + ("\n" + " " * 12 if "\n" in kind or kind in ("deep", "many") else "; ") + "say(FACTS)")  # fmt: skip
+            "odd name": """os.close(os.open(os.fsencode(out) + b"/\\xff\\x1b[31m", os.O_CREAT))""",
+        }[kind].rstrip()
+        + ("\n" + " " * 12 if "\n" in kind or kind in ("deep", "many") else "; ")
+        + "say(FACTS)"
+    )
     assert "error" in said and said["seconds"] < 60
     assert re.fullmatch(r"[ -~…]+", said["error"]), "nothing of a foreign name reaches the terminal"
     assert "error" not in site.attack("say(FACTS)"), "the next step finds a store that works"
@@ -220,10 +232,14 @@ def test_nothing_of_the_kernel_can_be_set(site: Site) -> None:
     assert all(value == ["0" * 16] for value in powers.values())
 
 
-@pytest.mark.parametrize("payload", [
-    "os.mkfifo(out + '/pipe')",  # as Python says it
-    "import ctypes; os.write(2, os.strerror(ctypes.CDLL(None, use_errno=True).memfd_create(b'x', 0) + 2).encode()); os.abort()",
-], ids=["an exception", "a word in the log"])  # fmt: skip
+@pytest.mark.parametrize(
+    "payload",
+    [
+        "os.mkfifo(out + '/pipe')",  # as Python says it
+        "import ctypes; os.write(2, os.strerror(ctypes.CDLL(None, use_errno=True).memfd_create(b'x', 0) + 2).encode()); os.abort()",
+    ],
+    ids=["an exception", "a word in the log"],
+)
 def test_the_error_says_that_a_call_may_have_been_refused(site: Site, payload: str) -> None:
     said = site.attack(payload)
     assert "refused a system call" in said["hint"], said
@@ -281,8 +297,11 @@ def running(mark: str) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("ending", ["say(FACTS)", "time.sleep(4); os.pwrite(held, b'EVIL', 0); time.sleep(6)", "time.sleep(90)"],
-                         ids=["done", "kills who waits", "never ends"])  # fmt: skip
+@pytest.mark.parametrize(
+    "ending",
+    ["say(FACTS)", "time.sleep(4); os.pwrite(held, b'EVIL', 0); time.sleep(6)", "time.sleep(90)"],
+    ids=["done", "kills who waits", "never ends"],
+)
 def test_nothing_outlives_a_step_or_writes_to_its_output_later(site: Site, ending: str) -> None:
     kill = str("sleep(4)" in ending)
     said = site.attack(POISON.replace("KILL", kill, 1).replace("ENDING", ending))
@@ -324,14 +343,18 @@ GREED = {
         with open("/tmp/fill", "wb") as a, open("/dev/shm/fill", "wb") as b:
             for _ in range(40):
                 a.write(b"x" * (50 << 20)); b.write(b"x" * (50 << 20)); time.sleep(0.02)
-        """, "memory|No space left"),
+        """,
+        "memory|No space left",
+    ),
     "children": (
         """
         for _ in range(8):
             if os.fork() == 0:
                 held = bytearray(os.urandom(1 << 20)) * 300; time.sleep(15); os._exit(0)
         time.sleep(15)
-        """, "memory"),
+        """,
+        "memory",
+    ),
     "unmapped": (
         """
         import ctypes
@@ -339,7 +362,9 @@ GREED = {
         for _ in range(8):
             handle = ctypes.CDLL(None).memfd_create(b"x", 0)
             for _ in range(5): os.write(handle, b"x" * (50 << 20))
-        """, "Bad file descriptor|failed|memory"),
+        """,
+        "Bad file descriptor|failed|memory",
+    ),
     "processes": (
         """
         stopped = None
@@ -348,14 +373,21 @@ GREED = {
             except OSError as error: stopped = error.errno; break
             if child == 0: time.sleep(9); os._exit(0)
         os._exit(9)
-        """, "processes|status 9"),
+        """,
+        "processes|status 9",
+    ),
     "threads": (
         """
         import threading
         for _ in range(30000): threading.Thread(target=time.sleep, args=(3,)).start()
-        """, "can't start new thread|failed|memory"),
-    "a large file": ("open(out + '/f', 'wb').truncate(1 << 42)\nos._exit(9)", "File too large|SIGXFSZ|failed|status 25"),
-}  # fmt: skip
+        """,
+        "can't start new thread|failed|memory",
+    ),
+    "a large file": (
+        "open(out + '/f', 'wb').truncate(1 << 42)\nos._exit(9)",
+        "File too large|SIGXFSZ|failed|status 25",
+    ),
+}
 
 
 @pytest.mark.parametrize("kind", GREED)

@@ -11,9 +11,9 @@ from datetime import timedelta
 from pathlib import Path
 
 from packager.errors import (
-    BadSignature,
-    Malformed,
-    UntrustedTime,
+    BadSignatureError,
+    MalformedError,
+    UntrustedTimeError,
 )
 from packager.trust import timestamps
 from tests.attacks.registry import fails_with, variants
@@ -34,7 +34,7 @@ def _stamped_again(stage: Stage, folder: Path, change: Callable[[JSON], object],
 
 
 variants(
-    UntrustedTime,
+    UntrustedTimeError,
     "Without a time stamp nobody says that the certificate was valid when it signed.",
     certificate_without_a_time_stamp=lambda stage, folder: _stamped_again(
         stage, folder, _without_stamps, kind="certificate"
@@ -42,7 +42,7 @@ variants(
     identity_without_a_time_stamp=lambda stage, folder: _stamped_again(stage, folder, _without_stamps),
 )
 variants(
-    Malformed,
+    MalformedError,
     "The same time stamp twice pretends to be two authorities.",
     certificate_with_a_duplicate_time_stamp=lambda stage, folder: _stamped_again(
         stage, folder, lambda d: stamp_rows(d).append(stamp_rows(d)[0]), kind="certificate"
@@ -53,7 +53,7 @@ variants(
 )
 
 
-@fails_with(Malformed)
+@fails_with(MalformedError)
 def too_many_time_stamps(stage: Stage, folder: Path) -> Attempt:
     """Thirty-three time stamps are work for the verifier, not proof."""
 
@@ -70,7 +70,7 @@ def _stamp_of_another(stage: Stage) -> Callable[[JSON], object]:
 
 
 variants(
-    BadSignature,
+    BadSignatureError,
     "The time stamp is about another signature.",
     certificate_with_a_foreign_time_stamp=lambda stage, folder: _stamped_again(
         stage, folder, _stamp_of_another(stage), kind="certificate"
@@ -84,14 +84,14 @@ def _stamped_by(stage: Stage, folder: Path, holder: pki.Holder) -> Attempt:
     return stage.certified(folder, stamp=lambda signature: [authority.answer(timestamps.request(signature, 1))])
 
 
-@fails_with(UntrustedTime)
+@fails_with(UntrustedTimeError)
 def time_stamp_of_a_stranger(stage: Stage, folder: Path) -> Attempt:
     """Anybody can run an authority; only the pinned one counts."""
     fake = pki.root("tsa-root")
     return _stamped_by(stage, folder, fake.issue("tsa", purposes=[pki.STAMPING], critical=True))
 
 
-@fails_with(UntrustedTime)
+@fails_with(UntrustedTimeError)
 def time_stamp_of_an_expired_authority(stage: Stage, folder: Path) -> Attempt:
     """The authority's own certificate was not valid at the time it states."""
     start, end = pki.NOW - 90 * pki.DAY, pki.NOW - 60 * pki.DAY
@@ -105,7 +105,7 @@ def _crafted(stage: Stage, folder: Path, **certificate: object) -> Attempt:
 
 
 variants(
-    UntrustedTime,
+    UntrustedTimeError,
     "A time stamping certificate is for that, and for nothing else (RFC 3161 §2.3).",
     time_stamp_with_a_certificate_for_more=lambda stage, folder: _crafted(
         stage, folder, purposes=[pki.STAMPING, pki.CODE_SIGNING], critical=True
@@ -117,7 +117,7 @@ variants(
 )
 
 
-@fails_with(BadSignature)
+@fails_with(BadSignatureError)
 def time_stamp_changed(stage: Stage, folder: Path) -> Attempt:
     """One digit of the time was changed after the authority signed it."""
 
@@ -132,7 +132,7 @@ def time_stamp_changed(stage: Stage, folder: Path) -> Attempt:
     return _stamped_again(stage, folder, later, kind="certificate")
 
 
-@fails_with(Malformed)
+@fails_with(MalformedError)
 def time_stamp_garbled(stage: Stage, folder: Path) -> Attempt:
     """Half a time stamp is none."""
 
@@ -143,7 +143,7 @@ def time_stamp_garbled(stage: Stage, folder: Path) -> Attempt:
     return _stamped_again(stage, folder, cut, kind="certificate")
 
 
-@fails_with(UntrustedTime)
+@fails_with(UntrustedTimeError)
 def age_without_a_time(stage: Stage, folder: Path) -> Attempt:
     """A plain key proves no time, so it cannot show that a statement is young enough."""
     required = (replace(stage.trusting().required[0], maximum_age=timedelta(days=30)),)
@@ -162,7 +162,7 @@ def _other_entry(stage: Stage) -> JSON:
 
 
 variants(
-    BadSignature,
+    BadSignatureError,
     "The log vouches for another signature.",
     log_entry_of_another_bundle=_logged(lambda stage, d: material(d).update(tlogEntries=[_other_entry(stage)])),
     checkpoint_of_another_entry=_logged(
@@ -178,7 +178,7 @@ variants(
     ),
 )
 variants(
-    Malformed,
+    MalformedError,
     "Without its parts a proof of inclusion proves nothing.",
     no_log_entry=_logged(lambda stage, d: material(d).update(tlogEntries=[])),
     two_log_entries=_logged(lambda stage, d: material(d).update(tlogEntries=[log_entry(d)] * 2)),
@@ -187,7 +187,7 @@ variants(
 )
 
 
-@fails_with(BadSignature)
+@fails_with(BadSignatureError)
 def payload_changed_under_a_log_entry(stage: Stage, folder: Path) -> Attempt:
     """The certificate's key did not sign this payload, whatever the log says."""
     change: Callable[[JSON], object] = lambda d: rewrite_payload(d, lambda p: p["subject"][0].update(name="x"))  # noqa: E731

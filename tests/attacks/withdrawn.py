@@ -16,19 +16,18 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from packager import canonical
 from packager.bundle.readers import blob_path
 from packager.errors import (
-    Malformed,
-    Revoked,
-    RolledBack,
-    Stale,
-    TooLarge,
+    MalformedError,
+    OutdatedError,
+    RevokedError,
+    RolledBackError,
+    TooLargeError,
     TrustFileError,
 )
 from packager.transport import copy
 from packager.trust import edit, keys
 from packager.trust import file as trustfile
 from packager.trust.file import Remembered, TrustFile
-from packager.trust.model import Period
-from packager.trust.model import Revoked as RevokedList
+from packager.trust.model import Period, Revocations
 from packager.trust.seen import NOTHING
 from tests.attacks.registry import fails_with, variants
 from tests.attacks.stage import CI, JSON, Attempt, Stage, put
@@ -41,13 +40,13 @@ def _revoked(signer: str, **what: object) -> Callable[[Stage, Path], Attempt]:
     def make(stage: Stage, folder: Path) -> Attempt:
         who = {"key": stage.key, "certificate": stage.certificate(), "identity": stage.identity()}[signer]
         listed = {field: value(stage) if callable(value) else value for field, value in what.items()}
-        return stage.attempt(stage.signed(who), folder, stage.trusting(revoked=RevokedList(**listed)))
+        return stage.attempt(stage.signed(who), folder, stage.trusting(revoked=Revocations(**listed)))
 
     return make
 
 
 variants(
-    Revoked,
+    RevokedError,
     "Whoever maintains the trust file has withdrawn it.",
     key_revoked=_revoked("key", keys=lambda s: frozenset({s.key.public.fingerprint})),
     certificate_key_revoked=_revoked(
@@ -63,47 +62,47 @@ variants(
 )
 
 
-@fails_with(RolledBack)
+@fails_with(RolledBackError)
 def older_bundle(stage: Stage, folder: Path) -> Attempt:
     """Rollback: a sound, signed bundle, older than one that was seen here."""
     seen = NOTHING.with_bundle("tiny", "1.0.1", stage.other.digest)
     return stage.attempt(stage.signed(), folder, seen=seen)
 
 
-@fails_with(RolledBack)
+@fails_with(RolledBackError)
 def pre_release_of_what_was_seen(stage: Stage, folder: Path) -> Attempt:
     """Rollback: `1.0.1-rc.1` comes before `1.0.1`, whatever a text comparison says."""
     seen = NOTHING.with_bundle("tiny", "1.0.1", stage.other.digest)
     return stage.attempt(stage.signed(bundle=stage.make(version="1.0.1-rc.1")), folder, seen=seen)
 
 
-@fails_with(RolledBack)
+@fails_with(RolledBackError)
 def same_version_with_another_digest(stage: Stage, folder: Path) -> Attempt:
     """A version is published once; a second 1.0.0 is a replacement."""
     seen = NOTHING.with_bundle("tiny", "1.0.0", stage.other.digest)
     return stage.attempt(stage.signed(), folder, seen=seen)
 
 
-@fails_with(RolledBack)
+@fails_with(RolledBackError)
 def build_metadata_taken_for_an_order(stage: Stage, folder: Path) -> Attempt:
     """`+build.1` is neither older nor newer than `+build.2`: whoever lets one follow the other lets anything follow."""
     seen = NOTHING.with_bundle("tiny", "1.0.0+build.2", stage.other.digest)
     return stage.attempt(stage.signed(), folder, seen=seen)
 
 
-@fails_with(RolledBack)
+@fails_with(RolledBackError)
 def below_the_minimum(stage: Stage, folder: Path) -> Attempt:
     """The trust file demands a higher version, also of a verifier that has seen nothing."""
     return stage.attempt(stage.signed(), folder, stage.trusting(minimum={"tiny": "1.0.1"}))
 
 
-@fails_with(Stale)
+@fails_with(OutdatedError)
 def trust_file_expired(stage: Stage, folder: Path) -> Attempt:
     """Freeze: whoever keeps newer trust files away wins time only until this one expires."""
     return stage.attempt(stage.signed(), folder, stage.trusting(expires=stage.now - timedelta(seconds=1)))
 
 
-@fails_with(Stale)
+@fails_with(OutdatedError)
 def statement_too_old(stage: Stage, folder: Path) -> Attempt:
     """Freeze: the statement is sound, and older than the trust file allows."""
     required = (replace(stage.trusting().required[0], maximum_age=timedelta(days=30)),)
@@ -113,7 +112,7 @@ def statement_too_old(stage: Stage, folder: Path) -> Attempt:
     return replace(attempt, now=stage.now + 31 * pki.DAY)
 
 
-@fails_with(Stale)
+@fails_with(OutdatedError)
 def signer_not_trusted_any_more(stage: Stage, folder: Path) -> Attempt:
     """The key was trusted until yesterday."""
     release = replace(stage.trusting().signers[0], period=Period(end=stage.now - pki.DAY))
@@ -140,14 +139,14 @@ def _accepting(stage: Stage, folder: Path, data: bytes, before: Remembered | Non
     return Attempt(show, stage.trusting(), stage.now)  # type: ignore[arg-type]
 
 
-@fails_with(RolledBack)
+@fails_with(RolledBackError)
 def trust_file_with_a_lower_serial(stage: Stage, folder: Path) -> Attempt:
     """An old trust file knows no recent revocations."""
     before = trustfile.remember(_trust_file(stage, 4))
     return _accepting(stage, folder, _trust_file(stage, 3).to_bytes(), before)
 
 
-@fails_with(RolledBack)
+@fails_with(RolledBackError)
 def trust_file_with_the_same_serial(stage: Stage, folder: Path) -> Attempt:
     """Two trust files with one serial: one of them was not meant for us."""
     before = trustfile.remember(_trust_file(stage, 3))
@@ -180,14 +179,14 @@ def trust_file_changed(stage: Stage, folder: Path) -> Attempt:
     return _accepting(stage, folder, json.dumps(envelope).encode())
 
 
-@fails_with(Stale)
+@fails_with(OutdatedError)
 def trust_file_expired_on_arrival(stage: Stage, folder: Path) -> Attempt:
     """Freeze: an expired trust file is refused when it is read, too."""
     past = edit.moment(stage.now - pki.DAY)
     return _accepting(stage, folder, _trust_file(stage, expires=past).to_bytes())
 
 
-@fails_with(Malformed)
+@fails_with(MalformedError)
 def trust_file_with_a_weak_root(stage: Stage, folder: Path) -> Attempt:
     """A P-192 key signs nothing here, a root least of all."""
     public = ec.generate_private_key(ec.SECP192R1()).public_key()
@@ -202,7 +201,7 @@ def trust_file_with_a_weak_root(stage: Stage, folder: Path) -> Attempt:
 # too much
 
 
-@fails_with(TooLarge)
+@fails_with(TooLargeError)
 def signature_file_of_a_gigabyte(stage: Stage, folder: Path) -> Attempt:
     """A signature is read up to its cap, not into the last byte of memory."""
     copy.save(stage.signed(), folder / "layout")
@@ -213,7 +212,7 @@ def signature_file_of_a_gigabyte(stage: Stage, folder: Path) -> Attempt:
     return stage.shown(folder / "layout")
 
 
-@fails_with(TooLarge)
+@fails_with(TooLargeError)
 def signature_that_admits_a_gigabyte(stage: Stage, folder: Path) -> Attempt:
     """A size that is declared honestly is refused before anything is read."""
     bundle = stage.signed()
@@ -222,7 +221,7 @@ def signature_that_admits_a_gigabyte(stage: Stage, folder: Path) -> Attempt:
     return replace(attempt, show=lambda: replace(stage.shown(folder / "layout").show(), referrers=grown))
 
 
-@fails_with(TooLarge)
+@fails_with(TooLargeError)
 def ten_thousand_signature_files(stage: Stage, folder: Path) -> Attempt:
     """Each would be parsed and checked; their number has a cap as well."""
     copy.save(stage.signed(), folder / "layout")

@@ -60,8 +60,11 @@ def main() -> None:
             assert (work / "made.bundle.tar").read_bytes() == new.read_bytes()
             for label, ((wall, cpu, memory),) in one.measured.items():
                 word = "holds" if memory <= MOST else "MISSED"
-                print(f"{word}: {label} of {size} MiB: {wall:.1f} s, CPU {cpu:.1f} s, {memory:.0f} MB; "
-                      f"delta {file.stat().st_size / 1e6:.1f} MB", flush=True)  # fmt: skip
+                print(
+                    f"{word}: {label} of {size} MiB: {wall:.1f} s, CPU {cpu:.1f} s, {memory:.0f} MB; "
+                    f"delta {file.stat().st_size / 1e6:.1f} MB",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":

@@ -60,8 +60,10 @@ class Row:
 
     def __str__(self) -> str:
         asked = self.answered.total() + self.lost.total()
-        return (f"| {self.name} | {self.done} | {asked:,} | **{self.lost.total()}** | {self.slowest * 1000:.0f} | "
-                f"{self.unready * 1000:.0f} | {self.took:.1f} | {', '.join(map(str, sorted(self.codes)))} |")  # fmt: skip
+        return (
+            f"| {self.name} | {self.done} | {asked:,} | **{self.lost.total()}** | {self.slowest * 1000:.0f} | "
+            f"{self.unready * 1000:.0f} | {self.took:.1f} | {', '.join(map(str, sorted(self.codes)))} |"
+        )
 
 
 def main() -> None:
@@ -73,8 +75,13 @@ def main() -> None:
         folder = Path(place)
         bench = Bench(installed(folder / "app"), bench_serve.write("mlp", folder))
         print(f"load of the machine before: {os.getloadavg()[0]:.1f} on {len(os.sched_getaffinity(0))} cores\n")
-        bench.report("ends", until(arguments.requests, bench.cluster), rounds(arguments.rounds, bench.balancer),
-                     rounds(arguments.rounds, bench.worker_killed), rounds(arguments.rounds, bench.killed))  # fmt: skip
+        bench.report(
+            "ends",
+            until(arguments.requests, bench.cluster),
+            rounds(arguments.rounds, bench.balancer),
+            rounds(arguments.rounds, bench.worker_killed),
+            rounds(arguments.rounds, bench.killed),
+        )
         print(f"\nload of the machine after: {os.getloadavg()[0]:.1f}")
 
 

@@ -36,17 +36,21 @@ def measure(config: Path, tree: Path, requests: int, large: int, clients: int) -
         began = time.perf_counter()
         statuses = Counter(driver.send_http(http, good) for _ in range(20))
         return {
-            "memory before, MiB": round(before), "peak, MiB": round(peak),
+            "memory before, MiB": round(before),
+            "peak, MiB": round(peak),
             "after, MiB": round(driver.memory(pid, "VmRSS")),
-            "requests, s": round(spent, 1), "health answers": len(seconds),
+            "requests, s": round(spent, 1),
+            "health answers": len(seconds),
             "slowest health answer, ms": round(max(seconds) * 1000),
             "99 % of them, ms": round(sorted(seconds)[int(len(seconds) * 0.99)] * 1000),
             "the same of an idle server, ms": [
-                round(max(others) * 1000), round(sorted(others)[int(len(others) * 0.99)] * 1000)
+                round(max(others) * 1000),
+                round(sorted(others)[int(len(others) * 0.99)] * 1000),
             ],
-            "answers": dict(answers.most_common()), "20 good requests afterwards": dict(statuses),
+            "answers": dict(answers.most_common()),
+            "20 good requests afterwards": dict(statuses),
             "they took, ms": round((time.perf_counter() - began) * 1000),
-        }  # fmt: skip
+        }
 
 
 def main() -> int:

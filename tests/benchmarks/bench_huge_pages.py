@@ -62,14 +62,14 @@ def main() -> int:
         print(json.dumps(measure(arguments.one[0], arguments.one[1] == "huge", arguments.seconds)))
         return 0
     for model in arguments.models:
-        pairs = [
-            [apart(model, huge, arguments.seconds) for huge in (False, True)] for _ in range(arguments.rounds)
-        ]  # fmt: skip
+        pairs = [[apart(model, huge, arguments.seconds) for huge in (False, True)] for _ in range(arguments.rounds)]
         plain, huge = (statistics.median(pair[side]["p50"] for pair in pairs) for side in (0, 1))
         ratio = statistics.median(pair[1]["p50"] / pair[0]["p50"] for pair in pairs)
         moved, took = (statistics.median(pair[1][key] for pair in pairs) for key in ("moved", "took"))
-        print(f"{model}: plain {plain:.3f} ms, huge pages {huge:.3f} ms, ratio {ratio:.3f}; "
-              f"moved {moved:.0f} MiB, took {took:.2f} s")  # fmt: skip
+        print(
+            f"{model}: plain {plain:.3f} ms, huge pages {huge:.3f} ms, ratio {ratio:.3f}; "
+            f"moved {moved:.0f} MiB, took {took:.2f} s"
+        )
     return 0
 
 

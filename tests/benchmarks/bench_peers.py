@@ -106,15 +106,21 @@ torch.onnx.export(Net(), (ids, ids), sys.argv[1], input_names=["input_ids", "att
         subprocess.run([sys.executable, "-c", program, place / "new.onnx"], check=True)
         (place / "new.onnx").rename(place / "encoder.onnx")
     config = {
-        "name": "encoder", "version": "1.0.0", "digest": "sha256:" + "0" * 64, "runtime": "onnxruntime",
-        "target": "onnxruntime-cpu-fp32", "artefact": str(place / "encoder.onnx"),
+        "name": "encoder",
+        "version": "1.0.0",
+        "digest": "sha256:" + "0" * 64,
+        "runtime": "onnxruntime",
+        "target": "onnxruntime-cpu-fp32",
+        "artefact": str(place / "encoder.onnx"),
         "interface": {
-            "inputs": [{"name": name, "dtype": "int64", "shape": ["batch", "length"]}
-                       for name in ("input_ids", "attention_mask")],
+            "inputs": [
+                {"name": name, "dtype": "int64", "shape": ["batch", "length"]}
+                for name in ("input_ids", "attention_mask")
+            ],
             "outputs": [{"name": "y", "dtype": "float32", "shape": ["batch", 384]}],
             "dimensions": {"batch": {"min": 1, "max": 64}, "length": {"min": 1, "max": 512}},
         },
-    }  # fmt: skip
+    }
     path = folder / "encoder.json"
     path.write_text(json.dumps(config))
     return path
@@ -136,16 +142,25 @@ class Case:
         return path
 
     def binary(self) -> bytes:
-        items = [{"name": name, "datatype": _type(array), "shape": list(array.shape),
-                  "parameters": {"binary_data_size": array.nbytes}} for name, array in self.feeds.items()]  # fmt: skip
+        items = [
+            {
+                "name": name,
+                "datatype": _type(array),
+                "shape": list(array.shape),
+                "parameters": {"binary_data_size": array.nbytes},
+            }
+            for name, array in self.feeds.items()
+        ]
         head = json.dumps({"inputs": items, "parameters": {"binary_data_output": True}}).encode()
         body = head + b"".join(array.tobytes() for array in self.feeds.values())
         path = f"/v2/models/{self.name}/infer"
         return request(path, body, Inference_Header_Content_Length=str(len(head)))
 
     def json(self) -> bytes:
-        items = [{"name": name, "datatype": _type(array), "shape": list(array.shape), "data": array.reshape(-1).tolist()}
-                 for name, array in self.feeds.items()]  # fmt: skip
+        items = [
+            {"name": name, "datatype": _type(array), "shape": list(array.shape), "data": array.reshape(-1).tolist()}
+            for name, array in self.feeds.items()
+        ]
         body = json.dumps({"inputs": items}).encode()
         return request(f"/v2/models/{self.name}/infer", body, Content_Type="application/json")
 
@@ -163,8 +178,12 @@ def case(name: str, folder: Path) -> Case:
     if name == "encoder":
         config = encoder(folder)
         ids = random.integers(1000, 20000, (1, LENGTH)).astype(np.int64)
-        return Case(name, config, Path(json.loads(config.read_text())["artefact"]),
-                    {"input_ids": ids, "attention_mask": np.ones_like(ids)})  # fmt: skip
+        return Case(
+            name,
+            config,
+            Path(json.loads(config.read_text())["artefact"]),
+            {"input_ids": ids, "attention_mask": np.ones_like(ids)},
+        )
     shape = {"mlp": [1, 64], "cnn": [1, 3, 32, 32], "image": [1, 3, 224, 224]}[name]
     config = write(name, folder)
     return Case(name, config, folder / f"{name}.onnx", {"x": random.standard_normal(shape).astype(np.float32)})
@@ -219,8 +238,18 @@ def _free_port() -> int:
 @contextlib.contextmanager
 def ours(case: Case, processes: int, workers: int = 0) -> Iterator[Running]:
     port = _free_port()
-    command = [sys.executable, "-m", "packager.server", str(case.config), "--port", str(port),
-               "--processes", str(processes), "--runtime-processes", str(workers)]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "packager.server",
+        str(case.config),
+        "--port",
+        str(port),
+        "--processes",
+        str(processes),
+        "--runtime-processes",
+        str(workers),
+    ]
     with _program(command, {}, port, "/v2/health/ready") as running:
         yield running
 
@@ -265,8 +294,13 @@ def bento(case: Case) -> Iterator[Running]:
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "service.py").write_text(SERVICE)
         shapes = {name: [array.dtype.name, list(array.shape)] for name, array in case.feeds.items()}
-        extra = {"BENCH_MODEL": str(case.model), "BENCH_SHAPES": json.dumps(shapes), "BENTOML_HOME": folder,
-                 "BENTOML_DO_NOT_TRACK": "True", "PATH": f"{python.parent}:{os.environ['PATH']}"}  # fmt: skip
+        extra = {
+            "BENCH_MODEL": str(case.model),
+            "BENCH_SHAPES": json.dumps(shapes),
+            "BENTOML_HOME": folder,
+            "BENTOML_DO_NOT_TRACK": "True",
+            "PATH": f"{python.parent}:{os.environ['PATH']}",
+        }
         command = [str(python.parent / "bentoml"), "serve", "service:Bench", "--host", "127.0.0.1", "--port", str(port)]
         with _program(command, extra, port, "/readyz", Path(folder)) as running:
             yield running
@@ -291,8 +325,9 @@ def adapted(runtime: str, case: Case) -> Iterator[Running]:
         process = Process([str(python), str(ROOT / "runtimes" / runtime / "adapter.py")], environment, Path(folder), 0)
         try:
             process.ask("hello", 60)
-            told = process.ask("load", 180, name=case.name, model=str(case.model), contract=str(case.contract),
-                               options={}, threads=1)  # fmt: skip
+            told = process.ask(
+                "load", 180, name=case.name, model=str(case.model), contract=str(case.contract), options={}, threads=1
+            )
             port = int(told["endpoints"]["http"].rpartition(":")[2])
             yield Running(port, process.pid, time.perf_counter() - began)
         finally:
@@ -312,8 +347,12 @@ def in_process(case: Case, seconds: float) -> dict[str, float]:
         began = time.perf_counter()
         session.run(case.feeds)
         low.append((time.perf_counter() - began) * 1000)
-    return {"p50": statistics.median(times), "p99": float(np.percentile(times, 99)), "rate": len(times) / seconds,
-            "low": statistics.median(low)}  # fmt: skip
+    return {
+        "p50": statistics.median(times),
+        "p99": float(np.percentile(times, 99)),
+        "rate": len(times) / seconds,
+        "low": statistics.median(low),
+    }
 
 
 Servers = dict[str, tuple[Callable[[Case], contextlib.AbstractContextManager[Running]], Callable[[Case], bytes]]]
@@ -364,8 +403,7 @@ def report(results: dict[str, dict[str, Any]]) -> None:
             if "memory" in row:
                 tail = [f"{row['cpu 1']:.3f}", f"{row['cpu 16']:.3f}", f"{row['memory']:.0f}", f"{row['start']:.1f}"]
             low = (f"{row['low']:.3f}", f"{row['low'] - base:+.3f}")
-            print(columns.format(model, name, f"{row['p50']:.3f}", f"{row['p99']:.3f}", *low,
-                                 *rate, *tail))  # fmt: skip
+            print(columns.format(model, name, f"{row['p50']:.3f}", f"{row['p99']:.3f}", *low, *rate, *tail))
     for model, rows in results.items():
         for count in CONNECTIONS:
             key = f"rate {count}"

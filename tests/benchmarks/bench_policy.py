@@ -60,8 +60,10 @@ def main() -> None:
         asked = median(lambda profile=profile: engine.judge(profile, judged, DAY))  # type: ignore[misc]
         loaded = median(lambda name=name: engine.profile(name, Path()))  # type: ignore[misc]
         rules = len(profile.rules)
-        print(f"{name:10} {rules:2} rules  load {1000 * loaded:5.1f} ms  judge {1000 * asked:5.1f} ms  "
-              f"{(loaded + asked) / BUDGET:.2f} of the budget of 200 ms")  # fmt: skip
+        print(
+            f"{name:10} {rules:2} rules  load {1000 * loaded:5.1f} ms  judge {1000 * asked:5.1f} ms  "
+            f"{(loaded + asked) / BUDGET:.2f} of the budget of 200 ms"
+        )
     with tempfile.TemporaryDirectory() as folder:
         print(f"gather {COMPONENTS} components: {1000 * median(gather(Path(folder))):.1f} ms")
 

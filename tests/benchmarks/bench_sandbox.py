@@ -38,7 +38,7 @@ net = nn.Sequential(*(nn.Linear(4096, 4096) for _ in range(6)))
 shapes = ({0: torch.export.Dim("batch", min=1, max=8)},)
 torch.export.save(torch.export.export(net.eval(), (torch.randn(2, 4096),), dynamic_shapes=shapes), sys.argv[1] + "/model.pt2")
 """,
-}  # fmt: skip
+}
 WAYS = {"sandbox: none": "sandbox: none\n", "confined": ""}
 RECIPE = "name: m\nversion: 1.0.0\nsource: ./model\nplatforms: [linux_x86_64-cp311]\npolicy: dev\n"
 

@@ -61,18 +61,23 @@ def write(name: str, directory: Path) -> Path:
     ports = [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in (("x", shape), ("y", out))]
     model = helper.make_model(
         helper.make_graph(nodes, name, ports[:1], ports[1:], weights),
-        opset_imports=[helper.make_opsetid("", 17)], ir_version=8,
-    )  # fmt: skip
+        opset_imports=[helper.make_opsetid("", 17)],
+        ir_version=8,
+    )
     onnx.save(model, directory / f"{name}.onnx")
     config = {
-        "name": name, "version": "1.0.0", "digest": "sha256:" + "0" * 64, "runtime": "onnxruntime",
-        "target": "onnxruntime-cpu-fp32", "artefact": f"{name}.onnx",
+        "name": name,
+        "version": "1.0.0",
+        "digest": "sha256:" + "0" * 64,
+        "runtime": "onnxruntime",
+        "target": "onnxruntime-cpu-fp32",
+        "artefact": f"{name}.onnx",
         "interface": {
             "inputs": [{"name": "x", "dtype": "float32", "shape": shape}],
             "outputs": [{"name": "y", "dtype": "float32", "shape": out}],
             "dimensions": {"batch": {"min": 1, "max": 64}},
         },
-    }  # fmt: skip
+    }
     path = directory / f"{name}.json"
     path.write_text(json.dumps(config))
     return path
@@ -168,8 +173,15 @@ def main() -> int:
             results = measure(name, Path(directory), arguments.requests, arguments.rounds)
             p50 = {way: statistics.median(times) for way, times in results.items()}
             p99 = {way: float(np.percentile(times, 99)) for way, times in results.items()}
-            figures = (p50["run"], p50["raw"], p99["raw"], p50["raw"] - p50["run"], p50["triton"], p99["triton"],
-                       p50["triton"] - p50["run"])  # fmt: skip
+            figures = (
+                p50["run"],
+                p50["raw"],
+                p99["raw"],
+                p50["raw"] - p50["run"],
+                p50["triton"],
+                p99["triton"],
+                p50["triton"] - p50["run"],
+            )
             kilobytes = f"{np.prod(shape) * 4 / 1000:.1f}"
             print(row.format(name, kilobytes, *(f"{figure:.3f}" for figure in figures)))
     return 0

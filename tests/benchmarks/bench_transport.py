@@ -112,10 +112,17 @@ class Bench:
     number: int = 0
 
     def time(self, label: str, command: list[object], **environment: str) -> None:
-        given = {**os.environ, "HOME": str(self.work), "PACKAGER_STORE": str(self.work / "store"),
-                 "MLFLOW_DISABLE_TELEMETRY": "true", "BENTOML_DO_NOT_TRACK": "True", **environment}  # fmt: skip
-        done = subprocess.run([sys.executable, "-c", MEASURE, *map(str, command)], env=given, capture_output=True,
-                              text=True, check=True)  # fmt: skip
+        given = {
+            **os.environ,
+            "HOME": str(self.work),
+            "PACKAGER_STORE": str(self.work / "store"),
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "BENTOML_DO_NOT_TRACK": "True",
+            **environment,
+        }
+        done = subprocess.run(
+            [sys.executable, "-c", MEASURE, *map(str, command)], env=given, capture_output=True, text=True, check=True
+        )
         wall, cpu, memory, code, told = json.loads(done.stdout)
         if code:
             print(f"{label}: failed: {told.strip().splitlines()[-1:]}", flush=True)
@@ -207,8 +214,11 @@ def archived(bench: Bench) -> None:
     """Let BentoML store the files as a model and export it."""
     if bench.size <= 256e6 and (bentoml := bench.peers.get("bentoml")):
         out = bench.fresh("bentoml")
-        bench.time("pack: bentoml create + export", [bentoml, "-c", BENTOML, bench.data, out / "b.bentomodel"],
-                   BENTOML_HOME=str(out / "home"))  # fmt: skip
+        bench.time(
+            "pack: bentoml create + export",
+            [bentoml, "-c", BENTOML, bench.data, out / "b.bentomodel"],
+            BENTOML_HOME=str(out / "home"),
+        )
         shutil.rmtree(out)
 
 

@@ -95,17 +95,57 @@ def processes(folder: Path, who: dict[str, str]) -> None:
                 "validFor": {"start": "2026-01-01T00:00:00Z"},
             }
         ]
-        signing = {"mediaType": "application/vnd.dev.sigstore.signingconfig.v0.2+json", "caUrls": service, "oidcUrls": service,
-                   "rekorTlogUrls": service, "tsaUrls": service, "rekorTlogConfig": {"selector": "ANY"}, "tsaConfig": {"selector": "ANY"}}  # fmt: skip
+        signing = {
+            "mediaType": "application/vnd.dev.sigstore.signingconfig.v0.2+json",
+            "caUrls": service,
+            "oidcUrls": service,
+            "rekorTlogUrls": service,
+            "tsaUrls": service,
+            "rekorTlogConfig": {"selector": "ANY"},
+            "tsaConfig": {"selector": "ANY"},
+        }
         config.write_text(json.dumps({"mediaType": kind, "trustedRoot": root, "signingConfig": signing}))
         ours_key = [*run, "verify", work / "tree", "--key", folder / "release.pub"]
-        ours_keyless = [*run, "verify", work / "tree", "--identity", who["keyless"], "--issuer", who["issuer"],
-                        "--trust-config", folder / "trusted_root.json"]  # fmt: skip
-        theirs_key = [environments.model_signing(), "-m", "model_signing", "verify", "key", "--public_key",
-                      folder / "release.pub", "--signature", plain, work / "tree"]  # fmt: skip
-        theirs_keyless = [environments.sigstore(), "-m", "sigstore", "--trust-config", config, "verify", "identity",
-                          "--offline", "--cert-identity", who["keyless"], "--cert-oidc-issuer", who["issuer"], "--bundle",
-                          logged, manifest]  # fmt: skip
+        ours_keyless = [
+            *run,
+            "verify",
+            work / "tree",
+            "--identity",
+            who["keyless"],
+            "--issuer",
+            who["issuer"],
+            "--trust-config",
+            folder / "trusted_root.json",
+        ]
+        theirs_key = [
+            environments.model_signing(),
+            "-m",
+            "model_signing",
+            "verify",
+            "key",
+            "--public_key",
+            folder / "release.pub",
+            "--signature",
+            plain,
+            work / "tree",
+        ]
+        theirs_keyless = [
+            environments.sigstore(),
+            "-m",
+            "sigstore",
+            "--trust-config",
+            config,
+            "verify",
+            "identity",
+            "--offline",
+            "--cert-identity",
+            who["keyless"],
+            "--cert-oidc-issuer",
+            who["issuer"],
+            "--bundle",
+            logged,
+            manifest,
+        ]
         for name, ours, theirs in (
             ("key, beside model_signing", ours_key, theirs_key),
             ("keyless, beside sigstore", ours_keyless, theirs_keyless),

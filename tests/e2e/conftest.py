@@ -54,9 +54,13 @@ class Project:
             self.lend()
         environment = {"PATH": os.environ["PATH"], "HOME": str(self.folder), "PACKAGER_STORE": str(self.store)}
         done = subprocess.run(
-            [*prefix, sys.executable, "-m", "packager", *map(str, arguments)], cwd=self.folder,
-            env={**environment, **passed, **self.extra, **extra}, capture_output=True, text=True, check=False,
-        )  # fmt: skip
+            [*prefix, sys.executable, "-m", "packager", *map(str, arguments)],
+            cwd=self.folder,
+            env={**environment, **passed, **self.extra, **extra},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         assert code is None or done.returncode == code, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
         assert "Traceback" not in done.stderr, done.stderr
         if "lock" in arguments or "build" in arguments:
@@ -67,8 +71,21 @@ class Project:
         """Download the wheels that a bundle locks, as an operator carries them to a site without a network."""
         tree = wheels.with_name("tree")
         self.run("unpack", bundle, tree, "--key", "release.pub")
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--require-hashes", "--only-binary", ":all:", "--no-deps",
-                   "-d", wheels, "-r", tree / "deps" / "onnxruntime" / "requirements.txt"]  # fmt: skip
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--require-hashes",
+            "--only-binary",
+            ":all:",
+            "--no-deps",
+            "-d",
+            wheels,
+            "-r",
+            tree / "deps" / "onnxruntime" / "requirements.txt",
+        ]
         subprocess.run(command, check=True)
         return wheels
 
@@ -159,7 +176,23 @@ def packager_wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     uv = Path(sys.executable).parent / "uv"
     subprocess.run([uv, "build", "--quiet", "--wheel", "--out-dir", tools, HERE.parents[1]], check=True)
     wheel = next(tools.glob("model_packager-*.whl"))
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--only-binary", ":all:", "--python-version", "3.11",
-               "--platform", "manylinux_2_28_x86_64", "--platform", "manylinux2014_x86_64", "--dest", tools, wheel]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--only-binary",
+        ":all:",
+        "--python-version",
+        "3.11",
+        "--platform",
+        "manylinux_2_28_x86_64",
+        "--platform",
+        "manylinux2014_x86_64",
+        "--dest",
+        tools,
+        wheel,
+    ]
     subprocess.run(command, check=True)
     return tools

@@ -37,10 +37,15 @@ class Bottleneck(nn.Module):
     def __init__(self, width: int, inner: int, outer: int, stride: int) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            nn.Conv2d(width, inner, 1, bias=False), nn.BatchNorm2d(inner), nn.ReLU(),
-            nn.Conv2d(inner, inner, 3, stride, 1, bias=False), nn.BatchNorm2d(inner), nn.ReLU(),
-            nn.Conv2d(inner, outer, 1, bias=False), nn.BatchNorm2d(outer),
-        )  # fmt: skip
+            nn.Conv2d(width, inner, 1, bias=False),
+            nn.BatchNorm2d(inner),
+            nn.ReLU(),
+            nn.Conv2d(inner, inner, 3, stride, 1, bias=False),
+            nn.BatchNorm2d(inner),
+            nn.ReLU(),
+            nn.Conv2d(inner, outer, 1, bias=False),
+            nn.BatchNorm2d(outer),
+        )
         fits = stride == 1 and width == outer
         self.skip = nn.Identity() if fits else nn.Sequential(nn.Conv2d(width, outer, 1, stride), nn.BatchNorm2d(outer))
 

@@ -107,11 +107,46 @@ def test_a_clean_machine_without_a_network_installs_and_answers(
     tools, goods = (shutil.copytree(folder, tmp_path / folder.name) for folder in carried)
     for path in (tmp_path, *tmp_path.parents[:2], tools, goods):
         path.chmod(0o755)  # pytest's directories are for their owner alone
-    command = [tool("bwrap"), "--unshare-all", "--die-with-parent", "--new-session", "--clearenv",
-               "--setenv", "PATH", "/usr/bin:/bin", "--setenv", "HOME", "/tmp", "--setenv", "LANG", "C.UTF-8",
-               "--ro-bind", root_filesystem, "/", "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp",
-               "--ro-bind", tools, "/mnt", "--ro-bind", goods, "/srv", "--uid", str(UID), "--gid", str(UID),
-               "--chdir", "/tmp", "/bin/sh", "-c", SCRIPT]  # fmt: skip
+    command = [
+        tool("bwrap"),
+        "--unshare-all",
+        "--die-with-parent",
+        "--new-session",
+        "--clearenv",
+        "--setenv",
+        "PATH",
+        "/usr/bin:/bin",
+        "--setenv",
+        "HOME",
+        "/tmp",
+        "--setenv",
+        "LANG",
+        "C.UTF-8",
+        "--ro-bind",
+        root_filesystem,
+        "/",
+        "--proc",
+        "/proc",
+        "--dev",
+        "/dev",
+        "--tmpfs",
+        "/tmp",
+        "--ro-bind",
+        tools,
+        "/mnt",
+        "--ro-bind",
+        goods,
+        "/srv",
+        "--uid",
+        str(UID),
+        "--gid",
+        str(UID),
+        "--chdir",
+        "/tmp",
+        "/bin/sh",
+        "-c",
+        SCRIPT,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     with capsys.disabled():
         print(f"\n{done.stdout}")

@@ -23,7 +23,7 @@ import pytest
 import yaml
 
 from packager.bundle.bundle import Bundle
-from packager.knobs.knobs import Wish
+from packager.knobs.knobs import Override
 from packager.store.store import Store
 from tests.e2e.conftest import tool
 from tests.e2e.test_rendered import judged
@@ -35,7 +35,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("alerts")]  # promtool, 
 MINUTES = 240
 EASY = {"p50_ms": 10_000.0, "p99_ms": 20_000.0, "at_rps": 1e6, "memory": 1e11}
 TIGHT = {"p50_ms": 0.2, "p99_ms": 0.3, "at_rps": 0.01, "memory": 1e6}
-FULL = Wish("server.max_in_flight", "1", "--set")
+FULL = Override("server.max_in_flight", "1", "--set")
 LATENCY = {"LatencyP50Page", "LatencyP50Ticket", "LatencyP99Page", "LatencyP99Ticket"}
 Series = dict[str, float]
 
@@ -108,22 +108,28 @@ def until(what: Callable[[], object]) -> None:
         time.sleep(0.05)
 
 
-def fired(bundle: Bundle, folder: Path, state: State, fires: set[str], *wishes: Wish) -> None:
+def fired(bundle: Bundle, folder: Path, state: State, fires: set[str], *wishes: Override) -> None:
     """Hold the rules of a bundle against a state: exactly these fire."""
     out = rendered("observability", bundle, folder / "rules", *wishes)
     rules = yaml.safe_load((out / "rules.yaml").read_text())["groups"][0]["rules"]
     info = next((series for series in state.after if series.startswith("packager_bundle_info{")), "")
     deployed = next((series for series in state.after if series.startswith("packager_deployment_info{")), "")
-    kept = {"OtherBundle": info, "OtherKnobs": deployed, "Memory": '{job="j",instance="i"}',
-            "Saturated": '{job="j",instance="i"}', "Restarts": '{job="j",instance="i"}',
-            "Absent": "" if info else f'{{name="{bundle.name}"}}'}  # fmt: skip
+    kept = {
+        "OtherBundle": info,
+        "OtherKnobs": deployed,
+        "Memory": '{job="j",instance="i"}',
+        "Saturated": '{job="j",instance="i"}',
+        "Restarts": '{job="j",instance="i"}',
+        "Absent": "" if info else f'{{name="{bundle.name}"}}',
+    }
     tests = []
     for rule in rules:
         name = rule["alert"].removeprefix("Tiny")
         labels = dict(re.findall(r'(\w+)="([^"]*)"', kept.get(name, "")))
         expected = [{"exp_labels": rule["labels"] | labels, "exp_annotations": rule["annotations"]}]
-        tests.append({"eval_time": f"{MINUTES}m", "alertname": rule["alert"],
-                      "exp_alerts": expected if name in fires else []})  # fmt: skip
+        tests.append(
+            {"eval_time": f"{MINUTES}m", "alertname": rule["alert"], "exp_alerts": expected if name in fires else []}
+        )
     assert fires <= {rule["alert"].removeprefix("Tiny") for rule in rules}
     series = [{"series": name, "values": told} for name, told in state.rows()]
     case = {"interval": "1m", "input_series": series, "alert_rule_test": tests}
@@ -233,12 +239,22 @@ def test_a_server_of_another_release_or_with_other_knobs(app: Path, models: dict
     with served(app, models, easy, digest="sha256:" + "9" * 64) as server:
         fired(easy, tmp_path / "release", busy(server), {"OtherBundle"})
     with served(app, models, easy) as server:
-        fired(easy, tmp_path / "knobs", busy(server), {"OtherKnobs"}, Wish("server.drain", "7", "--set"))
+        fired(easy, tmp_path / "knobs", busy(server), {"OtherKnobs"}, Override("server.drain", "7", "--set"))
 
 
 def test_every_alert_is_among_those_above(tight: Bundle, tmp_path: Path) -> None:
     out = rendered("observability", tight, tmp_path / "rules")
     rules = yaml.safe_load((out / "rules.yaml").read_text())["groups"][0]["rules"]
-    tried = {*LATENCY, "Traffic", "Memory", "ErrorsPage", "ErrorsTicket", "Saturated", "Absent", "Restarts",
-             "OtherBundle", "OtherKnobs"}  # fmt: skip
+    tried = {
+        *LATENCY,
+        "Traffic",
+        "Memory",
+        "ErrorsPage",
+        "ErrorsTicket",
+        "Saturated",
+        "Absent",
+        "Restarts",
+        "OtherBundle",
+        "OtherKnobs",
+    }
     assert {rule["alert"].removeprefix("Tiny") for rule in rules} == tried

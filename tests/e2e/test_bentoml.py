@@ -35,8 +35,19 @@ print(json.dumps([str(model.tag), model.info.metadata["bundle"], session.run(Non
 @pytest.fixture(scope="module")
 def bento(deployable: Project, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("bento") / "cnn"
-    done = deployable.run("render", "bentoml", "1.2.3.bundle.tar", out, "--key", "release.pub",
-                          "--set", "bentoml.max_latency=5000", "--set", "batch.max=16", "--json")  # fmt: skip
+    done = deployable.run(
+        "render",
+        "bentoml",
+        "1.2.3.bundle.tar",
+        out,
+        "--key",
+        "release.pub",
+        "--set",
+        "bentoml.max_latency=5000",
+        "--set",
+        "batch.max=16",
+        "--json",
+    )
     assert done["steps"][0] == f"cd {out} && bentoml build --version 1.2.3"
     return out
 
@@ -77,8 +88,13 @@ def test_it_serves_typed_batches_and_the_protocol(bento: Path, tmp_path: Path) -
 
 def test_it_is_a_model_of_bentoml_too(bento: Path, tmp_path: Path) -> None:
     executable = bentos_served.python(bento)
-    done = subprocess.run([executable, "-c", AS_MODEL, bento / "model"], capture_output=True, text=True, check=False,
-                          env=bentos_served.environment(executable, tmp_path))  # fmt: skip
+    done = subprocess.run(
+        [executable, "-c", AS_MODEL, bento / "model"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=bentos_served.environment(executable, tmp_path),
+    )
     assert done.returncode == 0, done.stderr
     tag, digest, answer = json.loads(done.stdout.splitlines()[-1])
     session = onnxruntime.InferenceSession(bento / "model" / "saved_model.onnx")

@@ -44,8 +44,12 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """Signed; with a file of several parts, one of none, and two that are equal."""
-    files = {"model/weights-0002.bin": os.urandom((11 << 20) + 3), "model/empty.txt": b"", "model/a.bin": b"x" * 9000,
-             "model/b.bin": b"x" * 9000}  # fmt: skip
+    files = {
+        "model/weights-0002.bin": os.urandom((11 << 20) + 3),
+        "model/empty.txt": b"",
+        "model/a.bin": b"x" * 9000,
+        "model/b.bin": b"x" * 9000,
+    }
     return sign(bundles.make(Store(tmp_path_factory.mktemp("b") / "store"), files), KEY)
 
 
@@ -137,8 +141,10 @@ def test_signatures_gather_whoever_pushes(place: str, bundle: Bundle) -> None:
 def test_many_signers_at_once_lose_no_signature(place: str, bundle: Bundle) -> None:
     push(bundle, f"{place}/tiny")
     signers = [keys.generate("p256") for _ in range(3)]
-    threads = [threading.Thread(target=lambda k=key: copy.update_referrers(sign(opened(f"{place}/tiny:1.0.0"), k)))
-               for key in signers]  # fmt: skip
+    threads = [
+        threading.Thread(target=lambda k=key: copy.update_referrers(sign(opened(f"{place}/tiny:1.0.0"), k)))
+        for key in signers
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -260,8 +266,9 @@ def test_a_copied_folder_is_a_bundle_for_everybody(
     packager("push", file, "s3://models/copied/tiny", **env)
     s3.files().get("models/copied/tiny/1.0.0/", f"{tmp_path}/copied/", recursive=True)
     packager("verify", "copied", "--key", "release.pub")
-    subprocess.run([tool("skopeo"), "copy", "--quiet", "oci:copied:1.0.0", "oci:by-skopeo:1.0.0"], check=True,
-                   cwd=tmp_path)  # fmt: skip
+    subprocess.run(
+        [tool("skopeo"), "copy", "--quiet", "oci:copied:1.0.0", "oci:by-skopeo:1.0.0"], check=True, cwd=tmp_path
+    )
     listed = json.loads((tmp_path / "by-skopeo" / "index.json").read_bytes())["manifests"]
     assert [item["digest"] for item in listed] == [bundle.digest]
 
@@ -272,8 +279,12 @@ def test_what_arrived_is_not_fetched_again(
     """A pull that is killed goes on in the middle of a blob: the server's log shows which ranges were asked for."""
     packager("push", file, "s3://models/resumed/tiny", **s3.environment())
     proxy = Proxy(s3.port)
-    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PACKAGER_STORE": str(tmp_path / "store"),
-                   **s3.environment(proxy.port)}  # fmt: skip
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(tmp_path),
+        "PACKAGER_STORE": str(tmp_path / "store"),
+        **s3.environment(proxy.port),
+    }
     command = [sys.executable, "-m", "packager", "pull", "s3://models/resumed/tiny:1.0.0", "--quiet"]
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
     proxy.arm(10 << 20, process.kill)
@@ -293,8 +304,12 @@ def test_what_was_sent_is_not_sent_again(
     packager: Run, file: Path, bundle: Bundle, s3: ObjectStore, tmp_path: Path
 ) -> None:
     proxy = Proxy(s3.port)
-    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PACKAGER_STORE": str(tmp_path / "store"),
-                   **s3.environment(proxy.port)}  # fmt: skip
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(tmp_path),
+        "PACKAGER_STORE": str(tmp_path / "store"),
+        **s3.environment(proxy.port),
+    }
     command = [sys.executable, "-m", "packager", "push", str(file), "s3://models/unfinished/tiny", "--quiet"]
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
     proxy.arm(8 << 20, process.kill)
@@ -319,9 +334,20 @@ def test_without_the_driver_the_line_that_installs_it_is_told(monkeypatch: pytes
 
 @pytest.mark.parametrize(
     "text",
-    ["s3://", "s3://tiny:1", "s3:///tiny:1", "s3://a//tiny:1", "s3://a/tiny:", "s3://a/:1", "s3://a/t:1@sha256:0",
-     "s3://a/b?versionId=3/t:1", "S3://a/t:1", "simplecache::s3://a/t:1", "s3://a/t:1/"],
-)  # fmt: skip
+    [
+        "s3://",
+        "s3://tiny:1",
+        "s3:///tiny:1",
+        "s3://a//tiny:1",
+        "s3://a/tiny:",
+        "s3://a/:1",
+        "s3://a/t:1@sha256:0",
+        "s3://a/b?versionId=3/t:1",
+        "S3://a/t:1",
+        "simplecache::s3://a/t:1",
+        "s3://a/t:1/",
+    ],
+)
 def test_malformed_addresses_are_refused(text: str) -> None:
     with pytest.raises(UsageError):
         opened(text)

@@ -33,9 +33,21 @@ def proven(built: Project, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("proven")
     built.run("keygen", "site")
     done = built.run(
-        "conform", "cnn.bundle.tar", "--key", "release.pub", *HERE, "--level", "L3", "--report", out,
-        "--sign", "site.pem", "--keep", out / "work", "--json",
-    )  # fmt: skip
+        "conform",
+        "cnn.bundle.tar",
+        "--key",
+        "release.pub",
+        *HERE,
+        "--level",
+        "L3",
+        "--report",
+        out,
+        "--sign",
+        "site.pem",
+        "--keep",
+        out / "work",
+        "--json",
+    )
     assert done["verdict"] == {"ok": True, "passed": 1, "failed": [], "unproven": [], "known": []}
     return out
 
@@ -154,9 +166,14 @@ def configured(built: Project, folder: Path) -> Path:
     built.run("unpack", "cnn.bundle.tar", folder / "tree", "--key", "release.pub")
     contract = json.loads((folder / "tree" / "contract.json").read_text())
     config = {
-        "name": "cnn", "version": "1.2.3", "digest": "sha256:" + "0" * 64, "runtime": "onnxruntime",
-        "target": "onnxruntime-cpu-fp32", "artefact": "tree/model/model.onnx", "interface": contract["interface"],
-    }  # fmt: skip
+        "name": "cnn",
+        "version": "1.2.3",
+        "digest": "sha256:" + "0" * 64,
+        "runtime": "onnxruntime",
+        "target": "onnxruntime-cpu-fp32",
+        "artefact": "tree/model/model.onnx",
+        "interface": contract["interface"],
+    }
     path = folder / "serve.json"
     path.write_text(json.dumps(config))
     return path
@@ -178,8 +195,24 @@ def test_an_endpoint_is_judged_over_http_and_grpc(built: Project, app: Path, tmp
 @pytest.fixture
 def guarded(tmp_path: Path) -> Iterator[Any]:
     """A proxy with TLS that asks for a token, in front of a port."""
-    command = [tool("openssl"), "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost",
-               "-addext", "subjectAltName=DNS:localhost", "-keyout", "key.pem", "-out", "ca.pem"]  # fmt: skip
+    command = [
+        tool("openssl"),
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-days",
+        "2",
+        "-subj",
+        "/CN=localhost",
+        "-addext",
+        "subjectAltName=DNS:localhost",
+        "-keyout",
+        "key.pem",
+        "-out",
+        "ca.pem",
+    ]
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
 
     class Proxy(BaseHTTPRequestHandler):
@@ -232,8 +265,16 @@ def test_tls_and_a_token(built: Project, app: Path, tmp_path: Path, guarded: Any
     (tmp_path / "auth.txt").write_text("Authorization: Bearer sesame\n")
     with running(app, configured(built, tmp_path)) as server:
         proxy.behind = server.port
-        call = ("conform", "cnn.bundle.tar", "--endpoint", f"https://localhost:{front.server_port}", *HERE[2:],
-                "--level", "L3", "--json")  # fmt: skip
+        call = (
+            "conform",
+            "cnn.bundle.tar",
+            "--endpoint",
+            f"https://localhost:{front.server_port}",
+            *HERE[2:],
+            "--level",
+            "L3",
+            "--json",
+        )
         trusted = ("--endpoint-ca", tmp_path / "ca.pem")
         result = built.run(*call, *trusted, "--header-file", tmp_path / "auth.txt")
         assert result["verdict"]["ok"], result["cells"][0]["reason"]

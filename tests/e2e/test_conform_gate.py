@@ -56,8 +56,20 @@ def test_a_site_proves_and_a_gate_asks(built: Project, tmp_path: Path) -> None:
         "--state",
         "none",
     )
-    promote = ("promote", "cnn.bundle.tar", "--to", "production", "--profile", "proven.yaml", "--trust", "acme.trust",
-               "--key", "gate.pem", "--state", "none")  # fmt: skip
+    promote = (
+        "promote",
+        "cnn.bundle.tar",
+        "--to",
+        "production",
+        "--profile",
+        "proven.yaml",
+        "--trust",
+        "acme.trust",
+        "--key",
+        "gate.pem",
+        "--state",
+        "none",
+    )
     vendor.run("trust", "add", "acme.trust", "--require", RESULT, "--by", "site", "--root-key", "root.pem")
     verify = ("verify", "cnn.bundle.tar", "--trust", "acme.trust", "--state", "none")
 
@@ -89,9 +101,20 @@ def test_a_site_that_saw_a_failure_stops_the_gate(built: Project, tmp_path: Path
     faulty = Path(__file__).parents[1] / "unit" / "conformance" / "faulty.py"
     adapter = f"{sys.executable} {faulty} first row for all rows"
     done = site.run(
-        "conform", "cnn.bundle.tar", "--key", "release.pub", "--adapter", adapter, "--level", "L3",
-        "--sign", "site.pem", "--report", "out", code=1,
-    )  # fmt: skip
+        "conform",
+        "cnn.bundle.tar",
+        "--key",
+        "release.pub",
+        "--adapter",
+        adapter,
+        "--level",
+        "L3",
+        "--sign",
+        "site.pem",
+        "--report",
+        "out",
+        code=1,
+    )
     assert "L3 test_reference_vectors" in done.stdout and "operators: of ONNX's own tests" in done.stdout
     (cell,) = json.loads((site.folder / "out" / "result.json").read_text())["cells"]
     assert {"Conv", "Gemm"} <= set(cell["operators"]["operators"]), "asked without being told to"

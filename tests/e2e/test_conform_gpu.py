@@ -34,9 +34,20 @@ def engines(cnn: Path, tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 def test_engines_are_skipped_with_the_words_of_the_driver(engines: Project) -> None:
     result = engines.run(
-        "conform", "cnn:1.2.3", "--runtime", "tensorrt-rtx", "--runtime", "tensorrt", "--runtime", "onnxruntime==1.31.1",
-        "--level", "L3", "--cache", CACHE, "--json",
-    )  # fmt: skip
+        "conform",
+        "cnn:1.2.3",
+        "--runtime",
+        "tensorrt-rtx",
+        "--runtime",
+        "tensorrt",
+        "--runtime",
+        "onnxruntime==1.31.1",
+        "--level",
+        "L3",
+        "--cache",
+        CACHE,
+        "--json",
+    )
     cells = {cell["cell"]: cell for cell in result["cells"]}
     rtx = [cell for name, cell in cells.items() if name.startswith("tensorrt-rtx")]
     assert {cell["target"] for cell in rtx} == {"tensorrt-rtx-sm_86-fp16", "tensorrt-rtx-sm_89-fp16"}

@@ -17,8 +17,18 @@ from tests.e2e.test_tables import RECIPE
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("matrix")]
 CACHE = Path.home() / ".cache" / "packager-tests"
-EVERY = ("onnxruntime==*", "triton==*", "mlserver", "kserve", "bentoml", "serve", "onnxruntime-gpu", "openvino",
-         "tensorrt", "tensorrt-rtx")  # fmt: skip
+EVERY = (
+    "onnxruntime==*",
+    "triton==*",
+    "mlserver",
+    "kserve",
+    "bentoml",
+    "serve",
+    "onnxruntime-gpu",
+    "openvino",
+    "tensorrt",
+    "tensorrt-rtx",
+)
 ABSENT = {  # why a cell may be skipped on a host without a GPU, by runtime
     "onnxruntime-gpu": "CUDAExecutionProvider cannot be used on this machine",
     "openvino": "OpenVINO ",
@@ -52,9 +62,20 @@ def signed(project: Project, name: str) -> str:
 def judge(project: Project, bundle: str) -> Any:
     asks = [word for name in EVERY for word in ("--runtime", name)]
     result = project.run(
-        "conform", bundle, "--key", "release.pub", *asks, "--jobs", "2", "--cache", CACHE, "--report", "out", "--json",
+        "conform",
+        bundle,
+        "--key",
+        "release.pub",
+        *asks,
+        "--jobs",
+        "2",
+        "--cache",
+        CACHE,
+        "--report",
+        "out",
+        "--json",
         code=None,
-    )  # fmt: skip
+    )
     return result
 
 
@@ -80,8 +101,10 @@ def print_costs(result: Any) -> None:
     """Print what `-s` shows: wall time, cells, and what a cell costs beside loading and testing."""
     spent = [cell["measures"].get("overhead_seconds", 0.0) for cell in result["cells"] if cell["outcome"] == "pass"]
     bundle, minutes = result["bundle"]["name"], result["seconds"] / 60
-    print(f"\n{bundle}: {len(result['cells'])} cells in {minutes:.1f} min; overhead per cell {sum(spent) / len(spent):.2f} s, "
-          f"at most {max(spent):.2f} s; load average {os.getloadavg()[0]:.1f}")  # fmt: skip
+    print(
+        f"\n{bundle}: {len(result['cells'])} cells in {minutes:.1f} min; overhead per cell {sum(spent) / len(spent):.2f} s, "
+        f"at most {max(spent):.2f} s; load average {os.getloadavg()[0]:.1f}"
+    )
 
 
 def test_a_sentence_encoder(tmp_path: Path, encoder: Path) -> None:

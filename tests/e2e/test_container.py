@@ -103,8 +103,20 @@ def test_neither_another_python_nor_a_changed_model_is_served(
     try:
         for folder, tag, reason in zip((changed, other), tags, reasons, strict=True):
             engine.build(folder, tag)
-            done = engine.run("podman", "run", "--rm", "--network", "none", "--read-only", "--ulimit", "nofile=1024:1024",
-                              "--ulimit", "nproc=1000:1000", tag, check=False)  # fmt: skip
+            done = engine.run(
+                "podman",
+                "run",
+                "--rm",
+                "--network",
+                "none",
+                "--read-only",
+                "--ulimit",
+                "nofile=1024:1024",
+                "--ulimit",
+                "nproc=1000:1000",
+                tag,
+                check=False,
+            )
             assert done.returncode == 4, done.stderr
             assert reason in done.stderr
     finally:
@@ -118,8 +130,22 @@ def test_the_model_may_come_from_an_image_or_from_a_volume(
     out = context(deployable, base, tmp_path / "out")
     tags = runtime, model = "localhost/packager-test-runtime", "localhost/packager-test-model"
     pin = f"r.example/x@{base.partition('@')[2]}"
-    deployable.run("render", "kubernetes", "1.2.3.bundle.tar", tmp_path / "k", "--key", "release.pub", "--image", pin,
-                   "--variant", "init-container", "--init-image", pin, "--source", "oci://r.example/cnn:1.2.3")  # fmt: skip
+    deployable.run(
+        "render",
+        "kubernetes",
+        "1.2.3.bundle.tar",
+        tmp_path / "k",
+        "--key",
+        "release.pub",
+        "--image",
+        pin,
+        "--variant",
+        "init-container",
+        "--init-image",
+        pin,
+        "--source",
+        "oci://r.example/cnn:1.2.3",
+    )
     data = yaml.safe_load((tmp_path / "k" / "manifests" / "configmap.yaml").read_text())["data"]
     pod = yaml.safe_load((tmp_path / "k" / "manifests" / "deployment.yaml").read_text())["spec"]["template"]["spec"]
     deployable.run("unpack", "1.2.3.bundle.tar", tmp_path / "volume" / "bundle", "--key", "release.pub")
@@ -129,8 +155,14 @@ def test_the_model_may_come_from_an_image_or_from_a_volume(
     for path in (tmp_path, *tmp_path.parents[:2]):
         path.chmod(0o755)  # pytest's directories are for their owner alone
     knobs = f"--knobs={data['knobs.json']}"
-    volumes = ("--volume", f"{tmp_path / 'volume'}:/srv/model:ro", "--volume", f"{tmp_path / 'config'}:/srv/config:ro",
-               "--entrypoint", json.dumps(pod["containers"][0]["command"]))  # fmt: skip
+    volumes = (
+        "--volume",
+        f"{tmp_path / 'volume'}:/srv/model:ro",
+        "--volume",
+        f"{tmp_path / 'config'}:/srv/config:ro",
+        "--entrypoint",
+        json.dumps(pod["containers"][0]["command"]),
+    )
     image = ("--mount", f"type=image,source={model},destination=/srv/model")
     try:
         engine.build(out, runtime, "--target", "runtime")

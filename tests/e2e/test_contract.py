@@ -70,8 +70,12 @@ def test_a_bundle_says_where_it_runs(net: Project) -> None:
 
 
 def test_tables_travel_signed(net: Project) -> None:
-    table = {"format": 1, "runtime": "onnxruntime", "serial": 99,
-             "versions": {"1.99.0": {"source": "vendor", "opset": {"ai.onnx": 30}, "ir": 15}}}  # fmt: skip
+    table = {
+        "format": 1,
+        "runtime": "onnxruntime",
+        "serial": 99,
+        "versions": {"1.99.0": {"source": "vendor", "opset": {"ai.onnx": 30}, "ir": 15}},
+    }
     (net.folder / "table.json").write_text(json.dumps(table))
     net.run("keygen", "publisher")
     net.run("runtimes", "sign", "table.json", "--key", "publisher.pem", "-o", "signed.json")

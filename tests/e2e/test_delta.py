@@ -24,8 +24,11 @@ def tensors(weights: bytes) -> dict[str, tuple[int, int]]:
     """Return (start, end) of every tensor of a safetensors file."""
     (length,) = struct.unpack("<Q", weights[:8])
     header = json.loads(weights[8 : 8 + length])
-    return {name: tuple(8 + length + at for at in value["data_offsets"])
-            for name, value in header.items() if name != "__metadata__"}  # fmt: skip
+    return {
+        name: tuple(8 + length + at for at in value["data_offsets"])
+        for name, value in header.items()
+        if name != "__metadata__"
+    }
 
 
 def trained_further(weights: bytes, names: list[str], chance: random.Random) -> bytes:

@@ -45,8 +45,19 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
 
 
 def render(made: Project, bundle: str, repository: str | Path, *options: str, code: int = 0) -> Any:
-    return made.run("render", "triton", f"{bundle}.bundle.tar", repository, "--key", "release.pub", "--backend", "python",
-                    *options, *(["--json"] if not code else []), code=code)  # fmt: skip
+    return made.run(
+        "render",
+        "triton",
+        f"{bundle}.bundle.tar",
+        repository,
+        "--key",
+        "release.pub",
+        "--backend",
+        "python",
+        *options,
+        *(["--json"] if not code else []),
+        code=code,
+    )
 
 
 def fill(made: Project, repository: str | Path) -> None:
@@ -61,8 +72,10 @@ class Chain:
 
     def __init__(self, models: Path, number: int = 1) -> None:
         numbers = {"prepare": 1, "digits": number, "finish": 1}
-        self.sessions = {name: onnxruntime.InferenceSession(models / name / str(version) / "model.onnx")
-                         for name, version in numbers.items()}  # fmt: skip
+        self.sessions = {
+            name: onnxruntime.InferenceSession(models / name / str(version) / "model.onnx")
+            for name, version in numbers.items()
+        }
 
     def __call__(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         features = self.sessions["prepare"].run(None, {"pixels": image})[0]
@@ -109,8 +122,11 @@ def test_an_ensemble_answers_as_its_steps_do_one_after_another(made: Project, tm
         assert client.get_model_config("support")["max_batch_size"] == 32
         assert client.get_model_config("answer")["max_batch_size"] == 0
         metrics = urllib.request.urlopen(f"http://{server.metrics}/metrics").read().decode()
-        row = next(row for row in metrics.splitlines()
-                   if row.startswith("nv_inference_request_success{") and 'model="support"' in row)  # fmt: skip
+        row = next(
+            row
+            for row in metrics.splitlines()
+            if row.startswith("nv_inference_request_success{") and 'model="support"' in row
+        )
         for bundle in ("prepare-1.0.0", "digits-1.0.0"):
             assert made.run("inspect", f"{bundle}.bundle.tar", "--json")["digest"] in row
         client.close()
@@ -194,9 +210,13 @@ def test_a_swap_of_a_step_fails_no_request_to_the_ensemble(
 
 
 def test_triton_reads_the_repository_from_s3(
-    made: Project, s3: ObjectStore, local: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    made: Project,
+    s3: ObjectStore,
+    local: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     """A real server and a real S3: answers, swaps under load, a changed object that does not load."""
     for name, value in s3.environment().items():
         monkeypatch.setitem(made.extra, name, value)

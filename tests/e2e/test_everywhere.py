@@ -59,8 +59,10 @@ class Place:
     def ask(self) -> np.ndarray:
         """Send the images in the binary form."""
         size = {"parameters": {"binary_data_size": IMAGES.nbytes}}
-        head = {"inputs": [{"name": "image", "shape": list(IMAGES.shape), "datatype": "FP32", **size}],
-                "outputs": [{"name": "output", "parameters": {"binary_data": True}}]}  # fmt: skip
+        head = {
+            "inputs": [{"name": "image", "shape": list(IMAGES.shape), "datatype": "FP32", **size}],
+            "outputs": [{"name": "output", "parameters": {"binary_data": True}}],
+        }
         command = self.reach(sys.executable, "-c", ASK, self.http, json.dumps(head))
         done = subprocess.run(command, input=IMAGES.tobytes().hex(), capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
@@ -158,10 +160,13 @@ def test_the_same_bundle_answers_the_same_everywhere(
 ) -> None:
     bundle = deployable.folder / BUNDLE
     before, identity = digest(bundle), deployable.run("inspect", BUNDLE, "--json")["digest"]
-    places = {"serve": lambda: serving(deployable, tmp_path), "triton": lambda: triton(deployable, tmp_path),
-              "bentoml": lambda: bento(deployable, tmp_path),
-              "container": lambda: container(deployable, tmp_path, request.getfixturevalue("root_filesystem")),
-              "systemd": lambda: unit(deployable, tmp_path, request.getfixturevalue("host"))}  # fmt: skip
+    places = {
+        "serve": lambda: serving(deployable, tmp_path),
+        "triton": lambda: triton(deployable, tmp_path),
+        "bentoml": lambda: bento(deployable, tmp_path),
+        "container": lambda: container(deployable, tmp_path, request.getfixturevalue("root_filesystem")),
+        "systemd": lambda: unit(deployable, tmp_path, request.getfixturevalue("host")),
+    }
     deployable.run("unpack", BUNDLE, tmp_path / "plain", "--key", "release.pub")
     expected = onnxruntime.InferenceSession(tmp_path / "plain" / "model" / "model.onnx").run(None, {"image": IMAGES})[0]
     with places[kind]() as place:
@@ -169,8 +174,18 @@ def test_the_same_bundle_answers_the_same_everywhere(
         np.testing.assert_allclose(got, expected, atol=1e-5, rtol=1e-4)
         endpoints = ["--endpoint", place.http, *(["--endpoint", place.grpc] if place.grpc else [])]
         # Not L5: how fast it is on a host that runs other tests is no law.
-        done = deployable.run("conform", BUNDLE, *endpoints, "--key", "release.pub", "--level", "L4", "--json", code=None,
-                              prefix=tuple(place.reach()))  # fmt: skip
+        done = deployable.run(
+            "conform",
+            BUNDLE,
+            *endpoints,
+            "--key",
+            "release.pub",
+            "--level",
+            "L4",
+            "--json",
+            code=None,
+            prefix=tuple(place.reach()),
+        )
     checks = [check for cell in done["cells"] for check in cell["checks"]]
     counts = {word: sum(check["outcome"] == word for check in checks) for word in ("pass", "skip", "fail")}
     failed = {check["name"]: check for check in checks if check["outcome"] == "fail"}

@@ -257,10 +257,15 @@ def test_ctrl_c_during_a_step_leaves_nothing(project: Callable[..., Project], cn
     made.run("lock")
     environment = {"PATH": os.environ["PATH"], "HOME": str(made.folder), "PACKAGER_STORE": str(made.store)}
     process = subprocess.Popen(
-        [sys.executable, "-m", "packager", "build", "--locked"], cwd=made.folder, env=environment,
-        stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True,
+        [sys.executable, "-m", "packager", "build", "--locked"],
+        cwd=made.folder,
+        env=environment,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # shells let background jobs ignore Ctrl-C
-    )  # fmt: skip
+    )
     assert process.stderr
     while not process.stderr.readline().startswith(step):
         assert process.poll() is None
@@ -301,8 +306,16 @@ def test_kill_9_during_an_export_leaves_a_usable_store(project: Callable[..., Pr
 
 
 WITHOUT_BUBBLEWRAP = ("unshare", "--mount", "sh", "-c", 'mount --bind /dev/null "$(command -v bwrap)"; exec "$@"', "sh")
-WITHOUT_NAMESPACES = (*WITHOUT_BUBBLEWRAP, "unshare", "--user", "--map-root-user", "sh", "-c",
-                      'echo 0 > /proc/sys/user/max_user_namespaces; exec "$@"', "sh")  # fmt: skip
+WITHOUT_NAMESPACES = (
+    *WITHOUT_BUBBLEWRAP,
+    "unshare",
+    "--user",
+    "--map-root-user",
+    "sh",
+    "-c",
+    'echo 0 > /proc/sys/user/max_user_namespaces; exec "$@"',
+    "sh",
+)
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="hiding a program needs a mount namespace")
 
 
@@ -312,8 +325,20 @@ def confinement(made: Project) -> Any:
     if not (made.folder / "k.pem").exists():
         made.run("keygen", "k")
     made.run("sign", "cnn:1.2.3", "--key", "k.pem")
-    made.run("policy", "check", "cnn:1.2.3", "--profile", "gate.yaml", "--key", "k.pub", "--state", "none", "--facts", "f.json",
-             code=None)  # fmt: skip
+    made.run(
+        "policy",
+        "check",
+        "cnn:1.2.3",
+        "--profile",
+        "gate.yaml",
+        "--key",
+        "k.pub",
+        "--state",
+        "none",
+        "--facts",
+        "f.json",
+        code=None,
+    )
     facts = json.loads((made.folder / "f.json").read_text())
     assert facts["scans"]
     assert all(

@@ -76,10 +76,21 @@ class World:
         return f"faults/run{self.number}/tiny"
 
     def spawn(self, *arguments: str | Path, **extra: str) -> subprocess.Popen[str]:
-        environment = {"PATH": os.environ["PATH"], "HOME": str(self.folder), "PACKAGER_STORE": str(self.store_root),
-                       **self.store.environment(self.store_proxy.port), **extra}  # fmt: skip
-        return subprocess.Popen([sys.executable, "-m", "packager", *map(str, arguments), "--quiet"], env=environment,
-                                cwd=self.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # fmt: skip
+        environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(self.folder),
+            "PACKAGER_STORE": str(self.store_root),
+            **self.store.environment(self.store_proxy.port),
+            **extra,
+        }
+        return subprocess.Popen(
+            [sys.executable, "-m", "packager", *map(str, arguments), "--quiet"],
+            env=environment,
+            cwd=self.folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
 
     def run(self, *arguments: str | Path, **extra: str) -> int:
         process = self.spawn(*arguments, **extra)
@@ -312,8 +323,12 @@ def jumping_clock(world: World) -> None:
     """The clock jumps by years while a pull runs, and times of files say nothing either."""
     library, clock = faketime_library(), world.folder / "clock"
     clock.write_text("+0\n")
-    faked = {"LD_PRELOAD": library, "FAKETIME_TIMESTAMP_FILE": str(clock), "FAKETIME_NO_CACHE": "1",
-             "FAKETIME_DONT_FAKE_MONOTONIC": "1"}  # fmt: skip
+    faked = {
+        "LD_PRELOAD": library,
+        "FAKETIME_TIMESTAMP_FILE": str(clock),
+        "FAKETIME_NO_CACHE": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    }
     jump = world.chance.choice(["-20y", "+20y", "-3600", "+3600"])
     killed = world.chance.random() < 0.5
     world.seed_registry()
@@ -457,10 +472,24 @@ def read_only_medium(world: World) -> None:
 
 
 FAULTS: tuple[Callable[[World], None], ...] = (
-    killed_pull, cut_pull, killed_push, cut_push, restarted_registry, flipped_bit, full_disk, truncated_file,
-    killed_export, two_pulls_at_once, jumping_clock, read_only_medium, killed_push_to_store, killed_pull_from_store,
-    cut_transfer_with_store, flipped_bit_from_store, two_writers_to_store,
-)  # fmt: skip
+    killed_pull,
+    cut_pull,
+    killed_push,
+    cut_push,
+    restarted_registry,
+    flipped_bit,
+    full_disk,
+    truncated_file,
+    killed_export,
+    two_pulls_at_once,
+    jumping_clock,
+    read_only_medium,
+    killed_push_to_store,
+    killed_pull_from_store,
+    cut_transfer_with_store,
+    flipped_bit_from_store,
+    two_writers_to_store,
+)
 PRIVILEGED = {full_disk, read_only_medium}
 
 

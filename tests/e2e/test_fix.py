@@ -30,8 +30,9 @@ def test_a_recipe_is_mended_until_it_builds(project: Callable[..., Project], tmp
     onnx.save(network(), tmp_path / "model.onnx")
     here = project(RECIPE, **{"model.onnx": tmp_path / "model.onnx"})
     done = here.run("build", "--fix")
-    assert (here.folder / "bundle.yaml").read_text() == RECIPE.replace("nmae", "name").replace("1.0\n", "1.0.0\n").replace(
-        "bacth", "batch").replace("scores", "y")  # fmt: skip
+    assert (here.folder / "bundle.yaml").read_text() == RECIPE.replace("nmae", "name").replace(
+        "1.0\n", "1.0.0\n"
+    ).replace("bacth", "batch").replace("scores", "y")
     assert len(re.findall(r"^fixed bundle\.yaml at line \d+: ", done.stderr, re.MULTILINE)) == 4
     assert "net:1.0.0 sha256:" in done.stdout
 

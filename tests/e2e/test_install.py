@@ -149,15 +149,47 @@ def test_knobs_reach_the_server_and_no_signed_file(built: Project, site: Path, t
 
 def test_tls_from_files_and_from_the_environment(site: Path, tmp_path: Path) -> None:
     key, chain = tmp_path / "key.pem", tmp_path / "chain.pem"
-    subprocess.run([tool("openssl"), "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
-                    "-keyout", key, "-out", chain, "-days", "2", "-subj", "/CN=localhost",
-                    "-addext", "subjectAltName=IP:127.0.0.1"], check=True, capture_output=True)  # fmt: skip
+    subprocess.run(
+        [
+            tool("openssl"),
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+            "-keyout",
+            key,
+            "-out",
+            chain,
+            "-days",
+            "2",
+            "-subj",
+            "/CN=localhost",
+            "-addext",
+            "subjectAltName=IP:127.0.0.1",
+        ],
+        check=True,
+        capture_output=True,
+    )
     context = ssl.create_default_context(cafile=str(chain))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "packager", "serve", str(site), "--port", str(port),
-               "--set", f"tls.certificate=file:{chain}", "--set", "tls.key=env:SITE_KEY"]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "packager",
+        "serve",
+        str(site),
+        "--port",
+        str(port),
+        "--set",
+        f"tls.certificate=file:{chain}",
+        "--set",
+        "tls.key=env:SITE_KEY",
+    ]
     server = subprocess.Popen(
         command, stderr=subprocess.PIPE, text=True, env={**os.environ, "SITE_KEY": key.read_text()}
     )
@@ -234,8 +266,18 @@ def test_a_new_version_switches_and_rolls_back(built: Project, wheelhouse: Path,
 def test_a_kill_during_install_leaves_the_old_release_serving(built: Project, wheelhouse: Path, tmp_path: Path) -> None:
     site = tmp_path / "site"
     environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PACKAGER_STORE": str(tmp_path / "store")}
-    command = [sys.executable, "-m", "packager", "install", "cnn.bundle.tar", str(site), "--key", "release.pub",
-               "--wheelhouse", str(wheelhouse)]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "packager",
+        "install",
+        "cnn.bundle.tar",
+        str(site),
+        "--key",
+        "release.pub",
+        "--wheelhouse",
+        str(wheelhouse),
+    ]
     for delay in (0.3, 0.8, 1.5):
         process = subprocess.Popen(
             command, cwd=built.folder, env=environment, stderr=subprocess.DEVNULL, start_new_session=True
@@ -254,9 +296,17 @@ def test_a_wheel_changed_by_one_byte_is_refused(built: Project, wheelhouse: Path
     victim = next(wheels.glob("orjson*.whl"))
     victim.write_bytes(victim.read_bytes() + b"\0")
     done = built.run(
-        "install", "cnn.bundle.tar", tmp_path / "site", "--key", "release.pub", "--wheelhouse", wheels,
-        "--store", tmp_path / "store", code=3,
-    )  # fmt: skip
+        "install",
+        "cnn.bundle.tar",
+        tmp_path / "site",
+        "--key",
+        "release.pub",
+        "--wheelhouse",
+        wheels,
+        "--store",
+        tmp_path / "store",
+        code=3,
+    )
     assert "HASH" in done.stderr.upper()
     assert not (tmp_path / "site" / "current").exists()
 

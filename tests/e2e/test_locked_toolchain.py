@@ -114,8 +114,11 @@ def test_mlflow_writes_what_it_was_made_with(project: Callable[..., Project], tm
     """Another minor version of Python as well."""
     tool("bwrap")
     other = other_python("3.12")
-    code = TRAIN.replace("print(", "import mlflow.sklearn\nmlflow.sklearn.save_model(model, sys.argv[1] + '/saved', "
-                         "serialization_format='cloudpickle', input_example=x[:2])\nprint(")  # fmt: skip
+    code = TRAIN.replace(
+        "print(",
+        "import mlflow.sklearn\nmlflow.sklearn.save_model(model, sys.argv[1] + '/saved', "
+        "serialization_format='cloudpickle', input_example=x[:2])\nprint(",
+    )
     run(python_with(*OLD_SKLEARN, "mlflow==3.1.4", python=other), code, tmp_path)
     made = project(RECIPE.format(source="saved", toolchain="locked") + "allow-pickle: true\n", saved=tmp_path / "saved")
     path = f"{Path(other).parent}:{os.environ['PATH']}"

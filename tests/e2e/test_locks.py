@@ -66,8 +66,16 @@ def test_another_store_gives_the_same_digest(vendored: Project, tmp_path: Path) 
 
 def test_a_carried_bundle_installs_with_nothing_else(vendored: Project, tmp_path: Path) -> None:
     """No flag, no network, no index: wheels of the bundle alone. A pip configured for an index is not asked."""
-    vendored.run("install", "cnn.bundle.tar", tmp_path / "site", "--key", "release.pub", prefix=offline(),
-                 PIP_INDEX_URL="http://127.0.0.1:9/simple", PIP_FIND_LINKS="/nowhere")  # fmt: skip
+    vendored.run(
+        "install",
+        "cnn.bundle.tar",
+        tmp_path / "site",
+        "--key",
+        "release.pub",
+        prefix=offline(),
+        PIP_INDEX_URL="http://127.0.0.1:9/simple",
+        PIP_FIND_LINKS="/nowhere",
+    )
     python = tmp_path / "site" / "current" / "env" / "bin" / "python"
     subprocess.run([python, "-I", "-c", "import onnxruntime, numpy, granian"], check=True)
 
@@ -111,9 +119,18 @@ def test_other_tools_install_from_the_unpacked_lock(vendored: Project, tmp_path:
     listed = {}
     for name, arguments in {
         "pylock": ["sync", "--offline", deps / "pylock.toml"],
-        "pip": ["install", "--offline", "--no-index", "--find-links", deps / "wheels", "--require-hashes", "--no-deps",
-                "-r", deps / f"requirements-{HERE}.txt"],
-    }.items():  # fmt: skip
+        "pip": [
+            "install",
+            "--offline",
+            "--no-index",
+            "--find-links",
+            deps / "wheels",
+            "--require-hashes",
+            "--no-deps",
+            "-r",
+            deps / f"requirements-{HERE}.txt",
+        ],
+    }.items():
         subprocess.run([uv, "venv", "--quiet", "--python", sys.executable, tmp_path / name], check=True)
         subprocess.run([*offline(), uv, "pip", *arguments, "--quiet", "--python", tmp_path / name], check=True)
         done = subprocess.run(
@@ -157,8 +174,21 @@ def test_pip_refuses_it_too(vendored: Project, tmp_path: Path) -> None:
     deps = tmp_path / "tree" / "deps" / "onnxruntime"
     victim = next((deps / "wheels").glob("click*"))
     victim.write_bytes(victim.read_bytes() + b"\0")
-    command = [sys.executable, "-m", "pip", "install", "--no-index", "--find-links", deps / "wheels", "--require-hashes",
-               "--no-deps", "--target", tmp_path / "t", "-r", deps / f"requirements-{HERE}.txt"]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--no-index",
+        "--find-links",
+        deps / "wheels",
+        "--require-hashes",
+        "--no-deps",
+        "--target",
+        tmp_path / "t",
+        "-r",
+        deps / f"requirements-{HERE}.txt",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode
     assert "DO NOT MATCH THE HASHES" in done.stderr

@@ -110,11 +110,24 @@ def test_openssf_model_signing_accepts_the_unpacked_bundle(built: Project, tmp_p
     python = tmp_path / "env" / "bin" / "python"
     uv = Path(sys.executable).parent / "uv"
     environment = {**os.environ, "HOME": str(tmp_path)}
-    subprocess.run([uv, "pip", "install", "--quiet", "--python", python, "model-signing==1.1.1", "pyOpenSSL"],
-                   check=True, env=environment)  # fmt: skip
+    subprocess.run(
+        [uv, "pip", "install", "--quiet", "--python", python, "model-signing==1.1.1", "pyOpenSSL"],
+        check=True,
+        env=environment,
+    )
     answer = built.run("unpack", "cnn.bundle.tar", tmp_path / "tree", "--json")
-    command = [python, "-m", "model_signing", "verify", "key", "--public_key", built.folder / "release.pub",
-               "--signature", answer["model_signing"][0], tmp_path / "tree"]  # fmt: skip
+    command = [
+        python,
+        "-m",
+        "model_signing",
+        "verify",
+        "key",
+        "--public_key",
+        built.folder / "release.pub",
+        "--signature",
+        answer["model_signing"][0],
+        tmp_path / "tree",
+    ]
     accepted = subprocess.run(command, capture_output=True, text=True, check=False)
     assert accepted.returncode == 0, accepted.stdout + accepted.stderr
     with (tmp_path / "tree" / "model" / "model.onnx").open("r+b") as file:

@@ -21,16 +21,22 @@ def log(tracking: str, operator: str, folder: Path) -> None:
     """Log a graph of one operator as the next version of `net`; its alias `champion` means it from now on."""
     logging.getLogger("mlflow").setLevel(logging.ERROR)
     x, y = (h.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["batch", 4]) for name in "xy")
-    made = h.make_model(h.make_graph([h.make_node(operator, ["x"], ["y"])], "g", [x], [y]),
-                        opset_imports=[h.make_opsetid("", 17)], ir_version=8)  # fmt: skip
+    made = h.make_model(
+        h.make_graph([h.make_node(operator, ["x"], ["y"])], "g", [x], [y]),
+        opset_imports=[h.make_opsetid("", 17)],
+        ir_version=8,
+    )
     rows = np.zeros((2, 4), np.float32)
     with client_of(tracking), contextlib.ExitStack() as stack:
         place = mlflow.create_experiment(operator, artifact_location=str(folder / operator))
         stack.enter_context(mlflow.start_run(experiment_id=place))
         found = mlflow.onnx.log_model(
-            made, name="model", signature=mlflow.models.infer_signature(rows, rows), registered_model_name="net",
+            made,
+            name="model",
+            signature=mlflow.models.infer_signature(rows, rows),
+            registered_model_name="net",
             pip_requirements=["numpy"],
-        )  # fmt: skip
+        )
         mlflow.MlflowClient().set_registered_model_alias("net", "champion", str(found.registered_model_version))
 
 

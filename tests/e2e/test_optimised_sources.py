@@ -27,8 +27,14 @@ dynamic: {batch: [1, 3]}
 def quantised() -> Any:
     """Two convolutions between QuantizeLinear and DequantizeLinear, with unsigned activations and all eight bits."""
     random = np.random.default_rng(3)
-    tensors = {"s": np.float32(1 / 255), "z": np.array(0, "uint8"), "sw": np.float32(0.02), "zw": np.array(0, "int8"),
-               "sm": np.float32(0.05), "zm": np.array(128, "uint8")}  # fmt: skip
+    tensors = {
+        "s": np.float32(1 / 255),
+        "z": np.array(0, "uint8"),
+        "sw": np.float32(0.02),
+        "zw": np.array(0, "int8"),
+        "sm": np.float32(0.05),
+        "zm": np.array(128, "uint8"),
+    }
     nodes, last = [], "x"
     for layer in (0, 1):
         tensors[f"w{layer}"] = random.integers(-127, 128, (8, 8, 3, 3)).astype("int8")

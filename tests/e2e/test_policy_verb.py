@@ -14,8 +14,10 @@ from packager import canonical
 from tests.e2e.conftest import CNN_RECIPE, Project
 
 PROVENANCE = "https://slsa.dev/provenance/v1"
-SLSA = {"buildDefinition": {"buildType": "urn:test", "resolvedDependencies": [{"uri": "file:model"}]},
-        "runDetails": {"builder": {"id": "https://ci.example/builder"}}}  # fmt: skip
+SLSA = {
+    "buildDefinition": {"buildType": "urn:test", "resolvedDependencies": [{"uri": "file:model"}]},
+    "runDetails": {"builder": {"id": "https://ci.example/builder"}},
+}
 TOKEN = "ghp_" + "a1B2" * 9
 
 
@@ -89,8 +91,10 @@ def test_a_vulnerable_package_is_found_and_explained_by_a_signer(built: Project,
     made.extra["PACKAGER_ADVISORIES"] = str(tmp_path / "advisories")
     made.run("vulndb", "show", code=2)
     today = datetime.datetime.now(datetime.UTC)
-    affected = {"package": {"ecosystem": "PyPI", "name": "onnxruntime"},
-                "ranges": [{"type": "ECOSYSTEM", "events": [{"introduced": "0"}]}]}  # fmt: skip
+    affected = {
+        "package": {"ecosystem": "PyPI", "name": "onnxruntime"},
+        "ranges": [{"type": "ECOSYSTEM", "events": [{"introduced": "0"}]}],
+    }
     advisory = {"id": "TEST-1", "modified": f"{today:%Y-%m-%dT%H:%M:%SZ}", "affected": [affected]}
     (made.folder / "one.json").write_text(json.dumps(advisory))
     assert made.run("vulndb", "import", "one.json", "--json")["advisories"] == 1
@@ -101,8 +105,12 @@ def test_a_vulnerable_package_is_found_and_explained_by_a_signer(built: Project,
     (finding,) = made.run(*check, code=1)["findings"]
     assert finding["subject"] == f"onnxruntime=={hit['version']}/TEST-1"
     product = {"@id": f"pkg:pypi/onnxruntime@{hit['version']}"}
-    claim = {"vulnerability": {"name": "TEST-1"}, "products": [product], "status": "not_affected",
-             "justification": "component_not_present"}  # fmt: skip
+    claim = {
+        "vulnerability": {"name": "TEST-1"},
+        "products": [product],
+        "status": "not_affected",
+        "justification": "component_not_present",
+    }
     (made.folder / "vex.json").write_text(json.dumps({"statements": [claim]}))
     vex = ("attest", "cnn:1.2.3", "--predicate", "vex.json", "--type", "https://openvex.dev/ns/v0.2.0")
     made.run("keygen", "stranger")

@@ -160,8 +160,11 @@ def test_it_is_complete(built: Project) -> None:
     steps = {row["name"] for row in made["runDetails"]["byproducts"] if row["name"].startswith("step ")}
     assert steps >= {"step export", "step measure"}
     assert set(drafts(stored(built))) == {
-        slsa.PREDICATE, reference_outputs.PREDICATE, "https://cyclonedx.org/bom", facts.SCAN,
-    }  # fmt: skip
+        slsa.PREDICATE,
+        reference_outputs.PREDICATE,
+        "https://cyclonedx.org/bom",
+        facts.SCAN,
+    }
 
 
 def test_reference_outputs_are_stated_for_the_inputs_in_the_bundle(built: Project) -> None:

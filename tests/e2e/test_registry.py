@@ -101,8 +101,9 @@ class Dying(io.BytesIO):
         return super().readinto(buffer)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("pieces", "sent_again"), [(1.0, ["PATCH", "PUT"]), (2.0, ["PUT"]),
-                                                    (1.5, ["POST", "PATCH", "PATCH", "PUT"])])  # fmt: skip
+@pytest.mark.parametrize(
+    ("pieces", "sent_again"), [(1.0, ["PATCH", "PUT"]), (2.0, ["PUT"]), (1.5, ["POST", "PATCH", "PATCH", "PUT"])]
+)
 def test_a_killed_upload_sends_whole_pieces_once(
     plain: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pieces: float, sent_again: list[str]
 ) -> None:
@@ -162,8 +163,23 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run("req", "-x509", *curve, "-keyout", "ca.key", "-out", "ca.pem", "-days", "2", "-subj", "/CN=test authority")
     run("req", *curve, "-keyout", "server.key", "-out", "server.csr", "-subj", "/CN=127.0.0.1")
     (folder / "names").write_text("subjectAltName=IP:127.0.0.1,DNS:localhost")
-    run("x509", "-req", "-in", "server.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2",
-        "-extfile", "names", "-out", "server.pem")  # fmt: skip
+    run(
+        "x509",
+        "-req",
+        "-in",
+        "server.csr",
+        "-CA",
+        "ca.pem",
+        "-CAkey",
+        "ca.key",
+        "-CAcreateserial",
+        "-days",
+        "2",
+        "-extfile",
+        "names",
+        "-out",
+        "server.pem",
+    )
     return folder
 
 
@@ -275,11 +291,19 @@ def test_an_artifact_laid_out_by_hand_pulls_and_inspects(
         data = (tmp_path / "tree" / path).read_bytes()
         described = modelpack.layer(path, Blob(canonical.sha256(data), len(data)))
         layers.append({"annotations": dict(described.annotations), **blob(data), "mediaType": described.media_type})
-    config = {"descriptor": {"name": "tiny", "createdAt": "2026-01-01T00:00:00Z", "family": "test"},
-              "modelfs": {"type": "layers", "diffIds": [layer["digest"] for layer in layers]}, "config": {}}  # fmt: skip
-    manifest = {"layers": layers, "config": {"mediaType": modelpack.CONFIG, **blob(json.dumps(config, indent=4).encode())},
-                "artifactType": modelpack.ARTIFACT, "mediaType": oci.MANIFEST, "schemaVersion": 2,
-                "annotations": {"org.example": "another tool"}}  # fmt: skip
+    config = {
+        "descriptor": {"name": "tiny", "createdAt": "2026-01-01T00:00:00Z", "family": "test"},
+        "modelfs": {"type": "layers", "diffIds": [layer["digest"] for layer in layers]},
+        "config": {},
+    }
+    manifest = {
+        "layers": layers,
+        "config": {"mediaType": modelpack.CONFIG, **blob(json.dumps(config, indent=4).encode())},
+        "artifactType": modelpack.ARTIFACT,
+        "mediaType": oci.MANIFEST,
+        "schemaVersion": 2,
+        "annotations": {"org.example": "another tool"},
+    }
     described = {"mediaType": oci.MANIFEST, **blob(json.dumps(manifest, indent=2).encode())}
     named = {**described, "annotations": {"org.opencontainers.image.ref.name": "1.0.0"}}
     (root / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [named]}))

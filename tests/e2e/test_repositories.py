@@ -21,9 +21,9 @@ from packager.deploy.triton import render as triton
 from packager.deploy.triton.bucket import open_repository
 from packager.deploy.triton.pipeline import parse
 from packager.deploy.triton.repository import Directory, Repository
-from packager.errors import PackagerError, SourceError, UsageError, WrongContent
+from packager.errors import PackagerError, SourceError, UsageError, WrongContentError
 from packager.knobs import knobs
-from packager.knobs.knobs import Wish
+from packager.knobs.knobs import Override
 from packager.release.sign import sign
 from packager.store.store import Store
 from packager.transport import copy
@@ -65,18 +65,22 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 def render(bundle: Bundle, repository: Repository, rows: int = 8, site: str = "") -> triton.Model:
-    values = knobs.resolve(knob_schema(bundle), bundle.digest, [Wish("batch.max", str(rows), "--set")])
+    values = knobs.resolve(knob_schema(bundle), bundle.digest, [Override("batch.max", str(rows), "--set")])
     return triton.render_triton(bundle, values, repository, "python", {site: values} if site else {})
 
 
 def content(repository: Repository) -> dict[str, str]:
     """Return the digests of all files, as a reader that knows nothing of ours sees them."""
     if isinstance(repository, Directory):
-        return {str(path.relative_to(repository.root)): hashlib.sha256(path.read_bytes()).hexdigest()
-                for path in repository.root.rglob("*") if path.is_file()}  # fmt: skip
+        return {
+            str(path.relative_to(repository.root)): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in repository.root.rglob("*")
+            if path.is_file()
+        }
     driver, place = repository.root._fs, repository.root.path
-    return {name.removeprefix(f"{place}/"): hashlib.sha256(driver.cat_file(name)).hexdigest()
-            for name in driver.find(place)}  # fmt: skip
+    return {
+        name.removeprefix(f"{place}/"): hashlib.sha256(driver.cat_file(name)).hexdigest() for name in driver.find(place)
+    }
 
 
 def test_a_bucket_holds_what_a_directory_holds(bundle: Bundle, store: Store, address: str, tmp_path: Path) -> None:
@@ -124,8 +128,10 @@ def test_two_writers_get_two_numbers_and_one_of_two_switches_counts(store: Store
     assert repository.versions("digits") == list(range(1, 9))
     assert len(told) < 8
     assert all("somebody else changed `digits/config.pbtxt`" in str(error) for error in told)
-    records = {number: canonical.load(repository.read(f"digits/{number}/deployment.json") or b"", limit=1 << 20)
-               for number in repository.versions("digits")}  # fmt: skip
+    records = {
+        number: canonical.load(repository.read(f"digits/{number}/deployment.json") or b"", limit=1 << 20)
+        for number in repository.versions("digits")
+    }
     assert {record["bundle"] for record in records.values()} == {bundle.digest for bundle in made}
     for number in records:
         assert f"versions: {number}\n" in (repository.read(f"digits/{number}/config.pbtxt") or b"").decode()
@@ -142,7 +148,7 @@ def test_bytes_that_are_not_signed_become_no_version(tmp_path: Path, repository:
     with victim.open("r+b") as file:
         file.seek(9 << 20)
         file.write(b"other")
-    with pytest.raises(WrongContent, match=r"weights-0002.bin. is not what was signed"):
+    with pytest.raises(WrongContentError, match=r"weights-0002.bin. is not what was signed"):
         render(bundle, repository)
     assert repository.versions("tiny") == []
     assert repository.read("tiny/config.pbtxt") is None
@@ -159,15 +165,31 @@ def test_a_killed_writer_leaves_what_served_and_is_carried_on(
     place = open_repository(address)
     assert render(bundle, place, 4).number == 1
     before = content(place)
-    command = ["render", "triton", str(tmp_path / "big.bundle.tar"), address, "--key", str(tmp_path / "release.pub"),
-               "--backend", "python"]  # fmt: skip
+    command = [
+        "render",
+        "triton",
+        str(tmp_path / "big.bundle.tar"),
+        address,
+        "--key",
+        str(tmp_path / "release.pub"),
+        "--backend",
+        "python",
+    ]
     kills = 0
     for after in (2_000, 12_000, 40_000, 1 << 20, 7 << 20):
         proxy = Proxy(s3.port)
-        environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PACKAGER_STORE": str(tmp_path / "store"),
-                       **s3.environment(proxy.port)}  # fmt: skip
-        process = subprocess.Popen([sys.executable, "-m", "packager", *command], env=environment,
-                                   stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)  # fmt: skip
+        environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(tmp_path),
+            "PACKAGER_STORE": str(tmp_path / "store"),
+            **s3.environment(proxy.port),
+        }
+        process = subprocess.Popen(
+            [sys.executable, "-m", "packager", *command],
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
         proxy.arm(after, process.kill)
         process.communicate()
         proxy.close()
@@ -206,12 +228,15 @@ def test_two_switches_have_two_times_in_the_store(address: str) -> None:
     assert place.read("m/config.pbtxt") == b"3"
 
 
-@pytest.mark.parametrize(("where", "message", "hint"), [
-    ("s3://127.0.0.1:9000/models/x", "names a server, not a bucket", "AWS_ENDPOINT_URL=http://127.0.0.1:9000"),
-    ("s3://", "is no folder in a bucket", "s3://bucket/folder"),
-    ("s3://models/../x", "is no folder in a bucket", "s3://bucket/folder"),
-    ("file:///srv/models", "is no bucket", "name the directory"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("where", "message", "hint"),
+    [
+        ("s3://127.0.0.1:9000/models/x", "names a server, not a bucket", "AWS_ENDPOINT_URL=http://127.0.0.1:9000"),
+        ("s3://", "is no folder in a bucket", "s3://bucket/folder"),
+        ("s3://models/../x", "is no folder in a bucket", "s3://bucket/folder"),
+        ("file:///srv/models", "is no bucket", "name the directory"),
+    ],
+)
 def test_addresses_that_are_no_repository(where: str, message: str, hint: str) -> None:
     with pytest.raises(UsageError, match=message) as caught:
         open_repository(where)

@@ -109,8 +109,13 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
         copy.save(sign(bundle, pair["release"]), folder / f"{version}.tar")
     ours = ("trust", "add", "site.trust", "--require-stage", "production", "--by", "gate", "--root-key", "root.pem")
     for words in (ours, ("promote", "1.0.0.tar", "--to", "production", *GATE)):
-        subprocess.run([sys.executable, "-m", "packager", *words], cwd=folder, check=True, capture_output=True,
-                       env={**os.environ, "PACKAGER_STORE": str(folder / "store")})  # fmt: skip
+        subprocess.run(
+            [sys.executable, "-m", "packager", *words],
+            cwd=folder,
+            check=True,
+            capture_output=True,
+            env={**os.environ, "PACKAGER_STORE": str(folder / "store")},
+        )
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
@@ -122,8 +127,14 @@ def stage(registry: Registry, packager: Run, tmp_path: Path, published: dict[str
     for version in ("1.0.0", "1.0.1"):
         pushed = packager("push", f"{version}.tar", f"oci://{registry.host}/{repository}", "--json").stdout
         digests[version] = json.loads(pushed)["digest"]
-    return Stage(registry.host, packager, Attacker(registry.host, repository), digests["1.0.0"], digests["1.0.1"],
-                 Store(tmp_path / "store"))  # fmt: skip
+    return Stage(
+        registry.host,
+        packager,
+        Attacker(registry.host, repository),
+        digests["1.0.0"],
+        digests["1.0.1"],
+        Store(tmp_path / "store"),
+    )
 
 
 def moved_tag(stage: Stage) -> tuple[str, str, int]:
@@ -172,8 +183,13 @@ def stripped_index(stage: Stage) -> tuple[str, str, int]:
 
 
 MOVES: list[Callable[[Stage], tuple[str, str, int]]] = [
-    moved_tag, promising_tag, borrowed_index, adopted_summary, renamed_index, stripped_index,
-]  # fmt: skip
+    moved_tag,
+    promising_tag,
+    borrowed_index,
+    adopted_summary,
+    renamed_index,
+    stripped_index,
+]
 
 
 DEFAULT = (moved_tag, adopted_summary)

@@ -129,17 +129,82 @@ def token(case: Case, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
     config = case.folder / "softhsm2.conf"
     config.write_text(f"directories.tokendir = {case.folder / 'tokens'}\nobjectstore.backend = file\n")
     monkeypatch.setenv("SOFTHSM2_CONF", str(config))
-    subprocess.run([softhsm, "--init-token", "--free", "--label", "release", "--pin", "1234", "--so-pin", "5678"],
-                   check=True, capture_output=True)  # fmt: skip
-    subprocess.run([pkcs11, "--module", module, "--login", "--pin", "1234", "--token-label", "release", "--keypairgen",
-                    "--key-type", "EC:prime256v1", "--label", "key1", "--id", "01"], check=True, capture_output=True)  # fmt: skip
-    subprocess.run([pkcs11, "--module", module, "--token-label", "release", "--read-object", "--type", "pubkey",
-                    "--label", "key1", "-o", case.folder / "key1.der"], check=True, capture_output=True)  # fmt: skip
-    subprocess.run([tool("openssl"), "pkey", "-pubin", "-inform", "DER", "-in", case.folder / "key1.der", "-out",
-                    case.folder / "key1.pub"], check=True)  # fmt: skip
+    subprocess.run(
+        [softhsm, "--init-token", "--free", "--label", "release", "--pin", "1234", "--so-pin", "5678"],
+        check=True,
+        capture_output=True,
+    )
+    subprocess.run(
+        [
+            pkcs11,
+            "--module",
+            module,
+            "--login",
+            "--pin",
+            "1234",
+            "--token-label",
+            "release",
+            "--keypairgen",
+            "--key-type",
+            "EC:prime256v1",
+            "--label",
+            "key1",
+            "--id",
+            "01",
+        ],
+        check=True,
+        capture_output=True,
+    )
+    subprocess.run(
+        [
+            pkcs11,
+            "--module",
+            module,
+            "--token-label",
+            "release",
+            "--read-object",
+            "--type",
+            "pubkey",
+            "--label",
+            "key1",
+            "-o",
+            case.folder / "key1.der",
+        ],
+        check=True,
+        capture_output=True,
+    )
+    subprocess.run(
+        [
+            tool("openssl"),
+            "pkey",
+            "-pubin",
+            "-inform",
+            "DER",
+            "-in",
+            case.folder / "key1.der",
+            "-out",
+            case.folder / "key1.pub",
+        ],
+        check=True,
+    )
     case.packager("keygen", "key2", "--curve", "p384")
-    subprocess.run([softhsm, "--import", case.folder / "key2.pem", "--token", "release", "--label", "key2", "--id", "02",
-                    "--pin", "1234"], check=True, capture_output=True)  # fmt: skip
+    subprocess.run(
+        [
+            softhsm,
+            "--import",
+            case.folder / "key2.pem",
+            "--token",
+            "release",
+            "--label",
+            "key2",
+            "--id",
+            "02",
+            "--pin",
+            "1234",
+        ],
+        check=True,
+        capture_output=True,
+    )
     return lambda label: f"key+pkcs11:token=release;object={label}?module-path={module}"
 
 
@@ -149,9 +214,18 @@ def test_a_key_in_a_token(case: Case, token: Callable[[str], str]) -> None:
         done = case.packager("sign", "layout", "--key", token("key1"), **config, **wrong, code=None)
         assert done.returncode in (2, 3)
         assert "hint:" in done.stderr
-    assert "expected one EC key" in case.packager(
-        "sign", "layout", "--key", token("key1").replace("object=key1", "object=nothing"), **config, PACKAGER_PASSPHRASE="1234", code=2
-    ).stderr  # fmt: skip
+    assert (
+        "expected one EC key"
+        in case.packager(
+            "sign",
+            "layout",
+            "--key",
+            token("key1").replace("object=key1", "object=nothing"),
+            **config,
+            PACKAGER_PASSPHRASE="1234",
+            code=2,
+        ).stderr
+    )
     case.packager("sign", "layout", "--key", token("key1"), **config, PACKAGER_PASSPHRASE="1234")
     case.verify("--key", "key1.pub")
     case.verify("--key", "key2.pub", code=1)
@@ -178,8 +252,18 @@ def corporation(case: Case) -> pki.Holder:
 
 def test_a_certificate_with_a_time_stamp(case: Case, corporation: pki.Holder, instance: Sigstore) -> None:
     (case.folder / "tsa.pem").write_bytes(instance.stamping[1].pem)
-    case.packager("sign", "layout", "--certificate", "leaf.pem", "--key", "leaf.key", "--chain", "chain.pem",
-                  "--tsa", f"{instance.url}/api/v1/timestamp")  # fmt: skip
+    case.packager(
+        "sign",
+        "layout",
+        "--certificate",
+        "leaf.pem",
+        "--key",
+        "leaf.key",
+        "--chain",
+        "chain.pem",
+        "--tsa",
+        f"{instance.url}/api/v1/timestamp",
+    )
     instance.stop()
     trusted = ("--ca", "root.pem", "--identity", pki.EMAIL)
     verdict = json.loads(case.verify(*trusted, "--tsa-ca", "tsa.pem", "--json").stdout)
@@ -194,8 +278,12 @@ def test_a_certificate_with_a_time_stamp(case: Case, corporation: pki.Holder, in
 def _openssl_accepts_chain_and_stamp(case: Case) -> None:
     """Path, signature and time stamp, each by OpenSSL alone."""
     case.offline(tool("openssl"), "verify", "-CAfile", "root.pem", "-untrusted", "chain.pem", "leaf.pem")
-    public = subprocess.run([tool("openssl"), "x509", "-in", "leaf.pem", "-pubkey", "-noout"], cwd=case.folder,
-                            capture_output=True, check=True)  # fmt: skip
+    public = subprocess.run(
+        [tool("openssl"), "x509", "-in", "leaf.pem", "-pubkey", "-noout"],
+        cwd=case.folder,
+        capture_output=True,
+        check=True,
+    )
     (case.folder / "leaf.pub").write_bytes(public.stdout)
     case.openssl_accepts(case.folder / "leaf.pub")
     material = json.loads(case.statement().read_bytes())["verificationMaterial"]
@@ -215,9 +303,18 @@ def test_a_certificate_whose_key_is_in_a_token(
     public = serialization.load_pem_public_key((case.folder / "key1.pub").read_bytes())
     leaf = corporation.certify(public)
     (case.folder / "token-leaf.pem").write_bytes(leaf)
-    case.packager("sign", "layout", "--certificate", "token-leaf.pem", "--key", uri, "--tsa",
-                  f"{instance.url}/api/v1/timestamp", SOFTHSM2_CONF=str(case.folder / "softhsm2.conf"),
-                  PACKAGER_PASSPHRASE="1234")  # fmt: skip
+    case.packager(
+        "sign",
+        "layout",
+        "--certificate",
+        "token-leaf.pem",
+        "--key",
+        uri,
+        "--tsa",
+        f"{instance.url}/api/v1/timestamp",
+        SOFTHSM2_CONF=str(case.folder / "softhsm2.conf"),
+        PACKAGER_PASSPHRASE="1234",
+    )
     instance.stop()
     case.verify("--ca", "root.pem", "--identity", pki.EMAIL)
 
@@ -248,11 +345,26 @@ def test_an_identity(case: Case, instance: Sigstore) -> None:
     assert verdict["signers"] == [WHO]
     assert all(statement["time"] for statement in verdict["statements"])
     case.verify("--identity", WHO + "1", *trusted[2:], code=1)
-    case.offline(environments.sigstore(), "-m", "sigstore", "--trust-config", instance.trust_config, "verify", "identity",
-                 "--offline", "--cert-identity", WHO, "--cert-oidc-issuer", instance.url, "--bundle", case.statement(),
-                 case.manifest)  # fmt: skip
-    case.model_signing_accepts("sigstore", "--trust_config", instance.trust_config, "--identity", WHO,
-                               "--identity_provider", instance.url)  # fmt: skip
+    case.offline(
+        environments.sigstore(),
+        "-m",
+        "sigstore",
+        "--trust-config",
+        instance.trust_config,
+        "verify",
+        "identity",
+        "--offline",
+        "--cert-identity",
+        WHO,
+        "--cert-oidc-issuer",
+        instance.url,
+        "--bundle",
+        case.statement(),
+        case.manifest,
+    )
+    case.model_signing_accepts(
+        "sigstore", "--trust_config", instance.trust_config, "--identity", WHO, "--identity_provider", instance.url
+    )
 
 
 def test_the_instance_serves_unmodified_clients(case: Case, instance: Sigstore) -> None:
@@ -268,15 +380,44 @@ def test_the_instance_serves_unmodified_clients(case: Case, instance: Sigstore) 
     )
     case.packager("unpack", "layout", "tree")
     run_model = [environments.model_signing(), "-m", "model_signing"]
-    subprocess.run([*run_model, "sign", "sigstore", "--trust_config", instance.trust_config, "--identity_token",
-                    instance.token(who), "--signature", "model.sig", "--ignore-paths", "tree/.packager", "tree"],
-                   cwd=case.folder, check=True, capture_output=True)  # fmt: skip
+    subprocess.run(
+        [
+            *run_model,
+            "sign",
+            "sigstore",
+            "--trust_config",
+            instance.trust_config,
+            "--identity_token",
+            instance.token(who),
+            "--signature",
+            "model.sig",
+            "--ignore-paths",
+            "tree/.packager",
+            "tree",
+        ],
+        cwd=case.folder,
+        check=True,
+        capture_output=True,
+    )
     instance.stop()
     whose = ("--cert-identity", who, "--cert-oidc-issuer", instance.url)
     case.offline(*run, "verify", "identity", "--offline", *whose, "artefact")
-    case.offline(*run_model, "verify", "sigstore", "--trust_config", instance.trust_config, "--identity", who,
-                 "--identity_provider", instance.url, "--signature", "model.sig", "--ignore-paths", "tree/.packager",
-                 "tree")  # fmt: skip
+    case.offline(
+        *run_model,
+        "verify",
+        "sigstore",
+        "--trust_config",
+        instance.trust_config,
+        "--identity",
+        who,
+        "--identity_provider",
+        instance.url,
+        "--signature",
+        "model.sig",
+        "--ignore-paths",
+        "tree/.packager",
+        "tree",
+    )
     (case.folder / "artefact").write_bytes(b"others")
     case.offline(*run, "verify", "identity", "--offline", *whose, "artefact", code=1)
 

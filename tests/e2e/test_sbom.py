@@ -32,8 +32,10 @@ def referees(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Other people's SBOM tools, in an environment of their own; return its `bin`."""
     home, uv = tmp_path_factory.mktemp("referees"), Path(sys.executable).parent / "uv"
     subprocess.run([uv, "venv", "--quiet", "--python", sys.executable, home / "env"], check=True)
-    subprocess.run([uv, "pip", "install", "--quiet", "--python", home / "env", "cyclonedx-bom==7.5.0", "spdx-tools==0.8.5"],
-                   check=True)  # fmt: skip
+    subprocess.run(
+        [uv, "pip", "install", "--quiet", "--python", home / "env", "cyclonedx-bom==7.5.0", "spdx-tools==0.8.5"],
+        check=True,
+    )
     return home / "env" / "bin"
 
 
@@ -107,13 +109,18 @@ def test_cyclonedx_bom_finds_the_same_distributions(described: Project, referees
     theirs = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
     ours = described.run("sbom", "cnn:3.0.0", "--json")
     on_this = {
-        item["purl"] for item in ours["components"] if item["type"] == "library"
+        item["purl"]
+        for item in ours["components"]
+        if item["type"] == "library"
         if any({"name": "packager:platform", "value": here} in part["properties"] for part in item["components"])
-    }  # fmt: skip
+    }
     assert {unquote(item["purl"]) for item in theirs["components"]} == {unquote(purl) for purl in on_this}
     purls = {item["bom-ref"]: item["purl"] for item in theirs["components"]}
-    edges = {purls[row["ref"]]: {purls[to] for to in row.get("dependsOn", [])}
-             for row in theirs["dependencies"] if row["ref"] in purls}  # fmt: skip
+    edges = {
+        purls[row["ref"]]: {purls[to] for to in row.get("dependsOn", [])}
+        for row in theirs["dependencies"]
+        if row["ref"] in purls
+    }
     own = {row["ref"]: set(row.get("dependsOn", [])) & on_this for row in ours["dependencies"] if row["ref"] in on_this}
     assert own.keys() == edges.keys() and all(own[ref] <= edges[ref] for ref in own)
     optional = {(ref, to) for ref in edges for to in edges[ref] - own[ref]}  # they draw what an extra would ask for

@@ -41,11 +41,14 @@ from tests.support.tools import tool
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("cnn")]
 
 X = np.random.default_rng(0).random((3, 1, 8, 8)).astype(np.float32)
-HEAD = json.dumps({
-    "inputs": [{"name": "image", "datatype": "FP32", "shape": list(X.shape),
-                "parameters": {"binary_data_size": X.nbytes}}],
-    "parameters": {"binary_data_output": True},
-}).encode()  # fmt: skip
+HEAD = json.dumps(
+    {
+        "inputs": [
+            {"name": "image", "datatype": "FP32", "shape": list(X.shape), "parameters": {"binary_data_size": X.nbytes}}
+        ],
+        "parameters": {"binary_data_output": True},
+    }
+).encode()
 BODY = HEAD + X.tobytes()
 PORT = protobuf.block(1, "image") + protobuf.block(2, "FP32") + protobuf.packed(3, X.shape)
 QUESTION = protobuf.block(1, "cnn") + protobuf.block(5, PORT) + protobuf.block(7, X.tobytes())
@@ -134,8 +137,20 @@ def free_port() -> int:
 @contextlib.contextmanager
 def serving(versions: Project, site: Path, *options: str, **extra: str) -> Iterator[Serving]:
     port, grpc_port = free_port(), free_port()
-    command = [sys.executable, "-m", "packager", "serve", str(site), "--port", str(port),
-               "--grpc-port", str(grpc_port), "--set", "server.drain=12", *options]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "packager",
+        "serve",
+        str(site),
+        "--port",
+        str(port),
+        "--grpc-port",
+        str(grpc_port),
+        "--set",
+        "server.drain=12",
+        *options,
+    ]
     environment = {"PATH": os.environ["PATH"], "HOME": str(site.parent), "PACKAGER_STORE": str(versions.store), **extra}
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=versions.folder, env=environment)
     started = Serving(process, port, grpc_port, site)
@@ -339,8 +354,10 @@ def workers_killed(server: Serving, done: Counter[str]) -> Iterator[None]:
 
 def report(asked: Load, done: Counter[str]) -> None:
     total = sum(asked.right.values())
-    print(f"\n{total} right answers {dict(asked.right)}, {len(asked.wrong)} wrong, {len(asked.failed)} failed; "
-          f"{asked.lost} lost; slowest {asked.slowest * 1000:.0f} ms; {dict(done)}")  # fmt: skip
+    print(
+        f"\n{total} right answers {dict(asked.right)}, {len(asked.wrong)} wrong, {len(asked.failed)} failed; "
+        f"{asked.lost} lost; slowest {asked.slowest * 1000:.0f} ms; {dict(done)}"
+    )
 
 
 @pytest.fixture

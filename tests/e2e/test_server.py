@@ -33,11 +33,20 @@ import packager.server as server
 
 MAX_BODY = 1 << 20
 ONNX_TYPES = {
-    "float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16, "float64": TensorProto.DOUBLE,
-    "int8": TensorProto.INT8, "int16": TensorProto.INT16, "int32": TensorProto.INT32, "int64": TensorProto.INT64,
-    "uint8": TensorProto.UINT8, "uint16": TensorProto.UINT16, "uint32": TensorProto.UINT32,
-    "uint64": TensorProto.UINT64, "bool": TensorProto.BOOL, "string": TensorProto.STRING,
-}  # fmt: skip
+    "float32": TensorProto.FLOAT,
+    "float16": TensorProto.FLOAT16,
+    "float64": TensorProto.DOUBLE,
+    "int8": TensorProto.INT8,
+    "int16": TensorProto.INT16,
+    "int32": TensorProto.INT32,
+    "int64": TensorProto.INT64,
+    "uint8": TensorProto.UINT8,
+    "uint16": TensorProto.UINT16,
+    "uint32": TensorProto.UINT32,
+    "uint64": TensorProto.UINT64,
+    "bool": TensorProto.BOOL,
+    "string": TensorProto.STRING,
+}
 RANDOM = np.random.default_rng(0)
 
 
@@ -51,10 +60,13 @@ def value(name, dtype, shape):
 def ports(values):
     names = {code: name for name, code in ONNX_TYPES.items()}
     return [
-        {"name": v.name, "dtype": names[v.type.tensor_type.elem_type],
-         "shape": [d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim]}
+        {
+            "name": v.name,
+            "dtype": names[v.type.tensor_type.elem_type],
+            "shape": [d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim],
+        }
         for v in values
-    ]  # fmt: skip
+    ]
 
 
 def write(directory: Path, nodes, inputs, outputs, initialisers=(), limit: int = 64) -> Path:
@@ -65,12 +77,18 @@ def write(directory: Path, nodes, inputs, outputs, initialisers=(), limit: int =
     directory.mkdir()
     onnx.save(model, directory / "model.onnx")
     config = {
-        "name": directory.name, "version": "1.4.0", "digest": "sha256:" + "0" * 64, "runtime": "onnxruntime",
-        "target": "onnxruntime-cpu-fp32", "artefact": "model.onnx",
+        "name": directory.name,
+        "version": "1.4.0",
+        "digest": "sha256:" + "0" * 64,
+        "runtime": "onnxruntime",
+        "target": "onnxruntime-cpu-fp32",
+        "artefact": "model.onnx",
         "interface": {
-            "inputs": ports(inputs), "outputs": ports(outputs), "dimensions": {"batch": {"min": 1, "max": limit}}
+            "inputs": ports(inputs),
+            "outputs": ports(outputs),
+            "dimensions": {"batch": {"min": 1, "max": limit}},
         },
-    }  # fmt: skip
+    }
     path = directory / "serve.json"
     path.write_text(json.dumps(config))
     return path
@@ -358,9 +376,11 @@ def test_concurrent_requests_get_their_own_answers(mlp_server, models):
 def test_compressed_requests(mlp_server, models, algorithm, binary):
     x = sample(3)
     result = mlp_server.client.infer(
-        "mlp", [tensor("x", x, binary=binary)],
-        request_compression_algorithm=algorithm, response_compression_algorithm=algorithm,
-    )  # fmt: skip
+        "mlp",
+        [tensor("x", x, binary=binary)],
+        request_compression_algorithm=algorithm,
+        response_compression_algorithm=algorithm,
+    )
     assert result.as_numpy("score").tobytes() == in_process(models["mlp"], {"x": x})[0].tobytes()
 
 
@@ -447,15 +467,34 @@ def chunked(*parts: bytes) -> bytes:
 
 RAW = {
     "chunked": (head("POST", INFER, transfer_encoding="chunked") + chunked(GOOD[:10], GOOD[10:]), 200, "outputs"),
-    "binary data in chunks": (head("POST", INFER, transfer_encoding="Chunked", inference_header_content_length=len(HEAD_32))
-                              + chunked(HEAD_32, bytes(20), bytes(12)), 200, "outputs"),
-    "gzip in chunks": (head("POST", INFER, transfer_encoding="chunked", content_encoding="gzip")
-                       + chunked(gzip.compress(GOOD)[:9], gzip.compress(GOOD)[9:]), 200, "outputs"),
-    "chunks and a trailer": (head("POST", INFER, transfer_encoding="chunked") + chunked(GOOD)[:-2] + b"X-Sum: 1\r\n\r\n", 400,
-                             "with a trailer"),
-    "another coding": (head("POST", INFER, transfer_encoding="gzip, chunked") + chunked(GOOD), 400, "expected `Transfer-"),
-    "gzip": (head("POST", INFER, content_length=len(gzip.compress(GOOD)), content_encoding="gzip",
-                  **NAMED) + gzip.compress(GOOD), 200, "outputs"),
+    "binary data in chunks": (
+        head("POST", INFER, transfer_encoding="Chunked", inference_header_content_length=len(HEAD_32))
+        + chunked(HEAD_32, bytes(20), bytes(12)),
+        200,
+        "outputs",
+    ),
+    "gzip in chunks": (
+        head("POST", INFER, transfer_encoding="chunked", content_encoding="gzip")
+        + chunked(gzip.compress(GOOD)[:9], gzip.compress(GOOD)[9:]),
+        200,
+        "outputs",
+    ),
+    "chunks and a trailer": (
+        head("POST", INFER, transfer_encoding="chunked") + chunked(GOOD)[:-2] + b"X-Sum: 1\r\n\r\n",
+        400,
+        "with a trailer",
+    ),
+    "another coding": (
+        head("POST", INFER, transfer_encoding="gzip, chunked") + chunked(GOOD),
+        400,
+        "expected `Transfer-",
+    ),
+    "gzip": (
+        head("POST", INFER, content_length=len(gzip.compress(GOOD)), content_encoding="gzip", **NAMED)
+        + gzip.compress(GOOD),
+        200,
+        "outputs",
+    ),
     "wrong method": (head("GET", INFER), 405, "expected method POST, got `GET`"),
     "wrong method for health": (head("DELETE", "/v2/health/live"), 405, "expected method GET, HEAD"),
     "unknown path": (head("GET", "/v3"), 404, "unknown path `/v3`"),
@@ -464,29 +503,61 @@ RAW = {
     "models without a name": (head("GET", "/v2/models/"), 404, "unknown model ``"),
     "no body": (head("POST", INFER, content_length=0), 400, "not JSON"),
     "not JSON": (head("POST", INFER, content_length=1) + b"{", 400, "not JSON"),
-    "trailing bytes": (head("POST", INFER, content_length=len(GOOD) + 1, **NAMED) + GOOD + b"x", 400,
-                       "expected no bytes behind the last input, got 1"),
-    "header length too long": (head("POST", INFER, content_length=2, inference_header_content_length=3) + b"{}", 400,
-                               "`Inference-Header-Content-Length`: expected 1 to 2, got `3`"),
-    "header length is a word": (head("POST", INFER, content_length=2, inference_header_content_length="x") + b"{}",
-                                400, "expected 1 to 2, got `x`"),
-    "header length of many digits": (head("POST", INFER, content_length=2, inference_header_content_length="9" * 9999)
-                                     + b"{}", 400, "`Inference-Header-Content-Length`: expected 1 to 2, got `999"),
-    "body too large": (head("POST", INFER, content_length=MAX_BODY + 1) + b"x" * 1000, 413,
-                       f"at most {MAX_BODY} bytes"),
+    "trailing bytes": (
+        head("POST", INFER, content_length=len(GOOD) + 1, **NAMED) + GOOD + b"x",
+        400,
+        "expected no bytes behind the last input, got 1",
+    ),
+    "header length too long": (
+        head("POST", INFER, content_length=2, inference_header_content_length=3) + b"{}",
+        400,
+        "`Inference-Header-Content-Length`: expected 1 to 2, got `3`",
+    ),
+    "header length is a word": (
+        head("POST", INFER, content_length=2, inference_header_content_length="x") + b"{}",
+        400,
+        "expected 1 to 2, got `x`",
+    ),
+    "header length of many digits": (
+        head("POST", INFER, content_length=2, inference_header_content_length="9" * 9999) + b"{}",
+        400,
+        "`Inference-Header-Content-Length`: expected 1 to 2, got `999",
+    ),
+    "body too large": (
+        head("POST", INFER, content_length=MAX_BODY + 1) + b"x" * 1000,
+        413,
+        f"at most {MAX_BODY} bytes",
+    ),
     "body absurdly large": (head("POST", INFER, content_length=2**63), 413, f"at most {MAX_BODY} bytes"),
-    "chunks too large": (head("POST", INFER, transfer_encoding="chunked") + chunked(*[b"x" * 65536] * 17), 413,
-                         f"at most {MAX_BODY} bytes"),
-    "too many chunks": (head("POST", INFER, transfer_encoding="chunked") + chunked(*[b" "] * 65537), 413, "at most 65536 chunks"),
-    "short length beside long chunks": (head("POST", INFER, content_length=5, transfer_encoding="chunked")
-                                        + chunked(GOOD), 200, "outputs"),
-    "inflates too far": (head("POST", INFER, content_length=len(gzip.compress(b"\0" * 2 * MAX_BODY)),
-                              content_encoding="gzip") + gzip.compress(b"\0" * 2 * MAX_BODY), 413, "after inflating"),
+    "chunks too large": (
+        head("POST", INFER, transfer_encoding="chunked") + chunked(*[b"x" * 65536] * 17),
+        413,
+        f"at most {MAX_BODY} bytes",
+    ),
+    "too many chunks": (
+        head("POST", INFER, transfer_encoding="chunked") + chunked(*[b" "] * 65537),
+        413,
+        "at most 65536 chunks",
+    ),
+    "short length beside long chunks": (
+        head("POST", INFER, content_length=5, transfer_encoding="chunked") + chunked(GOOD),
+        200,
+        "outputs",
+    ),
+    "inflates too far": (
+        head("POST", INFER, content_length=len(gzip.compress(b"\0" * 2 * MAX_BODY)), content_encoding="gzip")
+        + gzip.compress(b"\0" * 2 * MAX_BODY),
+        413,
+        "after inflating",
+    ),
     "not gzip": (head("POST", INFER, content_length=4, content_encoding="gzip") + b"abcd", 400, "is not gzip data"),
-    "unknown encoding": (head("POST", INFER, content_length=4, content_encoding="br") + b"abcd", 415,
-                         "expected gzip or deflate, got `br`"),
-    "broken chunk": (head("POST", INFER, transfer_encoding="chunked") + b"3\r\n{\"i\r\nZZ\r\n", 400, "cut, garbled"),
-}  # fmt: skip
+    "unknown encoding": (
+        head("POST", INFER, content_length=4, content_encoding="br") + b"abcd",
+        415,
+        "expected gzip or deflate, got `br`",
+    ),
+    "broken chunk": (head("POST", INFER, transfer_encoding="chunked") + b'3\r\n{"i\r\nZZ\r\n', 400, "cut, garbled"),
+}
 
 
 @pytest.mark.parametrize("case", RAW)
@@ -570,8 +641,13 @@ def test_metrics_count_what_happened(app, models):
         ):
             assert line in text.splitlines()
         info = re.search(r"packager_bundle_info\{(.*)\} 1\.0", text)[1]
-        for label in ('name="mlp"', 'version="1.4.0"', 'provider="CPUExecutionProvider"', f'digest="sha256:{"0" * 64}"',
-                      f'runtime_version="{onnxruntime.__version__}"'):  # fmt: skip
+        for label in (
+            'name="mlp"',
+            'version="1.4.0"',
+            'provider="CPUExecutionProvider"',
+            f'digest="sha256:{"0" * 64}"',
+            f'runtime_version="{onnxruntime.__version__}"',
+        ):
             assert label in info
         assert "process_resident_memory_bytes" in text
         assert "_created" not in text
@@ -589,9 +665,13 @@ def test_start_and_stop_are_told_in_json_lines_and_requests_are_not(app, models)
     assert [line["event"] for line in events] == ["starting", "ready", "draining", "stopped"]
     starting = {key: events[0][key] for key in ("host", "port", "model", "version", "digest", "target")}
     assert starting == {
-        "host": "127.0.0.1", "port": started.port, "model": "mlp", "version": "1.4.0",
-        "digest": "sha256:" + "0" * 64, "target": "onnxruntime-cpu-fp32",
-    }  # fmt: skip
+        "host": "127.0.0.1",
+        "port": started.port,
+        "model": "mlp",
+        "version": "1.4.0",
+        "digest": "sha256:" + "0" * 64,
+        "target": "onnxruntime-cpu-fp32",
+    }
     assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT[\d:.]+\+00:00", line["time"]) for line in events)
 
 

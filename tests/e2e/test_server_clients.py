@@ -115,9 +115,10 @@ def test_a_body_of_several_gzip_members(mlp: Server, tmp_path: Path) -> None:
 def test_null_members_and_a_clear_place_of_what_is_wrong(mlp: Server) -> None:
     assert curl(mlp, "/v2/models/mlp/infer", "-d", question(id=None, outputs=None, parameters=None))[0] == 200
     for old, new, sentence in (
-        ("11.0", '"eleven"', "got a string at element [1, 3]"), ("11.0", "1e99", "the number at element [1, 3]"),
+        ("11.0", '"eleven"', "got a string at element [1, 3]"),
+        ("11.0", "1e99", "the number at element [1, 3]"),
         ("11.0", "NaN", "9.0, 10.0, NaN, 12.0"),
-    ):  # fmt: skip
+    ):
         status, _, body = curl(mlp, "/v2/models/mlp/infer", "-d", question().replace(old, new))
         assert (status, sentence in json.loads(body)["error"]) == (400, True), body
 
@@ -143,8 +144,12 @@ def test_bf16_of_tritons_client_is_taken_for_float32(loose: Server) -> None:
 @pytest.fixture(scope="module")
 def fronted(app: Path, models: dict[str, Path]) -> Iterator[Server]:  # noqa: F811
     """A server that proxies and pages in browsers reach, by its knobs."""
-    values = {"server.path_prefix": "/models/mlp", "server.forwarded": True, "log.level": "debug",
-              "server.cors": ["https://app.example.org", "http://localhost:3000"]}  # fmt: skip
+    values = {
+        "server.path_prefix": "/models/mlp",
+        "server.forwarded": True,
+        "log.level": "debug",
+        "server.cors": ["https://app.example.org", "http://localhost:3000"],
+    }
     knobs = json.dumps({"digest": "sha256:" + "1" * 64, "values": values})
     with running(app, models["mlp"], f"--knobs={knobs}") as server:
         yield server
@@ -175,9 +180,7 @@ def test_pages_of_other_origins_may_ask_where_the_site_says_so(fronted: Server, 
     assert (status, headers["access-control-allow-origin"]) == (204, "https://app.example.org")
     assert "POST" in headers["access-control-allow-methods"]
     assert "inference-header-content-length" in headers["access-control-allow-headers"]
-    status, headers, _ = curl(
-        fronted, "/v2/models/mlp/infer", "-d", question(), "-H", "Origin: http://localhost:3000"
-    )  # fmt: skip
+    status, headers, _ = curl(fronted, "/v2/models/mlp/infer", "-d", question(), "-H", "Origin: http://localhost:3000")
     assert (status, headers["access-control-allow-origin"]) == (200, "http://localhost:3000")
     assert (headers["vary"], "retry-after" in headers["access-control-expose-headers"]) == ("origin", True)
     for server, origin in ((fronted, "https://evil.example"), (mlp, "https://app.example.org")):
@@ -212,8 +215,14 @@ def test_the_openapi_document_describes_what_is_asked_and_answered(fronted: Serv
     assert valid("InferenceRequest", asked)
     status, _, body = curl(loose, "/v2/models/loose/infer", "-d", json.dumps(asked))
     assert status == 200 and valid("InferenceResponse", json.loads(body))
-    for wrong in ({"name": "y"}, {"datatype": "FP64"}, {"shape": [2, 5]}, {"shape": [513, 4]}, {"shape": [2]},
-                  {"data": ["1"] * 8}):  # fmt: skip
+    for wrong in (
+        {"name": "y"},
+        {"datatype": "FP64"},
+        {"shape": [2, 5]},
+        {"shape": [513, 4]},
+        {"shape": [2]},
+        {"data": ["1"] * 8},
+    ):
         bad = {"inputs": [asked["inputs"][0] | wrong]}
         assert not valid("InferenceRequest", bad), wrong
         status, _, body = curl(loose, "/v2/models/loose/infer", "-d", json.dumps(bad))

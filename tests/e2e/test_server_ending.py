@@ -50,9 +50,12 @@ def scores(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(
     "processes",
-    [pytest.param(0, marks=pytest.mark.slow, id="in-a-container"),
-     pytest.param(1, marks=pytest.mark.slow, id="one-process"), pytest.param(2, id="two-processes")],
-)  # fmt: skip
+    [
+        pytest.param(0, marks=pytest.mark.slow, id="in-a-container"),
+        pytest.param(1, marks=pytest.mark.slow, id="one-process"),
+        pytest.param(2, id="two-processes"),
+    ],
+)
 def test_a_cluster_that_ends_a_server_loses_no_request(app: Path, scores: Path, processes: int) -> None:  # noqa: F811
     old, new = Pod(app, scores, processes), Pod(app, scores, 1)
     with old.running(), new.running(), loaded(service := Service([old, new]), scores) as load:
@@ -137,7 +140,7 @@ def sluggish(app: Path, scores: Path, tmp_path: Path) -> tuple[Path, Path]:  # n
 
 def test_a_process_that_somebody_else_ends_serves_until_it_is_replaced(
     sluggish: tuple[Path, Path], scores: Path
-) -> None:  # fmt: skip
+) -> None:
     pod = Pod(*sluggish, 1)
     sluggish[1].with_name("standby").touch()
     with pod.running(), loaded(Service([pod]), scores, {"http, kept": 1, "http, new": 2}) as load:

@@ -35,7 +35,7 @@ from tests.e2e.test_server import (  # noqa: F401 - `app` and `models` are fixtu
     models,
     running,
     sample,
-)  # fmt: skip
+)
 
 
 def client(config: Path, port: int) -> Rpc:
@@ -107,21 +107,50 @@ BAD = {
     "other version": (question(version="9"), "NOT_FOUND", "unknown version `9`"),
     "no input": (question(), "INVALID_ARGUMENT", "input `x` is missing"),
     "unknown input": (question(tensor("z", "FP32", (1, 8)), raw=(ROW,)), "INVALID_ARGUMENT", "unknown input `z`"),
-    "twice": (question(tensor("x", "FP32", (1, 8)), tensor("x", "FP32", (1, 8)), raw=(ROW, ROW)), "INVALID_ARGUMENT", "appears twice"),
-    "other datatype": (question(tensor("x", "FP64", (1, 8)), raw=(ROW,)), "INVALID_ARGUMENT", "expected datatype FP32, got `FP64`"),
+    "twice": (
+        question(tensor("x", "FP32", (1, 8)), tensor("x", "FP32", (1, 8)), raw=(ROW, ROW)),
+        "INVALID_ARGUMENT",
+        "appears twice",
+    ),
+    "other datatype": (
+        question(tensor("x", "FP64", (1, 8)), raw=(ROW,)),
+        "INVALID_ARGUMENT",
+        "expected datatype FP32, got `FP64`",
+    ),
     "other shape": (question(tensor("x", "FP32", (1, 7)), raw=(ROW,)), "INVALID_ARGUMENT", "expected 8, got 7"),
     "negative size": (question(tensor("x", "FP32", (-1, 8)), raw=(ROW,)), "INVALID_ARGUMENT", "a list of sizes"),
     "too large": (question(tensor("x", "FP32", (65, 8)), raw=(ROW,)), "INVALID_ARGUMENT", "`batch` of 1 to 64, got 65"),
-    "data cut short": (question(tensor("x", "FP32", (1, 8)), raw=(ROW[:-1],)), "INVALID_ARGUMENT", "of 32 for its shape, got 31"),
+    "data cut short": (
+        question(tensor("x", "FP32", (1, 8)), raw=(ROW[:-1],)),
+        "INVALID_ARGUMENT",
+        "of 32 for its shape, got 31",
+    ),
     "no data": (question(tensor("x", "FP32", (1, 8))), "INVALID_ARGUMENT", "either `contents` or `raw_input_contents`"),
-    "data twice": (question(tensor("x", "FP32", (1, 8), b"\x32\x04abcd"), raw=(ROW,)), "INVALID_ARGUMENT", "either `contents`"),
-    "more data than inputs": (question(tensor("x", "FP32", (1, 8)), raw=(ROW, ROW)), "INVALID_ARGUMENT", "expected 1 `raw_input"),
-    "shared memory": (question(tensor("x", "FP32", (1, 8), parameters=protobuf.block(4, protobuf.block(1, "shared_memory_region"))),
-                               raw=(ROW,)), "INVALID_ARGUMENT", "is not offered"),
+    "data twice": (
+        question(tensor("x", "FP32", (1, 8), b"\x32\x04abcd"), raw=(ROW,)),
+        "INVALID_ARGUMENT",
+        "either `contents`",
+    ),
+    "more data than inputs": (
+        question(tensor("x", "FP32", (1, 8)), raw=(ROW, ROW)),
+        "INVALID_ARGUMENT",
+        "expected 1 `raw_input",
+    ),
+    "shared memory": (
+        question(
+            tensor("x", "FP32", (1, 8), parameters=protobuf.block(4, protobuf.block(1, "shared_memory_region"))),
+            raw=(ROW,),
+        ),
+        "INVALID_ARGUMENT",
+        "is not offered",
+    ),
     "too many bytes": (question(raw=(b"x" * MAX_BODY,)), "RESOURCE_EXHAUSTED", ""),
-    "unknown output": (question(tensor("x", "FP32", (1, 8)), protobuf.block(6, protobuf.block(1, "q")), raw=(ROW,)),
-                       "INVALID_ARGUMENT", "unknown output `q`"),
-}  # fmt: skip
+    "unknown output": (
+        question(tensor("x", "FP32", (1, 8)), protobuf.block(6, protobuf.block(1, "q")), raw=(ROW,)),
+        "INVALID_ARGUMENT",
+        "unknown output `q`",
+    ),
+}
 
 
 @pytest.mark.parametrize("case", BAD)

@@ -41,7 +41,7 @@ from tests.e2e.test_server import (  # noqa: F401 - `app` and `models` are fixtu
     running,
     sample,
     tensor,
-)  # fmt: skip
+)
 
 pytestmark = pytest.mark.slow
 
@@ -89,9 +89,11 @@ def healthy(server: Server, raw: bytes) -> Iterator[Healthy]:
 
 def say(capsys: Any, name: str, server: Server, before: float, client: Healthy, **more: object) -> None:
     with capsys.disabled():
-        print(f"\n{name}: memory {before:.0f} -> {memory(server):.0f} MB (peak {memory(server, 'VmHWM'):.0f}); healthy "
-              f"client {dict(client.statuses)}, median {np.median(client.seconds) * 1000:.1f} ms, worst "
-              f"{max(client.seconds) * 1000:.0f} ms; {more}")  # fmt: skip
+        print(
+            f"\n{name}: memory {before:.0f} -> {memory(server):.0f} MB (peak {memory(server, 'VmHWM'):.0f}); healthy "
+            f"client {dict(client.statuses)}, median {np.median(client.seconds) * 1000:.1f} ms, worst "
+            f"{max(client.seconds) * 1000:.0f} ms; {more}"
+        )
 
 
 GOOD_RAW = head("POST", INFER, content_length=len(GOOD)) + GOOD
@@ -109,8 +111,9 @@ def test_ten_times_its_capacity(app: Path, models: dict[str, Path], capsys: Any)
     with running(app, models["slow"], "--workers", "1", "--max-in-flight", "8") as server:
         item = rounds(server, 0.05)
         raw, length = InferenceServerClient.generate_request_body([item])
-        question = head("POST", "/v2/models/slow/infer", content_length=len(raw),
-                        inference_header_content_length=length) + raw  # fmt: skip
+        question = (
+            head("POST", "/v2/models/slow/infer", content_length=len(raw), inference_header_content_length=length) + raw
+        )
         before, end = memory(server), time.monotonic() + 8
         found: Counter[int] = Counter()
         refusals: list[float] = []
@@ -130,8 +133,15 @@ def test_ten_times_its_capacity(app: Path, models: dict[str, Path], capsys: Any)
 
         with healthy(server, head("GET", "/v2/health/ready")) as client, ThreadPoolExecutor(80) as pool:
             list(pool.map(ask, range(80)))
-        say(capsys, "10 x capacity", server, before, client, answers=dict(found),
-            refused_ms=round(float(np.median(refusals)) * 1000, 1))  # fmt: skip
+        say(
+            capsys,
+            "10 x capacity",
+            server,
+            before,
+            client,
+            answers=dict(found),
+            refused_ms=round(float(np.median(refusals)) * 1000, 1),
+        )
         assert set(found) == {200, 429}
         assert set(client.statuses) == {200}
         assert memory(server) - before < 50

@@ -44,7 +44,7 @@ from tests.e2e.test_server import (  # noqa: F401 - `app` and `models` are fixtu
     tensor,
     value,
     write,
-)  # fmt: skip
+)
 from tests.support import pki
 
 TOKEN = "a-token-of-this-site"
@@ -64,8 +64,10 @@ def deep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     weight = numpy_helper.from_array((RANDOM.standard_normal((1024, 1024)) / 32).astype(np.float32), "w")
     nodes, before = [], "x"
     for index in range(40):
-        nodes += [helper.make_node("MatMul", [before, "w"], [f"m{index}"]),
-                  helper.make_node("Tanh", [f"m{index}"], [f"t{index}"])]  # fmt: skip
+        nodes += [
+            helper.make_node("MatMul", [before, "w"], [f"m{index}"]),
+            helper.make_node("Tanh", [f"m{index}"], [f"t{index}"]),
+        ]
         before = f"t{index}"
     nodes[-1].output[0] = "y"
     root = tmp_path_factory.mktemp("deep")
@@ -238,8 +240,16 @@ def test_tokens_over_http_and_grpc(app: Path, models: dict[str, Path], papers: d
 
 def test_certificates_of_clients(app: Path, models: dict[str, Path], papers: dict[str, Path]) -> None:  # noqa: F811
     port = free_port()
-    options = ["--tls-certificate", str(papers["server"]), "--tls-key", str(papers["server.key"]),
-               "--tls-client-ca", str(papers["ca"]), "--grpc-port", str(port)]  # fmt: skip
+    options = [
+        "--tls-certificate",
+        str(papers["server"]),
+        "--tls-key",
+        str(papers["server.key"]),
+        "--tls-client-ca",
+        str(papers["ca"]),
+        "--grpc-port",
+        str(port),
+    ]
     with running(app, models["mlp"], *options) as server:
         url = f"https://127.0.0.1:{server.port}/v2/health/ready"
         stranger = ssl.create_default_context(cafile=str(papers["ca"]))
@@ -250,8 +260,9 @@ def test_certificates_of_clients(app: Path, models: dict[str, Path], papers: dic
         assert urllib.request.urlopen(url, context=known, timeout=10).status == 200
         roots, pair = papers["ca"].read_bytes(), (papers["client.key"].read_bytes(), papers["client"].read_bytes())
         for credentials, welcome in (
-            (grpc.ssl_channel_credentials(roots, *pair), True), (grpc.ssl_channel_credentials(roots), False)
-        ):  # fmt: skip
+            (grpc.ssl_channel_credentials(roots, *pair), True),
+            (grpc.ssl_channel_credentials(roots), False),
+        ):
             with grpc.secure_channel(f"127.0.0.1:{port}", credentials) as channel:
                 live = channel.unary_unary("/inference.GRPCInferenceService/ServerLive")
                 if welcome:
@@ -357,8 +368,9 @@ def test_spans_reach_a_collector_and_follow_their_parents(app: Path, models: dic
         resource = {a.key: a.value.string_value for a in received[0].resource_spans[0].resource.attributes}
         assert resource["service.name"] == "mlp"
     # a collector that is away costs spans and nothing else
-    with running(app, models["mlp"], "--tracing-host", "127.0.0.1", "--tracing-port", str(free_port()),
-                 "--tracing-ratio", "1") as server:  # fmt: skip
+    with running(
+        app, models["mlp"], "--tracing-host", "127.0.0.1", "--tracing-port", str(free_port()), "--tracing-ratio", "1"
+    ) as server:
         assert server.request("POST", INFER, GOOD)[0] == 200
         server.wait_for("spans are lost")
         assert server.request("POST", INFER, GOOD)[0] == 200

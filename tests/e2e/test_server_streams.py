@@ -88,13 +88,17 @@ def test_reflection_describes_what_is_served(channel: grpc.Channel) -> None:
     with pytest.raises(KeyError):
         pool.FindMessageTypeByName("inference.Nothing")
     stub = reflection_pb2_grpc.ServerReflectionStub(channel)
-    asked = [reflection_pb2.ServerReflectionRequest(file_by_filename="none.proto"),
-             reflection_pb2.ServerReflectionRequest(all_extension_numbers_of_type="inference.ModelConfig"),
-             reflection_pb2.ServerReflectionRequest(host="h", list_services="")]  # fmt: skip
+    asked = [
+        reflection_pb2.ServerReflectionRequest(file_by_filename="none.proto"),
+        reflection_pb2.ServerReflectionRequest(all_extension_numbers_of_type="inference.ModelConfig"),
+        reflection_pb2.ServerReflectionRequest(host="h", list_services=""),
+    ]
     answers = list(stub.ServerReflectionInfo(iter(asked), timeout=20))
     assert [one.WhichOneof("message_response") for one in answers] == [
-        "error_response", "all_extension_numbers_response", "list_services_response"
-    ]  # fmt: skip
+        "error_response",
+        "all_extension_numbers_response",
+        "list_services_response",
+    ]
     assert answers[2].valid_host == "h" and answers[2].original_request == asked[2]
 
 

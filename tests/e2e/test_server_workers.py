@@ -32,7 +32,7 @@ from tests.e2e.test_server import (  # noqa: F401 - `app` and `models` are fixtu
     running,
     sample,
     tensor,
-)  # fmt: skip
+)
 from tests.e2e.test_server_grpc import question, serving
 from tests.e2e.test_server_grpc import tensor as message
 from tests.e2e.test_server_production import figure, until

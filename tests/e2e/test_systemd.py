@@ -38,17 +38,56 @@ def host(root_filesystem: Path, packager_wheels: Path, deployable: Project, tmp_
     for name in ("opt", "srv"):
         (work / name).mkdir()
     for name, knob in (("units", "server.read_timeout=60"), ("apart", "runtime.processes=2")):
-        deployable.run("render", "systemd", "1.2.3.bundle.tar", work / "opt" / name, "--key", "release.pub",
-                       "--program", "/opt/tool/bin/packager", "--values-file", f"/opt/{name}/cnn.yaml",
-                       "--set", f"server.port={port}", "--set", knob)  # fmt: skip
+        deployable.run(
+            "render",
+            "systemd",
+            "1.2.3.bundle.tar",
+            work / "opt" / name,
+            "--key",
+            "release.pub",
+            "--program",
+            "/opt/tool/bin/packager",
+            "--values-file",
+            f"/opt/{name}/cnn.yaml",
+            "--set",
+            f"server.port={port}",
+            "--set",
+            knob,
+        )
     for path in (work, *work.parents[:2], deployable.folder, *deployable.folder.parents[:1]):
         path.chmod(0o755)
     binds = {work / "opt": "/opt", work / "srv": "/srv"}
     shown = [word for place, inside in binds.items() for word in ("--bind", str(place), inside)]
-    command = [tool("bwrap"), "--unshare-all", "--clearenv", "--setenv", "PATH", "/usr/bin:/bin", "--setenv", "HOME", "/tmp",
-               "--ro-bind", root_filesystem, "/", "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp",
-               "--ro-bind", packager_wheels, "/mnt", "--ro-bind", deployable.folder, "/media", *shown,
-               "/bin/sh", "-c", SETUP]  # fmt: skip
+    command = [
+        tool("bwrap"),
+        "--unshare-all",
+        "--clearenv",
+        "--setenv",
+        "PATH",
+        "/usr/bin:/bin",
+        "--setenv",
+        "HOME",
+        "/tmp",
+        "--ro-bind",
+        root_filesystem,
+        "/",
+        "--proc",
+        "/proc",
+        "--dev",
+        "/dev",
+        "--tmpfs",
+        "/tmp",
+        "--ro-bind",
+        packager_wheels,
+        "/mnt",
+        "--ro-bind",
+        deployable.folder,
+        "/media",
+        *shown,
+        "/bin/sh",
+        "-c",
+        SETUP,
+    ]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return root_filesystem, work / "opt" / "units", binds

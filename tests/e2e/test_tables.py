@@ -47,8 +47,9 @@ def test_the_contract_names_columns_and_classes(churn: Path) -> None:
     interface = json.loads((churn / "contract.json").read_bytes())["interface"]
     assert {port["name"]: port["dtype"] for port in interface["inputs"]} == COLUMNS
     assert [(port["name"], port["dtype"]) for port in interface["outputs"]] == [
-        ("label", "string"), ("probabilities", "float32"),
-    ]  # fmt: skip
+        ("label", "string"),
+        ("probabilities", "float32"),
+    ]
 
 
 def test_the_same_digest_from_another_store(registered: Project, churn: Path, tmp_path: Path) -> None:
@@ -60,10 +61,14 @@ def test_the_same_digest_from_another_store(registered: Project, churn: Path, tm
 def test_it_is_served_with_texts_of_all_scripts(churn: Path, app: Path, tmp_path: Path) -> None:  # noqa: F811
     shutil.copytree(churn / "model", tmp_path / "served")
     config = {
-        "name": "churn", "version": "1.0.0", "digest": "sha256:" + "0" * 64, "runtime": "onnxruntime",
-        "target": "onnxruntime-cpu-fp32", "artefact": "model.onnx",
+        "name": "churn",
+        "version": "1.0.0",
+        "digest": "sha256:" + "0" * 64,
+        "runtime": "onnxruntime",
+        "target": "onnxruntime-cpu-fp32",
+        "artefact": "model.onnx",
         "interface": json.loads((churn / "contract.json").read_bytes())["interface"],
-    }  # fmt: skip
+    }
     (tmp_path / "served" / "serve.json").write_text(json.dumps(config))
     table = tables.frame(7)
     table.loc[0, "text"], table.loc[1, "text"], table.loc[2, "city"] = "", "😀 KADİR alpha\ncafé", "unseen"

@@ -89,8 +89,11 @@ def test_what_could_not_run_here_is_a_warning(built: Any) -> None:
     (finding,) = built["verdict"]["findings"]
     assert finding["level"] == "warning" and "`tensorrt-rtx-sm_86-fp16` was not measured here" in finding["message"]
     assert built["targets"] == [
-        "onnxruntime-cpu-fp32", "onnxruntime-cpu-int8", "openvino-cpu-fp32", "tensorrt-rtx-sm_86-fp16",
-    ]  # fmt: skip
+        "onnxruntime-cpu-fp32",
+        "onnxruntime-cpu-int8",
+        "openvino-cpu-fp32",
+        "tensorrt-rtx-sm_86-fp16",
+    ]
 
 
 def test_the_contract_says_what_each_artefact_is(tree: Path) -> None:
@@ -166,11 +169,12 @@ def test_an_engine_cannot_be_installed_by_us(net: Project, tree: Path, tmp_path:
         (("devices: sm_86", "devices: sm_90"), 2, ("no target `sm_90`", "sm_121")),
         (("openvino:", "onnx-runtime:"), 2, ("onnx-runtime", "did you mean `onnxruntime`")),
         (
-            ('tensorrt-rtx: {versions: "1.7.*"', 'tensorrt: {versions: ">=11"'), 4,
+            ('tensorrt-rtx: {versions: "1.7.*"', 'tensorrt: {versions: ">=11"'),
+            4,
             ("must be built on the GPU it runs on: this host has no NVIDIA GPU", "remove the target"),
         ),
     ],
-)  # fmt: skip
+)
 def test_what_is_refused(change: tuple[str, str], code: int, words: tuple[str, ...], net: Project, built: Any) -> None:
     """In a folder of its own, with the store of the others, so that only what changed runs."""
     folder = net.folder.parent / "refused"

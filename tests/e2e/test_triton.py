@@ -44,8 +44,19 @@ def made(cnn: Path, tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 
 def render(made: Project, version: str, repository: Path, *options: str, code: int = 0):
-    return made.run("render", "triton", f"{version}.bundle.tar", repository, "--key", "release.pub", "--backend", "python",
-                    *options, *(["--json"] if not code else []), code=code)  # fmt: skip
+    return made.run(
+        "render",
+        "triton",
+        f"{version}.bundle.tar",
+        repository,
+        "--key",
+        "release.pub",
+        "--backend",
+        "python",
+        *options,
+        *(["--json"] if not code else []),
+        code=code,
+    )
 
 
 def digest(path: Path) -> str:
@@ -202,11 +213,25 @@ def test_two_minutes_of_load_while_upgrading_going_back_and_killing_the_installe
 
 def killed(made: Project, models: Path, url: str, after: float) -> int:
     """Start a swap and kill it after a while; return 1 if it was still running."""
-    command = [sys.executable, "-m", "packager", "render", "triton", "1.3.0.bundle.tar", str(models), "--key", "release.pub",
-               "--backend", "python", "--swap", url]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "packager",
+        "render",
+        "triton",
+        "1.3.0.bundle.tar",
+        str(models),
+        "--key",
+        "release.pub",
+        "--backend",
+        "python",
+        "--swap",
+        url,
+    ]
     environment = {"PATH": os.environ["PATH"], "HOME": str(made.folder), "PACKAGER_STORE": str(made.store)}
-    process = subprocess.Popen(command, cwd=made.folder, env=environment, stdout=subprocess.DEVNULL,
-                               stderr=subprocess.DEVNULL)  # fmt: skip
+    process = subprocess.Popen(
+        command, cwd=made.folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     try:
         process.wait(after)
         return 0

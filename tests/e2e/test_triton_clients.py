@@ -27,9 +27,15 @@ from tests.e2e.test_server import app, free_port, running, value, write  # noqa:
 
 EXAMPLES = {  # of NVIDIA, by the model they ask for: sum and difference of two rows of 16 integers
     "http": ("simple_http_infer_client", "simple_http_async_infer_client", "simple_http_aio_infer_client"),
-    "grpc": ("simple_grpc_infer_client", "simple_grpc_async_infer_client", "simple_grpc_aio_infer_client",
-             "simple_grpc_keepalive_client", "simple_grpc_custom_args_client", "grpc_explicit_int_content_client"),
-}  # fmt: skip
+    "grpc": (
+        "simple_grpc_infer_client",
+        "simple_grpc_async_infer_client",
+        "simple_grpc_aio_infer_client",
+        "simple_grpc_keepalive_client",
+        "simple_grpc_custom_args_client",
+        "grpc_explicit_int_content_client",
+    ),
+}
 
 
 @pytest.fixture(scope="module")
@@ -130,8 +136,21 @@ def test_the_examples_of_nvidia(simple: dict[str, str], protocol: str, program: 
 @pytest.mark.slow
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
 def test_perf_analyzer_of_nvidia(simple: dict[str, str], protocol: str, capsys: Any) -> None:
-    command = [str(given("PACKAGER_PERF_ANALYZER")), "-m", "simple", "-u", simple[protocol], "-i", protocol,
-               "--concurrency-range", "1:4:3", "-p", "1000", "-s", "999"]  # fmt: skip
+    command = [
+        str(given("PACKAGER_PERF_ANALYZER")),
+        "-m",
+        "simple",
+        "-u",
+        simple[protocol],
+        "-i",
+        protocol,
+        "--concurrency-range",
+        "1:4:3",
+        "-p",
+        "1000",
+        "-s",
+        "999",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
     assert done.returncode == 0 and "Concurrency: 4, throughput:" in done.stdout, done.stdout + done.stderr
     with capsys.disabled():

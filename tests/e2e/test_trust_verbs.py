@@ -120,10 +120,16 @@ def test_two_readings_give_one_verdict(acme: Path, packager: Run) -> None:
 
 HALVES = (
     ("--key", "release.pub", "--tsa-ca", "release.pub"),
-    (), ("--trust", "acme.trust", "--key", "release.pub"), ("--ca", "release.pub"), ("--identity", "x"),
-    ("--issuer", "https://x"), ("--ca", "x", "--issuer", "y", "--identity", "z"), ("--trust", "missing"),
-    ("--ca", "release.pub", "--identity", "x"), ("--identity", "x", "--issuer", "y", "--trust-config", "release.pub"),
-)  # fmt: skip
+    (),
+    ("--trust", "acme.trust", "--key", "release.pub"),
+    ("--ca", "release.pub"),
+    ("--identity", "x"),
+    ("--issuer", "https://x"),
+    ("--ca", "x", "--issuer", "y", "--identity", "z"),
+    ("--trust", "missing"),
+    ("--ca", "release.pub", "--identity", "x"),
+    ("--identity", "x", "--issuer", "y", "--trust-config", "release.pub"),
+)
 
 
 def test_half_a_trust_is_a_mistake_in_the_call(acme: Path, packager: Run) -> None:

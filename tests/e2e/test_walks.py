@@ -36,11 +36,25 @@ def typed(text: str, folder: Path, changes: dict[str, str], prefix: tuple[str, .
     for old, new in changes.items():
         text = text.replace(old, new)
     passed = {name: value for name, value in os.environ.items() if name.startswith(("PIP_", "UV_", "SSL_"))}
-    environment = {**passed, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": str(folder),
-                   "PACKAGER_STORE": str(folder / "store"), "MLFLOW_DISABLE_TELEMETRY": "true", "LANG": "C.UTF-8",
-                   "UV_CACHE_DIR": os.environ.get("UV_CACHE_DIR") or str(CACHE.parent / "uv")}  # fmt: skip
-    done = subprocess.run([*prefix, "bash", "-exuo", "pipefail", "-c", text], cwd=folder, env=environment, check=False,
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=1800)  # fmt: skip
+    environment = {
+        **passed,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "HOME": str(folder),
+        "PACKAGER_STORE": str(folder / "store"),
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "LANG": "C.UTF-8",
+        "UV_CACHE_DIR": os.environ.get("UV_CACHE_DIR") or str(CACHE.parent / "uv"),
+    }
+    done = subprocess.run(
+        [*prefix, "bash", "-exuo", "pipefail", "-c", text],
+        cwd=folder,
+        env=environment,
+        check=False,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=1800,
+    )
     assert done.returncode == 0 and "Traceback" not in done.stdout, done.stdout[-6000:]
     return done.stdout
 
@@ -90,8 +104,21 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder, uv = tmp_path_factory.mktemp("stick") / "wheels", Path(sys.executable).parent / "uv"
     subprocess.run([uv, "build", "--quiet", "--wheel", "--out-dir", folder, ROOT], check=True)
     (wheel,) = folder.glob("model_packager-*.whl")
-    subprocess.run([sys.executable, "-m", "pip", "download", "--quiet", "--only-binary", ":all:", "--dest", folder,
-                    f"{wheel}[conform]"], check=True)  # fmt: skip
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--only-binary",
+            ":all:",
+            "--dest",
+            folder,
+            f"{wheel}[conform]",
+        ],
+        check=True,
+    )
     return folder
 
 

@@ -230,4 +230,4 @@ GADGETS: dict[str, Callable[[], bytes]] = {
     "second pickle": second_pickle,
     "changed class": changed_import,
     "called call": called_call,
-}  # fmt: skip
+}

@@ -240,9 +240,14 @@ def _terabyte() -> bytes:
 # safetensors
 
 _CONFIG = {
-    "architectures": ["BertModel"], "model_type": "bert", "hidden_size": 16, "num_hidden_layers": 1, "vocab_size": 64,
-    "num_attention_heads": 2, "intermediate_size": 32,
-}  # fmt: skip
+    "architectures": ["BertModel"],
+    "model_type": "bert",
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "vocab_size": 64,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+}
 
 
 def _weights(make: Callable[[str], bytes]) -> Callable[[Path, str], str]:
@@ -298,44 +303,110 @@ SAMPLES: dict[str, Sample] = {
     "pickle-eval": Sample("unpickling evaluates text", _file("m.pkl", _eval), 4, _PICKLE),
     "pickle-runpy": Sample("a module of the standard library that block lists forget", _runpy, 4, _PICKLE),
     "pickle-getattr": Sample("the dangerous name is in no import", _file("m.pkl", _getattr), 4, _PICKLE),
-    "pickle-broken-tail": Sample("it ran before the parser failed, so scanners gave up", _file("m.pkl", lambda c: _system(c)[:-1] + b"\xff\xfe\0x"), 4, _PICKLE),
+    "pickle-broken-tail": Sample(
+        "it ran before the parser failed, so scanners gave up",
+        _file("m.pkl", lambda c: _system(c)[:-1] + b"\xff\xfe\0x"),
+        4,
+        _PICKLE,
+    ),
     "pickle-in-zip": Sample("a torch archive made by hand", _file("m.pt", _zipped, "dir"), 4, _PICKLE),
-    "pickle-bad-crc": Sample("torch loads it, zip readers and scanners do not", _file("m.pt", _bad_crc, "dir"), 4, _PICKLE),
-    "pickle-named-onnx": Sample("a pickle behind the name of a graph", _file("m.onnx", _system), 3, "is not an ONNX file"),
-    "pickle-object-array": Sample("numpy unpickles arrays of objects", _file("m.npy", _object_array, "dir"), 3, "no model of a known kind"),
-    "pickle-named-safetensors": Sample("a pickle behind the name of weights", _weights(_system), 4, "its header claims", "policy: dev\n"),
+    "pickle-bad-crc": Sample(
+        "torch loads it, zip readers and scanners do not", _file("m.pt", _bad_crc, "dir"), 4, _PICKLE
+    ),
+    "pickle-named-onnx": Sample(
+        "a pickle behind the name of a graph", _file("m.onnx", _system), 3, "is not an ONNX file"
+    ),
+    "pickle-object-array": Sample(
+        "numpy unpickles arrays of objects", _file("m.npy", _object_array, "dir"), 3, "no model of a known kind"
+    ),
+    "pickle-named-safetensors": Sample(
+        "a pickle behind the name of weights", _weights(_system), 4, "its header claims", "policy: dev\n"
+    ),
     "torch-save": Sample("torch.save of anything is a pickle", _file("m.pth", _new, "dir"), 4, _PICKLE),
     "torch-legacy": Sample("the old format, which a scanner calls clean", _file("m.pth", _legacy, "dir"), 4, _PICKLE),
-    "torch-legacy-allowed": Sample("and not even a recipe that allows pickles opens it", _file("m.pth", _legacy, "dir"), 4, "format from before 1.6", _ALLOWED),
-    "pt2-with-a-pickle": Sample("torch.export.load unpickles example inputs", _file("m.pt2", _program), 4, "can only be opened by running code", "policy: dev\n"),
+    "torch-legacy-allowed": Sample(
+        "and not even a recipe that allows pickles opens it",
+        _file("m.pth", _legacy, "dir"),
+        4,
+        "format from before 1.6",
+        _ALLOWED,
+    ),
+    "pt2-with-a-pickle": Sample(
+        "torch.export.load unpickles example inputs",
+        _file("m.pt2", _program),
+        4,
+        "can only be opened by running code",
+        "policy: dev\n",
+    ),
     "skops-bomb": Sample("200 KB that unpack to 200 MB of JSON", _file("m.skops", _bomb), 4, "unpacks to"),
-    "skops-distribution": Sample("a class of SciPy that executes text when its state is set", _file("m.skops", _distribution), 4, "is not on the list of types known to be safe"),
-    "mlmodel-deep": Sample("a hundred thousand nested lists exhaust the stack", _said(b"flavors: " + b"[" * 100_000), 3, "`MLmodel`"),
-    "mlmodel-code": Sample("YAML can name functions", _said(b"flavors: !!python/object/apply:os.system [id]"), 3, "`MLmodel` is not YAML"),
-    "mlmodel-aliases": Sample("written as text, its path is longer than any memory", _said(f"a0: &a0 [x]\n{_ALIASES}flavors: {{sklearn: {{pickled_model: *a29, data: *a29}}}}".encode()), 3, "the files of MLflow's flavor `sklearn`"),
-    "onnx-parent": Sample("weights outside of the model", _onnx(lambda: _graph(constants=[_outside(location="../secret.bin")]), single=True), 3, "keeps weights elsewhere"),
-    "onnx-parent-in-directory": Sample("the same where no file list is made", _lie(location="../secret.bin"), 4, "keeps its data elsewhere"),
+    "skops-distribution": Sample(
+        "a class of SciPy that executes text when its state is set",
+        _file("m.skops", _distribution),
+        4,
+        "is not on the list of types known to be safe",
+    ),
+    "mlmodel-deep": Sample(
+        "a hundred thousand nested lists exhaust the stack", _said(b"flavors: " + b"[" * 100_000), 3, "`MLmodel`"
+    ),
+    "mlmodel-code": Sample(
+        "YAML can name functions", _said(b"flavors: !!python/object/apply:os.system [id]"), 3, "`MLmodel` is not YAML"
+    ),
+    "mlmodel-aliases": Sample(
+        "written as text, its path is longer than any memory",
+        _said(f"a0: &a0 [x]\n{_ALIASES}flavors: {{sklearn: {{pickled_model: *a29, data: *a29}}}}".encode()),
+        3,
+        "the files of MLflow's flavor `sklearn`",
+    ),
+    "onnx-parent": Sample(
+        "weights outside of the model",
+        _onnx(lambda: _graph(constants=[_outside(location="../secret.bin")]), single=True),
+        3,
+        "keeps weights elsewhere",
+    ),
+    "onnx-parent-in-directory": Sample(
+        "the same where no file list is made", _lie(location="../secret.bin"), 4, "keeps its data elsewhere"
+    ),
     "onnx-absolute": Sample("weights from the system", _lie(location="/etc/passwd"), 4, "keeps its data elsewhere"),
-    "onnx-backslash": Sample("a path that leaves the directory on Windows", _lie(location="..\\secret.bin"), 4, "keeps its data elsewhere"),
-    "onnx-device": Sample("weights without end", _lie(location="../../../../../dev/zero"), 4, "keeps its data elsewhere"),
+    "onnx-backslash": Sample(
+        "a path that leaves the directory on Windows", _lie(location="..\\secret.bin"), 4, "keeps its data elsewhere"
+    ),
+    "onnx-device": Sample(
+        "weights without end", _lie(location="../../../../../dev/zero"), 4, "keeps its data elsewhere"
+    ),
     "onnx-symlink": Sample("weights through a link", _linked, 3, "is a symbolic link"),
     "onnx-huge-length": Sample("onnx.checker accepts it", _lie(length=str(2**62)), 4, "expected a whole number"),
     "onnx-length": Sample("more than the file has", _lie((5,), length="20"), 4, "needs 20 bytes"),
     "onnx-negative-offset": Sample("onnx.checker accepts it", _lie(offset="-8"), 4, "expected a whole number"),
     "onnx-huge-dimensions": Sample("their product overflows", _lie((2**31, 2**31)), 4, "more than any file holds"),
-    "onnx-unknown-keys": Sample("they reach attributes of loaders", _lie(__class__="x", file_handle="y"), 4, "other keys than ONNX has"),
-    "onnx-domain": Sample("an operator that only foreign code can run", _onnx(lambda: _graph(domain="com.evil")), 4, "is of the domain `com.evil`"),
+    "onnx-unknown-keys": Sample(
+        "they reach attributes of loaders", _lie(__class__="x", file_handle="y"), 4, "other keys than ONNX has"
+    ),
+    "onnx-domain": Sample(
+        "an operator that only foreign code can run",
+        _onnx(lambda: _graph(domain="com.evil")),
+        4,
+        "is of the domain `com.evil`",
+    ),
     "onnx-deep": Sample("2000 nested graphs exhaust the stack", _onnx(_deep), 4, "nested deeper than 16"),
     "onnx-terabyte": Sample("145 bytes that ask for 4 TiB at run time", _onnx(_terabyte), 4, "out of constants"),
-    "onnx-two-graphs": Sample("parsers differ about which one counts", _onnx(lambda: _graph(constants=[_outside()]) * 2), 4, "is there twice"),
+    "onnx-two-graphs": Sample(
+        "parsers differ about which one counts", _onnx(lambda: _graph(constants=[_outside()]) * 2), 4, "is there twice"
+    ),
     "safetensors-overlap": Sample("two tensors in the same bytes", _weights(_overlap), 4, "two tensors overlap"),
-    "safetensors-huge-header": Sample("a header of 4 EiB", _weights(lambda c: struct.pack("<Q", 2**62) + b"{}"), 4, "its header claims"),
+    "safetensors-huge-header": Sample(
+        "a header of 4 EiB", _weights(lambda c: struct.pack("<Q", 2**62) + b"{}"), 4, "its header claims"
+    ),
     "directory-link": Sample("a source reads another file of this machine", _link, 3, "is a symbolic link"),
     "directory-pipe": Sample("reading never ends", _pipe, 3, "is not a regular file"),
     "directory-twins": Sample("one file system has two files, another one", _twins, 5, "collides"),
     "tar-traversal": Sample("unpacking writes outside", _tar("../PWNED"), 5, "model.bundle.tar"),
     "tar-absolute": Sample("unpacking writes anywhere", _tar("/PWNED"), 5, "model.bundle.tar"),
     "tar-symlink": Sample("unpacking goes through a link", _tar("d", tarfile.SYMTYPE, ".."), 5, "model.bundle.tar"),
-    "tar-gzip": Sample("an archive of another form than the one valid one", _file("m.bundle.tar", lambda c: gzip.compress(bytes(10240))), 5, "m.bundle.tar"),
-}  # fmt: skip
+    "tar-gzip": Sample(
+        "an archive of another form than the one valid one",
+        _file("m.bundle.tar", lambda c: gzip.compress(bytes(10240))),
+        5,
+        "m.bundle.tar",
+    ),
+}
 """By name; ruff would break the one line each into five."""

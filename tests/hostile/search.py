@@ -19,15 +19,48 @@ from pathlib import Path
 
 RUNS = {"exec", "eval", "compile", "__import__"}
 HARMS = {
-    "os": {"system", "popen", "execv", "execve", "execvp", "spawnv", "spawnvp", "posix_spawn", "remove", "unlink", "rename"},
+    "os": {
+        "system",
+        "popen",
+        "execv",
+        "execve",
+        "execvp",
+        "spawnv",
+        "spawnvp",
+        "posix_spawn",
+        "remove",
+        "unlink",
+        "rename",
+    },
     "subprocess": {"run", "call", "Popen", "check_call", "check_output", "getoutput", "getstatusoutput"},
-    "importlib": {"import_module"}, "runpy": {"run_path", "run_module"}, "pickle": {"load", "loads"},
-    "marshal": {"load", "loads"}, "ctypes": {"CDLL"}, "shutil": {"rmtree"}, "torch": {"load"}, "joblib": {"load"},
-    "cloudpickle": {"load", "loads"}, "dill": {"load", "loads"}, "yaml": {"unsafe_load"}, "webbrowser": {"open"},
-    "types": {"FunctionType", "CodeType"}, "socket": {"create_connection"},
-}  # fmt: skip
-REACHED = {"__init__", "__new__", "__setstate__", "__call__", "__setitem__", "__setattr__", "__getattr__", "__reduce__",
-           "append", "extend", "add"}  # fmt: skip
+    "importlib": {"import_module"},
+    "runpy": {"run_path", "run_module"},
+    "pickle": {"load", "loads"},
+    "marshal": {"load", "loads"},
+    "ctypes": {"CDLL"},
+    "shutil": {"rmtree"},
+    "torch": {"load"},
+    "joblib": {"load"},
+    "cloudpickle": {"load", "loads"},
+    "dill": {"load", "loads"},
+    "yaml": {"unsafe_load"},
+    "webbrowser": {"open"},
+    "types": {"FunctionType", "CodeType"},
+    "socket": {"create_connection"},
+}
+REACHED = {
+    "__init__",
+    "__new__",
+    "__setstate__",
+    "__call__",
+    "__setitem__",
+    "__setattr__",
+    "__getattr__",
+    "__reduce__",
+    "append",
+    "extend",
+    "add",
+}
 """Methods that reading a pickle may call."""
 Function = ast.FunctionDef
 

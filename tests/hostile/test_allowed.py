@@ -63,9 +63,10 @@ def test_what_a_search_through_sources_found_is_not_clean(tmp_path: Path, capsys
     answers = outcomes(tmp_path)
     assert {seen["outcome"] for seen in answers["allowed"].values()} == {"infected"}
     clean = {
-        FOUND[int(file.removesuffix(".pkl"))] for file in answers["allowed"]
+        FOUND[int(file.removesuffix(".pkl"))]
+        for file in answers["allowed"]
         if all(answers[other][file]["outcome"] == "clean" for other in ("fickling", "picklescan"))
-    }  # fmt: skip
+    }
     with capsys.disabled():
         print(f"\n{len(FOUND)} found by search; clean for both others: {len(clean)}")
 
@@ -102,9 +103,10 @@ def test_there_are_gadgets_that_the_others_call_clean(tmp_path: Path) -> None:
         (tmp_path / f"{name}.pkl").write_bytes(make())
     answers = outcomes(tmp_path)
     clean = {
-        file for file in answers["allowed"]
+        file
+        for file in answers["allowed"]
         if all(answers[other][file]["outcome"] == "clean" for other in ("fickling", "picklescan"))
-    }  # fmt: skip
+    }
     print("clean for both others:", sorted(clean))
     assert len(clean) >= 3
 
@@ -220,8 +222,9 @@ def test_packed_text_is_no_pickle(tmp_path: Path) -> None:
 def test_code_of_the_source_is_named_and_never_stands_in_for_a_library(tmp_path: Path) -> None:
     (tmp_path / "m.pkl").write_bytes(b"\x80\x02cnet\nCnn\n)R.")
     assert allowed.judge(tmp_path / "m.pkl", ()) == (
-        ["net.Cnn, a name of a module that is not on the list of what models need"], [],
-    )  # fmt: skip
+        ["net.Cnn, a name of a module that is not on the list of what models need"],
+        [],
+    )
     assert allowed.judge(tmp_path / "m.pkl", ("net",)) == ([], ["net.Cnn, code of the source's own"])
     assert allowed.judge(tmp_path / "m.pkl", ("net", "sklearn"))[0]
 

@@ -28,8 +28,10 @@ from tests.hostile.samples import SAMPLES
 PICKLES = [name for name, sample in SAMPLES.items() if name.startswith(("pickle", "torch", "pt2"))]
 TORCH = {"torch-save", "torch-legacy", "torch-legacy-allowed", "pt2-with-a-pickle"}
 BLIND = {  # what a scanner cannot read, which is not clean either
-    ("pickle-bad-crc", "fickling"), ("pickle-broken-tail", "fickling"), ("pickle-bad-crc", "allowed"),
-}  # fmt: skip
+    ("pickle-bad-crc", "fickling"),
+    ("pickle-broken-tail", "fickling"),
+    ("pickle-bad-crc", "allowed"),
+}
 
 
 def written(name: str, folder: Path) -> dict[str, bytes]:

@@ -52,16 +52,18 @@ CLOSE = 1e-6  # relative, of numbers above one; absolute below
 def table(rows: int = 1200) -> pd.DataFrame:
     """A table of sales: doubles that float32 cannot hold, holes, zeros, flags, categories of three kinds."""
     random = np.random.RandomState(7)
-    found = pd.DataFrame({
-        "price": (random.gamma(2.0, 900.0, rows)).round(2),
-        "signal": random.randn(rows),
-        "zeros": random.choice([0.0, 0.0, 1.0, 2.5], rows),
-        "count": random.randint(0, 50, rows),
-        "seconds": 1_700_000_000 + random.randint(0, 10_000_000, rows),
-        "flag": random.rand(rows) > 0.6,
-        "month": random.randint(1, 13, rows),
-        "shop": random.choice(["north", "south pier", "east", "west"], rows),
-    })  # fmt: skip
+    found = pd.DataFrame(
+        {
+            "price": (random.gamma(2.0, 900.0, rows)).round(2),
+            "signal": random.randn(rows),
+            "zeros": random.choice([0.0, 0.0, 1.0, 2.5], rows),
+            "count": random.randint(0, 50, rows),
+            "seconds": 1_700_000_000 + random.randint(0, 10_000_000, rows),
+            "flag": random.rand(rows) > 0.6,
+            "month": random.randint(1, 13, rows),
+            "shop": random.choice(["north", "south pier", "east", "west"], rows),
+        }
+    )
     found.loc[random.rand(rows) < 0.08, "signal"] = np.nan
     found.loc[random.rand(rows) < 0.08, "zeros"] = np.nan
     return found
@@ -75,21 +77,35 @@ TEXTS = CATEGORIES.assign(shop=TABLE.shop.replace({"east": "ouest \u00e9t\u00e9"
 SHOPS = TABLE.drop(columns="zeros").assign(shop=TEXTS["shop"].astype(object))
 CODES = TABLE[["price", "signal", "month"]]
 SCORE = (
-    np.log1p(TABLE.price) + TABLE.signal.fillna(1) + (TABLE.month % 3) + 2 * (TABLE["shop"] == "east")
-    + TABLE.flag + np.sin(TABLE.seconds / 1e6) - TABLE.zeros.fillna(-1)
-).to_numpy()  # fmt: skip
+    np.log1p(TABLE.price)
+    + TABLE.signal.fillna(1)
+    + (TABLE.month % 3)
+    + 2 * (TABLE["shop"] == "east")
+    + TABLE.flag
+    + np.sin(TABLE.seconds / 1e6)
+    - TABLE.zeros.fillna(-1)
+).to_numpy()
 POSITIVE = np.abs(SCORE) + 0.1
 YES = np.median(SCORE) < SCORE
 THREE = np.digitize(SCORE, np.quantile(SCORE, [0.3, 0.7]))
 NAMES = np.array(["high", "low", "mid"], object)[THREE]
 GROUPS = [100] * (len(TABLE) // 100)
 LGB: dict[str, Any] = {
-    "n_estimators": 25, "verbose": -1, "n_jobs": 1, "min_child_samples": 5, "min_data_per_group": 3, "cat_smooth": 1,
-}  # fmt: skip
+    "n_estimators": 25,
+    "verbose": -1,
+    "n_jobs": 1,
+    "min_child_samples": 5,
+    "min_data_per_group": 3,
+    "cat_smooth": 1,
+}
 XGB: dict[str, Any] = {"n_estimators": 20, "max_depth": 4, "n_jobs": 1}
 CAT: dict[str, Any] = {
-    "iterations": 20, "depth": 4, "verbose": False, "allow_writing_files": False, "thread_count": 1,
-}  # fmt: skip
+    "iterations": 20,
+    "depth": 4,
+    "verbose": False,
+    "allow_writing_files": False,
+    "thread_count": 1,
+}
 ONE_HOT = {"one_hot_max_size": 50}
 FOREST = {"boosting_type": "rf", "subsample": 0.5, "subsample_freq": 1}
 Made = tuple[Any, pd.DataFrame]
@@ -144,9 +160,13 @@ MODELS: dict[str, tuple[str, Callable[[], Made]]] = {
     "lightgbm categories of months": ("lightgbm", lambda: lgb("Classifier", YES, CATEGORIES.drop(columns="shop"))),
     "lightgbm booster with categories": ("lightgbm", lambda: lgb_booster("binary", YES, TEXTS)),
     "lightgbm codes as numbers": (
-        "lightgbm", lambda: lgb("Regressor", SCORE, CODES.astype(float), {"categorical_feature": ["month"]})),
+        "lightgbm",
+        lambda: lgb("Regressor", SCORE, CODES.astype(float), {"categorical_feature": ["month"]}),
+    ),
     "lightgbm codes as whole numbers": (
-        "lightgbm", lambda: lgb("Classifier", YES, CODES, {"categorical_feature": ["month"]})),
+        "lightgbm",
+        lambda: lgb("Classifier", YES, CODES, {"categorical_feature": ["month"]}),
+    ),
     "lightgbm doubles": ("lightgbm", lambda: lgb("Regressor", SCORE)),
     "lightgbm two classes": ("lightgbm", lambda: lgb("Classifier", YES)),
     "lightgbm named classes": ("lightgbm", lambda: lgb("Classifier", NAMES)),
@@ -172,9 +192,13 @@ MODELS: dict[str, tuple[str, Callable[[], Made]]] = {
     "lightgbm booster of classes": ("lightgbm", lambda: lgb_booster("multiclass", THREE, num_class=3)),
     "xgboost categories": ("xgboost", lambda: xgb("Regressor", SCORE, CATEGORIES, enable_categorical=True)),
     "xgboost categories one by one": (
-        "xgboost", lambda: xgb("Classifier", YES, CATEGORIES, enable_categorical=True, max_cat_to_onehot=100)),
+        "xgboost",
+        lambda: xgb("Classifier", YES, CATEGORIES, enable_categorical=True, max_cat_to_onehot=100),
+    ),
     "xgboost categories of classes": (
-        "xgboost", lambda: xgb("Classifier", THREE, CATEGORIES, enable_categorical=True, max_cat_to_onehot=1)),
+        "xgboost",
+        lambda: xgb("Classifier", THREE, CATEGORIES, enable_categorical=True, max_cat_to_onehot=1),
+    ),
     "xgboost booster with categories": ("xgboost", lambda: xgb_booster("reg:squarederror", SCORE, CATEGORIES)),
     "xgboost flags": ("xgboost", lambda: xgb("Classifier", YES, TABLE[["signal", "flag"]])),
     "xgboost doubles": ("xgboost", lambda: xgb("Regressor", SCORE)),
@@ -182,13 +206,20 @@ MODELS: dict[str, tuple[str, Callable[[], Made]]] = {
     "xgboost three classes": ("xgboost", lambda: xgb("Classifier", THREE)),
     "xgboost hard classes": ("xgboost", lambda: xgb_booster("multi:softmax", THREE, num_class=3)),
     "xgboost dart": ("xgboost", lambda: xgb("Classifier", YES, booster="dart", rate_drop=0.4)),
-    "xgboost linear": ("xgboost", lambda: xgb("Regressor", SCORE, NUMBERS[["signal", "zeros", "count"]], booster="gblinear", max_depth=None)),
+    "xgboost linear": (
+        "xgboost",
+        lambda: xgb("Regressor", SCORE, NUMBERS[["signal", "zeros", "count"]], booster="gblinear", max_depth=None),
+    ),
     "xgboost two questions": ("xgboost", lambda: xgb("Regressor", np.c_[SCORE, -SCORE])),
     "xgboost vector leaves": (
-        "xgboost", lambda: xgb("Regressor", np.c_[SCORE, POSITIVE], multi_strategy="multi_output_tree")),
+        "xgboost",
+        lambda: xgb("Regressor", np.c_[SCORE, POSITIVE], multi_strategy="multi_output_tree"),
+    ),
     "xgboost several labels": ("xgboost", lambda: xgb("Classifier", np.c_[YES, THREE > 1])),
     "xgboost quantiles": (
-        "xgboost", lambda: xgb("Regressor", SCORE, objective="reg:quantileerror", quantile_alpha=[0.1, 0.5, 0.9])),
+        "xgboost",
+        lambda: xgb("Regressor", SCORE, objective="reg:quantileerror", quantile_alpha=[0.1, 0.5, 0.9]),
+    ),
     "xgboost logistic numbers": ("xgboost", lambda: xgb("Regressor", YES.astype(float), objective="reg:logistic")),
     "xgboost hinge": ("xgboost", lambda: xgb("Classifier", YES, objective="binary:hinge")),
     "xgboost raw logits": ("xgboost", lambda: xgb_booster("binary:logitraw", YES)),
@@ -211,28 +242,41 @@ MODELS: dict[str, tuple[str, Callable[[], Made]]] = {
     "catboost missing is most": ("catboost", lambda: cat("Regressor", SCORE, nan_mode="Max")),
     "catboost two questions": ("catboost", lambda: cat("Regressor", np.c_[SCORE, -SCORE], loss_function="MultiRMSE")),
     "catboost several labels": (
-        "catboost", lambda: cat("Classifier", np.c_[YES, THREE > 1].astype(int), loss_function="MultiLogloss")),
+        "catboost",
+        lambda: cat("Classifier", np.c_[YES, THREE > 1].astype(int), loss_function="MultiLogloss"),
+    ),
     "catboost uncertain": ("catboost", lambda: cat("Regressor", SCORE, loss_function="RMSEWithUncertainty")),
     "catboost ranker": ("catboost", lambda: cat("Ranker", THREE, fit={"group_id": np.repeat(range(12), 100)})),
     "catboost months": ("catboost", lambda: cat("Classifier", NAMES, CODES, **ONE_HOT, cat_features=["month"])),
     "catboost categories of text": (
-        "catboost", lambda: cat("Classifier", YES, SHOPS, **ONE_HOT, cat_features=["shop", "month"])),
+        "catboost",
+        lambda: cat("Classifier", YES, SHOPS, **ONE_HOT, cat_features=["shop", "month"]),
+    ),
     "catboost categories by leaves": (
-        "catboost", lambda: cat(
-            "Regressor", SCORE, SHOPS, **ONE_HOT, cat_features=["shop", "month"], grow_policy="Lossguide")),
+        "catboost",
+        lambda: cat("Regressor", SCORE, SHOPS, **ONE_HOT, cat_features=["shop", "month"], grow_policy="Lossguide"),
+    ),
     "histograms doubles": ("sklearn", lambda: fitted(HistGradientBoostingRegressor(max_iter=15), SCORE)),
     "histograms classes": ("sklearn", lambda: fitted(HistGradientBoostingClassifier(max_iter=15), NAMES)),
     "histograms counts": (
-        "sklearn", lambda: fitted(HistGradientBoostingRegressor(loss="poisson", max_iter=15), POSITIVE)),
+        "sklearn",
+        lambda: fitted(HistGradientBoostingRegressor(loss="poisson", max_iter=15), POSITIVE),
+    ),
     "histograms categories": (
-        "pickle", lambda: fitted(
-            HistGradientBoostingClassifier(max_iter=15, categorical_features=["month", "shop"]), YES, TABLE)),
+        "pickle",
+        lambda: fitted(HistGradientBoostingClassifier(max_iter=15, categorical_features=["month", "shop"]), YES, TABLE),
+    ),
     "gradient boosting": ("sklearn", lambda: fitted(GradientBoostingRegressor(n_estimators=15), SCORE, FULL)),
     "gradient boosting of classes": (
-        "sklearn", lambda: fitted(GradientBoostingClassifier(n_estimators=15), NAMES, FULL)),
+        "sklearn",
+        lambda: fitted(GradientBoostingClassifier(n_estimators=15), NAMES, FULL),
+    ),
     "gradient boosting from a forest": (
-        "sklearn", lambda: fitted(
-            GradientBoostingClassifier(n_estimators=15, init=RandomForestClassifier(3, max_depth=2)), YES, FULL)),
+        "sklearn",
+        lambda: fitted(
+            GradientBoostingClassifier(n_estimators=15, init=RandomForestClassifier(3, max_depth=2)), YES, FULL
+        ),
+    ),
     "forest": ("sklearn", lambda: fitted(RandomForestRegressor(15), SCORE)),
     "forest of classes": ("sklearn", lambda: fitted(RandomForestClassifier(10, max_depth=5), NAMES)),
     "forest of two questions": ("sklearn", lambda: fitted(RandomForestClassifier(10), np.c_[YES, THREE])),
@@ -242,34 +286,56 @@ MODELS: dict[str, tuple[str, Callable[[], Made]]] = {
     "extra tree": ("sklearn", lambda: fitted(ExtraTreeRegressor(), SCORE, FULL)),
     "isolation forest": ("sklearn", lambda: (IsolationForest(n_estimators=20).fit(FULL), FULL)),
     "lightgbm behind a scaler": (
-        "pickle", lambda: fitted(make_pipeline(StandardScaler(), lightgbm.LGBMClassifier(**LGB)), NAMES)),
+        "pickle",
+        lambda: fitted(make_pipeline(StandardScaler(), lightgbm.LGBMClassifier(**LGB)), NAMES),
+    ),
     "xgboost behind a scaler": (
-        "pickle", lambda: fitted(make_pipeline(StandardScaler(), xgboost.XGBClassifier(**XGB)), THREE)),
+        "pickle",
+        lambda: fitted(make_pipeline(StandardScaler(), xgboost.XGBClassifier(**XGB)), THREE),
+    ),
     "zeros are missing in a pipeline": (
-        "pickle", lambda: fitted(make_pipeline(xgboost.XGBClassifier(missing=0, **XGB)), YES, FULL)),
+        "pickle",
+        lambda: fitted(make_pipeline(xgboost.XGBClassifier(missing=0, **XGB)), YES, FULL),
+    ),
     "histograms categories by dtype": (
-        "pickle", lambda: fitted(
-            HistGradientBoostingClassifier(max_iter=15, categorical_features="from_dtype"), NAMES, TEXTS)),
+        "pickle",
+        lambda: fitted(HistGradientBoostingClassifier(max_iter=15, categorical_features="from_dtype"), NAMES, TEXTS),
+    ),
     "histograms categories as data": (
-        "skops", lambda: fitted(
-            HistGradientBoostingClassifier(max_iter=15, categorical_features=["month", "shop"]), YES, TABLE)),
+        "skops",
+        lambda: fitted(HistGradientBoostingClassifier(max_iter=15, categorical_features=["month", "shop"]), YES, TABLE),
+    ),
     "lightgbm with categories in a pipeline": (
-        "pickle", lambda: fitted(make_pipeline(lightgbm.LGBMClassifier(**LGB)), YES, TEXTS)),
+        "pickle",
+        lambda: fitted(make_pipeline(lightgbm.LGBMClassifier(**LGB)), YES, TEXTS),
+    ),
     "xgboost with categories in a pipeline": (
-        "pickle", lambda: fitted(make_pipeline(xgboost.XGBClassifier(enable_categorical=True, **XGB)), YES, CATEGORIES)),
+        "pickle",
+        lambda: fitted(make_pipeline(xgboost.XGBClassifier(enable_categorical=True, **XGB)), YES, CATEGORIES),
+    ),
     "catboost behind a scaler": (
-        "pickle", lambda: fitted(make_pipeline(StandardScaler(), catboost.CatBoostClassifier(**CAT)), YES, FULL)),
+        "pickle",
+        lambda: fitted(make_pipeline(StandardScaler(), catboost.CatBoostClassifier(**CAT)), YES, FULL),
+    ),
     "calibrated with categories": (
-        "pickle", lambda: fitted(CalibratedClassifierCV(lightgbm.LGBMClassifier(**LGB), cv=2), YES, TEXTS)),
+        "pickle",
+        lambda: fitted(CalibratedClassifierCV(lightgbm.LGBMClassifier(**LGB), cv=2), YES, TEXTS),
+    ),
     "calibrated forest": (
-        "pickle", lambda: fitted(CalibratedClassifierCV(lightgbm.LGBMClassifier(**LGB, **FOREST), cv=2), YES)),
-    "calibrated": (
-        "pickle", lambda: fitted(CalibratedClassifierCV(lightgbm.LGBMClassifier(**LGB), cv=2), YES)),
+        "pickle",
+        lambda: fitted(CalibratedClassifierCV(lightgbm.LGBMClassifier(**LGB, **FOREST), cv=2), YES),
+    ),
+    "calibrated": ("pickle", lambda: fitted(CalibratedClassifierCV(lightgbm.LGBMClassifier(**LGB), cv=2), YES)),
     "stacked": (
-        "pickle", lambda: fitted(
-            StackingClassifier([("x", xgboost.XGBClassifier(**XGB)), ("l", lightgbm.LGBMClassifier(**LGB))],
-                               LogisticRegression(), cv=2), YES)),
-}  # fmt: skip
+        "pickle",
+        lambda: fitted(
+            StackingClassifier(
+                [("x", xgboost.XGBClassifier(**XGB)), ("l", lightgbm.LGBMClassifier(**LGB))], LogisticRegression(), cv=2
+            ),
+            YES,
+        ),
+    ),
+}
 
 
 def squares(answer: Any, raw: Any) -> tuple[Any, Any]:
@@ -278,12 +344,18 @@ def squares(answer: Any, raw: Any) -> tuple[Any, Any]:
 
 REFUSED: dict[str, tuple[str, Callable[[], Made]]] = {
     "lightgbm classes by an objective of one's own": (
-        "pickle", lambda: fitted(make_pipeline(lightgbm.LGBMClassifier(**LGB, objective=squares)), YES)),
+        "pickle",
+        lambda: fitted(make_pipeline(lightgbm.LGBMClassifier(**LGB, objective=squares)), YES),
+    ),
     "xgboost categories that are not ASCII": (
-        "xgboost", lambda: xgb("Regressor", SCORE, TEXTS, enable_categorical=True)),
+        "xgboost",
+        lambda: xgb("Regressor", SCORE, TEXTS, enable_categorical=True),
+    ),
     "catboost statistics of categories": (
-        "catboost", lambda: cat("Regressor", SCORE, SHOPS, cat_features=["shop", "month"])),
-}  # fmt: skip
+        "catboost",
+        lambda: cat("Regressor", SCORE, SHOPS, cat_features=["shop", "month"]),
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -335,9 +407,11 @@ def _judged(name: str, flavor: str, make: Callable[[], Made], folder: Path) -> R
 
 
 def _plain(model: Any, given: pd.DataFrame) -> Any:
-    return model.predict(xgboost.DMatrix(given, enable_categorical=True)) if isinstance(model, xgboost.Booster) else (
-        model.predict(given)
-    )  # fmt: skip
+    return (
+        model.predict(xgboost.DMatrix(given, enable_categorical=True))
+        if isinstance(model, xgboost.Booster)
+        else (model.predict(given))
+    )
 
 
 def loaded(folder: Path, flavor: str) -> Any:
@@ -365,10 +439,12 @@ def users(feeds: Mapping[str, Any], given: pd.DataFrame) -> pd.DataFrame:
     columns = {name: pd.Series(feeds[str(name)].reshape(-1)) for name in given.columns}
     named = [name for name in given.columns if given[name].dtype == "category"]
     columns |= {name: columns[name].mask(columns[name] == "") for name in named}
-    return pd.DataFrame({
-        name: column.astype("category" if given[name].dtype == "category" else given[name].dtype)
-        for name, column in columns.items()
-    })  # fmt: skip
+    return pd.DataFrame(
+        {
+            name: column.astype("category" if given[name].dtype == "category" else given[name].dtype)
+            for name, column in columns.items()
+        }
+    )
 
 
 def answers(model: Any, given: pd.DataFrame) -> list[Any]:

@@ -30,9 +30,11 @@ RECORD = Path(__file__).parents[2] / "docs" / "measurements" / "system-calls.jso
 _ROW = re.compile(r"(\d+) +(?:<\.\.\. )?(\w+)(\(| resumed>)(.*)")
 _LOOKED_AT = {  # where in the call's text the argument stands that the filter looks at
     "ioctl": re.compile(r"[^,]*, (\w+(?:\([^)]*\))?)"),
-    "prctl": re.compile(r"(\w+)"), "socket": re.compile(r"(\w+)"), "socketpair": re.compile(r"(\w+)"),
+    "prctl": re.compile(r"(\w+)"),
+    "socket": re.compile(r"(\w+)"),
+    "socketpair": re.compile(r"(\w+)"),
     "personality": re.compile(r"(\w+)"),
-}  # fmt: skip
+}
 _CHILD = re.compile(r"= (\d+)(?: /\* (\d+) in strace's PID NS \*/)?")
 _REFUSED = re.compile(r"= -1 (EPERM|ENOSYS) ")
 

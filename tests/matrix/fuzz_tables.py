@@ -48,7 +48,7 @@ from sklearn import (
     preprocessing,
     svm,
     tree,
-)  # fmt: skip
+)
 
 from tests.matrix.verdicts import Row, judge
 
@@ -154,34 +154,51 @@ def _pick(random: Any, *choices: Callable[[], Any]) -> Any:
 def _numbers(random: Any) -> Any:
     p = preprocessing
     return _pick(
-        random, p.StandardScaler, p.StandardScaler, p.MinMaxScaler, p.RobustScaler, p.MaxAbsScaler, p.PowerTransformer,
-        lambda: p.KBinsDiscretizer(int(random.integers(2, 7)), encode="onehot-dense", quantile_method="averaged_inverted_cdf"),
+        random,
+        p.StandardScaler,
+        p.StandardScaler,
+        p.MinMaxScaler,
+        p.RobustScaler,
+        p.MaxAbsScaler,
+        p.PowerTransformer,
+        lambda: p.KBinsDiscretizer(
+            int(random.integers(2, 7)), encode="onehot-dense", quantile_method="averaged_inverted_cdf"
+        ),
         lambda: p.KBinsDiscretizer(4, encode="ordinal", strategy="uniform"),
-        lambda: p.QuantileTransformer(n_quantiles=30), lambda: p.PolynomialFeatures(2, include_bias=False),
-        lambda: p.SplineTransformer(n_knots=4), lambda: p.MinMaxScaler(clip=True), p.Normalizer,
-        lambda: p.FunctionTransformer(np.tanh), lambda: "passthrough",
-    )  # fmt: skip
+        lambda: p.QuantileTransformer(n_quantiles=30),
+        lambda: p.PolynomialFeatures(2, include_bias=False),
+        lambda: p.SplineTransformer(n_knots=4),
+        lambda: p.MinMaxScaler(clip=True),
+        p.Normalizer,
+        lambda: p.FunctionTransformer(np.tanh),
+        lambda: "passthrough",
+    )
 
 
 def _filled(random: Any, *, text: bool) -> Any:
     if text:
         return impute.SimpleImputer(strategy="most_frequent")
     return _pick(
-        random, impute.SimpleImputer, lambda: impute.SimpleImputer(strategy="median"),
+        random,
+        impute.SimpleImputer,
+        lambda: impute.SimpleImputer(strategy="median"),
         lambda: impute.SimpleImputer(strategy="constant", fill_value=-7.25),
-        lambda: impute.SimpleImputer(add_indicator=True), lambda: impute.KNNImputer(n_neighbors=3),
-    )  # fmt: skip
+        lambda: impute.SimpleImputer(add_indicator=True),
+        lambda: impute.KNNImputer(n_neighbors=3),
+    )
 
 
 def _encoder(random: Any) -> Any:
     p = preprocessing
     return _pick(
-        random, lambda: p.OneHotEncoder(handle_unknown="ignore"), lambda: p.OneHotEncoder(handle_unknown="ignore"),
+        random,
+        lambda: p.OneHotEncoder(handle_unknown="ignore"),
+        lambda: p.OneHotEncoder(handle_unknown="ignore"),
         lambda: p.OneHotEncoder(handle_unknown="infrequent_if_exist", min_frequency=40),
         lambda: p.OneHotEncoder(drop="first", handle_unknown="ignore", sparse_output=False),
         lambda: p.OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1),
         lambda: p.TargetEncoder(random_state=0),
-    )  # fmt: skip
+    )
 
 
 def _front(given: pd.DataFrame, random: Any, *, supervised: bool) -> Any:
@@ -192,8 +209,11 @@ def _front(given: pd.DataFrame, random: Any, *, supervised: bool) -> Any:
     whole = [name for name in given if name not in (*texts, *flags, *holed)]
     cuts = int(random.integers(1, len(whole) + 1)) if whole else 0
     encoder = _encoder if supervised else lambda r: preprocessing.OneHotEncoder(handle_unknown="ignore")
-    parts = [("some", _numbers(random), whole[:cuts]), ("rest", _numbers(random), whole[cuts:]),
-             ("holed", _chain(_filled(random, text=False), _numbers(random)), holed)]  # fmt: skip
+    parts = [
+        ("some", _numbers(random), whole[:cuts]),
+        ("rest", _numbers(random), whole[cuts:]),
+        ("holed", _chain(_filled(random, text=False), _numbers(random)), holed),
+    ]
     for name in texts:
         filled = [_filled(random, text=True)] if given[name].isna().any() else []
         parts.append((f"text {name}", _chain(*filled, encoder(random)), [name]))
@@ -208,9 +228,15 @@ def _chain(*steps: Any) -> Any:
 def _between(random: Any) -> list[Any]:
     if random.random() < 0.7:
         return []
-    return [_pick(random, preprocessing.StandardScaler, lambda: decomposition.PCA(2, random_state=0),
-                  feature_selection.VarianceThreshold,
-                  lambda: feature_selection.SelectKBest(feature_selection.f_classif, k=2))]  # fmt: skip
+    return [
+        _pick(
+            random,
+            preprocessing.StandardScaler,
+            lambda: decomposition.PCA(2, random_state=0),
+            feature_selection.VarianceThreshold,
+            lambda: feature_selection.SelectKBest(feature_selection.f_classif, k=2),
+        )
+    ]
 
 
 # -- estimators
@@ -223,11 +249,16 @@ def _logistic() -> Any:
 
 
 CLASSIFIERS: tuple[Callable[[], Any], ...] = (
-    _logistic, linear_model.RidgeClassifier, lambda: svm.LinearSVC(max_iter=300), svm.SVC,
+    _logistic,
+    linear_model.RidgeClassifier,
+    lambda: svm.LinearSVC(max_iter=300),
+    svm.SVC,
     lambda: linear_model.SGDClassifier(loss="modified_huber", **_SEEDED),
     lambda: linear_model.SGDClassifier(loss="log_loss", **_SEEDED),
-    neighbors.KNeighborsClassifier, lambda: neighbors.KNeighborsClassifier(7, weights="distance"),
-    naive_bayes.GaussianNB, lambda: tree.DecisionTreeClassifier(max_depth=6, **_SEEDED),
+    neighbors.KNeighborsClassifier,
+    lambda: neighbors.KNeighborsClassifier(7, weights="distance"),
+    naive_bayes.GaussianNB,
+    lambda: tree.DecisionTreeClassifier(max_depth=6, **_SEEDED),
     lambda: ensemble.RandomForestClassifier(12, max_depth=7, **_SEEDED),
     lambda: ensemble.ExtraTreesClassifier(12, **_SEEDED),
     lambda: ensemble.GradientBoostingClassifier(n_estimators=12, **_SEEDED),
@@ -242,18 +273,36 @@ CLASSIFIERS: tuple[Callable[[], Any], ...] = (
     lambda: xgboost.XGBClassifier(n_estimators=12, max_depth=4, n_jobs=1),
     lambda: xgboost.XGBClassifier(n_estimators=8, booster="dart", rate_drop=0.3, n_jobs=1),
     lambda: calibration.CalibratedClassifierCV(svm.LinearSVC(max_iter=300), cv=2),
-    lambda: calibration.CalibratedClassifierCV(tree.DecisionTreeClassifier(max_depth=4, **_SEEDED), method="isotonic", cv=2),
+    lambda: calibration.CalibratedClassifierCV(
+        tree.DecisionTreeClassifier(max_depth=4, **_SEEDED), method="isotonic", cv=2
+    ),
     lambda: ensemble.VotingClassifier([("l", _logistic()), ("g", naive_bayes.GaussianNB())], voting="soft"),
-    lambda: ensemble.VotingClassifier([("l", _logistic()), ("t", tree.DecisionTreeClassifier(max_depth=3, **_SEEDED)), ("g", naive_bayes.GaussianNB())]),
-    lambda: ensemble.StackingClassifier([("f", ensemble.RandomForestClassifier(6, **_SEEDED)), ("l", _logistic())], _logistic(), cv=2),
-    lambda: multiclass.OneVsRestClassifier(_logistic()), lambda: multiclass.OneVsOneClassifier(_logistic()),
+    lambda: ensemble.VotingClassifier(
+        [
+            ("l", _logistic()),
+            ("t", tree.DecisionTreeClassifier(max_depth=3, **_SEEDED)),
+            ("g", naive_bayes.GaussianNB()),
+        ]
+    ),
+    lambda: ensemble.StackingClassifier(
+        [("f", ensemble.RandomForestClassifier(6, **_SEEDED)), ("l", _logistic())], _logistic(), cv=2
+    ),
+    lambda: multiclass.OneVsRestClassifier(_logistic()),
+    lambda: multiclass.OneVsOneClassifier(_logistic()),
     lambda: model_selection.TunedThresholdClassifierCV(_logistic(), cv=2),
-)  # fmt: skip
+)
 REGRESSORS: tuple[Callable[[], Any], ...] = (
-    linear_model.LinearRegression, linear_model.Ridge, lambda: linear_model.Lasso(0.01), linear_model.BayesianRidge,
-    lambda: linear_model.HuberRegressor(max_iter=200), svm.SVR, neighbors.KNeighborsRegressor,
-    lambda: neighbors.KNeighborsRegressor(4, weights="distance"), lambda: tree.DecisionTreeRegressor(max_depth=7, **_SEEDED),
-    lambda: ensemble.RandomForestRegressor(12, max_depth=7, **_SEEDED), lambda: ensemble.ExtraTreesRegressor(8, **_SEEDED),
+    linear_model.LinearRegression,
+    linear_model.Ridge,
+    lambda: linear_model.Lasso(0.01),
+    linear_model.BayesianRidge,
+    lambda: linear_model.HuberRegressor(max_iter=200),
+    svm.SVR,
+    neighbors.KNeighborsRegressor,
+    lambda: neighbors.KNeighborsRegressor(4, weights="distance"),
+    lambda: tree.DecisionTreeRegressor(max_depth=7, **_SEEDED),
+    lambda: ensemble.RandomForestRegressor(12, max_depth=7, **_SEEDED),
+    lambda: ensemble.ExtraTreesRegressor(8, **_SEEDED),
     lambda: ensemble.GradientBoostingRegressor(n_estimators=12, **_SEEDED),
     lambda: ensemble.HistGradientBoostingRegressor(max_iter=12, **_SEEDED),
     lambda: ensemble.AdaBoostRegressor(n_estimators=6, **_SEEDED),
@@ -262,10 +311,16 @@ REGRESSORS: tuple[Callable[[], Any], ...] = (
     lambda: lightgbm.LGBMRegressor(n_estimators=12, verbose=-1, n_jobs=1, min_child_samples=5),
     lambda: xgboost.XGBRegressor(n_estimators=12, max_depth=4, n_jobs=1),
     lambda: compose.TransformedTargetRegressor(linear_model.Ridge(), transformer=preprocessing.StandardScaler()),
-    lambda: compose.TransformedTargetRegressor(tree.DecisionTreeRegressor(max_depth=4, **_SEEDED), func=np.arcsinh, inverse_func=np.sinh),
-    lambda: ensemble.VotingRegressor([("r", linear_model.Ridge()), ("t", tree.DecisionTreeRegressor(max_depth=3, **_SEEDED))]),
-    lambda: ensemble.StackingRegressor([("r", linear_model.Ridge()), ("k", neighbors.KNeighborsRegressor(3))], linear_model.Ridge(), cv=2),
-)  # fmt: skip
+    lambda: compose.TransformedTargetRegressor(
+        tree.DecisionTreeRegressor(max_depth=4, **_SEEDED), func=np.arcsinh, inverse_func=np.sinh
+    ),
+    lambda: ensemble.VotingRegressor(
+        [("r", linear_model.Ridge()), ("t", tree.DecisionTreeRegressor(max_depth=3, **_SEEDED))]
+    ),
+    lambda: ensemble.StackingRegressor(
+        [("r", linear_model.Ridge()), ("k", neighbors.KNeighborsRegressor(3))], linear_model.Ridge(), cv=2
+    ),
+)
 SEVERAL: tuple[Callable[[], Any], ...] = (
     lambda: multioutput.MultiOutputRegressor(linear_model.Ridge()),
     lambda: cross_decomposition.PLSRegression(2),
@@ -312,9 +367,13 @@ def make(seed: int) -> Made:
 def _classes(random: Any, score: Any) -> Any:
     count = int(random.integers(2, 5))
     places = np.digitize(score, np.quantile(score, np.linspace(0, 1, count + 1)[1:-1]))
-    return _pick(random, lambda: places, lambda: places * 7 - 3,
-                 lambda: np.array(["low", "mid", "high", "très"], object)[places],
-                 lambda: places == 0)  # fmt: skip
+    return _pick(
+        random,
+        lambda: places,
+        lambda: places * 7 - 3,
+        lambda: np.array(["low", "mid", "high", "très"], object)[places],
+        lambda: places == 0,
+    )
 
 
 def _fitted(random: Any, columns: Mapping[str, Column], given: pd.DataFrame, kinds: Any, answer: Any) -> Made:
@@ -330,8 +389,11 @@ def _fitted(random: Any, columns: Mapping[str, Column], given: pd.DataFrame, kin
 
 
 def _named(model: Any) -> list[str]:
-    front = [step.__class__.__name__ if part != "passthrough" else part for _, part, _ in model.steps[0][1].transformers_
-             for step in (part.named_steps.values() if hasattr(part, "steps") else [part])]  # fmt: skip
+    front = [
+        step.__class__.__name__ if part != "passthrough" else part
+        for _, part, _ in model.steps[0][1].transformers_
+        for step in (part.named_steps.values() if hasattr(part, "steps") else [part])
+    ]
     return ["/".join(front), *(type(step).__name__ for _, step in model.steps[1:])]
 
 
@@ -343,13 +405,26 @@ def _booster(random: Any, columns: Mapping[str, Column], given: pd.DataFrame, sc
     answer = score if classes is None else classes
     if random.random() < 0.5:
         kind = lightgbm.LGBMRegressor if classes is None else lightgbm.LGBMClassifier
-        options = _pick(random, dict, dict, lambda: {"boosting_type": "dart"}, lambda: {"max_cat_to_onehot": 1},
-                        lambda: {"zero_as_missing": True}, lambda: {"reg_sqrt": True} if classes is None else {})  # fmt: skip
+        options = _pick(
+            random,
+            dict,
+            dict,
+            lambda: {"boosting_type": "dart"},
+            lambda: {"max_cat_to_onehot": 1},
+            lambda: {"zero_as_missing": True},
+            lambda: {"reg_sqrt": True} if classes is None else {},
+        )
         model, flavor = kind(**_LGB, **options).fit(given, answer), "lightgbm"
     else:
         kind = xgboost.XGBRegressor if classes is None else xgboost.XGBClassifier
-        options = _pick(random, dict, dict, lambda: {"max_cat_to_onehot": 1}, lambda: {"booster": "dart", "rate_drop": 0.4},
-                        lambda: {"num_parallel_tree": 2, "subsample": 0.7})  # fmt: skip
+        options = _pick(
+            random,
+            dict,
+            dict,
+            lambda: {"max_cat_to_onehot": 1},
+            lambda: {"booster": "dart", "rate_drop": 0.4},
+            lambda: {"num_parallel_tree": 2, "subsample": 0.7},
+        )
         model, flavor = kind(**_XGB, **options).fit(given, answer), "xgboost"
     return Made(f"{flavor} {kind.__name__} {options}", model, given, columns, flavor)
 

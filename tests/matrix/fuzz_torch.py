@@ -57,16 +57,38 @@ def elementwise(rng: Random, shape: tuple[int, ...]) -> Made:
 
 
 ELEMENTWISE: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    "relu": F.relu, "gelu": F.gelu, "gelu tanh": lambda x: F.gelu(x, approximate="tanh"), "silu": F.silu, "elu": F.elu,
-    "tanh": torch.tanh, "sigmoid": torch.sigmoid, "softplus": F.softplus, "mish": F.mish, "hardswish": F.hardswish,
-    "leaky": lambda x: F.leaky_relu(x, 0.1), "square": lambda x: x.clamp(-9, 9).square(), "abs": torch.abs,
-    "clamp": lambda x: x.clamp(-1, 1), "sin": lambda x: x.clamp(-9, 9).sin(), "exp": lambda x: x.clamp(-5, 5).exp(),
-    "log": lambda x: x.abs().log1p(), "sqrt": lambda x: (x.abs() + 1e-3).sqrt(), "half": lambda x: x / 2,
-    "residual": lambda x: x + F.relu(x), "erf": torch.erf, "rsqrt": lambda x: (x * x + 1).rsqrt(),
-    "where": lambda x: torch.where(x > 0, x, 0.1 * x), "softsign": F.softsign, "reciprocal": lambda x: 1 / (x.abs() + 1),
-    "mask": lambda x: x.masked_fill(x < -1, -1.0), "pow": lambda x: x.abs().clamp(max=9).pow(1.5), "minus": lambda x: -x,
-    "maximum": lambda x: torch.maximum(x, -0.5 * x), "atan": torch.atan, "fraction": lambda x: x * 1.25 - 0.5,
-}  # fmt: skip
+    "relu": F.relu,
+    "gelu": F.gelu,
+    "gelu tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "silu": F.silu,
+    "elu": F.elu,
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+    "softplus": F.softplus,
+    "mish": F.mish,
+    "hardswish": F.hardswish,
+    "leaky": lambda x: F.leaky_relu(x, 0.1),
+    "square": lambda x: x.clamp(-9, 9).square(),
+    "abs": torch.abs,
+    "clamp": lambda x: x.clamp(-1, 1),
+    "sin": lambda x: x.clamp(-9, 9).sin(),
+    "exp": lambda x: x.clamp(-5, 5).exp(),
+    "log": lambda x: x.abs().log1p(),
+    "sqrt": lambda x: (x.abs() + 1e-3).sqrt(),
+    "half": lambda x: x / 2,
+    "residual": lambda x: x + F.relu(x),
+    "erf": torch.erf,
+    "rsqrt": lambda x: (x * x + 1).rsqrt(),
+    "where": lambda x: torch.where(x > 0, x, 0.1 * x),
+    "softsign": F.softsign,
+    "reciprocal": lambda x: 1 / (x.abs() + 1),
+    "mask": lambda x: x.masked_fill(x < -1, -1.0),
+    "pow": lambda x: x.abs().clamp(max=9).pow(1.5),
+    "minus": lambda x: -x,
+    "maximum": lambda x: torch.maximum(x, -0.5 * x),
+    "atan": torch.atan,
+    "fraction": lambda x: x * 1.25 - 0.5,
+}
 
 
 def on_vector(rng: Random, shape: tuple[int, ...]) -> Made:
@@ -158,10 +180,13 @@ def on_image(rng: Random, shape: tuple[int, ...]) -> Made:
         lambda: computed("tokens", lambda x: x.flatten(2).transpose(1, 2), (h * w, c)),
         lambda: computed("channel softmax", lambda x: x.softmax(1), shape),
         lambda: computed("squeeze and excite", lambda x: x * x.mean((2, 3), keepdim=True).sigmoid(), shape),
-        lambda: computed("reflect", lambda x: F.pad(x, (1, 1, 1, 1), mode="reflect"), (c, h + 2, w + 2))
-        if min(h, w) > 1 else elementwise(rng, shape),
+        lambda: (
+            computed("reflect", lambda x: F.pad(x, (1, 1, 1, 1), mode="reflect"), (c, h + 2, w + 2))
+            if min(h, w) > 1
+            else elementwise(rng, shape)
+        ),
         lambda: elementwise(rng, shape),
-    ]  # fmt: skip
+    ]
     return rng.choice(options)()
 
 

@@ -7,9 +7,15 @@ import tensorflow as tf
 
 tf.keras.utils.set_random_seed(0)
 layers = tf.keras.layers
-model = tf.keras.Sequential([
-    tf.keras.Input((28, 28, 3), name="image"), layers.Conv2D(8, 3, activation="relu"), layers.BatchNormalization(),
-    layers.MaxPool2D(), layers.Conv2D(16, 3, activation="gelu"), layers.GlobalAveragePooling2D(),
-    layers.Dense(5, activation="softmax"),
-])  # fmt: skip
+model = tf.keras.Sequential(
+    [
+        tf.keras.Input((28, 28, 3), name="image"),
+        layers.Conv2D(8, 3, activation="relu"),
+        layers.BatchNormalization(),
+        layers.MaxPool2D(),
+        layers.Conv2D(16, 3, activation="gelu"),
+        layers.GlobalAveragePooling2D(),
+        layers.Dense(5, activation="softmax"),
+    ]
+)
 model.save(sys.argv[1] + "/model.keras")

@@ -34,19 +34,39 @@ def discretized(k: Any) -> Any:
 
 
 def convolutional(k: Any) -> Any:
-    return network(k, k.Input((28, 28, 3), name="image"), k.layers.Conv2D(8, 3, activation="relu"), k.layers.BatchNormalization(),
-                   k.layers.SeparableConv2D(8, 3, activation="gelu"), k.layers.MaxPool2D(2), k.layers.Conv2DTranspose(4, 3),
-                   k.layers.GlobalAveragePooling2D(), k.layers.Dropout(0.5), k.layers.Dense(5, activation="softmax"))  # fmt: skip
+    return network(
+        k,
+        k.Input((28, 28, 3), name="image"),
+        k.layers.Conv2D(8, 3, activation="relu"),
+        k.layers.BatchNormalization(),
+        k.layers.SeparableConv2D(8, 3, activation="gelu"),
+        k.layers.MaxPool2D(2),
+        k.layers.Conv2DTranspose(4, 3),
+        k.layers.GlobalAveragePooling2D(),
+        k.layers.Dropout(0.5),
+        k.layers.Dense(5, activation="softmax"),
+    )
 
 
 def resized(k: Any) -> Any:
-    return network(k, k.Input((None, None, 3), name="image"), k.layers.Rescaling(1 / 255), k.layers.Resizing(16, 16),
-                   k.layers.Conv2D(4, 3, padding="same"), k.layers.Flatten(), k.layers.Dense(2))  # fmt: skip
+    return network(
+        k,
+        k.Input((None, None, 3), name="image"),
+        k.layers.Rescaling(1 / 255),
+        k.layers.Resizing(16, 16),
+        k.layers.Conv2D(4, 3, padding="same"),
+        k.layers.Flatten(),
+        k.layers.Dense(2),
+    )
 
 
 def causal(k: Any) -> Any:
-    return network(k, k.Input((None, 4), name="signal"), k.layers.Conv1D(8, 3, padding="causal", dilation_rate=2, activation="swish"),
-                   k.layers.Conv1D(2, 1))  # fmt: skip
+    return network(
+        k,
+        k.Input((None, 4), name="signal"),
+        k.layers.Conv1D(8, 3, padding="causal", dilation_rate=2, activation="swish"),
+        k.layers.Conv1D(2, 1),
+    )
 
 
 def volume(k: Any) -> Any:
@@ -80,8 +100,13 @@ def masked(cell: str) -> Callable[[Any], Any]:
 
 
 def bidirectional(k: Any) -> Any:
-    return network(k, k.Input((None, 5), name="signal"), k.layers.Masking(0.0), k.layers.Bidirectional(k.layers.GRU(6, return_sequences=True)),
-                   k.layers.Dense(2))  # fmt: skip
+    return network(
+        k,
+        k.Input((None, 5), name="signal"),
+        k.layers.Masking(0.0),
+        k.layers.Bidirectional(k.layers.GRU(6, return_sequences=True)),
+        k.layers.Dense(2),
+    )
 
 
 def time_distributed(k: Any) -> Any:
@@ -159,12 +184,31 @@ def with_own_layer(k: Any) -> Any:
 
 
 NETWORKS: dict[str, Callable[[Any], Any]] = {
-    "normalization": normalization, "discretization": discretized, "conv2d": convolutional, "resizing": resized, "causal": causal,
-    "conv3d": volume, "embedding": embedded, "masked_lstm": masked("LSTM"), "masked_gru": masked("GRU"), "masked_rnn": masked("SimpleRNN"),
-    "bidirectional": bidirectional, "time_distributed": time_distributed, "attention": attention, "two_in_two_out": two_in_two_out, "by_name": by_name, "unused": unused,
-    "twice": twice, "convlstm": convolved_memory, "operators": of_operators, "float64": halved, "text": text, "lookup": looked_up,
-    "lambda": with_lambda, "own_layer": with_own_layer,
-}  # fmt: skip
+    "normalization": normalization,
+    "discretization": discretized,
+    "conv2d": convolutional,
+    "resizing": resized,
+    "causal": causal,
+    "conv3d": volume,
+    "embedding": embedded,
+    "masked_lstm": masked("LSTM"),
+    "masked_gru": masked("GRU"),
+    "masked_rnn": masked("SimpleRNN"),
+    "bidirectional": bidirectional,
+    "time_distributed": time_distributed,
+    "attention": attention,
+    "two_in_two_out": two_in_two_out,
+    "by_name": by_name,
+    "unused": unused,
+    "twice": twice,
+    "convlstm": convolved_memory,
+    "operators": of_operators,
+    "float64": halved,
+    "text": text,
+    "lookup": looked_up,
+    "lambda": with_lambda,
+    "own_layer": with_own_layer,
+}
 
 
 class Constants(tf.Module):  # type: ignore[misc]
@@ -204,8 +248,12 @@ class Constants(tf.Module):  # type: ignore[misc]
 
 def saved(name: str, folder: Path) -> None:
     module = Constants()
-    chosen = {"constants": {"serving_default": module.affine}, "loop": {"serving_default": module.looped},
-              "gather": {"only": module.looked_up}, "signatures": {"first": module.affine, "second": module.shifted}}  # fmt: skip
+    chosen = {
+        "constants": {"serving_default": module.affine},
+        "loop": {"serving_default": module.looped},
+        "gather": {"only": module.looked_up},
+        "signatures": {"first": module.affine, "second": module.shifted},
+    }
     if name in chosen:
         tf.saved_model.save(module, str(folder), signatures=chosen[name])
     elif name == "own_layer":

@@ -132,12 +132,18 @@ def scripted(module: Callable[[], nn.Module], *given: Any, opset: int = 17, **op
 
 SHAPES["torch 2.8, convolutions"] = scripted(
     lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3)),
-    torch.randn(2, 3, 8, 8), input_names=["image"], output_names=["logits"], dynamic_axes={"image": {0: "batch"}},
-)  # fmt: skip
+    torch.randn(2, 3, 8, 8),
+    input_names=["image"],
+    output_names=["logits"],
+    dynamic_axes={"image": {0: "batch"}},
+)
 SHAPES["torch 2.8, LSTM"] = scripted(
-    lambda: nn.LSTM(4, 8, batch_first=True), torch.randn(2, 5, 4), input_names=["x"], output_names=["y", "h", "c"],
+    lambda: nn.LSTM(4, 8, batch_first=True),
+    torch.randn(2, 5, 4),
+    input_names=["x"],
+    output_names=["y", "h", "c"],
     dynamic_axes={"x": {0: "batch", 1: "time"}},
-)  # fmt: skip
+)
 SHAPES["torch 2.8, names as they fall"] = scripted(lambda: nn.Linear(4, 2), torch.randn(2, 4), opset=11)
 
 
@@ -155,10 +161,13 @@ class Encoder(nn.Module):
 
 
 SHAPES["optimum, encoder"] = scripted(
-    Encoder, torch.ones(2, 6, dtype=torch.int64), torch.ones(2, 6, dtype=torch.int64),
-    input_names=["input_ids", "attention_mask"], output_names=["last_hidden_state"],
+    Encoder,
+    torch.ones(2, 6, dtype=torch.int64),
+    torch.ones(2, 6, dtype=torch.int64),
+    input_names=["input_ids", "attention_mask"],
+    output_names=["last_hidden_state"],
     dynamic_axes={n: {0: "batch_size", 1: "sequence_length"} for n in ("input_ids", "attention_mask")},
-)  # fmt: skip
+)
 
 
 def dynamo(module: Callable[[], nn.Module], *given: Any, **options: Any) -> Write:
@@ -178,9 +187,10 @@ def dynamo(module: Callable[[], nn.Module], *given: Any, **options: Any) -> Writ
 
 
 SHAPES["torch 2.13, linear"] = dynamo(
-    lambda: nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 2)), torch.randn(2, 4),
+    lambda: nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 2)),
+    torch.randn(2, 4),
     dynamic_shapes=({0: torch.export.Dim("rows")},),
-)  # fmt: skip
+)
 
 
 # -- quantised
@@ -301,10 +311,15 @@ text(
     HEAD + "n (float[N, 3] x) => (float[N, 3] y) { y = Relu(x) }",
     lambda m: m.opset_import.add(domain="", version=9),
 )
-text("preview operators", HEAD.replace("]", ', "ai.onnx.preview.training" : 1]') +
-     "n (float[N, 3] x) => (float[N, 3] y) { y = ai.onnx.preview.training.Adam(x) }")  # fmt: skip
-text("another vendor's operator", HEAD.replace("]", ', "com.vendor" : 1]') +
-     "n (float[N, 3] x) => (float[N, 3] y) { y = com.vendor.Magic(x) }")  # fmt: skip
+text(
+    "preview operators",
+    HEAD.replace("]", ', "ai.onnx.preview.training" : 1]')
+    + "n (float[N, 3] x) => (float[N, 3] y) { y = ai.onnx.preview.training.Adam(x) }",
+)
+text(
+    "another vendor's operator",
+    HEAD.replace("]", ', "com.vendor" : 1]') + "n (float[N, 3] x) => (float[N, 3] y) { y = com.vendor.Magic(x) }",
+)
 text(
     "never runs",
     HEAD + "n (float[N, 3] x) => (float[N, 3] y) <float[2, 2] w = {1, 2, 3, 4}> { a = Reshape(x, s) y = MatMul(a, w) }",

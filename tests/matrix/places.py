@@ -61,8 +61,13 @@ def artifact(folder: Path) -> Iterator[str]:
         folder.rename(folder.parent / "model")
         variables = {**os.environ, "PACKAGER_STORE": str(folder.parent / "first")}
         for words in (["build"], ["push", "first:1.0.0", f"oci://{running.host}/models/first"]):
-            subprocess.run([sys.executable, "-m", "packager", *words], check=True, cwd=folder.parent, env=variables,
-                           capture_output=True)  # fmt: skip
+            subprocess.run(
+                [sys.executable, "-m", "packager", *words],
+                check=True,
+                cwd=folder.parent,
+                env=variables,
+                capture_output=True,
+            )
         yield f"source: oci://{running.host}/models/first:1.0.0\n"
 
 

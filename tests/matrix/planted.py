@@ -135,8 +135,16 @@ FAULTS: tuple[Fault, ...] = (
     Fault("texts are read in lower case", "table", at_input("city", lower_case)),
     # what is answered
     Fault("two classes are exchanged in the probabilities only", "scaled", at_output(1, columns(1, 0, 2))),
-    Fault("two classes are exchanged in the labels only", "scaled", constant("Gather", _first_and_second_exchanged, size=3, dtype="O")),
-    Fault("two classes are exchanged in the labels only", "forest", constant("Gather", _first_and_second_exchanged, size=3, dtype="O")),
+    Fault(
+        "two classes are exchanged in the labels only",
+        "scaled",
+        constant("Gather", _first_and_second_exchanged, size=3, dtype="O"),
+    ),
+    Fault(
+        "two classes are exchanged in the labels only",
+        "forest",
+        constant("Gather", _first_and_second_exchanged, size=3, dtype="O"),
+    ),
     Fault("the two probabilities are exchanged", "xgboost", at_output(1, columns(1, 0))),
     Fault("a batch is answered as its first row", "scaled", at_output(1, first_row_only)),
     Fault("a batch is answered as its first row", "mlp", at_output(0, first_row_only)),
@@ -168,7 +176,11 @@ FAULTS: tuple[Fault, ...] = (
     Fault("the last tree is left out", "boosting", constant("Gather", _previous, size=1, dtype="i")),
     Fault("the last round is left out", "lightgbm", constant("Gather", _previous, size=1, index=-1, dtype="i")),
     Fault("the base score is left out", "boosting", constant("Gather", _without_base)),
-    Fault("a category is on the other side of a set", "lightgbm", constant("Gather", element(0, lambda value: 1 - value), dtype="u")),
+    Fault(
+        "a category is on the other side of a set",
+        "lightgbm",
+        constant("Gather", element(0, lambda value: 1 - value), dtype="u"),
+    ),
     # linear models and what stands in front
     Fault("one coefficient is nothing", "scaled", constant("MatMul", element(4, zero))),
     Fault("one coefficient has the other sign", "ridge", constant("MatMul", element(1, np.negative))),
@@ -185,10 +197,18 @@ FAULTS: tuple[Fault, ...] = (
     Fault("one edge of the bins is shifted", "bins", constant("Gather", element(1, step_up), size=3)),
     Fault("an edge belongs to the bin below", "bins", operator("LessOrEqual", "Less")),
     Fault("above became at least", "above", operator("Greater", "GreaterOrEqual")),
-    Fault("the classes of training rows are off by one", "neighbours", constant("Gather", _rolled, size=300, dtype="i", index=-1)),
+    Fault(
+        "the classes of training rows are off by one",
+        "neighbours",
+        constant("Gather", _rolled, size=300, dtype="i", index=-1),
+    ),
     Fault("the farthest are taken for the nearest", "neighbours", attribute("TopK", "largest", lambda _: 1)),
     # texts
-    Fault("one word of the vocabulary is dropped", "words", attribute("TfIdfVectorizer", "pool_strings", lambda words: [b"~", *words[1:]])),
+    Fault(
+        "one word of the vocabulary is dropped",
+        "words",
+        attribute("TfIdfVectorizer", "pool_strings", lambda words: [b"~", *words[1:]]),
+    ),
     Fault("one word weighs differently", "words", constant("Mul", element(2, _scaled(1.05)))),
     Fault("texts keep their capitals", "words", attribute("StringNormalizer", "case_change_action", lambda _: "NONE")),
     Fault("the length of rows is not made one", "words", skipped("Div")),
@@ -204,7 +224,9 @@ FAULTS: tuple[Fault, ...] = (
     Fault("maxima go over another axis", "means", constant("ReduceMax", lambda _: [1], size=1, dtype="i")),
     Fault("epsilon is a hundred times larger", "norm", attribute("LayerNormalization", "epsilon", lambda _: 1e-3)),
     Fault("GELU is the fast form", "norm", gelu_by_tanh),
-    Fault("one row of the embedding is another's", "embedding", constant("Gather", element((19,), _scaled(0.9)), size=120)),
+    Fault(
+        "one row of the embedding is another's", "embedding", constant("Gather", element((19,), _scaled(0.9)), size=120)
+    ),
     Fault("tokens are off by one", "embedding", constant("Gather", _rolled_rows, size=120)),
     Fault("places are off by one", "embedding", constant("Add", _rolled_rows, size=48)),
     Fault("divisions of whole numbers round to zero", "times", skipped("Sub", index=1)),
@@ -220,7 +242,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault("epsilon is a hundred times larger", "bert", attribute("LayerNormalization", "epsilon", lambda _: 1e-3)),
     Fault("GELU is the fast form", "bert", gelu_by_tanh),
     Fault("places are off by one", "bert", constant("Gather", _rolled_rows, size=24 * 32)),
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)

@@ -24,12 +24,14 @@ from tests.matrix.fuzz_tables import Made, registered
 
 _R = np.random.RandomState(3)
 _N = 300
-TABLE = pd.DataFrame({
-    "price": (_R.gamma(2.0, 900.0, _N)).round(2),
-    "signal": _R.randn(_N),
-    "visits": _R.randint(0, 40, _N),
-    "city": _R.choice(["north", "south pier", "east", "Ösl"], _N).astype(object),
-})  # fmt: skip
+TABLE = pd.DataFrame(
+    {
+        "price": (_R.gamma(2.0, 900.0, _N)).round(2),
+        "signal": _R.randn(_N),
+        "visits": _R.randint(0, 40, _N),
+        "city": _R.choice(["north", "south pier", "east", "Ösl"], _N).astype(object),
+    }
+)
 HOLES = TABLE[["price", "signal"]].mask(_R.rand(_N, 2) < 0.15)
 SCORE = TABLE.signal + TABLE.price / 900 + (TABLE.city == "east") * 2 - TABLE.visits / 20
 YES = (SCORE.median() < SCORE).to_numpy()
@@ -48,9 +50,10 @@ def _kept(model: Any, given: pd.DataFrame, answer: Any, flavor: str = "sklearn")
 
 def _table() -> Any:
     front = make_column_transformer(
-        (StandardScaler(), ["price", "visits"]), (SimpleImputer(), ["signal"]),
+        (StandardScaler(), ["price", "visits"]),
+        (SimpleImputer(), ["signal"]),
         (OneHotEncoder(handle_unknown="ignore"), ["city"]),
-    )  # fmt: skip
+    )
     return make_pipeline(front, LogisticRegression())
 
 
@@ -76,8 +79,18 @@ MODELS: dict[str, Callable[[Path], Path]] = {
     "scaled": _kept(make_pipeline(StandardScaler(), LogisticRegression()), TABLE[NUMBERS], NAMES),
     "ridge": _kept(Ridge(), TABLE[NUMBERS], SCORE),
     "table": _kept(_table(), TABLE.assign(signal=HOLES.signal), YES),
-    "ordinal": _kept(make_pipeline(OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1), Ridge()), TABLE[["city"]], SCORE),
-    "bins": _kept(make_pipeline(KBinsDiscretizer(4, encode="onehot-dense", quantile_method="averaged_inverted_cdf"), LogisticRegression()), TABLE[["price", "signal"]], YES),
+    "ordinal": _kept(
+        make_pipeline(OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1), Ridge()),
+        TABLE[["city"]],
+        SCORE,
+    ),
+    "bins": _kept(
+        make_pipeline(
+            KBinsDiscretizer(4, encode="onehot-dense", quantile_method="averaged_inverted_cdf"), LogisticRegression()
+        ),
+        TABLE[["price", "signal"]],
+        YES,
+    ),
     "above": _kept(make_pipeline(Binarizer(threshold=0.75), LogisticRegression()), TABLE[["price", "signal"]], YES),
     "forest": _kept(RandomForestClassifier(5, max_depth=4, random_state=0), TABLE[DOUBLES], NAMES),
     "boosting": _kept(GradientBoostingRegressor(n_estimators=6, random_state=0), TABLE[DOUBLES], SCORE),
@@ -86,4 +99,4 @@ MODELS: dict[str, Callable[[Path], Path]] = {
     "words": _words,
     "lightgbm": _lightgbm,
     "xgboost": _xgboost,
-}  # fmt: skip
+}

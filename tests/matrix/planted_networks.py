@@ -112,9 +112,15 @@ def _bert(folder: Path) -> Path:
 
     torch.manual_seed(0)
     config = transformers.BertConfig(
-        hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64, vocab_size=50,
-        max_position_embeddings=24, num_labels=3, initializer_range=0.2,
-    )  # fmt: skip
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=64,
+        vocab_size=50,
+        max_position_embeddings=24,
+        num_labels=3,
+        initializer_range=0.2,
+    )
     transformers.BertForSequenceClassification(config).save_pretrained(folder)
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "small", "cat"]
     (folder / "vocab.txt").write_text("\n".join(words))
@@ -132,4 +138,4 @@ MODELS: dict[str, Callable[[Path], Path]] = {
     "attention": _torch(Attention, torch.randn(2, 5, 8), torch.ones(2, 5, dtype=torch.bool)),
     "choice": _torch(Choice, torch.randn(2, 4)),
     "bert": _bert,
-}  # fmt: skip
+}

@@ -51,10 +51,13 @@ class Target:
 
 
 TARGETS = (
-    *(Target("onnxruntime", "cpu", form) for form in ("fp32", "fp32_optimised", "fp16", "mixed", "int8", "int8_dynamic")),
+    *(
+        Target("onnxruntime", "cpu", form)
+        for form in ("fp32", "fp32_optimised", "fp16", "mixed", "int8", "int8_dynamic")
+    ),
     *(Target("openvino", "cpu", form) for form in ("fp32", "fp16")),
     *(Target("tensorrt-rtx", "sm_86", form) for form in ("fp32", "fp16")),
-)  # fmt: skip
+)
 """Triton and ONNX Runtime's other providers take the same files; the other capabilities are in measurements/."""
 _VERSIONS = {"onnxruntime": ">=1.17", "openvino": ">=2024.6", "tensorrt-rtx": "1.7.*"}
 
@@ -117,8 +120,12 @@ def registered(folder: Path) -> None:
     """Log a network to a registry, in a process of its own: MLflow keeps addresses in globals."""
     folder.mkdir(parents=True)
     code = "import sys; from tests.support.mlflow_registries import log_models; log_models(*sys.argv[1:])"
-    subprocess.run([sys.executable, "-c", code, f"sqlite:///{folder}/mlflow.db", (folder / "artifacts").as_uri()],
-                   check=True, cwd=HERE.parents[1], capture_output=True)  # fmt: skip
+    subprocess.run(
+        [sys.executable, "-c", code, f"sqlite:///{folder}/mlflow.db", (folder / "artifacts").as_uri()],
+        check=True,
+        cwd=HERE.parents[1],
+        capture_output=True,
+    )
 
 
 def stored(folder: Path) -> None:
@@ -132,8 +139,14 @@ def stored(folder: Path) -> None:
 IMAGE = "inputs: {image: {dtype: float32, shape: [batch, 3, 64, 64], range: [0, 1]}}\ndynamic: {batch: [1, 8]}\n"
 TOKENS = "dynamic: {batch: [1, 4], sequence: [1, 32]}\n"
 SOURCES = (
-    Source("torch pickle", "CNN, 6 k parameters", torch_model("pickled"), f"allow-pickle: true\n{IMAGE}", images=True,
-           own_code=True),
+    Source(
+        "torch pickle",
+        "CNN, 6 k parameters",
+        torch_model("pickled"),
+        f"allow-pickle: true\n{IMAGE}",
+        images=True,
+        own_code=True,
+    ),
     Source("torch `.pt2`", "CNN, 6 k parameters", torch_model("pt2"), IMAGE, images=True),
     Source("TorchScript", "CNN, 6 k parameters", torch_model("script"), f"allow-pickle: true\n{IMAGE}", images=True),
     Source("torch `.pt2`, ResNet", "ResNet-50, 25.6 M parameters", torch_model("resnet"), IMAGE, images=True),
@@ -143,16 +156,38 @@ SOURCES = (
     Source("ONNX with external data", "MLP, 12 M parameters", table_model("onnx"), ""),
     Source("scikit-learn pipeline", "logistic regression over text, categories, numbers", table_model("pipeline"), ""),
     Source("scikit-learn boosting", "gradient boosting over text, categories, numbers", table_model("boosting"), ""),
-    Source("scikit-learn + XGBoost", "XGBoost behind text, categories, numbers", table_model("mixed"), "allow-pickle: true\n"),
+    Source(
+        "scikit-learn + XGBoost",
+        "XGBoost behind text, categories, numbers",
+        table_model("mixed"),
+        "allow-pickle: true\n",
+    ),
     Source("XGBoost", "binary booster, missing values", table_model("xgboost"), ""),
     Source("LightGBM", "binary booster, missing values", table_model("lightgbm"), ""),
-    Source("scikit-learn 1.5.2", "random forest, `toolchain: locked`", elsewhere(OLD_SKLEARN, "old_sklearn.py"), "toolchain: locked\n"),
-    Source("Spark ML", "logistic regression over categories and numbers", elsewhere(SPARK, "spark_model.py"), "toolchain: locked\nlimits: {minutes: 60}\n"),
+    Source(
+        "scikit-learn 1.5.2",
+        "random forest, `toolchain: locked`",
+        elsewhere(OLD_SKLEARN, "old_sklearn.py"),
+        "toolchain: locked\n",
+    ),
+    Source(
+        "Spark ML",
+        "logistic regression over categories and numbers",
+        elsewhere(SPARK, "spark_model.py"),
+        "toolchain: locked\nlimits: {minutes: 60}\n",
+    ),
     Source("Keras `.keras`", "CNN, 4 k parameters", elsewhere(TENSORFLOW, "keras_model.py"), "toolchain: locked\n"),
-    Source("TensorFlow SavedModel", "CNN, 4 k parameters", elsewhere(TENSORFLOW, "saved_model.py"), "toolchain: locked\nallow-pickle: true\n"),
+    Source(
+        "TensorFlow SavedModel",
+        "CNN, 4 k parameters",
+        elsewhere(TENSORFLOW, "saved_model.py"),
+        "toolchain: locked\nallow-pickle: true\n",
+    ),
     Source("MLflow registry, torch `.pt2`", "one linear layer", registered, "", places.mlflow),
     Source("BentoML model store", "LightGBM", stored, "", places.bentoml),
-    Source("BentoML model store, joblib", "logistic regression", stored, "allow-pickle: true\n", places.bentoml_pickled),
+    Source(
+        "BentoML model store, joblib", "logistic regression", stored, "allow-pickle: true\n", places.bentoml_pickled
+    ),
     Source("S3, torch `.pt2`", "CNN, 6 k parameters", torch_model("pt2"), IMAGE, places.bucket, images=True),
     Source("OCI artifact (a bundle)", "MLP, 12 M parameters", table_model("onnx"), "", places.artifact),
-)  # fmt: skip
+)

@@ -18,27 +18,84 @@ from tests.support.environments import python_with
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("models")]
 
 ROOT = Path(__file__).parents[2]
-TENSORFLOW = ("tensorflow==2.21.0", "tf-keras==2.21.0", "keras==3.15.1", "tf2onnx==1.17.0", "onnx==1.23.2",
-              "onnxruntime==1.32.0", "pyyaml", "packaging")  # fmt: skip
-COMMON = ("normalization", "conv2d", "conv3d", "causal", "embedding", "masked_lstm", "masked_gru", "masked_rnn", "attention",
-          "two_in_two_out", "by_name", "unused", "twice", "convlstm", "operators", "bidirectional")  # fmt: skip
+TENSORFLOW = (
+    "tensorflow==2.21.0",
+    "tf-keras==2.21.0",
+    "keras==3.15.1",
+    "tf2onnx==1.17.0",
+    "onnx==1.23.2",
+    "onnxruntime==1.32.0",
+    "pyyaml",
+    "packaging",
+)
+COMMON = (
+    "normalization",
+    "conv2d",
+    "conv3d",
+    "causal",
+    "embedding",
+    "masked_lstm",
+    "masked_gru",
+    "masked_rnn",
+    "attention",
+    "two_in_two_out",
+    "by_name",
+    "unused",
+    "twice",
+    "convlstm",
+    "operators",
+    "bidirectional",
+)
 RIGHT = (
     *(f"keras:{name}" for name in (*COMMON, "discretization", "resizing", "float64")),
     *(f"h5:{name}" for name in (*COMMON, "time_distributed")),
     *(f"h5_of_3:{name}" for name in ("conv2d", "embedding", "normalization")),
-    *(f"saved:{name}" for name in ("constants", "loop", "gather", "second_signature", "own_layer", "trained", "normalization", "embedding")),
-    *(f"lite:{name}" for name in ("normalization", "causal", "resizing", "embedding", "attention", "two_in_two_out", "unused")),
-)  # fmt: skip
-REFUSED = ("keras:text", "keras:lookup", "keras:lambda", "keras:own_layer", "keras:time_distributed", "h5:lambda", "h5:own_layer",
-           "h5_of_3:lambda", "h5_of_3:masked_lstm", "saved:text", "saved:signature", "lite:conv2d")  # fmt: skip
+    *(
+        f"saved:{name}"
+        for name in (
+            "constants",
+            "loop",
+            "gather",
+            "second_signature",
+            "own_layer",
+            "trained",
+            "normalization",
+            "embedding",
+        )
+    ),
+    *(
+        f"lite:{name}"
+        for name in ("normalization", "causal", "resizing", "embedding", "attention", "two_in_two_out", "unused")
+    ),
+)
+REFUSED = (
+    "keras:text",
+    "keras:lookup",
+    "keras:lambda",
+    "keras:own_layer",
+    "keras:time_distributed",
+    "h5:lambda",
+    "h5:own_layer",
+    "h5_of_3:lambda",
+    "h5_of_3:masked_lstm",
+    "saved:text",
+    "saved:signature",
+    "lite:conv2d",
+)
 
 
 def judged(titles: tuple[str, ...], code: Path) -> list[Row]:
     program = of_environment(python_with(*TENSORFLOW).parent.parent, code)
     variables = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     variables["PYTHONPATH"] = os.pathsep.join((program.code, str(ROOT)))
-    done = subprocess.run([program.program, "-P", "-m", "tests.matrix.keras_verdicts", *titles], capture_output=True, text=True,
-                          env=variables, cwd=ROOT, check=False)  # fmt: skip
+    done = subprocess.run(
+        [program.program, "-P", "-m", "tests.matrix.keras_verdicts", *titles],
+        capture_output=True,
+        text=True,
+        env=variables,
+        cwd=ROOT,
+        check=False,
+    )
     rows = [
         Row(**json.loads(line.removeprefix("ROW "))) for line in done.stdout.splitlines() if line.startswith("ROW ")
     ]

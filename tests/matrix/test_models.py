@@ -21,9 +21,15 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("models")]
 
 _KINDS = {"b": "boolean", "i": "long", "u": "long", "f": "double", "O": "string", "U": "string"}
 _NO_INPUT = {  # what these take is no table of numbers: they are tools of fitting
-    "DictVectorizer", "FeatureHasher", "LabelBinarizer", "LabelEncoder", "MultiLabelBinarizer", "PatchExtractor",
-    "SparseCoder", "ClassicalMDS",
-}  # fmt: skip
+    "DictVectorizer",
+    "FeatureHasher",
+    "LabelBinarizer",
+    "LabelEncoder",
+    "MultiLabelBinarizer",
+    "PatchExtractor",
+    "SparseCoder",
+    "ClassicalMDS",
+}
 
 
 def registered(model: Any, given: Any, folder: Path) -> Path:
@@ -53,8 +59,11 @@ def row(name: str, fitted: Callable[[], Any], folder: Path) -> Row:
 
 def test_every_estimator_is_right_or_refused_with_the_reason(tmp_path: Path) -> None:
     named = [*estimators.library(), *estimators.PIPELINES.items()]
-    rows = [row(name, fitted, tmp_path / str(number)) for number, (name, fitted) in enumerate(named)
-            if name not in _NO_INPUT]  # fmt: skip
+    rows = [
+        row(name, fitted, tmp_path / str(number))
+        for number, (name, fitted) in enumerate(named)
+        if name not in _NO_INPUT
+    ]
     verdicts.write("sklearn", [item for item in rows if item.verdict != "not-fitted"])
     counts = Counter(item.verdict for item in rows)
     off = [item for item in rows if item.verdict in ("wrong", "crash", "refused-poor")]

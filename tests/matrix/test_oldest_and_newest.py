@@ -20,7 +20,7 @@ from packager.runtimes import onnxruntime
 from packager import exporters, plugins
 from packager.actions.runner import Runner
 from packager.build import build
-from packager.exporters import Wishes
+from packager.exporters import ExportOptions
 from packager.lock import locking
 from packager.recipe import recipe as recipes
 from packager.sandbox.sandbox import default_limits
@@ -75,7 +75,7 @@ def promised(source: Source, folder: Path) -> tuple[Path, Path]:
     parsed = recipes.parse(text, "bundle.yaml", plugins.names("runtimes"))
     store = Store(folder / "store")
     runner, memo = Runner(store, default_limits()), Memo(store.root / "memo")
-    here = locking.Surroundings(folder / "project", None, dict(os.environ))
+    here = locking.BuildContext(folder / "project", None, dict(os.environ))
     lock = locking.resolve(parsed, runner, here, memo)
     made = build.build(parsed, lock, runner, here, memo)
     assert made.bundle is not None, made.verdict
@@ -85,7 +85,7 @@ def promised(source: Source, folder: Path) -> tuple[Path, Path]:
     assert (promise["versions"], promise["oldest"]["version"]) == (">=1.15", "1.15.0")
     (folder / "cases").mkdir()
     params = {name: spec.to_json() for name, spec in (parsed.inputs or {}).items()} or None
-    wishes = Wishes.from_params(
+    wishes = ExportOptions.from_params(
         {"inputs": params, "dynamic": {name: axis.to_json() for name, axis in parsed.dynamic.items()}}
     )
     opened = exporters.exporter(lock.kind).load(folder / "project" / "model", lock.payload, wishes)

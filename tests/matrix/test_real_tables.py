@@ -26,7 +26,7 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from sklearn.svm import SVC
 
 from packager import exporters
-from packager.exporters import Wishes
+from packager.exporters import ExportOptions
 from packager.steps import measure
 from tests.matrix.test_models import registered
 from tests.support import tables
@@ -84,7 +84,10 @@ MODELS: dict[str, tuple[Callable[[], Split], Any]] = {
     "wine, SVC": (lambda: of(datasets.load_wine), make_pipeline(StandardScaler(), SVC())),
     "breast cancer, histogram": (lambda: of(datasets.load_breast_cancer), HistGradientBoostingClassifier()),
     "breast cancer, forest": (lambda: of(datasets.load_breast_cancer), RandomForestClassifier(60, random_state=0)),
-    "digits, logistic": (lambda: of(datasets.load_digits), make_pipeline(StandardScaler(), LogisticRegression(max_iter=300))),
+    "digits, logistic": (
+        lambda: of(datasets.load_digits),
+        make_pipeline(StandardScaler(), LogisticRegression(max_iter=300)),
+    ),
     "diabetes, ridge": (lambda: of(datasets.load_diabetes), make_pipeline(StandardScaler(), RidgeCV())),
     "diabetes, histogram": (lambda: of(datasets.load_diabetes), HistGradientBoostingRegressor()),
     "linnerud, ridge of three": (lambda: of(datasets.load_linnerud), make_pipeline(StandardScaler(), RidgeCV())),
@@ -92,7 +95,7 @@ MODELS: dict[str, tuple[Callable[[], Split], Any]] = {
     "diamonds, linear": (diamonds, mixed(make_pipeline(StandardScaler(), RidgeCV()))),
     "flights, histogram": (flights, mixed(HistGradientBoostingClassifier())),
     "flights, forest": (flights, mixed(RandomForestClassifier(20, max_depth=12, random_state=0))),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -105,7 +108,7 @@ def test_source_and_artefact_answer_every_row_alike(name: str, tmp_path: Path) -
     source = registered(model, numbers, tmp_path / "model")
     found = tables.measured(source, tmp_path / "graph")
     kind, payload = detected(source)
-    opened = exporters.exporter(kind).load(source, payload, Wishes.from_params(tables.LEVEL))
+    opened = exporters.exporter(kind).load(source, payload, ExportOptions.from_params(tables.LEVEL))
     session = measure.open_session("onnxruntime", tmp_path / "graph" / "model" / "model.onnx")
     feeds = {port["name"]: tables.column(numbers[held], port) for port in found.facts["interface"]["inputs"]}
     expected, got = opened.run(feeds)[0], session.run(feeds)[0]

@@ -59,7 +59,7 @@ class Bench:
         parsed = recipes.parse(text, "bundle.yaml", plugins.names("runtimes"))
         store = Store(self.store)
         runner, memo = Runner(store, default_limits()), Memo(store.root / "memo")
-        here = locking.Surroundings(self.folder, None, dict(os.environ), wire.Settings)
+        here = locking.BuildContext(self.folder, None, dict(os.environ), wire.Settings)
         started = time.monotonic()
         lock = locking.resolve(parsed, runner, here, memo)
         collect(store)
@@ -128,9 +128,12 @@ def without_places(message: str) -> str:
 
 def artefact(bundle: Bundle, target: Target) -> list[Any]:
     """Return the files of one target in a bundle."""
-    path = next(stated["path"] for stated in bundle.targets.values()
-                if (stated["runtime"], stated["device"], stated["precision"])
-                == (target.runtime, target.device, target.precision))  # fmt: skip
+    path = next(
+        stated["path"]
+        for stated in bundle.targets.values()
+        if (stated["runtime"], stated["device"], stated["precision"])
+        == (target.runtime, target.device, target.precision)
+    )
     folder = path.rpartition("/")[0]
     return [(name, blob) for name, blob in bundle.tree.files if name.startswith(f"{folder}/")]
 
@@ -179,6 +182,12 @@ def test_a_source_on_every_target(source: Source, tmp_path: Path) -> None:
 
 def test_every_form_of_source_has_a_row() -> None:
     """A plug-in that reads sources is in the table through one of the places."""
-    forms = {places.beside: {"directory", "file"}, places.mlflow: {"mlflow"}, places.bentoml: {"bentoml"}, places.bentoml_pickled: {"bentoml"},
-             places.bucket: {"fsspec"}, places.artifact: {"oci"}}  # fmt: skip
+    forms = {
+        places.beside: {"directory", "file"},
+        places.mlflow: {"mlflow"},
+        places.bentoml: {"bentoml"},
+        places.bentoml_pickled: {"bentoml"},
+        places.bucket: {"fsspec"},
+        places.artifact: {"oci"},
+    }
     assert set().union(*(forms[source.at] for source in SOURCES)) == set(plugins.names("sources"))

@@ -22,10 +22,16 @@ RESULTS = Path(__file__).parent / "results" / "torch_onnx.jsonl"
 REFUSED = {  # what no graph can express, or no runtime of the promised ones reads
     "torch": {"complex", "cumulative product", "distances", "eigenvalues", "inverse"},
     "onnx": {
-        "another vendor's operator", "imported twice, unlike", "never runs", "optional output",
-        "preview operators", "random", "sequence output", "torch 2.13, linear",
+        "another vendor's operator",
+        "imported twice, unlike",
+        "never runs",
+        "optional output",
+        "preview operators",
+        "random",
+        "sequence output",
+        "torch 2.13, linear",
     },
-}  # fmt: skip
+}
 
 
 def kept(row: Row) -> None:

@@ -21,7 +21,7 @@ from packager.policies import parity
 
 from packager import exporters
 from packager.errors import PackagerError
-from packager.exporters import Wishes
+from packager.exporters import ExportOptions
 from packager.steps import _compare, export, measure
 
 RESULTS = Path(__file__).parent / "results"
@@ -84,7 +84,7 @@ def _judged(
     known = {"interface": facts["interface"], "ranges": facts["ranges"], "runtime": "onnxruntime"}
     done = measure.run({"source": source, "artefact": out}, out, {**common, **known, "path": "model/model.onnx"})
     refused = findings(facts["interface"], done)
-    opened = exporters.exporter(kind).load(source, payload, Wishes.from_params(common))
+    opened = exporters.exporter(kind).load(source, payload, ExportOptions.from_params(common))
     session = measure.open_session("onnxruntime", out / "model" / "model.onnx")
     worst, off = beside(opened, session, facts["interface"], accepted(opened, fresh(facts["interface"])))
     if refused:
@@ -146,8 +146,12 @@ def beside(source: Any, session: Any, interface: Any, feeds: Mapping[str, Any]) 
         gaps = exporters.gaps_of(source, feeds, place, left, right)
         record = _compare.compare(left, right, gaps)
         worst = max(worst, record.get("max_abs", 0.0))
-        target = {"cases": [{"name": "fresh rows", "outputs": {port["name"]: record}}], "precision": "fp32",
-                  "tolerance": {port["name"]: TOLERANCE}, "unmeasured": None}  # fmt: skip
+        target = {
+            "cases": [{"name": "fresh rows", "outputs": {port["name"]: record}}],
+            "precision": "fp32",
+            "tolerance": {port["name"]: TOLERANCE},
+            "unmeasured": None,
+        }
         off = off or next((found.message for found in parity.check({"targets": {"it": target}})), "")
     return worst, off
 

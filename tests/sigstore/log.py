@@ -72,8 +72,10 @@ class Rekor:
         public.verify(
             base64.b64decode(signature["content"]), base64.b64decode(digest), ec.ECDSA(utils.Prehashed(hashes.SHA256()))
         )
-        record = {"data": {"algorithm": "SHA2_256", "digest": digest},
-                  "signature": {"content": signature["content"], "verifier": signature["verifier"]}}  # fmt: skip
+        record = {
+            "data": {"algorithm": "SHA2_256", "digest": digest},
+            "signature": {"content": signature["content"], "verifier": signature["verifier"]},
+        }
         body = rfc8785.dumps({"apiVersion": "0.0.2", "kind": "hashedrekord", "spec": {"hashedRekordV002": record}})
         self.leaves.append(_hash(b"\0", body))
         return self._entry(len(self.leaves) - 1, body)
@@ -84,12 +86,21 @@ class Rekor:
         signature = self.key.sign(note.encode(), ec.ECDSA(hashes.SHA256()))
         identity = key_id(self.key.public_key())
         checkpoint = f"{note}\n\u2014 {self.origin} {b64(identity[:4] + signature)}\n"
-        proof = {"logIndex": str(index), "rootHash": b64(root), "treeSize": str(size),
-                 "hashes": [b64(item) for item in inclusion(index, self.leaves)],
-                 "checkpoint": {"envelope": checkpoint}}  # fmt: skip
-        return {"logIndex": str(index), "logId": {"keyId": b64(identity)}, "integratedTime": "0",
-                "kindVersion": {"kind": "hashedrekord", "version": "0.0.2"}, "inclusionProof": proof,
-                "canonicalizedBody": b64(body)}  # fmt: skip
+        proof = {
+            "logIndex": str(index),
+            "rootHash": b64(root),
+            "treeSize": str(size),
+            "hashes": [b64(item) for item in inclusion(index, self.leaves)],
+            "checkpoint": {"envelope": checkpoint},
+        }
+        return {
+            "logIndex": str(index),
+            "logId": {"keyId": b64(identity)},
+            "integratedTime": "0",
+            "kindVersion": {"kind": "hashedrekord", "version": "0.0.2"},
+            "inclusionProof": proof,
+            "canonicalizedBody": b64(body),
+        }
 
 
 @dataclass(frozen=True)

@@ -97,7 +97,11 @@ class Sigstore:
         assert isinstance(public, ec.EllipticCurvePublicKey)
         builder = (
             x509.CertificateBuilder(
-                self.fulcio.certificate.subject, x509.Name([]), public, x509.random_serial_number(), now,
+                self.fulcio.certificate.subject,
+                x509.Name([]),
+                public,
+                x509.random_serial_number(),
+                now,
                 now + dt.timedelta(minutes=MINUTES),
             )
             .add_extension(x509.KeyUsage(True, False, False, False, False, False, False, False, False), True)
@@ -107,7 +111,7 @@ class Sigstore:
             .add_extension(x509.SubjectAlternativeName([san]), True)  # critical, because the subject is empty
             .add_extension(_extension("1", self.url.encode()), False)
             .add_extension(_extension("8", der.encode(_UTF8, self.url.encode())), False)
-        )  # fmt: skip
+        )
         for claim, number in _CLAIMS.items():
             if claim in claims:
                 builder = builder.add_extension(_extension(number, der.encode(_UTF8, claims[claim].encode())), False)

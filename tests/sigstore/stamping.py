@@ -55,8 +55,17 @@ class StampingAuthority:
         """Return the response to a query; both are DER."""
         work = Path(tempfile.mkdtemp(dir=self._folder))
         (work / "query").write_bytes(query)
-        command = [self._openssl, "ts", "-reply", "-config", str(self._folder / "tsa.cnf"), "-queryfile", str(work / "query"),
-                   "-out", str(work / "reply")]  # fmt: skip
+        command = [
+            self._openssl,
+            "ts",
+            "-reply",
+            "-config",
+            str(self._folder / "tsa.cnf"),
+            "-queryfile",
+            str(work / "query"),
+            "-out",
+            str(work / "reply"),
+        ]
         subprocess.run(command, check=True, capture_output=True)
         reply = (work / "reply").read_bytes()
         shutil.rmtree(work)
@@ -94,8 +103,11 @@ def crafted(holder: Holder, message: bytes, at: dt.datetime) -> bytes:
         der.integer(1), who, algorithm, der.encode(0xA0, *attributes), _sequence(_ECDSA), _octets(signature)
     )
     signed = _sequence(
-        der.integer(3), der.encode(der.SET, algorithm), _sequence(kind, der.encode(0xA0, _octets(info))),
-        der.encode(0xA0, holder.der), der.encode(der.SET, signer),
-    )  # fmt: skip
+        der.integer(3),
+        der.encode(der.SET, algorithm),
+        _sequence(kind, der.encode(0xA0, _octets(info))),
+        der.encode(0xA0, holder.der),
+        der.encode(der.SET, signer),
+    )
     token = _sequence(der.oid("1.2.840.113549.1.7.2"), der.encode(0xA0, signed))
     return _sequence(_sequence(der.integer(0)), token)

@@ -12,9 +12,15 @@ import sys
 from pathlib import Path
 
 REQUIREMENTS = (
-    "bentoml==1.4.39", "scikit-learn==1.9.1", "onnx==1.23.2", "onnxruntime==1.31.1", "xgboost-cpu==3.2.0", "lightgbm==4.7.0",
-    "cloudpickle==3.1.2", "numpy==2.4.6",
-)  # fmt: skip
+    "bentoml==1.4.39",
+    "scikit-learn==1.9.1",
+    "onnx==1.23.2",
+    "onnxruntime==1.31.1",
+    "xgboost-cpu==3.2.0",
+    "lightgbm==4.7.0",
+    "cloudpickle==3.1.2",
+    "numpy==2.4.6",
+)
 
 
 def write_store(home: Path) -> Path:
@@ -30,7 +36,9 @@ def write_store(home: Path) -> Path:
         "PATH": "/usr/bin:/bin",
         "HOME": str(home),
     }
-    done = subprocess.run([python_with(*REQUIREMENTS), __file__, packages], env=environment, capture_output=True, text=True, check=False)  # fmt: skip
+    done = subprocess.run(
+        [python_with(*REQUIREMENTS), __file__, packages], env=environment, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr[-4000:]
     return home
 

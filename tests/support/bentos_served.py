@@ -22,14 +22,19 @@ TOOLS = ("bentoml==1.4.39", "onnx==1.20.1", "uv==0.13.8")  # onnx for `bentoml.o
 def python(directory: Path) -> Path:
     """Return an interpreter with what the rendered directory asks for."""
     lines = (directory / "requirements.txt").read_text().splitlines()
-    return environments.ensure((*(line for line in lines if not line.startswith("bentoml")), *TOOLS), "3.11",
-                               CACHE / "environments")  # fmt: skip
+    return environments.ensure(
+        (*(line for line in lines if not line.startswith("bentoml")), *TOOLS), "3.11", CACHE / "environments"
+    )
 
 
 def environment(executable: Path, home: Path) -> dict[str, str]:
     """Return the variables of a process that uses it, with a store of its own."""
-    return {"PATH": f"{executable.parent}:/usr/bin:/bin", "HOME": str(home), "BENTOML_HOME": str(home / "bentoml"),
-            "BENTOML_DO_NOT_TRACK": "True"}  # fmt: skip
+    return {
+        "PATH": f"{executable.parent}:/usr/bin:/bin",
+        "HOME": str(home),
+        "BENTOML_HOME": str(home / "bentoml"),
+        "BENTOML_DO_NOT_TRACK": "True",
+    }
 
 
 @contextmanager
@@ -46,8 +51,12 @@ def served(directory: Path, tag: str, home: Path) -> Iterator[tuple[str, Path]]:
     with log.open("wb") as sink:
         process = subprocess.Popen(
             [executable.parent / "bentoml", "serve", tag, "--host", "127.0.0.1", "--port", str(port)],
-            env=variables, cwd=home, stdout=sink, stderr=sink, start_new_session=True,
-        )  # fmt: skip
+            env=variables,
+            cwd=home,
+            stdout=sink,
+            stderr=sink,
+            start_new_session=True,
+        )
     try:
         for _ in range(600):
             assert process.poll() is None, log.read_text()[-3000:]

@@ -10,7 +10,7 @@ from packager import canonical
 from packager.bundle.bundle import CONTRACT, FORMAT, RECORD, SBOM, Bundle, read
 from packager.bundle.readers import StoredBundle
 from packager.formats import modelpack
-from packager.store.store import BUILT, Entry, Store
+from packager.store.store import BUILT, Store, StoreEntry
 from packager.types import Blob, Tree
 
 INTERFACE = {
@@ -28,11 +28,16 @@ CONTRACT_OF_TINY = {
     "format": 1,
     "interface": INTERFACE,
     "ranges": {},
-    "graph": {"opset": {"ai.onnx": 18}, "ir": 8, "operators": {"ai.onnx": {"Add": {"14": ["T=float32"]}}},
-              "parameters": 1, "bytes": 4},
+    "graph": {
+        "opset": {"ai.onnx": 18},
+        "ir": 8,
+        "operators": {"ai.onnx": {"Add": {"14": ["T=float32"]}}},
+        "parameters": 1,
+        "bytes": 4,
+    },
     "runs-on": {"onnxruntime": {"versions": ">=1.17", "loads": ">=1.15.0"}},
     "targets": {"onnxruntime-cpu-fp32": {**TARGET, **TERMS}},
-}  # fmt: skip
+}
 
 
 def make(
@@ -40,7 +45,7 @@ def make(
 ) -> Bundle:
     """Assemble a bundle named `name` from `files`, bytes or where they lie, in `store`, as if it had been built there."""
     made = assemble(store, files, name, version)
-    entry = Entry(made.digest, origin=BUILT)
+    entry = StoreEntry(made.digest, origin=BUILT)
     store.name_bundle(name, version, entry)
     return read(StoredBundle(store, entry, f"{name}:{version}"))
 
@@ -64,7 +69,7 @@ def assemble(
     manifest, config = modelpack.manifest(modelpack.About(name, version), Tree.of(blobs))
     store.put(config)
     digest = store.put(manifest).digest
-    medium = StoredBundle(store, Entry(digest), f"{name}:{version}")
+    medium = StoredBundle(store, StoreEntry(digest), f"{name}:{version}")
     size = Blob(canonical.sha256(config), len(config))
     return Bundle(medium, digest, manifest, size, Tree.of(blobs), name, version, {"t": TARGET}, ())
 

@@ -81,12 +81,31 @@ def _write(folder: Path, seed: int) -> None:
         onnx.save(model, folder / f"{name}.onnx")
 
     node = helper.make_node
-    save("prepare", [node("Cast", ["pixels"], ["wide"], to=T.FLOAT), node("Div", ["wide", "most"], ["part"]),
-                     node("Flatten", ["part"], ["scaled"], axis=1)],
-         ("pixels", T.UINT8, ["batch", 8, 8]), ("scaled", T.FLOAT, ["batch", 64]), constant("most", np.float32(255)))  # fmt: skip
-    weights = [constant("a", random.normal(size=(64, 32)).astype(np.float32)),
-               constant("b", random.normal(size=(32, 10)).astype(np.float32))]  # fmt: skip
-    save("digits", [node("MatMul", ["image", "a"], ["h"]), node("Relu", ["h"], ["r"]), node("MatMul", ["r", "b"], ["output"])],
-         ("image", T.FLOAT, ["n", 64]), ("output", T.FLOAT, ["n", 10]), *weights)  # fmt: skip
-    save("finish", [node("ArgMax", ["scores"], ["label"], axis=1, keepdims=0)],
-         ("scores", T.FLOAT, ["rows", 10]), ("label", T.INT64, ["rows"]))  # fmt: skip
+    save(
+        "prepare",
+        [
+            node("Cast", ["pixels"], ["wide"], to=T.FLOAT),
+            node("Div", ["wide", "most"], ["part"]),
+            node("Flatten", ["part"], ["scaled"], axis=1),
+        ],
+        ("pixels", T.UINT8, ["batch", 8, 8]),
+        ("scaled", T.FLOAT, ["batch", 64]),
+        constant("most", np.float32(255)),
+    )
+    weights = [
+        constant("a", random.normal(size=(64, 32)).astype(np.float32)),
+        constant("b", random.normal(size=(32, 10)).astype(np.float32)),
+    ]
+    save(
+        "digits",
+        [node("MatMul", ["image", "a"], ["h"]), node("Relu", ["h"], ["r"]), node("MatMul", ["r", "b"], ["output"])],
+        ("image", T.FLOAT, ["n", 64]),
+        ("output", T.FLOAT, ["n", 10]),
+        *weights,
+    )
+    save(
+        "finish",
+        [node("ArgMax", ["scores"], ["label"], axis=1, keepdims=0)],
+        ("scores", T.FLOAT, ["rows", 10]),
+        ("label", T.INT64, ["rows"]),
+    )

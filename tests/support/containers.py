@@ -46,8 +46,21 @@ class Engine:
 
     def build(self, context: Path, tag: str, *options: str) -> str:
         """Build as the renderer says, with no network interface at all; return the image's identity."""
-        self.run("buildah", "build", "--layers=false", "--timestamp", "0", "--pull-never",
-                 "--isolation", "chroot", "--tag", tag, *options, context, prefix=(tool("unshare"), "--net"))  # fmt: skip
+        self.run(
+            "buildah",
+            "build",
+            "--layers=false",
+            "--timestamp",
+            "0",
+            "--pull-never",
+            "--isolation",
+            "chroot",
+            "--tag",
+            tag,
+            *options,
+            context,
+            prefix=(tool("unshare"), "--net"),
+        )
         return self.run("podman", "image", "inspect", "--format", "{{.Id}} {{.Digest}}", tag).stdout.strip()
 
     def remove(self, *tags: str) -> None:
@@ -57,8 +70,26 @@ class Engine:
     def running(self, image: str, *words: str, options: tuple[str, ...] = ()) -> Iterator[tuple[str, int]]:
         """Run a container as restricted as a cluster would; yield its name and the process that is its first."""
         name = f"packager-test-{abs(hash((image, time.monotonic())))}"
-        self.run("podman", "run", "--detach", "--name", name, "--network", "none", "--read-only", "--cap-drop", "all",
-                 "--security-opt", "no-new-privileges", "--health-cmd", HEALTH, *RUNC, *options, image, *words)  # fmt: skip
+        self.run(
+            "podman",
+            "run",
+            "--detach",
+            "--name",
+            name,
+            "--network",
+            "none",
+            "--read-only",
+            "--cap-drop",
+            "all",
+            "--security-opt",
+            "no-new-privileges",
+            "--health-cmd",
+            HEALTH,
+            *RUNC,
+            *options,
+            image,
+            *words,
+        )
         try:
             yield name, int(self.run("podman", "inspect", "--format", "{{.State.Pid}}", name).stdout)
         finally:

@@ -17,7 +17,7 @@ from packager.deploy import render
 from packager.formats import wheel_locks
 from packager.formats.wheel_locks import Wheel
 from packager.knobs import catalogue, knobs
-from packager.knobs.knobs import Resolved, Wish
+from packager.knobs.knobs import Override, Resolved
 from packager.store.store import Store
 from tests.support import bundles
 
@@ -62,8 +62,10 @@ def carrier(store: Store, slo: Mapping[str, float] | None = None, **wheels: byte
     wheels = wheels or {
         "kleines": wheel({"kleines/__init__.py": b"", "kleines-1.0.dist-info/METADATA": b"Name: kleines\n"})
     }
-    rows = [Wheel(name, "1.0", f"{name}-1.0-py3-none-any.whl", hashlib.sha256(data).hexdigest())
-            for name, data in sorted(wheels.items())]  # fmt: skip
+    rows = [
+        Wheel(name, "1.0", f"{name}-1.0-py3-none-any.whl", hashlib.sha256(data).hexdigest())
+        for name, data in sorted(wheels.items())
+    ]
     texts = wheel_locks.files({PLATFORM: rows}, (), (PLATFORM,))
     files: dict[str, bytes | Path] = {f"deps/onnxruntime/{name}": text.encode() for name, text in texts.items()}
     files |= {f"deps/onnxruntime/wheels/{name}-1.0-py3-none-any.whl": data for name, data in wheels.items()}
@@ -71,13 +73,13 @@ def carrier(store: Store, slo: Mapping[str, float] | None = None, **wheels: byte
     return bundles.make(store, files)
 
 
-def values(kind: str, bundle: Bundle, *wishes: Wish) -> Resolved:
+def values(kind: str, bundle: Bundle, *wishes: Override) -> Resolved:
     """Return the knobs of a kind of deployment."""
-    own = [Wish(name, text, kind) for name, text in plugins.load("renderers", kind).DEFAULTS.items()]
+    own = [Override(name, text, kind) for name, text in plugins.load("renderers", kind).DEFAULTS.items()]
     return knobs.resolve(knob_schema(bundle), bundle.digest, [*own, *wishes])
 
 
-def rendered(kind: str, bundle: Bundle, out: Path, *wishes: Wish, **options: str) -> Path:
+def rendered(kind: str, bundle: Bundle, out: Path, *wishes: Override, **options: str) -> Path:
     """Render a kind with the options it needs."""
     given = {**OPTIONS[kind], **{name.replace("_", "-"): value for name, value in options.items()}}
     render.render_directory(kind, bundle, values(kind, bundle, *wishes), out, given)
@@ -86,6 +88,11 @@ def rendered(kind: str, bundle: Bundle, out: Path, *wishes: Wish, **options: str
 
 def snapshot(folder: Path) -> dict[str, tuple[int, bytes, float]]:
     """Return every path with its mode, content and time."""
-    return {str(path.relative_to(folder)): (path.stat().st_mode, path.read_bytes() if path.is_file() else b"",
-                                            path.stat().st_mtime)
-            for path in sorted(folder.rglob("*"))}  # fmt: skip
+    return {
+        str(path.relative_to(folder)): (
+            path.stat().st_mode,
+            path.read_bytes() if path.is_file() else b"",
+            path.stat().st_mtime,
+        )
+        for path in sorted(folder.rglob("*"))
+    }

@@ -181,11 +181,19 @@ class Load:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
-        head = json.dumps({
-            "inputs": [{"name": "x", "datatype": "FP32", "shape": list(self.x.shape),
-                        "parameters": {"binary_data_size": self.x.nbytes}}],
-            "parameters": {"binary_data_output": True},
-        }).encode()  # fmt: skip
+        head = json.dumps(
+            {
+                "inputs": [
+                    {
+                        "name": "x",
+                        "datatype": "FP32",
+                        "shape": list(self.x.shape),
+                        "parameters": {"binary_data_size": self.x.nbytes},
+                    }
+                ],
+                "parameters": {"binary_data_output": True},
+            }
+        ).encode()
         size = len(head) + self.x.nbytes
         self._question = (
             f"POST /v2/models/{self.model}/infer HTTP/1.1\r\nHost: service\r\nContent-Length: {size}\r\n"
@@ -198,10 +206,16 @@ class Load:
 
     @contextlib.contextmanager
     def running(self) -> Iterator[Load]:
-        ways = {"http, kept": self._kept, "http, kept, with pauses": self._paused, "http, new": self._new,
-                "grpc, kept": self._channel, "grpc, new": self._channels}  # fmt: skip
-        threads = [threading.Thread(target=ways[kind], args=(kind,)) for kind, n in self.kinds.items()
-                   for _ in range(n)]  # fmt: skip
+        ways = {
+            "http, kept": self._kept,
+            "http, kept, with pauses": self._paused,
+            "http, new": self._new,
+            "grpc, kept": self._channel,
+            "grpc, new": self._channels,
+        }
+        threads = [
+            threading.Thread(target=ways[kind], args=(kind,)) for kind, n in self.kinds.items() for _ in range(n)
+        ]
         for thread in threads:
             thread.start()
         try:
@@ -349,7 +363,7 @@ def ended_behind_a_balancer(service: Service, pod: Pod, interval: float, failure
 
 def _ended(
     pod: Pod, out: Callable[[], bool], interval: float, probed: Callable[[bool], None] = lambda ready: None
-) -> Ended:  # fmt: skip
+) -> Ended:
     """Send SIGTERM and probe while the server is an endpoint; wait for its end."""
     began, unready = time.monotonic(), None
     pod.process.send_signal(signal.SIGTERM)

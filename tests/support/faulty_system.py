@@ -24,9 +24,23 @@ from typing import Any
 from packager import cli
 
 WATCHED = {
-    "open", "os.link", "os.listdir", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.scandir", "os.symlink",
-    "os.truncate", "os.utime", "os.chmod", "shutil.copyfile", "subprocess.Popen", "tempfile.mkdtemp", "tempfile.mkstemp",
-}  # fmt: skip
+    "open",
+    "os.link",
+    "os.listdir",
+    "os.mkdir",
+    "os.remove",
+    "os.rename",
+    "os.rmdir",
+    "os.scandir",
+    "os.symlink",
+    "os.truncate",
+    "os.utime",
+    "os.chmod",
+    "shutil.copyfile",
+    "subprocess.Popen",
+    "tempfile.mkdtemp",
+    "tempfile.mkstemp",
+}
 _OF_PYTHON = (sys.prefix, sys.base_prefix, str(Path(cli.__file__).parents[2]), "/proc/", "/sys/", "/dev/", "/etc/")
 
 
@@ -94,8 +108,20 @@ def main(cases: Path) -> None:
                     copy = shutil.copytree(wanted["folder"], Path(there, "w"), symlinks=True)
                     status, _, said = apart(verb, copy, place, getattr(errno, name))
                     again, _, told = apart(verb, copy)
-                print(json.dumps({"verb": verb, "error": name, "place": place, "status": status, "said": said,
-                                  "again": again, "told": told}), flush=True)  # fmt: skip
+                print(
+                    json.dumps(
+                        {
+                            "verb": verb,
+                            "error": name,
+                            "place": place,
+                            "status": status,
+                            "said": said,
+                            "again": again,
+                            "told": told,
+                        }
+                    ),
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":

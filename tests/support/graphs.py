@@ -18,17 +18,27 @@ SEED = 7
 
 
 def _model(
-    nodes: list[Any], inputs: dict[str, np.ndarray], outputs: dict[str, int], opset: int, *,
-    weights: dict[str, np.ndarray] | None = None, ir: int = 8, ml: int = 0, more: dict[str, int] | None = None,
-) -> Graph:  # fmt: skip
-    kinds = {name: helper.np_dtype_to_tensor_dtype(array.dtype) if array.dtype.kind != "U" else T.STRING
-             for name, array in inputs.items()}  # fmt: skip
+    nodes: list[Any],
+    inputs: dict[str, np.ndarray],
+    outputs: dict[str, int],
+    opset: int,
+    *,
+    weights: dict[str, np.ndarray] | None = None,
+    ir: int = 8,
+    ml: int = 0,
+    more: dict[str, int] | None = None,
+) -> Graph:
+    kinds = {
+        name: helper.np_dtype_to_tensor_dtype(array.dtype) if array.dtype.kind != "U" else T.STRING
+        for name, array in inputs.items()
+    }
     graph = helper.make_graph(
-        nodes, "g",
+        nodes,
+        "g",
         [helper.make_tensor_value_info(name, kinds[name], array.shape) for name, array in inputs.items()],
         [helper.make_tensor_value_info(name, kind, None) for name, kind in outputs.items()],
         [numpy_helper.from_array(array, name) for name, array in (weights or {}).items()],
-    )  # fmt: skip
+    )
     imports = [helper.make_opsetid("", opset)] + ([helper.make_opsetid("ai.onnx.ml", ml)] if ml else [])
     imports += [helper.make_opsetid(domain, version) for domain, version in (more or {}).items()]
     model = helper.make_model(graph, opset_imports=imports)
@@ -45,13 +55,21 @@ def _random(*shape: int, dtype: str = "float32") -> np.ndarray:
 def convolution(opset: int, ir: int = 8, dtype: str = "float32") -> Graph:
     """Conv, Relu, global pooling, Flatten, Gemm: the demo's kind of network."""
     nodes = [
-        helper.make_node("Conv", ["x", "w"], ["c"], pads=[1, 1, 1, 1]), helper.make_node("Relu", ["c"], ["r"]),
-        helper.make_node("GlobalAveragePool", ["r"], ["p"]), helper.make_node("Flatten", ["p"], ["f"]),
+        helper.make_node("Conv", ["x", "w"], ["c"], pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["c"], ["r"]),
+        helper.make_node("GlobalAveragePool", ["r"], ["p"]),
+        helper.make_node("Flatten", ["p"], ["f"]),
         helper.make_node("Gemm", ["f", "m"], ["y"]),
-    ]  # fmt: skip
+    ]
     weights = {"w": _random(4, 1, 3, 3, dtype=dtype), "m": _random(4, 3, dtype=dtype)}
-    return _model(nodes, {"x": _random(2, 1, 8, 8, dtype=dtype)}, {"y": T.FLOAT if dtype == "float32" else T.FLOAT16},
-                  opset, weights=weights, ir=ir)  # fmt: skip
+    return _model(
+        nodes,
+        {"x": _random(2, 1, 8, 8, dtype=dtype)},
+        {"y": T.FLOAT if dtype == "float32" else T.FLOAT16},
+        opset,
+        weights=weights,
+        ir=ir,
+    )
 
 
 def encoder(opset: int, dtype: str = "float32") -> Graph:
@@ -59,13 +77,19 @@ def encoder(opset: int, dtype: str = "float32") -> Graph:
     kind = {"float32": T.FLOAT, "float16": T.FLOAT16}[dtype]
     node = helper.make_node
     nodes = [
-        node("MatMul", ["x", "wq"], ["q"]), node("MatMul", ["x", "wk"], ["k"]), node("MatMul", ["x", "wv"], ["v"]),
-        node("Transpose", ["k"], ["kt"], perm=[0, 2, 1]), node("MatMul", ["q", "kt"], ["s"]),
-        node("Mul", ["s", "scale"], ["ss"]), node("Softmax", ["ss"], ["a"], axis=-1),
-        node("MatMul", ["a", "v"], ["o"]), node("Add", ["x", "o"], ["h"]),
-        node("LayerNormalization", ["h", "g", "b"], ["n"], axis=-1), node("Erf", ["n"], ["e"]),
+        node("MatMul", ["x", "wq"], ["q"]),
+        node("MatMul", ["x", "wk"], ["k"]),
+        node("MatMul", ["x", "wv"], ["v"]),
+        node("Transpose", ["k"], ["kt"], perm=[0, 2, 1]),
+        node("MatMul", ["q", "kt"], ["s"]),
+        node("Mul", ["s", "scale"], ["ss"]),
+        node("Softmax", ["ss"], ["a"], axis=-1),
+        node("MatMul", ["a", "v"], ["o"]),
+        node("Add", ["x", "o"], ["h"]),
+        node("LayerNormalization", ["h", "g", "b"], ["n"], axis=-1),
+        node("Erf", ["n"], ["e"]),
         node("Add", ["e", "n"], ["y"]),
-    ]  # fmt: skip
+    ]
     weights = {name: _random(8, 8, dtype=dtype) for name in ("wq", "wk", "wv")}
     weights |= {"scale": np.array(0.35, dtype), "g": np.ones(8, dtype), "b": np.zeros(8, dtype)}
     return _model(nodes, {"x": _random(2, 5, 8, dtype=dtype)}, {"y": kind}, opset, weights=weights)
@@ -75,10 +99,13 @@ def quantised(opset: int, kind: str = "int8") -> Graph:
     """QuantizeLinear and DequantizeLinear around a convolution."""
     node, zero = helper.make_node, np.zeros((), kind)
     nodes = [
-        node("QuantizeLinear", ["x", "s", "z"], ["xq"]), node("DequantizeLinear", ["xq", "s", "z"], ["xd"]),
-        node("DequantizeLinear", ["wq", "s", "z"], ["wd"]), node("Conv", ["xd", "wd"], ["c"]),
-        node("QuantizeLinear", ["c", "s", "z"], ["cq"]), node("DequantizeLinear", ["cq", "s", "z"], ["y"]),
-    ]  # fmt: skip
+        node("QuantizeLinear", ["x", "s", "z"], ["xq"]),
+        node("DequantizeLinear", ["xq", "s", "z"], ["xd"]),
+        node("DequantizeLinear", ["wq", "s", "z"], ["wd"]),
+        node("Conv", ["xd", "wd"], ["c"]),
+        node("QuantizeLinear", ["c", "s", "z"], ["cq"]),
+        node("DequantizeLinear", ["cq", "s", "z"], ["y"]),
+    ]
     weights = {"s": np.array(0.05, "float32"), "z": zero, "wq": np.arange(18).reshape(2, 1, 3, 3).astype(kind)}
     return _model(nodes, {"x": _random(1, 1, 6, 6)}, {"y": T.FLOAT}, opset, weights=weights)
 
@@ -86,8 +113,12 @@ def quantised(opset: int, kind: str = "int8") -> Graph:
 def shapes(opset: int) -> Graph:
     """Cast, Reshape and Pad: kernels that one release forgot for opset 19."""
     node = helper.make_node
-    nodes = [node("Cast", ["x"], ["c"], to=T.INT32), node("Reshape", ["c", "to"], ["r"]), node("Pad", ["r", "p"], ["d"]),
-             node("Cast", ["d"], ["y"], to=T.FLOAT)]  # fmt: skip
+    nodes = [
+        node("Cast", ["x"], ["c"], to=T.INT32),
+        node("Reshape", ["c", "to"], ["r"]),
+        node("Pad", ["r", "p"], ["d"]),
+        node("Cast", ["d"], ["y"], to=T.FLOAT),
+    ]
     weights = {"to": np.array([4, 2], "int64"), "p": np.array([0, 1, 0, 1], "int64")}
     return _model(nodes, {"x": _random(2, 4)}, {"y": T.FLOAT}, opset, weights=weights)
 
@@ -105,30 +136,52 @@ def text(opset: int, ml: int = 2, locale: str = "C.UTF-8") -> Graph:
     """Texts to numbers: what the first step of a table model does."""
     nodes = [
         helper.make_node("StringNormalizer", ["x"], ["n"], case_change_action="LOWER", locale=locale),
-        helper.make_node("LabelEncoder", ["n"], ["l"], domain="ai.onnx.ml", keys_strings=["a", "b"],
-                         values_int64s=[0, 1], default_int64=-1),
+        helper.make_node(
+            "LabelEncoder",
+            ["n"],
+            ["l"],
+            domain="ai.onnx.ml",
+            keys_strings=["a", "b"],
+            values_int64s=[0, 1],
+            default_int64=-1,
+        ),
         helper.make_node("Cast", ["l"], ["y"], to=T.FLOAT),
-    ]  # fmt: skip
+    ]
     return _model(nodes, {"x": np.array(["A", "b", "C"])}, {"y": T.FLOAT}, opset, ml=ml)
 
 
 def strings_at_20() -> Graph:
     """StringConcat and RegexFullMatch exist since opset 20."""
-    nodes = [helper.make_node("StringConcat", ["x", "x"], ["d"]),
-             helper.make_node("RegexFullMatch", ["d"], ["y"], pattern="aa")]  # fmt: skip
+    nodes = [
+        helper.make_node("StringConcat", ["x", "x"], ["d"]),
+        helper.make_node("RegexFullMatch", ["d"], ["y"], pattern="aa"),
+    ]
     return _model(nodes, {"x": np.array(["a", "b"])}, {"y": T.BOOL}, 20)
 
 
 def trees(ml: int = 3) -> Graph:
     """A tree with two leaves and labels that are texts."""
     node = helper.make_node(
-        "TreeEnsembleClassifier", ["x"], ["label", "p"], domain="ai.onnx.ml",
-        nodes_treeids=[0, 0, 0], nodes_nodeids=[0, 1, 2], nodes_featureids=[0, 0, 0],
-        nodes_modes=["BRANCH_LEQ", "LEAF", "LEAF"], nodes_values=[0.0, 0.0, 0.0], nodes_truenodeids=[1, 0, 0],
-        nodes_falsenodeids=[2, 0, 0], nodes_hitrates=[1.0, 1.0, 1.0], nodes_missing_value_tracks_true=[0, 0, 0],
-        class_treeids=[0, 0], class_nodeids=[1, 2], class_ids=[0, 1], class_weights=[1.0, 1.0],
-        classlabels_strings=["no", "yes"], post_transform="NONE",
-    )  # fmt: skip
+        "TreeEnsembleClassifier",
+        ["x"],
+        ["label", "p"],
+        domain="ai.onnx.ml",
+        nodes_treeids=[0, 0, 0],
+        nodes_nodeids=[0, 1, 2],
+        nodes_featureids=[0, 0, 0],
+        nodes_modes=["BRANCH_LEQ", "LEAF", "LEAF"],
+        nodes_values=[0.0, 0.0, 0.0],
+        nodes_truenodeids=[1, 0, 0],
+        nodes_falsenodeids=[2, 0, 0],
+        nodes_hitrates=[1.0, 1.0, 1.0],
+        nodes_missing_value_tracks_true=[0, 0, 0],
+        class_treeids=[0, 0],
+        class_nodeids=[1, 2],
+        class_ids=[0, 1],
+        class_weights=[1.0, 1.0],
+        classlabels_strings=["no", "yes"],
+        post_transform="NONE",
+    )
     return _model([node], {"x": _random(3, 2)}, {"label": T.STRING, "p": T.FLOAT}, 15, ml=ml)
 
 
@@ -140,10 +193,12 @@ def branch(opset: int) -> Graph:
         return helper.make_graph([node], operator, [], [helper.make_tensor_value_info(operator, T.FLOAT, None)])
 
     nodes = [
-        helper.make_node("ReduceMax", ["x"], ["m"], keepdims=0), helper.make_node("Cast", ["m"], ["c"], to=T.BOOL),
-        helper.make_node("If", ["c"], ["y"], then_branch=inner("Gelu" if opset >= 20 else "Relu"),
-                         else_branch=inner("Neg")),
-    ]  # fmt: skip
+        helper.make_node("ReduceMax", ["x"], ["m"], keepdims=0),
+        helper.make_node("Cast", ["m"], ["c"], to=T.BOOL),
+        helper.make_node(
+            "If", ["c"], ["y"], then_branch=inner("Gelu" if opset >= 20 else "Relu"), else_branch=inner("Neg")
+        ),
+    ]
     return _model(nodes, {"x": _random(2, 3)}, {"y": T.FLOAT}, opset)
 
 
@@ -155,8 +210,13 @@ def attention() -> Graph:
 
 def foreign() -> Graph:
     """An operator of a domain that no runtime ships."""
-    return _model([helper.make_node("Magic", ["x"], ["y"], domain="com.example")], {"x": _random(2)}, {"y": T.FLOAT}, 18,
-                  more={"com.example": 1})  # fmt: skip
+    return _model(
+        [helper.make_node("Magic", ["x"], ["y"], domain="com.example")],
+        {"x": _random(2)},
+        {"y": T.FLOAT},
+        18,
+        more={"com.example": 1},
+    )
 
 
 def nodes(
@@ -175,22 +235,37 @@ def repeated(opset: int) -> Graph:
     """A Loop that adds to what it carries and keeps every step."""
     node = helper.make_node
     body = helper.make_graph(
-        [node("Add", ["a", "x"], ["b"]), node("Identity", ["b"], ["s"]), node("Identity", ["c"], ["d"])], "body",
-        [helper.make_tensor_value_info("i", T.INT64, []), helper.make_tensor_value_info("c", T.BOOL, []),
-         helper.make_tensor_value_info("a", T.FLOAT, [2, 3])],
-        [helper.make_tensor_value_info("d", T.BOOL, []), helper.make_tensor_value_info("b", T.FLOAT, [2, 3]),
-         helper.make_tensor_value_info("s", T.FLOAT, [2, 3])],
-    )  # fmt: skip
+        [node("Add", ["a", "x"], ["b"]), node("Identity", ["b"], ["s"]), node("Identity", ["c"], ["d"])],
+        "body",
+        [
+            helper.make_tensor_value_info("i", T.INT64, []),
+            helper.make_tensor_value_info("c", T.BOOL, []),
+            helper.make_tensor_value_info("a", T.FLOAT, [2, 3]),
+        ],
+        [
+            helper.make_tensor_value_info("d", T.BOOL, []),
+            helper.make_tensor_value_info("b", T.FLOAT, [2, 3]),
+            helper.make_tensor_value_info("s", T.FLOAT, [2, 3]),
+        ],
+    )
     weights = {"n": np.array(3, "int64"), "go": np.array(True)}
     return nodes(opset, node("Loop", ["n", "go", "x"], ["last", "y"], body=body), weights=weights, x=_random(2, 3))
 
 
 def scanned(opset: int) -> Graph:
     node, one = helper.make_node, lambda name: helper.make_tensor_value_info(name, T.FLOAT, [3])
-    body = helper.make_graph([node("Add", ["a", "e"], ["b"]), node("Identity", ["b"], ["s"])], "body",
-                             [one("a"), one("e")], [one("b"), one("s")])  # fmt: skip
-    return nodes(opset, node("Scan", ["z", "x"], ["last", "y"], body=body, num_scan_inputs=1),
-                 weights={"z": np.zeros(3, "float32")}, x=_random(4, 3))  # fmt: skip
+    body = helper.make_graph(
+        [node("Add", ["a", "e"], ["b"]), node("Identity", ["b"], ["s"])],
+        "body",
+        [one("a"), one("e")],
+        [one("b"), one("s")],
+    )
+    return nodes(
+        opset,
+        node("Scan", ["z", "x"], ["last", "y"], body=body, num_scan_inputs=1),
+        weights={"z": np.zeros(3, "float32")},
+        x=_random(4, 3),
+    )
 
 
 def recurrent(operator: str, gates: int) -> Graph:
@@ -230,30 +305,61 @@ FOR_OPENVINO: dict[str, Callable[[], Graph]] = {  # where another engine may ans
     "Add in float64": lambda: binary("Add", 14, "float64", T.DOUBLE),
     "Mul in uint16": lambda: binary("Mul", 14, "uint16", T.UINT16),
     "MatMul": lambda: nodes(13, helper.make_node("MatMul", ["x", "z"], ["y"]), x=_random(2, 3), z=_random(3, 2)),
-    "BitShift": lambda: nodes(11, helper.make_node("BitShift", ["x", "z"], ["y"], direction="LEFT"), kind=T.UINT8,
-                              x=np.array([1, 2], "uint8"), z=np.array([1, 1], "uint8")),
+    "BitShift": lambda: nodes(
+        11,
+        helper.make_node("BitShift", ["x", "z"], ["y"], direction="LEFT"),
+        kind=T.UINT8,
+        x=np.array([1, 2], "uint8"),
+        z=np.array([1, 1], "uint8"),
+    ),
     "MaxPool, ceiling": lambda: pooled("MaxPool", 12, ceil_mode=1),
     "MaxPool, same lower": lambda: pooled("MaxPool", 12, auto_pad="SAME_LOWER"),
     "AveragePool, ceiling": lambda: pooled("AveragePool", 19, ceil_mode=1, pads=[1, 1, 1, 1], count_include_pad=1),
     "Softmax at 11": lambda: single("Softmax", 11, (2, 3, 4)),
     "Softmax at 13": lambda: single("Softmax", 13, (2, 3, 4)),
-    "TopK": lambda: nodes(11, helper.make_node("TopK", ["x", "k"], ["y", "at"]), weights={"k": np.array([2])}, x=_random(3, 5)),
+    "TopK": lambda: nodes(
+        11, helper.make_node("TopK", ["x", "k"], ["y", "at"]), weights={"k": np.array([2])}, x=_random(3, 5)
+    ),
     "NonZero": lambda: nodes(13, helper.make_node("NonZero", ["x"], ["y"]), kind=T.INT64, x=np.eye(3, dtype="float32")),
-    "Einsum": lambda: nodes(12, helper.make_node("Einsum", ["x", "z"], ["y"], equation="ij,jk->ik"), x=_random(2, 3), z=_random(3, 2)),
-    "CumSum": lambda: nodes(14, helper.make_node("CumSum", ["x", "a"], ["y"]), weights={"a": np.array(1)}, x=_random(2, 3)),
+    "Einsum": lambda: nodes(
+        12, helper.make_node("Einsum", ["x", "z"], ["y"], equation="ij,jk->ik"), x=_random(2, 3), z=_random(3, 2)
+    ),
+    "CumSum": lambda: nodes(
+        14, helper.make_node("CumSum", ["x", "a"], ["y"]), weights={"a": np.array(1)}, x=_random(2, 3)
+    ),
     "Det": lambda: single("Det", 11, (3, 3)),
     "Sign in int32": lambda: single("Sign", 13, dtype="int32"),
-    "Slice": lambda: nodes(13, helper.make_node("Slice", ["x", "b", "e", "a", "s"], ["y"]), x=_random(4, 5),
-                           weights={"b": np.array([4]), "e": np.array([0]), "a": np.array([1]), "s": np.array([-2])}),
-    "Gather": lambda: nodes(13, helper.make_node("Gather", ["w", "x"], ["y"]), weights={"w": _random(9, 4)}, x=np.array([[1, 8, 0]])),
-    "Where": lambda: nodes(16, helper.make_node("Where", ["c", "x", "z"], ["y"]), c=np.array([True, False]), x=_random(2), z=_random(2)),
+    "Slice": lambda: nodes(
+        13,
+        helper.make_node("Slice", ["x", "b", "e", "a", "s"], ["y"]),
+        x=_random(4, 5),
+        weights={"b": np.array([4]), "e": np.array([0]), "a": np.array([1]), "s": np.array([-2])},
+    ),
+    "Gather": lambda: nodes(
+        13, helper.make_node("Gather", ["w", "x"], ["y"]), weights={"w": _random(9, 4)}, x=np.array([[1, 8, 0]])
+    ),
+    "Where": lambda: nodes(
+        16, helper.make_node("Where", ["c", "x", "z"], ["y"]), c=np.array([True, False]), x=_random(2), z=_random(2)
+    ),
     "Unique": lambda: nodes(11, helper.make_node("Unique", ["x"], ["y"]), x=np.array([2, 1, 1, 3], "float32")),
-    "GridSample": lambda: nodes(16, helper.make_node("GridSample", ["x", "g"], ["y"]), x=_random(1, 1, 4, 4), g=_random(1, 2, 2, 2)),
-    "Normalizer": lambda: _model([helper.make_node("Normalizer", ["x"], ["y"], domain="ai.onnx.ml", norm="L2")],
-                                 {"x": _random(2, 3)}, {"y": T.FLOAT}, 15, ml=1),
-    "Scaler": lambda: _model([helper.make_node("Scaler", ["x"], ["y"], domain="ai.onnx.ml", offset=[0.5], scale=[2.0])],
-                             {"x": _random(2, 3)}, {"y": T.FLOAT}, 15, ml=1),
-}  # fmt: skip
+    "GridSample": lambda: nodes(
+        16, helper.make_node("GridSample", ["x", "g"], ["y"]), x=_random(1, 1, 4, 4), g=_random(1, 2, 2, 2)
+    ),
+    "Normalizer": lambda: _model(
+        [helper.make_node("Normalizer", ["x"], ["y"], domain="ai.onnx.ml", norm="L2")],
+        {"x": _random(2, 3)},
+        {"y": T.FLOAT},
+        15,
+        ml=1,
+    ),
+    "Scaler": lambda: _model(
+        [helper.make_node("Scaler", ["x"], ["y"], domain="ai.onnx.ml", offset=[0.5], scale=[2.0])],
+        {"x": _random(2, 3)},
+        {"y": T.FLOAT},
+        15,
+        ml=1,
+    ),
+}
 GRAPHS: dict[str, Callable[[], Graph]] = {
     "convolution at 13": lambda: convolution(13),
     "convolution at 18": lambda: convolution(18),

@@ -14,7 +14,7 @@ from packager.deploy.triton import pipeline
 from packager.deploy.triton import render as triton
 from packager.deploy.triton.repository import Directory
 from packager.knobs import catalogue, knobs
-from packager.knobs.knobs import Wish
+from packager.knobs.knobs import Override
 from packager.store.store import Store
 from tests.support import bundles
 
@@ -28,8 +28,10 @@ steps:
 
 def make(store: Store, name: str, inputs: PORT, outputs: PORT, version: str = "1.0.0", **spans: tuple) -> Bundle:
     """Return a bundle with this interface; sizes without a span are free from 1 to 16."""
-    ports = [[{"name": port, "dtype": dtype, "shape": list(shape)} for port, (dtype, *shape) in side.items()]
-             for side in (inputs, outputs)]  # fmt: skip
+    ports = [
+        [{"name": port, "dtype": dtype, "shape": list(shape)} for port, (dtype, *shape) in side.items()]
+        for side in (inputs, outputs)
+    ]
     free = {size for side in ports for port in side for size in port["shape"] if isinstance(size, str)}
     dimensions = {size: dict(zip(("min", "max"), spans.get(size, (1, 16)), strict=True)) for size in free}
     contract = copy.deepcopy(bundles.CONTRACT_OF_TINY)
@@ -41,7 +43,7 @@ def make(store: Store, name: str, inputs: PORT, outputs: PORT, version: str = "1
     return bundles.make(store, files, name, version)
 
 
-def render(bundle: Bundle, root: Path, *wishes: Wish, site: str = "") -> triton.Model:
+def render(bundle: Bundle, root: Path, *wishes: Override, site: str = "") -> triton.Model:
     schema = knob_schema(bundle)
     values = knobs.resolve(schema, bundle.digest, wishes)
     base, sites = (knobs.resolve(schema, bundle.digest), {site: values}) if site else (values, {})

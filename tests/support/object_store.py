@@ -39,15 +39,19 @@ class ObjectStore:
 
         given = self.environment()
         return s3fs.S3FileSystem(
-            key=given["AWS_ACCESS_KEY_ID"], secret=given["AWS_SECRET_ACCESS_KEY"], use_listings_cache=False,
+            key=given["AWS_ACCESS_KEY_ID"],
+            secret=given["AWS_SECRET_ACCESS_KEY"],
+            use_listings_cache=False,
             client_kwargs={"endpoint_url": given["AWS_ENDPOINT_URL"]},
-        )  # fmt: skip
+        )
 
     def requests(self, start: int = 0) -> list[str]:
         """Return the request lines of the access log from byte `start` on: method, path, status."""
-        return [row.split('"')[1].removesuffix(" HTTP/1.1") + row.split('"')[2].rstrip(" -\n")
-                for row in self.log.read_bytes()[start:].decode("utf-8", "replace").splitlines()
-                if row.count('"') >= 2 and "HTTP/1." in row]  # fmt: skip
+        return [
+            row.split('"')[1].removesuffix(" HTTP/1.1") + row.split('"')[2].rstrip(" -\n")
+            for row in self.log.read_bytes()[start:].decode("utf-8", "replace").splitlines()
+            if row.count('"') >= 2 and "HTTP/1." in row
+        ]
 
     def position(self) -> int:
         return self.log.stat().st_size

@@ -16,8 +16,10 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 NOW = dt.datetime.now(dt.UTC).replace(microsecond=0)
 DAY = dt.timedelta(days=1)
 CODE_SIGNING, SERVER, STAMPING = (
-    ExtendedKeyUsageOID.CODE_SIGNING, ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.TIME_STAMPING,
-)  # fmt: skip
+    ExtendedKeyUsageOID.CODE_SIGNING,
+    ExtendedKeyUsageOID.SERVER_AUTH,
+    ExtendedKeyUsageOID.TIME_STAMPING,
+)
 EMAIL = "release@corp.example"
 
 
@@ -97,9 +99,15 @@ def root(common: str = "Corp Root") -> Holder:
 
 
 def _builder(
-    common: str, issuer: x509.Name, public: ec.EllipticCurvePublicKey, start: dt.datetime, end: dt.datetime, ca: bool,
-    signs: bool, length: int | None,
-) -> x509.CertificateBuilder:  # fmt: skip
+    common: str,
+    issuer: x509.Name,
+    public: ec.EllipticCurvePublicKey,
+    start: dt.datetime,
+    end: dt.datetime,
+    ca: bool,
+    signs: bool,
+    length: int | None,
+) -> x509.CertificateBuilder:
     usage = x509.KeyUsage(signs and not ca, False, False, False, not signs, ca, ca, False, False)
     return (
         x509.CertificateBuilder(issuer, name(common), public, x509.random_serial_number(), start, end)
@@ -112,4 +120,4 @@ def _builder(
 def private_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
     return key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )  # fmt: skip
+    )

@@ -68,8 +68,13 @@ def _judged(folder: Path, text: str) -> engine.Verdict:
         raise locking.unmet(parsed, error) from error
     parsed.check_outputs([output["name"] for output in facts["interface"]["outputs"]])
     _check_gpu(parsed, folder, facts)
-    compared = {"interface": facts["interface"], "ranges": facts["ranges"], "runtime": "onnxruntime",
-                "path": build.GRAPH, "device": "cpu"}  # fmt: skip
+    compared = {
+        "interface": facts["interface"],
+        "ranges": facts["ranges"],
+        "runtime": "onnxruntime",
+        "path": build.GRAPH,
+        "device": "cpu",
+    }
     (folder / "out" / "vectors").mkdir()
     found = measure.run({"source": folder, "artefact": out}, folder / "out" / "vectors", {**source, **compared})
     artefacts = [

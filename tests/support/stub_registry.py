@@ -315,8 +315,12 @@ class _Handler(BaseHTTPRequestHandler):
         stub.sessions[session] = bytearray()
         stated = {"OCI_Chunk_Min_Length": stub.least, "OCI_Chunk_Max_Length": stub.most} if stub.most else {}
         more = {"Range": stub.start_range} if stub.start_range else {}
-        return self._answer(202, Location=f"/v2/{name}/blobs/uploads/{session}", **more,
-                            **{key: str(value) for key, value in stated.items()})  # fmt: skip
+        return self._answer(
+            202,
+            Location=f"/v2/{name}/blobs/uploads/{session}",
+            **more,
+            **{key: str(value) for key, value in stated.items()},
+        )
 
     def _refused(self, held: int, query: dict[str, list[str]]) -> bool:
         """Answer bytes that the registry does not take, and say so."""

@@ -25,10 +25,19 @@ DENY = (
     "import ctypes, os, sys; assert ctypes.CDLL(None).prctl(65, 1, 0, 0, 0) == 0; os.execv(sys.argv[1], sys.argv[1:])"
 )
 REQUIRED = {
-    "ProtectSystem": "strict", "ProtectHome": "yes", "PrivateTmp": "yes", "PrivateDevices": "yes", "PrivateNetwork": "yes",
-    "PrivateUsers": "yes", "DynamicUser": "yes", "NoNewPrivileges": "yes", "CapabilityBoundingSet": "",
-    "MemoryDenyWriteExecute": "yes", "ProtectProc": "invisible", "RestrictAddressFamilies": "AF_UNIX",
-}  # fmt: skip
+    "ProtectSystem": "strict",
+    "ProtectHome": "yes",
+    "PrivateTmp": "yes",
+    "PrivateDevices": "yes",
+    "PrivateNetwork": "yes",
+    "PrivateUsers": "yes",
+    "DynamicUser": "yes",
+    "NoNewPrivileges": "yes",
+    "CapabilityBoundingSet": "",
+    "MemoryDenyWriteExecute": "yes",
+    "ProtectProc": "invisible",
+    "RestrictAddressFamilies": "AF_UNIX",
+}
 
 
 def read(unit: Path) -> dict[str, str]:
@@ -68,21 +77,63 @@ def service(
     listener = socket.create_server((host, int(port)), backlog=1024)
     notices = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     notices.bind(str(work / "notify"))
-    variables = {"LISTEN_PID": "1", "LISTEN_FDS": "1", "NOTIFY_SOCKET": "/run/notify", "PATH": "/usr/bin:/bin",
-                 "WATCHDOG_USEC": str(int(watchdog * 1e6))}  # fmt: skip
+    variables = {
+        "LISTEN_PID": "1",
+        "LISTEN_FDS": "1",
+        "NOTIFY_SOCKET": "/run/notify",
+        "PATH": "/usr/bin:/bin",
+        "WATCHDOG_USEC": str(int(watchdog * 1e6)),
+    }
     shown = [word for place, inside in binds.items() for word in ("--ro-bind", str(place), inside)]
     command = [
-        tool("bwrap"), "--unshare-all", "--as-pid-1", "--die-with-parent", "--new-session", "--cap-drop", "ALL",
-        "--uid", UID, "--gid", UID, "--clearenv", *(word for pair in variables.items() for word in ("--setenv", *pair)),
-        "--ro-bind", str(root), "/", "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--tmpfs", "/var/tmp",
-        "--tmpfs", "/home", "--tmpfs", "/root", "--tmpfs", "/run", "--tmpfs", "/opt", "--tmpfs", "/srv",
-        *shown, "--ro-bind", str(work / "notify"), "/run/notify",
-        "/usr/bin/python3", "-c", DENY, *unit["ExecStart"].split(),
-    ]  # fmt: skip
+        tool("bwrap"),
+        "--unshare-all",
+        "--as-pid-1",
+        "--die-with-parent",
+        "--new-session",
+        "--cap-drop",
+        "ALL",
+        "--uid",
+        UID,
+        "--gid",
+        UID,
+        "--clearenv",
+        *(word for pair in variables.items() for word in ("--setenv", *pair)),
+        "--ro-bind",
+        str(root),
+        "/",
+        "--proc",
+        "/proc",
+        "--dev",
+        "/dev",
+        "--tmpfs",
+        "/tmp",
+        "--tmpfs",
+        "/var/tmp",
+        "--tmpfs",
+        "/home",
+        "--tmpfs",
+        "/root",
+        "--tmpfs",
+        "/run",
+        "--tmpfs",
+        "/opt",
+        "--tmpfs",
+        "/srv",
+        *shown,
+        "--ro-bind",
+        str(work / "notify"),
+        "/run/notify",
+        "/usr/bin/python3",
+        "-c",
+        DENY,
+        *unit["ExecStart"].split(),
+    ]
     log = work / f"{name}.log"
     with log.open("wb") as sink:
-        process = subprocess.Popen(command, stdout=sink, stderr=sink, pass_fds=(3,),
-                                   preexec_fn=lambda: os.dup2(listener.fileno(), 3))  # fmt: skip
+        process = subprocess.Popen(
+            command, stdout=sink, stderr=sink, pass_fds=(3,), preexec_fn=lambda: os.dup2(listener.fileno(), 3)
+        )
     try:
         yield Manager(f"{host}:{port}", process, notices, log)
     finally:

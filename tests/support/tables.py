@@ -17,9 +17,27 @@ from tests.unit.exporters.conftest import detected
 
 LEVEL = {"opset": 18, "ir": 8, "seed": 0}
 WORDS = (
-    "alpha", "beta", "gamma", "don't", "x", "3.14", "foo-bar", "a", "I", "café", "über", "Hello", "WORLD", "你好",
-    "привет", "İstanbul", "KADİR", "😀", "snake_case", "½",
-)  # fmt: skip
+    "alpha",
+    "beta",
+    "gamma",
+    "don't",
+    "x",
+    "3.14",
+    "foo-bar",
+    "a",
+    "I",
+    "café",
+    "über",
+    "Hello",
+    "WORLD",
+    "你好",
+    "привет",
+    "İstanbul",
+    "KADİR",
+    "😀",
+    "snake_case",
+    "½",
+)
 TRUSTED = (
     "numpy.dtype",
     "sklearn.tree._tree.Tree",

@@ -19,8 +19,11 @@ from tests.support.environments import CACHE
 
 REQUIREMENTS = ("nvidia-pytriton==0.7.0", "numpy==1.26.4", "onnxruntime==1.23.2")
 PYTHON = "3.11"
-FILES = ("backends/python/libtriton_python.so", "backends/python/triton_python_backend_utils.py",
-         f"python_backend_stubs/{PYTHON}/triton_python_backend_stub")  # fmt: skip
+FILES = (
+    "backends/python/libtriton_python.so",
+    "backends/python/triton_python_backend_utils.py",
+    f"python_backend_stubs/{PYTHON}/triton_python_backend_stub",
+)
 
 
 @dataclass
@@ -48,12 +51,33 @@ def tritonserver(repository: Path | str, work: Path, *options: str, **more: str)
     libraries = f"{packages / 'nvidia_pytriton.libs'}:{Path(base.stdout.strip()) / 'lib'}"
     ports = free_ports(3)
     prefix = f"packager-{ports[0]}-"
-    command = [packages / "pytriton" / "tritonserver" / "bin" / "tritonserver",
-               "--model-repository", repository, "--backend-directory", work / "backends",
-               "--http-address", "127.0.0.1", "--http-port", str(ports[0]), "--grpc-address", "127.0.0.1",
-               "--grpc-port", str(ports[1]), "--metrics-address", "127.0.0.1", "--metrics-port", str(ports[2]),
-               "--model-control-mode", "explicit", "--disable-auto-complete-config",
-               "--backend-config", f"python,shm-region-prefix-name={prefix}", "--exit-timeout-secs", "20", *options]  # fmt: skip
+    command = [
+        packages / "pytriton" / "tritonserver" / "bin" / "tritonserver",
+        "--model-repository",
+        repository,
+        "--backend-directory",
+        work / "backends",
+        "--http-address",
+        "127.0.0.1",
+        "--http-port",
+        str(ports[0]),
+        "--grpc-address",
+        "127.0.0.1",
+        "--grpc-port",
+        str(ports[1]),
+        "--metrics-address",
+        "127.0.0.1",
+        "--metrics-port",
+        str(ports[2]),
+        "--model-control-mode",
+        "explicit",
+        "--disable-auto-complete-config",
+        "--backend-config",
+        f"python,shm-region-prefix-name={prefix}",
+        "--exit-timeout-secs",
+        "20",
+        *options,
+    ]
     environment = {"PATH": f"{python.parent}:/usr/bin:/bin", "HOME": str(work), "LD_LIBRARY_PATH": libraries, **more}
     log = work / "server.log"
     with log.open("wb") as sink:

@@ -117,9 +117,12 @@ def test_characters_of_one_line() -> None:
         [{"path": ["dynamic", *"abcdef"], "value": 1}],
         [{"path": ["dynamic", "a"], "value": "x" * 3000}],
         [{"path": [3], "value": 1}],
-        "x", None, [None], {"path": ["dynamic"]},
+        "x",
+        None,
+        [None],
+        {"path": ["dynamic"]},
     ],
-)  # fmt: skip
+)
 def test_a_worker_proposes_nothing_that_consents(value: Any) -> None:
     assert edits.from_worker(value) == ()
     assert edits.from_worker([{"path": ["dynamic", "a"], "value": [1, 2]}]) == (Edit(("dynamic", "a"), [1, 2]),)

@@ -50,15 +50,21 @@ KeyError: 'weights'"""
         ("", "no message"),
         ("\n \n", "no message"),
         ("incompatible dtype:\nexpected float32, got float64", "incompatible dtype: expected float32, got float64"),
-        ("node array from the pickle has an incompatible dtype:", "node array from the pickle has an incompatible dtype:"),
+        (
+            "node array from the pickle has an incompatible dtype:",
+            "node array from the pickle has an incompatible dtype:",
+        ),
         (GRAPH, "indices[0,3] = 1200 is not in [0, 977)"),
         (GRAPH.split("Detected")[0] + GRAPH.rpartition("unavailable>\n")[2], "indices[0,3] = 1200 is not in [0, 977)"),
         (LAYER, "The structure of `inputs` doesn't match the expected structure."),
         (USER, "Input 0 is incompatible with the layer"),
         (TRACE, "KeyError: 'weights'"),
-        ("Could not locate class 'Scaled'. Full object config: {'module': None, 'x': 1}", "Could not locate class 'Scaled'."),
+        (
+            "Could not locate class 'Scaled'. Full object config: {'module': None, 'x': 1}",
+            "Could not locate class 'Scaled'.",
+        ),
     ],
-)  # fmt: skip
+)
 def test_the_cause_is_kept(text: str, expected: str) -> None:
     assert error_causes.words(text) == expected
 

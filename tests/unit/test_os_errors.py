@@ -41,32 +41,58 @@ NO_HOME = (
 def verbs() -> list[list[str]]:
     """Return command lines that succeed in the folder."""
     return [
-        ["inspect", "small.bundle.tar"], ["verify", "small.bundle.tar", "--key", "release.pub"],
+        ["inspect", "small.bundle.tar"],
+        ["verify", "small.bundle.tar", "--key", "release.pub"],
         ["import", "small.bundle.tar", "--store", "other", "--key", "release.pub"],
         ["export", "tiny:1.0.0", "out.bundle.tar", "--store", "store"],
-        ["unpack", "small.bundle.tar", "out"], ["sign", "tiny:1.0.0", "--key", "release.pem", "--store", "store", PASS],
-        ["keygen", "another", PASS], ["diff", "small.bundle.tar", "small.bundle.tar"], ["sbom", "small.bundle.tar"],
-        ["list", "--store", "store"], ["rm", "tiny:1.0.0", "--store", "store"],
+        ["unpack", "small.bundle.tar", "out"],
+        ["sign", "tiny:1.0.0", "--key", "release.pem", "--store", "store", PASS],
+        ["keygen", "another", PASS],
+        ["diff", "small.bundle.tar", "small.bundle.tar"],
+        ["sbom", "small.bundle.tar"],
+        ["list", "--store", "store"],
+        ["rm", "tiny:1.0.0", "--store", "store"],
         ["sign", "small.bundle.tar", "--key", "release.pem", "-o", "signed.bundle.tar", PASS],
-        ["cache", "size", "--store", "store"], ["cache", "gc", "--store", "store"], ["cache", "verify", "--store", "store"],
-        ["config", "small.bundle.tar"], ["render", "systemd", "small.bundle.tar", "units", "--key", "release.pub"],
+        ["cache", "size", "--store", "store"],
+        ["cache", "gc", "--store", "store"],
+        ["cache", "verify", "--store", "store"],
+        ["config", "small.bundle.tar"],
+        ["render", "systemd", "small.bundle.tar", "units", "--key", "release.pub"],
         ["install", "small.bundle.tar", "fresh", "--key", "release.pub", "--store", "other"],
-        ["status", "site"], ["uninstall", "site"], ["init", "model.onnx", "--no-look"],
-    ]  # fmt: skip
+        ["status", "site"],
+        ["uninstall", "site"],
+        ["init", "model.onnx", "--no-look"],
+    ]
 
 
 def releases(host: str) -> list[list[str]]:
     """Return command lines about a real model and a registry: what is made once, and sent."""
     recipe, store = ["real/bundle.yaml"], ["--store", "store"]
     return [
-        ["lock", *recipe, *store], ["build", *recipe, "--locked", *store],
+        ["lock", *recipe, *store],
+        ["build", *recipe, "--locked", *store],
         ["push", "tiny:1.0.0", f"oci://{host}/team/tiny:1.0.0", *store],
         ["pull", f"oci://{host}/there/tiny:1.0.0", "--key", "release.pub", "--store", "other"],
-        ["conform", "real.bundle.tar", "--key", "release.pub", "--python", sys.executable, "--runtime", "onnxruntime", "--level", "L0",
-         "--report", "report"],
+        [
+            "conform",
+            "real.bundle.tar",
+            "--key",
+            "release.pub",
+            "--python",
+            sys.executable,
+            "--runtime",
+            "onnxruntime",
+            "--level",
+            "L0",
+            "--report",
+            "report",
+        ],
         ["serve", "site"],
-        *(["render", kind, "small.bundle.tar", "out", "--key", "release.pub", *more] for kind, more in RENDERED.items()),
-    ]  # fmt: skip
+        *(
+            ["render", kind, "small.bundle.tar", "out", "--key", "release.pub", *more]
+            for kind, more in RENDERED.items()
+        ),
+    ]
 
 
 RENDERED = {
@@ -87,10 +113,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     bundle = deployments.carrier(Store(place / "store"), kleines=wheel)
     (place / "passphrase").write_text("correct horse\n")
     onnx.save(graphs.GRAPHS["convolution at 18"]().graph, place / "model.onnx")
-    run(place, ["keygen", "release", PASS],
+    run(
+        place,
+        ["keygen", "release", PASS],
         ["sign", f"{bundle.name}:{bundle.version}", "--key", "release.pem", "--store", "store", PASS],
         ["export", f"{bundle.name}:{bundle.version}", "small.bundle.tar", "--store", "store"],
-        ["install", "small.bundle.tar", "site", "--key", "release.pub", "--store", "store"])  # fmt: skip
+        ["install", "small.bundle.tar", "site", "--key", "release.pub", "--store", "store"],
+    )
     return place
 
 
@@ -106,10 +135,13 @@ def released(folder: Path, registry: Stub) -> Path:
     (folder / "real").mkdir()
     shutil.copy(folder / "model.onnx", folder / "real")
     (folder / "real" / "bundle.yaml").write_text(RECIPE)
-    run(folder, ["lock", "real/bundle.yaml", "--store", "store"],
+    run(
+        folder,
+        ["lock", "real/bundle.yaml", "--store", "store"],
         ["build", "real/bundle.yaml", "--locked", "--store", "store"],
         ["sign", "real:1.0.0", "--key", "release.pem", "--store", "store", PASS, "-o", "real.bundle.tar"],
-        ["push", "tiny:1.0.0", f"oci://{registry.host}/there/tiny:1.0.0", "--store", "store"])  # fmt: skip
+        ["push", "tiny:1.0.0", f"oci://{registry.host}/there/tiny:1.0.0", "--store", "store"],
+    )
     return folder
 
 
@@ -123,8 +155,13 @@ def trace(folder: Path, work: Path, line: list[str], errors: tuple[str, ...], pl
     cases = work / "cases.json"
     wanted = {"folder": str(folder), "verbs": [line], "errors": errors, "places": places, "seed": 7}
     cases.write_text(json.dumps(wanted))
-    done = subprocess.run([sys.executable, "-m", "tests.support.faulty_system", str(cases)], capture_output=True, text=True,
-                          check=False, env={**os.environ, **CACHES})  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.support.faulty_system", str(cases)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **CACHES},
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     return [json.loads(line) for line in done.stdout.splitlines()]
 
@@ -159,8 +196,13 @@ def judge(rows: list[dict[str, Any]]) -> None:
     """Hold that a refused call is an error of ours, and that a repetition finds the old state or the new one."""
     first, *faults = rows
     assert first["status"] == STATUS.get(first["verb"][0], 0), first["said"]
-    wrong = [row for row in faults if row["status"] == 70 or "Traceback" in row["said"]
-             or row["again"] not in ({first["status"], first["twice"]} if row["status"] else {first["twice"]})]  # fmt: skip
+    wrong = [
+        row
+        for row in faults
+        if row["status"] == 70
+        or "Traceback" in row["said"]
+        or row["again"] not in ({first["status"], first["twice"]} if row["status"] else {first["twice"]})
+    ]
     assert not wrong, json.dumps(wrong[0], indent=1)
     print(first["verb"], first["calls"], dict(Counter((row["error"], row["status"]) for row in faults)))
 

@@ -13,9 +13,29 @@ from packager.errors import IntegrityError
 from packager.types import Action, Blob, Finding, Tree, Verdict, check_path, check_paths, set_digest
 
 BAD_PATHS = [
-    "", "/etc/passwd", "../x", "a/../b", "a//b", "./m", "a\\b", "C:x", "a\x00b", "a\nb", "con", "aux.txt", "x.", "x ",
-    "a" * 256, "a/" * 600 + "b", "e\u0301", "a\u202eb", "a\u200bb", "\ud800", "a?b", "a*b",
-]  # fmt: skip
+    "",
+    "/etc/passwd",
+    "../x",
+    "a/../b",
+    "a//b",
+    "./m",
+    "a\\b",
+    "C:x",
+    "a\x00b",
+    "a\nb",
+    "con",
+    "aux.txt",
+    "x.",
+    "x ",
+    "a" * 256,
+    "a/" * 600 + "b",
+    "e\u0301",
+    "a\u202eb",
+    "a\u200bb",
+    "\ud800",
+    "a?b",
+    "a*b",
+]
 
 
 @pytest.mark.parametrize("path", BAD_PATHS)
@@ -80,8 +100,12 @@ def test_no_rule_asked_is_not_a_pass() -> None:
 
 
 def test_rules_that_hold_were_asked_and_said_yes() -> None:
-    found = (Finding("slo", "warning", "p99", "close"), Finding("budget", "note", "size", "small"),
-             Finding("sbom", "note", "x", "waived", waiver={"owner": "a"}), Finding("parity", "error", "y", "off"))  # fmt: skip
+    found = (
+        Finding("slo", "warning", "p99", "close"),
+        Finding("budget", "note", "size", "small"),
+        Finding("sbom", "note", "x", "waived", waiver={"owner": "a"}),
+        Finding("parity", "error", "y", "off"),
+    )
     verdict = Verdict(("parity", "slo", "budget", "sbom", "engines", "signature"), found, deferred=("signature",))
     assert verdict.held == ("budget", "engines")
     assert verdict.to_json()["held"] == ["budget", "engines"]

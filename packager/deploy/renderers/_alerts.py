@@ -118,8 +118,10 @@ def _latency(name: str, milliseconds: float, share: float, queries: Queries) -> 
     for severity, factor, long, short, lasts in _WINDOWS:
         bound = min(round(factor * (1 - share), 6), 0.95)  # a share cannot exceed 1
         query = f"{queries.slow(bucket, long)} > {bound:g} and {queries.slow(bucket, short)} > {bound:g}"
-        text = (f"more than {bound * 100:g} % of requests take longer than {bucket * 1000:g} ms "
-                f"(objective: {name} of {milliseconds:g} ms)")  # fmt: skip
+        text = (
+            f"more than {bound * 100:g} % of requests take longer than {bucket * 1000:g} ms "
+            f"(objective: {name} of {milliseconds:g} ms)"
+        )
         yield _alert("Latency", query, lasts, severity, text, f"{name.upper()}{severity.title()}")
 
 
@@ -156,6 +158,9 @@ def objectives(slo: Mapping[str, float]) -> list[JSON]:
         if key in slo:
             bound = bucket_for(slo[key]) * 1000
             rows.append([f"{share} % of requests", f"at most {slo[key]:g} ms", f"judged at {bound:g} ms"])
-    units = {"at_rps": ("rate", "up to {:g} requests/s per server"), "cold_start_s": ("cold start", "at most {:g} s"),
-             "memory": ("memory", "at most {:,.0f} bytes")}  # fmt: skip
+    units = {
+        "at_rps": ("rate", "up to {:g} requests/s per server"),
+        "cold_start_s": ("cold start", "at most {:g} s"),
+        "memory": ("memory", "at most {:,.0f} bytes"),
+    }
     return [*rows, *([name, text.format(slo[key]), ""] for key, (name, text) in units.items() if key in slo)]

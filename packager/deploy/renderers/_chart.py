@@ -25,13 +25,19 @@ _IMAGES = {"image": "image", "model-image": "modelImage", "init-image": "initIma
 
 def files(
     bundle: Bundle, values: Resolved, options: Mapping[str, str], objects: Mapping[str, JSON]
-) -> dict[str, bytes]:  # fmt: skip
+) -> dict[str, bytes]:
     """Return the chart by path; `objects` are those of a release called RELEASE."""
     given = _values(bundle, values, options)
-    chart = {"apiVersion": "v2", "name": re.sub(r"[^a-z0-9]+", "-", bundle.name)[:63].strip("-"), "type": "application",
-             "version": bundle.version, "appVersion": bundle.version, "kubeVersion": ">=1.30.0-0",
-             "description": f"{bundle.name} {bundle.version}, bundle {bundle.digest}",
-             "annotations": {"packager/bundle": bundle.digest, "packager/knobs": values.digest}}  # fmt: skip
+    chart = {
+        "apiVersion": "v2",
+        "name": re.sub(r"[^a-z0-9]+", "-", bundle.name)[:63].strip("-"),
+        "type": "application",
+        "version": bundle.version,
+        "appVersion": bundle.version,
+        "kubeVersion": ">=1.30.0-0",
+        "description": f"{bundle.name} {bundle.version}, bundle {bundle.digest}",
+        "annotations": {"packager/bundle": bundle.digest, "packager/knobs": values.digest},
+    }
     found = {"Chart.yaml": yaml_text(chart), "values.yaml": yaml_text(given), "values.schema.json": _schema(given)}
     for kind, value in objects.items():
         text = _with_gaps(yaml_text(_opened(kind, value, options)).decode())
@@ -68,11 +74,16 @@ def _schema(given: JSON) -> bytes:
         "tolerations": {"type": "array", "items": {"type": "object"}},
         "affinity": {"type": "object"},
         "podAnnotations": texts,
-    }  # fmt: skip
+    }
     image = {"type": "string", "pattern": f"^{_deployment.IMAGE}$"}
     properties = {name: kinds.get(name, image) for name in given} | {"global": {"type": "object"}}
-    value = {"$schema": "http://json-schema.org/draft-07/schema#", "type": "object", "additionalProperties": False,
-             "properties": properties, "required": sorted({*given} & {*_IMAGES.values()})}  # fmt: skip
+    value = {
+        "$schema": "http://json-schema.org/draft-07/schema#",
+        "type": "object",
+        "additionalProperties": False,
+        "properties": properties,
+        "required": sorted({*given} & {*_IMAGES.values()}),
+    }
     return json.dumps(value, indent=2).encode() + b"\n"
 
 
@@ -110,9 +121,12 @@ def _with_gaps(text: str) -> str:
     text = re.sub(r"'@@int (\w+)@@'", r"{{ int .Values.\1 }}", text)
     text = re.sub(r"'@@text (\w+)@@'", r"{{ .Values.\1 | quote }}", text)
     text = re.sub(r"^( *)(\w+): '@@yaml (\w+)@@'$", _structure, text, flags=re.MULTILINE)
-    text = re.sub(r"^( *)replicas: '@@replicas@@'$",
-                  rf"{{{{- if not ({_SCALES}) }}}}\n\1replicas: {{{{ int .Values.replicas }}}}\n{{{{- end }}}}",
-                  text, flags=re.MULTILINE)  # fmt: skip
+    text = re.sub(
+        r"^( *)replicas: '@@replicas@@'$",
+        rf"{{{{- if not ({_SCALES}) }}}}\n\1replicas: {{{{ int .Values.replicas }}}}\n{{{{- end }}}}",
+        text,
+        flags=re.MULTILINE,
+    )
     return re.sub(r"^( *)'@@more (\w+)@@': ''$", _members, text, flags=re.MULTILINE)
 
 

@@ -35,10 +35,12 @@ class Option:
     default: str = ""
 
 
-TARGET = Option("target", "NAME", "the name of a target; default: one for CPUs, the most exact",
-                r"[a-z0-9][a-z0-9_.-]{0,99}")  # fmt: skip
-PLATFORM = Option("platform", "NAME", "a platform whose wheels the bundle carries; default: the only one",
-                  platforms.PLATFORM)  # fmt: skip
+TARGET = Option(
+    "target", "NAME", "the name of a target; default: one for CPUs, the most exact", r"[a-z0-9][a-z0-9_.-]{0,99}"
+)
+PLATFORM = Option(
+    "platform", "NAME", "a platform whose wheels the bundle carries; default: the only one", platforms.PLATFORM
+)
 IMAGE = r"[a-z0-9][a-z0-9._/:-]{0,200}@sha256:[0-9a-f]{64}"
 
 
@@ -93,8 +95,9 @@ def carried(bundle: Bundle, runtime: str, wanted: str) -> tuple[str, dict[str, s
     sets: Mapping[str, list[str]] = {}
     if bundle.tree.get(lock) is not None:
         sets = tomllib.loads(bundle.read(lock).decode())["tool"]["packager"]["platforms"]
-    complete = sorted(name for name, files in sets.items()
-                      if all(bundle.tree.get(f"deps/{runtime}/wheels/{file}") for file in files))  # fmt: skip
+    complete = sorted(
+        name for name, files in sets.items() if all(bundle.tree.get(f"deps/{runtime}/wheels/{file}") for file in files)
+    )
     if not complete:
         raise UsageError(f"`{bundle.name}` carries no wheels", hint="add `vendor: [linux_x86_64-cp311]` to the recipe")
     listed = ", ".join(f"`{name}`" for name in complete)
@@ -110,10 +113,12 @@ def memory(bundle: Bundle, values: Resolved) -> int:
     """Return the MiB of one server: those the site set, else what it needs with these knobs."""
     found = values.values
     asked = host_limits.needed(
-        catalogue.model_memory(bundle.load(CONTRACT)), int(found.get("server.processes", 1)),
-        int(found.get("runtime.processes", 0)), int(found.get("server.max_body", 64 << 20)),
+        catalogue.model_memory(bundle.load(CONTRACT)),
+        int(found.get("server.processes", 1)),
+        int(found.get("runtime.processes", 0)),
+        int(found.get("server.max_body", 64 << 20)),
         _traffic(bundle.load(CONTRACT)["interface"]),
-    )  # fmt: skip
+    )
     own = values.settings.get("deploy.memory")
     if own is not None and own.origin != knobs.DEFAULT:
         return int(own.value)
@@ -124,10 +129,12 @@ def _traffic(interface: JSON) -> host_limits.Traffic:
     """Return what requests of this interface are like, as the server reckons."""
     spans = {name: span.get("limit", span).get("max") for name, span in interface["dimensions"].items()}
     inputs, outputs = (
-        [(_item(port["dtype"]), [size if isinstance(size, int) else spans.get(size) for size in port["shape"]])
-         for port in interface[role]]
+        [
+            (_item(port["dtype"]), [size if isinstance(size, int) else spans.get(size) for size in port["shape"]])
+            for port in interface[role]
+        ]
         for role in ("inputs", "outputs")
-    )  # fmt: skip
+    )
     return host_limits.Traffic.of(inputs, outputs)
 
 
@@ -143,11 +150,16 @@ def record(
     """Return `deployment.json`: which bundle, which knobs, and the digest of every file of the bundle in it."""
     return canonical.dump(
         {
-            "kind": kind, "name": bundle.name, "version": bundle.version, "bundle": bundle.digest,
-            "knobs": values.digest, "values": shown(values), "options": {**options},
+            "kind": kind,
+            "name": bundle.name,
+            "version": bundle.version,
+            "bundle": bundle.digest,
+            "knobs": values.digest,
+            "values": shown(values),
+            "options": {**options},
             "files": {place: blob.digest for place, (_, blob) in copied.items()},
         }
-    )  # fmt: skip
+    )
 
 
 def shown(values: Resolved) -> dict[str, JSON]:

@@ -10,8 +10,13 @@ from typing import TypeAlias
 from packager.canonical import JSON
 from packager.types import Blob
 
-_TYPES = {"bool": "TYPE_BOOL", "string": "TYPE_STRING", "float16": "TYPE_FP16", "float32": "TYPE_FP32",
-          "float64": "TYPE_FP64"}  # fmt: skip
+_TYPES = {
+    "bool": "TYPE_BOOL",
+    "string": "TYPE_STRING",
+    "float16": "TYPE_FP16",
+    "float32": "TYPE_FP32",
+    "float64": "TYPE_FP64",
+}
 
 
 @dataclass(frozen=True, slots=True)

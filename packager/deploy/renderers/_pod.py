@@ -63,12 +63,15 @@ def pod(bundle: Bundle, values: Resolved, options: Mapping[str, str], place: Pla
     found = {
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
-        "securityContext": {"runAsNonRoot": True, **_identity(options, "runAsUser", "runAsGroup", "fsGroup"),
-                            "seccompProfile": {"type": "RuntimeDefault"}},
+        "securityContext": {
+            "runAsNonRoot": True,
+            **_identity(options, "runAsUser", "runAsGroup", "fsGroup"),
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
         "terminationGracePeriodSeconds": int(values.values["server.drain"]) + _NOTICE + 10,
         "containers": [_server(bundle, values, options, place)],
         "volumes": _volumes(values, options, place),
-    }  # fmt: skip
+    }
     if options["variant"] == "init-container":
         found["initContainers"] = [_fetch(bundle, options)]
     return {key: value for key, value in found.items() if value != []}
@@ -124,8 +127,10 @@ def _secrets(values: Resolved) -> dict[str, str]:
 
 
 def _mounts(values: Resolved, options: Mapping[str, str]) -> list[JSON]:
-    found = [{"name": knob.replace(".", "-"), "mountPath": f"{_SECRETS}/{knob}", "readOnly": True}
-             for knob in _secrets(values)]  # fmt: skip
+    found = [
+        {"name": knob.replace(".", "-"), "mountPath": f"{_SECRETS}/{knob}", "readOnly": True}
+        for knob in _secrets(values)
+    ]
     if options["variant"] != "embedded":
         found.append({"name": "model", "mountPath": _MODEL, "readOnly": True})
     if options["variant"] == "init-container":
@@ -148,10 +153,16 @@ def _volumes(values: Resolved, options: Mapping[str, str], place: Place) -> list
             {"name": "model", "emptyDir": {}},
             {"name": "config", "configMap": {"name": place.config, "items": items}},
             {"name": "trust", "configMap": {"name": f"{place.name}-trust"}},
-            {"name": "registry", "secret": {"secretName": f"{place.name}-registry", "optional": True,
-                                            "items": [{"key": ".dockerconfigjson", "path": "config.json"}]}},
+            {
+                "name": "registry",
+                "secret": {
+                    "secretName": f"{place.name}-registry",
+                    "optional": True,
+                    "items": [{"key": ".dockerconfigjson", "path": "config.json"}],
+                },
+            },
             {"name": "scratch", "emptyDir": {}},
-        ]  # fmt: skip
+        ]
     return found
 
 
@@ -163,17 +174,30 @@ def _fetch(bundle: Bundle, options: Mapping[str, str]) -> JSON:
         "name": "fetch",
         "image": _deployment.required(options, "init-image", "registry.example/packager@sha256:…"),
         "imagePullPolicy": "IfNotPresent",
-        "command": ["packager", "unpack", source, f"{_MODEL}/bundle", "--trust", f"{_TRUST}/trust.json",
-                    "--state", "none"],
-        "env": [{"name": "HOME", "value": "/scratch"}, {"name": "PACKAGER_STORE", "value": "/scratch/store"},
-                {"name": "DOCKER_CONFIG", "value": "/srv/registry"}],
+        "command": [
+            "packager",
+            "unpack",
+            source,
+            f"{_MODEL}/bundle",
+            "--trust",
+            f"{_TRUST}/trust.json",
+            "--state",
+            "none",
+        ],
+        "env": [
+            {"name": "HOME", "value": "/scratch"},
+            {"name": "PACKAGER_STORE", "value": "/scratch/store"},
+            {"name": "DOCKER_CONFIG", "value": "/srv/registry"},
+        ],
         "resources": {"requests": {"cpu": "500m", "memory": "256Mi", **disk}, "limits": {"memory": "1Gi", **disk}},
         "securityContext": _restricted(options),
-        "volumeMounts": [{"name": "model", "mountPath": _MODEL},
-                         {"name": "trust", "mountPath": _TRUST, "readOnly": True},
-                         {"name": "registry", "mountPath": "/srv/registry", "readOnly": True},
-                         {"name": "scratch", "mountPath": "/scratch"}],
-    }  # fmt: skip
+        "volumeMounts": [
+            {"name": "model", "mountPath": _MODEL},
+            {"name": "trust", "mountPath": _TRUST, "readOnly": True},
+            {"name": "registry", "mountPath": "/srv/registry", "readOnly": True},
+            {"name": "scratch", "mountPath": "/scratch"},
+        ],
+    }
 
 
 def config_data(bundle: Bundle, values: Resolved, options: Mapping[str, str]) -> dict[str, str]:

@@ -47,13 +47,16 @@ def _head(bundle: Bundle, values: Resolved) -> str:
         + (card if bundle.tree.get("MODEL_CARD.md") else "")
         + "Every server says at `/v2/models/NAME` and in `packager_bundle_info` which bundle it serves, and at "
         "`/v2/knobs` how."
-    )  # fmt: skip
+    )
 
 
 def _interface(contract: JSON) -> str:
     interface = contract["interface"]
-    rows = [[role, port["name"], port["dtype"], ", ".join(map(str, port["shape"]))]
-            for role in ("inputs", "outputs") for port in interface[role]]  # fmt: skip
+    rows = [
+        [role, port["name"], port["dtype"], ", ".join(map(str, port["shape"]))]
+        for role in ("inputs", "outputs")
+        for port in interface[role]
+    ]
     sizes = [f"`{name}` {Measured.from_json(span)}" for name, span in interface["dimensions"].items()]
     return _table(("", "name", "type", "shape"), rows) + (f"\n\nSizes: {', '.join(sizes)}." if sizes else "")
 

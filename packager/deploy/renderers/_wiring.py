@@ -107,11 +107,11 @@ def _sizes(port: Port) -> list[Size]:
 def _join(tensor: str, origin: Port, port: Port, steps: Sequence[Step], lengths: _Lengths) -> None:
     """Make the sizes of a tensor those of where it comes from and of where it goes."""
     same = origin[1]["dtype"] == port[1]["dtype"] and len(origin[1]["shape"]) == len(port[1]["shape"])
-    if not same or not all(
-        lengths.join(one, other) for one, other in zip(_sizes(origin), _sizes(port), strict=True)
-    ):  # fmt: skip
-        raise UsageError(f"`{tensor}` does not fit: {_told(origin, steps)}, {_told(port, steps)}",
-                         hint="join ports of one element type and of shapes with a length in common")  # fmt: skip
+    if not same or not all(lengths.join(one, other) for one, other in zip(_sizes(origin), _sizes(port), strict=True)):
+        raise UsageError(
+            f"`{tensor}` does not fit: {_told(origin, steps)}, {_told(port, steps)}",
+            hint="join ports of one element type and of shapes with a length in common",
+        )
 
 
 def _told(port: Port, steps: Sequence[Step]) -> str:
@@ -165,11 +165,16 @@ def _described(pipeline: Pipeline, ports: Mapping[str, Port], lengths: _Lengths)
             if not isinstance(size, int) and not isinstance(root, int) and root not in names:
                 same = sum(1 for other in names.values() if other.partition("-")[0] == size[1])
                 names[root] = f"{size[1]}-{same + 1}" if same else size[1]
-    found = {tensor: {"name": tensor, "dtype": port[1]["dtype"], "shape": _shape(port, lengths, names)}
-             for tensor, port in ports.items()}  # fmt: skip
+    found = {
+        tensor: {"name": tensor, "dtype": port[1]["dtype"], "shape": _shape(port, lengths, names)}
+        for tensor, port in ports.items()
+    }
     spans = {name: dict(zip(("min", "max"), lengths.span[root], strict=True)) for root, name in names.items()}
-    return {"inputs": [found[tensor] for tensor in pipeline.inputs],
-            "outputs": [found[tensor] for tensor in pipeline.outputs], "dimensions": spans}  # fmt: skip
+    return {
+        "inputs": [found[tensor] for tensor in pipeline.inputs],
+        "outputs": [found[tensor] for tensor in pipeline.outputs],
+        "dimensions": spans,
+    }
 
 
 def _shape(port: Port, lengths: _Lengths, names: Mapping[Free, str]) -> list[int | str]:

@@ -60,17 +60,24 @@ def render(bundle: Bundle, values: Resolved, options: Mapping[str, str]) -> Rend
         _deployment.RECORD: _deployment.record("bentoml", bundle, values, options, copied),
     }
     version = bundle.version.replace("+", "-")  # BentoML knows no build part
-    steps = (f"cd OUT && bentoml build --version {version}", f"bentoml serve {bundle.name}:{version}",
-             ("python -c 'import bentoml, pathlib; "
-             'bentoml.models.import_model(str(pathlib.Path("model").resolve()), "folder")\''))  # fmt: skip
+    steps = (
+        f"cd OUT && bentoml build --version {version}",
+        f"bentoml serve {bundle.name}:{version}",
+        (
+            "python -c 'import bentoml, pathlib; "
+            'bentoml.models.import_model(str(pathlib.Path("model").resolve()), "folder")\''
+        ),
+    )
     return Rendered(made, copied, steps)
 
 
 def _model(bundle: Bundle, contract: JSON, target: str) -> dict[str, str]:
     """Return where the files of the artefact go; weights keep their names, because the graph refers to them."""
     graph = PurePosixPath(contract["targets"][target]["path"])
-    names = {path: str(PurePosixPath(path).relative_to(graph.parent))
-             for path in server_files.artefact(bundle, contract, target)}  # fmt: skip
+    names = {
+        path: str(PurePosixPath(path).relative_to(graph.parent))
+        for path in server_files.artefact(bundle, contract, target)
+    }
     return {f"model/{_GRAPH if path == str(graph) else name}": path for path, name in names.items()}
 
 
@@ -101,12 +108,16 @@ def _about_model(bundle: Bundle, contract: JSON, target: str) -> JSON:
         "labels": {"bundle": _label(bundle.digest)},
         "options": {"providers": ["CPUExecutionProvider"]},
         "metadata": {"bundle": bundle.digest, "target": target},
-        "context": {"framework_name": "onnx", "framework_versions": {}, "bentoml_version": "1.4.39",
-                    "python_version": "3.11"},
+        "context": {
+            "framework_name": "onnx",
+            "framework_versions": {},
+            "bentoml_version": "1.4.39",
+            "python_version": "3.11",
+        },
         "signatures": {"run": {"batchable": batched, **({"batch_dim": [0, 0]} if batched else {})}},
         "api_version": "v2",
         "creation_time": "1980-01-01T00:00:00+00:00",
-    }  # fmt: skip
+    }
 
 
 def _requirements(bundle: Bundle, runtime: str) -> bytes:

@@ -77,10 +77,16 @@ def _containerfile(bundle: Bundle, values: Resolved, base: str) -> bytes:
     found = values.values
     ports = [found["server.port"], *([found["server.grpc_port"]] if "server.grpc_port" in found else [])]
     return _deployment.filled(
-        "container/Containerfile", name=bundle.name, version=bundle.version, bundle=bundle.digest, base=base,
-        knobs=values.digest, ports=" ".join(map(str, ports)), url=_address(values),
+        "container/Containerfile",
+        name=bundle.name,
+        version=bundle.version,
+        bundle=bundle.digest,
+        base=base,
+        knobs=values.digest,
+        ports=" ".join(map(str, ports)),
+        url=_address(values),
         command=", ".join(map(json.dumps, arguments(values))),
-    )  # fmt: skip
+    )
 
 
 def _address(values: Resolved) -> str:

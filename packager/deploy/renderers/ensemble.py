@@ -32,8 +32,13 @@ class Served:
     batch: int
 
     def about(self, model: str) -> JSON:
-        return {"model": model, "number": self.number, "version": self.record["version"],
-                "bundle": self.record["bundle"], "knobs": self.knobs}  # fmt: skip
+        return {
+            "model": model,
+            "number": self.number,
+            "version": self.record["version"],
+            "bundle": self.record["bundle"],
+            "knobs": self.knobs,
+        }
 
 
 Steps = Mapping[str, Served]
@@ -41,15 +46,23 @@ Steps = Mapping[str, Served]
 
 def record(pipeline: Pipeline, steps: Steps, sites: Mapping[str, Steps]) -> JSON:
     """Return what identifies a version of an ensemble. Raises UsageError if the steps do not fit."""
-    return {"kind": KIND, "name": pipeline.name, "pipeline": pipeline.to_json(), **_whole(pipeline, steps),
-            "sites": {site: _whole(pipeline, found) for site, found in sites.items()}}  # fmt: skip
+    return {
+        "kind": KIND,
+        "name": pipeline.name,
+        "pipeline": pipeline.to_json(),
+        **_whole(pipeline, steps),
+        "sites": {site: _whole(pipeline, found) for site, found in sites.items()},
+    }
 
 
 def _whole(pipeline: Pipeline, steps: Steps) -> dict[str, JSON]:
     interfaces = {model: served.record["interface"] for model, served in steps.items()}
     batch = min(steps[step.model].batch for step in pipeline.steps)
-    return {"steps": [steps[step.model].about(step.model) for step in pipeline.steps], "batch": batch,
-            "interface": _wiring.interface(pipeline, interfaces, batched=batch > 0)}  # fmt: skip
+    return {
+        "steps": [steps[step.model].about(step.model) for step in pipeline.steps],
+        "batch": batch,
+        "interface": _wiring.interface(pipeline, interfaces, batched=batch > 0),
+    }
 
 
 def render(pipeline: Pipeline, about: JSON, number: int) -> Rendered:
@@ -67,10 +80,14 @@ def _config(pipeline: Pipeline, about: JSON, number: int) -> dict[str, Field]:
     for place, step in enumerate(about["steps"], 1):
         tags |= {f"bundle_{place}": step["bundle"], f"knobs_{place}": step["knobs"]}
     steps: list[Field] = [
-        {"model_name": step.model, "model_version": -1, "input_map": table(step.inputs),
-         "output_map": table(step.outputs)}
+        {
+            "model_name": step.model,
+            "model_version": -1,
+            "input_map": table(step.inputs),
+            "output_map": table(step.outputs),
+        }
         for step in pipeline.steps
-    ]  # fmt: skip
+    ]
     return {
         "name": pipeline.name,
         "platform": "ensemble",

@@ -30,21 +30,40 @@ DEFAULTS: Mapping[str, str] = {"server.host": "0.0.0.0"}  # noqa: S104 - the add
 _SPACE = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 OPTIONS = (
     Option("image", "IMAGE", "the server's image, pinned as name@sha256:…; no default", _deployment.IMAGE),
-    Option("variant", "NAME", "embedded, image-volume or init-container; default: embedded", "|".join(_pod.VARIANTS),
-           "embedded"),
+    Option(
+        "variant",
+        "NAME",
+        "embedded, image-volume or init-container; default: embedded",
+        "|".join(_pod.VARIANTS),
+        "embedded",
+    ),
     Option("model-image", "IMAGE", "the model's image, pinned as name@sha256:…; for image-volume", _deployment.IMAGE),
-    Option("init-image", "IMAGE", "an image with packager, pinned as name@sha256:…; for init-container",
-           _deployment.IMAGE),
-    Option("source", "URL", "where the bundle is, such as oci://host/name@sha256:…; for init-container",
-           r"(oci|s3|https)://[A-Za-z0-9][A-Za-z0-9._:/@-]{0,300}"),
+    Option(
+        "init-image", "IMAGE", "an image with packager, pinned as name@sha256:…; for init-container", _deployment.IMAGE
+    ),
+    Option(
+        "source",
+        "URL",
+        "where the bundle is, such as oci://host/name@sha256:…; for init-container",
+        r"(oci|s3|https)://[A-Za-z0-9][A-Za-z0-9._:/@-]{0,300}",
+    ),
     Option("namespace", "NAME", "the name of a namespace; default: that of `kubectl`", _SPACE),
-    Option("monitoring", "NAMESPACE", "the name of the namespace of Prometheus, which may then read the metrics; "
-           "default: none may from outside", _SPACE),
-    Option("user", "UID", "a user id, or `any` where the cluster gives one (OpenShift); default: 65532",
-           r"any|[1-9][0-9]{0,9}", str(_pod.USER)),
+    Option(
+        "monitoring",
+        "NAMESPACE",
+        "the name of the namespace of Prometheus, which may then read the metrics; default: none may from outside",
+        _SPACE,
+    ),
+    Option(
+        "user",
+        "UID",
+        "a user id, or `any` where the cluster gives one (OpenShift); default: 65532",
+        r"any|[1-9][0-9]{0,9}",
+        str(_pod.USER),
+    ),
     _deployment.PLATFORM,
     _deployment.TARGET,
-)  # fmt: skip
+)
 
 
 def render(bundle: Bundle, values: Resolved, options: Mapping[str, str]) -> Rendered:
@@ -63,8 +82,11 @@ def render(bundle: Bundle, values: Resolved, options: Mapping[str, str]) -> Rend
     if options["variant"] == "init-container":
         made["init-image/Containerfile"] = _deployment.template("container/Containerfile.init")
     made[_deployment.RECORD] = _deployment.record("kubernetes", bundle, values, options, {})
-    steps = ("kubectl apply --server-side -f OUT/manifests/", f"kubectl rollout status deployment/{name}",
-             f"or: helm upgrade --install {name} OUT/chart --atomic")  # fmt: skip
+    steps = (
+        "kubectl apply --server-side -f OUT/manifests/",
+        f"kubectl rollout status deployment/{name}",
+        f"or: helm upgrade --install {name} OUT/chart --atomic",
+    )
     return Rendered(made, {}, steps)
 
 
@@ -94,8 +116,12 @@ def _objects(
     about = _meta(bundle, values, options, place)
     selector = {"matchLabels": {"app.kubernetes.io/name": place.name}}
     ports = _pod.ports(values)
-    spread = {"maxSkew": 1, "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "ScheduleAnyway",
-              "labelSelector": selector}  # fmt: skip
+    spread = {
+        "maxSkew": 1,
+        "topologyKey": "kubernetes.io/hostname",
+        "whenUnsatisfiable": "ScheduleAnyway",
+        "labelSelector": selector,
+    }
     pod = {
         **_pod.pod(bundle, values, options, place),
         "serviceAccountName": name,
@@ -111,8 +137,10 @@ def _objects(
         "template": template,
     }
     protocols = {"http": "http", "grpc": "kubernetes.io/h2c"}
-    listed = [{"name": port, "port": number, "targetPort": port, "protocol": "TCP", "appProtocol": protocols[port]}
-              for port, number in ports.items()]  # fmt: skip
+    listed = [
+        {"name": port, "port": number, "targetPort": port, "protocol": "TCP", "appProtocol": protocols[port]}
+        for port, number in ports.items()
+    ]
     found = {
         "ServiceAccount": _object("v1", "ServiceAccount", about, automountServiceAccountToken=False),
         "ConfigMap": _object(

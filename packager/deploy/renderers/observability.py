@@ -26,16 +26,30 @@ from packager.knobs.knobs import Resolved
 ABOUT = "Prometheus rules, a Grafana dashboard, a Datadog check and a runbook"
 DEFAULTS: Mapping[str, str] = {}
 OPTIONS = (
-    Option("runbook-url", "URL", "an https address, where people find RUNBOOK.md",
-           r"https?://[A-Za-z0-9][A-Za-z0-9._:/@%+~-]{0,300}"),
-    Option("endpoint", "URL", "an http(s) address, that of /metrics for Datadog; default: this host's",
-           r"https?://[A-Za-z0-9\[][A-Za-z0-9._:\[\]-]{0,253}(/[A-Za-z0-9._/-]{0,100})?"),
-)  # fmt: skip
+    Option(
+        "runbook-url",
+        "URL",
+        "an https address, where people find RUNBOOK.md",
+        r"https?://[A-Za-z0-9][A-Za-z0-9._:/@%+~-]{0,300}",
+    ),
+    Option(
+        "endpoint",
+        "URL",
+        "an http(s) address, that of /metrics for Datadog; default: this host's",
+        r"https?://[A-Za-z0-9\[][A-Za-z0-9._:\[\]-]{0,253}(/[A-Za-z0-9._/-]{0,100})?",
+    ),
+)
 _METRICS = (
-    "packager_server_requests", "packager_server_request_duration_seconds", "packager_server_run_duration_seconds",
-    "packager_server_requests_in_flight", "packager_server_batch_rows", "packager_server_ready",
-    "process_resident_memory_bytes", "process_cpu_seconds", "process_open_fds",
-)  # fmt: skip
+    "packager_server_requests",
+    "packager_server_request_duration_seconds",
+    "packager_server_run_duration_seconds",
+    "packager_server_requests_in_flight",
+    "packager_server_batch_rows",
+    "packager_server_ready",
+    "process_resident_memory_bytes",
+    "process_cpu_seconds",
+    "process_open_fds",
+)
 
 
 def render(bundle: Bundle, values: Resolved, options: Mapping[str, str]) -> Rendered:
@@ -114,10 +128,13 @@ def _dashboard(bundle: Bundle, values: Resolved) -> JSON:
         "refresh": "30s",
         "time": {"from": "now-6h", "to": "now"},
         "timezone": "browser",
-        "templating": {"list": [{"name": "datasource", "type": "datasource", "query": "prometheus",
-                                 "label": "Prometheus", "hide": 0}]},
+        "templating": {
+            "list": [
+                {"name": "datasource", "type": "datasource", "query": "prometheus", "label": "Prometheus", "hide": 0}
+            ]
+        },
         "panels": panels,
-    }  # fmt: skip
+    }
 
 
 def _objective_panels(slo: Mapping[str, float], queries: Queries) -> list[tuple[str, str, Mapping[str, str]]]:
@@ -125,8 +142,13 @@ def _objective_panels(slo: Mapping[str, float], queries: Queries) -> list[tuple[
     for key, budget in (("p50_ms", 0.5), ("p99_ms", 0.01)):
         if key in slo:
             slow = queries.slow(bucket_for(slo[key]), "1h")
-            found.append((f"Error budget of {key.partition('_')[0]} ≤ {slo[key]:g} ms: burn rate over 1 h", "short",
-                          {"1 uses all of it": f"({slow}) / {budget:g}"}))  # fmt: skip
+            found.append(
+                (
+                    f"Error budget of {key.partition('_')[0]} ≤ {slo[key]:g} ms: burn rate over 1 h",
+                    "short",
+                    {"1 uses all of it": f"({slow}) / {budget:g}"},
+                )
+            )
     return found
 
 
@@ -134,11 +156,12 @@ def _triton_panels(bundle: Bundle, window: str) -> list[tuple[str, str, Mapping[
     """Return what Triton says of a model whose metric tags name the bundle's version."""
     model = f'model="{bundle.name}"'
     count = f"sum(rate(nv_inference_request_success{{{model}}}[{window}]))"
-    spent = {part: f"sum(rate(nv_inference_{part}_duration_us{{{model}}}[{window}])) / {count} / 1e6"
-             for part in ("queue", "compute_infer", "request")}  # fmt: skip
+    spent = {
+        part: f"sum(rate(nv_inference_{part}_duration_us{{{model}}}[{window}])) / {count} / 1e6"
+        for part in ("queue", "compute_infer", "request")
+    }
     failed = f"sum(rate(nv_inference_request_failure{{{model}}}[{window}]))"
-    return [("Triton: requests", "reqps", {"answered": count, "failed": failed}),
-            ("Triton: mean time", "s", spent)]  # fmt: skip
+    return [("Triton: requests", "reqps", {"answered": count, "failed": failed}), ("Triton: mean time", "s", spent)]
 
 
 def _panel(number: int, title: str, unit: str, targets: Mapping[str, str], *, thresholds: Mapping[str, float]) -> JSON:
@@ -152,13 +175,19 @@ def _panel(number: int, title: str, unit: str, targets: Mapping[str, str], *, th
         "title": title,
         "datasource": source,
         "gridPos": {"h": 8, "w": 12, "x": 12 * (number % 2), "y": 8 * (number // 2)},
-        "fieldConfig": {"defaults": {"unit": unit, "min": 0, "thresholds": {"mode": "absolute", "steps": steps}},
-                        "overrides": []},
-        "options": {"legend": {"displayMode": "list", "placement": "bottom", "showLegend": True},
-                    "tooltip": {"mode": "multi", "sort": "desc"}},
-        "targets": [{"refId": chr(65 + place), "expr": query, "legendFormat": legend, "datasource": source}
-                    for place, (legend, query) in enumerate(targets.items())],
-    }  # fmt: skip
+        "fieldConfig": {
+            "defaults": {"unit": unit, "min": 0, "thresholds": {"mode": "absolute", "steps": steps}},
+            "overrides": [],
+        },
+        "options": {
+            "legend": {"displayMode": "list", "placement": "bottom", "showLegend": True},
+            "tooltip": {"mode": "multi", "sort": "desc"},
+        },
+        "targets": [
+            {"refId": chr(65 + place), "expr": query, "legendFormat": legend, "datasource": source}
+            for place, (legend, query) in enumerate(targets.items())
+        ],
+    }
 
 
 # Datadog

@@ -53,32 +53,46 @@ def render(bundle: Bundle, values: Resolved, options: Mapping[str, str]) -> Rend
         f"{name}.yaml": _site(values, {knob: place for knob, (_, place) in credentials.items()}),
         _deployment.RECORD: _deployment.record("systemd", bundle, values, options, {}),
     }
-    steps = (f"packager install BUNDLE {directory} --trust TRUST --values OUT/{name}.yaml",
-             f"install -D -m 644 OUT/{name}.yaml {file}",
-             f"install -m 644 OUT/{name}.service OUT/{name}.socket /etc/systemd/system/",
-             f"systemctl daemon-reload && systemctl enable --now {name}.socket {name}.service")  # fmt: skip
+    steps = (
+        f"packager install BUNDLE {directory} --trust TRUST --values OUT/{name}.yaml",
+        f"install -D -m 644 OUT/{name}.yaml {file}",
+        f"install -m 644 OUT/{name}.service OUT/{name}.socket /etc/systemd/system/",
+        f"systemctl daemon-reload && systemctl enable --now {name}.socket {name}.service",
+    )
     return Rendered(made, {}, steps)
 
 
 def _service(
-    bundle: Bundle, values: Resolved, options: Mapping[str, str], places: Mapping[str, str],
+    bundle: Bundle,
+    values: Resolved,
+    options: Mapping[str, str],
+    places: Mapping[str, str],
     credentials: Mapping[str, tuple[str, str]],
-) -> bytes:  # fmt: skip
+) -> bytes:
     contract, found = bundle.load(CONTRACT), values.values
     target = server_files.choose_target(contract["targets"], options["target"] or None)
     gpu = contract["targets"][target]["device"] != "cpu"
     grpc = "server.grpc_port" in found
     loads = "".join(f"LoadCredential={knob}:{origin}\n" for knob, (origin, _) in credentials.items())
     return _deployment.filled(
-        "systemd/service", name=bundle.name, version=bundle.version, bundle=bundle.digest,
-        program=options["program"], **places, credentials=loads,
-        start=str(int(contract.get("slo", {}).get("cold_start_s", 60)) + 60), stop=str(int(found["server.drain"]) + 10),
-        memory=str(_deployment.memory(bundle, values)), cpu=str(max(1, found.get("deploy.cpu", 1000) // 10)),
+        "systemd/service",
+        name=bundle.name,
+        version=bundle.version,
+        bundle=bundle.digest,
+        program=options["program"],
+        **places,
+        credentials=loads,
+        start=str(int(contract.get("slo", {}).get("cold_start_s", 60)) + 60),
+        stop=str(int(found["server.drain"]) + 10),
+        memory=str(_deployment.memory(bundle, values)),
+        cpu=str(max(1, found.get("deploy.cpu", 1000) // 10)),
         files=str(2 * found["server.max_connections"] + 256),
-        private_devices="no" if gpu else "yes", devices="".join(f"DeviceAllow={one} rw\n" for one in _GPU if gpu),
-        deny_execute="no" if gpu else "yes", private_network="no" if grpc else "yes",
+        private_devices="no" if gpu else "yes",
+        devices="".join(f"DeviceAllow={one} rw\n" for one in _GPU if gpu),
+        deny_execute="no" if gpu else "yes",
+        private_network="no" if grpc else "yes",
         families="AF_UNIX AF_INET AF_INET6" if grpc else "AF_UNIX",
-    )  # fmt: skip
+    )
 
 
 def _address(values: Resolved) -> str:
@@ -87,8 +101,10 @@ def _address(values: Resolved) -> str:
     try:
         address = ipaddress.ip_address("127.0.0.1" if host == "localhost" else host)
     except ValueError:
-        raise UsageError(f"`server.host`: a socket unit takes an address, got `{host}`",
-                         hint="--set server.host=0.0.0.0 is every interface") from None  # fmt: skip
+        raise UsageError(
+            f"`server.host`: a socket unit takes an address, got `{host}`",
+            hint="--set server.host=0.0.0.0 is every interface",
+        ) from None
     return f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"
 
 

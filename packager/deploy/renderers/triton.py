@@ -25,7 +25,7 @@ from packager.bundle.bundle import CONTRACT, Bundle
 from packager.canonical import JSON
 from packager.deploy.renderers._modelconfig import Field, Rendered, Word, config_text, datatype, table, tensor
 from packager.deploy.triton.repository import CONFIG, RECORD
-from packager.errors import Malformed, UsageError
+from packager.errors import MalformedError, UsageError
 from packager.formats import safetensors
 from packager.knobs import catalogue, knobs
 from packager.knobs.knobs import Resolved
@@ -51,8 +51,13 @@ class _Artefact:
 
 def record(bundle: Bundle, values: Resolved, backend: Backend) -> JSON:
     """Return what identifies a deployed version; two equal records are the same deployment."""
-    return {"name": bundle.name, "version": bundle.version, "bundle": bundle.digest, "knobs": values.digest,
-            "backend": backend}  # fmt: skip
+    return {
+        "name": bundle.name,
+        "version": bundle.version,
+        "bundle": bundle.digest,
+        "knobs": values.digest,
+        "backend": backend,
+    }
 
 
 def render(bundle: Bundle, values: Resolved, number: int, backend: Backend, sites: Mapping[str, Resolved]) -> Rendered:
@@ -68,13 +73,18 @@ def render(bundle: Bundle, values: Resolved, number: int, backend: Backend, site
             "bundle as it is, with `packager promise`",
         )
     if lacking := sorted({"triton.instances", "triton.warmup"} - set(values.values)):
-        raise Malformed(f"`{bundle.name}` promises Triton and lacks the knob `{lacking[0]}`", subject=knobs.FILE)
+        raise MalformedError(f"`{bundle.name}` promises Triton and lacks the knob `{lacking[0]}`", subject=knobs.FILE)
     artefact = _artefact(bundle, contract, backend)
     warm = _warmups(bundle, contract)
     files = {f"{number}/{name}": (path, _blob(bundle, path)) for name, path in artefact.files.items()}
     hashes = {name: _blob(bundle, path).digest for name, path in artefact.files.items()}
-    about = {**record(bundle, values, backend), "targets": list(artefact.targets), "files": hashes,
-             "interface": contract["interface"], "onnxruntime": _floor(contract)}  # fmt: skip
+    about = {
+        **record(bundle, values, backend),
+        "targets": list(artefact.targets),
+        "files": hashes,
+        "interface": contract["interface"],
+        "onnxruntime": _floor(contract),
+    }
     own = config_text(_config(bundle, contract, values, artefact, number, warm))
     made = {f"{number}/{RECORD}": canonical.dump(about), f"{number}/{CONFIG}": own, CONFIG: own}
     made |= {f"warmup/{number}-{name}": data for row in warm.values() for name, data in row.data.items()}
@@ -113,14 +123,20 @@ def _artefact(bundle: Bundle, contract: JSON, backend: Backend) -> _Artefact:
     engines = {name: target for name, target in sorted(targets.items()) if target["runtime"] == "tensorrt"}
     if backend == "native" and engines:
         return _engines(bundle, engines)
-    graphs = [name for name, target in targets.items()
-              if target["runtime"] in (_RUNTIME, "onnxruntime") and target["device"] == "cpu"]  # fmt: skip
+    graphs = [
+        name
+        for name, target in targets.items()
+        if target["runtime"] in (_RUNTIME, "onnxruntime") and target["device"] == "cpu"
+    ]
     if not graphs:
         raise UsageError(f"`{bundle.name}` has no target that Triton's `{backend}` backend opens")
     chosen = min(graphs, key=lambda name: (targets[name]["precision"] != "fp32", targets[name]["runtime"], name))
     path = PurePosixPath(targets[chosen]["path"])
-    beside = {str(PurePosixPath(other).relative_to(path.parent)): other
-              for other, _ in bundle.tree if PurePosixPath(other).is_relative_to(path.parent)}  # fmt: skip
+    beside = {
+        str(PurePosixPath(other).relative_to(path.parent)): other
+        for other, _ in bundle.tree
+        if PurePosixPath(other).is_relative_to(path.parent)
+    }
     name = "onnxruntime" if backend == "native" else "python"
     return _Artefact(name, path.name if backend == "native" else "model.py", path.name, beside, {}, (chosen,))
 
@@ -143,8 +159,13 @@ def _engines(bundle: Bundle, targets: Mapping[str, JSON]) -> _Artefact:
 
 
 def _config(
-    bundle: Bundle, contract: JSON, values: Resolved, artefact: _Artefact, number: int, warm: Mapping[str, _Warmup],
-) -> dict[str, Field]:  # fmt: skip
+    bundle: Bundle,
+    contract: JSON,
+    values: Resolved,
+    artefact: _Artefact,
+    number: int,
+    warm: Mapping[str, _Warmup],
+) -> dict[str, Field]:
     found = values.values
     batched = rows(contract)
     most = min(found.get(catalogue.BATCH) or batched, batched) if batched else 0
@@ -226,8 +247,11 @@ class _Warmup:
         inputs: list[Field] = []
         for port, (dtype, shape, file) in self.ports.items():
             dims: list[Field] = list(shape[1:] if batched else shape)
-            about: dict[str, Field] = {"data_type": Word(datatype(dtype)), "dims": dims,
-                                       "input_data_file": f"{number}-{file}"}  # fmt: skip
+            about: dict[str, Field] = {
+                "data_type": Word(datatype(dtype)),
+                "dims": dims,
+                "input_data_file": f"{number}-{file}",
+            }
             inputs.append({"key": port, "value": about})
         return {"name": name, "batch_size": self.rows if batched else 1, "inputs": inputs}
 

@@ -56,8 +56,9 @@ class Pipeline:
     def from_json(value: JSON) -> Pipeline:
         """Read what `to_json` gave. Raises UsageError, KeyError, TypeError."""
         name = value["name"]
-        steps = [Step(row["model"], row["inputs"], row["outputs"], f"`{name}`, `{row['model']}`")
-                 for row in value["steps"]]  # fmt: skip
+        steps = [
+            Step(row["model"], row["inputs"], row["outputs"], f"`{name}`, `{row['model']}`") for row in value["steps"]
+        ]
         return _joined(name, steps, value["outputs"])
 
 

@@ -24,7 +24,7 @@ from packager.deploy.renderers.ensemble import Served
 from packager.deploy.renderers.triton import Backend
 from packager.deploy.triton.pipeline import Pipeline
 from packager.deploy.triton.repository import CONFIG, RECORD, SITES, WARMUP, Content, Repository, Signed
-from packager.errors import Malformed, SourceError, UsageError, did_you_mean, install
+from packager.errors import MalformedError, SourceError, UsageError, did_you_mean, install
 from packager.events import Note, OnEvent, ignore
 from packager.knobs.knobs import Resolved
 
@@ -71,9 +71,15 @@ class Model:
 
 
 def render_triton(
-    bundle: Bundle, values: Resolved, repository: Repository, backend: Backend, sites: Mapping[str, Resolved],
-    on_event: OnEvent = ignore, *, switch: bool = True,
-) -> Model:  # fmt: skip
+    bundle: Bundle,
+    values: Resolved,
+    repository: Repository,
+    backend: Backend,
+    sites: Mapping[str, Resolved],
+    on_event: OnEvent = ignore,
+    *,
+    switch: bool = True,
+) -> Model:
     """Add `bundle`, which the caller has verified, to a model repository and return the version it became.
 
     `values` are the knobs of config.pbtxt, `sites` those of configs/<site>.pbtxt. The same bundle with the same knobs
@@ -94,8 +100,10 @@ def render_triton(
 
     number, created, rendered = _placed(repository, bundle, triton.record(bundle, values, backend), make, on_event)
     own = _change(rendered, number, seen)
-    others = [_placed_ensemble(repository, pipeline, fitted[pipeline.name], state, on_event)[0]
-              for pipeline, state in ensembles]  # fmt: skip
+    others = [
+        _placed_ensemble(repository, pipeline, fitted[pipeline.name], state, on_event)[0]
+        for pipeline, state in ensembles
+    ]
     early = [change for change in others if _shrinks(change)]
     changes = (*early, own, *(change for change in others if change not in early))
     model = Model(repository, name, number, before, created, rendered.record["targets"][0], changes)
@@ -153,8 +161,9 @@ def _placed(
 
 
 def _contents(rendered: Rendered, bundle: Bundle | None, own: str) -> dict[str, Content]:
-    files: dict[str, Content] = {path.removeprefix(own): data for path, data in rendered.made.items()
-                                 if path.startswith(own)}  # fmt: skip
+    files: dict[str, Content] = {
+        path.removeprefix(own): data for path, data in rendered.made.items() if path.startswith(own)
+    }
     if bundle is not None:
         for path, (origin, blob) in rendered.copied.items():
             files[path.removeprefix(own)] = Signed(origin, blob, partial(bundle.medium.open_file, origin, blob))
@@ -170,15 +179,17 @@ def _known(repository: Repository, name: str, identity: JSON) -> int | None:
 
 
 def _record(repository: Repository, model: str, number: int) -> dict[str, JSON]:
-    """Return the record of a version, empty if there is none. Raises Malformed."""
+    """Return the record of a version, empty if there is none. Raises MalformedError."""
     path = f"{model}/{number}/{RECORD}"
     data = repository.read(path)
     try:
         found = {} if data is None else canonical.load(data, limit=_LIMIT)
     except ValueError as error:
-        raise Malformed(f"`{path}` in `{repository.label}` is not acceptable JSON: {error}", subject=path) from None
+        raise MalformedError(
+            f"`{path}` in `{repository.label}` is not acceptable JSON: {error}", subject=path
+        ) from None
     if not isinstance(found, dict):
-        raise Malformed(f"`{path}` in `{repository.label}` is no record", subject=path)
+        raise MalformedError(f"`{path}` in `{repository.label}` is no record", subject=path)
     return found
 
 
@@ -280,7 +291,7 @@ def _pipeline(repository: Repository, name: str, config: bytes) -> Pipeline | No
         return Pipeline.from_json(about["pipeline"])
     except (KeyError, TypeError) as error:
         path = f"{name}/{number}/{RECORD}"
-        raise Malformed(f"`{path}` in `{repository.label}` holds no pipeline: {error!r}", subject=path) from None
+        raise MalformedError(f"`{path}` in `{repository.label}` holds no pipeline: {error!r}", subject=path) from None
 
 
 def _shrinks(change: Change) -> bool:

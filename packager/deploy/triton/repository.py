@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Protocol, TypeAlias
 
 from packager import canonical
-from packager.errors import WrongContent
+from packager.errors import WrongContentError
 from packager.files import copy, read_own, remove_tree, staging, storage_errors, sync_directory, write_atomically
 from packager.transport.writers import Source
 from packager.types import Blob
@@ -63,7 +63,7 @@ class Repository(Protocol):
     def add(self, model: str, number: int, files: Mapping[str, Content]) -> bool:
         """Write a version with RECORD and CONFIG; False if another version has the number.
 
-        Raises WrongContent for bytes that are not the promised ones; the version is not there then.
+        Raises WrongContentError for bytes that are not the promised ones; the version is not there then.
         """
 
     def write(self, path: str, data: bytes) -> None:
@@ -166,8 +166,8 @@ def write_content(place: Path, content: Content) -> None:
     place.chmod(0o444)
 
 
-def not_signed(content: Signed) -> WrongContent:
+def not_signed(content: Signed) -> WrongContentError:
     """Return the error to raise about a file that is not the one of the bundle."""
-    return WrongContent(
+    return WrongContentError(
         f"`{content.origin}` is not what was signed: expected {content.blob.digest}", subject=content.origin
     )

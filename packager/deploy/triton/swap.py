@@ -19,19 +19,18 @@ from packager.deploy.canary import Endpoint
 from packager.deploy.triton import render
 from packager.deploy.triton.render import CANDIDATE, Change, Model
 from packager.deploy.triton.repository import CONFIG
-from packager.errors import NegativeAnswer, PackagerError, SourceError
+from packager.errors import NegativeAnswerError, PackagerError, SourceError
 from packager.events import Note, OnEvent, ignore
 from packager.knobs.knobs import Resolved
 
 _PATIENCE = 60  # seconds for a server to say that a model is ready, or gone
 
 
-def swap(
-    model: Model, bundle: Bundle, knobs: Resolved, endpoint: Endpoint, on_event: OnEvent = ignore
-) -> int:  # fmt: skip
+def swap(model: Model, bundle: Bundle, knobs: Resolved, endpoint: Endpoint, on_event: OnEvent = ignore) -> int:
     """Serve `model` at `endpoint`; return how many reference vectors it answered before it got any traffic.
 
-    Ensembles that the server has loaded change along. Raises NegativeAnswer when the new version does not stand the
+    Ensembles that the server has loaded change along. Raises NegativeAnswerError when the new version does not stand
+    the
     trial: the version before serves then, as it did all the time. Raises SourceError when the server cannot be reached.
     """
     with _candidate(model, endpoint) as name:
@@ -91,7 +90,7 @@ def _load(endpoint: Endpoint, name: str, number: int | None = None) -> None:
     """Load what the repository says now; with `number` it must be that version that is served then."""
     status, body = _post(endpoint, f"/v2/repository/models/{name}/load")
     if status != 200:
-        raise NegativeAnswer(f"the server does not load `{name}`: {_reason(body)}")
+        raise NegativeAnswerError(f"the server does not load `{name}`: {_reason(body)}")
     _until(endpoint, name if number is None else f"{name}/versions/{number}", 200)
 
 
@@ -109,7 +108,7 @@ def _until(endpoint: Endpoint, name: str, wanted: int) -> None:
         if status == 200 if wanted == 200 else status >= wanted:
             return
         time.sleep(0.05)
-    raise NegativeAnswer(f"`{name}` is {'not ready' if wanted == 200 else 'still there'} after {_PATIENCE} s")
+    raise NegativeAnswerError(f"`{name}` is {'not ready' if wanted == 200 else 'still there'} after {_PATIENCE} s")
 
 
 def _post(endpoint: Endpoint, path: str) -> tuple[int, bytes]:

@@ -25,8 +25,16 @@ _AGAIN = "save the model again"
 _CLASS = re.compile(r"[A-Z]\w+")  # sympy and torch write lengths as constructor calls: `Add(Symbol('s0'), Integer(1))`
 _SYMBOL = re.compile(r"[a-z]+\d+|oo|int_oo|true|false")
 _PLAIN = (
-    ast.Expression, ast.BinOp, ast.UnaryOp, ast.Compare, ast.operator, ast.unaryop, ast.cmpop, ast.keyword, ast.Load,
-)  # fmt: skip
+    ast.Expression,
+    ast.BinOp,
+    ast.UnaryOp,
+    ast.Compare,
+    ast.operator,
+    ast.unaryop,
+    ast.cmpop,
+    ast.keyword,
+    ast.Load,
+)
 
 
 def refuse_bomb(path: Path, what: str = "readable") -> None:

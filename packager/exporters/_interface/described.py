@@ -80,8 +80,13 @@ def describe(path: Path, *, seconds: float = 60) -> JSON:
     runner = Runner(path, inputs)
     spans = runner.explore(seconds=seconds, fits=runner.fits)
     if spans is None:
-        return {"inputs": [_stated(entry) for entry in inputs], "dimensions": {}, "outputs": [],
-                "runs": runner.count, "failed": runner.failed}  # fmt: skip
+        return {
+            "inputs": [_stated(entry) for entry in inputs],
+            "dimensions": {},
+            "outputs": [],
+            "runs": runner.count,
+            "failed": runner.failed,
+        }
     names = name_spans(spans, inputs)
     axes = {axis: name for name, span in zip(names, spans, strict=True) for axis in span.axes}
     fixed = {
@@ -90,15 +95,13 @@ def describe(path: Path, *, seconds: float = 60) -> JSON:
     described = [_described(entry, axes, fixed, runner, spans) for entry in inputs]
     return {
         "inputs": described,
-        "dimensions": {
-            name: _dimension(span) for name, span in zip(names, spans, strict=True) if name not in fixed
-        },
+        "dimensions": {name: _dimension(span) for name, span in zip(names, spans, strict=True) if name not in fixed},
         "fixed": fixed,
         "outputs": runner.outputs(spans, names),
         "runs": runner.count,
         "opset": opset,
         "domains": sorted(domains - {"", "ai.onnx.ml"}),
-    }  # fmt: skip
+    }
 
 
 def _input(value: Any) -> Input:
@@ -117,8 +120,15 @@ def _stated(entry: Input) -> JSON:
 
 def _dimension(span: Span) -> JSON:
     listed = list(span.ran) if span.kind == sizes.SOME else []
-    return {"kind": span.kind, "low": span.low, "high": span.high, "step": span.step, "limited": span.limited,
-            **({"ran": listed} if listed else {}), **({"varies": True} if span.varies else {})}  # fmt: skip
+    return {
+        "kind": span.kind,
+        "low": span.low,
+        "high": span.high,
+        "step": span.step,
+        "limited": span.limited,
+        **({"ran": listed} if listed else {}),
+        **({"varies": True} if span.varies else {}),
+    }
 
 
 def _described(
@@ -168,9 +178,11 @@ def _guessed(span: Span, inputs: Mapping[str, Input]) -> str:
     entry = inputs[axis.port]
     if len(entry.axes) == 4:
         last = entry.axes[3] in _CHANNELS and entry.axes[1] not in _CHANNELS
-        return {1: "height", 2: "width"}.get(axis.place, "channels") if last else (
-            {2: "height", 3: "width"}.get(axis.place, "channels")
-        )  # fmt: skip
+        return (
+            {1: "height", 2: "width"}.get(axis.place, "channels")
+            if last
+            else ({2: "height", 3: "width"}.get(axis.place, "channels"))
+        )
     if len(entry.axes) in (2, 3) and len([other for other in entry.axes[1:] if isinstance(other, Axis)]) == 1:
         return "sequence" if entry.dtype.startswith("int") else "length"
     clean = re.sub(r"\W+", "_", entry.name).strip("_")[:32]

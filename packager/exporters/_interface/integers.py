@@ -34,9 +34,12 @@ _NOISE = 8  # nor one so many times further away than for ordinary inputs
 
 
 def bounded(
-    interface: Interface, run: Run, model: Any, given: Collection[str],
+    interface: Interface,
+    run: Run,
+    model: Any,
+    given: Collection[str],
     exact: Callable[[], Run | None] | None = None,
-) -> Interface:  # fmt: skip
+) -> Interface:
     """Give integer inputs without a range the one in which the source answers; none where it answers everything.
 
     `model` is the graph made of the source, with the names of the interface; `given` are inputs that are measured on
@@ -45,9 +48,11 @@ def bounded(
     ports = [
         port
         for port in interface.inputs
-        if port.range is None and port.dtype in WIDEST and port.name not in given
+        if port.range is None
+        and port.dtype in WIDEST
+        and port.name not in given
         and not counted_axes(port.name, port.shape, [other.shape for other in interface.inputs])
-    ]  # fmt: skip
+    ]
     trial = _trial(interface, run, exact() if exact else None) if ports else None
     if trial is None:
         return interface

@@ -90,8 +90,12 @@ def _with(interface: Interface, spans: list[Span], rows: Collection[Any]) -> Int
         for port in interface.inputs
     )
     kept = [name for name in dimensions if name not in same]
-    return replace(interface, inputs=ports, dimensions={name: dimensions[name] for name in kept},
-                   limits={name: limits[name] for name in kept if name in limits})  # fmt: skip
+    return replace(
+        interface,
+        inputs=ports,
+        dimensions={name: dimensions[name] for name in kept},
+        limits={name: limits[name] for name in kept if name in limits},
+    )
 
 
 def _found(span: Span, most: int) -> tuple[Range, Lengths]:

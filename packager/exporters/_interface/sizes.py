@@ -21,10 +21,51 @@ ANY, FIXED, STEPS, SOME, UNTRIED = "any", "fixed", "steps", "some", "untried"
 _FIRST = (16, 64, 32, 128, 256, 8, 4, 2, 1, 224, 640, 48, 96, 100, 512, 320, 1024, 299, 1000, 16000, 4096)
 _SMALL = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 15, 16, 17, 24, 31, 32, 33, 40, 48, 63, 64, 65, 80, 96, 100)
 _LARGE = (
-    112, 127, 128, 129, 160, 192, 200, 224, 250, 256, 257, 299, 320, 384, 416, 448, 500, 511, 512, 513, 576, 608, 640,
-    768, 800, 960, 1000, 1024, 1025, 1280, 1536, 2000, 2048, 2049, 3000, 4000, 4096, 8000, 8192, 16000, 16384, 32000,
-    48000, 65536,
-)  # fmt: skip
+    112,
+    127,
+    128,
+    129,
+    160,
+    192,
+    200,
+    224,
+    250,
+    256,
+    257,
+    299,
+    320,
+    384,
+    416,
+    448,
+    500,
+    511,
+    512,
+    513,
+    576,
+    608,
+    640,
+    768,
+    800,
+    960,
+    1000,
+    1024,
+    1025,
+    1280,
+    1536,
+    2000,
+    2048,
+    2049,
+    3000,
+    4000,
+    4096,
+    8000,
+    8192,
+    16000,
+    16384,
+    32000,
+    48000,
+    65536,
+)
 _LAST = tuple(length for length in (*range(1, 41), *_SMALL, *_LARGE) if length not in _FIRST)
 """Where nothing has run yet."""
 _APART = (2, 3)  # lengths for one axis and the others: neither is broadcast to the other
@@ -81,9 +122,13 @@ class Budget:
 
 
 def explore(
-    axes: Sequence[Axis], runs: Runs, *, seconds: float = 60,
-    clock: Callable[[], float] = time.monotonic, fits: Runs = lambda lengths: True,
-) -> list[Span] | None:  # fmt: skip
+    axes: Sequence[Axis],
+    runs: Runs,
+    *,
+    seconds: float = 60,
+    clock: Callable[[], float] = time.monotonic,
+    fits: Runs = lambda lengths: True,
+) -> list[Span] | None:
     """Return the free axes by the lengths they share, in the order of `axes`; None where nothing ran.
 
     `runs` runs the model with a length for every axis and says whether it answered. It is called until `seconds` are

@@ -242,10 +242,18 @@ class Builder:
 
     def code_of(self, text: Value, known: Sequence[str], other: int = -1) -> Value:
         """Return the place of every text among `known`, `other` for a text that is not."""
-        made = self.node(
-            "LabelEncoder", [text.name], domain=ML,
-            keys_strings=list(known), values_int64s=list(range(len(known))), default_int64=other,
-        ) if known else self.spread(text, [other] * text.width, "int64").name  # fmt: skip
+        made = (
+            self.node(
+                "LabelEncoder",
+                [text.name],
+                domain=ML,
+                keys_strings=list(known),
+                values_int64s=list(range(len(known))),
+                default_int64=other,
+            )
+            if known
+            else self.spread(text, [other] * text.width, "int64").name
+        )
         return Value(made, "int64", text.width)
 
     # -- frames

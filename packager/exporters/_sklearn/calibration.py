@@ -73,9 +73,9 @@ def _calibrated(builder: Builder, part: Any, frame: Frame) -> Value:
         found = builder.concat([builder.sub(1.0, yes), yes])
     else:
         found = _shares(builder, part, scores)
-    slightly = builder.binary("And", builder.binary("Greater", found, 1.0), builder.binary(
-        "LessOrEqual", found, 1.0 + 1e-5
-    ))  # fmt: skip
+    slightly = builder.binary(
+        "And", builder.binary("Greater", found, 1.0), builder.binary("LessOrEqual", found, 1.0 + 1e-5)
+    )
     return builder.where(slightly, 1.0, found)
 
 

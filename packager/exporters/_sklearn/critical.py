@@ -80,10 +80,13 @@ def refuse_rounding(model: Any, given: Any) -> None:
         lost = _LAST_BIT * sizes > numpy.maximum(_ABSOLUTE + _RELATIVE * answers, _USUAL * usual)
         if (lost & numpy.isfinite(sizes)).any():
             place = int(numpy.flatnonzero(lost & numpy.isfinite(sizes))[0])
-            refuse(part, f"adds up terms of {sizes.flat[place]:.1e} to an answer of {answers.flat[place]:.1e}: doubles "
-                   "keep 16 digits, so that what it answers there is rounding",
-                   hint="scale the columns before their powers and products, for example with `StandardScaler` in "
-                   "front of `PolynomialFeatures`; fitting warns of an ill-conditioned matrix")  # fmt: skip
+            refuse(
+                part,
+                f"adds up terms of {sizes.flat[place]:.1e} to an answer of {answers.flat[place]:.1e}: doubles "
+                "keep 16 digits, so that what it answers there is rounding",
+                hint="scale the columns before their powers and products, for example with `StandardScaler` in "
+                "front of `PolynomialFeatures`; fitting warns of an ill-conditioned matrix",
+            )
 
 
 def _and_inside(model: Any, given: Any) -> Iterator[tuple[Any, Any]]:

@@ -44,8 +44,11 @@ def _refuse_noise(model: Any) -> None:
     noisy = numpy.flatnonzero(model._scaler.scale_ < _NOISE * numpy.abs(model._scaler.mean_))
     if len(noisy):
         names = getattr(model, "feature_names_in_", range(model.n_features_in_))
-        refuse(model, f"makes numbers of column `{names[noisy[0]]}` that differ in their last digits only",
-               hint="scale that column before the power, for example with `StandardScaler`")  # fmt: skip
+        refuse(
+            model,
+            f"makes numbers of column `{names[noisy[0]]}` that differ in their last digits only",
+            hint="scale that column before the power, for example with `StandardScaler`",
+        )
 
 
 def _box_cox(builder: Builder, value: Value, exponents: Any) -> Value:

@@ -117,8 +117,14 @@ def pool_features(builder: Builder, model: Any, frame: Frame) -> Value:
     """Pool the columns of every cluster by the function of the model: mean, largest, smallest, sum or median."""
     numpy = importlib.import_module("numpy")
     own, given = matrix_and_wide(builder, frame)
-    kinds = {"mean": "ReduceMean", "max": "ReduceMax", "amax": "ReduceMax", "min": "ReduceMin", "amin": "ReduceMin",
-             "sum": "ReduceSum"}  # fmt: skip
+    kinds = {
+        "mean": "ReduceMean",
+        "max": "ReduceMax",
+        "amax": "ReduceMax",
+        "min": "ReduceMin",
+        "amin": "ReduceMin",
+        "sum": "ReduceSum",
+    }
     name = getattr(model.pooling_func, "__name__", "?")
     if model.pooling_func is not getattr(numpy, name, None) or name not in {*kinds, "median"}:
         refuse(model, f"pools with `{name}`, which has no ONNX form here", hint="pool with `numpy.mean`")

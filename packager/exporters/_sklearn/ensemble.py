@@ -75,9 +75,11 @@ def _weights(model: Any) -> list[float] | None:
     """Return the weights of the members that were not dropped."""
     if model.weights is None:
         return None
-    return [float(weight) for (_, member), weight in zip(model.estimators, model.weights, strict=True) if (
-        not isinstance(member, str)
-    )]  # fmt: skip
+    return [
+        float(weight)
+        for (_, member), weight in zip(model.estimators, model.weights, strict=True)
+        if (not isinstance(member, str))
+    ]
 
 
 def _average(builder: Builder, values: list[Value], weights: list[float] | None) -> Value:

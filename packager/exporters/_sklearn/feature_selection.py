@@ -10,9 +10,18 @@ from packager.exporters._sklearn import refuse, writes
 from packager.exporters._sklearn.builder import Builder, Frame
 
 _SELECTORS = (
-    "GenericUnivariateSelect", "RFE", "RFECV", "SelectFdr", "SelectFpr", "SelectFromModel", "SelectFwe", "SelectKBest",
-    "SelectPercentile", "SequentialFeatureSelector", "VarianceThreshold",
-)  # fmt: skip
+    "GenericUnivariateSelect",
+    "RFE",
+    "RFECV",
+    "SelectFdr",
+    "SelectFpr",
+    "SelectFromModel",
+    "SelectFwe",
+    "SelectKBest",
+    "SelectPercentile",
+    "SequentialFeatureSelector",
+    "VarianceThreshold",
+)
 
 
 @writes("transform", *_SELECTORS)

@@ -29,22 +29,39 @@ def _truncate(builder: Builder, value: Value) -> Value:
 
 
 _OF_FRACTIONS: dict[str, Function] = {  # the answer is a float, also for integers
-    "exp": _node("Exp"), "expm1": expm1, "log": _node("Log"), "log1p": log1p, "log2": _log_to(2), "log10": _log_to(10),
-    "sqrt": _node("Sqrt"), "sin": _node("Sin"), "cos": cosine, "tanh": _node("Tanh"), "expit": _node("Sigmoid"),
-    "fabs": _node("Abs"), "exp2": lambda builder, value: builder.binary("Pow", 2.0, value),
+    "exp": _node("Exp"),
+    "expm1": expm1,
+    "log": _node("Log"),
+    "log1p": log1p,
+    "log2": _log_to(2),
+    "log10": _log_to(10),
+    "sqrt": _node("Sqrt"),
+    "sin": _node("Sin"),
+    "cos": cosine,
+    "tanh": _node("Tanh"),
+    "expit": _node("Sigmoid"),
+    "fabs": _node("Abs"),
+    "exp2": lambda builder, value: builder.binary("Pow", 2.0, value),
     "deg2rad": lambda builder, value: builder.mul(value, math.pi / 180),
     "radians": lambda builder, value: builder.mul(value, math.pi / 180),
     "rad2deg": lambda builder, value: builder.mul(value, 180 / math.pi),
     "degrees": lambda builder, value: builder.mul(value, 180 / math.pi),
-}  # fmt: skip
+}
 _SATURATED = ("tanh", "expit")  # many numbers become one and its neighbours, which libraries tell apart differently
 _OF_NUMBERS: dict[str, Function] = {  # the answer has the type of the argument
-    "absolute": _node("Abs"), "negative": _node("Neg"), "sign": _node("Sign"), "positive": lambda _, value: value,
-    "square": lambda builder, value: builder.mul(value, value), "conjugate": lambda _, value: value,
-}  # fmt: skip
+    "absolute": _node("Abs"),
+    "negative": _node("Neg"),
+    "sign": _node("Sign"),
+    "positive": lambda _, value: value,
+    "square": lambda builder, value: builder.mul(value, value),
+    "conjugate": lambda _, value: value,
+}
 _ROUNDING: dict[str, Function] = {  # integers stay as they are
-    "floor": _node("Floor"), "ceil": _node("Ceil"), "rint": _node("Round"), "trunc": _truncate,
-}  # fmt: skip
+    "floor": _node("Floor"),
+    "ceil": _node("Ceil"),
+    "rint": _node("Round"),
+    "trunc": _truncate,
+}
 _TESTS: dict[str, Function] = {"isnan": _node("IsNaN"), "isinf": _node("IsInf")}
 
 

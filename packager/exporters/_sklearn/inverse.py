@@ -37,10 +37,8 @@ _FUNCTIONS: dict[str, Callable[[Builder, Value], Value]] = {
     "numpy.sinh": lambda builder, value: _sinh(builder, value),
     "numpy.arcsinh": lambda builder, value: _arcsinh(builder, value),
     "scipy.special.expit": expit,
-    "scipy.special.logit": lambda builder, value: builder.unary(
-        "Log", builder.div(value, builder.sub(1.0, value))
-    ),
-}  # fmt: skip
+    "scipy.special.logit": lambda builder, value: builder.unary("Log", builder.div(value, builder.sub(1.0, value))),
+}
 
 
 def _cube_root(builder: Builder, value: Value) -> Value:

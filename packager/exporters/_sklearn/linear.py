@@ -12,16 +12,43 @@ from packager.exporters._sklearn.builder import Builder, Frame, Value
 from packager.exporters._sklearn.labels import inside_or_outside, label_by_sign
 
 _REGRESSORS = (
-    "LinearRegression", "Ridge", "RidgeCV", "Lasso", "LassoCV", "LassoLars", "LassoLarsCV", "LassoLarsIC", "Lars",
-    "LarsCV", "ElasticNet", "ElasticNetCV", "MultiTaskLasso", "MultiTaskLassoCV", "MultiTaskElasticNet",
-    "MultiTaskElasticNetCV", "BayesianRidge", "ARDRegression", "HuberRegressor", "TheilSenRegressor",
-    "QuantileRegressor", "SGDRegressor", "PassiveAggressiveRegressor", "OrthogonalMatchingPursuit",
-    "OrthogonalMatchingPursuitCV", "LinearSVR",
-)  # fmt: skip
+    "LinearRegression",
+    "Ridge",
+    "RidgeCV",
+    "Lasso",
+    "LassoCV",
+    "LassoLars",
+    "LassoLarsCV",
+    "LassoLarsIC",
+    "Lars",
+    "LarsCV",
+    "ElasticNet",
+    "ElasticNetCV",
+    "MultiTaskLasso",
+    "MultiTaskLassoCV",
+    "MultiTaskElasticNet",
+    "MultiTaskElasticNetCV",
+    "BayesianRidge",
+    "ARDRegression",
+    "HuberRegressor",
+    "TheilSenRegressor",
+    "QuantileRegressor",
+    "SGDRegressor",
+    "PassiveAggressiveRegressor",
+    "OrthogonalMatchingPursuit",
+    "OrthogonalMatchingPursuitCV",
+    "LinearSVR",
+)
 _CLASSIFIERS = (
-    "LogisticRegression", "LogisticRegressionCV", "RidgeClassifier", "RidgeClassifierCV", "SGDClassifier", "Perceptron",
-    "PassiveAggressiveClassifier", "LinearSVC",
-)  # fmt: skip
+    "LogisticRegression",
+    "LogisticRegressionCV",
+    "RidgeClassifier",
+    "RidgeClassifierCV",
+    "SGDClassifier",
+    "Perceptron",
+    "PassiveAggressiveClassifier",
+    "LinearSVC",
+)
 
 
 def product(builder: Builder, model: Any, frame: Frame) -> Value:

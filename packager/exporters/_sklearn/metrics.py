@@ -24,8 +24,12 @@ from packager.exporters._sklearn.algebra import (
 from packager.exporters._sklearn.builder import Builder, Value
 
 _ALIASES = {
-    "l2": "euclidean", "l1": "manhattan", "cityblock": "manhattan", "infinity": "chebyshev", "p": "minkowski",
-}  # fmt: skip
+    "l2": "euclidean",
+    "l1": "manhattan",
+    "cityblock": "manhattan",
+    "infinity": "chebyshev",
+    "p": "minkowski",
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -190,12 +190,17 @@ def predict_shares_within(builder: Builder, model: Any, frame: Frame) -> Value:
 def predict_majority_within(builder: Builder, model: Any, frame: Frame) -> Value:
     """Name the class with the largest share; a row without neighbours gets the label for outliers."""
     if model.outlier_label_ is None:
-        refuse(model, "raises an error for a row without neighbours, which a graph cannot",
-               hint="fit it with `outlier_label='most_frequent'` or a label")  # fmt: skip
+        refuse(
+            model,
+            "raises an error for a row without neighbours, which a graph cannot",
+            hint="fit it with `outlier_label='most_frequent'` or a label",
+        )
     numpy = importlib.import_module("numpy")
-    shares = split_outputs(builder, model, emit(builder, model, "predict_proba", frame)) if is_multi_output(
-        model
-    ) else [emit(builder, model, "predict_proba", frame)]  # fmt: skip
+    shares = (
+        split_outputs(builder, model, emit(builder, model, "predict_proba", frame))
+        if is_multi_output(model)
+        else [emit(builder, model, "predict_proba", frame)]
+    )
     known = model.classes_ if is_multi_output(model) else [model.classes_]
     found = []
     for index, (own, classes) in enumerate(zip(shares, known, strict=True)):
@@ -219,8 +224,11 @@ def score_density(builder: Builder, model: Any, frame: Frame) -> Value:
     if not model.novelty:
         refuse(model, "says nothing of new rows unless fitted with `novelty=True`", hint="fit it with `novelty=True`")
     if float(model._lrd.max()) > _DENSEST:
-        refuse(model, "was fitted on rows of which more are equal than it has neighbours: densities there are rounding",
-               hint="raise `n_neighbors`, or drop duplicates before it is fitted")  # fmt: skip
+        refuse(
+            model,
+            "was fitted on rows of which more are equal than it has neighbours: densities there are rounding",
+            hint="raise `n_neighbors`, or drop duplicates before it is fitted",
+        )
     count = int(model.n_neighbors_)
     far, places = neighbours(builder, model, frame, count)
     reach = builder.binary("Max", far, pick(builder, model._distances_fit_X_[:, count - 1].astype("float64"), places))

@@ -25,7 +25,7 @@ _REASONS = {
     "LabelEncoder": ("transforms targets, not inputs", _TARGETS),
     "MultiLabelBinarizer": ("transforms targets, not inputs", _TARGETS),
     "PatchExtractor": ("makes several rows of one", OTHERWISE),
-}  # fmt: skip
+}
 
 
 @writes("transform", *_REASONS)

@@ -93,9 +93,16 @@ def hash_words(builder: Builder, model: Any, frame: Frame) -> Value:
 def _occurrences(builder: Builder, places: Value, width: int) -> Value:
     every = list(range(width))
     made = builder.node(
-        "TfIdfVectorizer", [places.name], mode="TF", max_skip_count=0, min_gram_length=1, max_gram_length=1,
-        ngram_counts=[0], ngram_indexes=every, pool_int64s=every,
-    )  # fmt: skip
+        "TfIdfVectorizer",
+        [places.name],
+        mode="TF",
+        max_skip_count=0,
+        min_gram_length=1,
+        max_gram_length=1,
+        ngram_counts=[0],
+        ngram_indexes=every,
+        pool_int64s=every,
+    )
     return Value(made, "float32", width)
 
 

@@ -66,9 +66,7 @@ def replace_all_but(builder: Builder, units: Value, expression: str, other: str,
 
 
 def _tokenize(builder: Builder, texts: str, expression: str, filler: str) -> str:
-    return builder.node(
-        "Tokenizer", [texts], domain=TEXT, mark=0, mincharnum=1, pad_value=filler, tokenexp=expression
-    )  # fmt: skip
+    return builder.node("Tokenizer", [texts], domain=TEXT, mark=0, mincharnum=1, pad_value=filler, tokenexp=expression)
 
 
 def _behind_pad(builder: Builder, units: str, pad: str) -> Value:
@@ -149,10 +147,16 @@ def _counted(builder: Builder, units: Value, grams: Grams) -> list[Value]:
     ordered = sorted(grams.columns, key=lambda gram: (len(gram), grams.columns[gram]))
     starts = [sum(len(gram) * (len(gram) < length) for gram in ordered) for length in range(1, grams.longest + 1)]
     made = builder.node(
-        "TfIdfVectorizer", [units.name], mode="TF", max_skip_count=0, min_gram_length=len(ordered[0]),
-        max_gram_length=grams.longest, ngram_counts=starts, ngram_indexes=[grams.columns[gram] for gram in ordered],
+        "TfIdfVectorizer",
+        [units.name],
+        mode="TF",
+        max_skip_count=0,
+        min_gram_length=len(ordered[0]),
+        max_gram_length=grams.longest,
+        ngram_counts=starts,
+        ngram_indexes=[grams.columns[gram] for gram in ordered],
         pool_strings=[unit for gram in ordered for unit in gram],
-    )  # fmt: skip
+    )
     return [Value(made, "float32", max(grams.columns.values()) + 1)]
 
 

@@ -61,9 +61,9 @@ def _split(builder: Builder, model: Any, frame: Frame) -> list[Value]:
 def elect(builder: Builder, model: Any, frame: Frame) -> Value:
     votes = _by_output(builder, model, frame)
     classes = [model.classes_] if model.n_outputs_ == 1 else model.classes_
-    return builder.concat([
-        write_labels(builder, own, place_of_largest(builder, each)) for own, each in zip(classes, votes, strict=True)
-    ])  # fmt: skip
+    return builder.concat(
+        [write_labels(builder, own, place_of_largest(builder, each)) for own, each in zip(classes, votes, strict=True)]
+    )
 
 
 @writes("transform", "RandomTreesEmbedding")
@@ -174,8 +174,12 @@ def _least_probability(model: Any) -> float:
 
     raw = module._init_raw_predictions(numpy.zeros((1, 1)), Impossible(), model._loss, True)
     spread = numpy.ptp(raw) if count == 3 else abs(float(raw[0, 0])) * (2 if _is_half(model) else 1)
-    return float(min((float(numpy.finfo(kind).eps) for kind in ("float32", "float64")),
-                     key=lambda least: abs(numpy.log((1 - least) / least) - spread)))  # fmt: skip
+    return float(
+        min(
+            (float(numpy.finfo(kind).eps) for kind in ("float32", "float64")),
+            key=lambda least: abs(numpy.log((1 - least) / least) - spread),
+        )
+    )
 
 
 def _encoded(builder: Builder, model: Any, frame: Frame) -> Value:

@@ -20,8 +20,15 @@ from packager.exporters._tables import table as _table
 from packager.exporters._trees.ensemble import Ensemble
 
 TOOLCHAIN: tuple[str, ...] = (
-    "scikit-learn", "onnx", "onnxruntime", "numpy", "scipy", "pandas", "ml-dtypes", "protobuf",
-)  # fmt: skip
+    "scikit-learn",
+    "onnx",
+    "onnxruntime",
+    "numpy",
+    "scipy",
+    "pandas",
+    "ml-dtypes",
+    "protobuf",
+)
 EXTRA = "gbm"
 CLASSIFIER = ("label", "probabilities")
 REGRESSOR = ("prediction",)

@@ -73,8 +73,12 @@ def _drop_unused(main: Any) -> None:
         if needed.isdisjoint(node.output):
             del main.node[index]
         else:
-            needed |= {name for message in canonicalise.messages(node) if message.DESCRIPTOR.name == "NodeProto"
-                       for name in message.input}  # fmt: skip
+            needed |= {
+                name
+                for message in canonicalise.messages(node)
+                if message.DESCRIPTOR.name == "NodeProto"
+                for name in message.input
+            }
     for index in reversed(range(len(main.initializer))):
         if main.initializer[index].name not in needed:
             del main.initializer[index]

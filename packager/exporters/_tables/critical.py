@@ -21,9 +21,21 @@ from packager.exporters._trees.ensemble import Ensemble, Members, Tree
 
 _OFF = 1e-7
 _EXACT = (  # what they compute is one operation after the other, the same everywhere
-    "Binarizer", "KBinsDiscretizer", "MaxAbsScaler", "MinMaxScaler", "OneHotEncoder", "OrdinalEncoder", "RFE", "RFECV",
-    "RobustScaler", "SelectFromModel", "SelectKBest", "SelectPercentile", "StandardScaler", "VarianceThreshold",
-)  # fmt: skip
+    "Binarizer",
+    "KBinsDiscretizer",
+    "MaxAbsScaler",
+    "MinMaxScaler",
+    "OneHotEncoder",
+    "OrdinalEncoder",
+    "RFE",
+    "RFECV",
+    "RobustScaler",
+    "SelectFromModel",
+    "SelectKBest",
+    "SelectPercentile",
+    "StandardScaler",
+    "VarianceThreshold",
+)
 _IN = 0.5  # the border of a column that says whether a category is in a set: 0 it is, 1 it is not
 _MOST = 4096  # rows of one estimator; more are thinned evenly
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from packager.errors import MissingToolError, StepError
-from packager.exporters import Arrays, Feeds, Interface, Leaves, Port, Wishes, _sklearn
+from packager.exporters import Arrays, ExportOptions, Feeds, Interface, Leaves, Port, _sklearn
 from packager.exporters._files import mlflow
 from packager.exporters._sklearn import boosters
 from packager.exporters._sklearn.builder import Builder, Frame, Value
@@ -30,11 +30,18 @@ from packager.exporters._tables import table as _table
 from packager.exporters._tables.table import Table
 
 TOOLCHAIN: tuple[str, ...] = (
-    "scikit-learn", "onnx", "onnxruntime", "numpy", "scipy", "pandas", "ml-dtypes", "protobuf",
-)  # fmt: skip
+    "scikit-learn",
+    "onnx",
+    "onnxruntime",
+    "numpy",
+    "scipy",
+    "pandas",
+    "ml-dtypes",
+    "protobuf",
+)
 
 
-def open_estimator(source: Path, model: Any, wishes: Wishes) -> Estimator:
+def open_estimator(source: Path, model: Any, wishes: ExportOptions) -> Estimator:
     """Bring a fitted estimator together with signature and recipe. Raises StepError for what is not one."""
     base = library()
     if not isinstance(model, base.base.BaseEstimator):
@@ -232,9 +239,11 @@ def _of_clusterer(model: Any) -> list[Answer]:
 
 def _is_clusterer(model: Any) -> bool:
     base = library().base
-    return bool(base.is_clusterer(model)) if hasattr(base, "is_clusterer") else (
-        getattr(model, "_estimator_type", None) == "clusterer"
-    )  # fmt: skip
+    return (
+        bool(base.is_clusterer(model))
+        if hasattr(base, "is_clusterer")
+        else (getattr(model, "_estimator_type", None) == "clusterer")
+    )
 
 
 def _is_mixture(model: Any) -> bool:
@@ -270,8 +279,11 @@ def _written(builder: Builder, model: Any, answer: Answer, frame: Frame) -> Valu
 def _one(builder: Builder, model: Any, made: Frame) -> Value:
     kinds = set(made.dtypes)
     if "string" in kinds and len(kinds) > 1:
-        _sklearn.refuse(model, "gives text and numbers side by side, which one tensor cannot hold",
-                        "encode the text columns in the model, or drop them")  # fmt: skip
+        _sklearn.refuse(
+            model,
+            "gives text and numbers side by side, which one tensor cannot hold",
+            "encode the text columns in the model, or drop them",
+        )
     return builder.concat(made.blocks) if len(kinds) == 1 else builder.matrix(made)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from packager.errors import StepError
-from packager.exporters import Arrays, Wishes, _sklearn
+from packager.exporters import Arrays, ExportOptions, _sklearn
 from packager.exporters._files import mlflow
 from packager.exporters._sklearn.builder import Builder, Frame, Value
 from packager.exporters._tables import boosting
@@ -32,7 +32,7 @@ def read(path: Path) -> Any:
     )
 
 
-def open_booster(source: Path, model: Any, wishes: Wishes) -> Boosted:
+def open_booster(source: Path, model: Any, wishes: ExportOptions) -> Boosted:
     """Bring a booster or a fitted model together with signature and recipe. Raises StepError."""
     lib = boosting.library("lightgbm")
     if not isinstance(model, lib.LGBMModel | lib.Booster):
@@ -40,15 +40,27 @@ def open_booster(source: Path, model: Any, wishes: Wishes) -> Boosted:
     booster = model if isinstance(model, lib.Booster) else model.booster_
     found = lightgbm.read(booster)
     table = _table.table(
-        source, wishes, _names(source, booster.feature_name()), booster.num_feature(), text=False,
+        source,
+        wishes,
+        _names(source, booster.feature_name()),
+        booster.num_feature(),
+        text=False,
         texts=[place for place, known in found.categories.items() if any(isinstance(item, str) for item in known)],
-    )  # fmt: skip
+    )
     answering = _Interface(model, found) if isinstance(model, lib.LGBMModel) else _Bare(model, found)
     return Boosted(
-        answering.answer, answering.write, answering.names, critical(found), table,
-        wishes.interface(table.ports, {}, unfix=_table.UNFIX), wishes.outputs, wishes.seed,
-        _table.examples(source, table), grown=found.ensemble, categories=found.categories,
-    )  # fmt: skip
+        answering.answer,
+        answering.write,
+        answering.names,
+        critical(found),
+        table,
+        wishes.interface(table.ports, {}, unfix=_table.UNFIX),
+        wishes.outputs,
+        wishes.seed,
+        _table.examples(source, table),
+        grown=found.ensemble,
+        categories=found.categories,
+    )
 
 
 def _names(source: Path, fitted: Sequence[str]) -> Sequence[str]:

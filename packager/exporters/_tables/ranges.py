@@ -34,10 +34,21 @@ _RISKY = {
     "int": (-(1 << 31), (1 << 31) - 1, 1 << 31, 1 << 40, -(1 << 40), 1_700_000_000_123, (1 << 53) + 1, -(1 << 53) - 1),
 }
 _AROUND = (
-    "", " ", "a", "!?", "caf\u00e9 cafe\u0301", "\u4f60\u597d\uff0c\u4e16\u754c", "\U0001f600 ok",
-    "\u0130stanbul KAD\u0130R", "\u039f\u0394\u039f\u03a3", "STRASSE Stra\u00dfe", "don't stop", "x_1 y-2 3.14",
-    "a\tb\n\nc", "\u212aelvin",
-)  # fmt: skip
+    "",
+    " ",
+    "a",
+    "!?",
+    "caf\u00e9 cafe\u0301",
+    "\u4f60\u597d\uff0c\u4e16\u754c",
+    "\U0001f600 ok",
+    "\u0130stanbul KAD\u0130R",
+    "\u039f\u0394\u039f\u03a3",
+    "STRASSE Stra\u00dfe",
+    "don't stop",
+    "x_1 y-2 3.14",
+    "a\tb\n\nc",
+    "\u212aelvin",
+)
 
 
 def samples(model: Any, table: Table, run: Callable[[Feeds], Arrays], seed: int) -> Mapping[str, Any]:

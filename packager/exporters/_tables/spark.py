@@ -15,14 +15,21 @@ from typing import Any
 
 from packager.canonical import JSON
 from packager.errors import MissingToolError, StepError
-from packager.exporters import Arrays, Feeds, Interface, Wishes
+from packager.exporters import Arrays, ExportOptions, Feeds, Interface
 from packager.exporters._files import mlflow
 from packager.exporters._tables import converted, ranges
 from packager.exporters._tables import table as _table
 
 TOOLCHAIN: tuple[str, ...] = (
-    "pyspark", "onnxmltools", "skl2onnx", "onnx", "onnxruntime", "numpy", "pandas", "protobuf",
-)  # fmt: skip
+    "pyspark",
+    "onnxmltools",
+    "skl2onnx",
+    "onnx",
+    "onnxruntime",
+    "numpy",
+    "pandas",
+    "protobuf",
+)
 EXTRA = "spark"
 
 _STAGES = re.compile(r"(org\.apache\.spark|pyspark)\.ml\.[\w.]+")
@@ -43,7 +50,7 @@ _OTHERWISE = "use stages that onnxmltools converts (indexers, encoders, assemble
 _DECLARE = "log the model with a signature, or name the columns under `inputs` with their types"
 
 
-def opened(source: Path, folder: Path, wishes: Wishes) -> Pipeline:
+def opened(source: Path, folder: Path, wishes: ExportOptions) -> Pipeline:
     """Open a pipeline. Raises StepError for classes from elsewhere, trees, and columns of unknown names."""
     stages = _described(folder)
     for stage in stages:
@@ -89,16 +96,22 @@ def _session() -> Any:
     _ml()
     # Java looks for its control group, of which the worker sees a part only, and gives up
     os.environ.update(  # noqa: TID251 - read by Spark and Java, which are processes of their own
-        SPARK_LOCAL_IP="127.0.0.1", SPARK_LOCAL_HOSTNAME="localhost",
+        SPARK_LOCAL_IP="127.0.0.1",
+        SPARK_LOCAL_HOSTNAME="localhost",
         JAVA_TOOL_OPTIONS=f"-XX:-UseContainerSupport -Djava.io.tmpdir={Path.home()}",
-    )  # fmt: skip
+    )
     builder = importlib.import_module("pyspark.sql").SparkSession.builder.master("local[1]")
     settings = {
-        "spark.ui.enabled": "false", "spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1",
-        "spark.sql.shuffle.partitions": "1", "spark.default.parallelism": "1", "spark.sql.session.timeZone": "UTC",
-        "spark.sql.codegen.wholeStage": "false", "spark.sql.warehouse.dir": str(Path.home() / "warehouse"),
+        "spark.ui.enabled": "false",
+        "spark.driver.host": "127.0.0.1",
+        "spark.driver.bindAddress": "127.0.0.1",
+        "spark.sql.shuffle.partitions": "1",
+        "spark.default.parallelism": "1",
+        "spark.sql.session.timeZone": "UTC",
+        "spark.sql.codegen.wholeStage": "false",
+        "spark.sql.warehouse.dir": str(Path.home() / "warehouse"),
         "spark.driver.memory": "2g",
-    }  # fmt: skip
+    }
     for name, value in settings.items():
         builder = builder.config(name, value)
     session = _table.refused(
@@ -108,7 +121,7 @@ def _session() -> Any:
     return session
 
 
-def _columns(source: Path, model: Any, wishes: Wishes) -> _table.Table:
+def _columns(source: Path, model: Any, wishes: ExportOptions) -> _table.Table:
     """Return the columns that no stage makes, with the types of the signature or the recipe."""
     made: set[str] = set()
     needed: dict[str, str] = {}
@@ -176,8 +189,13 @@ class Pipeline:
             types = importlib.import_module("onnxmltools.convert.common.data_types")
         except ImportError:
             raise MissingToolError("onnxmltools", EXTRA) from None
-        kinds = [(port.name, types.StringTensorType([None, 1]) if port.dtype == "string"
-                  else types.FloatTensorType([None, 1])) for port in self.interface.inputs]  # fmt: skip
+        kinds = [
+            (
+                port.name,
+                types.StringTensorType([None, 1]) if port.dtype == "string" else types.FloatTensorType([None, 1]),
+            )
+            for port in self.interface.inputs
+        ]
 
         def attempt() -> Any:
             return tools.convert_sparkml(
@@ -210,8 +228,11 @@ class Pipeline:
         The converter leaves them at -1, which the encoder behind it refuses.
         """
         helper = importlib.import_module("onnx.helper")
-        keeping = [stage for stage in self.model.stages
-                   if type(stage).__name__ in _TEXT and stage.getOrDefault("handleInvalid") == "keep"]  # fmt: skip
+        keeping = [
+            stage
+            for stage in self.model.stages
+            if type(stage).__name__ in _TEXT and stage.getOrDefault("handleInvalid") == "keep"
+        ]
         known = {tuple(words) for stage in keeping for words in stage.labelsArray}
         for node in model.graph.node:
             stated = {item.name: helper.get_attribute_value(item) for item in node.attribute}
@@ -240,10 +261,12 @@ class Pipeline:
     def _given(self, feeds: Feeds, path: Path) -> Any:
         """Return the inputs as a data frame; they go through a file, because Spark would start Python for a list."""
         names = [port.name for port in self.table.ports]
-        values = [feeds[name].astype(kind).reshape(-1).tolist()
-                  for name, kind in zip(names, self.table.trained, strict=True)]  # fmt: skip
-        rows = [{_ROW: number, **dict(zip(names, row, strict=True))}
-                for number, row in enumerate(zip(*values, strict=True))]  # fmt: skip
+        values = [
+            feeds[name].astype(kind).reshape(-1).tolist() for name, kind in zip(names, self.table.trained, strict=True)
+        ]
+        rows = [
+            {_ROW: number, **dict(zip(names, row, strict=True))} for number, row in enumerate(zip(*values, strict=True))
+        ]
         path.write_text("".join(f"{json.dumps(row)}\n" for row in rows), "utf-8")
         listed = [
             (_ROW, "bigint"),

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from packager.errors import StepError
-from packager.exporters import BATCH, Feeds, Port, Wishes, pair
+from packager.exporters import BATCH, ExportOptions, Feeds, Port, pair
 from packager.exporters._files import mlflow
 
 Layout: TypeAlias = Literal["frame", "matrix", "text"]
@@ -57,9 +57,11 @@ class Table:
             pandas = importlib.import_module("pandas")
             # an object stays one: pandas 3 would make a missing text of whatever kind a NaN
             found = pandas.DataFrame(
-                {port.name: pandas.Series(value.reshape(-1), dtype=value.dtype)
-                 for port, value in zip(self.ports, values, strict=True)}
-            )  # fmt: skip
+                {
+                    port.name: pandas.Series(value.reshape(-1), dtype=value.dtype)
+                    for port, value in zip(self.ports, values, strict=True)
+                }
+            )
             return found.astype(dict.fromkeys(self.categories, "category")) if self.categories else found
         return values[0].reshape(-1) if self.layout == "text" else values[0]
 
@@ -71,9 +73,15 @@ class Table:
 
 
 def table(
-    source: Path, wishes: Wishes, names: Sequence[str], width: int | None, *, text: bool,
-    missing: tuple[Any, ...] = (), texts: Collection[int] = (),
-) -> Table:  # fmt: skip
+    source: Path,
+    wishes: ExportOptions,
+    names: Sequence[str],
+    width: int | None,
+    *,
+    text: bool,
+    missing: tuple[Any, ...] = (),
+    texts: Collection[int] = (),
+) -> Table:
     """Bring signature, recipe and the fitted model together; `names` and `width` are the model's own columns, if any.
 
     `text` says that the model takes a list of texts, `texts` at which places its columns are texts; `missing` is what
@@ -84,7 +92,7 @@ def table(
 
 
 def _laid_out(
-    source: Path, wishes: Wishes, names: Sequence[str], width: int | None, text: bool, texts: Collection[int]
+    source: Path, wishes: ExportOptions, names: Sequence[str], width: int | None, text: bool, texts: Collection[int]
 ) -> Table:
     columns, (tensors, _) = mlflow.columns(source), mlflow.signature(source)
     if text:
@@ -110,7 +118,7 @@ def dtypes(column: mlflow.Column) -> tuple[str, str]:
     return _DTYPES[column.dtype]
 
 
-def _wished(name: str, wishes: Wishes, default: str) -> tuple[str, str]:
+def _wished(name: str, wishes: ExportOptions, default: str) -> tuple[str, str]:
     """Return the types of a column that only the recipe knows; the default when it is silent."""
     found = {port.name: port.dtype for port in (*(wishes.inputs or ()), *wishes.notes) if port.dtype}
     dtype = found.get(name, default)
@@ -123,13 +131,13 @@ def _check_names(stated: Sequence[str], fitted: Sequence[str]) -> None:
         raise StepError(f"the signature lacks the column `{missing[0]}`, which the model was fitted on", hint=_DECLARE)
 
 
-def frame(columns: Sequence[tuple[str, str, str]], wishes: Wishes) -> Table:
+def frame(columns: Sequence[tuple[str, str, str]], wishes: ExportOptions) -> Table:
     """Return the table of columns given by name, type at the interface, and type they were trained on."""
     ports = _merged([Port(name, dtype, (BATCH, 1)) for name, dtype, _ in columns], wishes)
     return Table("frame", ports, tuple(trained for _, _, trained in columns))
 
 
-def _matrix(stated: Port | None, wishes: Wishes, width: int | None) -> Table:
+def _matrix(stated: Port | None, wishes: ExportOptions, width: int | None) -> Table:
     count = width or (stated.shape[-1] if stated and len(stated.shape) == 2 else None)
     if not isinstance(count, int):
         raise StepError("the number of columns of the model is unknown", hint=_DECLARE)
@@ -140,12 +148,12 @@ def _matrix(stated: Port | None, wishes: Wishes, width: int | None) -> Table:
     return Table("matrix", _merged([Port(name, dtype, (BATCH, count))], wishes), (trained,))
 
 
-def _text(stated: Port | mlflow.Column | None, wishes: Wishes) -> Table:
+def _text(stated: Port | mlflow.Column | None, wishes: ExportOptions) -> Table:
     name = (stated.name if stated else "") or "text"
     return Table("text", _merged([Port(name, "string", (BATCH, 1))], wishes), ("object",))
 
 
-def _merged(found: Sequence[Port], wishes: Wishes) -> tuple[Port, ...]:
+def _merged(found: Sequence[Port], wishes: ExportOptions) -> tuple[Port, ...]:
     """Take ranges, batch lengths and other number types from the recipe where they do not contradict the model."""
     return tuple(_merge(port, wish) for port, wish in zip(found, pair(found, wishes.inputs or ()), strict=True))
 

@@ -17,13 +17,21 @@ from typing import Any
 
 from packager import error_causes
 from packager.errors import MissingToolError, StepError
-from packager.exporters import BATCH, Arrays, Feeds, Interface, Port, Wishes, pair
+from packager.exporters import BATCH, Arrays, ExportOptions, Feeds, Interface, Port, pair
 from packager.exporters._interface import indices
 from packager.exporters._tensorflow import graph
 
 TOOLCHAIN: tuple[str, ...] = (
-    "tensorflow", "keras", "tf2onnx", "onnx", "onnxruntime", "numpy", "h5py", "ml-dtypes", "protobuf",
-)  # fmt: skip
+    "tensorflow",
+    "keras",
+    "tf2onnx",
+    "onnx",
+    "onnxruntime",
+    "numpy",
+    "h5py",
+    "ml-dtypes",
+    "protobuf",
+)
 EXTRA = "tensorflow"
 
 NEWEST = 18  # opset of what tf2onnx 1.17 writes
@@ -38,9 +46,12 @@ def library() -> Any:
     oneDNN, by 2e-4 with the oldest instructions, and by 1e-6 so. That is what the reference has to be.
     """
     os.environ.update(  # noqa: TID251 - read by TensorFlow when it is imported; this is a process of its own
-        TF_CPP_MIN_LOG_LEVEL="3", CUDA_VISIBLE_DEVICES="", TF_DETERMINISTIC_OPS="1",
-        TF_ENABLE_ONEDNN_OPTS="1", ONEDNN_MAX_CPU_ISA="DEFAULT",
-    )  # fmt: skip
+        TF_CPP_MIN_LOG_LEVEL="3",
+        CUDA_VISIBLE_DEVICES="",
+        TF_DETERMINISTIC_OPS="1",
+        TF_ENABLE_ONEDNN_OPTS="1",
+        ONEDNN_MAX_CPU_ISA="DEFAULT",
+    )
     try:
         found = importlib.import_module("tensorflow")
     except ImportError:
@@ -104,7 +115,7 @@ class Function:
 
 
 def opened(
-    call: Callable[..., Sequence[Any]], found: Sequence[Port], outputs: Sequence[str], keep: Any, wishes: Wishes
+    call: Callable[..., Sequence[Any]], found: Sequence[Port], outputs: Sequence[str], keep: Any, wishes: ExportOptions
 ) -> Function:
     """Bring a function together with the recipe. Raises StepError where they contradict each other."""
     ports = merged(found, wishes)
@@ -129,7 +140,7 @@ def port(name: str, spec: Any) -> Port:
     return Port(name, spec.dtype.name, shape)
 
 
-def merged(found: Sequence[Port], wishes: Wishes) -> list[Port]:
+def merged(found: Sequence[Port], wishes: ExportOptions) -> list[Port]:
     """Return the inputs as the recipe asks for them. Raises StepError where it contradicts the source."""
     return [_merged(port, wish) for port, wish in zip(found, pair(found, wishes.inputs or ()), strict=True)]
 

@@ -11,7 +11,7 @@ from typing import Any
 from packager import error_causes
 from packager.canonical import JSON
 from packager.errors import StepError
-from packager.exporters import Port, Wishes
+from packager.exporters import ExportOptions, Port
 from packager.exporters._tensorflow import function
 
 _UNKNOWN = re.compile(r"(?:Could not locate class|Unknown (?:layer|object)|Unrecognized keyword .* class):? '?(\w+)'?")
@@ -46,7 +46,7 @@ def _parts(value: JSON) -> Iterator[dict[str, JSON]]:
             yield from _parts(member)
 
 
-def opened(lib: Any, file: File, load: Callable[[], Any], wishes: Wishes) -> function.Function:
+def opened(lib: Any, file: File, load: Callable[[], Any], wishes: ExportOptions) -> function.Function:
     """Return the model that `load` opens as a function. Raises StepError for one that needs code, or has no inputs."""
     try:
         model = load()

@@ -17,14 +17,14 @@ from typing import Any
 
 from packager import error_causes
 from packager.errors import StepError
-from packager.exporters import Port, SourceModel, Wishes
+from packager.exporters import ExportOptions, Port, SourceModel
 from packager.exporters._files import archive, mlflow
 from packager.exporters._torch import precision, program, script, training
 
 _UNFIX = "name the axis in the `shape` of an input: `inputs: {x: {dtype: float32, shape: [batch, 8]}}`"
 
 
-def load(source: Path, payload: str, wishes: Wishes) -> SourceModel:
+def load(source: Path, payload: str, wishes: ExportOptions) -> SourceModel:
     """Open the file. Raises StepError when it is not a module, needs missing code, or its inputs are unknown."""
     lib = program.torch()
     if (source / "code").is_dir():

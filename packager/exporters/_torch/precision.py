@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, TypeAlias
 
-from packager.exporters import Arrays, Feeds, Port, Wishes
+from packager.exporters import Arrays, ExportOptions, Feeds, Port
 
 HALVES = ("bfloat16", "float16")
 _ROUNDED_RUNS = 3
@@ -29,7 +29,7 @@ def widen_port(port: Port) -> Port:
     return replace(port, dtype="float32") if port.dtype in HALVES else port
 
 
-def widen_wishes(wishes: Wishes) -> Wishes:
+def widen_wishes(wishes: ExportOptions) -> ExportOptions:
     """Return the wishes with inputs of half precision stated as float32."""
     inputs = None if wishes.inputs is None else tuple(map(widen_port, wishes.inputs))
     return replace(wishes, inputs=inputs, notes=tuple(map(widen_port, wishes.notes)))

@@ -238,9 +238,12 @@ def convert(program: Any, opset: int, inputs: Sequence[str], outputs: Sequence[s
     lib = torch()
     with translated("converted", program), quiet(), lib.no_grad():
         made = lib.onnx.export(
-            program, dynamo=True, opset_version=opset, verbose=False,
+            program,
+            dynamo=True,
+            opset_version=opset,
+            verbose=False,
             custom_translation_table=divide.translations(lib),
-        )  # fmt: skip
+        )
         model = made.model_proto
     attention.answer_hidden_rows(model)
     integers.write_exactly(model, [value.name for value in model.graph.input])

@@ -37,14 +37,22 @@ class Scripted:
         given = tuple(program.example(self.interface).values())
         count = len(self._answers(given))
         inputs, outputs = [f"input_{index}" for index in range(len(ports))], [f"output_{i}" for i in range(count)]
-        free = {name: {i: axis for i, axis in enumerate(port.shape) if isinstance(axis, str)}
-                for name, port in zip(inputs, ports, strict=True)}  # fmt: skip
+        free = {
+            name: {i: axis for i, axis in enumerate(port.shape) if isinstance(axis, str)}
+            for name, port in zip(inputs, ports, strict=True)
+        }
         sink = io.BytesIO()
         with program.translated("converted"), program.quiet(), lib.no_grad():
             lib.onnx.export(
-                self._still(), given, sink, dynamo=False, opset_version=opset, input_names=inputs,
-                output_names=outputs, dynamic_axes=free,
-            )  # fmt: skip
+                self._still(),
+                given,
+                sink,
+                dynamo=False,
+                opset_version=opset,
+                input_names=inputs,
+                output_names=outputs,
+                dynamic_axes=free,
+            )
         model = canonicalise.tool().load_from_string(sink.getvalue())
         integers.write_exactly(model, inputs)
         names = [port.name for port in ports]

@@ -12,16 +12,24 @@ from typing import Any
 from packager.errors import StepError
 
 _SWITCHES = {  # operator: what it is called, and the position of its training switch
-    "aten::dropout": ("dropout", 2), "aten::dropout_": ("dropout", 2), "aten::native_dropout": ("dropout", 2),
-    "aten::feature_dropout": ("dropout", 2), "aten::feature_dropout_": ("dropout", 2),
-    "aten::alpha_dropout": ("dropout", 2), "aten::alpha_dropout_": ("dropout", 2),
-    "aten::feature_alpha_dropout": ("dropout", 2), "aten::rrelu": ("randomised leaky ReLU", 3),
-    "aten::batch_norm": ("batch normalisation", 5), "aten::instance_norm": ("", 5),
-    "aten::native_batch_norm": ("batch normalisation", 5), "aten::cudnn_batch_norm": ("batch normalisation", 5),
+    "aten::dropout": ("dropout", 2),
+    "aten::dropout_": ("dropout", 2),
+    "aten::native_dropout": ("dropout", 2),
+    "aten::feature_dropout": ("dropout", 2),
+    "aten::feature_dropout_": ("dropout", 2),
+    "aten::alpha_dropout": ("dropout", 2),
+    "aten::alpha_dropout_": ("dropout", 2),
+    "aten::feature_alpha_dropout": ("dropout", 2),
+    "aten::rrelu": ("randomised leaky ReLU", 3),
+    "aten::batch_norm": ("batch normalisation", 5),
+    "aten::instance_norm": ("", 5),
+    "aten::native_batch_norm": ("batch normalisation", 5),
+    "aten::cudnn_batch_norm": ("batch normalisation", 5),
     "aten::_native_batch_norm_legit": ("batch normalisation", 5),
     "aten::_native_batch_norm_legit_functional": ("batch normalisation", 5),
-    "aten::lstm": ("dropout between recurrent layers", 6), "aten::gru": ("dropout between recurrent layers", 6),
-}  # fmt: skip
+    "aten::lstm": ("dropout between recurrent layers", 6),
+    "aten::gru": ("dropout between recurrent layers", 6),
+}
 _RATES = {"aten::lstm": 5, "aten::gru": 5}  # the rate that goes with the switch: no dropout, no difference
 _ATTENTION = "aten::scaled_dot_product_attention"  # its dropout is a rate without a switch, the fifth argument
 

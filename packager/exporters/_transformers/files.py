@@ -12,9 +12,17 @@ from packager.canonical import JSON
 from packager.errors import StepError
 
 _TRAVELLING = (
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt",
-    "vocab.json", "merges.txt", "sentence_bert_config.json", "preprocessor_config.json", "processor_config.json",
-)  # fmt: skip
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "sentence_bert_config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+)
 _PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 _PARTS = ("image_processor", "feature_extractor")  # a processor's own file holds one table per part
 
@@ -69,6 +77,10 @@ def travelling(source: Path, encoder: Path) -> dict[str, Path]:
     """Return the files that clients need, by their path in the bundle; the weights' neighbours first."""
     apart = [source / "components" / part for part in ("tokenizer", *_PARTS)]
     folders = (*(folder for folder in apart if folder.is_dir()), encoder)
-    found = {f"tokenizer/{name}": folder / name for folder in reversed(folders) for name in _TRAVELLING
-             if (folder / name).is_file()}  # fmt: skip
+    found = {
+        f"tokenizer/{name}": folder / name
+        for folder in reversed(folders)
+        for name in _TRAVELLING
+        if (folder / name).is_file()
+    }
     return dict(sorted(found.items()))

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 from unittest import mock
 
 from packager.errors import StepError
-from packager.exporters import BATCH, Feeds, Interface, Leaves, Port, Wishes
+from packager.exporters import BATCH, ExportOptions, Feeds, Interface, Leaves, Port
 from packager.exporters._torch import program
 from packager.exporters._transformers import inputs, opening, refusing
 from packager.exporters._transformers.images import HEIGHT
@@ -81,7 +81,7 @@ def _tensors(result: Any) -> dict[str, Any]:
 # -- what it takes and returns
 
 
-def settle(subjects: Sequence[Subject], wishes: Wishes, answer: Answer) -> Settled:
+def settle(subjects: Sequence[Subject], wishes: ExportOptions, answer: Answer) -> Settled:
     """Return the first interface that the model takes at its low end and above. Raises StepError of the likeliest."""
     failures: list[StepError] = []
     for subject in subjects:
@@ -106,13 +106,16 @@ def _unsized(described: Inputs) -> StepError | None:
     )
 
 
-def _variants(described: Inputs, wishes: Wishes) -> Iterator[tuple[Inputs, Interface]]:
+def _variants(described: Inputs, wishes: ExportOptions) -> Iterator[tuple[Inputs, Interface]]:
     """Return the interfaces to try: towers apart, as described, from longer low ends on, and one row at a time."""
     asked = described.wished(wishes)
     names = {port.name for port in described.ports}
     if not wishes.inputs and BATCH not in wishes.named and "input_ids" in names and names & set(_PICTURES):
-        towers = replace(described, ports=[_tower(port) for port in described.ports],
-                         spans={**described.spans, IMAGES: (1, 64), TEXTS: (1, 64)})  # fmt: skip
+        towers = replace(
+            described,
+            ports=[_tower(port) for port in described.ports],
+            spans={**described.spans, IMAGES: (1, 64), TEXTS: (1, 64)},
+        )
         yield towers, towers.wished(wishes).interface(towers.ports, towers.limits, unfix=_UNFIX)
     base = asked.interface(described.ports, described.limits, unfix=_UNFIX)
     free = set(base.dimensions) - {BATCH, *wishes.named}

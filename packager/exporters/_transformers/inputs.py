@@ -14,7 +14,7 @@ from typing import Any
 
 from packager.canonical import JSON
 from packager.errors import StepError
-from packager.exporters import BATCH, Feeds, Port, Range, Wishes
+from packager.exporters import BATCH, ExportOptions, Feeds, Port, Range
 from packager.exporters._torch import program
 from packager.exporters._transformers import images
 from packager.exporters._transformers.images import HEIGHT, WIDTH, Size
@@ -65,7 +65,7 @@ class Inputs:
     limits: Mapping[str, Range]
     spans: Mapping[str, Range]
 
-    def wished(self, wishes: Wishes) -> Wishes:
+    def wished(self, wishes: ExportOptions) -> ExportOptions:
         """Return the wishes with the default ranges where the recipe has none."""
         used = {axis for port in self.ports for axis in port.shape}
         return replace(wishes, defaults={name: span for name, span in self.spans.items() if name in used})
@@ -221,19 +221,33 @@ def _features(subject: Subject, name: str) -> Port:
 
 
 _DESCRIBED: Mapping[str, Callable[[Subject, str], Port]] = {
-    "input_ids": _tokens, "attention_mask": _mask, "token_type_ids": _types, "bbox": _boxes,
-    "xpath_tags_seq": _paths, "xpath_subs_seq": _paths, "input_shape_ids": _coded("shape_vocab_size"),
-    "input_pronunciation_ids": _coded("pronunciation_vocab_size"), "task_type_ids": _coded("task_type_vocab_size"),
-    "pixel_values": _image, "pixel_mask": _image_mask, "input_values": _wave, "input_features": _features,
-}  # fmt: skip
+    "input_ids": _tokens,
+    "attention_mask": _mask,
+    "token_type_ids": _types,
+    "bbox": _boxes,
+    "xpath_tags_seq": _paths,
+    "xpath_subs_seq": _paths,
+    "input_shape_ids": _coded("shape_vocab_size"),
+    "input_pronunciation_ids": _coded("pronunciation_vocab_size"),
+    "task_type_ids": _coded("task_type_vocab_size"),
+    "pixel_values": _image,
+    "pixel_mask": _image_mask,
+    "input_values": _wave,
+    "input_features": _features,
+}
 
 
 # -- lengths
 
 
 def _limits(subject: Subject) -> dict[str, Range]:
-    return {SEQUENCE: (1, positions(subject)), SAMPLES: (_receptive_field(subject.model.config, 1), _LONGEST),
-            FRAMES: (1, _LONGEST), HEIGHT: (1, _LONGEST), WIDTH: (1, _LONGEST)}  # fmt: skip
+    return {
+        SEQUENCE: (1, positions(subject)),
+        SAMPLES: (_receptive_field(subject.model.config, 1), _LONGEST),
+        FRAMES: (1, _LONGEST),
+        HEIGHT: (1, _LONGEST),
+        WIDTH: (1, _LONGEST),
+    }
 
 
 def _spans(subject: Subject) -> dict[str, Range]:
@@ -298,5 +312,7 @@ def _levelled(waves: Any) -> Any:
 
 
 _PLAUSIBLE: Mapping[str, Callable[[Any], Any]] = {
-    "bbox": _ordered, "pixel_mask": _rectangles, "input_values": _levelled,
-}  # fmt: skip
+    "bbox": _ordered,
+    "pixel_mask": _rectangles,
+    "input_values": _levelled,
+}

@@ -46,8 +46,9 @@ def read_steps(folder: Path) -> list[Step]:
     unknown = [step.kind for step in steps[1:] if step.kind not in _MODULES]
     if not steps or steps[0].kind != "Transformer" or unknown:
         got = ", ".join(f"`{step.kind}`" for step in steps)
-        raise StepError(f"expected the modules Transformer, then some of {', '.join(_MODULES)}, got {got}",
-                        hint=LOG_AS_PT2)  # fmt: skip
+        raise StepError(
+            f"expected the modules Transformer, then some of {', '.join(_MODULES)}, got {got}", hint=LOG_AS_PT2
+        )
     if "Pooling" not in [step.kind for step in steps]:
         raise StepError("expected a module Pooling, which makes one vector per sentence", hint=LOG_AS_PT2)
     return steps
@@ -163,8 +164,11 @@ def _pooling(step: Step, prompts: Mapping[str, JSON]) -> Callable[[Features], Fe
 
 
 _ALSO = {
-    "mean_tokens": "mean", "cls_token": "cls", "max_tokens": "max", "weightedmean_tokens": "weightedmean",
-}  # fmt: skip
+    "mean_tokens": "mean",
+    "cls_token": "cls",
+    "max_tokens": "max",
+    "weightedmean_tokens": "weightedmean",
+}
 _SWITCHES = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")  # sentence-transformers' order
 
 
@@ -233,9 +237,17 @@ def _token(tokens: Any, index: Any) -> Any:
 
 
 _POOLINGS: dict[str, Callable[[Any, Any, Any], Any]] = {
-    "mean": _mean, "cls": _first_token, "max": _max, "mean_sqrt_len_tokens": _mean_of_roots,
-    "weightedmean": _weighted_mean, "lasttoken": _last_token,
-}  # fmt: skip
+    "mean": _mean,
+    "cls": _first_token,
+    "max": _max,
+    "mean_sqrt_len_tokens": _mean_of_roots,
+    "weightedmean": _weighted_mean,
+    "lasttoken": _last_token,
+}
 _MODULES: dict[str, Callable[[Step, Mapping[str, JSON]], Callable[[Features], Features]]] = {
-    "Pooling": _pooling, "Dense": _dense, "LayerNorm": _layer_norm, "Dropout": _dropout, "Normalize": _normalize,
-}  # fmt: skip
+    "Pooling": _pooling,
+    "Dense": _dense,
+    "LayerNorm": _layer_norm,
+    "Dropout": _dropout,
+    "Normalize": _normalize,
+}

@@ -68,9 +68,12 @@ def read(model: Any) -> Model:
     base = biases * outputs if len(biases) == 1 else biases
     hashes = {place: list(known) for place, known in reader.hashes.items()}
     return Model(
-        Ensemble(trees, base, reader.columns), float(scale), _loss(stated), [names[place] for place in sorted(names)],
+        Ensemble(trees, base, reader.columns),
+        float(scale),
+        _loss(stated),
+        [names[place] for place in sorted(names)],
         hashes,
-    )  # fmt: skip
+    )
 
 
 def _refuse_others(features: Mapping[str, Any]) -> None:
@@ -104,9 +107,12 @@ class _Reader:
         values = numpy.array(stated["leaf_values"], "float64").reshape(count, -1)
         places = numpy.arange(inner)
         return _tree(
-            [rules[each] for each in level.tolist()], 2 * places + 1, 2 * places + 2,
-            numpy.concatenate([numpy.zeros((inner, values.shape[1])), values]), numpy.arange(inner + count) >= inner,
-        )  # fmt: skip
+            [rules[each] for each in level.tolist()],
+            2 * places + 1,
+            2 * places + 2,
+            numpy.concatenate([numpy.zeros((inner, values.shape[1])), values]),
+            numpy.arange(inner + count) >= inner,
+        )
 
     def grown(self, stated: Mapping[str, Any]) -> Tree:
         """Return a tree that grew by leaves, its nodes in the order in which they are met."""
@@ -175,10 +181,14 @@ def _tree(rules: Sequence[tuple[int, float, bool, bool]], left: Any, right: Any,
     swapped = padded([rule[3] for rule in rules], "bool")
     no, yes = padded(left, "int64"), padded(right, "int64")
     return Tree(
-        leaf, padded([rule[0] for rule in rules], "int64"), padded([rule[1] for rule in rules], "float64"),
-        numpy.where(leaf, -1, numpy.where(swapped, yes, no)), numpy.where(leaf, -1, numpy.where(swapped, no, yes)),
-        padded([rule[2] for rule in rules], "bool"), values,
-    )  # fmt: skip
+        leaf,
+        padded([rule[0] for rule in rules], "int64"),
+        padded([rule[1] for rule in rules], "float64"),
+        numpy.where(leaf, -1, numpy.where(swapped, yes, no)),
+        numpy.where(leaf, -1, numpy.where(swapped, no, yes)),
+        padded([rule[2] for rule in rules], "bool"),
+        values,
+    )
 
 
 # -- categories

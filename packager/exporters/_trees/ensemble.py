@@ -120,9 +120,15 @@ def reachable(tree: Tree) -> Tree:
         numpy.where(tree.leaf, -1, places[numpy.where(tree.leaf, 0, side)]) for side in (tree.left, tree.right)
     )
     return Tree(
-        kept(tree.leaf), kept(tree.column), kept(tree.threshold), kept(left), kept(right), kept(tree.missing),
-        kept(tree.values), tree.target,
-    )  # fmt: skip
+        kept(tree.leaf),
+        kept(tree.column),
+        kept(tree.threshold),
+        kept(left),
+        kept(right),
+        kept(tree.missing),
+        kept(tree.values),
+        tree.target,
+    )
 
 
 def thresholds(ensemble: Ensemble) -> list[list[float]]:

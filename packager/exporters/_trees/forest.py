@@ -42,9 +42,15 @@ def tree(grown: Any, values: Any, target: int = 0, features: Any = None) -> Tree
     missing = nodes["missing_go_to_left"].astype(bool) if knows else leaf & False
     column = grown.feature if features is None else features[grown.feature.clip(0)]
     return Tree(
-        leaf, column, floor32(grown.threshold).astype("float64"), grown.children_left, grown.children_right, missing,
-        values, target,
-    )  # fmt: skip
+        leaf,
+        column,
+        floor32(grown.threshold).astype("float64"),
+        grown.children_left,
+        grown.children_right,
+        missing,
+        values,
+        target,
+    )
 
 
 def read_stages(model: Any) -> Ensemble:

@@ -13,9 +13,7 @@ def read(model: Any) -> Ensemble:
     """Return the trees in the order in which they are added to the baseline; columns are as behind its encoder."""
     numpy = importlib.import_module("numpy")
     columns = Columns(model._n_features)
-    trees = [
-        _tree(item, target, columns) for stage in model._predictors for target, item in enumerate(stage)
-    ]  # fmt: skip
+    trees = [_tree(item, target, columns) for stage in model._predictors for target, item in enumerate(stage)]
     base = [float(value) for value in numpy.ravel(model._baseline_prediction)]
     return Ensemble(trees, base, columns, compared="float64")
 
@@ -28,9 +26,15 @@ def _tree(predictor: Any, target: int, columns: Columns) -> Tree:
         codes = _codes(predictor.raw_left_cat_bitsets[nodes["bitset_idx"][node]])
         column[node], threshold[node] = columns.member(int(column[node]), codes), 0.5
     return Tree(
-        leaf, column, threshold, nodes["left"].astype("int64"), nodes["right"].astype("int64"),
-        nodes["missing_go_to_left"].astype(bool), nodes["value"].reshape(-1, 1), target,
-    )  # fmt: skip
+        leaf,
+        column,
+        threshold,
+        nodes["left"].astype("int64"),
+        nodes["right"].astype("int64"),
+        nodes["missing_go_to_left"].astype(bool),
+        nodes["value"].reshape(-1, 1),
+        target,
+    )
 
 
 def _codes(words: Any) -> frozenset[int]:

@@ -29,8 +29,16 @@ _ABOVE_MINUS_ONE = math.nextafter(-1.0, 0.0)  # the lowest number whose whole pa
 _MOST_COEFFICIENTS = 1 << 25
 _EXPONENTIAL = ("poisson", "gamma", "tweedie")
 _IDENTITY = (
-    "custom", "regression", "regression_l1", "huber", "fair", "quantile", "mape", "lambdarank", "rank_xendcg",
-)  # fmt: skip
+    "custom",
+    "regression",
+    "regression_l1",
+    "huber",
+    "fair",
+    "quantile",
+    "mape",
+    "lambdarank",
+    "rank_xendcg",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +74,7 @@ def read(booster: Any) -> Model:
     per_round = int(_field(head, "num_tree_per_iteration"))
     trees = [_tree(block, number % per_round, columns) for number, block in enumerate(blocks)]
     objective, *options = _field(head, "objective").split() or ["custom"]
-    ensemble = Ensemble(
-        trees, [0.0] * per_round, columns, compared="float64", lowest_code=_ABOVE_MINUS_ONE, zero=ZERO
-    )  # fmt: skip
+    ensemble = Ensemble(trees, [0.0] * per_round, columns, compared="float64", lowest_code=_ABOVE_MINUS_ONE, zero=ZERO)
     return Model(
         ensemble,
         objective,
@@ -118,10 +124,12 @@ def _tree(block: str, target: int, columns: Columns) -> Tree:
     rules = [
         _rule(columns, sets, int(feature), threshold, int(kind))
         for feature, threshold, kind in zip(
-            numbers("split_feature").tolist(), numbers("threshold").tolist(), numbers("decision_type").tolist(),
+            numbers("split_feature").tolist(),
+            numbers("threshold").tolist(),
+            numbers("decision_type").tolist(),
             strict=True,
         )
-    ]  # fmt: skip
+    ]
     return Tree(
         leaf=numpy.arange(splits + len(weights)) >= splits,
         column=_padded(numpy.array([rule[0] for rule in rules], "int64"), len(weights), 0),
@@ -131,7 +139,7 @@ def _tree(block: str, target: int, columns: Columns) -> Tree:
         missing=_padded(numpy.array([rule[2] for rule in rules], bool), len(weights), False),
         values=numpy.array([0.0] * splits + weights).reshape(-1, 1),
         target=target,
-    )  # fmt: skip
+    )
 
 
 def _padded(values: Any, more: int, fill: Any) -> Any:
@@ -285,9 +293,7 @@ def _gathered(builder: Builder, numbers: Any, leaves: Value) -> Value:
 
 def _over(builder: Builder, table: Any, needed: Any, leaves: Value, columns: Value) -> Value:
     """Return for every tree the columns times the leaf's row of a table, added where the leaf needs the column."""
-    rows, chosen = (
-        builder.node("Gather", [builder.constant(each), leaves.name], axis=0) for each in (table, needed)
-    )  # fmt: skip
+    rows, chosen = (builder.node("Gather", [builder.constant(each), leaves.name], axis=0) for each in (table, needed))
     beside = builder.node("Reshape", [columns.name, builder.constant([0, 1, columns.width], "int64")])
     products = builder.node("Mul", [rows, beside])
     kept = builder.node("Where", [chosen, products, builder.constant([0.0], "float64")])

@@ -64,9 +64,15 @@ def _single(like: Tree) -> Tree:
     """Return a tree that adds nothing."""
     numpy = importlib.import_module("numpy")
     return replace(
-        like, leaf=numpy.array([True]), column=numpy.array([0]), threshold=numpy.zeros(1), left=numpy.array([-1]),
-        right=numpy.array([-1]), missing=numpy.array([False]), values=numpy.zeros((1, like.values.shape[1])),
-    )  # fmt: skip
+        like,
+        leaf=numpy.array([True]),
+        column=numpy.array([0]),
+        threshold=numpy.zeros(1),
+        left=numpy.array([-1]),
+        right=numpy.array([-1]),
+        missing=numpy.array([False]),
+        values=numpy.zeros((1, like.values.shape[1])),
+    )
 
 
 def _numbers(trees: Sequence[Tree], base: Sequence[float], kind: str) -> Any:
@@ -112,9 +118,7 @@ def write_leaves(builder: Builder, ensemble: Ensemble, matrix: Value) -> Value:
 def write_trees(builder: Builder, ensemble: Ensemble, matrix: Value, targets: Any, weights: Any, width: int) -> Value:
     """Write trees whose leaves, counted through all trees, add `weights` to one of `width` float32 outputs each."""
     columns = write_columns(builder, ensemble, matrix)
-    attributes = {
-        **_nodes(ensemble.trees, columns.dtype), **_leaves(ensemble.trees, targets, weights, columns.dtype)
-    }  # fmt: skip
+    attributes = {**_nodes(ensemble.trees, columns.dtype), **_leaves(ensemble.trees, targets, weights, columns.dtype)}
     made = builder.node("TreeEnsembleRegressor", [columns.name], domain=ML, n_targets=width, **attributes)
     return Value(made, "float32", width)
 
@@ -220,9 +224,13 @@ def place_of_code(builder: Builder, code: Value, known: Sequence[int]) -> Value:
     if not known:
         return builder.spread(code, [0] * code.width, "int64")
     made = builder.node(
-        "LabelEncoder", [code.name], domain=ML,
-        keys_int64s=list(known), values_int64s=list(range(len(known))), default_int64=len(known),
-    )  # fmt: skip
+        "LabelEncoder",
+        [code.name],
+        domain=ML,
+        keys_int64s=list(known),
+        values_int64s=list(range(len(known))),
+        default_int64=len(known),
+    )
     return Value(made, "int64", code.width)
 
 

@@ -28,9 +28,18 @@ LOGISTIC = ("binary:logistic", "reg:logistic")
 SOFTMAX = ("multi:softprob", "multi:softmax")
 _EXPONENTIAL = ("count:poisson", "reg:gamma", "reg:tweedie", "survival:cox", "survival:aft")
 _IDENTITY = (
-    "reg:squarederror", "reg:linear", "reg:squaredlogerror", "reg:pseudohubererror", "reg:absoluteerror",
-    "reg:quantileerror", "reg:expectileerror", "binary:logitraw", "rank:pairwise", "rank:ndcg", "rank:map",
-)  # fmt: skip
+    "reg:squarederror",
+    "reg:linear",
+    "reg:squaredlogerror",
+    "reg:pseudohubererror",
+    "reg:absoluteerror",
+    "reg:quantileerror",
+    "reg:expectileerror",
+    "binary:logitraw",
+    "rank:pairwise",
+    "rank:ndcg",
+    "rank:map",
+)
 _LARGEST = 88.7  # its logistic function goes no further down
 _HINT = "train with an objective that XGBoost itself offers"
 
@@ -59,12 +68,15 @@ def read(booster: Any, *, best: bool = False, missing: Any = math.nan) -> Model:
     outputs = max(int(stated["num_class"]), int(stated.get("num_target", "1")), 1)
     base = _base(stated["base_score"], objective, outputs)
     model = Model(
-        Ensemble([], base, Columns(int(stated["num_feature"])), added="float32"), objective,
-        learner.get("feature_names", ()), missing=_missing(missing),
-    )  # fmt: skip
+        Ensemble([], base, Columns(int(stated["num_feature"])), added="float32"),
+        objective,
+        learner.get("feature_names", ()),
+        missing=_missing(missing),
+    )
     if kind["name"] == "gblinear":
-        return replace(model, ensemble=replace(model.ensemble, base=_constants(booster, outputs)),
-                       weights=_weights(kind, outputs))  # fmt: skip
+        return replace(
+            model, ensemble=replace(model.ensemble, base=_constants(booster, outputs)), weights=_weights(kind, outputs)
+        )
     forest = (kind["gbtree"] if kind["name"] == "dart" else kind)["model"]
     rounds = int(learner.get("attributes", {}).get("best_iteration", -1)) if best else -1
     count = _grown(forest, outputs, rounds) if rounds >= 0 else len(forest["trees"])
@@ -178,9 +190,11 @@ def _values(stated: Mapping[str, Any], leaf: Any, conditions: Any, right: Any) -
 def _sets(stated: Mapping[str, Any]) -> list[tuple[int, frozenset[int]]]:
     """Return the splits on categories: a node, and what goes right there."""
     pieces = zip(
-        stated.get("categories_nodes", ()), stated.get("categories_segments", ()), stated.get("categories_sizes", ()),
+        stated.get("categories_nodes", ()),
+        stated.get("categories_segments", ()),
+        stated.get("categories_sizes", ()),
         strict=True,
-    )  # fmt: skip
+    )
     return [(node, frozenset(stated["categories"][first : first + size])) for node, first, size in pieces]
 
 

@@ -21,7 +21,7 @@ from urllib.parse import unquote, urlsplit
 from packaging.utils import canonicalize_name
 
 from packager.canonical import JSON
-from packager.errors import MissingToolError, SourceError, WrongContent
+from packager.errors import MissingToolError, SourceError, WrongContentError
 from packager.formats import licences
 from packager.formats.index_addresses import REFUSED, public, refusal, shared, told
 from packager.formats.platforms import Platform
@@ -49,8 +49,15 @@ def report(
     """
     with tempfile.TemporaryDirectory(prefix="packager-pip-") as folder:
         answer = Path(folder, "report.json")
-        command = ["install", "--dry-run", "--ignore-installed", "--target", str(Path(folder, "none")),
-                   "--report", str(answer)]  # fmt: skip
+        command = [
+            "install",
+            "--dry-run",
+            "--ignore-installed",
+            "--target",
+            str(Path(folder, "none")),
+            "--report",
+            str(answer),
+        ]
         run(command, lines, platform, indexes, environment, Path(folder))
         found = json.loads(answer.read_bytes())["install"]
     rows = (
@@ -71,13 +78,16 @@ def download(
 
 
 def run(
-    command: Sequence[str], lines: Iterable[str], platform: Platform, indexes: Sequence[str],
-    environment: Mapping[str, str], folder: Path,
-) -> None:  # fmt: skip
+    command: Sequence[str],
+    lines: Iterable[str],
+    platform: Platform,
+    indexes: Sequence[str],
+    environment: Mapping[str, str],
+    folder: Path,
+) -> None:
     """Run pip for another platform than this one, in `folder`."""
     arguments = _command(command, lines, platform, indexes, folder)
-    done = subprocess.run(arguments, capture_output=True, text=True, env=shared(environment), cwd=folder,
-                          check=False)  # fmt: skip
+    done = subprocess.run(arguments, capture_output=True, text=True, env=shared(environment), cwd=folder, check=False)
     if done.returncode:
         _check_content(done.stderr)
         if refused := refusal(done.stderr) or _silent_refusal(arguments, environment, folder):
@@ -90,13 +100,27 @@ def run(
 
 def _command(
     command: Sequence[str], lines: Iterable[str], platform: Platform, indexes: Sequence[str], folder: Path
-) -> list[str]:  # fmt: skip
+) -> list[str]:
     if importlib.util.find_spec("pip") is None:
         raise MissingToolError("pip", "lock")
     wanted = folder / "wanted.txt"
     wanted.write_text("".join(f"{line}\n" for line in lines))
-    arguments = [sys.executable, "-m", "pip", *command, *_QUIET, "--no-deps", "--only-binary", ":all:",
-                 "--implementation", "cp", "--python-version", platform.python_version, "-r", str(wanted)]  # fmt: skip
+    arguments = [
+        sys.executable,
+        "-m",
+        "pip",
+        *command,
+        *_QUIET,
+        "--no-deps",
+        "--only-binary",
+        ":all:",
+        "--implementation",
+        "cp",
+        "--python-version",
+        platform.python_version,
+        "-r",
+        str(wanted),
+    ]
     for system in platform.systems:
         arguments += ["--platform", system]
     for address in indexes:
@@ -110,15 +134,16 @@ def _check_content(stderr: str) -> None:
     if found := re.search(pattern, stderr, re.MULTILINE):
         pin, address, expected, got = found.groups()
         file = file_name(address or "") or pin
-        raise WrongContent(
-            f"`{file}` is not what was locked: expected sha256:{expected}, got sha256:{got}", subject=file,
+        raise WrongContentError(
+            f"`{file}` is not what was locked: expected sha256:{expected}, got sha256:{got}",
+            subject=file,
             hint="the index has another file of that version than before: ask its publisher why, then `packager lock`",
-        )  # fmt: skip
+        )
 
 
 def refused_by(
     lines: Iterable[str], platform: Platform, indexes: Sequence[str], environment: Mapping[str, str]
-) -> str | None:  # fmt: skip
+) -> str | None:
     """Return which index refuses a login when it is asked for `lines`, None if none does."""
     with tempfile.TemporaryDirectory(prefix="packager-pip-") as folder:
         command = _command(["download", "--dest", folder], lines, platform, indexes, Path(folder))

@@ -23,8 +23,19 @@ from packager.formats.platforms import Platform
 from packager.lock.lockers import Answer, NoSolution, Question, _pip
 
 EXTRA = "pip-tools"
-_OPTIONS = ("--quiet", "--no-header", "--no-annotate", "--strip-extras", "--allow-unsafe", "--no-emit-index-url",
-            "--no-emit-find-links", "--no-emit-options", "--resolver", "backtracking", "--no-config")  # fmt: skip
+_OPTIONS = (
+    "--quiet",
+    "--no-header",
+    "--no-annotate",
+    "--strip-extras",
+    "--allow-unsafe",
+    "--no-emit-index-url",
+    "--no-emit-find-links",
+    "--no-emit-options",
+    "--resolver",
+    "backtracking",
+    "--no-config",
+)
 
 
 def locks(platform: str) -> bool:
@@ -59,13 +70,23 @@ def _compile(question: Question, environment: Mapping[str, str]) -> list[str]:
         wanted.write_text("".join(f"{line}\n" for line in question.requirements))
         constraints.write_text("".join(f"{line}\n" for line in question.constraints))
         answer = Path(folder, "answer.txt")
-        command = [sys.executable, "-m", "piptools", "compile", str(wanted), *_OPTIONS,
-                   "--constraint", str(constraints), "--pip-args", "--only-binary :all: --no-input",
-                   "--output-file", str(answer)]  # fmt: skip
+        command = [
+            sys.executable,
+            "-m",
+            "piptools",
+            "compile",
+            str(wanted),
+            *_OPTIONS,
+            "--constraint",
+            str(constraints),
+            "--pip-args",
+            "--only-binary :all: --no-input",
+            "--output-file",
+            str(answer),
+        ]
         for address in question.indexes:
             command += ["--extra-index-url", address]
-        done = subprocess.run(command, capture_output=True, text=True, env=shared(environment), cwd=folder,
-                              check=False)  # fmt: skip
+        done = subprocess.run(command, capture_output=True, text=True, env=shared(environment), cwd=folder, check=False)
         if done.returncode == 0:
             return [row for row in answer.read_text().splitlines() if re.match(r"[A-Za-z0-9]", row)]
     if "RequirementsConflicted" in done.stderr or "ResolutionImpossible" in done.stderr:

@@ -39,9 +39,14 @@ def resolve(question: Question, platform: Platform, environment: Mapping[str, st
         constraints = Path(folder, "constraints.txt")
         constraints.write_text("".join(f"{line}\n" for line in question.constraints))
         done = subprocess.run(
-            _command(question, platform, constraints), input="".join(f"{line}\n" for line in question.requirements),
-            capture_output=True, text=True, env=shared(environment), cwd=folder, check=False,
-        )  # fmt: skip
+            _command(question, platform, constraints),
+            input="".join(f"{line}\n" for line in question.requirements),
+            capture_output=True,
+            text=True,
+            env=shared(environment),
+            cwd=folder,
+            check=False,
+        )
     if done.returncode:
         if refused := index_addresses.refusal(done.stderr):
             raise SourceError(
@@ -66,10 +71,27 @@ def yanked(stderr: str) -> dict[str, str]:
 
 def _command(question: Question, platform: Platform, constraints: Path) -> list[str]:
     """Only wheels; no project's settings; an extra index wins where it has a version that fits."""
-    command = [_uv(), "pip", "compile", "-", "--no-progress", "--no-header", "--format", "pylock.toml",
-               "--python", sys.executable, "--python-version", platform.python_version,
-               "--python-platform", _platform(platform), "--only-binary", ":all:", "--no-sources",
-               "--constraints", str(constraints)]  # fmt: skip
+    command = [
+        _uv(),
+        "pip",
+        "compile",
+        "-",
+        "--no-progress",
+        "--no-header",
+        "--format",
+        "pylock.toml",
+        "--python",
+        sys.executable,
+        "--python-version",
+        platform.python_version,
+        "--python-platform",
+        _platform(platform),
+        "--only-binary",
+        ":all:",
+        "--no-sources",
+        "--constraints",
+        str(constraints),
+    ]
     for address in question.indexes:
         command += ["--extra-index-url", address]
     return [*command, "--index-strategy", "unsafe-first-match"] if question.indexes else command
@@ -88,9 +110,7 @@ def _platform(platform: Platform) -> str:
     )
 
 
-def _wheel(
-    package: JSON, platform: Platform, question: Question, environment: Mapping[str, str]
-) -> tuple[Wheel, str]:  # fmt: skip
+def _wheel(package: JSON, platform: Platform, question: Question, environment: Mapping[str, str]) -> tuple[Wheel, str]:
     """Return the one file that an installer takes, and its address: uv lists every wheel that would do."""
     files = {item.get("name") or file_name(item.get("url") or item["path"]): item for item in package["wheels"]}
     name = platform.best(files)

@@ -25,7 +25,7 @@ _START = "from packager.policy.language import child; child.main()"
 
 def ask(
     text: str, document: Mapping[str, Any], now: int | None = None, *, seconds: int = SECONDS, memory: int = MEMORY
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """Return what a program says about a document; `now`: nanoseconds, if it may ask.
 
     Raises Silence where something is absent in a rule that decides, and Refused for what cannot be evaluated, or takes
@@ -34,9 +34,15 @@ def ask(
     asked = {"text": text, "document": document, "now": now, "seconds": seconds, "memory": memory}
     try:
         done = subprocess.run(
-            [sys.executable, "-I", "-c", _START], input=json.dumps(asked).encode(), stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL, env={}, cwd="/", timeout=3 * seconds, check=False,
-        )  # fmt: skip
+            [sys.executable, "-I", "-c", _START],
+            input=json.dumps(asked).encode(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={},
+            cwd="/",
+            timeout=3 * seconds,
+            check=False,
+        )
         told = json.loads(done.stdout[: _ANSWER + 1]) if done.returncode == 0 else {}
     except subprocess.TimeoutExpired:
         told = {}
@@ -52,9 +58,11 @@ def main() -> None:
     """Answer one question on the standard streams."""
     asked = json.load(sys.stdin)
     for what, most in (
-        (resource.RLIMIT_AS, asked["memory"]), (resource.RLIMIT_CPU, asked["seconds"]), (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_AS, asked["memory"]),
+        (resource.RLIMIT_CPU, asked["seconds"]),
+        (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_FSIZE, 0),
-    ):  # fmt: skip
+    ):
         resource.setrlimit(what, (most, most))
     try:
         loaded = program.load(asked["text"], clock=asked["now"] is not None)

@@ -14,9 +14,24 @@ import re
 
 from packager.policy.language.values import Refused
 
-_ESCAPES = {"d": "[0-9]", "D": "[^0-9]", "w": "[0-9A-Za-z_]", "W": "[^0-9A-Za-z_]", "s": r"[\t\n\f\r ]",
-            "S": r"[^\t\n\f\r ]", "b": r"\b", "B": r"\B", "A": r"\A", "z": r"\Z", "t": r"\t", "n": r"\n", "r": r"\r",
-            "f": r"\f", "v": r"\v", "a": r"\x07"}  # fmt: skip
+_ESCAPES = {
+    "d": "[0-9]",
+    "D": "[^0-9]",
+    "w": "[0-9A-Za-z_]",
+    "W": "[^0-9A-Za-z_]",
+    "s": r"[\t\n\f\r ]",
+    "S": r"[^\t\n\f\r ]",
+    "b": r"\b",
+    "B": r"\B",
+    "A": r"\A",
+    "z": r"\Z",
+    "t": r"\t",
+    "n": r"\n",
+    "r": r"\r",
+    "f": r"\f",
+    "v": r"\v",
+    "a": r"\x07",
+}
 _IN_CLASS = {
     "d": "0-9",
     "w": "0-9A-Za-z_",

@@ -97,9 +97,7 @@ def _statement(line: Statement, known: Known, visible: Known) -> tuple[Statement
     return Statement(what, line.line, replaced), after
 
 
-def _what(
-    line: Statement, known: Known, visible: Known
-) -> tuple[Test | Bind | SomeIn | Every | Not, Known]:  # fmt: skip
+def _what(line: Statement, known: Known, visible: Known) -> tuple[Test | Bind | SomeIn | Every | Not, Known]:
     match line.what:
         case Test(term):
             found, after = _term(term, known, visible)
@@ -148,9 +146,7 @@ def _local(line: Statement, var: Var) -> bool:
     return False
 
 
-def _bound(
-    pattern: Term, value: Term, known: Known, visible: Known, declares: bool
-) -> tuple[Bind, Known]:  # fmt: skip
+def _bound(pattern: Term, value: Term, known: Known, visible: Known, declares: bool) -> tuple[Bind, Known]:
     found, after = _term(value, known, visible)
     shown, after = _pattern(pattern, after, visible)
     _check_types(pattern, value, 0)

@@ -10,9 +10,24 @@ from typing import NamedTuple
 from packager.policy.language.values import Refused
 
 KEYWORDS = frozenset(
-    ("package", "import", "default", "some", "every", "not", "with", "as", "if", "contains", "else", "in", "true",
-     "false", "null")
-)  # fmt: skip
+    (
+        "package",
+        "import",
+        "default",
+        "some",
+        "every",
+        "not",
+        "with",
+        "as",
+        "if",
+        "contains",
+        "else",
+        "in",
+        "true",
+        "false",
+        "null",
+    )
+)
 _WORD = re.compile(
     r"""(?P<space>[ \t\r]+|\#[^\n]*)|(?P<line>\n)
       | (?P<number>(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?)(?![0-9A-Za-z_.])

@@ -62,7 +62,7 @@ class Wait:
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._patience.end(self)
         # Somebody else may have cancelled the task as well; then it stays cancelled, as with `asyncio.timeout`.
         if self._late and self._task is not None and not self._task.uncancel() and kind is asyncio.CancelledError:

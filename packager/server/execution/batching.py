@@ -212,8 +212,11 @@ def independent(run: Run, one: dict[str, Array], other: dict[str, Array]) -> boo
     if parts is None:
         return False
     alone = (run(one), run(other))
-    return all(_alike(got, want) for part, wanted in zip(parts, alone, strict=True)
-               for got, want in zip(part, wanted, strict=True))  # fmt: skip
+    return all(
+        _alike(got, want)
+        for part, wanted in zip(parts, alone, strict=True)
+        for got, want in zip(part, wanted, strict=True)
+    )
 
 
 def _alike(got: Array, want: Array) -> bool:

@@ -68,7 +68,7 @@ class Engine:
 
     def __init__(
         self, config: Config, limits: Limits, work: Work, knobs: Knobs | None = None, collector: Collector | None = None
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.config, self.knobs = config, knobs or Knobs()
         self.gate = Gate(limits.within(config.interface.largest_body()))
         about = {"service.name": config.name, "service.version": config.version, "packager.digest": config.digest}
@@ -120,9 +120,14 @@ class Engine:
             self._warm_up = replace(self._warm_up, inline_bytes=0)
         policy = await loop.run_in_executor(self.pool, _policy, session, config.interface, self._trial, work.batch)
         self.metrics.describe(
-            name=config.name, version=config.version, digest=config.digest, target=config.target,
-            runtime=config.runtime, runtime_version=session.version, provider=session.provider,
-        )  # fmt: skip
+            name=config.name,
+            version=config.version,
+            digest=config.digest,
+            target=config.target,
+            runtime=config.runtime,
+            runtime_version=session.version,
+            provider=session.provider,
+        )
         self.metrics.deploy(config.digest, self.knobs.digest, self.knobs.tuning, self.knobs.labels)
         self._batcher = Batcher(self._run, work.workers, policy, self)
         self._turns = Turns(self._short, policy, self.metrics.shared.observe) if policy.most > 1 else None

@@ -84,8 +84,9 @@ class How:
     @property
     def shown(self) -> dict[str, str]:
         """Return what of the environment a runtime may need; the rest may be secret."""
-        return {name: value for name, value in self.environment.items()
-                if name in _KEPT or name.startswith(_KEPT_GROUPS)}  # fmt: skip
+        return {
+            name: value for name, value in self.environment.items() if name in _KEPT or name.startswith(_KEPT_GROUPS)
+        }
 
 
 class Worker:
@@ -116,8 +117,10 @@ class Worker:
             told = (*passed, config.runtime, config.artefact, how.threads, config.device)
             return subprocess.Popen(
                 [sys.executable, "-I", "-c", _PROGRAM, Path(__file__).parents[3], *map(str, told)],
-                stdin=subprocess.DEVNULL, env=how.shown, pass_fds=passed,
-            )  # fmt: skip
+                stdin=subprocess.DEVNULL,
+                env=how.shown,
+                pass_fds=passed,
+            )
 
     def _greet(self, config: Config) -> None:
         """Wait until the model is loaded, hold it against what is promised, and run it once."""
@@ -126,8 +129,9 @@ class Worker:
             if "error" in head:
                 raise StartError(head["error"], hint=head["hint"])
             self.provider, self.version = head["provider"], head["version"]
-            self.inputs, self.outputs = ([Port(name, dtype, tuple(shape)) for name, dtype, shape in head[role]]
-                                         for role in ("inputs", "outputs"))  # fmt: skip
+            self.inputs, self.outputs = (
+                [Port(name, dtype, tuple(shape)) for name, dtype, shape in head[role]] for role in ("inputs", "outputs")
+            )
             check(self.inputs, self.outputs, config.interface)
             self.ask(Trial.of(config).smallest())
         except Failed as error:

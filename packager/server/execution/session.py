@@ -117,9 +117,10 @@ def _check(actual: Sequence[Port], promised: Sequence[Tensor], role: str) -> Non
 def _fits(actual: Sequence[int | str | None], promised: Sequence[int | str]) -> bool:
     """Tell whether no fixed size contradicts another; a promise may fix or name what the artefact leaves open."""
     return len(actual) == len(promised) and all(
-        size == expected for size, expected in zip(actual, promised, strict=True)
+        size == expected
+        for size, expected in zip(actual, promised, strict=True)
         if isinstance(size, int) and isinstance(expected, int)
-    )  # fmt: skip
+    )
 
 
 def warm_up(session: Session, trial: Trial) -> WarmUp:

@@ -75,9 +75,11 @@ def _answer(session: Session, receiver: Receiver, sender: Sender) -> None:
 
 def _about(session: Session) -> dict[str, Any]:
     return {
-        "inputs": list(map(_described, session.inputs)), "outputs": list(map(_described, session.outputs)),
-        "provider": session.provider, "version": session.version,
-    }  # fmt: skip
+        "inputs": list(map(_described, session.inputs)),
+        "outputs": list(map(_described, session.outputs)),
+        "provider": session.provider,
+        "version": session.version,
+    }
 
 
 def _described(port: Port) -> list[Any]:

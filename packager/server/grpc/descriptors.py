@@ -109,8 +109,16 @@ FILES = {"grpc_service.proto": INFERENCE, "grpc/health/v1/health.proto": HEALTH}
 
 _WORD = re.compile(r"[\w.]+|[{}=;,<>()]")
 _SCALARS = {
-    "double": 1, "float": 2, "int64": 3, "uint64": 4, "int32": 5, "bool": 8, "string": 9, "bytes": 12, "uint32": 13,
-}  # fmt: skip
+    "double": 1,
+    "float": 2,
+    "int64": 3,
+    "uint64": 4,
+    "int32": 5,
+    "bool": 8,
+    "string": 9,
+    "bytes": 12,
+    "uint32": 13,
+}
 _MESSAGE, _ENUM = 11, 14
 _OPTIONAL, _REPEATED = 1, 3
 
@@ -198,9 +206,7 @@ def _described(scope: _Scope) -> bytes:
     return block(1, scope.name.rpartition(".")[2]) + b"".join(parts)
 
 
-def _field(
-    word: str, words: Iterator[str], scope: _Scope, kinds: Mapping[str, int], oneof: int | None = None
-) -> None:  # fmt: skip
+def _field(word: str, words: Iterator[str], scope: _Scope, kinds: Mapping[str, int], oneof: int | None = None) -> None:
     label, kind = _OPTIONAL, word
     if word == "repeated":
         label, kind = _REPEATED, next(words)
@@ -220,7 +226,7 @@ def _field(
 
 def _add(
     scope: _Scope, name: str, tag: int, label: int, kind: str, kinds: Mapping[str, int], oneof: int | None = None
-) -> None:  # fmt: skip
+) -> None:
     """Add FieldDescriptorProto."""
     parts = [block(1, name), _integer(3, tag), _integer(4, label)]
     if kind in _SCALARS:

@@ -30,9 +30,19 @@ _VARINT = 10  # bytes at most
 _SLICE = 1 << 16  # bytes that are unpacked at once
 _REFUSED = ("shared_memory_region", "classification")
 _TYPED = {
-    "BOOL": 1, "INT8": 2, "INT16": 2, "INT32": 2, "INT64": 3, "UINT8": 4, "UINT16": 4, "UINT32": 4, "UINT64": 5,
-    "FP32": 6, "FP64": 7, "BYTES": 8,
-}  # fmt: skip
+    "BOOL": 1,
+    "INT8": 2,
+    "INT16": 2,
+    "INT32": 2,
+    "INT64": 3,
+    "UINT8": 4,
+    "UINT16": 4,
+    "UINT32": 4,
+    "UINT64": 5,
+    "FP32": 6,
+    "FP64": 7,
+    "BYTES": 8,
+}
 _FLOATS = {"FP32": "<f4", "FP64": "<f8"}
 
 
@@ -220,9 +230,12 @@ class Inference:
         first = interface.inputs[0]
         rows = feeds[first.name].shape[0] if first.shape and isinstance(first.shape[0], str) else 1
         return Request(
-            id=message.text(3) or None, feeds=feeds, wanted=_wanted(message, interface), rows=rows,
+            id=message.text(3) or None,
+            feeds=feeds,
+            wanted=_wanted(message, interface),
+            rows=rows,
             outside=interface.outside(sizes),
-        )  # fmt: skip
+        )
 
 
 def _check_parameters(message: Message, field: int, subject: str) -> None:
@@ -263,7 +276,7 @@ def _named(name: str, promised: Mapping[str, Tensor], role: str) -> Tensor:
 
 def _feed(
     item: Message, tensor: Tensor, interface: Interface, sizes: dict[str, int], raw: memoryview | None, charge: Charge
-) -> Array:  # fmt: skip
+) -> Array:
     subject = f"input {quote(tensor.name)}"
     short = tensors.is_short(item.text(2), tensor.dtype)
     if item.text(2) != tensor.datatype and not short:

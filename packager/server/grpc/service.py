@@ -63,9 +63,16 @@ _WATCH_SECONDS = 0.2
 _PROBES = 2  # threads of their own, so that health is told whatever the others wait for
 _THREADS = 16  # waiting for the runtime costs a thread and no processor; as many can share a run
 _CODES = {
-    400: "INVALID_ARGUMENT", 401: "UNAUTHENTICATED", 404: "NOT_FOUND", 413: "RESOURCE_EXHAUSTED",
-    429: "RESOURCE_EXHAUSTED", 499: "CANCELLED", 500: "INTERNAL", 503: "UNAVAILABLE", 504: "DEADLINE_EXCEEDED",
-}  # fmt: skip
+    400: "INVALID_ARGUMENT",
+    401: "UNAUTHENTICATED",
+    404: "NOT_FOUND",
+    413: "RESOURCE_EXHAUSTED",
+    429: "RESOURCE_EXHAUSTED",
+    499: "CANCELLED",
+    500: "INTERNAL",
+    503: "UNAVAILABLE",
+    504: "DEADLINE_EXCEEDED",
+}
 
 Method = Callable[[bytes, Any], bytes]
 Stream = Callable[[Iterator[bytes], Any], Iterator[bytes]]
@@ -93,9 +100,16 @@ class Rpc:
     """
 
     def __init__(
-        self, engine: Engine, guard: Guard, address: str, port: int, *, age: float, shared: bool,
+        self,
+        engine: Engine,
+        guard: Guard,
+        address: str,
+        port: int,
+        *,
+        age: float,
+        shared: bool,
         tls: Credentials | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         try:
             self._grpc: Any = importlib.import_module("grpc")
         except ImportError:
@@ -106,10 +120,12 @@ class Rpc:
         self._engine, self._guard, self._port = engine, guard, port
         limits = engine.gate.limits
         options = [
-            ("grpc.max_receive_message_length", limits.max_message), ("grpc.max_send_message_length", -1),
-            ("grpc.max_metadata_size", _METADATA_BYTES), ("grpc.so_reuseport", int(shared)),
+            ("grpc.max_receive_message_length", limits.max_message),
+            ("grpc.max_send_message_length", -1),
+            ("grpc.max_metadata_size", _METADATA_BYTES),
+            ("grpc.so_reuseport", int(shared)),
             ("grpc.max_connection_age_ms", int(age * 1000)),
-        ]  # fmt: skip
+        ]
         self._threads = Threads(_THREADS, limits.body_timeout, "grpc")
         self._streaming = Threads(_STREAMS + _PROBES, limits.body_timeout, "grpc-stream")
         self._streams: set[Any] = set()  # contexts of those that are open

@@ -310,9 +310,7 @@ def _is_brief(request: Request, results: dict[str, Array]) -> bool:
     return binary <= _INLINE_BYTES and listed <= _INLINE_DOCUMENT_BYTES
 
 
-async def _awaited(
-    answer: Future[Sequence[Array]], proto: HTTPProtocol, deadline: float | None
-) -> Sequence[Array]:  # fmt: skip
+async def _awaited(answer: Future[Sequence[Array]], proto: HTTPProtocol, deadline: float | None) -> Sequence[Array]:
     """Wait for an answer until its deadline, or until the client leaves; what has not begun to run is then not run.
 
     Raises RequestError with status 504, and ProtocolClosed.

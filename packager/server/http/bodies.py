@@ -104,7 +104,7 @@ def _nothing(size: int) -> None:
 
 def inflate(
     body: bytes | bytearray, encoding: str, limit: int, take: Callable[[int], None] = _nothing
-) -> bytes | bytearray:  # fmt: skip
+) -> bytes | bytearray:
     """Undo `encoding`, producing at most `limit` bytes; `take` hears of each piece. Raises RequestError.
 
     A body of gzip may have several members, one after the other (RFC 1952 §2.2).

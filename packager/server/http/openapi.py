@@ -52,13 +52,22 @@ _READY = {"200": _told("it does"), "503": _told("not now")}
 
 
 def _operation(name: str, summary: str, responses: Json, *, token: bool = True) -> Json:
-    return {"operationId": name, "summary": summary, "responses": responses,
-            "security": [{}, {"token": []}] if token else [{}]}  # fmt: skip
+    return {
+        "operationId": name,
+        "summary": summary,
+        "responses": responses,
+        "security": [{}, {"token": []}] if token else [{}],
+    }
 
 
 def _inference() -> Json:
-    refusals = {"400": "the request breaks the contract", "413": "it is too large", "429": "the server is full",
-                "503": "the server is not ready", "504": "the deadline is over"}  # fmt: skip
+    refusals = {
+        "400": "the request breaks the contract",
+        "413": "it is too large",
+        "429": "the server is full",
+        "503": "the server is not ready",
+        "504": "the deadline is over",
+    }
     answer = {"application/json": {"schema": {"$ref": "#/components/schemas/InferenceResponse"}}}
     responses: Json = {"200": {"description": "the results", "content": answer}}
     responses |= {code: {"description": text, "content": _ERROR} for code, text in refusals.items()}
@@ -75,21 +84,32 @@ def _schemas(interface: Interface) -> Json:
     wanted = {"type": "object", "required": ["name"], "properties": {"name": {"enum": names}}}
     return {
         "InferenceRequest": {
-            "type": "object", "required": ["inputs"],
+            "type": "object",
+            "required": ["inputs"],
             "properties": {
-                "id": text, "inputs": {"type": "array", "items": {"oneOf": inputs}, "minItems": len(inputs),
-                                       "maxItems": len(inputs)},
+                "id": text,
+                "inputs": {
+                    "type": "array",
+                    "items": {"oneOf": inputs},
+                    "minItems": len(inputs),
+                    "maxItems": len(inputs),
+                },
                 "outputs": {"type": "array", "items": wanted},
                 "parameters": {"type": "object", "properties": {"binary_data_output": flag}},
             },
         },
         "InferenceResponse": {
-            "type": "object", "required": ["model_name", "outputs"],
-            "properties": {"id": text, "model_name": text, "model_version": text,
-                           "outputs": {"type": "array", "items": {"oneOf": outputs}}},
+            "type": "object",
+            "required": ["model_name", "outputs"],
+            "properties": {
+                "id": text,
+                "model_name": text,
+                "model_version": text,
+                "outputs": {"type": "array", "items": {"oneOf": outputs}},
+            },
         },
         "Error": {"type": "object", "required": ["error"], "properties": {"error": text}},
-    }  # fmt: skip
+    }
 
 
 def _tensor(tensor: Tensor, interface: Interface, role: str) -> Json:
@@ -98,14 +118,23 @@ def _tensor(tensor: Tensor, interface: Interface, role: str) -> Json:
         element = {"type": [element["type"], "null"]}
     sizes = [_size(size, interface) for size in tensor.shape]
     shape = {"type": "array", "prefixItems": sizes, "minItems": len(sizes), "maxItems": len(sizes)}
-    data = {"type": "array", "description": "the elements, flat or nested as the shape says",
-            "items": {"anyOf": [element, {"type": "array"}]}}  # fmt: skip
+    data = {
+        "type": "array",
+        "description": "the elements, flat or nested as the shape says",
+        "items": {"anyOf": [element, {"type": "array"}]},
+    }
     return {
-        "type": "object", "required": ["name", "datatype", "shape"], "title": tensor.name,
-        "properties": {"name": {"const": tensor.name}, "datatype": {"const": tensor.datatype},
-                       "shape": shape if sizes else {"type": "array", "maxItems": 0}, "data": data,
-                       "parameters": {"type": "object", "properties": {"binary_data_size": {"type": "integer"}}}},
-    }  # fmt: skip
+        "type": "object",
+        "required": ["name", "datatype", "shape"],
+        "title": tensor.name,
+        "properties": {
+            "name": {"const": tensor.name},
+            "datatype": {"const": tensor.datatype},
+            "shape": shape if sizes else {"type": "array", "maxItems": 0},
+            "data": data,
+            "parameters": {"type": "object", "properties": {"binary_data_size": {"type": "integer"}}},
+        },
+    }
 
 
 def _size(size: int | str, interface: Interface) -> Json:

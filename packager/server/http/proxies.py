@@ -57,9 +57,12 @@ class Proxies:
         """Return the header fields of the answer to a browser that asks whether it may; None: it does not."""
         if method != "OPTIONS" or "access-control-request-method" not in headers or not self._allows(headers):
             return None
-        return [*self.fields(headers), ("access-control-allow-methods", _METHODS),
-                ("access-control-allow-headers", _ASKED),
-                ("access-control-max-age", str(_CACHED_SECONDS))]  # fmt: skip
+        return [
+            *self.fields(headers),
+            ("access-control-allow-methods", _METHODS),
+            ("access-control-allow-headers", _ASKED),
+            ("access-control-max-age", str(_CACHED_SECONDS)),
+        ]
 
     def fields(self, headers: Any) -> Fields:
         """Return the header fields that let a page of another origin read an answer."""

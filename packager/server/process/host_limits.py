@@ -66,8 +66,9 @@ class Traffic:
     def of(inputs: Sequence[Port], outputs: Sequence[Port]) -> Traffic:
         """Reckon with ports; a dimension without a limit has the same size in all of them."""
         bounded = all(size is not None for _, sizes in inputs for size in sizes)
-        asked, answered = (sum(item * math.prod(size or 1 for size in sizes) for item, sizes in ports)
-                           for ports in (inputs, outputs))  # fmt: skip
+        asked, answered = (
+            sum(item * math.prod(size or 1 for size in sizes) for item, sizes in ports) for ports in (inputs, outputs)
+        )
         return Traffic(asked if bounded else None, answered / max(asked, 1))
 
 
@@ -110,9 +111,11 @@ def _bases(root: Path, controllers: str) -> list[Path]:
 
 def _quota(folder: Path) -> float:
     """Return the processors that a group may use, infinite without a quota."""
-    quota, period = _words(folder / "cpu.max", 2) or (
-        *_words(folder / "cpu.cfs_quota_us", 1), *_words(folder / "cpu.cfs_period_us", 1)
-    ) or ("max", "0")  # fmt: skip
+    quota, period = (
+        _words(folder / "cpu.max", 2)
+        or (*_words(folder / "cpu.cfs_quota_us", 1), *_words(folder / "cpu.cfs_period_us", 1))
+        or ("max", "0")
+    )
     if quota.isdecimal() and period.isdecimal() and int(period):
         return int(quota) / int(period)
     return float("inf")

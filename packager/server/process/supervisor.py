@@ -117,7 +117,7 @@ class Supervisor:
 
     def __init__(
         self, plan: Callable[[], Plan], changed: Callable[[], object], say: Say, systemd: Systemd | None = None
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._systemd, self._told = systemd or Systemd(), False
         self._make, self._changed, self._say = plan, changed, say
         self._plan: Plan | None = None
@@ -207,7 +207,7 @@ class Supervisor:
                 stdin=subprocess.DEVNULL,
                 env={**plan.environment, _METRICS: self._metrics, **({WAITS: "1"} if waits else {})},
                 pass_fds=(self._listener.fileno(), theirs.fileno(), *plan.secrets),
-            )  # fmt: skip
+            )
         return _Process(popen, ours, plan)
 
     def _wait(self, wake: socket.socket) -> None:

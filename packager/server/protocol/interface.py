@@ -139,10 +139,12 @@ class Interface:
     def traffic(self) -> Traffic:
         """Return what requests are like; a text is reckoned with 64 bytes."""
         inputs, outputs = (
-            [(_item(tensor), [size if isinstance(size, int) else self.range(size).maximum for size in tensor.shape])
-             for tensor in tensors]
+            [
+                (_item(tensor), [size if isinstance(size, int) else self.range(size).maximum for size in tensor.shape])
+                for tensor in tensors
+            ]
             for tensors in (self.inputs, self.outputs)
-        )  # fmt: skip
+        )
         return Traffic.of(inputs, outputs)
 
     def with_rows(self, most: int) -> Interface:

@@ -113,7 +113,7 @@ def parse(body: Body, length: int | None, interface: Interface, charge: Charge =
 
 def read(
     body: Body, length: int | None, interface: Interface, charge: Charge = tensors.free
-) -> tuple[Request, list[int]]:  # fmt: skip
+) -> tuple[Request, list[int]]:
     """Do what `parse` does, and return as well how many bytes behind the document each of its inputs took, in order.
 
     Inputs whose elements are in the document itself take none and are not counted.
@@ -217,9 +217,7 @@ def _named(item: dict[str, Any], promised: Mapping[str, Tensor], role: str) -> T
     return promised[name]
 
 
-def _feed(
-    item: dict[str, Any], tensor: Tensor, interface: Interface, sizes: dict[str, int], tail: _Tail
-) -> Array:  # fmt: skip
+def _feed(item: dict[str, Any], tensor: Tensor, interface: Interface, sizes: dict[str, int], tail: _Tail) -> Array:
     subject = f"input {quote(tensor.name)}"
     short = tensors.is_short(item.get("datatype"), tensor.dtype)
     if item.get("datatype") != tensor.datatype and not short:
@@ -276,7 +274,7 @@ def _flag(parameters: dict[str, Any], name: str, default: bool) -> bool:
 
 def render(
     request: Request, results: Mapping[str, Array], model: str, version: str, charge: Charge = tensors.free
-) -> Reply:  # fmt: skip
+) -> Reply:
     """Write the response to `request`. Raises RequestError when a result has no form in the JSON asked for."""
     outputs: list[dict[str, Any]] = []
     parts: list[memoryview] = []

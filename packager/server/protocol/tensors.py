@@ -61,16 +61,23 @@ _ACCEPTED: dict[str, tuple[str, set[type]]] = {
     "O": ("strings", {str}),
 }
 _JSON_NAMES = {
-    bool: "a boolean", int: "an integer", float: "a fraction", str: "a string", list: "a list", dict: "an object",
+    bool: "a boolean",
+    int: "an integer",
+    float: "a fraction",
+    str: "a string",
+    list: "a list",
+    dict: "an object",
     type(None): "null",
-}  # fmt: skip
+}
 
 
 _MISSING = {
     "f": ": the model takes no missing numbers here; a NaN all the same travels with `binary_data_size`",
-    "O": ": a missing text is an empty one", "b": "", "i": ": whole numbers cannot be missing",
+    "O": ": a missing text is an empty one",
+    "b": "",
+    "i": ": whole numbers cannot be missing",
     "u": ": whole numbers cannot be missing",
-}  # fmt: skip
+}
 
 
 def dtype_of(name: str) -> np.dtype[Any]:
@@ -224,9 +231,7 @@ def _unnest(data: list[Any], shape: tuple[int, ...], subject: str) -> list[Any]:
     return data
 
 
-def _check_integers(
-    flat: list[int], kind: np.dtype[Any], subject: str, start: int, shape: tuple[int, ...]
-) -> None:  # fmt: skip
+def _check_integers(flat: list[int], kind: np.dtype[Any], subject: str, start: int, shape: tuple[int, ...]) -> None:
     limits = np.iinfo(kind)
     for value in (min(flat), max(flat)):
         if not limits.min <= value <= limits.max:
@@ -234,9 +239,7 @@ def _check_integers(
             raise RequestError(f"{subject}: {value} {place} is out of range for {DATATYPES[kind.name]}")
 
 
-def _floats(
-    flat: list[float | None], kind: np.dtype[Any], subject: str, start: int, shape: tuple[int, ...]
-) -> Array:  # fmt: skip
+def _floats(flat: list[float | None], kind: np.dtype[Any], subject: str, start: int, shape: tuple[int, ...]) -> Array:
     with np.errstate(over="ignore"):
         array = np.array(flat, dtype=np.float64).astype(kind)
     if not np.isfinite(array).all() and np.isinf(array).any():

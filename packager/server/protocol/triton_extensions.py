@@ -20,9 +20,21 @@ from packager.server.telemetry.metrics import Metrics
 
 NAMES = ["model_configuration", "statistics"]
 _TYPES = {
-    "BOOL": 1, "UINT8": 2, "UINT16": 3, "UINT32": 4, "UINT64": 5, "INT8": 6, "INT16": 7, "INT32": 8, "INT64": 9,
-    "FP16": 10, "FP32": 11, "FP64": 12, "BYTES": 13, "BF16": 14,
-}  # fmt: skip
+    "BOOL": 1,
+    "UINT8": 2,
+    "UINT16": 3,
+    "UINT32": 4,
+    "UINT64": 5,
+    "INT8": 6,
+    "INT16": 7,
+    "INT32": 8,
+    "INT64": 9,
+    "FP16": 10,
+    "FP32": 11,
+    "FP64": 12,
+    "BYTES": 13,
+    "BF16": 14,
+}
 _DURATIONS = ("success", "fail", "queue", "compute_input", "compute_infer", "compute_output")
 
 
@@ -55,14 +67,21 @@ def _port(tensor: Tensor, most: int) -> dict[str, Any]:
 def statistics(config: Config, metrics: Metrics) -> dict[str, Any]:
     """Return what the server has counted since it started, in Triton's form; durations are sums in nanoseconds."""
     metrics.flush()
-    answered = {sample.labels["code"]: sample.value for sample in _samples(metrics.requests)
-                if sample.name.endswith("_total") and sample.labels["route"] == "infer"}  # fmt: skip
+    answered = {
+        sample.labels["code"]: sample.value
+        for sample in _samples(metrics.requests)
+        if sample.name.endswith("_total") and sample.labels["route"] == "infer"
+    }
     good = int(answered.get("200", 0))
     runs, rows, whole = _sums(metrics.run), _sums(metrics.rows), _sums(metrics.duration)
     counts = {
-        "success": (good, whole["sum"]), "fail": (int(sum(answered.values())) - good, 0.0), "queue": (good, 0.0),
-        "compute_input": (good, 0.0), "compute_infer": (int(runs["count"]), runs["sum"]), "compute_output": (good, 0.0),
-    }  # fmt: skip
+        "success": (good, whole["sum"]),
+        "fail": (int(sum(answered.values())) - good, 0.0),
+        "queue": (good, 0.0),
+        "compute_input": (good, 0.0),
+        "compute_infer": (int(runs["count"]), runs["sum"]),
+        "compute_output": (good, 0.0),
+    }
     found = {
         "name": config.name,
         "version": config.version,
@@ -90,10 +109,14 @@ def encoded_configuration(config: Config) -> bytes:
     """Return ModelConfigResponse."""
     value = configuration(config)
     parts = [block(1, value["name"]), block(2, value["platform"]), _integer(4, value["max_batch_size"])]
-    parts += [block(5, _encoded(tensor, item, 4)) for tensor, item in zip(config.interface.inputs, value["input"],
-                                                                        strict=True)]  # fmt: skip
-    parts += [block(6, _encoded(tensor, item, 3)) for tensor, item in zip(config.interface.outputs, value["output"],
-                                                                        strict=True)]  # fmt: skip
+    parts += [
+        block(5, _encoded(tensor, item, 4))
+        for tensor, item in zip(config.interface.inputs, value["input"], strict=True)
+    ]
+    parts += [
+        block(6, _encoded(tensor, item, 3))
+        for tensor, item in zip(config.interface.outputs, value["output"], strict=True)
+    ]
     return block(1, b"".join([*parts, block(17, value["backend"])]))
 
 
@@ -106,13 +129,20 @@ def encoded_statistics(config: Config, metrics: Metrics) -> bytes:
     """Return ModelStatisticsResponse."""
     (found,) = statistics(config, metrics)["model_stats"]
     durations = b"".join(
-        block(field, _integer(1, found["inference_stats"][name]["count"])
-              + _integer(2, found["inference_stats"][name]["ns"]))
+        block(
+            field,
+            _integer(1, found["inference_stats"][name]["count"]) + _integer(2, found["inference_stats"][name]["ns"]),
+        )
         for field, name in enumerate(_DURATIONS, start=1)
-    )  # fmt: skip
-    parts = (block(1, found["name"]), block(2, found["version"]), _integer(3, found["last_inference"]),
-             _integer(4, found["inference_count"]),
-             _integer(5, found["execution_count"]), block(6, durations))  # fmt: skip
+    )
+    parts = (
+        block(1, found["name"]),
+        block(2, found["version"]),
+        _integer(3, found["last_inference"]),
+        _integer(4, found["inference_count"]),
+        _integer(5, found["execution_count"]),
+        block(6, durations),
+    )
     return block(1, b"".join(parts))
 
 

@@ -73,9 +73,11 @@ class Metrics:
             prometheus.GCCollector(registry=registry)
         # Set once, so that every process that answers says the same: of those that serve, the last that started.
         started = prometheus.Gauge(
-            "process_start_time_seconds", "When the last of the processes that serve started, seconds since the epoch.",
-            registry=registry, multiprocess_mode="livemax",
-        )  # fmt: skip
+            "process_start_time_seconds",
+            "When the last of the processes that serve started, seconds since the epoch.",
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
         started.set(round(time.time(), 2))  # noqa: TID251 - it is the moment that is asked for
         prefix = "packager_server"
         self.requests = prometheus.Counter(
@@ -102,13 +104,17 @@ class Metrics:
             f"{prefix}_inputs", "Inputs looked at for drift.", ["input"], registry=registry
         )
         self._findings = prometheus.Counter(
-            f"{prefix}_input_findings", "Inputs that the contract does not expect.", ["input", "finding"],
+            f"{prefix}_input_findings",
+            "Inputs that the contract does not expect.",
+            ["input", "finding"],
             registry=registry,
-        )  # fmt: skip
+        )
         self._outside = prometheus.Counter(
-            f"{prefix}_outside_measured", "Requests of a size that the build did not measure.", ["dimension"],
+            f"{prefix}_outside_measured",
+            "Requests of a size that the build did not measure.",
+            ["dimension"],
             registry=registry,
-        )  # fmt: skip
+        )
         self._spoiled = prometheus.Counter(
             f"{prefix}_outputs_not_finite", "Results with NaN or infinity.", ["output"], registry=registry
         )
@@ -179,9 +185,7 @@ class Metrics:
 
     def _tell(self, name: str, text: str, labels: dict[str, str]) -> None:
         # A gauge that is 1, as an Info is in Prometheus' format: several processes can share only gauges.
-        gauge = prometheus.Gauge(
-            name, text, sorted(labels), registry=self._registry, multiprocess_mode="livemax"
-        )  # fmt: skip
+        gauge = prometheus.Gauge(name, text, sorted(labels), registry=self._registry, multiprocess_mode="livemax")
         gauge.labels(**labels).set(1)
 
     def render(self, accept: str) -> tuple[bytes, str]:

@@ -78,11 +78,16 @@ class Tracer:
         """Finish a span; `status` is the HTTP status of the answer. Never waits."""
         attributes["http.response.status_code"] = status
         record = {
-            "traceId": span.trace, "spanId": os.urandom(8).hex(), "parentSpanId": span.parent, "name": name,
-            "kind": _SERVER, "startTimeUnixNano": str(span.began), "endTimeUnixNano": str(time.time_ns()),
+            "traceId": span.trace,
+            "spanId": os.urandom(8).hex(),
+            "parentSpanId": span.parent,
+            "name": name,
+            "kind": _SERVER,
+            "startTimeUnixNano": str(span.began),
+            "endTimeUnixNano": str(time.time_ns()),
             "attributes": [_attribute(key, value) for key, value in attributes.items()],
             "status": {"code": _ERROR} if status >= 500 else {},
-        }  # fmt: skip
+        }
         try:
             self._waiting.put_nowait(record)
         except queue.Full:

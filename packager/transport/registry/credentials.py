@@ -101,7 +101,7 @@ def _load(file: Path) -> dict[str, Any] | None:
 
 def _from(
     config: Mapping[str, Any], file: Path, keys: Sequence[str], environment: Mapping[str, str]
-) -> Credential | None:  # fmt: skip
+) -> Credential | None:
     helpers, auths = _filed(config.get("credHelpers")), _filed(config.get("auths"))
     for key in keys:
         spelled, helper = helpers.get(key, ("", None))
@@ -140,8 +140,15 @@ def _ask(helper: str, key: str, environment: Mapping[str, str]) -> Credential | 
         raise UsageError("a credential file names a helper that is not a plain program name")
     program = f"docker-credential-{helper}"
     try:
-        done = subprocess.run([program, "get"], input=key, capture_output=True, text=True, env=dict(environment),
-                              timeout=_SECONDS, check=False)  # fmt: skip
+        done = subprocess.run(
+            [program, "get"],
+            input=key,
+            capture_output=True,
+            text=True,
+            env=dict(environment),
+            timeout=_SECONDS,
+            check=False,
+        )
     except FileNotFoundError:
         raise SourceError(f"credential helper `{program}` is not installed", hint="put it on the PATH") from None
     except subprocess.TimeoutExpired:
@@ -149,8 +156,9 @@ def _ask(helper: str, key: str, environment: Mapping[str, str]) -> Credential | 
     if done.returncode:
         if _NOT_FOUND in done.stdout + done.stderr:
             return None
-        raise SourceError(f"credential helper `{program}` failed with status {done.returncode}",
-                          hint=f"run `{program} get` by hand")  # fmt: skip
+        raise SourceError(
+            f"credential helper `{program}` failed with status {done.returncode}", hint=f"run `{program} get` by hand"
+        )
     try:
         answer = json.loads(done.stdout)
         user, secret = str(answer["Username"]), str(answer["Secret"])

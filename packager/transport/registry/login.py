@@ -93,8 +93,13 @@ class Login:
         credential = self._credential()
         service = self._parameters.get("service", "")
         if credential and not credential.user:  # an identity token is traded in (OAuth 2)
-            form = {"grant_type": "refresh_token", "service": service, "client_id": "packager",
-                    "scope": " ".join(scopes), "refresh_token": credential.secret}  # fmt: skip
+            form = {
+                "grant_type": "refresh_token",
+                "service": service,
+                "client_id": "packager",
+                "scope": " ".join(scopes),
+                "refresh_token": credential.secret,
+            }
             kind = {"Content-Type": "application/x-www-form-urlencoded"}
             return _read(self._send("POST", realm, kind, urlencode(form).encode()), realm, credential)
         query = urlencode([("service", service), *(("scope", scope) for scope in scopes)], quote_via=quote)

@@ -84,8 +84,10 @@ class Repository:
         for _ in range(_PAGES):
             answer = self.wire.request("GET", url, ok=(200, 404))
             if answer.status == 404:
-                raise SourceError(f"registry `{self.reference.host}` has no repository `{self.reference.name}`",
-                                  hint="check the name; it may also be that this account may not see it")  # fmt: skip
+                raise SourceError(
+                    f"registry `{self.reference.host}` has no repository `{self.reference.name}`",
+                    hint="check the name; it may also be that this account may not see it",
+                )
             found += _names(answer.data, self.reference)
             link = answer.headers.get("Link", "")
             if 'rel="next"' not in link or "<" not in link:
@@ -165,8 +167,10 @@ class Repository:
             raise UsageError(f"`{self.reference}` names no bundle", hint=f"write `{self.reference}:TAG`")
         data = self.manifest(what)
         if data is None:
-            raise SourceError(f"registry `{self.reference.host}` has no `{self.reference}`",
-                              hint="check name and tag; it may also be that this account may not see it")  # fmt: skip
+            raise SourceError(
+                f"registry `{self.reference.host}` has no `{self.reference}`",
+                hint="check name and tag; it may also be that this account may not see it",
+            )
         return canonical.sha256(data), data
 
     def _check_kind(self, data: bytes) -> None:
@@ -181,8 +185,10 @@ class Repository:
         if kind in (oci.INDEX, _DOCKER_LIST) or rows:
             place = f"{SCHEME}{self.reference.host}/{self.reference.name}"
             named = f"take one by its digest: {', '.join(f'{place}@{digest}' for digest in listed[:3])}"
-            raise SourceError(f"`{self.reference}` is an index of {len(rows)} manifests, expected a bundle",
-                              hint=named if listed else "it is empty: ask who pushed it")  # fmt: skip
+            raise SourceError(
+                f"`{self.reference}` is an index of {len(rows)} manifests, expected a bundle",
+                hint=named if listed else "it is empty: ask who pushed it",
+            )
         if kind == _DOCKER or config in _IMAGES:
             raise SourceError(
                 f"`{self.reference}` is a container image, expected a bundle",

@@ -57,8 +57,10 @@ class _TooLarge(Interrupted):
     """The registry takes no request of that size; `refused` is its last word on it."""
 
     def __init__(self, told: str) -> None:
-        super().__init__(f"{told}: it takes no piece of this size",
-                         hint="raise the size limit of the registry, or of the proxy before it")  # fmt: skip
+        super().__init__(
+            f"{told}: it takes no piece of this size",
+            hint="raise the size limit of the registry, or of the proxy before it",
+        )
 
 
 class _Upload:
@@ -172,10 +174,14 @@ class _Upload:
         if answer.status == 413 or (answer.status == 416 and _is_there(answer, position)):
             raise _TooLarge(told)
         if answer.status in AGAIN or answer.status in (400, 404, 416):  # it lost the session, or is busy
-            raise Interrupted(f"{told}, to an upload", hint="repeat the command: what is complete is kept",
-                              asked=answer.headers.get("Retry-After"))  # fmt: skip
-        raise SourceError(f"{told}: it refuses an upload",
-                          hint="check that the account may push there, and the registry's quota")  # fmt: skip
+            raise Interrupted(
+                f"{told}, to an upload",
+                hint="repeat the command: what is complete is kept",
+                asked=answer.headers.get("Retry-After"),
+            )
+        raise SourceError(
+            f"{told}: it refuses an upload", hint="check that the account may push there, and the registry's quota"
+        )
 
     def _watched(self, pieces: Iterator[memoryview]) -> Iterator[memoryview]:
         for piece in pieces:

@@ -111,9 +111,17 @@ class Wire:
         self.origin = ""
 
     def request(
-        self, method: str, url: str, *, ok: Iterable[int], push: bool = False, stream: bool = False,
-        headers: Mapping[str, str] | None = None, body: Body | None = None, also: tuple[str, ...] = (),
-    ) -> Answer:  # fmt: skip
+        self,
+        method: str,
+        url: str,
+        *,
+        ok: Iterable[int],
+        push: bool = False,
+        stream: bool = False,
+        headers: Mapping[str, str] | None = None,
+        body: Body | None = None,
+        also: tuple[str, ...] = (),
+    ) -> Answer:
         """Send a request that may be repeated, and return an answer whose status is in `ok`.
 
         `push` says that the repository will be written, `also` which others will be read (for mounting).
@@ -137,9 +145,16 @@ class Wire:
         time.sleep(self.settings.patience.wait(attempt, key, asked))
 
     def once(
-        self, method: str, url: str, *, push: bool = False, stream: bool = False,
-        headers: Mapping[str, str] | None = None, body: Body | None = None, also: tuple[str, ...] = (),
-    ) -> Answer:  # fmt: skip
+        self,
+        method: str,
+        url: str,
+        *,
+        push: bool = False,
+        stream: bool = False,
+        headers: Mapping[str, str] | None = None,
+        body: Body | None = None,
+        also: tuple[str, ...] = (),
+    ) -> Answer:
         """Send a request once, with the credentials it needs, following redirects; any status is an answer."""
         login = self.login()
         target = urljoin(self.origin, url)
@@ -176,7 +191,7 @@ class Wire:
 
     def _authorization(
         self, login: Login, target: str, actions: str, also: tuple[str, ...], *, renew: bool
-    ) -> dict[str, str]:  # fmt: skip
+    ) -> dict[str, str]:
         """Return the header with our credentials, for the registry's own origin only."""
         if not self._is_ours(target):
             return {}
@@ -186,9 +201,7 @@ class Wire:
     def _is_ours(self, target: str) -> bool:
         return urlsplit(target)[:2] == urlsplit(self.origin)[:2]
 
-    def _follow(
-        self, method: str, target: str, headers: Mapping[str, str], body: Body | None, stream: bool
-    ) -> Answer:  # fmt: skip
+    def _follow(self, method: str, target: str, headers: Mapping[str, str], body: Body | None, stream: bool) -> Answer:
         for _ in range(5):
             answer = self.send(method, target, headers, body, stream)
             location = answer.headers.get("Location")
@@ -204,7 +217,7 @@ class Wire:
 
     def send(
         self, method: str, target: str, headers: Mapping[str, str], body: Body | None = None, stream: bool = False
-    ) -> Answer:  # fmt: skip
+    ) -> Answer:
         """Send exactly one HTTP request. Raises Interrupted when no answer came."""
         given = {"User-Agent": f"packager/{__version__}", **headers}
         if body is not None:
@@ -213,10 +226,16 @@ class Wire:
             given["Content-Length"] = "0"
         try:
             response = self._pool(target).request(
-                method, target, headers=given, body=cast(Any, body.chunks()) if body else None, preload_content=False,
-                decode_content=False, redirect=False, retries=False,
+                method,
+                target,
+                headers=given,
+                body=cast(Any, body.chunks()) if body else None,
+                preload_content=False,
+                decode_content=False,
+                redirect=False,
+                retries=False,
                 timeout=urllib3.Timeout(connect=self.settings.connect_seconds, read=self.settings.read_seconds),
-            )  # fmt: skip
+            )
             if stream and response.status in (200, 206):
                 allow_stream(response)
                 return Answer(response.status, response.headers, b"", response)
@@ -254,8 +273,10 @@ class Wire:
                 f"the certificate of registry `{self.reference.host}` is not trusted: {_reason(error)}",
                 hint="give the certificate of its authority with `--registry-ca FILE`",
             )
-        return _NoTLS(f"registry `{self.reference.host}` does not speak TLS: {_reason(error)}",
-                      hint="`--plain-http` allows an unprotected connection")  # fmt: skip
+        return _NoTLS(
+            f"registry `{self.reference.host}` does not speak TLS: {_reason(error)}",
+            hint="`--plain-http` allows an unprotected connection",
+        )
 
     def _pool(self, target: str) -> urllib3.PoolManager:
         parts = urlsplit(target)
@@ -312,8 +333,9 @@ class Wire:
                 raise SourceError(error.message, hint="check the address and the network") from None
         raise AssertionError
 
-    def _patiently(self, method: str, url: str, headers: Mapping[str, str] | None = None,
-                   body: Body | None = None) -> Answer:  # fmt: skip
+    def _patiently(
+        self, method: str, url: str, headers: Mapping[str, str] | None = None, body: Body | None = None
+    ) -> Answer:
         """Send, and try again a few times: nothing is lost yet, and a wrong address should not cost a minute."""
         attempts = min(self.settings.patience.attempts, _FIRST_ATTEMPTS)
         for attempt in range(1, attempts + 1):

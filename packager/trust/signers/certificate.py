@@ -20,7 +20,7 @@ import urllib3
 from cryptography import x509
 
 from packager import plugins
-from packager.errors import BadSignature, SourceError, UnfitCertificate, UsageError
+from packager.errors import BadSignatureError, SourceError, UnfitCertificateError, UsageError
 from packager.formats.dsse import Certificates, SignedStatement
 from packager.trust import certificates, keys, timestamps
 from packager.trust.model import CODE_SIGNING
@@ -43,7 +43,7 @@ class CertificateHolder:
         """Raise UsageError unless the certificate is valid now and one for this purpose: nobody would believe it."""
         try:
             certificates.check_fitness(self.chain[0], self.purpose, now)
-        except UnfitCertificate as error:
+        except UnfitCertificateError as error:
             raise UsageError(
                 f"{error.message}, so no verifier would accept what it signs",
                 hint="ask its authority for one that is valid now, with the extended key usage code signing "
@@ -94,8 +94,9 @@ def _stamp(url: str, signature: bytes) -> bytes:
     headers = {"Content-Type": "application/timestamp-query", "Accept": "application/timestamp-reply"}
     try:
         with urllib3.PoolManager(timeout=_TIMEOUT, retries=urllib3.Retry(2, redirect=0)) as pool:
-            answer = pool.request("POST", url, body=timestamps.request(signature, nonce), headers=headers,
-                                  preload_content=False)  # fmt: skip
+            answer = pool.request(
+                "POST", url, body=timestamps.request(signature, nonce), headers=headers, preload_content=False
+            )
             data = answer.read(timestamps.MAX_RESPONSE + 1)
     except urllib3.exceptions.HTTPError as error:
         raise SourceError(f"the time stamping authority `{url}` does not answer: {error}") from error
@@ -104,8 +105,8 @@ def _stamp(url: str, signature: bytes) -> bytes:
     try:
         stamp = timestamps.parse(data)
         if stamp.nonce != nonce:
-            raise BadSignature("the nonce differs", subject=url)
+            raise BadSignatureError("the nonce differs", subject=url)
         timestamps.verify_own(stamp, signature)
-    except (ValueError, BadSignature) as error:
+    except (ValueError, BadSignatureError) as error:
         raise SourceError(f"the time stamping authority `{url}` sent no usable time stamp: {error}") from error
     return data

@@ -12,7 +12,14 @@ from datetime import datetime
 
 from cryptography import x509
 
-from packager.errors import BadSignature, Malformed, UnfitCertificate, UntrustedSigner, UntrustedTime, UsageError
+from packager.errors import (
+    BadSignatureError,
+    MalformedError,
+    UnfitCertificateError,
+    UntrustedSignerError,
+    UntrustedTimeError,
+    UsageError,
+)
 from packager.formats.dsse import Certificates, SignedStatement, pae
 from packager.trust import certificates, keys, timestamps
 from packager.trust.keys import PublicKey
@@ -24,30 +31,28 @@ def verify(signed: SignedStatement, trust: Trust, now: datetime | None) -> Attes
     """Return who signed, if a trusted authority issued the certificate to a trusted identity."""
     material = signed.material
     if not isinstance(material, Certificates):
-        raise UntrustedSigner("this is no signature with a certificate chain")
+        raise UntrustedSignerError("this is no signature with a certificate chain")
     leaf, *others = _chain(material)
     present = certificates.names(leaf)
     candidates = [s for s in trust.signers if isinstance(s, CertificateSigner) and s.identity in present]
     if not candidates:
-        raise UntrustedSigner(f"the certificate is of nobody trusted here: got {_listing(present)}")
+        raise UntrustedSignerError(f"the certificate is of nobody trusted here: got {_listing(present)}")
     key = _key(leaf)
     if not key.signed(signed.signature, pae(signed.payload)):
-        raise BadSignature("the signature does not match its statement", subject=candidates[0].name)
+        raise BadSignatureError("the signature does not match its statement", subject=candidates[0].name)
     stamped = _stamped_time(signed.signature, material, trust)
     at = stamped or now
     if at is None:
         raise UsageError("checking a certificate without time stamps needs the time")
     signer = _first_issued(candidates, leaf, others, at)
-    return Attested(
-        signed.payload, signer.name, signer.identity, stamped, key.fingerprint, certificates.serial(leaf)
-    )  # fmt: skip
+    return Attested(signed.payload, signer.name, signer.identity, stamped, key.fingerprint, certificates.serial(leaf))
 
 
 def _chain(material: Certificates) -> list[x509.Certificate]:
     try:
         return [certificates.parse_der(raw) for raw in material.chain]
     except ValueError as error:
-        raise Malformed(f"a certificate of the signature is malformed: {error}", subject="certificate") from None
+        raise MalformedError(f"a certificate of the signature is malformed: {error}", subject="certificate") from None
 
 
 def _listing(names: frozenset[str]) -> str:
@@ -58,7 +63,7 @@ def _key(leaf: x509.Certificate) -> PublicKey:
     try:
         return keys.public_key(leaf.public_key())
     except ValueError:
-        raise UnfitCertificate("the certificate holds another kind of key than ECDSA P-256 or P-384") from None
+        raise UnfitCertificateError("the certificate holds another kind of key than ECDSA P-256 or P-384") from None
 
 
 def _stamped_time(signature: bytes, material: Certificates, trust: Trust) -> datetime | None:
@@ -69,19 +74,19 @@ def _stamped_time(signature: bytes, material: Certificates, trust: Trust) -> dat
     if not trust.timestamping:
         return None
     if not material.timestamps:
-        raise UntrustedTime(
+        raise UntrustedTimeError(
             "the signature carries no time stamp", hint="sign with --tsa, or trust no time stamping authority"
         )
     try:
         stamps = [timestamps.parse(raw) for raw in material.timestamps]
     except ValueError as error:
-        raise Malformed(f"a time stamp is malformed: {error}", subject="time stamp") from None
+        raise MalformedError(f"a time stamp is malformed: {error}", subject="time stamp") from None
     times: list[datetime] = []
-    doubt = UntrustedTime("no time stamp is of a trusted authority")
+    doubt = UntrustedTimeError("no time stamp is of a trusted authority")
     for stamp in stamps:
         try:
             times.append(timestamps.verify(stamp, signature, trust.timestamping))
-        except UntrustedTime as error:  # another authority's, which others may trust
+        except UntrustedTimeError as error:  # another authority's, which others may trust
             doubt = error
     if not times:
         raise doubt
@@ -90,14 +95,16 @@ def _stamped_time(signature: bytes, material: Certificates, trust: Trust) -> dat
 
 def _first_issued(
     candidates: list[CertificateSigner], leaf: x509.Certificate, others: list[x509.Certificate], at: datetime
-) -> CertificateSigner:  # fmt: skip
+) -> CertificateSigner:
     """Return the first candidate whose authority issued `leaf` for its purpose; else raise what the last one lacks."""
-    doubt: UntrustedSigner | UnfitCertificate = UntrustedSigner("no trusted authority issued the certificate")
+    doubt: UntrustedSignerError | UnfitCertificateError = UntrustedSignerError(
+        "no trusted authority issued the certificate"
+    )
     for signer in candidates:
         try:
             certificates.check_fitness(leaf, signer.purpose, at)
             certificates.check_path(leaf, others, signer.authorities, signer.purpose, at)
-        except (UntrustedSigner, UnfitCertificate) as error:
+        except (UntrustedSignerError, UnfitCertificateError) as error:
             doubt = error
         else:
             return signer

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from packager.errors import BadSignature, UntrustedSigner
+from packager.errors import BadSignatureError, UntrustedSignerError
 from packager.formats.dsse import Key, SignedStatement
 from packager.trust.model import KeySigner, Trust
 from packager.trust.verifiers import Attested
@@ -15,10 +15,10 @@ def verify(signed: SignedStatement, trust: Trust, now: datetime | None) -> Attes
     """Return who signed, if a trusted key did. The hint only selects the key; the key decides."""
     material = signed.material
     if not isinstance(material, Key):
-        raise UntrustedSigner("this is no signature of a plain key")
+        raise UntrustedSignerError("this is no signature of a plain key")
     for signer in trust.signers:
         if isinstance(signer, KeySigner) and signer.key.fingerprint == material.hint:
             if not signer.key.verifies(signed):
-                raise BadSignature("the signature does not match its statement", subject=signer.name)
+                raise BadSignatureError("the signature does not match its statement", subject=signer.name)
             return Attested(signed.payload, signer.name, material.hint, None, key=material.hint)
-    raise UntrustedSigner(f"no trusted key signed: got {material.hint[:16]:.16}")
+    raise UntrustedSignerError(f"no trusted key signed: got {material.hint[:16]:.16}")

@@ -16,12 +16,12 @@ from cryptography import x509
 
 from packager import canonical
 from packager.errors import (
-    BadSignature,
-    Malformed,
+    BadSignatureError,
+    MalformedError,
     MissingToolError,
-    UnfitCertificate,
-    UntrustedSigner,
-    UntrustedTime,
+    UnfitCertificateError,
+    UntrustedSignerError,
+    UntrustedTimeError,
     UsageError,
 )
 from packager.formats import dsse
@@ -35,18 +35,18 @@ def verify(signed: SignedStatement, trust: Trust, now: datetime | None) -> Attes
     """Return who signed, if a trusted Sigstore instance vouches for a trusted identity."""
     material = signed.material
     if not isinstance(material, Logged):
-        raise UntrustedSigner("this is no signature of a Sigstore identity")
+        raise UntrustedSignerError("this is no signature of a Sigstore identity")
     signers = [signer for signer in trust.signers if isinstance(signer, KeylessSigner)]
     if not signers:
-        raise UntrustedSigner("an identity signed, and no identity is trusted here")
+        raise UntrustedSignerError("an identity signed, and no identity is trusted here")
     promised = _promised_time(material)
     if promised is None and not material.timestamps:
-        raise UntrustedTime("the signature carries no time stamp")
+        raise UntrustedTimeError("the signature carries no time stamp")
     sigstore = library()
     try:
         bundle = sigstore.models.Bundle.from_json(material.document)
     except (ValueError, sigstore.errors.Error) as error:
-        raise Malformed(f"the signature is no Sigstore bundle: {_line(error)}", subject="bundle") from None
+        raise MalformedError(f"the signature is no Sigstore bundle: {_line(error)}", subject="bundle") from None
     signer, policy = _named(sigstore, signers, bundle.signing_certificate)
     root = _root(trust.instances[signer.instance] if signer.instance else None)
     stamped = _stamped_time(root, signed.signature, material) or promised
@@ -78,9 +78,7 @@ def _promised_time(material: Logged) -> datetime | None:
     return datetime.fromtimestamp(int(text), UTC) if text.isdecimal() and 0 < len(text) < 11 and int(text) else None
 
 
-def _named(
-    sigstore: Any, signers: list[KeylessSigner], certificate: x509.Certificate
-) -> tuple[KeylessSigner, Any]:  # fmt: skip
+def _named(sigstore: Any, signers: list[KeylessSigner], certificate: x509.Certificate) -> tuple[KeylessSigner, Any]:
     """Return the signer whose identity and issuer the certificate names, as exact strings."""
     doubt = ""
     for signer in signers:
@@ -91,7 +89,7 @@ def _named(
             doubt = _line(error)
         else:
             return signer, policy
-    raise UntrustedSigner(f"the certificate is of nobody trusted here: {doubt}")
+    raise UntrustedSignerError(f"the certificate is of nobody trusted here: {doubt}")
 
 
 @functools.lru_cache(maxsize=8)
@@ -114,23 +112,21 @@ def _stamped_time(root: Any, signature: bytes, material: Logged) -> datetime | N
     for raw in material.timestamps:
         try:
             times.append(timestamps.verify(timestamps.parse(raw), signature, authorities))
-        except UntrustedTime as error:
+        except UntrustedTimeError as error:
             doubt = error
         except ValueError as error:
-            raise Malformed(f"a time stamp is malformed: {error}", subject="time stamp") from None
+            raise MalformedError(f"a time stamp is malformed: {error}", subject="time stamp") from None
     if doubt is not None and not times:
         raise doubt
     return min(times, default=None)
 
 
-def _prove(
-    sigstore: Any, root: Any, bundle: Any, policy: Any, signed: SignedStatement, signer: KeylessSigner
-) -> None:  # fmt: skip
+def _prove(sigstore: Any, root: Any, bundle: Any, policy: Any, signed: SignedStatement, signer: KeylessSigner) -> None:
     try:
         kind, payload = sigstore.verify.Verifier(trusted_root=root).verify_dsse(bundle, policy)
     except sigstore.errors.CertValidationError as error:
-        raise UnfitCertificate(f"the certificate does not hold: {_line(error)}") from None
+        raise UnfitCertificateError(f"the certificate does not hold: {_line(error)}") from None
     except (sigstore.errors.VerificationError, ValueError) as error:
-        raise BadSignature(f"the signature does not hold: {_line(error)}", subject=signer.name) from None
+        raise BadSignatureError(f"the signature does not hold: {_line(error)}", subject=signer.name) from None
     if kind != dsse.IN_TOTO or payload != signed.payload:
-        raise BadSignature("the signature is over another payload", subject=signer.name)
+        raise BadSignatureError("the signature is over another payload", subject=signer.name)

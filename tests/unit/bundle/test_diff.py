@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from packager import canonical
 from packager.bundle import diff
 from packager.bundle.bundle import CONTRACT, Bundle
-from packager.errors import NegativeAnswer, UsageError
+from packager.errors import NegativeAnswerError, UsageError
 from packager.recipe import recipe
 from packager.store.store import Store
 from tests.support import bundles, contracts
@@ -50,7 +50,7 @@ def test_nothing_changed_is_nothing() -> None:
         ({"outputs": [{**OUTPUT, "shape": ["batch", 3]}]}, "major", "output had the shape"),
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_the_interface(interface: dict[str, Any], needed: str, message: str) -> None:
     found, changes = level(contracts.derived(), contracts.derived(**interface))
     assert found == needed and any(message in change for change in changes), changes
@@ -58,19 +58,22 @@ def test_the_interface(interface: dict[str, Any], needed: str, message: str) -> 
 
 def test_the_name_of_a_dimension_is_nobodys_business() -> None:
     renamed = contracts.derived(
-        inputs=[{**INPUT, "shape": ["n", 4]}], outputs=[{**OUTPUT, "shape": ["n", 2]}],
+        inputs=[{**INPUT, "shape": ["n", 4]}],
+        outputs=[{**OUTPUT, "shape": ["n", 2]}],
         dimensions={"n": {"min": 1, "max": 8}},
-    )  # fmt: skip
+    )
     assert level(contracts.derived(), renamed) == ("none", [])
 
 
 @pytest.mark.parametrize(
     ("before", "after", "needed"),
     [
-        ({}, {"x": [0, 1]}, "major"), ({"x": [0, 1]}, {}, "minor"), ({"x": [0, 1]}, {"x": [0, 2]}, "minor"),
+        ({}, {"x": [0, 1]}, "major"),
+        ({"x": [0, 1]}, {}, "minor"),
+        ({"x": [0, 1]}, {"x": [0, 2]}, "minor"),
         ({"x": [0, 2]}, {"x": [0, 1]}, "major"),
     ],
-)  # fmt: skip
+)
 def test_ranges_of_values(before: Any, after: Any, needed: str) -> None:
     """What the source refuses is a limit; what was only measured is none, and narrower is worth a note."""
     assert (
@@ -105,10 +108,12 @@ def test_a_limit_is_a_promise_and_a_measurement_a_note(before: Any, after: Any, 
 @pytest.mark.parametrize(
     ("old", "new", "needed"),
     [
-        (">=1.17", ">=1.18", "major"), (">=1.17", ">=1.16", "minor"), (">=1.17", ">=1.17.0", "patch"),
+        (">=1.17", ">=1.18", "major"),
+        (">=1.17", ">=1.16", "minor"),
+        (">=1.17", ">=1.17.0", "patch"),
         (">=1.17", ">=1.17,<1.25", "major"),
     ],
-)  # fmt: skip
+)
 def test_promised_versions(old: str, new: str, needed: str) -> None:
     before, after = (contracts.RECIPE.replace('">=1.17"', f'"{text}"') for text in (old, new))
     assert level(contracts.derived(before), contracts.derived(after))[0] == needed
@@ -139,11 +144,19 @@ def test_another_graph_behind_the_same_promises_is_a_patch() -> None:
 @pytest.mark.parametrize(
     ("before", "after", "taken"),
     [
-        ("1.2.3", "1.2.4", "patch"), ("1.2.3", "1.3.0", "minor"), ("1.2.3", "2.0.0", "major"), ("1.2.3", "1.2.3", "none"),
-        ("1.2.3", "1.2.2", "none"), ("0.2.3", "0.3.0", "major"), ("0.2.3", "0.2.4", "minor"), ("0.0.3", "0.0.4", "major"),
-        ("1.0.0-rc.1", "1.0.0", "major"), ("1.0.0", "1.0.1-rc.1", "patch"), ("1.0.0", "1.0.0-rc.1", "none"),
+        ("1.2.3", "1.2.4", "patch"),
+        ("1.2.3", "1.3.0", "minor"),
+        ("1.2.3", "2.0.0", "major"),
+        ("1.2.3", "1.2.3", "none"),
+        ("1.2.3", "1.2.2", "none"),
+        ("0.2.3", "0.3.0", "major"),
+        ("0.2.3", "0.2.4", "minor"),
+        ("0.0.3", "0.0.4", "major"),
+        ("1.0.0-rc.1", "1.0.0", "major"),
+        ("1.0.0", "1.0.1-rc.1", "patch"),
+        ("1.0.0", "1.0.0-rc.1", "none"),
     ],
-)  # fmt: skip
+)
 def test_a_step_of_versions(before: str, after: str, taken: str) -> None:
     assert diff.step(before, after) == taken
 
@@ -171,8 +184,17 @@ def test_weights_and_files_are_counted(tmp_path: Path) -> None:
     contract = {CONTRACT: canonical.dump(contracts.derived())}
     lock = b"numpy==2.1.0 \\\n    --hash=sha256:00\n"
     before = bundles.make(store, {**contract, "deps/onnxruntime/requirements.txt": lock}, "net", "1.0.0")
-    after = bundles.make(store, {**contract, "model/weights-0001.bin": b"\1" * 10240, "MODEL_CARD.md": b"# new",
-                                 "deps/onnxruntime/requirements.txt": lock.replace(b"2.1", b"2.2")}, "net", "1.0.1")  # fmt: skip
+    after = bundles.make(
+        store,
+        {
+            **contract,
+            "model/weights-0001.bin": b"\1" * 10240,
+            "MODEL_CARD.md": b"# new",
+            "deps/onnxruntime/requirements.txt": lock.replace(b"2.1", b"2.2"),
+        },
+        "net",
+        "1.0.1",
+    )
     found = diff.diff(before, after)
     said = {f"{change.area}: {change.subject}": change.message for change in found.changes}
     assert said == {
@@ -194,7 +216,7 @@ def test_a_build_cannot_break_callers_without_a_major_version(tmp_path: Path) ->
     broken = {"outputs": [{**OUTPUT, "name": "z"}]}
     check(store, "1.0.1", tmp_path)
     with pytest.raises(
-        NegativeAnswer, match=r"`net:1\.1\.0` breaks the interface of 1\.0\.0: `y` output is gone"
+        NegativeAnswerError, match=r"`net:1\.1\.0` breaks the interface of 1\.0\.0: `y` output is gone"
     ) as caught:
         check(store, "1.1.0", tmp_path, **broken)
     assert "release it as 2.0.0" in (caught.value.hint or "") and "previous: none" in (caught.value.hint or "")
@@ -207,7 +229,9 @@ def test_another_model_of_the_same_name_is_called_so(tmp_path: Path) -> None:
     store = bundles.store_in(tmp_path)
     bundle(store, "1.0.0")
     other = {"inputs": [{"name": "audio", "dtype": "float32", "shape": ["batch", 4]}]}
-    with pytest.raises(NegativeAnswer, match=r"^`net:1\.0\.0` in the store is another model: it takes `x`$") as caught:
+    with pytest.raises(
+        NegativeAnswerError, match=r"^`net:1\.0\.0` in the store is another model: it takes `x`$"
+    ) as caught:
         check(store, "1.1.0", tmp_path, **other)
     assert "a `name` of its own" in (caught.value.hint or "")
     check(store, "2.0.0", tmp_path, **other)
@@ -219,7 +243,7 @@ def test_the_release_before_is_the_newest_older_one_or_the_named_one(tmp_path: P
     bundle(store, "1.9.0")
     bundle(store, "1.10.0", **other)
     bundle(store, "3.0.0")
-    with pytest.raises(NegativeAnswer, match=r"breaks the interface of 1\.10\.0"):
+    with pytest.raises(NegativeAnswerError, match=r"breaks the interface of 1\.10\.0"):
         check(store, "1.11.0", tmp_path)
     check(store, "1.11.0", tmp_path, "previous: 1.9.0\n")
     check(store, "1.11.0", tmp_path, "previous: net:1.9.0\n")
@@ -234,7 +258,7 @@ def test_a_release_of_another_contract_format_is_compared_by_its_interface(tmp_p
     older = {key: value[key] for key in ("interface", "ranges")} | {"format": 0, "runtime": "onnxruntime"}
     bundles.make(store, {CONTRACT: canonical.dump(older)}, "net", "1.0.0")
     check(store, "1.0.1", tmp_path)
-    with pytest.raises(NegativeAnswer, match="output is gone"):
+    with pytest.raises(NegativeAnswerError, match="output is gone"):
         check(store, "1.0.1", tmp_path, outputs=[{**OUTPUT, "name": "z"}])
     bundles.make(store, {CONTRACT: b'{"format":9,"ports":[]}'}, "net", "1.0.1")
     with pytest.raises(UsageError, match=r"contract of `net:1\.0\.1`, the release before, is of another format") as got:

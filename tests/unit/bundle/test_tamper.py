@@ -11,7 +11,7 @@ import pytest
 
 from packager.bundle import single_file
 from packager.bundle.bundle import open_bundle
-from packager.errors import IntegrityError, NegativeAnswer, PackagerError
+from packager.errors import IntegrityError, NegativeAnswerError, PackagerError
 from packager.release.sign import sign
 from packager.store.store import Store
 from packager.transport import copy as transport
@@ -109,14 +109,14 @@ def test_unpacked_modes_and_directories_count(signed: Path, key: PrivateKey, tmp
 def test_statements_of_others_do_not_count(signed: Path, key: PrivateKey) -> None:
     stranger = keys.generate("p256")
     failure = refused(signed / "layout", stranger.public)
-    assert isinstance(failure, NegativeAnswer)
+    assert isinstance(failure, NegativeAnswerError)
     assert key.public.fingerprint[:16] in failure.message
 
 
 def test_unsigned_is_refused(key: PrivateKey, store: Store, tmp_path: Path) -> None:
     transport.save(bundles.make(store), tmp_path / "plain")
     failure = refused(tmp_path / "plain", key.public)
-    assert isinstance(failure, NegativeAnswer)
+    assert isinstance(failure, NegativeAnswerError)
     assert "not signed" in failure.message
 
 

@@ -46,10 +46,16 @@ def test_a_verb_is_explained_by_help(packager: Run) -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [("--json", "cache", "size"), ("cache", "--json", "size"), ("cache", "size", "--json"), ("--quiet", "--json", "cache", "size"),
-     ("--jobs", "2", "--json", "cache", "size"), ("--jobs=2", "--json", "cache", "size")],
+    [
+        ("--json", "cache", "size"),
+        ("cache", "--json", "size"),
+        ("cache", "size", "--json"),
+        ("--quiet", "--json", "cache", "size"),
+        ("--jobs", "2", "--json", "cache", "size"),
+        ("--jobs=2", "--json", "cache", "size"),
+    ],
     ids=" ".join,
-)  # fmt: skip
+)
 def test_json_may_stand_anywhere(packager: Run, words: tuple[str, ...]) -> None:
     assert isinstance(json.loads(packager(*words).stdout), dict)
 
@@ -71,8 +77,14 @@ def pipe(tmp_path: Path, *words: str | Path) -> tuple[int, str]:
     environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PACKAGER_STORE": str(tmp_path / "store")}
     reading, writing = os.pipe()
     os.close(reading)
-    done = subprocess.run([sys.executable, "-m", "packager", *map(str, words)], stdout=writing, stderr=subprocess.PIPE,
-                          text=True, env=environment, check=False)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "packager", *map(str, words)],
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        check=False,
+    )
     os.close(writing)
     return done.returncode, done.stderr
 
@@ -89,16 +101,18 @@ def test_an_error_that_nobody_reads_is_quiet_too(tmp_path: Path) -> None:
     assert code == cli.CUT_OFF and said.startswith("error: `verfy`") and said.count("\n") == 2, said
     reading, writing = os.pipe()
     os.close(reading)
-    done = subprocess.run([sys.executable, "-m", "packager", "verfy"], stderr=writing, stdout=subprocess.PIPE,
-                          text=True, check=False)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "packager", "verfy"], stderr=writing, stdout=subprocess.PIPE, text=True, check=False
+    )
     os.close(writing)
     assert (done.returncode, done.stdout) == (cli.CUT_OFF, "")
 
 
 def test_a_full_disk_behind_the_answer_is_an_error(tmp_path: Path) -> None:
     with Path("/dev/full").open("w") as full:
-        done = subprocess.run([sys.executable, "-m", "packager", "schema"], stdout=full, stderr=subprocess.PIPE,
-                              text=True, check=False)  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, "-m", "packager", "schema"], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
     assert done.returncode == 4 and "no space left" in done.stderr.lower()
 
 
@@ -110,12 +124,25 @@ def test_no_verdict_becomes_a_yes_because_nobody_reads_it(tmp_path: Path, store:
 
 def completions(line: str, tmp_path: Path) -> list[str]:
     """Speak the protocol that the generated scripts speak."""
-    environment = {"_ARGCOMPLETE": "1", "COMP_LINE": line, "COMP_POINT": str(len(line)), "_ARGCOMPLETE_IFS": "\n",
-                   "COMP_WORDBREAKS": " ", "PACKAGER_STORE": str(tmp_path / "store"), "HOME": str(tmp_path),
-                   "PATH": os.environ["PATH"]}  # fmt: skip
+    environment = {
+        "_ARGCOMPLETE": "1",
+        "COMP_LINE": line,
+        "COMP_POINT": str(len(line)),
+        "_ARGCOMPLETE_IFS": "\n",
+        "COMP_WORDBREAKS": " ",
+        "PACKAGER_STORE": str(tmp_path / "store"),
+        "HOME": str(tmp_path),
+        "PATH": os.environ["PATH"],
+    }
     script = Path(sys.executable).parent / "packager"
-    done = subprocess.run(["sh", "-c", f"{script} 8>&1 9>/dev/null"], env=environment, capture_output=True, text=True,
-                          check=False, cwd=tmp_path)  # fmt: skip
+    done = subprocess.run(
+        ["sh", "-c", f"{script} 8>&1 9>/dev/null"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
     return [word.strip() for word in done.stdout.split("\n")]
 
 
@@ -131,10 +158,15 @@ def test_bundles_of_the_store_and_files_are_completed(tmp_path: Path, store: Sto
 
 @pytest.mark.parametrize(
     ("line", "wanted"),
-    [("packager render ", {"triton", "bentoml", "kubernetes"}), ("packager compat x --runtime onn", {"onnxruntime=="}),
-     ("packager compat x --runtime onnxruntime==1.31", {"onnxruntime==1.31.0"}), ("packager help ver", {"verify"}),
-     ("packager policy ", {"check", "explain"}), ("packager ro", {"rollback"})],
-)  # fmt: skip
+    [
+        ("packager render ", {"triton", "bentoml", "kubernetes"}),
+        ("packager compat x --runtime onn", {"onnxruntime=="}),
+        ("packager compat x --runtime onnxruntime==1.31", {"onnxruntime==1.31.0"}),
+        ("packager help ver", {"verify"}),
+        ("packager policy ", {"check", "explain"}),
+        ("packager ro", {"rollback"}),
+    ],
+)
 def test_kinds_runtimes_and_actions_are_completed(tmp_path: Path, line: str, wanted: set[str]) -> None:
     assert wanted <= set(completions(line, tmp_path))
 

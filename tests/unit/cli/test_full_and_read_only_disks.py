@@ -77,8 +77,14 @@ def test_a_place_that_refuses_is_told(verb: str, place: str, folder: Path, tmp_p
         f'set -e; cp -r "$FROM/." .; mkdir place; {PLACES[place]}; set +e; "$PYTHON" -m packager {VERBS[verb]} --json'
     )
     environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "FROM": str(folder), "PYTHON": sys.executable}
-    done = subprocess.run(["unshare", "--mount", "sh", "-c", script], cwd=tmp_path, env=environment, capture_output=True,
-                          text=True, check=False)  # fmt: skip
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", script],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     said = done.stderr[-2000:]
     assert done.returncode in range(6) and "Traceback" not in said and "this is a bug" not in said, said
     if place == "ordinary":

@@ -66,12 +66,30 @@ def test_what_is_not_so_is_refused(packager: Run, store: Store, change: dict[str
 
 @pytest.mark.parametrize(
     "words",
-    [("cache", "size"), ("cache", "gc"), ("cache", "verify"), ("policy", "list"), ("policy", "explain", "licenses"),
-     ("policy", "explain", "parity"), ("runtimes", "list"), ("runtimes", "show", "triton"), ("schema",), ("schema", "output"),
-     ("schema", "output", "verify"), ("help",), ("help", "sign"), ("completion", "bash"), ("doctor",), ("keygen", "k"),
-     ("verify", "nothing"), ("sign", "nothing:1.0.0", "--key", "k"), ("status", "nowhere"), ("vulndb", "import", "nothing")],
+    [
+        ("cache", "size"),
+        ("cache", "gc"),
+        ("cache", "verify"),
+        ("policy", "list"),
+        ("policy", "explain", "licenses"),
+        ("policy", "explain", "parity"),
+        ("runtimes", "list"),
+        ("runtimes", "show", "triton"),
+        ("schema",),
+        ("schema", "output"),
+        ("schema", "output", "verify"),
+        ("help",),
+        ("help", "sign"),
+        ("completion", "bash"),
+        ("doctor",),
+        ("keygen", "k"),
+        ("verify", "nothing"),
+        ("sign", "nothing:1.0.0", "--key", "k"),
+        ("status", "nowhere"),
+        ("vulndb", "import", "nothing"),
+    ],
     ids=" ".join,
-)  # fmt: skip
+)
 def test_verbs_print_what_they_publish(packager: Run, words: tuple[str, ...]) -> None:
     """The fixture holds every document against its schema."""
     assert packager(*words, "--json", code=None).stdout
@@ -82,11 +100,22 @@ def test_verbs_about_a_bundle_print_what_they_publish(packager: Run, store: Stor
     name = f"{bundle.name}:{bundle.version}"
     packager("keygen", "key")
     packager("sign", name, "--key", "key.pem")
-    for words in (("inspect", name), ("export", name, "out.bundle.tar"), ("verify", name, "--key", "key.pub"),
-                  ("unpack", name, "tree", "--key", "key.pub"), ("diff", name, name), ("sbom", name), ("sbom", name, "--report"),
-                  ("compat", name), ("doctor", name), ("config", name), ("config", name, "--explain"),
-                  ("config", "diff", name, name), ("policy", "check", name, "--profile", "dev"),
-                  ("import", "out.bundle.tar", "--key", "key.pub")):  # fmt: skip
+    for words in (
+        ("inspect", name),
+        ("export", name, "out.bundle.tar"),
+        ("verify", name, "--key", "key.pub"),
+        ("unpack", name, "tree", "--key", "key.pub"),
+        ("diff", name, name),
+        ("sbom", name),
+        ("sbom", name, "--report"),
+        ("compat", name),
+        ("doctor", name),
+        ("config", name),
+        ("config", name, "--explain"),
+        ("config", "diff", name, name),
+        ("policy", "check", name, "--profile", "dev"),
+        ("import", "out.bundle.tar", "--key", "key.pub"),
+    ):
         assert packager(*words, "--json", code=None).stdout, words
 
 

@@ -14,7 +14,7 @@ from packager.bundle.bundle import CONTRACT
 from packager.bundle.knobs import knob_schema
 from packager.conform import operators, turned
 from packager.conform.nodetests import NodeTest
-from packager.errors import Malformed, WrongSubject
+from packager.errors import MalformedError, WrongSubjectError
 from packager.formats import reference_outputs
 from packager.knobs import knobs
 from packager.types import Tree
@@ -52,9 +52,16 @@ def test_a_report_counts_by_operator_and_reads_back() -> None:
 
 @pytest.mark.parametrize(
     ("place", "value"),
-    [((), []), (("operators",), 1), (("operators", "Relu"), 1), (("operators", "Relu", "failed"), ["x"]),
-     (("operators", "Relu", "failed"), {"x": 1}), (("operators", "Relu", "passed"), "1"), (("untested",), None)],
-)  # fmt: skip
+    [
+        ((), []),
+        (("operators",), 1),
+        (("operators", "Relu"), 1),
+        (("operators", "Relu", "failed"), ["x"]),
+        (("operators", "Relu", "failed"), {"x": 1}),
+        (("operators", "Relu", "passed"), "1"),
+        (("untested",), None),
+    ],
+)
 def test_a_report_from_elsewhere_is_held_against_its_form(place: tuple[str, ...], value: Any) -> None:
     found: Any = {"report": copy.deepcopy(operators.report(TESTS, SAID, FACTS))}
     member, path = found, ("report", *place)
@@ -70,9 +77,13 @@ def test_stated_outputs_are_read_for_the_inputs_of_the_bundle_alone(tmp_path: Pa
     stated = reference_outputs.predicate(tree, {"outputs.safetensors": b"out", "outputs.json": b"{}"})
     assert reference_outputs.read(stated, tree, "x") == {"outputs.safetensors": b"out", "outputs.json": b"{}"}
     other = Tree.of({"vectors/inputs/01-a.safetensors": store.put(b"other")})
-    with pytest.raises(WrongSubject, match="other inputs than the bundle carries"):
+    with pytest.raises(WrongSubjectError, match="other inputs than the bundle carries"):
         reference_outputs.read(stated, other, "x")
-    for damage in ({"outputs": [{**stated["outputs"][0], "content": "AAAA"}]}, {"outputs": 3},
-                   {"outputs": [{**stated["outputs"][0], "name": "../escape.json"}]}, {"inputs": None}):  # fmt: skip
-        with pytest.raises(Malformed, match="states no reference outputs"):
+    for damage in (
+        {"outputs": [{**stated["outputs"][0], "content": "AAAA"}]},
+        {"outputs": 3},
+        {"outputs": [{**stated["outputs"][0], "name": "../escape.json"}]},
+        {"inputs": None},
+    ):
+        with pytest.raises(MalformedError, match="states no reference outputs"):
             reference_outputs.read({**stated, **damage}, tree, "x")

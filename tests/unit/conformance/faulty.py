@@ -39,17 +39,20 @@ class Faulty(kit.Adapter):
         used = "cuda" if self.session.get_providers()[0].startswith("CUDA") else "cpu"
         claims = {"unguarded CUDA": used, "falls back to CPU": "cpu", "lies about the device": message["device"]}
         return {
-            "provider": self.session.get_providers()[0], "device": claims.get(self.fault, message["device"]),
+            "provider": self.session.get_providers()[0],
+            "device": claims.get(self.fault, message["device"]),
             "pid": 1 if self.fault == "another process" else os.getpid(),
-        }  # fmt: skip
+        }
 
     def metadata(self, message: dict[str, Any]) -> dict[str, Any]:
         def port(node: Any) -> dict[str, Any]:
             kinds = {"tensor(float)": "float32", "tensor(int64)": "int64"}
             return {"name": node.name, "dtype": kinds[node.type], "shape": node.shape}
 
-        return {"inputs": list(map(port, self.session.get_inputs())),
-                "outputs": list(map(port, self.session.get_outputs()))}  # fmt: skip
+        return {
+            "inputs": list(map(port, self.session.get_inputs())),
+            "outputs": list(map(port, self.session.get_outputs())),
+        }
 
     def infer(self, feeds: dict[str, Any]) -> dict[str, Any]:
         self.count += 1

@@ -71,8 +71,12 @@ class FaultyServer(kit.Adapter):
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
         address = f"http://127.0.0.1:{self.server.server_port}"
-        return {"provider": "CPUExecutionProvider", "device": "cpu", "pid": os.getpid(),
-                "endpoints": {"http": address, "binary": False}}  # fmt: skip
+        return {
+            "provider": "CPUExecutionProvider",
+            "device": "cpu",
+            "pid": os.getpid(),
+            "endpoints": {"http": address, "binary": False},
+        }
 
     def describe(self) -> dict[str, Any]:
         def port(item: Any) -> dict[str, Any]:
@@ -97,8 +101,12 @@ class FaultyServer(kit.Adapter):
             feeds = self.latest
         names = [node.name for node in self.session.get_outputs()]
         outputs = zip(names, self.session.run(names, feeds), strict=True)
-        return {"outputs": [{"name": name, "datatype": oip.datatype(a), "shape": a.shape, "data": a.reshape(-1).tolist()}
-                            for name, a in outputs]}  # fmt: skip
+        return {
+            "outputs": [
+                {"name": name, "datatype": oip.datatype(a), "shape": a.shape, "data": a.reshape(-1).tolist()}
+                for name, a in outputs
+            ]
+        }
 
     def stop(self) -> dict[str, Any]:
         self.server.shutdown()

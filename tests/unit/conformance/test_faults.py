@@ -38,9 +38,11 @@ def write_model(folder: Path) -> None:
         for name, shape in (("a", (8, 16)), ("c", (16, 4)), ("d", (16, 4)))
     ]
     nodes = [
-        helper.make_node("MatMul", ["x", "a"], ["h"]), helper.make_node("Tanh", ["h"], ["t"]),
-        helper.make_node("MatMul", ["t", "c"], ["y"]), helper.make_node("MatMul", ["t", "d"], ["z"]),
-    ]  # fmt: skip
+        helper.make_node("MatMul", ["x", "a"], ["h"]),
+        helper.make_node("Tanh", ["h"], ["t"]),
+        helper.make_node("MatMul", ["t", "c"], ["y"]),
+        helper.make_node("MatMul", ["t", "d"], ["z"]),
+    ]
     ports = [
         helper.make_tensor_value_info(n, TensorProto.FLOAT, ["batch", s]) for n, s in (("x", 8), ("y", 4), ("z", 4))
     ]
@@ -87,13 +89,22 @@ class Bench:
         scratch.mkdir(exist_ok=True)
         files = {str(self.folder / file): digest(self.folder / file) for file in ("model.onnx", "contract.json")}
         value = {
-            "name": name, "bundle": {"name": "mlp", "version": "1.0.0", "digest": "sha256:" + "0" * 64}, "target": "cpu",
-            "runtime": "onnxruntime", "version": onnxruntime.__version__, "device": "cpu",
-            "contract": str(self.folder / "contract.json"), "vectors": str(self.folder / "vectors"),
-            "model": str(self.folder / "model.onnx"), "scratch": str(scratch), "files": files, "adapter": adapter,
+            "name": name,
+            "bundle": {"name": "mlp", "version": "1.0.0", "digest": "sha256:" + "0" * 64},
+            "target": "cpu",
+            "runtime": "onnxruntime",
+            "version": onnxruntime.__version__,
+            "device": "cpu",
+            "contract": str(self.folder / "contract.json"),
+            "vectors": str(self.folder / "vectors"),
+            "model": str(self.folder / "model.onnx"),
+            "scratch": str(scratch),
+            "files": files,
+            "adapter": adapter,
             "environment": {"PATH": os.environ["PATH"], "PYTHONPATH": str(SUITE), "HOME": str(scratch)},
-            "library": "onnxruntime", **more,
-        }  # fmt: skip
+            "library": "onnxruntime",
+            **more,
+        }
         path = scratch / "cell.json"
         path.write_text(json.dumps(value))
         return path
@@ -104,9 +115,26 @@ class Bench:
         result = cell.parent / "result.json"
         suite = SUITE / "suite"
         done = self.run(
-            sys.executable, "-P", "-m", "pytest", "-q", "-c", os.devnull, "--rootdir", suite, "-p", "suite.plugin",
-            "-p", "no:cacheprovider", "--import-mode=importlib", suite, "--cell", cell, "--result", result,
-        )  # fmt: skip
+            sys.executable,
+            "-P",
+            "-m",
+            "pytest",
+            "-q",
+            "-c",
+            os.devnull,
+            "--rootdir",
+            suite,
+            "-p",
+            "suite.plugin",
+            "-p",
+            "no:cacheprovider",
+            "--import-mode=importlib",
+            suite,
+            "--cell",
+            cell,
+            "--result",
+            result,
+        )
         verdict = json.loads(result.read_text())
         assert (done.returncode == 1) == any(check["outcome"] in ("fail", "known") for check in verdict["checks"])
         return verdict
@@ -179,9 +207,16 @@ def test_no_name_of_a_gpu_can_be_claimed_without_its_driver(bench: Bench, device
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "level"),
-    [("metadata lies", 2), ("500 for bad input", 4), ("refuses without a word", 4), ("answers anything", 4),
-     ("mixes up clients", 4), ("never ready", 4), ("must be killed", 4)],
-)  # fmt: skip
+    [
+        ("metadata lies", 2),
+        ("500 for bad input", 4),
+        ("refuses without a word", 4),
+        ("answers anything", 4),
+        ("mixes up clients", 4),
+        ("never ready", 4),
+        ("must be killed", 4),
+    ],
+)
 def test_a_servers_fault_is_caught_by_its_level(bench: Bench, fault: str, level: int) -> None:
     verdict = bench.judge("faulty_server", fault, channels=["http"], level=4)
     assert verdict["outcome"] == "fail" and min(failed(verdict)) == level, failed(verdict)

@@ -51,10 +51,12 @@ def test_all_reasons_are_given() -> None:
 @pytest.mark.parametrize(
     "facts",
     [
-        graph(Pad=("18", "T=?")), graph(Unheard=("18", "T=float32")), graph(Pad=("18", "T=complex64")),
+        graph(Pad=("18", "T=?")),
+        graph(Unheard=("18", "T=float32")),
+        graph(Pad=("18", "T=complex64")),
         {**graph(), "operators": {"com.microsoft": {"Gelu": {"1": ["?"]}}}},
     ],
-)  # fmt: skip
+)
 def test_what_was_not_measured_is_unknown(facts: dict[str, Any]) -> None:
     assert judge.judge(facts, "onnxruntime", "1.20.1").outcome == "unknown"
 

@@ -30,8 +30,10 @@ def test_what_is_derived_satisfies_schema_and_parser() -> None:
     read = contracts.read(value)
     assert read.runs_on["onnxruntime"].loads == ">=1.15.0" and read.runs_on["onnxruntime"].versions == ">=1.17"
     assert read.runs_on["onnxruntime"].oldest == {
-        "version": "1.17.0", "numpy": "<2", "python": ["3.8", "3.9", "3.10", "3.11", "3.12"],
-    }  # fmt: skip
+        "version": "1.17.0",
+        "numpy": "<2",
+        "python": ["3.8", "3.9", "3.10", "3.11", "3.12"],
+    }
     assert read.runs_on["triton"].oldest["driver"] == "550.54.15"
     assert read.slo == {"p99_ms": 5, "at_rps": 200, "memory": 1 << 30}
     terms = read.targets["onnxruntime-cpu-fp32"]
@@ -115,9 +117,11 @@ def test_a_path_out_of_the_bundle_is_refused(path: str) -> None:
         contracts.read(changed(("targets", "onnxruntime-cpu-fp32", "path"), path))
 
 
-JUNK = st.recursive(st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=6),
-                    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
-                    max_leaves=8)  # fmt: skip
+JUNK = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=6),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    max_leaves=8,
+)
 PLACES = [path for path, _ in BROKEN]
 
 

@@ -15,14 +15,16 @@ from packager import canonical
 from packager.conform import probing
 from packager.contract import knowledge
 from packager.contract.knowledge import Kernels, order
-from packager.errors import IntegrityError, NegativeAnswer
+from packager.errors import IntegrityError, NegativeAnswerError
 from packager.trust.keys import generate
 
 SMALL = {
-    "format": 1, "runtime": "onnxruntime", "serial": 7,
+    "format": 1,
+    "runtime": "onnxruntime",
+    "serial": 7,
     "versions": {"9.1.0": {"source": "measured", "opset": {"ai.onnx": 30}, "complete": 30, "ir": 15}},
     "kernels": {"over": ["9.1.0"], "operators": {"ai.onnx": {"Add": {"14": {"o": ["T=float32"], "x": ["T=string"]}}}}},
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("runtime", knowledge.runtimes())
@@ -55,11 +57,20 @@ def test_every_measured_version_has_its_kernels() -> None:
 
 def test_a_table_grows_only_at_its_end() -> None:
     before = {"1": {"ai.onnx Abs 13 T=int8": "lacks", "ai.onnx If 11": "ok", "ai.onnx Add 7 T=int8": "fails"}}
-    now = {"ai.onnx Abs 13 T=int8": "ok", "ai.onnx If 11": "fails", "ai.onnx Add 7 T=int8": "ok",
-           "ai.onnx Neg 6 T=int8": "unclear", "ai.onnx Not 1 T=bool": "fails"}  # fmt: skip
+    now = {
+        "ai.onnx Abs 13 T=int8": "ok",
+        "ai.onnx If 11": "fails",
+        "ai.onnx Add 7 T=int8": "ok",
+        "ai.onnx Neg 6 T=int8": "unclear",
+        "ai.onnx Not 1 T=bool": "fails",
+    }
     grown = _kernels.extended(_kernels.kernels(before), "2", now)
-    assert grown == {"over": ["1", "2"], "operators": {"ai.onnx": {
-        "Abs": {"13": {"xo": ["T=int8"]}}, "Add": {"7": {"-o": ["T=int8"]}}, "If": {"11": {"ox": [""]}}}}}  # fmt: skip
+    assert grown == {
+        "over": ["1", "2"],
+        "operators": {
+            "ai.onnx": {"Abs": {"13": {"xo": ["T=int8"]}}, "Add": {"7": {"-o": ["T=int8"]}}, "If": {"11": {"ox": [""]}}}
+        },
+    }
     assert _kernels.extended(_kernels.kernels(before), "2", {})["operators"]["ai.onnx"]["If"] == {"11": {"o-": [""]}}
 
 
@@ -93,14 +104,19 @@ def test_a_site_overrides_row_by_row(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"format": 2}, {"serial": "7"}, {"runtime": "../etc"}, {"extra": 1}, {"versions": {"9": {"source": "hearsay"}}},
-        {"versions": {"../9": {"source": "vendor"}}}, {"versions": {"9": {"source": "vendor", "colour": "red"}}},
+        {"format": 2},
+        {"serial": "7"},
+        {"runtime": "../etc"},
+        {"extra": 1},
+        {"versions": {"9": {"source": "hearsay"}}},
+        {"versions": {"../9": {"source": "vendor"}}},
+        {"versions": {"9": {"source": "vendor", "colour": "red"}}},
         {"versions": {"9": {"source": "vendor", "opset": {"ai.onnx": "many"}}}},
         {"kernels": {"over": ["9.1.0"], "operators": {"ai.onnx": {"Add": {"14": {"oo": ["T=float32"]}}}}}},
         {"kernels": {"over": ["9.1.0"], "operators": {"ai.onnx": {"Add": {"14": {"q": ["T=float32"]}}}}}},
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_a_damaged_table_is_refused(change: dict[str, object]) -> None:
     knowledge.parse(canonical.dump(SMALL), "good")
     with pytest.raises(IntegrityError, match="not a table of runtime knowledge"):
@@ -109,9 +125,11 @@ def test_a_damaged_table_is_refused(change: dict[str, object]) -> None:
 
 JUNK = st.recursive(
     st.none() | st.booleans() | st.integers(-9, 99) | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from([*SMALL, "9.1.0", "source", "over", "x"]), inner),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from([*SMALL, "9.1.0", "source", "over", "x"]), inner)
+    ),
     max_leaves=12,
-)  # fmt: skip
+)
 
 
 @given(JUNK, st.sampled_from([*SMALL, None]))
@@ -129,14 +147,14 @@ def test_hostile_tables_end_in_our_error(value: object, member: str | None) -> N
 def test_a_signed_table_is_taken_once_and_never_an_older_one(tmp_path: Path) -> None:
     key, other = generate("p256"), generate("p256")
     signed = probing.sign(canonical.dump(SMALL), "table", key)
-    with pytest.raises(NegativeAnswer, match="not signed by a trusted key"):
+    with pytest.raises(NegativeAnswerError, match="not signed by a trusted key"):
         probing.update(signed, "t", [other.public], tmp_path)
     assert not list(tmp_path.iterdir())
     assert probing.update(signed, "t", [other.public, key.public], tmp_path).serial == 7
     assert "9.1.0" in knowledge.table("onnxruntime", tmp_path).rows
     for serial in (7, 6):
         again = probing.sign(canonical.dump({**SMALL, "serial": serial}), "table", key)
-        with pytest.raises(NegativeAnswer, match=f"serial {serial}, expected more than 7"):
+        with pytest.raises(NegativeAnswerError, match=f"serial {serial}, expected more than 7"):
             probing.update(again, "t", [key.public], tmp_path)
     newer = probing.sign(canonical.dump({**SMALL, "serial": 8}), "table", key)
     assert probing.update(newer, "t", [key.public], tmp_path).serial == 8

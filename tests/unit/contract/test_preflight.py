@@ -36,12 +36,14 @@ def test_what_answers_alike_is_one_line() -> None:
     told = contracts.read(contracts.derived())
     joined = [span for span in preflight.spans(preflight.everywhere(told)) if span.first.runtime == "onnxruntime"]
     assert [(span.first.promised, span.first.version, span.last.version) for span in joined] == [
-        (False, "1.15.0", "1.16.3"), (True, "1.17.0", [*knowledge.shipped("onnxruntime").rows][-1]),
-    ]  # fmt: skip
+        (False, "1.15.0", "1.16.3"),
+        (True, "1.17.0", [*knowledge.shipped("onnxruntime").rows][-1]),
+    ]
     refused = preflight.spans(preflight.everywhere(contracts.read(contracts.derived(graph="Gelu", text=LATE))))
     assert refused[0].first.answer.outcome == "no" and [span.versions for span in refused[:2]] == [
-        "1.15.0–1.15.1", "1.16.0–1.16.3",
-    ]  # fmt: skip
+        "1.15.0–1.15.1",
+        "1.16.0–1.16.3",
+    ]
 
 
 LATE = contracts.RECIPE.replace('">=1.17"', '">=1.23"').replace('">=24.04"', '">=25.10"')
@@ -54,8 +56,11 @@ def test_what_ran_is_never_unknown() -> None:
     told = contracts.read(value)
     assert preflight.kept(told, preflight.everywhere(told)) == "unknown"
     name = "onnxruntime-cpu-fp32"
-    seen = {(name, "onnxruntime", "1.31.1"): "measured by its build", ("triton-cpu-fp32", "triton", "2.46.0"): "conformed",
-            (name, "onnxruntime", "1.77.0"): "conformed"}  # fmt: skip
+    seen = {
+        (name, "onnxruntime", "1.31.1"): "measured by its build",
+        ("triton-cpu-fp32", "triton", "2.46.0"): "conformed",
+        (name, "onnxruntime", "1.77.0"): "conformed",
+    }
     found = {(cell.runtime, cell.version): cell.answer for cell in preflight.everywhere(told, proofs=seen)}
     assert (
         found["onnxruntime", "1.31.1"].outcome == "ok"
@@ -100,11 +105,15 @@ def test_versions_are_texts_in_a_fleet() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("sites: {}", "sites"), ("sites: {a: {}}", "runtimes"), ("sites: {a: {runtimes: {onnxruntime: new}}}", "version"),
-        ("sites: {a: {runtimes: {onnxruntime: 1.16.3}, colour: red}}", "colour"), ("places: {}", "places"),
-        ("sites: {a: {runtimes: {}, memory: 16}}", "memory"), ("sites: {../a: {runtimes: {}}}", "cannot be a name"),
+        ("sites: {}", "sites"),
+        ("sites: {a: {}}", "runtimes"),
+        ("sites: {a: {runtimes: {onnxruntime: new}}}", "version"),
+        ("sites: {a: {runtimes: {onnxruntime: 1.16.3}, colour: red}}", "colour"),
+        ("places: {}", "places"),
+        ("sites: {a: {runtimes: {}, memory: 16}}", "memory"),
+        ("sites: {../a: {runtimes: {}}}", "cannot be a name"),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_fleet_is_one_error_with_its_line(text: str, message: str) -> None:
     with pytest.raises(UsageError, match=message) as caught:
         fleet.parse(text, "fleet.yaml")
@@ -112,8 +121,19 @@ def test_a_wrong_fleet_is_one_error_with_its_line(text: str, message: str) -> No
 
 
 def test_an_entry_is_read_back_as_written() -> None:
-    site = Site("acme", {"onnxruntime": "1.16.3"}, "3.11", "x86_64", ("avx2", "fma"), 16 << 30, 1 << 40,
-                (Device("NVIDIA L4", "8.9", 24 << 30),), "550.54.15", {"threads": 4}, False)  # fmt: skip
+    site = Site(
+        "acme",
+        {"onnxruntime": "1.16.3"},
+        "3.11",
+        "x86_64",
+        ("avx2", "fma"),
+        16 << 30,
+        1 << 40,
+        (Device("NVIDIA L4", "8.9", 24 << 30),),
+        "550.54.15",
+        {"threads": 4},
+        False,
+    )
     assert fleet.parse(fleet.write(site), "fleet.yaml") == (site,)
 
 
@@ -185,8 +205,11 @@ def test_a_server_around_an_engine_runs_its_targets() -> None:
 
 def test_the_smallest_change_comes_first() -> None:
     promise = contracts.read(contracts.derived(graph="convolution at 20"))
-    sites = [Site("acme", {"onnxruntime": "1.16.3"}), Site("old", {"onnxruntime": "1.15.1"}),
-             Site("fine", {"onnxruntime": "1.20.1"})]  # fmt: skip
+    sites = [
+        Site("acme", {"onnxruntime": "1.16.3"}),
+        Site("old", {"onnxruntime": "1.15.1"}),
+        Site("fine", {"onnxruntime": "1.20.1"}),
+    ]
     reached = [preflight.reach(promise, site) for site in sites]
     assert [entry.outcome for entry in reached] == ["no", "no", "ok"]
     steps = preflight.steps(promise, reached)
@@ -194,8 +217,9 @@ def test_the_smallest_change_comes_first() -> None:
     assert steps[0].sites == ("acme",)
     assert [step.message for step in steps[1:]] == [
         're-export at opset 18: promise `onnxruntime: ">=1.15.1"` and build again',
-        "upgrade onnxruntime 1.16.3 to 1.17.0", "upgrade onnxruntime 1.15.1 to 1.17.0",
-    ]  # fmt: skip
+        "upgrade onnxruntime 1.16.3 to 1.17.0",
+        "upgrade onnxruntime 1.15.1 to 1.17.0",
+    ]
 
 
 def test_another_python_is_a_step_of_the_site() -> None:

@@ -13,7 +13,7 @@ from tritonclient.grpc import model_config_pb2
 
 from packager.deploy.triton import pipeline
 from packager.errors import PackagerError, UsageError
-from packager.knobs.knobs import Wish
+from packager.knobs.knobs import Override
 from packager.store.store import Store
 from tests.support.model_repositories import DIGITS, PORT, PREPARE, SUPPORT, ensemble, make, record, render, snapshot
 
@@ -36,22 +36,33 @@ def models(tmp_path: Path, store: Store) -> Path:
 STEP = "  - {model: digits, inputs: {image: features}, outputs: {output: scores}}\n"
 
 
-@pytest.mark.parametrize(("text", "message"), [
-    ("name: support\n", "has no `steps`"),
-    ("name: support\nsteps: []\n", "at least 1"),
-    ("name: support\nstep: []\nsteps: []\n", r"support.yaml:2: `step` is not a key"),
-    ("name: Support\nsteps:\n" + STEP, "expected a name of lower-case words"),
-    ("name: digits\nsteps:\n" + STEP, "also the name of a step"),
-    ("name: a\nsteps:\n  - {model: digits, inputs: {}, outputs: {output: scores}}\n", "at least one entry"),
-    ("name: a\nsteps:\n  - {model: digits, outputs: {output: scores}}\n", "has no `inputs`"),
-    ("name: a\nsteps:\n" + STEP + STEP, r"`scores` is made twice, first at support.yaml:3"),
-    ("name: a\nsteps:\n" + STEP + "outputs: [score]\n", "no step makes the output `score`"),
-    ("name: a\nsteps:\n  - {model: b, inputs: {x: y}, outputs: {z: y}}\n", r"wait for each other: `b` \(support.yaml:3\)"),
-    ("name: a\nsteps:\n  - {model: b, inputs: {x: q}, outputs: {z: y}}\n  - {model: c, inputs: {x: y}, outputs: {z: q}}\n",
-     "wait for each other: `b`.*`c`"),
-    ("name: a\nsteps:\n  - {model: b, inputs: {x: q}, outputs: {z: y, w: unused}}\noutputs: [y]\n", "nobody takes `unused`"),
-    ("name: a\nsteps: &s\n" + STEP, "anchor"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name: support\n", "has no `steps`"),
+        ("name: support\nsteps: []\n", "at least 1"),
+        ("name: support\nstep: []\nsteps: []\n", r"support.yaml:2: `step` is not a key"),
+        ("name: Support\nsteps:\n" + STEP, "expected a name of lower-case words"),
+        ("name: digits\nsteps:\n" + STEP, "also the name of a step"),
+        ("name: a\nsteps:\n  - {model: digits, inputs: {}, outputs: {output: scores}}\n", "at least one entry"),
+        ("name: a\nsteps:\n  - {model: digits, outputs: {output: scores}}\n", "has no `inputs`"),
+        ("name: a\nsteps:\n" + STEP + STEP, r"`scores` is made twice, first at support.yaml:3"),
+        ("name: a\nsteps:\n" + STEP + "outputs: [score]\n", "no step makes the output `score`"),
+        (
+            "name: a\nsteps:\n  - {model: b, inputs: {x: y}, outputs: {z: y}}\n",
+            r"wait for each other: `b` \(support.yaml:3\)",
+        ),
+        (
+            "name: a\nsteps:\n  - {model: b, inputs: {x: q}, outputs: {z: y}}\n  - {model: c, inputs: {x: y}, outputs: {z: q}}\n",
+            "wait for each other: `b`.*`c`",
+        ),
+        (
+            "name: a\nsteps:\n  - {model: b, inputs: {x: q}, outputs: {z: y, w: unused}}\noutputs: [y]\n",
+            "nobody takes `unused`",
+        ),
+        ("name: a\nsteps: &s\n" + STEP, "anchor"),
+    ],
+)
 def test_a_pipeline_that_is_none_is_refused_with_its_line(text: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         pipeline.parse(text.encode(), "support.yaml")
@@ -91,11 +102,14 @@ def test_an_ensemble_says_all_and_is_the_same_again(models: Path) -> None:
     assert snapshot(models) == before
 
 
-@pytest.mark.parametrize(("old", "new", "message", "hint"), [
-    ("model: digits", "model: digit", "no model `digit`", "did you mean `digits`"),
-    ("{image: features}", "{images: features}", "`digits` has no input `images`", "did you mean `image`"),
-    ("{output: scores}", "{outputs: scores}", "`digits` has no output `outputs`", "did you mean `output`"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("old", "new", "message", "hint"),
+    [
+        ("model: digits", "model: digit", "no model `digit`", "did you mean `digits`"),
+        ("{image: features}", "{images: features}", "`digits` has no input `images`", "did you mean `image`"),
+        ("{output: scores}", "{outputs: scores}", "`digits` has no output `outputs`", "did you mean `output`"),
+    ],
+)
 def test_unknown_names_get_a_close_match(models: Path, old: str, new: str, message: str, hint: str) -> None:
     before = snapshot(models)
     with pytest.raises(UsageError, match=message) as caught:
@@ -104,14 +118,17 @@ def test_unknown_names_get_a_close_match(models: Path, old: str, new: str, messa
     assert snapshot(models) == before, "nothing is written"
 
 
-@pytest.mark.parametrize(("inputs", "spans", "message"), [
-    ({"image": ("float32", "n", 8), "mask": ("bool", "n", 8)}, {}, "input `mask` of `digits` gets no tensor"),
-    ({"image": ("float16", "n", 8)}, {}, r"float32 \[batch, 8\].*float16 \[n, 8\]"),
-    ({"image": ("float32", "n", 8, 1)}, {}, r"`features` does not fit: `scaled` of `prepare` \(support.yaml:4\)"),
-    ({"image": ("float32", "n", 9)}, {}, "`features` does not fit"),
-    ({"image": ("float32", "n", 8)}, {"n": (17, 20)}, "`features` does not fit"),
-    ({"image": ("float32", "n", "n")}, {"n": (9, 16)}, "`features` does not fit"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("inputs", "spans", "message"),
+    [
+        ({"image": ("float32", "n", 8), "mask": ("bool", "n", 8)}, {}, "input `mask` of `digits` gets no tensor"),
+        ({"image": ("float16", "n", 8)}, {}, r"float32 \[batch, 8\].*float16 \[n, 8\]"),
+        ({"image": ("float32", "n", 8, 1)}, {}, r"`features` does not fit: `scaled` of `prepare` \(support.yaml:4\)"),
+        ({"image": ("float32", "n", 9)}, {}, "`features` does not fit"),
+        ({"image": ("float32", "n", 8)}, {"n": (17, 20)}, "`features` does not fit"),
+        ({"image": ("float32", "n", "n")}, {"n": (9, 16)}, "`features` does not fit"),
+    ],
+)
 def test_what_does_not_fit_is_refused(models: Path, store: Store, inputs: PORT, spans: dict, message: str) -> None:
     render(make(store, "digits", inputs, {"output": ("float32", "n", 10)}, "1.1.0", **spans), models)
     with pytest.raises(UsageError, match=message):
@@ -235,7 +252,7 @@ def test_what_a_killed_rendering_left_untrue_the_next_one_makes_true(models: Pat
 def test_a_site_of_a_step_is_a_site_of_the_ensemble(models: Path, store: Store) -> None:
     ensemble(models)
     bundle = make(store, "digits", *DIGITS, n=(1, 12))
-    render(bundle, models, Wish("batch.max", "3", "--set"), site="berlin")
+    render(bundle, models, Override("batch.max", "3", "--set"), site="berlin")
     assert config(models).max_batch_size == 12
     site = config(models, "support/configs/berlin.pbtxt")
     assert site.max_batch_size == 3

@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from packager.bundle.knobs import knob_schema
 from packager.deploy import server_files, wheel_files
 from packager.deploy.renderers import _alerts
-from packager.errors import IntegrityError, UsageError, WrongContent
-from packager.knobs.knobs import Wish
+from packager.errors import IntegrityError, UsageError, WrongContentError
+from packager.knobs.knobs import Override
 from packager.server import knobs as server_knobs
 from packager.server.telemetry import metrics
 from packager.store.store import Store
@@ -65,7 +65,7 @@ def test_what_is_not_an_earlier_rendering_stays(kind: str, bundle, tmp_path: Pat
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_record_names_bundle_knobs_and_files(kind: str, bundle, tmp_path: Path) -> None:
-    out = rendered(kind, bundle, tmp_path / "out", Wish("batch.max", "3", "--set"))
+    out = rendered(kind, bundle, tmp_path / "out", Override("batch.max", "3", "--set"))
     record = json.loads((out / "deployment.json").read_text())
     assert (record["kind"], record["bundle"], record["values"]["batch.max"]) == (kind, bundle.digest, 3)
     own = {path: blob.digest for path, blob in bundle.tree}
@@ -80,18 +80,46 @@ def test_bytes_that_are_not_signed_are_not_rendered(kind: str, tmp_path: Path) -
     victim = next(store.root.rglob(blob.digest.removeprefix("sha256:")))
     victim.chmod(0o644)
     victim.write_bytes(bytes(victim.stat().st_size))
-    with pytest.raises(WrongContent, match="is not what was signed"):
+    with pytest.raises(WrongContentError, match="is not what was signed"):
         rendered(kind, bundle, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-NAME = st.sampled_from(["batch.max", "server.host", "server.port", "metrics.labels", "tls.key", "tls.certificate",
-                        "deploy.memory", "log.level", "bentoml.workers", "container.run", "server.drain"])  # fmt: skip
+NAME = st.sampled_from(
+    [
+        "batch.max",
+        "server.host",
+        "server.port",
+        "metrics.labels",
+        "tls.key",
+        "tls.certificate",
+        "deploy.memory",
+        "log.level",
+        "bentoml.workers",
+        "container.run",
+        "server.drain",
+    ]
+)
 TEXT = st.text(st.characters(codec="utf-8"), max_size=8)
-VALUE = st.one_of(st.integers(-5, 9000), TEXT, st.booleans(), st.sampled_from([
-    "0.0.0.0", "file:/run/x/key", "k8s:certs/tls.key", "$(reboot)", "a\nExecStart=/bin/sh", '"]\nRUN sh', "{{ .Values }}",
-    "%h", "../../etc", "env:KEY",
-]))  # fmt: skip
+VALUE = st.one_of(
+    st.integers(-5, 9000),
+    TEXT,
+    st.booleans(),
+    st.sampled_from(
+        [
+            "0.0.0.0",
+            "file:/run/x/key",
+            "k8s:certs/tls.key",
+            "$(reboot)",
+            "a\nExecStart=/bin/sh",
+            '"]\nRUN sh',
+            "{{ .Values }}",
+            "%h",
+            "../../etc",
+            "env:KEY",
+        ]
+    ),
+)
 
 
 @given(st.sampled_from(KINDS), st.lists(st.tuples(NAME, VALUE | st.dictionaries(st.just("place"), VALUE)), max_size=3))
@@ -101,7 +129,7 @@ def test_no_accepted_overlay_adds_a_line_or_a_file(bundle, tmp_path_factory, kin
     root = tmp_path_factory.mktemp("overlay")
     plain = snapshot(rendered(kind, bundle, root / "plain"))
     try:
-        out = rendered(kind, bundle, root / "out", *(Wish(name, value, "x", typed=True) for name, value in overlay))
+        out = rendered(kind, bundle, root / "out", *(Override(name, value, "x", typed=True) for name, value in overlay))
     except UsageError:
         return
     found = snapshot(out)
@@ -114,15 +142,17 @@ def test_no_accepted_overlay_adds_a_line_or_a_file(bundle, tmp_path_factory, kin
         if name in found:
             assert len(found[name][1].splitlines()) == len(plain[name][1].splitlines())
     if "tiny.service" in found:
-        keys = [[row.partition(b"=")[0] for row in text.splitlines() if not row.startswith(b"LoadCredential")]
-                for text in (found["tiny.service"][1], plain["tiny.service"][1])]  # fmt: skip
+        keys = [
+            [row.partition(b"=")[0] for row in text.splitlines() if not row.startswith(b"LoadCredential")]
+            for text in (found["tiny.service"][1], plain["tiny.service"][1])
+        ]
         assert [key for key in keys[0] if key] == [key for key in keys[1] if key]
 
 
 # memory
 
 
-def limits(bundle, place: Path, *wishes: Wish) -> tuple[str, str]:
+def limits(bundle, place: Path, *wishes: Override) -> tuple[str, str]:
     """What a pod and a unit may take."""
     out = rendered("kubernetes", bundle, place / "kubernetes", *wishes)
     (unit,) = rendered("systemd", bundle, place / "systemd", *wishes).glob("*.service")
@@ -134,10 +164,10 @@ def limits(bundle, place: Path, *wishes: Wish) -> tuple[str, str]:
 def test_memory_grows_with_what_the_knobs_ask_for_and_is_the_site_s_where_it_says_so(bundle, tmp_path: Path) -> None:
     least = int(limits(bundle, tmp_path / "a")[0].removesuffix("Mi"))
     assert least == knob_schema(bundle)["deploy.memory"].default >= 512
-    more = Wish("server.processes", "3", "--set"), Wish("runtime.processes", "2", "--set")
+    more = Override("server.processes", "3", "--set"), Override("runtime.processes", "2", "--set")
     pod, unit = limits(bundle, tmp_path / "b", *more)
     assert pod == f"{unit[:-1]}Mi" and int(unit[:-1]) >= least + 2 * 384 + 6 * 64
-    assert limits(bundle, tmp_path / "c", *more, Wish("deploy.memory", "700", "--set")) == ("700Mi", "700M")
+    assert limits(bundle, tmp_path / "c", *more, Override("deploy.memory", "700", "--set")) == ("700Mi", "700M")
 
 
 # container
@@ -167,13 +197,16 @@ def test_an_image_needs_wheels_and_a_pinned_base(bundle, tmp_path: Path) -> None
     assert "vendor:" in caught.value.hint
 
 
-@pytest.mark.parametrize(("members", "kind", "error"), [
-    ({"../evil.py": b""}, 0o100644, IntegrityError),
-    ({"/etc/evil": b""}, 0o100644, IntegrityError),
-    ({"a/link": b"/etc/passwd"}, 0o120777, IntegrityError),
-    ({"x-1.0.data/data/etc/x": b""}, 0o100644, UsageError),
-    ({"kleines.py": b""}, 0o100644, UsageError),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("members", "kind", "error"),
+    [
+        ({"../evil.py": b""}, 0o100644, IntegrityError),
+        ({"/etc/evil": b""}, 0o100644, IntegrityError),
+        ({"a/link": b"/etc/passwd"}, 0o120777, IntegrityError),
+        ({"x-1.0.data/data/etc/x": b""}, 0o100644, UsageError),
+        ({"kleines.py": b""}, 0o100644, UsageError),
+    ],
+)
 def test_wheels_that_reach_beyond_their_place(members: dict, kind: int, error: type, tmp_path: Path) -> None:
     site = tmp_path / "site"
     site.mkdir()
@@ -204,8 +237,10 @@ def objects(out: Path) -> dict:
 
 @pytest.mark.parametrize("variant", ["embedded", "image-volume", "init-container"])
 def test_pods_are_restricted_in_every_variant(variant: str, bundle, tmp_path: Path) -> None:
-    more = {"image-volume": {"model_image": f"r.example/m@{DIGEST}"},
-            "init-container": {"init_image": f"r.example/p@{DIGEST}", "source": f"oci://r.example/tiny@{DIGEST}"}}  # fmt: skip
+    more = {
+        "image-volume": {"model_image": f"r.example/m@{DIGEST}"},
+        "init-container": {"init_image": f"r.example/p@{DIGEST}", "source": f"oci://r.example/tiny@{DIGEST}"},
+    }
     out = rendered("kubernetes", bundle, tmp_path / "out", variant=variant, **more.get(variant, {}))
     pod = objects(out)["deployment"]["spec"]["template"]["spec"]
     assert pod["automountServiceAccountToken"] is False
@@ -214,16 +249,22 @@ def test_pods_are_restricted_in_every_variant(variant: str, bundle, tmp_path: Pa
         assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
         assert container["image"].endswith(DIGEST)
     sources = {source for volume in pod.get("volumes", []) for source in volume if source != "name"}
-    assert sources == {"embedded": set(), "image-volume": {"image"},
-                       "init-container": {"emptyDir", "configMap", "secret"}}[variant]  # fmt: skip
+    assert (
+        sources
+        == {"embedded": set(), "image-volume": {"image"}, "init-container": {"emptyDir", "configMap", "secret"}}[
+            variant
+        ]
+    )
     if more.get(variant):
         with pytest.raises(UsageError, match="is missing"):
             rendered("kubernetes", bundle, tmp_path / "not", variant=variant)
 
 
 def test_a_turned_knob_is_a_rolling_update(bundle, tmp_path: Path) -> None:
-    first, second = (objects(rendered("kubernetes", bundle, tmp_path / str(rows), Wish("batch.max", rows, "--set")))
-                     for rows in ("4", "5"))  # fmt: skip
+    first, second = (
+        objects(rendered("kubernetes", bundle, tmp_path / str(rows), Override("batch.max", rows, "--set")))
+        for rows in ("4", "5")
+    )
     assert first["configmap"]["metadata"]["name"] != second["configmap"]["metadata"]["name"]
     assert first["configmap"]["immutable"] is True
     refers = first["deployment"]["spec"]["template"]["spec"]["containers"][0]["env"][0]["valueFrom"]["configMapKeyRef"]
@@ -231,9 +272,11 @@ def test_a_turned_knob_is_a_rolling_update(bundle, tmp_path: Path) -> None:
 
 
 def test_secrets_stay_where_they_are(bundle, tmp_path: Path) -> None:
-    def tls(kind: str) -> list[Wish]:
-        return [Wish("tls.certificate", kind.replace("KEY", "tls.crt"), "--set"),
-                Wish("tls.key", kind.replace("KEY", "tls.key"), "--set")]  # fmt: skip
+    def tls(kind: str) -> list[Override]:
+        return [
+            Override("tls.certificate", kind.replace("KEY", "tls.crt"), "--set"),
+            Override("tls.key", kind.replace("KEY", "tls.key"), "--set"),
+        ]
 
     out = rendered("kubernetes", bundle, tmp_path / "k", *tls("k8s:certs/KEY"))
     pod = objects(out)["deployment"]["spec"]["template"]["spec"]
@@ -256,7 +299,9 @@ def test_secrets_stay_where_they_are(bundle, tmp_path: Path) -> None:
 
 def test_prometheus_may_read_where_its_namespace_is_named(bundle, tmp_path: Path) -> None:
     out = objects(
-        rendered("kubernetes", bundle, tmp_path / "out", Wish("server.grpc_port", "8001", "--set"), monitoring="watch")
+        rendered(
+            "kubernetes", bundle, tmp_path / "out", Override("server.grpc_port", "8001", "--set"), monitoring="watch"
+        )
     )
     (own, prometheus) = out["networkpolicy"]["spec"]["ingress"]
     assert prometheus["from"] == [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "watch"}}}]
@@ -319,21 +364,32 @@ def test_the_image_of_an_init_container_has_a_recipe(bundle, tmp_path: Path) -> 
 # systemd and what watches
 
 
-@pytest.mark.parametrize(("kind", "wish", "same"), [
-    ("kubernetes", None, True), ("systemd", None, True), ("observability", ("server.port", "9001"), True),
-    ("observability", ("server.grpc_port", "9002"), True), ("observability", ("log.level", "debug"), True),
-    ("observability", ("metrics.labels.place", "oslo"), True), ("observability", ("deploy.replicas", "4"), True),
-    ("observability", ("batch.max", "4"), False), ("observability", ("runtime.threads", "2"), False),
-    ("observability", ("server.read_timeout", "10"), False),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("kind", "wish", "same"),
+    [
+        ("kubernetes", None, True),
+        ("systemd", None, True),
+        ("observability", ("server.port", "9001"), True),
+        ("observability", ("server.grpc_port", "9002"), True),
+        ("observability", ("log.level", "debug"), True),
+        ("observability", ("metrics.labels.place", "oslo"), True),
+        ("observability", ("deploy.replicas", "4"), True),
+        ("observability", ("batch.max", "4"), False),
+        ("observability", ("runtime.threads", "2"), False),
+        ("observability", ("server.read_timeout", "10"), False),
+    ],
+)
 def test_only_knobs_that_change_answers_are_other_knobs(
     kind: str, wish: tuple[str, str] | None, same: bool, bundle, tmp_path: Path
 ) -> None:
     """The server tells the digest of its own knobs; the rule compares it with those that it was rendered from."""
     out = rendered("observability", bundle, tmp_path / "out")
-    (query,) = [rule["expr"] for rule in yaml.safe_load((out / "rules.yaml").read_text())["groups"][0]["rules"]
-                if rule["alert"].endswith("OtherKnobs")]  # fmt: skip
-    chosen = deployments.values(kind, bundle, *([Wish(*wish, "--set")] if wish else []))
+    (query,) = [
+        rule["expr"]
+        for rule in yaml.safe_load((out / "rules.yaml").read_text())["groups"][0]["rules"]
+        if rule["alert"].endswith("OtherKnobs")
+    ]
+    chosen = deployments.values(kind, bundle, *([Override(*wish, "--set")] if wish else []))
     told = server_knobs.Knobs.parse(server_files.document(chosen)).tuning
     assert told == server_files.tuning(chosen) and told.startswith("sha256:")
     accepted = re.search(r'tuning!~"([^"]*)"', query)
@@ -346,11 +402,11 @@ def test_units_name_only_what_the_service_sees(bundle, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="does not see"):
         rendered("systemd", bundle, tmp_path / "not", directory="/home/me/digits")
     with pytest.raises(UsageError, match="takes an address"):
-        rendered("systemd", bundle, tmp_path / "not", Wish("server.host", "model.example", "--set"))
-    out = rendered("systemd", bundle, tmp_path / "six", Wish("server.host", "::1", "--set"))
+        rendered("systemd", bundle, tmp_path / "not", Override("server.host", "model.example", "--set"))
+    out = rendered("systemd", bundle, tmp_path / "six", Override("server.host", "::1", "--set"))
     assert "ListenStream=[::1]:8000\n" in (out / "tiny.socket").read_text()
     assert "PrivateNetwork=yes\n" in (out / "tiny.service").read_text()
-    out = rendered("systemd", bundle, tmp_path / "grpc", Wish("server.grpc_port", "8001", "--set"))
+    out = rendered("systemd", bundle, tmp_path / "grpc", Override("server.grpc_port", "8001", "--set"))
     assert "PrivateNetwork=no\n" in (out / "tiny.service").read_text()
 
 

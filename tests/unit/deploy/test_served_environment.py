@@ -81,8 +81,14 @@ def test_no_setting_of_pip_sends_packages_elsewhere(tmp_path: Path, kept: bool) 
     given, elsewhere = supply(tmp_path), tmp_path / "elsewhere"
     config = tmp_path / "pip.conf"
     config.write_text(f"[install]\ntarget = {elsewhere}\n[global]\nfind-links = {given.place}\nno-index = true\n")
-    settings = {"PIP_CONFIG_FILE": str(config), "PIP_TARGET": str(elsewhere), "PIP_PREFIX": str(elsewhere),
-                "PIP_USER": "1", "PIP_DRY_RUN": "1", "PIP_ROOT": str(elsewhere)}  # fmt: skip
+    settings = {
+        "PIP_CONFIG_FILE": str(config),
+        "PIP_TARGET": str(elsewhere),
+        "PIP_PREFIX": str(elsewhere),
+        "PIP_USER": "1",
+        "PIP_DRY_RUN": "1",
+        "PIP_ROOT": str(elsewhere),
+    }
     served_environment.place(tmp_path / "one", given if kept else Supply(given.requirements, None), settings, None)
     assert answer(tmp_path / "one") == "42" and not elsewhere.exists()
 

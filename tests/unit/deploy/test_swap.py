@@ -19,7 +19,7 @@ from packager.deploy.canary import Endpoint
 from packager.deploy.triton import render as triton
 from packager.deploy.triton.repository import Directory
 from packager.deploy.triton.swap import swap
-from packager.errors import NegativeAnswer, SourceError
+from packager.errors import NegativeAnswerError, SourceError
 from packager.knobs import knobs
 from packager.store.store import Store
 from tests.support.model_repositories import DIGITS, PREPARE, ensemble, make, render, snapshot
@@ -111,7 +111,7 @@ def test_the_ensemble_changes_with_its_step(server: Triton, store: Store) -> Non
 def test_whatever_is_refused_all_go_back(server: Triton, store: Store, refused: str) -> None:
     before = {path: data for path, data in snapshot(server.root).items() if path.count("/") == 1}
     server.refused = {refused}
-    with pytest.raises(NegativeAnswer, match="does not load"):
+    with pytest.raises(NegativeAnswerError, match="does not load"):
         change(make(store, "digits", *DIGITS, "1.1.0"), server)
     assert server.served == {"prepare": "1", "digits": "1", "support": "1"}
     assert {path: data for path, data in snapshot(server.root).items() if path.count("/") == 1} == before

@@ -34,8 +34,15 @@ def test_an_installation_is_read_by_all_and_written_by_its_owner(umask: int, sig
     for verb in ("install", "install", "rollback"):
         words = [site, "--key", "release.pub", "--store", tmp_path / "store"] if verb == "install" else [site]
         command = [sys.executable, "-m", "packager", verb, *(["small.bundle.tar"] if verb == "install" else []), *words]
-        done = subprocess.run(list(map(str, command)), cwd=signed, umask=umask, check=False, capture_output=True,
-                              text=True, env={**os.environ, "HOME": str(tmp_path)})  # fmt: skip
+        done = subprocess.run(
+            list(map(str, command)),
+            cwd=signed,
+            umask=umask,
+            check=False,
+            capture_output=True,
+            text=True,
+            env={**os.environ, "HOME": str(tmp_path)},
+        )
         assert done.returncode in (0, 2) if verb == "rollback" else done.returncode == 0, done.stderr
     found = [site.parent, *(path for path in site.parent.rglob("*") if not path.is_symlink())]
     assert len(found) > 50

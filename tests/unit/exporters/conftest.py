@@ -16,7 +16,7 @@ import torch
 import yaml
 
 from packager import exporters
-from packager.exporters import Wishes
+from packager.exporters import ExportOptions
 
 MODULES = """
 import torch
@@ -91,9 +91,12 @@ def networks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
 def cnn() -> torch.nn.Module:
     torch.manual_seed(0)
     return torch.nn.Sequential(
-        torch.nn.Conv2d(1, 4, 3, padding=1), torch.nn.BatchNorm2d(4), torch.nn.ReLU(), torch.nn.Flatten(),
+        torch.nn.Conv2d(1, 4, 3, padding=1),
+        torch.nn.BatchNorm2d(4),
+        torch.nn.ReLU(),
+        torch.nn.Flatten(),
         torch.nn.Linear(256, 10),
-    ).eval()  # fmt: skip
+    ).eval()
 
 
 def mlmodel(
@@ -149,4 +152,4 @@ def detected(source: Path) -> tuple[str, str]:
 
 def opened(source: Path, **params: Any) -> exporters.SourceModel:
     kind, payload = detected(source)
-    return exporters.exporter(kind).load(source, payload, Wishes.from_params(params))
+    return exporters.exporter(kind).load(source, payload, ExportOptions.from_params(params))

@@ -58,55 +58,85 @@ FITTED = {
     "xgboost behind text": lambda: (columns(xgboost.XGBClassifier(**XGB), dense=True).fit(TABLE, YES), TABLE),
     "lightgbm behind text": lambda: (columns(lightgbm.LGBMClassifier(**QUIET), dense=True).fit(TABLE, NAMES), TABLE),
     "histograms behind text": lambda: (
-        columns(HistGradientBoostingClassifier(max_iter=10), dense=True).fit(TABLE, NAMES), TABLE,
+        columns(HistGradientBoostingClassifier(max_iter=10), dense=True).fit(TABLE, NAMES),
+        TABLE,
     ),
-    "xgboost of three": lambda: (make_pipeline(StandardScaler(), xgboost.XGBClassifier(**XGB)).fit(HOLES, THREE), HOLES),
+    "xgboost of three": lambda: (
+        make_pipeline(StandardScaler(), xgboost.XGBClassifier(**XGB)).fit(HOLES, THREE),
+        HOLES,
+    ),
     "lightgbm of three": lambda: (make_pipeline(lightgbm.LGBMClassifier(**QUIET)).fit(HOLES, THREE), HOLES),
     "xgboost of numbers": lambda: (
-        make_pipeline(StandardScaler(), xgboost.XGBRegressor(**XGB)).fit(HOLES, TABLE.visits), HOLES,
+        make_pipeline(StandardScaler(), xgboost.XGBRegressor(**XGB)).fit(HOLES, TABLE.visits),
+        HOLES,
     ),
     "xgboost of counts": lambda: (
-        make_pipeline(xgboost.XGBRegressor(objective="count:poisson", **XGB)).fit(HOLES, TABLE.visits), HOLES,
+        make_pipeline(xgboost.XGBRegressor(objective="count:poisson", **XGB)).fit(HOLES, TABLE.visits),
+        HOLES,
     ),
     "xgboost forest": lambda: (make_pipeline(xgboost.XGBRFClassifier(**XGB)).fit(HOLES, YES), HOLES),
     "lightgbm of numbers": lambda: (
-        make_pipeline(StandardScaler(), lightgbm.LGBMRegressor(**QUIET)).fit(HOLES, TABLE.visits), HOLES,
+        make_pipeline(StandardScaler(), lightgbm.LGBMRegressor(**QUIET)).fit(HOLES, TABLE.visits),
+        HOLES,
     ),
     "lightgbm of counts": lambda: (
-        make_pipeline(lightgbm.LGBMRegressor(objective="poisson", **QUIET)).fit(HOLES, TABLE.visits), HOLES,
+        make_pipeline(lightgbm.LGBMRegressor(objective="poisson", **QUIET)).fit(HOLES, TABLE.visits),
+        HOLES,
     ),
     "lightgbm forest": lambda: (
         make_pipeline(lightgbm.LGBMClassifier(boosting_type="rf", bagging_freq=1, bagging_fraction=0.7, **QUIET)).fit(
-            HOLES, NAMES), HOLES,
+            HOLES, NAMES
+        ),
+        HOLES,
     ),
     "histograms of numbers": lambda: (
-        make_pipeline(StandardScaler(), HistGradientBoostingRegressor(max_iter=10)).fit(HOLES, TABLE.visits), HOLES,
+        make_pipeline(StandardScaler(), HistGradientBoostingRegressor(max_iter=10)).fit(HOLES, TABLE.visits),
+        HOLES,
     ),
     "boosted numbers": lambda: (
-        make_pipeline(StandardScaler(), GradientBoostingRegressor(n_estimators=10)).fit(NUMBERS, TABLE.visits), NUMBERS,
+        make_pipeline(StandardScaler(), GradientBoostingRegressor(n_estimators=10)).fit(NUMBERS, TABLE.visits),
+        NUMBERS,
     ),
     "calibrated": lambda: (
-        make_pipeline(CalibratedClassifierCV(lightgbm.LGBMClassifier(**QUIET), cv=2)).fit(NUMBERS, YES), NUMBERS,
+        make_pipeline(CalibratedClassifierCV(lightgbm.LGBMClassifier(**QUIET), cv=2)).fit(NUMBERS, YES),
+        NUMBERS,
     ),
     "calibrated margins": lambda: (
-        make_pipeline(CalibratedClassifierCV(GradientBoostingClassifier(n_estimators=5), cv=2)).fit(NUMBERS, YES), NUMBERS,
+        make_pipeline(CalibratedClassifierCV(GradientBoostingClassifier(n_estimators=5), cv=2)).fit(NUMBERS, YES),
+        NUMBERS,
     ),
     "stacked": lambda: (
-        make_pipeline(StandardScaler(), StackingClassifier(
-            [("x", xgboost.XGBClassifier(**XGB)), ("l", lightgbm.LGBMClassifier(**QUIET)),
-             ("h", RandomForestClassifier(5, random_state=0))], LogisticRegression(), cv=2)).fit(NUMBERS, YES), NUMBERS,
+        make_pipeline(
+            StandardScaler(),
+            StackingClassifier(
+                [
+                    ("x", xgboost.XGBClassifier(**XGB)),
+                    ("l", lightgbm.LGBMClassifier(**QUIET)),
+                    ("h", RandomForestClassifier(5, random_state=0)),
+                ],
+                LogisticRegression(),
+                cv=2,
+            ),
+        ).fit(NUMBERS, YES),
+        NUMBERS,
     ),
     "stacked numbers": lambda: (
-        make_pipeline(StackingRegressor(
-            [("x", xgboost.XGBRegressor(**XGB)), ("l", lightgbm.LGBMRegressor(**QUIET))], LinearRegression(), cv=2)
-        ).fit(NUMBERS, TABLE.visits), NUMBERS,
+        make_pipeline(
+            StackingRegressor(
+                [("x", xgboost.XGBRegressor(**XGB)), ("l", lightgbm.LGBMRegressor(**QUIET))], LinearRegression(), cv=2
+            )
+        ).fit(NUMBERS, TABLE.visits),
+        NUMBERS,
     ),
     "voting": lambda: (
-        make_pipeline(VotingClassifier(
-            [("x", xgboost.XGBClassifier(**XGB)), ("l", lightgbm.LGBMClassifier(**QUIET))], voting="soft")
-        ).fit(NUMBERS, YES), NUMBERS,
+        make_pipeline(
+            VotingClassifier(
+                [("x", xgboost.XGBClassifier(**XGB)), ("l", lightgbm.LGBMClassifier(**QUIET))], voting="soft"
+            )
+        ).fit(NUMBERS, YES),
+        NUMBERS,
     ),
-}  # fmt: skip
+}
 
 
 def write(folder: Path, model: Any, given: Any) -> Path:

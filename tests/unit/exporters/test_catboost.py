@@ -18,8 +18,12 @@ TABLE = tables.frame(600)[["age", "income per year", "visits", "city"]]
 NUMBERS = TABLE[["age", "income per year", "visits"]]
 YES = np.where((TABLE.age > 40) ^ (TABLE.city == "par"), "yes", "no").astype(object)
 QUIET: dict[str, Any] = {
-    "iterations": 8, "depth": 4, "verbose": False, "allow_writing_files": False, "thread_count": 1,
-}  # fmt: skip
+    "iterations": 8,
+    "depth": 4,
+    "verbose": False,
+    "allow_writing_files": False,
+    "thread_count": 1,
+}
 
 
 def trained(given: Any = NUMBERS, **options: Any) -> Any:

@@ -17,7 +17,7 @@ from onnx import helper as h
 from onnx import numpy_helper as nh
 
 from packager.errors import StepError
-from packager.exporters import Wishes
+from packager.exporters import ExportOptions
 from packager.exporters import onnx as exporter
 from packager.exporters._interface.described import describe
 from packager.lock.inspection import notes
@@ -27,8 +27,14 @@ from packager.steps import export, look, measure
 Shape = list[Any]
 
 
-def saved(folder: Path, nodes: list[Any], inputs: dict[str, tuple[int, Shape]], outputs: dict[str, tuple[int, Shape]],
-          weights: dict[str, Any] | None = None, name: str = "m.onnx") -> Path:  # fmt: skip
+def saved(
+    folder: Path,
+    nodes: list[Any],
+    inputs: dict[str, tuple[int, Shape]],
+    outputs: dict[str, tuple[int, Shape]],
+    weights: dict[str, Any] | None = None,
+    name: str = "m.onnx",
+) -> Path:
     values = [[h.make_tensor_value_info(n, *spec) for n, spec in side.items()] for side in (inputs, outputs)]
     held = [nh.from_array(array, n) for n, array in (weights or {}).items()]
     model = h.make_model(h.make_graph(nodes, "g", *values, held), opset_imports=[h.make_opsetid("", 17)], ir_version=8)
@@ -67,8 +73,11 @@ def test_one_name_for_height_and_width_is_two_axes(tmp_path: Path) -> None:
 
 def test_a_usable_name_stays(tmp_path: Path) -> None:
     assert describe(convolved(tmp_path, ["images", 3, "rows", "columns"]))["inputs"][0]["shape"] == [
-        "images", 3, "rows", "columns",
-    ]  # fmt: skip
+        "images",
+        3,
+        "rows",
+        "columns",
+    ]
 
 
 def test_multiples_are_found_and_proposed(tmp_path: Path) -> None:
@@ -78,7 +87,7 @@ def test_multiples_are_found_and_proposed(tmp_path: Path) -> None:
         assert (found["dimensions"][name]["kind"], found["dimensions"][name]["step"]) == ("steps", 32)
     promise = look.run({"source": tmp_path}, tmp_path, {"kind": "onnx", "payload": "m.onnx", "seconds": 30})["promise"]
     assert promise["inputs"]["x"]["shape"] == ["images", 3, "H", "W"]
-    interface = exporter.load(tmp_path, "m.onnx", Wishes.from_params(promise)).interface
+    interface = exporter.load(tmp_path, "m.onnx", ExportOptions.from_params(promise)).interface
     assert interface.limit("H") == Lengths(32, None, 32) and interface.limit("images") == Lengths()
     assert interface.dimensions["H"] == tuple(promise["dynamic"]["H"]["measure"])
 
@@ -122,8 +131,11 @@ def test_a_number_that_is_no_rate_is_told_by_the_smallest(tmp_path: Path) -> Non
 
 
 def test_a_state_is_fed_by_an_output(tmp_path: Path) -> None:
-    nodes = [h.make_node("ReduceMean", ["x"], ["m"], axes=[1]), h.make_node("Add", ["state", "m"], ["stateN"]),
-             h.make_node("Add", ["x", "stateN"], ["y"])]  # fmt: skip
+    nodes = [
+        h.make_node("ReduceMean", ["x"], ["m"], axes=[1]),
+        h.make_node("Add", ["state", "m"], ["stateN"]),
+        h.make_node("Add", ["x", "stateN"], ["y"]),
+    ]
     inputs = {"x": (T.FLOAT, ["b", "t"]), "state": (T.FLOAT, ["b", 1])}
     path = saved(tmp_path, nodes, inputs, {"y": (T.FLOAT, None), "stateN": (T.FLOAT, ["b", 1])})
     found = describe(path)
@@ -160,15 +172,19 @@ def test_lengths_of_rows_are_drawn_within_the_rows(tmp_path: Path) -> None:
     facts = export.run({"source": tmp_path}, tmp_path / "out", params)
     assert "x_lengths" not in {**facts["ranges"], **facts.get("values", {})}, "whatever a row is long is taken"
     given = {**params, "interface": facts["interface"], "ranges": facts["ranges"], "runtime": "onnxruntime"}
-    done = measure.run({"source": tmp_path, "artefact": tmp_path / "out"}, tmp_path / "out",
-                       {**given, "path": "model/model.onnx"})  # fmt: skip
+    done = measure.run(
+        {"source": tmp_path, "artefact": tmp_path / "out"}, tmp_path / "out", {**given, "path": "model/model.onnx"}
+    )
     assert len(done["cases"]) > 4
 
 
 def test_no_larger_inputs_are_tried_once_one_took_much_memory(tmp_path: Path) -> None:
     """Every length makes a square of it: small inputs, and memory that no laptop has at the longest lengths."""
-    nodes = [h.make_node("MatMul", ["x", "w"], ["m"]), h.make_node("Transpose", ["m"], ["t"], perm=[1, 0]),
-             h.make_node("MatMul", ["m", "t"], ["y"])]  # fmt: skip
+    nodes = [
+        h.make_node("MatMul", ["x", "w"], ["m"]),
+        h.make_node("Transpose", ["m"], ["t"], perm=[1, 0]),
+        h.make_node("MatMul", ["m", "t"], ["y"]),
+    ]
     path = saved(tmp_path, nodes, {"x": (T.FLOAT, ["n", 1])}, {"y": (T.FLOAT, None)}, {"w": np.ones((1, 2), "float32")})
     code = (
         "import json, sys; from pathlib import Path; from packager.exporters._interface import described as _described; "

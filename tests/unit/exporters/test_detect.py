@@ -241,11 +241,18 @@ def test_what_is_told_to_be_a_pickle_is_scanned_as_one(head: bytes) -> None:
 @pytest.mark.parametrize(
     ("flavor", "way"),
     [
-        ("statsmodels", "scikit-learn"), ("prophet", "its own program"), ("pmdarima", "its own program"),
-        ("spacy", "transformers"), ("fastai", "mlflow.pytorch"), ("paddle", "paddle2onnx"), ("h2o", "XGBoost"),
-        ("langchain", "service"), ("openai", "service"), ("diviner", "its own program"),
+        ("statsmodels", "scikit-learn"),
+        ("prophet", "its own program"),
+        ("pmdarima", "its own program"),
+        ("spacy", "transformers"),
+        ("fastai", "mlflow.pytorch"),
+        ("paddle", "paddle2onnx"),
+        ("h2o", "XGBoost"),
+        ("langchain", "service"),
+        ("openai", "service"),
+        ("diviner", "its own program"),
     ],
-)  # fmt: skip
+)
 def test_a_flavor_that_is_not_exported_is_named_with_the_way_out(flavor: str, way: str) -> None:
     error = refusal({"MLmodel": mlflow(flavor, data="model"), "model/x": b"", "requirements.txt": b""})
     assert f"it is MLflow's flavor `{flavor}`" in error.message
@@ -295,13 +302,27 @@ def test_pickled_weights_are_refused_with_the_remedy() -> None:
 
 BOMB = "\n".join([*(f"a{i + 1}: &a{i + 1} [{', '.join([f'*a{i}'] * 9)}]" for i in range(30))])
 HOSTILE = [
-    b"\xff\xfe", b"- a\n- b", b"flavors: [", b"flavors: 3\n", b"flavors: " + b"[" * 100_000, b"a: " * 5000,
-    b"flavors: {x: 2024-99-99}", b"flavors: {onnx: {data: 2024-13-45}}", b"? [1]\n: 2", b"flavors: {1: 2, ~: 3}",
-    b"flavors: !!python/object/apply:os.system [id]", b"flavors: {sklearn: {pickled_model: [a, {b: c}]}}",
+    b"\xff\xfe",
+    b"- a\n- b",
+    b"flavors: [",
+    b"flavors: 3\n",
+    b"flavors: " + b"[" * 100_000,
+    b"a: " * 5000,
+    b"flavors: {x: 2024-99-99}",
+    b"flavors: {onnx: {data: 2024-13-45}}",
+    b"? [1]\n: 2",
+    b"flavors: {1: 2, ~: 3}",
+    b"flavors: !!python/object/apply:os.system [id]",
+    b"flavors: {sklearn: {pickled_model: [a, {b: c}]}}",
     f"a0: &a0 [x]\n{BOMB}\nflavors: {{sklearn: {{pickled_model: *a30}}, xgboost: {{data: *a30}}}}".encode(),
-    f"a0: &a0 [x]\n{BOMB}\nflavors: {{python_function: {{artifacts: *a30}}}}".encode(), b"flavors: {x: 0x" + b"f" * 9000,
-    b"a: &a {b: *a}\nflavors: *a", b"\0", b"", b"flavors: .nan", b"flavors: {python_function: {artifacts: {a: {path: 3}}}}",
-]  # fmt: skip
+    f"a0: &a0 [x]\n{BOMB}\nflavors: {{python_function: {{artifacts: *a30}}}}".encode(),
+    b"flavors: {x: 0x" + b"f" * 9000,
+    b"a: &a {b: *a}\nflavors: *a",
+    b"\0",
+    b"",
+    b"flavors: .nan",
+    b"flavors: {python_function: {artifacts: {a: {path: 3}}}}",
+]
 
 
 @pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
@@ -318,9 +339,9 @@ VALUES = st.recursive(
     max_leaves=12,
 )
 TENSORS = st.fixed_dictionaries(
-    {"type": st.just("tensor") | VALUES}, optional={"name": VALUES, "tensor-spec": VALUES | st.dictionaries(
-        st.sampled_from(["dtype", "shape"]), VALUES)}
-)  # fmt: skip
+    {"type": st.just("tensor") | VALUES},
+    optional={"name": VALUES, "tensor-spec": VALUES | st.dictionaries(st.sampled_from(["dtype", "shape"]), VALUES)},
+)
 
 
 @settings(deadline=None)
@@ -329,9 +350,10 @@ TENSORS = st.fixed_dictionaries(
         st.sampled_from(["sklearn", "onnx", "keras", "python_function", "pytorch", "transformers", "spark", "x"]),
         st.dictionaries(st.sampled_from(["data", "pickled_model", "artifacts", "model_data", "model_binary"]), VALUES)
         | VALUES,
-    ) | VALUES,
+    )
+    | VALUES,
     inputs=st.lists(TENSORS, max_size=3) | VALUES,
-)  # fmt: skip
+)
 def test_whatever_an_mlmodel_says_the_answer_is_a_kind_or_a_sentence(
     tmp_path_factory: pytest.TempPathFactory, tables: object, inputs: object
 ) -> None:

@@ -27,10 +27,18 @@ ROWS = np.arange(12, dtype="float32").reshape(3, 4) / 7
 def logged(folder: Path, example: Any = ROWS) -> Path:
     """Save an ONNX model with MLflow, and what it writes for an example."""
     x, y = (h.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["batch", 4]) for name in "xy")
-    made = h.make_model(h.make_graph([h.make_node("Relu", ["x"], ["y"])], "g", [x], [y]),
-                        opset_imports=[h.make_opsetid("", 17)], ir_version=8)  # fmt: skip
-    mlflow.onnx.save_model(made, folder / "model", input_example=example,
-                           signature=mlflow.models.infer_signature(ROWS, ROWS), pip_requirements=["numpy"])  # fmt: skip
+    made = h.make_model(
+        h.make_graph([h.make_node("Relu", ["x"], ["y"])], "g", [x], [y]),
+        opset_imports=[h.make_opsetid("", 17)],
+        ir_version=8,
+    )
+    mlflow.onnx.save_model(
+        made,
+        folder / "model",
+        input_example=example,
+        signature=mlflow.models.infer_signature(ROWS, ROWS),
+        pip_requirements=["numpy"],
+    )
     return folder / "model"
 
 
@@ -52,9 +60,14 @@ def test_it_is_measured_on_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"shape": ["batch", 5]}, {"shape": ["batch", 4, 1]}, {"name": "z", "shape": [2, "batch"]}, {"shape": ["batch", "batch"]}],
+    [
+        {"shape": ["batch", 5]},
+        {"shape": ["batch", 4, 1]},
+        {"name": "z", "shape": [2, "batch"]},
+        {"shape": ["batch", "batch"]},
+    ],
     ids=str,
-)  # fmt: skip
+)
 def test_one_that_does_not_fit_is_none(tmp_path: Path, change: dict[str, Any]) -> None:
     other = {**INTERFACE, "inputs": [{**INTERFACE["inputs"][0], **change}]}
     assert _example.tensors(logged(tmp_path), other) is None

@@ -24,16 +24,31 @@ LAMBDA = {
 EVIL = [
     (LAMBDA, "`double`, a `Lambda` layer: opening it runs the code inside"),
     ({"class_name": "TimeDistributed", "config": {"layer": LAMBDA}}, "`double`, a `Lambda` layer"),
-    ({"class_name": "Dense", "config": {"activation": {"class_name": "__lambda__", "config": {"value": "4wEA"}}}}, "a `Lambda` layer"),
-]  # fmt: skip
+    (
+        {"class_name": "Dense", "config": {"activation": {"class_name": "__lambda__", "config": {"value": "4wEA"}}}},
+        "a `Lambda` layer",
+    ),
+]
 H5_ONLY = [
-    ({"class_name": "Scaled", "module": "mypackage.layers", "config": {}}, "the class `Scaled`, which Keras does not open by itself"),
-    ({"class_name": "Dense", "config": {"activation": {"class_name": "function", "module": "builtins", "config": "eval"}}}, "the class `eval`"),
-    ({"class_name": "TFOpLambda", "config": {"function": "io.write_file"}}, "calls `tf.io.write_file`, which may do more"),
+    (
+        {"class_name": "Scaled", "module": "mypackage.layers", "config": {}},
+        "the class `Scaled`, which Keras does not open by itself",
+    ),
+    (
+        {
+            "class_name": "Dense",
+            "config": {"activation": {"class_name": "function", "module": "builtins", "config": "eval"}},
+        },
+        "the class `eval`",
+    ),
+    (
+        {"class_name": "TFOpLambda", "config": {"function": "io.write_file"}},
+        "calls `tf.io.write_file`, which may do more",
+    ),
     ({"class_name": "TFOpLambda", "config": {"function": "raw_ops.WriteFile"}}, "calls `tf.raw_ops.WriteFile`"),
     ({"class_name": "TFOpLambda", "config": {"function": "load_op_library"}}, "calls `tf.load_op_library`"),
     ({"class_name": "TFOpLambda", "config": {"function": "keras.utils.get_file"}}, "calls `tf.keras.utils.get_file`"),
-]  # fmt: skip
+]
 HARMLESS = (
     "math.multiply",
     "nn.relu",
@@ -136,9 +151,12 @@ def file(**fields: Any) -> _keras.File:
 
 @pytest.mark.parametrize(
     "text",
-    ["Unknown layer: 'Scaled'. Please ensure you are using a scope", "Could not locate class 'Scaled'. Make sure",
-     "could not be deserialized properly. Exception encountered: Could not locate class 'Scaled'"],
-)  # fmt: skip
+    [
+        "Unknown layer: 'Scaled'. Please ensure you are using a scope",
+        "Could not locate class 'Scaled'. Make sure",
+        "could not be deserialized properly. Exception encountered: Could not locate class 'Scaled'",
+    ],
+)
 def test_a_class_of_somebodys_own_is_named_with_the_way_out(text: str) -> None:
     error = _keras._refusal(file(), ValueError(text))
     assert error.message == "`m.keras` uses the class `Scaled`, which Keras does not open by itself"

@@ -48,7 +48,7 @@ MODELS: dict[str, Callable[[], Any]] = {
     "categories": lambda: trained(
         "regression", TABLE.age, TABLE, ["visits"], min_data_per_group=1, cat_smooth=0, max_cat_to_onehot=1
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", MODELS)

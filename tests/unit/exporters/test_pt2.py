@@ -233,9 +233,20 @@ def test_lengths_are_recognised(text: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "__import__('os').system('x')", "exec('x')", "Symbol('__import__(\"os\")')", "Integer('9**9')", "(lambda: 0)()",
-        "S('x')", "Symbol.mro()", "[x for x in y]", "'text'", "f'{s0}'", "s0.free_symbols", "open('f')", "(",
+        "__import__('os').system('x')",
+        "exec('x')",
+        "Symbol('__import__(\"os\")')",
+        "Integer('9**9')",
+        "(lambda: 0)()",
+        "S('x')",
+        "Symbol.mro()",
+        "[x for x in y]",
+        "'text'",
+        "f'{s0}'",
+        "s0.free_symbols",
+        "open('f')",
+        "(",
     ],
-)  # fmt: skip
+)
 def test_anything_else_is_not_a_length(text: str) -> None:
     assert not archive._is_length(text)

@@ -22,7 +22,7 @@ from sklearn.ensemble import (
     HistGradientBoostingRegressor,
     RandomForestClassifier,
     RandomForestRegressor,
-)  # fmt: skip
+)
 from sklearn.feature_extraction.text import CountVectorizer, HashingVectorizer, TfidfVectorizer
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LinearRegression, LogisticRegression
@@ -104,7 +104,7 @@ FITTED = {
     ),
     "boosting of three": lambda: (GradientBoostingClassifier(n_estimators=5).fit(NUMBERS, TABLE.visits % 3), NUMBERS),
     "scaler": lambda: (StandardScaler().fit(NUMBERS), NUMBERS),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", FITTED)
@@ -121,9 +121,12 @@ def test_columns_are_inputs_with_their_names(save: Save) -> None:
     source = opened(save(pipeline(LOGISTIC).fit(TABLE, LABELS)))
     ports = [(port.name, port.dtype, port.shape) for port in source.interface.inputs]
     assert ports == [
-        ("age", "float64", ("batch", 1)), ("income per year", "float64", ("batch", 1)), ("visits", "int64", ("batch", 1)),
-        ("city", "string", ("batch", 1)), ("text", "string", ("batch", 1)),
-    ]  # fmt: skip
+        ("age", "float64", ("batch", 1)),
+        ("income per year", "float64", ("batch", 1)),
+        ("visits", "int64", ("batch", 1)),
+        ("city", "string", ("batch", 1)),
+        ("text", "string", ("batch", 1)),
+    ]
     graph = source.to_onnx(18)
     assert [value.name for value in graph.graph.input] == [name for name, _, _ in ports]
     assert [value.name for value in graph.graph.output] == ["label", "probabilities"]

@@ -47,8 +47,10 @@ def net() -> nn.Module:
 FORMS = {
     "scripted": lambda: torch.jit.script(net()),
     "frozen": lambda: torch.jit.freeze(torch.jit.script(net())),
-    "traced": lambda: torch.jit.trace(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten()).eval(), torch.ones(2, 3, 8, 8)),
-}  # fmt: skip
+    "traced": lambda: torch.jit.trace(
+        nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten()).eval(), torch.ones(2, 3, 8, 8)
+    ),
+}
 
 
 @pytest.mark.parametrize("ending", ["ts", "pt"])

@@ -19,9 +19,13 @@ from packager.errors import SourceError, StepError
 from tests.unit.exporters.conftest import opened
 
 SIZES = {
-    "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64, "vocab_size": 50,
+    "hidden_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "vocab_size": 50,
     "max_position_embeddings": 40,
-}  # fmt: skip
+}
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "small", "cat"]
 
 

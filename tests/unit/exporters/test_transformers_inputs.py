@@ -114,19 +114,34 @@ def test_the_side_of_a_recipe_that_is_too_long_is_known_under_its_own_name(layou
 
 def test_a_decoder_of_sound_has_the_positions_of_its_text(tmp_path: Path) -> None:
     config = transformers.WhisperConfig(
-        d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2,
-        encoder_ffn_dim=16, decoder_ffn_dim=16, vocab_size=30, max_target_positions=24, max_source_positions=20,
-        pad_token_id=0, bos_token_id=1, eos_token_id=2, decoder_start_token_id=1,
-    )  # fmt: skip
+        d_model=16,
+        encoder_layers=1,
+        decoder_layers=1,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=16,
+        decoder_ffn_dim=16,
+        vocab_size=30,
+        max_target_positions=24,
+        max_source_positions=20,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+        decoder_start_token_id=1,
+    )
     saved(tmp_path, transformers.WhisperForCausalLM, config)
     assert opened(tmp_path).interface.dimensions["sequence"] == (1, 24)
 
 
 def test_characters_are_code_points_where_no_vocabulary_is(tmp_path: Path) -> None:
     config = transformers.CanineConfig(
-        **{**SIZES, "max_position_embeddings": 64}, num_hash_buckets=32, num_hash_functions=2,
-        local_transformer_stride=8, bos_token_id=1, eos_token_id=2,
-    )  # fmt: skip
+        **{**SIZES, "max_position_embeddings": 64},
+        num_hash_buckets=32,
+        num_hash_functions=2,
+        local_transformer_stride=8,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
     saved(tmp_path, transformers.CanineModel, config)
     ids = next(port for port in opened(tmp_path).interface.inputs if port.name == "input_ids")
     assert ids.range == (0, 0x10FFFF)
@@ -161,7 +176,11 @@ def test_experts_become_arithmetic(tmp_path: Path) -> None:
     ("processor", "built", "expected"),
     [
         ({"size": {"height": 30, "width": 40}}, None, [(30, 40)]),
-        ({"size": {"shortest_edge": 40}, "crop_size": {"height": 32, "width": 32}, "do_center_crop": True}, 64, [(32, 32)]),
+        (
+            {"size": {"shortest_edge": 40}, "crop_size": {"height": 32, "width": 32}, "do_center_crop": True},
+            64,
+            [(32, 32)],
+        ),
         ({"size": {"shortest_edge": 40}, "crop_size": 32, "do_center_crop": False}, None, [None]),
         ({"size": {"shortest_edge": 40}, "crop_pct": 0.875}, None, [(40, 40)]),
         ({"size": 48}, None, [(48, 48)]),
@@ -175,7 +194,7 @@ def test_experts_become_arithmetic(tmp_path: Path) -> None:
         ({}, [30, 40], [(30, 40)]),
         ({}, None, [None]),
     ],
-)  # fmt: skip
+)
 def test_the_size_of_images(processor: dict[str, Any], built: Any, expected: list[Any]) -> None:
     model = SimpleNamespace(config=SimpleNamespace(image_size=built))
     assert [size.fixed for size in images.image_sizes(model, processor)] == expected
@@ -217,10 +236,19 @@ def test_images_as_the_recipe_says(tmp_path: Path) -> None:
 def test_a_model_that_takes_some_sizes_only_asks_for_one(tmp_path: Path) -> None:
     backbone = transformers.RTDetrResNetConfig(**STAGES, out_features=["stage2", "stage3", "stage4"])
     config = transformers.RTDetrConfig(
-        backbone_config=backbone, encoder_in_channels=[8, 8, 8], encoder_hidden_dim=16, d_model=16, encoder_layers=1,
-        decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=16, decoder_ffn_dim=16,
-        num_queries=5, decoder_in_channels=[16, 16, 16],
-    )  # fmt: skip
+        backbone_config=backbone,
+        encoder_in_channels=[8, 8, 8],
+        encoder_hidden_dim=16,
+        d_model=16,
+        encoder_layers=1,
+        decoder_layers=1,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=16,
+        decoder_ffn_dim=16,
+        num_queries=5,
+        decoder_in_channels=[16, 16, 16],
+    )
     saved(tmp_path, transformers.RTDetrForObjectDetection, config)
     with pytest.raises(StepError, match="the model does not take `pixel_values` of every size") as refused:
         opened(tmp_path)
@@ -231,17 +259,27 @@ def test_a_model_that_takes_some_sizes_only_asks_for_one(tmp_path: Path) -> None
 
 def test_two_towers_take_as_many_rows_each_as_they_like(tmp_path: Path) -> None:
     text = {**SIZES, "eos_token_id": 2}
-    vision = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64,
-              "image_size": 32, "patch_size": 8}  # fmt: skip
+    vision = {
+        "hidden_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+        "image_size": 32,
+        "patch_size": 8,
+    }
     saved(tmp_path, transformers.CLIPModel, transformers.CLIPConfig(text_config=text, vision_config=vision))
     source = opened(tmp_path)
     assert shapes(source) == {
-        "input_ids": ("texts", "sequence"), "attention_mask": ("texts", "sequence"),
+        "input_ids": ("texts", "sequence"),
+        "attention_mask": ("texts", "sequence"),
         "pixel_values": ("images", 3, 32, 32),
-    }  # fmt: skip
+    }
     session = onnxruntime.InferenceSession(source.to_onnx(18).SerializeToString())
-    given = {"input_ids": np.arange(12).reshape(2, 6), "attention_mask": np.ones((2, 6), "int64"),
-             "pixel_values": np.random.default_rng(0).standard_normal((3, 3, 32, 32)).astype("float32")}  # fmt: skip
+    given = {
+        "input_ids": np.arange(12).reshape(2, 6),
+        "attention_mask": np.ones((2, 6), "int64"),
+        "pixel_values": np.random.default_rng(0).standard_normal((3, 3, 32, 32)).astype("float32"),
+    }
     named = dict(zip((value.name for value in session.get_outputs()), session.run(None, given), strict=True))
     assert named["logits_per_image"].shape == (3, 2)
     for name, one in zip(source.outputs, source.run(given), strict=True):
@@ -262,9 +300,18 @@ def test_attention_that_is_causal_with_padding_only_is_refused_with_the_way_out(
 def test_masks_of_images_are_an_input_where_the_processor_pads(tmp_path: Path) -> None:
     backbone = transformers.ResNetConfig(**STAGES, out_features=["stage4"])
     config = transformers.DetrConfig(
-        use_timm_backbone=False, backbone=None, backbone_config=backbone, d_model=16, encoder_layers=1, decoder_layers=1,
-        encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=16, decoder_ffn_dim=16, num_queries=5,
-    )  # fmt: skip
+        use_timm_backbone=False,
+        backbone=None,
+        backbone_config=backbone,
+        d_model=16,
+        encoder_layers=1,
+        decoder_layers=1,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=16,
+        decoder_ffn_dim=16,
+        num_queries=5,
+    )
     size = {"size": {"height": 64, "width": 96}}
     saved(tmp_path, transformers.DetrForObjectDetection, config, {**size, "do_pad": True})
     assert shapes(opened(tmp_path)) == {"pixel_values": ("batch", 3, 64, 96), "pixel_mask": ("batch", 64, 96)}
@@ -277,10 +324,19 @@ def test_masks_of_images_are_an_input_where_the_processor_pads(tmp_path: Path) -
 
 def test_sound_of_any_length(tmp_path: Path) -> None:
     config = transformers.Wav2Vec2Config(
-        hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64, vocab_size=20,
-        conv_dim=[8, 8], conv_kernel=[10, 4], conv_stride=[5, 4], num_conv_pos_embeddings=8,
-        num_conv_pos_embedding_groups=2, classifier_proj_size=8, num_feat_extract_layers=2,
-    )  # fmt: skip
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=64,
+        vocab_size=20,
+        conv_dim=[8, 8],
+        conv_kernel=[10, 4],
+        conv_stride=[5, 4],
+        num_conv_pos_embeddings=8,
+        num_conv_pos_embedding_groups=2,
+        classifier_proj_size=8,
+        num_feat_extract_layers=2,
+    )
     saved(tmp_path, transformers.Wav2Vec2ForSequenceClassification, config, {"sampling_rate": 8000})
     source = opened(tmp_path)
     assert shapes(source) == {"input_values": ("batch", "samples")}

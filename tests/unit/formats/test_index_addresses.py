@@ -84,8 +84,9 @@ def test_an_index_that_gave_nothing_is_not_recorded(index: PackageIndex) -> None
 
 def test_the_credentials_that_uv_keeps_in_variables_open_the_index_for_pip_too(index: PackageIndex) -> None:
     index.password = True
-    environment = variables(UV_INDEX=f"acme={index.address()}", UV_INDEX_ACME_USERNAME="ada",
-                            UV_INDEX_ACME_PASSWORD=PASSWORD)  # fmt: skip
+    environment = variables(
+        UV_INDEX=f"acme={index.address()}", UV_INDEX_ACME_USERNAME="ada", UV_INDEX_ACME_PASSWORD=PASSWORD
+    )
     found, _ = lock(wanted("acme-widget"), environment)
     assert found.indexes == ("acme",)
 
@@ -129,11 +130,15 @@ def test_a_toolchain_names_no_address(index: PackageIndex, tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     "address",
-    [f"https://ada:{PASSWORD}@wheels.example.org/simple", f"https://{TOKEN}@wheels.example.org/simple",
-     f"https://wheels.example.org/simple?token={TOKEN}", f"https://wheels.example.org/{TOKEN}/simple",
-     "https://dl.cloudsmith.io/aB3dE5gH7jK9mN1p/org/repo/python/simple/",
-     "https://packagecloud.io/priv/0123456789abcdef0123456789abcdef0123456789abcdef/org/pypi/simple"],
-)  # fmt: skip
+    [
+        f"https://ada:{PASSWORD}@wheels.example.org/simple",
+        f"https://{TOKEN}@wheels.example.org/simple",
+        f"https://wheels.example.org/simple?token={TOKEN}",
+        f"https://wheels.example.org/{TOKEN}/simple",
+        "https://dl.cloudsmith.io/aB3dE5gH7jK9mN1p/org/repo/python/simple/",
+        "https://packagecloud.io/priv/0123456789abcdef0123456789abcdef0123456789abcdef/org/pypi/simple",
+    ],
+)
 @pytest.mark.parametrize("form", ["requirements.txt", "pylock.toml", "uv.lock"])
 def test_an_own_lock_that_holds_what_opens_an_index_is_refused(address: str, form: str) -> None:
     text = {
@@ -148,19 +153,30 @@ def test_an_own_lock_that_holds_what_opens_an_index_is_refused(address: str, for
 
 @pytest.mark.parametrize(
     "address",
-    ["https://download.pytorch.org/whl/cu128", "https://pypi.nvidia.com", "https://gitlab.example.com/api/v4/projects/12345678/packages/pypi/simple",
-     "https://pkgs.dev.azure.com/acme/2f0c7b1e-9d4a-4b57-8c3d-5e6f7a8b9c0d/_packaging/feed/pypi/simple/",
-     "https://us-central1-python.pkg.dev/acme-prod-2024/models/simple/", "https://artifactory.example.org/artifactory/api/pypi/pypi-release-local/simple",
-     "https://acme-123456789012.d.codeartifact.eu-west-1.amazonaws.com/pypi/models/simple/"],
-)  # fmt: skip
+    [
+        "https://download.pytorch.org/whl/cu128",
+        "https://pypi.nvidia.com",
+        "https://gitlab.example.com/api/v4/projects/12345678/packages/pypi/simple",
+        "https://pkgs.dev.azure.com/acme/2f0c7b1e-9d4a-4b57-8c3d-5e6f7a8b9c0d/_packaging/feed/pypi/simple/",
+        "https://us-central1-python.pkg.dev/acme-prod-2024/models/simple/",
+        "https://artifactory.example.org/artifactory/api/pypi/pypi-release-local/simple",
+        "https://acme-123456789012.d.codeartifact.eu-west-1.amazonaws.com/pypi/models/simple/",
+    ],
+)
 def test_an_ordinary_address_is_no_secret(address: str) -> None:
     assert project_locks.check_address(address, "requirements.txt") == address
     assert not list(secrets.scan(f"# also needs the index {address}\n".encode()))
 
 
 def test_a_lock_of_before_that_holds_a_token_is_made_anew(index: PackageIndex) -> None:
-    value = {"format": 2, "recipe": "r", "source": {"tree": "", "files": []}, "export": {}, "toolchain": {},
-             "dependencies": {"runtimes": {}, "packages": {}, "indexes": [index.address()]}}  # fmt: skip
+    value = {
+        "format": 2,
+        "recipe": "r",
+        "source": {"tree": "", "files": []},
+        "export": {},
+        "toolchain": {},
+        "dependencies": {"runtimes": {}, "packages": {}, "indexes": [index.address()]},
+    }
     with pytest.raises(ValueError, match="it holds what opens the index"):
         Dependencies.from_json(value["dependencies"])
     with pytest.raises(LockError) as caught:
@@ -173,24 +189,33 @@ def test_a_lock_of_before_that_holds_a_token_is_made_anew(index: PackageIndex) -
     [
         ("404 for url https://ada:pw@h.example/t0k3n/simple/x/.", "404 for url https://h.example/…."),
         ("(http://h:8080/t/files/a-1.0-py3-none-any.whl?sig=1)", "(http://h:8080/…/a-1.0-py3-none-any.whl)"),
-        ("see https://pypi.org/simple/numpy/ and https://h.example", "see https://pypi.org/simple/numpy/ and https://h.example"),
+        (
+            "see https://pypi.org/simple/numpy/ and https://h.example",
+            "see https://pypi.org/simple/numpy/ and https://h.example",
+        ),
         ("git+https://oauth2:pw@h/team/x.git@v1", "git+https://h/…"),
         ("git+ssh://git@h/team/x.git", "git+ssh://h/…/x.git"),
         ("https://ada:pa/ss@h/simple", "https://…"),
         ("file:///srv/wheels", "file:///srv/wheels"),
     ],
-)  # fmt: skip
+)
 def test_addresses_are_told_by_host(text: str, shown: str) -> None:
     assert index_addresses.told(text) == shown
 
 
 @pytest.mark.parametrize(
     "text",
-    [f"# also needs the index https://wheels.example.org/{TOKEN}/simple", f'index = "https://h/{TOKEN}/simple"',
-     f'{{"name":"packager:index","value":"https://h/{TOKEN}/simple"}}', f"--extra-index-url=https://h/{TOKEN}/simple",
-     f'source = {{ registry = "https://h/{TOKEN}/simple" }}', f"https://{TOKEN}@h.example/simple",
-     "https://h/x?access_token=a1b2c3d4e5f6", "https://dl.cloudsmith.io/aB3dE5gH7jK9mN1p/org/repo/"],
-)  # fmt: skip
+    [
+        f"# also needs the index https://wheels.example.org/{TOKEN}/simple",
+        f'index = "https://h/{TOKEN}/simple"',
+        f'{{"name":"packager:index","value":"https://h/{TOKEN}/simple"}}',
+        f"--extra-index-url=https://h/{TOKEN}/simple",
+        f'source = {{ registry = "https://h/{TOKEN}/simple" }}',
+        f"https://{TOKEN}@h.example/simple",
+        "https://h/x?access_token=a1b2c3d4e5f6",
+        "https://dl.cloudsmith.io/aB3dE5gH7jK9mN1p/org/repo/",
+    ],
+)
 def test_the_search_for_secrets_reads_addresses(text: str) -> None:
     found = list(secrets.scan(f"first line\n{text}\n".encode()))
     assert [item.line for item in found] == [2]
@@ -204,9 +229,14 @@ def test_an_open_address_does_not_hide_the_next_one() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["https://files.pythonhosted.org/packages/b7/ce/149a00dd41f10bc29e5921b496af8b574d8413afcd5e30dfa0ed46c2cc5e/six.whl",
-     "see https://github.com/acme/x/blob/0123456789abcdef0123456789abcdef01234567/README.md", "git+ssh://git@github.com/x",
-     "https://example.org/?token=YOUR_TOKEN", "https://registry.example.org/index.html", "an index of https://example.org/a"],
-)  # fmt: skip
+    [
+        "https://files.pythonhosted.org/packages/b7/ce/149a00dd41f10bc29e5921b496af8b574d8413afcd5e30dfa0ed46c2cc5e/six.whl",
+        "see https://github.com/acme/x/blob/0123456789abcdef0123456789abcdef01234567/README.md",
+        "git+ssh://git@github.com/x",
+        "https://example.org/?token=YOUR_TOKEN",
+        "https://registry.example.org/index.html",
+        "an index of https://example.org/a",
+    ],
+)
 def test_other_addresses_are_no_secrets(text: str) -> None:
     assert not list(secrets.scan(text.encode()))

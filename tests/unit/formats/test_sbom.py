@@ -36,18 +36,30 @@ LOCKED = Dependencies(
     },
     ("https://download.pytorch.org/whl/cu128",),
 )
-FILES = [("deps/onnxruntime/wheels/" + ENGINE.file, Blob("sha256:" + ENGINE.sha256, 3)),
-         ("model/model.onnx", Blob(sha256(b"x"), 1)), ("model/weights-0000.bin", Blob(sha256(b"w"), 1))]  # fmt: skip
+FILES = [
+    ("deps/onnxruntime/wheels/" + ENGINE.file, Blob("sha256:" + ENGINE.sha256, 3)),
+    ("model/model.onnx", Blob(sha256(b"x"), 1)),
+    ("model/weights-0000.bin", Blob(sha256(b"w"), 1)),
+]
 TARGETS = {"onnxruntime-cpu-fp32": "model/model.onnx"}
 
 
 def model(**changes: Any) -> cyclonedx.Model:
     known: dict[str, Any] = {
-        "name": "m", "version": "1.0.0+build", "licence": "Apache-2.0", "description": "d", "authors": ("Ada",),
-        "inputs": [{"name": "x", "dtype": "float32", "shape": ["batch"]}], "outputs": [{"name": "y", "dtype": "float32", "shape": ["batch"]}], "origin": "models:/m/3",
-        "origin_digest": sha256(b"t"), "kind": "onnx",
-        "datasets": [{"name": "digits", "uri": "https://example.org/d", "license": "CC-BY-4.0", "digest": sha256(b"d")}],
-    }  # fmt: skip
+        "name": "m",
+        "version": "1.0.0+build",
+        "licence": "Apache-2.0",
+        "description": "d",
+        "authors": ("Ada",),
+        "inputs": [{"name": "x", "dtype": "float32", "shape": ["batch"]}],
+        "outputs": [{"name": "y", "dtype": "float32", "shape": ["batch"]}],
+        "origin": "models:/m/3",
+        "origin_digest": sha256(b"t"),
+        "kind": "onnx",
+        "datasets": [
+            {"name": "digits", "uri": "https://example.org/d", "license": "CC-BY-4.0", "digest": sha256(b"d")}
+        ],
+    }
     return cyclonedx.Model(**{**known, **changes})
 
 
@@ -60,10 +72,16 @@ words = st.text(st.characters(blacklist_categories=["Cs"]), min_size=1, max_size
 
 @settings(max_examples=15, deadline=None)  # the validator takes 0.1 s
 @given(
-    st.none() | st.sampled_from(["MIT", "Apache-2.0 OR MIT", "LicenseRef-Own"]), st.none() | words, st.lists(words, max_size=2),
-    st.lists(st.fixed_dictionaries({"name": words}, optional={"license": st.just("MIT"), "classification": words}), max_size=2, unique_by=lambda item: item["name"]),
+    st.none() | st.sampled_from(["MIT", "Apache-2.0 OR MIT", "LicenseRef-Own"]),
     st.none() | words,
-)  # fmt: skip
+    st.lists(words, max_size=2),
+    st.lists(
+        st.fixed_dictionaries({"name": words}, optional={"license": st.just("MIT"), "classification": words}),
+        max_size=2,
+        unique_by=lambda item: item["name"],
+    ),
+    st.none() | words,
+)
 def test_any_sbom_is_valid_in_both_versions(
     licence: str | None, description: str | None, authors: list[str], datasets: list[dict[str, str]], card: str | None
 ) -> None:
@@ -102,7 +120,11 @@ def test_the_parts_have_their_roles() -> None:
     assert "weights" in roles["model/weights-0000.bin"]
     assert bom["metadata"]["component"]["pedigree"]["ancestors"][0]["name"] == "models:/m/3"
     assert bom["formulation"][0]["components"][0] == {
-        "type": "application", "bom-ref": "tool:torch", "name": "torch", "version": "2.13.0"}  # fmt: skip
+        "type": "application",
+        "bom-ref": "tool:torch",
+        "name": "torch",
+        "version": "2.13.0",
+    }
     (wheel,) = [part for item in bom["components"] if item["name"] == "onnxruntime" for part in item["components"]]
     assert {"name": "packager:path", "value": FILES[0][0]} in wheel["properties"]
     text = json.dumps(bom)

@@ -53,9 +53,10 @@ def test_a_local_function_is_written_out() -> None:
     function = helper.make_function("local", "twice", ["a"], ["b"], body, [helper.make_opsetid("", 18)])
     node = helper.make_node("twice", ["x"], ["y"], domain="local")
     model = helper.make_model(
-        helper.make_graph([node], "g", ports[:1], ports[1:]), functions=[function],
+        helper.make_graph([node], "g", ports[:1], ports[1:]),
+        functions=[function],
         opset_imports=[helper.make_opsetid("", 18), helper.make_opsetid("local", 1)],
-    )  # fmt: skip
+    )
     assert needs.needs(model)["operators"] == {"ai.onnx": {"Relu": {"14": ["T=float32"]}}}
 
 
@@ -78,10 +79,18 @@ SCALER = ml("Scaler", "full", ["scaled"], offset=[0.0], scale=[1.0])
 
 
 def test_what_follows_an_operator_of_tables_has_its_type() -> None:
-    found = of_tables(IMPUTER, SCALER, helper.make_node("Cast", ["scaled"], ["wide"], to=TensorProto.DOUBLE),
-                      helper.make_node("Sqrt", ["wide"], ["root"]), ml("Normalizer", "root", ["y"]))  # fmt: skip
-    assert found["ai.onnx.ml"] == {"Imputer": {"1": ["T=float32"]}, "Normalizer": {"1": ["T=float64"]},
-                                   "Scaler": {"1": ["T=float32"]}}  # fmt: skip
+    found = of_tables(
+        IMPUTER,
+        SCALER,
+        helper.make_node("Cast", ["scaled"], ["wide"], to=TensorProto.DOUBLE),
+        helper.make_node("Sqrt", ["wide"], ["root"]),
+        ml("Normalizer", "root", ["y"]),
+    )
+    assert found["ai.onnx.ml"] == {
+        "Imputer": {"1": ["T=float32"]},
+        "Normalizer": {"1": ["T=float64"]},
+        "Scaler": {"1": ["T=float32"]},
+    }
     assert found["ai.onnx"] == {"Cast": {"13": ["T1=float32;T2=float64"]}, "Sqrt": {"13": ["T=float64"]}}
 
 
@@ -89,8 +98,11 @@ def test_what_is_behind_it_in_a_branch_has_its_type_too() -> None:
     y = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
     branch = helper.make_graph([ml("Scaler", "full", ["s"]), helper.make_node("Neg", ["s"], ["y"])], "b", [], [y])
     chosen = helper.make_tensor("true", TensorProto.BOOL, [], [True])
-    found = of_tables(IMPUTER, helper.make_node("Constant", [], ["c"], value=chosen),
-                      helper.make_node("If", ["c"], ["y"], then_branch=branch, else_branch=branch))  # fmt: skip
+    found = of_tables(
+        IMPUTER,
+        helper.make_node("Constant", [], ["c"], value=chosen),
+        helper.make_node("If", ["c"], ["y"], then_branch=branch, else_branch=branch),
+    )
     assert found["ai.onnx"]["Neg"] == {"13": ["T=float32"]} and found["ai.onnx.ml"]["Scaler"] == {"1": ["T=float32"]}
 
 
@@ -124,8 +136,10 @@ def test_what_nobody_can_tell_stays_unknown() -> None:
 
 def chain(rows: int | str) -> onnx.ModelProto:
     """x (rows, 4) -> Relu -> MatMul with 4 by 8 -> y."""
-    ports = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [rows, 4]),
-             helper.make_tensor_value_info("y", TensorProto.FLOAT, [rows, 8])]  # fmt: skip
+    ports = [
+        helper.make_tensor_value_info("x", TensorProto.FLOAT, [rows, 4]),
+        helper.make_tensor_value_info("y", TensorProto.FLOAT, [rows, 8]),
+    ]
     nodes = [helper.make_node("Relu", ["x"], ["r"]), helper.make_node("MatMul", ["r", "w"], ["y"])]
     weight = numpy_helper.from_array(np.ones((4, 8), "float32"), "w")
     made = helper.make_graph(nodes, "g", ports[:1], ports[1:], [weight])
@@ -156,8 +170,12 @@ def test_weights_may_lie_elsewhere() -> None:
 
 @pytest.mark.parametrize(
     ("text", "name"),
-    [("tensor(float)", "float32"), ("seq(tensor(double))", "seq(float64)"), ("tensor(float16)", "float16"),
-     ("seq(map(int64,tensor(float)))", "seq(map(int64,float32))")],
-)  # fmt: skip
+    [
+        ("tensor(float)", "float32"),
+        ("seq(tensor(double))", "seq(float64)"),
+        ("tensor(float16)", "float16"),
+        ("seq(map(int64,tensor(float)))", "seq(map(int64,float32))"),
+    ],
+)
 def test_types_have_our_names(text: str, name: str) -> None:
     assert canonicalise.type_name(text) == name

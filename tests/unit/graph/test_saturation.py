@@ -96,7 +96,7 @@ KERNELS = (4, 8, 3, 3)
         (model([helper.make_node("MatMul", ["x", "w"], ["y"])], {"w": np.ones((16, 4), "float32")}), {}),
     ],
     ids=lambda value: None if isinstance(value, onnx.ModelProto) else str(value),
-)  # fmt: skip
+)
 def test_what_depends_on_the_processor(made: Any, found: dict[str, int]) -> None:
     assert saturation.saturating(made) == found
 

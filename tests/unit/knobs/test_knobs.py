@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from packager import canonical
-from packager.errors import Malformed, UsageError
+from packager.errors import MalformedError, UsageError
 from packager.knobs import catalogue, knobs
-from packager.knobs.knobs import Resolved, Wish
+from packager.knobs.knobs import Override, Resolved
 from packager.store.store import Store
 from tests.support import bundles
 
@@ -35,7 +35,7 @@ def nested(values: dict) -> dict:
     return tree
 
 
-def resolve(*wishes: Wish) -> Resolved:
+def resolve(*wishes: Override) -> Resolved:
     return knobs.resolve(SCHEMA, BUNDLE, wishes)
 
 
@@ -48,16 +48,43 @@ def test_the_schema_is_a_json_schema_and_the_defaults_fit_it() -> None:
 def test_the_contract_bounds_the_batch() -> None:
     assert (SCHEMA["batch.max"].high, SCHEMA["batch.max"].default) == (8, 8)
     with pytest.raises(UsageError, match=r"batch.max`: expected a whole number from 1 to 8 rows, got `9`"):
-        resolve(Wish("batch.max", "9", "--set"))
+        resolve(Override("batch.max", "9", "--set"))
 
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=20)
 HOSTILE = st.sampled_from(
-    ["../../etc/passwd", "/etc/passwd", "$(id)", "a\n", "x;rm", "file:/../x", "file:/etc/tls/key.pem", "env:KEY", "0x10",
-     "__import__('os')", "127.0.0.1", "true", "1", "9", "k8s:tls/key", '"}', "${HOME}", "!!python/object", "1e3", "text"]
-)  # fmt: skip
-SCALAR = st.one_of(st.none(), st.booleans(), st.integers(-(2**53), 2**53), st.integers(0, 10), TEXT, HOSTILE,
-                   st.floats(allow_nan=False, allow_infinity=False))  # fmt: skip
+    [
+        "../../etc/passwd",
+        "/etc/passwd",
+        "$(id)",
+        "a\n",
+        "x;rm",
+        "file:/../x",
+        "file:/etc/tls/key.pem",
+        "env:KEY",
+        "0x10",
+        "__import__('os')",
+        "127.0.0.1",
+        "true",
+        "1",
+        "9",
+        "k8s:tls/key",
+        '"}',
+        "${HOME}",
+        "!!python/object",
+        "1e3",
+        "text",
+    ]
+)
+SCALAR = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-(2**53), 2**53),
+    st.integers(0, 10),
+    TEXT,
+    HOSTILE,
+    st.floats(allow_nan=False, allow_infinity=False),
+)
 VALUE = st.recursive(SCALAR, lambda v: st.lists(v, max_size=3) | st.dictionaries(TEXT, v, max_size=3), max_leaves=5)
 NAME = st.one_of(
     st.sampled_from(sorted(SCHEMA)), st.sampled_from(["server.prot", "metrics.labels.site", "__proto__.x"]), TEXT
@@ -68,7 +95,7 @@ NAME = st.one_of(
 @settings(max_examples=500, deadline=None)
 def test_what_is_accepted_is_declared_and_within_its_bounds(overlay: list) -> None:
     """Judged by another validator; a refusal is one sentence of ours and never another exception."""
-    wishes = [Wish(n, v if typed or isinstance(v, str) else json.dumps(v), "x", typed) for n, v, typed in overlay]
+    wishes = [Override(n, v if typed or isinstance(v, str) else json.dumps(v), "x", typed) for n, v, typed in overlay]
     try:
         found = resolve(*wishes)
     except UsageError:
@@ -83,7 +110,7 @@ def test_what_is_accepted_is_declared_and_within_its_bounds(overlay: list) -> No
 def test_both_judges_agree(name: str, value: object) -> None:
     """Except that a whole number written as 1.0 is one for JSON Schema only."""
     try:
-        ours = resolve(Wish(name, value, "x", typed=True)) is not None
+        ours = resolve(Override(name, value, "x", typed=True)) is not None
     except UsageError:
         ours = False
     theirs = VALIDATOR.is_valid(nested({name: value}))
@@ -93,57 +120,69 @@ def test_both_judges_agree(name: str, value: object) -> None:
 @given(VALUE)
 @settings(max_examples=100, deadline=None)
 def test_a_hostile_schema_is_refused(value: object) -> None:
-    with pytest.raises(Malformed):
+    with pytest.raises(MalformedError):
         knobs.parse(json.dumps(value).encode())
 
 
-@pytest.mark.parametrize("change", [
-    lambda d: d["properties"]["server"]["properties"].update(exec={"x-kind": "text", "type": "string"}),
-    lambda d: d["properties"]["server"].update(additionalProperties=True),
-    lambda d: d["properties"]["server"]["properties"]["host"].update(pattern=".*"),
-    lambda d: d["properties"]["server"]["properties"]["port"].update(default=99999),
-    lambda d: d.update(extra=1),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda d: d["properties"]["server"]["properties"].update(exec={"x-kind": "text", "type": "string"}),
+        lambda d: d["properties"]["server"].update(additionalProperties=True),
+        lambda d: d["properties"]["server"]["properties"]["host"].update(pattern=".*"),
+        lambda d: d["properties"]["server"]["properties"]["port"].update(default=99999),
+        lambda d: d.update(extra=1),
+    ],
+)
 def test_a_schema_that_declares_more_than_knobs_is_refused(change) -> None:
     document = json.loads(DOCUMENT)
     change(document)
-    with pytest.raises(Malformed):
+    with pytest.raises(MalformedError):
         knobs.parse(canonical.dump(document))
 
 
 # row 62: config overlays that attack
 
 
-@pytest.mark.parametrize(("text", "reason"), [
-    ("server: {command: rm -rf /}", "has no knob `server.command`"),
-    ("parameters: {EXECUTION_ENV_PATH: /tmp/x}", "has no knob `parameters.EXECUTION_ENV_PATH`"),
-    ("server: {prot: 1}", "has no knob `server.prot`"),
-    ("server: {port: '8000'}", "got `8000`"),
-    ("server: {port: [8000]}", "expected a whole number"),
-    ("server: {port: {a: 1}}", "got a mapping"),
-    ("server: {host: ../../etc}", "expected a host name"),
-    ("server: {host: '127.0.0.1\\n'}", "expected"),
-    ("tls: {key: /etc/tls/key.pem}", "expected where the secret is"),
-    ("tls: {key: 'file:/srv/../etc/shadow'}", "expected where the secret is"),
-    ("tls: {key: 'file:relative'}", "expected where the secret is"),
-    ("log: {level: !!python/object:os.system x}", "tag"),
-    ("a: &a [1]\nb: *a", "anchor"),
-    ("server: {port: 1, port: 2}", "already on line"),
-    ("- server", "expected a mapping"),
-    ("server: 1", "expected a mapping"),
-    ("metrics: {labels: {site: \"a\\\"} 1\"}}", "expected"),
-    ("metrics: {labels: {__name__: x}}", "expected"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("server: {command: rm -rf /}", "has no knob `server.command`"),
+        ("parameters: {EXECUTION_ENV_PATH: /tmp/x}", "has no knob `parameters.EXECUTION_ENV_PATH`"),
+        ("server: {prot: 1}", "has no knob `server.prot`"),
+        ("server: {port: '8000'}", "got `8000`"),
+        ("server: {port: [8000]}", "expected a whole number"),
+        ("server: {port: {a: 1}}", "got a mapping"),
+        ("server: {host: ../../etc}", "expected a host name"),
+        ("server: {host: '127.0.0.1\\n'}", "expected"),
+        ("tls: {key: /etc/tls/key.pem}", "expected where the secret is"),
+        ("tls: {key: 'file:/srv/../etc/shadow'}", "expected where the secret is"),
+        ("tls: {key: 'file:relative'}", "expected where the secret is"),
+        ("log: {level: !!python/object:os.system x}", "tag"),
+        ("a: &a [1]\nb: *a", "anchor"),
+        ("server: {port: 1, port: 2}", "already on line"),
+        ("- server", "expected a mapping"),
+        ("server: 1", "expected a mapping"),
+        ('metrics: {labels: {site: "a\\"} 1"}}', "expected"),
+        ("metrics: {labels: {__name__: x}}", "expected"),
+    ],
+)
 def test_a_hostile_values_file_is_refused(text: str, reason: str) -> None:
     with pytest.raises(UsageError) as caught:
         resolve(*knobs.from_values(text.encode(), "site.yaml", SCHEMA))
     assert reason in caught.value.message
 
 
-@pytest.mark.parametrize(("variable", "value"), [
-    ("PACKAGER_KNOB__SERVER__PORT", "8000; rm"), ("PACKAGER_KNOB__LD_PRELOAD", "/tmp/x.so"),
-    ("PACKAGER_KNOB__SERVER__PYTHONPATH", "/tmp"), ("PACKAGER_KNOB__", "1"), ("PACKAGER_KNOB__SERVER__HOST", "$(id)"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("PACKAGER_KNOB__SERVER__PORT", "8000; rm"),
+        ("PACKAGER_KNOB__LD_PRELOAD", "/tmp/x.so"),
+        ("PACKAGER_KNOB__SERVER__PYTHONPATH", "/tmp"),
+        ("PACKAGER_KNOB__", "1"),
+        ("PACKAGER_KNOB__SERVER__HOST", "$(id)"),
+    ],
+)
 def test_a_hostile_environment_is_refused(variable: str, value: str) -> None:
     with pytest.raises(UsageError, match=variable):
         resolve(*knobs.from_environment({variable: value}))
@@ -151,10 +190,14 @@ def test_a_hostile_environment_is_refused(variable: str, value: str) -> None:
 
 def test_the_later_source_wins_and_is_named() -> None:
     found = resolve(
-        *knobs.from_values(b"server:\n  port: 9000\n  drain: 5\nmetrics:\n  labels: {site: berlin}\n", "a.yaml", SCHEMA),
-        *knobs.from_environment({"PACKAGER_KNOB__SERVER__PORT": "9001", "PACKAGER_KNOB__METRICS__LABELS__TEAM": "x", "A": "b"}),
+        *knobs.from_values(
+            b"server:\n  port: 9000\n  drain: 5\nmetrics:\n  labels: {site: berlin}\n", "a.yaml", SCHEMA
+        ),
+        *knobs.from_environment(
+            {"PACKAGER_KNOB__SERVER__PORT": "9001", "PACKAGER_KNOB__METRICS__LABELS__TEAM": "x", "A": "b"}
+        ),
         *knobs.from_arguments(["server.port=9002"]),
-    )  # fmt: skip
+    )
     assert (found.values["server.port"], found.settings["server.port"].origin) == (9002, "--set")
     assert (found.values["server.drain"], found.settings["server.drain"].origin) == (5, "a.yaml:3")
     assert found.values["metrics.labels"] == {"site": "berlin", "team": "x"}
@@ -163,15 +206,15 @@ def test_the_later_source_wins_and_is_named() -> None:
 
 
 def test_the_digest_is_of_what_holds_not_of_how_it_came_to_be() -> None:
-    one = resolve(Wish("server.port", "9000", "--set"))
-    assert one.digest == resolve(Wish("server.port", 9000, "a.yaml:1", typed=True)).digest
+    one = resolve(Override("server.port", "9000", "--set"))
+    assert one.digest == resolve(Override("server.port", 9000, "a.yaml:1", typed=True)).digest
     assert one.digest != resolve().digest
-    assert one.digest != knobs.resolve(SCHEMA, "sha256:" + "1" * 64, [Wish("server.port", "9000", "--set")]).digest
+    assert one.digest != knobs.resolve(SCHEMA, "sha256:" + "1" * 64, [Override("server.port", "9000", "--set")]).digest
 
 
 def test_a_secret_given_instead_of_its_place_is_not_repeated() -> None:
     with pytest.raises(UsageError) as caught:
-        resolve(Wish("tls.key", "hunter2", "--set"))
+        resolve(Override("tls.key", "hunter2", "--set"))
     assert "hunter2" not in f"{caught.value.message}{caught.value.hint}"
 
 

@@ -47,8 +47,13 @@ def test_a_draft_promises_a_runtime_that_reads_the_operators(packager: Run, tmp_
 
 def test_weights_beside_a_file_are_found(packager: Run, tmp_path: Path) -> None:
     weights = {"w": np.ones((4, 2), "float32")}
-    path = saved(tmp_path, [h.make_node("MatMul", ["x", "w"], ["y"])], {"x": (T.FLOAT, [None, 4])},
-                 {"y": (T.FLOAT, [None, 2])}, weights)  # fmt: skip
+    path = saved(
+        tmp_path,
+        [h.make_node("MatMul", ["x", "w"], ["y"])],
+        {"x": (T.FLOAT, [None, 4])},
+        {"y": (T.FLOAT, [None, 2])},
+        weights,
+    )
     model = onnx.load(path)
     model.graph.initializer[0].CopyFrom(nh.from_array(np.ones((4, 2), "float32"), "w"))
     onnx.save(model, path, save_as_external_data=True, location="m.data", size_threshold=0)

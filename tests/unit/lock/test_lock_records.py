@@ -32,8 +32,16 @@ def a_lock() -> Lock:
         ("https://wheels.example.org/simple",),
     )
     tree = Tree.of({"model.onnx": Blob(sha256(b"x"), 1)})
-    return Lock("sha256:r", {"kind": "file", "uri": "file:x", "details": {}}, tree, "onnx", "model.onnx", Level(18, 8),
-                {"torch": "2.13.0"}, locked)  # fmt: skip
+    return Lock(
+        "sha256:r",
+        {"kind": "file", "uri": "file:x", "details": {}},
+        tree,
+        "onnx",
+        "model.onnx",
+        Level(18, 8),
+        {"torch": "2.13.0"},
+        locked,
+    )
 
 
 def test_a_lock_round_trips(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.tags import sys_tags
 
 from packager.deploy.wheels import choose
-from packager.errors import IntegrityError, NegativeAnswer, UsageError
+from packager.errors import IntegrityError, NegativeAnswerError, UsageError
 from packager.formats import licences, platforms, project_locks, wheel_locks
 from packager.formats.index_addresses import public
 from packager.formats.wheel_locks import About, Dependencies, Wheel
@@ -35,8 +35,12 @@ def wheel(name: str, version: str, platform: str, pure: bool) -> Wheel:
     return Wheel(name, version, file, file.encode().hex().ljust(64, "0")[-64:])
 
 
-pins = st.dictionaries(st.from_regex(r"[a-z]{1,6}(-[a-z]{1,4})?", fullmatch=True),
-                       st.tuples(st.sampled_from(["1.0", "2.4.6", "2.9.0+cu128"]), st.booleans()), min_size=1, max_size=5)  # fmt: skip
+pins = st.dictionaries(
+    st.from_regex(r"[a-z]{1,6}(-[a-z]{1,4})?", fullmatch=True),
+    st.tuples(st.sampled_from(["1.0", "2.4.6", "2.9.0+cu128"]), st.booleans()),
+    min_size=1,
+    max_size=5,
+)
 sets = st.dictionaries(st.sampled_from(NAMES), pins, min_size=1).map(
     lambda value: {
         name: tuple(sorted(wheel(pin, version, name, pure) for pin, (version, pure) in listed.items()))
@@ -64,8 +68,11 @@ def test_both_requirements_forms_name_the_same(value: dict[str, tuple[Wheel, ...
     for name, wheels in value.items():
         there = platforms.parse(name).environment()
         alone = project_locks.parse(wheel_locks.requirements(wheels).encode(), "requirements.txt")
-        here = {pin.line.partition(" ;")[0] for pin in merged.pins
-                if pin.marker is None or Requirement(pin.line).marker.evaluate(there)}  # type: ignore[union-attr]  # fmt: skip
+        here = {
+            pin.line.partition(" ;")[0]
+            for pin in merged.pins
+            if pin.marker is None or Requirement(pin.line).marker.evaluate(there)
+        }  # type: ignore[union-attr]
         assert here == {pin.line for pin in alone.pins} == {item.pin for item in wheels}
         for item in wheels:
             assert alone.hashes(item.name, item.version) == {item.sha256}
@@ -81,8 +88,11 @@ def test_a_lock_is_plain_data(value: dict[str, tuple[Wheel, ...]]) -> None:
 
 
 def test_platforms_choose_as_pip_does() -> None:
-    files = ["protobuf-7.36.2-cp310-abi3-manylinux2014_x86_64.whl", "protobuf-7.36.2-py3-none-any.whl",
-             "protobuf-7.36.2-cp310-abi3-manylinux2014_aarch64.whl"]  # fmt: skip
+    files = [
+        "protobuf-7.36.2-cp310-abi3-manylinux2014_x86_64.whl",
+        "protobuf-7.36.2-py3-none-any.whl",
+        "protobuf-7.36.2-cp310-abi3-manylinux2014_aarch64.whl",
+    ]
     assert platforms.parse("linux_x86_64-cp312").best(files) == files[0]
     assert platforms.parse("linux_aarch64-cp312").best(files) == files[2]
     new = "onnxruntime-1.31.1-cp311-cp311-manylinux_2_28_x86_64.whl"
@@ -110,7 +120,12 @@ def test_other_platforms_are_refused(name: str) -> None:
     ("expression", "field", "classifiers", "expected"),
     [
         ("mit", None, [], "MIT"),
-        ("MPL-2.0 AND (Apache-2.0 OR MIT)", None, ["License :: OSI Approved :: MIT License"], "MPL-2.0 AND (Apache-2.0 OR MIT)"),
+        (
+            "MPL-2.0 AND (Apache-2.0 OR MIT)",
+            None,
+            ["License :: OSI Approved :: MIT License"],
+            "MPL-2.0 AND (Apache-2.0 OR MIT)",
+        ),
         (None, "Apache 2.0", [], "Apache-2.0"),
         (None, "Apache License, Version 2.0", [], "Apache-2.0"),
         (None, "MIT License", ["License :: OSI Approved :: MIT License"], "MIT"),
@@ -118,11 +133,16 @@ def test_other_platforms_are_refused(name: str) -> None:
         (None, "BSD-3-Clause", ["License :: OSI Approved :: BSD License"], "BSD-3-Clause"),
         (None, "Copyright (c) 2020\nlong text\n", ["License :: OSI Approved :: ISC License (ISCL)"], "ISC"),
         (None, "BSD", ["License :: OSI Approved :: BSD License"], None),
-        (None, None, ["License :: OSI Approved :: Apache Software License", "License :: OSI Approved :: MIT License"], None),
+        (
+            None,
+            None,
+            ["License :: OSI Approved :: Apache Software License", "License :: OSI Approved :: MIT License"],
+            None,
+        ),
         (None, None, [], None),
         ("not a licence", None, [], None),
     ],
-)  # fmt: skip
+)
 def test_licences_are_read_and_never_guessed(
     expression: str, field: str, classifiers: list[str], expected: str
 ) -> None:
@@ -192,7 +212,11 @@ def test_three_kinds_of_lock_files_say_the_same(text: str, file: str) -> None:
         ("numpy @ https://example.org/numpy.whl", "requirements.txt", "exact version"),
         ("-r other.txt", "requirements.txt", "not followed"),
         ("-e .", "requirements.txt", "not followed"),
-        ("--extra-index-url https://user:secret@wheels.example.org/simple\nnumpy==1.0", "requirements.txt", "credentials"),
+        (
+            "--extra-index-url https://user:secret@wheels.example.org/simple\nnumpy==1.0",
+            "requirements.txt",
+            "credentials",
+        ),
         ("--extra-index-url file:///somewhere\nnumpy==1.0", "requirements.txt", "others cannot reach"),
         ("", "requirements.txt", "locks nothing"),
         ("][", "uv.lock", "no lock file"),
@@ -200,7 +224,7 @@ def test_three_kinds_of_lock_files_say_the_same(text: str, file: str) -> None:
         ('lock-version = "1.0"\npackages = [1]', "pylock.toml", "no lock file"),
         ("!!", "requirements.txt", "not a requirement"),
     ],
-)  # fmt: skip
+)
 def test_what_is_no_lock_is_refused(text: str, file: str, words: str) -> None:
     with pytest.raises(UsageError, match=words) as caught:
         project_locks.parse(text.encode(), file)
@@ -218,10 +242,22 @@ def test_any_bytes_are_read_or_refused(data: bytes, file: str) -> None:
 
 @pytest.mark.parametrize(
     ("one", "other", "expected"),
-    [("<2", ">=2", True), ("<2", "==2.4.6", True), (">=1.21.6,<2", "==1.26.4", False), ("<2", ">=1.21", False),
-     ("==3.20.3", ">=4.25.8", True), ("!=2.0", "==2.0", True), ("~=1.4", ">=2", True), ("~=1.4", ">=1.9", False),
-     ("", ">=1", False), (">1", "<2", False), (">1.5", "<1.5.1", False), ("==2.*", "<2", True), ("==2.*", ">=2.3", False)],
-)  # fmt: skip
+    [
+        ("<2", ">=2", True),
+        ("<2", "==2.4.6", True),
+        (">=1.21.6,<2", "==1.26.4", False),
+        ("<2", ">=1.21", False),
+        ("==3.20.3", ">=4.25.8", True),
+        ("!=2.0", "==2.0", True),
+        ("~=1.4", ">=2", True),
+        ("~=1.4", ">=1.9", False),
+        ("", ">=1", False),
+        (">1", "<2", False),
+        (">1.5", "<1.5.1", False),
+        ("==2.*", "<2", True),
+        ("==2.*", ">=2.3", False),
+    ],
+)
 def test_ranges_that_exclude_each_other_are_found(one: str, other: str, expected: bool) -> None:
     assert _conflict.disjoint(SpecifierSet(one), SpecifierSet(other)) is expected
 
@@ -295,10 +331,10 @@ def test_an_installation_takes_the_lock_of_its_own_python(tmp_path: Path) -> Non
 
 def test_another_python_is_told_which_ones_are_carried(tmp_path: Path) -> None:
     here, other = platforms.here(), "linux_x86_64-cp399"
-    with pytest.raises(NegativeAnswer, match=rf"carries wheels for `{other}`, and this is `{here}`") as caught:
+    with pytest.raises(NegativeAnswerError, match=rf"carries wheels for `{other}`, and this is `{here}`") as caught:
         choose(unpacked(tmp_path / "a", [here, other], [other]), None)
     assert "CPython 3.99" in str(caught.value.hint)
-    with pytest.raises(NegativeAnswer, match=rf"is locked for `{other}`"):
+    with pytest.raises(NegativeAnswerError, match=rf"is locked for `{other}`"):
         choose(unpacked(tmp_path / "b", [other], []), None)
 
 

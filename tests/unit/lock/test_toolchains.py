@@ -66,15 +66,28 @@ def test_the_second_choice() -> None:
 @pytest.mark.parametrize(
     ("said", "expected"),
     [
-        ("Because scikit-learn==0.24.2 has no usable wheels and you require", "`scikit-learn 0.24.2` has no build for Python 3.11"),
-        ("Because tensorflow-cpu==2.4.1 has no wheels with a matching Python ABI tag", "`tensorflow 2.4.1` has no build for Python 3.11"),
-        ("Because there is no version of mylib==9.9 and you require mylib==9.9", "the package index has no `mylib 9.9`"),
-        ("Because scipy==1.7.0 depends on numpy<1.23 and you require numpy>=2",
-         ("the packages that the source asks for do not fit together on Python 3.11: `numpy>=2` from the source and "
-          "`numpy<1.23` from scipy 1.7.0 contradict each other")),
+        (
+            "Because scikit-learn==0.24.2 has no usable wheels and you require",
+            "`scikit-learn 0.24.2` has no build for Python 3.11",
+        ),
+        (
+            "Because tensorflow-cpu==2.4.1 has no wheels with a matching Python ABI tag",
+            "`tensorflow 2.4.1` has no build for Python 3.11",
+        ),
+        (
+            "Because there is no version of mylib==9.9 and you require mylib==9.9",
+            "the package index has no `mylib 9.9`",
+        ),
+        (
+            "Because scipy==1.7.0 depends on numpy<1.23 and you require numpy>=2",
+            (
+                "the packages that the source asks for do not fit together on Python 3.11: `numpy>=2` from the source and "
+                "`numpy<1.23` from scipy 1.7.0 contradict each other"
+            ),
+        ),
         ("unheard-of words", "the packages that the source asks for do not fit together on Python 3.11"),
     ],
-)  # fmt: skip
+)
 def test_no_solution_is_one_sentence_of_ours(said: str, expected: str) -> None:
     assert toolchains._unresolved(["scipy==1.7.0", "numpy>=2"], "3.11", said) == expected
 

@@ -13,7 +13,7 @@ import pytest
 
 from packager.deploy import served_environment
 from packager.deploy.wheels import Supply
-from packager.errors import SourceError, UsageError, WrongContent
+from packager.errors import SourceError, UsageError, WrongContentError
 from packager.events import Warned
 from packager.formats import platforms, project_locks
 from packager.formats.wheel_locks import Dependencies
@@ -66,15 +66,28 @@ lock-version = "1.1"
 [metadata.files]
 numpy = [{{file = "numpy.tar.gz", hash = "sha256:{B}"}}]
 """
-PIPFILE = json.dumps({
-    "_meta": {"sources": [{"name": "pypi", "url": "https://pypi.org/simple", "verify_ssl": True},
-                          {"name": "torch", "url": "https://download.pytorch.org/whl/cu128", "verify_ssl": True}]},
-    "default": {"torch": {"version": "==2.9.0+cu128", "hashes": [f"sha256:{A}"], "index": "torch",
-                          "markers": "sys_platform == 'linux'"},
-                "numpy": {"version": "==2.4.6", "hashes": [f"sha256:{B}", "md5:0"], "index": "pypi"},
-                "ours": {"git": "https://example.org/ours.git", "ref": "0123"}},
-    "develop": {"pytest": {"version": "==9.0"}},
-}, indent=1)  # fmt: skip
+PIPFILE = json.dumps(
+    {
+        "_meta": {
+            "sources": [
+                {"name": "pypi", "url": "https://pypi.org/simple", "verify_ssl": True},
+                {"name": "torch", "url": "https://download.pytorch.org/whl/cu128", "verify_ssl": True},
+            ]
+        },
+        "default": {
+            "torch": {
+                "version": "==2.9.0+cu128",
+                "hashes": [f"sha256:{A}"],
+                "index": "torch",
+                "markers": "sys_platform == 'linux'",
+            },
+            "numpy": {"version": "==2.4.6", "hashes": [f"sha256:{B}", "md5:0"], "index": "pypi"},
+            "ours": {"git": "https://example.org/ours.git", "ref": "0123"},
+        },
+        "develop": {"pytest": {"version": "==9.0"}},
+    },
+    indent=1,
+)
 
 
 @pytest.mark.parametrize(("text", "file"), [(POETRY, "poetry.lock"), (PIPFILE, "Pipfile.lock")])
@@ -110,21 +123,36 @@ def test_a_wheel_at_an_address_is_its_version() -> None:
 @pytest.mark.parametrize(
     ("text", "file", "words", "remedy"),
     [
-        ("numpy @ file:///home/conda/feedstock_root/build_artifacts/numpy_1/work", "requirements.txt", "an address", "pip list --format=freeze"),
-        ("x @ git+https://bob:s3cret@example.org/x.git@v1", "requirements.txt", "revision of a repository", "publish a wheel"),
+        (
+            "numpy @ file:///home/conda/feedstock_root/build_artifacts/numpy_1/work",
+            "requirements.txt",
+            "an address",
+            "pip list --format=freeze",
+        ),
+        (
+            "x @ git+https://bob:s3cret@example.org/x.git@v1",
+            "requirements.txt",
+            "revision of a repository",
+            "publish a wheel",
+        ),
         ("git+https://bob:s3cret@example.org/x.git", "requirements.txt", "revision of a repository", "publish a wheel"),
         ("-r other.txt\nnumpy==1", "requirements.txt", "--requirement", "uv pip compile"),
         ("-cother.txt\nnumpy==1", "requirements.txt", "--constraint", "uv pip compile"),
         ("-e git+https://example.org/x#egg=x\nnumpy==1", "requirements.txt", "--editable", "--exclude-editable"),
         ("--find-links https://bob:s3cret@example.org/\nnumpy==1", "requirements.txt", "--find-links", "UV_FIND_LINKS"),
         ("numpy>=2", "requirements.txt", "exact version", "pip list --format=freeze"),
-        ("name: x\nchannels: [conda-forge]\ndependencies: [numpy=2.4]", "environment.yml", "of conda", "pip list --format=freeze"),
+        (
+            "name: x\nchannels: [conda-forge]\ndependencies: [numpy=2.4]",
+            "environment.yml",
+            "of conda",
+            "pip list --format=freeze",
+        ),
         ("version: 1\npackage: []\nmetadata: {}\n", "conda-lock.yml", "of conda", "pip list --format=freeze"),
         ("# platform: linux-64\n@EXPLICIT\nhttps://x/numpy.conda", "spec.txt", "of conda", "pip list --format=freeze"),
         ("[project]\nname = 'x'", "pyproject.toml", "names ranges", "uv.lock"),
         ("[packages]\nnumpy = '*'", "Pipfile", "names ranges", "Pipfile.lock"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_used_is_refused_with_what_would_do(text: str, file: str, words: str, remedy: str) -> None:
     with pytest.raises(UsageError) as caught:
         project_locks.parse(text.encode(), file)
@@ -158,13 +186,16 @@ def test_requirements_beside_a_model_are_read_as_far_as_they_name_releases() -> 
     found = origin(
         "\ufeff--extra-index-url https://bob:s3cret@wheels.example.org/simple\n-c constraints.txt\n-r more.txt\n"
         "numpy\nx @ https://example.org/x-1.5-py3-none-any.whl\n",
-        constraints__txt=b"numpy==2.4.6\nunused==1\n", more__txt=b"-r requirements.txt\nclick>=8\n",
-    )  # fmt: skip
+        constraints__txt=b"numpy==2.4.6\nunused==1\n",
+        more__txt=b"-r requirements.txt\nclick>=8\n",
+    )
     assert found.packages == {"scikit-learn": "==1.5.2", "click": ">=8", "numpy": "==2.4.6", "x": "==1.5"}
     assert found.aside == ()
 
 
-@pytest.mark.parametrize("line", ["x @ git+https://bob:s3cret@h.example/x.git", "git+https://h.example/y", "./x", "-e .", "-r absent.txt"])  # fmt: skip
+@pytest.mark.parametrize(
+    "line", ["x @ git+https://bob:s3cret@h.example/x.git", "git+https://h.example/y", "./x", "-e .", "-r absent.txt"]
+)
 def test_what_names_no_release_is_set_aside(line: str) -> None:
     found = origin(f"numpy==2.4.6\n{line}\n")
     assert found.packages["numpy"] == "==2.4.6"
@@ -241,7 +272,7 @@ def test_a_wheel_that_changed_under_its_name_is_named(index: PackageIndex, tmp_p
     before = package_wheel(index)
     index.add("acme-widget", "1.0", text="# another one\n")
     environment = variables(UV_INDEX=f"acme={index.address()}", PIP_NO_CACHE_DIR="1")
-    with pytest.raises(WrongContent) as caught:
+    with pytest.raises(WrongContentError) as caught:
         _pip.download([before], platforms.parse(HERE), (), environment, tmp_path)
     assert f"`{before.file}` is not what was locked: expected sha256:{before.sha256}" in caught.value.message
     assert caught.value.subject == before.file

@@ -34,8 +34,13 @@ DAY = datetime.date(2026, 11, 21)
 
 def advisory(name: str, package: str, events: list[dict[str, str]], **more: Any) -> dict[str, Any]:
     affected = {"package": {"ecosystem": "PyPI", "name": package}, "ranges": [{"type": "ECOSYSTEM", "events": events}]}
-    return {"id": name, "modified": "2026-11-20T10:00:00Z", "affected": [affected],
-            "database_specific": {"severity": "HIGH"}, **more}  # fmt: skip
+    return {
+        "id": name,
+        "modified": "2026-11-20T10:00:00Z",
+        "affected": [affected],
+        "database_specific": {"severity": "HIGH"},
+        **more,
+    }
 
 
 def span(*pairs: tuple[str, str]) -> list[dict[str, str]]:
@@ -43,17 +48,32 @@ def span(*pairs: tuple[str, str]) -> list[dict[str, str]]:
 
 
 ADVISORIES = [
-    advisory("GHSA-53q9-r3pm-6pq6", "torch", span(("introduced", "0"), ("fixed", "2.6.0")), aliases=["CVE-2025-32434"],
-             database_specific={"severity": "CRITICAL"}),
+    advisory(
+        "GHSA-53q9-r3pm-6pq6",
+        "torch",
+        span(("introduced", "0"), ("fixed", "2.6.0")),
+        aliases=["CVE-2025-32434"],
+        database_specific={"severity": "CRITICAL"},
+    ),
     advisory("GHSA-8q59-q68h-6hv4", "PyYAML", span(("introduced", "0"), ("fixed", "5.4")), aliases=["CVE-2020-14343"]),
-    advisory("GHSA-34jh-p97f-mpxf", "urllib3", span(("introduced", "0"), ("fixed", "1.26.19"), ("introduced", "2.0.0"),
-             ("fixed", "2.2.2")), aliases=["CVE-2024-37891"], database_specific={"severity": "MODERATE"}),
+    advisory(
+        "GHSA-34jh-p97f-mpxf",
+        "urllib3",
+        span(("introduced", "0"), ("fixed", "1.26.19"), ("introduced", "2.0.0"), ("fixed", "2.2.2")),
+        aliases=["CVE-2024-37891"],
+        database_specific={"severity": "MODERATE"},
+    ),
     advisory("TEST-withdrawn", "torch", span(("introduced", "0")), withdrawn="2026-01-01T00:00:00Z"),
-    advisory("TEST-listed", "jinja2", [], affected=[{"package": {"ecosystem": "PyPI", "name": "Jinja2"},
-             "versions": ["3.0.0", "3.0"]}], database_specific={}),
+    advisory(
+        "TEST-listed",
+        "jinja2",
+        [],
+        affected=[{"package": {"ecosystem": "PyPI", "name": "Jinja2"}, "versions": ["3.0.0", "3.0"]}],
+        database_specific={},
+    ),
     advisory("TEST-npm", "x", [], affected=[{"package": {"ecosystem": "npm", "name": "torch"}, "versions": ["2.5.1"]}]),
     advisory("TEST-last", "click", span(("introduced", "8.0"), ("last_affected", "8.1.3"))),
-]  # fmt: skip
+]
 
 
 @pytest.fixture
@@ -66,12 +86,26 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize(
     ("pin", "ids"),
-    [("torch 2.5.1", ["GHSA-53q9-r3pm-6pq6"]), ("torch 2.6.0", []), ("torch 2.6.0rc1", ["GHSA-53q9-r3pm-6pq6"]),
-     ("torch 2.6.0+cu124", []), ("pyyaml 5.3.1", ["GHSA-8q59-q68h-6hv4"]), ("pyyaml 5.4", []),
-     ("urllib3 1.26.18", ["GHSA-34jh-p97f-mpxf"]), ("urllib3 1.26.19", []), ("urllib3 2.0.7", ["GHSA-34jh-p97f-mpxf"]),
-     ("urllib3 2.2.2", []), ("Jinja2 3.0", ["TEST-listed"]), ("jinja2 3.0.1", []), ("click 8.1.3", ["TEST-last"]),
-     ("click 8.1.4", []), ("click 7.9", []), ("numpy 2.1.0", []), ("torch not-a-version", ["GHSA-53q9-r3pm-6pq6"])],
-)  # fmt: skip
+    [
+        ("torch 2.5.1", ["GHSA-53q9-r3pm-6pq6"]),
+        ("torch 2.6.0", []),
+        ("torch 2.6.0rc1", ["GHSA-53q9-r3pm-6pq6"]),
+        ("torch 2.6.0+cu124", []),
+        ("pyyaml 5.3.1", ["GHSA-8q59-q68h-6hv4"]),
+        ("pyyaml 5.4", []),
+        ("urllib3 1.26.18", ["GHSA-34jh-p97f-mpxf"]),
+        ("urllib3 1.26.19", []),
+        ("urllib3 2.0.7", ["GHSA-34jh-p97f-mpxf"]),
+        ("urllib3 2.2.2", []),
+        ("Jinja2 3.0", ["TEST-listed"]),
+        ("jinja2 3.0.1", []),
+        ("click 8.1.3", ["TEST-last"]),
+        ("click 8.1.4", []),
+        ("click 7.9", []),
+        ("numpy 2.1.0", []),
+        ("torch not-a-version", ["GHSA-53q9-r3pm-6pq6"]),
+    ],
+)
 def test_ranges_lists_withdrawal_and_ecosystems(folder: Path, pin: str, ids: list[str]) -> None:
     name, version = pin.split(" ")
     assert [hit.id for hit in advisories.match(folder, [(name, version)])] == ids
@@ -119,10 +153,25 @@ def test_a_damaged_database_is_one_clear_error(folder: Path) -> None:
 
 # facts, VEX, verdicts
 
-OPENVEX = {"statements": [{"vulnerability": {"name": "CVE-2025-32434"}, "products": [{"@id": "pkg:pypi/torch@2.5.1"}],
-                           "status": "not_affected", "justification": "vulnerable_code_not_in_execute_path"}]}  # fmt: skip
-CYCLONEDX = {"vulnerabilities": [{"id": "CVE-2025-32434", "affects": [{"ref": "pkg:pypi/torch@2.5.1"}],
-                                  "analysis": {"state": "not_affected", "detail": "no pickle is ever opened"}}]}  # fmt: skip
+OPENVEX = {
+    "statements": [
+        {
+            "vulnerability": {"name": "CVE-2025-32434"},
+            "products": [{"@id": "pkg:pypi/torch@2.5.1"}],
+            "status": "not_affected",
+            "justification": "vulnerable_code_not_in_execute_path",
+        }
+    ]
+}
+CYCLONEDX = {
+    "vulnerabilities": [
+        {
+            "id": "CVE-2025-32434",
+            "affects": [{"ref": "pkg:pypi/torch@2.5.1"}],
+            "analysis": {"state": "not_affected", "detail": "no pickle is ever opened"},
+        }
+    ]
+}
 
 
 def said(kind: str, predicate: JSON) -> Evidence:
@@ -150,11 +199,16 @@ def test_the_planted_version_is_found(folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("kind", "document"), [(vex.OPENVEX, OPENVEX), (vex.CYCLONEDX[0], CYCLONEDX)])
 def test_vex_of_somebody_trusted_counts_where_it_says_why(
     folder: Path, tmp_path: Path, kind: str, document: JSON
-) -> None:  # fmt: skip
+) -> None:
     assert judged(folder, tmp_path, said(kind, document)) == []
     text = json.dumps(document)
-    for old, new in (("2.5.1", "2.5.0"), ("CVE-2025-32434", "CVE-2025-1"), ("justification", "why"), ("detail", "why"),
-                     ("not_affected", "under_investigation")):  # fmt: skip
+    for old, new in (
+        ("2.5.1", "2.5.0"),
+        ("CVE-2025-32434", "CVE-2025-1"),
+        ("justification", "why"),
+        ("detail", "why"),
+        ("not_affected", "under_investigation"),
+    ):
         if old in text:
             assert judged(folder, tmp_path, said(kind, json.loads(text.replace(old, new)))) == PLANTED, old
 

@@ -80,7 +80,10 @@ def test_what_is_not_evaluated_is_refused_by_its_name(name: str) -> None:
         ('deny contains "x" if count([1 | some r in input.rows; r.licence == "GPL"]) > 0', "`licence` is undefined"),
         ('deny contains "x" if bad\nbad if input.model.license == "GPL"', "`license` is undefined"),
         ('deny contains "x" if old(input.model)\nold(m) if m.age > 3', "`age` is undefined"),
-        ('deny contains "x" if not all_good\nall_good if every r in input.rows { r.name != "" }\nallow if not input.model.bad', "`bad`"),
+        (
+            'deny contains "x" if not all_good\nall_good if every r in input.rows { r.name != "" }\nallow if not input.model.bad',
+            "`bad`",
+        ),
         ('allow if not bad\nbad if input.model.license == "GPL"', "`license` is undefined"),
         ('violation contains "x" if max(input.datasets[0].parts) > 3', "no answer"),
         ('deny contains "x" if input.limit / input.zero > 3', "divide by zero"),
@@ -90,12 +93,12 @@ def test_what_is_not_evaluated_is_refused_by_its_name(name: str) -> None:
         ('deny contains "x" if semver.compare(input.model.licence, "1.0.0") == 1', "semantic version"),
         ('warn contains "x" if { some c in input.limit; c == 1 }', "expected a collection"),
         ('deny contains "x" if { limits := {"MIT": 3}; limits[input.rows[0].name] > 2 }', "is undefined"),
-        ('x := 1\nx := 2', "two values"),
+        ("x := 1\nx := 2", "two values"),
         ("f(a) := 1\nf(a) := 2\nx := f(0)", "two values"),
         ("x := y\ny := x", "recursive"),
         ("p[k] := v if { some r in input.rows; k := 1; v := r.name }", "two values"),
     ],
-)  # fmt: skip
+)
 def test_what_would_be_silence_is_an_error(rules: str, words: str) -> None:
     document = {
         "model": MODEL,
@@ -111,13 +114,17 @@ def test_what_would_be_silence_is_an_error(rules: str, words: str) -> None:
 @pytest.mark.parametrize(
     "rule",
     [
-        'deny contains "x" if not input.model.license', 'deny contains "x" if object.get(input.model, "license", "") == "G"',
-        'deny contains "x" if input.model.licence in {"GPL"}', 'deny contains "x" if bad\nbad if 1 == 2',
-        'banned := {"GPL"}\ndeny contains "x" if banned[input.model.licence]', 'deny contains "x" if input.model.description == "x"',
+        'deny contains "x" if not input.model.license',
+        'deny contains "x" if object.get(input.model, "license", "") == "G"',
+        'deny contains "x" if input.model.licence in {"GPL"}',
+        'deny contains "x" if bad\nbad if 1 == 2',
+        'banned := {"GPL"}\ndeny contains "x" if banned[input.model.licence]',
+        'deny contains "x" if input.model.description == "x"',
         'banned := {"GPL": true}\ndeny contains "x" if banned[input.model.licence]',
-        'deny contains "x" if { some r in input.rows; r.name == "z" }', "allow if input.model.license",
+        'deny contains "x" if { some r in input.rows; r.name == "z" }',
+        "allow if input.model.license",
     ],
-)  # fmt: skip
+)
 def test_questions_may_be_answered_by_absence(rule: str) -> None:
     found = evaluated(f"package main\n{rule}\n", {"model": MODEL, "rows": [{"name": "a"}]})
     assert found.get("deny", []) in ([], ["x"]) and ("not" in rule) == (found.get("deny") == ["x"])
@@ -125,13 +132,27 @@ def test_questions_may_be_answered_by_absence(rule: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["package main\nx := " + "[" * 5000, "package main\nx := " + "(" * 300 + "1" + ")" * 300, "package main\nx := 1e9999",
-     "package main\nx := `", 'package main\nx := "\\ud800"', "package main\nx if { y = 1 = 2 }", "package main\n\0", "",
-     "package main\nallow if input.a with data.b as 1", "package main\ninput := 1", "package main\nimport data.other.x\ny := x",
-     "package main\ny := data.other.x", "package main\nf(x) := y if { x := 1; y := x }", "package main\nallow if { some x; 1 == 1 }",
-     "package main\nallow if { not input.a[i] == 1 }", "package main\nx := y if { z := y; y := 1 }", "package main\nallow if 1 == true"],
+    [
+        "package main\nx := " + "[" * 5000,
+        "package main\nx := " + "(" * 300 + "1" + ")" * 300,
+        "package main\nx := 1e9999",
+        "package main\nx := `",
+        'package main\nx := "\\ud800"',
+        "package main\nx if { y = 1 = 2 }",
+        "package main\n\0",
+        "",
+        "package main\nallow if input.a with data.b as 1",
+        "package main\ninput := 1",
+        "package main\nimport data.other.x\ny := x",
+        "package main\ny := data.other.x",
+        "package main\nf(x) := y if { x := 1; y := x }",
+        "package main\nallow if { some x; 1 == 1 }",
+        "package main\nallow if { not input.a[i] == 1 }",
+        "package main\nx := y if { z := y; y := 1 }",
+        "package main\nallow if 1 == true",
+    ],
     ids=range(17),
-)  # fmt: skip
+)
 def test_no_text_is_anything_but_refused(text: str) -> None:
     with pytest.raises(Refused):
         program.load(text)
@@ -229,8 +250,13 @@ def test_two_that_disagree_decide_nothing(monkeypatch: pytest.MonkeyPatch, tmp_p
 def test_opa_judges_what_is_not_evaluated_here() -> None:
     text = 'package main\nallow if count(deny) == 0\ndeny contains "x" if { net.cidr_contains("10.0.0.0/8", "10.1.1.1"); input.model }\n'
     assert judged(text) == {"x", "`a.rego` does not allow it: `allow` is undefined"}
-    for looking in ("opa.runtime().env", 'http.send({"method": "get", "url": "http://127.0.0.1:9/"})', "time.now_ns()",
-                    'rand.intn("a", 9)', 'net.lookup_ip_addr("localhost")'):  # fmt: skip
+    for looking in (
+        "opa.runtime().env",
+        'http.send({"method": "get", "url": "http://127.0.0.1:9/"})',
+        "time.now_ns()",
+        'rand.intn("a", 9)',
+        'net.lookup_ip_addr("localhost")',
+    ):
         with pytest.raises(UsageError, match="is refused by `opa`"):
             judged(f"package main\nallow if {{ {looking}; input.model }}\ndeny := set()\n")
     with pytest.raises(UsageError, match="divide by zero"):
@@ -260,12 +286,69 @@ def test_opa_gets_the_same_time() -> None:
 
 
 OPERANDS: list[Any] = [
-    0, 1, -7, 2, 3, 255, 0.5, -2.5, 0.1, 0.2, 1e-7, 9007199254740993, 10**25, 2**64 + 1, "", "a", "abc", "Ä", "straße", "a.b.c",
-    "1.2.3", "1.2.3-rc.1", "v1.0.0", "2020-01-01T00:00:00Z", "2020-02-30T00:00:00Z", "10", "1e3", "0x10", "  x ", "a/b", "/",
-    "^a+$", "[a-c]", "(?i)mit", r"\d+", "a$", "a\n", "x*", "(a|ab)(c|bcd)", "abcd", "*.onnx", "model.onnx", "%s-%d", "YWI=", "6162",
-    "1h30m", "10KiB", True, False, None, [], [1], [3, 1, 2], ["a", "b"], [["a"]], [None, True, "x", 1.5], {}, {"a": 1},
-    {"a": {"b": 1}}, {"a": ["b"], "b": []}, ["a/b"], ["."],
-]  # fmt: skip
+    0,
+    1,
+    -7,
+    2,
+    3,
+    255,
+    0.5,
+    -2.5,
+    0.1,
+    0.2,
+    1e-7,
+    9007199254740993,
+    10**25,
+    2**64 + 1,
+    "",
+    "a",
+    "abc",
+    "Ä",
+    "straße",
+    "a.b.c",
+    "1.2.3",
+    "1.2.3-rc.1",
+    "v1.0.0",
+    "2020-01-01T00:00:00Z",
+    "2020-02-30T00:00:00Z",
+    "10",
+    "1e3",
+    "0x10",
+    "  x ",
+    "a/b",
+    "/",
+    "^a+$",
+    "[a-c]",
+    "(?i)mit",
+    r"\d+",
+    "a$",
+    "a\n",
+    "x*",
+    "(a|ab)(c|bcd)",
+    "abcd",
+    "*.onnx",
+    "model.onnx",
+    "%s-%d",
+    "YWI=",
+    "6162",
+    "1h30m",
+    "10KiB",
+    True,
+    False,
+    None,
+    [],
+    [1],
+    [3, 1, 2],
+    ["a", "b"],
+    [["a"]],
+    [None, True, "x", 1.5],
+    {},
+    {"a": 1},
+    {"a": {"b": 1}},
+    {"a": ["b"], "b": []},
+    ["a/b"],
+    ["."],
+]
 
 
 @needs_opa
@@ -273,8 +356,22 @@ OPERANDS: list[Any] = [
 def test_built_ins_say_what_opa_says_of_any_operands(seed: int, tmp_path: Path) -> None:
     """Where ours has a value, OPA has the same; where OPA has none, ours has none or is refused."""
     dice, known = random.Random(seed), builtins.arity()
-    signs = {"plus": "+", "minus": "-", "mul": "*", "div": "/", "rem": "%", "equal": "==", "neq": "!=", "lt": "<", "lte": "<=",
-             "gt": ">", "gte": ">=", "or": "|", "and": "&", "internal.member_2": "in"}  # fmt: skip
+    signs = {
+        "plus": "+",
+        "minus": "-",
+        "mul": "*",
+        "div": "/",
+        "rem": "%",
+        "equal": "==",
+        "neq": "!=",
+        "lt": "<",
+        "lte": "<=",
+        "gt": ">",
+        "gte": ">=",
+        "or": "|",
+        "and": "&",
+        "internal.member_2": "in",
+    }
     names = sorted(set(known) - {"internal.member_3", "numbers.range", "numbers.range_step", "bits.lsh"})
     asked = []
     for name in (dice.choice(names) for _ in range(300)):
@@ -284,8 +381,17 @@ def test_built_ins_say_what_opa_says_of_any_operands(seed: int, tmp_path: Path) 
     (tmp_path / "m.rego").write_text(
         "package main\n" + "".join(f"r{i} := v if {{ v := {text} }}\n" for i, text in enumerate(asked))
     )
-    told = opa._run(str(shutil.which("opa")), "eval", "-f", "json", "-d", str(tmp_path / "m.rego"), "-i", str(tmp_path / "i.json"),
-                    "data.main")  # fmt: skip
+    told = opa._run(
+        str(shutil.which("opa")),
+        "eval",
+        "-f",
+        "json",
+        "-d",
+        str(tmp_path / "m.rego"),
+        "-i",
+        str(tmp_path / "i.json"),
+        "data.main",
+    )
     theirs = told["result"][0]["expressions"][0]["value"]
     compared = 0
     for index, text in enumerate(asked):

@@ -21,7 +21,7 @@ from packager import canonical, plugins
 from packager.bundle.bundle import Bundle, read
 from packager.bundle.single_file import Archive
 from packager.canonical import JSON
-from packager.errors import NegativeAnswer, UsageError
+from packager.errors import NegativeAnswerError, UsageError
 from packager.files import staging
 from packager.formats import secrets
 from packager.formats.intoto import Statement
@@ -86,10 +86,14 @@ def test_the_published_schema_is_one_and_our_checker_agrees_with_the_reference()
     assert seen == {True, False}
 
 
-@given(st.recursive(st.none() | st.booleans() | st.integers(-2, 9) | st.floats(allow_nan=False) | st.text(max_size=5),
-                    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
-                    max_leaves=8),
-       st.sampled_from(sorted(factschema.sections())))  # fmt: skip
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers(-2, 9) | st.floats(allow_nan=False) | st.text(max_size=5),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+        max_leaves=8,
+    ),
+    st.sampled_from(sorted(factschema.sections())),
+)
 def test_whatever_stands_in_a_section_the_reference_agrees(value: JSON, section: str) -> None:
     head = {"format": 1, "stage": "bundle", "name": "n", "version": "1"}
     assert SCHEMA.is_valid({**head, section: value}) == (not factschema.problems({section: value}))
@@ -114,10 +118,15 @@ def test_profiles_set_parameters_levels_and_days(tmp_path: Path) -> None:
     assert found.terms_of("engines") == Terms({"host_code": True})
     assert found.terms_of("signature").effective_on == datetime.date(2027, 1, 1)
     for line, word in (
-        ("budget: {fils: 1}", "files"), ("budget: {files: many}", "expected a number"), ("budget: {level: fatal}", "level"),
-        ("signature: {effective-on: soon}", "expected a day"), ("parity", "asked twice"), ("budgets: {}", "budget"),
-        ("formats: {allow: [1]}", "expected a list"), ("engines: {host-code: 1}", "expected a boolean"),
-    ):  # fmt: skip
+        ("budget: {fils: 1}", "files"),
+        ("budget: {files: many}", "expected a number"),
+        ("budget: {level: fatal}", "level"),
+        ("signature: {effective-on: soon}", "expected a day"),
+        ("parity", "asked twice"),
+        ("budgets: {}", "budget"),
+        ("formats: {allow: [1]}", "expected a list"),
+        ("engines: {host-code: 1}", "expected a boolean"),
+    ):
         (tmp_path / "bad.yaml").write_text(f"rules:\n  - parity\n  - {line}\n")
         with pytest.raises(UsageError) as caught:
             engine.profile("bad.yaml", tmp_path)
@@ -162,11 +171,23 @@ def test_the_policys_digest_is_in_the_verdict_and_follows_every_word(tmp_path: P
 
 @pytest.mark.parametrize(
     ("expression", "ok"),
-    [("MIT", True), ("GPL-3.0-only", False), ("MIT OR GPL-3.0-only", True), ("MIT AND GPL-3.0-only", False),
-     ("MIT OR GPL-3.0-only AND GPL-2.0-only", True), ("(MIT OR GPL-3.0-only) AND GPL-2.0-only", False),
-     ("GPL-2.0-only WITH Classpath-exception-2.0", False), ("MIT MIT", False), ("", False), ("(MIT", False),
-     ("MIT)", False), ("AND", False), ("MIT WITH", False), ("(" * 5000 + "MIT" + ")" * 5000, False)],
-)  # fmt: skip
+    [
+        ("MIT", True),
+        ("GPL-3.0-only", False),
+        ("MIT OR GPL-3.0-only", True),
+        ("MIT AND GPL-3.0-only", False),
+        ("MIT OR GPL-3.0-only AND GPL-2.0-only", True),
+        ("(MIT OR GPL-3.0-only) AND GPL-2.0-only", False),
+        ("GPL-2.0-only WITH Classpath-exception-2.0", False),
+        ("MIT MIT", False),
+        ("", False),
+        ("(MIT", False),
+        ("MIT)", False),
+        ("AND", False),
+        ("MIT WITH", False),
+        ("(" * 5000 + "MIT" + ")" * 5000, False),
+    ],
+)
 def test_licence_expressions(expression: str, ok: bool) -> None:
     assert _licences.accepts(expression, (), ("GPL-*",)) == ok
 
@@ -230,9 +251,11 @@ def test_facts_of_a_bundle_fit_the_schema_and_see_what_is_wrong(bundle: Bundle) 
     SCHEMA.validate(found)
     verdict = engine.judge(Profile("p", ("no-pickle", "secrets", "hash-locked", "graph-structure")), found)
     assert {(finding.rule, finding.subject) for finding in verdict.findings} == {
-        ("no-pickle", "model/weights-0002.bin"), ("secrets", "notes.txt:1"),
-        ("hash-locked", "deps/onnxruntime/requirements.txt"), ("graph-structure", "model/model.onnx"),
-    }  # fmt: skip
+        ("no-pickle", "model/weights-0002.bin"),
+        ("secrets", "notes.txt:1"),
+        ("hash-locked", "deps/onnxruntime/requirements.txt"),
+        ("graph-structure", "model/model.onnx"),
+    }
     assert "sbom" not in found, "an SBOM that cannot be read is no fact"
     assert found["card"]["headings"] == ["t"]
 
@@ -250,11 +273,19 @@ def said(kind: str, predicate: JSON, bundle: Bundle, signer: str = "ci") -> Evid
 
 
 def test_statements_of_trusted_signers_are_facts(bundle: Bundle) -> None:
-    cell = {"target": "t", "runtime": "onnxruntime", "version": "1.20.0", "device": "cpu", "outcome": "pass",
-            "measures": {"latency_ms": {"p99": 4.0}, "throughput_rps": 90.0}}  # fmt: skip
+    cell = {
+        "target": "t",
+        "runtime": "onnxruntime",
+        "version": "1.20.0",
+        "device": "cpu",
+        "outcome": "pass",
+        "measures": {"latency_ms": {"p99": 4.0}, "throughput_rps": 90.0},
+    }
     result = {"bundle": {"digest": bundle.digest}, "cells": [cell]}
-    slsa = {"buildDefinition": {"buildType": "x", "resolvedDependencies": [{"uri": "models:/a/1"}, 3]},
-            "runDetails": {"builder": {"id": "https://ci"}}}  # fmt: skip
+    slsa = {
+        "buildDefinition": {"buildType": "x", "resolvedDependencies": [{"uri": "models:/a/1"}, 3]},
+        "runDetails": {"builder": {"id": "https://ci"}},
+    }
     evidence = [
         said(facts.TEST_RESULT, {facts.CONFORMANCE: result}, bundle),
         said(facts.PROVENANCE, slsa, bundle),
@@ -271,7 +302,7 @@ def test_statements_of_trusted_signers_are_facts(bundle: Bundle) -> None:
     assert found["nondeterministic"] == []
     assert found["name"] == "tiny"
     other = said(facts.MEASUREMENTS, {"format": 1, "nondeterministic": ["Multinomial"]}, bundle, "boss")
-    with pytest.raises(NegativeAnswer, match="contradict each other"):
+    with pytest.raises(NegativeAnswerError, match="contradict each other"):
         facts.of_bundle(bundle, [*evidence, other], EVERYTHING, DAY)
 
 
@@ -331,8 +362,12 @@ def test_tests_of_rules_are_read_strictly(tmp_path: Path) -> None:
     good = "rule: budget\ncases:\n  - {name: n, facts: {contents: {bytes: 1, files: []}}, finds: []}\n"
     (tmp_path / "t.yaml").write_text(good)
     assert [outcome.problem for case in testing.load(tmp_path) for outcome in testing.run(case)] == [None, None]
-    for old, new, word in (("budget", "budgt", "budget"), ("bytes: 1", "bytes: x", "no such facts"),
-                           ("contents", "content", "not a section"), ("finds: []", "find: []", "finds")):  # fmt: skip
+    for old, new, word in (
+        ("budget", "budgt", "budget"),
+        ("bytes: 1", "bytes: x", "no such facts"),
+        ("contents", "content", "not a section"),
+        ("finds: []", "find: []", "finds"),
+    ):
         (tmp_path / "t.yaml").write_text(good.replace(old, new))
         with pytest.raises(UsageError) as caught:
             testing.load(tmp_path)
@@ -373,8 +408,12 @@ def test_sarif_is_what_its_schema_says() -> None:
     waived = waivers.Waiver("no-pickle", "*", "ada@example.org", "ticket 7", DAY)
     terms = {"a.rego": Terms(program='package main\nimport rego.v1\ndeny contains "x" if input.contents')}
     asked = Profile("p", (*RULES, "a.rego"), (waived,), terms)
-    for verdict_ in (verdict(), engine.judge(asked, facts, DAY), engine.judge(asked, {}, DAY),
-                     engine.judge(Profile("p", ("budget",)), facts, DAY)):  # fmt: skip
+    for verdict_ in (
+        verdict(),
+        engine.judge(asked, facts, DAY),
+        engine.judge(asked, {}, DAY),
+        engine.judge(Profile("p", ("budget",)), facts, DAY),
+    ):
         log = json.loads(report.sarif(verdict_, "tiny:1.0.0"))
         assert [error.message for error in validator.iter_errors(log)] == []
     assert any(
@@ -387,9 +426,12 @@ def test_sarif_is_what_its_schema_says() -> None:
 
 def _parity(output: dict[str, Any], kind: dict[str, Any] | None = None, precision: str = "fp32") -> list[Any]:
     target = {
-        "precision": precision, "unmeasured": None, "tolerance": {"y": {"atol": 1e-5, "rtol": 1e-4}},
-        "cases": [{"name": "batch=1", "outputs": {"y": output}}], "kinds": {"y": kind} if kind else {},
-    }  # fmt: skip
+        "precision": precision,
+        "unmeasured": None,
+        "tolerance": {"y": {"atol": 1e-5, "rtol": 1e-4}},
+        "cases": [{"name": "batch=1", "outputs": {"y": output}}],
+        "kinds": {"y": kind} if kind else {},
+    }
     return list(parity.check({"targets": {"cpu": target}}))
 
 
@@ -416,8 +458,7 @@ def test_the_tolerance_that_amplified_rounding_needs_can_be_pasted() -> None:
 
 
 def test_a_label_between_two_equal_scores_is_a_tie() -> None:
-    label = {"dtype": "int64", "shape": [1], "unequal": 1,
-             "first_unequal": {"index": [0], "expected": 1, "got": 2}}  # fmt: skip
+    label = {"dtype": "int64", "shape": [1], "unequal": 1, "first_unequal": {"index": [0], "expected": 1, "got": 2}}
     assert not _parity({**label, "largest_gap": 1e-6})
     assert _parity({**label, "largest_gap": 1e-2}) and _parity(label)
 

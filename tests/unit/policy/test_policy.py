@@ -21,8 +21,13 @@ from packager.policy.waivers import Waiver
 def facts(**output: JSON) -> dict[str, JSON]:
     measured = {"dtype": "float32", "shape": [2], "not_finite": 0, "frontier": [], **output}
     case = {"name": "batch=2", "outputs": {"y": measured}}
-    target = {"precision": "fp32", "tolerance": {"y": {"atol": 1e-3, "rtol": 1e-2}}, "unmeasured": None,
-              "cases": [case], "shortened": {}}  # fmt: skip
+    target = {
+        "precision": "fp32",
+        "tolerance": {"y": {"atol": 1e-3, "rtol": 1e-2}},
+        "unmeasured": None,
+        "cases": [case],
+        "shortened": {},
+    }
     return {"nondeterministic": [], "targets": {"onnxruntime-cpu-fp32": target}}
 
 
@@ -161,9 +166,12 @@ def test_waivers_are_written_completely(tmp_path: Path) -> None:
     (tmp_path / "p.yaml").write_text(good)
     assert engine.profile("p.yaml", tmp_path).waivers == (Waiver("parity", "*/y", "ada", "known", DAY),)
     for old, new, word in (
-        ("2026-12-31", "never", "every waiver ends"), ("owner: ada, ", "", "no `owner`"), ("known", "''", "reason"),
-        ("rule: parity", "rule: deterministic", "does not ask"), ("2026-12-31", "2026-02-30", "expected a day"),
-    ):  # fmt: skip
+        ("2026-12-31", "never", "every waiver ends"),
+        ("owner: ada, ", "", "no `owner`"),
+        ("known", "''", "reason"),
+        ("rule: parity", "rule: deterministic", "does not ask"),
+        ("2026-12-31", "2026-02-30", "expected a day"),
+    ):
         (tmp_path / "p.yaml").write_text(good.replace(old, new))
         with pytest.raises(UsageError) as caught:
             engine.profile("p.yaml", tmp_path)

@@ -49,12 +49,19 @@ def test_a_profile_names_files_beside_it_and_its_digest_follows_them(tmp_path: P
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("allow if count(input) > 0", "as a whole"), ('allow if input["model"]', "as a whole"), ("allow if input.modle", "no fact"),
-     ("allow if {", "is refused: line 3"), ("deny contains 1 if { nosuch(3) }", "line 3: `nosuch`"),
-     ('deny contains 1 if net.cidr_contains("10.0.0.0/8", input.model.licence)', "`net.cidr_contains`"),
-     ('allow if opa.runtime().env.HOME', "`opa.runtime`"), ("deny contains y if x == 1", "`x` is unsafe"),
-     ("deny[msg] { msg := 1 }", "before Rego v1"), ("allow if count(1, 2)", "takes 1 arguments")],
-)  # fmt: skip
+    [
+        ("allow if count(input) > 0", "as a whole"),
+        ('allow if input["model"]', "as a whole"),
+        ("allow if input.modle", "no fact"),
+        ("allow if {", "is refused: line 3"),
+        ("deny contains 1 if { nosuch(3) }", "line 3: `nosuch`"),
+        ('deny contains 1 if net.cidr_contains("10.0.0.0/8", input.model.licence)', "`net.cidr_contains`"),
+        ("allow if opa.runtime().env.HOME", "`opa.runtime`"),
+        ("deny contains y if x == 1", "`x` is unsafe"),
+        ("deny[msg] { msg := 1 }", "before Rego v1"),
+        ("allow if count(1, 2)", "takes 1 arguments"),
+    ],
+)
 def test_what_cannot_be_asked_is_an_error(tmp_path: Path, text: str, words: str) -> None:
     (tmp_path / "a.rego").write_text(HEAD + text)
     (tmp_path / "p.yaml").write_text("rules: [a.rego]")
@@ -84,9 +91,12 @@ def test_input_in_words_is_not_input() -> None:
 def test_only_exactly_true_allows_and_nothing_may_be_denied() -> None:
     no = "does not allow it"
     for text, refused in (
-        ("allow := true\ndeny := set()", False), ("allow := 1\ndeny := set()", True), ('allow := "true"\ndeny := set()', True),
-        ("deny := set()", True), ("allow if input.model.licence == 3\ndeny := set()", True),
-    ):  # fmt: skip
+        ("allow := true\ndeny := set()", False),
+        ("allow := 1\ndeny := set()", True),
+        ('allow := "true"\ndeny := set()', True),
+        ("deny := set()", True),
+        ("allow if input.model.licence == 3\ndeny := set()", True),
+    ):
         assert any(no in message for _, message in found(HEAD + text, model=MODEL)) == refused, text
     assert found(HEAD + 'allow := true\ndeny contains "x" if true', model=MODEL) == {("error", "x")}
     assert found(HEAD + 'allow := true\ndeny := set()\nviolation contains {"msg": "v"} if true', model=MODEL) == {
@@ -177,8 +187,10 @@ def test_opa_gives_the_same_verdict_on_the_same_file(tmp_path: Path) -> None:
     (tmp_path / "facts.json").write_text(json.dumps([dict(case.facts) for case in cases]))
     done = subprocess.run(
         [sys.executable, "-c", ASK, opa(), EXAMPLES / "acme.rego", tmp_path / "facts.json"],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     theirs = json.loads(done.stdout)
     assert len(theirs) == len(cases) == 4
     for case, document in zip(cases, theirs, strict=True):
@@ -194,21 +206,31 @@ def test_the_evaluators_agree_on_what_policies_use(tmp_path: Path) -> None:
     """Constructs beyond the example: comprehensions, patterns, versions, absence, arithmetic, negation."""
     bodies = [
         'deny contains sprintf("%s %s", [c.name, c.version]) if { some c in input.components; semver.compare(c.version, "2.0.0") < 0 }',
-        'deny contains c.name if { some c in input.components; not c.licence }',
-        'deny contains p if { some i; p := input.components[i].name; regex.match(`^t.*h$`, p) }',
-        'deny contains n if { n := count({c.name | some c in input.components}); n > 2 }',
+        "deny contains c.name if { some c in input.components; not c.licence }",
+        "deny contains p if { some i; p := input.components[i].name; regex.match(`^t.*h$`, p) }",
+        "deny contains n if { n := count({c.name | some c in input.components}); n > 2 }",
         'deny contains s if { s := concat(",", sort([c.name | some c in input.components])); contains(s, "numpy") }',
         'deny contains "every" if { every c in input.components { startswith(c.name, "n") } }',
-    ]  # fmt: skip
+    ]
     rows = [("numpy", "1.26.4", "MIT"), ("torch", "2.9.0", None), ("six", "1.0.0", "MIT")]
-    facts = [{"components": [dict(zip(("name", "version", "licence", "words"), (*row, None), strict=True)) for row in rows[:size]]}
-             for size in range(4)]  # fmt: skip
+    facts = [
+        {
+            "components": [
+                dict(zip(("name", "version", "licence", "words"), (*row, None), strict=True)) for row in rows[:size]
+            ]
+        }
+        for size in range(4)
+    ]
     (tmp_path / "facts.json").write_text(json.dumps(facts))
     for body in bodies:
         text = f"{HEAD}default allow := false\nallow if count(deny) == 0\n{body}\n"
         (tmp_path / "p.rego").write_text(text)
-        done = subprocess.run([sys.executable, "-c", ASK, opa(), tmp_path / "p.rego", tmp_path / "facts.json"],
-                              capture_output=True, text=True, check=True)  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, "-c", ASK, opa(), tmp_path / "p.rego", tmp_path / "facts.json"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         for given, document in zip(facts, json.loads(done.stdout), strict=True):
             assert not schema.problems(given)
             ours = {message for _, message in found(text, **given) if "does not allow" not in message}

@@ -39,8 +39,10 @@ def saved(folder: Path, model: Any) -> Path:
 def network(axis: Any = "batch", outputs: str = "y") -> Any:
     """One matrix: x of (axis, 4) to (axis, 2)."""
     weights = numpy_helper.from_array(np.arange(8, dtype="float32").reshape(4, 2) / 8, "w")
-    ends = ([helper.make_tensor_value_info("x", TensorProto.FLOAT, [axis, 4])],
-            [helper.make_tensor_value_info(outputs, TensorProto.FLOAT, [axis, 2])])  # fmt: skip
+    ends = (
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [axis, 4])],
+        [helper.make_tensor_value_info(outputs, TensorProto.FLOAT, [axis, 2])],
+    )
     graph = helper.make_graph([helper.make_node("MatMul", ["x", "w"], [outputs])], "g", *ends, [weights])
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
@@ -71,53 +73,116 @@ def biased() -> Any:
 
 
 MODELS = {
-    "net": network, "pair": lambda: parsed(PAIR), "gelu": lambda: parsed(GELU), "newer": lambda: parsed(NEWER),
-    "domain": biased, "tree": lambda: parsed(TREE), "tokens": lambda: parsed(TOKENS),
-}  # fmt: skip
+    "net": network,
+    "pair": lambda: parsed(PAIR),
+    "gelu": lambda: parsed(GELU),
+    "newer": lambda: parsed(NEWER),
+    "domain": biased,
+    "tree": lambda: parsed(TREE),
+    "tokens": lambda: parsed(TOKENS),
+}
 
 WORDS = [  # keys and values that are nearly right: found while reading
-    *(f"{HEAD}{line}\n" for line in (
-        "dynamc: {batch: [1, 8]}", "toleranse: {default: {atol: 1e-5}}", "polciy: dev", "licence: MIT", "runs_on: {onnxruntime: \">=1.18\"}",
-        "sanbox: required", "descripton: a net", "autors: [me]", "platfroms: [linux_x86_64-cp311]", "limts: {minutes: 3}",
-        "inputs: {x: {dtpye: float32, shape: [batch, 4]}}", "inputs: {x: {dtype: float32, shpae: [batch, 4]}}",
-        "inputs: {x: {dtype: float32, shape: [batch, 4], rnage: [0, 1]}}", "inputs: {x: {dtype: float23, shape: [batch, 4]}}",
-        "export: {sed: 3}", "limits: {minuts: 3}", "limits: {memroy: 4GiB}", "tolerance: {default: {atoll: 1e-5}}",
-        "slo: {p99_m: 5}", "toolchain: hosts", "sandbox: requierd", "runs-on: {onnxruntme: \">=1.18\"}", "runs-on: {onnxruntime: 1.18}",
-        "runs-on: {onnxruntime: \"1.18\"}", "runs-on: {onnxruntime: {versions: \">=1.18\", devises: [cpu]}}",
-        "license: Apache 2.0", "description: 12", "description: true", "authors: [12]", "datasets: [{nmae: a}]",
-        "dynamic: {DynamicDimension.0: [1, 6]}", "dynamic: {\"?\": [1, 6]}", "dynamic: {unk-1: [1, 6]}",
-    )),
-    "name: My Net\nversion: 1.0.0\nsource: ./model.onnx\n", "name: 12\nversion: 1.0.0\nsource: ./model.onnx\n",
-    "name: net\nversion: 1\nsource: ./model.onnx\n", "name: net\nversion: 1.2\nsource: ./model.onnx\n",
-    "name: net\nversion: v1.2.3\nsource: ./model.onnx\n", "nmae: net\nversion: 1.0.0\nsource: ./model.onnx\n",
-]  # fmt: skip
+    *(
+        f"{HEAD}{line}\n"
+        for line in (
+            "dynamc: {batch: [1, 8]}",
+            "toleranse: {default: {atol: 1e-5}}",
+            "polciy: dev",
+            "licence: MIT",
+            'runs_on: {onnxruntime: ">=1.18"}',
+            "sanbox: required",
+            "descripton: a net",
+            "autors: [me]",
+            "platfroms: [linux_x86_64-cp311]",
+            "limts: {minutes: 3}",
+            "inputs: {x: {dtpye: float32, shape: [batch, 4]}}",
+            "inputs: {x: {dtype: float32, shpae: [batch, 4]}}",
+            "inputs: {x: {dtype: float32, shape: [batch, 4], rnage: [0, 1]}}",
+            "inputs: {x: {dtype: float23, shape: [batch, 4]}}",
+            "export: {sed: 3}",
+            "limits: {minuts: 3}",
+            "limits: {memroy: 4GiB}",
+            "tolerance: {default: {atoll: 1e-5}}",
+            "slo: {p99_m: 5}",
+            "toolchain: hosts",
+            "sandbox: requierd",
+            'runs-on: {onnxruntme: ">=1.18"}',
+            "runs-on: {onnxruntime: 1.18}",
+            'runs-on: {onnxruntime: "1.18"}',
+            'runs-on: {onnxruntime: {versions: ">=1.18", devises: [cpu]}}',
+            "license: Apache 2.0",
+            "description: 12",
+            "description: true",
+            "authors: [12]",
+            "datasets: [{nmae: a}]",
+            "dynamic: {DynamicDimension.0: [1, 6]}",
+            'dynamic: {"?": [1, 6]}',
+            "dynamic: {unk-1: [1, 6]}",
+        )
+    ),
+    "name: My Net\nversion: 1.0.0\nsource: ./model.onnx\n",
+    "name: 12\nversion: 1.0.0\nsource: ./model.onnx\n",
+    "name: net\nversion: 1\nsource: ./model.onnx\n",
+    "name: net\nversion: 1.2\nsource: ./model.onnx\n",
+    "name: net\nversion: v1.2.3\nsource: ./model.onnx\n",
+    "nmae: net\nversion: 1.0.0\nsource: ./model.onnx\n",
+]
 BUILT = [  # what a build finds: the model, the recipe, and what is said
     ("net", "dynamic: {bacth: [1, 8]}", "no input of the source has the free dimension `bacth`"),
     ("net", "dynamic: {rows: [1, 8]}", "no input of the source has the free dimension `rows`"),
     ("net", "dynamic: {batch: [1, 8], rows: [1, 8]}", "no input of the source has the free dimension `rows`"),
     ("net", "inputs: {X: {dtype: float32, shape: [batch, 5]}}", "is fixed at 4 in the graph, got `5`"),
-    ("net", "inputs: {x: {dtype: float32, shape: [batch, width]}}\ndynamic: {width: [1, 8]}", "is fixed at 4 in the graph"),
+    (
+        "net",
+        "inputs: {x: {dtype: float32, shape: [batch, width]}}\ndynamic: {width: [1, 8]}",
+        "is fixed at 4 in the graph",
+    ),
     ("net", "inputs: {x: {dtype: float64, shape: [batch, 4]}}", "input `x` is float32"),
     ("net", "inputs:\n  x: {dtype: float32, shape: [batch]}", "input `x` is float32"),
-    ("pair", "inputs: {left: {dtype: float32, shape: [batch, 4]}, wright: {dtype: float32, shape: [batch, 4]}}", "expected the inputs `left`, `right`"),
+    (
+        "pair",
+        "inputs: {left: {dtype: float32, shape: [batch, 4]}, wright: {dtype: float32, shape: [batch, 4]}}",
+        "expected the inputs `left`, `right`",
+    ),
     ("pair", "inputs: {wright: {range: [0, 1]}}", "the source has no input `wright`"),
     ("net", "inputs: {x: {shape: [batch, 5]}}", "input `x` is float32 ['batch', 4]"),
-    ("pair", "inputs:\n  a: {dtype: float32, shape: [batch, 4]}\n  left: {dtype: float32, shape: [batch, 4]}\n  right: {dtype: float32, shape: [batch, 4]}", "expected the inputs `left`, `right`"),
+    (
+        "pair",
+        "inputs:\n  a: {dtype: float32, shape: [batch, 4]}\n  left: {dtype: float32, shape: [batch, 4]}\n  right: {dtype: float32, shape: [batch, 4]}",
+        "expected the inputs `left`, `right`",
+    ),
     ("net", "tolerance: {scores: {atol: 0.1}}", "`tolerance` names `scores`"),
     ("net", "tolerance:\n  # of the output\n  Y: {atol: 0.1}", "`tolerance` names `Y`"),
-    ("net", "runs-on: {onnxruntime: {versions: \">=1.17\", precision: [fp32, int8]}}", "`int8` is promised without a tolerance"),
+    (
+        "net",
+        'runs-on: {onnxruntime: {versions: ">=1.17", precision: [fp32, int8]}}',
+        "`int8` is promised without a tolerance",
+    ),
     ("net", "export: {opset: 99}", "`export.opset` is 99"),
     ("net", "export: {signature: serve}", "a source of kind `onnx` has no signatures"),
-    ("gelu", "runs-on: {onnxruntime: \">=1.15\"}", "`Gelu` (opset 20) needs onnxruntime >= 1.17.0"),
-    ("gelu", "runs-on:\n  onnxruntime:\n    versions: \">=1.15\"  # old", "`Gelu` (opset 20) needs onnxruntime >= 1.17.0"),
+    ("gelu", 'runs-on: {onnxruntime: ">=1.15"}', "`Gelu` (opset 20) needs onnxruntime >= 1.17.0"),
+    (
+        "gelu",
+        'runs-on:\n  onnxruntime:\n    versions: ">=1.15"  # old',
+        "`Gelu` (opset 20) needs onnxruntime >= 1.17.0",
+    ),
     ("gelu", "export: {opset: 17}", "`Gelu` (opset 20) has no form at opset 17"),
     ("domain", "", "which is not ONNX's own"),
     ("domain", "custom-domains: []", "which is not ONNX's own"),
-    ("tree", "runs-on: {onnxruntime: \">=1.17\"}", "cannot keep `onnxruntime>=1.17`"),
+    ("tree", 'runs-on: {onnxruntime: ">=1.17"}', "cannot keep `onnxruntime>=1.17`"),
     ("tokens", "dynamic: {rows: [2, 6400], columns: [3, 9000]}", "which is less than is promised"),
-    ("tokens", "inputs: {ids: {dtype: int64, shape: [rows, columns], range: [0, 9]}}\ndynamic:\n  rows: [2, 6400]  # texts\n  columns: [3, 9000]", "which is less than is promised"),
-    ("net", "runs-on: {onnxruntime: \">=1.17\", tensorrt: {versions: \">=10\", devices: [sm_90]}}", "must be built on the GPU it runs on"),
-]  # fmt: skip
+    (
+        "tokens",
+        "inputs: {ids: {dtype: int64, shape: [rows, columns], range: [0, 9]}}\ndynamic:\n  rows: [2, 6400]  # texts\n  columns: [3, 9000]",
+        "which is less than is promised",
+    ),
+    (
+        "net",
+        'runs-on: {onnxruntime: ">=1.17", tensorrt: {versions: ">=10", devices: [sm_90]}}',
+        "must be built on the GPU it runs on",
+    ),
+]
 
 
 @pytest.fixture(scope="module")

@@ -45,9 +45,18 @@ def test_what_is_written_is_read(one: Lengths, other: Lengths, tied: tuple[int, 
 
 @pytest.mark.parametrize(
     "value",
-    [{}, {"min": 0}, {"min": 2, "max": 1}, {"min": 1, "max": 31, "step": 32}, {"min": 1, "size": 2}, {"min": True},
-     {"min": 1, "values": [2]}, {"min": 1, "max": 2, "values": [2, 1]}, {"min": 1, "step": 0}],
-)  # fmt: skip
+    [
+        {},
+        {"min": 0},
+        {"min": 2, "max": 1},
+        {"min": 1, "max": 31, "step": 32},
+        {"min": 1, "size": 2},
+        {"min": True},
+        {"min": 1, "values": [2]},
+        {"min": 1, "max": 2, "values": [2, 1]},
+        {"min": 1, "step": 0},
+    ],
+)
 def test_other_forms_are_refused(value: dict[str, object]) -> None:
     with pytest.raises((ValueError, KeyError)):
         Lengths.from_json(value)
@@ -55,9 +64,20 @@ def test_other_forms_are_refused(value: dict[str, object]) -> None:
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("4*width", 28), ("width//2", 3), ("ceil(width/2)", 4), ("2*width-1", 13), ("width+3", 10), ("batch*width", 21),
-     ("width", 7), ("other", None), ("width//0", None), ("__import__('os')", None), ("width**2", None)],
-)  # fmt: skip
+    [
+        ("4*width", 28),
+        ("width//2", 3),
+        ("ceil(width/2)", 4),
+        ("2*width-1", 13),
+        ("width+3", 10),
+        ("batch*width", 21),
+        ("width", 7),
+        ("other", None),
+        ("width//0", None),
+        ("__import__('os')", None),
+        ("width**2", None),
+    ],
+)
 def test_formulas(text: str, value: int | None) -> None:
     assert evaluate(text, {"batch": 3, "width": 7}) == value
 

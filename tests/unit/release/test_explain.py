@@ -17,9 +17,12 @@ from packager.release import explain
 def graph(operator: str = "Add", weight: float = 1.0, opset: int = 18, name: str = "w") -> bytes:
     ports = [helper.make_tensor_value_info(port, TensorProto.FLOAT, [1]) for port in "xy"]
     made = helper.make_graph(
-        [helper.make_node(operator, ["x", name], ["y"], name="n")], "g", ports[:1], ports[1:],
+        [helper.make_node(operator, ["x", name], ["y"], name="n")],
+        "g",
+        ports[:1],
+        ports[1:],
         [numpy_helper.from_array(np.array([weight], np.float32), name)],
-    )  # fmt: skip
+    )
     return bytes(helper.make_model(made, opset_imports=[helper.make_opsetid("", opset)]).SerializeToString())
 
 

@@ -18,7 +18,7 @@ from onnx import helper as h
 from onnx import numpy_helper as nh
 
 from packager.errors import StepError
-from packager.exporters import Wishes
+from packager.exporters import ExportOptions
 from packager.exporters import onnx as exporter
 from packager.recipe.recipe import parse as parse_recipe
 from packager.steps import _cases, export
@@ -65,7 +65,7 @@ def test_a_wide_default_fails_no_build_and_cuts_nothing(tmp_path: Path) -> None:
     found = exported(tmp_path)
     assert found["interface"]["dimensions"]["n"]["limit"] == {"min": 1}
     assert 1 < found["interface"]["dimensions"]["n"]["max"] < 64
-    source = exporter.load(tmp_path, "m.onnx", Wishes())
+    source = exporter.load(tmp_path, "m.onnx", ExportOptions())
     assert _cases.longest(_cases.cases(found["interface"], work=source.work()), found["interface"]) == {}
 
 
@@ -117,8 +117,10 @@ def branching(folder: Path) -> None:
     x = [h.make_tensor_value_info("y1", T.FLOAT, None)]
     taken = h.make_graph([h.make_node("ReduceMean", ["x"], ["y1"], axes=[1], keepdims=0)], "taken", [], x)
     other = h.make_graph([h.make_node("Squeeze", ["x", "ax"], ["y1"])], "other", [], x)
-    nodes = [h.make_node("Equal", ["sr", "rate"], ["is"]),
-             h.make_node("If", ["is"], ["y"], then_branch=taken, else_branch=other)]  # fmt: skip
+    nodes = [
+        h.make_node("Equal", ["sr", "rate"], ["is"]),
+        h.make_node("If", ["is"], ["y"], then_branch=taken, else_branch=other),
+    ]
     weights = {"rate": np.array(16000), "ax": np.array([1])}
     values = [h.make_tensor_value_info("x", T.FLOAT, ["n", "samples"]), h.make_tensor_value_info("sr", T.INT64, [])]
     made = [h.make_tensor_value_info("y", T.FLOAT, None)]
@@ -150,8 +152,11 @@ def test_a_stated_rank_that_is_wrong_is_corrected_by_runs(tmp_path: Path, stated
 
 
 def test_an_axis_that_depends_on_the_data_is_called_so(packager: Run, tmp_path: Path) -> None:
-    nodes = [h.make_node("Relu", ["x"], ["r"]), h.make_node("NonZero", ["r"], ["i"]),
-             h.make_node("Cast", ["i"], ["y"], to=T.FLOAT)]  # fmt: skip
+    nodes = [
+        h.make_node("Relu", ["x"], ["r"]),
+        h.make_node("NonZero", ["r"], ["i"]),
+        h.make_node("Cast", ["i"], ["y"], to=T.FLOAT),
+    ]
     saved(tmp_path, nodes, {"x": (T.FLOAT, ["n", 4])}, {"y": (T.FLOAT, [2, 9])})
     found = built(packager, tmp_path)
     assert found["contract"]["interface"]["outputs"][0]["shape"] == [2, "data_y_1"]
@@ -160,8 +165,11 @@ def test_an_axis_that_depends_on_the_data_is_called_so(packager: Run, tmp_path: 
 
 def test_axes_follow_others_where_the_recipe_says_so(packager: Run, tmp_path: Path) -> None:
     """Four frames for each step, and one name less: a request with other lengths is refused."""
-    nodes = [h.make_node("Reshape", ["frames", "to"], ["f"]), h.make_node("ReduceMean", ["f"], ["m"], axes=[2], keepdims=0),
-             h.make_node("Add", ["m", "steps"], ["y"])]  # fmt: skip
+    nodes = [
+        h.make_node("Reshape", ["frames", "to"], ["f"]),
+        h.make_node("ReduceMean", ["f"], ["m"], axes=[2], keepdims=0),
+        h.make_node("Add", ["m", "steps"], ["y"]),
+    ]
     inputs = {"steps": (T.FLOAT, ["batch", "t"]), "frames": (T.FLOAT, ["rows", "t4"])}
     saved(tmp_path, nodes, inputs, {"y": (T.FLOAT, ["batch", "t"])}, {"to": np.array([0, -1, 4])})
     interface = exported(tmp_path, "dynamic: {rows: = batch, t4: = 4 * t, t: [1, 9]}\n")["interface"]

@@ -29,10 +29,21 @@ def signer(packager: Run, tmp_path: Path) -> Signer:
 
 def result(bundle: Bundle, **outcomes: str) -> Any:
     cells = [
-        {"cell": f"onnxruntime {version}", "target": "onnxruntime-cpu-fp32", "runtime": "onnxruntime", "version": version,
-         "device": "cpu", "outcome": outcome, "reason": "", "levels": {}, "identity": {}, "measures": {}, "checks": []}
+        {
+            "cell": f"onnxruntime {version}",
+            "target": "onnxruntime-cpu-fp32",
+            "runtime": "onnxruntime",
+            "version": version,
+            "device": "cpu",
+            "outcome": outcome,
+            "reason": "",
+            "levels": {},
+            "identity": {},
+            "measures": {},
+            "checks": [],
+        }
         for version, outcome in outcomes.items()
-    ]  # fmt: skip
+    ]
     about = {"name": bundle.name, "version": bundle.version, "digest": bundle.digest}
     return {"format": FORMAT, "bundle": about, "level": 5, "reference": {}, "host": {}, "seconds": 1, "cells": cells}
 
@@ -54,8 +65,12 @@ def test_a_result_about_another_bundle_proves_nothing(store: Store, signer: Sign
     told = results.statement(result(other, **{"1.20.0": "pass"}), other)
     assert proofs.proven(attached(bundle, told, signer)) == {}
     lie = result(other, **{"1.20.0": "pass"})
-    forged = Statement(results.PREDICATE, "tiny:1.0.0", bundle.digest.removeprefix("sha256:"),
-                       {"result": "PASSED", results.DETAILS: lie})  # fmt: skip
+    forged = Statement(
+        results.PREDICATE,
+        "tiny:1.0.0",
+        bundle.digest.removeprefix("sha256:"),
+        {"result": "PASSED", results.DETAILS: lie},
+    )
     assert proofs.proven(attached(bundle, forged, signer)) == {}
 
 

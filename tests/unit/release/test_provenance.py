@@ -59,13 +59,17 @@ def test_anything_else_is_refused(what: str) -> None:
 
 
 GITHUB = {
-    "GITHUB_ACTIONS": "true", "GITHUB_SERVER_URL": "https://github.com", "GITHUB_REPOSITORY": "acme/models",
-    "GITHUB_WORKFLOW_REF": "acme/models/.github/workflows/release.yml@refs/heads/main", "GITHUB_RUN_ID": "7",
-}  # fmt: skip
+    "GITHUB_ACTIONS": "true",
+    "GITHUB_SERVER_URL": "https://github.com",
+    "GITHUB_REPOSITORY": "acme/models",
+    "GITHUB_WORKFLOW_REF": "acme/models/.github/workflows/release.yml@refs/heads/main",
+    "GITHUB_RUN_ID": "7",
+}
 GITLAB = {
-    "GITLAB_CI": "true", "CI_CONFIG_REF_URI": "gitlab.com/acme/models//.gitlab-ci.yml@refs/heads/main",
+    "GITLAB_CI": "true",
+    "CI_CONFIG_REF_URI": "gitlab.com/acme/models//.gitlab-ci.yml@refs/heads/main",
     "CI_JOB_URL": "https://gitlab.com/acme/models/-/jobs/7",
-}  # fmt: skip
+}
 
 
 def test_the_builder_is_who_the_ci_system_says() -> None:

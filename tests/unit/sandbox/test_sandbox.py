@@ -172,8 +172,13 @@ def test_the_kernel_refuses_every_call_that_is_not_on_the_list(tmp_path: Path, b
     listed = {*(numbers[0] for numbers in seccomp._ALLOWED.values()), *seccomp._MACHINES["x86_64"][2].values()}
     probes = (335, 336)  # the kernel lets no filter judge them (6.14), and ends whoever is not being probed
     others = [number for number in range(600) if number not in (*listed, *probes)]
-    step = Step(tmp_path, sandbox.host(), ("-c", REFUSED, json.dumps(others)), Limits(1 << 32, 60),
-                sandbox.environment(tmp_path, {}))  # fmt: skip
+    step = Step(
+        tmp_path,
+        sandbox.host(),
+        ("-c", REFUSED, json.dumps(others)),
+        Limits(1 << 32, 60),
+        sandbox.environment(tmp_path, {}),
+    )
     done = sandbox.perform(step, by, set())
     assert done.code == 0, done.log
     said = json.loads(done.log)
@@ -216,12 +221,35 @@ print(json.dumps({
 """
 beside = "EACCES" if os.getuid() == 0 else "EROFS"  # who is not its owner may not write there anyway
 EXPECTED = {
-    "secret": "ENOENT", "home": "ENOENT", "system": "EROFS", "root": "EROFS", "program": "EROFS", "network": "ENETUNREACH",
-    "input": "EROFS", "beside": beside, "output": beside, "devices": "EROFS", "null": None, "name": "worker",
-    "raw": "EPERM", "unshare": "EPERM", "unmount": "EPERM", "mount": "EPERM", "trace": "EPERM", "host": "localhost",
-    "init": "EACCES", "kill init": "EPERM", "descriptors": [], "user": True,
-    "others": [], "filtered": ["0" * 16, "0" * 16, "1", "2"], "memory": 1, "loopback": "127.0.0.1", "fixed addresses": 0, "another system": -1,
-}  # fmt: skip
+    "secret": "ENOENT",
+    "home": "ENOENT",
+    "system": "EROFS",
+    "root": "EROFS",
+    "program": "EROFS",
+    "network": "ENETUNREACH",
+    "input": "EROFS",
+    "beside": beside,
+    "output": beside,
+    "devices": "EROFS",
+    "null": None,
+    "name": "worker",
+    "raw": "EPERM",
+    "unshare": "EPERM",
+    "unmount": "EPERM",
+    "mount": "EPERM",
+    "trace": "EPERM",
+    "host": "localhost",
+    "init": "EACCES",
+    "kill init": "EPERM",
+    "descriptors": [],
+    "user": True,
+    "others": [],
+    "filtered": ["0" * 16, "0" * 16, "1", "2"],
+    "memory": 1,
+    "loopback": "127.0.0.1",
+    "fixed addresses": 0,
+    "another system": -1,
+}
 
 
 @pytest.mark.parametrize("landlock", [True, False], ids=["landlock", "no landlock"])
@@ -232,8 +260,9 @@ def test_both_ways_leave_a_worker_the_same(tmp_path: Path, by: Confinement, land
     secret, scratch = tmp_path / "secret", tmp_path / "scratch"
     secret.write_text("x")
     scratch.mkdir()
-    step = Step(scratch, sandbox.host(), ("-c", ATTEMPTS, str(secret)), Limits(1 << 32, 60),
-                sandbox.environment(scratch, {}))  # fmt: skip
+    step = Step(
+        scratch, sandbox.host(), ("-c", ATTEMPTS, str(secret)), Limits(1 << 32, 60), sandbox.environment(scratch, {})
+    )
     done = sandbox.perform(step, replace(by, landlock=landlock), set())
     assert done.code == 0, done.log
     expected = dict(EXPECTED)

@@ -32,10 +32,18 @@ FREE = Interface(
 
 @pytest.mark.parametrize(
     "document",
-    [b"[" + b"0," * 300_000 + b"0]", b"[" + b"[]," * 100_000 + b"0]", b"[" + b"{}," * 4000 + b"0]",
-     b"[" + b'{"a":0},' * 4000 + b"0]", b'{"a":' * 900 + b"1" + b"}" * 900, b"[" + b'"\xc3\xa4\xe2\x82\xac",' * 90_000 + b"0]",
-     b'["' + b"a" * 500_000 + "😀".encode() + b'"]', b"[" + b"-0.12345678901234567," * 90_000 + b"0]", b'["' + b"a" * 200_000 + b'\\ud83d\\ude00"]'],
-)  # fmt: skip
+    [
+        b"[" + b"0," * 300_000 + b"0]",
+        b"[" + b"[]," * 100_000 + b"0]",
+        b"[" + b"{}," * 4000 + b"0]",
+        b"[" + b'{"a":0},' * 4000 + b"0]",
+        b'{"a":' * 900 + b"1" + b"}" * 900,
+        b"[" + b'"\xc3\xa4\xe2\x82\xac",' * 90_000 + b"0]",
+        b'["' + b"a" * 500_000 + "😀".encode() + b'"]',
+        b"[" + b"-0.12345678901234567," * 90_000 + b"0]",
+        b'["' + b"a" * 200_000 + b'\\ud83d\\ude00"]',
+    ],
+)
 def test_a_document_takes_no_more_than_it_is_charged(document: bytes) -> None:
     tracemalloc.start()
     try:
@@ -118,8 +126,10 @@ def test_no_crafted_message_takes_more_than_its_size_to_read(name: str) -> None:
 def test_texts_and_integers_are_charged_what_they_take(count: int) -> None:
     texts = b"\1\0\0\0a" * (2 * count)
     integers = block(5, block(3, b"\1" * (2 * count)))
-    for items in (hostile.tensor(b"s", b"BYTES", number(count) + b"\2") + block(7, texts),
-                  hostile.tensor(b"i", b"INT64", number(count) + b"\2", integers)):  # fmt: skip
+    for items in (
+        hostile.tensor(b"s", b"BYTES", number(count) + b"\2") + block(7, texts),
+        hostile.tensor(b"i", b"INT64", number(count) + b"\2", integers),
+    ):
         charged, message = list[int](), block(1, "m") + items
         tracemalloc.start()
         try:
@@ -172,6 +182,7 @@ def test_long_results_are_written_in_pieces_that_are_the_whole() -> None:
     for array in (np.arange(50_000, dtype=np.float32) / 7, np.arange(40_000), np.array(["a,b", "ä"] * 20_000, object)):
         charged: list[int] = []
         text = orjson.dumps(tensors.to_json(array, "y", charged.append), option=orjson.OPT_SERIALIZE_NUMPY)
-        assert orjson.loads(text) == orjson.loads(orjson.dumps(array.tolist() if array.dtype == object else array,
-                                                               option=orjson.OPT_SERIALIZE_NUMPY))  # fmt: skip
+        assert orjson.loads(text) == orjson.loads(
+            orjson.dumps(array.tolist() if array.dtype == object else array, option=orjson.OPT_SERIALIZE_NUMPY)
+        )
         assert array.dtype == object or len(text) <= charged[0]

@@ -32,9 +32,13 @@ def test_flushed_it_is_the_histogram_of_the_library(groups):
         tally.flush()
     tally.flush()
     got, want = (
-        {(sample.name, *sample.labels.values()): sample.value for family in registry.collect()
-         for sample in family.samples} for registry in (ours, theirs)
-    )  # fmt: skip
+        {
+            (sample.name, *sample.labels.values()): sample.value
+            for family in registry.collect()
+            for sample in family.samples
+        }
+        for registry in (ours, theirs)
+    )
     sums = got.pop(("h_sum",)), want.pop(("h_sum",))
     assert got == want
     assert sums[0] == sums[1] or abs(sums[0] - sums[1]) <= 1e-9 * sums[1]

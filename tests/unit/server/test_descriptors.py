@@ -23,11 +23,14 @@ def pool() -> descriptor_pool.DescriptorPool:
 def fields(message: Descriptor) -> dict[str, tuple]:
     return {
         one.name: (
-            one.number, one.type, one.is_repeated, one.containing_oneof and one.containing_oneof.name,
+            one.number,
+            one.type,
+            one.is_repeated,
+            one.containing_oneof and one.containing_oneof.name,
             (one.message_type or one.enum_type).full_name if one.message_type or one.enum_type else None,
         )
         for one in message.fields
-    }  # fmt: skip
+    }
 
 
 def walk(message: Descriptor) -> list[Descriptor]:
@@ -48,13 +51,20 @@ def test_services_and_symbols() -> None:
     theirs = service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
     for method in service.methods:
         other = theirs.methods_by_name[method.name]
-        assert (method.input_type.full_name, method.output_type.full_name, method.client_streaming,
-                method.server_streaming) == (other.input_type.full_name, other.output_type.full_name,
-                                             other.client_streaming, other.server_streaming)  # fmt: skip
+        assert (
+            method.input_type.full_name,
+            method.output_type.full_name,
+            method.client_streaming,
+            method.server_streaming,
+        ) == (other.input_type.full_name, other.output_type.full_name, other.client_streaming, other.server_streaming)
     assert descriptors.services() == ["inference.GRPCInferenceService", "grpc.health.v1.Health"]
     told = descriptors.symbols("grpc_service.proto")
-    assert {"inference.ModelInferRequest.InferInputTensor", "inference.GRPCInferenceService.ModelInfer",
-            "inference.DataType", "inference.GRPCInferenceService"} <= told  # fmt: skip
+    assert {
+        "inference.ModelInferRequest.InferInputTensor",
+        "inference.GRPCInferenceService.ModelInfer",
+        "inference.DataType",
+        "inference.GRPCInferenceService",
+    } <= told
     assert (
         found.FindEnumTypeByName("grpc.health.v1.HealthCheckResponse.ServingStatus").values_by_name["SERVING"].number
         == 1

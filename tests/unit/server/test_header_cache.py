@@ -37,8 +37,11 @@ def item(name: str, datatype: str, shape: list[int], size: Any) -> dict[str, Any
 def question(rows: int, **more: Any) -> tuple[bytes, bytes]:
     """Return a document and the bytes behind it."""
     texts = b"".join(struct.pack("<I", 2) + b"ab" for _ in range(rows))
-    parts = [("image", "FP32", [rows, 2], struct.pack(f"<{2 * rows}f", *range(2 * rows))),
-             ("flag", "BOOL", [rows], b"\1" * rows), ("text", "BYTES", [rows], texts)]  # fmt: skip
+    parts = [
+        ("image", "FP32", [rows, 2], struct.pack(f"<{2 * rows}f", *range(2 * rows))),
+        ("flag", "BOOL", [rows], b"\1" * rows),
+        ("text", "BYTES", [rows], texts),
+    ]
     items = [item(name, datatype, shape, len(raw)) for name, datatype, shape, raw in parts]
     return orjson.dumps({"inputs": items} | more), b"".join(raw for *_, raw in parts)
 
@@ -75,8 +78,16 @@ def test_with_the_memory_a_request_is_what_it_is_without(data):
                 assert same_as_without(heads, cut, length)
 
 
-@pytest.mark.parametrize("damage", [lambda tail: tail[:-1], lambda tail: tail + b"x", lambda tail: b"",
-                                    lambda tail: tail[:16] + b"\2" + tail[17:], lambda tail: tail[:-4] + b"\xff" * 4])  # fmt: skip
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda tail: tail[:-1],
+        lambda tail: tail + b"x",
+        lambda tail: b"",
+        lambda tail: tail[:16] + b"\2" + tail[17:],
+        lambda tail: tail[:-4] + b"\xff" * 4,
+    ],
+)
 def test_what_lies_behind_a_known_document_is_checked_each_time(damage):
     document, tail = question(2)
     heads = Heads(MIXED, "m", "1")
@@ -105,12 +116,21 @@ def test_a_known_document_s_arrays_are_those_of_the_new_body():
         question(1, id="7"),  # differs each time
         question(1, model_name="x" * LONGEST),
         (question(1)[0][:-1], question(1)[1]),  # refused
-        (orjson.dumps({"inputs": [{"name": "image", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]},
-                                  item("flag", "BOOL", [1], 1), item("text", "BYTES", [1], 6)]}),
-         question(1)[1][8:]),
+        (
+            orjson.dumps(
+                {
+                    "inputs": [
+                        {"name": "image", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]},
+                        item("flag", "BOOL", [1], 1),
+                        item("text", "BYTES", [1], 6),
+                    ]
+                }
+            ),
+            question(1)[1][8:],
+        ),
     ],
     ids=["an id", "a long one", "a refused one", "one with elements in it"],
-)  # fmt: skip
+)
 def test_is_not_remembered(document, tail):
     heads = Heads(MIXED, "m", "1")
     for _ in range(2):
@@ -147,15 +167,21 @@ def test_threads_share_a_memory():
 # --- answers -------------------------------------------------------------------------------------------------------
 
 _ARRAYS = st.sampled_from(
-    [np.arange(3), np.arange(6).reshape(2, 3), np.arange(6.0, dtype=np.float32).reshape(2, 3).T, np.zeros((0, 2)),
-     np.array(1.5), np.arange(3, dtype=np.int32), np.array(["a", "béc"], dtype=object), np.array([True])]
-)  # fmt: skip
+    [
+        np.arange(3),
+        np.arange(6).reshape(2, 3),
+        np.arange(6.0, dtype=np.float32).reshape(2, 3).T,
+        np.zeros((0, 2)),
+        np.array(1.5),
+        np.arange(3, dtype=np.int32),
+        np.array(["a", "béc"], dtype=object),
+        np.array([True]),
+    ]
+)
 
 
 @settings(max_examples=200, deadline=None)
-@given(
-    st.lists(st.tuples(_ARRAYS, _ARRAYS, st.booleans(), st.booleans(), st.sampled_from([None, "7"])), max_size=8)
-)  # fmt: skip
+@given(st.lists(st.tuples(_ARRAYS, _ARRAYS, st.booleans(), st.booleans(), st.sampled_from([None, "7"])), max_size=8))
 def test_an_answer_is_written_as_without_the_memory(answers):
     heads = Heads(MIXED, "m", "1")
     for label, score, one, other, name in [*answers, *answers]:

@@ -26,30 +26,70 @@ def tree(root: Path, files: dict[str, str]) -> Path:
 
 
 CASES = {
-    "version 2, own group": ("0::/a/b", {"a/b/cpu.max": "50000 100000", "a/b/memory.max": str(GIB // 2)}, 0.5, GIB // 2),
+    "version 2, own group": (
+        "0::/a/b",
+        {"a/b/cpu.max": "50000 100000", "a/b/memory.max": str(GIB // 2)},
+        0.5,
+        GIB // 2,
+    ),
     "version 2, a group above is tighter": (
-        "0::/a/b", {"a/b/cpu.max": "max 100000", "a/cpu.max": "25000 100000", "a/b/memory.max": "max",
-                    "a/memory.max": str(GIB // 4)}, 0.25, GIB // 4),
+        "0::/a/b",
+        {
+            "a/b/cpu.max": "max 100000",
+            "a/cpu.max": "25000 100000",
+            "a/b/memory.max": "max",
+            "a/memory.max": str(GIB // 4),
+        },
+        0.25,
+        GIB // 4,
+    ),
     "version 2, a container that sees itself as the root": (
-        "0::/", {"cpu.max": "50000 100000", "memory.max": str(GIB // 2)}, 0.5, GIB // 2),
+        "0::/",
+        {"cpu.max": "50000 100000", "memory.max": str(GIB // 2)},
+        0.5,
+        GIB // 2,
+    ),
     "version 2, no limit": ("0::/a", {"a/cpu.max": "max 100000", "a/memory.max": "max"}, HERE, None),
-    "version 2, more than there is": ("0::/a", {"a/cpu.max": "99900000 100000", "a/memory.max": str(2**60)}, HERE, None),
+    "version 2, more than there is": (
+        "0::/a",
+        {"a/cpu.max": "99900000 100000", "a/memory.max": str(2**60)},
+        HERE,
+        None,
+    ),
     "version 1": (
         "4:memory:/m\n1:cpu:/c\n0::/",
-        {"cpu/c/cpu.cfs_quota_us": "50000", "cpu/c/cpu.cfs_period_us": "100000",
-         "memory/m/memory.limit_in_bytes": str(GIB // 2)}, 0.5, GIB // 2),
+        {
+            "cpu/c/cpu.cfs_quota_us": "50000",
+            "cpu/c/cpu.cfs_period_us": "100000",
+            "memory/m/memory.limit_in_bytes": str(GIB // 2),
+        },
+        0.5,
+        GIB // 2,
+    ),
     "version 1, controllers mounted together, group not visible": (
         "7:memory:/docker/1f\n3:cpu,cpuacct:/docker/1f",
-        {"cpu,cpuacct/cpu.cfs_quota_us": "50000", "cpu,cpuacct/cpu.cfs_period_us": "100000",
-         "memory/memory.limit_in_bytes": str(GIB // 2)}, 0.5, GIB // 2),
+        {
+            "cpu,cpuacct/cpu.cfs_quota_us": "50000",
+            "cpu,cpuacct/cpu.cfs_period_us": "100000",
+            "memory/memory.limit_in_bytes": str(GIB // 2),
+        },
+        0.5,
+        GIB // 2,
+    ),
     "version 1, no limit": (
         "4:memory:/\n1:cpu:/",
-        {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000",
-         "memory/memory.limit_in_bytes": "9223372036854771712"}, HERE, None),
+        {
+            "cpu/cpu.cfs_quota_us": "-1",
+            "cpu/cpu.cfs_period_us": "100000",
+            "memory/memory.limit_in_bytes": "9223372036854771712",
+        },
+        HERE,
+        None,
+    ),
     "nonsense": ("0::/a", {"a/cpu.max": "half of it", "a/memory.max": "-5"}, HERE, None),
     "a path that leads out": ("0::/../../etc", {"cpu.max": "50000 100000"}, 0.5, None),
     "nothing there": ("", {}, HERE, None),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", CASES)

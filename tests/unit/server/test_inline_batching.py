@@ -51,8 +51,10 @@ def answer(one: Request) -> list:
 
 
 @settings(deadline=None)
-@given(st.lists(st.tuples(st.lists(st.integers(0, 9), min_size=1, max_size=3), st.integers(1, 3)), max_size=12),
-       st.integers(1, 8))  # fmt: skip
+@given(
+    st.lists(st.tuples(st.lists(st.integers(0, 9), min_size=1, max_size=3), st.integers(1, 3)), max_size=12),
+    st.integers(1, 8),
+)
 def test_everybody_gets_their_own_rows_and_no_run_is_too_large(values, most):
     run, told = Doubler(), []
     requests = [request(*numbers, width=width) for numbers, width in values]

@@ -90,8 +90,10 @@ def echo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sizes: list[object] = ["batch", "wide", "deep"]
     nodes = [helper.make_node("Identity", [f"{name}_in"], [f"{name}_out"]) for name in names]
     nodes.append(helper.make_node("Identity", ["scalar_in"], ["scalar_out"]))
-    ports = [[value(f"{name}_{way}", name, sizes) for name in names] + [value(f"scalar_{way}", "float64", [])]
-             for way in ("in", "out")]  # fmt: skip
+    ports = [
+        [value(f"{name}_{way}", name, sizes) for name in names] + [value(f"scalar_{way}", "float64", [])]
+        for way in ("in", "out")
+    ]
     return write(tmp_path_factory.mktemp("echo") / "echo", nodes, *ports)
 
 
@@ -125,8 +127,12 @@ def test_arrays_that_lie_across_memory_and_odd_strings(echo: Path) -> None:
 
 
 def test_a_large_message_does_not_stay_in_memory(tmp_path: Path) -> None:
-    path = write(tmp_path / "relu", [helper.make_node("Relu", ["x"], ["y"])], [value("x", "float32", ["batch", 1024])],
-                 [value("y", "float32", ["batch", 1024])])  # fmt: skip
+    path = write(
+        tmp_path / "relu",
+        [helper.make_node("Relu", ["x"], ["y"])],
+        [value("x", "float32", ["batch", 1024])],
+        [value("y", "float32", ["batch", 1024])],
+    )
     with workers(path, 1) as pool:
         small, large = (np.full((rows, 1024), -1.5, np.float32) for rows in (1, 50_000))
         pool.run({"x": small})
@@ -170,9 +176,17 @@ def test_a_message_that_is_none_is_refused(message: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize(
-    "row", ['["float32",[9],0,4]', '["object",[1],0,8]', '["float32",[99999999],0,399999996]', '["float32",[-1],0,4]',
-            '["string",[1],0,8]', '["float32",[1],-4,4]', "7"],
-)  # fmt: skip
+    "row",
+    [
+        '["float32",[9],0,4]',
+        '["object",[1],0,8]',
+        '["float32",[99999999],0,399999996]',
+        '["float32",[-1],0,4]',
+        '["string",[1],0,8]',
+        '["float32",[1],-4,4]',
+        "7",
+    ],
+)
 def test_a_head_that_lies_is_refused(row: str) -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs, shared_memory.memory() as file:
@@ -399,8 +413,13 @@ def test_ten_thousand_runs_leave_memory_as_it_was(tmp_path: Path) -> None:
 def test_workers_map_one_file_of_weights(tmp_path: Path) -> None:
     """Weights beside the model are pages of their file, which all workers share."""
     weight = np.random.default_rng(0).random((4096, 4096)).astype(np.float32)
-    path = write(tmp_path / "wide", [helper.make_node("Gather", ["w", "x"], ["y"])], [value("x", "int64", ["batch"])],
-                 [value("y", "float32", ["batch", 4096])], [numpy_helper.from_array(weight, "w")])  # fmt: skip
+    path = write(
+        tmp_path / "wide",
+        [helper.make_node("Gather", ["w", "x"], ["y"])],
+        [value("x", "int64", ["batch"])],
+        [value("y", "float32", ["batch", 4096])],
+        [numpy_helper.from_array(weight, "w")],
+    )
     model = onnx.load(path.with_name("model.onnx"))
     onnx.save(model, path.with_name("model.onnx"), save_as_external_data=True, location="weights", size_threshold=0)
     with workers(path, 2) as pool:

@@ -261,9 +261,12 @@ def test_members_that_are_null_are_none():
     item = image()["inputs"]
     item[0] |= {"parameters": None}
     item[1] |= {"parameters": {"binary_data_size": None, "shared_memory_region": None}}
-    for value in (bare, {"parameters": {"binary_data_output": None}},
-                  {"outputs": [{"name": name, "parameters": None} for name, _ in plain.wanted]},
-                  {"outputs": [{"name": name, "parameters": {"binary_data": None}} for name, _ in plain.wanted]}):  # fmt: skip
+    for value in (
+        bare,
+        {"parameters": {"binary_data_output": None}},
+        {"outputs": [{"name": name, "parameters": None} for name, _ in plain.wanted]},
+        {"outputs": [{"name": name, "parameters": {"binary_data": None}} for name, _ in plain.wanted]},
+    ):
         found = parse(document(inputs=item, **value))
         assert found.wanted == plain.wanted and found.id is None
         assert {name: array.tolist() for name, array in found.feeds.items()} == {
@@ -373,12 +376,26 @@ def test_results_need_not_lie_in_row_major_order():
 
 # --- nothing but the protocol's own error, whatever the bytes ------------------------------------------------------
 
-_KEYS = ["inputs", "outputs", "id", "parameters", "name", "datatype", "shape", "data", "binary_data_size",
-         "binary_data_output", "binary_data"]  # fmt: skip
+_KEYS = [
+    "inputs",
+    "outputs",
+    "id",
+    "parameters",
+    "name",
+    "datatype",
+    "shape",
+    "data",
+    "binary_data_size",
+    "binary_data_output",
+    "binary_data",
+]
 _ATOMS = (
-    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False, allow_infinity=False)
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
     | st.sampled_from(["image", "mask", "label", "score", "FP32", "INT64", "", "\x00", "é"])
-)  # fmt: skip
+)
 _VALUES = st.recursive(
     _ATOMS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(_KEYS), inner, max_size=5)
 )
@@ -463,9 +480,20 @@ def test_members_of_gzip_are_joined_and_counted():
 
 @pytest.mark.parametrize(
     ("told", "wanted"),
-    [(None, ""), ("", ""), ("identity", ""), ("br", ""), ("gzip", "gzip"), ("deflate, GZIP ;q=0.5", "gzip"),
-     ("deflate", "deflate"), ("gzip;q=0, deflate", "deflate"), ("gzip; q=0.0", ""), ("*", ""), (",;=,", "")],
-)  # fmt: skip
+    [
+        (None, ""),
+        ("", ""),
+        ("identity", ""),
+        ("br", ""),
+        ("gzip", "gzip"),
+        ("deflate, GZIP ;q=0.5", "gzip"),
+        ("deflate", "deflate"),
+        ("gzip;q=0, deflate", "deflate"),
+        ("gzip; q=0.0", ""),
+        ("*", ""),
+        (",;=,", ""),
+    ],
+)
 def test_answers_are_encoded_as_the_client_likes(told, wanted):
     assert bodies.wanted_encoding(told) == wanted
     if wanted:

@@ -102,14 +102,18 @@ def test_an_artefact_may_fix_or_name_less_than_the_promise():
 # --- configuration -------------------------------------------------------------------------------------------------
 
 GOOD = {
-    "name": "m", "version": "1.0.0", "digest": "sha256:0", "runtime": "onnxruntime", "target": "t",
+    "name": "m",
+    "version": "1.0.0",
+    "digest": "sha256:0",
+    "runtime": "onnxruntime",
+    "target": "t",
     "artefact": "model.onnx",
     "interface": {
         "inputs": [{"name": "x", "dtype": "float32", "shape": ["batch", 2]}],
         "outputs": [{"name": "y", "dtype": "string", "shape": []}],
         "dimensions": {"batch": {"min": 1, "max": 64}},
     },
-}  # fmt: skip
+}
 
 
 def written(directory, value):

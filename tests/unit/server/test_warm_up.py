@@ -36,21 +36,33 @@ JSON_INTERFACE = {
     },
 }
 VALUES = {
-    "sr": {"values": [8000, 16000]}, "ids": {"min": 0, "max": 976}, "x": {"min": -1, "max": 1},
+    "sr": {"values": [8000, 16000]},
+    "ids": {"min": 0, "max": 976},
+    "x": {"min": -1, "max": 1},
     "unit": {"values": ["m", "km"]},
-}  # fmt: skip
+}
 FEEDS: dict[str, Any] = {
-    "sr": np.array(16000), "ids": np.array([[0, 976], [5, 6]]), "x": np.array([[0.5, -1], [1, 0]], "float32"),
+    "sr": np.array(16000),
+    "ids": np.array([[0, 976], [5, 6]]),
+    "x": np.array([[0.5, -1], [1, 0]], "float32"),
     "unit": np.array(["m", "km"], object),
-}  # fmt: skip
+}
 
 
 def configured(tmp_path: Path, **more: Any) -> config.Config:
     value = {
-        "name": "m", "version": "1.0.0", "digest": "sha256:0", "runtime": "onnxruntime", "target": "t",
-        "artefact": "model.onnx", "interface": JSON_INTERFACE, "values": VALUES, "missing": ["x"],
-        "ranges": {"ids": [0, 976]}, **more,
-    }  # fmt: skip
+        "name": "m",
+        "version": "1.0.0",
+        "digest": "sha256:0",
+        "runtime": "onnxruntime",
+        "target": "t",
+        "artefact": "model.onnx",
+        "interface": JSON_INTERFACE,
+        "values": VALUES,
+        "missing": ["x"],
+        "ranges": {"ids": [0, 976]},
+        **more,
+    }
     (tmp_path / "model.onnx").write_bytes(b"")
     (tmp_path / "serve.json").write_text(json.dumps(value))
     return config.read(tmp_path / "serve.json")
@@ -91,7 +103,7 @@ def encoded(feeds: dict[str, Any]) -> bytes:
         ({"unit": np.array(["m", "mile"], object)}, "input `unit`: expected one of m, km, got `mile`"),
         ({"ids": np.zeros((2, 3), "int64")}, "expected `words` of at least 2, a multiple of 2, got 3"),
     ],
-)  # fmt: skip
+)
 def test_what_the_contract_excludes_is_refused_by_name_over_http_and_grpc(
     interface: Interface, change: dict[str, Any], told: str
 ) -> None:

@@ -117,8 +117,12 @@ def test_a_fresh_process_says_nothing(registry: Registry, tmp_path: Path) -> Non
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW", "PYTEST", "CI"))}
     done = subprocess.run(
         [sys.executable, "-c", code, registry.base, tmp_path / "out"],
-        cwd=tmp_path / "cwd", env=environment, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        cwd=tmp_path / "cwd",
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert list((tmp_path / "cwd").iterdir()) == []
 
@@ -138,7 +142,7 @@ def test_a_fresh_process_says_nothing(registry: Registry, tmp_path: Path) -> Non
             "compare `registry` in the recipe, or MLFLOW_TRACKING_URI, with where the run was logged",
         ),
     ],
-)  # fmt: skip
+)
 def test_what_the_registry_does_not_have(ref: str, message: str, hint: str | None, registry: Registry) -> None:
     error = refusal(ref, registry.settings)
     assert (type(error), error.message, error.hint) == (SourceError, message, hint)

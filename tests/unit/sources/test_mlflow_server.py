@@ -66,9 +66,21 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Start a real server that keeps the artifacts itself; it needs many seconds, so the other tests run meanwhile."""
     home, port = tmp_path_factory.mktemp("server"), free_port()
     command = [
-        sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
-        "--backend-store-uri", f"sqlite:///{home}/server.db", "--artifacts-destination", str(home / "artifacts"),
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+        "--backend-store-uri",
+        f"sqlite:///{home}/server.db",
+        "--artifacts-destination",
+        str(home / "artifacts"),
+    ]
     quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     with (home / "log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | quiet, start_new_session=True)
@@ -223,9 +235,14 @@ def test_a_real_server(server: Server, logged: tuple[str, str], tmp_path: Path) 
     source.fetch(pin, settings, out, events.append)
     found = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
     assert found == [
-        "MLmodel", "conda.yaml", "data/model.pt2", "input_example.json", "python_env.yaml", "requirements.txt",
+        "MLmodel",
+        "conda.yaml",
+        "data/model.pt2",
+        "input_example.json",
+        "python_env.yaml",
+        "requirements.txt",
         "serving_input_example.json",
-    ]  # fmt: skip
+    ]
     total = sum((out / name).stat().st_size for name in found)
     assert events == [Progress("model", 0, total), Progress("model", total, total)]
     assert "data/model.pth" in fetched(source.resolve("models:/digits/2", settings), settings, tmp_path / "two")

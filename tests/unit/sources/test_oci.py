@@ -54,9 +54,11 @@ def relu() -> bytes:
 
 
 FILES = {
-    "model/model.onnx": relu(), "model/weights-0001.bin": b"w" * 5000, "tokenizer/vocab.txt": b"a\nb\n",
+    "model/model.onnx": relu(),
+    "model/weights-0001.bin": b"w" * 5000,
+    "tokenizer/vocab.txt": b"a\nb\n",
     "targets/onnxruntime-cpu-fp16/model.onnx": b"not the source",
-}  # fmt: skip
+}
 
 
 def fetched(ref: str, base: Path, out: Path) -> dict[str, bytes]:
@@ -172,11 +174,14 @@ def tar(*members: tuple[str, bytes | None, bytes], link: str = "") -> bytes:
 
 def test_raw_and_tar_layers_of_others(registry: Registry, tmp_path: Path) -> None:
     weights = tar(("./sub/w.bin", b"w" * 9000, tarfile.REGTYPE), ("sub", None, tarfile.DIRTYPE))
-    ref = push(registry, [
-        ("weight.v1.raw", relu(), {modelpack.FILEPATH: "model.onnx"}),
-        ("weight.v1.tar", weights, {modelpack.FILEPATH: "sub"}),
-        ("doc.v1.tar+gzip", gzip.compress(tar(("README.md", b"hello", tarfile.REGTYPE))), {}),
-    ])  # fmt: skip
+    ref = push(
+        registry,
+        [
+            ("weight.v1.raw", relu(), {modelpack.FILEPATH: "model.onnx"}),
+            ("weight.v1.tar", weights, {modelpack.FILEPATH: "sub"}),
+            ("doc.v1.tar+gzip", gzip.compress(tar(("README.md", b"hello", tarfile.REGTYPE))), {}),
+        ],
+    )
     assert fetched(ref, tmp_path, tmp_path / "out") == {
         "model.onnx": relu(),
         "sub/w.bin": b"w" * 9000,
@@ -196,7 +201,7 @@ HOSTILE = {
     "case twin": (tar(("M", b"good", tarfile.REGTYPE), ("m", b"evil", tarfile.REGTYPE)), "collides"),
     "unicode twin": (tar(("mode\u0301l", b"x", tarfile.REGTYPE)), "normal form"),
     "not a tar": (b"not a tar at all" * 100, "not a readable tar"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
@@ -222,10 +227,14 @@ def test_a_layer_that_unpacks_without_end(registry: Registry, tmp_path: Path) ->
         ([("weight.v1.raw", b"x", {})], modelpack.ARTIFACT, "a layer that is not read"),
         ([("weight.v1.tar+zstd", b"x", {})], modelpack.ARTIFACT, "a layer that is not read"),
         ([("weight.v1.raw", b"x", {modelpack.FILEPATH: "../x"})], modelpack.ARTIFACT, "leaves its directory"),
-        ([("weight.v1.raw", b"x", {modelpack.FILEPATH: "A"}), ("weight.v1.raw", b"y", {modelpack.FILEPATH: "a"})], modelpack.ARTIFACT, "collides"),
+        (
+            [("weight.v1.raw", b"x", {modelpack.FILEPATH: "A"}), ("weight.v1.raw", b"y", {modelpack.FILEPATH: "a"})],
+            modelpack.ARTIFACT,
+            "collides",
+        ),
         ([("weight.v1.raw", b"x", {})], "application/vnd.oci.image.config.v1+json", "no ModelPack artifact"),
     ],
-)  # fmt: skip
+)
 def test_artifacts_that_are_refused_before_a_download(
     registry: Registry, tmp_path: Path, layers: list[tuple[str, bytes, dict[str, str]]], kind: str, words: str
 ) -> None:

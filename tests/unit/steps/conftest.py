@@ -46,9 +46,14 @@ def network() -> torch.nn.Module:
     """A classifier of 8×8 images: convolution, normalisation, attention-free, two outputs."""
     torch.manual_seed(0)
     return torch.nn.Sequential(
-        torch.nn.Conv2d(1, 8, 3, padding=1), torch.nn.BatchNorm2d(8), torch.nn.ReLU(), torch.nn.Flatten(),
-        torch.nn.Linear(512, 10), torch.nn.LayerNorm(10), torch.nn.Softmax(-1),
-    ).eval()  # fmt: skip
+        torch.nn.Conv2d(1, 8, 3, padding=1),
+        torch.nn.BatchNorm2d(8),
+        torch.nn.ReLU(),
+        torch.nn.Flatten(),
+        torch.nn.Linear(512, 10),
+        torch.nn.LayerNorm(10),
+        torch.nn.Softmax(-1),
+    ).eval()
 
 
 @pytest.fixture(scope="session")

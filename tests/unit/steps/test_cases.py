@@ -114,8 +114,11 @@ def test_a_mask_draws_itself() -> None:
 def test_fixed_shapes_have_cases_too() -> None:
     found = {"inputs": [{"name": "x", "dtype": "float32", "shape": [2, 3]}], "dimensions": {}}
     assert [case.name for case in _cases.cases(found)] == [
-        "fixed shapes", "zeros at fixed shapes", "low at fixed shapes", "high at fixed shapes",
-    ]  # fmt: skip
+        "fixed shapes",
+        "zeros at fixed shapes",
+        "low at fixed shapes",
+        "high at fixed shapes",
+    ]
 
 
 def test_masks_are_prefixes_with_one_full_and_one_nearly_empty_row() -> None:
@@ -206,12 +209,18 @@ def test_a_graph_that_never_runs_is_the_conversions_fault() -> None:
     ("text", "line"),
     [
         ("one\ntwo", "one"),
-        ("Graph execution error:\n\nDetected at node 'a' defined at (most recent call last):\n  File \"x.py\", line 3, in f\nInvalid shape\n\t [[{{node a}}]] [Op:f]", "Invalid shape"),
-        ("[ONNXRuntimeError] : 2 : INVALID_ARGUMENT : Non-zero status code returned while running Gather node. Name:'g' Status Message: idx=9 must be within [-4,3]", "Gather: idx=9 must be within [-4,3]"),
+        (
+            "Graph execution error:\n\nDetected at node 'a' defined at (most recent call last):\n  File \"x.py\", line 3, in f\nInvalid shape\n\t [[{{node a}}]] [Op:f]",
+            "Invalid shape",
+        ),
+        (
+            "[ONNXRuntimeError] : 2 : INVALID_ARGUMENT : Non-zero status code returned while running Gather node. Name:'g' Status Message: idx=9 must be within [-4,3]",
+            "Gather: idx=9 must be within [-4,3]",
+        ),
         ("Traceback (most recent call last):\n  File \"a.py\", line 1, in <module>\nKeyError: 'a'", "KeyError: 'a'"),
         ("", "no message"),
     ],
-)  # fmt: skip
+)
 def test_the_line_that_holds_the_cause_is_shown(text: str, line: str) -> None:
     assert error_causes.cause(RuntimeError(text)) == f"RuntimeError: {line}"
 

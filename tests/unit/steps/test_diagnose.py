@@ -38,13 +38,25 @@ def changed(name: str, change: Any) -> Any:
     ("row", "artefact", "words"),
     [
         ({}, changed("price", np.trunc), "drops the fractions"),
-        ({"price": np.array([[10.0000000011]])}, changed("price", lambda v: v.astype("float32").astype("float64")), "rounds numbers to float32"),
+        (
+            {"price": np.array([[10.0000000011]])},
+            changed("price", lambda v: v.astype("float32").astype("float64")),
+            "rounds numbers to float32",
+        ),
         ({"price": np.array([[np.nan]])}, changed("price", np.nan_to_num), "missing numbers for zeros"),
-        ({"count": np.array([[(1 << 40) + 3]])}, changed("count", lambda v: v.astype("int32").astype("int64")), "32 bits of whole numbers"),
+        (
+            {"count": np.array([[(1 << 40) + 3]])},
+            changed("count", lambda v: v.astype("int32").astype("int64")),
+            "32 bits of whole numbers",
+        ),
         ({}, changed("color", lambda v: np.full_like(v, "red")), "lower case"),
-        ({"color": np.array([["green"]], dtype=object)}, changed("color", lambda v: np.full_like(v, "blue")), "takes `green` in `color` for `blue`"),
+        (
+            {"color": np.array([["green"]], dtype=object)},
+            changed("color", lambda v: np.full_like(v, "blue")),
+            "takes `green` in `color` for `blue`",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_a_faulty_graph_did_is_said(row: Any, artefact: Any, words: str) -> None:
     assert words in str(_diagnose.explain(source, artefact, {**ROW, **row}, 0, SAMPLES))
 

@@ -139,9 +139,21 @@ def test_the_adapter_speaks_the_api_of_the_bindings() -> None:
         for module in (_tensorrt, _tensorrt_build, importlib.import_module("packager.runtimes.tensorrt.compile"))
     ]
     used = {name for path in sources for name in re.findall(r"\btrt\.([A-Z]\w+)", path.read_text())}
-    used |= {"AMPERE_PLUS", "SAME_COMPUTE_CAPABILITY", "ERROR_ON_TIMING_CACHE_MISS", "VERSION_COMPATIBLE", "TF32",
-             "hardware_compatibility_level", "set_timing_cache", "create_timing_cache", "deserialize_cuda_engine",
-             "num_io_tensors", "get_tensor_name", "build_serialized_network", "add_optimization_profile"}  # fmt: skip
+    used |= {
+        "AMPERE_PLUS",
+        "SAME_COMPUTE_CAPABILITY",
+        "ERROR_ON_TIMING_CACHE_MISS",
+        "VERSION_COMPATIBLE",
+        "TF32",
+        "hardware_compatibility_level",
+        "set_timing_cache",
+        "create_timing_cache",
+        "deserialize_cuda_engine",
+        "num_io_tensors",
+        "get_tensor_name",
+        "build_serialized_network",
+        "add_optimization_profile",
+    }
     used.remove("ComputeCapability")  # the part that is run as a program is for RTX
     assert {"Builder", "OnnxParser", "Runtime", "ILogger"} <= used
     assert not [name for name in used if name.encode() not in binary]
@@ -181,8 +193,16 @@ for precision, device in reversed(wanted) if sys.argv[4] == "backwards" else wan
 def test_the_same_engine_for_every_process_directory_and_user(kind: str, tmp_path_factory: Any) -> None:
     """Byte for byte, wherever the kernel lets a process fix its addresses; elsewhere names of symbols may differ."""
     graph, interface = made(kind, tmp_path_factory.mktemp(kind))
-    params = json.dumps({"runtime": "tensorrt-rtx", "versions": "==1.7.*", "path": "model/model.onnx", "opset": 18,
-                         "ir": 8, "interface": interface})  # fmt: skip
+    params = json.dumps(
+        {
+            "runtime": "tensorrt-rtx",
+            "versions": "==1.7.*",
+            "path": "model/model.onnx",
+            "opset": 18,
+            "ir": 8,
+            "interface": interface,
+        }
+    )
     stranger = (
         [unshare, "--user", "--map-user=4711", "--map-group=4711"] if (unshare := shutil.which("unshare")) else []
     )

@@ -48,8 +48,9 @@ def test_a_form_is_as_exact_as_it_says(form: str, exported: Exported, images: Pa
     assert set(facts["graph"]["operators"]) == {"ai.onnx"}
     assert facts["artefact"] == {
         "reproducibility": "recorded" if form == "int8" else "bitwise",
-        "header": {"opset": {"ai.onnx": 18}, "ir": 8}, "needs": {},
-    }  # fmt: skip
+        "header": {"opset": {"ai.onnx": 18}, "ir": 8},
+        "needs": {},
+    }
     error = worst(exported.measured(tmp_path / "a", "model.onnx"))
     assert error < LOSS[form] and (form == "fp32_optimised" or error > 1e-7)
 
@@ -85,19 +86,39 @@ def test_mixed_leaves_what_is_delicate_in_fp32(exported: Exported, tmp_path: Pat
 def test_what_has_no_fp16_stays_fp32_between_casts(mixed: bool) -> None:
     """Trees answer in fp32 whatever they are asked, and shape inference does not say so; a vectoriser likewise."""
     node, float32 = onnx.helper.make_node, onnx.TensorProto.FLOAT
-    tree = {"nodes_treeids": [0], "nodes_nodeids": [0], "nodes_featureids": [0], "nodes_modes": ["LEAF"],
-            "nodes_values": [0.0], "nodes_truenodeids": [0], "nodes_falsenodeids": [0], "target_treeids": [0],
-            "target_nodeids": [0], "target_ids": [0], "target_weights": [0.375], "n_targets": 1}  # fmt: skip
-    words = {"mode": "TF", "min_gram_length": 1, "max_gram_length": 1, "max_skip_count": 0, "ngram_counts": [0],
-             "ngram_indexes": [0, 1], "pool_int64s": [5, 7]}  # fmt: skip
+    tree = {
+        "nodes_treeids": [0],
+        "nodes_nodeids": [0],
+        "nodes_featureids": [0],
+        "nodes_modes": ["LEAF"],
+        "nodes_values": [0.0],
+        "nodes_truenodeids": [0],
+        "nodes_falsenodeids": [0],
+        "target_treeids": [0],
+        "target_nodeids": [0],
+        "target_ids": [0],
+        "target_weights": [0.375],
+        "n_targets": 1,
+    }
+    words = {
+        "mode": "TF",
+        "min_gram_length": 1,
+        "max_gram_length": 1,
+        "max_skip_count": 0,
+        "ngram_counts": [0],
+        "ngram_indexes": [0, 1],
+        "pool_int64s": [5, 7],
+    }
     nodes = [
         node("TreeEnsembleRegressor", ["x"], ["leaf"], domain="ai.onnx.ml", **tree),
         node("TfIdfVectorizer", ["ids"], ["counts"], **words),
         node("Sum", ["leaf", "counts", "x"], ["sum"]),
         node("Sigmoid", ["sum"], ["y"]),
     ]
-    given_ = [onnx.helper.make_tensor_value_info("x", float32, ["n", 2]),
-              onnx.helper.make_tensor_value_info("ids", onnx.TensorProto.INT64, ["n", 3])]  # fmt: skip
+    given_ = [
+        onnx.helper.make_tensor_value_info("x", float32, ["n", 2]),
+        onnx.helper.make_tensor_value_info("ids", onnx.TensorProto.INT64, ["n", 3]),
+    ]
     answered = [onnx.helper.make_tensor_value_info("y", float32, ["n", 2])]
     opsets = [onnx.helper.make_opsetid("", 17), onnx.helper.make_opsetid("ai.onnx.ml", 3)]
     model = onnx.helper.make_model(

@@ -86,8 +86,9 @@ def test_a_newer_opset_is_refused() -> None:
 def cast_to(kind: int, opset: int) -> Any:
     ports = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [2]), helper.make_tensor_value_info("y", kind, [2])]
     nodes = [helper.make_node("Cast", ["x"], ["y"], to=kind)]
-    return helper.make_model(helper.make_graph(nodes, "g", ports[:1], ports[1:]),
-                             opset_imports=[helper.make_opsetid("", opset)])  # fmt: skip
+    return helper.make_model(
+        helper.make_graph(nodes, "g", ports[:1], ports[1:]), opset_imports=[helper.make_opsetid("", opset)]
+    )
 
 
 @pytest.mark.parametrize(
@@ -114,8 +115,11 @@ def test_typed_data_becomes_raw() -> None:
     tensor = helper.make_tensor("w", TensorProto.FLOAT, [3], [1.0, 2.0, 3.0])
     port = helper.make_tensor_value_info("y", TensorProto.FLOAT, [3])
     nodes = [helper.make_node("Identity", ["w"], ["y"])]
-    found = canonical(helper.make_model(helper.make_graph(nodes, "g", [], [port], [tensor]),
-                                        opset_imports=[helper.make_opsetid("", 18)]))  # fmt: skip
+    found = canonical(
+        helper.make_model(
+            helper.make_graph(nodes, "g", [], [port], [tensor]), opset_imports=[helper.make_opsetid("", 18)]
+        )
+    )
     assert found.graph.initializer[0].raw_data == np.array([1, 2, 3], "<f4").tobytes()
 
 
@@ -129,8 +133,11 @@ def chain(sizes: list[int], seed: int = 0) -> Any:
     nodes = [helper.make_node("ReduceSum", [f"w{i}"], [f"s{i}"], keepdims=0) for i in range(len(sizes))]
     nodes.append(helper.make_node("Sum", [f"s{i}" for i in range(len(sizes))], ["y"]))
     port = helper.make_tensor_value_info("y", TensorProto.FLOAT, [])
-    return canonical(helper.make_model(helper.make_graph(nodes, "g", [], [port], weights),
-                                       opset_imports=[helper.make_opsetid("", 18)]))  # fmt: skip
+    return canonical(
+        helper.make_model(
+            helper.make_graph(nodes, "g", [], [port], weights), opset_imports=[helper.make_opsetid("", 18)]
+        )
+    )
 
 
 SIZES = [700_000, 10, 900_000, 500_000, 500_000]

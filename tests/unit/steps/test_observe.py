@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto as T
 from onnx import helper as h
 
-from packager.exporters import Wishes
+from packager.exporters import ExportOptions
 from packager.exporters import onnx as exporter
 from packager.graph import canonicalise
 from packager.recipe.lengths import Lengths
@@ -28,7 +28,7 @@ def test_a_length_that_shrinks_is_not_taken_for_one(stated: Any, tmp_path: Path)
         h.make_node("Relu", ["p"], ["y"]),
     ]
     path = saved(tmp_path, nodes, {"x": (T.FLOAT, ["n", 4, "width"])}, {"y": (T.FLOAT, stated)})
-    source = exporter.load(path.parent, path.name, Wishes(dynamic={"width": (1, 512)}))
+    source = exporter.load(path.parent, path.name, ExportOptions(dynamic={"width": (1, 512)}))
     model = source.to_onnx(17)
     accepted = describe_inputs(source.interface)
     _outputs.state_outputs(model, _outputs.observe(source, accepted, 0))
@@ -38,10 +38,11 @@ def test_a_length_that_shrinks_is_not_taken_for_one(stated: Any, tmp_path: Path)
 
 
 def test_two_axes_in_steps_are_told_from_each_other(tmp_path: Path) -> None:
-    path = saved(tmp_path, [h.make_node("Relu", ["x"], ["y"])], {"x": (T.FLOAT, ["n", "height", "width"])},
-                 {"y": (T.FLOAT, [1])})  # fmt: skip
+    path = saved(
+        tmp_path, [h.make_node("Relu", ["x"], ["y"])], {"x": (T.FLOAT, ["n", "height", "width"])}, {"y": (T.FLOAT, [1])}
+    )
     limits = {"height": Lengths(32, None, 32), "width": Lengths(32, None, 32)}
-    source = exporter.load(path.parent, path.name, Wishes(limits=limits))
+    source = exporter.load(path.parent, path.name, ExportOptions(limits=limits))
     model = source.to_onnx(17)
     _outputs.state_outputs(model, _outputs.observe(source, describe_inputs(source.interface), 0))
     assert canonicalise.port(model.graph.output[0])[2] == ("n", "height", "width")

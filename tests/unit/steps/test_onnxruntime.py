@@ -33,10 +33,13 @@ def test_the_table_is_ordered_and_complete() -> None:
 @pytest.mark.parametrize(
     ("specifier", "oldest", "newest"),
     [
-        (">=1.17", "1.17.0", "1.32.0"), (">=1.17,<1.20", "1.17.0", "1.19.2"), ("==1.23.*", "1.23.0", "1.23.2"),
-        ("==1.17.1", "1.17.0", "1.17.3"), ("<1.16", "1.15.0", "1.15.1"),
+        (">=1.17", "1.17.0", "1.32.0"),
+        (">=1.17,<1.20", "1.17.0", "1.19.2"),
+        ("==1.23.*", "1.23.0", "1.23.2"),
+        ("==1.17.1", "1.17.0", "1.17.3"),
+        ("<1.16", "1.15.0", "1.15.1"),
     ],
-)  # fmt: skip
+)
 def test_a_range_is_the_versions_in_it(specifier: str, oldest: str, newest: str) -> None:
     found = [row.version for row in judge.promised(knowledge.shipped("onnxruntime"), specifier)]
     assert (found[0], found[-1]) == (oldest, newest)
@@ -55,8 +58,12 @@ def test_requirements_know_what_metadata_forgot() -> None:
     assert onnxruntime.requirements(">=1.15,<1.19")[0] == "numpy<2"
     assert onnxruntime.requirements("==1.19.0")[0] == "numpy"
     assert {line.partition(">")[0] for line in onnxruntime.requirements(">=1.17")[2:]} == {
-        "granian", "orjson", "prometheus-client", "grpcio", "uvloop",
-    }  # fmt: skip
+        "granian",
+        "orjson",
+        "prometheus-client",
+        "grpcio",
+        "uvloop",
+    }
 
 
 def test_requirements_follow_the_devices() -> None:

@@ -78,9 +78,12 @@ def test_every_definition_of_an_operator_is_asked_with_its_own_tests() -> None:
 def test_an_answer_is_told_of_the_graph_it_is_about() -> None:
     """They run together as parts of one model; what is wrong or refused there must not be told of its neighbours."""
     made = [
-        graphs.single("Relu", 14), graphs.trees(), graphs.single("Sigmoid", 13),
-        graphs.resized(18, mode="cubic", coordinate_transformation_mode="tf_crop_and_resize"), graphs.convolution(18),
-    ]  # fmt: skip
+        graphs.single("Relu", 14),
+        graphs.trees(),
+        graphs.single("Sigmoid", 13),
+        graphs.resized(18, mode="cubic", coordinate_transformation_mode="tf_crop_and_resize"),
+        graphs.convolution(18),
+    ]
     fair = [trial for trial in probe.answered(made) if trial]
     lying = dataclasses.replace(fair[0], expected=fair[-1].expected)
     said = probe.trials(Path(sys.executable), [*fair, lying])
@@ -93,8 +96,9 @@ def test_an_answer_is_told_of_the_graph_it_is_about() -> None:
 
 def test_a_scalar_stays_one() -> None:
     """OpenVINO refuses a vector of one where it wants a scalar."""
-    trial = graphs.nodes(13, helper.make_node("Clip", ["x", "low"], ["y"]), x=np.array([1, -2], "float32"),
-                         low=np.array(-1, "float32"))  # fmt: skip
+    trial = graphs.nodes(
+        13, helper.make_node("Clip", ["x", "low"], ["y"]), x=np.array([1, -2], "float32"), low=np.array(-1, "float32")
+    )
     (asked,) = probe.answered([trial])
     assert asked is not None
     assert probe.trials(Path(sys.executable), [asked]) == ["ok"]

@@ -15,8 +15,16 @@ from packager.exporters import _toys
 from packager.steps import trial
 
 HERE = (
-    "catboost", "lightgbm", "pt2", "sklearn", "sklearn-pickle", "torch-pickle", "torchscript", "transformers", "xgboost",
-)  # fmt: skip
+    "catboost",
+    "lightgbm",
+    "pt2",
+    "sklearn",
+    "sklearn-pickle",
+    "torch-pickle",
+    "torchscript",
+    "transformers",
+    "xgboost",
+)
 ELSEWHERE = ("keras", "keras-h5", "savedmodel", "tflite")  # tests/matrix
 UNTRIED = ("onnx", "spark")  # has no library of its own; needs Java
 
@@ -60,8 +68,14 @@ def test_a_library_that_does_not_import_is_told_in_its_words(tmp_path: Path, mon
 
 @pytest.mark.parametrize(
     ("output", "wrong"),
-    [({"max_abs": 1e-6}, False), ({"max_abs": 0.5}, True), ({"unequal": 0}, False), ({"unequal": 2}, True), ({"got": {}}, True)],
-)  # fmt: skip
+    [
+        ({"max_abs": 1e-6}, False),
+        ({"max_abs": 0.5}, True),
+        ({"unequal": 0}, False),
+        ({"unequal": 2}, True),
+        ({"got": {}}, True),
+    ],
+)
 def test_a_model_that_comes_out_wrong_is_no_success(output: Any, wrong: bool) -> None:
     if not wrong:
         assert trial._judged([output]) < 1e-3

@@ -33,8 +33,12 @@ MIXED: dict[str, Any] = {
 KINDS = st.sampled_from(["float32", "float64", "float16", "int64", "int32", "int8", "uint8", "bool"])
 
 
-@given(st.dictionaries(st.text(min_size=1, max_size=8).filter(lambda name: name != "__metadata__"),
-                       KINDS.flatmap(lambda kind: arrays.arrays(kind, arrays.array_shapes(max_dims=3, max_side=4)))))  # fmt: skip
+@given(
+    st.dictionaries(
+        st.text(min_size=1, max_size=8).filter(lambda name: name != "__metadata__"),
+        KINDS.flatmap(lambda kind: arrays.arrays(kind, arrays.array_shapes(max_dims=3, max_side=4))),
+    )
+)
 def test_the_library_reads_what_we_write(tensors: dict[str, Any]) -> None:
     data = safetensors.dump({name: (a.dtype.name, a.shape, a.tobytes()) for name, a in tensors.items()})
     read = load(data)

@@ -99,8 +99,10 @@ def environment(store: Store, name: str, step: int | None = None) -> Path:
 
 
 def test_environments_stay_as_long_as_something_needs_them(store: Store) -> None:
-    used, held, lost, begun = (environment(store, name, step) for name, step in
-                               (("a1", 1), ("b2", None), ("c3", None), (".d4.staging-x", None)))  # fmt: skip
+    used, held, lost, begun = (
+        environment(store, name, step)
+        for name, step in (("a1", 1), ("b2", None), ("c3", None), (".d4.staging-x", None))
+    )
     (begun.parent / ".d4.lock").touch()
     building = again(store)
     building.hold_environment("b2")
@@ -123,7 +125,7 @@ def test_environments_of_another_place_are_not_ours(store: Store, tmp_path: Path
 
 BUILD = """
 import sys, os, time; from pathlib import Path
-from packager.store.store import Store, Entry; from packager.types import Tree
+from packager.store.store import Store, StoreEntry; from packager.types import Tree
 from packager.formats import modelpack
 from packager import canonical
 sys.path.insert(0, sys.argv[2])
@@ -164,8 +166,10 @@ def test_collecting_during_builds_breaks_none(tmp_path: Path) -> None:
 
 
 def test_a_killed_process_holds_nothing(tmp_path: Path) -> None:
-    code = ("import sys, os, signal; from pathlib import Path; from packager.store.store import Store\n"
-            "Store(Path(sys.argv[1])).put(b'orphan'); os.kill(os.getpid(), signal.SIGKILL)")  # fmt: skip
+    code = (
+        "import sys, os, signal; from pathlib import Path; from packager.store.store import Store\n"
+        "Store(Path(sys.argv[1])).put(b'orphan'); os.kill(os.getpid(), signal.SIGKILL)"
+    )
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "s")], check=False)
     store = Store(tmp_path / "s")
     assert len(digests(store)) == 1

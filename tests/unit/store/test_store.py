@@ -23,7 +23,7 @@ from packager.errors import IntegrityError, StorageError, UsageError
 from packager.files import copy, locked
 from packager.lock import locking
 from packager.sandbox.sandbox import default_limits
-from packager.store.store import Entry, Store
+from packager.store.store import Store, StoreEntry
 from packager.types import Action, Blob, Result, Tree
 
 
@@ -145,7 +145,7 @@ def test_a_living_process_keeps_its_scratch(store: Store) -> None:
 
 
 def test_unknown_bundles_get_a_hint(store: Store) -> None:
-    store.name_bundle("digits", "1.0.0", Entry("sha256:" + "0" * 64))
+    store.name_bundle("digits", "1.0.0", StoreEntry("sha256:" + "0" * 64))
     with pytest.raises(UsageError) as caught:
         store.entry("digit", "1.0.0")
     assert "digits:1.0.0" in str(caught.value.hint)

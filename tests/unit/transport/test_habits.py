@@ -87,9 +87,12 @@ def test_strangers_may_read_and_a_login_is_sent_where_it_is_asked_for(
 
 @pytest.mark.parametrize(
     "answer",
-    [(403, "DENIED", "adding 12.0 MiB of storage resource will exceed the configured upper limit of 10.0 MiB"),
-     (400, "MANIFEST_INVALID", "manifest schema unsupported"), (405, "UNSUPPORTED", "The operation is unsupported.")],
-)  # fmt: skip
+    [
+        (403, "DENIED", "adding 12.0 MiB of storage resource will exceed the configured upper limit of 10.0 MiB"),
+        (400, "MANIFEST_INVALID", "manifest schema unsupported"),
+        (405, "UNSUPPORTED", "The operation is unsupported."),
+    ],
+)
 def test_a_registrys_own_words_are_told(answer: tuple[int, str, str], bundle: Bundle, tmp_path: Path) -> None:
     """Harbor's quota, Quay's refusal of a kind of artifact, a registry that is read-only."""
     with serving(denies={"PUT": answer}) as stub, pytest.raises(SourceError) as caught:
@@ -111,10 +114,21 @@ ADA = {"auth": "YWRhOnMzY3JldA=="}
 
 @pytest.mark.parametrize(
     "key",
-    ["h.example:5000", "https://h.example:5000", "https://h.example:5000/", "http://h.example:5000/", "h.example:5000/",
-     "h.example:5000/v1/", "https://h.example:5000/v1/", "https://h.example:5000/v2/", "https://h.example:5000/v2",
-     "H.Example:5000", "h.example:5000/team", "h.example:5000/team/m"],
-)  # fmt: skip
+    [
+        "h.example:5000",
+        "https://h.example:5000",
+        "https://h.example:5000/",
+        "http://h.example:5000/",
+        "h.example:5000/",
+        "h.example:5000/v1/",
+        "https://h.example:5000/v1/",
+        "https://h.example:5000/v2/",
+        "https://h.example:5000/v2",
+        "H.Example:5000",
+        "h.example:5000/team",
+        "h.example:5000/team/m",
+    ],
+)
 @pytest.mark.parametrize("entry", [ADA, {"username": "ada", "password": "s3cret"}])
 def test_every_spelling_of_a_registry(key: str, entry: dict[str, str], tmp_path: Path) -> None:
     file = tmp_path / "config.json"

@@ -10,10 +10,10 @@ import pytest
 
 from packager import canonical
 from packager.bundle.bundle import Bundle
-from packager.errors import NegativeAnswer, PackagerError, SourceError, UsageError
+from packager.errors import NegativeAnswerError, PackagerError, SourceError, UsageError
 from packager.formats import oci
 from packager.release.sign import sign
-from packager.store.store import Entry, Store
+from packager.store.store import Store, StoreEntry
 from packager.transport import listing
 from packager.transport.registry import reference
 from packager.transport.registry.repository import Repository
@@ -48,10 +48,18 @@ def descriptor(kind: str) -> dict[str, object]:
     return {"mediaType": kind, "digest": "sha256:" + "a" * 64, "size": 3}
 
 
-IMAGE = {"schemaVersion": 2, "mediaType": DOCKER, "config": descriptor("application/vnd.docker.container.image.v1+json"),
-         "layers": [descriptor("application/vnd.docker.image.rootfs.diff.tar.gzip")]}  # fmt: skip
-OCI_IMAGE = {"schemaVersion": 2, "mediaType": oci.MANIFEST, "config": descriptor("application/vnd.oci.image.config.v1+json"),
-             "layers": [descriptor("application/vnd.oci.image.layer.v1.tar+gzip")]}  # fmt: skip
+IMAGE = {
+    "schemaVersion": 2,
+    "mediaType": DOCKER,
+    "config": descriptor("application/vnd.docker.container.image.v1+json"),
+    "layers": [descriptor("application/vnd.docker.image.rootfs.diff.tar.gzip")],
+}
+OCI_IMAGE = {
+    "schemaVersion": 2,
+    "mediaType": oci.MANIFEST,
+    "config": descriptor("application/vnd.oci.image.config.v1+json"),
+    "layers": [descriptor("application/vnd.oci.image.layer.v1.tar+gzip")],
+}
 INDEX = {"schemaVersion": 2, "mediaType": oci.INDEX, "manifests": [descriptor(oci.MANIFEST)]}
 LIST = {"schemaVersion": 2, "mediaType": DOCKER_LIST, "manifests": [descriptor(DOCKER)]}
 
@@ -78,9 +86,13 @@ def test_a_repository_that_is_not_there() -> None:
 
 @pytest.mark.parametrize(
     ("value", "kind", "words", "remedy"),
-    [(IMAGE, DOCKER, "is a container image", "packager push"), (OCI_IMAGE, oci.MANIFEST, "is a container image", "packager push"),
-     (INDEX, oci.INDEX, "an index of 1 manifests", "@sha256:aaaa"), (LIST, DOCKER_LIST, "an index of 1 manifests", "@sha256:aaaa")],
-)  # fmt: skip
+    [
+        (IMAGE, DOCKER, "is a container image", "packager push"),
+        (OCI_IMAGE, oci.MANIFEST, "is a container image", "packager push"),
+        (INDEX, oci.INDEX, "an index of 1 manifests", "@sha256:aaaa"),
+        (LIST, DOCKER_LIST, "an index of 1 manifests", "@sha256:aaaa"),
+    ],
+)
 def test_what_is_no_bundle_is_answered_with_what_to_do(value: object, kind: str, words: str, remedy: str) -> None:
     with serving() as stub:
         put(stub, "1.0.0", value, kind)
@@ -107,7 +119,7 @@ def test_a_registry_that_deletes_by_digest_only_takes_all_tags_or_none(bundle: B
     with serving(untags=False) as stub:
         push(stub, bundle)
         push(stub, bundle, tag=":stable")
-        with pytest.raises(NegativeAnswer, match="`stable` would go too"):
+        with pytest.raises(NegativeAnswerError, match="`stable` would go too"):
             listing.untag(repository(stub))
         assert len(repository(stub, "").tags()) == 2
         listing.untag(repository(stub), force=True)
@@ -127,7 +139,7 @@ def test_the_local_store_is_listed_and_forgets(bundle: Bundle, store: Store) -> 
     store.refer("tiny", "1.0.0", bundle.digest, [])
     stranger = bundles.make(Store(store.root.parent / "other"), {"model/more.bin": b"1"})
     store.put(stranger.manifest)
-    store.set_aside(Entry(stranger.digest))
+    store.set_aside(StoreEntry(stranger.digest))
     named, aside = listing.stored(store)
     assert (named.name, named.version, named.digest, named.size) == ("tiny", "1.0.0", bundle.digest, bundle.size)
     assert (aside.name, aside.digest, aside.origin) == (None, stranger.digest, "quarantine")

@@ -35,12 +35,23 @@ def test_references_round_trip(text: str, expected: tuple[str, ...]) -> None:
 @pytest.mark.parametrize(
     ("text", "part"),
     [
-        ("oci://h", "host"), ("oci:///n", "host"), ("oci://user@h/n", "host"), ("http://h/n", "host"),
-        ("oci://h/N", "name"), ("oci://h/../n", "name"), ("oci://h/n//m", "name"), ("oci://h/", "name"),
-        ("oci://h/n:", "tag"), ("oci://h/n:.x", "tag"), ("oci://h/n:a/b", "tag"), ("oci://h/n?x", "name"),
-        ("oci://h/n@sha256:1", "digest"), ("oci://h/n@", "digest"), ("oci://h/n\r\nX: y", "name"),
+        ("oci://h", "host"),
+        ("oci:///n", "host"),
+        ("oci://user@h/n", "host"),
+        ("http://h/n", "host"),
+        ("oci://h/N", "name"),
+        ("oci://h/../n", "name"),
+        ("oci://h/n//m", "name"),
+        ("oci://h/", "name"),
+        ("oci://h/n:", "tag"),
+        ("oci://h/n:.x", "tag"),
+        ("oci://h/n:a/b", "tag"),
+        ("oci://h/n?x", "name"),
+        ("oci://h/n@sha256:1", "digest"),
+        ("oci://h/n@", "digest"),
+        ("oci://h/n\r\nX: y", "name"),
     ],
-)  # fmt: skip
+)
 def test_malformed_references_name_the_part(text: str, part: str) -> None:
     with pytest.raises(UsageError, match=f"its {part} is malformed"):
         reference.parse(text)
@@ -48,9 +59,16 @@ def test_malformed_references_name_the_part(text: str, part: str) -> None:
 
 @pytest.mark.parametrize(
     ("host", "loopback"),
-    [("127.0.0.1:5000", True), ("localhost", True), ("[::1]:5000", True), ("127.9.9.9", True),
-     ("10.0.0.1", False), ("localhost.example.com", False), ("127.0.0.1.example.com", False)],
-)  # fmt: skip
+    [
+        ("127.0.0.1:5000", True),
+        ("localhost", True),
+        ("[::1]:5000", True),
+        ("127.9.9.9", True),
+        ("10.0.0.1", False),
+        ("localhost.example.com", False),
+        ("127.0.0.1.example.com", False),
+    ],
+)
 def test_loopback(host: str, loopback: bool) -> None:
     assert reference.parse(f"oci://{host}/n").is_loopback is loopback
 

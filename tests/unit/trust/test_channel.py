@@ -15,7 +15,15 @@ import pytest
 from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, TargetFile, Targets, Timestamp
 
-from packager.errors import PackagerError, RolledBack, SourceError, Stale, TrustFileError, UsageError, WrongContent
+from packager.errors import (
+    OutdatedError,
+    PackagerError,
+    RolledBackError,
+    SourceError,
+    TrustFileError,
+    UsageError,
+    WrongContentError,
+)
 from packager.trust import channel as trustchannel
 from packager.trust import edit, file, keys
 from tests.conftest import Run
@@ -62,7 +70,7 @@ def test_forward_is_taken_and_backward_refused(tmp_path: Path) -> None:
     assert fetched(channel, root, tmp_path / "memory") == b"two"
     shutil.rmtree(channel)
     shutil.copytree(tmp_path / "old", channel)
-    with pytest.raises(RolledBack):
+    with pytest.raises(RolledBackError):
         fetched(channel, root, tmp_path / "memory")
     assert fetched(channel, root, tmp_path / "another memory") == b"one", "only who has seen the newer one can tell"
 
@@ -92,10 +100,17 @@ def link_outside(channel: Path) -> None:
     (channel / "metadata" / "timestamp.json").symlink_to("/etc/hostname")
 
 
-@pytest.mark.parametrize(("change", "error"), [
-    (tampered, WrongContent), (longer, WrongContent), (stolen, TrustFileError), (frozen, Stale), (gone, SourceError),
-    (link_outside, SourceError),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        (tampered, WrongContentError),
+        (longer, WrongContentError),
+        (stolen, TrustFileError),
+        (frozen, OutdatedError),
+        (gone, SourceError),
+        (link_outside, SourceError),
+    ],
+)
 def test_what_a_channel_may_not_do(tmp_path: Path, change: object, error: type[PackagerError]) -> None:
     channel = tmp_path / "channel"
     root = publish(channel, 1, b"one")

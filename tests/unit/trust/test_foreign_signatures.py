@@ -55,10 +55,10 @@ def test_other_spellings_hold_by_the_same_key(changes: tuple[Callable[[Any], Non
 
 
 def test_a_key_that_a_signature_brings_is_not_trusted_for_it() -> None:
-    from packager.errors import UntrustedSigner
+    from packager.errors import UntrustedSignerError
 
     signed = dsse.parse(document(key_itself))
-    with pytest.raises(UntrustedSigner):
+    with pytest.raises(UntrustedSignerError):
         verifier.verify(signed, Trust((KeySigner("other", keys.generate("p384").public),)), None)
 
 

@@ -14,10 +14,19 @@ from tests.support import pki
 MODULE = "module-path=/usr/lib/softhsm/libsofthsm2.so"
 
 
-@pytest.mark.parametrize("location", [
-    "", "token=a", "token=a;object=b", f"object=b?{MODULE}", f"token=a?{MODULE}", f"token=a;object=b;colour=red?{MODULE}",
-    f"token=a;object=b?{MODULE}&pin-value=1234", f"token=a;object=b?{MODULE}&pin-source=file",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "location",
+    [
+        "",
+        "token=a",
+        "token=a;object=b",
+        f"object=b?{MODULE}",
+        f"token=a?{MODULE}",
+        f"token=a;object=b;colour=red?{MODULE}",
+        f"token=a;object=b?{MODULE}&pin-value=1234",
+        f"token=a;object=b?{MODULE}&pin-source=file",
+    ],
+)
 def test_half_a_token_uri(location: str) -> None:
     with pytest.raises(UsageError) as caught:
         key_pkcs11.open_signer(location, lambda: None)

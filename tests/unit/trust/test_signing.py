@@ -17,7 +17,7 @@ from cryptography import x509
 
 from packager import canonical
 from packager.bundle.bundle import DRAFT, Bundle, open_bundle
-from packager.errors import NegativeAnswer, Stale, UsageError
+from packager.errors import NegativeAnswerError, OutdatedError, UsageError
 from packager.formats import slsa
 from packager.release.sign import drafts, sign, with_drafts
 from packager.store.store import Store
@@ -73,12 +73,15 @@ def holder(folder: Path, stem: str, **more: object) -> tuple[str, ...]:
     ("more", "words"),
     [
         ({"purposes": [pki.CODE_SIGNING], "start": pki.NOW - 9 * pki.DAY, "end": pki.NOW - pki.DAY}, "had expired"),
-        ({"purposes": [pki.CODE_SIGNING], "start": pki.NOW + pki.DAY, "end": pki.NOW + 9 * pki.DAY}, "was not valid yet"),
+        (
+            {"purposes": [pki.CODE_SIGNING], "start": pki.NOW + pki.DAY, "end": pki.NOW + 9 * pki.DAY},
+            "was not valid yet",
+        ),
         ({}, "for another purpose: expected 1.3.6.1.5.5.7.3.3, got none"),
         ({"purposes": [pki.SERVER]}, "for another purpose"),
         ({"purposes": [pki.CODE_SIGNING], "ca": True}, "is one of an authority"),
     ],
-)  # fmt: skip
+)
 def test_a_certificate_that_nobody_will_believe_does_not_sign(
     more: dict[str, object], words: str, folder: Path, packager: Run
 ) -> None:
@@ -294,7 +297,7 @@ def test_one_name_may_have_several_keys_each_with_its_time(folder: Path) -> None
     for key in (old, new):
         require_signature(sign(bundle, key), found, now=pki.NOW)
     require_signature(sign(bundle, new), found, now=pki.NOW + 9 * pki.DAY)
-    with pytest.raises(Stale, match="`release` is not trusted at"):
+    with pytest.raises(OutdatedError, match="`release` is not trusted at"):
         require_signature(sign(bundle, old), found, now=pki.NOW + 9 * pki.DAY)
 
 
@@ -303,7 +306,7 @@ def test_one_key_may_count_in_two_spans(folder: Path) -> None:
     found = content((key, {"until": moment(-5)}), (key, {"from": moment(-1), "until": moment(1)}))
     bundle = sign(open_bundle("tiny:1.0.0", lambda: Store(folder / "store")), key)
     for days, ok in ((-9, True), (-3, False), (0, True), (5, False)):
-        with contextlib.nullcontext() if ok else pytest.raises(Stale):
+        with contextlib.nullcontext() if ok else pytest.raises(OutdatedError):
             require_signature(bundle, found, now=pki.NOW + days * pki.DAY)
 
 
@@ -347,5 +350,5 @@ def test_keys_of_a_name_on_the_command_line(folder: Path, packager: Run) -> None
 def test_an_empty_list_of_keys_is_refused() -> None:
     made = edit.new("acme", [keys.generate("p256").public], 1, dt.datetime.now(dt.UTC))
     for value in ([], [[]], ["x"]):
-        with pytest.raises((ValueError, NegativeAnswer)):
+        with pytest.raises((ValueError, NegativeAnswerError)):
             model.parse(canonical.dump({**made, "signers": {"release": value}}))

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from packager.errors import BadSignature, PackagerError, UntrustedTime
+from packager.errors import BadSignatureError, PackagerError, UntrustedTimeError
 from packager.formats import der
 from packager.trust import timestamps
 from tests.sigstore.stamping import StampingAuthority, crafted
@@ -74,9 +74,9 @@ def test_an_rsa_authority(tmp_path: Path) -> None:
 
 
 def test_nobody_trusted(response: bytes) -> None:
-    with pytest.raises(UntrustedTime):
+    with pytest.raises(UntrustedTimeError):
         timestamps.verify(timestamps.parse(response), MESSAGE, [pki.root("tsa-root").certificate])
-    with pytest.raises(BadSignature):
+    with pytest.raises(BadSignatureError):
         timestamps.verify(timestamps.parse(response), b"another signature", [ROOT.certificate])
 
 
@@ -108,8 +108,20 @@ def test_integers_round_trip(number: int) -> None:
     assert int.from_bytes(value.content, signed=True) == number
 
 
-@pytest.mark.parametrize("data", [b"", b"\x30", b"\x30\x80\x00\x00", b"\x30\x81\x01\x00", b"\x30\x82\x00\x01\x00", b"\x30\x01",
-                                  b"\x1f\x01\x00", b"\x30\x00\x00", b"\x30\x85\x01\x00\x00\x00\x00"])  # fmt: skip
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\x30",
+        b"\x30\x80\x00\x00",
+        b"\x30\x81\x01\x00",
+        b"\x30\x82\x00\x01\x00",
+        b"\x30\x01",
+        b"\x1f\x01\x00",
+        b"\x30\x00\x00",
+        b"\x30\x85\x01\x00\x00\x00\x00",
+    ],
+)
 def test_der_has_one_spelling(data: bytes) -> None:
     with pytest.raises(ValueError):
         der.parse(data)

@@ -22,7 +22,7 @@ from securesystemslib.dsse import Envelope
 from securesystemslib.signer import SSlibKey
 
 from packager import canonical, semver
-from packager.errors import Malformed, RolledBack, TrustFileError, UsageError
+from packager.errors import MalformedError, RolledBackError, TrustFileError, UsageError
 from packager.trust import edit, keys, model, seen
 from packager.trust import file as trustfile
 from packager.trust.seen import NOTHING, Seen
@@ -44,7 +44,11 @@ def full() -> dict[str, Any]:
         "expires": "2028-01-01T00:00:00Z",
         "roots": {"keys": [ROOT.public.pem.decode(), SECOND.public.pem.decode()], "threshold": 2},
         "signers": {
-            "release": {"key": RELEASE.public.pem.decode(), "from": "2026-01-01T00:00:00Z", "until": "2027-06-01T00:00:00Z"},
+            "release": {
+                "key": RELEASE.public.pem.decode(),
+                "from": "2026-01-01T00:00:00Z",
+                "until": "2027-06-01T00:00:00Z",
+            },
             "corp": {"ca": [ca.pem.decode()], "identity": pki.EMAIL, "purpose": "1.3.6.1.5.5.7.3.3"},
             "ci": {"identity": "ci@local.test", "issuer": "https://issuer.example", "instance": "private"},
             "public": {"identity": "a@b.example", "issuer": "https://issuer.example"},
@@ -53,7 +57,10 @@ def full() -> dict[str, Any]:
         "instances": {"private": {"mediaType": "x"}},
         "require": [
             {"predicateType": "https://slsa.dev/provenance/v1", "signers": ["ci"], "maximumAgeDays": 90},
-            {"predicateType": "https://slsa.dev/verification_summary/v1", "predicate": {"verificationResult": "PASSED"}},
+            {
+                "predicateType": "https://slsa.dev/verification_summary/v1",
+                "predicate": {"verificationResult": "PASSED"},
+            },
         ],
         "minimum": {"digits": "1.2.0"},
         "revoked": {
@@ -63,7 +70,7 @@ def full() -> dict[str, Any]:
             "bundles": ["sha256:" + "0" * 64],
             "versions": {"digits": ">=1.0.0,<1.2.3"},
         },
-    }  # fmt: skip
+    }
 
 
 def test_the_schema_and_the_parser_accept_the_same() -> None:
@@ -108,14 +115,16 @@ def test_what_the_parser_refuses_the_schema_refuses_too(name: str) -> None:
 BEYOND: dict[str, Callable[[dict[str, Any]], object]] = {
     "threshold above the keys": lambda c: c["roots"].update(threshold=3),
     "the same root twice": lambda c: c["roots"].update(keys=c["roots"]["keys"][:1] * 2),
-    "not a key": lambda c: c["signers"]["release"].update(key="-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n"),
+    "not a key": lambda c: c["signers"]["release"].update(
+        key="-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n"
+    ),
     "not a certificate": lambda c: c["signers"]["corp"].update(ca=["x"]),
     "unknown instance": lambda c: c["signers"]["ci"].update(instance="other"),
     "requirement by nobody known": lambda c: c["require"][0].update(signers=["nobody"]),
     "not a range": lambda c: c["revoked"].update(versions={"digits": "1.x"}),
     "not a version": lambda c: c.update(minimum={"digits": "1.2"}),
     "not a day": lambda c: c.update(expires="2028-02-30T00:00:00Z"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", BEYOND)
@@ -187,8 +196,21 @@ def test_editing_never_empties_a_requirement() -> None:
 
 # versions
 
-ORDERED = ["0.0.1", "1.0.0-alpha", "1.0.0-alpha.1", "1.0.0-alpha.beta", "1.0.0-beta", "1.0.0-beta.2", "1.0.0-beta.11",
-           "1.0.0-rc.1", "1.0.0", "1.0.1", "1.2.0", "1.10.0", "2.0.0"]  # fmt: skip
+ORDERED = [
+    "0.0.1",
+    "1.0.0-alpha",
+    "1.0.0-alpha.1",
+    "1.0.0-alpha.beta",
+    "1.0.0-beta",
+    "1.0.0-beta.2",
+    "1.0.0-beta.11",
+    "1.0.0-rc.1",
+    "1.0.0",
+    "1.0.1",
+    "1.2.0",
+    "1.10.0",
+    "2.0.0",
+]
 
 
 def test_versions_sort_as_semver_says() -> None:
@@ -196,10 +218,16 @@ def test_versions_sort_as_semver_says() -> None:
     assert semver.precedence("1.0.0+a") == semver.precedence("1.0.0+b")
 
 
-@pytest.mark.parametrize(("version", "text", "inside"), [
-    ("1.2.0", ">=1.0.0,<1.2.3", True), ("1.2.3", ">=1.0.0,<1.2.3", False), ("1.2.3-rc.1", "<1.2.3", True),
-    ("1.0.0", "==1.0.0", True), ("1.0.0", ">1.0.0", False),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("version", "text", "inside"),
+    [
+        ("1.2.0", ">=1.0.0,<1.2.3", True),
+        ("1.2.3", ">=1.0.0,<1.2.3", False),
+        ("1.2.3-rc.1", "<1.2.3", True),
+        ("1.0.0", "==1.0.0", True),
+        ("1.0.0", ">1.0.0", False),
+    ],
+)
 def test_ranges(version: str, text: str, inside: bool) -> None:
     assert semver.in_range(version, text) is inside
 
@@ -234,18 +262,27 @@ def test_memory_survives_and_merges(tmp_path: Path) -> None:
     assert seen.load(path, "other").bundles == {"b": ("0.1.0", D2)}, (
         "one organisation's versions say nothing of another's"
     )
-    with pytest.raises(RolledBack):
+    with pytest.raises(RolledBackError):
         memory.check("b", "1.0.0", D2)
     assert path.stat().st_mode & 0o777 == 0o600
 
 
-@pytest.mark.parametrize("damage", [b"", b"{}", b"{", b'{"format":2,"trusts":{}}', b'{"format":1,"trusts":{"a":1}}',
-                                    b'{"format":1,"trusts":{"a":{"file":null,"bundles":{"b":["x","y"]}}}}'])  # fmt: skip
+@pytest.mark.parametrize(
+    "damage",
+    [
+        b"",
+        b"{}",
+        b"{",
+        b'{"format":2,"trusts":{}}',
+        b'{"format":1,"trusts":{"a":1}}',
+        b'{"format":1,"trusts":{"a":{"file":null,"bundles":{"b":["x","y"]}}}}',
+    ],
+)
 def test_a_damaged_memory_is_not_forgotten(tmp_path: Path, damage: bytes) -> None:
     (tmp_path / "seen.json").write_bytes(damage)
-    with pytest.raises(Malformed, match="damaged"):
+    with pytest.raises(MalformedError, match="damaged"):
         seen.load(tmp_path / "seen.json", "acme")
-    with pytest.raises(Malformed):
+    with pytest.raises(MalformedError):
         seen.remember(tmp_path / "seen.json", "acme", NOTHING.with_bundle("b", "1.0.0", D1))
     assert (tmp_path / "seen.json").read_bytes() == damage
 

@@ -40,14 +40,28 @@ from sklearn.gaussian_process import kernels
 
 ROWS, FRESH, WIDTH = 160, 2000, 4
 TREES = {  # tried in another file
-    "DecisionTreeClassifier", "DecisionTreeRegressor", "ExtraTreeClassifier", "ExtraTreeRegressor",
-    "ExtraTreesClassifier", "ExtraTreesRegressor", "GradientBoostingClassifier", "GradientBoostingRegressor",
-    "HistGradientBoostingClassifier", "HistGradientBoostingRegressor", "IsolationForest", "RandomForestClassifier",
+    "DecisionTreeClassifier",
+    "DecisionTreeRegressor",
+    "ExtraTreeClassifier",
+    "ExtraTreeRegressor",
+    "ExtraTreesClassifier",
+    "ExtraTreesRegressor",
+    "GradientBoostingClassifier",
+    "GradientBoostingRegressor",
+    "HistGradientBoostingClassifier",
+    "HistGradientBoostingRegressor",
+    "IsolationForest",
+    "RandomForestClassifier",
     "RandomForestRegressor",
-}  # fmt: skip
+}
 WITHOUT_PREDICTIONS = (  # they say nothing of rows they were not fitted on
-    "AgglomerativeClustering", "DBSCAN", "FeatureAgglomeration", "HDBSCAN", "OPTICS", "SpectralClustering",
-)  # fmt: skip
+    "AgglomerativeClustering",
+    "DBSCAN",
+    "FeatureAgglomeration",
+    "HDBSCAN",
+    "OPTICS",
+    "SpectralClustering",
+)
 
 
 @dataclass(frozen=True)
@@ -154,41 +168,83 @@ def _of(data: str, tolerance: float = 1e-7, methods: Sequence[str] = (), **made:
 
 LINEAR = [
     *_plain(
-        linear_model.LinearRegression, linear_model.Ridge, linear_model.RidgeCV, linear_model.Lasso,
-        linear_model.LassoCV, linear_model.LassoLars, linear_model.LassoLarsCV, linear_model.LassoLarsIC,
-        linear_model.Lars, linear_model.LarsCV, linear_model.ElasticNet, linear_model.ElasticNetCV,
-        linear_model.BayesianRidge, linear_model.ARDRegression, linear_model.HuberRegressor,
-        linear_model.TheilSenRegressor, linear_model.QuantileRegressor, linear_model.SGDRegressor,
-        linear_model.PassiveAggressiveRegressor, linear_model.OrthogonalMatchingPursuit,
-        linear_model.OrthogonalMatchingPursuitCV, linear_model.RANSACRegressor, svm.LinearSVR, data="number",
+        linear_model.LinearRegression,
+        linear_model.Ridge,
+        linear_model.RidgeCV,
+        linear_model.Lasso,
+        linear_model.LassoCV,
+        linear_model.LassoLars,
+        linear_model.LassoLarsCV,
+        linear_model.LassoLarsIC,
+        linear_model.Lars,
+        linear_model.LarsCV,
+        linear_model.ElasticNet,
+        linear_model.ElasticNetCV,
+        linear_model.BayesianRidge,
+        linear_model.ARDRegression,
+        linear_model.HuberRegressor,
+        linear_model.TheilSenRegressor,
+        linear_model.QuantileRegressor,
+        linear_model.SGDRegressor,
+        linear_model.PassiveAggressiveRegressor,
+        linear_model.OrthogonalMatchingPursuit,
+        linear_model.OrthogonalMatchingPursuitCV,
+        linear_model.RANSACRegressor,
+        svm.LinearSVR,
+        data="number",
     ),
     *_plain(
-        linear_model.LinearRegression, linear_model.Ridge, linear_model.RidgeCV, linear_model.Lasso,
-        linear_model.Lars, linear_model.OrthogonalMatchingPursuit, linear_model.MultiTaskLasso,
-        linear_model.MultiTaskLassoCV, linear_model.MultiTaskElasticNet, linear_model.MultiTaskElasticNetCV,
+        linear_model.LinearRegression,
+        linear_model.Ridge,
+        linear_model.RidgeCV,
+        linear_model.Lasso,
+        linear_model.Lars,
+        linear_model.OrthogonalMatchingPursuit,
+        linear_model.MultiTaskLasso,
+        linear_model.MultiTaskLassoCV,
+        linear_model.MultiTaskElasticNet,
+        linear_model.MultiTaskElasticNetCV,
         data="numbers",
     ),
     *_plain(linear_model.PoissonRegressor, linear_model.GammaRegressor, linear_model.TweedieRegressor, data="positive"),
-    *_of("positive", tweedie=lambda: linear_model.TweedieRegressor(power=1.5),
-         identity=lambda: linear_model.TweedieRegressor(link="identity")),
-    *[case for data in ("two", "three", "text", "flags") for case in _plain(
-        linear_model.LogisticRegression, linear_model.RidgeClassifier, linear_model.RidgeClassifierCV,
-        linear_model.SGDClassifier, linear_model.Perceptron, linear_model.PassiveAggressiveClassifier, svm.LinearSVC,
-        data=data,
-    )],
+    *_of(
+        "positive",
+        tweedie=lambda: linear_model.TweedieRegressor(power=1.5),
+        identity=lambda: linear_model.TweedieRegressor(link="identity"),
+    ),
+    *[
+        case
+        for data in ("two", "three", "text", "flags")
+        for case in _plain(
+            linear_model.LogisticRegression,
+            linear_model.RidgeClassifier,
+            linear_model.RidgeClassifierCV,
+            linear_model.SGDClassifier,
+            linear_model.Perceptron,
+            linear_model.PassiveAggressiveClassifier,
+            svm.LinearSVC,
+            data=data,
+        )
+    ],
     Case("LogisticRegressionCV", lambda: linear_model.LogisticRegressionCV(Cs=3, cv=3), "three"),
     *_plain(linear_model.RidgeClassifier, data="labels"),
-    *[Case(f"{loss}-{data}", lambda loss=loss: linear_model.SGDClassifier(loss=loss, random_state=0), data)
-      for loss in ("log_loss", "modified_huber") for data in ("two", "three")],
+    *[
+        Case(f"{loss}-{data}", lambda loss=loss: linear_model.SGDClassifier(loss=loss, random_state=0), data)
+        for loss in ("log_loss", "modified_huber")
+        for data in ("two", "three")
+    ],
     Case("liblinear-two", lambda: _logistic(solver="liblinear"), "two"),
     Case("SGDOneClassSVM", lambda: linear_model.SGDOneClassSVM(random_state=0), "groups"),
     Case("without intercept", lambda: linear_model.LinearRegression(fit_intercept=False), "number"),
     Case("LogisticRegression-integers", _logistic, "three-integers"),
     Case("LogisticRegression-float32", _logistic, "three-float32", tolerance=1e-6),
-]  # fmt: skip
+]
 MACHINES = [
-    *[Case(f"SVC-{kernel}-{data}", lambda kernel=kernel: svm.SVC(kernel=kernel, coef0=0.5), data)
-      for kernel in ("rbf", "linear", "poly", "sigmoid") for data in ("two", "text")],
+    *[
+        Case(f"SVC-{kernel}-{data}", lambda kernel=kernel: svm.SVC(kernel=kernel, coef0=0.5), data)
+        for kernel in ("rbf", "linear", "poly", "sigmoid")
+        for data in ("two", "text")
+    ],
     Case("SVC-far", svm.SVC, "three-far"),
     Case("SVC-ovo", lambda: svm.SVC(decision_function_shape="ovo"), "three"),
     Case("SVC-break_ties", lambda: svm.SVC(break_ties=True), "three"),
@@ -201,51 +257,121 @@ MACHINES = [
     *_plain(svm.SVR, svm.NuSVR, data="number"),
     Case("SVR-poly", lambda: svm.SVR(kernel="poly", degree=2), "number"),
     Case("OneClassSVM", lambda: svm.OneClassSVM(nu=0.2), "groups"),
-]  # fmt: skip
+]
 _metrics = ("manhattan", "chebyshev", "cosine", "canberra", "sqeuclidean", "l2")
 NEIGHBOURS = [
-    *[Case(f"KNeighborsClassifier-{weights}-{algorithm}-{data}", lambda weights=weights, algorithm=algorithm: (
-        neighbors.KNeighborsClassifier(7, weights=weights, algorithm=algorithm)), data, tolerance=1e-6)
-      for weights in ("uniform", "distance") for algorithm in ("kd_tree", "ball_tree", "brute")
-      for data in ("text", "two")],
-    *[Case(f"KNeighborsRegressor-{weights}-{data}", lambda weights=weights: (
-        neighbors.KNeighborsRegressor(weights=weights)), data)
-      for weights in ("uniform", "distance") for data in ("number", "numbers")],
-    *[Case(f"KNeighborsClassifier-{metric}", lambda metric=metric: (
-        neighbors.KNeighborsClassifier(metric=metric, weights="distance")), "three")
-      for metric in _metrics],
+    *[
+        Case(
+            f"KNeighborsClassifier-{weights}-{algorithm}-{data}",
+            lambda weights=weights, algorithm=algorithm: neighbors.KNeighborsClassifier(
+                7, weights=weights, algorithm=algorithm
+            ),
+            data,
+            tolerance=1e-6,
+        )
+        for weights in ("uniform", "distance")
+        for algorithm in ("kd_tree", "ball_tree", "brute")
+        for data in ("text", "two")
+    ],
+    *[
+        Case(
+            f"KNeighborsRegressor-{weights}-{data}",
+            lambda weights=weights: neighbors.KNeighborsRegressor(weights=weights),
+            data,
+        )
+        for weights in ("uniform", "distance")
+        for data in ("number", "numbers")
+    ],
+    *[
+        Case(
+            f"KNeighborsClassifier-{metric}",
+            lambda metric=metric: neighbors.KNeighborsClassifier(metric=metric, weights="distance"),
+            "three",
+        )
+        for metric in _metrics
+    ],
     Case("KNeighborsRegressor-minkowski", lambda: neighbors.KNeighborsRegressor(p=3, weights="distance"), "number"),
-    Case("KNeighborsRegressor-weights", lambda: neighbors.KNeighborsRegressor(
-        p=3, weights="distance", metric_params={"w": np.array([1.0, 2.0, 0.5, 1.0])}), "number"),
-    Case("KNeighborsRegressor-seuclidean", lambda: neighbors.KNeighborsRegressor(
-        metric="seuclidean", weights="distance", metric_params={"V": np.array([1.0, 2.0, 0.5, 1.0])}), "number"),
-    Case("KNeighborsRegressor-mahalanobis", lambda: neighbors.KNeighborsRegressor(
-        metric="mahalanobis", weights="distance", metric_params={"VI": np.diag([1.0, 2.0, 0.5, 1.0]) + 0.1}), "number"),
-    *[Case(f"KNeighborsClassifier-{data}", neighbors.KNeighborsClassifier, data)
-      for data in ("outputs", "names", "labels", "flags")],
-    *[Case(f"RadiusNeighborsClassifier-{weights}-{algorithm}", lambda weights=weights, algorithm=algorithm: (
-        neighbors.RadiusNeighborsClassifier(1.5, weights=weights, algorithm=algorithm, outlier_label="alder")), "text", tolerance=1e-6)
-      for weights in ("uniform", "distance") for algorithm in ("kd_tree", "brute")],
-    Case("RadiusNeighborsClassifier-unknown outlier", lambda: (
-        neighbors.RadiusNeighborsClassifier(1.0, outlier_label=-9)), "three"),
-    Case("RadiusNeighborsClassifier-outputs", lambda: (
-        neighbors.RadiusNeighborsClassifier(1.5, outlier_label="most_frequent")), "outputs"),
-    *[Case(f"RadiusNeighborsRegressor-{weights}-{data}", lambda weights=weights: (
-        neighbors.RadiusNeighborsRegressor(1.5, weights=weights)), data)
-      for weights in ("uniform", "distance") for data in ("number", "numbers")],
+    Case(
+        "KNeighborsRegressor-weights",
+        lambda: neighbors.KNeighborsRegressor(
+            p=3, weights="distance", metric_params={"w": np.array([1.0, 2.0, 0.5, 1.0])}
+        ),
+        "number",
+    ),
+    Case(
+        "KNeighborsRegressor-seuclidean",
+        lambda: neighbors.KNeighborsRegressor(
+            metric="seuclidean", weights="distance", metric_params={"V": np.array([1.0, 2.0, 0.5, 1.0])}
+        ),
+        "number",
+    ),
+    Case(
+        "KNeighborsRegressor-mahalanobis",
+        lambda: neighbors.KNeighborsRegressor(
+            metric="mahalanobis", weights="distance", metric_params={"VI": np.diag([1.0, 2.0, 0.5, 1.0]) + 0.1}
+        ),
+        "number",
+    ),
+    *[
+        Case(f"KNeighborsClassifier-{data}", neighbors.KNeighborsClassifier, data)
+        for data in ("outputs", "names", "labels", "flags")
+    ],
+    *[
+        Case(
+            f"RadiusNeighborsClassifier-{weights}-{algorithm}",
+            lambda weights=weights, algorithm=algorithm: neighbors.RadiusNeighborsClassifier(
+                1.5, weights=weights, algorithm=algorithm, outlier_label="alder"
+            ),
+            "text",
+            tolerance=1e-6,
+        )
+        for weights in ("uniform", "distance")
+        for algorithm in ("kd_tree", "brute")
+    ],
+    Case(
+        "RadiusNeighborsClassifier-unknown outlier",
+        lambda: neighbors.RadiusNeighborsClassifier(1.0, outlier_label=-9),
+        "three",
+    ),
+    Case(
+        "RadiusNeighborsClassifier-outputs",
+        lambda: neighbors.RadiusNeighborsClassifier(1.5, outlier_label="most_frequent"),
+        "outputs",
+    ),
+    *[
+        Case(
+            f"RadiusNeighborsRegressor-{weights}-{data}",
+            lambda weights=weights: neighbors.RadiusNeighborsRegressor(1.5, weights=weights),
+            data,
+        )
+        for weights in ("uniform", "distance")
+        for data in ("number", "numbers")
+    ],
     Case("LocalOutlierFactor", lambda: neighbors.LocalOutlierFactor(novelty=True), "groups"),
-    Case("LocalOutlierFactor-contamination", lambda: (
-        neighbors.LocalOutlierFactor(5, novelty=True, contamination=0.1, p=1)), "groups"),
+    Case(
+        "LocalOutlierFactor-contamination",
+        lambda: neighbors.LocalOutlierFactor(5, novelty=True, contamination=0.1, p=1),
+        "groups",
+    ),
     *_plain(neighbors.NearestCentroid, data="text"),
     Case("NearestCentroid-manhattan", lambda: neighbors.NearestCentroid(metric="manhattan"), "text"),
     Case("NearestCentroid-priors", lambda: neighbors.NearestCentroid(priors="empirical", shrink_threshold=0.2), "two"),
-    *[Case(f"KernelDensity-{kernel}", lambda kernel=kernel: neighbors.KernelDensity(
-        bandwidth=1.7, kernel=kernel), "groups")
-      for kernel in ("gaussian", "exponential")],
+    *[
+        Case(
+            f"KernelDensity-{kernel}",
+            lambda kernel=kernel: neighbors.KernelDensity(bandwidth=1.7, kernel=kernel),
+            "groups",
+        )
+        for kernel in ("gaussian", "exponential")
+    ],
     Case("KernelDensity-manhattan", lambda: neighbors.KernelDensity(metric="manhattan"), "groups"),
-    Case("NeighborhoodComponentsAnalysis", lambda: (
-        neighbors.NeighborhoodComponentsAnalysis(2, random_state=0)), "three", ["transform"]),
-]  # fmt: skip
+    Case(
+        "NeighborhoodComponentsAnalysis",
+        lambda: neighbors.NeighborhoodComponentsAnalysis(2, random_state=0),
+        "three",
+        ["transform"],
+    ),
+]
 BAYES = [
     *[case for data in ("two", "text") for case in _plain(naive_bayes.GaussianNB, naive_bayes.BernoulliNB, data=data)],
     *_plain(naive_bayes.MultinomialNB, naive_bayes.ComplementNB, data="counts"),
@@ -253,15 +379,31 @@ BAYES = [
     Case("CategoricalNB", lambda: naive_bayes.CategoricalNB(min_categories=6), "codes"),
 ]
 NEURAL = [
-    *[Case(f"MLPClassifier-{activation}-{data}", lambda activation=activation: neural_network.MLPClassifier(
-        (8, 5), activation=activation, max_iter=60, random_state=0), data)
-      for activation, data in (("relu", "two"), ("tanh", "text"), ("logistic", "labels"), ("identity", "flags"))],
-    *[Case(f"MLPRegressor-{data}", lambda: neural_network.MLPRegressor(hidden_layer_sizes=(6,), max_iter=60, random_state=0), data)
-      for data in ("number", "numbers")],
-    Case("MLPRegressor-poisson", lambda: neural_network.MLPRegressor(
-        hidden_layer_sizes=(6,), loss="poisson", max_iter=60, random_state=0), "positive"),
+    *[
+        Case(
+            f"MLPClassifier-{activation}-{data}",
+            lambda activation=activation: neural_network.MLPClassifier(
+                (8, 5), activation=activation, max_iter=60, random_state=0
+            ),
+            data,
+        )
+        for activation, data in (("relu", "two"), ("tanh", "text"), ("logistic", "labels"), ("identity", "flags"))
+    ],
+    *[
+        Case(
+            f"MLPRegressor-{data}",
+            lambda: neural_network.MLPRegressor(hidden_layer_sizes=(6,), max_iter=60, random_state=0),
+            data,
+        )
+        for data in ("number", "numbers")
+    ],
+    Case(
+        "MLPRegressor-poisson",
+        lambda: neural_network.MLPRegressor(hidden_layer_sizes=(6,), loss="poisson", max_iter=60, random_state=0),
+        "positive",
+    ),
     Case("BernoulliRBM", lambda: neural_network.BernoulliRBM(3, random_state=0), "groups", ["transform"]),
-]  # fmt: skip
+]
 _gp = gaussian_process.GaussianProcessRegressor
 _shapes = {
     "rbf": kernels.RBF([1.0, 2.0, 1.5, 0.7]) + kernels.WhiteKernel(0.1),
@@ -275,53 +417,111 @@ _shapes = {
     "pairwise": kernels.PairwiseKernel(0.3, metric="laplacian") + kernels.WhiteKernel(0.5),
 }
 PROCESSES = [
-    *[Case(f"GaussianProcessRegressor-{name}", lambda shape=shape: _gp(shape, optimizer=None, normalize_y=True),
-           "number") for name, shape in _shapes.items()],
+    *[
+        Case(
+            f"GaussianProcessRegressor-{name}",
+            lambda shape=shape: _gp(shape, optimizer=None, normalize_y=True),
+            "number",
+        )
+        for name, shape in _shapes.items()
+    ],
     Case("GaussianProcessRegressor", lambda: _gp(random_state=0), "number", tolerance=1e-6),
     Case("GaussianProcessRegressor-numbers", lambda: _gp(_shapes["rbf"], optimizer=None), "numbers"),
-    *[Case(f"GaussianProcessClassifier-{data}", lambda: gaussian_process.GaussianProcessClassifier(
-        1.5 * kernels.RBF(1.3), optimizer=None), data) for data in ("two", "text")],
-    Case("GaussianProcessClassifier-pairs", lambda: (
-        gaussian_process.GaussianProcessClassifier(optimizer=None, multi_class="one_vs_one")), "three", ["predict"]),
-]  # fmt: skip
+    *[
+        Case(
+            f"GaussianProcessClassifier-{data}",
+            lambda: gaussian_process.GaussianProcessClassifier(1.5 * kernels.RBF(1.3), optimizer=None),
+            data,
+        )
+        for data in ("two", "text")
+    ],
+    Case(
+        "GaussianProcessClassifier-pairs",
+        lambda: gaussian_process.GaussianProcessClassifier(optimizer=None, multi_class="one_vs_one"),
+        "three",
+        ["predict"],
+    ),
+]
 _lda, _qda = discriminant_analysis.LinearDiscriminantAnalysis, discriminant_analysis.QuadraticDiscriminantAnalysis
 FITS = [
-    *[Case(f"LinearDiscriminantAnalysis-{solver}-{data}", lambda solver=solver: _lda(solver=solver), data,
-           ["predict", "predict_proba", "decision_function", *(["transform"] if solver != "lsqr" else [])])
-      for solver in ("svd", "lsqr", "eigen") for data in ("two", "text")],
-    *_of("two", QuadraticDiscriminantAnalysis=_qda), *_of("text", qda=lambda: _qda(reg_param=0.1)),
-    *_of("numbers", PLSRegression=lambda: cross_decomposition.PLSRegression(2),
-         PLSCanonical=lambda: cross_decomposition.PLSCanonical(2), CCA=lambda: cross_decomposition.CCA(2)),
+    *[
+        Case(
+            f"LinearDiscriminantAnalysis-{solver}-{data}",
+            lambda solver=solver: _lda(solver=solver),
+            data,
+            ["predict", "predict_proba", "decision_function", *(["transform"] if solver != "lsqr" else [])],
+        )
+        for solver in ("svd", "lsqr", "eigen")
+        for data in ("two", "text")
+    ],
+    *_of("two", QuadraticDiscriminantAnalysis=_qda),
+    *_of("text", qda=lambda: _qda(reg_param=0.1)),
+    *_of(
+        "numbers",
+        PLSRegression=lambda: cross_decomposition.PLSRegression(2),
+        PLSCanonical=lambda: cross_decomposition.PLSCanonical(2),
+        CCA=lambda: cross_decomposition.CCA(2),
+    ),
     *_of("number", pls=lambda: cross_decomposition.PLSRegression(2)),
     *_of("groups", EllipticEnvelope=lambda: covariance.EllipticEnvelope(random_state=0)),
-    *_of("line", IsotonicRegression=lambda: isotonic.IsotonicRegression(out_of_bounds="clip"),
-         falling=lambda: isotonic.IsotonicRegression(increasing=False, out_of_bounds="nan")),
-    *[Case(f"KernelRidge-{kernel}", lambda kernel=kernel: kernel_ridge.KernelRidge(kernel=kernel, alpha=0.5), "number")
-      for kernel in ("linear", "rbf", "poly", "sigmoid", "laplacian", "cosine")],
+    *_of(
+        "line",
+        IsotonicRegression=lambda: isotonic.IsotonicRegression(out_of_bounds="clip"),
+        falling=lambda: isotonic.IsotonicRegression(increasing=False, out_of_bounds="nan"),
+    ),
+    *[
+        Case(
+            f"KernelRidge-{kernel}", lambda kernel=kernel: kernel_ridge.KernelRidge(kernel=kernel, alpha=0.5), "number"
+        )
+        for kernel in ("linear", "rbf", "poly", "sigmoid", "laplacian", "cosine")
+    ],
     *_of("numbers", KernelRidge=lambda: kernel_ridge.KernelRidge(kernel="rbf", gamma=0.2)),
-    *_of("some", LabelPropagation=lambda: semi_supervised.LabelPropagation(gamma=1.0, max_iter=2000),
-         LabelSpreading=lambda: semi_supervised.LabelSpreading(gamma=1.0),
-         nearest=lambda: semi_supervised.LabelSpreading(kernel="knn", n_neighbors=20)),
+    *_of(
+        "some",
+        LabelPropagation=lambda: semi_supervised.LabelPropagation(gamma=1.0, max_iter=2000),
+        LabelSpreading=lambda: semi_supervised.LabelSpreading(gamma=1.0),
+        nearest=lambda: semi_supervised.LabelSpreading(kernel="knn", n_neighbors=20),
+    ),
     *_of("some", SelfTrainingClassifier=lambda: semi_supervised.SelfTrainingClassifier(_logistic())),
-    *[Case(f"DummyClassifier-{strategy}-{data}", lambda strategy=strategy: dummy.DummyClassifier(strategy=strategy),
-           data) for strategy in ("prior", "most_frequent") for data in ("text", "outputs")],
+    *[
+        Case(
+            f"DummyClassifier-{strategy}-{data}",
+            lambda strategy=strategy: dummy.DummyClassifier(strategy=strategy),
+            data,
+        )
+        for strategy in ("prior", "most_frequent")
+        for data in ("text", "outputs")
+    ],
     *_of("text", constant=lambda: dummy.DummyClassifier(strategy="constant", constant="alder")),
     *_of("text", methods=["predict_proba"], chance=lambda: dummy.DummyClassifier(strategy="uniform")),
     *_of("number", DummyRegressor=lambda: dummy.DummyRegressor(strategy="median")),
     *_of("numbers", DummyRegressor=dummy.DummyRegressor),
-]  # fmt: skip
+]
 GROUPS = [
-    *[Case(kind.__name__, lambda kind=kind: kind(5, random_state=0), "groups", ["predict", "transform"])
-      for kind in (cluster.KMeans, cluster.MiniBatchKMeans, cluster.BisectingKMeans)],
+    *[
+        Case(kind.__name__, lambda kind=kind: kind(5, random_state=0), "groups", ["predict", "transform"])
+        for kind in (cluster.KMeans, cluster.MiniBatchKMeans, cluster.BisectingKMeans)
+    ],
     Case("Birch", lambda: cluster.Birch(n_clusters=4), "groups", ["predict", "transform"], 1e-6),
     Case("MeanShift", lambda: cluster.MeanShift(bandwidth=2.0), "groups"),
     Case("AffinityPropagation", lambda: cluster.AffinityPropagation(random_state=0), "groups"),
-    *[Case(f"{kind.__name__}-{shape}", lambda kind=kind, shape=shape: kind(n_components=3, covariance_type=shape, random_state=0),
-           "groups") for kind in (mixture.GaussianMixture, mixture.BayesianGaussianMixture)
-      for shape in ("full", "tied", "diag", "spherical")],
-    Case("BayesianGaussianMixture-distribution", lambda: mixture.BayesianGaussianMixture(
-        n_components=3, weight_concentration_prior_type="dirichlet_distribution", random_state=0), "groups"),
-]  # fmt: skip
+    *[
+        Case(
+            f"{kind.__name__}-{shape}",
+            lambda kind=kind, shape=shape: kind(n_components=3, covariance_type=shape, random_state=0),
+            "groups",
+        )
+        for kind in (mixture.GaussianMixture, mixture.BayesianGaussianMixture)
+        for shape in ("full", "tied", "diag", "spherical")
+    ],
+    Case(
+        "BayesianGaussianMixture-distribution",
+        lambda: mixture.BayesianGaussianMixture(
+            n_components=3, weight_concentration_prior_type="dirichlet_distribution", random_state=0
+        ),
+        "groups",
+    ),
+]
 
 
 # -- estimators around others
@@ -353,119 +553,220 @@ def _target(**how: Any) -> Callable[[], Any]:
 
 _stump = linear_model.SGDClassifier(loss="log_loss", alpha=0.05, random_state=0)
 ENSEMBLES = [
-    *[Case(f"VotingClassifier-{voting}-{data}", lambda voting=voting: ensemble.VotingClassifier(
-        _members(), voting=voting, weights=[1, 2.5, 2]), data)
-      for voting in ("hard", "soft") for data in ("two", "text")],
-    Case("VotingClassifier-dropped", lambda: ensemble.VotingClassifier(
-        [*_members(), ("none", "drop")], weights=[1, 1, 1, 5]), "text"),
-    Case("VotingClassifier-transform", lambda: ensemble.VotingClassifier(
-        _members(), voting="soft"), "text", ["transform"]),
+    *[
+        Case(
+            f"VotingClassifier-{voting}-{data}",
+            lambda voting=voting: ensemble.VotingClassifier(_members(), voting=voting, weights=[1, 2.5, 2]),
+            data,
+        )
+        for voting in ("hard", "soft")
+        for data in ("two", "text")
+    ],
+    Case(
+        "VotingClassifier-dropped",
+        lambda: ensemble.VotingClassifier([*_members(), ("none", "drop")], weights=[1, 1, 1, 5]),
+        "text",
+    ),
+    Case(
+        "VotingClassifier-transform",
+        lambda: ensemble.VotingClassifier(_members(), voting="soft"),
+        "text",
+        ["transform"],
+    ),
     Case("VotingRegressor", lambda: ensemble.VotingRegressor(_regressors(), weights=[0.2, 0.5, 0.3]), "number"),
     Case("VotingRegressor-transform", lambda: ensemble.VotingRegressor(_regressors()), "number", ["transform"]),
-    *[Case(f"StackingClassifier-{data}-{passthrough}", lambda passthrough=passthrough: ensemble.StackingClassifier(
-        [*_members(), ("vectors", svm.SVC())], passthrough=passthrough, cv=3), data)
-      for data in ("two", "text") for passthrough in (True, False)],
-    Case("StackingClassifier-predict", lambda: ensemble.StackingClassifier(
-        _members(), stack_method="predict", cv=3), "text"),
+    *[
+        Case(
+            f"StackingClassifier-{data}-{passthrough}",
+            lambda passthrough=passthrough: ensemble.StackingClassifier(
+                [*_members(), ("vectors", svm.SVC())], passthrough=passthrough, cv=3
+            ),
+            data,
+        )
+        for data in ("two", "text")
+        for passthrough in (True, False)
+    ],
+    Case(
+        "StackingClassifier-predict",
+        lambda: ensemble.StackingClassifier(_members(), stack_method="predict", cv=3),
+        "text",
+    ),
     Case("StackingRegressor", lambda: ensemble.StackingRegressor(_regressors(), passthrough=True), "number"),
-    Case("BaggingClassifier", lambda: ensemble.BaggingClassifier(
-        _logistic(), max_features=0.5, random_state=0), "text"),
-    Case("BaggingClassifier-votes", lambda: ensemble.BaggingClassifier(
-        linear_model.Perceptron(), random_state=0), "text"),
-    Case("BaggingClassifier-few", lambda: ensemble.BaggingClassifier(
-        naive_bayes.GaussianNB(var_smoothing=0.1), max_samples=4, random_state=0), "text"),
-    Case("BaggingRegressor", lambda: ensemble.BaggingRegressor(
-        linear_model.Ridge(), max_features=3, random_state=0), "number"),
-    *[Case(f"AdaBoostClassifier-{data}", lambda: ensemble.AdaBoostClassifier(
-        _stump, n_estimators=8, random_state=0), data) for data in ("two", "text", "flags")],
-    Case("AdaBoostRegressor", lambda: ensemble.AdaBoostRegressor(
-        linear_model.Ridge(), n_estimators=8, random_state=0), "number"),
-    *[Case(f"CalibratedClassifierCV-{method}-{data}-{name}", _calibrated(inner, method=method), data)
-      for method in ("sigmoid", "isotonic") for data in ("two", "text")
-      for name, inner in (("decision", _scaled()), ("bayes", naive_bayes.GaussianNB()))],
-    *[Case(f"CalibratedClassifierCV-temperature-{data}-{name}", _calibrated(inner, method="temperature"), data)
-      for data in ("two", "text") for name, inner in (("decision", svm.LinearSVC()), ("bayes", naive_bayes.GaussianNB()))
-      if "temperature" in str(calibration.CalibratedClassifierCV._parameter_constraints["method"])],
+    Case(
+        "BaggingClassifier", lambda: ensemble.BaggingClassifier(_logistic(), max_features=0.5, random_state=0), "text"
+    ),
+    Case(
+        "BaggingClassifier-votes", lambda: ensemble.BaggingClassifier(linear_model.Perceptron(), random_state=0), "text"
+    ),
+    Case(
+        "BaggingClassifier-few",
+        lambda: ensemble.BaggingClassifier(naive_bayes.GaussianNB(var_smoothing=0.1), max_samples=4, random_state=0),
+        "text",
+    ),
+    Case(
+        "BaggingRegressor",
+        lambda: ensemble.BaggingRegressor(linear_model.Ridge(), max_features=3, random_state=0),
+        "number",
+    ),
+    *[
+        Case(
+            f"AdaBoostClassifier-{data}",
+            lambda: ensemble.AdaBoostClassifier(_stump, n_estimators=8, random_state=0),
+            data,
+        )
+        for data in ("two", "text", "flags")
+    ],
+    Case(
+        "AdaBoostRegressor",
+        lambda: ensemble.AdaBoostRegressor(linear_model.Ridge(), n_estimators=8, random_state=0),
+        "number",
+    ),
+    *[
+        Case(f"CalibratedClassifierCV-{method}-{data}-{name}", _calibrated(inner, method=method), data)
+        for method in ("sigmoid", "isotonic")
+        for data in ("two", "text")
+        for name, inner in (("decision", _scaled()), ("bayes", naive_bayes.GaussianNB()))
+    ],
+    *[
+        Case(f"CalibratedClassifierCV-temperature-{data}-{name}", _calibrated(inner, method="temperature"), data)
+        for data in ("two", "text")
+        for name, inner in (("decision", svm.LinearSVC()), ("bayes", naive_bayes.GaussianNB()))
+        if "temperature" in str(calibration.CalibratedClassifierCV._parameter_constraints["method"])
+    ],
     Case("CalibratedClassifierCV-one", _calibrated(_scaled(), ensemble=False), "text"),
     Case("CalibratedClassifierCV-frozen", lambda: calibration.CalibratedClassifierCV(_frozen()), "text"),
     Case("FrozenEstimator", _frozen, "text", ["predict", "predict_proba"]),
-    *[Case(f"FixedThresholdClassifier-{method}-{label}", lambda method=method, label=label: (
-        model_selection.FixedThresholdClassifier(_logistic(), threshold=0.3, response_method=method, pos_label=label)),
-        "two") for method in ("predict_proba", "decision_function") for label in (None, 0)],
-    Case("TunedThresholdClassifierCV", lambda: (
-        model_selection.TunedThresholdClassifierCV(_logistic(), scoring="balanced_accuracy")), "two"),
+    *[
+        Case(
+            f"FixedThresholdClassifier-{method}-{label}",
+            lambda method=method, label=label: model_selection.FixedThresholdClassifier(
+                _logistic(), threshold=0.3, response_method=method, pos_label=label
+            ),
+            "two",
+        )
+        for method in ("predict_proba", "decision_function")
+        for label in (None, 0)
+    ],
+    Case(
+        "TunedThresholdClassifierCV",
+        lambda: model_selection.TunedThresholdClassifierCV(_logistic(), scoring="balanced_accuracy"),
+        "two",
+    ),
     Case("GridSearchCV", lambda: model_selection.GridSearchCV(_logistic(), {"C": [0.1, 1]}, cv=3), "text"),
-    Case("RandomizedSearchCV", lambda: model_selection.RandomizedSearchCV(
-        svm.SVR(), {"C": [0.1, 1, 10]}, n_iter=2, cv=3, random_state=0), "number"),
+    Case(
+        "RandomizedSearchCV",
+        lambda: model_selection.RandomizedSearchCV(svm.SVR(), {"C": [0.1, 1, 10]}, n_iter=2, cv=3, random_state=0),
+        "number",
+    ),
     Case("RFE", lambda: feature_selection.RFE(_logistic(), n_features_to_select=2), "text"),
     Case("RFECV", lambda: feature_selection.RFECV(linear_model.Ridge()), "number"),
     Case("Pipeline", _scaled, "text"),
-    *[Case(f"TransformedTargetRegressor-{name}", _target(**how), "positive") for name, how in {
-        "log1p": {"func": np.log1p, "inverse_func": np.expm1},
-        "log": {"func": np.log, "inverse_func": np.exp},
-        "sqrt": {"func": np.sqrt, "inverse_func": np.square},
-        "cbrt": {"func": lambda y: y**3, "inverse_func": np.cbrt, "check_inverse": False},
-        "none": {},
-        "standard": {"transformer": preprocessing.StandardScaler()},
-        "range": {"transformer": preprocessing.MinMaxScaler()},
-        "size": {"transformer": preprocessing.MaxAbsScaler()},
-        "robust": {"transformer": preprocessing.RobustScaler()},
-        "power": {"transformer": preprocessing.PowerTransformer()},
-        "box-cox": {"transformer": preprocessing.PowerTransformer("box-cox", standardize=False)},
-        "quantiles": {"transformer": preprocessing.QuantileTransformer(n_quantiles=50)},
-        "normal": {"transformer": preprocessing.QuantileTransformer(n_quantiles=50, output_distribution="normal")},
-        "steps": {"transformer": _tie(preprocessing.StandardScaler(), preprocessing.MinMaxScaler())},
-    }.items()],
+    *[
+        Case(f"TransformedTargetRegressor-{name}", _target(**how), "positive")
+        for name, how in {
+            "log1p": {"func": np.log1p, "inverse_func": np.expm1},
+            "log": {"func": np.log, "inverse_func": np.exp},
+            "sqrt": {"func": np.sqrt, "inverse_func": np.square},
+            "cbrt": {"func": lambda y: y**3, "inverse_func": np.cbrt, "check_inverse": False},
+            "none": {},
+            "standard": {"transformer": preprocessing.StandardScaler()},
+            "range": {"transformer": preprocessing.MinMaxScaler()},
+            "size": {"transformer": preprocessing.MaxAbsScaler()},
+            "robust": {"transformer": preprocessing.RobustScaler()},
+            "power": {"transformer": preprocessing.PowerTransformer()},
+            "box-cox": {"transformer": preprocessing.PowerTransformer("box-cox", standardize=False)},
+            "quantiles": {"transformer": preprocessing.QuantileTransformer(n_quantiles=50)},
+            "normal": {"transformer": preprocessing.QuantileTransformer(n_quantiles=50, output_distribution="normal")},
+            "steps": {"transformer": _tie(preprocessing.StandardScaler(), preprocessing.MinMaxScaler())},
+        }.items()
+    ],
     Case("TransformedTargetRegressor-numbers", _target(transformer=preprocessing.StandardScaler()), "numbers"),
-]  # fmt: skip
+]
 MULTIPLE = [
-    *[Case(f"{kind.__name__}-{data}-{name}", lambda kind=kind, inner=inner: kind(inner), data)
-      for kind in (multiclass.OneVsRestClassifier, multiclass.OneVsOneClassifier)
-      for data in ("two", "text")
-      for name, inner in (("line", _logistic()), ("bayes", naive_bayes.GaussianNB()), ("ridge", linear_model.Ridge()))],
+    *[
+        Case(f"{kind.__name__}-{data}-{name}", lambda kind=kind, inner=inner: kind(inner), data)
+        for kind in (multiclass.OneVsRestClassifier, multiclass.OneVsOneClassifier)
+        for data in ("two", "text")
+        for name, inner in (("line", _logistic()), ("bayes", naive_bayes.GaussianNB()), ("ridge", linear_model.Ridge()))
+    ],
     Case("OneVsRestClassifier-labels", lambda: multiclass.OneVsRestClassifier(_logistic()), "labels"),
-    Case("OneVsRestClassifier-labels-bayes", lambda: multiclass.OneVsRestClassifier(naive_bayes.GaussianNB()), "labels"),
-    *[Case(f"OutputCodeClassifier-{data}", lambda: multiclass.OutputCodeClassifier(
-        _logistic(), code_size=3, random_state=0), data) for data in ("two", "text")],
-    *[Case(f"MultiOutputClassifier-{data}", lambda: multioutput.MultiOutputClassifier(_logistic()), data)
-      for data in ("labels", "outputs", "names")],
+    Case(
+        "OneVsRestClassifier-labels-bayes", lambda: multiclass.OneVsRestClassifier(naive_bayes.GaussianNB()), "labels"
+    ),
+    *[
+        Case(
+            f"OutputCodeClassifier-{data}",
+            lambda: multiclass.OutputCodeClassifier(_logistic(), code_size=3, random_state=0),
+            data,
+        )
+        for data in ("two", "text")
+    ],
+    *[
+        Case(f"MultiOutputClassifier-{data}", lambda: multioutput.MultiOutputClassifier(_logistic()), data)
+        for data in ("labels", "outputs", "names")
+    ],
     Case("MultiOutputRegressor", lambda: multioutput.MultiOutputRegressor(svm.SVR()), "numbers"),
-    Case("ClassifierChain", lambda: multioutput.ClassifierChain(
-        _logistic(), order="random", random_state=1), "labels"),
-    Case("ClassifierChain-probabilities", lambda: multioutput.ClassifierChain(
-        _logistic(), chain_method="predict_proba"), "labels"),
+    Case("ClassifierChain", lambda: multioutput.ClassifierChain(_logistic(), order="random", random_state=1), "labels"),
+    Case(
+        "ClassifierChain-probabilities",
+        lambda: multioutput.ClassifierChain(_logistic(), chain_method="predict_proba"),
+        "labels",
+    ),
     Case("RegressorChain", lambda: multioutput.RegressorChain(svm.SVR(), order=[2, 0, 1]), "numbers"),
-]  # fmt: skip
+]
 _forest = ensemble.RandomForestClassifier(6, random_state=0)
 _tree = tree.DecisionTreeClassifier(max_depth=4, random_state=0)
 GROVES = [  # members that are trees
-    *[Case(f"trees-{name}-{data}", make, data) for data in ("two", "text") for name, make in {
-        "bag": lambda: ensemble.BaggingClassifier(n_estimators=5, max_features=3, random_state=0),
-        "boost": lambda: ensemble.AdaBoostClassifier(n_estimators=6, random_state=0),
-        "deep boost": lambda: ensemble.AdaBoostClassifier(_tree, n_estimators=4, random_state=0),
-        "vote": lambda: ensemble.VotingClassifier([("a", _forest), ("b", _tree), ("c", _logistic())]),
-        "stack": lambda: ensemble.StackingClassifier([("a", _forest), ("b", svm.SVC())], _forest, cv=3),
-        "calibrated": _calibrated(_forest, method="isotonic"),
-        "rest": lambda: multiclass.OneVsRestClassifier(_tree),
-        "pairs": lambda: multiclass.OneVsOneClassifier(_tree),
-        "codes": lambda: multiclass.OutputCodeClassifier(_forest, random_state=0),
-    }.items()],
+    *[
+        Case(f"trees-{name}-{data}", make, data)
+        for data in ("two", "text")
+        for name, make in {
+            "bag": lambda: ensemble.BaggingClassifier(n_estimators=5, max_features=3, random_state=0),
+            "boost": lambda: ensemble.AdaBoostClassifier(n_estimators=6, random_state=0),
+            "deep boost": lambda: ensemble.AdaBoostClassifier(_tree, n_estimators=4, random_state=0),
+            "vote": lambda: ensemble.VotingClassifier([("a", _forest), ("b", _tree), ("c", _logistic())]),
+            "stack": lambda: ensemble.StackingClassifier([("a", _forest), ("b", svm.SVC())], _forest, cv=3),
+            "calibrated": _calibrated(_forest, method="isotonic"),
+            "rest": lambda: multiclass.OneVsRestClassifier(_tree),
+            "pairs": lambda: multiclass.OneVsOneClassifier(_tree),
+            "codes": lambda: multiclass.OutputCodeClassifier(_forest, random_state=0),
+        }.items()
+    ],
     Case("trees-boost-number", lambda: ensemble.AdaBoostRegressor(n_estimators=7, random_state=0), "number"),
     Case("trees-bag-number", lambda: ensemble.BaggingRegressor(n_estimators=4, random_state=0), "number"),
     Case("trees-outputs", lambda: multioutput.MultiOutputClassifier(_forest), "outputs"),
     Case("trees-chain", lambda: multioutput.ClassifierChain(_tree), "labels"),
-]  # fmt: skip
+]
 _OLDEST = [
     Case(f"{case.name}-opset {opset}", case.make, case.data, case.methods, case.tolerance, opset)
     for case in (
-        *MACHINES[:2], NEIGHBOURS[0], NEIGHBOURS[3], *BAYES[:1], *NEURAL[:1], *PROCESSES[:2], *FITS[:1], *GROUPS[:2],
-        *ENSEMBLES[:1], *MULTIPLE[:1],
+        *MACHINES[:2],
+        NEIGHBOURS[0],
+        NEIGHBOURS[3],
+        *BAYES[:1],
+        *NEURAL[:1],
+        *PROCESSES[:2],
+        *FITS[:1],
+        *GROUPS[:2],
+        *ENSEMBLES[:1],
+        *MULTIPLE[:1],
     )
     for opset in (13, 21)
-]  # fmt: skip
+]
 CASES = [
-    *LINEAR, *MACHINES, *NEIGHBOURS, *BAYES, *NEURAL, *PROCESSES, *FITS, *GROUPS, *ENSEMBLES, *MULTIPLE, *GROVES, *_OLDEST,
-]  # fmt: skip
+    *LINEAR,
+    *MACHINES,
+    *NEIGHBOURS,
+    *BAYES,
+    *NEURAL,
+    *PROCESSES,
+    *FITS,
+    *GROUPS,
+    *ENSEMBLES,
+    *MULTIPLE,
+    *GROVES,
+    *_OLDEST,
+]
 
 
 # -- refusals
@@ -476,15 +777,33 @@ def _own(one: Any, other: Any) -> Any:
 
 
 REFUSED_CASES = [
-    Case("density", lambda: neighbors.KernelDensity(kernel="tophat"), "groups", ["score_samples"], names="KernelDensity"),
+    Case(
+        "density", lambda: neighbors.KernelDensity(kernel="tophat"), "groups", ["score_samples"], names="KernelDensity"
+    ),
     Case("kernel", lambda: svm.SVC(kernel=_own), "two", ["predict"], names="SVC"),
-    Case("weights", lambda: neighbors.KNeighborsRegressor(weights=np.exp), "number", ["predict"],
-         names="KNeighborsRegressor"),
-    Case("metric", lambda: neighbors.KNeighborsClassifier(metric="correlation"), "two", ["predict"],
-         names="correlation"),
-    Case("chance", lambda: dummy.DummyClassifier(strategy="stratified"), "two", ["predict", "predict_proba"],
-         names="DummyClassifier"),
+    Case(
+        "weights",
+        lambda: neighbors.KNeighborsRegressor(weights=np.exp),
+        "number",
+        ["predict"],
+        names="KNeighborsRegressor",
+    ),
+    Case(
+        "metric", lambda: neighbors.KNeighborsClassifier(metric="correlation"), "two", ["predict"], names="correlation"
+    ),
+    Case(
+        "chance",
+        lambda: dummy.DummyClassifier(strategy="stratified"),
+        "two",
+        ["predict", "predict_proba"],
+        names="DummyClassifier",
+    ),
     Case("matern", lambda: _gp(kernels.Matern(nu=0.7), optimizer=None), "number", ["predict"], names="Matern"),
-    Case("function", lambda: compose.TransformedTargetRegressor(linear_model.Ridge(), func=lambda y: y,
-         inverse_func=lambda y: y), "number", ["predict"], names="FunctionTransformer"),
-]  # fmt: skip
+    Case(
+        "function",
+        lambda: compose.TransformedTargetRegressor(linear_model.Ridge(), func=lambda y: y, inverse_func=lambda y: y),
+        "number",
+        ["predict"],
+        names="FunctionTransformer",
+    ),
+]

@@ -26,14 +26,40 @@ from packager.errors import StepError
 from tests.unit.exporters.written import difference, graph_of
 
 TEXTS = [
-    "The cat sat on the mat", "a  b\t\tc \n the CAT", "", "   ", "über Straße ÜBER x_1 é 你好，世界 你好", "İstanbul KADİR",
-    "don't stop  -- a b a b", "Kelvin \u212a K k", "\U0001f600 ok ok ok", "the the", "𐐀 𐐨 𠀀 𐐀a", "to be or not to be",
-    "\x0b\x0c x\u2003\u2003y", "a\x00b", "one two three one two",
-]  # fmt: skip
+    "The cat sat on the mat",
+    "a  b\t\tc \n the CAT",
+    "",
+    "   ",
+    "über Straße ÜBER x_1 é 你好，世界 你好",
+    "İstanbul KADİR",
+    "don't stop  -- a b a b",
+    "Kelvin \u212a K k",
+    "\U0001f600 ok ok ok",
+    "the the",
+    "𐐀 𐐨 𠀀 𐐀a",
+    "to be or not to be",
+    "\x0b\x0c x\u2003\u2003y",
+    "a\x00b",
+    "one two three one two",
+]
 ASKED = [
-    *TEXTS, "new words only", "THE", "the cat the mat the", "a", "  a  ", "cat\u3000\u3000mat", "e\u0301 É é", "\x1c\x1d a",
-    "\u200b\u200b a", "a\r\n\r\nb", "a\ue000b ## #- #", "İ İİ x", "ΟΔΟΣ ΣΑ ΑΣ1", "the a the b a to", "𠀀 𐐀 𐐀A",
-]  # fmt: skip
+    *TEXTS,
+    "new words only",
+    "THE",
+    "the cat the mat the",
+    "a",
+    "  a  ",
+    "cat\u3000\u3000mat",
+    "e\u0301 É é",
+    "\x1c\x1d a",
+    "\u200b\u200b a",
+    "a\r\n\r\nb",
+    "a\ue000b ## #- #",
+    "İ İİ x",
+    "ΟΔΟΣ ΣΑ ΑΣ1",
+    "the a the b a to",
+    "𠀀 𐐀 𐐀A",
+]
 WORDS: list[dict[str, Any]] = [
     {},
     {"binary": True},
@@ -68,10 +94,15 @@ def test_counts_are_equal(options: Any) -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        {}, {"sublinear_tf": True}, {"norm": "l1"}, {"norm": None, "smooth_idf": False}, {"use_idf": False},
-        {"ngram_range": (1, 2), "stop_words": "english"}, {"analyzer": "char_wb", "ngram_range": (3, 5)},
+        {},
+        {"sublinear_tf": True},
+        {"norm": "l1"},
+        {"norm": None, "smooth_idf": False},
+        {"use_idf": False},
+        {"ngram_range": (1, 2), "stop_words": "english"},
+        {"analyzer": "char_wb", "ngram_range": (3, 5)},
     ],
-)  # fmt: skip
+)
 def test_weights_are_equal(options: Any) -> None:
     asked = np.array(ASKED, dtype=object)
     assert difference(TfidfVectorizer(**options).fit(TEXTS), asked, "transform") <= 1e-12
@@ -86,10 +117,14 @@ def test_counts_are_weighed_behind_their_vectoriser() -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        {}, {"norm": "l1", "stop_words": "english"}, {"norm": None, "binary": True}, {"norm": None, "alternate_sign": False},
-        {"norm": None, "analyzer": "char"}, {"norm": None, "analyzer": "char_wb", "n_features": 7},
+        {},
+        {"norm": "l1", "stop_words": "english"},
+        {"norm": None, "binary": True},
+        {"norm": None, "alternate_sign": False},
+        {"norm": None, "analyzer": "char"},
+        {"norm": None, "analyzer": "char_wb", "n_features": 7},
     ],
-)  # fmt: skip
+)
 def test_hashes_are_equal(options: Any) -> None:
     model = HashingVectorizer(**{"n_features": 64, "lowercase": False, **options})
     assert difference(model, np.array(ASKED, dtype=object), "transform") <= 1e-12
@@ -102,9 +137,13 @@ def test_every_letter_is_cut_and_lowered_as_in_python(analyzer: str, lowercase: 
     known = [chr(code) for code in range(1, sys.maxunicode + 1) if not 0xD800 <= code < 0xE000 and code != 0x3A3]
     known = [letter for letter in known if unicodedata.category(letter) != "Cn"]  # newer tables know more letters
     known = [letter for letter in known if unicodedata.category(letter) not in ("Lo", "Co") or ord(letter) % 29 == 0]
-    texts = np.array([
-        "".join(f"a{letter}b {letter}{letter} " for letter in known[start : start + 64]) for start in range(0, len(known), 64)
-    ], dtype=object)  # fmt: skip
+    texts = np.array(
+        [
+            "".join(f"a{letter}b {letter}{letter} " for letter in known[start : start + 64])
+            for start in range(0, len(known), 64)
+        ],
+        dtype=object,
+    )
     vocabulary = ["a", "b", "ab", "i", "k", "i̇", " ", "ss", "é", "ab b", "ß"]
     length = (1, 1) if analyzer == "word" else (1, 2)
     model = CountVectorizer(
@@ -116,10 +155,12 @@ def test_every_letter_is_cut_and_lowered_as_in_python(analyzer: str, lowercase: 
 @pytest.mark.parametrize(
     "model",
     [
-        CountVectorizer(stop_words=["the"], ngram_range=(1, 2), lowercase=False), CountVectorizer(analyzer="char"),
-        CountVectorizer(analyzer="char_wb"), HashingVectorizer(n_features=32, lowercase=False),
+        CountVectorizer(stop_words=["the"], ngram_range=(1, 2), lowercase=False),
+        CountVectorizer(analyzer="char"),
+        CountVectorizer(analyzer="char_wb"),
+        HashingVectorizer(n_features=32, lowercase=False),
     ],
-)  # fmt: skip
+)
 def test_types_are_known_where_onnx_needs_them(model: Any) -> None:
     """onnx 1.23 reads from null for a `LabelEncoder` behind an operator that it does not know."""
     graph, _ = graph_of(model.fit(TEXTS), np.array(ASKED, dtype=object), "transform")

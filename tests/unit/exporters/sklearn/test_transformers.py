@@ -108,7 +108,10 @@ CASES: dict[str, Callable[[], Case]] = {
         pre.QuantileTransformer(n_quantiles=60, output_distribution="normal").fit(X),
         np.vstack([FRESH, X, X + 1e-9]),
     ),
-    "QuantileTransformer of repeats": lambda: (pre.QuantileTransformer(n_quantiles=30).fit(np.round(X)), np.round(X) + 0),
+    "QuantileTransformer of repeats": lambda: (
+        pre.QuantileTransformer(n_quantiles=30).fit(np.round(X)),
+        np.round(X) + 0,
+    ),
     "QuantileTransformer of thousands": lambda: (
         pre.QuantileTransformer(output_distribution="normal").fit(np.random.RandomState(1).exponential(size=(3000, 2))),
         np.random.RandomState(2).exponential(size=(3000, 2)) - 0.1,
@@ -129,11 +132,35 @@ CASES: dict[str, Callable[[], Case]] = {
             pre.FunctionTransformer(function),
             np.vstack([POSITIVE, POSITIVE * 1e-9, np.full((1, 5), 1e-300)]),
         )
-        for function in (np.log1p, np.expm1, np.log, np.log2, np.log10, np.exp, np.sqrt, np.sin, np.cos, np.tanh, np.exp2, np.deg2rad)
+        for function in (
+            np.log1p,
+            np.expm1,
+            np.log,
+            np.log2,
+            np.log10,
+            np.exp,
+            np.sqrt,
+            np.sin,
+            np.cos,
+            np.tanh,
+            np.exp2,
+            np.deg2rad,
+        )
     },
     **{
         f"FunctionTransformer {function.__name__}": lambda function=function: (pre.FunctionTransformer(function), X)  # type: ignore[misc]
-        for function in (np.abs, np.negative, np.sign, np.square, np.floor, np.ceil, np.rint, np.trunc, np.reciprocal, np.isnan)
+        for function in (
+            np.abs,
+            np.negative,
+            np.sign,
+            np.square,
+            np.floor,
+            np.ceil,
+            np.rint,
+            np.trunc,
+            np.reciprocal,
+            np.isnan,
+        )
     },
     "FunctionTransformer": lambda: (pre.FunctionTransformer(), X),
     "FunctionTransformer of ints": lambda: (pre.FunctionTransformer(np.log1p).fit(NUMBERS.abs()), NUMBERS.abs()),
@@ -171,28 +198,34 @@ CASES: dict[str, Callable[[], Case]] = {
     ),
     "OneHotEncoder None": lambda: (pre.OneHotEncoder(handle_unknown="ignore").fit(NONE), NONE),
     "OneHotEncoder stated": lambda: (
-        pre.OneHotEncoder(categories=[["b", "z", "a"]], handle_unknown="ignore").fit(TEXT[:2]), UNSEEN,
+        pre.OneHotEncoder(categories=[["b", "z", "a"]], handle_unknown="ignore").fit(TEXT[:2]),
+        UNSEEN,
     ),
     "OneHotEncoder of numbers": lambda: (
         pre.OneHotEncoder(handle_unknown="ignore").fit(np.array([[0.1, np.nan], [0.2, 1], [0.3, 2]])),
         np.array([[0.1, np.nan], [0.1 + 1e-16, 1.5], [0.30000000000000004, 2], [0.3, 1]]),
     ),
     "OneHotEncoder of floats as ints": lambda: (
-        pre.OneHotEncoder(handle_unknown="ignore").fit(np.array([[1], [2], [3]])), np.array([[1.0], [2.5], [3.0]]),
+        pre.OneHotEncoder(handle_unknown="ignore").fit(np.array([[1], [2], [3]])),
+        np.array([[1.0], [2.5], [3.0]]),
     ),
     "OrdinalEncoder": lambda: (
-        pre.OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-7).fit(MIXED), OTHER,
+        pre.OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-7).fit(MIXED),
+        OTHER,
     ),
     "OrdinalEncoder None": lambda: (pre.OrdinalEncoder(encoded_missing_value=-3).fit(NONE), NONE),
     "OneHotEncoder NaN": lambda: (pre.OneHotEncoder(handle_unknown="ignore").fit(GAPS), GAPS),
     "OrdinalEncoder NaN": lambda: (
-        pre.OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=np.nan).fit(MIXED), OTHER,
+        pre.OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=np.nan).fit(MIXED),
+        OTHER,
     ),
     "OrdinalEncoder rare": lambda: (
-        pre.OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=99, min_frequency=5).fit(MIXED), OTHER,
+        pre.OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=99, min_frequency=5).fit(MIXED),
+        OTHER,
     ),
     "OrdinalEncoder int": lambda: (
-        pre.OrdinalEncoder(dtype="int32", handle_unknown="use_encoded_value", unknown_value=-1).fit(TEXT), UNSEEN,
+        pre.OrdinalEncoder(dtype="int32", handle_unknown="use_encoded_value", unknown_value=-1).fit(TEXT),
+        UNSEEN,
     ),
     "TargetEncoder": lambda: (pre.TargetEncoder().fit(MIXED, TARGET), OTHER),
     "TargetEncoder numbers": lambda: (pre.TargetEncoder(smooth=3.0).fit(MIXED, TARGET * 1.7), OTHER),
@@ -205,14 +238,22 @@ CASES: dict[str, Callable[[], Case]] = {
         )
         for strategy in ("mean", "median", "most_frequent", "constant")
     },
-    "SimpleImputer of text": lambda: (impute.SimpleImputer(strategy="most_frequent", missing_values=None).fit(NONE), NONE),
-    "SimpleImputer of text constant": lambda: (
-        impute.SimpleImputer(strategy="constant", fill_value="?", missing_values=None).fit(NONE), NONE,
+    "SimpleImputer of text": lambda: (
+        impute.SimpleImputer(strategy="most_frequent", missing_values=None).fit(NONE),
+        NONE,
     ),
-    "SimpleImputer of a word": lambda: (impute.SimpleImputer(strategy="most_frequent", missing_values="b").fit(TEXT), TEXT),
+    "SimpleImputer of text constant": lambda: (
+        impute.SimpleImputer(strategy="constant", fill_value="?", missing_values=None).fit(NONE),
+        NONE,
+    ),
+    "SimpleImputer of a word": lambda: (
+        impute.SimpleImputer(strategy="most_frequent", missing_values="b").fit(TEXT),
+        TEXT,
+    ),
     "SimpleImputer of ints": lambda: (impute.SimpleImputer(missing_values=-5).fit(INTS), INTS),
     "SimpleImputer of common ints": lambda: (
-        impute.SimpleImputer(missing_values=0, strategy="most_frequent").fit(INTS), INTS,
+        impute.SimpleImputer(missing_values=0, strategy="most_frequent").fit(INTS),
+        INTS,
     ),
     "SimpleImputer of int and float": lambda: (
         impute.SimpleImputer(strategy="median", add_indicator=True).fit(MIXED[["whole", "part"]]),
@@ -220,10 +261,13 @@ CASES: dict[str, Callable[[], Case]] = {
     ),
     "SimpleImputer float32": lambda: (impute.SimpleImputer().fit(HOLES_FIT.astype("float32")), HOLES.astype("float32")),
     "SimpleImputer empty": lambda: (
-        impute.SimpleImputer().fit(np.column_stack([HOLES_FIT, np.full(60, np.nan)])), np.column_stack([HOLES, HOLES[:, 0]]),
+        impute.SimpleImputer().fit(np.column_stack([HOLES_FIT, np.full(60, np.nan)])),
+        np.column_stack([HOLES, HOLES[:, 0]]),
     ),
     "SimpleImputer keeps empty": lambda: (
-        impute.SimpleImputer(keep_empty_features=True, add_indicator=True).fit(np.column_stack([HOLES_FIT, np.full(60, np.nan)])),
+        impute.SimpleImputer(keep_empty_features=True, add_indicator=True).fit(
+            np.column_stack([HOLES_FIT, np.full(60, np.nan)])
+        ),
         np.column_stack([HOLES, HOLES[:, 0]]),
     ),
     "MissingIndicator": lambda: (impute.MissingIndicator(error_on_new=False).fit(HOLES_FIT[:3]), HOLES),
@@ -234,13 +278,16 @@ CASES: dict[str, Callable[[], Case]] = {
         np.vstack([HOLES[20:60], np.full((1, 5), np.nan)]),
     ),
     "IterativeImputer": lambda: (
-        impute.IterativeImputer(max_iter=4, add_indicator=True).fit(HOLES_FIT), HOLES[:60],
+        impute.IterativeImputer(max_iter=4, add_indicator=True).fit(HOLES_FIT),
+        HOLES[:60],
     ),
     "IterativeImputer of nothing": lambda: (
-        impute.IterativeImputer(max_iter=3, min_value=-50, max_value=50).fit(HOLES_FIT), np.full((2, 5), np.nan),
+        impute.IterativeImputer(max_iter=3, min_value=-50, max_value=50).fit(HOLES_FIT),
+        np.full((2, 5), np.nan),
     ),
     "IterativeImputer linear": lambda: (
-        impute.IterativeImputer(LinearRegression(), max_iter=3, min_value=-50, max_value=50).fit(HOLES_FIT), HOLES[:60],
+        impute.IterativeImputer(LinearRegression(), max_iter=3, min_value=-50, max_value=50).fit(HOLES_FIT),
+        HOLES[:60],
     ),
     # -- projections
     "PCA": lambda: (decomposition.PCA(3).fit(X), FRESH),
@@ -252,14 +299,18 @@ CASES: dict[str, Callable[[], Case]] = {
     "SparsePCA": lambda: (decomposition.SparsePCA(3, random_state=0).fit(X), FRESH),
     "MiniBatchSparsePCA": lambda: (decomposition.MiniBatchSparsePCA(3, random_state=0).fit(X), FRESH),
     "DictionaryLearning": lambda: (
-        decomposition.DictionaryLearning(3, transform_algorithm="threshold", max_iter=5, split_sign=True).fit(X), FRESH,
+        decomposition.DictionaryLearning(3, transform_algorithm="threshold", max_iter=5, split_sign=True).fit(X),
+        FRESH,
     ),
     "MiniBatchDictionaryLearning": lambda: (
-        decomposition.MiniBatchDictionaryLearning(3, transform_algorithm="threshold", positive_code=True, fit_algorithm="cd", max_iter=5).fit(X),
+        decomposition.MiniBatchDictionaryLearning(
+            3, transform_algorithm="threshold", positive_code=True, fit_algorithm="cd", max_iter=5
+        ).fit(X),
         FRESH,
     ),
     "SparseCoder": lambda: (
-        decomposition.SparseCoder(X[:4], transform_algorithm="threshold", transform_alpha=0.5).fit(X), FRESH,
+        decomposition.SparseCoder(X[:4], transform_algorithm="threshold", transform_alpha=0.5).fit(X),
+        FRESH,
     ),
     **{
         f"KernelPCA {kernel}": lambda kernel=kernel: (decomposition.KernelPCA(3, kernel=kernel).fit(EVEN), EVEN * 0.7)  # type: ignore[misc]
@@ -300,7 +351,8 @@ CASES: dict[str, Callable[[], Case]] = {
         for steps in (1, 2, 3)
     },
     "PolynomialCountSketch": lambda: (
-        kernel_approximation.PolynomialCountSketch(degree=3, n_components=13, coef0=1, random_state=0).fit(X), X / 10,
+        kernel_approximation.PolynomialCountSketch(degree=3, n_components=13, coef0=1, random_state=0).fit(X),
+        X / 10,
     ),
     # -- selection
     "GenericUnivariateSelect": lambda: (feature_selection.GenericUnivariateSelect(mode="k_best", param=2).fit(X, Y), X),
@@ -314,7 +366,8 @@ CASES: dict[str, Callable[[], Case]] = {
     "RFE": lambda: (feature_selection.RFE(LogisticRegression(), n_features_to_select=2).fit(X, Y), X),
     "RFECV": lambda: (feature_selection.RFECV(LogisticRegression(), min_features_to_select=2, cv=3).fit(X, Y), X),
     "SequentialFeatureSelector": lambda: (
-        feature_selection.SequentialFeatureSelector(LinearRegression(), n_features_to_select=2, cv=2).fit(X, Y), X,
+        feature_selection.SequentialFeatureSelector(LinearRegression(), n_features_to_select=2, cv=2).fit(X, Y),
+        X,
     ),
     # -- composition
     "ColumnTransformer": lambda: (
@@ -335,27 +388,33 @@ CASES: dict[str, Callable[[], Case]] = {
                 verbose_feature_names_out=False,
             ).set_output(transform="pandas"),
             ColumnTransformer(
-                [("text", pre.OneHotEncoder(handle_unknown="ignore", sparse_output=False), ["text"])], remainder=pre.StandardScaler(),
+                [("text", pre.OneHotEncoder(handle_unknown="ignore", sparse_output=False), ["text"])],
+                remainder=pre.StandardScaler(),
             ),
         ).fit(MIXED),
         OTHER,
     ),
     "ColumnTransformer of ints": lambda: (
         make_pipeline(
-            ColumnTransformer([("kept", "passthrough", ["whole", "flag"])]), pre.OneHotEncoder(handle_unknown="ignore"),
+            ColumnTransformer([("kept", "passthrough", ["whole", "flag"])]),
+            pre.OneHotEncoder(handle_unknown="ignore"),
         ).fit(MIXED),
         OTHER,
     ),
     "ColumnTransformer of text and ints": lambda: (
         make_pipeline(
-            ColumnTransformer([("kept", "passthrough", ["text", "whole"])]), pre.OneHotEncoder(handle_unknown="ignore"),
+            ColumnTransformer([("kept", "passthrough", ["text", "whole"])]),
+            pre.OneHotEncoder(handle_unknown="ignore"),
         ).fit(MIXED),
         OTHER,
     ),
     "ColumnTransformer by mask, slice and place": lambda: (
         ColumnTransformer(
-            [("a", pre.StandardScaler(), [False, True, True, False]), ("b", pre.MaxAbsScaler(), slice("whole", "part")),
-             ("c", pre.RobustScaler(), [-2])],
+            [
+                ("a", pre.StandardScaler(), [False, True, True, False]),
+                ("b", pre.MaxAbsScaler(), slice("whole", "part")),
+                ("c", pre.RobustScaler(), [-2]),
+            ],
         ).fit(MIXED),
         OTHER,
     ),
@@ -363,9 +422,14 @@ CASES: dict[str, Callable[[], Case]] = {
         make_pipeline(
             impute.SimpleImputer(strategy="most_frequent"),
             ColumnTransformer(
-                [("n", pre.StandardScaler(), ["part", "whole"]), ("c", pre.OneHotEncoder(sparse_output=False), ["text", "flag"])],
+                [
+                    ("n", pre.StandardScaler(), ["part", "whole"]),
+                    ("c", pre.OneHotEncoder(sparse_output=False), ["text", "flag"]),
+                ],
             ),
-        ).set_output(transform="pandas").fit(MIXED),
+        )
+        .set_output(transform="pandas")
+        .fit(MIXED),
         MIXED,
     ),
     "FeatureUnion": lambda: (
@@ -376,22 +440,25 @@ CASES: dict[str, Callable[[], Case]] = {
         FRESH,
     ),
     "Pipeline": lambda: (
-        make_pipeline("passthrough", pre.FunctionTransformer(np.log1p), pre.FunctionTransformer(), pre.StandardScaler()).fit(POSITIVE),
+        make_pipeline(
+            "passthrough", pre.FunctionTransformer(np.log1p), pre.FunctionTransformer(), pre.StandardScaler()
+        ).fit(POSITIVE),
         POSITIVE,
     ),
     "SimpleImputer of text NaN": lambda: (impute.SimpleImputer(strategy="most_frequent").fit(GAPS), GAPS),
     "imputed text encoded": lambda: (
-        make_pipeline(
-            impute.SimpleImputer(strategy="most_frequent"), pre.OneHotEncoder(handle_unknown="ignore")
-        ).fit(GAPS),
+        make_pipeline(impute.SimpleImputer(strategy="most_frequent"), pre.OneHotEncoder(handle_unknown="ignore")).fit(
+            GAPS
+        ),
         GAPS,
     ),
-}  # fmt: skip
+}
 REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "NMF": (lambda: decomposition.NMF(2).fit(POSITIVE), "an optimisation per row"),
     "MiniBatchNMF": (lambda: decomposition.MiniBatchNMF(2).fit(POSITIVE), "an optimisation per row"),
     "LatentDirichletAllocation": (
-        lambda: decomposition.LatentDirichletAllocation(2).fit(POSITIVE), "an optimisation per row",
+        lambda: decomposition.LatentDirichletAllocation(2).fit(POSITIVE),
+        "an optimisation per row",
     ),
     "LocallyLinearEmbedding": (lambda: manifold.LocallyLinearEmbedding().fit(X), "equations of its own"),
     "Isomap": (lambda: manifold.Isomap().fit(X), "a graph of neighbours"),
@@ -409,18 +476,30 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "SparseCoder": (lambda: decomposition.SparseCoder(X[:4]), "an optimisation per row"),
     "KernelPCA": (lambda: decomposition.KernelPCA(2, kernel=lambda a, b: a @ b).fit(X), "a kernel of its own"),
     "FeatureAgglomeration": (
-        lambda: cluster.FeatureAgglomeration(pooling_func=lambda a, axis: a.max(axis)).fit(X), "pools with `<lambda>`",
+        lambda: cluster.FeatureAgglomeration(pooling_func=lambda a, axis: a.max(axis)).fit(X),
+        "pools with `<lambda>`",
     ),
     "IterativeImputer": (lambda: impute.IterativeImputer(sample_posterior=True).fit(HOLES_FIT), "at random"),
     "KNNImputer": (lambda: impute.KNNImputer(weights=lambda away: away).fit(HOLES_FIT), "a function of its own"),
-    "KNNImputer of a grid": (lambda: impute.KNNImputer().fit(np.where(HOLES_FIT > 0, 1, HOLES_FIT // 1e9)), "equally near"),
+    "KNNImputer of a grid": (
+        lambda: impute.KNNImputer().fit(np.where(HOLES_FIT > 0, 1, HOLES_FIT // 1e9)),
+        "equally near",
+    ),
     "SelectKBest": (lambda: feature_selection.SelectKBest(k=0).fit(X, Y), "keeps no column"),
     "OneHotEncoder": (lambda: pre.OneHotEncoder().fit(TEXT.repeat(5, axis=1)), "has text for categories"),
-}  # fmt: skip
+}
 PREDICTORS = {  # that transform as well: tested with the others of their kind
-    "Birch", "BisectingKMeans", "KMeans", "MiniBatchKMeans", "IsotonicRegression", "RandomTreesEmbedding",
-    "StackingClassifier", "StackingRegressor", "VotingClassifier", "VotingRegressor",
-}  # fmt: skip
+    "Birch",
+    "BisectingKMeans",
+    "KMeans",
+    "MiniBatchKMeans",
+    "IsotonicRegression",
+    "RandomTreesEmbedding",
+    "StackingClassifier",
+    "StackingRegressor",
+    "VotingClassifier",
+    "VotingRegressor",
+}
 TEXTS = {"HashingVectorizer", "TfidfTransformer"}  # in test_text.py
 
 
@@ -449,11 +528,22 @@ def test_every_transformer_of_the_library_is_written_or_refused() -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "OneHotEncoder of a frame", "SimpleImputer of text", "SimpleImputer median", "KBinsDiscretizer onehot quantile",
-        "QuantileTransformer normal", "SplineTransformer periodic 3", "KNNImputer", "Nystroem chi2", "ColumnTransformer",
-        "IterativeImputer", "FeatureAgglomeration median", "PowerTransformer", "TargetEncoder three", "Normalizer max",
+        "OneHotEncoder of a frame",
+        "SimpleImputer of text",
+        "SimpleImputer median",
+        "KBinsDiscretizer onehot quantile",
+        "QuantileTransformer normal",
+        "SplineTransformer periodic 3",
+        "KNNImputer",
+        "Nystroem chi2",
+        "ColumnTransformer",
+        "IterativeImputer",
+        "FeatureAgglomeration median",
+        "PowerTransformer",
+        "TargetEncoder three",
+        "Normalizer max",
     ],
-)  # fmt: skip
+)
 def test_any_opset_holds_the_same(name: str, opset: int) -> None:
     model, given = CASES[name]()
     assert difference(model, given, "transform", opset) <= 1e-9
