@@ -10,16 +10,21 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from packager import canonical, names
 from packager.bundle import single_file
 from packager.bundle.readers import INDEX_FILE, LAYOUT_FILE, LayoutDirectory, Medium, StoredBundle, UnpackedTree, record
 from packager.canonical import JSON
+from packager.contract.format import READABLE, is_readable
 from packager.errors import MalformedError, TooLargeError, UsageError, WrongContentError, WrongSubjectError
 from packager.formats import dsse, modelpack, oci
 from packager.formats.intoto import METADATA_DIRECTORY
 from packager.store.store import Store
 from packager.types import DIGEST, Blob, Tree, set_digest
+
+if TYPE_CHECKING:
+    from packager.contract.contract import Contract
 
 FORMAT = 1  # of bundle.json; a reader refuses any other
 RECORD = "bundle.json"
@@ -113,16 +118,18 @@ class Bundle:
         return data
 
     def load(self, path: str) -> JSON:
-        """Read one JSON file of the bundle, checked; a contract has the shape of one. Raises IntegrityError."""
-        data = self.read(path)
-        if path == CONTRACT:
-            from packager.contract import contract  # with what it knows of runtimes, only for those who ask for it
-
-            contract.parse(data)
+        """Read one JSON file of the bundle, checked. Raises IntegrityError. A contract is read by `contract`."""
         try:
-            return canonical.load(data, limit=MAX_RECORD)
+            return canonical.load(self.read(path), limit=MAX_RECORD)
         except ValueError as error:
             raise MalformedError(f"`{path}` is not acceptable JSON: {error}", subject=path) from None
+
+    @property
+    def contract(self) -> Contract:
+        """The parsed contract. Raises IntegrityError."""
+        from packager.contract import contract  # with its tables of runtimes: only when it is needed
+
+        return contract.parse(self.read(CONTRACT))
 
     def record_bytes(self, digest: str) -> bytes:
         """Return a record's bytes, whether the medium carries it or it is derived (the referrers list)."""
@@ -259,7 +266,17 @@ def _assemble(medium: Medium, digest: str, data: bytes, referrers: Mapping[str, 
             )
     bare = Bundle(medium, digest, data, manifest.config.blob, tree, "", "", {}, tuple(referrers.values()))
     name, version, targets = _identity(bare)
+    _check_contract_format(bare)
     return replace(bare, name=name, version=version, targets=targets)
+
+
+def _check_contract_format(bundle: Bundle) -> None:
+    if bundle.tree.get(CONTRACT) is not None and not is_readable(bundle.load(CONTRACT)):
+        raise MalformedError(
+            f"`{CONTRACT}` is of an unknown format version",
+            subject=CONTRACT,
+            hint=f"this program reads formats {READABLE[0]} to {READABLE[-1]}; a newer packager may read this bundle",
+        )
 
 
 def _identity(bundle: Bundle) -> tuple[str, str, Mapping[str, JSON]]:

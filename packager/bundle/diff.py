@@ -20,7 +20,7 @@ from packager.canonical import JSON
 from packager.contract import contract, judge, knowledge
 from packager.contract.contract import Contract, Port
 from packager.edits import Edit
-from packager.errors import NegativeAnswerError, UsageError
+from packager.errors import MalformedError, NegativeAnswerError, UsageError
 from packager.formats import project_locks
 from packager.recipe.lengths import Lengths, Measured
 from packager.recipe.recipe import Recipe
@@ -83,7 +83,7 @@ class Difference:
 
 def diff(before: Bundle, after: Bundle) -> Difference:
     """Compare two bundles: contracts, weights, files, dependencies. Reads only their records."""
-    old, new = (contract.parse(bundle.read(CONTRACT)) for bundle in (before, after))
+    old, new = (bundle.contract for bundle in (before, after))
     found = [*contracts(old, new), *_files(before, after), *_dependencies(before, after)]
     if before.name != after.name:
         found.append(Change("name", after.name, f"was `{before.name}`", "major"))
@@ -407,20 +407,22 @@ def _final(version: str) -> tuple[int, str]:
 def check_step(recipe: Recipe, derived: JSON, store: Store, base: Path) -> None:
     """Raise NegativeAnswer if the interface broke since the release before without a large enough version step.
 
-    That release is what `previous` names, else the newest older version of the same name in the local store; its
-    contract may be of another format. Raises UsageError when its interface cannot be read.
+    That release is what `previous` names, else the newest older version of the same name in the local store. Raises
+    UsageError when its contract is of a format that this program does not read.
     """
-    before = release_before(recipe, store, base)
-    if before is None:
-        return
-    old, new = contract.parse_interface(before.read(CONTRACT)), contract.parse(canonical.dump(derived))
-    if old is None:
+    try:
+        before = release_before(recipe, store, base)
+    except MalformedError as error:
+        if error.subject != CONTRACT:
+            raise
         raise UsageError(
-            f"the contract of `{before.name}:{before.version}`, the release before, is of another format than "
-            f"{contract.FORMAT}, so nobody can say whether the interface broke",
+            f"cannot compare with the previous release of `{recipe.name}`: {error.message}",
             hint="name another release under `previous` in the recipe, or write `previous: none`",
             edits=[Edit(("previous",), NONE)],
-        )
+        ) from None
+    if before is None:
+        return
+    old, new = before.contract, contract.parse(canonical.dump(derived))
     broken = [change for change in interface(old, new) if change.level == "major"]
     if not broken or step(before.version, recipe.version) == "major":
         return

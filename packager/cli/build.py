@@ -150,10 +150,9 @@ def _say(built: Built, console: Console) -> None:
 
 
 def _report(bundle: Bundle, built: Built, executed: int, output: Path | None, console: Console) -> None:
-    from packager.bundle.bundle import CONTRACT
     from packager.contract import contract
 
-    taken = contract.lines(contract.parse(bundle.read(CONTRACT)))
+    taken = contract.lines(bundle.contract)
     value = {
         "name": bundle.name,
         "version": bundle.version,

@@ -40,14 +40,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
-    from packager.bundle.bundle import CONTRACT
     from packager.contract import contract, fleet, host, knowledge, preflight
     from packager.errors import exit_code_of
     from packager.release import proofs
 
     knowledge.use_updates(options.knowledge_directory())
     bundle = options.open_bundle(args, console)
-    promise = contract.parse(bundle.read(CONTRACT))
+    promise = bundle.contract
     asked = [_asked(text) for text in args.runtime]
     sites = fleet.load(args.fleet) if args.fleet else ()
     seen = proofs.proven(bundle)

@@ -142,7 +142,6 @@ def _merge(args: argparse.Namespace, console: Console) -> int:
 
 def _run(args: argparse.Namespace, console: Console) -> tuple[Bundle, Any]:
     from packager import conform
-    from packager.bundle.bundle import CONTRACT
     from packager.errors import UsageError
 
     if args.results:
@@ -154,7 +153,7 @@ def _run(args: argparse.Namespace, console: Console) -> tuple[Bundle, Any]:
         if args.endpoint:
             result = conform.conform_endpoint(bundle, _endpoint(args), settings, console)
         else:
-            result = conform.conform(bundle, _plan(args, bundle.load(CONTRACT)), settings, console)
+            result = conform.conform(bundle, _plan(args, bundle.contract.document), settings, console)
     return bundle, {**result, "integrity": checks}
 
 

@@ -74,14 +74,13 @@ def main(args: argparse.Namespace, console: Console) -> int:
 
 def _judged(args: argparse.Namespace, site: Site, console: Console) -> tuple[dict[str, Any], list[str]]:
     """Return what becomes of a bundle here, as JSON and as lines: what installing it would say, else what is there."""
-    from packager.bundle.bundle import CONTRACT
-    from packager.contract import contract, host, preflight
+    from packager.contract import host, preflight
     from packager.deploy import forecast
     from packager.deploy.install import Index
     from packager.release import proofs
 
     bundle = options.open_bundle(args, console)
-    told, seen = contract.parse(bundle.read(CONTRACT)), proofs.proven(bundle)
+    told, seen = bundle.contract, proofs.proven(bundle)
     new = forecast.foresee(bundle, site, Path.cwd(), Index(args.wheelhouse, options.served_environments(args)), seen)
     reached = preflight.reach(told, site, proofs=seen)
     lacking = any(not host.has_locale(name) for name in preflight.locales(told.graph))

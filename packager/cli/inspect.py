@@ -27,8 +27,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
-    from packager.bundle.bundle import CONTRACT
-    from packager.contract.contract import lines, parse
+    from packager.contract.contract import lines
     from packager.lock.inspection import source_files
     from packager.release.proofs import origin
     from packager.trust.verify import unreadable
@@ -36,8 +35,8 @@ def main(args: argparse.Namespace, console: Console) -> int:
     if files := source_files(args.bundle):
         return _inspect_source(files, args, console)
     bundle = options.open_bundle(args)
-    contract = bundle.load(CONTRACT)
-    taken = lines(parse(bundle.read(CONTRACT)))
+    contract = bundle.contract.document
+    taken = lines(bundle.contract)
     value = {
         "name": bundle.name,
         "version": bundle.version,

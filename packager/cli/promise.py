@@ -29,7 +29,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
-    from packager.bundle.bundle import CONTRACT
     from packager.contract import knowledge, preflight
     from packager.errors import exit_code_of
     from packager.release import promises
@@ -40,7 +39,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
     runtime, versions = _asked(args.runtime)
     with console:
         bundle = _signer.open_own(args, console)
-        added = promises.predicate(bundle.load(CONTRACT), runtime, versions)
+        added = promises.predicate(bundle.contract.document, runtime, versions)
         cells = promises.outcome(bundle, added)
         outcome = preflight.worst(cell.answer.outcome for cell in cells) if cells else "unknown"
         if outcome == "ok":

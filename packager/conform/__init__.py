@@ -94,7 +94,7 @@ class _Run:
 
     def __init__(self, bundle: Bundle, settings: Settings, on_event: OnEvent) -> None:
         self.bundle, self.settings, self.on_event = bundle, settings, on_event
-        self.contract = bundle.load(CONTRACT)
+        self.contract = bundle.contract.document
         self.suite = suite()
         self.files = settings.work / "bundle"
         with storage_errors(settings.work):

@@ -17,6 +17,7 @@ from importlib import resources
 from packager import canonical
 from packager.canonical import JSON
 from packager.contract import judge, knowledge
+from packager.contract.format import FORMAT, READABLE, is_readable
 from packager.edits import Edit
 from packager.errors import IntegrityError, StepError
 from packager.graph import saturation
@@ -26,8 +27,6 @@ from packager.recipe.lengths import OF_DATA, Measured, evaluate
 from packager.recipe.recipe import Recipe, RunsOn, Target
 from packager.types import check_path
 
-FORMAT = 2
-_READABLE = (1, 2)  # 1: what was measured is the limit, and no values are refused
 MAX_CONTRACT = 4 << 20
 STABILITIES = ("bitwise", "recorded")
 Artefacts = Mapping[str, str]  # target name -> path of its graph inside the bundle
@@ -241,7 +240,8 @@ class Contract:
     """A parsed contract. `dimensions` says of a name which lengths were measured, and which are taken.
 
     `classes` says of outputs with one score per class which class every column is. In `format` 1 the ranges of inputs
-    are all that is promised of values, and nothing is refused for them.
+    are all that is promised of values, and nothing is refused for them. `document` is the JSON that was parsed, for
+    those who write parts of it elsewhere.
     """
 
     inputs: tuple[Port, ...]
@@ -253,6 +253,7 @@ class Contract:
     slo: Mapping[str, float]
     format: int = FORMAT
     classes: Mapping[str, tuple[int | str, ...]] = field(default_factory=dict)
+    document: Mapping[str, JSON] = field(default_factory=dict, compare=False, repr=False)
 
 
 def parse(data: bytes, subject: str = "contract.json") -> Contract:
@@ -261,7 +262,7 @@ def parse(data: bytes, subject: str = "contract.json") -> Contract:
         return _contract(canonical.load(data, limit=MAX_CONTRACT))
     except (ValueError, TypeError, KeyError, AttributeError, IntegrityError) as error:
         reason = error.message if isinstance(error, IntegrityError) else error
-        formats = " or ".join(map(str, _READABLE))
+        formats = " or ".join(map(str, READABLE))
         raise IntegrityError(f"`{subject}` is not a contract of format {formats}: {reason}", subject=subject) from None
 
 
@@ -269,7 +270,7 @@ def _contract(value: JSON) -> Contract:
     new = ("values",) if isinstance(value, dict) and value.get("format") != 1 else ()
     needed = ("format", "interface", "ranges", "graph", "runs-on", "targets", *new)
     _members(value, needed, ("slo", "classes", *(("missing",) if new else ())), "the contract")
-    if type(value["format"]) is not int or value["format"] not in _READABLE:
+    if not is_readable(value):
         raise ValueError(f"it is of format {value['format']!s:.20}")
     graph = _facts(value["graph"])
     return Contract(
@@ -280,6 +281,7 @@ def _contract(value: JSON) -> Contract:
         _mapping(value.get("slo", {}), _number),
         value["format"],
         _mapping(value.get("classes", {}), lambda labels: tuple(map(_class, _list(labels)))),
+        value,
     )
 
 
@@ -303,18 +305,6 @@ def _interface(value: JSON) -> tuple[tuple[Port, ...], tuple[Port, ...], Mapping
         tuple(_port(port) for port in _list(interface["outputs"])),
         _mapping(interface["dimensions"], _dimension),
     )
-
-
-def parse_interface(data: bytes) -> Contract | None:
-    """Return the interface of a contract of any format, alone; None where it is written as no format known here.
-
-    For comparing with releases that another version of this program built: nothing else of them may be relied on.
-    """
-    try:
-        value = canonical.load(data, limit=MAX_CONTRACT)
-        return Contract(*_interface(value), {}, {}, {}, {}, 1 if value.get("format") == 1 else FORMAT)
-    except (ValueError, TypeError, KeyError, AttributeError):
-        return None
 
 
 def _members(value: JSON, needed: Sequence[str], optional: Sequence[str], what: str) -> Mapping[str, JSON]:

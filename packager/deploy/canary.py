@@ -24,8 +24,8 @@ from types import MappingProxyType
 from typing import IO
 
 from packager import canonical
-from packager.bundle.bundle import CONTRACT, Bundle
-from packager.canonical import JSON
+from packager.bundle.bundle import Bundle
+from packager.contract.contract import Contract
 from packager.deploy.renderers.triton import Vector, vectors
 from packager.errors import NegativeAnswerError, UsageError
 from packager.knobs.knobs import Resolved
@@ -95,18 +95,18 @@ def try_release(bundle: Bundle, command: Sequence[str], knobs: Resolved, target:
 
 def try_model(endpoint: Endpoint, bundle: Bundle, model: str, knobs: Resolved, target: str) -> int:
     """Ask a model of a server all vectors twice; return how many were asked. Raises NegativeAnswerError."""
-    contract = bundle.load(CONTRACT)
+    contract = bundle.contract
     cases = [(name, case) for name, case in vectors(bundle) if _fits(case, contract, knobs)]
     for name, case in cases:
         first, second = (ask(endpoint, model, case) for _ in range(2))
-        check(name, first, second, contract, contract["targets"][target]["tolerance"])
+        check(name, first, second, contract, contract.targets[target].tolerance)
     return len(cases)
 
 
-def _fits(case: Vector, contract: JSON, knobs: Resolved) -> bool:
+def _fits(case: Vector, contract: Contract, knobs: Resolved) -> bool:
     """Tell whether the site takes batches of this size."""
     most = knobs.values.get("batch.max")
-    named = any(port["shape"] and isinstance(port["shape"][0], str) for port in contract["interface"]["inputs"])
+    named = any(port.shape and isinstance(port.shape[0], str) for port in contract.inputs)
     return most is None or not named or all(not shape or shape[0] <= most for _, shape, _ in case.values())
 
 
@@ -187,19 +187,19 @@ def read_answer(data: bytes, length: int) -> Answer:
 
 
 def check(
-    case: str, first: Answer, second: Answer, contract: JSON, tolerance: Mapping[str, Mapping[str, float]]
+    case: str, first: Answer, second: Answer, contract: Contract, tolerance: Mapping[str, Mapping[str, float]]
 ) -> None:
     """Hold two answers to the same question against the contract and each other. Raises NegativeAnswerError."""
-    ports = {port["name"]: port for port in contract["interface"]["outputs"]}
+    ports = {port.name: port for port in contract.outputs}
     if set(first) != set(ports):
         raise NegativeAnswerError(f"vector `{case}`: expected outputs {sorted(ports)}, got {sorted(first)}")
     for name, (kind, shape, raw) in first.items():
         port = ports[name]
-        fits = len(shape) == len(port["shape"]) and all(
-            size == expected for size, expected in zip(shape, port["shape"], strict=True) if isinstance(expected, int)
+        fits = len(shape) == len(port.shape) and all(
+            size == expected for size, expected in zip(shape, port.shape, strict=True) if isinstance(expected, int)
         )
-        if kind != datatype(port["dtype"]) or not fits:
-            wanted = f"{datatype(port['dtype'])} {port['shape']}"
+        if kind != datatype(port.dtype) or not fits:
+            wanted = f"{datatype(port.dtype)} {list(port.shape)}"
             raise NegativeAnswerError(f"vector `{case}`: output `{name}`: expected {wanted}, got {kind} {shape}")
         if kind in _SIZES and len(raw) != math.prod(shape) * _SIZES[kind]:
             raise NegativeAnswerError(f"vector `{case}`: output `{name}`: its bytes do not fit its shape")

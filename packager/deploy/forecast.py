@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from packager.bundle.bundle import CONTRACT, Bundle
+from packager.bundle.bundle import Bundle
 from packager.canonical import JSON
-from packager.contract import contract, host, preflight
+from packager.contract import host, preflight
 from packager.contract.contract import Contract
 from packager.contract.fleet import Site
 from packager.contract.judge import Reason
@@ -61,10 +61,10 @@ def foresee(
     has_locale: Callable[[str], bool] = host.has_locale,
 ) -> Arrival:
     """Say what `install` would do on this host, which is `site`; `directory` is where, and has to exist."""
-    told = contract.parse(bundle.read(CONTRACT))
+    told = bundle.contract
     target = runtime = version = supply = None
     try:
-        target = server_files.choose_target(bundle.load(CONTRACT)["targets"], None)
+        target = server_files.choose_target(told)
         runtime = told.targets[target].target.runtime
         install.check_room(directory, bundle, runtime, index)
         version, supply = _environment(bundle, runtime, index)

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from packager import canonical
-from packager.bundle.bundle import CONTRACT, Bundle, read
+from packager.bundle.bundle import Bundle, read
 from packager.bundle.knobs import knob_schema
 from packager.bundle.readers import UnpackedTree
 from packager.canonical import JSON
@@ -117,15 +117,15 @@ def prepare(
     on_event: OnEvent = ignore,
 ) -> Installed:
     """Put the release of `bundle` on disk, complete, and leave `current` alone. The caller holds the lock."""
-    contract = bundle.load(CONTRACT)
-    chosen = server_files.choose_target(contract["targets"], target)
+    contract = bundle.contract
+    chosen = server_files.choose_target(contract, target)
     release = place_of(directory, bundle)
     if not (release / CONFIG).is_file():
-        check_room(directory, bundle, contract["targets"][chosen]["runtime"], index)
-        _stage(bundle, release, contract, chosen, index, environment, on_event)
+        check_room(directory, bundle, contract.targets[chosen].target.runtime, index)
+        _stage(bundle, release, chosen, index, environment, on_event)
     else:
         on_event(Cached(f"release {release.name} is installed"))
-        _configure(bundle, release, contract, chosen)
+        _configure(bundle, release, chosen)
     return Installed(release, bundle.name, bundle.version, bundle.digest, chosen)
 
 
@@ -147,13 +147,12 @@ def check_room(directory: Path, bundle: Bundle, runtime: str, index: Index) -> N
 def _stage(
     bundle: Bundle,
     release: Path,
-    contract: JSON,
     chosen: str,
     index: Index,
     environment: Mapping[str, str],
     on_event: OnEvent,
 ) -> None:
-    runtime = contract["targets"][chosen]["runtime"]
+    runtime = bundle.contract.targets[chosen].target.runtime
     with staging(release) as fresh:
         (fresh / "bundle").mkdir()
         copy.write_unpacked(bundle, fresh / "bundle", on_event)
@@ -161,7 +160,7 @@ def _stage(
         with _reported(f"environment for {runtime}", on_event):
             served_environment.place(fresh / "env", supply, environment, index.environments, on_event)
         _copy_server(fresh / "app", runtime)
-        _configure(bundle, fresh, contract, chosen)
+        _configure(bundle, fresh, chosen)
         fresh.rename(release)  # a virtual environment moves as long as only its interpreter is called
     sync_directory(release.parent)
 
@@ -180,8 +179,8 @@ def _copy_server(app: Path, runtime: str) -> None:
         (app / name).write_bytes(data)
 
 
-def _configure(bundle: Bundle, release: Path, contract: JSON, chosen: str) -> None:
-    write_atomically(release / CONFIG, server_files.config(bundle, contract, chosen))
+def _configure(bundle: Bundle, release: Path, chosen: str) -> None:
+    write_atomically(release / CONFIG, server_files.config(bundle, chosen))
 
 
 def record(release: Path, knobs: Resolved) -> None:

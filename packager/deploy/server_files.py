@@ -10,12 +10,12 @@ from __future__ import annotations
 import importlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from packager import canonical, plugins
 from packager.bundle.bundle import Bundle
-from packager.canonical import JSON
+from packager.contract.contract import Contract
 from packager.errors import UsageError, did_you_mean
 from packager.knobs.knobs import Resolved
 
@@ -33,12 +33,13 @@ _SERVER = "packager.server"
 _MAIN = f"import sys\n\nfrom {_SERVER}.__main__ import main\n\nif __name__ == '__main__':\n    sys.exit(main())\n"
 
 
-def choose_target(targets: Mapping[str, JSON], wanted: str | None) -> str:
+def choose_target(contract: Contract, wanted: str | None = None) -> str:
     """Return the target to run: the one asked for, else one for CPUs, the most exact (fp32 before others), by name.
 
     Raises UsageError.
     """
-    served = {name: target for name, target in targets.items() if _is_served(target["runtime"])}
+    targets = {name: terms.target for name, terms in contract.targets.items()}
+    served = {name: target for name, target in targets.items() if _is_served(target.runtime)}
     if wanted is not None and wanted not in targets:
         raise UsageError(f"the bundle has no target `{wanted}`", hint=did_you_mean(wanted, targets))
     if not served or (wanted is not None and wanted not in served):
@@ -48,7 +49,7 @@ def choose_target(targets: Mapping[str, JSON], wanted: str | None) -> str:
             hint=f"targets of this bundle that can be installed: {listed}; `packager unpack` gives the files of any",
         )
     return wanted or min(
-        served, key=lambda name: (served[name]["device"] != "cpu", served[name]["precision"] != "fp32", name)
+        served, key=lambda name: (served[name].device != "cpu", served[name].precision != "fp32", name)
     )
 
 
@@ -76,10 +77,11 @@ def _sources(folder: Path) -> Iterator[tuple[str, bytes]]:
             yield path.relative_to(folder).as_posix(), path.read_bytes()
 
 
-def config(bundle: Bundle, contract: JSON, target: str, prefix: str = "bundle") -> bytes:
+def config(bundle: Bundle, target: str, prefix: str = "bundle") -> bytes:
     """Return `serve.json`: what the server is told about a target. `prefix` is where the bundle's files are to it."""
-    about = contract["targets"][target]
-    promised = {key: contract[key] for key in ("ranges", "values", "missing", "slo") if key in contract}
+    contract = bundle.contract
+    about, written = contract.targets[target], contract.document
+    promised = {key: written[key] for key in ("ranges", "values", "missing", "slo") if key in written}
     if bundle.tree.get(f"{VECTORS}/index.json") is not None:
         promised["reference"] = f"{prefix}/{VECTORS}"
     return canonical.dump(
@@ -88,18 +90,18 @@ def config(bundle: Bundle, contract: JSON, target: str, prefix: str = "bundle") 
             "name": bundle.name,
             "version": bundle.version,
             "digest": bundle.digest,
-            "runtime": about["runtime"],
+            "runtime": about.target.runtime,
             "target": target,
-            "device": about["device"],
-            "artefact": f"{prefix}/{about['path']}",
-            "interface": contract["interface"],
+            "device": about.target.device,
+            "artefact": f"{prefix}/{about.path}",
+            "interface": written["interface"],
         }
     )
 
 
-def artefact(bundle: Bundle, contract: JSON, target: str) -> list[str]:
+def artefact(bundle: Bundle, target: str) -> list[str]:
     """Return the paths of the files that the server opens: the artefact and what lies beside it."""
-    folder = PurePosixPath(contract["targets"][target]["path"]).parent
+    folder = PurePosixPath(bundle.contract.targets[target].path).parent
     return [path for path, _ in bundle.tree if PurePosixPath(path).is_relative_to(folder)]
 
 

@@ -56,7 +56,7 @@ def predicate(told: JSON, runtime: str, versions: str) -> dict[str, JSON]:
 
 def outcome(bundle: Bundle, added: Mapping[str, JSON]) -> list[preflight.Cell]:
     """Return the cells of the versions that an addition promises, as `packager compat` judges them."""
-    told = contract.parse(canonical.dump(_with(bundle.load(CONTRACT), added)))
+    told = contract.parse(canonical.dump(_with(bundle.contract.document, added)))
     (runtime,) = added["runs-on"]
     return [cell for cell in preflight.everywhere(told) if cell.runtime == runtime and cell.promised]
 
@@ -74,7 +74,7 @@ def extended(bundle: Bundle, found: Iterable[Evidence]) -> Bundle:
     ]
     if not added:
         return bundle
-    told = bundle.load(CONTRACT)
+    told = bundle.contract.document
     for item in sorted(added, key=lambda item: item.digest):
         told = _checked(told, item.statement.predicate, item.digest)
     return _view(bundle, {CONTRACT: canonical.dump(told), knobs.FILE: catalogue.written(told)})

@@ -12,7 +12,7 @@ import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from packager.bundle.bundle import CONTRACT, Bundle
+from packager.bundle.bundle import Bundle
 from packager.canonical import JSON
 from packager.deploy import server_files
 from packager.deploy.renderers import _deployment
@@ -81,7 +81,7 @@ def bucket_for(milliseconds: float) -> float:
 
 def alerts(bundle: Bundle, values: Resolved) -> list[Alert]:
     """Return the alerts of a bundle: those of its objectives, and those that every server has."""
-    slo: Mapping[str, float] = bundle.load(CONTRACT).get("slo", {})
+    slo: Mapping[str, float] = bundle.contract.slo
     queries = Queries(bundle)
     return [*_objectives(slo, queries), *_faults(values, queries), *_others(bundle, values)]
 

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from importlib import resources
 
 from packager import canonical
-from packager.bundle.bundle import CONTRACT, Bundle
+from packager.bundle.bundle import Bundle
 from packager.canonical import JSON
+from packager.contract.contract import Contract
 from packager.deploy.server_files import SECRETS
 from packager.errors import UsageError
 from packager.formats import platforms
@@ -113,11 +114,11 @@ def memory(bundle: Bundle, values: Resolved) -> int:
     """Return the MiB of one server: those the site set, else what it needs with these knobs."""
     found = values.values
     asked = host_limits.needed(
-        catalogue.model_memory(bundle.load(CONTRACT)),
+        catalogue.model_memory(bundle.contract.document),
         int(found.get("server.processes", 1)),
         int(found.get("runtime.processes", 0)),
         int(found.get("server.max_body", 64 << 20)),
-        _traffic(bundle.load(CONTRACT)["interface"]),
+        _traffic(bundle.contract),
     )
     own = values.settings.get("deploy.memory")
     if own is not None and own.origin != knobs.DEFAULT:
@@ -125,15 +126,15 @@ def memory(bundle: Bundle, values: Resolved) -> int:
     return max(int(own.value) if own else 0, -(-asked >> 20))
 
 
-def _traffic(interface: JSON) -> host_limits.Traffic:
-    """Return what requests of this interface are like, as the server reckons."""
-    spans = {name: span.get("limit", span).get("max") for name, span in interface["dimensions"].items()}
+def _traffic(contract: Contract) -> host_limits.Traffic:
+    """Return what requests of this contract are like, as the server reckons."""
+    spans = {name: span.limit.high for name, span in contract.dimensions.items()}
     inputs, outputs = (
         [
-            (_item(port["dtype"]), [size if isinstance(size, int) else spans.get(size) for size in port["shape"]])
-            for port in interface[role]
+            (_item(port.dtype), [size if isinstance(size, int) else spans.get(size) for size in port.shape])
+            for port in ports
         ]
-        for role in ("inputs", "outputs")
+        for ports in (contract.inputs, contract.outputs)
     )
     return host_limits.Traffic.of(inputs, outputs)
 

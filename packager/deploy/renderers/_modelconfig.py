@@ -44,10 +44,10 @@ def table(values: Mapping[str, str], wrap: Callable[[str], Field] = lambda text:
     return [{"key": key, "value": wrap(values[key])} for key in sorted(values)]
 
 
-def tensor(port: JSON, batched: bool) -> dict[str, Field]:
+def tensor(name: str, dtype: str, shape: Sequence[int | str], batched: bool) -> dict[str, Field]:
     """Return an input or output of a contract: without its first dimension where Triton adds that, -1 for free ones."""
-    sizes = [size if isinstance(size, int) else -1 for size in port["shape"]][1 if batched else 0 :]
-    return {"name": port["name"], "data_type": Word(datatype(port["dtype"])), "dims": sizes or [1]}
+    sizes = [size if isinstance(size, int) else -1 for size in shape][1 if batched else 0 :]
+    return {"name": name, "data_type": Word(datatype(dtype)), "dims": sizes or [1]}
 
 
 def datatype(dtype: str) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from packager.bundle.bundle import CONTRACT, Bundle
+from packager.bundle.bundle import Bundle
 from packager.canonical import JSON
 from packager.deploy import server_files
 from packager.deploy.renderers import _deployment
@@ -90,7 +90,7 @@ def _server(bundle: Bundle, values: Resolved, options: Mapping[str, str], place:
     scheme = "HTTPS" if "tls.key" in values.values else "HTTP"
     probe = {"httpGet": {"path": "/v2/health/ready", "port": "http", "scheme": scheme}, "timeoutSeconds": 2}
     live = {"httpGet": {"path": "/v2/health/live", "port": "http", "scheme": scheme}, "timeoutSeconds": 5}
-    start = bundle.load(CONTRACT).get("slo", {}).get("cold_start_s", 60)
+    start = bundle.contract.slo.get("cold_start_s", 60)
     own = options["variant"] == "init-container"
     command = {"command": ["python3", "-I", "/srv/start.py", f"{_CONFIG}/serve.json"]} if own else {}
     return {
@@ -205,11 +205,11 @@ def config_data(bundle: Bundle, values: Resolved, options: Mapping[str, str]) ->
     found = {"knobs.json": server_files.document(values)}
     if options["variant"] != "init-container":
         return found
-    contract = bundle.load(CONTRACT)
-    target = server_files.choose_target(contract["targets"], options["target"] or None)
-    runtime = contract["targets"][target]["runtime"]
+    contract = bundle.contract
+    target = server_files.choose_target(contract, options["target"] or None)
+    runtime = contract.targets[target].target.runtime
     platform, _ = _deployment.carried(bundle, runtime, options["platform"])
-    paths = {f"{_MODEL}/bundle/{path}": path for path in server_files.artefact(bundle, contract, target)}
+    paths = {f"{_MODEL}/bundle/{path}": path for path in server_files.artefact(bundle, target)}
     record = _deployment.record("kubernetes", bundle, values, {"platform": platform}, _deployment.blobs(bundle, paths))
-    config = server_files.config(bundle, contract, target, f"{_MODEL}/bundle")
+    config = server_files.config(bundle, target, f"{_MODEL}/bundle")
     return found | {"serve.json": config.decode(), _deployment.RECORD: record.decode()}

@@ -6,18 +6,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from packager import escape
-from packager.bundle.bundle import CONTRACT, Bundle
+from packager.bundle.bundle import Bundle
 from packager.canonical import JSON
+from packager.contract.contract import Contract
 from packager.deploy.renderers._alerts import Alert, objectives
 from packager.knobs.knobs import Resolved
-from packager.recipe.lengths import Measured
 
 _SEVERITY = {"page": "wakes somebody", "ticket": "for working hours", "info": "explains others"}
 
 
 def text(bundle: Bundle, values: Resolved, found: Sequence[Alert]) -> str:
     """Return the Markdown."""
-    contract = bundle.load(CONTRACT)
+    contract = bundle.contract
     parts = [
         _head(bundle, values),
         "## What it takes and gives\n\n" + _interface(contract),
@@ -50,26 +50,23 @@ def _head(bundle: Bundle, values: Resolved) -> str:
     )
 
 
-def _interface(contract: JSON) -> str:
-    interface = contract["interface"]
+def _interface(contract: Contract) -> str:
     rows = [
-        [role, port["name"], port["dtype"], ", ".join(map(str, port["shape"]))]
-        for role in ("inputs", "outputs")
-        for port in interface[role]
+        [role, port.name, port.dtype, ", ".join(map(str, port.shape))]
+        for role, ports in (("inputs", contract.inputs), ("outputs", contract.outputs))
+        for port in ports
     ]
-    sizes = [f"`{name}` {Measured.from_json(span)}" for name, span in interface["dimensions"].items()]
+    sizes = [f"`{name}` {span}" for name, span in contract.dimensions.items()]
     return _table(("", "name", "type", "shape"), rows) + (f"\n\nSizes: {', '.join(sizes)}." if sizes else "")
 
 
-def _objectives(contract: JSON) -> str:
-    rows = objectives(contract.get("slo", {}))
+def _objectives(contract: Contract) -> str:
+    rows = objectives(contract.slo)
     return _table(("what", "promised", ""), rows) if rows else "The contract promises none (`slo` in the recipe)."
 
 
-def _promises(contract: JSON) -> str:
-    return _table(
-        ("runtime", "versions"), [[name, promise["versions"]] for name, promise in contract["runs-on"].items()]
-    )
+def _promises(contract: Contract) -> str:
+    return _table(("runtime", "versions"), [[name, promise.versions] for name, promise in contract.runs_on.items()])
 
 
 def _first_steps(bundle: Bundle) -> str:

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 
 from packager import canonical
-from packager.bundle.bundle import CONTRACT, Bundle
+from packager.bundle.bundle import Bundle
 from packager.canonical import JSON
 from packager.deploy import server_files
 from packager.deploy.renderers import _deployment
@@ -37,16 +37,16 @@ _RUNTIMES = ("onnxruntime",)
 
 def render(bundle: Bundle, values: Resolved, options: Mapping[str, str]) -> Rendered:
     """Return the files of the Bento's directory. Raises UsageError if nothing in the bundle runs in it."""
-    contract = bundle.load(CONTRACT)
-    target = server_files.choose_target(contract["targets"], options["target"] or None)
-    runtime = contract["targets"][target]["runtime"]
+    contract = bundle.contract
+    target = server_files.choose_target(contract, options["target"] or None)
+    runtime = contract.targets[target].target.runtime
     if runtime not in _RUNTIMES:
         raise UsageError(
             f"`{target}` is for {runtime}, which a Bento does not run", hint="choose another with --target"
         )
-    copied = _deployment.blobs(bundle, _model(bundle, contract, target))
+    copied = _deployment.blobs(bundle, _model(bundle, target))
     program = {path: data for path, data in server_files.program(runtime).items() if path.startswith("packager/")}
-    config = canonical.load(server_files.config(bundle, contract, target), limit=1 << 20)
+    config = canonical.load(server_files.config(bundle, target), limit=1 << 20)
     config["artefact"] = f"model/{_GRAPH}"
     made = {
         **program,
@@ -56,7 +56,7 @@ def render(bundle: Bundle, values: Resolved, options: Mapping[str, str]) -> Rend
         "serve.json": canonical.dump(config),
         "bentofile.yaml": _yaml(_bentofile(bundle, values)),
         "requirements.txt": _requirements(bundle, runtime),
-        "model/model.yaml": _yaml(_about_model(bundle, contract, target)),
+        "model/model.yaml": _yaml(_about_model(bundle, target)),
         _deployment.RECORD: _deployment.record("bentoml", bundle, values, options, copied),
     }
     version = bundle.version.replace("+", "-")  # BentoML knows no build part
@@ -71,13 +71,10 @@ def render(bundle: Bundle, values: Resolved, options: Mapping[str, str]) -> Rend
     return Rendered(made, copied, steps)
 
 
-def _model(bundle: Bundle, contract: JSON, target: str) -> dict[str, str]:
+def _model(bundle: Bundle, target: str) -> dict[str, str]:
     """Return where the files of the artefact go; weights keep their names, because the graph refers to them."""
-    graph = PurePosixPath(contract["targets"][target]["path"])
-    names = {
-        path: str(PurePosixPath(path).relative_to(graph.parent))
-        for path in server_files.artefact(bundle, contract, target)
-    }
+    graph = PurePosixPath(bundle.contract.targets[target].path)
+    names = {path: str(PurePosixPath(path).relative_to(graph.parent)) for path in server_files.artefact(bundle, target)}
     return {f"model/{_GRAPH if path == str(graph) else name}": path for path, name in names.items()}
 
 
@@ -98,9 +95,9 @@ def _label(digest: str) -> str:
     return digest.removeprefix("sha256:")[:63]
 
 
-def _about_model(bundle: Bundle, contract: JSON, target: str) -> JSON:
+def _about_model(bundle: Bundle, target: str) -> JSON:
     """Return `model.yaml` as `bentoml.onnx` writes it, but for the time, which no bundle has."""
-    batched = catalogue.batch(contract) is not None
+    batched = catalogue.batch(bundle.contract.document) is not None
     return {
         "name": bundle.name,
         "version": bundle.version.replace("+", "-"),

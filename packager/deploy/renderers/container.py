@@ -16,7 +16,6 @@ import json
 from collections.abc import Mapping
 
 from packager.bundle.bundle import CONTRACT, RECORD, SBOM, Bundle
-from packager.canonical import JSON
 from packager.deploy import server_files
 from packager.deploy.renderers import _deployment
 from packager.deploy.renderers._deployment import Option, Rendered
@@ -37,18 +36,18 @@ _RECORDS = (RECORD, CONTRACT, SBOM, KNOBS, "MODEL_CARD.md")
 def render(bundle: Bundle, values: Resolved, options: Mapping[str, str]) -> Rendered:
     """Return the build context. Raises UsageError if the bundle does not carry the wheels."""
     base = _deployment.required(options, "base", "docker.io/library/python@sha256:…")
-    contract = bundle.load(CONTRACT)
-    target = server_files.choose_target(contract["targets"], options["target"] or None)
-    runtime = contract["targets"][target]["runtime"]
+    contract = bundle.contract
+    target = server_files.choose_target(contract, options["target"] or None)
+    runtime = contract.targets[target].target.runtime
     platform, wheels = _deployment.carried(bundle, runtime, options["platform"])
-    copied = _deployment.blobs(bundle, _model(bundle, contract, target))
+    copied = _deployment.blobs(bundle, _model(bundle, target))
     made = {
         "Containerfile": _containerfile(bundle, values, base),
         **{f"server/app/{path}": data for path, data in server_files.program(runtime).items()},
         "server/app/deployed.py": _deployment.template("deployed.py"),
         "server/start.py": _deployment.template("container/start.py"),
         "server/health.py": _deployment.template("container/health.py"),
-        "model/serve.json": server_files.config(bundle, contract, target),
+        "model/serve.json": server_files.config(bundle, target),
     }
     own = {place.removeprefix("model/"): row for place, row in copied.items()}
     record = _deployment.record("container", bundle, values, {**options, "platform": platform}, own)
@@ -63,10 +62,10 @@ def render(bundle: Bundle, values: Resolved, options: Mapping[str, str]) -> Rend
     return Rendered(made, copied, steps, {f"site/{place}": path for place, path in wheels.items()})
 
 
-def _model(bundle: Bundle, contract: JSON, target: str) -> dict[str, str]:
+def _model(bundle: Bundle, target: str) -> dict[str, str]:
     """Return what of the bundle goes into the image: what the server opens, and what says what it is."""
     paths = {
-        *server_files.artefact(bundle, contract, target),
+        *server_files.artefact(bundle, target),
         *server_files.reference(bundle),
         *(path for path in _RECORDS if bundle.tree.get(path)),
     }

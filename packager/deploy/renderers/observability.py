@@ -16,7 +16,7 @@ import json
 import re
 from collections.abc import Mapping
 
-from packager.bundle.bundle import CONTRACT, Bundle
+from packager.bundle.bundle import Bundle
 from packager.canonical import JSON
 from packager.deploy.renderers import _deployment, _runbook
 from packager.deploy.renderers._alerts import DURATION, REQUESTS, RUN, Alert, Queries, alerts, bucket_for
@@ -95,7 +95,7 @@ def _rules(bundle: Bundle, found: list[Alert], place: str) -> JSON:
 
 
 def _dashboard(bundle: Bundle, values: Resolved) -> JSON:
-    slo, queries = bundle.load(CONTRACT).get("slo", {}), Queries(bundle)
+    slo, queries = bundle.contract.slo, Queries(bundle)
     window, own = "$__rate_interval", queries.own
     codes = queries.rate(f'{REQUESTS}{{route="infer"}}', window, "code")
     rows: list[tuple[str, str, Mapping[str, str]]] = [

@@ -16,7 +16,7 @@ import ipaddress
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 
-from packager.bundle.bundle import CONTRACT, Bundle
+from packager.bundle.bundle import Bundle
 from packager.canonical import JSON
 from packager.deploy import server_files
 from packager.deploy.renderers import _deployment
@@ -69,9 +69,9 @@ def _service(
     places: Mapping[str, str],
     credentials: Mapping[str, tuple[str, str]],
 ) -> bytes:
-    contract, found = bundle.load(CONTRACT), values.values
-    target = server_files.choose_target(contract["targets"], options["target"] or None)
-    gpu = contract["targets"][target]["device"] != "cpu"
+    contract, found = bundle.contract, values.values
+    target = server_files.choose_target(contract, options["target"] or None)
+    gpu = contract.targets[target].target.device != "cpu"
     grpc = "server.grpc_port" in found
     loads = "".join(f"LoadCredential={knob}:{origin}\n" for knob, (origin, _) in credentials.items())
     return _deployment.filled(
@@ -82,7 +82,7 @@ def _service(
         program=options["program"],
         **places,
         credentials=loads,
-        start=str(int(contract.get("slo", {}).get("cold_start_s", 60)) + 60),
+        start=str(int(contract.slo.get("cold_start_s", 60)) + 60),
         stop=str(int(found["server.drain"]) + 10),
         memory=str(_deployment.memory(bundle, values)),
         cpu=str(max(1, found.get("deploy.cpu", 1000) // 10)),

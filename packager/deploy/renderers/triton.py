@@ -21,8 +21,9 @@ from pathlib import PurePosixPath
 from typing import Literal, TypeAlias
 
 from packager import canonical, plugins
-from packager.bundle.bundle import CONTRACT, Bundle
+from packager.bundle.bundle import Bundle
 from packager.canonical import JSON
+from packager.contract.contract import Contract, Port, Terms
 from packager.deploy.renderers._modelconfig import Field, Rendered, Word, config_text, datatype, table, tensor
 from packager.deploy.triton.repository import CONFIG, RECORD
 from packager.errors import MalformedError, UsageError
@@ -65,8 +66,8 @@ def render(bundle: Bundle, values: Resolved, number: int, backend: Backend, site
 
     Raises UsageError if the bundle does not promise Triton, or has nothing for the backend.
     """
-    contract = bundle.load(CONTRACT)
-    if _RUNTIME not in contract["runs-on"]:
+    contract = bundle.contract
+    if _RUNTIME not in contract.runs_on:
         raise UsageError(
             f"`{bundle.name}` makes no promise for Triton",
             hint='add `triton: ">=24.04"` under `runs-on` and build it; whoever signed it can add the promise to the '
@@ -75,14 +76,14 @@ def render(bundle: Bundle, values: Resolved, number: int, backend: Backend, site
     if lacking := sorted({"triton.instances", "triton.warmup"} - set(values.values)):
         raise MalformedError(f"`{bundle.name}` promises Triton and lacks the knob `{lacking[0]}`", subject=knobs.FILE)
     artefact = _artefact(bundle, contract, backend)
-    warm = _warmups(bundle, contract)
+    warm = _warmups(bundle)
     files = {f"{number}/{name}": (path, _blob(bundle, path)) for name, path in artefact.files.items()}
     hashes = {name: _blob(bundle, path).digest for name, path in artefact.files.items()}
     about = {
         **record(bundle, values, backend),
         "targets": list(artefact.targets),
         "files": hashes,
-        "interface": contract["interface"],
+        "interface": contract.document["interface"],
         "onnxruntime": _floor(contract),
     }
     own = config_text(_config(bundle, contract, values, artefact, number, warm))
@@ -109,29 +110,31 @@ def _blob(bundle: Bundle, path: str) -> Blob:
     return blob
 
 
-def _floor(contract: JSON) -> str:
+def _floor(contract: Contract) -> str:
     """Return the oldest ONNX Runtime that the promise for Triton covers."""
-    needed = plugins.load("runtimes", _RUNTIME).requirements(contract["runs-on"][_RUNTIME]["versions"])
+    needed = plugins.load("runtimes", _RUNTIME).requirements(contract.runs_on[_RUNTIME].versions)
     return next(str(line).partition(">=")[2] for line in needed if line.startswith("onnxruntime"))
 
 
 # which file is opened
 
 
-def _artefact(bundle: Bundle, contract: JSON, backend: Backend) -> _Artefact:
-    targets = contract["targets"]
-    engines = {name: target for name, target in sorted(targets.items()) if target["runtime"] == "tensorrt"}
+def _artefact(bundle: Bundle, contract: Contract, backend: Backend) -> _Artefact:
+    targets = contract.targets
+    engines = {name: terms for name, terms in sorted(targets.items()) if terms.target.runtime == "tensorrt"}
     if backend == "native" and engines:
         return _engines(bundle, engines)
     graphs = [
         name
-        for name, target in targets.items()
-        if target["runtime"] in (_RUNTIME, "onnxruntime") and target["device"] == "cpu"
+        for name, terms in targets.items()
+        if terms.target.runtime in (_RUNTIME, "onnxruntime") and terms.target.device == "cpu"
     ]
     if not graphs:
         raise UsageError(f"`{bundle.name}` has no target that Triton's `{backend}` backend opens")
-    chosen = min(graphs, key=lambda name: (targets[name]["precision"] != "fp32", targets[name]["runtime"], name))
-    path = PurePosixPath(targets[chosen]["path"])
+    chosen = min(
+        graphs, key=lambda name: (targets[name].target.precision != "fp32", targets[name].target.runtime, name)
+    )
+    path = PurePosixPath(targets[chosen].path)
     beside = {
         str(PurePosixPath(other).relative_to(path.parent)): other
         for other, _ in bundle.tree
@@ -141,14 +144,14 @@ def _artefact(bundle: Bundle, contract: JSON, backend: Backend) -> _Artefact:
     return _Artefact(name, path.name if backend == "native" else "model.py", path.name, beside, {}, (chosen,))
 
 
-def _engines(bundle: Bundle, targets: Mapping[str, JSON]) -> _Artefact:
+def _engines(bundle: Bundle, targets: Mapping[str, Terms]) -> _Artefact:
     files, by_capability = {}, {}
-    for target in targets.values():
-        capability = re.fullmatch(r"sm_([0-9]+)([0-9])", target["device"])
+    for terms in targets.values():
+        capability = re.fullmatch(r"sm_([0-9]+)([0-9])", terms.target.device)
         if capability is None:
             continue
-        name = f"{target['device']}.plan"
-        files[name] = target["path"]
+        name = f"{terms.target.device}.plan"
+        files[name] = terms.path
         by_capability[f"{capability[1]}.{capability[2]}"] = name
     if not files:
         raise UsageError(f"`{bundle.name}` has no TensorRT engine for one compute capability")
@@ -160,7 +163,7 @@ def _engines(bundle: Bundle, targets: Mapping[str, JSON]) -> _Artefact:
 
 def _config(
     bundle: Bundle,
-    contract: JSON,
+    contract: Contract,
     values: Resolved,
     artefact: _Artefact,
     number: int,
@@ -180,8 +183,8 @@ def _config(
         "backend": artefact.backend,
         "default_model_filename": artefact.default,
         "max_batch_size": most,
-        "input": [_port(port, bool(batched)) for port in contract["interface"]["inputs"]],
-        "output": [_port(port, bool(batched)) for port in contract["interface"]["outputs"]],
+        "input": [_port(port, bool(batched)) for port in contract.inputs],
+        "output": [_port(port, bool(batched)) for port in contract.outputs],
         "version_policy": {"specific": {"versions": [number]}},
         "instance_group": [group],
         "cc_model_filenames": table(artefact.engines),
@@ -196,11 +199,11 @@ def _config(
     return fields | (_batching(found) if batched else {})
 
 
-def rows(contract: Mapping[str, JSON]) -> int:
+def rows(contract: Contract) -> int:
     """Return the largest batch, 0 where Triton must not add the dimension itself: it needs another one beside it."""
-    found = catalogue.batch(contract)
-    ports = (*contract["interface"]["inputs"], *contract["interface"]["outputs"])
-    return found[2] if found and all(len(port["shape"]) > 1 for port in ports) else 0
+    found = catalogue.batch(contract.document)
+    ports = (*contract.inputs, *contract.outputs)
+    return found[2] if found and all(len(port.shape) > 1 for port in ports) else 0
 
 
 def _parameters(values: Mapping[str, JSON], artefact: _Artefact) -> dict[str, str]:
@@ -220,11 +223,11 @@ def _batching(values: Mapping[str, JSON]) -> dict[str, Field]:
     return {"dynamic_batching": {"max_queue_delay_microseconds": delay, "default_queue_policy": policy}}
 
 
-def _port(port: JSON, batched: bool) -> dict[str, Field]:
+def _port(port: Port, batched: bool) -> dict[str, Field]:
     """Return an input or output; one without dimensions is sent as one element."""
-    return tensor(port, batched) | (
-        {} if port["shape"][1 if batched else 0 :] else {"reshape": {"shape": list[Field]()}}
-    )
+    sizes = port.shape[1 if batched else 0 :]
+    reshaped: dict[str, Field] = {} if sizes else {"reshape": {"shape": list[Field]()}}
+    return tensor(port.name, port.dtype, port.shape, batched) | reshaped
 
 
 # warm-up
@@ -256,7 +259,7 @@ class _Warmup:
         return {"name": name, "batch_size": self.rows if batched else 1, "inputs": inputs}
 
 
-def _warmups(bundle: Bundle, contract: JSON) -> dict[str, _Warmup]:
+def _warmups(bundle: Bundle) -> dict[str, _Warmup]:
     """Return the first reference vectors in the form of Triton's warm-up; a case with an empty tensor cannot be one."""
     found: dict[str, _Warmup] = {}
     for case, ports in vectors(bundle):
@@ -276,7 +279,7 @@ def vectors(bundle: Bundle) -> list[tuple[str, Vector]]:
     if bundle.tree.get("vectors/index.json") is None:
         return []
     names = [row["file"] for row in bundle.load("vectors/index.json")["cases"]]
-    ports = {port["name"]: port["dtype"] for port in bundle.load(CONTRACT)["interface"]["inputs"]}
+    ports = {port.name: port.dtype for port in bundle.contract.inputs}
     return [(name, {port: _tensor(bundle, name, port, ports[port]) for port in ports}) for name in names]
 
 

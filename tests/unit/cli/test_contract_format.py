@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A contract of a newer format is refused by every verb that opens a bundle, never misread."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from packager import canonical, cli
+from packager.bundle.bundle import CONTRACT
+from packager.deploy.install import CONFIG, CURRENT
+from packager.errors import MalformedError
+from packager.store.store import Store
+from packager.transport.copy import save
+from packager.types import Blob
+from tests.support import bundles
+
+BUNDLE = "newer.bundle.tar"
+KEY = ["--key", "release.pub"]
+SIGNER = ["--key", "release.pem", "--passphrase-file", "passphrase"]
+OPENING = [
+    ["attest", BUNDLE, "--type", "urn:x", "--predicate", "predicate.json", *SIGNER],
+    ["compat", BUNDLE],
+    ["config", BUNDLE],
+    ["conform", BUNDLE, *KEY],
+    ["delta", BUNDLE, BUNDLE, "-o", "out.delta"],
+    ["diff", BUNDLE, BUNDLE],
+    ["doctor", BUNDLE],
+    ["export", BUNDLE, "out.bundle.tar"],
+    ["import", BUNDLE, "--store", "store"],
+    ["inspect", BUNDLE],
+    ["install", BUNDLE, "site", *KEY],
+    ["policy", "check", BUNDLE, *KEY],
+    ["promise", BUNDLE, "--runtime", "triton>=24.04", *SIGNER],
+    ["promote", BUNDLE, "--to", "production", *SIGNER, "--trust", "trust.json"],
+    ["push", BUNDLE, "oci://127.0.0.1:9/team/newer:1.0.0"],
+    ["rebuild", BUNDLE, *KEY],
+    ["render", "systemd", BUNDLE, "units", *KEY],
+    ["runtimes", "probe", "onnxruntime==1.20.0", "--bundle", BUNDLE],
+    ["sbom", BUNDLE],
+    ["sign", BUNDLE, *SIGNER],
+    ["unpack", BUNDLE, "out"],
+    ["upgrade", "installed", BUNDLE, *KEY],
+    ["verify", BUNDLE, *KEY],
+]
+OPENS_NONE = {
+    "apply": "patches bytes into a bundle that is verified as a whole",
+    "build": "makes bundles",
+    "cache": "knows blobs",
+    "completion": "prints a script",
+    "help": "prints help",
+    "init": "reads sources",
+    "keygen": "makes keys",
+    "list": "reads names",
+    "lock": "reads sources",
+    "pull": "opens what `import` opens, from a registry: tests/unit/transport",
+    "rm": "removes names",
+    "rollback": "starts what was installed",
+    "schema": "prints schemas",
+    "serve": "starts what was installed",
+    "status": "reads an installation's records",
+    "trust": "edits trust files",
+    "uninstall": "removes an installation",
+    "vulndb": "reads advisories",
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("newer")
+    contract = canonical.dump({**bundles.CONTRACT_OF_TINY, "format": 99})
+    store = Store(place / "built")
+    (place / "passphrase").write_text("correct horse\n")
+    (place / "predicate.json").write_text("{}")
+    made = bundles.assemble(store, {CONTRACT: contract})
+    save(made, place / BUNDLE)
+    run(place, ["keygen", "release", "--passphrase-file", "passphrase"])
+    run(
+        place,
+        [
+            "trust",
+            "init",
+            "trust.json",
+            "--name",
+            "acme",
+            "--root-key",
+            "release.pem",
+            "--passphrase-file",
+            "passphrase",
+        ],
+    )
+    (place / "installed" / CURRENT).mkdir(parents=True)
+    (place / "installed" / CURRENT / CONFIG).write_text("{}")
+    assert dict(made.tree)[CONTRACT] == Blob(canonical.sha256(contract), len(contract))
+    return place
+
+
+def run(folder: Path, words: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "packager", *words],
+        cwd=folder,
+        env={**os.environ, "HOME": str(folder)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def written(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()} - {"store", ".cache", ".local"}
+
+
+@pytest.mark.parametrize("words", OPENING, ids=lambda words: words[0])
+def test_a_newer_contract_is_refused(folder: Path, words: list[str]) -> None:
+    before = written(folder)
+    done = run(folder, words)
+    assert done.returncode == MalformedError.code, done.stderr
+    assert "`contract.json` is of an unknown format version" in done.stderr
+    assert "a newer packager may read this bundle" in done.stderr
+    assert written(folder) == before
+
+
+def test_every_verb_is_in_one_of_the_lists() -> None:
+    opening = {words[0] for words in OPENING}
+    assert opening | set(OPENS_NONE) == set(cli.verbs())
+    assert not opening & set(OPENS_NONE)
