@@ -25,7 +25,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 
 .DEFAULT_GOAL := help
-.PHONY: help dev torch demo demo-cnn demo-encoder corpus check test test-all attacks lint fmt bench wheel golden clean
+.PHONY: help dev torch demo demo-cnn demo-encoder corpus check test test-all attacks lint fmt bench wheel reference docs golden clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -97,6 +97,13 @@ bench: $(READY) ## run the benchmarks and print their ratios
 
 wheel: $(READY) ## build the wheel into dist/
 	$(BIN)/uv build --quiet --wheel --out-dir dist .
+
+reference: $(READY) ## write the reference pages that follow from the code
+	$(BIN)/python docs/site/reference.py
+
+docs: $(READY) ## build the documentation into build/docs, with every link checked
+	$(call UV,$(BIN)) -e '.[docs]'
+	$(BIN)/mkdocs build --strict --config-file docs/site/mkdocs.yml
 
 clean: ## remove what the targets above made
 	rm -rf $(VENV) .demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

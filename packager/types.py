@@ -200,7 +200,7 @@ class Finding:
     @property
     def documentation(self) -> str:
         """Where the rule is explained; `packager policy explain RULE` prints the same."""
-        return f"docs/policies.md#{'rules-in-rego' if self.rule.endswith('.rego') else self.rule}"
+        return f"docs/reference/policies.md#{'rules-in-rego' if self.rule.endswith('.rego') else self.rule}"
 
 
 @dataclass(frozen=True, slots=True)

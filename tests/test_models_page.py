@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`docs/models.md` says what the recorded verdicts say, and they hold no wrong answer and no crash but those named here."""
+"""`docs/reference/models.md` says what the recorded verdicts say, and they hold no wrong answer and no crash but those named here."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("docs/security.md", "docs/measurements/operating.md")
+PAGES = ("docs/explanation/security.md", "docs/measurements/operating.md")
 SOURCES = {path.relative_to(ROOT).as_posix(): path.read_text("utf-8") for path in (ROOT / "tests").rglob("*.py")}
 
 

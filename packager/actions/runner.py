@@ -315,7 +315,8 @@ _LONGEST = 4000  # characters of a worker's message
 _WHERE = "the log above says where"
 _NOT_ALLOWED = re.compile(f"{os.strerror(errno.EPERM)}|{os.strerror(errno.ENOSYS)}|EPERM|ENOSYS")
 _CALL = (
-    "the sandbox may have refused a system call (`docs/security.md`): if an honest library needs it, report it; "
+    "the sandbox may have refused a system call (`docs/explanation/security.md`): "
+    "if an honest library needs it, report it; "
     "`sandbox: none` in the recipe does without, for models that you trust like your own code"
 )
 _CONFINE = "`packager doctor` says what this host can do"

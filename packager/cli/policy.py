@@ -4,7 +4,7 @@
   check    judge BUNDLE: what it says about itself, and what trusted signers say about it (--trust, --key, …)
   list     print the rules and the profiles
   explain  print what RULE asks, its parameters, the facts it reads, and the profiles that ask it
-  test     run the unit tests of rules in DIR (see docs/policies.md)
+  test     run the unit tests of rules in DIR (see docs/reference/policies.md)
 
 Without anybody to trust there are no statements, and rules that need some say no. Exit code 1: the policy says no.
 """

@@ -189,7 +189,9 @@ def _ensemble(args: argparse.Namespace, console: Console) -> int:
 
     path, repository = Path(args.bundle), _repository(args.out)
     with console:
-        chain = pipeline.parse(strictyaml.load(path, missing="docs/deploy-triton.md shows how one looks"), str(path))
+        chain = pipeline.parse(
+            strictyaml.load(path, missing="docs/how-to/deploy-triton.md shows how one looks"), str(path)
+        )
         model = render_ensemble(chain, repository, console)
     steps = [step.model for step in chain.steps]
     value = {

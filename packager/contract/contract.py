@@ -3,7 +3,7 @@
 
 Derived from what the exported graph is, not from what somebody typed: the interface, opset, IR and operators come
 from the graph itself, the versions it loads on from the knowledge that ships; only the promises (`runs-on`), tolerances
-and objectives come from the recipe. Nothing of the host enters. `docs/contract.md` is for people,
+and objectives come from the recipe. Nothing of the host enters. `docs/reference/contract.md` is for people,
 `contract.schema.json` for programs; `parse` is what this program trusts.
 """
 

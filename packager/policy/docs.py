@@ -33,7 +33,7 @@ def _profiles() -> dict[str, Profile]:
 
 
 def text(rule: str) -> str:
-    """Return the same as Markdown: the entry of `docs/policies.md`, and what `packager policy explain` prints."""
+    """Return the same as Markdown: the entry of `docs/reference/policies.md`, which `policy explain` prints."""
     known = about(rule)
     rows = [f"## {rule}", "", known["documentation"], ""]
     if known["parameters"]:
@@ -53,5 +53,5 @@ def _terms(terms: JSON) -> str:
 
 
 def chapter() -> str:
-    """Return the entries of all rules of ours, for `docs/policies.md`."""
+    """Return the entries of all rules of ours, for `docs/reference/policies.md`."""
     return "\n\n".join(text(rule) for rule in plugins.names("policies")) + "\n"

@@ -82,7 +82,7 @@ def _sarif_rule(rule: str) -> JSON:
         "id": rule,
         "shortDescription": {"text": title(rule)},
         "fullDescription": {"text": text},
-        "help": {"text": f"{text}\n\nSee docs/policies.md#{rule}."},
+        "help": {"text": f"{text}\n\nSee docs/reference/policies.md#{rule}."},
     }
 
 

@@ -54,7 +54,7 @@ def load(folder: Path) -> tuple[Case, ...]:
     """Read every `.yaml` file of a folder, or one file. Raises UsageError with the line."""
     paths = [folder] if folder.is_file() else sorted(folder.glob("*.yaml"))
     if not paths:
-        raise UsageError(f"`{folder}` holds no test of a rule", hint="docs/policies.md shows one")
+        raise UsageError(f"`{folder}` holds no test of a rule", hint="docs/reference/policies.md shows one")
     return tuple(case for path in paths for case in _read(path))
 
 

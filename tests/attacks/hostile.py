@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every attack on signatures, trust and manifests that docs/security.md lists, written out to try other verifiers on.
+"""Every attack on signatures, trust and manifests that docs/explanation/security.md lists, written out to try other verifiers on.
 
     python -m tests.attacks.hostile FOLDER      one folder for each, `NAME_fail`, with the reason why it must fail
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every attack of the table in docs/security.md fails, and for the right reason: the type of the error is asserted."""
+"""Every attack of the table in docs/explanation/security.md fails, and for the right reason: the type of the error is asserted."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.sigstore import Sigstore
 from tests.sigstore.stamping import crafted
 from tests.support import pki
 
-TABLE = Path(__file__).parents[2] / "docs" / "security.md"
+TABLE = Path(__file__).parents[2] / "docs" / "explanation" / "security.md"
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `docs/security.md` counts is counted; that what it names exists is a matter of `tests/test_pages.py`."""
+"""What `docs/explanation/security.md` counts is counted; that what it names exists is a matter of `tests/test_pages.py`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.hostile import gadgets
 
-PAGE = (Path(__file__).resolve().parents[2] / "docs" / "security.md").read_text("utf-8")
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "explanation" / "security.md").read_text("utf-8")
 
 
 def test_the_gadgets_are_counted() -> None:

@@ -2,7 +2,7 @@
 """What becomes of other people's ONNX files: `init`, `lock`, `build` untouched, then served and asked at many sizes.
 
 `make corpus`, or `python -m tests.corpus.run [PART OF A NAME …]`: one line per model, kept in
-`tests/matrix/results/corpus.jsonl`, from which `docs/models.md` is written; a model that has a line is not run again
+`tests/matrix/results/corpus.jsonl`, from which `docs/reference/models.md` is written; a model that has a line is not run again
 unless it is named. The judge is the file itself in ONNX Runtime as it comes.
 """
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The three walks of docs/walks.md: every block of the page is run as it stands, on real registries and servers."""
+"""The three walks of docs/tutorials/walks.md: every block of the page is run as it stands, on real registries and servers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.tools import offline, tool
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("walks")]
 ROOT = Path(__file__).resolve().parents[2]
-PAGE = (ROOT / "docs" / "walks.md").read_text()
+PAGE = (ROOT / "docs" / "tutorials" / "walks.md").read_text()
 LOOPBACK = ("sh", "-c", 'ip link set lo up && exec "$@"', "sh")
 
 

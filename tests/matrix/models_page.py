@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Render `docs/models.md` from the verdicts under `results/`: `python -m tests.matrix.models_page` writes it."""
+"""Render `docs/reference/models.md` from the verdicts under `results/`: `python -m tests.matrix.models_page` writes it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
-PAGE = Path(__file__).parents[2] / "docs" / "models.md"
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "models.md"
 TITLES = {
     "sklearn": "scikit-learn: every estimator, and textbook pipelines",
     "boosted": "Boosted trees: LightGBM, XGBoost, HistGradientBoosting, CatBoost",

@@ -16,7 +16,7 @@ from tests.support.environments import CACHE
 
 DOCS = Path(__file__).parents[2] / "docs"
 RECORD = DOCS / "measurements" / "sources-and-targets.json"
-PAGE = DOCS / "sources-and-targets.md"
+PAGE = DOCS / "reference" / "sources-and-targets.md"
 HEAD = """# Sources and targets
 
 Written by `pytest tests/matrix`. Every target was built alone, and all that work as one bundle twice, from two
@@ -29,7 +29,7 @@ error that a user gets.
 
 Not listed: Triton and ONNX Runtime's other providers, which take the same files as `onnxruntime cpu`; TensorRT for
 data centres, which must be built on its GPU; the other compute capabilities of TensorRT for RTX
-([measurements](measurements/tensorrt-rtx.md)). int8 is held to a tolerance that lets anything pass, so that the table
+([measurements](../measurements/tensorrt-rtx.md)). int8 is held to a tolerance that lets anything pass, so that the table
 can show how far it is off.
 """
 COLUMNS = (

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every source on every target, built twice from two directories; the table is kept in `docs/sources-and-targets.md`.
+"""Every source on every target, built twice from two directories; the table is kept in `docs/reference/sources-and-targets.md`.
 
 Each target is built alone first, so that an empty cell says why, in the words of the error. Those that work are then
 built as one bundle, here and in another directory and store. The rows are in `sources.py`; one source alone is run

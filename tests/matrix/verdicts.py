@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What becomes of one model on its way through exporter and measurement, as a row for `docs/models.md`.
+"""What becomes of one model on its way through exporter and measurement, as a row for `docs/reference/models.md`.
 
 *right*: built, every output within the default tolerance on the build's own cases and on fresh rows of another seed.
 *refused clearly*: one sentence that names what stands in the way, and a way out. *refused poorly*: a refusal without

@@ -229,7 +229,7 @@ def test_ordinary_text_holds_no_secrets() -> None:
         "https://example.org/a:b ghp_short AKIA hf_transformer xoxb- http://host:8000/x see -----BEGIN CERTIFICATE-----"
     )
     assert list(secrets.scan(words.encode())) == []
-    for path in (ROOT / "docs").glob("*.md"):
+    for path in (ROOT / "docs").rglob("*.md"):
         assert list(secrets.scan(path.read_bytes())) == [], path
 
 
@@ -337,7 +337,10 @@ def test_sarif_names_rule_place_and_remedy() -> None:
     assert result["locations"][0]["logicalLocations"][0]["fullyQualifiedName"] == "tiny:1.0.0/a.bin"
     assert "export it to ONNX" in result["message"]["text"]
     assert run["properties"]["policy"] == verdict().policy
-    assert result["properties"] == {"documentation": "docs/policies.md#no-pickle", "evidence": {"looks": "pickle"}}
+    assert result["properties"] == {
+        "documentation": "docs/reference/policies.md#no-pickle",
+        "evidence": {"looks": "pickle"},
+    }
 
 
 def test_junit_has_a_case_per_rule() -> None:
@@ -354,8 +357,8 @@ def test_the_table_says_everything() -> None:
 
 
 def test_the_documentation_is_what_the_rules_say() -> None:
-    page = (ROOT / "docs" / "policies.md").read_text()
-    assert page.endswith(docs.chapter()), "write it again: see the first lines of docs/policies.md"
+    page = (ROOT / "docs" / "reference" / "policies.md").read_text()
+    assert page.endswith(docs.chapter()), "write it again: see the first lines of docs/reference/policies.md"
 
 
 def test_tests_of_rules_are_read_strictly(tmp_path: Path) -> None:

@@ -132,8 +132,8 @@ def test_reports_know_it(tmp_path: Path) -> None:
     verdict = engine.judge(asked, {"model": MODEL})
     assert "a.rego" in report.table(verdict, "n:1")
     assert json.loads(report.sarif(verdict, "n:1"))["runs"][0]["results"][0]["ruleId"] == "a.rego"
-    assert verdict.findings[0].documentation == "docs/policies.md#rules-in-rego"
-    assert "## Rules in Rego" in (EXAMPLES.parents[1] / "policies.md").read_text()
+    assert verdict.findings[0].documentation == "docs/reference/policies.md#rules-in-rego"
+    assert "## Rules in Rego" in (EXAMPLES.parents[1] / "reference" / "policies.md").read_text()
     assert "a.rego" not in docs.chapter()
 
 

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The documentation: links and anchors lead somewhere, generated pages are current, indexes name every page once."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import subprocess
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+CODE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\((?!\w+:)([^)\s]+)\)")
+HEADING = re.compile(r"^#{1,6} (.+)$", re.MULTILINE)
+GENERATED = {"cli.md", "recipe.md", "exit-codes.md", "models.md", "sources-and-targets.md"}
+
+
+def pages() -> list[Path]:
+    """Return the Markdown files of the repository: those of `docs/`, of the top level, and the READMEs of rooms."""
+    kept = [ROOT / name for name in ("README.md", "CHANGELOG.md", "SECURITY.md", "CONTRIBUTING.md")]
+    return [*kept, *sorted(DOCS.rglob("*.md")), *sorted((ROOT / "conformance").rglob("*.md"))]
+
+
+def prose(page: Path) -> str:
+    return CODE.sub("", page.read_text("utf-8"))
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors of a page, as forges make them of headings; MkDocs makes the same of those that are linked."""
+    plain = (re.sub(r"[`*]|\]\([^)]*\)|\[", "", title).strip().lower() for title in HEADING.findall(prose(page)))
+    return {re.sub(r" ", "-", re.sub(r"[^\w\- ]", "", title)) for title in plain}
+
+
+PAGES = pages()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_links_and_anchors_exist(page: Path) -> None:
+    for link in LINK.findall(prose(page)):
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+def test_pages_that_the_code_names_exist() -> None:
+    listed = subprocess.run(
+        ["git", "ls-files", "*.py", "*.json", "*.toml", "Makefile"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    files = listed.stdout.split() or [str(path.relative_to(ROOT)) for path in (ROOT / "packager").rglob("*.py")]
+    for file in files:
+        if (
+            file.startswith(("tests/data", "tests/matrix/results", "conformance/vectors"))
+            or not (ROOT / file).is_file()
+        ):
+            continue
+        for page, anchor in re.findall(
+            r"(?<![\w/.-])(docs/[\w/-]+\.md)(?:#([\w-]+))?", (ROOT / file).read_text("utf-8")
+        ):
+            found = [ROOT / page, *ROOT.glob(f"{Path(file).parts[0]}/**/{page}")]
+            assert any(path.exists() for path in found), (file, page)
+            assert not anchor or any(anchor in anchors(path) for path in found if path.exists()), (file, page, anchor)
+
+
+def reference() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("reference_pages", DOCS / "site" / "reference.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    "page", ["reference/cli.md", "reference/exit-codes.md", "reference/recipe.md", "reference/knobs.md"]
+)
+def test_reference_pages_are_current(page: str) -> None:
+    assert (DOCS / page).read_text("utf-8") == reference().expected(page), "run `make reference`"
+
+
+def linked(page: Path) -> list[Path]:
+    """Return the Markdown files that a page links."""
+    found = [link.partition("#")[0] for link in LINK.findall(prose(page))]
+    return [(page.parent / path).resolve() for path in found if path.endswith(".md")]
+
+
+def test_every_decision_is_listed_once() -> None:
+    listed = sorted(path for path in linked(DOCS / "adr" / "README.md") if path.parent == DOCS / "adr")
+    assert listed == sorted((DOCS / "adr").glob("[0-9]*.md"))
+
+
+def test_the_index_and_the_navigation_list_every_page_once() -> None:
+    own = {page for page in DOCS.rglob("*.md") if page.parent != DOCS / "adr"} - {DOCS / "README.md"}
+    own.add(DOCS / "adr" / "README.md")
+    assert sorted(linked(DOCS / "README.md")) == sorted(own)
+    navigation = yaml.safe_load((DOCS / "site" / "mkdocs.yml").read_text())["nav"]
+    named = [page for section in navigation for page in leaves(section)]
+    assert sorted(DOCS / page for page in named) == sorted({*own, DOCS / "README.md"})
+
+
+def leaves(section: object) -> list[str]:
+    if isinstance(section, dict):
+        return [page for value in section.values() for page in leaves(value)]
+    return [page for value in section for page in leaves(value)] if isinstance(section, list) else [str(section)]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name not in GENERATED], ids=lambda page: page.name)
+def test_prose_wraps_at_120(page: Path) -> None:
+    if page.parent.name in ("adr", "vectors"):
+        return
+    long = [line for line in prose(page).splitlines() if len(line) > 120 and not line.startswith("|")]
+    assert not [line for line in long if len(re.sub(r"\]\([^)]*\)", "]()", line)) > 120], long
