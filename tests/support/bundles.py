@@ -44,10 +44,14 @@ def make(
     store: Store, files: Mapping[str, bytes | Path] | None = None, name: str = "tiny", version: str = "1.0.0"
 ) -> Bundle:
     """Assemble a bundle named `name` from `files`, bytes or where they lie, in `store`, as if it had been built there."""
-    made = assemble(store, files, name, version)
-    entry = StoreEntry(made.digest, origin=BUILT)
+    return read(StoredBundle(store, assemble_named(store, files, name, version), f"{name}:{version}"))
+
+
+def assemble_named(store: Store, files: Mapping[str, bytes | Path] | None, name: str, version: str) -> StoreEntry:
+    """Give what `assemble` makes its name in the store; it need not be readable."""
+    entry = StoreEntry(assemble(store, files, name, version).digest, origin=BUILT)
     store.name_bundle(name, version, entry)
-    return read(StoredBundle(store, entry, f"{name}:{version}"))
+    return entry
 
 
 def assemble(
