@@ -25,7 +25,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--predicate", type=Path, metavar="FILE", required=True, help="JSON file with the predicate")
     parser.add_argument("--type", metavar="URI", required=True, help="predicate type, a URI")
     _signer.arguments(parser)
-    parser.add_argument("-o", "--output", type=Path, metavar="OUT", help="also write a directory or a .tar file")
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="OUT",
+        help="write the bundle there, a directory or .tar file; a BUNDLE that is a file stays as it is",
+    )
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
@@ -36,9 +42,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
     signer = _signer.open_signer(_signer.uri(args), args)
     with console:
         bundle = attest(_signer.open_own(args, console), args.type, predicate, signer)
-        copy.update_referrers(bundle, console)
-        if args.output:
-            copy.save(bundle, args.output, console)
+        bundle = copy.attach(bundle, args.output, console)
     value = {
         "name": bundle.name,
         "version": bundle.version,

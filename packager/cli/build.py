@@ -108,8 +108,7 @@ def _signed(bundle: Bundle, args: argparse.Namespace) -> Bundle:
     from packager.transport import copy
 
     signed = sign(bundle, open_signer(args.sign, args))
-    copy.update_referrers(signed)
-    return signed
+    return copy.attach(signed)
 
 
 def _refused(built: Built, project: Project, console: Console) -> int:

@@ -136,7 +136,7 @@ def _merge(args: argparse.Namespace, console: Console) -> int:
         from packager.transport import copy
 
         bundle = results.attach(args.results, options.open_reference(args.attach, args, console), keys)
-        copy.update_referrers(bundle, console)
+        copy.attach(bundle, on_event=console)
     return _finish(args, console, result, None)
 
 
@@ -252,7 +252,7 @@ def _signed(args: argparse.Namespace, bundle: Bundle, result: Any, console: Cons
     uri = args.sign if ":" in args.sign else f"key:{args.sign}"
     stated = results.statement(result, bundle)
     content = open_signer(uri, args).sign(stated.to_bytes()).to_bytes()
-    copy.update_referrers(bundle.with_statement(content, stated.predicate_type), console)
+    copy.attach(bundle.with_statement(content, stated.predicate_type), on_event=console)
     return content
 
 

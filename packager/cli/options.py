@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from packager.transport.registry.repository import Repository
     from packager.transport.registry.wire import Settings
     from packager.trust.keys import PublicKey
+OUTPUT = "write the bundle there, a directory or .tar file; a BUNDLE that is itself a file stays as it is"
 
 
 def common(parser: argparse.ArgumentParser) -> None:

@@ -25,7 +25,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     options.bundle(parser)
     parser.add_argument("--runtime", metavar="NAME>=V", required=True, help="the runtime and the range of its versions")
     _signer.arguments(parser)
-    parser.add_argument("-o", "--output", type=Path, metavar="OUT", help="also write a directory or a .tar file")
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="OUT",
+        help="write the bundle there, a directory or .tar file; a BUNDLE that is a file stays as it is",
+    )
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
@@ -44,9 +50,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
         outcome = preflight.worst(cell.answer.outcome for cell in cells) if cells else "unknown"
         if outcome == "ok":
             bundle = attest(bundle, promises.PREDICATE, added, _signer.open_signer(_signer.uri(args), args))
-            copy.update_referrers(bundle, console)
-            if args.output:
-                copy.save(bundle, args.output, console)
+            bundle = copy.attach(bundle, args.output, console)
     value = {
         "name": bundle.name,
         "version": bundle.version,

@@ -38,7 +38,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--state", type=Path, metavar="FILE", help="where the newest versions seen are kept")
     parser.add_argument("--verifier", metavar="URI", help="who this gate is (default: as --builder of build)")
     _signer.arguments(parser)
-    parser.add_argument("-o", "--output", type=Path, metavar="OUT", help="also write a directory or a .tar file")
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="OUT",
+        help="write the bundle there, a directory or .tar file; a BUNDLE that is a file stays as it is",
+    )
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
@@ -62,9 +68,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
         verdict = promote.judge(gate, bundle, seen.evidence, judge.trust, now.date())
         if verdict.ok:
             bundle = promote.state(bundle, gate, seen.evidence, signer)
-            copy.update_referrers(bundle, console)
-            if args.output:
-                copy.save(bundle, args.output, console)
+            bundle = copy.attach(bundle, args.output, console)
     _say(verdict, console)
     word = "promoted" if verdict.ok else f"not promoted: {len(verdict.findings)} findings,"
     value = {

@@ -61,10 +61,12 @@ def main(args: argparse.Namespace, console: Console) -> int:
         left = drafts(before)
         bundle = sign(before, signer)
         _tell(bundle, sorted(left), console)
-        if args.output:  # first: a file that is written where it is read from is another one afterwards
-            copy.save(_asked_for(bundle, args, console), args.output, console)
-        if not args.output or not _is_of_a_person(args):
-            copy.update_referrers(bundle, console)
+        carried = _asked_for(bundle, args, console) if args.output else bundle
+        if args.alone and not copy.is_in_files(bundle):
+            copy.attach(bundle, on_event=console)
+            copy.save(carried, args.output, console)
+        else:
+            bundle = copy.attach(carried, args.output, console)
     value = {
         "name": bundle.name,
         "version": bundle.version,
@@ -107,11 +109,6 @@ def _asked_for(bundle: Bundle, args: argparse.Namespace, console: Console) -> Bu
         listed = ", ".join(f"`{claim:.64}`" for claim in others[:5])
         console(Note(f"`{args.output}` also carries what {listed} signed; --alone leaves that out"))
     return bundle
-
-
-def _is_of_a_person(args: argparse.Namespace) -> bool:
-    """Tell whether BUNDLE is a file or directory, which -o leaves as it is."""
-    return "://" not in args.bundle and Path(args.bundle).exists()
 
 
 def _remove(args: argparse.Namespace, console: Console) -> int:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from packager.bundle import single_file
-from packager.bundle.bundle import Bundle
+from packager.bundle.bundle import Bundle, read
 from packager.bundle.readers import LayoutDirectory, StoredBundle, UnpackedTree, blob_path
 from packager.errors import IntegrityError, UsageError, WrongContentError
 from packager.events import OnEvent, Progress, ignore
@@ -121,6 +121,37 @@ def unpack(bundle: Bundle, target: Path, on_event: OnEvent = ignore) -> None:
 def write_unpacked(bundle: Bundle, fresh: Path, on_event: OnEvent = ignore) -> None:
     """Write the unpacked form into the empty directory `fresh`, which the caller will rename into place."""
     copy(bundle, writers.plain(fresh), on_event, label="unpacking")
+
+
+def attach(bundle: Bundle, output: Path | None = None, on_event: OnEvent = ignore) -> Bundle:
+    """Write the statements that were attached in memory; return the bundle, opened again where they are now.
+
+    With `output` they go there, a directory or `.tar` file, with the whole bundle; a bundle that is itself a file or a
+    directory then stays as it is, one of a store or a registry gets them as well. Raises what writing there raises.
+    """
+    if output is not None:
+        save(bundle, output, on_event)
+    if output is None or not is_in_files(bundle):
+        update_referrers(bundle, on_event)
+    return _reopened(bundle, output)
+
+
+def is_in_files(bundle: Bundle) -> bool:
+    """Return whether a bundle is a file or directory of its own, neither in a store nor in a registry or bucket."""
+    return isinstance(bundle.medium, single_file.Archive | UnpackedTree | LayoutDirectory)
+
+
+def _reopened(bundle: Bundle, output: Path | None) -> Bundle:
+    medium = bundle.medium
+    if output is not None:
+        return read(single_file.Archive(output) if output.is_file() else LayoutDirectory(output))
+    if isinstance(medium, StoredBundle):
+        return read(StoredBundle(medium.store, medium.store.find(bundle.digest), medium.label))
+    if isinstance(medium, single_file.Archive):
+        return read(single_file.Archive(medium.path))
+    if isinstance(medium, UnpackedTree | LayoutDirectory):
+        return read(type(medium)(medium.root))
+    return bundle  # of a registry or bucket: what was sent is what it holds in memory
 
 
 def update_referrers(bundle: Bundle, on_event: OnEvent = ignore) -> None:
