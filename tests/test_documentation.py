@@ -3,21 +3,29 @@
 
 from __future__ import annotations
 
+import argparse
+import functools
 import importlib.util
 import re
+import shlex
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import yaml
 
+from packager import cli
+from packager.errors import PackagerError
+from tests.test_layers import ROOMS
+
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
-CODE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
+CODE = re.compile(r"^ *```.*?^ *```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\((?!\w+:)([^)\s]+)\)")
 HEADING = re.compile(r"^#{1,6} (.+)$", re.MULTILINE)
-GENERATED = {"cli.md", "recipe.md", "exit-codes.md", "models.md", "sources-and-targets.md"}
+GENERATED = {"cli.md", "policies.md", "recipe.md", "exit-codes.md", "models.md", "sources-and-targets.md"}
 
 
 def pages() -> list[Path]:
@@ -56,8 +64,9 @@ def test_pages_that_the_code_names_exist() -> None:
         text=True,
         check=False,
     )
+    of_others = {"packager/formats/modelpack.py"}  # it names the pages of the specification
     files = listed.stdout.split() or [str(path.relative_to(ROOT)) for path in (ROOT / "packager").rglob("*.py")]
-    for file in files:
+    for file in {*files} - of_others:
         if (
             file.startswith(("tests/data", "tests/matrix/results", "conformance/vectors"))
             or not (ROOT / file).is_file()
@@ -112,9 +121,68 @@ def leaves(section: object) -> list[str]:
     return [page for value in section for page in leaves(value)] if isinstance(section, list) else [str(section)]
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page.name not in GENERATED], ids=lambda page: page.name)
+WRAPPED = [
+    page for page in PAGES if page.name not in GENERATED and page.parent.name not in ("adr", "measurements", "vectors")
+]
+
+
+@pytest.mark.parametrize("page", WRAPPED, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_prose_wraps_at_120(page: Path) -> None:
-    if page.parent.name in ("adr", "vectors"):
-        return
-    long = [line for line in prose(page).splitlines() if len(line) > 120 and not line.startswith("|")]
-    assert not [line for line in long if len(re.sub(r"\]\([^)]*\)", "]()", line)) > 120], long
+    lines = [line for line in prose(page).splitlines() if not line.startswith("|")]
+    assert [line for line in lines if len(line) > 120] == []
+
+
+SHELL = re.compile(r"^ *```sh\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
+ENDS = {"&", "&&", "||", "|", ";", ">", ">>", "<"}
+
+
+def commands(text: str) -> Iterator[list[str]]:
+    """Yield the words of each `packager` command in the shell blocks of a page."""
+    for block in SHELL.findall(text):
+        without = re.sub(r"<<'(\w+)'\n.*?^\1$", "", block, flags=re.MULTILINE | re.DOTALL)
+        for line in without.replace("\\\n", " ").splitlines():
+            lexer = shlex.shlex(line, posix=True, punctuation_chars="&|;<>")
+            lexer.whitespace_split = True
+            words: list[str] = []
+            for word in [*lexer, ";"]:
+                if word in ENDS:
+                    if words[:1] == ["packager"]:
+                        yield words[1:]
+                    words = []
+                else:
+                    words.append(word)
+
+
+@functools.cache
+def parser(verb: str) -> argparse.ArgumentParser:
+    return cli.build_parser([verb])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_commands_are_understood(page: Path) -> None:
+    for words in commands(page.read_text("utf-8")):
+        if not words or words[0] not in cli.verbs():
+            assert words in ([], ["--version"]), words
+            continue
+        try:
+            parser(words[0]).parse_args(words)
+        except PackagerError as error:
+            pytest.fail(f"packager {shlex.join(words)}: {error.message}")
+
+
+def test_make_targets_exist() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for page in WRAPPED:
+        named = set(re.findall(r"(?:^|`)make ([a-z-]+)", page.read_text("utf-8"), re.MULTILINE))
+        assert named <= targets, page
+
+
+def test_the_diagram_shows_the_rooms_in_order() -> None:
+    page = (DOCS / "explanation" / "architecture.md").read_text("utf-8")
+    (diagram,) = CODE.findall(page)
+    rows = [row.split("│")[1].split() for row in diagram.splitlines() if "│" in row]
+    assert [room for row in reversed(rows) for room in row] == [room for room in ROOMS if room != "__main__"]
+
+
+def test_the_front_page_is_short() -> None:
+    assert len((ROOT / "README.md").read_text("utf-8").splitlines()) <= 120
