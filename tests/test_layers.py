@@ -56,6 +56,8 @@ ROOMS = (
     "deploy",
     "conform",
     "release",
+    "workspace",
+    "api",
     "cli",
     "__main__",
 )  # each imports rooms above it in this list only

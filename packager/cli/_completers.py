@@ -9,8 +9,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterable
 
-from packager.cli import options
-
 Completer = Callable[..., Iterable[str]]
 
 
@@ -23,7 +21,9 @@ def bundles(prefix: str, parsed_args: argparse.Namespace, **_: object) -> list[s
     """Return what BUNDLE may go on as: `name:version` of the store, and paths."""
     from argcomplete.completers import FilesCompleter
 
-    folder = options.store_directory(parsed_args) / "v1" / "bundles"
+    from packager.workspace import Workspace
+
+    folder = Workspace.default(parsed_args.store).store / "v1" / "bundles"
     named = (f"{path.parent.name}:{path.name}" for path in folder.glob("*/*"))
     return [*sorted(name for name in named if name.startswith(prefix)), *FilesCompleter()(prefix)]
 

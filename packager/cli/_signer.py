@@ -89,13 +89,11 @@ def open_own(args: argparse.Namespace, console: Console) -> Bundle:
 
 def open_signer(uri: str, args: argparse.Namespace) -> Signer:
     """Open the signer that a URI names."""
-    from packager import plugins
+    from packager.api import open_signer as opened
 
-    scheme, colon, location = uri.partition(":")
-    if not colon or not (location or scheme == "keyless"):
-        raise UsageError(f"signer `{uri}` is not a URI", hint="write for example `key:release.pem`")
+    scheme, _, location = uri.partition(":")
     secret = (lambda: _token(args)) if scheme == "keyless" else options.secret(args, location.partition("?")[0])
-    signer: Signer = plugins.load("signers", scheme.replace("+", "-")).open_signer(location, secret)
+    signer = opened(uri, secret)
     if hasattr(signer, "check_time"):
         signer.check_time(datetime.now(UTC))
     return signer

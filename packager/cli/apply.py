@@ -28,13 +28,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
-    from packager.cli._trust import Judge, unvouched
+    from packager.cli._trust import unvouched, verifier_for_admission
     from packager.errors import UsageError
     from packager.transport import copy, delta, writers
 
     if not args.delta.is_file():
         raise UsageError(f"no delta at `{args.delta}`", hint="`packager delta OLD NEW -o FILE` writes one")
-    judge = Judge.for_admission(args)
+    judge = verifier_for_admission(args)
     with console:
         bundle = delta.open_delta(args.delta, options.open_reference(args.old, args, console))
         if judge:
@@ -42,7 +42,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
         if args.output:
             copy.save(bundle, args.output, console)
         else:
-            to = writers.local(options.open_store(args), vouched=judge is not None, replace=args.replace)
+            to = writers.local(options.workspace(args).open_store(), vouched=judge is not None, replace=args.replace)
             copy.copy(bundle, to, console, label="applying")
     saved = bundle.size - args.delta.stat().st_size
     value = {

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from packager.build.build import Built
+    from packager.build.project import Project
     from packager.bundle.bundle import Bundle
-    from packager.cli._project import Project
     from packager.types import Finding
 
 FOR = "release"
@@ -73,8 +73,8 @@ def main(args: argparse.Namespace, console: Console) -> int:
 def _build(args: argparse.Namespace, console: Console) -> tuple[int, Sequence[Finding]]:
     from packager import canonical
     from packager.build import build
+    from packager.build.project import explain_unmoved_source
     from packager.cli._builder import Clock
-    from packager.cli._project import Project, unmoved
     from packager.events import Warned
     from packager.files import write_atomically
     from packager.policy import facts
@@ -83,14 +83,14 @@ def _build(args: argparse.Namespace, console: Console) -> tuple[int, Sequence[Fi
 
     clock = Clock.start(args.builder)
     with console:
-        project = Project.open(args, console).vendoring(args.vendor)
+        project = options.open_project(args, console).vendoring(args.vendor)
         lock = project.current_lock(locked=args.locked)
         built = build.build(project.recipe, lock, project.runner, project.here, project.memo, replacing=args.replace)
         if args.facts:
             write_atomically(args.facts, canonical.dump(facts.statement(built.facts)))
         if built.bundle is None:
             return _refused(built, project, console), built.verdict.findings
-        if notice := unmoved(project, lock, asking=not args.locked):
+        if notice := explain_unmoved_source(project, lock, asking=not args.locked):
             console(Warned(notice))
         base, run = project.here.base, clock.stop()
         bundle = provenance.keep(project.recipe, lock, built, built.bundle, project.runner, base, run)

@@ -34,7 +34,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
-    store = options.open_store(args)
+    store = options.workspace(args).open_store()
     with console:
         if args.action == "gc":
             return _collect(store, args, console)

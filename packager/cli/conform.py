@@ -172,7 +172,7 @@ def _verified(bundle: Bundle, args: argparse.Namespace, console: Console) -> tup
 
     Also returns the reference outputs that somebody trusted stated, none where nobody is trusted.
     """
-    from packager.cli._trust import Judge
+    from packager.cli._trust import verifier_of
     from packager.events import Warned
     from packager.formats import reference_outputs
     from packager.trust.verify import check_files
@@ -180,7 +180,7 @@ def _verified(bundle: Bundle, args: argparse.Namespace, console: Console) -> tup
     if not options.wants_trust(args):
         console(Warned("no --key or --trust was given: the bundle's files are checked, who made them is not"))
         return {"signature": "not checked", "files": check_files(bundle, console)}, {}
-    found = Judge.of(args).verify(bundle, console)
+    found = verifier_of(args).verify(bundle, console)
     if found.failure is not None:
         raise found.failure
     stated = [
@@ -203,7 +203,7 @@ def _settings(args: argparse.Namespace, work: Path) -> Settings:
         jobs=args.jobs,
         seconds=args.seconds,
         memory=args.memory << 20,
-        index=Index(args.wheelhouse, options.served_environments(args)),
+        index=Index(args.wheelhouse, options.workspace(args).served_environments),
         environment=dict(os.environ),
         python=args.python and args.python.absolute(),
         operators=args.operators,

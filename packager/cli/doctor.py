@@ -46,7 +46,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
     from packager.contract import fleet, host, knowledge
     from packager.errors import exit_code_of
 
-    knowledge.use_updates(options.knowledge_directory())
+    knowledge.use_updates(options.workspace(args).knowledge)
     name = args.name or re.sub(r"[^A-Za-z0-9._-]", "-", platform.node()).lstrip("._-") or "host"
     fleet.check_name(name)
     site = host.describe(name, Path.cwd())
@@ -81,7 +81,9 @@ def _judged(args: argparse.Namespace, site: Site, console: Console) -> tuple[dic
 
     bundle = options.open_bundle(args, console)
     told, seen = bundle.contract, proofs.proven(bundle)
-    new = forecast.foresee(bundle, site, Path.cwd(), Index(args.wheelhouse, options.served_environments(args)), seen)
+    new = forecast.foresee(
+        bundle, site, Path.cwd(), Index(args.wheelhouse, options.workspace(args).served_environments), seen
+    )
     reached = preflight.reach(told, site, proofs=seen)
     lacking = any(not host.has_locale(name) for name in preflight.locales(told.graph))
     outcome = new.outcome if new.target else "no" if lacking else reached.outcome

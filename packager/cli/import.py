@@ -28,15 +28,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
-    from packager.cli._trust import Judge, unvouched
+    from packager.cli._trust import unvouched, verifier_for_admission
     from packager.transport import copy, writers
 
-    judge = Judge.for_admission(args)
+    judge = verifier_for_admission(args)
     with console:
         bundle = options.open_bundle(args, console)
         if judge:
             judge.require(bundle, console)
-        to = writers.local(options.open_store(args), vouched=judge is not None, replace=args.replace)
+        to = writers.local(options.workspace(args).open_store(), vouched=judge is not None, replace=args.replace)
         stored = copy.copy(bundle, to, console, jobs=args.jobs, label="importing")
     value = {
         "name": bundle.name,

@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from packager.cli import options
 from packager.cli.console import Console
 
 if TYPE_CHECKING:
@@ -64,10 +65,9 @@ def main(args: argparse.Namespace, console: Console) -> int:
 def _looker(args: argparse.Namespace, console: Console) -> Inside:
     """Return what opens a source in a confined worker."""
     from packager.actions.runner import Runner
-    from packager.cli.options import open_store
     from packager.lock.inspection import LIMITS, look
 
     def inside(files: Mapping[str, Path], kind: str, payload: str) -> JSON:
-        return look(files, kind, payload, Runner(open_store(args), LIMITS, console))
+        return look(files, kind, payload, Runner(options.workspace(args).open_store(), LIMITS, console))
 
     return inside

@@ -61,7 +61,7 @@ def _inspect_source(files: Mapping[str, Path], args: argparse.Namespace, console
     from packager.lock.inspection import LIMITS, inspect, lines
 
     with console:
-        kind, payload, found = inspect(files, Runner(options.open_store(args), LIMITS, console))
+        kind, payload, found = inspect(files, Runner(options.workspace(args).open_store(), LIMITS, console))
     value = {"kind": kind, "payload": payload, **found}
     console.result(value, [f"{payload}: a source, read by `{kind}`", *lines(found)])
     return 0

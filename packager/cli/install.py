@@ -37,11 +37,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
-    from packager.cli._trust import Judge
+    from packager.cli._trust import verifier_of
     from packager.deploy.install import Index, install
     from packager.deploy.upgrade import check_step
 
-    judge = Judge.of(args)
+    judge = verifier_of(args)
     with console:
         bundle = options.open_bundle(args)
         judge.require(bundle, console)
@@ -51,7 +51,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
             bundle,
             args.directory.absolute(),
             args.target,
-            Index(args.wheelhouse, options.served_environments(args)),
+            Index(args.wheelhouse, options.workspace(args).served_environments),
             dict(os.environ),
             console,
             knobs,

@@ -48,7 +48,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
             f"`{place:.200}` is no place that can be listed",
             hint="give the NAME of a bundle in the local store, or oci://host/name",
         )
-    store = options.open_store(args)
+    store = options.workspace(args).open_store()
     found = listing.stored(store, place)
     if place and not found:
         known = sorted({name for name, _ in store.bundles()})

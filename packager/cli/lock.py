@@ -41,11 +41,10 @@ def main(args: argparse.Namespace, console: Console) -> int:
 
 
 def _lock(args: argparse.Namespace, console: Console) -> tuple[int, tuple[()]]:
-    from packager.cli._project import Project
     from packager.lock.locking import explain
 
     with console:
-        project = Project.open(args, console)
+        project = options.open_project(args, console)
         lock = project.make_lock(args.engine)
     because = explain(project.recipe, lock.level)
     text = f"locked {lock.source['uri']} ({size(lock.tree.size)}) at opset {lock.level.opset}, IR {lock.level.ir}"

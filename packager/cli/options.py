@@ -1,27 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Options that several verbs share, and what they mean; the only reader of the environment besides `cli/`."""
+"""Options that several verbs share, and the workspace that they describe."""
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from packager.errors import UsageError
-
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
+    from packager.build.project import Project
     from packager.bundle.bundle import Bundle
     from packager.bundle.readers import Medium
     from packager.events import OnEvent
-    from packager.store.store import Store
     from packager.transport.registry.repository import Repository
     from packager.transport.registry.wire import Settings
     from packager.trust.keys import PublicKey
+    from packager.workspace import Workspace
 OUTPUT = "write the bundle there, a directory or .tar file; a BUNDLE that is itself a file stays as it is"
 
 
@@ -74,35 +73,18 @@ def registry(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--plain-http", action="store_true", help="allow a registry without TLS on another machine")
 
 
+def workspace(args: argparse.Namespace, on_event: OnEvent | None = None) -> Workspace:
+    """Return the workspace that the options and the environment describe."""
+    from packager.events import ignore
+    from packager.workspace import Workspace
+
+    made = Workspace.default(args.store, jobs=args.jobs, on_event=on_event or ignore)
+    return replace(made, registry_ca=getattr(args, "registry_ca", None), plain_http=getattr(args, "plain_http", False))
+
+
 def registry_settings(args: argparse.Namespace) -> Settings:
-    """Collect what the environment says about registries: credential files, proxies."""
-    from urllib.request import getproxies, proxy_bypass
-
-    from packager.transport.registry.wire import Settings
-
-    proxies = getproxies()
-    return Settings(
-        credential_files=tuple(_credential_files()),
-        environment=dict(os.environ),
-        ca_file=args.registry_ca,
-        plain_http=args.plain_http,
-        proxy=lambda scheme, host: None if proxy_bypass(host) else proxies.get(scheme),
-        sessions=store_directory(args) / "v1" / "uploads",
-        jobs=args.jobs,
-    )
-
-
-def _credential_files() -> Iterator[Path]:
-    """Yield where Podman and Docker keep credentials, the most explicit place first."""
-    if explicit := os.environ.get("REGISTRY_AUTH_FILE"):
-        yield Path(explicit)
-    if folder := os.environ.get("DOCKER_CONFIG"):
-        yield Path(folder) / "config.json"
-    if runtime := os.environ.get("XDG_RUNTIME_DIR"):
-        yield Path(runtime) / "containers" / "auth.json"
-    with contextlib.suppress(UsageError):  # without a home there are none
-        yield under_home("XDG_CONFIG_HOME", ".config") / "containers" / "auth.json"
-        yield under_home("", ".docker") / "config.json"
+    """Return how registries are reached."""
+    return workspace(args).registry_settings()
 
 
 def recipe(parser: argparse.ArgumentParser) -> None:
@@ -214,53 +196,30 @@ def secret(args: argparse.Namespace, whose: str) -> Callable[[], bytes | None]:
     return ask
 
 
-def under_home(variable: str, folder: str) -> Path:
-    """Return the directory that an environment variable names, else one below the user's home."""
-    if named := os.environ.get(variable):
-        return Path(named)
-    try:
-        return Path.home() / folder
-    except RuntimeError:
-        raise UsageError(f"this user has no home directory for `{folder}`", hint="set HOME to one") from None
-
-
-def store_directory(args: argparse.Namespace) -> Path:
-    """Return where the local store is: --store, $PACKAGER_STORE, or the user's data directory."""
-    named = args.store or os.environ.get("PACKAGER_STORE")
-    return Path(named) if named else under_home("XDG_DATA_HOME", ".local/share") / "packager"
-
-
-def served_environments(args: argparse.Namespace) -> Path:
-    """Return where equal environments of installations are kept once: in the store, whether it is there yet or not."""
-    from packager.store import environments
-
-    return store_directory(args).absolute() / "v1" / environments.SERVED
-
-
-def knowledge_directory() -> Path:
-    """Return where a site keeps newer tables of runtime knowledge (`packager runtimes update`)."""
-    named = os.environ.get("PACKAGER_KNOWLEDGE")
-    return Path(named) if named else under_home("XDG_DATA_HOME", ".local/share") / "packager" / "knowledge"
-
-
-def advisories_directory() -> Path:
-    """Return where imported advisories are kept (`packager vulndb import`)."""
-    named = os.environ.get("PACKAGER_ADVISORIES")
-    return Path(named) if named else under_home("XDG_DATA_HOME", ".local/share") / "packager" / "advisories"
-
-
 def cache_directory() -> Path:
-    """Return where things are kept that can be made again: environments of runtimes under test."""
-    return under_home("XDG_CACHE_HOME", ".cache") / "packager"
+    """Return the directory of environments of runtimes under test, which can be made again."""
+    from packager.workspace import under_home
+
+    return under_home(os.environ, "XDG_CACHE_HOME", ".cache") / "packager"
 
 
-def open_store(args: argparse.Namespace) -> Store:
-    """Open the local store."""
-    from packager.store.store import Store
+def open_project(args: argparse.Namespace, on_event: OnEvent) -> Project:
+    """Parse the RECIPE argument and open the store."""
+    from packager.build.project import Project
+    from packager.cli import _fixes
+    from packager.contract import knowledge
 
-    store = Store(store_directory(args))
-    store.sweep()
-    return store
+    here = workspace(args, on_event)
+    knowledge.use_updates(here.knowledge)
+    return Project.open(
+        _fixes.recipe_of(args),
+        here.open_store(),
+        variables=here.variables,
+        registries=here.registry_settings,
+        today=here.clock().date(),
+        jobs=here.jobs,
+        on_event=on_event,
+    )
 
 
 def open_bundle(args: argparse.Namespace, on_event: OnEvent | None = None) -> Bundle:
@@ -272,21 +231,12 @@ def open_reference(text: str, args: argparse.Namespace, on_event: OnEvent | None
     """Open any bundle; the store and the network are only touched if they are the place."""
     from packager.bundle.bundle import open_bundle as opened
 
-    return opened(text, lambda: open_store(args), lambda reference: remote(reference, args, on_event))
+    return opened(text, workspace(args).open_store, lambda reference: remote(reference, args, on_event))
 
 
 def remote(text: str, args: argparse.Namespace, on_event: OnEvent | None = None) -> Medium:
-    """Return the bundle that `oci://…`, `s3://…` or another address names, as a place to read from."""
-    from packager.events import ignore
-
-    if not text.startswith("oci://"):
-        from packager.transport.bucket import medium, reference
-
-        return medium.open_reference(reference.parse(text))
-    from packager.transport.registry import reference as references
-    from packager.transport.registry.medium import RegistryBundle
-
-    return RegistryBundle(references.parse(text), registry_settings(args), on_event or ignore)
+    """Return what `oci://…`, `s3://…` or another address names, to be read."""
+    return workspace(args, on_event).open_remote(text)
 
 
 def repository(text: str, args: argparse.Namespace) -> Repository:

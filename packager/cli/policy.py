@@ -93,13 +93,13 @@ def _facts(bundle: Bundle, profile: Profile, args: argparse.Namespace, console: 
 
     today = datetime.datetime.now(datetime.UTC).date()
     if not options.wants_trust(args):
-        return facts.of_bundle(bundle, None, profile.facts, today, options.advisories_directory())
-    from packager.cli._trust import Judge
+        return facts.of_bundle(bundle, None, profile.facts, today, options.workspace(args).advisories)
+    from packager.cli._trust import verifier_of
 
-    verification = Judge.of(args).verify(bundle, console)
+    verification = verifier_of(args).verify(bundle, console)
     if verification.failure is not None:
         raise verification.failure
-    return facts.of_bundle(bundle, verification.evidence, profile.facts, today, options.advisories_directory())
+    return facts.of_bundle(bundle, verification.evidence, profile.facts, today, options.workspace(args).advisories)
 
 
 def _list(console: Console) -> int:

@@ -41,7 +41,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
     from packager.release.sign import attest
     from packager.transport import copy
 
-    knowledge.use_updates(options.knowledge_directory())
+    knowledge.use_updates(options.workspace(args).knowledge)
     runtime, versions = _asked(args.runtime)
     with console:
         bundle = _signer.open_own(args, console)

@@ -19,7 +19,7 @@ from packager.cli.console import Console
 from packager.errors import UsageError
 
 if TYPE_CHECKING:
-    from packager.cli._trust import Judge
+    from packager.trust.verifier import Verifier
     from packager.types import Verdict
 
 FOR = "release"
@@ -83,13 +83,13 @@ def main(args: argparse.Namespace, console: Console) -> int:
     return 0 if verdict.ok else 1
 
 
-def _judge(args: argparse.Namespace) -> Judge:
+def _judge(args: argparse.Namespace) -> Verifier:
     """Return the judge of the trust file alone: --key names who signs here, not whom to trust."""
     if args.trust is None:
         raise UsageError("a gate needs --trust FILE", hint="it says whose statements count; see `packager trust`")
     from packager.cli import _trust
 
-    return _trust.Judge.of(argparse.Namespace(**{**vars(args), "key": [], "ca": None, "identity": None}))
+    return _trust.verifier_of(argparse.Namespace(**{**vars(args), "key": [], "ca": None, "identity": None}))
 
 
 def _say(verdict: Verdict, console: Console) -> None:

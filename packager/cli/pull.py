@@ -35,18 +35,18 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace, console: Console) -> int:
     from packager.bundle.bundle import open_bundle
-    from packager.cli._trust import Judge, unvouched
+    from packager.cli._trust import unvouched, verifier_for_admission
     from packager.errors import UsageError
     from packager.transport import copy, writers
 
     if "://" not in args.source:
         raise UsageError(f"`{args.source}` is no address", hint="`packager import` takes what lies on this machine")
-    judge = Judge.for_admission(args)
+    judge = verifier_for_admission(args)
     with console:
         bundle = options.open_reference(args.source, args, console)
         if judge:
             judge.require(bundle, console)
-        store = options.open_store(args)
+        store = options.workspace(args).open_store()
         to = writers.local(store, vouched=judge is not None, replace=args.replace)
         fetched = copy.copy(bundle, to, console, jobs=args.jobs, label="pulling")
         kept = open_bundle(bundle.digest, lambda: store)

@@ -45,17 +45,17 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
-    from packager.cli._trust import Judge
+    from packager.cli._trust import verifier_of
     from packager.release.rebuild import provenance
 
-    judge = Judge.of(args)
+    judge = verifier_of(args)
     with console:
         bundle = options.open_bundle(args, console)
         verdict = judge.verify(bundle, console)
         if verdict.failure is not None:
             raise verdict.failure
         made = provenance(verdict.evidence, judge.trust)
-        with options.open_store(args).scratch() as scratch:
+        with options.workspace(args).open_store().scratch() as scratch:
             found = _rebuild(bundle, made, scratch, args, console)
             if args.output:
                 _save(found.rebuilt, args.output, console)

@@ -108,14 +108,14 @@ def _flags() -> dict[str, list[str]]:
 
 def _directory(args: argparse.Namespace, console: Console) -> int:
     from packager import plugins
-    from packager.cli._trust import Judge
+    from packager.cli._trust import verifier_of
     from packager.deploy import render
     from packager.errors import UsageError
     from packager.knobs.knobs import Override
 
     if "://" in args.out:
         raise UsageError(f"`{args.kind}` is written to a directory, not to `{args.out:.200}`")
-    judge = Judge.of(args)
+    judge = verifier_of(args)
     with console:
         bundle = options.open_bundle(args, console)
         judge.require(bundle, console)
@@ -141,7 +141,7 @@ def _directory(args: argparse.Namespace, console: Console) -> int:
 
 def _triton(args: argparse.Namespace, console: Console) -> int:
     from packager.bundle.knobs import knob_schema
-    from packager.cli._trust import Judge
+    from packager.cli._trust import verifier_of
     from packager.deploy.canary import Endpoint
     from packager.deploy.triton.render import render_triton
     from packager.deploy.triton.swap import swap
@@ -152,7 +152,7 @@ def _triton(args: argparse.Namespace, console: Console) -> int:
     if args.swap and args.site:
         raise UsageError("--swap goes without --site", hint="load the site's configuration with the server's own tools")
     endpoint = Endpoint.parse(args.swap) if args.swap else None
-    judge, repository = Judge.of(args), _repository(args.out)
+    judge, repository = verifier_of(args), _repository(args.out)
     with console:
         bundle = options.open_bundle(args, console)
         bundle = promises.extended(bundle, judge.require(bundle, console))

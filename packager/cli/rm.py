@@ -59,4 +59,4 @@ def _remove(text: str, args: argparse.Namespace) -> Removed:
     if "://" in text:
         raise UsageError(f"`{text:.200}` is not removed from here", hint="remove it with the bucket's own tools")
     digest = re.fullmatch(r"sha256:[0-9a-f]{64}", text)
-    return listing.forget(options.open_store(args), text if digest else names.parse(text))
+    return listing.forget(options.workspace(args).open_store(), text if digest else names.parse(text))

@@ -63,7 +63,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
     from packager.contract import knowledge
     from packager.errors import UsageError
 
-    knowledge.use_updates(options.knowledge_directory())
+    knowledge.use_updates(options.workspace(args).knowledge)
     if args.action != "list" and not args.subject:
         raise UsageError(f"`packager runtimes {args.action}` needs to know of what", hint="see its examples in --help")
     actions = {"list": _list, "show": _show, "probe": _probe, "update": _update, "sign": _sign}
@@ -145,7 +145,7 @@ def _probe(args: argparse.Namespace, console: Console) -> int:
             table = probing.probe(name, version, args.python, cache, console)
     if args.bundle:
         return _covered(report, console)
-    path = probing.keep(table, options.knowledge_directory())
+    path = probing.keep(table, options.workspace(args).knowledge)
     if args.output:
         from packager.files import write_atomically
 
@@ -209,7 +209,7 @@ def _update(args: argparse.Namespace, console: Console) -> int:
     if not args.key:
         raise UsageError("a table is taken only from whom you trust", hint="give the publisher's key with `--key`")
     data = _read(Path(args.subject))
-    table = probing.update(data, args.subject, options.trusted_keys(args), options.knowledge_directory())
+    table = probing.update(data, args.subject, options.trusted_keys(args), options.workspace(args).knowledge)
     value = {"runtime": table.runtime, "serial": table.serial, "versions": list(table.rows)}
     console.result(value, f"took {len(table.rows)} rows about {table.runtime}, serial {table.serial}")
     return 0

@@ -167,11 +167,11 @@ def _options(release: Path, args: argparse.Namespace) -> tuple[list[str], Mappin
 def _verify(release: Path, args: argparse.Namespace, console: Console) -> None:
     """Raise what is wrong with the files of an installed release."""
     from packager.bundle.bundle import medium_of, read
-    from packager.cli._trust import Judge
+    from packager.cli._trust import verifier_of
 
     with console:
-        verdict = Judge.of(args).verify(
-            read(medium_of(str(release / "bundle"), lambda: trust.open_store(args))), console
+        verdict = verifier_of(args).verify(
+            read(medium_of(str(release / "bundle"), lambda: trust.workspace(args).open_store())), console
         )
     if verdict.failure is not None:
         raise verdict.failure

@@ -249,8 +249,8 @@ def _publics(args: argparse.Namespace) -> list[PublicKey]:
 
 
 def _read(args: argparse.Namespace) -> TrustFile:
-    from packager.cli._trust import read_file
     from packager.trust import file as trustfile
+    from packager.trust.verifier import read_file
 
     return trustfile.parse(read_file(args.file), str(args.file))
 
@@ -310,8 +310,8 @@ def _describe(entry: dict[str, Any]) -> str:
 
 
 def _fetch(args: argparse.Namespace, state: Path | None) -> bytes:
-    from packager.cli._trust import read_file
     from packager.trust import channel
+    from packager.trust.verifier import read_file
 
     if not args.new.startswith(channel.SCHEME):
         return read_file(Path(args.new))

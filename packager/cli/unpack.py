@@ -32,10 +32,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
-    from packager.cli._trust import Judge
+    from packager.cli._trust import verifier_of
     from packager.transport import copy
 
-    judge = Judge.of(args) if options.wants_trust(args) else None
+    judge = verifier_of(args) if options.wants_trust(args) else None
     with console:
         bundle = options.open_bundle(args)
         if judge:

@@ -34,11 +34,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
-    from packager.cli._trust import Judge
+    from packager.cli._trust import verifier_of
     from packager.deploy.install import Index, current, installed_wishes
     from packager.deploy.upgrade import upgrade
 
-    judge = Judge.of(args)
+    judge = verifier_of(args)
     directory = args.directory.absolute()
     release = current(directory)
     with console:
@@ -48,7 +48,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
         done = upgrade(
             bundle,
             directory,
-            Index(args.wheelhouse, options.served_environments(args)),
+            Index(args.wheelhouse, options.workspace(args).served_environments),
             dict(os.environ),
             knobs,
             console,

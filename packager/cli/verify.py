@@ -40,14 +40,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
-    from packager.cli._trust import Judge
+    from packager.cli._trust import verifier_of
 
-    judge, profile = Judge.of(args), _profile(args.policy)
+    judge, profile = verifier_of(args), _profile(args.policy)
     judged: list[Verdict] = []
 
     def passes(seen: Verification) -> bool:
         if profile is not None:
-            judged.append(_judge(bundle, profile, seen))
+            judged.append(_judge(bundle, profile, seen, args))
         return all(verdict.ok for verdict in judged)
 
     with console:
@@ -62,14 +62,14 @@ def _profile(name: str | None) -> Profile | None:
     return engine.profile(name, Path()) if name else None
 
 
-def _judge(bundle: Bundle, profile: Profile, seen: Verification) -> Verdict:
+def _judge(bundle: Bundle, profile: Profile, seen: Verification, args: argparse.Namespace) -> Verdict:
     """Ask a profile about a bundle that holds, and about what was stated of it."""
     import datetime
 
     from packager.policy import engine, facts
 
     today = datetime.datetime.now(datetime.UTC).date()
-    known = facts.of_bundle(bundle, seen.evidence, profile.facts, today, options.advisories_directory())
+    known = facts.of_bundle(bundle, seen.evidence, profile.facts, today, options.workspace(args).advisories)
     return engine.judge(profile, known, today)
 
 

@@ -40,7 +40,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace, console: Console) -> int:
     from packager.policy import advisories
 
-    folder = options.advisories_directory()
+    folder = options.workspace(args).advisories
     if args.action == "show":
         known = advisories.known(folder)
         if known is None:

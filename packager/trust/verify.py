@@ -93,6 +93,11 @@ class Verification:
     def ok(self) -> bool:
         return self.failure is None
 
+    def raise_for_failure(self) -> None:
+        """Raise the first failure, if there is one."""
+        if self.failure is not None:
+            raise self.failure
+
     def to_json(self) -> JSON:
         return {
             "ok": self.ok,

@@ -1,0 +1,280 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The public Python API: build, sign, verify, copy and install bundles. Everything else in the package is internal.
+
+Verify a bundle, and judge it by a policy:
+
+    from pathlib import Path
+    from packager import api
+
+    bundle = api.open_bundle("digits.bundle.tar")
+    verification = api.verify_bundle(bundle, api.Verifier.from_keys([Path("release.pub")], api.utc_now()))
+    verification.raise_for_failure()
+    print(bundle.contract.inputs, api.judge_bundle(bundle, "release", verification).ok)
+
+Build and sign one:
+
+    workspace = api.Workspace.default(on_event=print)
+    project = api.open_project(Path("bundle.yaml"), workspace)
+    result = api.build_bundle(project, api.lock_recipe(project))
+    signed = api.sign_bundle(result.bundle, api.open_signer("key:release.pem", lambda: b"passphrase"))
+
+Names follow semantic versioning: within one major version none is removed, and no argument changes its meaning. Errors
+are `PackagerError` and its subclasses (`packager.errors`), each with an exit `code`, a `message` and a `hint`; progress
+is reported as the records of `packager.events` to a callback. No function prints, and none but `Workspace.default`
+reads the environment.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from packager import __version__
+from packager.build.build import Built as BuildResult
+from packager.build.project import Project
+from packager.bundle.bundle import Bundle
+from packager.contract.contract import Contract
+from packager.contract.judge import Judgement
+from packager.deploy.install import Installed
+from packager.errors import PackagerError, UsageError
+from packager.events import OnEvent, ignore
+from packager.lock.lock import Lock
+from packager.trust.signers import Signer
+from packager.trust.verifier import Verifier
+from packager.trust.verify import Verification
+from packager.types import Verdict
+from packager.workspace import Workspace, utc_now
+
+if TYPE_CHECKING:
+    from packager.store.store import Store
+    from packager.transport.writers import Destination
+
+__all__ = [
+    "BuildResult",
+    "Bundle",
+    "Contract",
+    "Installed",
+    "Judgement",
+    "Lock",
+    "PackagerError",
+    "Project",
+    "Signer",
+    "Verdict",
+    "Verification",
+    "Verifier",
+    "Workspace",
+    "__version__",
+    "build_bundle",
+    "check_compatibility",
+    "copy_bundle",
+    "install_bundle",
+    "judge_bundle",
+    "lock_recipe",
+    "open_bundle",
+    "open_project",
+    "open_signer",
+    "sign_bundle",
+    "utc_now",
+    "verify_bundle",
+]
+
+
+def open_project(recipe: Path, workspace: Workspace) -> Project:
+    """Open a recipe (`bundle.yaml`) with the lock beside it.
+
+    Raises UsageError for a recipe that cannot be read or parsed; the message names the line.
+    """
+    return Project.open(
+        recipe,
+        workspace.open_store(),
+        variables=workspace.variables,
+        registries=workspace.registry_settings,
+        today=workspace.clock().date(),
+        jobs=workspace.jobs,
+        on_event=workspace.on_event,
+    )
+
+
+def lock_recipe(project: Project, *, engine: str = "uv") -> Lock:
+    """Resolve every mutable name of a recipe (aliases, tags, version ranges) and write the lock beside it.
+
+    `engine` resolves Python packages: `uv`, or `pip-tools` for this platform only. Raises SourceError where a registry
+    or index does not deliver, LockError where no solution exists.
+    """
+    return project.make_lock(engine)
+
+
+def build_bundle(project: Project, lock: Lock | None = None, *, replace: bool = False) -> BuildResult:
+    """Export, compile and measure the locked source, judge the result by the recipe's policy, assemble the bundle.
+
+    `lock` is by default the one on disk. The result's `verdict` lists what each rule found; its `bundle` is None if the
+    verdict is no. The bundle is in the workspace's store as `name:version`; with `replace` it may replace another one
+    of that name. Steps whose inputs are unchanged do not run again. Raises LockError, SourceError, StepError.
+    """
+    from packager.build.build import build
+
+    locked = project.read_lock() if lock is None else lock
+    return build(project.recipe, locked, project.runner, project.here, project.memo, replacing=replace)
+
+
+def open_bundle(reference: str | Path, workspace: Workspace | None = None) -> Bundle:
+    """Open a bundle: a directory, a `.tar` file or an installation; with a workspace also one of a store or registry.
+
+    Of a store it is `name:version` or `sha256:…`, elsewhere `oci://host/name:tag` or `s3://bucket/name:version`.
+
+    Opening checks digests and shapes of everything small and reads no weights; it trusts no signature. Raises
+    UsageError where nothing is, IntegrityError for what is damaged, SourceError for what cannot be reached.
+    """
+    from packager.bundle import bundle
+
+    if workspace is None:
+        return bundle.open_bundle(str(reference), _refuse_store)
+    return bundle.open_bundle(str(reference), workspace.open_store, workspace.open_remote)
+
+
+def open_signer(uri: str, secret: Callable[[], bytes | None] | None = None) -> Signer:
+    """Open a signer: `key:FILE`, `key+pkcs11:…`, `certificate:FILE?key=…`, or `keyless:`.
+
+    `secret` returns the passphrase, PIN or identity token when it is needed. Raises UsageError.
+    """
+    from packager import plugins
+
+    scheme, colon, location = uri.partition(":")
+    if not colon or not (location or scheme == "keyless"):
+        raise UsageError(f"signer `{uri}` is not a URI", hint="write for example `key:release.pem`")
+    signer: Signer = plugins.load("signers", scheme.replace("+", "-")).open_signer(location, secret or (lambda: None))
+    return signer
+
+
+def sign_bundle(bundle: Bundle, signer: Signer, output: Path | None = None) -> Bundle:
+    """Sign a bundle where it is, or into `output` (a directory or `.tar` file); return it, opened again.
+
+    In the store that built it, provenance, SBOM and reference outputs are signed as well. With `output` a bundle that
+    is itself a file stays unchanged. Raises UsageError, or the signer's SourceError.
+    """
+    from packager.release.sign import sign
+    from packager.transport.copy import attach
+
+    return attach(sign(bundle, signer), output)
+
+
+def verify_bundle(bundle: Bundle, verifier: Verifier, on_event: OnEvent = ignore) -> Verification:
+    """Check signatures, statements, names and every byte of a bundle, offline.
+
+    The result has the checks in order, the statements of trusted signers (`evidence`) and the first `failure`; it
+    raises nothing for a bundle that does not hold: call `raise_for_failure()`.
+    """
+    return verifier.verify(bundle, on_event)
+
+
+def judge_bundle(
+    bundle: Bundle,
+    profile: str | Path,
+    verification: Verification,
+    *,
+    today: datetime.date | None = None,
+    advisories: Path | None = None,
+) -> Verdict:
+    """Judge a verified bundle by a policy profile: the name of one that ships (`dev`, `release`, …), or a file.
+
+    Facts come from the bundle and from trusted statements alone. `today` dates waivers and advisories (default: the
+    verification's day). Raises UsageError for a profile that cannot be read.
+    """
+    from packager.policy import engine, facts
+
+    chosen = engine.profile(str(profile), Path())
+    day = today or utc_now().date()
+    known = facts.of_bundle(bundle, verification.evidence, chosen.facts, day, advisories)
+    return engine.judge(chosen, known, day)
+
+
+def check_compatibility(bundle: Bundle, runtime: str, version: str) -> Judgement:
+    """Say whether a version of a runtime runs the bundle: `outcome` is `ok`, `no` or `unknown`, with the reasons.
+
+    The best of the bundle's targets counts. Raises UsageError for a runtime of no known name.
+    """
+    from packager.contract import preflight
+
+    cells = preflight.cells(bundle.contract, runtime, version)
+    best = preflight.best(cells)
+    return next((cell.answer for cell in cells if cell.answer.outcome == best), Judgement("no"))
+
+
+def copy_bundle(bundle: Bundle, destination: str | Path | Workspace, workspace: Workspace | None = None) -> int:
+    """Copy a bundle with its statements; return how many bytes of its files had to move.
+
+    `destination` is `oci://host/name[:tag]`, `s3://bucket/name[:version]` (both with a `workspace` that says how they
+    are reached), a path (a `.tar` file, else a directory), or another workspace: into its store, under the bundle's
+    digest, without a name, because nothing was verified here. Every byte is hashed on its way; the copy is complete or
+    absent. Raises UsageError, SourceError, StorageError, IntegrityError.
+    """
+    from packager.transport.copy import copy
+
+    on_event = workspace.on_event if workspace else ignore
+    return copy(bundle, _destination(destination, workspace), on_event, jobs=workspace.jobs if workspace else None)
+
+
+def install_bundle(
+    bundle: Bundle,
+    directory: Path,
+    verifier: Verifier,
+    workspace: Workspace,
+    *,
+    knobs: Mapping[str, str] | None = None,
+    target: str | None = None,
+    wheelhouse: Path | None = None,
+    allow_downgrade: bool = False,
+) -> Installed:
+    """Verify a bundle and install it below `directory`, as `packager serve` starts it.
+
+    `knobs` are settings by name (`batch.max`), as text. Wheels come from the bundle, from `wheelhouse`, or else from
+    pip's index, each checked against the lock. The installation is complete or absent. Raises NegativeAnswerError for
+    a bundle that is not trusted or a newer version that is installed, UsageError, SourceError, StorageError.
+    """
+    from packager.bundle.knobs import knob_schema
+    from packager.deploy.install import Index, install
+    from packager.deploy.upgrade import check_step
+    from packager.knobs.knobs import Override, resolve
+
+    verifier.require(bundle, workspace.on_event)
+    there = directory.absolute()
+    check_step(there, bundle, allow_downgrade=allow_downgrade)
+    overrides = [Override(name, value, "install_bundle") for name, value in (knobs or {}).items()]
+    return install(
+        bundle,
+        there,
+        target,
+        Index(wheelhouse, workspace.served_environments),
+        workspace.variables,
+        workspace.on_event,
+        resolve(knob_schema(bundle), bundle.digest, overrides),
+        lambda: f"{workspace.clock():%Y-%m-%dT%H:%M:%SZ}",
+    )
+
+
+def _destination(destination: str | Path | Workspace, workspace: Workspace | None) -> Destination:
+    from packager.transport import writers
+
+    if isinstance(destination, Workspace):
+        return writers.local(destination.open_store(), vouched=False)
+    text = str(destination)
+    if "://" not in text:
+        path = Path(destination)
+        return writers.single_file(path) if path.suffix == ".tar" else writers.layout(path)
+    if workspace is None:
+        raise UsageError(f"`{text}` is on another machine, which needs a workspace", hint="pass Workspace.default()")
+    if text.startswith("oci://"):
+        from packager.transport.registry import reference
+        from packager.transport.registry.publish import registry
+
+        return registry(reference.parse(text), workspace.registry_settings())
+    from packager.transport.bucket import medium
+    from packager.transport.bucket import reference as addresses
+
+    return medium.bucket(addresses.parse(text))
+
+
+def _refuse_store() -> Store:
+    raise UsageError("this reference is of a store, which needs a workspace", hint="pass Workspace.default()")

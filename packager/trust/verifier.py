@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Verify bundles with a trust root, a clock, and a record of versions already accepted (rollback protection)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+from packager.errors import UsageError
+from packager.trust import file as trust_file
+from packager.trust import seen
+from packager.trust.model import KeySigner, Trust
+from packager.trust.seen import Seen
+
+if TYPE_CHECKING:
+    from packager.bundle.bundle import Bundle
+    from packager.events import OnEvent
+    from packager.trust.evidence import Evidence
+    from packager.trust.verify import Verification
+
+Passes: TypeAlias = "Callable[[Verification], bool]"
+
+
+def _always(_: Verification) -> bool:
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class Verifier:
+    """A trust root, the time, and the file that remembers what was accepted; None remembers nothing.
+
+    Only a trust from a trust file has a name to remember versions under.
+    """
+
+    trust: Trust
+    now: datetime
+    state: Path | None = None
+
+    @staticmethod
+    def from_trust_file(path: Path, now: datetime, state: Path | None) -> Verifier:
+        """Read and accept a signed trust file. Raises UsageError, TrustFileError, OutdatedError or RolledBackError."""
+        file = trust_file.parse(read_file(path), str(path))
+        before = seen.load(state, file.trust.name or "").file if state else None
+        verifier = Verifier(trust_file.accept(file, before, now), now, state)
+        verifier.remember(Seen(trust_file.remember(file)))
+        return verifier
+
+    @staticmethod
+    def from_keys(paths: Iterable[Path], now: datetime) -> Verifier:
+        """Trust the public keys in these PEM files. Raises UsageError."""
+        from packager.trust.keys import load_public
+
+        keys = [load_public(path) for path in paths]
+        return Verifier(Trust(tuple(KeySigner(key.fingerprint, key) for key in keys)), now)
+
+    def verify(self, bundle: Bundle, on_event: OnEvent, *, passes: Passes = _always) -> Verification:
+        """Check everything about `bundle`; remember it if it also `passes` a check of the caller."""
+        from packager.trust.verify import verify
+
+        verdict = verify(bundle, self.trust, on_event, now=self.now, seen=self._seen)
+        if verdict.ok and passes(verdict):
+            self.remember(Seen().with_bundle(bundle.name, bundle.version, bundle.digest))
+        return verdict
+
+    def require(self, bundle: Bundle, on_event: OnEvent) -> tuple[Evidence, ...]:
+        """Check everything but the files, which the caller hashes while it copies them; return trusted statements.
+
+        Raises the first failure.
+        """
+        from packager.trust.verify import require_signature
+
+        found = require_signature(bundle, self.trust, on_event, now=self.now, seen=self._seen)
+        bundle.medium.check_extent(bundle.tree, bundle.records)
+        self.remember(Seen().with_bundle(bundle.name, bundle.version, bundle.digest))
+        return found
+
+    @property
+    def _seen(self) -> Seen:
+        return seen.load(self.state, self.trust.name) if self.state and self.trust.name else Seen()
+
+    def remember(self, new: Seen) -> None:
+        """Add to what was accepted under the name of the trust file."""
+        if self.state and self.trust.name:
+            seen.remember(self.state, self.trust.name, new)
+
+
+def read_file(path: Path) -> bytes:
+    """Read a trust file's bytes. Raises UsageError."""
+    return read_bounded(path, trust_file.MAX_FILE)
+
+
+def read_bounded(path: Path, limit: int) -> bytes:
+    """Read a file of at most `limit` bytes. Raises UsageError."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(limit + 1)
+    except OSError as error:
+        raise UsageError(f"cannot read `{path}`: {error.strerror}") from None
+    if len(data) > limit:
+        raise UsageError(f"`{path}` is larger than {limit} bytes")
+    return data
