@@ -89,7 +89,14 @@ def reference() -> ModuleType:
 
 
 @pytest.mark.parametrize(
-    "page", ["reference/cli.md", "reference/exit-codes.md", "reference/recipe.md", "reference/knobs.md"]
+    "page",
+    [
+        "reference/cli.md",
+        "reference/exit-codes.md",
+        "reference/recipe.md",
+        "reference/knobs.md",
+        "reference/policies.md",
+    ],
 )
 def test_reference_pages_are_current(page: str) -> None:
     assert (DOCS / page).read_text("utf-8") == reference().expected(page), "run `make reference`"

@@ -18,6 +18,7 @@ from typing import Any
 from packager import cli, errors
 from packager.cli import options
 from packager.knobs import catalogue
+from packager.policy import docs as policy_docs
 
 DOCS = Path(__file__).resolve().parents[1]
 ROOT = DOCS.parent
@@ -318,7 +319,7 @@ def allowed(knob: Any) -> str:
 
 
 PAGES = {"reference/cli.md": cli_page, "reference/exit-codes.md": exit_codes_page, "reference/recipe.md": recipe_page}
-CHAPTERS = {"reference/knobs.md": knobs_chapter}
+CHAPTERS = {"reference/knobs.md": knobs_chapter, "reference/policies.md": policy_docs.chapter}
 
 
 def expected(page: str) -> str:

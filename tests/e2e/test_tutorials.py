@@ -79,6 +79,12 @@ def on_a_free_port() -> dict[str, str]:
         return {"8000": str(probe.getsockname()[1])}
 
 
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    with registry_server.registry(tool("docker-registry"), tmp_path_factory.mktemp("registry")) as running:
+        yield {"registry.example.org/models": f"{running.host}/models"}
+
+
 # the first tutorial, and the front page
 
 
@@ -109,16 +115,21 @@ def test_first_bundle(first_bundle: tuple[Path, str]) -> None:
     assert len(digests) == 1
 
 
-def test_readme_quick_start(first_bundle: tuple[Path, str]) -> None:
+def test_readme_quick_start(first_bundle: tuple[Path, str], registry: dict[str, str]) -> None:
     """On the registry and store of the tutorial, so that only what the README adds is run."""
     folder, _ = first_bundle
     for name in ("bundle.yaml", "bundle.lock", "release.pem", "release.pub"):
         (folder / name).unlink()
     shutil.rmtree(folder / "site")
     publisher, operator = blocks("README.md", "Quick start")
-    changes = {**on_a_free_port(), f"{publisher.splitlines()[0]}\n": "", f"{operator.splitlines()[0]}\n": ""}
+    changes = {
+        **registry,
+        **on_a_free_port(),
+        f"{publisher.splitlines()[0]}\n": "",
+        f"{operator.splitlines()[0]}\n": "",
+    }
     assert publisher.startswith("git clone ") and operator.startswith("pip install ")
-    said = run(f"{publisher}{operator}\nkill %1", folder, changes)
+    said = run(f"packager rm digits:0.1.0\n{publisher}{operator}\nkill %1", folder, changes)
     assert '"digits"' in said
 
 
@@ -140,12 +151,6 @@ def test_first_bundle_from_an_empty_folder(clone: Path, tmp_path: Path) -> None:
 
 
 # from registry to Triton, and the site without internet
-
-
-@pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    with registry_server.registry(tool("docker-registry"), tmp_path_factory.mktemp("registry")) as running:
-        yield {"registry.example.org/models": f"{running.host}/models"}
 
 
 @pytest.fixture(scope="module")

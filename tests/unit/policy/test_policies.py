@@ -358,7 +358,7 @@ def test_the_table_says_everything() -> None:
 
 def test_the_documentation_is_what_the_rules_say() -> None:
     page = (ROOT / "docs" / "reference" / "policies.md").read_text()
-    assert page.endswith(docs.chapter()), "write it again: see the first lines of docs/reference/policies.md"
+    assert page.endswith(docs.chapter()), "run `make reference`"
 
 
 def test_tests_of_rules_are_read_strictly(tmp_path: Path) -> None:
