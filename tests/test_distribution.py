@@ -50,6 +50,8 @@ TEXTS = (
     "docs",
     "README.md",
     "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "SECURITY.md",
     "Makefile",
     "pyproject.toml",
 )

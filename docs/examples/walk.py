@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the example walks share: show a command, run it for real, and keep a server for a while."""
+"""Helpers of the demos: print a command, run it, and serve while a block runs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_
 
 
 class Walk:
-    """A sequence of real commands in one folder, with a store of its own."""
+    """A sequence of commands in one folder with its own store."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -32,7 +32,7 @@ class Walk:
         self.started = time.monotonic()
 
     def step(self, title: str) -> None:
-        """Announce what comes next."""
+        """Print the title of a step and the seconds since the start."""
         print(f"\n[{time.monotonic() - self.started:5.1f} s] {title}", flush=True)
 
     def program(self, file: Path, *arguments: str | Path) -> dict[str, Any]:
@@ -74,7 +74,7 @@ class Walk:
 
 
 def free_port() -> int:
-    """Return a port nobody listens on."""
+    """Return a free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What both trainers share: a local MLflow registry, and one line for each thing that takes a while."""
+"""Helpers of both trainers: a local MLflow registry, and progress lines on stderr."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NAME, ALIAS = "digits", "champion"
 
 
 def say(text: str) -> None:
-    """Tell a person what is done now."""
+    """Print a progress line."""
     print(f"    {text} …", file=sys.stderr, flush=True)
 
 
