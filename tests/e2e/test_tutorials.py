@@ -150,6 +150,18 @@ def test_first_bundle_from_an_empty_folder(clone: Path, tmp_path: Path) -> None:
     assert before == after
 
 
+@pytest.mark.slow  # downloads and installs 600 MB
+def test_readme_from_an_empty_folder(clone: Path, registry: dict[str, str], tmp_path: Path) -> None:
+    tool("curl")
+    publisher, operator = blocks("README.md", "Quick start")
+    install, rest = publisher.split("\n", 1)
+    trainer(tmp_path)
+    text = f". tools/bin/activate\n{install}\npython train.py .\n{rest}{operator}\nkill %1"
+    changes = {**registry, **on_a_free_port(), "git clone ADDRESS packager": f"cp -r {clone} packager"}
+    said = run(f"python3 -m venv tools\n{text}", tmp_path, changes)
+    assert '"digits"' in said
+
+
 # from registry to Triton, and the site without internet
 
 
