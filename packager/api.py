@@ -26,6 +26,7 @@ reads the environment.
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -91,7 +92,7 @@ def open_project(recipe: Path, workspace: Workspace) -> Project:
         workspace.open_store(),
         variables=workspace.variables,
         registries=workspace.registry_settings,
-        today=workspace.clock().date(),
+        clock=workspace.clock,
         jobs=workspace.jobs,
         on_event=workspace.on_event,
     )
@@ -106,17 +107,29 @@ def lock_recipe(project: Project, *, engine: str = "uv") -> Lock:
     return project.make_lock(engine)
 
 
-def build_bundle(project: Project, lock: Lock | None = None, *, replace: bool = False) -> BuildResult:
+def build_bundle(
+    project: Project, lock: Lock | None = None, *, replace: bool = False, builder: str | None = None
+) -> BuildResult:
     """Export, compile and measure the locked source, judge the result by the recipe's policy, assemble the bundle.
 
     `lock` is by default the one on disk. The result's `verdict` lists what each rule found; its `bundle` is None if the
-    verdict is no. The bundle is in the workspace's store as `name:version`; with `replace` it may replace another one
-    of that name. Steps whose inputs are unchanged do not run again. Raises LockError, SourceError, StepError.
+    verdict is no. The bundle is in the workspace's store as `name:version`, with its provenance ready to be signed;
+    with `replace` it may replace another one of that name. `builder` is the URI of who builds (default: the CI
+    workflow, else `urn:packager:builder:local`). Steps whose inputs are unchanged do not run again. Raises LockError,
+    SourceError, StepError, UsageError.
     """
     from packager.build.build import build
+    from packager.release import provenance
+    from packager.release.builder import Clock
 
+    clock = Clock.start(builder, project.here.environment, project.clock)
     locked = project.read_lock() if lock is None else lock
-    return build(project.recipe, locked, project.runner, project.here, project.memo, replacing=replace)
+    built = build(project.recipe, locked, project.runner, project.here, project.memo, replacing=replace)
+    if built.bundle is None:
+        return built
+    here, run = project.here.base, clock.stop()
+    kept = provenance.keep(project.recipe, locked, built, built.bundle, project.runner, here, run)
+    return dataclasses.replace(built, bundle=kept)
 
 
 def open_bundle(reference: str | Path, workspace: Workspace | None = None) -> Bundle:

@@ -14,32 +14,30 @@ from pathlib import Path
 from types import ModuleType
 
 from packager import canonical, plugins
-from packager.contract import preflight, contract
-from packager.bundle import diff
-from packager.knobs import knobs, catalogue
-from packager.lock import locking
 from packager.actions import scan
+from packager.actions.runner import Runner
+from packager.bundle import diff
 from packager.bundle.bundle import CONTRACT, FORMAT, RECORD, SBOM, Bundle, read
+from packager.bundle.readers import StoredBundle
 from packager.canonical import JSON
+from packager.contract import contract, preflight
 from packager.edits import Edit
 from packager.errors import StepError, TooNewError, UsageError
 from packager.events import Note, Warned
-from packager.formats import cyclonedx, wheel_locks, modelpack
-from packager.sandbox.sandbox import Confinement
-from packager.recipe.lengths import OF_DATA, evaluate
+from packager.formats import cyclonedx, modelpack, wheel_locks
+from packager.knobs import catalogue, knobs
+from packager.lock import locking, vendor
 from packager.lock.lock import Lock
-from packager.bundle.readers import StoredBundle
-from packager.store.file_digests import Memo
-from packager.lock import vendor
-from packager.policy import facts, engine
+from packager.policy import engine, facts
 from packager.policy.engine import Profile
+from packager.recipe.lengths import OF_DATA, evaluate
 from packager.recipe.recipe import Recipe, Target
-from packager.actions.runner import Runner
-from packager.store.store import BUILT, StoreEntry, Store, name_is_taken
+from packager.sandbox.sandbox import Confinement
+from packager.store.file_digests import Memo
+from packager.store.store import BUILT, Store, StoreEntry, name_is_taken
 from packager.types import Action, Blob, Result, Tree, Verdict
 
 GRAPH = "model/model.onnx"  # where the export step leaves the canonical graph
-_SMALLEST = "dev"  # the profile that is asked where no verdict counts
 OUTPUTS = ("outputs.safetensors", "outputs.json")  # what the measure step leaves beside the reference inputs
 MISSES = "misses/"  # and the folder of rows that show the worst differences
 
@@ -69,6 +67,16 @@ class Artefact:
     measured: Result
     unmeasured: str | None
     graph: Mapping[str, JSON] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Assembled:
+    """The files of a bundle that is not judged yet, and what was measured; `outputs` and `misses` as in `Built`."""
+
+    files: Tree
+    measured: Mapping[str, JSON]
+    outputs: Tree
+    misses: Tree
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,21 +110,41 @@ class Place:
 
 
 def build(
-    recipe: Recipe, lock: Lock, runner: Runner, here: locking.BuildContext, memo: Memo, *, judged: bool = True,
+    recipe: Recipe,
+    lock: Lock,
+    runner: Runner,
+    here: locking.BuildContext,
+    memo: Memo,
+    *,
     replacing: bool = False,
 ) -> Built:
-    """Turn a recipe and its lock into an unsigned bundle in the local store.
+    """Turn a recipe and its lock into an unsigned bundle in the local store, if its policy says yes.
 
-    Another bundle that the store has under its name and version only gives way to `replacing`, else UsageError.
-    Not `judged`, it is assembled whatever the verdict: who repeats a release asks what its bytes are, not whether it
-    may be released today.
+    With `replacing`, another bundle of the same name and version in the store is replaced; without it that is a
+    UsageError.
     """
-    profile = engine.profile(recipe.policy if judged else _SMALLEST, here.base)
-    _check_files(recipe, here.base)
-    source = locking.fetch_locked(lock, runner, here.settings(recipe, memo))
-    scans = [{"signer": None, **scan.scan(lock.tree, runner, lock.kind, recipe.allow_code)}] if judged else []
+    profile = engine.profile(recipe.policy, here.base)
+    source = fetch_source(recipe, lock, runner, here, memo)
+    scans = [{"signer": None, **scan.scan(lock.tree, runner, lock.kind, recipe.allow_code)}]
     if refused := _unclean(profile, scans, here.today):
         return Built(refused, {"scans": scans}, None, Tree(), Tree())
+    made = assemble(recipe, lock, source, runner, here)
+    measured = {**made.measured, "scans": scans, "confinement": _confinement(runner)}
+    content = facts.Content(recipe.name, recipe.version, made.files, lambda path, blob: runner.store.open(blob.digest))
+    found = facts.of_build(content, measured, profile.facts, here.today)
+    verdict = engine.judge(profile, found, here.today)
+    kept = keep(recipe, made.files, runner, over=replacing) if verdict.ok else None
+    return Built(verdict, found, kept, made.outputs, made.misses)
+
+
+def fetch_source(recipe: Recipe, lock: Lock, runner: Runner, here: locking.BuildContext, memo: Memo) -> str:
+    """Return the digest of the locked source, which is in the store then. Raises UsageError for a missing file."""
+    _check_files(recipe, here.base)
+    return locking.fetch_locked(lock, runner, here.settings(recipe, memo))
+
+
+def assemble(recipe: Recipe, lock: Lock, source: str, runner: Runner, here: locking.BuildContext) -> Assembled:
+    """Export, compile and measure the locked source; return the files of the bundle. Nothing is judged here."""
     runner.on_event(Note(locking.explain(recipe, lock.level)))
     environment = locking.place(lock, runner, here)
     try:
@@ -131,25 +159,25 @@ def build(
     place = Place(runner, source, graph, here.base, environment)
     artefacts = runner.each(lambda target: _artefact(recipe, lock, place, target), recipe.targets())
     place = replace(place, graph=_as_measured(graph, artefacts))
-    graph = place.graph
     wheels = vendor.fetch(lock.dependencies, recipe.vendor, runner, here.environment)
-    # ── pure from here on ──
+    # From here on nothing runs: the same results give the same bytes.
     vectors = runner.store.tree(artefacts[0].measured.tree)
     outputs = Tree.of({path: blob for path, blob in vectors if path in OUTPUTS})
     inputs = Tree.of({path: blob for path, blob in vectors if path not in OUTPUTS and not path.startswith(MISSES)})
-    tree = _assemble(recipe, lock, place, artefacts, inputs, wheels)
-    content = facts.Content(recipe.name, recipe.version, tree, lambda path, blob: runner.store.open(blob.digest))
-    measured = {**_measured(recipe, graph, artefacts), "scans": scans, "confinement": _confinement(runner)}
-    found = facts.of_build(content, measured, profile.facts, here.today)
-    verdict = engine.judge(profile, found, here.today)
-    kept = _keep(recipe, tree, runner, over=replacing) if verdict.ok or not judged else None
-    return Built(verdict, found, kept, outputs, _misses(runner.store, artefacts))
+    files = _assemble(recipe, lock, place, artefacts, inputs, wheels)
+    return Assembled(files, _measured(recipe, place.graph, artefacts), outputs, _misses(runner.store, artefacts))
 
 
 def _misses(store: Store, artefacts: list[Artefact]) -> Tree:
     trees = {item.target.name: store.tree(item.measured.tree) for item in artefacts}
-    return Tree.of({f"{name}/{path.removeprefix(MISSES)}": blob for name, tree in trees.items()
-                    for path, blob in tree if path.startswith(MISSES)})
+    return Tree.of(
+        {
+            f"{name}/{path.removeprefix(MISSES)}": blob
+            for name, tree in trees.items()
+            for path, blob in tree
+            if path.startswith(MISSES)
+        }
+    )
 
 
 def _unclean(profile: Profile, scans: list[JSON], today: datetime.date | None) -> Verdict | None:
@@ -379,7 +407,11 @@ def _confinement(runner: Runner) -> list[JSON]:
 
 
 def _assemble(
-    recipe: Recipe, lock: Lock, place: Place, artefacts: list[Artefact], vectors: Tree,
+    recipe: Recipe,
+    lock: Lock,
+    place: Place,
+    artefacts: list[Artefact],
+    vectors: Tree,
     wheels: Mapping[str, Mapping[str, Blob]],
 ) -> Tree:
     """Put the files of the bundle together: the graph, the artefacts, and our records about them."""
@@ -424,9 +456,18 @@ def _sbom(
     """Describe every file but the two that come after: the SBOM itself, and the record that names the SBOM's digest."""
     interface = graph.facts["interface"]
     model = cyclonedx.Model(
-        recipe.name, recipe.version, recipe.license, recipe.description, recipe.authors,
-        interface["inputs"], interface["outputs"], str(lock.source["uri"]), lock.tree.digest, lock.kind,
-        [item.to_json() for item in recipe.datasets], _card_path(recipe.card) if recipe.card else None,
+        recipe.name,
+        recipe.version,
+        recipe.license,
+        recipe.description,
+        recipe.authors,
+        interface["inputs"],
+        interface["outputs"],
+        str(lock.source["uri"]),
+        lock.tree.digest,
+        lock.kind,
+        [item.to_json() for item in recipe.datasets],
+        _card_path(recipe.card) if recipe.card else None,
     )
     return cyclonedx.describe(model, files, targets, lock.dependencies, lock.toolchain)
 
@@ -437,13 +478,15 @@ def _record(recipe: Recipe, files: Mapping[str, Blob], targets: Mapping[str, JSO
         "name": recipe.name,
         "version": recipe.version,
         "files": {path: [blob.digest, blob.size] for path, blob in files.items()},
-        "targets": {name: {key: target[key] for key in ("runtime", "device", "precision", "path")}
-                    for name, target in targets.items()},
+        "targets": {
+            name: {key: target[key] for key in ("runtime", "device", "precision", "path")}
+            for name, target in targets.items()
+        },
     }
     return canonical.dump(value)
 
 
-def _keep(recipe: Recipe, tree: Tree, runner: Runner, *, over: bool) -> Bundle:
+def keep(recipe: Recipe, tree: Tree, runner: Runner, *, over: bool) -> Bundle:
     """Write the manifest and name the bundle; signatures of an identical earlier build stay attached."""
     store = runner.store
     about = modelpack.About(

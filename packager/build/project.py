@@ -41,6 +41,7 @@ class Project:
     here: BuildContext
     runner: Runner
     memo: Memo
+    clock: Callable[[], datetime.datetime]
 
     @staticmethod
     def open(
@@ -49,7 +50,7 @@ class Project:
         *,
         variables: Mapping[str, str],
         registries: Callable[[], Settings],
-        today: datetime.date,
+        clock: Callable[[], datetime.datetime],
         jobs: int = 1,
         on_event: OnEvent = ignore,
     ) -> Project:
@@ -57,8 +58,8 @@ class Project:
         parsed = load_recipe(path)
         runner = Runner(store, _limits(parsed), on_event, jobs, confined=parsed.sandbox != "none")
         base, tracking = path.absolute().parent, variables.get("MLFLOW_TRACKING_URI")
-        context = BuildContext(base, tracking, dict(variables), registries, today)
-        return Project(parsed, path.with_suffix(".lock"), context, runner, Memo(store.root / "memo"))
+        context = BuildContext(base, tracking, dict(variables), registries, clock().date())
+        return Project(parsed, path.with_suffix(".lock"), context, runner, Memo(store.root / "memo"), clock)
 
     def vendoring(self, names: Sequence[str]) -> Project:
         """Return the same project with a recipe that carries the wheels of more platforms."""

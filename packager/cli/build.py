@@ -71,29 +71,24 @@ def main(args: argparse.Namespace, console: Console) -> int:
 
 
 def _build(args: argparse.Namespace, console: Console) -> tuple[int, Sequence[Finding]]:
-    from packager import canonical
-    from packager.build import build
+    from packager import api, canonical
     from packager.build.project import explain_unmoved_source
-    from packager.cli._builder import Clock
     from packager.events import Warned
     from packager.files import write_atomically
     from packager.policy import facts
-    from packager.release import provenance
     from packager.transport import copy
 
-    clock = Clock.start(args.builder)
     with console:
         project = options.open_project(args, console).vendoring(args.vendor)
         lock = project.current_lock(locked=args.locked)
-        built = build.build(project.recipe, lock, project.runner, project.here, project.memo, replacing=args.replace)
+        built = api.build_bundle(project, lock, replace=args.replace, builder=args.builder)
         if args.facts:
             write_atomically(args.facts, canonical.dump(facts.statement(built.facts)))
-        if built.bundle is None:
+        bundle = built.bundle
+        if bundle is None:
             return _refused(built, project, console), built.verdict.findings
         if notice := explain_unmoved_source(project, lock, asking=not args.locked):
             console(Warned(notice))
-        base, run = project.here.base, clock.stop()
-        bundle = provenance.keep(project.recipe, lock, built, built.bundle, project.runner, base, run)
         bundle = _signed(bundle, args) if args.sign else bundle
         if args.output:
             copy.save(bundle, args.output, console)
@@ -103,12 +98,10 @@ def _build(args: argparse.Namespace, console: Console) -> tuple[int, Sequence[Fi
 
 
 def _signed(bundle: Bundle, args: argparse.Namespace) -> Bundle:
+    from packager.api import sign_bundle
     from packager.cli.sign import open_signer
-    from packager.release.sign import sign
-    from packager.transport import copy
 
-    signed = sign(bundle, open_signer(args.sign, args))
-    return copy.attach(signed)
+    return sign_bundle(bundle, open_signer(args.sign, args))
 
 
 def _refused(built: Built, project: Project, console: Console) -> int:

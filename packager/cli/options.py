@@ -216,7 +216,7 @@ def open_project(args: argparse.Namespace, on_event: OnEvent) -> Project:
         here.open_store(),
         variables=here.variables,
         registries=here.registry_settings,
-        today=here.clock().date(),
+        clock=here.clock,
         jobs=here.jobs,
         on_event=on_event,
     )

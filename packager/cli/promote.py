@@ -48,17 +48,16 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
-    from packager.cli import _builder
     from packager.formats import vsa
     from packager.policy import engine
-    from packager.release import promote
+    from packager.release import builder, promote
     from packager.transport import copy
 
     judge, now = _judge(args), datetime.now(UTC)
     vsa.level(args.to)
-    named, _ = _builder.identify(args.verifier, os.environ)
-    verifier = _LOCAL if named == _builder.LOCAL else named
-    gate = promote.Gate(args.to, verifier, engine.profile(args.profile, Path()), _builder.moment(now))
+    named, _ = builder.identify(args.verifier, os.environ)
+    verifier = _LOCAL if named == builder.LOCAL else named
+    gate = promote.Gate(args.to, verifier, engine.profile(args.profile, Path()), builder.moment(now))
     signer = _signer.open_signer(_signer.uri(args), args)
     with console:
         bundle = options.open_bundle(args, console)

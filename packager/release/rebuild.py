@@ -108,10 +108,9 @@ def rebuild(
     memo = Memo(place.store.root / "memo")
     place.on_event(Note(f"rebuilding what {made.builder} finished at {made.finished}"))
     _obtain(recipe, lock, runner, here, memo, source)
-    built = build.build(recipe, lock, runner, here, memo, judged=False)
-    if built.bundle is None:
-        raise ValueError("an unjudged build gives a bundle")
-    return Comparison(bundle, built.bundle, tuple(differences(bundle, built.bundle)))
+    fetched = build.fetch_source(recipe, lock, runner, here, memo)
+    rebuilt = build.keep(recipe, build.assemble(recipe, lock, fetched, runner, here).files, runner, over=False)
+    return Comparison(bundle, rebuilt, tuple(differences(bundle, rebuilt)))
 
 
 def _parsed(made: Provenance) -> tuple[Recipe, Lock]:

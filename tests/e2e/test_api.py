@@ -86,13 +86,14 @@ def signed(bundle: api.Bundle, keys: Path, output: Path | None = None) -> api.Bu
 def test_twelve_lines_build_and_verify_a_model(cnn: Path, tmp_path: Path, keys: Path, workspace: api.Workspace) -> None:
     shutil.copytree(cnn, tmp_path / "model")
     (tmp_path / "bundle.yaml").write_text(RECIPE)
+    (tmp_path / "gate.yaml").write_text("rules: [formats, provenance]\n")
     project = api.open_project(tmp_path / "bundle.yaml", workspace)
     result = api.build_bundle(project, api.lock_recipe(project))
     assert result.verdict.ok and result.bundle
     bundle = signed(result.bundle, keys)
     verification = api.verify_bundle(bundle, api.Verifier.from_keys([keys / "release.pub"], api.utc_now()))
     verification.raise_for_failure()
-    assert api.judge_bundle(bundle, "dev", verification).ok
+    assert api.judge_bundle(bundle, tmp_path / "gate.yaml", verification).ok
     assert api.check_compatibility(bundle, "onnxruntime", "1.20.0").outcome == "ok"
     assert api.copy_bundle(bundle, tmp_path / "cnn.bundle.tar") > 0
     assert api.open_bundle(tmp_path / "cnn.bundle.tar").digest == api.open_bundle("cnn:1.2.3", workspace).digest

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from packager import canonical
-from packager.cli import _builder
 from packager.errors import UsageError
 from packager.formats import intoto, slsa
+from packager.release import builder as builders
 from packager.release.sign import drafts, sign
 from packager.store import collector
 from packager.store.store import Store
@@ -73,16 +73,16 @@ GITLAB = {
 
 
 def test_the_builder_is_who_the_ci_system_says() -> None:
-    builder, run = _builder.identify(None, GITHUB)
+    builder, run = builders.identify(None, GITHUB)
     assert builder == "https://github.com/acme/models/.github/workflows/release.yml@refs/heads/main"
     assert run == "https://github.com/acme/models/actions/runs/7/attempts/1"
-    builder, run = _builder.identify(None, GITLAB)
+    builder, run = builders.identify(None, GITLAB)
     assert builder == "https://gitlab.com/acme/models//.gitlab-ci.yml@refs/heads/main"
     assert run == GITLAB["CI_JOB_URL"]
-    assert _builder.identify(None, {}) == (_builder.LOCAL, None)
-    assert _builder.identify("https://a.example", {**GITHUB, "PACKAGER_BUILDER": "urn:b"})[0] == "https://a.example"
+    assert builders.identify(None, {}) == (builders.LOCAL, None)
+    assert builders.identify("https://a.example", {**GITHUB, "PACKAGER_BUILDER": "urn:b"})[0] == "https://a.example"
     with pytest.raises(UsageError, match="not a URI"):
-        _builder.identify("my laptop", {})
+        builders.identify("my laptop", {})
 
 
 def test_drafts_are_signed_stay_in_the_store_and_survive_its_collector(store: Store) -> None:

@@ -7,12 +7,11 @@ signs, and may compare. In GitHub Actions and GitLab it is spelled as Sigstore c
 
 from __future__ import annotations
 
-import os
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 
 from packager import __version__
 from packager.errors import UsageError
@@ -24,21 +23,23 @@ _URI = re.compile(r"[a-z][a-z0-9+.-]*:[\x21-\x7e]{1,1000}")
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """A build that has begun."""
+    """A build that has begun: the builder, the id of this invocation, and when it started."""
 
     builder: str
     invocation: str
     started: datetime
+    now: Callable[[], datetime]
 
     @staticmethod
-    def start(named: str | None) -> Clock:
+    def start(named: str | None, variables: Mapping[str, str], now: Callable[[], datetime]) -> Clock:
         """Note the time. Raises UsageError for a builder that is no URI."""
-        builder, invocation = identify(named, os.environ)
-        return Clock(builder, invocation or f"urn:uuid:{uuid.uuid4()}", datetime.now(UTC))
+        builder, invocation = identify(named, variables)
+        unique = f"urn:uuid:{uuid.uuid4()}"  # noqa: TID251 - an invocation is an event, it has no content to name it by
+        return Clock(builder, invocation or unique, now(), now)
 
     def stop(self) -> slsa.Run:
         """Return what provenance says of the run that ends now."""
-        return slsa.Run(self.builder, __version__, self.invocation, moment(self.started), moment(datetime.now(UTC)))
+        return slsa.Run(self.builder, __version__, self.invocation, moment(self.started), moment(self.now()))
 
 
 def moment(at: datetime) -> str:
