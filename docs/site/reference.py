@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from packager import cli, errors
+from packager import api, cli, errors
 from packager.cli import options
 from packager.knobs import catalogue
 from packager.policy import docs as policy_docs
@@ -281,6 +281,77 @@ def number(one: dict[str, Any]) -> str:
     return f"{words} {' '.join(bounds)}".strip()
 
 
+# the Python API
+
+
+def api_page() -> str:
+    """Return the page of `packager.api`: what `__all__` names, functions first."""
+    rows = ["# Python API", "", WRITTEN, "", inspect.cleandoc(api.__doc__ or ""), ""]
+    named = [(name, getattr(api, name)) for name in api.__all__]
+    functions = [(name, one) for name, one in named if inspect.isfunction(one)]
+    types = [(name, one) for name, one in named if inspect.isclass(one)]
+    rows += table(("function", "does"), ((f"[`{name}`](#{name.lower()})", summary(one)) for name, one in functions))
+    rows += table(("type", "is"), ((f"[`{name}`](#{name.lower()})", summary(one)) for name, one in types))
+    for name, one in functions:
+        rows += [
+            f"## {name}",
+            "",
+            "```python",
+            *signature(name, one),
+            "```",
+            "",
+            inspect.cleandoc(one.__doc__ or ""),
+            "",
+        ]
+    for name, one in types:
+        rows += [f"## {name}", "", inspect.cleandoc(one.__doc__ or ""), ""]
+        fields = [(code(field), code(str(kind))) for field, kind in own_fields(one).items()]
+        rows += table(("field", "type"), fields) if fields else []
+        rows += members(one)
+    return "\n".join(rows)
+
+
+def summary(one: Any) -> str:
+    """Return the first paragraph of a docstring."""
+    return " ".join(inspect.cleandoc(one.__doc__ or "").split("\n\n")[0].split())
+
+
+def own_fields(kind: type) -> dict[str, Any]:
+    return {name: text for name, text in inspect.get_annotations(kind).items() if not name.startswith("_")}
+
+
+def members(kind: type) -> list[str]:
+    """Return a table of public properties and methods that a class defines itself."""
+    rows = []
+    for name, one in vars(kind).items():
+        bare = one.__func__ if isinstance(one, classmethod | staticmethod) else getattr(one, "fget", one)
+        if name.startswith("_") or not inspect.isfunction(bare) or name in own_fields(kind):
+            continue
+        shown = name if isinstance(one, property) else " ".join(line.strip() for line in signature(name, bare))
+        shown = shown.removeprefix("def ").replace("( ", "(").replace(", )", ")")
+        rows.append((code(shown), summary(bare)))
+    return table(("member", "does"), rows) if rows else []
+
+
+def signature(name: str, one: Any) -> list[str]:
+    """Return the lines of a definition, one argument each where one line is too long."""
+    found = inspect.signature(one)
+    shown = [one for one in found.parameters.values() if one.name not in ("self", "cls")]
+    given = [argument(one) for one in shown]
+    keywords = [index for index, one in enumerate(shown) if one.kind is inspect.Parameter.KEYWORD_ONLY]
+    if keywords:
+        given.insert(keywords[0], "*")
+    end = f") -> {found.return_annotation}"
+    line = f"def {name}({', '.join(given)}{end}"
+    return [line] if len(line) <= 100 else [f"def {name}(", *(f"    {argument}," for argument in given), end]
+
+
+def argument(one: inspect.Parameter) -> str:
+    """Return an argument as it is written; functions as defaults by their name."""
+    default = getattr(one.default, "__name__", None) or repr(one.default)
+    return f"{one.name}: {one.annotation}" + ("" if one.default is one.empty else f" = {default}")
+
+
 # knobs
 
 
@@ -318,7 +389,12 @@ def allowed(knob: Any) -> str:
     return "up to the contract's limit" if knob.name in OF_CONTRACT - {"deploy.memory"} else knob.expected()
 
 
-PAGES = {"reference/cli.md": cli_page, "reference/exit-codes.md": exit_codes_page, "reference/recipe.md": recipe_page}
+PAGES = {
+    "reference/api.md": api_page,
+    "reference/cli.md": cli_page,
+    "reference/exit-codes.md": exit_codes_page,
+    "reference/recipe.md": recipe_page,
+}
 CHAPTERS = {"reference/knobs.md": knobs_chapter, "reference/policies.md": policy_docs.chapter}
 
 

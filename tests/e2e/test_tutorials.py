@@ -26,7 +26,7 @@ pytestmark = pytest.mark.xdist_group("tutorials")
 ROOT = Path(__file__).resolve().parents[2]
 LOOPBACK = ("sh", "-c", 'ip link set lo up && exec "$@"', "sh")
 BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-BUILT = ("*.egg-info", "__pycache__", "build", "dist", "tests")
+BUILT = ("build", "dist", "tests")
 
 
 def blocks(page: str, section: str = "") -> list[str]:
@@ -137,7 +137,12 @@ def test_readme_quick_start(first_bundle: tuple[Path, str], registry: dict[str, 
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The files of this repository without what was built in it, in a folder `packager`."""
     copy = tmp_path_factory.mktemp("clone") / "packager"
-    shutil.copytree(ROOT, copy, ignore=lambda folder, names: shutil.ignore_patterns(*BUILT, ".*")(folder, names))
+
+    def left_out(folder: str, names: list[str]) -> set[str]:
+        top = set(BUILT) if Path(folder) == ROOT else set()
+        return {name for name in names if name in {*top, "__pycache__"} or name.startswith(".") or ".egg-info" in name}
+
+    shutil.copytree(ROOT, copy, ignore=left_out)
     return copy
 
 
