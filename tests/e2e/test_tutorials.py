@@ -146,24 +146,33 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy
 
 
-@pytest.mark.slow  # downloads and installs 600 MB
-def test_first_bundle_from_an_empty_folder(clone: Path, tmp_path: Path) -> None:
-    tool("git"), tool("curl")
-    install, *others = blocks("docs/tutorials/first-bundle.md")
+@pytest.fixture(scope="module")
+def from_nothing(clone: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Run the first tutorial with its installation, in an empty folder."""
+    tool("curl")
+    folder = tmp_path_factory.mktemp("nothing")
     changes = {**on_a_free_port(), "git clone ADDRESS packager": f"cp -r {clone} packager"}
-    before, after = accuracies(run("".join([install, *others]), tmp_path, changes))
+    return folder, run("".join(blocks("docs/tutorials/first-bundle.md")), folder, changes)
+
+
+@pytest.mark.slow  # installs 600 MB
+def test_first_bundle_from_an_empty_folder(from_nothing: tuple[Path, str]) -> None:
+    before, after = accuracies(from_nothing[1])
     assert before == after
 
 
-@pytest.mark.slow  # downloads and installs 600 MB
-def test_readme_from_an_empty_folder(clone: Path, registry: dict[str, str], tmp_path: Path) -> None:
-    tool("curl")
-    publisher, operator = blocks("README.md", "Quick start")
-    install, rest = publisher.split("\n", 1)
-    trainer(tmp_path)
-    text = f". tools/bin/activate\n{install}\npython train.py .\n{rest}{operator}\nkill %1"
+@pytest.mark.slow  # needs the environment of the test above
+def test_readme_with_its_installation(
+    from_nothing: tuple[Path, str], clone: Path, registry: dict[str, str], tmp_path: Path
+) -> None:
+    """In the environment of the tutorial, on its model registry, with a store of its own."""
+    folder, _ = from_nothing
+    shutil.copytree(folder / "digits", tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("site", "release*"))
+    for name in ("bundle.yaml", "bundle.lock"):
+        (tmp_path / name).unlink()
+    commands = "".join(blocks("README.md", "Quick start"))
     changes = {**registry, **on_a_free_port(), "git clone ADDRESS packager": f"cp -r {clone} packager"}
-    said = run(f"python3 -m venv tools\n{text}", tmp_path, changes)
+    said = run(f". {folder}/tools/bin/activate\n{commands}\nkill %1", tmp_path, changes)
     assert '"digits"' in said
 
 
