@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A bundle must not be larger than the site can take.
+"""A bundle must fit a size budget.
 
-`bytes` of all files (equal content counted once), `files` in number, `largest` file in bytes.
+`bytes` is the maximum size of all files (equal content counted once), `files` their maximum number, `largest` the
+maximum size of one file in bytes.
 """
 
 from __future__ import annotations

@@ -131,7 +131,7 @@ def test_what_was_not_measured_to_its_end_is_no_release() -> None:
     short["targets"]["onnxruntime-cpu-fp32"]["shortened"] = {"sequence": 4096}
     (finding,) = engine.judge(RELEASE, short).findings
     assert (finding.rule, finding.level, finding.subject) == ("coverage", "error", "onnxruntime-cpu-fp32/sequence")
-    assert "sequence=4096 only" in finding.message
+    assert "only up to sequence=4096" in finding.message
     assert "[1, 4096]" in str(finding.hint)
     assert engine.judge(engine.profile("dev", Path()), short).ok
 
