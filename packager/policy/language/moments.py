@@ -6,8 +6,8 @@ from __future__ import annotations
 import datetime
 import re
 from fractions import Fraction
-from typing import Any
 
+from packager import semver
 from packager.policy.language import operands
 from packager.policy.language.evaluate import Fault
 from packager.policy.language.values import Value
@@ -34,16 +34,18 @@ def _is_version(text: str) -> bool:
 
 @operands.built("semver.compare")
 def semver_compare(a: Value, b: Value) -> Value:
-    left, right = _version(operands.text(a)), _version(operands.text(b))
+    left, right = _precedence(operands.text(a)), _precedence(operands.text(b))
     return (left > right) - (left < right)
 
 
-def _version(text: str) -> tuple[Any, ...]:
-    match = _SEMVER.fullmatch(text)
-    if match is None or not _is_version(text):
+def _precedence(text: str) -> semver.Precedence:
+    """Return the sort key of a version, which OPA also accepts with a leading `v`."""
+    if not _is_version(text):
         raise Fault(f"`{text:.40}` is not a semantic version")
-    parts = [(0, int(item), "") if item.isdecimal() else (1, 0, item) for item in (match[4] or "").split(".") if item]
-    return (int(match[1]), int(match[2]), int(match[3]), match[4] is None, parts)
+    try:
+        return semver.precedence(text.removeprefix("v"))
+    except ValueError:  # longer than versions of bundles may be
+        raise Fault(f"`{text:.40}` is too long for a semantic version") from None
 
 
 @operands.built("time.parse_rfc3339_ns")
