@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from packager.canonical import JSON
 from packager.types import Finding
 
+VERSION = 1
 FACTS = ("contents",)
 DEFAULTS: Mapping[str, JSON] = {"bytes": 50_000_000_000, "files": 10_000, "largest": 10_000_000_000}
 

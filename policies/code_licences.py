@@ -15,6 +15,7 @@ from packager.policies import _licences
 from packager.canonical import JSON
 from packager.types import Finding
 
+VERSION = 1
 FACTS = ("components",)
 DEFAULTS: Mapping[str, JSON] = {"allow": [], "deny": ["AGPL-*", "GPL-*", "SSPL-*", "BUSL-*"], "unknown": []}
 

@@ -14,6 +14,7 @@ from packager.canonical import JSON
 from packager.edits import Edit, flow
 from packager.types import Finding
 
+VERSION = 1
 FACTS = ("targets",)
 DEFAULTS: Mapping[str, JSON] = {"least": {"columns": 0.5, "categories": 0.5, "leaves": 0.5}}
 

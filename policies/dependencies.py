@@ -15,6 +15,7 @@ from packaging.utils import canonicalize_name
 from packager.canonical import JSON
 from packager.types import Finding
 
+VERSION = 1
 FACTS = ("components",)
 DEFAULTS: Mapping[str, JSON] = {"allow": [], "deny": []}
 _HINT = "lock another version (`dependencies` in the recipe), or change the list of the rule"

@@ -13,6 +13,7 @@ from datetime import date
 from packager.canonical import JSON
 from packager.types import Finding
 
+VERSION = 1
 FACTS = ("statements", "today")
 DEFAULTS: Mapping[str, JSON] = {"days": 365}
 

@@ -12,6 +12,7 @@ from pathlib import PurePosixPath
 from packager.canonical import JSON
 from packager.types import Finding
 
+VERSION = 1
 FACTS = ("contents",)
 DEFAULTS: Mapping[str, JSON] = {
     "allow": [

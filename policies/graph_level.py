@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from packager.canonical import JSON
 from packager.types import Finding
 
+VERSION = 1
 FACTS = ("graphs",)
 DEFAULTS: Mapping[str, JSON] = {"opset": 23, "ir": 11}
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from packager.canonical import JSON
 from packager.types import Finding
 
+VERSION = 1
 FACTS = ("graphs",)
 DEFAULTS: Mapping[str, JSON] = {"domains": []}
 _HINT = "export without custom operators, or name the domain in `domains` of the rule"

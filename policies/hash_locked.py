@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from packager.canonical import JSON
 from packager.types import Finding
 
+VERSION = 1
 FACTS = ("locks", "promises")
 DEFAULTS: Mapping[str, JSON] = {"runtimes": []}
 _HINT = "lock it again: `packager lock`"

@@ -14,6 +14,7 @@ from packager.policies import _licences
 from packager.canonical import JSON
 from packager.types import Finding
 
+VERSION = 1
 FACTS = ("model",)
 DEFAULTS: Mapping[str, JSON] = {"allow": [], "deny": ["AGPL-*", "SSPL-*", "BUSL-*", "CC-BY-NC-*"]}
 

@@ -13,6 +13,7 @@ from pathlib import PurePosixPath
 from packager.canonical import JSON
 from packager.types import Finding
 
+VERSION = 1
 FACTS = ("contents",)
 
 

@@ -25,6 +25,7 @@ from packager.canonical import JSON
 from packager.edits import Edit, flow
 from packager.types import Finding
 
+VERSION = 1
 FACTS = ("targets",)
 _ENGINE, _SAME = "onnxruntime", ("fp32", "fp32_optimised")
 _ROUNDING = "the differences look like rounding: if they are acceptable, state a wider `tolerance` in the recipe"

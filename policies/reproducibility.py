@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from packager.canonical import JSON
 from packager.types import Finding
 
+VERSION = 1
 FACTS = ("artefacts",)
 DEFAULTS: Mapping[str, JSON] = {"stability": "bitwise"}
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from packager.canonical import JSON
 from packager.types import Finding
 
+VERSION = 1
 FACTS = ("confinement",)
 DEFAULTS: Mapping[str, JSON] = {
     "levels": ["bubblewrap", "namespaces"],

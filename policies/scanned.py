@@ -15,6 +15,7 @@ from packager.canonical import JSON
 from packager.errors import install
 from packager.types import Finding
 
+VERSION = 1
 FACTS = ("scans",)
 DEFAULTS: Mapping[str, JSON] = {"least": 2}
 _INSTALL = f"install the scanners on the build host: `{install('scan')}`"

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from packager.canonical import JSON
 from packager.types import Finding
 
+VERSION = 1
 FACTS = ("secrets",)
 DEFAULTS: Mapping[str, JSON] = {"except": []}
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from packager.canonical import JSON
 from packager.types import Finding
 
+VERSION = 1
 FACTS = ("provenance",)
 DEFAULTS: Mapping[str, JSON] = {"allow": []}
 _HINT = "build from an allowed registry, or add the source to `allow` of the rule"

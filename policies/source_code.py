@@ -16,6 +16,7 @@ from packager.canonical import JSON
 from packager.edits import Edit
 from packager.types import Finding
 
+VERSION = 1
 FACTS = ("scans",)
 
 

@@ -14,6 +14,7 @@ from datetime import date
 from packager.canonical import JSON
 from packager.types import Finding
 
+VERSION = 1
 FACTS = ("vulnerabilities", "today")
 DEFAULTS: Mapping[str, JSON] = {"severity": "high", "days": 14}
 _ORDER = ("none", "low", "moderate", "high", "critical", "unknown")

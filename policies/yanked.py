@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from packager.canonical import JSON
 from packager.types import Finding
 
+VERSION = 1
 FACTS = ("components",)
 DEFAULTS: Mapping[str, JSON] = {"except": []}
 _HINT = "lock another version (`dependencies` in the recipe, or the range in `runs-on`)"

@@ -12,7 +12,6 @@ from __future__ import annotations
 import datetime
 import functools
 import importlib.resources
-import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -83,13 +82,17 @@ class Profile:
 
     @property
     def digest(self) -> str:
-        """Identity of the policy: what is asked, how, what is excused, and the code of every rule."""
+        """The identity of the policy: name, version and parameters of each rule, waivers, and the form of facts."""
         value = {
-            "rules": [[rule, self.terms_of(rule).to_json(), _code(rule)] for rule in self.rules],
+            "rules": [[rule, self._identity(rule)] for rule in self.rules],
             "waivers": [waiver.to_json() for waiver in self.waivers],
-            "schema": canonical.sha256(schema.schema()),
+            "schema": schema.digest(),
         }
         return canonical.sha256(canonical.dump(value))
+
+    def _identity(self, rule: str) -> JSON:
+        terms = self.terms_of(rule)
+        return {**terms.to_json(), "params": {**defaults(rule), **terms.params}, **_version(rule)}
 
 
 def needs(rule: str) -> tuple[str, ...]:
@@ -110,13 +113,21 @@ def _module(rule: str) -> ModuleType:
 
 
 @functools.cache
-def _code(rule: str) -> list[str]:
-    """Return the digests of a rule's source and of what it shares with other rules; terms have that of Rego."""
+def _version(rule: str) -> Mapping[str, JSON]:
+    """Return the version of a rule, or the digest of the source of a plug-in's rule that states no `VERSION`.
+
+    Raises UsageError for a rule with neither. A rule in Rego is identified by its text, which is among its settings.
+    """
     if rego.is_rego(rule):
-        return []
+        return {}
     module = _module(rule)
-    shared = [item for item in vars(module).values() if inspect.ismodule(item) and "policies._" in item.__name__]
-    return [canonical.sha256(Path(str(item.__file__)).read_bytes()) for item in (module, *shared)]
+    if (version := getattr(module, "VERSION", None)) is not None:
+        return {"version": version}
+    try:
+        return {"source": canonical.sha256(Path(str(module.__file__)).read_bytes())}
+    except OSError as error:
+        message = f"rule `{rule}` states no `VERSION`, and its source cannot be read: {error.strerror}"
+        raise UsageError(message, hint="add `VERSION = 1` to the rule's module") from None
 
 
 def profiles() -> tuple[str, ...]:

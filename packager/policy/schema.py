@@ -41,6 +41,22 @@ def _schema() -> Mapping[str, JSON]:
     return value
 
 
+@functools.cache
+def digest() -> str:
+    """Return the digest of the schema without its descriptions: of what the form of facts is, not of its words."""
+    return canonical.sha256(canonical.dump(_without_descriptions(_schema())))
+
+
+def _without_descriptions(value: JSON) -> JSON:
+    """Drop each `description` that is a text: a property of that name is a schema, which stays."""
+    if isinstance(value, list):
+        return [_without_descriptions(item) for item in value]
+    if not isinstance(value, Mapping):
+        return value
+    kept = {name: item for name, item in value.items() if name != "description" or not isinstance(item, str)}
+    return {name: _without_descriptions(item) for name, item in kept.items()}
+
+
 def sections() -> Mapping[str, str]:
     """Return the sections of facts and what each holds."""
     return {name: member.get("description", "") for name, member in _schema()["properties"].items()}
