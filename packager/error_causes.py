@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The line of a foreign error that says what happened.
+"""Find the line of a library's error that states the cause.
 
 Libraries wrap: TensorFlow begins with "Graph execution error:" and the place in the graph, Keras with the layer that
 was called, converters with a whole traceback. The words of the exception itself come after, or last.
@@ -28,6 +28,11 @@ _TAIL = re.compile(r"\s*(\[\[\{\{node .*|\[Op:[^\]]*\].*|Full object config: .*)
 def cause(error: BaseException) -> str:
     """Return the class of an error and the line of its text that names the cause, as one line."""
     return f"{type(error).__name__}: {words(str(error))}"
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text, or its class where it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def words(text: str) -> str:

@@ -9,27 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 
+from packager.bundle.bundle import ALLOWED_SUFFIXES
 from packager.canonical import JSON
 from packager.types import Finding
 
 VERSION = 1
 FACTS = ("contents",)
-DEFAULTS: Mapping[str, JSON] = {
-    "allow": [
-        ".onnx",
-        ".bin",
-        ".safetensors",
-        ".json",
-        ".txt",
-        ".md",
-        ".pbtxt",
-        ".whl",
-        ".html",
-        ".engine",
-        ".xml",
-        ".toml",
-    ]
-}
+DEFAULTS: Mapping[str, JSON] = {"allow": sorted(ALLOWED_SUFFIXES)}
 
 
 def check(facts: Mapping[str, JSON], allow: list[str]) -> Iterator[Finding]:

@@ -19,7 +19,7 @@ from packager.bundle import diff
 from packager.knobs import knobs, catalogue
 from packager.lock import locking
 from packager.actions import scan
-from packager.bundle.bundle import CONTRACT, FORMAT, RECORD, SBOM, Bundle, read
+from packager.bundle.bundle import CONTRACT, FORMAT, RECORD, SBOM, Bundle, card_name, read
 from packager.canonical import JSON
 from packager.edits import Edit
 from packager.errors import StepError, TooNewError, UsageError
@@ -388,7 +388,7 @@ def _assemble(
     for artefact in artefacts:
         files |= dict(artefact.files.files)
     if recipe.card:
-        files[_card_path(recipe.card)] = store.put(_card(place.base / recipe.card))
+        files[card_name(recipe.card)] = store.put(_card(place.base / recipe.card))
     files |= {f"vectors/{path}": blob for path, blob in vectors}
     for runtime, sets in lock.dependencies.wheels.items():
         carried = wheels.get(runtime, {})
@@ -407,9 +407,6 @@ def _assemble(
     return Tree.of(files)
 
 
-def _card_path(card: str) -> str:
-    return "MODEL_CARD" + Path(card).suffix
-
 
 def _card(path: Path) -> bytes:
     try:
@@ -426,7 +423,7 @@ def _sbom(
     model = cyclonedx.Model(
         recipe.name, recipe.version, recipe.license, recipe.description, recipe.authors,
         interface["inputs"], interface["outputs"], str(lock.source["uri"]), lock.tree.digest, lock.kind,
-        [item.to_json() for item in recipe.datasets], _card_path(recipe.card) if recipe.card else None,
+        [item.to_json() for item in recipe.datasets], card_name(recipe.card) if recipe.card else None,
     )
     return cyclonedx.describe(model, files, targets, lock.dependencies, lock.toolchain)
 

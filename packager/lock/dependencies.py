@@ -9,10 +9,8 @@ versions, file names, hashes and metadata are recorded, no time and no tool.
 from __future__ import annotations
 
 import re
-import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 from packaging.requirements import Requirement
@@ -20,7 +18,7 @@ from packaging.utils import canonicalize_name
 
 from packager.canonical import JSON
 from packager.errors import IntegrityError, UsageError
-from packager.events import Finished, Note, OnEvent, Started, Warned
+from packager.events import Note, OnEvent, Warned, timed
 from packager.formats import index_addresses, platforms
 from packager.formats.index_addresses import told
 from packager.formats.platforms import Platform
@@ -58,7 +56,7 @@ def lock(wanted: Wanted, environment: Mapping[str, str], remember: Remember, on_
     names = tuple(dict.fromkeys((*wanted.required, *wanted.welcome)))
     tasks = [(runtime, name) for runtime in wanted.runtimes for name in names]
     label = f"lock {', '.join(wanted.runtimes)} for {len(names)} platforms"
-    with _reported(label, on_event), ThreadPoolExecutor(_JOBS) as pool:
+    with timed(label, on_event), ThreadPoolExecutor(_JOBS) as pool:
         answers = list(pool.map(lambda task: _resolve(task[0], task[1], wanted, environment), tasks))
     found = dict(zip(tasks, answers, strict=True))
     chosen = {runtime: _chosen(runtime, found, wanted, on_event) for runtime in wanted.runtimes}
@@ -105,14 +103,6 @@ def _asked(
             place, remedy = told(index.address), "`UV_INDEX=NAME=ADDRESS` gives it a name that is"
             on_event(Note(f"wheels came from an index of the environment, {place}, which is not recorded; {remedy}"))
     return tuple(sorted({index.label for index in found if index.label}))
-
-
-@contextmanager
-def _reported(label: str, on_event: OnEvent) -> Iterator[None]:
-    on_event(Started(label))
-    started = time.monotonic()
-    yield
-    on_event(Finished(label, time.monotonic() - started))
 
 
 def _resolve(runtime: str, name: str, wanted: Wanted, environment: Mapping[str, str]) -> Answer | NoSolution:

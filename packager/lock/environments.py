@@ -12,13 +12,12 @@ import contextlib
 import importlib
 import shutil
 import subprocess
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from packager import canonical
 from packager.errors import MissingToolError, SourceError
-from packager.events import Finished, OnEvent, Started, ignore
+from packager.events import OnEvent, ignore, timed
 from packager.files import exchange_directories, staging
 from packager.formats.index_addresses import shared, told
 
@@ -109,25 +108,23 @@ def _build(
     label: str,
 ) -> None:
     label = label or f"install {' '.join(requirements)} for Python {python}"[:120]
-    on_event(Started(label))
-    started = time.monotonic()
-    # relocatable: the scripts inside find their interpreter after the directory got its final name
-    _uv(
-        ["venv", "--relocatable", "--no-python-downloads", "--allow-existing", "--python", python, str(fresh)],
-        "",
-        label,
-        environment,
-    )
-    if requirements:
-        text = "".join(f"{line}\n" for line in sorted({*requirements}))
+    with timed(label, on_event):
+        # relocatable: the scripts inside find their interpreter after the directory got its final name
         _uv(
-            ["pip", "install", "--python", str(fresh / "bin" / "python"), *options, "--requirement", "-"],
-            text,
+            ["venv", "--relocatable", "--no-python-downloads", "--allow-existing", "--python", python, str(fresh)],
+            "",
             label,
             environment,
         )
-    (fresh / _RECORD).write_bytes(_identity(requirements, python))
-    on_event(Finished(label, time.monotonic() - started))
+        if requirements:
+            text = "".join(f"{line}\n" for line in sorted({*requirements}))
+            _uv(
+                ["pip", "install", "--python", str(fresh / "bin" / "python"), *options, "--requirement", "-"],
+                text,
+                label,
+                environment,
+            )
+        (fresh / _RECORD).write_bytes(_identity(requirements, python))
 
 
 def _uv(arguments: Sequence[str], text: str, label: str, environment: Mapping[str, str] | None) -> None:

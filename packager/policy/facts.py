@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
 from packager import canonical
-from packager.bundle.bundle import CONTRACT, MAX_RECORD, SBOM, Bundle
+from packager.bundle.bundle import CARD, CONTRACT, MAX_RECORD, SBOM, Bundle
 from packager.canonical import JSON
 from packager.contract import contract
 from packager.errors import NegativeAnswerError, PackagerError, StepError
@@ -37,7 +37,7 @@ CONFORMANCE = "urn:packager:conformance:v1"
 SCAN = "urn:packager:scan:v1"
 """Predicate type of what scanners said of the source of a bundle."""
 MEASURED = ("nondeterministic", "targets")
-CARD = "MODEL_CARD"
+
 _OURS = slsa.BUILD_TYPE
 MAX_GRAPH = 256 << 20  # bytes of an ONNX file that is read whole; weights beyond are external data
 _ENGINES = (".engine",)

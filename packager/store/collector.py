@@ -25,7 +25,7 @@ from packager.events import OnEvent, Progress, ignore
 from packager.files import digest_of, is_at, open_regular, remove_tree, storage_errors
 from packager.formats import oci
 from packager.store import environments
-from packager.store.store import ENVIRONMENT, MAX_RECORD, Store
+from packager.store.store import ENVIRONMENT, MAX_STORE_RECORD, Store
 from packager.types import Blob
 
 _RECORDS = ("actions", "bundles", "quarantine", "memo", "locks", "leases")  # folders of small files
@@ -197,7 +197,7 @@ def _tree_of(record: Path) -> str | None:
 
 def _files(store: Store, tree: str) -> set[str]:
     try:
-        value: JSON = canonical.load(store.path(tree).read_bytes(), limit=MAX_RECORD)
+        value: JSON = canonical.load(store.path(tree).read_bytes(), limit=MAX_STORE_RECORD)
         return {digest for digest, _ in value.values()}
     except (FileNotFoundError, ValueError, TypeError, AttributeError):
         return set()

@@ -59,7 +59,7 @@ from packager.files import (
 from packager.types import DIGEST, Blob, Result, Tree, check_digest, check_paths
 from packager.untrusted_files import Bounds
 
-MAX_RECORD = 64 << 20  # bytes of a JSON record
+MAX_STORE_RECORD = 64 << 20  # bytes of a JSON record
 MAX_BLOB = 1 << 62
 MAX_REFERRERS = 1000  # of one bundle
 BUILT, VERIFIED = "built", "verified"
@@ -173,7 +173,7 @@ class Store:
         except FileNotFoundError:
             raise IntegrityError(f"the store has no blob `{digest}`", subject=digest) from None
 
-    def get(self, digest: str, *, limit: int = MAX_RECORD) -> bytes:
+    def get(self, digest: str, *, limit: int = MAX_STORE_RECORD) -> bytes:
         """Read a small blob whole, checked against its name."""
         with self.open(digest) as file:
             data = file.read(limit + 1)
@@ -298,7 +298,7 @@ class Store:
 
     def tree(self, digest: str) -> Tree:
         """Load the tree `digest`."""
-        return Tree.from_json(canonical.load(self.get(digest), limit=MAX_RECORD))
+        return Tree.from_json(canonical.load(self.get(digest), limit=MAX_STORE_RECORD))
 
     def has_tree(self, digest: str) -> bool:
         """True if the tree and every blob it names are here."""
@@ -335,7 +335,7 @@ class Store:
     def recall(self, key: str) -> Result | None:
         """Return the remembered result of an action, if all of it is still here."""
         try:
-            record = json.loads(read_own(self._record(key), MAX_RECORD))
+            record = json.loads(read_own(self._record(key), MAX_STORE_RECORD))
         except FileNotFoundError:
             return None
         if not self.has_tree(record["tree"]):
@@ -393,7 +393,7 @@ class Store:
         if not names.is_name(name) or not names.is_version(version):
             return None
         try:
-            return StoreEntry.from_json(json.loads(read_own(self.root / "bundles" / name / version, MAX_RECORD)))
+            return StoreEntry.from_json(json.loads(read_own(self.root / "bundles" / name / version, MAX_STORE_RECORD)))
         except (FileNotFoundError, NotADirectoryError):
             return None
 
@@ -406,7 +406,7 @@ class Store:
         aside = self._aside(digest)
         if not aside.is_file():
             raise UsageError(f"the local store has no bundle `{digest}`", hint="`packager pull` or `import` brings one")
-        return StoreEntry.from_json(json.loads(read_own(aside, MAX_RECORD)))
+        return StoreEntry.from_json(json.loads(read_own(aside, MAX_STORE_RECORD)))
 
     def bundles(self) -> Sequence[tuple[str, str]]:
         """List (name, version) of every bundle, sorted."""
@@ -444,7 +444,7 @@ class Store:
         with self.single_flight(f"bundle-{entry.manifest}"):
             aside = self._aside(entry.manifest)
             known = (
-                StoreEntry.from_json(json.loads(read_own(aside, MAX_RECORD)))
+                StoreEntry.from_json(json.loads(read_own(aside, MAX_STORE_RECORD)))
                 if aside.is_file()
                 else StoreEntry(entry.manifest)
             )

@@ -24,7 +24,7 @@ from typing import BinaryIO, cast
 
 from packager import canonical
 from packager.bundle import single_file
-from packager.bundle.bundle import Bundle, read
+from packager.bundle.bundle import MAX_RECORD, Bundle, read
 from packager.bundle.readers import INDEX_FILE, blob_path, compare_extent
 from packager.errors import IntegrityError, UsageError
 from packager.events import OnEvent, Progress, ignore
@@ -35,7 +35,6 @@ from packager.types import Blob, Tree, check_digest
 
 FORMAT = 1
 RECORD_FILE = "delta.json"
-_MAX_RECORD = 16 << 20  # bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +209,7 @@ class DeltaMedium:
 
     def _record(self) -> tuple[str, str, dict[str, Blob]]:
         try:
-            value = canonical.load(self._tar.read(RECORD_FILE, limit=_MAX_RECORD), limit=_MAX_RECORD)
+            value = canonical.load(self._tar.read(RECORD_FILE, limit=MAX_RECORD), limit=MAX_RECORD)
             if set(value) != {"format", "old", "new", "patches"} or value["format"] != FORMAT:
                 raise ValueError("unknown fields or format version")
             patches = {

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import PurePosixPath
 
-from packager.bundle.bundle import Bundle
+from packager.bundle.bundle import ALLOWED_SUFFIXES, Bundle
 from packager.bundle.readers import record
 from packager.canonical import JSON
 from packager.errors import (
@@ -50,13 +50,6 @@ from packager.types import Blob
 MAX_STATEMENTS = 256
 MAX_STATEMENT_BYTES = 128 << 20
 MAX_NOTES = 5
-
-# Formats that are data, and two that are not: wheels enter an isolated environment by their hashes, and engines are
-# native code, which is why no file of a bundle is opened before its signature and digest hold. External data of a graph
-# and of an OpenVINO `.xml` is `.bin`.
-ALLOWED_SUFFIXES = frozenset(
-    {".onnx", ".bin", ".safetensors", ".json", ".txt", ".md", ".pbtxt", ".whl", ".html", ".engine", ".xml", ".toml"}
-)
 
 
 @dataclass(frozen=True, slots=True)
