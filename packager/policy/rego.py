@@ -22,7 +22,7 @@ from packager.errors import UsageError, did_you_mean
 from packager.policy import opa, schema
 from packager.policy.language import child, program
 from packager.policy.language.program import PACKAGE
-from packager.policy.language.values import Refused, Silence
+from packager.policy.language.values import RegoError, UndefinedError
 from packager.types import Finding
 
 SUFFIX = ".rego"
@@ -60,7 +60,7 @@ def load(text: str, name: str, *, by_opa: bool = False, clock: bool = False) -> 
         return
     try:
         program.load(text, clock=clock)
-    except Refused as refused:
+    except RegoError as refused:
         raise _refusal(name, refused) from None
 
 
@@ -106,9 +106,9 @@ def _evaluated(text: str, name: str, facts: Mapping[str, JSON], by_opa: bool, no
     theirs = opa.answer(text, name, facts, now) if by_opa else None
     try:
         ours: Mapping[str, Any] | None = child.ask(text, facts, now)
-    except Silence as silence:
+    except UndefinedError as silence:
         raise _refusal(name, silence) from None
-    except Refused as refused:
+    except RegoError as refused:
         if theirs is None:
             raise _refusal(name, refused) from None
         ours = None
@@ -121,6 +121,6 @@ def _evaluated(text: str, name: str, facts: Mapping[str, JSON], by_opa: bool, no
     return theirs or ours or {}
 
 
-def _refusal(name: str, refused: Refused) -> UsageError:
+def _refusal(name: str, refused: RegoError) -> UsageError:
     hint = "what is not evaluated here `opa` may judge: install it and write `opa: true` beside the rule"
     return UsageError(f"`{name}` is refused: {refused}", hint=hint)

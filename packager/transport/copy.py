@@ -35,7 +35,7 @@ class Attachable(Protocol):
         """Write the records that `bundle` holds in memory, as one step."""
 
 
-class _Stopped(Exception):
+class _CancelledError(Exception):
     """Ends the other threads of a copy that failed; nobody sees it."""
 
 
@@ -60,7 +60,7 @@ def _each(bundle: Bundle, receiver: Receiver, missing: list[tuple[str, Blob]], m
 
     def tick(count: int) -> None:
         if stopped.is_set():  # another blob failed, or Ctrl-C: do not finish gigabytes that nobody will use
-            raise _Stopped
+            raise _CancelledError
         moved(count)
 
     def one(item: tuple[str, Blob]) -> None:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The built-ins that are evaluated here, each as OPA does; what OPA has besides is refused by its name.
 
-None reads a clock, the environment, a file or the network. An operand of another type is a `Fault`, as is what has no
+None reads a clock, the environment, a file or the network. An operand of another type is a `BuiltinError`, as is what has no
 meaning: OPA's strict mode ends there too. What differs from Go in some corner (letters of other scripts, printed
-fractions, zones of time) is a `Fault` in that corner.
+fractions, zones of time) is a `BuiltinError` in that corner.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import inspect
 
 from packager.policy.language import arithmetic, collecting, encodings, moments, operands, texts
 from packager.policy.language.evaluate import Builtin
-from packager.policy.language.values import Refused
+from packager.policy.language.values import RegoError
 
 _MODULES = (arithmetic, collecting, encodings, moments, texts)  # importing one writes its built-ins into the table
 
@@ -27,6 +27,6 @@ def arity() -> dict[str, int]:
     return {name: len(inspect.signature(function).parameters) for name, function in operands.BUILTINS.items()}
 
 
-def refused(name: str, line: int) -> Refused:
+def refused(name: str, line: int) -> RegoError:
     """Return the refusal of a function that does not exist here."""
-    return Refused(f"line {line}: `{name}` is no function of this file and no built-in that is evaluated here")
+    return RegoError(f"line {line}: `{name}` is no function of this file and no built-in that is evaluated here")

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from packager.policy.language import program
-from packager.policy.language.values import Refused, Silence
+from packager.policy.language.values import RegoError, UndefinedError
 
 SECONDS = 10
 MEMORY = 1 << 30
@@ -28,7 +28,7 @@ def ask(
 ) -> dict[str, Any]:
     """Return what a program says about a document; `now`: nanoseconds, if it may ask.
 
-    Raises Silence where something is absent in a rule that decides, and Refused for what cannot be evaluated, or takes
+    Raises UndefinedError where something is absent in a rule that decides, and Refused for what cannot be evaluated, or takes
     more than `seconds` of a processor (thrice as many by the clock) or `memory` bytes.
     """
     asked = {"text": text, "document": document, "now": now, "seconds": seconds, "memory": memory}
@@ -47,9 +47,9 @@ def ask(
     except subprocess.TimeoutExpired:
         told = {}
     if "silence" in told:
-        raise Silence(told["silence"])
+        raise UndefinedError(told["silence"])
     if "value" not in told:
-        raise Refused(told.get("refused", f"its evaluation takes more than {seconds} s or {memory >> 20} MiB"))
+        raise RegoError(told.get("refused", f"its evaluation takes more than {seconds} s or {memory >> 20} MiB"))
     found: dict[str, Any] = told["value"]
     return found
 
@@ -67,9 +67,9 @@ def main() -> None:
     try:
         loaded = program.load(asked["text"], clock=asked["now"] is not None)
         answer: dict[str, Any] = {"value": program.evaluate(loaded, asked["document"], now=asked["now"])}
-    except Silence as silence:
+    except UndefinedError as silence:
         answer = {"silence": str(silence)}
-    except Refused as refused:
+    except RegoError as refused:
         answer = {"refused": str(refused)}
     text = json.dumps(answer)
     if len(text) <= _ANSWER:

@@ -33,13 +33,24 @@ from packager.policy.language.syntax import (
     Test,
     Var,
 )
-from packager.policy.language.values import UNDEFINED, Key, Obj, Refused, Set, Silence, Undefined, Value, key, type_name
+from packager.policy.language.values import (
+    UNDEFINED,
+    Key,
+    Obj,
+    RegoError,
+    Set,
+    Undefined,
+    UndefinedError,
+    Value,
+    key,
+    type_name,
+)
 
 DENYING = frozenset(("deny", "violation", "warn"))
 DECIDING = DENYING | {"allow"}
 
 
-class Fault(Exception):
+class BuiltinError(Exception):
     """A built-in cannot answer: its operands are of another type, or mean nothing to it."""
 
 
@@ -64,7 +75,7 @@ class Evaluator:
         self._careful: bool | None = None  # True: absence is an error; None: nothing is decided
 
     def document(self) -> Obj:
-        """Return the values of all rules that have one. Raises Refused."""
+        """Return the values of all rules that have one. Raises RegoError."""
         found = []
         for name in sorted(self._named):
             self._careful = None if name not in DECIDING else name in DENYING
@@ -87,7 +98,7 @@ class Evaluator:
         place = (name, self._careful, asked)
         if place not in self._values:
             if name in self._active:
-                raise Refused(f"rule `{name}` is recursive")
+                raise RegoError(f"rule `{name}` is recursive")
             self._active.add(name)
             try:
                 self._values[place] = compute()
@@ -143,7 +154,7 @@ class Evaluator:
             for env in self._match_all(rule.args, args, {}):
                 for value, _ in self._definitions(rule, env):
                     if not isinstance(found, Undefined) and key(found) != key(value):
-                        raise Refused(f"line {rule.line}: function `{rule.name}` has two values for one question")
+                        raise RegoError(f"line {rule.line}: function `{rule.name}` has two values for one question")
                     found = value
         return default if isinstance(found, Undefined) else found
 
@@ -219,7 +230,7 @@ class Evaluator:
         if isinstance(collection, Set):
             return ((item, item) for item in collection)
         if self._careful:
-            raise Silence(f"line {line}: expected a collection behind `in`, got {type_name(collection)}")
+            raise UndefinedError(f"line {line}: expected a collection behind `in`, got {type_name(collection)}")
         return iter(())
 
     # terms
@@ -270,7 +281,7 @@ class Evaluator:
                 for (name, value), _ in self._all((term.name, term.value), there):
                     known = members.entries.setdefault(key(name), (name, value))
                     if key(known[1]) != key(value):
-                        raise Refused(f"line {term.line}: an object has two values for one name")
+                        raise RegoError(f"line {term.line}: an object has two values for one name")
         return members if term.kind == "object" else tuple(found) if term.kind == "array" else Set(found)
 
     def _call(self, name: str, args: tuple[Value, ...], line: int) -> Value | Undefined:
@@ -280,10 +291,10 @@ class Evaluator:
             _comparable(args[0], args[1], line)
         try:
             value = self._builtins[name](*args)
-        except Fault as fault:
-            raise Refused(f"line {line}: {name}: {fault}") from None
+        except BuiltinError as fault:
+            raise RegoError(f"line {line}: {name}: {fault}") from None
         if isinstance(value, Undefined) and self._careful:
-            raise Silence(f"line {line}: `{name}` has no answer here")
+            raise UndefinedError(f"line {line}: `{name}` has no answer here")
         return value
 
     def _places(self, head: Term, path: Sequence[Term], line: int, env: Env, alone: bool) -> Found:
@@ -291,7 +302,7 @@ class Evaluator:
             rule = path[self._depth]
             name = str(rule.value) if isinstance(rule, Const) else ""
             if name not in self._named:
-                raise Refused(f"line {line}: `{name}` is a function, and no value")
+                raise RegoError(f"line {line}: `{name}` is a function, and no value")
             value = self._rule(name)
             if not isinstance(value, Undefined):
                 yield from self._walk(value, path[self._depth + 1 :], line, env, alone)
@@ -313,7 +324,7 @@ class Evaluator:
             if not isinstance(item, Undefined):
                 yield from self._walk(item, path[1:], line, there, alone)
             elif self._careful and not isinstance(value, Set) and not (alone and not isinstance(first, Const)):
-                raise Silence(
+                raise UndefinedError(
                     f"line {line}: `{_shown(place)}` is undefined in {type_name(value)}, and silence would be a yes: "
                     f"ask for it with `object.get` or under `not`"
                 )
@@ -353,7 +364,7 @@ class Evaluator:
 def _comparable(a: Value, b: Value, line: int) -> None:
     """Raise Silence for a comparison that can never be true; null is nothing, and may be compared with all."""
     if type_name(a) != type_name(b) and a is not None and b is not None:
-        raise Silence(f"line {line}: a {type_name(a)} is compared with a {type_name(b)}, which never are equal")
+        raise UndefinedError(f"line {line}: a {type_name(a)} is compared with a {type_name(b)}, which never are equal")
 
 
 def lookup(value: Value, place: Value) -> Value | Undefined:

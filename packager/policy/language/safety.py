@@ -31,20 +31,20 @@ from packager.policy.language.syntax import (
     Test,
     Var,
 )
-from packager.policy.language.values import Refused, type_name
+from packager.policy.language.values import RegoError, type_name
 
 Known = frozenset[str]
 _Order: TypeAlias = Callable[[Term, frozenset[str], frozenset[str]], tuple[Term, frozenset[str]]]
 
 
-class _Unsafe(Exception):
+class _UnsafeError(Exception):
     def __init__(self, var: Var) -> None:
         super().__init__(var.name)
         self.var = var
 
 
 def order(rule: Rule) -> Rule:
-    """Return a rule whose bodies can be asked from first to last. Raises Refused for a variable without a value."""
+    """Return a rule whose bodies can be asked from first to last. Raises RegoError for a variable without a value."""
     try:
         start = frozenset(var.name for item in rule.args for var in variables(item))
         body, known = _body(rule.body, start, start)
@@ -54,14 +54,14 @@ def order(rule: Rule) -> Rule:
         for other, lines in rule.elses:
             more, there = _body(lines, start, start)
             elses.append((_closed(other, there)[0], more))
-    except _Unsafe as unsafe:
+    except _UnsafeError as unsafe:
         raise _refusal(unsafe.var) from None
     return replace(rule, path=path, value=value, body=body, elses=tuple(elses))
 
 
-def _refusal(var: Var) -> Refused:
+def _refusal(var: Var) -> RegoError:
     name = var.name.partition("#")[0]
-    return Refused(f"line {var.line}: variable `{name}` is unsafe: nothing gives it a value")
+    return RegoError(f"line {var.line}: variable `{name}` is unsafe: nothing gives it a value")
 
 
 def _closed(term: Term, known: Known) -> tuple[Term, Known]:
@@ -75,11 +75,11 @@ def _body(body: Body, known: Known, visible: Known) -> tuple[Body, Known]:
     around = visible | frozenset(var.name for line in body for var in variables(line, nested=False))
     left, found = list(body), list[Statement]()
     while left:
-        unsafe: _Unsafe | None = None
+        unsafe: _UnsafeError | None = None
         for place, line in enumerate(left):
             try:
                 ready, known = _statement(line, known, around)
-            except _Unsafe as error:
+            except _UnsafeError as error:
                 unsafe = unsafe or error
                 continue
             found.append(ready)
@@ -105,7 +105,7 @@ def _what(line: Statement, known: Known, visible: Known) -> tuple[Test | Bind | 
         case Bind(pattern, value, declares):
             try:
                 return _bound(pattern, value, known, visible, declares)
-            except _Unsafe:
+            except _UnsafeError:
                 if declares:
                     raise
                 return _bound(value, pattern, known, visible, declares)
@@ -134,7 +134,7 @@ def _not(line: Statement, known: Known, visible: Known) -> Not:
     ready, after = _statement(line, known, visible)
     for var in variables(line, nested=False):
         if var.name in after - known and not _local(line, var):
-            raise _Unsafe(var)
+            raise _UnsafeError(var)
     return Not(ready)
 
 
@@ -161,9 +161,11 @@ def _check_types(a: Term, b: Term, line: int) -> None:
     """Raise Refused where what is written down can never be equal, as OPA's types do."""
     left, right = _type(a), _type(b)
     if isinstance(a, Items) and isinstance(b, Items) and a.kind == b.kind == "array" and len(a.items) != len(b.items):
-        raise Refused(f"{f'line {line}: ' if line else ''}arrays of {len(a.items)} and {len(b.items)} are never equal")
+        raise RegoError(
+            f"{f'line {line}: ' if line else ''}arrays of {len(a.items)} and {len(b.items)} are never equal"
+        )
     if left and right and left != right:
-        raise Refused(f"{f'line {line}: ' if line else ''}a {left} and a {right} are never equal")
+        raise RegoError(f"{f'line {line}: ' if line else ''}a {left} and a {right} are never equal")
 
 
 def _type(term: Term) -> str | None:
@@ -210,7 +212,7 @@ def _term(term: Term, known: Known, visible: Known) -> tuple[Term, Known]:
             return term, known
         case Var(name):
             if name not in known and name not in ROOTS:
-                raise _Unsafe(term)
+                raise _UnsafeError(term)
             return term, known
         case Ref(head, path, line):
             start, known = _term(head, known, visible)
@@ -239,7 +241,7 @@ def _comprehension(term: Comprehension, known: Known, visible: Known) -> Compreh
     """Order a comprehension: what it shares with the body around it needs its value there."""
     for var in (*variables(term.body), *(variables(term.name) if term.name else ()), *variables(term.value)):
         if var.name in visible and var.name not in known:
-            raise _Unsafe(var)
+            raise _UnsafeError(var)
     lines, there = _body(term.body, known, visible)
     named = None
     if term.name is not None:

@@ -35,11 +35,11 @@ class Undefined:
 UNDEFINED = Undefined()
 
 
-class Refused(Exception):
+class RegoError(Exception):
     """The program is not evaluated here, or its evaluation fails; the message says why and in which line."""
 
 
-class Silence(Refused):
+class UndefinedError(RegoError):
     """Something is absent in a rule that decides, where OPA would go on as if nothing were to be said."""
 
 
@@ -119,10 +119,10 @@ def number(text: str) -> int | Fraction:
 
 
 def plain(value: Fraction | int) -> int | Fraction:
-    """Return an integer as such. Raises Refused for one of very many digits."""
+    """Return an integer as such. Raises RegoError for one of very many digits."""
     if isinstance(value, int) or value.denominator == 1:
         if int(value).bit_length() > _MOST_BITS:
-            raise Refused("a number has more digits than are evaluated here")
+            raise RegoError("a number has more digits than are evaluated here")
         return int(value)
     return value
 
@@ -181,7 +181,7 @@ def to_json(value: Value) -> Any:
     if isinstance(value, Fraction):
         found = float(value)
         if not math.isfinite(found):
-            raise Refused("a number is beyond what JSON's readers hold")
+            raise RegoError("a number is beyond what JSON's readers hold")
         return found
     if isinstance(value, tuple | Set):
         return [to_json(item) for item in value]

@@ -21,7 +21,7 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 _INTERIM = 8
 
 
-class Overdue(TimeoutError):
+class OverdueError(TimeoutError):
     """The other end is alive and does not get on."""
 
 
@@ -33,10 +33,10 @@ class Pace:
     rate: float = 1024.0
 
     def check(self, spent: float, received: int, *, streamed: bool) -> float:
-        """Return the seconds that are left. Raises Overdue if there are none."""
+        """Return the seconds that are left. Raises OverdueError if there are none."""
         left = self.answer + (received / self.rate if streamed else 0) - spent
         if left <= 0:
-            raise Overdue(f"no whole answer within {self.answer:g} s")
+            raise OverdueError(f"no whole answer within {self.answer:g} s")
         return left
 
 
@@ -59,7 +59,7 @@ class _Timed(io.RawIOBase):
         try:
             count = self._raw.readinto(buffer)
         except TimeoutError as error:
-            raise (Overdue("the time is over") if left <= idle else error) from None
+            raise (OverdueError("the time is over") if left <= idle else error) from None
         self._received += count or 0
         return int(count) if count is not None else None
 
@@ -117,6 +117,6 @@ def allow_stream(response: Any) -> None:
 
 def is_overdue(error: BaseException | None) -> bool:
     """Tell whether an error of the HTTP library came from a deadline of ours."""
-    while error is not None and not isinstance(error, Overdue):
+    while error is not None and not isinstance(error, OverdueError):
         error = error.__cause__ or error.__context__
     return error is not None

@@ -14,7 +14,7 @@ from packager.events import OnEvent, Warned, ignore
 from packager.formats import dsse, oci
 from packager.transport.registry import publish
 from packager.transport.registry.reference import Reference
-from packager.transport.registry.repository import Absent, Repository
+from packager.transport.registry.repository import NotInRegistryError, Repository
 from packager.transport.registry.wire import Settings
 from packager.types import Blob, Tree
 
@@ -22,7 +22,7 @@ _NOTES = 5
 _ATTACHED = 128 << 20  # bytes of everything that is attached to one bundle; it is kept in memory
 
 
-class _LeftOut(Exception):
+class _LeftOutError(Exception):
     """A referrer that cannot travel, and why."""
 
 
@@ -61,7 +61,7 @@ class RegistryBundle:
         for item in self._repository.referrers(model.blob.digest):
             try:
                 yield self._referrer(item.blob.digest, model)
-            except _LeftOut as why:
+            except _LeftOutError as why:
                 left.append(f"`{item.blob.digest}` in `{self.label}` is left out: {why}")
         for note in left[:_NOTES]:
             self._on_event(Warned(note))
@@ -72,15 +72,15 @@ class RegistryBundle:
         try:
             data = self._repository.manifest(digest)
             if data is None:
-                raise _LeftOut("the registry lists it and does not have it")
+                raise _LeftOutError("the registry lists it and does not have it")
             manifest = oci.parse_manifest(data, subject=digest)
         except IntegrityError as error:
-            raise _LeftOut(error.message) from None
+            raise _LeftOutError(error.message) from None
         if manifest.subject is None or manifest.subject.blob != model.blob:
-            raise _LeftOut("it is about something else")
+            raise _LeftOutError("it is about something else")
         held = {item.blob.digest: item.blob for item in (*manifest.layers, manifest.config)}
         if max(blob.size for blob in held.values()) > dsse.MAX_BUNDLE:
-            raise _LeftOut(f"it holds more than {dsse.MAX_BUNDLE} bytes")
+            raise _LeftOutError(f"it holds more than {dsse.MAX_BUNDLE} bytes")
         read = {name: self._content(blob) for name, blob in held.items() if name not in self._small}
         self._know([manifest.config, *manifest.layers])
         self._small |= {**read, digest: data}
@@ -92,14 +92,14 @@ class RegistryBundle:
             return oci.EMPTY_BYTES
         self._room -= blob.size
         if self._room < 0:
-            raise _LeftOut(f"more than {_ATTACHED} bytes are attached")
+            raise _LeftOutError(f"more than {_ATTACHED} bytes are attached")
         try:
             with self._repository.open(blob) as file:
                 data = file.read(blob.size + 1)
-        except Absent:
-            raise _LeftOut("the registry does not have what it holds") from None
+        except NotInRegistryError:
+            raise _LeftOutError("the registry does not have what it holds") from None
         if Blob(canonical.sha256(data), len(data)) != blob:
-            raise _LeftOut("what it holds is damaged")
+            raise _LeftOutError("what it holds is damaged")
         return data
 
     def open_record(self, digest: str) -> BinaryIO:

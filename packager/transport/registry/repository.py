@@ -24,7 +24,7 @@ from packager.errors import IntegrityError, SourceError, UsageError
 from packager.formats import oci
 from packager.transport.registry.deadline import is_overdue
 from packager.transport.registry.reference import SCHEME, TAG, Reference
-from packager.transport.registry.wire import MAX_ANSWER, Answer, Body, Interrupted, Settings, Wire
+from packager.transport.registry.wire import MAX_ANSWER, Answer, Body, BrokenConnectionError, Settings, Wire
 from packager.types import DIGEST, Blob
 
 _DOCKER, _DOCKER_LIST = (f"application/vnd.docker.distribution.manifest.{form}+json" for form in ("v2", "list.v2"))
@@ -36,7 +36,7 @@ _MAX_REFERRERS = 1000
 _PAGES = 50
 
 
-class Absent(SourceError):
+class NotInRegistryError(SourceError):
     """The registry names something that it does not have."""
 
 
@@ -118,7 +118,7 @@ class Repository:
         url = self.url(f"blobs/{blob.digest}")
         answer = self.wire.request("GET", url, ok=(200, 206, 404, 416), stream=True, headers=headers)
         if answer.stream is None:
-            raise Absent(
+            raise NotInRegistryError(
                 f"registry `{self.reference.host}` has no blob `{blob.digest}` of `{self.reference.name}`",
                 hint="the push may not have ended; ask the publisher to repeat it",
             )
@@ -247,8 +247,8 @@ class Download(io.RawIOBase):
             try:
                 data = self._connected().read(wanted)
                 if not data:
-                    raise Interrupted(f"the registry ended blob `{self._blob.digest}` early")
-            except (HTTPError, OSError, Interrupted) as error:
+                    raise BrokenConnectionError(f"the registry ended blob `{self._blob.digest}` early")
+            except (HTTPError, OSError, BrokenConnectionError) as error:
                 self._broke(error)
                 continue
             finally:
@@ -273,7 +273,7 @@ class Download(io.RawIOBase):
         while count and self._stream:
             data = self._stream.read(min(count, 1 << 20))
             if not data:
-                raise Interrupted(f"the registry ended blob `{self._blob.digest}` early")
+                raise BrokenConnectionError(f"the registry ended blob `{self._blob.digest}` early")
             count -= len(data)
 
     def _check_pace(self) -> None:
@@ -293,7 +293,7 @@ class Download(io.RawIOBase):
         if self._fruitless >= self._repository.settings.patience.attempts:
             if isinstance(error, SourceError):
                 raise error
-            raise Interrupted(
+            raise BrokenConnectionError(
                 f"the connection to registry `{self._repository.reference.host}` keeps breaking",
                 hint="repeat the command: what was transferred is kept",
             ) from None

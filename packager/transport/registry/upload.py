@@ -24,7 +24,7 @@ from packager import canonical
 from packager.errors import IntegrityError, SourceError
 from packager.files import CHUNK, Moved, write_atomically
 from packager.transport.registry.repository import Repository
-from packager.transport.registry.wire import AGAIN, Answer, Body, Interrupted, told_by
+from packager.transport.registry.wire import AGAIN, Answer, Body, BrokenConnectionError, told_by
 from packager.transport.writers import Source
 from packager.types import Blob
 
@@ -53,7 +53,7 @@ def _mounted(repository: Repository, blob: Blob, mount: str) -> bool:
     return answer.status == 201
 
 
-class _TooLarge(Interrupted):
+class _BodyTooLargeError(BrokenConnectionError):
     """The registry takes no request of that size; `refused` is its last word on it."""
 
     def __init__(self, told: str) -> None:
@@ -79,10 +79,10 @@ class _Upload:
             try:
                 location, position = self._send_from(location, position)
                 return self._session.forget()
-            except _TooLarge:
+            except _BodyTooLargeError:
                 if not self._shrink():
                     raise
-            except Interrupted as error:
+            except BrokenConnectionError as error:
                 self._fruitless += 1
                 if self._fruitless >= self._repository.settings.patience.attempts:
                     raise
@@ -172,9 +172,9 @@ class _Upload:
             return answer
         told = told_by(answer, self._repository.reference)
         if answer.status == 413 or (answer.status == 416 and _is_there(answer, position)):
-            raise _TooLarge(told)
+            raise _BodyTooLargeError(told)
         if answer.status in AGAIN or answer.status in (400, 404, 416):  # it lost the session, or is busy
-            raise Interrupted(
+            raise BrokenConnectionError(
                 f"{told}, to an upload",
                 hint="repeat the command: what is complete is kept",
                 asked=answer.headers.get("Retry-After"),

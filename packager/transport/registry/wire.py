@@ -68,7 +68,7 @@ class Settings:
     pace: Pace = field(default_factory=Pace)
 
 
-class Interrupted(SourceError):
+class BrokenConnectionError(SourceError):
     """The connection broke; the caller may go on from where it was. `asked` is the server's Retry-After."""
 
     def __init__(self, message: str, *, hint: str | None = None, asked: str | None = None) -> None:
@@ -125,7 +125,7 @@ class Wire:
         """Send a request that may be repeated, and return an answer whose status is in `ok`.
 
         `push` says that the repository will be written, `also` which others will be read (for mounting).
-        Raises Interrupted when every attempt broke, SourceError for any other status.
+        Raises BrokenConnectionError when every attempt broke, SourceError for any other status.
         """
         wanted = set(ok)
         for attempt in range(1, self.settings.patience.attempts + 1):
@@ -133,8 +133,10 @@ class Wire:
                 answer = self.once(method, url, push=push, stream=stream, headers=headers, body=body, also=also)
                 if answer.status in wanted or answer.status not in AGAIN:
                     return self._accept(answer, wanted, method)
-                problem = Interrupted(told_by(answer, self.reference), asked=answer.headers.get("Retry-After"))
-            except Interrupted as error:
+                problem = BrokenConnectionError(
+                    told_by(answer, self.reference), asked=answer.headers.get("Retry-After")
+                )
+            except BrokenConnectionError as error:
                 problem = error
             if attempt < self.settings.patience.attempts:
                 self.pause(attempt, url, problem.asked)
@@ -167,7 +169,7 @@ class Wire:
                 break  # else the token may have expired, or strangers may do less than /v2/ said
             if body is not None and not body.repeatable:
                 self._authorization(login, target, actions, also, renew=True)
-                raise Interrupted(f"the token of registry `{self.reference.host}` expired during an upload")
+                raise BrokenConnectionError(f"the token of registry `{self.reference.host}` expired during an upload")
         if answer.status == 401:
             told = "refuses the credentials for" if login.has_credential() else "asks for credentials for"
             raise SourceError(
@@ -218,7 +220,7 @@ class Wire:
     def send(
         self, method: str, target: str, headers: Mapping[str, str], body: Body | None = None, stream: bool = False
     ) -> Answer:
-        """Send exactly one HTTP request. Raises Interrupted when no answer came."""
+        """Send exactly one HTTP request. Raises BrokenConnectionError when no answer came."""
         given = {"User-Agent": f"packager/{__version__}", **headers}
         if body is not None:
             given["Content-Length"] = str(body.size)
@@ -249,7 +251,7 @@ class Wire:
         except (HTTPError, OSError) as error:
             if is_overdue(error):
                 raise self.overdue() from None
-            raise Interrupted(
+            raise BrokenConnectionError(
                 f"the connection to registry `{self.reference.host}` failed: {_reason(error)}",
                 hint="check the network and repeat: what was transferred is kept",
             ) from None
@@ -273,7 +275,7 @@ class Wire:
                 f"the certificate of registry `{self.reference.host}` is not trusted: {_reason(error)}",
                 hint="give the certificate of its authority with `--registry-ca FILE`",
             )
-        return _NoTLS(
+        return _NoTLSError(
             f"registry `{self.reference.host}` does not speak TLS: {_reason(error)}",
             hint="`--plain-http` allows an unprotected connection",
         )
@@ -326,10 +328,10 @@ class Wire:
             self.origin = f"{scheme}://{host}/"
             try:
                 return self._patiently("GET", f"{self.origin}v2/")
-            except _NoTLS:
+            except _NoTLSError:
                 if scheme == schemes[-1]:
                     raise
-            except Interrupted as error:  # it was patient enough: whoever asked need not be so again
+            except BrokenConnectionError as error:  # it was patient enough: whoever asked need not be so again
                 raise SourceError(error.message, hint="check the address and the network") from None
         raise AssertionError
 
@@ -344,7 +346,7 @@ class Wire:
                 if answer.status not in AGAIN or attempt == attempts:
                     return answer
                 asked = answer.headers.get("Retry-After")
-            except Interrupted:
+            except BrokenConnectionError:
                 if attempt == attempts:
                     raise
                 asked = None
@@ -363,7 +365,7 @@ class Wire:
         return self._patiently(method, url, headers, Body.of(body) if body is not None else None)
 
 
-class _NoTLS(SourceError):
+class _NoTLSError(SourceError):
     """The other end does not speak TLS at all."""
 
 
