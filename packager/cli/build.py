@@ -87,7 +87,7 @@ def _build(args: argparse.Namespace, console: Console) -> tuple[int, Sequence[Fi
         lock = project.current_lock(locked=args.locked)
         built = build.build(project.recipe, lock, project.runner, project.here, project.memo, replacing=args.replace)
         if args.facts:
-            write_atomically(args.facts, canonical.dump(facts.statement(built.facts)))
+            write_atomically(args.facts, canonical.dump(facts.measurement_predicate(built.facts)))
         if built.bundle is None:
             return _refused(built, project, console), built.verdict.findings
         if notice := unmoved(project, lock, asking=not args.locked):

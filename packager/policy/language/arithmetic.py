@@ -45,7 +45,7 @@ def plus(a: Value, b: Value) -> Value:
 @operands.built("minus")
 def minus(a: Value, b: Value) -> Value:
     if isinstance(a, Set) and isinstance(b, Set):
-        return Set(item for place, item in a.entries.items() if place not in b.entries)
+        return Set(item for position, item in a.entries.items() if position not in b.entries)
     return _computed(a, b, lambda x, y: x - y)
 
 
@@ -84,8 +84,8 @@ def union_of_two(a: Value, b: Value) -> Value:
 def intersection_of_two(a: Value, b: Value) -> Value:
     return Set(
         item
-        for place, item in operands.of_type("set", a).entries.items()
-        if place in operands.of_type("set", b).entries
+        for position, item in operands.of_type("set", a).entries.items()
+        if position in operands.of_type("set", b).entries
     )
 
 

@@ -34,9 +34,9 @@ def array_flatten(a: Value) -> Value:
 
 
 @operands.built("object.get")
-def object_get(a: Value, place: Value, default: Value) -> Value:
+def object_get(a: Value, position: Value, default: Value) -> Value:
     found: Value | Undefined = operands.of_type("object", a)
-    for name in place if isinstance(place, tuple) else (place,):
+    for name in position if isinstance(position, tuple) else (position,):
         found = UNDEFINED if isinstance(found, Undefined | str) else lookup(found, name)
     return default if isinstance(found, Undefined) else found
 

@@ -18,7 +18,7 @@ class Document:
         self._members: dict[Key, tuple[Value, Document]] | None = None
 
     def prepare(self, rule: Rule) -> None:
-        """Make what is there even where nothing holds: a set, the objects on the way to a member."""
+        """Create what exists even where no definition holds: a set, or the objects on the path to a member."""
         node = self
         for item in rule.path[1:]:
             node._members = node._members or {}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Built-ins of OPA for versions, times and sizes; none knows what time it is."""
+"""Built-ins of OPA for versions, times and sizes; none reads the clock."""
 
 from __future__ import annotations
 

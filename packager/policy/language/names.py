@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the names of a program mean: variables get names of their own, rules become places below `data`.
+"""Resolve the names of a program: variables get unique names, rules become references below `data`.
 
-A name is a variable that was declared (`:=`, `some`, an argument), else another name of an import, else a rule of this
-package, else a variable that nobody declared, which belongs to the whole rule. A function that does not exist and a
-built-in that is not evaluated here are refused.
+A name is a declared variable (`:=`, `some`, an argument), else the alias of an import, else a rule of this package,
+else an undeclared variable, whose scope is the whole rule. A function that does not exist and a built-in that is not
+evaluated here are refused.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ ROOTS = ("input", "data")
 
 
 class Scope:
-    """The variables that are declared here, and around."""
+    """The variables declared in a block and in the blocks around it."""
 
     def __init__(self, outer: Scope | None = None) -> None:
         self._outer = outer
@@ -48,7 +48,7 @@ class Scope:
         self.args: frozenset[str] = outer.args if outer else frozenset()
 
     def declare(self, var: Var) -> Var:
-        """Give a variable a name that no other has. Raises RegoError where it has one here already."""
+        """Give a variable a unique name. Raises RegoError where it is declared here already."""
         if var.name in ROOTS:
             raise RegoError(f"line {var.line}: `{var.name}` cannot be a variable")
         if var.name != "_" and (var.name in self.known or var.name in self.args):
@@ -59,14 +59,14 @@ class Scope:
         return Var(name, var.line)
 
     def find(self, name: str) -> str | None:
-        """Return the name of its own of a variable that is declared here or around."""
+        """Return the unique name of a variable that is declared here or around."""
         if name in self.known:
             self.used.add(self.known[name])
             return self.known[name]
         return self._outer.find(name) if self._outer else None
 
     def any_variable(self, var: Var) -> Var:
-        """Return a variable that nobody declared."""
+        """Return an undeclared variable."""
         return Var(f"_#{next(self._fresh)}", var.line) if var.name == "_" else var
 
 
@@ -91,7 +91,7 @@ class Names:
             self._note(rule)
 
     def _note(self, rule: Rule) -> None:
-        """Remember the functions; one name has one number of arguments, and is no rule as well."""
+        """Record the functions; one name has one number of arguments, and is not also a rule."""
         called = rule.kind == "function" or (rule.kind == "default" and bool(rule.args))
         if not called:
             if ".".join(map(_word, rule.path)) in self.functions:
@@ -102,7 +102,7 @@ class Names:
             raise RegoError(f"line {rule.line}: `{name}` has different numbers of arguments")
 
     def resolve(self, rule: Rule) -> Rule:
-        """Return a rule in which every name says what it is. Raises RegoError."""
+        """Return a rule in which every name is resolved. Raises RegoError."""
         scope, self._declared = Scope(), []
         args = tuple(self._pattern(item, scope) for item in rule.args)
         scope.args = frozenset(scope.known)
@@ -145,14 +145,14 @@ class Names:
                 shown = self._pattern(pattern, scope) if declares else self._term(pattern, scope)
                 return Statement(Bind(shown, found, declares), line.line, replaced)
             case SomeIn(name, value, domain):
-                place = self._term(domain, scope)
+                position = self._term(domain, scope)
                 named = None if name is None else self._pattern(name, scope)
-                return Statement(SomeIn(named, self._pattern(value, scope), place), line.line, replaced)
+                return Statement(SomeIn(named, self._pattern(value, scope), position), line.line, replaced)
             case Every(name, value, domain, body):
-                place, inner = self._term(domain, scope), Scope(scope)
+                position, inner = self._term(domain, scope), Scope(scope)
                 named = None if name is None else self._pattern(name, inner)
                 shown = self._pattern(value, inner)
-                return Statement(Every(named, shown, place, self._body(body, inner)[0]), line.line, replaced)
+                return Statement(Every(named, shown, position, self._body(body, inner)[0]), line.line, replaced)
             case Not(inner_line):
                 inside = self._statement(inner_line, Scope(scope))
                 if inside is None:
@@ -160,7 +160,7 @@ class Names:
                 return Statement(Not(inside), line.line, replaced)
 
     def _pattern(self, term: Term, scope: Scope) -> Term:
-        """Return a term whose variables are declared by standing there."""
+        """Return a term that declares its variables."""
         match term:
             case Var():
                 return scope.declare(term)
@@ -194,7 +194,7 @@ class Names:
                 return Comprehension(kind, named, self._term(value, inner), lines, line)
 
     def _place(self, ref: Ref) -> Ref:
-        """Return a place; of `data` only what this package defines is known. Raises RegoError."""
+        """Return a reference; of `data` only what this package defines is known. Raises RegoError."""
         if isinstance(ref.head, Var) and ref.head.name == "data":
             here = [item.value if isinstance(item, Const) else None for item in ref.path[: len(self._package) + 1]]
             if here[:-1] != list(self._package) or here[-1] not in self._rules:

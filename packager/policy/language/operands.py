@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What built-ins take, operands of one type each, and the table of all, into which the other modules write."""
+"""Check operands of built-ins, and keep the table into which the other modules register them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def integer(value: Value) -> int:
 
 
 def near(value: Value) -> int | Fraction:
-    """Return a number that OPA does not round before it looks at it."""
+    """Return a number that OPA does not round first."""
     found = number(value)
     if not -LATEST <= found <= LATEST:
         raise BuiltinError("numbers beyond 64 bits are not evaluated here")

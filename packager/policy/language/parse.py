@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A program in Rego v1: text to rules.
+"""Parse a program in Rego v1 into rules.
 
 Grammar: openpolicyagent.org, "Policy Reference", without template strings, and `with` over functions and data.
 """
@@ -170,7 +170,7 @@ class _Parser:
         return (self._statement(),)
 
     def _body(self, end: str) -> Body:
-        """Read statements up to a closing sign: one a line, or `;` between them."""
+        """Read statements up to a closing sign: one per line, or separated by `;`."""
         found: list[Statement] = []
         while not self._is(end):
             if found and not self._next.starts_line and self._words[self._at - 1].text != ";":
@@ -180,7 +180,7 @@ class _Parser:
                 raise self._unexpected("expected a statement behind `;`")
         self._take()
         if not found:
-            raise self._unexpected("expected a body that says something")
+            raise self._unexpected("expected a body with statements")
         return tuple(found)
 
     # statements
@@ -250,7 +250,7 @@ class _Parser:
         return _Depth(self)
 
     def _expression(self, first: Term | None = None, *, pairs: bool = False) -> Term:
-        """Read an expression, of which `first` is read already; `pairs`: `k, v in x` is one."""
+        """Read an expression whose term `first` is read already; `pairs`: `k, v in x` is one expression."""
         with self._deeper():
             line = self._next.line
             term = self._operation(0, first)
@@ -277,7 +277,7 @@ class _Parser:
         return term
 
     def _terms(self, end: str, first: Term | None = None) -> tuple[Term, ...]:
-        """Read expressions between commas up to a closing sign; a comma may stand before it."""
+        """Read comma-separated expressions up to a closing sign; a trailing comma is allowed."""
         found = [] if first is None else [self._expression(first)]
         while not self._skip(end):
             if found and not self._skip(","):
@@ -289,9 +289,9 @@ class _Parser:
 
     def _term(self) -> Term:
         with self._deeper():
-            return self._places(self._simple())
+            return self._suffixes(self._simple())
 
-    def _places(self, head: Term) -> Term:
+    def _suffixes(self, head: Term) -> Term:
         """Read what follows a term: `.name`, `[term]`, `(arguments)`."""
         path: list[Term] = []
         line = self._next.line
@@ -389,7 +389,7 @@ class _Parser:
 
 
 class _Depth:
-    """One level deeper, within a block. Entering raises Refused below the deepest level."""
+    """One level of nesting, for a block. Entering raises RegoError below the deepest level."""
 
     def __init__(self, parser: _Parser) -> None:
         self._parser = parser

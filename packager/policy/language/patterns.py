@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""Regular expressions of RE2 and globs of OPA, by Python's engine: a part of both that means the same in it.
+r"""Translate regular expressions of RE2 and globs of OPA for Python's engine: the subset with the same meaning.
 
-What means something else there, or nothing, is refused: classes by property, `\C`, flags in the middle, names of groups
-that Go alone knows. RE2's letters, digits and spaces are ASCII's. Ignoring case is asked of ASCII texts only, as Python
-and Go fold other letters differently. Python tries alternatives one after the other and may take very long where RE2
-does not: the time of an evaluation is bounded.
+Everything with another meaning there, or none, is refused: classes by property, `\C`, flags in the middle, Go's names
+of groups. RE2's letters, digits and spaces are those of ASCII. Case is ignored for ASCII texts only, as Python and Go
+fold other letters differently. Python backtracks and may take very long where RE2 does not: the time of an evaluation
+is bounded.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _MOST_REPEATS = 1000
 
 @functools.lru_cache(maxsize=256)
 def compiled(pattern: str) -> re.Pattern[str]:
-    """Return a pattern of RE2 for Python's engine. Raises RegoError for one that is not in the part, or no pattern."""
+    """Return a pattern of RE2 for Python's engine. Raises RegoError for one outside the subset."""
     flags = _FLAGS.match(pattern)
     said = flags[1] if flags else ""
     found, at, repeatable = [], flags.end() if flags else 0, False
@@ -65,7 +65,7 @@ def compiled(pattern: str) -> re.Pattern[str]:
 
 
 def fits(pattern: re.Pattern[str], text: str) -> None:
-    """Raise Refused where Python's engine and RE2 might differ about a text."""
+    """Raise RegoError where Python's engine and RE2 might differ about a text."""
     if pattern.flags & re.IGNORECASE and not (text.isascii() and pattern.pattern.isascii()):
         raise RegoError("letters beyond ASCII are not compared without their case here")
 

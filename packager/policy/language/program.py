@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One program in Rego: read and checked, and its document for an input."""
+"""Load a program in Rego, and evaluate it on an input."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ PACKAGE = "main"
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """The rules of one file, their statements in the order in which they can be asked."""
+    """The rules of one file, their statements in the order in which they can be evaluated."""
 
     rules: tuple[Rule, ...]
 
 
 def load(text: str, *, clock: bool = False) -> Program:
-    """Read a program; `clock`: it may ask what time it is.
+    """Read a program; `clock`: it may read the time.
 
-    Raises RegoError for what OPA refuses, for what is not evaluated here, and for another package than `main`.
+    Raises RegoError for what OPA refuses, for what is not evaluated here, and for a package other than `main`.
     """
     try:
         module = parse.parse(text)
@@ -38,7 +38,7 @@ def load(text: str, *, clock: bool = False) -> Program:
 
 
 def evaluate(program: Program, document: Any, *, now: int | None = None) -> dict[str, Any]:
-    """Return the JSON document of the package for an input document; `now`: the time in nanoseconds. Raises RegoError."""
+    """Return the JSON document of the package for an input; `now`: the time in nanoseconds. Raises RegoError."""
     functions = builtins.builtins() | ({} if now is None else {"time.now_ns": lambda: now})
     try:
         evaluator = Evaluator(program.rules, 1, values.of_json(document), functions)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The words of a program in Rego, with their lines."""
+"""Split a program in Rego into tokens with their lines."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _WORD = re.compile(
 
 
 class Word(NamedTuple):
-    """One word: its kind (`number`, `name`, `text`, `sign`, `end`), what it says, its line, and what it follows."""
+    """One token: its kind (`number`, `name`, `text`, `sign`, `end`), its text, its line, and what it follows."""
 
     kind: str
     text: str

@@ -14,7 +14,7 @@ from packager.policy.language.evaluate import BuiltinError
 from packager.policy.language.values import Obj, Set, Value, type_name
 
 _MOST_LETTERS = 1 << 24
-# What Go's `unicode.IsSpace` calls space.
+# The characters for which Go's `unicode.IsSpace` holds.
 _SPACE = (
     " \t\n\v\f\r\u0085\u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029"
     "\u202f\u205f\u3000"
@@ -69,7 +69,7 @@ def indexof_n(a: Value, b: Value) -> Value:
     text, part = operands.text(a), operands.text(b)
     if not part:
         raise BuiltinError("empty search character")
-    return tuple(place for place in range(len(text)) if text.startswith(part, place))
+    return tuple(position for position in range(len(text)) if text.startswith(part, position))
 
 
 @operands.built("lower")
@@ -83,7 +83,7 @@ def upper(a: Value) -> Value:
 
 
 def _letter(letter: str, other: str) -> str:
-    """Return one letter for another; Go knows no case of a letter that is two, and another Unicode's letters."""
+    """Return a letter in another case; Go has no case that is two letters, and another version of Unicode."""
     if ord(letter) >= 0x180:
         raise BuiltinError("letters beyond Latin-1 and Latin Extended-A are not evaluated here")
     return other if len(other) == 1 else letter

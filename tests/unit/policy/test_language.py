@@ -17,7 +17,7 @@ import pytest
 
 from packager.errors import StepError, UsageError
 from packager.policy import engine, opa, rego
-from packager.policy.engine import Profile, Terms
+from packager.policy.engine import Profile, RuleSettings
 from packager.policy.language import builtins, child, program, values
 from packager.policy.language.values import RegoError, UndefinedError
 
@@ -189,15 +189,15 @@ def test_numbers_are_opas() -> None:
 def test_an_evaluation_that_takes_too_long_is_ended() -> None:
     text = 'package main\nx if regex.match("^(a|a)*$", concat("", [c | some i in numbers.range(1, 40); c := ["a", "b"][i - i]]) )\n'
     slow = 'package main\nx if regex.match("^(a|a)*$", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaab")\n'
-    assert child.ask(text, {})["x"] is True
+    assert child.evaluate(text, {})["x"] is True
     with pytest.raises(RegoError, match="takes more than 1 s"):
-        child.ask(slow, {}, seconds=1)
+        child.evaluate(slow, {}, seconds=1)
 
 
 def test_an_evaluation_that_takes_too_much_is_ended() -> None:
     text = "package main\nx := count([[a, b] | some a in numbers.range(1, 3000); some b in numbers.range(1, 3000)])\n"
     with pytest.raises(RegoError, match="takes more than"):
-        child.ask(text, {}, memory=200 << 20)
+        child.evaluate(text, {}, memory=200 << 20)
 
 
 def test_the_time_is_told_only_where_the_profile_says_so(tmp_path: Path) -> None:
@@ -209,10 +209,10 @@ def test_the_time_is_told_only_where_the_profile_says_so(tmp_path: Path) -> None
         engine.profile("no.yaml", tmp_path)
     (tmp_path / "yes.yaml").write_text("rules:\n  - a.rego: {clock: true}\n")
     asked = engine.profile("yes.yaml", tmp_path)
-    day = engine.day({"today": "2026-11-28"})
+    day = engine.day_of({"today": "2026-11-28"})
     said = engine.judge(asked, {"model": MODEL}, day).findings
     assert "[2026, 11, 28]" in {finding.message for finding in said}
-    with pytest.raises(UsageError, match="which day"):
+    with pytest.raises(UsageError, match="state no day"):
         engine.judge(asked, {"model": MODEL})
 
 
@@ -220,13 +220,13 @@ def test_the_time_is_told_only_where_the_profile_says_so(tmp_path: Path) -> None
 
 
 def judged(text: str, **how: Any) -> set[str]:
-    asked = Profile("p", ("a.rego",), terms={"a.rego": Terms(program=text, opa=True)})
+    asked = Profile("p", ("a.rego",), settings={"a.rego": RuleSettings(program=text, opa=True)})
     return {finding.message for finding in engine.judge(asked, {"model": MODEL}, **how).findings}
 
 
 def test_without_opa_nothing_is_judged_by_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(StepError, match="there is no `opa` here"):
+    with pytest.raises(StepError, match="`opa` is not installed"):
         judged("package main\nallow := true\ndeny := set()\n")
 
 

@@ -27,7 +27,7 @@ from packager.formats import secrets
 from packager.formats.intoto import Statement
 from packager.policy import docs, engine, facts, report, testing, waivers
 from packager.policy import schema as factschema
-from packager.policy.engine import Profile, Terms
+from packager.policy.engine import Profile, RuleSettings
 from packager.trust.evidence import Evidence
 from packager.trust.verifiers import Attested
 from packager.types import Verdict
@@ -56,7 +56,7 @@ def test_every_rule_has_fixtures_that_pass_fail_and_lack_facts(rule: str) -> Non
 @pytest.mark.parametrize("case", CASES, ids=[f"{case.rule}/{case.name}" for case in CASES])
 def test_a_missing_member_never_helps(case: testing.Case) -> None:
     """Take away any one member anywhere in the facts: what was refused stays refused, or the fact is missing."""
-    asked = Profile("test", (case.rule,), terms={case.rule: Terms(case.params)})
+    asked = Profile("test", (case.rule,), settings={case.rule: RuleSettings(case.params)})
     for changed in _without_one(dict(case.facts)):
         if factschema.problems(changed):
             assert not engine.judge(asked, changed).ok
@@ -114,15 +114,15 @@ def test_profiles_set_parameters_levels_and_days(tmp_path: Path) -> None:
     (tmp_path / "p.yaml").write_text(text + "  - signature: {effective-on: 2027-01-01}\n")
     found = engine.profile("p.yaml", tmp_path)
     assert found.rules == ("parity", "budget", "engines", "signature")
-    assert found.terms_of("budget") == Terms({"files": 1}, "warning")
-    assert found.terms_of("engines") == Terms({"host_code": True})
-    assert found.terms_of("signature").effective_on == datetime.date(2027, 1, 1)
+    assert found.settings_of("budget") == RuleSettings({"files": 1}, "warning")
+    assert found.settings_of("engines") == RuleSettings({"host_code": True})
+    assert found.settings_of("signature").effective_on == datetime.date(2027, 1, 1)
     for line, word in (
         ("budget: {fils: 1}", "files"),
         ("budget: {files: many}", "expected a number"),
         ("budget: {level: fatal}", "level"),
         ("signature: {effective-on: soon}", "expected a day"),
-        ("parity", "asked twice"),
+        ("parity", "listed twice"),
         ("budgets: {}", "budget"),
         ("formats: {allow: [1]}", "expected a list"),
         ("engines: {host-code: 1}", "expected a boolean"),
@@ -135,7 +135,7 @@ def test_profiles_set_parameters_levels_and_days(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("today", "level"), [(DAY, "warning"), (datetime.date(2027, 1, 1), "error"), (None, "error")])
 def test_a_rule_warns_before_its_day(today: datetime.date | None, level: str) -> None:
-    asked = Profile("p", ("signature",), terms={"signature": Terms(effective_on=datetime.date(2027, 1, 1))})
+    asked = Profile("p", ("signature",), settings={"signature": RuleSettings(effective_on=datetime.date(2027, 1, 1))})
     for given_facts in ({"statements": []}, {}):
         (finding,) = engine.judge(asked, given_facts, today).findings
         assert finding.level == level
@@ -196,7 +196,7 @@ def test_licence_expressions(expression: str, ok: bool) -> None:
 def test_what_states_no_licence_is_never_acceptable(rule: str) -> None:
     model = {"licence": None, "description": None, "authors": [], "datasets": []}
     components = [{"name": "x", "version": "1", "licence": None, "words": "BSD License"}]
-    asked = Profile("p", (rule,), terms={rule: Terms({"allow": ["*"], "deny": []})})
+    asked = Profile("p", (rule,), settings={rule: RuleSettings({"allow": ["*"], "deny": []})})
     assert not engine.judge(asked, {"model": model, "components": components}).ok
 
 
@@ -409,8 +409,8 @@ def test_sarif_is_what_its_schema_says() -> None:
     validator = jsonschema.Draft4Validator(schema)
     facts = {name: section for case in CASES for name, section in case.facts.items()}
     waived = waivers.Waiver("no-pickle", "*", "ada@example.org", "ticket 7", DAY)
-    terms = {"a.rego": Terms(program='package main\nimport rego.v1\ndeny contains "x" if input.contents')}
-    asked = Profile("p", (*RULES, "a.rego"), (waived,), terms)
+    settings = {"a.rego": RuleSettings(program='package main\nimport rego.v1\ndeny contains "x" if input.contents')}
+    asked = Profile("p", (*RULES, "a.rego"), (waived,), settings)
     for verdict_ in (
         verdict(),
         engine.judge(asked, facts, DAY),

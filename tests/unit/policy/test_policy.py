@@ -152,7 +152,7 @@ def test_a_waiver_covers_its_own_rule_and_subject_only() -> None:
         verdict = engine.judge(Profile("p", ("parity",), (other,)), MISS, DAY)
         assert not verdict.ok
         assert [finding.message for finding in verdict.findings if finding.level == "note"] == [
-            "the waiver of a met nothing"
+            "the waiver of a matches no finding"
         ]
 
 
@@ -169,7 +169,7 @@ def test_waivers_are_written_completely(tmp_path: Path) -> None:
         ("2026-12-31", "never", "every waiver ends"),
         ("owner: ada, ", "", "no `owner`"),
         ("known", "''", "reason"),
-        ("rule: parity", "rule: deterministic", "does not ask"),
+        ("rule: parity", "rule: deterministic", "has no rule"),
         ("2026-12-31", "2026-02-30", "expected a day"),
     ):
         (tmp_path / "p.yaml").write_text(good.replace(old, new))

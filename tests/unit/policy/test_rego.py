@@ -15,7 +15,7 @@ from packager.canonical import JSON
 from packager.errors import PackagerError, UsageError
 from packager.files import staging
 from packager.policy import docs, engine, rego, report, schema, testing
-from packager.policy.engine import Profile, Terms
+from packager.policy.engine import Profile, RuleSettings
 from tests.support.environments import CACHE
 
 EXAMPLES = Path(__file__).parents[3] / "docs" / "examples" / "policies"
@@ -24,7 +24,7 @@ MODEL: JSON = {"licence": "MIT", "description": None, "authors": ["Ada"], "datas
 
 
 def found(text: str, **facts: JSON) -> set[tuple[str, str]]:
-    asked = Profile("p", ("a.rego",), terms={"a.rego": Terms(program=text)})
+    asked = Profile("p", ("a.rego",), settings={"a.rego": RuleSettings(program=text)})
     return {(finding.level, finding.message) for finding in engine.judge(asked, facts).findings}
 
 
@@ -42,7 +42,7 @@ def test_a_profile_names_files_beside_it_and_its_digest_follows_them(tmp_path: P
         (tmp_path / "a.rego").write_text(HEAD + text)
         profile = engine.profile("p.yaml", tmp_path)
         digests.add(profile.digest)
-        assert profile.terms_of("a.rego").level == "warning"
+        assert profile.settings_of("a.rego").level == "warning"
     assert len(digests) == 2
     assert profile.facts == {"targets", "model"}
 
@@ -127,7 +127,9 @@ def test_its_facts_alone_are_given_to_it() -> None:
 
 def test_reports_know_it(tmp_path: Path) -> None:
     asked = Profile(
-        "p", ("a.rego",), terms={"a.rego": Terms(program=HEAD + 'allow := true\ndeny contains "x" if input.model')}
+        "p",
+        ("a.rego",),
+        settings={"a.rego": RuleSettings(program=HEAD + 'allow := true\ndeny contains "x" if input.model')},
     )
     verdict = engine.judge(asked, {"model": MODEL})
     assert "a.rego" in report.table(verdict, "n:1")
@@ -194,7 +196,7 @@ def test_opa_gives_the_same_verdict_on_the_same_file(tmp_path: Path) -> None:
     theirs = json.loads(done.stdout)
     assert len(theirs) == len(cases) == 4
     for case, document in zip(cases, theirs, strict=True):
-        asked = Profile("p", (case.rule,), terms={case.rule: Terms(program=case.program)})
+        asked = Profile("p", (case.rule,), settings={case.rule: RuleSettings(program=case.program)})
         verdict = engine.judge(asked, case.facts)
         said = [item if isinstance(item, str) else item["msg"] for key in ("deny", "warn") for item in document[key]]
         assert verdict.ok == document["allow"] == (not conftest_refuses(document)), case.name

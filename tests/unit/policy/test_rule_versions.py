@@ -19,7 +19,7 @@ import pytest
 from packager import canonical, plugins
 from packager.errors import UsageError
 from packager.policy import engine
-from packager.policy.engine import Profile, Terms
+from packager.policy.engine import Profile, RuleSettings
 
 TABLE = Path(__file__).parents[2] / "policies" / "versions.json"
 RULES = plugins.names("policies")
@@ -73,11 +73,11 @@ def rule_module(tmp_path: Path, text: str) -> ModuleType:
 def test_digest_follows_the_version_of_a_rule_and_not_its_words(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def digest(text: str, terms: Terms | None = None) -> str:
+    def digest(text: str, settings: RuleSettings | None = None) -> str:
         module = rule_module(tmp_path, text)
         monkeypatch.setattr(engine, "_module", lambda rule: module)
         engine._version.cache_clear()
-        found = Profile("p", ("mine",), terms={"mine": terms} if terms else {}).digest
+        found = Profile("p", ("mine",), settings={"mine": settings} if settings else {}).digest
         engine._version.cache_clear()
         return found
 
@@ -86,7 +86,9 @@ def test_digest_follows_the_version_of_a_rule_and_not_its_words(
     assert digest(f'"""Other words."""\nVERSION = 1\n{body}') == first
     assert digest(f"VERSION = 2\n{body}") != first
     assert digest(f"VERSION = 1\n{body.replace('1}', '2}')}") != first, "a default is a parameter"
-    assert digest(f"VERSION = 1\n{body}", Terms({"least": 1})) == first, "stated or not, the parameter is the same"
+    assert digest(f"VERSION = 1\n{body}", RuleSettings({"least": 1})) == first, (
+        "stated or not, the parameter is the same"
+    )
     unversioned = digest(body)
     assert digest(f"# a comment\n{body}") != unversioned, "without a version the source is the identity"
 
