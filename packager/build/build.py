@@ -443,7 +443,7 @@ def _record(recipe: Recipe, files: Mapping[str, Blob], targets: Mapping[str, JSO
 def _keep(recipe: Recipe, tree: Tree, runner: Runner, *, over: bool) -> Bundle:
     """Write the manifest and name the bundle; signatures of an identical earlier build stay attached."""
     store = runner.store
-    about = modelpack.About(
+    about = modelpack.ModelDescription(
         recipe.name, recipe.version, recipe.description, (recipe.license,) if recipe.license else (), recipe.authors
     )
     manifest, config = modelpack.manifest(about, tree)

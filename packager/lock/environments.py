@@ -19,7 +19,7 @@ from packager import canonical
 from packager.errors import MissingToolError, SourceError
 from packager.events import OnEvent, ignore, timed
 from packager.files import exchange_directories, staging
-from packager.formats.index_addresses import shared, told
+from packager.formats.index_addresses import redact, shared
 
 _FORM = 1  # of the directory: bump it when the same requirements have to be installed in another way
 _RECORD = "packager-environment.json"
@@ -148,7 +148,7 @@ def explained(stderr: str) -> str:
     rows = stderr.splitlines()
     start = next((number for number, row in enumerate(rows) if row.lstrip().startswith(("error", "×"))), 0)
     cleaned = (row.strip(" ×╰─▶│|") for row in rows[start:])
-    return told(" ".join(row for row in cleaned if row))[:600]
+    return redact(" ".join(row for row in cleaned if row))[:600]
 
 
 def uv() -> str:

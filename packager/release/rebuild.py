@@ -69,7 +69,7 @@ def provenance(signed: Sequence[Evidence], trust: Trust) -> Provenance:
     MalformedError.
     """
     found = []
-    for item in evidence.stated(signed, trust, slsa.PREDICATE):
+    for item in evidence.statements_of_type(signed, trust, slsa.PREDICATE):
         try:
             found.append(slsa.parse(item.statement.predicate))
         except ValueError as error:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An end for every answer, however it arrives: a timeout between two bytes is none, because one byte begins it anew.
+"""Enforce a deadline for every response: a timeout between two bytes is none, because each byte restarts it.
 
-What is read whole has `answer` seconds, from its first line to its last byte. What is streamed has those for its head,
-and then time for its bytes at no less than `rate`. More than a few interim answers (1xx) are none.
+A response that is read whole has `answer` seconds, from its first line to its last byte. A streamed one has those for
+its headers, and then time for its bytes at no less than `rate`. More than a few interim responses (1xx) are refused.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ _INTERIM = 8
 
 
 class OverdueError(TimeoutError):
-    """The other end is alive and does not get on."""
+    """The server sends, but too slowly."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How long an answer may take: seconds for all of it, or for its head and then bytes per second."""
+    """The limits of a response: seconds for all of it, or for its headers and then bytes per second."""
 
     answer: float = 120.0
     rate: float = 1024.0
@@ -41,7 +41,7 @@ class Pace:
 
 
 class _Timed(io.RawIOBase):
-    """Reads from a socket until the time is over."""
+    """Reads from a socket until the deadline."""
 
     def __init__(self, raw: io.RawIOBase, sock: socket.socket, pace: Pace) -> None:
         self._raw, self._sock, self._pace = raw, sock, pace
@@ -69,7 +69,7 @@ class _Timed(io.RawIOBase):
 
 
 class _Response(http.client.HTTPResponse):
-    """An answer that has an end."""
+    """A response with a deadline."""
 
     def __init__(self, pace: Pace, sock: socket.socket, *rest: Any, **named: Any) -> None:
         super().__init__(sock, *rest, **named)
@@ -85,12 +85,12 @@ class _Response(http.client.HTTPResponse):
         return found
 
     def stream(self) -> None:
-        """Let the body take as long as its bytes need."""
+        """Limit the body by its rate instead of its total time."""
         self._timed.streamed = True
 
 
 def pools(pace: Pace) -> dict[str, type[HTTPConnectionPool]]:
-    """Return the classes of connection pools, by scheme, whose answers keep to `pace`."""
+    """Return the classes of connection pools, by scheme, whose responses have the limits of `pace`."""
     respond = functools.partial(_Response, pace)
 
     class Plain(HTTPConnection):
@@ -109,14 +109,14 @@ def pools(pace: Pace) -> dict[str, type[HTTPConnectionPool]]:
 
 
 def allow_stream(response: Any) -> None:
-    """Tell the answer below `response` of urllib3 that its body is a stream."""
+    """Mark the body of the response below urllib3's `response` as a stream."""
     below = getattr(response, "_original_response", None)
     if isinstance(below, _Response):
         below.stream()
 
 
 def is_overdue(error: BaseException | None) -> bool:
-    """Tell whether an error of the HTTP library came from a deadline of ours."""
+    """Return whether an error of the HTTP library comes from one of our deadlines."""
     while error is not None and not isinstance(error, OverdueError):
         error = error.__cause__ or error.__context__
     return error is not None

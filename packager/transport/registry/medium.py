@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A bundle in a registry, as a place to read from. Every blob is asked for by digest; tags are hints."""
+"""Read a bundle from a registry. Every blob is requested by digest; tags are hints."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from packager.transport.registry.wire import Settings
 from packager.types import Blob, Tree
 
 _NOTES = 5
-_ATTACHED = 128 << 20  # bytes of everything that is attached to one bundle; it is kept in memory
+_ATTACHED = 128 << 20  # bytes of everything attached to one bundle; it is kept in memory
 
 
 class _LeftOutError(Exception):
-    """A referrer that cannot travel, and why."""
+    """A referrer is skipped, for the reason in the message."""
 
 
 class RegistryBundle:
-    """One bundle of a repository, with everything the registry says refers to it."""
+    """One bundle of a repository, with all referrers that the registry lists."""
 
     def __init__(self, reference: Reference, settings: Settings, on_event: OnEvent = ignore) -> None:
         self.label = str(reference)
         self._repository, self._on_event = Repository(reference, settings), on_event
-        self._small: dict[str, bytes] = {}  # manifests, and what follows from them
+        self._small: dict[str, bytes] = {}  # manifests, and what is derived from them
         self._sizes: dict[str, int] = {}
         self._room = _ATTACHED
 
@@ -56,7 +56,7 @@ class RegistryBundle:
         self._sizes |= {item.blob.digest: item.blob.size for item in descriptors}
 
     def _referrers(self, model: oci.Descriptor) -> Iterator[oci.Descriptor]:
-        """Fetch what refers to the bundle; anybody may attach anything, so what cannot be read is left out, aloud."""
+        """Fetch the referrers; everyone may attach anything, so unreadable ones are skipped with a warning."""
         left: list[str] = []
         for item in self._repository.referrers(model.blob.digest):
             try:
@@ -87,7 +87,7 @@ class RegistryBundle:
         return oci.Descriptor(oci.MANIFEST, Blob(digest, len(data)), {}, manifest.artifact_type)
 
     def _content(self, blob: Blob) -> bytes:
-        """Read what is attached at once: what turns out to be broken is left out as long as it can be."""
+        """Read an attached blob early, so that a broken one can still be skipped."""
         if blob == Blob(canonical.sha256(oci.EMPTY_BYTES), len(oci.EMPTY_BYTES)):
             return oci.EMPTY_BYTES
         self._room -= blob.size
@@ -116,7 +116,7 @@ class RegistryBundle:
         return f"{path or blob.digest} in {self.label}"
 
     def check_extent(self, tree: Tree, records: Iterable[str]) -> None:
-        """Do nothing: other bundles share the repository, and what is missing shows when it is read."""
+        """Do nothing: other bundles share the repository, and a missing blob is detected when it is read."""
 
     def attach(self, bundle: Bundle) -> None:
         """Push the referrers of `bundle`, and list them under the tag schema."""

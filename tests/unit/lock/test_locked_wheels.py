@@ -21,7 +21,7 @@ from packager.deploy.wheels import choose
 from packager.errors import IntegrityError, NegativeAnswerError, UsageError
 from packager.formats import licences, platforms, project_locks, wheel_locks
 from packager.formats.index_addresses import public
-from packager.formats.wheel_locks import About, Dependencies, Wheel
+from packager.formats.wheel_locks import Dependencies, DistributionMetadata, Wheel
 from packager.lock import dependencies
 from packager.lock.lockers import NoSolution, _conflict
 
@@ -91,7 +91,7 @@ def test_both_requirements_forms_name_the_same(value: dict[str, tuple[Wheel, ...
 @settings(max_examples=30, deadline=None)
 @given(sets)
 def test_a_lock_is_plain_data(value: dict[str, tuple[Wheel, ...]]) -> None:
-    about = {item.pin: About("MIT") for wheels in value.values() for item in wheels}
+    about = {item.pin: DistributionMetadata("MIT") for wheels in value.values() for item in wheels}
     one = Dependencies({"onnxruntime": ("a", "b")}, {"onnxruntime": value}, about, ("https://a.example",))
     assert Dependencies.from_json(one.to_json()) == one
 

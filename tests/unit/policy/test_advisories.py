@@ -197,9 +197,7 @@ def test_the_planted_version_is_found(folder: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("kind", "document"), [(vex.OPENVEX, OPENVEX), (vex.CYCLONEDX[0], CYCLONEDX)])
-def test_vex_of_somebody_trusted_counts_where_it_says_why(
-    folder: Path, tmp_path: Path, kind: str, document: JSON
-) -> None:
+def test_trusted_vex_counts_only_with_a_reason(folder: Path, tmp_path: Path, kind: str, document: JSON) -> None:
     assert judged(folder, tmp_path, said(kind, document)) == []
     text = json.dumps(document)
     for old, new in (
@@ -213,7 +211,7 @@ def test_vex_of_somebody_trusted_counts_where_it_says_why(
             assert judged(folder, tmp_path, said(kind, json.loads(text.replace(old, new)))) == PLANTED, old
 
 
-def test_who_says_that_it_matters_outweighs_who_says_that_it_does_not(folder: Path, tmp_path: Path) -> None:
+def test_vex_claim_that_it_applies_overrides_the_opposite(folder: Path, tmp_path: Path) -> None:
     affected = json.loads(json.dumps(OPENVEX).replace("not_affected", "affected"))
     assert judged(folder, tmp_path, said(vex.OPENVEX, OPENVEX), said(vex.OPENVEX, affected)) == PLANTED
     broken = {"statements": [*OPENVEX["statements"], 7]}

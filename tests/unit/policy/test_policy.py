@@ -80,7 +80,7 @@ def test_not_measured_is_not_a_pass() -> None:
     assert not engine.judge(RELEASE, {"nondeterministic": [], "targets": {}}).ok
 
 
-def test_what_this_host_cannot_run_is_said_and_can_be_refused() -> None:
+def test_unrunnable_target_is_a_warning_or_an_error() -> None:
     absent = facts()
     absent["targets"]["onnxruntime-cpu-fp32"] |= {"cases": [], "unmeasured": "this host has no NVIDIA GPU"}
     verdict = engine.judge(RELEASE, absent)
@@ -126,7 +126,7 @@ WAIVER = Waiver("parity", "onnxruntime-cpu-*/y", "ada@example.org", "known, tick
 MISS = facts(frontier=[point(0.5, 10.0)])
 
 
-def test_what_was_not_measured_to_its_end_is_no_release() -> None:
+def test_incomplete_measurement_fails_the_release_profile() -> None:
     short = facts()
     short["targets"]["onnxruntime-cpu-fp32"]["shortened"] = {"sequence": 4096}
     (finding,) = engine.judge(RELEASE, short).findings

@@ -57,7 +57,7 @@ def test_the_table_lists_every_rule_and_no_other() -> None:
     assert list(json.loads(TABLE.read_text())) == sorted(RULES)
 
 
-def test_code_is_what_is_left_without_words() -> None:
+def test_code_excludes_documentation_and_comments() -> None:
     worded = '"""Doc."""\n# comment\nA = 1  # kept\n\n\ndef f():\n    """Doc.\n\n    More.\n    """\n    return "# x"\n'
     assert code(worded) == 'A = 1  # kept\ndef f():\n    return "# x"'
 
@@ -70,9 +70,7 @@ def rule_module(tmp_path: Path, text: str) -> ModuleType:
     return module
 
 
-def test_digest_follows_the_version_of_a_rule_and_not_its_words(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_digest_follows_the_version_of_a_rule_not_its_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def digest(text: str, settings: RuleSettings | None = None) -> str:
         module = rule_module(tmp_path, text)
         monkeypatch.setattr(engine, "_module", lambda rule: module)
