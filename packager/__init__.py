@@ -13,4 +13,4 @@ Nothing heavy is imported here: `packager verify` must start in a tenth of a sec
 
 __version__ = "0.1.0"
 DISTRIBUTION = "model-packager"
-"""What package indexes call it; `packager` there is somebody else's."""
+"""The name in package indexes, where `packager` is another project."""

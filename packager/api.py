@@ -271,7 +271,7 @@ def _destination(destination: str | Path | Workspace, workspace: Workspace | Non
     from packager.transport import writers
 
     if isinstance(destination, Workspace):
-        return writers.local(destination.open_store(), vouched=False)
+        return writers.local(destination.open_store(), verified=False)
     text = str(destination)
     if "://" not in text:
         path = Path(destination)

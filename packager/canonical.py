@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Canonical JSON (RFC 8785, JCS) and strict parsing: one value, one byte string, and back.
 
-`dump` is the only writer of signed or digested JSON; `load` the only reader of foreign JSON. Together they hold
+`dump` is the only writer of signed or digested JSON; `load` the only reader of untrusted JSON. They guarantee
 `load(dump(value)) == value` for every value in the I-JSON range, and `dump(load(dump(value))) == dump(value)`.
 """
 
@@ -79,9 +79,9 @@ def _number(value: float) -> str:
 
 
 def load(data: bytes, *, limit: int) -> JSON:
-    """Parse foreign JSON strictly: UTF-8, no duplicate keys, no NaN, bounded size and depth.
+    """Parse untrusted JSON strictly: UTF-8, no duplicate keys, no NaN, bounded size and depth.
 
-    Raises ValueError with a reason fit for a message.
+    Raises ValueError with a reason for a message.
     """
     if len(data) > limit:
         raise ValueError(f"expected at most {limit} bytes, got {len(data)}")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Changes of a recipe as data: what a refusal proposes, so that a person can paste it and a program can write it.
+"""Edit recipes: changes as data, which an error proposes, so that a person can paste them and a program can apply them.
 
-An `Edit` says what stands at a path of keys. Whoever raises it does not know the text of the recipe; `apply` writes it
-there and leaves everything else as it is: comments, order, style. The result is read again before it is returned.
+An `Edit` is the value at a path of keys. The code that raises it does not have the text of the recipe; `apply` writes
+it there and keeps everything else: comments, order, style. The result is parsed before it is returned.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ _WORDS = frozenset({"true", "false", "null", "yes", "no", "on", "off"})
 _OPEN = frozenset({"dynamic", "inputs", "export", "custom-domains"})  # nothing that says how exact or how confined
 _DEEPEST, _LONGEST = 4, 2000
 KNOWN_DOMAINS = ("com.microsoft",)
-"""Operators beyond ONNX's own that ONNX Runtime brings; a person decides who promises others."""
+"""Operators beyond ONNX's own that ONNX Runtime has; others need a person's consent."""
 
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """What stands at `path` from now on: `value`, or nothing where that is None; or the key is called `rename`.
+    """The new value at `path`: `value`, or no entry where that is None; or the key's new name, `rename`.
 
-    `consents` marks what only a person may decide: it is shown, and never written by a program.
+    `consents` marks a decision that only a person may make: it is shown, and never applied by a program.
     """
 
     path: tuple[str, ...]
@@ -46,7 +46,7 @@ class Edit:
 
 @dataclass(frozen=True, slots=True)
 class Replace:
-    """Other characters on one line of the recipe, counted from 1: for what cannot be read as a recipe yet."""
+    """A replacement of characters on one line of the recipe, counted from 1: for text that is not yet a recipe."""
 
     line: int
     old: str
@@ -60,7 +60,7 @@ Change = Edit | Replace
 
 
 def from_worker(value: JSON) -> tuple[Edit, ...]:
-    """Return the edits that a worker proposes, which may be hostile: nothing that consents, and little of all else."""
+    """Return the edits that a worker proposes, which may be hostile: none that consents, and only of a few keys."""
     found = []
     for item in value if isinstance(value, list) else ():
         match item:
@@ -81,9 +81,9 @@ def apply(text: str, changes: Iterable[Change]) -> str:
 
 
 def blocks(text: str, changes: Sequence[Change]) -> list[tuple[int | None, str]]:
-    """Return what to write, top-level key by key: the line where such a block stands now, and its new text.
+    """Return the changed blocks by top-level key: the line of the block now, and its new text; a removed one is empty.
 
-    So that nobody pastes a key that is there already. A key that goes is an empty text.
+    Whole blocks, so that a key which exists already is not pasted a second time.
     """
     before, after = _tops(text), _tops(apply(text, changes))
     kept = [(before[key][0], "") for key in before if key not in after]
@@ -105,10 +105,10 @@ def _tops(text: str) -> dict[str, tuple[int, str]]:
 
 def _replaced(text: str, change: Replace) -> str:
     rows = text.split("\n")
-    place = change.line - 1
-    if not 0 <= place < len(rows) or change.old not in rows[place]:
+    index = change.line - 1
+    if not 0 <= index < len(rows) or change.old not in rows[index]:
         raise ValueError(f"line {change.line} does not hold `{change.old}`")
-    rows[place] = rows[place].replace(change.old, change.new, 1)
+    rows[index] = rows[index].replace(change.old, change.new, 1)
     return "\n".join(rows)
 
 
@@ -146,7 +146,7 @@ def _at_entry(text: str, node: Any, entry: tuple[Any, Any], edit: Edit) -> str:
 
 
 def _gap(text: str, node: Any) -> str:
-    """Return the space that a value needs behind its colon; a block's first line stands below it."""
+    """Return the space that a value needs after its colon; a block begins on the next line."""
     before = text[: node.start_mark.index]
     return " " if before.endswith(":") else ""
 
@@ -181,7 +181,7 @@ def _inserted(text: str, node: Any, path: Sequence[str], value: JSON) -> str:
 
 
 def _entry(path: Sequence[str], value: JSON, indent: str) -> str:
-    """Return a new entry: one level below it as lines, all else on them."""
+    """Return a new entry: one level as lines, everything below in flow style."""
     rest = _nested(path[1:], value)
     if not isinstance(rest, Mapping) or not rest:
         return f"{indent}{_key(path[0])}: {flow(rest)}"
@@ -220,7 +220,7 @@ def _is_empty(node: Any) -> bool:
 
 
 def _end(node: Any) -> int:
-    """Return where the text of a node ends: a block's own mark lies beyond the comments that follow it."""
+    """Return the end of a node's text: PyYAML's end mark of a block is after the comments that follow it."""
     if isinstance(node, yaml.ScalarNode) or node.flow_style or not node.value:
         return int(node.end_mark.index)
     last = node.value[-1]

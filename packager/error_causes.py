@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The line of a foreign error that says what happened.
+"""Find the line of a library's error that states the cause.
 
-Libraries wrap: TensorFlow begins with "Graph execution error:" and the place in the graph, Keras with the layer that
-was called, converters with a whole traceback. The words of the exception itself come after, or last.
+Libraries wrap errors: TensorFlow begins with "Graph execution error:" and the node in the graph, Keras with the layer
+that was called, converters with a whole traceback. The text of the exception itself comes after, or last.
 """
 
 from __future__ import annotations
@@ -30,8 +30,13 @@ def cause(error: BaseException) -> str:
     return f"{type(error).__name__}: {words(str(error))}"
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text, or its class where it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def words(text: str) -> str:
-    """Return the line of a message that names the cause; a line that only announces the next one comes with it."""
+    """Return the line of a message that names the cause; a line that only introduces the next one is joined with it."""
     plain = _RUNTIME.sub("", _ANSI.sub("", text))
     if status := _STATUS.search(plain):
         plain = f"{status[1]}: {status[2]}"
@@ -40,14 +45,14 @@ def words(text: str) -> str:
         return words(plain[own[-1].start(1) :])
     if _TRACE.search(plain):  # what is indented belongs to the frames of the trace
         rows = [row for row in rows if not row[0].isspace()][-1:] or rows[-1:]
-    told = [_TAIL.sub("", row.strip()) for row in rows]
-    told = [row for row in told if row]
-    if not told:
+    found = [_TAIL.sub("", row.strip()) for row in rows]
+    found = [row for row in found if row]
+    if not found:
         return "no message"
-    return shortened(f"{told[0]} {told[1]}" if told[0].endswith(":") and len(told) > 1 else told[0])
+    return shortened(f"{found[0]} {found[1]}" if found[0].endswith(":") and len(found) > 1 else found[0])
 
 
 def shortened(text: str, longest: int = _LONGEST) -> str:
-    """Return a text that is not too long. Its end stays whole: a cause comes last, behind places and names."""
+    """Return a text of limited length. Its end stays whole: a cause comes last, after positions and names."""
     head = longest // 4
     return text if len(text) <= longest else f"{text[:head]} … {text[head - longest :]}"

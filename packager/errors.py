@@ -3,34 +3,34 @@
 
     PackagerError
      ├ UsageError         2  the call or the recipe is wrong
-     │  └ LockError       2  the lock does not belong to this recipe, source or host
+     │  └ LockError       2  the lock does not match this recipe, source or host
      ├ SourceError        3  a source, registry or network did not deliver
      ├ StepError          4  fetch, export, compile or measure failed
      │  ├ MissingToolError   a package or program of an extra is not installed
      │  ├ TooNewError        a graph needs operators that a promised runtime lacks
      │  └ StorageError       the disk is full or may not be written
      ├ IntegrityError     5  bytes, names or signatures are not what was promised
-     │  ├ TooLargeError      a record, or their number, exceeds what a reader accepts
-     │  ├ MalformedError     a record does not have its one allowed shape
-     │  ├ WrongContentError  a file or blob is not the promised one, is missing, or should not be there
-     │  ├ BadSignatureError  a signature, time stamp or log entry does not match what it vouches for
-     │  └ WrongSubjectError  somebody trusted signed something else
-     └ NegativeAnswerError 1  the question was answered, and the answer is no
-        ├ TrustFileError     the trust file is not vouched for by its root keys
-        ├ UnsignedError      nobody signed
-        ├ UntrustedSignerError somebody signed whom nobody here trusts
-        ├ UnfitCertificateError a trusted authority's certificate, but expired, too early or for another purpose
-        ├ UntrustedTimeError no trusted authority says when it was signed
-        ├ MissingStatementError a required statement is not there, or not by who may make it
+     │  ├ TooLargeError      a record, or the number of records, exceeds a limit
+     │  ├ MalformedError     a record does not have its one allowed form
+     │  ├ WrongContentError  a file or blob is not the promised one, is missing, or should not exist
+     │  ├ BadSignatureError  a signature, timestamp or log entry does not match the signed bytes
+     │  └ WrongSubjectError  a trusted statement is about another bundle
+     └ NegativeAnswerError 1  a check ran, and its result is no
+        ├ TrustFileError     the trust file is not signed by its root keys
+        ├ UnsignedError      there is no signature
+        ├ UntrustedSignerError no signer is trusted here
+        ├ UnfitCertificateError a trusted authority's certificate, but expired, not yet valid or for another purpose
+        ├ UntrustedTimeError no trusted authority states the time of signing
+        ├ MissingStatementError a required statement is missing, or not by an allowed signer
         ├ RevokedError       the key, identity, certificate, bundle or version was revoked
-        ├ RolledBackError    something newer was seen, or is demanded
+        ├ RolledBackError    a newer version was accepted before, or is required
         ├ OutdatedError      the trust file, or what was signed, is too old
-        └ ForbiddenFormatError a file is of a format that bundles may not hold
+        └ ForbiddenFormatError a file has a format that bundles may not contain
 
-A question that nobody can answer, because nobody measured, ends with 6: never with 0, and not with the 1 of a no.
-A policy that fails is data (`types.Verdict`), not an exception; `NegativeAnswerError` exists for verbs whose whole
-point is a yes or no, so that every verb ends through one place. Messages follow one grammar: a single sentence,
-subjects in backticks, `expected X, got Y`, no final full stop; the remedy is `hint`.
+A check without a result, because nothing was measured, ends with 6: never with 0, and not with the 1 of a no. A policy
+that fails is data (`types.Verdict`), not an exception; `NegativeAnswerError` exists for verbs whose result is yes or
+no, so that every verb ends in one way. Messages have one form: a single sentence, subjects in backticks, `expected X,
+got Y`, no final full stop; the remedy is `hint`.
 """
 
 from __future__ import annotations
@@ -45,16 +45,16 @@ if TYPE_CHECKING:
     from packager.edits import Change
 
 
-UNKNOWN = 6  # the exit code of an answer that nobody knows
+UNKNOWN = 6  # the exit code of a check without a result
 
 
 def exit_code_of(outcome: Literal["ok", "no", "unknown"]) -> int:
-    """Return the exit code of an answer."""
+    """Return the exit code of a result."""
     return {"ok": 0, "no": NegativeAnswerError.code, "unknown": UNKNOWN}[outcome]
 
 
 class PackagerError(Exception):
-    """The root: anything below it is a clear answer to the user, anything else is a bug."""
+    """The base of all errors that a user can meet; any other exception is a bug."""
 
     code: ClassVar[int] = 70
 
@@ -82,7 +82,7 @@ class LockError(UsageError):
 
 
 class SourceError(PackagerError):
-    """A source, registry or network could not be reached or does not hold what was asked for."""
+    """A source, registry or network could not be reached or does not have what was requested."""
 
     code = 3
 
@@ -97,11 +97,11 @@ class StepError(PackagerError):
     ) -> None:
         super().__init__(message, hint=hint, edits=edits)
         self.log = log
-        self.died = died  # without an answer: its log is the only explanation
+        self.died = died  # without a result: its log is the only explanation
 
 
 class MissingToolError(StepError):
-    """Something optional is needed and absent; the hint is the exact line that installs it."""
+    """An optional tool is needed and not installed; the hint is the command that installs it."""
 
     def __init__(self, tool: str, extra: str) -> None:
         super().__init__(f"`{tool}` is needed here and is not installed", hint=install(extra))
@@ -123,7 +123,7 @@ class StorageError(StepError):
 
 
 class IntegrityError(PackagerError):
-    """Something is not what its digest, name or signature promises. Never retried, never a warning."""
+    """Content is not what its digest, name or signature promises. Never retried, never a warning."""
 
     code = 5
 
@@ -133,23 +133,23 @@ class IntegrityError(PackagerError):
 
 
 class TooLargeError(IntegrityError):
-    """A record, or the number of them, exceeds its cap; it was not read to its end."""
+    """A record, or the number of records, exceeds its limit; it was not read to its end."""
 
 
 class MalformedError(IntegrityError):
-    """A record does not have the one shape it may have."""
+    """A record does not have its one allowed form."""
 
 
 class WrongContentError(IntegrityError):
-    """A file or blob is not what its digest, size, mode or kind says, is missing, or belongs to nothing."""
+    """A file or blob does not match its digest, size, mode or kind, is missing, or belongs to nothing."""
 
 
 class BadSignatureError(IntegrityError):
-    """A signature, time stamp or log entry is not over the bytes it is attached to."""
+    """A signature, timestamp or log entry is not of the bytes it is attached to."""
 
 
 class WrongSubjectError(IntegrityError):
-    """A statement is validly signed and about another bundle, other files, or a look-alike of them."""
+    """A statement is validly signed, but about another bundle, or about other or similar files."""
 
 
 class TrustFileError(NegativeAnswerError):
@@ -157,31 +157,31 @@ class TrustFileError(NegativeAnswerError):
 
 
 class UnsignedError(NegativeAnswerError):
-    """The bundle carries no signed statement at all."""
+    """The bundle has no signed statement."""
 
 
 class UntrustedSignerError(NegativeAnswerError):
-    """The bundle is signed, and none of the signers is trusted here."""
+    """The bundle is signed, but none of its signers is trusted here."""
 
 
 class UnfitCertificateError(NegativeAnswerError):
-    """The certificate was not valid when it signed, or is not one for signing."""
+    """The certificate was not valid at the time of signing, or is not for signing."""
 
 
 class UntrustedTimeError(NegativeAnswerError):
-    """No trusted authority vouches for the time of a signature that needs one."""
+    """No trusted authority states the time of a signature that needs one."""
 
 
 class MissingStatementError(NegativeAnswerError):
-    """A statement that must be there is not, or was not made by somebody who may make it."""
+    """A required statement is missing, or not by an allowed signer."""
 
 
 class RevokedError(NegativeAnswerError):
-    """The trust file withdraws the trust that would otherwise suffice."""
+    """The trust file revokes the key, identity, certificate, bundle or version."""
 
 
 class RolledBackError(NegativeAnswerError):
-    """An older version or trust file than the newest one seen, or than the oldest one allowed."""
+    """The version or trust file is older than the newest accepted before, or than the oldest allowed."""
 
 
 class OutdatedError(NegativeAnswerError):
@@ -189,7 +189,7 @@ class OutdatedError(NegativeAnswerError):
 
 
 class ForbiddenFormatError(NegativeAnswerError):
-    """A file of the bundle is of a format that holds programs, or that nobody declared."""
+    """A file of the bundle has a format that may contain programs, or an unknown one."""
 
 
 def install(extra: str) -> str:
@@ -206,5 +206,5 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def close_match(name: str, known: Iterable[str]) -> str | None:
-    """Return what of the known a name was surely meant to be."""
+    """Return the known name that is close to a misspelt one, or None."""
     return next(iter(difflib.get_close_matches(name, sorted(known), n=1)), None)

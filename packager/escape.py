@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""Text of others, made fit to be shown: in a terminal, a log, HTML, Markdown, XML, JSON and YAML.
+r"""Escape untrusted text for display: in a terminal, a log, HTML, Markdown, XML, JSON and YAML.
 
-Names of tensors, paths, messages of workers and statements of strangers come from people who may mean harm. What moves
-the cursor, ends a line, turns the direction of writing or is not seen at all is written as an escape (`\x1b`), so that
-it can be read and does nothing. Every printer of this program goes through this module.
+Names of tensors, paths, messages of workers and statements of unknown signers may be hostile. Characters that move the
+cursor, end a line, change the direction of writing or are invisible are written as an escape (`\x1b`), so that they can
+be read and have no effect. All output of this program goes through this module.
 
-Source of the characters: Unicode 15.1, categories Cc, Cs, Zl, Zp, and those of Cf that act on their surroundings.
+Source of the characters: Unicode 15.1, categories Cc, Cs, Zl, Zp, and those of Cf that affect other characters.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _UNFIT_BUT_NEWLINES = re.compile(f"(?![\n\t])[{UNFIT}]")
 
 
 def line(text: object) -> str:
-    """Return `text` as one line that holds nothing but visible characters and spaces."""
+    """Return `text` as one line of visible characters and spaces."""
     return _UNFIT.sub(_escape, str(text))
 
 
 def block(text: str) -> str:
-    """Return text of several lines: newlines and tabs stay, nothing else that acts."""
+    """Return text of several lines: of all control characters, only newlines and tabs stay."""
     return _UNFIT_BUT_NEWLINES.sub(_escape, text)
 
 
@@ -41,15 +41,15 @@ def html(text: object) -> str:
 
 
 def json_text(value: Any, **form: Any) -> str:
-    """Return JSON that reads as `value` and shows as plain text; also a scalar of YAML, where `value` is text.
+    """Return JSON of `value` that is safe to display; also a scalar of YAML, where `value` is text.
 
-    `form` goes to `json.dumps`. Raises what that raises.
+    `form` is passed to `json.dumps`. Raises what that raises.
     """
     return json_document(json.dumps(value, ensure_ascii=False, **form))
 
 
 def json_document(text: str) -> str:
-    """Return JSON text that reads the same and shows as plain text."""
+    """Return the same JSON, safe to display."""
     return _UNFIT_BUT_NEWLINES.sub(_json_escape, text)
 
 

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What long work reports. The library never prints: it hands these records to a callback."""
+"""Events that long work reports. The library never prints: it passes these records to a callback."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -32,7 +34,7 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """`done` of `total` bytes of `label` are through; `total` 0 means unknown."""
+    """`done` of `total` bytes of `label` are processed; `total` 0 means unknown."""
 
     label: str
     done: int
@@ -41,7 +43,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """One sentence a person would want to read now, such as what a check proved."""
+    """One sentence of information, such as what a check proved."""
 
     message: str
 
@@ -58,4 +60,13 @@ OnEvent: TypeAlias = Callable[[Event], None]
 
 
 def ignore(event: Event) -> None:
-    """The default listener: silence."""
+    """Drop the event: the default callback."""
+
+
+@contextmanager
+def timed(label: str, on_event: OnEvent) -> Iterator[None]:
+    """Report that work begins, and its duration once it ends; work that raises reports no end."""
+    on_event(Started(label))
+    started = time.monotonic()
+    yield
+    on_event(Finished(label, time.monotonic() - started))

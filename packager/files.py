@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bytes on disk: hash while copying, never half-written, never through a link.
+"""Read and write files: hash while copying, never half-written, never through a link.
 
-Every write of the program goes through this file, so "the disk is full" has one message and a kill at any point
+Every write of the program goes through this module, so "the disk is full" has one message and a kill at any point
 leaves either the old file or the new one.
 """
 
@@ -30,35 +30,35 @@ _FICLONE = 0x40049409  # ioctl: share the extents of a file on btrfs and xfs
 
 @contextlib.contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
-    """Translate what the operating system refuses below `path` into one clear error.
+    """Translate errors of the operating system below `path` into ours.
 
-    What callers act on (a file that is there already, or not there) passes as it is.
+    Errors that callers handle (a file exists already, or does not exist) pass unchanged.
     """
     try:
         yield
     except OSError as error:
-        found = None if error.errno in _ACTED_ON else os_errors.translated(error, path)
+        found = None if error.errno in _ACTED_ON else os_errors.translate(error, path)
         if found is None:
             raise
         raise found from error
 
 
-Moved: TypeAlias = Callable[[int], None]  # told how many bytes went through since the last call
+Moved: TypeAlias = Callable[[int], None]  # called with the number of bytes since the last call
 
 
 def unwatched(count: int) -> None:
-    """The default for `Moved`: nobody watches."""
+    """Ignore the count: the default for `Moved`."""
 
 
 class Sink(Protocol):
-    """Where copied bytes go."""
+    """The target of a copy."""
 
     def write(self, data: memoryview, /) -> int | None:
-        """Take at least one byte and return how many: an unbuffered file takes fewer than given on a full disk."""
+        """Write at least one byte and return how many: an unbuffered file writes fewer than given on a full disk."""
 
 
 class Nowhere:
-    """A sink that keeps nothing, for hashing alone."""
+    """A sink that drops everything, for hashing alone."""
 
     def write(self, data: memoryview, /) -> int:
         return len(data)
@@ -74,8 +74,8 @@ class Hash(Protocol):
 def copy(source: BinaryIO, sink: Sink, *, limit: int, moved: Moved = unwatched, state: Hash | None = None) -> Blob:
     """Copy `source` to `sink` in one pass and return what was copied.
 
-    Stops after `limit` + 1 bytes, so a lying size costs nothing; the caller compares the blob with its promise.
-    With `state` the digest goes on from there, while the size counts only what was copied here.
+    Stops after `limit` + 1 bytes, so a wrong size costs nothing; the caller compares the blob with the expected one.
+    With `state` the digest continues from there, while the size counts only the bytes copied here.
     """
     digest, size, view = state or hashlib.sha256(), 0, memoryview(bytearray(CHUNK))
     while size <= limit and (count := source.readinto(view[: min(CHUNK, limit + 1 - size)])):  # type: ignore[attr-defined]
@@ -120,7 +120,7 @@ def open_regular(path: Path) -> BinaryIO:
 
 
 def read_own(path: Path, limit: int) -> bytes:
-    """Read a small file that this program keeps, without waiting for anybody: at most `limit` + 1 bytes.
+    """Read a small file of this program without blocking: at most `limit` + 1 bytes.
 
     Raises WrongContentError for a pipe, a device or a directory, and what `open` raises.
     """
@@ -129,7 +129,7 @@ def read_own(path: Path, limit: int) -> bytes:
 
 
 def _opened(path: Path, flags: int) -> int:
-    """Open a regular file; unlike `open`, a pipe that nobody holds at the other end keeps nobody waiting."""
+    """Open a regular file; unlike `open`, does not block on a pipe without a writer."""
     try:
         descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     except OSError as error:
@@ -160,10 +160,10 @@ def clone_or_copy(source: Path, target: Path) -> None:
 
 
 def clone_hashed(source: BinaryIO, target: BinaryIO, *, limit: int) -> Blob:
-    """Give an empty `target` the bytes of `source` and return what it then holds, bounded like `copy`.
+    """Give an empty `target` the bytes of `source` and return the blob that it then is, bounded like `copy`.
 
-    Extents are shared where the file system can; then the copy is what is hashed. Never a hard link: `onnx` refuses
-    external data with a link count above one, and a link aliases its source.
+    Extents are shared where the file system can; then the copy is hashed. Never a hard link: `onnx` refuses external
+    data with a link count above one, and a link aliases its source.
     """
     try:
         fcntl.ioctl(target.fileno(), _FICLONE, source.fileno())
@@ -182,7 +182,7 @@ def write_all(descriptor: int, data: bytes | memoryview, position: int) -> None:
 
 
 def write_atomically(path: Path, data: bytes, *, mode: int = 0o644) -> None:
-    """Replace `path` by `data` as one step: readers see the old file or the new one."""
+    """Replace `path` by `data` atomically: readers see the old file or the new one."""
     with storage_errors(path.parent):
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
@@ -232,8 +232,8 @@ def walk_regular(root: Path) -> Iterator[tuple[str, Path]]:
 def locked(path: Path, *, shared: bool = False) -> Iterator[None]:
     """Hold an advisory lock on `path` (created if absent); the kernel releases it when the process dies.
 
-    A holder may delete the file before it lets go: whoever waited then holds a lock that nobody else can see, so the
-    lock counts only if `path` still is the file that was locked.
+    A holder may delete the file before it releases the lock: a waiting process then has a lock that no other can see,
+    so the lock counts only if `path` still is the file that was locked.
     """
     while True:
         with os.fdopen(_opened(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "ab") as file:
@@ -251,7 +251,7 @@ def _is_at(path: Path, file: BinaryIO) -> bool:
 
 
 def exchange_directories(fresh: Path, target: Path) -> None:
-    """Put `fresh` in the place of `target` as one step and delete what was there.
+    """Replace `target` by `fresh` atomically and delete the old directory.
 
     Linux swaps two names atomically (renameat2 with RENAME_EXCHANGE, since 3.15); a target that does not exist yet
     needs a plain rename.
@@ -269,13 +269,13 @@ def exchange_directories(fresh: Path, target: Path) -> None:
 
 
 def remove_tree(directory: Path) -> None:
-    """Delete a directory, whatever it holds; being gone already is fine."""
+    """Delete a directory with everything in it; one that does not exist is fine."""
     untrusted_files.remove(directory)
 
 
 @contextlib.contextmanager
 def _present_lock(path: Path) -> Iterator[None]:
-    """Hold a lock on a file that its last holder deletes: a lock on a deleted file keeps nobody out."""
+    """Hold a lock on a file that its last holder deletes: a lock on a deleted file excludes no other process."""
     while True:
         with os.fdopen(_opened(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "ab") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -285,7 +285,7 @@ def _present_lock(path: Path) -> Iterator[None]:
 
 
 def is_at(file: BinaryIO, path: Path) -> bool:
-    """True if `path` still names the open `file`."""
+    """Return whether `path` still names the open `file`."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except FileNotFoundError:
@@ -294,7 +294,7 @@ def is_at(file: BinaryIO, path: Path) -> bool:
 
 @contextlib.contextmanager
 def shared_modes() -> Iterator[None]:
-    """Have what is made inside readable by everybody and writable by its owner alone, whatever the caller's umask."""
+    """Create files inside as world-readable and writable by their owner only, whatever the caller's umask."""
     before = os.umask(0o022)
     try:
         yield
@@ -306,8 +306,8 @@ def shared_modes() -> Iterator[None]:
 def staging(target: Path) -> Iterator[Path]:
     """Yield a fresh directory beside `target`, so that it can be renamed there; it is removed if it still exists.
 
-    What a killed process left is removed by the next one that stages the same target: the name tells whose it is,
-    and a lock inside the parent keeps two writers apart.
+    The next process that stages the same target deletes what a killed one left: its name has the target, and a lock
+    inside the parent excludes two writers.
     """
     with storage_errors(target.parent):
         target.parent.mkdir(parents=True, exist_ok=True)

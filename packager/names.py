@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a bundle may be called. One grammar, asked wherever a name or version comes in, so that neither is ever a path.
+"""Check names and versions of bundles, by one grammar wherever they enter, so that neither is ever a path.
 
 A name is a path component of an OCI repository, so that a bundle can be pushed under its own name; a version is
 semantic (semver.org), whole, with its pre-release and build labels.
@@ -17,17 +17,17 @@ MAX_NAME = 63  # a label of DNS, which is what a Kubernetes object may be called
 
 
 def is_name(text: object) -> bool:
-    """Tell whether `text` can be the name of a bundle."""
+    """Return whether `text` can be the name of a bundle."""
     return isinstance(text, str) and len(text) <= MAX_NAME and re.fullmatch(NAME, text) is not None
 
 
 def is_version(text: object) -> bool:
-    """Tell whether `text` can be the version of a bundle."""
+    """Return whether `text` can be the version of a bundle."""
     return isinstance(text, str) and len(text) <= MAX_LENGTH and re.fullmatch(SEMVER, text) is not None
 
 
 def check(name: object, version: object, *, subject: str) -> tuple[str, str]:
-    """Return name and version of a foreign record if they follow the grammar. Raises MalformedError about `subject`."""
+    """Return name and version of an untrusted record, checked. Raises MalformedError about `subject`."""
     if not isinstance(name, str) or not is_name(name):
         raise MalformedError(
             f"`{subject}` has a name that bundles may not have: {name!r:.100}",
@@ -44,7 +44,7 @@ def check(name: object, version: object, *, subject: str) -> tuple[str, str]:
 
 
 def parse(reference: str) -> tuple[str, str]:
-    """Read `name:version` as a person writes it. Raises UsageError."""
+    """Read `name:version` from the command line. Raises UsageError."""
     name, _, version = reference.partition(":")
     if not is_name(name) or not is_version(version):
         raise UsageError(
@@ -60,10 +60,10 @@ def tag_of(version: str) -> str:
 
 
 def check_called(reference: str, name: str, version: str) -> None:
-    """Raise WrongSubject if what lies under `…/NAME:TAG` calls itself otherwise.
+    """Raise WrongSubjectError if the bundle at `…/NAME:TAG` states another name or version.
 
-    A tag that is a version has to be the bundle's; any other tag (`stable`) may name any version. A digest is exact:
-    then names are not compared.
+    A tag that is a version must be the bundle's; any other tag (`stable`) may name any version. A digest is exact: then
+    names are not compared.
     """
     if re.search(r"(^|@)sha256:[0-9a-f]{64}$", reference):
         return
@@ -73,5 +73,5 @@ def check_called(reference: str, name: str, version: str) -> None:
         raise WrongSubjectError(
             f"`{reference:.200}` holds a bundle that calls itself `{name}:{version}`",
             subject=reference,
-            hint="to take what lies there all the same, name it by its digest: …@sha256:…",
+            hint="to use that bundle nevertheless, name it by its digest: …@sha256:…",
         )

@@ -2,7 +2,7 @@
 """Find plug-ins by the name of their file: the file name is the registration.
 
 A group is a folder (`_PACKAGES`); every public module or package in it is one plug-in. Third parties add theirs
-through the entry-point group `packager.<group>`. A plug-in is imported when it is asked for, never to be listed.
+through the entry-point group `packager.<group>`. A plug-in is imported when it is used, never to list it.
 
 The published name has hyphens where the file has underscores (`tensorrt_rtx.py` is `tensorrt-rtx`); `load` accepts
 both. A third party adds names and never replaces one: what ships with `packager` wins.
@@ -78,13 +78,13 @@ def _foreign(group: Group) -> dict[str, metadata.EntryPoint]:
 
 @cache
 def _registered(group: Group, _path: tuple[str, ...]) -> dict[str, metadata.EntryPoint]:
-    """Read what is installed below `sys.path` once: that is a file of every package."""
+    """Read the entry points below `sys.path` once: they are in a file of every package."""
     found = sorted(metadata.entry_points(group=f"packager.{group}"), key=lambda point: (point.name, point.value))
     return {_published(point.name): point for point in reversed(found)}
 
 
 def _import(point: metadata.EntryPoint, group: Group) -> ModuleType:
-    """Import what a third party registered; its faults are named as its own, not reported as our bug."""
+    """Import a third party's plug-in; its faults are reported as that package's."""
     package = point.dist.name if point.dist else point.value
     try:
         module = importlib.import_module(point.module)

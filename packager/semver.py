@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Order of semantic versions (semver.org, §11), and ranges of them as trust files write them: `>=1.0.0,<1.2.3`."""
+"""Order semantic versions (semver.org 2.0.0, §11), and evaluate ranges as trust files write them: `>=1.0.0,<1.2.3`.
+
+Every comparison of bundle versions goes through `precedence`. Versions of Python packages are PEP 440's instead, and
+are ordered by `packaging.version`.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +32,7 @@ Precedence: TypeAlias = tuple[int, int, int, bool, tuple[Label, ...]]
 
 
 def precedence(version: str) -> Precedence:
-    """Return a key that sorts versions; a pre-release comes before its release, build metadata does not count.
+    """Return the sort key of a version: a pre-release comes before its release, build metadata is ignored.
 
     Raises ValueError.
     """
@@ -42,6 +46,16 @@ def precedence(version: str) -> Precedence:
     return int(major), int(minor), int(patch), pre is None, labels
 
 
+def numbers(version: str) -> tuple[int, int, int]:
+    """Return major, minor and patch. Raises ValueError."""
+    return precedence(version)[:3]
+
+
+def is_prerelease(version: str) -> bool:
+    """Return whether a version is a pre-release. Raises ValueError."""
+    return not precedence(version)[3]
+
+
 def check_range(text: str) -> str:
     """Return `text` if it is a range. Raises ValueError."""
     in_range("0.0.0", text)
@@ -49,7 +63,7 @@ def check_range(text: str) -> str:
 
 
 def in_range(version: str, text: str) -> bool:
-    """Tell whether `version` satisfies every comparison of a comma-separated range. Raises ValueError."""
+    """Return whether `version` satisfies every comparison of a comma-separated range. Raises ValueError."""
     value = precedence(version)
     satisfied = True
     for part in text.split(","):

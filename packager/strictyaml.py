@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""YAML text to nodes that know their line; every surprise of YAML is refused, none is interpreted.
+"""Parse YAML into nodes with line numbers; every surprising feature of YAML is refused, none is interpreted.
 
-Nothing is constructed by PyYAML: its parser delivers events, and from them come three kinds of node whose scalars
-are still text. What a scalar means is decided by who asks (`Scalar.kind` follows the YAML 1.2 core schema), so that
-`no`, `on`, `1:30` and `1_000` are text as they are in JSON and in editors, and `1.10` stays `1.10`.
+PyYAML constructs no values: its parser delivers events, which become three kinds of node whose scalars are still text.
+The reader decides what a scalar means (`Scalar.kind` follows the YAML 1.2 core schema), so that `no`, `on`, `1:30` and
+`1_000` are text as they are in JSON and in editors, and `1.10` stays `1.10`.
 
 Refused, each with one sentence and its line: bytes that are not UTF-8, tabs and control characters, directives,
 more than one document, anchors, aliases and tags (so no expansion and no objects), the same key twice, keys that are
@@ -43,7 +43,7 @@ _DIGITS = 64
 
 @dataclass(frozen=True, slots=True)
 class Where:
-    """A place a person can open: the file as the caller named it, and a line counted from 1."""
+    """A position in a file: the file as the caller named it, and a line counted from 1."""
 
     file: str
     line: int
@@ -52,16 +52,16 @@ class Where:
         return f"{self.file}:{self.line}"
 
     def error(self, problem: str, *, hint: str | None = None, change: tuple[str, str] | None = None) -> UsageError:
-        """Return the error to raise about this place; `problem` is one sentence of the message grammar.
+        """Return the error about this position; `problem` is a sentence as `errors` describes.
 
-        `change` are the characters on its line to replace, and what by, where the hint says exactly that.
+        `change` are the characters to replace on that line and their replacement, where the hint says exactly that.
         """
         return UsageError(f"{self}: {problem}", hint=hint, edits=(Replace(self.line, *change),) if change else ())
 
 
 @dataclass(frozen=True, slots=True)
 class Scalar:
-    """Text, and whether it stood there without quotes: only then can it mean anything but itself."""
+    """Text, and whether it was unquoted: only then can it be anything but text."""
 
     text: str
     plain: bool
@@ -80,7 +80,7 @@ class Scalar:
         return "float" if _FLOAT.fullmatch(self.text) else "text"
 
     def value(self) -> JSON:
-        """Return what the YAML 1.2 core schema reads here."""
+        """Return the value by the YAML 1.2 core schema."""
         match self.kind:
             case "null":
                 return None
@@ -107,7 +107,7 @@ class Sequence:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Keys and their nodes in the order written; no key occurs twice. Keys are text, whatever they look like."""
+    """Keys and their nodes in file order; no key occurs twice. Keys are always text."""
 
     entries: tuple[tuple[Scalar, Node], ...]
     where: Where
@@ -120,7 +120,7 @@ Node: TypeAlias = Scalar | Sequence | Table
 
 
 def describe(node: Node) -> str:
-    """Say what stands there, for the second half of `expected X, got Y`."""
+    """Describe a node for the second half of `expected X, got Y`."""
     if isinstance(node, Sequence):
         return "a list"
     if isinstance(node, Table):
@@ -131,7 +131,7 @@ def describe(node: Node) -> str:
 
 
 def load(path: Path, *, missing: str | None = None) -> bytes:
-    """Return the bytes of a small text file, or raise UsageError; `missing` is the hint when it is not there."""
+    """Return the bytes of a small text file, or raise UsageError; `missing` is the hint where there is none."""
     try:
         with path.open("rb") as file:
             return file.read(LIMIT + 1)
@@ -142,7 +142,7 @@ def load(path: Path, *, missing: str | None = None) -> bytes:
 
 
 def parse(data: bytes | str, file: str) -> Node:
-    """Read one YAML document; `file` is what messages call it. Raises UsageError."""
+    """Parse one YAML document; `file` is its name in messages. Raises UsageError."""
     text = decode(data, file)
     _check_characters(text, file)
     try:
@@ -157,7 +157,7 @@ def parse(data: bytes | str, file: str) -> Node:
 
 
 def _remedy(error: yaml.MarkedYAMLError) -> str | None:
-    """Return a hint for the slip that version ranges invite: a bare `>=1.17` opens a folded block."""
+    """Return a hint for a frequent mistake with version ranges: an unquoted `>=1.17` opens a folded block."""
     slip = "block scalar" in (error.context or "") or "cannot start any token" in (error.problem or "")
     return 'quote the value if it starts with a special character: ">=1.17"' if slip else None
 
@@ -175,7 +175,7 @@ def decode(data: bytes | str, file: str) -> str:
 
 
 def _check_characters(text: str, file: str) -> None:
-    """Refuse what an editor does not show: it could make a reviewer read another recipe than the program does."""
+    """Refuse invisible characters: with them a reviewer may read another recipe than the program."""
     if text.isascii() and text.replace("\r\n", "\n").replace("\n", "").isprintable():
         return
     for number, line in enumerate(text.split("\n"), start=1):
@@ -187,7 +187,7 @@ def _check_characters(text: str, file: str) -> None:
 
 
 class _Reader:
-    """Turns the events of one document into nodes; the only state is where it stands and how much it has read."""
+    """Turns the events of one document into nodes; its state is the position and the number of nodes read."""
 
     def __init__(self, text: str, file: str) -> None:
         self._events: Iterator[yaml.Event] = iter(yaml.parse(text, Loader=yaml.SafeLoader))
@@ -267,7 +267,7 @@ class _Reader:
         raise self._where(event).error(problem, hint=hint)
 
 
-# Readers: a node and what it is called in messages, to a checked Python value.
+# Readers: from a node and its name in messages to a checked Python value.
 
 
 def text(
@@ -280,7 +280,7 @@ def text(
     hint: str | None = None,
     change: tuple[str, str] | None = None,
 ) -> str:
-    """Return text that matches `pattern` whole; what YAML reads as a number, boolean or nothing is not text.
+    """Return text that matches `pattern` whole; what YAML reads as a number, boolean or null is not text.
 
     `change` is the hint as characters to replace.
     """
@@ -298,7 +298,7 @@ def text(
 
 
 def _meant(found: str, choices: Iterable[str]) -> tuple[str, str] | None:
-    """Return a word and what `did_you_mean` takes it for."""
+    """Return a word and the known word that `did_you_mean` proposes for it."""
     close = close_match(found, choices)
     return (found, close) if close else None
 
@@ -351,7 +351,7 @@ def items(node: Node, what: str, *, least: int = 0, most: int = NODES) -> tuple[
 
 
 def table(node: Node, what: str, *, least: int = 0) -> Table:
-    """Return a mapping with at least `least` keys, whichever they are."""
+    """Return a mapping with at least `least` keys of any name."""
     if not isinstance(node, Table):
         raise node.where.error(f"`{what}`: expected a mapping, got {describe(node)}", hint="write `key: value` lines")
     if len(node.entries) < least:

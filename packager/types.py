@@ -2,7 +2,7 @@
 """The records that flow through a build: frozen, comparable, plain data.
 
 A digest is `sha256:<64 lower-case hex digits>` everywhere. A path is POSIX, relative, and checked once, when it
-enters (`check_path`). A later stage of the build is another type: there is no field that means "not yet known".
+enters (`check_path`). A later stage of the build has another type: no field means "not yet known".
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def check_paths(paths: Iterable[str]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Blob:
-    """Bytes, named by what they are. `size` is in bytes."""
+    """Content by its digest. `size` is in bytes."""
 
     digest: str
     size: int
@@ -157,9 +157,9 @@ class Action:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What an action produced: the digest of its tree, and small facts it measured.
+    """The result of an action: the digest of its tree, and small facts it measured.
 
-    `confinement` is how the worker was confined that did it; None for what no worker did.
+    `confinement` is how its worker was confined; None without a worker.
     """
 
     tree: str
@@ -173,15 +173,15 @@ Level = Literal["error", "warning", "note"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing a policy has to say about one subject."""
+    """One finding of a policy about one subject."""
 
     rule: str
     level: Level
     subject: str
     message: str
     hint: str | None = None
-    waiver: JSON = None  # who answers for it, why and until when; such a finding is a note
-    evidence: JSON = None  # what was seen and what was expected, for programs
+    waiver: JSON = None  # owner, reason and end; such a finding is a note
+    evidence: JSON = None  # found and expected values, for programs
     edits: tuple[Edit, ...] = ()  # the hint as data, where it is about the recipe
 
     def to_json(self) -> JSON:
@@ -199,7 +199,7 @@ class Finding:
 
     @property
     def documentation(self) -> str:
-        """Where the rule is explained; `packager policy explain RULE` prints the same."""
+        """The address of the rule's documentation; `packager policy explain RULE` prints the same."""
         return f"docs/reference/policies.md#{'rules-in-rego' if self.rule.endswith('.rego') else self.rule}"
 
 
@@ -207,7 +207,7 @@ class Finding:
 class Verdict:
     """The findings of all rules of a profile. No rule is not a pass.
 
-    `deferred` are those that can only be asked of a finished bundle; `policy` is the digest of profile and rules.
+    `deferred` are those that need a finished bundle; `policy` is the digest of profile and rules.
     """
 
     rules: tuple[str, ...]
@@ -222,7 +222,7 @@ class Verdict:
 
     @property
     def held(self) -> tuple[str, ...]:
-        """The rules that were asked and said yes: none that is deferred or waived, or found more than a note."""
+        """The rules that ran and passed: neither deferred nor waived, and with no finding above a note."""
         others = {finding.rule for finding in self.findings if finding.level != "note" or finding.waiver}
         return tuple(rule for rule in self.rules if rule not in others and rule not in self.deferred)
 

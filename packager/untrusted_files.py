@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Directories that somebody else filled: read relative to a descriptor, followed nowhere, bounded in every way.
+"""Read and delete untrusted directories: relative to a descriptor, without following links, with limits on everything.
 
-Who wrote such a directory may have put anything there: links, FIFOs, devices, files with holes, nests deeper than a
-path may be long, names that are no text. Nothing here opens by a path that has more than one component, follows a link,
-waits for a FIFO, or recurses.
+Such a directory may contain anything: links, FIFOs, devices, sparse files, nesting deeper than a path may be long,
+names that are no text. Nothing here opens a path with more than one component, follows a link, waits for a FIFO, or
+recurses.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ _KINDS = {
     stat.S_IFBLK: "a device",
 }
 _TOO_MANY = "more files and directories than a reader accepts"
-_SHALLOW = 64  # levels that are emptied in place; what is deeper is moved up first
+_SHALLOW = 64  # levels that are emptied in place; deeper ones are moved up first
 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What a directory may hold: `entries` of any kind, `depth` of directories, `total` bytes as files say their size.
+    """The limits of a directory: `entries` of any kind, `depth` of directories, `total` bytes by the files' sizes.
 
-    `holes` are the bytes of one file that may be without a block on the disk.
+    `holes` are the bytes of one file that may have no block on the disk.
     """
 
     entries: int = 20_000
@@ -48,7 +48,7 @@ class Bounds:
 
 
 BUNDLE = Bounds(entries=200_000, depth=200, total=1 << 60, holes=1 << 60)
-"""Of a directory somebody names on the command line: its files are then hashed up to the size that a manifest says."""
+"""For a directory named on the command line: its files are then hashed up to the size in a manifest."""
 
 
 def open_directory(path: Path) -> int:
@@ -62,7 +62,7 @@ def open_directory(path: Path) -> int:
 def walk(root: int, bounds: Bounds) -> Iterator[tuple[str, os.stat_result]]:
     """Yield (relative POSIX path, status) of every regular file below the directory `root`, sorted within each level.
 
-    Raises WrongContentError for links and special files, TooLarge for what exceeds `bounds`; never blocks.
+    Raises WrongContentError for links and special files, TooLargeError for what exceeds `bounds`; never blocks.
     """
     left, total = bounds.entries, 0
     levels = [_Level("", root, iter(_names(root, left)))]
@@ -121,7 +121,7 @@ def _names(directory: int, left: int) -> list[str]:
 
 
 def _extent(path: str, status: os.stat_result, bounds: Bounds) -> int:
-    """Return the size of a regular file, as it says. Raises WrongContentError for other kinds, TooLarge for holes."""
+    """Return the stated size of a regular file. Raises WrongContentError for other kinds, TooLargeError for holes."""
     if not stat.S_ISREG(status.st_mode):
         kind = _KINDS.get(stat.S_IFMT(status.st_mode), "of no known kind")
         raise WrongContentError(f"`{shown(path)}` is {kind}, not a regular file", subject=shown(path))
@@ -160,15 +160,15 @@ def _open(name: str, parent: int, flags: int, path: str) -> int:
 
 
 def shown(name: str) -> str:
-    """Return a foreign name as it may stand in a message: printable ASCII kept, the rest escaped, not too long."""
+    """Return an untrusted name for a message: printable ASCII kept, the rest escaped, shortened."""
     text = name.encode("unicode_escape", "backslashreplace").decode("ascii")
     return text if len(text) <= 120 else f"{text[:80]}…{text[-30:]}"
 
 
 def remove(path: Path) -> None:
-    """Delete a file or a directory, whatever it holds and however deep; what cannot be deleted stays.
+    """Delete a file or a directory with everything in it, however deep; what cannot be deleted stays.
 
-    No link is followed. Needs two descriptors a level for `_SHALLOW` levels; deeper ones are moved up before.
+    No link is followed. Needs two descriptors per level for `_SHALLOW` levels; deeper ones are moved up first.
     """
     try:
         path.unlink()
@@ -190,7 +190,7 @@ def remove(path: Path) -> None:
 
 
 def _empty(handle: int, top: int, depth: int, moved: Iterator[int]) -> bool:
-    """Delete what is in a directory; return whether something that was too deep lies in `top` now."""
+    """Delete the content of a directory; return whether something too deep was moved to `top`."""
     again = False
     with os.scandir(handle) as found:
         entries = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in found]
@@ -209,14 +209,14 @@ def _empty(handle: int, top: int, depth: int, moved: Iterator[int]) -> bool:
 
 
 def _opened(name: str, parent: int) -> int:
-    """Open a directory that may forbid it: its mode is set through the descriptor, so nothing else is changed."""
-    place = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+    """Open a directory whose mode may forbid it: the mode is set through the descriptor, so no other file changes."""
+    handle = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
     try:
         with contextlib.suppress(OSError):
-            os.chmod(f"/proc/self/fd/{place}", 0o700)  # noqa: PTH101 - of the descriptor, not of a path
-        return os.open(".", _DIRECTORY, dir_fd=place)
+            os.chmod(f"/proc/self/fd/{handle}", 0o700)  # noqa: PTH101 - of the descriptor, not of a path
+        return os.open(".", _DIRECTORY, dir_fd=handle)
     finally:
-        os.close(place)
+        os.close(handle)
 
 
 def _lift(handle: int, top: int, moved: Iterator[int]) -> bool:
@@ -228,7 +228,7 @@ def _lift(handle: int, top: int, moved: Iterator[int]) -> bool:
         if not is_directory:
             os.unlink(name, dir_fd=handle)
             continue
-        os.close(_opened(name, handle))  # may be moved by its owner only where it may be written
+        os.close(_opened(name, handle))  # makes it writable: a directory can be moved by its owner only then
         while not _moved(name, handle, f".lifted-{next(moved)}", top):
             pass
         again = True

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether an SPDX licence expression is acceptable: `AND` needs both sides, `OR` lets the user choose one."""
+"""Evaluate an SPDX licence expression against lists: `AND` needs both sides, `OR` either one."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ _TOKENS = re.compile(r"[()]|[^\s()]+")
 
 
 def accepts(expression: str, allow: Sequence[str], deny: Sequence[str]) -> bool:
-    """Tell whether `expression` can be met. Patterns with `*` and `?`; an empty `allow` allows what is not denied.
+    """Return whether `expression` can be met. Patterns have `*` and `?`; an empty `allow` allows what is not denied.
 
-    An expression that cannot be read is not acceptable. `WITH` adds a permission, so its licence decides.
+    An expression that cannot be parsed is not acceptable. `WITH` adds a permission, so its licence decides.
     """
 
     def single(name: str) -> bool:

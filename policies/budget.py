@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A bundle must not be larger than the site can take.
+"""A bundle must fit a size budget.
 
-`bytes` of all files (equal content counted once), `files` in number, `largest` file in bytes.
+`bytes` is the maximum size of all files (equal content counted once), `files` their maximum number, `largest` the
+maximum size of one file in bytes.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from packager.canonical import JSON
 from packager.types import Finding
 
+VERSION = 1
 FACTS = ("contents",)
 DEFAULTS: Mapping[str, JSON] = {"bytes": 50_000_000_000, "files": 10_000, "largest": 10_000_000_000}
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every promised runtime must have been proven by the conformance suite.
+"""Every promised runtime must have passed the conformance suite.
 
-Trusted signers must have attested one cell per promised runtime that passed, or cells of `versions` different versions
-where a profile wants more; a failed cell is a finding, a skipped one proves nothing. `signers` limits who counts.
+For each promised runtime, trusted signers must have attested passing cells of at least `versions` different versions.
+A failed cell is a finding; a skipped cell does not count. `signers` restricts which signers count.
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ from collections.abc import Iterator, Mapping
 from packager.canonical import JSON
 from packager.types import Finding
 
+VERSION = 1
 FACTS = ("promises", "conformance")
 DEFAULTS: Mapping[str, JSON] = {"versions": 1, "signers": []}
 
 
 def check(facts: Mapping[str, JSON], versions: int, signers: list[str]) -> Iterator[Finding]:
-    """Yield a finding for each cell that failed and for each promise that too few cells prove."""
-    told = [item for item in facts["conformance"] if not signers or item["signer"] in signers]
-    cells = [cell for item in told for cell in item["cells"]]
+    """Yield a finding for each cell that failed and for each promise with too few passing cells."""
+    counted = [item for item in facts["conformance"] if not signers or item["signer"] in signers]
+    cells = [cell for item in counted for cell in item["cells"]]
     for cell in cells:
         if cell["outcome"] == "fail":
             name = f"{cell['target']}/{cell['runtime']}=={cell['version']}"
@@ -32,6 +33,6 @@ def check(facts: Mapping[str, JSON], versions: int, signers: list[str]) -> Itera
                 "error",
                 runtime,
                 f"`{runtime}{promised}` is promised; expected {max(versions, 1)} passing versions, got {len(passed)}",
-                "run and sign it: `packager conform BUNDLE`, then attach the result",
+                "run `packager conform BUNDLE`, then sign and attach its result",
                 evidence={"passed": passed},
             )

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a recipe promises must have been measured to its end.
+"""The build must have measured everything that the recipe promises.
 
-A dimension under `dynamic` is a promise. Where its largest length makes inputs too large to run while building, the
-measurement stops earlier and says where; the rest of the promise is then a belief. `least` is the share of the model's
-`columns`, `categories`, `classes` and `leaves` that the cases must have exercised, where a source can count them.
+A dimension under `dynamic` is a promise. Where its largest length makes inputs too large to run during the build, the
+measurement stops at a smaller length and records it; the rest of the promise is unproven. `least` is the share of the
+model's `columns`, `categories`, `classes` and `leaves` that the cases must exercise, where a source can count them.
 """
 
 from __future__ import annotations
@@ -14,21 +14,22 @@ from packager.canonical import JSON
 from packager.edits import Edit, flow
 from packager.types import Finding
 
+VERSION = 1
 FACTS = ("targets",)
 DEFAULTS: Mapping[str, JSON] = {"least": {"columns": 0.5, "categories": 0.5, "leaves": 0.5}}
 
 
 def check(facts: Mapping[str, JSON], least: Mapping[str, float]) -> Iterator[Finding]:
-    """Yield a finding for each dimension not run to its promised maximum, and each part that was hardly exercised."""
+    """Yield a finding for each dimension not run to its promised maximum, and each part exercised too little."""
     for name, target in facts["targets"].items():
-        yield from _unreached(name, target.get("coverage", {}), least)
+        yield from _check_shares(name, target.get("coverage", {}), least)
         measured = {dimension: [_low(target, dimension), most] for dimension, most in target["shortened"].items()}
         for dimension, (_, reached) in measured.items():
             yield Finding(
                 "coverage",
                 "error",
                 f"{name}/{dimension}",
-                f"target `{name}` was measured up to {dimension}={reached} only, which is less than is promised",
+                f"target `{name}` was measured only up to {dimension}={reached}, less than the recipe promises",
                 f"promise what was measured (`dynamic: {flow(measured)}`), or waive this finding",
                 edits=(Edit(("dynamic", dimension), measured[dimension]),),
             )
@@ -38,7 +39,7 @@ def _low(target: Mapping[str, JSON], dimension: str) -> int:
     return int(target.get("dimensions", {}).get(dimension, {}).get("min", 1))
 
 
-def _unreached(name: str, coverage: Mapping[str, JSON], least: Mapping[str, float]) -> Iterator[Finding]:
+def _check_shares(name: str, coverage: Mapping[str, JSON], least: Mapping[str, float]) -> Iterator[Finding]:
     for what, share in least.items():
         count = coverage.get(what)
         if count and count["reached"] < share * count["of"]:

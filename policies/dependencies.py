@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Locked packages must be allowed, and in an allowed version.
+"""Locked packages must be allowed, in an allowed version.
 
-`deny` and `allow` are requirements as pip reads them (`torch<2.6`, `pyyaml`). What `deny` matches is a finding; with a
-non-empty `allow`, so is what it does not match.
+`deny` and `allow` are requirements as pip reads them (`torch<2.6`, `pyyaml`). A package that matches `deny` is a
+finding; so is one that does not match `allow`, unless `allow` is empty.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from packaging.utils import canonicalize_name
 from packager.canonical import JSON
 from packager.types import Finding
 
+VERSION = 1
 FACTS = ("components",)
 DEFAULTS: Mapping[str, JSON] = {"allow": [], "deny": []}
 _HINT = "lock another version (`dependencies` in the recipe), or change the list of the rule"

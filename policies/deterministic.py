@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The graph must give the same answer twice.
+"""The graph must be deterministic: equal inputs give equal outputs.
 
-Operators that draw random numbers at run time (`RandomNormalLike`, `Multinomial`, …) make every reference vector and
-every conformance result meaningless. Dropout that was left in training mode is the usual cause. So does
-`DynamicQuantizeLSTM`, whose answer depends on the number of threads.
+Operators that draw random numbers at run time (`RandomNormalLike`, `Multinomial`, …) make reference vectors and
+conformance results meaningless; dropout left in training mode is the usual cause. So does `DynamicQuantizeLSTM`, whose
+output depends on the number of threads.
 """
 
 from __future__ import annotations
@@ -13,19 +13,20 @@ from collections.abc import Iterator, Mapping
 from packager.canonical import JSON
 from packager.types import Finding
 
+VERSION = 1
 FACTS = ("nondeterministic",)
 _BY_THREADS = ("DynamicQuantizeLSTM",)
 
 
 def check(facts: Mapping[str, JSON]) -> Iterator[Finding]:
-    """Yield one finding for each random operator in the graph."""
+    """Yield one finding for each nondeterministic operator in the graph."""
     for operator in facts["nondeterministic"]:
         if operator in _BY_THREADS:
             yield Finding(
                 "deterministic",
                 "error",
                 operator,
-                f"`{operator}` answers by the number of threads: each quantises its share of a batch by itself",
+                f"the output of `{operator}` depends on the number of threads: each quantises its share of a batch",
                 "quantise the model without its LSTM (`op_types_to_quantize`), or ship it in float32",
             )
             continue

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Engines must say what built them, and hold no code for the host unless that is wanted.
+"""Compiled engines must state their toolchain, and contain no host code unless the profile accepts it.
 
 A compiled engine is native code. Its toolchain, with versions, must be in the contract. A version-compatible engine
-also carries a runtime for the host's CPU: `host-code: true` accepts that. `devices` are patterns of what is accepted.
+also contains a runtime for the host's CPU: `host-code: true` accepts that. `devices` are patterns of accepted devices.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from packager.canonical import JSON
 from packager.types import Finding
 
+VERSION = 1
 FACTS = ("artefacts",)
 DEFAULTS: Mapping[str, JSON] = {"host_code": False, "devices": ["*"]}
 
@@ -23,9 +24,9 @@ def check(facts: Mapping[str, JSON], host_code: bool, devices: list[str]) -> Ite
         if not artefact["engine"]:
             continue
         if not artefact["toolchain"] or not all(artefact["toolchain"].values()):
-            yield Finding("engines", "error", name, f"engine `{name}` does not say what built it", "build it again")
+            yield Finding("engines", "error", name, f"engine `{name}` does not state its toolchain", "build it again")
         if artefact["host_code"] and not host_code:
-            message = f"engine `{name}` carries code for the host's CPU"
+            message = f"engine `{name}` contains code for the host's CPU"
             yield Finding("engines", "error", name, message, "promise one minor version of the runtime only")
         if not any(fnmatch.fnmatchcase(artefact["device"], pattern) for pattern in devices):
             message = f"engine `{name}` is for `{artefact['device']}`, which is not accepted"

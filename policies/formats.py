@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files must be of a format that holds data.
+"""Files must have an allowed format.
 
-The list is narrower than what `verify` lets pass at all, where a profile wants that: `allow` are suffixes.
+`allow` lists suffixes. The default is what `verify` accepts in any bundle; a profile can narrow it.
 """
 
 from __future__ import annotations
@@ -9,26 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 
+from packager.bundle.bundle import ALLOWED_SUFFIXES
 from packager.canonical import JSON
 from packager.types import Finding
 
+VERSION = 1
 FACTS = ("contents",)
-DEFAULTS: Mapping[str, JSON] = {
-    "allow": [
-        ".onnx",
-        ".bin",
-        ".safetensors",
-        ".json",
-        ".txt",
-        ".md",
-        ".pbtxt",
-        ".whl",
-        ".html",
-        ".engine",
-        ".xml",
-        ".toml",
-    ]
-}
+DEFAULTS: Mapping[str, JSON] = {"allow": sorted(ALLOWED_SUFFIXES)}
 
 
 def check(facts: Mapping[str, JSON], allow: list[str]) -> Iterator[Finding]:
@@ -40,6 +27,6 @@ def check(facts: Mapping[str, JSON], allow: list[str]) -> Iterator[Finding]:
                 "formats",
                 "error",
                 file["path"],
-                f"`{file['path']}` is of a format that is not allowed: `{suffix}`",
+                f"`{file['path']}` has a format that is not allowed: `{suffix}`",
                 f"leave it out; allowed are {', '.join(allow)}",
             )

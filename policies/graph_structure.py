@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ONNX graphs must be what they claim, of operators that are known.
+"""ONNX graphs must be well-formed and use known operator domains.
 
-Every graph in the bundle is walked by our own checker: external data inside the bundle, lengths and shapes that agree,
-no cycles, no more nodes than a limit. `domains` are the operator domains a profile allows beyond ONNX's own.
+Our own checker reads every graph in the bundle: external data stays inside the bundle, lengths agree with shapes, no
+cycles, a bounded number of nodes. `domains` are the operator domains that a profile allows besides ONNX's own.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from packager.canonical import JSON
 from packager.types import Finding
 
+VERSION = 1
 FACTS = ("graphs",)
 DEFAULTS: Mapping[str, JSON] = {"domains": []}
 _HINT = "export without custom operators, or name the domain in `domains` of the rule"
@@ -21,9 +22,9 @@ _STANDARD = frozenset({"", "ai.onnx", "ai.onnx.ml"})
 
 
 def check(facts: Mapping[str, JSON], domains: list[str]) -> Iterator[Finding]:
-    """Yield a finding for each graph that is wrong, and for each foreign operator domain."""
+    """Yield a finding for each malformed graph, and for each operator domain that is not allowed."""
     if not facts["graphs"]:
-        yield Finding("graph-structure", "error", "graphs", "the bundle holds no ONNX graph to look at")
+        yield Finding("graph-structure", "error", "graphs", "the bundle contains no ONNX graph")
     for graph in facts["graphs"]:
         if graph["problem"] is not None:
             message = f"`{graph['path']}`: {graph['problem']}"

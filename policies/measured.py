@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every target must have been measured by this build.
+"""The build must have measured every target.
 
-A host without a GPU can build artefacts for one, but not run them. `parity` says so as a warning; this rule makes it
-an error, for those who release nothing that was not seen to be right.
+A host without a GPU can build artefacts for one, but not run them. `parity` reports that as a warning; this rule makes
+it an error, for profiles that release only measured artefacts.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from packager.canonical import JSON
 from packager.types import Finding
 
+VERSION = 1
 FACTS = ("targets",)
 
 

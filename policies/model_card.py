@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""There must be a model card that says what it should.
+"""There must be a model card with the required sections.
 
-`sections` are words that must each be part of some heading; `words` is the least length of the card.
+`sections` are words that must each occur in a heading; `words` is the minimum length of the card in words.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ from collections.abc import Iterator, Mapping
 from packager.canonical import JSON
 from packager.types import Finding
 
+VERSION = 1
 FACTS = ("card",)
 DEFAULTS: Mapping[str, JSON] = {"sections": [], "words": 1}
 
 
 def check(facts: Mapping[str, JSON], sections: list[str], words: int) -> Iterator[Finding]:
-    """Yield a finding when there is no card, or it is too short or lacks a section."""
+    """Yield a finding when there is no card, or the card is too short or lacks a section."""
     card = facts["card"]
     if card is None:
         yield Finding(
@@ -24,8 +25,8 @@ def check(facts: Mapping[str, JSON], sections: list[str], words: int) -> Iterato
         )
         return
     if card["words"] < words:
-        message = f"the model card has {card['words']} words, expected {words}"
-        yield Finding("model-card", "error", card["path"], message, "say what the model is for, and what not")
+        message = f"the model card has {card['words']} words, expected at least {words}"
+        yield Finding("model-card", "error", card["path"], message, "state what the model is for, and what not")
     for section in sections:
         if not any(section.lower() in heading.lower() for heading in card["headings"]):
             message = f"the model card has no section `{section}`"

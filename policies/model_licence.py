@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The model's own licence must be stated and acceptable.
+"""The model's licence must be stated and acceptable.
 
-`allow` and `deny` are patterns of SPDX identifiers. With `A AND B` both must be acceptable, with `A OR B` one. An empty
-`allow` allows whatever is not denied; no licence at all is never acceptable.
+`allow` and `deny` are patterns of SPDX identifiers. Of `A AND B` both must be acceptable, of `A OR B` one. An empty
+`allow` allows every licence that is not denied; a model without a licence is always a finding.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from packager.policies import _licences
 from packager.canonical import JSON
 from packager.types import Finding
 
+VERSION = 1
 FACTS = ("model",)
 DEFAULTS: Mapping[str, JSON] = {"allow": [], "deny": ["AGPL-*", "SSPL-*", "BUSL-*", "CC-BY-NC-*"]}
 
@@ -31,6 +32,6 @@ def check(facts: Mapping[str, JSON], allow: list[str], deny: list[str]) -> Itera
             "error",
             "model",
             message,
-            "ask whoever answers for licences",
+            "have the licence reviewed, then add it to `allow` or waive this finding",
             evidence={"allow": allow, "deny": deny},
         )

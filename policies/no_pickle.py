@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""No file may be a program in disguise.
+"""No file may be a pickle or another executable format.
 
-Pickles run code when they are opened. They are found by name and by their first bytes, whatever they are called;
-so are native programs, scripts and archives outside wheels.
+Pickles run code when they are opened. They are recognised by suffix and by their first bytes, whatever the suffix; so
+are native programs, scripts, and archives other than wheels.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import PurePosixPath
 from packager.canonical import JSON
 from packager.types import Finding
 
+VERSION = 1
 FACTS = ("contents",)
 
 
@@ -41,12 +42,12 @@ _ZIPPED = frozenset({".whl"})
 
 
 def check(facts: Mapping[str, JSON]) -> Iterator[Finding]:
-    """Yield one finding for each file that is, or is called like, something that runs."""
+    """Yield one finding for each file that is an executable format by its content or its suffix."""
     for file in facts["contents"]["files"]:
         path, looks = file["path"], file["looks"]
         suffix = PurePosixPath(path).suffix.lower()
         if suffix in _SUFFIXES:
-            yield _finding(path, f"`{path}` is of the pickle family", looks)
+            yield _finding(path, f"`{path}` has the suffix of a format that can contain pickles", looks)
         elif looks is not None and not (looks == "zip" and suffix in _ZIPPED):
             yield _finding(path, f"`{path}` begins like a {looks} file", looks)
 

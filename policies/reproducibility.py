@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Artefacts must be reproducible to the wanted level.
+"""Artefacts must be reproducible to the required level.
 
-`bitwise`: a rebuild gives the same bytes. `recorded`: other bytes with the same function, which the lock pins.
+`stability` is that level. `bitwise`: a rebuild gives the same bytes. `recorded`: a rebuild gives other bytes with the
+same function, and the lock pins the digest.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from packager.canonical import JSON
 from packager.types import Finding
 
+VERSION = 1
 FACTS = ("artefacts",)
 DEFAULTS: Mapping[str, JSON] = {"stability": "bitwise"}
 
@@ -19,7 +21,7 @@ _LEVELS = ("recorded", "bitwise")
 
 
 def check(facts: Mapping[str, JSON], stability: str) -> Iterator[Finding]:
-    """Yield a finding for each target below the wanted level; an unknown level is above all."""
+    """Yield a finding for each target below the required level; an unknown level is above all others."""
     wanted = _LEVELS.index(stability) if stability in _LEVELS else len(_LEVELS)
     for name, artefact in facts["artefacts"].items():
         if _LEVELS.index(artefact["stability"]) < wanted:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The SBOM must be complete enough.
 
-`elements` are those that must be filled, by the names that `packager sbom --report` prints (`*` and `?` match several);
-`licensed` is the least share of components, 0 to 1, whose licence is an SPDX expression.
+`elements` are the required elements, by the names that `packager sbom --report` prints (`*` and `?` match several);
+`licensed` is the minimum share of components, 0 to 1, whose licence is an SPDX expression.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from packager.canonical import JSON
 from packager.types import Finding
 
+VERSION = 1
 FACTS = ("sbom",)
 DEFAULTS: Mapping[str, JSON] = {
     "elements": [
@@ -27,11 +28,11 @@ DEFAULTS: Mapping[str, JSON] = {
     ],
     "licensed": 0.95,
 }
-_HINT = "`packager sbom BUNDLE --report` says what would fill it"
+_HINT = "`packager sbom BUNDLE --report` lists what is missing and how to add it"
 
 
 def check(facts: Mapping[str, JSON], elements: list[str], licensed: float) -> Iterator[Finding]:
-    """Yield a finding for each element that is asked for and missing, and one for too few licences."""
+    """Yield a finding for each required element that is missing, and one for too few licences."""
     report = facts["sbom"]
     groups = {name: missing for name, missing in report["clusters"].items() if name != "Dataset properties"}
     for group, missing in {**groups, "NTIA": report["ntia"]}.items():

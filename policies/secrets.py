@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""No file may hold a credential.
+"""No file may contain a credential.
 
-Texts and graphs are searched for tokens with a known form (private keys, cloud keys, registry tokens, passwords in
-addresses). Weights, engines and hash-locked wheels are not searched. `except` lists paths, with `*` and `?`.
+Texts and graphs are searched for credentials of a known form (private keys, cloud keys, registry tokens, passwords in
+URLs). Weights, engines and hash-locked wheels are not searched. `except` lists paths, with `*` and `?`.
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ from collections.abc import Iterator, Mapping
 from packager.canonical import JSON
 from packager.types import Finding
 
+VERSION = 1
 FACTS = ("secrets",)
 DEFAULTS: Mapping[str, JSON] = {"except": []}
 
 
 def check(facts: Mapping[str, JSON], **params: JSON) -> Iterator[Finding]:
-    """Yield one finding for each place that looks like a credential. The credential itself is never repeated."""
+    """Yield one finding for each line that looks like a credential, without repeating the credential."""
     for item in facts["secrets"]["found"]:
         if not any(fnmatch.fnmatchcase(item["path"], pattern) for pattern in params["except"]):
-            place = f"{item['path']}:{item['line']}"
-            message = f"`{place}` holds what looks like a {item['kind']}"
-            yield Finding("secrets", "error", place, message, "revoke it, remove it, and build again")
+            line = f"{item['path']}:{item['line']}"
+            message = f"`{line}` contains what looks like a {item['kind']}"
+            yield Finding("secrets", "error", line, message, "revoke it, remove it, and build again")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Somebody trusted must have signed the bundle.
+"""A trusted signer must have signed the bundle.
 
-`least` signatures by different signers are needed; with `signers` only those named in the trust file count. Whom a
-verifier trusts is the trust file's business: this rule only counts what verification found.
+At least `least` different signers are required; with `signers` only those, by their names in the trust file, count. The
+trust file decides which signers are trusted: this rule counts the signatures that verification accepted.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from packager.canonical import JSON
 from packager.types import Finding
 
+VERSION = 1
 FACTS = ("statements",)
 DEFAULTS: Mapping[str, JSON] = {"least": 1, "signers": []}
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Only sources that are known may be in the bundle.
+"""The bundle must be built from allowed sources.
 
-`allow` lists addresses of sources (`resolvedDependencies` of SLSA v1), with `*` and `?` as patterns. Each provenance
+`allow` lists URIs of sources (`resolvedDependencies` of SLSA v1), with `*` and `?` as patterns. Each provenance
 statement of a trusted signer must name at least one source, and only allowed ones.
 """
 
@@ -13,15 +13,16 @@ from collections.abc import Iterator, Mapping
 from packager.canonical import JSON
 from packager.types import Finding
 
+VERSION = 1
 FACTS = ("provenance",)
 DEFAULTS: Mapping[str, JSON] = {"allow": []}
-_HINT = "build from the registry that releases come from, or add it to `allow` of the rule"
+_HINT = "build from an allowed registry, or add the source to `allow` of the rule"
 
 
 def check(facts: Mapping[str, JSON], allow: list[str]) -> Iterator[Finding]:
-    """Yield a finding for each source that is not known, and one when none is named."""
+    """Yield a finding for each source that is not allowed, and one when no source is named."""
     if not facts["provenance"]:
-        yield Finding("source", "error", "provenance", "nobody trusted says what the bundle was built from", _HINT)
+        yield Finding("source", "error", "provenance", "no trusted signer states what the bundle was built from", _HINT)
     for item in facts["provenance"]:
         if not item["sources"]:
             yield Finding(

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Code that the source brings along and that opening it may import must be consented to, by its digest.
+"""Code that comes with the source, and may be imported when it is opened, needs consent by its digest.
 
-MLflow keeps such code (`code_paths`) in the folder `code`. It can do whatever the worker can: bend the export, and
-the answers that artefacts are measured against. So the recipe names the digest of exactly this code (`allow-code`), or
-nothing is opened. What it reaches for is noted, file by file. A source that is data imports none of it.
+MLflow keeps such code (`code_paths`) in the folder `code`. It can do everything the worker can: falsify the export, and
+the reference outputs that artefacts are compared with. So the recipe must name the digest of exactly this code
+(`allow-code`), or the source is not opened. A note per file lists what the code uses. Sources that are only data import
+none of it.
 """
 
 from __future__ import annotations
@@ -15,14 +16,16 @@ from packager.canonical import JSON
 from packager.edits import Edit
 from packager.types import Finding
 
+VERSION = 1
 FACTS = ("scans",)
 
 
 def check(facts: Mapping[str, JSON]) -> Iterator[Finding]:
-    """Yield one finding for code that nobody consented to, and a note for each file of code that somebody did."""
+    """Yield one finding for code without consent, and a note for each file of code."""
     for row in facts["scans"]:
         if "code" not in row:
-            yield _finding("nobody says whether the source brings code along", "build it again and sign it there", row)
+            message = "the scan results do not state whether the source contains code"
+            yield _finding(message, "build it again and sign it there", row)
             continue
         code = row["code"]
         if code is None:
@@ -30,12 +33,12 @@ def check(facts: Mapping[str, JSON]) -> Iterator[Finding]:
         if code["consented"] != code["digest"]:
             listed = ", ".join(f"`{path}`" for path in list(code["files"])[:4])
             hint = f"read it; if you trust its author, write `allow-code: {code['digest']}` in the recipe"
-            told = f"the source brings code of its own along ({listed}) that nobody consented to"
+            message = f"the source contains Python code ({listed}) without consent"
             consent = Edit(("allow-code",), code["digest"], consents=True)
-            yield replace(_finding(told, hint, code), edits=(consent,))
+            yield replace(_finding(message, hint, code), edits=(consent,))
         for path, words in code["files"].items():
-            told = "; ".join(words) or "nothing remarkable"
-            yield Finding("source-code", "note", path, f"`{path}` is code of the source's own: {told}", evidence=code)
+            uses = "; ".join(words) or "nothing remarkable"
+            yield Finding("source-code", "note", path, f"`{path}` is code of the source: {uses}", evidence=code)
 
 
 def _finding(message: str, hint: str, row: JSON) -> Finding:

@@ -17,7 +17,7 @@ from packager import canonical, plugins
 from packager.actions import scan
 from packager.actions.runner import Runner
 from packager.bundle import diff
-from packager.bundle.bundle import CONTRACT, FORMAT, RECORD, SBOM, Bundle, read
+from packager.bundle.bundle import CONTRACT, FORMAT, RECORD, SBOM, Bundle, card_name, read
 from packager.bundle.readers import StoredBundle
 from packager.canonical import JSON
 from packager.contract import contract, preflight
@@ -420,7 +420,7 @@ def _assemble(
     for artefact in artefacts:
         files |= dict(artefact.files.files)
     if recipe.card:
-        files[_card_path(recipe.card)] = store.put(_card(place.base / recipe.card))
+        files[card_name(recipe.card)] = store.put(_card(place.base / recipe.card))
     files |= {f"vectors/{path}": blob for path, blob in vectors}
     for runtime, sets in lock.dependencies.wheels.items():
         carried = wheels.get(runtime, {})
@@ -437,10 +437,6 @@ def _assemble(
     files[SBOM] = store.put(_sbom(recipe, lock, graph, sorted(files.items()), paths))
     files[RECORD] = store.put(_record(recipe, files, promise["targets"]))
     return Tree.of(files)
-
-
-def _card_path(card: str) -> str:
-    return "MODEL_CARD" + Path(card).suffix
 
 
 def _card(path: Path) -> bytes:
@@ -467,7 +463,7 @@ def _sbom(
         lock.tree.digest,
         lock.kind,
         [item.to_json() for item in recipe.datasets],
-        _card_path(recipe.card) if recipe.card else None,
+        card_name(recipe.card) if recipe.card else None,
     )
     return cyclonedx.describe(model, files, targets, lock.dependencies, lock.toolchain)
 
@@ -489,7 +485,7 @@ def _record(recipe: Recipe, files: Mapping[str, Blob], targets: Mapping[str, JSO
 def keep(recipe: Recipe, tree: Tree, runner: Runner, *, over: bool) -> Bundle:
     """Write the manifest and name the bundle; signatures of an identical earlier build stay attached."""
     store = runner.store
-    about = modelpack.About(
+    about = modelpack.ModelDescription(
         recipe.name, recipe.version, recipe.description, (recipe.license,) if recipe.license else (), recipe.authors
     )
     manifest, config = modelpack.manifest(about, tree)

@@ -30,12 +30,25 @@ FORMAT = 1  # of bundle.json; a reader refuses any other
 RECORD = "bundle.json"
 CONTRACT = "contract.json"
 SBOM = "sbom.cdx.json"
+CARD = "MODEL_CARD"  # and the suffix of the file that the recipe names
 DRAFT = "application/vnd.packager.draft.v1+json"
 """A predicate that the build left and nobody has signed; it travels to whoever signs, and counts for nobody else."""
 _KIND = "org.packager.predicateType"
 INSTALLED = Path("current", "bundle")  # where an installation keeps the bundle that it serves
 MAX_LISTED = 1024  # manifests in an index: the bundle and what is attached to it
 MAX_RECORD = 16 << 20  # bytes of one of our JSON files
+
+# Formats that are data, and two that are not: wheels enter an isolated environment by their hashes, and engines are
+# native code, which is why no file of a bundle is opened before its signature and digest are checked. `.bin` is the
+# external data of a graph and of an OpenVINO `.xml`.
+ALLOWED_SUFFIXES = frozenset(
+    {".onnx", ".bin", ".safetensors", ".json", ".txt", ".md", ".pbtxt", ".whl", ".html", ".engine", ".xml", ".toml"}
+)
+
+
+def card_name(path: str) -> str:
+    """Return the name in the bundle of the model card that a recipe names by `path`."""
+    return CARD + Path(path).suffix
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from packager import canonical
+from packager import canonical, semver
 from packager.bundle.bundle import CONTRACT, Bundle, open_bundle
 from packager.canonical import JSON
 from packager.contract import contract, judge, knowledge
@@ -373,32 +373,22 @@ def _pins(bundle: Bundle, runtime: str) -> dict[str, str]:
 
 def step(before: str, after: str) -> Level:
     """Return how large the step between two semantic versions is; `none` for a step back or none at all."""
-    old, new = _numbers(before), _numbers(after)
-    if (new, _final(after)) <= (old, _final(before)):
+    if semver.precedence(after) <= semver.precedence(before):
         return "none"
-    if not _final(before)[0]:
-        return "major"  # nobody may rely on a pre-release
-    place = next(index for index in range(3) if old[index] != new[index])
+    if semver.is_prerelease(before):
+        return "major"  # a pre-release promises no stable interface
+    old, new = semver.numbers(before), semver.numbers(after)
+    position = next(index for index in range(3) if old[index] != new[index])
     leading = next((index for index in range(3) if old[index]), 2)  # 0.y.z: y is what breaks; 0.0.z: z is
-    return _LEVELS[3 - max(0, place - leading)]
+    return _LEVELS[3 - max(0, position - leading)]
 
 
 def next_version(before: str, level: Level) -> str:
     """Return the lowest version that is a step of `level` from `before`."""
-    major, minor, patch = _numbers(before)
-    candidates = [before, f"{major}.{minor}.{patch + 1}", f"{major}.{minor + 1}.0", f"{major + 1}.0.0"]
+    major, minor, patch = semver.numbers(before)
+    release = f"{major}.{minor}.{patch}"  # the next one only after a pre-release
+    candidates = [before, release, f"{major}.{minor}.{patch + 1}", f"{major}.{minor + 1}.0", f"{major + 1}.0.0"]
     return next(v for v in candidates if _LEVELS.index(step(before, v)) >= _LEVELS.index(level))
-
-
-def _numbers(version: str) -> tuple[int, int, int]:
-    major, minor, patch = re.split(r"[-+]", version, maxsplit=1)[0].split(".")
-    return int(major), int(minor), int(patch)
-
-
-def _final(version: str) -> tuple[int, str]:
-    """Return what orders versions of the same numbers: a pre-release comes before the release."""
-    tail = version.partition("+")[0].partition("-")[2]
-    return (0, tail) if tail else (1, "")
 
 
 # the step a build takes
@@ -453,8 +443,9 @@ def release_before(recipe: Recipe, store: Store, base: Path) -> Bundle | None:
     if named == NONE:
         return None
     if named is None:
-        older = [v for name, v in store.bundles() if name == recipe.name and _older(v, recipe.version)]
-        newest = max(older, key=lambda v: (_numbers(v), _final(v)), default=None)
+        limit = semver.precedence(recipe.version)
+        older = [v for name, v in store.bundles() if name == recipe.name and semver.precedence(v) < limit]
+        newest = max(older, key=semver.precedence, default=None)
         return open_bundle(f"{recipe.name}:{newest}", lambda: store) if newest else None
     if re.fullmatch(r"[0-9]+\.[0-9]+\.[0-9]+\S*", named):
         return open_bundle(f"{recipe.name}:{named}", lambda: store)
@@ -462,7 +453,3 @@ def release_before(recipe: Recipe, store: Store, base: Path) -> Bundle | None:
     if found.name != recipe.name:
         raise UsageError(f"`previous` names `{found.name}`, expected a release of `{recipe.name}`")
     return found
-
-
-def _older(version: str, than: str) -> bool:
-    return (_numbers(version), _final(version)) < (_numbers(than), _final(than))

@@ -135,7 +135,7 @@ def _modelpack(bundle: Bundle, layers: list[tuple[str, Blob, Blob]], layout: Pat
     for path, blob, layer in layers:
         raw = modelpack.layer(path, blob)
         described.append(oci.Descriptor(raw.media_type.removesuffix("raw") + "tar", layer, raw.annotations))
-    about = modelpack.About(bundle.name, bundle.version)
+    about = modelpack.ModelDescription(bundle.name, bundle.version)
     config = modelpack.config(about, described)
     annotations = {modelpack.TITLE: bundle.name, modelpack.VERSION: bundle.version, BUNDLE_DIGEST: bundle.digest}
     head = oci.Descriptor(modelpack.CONFIG, _keep(layout, config))

@@ -76,9 +76,9 @@ def _answer(argv: Sequence[str], console: Console) -> int:
         console.fail(StorageError("out of memory", hint="close other programs, or lower --jobs"))
         return StorageError.code
     except (OSError, RuntimeError) as error:
-        from packager.os_errors import translated
+        from packager.os_errors import translate
 
-        found = translated(error)
+        found = translate(error)
         if found is None:
             return _report_bug(console)
         console.fail(found)

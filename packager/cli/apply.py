@@ -42,7 +42,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
         if args.output:
             copy.save(bundle, args.output, console)
         else:
-            to = writers.local(options.workspace(args).open_store(), vouched=judge is not None, replace=args.replace)
+            to = writers.local(options.workspace(args).open_store(), verified=judge is not None, replace=args.replace)
             copy.copy(bundle, to, console, label="applying")
     saved = bundle.size - args.delta.stat().st_size
     value = {

@@ -83,7 +83,7 @@ def _build(args: argparse.Namespace, console: Console) -> tuple[int, Sequence[Fi
         lock = project.current_lock(locked=args.locked)
         built = api.build_bundle(project, lock, replace=args.replace, builder=args.builder)
         if args.facts:
-            write_atomically(args.facts, canonical.dump(facts.statement(built.facts)))
+            write_atomically(args.facts, canonical.dump(facts.measurement_predicate(built.facts)))
         bundle = built.bundle
         if bundle is None:
             return _refused(built, project, console), built.verdict.findings

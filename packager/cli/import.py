@@ -36,7 +36,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
         bundle = options.open_bundle(args, console)
         if judge:
             judge.require(bundle, console)
-        to = writers.local(options.workspace(args).open_store(), vouched=judge is not None, replace=args.replace)
+        to = writers.local(options.workspace(args).open_store(), verified=judge is not None, replace=args.replace)
         stored = copy.copy(bundle, to, console, jobs=args.jobs, label="importing")
     value = {
         "name": bundle.name,

@@ -30,7 +30,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
     from packager.contract.contract import lines
     from packager.lock.inspection import source_files
     from packager.release.proofs import origin
-    from packager.trust.verify import unreadable
+    from packager.trust.verify import list_unreadable
 
     if files := source_files(args.bundle):
         return _inspect_source(files, args, console)
@@ -48,7 +48,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
         "takes": taken,
         "files": {path: {"digest": blob.digest, "size": blob.size} for path, blob in bundle.tree},
         "statements": _statements(bundle),
-        "unreadable": [{"digest": digest, "reason": why.message} for digest, why in unreadable(bundle).items()],
+        "unreadable": [{"digest": digest, "reason": why.message} for digest, why in list_unreadable(bundle).items()],
     }
     text = _text(bundle, contract, taken, value["statements"], value["unreadable"])
     text[4:4] = _origin(value["source"])
@@ -77,9 +77,11 @@ def _origin(source: Mapping[str, str | None]) -> list[str]:
 
 
 def _statements(bundle: Bundle) -> list[dict[str, str]]:
-    from packager.trust.verify import attached
+    from packager.trust.verify import list_statements
 
-    return [{"predicate_type": kind, "claim": claim, "digest": digest} for digest, claim, kind in attached(bundle)]
+    return [
+        {"predicate_type": kind, "claim": claim, "digest": digest} for digest, claim, kind in list_statements(bundle)
+    ]
 
 
 def _text(

@@ -68,7 +68,7 @@ def _check(args: argparse.Namespace, console: Console) -> int:
     with console:
         bundle = options.open_reference(args.subject, args, console)
         facts = _facts(bundle, profile, args, console)
-        verdict = engine.judge(profile, facts, engine.day(facts))
+        verdict = engine.judge(profile, facts, engine.day_of(facts))
     if args.facts:
         write_atomically(args.facts, canonical.dump(facts))
     name = f"{bundle.name}:{bundle.version}"
@@ -117,7 +117,7 @@ def _list(console: Console) -> int:
 def _explain(args: argparse.Namespace, console: Console) -> int:
     from packager.policy import docs
 
-    console.result(docs.about(args.subject), docs.text(args.subject))
+    console.result(docs.describe(args.subject), docs.render_text(args.subject))
     return 0
 
 

@@ -47,7 +47,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
         if judge:
             judge.require(bundle, console)
         store = options.workspace(args).open_store()
-        to = writers.local(store, vouched=judge is not None, replace=args.replace)
+        to = writers.local(store, verified=judge is not None, replace=args.replace)
         fetched = copy.copy(bundle, to, console, jobs=args.jobs, label="pulling")
         kept = open_bundle(bundle.digest, lambda: store)
         if args.output:

@@ -83,11 +83,11 @@ def main(args: argparse.Namespace, console: Console) -> int:
 def _tell(bundle: Bundle, left: list[str], console: Console) -> None:
     """Say what is signed besides the bundle; that nothing says how it was made, where that is so."""
     from packager.formats import slsa
-    from packager.trust.verify import attached
+    from packager.trust.verify import list_statements
 
     if left:
         console(Note(f"signing what its build left as well: {', '.join(left)}"))
-    elif not any(kind == slsa.PREDICATE for _, _, kind in attached(bundle)):
+    elif not any(kind == slsa.PREDICATE for _, _, kind in list_statements(bundle)):
         console(
             Warned(
                 "only the bundle is signed: its provenance and facts are in the store that built it, and policies that "
@@ -98,13 +98,13 @@ def _tell(bundle: Bundle, left: list[str], console: Console) -> None:
 
 def _asked_for(bundle: Bundle, args: argparse.Namespace, console: Console) -> Bundle:
     """Return what OUT carries."""
-    from packager.trust.verify import attached
+    from packager.trust.verify import list_statements
 
     made = {referrer.content.digest for referrer in bundle.referrers if referrer.content.digest in bundle.pending}
     if args.alone:
         return bundle.only(lambda referrer: referrer.content.digest in made)
-    ours = {claim for digest, claim, _ in attached(bundle) if digest in made}
-    others = sorted({claim for _, claim, _ in attached(bundle)} - ours)
+    ours = {claim for digest, claim, _ in list_statements(bundle) if digest in made}
+    others = sorted({claim for _, claim, _ in list_statements(bundle)} - ours)
     if others:
         listed = ", ".join(f"`{claim:.64}`" for claim in others[:5])
         console(Note(f"`{args.output}` also carries what {listed} signed; --alone leaves that out"))

@@ -104,7 +104,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
     from packager.trust import edit
 
     _check_before(before, _signers(args))
-    content = edit.follow(before.content, now, args.days)
+    content = edit.next_serial(before.content, now, args.days)
     changed = {"add": _add, "remove": _remove, "revoke": _revoke}[args.action](args, content)
     if changed == content and args.days is None and args.threshold is None:
         raise UsageError(f"nothing to {args.action}", hint="see `packager trust --help`")
@@ -136,7 +136,7 @@ def _first(args: argparse.Namespace, now: datetime) -> Content:
     if not args.name:
         raise UsageError("a trust file needs a --name", hint="for example that of the organisation: --name acme")
     roots = [key.public for key in _signers(args)] + _publics(args)
-    return edit.new(args.name, roots, args.threshold or 1, now + timedelta(days=args.days or 365))
+    return edit.new_content(args.name, roots, args.threshold or 1, now + timedelta(days=args.days or 365))
 
 
 def _add(args: argparse.Namespace, content: Content) -> Content:
@@ -285,7 +285,7 @@ def _report(file: TrustFile, console: Console, done: str) -> int:
     rows += [
         f"  signer     {name}: {_describe(entry)}"
         for name, value in file.content["signers"].items()
-        for entry in edit.entries(value)
+        for entry in edit.entries_of(value)
     ]
     rows += [
         f"  required   {item.predicate_type} by {', '.join(sorted(item.signers)) or 'anyone trusted'}"

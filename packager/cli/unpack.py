@@ -83,7 +83,7 @@ def _model_signatures(bundle: Bundle, directory: Path) -> list[str]:
     """Return where the OpenSSF Model Signing statements lie, for those who verify with their own tool."""
     from packager.bundle.readers import blob_path
     from packager.formats.intoto import METADATA_DIRECTORY, MODEL_SIGNING_PREDICATE
-    from packager.trust.verify import attached
+    from packager.trust.verify import list_statements
 
-    found = [digest for digest, _, kind in attached(bundle) if kind == MODEL_SIGNING_PREDICATE]
+    found = [digest for digest, _, kind in list_statements(bundle) if kind == MODEL_SIGNING_PREDICATE]
     return [str(directory / METADATA_DIRECTORY / blob_path(digest)) for digest in found]

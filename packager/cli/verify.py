@@ -74,12 +74,12 @@ def _judge(bundle: Bundle, profile: Profile, seen: Verification, args: argparse.
 
 
 def _say(verification: Verification, judged: Verdict | None, console: Console) -> int:
-    from packager.trust.verify import notes
+    from packager.trust.verify import skipped_notes
 
     allowed = judged is None or judged.ok
     rows = [f"{'ok  ' if check.ok else 'FAIL'}  {check.name:10} {check.detail}" for check in verification.checks]
     name = f"{verification.name}:{verification.version}"
-    rows += [f"note  {note}" for note in notes(verification.skipped)]
+    rows += [f"note  {note}" for note in skipped_notes(verification.skipped)]
     value = verification.to_json()
     if judged is not None:
         from packager.policy import report

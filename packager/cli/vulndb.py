@@ -19,7 +19,7 @@ from packager.cli.console import Console
 from packager.errors import UsageError
 
 if TYPE_CHECKING:
-    from packager.policy.advisories import Known
+    from packager.policy.advisories import Database
 
 FOR = "release"
 HELP = "keep advisories and look packages up in them, offline"
@@ -42,7 +42,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
 
     folder = options.workspace(args).advisories
     if args.action == "show":
-        known = advisories.known(folder)
+        known = advisories.read_database(folder)
         if known is None:
             raise UsageError("there are no advisories yet", hint="`packager vulndb import FILE`")
         return _say(known, console)
@@ -50,11 +50,11 @@ def main(args: argparse.Namespace, console: Console) -> int:
         raise UsageError(f"`vulndb {args.action}` needs a file or a bundle", hint="see `packager vulndb --help`")
     if args.action == "import":
         with console:
-            return _say(advisories.load(Path(args.subject), folder), console)
+            return _say(advisories.import_file(Path(args.subject), folder), console)
     return _check(args, console, folder)
 
 
-def _say(known: Known, console: Console) -> int:
+def _say(known: Database, console: Console) -> int:
     console.result(known.to_json(), f"{known.count} advisories, the newest of {known.newest}\n{known.digest}")
     return 0
 

@@ -21,7 +21,7 @@ from packager.formats.intoto import Statement
 from packager.trust import evidence
 from packager.trust.evidence import Evidence
 from packager.trust.keys import PublicKey
-from packager.trust.model import normal
+from packager.trust.model import as_trust
 from packager.types import check_digest
 
 PREDICATE = "https://in-toto.io/attestation/test-result/v0.1"
@@ -127,7 +127,7 @@ def attach(paths: Sequence[Path], bundle: Bundle, trusted: Sequence[PublicKey]) 
 
 def _attested(data: bytes, subject: str, trusted: Sequence[PublicKey]) -> JSON:
     """Return the result that an attestation holds, once somebody trusted turns out to have signed it."""
-    (found,) = evidence.authenticate(evidence.parse({subject: data}), normal(trusted), None)
+    (found,) = evidence.authenticate(evidence.parse_statements({subject: data}), as_trust(trusted), None)
     return details(found.statement, subject)
 
 

@@ -18,9 +18,7 @@ Until `current` moves, the old release keeps serving; a kill at any point leaves
 from __future__ import annotations
 
 import shutil
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,7 +31,7 @@ from packager.deploy import served_environment, server_files, wheels
 from packager.deploy.journal import Clock, behind, cut_off, journal, no_clock
 from packager.deploy.server_files import CONFIG
 from packager.errors import StorageError, UsageError
-from packager.events import Cached, Finished, OnEvent, Started, ignore
+from packager.events import Cached, OnEvent, ignore, timed
 from packager.files import locked, read_own, shared_modes, staging, storage_errors, sync_directory, write_atomically
 from packager.knobs.knobs import Override, Resolved, resolve
 from packager.transport import copy
@@ -157,20 +155,12 @@ def _stage(
         (fresh / "bundle").mkdir()
         copy.write_unpacked(bundle, fresh / "bundle", on_event)
         supply = wheels.choose(fresh / "bundle" / "deps" / runtime, index.wheelhouse)
-        with _reported(f"environment for {runtime}", on_event):
+        with timed(f"environment for {runtime}", on_event):
             served_environment.place(fresh / "env", supply, environment, index.environments, on_event)
         _copy_server(fresh / "app", runtime)
         _configure(bundle, fresh, chosen)
         fresh.rename(release)  # a virtual environment moves as long as only its interpreter is called
     sync_directory(release.parent)
-
-
-@contextmanager
-def _reported(label: str, on_event: OnEvent) -> Iterator[None]:
-    on_event(Started(label))
-    started = time.monotonic()
-    yield
-    on_event(Finished(label, time.monotonic() - started))
 
 
 def _copy_server(app: Path, runtime: str) -> None:

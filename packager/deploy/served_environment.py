@@ -30,7 +30,7 @@ from packager.deploy.wheels import Supply
 from packager.errors import SourceError, StorageError
 from packager.events import Note, OnEvent, ignore
 from packager.files import locked, staging
-from packager.formats.index_addresses import REFUSED, refusal, told
+from packager.formats.index_addresses import REFUSED, redact, refusal
 from packager.formats.wheel_locks import further_indexes
 from packager.store.environments import GATE, RECORD
 
@@ -218,7 +218,7 @@ def _failure(said: str, supply: Supply) -> SourceError | StorageError:
     errors = [row.removeprefix("ERROR: ") for row in rows if row.startswith("ERROR")]
     if errors == ["Exception:"]:  # pip itself failed: the last line of its trace says why
         errors = rows[-1:]
-    reason = told(re.sub(r"\s+", " ", " ".join(errors or rows[-1:])))[:500]
+    reason = redact(re.sub(r"\s+", " ", " ".join(errors or rows[-1:])))[:500]
     if os.strerror(errno.ENOSPC) in said:
         return StorageError(
             "no space left while installing the locked dependencies",

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bytes to records and back, one file per published format. No clock, no network, no environment."""
+"""Parse and write published formats, one file each: bytes to records and back. No clock, no network, no environment."""

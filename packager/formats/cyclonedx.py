@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CycloneDX 1.6 as plain JSON: the model as a component, its files, the locked wheels, and how it was made.
+"""Write CycloneDX 1.6 as plain JSON: the model as a component, its files, the locked wheels, and how it was made.
 
 Source: CycloneDX 1.6 and 1.7 JSON schemas. Written by hand because the reference library's classes drop the model
 card, data and formulation (measured); its strict validator judges the result in the tests. Everything is derived from
-content: the serial number is a UUIDv5, there is no time stamp, and the order is fixed. 1.7 adds members and removes
-none that are used here, so that form differs in its version alone.
+content: the serial number is a UUIDv5, there is no timestamp, and the order is fixed. 1.7 adds members and removes
+none that are used here, so that form differs only in its version.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from packaging.utils import canonicalize_name
 from packager import canonical
 from packager.canonical import JSON
 from packager.formats import platforms
-from packager.formats.wheel_locks import About, Dependencies, Wheel
+from packager.formats.wheel_locks import Dependencies, DistributionMetadata, Wheel
 from packager.types import Blob
 
 PREDICATE = "https://cyclonedx.org/bom"  # of a statement that repeats the SBOM
 DEFAULT_VERSION = "1.6"
 VERSIONS = ("1.6", "1.7")
-_NAMESPACE = uuid.UUID("0e8b7f9c-6f0e-5d1b-9a55-2f6c3a1d7e44")  # ours, fixed for ever: serial numbers depend on it
+_NAMESPACE = uuid.UUID("0e8b7f9c-6f0e-5d1b-9a55-2f6c3a1d7e44")  # ours; never changes: serial numbers depend on it
 _ROLES = {"model/": "graph", "targets/": "artefact", "tokenizer/": "tokenizer", "deps/": "dependency lock"}
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """What the main component says. `origin` is the pinned source, `origin_digest` its tree, `kind` its form;
-    `datasets` are records with `name` and, where known, `uri`, `digest`, `license`, `classification`.
+    """The main component. `origin` is the pinned source, `origin_digest` its tree, `kind` its form; `datasets` are
+    records with `name` and, where known, `uri`, `digest`, `license`, `classification`.
     """
 
     name: str
@@ -63,7 +63,7 @@ def describe(
 ) -> bytes:
     """Return the SBOM of a bundle.
 
-    `files` are all files it holds besides the SBOM and the record that names the SBOM's digest; `targets` names the
+    `files` are all its files except the SBOM and the record that names the SBOM's digest; `targets` names the
     graph of each target; `toolchain` is tool to version. Equal arguments give equal bytes.
     """
     vendored = {path.rpartition("/")[2]: path for path, _ in files if path.endswith(".whl")}
@@ -86,7 +86,7 @@ def describe(
 
 
 def as_version(bom: Mapping[str, JSON], version: str) -> dict[str, JSON]:
-    """Return the same SBOM in another version of the specification, with a serial number of its own."""
+    """Return the same SBOM in another version of the specification, with another serial number."""
     if version == bom["specVersion"]:
         return dict(bom)
     serial = uuid.uuid5(_NAMESPACE, f"{bom['serialNumber']} {version}")
@@ -101,7 +101,7 @@ def purl(name: str, version: str, file: str | None = None) -> str:
 
 
 def _metadata(model: Model) -> JSON:
-    """The tool is named without its version, which no byte of a bundle depends on."""
+    """Return the metadata; the tool has no version, because no byte of a bundle depends on that."""
     value: dict[str, JSON] = {
         "lifecycles": [{"phase": "build"}],
         "tools": {"components": [{"type": "application", "name": "packager"}]},
@@ -155,11 +155,11 @@ def _ancestor(model: Model) -> JSON:
 
 
 def origin(sbom: JSON) -> tuple[str, str] | None:
-    """Return the pinned source and the digest of its tree that an SBOM of ours names, None where it names none."""
+    """Return the pinned source and the digest of its tree from one of our SBOMs, or None."""
     for item in sbom.get("metadata", {}).get("component", {}).get("pedigree", {}).get("ancestors", ()):
-        told = {entry["name"]: entry["value"] for entry in item.get("properties", ())}
-        if item.get("bom-ref") == "source" and "packager:tree" in told:
-            return item["name"], told["packager:tree"]
+        properties = {entry["name"]: entry["value"] for entry in item.get("properties", ())}
+        if item.get("bom-ref") == "source" and "packager:tree" in properties:
+            return item["name"], properties["packager:tree"]
     return None
 
 
@@ -184,7 +184,7 @@ def _dataset(item: Mapping[str, str]) -> JSON:
 
 
 def _file(path: str, blob: Blob, model: Model, targets: Mapping[str, str]) -> JSON:
-    """Describe one file; what belongs to the model is under its licence."""
+    """Describe one file; files of the model have its licence."""
     role = next((role for prefix, role in _ROLES.items() if path.startswith(prefix)), "record")
     if path == model.card:
         role = "model card"
@@ -229,7 +229,10 @@ def _libraries(locked: Dependencies, vendored: Mapping[str, str]) -> list[JSON]:
 
 
 def _library(
-    rows: Mapping[str, tuple[Wheel, list[str]]], about: About, vendored: Mapping[str, str], yanked: str | None
+    rows: Mapping[str, tuple[Wheel, list[str]]],
+    about: DistributionMetadata,
+    vendored: Mapping[str, str],
+    yanked: str | None,
 ) -> JSON:
     first = next(iter(rows.values()))[0]
     reference = purl(first.name, first.version)
@@ -254,7 +257,7 @@ def _library(
     return component
 
 
-def _wheel(wheel: Wheel, names: Iterable[str], about: About, vendored: Mapping[str, str]) -> JSON:
+def _wheel(wheel: Wheel, names: Iterable[str], about: DistributionMetadata, vendored: Mapping[str, str]) -> JSON:
     reference = purl(wheel.name, wheel.version, wheel.file)
     properties = [_property("platform", name) for name in sorted(set(names))]
     if wheel.file in vendored:
@@ -289,20 +292,20 @@ def _dependencies(model: Model, parts: Sequence[JSON], locked: Dependencies) -> 
 
 
 def _targets(lines: Iterable[str], here: Mapping[str, str], environment: Mapping[str, str]) -> set[str]:
-    """Return what these requirements lead to on a platform. What is not locked there is an extra nobody asked for."""
+    """Return the distributions that these requirements need on a platform; unlocked ones are unused extras."""
     found = set()
     for line in lines:
         try:
             requirement = Requirement(line)
         except InvalidRequirement:
-            continue  # metadata from before PEP 508; its requirement is locked all the same
+            continue  # metadata from before PEP 508; its requirement is locked nevertheless
         if requirement.marker is None or requirement.marker.evaluate(dict(environment)):
             found |= {here[name] for name in [canonicalize_name(requirement.name)] if name in here}
     return found
 
 
 def _formulation(model: Model, targets: Mapping[str, str], toolchain: Mapping[str, str]) -> JSON:
-    """Say how the graph came to be: the steps of the build, and every tool whose version can change a byte."""
+    """Describe how the graph was made: the steps of the build, and every tool whose version can change a byte."""
     tools = [
         {"type": "application", "bom-ref": f"tool:{name}", "name": name, "version": version}
         for name, version in sorted(toolchain.items())

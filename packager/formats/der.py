@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""DER, the little of it that RFC 3161 needs: definite lengths in their shortest form, single-byte tags.
+"""Read and write the subset of DER that RFC 3161 needs: definite lengths in their shortest form, single-byte tags.
 
 Source: X.690. Anything else is a ValueError.
 """
@@ -14,7 +14,7 @@ BOOLEAN = 0x01
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """One element: its tag, its content, and the whole encoding it had."""
+    """One element: its tag, its content, and its whole encoding."""
 
     tag: int
     content: bytes

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""DSSE envelopes inside Sigstore bundles v0.3, in the three kinds that this program makes and reads.
+"""Read and write DSSE envelopes inside Sigstore bundles v0.3, in the three kinds that this program supports.
 
     Key           `publicKey.hint`, the SHA-256 of the PEM of the public key
-    Certificates  `x509CertificateChain` of an enterprise authority, leaf first, with RFC 3161 time stamps
-    Logged        `certificate` of a Sigstore instance, one transparency log entry, RFC 3161 time stamps
+    Certificates  `x509CertificateChain` of an enterprise authority, leaf first, with RFC 3161 timestamps
+    Logged        `certificate` of a Sigstore instance, one transparency log entry, RFC 3161 timestamps
 
-Unknown fields, other media types, several signatures and loose base64 are refused. Beside our own spelling those of
-others are read: protobuf's JSON leaves empty members out, OpenSSF Model Signing 0.x wrote the key itself and no key id.
+Unknown fields, other media types, several signatures and non-canonical base64 are refused. Variants of other tools are
+read: protobuf's JSON omits empty members, OpenSSF Model Signing 0.x wrote the key itself and no key id.
 Sources: secure-systems-lab/dsse v1.0 (protocol.md, envelope.md); sigstore protobuf-specs, bundle v0.3; OpenSSF Model
 Signing v1.0 for the hint.
 """
@@ -32,7 +32,7 @@ _STAMPS = "timestampVerificationData"
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """Signed by a plain key; `hint` is sha256 over its PEM."""
+    """Signed by a plain key; `hint` is the SHA-256 of its PEM."""
 
     hint: str
 
@@ -43,7 +43,7 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class Certificates:
-    """Signed by the key of the first certificate (DER); `timestamps` are RFC 3161 responses over the signature."""
+    """Signed by the key of the first certificate (DER); `timestamps` are RFC 3161 responses for the signature."""
 
     chain: tuple[bytes, ...]
     timestamps: tuple[bytes, ...] = ()
@@ -71,7 +71,7 @@ Material: TypeAlias = Key | Certificates | Logged
 
 @dataclass(frozen=True, slots=True)
 class SignedStatement:
-    """An envelope as received: the payload keeps its original bytes, because they are what was signed."""
+    """An envelope as received: the payload keeps its original bytes, because those were signed."""
 
     payload: bytes
     signature: bytes
@@ -103,12 +103,12 @@ def _material_json(material: Key | Certificates) -> JSON:
 
 
 def pae(payload: bytes, kind: str = IN_TOTO) -> bytes:
-    """Return the pre-authentication encoding of a payload: the bytes that get signed."""
+    """Return the pre-authentication encoding of a payload: the bytes that are signed."""
     return b"DSSEv1 %d %s %d %s" % (len(kind), kind.encode(), len(payload), payload)
 
 
 def parse(data: bytes) -> SignedStatement:
-    """Parse a Sigstore bundle. Raises ValueError for any shape but the three above; there is no tolerance."""
+    """Parse a Sigstore bundle strictly. Raises ValueError for any form but the three above."""
     bundle = members(canonical.load(data, limit=MAX_BUNDLE), "bundle", "mediaType verificationMaterial dsseEnvelope")
     if bundle["mediaType"] != BUNDLE:
         raise ValueError(f"expected media type {BUNDLE}, got {bundle['mediaType']!s:.100}")
@@ -154,7 +154,7 @@ def _certificates(value: dict[str, JSON]) -> Certificates:
 
 
 def _logged(value: dict[str, JSON], data: bytes) -> Logged:
-    items(value["tlogEntries"], "log entries", 1, 1)  # what is in it is read by sigstore's own strict models
+    items(value["tlogEntries"], "log entries", 1, 1)  # sigstore's strict models read its content
     return Logged(_raw(value["certificate"]), _timestamps(value), data)
 
 
@@ -190,18 +190,18 @@ def items(value: JSON, what: str, least: int, most: int) -> list[JSON]:
 
 
 def encode(data: bytes) -> str:
-    """Return the one base64 spelling of `data`."""
+    """Return the canonical base64 of `data`."""
     return base64.b64encode(data).decode()
 
 
 def decode(value: JSON) -> bytes:
-    """Return what base64 text stands for, if it is spelled canonically. Raises ValueError."""
+    """Decode canonical base64. Raises ValueError."""
     if not isinstance(value, str):
         raise ValueError("expected base64 text")
     try:
         data = base64.b64decode(value, validate=True)
     except (binascii.Error, ValueError) as error:
         raise ValueError(f"bad base64: {error}") from None
-    if encode(data) != value:  # one value, one spelling: unused bits must be zero
+    if encode(data) != value:  # unused bits must be zero
         raise ValueError("bad base64: not in its canonical form")
     return data

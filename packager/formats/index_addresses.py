@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Package indexes: which of them a lock may name, and what of their addresses may be written down or said.
+"""Handle addresses of package indexes: which a lock may name, and how credentials are kept out of files and messages.
 
-An address opens an index where it holds a user, a password, a query, or a token in its path, which nobody can tell from
-a plain directory for sure. So an address from the environment is never recorded, only the name that it was given
-(`UV_INDEX=acme=https://…`); one from a lock file beside the recipe is, unless it looks like it opens something.
+An address contains credentials if it has a user, a password, a query, or a token in its path, which cannot be told from
+a plain directory for certain. So an address from the environment is never recorded, only its name
+(`UV_INDEX=acme=https://…`); one from a lock file beside the recipe is, unless it seems to contain credentials.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from urllib.parse import quote, urlsplit, urlunsplit
 
 from packager.formats.secrets import is_token, scan
 
-PUBLIC_HOST = "files.pythonhosted.org"  # where PyPI keeps its files; a mirror's own address would name a host of ours
-_EVERYBODYS = frozenset({PUBLIC_HOST, "pypi.org", "download.pytorch.org"})  # whose paths open nothing
+PUBLIC_HOST = "files.pythonhosted.org"  # PyPI's file host; the address of a mirror would name an internal host
+_PUBLIC_HOSTS = frozenset({PUBLIC_HOST, "pypi.org", "download.pytorch.org"})  # whose paths contain no credentials
 _NAMED = re.compile(r"([A-Za-z0-9_.-]+)=(?=[a-z]+:)")
 _ADDRESS = re.compile(r"\b([a-z][a-z0-9+.-]*)://([^\s`'\"<>()\[\]{},]+)", re.IGNORECASE)
 _PLACE = re.compile(r"[\w.-]*(:[0-9]+)?")
@@ -27,21 +27,21 @@ _EXTRAS = {"uv": ("UV_INDEX", "UV_EXTRA_INDEX_URL"), "pip": ("PIP_EXTRA_INDEX_UR
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """`address` with what opens it; `label` is what may be recorded of it: its name or address, None for nothing."""
+    """An index: its `address` with credentials; `label` is what may be recorded: a name or an address, or None."""
 
     address: str = field(repr=False)
     label: str | None
 
 
-def opens(address: str) -> bool:
-    """Tell whether the address of an index holds what opens it, or looks like it."""
+def has_credentials(address: str) -> bool:
+    """Return whether the address of an index contains credentials, or seems to."""
     parts = urlsplit(address)
     segments = parts.path.split("/")
     return "@" in parts.netloc or bool(parts.query) or any(map(is_token, segments)) or any(scan(address.encode()))
 
 
 def is_address(index: str) -> bool:
-    """Tell whether a recorded index is an address, and not a name."""
+    """Return whether a recorded index is an address, not a name."""
     return "://" in index
 
 
@@ -57,9 +57,9 @@ def of_environment(variables: Mapping[str, str]) -> tuple[Index, ...]:
 
 
 def shared(variables: Mapping[str, str]) -> dict[str, str]:
-    """Return an environment in which uv and pip ask the same indexes: where one is told nothing, the other's count.
+    """Return an environment in which uv and pip use the same indexes: without settings for one, the other's count.
 
-    uv resolves and pip reads what was chosen, so one that knows fewer indexes would find nothing. Neither breaks lines.
+    uv resolves and pip reads what was chosen, so one with fewer indexes would find nothing. Neither breaks lines.
     """
     found = {**variables, "UV_NO_WRAP": "1"}
     for one, other in (("uv", "pip"), ("pip", "uv")):
@@ -71,11 +71,11 @@ def shared(variables: Mapping[str, str]) -> dict[str, str]:
 
 
 def used(files: Iterable[str], own: Iterable[str], variables: Mapping[str, str]) -> tuple[Index, ...]:
-    """Return the indexes beyond the default that gave `files` (addresses): `own` ones of the recipe's lock file, or of
-    the environment.
+    """Return the indexes besides the default that `files` (addresses) came from: `own` ones of the recipe's lock file,
+    or of the environment.
 
-    A file is taken to come from the index on its host whose path it shares most of; one on a host of no index, from
-    any of the recipe's.
+    A file is assigned to the index on its host with the longest common path; one on a host of no index, to all of the
+    recipe's.
     """
     recorded = [Index(address, address) for address in own]
     known = [*recorded, *of_environment(variables)]
@@ -91,9 +91,9 @@ def used(files: Iterable[str], own: Iterable[str], variables: Mapping[str, str])
 
 
 def public(address: str, own: Iterable[str], variables: Mapping[str, str]) -> str | None:
-    """Return the address of a file without credentials and query if strangers may find it there, else None.
+    """Return the address of a file without credentials and query if it is public, else None.
 
-    Strangers find it on PyPI, and on indexes that the recipe's lock file names and the environment does not.
+    Public are PyPI, and indexes that the recipe's lock file names and the environment does not.
     """
     parts = urlsplit(address)
     ours = {_host(index.address) for index in of_environment(variables)}
@@ -106,16 +106,16 @@ def public(address: str, own: Iterable[str], variables: Mapping[str, str]) -> st
     return _bare(address)
 
 
-def told(text: str) -> str:
-    """Return what a program said, its addresses without anything that may open an index: a host, and a file's name."""
+def redact(text: str) -> str:
+    """Return a text whose addresses are reduced to host and file name, so that they contain no credentials."""
 
     def shown(match: re.Match[str]) -> str:
         rest = match[2].rstrip(".:;")
         authority, slash, path = re.split(r"[?#]", rest, maxsplit=1)[0].partition("/")
         host = authority.rpartition("@")[2]
-        if not _PLACE.fullmatch(host):  # half of a password, for one
+        if not _PLACE.fullmatch(host):  # such as half of a password
             return f"{match[1]}://…"
-        if host.partition(":")[0] not in _EVERYBODYS and host:
+        if host.partition(":")[0] not in _PUBLIC_HOSTS and host:
             last = path.rpartition("/")[2]
             path = f"…/{last}" if _FILE.fullmatch(last) else "…" if path else ""
         return f"{match[1]}://{host}{slash}{path}{match[2][len(rest) :]}"
@@ -124,7 +124,7 @@ def told(text: str) -> str:
 
 
 def refusal(said: str) -> str | None:
-    """Return which index refuses a login, and how, if that is in what uv or pip said: "`host` (401)"."""
+    """Return the index that refuses the login, and its status, from the output of uv or pip: "`host` (401)"."""
     for pattern in _REFUSALS:
         if found := pattern.search(said):
             return f"`{_host(found['at'])}` ({found['status']})"
@@ -152,7 +152,7 @@ def _words(variables: Mapping[str, str], names: Iterable[str]) -> list[str]:
 
 
 def _opened(word: str, variables: Mapping[str, str]) -> str:
-    """Return the address of a setting, with the user and password that uv keeps in variables for a named index."""
+    """Return the address of a setting, with user and password from uv's variables for a named index."""
     named = _NAMED.match(word)
     address = word[named.end() :] if named else word
     parts = urlsplit(address)
@@ -174,7 +174,7 @@ def _host(address: str) -> str:
 
 
 def _shared_path(one: str, other: str) -> int:
-    """Return how many leading folders two addresses share."""
+    """Return the number of leading folders that two addresses share."""
     pairs: Iterator[tuple[str, str]] = zip(urlsplit(one).path.split("/"), urlsplit(other).path.split("/"), strict=False)
     count = 0
     for left, right in pairs:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""in-toto statements v1: the bundle statement that is ours, and the OpenSSF Model Signing statement.
+"""Read and write in-toto statements v1: our bundle statement, and the OpenSSF Model Signing statement.
 
 Sources: in-toto attestation spec v1 (statement.md); OpenSSF Model Signing v1.0. The subject of a bundle statement
 is the manifest digest. The subject digest of a Model Signing statement does not bind file names, so it is never
@@ -63,14 +63,14 @@ def parse(payload: bytes, *, limit: int) -> Statement:
 
 
 def bundle_statement(name: str, version: str, manifest_digest: str, tree: Tree) -> Statement:
-    """State that the manifest `manifest_digest` is bundle `name` `version`, holding the files of `tree`."""
+    """Return the statement that manifest `manifest_digest` is bundle `name` `version` with the files of `tree`."""
     predicate = {"name": name, "version": version, "setDigest": set_digest(tree), "files": len(tree.files)}
     hexadecimal = manifest_digest.removeprefix("sha256:")
     return Statement(BUNDLE_PREDICATE, f"{name}:{version}", hexadecimal, predicate)
 
 
 def model_signing_statement(name: str, version: str, tree: Tree) -> Statement:
-    """State the files of `tree` in the form that OpenSSF `model_signing verify` reads."""
+    """Return the statement of the files of `tree` that OpenSSF `model_signing verify` reads."""
     rows = sorted((path, blob.digest.removeprefix("sha256:")) for path, blob in tree)
     root = hashlib.sha256(b"".join(bytes.fromhex(digest) for _, digest in rows)).hexdigest()
     predicate = {
@@ -100,6 +100,6 @@ def resource(
 
 
 def embedded(name: str, data: bytes, kind: str = "application/json") -> dict[str, JSON]:
-    """Return a resource descriptor that carries the resource."""
+    """Return a resource descriptor with the resource's content."""
     content = base64.b64encode(data).decode()
     return {**resource(name, canonical.sha256(data), kind=kind), "content": content}

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The licence of a distribution as an SPDX expression, from what its metadata says.
+"""Derive the licence of a distribution as an SPDX expression from its metadata.
 
-In this order: `License-Expression` (PEP 639); a `License` field that is an expression or one of the common spellings
-of one; a classifier that names one licence. What stays ambiguous ("BSD License", or several classifiers, which may mean
-"and" or "or") is no expression: it is reported as the words that were used, never guessed. Sources: PEP 639, the list
-of trove classifiers, spdx.org/licenses.
+In this order: `License-Expression` (PEP 639); a `License` field that is an expression or a common spelling of one; a
+classifier that names one licence. Ambiguous texts ("BSD License", or several classifiers, which may mean "and" or "or")
+are no expression: they are reported as they are, never guessed. Sources: PEP 639, the list of trove classifiers,
+spdx.org/licenses.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ _SPELLINGS = {
 # Classifiers below `License :: OSI Approved` (or `License`) that name one licence.
 _CLASSIFIERS = {
     "Apache Software License": "Apache-2.0",
-    "BSD License": None,  # two, three or four clauses: it does not say
+    "BSD License": None,  # ambiguous: two, three or four clauses
     "Boost Software License 1.0 (BSL-1.0)": "BSL-1.0",
     "CC0 1.0 Universal (CC0 1.0) Public Domain Dedication": "CC0-1.0",
     "GNU General Public License v2 (GPLv2)": "GPL-2.0-only",
@@ -87,7 +87,7 @@ _CLASSIFIERS = {
 def from_metadata(
     expression: str | None, field: str | None, classifiers: Iterable[str]
 ) -> tuple[str | None, str | None]:
-    """Return (SPDX expression or None, the words used where there is no expression or None)."""
+    """Return (SPDX expression or None, the stated text where there is no expression, or None)."""
     for text in (expression, field):
         if text and (found := _expression(text)):
             return found, None

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CNCF ModelPack: one bundle = one manifest, one file = one uncompressed `.raw` layer.
+"""Read and write CNCF ModelPack manifests: one bundle = one manifest, one file = one uncompressed `.raw` layer.
 
 Source: modelpack/model-spec d78bf32 (docs/spec.md, docs/config.md, schema/config-schema.json). The config schema
-allows no fields of ours, so our records are ordinary files of the bundle and `createdAt` is left out.
+allows no further fields, so our records are ordinary files of the bundle; `createdAt` is omitted.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ _DOCS = {".md", ".html"}
 
 
 @dataclass(frozen=True, slots=True)
-class About:
-    """What the ModelPack config says of a model; every field is optional there."""
+class ModelDescription:
+    """The description of a model in the ModelPack config; every field is optional there."""
 
     name: str
     version: str
@@ -42,7 +42,7 @@ class About:
 
 
 def media_type(path: str) -> str:
-    """Return the layer type for a file, judged by its name alone."""
+    """Return the layer type for a file, by its name alone."""
     suffix = PurePosixPath(path).suffix
     if suffix in _WEIGHTS:
         kind = "weight"
@@ -54,7 +54,7 @@ def media_type(path: str) -> str:
 
 
 def layer(path: str, blob: Blob) -> oci.Descriptor:
-    """Describe one file. Owner, mode and time are constants: the host must not show."""
+    """Describe one file. Owner, mode and time are constants, so that they do not depend on the host."""
     metadata = {
         "name": PurePosixPath(path).name,
         "mode": FILE_MODE,
@@ -68,7 +68,7 @@ def layer(path: str, blob: Blob) -> oci.Descriptor:
     return oci.Descriptor(media_type(path), blob, annotations)
 
 
-def config(about: About, layers: Sequence[oci.Descriptor]) -> bytes:
+def config(about: ModelDescription, layers: Sequence[oci.Descriptor]) -> bytes:
     """Serialise the model config; for raw layers the diffID is the digest."""
     descriptor: dict[str, JSON] = {"name": about.name, "version": about.version}
     if about.description:
@@ -86,8 +86,8 @@ def config(about: About, layers: Sequence[oci.Descriptor]) -> bytes:
     return canonical.dump(value)
 
 
-def manifest(about: About, tree: Tree) -> tuple[bytes, bytes]:
-    """Return (manifest bytes, config bytes) of the bundle that holds `tree`."""
+def manifest(about: ModelDescription, tree: Tree) -> tuple[bytes, bytes]:
+    """Return (manifest bytes, config bytes) of the bundle with the files of `tree`."""
     layers = tuple(layer(path, blob) for path, blob in tree)
     config_bytes = config(about, layers)
     described = oci.Descriptor(CONFIG, Blob(canonical.sha256(config_bytes), len(config_bytes)))
@@ -96,7 +96,7 @@ def manifest(about: About, tree: Tree) -> tuple[bytes, bytes]:
 
 
 def files(manifest: oci.Manifest, *, subject: str) -> Tree:
-    """Return the files a ModelPack manifest holds.
+    """Return the files of a ModelPack manifest.
 
     Raises IntegrityError for another artifact type, a layer that is not one raw file, metadata that contradicts
     the layer, and for unsafe, duplicate or colliding paths.

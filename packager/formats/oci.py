@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""OCI image layout 1.1: descriptors, manifests, referrers and the index of a layout.
+"""Read and write the OCI image layout 1.1: descriptors, manifests, referrers and the index of a layout.
 
 Source: OCI image-spec v1.1 (manifest.md, image-layout.md) and distribution-spec v1.1 (referrers tag schema).
-Parsing is strict where bytes are covered by a digest, and lenient in `index.json`, which nothing covers.
+Parsing is strict where bytes are covered by a digest, and lenient in `index.json`, which no digest covers.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ _NO_BUNDLE = "container images and their indexes are no bundles; take what `pack
 
 
 def parse_manifest(data: bytes, *, subject: str) -> Manifest:
-    """Parse a manifest strictly; anything unexpected is an IntegrityError about `subject`."""
+    """Parse a manifest strictly. Raises IntegrityError about `subject`."""
     value = _load(data, subject)
     _only(value, _MANIFEST_KEYS, subject)
     if value.get("schemaVersion") != 2 or value.get("mediaType") != MANIFEST:
@@ -119,7 +119,7 @@ def index(manifests: Sequence[Descriptor]) -> bytes:
 
 
 def parse_index(data: bytes, *, subject: str) -> tuple[Descriptor, ...]:
-    """Read the descriptors of an index; unknown members are ignored, because nothing signs this file."""
+    """Read the descriptors of an index; unknown members are ignored, because this file is not signed."""
     manifests = _load(data, subject).get("manifests")
     if not isinstance(manifests, list):
         raise MalformedError(f"`{subject}` lists no manifests", subject=subject)
@@ -128,7 +128,7 @@ def parse_index(data: bytes, *, subject: str) -> tuple[Descriptor, ...]:
 
 
 def parse_listing(data: bytes, *, subject: str) -> tuple[Descriptor, ...]:
-    """Read the rows of a list to which anybody may add: those that are no descriptors are left out."""
+    """Read the descriptors of a list that everyone may extend: malformed rows are skipped."""
     manifests = _load(data, subject).get("manifests")
     found: list[Descriptor] = []
     for row in manifests if isinstance(manifests, list) else ():

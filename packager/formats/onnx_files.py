@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ONNX files on the wire: fields and external data, read without `onnx`, without trust and without loading weights.
+"""Read the protobuf fields and external data of untrusted ONNX files, without `onnx` and without loading weights.
 
 Sources: https://protobuf.dev/programming-guides/encoding/ and onnx.proto3. Offsets are bytes of the file; a weight
 inside the file is a pair of offsets, never a copy.
@@ -44,7 +44,7 @@ _DATA_LOCATION = 14
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[memoryview]:
-    """Map a file for reading. Raises ValueError for an empty one and for one that protobuf could not hold."""
+    """Map a file for reading. Raises ValueError for an empty one and for one larger than protobuf allows."""
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         if not size:
@@ -101,7 +101,7 @@ def entry(view: memoryview, start: int, end: int) -> tuple[str, str]:
 
 
 def fields(view: memoryview, start: int, end: int) -> Iterator[tuple[int, int, int, int]]:
-    """Yield (field number, wire type, start, end) of each field; a varint's value stands in place of both offsets.
+    """Yield (field number, wire type, start, end) of each field; a varint's value takes the place of both offsets.
 
     Raises ValueError or IndexError for what is no message.
     """
@@ -121,7 +121,7 @@ def fields(view: memoryview, start: int, end: int) -> Iterator[tuple[int, int, i
 
 
 def varint(view: memoryview, start: int) -> tuple[int, int]:
-    """Return the number at `start` and the offset behind it."""
+    """Return the number at `start` and the offset after it."""
     value = 0
     for shift in range(0, 70, 7):
         byte = view[start]
@@ -134,12 +134,12 @@ def varint(view: memoryview, start: int) -> tuple[int, int]:
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """Messages of one file. What is malformed raises ValueError or IndexError."""
+    """Reads messages of one file. Malformed ones raise ValueError or IndexError."""
 
     view: memoryview
 
     def read(self, span: Span, single: Collection[int] = ()) -> Message:
-        """Return the fields of a message; those in `single` may be there once, because parsers differ about more."""
+        """Return the fields of a message; those in `single` may occur once, as parsers differ about repetitions."""
         found: dict[int, list[tuple[int, int, int]]] = {}
         for number, wire, low, high in fields(self.view, *span):
             found.setdefault(number, []).append((wire, low, high))
@@ -155,7 +155,7 @@ class Reader:
         return [bytes(self.view[low:high]).decode() for low, high in self.spans(message, number)]
 
     def text(self, message: Message, number: int) -> str:
-        """Return a text, empty if it is not there; the last one counts, as in protobuf."""
+        """Return a text, empty if it is absent; the last one counts, as in protobuf."""
         return "".join(self.texts(message, number)[-1:])
 
     def integers(self, message: Message, number: int, most: int) -> list[int]:
@@ -172,9 +172,9 @@ class Reader:
         return [value - (1 << 64) if value >> 63 else value for value in found]
 
     def integer(self, message: Message, number: int) -> int:
-        """Return an integer, 0 if it is not there."""
+        """Return an integer, 0 if it is absent."""
         return (self.integers(message, number, 1) or [0])[0]
 
     def packed(self, message: Message, number: int) -> bytes:
-        """Return repeated numbers of fixed width as the bytes they are, packed or not."""
+        """Return the bytes of repeated numbers of fixed width, packed or not."""
         return b"".join(bytes(self.view[low:high]) for wire, low, high in message.get(number, ()) if wire != VARINT)

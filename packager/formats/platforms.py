@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What wheels are chosen for: an operating system, a processor, a Python; written `linux_x86_64-cp311`.
+"""Choose wheels for a platform: an operating system, a processor and a Python, written `linux_x86_64-cp311`.
 
-`linux_<machine>` promises glibc 2.28, the floor of today's wheels (RHEL 8, Debian 10 and later);
-`manylinux_2_17_<machine>` asks for an older one. musl is refused: the runtimes have no wheels for it. Tags are those
-of PEP 425 and PEP 600, most exact first.
+`linux_<machine>` promises glibc 2.28, the minimum of today's wheels (RHEL 8, Debian 10 and later);
+`manylinux_2_17_<machine>` means an older one. musl is refused: the runtimes have no wheels for it. Tags are those of
+PEP 425 and PEP 600, most specific first.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _PARSED = re.compile(
     r"(?P<base>linux|manylinux_2_(?P<minor>[0-9]{2}))_(?P<machine>x86_64|aarch64)-cp3(?P<python>[0-9]{2})"
 )
 _GLIBC = 28  # minor version of glibc 2 that `linux` means
-_OLDEST_GLIBC = {"x86_64": 5, "aarch64": 17}  # PEP 513 and 599: below, nothing is defined
+_OLDEST_GLIBC = {"x86_64": 5, "aarch64": 17}  # PEP 513 and 599 define none below
 _LEGACY = {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}  # names before PEP 600
 DEFAULT = ("linux_x86_64-cp311", "linux_x86_64-cp312", "linux_x86_64-cp313", "linux_x86_64-cp314")
 
@@ -44,7 +44,7 @@ class Platform:
 
     @property
     def marker(self) -> str:
-        """The PEP 508 marker that is true here."""
+        """The PEP 508 marker of this platform."""
         return (
             f'python_version == "{self.python_version}" and sys_platform == "linux" '
             f'and platform_machine == "{self.machine}"'
@@ -63,7 +63,7 @@ class Platform:
         yield f"linux_{self.machine}"
 
     def tags(self) -> tuple[Tag, ...]:
-        """Return every wheel tag that installs here, the best first."""
+        """Return every wheel tag of this platform, the best first."""
         python = f"cp{self.python[0]}{self.python[1]}"
         return (
             *cpython_tags(self.python, abis=[python], platforms=self.systems),
@@ -71,8 +71,8 @@ class Platform:
         )
 
     def best(self, files: Collection[str]) -> str:
-        """Return the wheel that an installer takes here. Raises UsageError when none installs."""
-        rank = {tag: place for place, tag in enumerate(self.tags())}
+        """Return the wheel that an installer chooses here. Raises UsageError when none installs."""
+        rank = {tag: index for index, tag in enumerate(self.tags())}
         found = [(min(rank[tag] for tag in tags), file) for file in files if (tags := wheel_tags(file) & rank.keys())]
         if not found:
             raise UsageError(f"none of {', '.join(f'`{file}`' for file in sorted(files))} installs on `{self.name}`")
@@ -104,7 +104,7 @@ def parse(name: str) -> Platform:
         raise UsageError(
             f"`{name:.60}` is not a platform that can be locked"
             + (": the runtimes have no wheels for musl" if musl else ""),
-            hint="write it as in `linux_x86_64-cp311`; `manylinux_2_17_x86_64-cp311` asks for an older glibc",
+            hint="write it as in `linux_x86_64-cp311`; `manylinux_2_17_x86_64-cp311` means an older glibc",
         )
     glibc = int(found["minor"] or _GLIBC)
     if glibc < _OLDEST_GLIBC["aarch64"]:
@@ -120,13 +120,13 @@ def here() -> str:
 
 
 def installs(files: Collection[str]) -> bool:
-    """Say whether the running interpreter can install every one of these wheels."""
+    """Return whether the running interpreter can install all of these wheels."""
     tags = set(sys_tags())
     return all(wheel_tags(file) & tags for file in files)
 
 
 def wheel_tags(file: str) -> frozenset[Tag]:
-    """Return the tags in a wheel's file name; none if it is not one."""
+    """Return the tags in a wheel's file name; none for another file."""
     try:
         return parse_wheel_filename(file)[3]
     except InvalidWheelFilename:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The lock file a model's project already has: `requirements.txt`, `pylock.toml` (PEP 751), `uv.lock`, `poetry.lock`,
+"""Read the lock file of a model's project: `requirements.txt`, `pylock.toml` (PEP 751), `uv.lock`, `poetry.lock`,
 `pdm.lock` or `Pipfile.lock`.
 
-Read, never run: no file it names is followed, no address it names is asked here. What comes out are exact versions,
-local ones (`2.9.0+cu128`) included, with the hashes where the file has them, and the indexes it needs.
+No file or address that it names is opened. The result are exact versions, also local ones (`2.9.0+cu128`), with the
+hashes where the file has them, and the indexes it needs.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from packaging.utils import canonicalize_name
 from packager import canonical
 from packager.canonical import JSON
 from packager.errors import UsageError
-from packager.formats.index_addresses import opens, told
+from packager.formats.index_addresses import has_credentials, redact
 from packager.formats.requirements_files import (
     IGNORED_OPTIONS,
     INDEX_OPTIONS,
@@ -46,7 +46,7 @@ _OPTIONS = {
     "--requirement": "make one file of it: `uv pip compile FILE -o requirements.lock`",
     "--constraint": "make one file of it: `uv pip compile FILE -o requirements.lock`",
     "--editable": "leave it out (`pip freeze --exclude-editable`): it is on no index",
-    "--find-links": "leave it out, and name that place in the environment (UV_FIND_LINKS and PIP_FIND_LINKS)",
+    "--find-links": "leave it out, and set it in the environment (UV_FIND_LINKS and PIP_FIND_LINKS)",
 }
 
 
@@ -67,19 +67,19 @@ class OwnPin:
 
 @dataclass(frozen=True, slots=True)
 class OwnLock:
-    """A parsed lock file: its pins, and the indexes beyond PyPI that it names."""
+    """A parsed lock file: its pins, and the indexes besides PyPI that it names."""
 
     file: str
     pins: tuple[OwnPin, ...]
     indexes: tuple[str, ...]
 
     def hashes(self, name: str, version: str) -> frozenset[str]:
-        """Return the hashes that the file accepts for a pin; empty if it accepts any."""
+        """Return the hashes that the file allows for a pin; empty if it allows all."""
         return frozenset(h for pin in self.pins if (pin.name, pin.version) == (name, version) for h in pin.hashes)
 
 
 def parse(data: bytes, file: str) -> OwnLock:
-    """Read a lock file; its kind is told by its name and its text. Raises UsageError."""
+    """Read a lock file; its kind follows from its name and its text. Raises UsageError."""
     if len(data) > MAX_SIZE:
         raise UsageError(f"`{file}` is larger than {MAX_SIZE} bytes")
     try:
@@ -96,14 +96,14 @@ def parse(data: bytes, file: str) -> OwnLock:
 
 
 def _refuse_other_kinds(text: str, file: str) -> None:
-    """Raise UsageError for what people keep beside a lock, or instead of one, with what would do."""
+    """Raise UsageError for files that are often given instead of a lock, with the remedy."""
     name = file.rpartition("/")[2]
     if name in _RANGES:
         raise UsageError(f"`{file}` names ranges, and a lock names versions", hint=f"give {_RANGES[name]} beside it")
     keys = set(re.findall(r"^([a-z_-]+):", text, re.MULTILINE)) if name.endswith((".yml", ".yaml")) else set()
     if "@EXPLICIT" in text.splitlines() or keys & {"dependencies", "channels", "package"}:
         raise UsageError(
-            f"`{file}` is of conda, whose packages are no wheels",
+            f"`{file}` is for conda, whose packages are no wheels",
             hint="in that environment run `pip list --format=freeze > requirements.txt`, and give that file",
         )
 
@@ -142,7 +142,7 @@ def _pin(line: str, place: str) -> OwnPin:
     clauses = list(requirement.specifier)
     if len(clauses) != 1 or clauses[0].operator not in ("==", "===") or "*" in clauses[0].version:
         raise UsageError(
-            f"`{place}`: expected an exact version, got `{told(head.strip()):.80}`",
+            f"`{place}`: expected an exact version, got `{redact(head.strip()):.80}`",
             hint="a lock names one version of everything, as `pip list --format=freeze`, `uv pip compile` and "
             "`pip-compile` write it",
         )
@@ -150,8 +150,8 @@ def _pin(line: str, place: str) -> OwnPin:
 
 
 def _unreadable(line: str, place: str) -> UsageError:
-    """Return the error for a line that pins no version, with what would."""
-    shown = f"`{told(line):.80}`"
+    """Return the error for a line that pins no version, with the remedy."""
+    shown = f"`{redact(line):.80}`"
     if re.search(r"(^|@\s*)(git|hg|svn|bzr)\+", line):
         return UsageError(
             f"`{place}`: {shown} is a revision of a repository, which no index has",
@@ -177,14 +177,14 @@ def _pylock(value: JSON, file: str) -> OwnLock:
 
 
 def _packages(value: JSON, file: str) -> OwnLock:
-    """Read what uv, Poetry and PDM call a lock: a table for every package."""
+    """Read the lock of uv, Poetry or PDM: a table for every package."""
     pins, indexes = [], []
-    files_of = value.get("metadata", {}).get("files", {})  # where Poetry before 1.5 kept them
+    files_of = value.get("metadata", {}).get("files", {})  # as in Poetry before 1.5
     for package in value["package"]:
         source = package.get("source", {})
         index = source.get("registry") or (source.get("url", "") if source.get("type") == "legacy" else "")
         if source and not index:
-            continue  # the project itself, or something from a directory or a repository: nothing an index can give
+            continue  # the project itself, or a package from a directory or a repository: on no index
         files = [*package.get("wheels", []), *package.get("files", files_of.get(package["name"], []))]
         files += [package["sdist"]] if "sdist" in package else []
         hashes = (item.get("hash", "") for item in files)
@@ -195,7 +195,7 @@ def _packages(value: JSON, file: str) -> OwnLock:
 
 
 def _marker(package: JSON) -> str | None:
-    """Return when a package is meant: uv's forks, or Poetry's markers, which may differ by group."""
+    """Return the marker of a package: uv's forks, or Poetry's markers, which may differ by group."""
     if forks := package.get("resolution-markers"):
         return " or ".join(f"({item})" for item in forks)
     found = package.get("markers")
@@ -205,12 +205,12 @@ def _marker(package: JSON) -> str | None:
 
 
 def _pipfile(value: JSON, file: str) -> OwnLock:
-    """Read `Pipfile.lock`: what its default group locks."""
+    """Read the default group of `Pipfile.lock`."""
     sources = {item["name"]: item["url"] for item in value["_meta"]["sources"]}
     pins, indexes = [], []
     for name, about in value["default"].items():
         if "version" not in about:
-            continue  # from a directory or a repository: nothing an index can give
+            continue  # from a directory or a repository: on no index
         if not re.fullmatch(r"==[^*,;\s]+", about["version"]):
             raise UsageError(
                 f"`{file}`: expected an exact version of `{name}`, got `{about['version']:.80}`",
@@ -239,12 +239,12 @@ def check_address(address: str, file: str) -> str:
         parts = urlsplit(address)
     except ValueError:
         raise UsageError(f"`{file}` names an index by no valid address") from None
-    if opens(address):
+    if has_credentials(address):
         raise UsageError(
             f"`{file}` holds credentials for the index at `{parts.hostname}`",
             hint="remove the index there and name it in the environment (`UV_INDEX=acme=https://…`); pip and uv also "
             "read `~/.netrc` and the keyring",
         )
     if parts.scheme not in ("https", "http") or not parts.hostname:
-        raise UsageError(f"`{file}` names an index that others cannot reach: `{told(address):.80}`")
+        raise UsageError(f"`{file}` names an index that others cannot reach: `{redact(address):.80}`")
     return address

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reference outputs: what the source computed for the reference inputs of a bundle, as the predicate of a statement.
+"""Read and write reference outputs: the source's outputs for the reference inputs of a bundle, as a predicate.
 
-They depend on the instructions of the CPU they were computed on, so they are stated about a bundle and never part of
-it. The inputs they belong to are named by digest; the files are those that the measurement writes (`vectors/`).
+They depend on the instructions of the CPU that computed them, so they are in a statement about the bundle, not in the
+bundle. Their inputs are named by digest; the files are those that the measurement writes (`vectors/`).
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ def predicate(tree: Tree, outputs: Mapping[str, bytes]) -> dict[str, JSON]:
 
 
 def read(stated: JSON, tree: Tree, subject: str) -> dict[str, bytes]:
-    """Return the files (name to content) of a predicate that somebody trusted signed about the bundle of `tree`.
+    """Return the files (name to content) of a predicate by a trusted signer about the bundle of `tree`.
 
-    Raises MalformedError, and WrongSubject when they belong to other inputs than the bundle carries.
+    Raises MalformedError, and WrongSubjectError when they belong to other inputs than the bundle has.
     """
     try:
         inputs = {item["name"]: f"sha256:{item['digest']['sha256']}" for item in stated["inputs"]}
@@ -47,5 +47,5 @@ def read(stated: JSON, tree: Tree, subject: str) -> dict[str, bytes]:
 def _content(item: JSON) -> bytes:
     data = base64.b64decode(item["content"], validate=True)
     if canonical.sha256(data) != f"sha256:{item['digest']['sha256']}":
-        raise ValueError(f"`{item['name']!s:.40}` is not what its digest says")
+        raise ValueError(f"`{item['name']!s:.40}` does not match its digest")
     return data

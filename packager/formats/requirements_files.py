@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The text of requirements files as pip reads it: encodings with a byte order mark, comments, continued lines, options.
+"""Read requirements files as pip does: encodings with a byte order mark, comments, continued lines, options.
 
-Source: pip's documentation, "Requirements File Format". Nothing here follows a file or an address.
+Source: pip's documentation, "Requirements File Format". No file or address in them is opened.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _SHORT = {"-r": "--requirement", "-c": "--constraint", "-e": "--editable", "-f":
 
 
 def text_of(data: bytes) -> str:
-    """Return the text of a file, in UTF-8 unless a mark says otherwise: PowerShell's `>` writes UTF-16.
+    """Return the text of a file, in UTF-8 without a byte order mark: PowerShell's `>` writes UTF-16 with one.
 
     Raises UnicodeDecodeError.
     """
@@ -60,7 +60,7 @@ def logical_lines(text: str) -> Iterator[tuple[int, str]]:
 
 
 def option(line: str) -> tuple[str, str]:
-    """Return the long name of the option that a line is, with its value; empty for a requirement."""
+    """Return the long name and the value of the option on a line; empty for a requirement."""
     if not line.startswith("-"):
         return "", ""
     if re.match(r"-[a-z][^\s=-]", line):  # `-rother.txt`
@@ -70,7 +70,7 @@ def option(line: str) -> tuple[str, str]:
 
 
 def wheel_at(address: str) -> tuple[str, str, str | None] | None:
-    """Return name, version and SHA-256 (None if unsaid) of the wheel at an address; None for what is no wheel."""
+    """Return name, version and SHA-256 (None if absent) of the wheel at an address; None for anything but a wheel."""
     parts = urlsplit(address)
     try:
         name, version, *_ = parse_wheel_filename(unquote(parts.path).rpartition("/")[2])
@@ -81,6 +81,6 @@ def wheel_at(address: str) -> tuple[str, str, str | None] | None:
 
 
 def of_address(requirement: Requirement) -> tuple[str, str, str | None] | None:
-    """Return what a requirement with an address pins, if that is a wheel of the name it has."""
+    """Return the pin of a requirement with an address, if that is a wheel of the same name."""
     found = wheel_at(requirement.url or "")
     return found if found and found[0] == canonicalize_name(requirement.name) else None

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""safetensors: the header of a file, checked before a library maps it, and files of our own.
+"""Read and write safetensors: check the header of a file before a library maps it, and write our own files.
 
 Source: the format's description in huggingface/safetensors: eight bytes of header length, JSON that gives dtype, shape
 and two offsets for every tensor, then the data, without gaps and without overlap, to the end of the file.
 
-Law: the same tensors are the same bytes, in whatever order they are given, and data starts at a multiple of 8.
+Law: equal tensors give equal bytes, in any order of the arguments, and data starts at a multiple of 8.
 """
 
 from __future__ import annotations
@@ -55,11 +55,11 @@ def check(path: Path) -> None:
         text = file.read(length)
     try:
         header = canonical.load(text.rstrip(b" "), limit=_HEADER)
-        places = sorted(_place(entry) for name, entry in header.items() if name != "__metadata__")
+        offsets = sorted(_offsets(entry) for name, entry in header.items() if name != "__metadata__")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise _refused(path, f"its header is not understood ({error})") from None
     position = 0
-    for start, end in places:
+    for start, end in offsets:
         if start != position:
             raise _refused(path, f"two tensors overlap, or leave a gap, at byte {start}")
         position = end
@@ -67,8 +67,8 @@ def check(path: Path) -> None:
         raise _refused(path, f"its tensors need {position} bytes, and it has {size - 8 - length}")
 
 
-def _place(entry: JSON) -> tuple[int, int]:
-    """Return where the data of one tensor lies; ValueError if that is not as long as it must be."""
+def _offsets(entry: JSON) -> tuple[int, int]:
+    """Return the offsets of one tensor's data. Raises ValueError where its length does not match its shape."""
     shape, (start, end) = entry["shape"], entry["data_offsets"]
     if not all(isinstance(number, int) and 0 <= number < 1 << 62 for number in (*shape, start, end)):
         raise ValueError("a length or offset is not a number")
@@ -101,7 +101,7 @@ DTYPES = {
 
 
 def dump(tensors: Mapping[str, Tensor]) -> bytes:
-    """Return the file that holds `tensors`, sorted by name. Raises ValueError for a type without a name there."""
+    """Return a file with `tensors`, sorted by name. Raises ValueError for a type that the format does not have."""
     header, end = {}, 0
     for name in sorted(tensors):
         dtype, shape, data = tensors[name]
@@ -125,7 +125,7 @@ def parse(data: bytes) -> dict[str, Tensor]:
     try:
         header = canonical.load(data[8:position].rstrip(b" "), limit=_HEADER)
         for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
-            start, end = _place(entry)
+            start, end = _offsets(entry)
             if 8 + length + start != position:
                 raise ValueError("tensors overlap, or leave a gap")
             found[name] = (names[entry["dtype"]], tuple(entry["shape"]), data[position : position + end - start])

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Find what looks like a credential: few patterns, each with a prefix that its issuer gives to nothing else.
+"""Find credentials in files: few patterns, each with a prefix that its issuer uses for nothing else.
 
-High precision is the aim: a finding is almost surely real. What has no such prefix (a password in prose) is not found.
+The aim is precision: a finding is almost surely real. Credentials without a prefix (a password in prose) are not found.
 The prefix is searched first, as bytes, so that megabytes of text cost milliseconds. Sources: GitHub, GitLab, AWS,
 Google, Slack, Stripe, npm, PyPI, Hugging Face and Azure on the forms of their tokens; RFC 7468 for PEM.
 """
@@ -17,7 +17,7 @@ from pathlib import PurePosixPath
 from packager.canonical import JSON
 
 MAX_READ = 64 << 20  # bytes of one file
-MAX_FOUND = 100  # of one kind in one file; more would only cost time
+MAX_FOUND = 100  # of one kind in one file; more only cost time
 _NOT_TEXT = frozenset({".bin", ".safetensors", ".engine", ".whl"})  # numbers, native code, and hash-locked packages
 
 _KINDS: tuple[tuple[str, bytes, bytes], ...] = (
@@ -52,9 +52,9 @@ _PATH = re.compile(rb"://[^\s\"'<>`]+")
 
 
 def is_token(segment: str, *, digests: bool = True) -> bool:
-    """Tell whether a folder in an address looks like a token: sixteen or more letters and digits, mixed at random.
+    """Return whether a folder in an address looks like a token: sixteen or more letters and digits, mixed at random.
 
-    A UUID is none: projects have them. With `digests` a bare digest is one.
+    A UUID does not: projects have them. With `digests` a bare digest does.
     """
     if re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", segment.lower()):
         return False
@@ -63,7 +63,10 @@ def is_token(segment: str, *, digests: bool = True) -> bool:
     return any(len(run) >= _TOKEN and _changes(run) >= _MIXED for run in re.findall(r"[A-Za-z0-9]+", segment))
 
 
-_TOKEN, _MIXED = 16, 4  # letters and digits; how often their kind changes, of which words and versions have one or two
+_TOKEN, _MIXED = (
+    16,
+    4,
+)  # minimum of letters and digits; minimum of changes between the two, where words and versions have one or two
 _DIGESTS = frozenset({32, 40, 60, 62, 64, 96, 128})  # hexadecimal digits, 60 and 62 after folders named by the first
 
 
@@ -79,7 +82,7 @@ _BEFORE, _AFTER = 64, 512  # bytes around a prefix that a pattern may need
 
 @dataclass(frozen=True, slots=True)
 class Secret:
-    """What was found, on which line (from 1). Never the secret itself: findings end up in logs."""
+    """The kind and line (from 1) of a credential. Never the credential itself: findings are logged."""
 
     kind: str
     line: int
@@ -89,12 +92,12 @@ class Secret:
 
 
 def is_read(path: str, size: int) -> bool:
-    """Tell whether a file is searched at all."""
+    """Return whether a file is searched."""
     return PurePosixPath(path).suffix not in _NOT_TEXT and size <= MAX_READ
 
 
 def scan(data: bytes) -> Iterator[Secret]:
-    """Yield what looks like a credential in the bytes of a file."""
+    """Yield the credentials in the bytes of a file."""
     for kind, prefix, pattern in _COMPILED:
         place, past, found = data.find(prefix), 0, 0
         while place >= 0 and found < MAX_FOUND:
@@ -108,7 +111,7 @@ def scan(data: bytes) -> Iterator[Secret]:
 
 
 def _addresses(data: bytes) -> Iterator[Secret]:
-    """Yield addresses that hold what opens them, each once."""
+    """Yield addresses with credentials, each once."""
     place, found = data.find(b"://"), 0
     while place >= 0 and found < MAX_FOUND:
         before = data[max(0, place - _BEFORE) : place]

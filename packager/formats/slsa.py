@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SLSA provenance v1: how a bundle was made, completely enough to make it again.
+"""Read and write SLSA provenance v1: how a bundle was made, completely enough to rebuild it.
 
-`buildDefinition` is a function of recipe, lock and the files beside the recipe: two builds of the same give the same
-bytes of it, whoever builds, wherever and whenever. `runDetails` is what was observed: who built, when, in which
-confinement, what the steps gave and measured. Nothing of the second may be needed to repeat the first.
+`buildDefinition` is a function of recipe, lock and the files beside the recipe: equal inputs give equal bytes of it on
+every host at any time. `runDetails` is what was observed: builder, time, confinement, results and measurements of the
+steps. A rebuild needs nothing of the latter.
 
 Source: slsa.dev/spec/v1.0/provenance; in-toto resource descriptors v1.
 """
@@ -20,13 +20,13 @@ from packager.formats.dsse import decode, items, members
 PREDICATE = "https://slsa.dev/provenance/v1"
 BUILD_TYPE = "urn:packager:build:v1"
 MAX_DEPENDENCIES = 100_000
-CONFINEMENT = "confinement.json"  # byproduct: how the workers were confined, the weakest way of all of them
-FACTS = "facts.json"  # byproduct: what the steps measured, as the rules of a policy read it
+CONFINEMENT = "confinement.json"  # byproduct: the weakest confinement of all workers
+FACTS = "facts.json"  # byproduct: the measurements of the steps, as policy rules read them
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What was observed of one build: who, which call, and when (RFC 3339, UTC)."""
+    """The observations of one build: builder, invocation, and times (RFC 3339, UTC)."""
 
     builder: str
     version: str
@@ -48,11 +48,11 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """A parsed predicate: what the requester chose, what it resolved to, and what was observed.
+    """A parsed predicate: the requested parameters, what they resolved to, and the observations.
 
-    `recipe` and `lock` are the whole documents; `files` are the digests of the files beside the recipe, by the name
-    the recipe gives them; `facts` is what was measured and `confinement` how its workers were confined, or None if the
-    builder does not say.
+    `recipe` and `lock` are the whole documents; `files` are the digests of the files beside the recipe, by their names
+    in the recipe; `facts` are the measurements and `confinement` that of the workers, or None if the builder states
+    none.
     """
 
     recipe: Mapping[str, JSON]
@@ -80,9 +80,9 @@ def predicate(
 
 
 def parse(value: JSON) -> Provenance:
-    """Read a predicate of our build type strictly: a parameter that nobody knows could change what is built.
+    """Read a predicate of our build type strictly: an unknown parameter could change the result.
 
-    Raises ValueError with a reason fit for a message.
+    Raises ValueError with a reason for a message.
     """
     top = members(value, "provenance", "buildDefinition runDetails")
     definition = members(

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The SBOM of a bundle as SPDX 2.3 JSON, derived from its CycloneDX form; `spdx-tools` judges it in the tests.
+"""Convert the SBOM of a bundle from CycloneDX to SPDX 2.3 JSON; `spdx-tools` judges the result in the tests.
 
-Source: SPDX 2.3 specification. Every component is a package without analysed files, because SPDX 2.3 asks for SHA-1 of
-files and a bundle knows SHA-256. SPDX has no place for a model card, datasets' classification or the toolchain: they
-stay in CycloneDX. The mandatory creation time is a constant, so equal bundles have equal documents.
+Source: SPDX 2.3 specification. Every component is a package without analysed files, because SPDX 2.3 requires SHA-1 of
+files and a bundle has SHA-256. SPDX has no member for a model card, datasets' classification or the toolchain: they
+are in CycloneDX only. The mandatory creation time is a constant, so equal bundles have equal documents.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def _all(components: list[JSON]) -> Iterator[JSON]:
 
 
 def _id(reference: str) -> str:
-    """Return a name that SPDX allows; a digest keeps two references apart that look alike without their signs."""
+    """Return an identifier that SPDX allows; a digest distinguishes references that differ only in removed signs."""
     plain = re.sub(r"[^A-Za-z0-9.-]+", "-", reference)[:80].strip("-")
     return f"SPDXRef-{plain}-{canonical.sha256(reference.encode())[7:15]}"
 
@@ -89,7 +89,7 @@ def _own_name(words: str) -> str:
 
 
 def _own_licences(components: Iterator[JSON]) -> list[JSON]:
-    """Declare every licence that SPDX has no name for, as the format demands."""
+    """Declare every licence without an SPDX identifier, as the format requires."""
     words: dict[str, str] = {}
     for component in components:
         for item in component.get("licenses", []):

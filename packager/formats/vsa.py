@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SLSA verification summary v1: a gate says that it judged a bundle, by which policy, on which statements, and how.
+"""Write SLSA verification summaries v1: a gate's verdict about a bundle, with its policy and input statements.
 
 The subject is the digest of the bundle, so a summary never fits another one, whatever its name or tag. The stage is the
-verified level `PACKAGER_STAGE_<NAME>`; levels that start with `SLSA_` are the specification's own and never written.
+verified level `PACKAGER_STAGE_<NAME>`; levels that start with `SLSA_` are the specification's and never written.
 
 Source: slsa.dev/spec/v1.0/verification_summary.
 """
@@ -29,7 +29,7 @@ def level(stage: str) -> str:
 
 
 def passed(stage: str) -> dict[str, JSON]:
-    """Return the members that a summary has exactly if its bundle was promoted to `stage`."""
+    """Return the members of a summary whose bundle was promoted to `stage`."""
     return {"verificationResult": "PASSED", "verifiedLevels": [level(stage)]}
 
 
@@ -43,7 +43,7 @@ def predicate(
     policy_digest: str,
     inputs: Iterable[tuple[str, str]],
 ) -> dict[str, JSON]:
-    """State that `bundle` (name:version) was promoted; `inputs` are (predicate type, digest) of what was believed.
+    """Return the summary of the promoted `bundle` (name:version); `inputs` are (type, digest) of accepted statements.
 
     `at` is RFC 3339 in UTC; digests are `sha256:…`.
     """

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Locked wheels, and the two forms in which other tools read them: pip's requirements with hashes, and PEP 751.
+"""Locked wheels, and their two forms for other tools: pip's requirements with hashes, and PEP 751.
 
-A runtime has one set of wheels per platform, each wheel with the digest of the one file that installs there. From
-these sets both forms are derived; they hold no time, no tool and no host, so two locks with one meaning are equal.
+A runtime has one set of wheels per platform, each wheel with the digest of the one file that installs there. Both forms
+are derived from these sets; they contain no time, no tool and no host, so equal locks have equal bytes.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from itertools import groupby
 
 from packager.canonical import JSON
 from packager.formats import platforms
-from packager.formats.index_addresses import is_address, opens, told
+from packager.formats.index_addresses import has_credentials, is_address, redact
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Wheel:
     """One file that is installed. `name` is normalised (PEP 503), `sha256` hexadecimal.
 
-    `url` says where the file is publicly found, if the index told: https, without credentials.
+    `url` is the file's public address, if the index states one: https, without credentials.
     """
 
     name: str
@@ -40,9 +40,9 @@ class Wheel:
 
 
 @dataclass(frozen=True, slots=True)
-class About:
-    """What a distribution's own metadata says: an SPDX licence expression or the words used instead, who made it,
-    and what it requires (PEP 508 lines).
+class DistributionMetadata:
+    """A distribution's metadata: an SPDX licence expression or the text used instead, author, and requirements
+    (PEP 508 lines).
     """
 
     license: str | None = None
@@ -64,9 +64,9 @@ class About:
         return {key: member for key, member in value.items() if member is not None}
 
     @staticmethod
-    def from_json(value: JSON) -> About:
+    def from_json(value: JSON) -> DistributionMetadata:
         known = {key.replace("-", "_"): member for key, member in value.items()}
-        return About(**{**known, "requires": tuple(known.get("requires", ()))})
+        return DistributionMetadata(**{**known, "requires": tuple(known.get("requires", ()))})
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,20 +74,20 @@ class Dependencies:
     """The locked dependencies of a bundle.
 
     `requirements`: runtime to the PEP 508 lines its lock starts from; `wheels`: runtime to platform to wheels, sorted;
-    `about`: pin to what its metadata says; `indexes`: those beyond the default one that gave a wheel, by address
-    where the recipe's own lock names them, by name where the environment does; `yanked`: pins that their publisher had
-    withdrawn when they were locked, with the reason.
+    `about`: pin to metadata; `indexes`: those besides the default that a wheel came from, by address where the recipe's
+    own lock names them, by name where the environment does; `yanked`: pins that were yanked when they were locked, with
+    the reason.
     """
 
     requirements: Mapping[str, tuple[str, ...]]
     wheels: Mapping[str, Mapping[str, tuple[Wheel, ...]]]
-    about: Mapping[str, About]
+    about: Mapping[str, DistributionMetadata]
     indexes: tuple[str, ...] = ()
     yanked: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def addresses(self) -> tuple[str, ...]:
-        """The indexes that can be asked; those with a name only are known to the environment."""
+        """The indexes with an address; those with a name only are defined by the environment."""
         return tuple(index for index in self.indexes if is_address(index))
 
     def to_json(self) -> JSON:
@@ -111,21 +111,21 @@ class Dependencies:
                 name: {key: tuple(_checked(Wheel(*row)) for row in rows) for key, rows in item["platforms"].items()}
                 for name, item in runtimes.items()
             },
-            about={pin: About.from_json(item) for pin, item in value["packages"].items()},
+            about={pin: DistributionMetadata.from_json(item) for pin, item in value["packages"].items()},
             indexes=tuple(_closed(index) for index in value["indexes"]),
             yanked={str(pin): str(reason) for pin, reason in value.get("yanked", {}).items()},
         )
 
 
 def _closed(index: str) -> str:
-    """Return an index that a bundle may name. Raises ValueError for what opens one, and does not repeat it."""
-    if opens(index):
-        raise ValueError(f"it holds what opens the index {told(index)}")
+    """Return an index that a bundle may name. Raises ValueError for credentials, without repeating them."""
+    if has_credentials(index):
+        raise ValueError(f"it contains credentials for the index {redact(index)}")
     return index
 
 
 def _checked(wheel: Wheel) -> Wheel:
-    """Return a wheel whose file name is one, and no path. Raises ValueError."""
+    """Return a wheel whose file name is valid, and no path. Raises ValueError."""
     if "/" in wheel.file or not platforms.wheel_tags(wheel.file):
         raise ValueError(f"`{wheel.file}` is not the name of a wheel")
     if not re.fullmatch(r"[0-9a-f]{64}", wheel.sha256):
@@ -144,7 +144,7 @@ def requirements_name(platform: str) -> str:
 
 
 def files(sets: Mapping[str, Sequence[Wheel]], indexes: Sequence[str], vendored: Collection[str]) -> dict[str, str]:
-    """Return the lock files of a runtime: one per platform, one for all of them, and PEP 751's."""
+    """Return the lock files of a runtime: one per platform, one for all of them, and that of PEP 751."""
     own = {requirements_name(platform): requirements(wheels, indexes) for platform, wheels in sets.items()}
     return {INDEX: merged_requirements(sets, indexes), PYLOCK: pylock(sets, indexes, vendored), **own}
 
@@ -170,12 +170,12 @@ def _heading(indexes: Sequence[str]) -> str:
 
 
 def further_indexes(text: str) -> list[str]:
-    """Return the indexes that the heading of a requirements file of ours names."""
+    """Return the indexes in the heading of one of our requirements files."""
     return [row.removeprefix(_FURTHER) for row in text.splitlines() if row.startswith(_FURTHER)]
 
 
 def _by_pin(sets: Mapping[str, Sequence[Wheel]]) -> Iterator[tuple[str, list[tuple[str, Wheel]]]]:
-    """Yield every pin with the (platform, wheel) it is locked for, sorted."""
+    """Yield every pin with its (platform, wheel) pairs, sorted."""
     rows = sorted(
         ((wheel.pin, key, wheel) for key, wheels in sets.items() for wheel in wheels), key=lambda row: row[:2]
     )
@@ -184,7 +184,7 @@ def _by_pin(sets: Mapping[str, Sequence[Wheel]]) -> Iterator[tuple[str, list[tup
 
 
 def _marker(places: Sequence[tuple[str, Wheel]], sets: Collection[str]) -> str | None:
-    """Return what restricts a pin to its platforms; None if it belongs to all of them."""
+    """Return the marker that restricts a pin to its platforms; None for all platforms."""
     if len(places) == len(sets):
         return None
     markers = [platforms.parse(key).marker for key, _ in places]
@@ -194,7 +194,7 @@ def _marker(places: Sequence[tuple[str, Wheel]], sets: Collection[str]) -> str |
 def pylock(sets: Mapping[str, Sequence[Wheel]], indexes: Sequence[str], vendored: Collection[str]) -> str:
     """Return `pylock.toml` (PEP 751) for all platforms.
 
-    A wheel is found at its public address; those in `vendored`, and those that have none, in `wheels/` beside it.
+    A wheel has its public address; those in `vendored`, and those without one, are in `wheels/` beside the file.
     `tool.packager.platforms` lists the wheels of each platform.
     """
     oldest = min(platforms.parse(key).python for key in sets)

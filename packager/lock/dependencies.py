@@ -9,10 +9,8 @@ versions, file names, hashes and metadata are recorded, no time and no tool.
 from __future__ import annotations
 
 import re
-import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 from packaging.requirements import Requirement
@@ -20,12 +18,12 @@ from packaging.utils import canonicalize_name
 
 from packager.canonical import JSON
 from packager.errors import IntegrityError, UsageError
-from packager.events import Finished, Note, OnEvent, Started, Warned
+from packager.events import Note, OnEvent, Warned, timed
 from packager.formats import index_addresses, platforms
-from packager.formats.index_addresses import told
+from packager.formats.index_addresses import redact
 from packager.formats.platforms import Platform
 from packager.formats.project_locks import OwnLock
-from packager.formats.wheel_locks import About, Dependencies, Wheel
+from packager.formats.wheel_locks import Dependencies, DistributionMetadata, Wheel
 from packager.lock import lockers
 from packager.lock.lockers import Answer, NoSolution, Question, _conflict, _pip
 
@@ -58,7 +56,7 @@ def lock(wanted: Wanted, environment: Mapping[str, str], remember: Remember, on_
     names = tuple(dict.fromkeys((*wanted.required, *wanted.welcome)))
     tasks = [(runtime, name) for runtime in wanted.runtimes for name in names]
     label = f"lock {', '.join(wanted.runtimes)} for {len(names)} platforms"
-    with _reported(label, on_event), ThreadPoolExecutor(_JOBS) as pool:
+    with timed(label, on_event), ThreadPoolExecutor(_JOBS) as pool:
         answers = list(pool.map(lambda task: _resolve(task[0], task[1], wanted, environment), tasks))
     found = dict(zip(tasks, answers, strict=True))
     chosen = {runtime: _chosen(runtime, found, wanted, on_event) for runtime in wanted.runtimes}
@@ -74,7 +72,7 @@ def _yanked(
 ) -> dict[str, str]:
     """Return what was withdrawn by its publisher and is locked all the same, because an exact version asks for it."""
     found = {
-        pin: told(reason)
+        pin: redact(reason)
         for (runtime, name), answer in answers.items()
         if isinstance(answer, Answer) and name in chosen[runtime]
         for pin, reason in answer.yanked.items()
@@ -102,17 +100,9 @@ def _asked(
     found = index_addresses.used(files, own, environment)
     for index in found:
         if index.label is None:
-            place, remedy = told(index.address), "`UV_INDEX=NAME=ADDRESS` gives it a name that is"
+            place, remedy = redact(index.address), "`UV_INDEX=NAME=ADDRESS` gives it a name that is"
             on_event(Note(f"wheels came from an index of the environment, {place}, which is not recorded; {remedy}"))
     return tuple(sorted({index.label for index in found if index.label}))
-
-
-@contextmanager
-def _reported(label: str, on_event: OnEvent) -> Iterator[None]:
-    on_event(Started(label))
-    started = time.monotonic()
-    yield
-    on_event(Finished(label, time.monotonic() - started))
 
 
 def _resolve(runtime: str, name: str, wanted: Wanted, environment: Mapping[str, str]) -> Answer | NoSolution:
@@ -204,9 +194,9 @@ def _describe(
     own: Sequence[str],
     environment: Mapping[str, str],
     remember: Remember,
-) -> dict[str, About]:
+) -> dict[str, DistributionMetadata]:
     """Read each distribution's metadata once: wheels of one version are taken to agree, as resolvers take them."""
-    found: dict[str, About] = {}
+    found: dict[str, DistributionMetadata] = {}
     for sets in chosen.values():
         for name, wheels in sets.items():
             unknown = [wheel for wheel in wheels if wheel.pin not in found]
@@ -221,7 +211,7 @@ def _read(
     own: Sequence[str],
     environment: Mapping[str, str],
     remember: Remember,
-) -> dict[str, About]:
+) -> dict[str, DistributionMetadata]:
     lines = [f"{wheel.pin} --hash=sha256:{wheel.sha256}" for wheel in wheels]
 
     def ask() -> JSON:
@@ -229,4 +219,4 @@ def _read(
         return {row.wheel.pin: row.about.to_json() for row in rows}
 
     answer = remember({"platform": platform.name, "wheels": lines}, ask)
-    return {wheel.pin: About.from_json(answer[wheel.pin]) for wheel in wheels}
+    return {wheel.pin: DistributionMetadata.from_json(answer[wheel.pin]) for wheel in wheels}

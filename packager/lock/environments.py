@@ -12,15 +12,14 @@ import contextlib
 import importlib
 import shutil
 import subprocess
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from packager import canonical
 from packager.errors import MissingToolError, SourceError
-from packager.events import Finished, OnEvent, Started, ignore
+from packager.events import OnEvent, ignore, timed
 from packager.files import exchange_directories, staging
-from packager.formats.index_addresses import shared, told
+from packager.formats.index_addresses import redact, shared
 
 _FORM = 1  # of the directory: bump it when the same requirements have to be installed in another way
 _RECORD = "packager-environment.json"
@@ -109,25 +108,23 @@ def _build(
     label: str,
 ) -> None:
     label = label or f"install {' '.join(requirements)} for Python {python}"[:120]
-    on_event(Started(label))
-    started = time.monotonic()
-    # relocatable: the scripts inside find their interpreter after the directory got its final name
-    _uv(
-        ["venv", "--relocatable", "--no-python-downloads", "--allow-existing", "--python", python, str(fresh)],
-        "",
-        label,
-        environment,
-    )
-    if requirements:
-        text = "".join(f"{line}\n" for line in sorted({*requirements}))
+    with timed(label, on_event):
+        # relocatable: the scripts inside find their interpreter after the directory got its final name
         _uv(
-            ["pip", "install", "--python", str(fresh / "bin" / "python"), *options, "--requirement", "-"],
-            text,
+            ["venv", "--relocatable", "--no-python-downloads", "--allow-existing", "--python", python, str(fresh)],
+            "",
             label,
             environment,
         )
-    (fresh / _RECORD).write_bytes(_identity(requirements, python))
-    on_event(Finished(label, time.monotonic() - started))
+        if requirements:
+            text = "".join(f"{line}\n" for line in sorted({*requirements}))
+            _uv(
+                ["pip", "install", "--python", str(fresh / "bin" / "python"), *options, "--requirement", "-"],
+                text,
+                label,
+                environment,
+            )
+        (fresh / _RECORD).write_bytes(_identity(requirements, python))
 
 
 def _uv(arguments: Sequence[str], text: str, label: str, environment: Mapping[str, str] | None) -> None:
@@ -151,7 +148,7 @@ def explained(stderr: str) -> str:
     rows = stderr.splitlines()
     start = next((number for number, row in enumerate(rows) if row.lstrip().startswith(("error", "×"))), 0)
     cleaned = (row.strip(" ×╰─▶│|") for row in rows[start:])
-    return told(" ".join(row for row in cleaned if row))[:600]
+    return redact(" ".join(row for row in cleaned if row))[:600]
 
 
 def uv() -> str:

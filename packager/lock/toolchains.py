@@ -18,7 +18,7 @@ from pathlib import Path
 
 from packager.errors import SourceError, UsageError
 from packager.events import Finished, OnEvent, Started, Warned
-from packager.formats.index_addresses import REFUSED, refusal, shared, told
+from packager.formats.index_addresses import REFUSED, redact, refusal, shared
 from packager.lock import environments
 from packager.lock.environments import explained, uv
 from packager.lock.lock import Environment
@@ -71,7 +71,7 @@ def resolve(
             hint="check the package index (UV_DEFAULT_INDEX, proxy), or write `toolchain: host`",
         )
     for pin, reason in yanked(done.stderr).items():
-        why = f": {told(reason)}" if reason else ""
+        why = f": {redact(reason)}" if reason else ""
         on_event(Warned(f"`{pin}` of the toolchain was withdrawn by its publisher (yanked){why}"))
     return Environment(python, "".join(f"{row}\n" for row in done.stdout.splitlines() if row.strip()))
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Known vulnerabilities, offline: advisories in the OSV form kept in one SQLite file, and matched against pins.
+"""Look up known vulnerabilities offline: advisories in OSV form in one SQLite file, matched against pins.
 
-An import takes what osv.dev publishes (a zip of JSON files), JSON lines, or one JSON file; it keeps those about Python
-packages and records the digest of the file and the newest `modified` in it, which is the age of the knowledge.
+An import reads what osv.dev publishes (a zip of JSON files), JSON lines, or one JSON file; it keeps those about Python
+packages and records the digest of the file and the newest `modified` in it, which is the age of the database.
 Source: OSV schema 1.7 (https://ossf.github.io/osv-schema/), the evaluation algorithm there; PEP 440 for the order.
 """
 
@@ -33,8 +33,8 @@ _FORMAT = 1
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
-    """An imported database: the digest of the file it came from, the newest `modified` in it, and how many it has."""
+class Database:
+    """An imported database: the digest of the file it came from, the newest `modified` in it, and its size."""
 
     digest: str
     newest: str
@@ -46,7 +46,7 @@ class Known:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A pin that an advisory is about. `fixed` are the versions that the advisory names as mended."""
+    """A pin that an advisory covers. `fixed` are the versions that the advisory names as fixed."""
 
     id: str
     aliases: tuple[str, ...]
@@ -66,10 +66,10 @@ class Hit:
         }
 
 
-def load(source: Path, folder: Path) -> Known:
+def import_file(source: Path, folder: Path) -> Database:
     """Import a file into `folder`; the database that was there stays until the new one is complete.
 
-    Raises UsageError for a file that holds no advisory about a Python package.
+    Raises UsageError for a file without an advisory about a Python package.
     """
     try:
         with source.open("rb") as file:
@@ -84,7 +84,7 @@ def load(source: Path, folder: Path) -> Known:
     return known
 
 
-def _write(target: Path, source: Path, digest: str) -> Known:
+def _write(target: Path, source: Path, digest: str) -> Database:
     newest, count = "", 0
     with contextlib.closing(sqlite3.connect(target)) as database:
         database.execute("CREATE TABLE advisory (package TEXT, id TEXT, body BLOB)")
@@ -103,7 +103,7 @@ def _write(target: Path, source: Path, digest: str) -> Known:
         database.execute("CREATE TABLE about (format INTEGER, digest TEXT, newest TEXT, count INTEGER)")
         database.execute("INSERT INTO about VALUES (?, ?, ?, ?)", (_FORMAT, digest, newest, count))
         database.commit()
-    return Known(digest, newest, count)
+    return Database(digest, newest, count)
 
 
 def _advisories(source: Path) -> Iterator[Mapping[str, JSON]]:
@@ -136,22 +136,22 @@ def _parse(data: bytes, label: str) -> Mapping[str, JSON]:
 
 
 def _affected(advisory: Mapping[str, JSON]) -> list[Mapping[str, JSON]]:
-    """Return what an advisory says about Python packages; a withdrawn one says nothing."""
+    """Return the entries of an advisory about Python packages; none of a withdrawn one."""
     if advisory.get("withdrawn"):
         return []
     rows = [item for item in advisory.get("affected", []) if "package" in item]
     return [item for item in rows if str(item["package"]["ecosystem"]).partition(":")[0] == ECOSYSTEM]
 
 
-def known(folder: Path) -> Known | None:
-    """Return what was imported, or None. Raises UsageError for a database of another form."""
+def read_database(folder: Path) -> Database | None:
+    """Return the imported database, or None. Raises UsageError for a database of another form."""
     with _opened(folder) as database:
         if database is None:
             return None
         form, digest, newest, count = database.execute("SELECT format, digest, newest, count FROM about").fetchone()
     if form != _FORMAT:
         raise UsageError("the advisories were imported by another version", hint="`packager vulndb import FILE` again")
-    return Known(digest, newest, count)
+    return Database(digest, newest, count)
 
 
 @contextlib.contextmanager
@@ -168,7 +168,7 @@ def _opened(folder: Path) -> Iterator[sqlite3.Connection | None]:
 
 
 def match(folder: Path, pins: Iterable[tuple[str, str]]) -> list[Hit]:
-    """Return what is known about pins (name, version), sorted. Nothing is imported: UsageError."""
+    """Return the hits for pins (name, version), sorted. Raises UsageError where no advisories were imported."""
     found = []
     with _opened(folder) as database:
         if database is None:
@@ -194,9 +194,9 @@ def _hit(advisory: Mapping[str, JSON], own: Sequence[Mapping[str, JSON]], name: 
 
 
 def is_affected(version: str, item: Mapping[str, JSON]) -> bool:
-    """Tell whether an `affected` entry covers a version: it is listed, or lies in a range of type ECOSYSTEM.
+    """Return whether an `affected` entry covers a version: it is listed, or lies in a range of type ECOSYSTEM.
 
-    A version or event that PEP 440 cannot order counts as affected: nobody knows that it is not.
+    A version or event that PEP 440 cannot order counts as affected, because it may be.
     """
     if version in item.get("versions", []):
         return True
@@ -222,13 +222,13 @@ def _covers(at: Version, events: Sequence[Mapping[str, JSON]]) -> bool:
         ((_at(str(value)), kind) for event in events for kind, value in event.items()), key=lambda row: row[0]
     )
     answer = False
-    for place, kind in rows:
-        if kind == "introduced" and place <= at:
+    for event, kind in rows:
+        if kind == "introduced" and event <= at:
             answer = True
-        elif (kind == "fixed" and place <= at) or (kind == "last_affected" and place < at):
+        elif (kind == "fixed" and event <= at) or (kind == "last_affected" and event < at):
             answer = False
-    limits = [place for place, kind in rows if kind == "limit"]
-    return answer and (not limits or any(at < place for place in limits))
+    limits = [event for event, kind in rows if kind == "limit"]
+    return answer and (not limits or any(at < limit for limit in limits))
 
 
 def _at(text: str) -> Version:
@@ -236,11 +236,10 @@ def _at(text: str) -> Version:
 
 
 def severity(advisory: Mapping[str, JSON], own: Sequence[Mapping[str, JSON]]) -> str:
-    """Return how grave the publisher says it is; `unknown` where only a vector or nothing is given."""
-    words = [advisory, *own]
-    for place in words:
+    """Return the severity that the publisher states; `unknown` where only a vector or nothing is given."""
+    for entry in [advisory, *own]:
         for key in ("database_specific", "ecosystem_specific"):
-            text = str((place.get(key) or {}).get("severity", "")).lower().replace("medium", "moderate")
+            text = str((entry.get(key) or {}).get("severity", "")).lower().replace("medium", "moderate")
             if text in SEVERITIES:
                 return text
     return SEVERITIES[0]

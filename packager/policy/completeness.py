@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much an SBOM says: by cluster of the G7 "SBOM for AI" minimum elements, by NTIA's, and its licences.
+"""Report the completeness of an SBOM: by cluster of the G7 "SBOM for AI" minimum elements, by NTIA's, and its licences.
 
-Facts only; whether a gap matters is a policy's business. An element is filled, or it is missing and the report says
-what would fill it. Sources: NTIA, The Minimum Elements For an SBOM (2021); CISA, BSI and others, SBOM for AI: Minimum
-Elements (May 2026), seven clusters. The names of the clusters are the source's, those of the elements are ours.
+Facts only; policies judge gaps. An element is filled, or it is missing and the report names the remedy. Sources: NTIA,
+The Minimum Elements For an SBOM (2021); CISA, BSI and others, SBOM for AI: Minimum Elements (May 2026), seven clusters.
+The names of the clusters are the source's, those of the elements are ours.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from packager.canonical import JSON
 
 @dataclass(frozen=True, slots=True)
 class Element:
-    """One thing an SBOM should say. `remedy` tells what would fill it."""
+    """One element that an SBOM should have. `remedy` says how to fill it."""
 
     name: str
     filled: bool
@@ -29,7 +29,7 @@ class Element:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What an SBOM says and what it leaves open. `licences` counts components by licence; `unlicensed` names them."""
+    """The filled and missing elements. `licences` counts components by licence; `unlicensed` names those without."""
 
     clusters: Mapping[str, tuple[Element, ...]]
     ntia: tuple[Element, ...]
@@ -53,7 +53,7 @@ class Report:
 
 
 def report(bom: Mapping[str, JSON], *, signed: bool) -> Report:
-    """Judge how complete an SBOM of ours is; `signed` tells whether a statement is attached to its bundle."""
+    """Return how complete one of our SBOMs is; `signed`: whether a statement is attached to its bundle."""
     everything = [bom["metadata"]["component"], *components(bom)]
     named = Counter(text for component in everything if (text := _expression(component)))
     unlicensed = tuple(component["name"] for component in everything if not _expression(component))
@@ -170,11 +170,11 @@ def _security(bom: Mapping[str, JSON], everything: Sequence[JSON], signed: bool)
 
 
 def _ntia(bom: Mapping[str, JSON], everything: Sequence[JSON]) -> tuple[Element, ...]:
-    """The seven data fields; the supplier is asked of distributions and the model, files have their container's."""
+    """The seven data fields; only distributions and the model need a supplier, files have that of their container."""
     owned = [item for item in everything if item["type"] in ("library", "machine-learning-model")]
     anonymous = [item["name"] for item in owned if "supplier" not in item]
     return (
-        Element("supplier name", not anonymous, f"not told by the metadata of {', '.join(anonymous)}"),
+        Element("supplier name", not anonymous, f"missing in the metadata of {', '.join(anonymous)}"),
         Element("component name", all(item.get("name") for item in everything), ""),
         Element("component version", all(item.get("version") for item in owned), ""),
         Element("other unique identifiers", all("purl" in item for item in owned), ""),

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Judge facts by rules. A profile names the rules, their parameters and the waivers; a rule is a file in `policies/`,
-or a `.rego` file beside the profile.
+"""Judge facts by the rules of a profile.
 
-Rules are asked here and nowhere else, so a rule that is missing, raises, or lacks a fact can never count as passed.
-While a bundle is being built, rules about what is said of finished bundles (signatures, conformance, …) cannot be
-asked yet: the verdict lists them as `deferred`, and `packager policy check` asks them.
+A profile names the rules, their parameters and the waivers; a rule is a file in `policies/`, or a `.rego` file beside
+the profile. Rules run only here, so a rule that is missing, raises, or lacks a fact can never count as passed. During a
+build, rules about statements on finished bundles (signatures, conformance, …) cannot run yet: the verdict lists them as
+`deferred`, and `packager policy check` runs them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import datetime
 import functools
 import importlib.resources
-import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,17 +27,17 @@ from packager.types import Finding, Level, Verdict
 
 MAX_PROFILE = 1 << 20
 LATER = frozenset({"statements", "provenance", "conformance", "vulnerabilities"})
-"""Facts that exist only once a bundle is finished and something was said about it."""
+"""Facts that exist only once statements about a finished bundle exist."""
 _LEVELS = ("error", "warning", "note")
-_TERMS = ("level", "effective-on")
-_WAYS = ("opa", "clock")
+_SETTINGS = ("level", "effective-on")
+_FLAGS = ("opa", "clock")
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
-    """How a profile asks a rule: with which parameters, how grave a no is, and from which day on (UTC).
+class RuleSettings:
+    """The settings of a rule in a profile: parameters, the highest level of its findings, and its first day (UTC).
 
-    `program` is the text of a rule in Rego, `opa` whether Open Policy Agent judges it, `clock` whether it may ask for
+    `program` is the text of a rule in Rego, `opa` whether Open Policy Agent evaluates it, `clock` whether it may read
     the time: the beginning of the day on which facts are judged.
     """
 
@@ -52,24 +51,24 @@ class Terms:
     def to_json(self) -> JSON:
         day = self.effective_on.isoformat() if self.effective_on else None
         program = {"program": canonical.sha256(self.program.encode())} if self.program else {}
-        how = {name: True for name, said in (("opa", self.opa), ("clock", self.clock)) if said}
-        return {"params": dict(self.params), "level": self.level, "effectiveOn": day, **program, **how}
+        flags = {name: True for name, value in (("opa", self.opa), ("clock", self.clock)) if value}
+        return {"params": dict(self.params), "level": self.level, "effectiveOn": day, **program, **flags}
 
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """A named set of rules, and what is excused from them for a while. A rule without terms has its defaults."""
+    """A named list of rules, and their waivers. A rule without settings has its defaults."""
 
     name: str
     rules: tuple[str, ...]
     waivers: tuple[Waiver, ...] = ()
-    terms: Mapping[str, Terms] = field(default_factory=dict)
+    settings: Mapping[str, RuleSettings] = field(default_factory=dict)
 
-    def terms_of(self, rule: str) -> Terms:
-        return self.terms.get(rule, Terms())
+    def settings_of(self, rule: str) -> RuleSettings:
+        return self.settings.get(rule, RuleSettings())
 
     def only(self, *rules: str) -> Profile:
-        """Return the profile with no other rules than these; waivers and terms stay."""
+        """Return the profile with only these rules; waivers and settings stay."""
         return replace(self, rules=tuple(rule for rule in self.rules if rule in rules))
 
     @property
@@ -78,18 +77,22 @@ class Profile:
         return frozenset(section for rule in self.rules for section in self.needs(rule))
 
     def needs(self, rule: str) -> tuple[str, ...]:
-        """Return the sections of facts that one of the rules reads."""
-        return rego.sections(self.terms_of(rule).program, rule) if rego.is_rego(rule) else needs(rule)
+        """Return the sections of facts that a rule reads."""
+        return rego.sections(self.settings_of(rule).program, rule) if rego.is_rego(rule) else needs(rule)
 
     @property
     def digest(self) -> str:
-        """Identity of the policy: what is asked, how, what is excused, and the code of every rule."""
+        """The identity of the policy: name, version and parameters of each rule, waivers, and the form of facts."""
         value = {
-            "rules": [[rule, self.terms_of(rule).to_json(), _code(rule)] for rule in self.rules],
+            "rules": [[rule, self._identity(rule)] for rule in self.rules],
             "waivers": [waiver.to_json() for waiver in self.waivers],
-            "schema": canonical.sha256(schema.schema()),
+            "schema": schema.digest(),
         }
         return canonical.sha256(canonical.dump(value))
+
+    def _identity(self, rule: str) -> JSON:
+        settings = self.settings_of(rule)
+        return {**settings.to_json(), "params": {**defaults(rule), **settings.params}, **_version(rule)}
 
 
 def needs(rule: str) -> tuple[str, ...]:
@@ -98,7 +101,7 @@ def needs(rule: str) -> tuple[str, ...]:
 
 
 def defaults(rule: str) -> Mapping[str, JSON]:
-    """Return the parameters of a rule with their defaults; one in Rego has none."""
+    """Return the parameters of a rule with their defaults; a rule in Rego has none."""
     if rego.is_rego(rule):
         return {}
     return dict(getattr(_module(rule), "DEFAULTS", {}))
@@ -110,13 +113,21 @@ def _module(rule: str) -> ModuleType:
 
 
 @functools.cache
-def _code(rule: str) -> list[str]:
-    """Return the digests of a rule's source and of what it shares with other rules; terms have that of Rego."""
+def _version(rule: str) -> Mapping[str, JSON]:
+    """Return the version of a rule, or the digest of the source of a plug-in's rule that states no `VERSION`.
+
+    Raises UsageError for a rule with neither. A rule in Rego is identified by its text, which is among its settings.
+    """
     if rego.is_rego(rule):
-        return []
+        return {}
     module = _module(rule)
-    shared = [item for item in vars(module).values() if inspect.ismodule(item) and "policies._" in item.__name__]
-    return [canonical.sha256(Path(str(item.__file__)).read_bytes()) for item in (module, *shared)]
+    if (version := getattr(module, "VERSION", None)) is not None:
+        return {"version": version}
+    try:
+        return {"source": canonical.sha256(Path(str(module.__file__)).read_bytes())}
+    except OSError as error:
+        message = f"rule `{rule}` states no `VERSION`, and its source cannot be read: {error.strerror}"
+        raise UsageError(message, hint="add `VERSION = 1` to the rule's module") from None
 
 
 def profiles() -> tuple[str, ...]:
@@ -145,8 +156,8 @@ def _file(path: Path) -> bytes:
         raise UsageError(f"cannot read policy `{path}`: {error.strerror}") from None
 
 
-def program(path: Path, terms: Terms | None = None) -> str:
-    """Read a rule in Rego. Raises UsageError, also for one whose facts cannot be told or that cannot be evaluated."""
+def program(path: Path, settings: RuleSettings | None = None) -> str:
+    """Read a rule in Rego. Raises UsageError, also where its facts cannot be determined or it cannot be evaluated."""
     data = _file(path)
     try:
         text = data.decode()
@@ -154,8 +165,8 @@ def program(path: Path, terms: Terms | None = None) -> str:
         raise UsageError(f"`{path}` is not text in UTF-8") from None
     if len(data) > MAX_PROFILE:
         raise UsageError(f"`{path}` is larger than {MAX_PROFILE} bytes")
-    terms = terms or Terms()
-    rego.load(text, path.name, by_opa=terms.opa, clock=terms.clock)
+    settings = settings or RuleSettings()
+    rego.load(text, path.name, by_opa=settings.opa, clock=settings.clock)
     return text
 
 
@@ -165,51 +176,53 @@ def _parse(data: bytes, label: str, name: str, folder: Path) -> Profile:
     if not {"extends", "rules"} & set(members):
         raise node.where.error("`policy` has no `rules`", hint="add a line `rules: …`, or `extends: release`")
     base = _base(members["extends"]) if "extends" in members else None
-    own: dict[str, Terms] = {}
+    own: dict[str, RuleSettings] = {}
     known = plugins.names("policies")
     for item in strictyaml.items(members["rules"], "rules", least=1) if "rules" in members else ():
-        rule, terms = _asked(item, known)
+        rule, settings = _parse_rule(item, known)
         if rego.is_rego(rule):
-            terms = replace(terms, program=program(folder / rule, terms))
+            settings = replace(settings, program=program(folder / rule, settings))
         if rule in own:
-            raise item.where.error(f"rule `{rule}` is asked twice", hint="remove one of the two")
-        own[rule] = terms
-    asked = {rule: base.terms_of(rule) for rule in base.rules} | own if base else own
-    excused = waivers.parse(members["waivers"], tuple(asked)) if "waivers" in members else ()
-    excused = (*(base.waivers if base else ()), *excused)
-    return Profile(name, tuple(asked), excused, {rule: terms for rule, terms in asked.items() if terms != Terms()})
+            raise item.where.error(f"rule `{rule}` is listed twice", hint="remove one of the two")
+        own[rule] = settings
+    rules = {rule: base.settings_of(rule) for rule in base.rules} | own if base else own
+    waived = waivers.parse(members["waivers"], tuple(rules)) if "waivers" in members else ()
+    waived = (*(base.waivers if base else ()), *waived)
+    return Profile(
+        name, tuple(rules), waived, {rule: settings for rule, settings in rules.items() if settings != RuleSettings()}
+    )
 
 
 def _base(node: Node) -> Profile:
-    """Return the profile of ours that one extends: its rules come first, and its terms give way to those stated."""
+    """Return the shipped profile that another extends: its rules come first, its settings are the defaults."""
     return profile(strictyaml.choice(node, "extends", profiles()), Path())
 
 
-def _asked(item: Node, known: Sequence[str]) -> tuple[str, Terms]:
-    """Read one item of `rules`: a name, or a name with terms and parameters."""
+def _parse_rule(item: Node, known: Sequence[str]) -> tuple[str, RuleSettings]:
+    """Read one item of `rules`: a name, or a name with settings and parameters."""
     if isinstance(item, Scalar):
-        return _known(strictyaml.text(item, "rules"), item, known), Terms()
+        return _known(strictyaml.text(item, "rules"), item, known), RuleSettings()
     entries = strictyaml.table(item, "rules", least=1).entries
     if len(entries) != 1:
         raise item.where.error("expected one rule per item", hint="write `- name: {parameter: value}`")
     key, node = entries[0]
     rule = _known(key.text, item, known)
-    ways = _WAYS if rego.is_rego(rule) else ()
-    members = strictyaml.fields(node, rule, (*_written(rule), *_TERMS, *ways))
+    flags = _FLAGS if rego.is_rego(rule) else ()
+    members = strictyaml.fields(node, rule, (*_written(rule), *_SETTINGS, *flags))
     params = _params(rule, members)
     level: Level = strictyaml.choice(members["level"], "level", _LEVELS) if "level" in members else "error"  # type: ignore[assignment]
     day = waivers.day(members["effective-on"], "effective-on") if "effective-on" in members else None
-    said = {way: strictyaml.boolean(members[way], way) for way in ways if way in members}
-    return rule, Terms(params, level, day, opa=said.get("opa", False), clock=said.get("clock", False))
+    stated = {flag: strictyaml.boolean(members[flag], flag) for flag in flags if flag in members}
+    return rule, RuleSettings(params, level, day, opa=stated.get("opa", False), clock=stated.get("clock", False))
 
 
-def parameters(rule: str, node: Node) -> dict[str, JSON]:
+def parse_parameters(rule: str, node: Node) -> dict[str, JSON]:
     """Read the parameters of a rule. Raises UsageError with the line."""
     return _params(rule, strictyaml.fields(node, rule, _written(rule)))
 
 
 def _written(rule: str) -> dict[str, str]:
-    """Return the parameters of a rule as profiles write them, with hyphens, and as the rule calls them."""
+    """Return the parameters of a rule: names as written in profiles, with hyphens, to names in its code."""
     return {name.replace("_", "-"): name for name in defaults(rule)}
 
 
@@ -227,7 +240,7 @@ def _known(rule: str, item: Node, known: Sequence[str]) -> str:
 
 
 def _param(rule: str, name: str, node: Node, default: JSON) -> JSON:
-    """Return a parameter, which is of the type of its default; a list holds texts."""
+    """Return a parameter, which has the type of its default; a list contains texts."""
     value, kinds = node.value(), {bool: "a boolean", int: "a number", float: "a number", str: "text", list: "a list"}
     same = type(value) is type(default) or (isinstance(default, float) and type(value) is int)
     if isinstance(value, list) and not all(isinstance(item, str) for item in value):
@@ -241,10 +254,10 @@ def _param(rule: str, name: str, node: Node, default: JSON) -> JSON:
 
 
 def judge(chosen: Profile, facts: Mapping[str, JSON], today: datetime.date | None = None) -> Verdict:
-    """Ask every rule of the profile; a fact that a rule needs and does not get is a finding of the rule's level.
+    """Run every rule of the profile; a fact that a rule needs and that is missing is a finding of the rule's level.
 
-    `today` (UTC) decides which waivers still hold and which rules hold already; without it no waiver and every rule
-    does. Sections of `facts` that the schema refuses count as missing.
+    `today` (UTC) decides which waivers are still valid and which rules are already in force; without it no waiver is,
+    and every rule is. Sections of `facts` that the schema refuses count as missing.
     """
     wrong = schema.problems({name: section for name, section in facts.items() if name in chosen.facts})
     sound = {name: section for name, section in facts.items() if name not in wrong}
@@ -252,54 +265,57 @@ def judge(chosen: Profile, facts: Mapping[str, JSON], today: datetime.date | Non
     findings: list[Finding] = []
     for rule in chosen.rules:
         if rule not in deferred:
-            findings += _graded(rule, chosen.terms_of(rule), _ask(chosen, rule, sound, wrong, today), today)
+            found = _run_rule(chosen, rule, sound, wrong, today)
+            findings += _cap_levels(rule, chosen.settings_of(rule), found, today)
     kept = tuple(waivers.apply(chosen.waivers, findings, today))
     return Verdict(chosen.rules, kept, deferred, chosen.name, chosen.digest)
 
 
-def day(facts: Mapping[str, JSON]) -> datetime.date | None:
-    """Return the day on which facts are judged, if they say one."""
+def day_of(facts: Mapping[str, JSON]) -> datetime.date | None:
+    """Return the day for which facts are judged, if they state one."""
     return datetime.date.fromisoformat(facts["today"]) if "today" in facts else None
 
 
-def _ask(
+def _run_rule(
     chosen: Profile, rule: str, facts: Mapping[str, JSON], wrong: Mapping[str, str], today: datetime.date | None
 ) -> Iterator[Finding]:
-    terms = chosen.terms_of(rule)
+    settings = chosen.settings_of(rule)
     missing = [section for section in chosen.needs(rule) if section not in facts]
     for section in missing:
         reason = f" ({wrong[section]})" if section in wrong else ""
-        yield _silent(rule, f"`{section}`{reason}", schema.REMEDIES.get(section))
+        yield _missing_fact(rule, f"`{section}`{reason}", schema.REMEDIES.get(section))
     if missing:
         return
     if rego.is_rego(rule):
-        asked = {section: facts[section] for section in chosen.needs(rule)}
-        now = _now(rule, today) if terms.clock else None
-        yield from rego.check(terms.program, rule, asked, by_opa=terms.opa, now=now)
+        read = {section: facts[section] for section in chosen.needs(rule)}
+        now = _now(rule, today) if settings.clock else None
+        yield from rego.check(settings.program, rule, read, by_opa=settings.opa, now=now)
         return
     try:
-        yield from list(_module(rule).check(facts, **{**defaults(rule), **terms.params}))
+        yield from list(_module(rule).check(facts, **{**defaults(rule), **settings.params}))
     except KeyError as member:
-        yield _silent(rule, str(member), None)
+        yield _missing_fact(rule, str(member), None)
 
 
 def _now(rule: str, today: datetime.date | None) -> int:
     """Return the beginning of the day on which facts are judged, in nanoseconds. Raises UsageError without one."""
     if today is None:
-        raise UsageError(f"`{rule}` asks for the time, and nobody says which day it is")
+        raise UsageError(f"`{rule}` reads the time, but the facts state no day")
     return (today - datetime.date(1970, 1, 1)).days * 86_400 * 10**9
 
 
-def _silent(rule: str, what: str, remedy: str | None) -> Finding:
-    return Finding(rule, "error", waivers.FACTS, f"fact {what} is missing, so the rule cannot say yes", remedy)
+def _missing_fact(rule: str, what: str, remedy: str | None) -> Finding:
+    return Finding(rule, "error", waivers.FACTS, f"fact {what} is missing, so the rule cannot pass", remedy)
 
 
-def _graded(rule: str, terms: Terms, findings: Iterator[Finding], today: datetime.date | None) -> Iterator[Finding]:
-    """Yield findings no graver than the profile wants them; before a rule's day they are warnings."""
-    starts = terms.effective_on
+def _cap_levels(
+    rule: str, settings: RuleSettings, findings: Iterator[Finding], today: datetime.date | None
+) -> Iterator[Finding]:
+    """Yield findings with levels no higher than the profile's; before a rule's first day errors are warnings."""
+    starts = settings.effective_on
     early = starts is not None and today is not None and today < starts
     for finding in findings:
-        level = max(terms.level, finding.level, key=_LEVELS.index)
+        level = max(settings.level, finding.level, key=_LEVELS.index)
         if early and level == "error":
             message = f"{finding.message} (an error from {starts} on)"
             yield replace(finding, rule=rule, level="warning", message=message)

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Gather the facts that policies judge: one plain JSON document about a build or a bundle; nothing is decided here.
+"""Gather the facts that policies judge: one plain JSON document about a build or a bundle, without any judgement.
 
-Everything is read from the bundle's own files, from statements that trusted signers made about it, and, while it is
-built, from the measurements of the build. What a bundle says about itself is taken from its files; who says how it was
-built and where it ran is taken from statements only. A section that cannot be established is left out, so that a rule
-which needs it says no. `policies/facts.schema.json` describes the document.
+Facts come from the bundle's files, from statements of trusted signers about it, and, during a build, from its
+measurements. What a bundle is comes from its files; how it was built and where it ran come from statements only. A
+section that cannot be established is left out, so that a rule which needs it fails. `policies/facts.schema.json`
+describes the document.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
 from packager import canonical
-from packager.bundle.bundle import CONTRACT, MAX_RECORD, SBOM, Bundle
+from packager.bundle.bundle import CARD, CONTRACT, MAX_RECORD, SBOM, Bundle
 from packager.canonical import JSON
 from packager.contract import contract
 from packager.errors import NegativeAnswerError, PackagerError, StepError
@@ -35,9 +35,9 @@ PROVENANCE = slsa.PREDICATE
 TEST_RESULT = "https://in-toto.io/attestation/test-result/v0.1"
 CONFORMANCE = "urn:packager:conformance:v1"
 SCAN = "urn:packager:scan:v1"
-"""Predicate type of what scanners said of the source of a bundle."""
+"""Predicate type of the scan results of a bundle's source."""
 MEASURED = ("nondeterministic", "targets")
-CARD = "MODEL_CARD"
+
 _OURS = slsa.BUILD_TYPE
 MAX_GRAPH = 256 << 20  # bytes of an ONNX file that is read whole; weights beyond are external data
 _ENGINES = (".engine",)
@@ -50,7 +50,7 @@ _OBJECTIVES = {
     "memory": "resident_bytes",
 }
 """Names of objectives in a contract, and of what the conformance suite measures for them."""
-_STRANGE = (KeyError, TypeError, AttributeError, ValueError, IndexError)
+_MALFORMED = (KeyError, TypeError, AttributeError, ValueError, IndexError)
 _HASH = re.compile(r"--hash=sha256:[0-9a-f]{64}(?:\s|$)")
 _PICKLE = re.compile(rb"\x80[\x02\x03][}\]c(XKMq]|\x80[\x04\x05]\x95")
 _LOOKS = ((b"PK\x03\x04", "zip"), (b"\x7fELF", "elf"), (b"MZ\x90", "exe"), (b"#!", "script"), (b"\x1f\x8b", "gzip"))
@@ -60,7 +60,7 @@ Open: TypeAlias = Callable[[str, Blob], BinaryIO]
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """The files that facts are read from, whether they are a bundle yet or not."""
+    """The files that facts are read from, of a bundle or of a build."""
 
     name: str
     version: str
@@ -85,8 +85,8 @@ class Content:
 def of_build(
     content: Content, measured: Mapping[str, JSON], wanted: Collection[str], today: datetime.date | None
 ) -> dict[str, JSON]:
-    """Return the facts of a build: its measurements, and the sections of `wanted` that its files tell."""
-    return {**_head(content, "build", today), **measured, **_told(content, wanted)}
+    """Return the facts of a build: its measurements, and the sections of `wanted` that its files give."""
+    return {**_head(content, "build", today), **measured, **_file_sections(content, wanted)}
 
 
 def of_bundle(
@@ -96,17 +96,17 @@ def of_bundle(
     today: datetime.date | None,
     known: Path | None = None,
 ) -> dict[str, JSON]:
-    """Return the facts of a bundle. `evidence` is what verification found trusted; None if nobody is trusted.
+    """Return the facts of a bundle. `evidence` are the statements that verification accepted; None without a trust.
 
-    `known` is the folder of imported advisories; without any, nothing is known about vulnerabilities.
+    `known` is the folder of imported advisories; without any, there is no section about vulnerabilities.
 
     Raises NegativeAnswerError when trusted statements contradict each other.
     """
     content = Content(bundle.name, bundle.version, bundle.tree, bundle.medium.open_file)
-    heard = () if evidence is None else tuple(evidence)
-    said = {} if evidence is None else _said(heard)
-    exposed = _exposed(content, heard, known) if known and "vulnerabilities" in wanted else {}
-    return {**_head(content, "bundle", today), **_told(content, wanted), **said, **exposed}
+    accepted = () if evidence is None else tuple(evidence)
+    stated = {} if evidence is None else _statement_sections(accepted)
+    found = _vulnerabilities(content, accepted, known) if known and "vulnerabilities" in wanted else {}
+    return {**_head(content, "bundle", today), **_file_sections(content, wanted), **stated, **found}
 
 
 def _head(content: Content, stage: str, today: datetime.date | None) -> dict[str, JSON]:
@@ -114,15 +114,15 @@ def _head(content: Content, stage: str, today: datetime.date | None) -> dict[str
     return {"format": FORMAT, "stage": stage, "name": content.name, "version": content.version, **day}
 
 
-def _told(content: Content, wanted: Collection[str]) -> dict[str, JSON]:
-    """Return what the files tell; a section whose file is absent or strange is left out."""
+def _file_sections(content: Content, wanted: Collection[str]) -> dict[str, JSON]:
+    """Return the sections that come from files; one whose file is absent or malformed is left out."""
     found: dict[str, JSON] = {}
     for section, gather in _SECTIONS.items():
         if section in wanted:
             try:
                 found[section] = gather(content)
-            except (*_STRANGE, PackagerError):
-                continue  # not established: whoever asks for it gets a no
+            except (*_MALFORMED, PackagerError):
+                continue  # not established: a rule that needs it fails
     return found
 
 
@@ -207,7 +207,7 @@ def _locks(content: Content) -> JSON:
 
 
 def _graphs(content: Content) -> JSON:
-    """Say what each graph needs as the contract has it, and look at its structure again."""
+    """Return what each graph needs by the contract, and the first fault in its structure."""
     promised = content.json(CONTRACT)
     main = promised["graph"]
     facts = {target["path"]: target.get("graph", main) for target in promised["targets"].values()}
@@ -247,7 +247,7 @@ def _artefacts(content: Content) -> JSON:
             **{key: target[key] for key in ("runtime", "device", "precision", "path", "stability")},
             "engine": target["path"].endswith(_ENGINES),
             "toolchain": dict(about.get("toolchain", {})),
-            # An engine that runs on other versions carries the code of its own runtime, for the host's CPU.
+            # An engine that runs on other versions contains a copy of its runtime, for the host's CPU.
             "host_code": bool(about.get("header", {}).get("version_compatible", False)),
         }
     return found
@@ -287,10 +287,10 @@ _SECTIONS: Mapping[str, Callable[[Content], JSON]] = {
 }
 
 
-# what others say
+# sections from statements
 
 
-def _said(evidence: Sequence[Evidence]) -> dict[str, JSON]:
+def _statement_sections(evidence: Sequence[Evidence]) -> dict[str, JSON]:
     return {
         "statements": [_statement(item) for item in evidence],
         "provenance": [_provenance(item) for item in evidence if item.statement.predicate_type == PROVENANCE],
@@ -317,7 +317,7 @@ def _statement(item: Evidence) -> JSON:
 
 
 def _provenance(item: Evidence) -> JSON:
-    """Read SLSA v1 provenance; what it does not say in the right place is not said."""
+    """Read SLSA v1 provenance; a member that is not where the format has it counts as absent."""
     predicate = item.statement.predicate
     definition, details = _member(predicate, "buildDefinition"), _member(predicate, "runDetails")
     listed = _rows(definition.get("resolvedDependencies"))
@@ -330,27 +330,27 @@ def _provenance(item: Evidence) -> JSON:
 
 
 def _confinement(item: Evidence) -> JSON:
-    """Return how the workers of a build of ours were confined, by its provenance; None for any other statement."""
+    """Return how the workers of one of our builds were confined, by its provenance; None for any other statement."""
     predicate = item.statement.predicate
     if item.statement.predicate_type != PROVENANCE or _member(predicate, "buildDefinition").get("buildType") != _OURS:
         return None
     try:
-        said = slsa.parse(predicate).confinement or {}
+        stated = slsa.parse(predicate).confinement or {}
     except ValueError:
-        said = {}
-    level, user, limits = said.get("level"), said.get("user"), said.get("limits")
+        stated = {}
+    level, user, limits = stated.get("level"), stated.get("user"), stated.get("limits")
     return {
         "signer": item.attested.signer,
         "level": level if level in LEVELS else "unknown",
-        "seccomp": said.get("seccomp") is True,
-        "landlock": said.get("landlock") is True,
+        "seccomp": stated.get("seccomp") is True,
+        "landlock": stated.get("landlock") is True,
         "user": user if user in USERS else "root",
         "limits": limits if limits in LIMITS else "process",
     }
 
 
 def _scan(item: Evidence) -> JSON:
-    """Return what scanners said of the source. What a signer says of it in another form is refused by the schema."""
+    """Return the scan results of the source. The schema refuses a predicate of another form."""
     predicate = item.statement.predicate if isinstance(item.statement.predicate, dict) else {}
     return {**predicate, "signer": item.attested.signer}
 
@@ -371,8 +371,8 @@ def _text(value: JSON) -> str | None:
 def _cells(item: Evidence) -> list[Mapping[str, JSON]] | None:
     """Return the cells of a conformance result about this bundle, or None for any other statement."""
     result = _member(item.statement.predicate, CONFORMANCE)
-    about = _member(result, "bundle").get("digest")
-    if item.statement.predicate_type != TEST_RESULT or about != f"sha256:{item.statement.subject_sha256}":
+    digest = _member(result, "bundle").get("digest")
+    if item.statement.predicate_type != TEST_RESULT or digest != f"sha256:{item.statement.subject_sha256}":
         return None
     return _rows(result.get("cells"))
 
@@ -385,38 +385,38 @@ def _cell(cell: Mapping[str, JSON]) -> JSON:
     return {**words, "measures": {name: value for name, value in got.items() if isinstance(value, int | float)}}
 
 
-def _exposed(content: Content, evidence: Sequence[Evidence], folder: Path) -> dict[str, JSON]:
-    """Return what advisories say about the locked packages, and what trusted signers say about that."""
-    about = advisories.known(folder)
-    if about is None:
+def _vulnerabilities(content: Content, evidence: Sequence[Evidence], folder: Path) -> dict[str, JSON]:
+    """Return the advisories about the locked packages, with the VEX claims of trusted signers."""
+    database = advisories.read_database(folder)
+    if database is None:
         return {}
     try:
         pins = [(item["name"], item["version"]) for item in _components(content)]
-    except (*_STRANGE, PackagerError):
+    except (*_MALFORMED, PackagerError):
         return {}
-    told = [
+    claims = [
         (item.attested.signer, claim)
         for item in evidence
-        for claim in vex.claims(item.statement.predicate_type, item.statement.predicate)
+        for claim in vex.parse_claims(item.statement.predicate_type, item.statement.predicate)
     ]
-    found = [{**hit.to_json(), "vex": _excuse(hit, told)} for hit in advisories.match(folder, pins)]
-    return {"vulnerabilities": {"database": about.to_json(), "packages": len(pins), "found": found}}
+    found = [{**hit.to_json(), "vex": _vex_claim(hit, claims)} for hit in advisories.match(folder, pins)]
+    return {"vulnerabilities": {"database": database.to_json(), "packages": len(pins), "found": found}}
 
 
-def _excuse(hit: advisories.Hit, told: Sequence[tuple[str, vex.Claim]]) -> JSON:
-    """Return why a hit does not matter, unless nobody says so or somebody says that it does."""
+def _vex_claim(hit: advisories.Hit, claims: Sequence[tuple[str, vex.Claim]]) -> JSON:
+    """Return the claim that a hit does not apply; None without one, or where another claim contradicts it."""
     ids, purl = frozenset({hit.id, *hit.aliases}), cyclonedx.purl(hit.package, hit.version)
-    about = [(signer, claim) for signer, claim in told if claim.covers(ids, purl)]
-    if not about or not all(claim.harmless for _, claim in about):
+    matching = [(signer, claim) for signer, claim in claims if claim.covers(ids, purl)]
+    if not matching or not all(claim.harmless for _, claim in matching):
         return None
-    signer, claim = about[0]
+    signer, claim = matching[0]
     return {"signer": signer, "status": claim.status, "reason": claim.reason}
 
 
 def _measured(evidence: Sequence[Evidence]) -> dict[str, JSON]:
-    """Return what trusted signers say that the build measured. Two that differ are no fact but a contradiction."""
+    """Return the build's measurements as trusted signers state them. Raises NegativeAnswerError where two differ."""
     found = [item.statement.predicate for item in evidence if item.statement.predicate_type == MEASUREMENTS]
-    found += [said for item in evidence if (said := _embedded(item)) is not None]
+    found += [facts for item in evidence if (facts := _embedded(item)) is not None]
     distinct = {canonical.dump(_kept(value)): _kept(value) for value in found}
     if len(distinct) > 1:
         raise NegativeAnswerError(
@@ -427,19 +427,19 @@ def _measured(evidence: Sequence[Evidence]) -> dict[str, JSON]:
 
 
 def _embedded(item: Evidence) -> JSON:
-    """Return the measurements that provenance carries along, None if this is no provenance or has none."""
+    """Return the measurements inside provenance; None for another statement or without any."""
     if item.statement.predicate_type != PROVENANCE:
         return None
     try:
         return slsa.parse(item.statement.predicate).facts
     except ValueError:
-        return None  # by another builder than ours: it says how, not what was measured
+        return None  # by another builder, whose provenance has no measurements
 
 
 def _kept(value: JSON) -> dict[str, JSON]:
     return {name: value[name] for name in MEASURED if isinstance(value, dict) and name in value}
 
 
-def statement(facts: Mapping[str, JSON]) -> JSON:
-    """Return what of a build's facts must be attested, because nobody can see it in the bundle."""
+def measurement_predicate(facts: Mapping[str, JSON]) -> JSON:
+    """Return the facts of a build that must be attested, because the bundle's files do not show them."""
     return {"format": FORMAT, **_kept(dict(facts))}

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Organisations' own policies in Rego: a file beside the profile, asked like any rule, and by Conftest as it is.
+"""Run policies in Rego: a file beside the profile, run like any rule; Conftest runs the same file.
 
 The contract: package `main`; `allow` must be exactly true *and* `deny` (and Conftest's `violation`) empty; `warn`
-warns. A document that is undefined never allows. Rego lets a comparison with something absent pass in silence, so a
-file may name the facts it reads only as `input.SECTION`: then it is known which they are, and without one of them it is
-not asked at all; and what is absent within them is an error in a rule that decides (`language.evaluate`).
+warns. A document that is undefined never allows. In Rego a comparison with an absent member passes silently, so a file
+may name the facts it reads only as `input.SECTION`: then it is known which they are, and without one of them the file
+is not run; what is absent within them is an error in a rule that decides (`language.evaluate`).
 
-The part of Rego in `language` is evaluated as Open Policy Agent evaluates it, all else is refused by name when a
-profile is read. Where a profile says `opa: true`, `opa` itself judges, and what both can evaluate must be equal.
+The subset of Rego in `language` is evaluated as Open Policy Agent evaluates it; all else is refused by name when a
+profile is read. Where a profile says `opa: true`, `opa` itself judges, and where both can evaluate, they must agree.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from packager.errors import UsageError, did_you_mean
 from packager.policy import opa, schema
 from packager.policy.language import child, program
 from packager.policy.language.program import PACKAGE
-from packager.policy.language.values import Refused, Silence
+from packager.policy.language.values import RegoError, UndefinedError
 from packager.types import Finding
 
 SUFFIX = ".rego"
@@ -31,16 +31,16 @@ _INPUT = re.compile(r"(?<![\w.])input\b(?:\.(\w+))?")
 
 
 def is_rego(rule: str) -> bool:
-    """Tell whether the name of a rule is that of a Rego file."""
+    """Return whether the name of a rule is that of a Rego file."""
     return rule.endswith(SUFFIX)
 
 
 def sections(text: str, name: str) -> tuple[str, ...]:
-    """Return the sections of facts that a policy reads. Raises UsageError where that cannot be told, or none exists."""
+    """Return the sections of facts that a policy reads. Raises UsageError where that is unknown, or one is no fact."""
     found = {match[1] for match in _INPUT.finditer(_QUIET.sub('""', text))}
     if None in found:
         raise UsageError(
-            f"`{name}` uses `input` as a whole, so nobody can tell which facts it needs",
+            f"`{name}` uses `input` as a whole, so the facts it needs are unknown",
             hint="write `input.SECTION`, for example `some c in input.components`",
         )
     known = schema.sections()
@@ -51,7 +51,7 @@ def sections(text: str, name: str) -> tuple[str, ...]:
 
 
 def load(text: str, name: str, *, by_opa: bool = False, clock: bool = False) -> None:
-    """Check that a policy can be asked; one that `opa` judges may hold more than is evaluated here.
+    """Check that a policy can be run; one that `opa` judges may use more than is evaluated here.
 
     Raises UsageError.
     """
@@ -60,17 +60,17 @@ def load(text: str, name: str, *, by_opa: bool = False, clock: bool = False) -> 
         return
     try:
         program.load(text, clock=clock)
-    except Refused as refused:
+    except RegoError as refused:
         raise _refusal(name, refused) from None
 
 
 def check(
     text: str, name: str, facts: Mapping[str, JSON], *, by_opa: bool = False, now: int | None = None
 ) -> Iterator[Finding]:
-    """Yield what a policy has to say about facts, by our evaluator and, where `by_opa` says so, by `opa`.
+    """Yield the findings of a policy on facts, by our evaluator and, with `by_opa`, by `opa`.
 
-    `now`: the time in nanoseconds, for one that may ask. Raises UsageError for a file that cannot be evaluated, in
-    which a rule that decides meets nothing, or about which the two disagree; StepError where `opa` is not there.
+    `now`: the time in nanoseconds, for a policy that may read it. Raises UsageError for a file that cannot be
+    evaluated, in which a deciding rule meets an absent member, or on which the two disagree; StepError without `opa`.
     """
     answer = _evaluated(text, name, facts, by_opa, now)
     rule = PurePosixPath(name).name
@@ -82,14 +82,14 @@ def check(
         yield Finding(rule, "error", "allow", message, "`allow` must be true; usually `allow if count(deny) == 0`")
 
 
-def _findings(rule: str, level: Any, said: JSON) -> Iterator[Finding]:
-    """Yield one finding per message: a text, or an object with `msg` and perhaps `subject`, as Conftest takes them."""
-    if not isinstance(said, list):
+def _findings(rule: str, level: Any, messages: JSON) -> Iterator[Finding]:
+    """Yield one finding per message: a text, or an object with `msg` and perhaps `subject`, as Conftest reads them."""
+    if not isinstance(messages, list):
         yield Finding(
-            rule, "error", "deny", f"`deny` is no set of messages, got {said!s:.60}", "`deny contains msg if …`"
+            rule, "error", "deny", f"`deny` is no set of messages, got {messages!s:.60}", "`deny contains msg if …`"
         )
         return
-    for item in sorted(said, key=str):
+    for item in sorted(messages, key=str):
         parts = item if isinstance(item, dict) else {"msg": item}
         hint = parts.get("hint")
         yield Finding(
@@ -103,12 +103,12 @@ def _findings(rule: str, level: Any, said: JSON) -> Iterator[Finding]:
 
 
 def _evaluated(text: str, name: str, facts: Mapping[str, JSON], by_opa: bool, now: int | None) -> Mapping[str, Any]:
-    theirs = opa.answer(text, name, facts, now) if by_opa else None
+    theirs = opa.evaluate(text, name, facts, now) if by_opa else None
     try:
-        ours: Mapping[str, Any] | None = child.ask(text, facts, now)
-    except Silence as silence:
+        ours: Mapping[str, Any] | None = child.evaluate(text, facts, now)
+    except UndefinedError as silence:
         raise _refusal(name, silence) from None
-    except Refused as refused:
+    except RegoError as refused:
         if theirs is None:
             raise _refusal(name, refused) from None
         ours = None
@@ -121,6 +121,6 @@ def _evaluated(text: str, name: str, facts: Mapping[str, JSON], by_opa: bool, no
     return theirs or ours or {}
 
 
-def _refusal(name: str, refused: Refused) -> UsageError:
-    hint = "what is not evaluated here `opa` may judge: install it and write `opa: true` beside the rule"
+def _refusal(name: str, refused: RegoError) -> UsageError:
+    hint = "`opa` may evaluate what this program does not: install it and write `opa: true` beside the rule"
     return UsageError(f"`{name}` is refused: {refused}", hint=hint)

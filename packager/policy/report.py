@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Verdicts for people and for other programs: a table, SARIF 2.1.0 for code scanners, JUnit XML for CI.
+"""Render verdicts: a table for people, SARIF 2.1.0 for code scanners, JUnit XML for CI.
 
-Sources: OASIS SARIF 2.1.0; the JUnit form that Jenkins and GitLab read. Nothing of the host or the time is in them.
+Sources: OASIS SARIF 2.1.0; the JUnit form that Jenkins and GitLab read. None of them contains the host or the time.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ def title(rule: str) -> str:
 
 def _documentation(rule: str) -> str:
     if rego.is_rego(rule):
-        return "A policy of the organisation's own, in Rego."
+        return "The organisation's policy, in Rego."
     return (plugins.load("policies", rule).__doc__ or "").strip()
 
 
 def table(verdict: Verdict, subject: str) -> str:
-    """Return the rules with their answers, each finding below its rule."""
+    """Return the rules with their results, each finding below its rule."""
     rows = []
     for rule in verdict.rules:
         own = [finding for finding in verdict.findings if finding.rule == rule]
@@ -138,7 +138,7 @@ def _junit_case(suite: ElementTree.Element, rule: str, own: Sequence[Finding], v
     case = ElementTree.SubElement(suite, "testcase", {"name": rule, "classname": subject})
     errors = [finding for finding in own if finding.level == "error"]
     if rule in verdict.deferred:
-        ElementTree.SubElement(case, "skipped", {"message": "it can only be asked of a finished bundle"})
+        ElementTree.SubElement(case, "skipped", {"message": "it can only be judged on a finished bundle"})
     elif errors:
         failure = ElementTree.SubElement(case, "failure", {"message": escape.line(errors[0].message), "type": rule})
         failure.text = "\n".join(line for finding in errors for line in _lines(finding))
@@ -147,5 +147,5 @@ def _junit_case(suite: ElementTree.Element, rule: str, own: Sequence[Finding], v
 
 
 def document(verdict: Verdict, subject: Mapping[str, JSON]) -> JSON:
-    """Return the verdict as plain JSON, with what it is about."""
+    """Return the verdict as plain JSON, with its subject."""
     return {"subject": dict(subject), **verdict.to_json()}

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The published schema of facts.
 
-Facts are checked section by section: one that the schema refuses counts as missing, and a rule that needs it says no.
+Facts are checked section by section: one that the schema refuses counts as missing, and a rule that needs it fails.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from packager.canonical import JSON
 MEASURED = "attest what the build measured: `packager build --facts FILE`, then `packager attest --type {}`".format(
     "urn:packager:facts:v1"
 )
-SAID = "say whom to trust (--trust, --key, …): only statements of trusted signers are facts"
+STATED = "name trusted signers (--trust, --key, …): only their statements are facts"
 REMEDIES = {
     "nondeterministic": MEASURED,
     "targets": MEASURED,
-    "statements": SAID,
-    "provenance": SAID,
-    "conformance": SAID,
-    "confinement": SAID,
-    "scans": SAID,
+    "statements": STATED,
+    "provenance": STATED,
+    "conformance": STATED,
+    "confinement": STATED,
+    "scans": STATED,
     "vulnerabilities": "import advisories: `packager vulndb import all.zip` (the PyPI ecosystem of osv.dev)",
 }
-"""What a person can do about a section that is missing."""
+"""The hint for each section that may be missing."""
 
 
 def schema() -> bytes:
@@ -41,13 +41,29 @@ def _schema() -> Mapping[str, JSON]:
     return value
 
 
+@functools.cache
+def digest() -> str:
+    """Return the digest of the schema without its descriptions: of what the form of facts is, not of its words."""
+    return canonical.sha256(canonical.dump(_without_descriptions(_schema())))
+
+
+def _without_descriptions(value: JSON) -> JSON:
+    """Drop each `description` that is a text: a property of that name is a schema, which stays."""
+    if isinstance(value, list):
+        return [_without_descriptions(item) for item in value]
+    if not isinstance(value, Mapping):
+        return value
+    kept = {name: item for name, item in value.items() if name != "description" or not isinstance(item, str)}
+    return {name: _without_descriptions(item) for name, item in kept.items()}
+
+
 def sections() -> Mapping[str, str]:
-    """Return the sections of facts and what each holds."""
+    """Return the sections of facts with their descriptions."""
     return {name: member.get("description", "") for name, member in _schema()["properties"].items()}
 
 
 def problems(facts: Mapping[str, JSON]) -> dict[str, str]:
-    """Return what is wrong with each section that the schema refuses; the first problem of each."""
+    """Return the first problem of each section that the schema refuses."""
     found = {}
     for name, value in facts.items():
         if name not in _schema()["properties"]:

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Unit tests of rules: sample facts in YAML files, and what a rule must say about them.
+"""Run unit tests of rules: sample facts in YAML files, and the findings that a rule must yield.
 
     rule: budget
     cases:
       - name: too many files
         params: {files: 1}
         facts: {contents: {…}}
-        finds: [files]              # the subjects of the findings, sorted; [] where it must have nothing to say
+        finds: [files]              # the subjects of the findings, sorted; [] where there must be none
 
-`rule` may also be the path of a `.rego` file, from the test's own place. Beyond what is written, every section that the
-rule reads is taken away from every case that passes: then it must say no.
+`rule` may also be the path of a `.rego` file, relative to the test. In addition, every case that passes is run again
+without each section that the rule reads: then it must fail.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from packager import plugins, strictyaml
 from packager.canonical import JSON
 from packager.errors import UsageError, did_you_mean
 from packager.policy import engine, rego, schema
-from packager.policy.engine import Profile, Terms
+from packager.policy.engine import Profile, RuleSettings
 from packager.strictyaml import Node
 
 
@@ -40,7 +40,7 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one case; `problem` is None when the rule said what it must."""
+    """The result of one case; `problem` is None when the findings are the expected ones."""
 
     rule: str
     name: str
@@ -75,7 +75,7 @@ def _read(path: Path) -> Iterator[Case]:
 def _case(rule: str, item: Node, program: str) -> Case:
     keys = ("name", "facts", "params", "finds")
     members = strictyaml.fields(item, "case", keys, required=("name", "facts", "finds"))
-    params = engine.parameters(rule, members["params"]) if "params" in members else {}
+    params = engine.parse_parameters(rule, members["params"]) if "params" in members else {}
     finds = tuple(sorted(strictyaml.text(node, "finds") for node in strictyaml.items(members["finds"], "finds")))
     facts: Mapping[str, JSON] = strictyaml.table(members["facts"], "facts").value()
     for problem in schema.problems(facts).values():
@@ -84,14 +84,14 @@ def _case(rule: str, item: Node, program: str) -> Case:
 
 
 def run(case: Case) -> Iterator[Outcome]:
-    """Ask the rule about the facts of a case; where it passes, ask again without each section that it reads."""
-    asked = Profile("test", (case.rule,), terms={case.rule: Terms(case.params, program=case.program)})
-    got = tuple(sorted(finding.subject for finding in engine.judge(asked, case.facts).findings))
+    """Run the rule on the facts of a case; where it passes, run it again without each section that it reads."""
+    profile = Profile("test", (case.rule,), settings={case.rule: RuleSettings(case.params, program=case.program)})
+    got = tuple(sorted(finding.subject for finding in engine.judge(profile, case.facts).findings))
     different = None if got == case.finds else f"expected findings about {list(case.finds)}, got {list(got)}"
     yield Outcome(case.rule, case.name, different)
     if case.finds:
         return
-    for section in asked.needs(case.rule):
+    for section in profile.needs(case.rule):
         rest = {name: value for name, value in case.facts.items() if name != section}
-        passed = engine.judge(asked, rest).ok
-        yield Outcome(case.rule, f"{case.name}, without `{section}`", "it says yes" if passed else None)
+        passed = engine.judge(profile, rest).ok
+        yield Outcome(case.rule, f"{case.name}, without `{section}`", "the rule passes" if passed else None)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What somebody says about a vulnerability in this bundle: OpenVEX and CycloneDX VEX, read to one small form.
+"""Read VEX statements, OpenVEX and CycloneDX, into one record: claims about a vulnerability in this bundle.
 
-A claim that something does not matter must say why; a claim that it does outweighs all others. Sources: OpenVEX 0.2.0,
-CycloneDX 1.6 (`vulnerabilities[].analysis`).
+A claim that a vulnerability does not apply must give a reason; a claim that it does apply overrides all others.
+Sources: OpenVEX 0.2.0, CycloneDX 1.6 (`vulnerabilities[].analysis`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _HARMLESS = {"not_affected", "fixed", "false_positive", "resolved", "resolved_wi
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What is said about a vulnerability, by its identifiers, in some packages (package URLs), and why."""
+    """The stated status of a vulnerability, by its identifiers, in some packages (package URLs), with the reason."""
 
     ids: frozenset[str]
     products: frozenset[str]
@@ -34,8 +34,8 @@ class Claim:
         return bool(self.ids & ids) and purl in self.products
 
 
-def claims(predicate_type: str, predicate: JSON) -> tuple[Claim, ...]:
-    """Return the claims of a statement; one that is malformed anywhere claims nothing."""
+def parse_claims(predicate_type: str, predicate: JSON) -> tuple[Claim, ...]:
+    """Return the claims of a statement; one that is malformed anywhere has none."""
     try:
         if predicate_type == OPENVEX:
             return tuple(_openvex(predicate))

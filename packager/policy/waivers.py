@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Waivers: a person answers for a finding, by name, with a reason, until a day. Part of a policy profile.
+"""Apply waivers: exceptions in a policy profile, each with an owner, a reason and an end.
 
-A waived finding stays in the verdict as a note that names the waiver; an expired waiver counts for nothing and says so.
-Nothing waives a fact that is missing: then nobody knows what would be waived.
+A waived finding stays in the verdict as a note that names the waiver; an expired waiver has no effect, and the finding
+states that. A missing fact cannot be waived: it is unknown what would be waived.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _KEYS = ("rule", "subject", "owner", "reason", "expires")
 
 @dataclass(frozen=True, slots=True)
 class Waiver:
-    """One exception. `subject` is a pattern with `*` and `?`; it holds up to and on the day `expires`, in UTC."""
+    """One exception. `subject` is a pattern with `*` and `?`; it is valid up to and on the day `expires`, in UTC."""
 
     rule: str
     subject: str
@@ -48,7 +48,7 @@ class Waiver:
 
 
 def parse(node: Node, rules: Collection[str]) -> tuple[Waiver, ...]:
-    """Read the `waivers` of a profile that asks `rules`. Raises UsageError with the line."""
+    """Read the `waivers` of a profile with these `rules`. Raises UsageError with the line."""
     return tuple(_waiver(item, rules) for item in strictyaml.items(node, "waivers", most=1000))
 
 
@@ -59,7 +59,7 @@ def _waiver(node: Node, rules: Collection[str]) -> Waiver:
     )
     if rule not in rules:
         raise members["rule"].where.error(
-            f"the profile does not ask rule `{rule:.60}`, so it cannot waive it", hint=did_you_mean(rule, rules)
+            f"the profile has no rule `{rule:.60}`, so it cannot waive it", hint=did_you_mean(rule, rules)
         )
     return Waiver(rule, subject, owner, reason, day(members["expires"], "waivers.expires", "every waiver ends"))
 
@@ -75,9 +75,9 @@ def day(node: Node, what: str, hint: str | None = None) -> datetime.date:
 
 
 def apply(waivers: Sequence[Waiver], findings: Sequence[Finding], today: datetime.date | None) -> Iterator[Finding]:
-    """Yield the findings, the waived ones as notes; and a note for each waiver that met nothing.
+    """Yield the findings, the waived ones as notes, and a note for each waiver that matches no finding.
 
-    Without `today` nobody knows what has expired, so no waiver counts.
+    Without `today` it is unknown what has expired, so no waiver is valid.
     """
     for finding in findings:
         found = [waiver for waiver in waivers if waiver.covers(finding) and finding.subject != FACTS]
@@ -89,7 +89,9 @@ def apply(waivers: Sequence[Waiver], findings: Sequence[Finding], today: datetim
             yield replace(finding, level="note", message=f"{finding.message} ({until})", waiver=valid[0].to_json())
         else:
             ended = f"{finding.message} (the waiver of {found[0].owner} ended on {found[0].expires})"
-            yield replace(finding, message=ended, hint=f"{finding.hint or 'mend it'}; or renew the waiver")
+            yield replace(finding, message=ended, hint=f"{finding.hint or 'fix it'}; or renew the waiver")
     for waiver in waivers:
         if not any(waiver.covers(finding) for finding in findings):
-            yield Finding(waiver.rule, "note", waiver.subject, f"the waiver of {waiver.owner} met nothing", "remove it")
+            yield Finding(
+                waiver.rule, "note", waiver.subject, f"the waiver of {waiver.owner} matches no finding", "remove it"
+            )

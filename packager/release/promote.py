@@ -37,7 +37,7 @@ class Gate:
 def judge(gate: Gate, bundle: Bundle, signed: Sequence[Evidence], trust: Trust, today: datetime.date) -> Verdict:
     """Ask the policy about the bundle and what was stated of it. Provenance counts by those who may make it."""
     others = [item for item in signed if item.statement.predicate_type != slsa.PREDICATE]
-    heard = [*others, *evidence.stated(signed, trust, slsa.PREDICATE)]
+    heard = [*others, *evidence.statements_of_type(signed, trust, slsa.PREDICATE)]
     return engine.judge(gate.profile, facts.of_bundle(bundle, heard, gate.profile.facts, today), today)
 
 

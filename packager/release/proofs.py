@@ -16,7 +16,7 @@ from packager.errors import PackagerError
 from packager.formats import cyclonedx, slsa
 from packager.formats.intoto import Statement
 from packager.release.sign import drafts
-from packager.trust.verify import statements
+from packager.trust.verify import read_statements
 
 if TYPE_CHECKING:
     from packager.contract.preflight import Place, Proofs
@@ -64,7 +64,7 @@ def _about(bundle: Bundle) -> Iterator[Statement]:
     subject = bundle.digest.removeprefix("sha256:")
     for kind, predicate in drafts(bundle).items():
         yield Statement(kind, f"{bundle.name}:{bundle.version}", subject, predicate)
-    yield from (statement for statement in statements(bundle) if statement.subject_sha256 == subject)
+    yield from (statement for statement in read_statements(bundle) if statement.subject_sha256 == subject)
 
 
 def _measured(predicate: JSON) -> Iterator[Place]:

@@ -145,7 +145,7 @@ def _wheels(lock: Lock) -> Iterator[JSON]:
 
 
 def _measured(built: Built) -> Iterator[JSON]:
-    yield embedded(slsa.FACTS, canonical.dump(facts.statement(built.facts)))
+    yield embedded(slsa.FACTS, canonical.dump(facts.measurement_predicate(built.facts)))
     yield embedded("verdict.json", canonical.dump(built.verdict.to_json()))
     for row in built.facts["confinement"]:
         yield embedded(slsa.CONFINEMENT, canonical.dump({name: said for name, said in row.items() if name != "signer"}))

@@ -15,7 +15,7 @@ from pathlib import Path
 from packager import canonical, plugins, sources
 from packager.actions.runner import Runner
 from packager.build import build
-from packager.bundle.bundle import RECORD, SBOM, Bundle
+from packager.bundle.bundle import RECORD, SBOM, Bundle, card_name
 from packager.canonical import JSON
 from packager.errors import IntegrityError, MalformedError, MissingStatementError, UsageError, WrongContentError
 from packager.events import Note, OnEvent
@@ -35,7 +35,6 @@ from packager.trust.evidence import Evidence
 from packager.trust.model import Trust
 from packager.types import Blob
 
-_CARD = "MODEL_CARD"
 _LAST = (RECORD, SBOM)  # they list the digests of the others, so they differ whenever anything does
 
 
@@ -70,7 +69,7 @@ def provenance(signed: Sequence[Evidence], trust: Trust) -> Provenance:
     MalformedError.
     """
     found = []
-    for item in evidence.stated(signed, trust, slsa.PREDICATE):
+    for item in evidence.statements_of_type(signed, trust, slsa.PREDICATE):
         try:
             found.append(slsa.parse(item.statement.predicate))
         except ValueError as error:
@@ -126,7 +125,7 @@ def _settled(recipe: Recipe, made: Provenance, bundle: Bundle, base: Path, scrat
     settled = replace(recipe, previous="none", samples=None)  # what is measured on them is no part of the bytes
     if recipe.card is None:
         return settled
-    name = _CARD + Path(recipe.card).suffix
+    name = card_name(recipe.card)
     card = scratch / name
     card.write_bytes(bundle.read(name))
     _check_file(card, name, made.files.get(recipe.card))

@@ -87,7 +87,7 @@ def without(bundle: Bundle, who: str) -> Bundle:
 
     Raises UsageError if that is nobody, or more than one.
     """
-    said = {digest: claim for digest, claim, _ in verify.attached(bundle)}
+    said = {digest: claim for digest, claim, _ in verify.list_statements(bundle)}
     claims = sorted({*said.values()})
     found = [claim for claim in claims if claim == who or _is_key(claim, who)]
     if len(found) != 1:

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 
 from packager import canonical
 from packager.canonical import JSON
+from packager.error_causes import first_line
 from packager.errors import (
     IntegrityError,
     MissingToolError,
@@ -296,5 +297,4 @@ def _translated(ref: str) -> Iterator[None]:
 
 def _line(error: Exception) -> str:
     """Return the first line of a foreign message, without credentials and signatures."""
-    first = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return re.sub(r"//[^/@\s]*@|\?\S+", lambda found: "//" if found[0][0] == "/" else "", first)[:200]
+    return re.sub(r"//[^/@\s]*@|\?\S+", lambda found: "//" if found[0][0] == "/" else "", first_line(error))[:200]

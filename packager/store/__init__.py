@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The local store: blobs by digest, names of bundles, remembered results, garbage collection."""
+"""The local store: blobs by digest, names of bundles, cached results, garbage collection."""

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Housekeeping of the local store: is every blob what its name says, what takes the space, what may go.
+"""Maintain the local store: check blobs against their digests, measure space, delete what is unused.
 
-Needed are the blobs of named bundles, of remembered steps, and of every living process: whatever a process has seen
-in the store or put there stands in its lease (`store`), and the collector keeps everybody from relying on more while
-it looks and deletes. Environments of locked toolchains are needed by the remembered steps that ran in them and by
-living processes. A kill at any point leaves a store in which only unneeded things are missing.
+In use are the blobs of named bundles, of cached steps, and of every running process: the lease of a process (`store`)
+lists what it found in the store or put there, and no process can extend its lease while the collector runs.
+Environments of locked toolchains are in use by the cached steps that ran in them and by running processes. A kill at
+any point leaves a store in which only unused things are missing.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from packager.events import OnEvent, Progress, ignore
 from packager.files import digest_of, is_at, open_regular, remove_tree, storage_errors
 from packager.formats import oci
 from packager.store import environments
-from packager.store.store import ENVIRONMENT, MAX_RECORD, Store
+from packager.store.store import ENVIRONMENT, MAX_STORE_RECORD, Store
 from packager.types import Blob
 
 _RECORDS = ("actions", "bundles", "quarantine", "memo", "locks", "leases")  # folders of small files
@@ -61,7 +61,7 @@ class Freed:
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """Every blob was read: how many, which are damaged, and which named bundles lack something."""
+    """The result of reading every blob: their number, the damaged ones, and the named bundles that are incomplete."""
 
     blobs: int
     size: int
@@ -70,7 +70,7 @@ class Condition:
 
 
 def size(store: Store) -> Size:
-    """Measure the store. Nothing is read but records."""
+    """Measure the store. Only records are read."""
     with store.collecting():
         sizes = {f"sha256:{path.name}": path.stat().st_size for path in _blobs(store)}
         leased = store.living_leases()
@@ -95,11 +95,10 @@ def size(store: Store) -> Size:
 
 
 def collect(store: Store, *, steps: bool = False) -> Freed:
-    """Delete what nothing needs; with `steps` also forget every remembered step, which only costs repeating it.
+    """Delete what is unused; with `steps` also every cached step, which then has to run again.
 
-    What lies in quarantine is needed by nobody.
-
-    Waits for nobody: what living processes rely on stays, and so do partial blobs that are being received.
+    Bundles in quarantine are unused. Does not wait for running processes: what they use stays, and so do partial blobs
+    that are being received.
     """
     store.sweep()
     with store.collecting(), storage_errors(store.root):
@@ -116,17 +115,17 @@ def collect(store: Store, *, steps: bool = False) -> Freed:
                 count += 1
         freed += _drop_partial(store)
         lost = [
-            *_put_aside(store, leased),
-            *environments.put_aside(store.root / environments.SERVED, store.root / "tmp"),
+            *_move_unused_environments(store, leased),
+            *environments.move_unused(store.root / environments.SERVED, store.root / "tmp"),
         ]
-    for place in lost:  # many files: nobody has to wait for it, and what a kill leaves of it is scratch
-        freed += _tree_size(place)
-        remove_tree(place)
+    for directory in lost:  # many files: outside the lock, and what a kill leaves of it is scratch
+        freed += _tree_size(directory)
+        remove_tree(directory)
     return Freed(count, freed, forgotten, len(lost))
 
 
 def check(store: Store, on_event: OnEvent = ignore, *, remove: bool = False) -> Condition:
-    """Hash every blob, on all cores. With `remove` damaged ones are deleted, so that they are made or fetched anew."""
+    """Hash every blob, on all cores. With `remove` damaged ones are deleted, so that they are made or fetched again."""
     with store.collecting(shared=True):
         paths = list(_blobs(store))
         total, done = sum(path.stat().st_size for path in paths), 0
@@ -172,7 +171,7 @@ def _bundle(store: Store, name: str, version: str) -> Iterator[str]:
 
 
 def _named_by(store: Store, digest: str) -> Iterator[str]:
-    """Yield a manifest and what it names; a damaged manifest names nothing, the bundle is lost with it."""
+    """Yield a manifest and what it names; a damaged manifest names nothing, and its bundle is lost."""
     yield digest
     with suppress(IntegrityError):
         manifest = oci.parse_manifest(store.get(digest), subject=digest)
@@ -180,7 +179,7 @@ def _named_by(store: Store, digest: str) -> Iterator[str]:
 
 
 def step_digests(store: Store) -> set[str]:
-    """Return every blob that a remembered step needs."""
+    """Return every blob that a cached step needs."""
     found: set[str] = set()
     for record in (store.root / "actions").iterdir():
         tree = _tree_of(record)
@@ -197,14 +196,14 @@ def _tree_of(record: Path) -> str | None:
 
 def _files(store: Store, tree: str) -> set[str]:
     try:
-        value: JSON = canonical.load(store.path(tree).read_bytes(), limit=MAX_RECORD)
+        value: JSON = canonical.load(store.path(tree).read_bytes(), limit=MAX_STORE_RECORD)
         return {digest for digest, _ in value.values()}
     except (FileNotFoundError, ValueError, TypeError, AttributeError):
         return set()
 
 
 def _forget_steps(store: Store, needed: set[str], *, everything: bool) -> int:
-    """Delete the records of steps: all, or those whose result is not here any more. Living processes keep theirs."""
+    """Delete the records of steps: all, or those whose result is gone. Those of running processes stay."""
     count = 0
     for record in list((store.root / "actions").iterdir()):
         tree = _tree_of(record)
@@ -215,13 +214,13 @@ def _forget_steps(store: Store, needed: set[str], *, everything: bool) -> int:
     return count
 
 
-def _put_aside(store: Store, leased: set[str]) -> list[Path]:
-    """Move environments that nothing needs out of the way, the beginnings of some included; return where they are.
+def _move_unused_environments(store: Store, leased: set[str]) -> list[Path]:
+    """Move unused environments, also incomplete ones, to scratch; return their new paths.
 
-    Who uses or builds one said so before (`Store.hold_environment`).
+    A process that uses or builds one holds it beforehand (`Store.hold_environment`).
     """
     root = store.root / environments.TOOLCHAINS
-    if root.is_symlink() or not root.is_dir():  # a link: it is another store's, whose leases nobody knows here
+    if root.is_symlink() or not root.is_dir():  # a link: it is another store's, whose leases are unknown here
         return []
     needed = {word.removeprefix(ENVIRONMENT) for word in leased} | _used_environments(store)
     found = []
@@ -236,7 +235,7 @@ def _put_aside(store: Store, leased: set[str]) -> list[Path]:
 
 
 def _used_environments(store: Store) -> set[str]:
-    """Return the environments that remembered steps ran in."""
+    """Return the environments that cached steps ran in."""
     found = set()
     for record in (store.root / "actions").iterdir():
         with suppress(FileNotFoundError, ValueError, AttributeError):
@@ -251,7 +250,7 @@ def _incomplete(store: Store) -> Iterator[str]:
 
 
 def _drop_partial(store: Store) -> int:
-    """Delete beginnings of blobs that nobody is receiving now."""
+    """Delete partial blobs that no process is receiving."""
     freed = 0
     for path in (store.root / "partial").iterdir():
         with path.open("ab") as file:
@@ -270,7 +269,7 @@ def _blobs(store: Store) -> Iterator[Path]:
 
 
 def _tree_size(directory: Path) -> int:
-    """Add up files; what disappears meanwhile counts nothing."""
+    """Return the total size of files; a file that disappears meanwhile counts as zero."""
     total = 0
     for parent, _, names in os.walk(directory):
         for name in names:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a store keeps environments: those of locked toolchains, and those that installations share by hard links."""
+"""Directories of environments in a store: of locked toolchains, and those that installations share by hard links."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from packager.files import locked
 TOOLCHAINS = "environments"
 SERVED = "served"
 RECORD = "packager-environment.json"
-"""In every shared environment: what decides its content. Its link count says whether an installation uses it."""
+"""A file in every shared environment that identifies its content. Its link count shows whether it is in use."""
 GATE = ".gate"  # locked shared while links are made, exclusively while unused environments are removed
 
 
-def put_aside(shared: Path, place: Path) -> list[Path]:
-    """Move kept environments that no installation has links to into the directory `place`; return where they are."""
+def move_unused(shared: Path, target: Path) -> list[Path]:
+    """Move shared environments without links from an installation into `target`; return their new paths."""
     if not shared.is_dir() or shared.is_symlink():
         return []
     with locked(shared / GATE):
         unused = [path for path in shared.iterdir() if not path.name.startswith(".") and not _used(path)]
-        return [path.rename(place / f"{SERVED}-{path.name}") for path in unused]
+        return [path.rename(target / f"{SERVED}-{path.name}") for path in unused]
 
 
 def _used(path: Path) -> bool:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Remember the digest of a local source file, so that "has it changed?" costs one `stat` instead of one read.
+"""Cache digests of local source files, so that checking for a change costs one `stat` instead of a read.
 
-Never identity: what a build uses are the pinned blobs of the store, whatever this says. A record holds device, inode,
+Never an identity: a build uses the pinned blobs of the store, whatever this cache says. A record holds device, inode,
 size, mtime and ctime in nanoseconds; ctime cannot be set by a user. A file changed within the clock's granularity of
 its hashing could go unseen, so a record is trusted only if it is clearly younger than the file (git's "racy" rule).
 """

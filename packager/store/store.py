@@ -6,14 +6,14 @@
       actions/<hex>             first writer wins, so one key never has two results
       bundles/<name>/<version>  {"manifest": digest, "referrers": [digest, …], "drafts": {predicate type: digest},
                                  "origin": "built" or "verified"}
-      quarantine/<hex>          the same for a bundle that came from elsewhere nobody vouched for; it has no name
-      partial/<hex>             the beginning of a blob that is being received; the next attempt goes on from there
-      tmp/<x>/ and tmp/<x>.lock scratch of a living process; swept once its lock is free
+      quarantine/<hex>          the same for a bundle from elsewhere that was not verified; it has no name
+      partial/<hex>             the beginning of a blob that is being received; the next attempt resumes there
+      tmp/<x>/ and tmp/<x>.lock scratch of a running process; deleted once its lock is free
       locks/<hex>               single flight per action, also between processes
       environments/<x>/         virtual environments of locked toolchains (packager.lock.toolchains)
       served/<x>/               environments of installations, which are hard links to these
-      leases/<x>                what a living process has seen here or put here, digests and names of environments, so
-                                that `cache gc` (`collector`) leaves it alone; meaningless once its lock is free
+      leases/<x>                digests and names of environments that a running process found or put here, so that
+                                `cache gc` (`collector`) keeps them; void once its lock is free
 
 Nothing becomes visible before it is complete: data is written to scratch, hashed on the way, synced and renamed.
 Killing any process at any point leaves a usable store. The layout is versioned by its first folder.
@@ -59,18 +59,18 @@ from packager.files import (
 from packager.types import DIGEST, Blob, Result, Tree, check_digest, check_paths
 from packager.untrusted_files import Bounds
 
-MAX_RECORD = 64 << 20  # bytes of a JSON record
+MAX_STORE_RECORD = 64 << 20  # bytes of a JSON record
 MAX_BLOB = 1 << 62
 MAX_REFERRERS = 1000  # of one bundle
 BUILT, VERIFIED = "built", "verified"
-ENVIRONMENT = "environment:"  # what a lease calls an environment, which has a name where blobs have a digest
+ENVIRONMENT = "environment:"  # prefix of environments in a lease; they have names where blobs have digests
 
 
 @dataclass(frozen=True, slots=True)
 class StoreEntry:
     """A bundle in the store: its manifest, what refers to it, and the predicates left to be signed, by type.
 
-    `origin` is BUILT or VERIFIED: why this store believes that the bundle is what its name says. None: it does not.
+    `origin` is BUILT or VERIFIED: why the bundle may have its name. None: it was not verified.
     """
 
     manifest: str
@@ -90,9 +90,7 @@ class StoreEntry:
         )
 
     def joined(self, other: StoreEntry) -> StoreEntry:
-        """Return this with what refers to the same manifest in `other`. Raises TooLargeError rather than hold too
-        much.
-        """
+        """Return this entry with the referrers and drafts of `other`, of the same manifest. Raises TooLargeError."""
         referrers = tuple(sorted({*self.referrers, *other.referrers}))
         if len(referrers) > MAX_REFERRERS:
             raise TooLargeError(
@@ -120,11 +118,11 @@ class Store:
     # blobs
 
     def path(self, digest: str) -> Path:
-        """Return where the blob `digest` lives, whether it exists or not."""
+        """Return the path of the blob `digest`, whether it exists or not."""
         return self._blobs / check_digest(digest, subject="blob").removeprefix("sha256:")
 
     def has(self, digest: str) -> bool:
-        """True if the blob is here; from then on it stays while this process lives, whatever `cache gc` does."""
+        """Return whether the blob is here; from then on `cache gc` keeps it while this process runs."""
         if digest in self._held:
             return self.path(digest).is_file()
         with self.collecting(shared=True):
@@ -134,7 +132,7 @@ class Store:
         return here
 
     def _hold(self, digest: str) -> None:
-        """Note in this process's lease that `digest` is needed; the caller keeps the collector out meanwhile."""
+        """Add `digest` to this process's lease; the caller locks the collector out meanwhile."""
         with self._lease_lock, storage_errors(self.root):
             if self._lease is None:
                 descriptor, name = tempfile.mkstemp(dir=self.root / "leases")
@@ -148,12 +146,12 @@ class Store:
                 self._held.add(digest)
 
     def hold_environment(self, name: str) -> None:
-        """Keep the environment `name` while this process lives, whether it is here already or about to be built."""
+        """Keep the environment `name` while this process runs, whether it exists or is about to be built."""
         with self.collecting(shared=True):
             self._hold(f"{ENVIRONMENT}{name}")
 
     def release(self) -> None:
-        """Give up what this process relied on; done by itself when the store is not used any more."""
+        """Release the lease of this process; happens by itself when the store is no longer used."""
         with self._lease_lock:
             if self._lease is not None:
                 self._end_lease()
@@ -162,19 +160,19 @@ class Store:
 
     @contextlib.contextmanager
     def collecting(self, *, shared: bool = False) -> Iterator[None]:
-        """Keep the collector out while `shared`, or be the collector: then nobody can start to rely on a blob."""
+        """Lock the collector out (`shared`), or be the collector: then no process can extend its lease."""
         with locked(self.root / "leases.gate", shared=shared):
             yield
 
     def open(self, digest: str) -> BinaryIO:
-        """Open a blob for reading; its bytes are checked by whoever reads them to the end."""
+        """Open a blob for reading; the reader checks its bytes."""
         try:
             return open_regular(self.path(digest))
         except FileNotFoundError:
             raise IntegrityError(f"the store has no blob `{digest}`", subject=digest) from None
 
-    def get(self, digest: str, *, limit: int = MAX_RECORD) -> bytes:
-        """Read a small blob whole, checked against its name."""
+    def get(self, digest: str, *, limit: int = MAX_STORE_RECORD) -> bytes:
+        """Read a small blob whole, checked against its digest."""
         with self.open(digest) as file:
             data = file.read(limit + 1)
         if len(data) > limit:
@@ -219,11 +217,11 @@ class Store:
             sync_directory(self._blobs)
 
     def receive(self, blob: Blob, source: Callable[[], BinaryIO], moved: Moved = unwatched) -> None:
-        """Store `blob` from a stream that may break: what arrived stays, and the next attempt asks only for the rest.
+        """Store `blob` from a stream that may break: received bytes stay, and the next attempt requests only the rest.
 
-        The digest is checked over the whole before the blob becomes visible. Where a resumed blob turns out wrong,
-        its old beginning is thrown away and the whole is read once more; a wrong whole is an IntegrityError.
-        Two processes that receive the same blob do it one after the other.
+        The digest of the whole is checked before the blob becomes visible. Where a resumed blob turns out wrong, its
+        old beginning is deleted and the whole is read once more; a wrong whole is an IntegrityError. Two processes
+        that receive the same blob do it one after the other.
         """
         part = self.root / "partial" / blob.digest.removeprefix("sha256:")
         while not self.has(blob.digest):
@@ -238,7 +236,7 @@ class Store:
             got = _resume(part, blob, source, moved)
         except OSError as error:
             if error.errno is not None and not isinstance(error, ConnectionError):
-                part.unlink(missing_ok=True)  # a full disk is not left full
+                part.unlink(missing_ok=True)  # free the space on a full disk
             raise
         if got == blob:
             self._keep(part, blob)
@@ -250,7 +248,7 @@ class Store:
     # trees
 
     def ingest(self, directory: Path, known: Mapping[str, Blob] | None = None) -> Tree:
-        """Move every regular file that this process wrote below `directory`, in a scratch of this store, into it.
+        """Move every regular file that this process wrote below `directory`, in scratch of this store, into the store.
 
         `known` are blobs that the caller hashed while it wrote them there: no byte is read twice.
         """
@@ -263,10 +261,10 @@ class Store:
         return self.put_tree(Tree.of({name: blob for (name, _), blob in zip(found, blobs, strict=True)}))
 
     def take(self, directory: int, bounds: Bounds) -> Tree:
-        """Copy every file below an open directory that somebody else wrote into the store.
+        """Copy every file below an open, untrusted directory into the store.
 
-        Nothing there is followed, moved or kept open: who still writes to a file of it changes no blob. Raises
-        IntegrityError for what is no regular file, has no portable name, or exceeds `bounds`.
+        Links are not followed, and files are neither moved nor kept open, so later writes to them change no blob.
+        Raises IntegrityError for anything but regular files with portable names within `bounds`.
         """
         found = {name: status.st_size for name, status in untrusted_files.walk(directory, bounds)}
         check_paths(found)
@@ -298,14 +296,14 @@ class Store:
 
     def tree(self, digest: str) -> Tree:
         """Load the tree `digest`."""
-        return Tree.from_json(canonical.load(self.get(digest), limit=MAX_RECORD))
+        return Tree.from_json(canonical.load(self.get(digest), limit=MAX_STORE_RECORD))
 
     def has_tree(self, digest: str) -> bool:
-        """True if the tree and every blob it names are here."""
+        """Return whether the tree and every blob it names are here."""
         return self.has(digest) and all(self.has(blob.digest) for _, blob in self.tree(digest))
 
     def checkout(self, tree: Tree, directory: Path) -> Path:
-        """Write `tree` below a fresh `directory` as private copies that everybody may read, checked on the way.
+        """Write `tree` below a fresh `directory` as world-readable copies, checked while copying.
 
         Raises IntegrityError for a blob that is not what its name says.
         """
@@ -333,9 +331,9 @@ class Store:
     # actions
 
     def recall(self, key: str) -> Result | None:
-        """Return the remembered result of an action, if all of it is still here."""
+        """Return the cached result of an action, if all of it is still here."""
         try:
-            record = json.loads(read_own(self._record(key), MAX_RECORD))
+            record = json.loads(read_own(self._record(key), MAX_STORE_RECORD))
         except FileNotFoundError:
             return None
         if not self.has_tree(record["tree"]):
@@ -345,9 +343,9 @@ class Store:
     def remember(
         self, key: str, action: JSON, result: Result, environment: str | None = None, *, instead: bool = False
     ) -> Result:
-        """Record a success, and the environment it ran in. The first complete record wins; its result is returned.
+        """Record a result, and the environment it ran in. The first complete record wins; its result is returned.
 
-        `instead` puts this one in its place.
+        With `instead` this one replaces it.
         """
         ran = {"environment": environment} if environment else {}
         confined = {"confinement": result.confinement} if result.confinement else {}
@@ -363,7 +361,7 @@ class Store:
             except FileExistsError:
                 if winner := self.recall(key):
                     return winner
-                file.replace(self._record(key))  # the old record's blobs are gone: it is no result any more
+                file.replace(self._record(key))  # the old record's blobs are gone: it is no longer a result
         return result
 
     def _record(self, key: str) -> Path:
@@ -389,16 +387,16 @@ class Store:
         return found
 
     def named(self, name: str, version: str) -> StoreEntry | None:
-        """Return what `name:version` means, None if it means nothing."""
+        """Return the entry of `name:version`, or None."""
         if not names.is_name(name) or not names.is_version(version):
             return None
         try:
-            return StoreEntry.from_json(json.loads(read_own(self.root / "bundles" / name / version, MAX_RECORD)))
+            return StoreEntry.from_json(json.loads(read_own(self.root / "bundles" / name / version, MAX_STORE_RECORD)))
         except (FileNotFoundError, NotADirectoryError):
             return None
 
     def find(self, digest: str) -> StoreEntry:
-        """Look up a bundle by the digest of its manifest, whether it has a name or lies in quarantine."""
+        """Look up a bundle by the digest of its manifest, named or in quarantine."""
         for name, version in self.bundles():
             entry = self.entry(name, version)
             if entry.manifest == digest:
@@ -406,7 +404,7 @@ class Store:
         aside = self._aside(digest)
         if not aside.is_file():
             raise UsageError(f"the local store has no bundle `{digest}`", hint="`packager pull` or `import` brings one")
-        return StoreEntry.from_json(json.loads(read_own(aside, MAX_RECORD)))
+        return StoreEntry.from_json(json.loads(read_own(aside, MAX_STORE_RECORD)))
 
     def bundles(self) -> Sequence[tuple[str, str]]:
         """List (name, version) of every bundle, sorted."""
@@ -414,44 +412,44 @@ class Store:
         return sorted((name, version) for name, version in found if names.is_name(name) and names.is_version(version))
 
     def quarantined(self) -> Sequence[str]:
-        """List the digest of every bundle that nobody vouched for, sorted."""
+        """List the digests of the bundles in quarantine, sorted."""
         found = (f"sha256:{path.name}" for path in (self.root / "quarantine").iterdir())
         return sorted(digest for digest in found if DIGEST.fullmatch(digest))
 
     def forget(self, name: str, version: str) -> StoreEntry:
-        """End what `name:version` means, and return what it meant; the blobs stay until somebody collects them."""
+        """Remove the name `name:version` and return its entry; the blobs stay until they are collected."""
         with self.single_flight(f"bundle-{name}-{version}"):
             entry = self.entry(name, version)
             (self.root / "bundles" / name / version).unlink()
         return entry
 
     def forget_quarantined(self, digest: str) -> None:
-        """Forget a bundle that nobody vouched for. Raises UsageError if there is none of that digest."""
+        """Remove a bundle from quarantine. Raises UsageError if there is none of that digest."""
         try:
             self._aside(digest).unlink()
         except FileNotFoundError:
             raise UsageError(f"no bundle `{digest}` lies in quarantine", hint="see `packager list`") from None
 
     def name_bundle(self, name: str, version: str, entry: StoreEntry) -> None:
-        """Make `name:version` mean `entry`, as one step. Raises MalformedError for what cannot be a name."""
+        """Set the entry of `name:version` atomically. Raises MalformedError for what cannot be a name."""
         names.check(name, version, subject=entry.manifest)
         path = self.root / "bundles" / name / version
         path.parent.mkdir(exist_ok=True)
         write_atomically(path, canonical.dump(entry.to_json()))
 
     def set_aside(self, entry: StoreEntry) -> None:
-        """Keep a bundle that nobody vouched for under its digest alone."""
+        """Keep an unverified bundle in quarantine, under its digest alone."""
         with self.single_flight(f"bundle-{entry.manifest}"):
             aside = self._aside(entry.manifest)
             known = (
-                StoreEntry.from_json(json.loads(read_own(aside, MAX_RECORD)))
+                StoreEntry.from_json(json.loads(read_own(aside, MAX_STORE_RECORD)))
                 if aside.is_file()
                 else StoreEntry(entry.manifest)
             )
             write_atomically(aside, canonical.dump(known.joined(entry).to_json()))
 
     def empty_quarantine(self) -> None:
-        """Forget every bundle that nobody vouched for; its blobs stay until somebody collects them."""
+        """Remove every bundle from quarantine; their blobs stay until they are collected."""
         for path in (self.root / "quarantine").iterdir():
             path.unlink(missing_ok=True)
 
@@ -459,10 +457,10 @@ class Store:
         return self.root / "quarantine" / check_digest(digest, subject="bundle").removeprefix("sha256:")
 
     def admit(self, name: str, version: str, entry: StoreEntry, *, replace: bool = False) -> None:
-        """Give a bundle from elsewhere its name, which somebody vouched for.
+        """Give a verified bundle from elsewhere its name.
 
-        The same bundle under that name keeps what refers to it and what its build left. Another one is only replaced
-        if that was asked for, else UsageError.
+        The same bundle under that name keeps its referrers and drafts. Another one is replaced only with `replace`,
+        else UsageError.
         """
         with self.single_flight(f"bundle-{name}-{version}"):
             known = self.named(name, version)
@@ -484,7 +482,7 @@ class Store:
         self.set_aside(added)
 
     def unrefer(self, name: str, version: str, manifest: str, left: Sequence[str]) -> None:
-        """Keep of what refers to the bundle `manifest`, named or in quarantine, only what is `left`."""
+        """Remove the referrers of the bundle `manifest`, named or in quarantine, except `left`."""
         with self.single_flight(f"bundle-{name}-{version}"):
             known = self.named(name, version)
             if known is not None and known.manifest == manifest:
@@ -494,7 +492,7 @@ class Store:
             write_atomically(self._aside(manifest), canonical.dump(StoreEntry(manifest, tuple(sorted(left))).to_json()))
 
     def draft(self, name: str, version: str, drafts: Mapping[str, str]) -> StoreEntry:
-        """Leave predicates of a bundle to be signed, instead of those that were left before."""
+        """Store the unsigned predicates of a bundle in place of the former ones."""
         with self.single_flight(f"bundle-{name}-{version}"):
             entry = replace(self.entry(name, version), drafts=drafts)
             self.name_bundle(name, version, entry)
@@ -504,7 +502,7 @@ class Store:
 
     @contextlib.contextmanager
     def scratch(self) -> Iterator[Path]:
-        """Yield a private directory on the store's file system; it disappears with the process that made it."""
+        """Yield a private directory on the store's file system; it is deleted with the process that made it."""
         gate, tmp = self.root / "tmp.gate", self.root / "tmp"
         with contextlib.ExitStack() as stack:
             with storage_errors(self.root), locked(gate, shared=True):  # no sweeper may see it before its lock is held
@@ -518,13 +516,13 @@ class Store:
                 lock.unlink(missing_ok=True)
 
     def sweep(self) -> int:
-        """Remove scratch that killed processes left behind; return how many directories went."""
+        """Delete scratch of killed processes; return the number of directories."""
         removed = 0
         with (self.root / "tmp.gate").open("ab") as gate:
             try:
                 fcntl.flock(gate, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                return 0  # somebody is creating scratch this instant; the next run sweeps
+                return 0  # another process is creating scratch; the next run sweeps
             locks = {path for path in (self.root / "tmp").iterdir() if path.suffix == ".lock"}
             locks |= {path.with_suffix(".lock") for path in (self.root / "tmp").iterdir() if path.suffix != ".lock"}
             for lock in locks:  # a directory without a lock was being made when its process died
@@ -532,7 +530,7 @@ class Store:
         return removed
 
     def living_leases(self) -> set[str]:
-        """Return what living processes rely on, and remove the leases of dead ones; for the collector only."""
+        """Return what running processes use, and delete the leases of dead ones; for the collector only."""
         needed: set[str] = set()
         for path in (self.root / "leases").iterdir():
             with contextlib.suppress(FileNotFoundError), path.open("rb") as file:  # its process may end this instant
@@ -545,7 +543,7 @@ class Store:
 
 
 def name_is_taken(name: str, version: str, known: StoreEntry, new: StoreEntry) -> UsageError:
-    """Return the error for a name that means another bundle already."""
+    """Return the error for a name that another bundle has already."""
     return UsageError(
         f"`{name}:{version}` is another bundle in the local store: {known.manifest}",
         hint=f"to let the name mean {new.manifest} from now on, repeat with --replace",
@@ -553,7 +551,7 @@ def name_is_taken(name: str, version: str, known: StoreEntry, new: StoreEntry) -
 
 
 def _end_lease(lease: BinaryIO, path: Path) -> None:
-    with contextlib.suppress(OSError):  # one that stays is nobody's: the next collection removes it
+    with contextlib.suppress(OSError):  # one that stays is void: the next collection deletes it
         path.unlink(missing_ok=True)
     lease.close()
 
@@ -564,7 +562,7 @@ def _blob_at(path: Path) -> Blob:
 
 
 def _resume(part: Path, blob: Blob, source: Callable[[], BinaryIO], moved: Moved) -> Blob:
-    """Bring `part` to the size of `blob` and return what it then holds."""
+    """Append to `part` up to the size of `blob`, and return the blob that it then is."""
     with part.open("r+b", buffering=0) as file, source() as reader:
         begun = os.fstat(file.fileno()).st_size
         if begun > blob.size or not reader.seekable():

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Copy a bundle from any medium to any destination. Every byte is hashed on its way; complete or absent.
+"""Copy a bundle from any medium to any destination: every byte hashed, complete or absent.
 
-Pushing, pulling, exporting, importing and unpacking are this one function with other ends. What refers to a bundle
-(signatures, attestations) travels with it, because it is part of what was opened.
+Push, pull, export, import and unpack are this one function with different ends. Referrers (signatures, attestations)
+are copied with the bundle.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ from packager.types import Blob
 
 @runtime_checkable
 class Attachable(Protocol):
-    """A medium to which referrers can be added where it is."""
+    """A medium to which referrers can be added in place."""
 
     def attach(self, bundle: Bundle) -> None:
-        """Write the records that `bundle` holds in memory, as one step."""
+        """Write the records that `bundle` has in memory, atomically."""
 
 
-class _Stopped(Exception):
-    """Ends the other threads of a copy that failed; nobody sees it."""
+class _CancelledError(Exception):
+    """Ends the other threads of a failed copy; never leaves this module."""
 
 
 def copy(
     bundle: Bundle, to: Destination, on_event: OnEvent = ignore, *, jobs: int | None = None, label: str = "copying"
 ) -> int:
-    """Copy `bundle`, with what refers to it, and return how many bytes of its files had to move.
+    """Copy `bundle` with its referrers, and return the number of bytes of files that were copied.
 
-    `jobs` blobs move at a time (default: one per core); the largest start first, so that none is left alone at the
-    end. The first failure ends the copy, and nothing of it is visible.
+    `jobs` blobs are copied at a time (default: one per core), the largest first, so that no large one is last. The
+    first failure ends the copy, and nothing of it becomes visible.
     """
     with to(bundle) as receiver:
         missing = [(path, blob) for path, blob in _distinct(bundle) if not receiver.has(blob)]
@@ -59,8 +59,8 @@ def _each(bundle: Bundle, receiver: Receiver, missing: list[tuple[str, Blob]], m
     stopped = threading.Event()
 
     def tick(count: int) -> None:
-        if stopped.is_set():  # another blob failed, or Ctrl-C: do not finish gigabytes that nobody will use
-            raise _Stopped
+        if stopped.is_set():  # another blob failed, or Ctrl-C: do not copy gigabytes in vain
+            raise _CancelledError
         moved(count)
 
     def one(item: tuple[str, Blob]) -> None:
@@ -70,8 +70,8 @@ def _each(bundle: Bundle, receiver: Receiver, missing: list[tuple[str, Blob]], m
         except IntegrityError as error:
             if error.subject != blob.digest:
                 raise
-            place = bundle.medium.place(path, blob)
-            raise WrongContentError(f"`{place}` is damaged: {error.message}", subject=place) from None
+            address = bundle.medium.place(path, blob)
+            raise WrongContentError(f"`{address}` is damaged: {error.message}", subject=address) from None
 
     with ThreadPoolExecutor(jobs) as pool:
         try:
@@ -104,7 +104,7 @@ def _progress(total: int, label: str, on_event: OnEvent) -> Moved:
     return moved
 
 
-# the everyday destinations
+# common destinations
 
 
 def save(bundle: Bundle, target: Path, on_event: OnEvent = ignore, *, jobs: int | None = None) -> None:
@@ -114,12 +114,12 @@ def save(bundle: Bundle, target: Path, on_event: OnEvent = ignore, *, jobs: int 
 
 
 def unpack(bundle: Bundle, target: Path, on_event: OnEvent = ignore) -> None:
-    """Write the plain files, and below `.packager/` what is needed to verify them again."""
+    """Write the plain files, and below `.packager/` the records to verify them again."""
     copy(bundle, writers.unpacked(target), on_event, label="unpacking")
 
 
 def write_unpacked(bundle: Bundle, fresh: Path, on_event: OnEvent = ignore) -> None:
-    """Write the unpacked form into the empty directory `fresh`, which the caller will rename into place."""
+    """Write the unpacked form into the empty directory `fresh`, which the caller then renames."""
     copy(bundle, writers.plain(fresh), on_event, label="unpacking")
 
 
@@ -155,7 +155,7 @@ def _reopened(bundle: Bundle, output: Path | None) -> Bundle:
 
 
 def update_referrers(bundle: Bundle, on_event: OnEvent = ignore) -> None:
-    """Write the referrers that were attached in memory back to where the bundle lives, as one step."""
+    """Write the referrers that were attached in memory back to the bundle's medium, atomically."""
     medium = bundle.medium
     if isinstance(medium, StoredBundle):
         for data in bundle.pending.values():
@@ -175,9 +175,9 @@ def update_referrers(bundle: Bundle, on_event: OnEvent = ignore) -> None:
 
 
 def drop_referrers(bundle: Bundle, on_event: OnEvent = ignore) -> None:
-    """Make the place where the bundle lives forget what refers to it, but for the referrers that `bundle` has.
+    """Remove all referrers from the bundle's medium, except those that `bundle` has.
 
-    Raises UsageError for a registry or a bucket, where nothing that was attached is taken back.
+    Raises UsageError for a registry or a bucket, where referrers are never removed.
     """
     medium = bundle.medium
     if isinstance(medium, StoredBundle):
@@ -187,16 +187,16 @@ def drop_referrers(bundle: Bundle, on_event: OnEvent = ignore) -> None:
     elif isinstance(medium, Attachable):
         raise UsageError(
             f"what is attached in `{medium.label}` stays there",
-            hint="pull the bundle, remove it here, and push it under a name of its own",
+            hint="pull the bundle, remove it here, and push it under another name",
         )
     else:
         update_referrers(bundle, on_event)
 
 
 def _replace_metadata(bundle: Bundle, target: Path, linked: dict[str, str]) -> None:
-    """Exchange a layout for one with more records.
+    """Replace a layout by one with more records.
 
-    Blobs are linked into the new directory instead of copied; when the old directory is gone, each has one link again.
+    Blobs are linked into the new directory instead of copied; once the old one is deleted, each has one link again.
     """
     with staging(target) as fresh:
         writers.write_metadata(bundle, fresh)

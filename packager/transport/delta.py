@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a customer who has one bundle lacks of another: whole blobs, and patches where they are smaller.
+"""Write and read deltas between two bundles: the blobs that the old one lacks, as patches where those are smaller.
 
 A delta is a canonical tar file (`archive`), suffix `.bundle-delta.tar`:
 
@@ -8,9 +8,9 @@ A delta is a canonical tar file (`archive`), suffix `.bundle-delta.tar`:
     blobs/sha256/<hex>  blobs that the old bundle lacks
     patches/<hex>       patches (`patch`) that make the new blob <hex>
 
-Read together with the old bundle it is one more medium: verifying and copying need to know nothing of deltas. What
-comes out is the new bundle byte for byte, its signatures included; each blob is checked against its digest while it
-is written, and the manifest against the digest in `delta.json`.
+With the old bundle, a delta is one more medium: verify and copy do not know about deltas. The result is the new bundle
+byte for byte, with its signatures; each blob is checked against its digest while it is written, and the manifest
+against the digest in `delta.json`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import BinaryIO, cast
 
 from packager import canonical
 from packager.bundle import single_file
-from packager.bundle.bundle import Bundle, read
+from packager.bundle.bundle import MAX_RECORD, Bundle, read
 from packager.bundle.readers import INDEX_FILE, blob_path, compare_extent
 from packager.errors import IntegrityError, UsageError
 from packager.events import OnEvent, Progress, ignore
@@ -35,21 +35,20 @@ from packager.types import Blob, Tree, check_digest
 
 FORMAT = 1
 RECORD_FILE = "delta.json"
-_MAX_RECORD = 16 << 20  # bytes
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
-    """What a delta came to, in bytes."""
+class DeltaSize:
+    """The size of a delta, in bytes."""
 
     size: int
-    full: int  # the single-file form of the new bundle
+    full: int  # size of the single-file form of the new bundle
     reused: int
     patched: int  # of the new blobs, made from patches
 
 
-def make(old: Bundle, new: Bundle, target: Path, on_event: OnEvent = ignore) -> Made:
-    """Write the delta from `old` to `new`. Every byte of both that is read is checked first or while copied."""
+def make(old: Bundle, new: Bundle, target: Path, on_event: OnEvent = ignore) -> DeltaSize:
+    """Write the delta from `old` to `new`. All bytes read from both are checked before or while they are copied."""
     patch.load_zstd()
     with staging(target) as scratch, storage_errors(target.parent):
         plan = _Plan(old, new, scratch)
@@ -66,7 +65,7 @@ def make(old: Bundle, new: Bundle, target: Path, on_event: OnEvent = ignore) -> 
         file.replace(target)
         sync_directory(target.parent)
     patched = sum(blob.size for blob in plan.patched)
-    return Made(size, _full_size(new), new.size - sum(blob.size for blob in plan.whole) - patched, patched)
+    return DeltaSize(size, _full_size(new), new.size - sum(blob.size for blob in plan.whole) - patched, patched)
 
 
 def _full_size(bundle: Bundle) -> int:
@@ -87,7 +86,7 @@ def _append(sink: BinaryIO, name: str, size: int, source: BinaryIO | bytes) -> N
 
 
 class _Plan:
-    """Sorts the blobs of the new bundle: reused, patched, whole. The choice depends on the two bundles alone."""
+    """Sorts the blobs of the new bundle: reused, patched, whole. The choice depends only on the two bundles."""
 
     def __init__(self, old: Bundle, new: Bundle, scratch: Path) -> None:
         self._old, self._new, self._scratch = old, new, scratch
@@ -110,14 +109,14 @@ class _Plan:
             on_event(Progress(f"comparing {self._old.version} with {self._new.version}", done, total))
 
     def _base(self, path: str, blob: Blob) -> tuple[str, Blob] | None:
-        """Return the old file most likely to resemble: the one at the same path, else the first of the same size."""
+        """Return the old file that is probably similar: the one at the same path, else the first of the same size."""
         same = self._old.tree.get(path)
         if same is not None:
             return path, same
         return next(((p, b) for p, b in self._old.tree if b.size == blob.size), None)
 
     def _patch(self, path: str, blob: Blob, base_path: str, base: Blob) -> tuple[Path, Blob] | None:
-        """Write the patch for one blob; None if it would not be smaller than the blob."""
+        """Write the patch for one blob; None if it is not smaller than the blob."""
         file = self._scratch / blob.digest.removeprefix("sha256:")
         written = 0
         with (
@@ -156,7 +155,7 @@ class _Plan:
 
 
 class _Checked:
-    """A stream that is refused if it turns out not to be the blob it was opened as."""
+    """A stream that raises if its content is not the expected blob."""
 
     def __init__(self, file: BinaryIO, blob: Blob) -> None:
         self._file, self._blob, self._state = file, blob, hashlib.sha256()
@@ -169,7 +168,7 @@ class _Checked:
         return data
 
     def finish(self) -> None:
-        """Read what nobody asked for, so that the whole is checked."""
+        """Read the rest, so that the whole is checked."""
         while self.read(1 << 20):
             pass
 
@@ -197,7 +196,7 @@ def open_delta(path: Path, old: Bundle) -> Bundle:
 
 
 class DeltaMedium:
-    """The new bundle: what the delta holds, what its patches make, and the rest from the old bundle."""
+    """The new bundle as a medium: blobs of the delta, results of its patches, and the rest from the old bundle."""
 
     def __init__(self, path: Path, old: Bundle) -> None:
         self._tar, self._old, self.label = single_file.CanonicalTar(path), old, path.name
@@ -210,7 +209,7 @@ class DeltaMedium:
 
     def _record(self) -> tuple[str, str, dict[str, Blob]]:
         try:
-            value = canonical.load(self._tar.read(RECORD_FILE, limit=_MAX_RECORD), limit=_MAX_RECORD)
+            value = canonical.load(self._tar.read(RECORD_FILE, limit=MAX_RECORD), limit=MAX_RECORD)
             if set(value) != {"format", "old", "new", "patches"} or value["format"] != FORMAT:
                 raise ValueError("unknown fields or format version")
             patches = {
@@ -246,7 +245,7 @@ class DeltaMedium:
         return f"{path or blob.digest} through {self.label}"
 
     def check_extent(self, tree: Tree, records: Iterable[str]) -> None:
-        """Refuse members that make no part of the new bundle."""
+        """Refuse members that are not part of the new bundle."""
         blobs = {*records, *(blob.digest for _, blob in tree)}
         useful = {blob_path(digest) for digest in blobs} & set(self._tar.members)
         useful |= {patch_path(digest) for digest in self._patches if digest in blobs}

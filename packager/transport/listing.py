@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What bundles there are, in the local store and in a repository, and how one is taken away.
+"""List and remove bundles in the local store and in a repository.
 
-Listing reads manifests and no files, and judges no signature: `signed` says that statements are attached. Taking away
-ends what a name means; the local store keeps the bytes until `cache gc`, a registry until it collects them.
+Listing reads manifests and no files, and verifies no signature: `signed` means that statements are attached. Removing
+deletes a name; the local store keeps the bytes until `cache gc`, a registry until its garbage collection.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ Fetch = Callable[[str], bytes]
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One bundle. `version` is a tag in a registry; `size` counts bytes of distinct files, None if they cannot be told.
+    """One bundle. `version` is a tag in a registry; `size` is the bytes of distinct files, None if unknown.
 
-    `origin` says why the store believes the name (`built`, `verified`; `quarantine`: it does not, and there is none);
-    `problem` what is wrong with it, if something is.
+    `origin` is why the bundle has its name (`built`, `verified`; `quarantine`: it has none); `problem` is the first
+    fault, if any.
     """
 
     name: str | None
@@ -58,7 +58,7 @@ class Item:
 
 
 def stored(store: Store, name: str | None = None) -> list[Item]:
-    """List the local store, names first: those of one name if it is given, and then nothing in quarantine."""
+    """List the local store, named bundles first; with `name` only those of that name, and none in quarantine."""
     found = [_item(store, store.entry(*pair), *pair) for pair in store.bundles() if name in (None, pair[0])]
     aside = store.quarantined() if name is None else ()
     return [*found, *(_item(store, store.find(digest)) for digest in aside)]
@@ -88,7 +88,7 @@ def _is_statement(get: Fetch, digest: str) -> bool:
 
 
 def tagged(repository: Repository, jobs: int) -> list[Item]:
-    """List every tag of a repository, `jobs` at a time; one that names no bundle says so in `problem`."""
+    """List every tag of a repository, `jobs` at a time; one that names no bundle has a `problem`."""
     with ThreadPoolExecutor(jobs) as pool:
         found = list(pool.map(lambda tag: _tag(repository, tag), repository.tags()))
     return [item for item in found if item is not None]
@@ -97,7 +97,7 @@ def tagged(repository: Repository, jobs: int) -> list[Item]:
 def _tag(repository: Repository, tag: str) -> Item | None:
     data = repository.manifest(tag)
     if data is None:
-        return None  # taken away this instant
+        return None  # removed meanwhile
     name, digest = repository.reference.name.rpartition("/")[2], canonical.sha256(data)
     try:
         size = _size(data, tag)
@@ -109,14 +109,14 @@ def _tag(repository: Repository, tag: str) -> Item | None:
 
 @dataclass(frozen=True, slots=True)
 class Removed:
-    """What a name meant that is gone; `left` names what the registry would not let go besides."""
+    """A removed name and its bundle; `left` are referrers that the registry did not delete."""
 
     digest: str
     left: tuple[str, ...] = ()
 
 
 def forget(store: Store, what: tuple[str, str] | str) -> Removed:
-    """Take a name and version out of the local store, or a digest out of its quarantine. Raises UsageError."""
+    """Remove a name and version from the local store, or a digest from its quarantine. Raises UsageError."""
     if isinstance(what, tuple):
         return Removed(store.forget(*what).manifest)
     for name, version in store.bundles():
@@ -127,9 +127,9 @@ def forget(store: Store, what: tuple[str, str] | str) -> Removed:
 
 
 def untag(repository: Repository, *, force: bool = False) -> Removed:
-    """Take a tag of a repository away, or with a digest the bundle and all its tags; the last takes signatures along.
+    """Remove a tag from a repository, or, by digest, a bundle with all its tags; the last tag takes the signatures.
 
-    Some registries delete by digest only, which ends every tag of it: that takes `force` if there are others.
+    Some registries delete only by digest, which removes every tag of it: that needs `force` if there are others.
     Raises UsageError, SourceError, NegativeAnswerError.
     """
     reference = repository.reference
@@ -160,7 +160,7 @@ def _names(repository: Repository, tag: str, digest: str) -> bool:
 
 
 def _left(repository: Repository, digest: str, referrers: list[str]) -> Iterator[str]:
-    """Delete what referred to a bundle that is gone; yield what stays."""
+    """Delete the referrers of a deleted bundle; yield those that stay."""
     listing = repository.manifest(oci.referrers_tag(digest))
     for what in (*referrers, *([canonical.sha256(listing)] if listing else [])):
         with suppress(SourceError):

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One blob from another: a stream of segments, each in whichever of three forms is smallest.
+"""Make and apply binary patches: a stream of segments, each in the smallest of three forms.
 
     segment = method (1 byte)  length (4 bytes, big-endian)  data
     0 whole     the bytes themselves
-    1 prefix    zstd with the old blob's bytes around the same place as dictionary: insertions, moved text
+    1 prefix    zstd with the old blob's bytes around the same offset as dictionary: insertions, moved text
     2 planes    zstd over the four byte planes of new XOR old: weights that were trained a little further
 
-A segment covers `SEGMENT` bytes of the new blob and looks at no more than `REACH` bytes of the old one around it, so
-both directions need the same few tens of megabytes for a blob of any size. Patches are deterministic for one version
-of libzstd. What a patch yields is checked against the digest of the new blob by whoever reads it, so a hostile
-patch can waste bounded time and nothing else.
+A segment covers `SEGMENT` bytes of the new blob and reads at most `REACH` bytes of the old one around it, so both
+directions need the same few tens of megabytes for a blob of any size. Patches are deterministic for one version of
+libzstd. The reader checks the result against the digest of the new blob, so a hostile patch can only waste bounded
+time.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def _compressor() -> zstandard.ZstdCompressor:
 
 
 def _prefix_compressor(around: bytes) -> zstandard.ZstdCompressor:
-    """Tables large enough for the whole dictionary: the defaults of a level forget most of it."""
+    """Return a compressor whose tables cover the whole dictionary: the defaults of a level use little of it."""
     import zstandard
 
     parameters = zstandard.ZstdCompressionParameters(
@@ -85,7 +85,7 @@ def _xor(one: bytes, two: bytes) -> bytes:
 
 
 def _planes(data: bytes, old: bytes) -> bytes:
-    """Return the difference, first bytes of every four first: signs and exponents come to lie together."""
+    """Return the XOR, split into byte planes, so that signs and exponents are adjacent."""
     different = _xor(data, old)
     return b"".join(different[plane::4] for plane in range(4))
 
@@ -100,7 +100,7 @@ def _from_planes(planes: bytes, old: bytes) -> bytes:
 
 
 class Patched(io.RawIOBase):
-    """The new blob, read through its patch. `size` bounds what is ever produced."""
+    """The new blob, read through its patch. `size` limits the output."""
 
     def __init__(self, patch: BinaryIO, old: BinaryIO, size: int, label: str) -> None:
         self._patch, self._old, self._window = patch, old, _Window(old)
@@ -181,7 +181,7 @@ class _Window:
         return self._data
 
     def at(self, start: int, size: int) -> bytes:
-        """Return the old bytes at the same place as the segment, filled up with zeros."""
+        """Return the old bytes at the same offset as the segment, padded with zeros."""
         first = start - self._offset
         return self._data[first : first + size].ljust(size, b"\0")
 

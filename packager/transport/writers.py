@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a bundle can be written: an OCI layout, a single file, an unpacked tree, the local store.
+"""Write a bundle as an OCI layout, a single file, an unpacked tree, or into the local store.
 
 A destination is a function from a bundle to a context: inside it blobs are received, from several threads at once;
-leaving it without an error makes the whole bundle visible as one step, leaving it with one leaves what was there.
-Every sink hashes what it receives and refuses anything that is not the blob it was promised.
+leaving it without an error makes the whole bundle visible atomically, leaving it with an error changes nothing. Every
+sink hashes its input and refuses anything but the expected blob.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ Source: TypeAlias = Callable[[], BinaryIO]
 
 
 class Receiver(Protocol):
-    """Takes the blobs of one bundle, several at a time."""
+    """Receives the blobs of one bundle, several at a time."""
 
     def has(self, blob: Blob) -> bool:
-        """Return whether the bytes are there already and need not be read."""
+        """Return whether the blob exists already and need not be read."""
 
     def write(self, blob: Blob, source: Source, moved: Moved) -> None:
         """Read `source` once and keep it. Raises IntegrityError if it is not `blob`."""
@@ -54,7 +54,7 @@ Destination: TypeAlias = Callable[[Bundle], AbstractContextManager[Receiver]]
 
 @dataclass(frozen=True, slots=True)
 class _Files:
-    """Writes every path that holds a blob, below a directory nobody else sees yet."""
+    """Writes every path of a blob below a directory that is not yet visible."""
 
     root: Path
     paths: dict[Blob, list[str]]
@@ -81,7 +81,7 @@ def _copy_checked(source: Source, sink: Sink, blob: Blob, moved: Moved) -> None:
 
 
 def layout(target: Path) -> Destination:
-    """Write an OCI layout; an older bundle at `target` is replaced as one step, anything else there is refused."""
+    """Write an OCI layout; an older bundle at `target` is replaced atomically, anything else there is refused."""
 
     @contextlib.contextmanager
     def receive(bundle: Bundle) -> Iterator[Receiver]:
@@ -96,7 +96,7 @@ def layout(target: Path) -> Destination:
 
 
 def unpacked(target: Path) -> Destination:
-    """Write the plain files, and below `.packager/` what is needed to verify them again."""
+    """Write the plain files, and below `.packager/` the records to verify them again."""
 
     @contextlib.contextmanager
     def receive(bundle: Bundle) -> Iterator[Receiver]:
@@ -110,7 +110,7 @@ def unpacked(target: Path) -> Destination:
 
 
 def plain(fresh: Path) -> Destination:
-    """Write the unpacked form into the empty directory `fresh`, which the caller will rename into place."""
+    """Write the unpacked form into the empty directory `fresh`, which the caller then renames."""
 
     @contextlib.contextmanager
     def receive(bundle: Bundle) -> Iterator[Receiver]:
@@ -152,7 +152,7 @@ class _At:
 
 @dataclass(frozen=True, slots=True)
 class _Members:
-    """Writes blobs to their places in a tar file; the places follow from the sizes alone."""
+    """Writes blobs at their offsets in a tar file; the offsets follow from the sizes."""
 
     descriptor: int
     offsets: dict[Blob, int]
@@ -165,7 +165,7 @@ class _Members:
 
 
 def single_file(target: Path) -> Destination:
-    """Write the single-file form. Its space is claimed first, so that a full disk is found out at once."""
+    """Write the single-file form. Its space is allocated first, so that a full disk is detected at once."""
 
     @contextlib.contextmanager
     def receive(bundle: Bundle) -> Iterator[Receiver]:
@@ -182,7 +182,7 @@ def single_file(target: Path) -> Destination:
 
 
 def _write_frame(bundle: Bundle, descriptor: int) -> _Members:
-    """Write everything but the files of the bundle, and return where those belong."""
+    """Write everything but the files of the bundle, and return the offsets of those."""
     files = {blob for _, blob in bundle.tree}
     members: list[tuple[str, Blob | bytes]] = [(INDEX_FILE, bundle.index()), (LAYOUT_FILE, oci.LAYOUT_BYTES)]
     for blob in archive.order([*files, *bundle.records.values()]):
@@ -216,12 +216,12 @@ class _Stored:
         self.store.receive(blob, source, moved)
 
 
-def local(store: Store, *, vouched: bool, replace: bool = False) -> Destination:
-    """Keep a bundle in the local store.
+def local(store: Store, *, verified: bool, replace: bool = False) -> Destination:
+    """Write a bundle into the local store.
 
-    One that somebody trusted `vouched` for gets the name and version it states; another bundle of that name gives way
-    only with `replace`. What nobody vouched for lies in quarantine, under its digest, unless it is a bundle the store
-    has already: then only what refers to it is new.
+    A `verified` one gets its stated name and version; another bundle of that name is replaced only with `replace`. An
+    unverified one is put in quarantine, under its digest, unless the store has that bundle already: then only its
+    referrers are new.
     """
 
     @contextlib.contextmanager
@@ -231,14 +231,14 @@ def local(store: Store, *, vouched: bool, replace: bool = False) -> Destination:
         entry = StoreEntry(
             bundle.digest,
             tuple(sorted(referrer.manifest.digest for referrer in bundle.referrers)),
-            origin=VERIFIED if vouched else None,
+            origin=VERIFIED if verified else None,
         )
-        if vouched and known is not None and not same and not replace:
+        if verified and known is not None and not same and not replace:
             raise name_is_taken(bundle.name, bundle.version, known, entry)
         yield _Stored(store)
         for digest in bundle.records:
             store.put(bundle.record_bytes(digest))
-        if vouched or same:
+        if verified or same:
             store.admit(bundle.name, bundle.version, entry, replace=replace)
         else:
             store.set_aside(entry)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""X.509 as it is used for signing: read certificates, and prove that one leads to an authority somebody trusts.
+"""Read X.509 certificates for signing, and prove that one leads to a trusted authority.
 
-Paths are built and checked by `cryptography` (RFC 5280). What differs from the web's rules is here: the purpose is
-an extended key usage that the caller names, and key identifiers, which private authorities often leave out, are
-not demanded. No clock, no files: bytes and the time are handed in.
+`cryptography` builds and checks paths (RFC 5280). Differences from the web's rules are here: the purpose is an extended
+key usage that the caller names, and key identifiers, which private authorities often omit, are not required. No clock,
+no files: bytes and the time are passed in.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _EXPECTED = "expected a PEM file with one or more certificates"
 
 
 def parse_pem(data: bytes) -> list[x509.Certificate]:
-    """Read certificates from PEM text. Raises ValueError, with words to follow the name of the thing."""
+    """Read certificates from PEM text. Raises ValueError, whose message continues a sentence about the file."""
     try:
         found = x509.load_pem_x509_certificates(data) if len(data) <= MAX_PEM else []
     except ValueError:
@@ -53,7 +53,7 @@ def parse_pem(data: bytes) -> list[x509.Certificate]:
 
 
 def parse_der(data: bytes) -> x509.Certificate:
-    """Read one certificate, every part of which that is looked at later must be readable. Raises ValueError."""
+    """Read one certificate, including every part that is used later. Raises ValueError."""
     try:
         certificate = x509.load_der_x509_certificate(data)
         certificate.public_key()
@@ -65,7 +65,7 @@ def parse_der(data: bytes) -> x509.Certificate:
 
 
 def is_purpose(text: str) -> bool:
-    """Tell whether `text` is an object identifier, as extended key usages are."""
+    """Return whether `text` is an object identifier, as extended key usages are."""
     try:
         x509.ObjectIdentifier(text)
     except ValueError:
@@ -102,21 +102,21 @@ def names(certificate: x509.Certificate) -> frozenset[str]:
 
 
 def check_fitness(leaf: x509.Certificate, purpose: str, at: datetime) -> None:
-    """Raise UnfitCertificate unless `leaf` was valid at that time and is one for signing for `purpose` (an OID)."""
-    who = leaf.subject.rfc4514_string() or "without a subject"
+    """Raise UnfitCertificateError unless `leaf` was valid at that time and is for signing with `purpose` (an OID)."""
+    subject = leaf.subject.rfc4514_string() or "without a subject"
     if at < leaf.not_valid_before_utc:
         raise UnfitCertificateError(
-            f"the certificate `{who}` was not valid yet: expected {leaf.not_valid_before_utc:%Y-%m-%dT%H:%M:%SZ} or "
-            f"later, got {at:%Y-%m-%dT%H:%M:%SZ}"
+            f"the certificate `{subject}` was not yet valid: expected {leaf.not_valid_before_utc:%Y-%m-%dT%H:%M:%SZ} "
+            f"or later, got {at:%Y-%m-%dT%H:%M:%SZ}"
         )
     if at > leaf.not_valid_after_utc:
         raise UnfitCertificateError(
-            f"the certificate `{who}` had expired: expected {leaf.not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ} or "
+            f"the certificate `{subject}` had expired: expected {leaf.not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ} or "
             f"earlier, got {at:%Y-%m-%dT%H:%M:%SZ}",
             hint="a time stamp of a trusted authority, made when it was signed, keeps a signature valid for ever",
         )
     if problem := _unfit(leaf, purpose):
-        raise UnfitCertificateError(f"the certificate `{who}` {problem}")
+        raise UnfitCertificateError(f"the certificate `{subject}` {problem}")
 
 
 def _unfit(leaf: x509.Certificate, purpose: str) -> str | None:
@@ -147,7 +147,7 @@ def check_path(
     purpose: str,
     at: datetime,
 ) -> None:
-    """Raise UntrustedSigner unless a path of valid certificates leads from `leaf` to one of `authorities`."""
+    """Raise UntrustedSignerError unless a path of valid certificates leads from `leaf` to one of `authorities`."""
     verifier = (
         PolicyBuilder()
         .store(Store(list(authorities)))
@@ -166,7 +166,7 @@ def check_path(
 
 
 def _leaf_policy() -> ExtensionPolicy:
-    """Names and purpose of the leaf are checked by `check_fitness` and the caller, each with its own message."""
+    """Return the policy of the leaf; `check_fitness` and the caller check its names and purpose with own messages."""
     policy = ExtensionPolicy.webpki_defaults_ee()
     for kind in (
         x509.ExtendedKeyUsage,

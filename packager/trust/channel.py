@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fetch a trust file through The Update Framework, from a folder (a USB stick) or a URL: `tuf+file:///…`, `tuf+https://…`.
+"""Fetch a trust file through The Update Framework (TUF), from a folder or a URL: `tuf+file:///…`, `tuf+https://…`.
 
-TUF adds to a signed trust file that its channel cannot be frozen unnoticed: the repository's timestamp expires within
-days. The metadata seen is kept in `folder`, so that an older repository is refused. What arrives is still judged as
-every trust file is (`trustfile.accept`).
+TUF adds freeze protection to a signed trust file: the repository's timestamp expires within days. Its metadata is kept
+in `folder`, so that an older repository is refused. The fetched file is still checked like every trust file
+(`trust.file.accept`).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _EXAMPLE = "write for example tuf+file:///media/usb/channel#acme.trust, or tuf+h
 def fetch(location: str, root: bytes, folder: Path) -> bytes:
     """Return the target that `location` names: a repository and, after `#`, the name of the trust file in it.
 
-    `root` is the first root metadata, handed out with the trust file; `folder` keeps what was seen, one folder for each
+    `root` is the first root metadata, distributed with the trust file; `folder` keeps the metadata, one folder for each
     repository. Raises RolledBackError, OutdatedError, TrustFileError, WrongContentError or MalformedError for what TUF
     refuses, SourceError when the repository does not answer.
     """
@@ -83,7 +83,7 @@ def _known(here: Path, root: bytes) -> bytes:
 
 
 def _folder_fetcher(folder: Path) -> Any:
-    """Make a fetcher that reads files below `folder` and knows no network."""
+    """Return a fetcher that reads files below `folder`, without a network."""
     fetching, errors = _library("tuf.ngclient.fetcher"), _library("tuf.api.exceptions")
     inside = folder.resolve()
 
@@ -111,7 +111,7 @@ def _translated(error: Exception, base: str) -> PackagerError:
     reason = f"the channel `{base}` is refused: {error!s:.200}"
     if isinstance(error, errors.ExpiredMetadataError):
         return OutdatedError(
-            reason, hint="fetch the channel again; if it stays so, somebody may be keeping the current one from you"
+            reason, hint="fetch the channel again; if it stays expired, an attacker may be withholding the current one"
         )
     if isinstance(error, errors.BadVersionNumberError):
         return RolledBackError(reason)

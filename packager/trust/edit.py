@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Change the content of a trust file: plain JSON in, plain JSON out. What comes out is parsed before it is signed.
+"""Edit the content of a trust file: JSON in, JSON out. The result is parsed before it is signed.
 
-Every change raises the serial by one, so a former file can never come back.
+Every change raises the serial by one, so an older file is never accepted again.
 """
 
 from __future__ import annotations
@@ -16,54 +16,54 @@ from packager.trust.keys import PublicKey
 Content = dict[str, JSON]
 
 
-def new(name: str, roots: Sequence[PublicKey], threshold: int, expires: datetime) -> Content:
-    """Return the content of a first trust file, in which nobody is trusted yet."""
+def new_content(name: str, roots: Sequence[PublicKey], threshold: int, expires: datetime) -> Content:
+    """Return the content of a first trust file, without signers."""
     return {
         "format": 1,
         "name": name,
         "serial": 1,
-        "expires": moment(expires),
+        "expires": format_time(expires),
         "roots": {"keys": [key.pem.decode() for key in roots], "threshold": threshold},
         "signers": {},
     }
 
 
-def moment(at: datetime) -> str:
-    """Write a time in the one spelling of trust files."""
+def format_time(at: datetime) -> str:
+    """Write a time in the only form that trust files have."""
     return f"{at:%Y-%m-%dT%H:%M:%SZ}"
 
 
-def follow(content: Mapping[str, JSON], now: datetime, days: int | None) -> Content:
+def next_serial(content: Mapping[str, JSON], now: datetime, days: int | None) -> Content:
     """Return the content for the next serial; with `days` it expires that many days from `now`."""
     changed = {**content, "serial": content["serial"] + 1}
     if days is not None:
-        changed["expires"] = moment(now + timedelta(days=days))
+        changed["expires"] = format_time(now + timedelta(days=days))
     return changed
 
 
 def with_signer(content: Content, name: str, entry: Mapping[str, JSON]) -> Content:
-    """Return the content with one more signer, beside those of that name. Raises UsageError for one that is there."""
-    there = entries(content["signers"].get(name, []))
+    """Return the content with one more entry for a signer. Raises UsageError for one that it already has."""
+    there = entries_of(content["signers"].get(name, []))
     if dict(entry) in there:
         raise UsageError(f"signer `{name}` is there already, with that time", hint="change --from or --until")
     listed = [*there, dict(entry)]
     return {**content, "signers": {**content["signers"], name: listed if there else listed[0]}}
 
 
-def entries(value: JSON) -> list[JSON]:
-    """Return what stands under the name of a signer as a list: a single one stands there by itself."""
+def entries_of(value: JSON) -> list[JSON]:
+    """Return the entries of a signer as a list; a single one is written without a list."""
     return list(value) if isinstance(value, list) else [value]
 
 
 def without_signer(content: Content, name: str, key: PublicKey | None = None) -> Content:
-    """Return the content without a signer, and without it in requirements; with `key` only without that key of it.
+    """Return the content without a signer, also in requirements; with `key`, only without that key.
 
     Raises UsageError when there is none.
     """
     if name not in content["signers"]:
         raise UsageError(f"there is no signer `{name}`", hint=did_you_mean(name, content["signers"]))
     if key is not None:
-        there = entries(content["signers"][name])
+        there = entries_of(content["signers"][name])
         kept = [entry for entry in there if entry.get("key") != key.pem.decode()]
         if len(kept) == len(there):
             raise UsageError(f"signer `{name}` has no such key", hint="`packager trust show` lists what it has")
@@ -81,7 +81,7 @@ def _without(entry: Mapping[str, JSON], name: str) -> Content:
     left = [signer for signer in entry["signers"] if signer != name]
     if not left:  # an empty list would mean "anyone"
         raise UsageError(
-            f"nobody else may make `{entry['predicateType']}`", hint=f"drop that requirement before removing `{name}`"
+            f"`{name}` is the only allowed signer of `{entry['predicateType']}`", hint="remove that requirement first"
         )
     return {**entry, "signers": left}
 
@@ -104,7 +104,7 @@ def with_entry(content: Content, field: str, name: str, value: JSON) -> Content:
 
 
 def with_revocation(content: Content, kind: str, value: str) -> Content:
-    """Return the content with something revoked for good."""
+    """Return the content with one more revocation, which is permanent."""
     return {**content, "revoked": with_members(content.get("revoked", {}), kind, [value])}
 
 

@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Decide from signed statements alone whether a bundle may be trusted. Bytes in, answers out: no file, no network,
-no clock. Read it from top to bottom; `verify` asks these questions in this order, and the first no ends it.
+"""Decide from signed statements whether a bundle may be trusted.
 
-    sift           which attached statements can be read; the others are left aside, with the reason
-    current        the trust itself has not expired
-    authenticate   who signed what; a forgery ends everything, a stranger proves nothing
-    relate         what trusted signers say is about this bundle, and what is required is there
-    withstand      it still is when everything revoked is left out
-    newest         nothing newer was seen or is demanded
+Bytes in, evidence out: no file, no network, no clock. `verify` runs these checks in this order, and the first failure
+ends it.
+
+    split_readable      which attached statements can be read; the others are skipped, with the reason
+    check_not_expired   the trust itself has not expired
+    authenticate        which trusted signer signed what; a forgery fails, an unknown signer proves nothing
+    check_subjects      every trusted statement is about this bundle
+    check_requirements  the required statements are there
+    apply_revocations   they still are without everything revoked
+    check_rollback      no newer version was accepted before or is required
 """
 
 from __future__ import annotations
@@ -44,8 +47,8 @@ from packager.types import Tree
 
 
 @dataclass(frozen=True, slots=True)
-class About:
-    """What the statements have to be about."""
+class Subject:
+    """The bundle that the statements must be about."""
 
     name: str
     version: str
@@ -55,14 +58,14 @@ class About:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """A statement, where it came from (the digest of its blob), and who signed it."""
+    """A statement, the digest of its blob, and its trusted signer."""
 
     digest: str
     statement: Statement
     attested: Attested
 
 
-def parse(records: Mapping[str, bytes]) -> dict[str, SignedStatement]:
+def parse_statements(records: Mapping[str, bytes]) -> dict[str, SignedStatement]:
     """Read all attached statements strictly, by the digest of their blob. Raises MalformedError."""
     found = {}
     for digest, data in sorted(records.items()):
@@ -74,24 +77,24 @@ def parse(records: Mapping[str, bytes]) -> dict[str, SignedStatement]:
     return found
 
 
-def sift(records: Mapping[str, bytes]) -> tuple[dict[str, SignedStatement], dict[str, PackagerError]]:
-    """Return the attached statements that can be read, and why the others cannot, by the digest of their blob.
+def split_readable(records: Mapping[str, bytes]) -> tuple[dict[str, SignedStatement], dict[str, PackagerError]]:
+    """Return the attached statements that can be read, and the errors of the others, by the digest of their blob.
 
-    Anybody with the right to push may attach anything, other tools' statements too: those prove nothing and prevent
-    nothing. What trust demands is demanded of the ones that can be read.
+    Everyone with push rights may attach anything, including statements of other tools: those prove nothing and prevent
+    nothing. Requirements apply to the readable ones.
     """
     signed: dict[str, SignedStatement] = {}
     skipped: dict[str, PackagerError] = {}
     for digest, data in sorted(records.items()):
         try:
-            signed |= parse({digest: data})
+            signed |= parse_statements({digest: data})
         except MalformedError as error:
             skipped[digest] = error
     return signed, skipped
 
 
-def current(trust: Trust, now: datetime | None) -> str:
-    """Raise Stale when the trust file has expired."""
+def check_not_expired(trust: Trust, now: datetime | None) -> str:
+    """Raise OutdatedError when the trust file has expired."""
     if trust.expires is None:
         return f"{len(trust.signers)} signers, given directly"
     if now is None:
@@ -99,7 +102,7 @@ def current(trust: Trust, now: datetime | None) -> str:
     if now > trust.expires:
         raise OutdatedError(
             f"trust file `{trust.name}` expired: expected a time before {trust.expires:%Y-%m-%dT%H:%M:%SZ}",
-            hint="get the current one from whoever maintains it",
+            hint="get the current one from its maintainer",
         )
     return f"trust file `{trust.name}` serial {trust.serial}, {len(trust.signers)} signers"
 
@@ -110,10 +113,10 @@ def authenticate(
     now: datetime | None,
     skipped: dict[str, PackagerError] | None = None,
 ) -> tuple[Evidence, ...]:
-    """Return what trusted signers said; `skipped` are statements that cannot be judged, and those found here are added.
+    """Return the statements of trusted signers; statements that cannot be checked are added to `skipped`.
 
-    Raises BadSignatureError for the first forgery in a trusted signer's name; if nothing at all counts, Unsigned, or
-    the most telling of the reasons why not.
+    Raises BadSignatureError for the first forgery in a trusted signer's name; without any trusted statement,
+    UnsignedError, or the most specific error of a statement.
     """
     found, doubts = [], []
     skipped = {} if skipped is None else skipped
@@ -123,7 +126,7 @@ def authenticate(
             _check_period(attested, trust, now)
         except BadSignatureError as error:
             raise BadSignatureError(
-                f"the signature in `{digest}` does not hold: {error.message}", subject=digest
+                f"the signature in `{digest}` is invalid: {error.message}", subject=digest
             ) from None
         except NegativeAnswerError as error:
             doubts.append(error)
@@ -133,12 +136,12 @@ def authenticate(
             continue
         found.append(Evidence(digest, intoto.parse(attested.payload, limit=dsse.MAX_BUNDLE), attested))
     if not found:
-        raise _nobody(signed, trust, doubts, skipped)
+        raise _no_signer_error(signed, trust, doubts, skipped)
     return tuple(found)
 
 
 def _verifier(signed: SignedStatement) -> Verifier:
-    """Return the verifier for a kind of material; the one that needs a package is imported only when it is asked."""
+    """Return the verifier for a kind of material; one that needs a package is imported only when used."""
     material = signed.material
     kind = "key" if isinstance(material, Key) else "certificate" if isinstance(material, Certificates) else "keyless"
     verifier: Verifier = importlib.import_module(f"packager.trust.verifiers.{kind}")
@@ -146,7 +149,7 @@ def _verifier(signed: SignedStatement) -> Verifier:
 
 
 def _check_period(attested: Attested, trust: Trust, now: datetime | None) -> None:
-    """Raise Stale unless an entry for whoever signed counts at that time: a name may have several."""
+    """Raise OutdatedError unless an entry of the signer is valid at that time: a name may have several entries."""
     entries = [s for s in trust.signers if s.name == attested.signer and _is(s, attested)]
     if any(not entry.period.bounded for entry in entries):
         return
@@ -163,20 +166,20 @@ def _is(signer: Signer, attested: Attested) -> bool:
     return attested.certificate is not None and signer.identity == attested.identity
 
 
-def _nobody(
+def _no_signer_error(
     signed: Mapping[str, SignedStatement],
     trust: Trust,
     doubts: Sequence[NegativeAnswerError],
     skipped: Mapping[str, PackagerError],
 ) -> PackagerError:
-    telling: list[PackagerError] = [doubt for doubt in doubts if not isinstance(doubt, UntrustedSignerError)]
-    telling += [error for error in skipped.values() if isinstance(error, MissingToolError)]
-    telling += skipped.values() if not doubts else ()
-    if telling:
-        return telling[0]
+    specific: list[PackagerError] = [doubt for doubt in doubts if not isinstance(doubt, UntrustedSignerError)]
+    specific += [error for error in skipped.values() if isinstance(error, MissingToolError)]
+    specific += skipped.values() if not doubts else ()
+    if specific:
+        return specific[0]
     if not signed:
         return UnsignedError(
-            "the bundle is not signed", hint="ask the publisher for the signed form; `packager sign` makes it"
+            "the bundle is not signed", hint="get the signed bundle from its publisher; `packager sign` signs one"
         )
     wanted = ", ".join(signer.name[:16] for signer in trust.signers)
     got = ", ".join(sorted({statement.material.claim for statement in signed.values()}))
@@ -184,104 +187,108 @@ def _nobody(
     reason = f" ({others[0]})" if others else ""
     return UntrustedSignerError(
         f"no trusted key or identity signed this bundle: expected {wanted}, got {got:.300}{reason}",
-        hint="compare the fingerprints with what the publisher announced; `packager inspect` lists the signers",
+        hint="compare the fingerprints with those that the publisher announced; `packager inspect` lists the signers",
     )
 
 
-def relate(about: About, evidence: Iterable[Evidence]) -> None:
-    """Raise WrongSubject if anything that a trusted signer said is not about this bundle.
+def check_subjects(subject: Subject, evidence: Iterable[Evidence]) -> None:
+    """Raise WrongSubjectError if any trusted statement is not about this bundle.
 
-    Of the two kinds that describe a whole bundle every word must be ours; of all others the subject must be.
+    The two kinds that describe a whole bundle must be equal to the expected statement; all others must have its
+    subject.
     """
     expected = {
         statement.predicate_type: statement
         for statement in (
-            intoto.bundle_statement(about.name, about.version, about.digest, about.tree),
-            intoto.model_signing_statement(about.name, about.version, about.tree),
+            intoto.bundle_statement(subject.name, subject.version, subject.digest, subject.tree),
+            intoto.model_signing_statement(subject.name, subject.version, subject.tree),
         )
     }
     for item in evidence:
-        said = item.statement
-        wanted = expected.get(said.predicate_type)
-        same = said == wanted if wanted else said.subject_sha256 == about.digest.removeprefix("sha256:")
+        got = item.statement
+        whole = expected.get(got.predicate_type)
+        same = got == whole if whole else got.subject_sha256 == subject.digest.removeprefix("sha256:")
         if not same:
-            like = wanted or expected[intoto.BUNDLE_PREDICATE]
+            like = whole or expected[intoto.BUNDLE_PREDICATE]
             raise WrongSubjectError(
                 f"a trusted key signed another bundle: expected {like.subject_name} {like.subject_sha256[:16]}, "
-                f"got {said.subject_name:.80} {said.subject_sha256[:16]:.16} ({said.predicate_type:.80})",
+                f"got {got.subject_name:.80} {got.subject_sha256[:16]:.16} ({got.predicate_type:.80})",
                 subject=item.digest,
             )
 
 
-def satisfy(evidence: Sequence[Evidence], trust: Trust, now: datetime | None) -> str:
-    """Raise MissingStatement, Stale or UntrustedTime unless every requirement is met by some statement."""
+def check_requirements(evidence: Sequence[Evidence], trust: Trust, now: datetime | None) -> str:
+    """Raise MissingStatementError, OutdatedError or UntrustedTimeError unless each requirement is met."""
     for requirement in trust.required:
         same = [item for item in evidence if item.statement.predicate_type == requirement.predicate_type]
         allowed = [item for item in same if not requirement.signers or item.attested.signer in requirement.signers]
-        fitting = [item for item in allowed if _says(item.statement.predicate, requirement)]
+        fitting = [item for item in allowed if _matches(item.statement.predicate, requirement)]
         if not fitting:
             raise MissingStatementError(
-                _lacking(requirement, same, allowed), hint="`packager inspect` lists what is there"
+                _missing_message(requirement, same, allowed), hint="`packager inspect` lists the attached statements"
             )
         if requirement.maximum_age is not None:
             _check_age(requirement.predicate_type, requirement.maximum_age, fitting, now)
     return ", ".join(requirement.predicate_type for requirement in trust.required)
 
 
-def stated(evidence: Iterable[Evidence], trust: Trust, predicate_type: str) -> tuple[Evidence, ...]:
-    """Return the statements of one kind that count: where the trust says who may make them, only theirs."""
+def statements_of_type(evidence: Iterable[Evidence], trust: Trust, predicate_type: str) -> tuple[Evidence, ...]:
+    """Return the statements of one type that count: where the trust restricts their signers, only theirs."""
     entitled = [item.signers for item in trust.required if item.predicate_type == predicate_type and item.signers]
     return tuple(
         item
         for item in evidence
-        if item.statement.predicate_type == predicate_type and all(item.attested.signer in who for who in entitled)
+        if item.statement.predicate_type == predicate_type and all(item.attested.signer in names for names in entitled)
     )
 
 
-def _says(predicate: object, requirement: Requirement) -> bool:
-    told = predicate if isinstance(predicate, dict) else {}
-    return all(name in told and told[name] == value for name, value in requirement.predicate.items())
+def _matches(predicate: object, requirement: Requirement) -> bool:
+    members = predicate if isinstance(predicate, dict) else {}
+    return all(name in members and members[name] == value for name, value in requirement.predicate.items())
 
 
-def _lacking(requirement: Requirement, same: Sequence[Evidence], allowed: Sequence[Evidence]) -> str:
+def _missing_message(requirement: Requirement, same: Sequence[Evidence], allowed: Sequence[Evidence]) -> str:
     what = f"the required statement `{requirement.predicate_type}`"
     if allowed:
-        return f"{what} does not say what it must: expected {dict(requirement.predicate)}"
+        return f"{what} does not have the required members: expected {dict(requirement.predicate)}"
     if same:
         got = ", ".join(sorted({item.attested.signer[:16] for item in same}))
-        return f"{what} is not by who may make it: expected {', '.join(sorted(requirement.signers))}, got {got}"
-    return f"{what} is missing, or not by anybody trusted"
+        return f"{what} is not by an allowed signer: expected {', '.join(sorted(requirement.signers))}, got {got}"
+    return f"{what} is missing, or not by a trusted signer"
 
 
 def _check_age(kind: str, maximum: timedelta, fitting: Sequence[Evidence], now: datetime | None) -> None:
     times = [item.attested.time for item in fitting if item.attested.time is not None]
     if now is None or not times:
         raise UntrustedTimeError(
-            f"nobody trusted says when `{kind}` was signed, and it may only be so old",
+            f"`{kind}` has a maximum age, but no trusted timestamp says when it was signed",
             hint="a plain key proves no time; sign with a certificate and --tsa, or keyless",
         )
     if now - max(times) > maximum:
         raise OutdatedError(f"`{kind}` is too old: expected at most {maximum.days} days, got {(now - max(times)).days}")
 
 
-def withstand(about: About, evidence: Sequence[Evidence], trust: Trust, now: datetime | None) -> tuple[Evidence, ...]:
-    """Return the evidence without what is revoked. Raises RevokedError if the bundle is, or what is left does not
-    do.
+def apply_revocations(
+    subject: Subject, evidence: Sequence[Evidence], trust: Trust, now: datetime | None
+) -> tuple[Evidence, ...]:
+    """Return the evidence without revoked statements.
+
+    Raises RevokedError if the bundle is revoked, or the remaining evidence does not meet the requirements.
     """
     revoked = trust.revoked
-    if about.digest in revoked.bundles:
-        raise RevokedError(f"bundle {about.digest} was revoked")
-    text = revoked.versions.get(about.name)
-    if text is not None and _in_range(about, text):
-        raise RevokedError(f"`{about.name}` {about.version} was revoked: {text}")
+    if subject.digest in revoked.bundles:
+        raise RevokedError(f"bundle {subject.digest} was revoked")
+    text = revoked.versions.get(subject.name)
+    if text is not None and _in_range(subject, text):
+        raise RevokedError(f"`{subject.name}` {subject.version} was revoked: {text}")
     left = tuple(item for item in evidence if _revocation(item.attested, trust) is None)
     try:
-        satisfy(left, trust, now)
+        check_requirements(left, trust, now)
     except NegativeAnswerError:
         reasons = [reason for item in evidence if (reason := _revocation(item.attested, trust))]
         if not reasons:
             raise
-        raise RevokedError(f"{reasons[0]} was revoked", hint="ask the publisher for a newly signed bundle") from None
+        raise RevokedError(f"{reasons[0]} was revoked", hint="get a newly signed bundle from the publisher") from None
     return left
 
 
@@ -296,21 +303,21 @@ def _revocation(attested: Attested, trust: Trust) -> str | None:
     return None
 
 
-def newest(about: About, trust: Trust, seen: Seen) -> str:
-    """Raise RolledBack if the trust file demands a higher version, or one was seen."""
-    minimum = trust.minimum.get(about.name, "0.0.0-0")  # the lowest version there is
-    if not _in_range(about, f">={minimum}"):
+def check_rollback(subject: Subject, trust: Trust, seen: Seen) -> str:
+    """Raise RolledBackError if the trust file requires a higher version, or one was accepted before."""
+    minimum = trust.minimum.get(subject.name, "0.0.0-0")  # the lowest version there is
+    if not _in_range(subject, f">={minimum}"):
         raise RolledBackError(
-            f"`{about.name}` {about.version} is older than the trust file allows: expected at least {minimum}"
+            f"`{subject.name}` {subject.version} is older than the trust file allows: expected at least {minimum}"
         )
-    seen.check(about.name, about.version, about.digest)
-    return "nothing newer was seen or is demanded"
+    seen.check(subject.name, subject.version, subject.digest)
+    return "no newer version was accepted before or is required"
 
 
-def _in_range(about: About, text: str) -> bool:
+def _in_range(subject: Subject, text: str) -> bool:
     try:
-        return semver.in_range(about.version, text)
+        return semver.in_range(subject.version, text)
     except ValueError:
         raise MalformedError(
-            f"`{about.name}` has no semantic version: got `{about.version:.80}`", subject=about.name
+            f"`{subject.name}` has no semantic version: got `{subject.version:.80}`", subject=subject.name
         ) from None

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The signed form of a trust file, and the rule by which one may follow another.
+"""Read, sign and accept trust files: the signed form, and the rule by which one may follow another.
 
-It is a plain DSSE envelope (`securesystemslib` reads it) around the content that `trust` describes, signed by root
-keys. A file is accepted if a threshold of its own root keys signed it; one that follows another must also be signed
-by a threshold of the *former* root keys and carry a higher serial. So a stolen file, an old file, or one signed by
-keys that were rotated out is refused. Bytes in, records out: the time and what was accepted before are handed in.
+A trust file is a DSSE envelope (`securesystemslib` reads it) around the content that `trust.model` describes, signed by
+root keys. It is accepted if a threshold of its own root keys signed it; one that follows another must also be signed by
+a threshold of the *former* root keys and have a higher serial. So an old file, or one signed by keys that were rotated
+out, is refused. Bytes in, records out: the time and the file accepted before are passed in.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MAX_FILE = 2 * MAX_TRUST  # bytes
 
 @dataclass(frozen=True, slots=True)
 class TrustFile:
-    """A trust file as read: its content, and signatures by fingerprint that nobody has checked yet."""
+    """A parsed trust file: its content, and unverified signatures by fingerprint."""
 
     trust: Trust
     payload: bytes
@@ -43,7 +43,7 @@ class TrustFile:
         return value
 
     def to_bytes(self) -> bytes:
-        """Return the file; signatures sorted, so that the order of signing does not show."""
+        """Return the file's bytes; signatures are sorted, so that the order of signing does not matter."""
         value = {
             "payload": encode(self.payload),
             "payloadType": PAYLOAD_TYPE,
@@ -59,8 +59,8 @@ class TrustFile:
 
 
 @dataclass(frozen=True, slots=True)
-class Remembered:
-    """What is kept of the last trust file accepted under one name."""
+class AcceptedFile:
+    """The record of the last trust file that was accepted under one name."""
 
     serial: int
     digest: str
@@ -71,17 +71,17 @@ class Remembered:
         return {"serial": self.serial, "digest": self.digest, "roots": keys, "threshold": self.roots.threshold}
 
     @staticmethod
-    def from_json(value: JSON) -> Remembered:
+    def from_json(value: JSON) -> AcceptedFile:
         """Read what `to_json` wrote. Raises ValueError."""
         entry = members(value, "remembered trust file", "serial digest roots threshold")
         if not isinstance(entry["serial"], int) or not isinstance(entry["threshold"], int):
             raise ValueError("serial and threshold must be numbers")
         keys = tuple(parse_public(str(pem).encode()) for pem in items(entry["roots"], "root keys", 1, 32))
-        return Remembered(entry["serial"], str(entry["digest"]), Roots(keys, entry["threshold"]))
+        return AcceptedFile(entry["serial"], str(entry["digest"]), Roots(keys, entry["threshold"]))
 
 
 def parse(data: bytes, subject: str) -> TrustFile:
-    """Read a trust file strictly; it is still unchecked. Raises MalformedError about `subject`."""
+    """Read a trust file strictly, without verifying it. Raises MalformedError about `subject`."""
     try:
         value = members(canonical.load(data, limit=MAX_FILE), "trust file", "payload payloadType signatures")
         if value["payloadType"] != PAYLOAD_TYPE:
@@ -107,23 +107,23 @@ def write(content: Mapping[str, JSON], signers: Sequence[PrivateKey]) -> TrustFi
 
 
 def add_signatures(file: TrustFile, signers: Sequence[PrivateKey]) -> TrustFile:
-    """Return the file with more signatures; thresholds above one are reached by people in several places."""
+    """Return the file with more signatures; a threshold above one is usually reached by several people."""
     message = pae(file.payload, PAYLOAD_TYPE)
     added = {signer.public.fingerprint: signer.sign_bytes(message) for signer in signers}
     return TrustFile(file.trust, file.payload, {**file.signatures, **added})
 
 
-def accept(file: TrustFile, before: Remembered | None, now: datetime) -> Trust:
+def accept(file: TrustFile, before: AcceptedFile | None, now: datetime) -> Trust:
     """Return the trust that `file` states, if it may follow what was accepted `before`.
 
-    Raises TrustFileError when too few root keys signed, RolledBack for a lower serial or another file with the same
-    one, Stale when it expired.
+    Raises TrustFileError when too few root keys signed, RolledBackError for a lower serial or another file with the
+    same one, OutdatedError when it expired.
     """
     new, label = file.trust, f"trust file `{file.trust.name}` (serial {file.trust.serial})"
     if before is not None and file.digest != before.digest and new.serial <= before.serial:
         raise RolledBackError(
             f"{label} is not newer than the one seen: expected a serial above {before.serial}",
-            hint="fetch the current trust file from whoever maintains it",
+            hint="fetch the current trust file from its maintainer",
         )
     for roots, whose in ((new.roots, "its own"), *(((before.roots, "the former"),) if before else ())):
         if (count := file.signed_by(roots.keys)) < roots.threshold:
@@ -134,11 +134,11 @@ def accept(file: TrustFile, before: Remembered | None, now: datetime) -> Trust:
     if new.expires is not None and now > new.expires:
         raise OutdatedError(
             f"{label} expired: expected a time before {new.expires:%Y-%m-%dT%H:%M:%SZ}, got {now:%Y-%m-%dT%H:%M:%SZ}",
-            hint="get the current one; if there is none, somebody may be keeping it from you",
+            hint="get the current one; if there is none, an attacker may be withholding it",
         )
     return new
 
 
-def remember(file: TrustFile) -> Remembered:
-    """Return what to keep of an accepted file."""
-    return Remembered(file.trust.serial, file.digest, file.trust.roots)
+def remember(file: TrustFile) -> AcceptedFile:
+    """Return the record of an accepted file."""
+    return AcceptedFile(file.trust.serial, file.digest, file.trust.roots)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ECDSA keys: make, load, sign, check. P-256 and P-384, as PEM files.
+"""Generate, load and use ECDSA keys: P-256 and P-384, as PEM files.
 
 Signatures are deterministic (RFC 6979), so signing the same bundle twice with one key attaches one statement.
 """
@@ -27,7 +27,7 @@ MAX_KEY = 64 << 10  # bytes of a key file
 
 @dataclass(frozen=True, slots=True)
 class PublicKey:
-    """A key somebody trusts. `fingerprint` is sha256 over its PEM, the hint that signatures carry."""
+    """A public key. `fingerprint` is the SHA-256 of its PEM, the key hint in signatures."""
 
     key: ec.EllipticCurvePublicKey
 
@@ -40,11 +40,11 @@ class PublicKey:
         return hashlib.sha256(self.pem).hexdigest()
 
     def verifies(self, statement: SignedStatement) -> bool:
-        """True if this key made the signature over the statement's original bytes."""
+        """Return whether this key signed the statement's original bytes."""
         return self.signed(statement.signature, pae(statement.payload))
 
     def signed(self, signature: bytes, message: bytes) -> bool:
-        """True if this key made `signature` over `message`."""
+        """Return whether `signature` is this key's, of `message`."""
         try:
             self.key.verify(signature, message, ec.ECDSA(_HASHES[self.key.curve.name]))
         except InvalidSignature:
@@ -67,12 +67,12 @@ class PrivateKey:
         return SignedStatement(payload, self.sign_bytes(pae(payload)), Key(self.public.fingerprint))
 
     def sign_bytes(self, message: bytes) -> bytes:
-        """Return the DER signature over `message`, always the same one for the same message."""
+        """Return the DER signature of `message`; equal messages give equal signatures."""
         return self.key.sign(message, ec.ECDSA(_HASHES[self.key.curve.name], deterministic_signing=True))
 
 
 def generate(curve: str) -> PrivateKey:
-    """Make a key on `p256` or `p384`."""
+    """Generate a key on `p256` or `p384`."""
     return PrivateKey(ec.generate_private_key(CURVES[curve]))
 
 
@@ -86,15 +86,15 @@ def save(key: PrivateKey, private: Path, public: Path, passphrase: bytes | None)
     try:
         write_atomically(private, pem, mode=0o600)
         write_atomically(public, key.public.pem)
-    except BaseException:  # half a pair would stand in the way of the next attempt
+    except BaseException:  # one file of the pair would block the next attempt
         private.unlink(missing_ok=True)
         raise
 
 
 def load_private(path: Path, secret: Callable[[], bytes | None]) -> PrivateKey:
-    """Read a PEM private key; `secret` is asked for a passphrase if the key is encrypted.
+    """Read a PEM private key; `secret` is called for a passphrase if the key is encrypted.
 
-    Raises UsageError, each with its own words, for a passphrase that is missing or wrong, another kind of key, or none.
+    Raises UsageError for a missing or wrong passphrase, another kind of key, or a file without one.
     """
     data = _read(path)
     encrypted = any(mark in data for mark in _ENCRYPTED)
@@ -117,7 +117,7 @@ _ENCRYPTED = (b"-----BEGIN ENCRYPTED PRIVATE KEY-----", b"Proc-Type: 4,ENCRYPTED
 
 
 def _is_about_passphrase(error: Exception) -> bool:
-    """Tell a wrong passphrase from a damaged file by the library's words: it has one type of error for both."""
+    """Return whether an error is about the passphrase, by its text: damaged files raise the same type."""
     return bool(re.search(r"password|decrypt", str(error), re.IGNORECASE))
 
 
@@ -130,7 +130,7 @@ def load_public(path: Path) -> PublicKey:
 
 
 def parse_public(pem: bytes) -> PublicKey:
-    """Read a PEM public key. Raises ValueError for anything else, with words to follow the name of the thing."""
+    """Read a PEM public key. Raises ValueError for anything else; its message continues a sentence about the key."""
     try:
         key = serialization.load_pem_public_key(pem)
     except (ValueError, UnsupportedAlgorithm):
@@ -139,7 +139,7 @@ def parse_public(pem: bytes) -> PublicKey:
 
 
 def public_key(key: object) -> PublicKey:
-    """Return `key` if it is on a curve that signs here. Raises ValueError."""
+    """Return `key` if it is on a supported curve. Raises ValueError."""
     if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name not in _HASHES:
         raise ValueError("holds another kind of key")
     return PublicKey(key)

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whom a verifier trusts, for what, and since when no longer: the content of a trust file, as records.
+"""The content of a trust file, as records: trusted signers, required statements, revocations, ages.
 
-A trust file never comes from a bundle. Its content is one JSON object (`packager schema trust` prints the schema):
-who may sign, which statements must be there, what is revoked, how old things may be. How it is signed and renewed is
-in `trustfile`; what a single `--key` means is `of_keys`.
+A trust file never comes from a bundle. Its content is one JSON object (`packager schema trust` prints the schema).
+`trust.file` signs and renews it; `of_keys` is the trust of a single `--key`.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ _HEX = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True, slots=True)
 class Period:
-    """When a signer counts; compared with the trusted time of signing where there is one, else with now."""
+    """When a signer is valid; compared with the trusted time of signing where there is one, else with now."""
 
     start: datetime | None = None
     end: datetime | None = None
@@ -51,7 +50,7 @@ class Period:
 
 @dataclass(frozen=True, slots=True)
 class KeySigner:
-    """Whoever holds a key."""
+    """A signer identified by a key."""
 
     name: str
     key: PublicKey
@@ -60,7 +59,7 @@ class KeySigner:
 
 @dataclass(frozen=True, slots=True)
 class CertificateSigner:
-    """Whoever an enterprise authority issued a certificate for `purpose` to, with exactly this `identity` in it."""
+    """A signer with a certificate of an enterprise authority, for `purpose`, with exactly this `identity` in it."""
 
     name: str
     authorities: tuple[x509.Certificate, ...]
@@ -71,9 +70,9 @@ class CertificateSigner:
 
 @dataclass(frozen=True, slots=True)
 class KeylessSigner:
-    """Whoever a Sigstore instance's certificate names: exactly this `identity`, vouched for by exactly this `issuer`.
+    """A signer with a Sigstore certificate for exactly this `identity`, authenticated by exactly this `issuer`.
 
-    `instance` names a pinned trusted root; None is the public instance, whose root the `sigstore` package carries.
+    `instance` names a pinned trusted root; None is the public instance, whose root is part of the `sigstore` package.
     """
 
     name: str
@@ -88,9 +87,9 @@ Signer: TypeAlias = KeySigner | CertificateSigner | KeylessSigner
 
 @dataclass(frozen=True, slots=True)
 class Requirement:
-    """A statement that must be there: its predicate type, who may make it (empty: anyone trusted), how old it may be.
+    """A required statement: its predicate type, its allowed signers (empty: every trusted one), and its maximum age.
 
-    `predicate` are members that the statement's predicate must have with exactly these values, for instance
+    `predicate` are members that the statement's predicate must have with exactly these values, for example
     `verificationResult: PASSED` of a verification summary.
     """
 
@@ -102,7 +101,7 @@ class Requirement:
 
 @dataclass(frozen=True, slots=True)
 class Revocations:
-    """What does not count any more, whoever vouches for it."""
+    """What is no longer trusted, whatever its signatures."""
 
     keys: frozenset[str] = frozenset()  # fingerprints
     identities: frozenset[str] = frozenset()
@@ -113,7 +112,7 @@ class Revocations:
 
 @dataclass(frozen=True, slots=True)
 class Roots:
-    """Who may sign the next trust file, and how many of them must."""
+    """The keys that may sign the next trust file, and how many of them must."""
 
     keys: tuple[PublicKey, ...] = ()
     threshold: int = 1
@@ -121,7 +120,7 @@ class Roots:
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """Everything a verifier has decided beforehand. Without a `name` it came from options, not from a trust file."""
+    """Everything a verifier trusts. Without a `name` it comes from options, not from a trust file."""
 
     signers: tuple[Signer, ...]
     name: str | None = None
@@ -143,12 +142,12 @@ def schema() -> bytes:
 
 
 def of_keys(trusted: Iterable[PublicKey]) -> Trust:
-    """Return the smallest trust: any of these keys may sign, for ever."""
+    """Return the smallest trust: any of these keys may sign, without a time limit."""
     return Trust(tuple(KeySigner(key.fingerprint, key) for key in trusted))
 
 
 def parse(payload: bytes) -> Trust:
-    """Read the content of a trust file strictly. Raises ValueError with a reason fit for a message."""
+    """Read the content of a trust file strictly. Raises ValueError with a reason for a message."""
     value = canonical.load(payload, limit=MAX_TRUST)
     if not isinstance(value, dict) or value.get("format") != FORMAT:
         raise ValueError(f"expected trust format {FORMAT}; a newer packager may read this file")
@@ -171,7 +170,7 @@ def parse(payload: bytes) -> Trust:
         signers,
         _name(fields["name"]),
         _count(fields["serial"], "serial"),
-        time(fields["expires"]),
+        parse_time(fields["expires"]),
         _roots(fields["roots"]),
         tuple(_certificates(fields.get("timestamping", []), 0)),
         instances,
@@ -211,12 +210,12 @@ def _required(value: JSON, known: set[str]) -> tuple[Requirement, ...]:
     found = []
     for item in items(value, "requirements", 0, 64):
         entry = members(item, "requirement", "predicateType", "signers maximumAgeDays predicate")
-        who = frozenset(_text(name) for name in items(entry.get("signers", []), "signers", 0, 256))
-        if unknown := sorted(who - known):
+        names = frozenset(_text(name) for name in items(entry.get("signers", []), "signers", 0, 256))
+        if unknown := sorted(names - known):
             raise ValueError(f"a requirement names the unknown signer `{unknown[0]}`")
         age = timedelta(days=_count(entry["maximumAgeDays"], "maximumAgeDays")) if "maximumAgeDays" in entry else None
         exact = _table(entry.get("predicate", {}), "predicate of a requirement")
-        found.append(Requirement(_text(entry["predicateType"]), who, age, exact))
+        found.append(Requirement(_text(entry["predicateType"]), names, age, exact))
     if not any(requirement.predicate_type == BUNDLE_PREDICATE for requirement in found):
         found.insert(0, Requirement(BUNDLE_PREDICATE))
     return tuple(found)
@@ -262,20 +261,20 @@ def _certificates(value: JSON, least: int) -> Iterable[x509.Certificate]:
 
 
 def _period(entry: Mapping[str, JSON]) -> Period:
-    return Period(*(time(entry[edge]) if edge in entry else None for edge in ("from", "until")))
+    return Period(*(parse_time(entry[edge]) if edge in entry else None for edge in ("from", "until")))
 
 
-def time(value: JSON) -> datetime:
-    """Read a time in its one spelling, `2027-01-31T00:00:00Z`. Raises ValueError."""
+def parse_time(value: JSON) -> datetime:
+    """Read a time in its only form, `2027-01-31T00:00:00Z`. Raises ValueError."""
     text = _matching(value, _TIME, "a time such as 2027-01-31T00:00:00Z")
     return datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
 
 
 def _lowest(value: JSON) -> str:
-    """Return a version that bounds others: it has an order, so nothing follows a `+`."""
+    """Return a minimum version: it has a precedence, so no build metadata."""
     text = _version(value)
     if "+" in text:
-        raise ValueError(f"`{text:.80}` bounds nothing: what follows `+` has no order")
+        raise ValueError(f"`{text:.80}` cannot be a minimum: build metadata after `+` has no precedence")
     return text
 
 
@@ -313,6 +312,6 @@ def _table(value: JSON, what: str) -> dict[str, JSON]:
     return value
 
 
-def normal(trusted: Trust | Sequence[PublicKey]) -> Trust:
-    """Return a trust, whichever of the two forms a caller has."""
+def as_trust(trusted: Trust | Sequence[PublicKey]) -> Trust:
+    """Return a trust from either form that a caller may have."""
     return trusted if isinstance(trusted, Trust) else of_keys(trusted)

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a verifier has seen, so that nobody can show it something older: one small file on its side.
+"""Record which versions a verifier has accepted, so that older ones are refused (rollback protection).
 
     {"format": 1, "trusts": {"acme": {"file": {serial, digest, roots, threshold},
                                       "bundles": {"digits": [version, digest]}}}}
 
-Values only rise. The file is replaced atomically under a lock, so a kill at any point leaves the old or the new one;
-a damaged file is refused rather than forgotten.
+The record is one file of the verifier. Values only increase. The file is replaced atomically under a lock, so a kill at
+any point leaves the old or the new one; a damaged file is refused, not ignored.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from packager.canonical import JSON
 from packager.errors import MalformedError, RolledBackError, UsageError
 from packager.files import locked, read_own, storage_errors, write_atomically
 from packager.formats.dsse import items, members
-from packager.trust.file import Remembered
+from packager.trust.file import AcceptedFile
 from packager.types import DIGEST
 
 MAX_STATE = 16 << 20  # bytes
@@ -27,40 +27,40 @@ MAX_STATE = 16 << 20  # bytes
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What was accepted under one trust file's name: the file, and the highest version of each bundle."""
+    """What was accepted under the name of one trust file: the file, and the highest version of each bundle."""
 
-    file: Remembered | None = None
+    file: AcceptedFile | None = None
     bundles: Mapping[str, tuple[str, str]] = field(default_factory=dict)  # name to version and digest
 
     def check(self, name: str, version: str, digest: str) -> None:
-        """Raise RolledBack if `name` was seen in a higher version, or in this version with another digest."""
+        """Raise RolledBackError if `name` was accepted in a higher version, or in this version with another digest."""
         if name not in self.bundles:
             return
         highest, known = self.bundles[name]
         if semver.precedence(version) < semver.precedence(highest):
             raise RolledBackError(
                 f"`{name}` {version} is older than what was seen here: expected at least {highest}",
-                hint="to look at an old version on purpose give `--state none`",
+                hint="to accept an older version on purpose, use `--state none`",
             )
         if version != highest and semver.precedence(version) == semver.precedence(highest):
             raise RolledBackError(
                 f"`{name}` {version} is neither newer nor older than {highest}, which was seen here",
-                hint="what follows `+` orders nothing; ask the publisher for a version of its own",
+                hint="build metadata after `+` has no order; get a bundle with another version from the publisher",
             )
         if version == highest and digest != known:
             raise RolledBackError(
                 f"`{name}` {version} was seen with another digest: expected {known}, got {digest}",
-                hint="a version is published once; ask the publisher which of the two is theirs",
+                hint="a version is published once; check with the publisher which of the two is theirs",
             )
 
     def with_bundle(self, name: str, version: str, digest: str) -> Seen:
-        """Return this with one more bundle seen; an older one changes nothing."""
+        """Return this record with one more accepted bundle; an older one changes nothing."""
         if name in self.bundles and semver.precedence(version) <= semver.precedence(self.bundles[name][0]):
             return self
         return replace(self, bundles={**self.bundles, name: (version, digest)})
 
-    def with_file(self, file: Remembered) -> Seen:
-        """Return this with a trust file accepted; an older one changes nothing."""
+    def with_file(self, file: AcceptedFile) -> Seen:
+        """Return this record with an accepted trust file; an older one changes nothing."""
         return self if self.file is not None and file.serial <= self.file.serial else replace(self, file=file)
 
 
@@ -68,7 +68,7 @@ NOTHING = Seen()
 
 
 def load(path: Path, trust: str) -> Seen:
-    """Read what was seen under the trust file of that name. Raises MalformedError when the state file is damaged."""
+    """Read the record for the trust file of that name. Raises MalformedError when the state file is damaged."""
     return _read(path).get(trust, Seen())
 
 
@@ -123,7 +123,7 @@ def _read(path: Path) -> dict[str, Seen]:
         raise MalformedError(
             f"state file `{path}` is damaged: {error}",
             subject=str(path),
-            hint="restore it; deleting it forgets which versions were seen, so that old ones are accepted again",
+            hint="restore it; without it the accepted versions are unknown, so older ones are accepted again",
         ) from None
 
 
@@ -138,4 +138,4 @@ def _seen(value: JSON) -> Seen:
         if not DIGEST.fullmatch(digest):
             raise ValueError("a digest is malformed")
         bundles[name] = (version, digest)
-    return Seen(None if entry["file"] is None else Remembered.from_json(entry["file"]), bundles)
+    return Seen(None if entry["file"] is None else AcceptedFile.from_json(entry["file"]), bundles)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""RFC 3161 time stamps: ask for one, and check one against authorities somebody trusts.
+"""Request RFC 3161 timestamps, and verify them against trusted authorities.
 
-The check is the protocol's, and nothing optional: status granted; one signer; the signed attributes name the type of
-content, its digest and the signer's certificate; the certificate is for time stamping only, and leads to a trusted
-authority at the time it states; the time is about exactly this message.
+Verification is the protocol's, and no part is optional: status granted; one signer; the signed attributes name the type
+of content, its digest and the signer's certificate; the certificate is for timestamping only, and leads to a trusted
+authority at the stated time; the timestamp is of exactly this message.
 Sources: RFC 3161; RFC 5652 (CMS) §5; RFC 5816 (ESSCertIDv2).
 """
 
@@ -38,8 +38,8 @@ _HASHES: dict[bytes, hashes.HashAlgorithm] = {
 _MIN_RSA = 2048  # bits
 
 
-def request(message: bytes, nonce: int) -> bytes:
-    """Return the query for a stamp over `message`, asking for the authority's certificate as well."""
+def encode_request(message: bytes, nonce: int) -> bytes:
+    """Return the query for a timestamp of `message`, with the authority's certificate."""
     imprint = der.encode(
         der.SEQUENCE,
         der.encode(der.SEQUENCE, _SHA256, der.encode(der.NULL)),
@@ -50,7 +50,7 @@ def request(message: bytes, nonce: int) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Stamp:
-    """A response, taken apart and not yet believed."""
+    """A parsed response, not yet verified."""
 
     content: bytes  # the TSTInfo that is signed
     digest: hashes.HashAlgorithm
@@ -67,7 +67,7 @@ class Stamp:
 
 
 def parse(response: bytes) -> Stamp:
-    """Take a TimeStampResp apart. Raises ValueError for whatever is not a granted, well-formed response."""
+    """Parse a TimeStampResp. Raises ValueError for anything but a granted, well-formed response."""
     if len(response) > MAX_RESPONSE:
         raise ValueError(f"expected at most {MAX_RESPONSE} bytes, got {len(response)}")
     try:
@@ -132,8 +132,8 @@ def _time(text: str) -> datetime:
 def verify(stamp: Stamp, message: bytes, authorities: Sequence[x509.Certificate]) -> datetime:
     """Return the time that a trusted authority states for `message`.
 
-    `authorities` are roots, or the authority's own certificate. Raises BadSignatureError when the stamp does not
-    belong to the message or is forged, UntrustedTime when nobody trusted made it.
+    `authorities` are roots, or the authority's own certificate. Raises BadSignatureError when the timestamp does not
+    belong to the message or is forged, UntrustedTimeError when no trusted authority made it.
     """
     leaf = verify_own(stamp, message, authorities)
     if not _for_time_stamping(leaf):
@@ -148,7 +148,7 @@ def verify(stamp: Stamp, message: bytes, authorities: Sequence[x509.Certificate]
 
 
 def verify_own(stamp: Stamp, message: bytes, known: Sequence[x509.Certificate] = ()) -> x509.Certificate:
-    """Check that a stamp is about `message` and holds together, whoever made it; return the certificate it names."""
+    """Check a timestamp of `message` without trust in its authority; return the certificate that it names."""
     if _hash(stamp.imprint_digest, message) != stamp.imprint:
         raise BadSignatureError("a time stamp is about another signature", subject="time stamp")
     leaf = _leaf(stamp, known)
@@ -179,7 +179,7 @@ def _check_signature(stamp: Stamp, leaf: x509.Certificate) -> None:
 
 
 def _names(stamp: Stamp, leaf: bytes) -> bool:
-    """Tell whether the signed attributes name this certificate as the signer's."""
+    """Return whether the signed attributes name this certificate as the signer's."""
     try:
         if value := stamp.attributes.get(_SIGNING_CERTIFICATE_V2):
             first = value.of(der.SEQUENCE).parts()[0].of(der.SEQUENCE).parts()[0].of(der.SEQUENCE).parts()

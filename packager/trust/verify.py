@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Decide whether a bundle is what somebody trusted signed, and whole. Offline; the order of the checks is fixed.
+"""Verify a bundle: a trusted signer signed it, and it is complete. Offline; the order of the checks is fixed.
 
-    structure    sizes and numbers under their caps; index, manifest, paths, records, statements parse strictly
+    structure    sizes and numbers within limits; index, manifest, paths, records, statements parse strictly
     trust        the verifier's own trust has not expired
-    signature    signatures, their times and certificates; who of the trusted signed what
-    statement    it is about this manifest; everything required is there
-    revocation   and still is without what is revoked
-    rollback     nothing newer was seen or is demanded
-    files        every file: size, digest, mode, name; and nothing that no statement covers
-    formats      every file is of a format that holds data, not programs
+    signature    signatures, their times and certificates; which trusted signer signed what
+    statement    statements are about this manifest; everything required is there
+    revocation   it still is without what is revoked
+    rollback     no newer version was accepted before or is required
+    files        every file: size, digest, mode, name; and no file that no statement covers
+    formats      every file has a format that contains data, not programs
 
-Up to `rollback` the answers come from `evidence`, which sees only bytes; the time and what was seen are handed in.
-The first failing check ends the verdict, because what comes after it would judge data that nobody vouches for.
+Up to `rollback` the checks are those of `evidence`, which sees only bytes; the time and the record of accepted versions
+are passed in. The first failing check ends verification, because later ones would judge unauthenticated data.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import PurePosixPath
 
-from packager.bundle.bundle import Bundle
+from packager.bundle.bundle import ALLOWED_SUFFIXES, Bundle
 from packager.bundle.readers import record
 from packager.canonical import JSON
 from packager.errors import (
@@ -41,9 +41,9 @@ from packager.files import digest_of
 from packager.formats import dsse, intoto
 from packager.formats.dsse import Certificates, Key, Material, SignedStatement
 from packager.trust import evidence
-from packager.trust.evidence import About, Evidence
+from packager.trust.evidence import Evidence, Subject
 from packager.trust.keys import PublicKey
-from packager.trust.model import Trust, normal
+from packager.trust.model import Trust, as_trust
 from packager.trust.seen import NOTHING, Seen
 from packager.types import Blob
 
@@ -51,17 +51,10 @@ MAX_STATEMENTS = 256
 MAX_STATEMENT_BYTES = 128 << 20
 MAX_NOTES = 5
 
-# Formats that are data, and two that are not: wheels enter an isolated environment by their hashes, and engines are
-# native code, which is why no file of a bundle is opened before its signature and digest hold. External data of a graph
-# and of an OpenVINO `.xml` is `.bin`.
-ALLOWED_SUFFIXES = frozenset(
-    {".onnx", ".bin", ".safetensors", ".json", ".txt", ".md", ".pbtxt", ".whl", ".html", ".engine", ".xml", ".toml"}
-)
-
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One question and its answer."""
+    """One check and its result."""
 
     name: str
     ok: bool
@@ -73,7 +66,7 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """The whole verdict. Deterministic: the same bundle, trust, time and memory give the same JSON everywhere."""
+    """The results of all checks. Deterministic: equal bundle, trust, time and record give equal JSON everywhere."""
 
     name: str
     version: str
@@ -82,7 +75,7 @@ class Verification:
     evidence: tuple[Evidence, ...]
     checks: tuple[Check, ...]
     failure: PackagerError | None
-    skipped: Mapping[str, PackagerError] = field(default_factory=dict)  # statements that could not be judged
+    skipped: Mapping[str, PackagerError] = field(default_factory=dict)  # statements that could not be checked
 
     @property
     def signers(self) -> tuple[str, ...]:
@@ -134,9 +127,9 @@ def verify(
 ) -> Verification:
     """Check `bundle` against a trust, or keys that stand for one; see the module docstring for the order.
 
-    `now` is needed as soon as the trust has an end or names certificates; `seen` is what the verifier remembers.
+    `now` is needed if the trust has an end or names certificates; `seen` is the record of versions accepted before.
     """
-    case = _Case(bundle, normal(trusted), now, seen)
+    case = _Checks(bundle, as_trust(trusted), now, seen)
     plan: Sequence[tuple[str, Callable[[], str]]] = (
         *case.plan(),
         ("files", lambda: check_files(bundle, on_event)),
@@ -147,7 +140,7 @@ def verify(
     for name, perform in plan:
         try:
             checks.append(Check(name, True, perform()))
-        except (IntegrityError, NegativeAnswerError) as error:  # a MissingToolError is no verdict: it is raised
+        except (IntegrityError, NegativeAnswerError) as error:  # a MissingToolError is no result: it is raised
             checks.append(Check(name, False, error.message))
             failure = error
             break
@@ -171,28 +164,28 @@ def require_signature(
     now: datetime | None = None,
     seen: Seen = NOTHING,
 ) -> tuple[Evidence, ...]:
-    """Return what trusted signers state of `bundle`, or raise; for callers that hash the files while copying."""
-    case = _Case(bundle, normal(trusted), now, seen)
+    """Return the trusted statements about `bundle`, or raise; for callers that hash the files while copying."""
+    case = _Checks(bundle, as_trust(trusted), now, seen)
     for _, perform in case.plan():
         perform()
     _check_formats(bundle)
-    for note in notes(case.skipped):
+    for note in skipped_notes(case.skipped):
         on_event(Warned(note))
     return case.evidence
 
 
-def notes(skipped: Mapping[str, PackagerError]) -> list[str]:
-    """Say which statements were left aside and why: a few, then how many more."""
-    told = [f"`{digest}` is left aside: {why.message:.300}" for digest, why in [*skipped.items()][:MAX_NOTES]]
-    return told + ([f"{len(skipped) - MAX_NOTES} more statements are left aside"] if len(skipped) > MAX_NOTES else [])
+def skipped_notes(skipped: Mapping[str, PackagerError]) -> list[str]:
+    """Return a sentence for each of the first skipped statements, and one for the number of the rest."""
+    found = [f"`{digest}` is skipped: {why.message:.300}" for digest, why in [*skipped.items()][:MAX_NOTES]]
+    return found + ([f"{len(skipped) - MAX_NOTES} more statements are skipped"] if len(skipped) > MAX_NOTES else [])
 
 
-class _Case:
-    """One bundle before one verifier: what each step of the plan leaves for the next."""
+class _Checks:
+    """The checks of one bundle by one verifier, with what each leaves for the next."""
 
     def __init__(self, bundle: Bundle, trust: Trust, now: datetime | None, seen: Seen) -> None:
         self.bundle, self.trust, self.now, self.seen = bundle, trust, now, seen
-        self.about = About(bundle.name, bundle.version, bundle.digest, bundle.tree)
+        self.subject = Subject(bundle.name, bundle.version, bundle.digest, bundle.tree)
         self.signed: dict[str, SignedStatement] = {}
         self.skipped: dict[str, PackagerError] = {}
         self.evidence: tuple[Evidence, ...] = ()
@@ -200,15 +193,15 @@ class _Case:
     def plan(self) -> Sequence[tuple[str, Callable[[], str]]]:
         return (
             ("structure", self._structure),
-            ("trust", lambda: evidence.current(self.trust, self.now)),
+            ("trust", lambda: evidence.check_not_expired(self.trust, self.now)),
             ("signature", self._signature),
             ("statement", self._statement),
             ("revocation", self._revocation),
-            ("rollback", lambda: evidence.newest(self.about, self.trust, self.seen)),
+            ("rollback", lambda: evidence.check_rollback(self.subject, self.trust, self.seen)),
         )
 
     def _structure(self) -> str:
-        self.signed, self.skipped = evidence.sift(dict(_records(self.bundle)))
+        self.signed, self.skipped = evidence.split_readable(dict(_records(self.bundle)))
         return f"{len(self.bundle.tree.files)} files, {len(self.signed)} attached statements"
 
     def _signature(self) -> str:
@@ -216,36 +209,39 @@ class _Case:
         return f"signed by {', '.join(sorted({item.attested.identity[:80] for item in self.evidence}))}"
 
     def _statement(self) -> str:
-        evidence.relate(self.about, self.evidence)
+        evidence.check_subjects(self.subject, self.evidence)
         try:
-            required = evidence.satisfy(self.evidence, self.trust, self.now)
+            required = evidence.check_requirements(self.evidence, self.trust, self.now)
         except MissingStatementError:
-            lacking = [why for why in self.skipped.values() if isinstance(why, MissingToolError)]
-            if lacking:  # it may be one that this host cannot judge: then that is what has to be said
-                raise lacking[0] from None
+            missing = [why for why in self.skipped.values() if isinstance(why, MissingToolError)]
+            if missing:  # the required statement may be one that this host cannot check: report that
+                raise missing[0] from None
             raise
         return f"{len(self.evidence)} statements are about this manifest and its files; required: {required}"
 
     def _revocation(self) -> str:
-        before, self.evidence = self.evidence, evidence.withstand(self.about, self.evidence, self.trust, self.now)
+        before, self.evidence = (
+            self.evidence,
+            evidence.apply_revocations(self.subject, self.evidence, self.trust, self.now),
+        )
         return f"{len(before) - len(self.evidence)} statements are revoked"
 
 
-def attached(bundle: Bundle) -> Iterator[tuple[str, str, str]]:
-    """Yield (blob digest, who it claims to be by, predicate type) of every statement that can be read, unverified."""
-    for digest, signed in evidence.sift(dict(_records(bundle)))[0].items():
+def list_statements(bundle: Bundle) -> Iterator[tuple[str, str, str]]:
+    """Yield (blob digest, claimed signer, predicate type) of every readable statement, unverified."""
+    for digest, signed in evidence.split_readable(dict(_records(bundle)))[0].items():
         yield digest, _claim(signed.material), intoto.parse(signed.payload, limit=dsse.MAX_BUNDLE).predicate_type
 
 
-def statements(bundle: Bundle) -> Iterator[intoto.Statement]:
-    """Yield every attached statement that can be read, unverified."""
-    for signed in evidence.sift(dict(_records(bundle)))[0].values():
+def read_statements(bundle: Bundle) -> Iterator[intoto.Statement]:
+    """Yield every readable attached statement, unverified."""
+    for signed in evidence.split_readable(dict(_records(bundle)))[0].values():
         yield intoto.parse(signed.payload, limit=dsse.MAX_BUNDLE)
 
 
-def unreadable(bundle: Bundle) -> Mapping[str, PackagerError]:
-    """Return why attached statements cannot be read, by the digest of their blob."""
-    return evidence.sift(dict(_records(bundle)))[1]
+def list_unreadable(bundle: Bundle) -> Mapping[str, PackagerError]:
+    """Return the errors of unreadable attached statements, by the digest of their blob."""
+    return evidence.split_readable(dict(_records(bundle)))[1]
 
 
 def _claim(material: Material) -> str:
@@ -261,7 +257,7 @@ def _claim(material: Material) -> str:
 
 
 def _records(bundle: Bundle) -> Iterator[tuple[str, bytes]]:
-    """Yield the attached statements as bytes, under the caps on their number and size."""
+    """Yield the attached statements as bytes, within the limits of their number and size."""
     blobs = {r.content.digest: r.content for r in bundle.referrers if r.artifact_type == dsse.BUNDLE and not r.others}
     total = sum(blob.size for blob in blobs.values())
     if len(blobs) > MAX_STATEMENTS or total > MAX_STATEMENT_BYTES:
@@ -277,7 +273,7 @@ def _records(bundle: Bundle) -> Iterator[tuple[str, bytes]]:
 
 
 def check_files(bundle: Bundle, on_event: OnEvent = ignore) -> str:
-    """Read every file once, on all cores, and account for everything on the medium."""
+    """Check every file, on all cores, and that the medium contains nothing else."""
     bundle.medium.check_extent(bundle.tree, bundle.records)
     for digest in sorted(bundle.records):
         if digest not in bundle.pending:
@@ -294,9 +290,9 @@ def check_files(bundle: Bundle, on_event: OnEvent = ignore) -> str:
         with bundle.medium.open_file(path, blob) as file:
             got = digest_of(file, limit=blob.size, moved=moved)
         if got != blob:
-            place = bundle.medium.place(path, blob)
+            address = bundle.medium.place(path, blob)
             raise WrongContentError(
-                f"`{place}` is not what was signed: expected {blob.digest}, got {got.digest}", subject=place
+                f"`{address}` is not what was signed: expected {blob.digest}, got {got.digest}", subject=address
             )
 
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -310,7 +306,7 @@ def _check_formats(bundle: Bundle) -> str:
         suffix = PurePosixPath(path).suffix
         if suffix not in ALLOWED_SUFFIXES:
             raise ForbiddenFormatError(
-                f"`{path}` is of a format that bundles may not hold",
+                f"`{path}` has a format that bundles may not contain",
                 hint=f"allowed: {', '.join(sorted(ALLOWED_SUFFIXES))}",
             )
     return "only allowed formats"

@@ -30,7 +30,7 @@ def compile_graph(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JS
     except StepError:
         raise
     except Exception as error:  # the runtime raises RuntimeError and classes of its own
-        raise StepError(f"OpenVINO cannot convert the graph: {_first_line(error)}") from error
+        raise StepError(f"OpenVINO cannot convert the graph: {_last_line(error)}") from error
     (out / FILE).write_bytes(_impersonal((out / FILE).read_bytes()))
     return {"path": FILE, "artefact": {"reproducibility": "bitwise", "header": _read_back(runtime, out), "needs": {}}}
 
@@ -77,11 +77,11 @@ def _read_back(runtime: Any, out: Path) -> JSON:
     try:
         runtime.Core().read_model(str(out / FILE))
     except Exception as error:  # the runtime raises RuntimeError and classes of its own
-        raise StepError(f"OpenVINO cannot read what it wrote: {_first_line(error)}") from error
+        raise StepError(f"OpenVINO cannot read what it wrote: {_last_line(error)}") from error
     sets = sorted({name.decode() for name in re.findall(rb'<layer [^>]*\bversion="([^"]+)"', data)})
     return {"ir": int(found[1]), "opsets": sets}
 
 
-def _first_line(error: BaseException) -> str:
+def _last_line(error: BaseException) -> str:
     rows = [row.strip() for row in str(error).splitlines() if row.strip()]
     return (rows[-1] if rows else type(error).__name__)[:300]

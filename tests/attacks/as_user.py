@@ -19,7 +19,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 HIDE = ("unshare", "--mount", "sh", "-c", 'mount --bind /dev/null "$(command -v bwrap)"; exec "$@"', "sh")
-# Where this Python lies in the home directory of root, which nobody else may enter, it is shown to others in its place.
+# A Python in root's home directory, which other users may not enter, is mounted for them at the same path.
 SHOW = (
     "unshare",
     "--mount",
@@ -40,7 +40,7 @@ def become(user: int) -> tuple[str, ...]:
 
 
 def main() -> int:
-    """Run pytest as somebody else; return its exit status."""
+    """Run pytest as another user; return its exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--user", default="nobody", help="(%(default)s)")
     parser.add_argument("--without-bubblewrap", action="store_true")

@@ -21,7 +21,7 @@ MIB = 1 << 20
 LIMITS = Limits(memory=256 * MIB, seconds=300, disk=64 * MIB, processes=40)
 STEPS = {
     "an honest one": ("held = bytearray(32 << 20)", (None, 0)),
-    "memory of children together, sooner than anybody looks": (
+    "memory of children together, faster than it is sampled": (
         """
         import mmap, os
         for _ in range(6):

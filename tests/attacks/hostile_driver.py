@@ -69,7 +69,7 @@ def settle(pid: int) -> float:
 
 
 def watch(port: int, line: Connection) -> None:
-    """Ask for health until told to stop; send back the seconds of every answer."""
+    """Request health until stopped; send back the seconds of every response."""
     seconds: list[float] = []
     with socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT) as connection:
         line.send([])

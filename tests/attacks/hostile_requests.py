@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Requests that nobody should send: small, and as costly to read as they can be made.
+"""Hostile requests: small, and as costly to read as possible.
 
 Each is what a client puts on the wire, for the model `MODEL`: one input of numbers, one of integers and one of texts.
 """
@@ -33,7 +33,7 @@ def write_model(folder: Path) -> Path:
     onnx.save(
         helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), folder / "model.onnx"
     )
-    told = [
+    ports = [
         [{"name": name + end, "dtype": dtype, "shape": ["batch", 2]} for name, dtype, _ in _PORTS]
         for end in ("", "_out")
     ]
@@ -44,7 +44,7 @@ def write_model(folder: Path) -> Path:
         "runtime": "onnxruntime",
         "target": "onnxruntime-cpu-fp32",
         "artefact": "model.onnx",
-        "interface": {"inputs": told[0], "outputs": told[1], "dimensions": {"batch": {"min": 1}}},
+        "interface": {"inputs": ports[0], "outputs": ports[1], "dimensions": {"batch": {"min": 1}}},
     }
     path = folder / "serve.json"
     path.write_text(json.dumps(config))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every file that a person or a stranger may write ends in a result or in one of our errors: no bug, no hang.
+"""Every input file, also an untrusted one, gives a result or a packager error: no bug, no hang.
 
     python -m tests.attacks.input_fuzz CASES [SEED]      the larger run; a failing case is written to the working directory
 

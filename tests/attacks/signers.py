@@ -158,7 +158,7 @@ def identity_of_another_organisation(stage: Stage, folder: Path) -> Attempt:
 
 @fails_with(UntrustedSignerError)
 def identity_of_another_issuer(stage: Stage, folder: Path) -> Attempt:
-    """The same subject at another issuer is somebody else."""
+    """The same subject at another issuer is another identity."""
     ci = stage.trusting().signers[2]
     return stage.attempt(
         stage.signed(stage.identity()),

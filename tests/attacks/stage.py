@@ -87,7 +87,7 @@ class Stage:
     def stamps(self, signature: bytes) -> list[bytes]:
         """Return a sound time stamp over a signature."""
         self._count += 1
-        return [self.instance.stamp(timestamps.request(signature, self._count))]
+        return [self.instance.stamp(timestamps.encode_request(signature, self._count))]
 
     def certificate(
         self,

@@ -69,7 +69,7 @@ def predicate_of_an_older_version(stage: Stage, folder: Path) -> Attempt:
 
 
 @fails_with(MissingStatementError)
-def predicate_nobody_knows(stage: Stage, folder: Path) -> Attempt:
+def unknown_predicate(stage: Stage, folder: Path) -> Attempt:
     """A signed statement of an unknown kind says nothing about trust."""
     return stage.attempt(stage.stated(_predicate(stage, "https://evil.example/v1")), folder)
 
@@ -173,7 +173,7 @@ def promotion_to_another_stage(stage: Stage, folder: Path) -> Attempt:
 
 @fails_with(MissingStatementError)
 def promotion_by_the_wrong_identity(stage: Stage, folder: Path) -> Attempt:
-    """Whoever may release is trusted too, and is no gate: nobody promotes their own work."""
+    """The release signer is trusted as well, but is no gate: it cannot promote its own bundles."""
     return stage.attempt(_promoted(stage, _summary(stage, stage.bundle), stage.key), folder, _production(stage))
 
 
@@ -246,7 +246,7 @@ variants(
 )
 variants(
     MalformedError,
-    "An unknown field may be critical to whoever wrote it.",
+    "An unknown field may be critical to its writer.",
     unknown_field=_bent(lambda d: d.update(extra=1)),
     unknown_field_in_the_material=_bent(lambda d: material(d).update(extra=1)),
 )
@@ -275,14 +275,14 @@ def two_statements_the_first_bad(stage: Stage, folder: Path) -> Attempt:
 
 
 @fails_with(UntrustedSignerError)
-def signed_by_a_stranger(stage: Stage, folder: Path) -> Attempt:
-    """The signature is sound, and of nobody trusted."""
+def signed_by_an_untrusted_key(stage: Stage, folder: Path) -> Attempt:
+    """The signature is valid, but its signer is not trusted."""
     return stage.attempt(stage.signed(stage.stranger), folder)
 
 
 @fails_with(BadSignatureError)
 def hint_of_a_trusted_key(stage: Stage, folder: Path) -> Attempt:
-    """A stranger who claims to be the trusted key is a forger."""
+    """An untrusted key with the trusted key's hint is a forgery."""
     document = json.loads(stage.document(stage.stranger))
     material(document)["publicKey"]["hint"] = stage.key.public.fingerprint
     return stage.attempt(stage.with_documents(stage.bundle, [json.dumps(document).encode()]), folder)
@@ -321,7 +321,7 @@ def _model_signing(stage: Stage, folder: Path, change: Callable[[JSON], object])
 
 variants(
     WrongSubjectError,
-    "An ignored path is a place to put files that nobody signed.",
+    "An ignored path could contain unsigned files.",
     ignored_paths_swallow_files=lambda stage, folder: _model_signing(
         stage, folder, lambda p: p["serialization"].update(ignore_paths=["model", "*.onnx", "../"])
     ),

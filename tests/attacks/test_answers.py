@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a worker answers is a stranger's: facts of another form end a step in one sentence, never in a bug of ours."""
+"""Results of workers are untrusted: malformed facts end a step with one sentence, never with a bug."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_a_trial_of_a_kind_that_has_no_toy_is_taken(kind: str, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("first", range(0, 600, 100))
-def test_spoiled_facts_of_an_export_are_refused_or_make_a_contract(first: int) -> None:
+def test_corrupted_export_facts_are_refused_or_give_a_contract(first: int) -> None:
     refused = 0
     for seed in range(first, first + 100):
         try:
@@ -135,7 +135,7 @@ def test_spoiled_facts_of_an_export_are_refused_or_make_a_contract(first: int) -
 
 
 @pytest.mark.parametrize("first", range(0, 600, 100))
-def test_spoiled_facts_of_a_measurement_are_refused_or_judged(first: int) -> None:
+def test_corrupted_measurement_facts_are_refused_or_judged(first: int) -> None:
     refused = 0
     for seed in range(first, first + 100):
         try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whoever may push can attach anything to a bundle. It proves nothing, and it prevents nothing."""
+"""Everyone with push rights can attach anything to a bundle. It proves nothing, and it prevents nothing."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ STATEMENT = {"_type": intoto.STATEMENT, "subject": [], "predicateType": "urn:x",
 
 
 def wrapped(material: object, payload: object = None, **rest: object) -> bytes:
-    """A Sigstore bundle of somebody else, over a statement that need not be one."""
+    """A Sigstore bundle of another signer, over bytes that may not be a statement."""
     envelope = {
         "payload": base64.b64encode(json.dumps(payload).encode()).decode(),
         "payloadType": dsse.IN_TOTO,
@@ -90,9 +90,7 @@ def signed(key: keys.PrivateKey, tmp_path: Path) -> Bundle:
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
-def test_what_is_no_statement_of_ours_is_left_aside(
-    signed: Bundle, key: keys.PrivateKey, tmp_path: Path, name: str
-) -> None:
+def test_unknown_statements_are_skipped(signed: Bundle, key: keys.PrivateKey, tmp_path: Path, name: str) -> None:
     save(signed.with_statement(DOCUMENTS[name], "urn:x"), tmp_path / "b.tar")
     verdict = verify(open_bundle(str(tmp_path / "b.tar"), no_store), [key.public])
     assert verdict.ok, verdict.failure
@@ -100,7 +98,7 @@ def test_what_is_no_statement_of_ours_is_left_aside(
     assert aside == (set() if name == "garbage-log-entry" else {canonical.sha256(DOCUMENTS[name])})
 
 
-def test_what_trust_demands_is_still_demanded(signed: Bundle, key: keys.PrivateKey, tmp_path: Path) -> None:
+def test_requirements_still_apply(signed: Bundle, key: keys.PrivateKey, tmp_path: Path) -> None:
     """A statement that cannot be read is no statement, whatever the annotation beside it claims to be."""
     needed = Requirement("urn:tested", predicate={"result": "PASSED"})
     trust = Trust((KeySigner("release", key.public),), required=(needed,))
@@ -112,7 +110,7 @@ def test_what_trust_demands_is_still_demanded(signed: Bundle, key: keys.PrivateK
     assert verify(open_bundle(str(tmp_path / "b.tar"), no_store), trust).ok
 
 
-def test_an_identity_that_nobody_here_can_judge_prevents_nothing(
+def test_unverifiable_identity_does_not_prevent_verification(
     signed: Bundle, key: keys.PrivateKey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without the package for identities: a key signed as well, unless the identity's statement is what is demanded."""
@@ -138,9 +136,9 @@ def test_notes_are_few(
     save(signed, tmp_path / "b.tar")
     keys.save(key, tmp_path / "k.pem", tmp_path / "k.pub", None)
     assert main(["verify", str(tmp_path / "b.tar"), "--key", str(tmp_path / "k.pub")]) == 0
-    told = capsys.readouterr().out.splitlines()
-    assert len([row for row in told if row.startswith("note")]) == MAX_NOTES + 1
-    assert "45 more" in "".join(told)
+    output = capsys.readouterr().out.splitlines()
+    assert len([row for row in output if row.startswith("note")]) == MAX_NOTES + 1
+    assert "45 more" in "".join(output)
     assert main(["inspect", str(tmp_path / "b.tar")]) == 0
 
 
@@ -155,7 +153,7 @@ def attach(
     absent: bool = False,
     manifest: bytes | None = None,
 ) -> None:
-    """Push a referrer as anybody can, past our own code, and list it under the tag schema."""
+    """Push a referrer without our own code, and list it under the tag schema."""
     name = "models/tiny"
     blob = Blob(canonical.sha256(content), size or len(content))
     empty = Blob(canonical.sha256(oci.EMPTY_BYTES), 2)
@@ -208,7 +206,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: keys.PrivateKey) 
 @pytest.mark.parametrize(
     ("name", "api"), [(name, api) for name in WAYS for api in (False, True) if not (api and "manifest" in name)]
 )
-def test_nothing_that_is_pushed_beside_it_keeps_a_bundle_away(signed: Bundle, site: Path, name: str, api: bool) -> None:
+def test_hostile_referrers_do_not_block_a_bundle(signed: Bundle, site: Path, name: str, api: bool) -> None:
     save(signed, site / "signed.tar")
     with serving(referrers_api=api) as stub:
         there = f"oci://{stub.host}/models/tiny:1.0.0"
@@ -275,7 +273,7 @@ def cosign(tmp_path: Path) -> Iterator[Callable[..., None]]:
 
 
 def test_what_cosign_attaches(signed: Bundle, site: Path, cosign: Callable[..., None]) -> None:
-    """`cosign sign` and `cosign attest` by anybody with push rights, in a real registry."""
+    """`cosign sign` and `cosign attest` by another user with push rights, in a real registry."""
     program = shutil.which("docker-registry")
     if program is None:
         pytest.skip("docker-registry is not on PATH")

@@ -51,7 +51,7 @@ def test_what_is_sound_is_accepted(stage: Stage, tmp_path: Path, kind: str) -> N
     assert refusal(stage.attempt(stage.signed(signer), tmp_path)) is None
 
 
-def test_a_certificate_that_has_expired_since_stays_good_by_its_time_stamp(stage: Stage, tmp_path: Path) -> None:
+def test_timestamp_keeps_an_expired_certificate_valid(stage: Stage, tmp_path: Path) -> None:
     """And a crafted stamp of a sound authority is accepted, so what the attacks bend is what they are refused for."""
     leaf = stage.middle.signer(start=pki.NOW - 100 * pki.DAY, end=pki.NOW - 50 * pki.DAY)
     authority = stage.instance.stamping[1].issue(

@@ -182,7 +182,7 @@ def test_random_trees_are_taken_or_refused_and_always_removed(tmp_path: Path, fi
     assert again.sweep() == 0 and not list((again.root / "tmp").iterdir())
 
 
-def test_a_killed_step_leaves_nothing_that_the_next_one_trips_over(tmp_path: Path) -> None:
+def test_killed_step_leaves_nothing_that_breaks_the_next(tmp_path: Path) -> None:
     store, canaries = Store(tmp_path / "store"), tmp_path / "canaries"
     canaries.mkdir()
     (canaries / "secret").write_bytes(b"x")
@@ -197,7 +197,7 @@ def test_a_killed_step_leaves_nothing_that_the_next_one_trips_over(tmp_path: Pat
     assert (canaries / "secret").read_bytes() == b"x"
 
 
-def test_a_file_that_is_still_written_to_changes_no_blob(tmp_path: Path) -> None:
+def test_later_writes_to_a_file_change_no_blob(tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     with store.scratch() as scratch:
         file = scratch / "model.bin"
@@ -212,7 +212,7 @@ def test_a_file_that_is_still_written_to_changes_no_blob(tmp_path: Path) -> None
     assert store.get(blob.digest) == b"good"
 
 
-def test_a_directory_is_what_the_descriptor_says_whatever_its_name_says_now(tmp_path: Path) -> None:
+def test_directory_is_read_by_descriptor_not_by_name(tmp_path: Path) -> None:
     store, canaries = Store(tmp_path / "store"), tmp_path / "canaries"
     canaries.mkdir()
     (canaries / "secret").write_bytes(b"x")

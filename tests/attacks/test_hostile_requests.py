@@ -58,7 +58,7 @@ def test_a_crafted_request_costs_what_it_weighs(config: Path, way: str, name: st
 
 
 @pytest.mark.parametrize("name", ["shape_of_varints", "packed_varints_that_fit"])
-def test_a_message_that_no_contract_bounds_costs_less_than_twice_its_size(config: Path, name: str) -> None:
+def test_unbounded_message_costs_less_than_twice_its_size(config: Path, name: str) -> None:
     """grpcio would hold it three times, and fill it on the way without letting the event loop run."""
     cost = driver.alone(config, ROOT, "grpc", name, 30 * hostile.MIB)
     assert cost["answer"] == "RESOURCE_EXHAUSTED"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""No file that a person or a stranger may write is a bug of ours; `input_fuzz` makes them, and runs for longer."""
+"""No input file, also no untrusted one, shows a bug; `input_fuzz` makes them, and runs for longer."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CASES = 25
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_every_input_ends_in_a_result_or_an_error_of_ours(name: str, tmp_path: Path) -> None:
+def test_every_input_gives_a_result_or_a_packager_error(name: str, tmp_path: Path) -> None:
     kind = KINDS[name]
     for number, data in enumerate(cases(kind, random.Random(SEED), CASES)):
         why = attempt(kind, data, tmp_path)
@@ -57,7 +57,7 @@ def deep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     subprocess.run(["rm", "-rf", str(top)], check=True)
 
 
-def test_a_deep_tree_is_no_source_and_no_bundle(
+def test_too_deep_tree_is_neither_source_nor_bundle(
     deep: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PACKAGER_STORE", "store")

@@ -175,7 +175,7 @@ def test_forms_that_no_source_has_are_refused(question: str, place: int) -> None
         ask(source)
 
 
-def test_a_source_that_is_asked_answers_as_one_that_is_opened_here() -> None:
+def test_source_in_a_worker_answers_as_in_this_process() -> None:
     class Model:
         def run(self, feeds: Any) -> list[Any]:
             if feeds["x"].shape[0] == 1:
@@ -197,10 +197,10 @@ def test_a_source_that_is_asked_answers_as_one_that_is_opened_here() -> None:
     assert type(caught.value).__name__ == "KeyError"
     source._channel.close()
     thread.join(10)
-    assert not thread.is_alive(), "it ends when nobody asks any more"
+    assert not thread.is_alive(), "it ends with the last request"
 
 
-def test_who_never_opens_is_told_why_at_every_question() -> None:
+def test_unopenable_source_gives_its_reason_every_time() -> None:
     def never() -> Any:
         raise StepError("the file is damaged", hint="make it again")
 
@@ -212,7 +212,7 @@ def test_who_never_opens_is_told_why_at_every_question() -> None:
 
 
 @pytest.mark.parametrize("first", range(0, 2000, 500))
-def test_frames_of_a_stranger_are_read_or_refused(first: int) -> None:
+def test_untrusted_frames_are_read_or_refused(first: int) -> None:
     frame = _frame({"map": {"answer": [{"tensor": 0, "dtype": "float32", "shape": [2, 3]}]}}, FEEDS["x"].tobytes())
     for seed in range(first, first + 500):
         chance = random.Random(seed)
@@ -249,7 +249,7 @@ HEADERS: list[Any] = [
 
 
 @pytest.mark.parametrize("place", range(len(HEADERS)))
-def test_headers_that_promise_what_is_not_there_are_refused(place: int) -> None:
+def test_headers_beyond_the_data_are_refused(place: int) -> None:
     assert _read(_frame(HEADERS[place], b"\x02" * 64)) is StepError
 
 

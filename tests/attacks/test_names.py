@@ -20,7 +20,7 @@ from tests.support import bundles
 from tests.support.stub_registry import serving
 from tests.support.tampering import no_store
 
-Told = Callable[..., int]
+Packager = Callable[..., int]
 ODD = {
     "absolute": ("{outside}", "authorized_keys"),
     "upwards": ("..", "index"),
@@ -45,7 +45,7 @@ ODD = {
 
 
 @pytest.fixture
-def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Told:
+def packager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Packager:
     monkeypatch.chdir(tmp_path)
     for name in ("STORE", "STATE"):
         monkeypatch.setenv(f"PACKAGER_{name}", str(tmp_path / name.lower()))
@@ -70,9 +70,9 @@ def files_below(folder: Path) -> dict[Path, bytes]:
 @pytest.mark.parametrize("case", ODD)
 @pytest.mark.parametrize("signed", [False, True], ids=["unsigned", "signed"])
 def test_an_odd_name_is_no_name_anywhere(
-    told: Told, key: keys.PrivateKey, tmp_path: Path, case: str, signed: bool
+    packager: Packager, key: keys.PrivateKey, tmp_path: Path, case: str, signed: bool
 ) -> None:
-    """Whoever signed it: it is refused where it is read, so nothing is written at all."""
+    """Signed or not: it is refused where it is read, so nothing is written at all."""
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "authorized_keys").write_text("mine")
@@ -83,20 +83,22 @@ def test_an_odd_name_is_no_name_anywhere(
         open_bundle(str(tmp_path / "odd.tar"), no_store)
     trust = ("--key", "release.pub") if signed else ()
     before = files_below(outside)
-    assert told("import", "odd.tar", *trust) == 5
-    assert told("unpack", "odd.tar", "tree", *trust) == 5
-    assert told("install", "odd.tar", "site", "--key", "release.pub") == 5
-    assert told("render", "triton", "odd.tar", "models", "--key", "release.pub") == 5
-    assert told("sign", "odd.tar", "--key", "release.pem") == 5
+    assert packager("import", "odd.tar", *trust) == 5
+    assert packager("unpack", "odd.tar", "tree", *trust) == 5
+    assert packager("install", "odd.tar", "site", "--key", "release.pub") == 5
+    assert packager("render", "triton", "odd.tar", "models", "--key", "release.pub") == 5
+    assert packager("sign", "odd.tar", "--key", "release.pem") == 5
     assert files_below(outside) == before
     assert not [path for path in (tmp_path / "tree", tmp_path / "models") if path.exists()]
     assert not (tmp_path / "store").exists() or not Store(tmp_path / "store").bundles()
 
 
 @pytest.mark.parametrize("text", ["..:..", "../x:1.0.0", "tiny:..", ".:leases.gate", "tiny:1.0.0\n", ":", "a:b:c"])
-def test_a_reference_is_no_path(told: Told, tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_reference_is_no_path(
+    packager: Packager, tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     Store(tmp_path / "store")
-    assert told("inspect", text) == 2
+    assert packager("inspect", text) == 2
     assert "hint:" in capsys.readouterr().err
 
 
@@ -117,19 +119,19 @@ def test_the_manifest_calls_it_as_its_record_does(tmp_path: Path) -> None:
         open_bundle(str(path), no_store)
 
 
-def test_what_nobody_vouches_for_gets_no_name(told: Told, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unverified_bundle_gets_no_name(packager: Packager, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     theirs = bundles.make(Store(tmp_path / "elsewhere"), {"model/model.onnx": b"theirs"})
     save(theirs, tmp_path / "theirs.tar")
-    assert told("import", "theirs.tar") == 0
+    assert packager("import", "theirs.tar") == 0
     assert theirs.digest in capsys.readouterr().out
     assert Store(tmp_path / "store").bundles() == []
-    assert told("inspect", "tiny:1.0.0") == 2
-    assert told("inspect", theirs.digest) == 0
-    assert told("cache", "gc") == 0
-    assert told("inspect", theirs.digest) == 2
+    assert packager("inspect", "tiny:1.0.0") == 2
+    assert packager("inspect", theirs.digest) == 0
+    assert packager("cache", "gc") == 0
+    assert packager("inspect", theirs.digest) == 2
 
 
-def test_a_name_that_exists_keeps_its_bundle(told: Told, key: keys.PrivateKey, tmp_path: Path) -> None:
+def test_a_name_that_exists_keeps_its_bundle(packager: Packager, key: keys.PrivateKey, tmp_path: Path) -> None:
     ours = bundles.make(Store(tmp_path / "store"))
     theirs = bundles.make(Store(tmp_path / "elsewhere"), {"model/model.onnx": b"theirs"})
     save(theirs, tmp_path / "theirs.tar")
@@ -138,52 +140,52 @@ def test_a_name_that_exists_keeps_its_bundle(told: Told, key: keys.PrivateKey, t
     def meant() -> str:
         return Store(tmp_path / "store").entry("tiny", "1.0.0").manifest
 
-    assert told("import", "theirs.tar") == 0
-    assert told("import", "theirs.tar", "--replace") == 2
-    assert told("import", "signed.tar", "--key", "release.pub") == 2
+    assert packager("import", "theirs.tar") == 0
+    assert packager("import", "theirs.tar", "--replace") == 2
+    assert packager("import", "signed.tar", "--key", "release.pub") == 2
     assert meant() == ours.digest
-    assert told("import", "signed.tar", "--key", "release.pub", "--replace") == 0
+    assert packager("import", "signed.tar", "--key", "release.pub", "--replace") == 0
     assert meant() == theirs.digest
 
 
-def test_what_is_verified_later_leaves_quarantine(told: Told, key: keys.PrivateKey, tmp_path: Path) -> None:
+def test_verified_bundle_leaves_quarantine(packager: Packager, key: keys.PrivateKey, tmp_path: Path) -> None:
     save(sign(bundles.make(Store(tmp_path / "elsewhere")), key), tmp_path / "signed.tar")
-    assert told("import", "signed.tar") == 0
+    assert packager("import", "signed.tar") == 0
     digest = open_bundle(str(tmp_path / "signed.tar"), no_store).digest
-    assert told("import", digest, "--key", "release.pub") == 0
-    assert told("verify", "tiny:1.0.0", "--key", "release.pub") == 0
+    assert packager("import", digest, "--key", "release.pub") == 0
+    assert packager("verify", "tiny:1.0.0", "--key", "release.pub") == 0
     assert not list((tmp_path / "store" / "v1" / "quarantine").iterdir())
 
 
-def test_the_same_bundle_from_elsewhere_brings_signatures_and_loses_nothing(
-    told: Told, key: keys.PrivateKey, tmp_path: Path
+def test_readmitted_bundle_merges_signatures_and_drafts(
+    packager: Packager, key: keys.PrivateKey, tmp_path: Path
 ) -> None:
     store = Store(tmp_path / "store")
     ours = bundles.make(store)
     store.draft("tiny", "1.0.0", {"urn:x": store.put(b"{}").digest})
     save(sign(ours, key), tmp_path / "signed.tar")
-    assert told("import", "signed.tar") == 0
+    assert packager("import", "signed.tar") == 0
     entry = store.entry("tiny", "1.0.0")
     assert (entry.manifest, len(entry.referrers), entry.origin) == (ours.digest, 2, "built")
     assert set(entry.drafts) == {"urn:x"}
 
 
-def test_sign_refuses_a_name_that_vouches_for_nothing(
-    told: Told, key: keys.PrivateKey, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_sign_refuses_a_malformed_name(
+    packager: Packager, key: keys.PrivateKey, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """An older program, or somebody with a hand on the store, may have named it; the digest is what a person means."""
+    """An older program, or another user with access to the store, may have named it; the digest is what counts."""
     store = Store(tmp_path / "store")
     made = bundles.assemble(store)
     record = tmp_path / "store" / "v1" / "bundles" / "tiny" / "1.0.0"
     record.parent.mkdir()
     record.write_text(json.dumps({"manifest": made.digest, "referrers": []}))
-    assert told("sign", "tiny:1.0.0", "--key", "release.pem") == 2
+    assert packager("sign", "tiny:1.0.0", "--key", "release.pem") == 2
     assert made.digest in capsys.readouterr().err
     (tmp_path / "p.json").write_text("{}")
-    assert told("attest", "tiny:1.0.0", "--key", "release.pem", "--predicate", "p.json", "--type", "urn:x") == 2
-    assert told("sign", made.digest, "--key", "release.pem") == 0
+    assert packager("attest", "tiny:1.0.0", "--key", "release.pem", "--predicate", "p.json", "--type", "urn:x") == 2
+    assert packager("sign", made.digest, "--key", "release.pem") == 0
     assert made.digest in capsys.readouterr().err
-    assert told("verify", "tiny:1.0.0", "--key", "release.pub") == 0
+    assert packager("verify", "tiny:1.0.0", "--key", "release.pub") == 0
 
 
 def test_a_name_in_the_store_leads_to_no_other_bundle(tmp_path: Path) -> None:
@@ -210,8 +212,8 @@ def test_a_name_in_the_store_leads_to_no_other_bundle(tmp_path: Path) -> None:
         ("models/digits:1.0.1@{digest}", 0),
     ],
 )
-def test_what_a_registry_names_calls_itself_so(
-    told: Told, key: keys.PrivateKey, tmp_path: Path, place: str, code: int
+def test_registry_tag_must_match_the_bundle(
+    packager: Packager, key: keys.PrivateKey, tmp_path: Path, place: str, code: int
 ) -> None:
     """Signed or not: under a name and a version lies the bundle of that name and version, or nothing of ours."""
     signed = sign(bundles.make(Store(tmp_path / "elsewhere")), key)
@@ -220,20 +222,20 @@ def test_what_a_registry_names_calls_itself_so(
         there = f"oci://{stub.host}/{place.format(digest=signed.digest)}"
         bare = there.partition("@")[0] if "@" in there and ":" in place.partition("@")[0] else there
         target = bare if "@" not in bare else bare.partition("@")[0] + ":any"
-        assert told("push", "signed.tar", target) == 0
+        assert packager("push", "signed.tar", target) == 0
         trust = ("--key", "release.pub")
         for words in (("pull", there), ("verify", there), ("unpack", there, "tree")):
-            assert told(*words, *trust) == code, words
+            assert packager(*words, *trust) == code, words
 
 
 @pytest.mark.parametrize(("version", "code"), [("1.0.0", 0), ("1.0.1", 5)])
-def test_what_a_bucket_names_calls_itself_so(
-    told: Told, key: keys.PrivateKey, tmp_path: Path, version: str, code: int
+def test_bucket_reference_must_match_the_bundle(
+    packager: Packager, key: keys.PrivateKey, tmp_path: Path, version: str, code: int
 ) -> None:
     save(sign(bundles.make(Store(tmp_path / "elsewhere")), key), tmp_path / "signed.tar")
     there = f"file://{tmp_path}/bucket/tiny:{version}"
-    assert told("push", "signed.tar", there) == 0
-    assert told("pull", there, "--key", "release.pub") == code
+    assert packager("push", "signed.tar", there) == 0
+    assert packager("pull", there, "--key", "release.pub") == code
 
 
 def test_the_grammar_is_one() -> None:

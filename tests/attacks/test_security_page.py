@@ -12,5 +12,5 @@ PAGE = (Path(__file__).resolve().parents[2] / "docs" / "explanation" / "security
 
 
 def test_the_gadgets_are_counted() -> None:
-    (told,) = re.findall(r"(\d+) gadgets in `tests/hostile/gadgets.py`", PAGE)
-    assert int(told) == len(gadgets.GADGETS)
+    (count,) = re.findall(r"(\d+) gadgets in `tests/hostile/gadgets.py`", PAGE)
+    assert int(count) == len(gadgets.GADGETS)

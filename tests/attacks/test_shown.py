@@ -149,20 +149,22 @@ def acts(text: str) -> list[str]:
 
 @pytest.mark.parametrize("verb", cli.verbs())
 @pytest.mark.parametrize("form", [[], ["--json"], ["--quiet"]], ids=["text", "json", "quiet"])
-def test_no_verb_prints_what_acts(verb: str, form: list[str], place: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_no_verb_prints_control_characters(
+    verb: str, form: list[str], place: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     assert (verb in OWN) != (verb in VERBS), "a new verb: say what it shows of others"
     for words in VERBS.get(verb, []):
         code = cli.main([*words, *form])
-        told = capfd.readouterr()
-        assert code != 70, told.err
-        assert not acts(told.out) + acts(told.err), words
-        assert not FORGED.search(told.out if "--json" in form else told.out + told.err), words
-        if form == ["--json"] and told.out:
-            json.loads(told.out)
+        output = capfd.readouterr()
+        assert code != 70, output.err
+        assert not acts(output.out) + acts(output.err), words
+        assert not FORGED.search(output.out if "--json" in form else output.out + output.err), words
+        if form == ["--json"] and output.out:
+            json.loads(output.out)
 
 
 @pytest.mark.parametrize("kind", ["triton", "bentoml", "container", "kubernetes", "systemd", "observability"])
-def test_no_rendered_file_holds_what_acts(kind: str, place: Path) -> None:
+def test_rendered_files_are_escaped(kind: str, place: Path) -> None:
     (words,) = (words for words in VERBS["render"] if words[1] == kind)
     assert cli.main(words) == 0
     read = 0
@@ -215,7 +217,7 @@ def a_result() -> dict[str, object]:
     }
 
 
-def test_a_conformance_report_holds_nothing_that_acts(tmp_path: Path) -> None:
+def test_conformance_report_is_escaped(tmp_path: Path) -> None:
     result = a_result()
     assert not acts(junit.render(result))
     assert not acts(escape.json_text(result))
@@ -226,7 +228,7 @@ def test_a_conformance_report_holds_nothing_that_acts(tmp_path: Path) -> None:
     assert not [row for path in tmp_path.iterdir() for row in acts(path.read_text())]
 
 
-def test_a_verdict_holds_nothing_that_acts() -> None:
+def test_verdict_is_escaped() -> None:
     finding = Finding("parity", "error", NASTY, NASTY, NASTY, evidence={NASTY: NASTY})
     verdict = Verdict(
         ("parity",), (finding, Finding("parity", "warning", NASTY, NASTY)), (), "dev", "sha256:" + "0" * 64
@@ -236,7 +238,7 @@ def test_a_verdict_holds_nothing_that_acts() -> None:
         assert not FORGED.search(form(verdict, "tiny:1.0.0"))
 
 
-def test_a_page_about_sites_holds_nothing_that_acts() -> None:
+def test_compatibility_page_is_escaped() -> None:
     assert not acts(page.page(NASTY, NASTY, NASTY, [], [], []))
 
 
@@ -251,16 +253,16 @@ EVENTS: list[Callable[[], object]] = [
 
 
 @pytest.mark.parametrize("live", [False, True], ids=["plain", "terminal"])
-def test_no_event_and_no_error_acts(live: bool, capsys: pytest.CaptureFixture[str]) -> None:
+def test_events_and_errors_are_escaped(live: bool, capsys: pytest.CaptureFixture[str]) -> None:
     console = Console(json=False, quiet=False)
     console.live = live
     for event in EVENTS:
         console(event())  # type: ignore[arg-type]
     console.fail(PackagerError(NASTY, hint=NASTY))
     console.fail(StepError(NASTY, log=NASTY))
-    told = capsys.readouterr().err.replace("\r\x1b[K", "")
-    assert not acts(told)
-    assert not FORGED.search(told)
+    output = capsys.readouterr().err.replace("\r\x1b[K", "")
+    assert not acts(output)
+    assert not FORGED.search(output)
 
 
 def test_the_server_knows_the_same_characters() -> None:

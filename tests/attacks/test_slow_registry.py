@@ -108,7 +108,7 @@ def test_what_is_no_answer_is_refused(answer: Answer) -> None:
         repository(port).manifest("1")
 
 
-def test_a_blob_that_trickles_is_given_up() -> None:
+def test_slow_blob_is_abandoned() -> None:
     with serving(slow_body) as (port, asked):
         with (
             pytest.raises(SourceError, match="takes too long"),
@@ -136,7 +136,7 @@ def test_a_large_blob_may_take_longer_than_an_answer() -> None:
         assert got == size
 
 
-def test_a_blob_that_comes_in_crumbs_over_ever_new_connections_is_given_up() -> None:
+def test_slow_download_over_many_connections_is_abandoned() -> None:
     """Each connection brings one byte and breaks: progress, and no end."""
 
     def crumb(connection: socket.socket, path: str) -> None:

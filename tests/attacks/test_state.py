@@ -79,9 +79,7 @@ def test_a_stored_bundle_that_is_a_pipe(tmp_path: Path) -> None:
         ("1.4.0+b", "1.4.1", False),
     ],
 )
-def test_an_installation_is_not_upgraded_to_what_is_not_newer(
-    tmp_path: Path, there: str, new: str, refused: bool
-) -> None:
+def test_upgrade_refuses_a_version_that_is_not_newer(tmp_path: Path, there: str, new: str, refused: bool) -> None:
     bundle = bundles.make(Store(tmp_path / "store"), version=new)
     release = tmp_path / "site" / "releases" / "x"
     release.mkdir(parents=True)

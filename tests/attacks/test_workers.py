@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a worker under somebody else's control can do: nothing, in both ways of confinement, as root and as a user.
+"""A hostile worker can do nothing outside, in both kinds of confinement, as root and as a user.
 
 Each payload runs where a source is opened, with all that a source can have. It is followed by an honest step on the same
 store, which must work.
@@ -130,7 +130,7 @@ def test_no_link_in_place_of_the_log_tells_a_secret(site: Site) -> None:
 
 
 @pytest.mark.parametrize("kind", ["FIFO", "sparse", "flood", "deep"])
-def test_an_answer_is_read_up_to_a_cap_and_never_waited_for(site: Site, kind: str) -> None:
+def test_response_is_read_up_to_a_limit_without_blocking(site: Site, kind: str) -> None:
     said = site.attack(
         {
             "FIFO": """

@@ -35,7 +35,7 @@ def _stamped_again(stage: Stage, folder: Path, change: Callable[[JSON], object],
 
 variants(
     UntrustedTimeError,
-    "Without a time stamp nobody says that the certificate was valid when it signed.",
+    "Without a timestamp it is unknown whether the certificate was valid when it signed.",
     certificate_without_a_time_stamp=lambda stage, folder: _stamped_again(
         stage, folder, _without_stamps, kind="certificate"
     ),
@@ -81,11 +81,11 @@ variants(
 
 def _stamped_by(stage: Stage, folder: Path, holder: pki.Holder) -> Attempt:
     authority = StampingAuthority(holder, folder / "tsa")
-    return stage.certified(folder, stamp=lambda signature: [authority.answer(timestamps.request(signature, 1))])
+    return stage.certified(folder, stamp=lambda signature: [authority.answer(timestamps.encode_request(signature, 1))])
 
 
 @fails_with(UntrustedTimeError)
-def time_stamp_of_a_stranger(stage: Stage, folder: Path) -> Attempt:
+def timestamp_of_an_untrusted_authority(stage: Stage, folder: Path) -> Attempt:
     """Anybody can run an authority; only the pinned one counts."""
     fake = pki.root("tsa-root")
     return _stamped_by(stage, folder, fake.issue("tsa", purposes=[pki.STAMPING], critical=True))

@@ -26,7 +26,7 @@ from packager.errors import (
 from packager.transport import copy
 from packager.trust import edit, keys
 from packager.trust import file as trustfile
-from packager.trust.file import Remembered, TrustFile
+from packager.trust.file import AcceptedFile, TrustFile
 from packager.trust.model import Period, Revocations
 from packager.trust.seen import NOTHING
 from tests.attacks.registry import fails_with, variants
@@ -47,7 +47,7 @@ def _revoked(signer: str, **what: object) -> Callable[[Stage, Path], Attempt]:
 
 variants(
     RevokedError,
-    "Whoever maintains the trust file has withdrawn it.",
+    "The maintainer of the trust file has revoked it.",
     key_revoked=_revoked("key", keys=lambda s: frozenset({s.key.public.fingerprint})),
     certificate_key_revoked=_revoked(
         "certificate", keys=lambda s: frozenset({keys.public_key(s.leaf.key.public_key()).fingerprint})
@@ -85,7 +85,7 @@ def same_version_with_another_digest(stage: Stage, folder: Path) -> Attempt:
 
 @fails_with(RolledBackError)
 def build_metadata_taken_for_an_order(stage: Stage, folder: Path) -> Attempt:
-    """`+build.1` is neither older nor newer than `+build.2`: whoever lets one follow the other lets anything follow."""
+    """`+build.1` is neither older nor newer than `+build.2`: if one could follow the other, everything could."""
     seen = NOTHING.with_bundle("tiny", "1.0.0+build.2", stage.other.digest)
     return stage.attempt(stage.signed(), folder, seen=seen)
 
@@ -98,7 +98,7 @@ def below_the_minimum(stage: Stage, folder: Path) -> Attempt:
 
 @fails_with(OutdatedError)
 def trust_file_expired(stage: Stage, folder: Path) -> Attempt:
-    """Freeze: whoever keeps newer trust files away wins time only until this one expires."""
+    """Freeze: an attacker who withholds newer trust files gains time only until this one expires."""
     return stage.attempt(stage.signed(), folder, stage.trusting(expires=stage.now - timedelta(seconds=1)))
 
 
@@ -125,11 +125,11 @@ def signer_not_trusted_any_more(stage: Stage, folder: Path) -> Attempt:
 def _trust_file(
     stage: Stage, serial: int = 3, signers: list[keys.PrivateKey] | None = None, **changes: JSON
 ) -> TrustFile:
-    content = edit.new("acme", [stage.rootkey.public], 1, stage.now + 30 * pki.DAY)
+    content = edit.new_content("acme", [stage.rootkey.public], 1, stage.now + 30 * pki.DAY)
     return trustfile.write({**content, "serial": serial, **changes}, signers or [stage.rootkey])
 
 
-def _accepting(stage: Stage, folder: Path, data: bytes, before: Remembered | None = None) -> Attempt:
+def _accepting(stage: Stage, folder: Path, data: bytes, before: AcceptedFile | None = None) -> Attempt:
     """The bundle is sound; what is judged is the trust file it is judged by."""
     (folder / "acme.trust").write_bytes(data)
 
@@ -156,7 +156,7 @@ def trust_file_with_the_same_serial(stage: Stage, folder: Path) -> Attempt:
 @fails_with(TrustFileError)
 def trust_file_of_other_roots(stage: Stage, folder: Path) -> Attempt:
     """A higher serial and roots of its own do not help: the former roots must sign the step."""
-    content = edit.new("acme", [stage.stranger.public], 1, stage.now + 30 * pki.DAY)
+    content = edit.new_content("acme", [stage.stranger.public], 1, stage.now + 30 * pki.DAY)
     file = trustfile.write({**content, "serial": 9}, [stage.stranger])
     return _accepting(stage, folder, file.to_bytes(), trustfile.remember(_trust_file(stage)))
 
@@ -182,7 +182,7 @@ def trust_file_changed(stage: Stage, folder: Path) -> Attempt:
 @fails_with(OutdatedError)
 def trust_file_expired_on_arrival(stage: Stage, folder: Path) -> Attempt:
     """Freeze: an expired trust file is refused when it is read, too."""
-    past = edit.moment(stage.now - pki.DAY)
+    past = edit.format_time(stage.now - pki.DAY)
     return _accepting(stage, folder, _trust_file(stage, expires=past).to_bytes())
 
 

@@ -27,11 +27,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
+from packager.bundle.bundle import ALLOWED_SUFFIXES  # noqa: E402
 from packager.release.sign import sign  # noqa: E402
 from packager.store.store import Store  # noqa: E402
 from packager.transport import copy  # noqa: E402
 from packager.trust import keys  # noqa: E402
-from packager.trust.verify import ALLOWED_SUFFIXES  # noqa: E402
 from tests.support import bundles, object_store, registry_server  # noqa: E402
 from tests.support.environments import python_with  # noqa: E402
 

@@ -44,7 +44,7 @@ def median(call: Callable[[], object], runs: int = RUNS, clock: Callable[[], flo
 def main() -> None:
     folder = max(VECTORS.iterdir())
     expected = json.loads((folder / "expected.json").read_text())
-    at, who = model.time(expected["at"]), expected["identity"]
+    at, who = model.parse_time(expected["at"]), expected["identity"]
     everyone = file.accept(file.parse((folder / "acme.trust").read_bytes(), "t"), None, at)
     root = {"local": (folder / "trusted_root.json").read_bytes()}
     trusts = {

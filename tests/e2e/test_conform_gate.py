@@ -40,7 +40,7 @@ def test_a_site_proves_and_a_gate_asks(built: Project, tmp_path: Path) -> None:
         site.run("keygen", name)
         shutil.copy(site.folder / f"{name}.pub", vendor.folder)
     vendor.run("keygen", "gate")
-    content = edit.new("acme", [root.public], 1, dt.datetime.now(dt.UTC) + dt.timedelta(days=9))
+    content = edit.new_content("acme", [root.public], 1, dt.datetime.now(dt.UTC) + dt.timedelta(days=9))
     for name in ("release", "site", "gate"):
         content = edit.with_signer(content, name, {"key": (vendor.folder / f"{name}.pub").read_text()})
     (vendor.folder / "acme.trust").write_bytes(file.write(content, [root]).to_bytes())

@@ -98,7 +98,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     made, pair = Store(folder / "made"), {name: keys.generate("p256") for name in ("root", "release", "gate")}
     for name, key in pair.items():
         keys.save(key, folder / f"{name}.pem", folder / f"{name}.pub", None)
-    content = edit.new("acme", [pair["root"].public], 1, dt.datetime.now(dt.UTC) + dt.timedelta(days=9))
+    content = edit.new_content("acme", [pair["root"].public], 1, dt.datetime.now(dt.UTC) + dt.timedelta(days=9))
     for name in ("release", "gate"):
         content = edit.with_signer(content, name, {"key": pair[name].public.pem.decode()})
     for name in ("gate", "site"):

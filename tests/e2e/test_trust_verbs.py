@@ -29,7 +29,7 @@ def acme(tmp_path: Path) -> Path:
     for version, name in (("1.0.0", "one.tar"), ("1.1.0", "two.tar"), ("1.2.0", "unsigned.tar")):
         bundle = bundles.make(made, version=version)
         save(bundle if name == "unsigned.tar" else sign(bundle, release), tmp_path / name)
-    content = edit.new("acme", [root.public], 1, dt.datetime.now(dt.UTC) + dt.timedelta(days=9))
+    content = edit.new_content("acme", [root.public], 1, dt.datetime.now(dt.UTC) + dt.timedelta(days=9))
     content = edit.with_signer(content, "release", {"key": release.public.pem.decode()})
     (tmp_path / "acme.trust").write_bytes(file.write(content, [root]).to_bytes())
     return tmp_path

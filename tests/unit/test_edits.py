@@ -128,7 +128,7 @@ def test_a_worker_proposes_nothing_that_consents(value: Any) -> None:
     assert edits.from_worker([{"path": ["dynamic", "a"], "value": [1, 2]}]) == (Edit(("dynamic", "a"), [1, 2]),)
 
 
-def test_a_worker_does_not_decide_about_domains_of_its_own() -> None:
+def test_worker_cannot_consent_to_operator_domains() -> None:
     """It may leave out the mark; what `--fix` writes by itself is what ONNX Runtime brings."""
     path = ["custom-domains", "+"]
     (own,) = edits.from_worker([{"path": path, "value": "evil.example"}])

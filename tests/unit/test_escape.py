@@ -22,7 +22,7 @@ JSON: st.SearchStrategy[Any] = st.recursive(
 UNFIT = re.compile(f"[{escape.UNFIT}]")
 
 
-def test_everything_that_acts_is_unfit() -> None:
+def test_control_characters_are_unfit() -> None:
     """All control characters, ends of lines, halves of characters, and every character with a direction of its own."""
     for code in range(0x110000):
         char = chr(code)

@@ -167,7 +167,7 @@ def trace(folder: Path, work: Path, line: list[str], errors: tuple[str, ...], pl
 
 
 @pytest.mark.parametrize("line", verbs(), ids=lambda line: " ".join(line[:2]))
-def test_a_refused_call_is_a_clear_error_and_nothing_is_half_written(
+def test_refused_system_call_is_a_clear_error_without_partial_files(
     folder: Path, tmp_path: Path, line: list[str]
 ) -> None:
     judge(trace(folder, tmp_path, line, FEW[:2] if line[0] == "install" else FEW, places=1))
@@ -208,21 +208,21 @@ def judge(rows: list[dict[str, Any]]) -> None:
 
 
 @pytest.mark.parametrize("code", sorted(errno.errorcode))
-def test_every_error_of_the_system_has_one_sentence_or_is_left_alone(code: int) -> None:
-    found = os_errors.translated(OSError(code, os.strerror(code), "/a\x1bb"))
+def test_every_errno_has_one_sentence_or_is_untranslated(code: int) -> None:
+    found = os_errors.translate(OSError(code, os.strerror(code), "/a\x1bb"))
     assert found is None or (isinstance(found, PackagerError) and found.hint and "\x1b" not in found.message)
 
 
-def test_a_path_is_named_even_where_the_system_names_none() -> None:
-    found = os_errors.translated(OSError(errno.EMFILE, "Too many open files"), "/srv/place")
+def test_path_is_named_where_the_system_names_none() -> None:
+    found = os_errors.translate(OSError(errno.EMFILE, "Too many open files"), "/srv/place")
     assert isinstance(found, StorageError) and "/srv/place" in found.message
 
 
-def test_what_the_network_says_is_no_matter_of_files() -> None:
-    assert isinstance(os_errors.translated(ConnectionResetError(errno.ECONNRESET, "reset")), SourceError)
+def test_network_errors_are_no_file_errors() -> None:
+    assert isinstance(os_errors.translate(ConnectionResetError(errno.ECONNRESET, "reset")), SourceError)
 
 
-def test_a_user_without_a_home_is_told_what_to_set(tmp_path: Path) -> None:
+def test_missing_home_directory_has_a_hint(tmp_path: Path) -> None:
     code = "\n".join(NO_HOME)
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "PACKAGER_", "HOME"))}
     done = subprocess.run(
@@ -231,6 +231,6 @@ def test_a_user_without_a_home_is_told_what_to_set(tmp_path: Path) -> None:
     assert done.returncode == 2 and "set HOME" in done.stderr
 
 
-def test_a_temporary_directory_that_is_missing_is_told(tmp_path: Path) -> None:
-    found = os_errors.translated(FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/x']"))
+def test_missing_temporary_directory_is_a_clear_error(tmp_path: Path) -> None:
+    found = os_errors.translate(FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/x']"))
     assert found and found.hint and "TMPDIR" in found.hint

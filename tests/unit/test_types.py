@@ -99,7 +99,7 @@ def test_no_rule_asked_is_not_a_pass() -> None:
     assert not Verdict(("parity",), (Finding("parity", "error", "y", "off"),)).ok
 
 
-def test_rules_that_hold_were_asked_and_said_yes() -> None:
+def test_held_rules_ran_and_passed() -> None:
     found = (
         Finding("slo", "warning", "p99", "close"),
         Finding("budget", "note", "size", "small"),

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from packager import escape
-from packager.bundle.bundle import Bundle
+from packager.bundle.bundle import CARD, Bundle
 from packager.canonical import JSON
 from packager.contract.contract import Contract
 from packager.deploy.renderers._alerts import Alert, objectives
@@ -40,11 +40,11 @@ def _cell(value: JSON) -> str:
 
 
 def _head(bundle: Bundle, values: Resolved) -> str:
-    card = "`MODEL_CARD.md` in the bundle says what the model is for, and what it must not be used for.\n"
+    card = f"`{CARD}.md` in the bundle says what the model is for, and what it must not be used for.\n"
     return (
         f"# Runbook: {_cell(bundle.name)} {bundle.version}\n\n"
         f"Bundle `{bundle.digest}`, knobs `{values.digest}`.\n"
-        + (card if bundle.tree.get("MODEL_CARD.md") else "")
+        + (card if bundle.tree.get(f"{CARD}.md") else "")
         + "Every server says at `/v2/models/NAME` and in `packager_bundle_info` which bundle it serves, and at "
         "`/v2/knobs` how."
     )

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from packager.bundle.bundle import CONTRACT, RECORD, SBOM, Bundle
+from packager.bundle.bundle import CARD, CONTRACT, RECORD, SBOM, Bundle
 from packager.deploy import server_files
 from packager.deploy.renderers import _deployment
 from packager.deploy.renderers._deployment import Option, Rendered
@@ -30,7 +30,7 @@ OPTIONS = (
     _deployment.PLATFORM,
     _deployment.TARGET,
 )
-_RECORDS = (RECORD, CONTRACT, SBOM, KNOBS, "MODEL_CARD.md")
+_RECORDS = (RECORD, CONTRACT, SBOM, KNOBS, f"{CARD}.md")
 
 
 def render(bundle: Bundle, values: Resolved, options: Mapping[str, str]) -> Rendered:

@@ -26,7 +26,7 @@ RECORD = "deployment.json"
 CONFIG = "config.pbtxt"
 SITES = "configs"
 WARMUP = "warmup"
-_MAX_RECORD = 64 << 20  # bytes of a record or configuration
+_MAX_FILE = 64 << 20  # bytes of a record or configuration
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,7 @@ class Directory:
 
     def read(self, path: str) -> bytes | None:
         try:
-            return read_own(self.root / path, _MAX_RECORD)
+            return read_own(self.root / path, _MAX_FILE)
         except (FileNotFoundError, NotADirectoryError):
             return None
 

@@ -345,12 +345,12 @@ def explain(error: BaseException, verb: str, program: Any = None) -> StepError:
     if "Constraints violated" in text or "ConstraintViolation" in text:
         return _constraint(text)
     return StepError(
-        f"the model could not be {verb}{where}: {_first_line(error)}",
+        f"the model could not be {verb}{where}: {_innermost(error)}",
         hint="check the shapes under `inputs`; write a length there as a number if the model cannot vary it",
     )
 
 
-def _first_line(error: BaseException) -> str:
+def _innermost(error: BaseException) -> str:
     """Return what the first failure said: the exporter wraps it in its own advice, with colours."""
     *_, innermost = _chain(error)
     text = re.sub(r"\x1b\[[0-9;]*m", "", str(innermost)).strip()

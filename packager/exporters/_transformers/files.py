@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from packager.canonical import JSON
+from packager.error_causes import first_line
 from packager.errors import StepError
 
 _TRAVELLING = (
@@ -52,9 +53,8 @@ def tokenizer_inputs(folder: Path) -> tuple[str, ...] | None:
     try:
         tokenizer = library.AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     except Exception as error:  # of whichever library the tokenizer is written in
-        said = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise StepError(
-            f"the tokenizer beside the weights cannot be opened: {said:.200}",
+            f"the tokenizer beside the weights cannot be opened: {first_line(error):.200}",
             hint="name what it makes as `model_input_names` in `tokenizer_config.json`, or save it again",
         ) from error
     return tuple(tokenizer.model_input_names)

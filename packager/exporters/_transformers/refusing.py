@@ -7,6 +7,7 @@ import contextlib
 import traceback
 from collections.abc import Iterator
 
+from packager.error_causes import first_line
 from packager.errors import StepError
 from packager.exporters._transformers.opening import LOG_AS_PT2
 
@@ -37,7 +38,7 @@ def _restated(sentence: str, hint: str) -> Iterator[None]:
         if not str(error).startswith(_VAGUE) or error.__cause__ is None:
             raise
         links = _chain(error.__cause__)
-        said = (str(links[-1]).strip() or type(links[-1]).__name__).splitlines()[0]
+        said = first_line(links[-1])
         raise StepError(sentence.format(place=_place(links), said=f"{said:.200}"), hint=hint) from error.__cause__
 
 

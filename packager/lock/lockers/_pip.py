@@ -23,9 +23,9 @@ from packaging.utils import canonicalize_name
 from packager.canonical import JSON
 from packager.errors import MissingToolError, SourceError, WrongContentError
 from packager.formats import licences
-from packager.formats.index_addresses import REFUSED, public, refusal, shared, told
+from packager.formats.index_addresses import REFUSED, public, redact, refusal, shared
 from packager.formats.platforms import Platform
-from packager.formats.wheel_locks import About, Wheel
+from packager.formats.wheel_locks import DistributionMetadata, Wheel
 
 _QUIET = ("--quiet", "--disable-pip-version-check", "--no-input", "--no-color")
 
@@ -35,7 +35,7 @@ class Row:
     """A wheel, what its metadata says, where the index has it, and whether its publisher withdrew it."""
 
     wheel: Wheel
-    about: About
+    about: DistributionMetadata
     address: str = field(repr=False)
     yanked: bool
 
@@ -160,7 +160,7 @@ def _silent_refusal(arguments: Sequence[str], environment: Mapping[str, str], fo
 def reason(stderr: str) -> str:
     """Return what pip says went wrong, as one line."""
     errors = [row.strip().removeprefix("ERROR: ") for row in stderr.splitlines() if row.strip().startswith("ERROR")]
-    return told(re.sub(r"\s+", " ", " ".join(errors or stderr.splitlines()[-1:])))[:500] or "no reason given"
+    return redact(re.sub(r"\s+", " ", " ".join(errors or stderr.splitlines()[-1:])))[:500] or "no reason given"
 
 
 def file_name(address: str) -> str:
@@ -179,12 +179,12 @@ def _wheel(item: JSON, indexes: Sequence[str], environment: Mapping[str, str]) -
     return Wheel(name, metadata["version"], file_name(address), digest, public(address, indexes, environment))
 
 
-def _about(metadata: JSON) -> About:
+def _about(metadata: JSON) -> DistributionMetadata:
     expression, words = licences.from_metadata(
         metadata.get("license_expression"), metadata.get("license"), metadata.get("classifier", [])
     )
     author = metadata.get("author") or metadata.get("maintainer") or _names(metadata)
-    return About(
+    return DistributionMetadata(
         license=expression,
         license_text=words,
         author=author[:200] if author else None,

@@ -132,4 +132,4 @@ def _uv() -> str:
 def _reason(stderr: str) -> str:
     """Return uv's explanation as one line."""
     rows = [row.strip(" ×╰─▶│|") for row in stderr.splitlines()]
-    return index_addresses.told(" ".join(row for row in rows if row))[:600] or "no reason given"
+    return index_addresses.redact(" ".join(row for row in rows if row))[:600] or "no reason given"

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A part of Rego v1, evaluated as OPA evaluates it; what is not in the part is refused by name."""
+"""Evaluate a subset of Rego v1 as OPA does; everything outside the subset is refused by name."""

@@ -10,7 +10,7 @@ from fractions import Fraction
 from typing import Any
 
 from packager.policy.language import operands, values
-from packager.policy.language.evaluate import Builtin, Fault, lookup
+from packager.policy.language.evaluate import Builtin, BuiltinError, lookup
 from packager.policy.language.values import UNDEFINED, Key, Obj, Set, Undefined, Value, key, rounded, type_name
 
 _MOST_ITEMS = 3_000_000
@@ -45,7 +45,7 @@ def plus(a: Value, b: Value) -> Value:
 @operands.built("minus")
 def minus(a: Value, b: Value) -> Value:
     if isinstance(a, Set) and isinstance(b, Set):
-        return Set(item for place, item in a.entries.items() if place not in b.entries)
+        return Set(item for position, item in a.entries.items() if position not in b.entries)
     return _computed(a, b, lambda x, y: x - y)
 
 
@@ -58,7 +58,7 @@ def mul(a: Value, b: Value) -> Value:
 def div(a: Value, b: Value) -> Value:
     left, right = operands.number(a), operands.number(b)
     if right == 0:
-        raise Fault("divide by zero")
+        raise BuiltinError("divide by zero")
     exact = Fraction(left) / Fraction(right)
     if isinstance(left, int) and isinstance(right, int) and exact.denominator == 1:
         return values.plain(exact)
@@ -69,9 +69,9 @@ def div(a: Value, b: Value) -> Value:
 def rem(a: Value, b: Value) -> Value:
     left, right = operands.number(a), operands.number(b)
     if not isinstance(left, int) or not isinstance(right, int):
-        raise Fault("modulo on floating-point number")
+        raise BuiltinError("modulo on floating-point number")
     if right == 0:
-        raise Fault("modulo by zero")
+        raise BuiltinError("modulo by zero")
     return int(math.copysign(1, left)) * (abs(left) % abs(right))
 
 
@@ -84,8 +84,8 @@ def union_of_two(a: Value, b: Value) -> Value:
 def intersection_of_two(a: Value, b: Value) -> Value:
     return Set(
         item
-        for place, item in operands.of_type("set", a).entries.items()
-        if place in operands.of_type("set", b).entries
+        for position, item in operands.of_type("set", a).entries.items()
+        if position in operands.of_type("set", b).entries
     )
 
 
@@ -154,7 +154,7 @@ def min_(a: Value) -> Value:
 @operands.built("count")
 def count(a: Value) -> Value:
     if not isinstance(a, str | tuple | Obj | Set):
-        raise Fault(f"expected a collection or a text, got a {type_name(a)}")
+        raise BuiltinError(f"expected a collection or a text, got a {type_name(a)}")
     return len(a)
 
 
@@ -183,9 +183,9 @@ def numbers_range(a: Value, b: Value) -> Value:
 def numbers_range_step(a: Value, b: Value, step: Value) -> Value:
     first, last, by = operands.integer(a), operands.integer(b), operands.integer(step)
     if by <= 0:
-        raise Fault("step must be a positive integer")
+        raise BuiltinError("step must be a positive integer")
     if abs(last - first) // by > _MOST_ITEMS:
-        raise Fault("the range is too long")
+        raise BuiltinError("the range is too long")
     return tuple(range(first, last + 1, by) if first <= last else range(first, last - 1, -by))
 
 
@@ -212,14 +212,14 @@ def bits_negate(a: Value) -> Value:
 @operands.built("bits.lsh")
 def bits_lsh(a: Value, b: Value) -> Value:
     if not 0 <= operands.integer(b) <= 4096:
-        raise Fault("expected a shift of 0 to 4096")
+        raise BuiltinError("expected a shift of 0 to 4096")
     return values.plain(operands.integer(a) << operands.integer(b))
 
 
 @operands.built("bits.rsh")
 def bits_rsh(a: Value, b: Value) -> Value:
     if operands.integer(b) < 0:
-        raise Fault("expected a shift of at least 0")
+        raise BuiltinError("expected a shift of at least 0")
     return operands.integer(a) >> min(operands.integer(b), 10_000)
 
 
@@ -242,5 +242,5 @@ def to_number(a: Value) -> Value:
         try:
             return values.number(a)
         except ValueError as error:
-            raise Fault(str(error)) from None
+            raise BuiltinError(str(error)) from None
     return operands.number(a)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The built-ins that are evaluated here, each as OPA does; what OPA has besides is refused by its name.
+"""The table of built-ins that are evaluated here, each as OPA does; OPA's other built-ins are refused by name.
 
-None reads a clock, the environment, a file or the network. An operand of another type is a `Fault`, as is what has no
-meaning: OPA's strict mode ends there too. What differs from Go in some corner (letters of other scripts, printed
-fractions, zones of time) is a `Fault` in that corner.
+None reads a clock, the environment, a file or the network. An operand of another type is a `BuiltinError`, as is a
+meaningless one: OPA's strict mode ends there as well. Where Python may differ from Go (letters of other scripts,
+printed fractions, time zones), the built-in raises `BuiltinError`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import inspect
 
 from packager.policy.language import arithmetic, collecting, encodings, moments, operands, texts
 from packager.policy.language.evaluate import Builtin
-from packager.policy.language.values import Refused
+from packager.policy.language.values import RegoError
 
 _MODULES = (arithmetic, collecting, encodings, moments, texts)  # importing one writes its built-ins into the table
 
@@ -23,10 +23,10 @@ def builtins() -> dict[str, Builtin]:
 
 
 def arity() -> dict[str, int]:
-    """Return how many operands each built-in takes."""
+    """Return the number of operands of each built-in."""
     return {name: len(inspect.signature(function).parameters) for name, function in operands.BUILTINS.items()}
 
 
-def refused(name: str, line: int) -> Refused:
-    """Return the refusal of a function that does not exist here."""
-    return Refused(f"line {line}: `{name}` is no function of this file and no built-in that is evaluated here")
+def refused(name: str, line: int) -> RegoError:
+    """Return the error for a function that does not exist here."""
+    return RegoError(f"line {line}: `{name}` is no function of this file and no built-in that is evaluated here")

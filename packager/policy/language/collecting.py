@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from packager.policy.language import operands, values
-from packager.policy.language.evaluate import Fault, lookup
+from packager.policy.language.evaluate import BuiltinError, lookup
 from packager.policy.language.values import UNDEFINED, Obj, Set, Undefined, Value, key
 
 
@@ -34,9 +34,9 @@ def array_flatten(a: Value) -> Value:
 
 
 @operands.built("object.get")
-def object_get(a: Value, place: Value, default: Value) -> Value:
+def object_get(a: Value, position: Value, default: Value) -> Value:
     found: Value | Undefined = operands.of_type("object", a)
-    for name in place if isinstance(place, tuple) else (place,):
+    for name in position if isinstance(position, tuple) else (position,):
         found = UNDEFINED if isinstance(found, Undefined | str) else lookup(found, name)
     return default if isinstance(found, Undefined) else found
 
@@ -86,14 +86,14 @@ def object_union_n(a: Value) -> Value:
 def json_filter(a: Value, paths: Value) -> Value:
     wanted = [_path(item) for item in operands.elements(paths)]
     if any("" in path or not path for path in wanted):
-        raise Fault("expected paths such as `a/b`")
+        raise BuiltinError("expected paths such as `a/b`")
     return _kept(operands.of_type("object", a), wanted)
 
 
 def _kept(value: Value, paths: Sequence[tuple[str, ...]]) -> Value:
     if not isinstance(value, Obj) or () in paths:
         if isinstance(value, tuple) and () not in paths:
-            raise Fault("places in arrays are not evaluated here")
+            raise BuiltinError("places in arrays are not evaluated here")
         return value
     found = Obj()
     for name, item in value:
@@ -105,7 +105,7 @@ def _kept(value: Value, paths: Sequence[tuple[str, ...]]) -> Value:
 
 def _path(value: Value) -> tuple[str, ...]:
     if not isinstance(value, str) or "~" in value:
-        raise Fault("paths are texts without `~` here")
+        raise BuiltinError("paths are texts without `~` here")
     return tuple(value.removeprefix("/").split("/"))
 
 
@@ -114,7 +114,7 @@ def json_is_valid(a: Value) -> Value:
     try:
         values.load(operands.text(a))
     except RecursionError:
-        raise Fault("the document is nested too deeply") from None
+        raise BuiltinError("the document is nested too deeply") from None
     except ValueError:
         return False
     return True
@@ -125,7 +125,7 @@ def json_unmarshal(a: Value) -> Value:
     try:
         return values.load(operands.text(a))
     except (ValueError, RecursionError) as error:
-        raise Fault(f"no JSON: {error}") from None
+        raise BuiltinError(f"no JSON: {error}") from None
 
 
 @operands.built("graph.reachable")

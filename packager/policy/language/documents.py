@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from packager.policy.language.syntax import Const, Rule
-from packager.policy.language.values import UNDEFINED, Key, Obj, Refused, Set, Undefined, Value, key
+from packager.policy.language.values import UNDEFINED, Key, Obj, RegoError, Set, Undefined, Value, key
 
 
 class Document:
@@ -18,7 +18,7 @@ class Document:
         self._members: dict[Key, tuple[Value, Document]] | None = None
 
     def prepare(self, rule: Rule) -> None:
-        """Make what is there even where nothing holds: a set, the objects on the way to a member."""
+        """Create what exists even where no definition holds: a set, or the objects on the path to a member."""
         node = self
         for item in rule.path[1:]:
             node._members = node._members or {}
@@ -39,9 +39,9 @@ class Document:
         elif isinstance(node._leaf, Undefined):
             node._leaf = value
         elif key(node._leaf) != key(value):
-            raise Refused(f"line {rule.line}: rule `{rule.name}` has two values")
+            raise RegoError(f"line {rule.line}: rule `{rule.name}` has two values")
         if sum((node._set is not None, node._members is not None, not isinstance(node._leaf, Undefined))) > 1:
-            raise Refused(f"line {rule.line}: rule `{rule.name}` is defined in two ways")
+            raise RegoError(f"line {rule.line}: rule `{rule.name}` is defined in two ways")
 
     def value(self) -> Value | Undefined:
         if self._members is not None:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable
 
 from packager.policy.language import operands, patterns
-from packager.policy.language.evaluate import Fault
+from packager.policy.language.evaluate import BuiltinError
 from packager.policy.language.values import Value
 
 
@@ -19,7 +19,7 @@ def _decoded(decode: Callable[[str], bytes], a: Value) -> str:
     try:
         return decode(operands.text(a)).decode()
     except (ValueError, binascii.Error) as error:
-        raise Fault(str(error)) from None
+        raise BuiltinError(str(error)) from None
 
 
 def _strict(text: str, letters: str) -> bytes:
@@ -105,7 +105,7 @@ def _matches(pattern: re.Pattern[str], text: str) -> list[re.Match[str]]:
     patterns.fits(pattern, text)
     found = list(pattern.finditer(text))
     if any(match.start() == match.end() for match in found):
-        raise Fault("a pattern that fits between two letters is not evaluated here")
+        raise BuiltinError("a pattern that fits between two letters is not evaluated here")
     return found
 
 
@@ -136,7 +136,7 @@ def regex_split(pattern: Value, a: Value) -> Value:
 def regex_replace(a: Value, pattern: Value, new: Value) -> Value:
     text, other, at, found = operands.text(a), operands.text(new), 0, []
     if re.search(r"\$(?!\d(?![0-9A-Za-z_]))", other):
-        raise Fault("of places for groups only `$1` to `$9` are evaluated here")
+        raise BuiltinError("of places for groups only `$1` to `$9` are evaluated here")
     for match in _matches(_pattern(pattern), text):
         found.append(text[at : match.start()])
         found.append(re.sub(r"\$(\d)", lambda digit, whole=match: _group(whole, int(digit[1])), other))  # type: ignore[misc]

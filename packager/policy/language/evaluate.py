@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Evaluate a program over an input, as OPA does with strict errors of built-ins, and stricter in rules that decide.
 
-An error of a built-in, two values of one rule, and recursion end the evaluation. Absence is Rego's own: what is
-undefined makes a statement not hold. In a rule that denies that would be silence, so there (and wherever absence would
-make the answer milder: under `not` in `allow`, in comprehensions) a member that is written down and missing ends the
-evaluation, as does a function that has no answer, or a comparison that can never hold. Membership of a set, a rule that
-does not hold, and what stands under `not` in a rule that denies are questions, and absence is an answer to them.
+An error of a built-in, two values of one rule, and recursion end the evaluation. Undefined values are as in Rego: a
+statement with one does not hold. In a rule that denies, that would hide a finding, so there (and wherever absence would
+make the result milder: under `not` in `allow`, in comprehensions) a stated member that is missing ends the evaluation,
+as does a function without a value, or a comparison that can never hold. Membership of a set, a rule that does not hold,
+and what is under `not` in a rule that denies are tests for absence, so there it is no error.
 """
 
 from __future__ import annotations
@@ -33,14 +33,25 @@ from packager.policy.language.syntax import (
     Test,
     Var,
 )
-from packager.policy.language.values import UNDEFINED, Key, Obj, Refused, Set, Silence, Undefined, Value, key, type_name
+from packager.policy.language.values import (
+    UNDEFINED,
+    Key,
+    Obj,
+    RegoError,
+    Set,
+    Undefined,
+    UndefinedError,
+    Value,
+    key,
+    type_name,
+)
 
 DENYING = frozenset(("deny", "violation", "warn"))
 DECIDING = DENYING | {"allow"}
 
 
-class Fault(Exception):
-    """A built-in cannot answer: its operands are of another type, or mean nothing to it."""
+class BuiltinError(Exception):
+    """A built-in has no value: its operands have the wrong type, or no meaning to it."""
 
 
 Env: TypeAlias = Mapping[str, Value]
@@ -49,7 +60,7 @@ Builtin: TypeAlias = Callable[..., Any]
 
 
 class Evaluator:
-    """One evaluation. Every rule has one value in it, asked once."""
+    """One evaluation. Every rule has one value in it, computed once."""
 
     def __init__(self, rules: Sequence[Rule], depth: int, document: Value, builtins: Mapping[str, Builtin]) -> None:
         self._rules, self._depth, self._input, self._builtins = rules, depth, document, builtins
@@ -61,10 +72,10 @@ class Evaluator:
             (self._functions.setdefault(name, []) if called else self._named.setdefault(rule.name, [])).append(rule)
         self._values: dict[tuple[str, bool | None, Key], Value | Undefined] = {}
         self._active: set[str] = set()
-        self._careful: bool | None = None  # True: absence is an error; None: nothing is decided
+        self._careful: bool | None = None  # True: absence is an error; None: nothing is decided yet
 
     def document(self) -> Obj:
-        """Return the values of all rules that have one. Raises Refused."""
+        """Return the values of all rules that have one. Raises RegoError."""
         found = []
         for name in sorted(self._named):
             self._careful = None if name not in DECIDING else name in DENYING
@@ -84,16 +95,16 @@ class Evaluator:
             self._careful = before
 
     def _once(self, name: str, asked: Key, compute: Callable[[], Value | Undefined]) -> Value | Undefined:
-        place = (name, self._careful, asked)
-        if place not in self._values:
+        position = (name, self._careful, asked)
+        if position not in self._values:
             if name in self._active:
-                raise Refused(f"rule `{name}` is recursive")
+                raise RegoError(f"rule `{name}` is recursive")
             self._active.add(name)
             try:
-                self._values[place] = compute()
+                self._values[position] = compute()
             finally:
                 self._active.discard(name)
-        return self._values[place]
+        return self._values[position]
 
     def _rule(self, name: str) -> Value | Undefined:
         with self._with(True if name in DENYING else self._careful):
@@ -143,7 +154,7 @@ class Evaluator:
             for env in self._match_all(rule.args, args, {}):
                 for value, _ in self._definitions(rule, env):
                     if not isinstance(found, Undefined) and key(found) != key(value):
-                        raise Refused(f"line {rule.line}: function `{rule.name}` has two values for one question")
+                        raise RegoError(f"line {rule.line}: function `{rule.name}` has two values for one question")
                     found = value
         return default if isinstance(found, Undefined) else found
 
@@ -161,11 +172,11 @@ class Evaluator:
             for document in self._replaced(line, env, 0, self._input):
                 other = Evaluator(self._rules, self._depth, document, self._builtins)
                 other._careful = self._careful
-                yield from other._asked(line, env)
+                yield from other._evaluate_statement(line, env)
         else:
-            yield from self._asked(line, env)
+            yield from self._evaluate_statement(line, env)
 
-    def _asked(self, line: Statement, env: Env) -> Iterator[Env]:
+    def _evaluate_statement(self, line: Statement, env: Env) -> Iterator[Env]:
         match line.what:
             case Test(term):
                 for value, there in self._terms(term, env, alone=True):
@@ -186,30 +197,30 @@ class Evaluator:
 
     def _some(self, what: SomeIn, line: int, env: Env) -> Iterator[Env]:
         for collection, there in self._terms(what.domain, env):
-            for place, item in self._entries(collection, line):
-                for inner in (there,) if what.name is None else self._match(what.name, place, there):
+            for position, item in self._entries(collection, line):
+                for inner in (there,) if what.name is None else self._match(what.name, position, there):
                     yield from self._match(what.value, item, inner)
 
     def _every(self, what: Every, line: int, env: Env) -> Iterator[Env]:
         for collection, there in self._terms(what.domain, env):
             entries = self._entries(collection, line)
-            if all(self._holds(what, place, item, there) for place, item in entries):
+            if all(self._holds(what, position, item, there) for position, item in entries):
                 yield there
 
-    def _holds(self, what: Every, place: Value, item: Value, env: Env) -> bool:
-        for there in (env,) if what.name is None else self._match(what.name, place, env):
+    def _holds(self, what: Every, position: Value, item: Value, env: Env) -> bool:
+        for there in (env,) if what.name is None else self._match(what.name, position, env):
             for inner in self._match(what.value, item, there):
                 if next(self._body(what.body, inner), None) is not None:
                     return True
         return False
 
-    def _replaced(self, line: Statement, env: Env, place: int, document: Value) -> Iterator[Value]:
-        if place == len(line.replaced):
+    def _replaced(self, line: Statement, env: Env, position: int, document: Value) -> Iterator[Value]:
+        if position == len(line.replaced):
             yield document
             return
-        path, term = line.replaced[place]
+        path, term = line.replaced[position]
         for value, _ in self._terms(term, env):
-            yield from self._replaced(line, env, place + 1, _put(document, path, value))
+            yield from self._replaced(line, env, position + 1, _put(document, path, value))
 
     def _entries(self, collection: Value, line: int) -> Iterator[tuple[Value, Value]]:
         if isinstance(collection, tuple):
@@ -219,20 +230,20 @@ class Evaluator:
         if isinstance(collection, Set):
             return ((item, item) for item in collection)
         if self._careful:
-            raise Silence(f"line {line}: expected a collection behind `in`, got {type_name(collection)}")
+            raise UndefinedError(f"line {line}: expected a collection behind `in`, got {type_name(collection)}")
         return iter(())
 
     # terms
 
     def _terms(self, term: Term, env: Env, *, alone: bool = False) -> Found:
-        """Yield the values of a term, each with all variables; `alone`: the question is whether it is there."""
+        """Yield the values of a term, each with all variables; `alone`: the term is a test for its presence."""
         match term:
             case Const(value):
                 yield value, env
             case Var(name):
                 yield (self._input if name == "input" else env[name]), env
             case Ref(head, path, line):
-                yield from self._places(head, path, line, env, alone)
+                yield from self._walk_reference(head, path, line, env, alone)
             case Call(name, args, line):
                 for values, there in self._all(args, env):
                     value = self._call(name, values, line)
@@ -270,7 +281,7 @@ class Evaluator:
                 for (name, value), _ in self._all((term.name, term.value), there):
                     known = members.entries.setdefault(key(name), (name, value))
                     if key(known[1]) != key(value):
-                        raise Refused(f"line {term.line}: an object has two values for one name")
+                        raise RegoError(f"line {term.line}: an object has two values for one name")
         return members if term.kind == "object" else tuple(found) if term.kind == "array" else Set(found)
 
     def _call(self, name: str, args: tuple[Value, ...], line: int) -> Value | Undefined:
@@ -280,18 +291,18 @@ class Evaluator:
             _comparable(args[0], args[1], line)
         try:
             value = self._builtins[name](*args)
-        except Fault as fault:
-            raise Refused(f"line {line}: {name}: {fault}") from None
+        except BuiltinError as fault:
+            raise RegoError(f"line {line}: {name}: {fault}") from None
         if isinstance(value, Undefined) and self._careful:
-            raise Silence(f"line {line}: `{name}` has no answer here")
+            raise UndefinedError(f"line {line}: `{name}` has no answer here")
         return value
 
-    def _places(self, head: Term, path: Sequence[Term], line: int, env: Env, alone: bool) -> Found:
+    def _walk_reference(self, head: Term, path: Sequence[Term], line: int, env: Env, alone: bool) -> Found:
         if isinstance(head, Var) and head.name == "data":
             rule = path[self._depth]
             name = str(rule.value) if isinstance(rule, Const) else ""
             if name not in self._named:
-                raise Refused(f"line {line}: `{name}` is a function, and no value")
+                raise RegoError(f"line {line}: `{name}` is a function, and no value")
             value = self._rule(name)
             if not isinstance(value, Undefined):
                 yield from self._walk(value, path[self._depth + 1 :], line, env, alone)
@@ -305,17 +316,17 @@ class Evaluator:
             return
         first = path[0]
         if isinstance(first, Var) and first.name not in env and first.name != "input":
-            for place, item in _inside(value):
-                yield from self._walk(item, path[1:], line, {**env, first.name: place}, alone)
+            for position, item in _inside(value):
+                yield from self._walk(item, path[1:], line, {**env, first.name: position}, alone)
             return
-        for place, there in self._terms(first, env):
-            item = lookup(value, place)
+        for position, there in self._terms(first, env):
+            item = lookup(value, position)
             if not isinstance(item, Undefined):
                 yield from self._walk(item, path[1:], line, there, alone)
             elif self._careful and not isinstance(value, Set) and not (alone and not isinstance(first, Const)):
-                raise Silence(
-                    f"line {line}: `{_shown(place)}` is undefined in {type_name(value)}, and silence would be a yes: "
-                    f"ask for it with `object.get` or under `not`"
+                raise UndefinedError(
+                    f"line {line}: `{_shown(position)}` is undefined in {type_name(value)}, so the rule would pass: "
+                    f"read it with `object.get` or under `not`"
                 )
 
     # patterns
@@ -351,21 +362,21 @@ class Evaluator:
 
 
 def _comparable(a: Value, b: Value, line: int) -> None:
-    """Raise Silence for a comparison that can never be true; null is nothing, and may be compared with all."""
+    """Raise UndefinedError for a comparison that can never be true; null may be compared with everything."""
     if type_name(a) != type_name(b) and a is not None and b is not None:
-        raise Silence(f"line {line}: a {type_name(a)} is compared with a {type_name(b)}, which never are equal")
+        raise UndefinedError(f"line {line}: a {type_name(a)} is compared with a {type_name(b)}, which never are equal")
 
 
-def lookup(value: Value, place: Value) -> Value | Undefined:
-    """Return what stands at a place of a collection."""
+def lookup(value: Value, position: Value) -> Value | Undefined:
+    """Return the value at a position of a collection."""
     if isinstance(value, tuple):
-        inside = isinstance(place, int) and not isinstance(place, bool) and 0 <= place < len(value)
-        return value[place] if inside else UNDEFINED
+        inside = isinstance(position, int) and not isinstance(position, bool) and 0 <= position < len(value)
+        return value[position] if inside else UNDEFINED
     if isinstance(value, Obj):
-        entry = value.entries.get(key(place))
+        entry = value.entries.get(key(position))
         return UNDEFINED if entry is None else entry[1]
     if isinstance(value, Set):
-        return value.entries.get(key(place), UNDEFINED)
+        return value.entries.get(key(position), UNDEFINED)
     return UNDEFINED
 
 
@@ -386,5 +397,5 @@ def _put(document: Value, path: Sequence[str], value: Value) -> Value:
     return found
 
 
-def _shown(place: Value) -> str:
-    return str(place) if isinstance(place, str | int) else type_name(place)
+def _shown(position: Value) -> str:
+    return str(position) if isinstance(position, str | int) else type_name(position)

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Built-ins of OPA for versions, times and sizes; none knows what time it is."""
+"""Built-ins of OPA for versions, times and sizes; none reads the clock."""
 
 from __future__ import annotations
 
 import datetime
 import re
 from fractions import Fraction
-from typing import Any
 
+from packager import semver
 from packager.policy.language import operands
-from packager.policy.language.evaluate import Fault
+from packager.policy.language.evaluate import BuiltinError
 from packager.policy.language.values import Value
 
 _SEMVER = re.compile(
@@ -28,22 +28,24 @@ def semver_is_valid(a: Value) -> Value:
 
 def _is_version(text: str) -> bool:
     if re.search("[0-9]{18}", text):
-        raise Fault("numbers of so many digits are not evaluated here")
+        raise BuiltinError("numbers of so many digits are not evaluated here")
     return _SEMVER.fullmatch(text) is not None
 
 
 @operands.built("semver.compare")
 def semver_compare(a: Value, b: Value) -> Value:
-    left, right = _version(operands.text(a)), _version(operands.text(b))
+    left, right = _precedence(operands.text(a)), _precedence(operands.text(b))
     return (left > right) - (left < right)
 
 
-def _version(text: str) -> tuple[Any, ...]:
-    match = _SEMVER.fullmatch(text)
-    if match is None or not _is_version(text):
-        raise Fault(f"`{text:.40}` is not a semantic version")
-    parts = [(0, int(item), "") if item.isdecimal() else (1, 0, item) for item in (match[4] or "").split(".") if item]
-    return (int(match[1]), int(match[2]), int(match[3]), match[4] is None, parts)
+def _precedence(text: str) -> semver.Precedence:
+    """Return the sort key of a version, which OPA also accepts with a leading `v`."""
+    if not _is_version(text):
+        raise BuiltinError(f"`{text:.40}` is not a semantic version")
+    try:
+        return semver.precedence(text.removeprefix("v"))
+    except ValueError:  # longer than versions of bundles may be
+        raise BuiltinError(f"`{text:.40}` is too long for a semantic version") from None
 
 
 @operands.built("time.parse_rfc3339_ns")
@@ -57,7 +59,7 @@ def time_parse_rfc3339_ns(a: Value) -> Value:
         if match[8] != "Z" and (int(match[8][1:3]) > 23 or int(match[8][4:]) > 59):
             raise ValueError("its zone is no zone")
     except ValueError as error:
-        raise Fault(f"`{a:.40}` is no time: {error}") from None
+        raise BuiltinError(f"`{a:.40}` is no time: {error}") from None
     seconds = (moment - datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)) // datetime.timedelta(seconds=1)
     seconds -= -shift if match[8][0] == "-" else shift
     return _in_range(seconds * _SECOND + int((match[7] or "0").ljust(9, "0")))
@@ -65,13 +67,13 @@ def time_parse_rfc3339_ns(a: Value) -> Value:
 
 def _in_range(nanoseconds: int) -> int:
     if not operands.EARLIEST <= nanoseconds <= operands.LATEST:
-        raise Fault("time outside of valid range")
+        raise BuiltinError("time outside of valid range")
     return nanoseconds
 
 
 def _moment(a: Value) -> datetime.datetime:
     if isinstance(a, tuple):
-        raise Fault("time zones are not evaluated here, only UTC")
+        raise BuiltinError("time zones are not evaluated here, only UTC")
     return datetime.datetime(1970, 1, 1) + datetime.timedelta(seconds=_in_range(operands.integer(a)) // _SECOND)
 
 
@@ -104,7 +106,7 @@ def time_parse_duration_ns(a: Value) -> Value:
         "ns": 1,
     }
     if not re.fullmatch(r"-?(?:[0-9]{1,9}(?:h|ms|m|s|us|ns))+", operands.text(a)):
-        raise Fault(f"the duration `{a:.40}` is not evaluated here")
+        raise BuiltinError(f"the duration `{a:.40}` is not evaluated here")
     total = sum(int(size) * units[unit] for size, unit in re.findall(r"([0-9]+)(h|ms|m|s|us|ns)", a))
     return _in_range(-total if a.startswith("-") else total)
 
@@ -113,10 +115,10 @@ def time_parse_duration_ns(a: Value) -> Value:
 def units_parse_bytes(a: Value) -> Value:
     match = re.fullmatch(r"([0-9]{1,12}(?:\.[0-9]{1,9})?)([KMGTPE]?i?B?|)", operands.text(a), re.ASCII | re.IGNORECASE)
     if match is None or match[2].lower() == "i" or match[2].lower() == "ib":
-        raise Fault(f"the size `{a:.40}` is not evaluated here")
+        raise BuiltinError(f"the size `{a:.40}` is not evaluated here")
     unit = match[2].lower()
     power = "kmgtpe".find(unit[:1]) + 1 if unit and unit != "b" else 0
     found = Fraction(match[1]) * (1024 if "i" in unit else 1000) ** power
     if found.denominator != 1:
-        raise Fault(f"the size `{a:.40}` is not evaluated here")
+        raise BuiltinError(f"the size `{a:.40}` is not evaluated here")
     return int(found)

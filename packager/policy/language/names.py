@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the names of a program mean: variables get names of their own, rules become places below `data`.
+"""Resolve the names of a program: variables get unique names, rules become references below `data`.
 
-A name is a variable that was declared (`:=`, `some`, an argument), else another name of an import, else a rule of this
-package, else a variable that nobody declared, which belongs to the whole rule. A function that does not exist and a
-built-in that is not evaluated here are refused.
+A name is a declared variable (`:=`, `some`, an argument), else the alias of an import, else a rule of this package,
+else an undeclared variable, whose scope is the whole rule. A function that does not exist and a built-in that is not
+evaluated here are refused.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from packager.policy.language.syntax import (
     Test,
     Var,
 )
-from packager.policy.language.values import Refused
+from packager.policy.language.values import RegoError
 
 ROOTS = ("input", "data")
 
 
 class Scope:
-    """The variables that are declared here, and around."""
+    """The variables declared in a block and in the blocks around it."""
 
     def __init__(self, outer: Scope | None = None) -> None:
         self._outer = outer
@@ -48,42 +48,42 @@ class Scope:
         self.args: frozenset[str] = outer.args if outer else frozenset()
 
     def declare(self, var: Var) -> Var:
-        """Give a variable a name that no other has. Raises Refused where it has one here already."""
+        """Give a variable a unique name. Raises RegoError where it is declared here already."""
         if var.name in ROOTS:
-            raise Refused(f"line {var.line}: `{var.name}` cannot be a variable")
+            raise RegoError(f"line {var.line}: `{var.name}` cannot be a variable")
         if var.name != "_" and (var.name in self.known or var.name in self.args):
-            raise Refused(f"line {var.line}: `{var.name}` is assigned twice")
+            raise RegoError(f"line {var.line}: `{var.name}` is assigned twice")
         name = f"{var.name}#{next(self._fresh)}"
         if var.name != "_":
             self.known[var.name] = name
         return Var(name, var.line)
 
     def find(self, name: str) -> str | None:
-        """Return the name of its own of a variable that is declared here or around."""
+        """Return the unique name of a variable that is declared here or around."""
         if name in self.known:
             self.used.add(self.known[name])
             return self.known[name]
         return self._outer.find(name) if self._outer else None
 
     def any_variable(self, var: Var) -> Var:
-        """Return a variable that nobody declared."""
+        """Return an undeclared variable."""
         return Var(f"_#{next(self._fresh)}", var.line) if var.name == "_" else var
 
 
 class Names:
     """The names of one module."""
 
-    def __init__(self, module: Module, builtins: Mapping[str, int], refuse: Callable[[str, int], Refused]) -> None:
+    def __init__(self, module: Module, builtins: Mapping[str, int], refuse: Callable[[str, int], RegoError]) -> None:
         self._package = module.package
         self._builtins, self._refuse = builtins, refuse
         self._rules = {rule.name for rule in module.rules}
         for name in (*self._rules, *(alias for alias, _ in module.imports)):
             if name in ROOTS or name == "_":
-                raise Refused(f"`{name}` cannot be the name of a rule or of an import")
+                raise RegoError(f"`{name}` cannot be the name of a rule or of an import")
         self._imports: dict[str, tuple[str, ...]] = {}
         for alias, path in module.imports:
             if alias in self._imports or alias in self._rules:
-                raise Refused(f"`{alias}` is imported, and something else has that name")
+                raise RegoError(f"`{alias}` is imported, and something else has that name")
             self._imports[alias] = path
         self.functions: dict[str, int] = {}
         self._declared: list[Var] = []
@@ -91,18 +91,18 @@ class Names:
             self._note(rule)
 
     def _note(self, rule: Rule) -> None:
-        """Remember the functions; one name has one number of arguments, and is no rule as well."""
+        """Record the functions; one name has one number of arguments, and is not also a rule."""
         called = rule.kind == "function" or (rule.kind == "default" and bool(rule.args))
         if not called:
             if ".".join(map(_word, rule.path)) in self.functions:
-                raise Refused(f"line {rule.line}: `{rule.name}` is a function and a rule")
+                raise RegoError(f"line {rule.line}: `{rule.name}` is a function and a rule")
             return
         name = ".".join(map(_word, rule.path))
         if self.functions.setdefault(name, len(rule.args)) != len(rule.args):
-            raise Refused(f"line {rule.line}: `{name}` has different numbers of arguments")
+            raise RegoError(f"line {rule.line}: `{name}` has different numbers of arguments")
 
     def resolve(self, rule: Rule) -> Rule:
-        """Return a rule in which every name says what it is. Raises Refused."""
+        """Return a rule in which every name is resolved. Raises RegoError."""
         scope, self._declared = Scope(), []
         args = tuple(self._pattern(item, scope) for item in rule.args)
         scope.args = frozenset(scope.known)
@@ -115,7 +115,7 @@ class Names:
             elses.append((self._term(other, local), lines))
         for var in self._declared:
             if var.name not in scope.used:
-                raise Refused(f"line {var.line}: `{var.name.partition('#')[0]}` is declared and not used")
+                raise RegoError(f"line {var.line}: `{var.name.partition('#')[0]}` is declared and not used")
         return replace(rule, path=path, args=args, value=value, body=body, elses=tuple(elses))
 
     def _body(self, body: Body, outer: Scope) -> tuple[Body, Scope]:
@@ -130,7 +130,7 @@ class Names:
         for line in found:
             for var in variables(line):
                 if var.name in later:
-                    raise Refused(f"line {var.line}: `{var.name}` is used before it is declared")
+                    raise RegoError(f"line {var.line}: `{var.name}` is used before it is declared")
 
     def _statement(self, line: Statement, scope: Scope) -> Statement | None:
         replaced = tuple((path, self._term(term, scope)) for path, term in line.replaced)
@@ -145,22 +145,22 @@ class Names:
                 shown = self._pattern(pattern, scope) if declares else self._term(pattern, scope)
                 return Statement(Bind(shown, found, declares), line.line, replaced)
             case SomeIn(name, value, domain):
-                place = self._term(domain, scope)
+                position = self._term(domain, scope)
                 named = None if name is None else self._pattern(name, scope)
-                return Statement(SomeIn(named, self._pattern(value, scope), place), line.line, replaced)
+                return Statement(SomeIn(named, self._pattern(value, scope), position), line.line, replaced)
             case Every(name, value, domain, body):
-                place, inner = self._term(domain, scope), Scope(scope)
+                position, inner = self._term(domain, scope), Scope(scope)
                 named = None if name is None else self._pattern(name, inner)
                 shown = self._pattern(value, inner)
-                return Statement(Every(named, shown, place, self._body(body, inner)[0]), line.line, replaced)
+                return Statement(Every(named, shown, position, self._body(body, inner)[0]), line.line, replaced)
             case Not(inner_line):
                 inside = self._statement(inner_line, Scope(scope))
                 if inside is None:
-                    raise Refused(f"line {line.line}: `some` under `not` is not evaluated here")
+                    raise RegoError(f"line {line.line}: `some` under `not` is not evaluated here")
                 return Statement(Not(inside), line.line, replaced)
 
     def _pattern(self, term: Term, scope: Scope) -> Term:
-        """Return a term whose variables are declared by standing there."""
+        """Return a term that declares its variables."""
         match term:
             case Var():
                 return scope.declare(term)
@@ -194,16 +194,16 @@ class Names:
                 return Comprehension(kind, named, self._term(value, inner), lines, line)
 
     def _place(self, ref: Ref) -> Ref:
-        """Return a place; of `data` only what this package defines is known. Raises Refused."""
+        """Return a reference; of `data` only what this package defines is known. Raises RegoError."""
         if isinstance(ref.head, Var) and ref.head.name == "data":
             here = [item.value if isinstance(item, Const) else None for item in ref.path[: len(self._package) + 1]]
             if here[:-1] != list(self._package) or here[-1] not in self._rules:
-                raise Refused(f"line {ref.line}: only rules of `data.{'.'.join(self._package)}` are known here")
+                raise RegoError(f"line {ref.line}: only rules of `data.{'.'.join(self._package)}` are known here")
         return ref
 
     def _var(self, var: Var, scope: Scope) -> Term:
         if var.name == "data":
-            raise Refused(f"line {var.line}: `data` as a whole is not evaluated here")
+            raise RegoError(f"line {var.line}: `data` as a whole is not evaluated here")
         if var.name == "input":
             return var
         own = scope.find(var.name)
@@ -226,7 +226,7 @@ class Names:
         else:
             raise self._refuse(name, line)
         if len(args) != count:
-            raise Refused(f"line {line}: `{name}` takes {count} arguments, got {len(args)}")
+            raise RegoError(f"line {line}: `{name}` takes {count} arguments, got {len(args)}")
         return Call(known, args, line)
 
 

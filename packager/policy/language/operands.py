@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What built-ins take, operands of one type each, and the table of all, into which the other modules write."""
+"""Check operands of built-ins, and keep the table into which the other modules register them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
-from packager.policy.language.evaluate import Builtin, Fault
+from packager.policy.language.evaluate import Builtin, BuiltinError
 from packager.policy.language.values import Set, Value, type_name
 
 BUILTINS: dict[str, Builtin] = {}
@@ -25,7 +25,7 @@ def built(name: str) -> Callable[[Builtin], Builtin]:
 
 def of_type(kind: str, value: Value) -> Any:
     if type_name(value) != kind:
-        raise Fault(f"expected a {kind}, got a {type_name(value)}")
+        raise BuiltinError(f"expected a {kind}, got a {type_name(value)}")
     return value
 
 
@@ -37,15 +37,15 @@ def number(value: Value) -> int | Fraction:
 def integer(value: Value) -> int:
     found = number(value)
     if not isinstance(found, int) or not EARLIEST <= found <= LATEST:
-        raise Fault("expected an integer of 64 bits")
+        raise BuiltinError("expected an integer of 64 bits")
     return found
 
 
 def near(value: Value) -> int | Fraction:
-    """Return a number that OPA does not round before it looks at it."""
+    """Return a number that OPA does not round first."""
     found = number(value)
     if not -LATEST <= found <= LATEST:
-        raise Fault("numbers beyond 64 bits are not evaluated here")
+        raise BuiltinError("numbers beyond 64 bits are not evaluated here")
     return found
 
 
@@ -56,7 +56,7 @@ def text(value: Value) -> str:
 def elements(value: Value) -> list[Value]:
     """Return the elements of an array or a set."""
     if not isinstance(value, tuple | Set):
-        raise Fault(f"expected an array or a set, got a {type_name(value)}")
+        raise BuiltinError(f"expected an array or a set, got a {type_name(value)}")
     return list(value)
 
 
@@ -66,11 +66,11 @@ def texts(value: Value) -> list[str]:
 
 def bounded(text: str) -> str:
     if len(text) > _MOST_LETTERS:
-        raise Fault("the text is too long")
+        raise BuiltinError("the text is too long")
     return text
 
 
 def ascii_text(text: str) -> str:
     if not text.isascii():
-        raise Fault("letters beyond ASCII are not evaluated here")
+        raise BuiltinError("letters beyond ASCII are not evaluated here")
     return text

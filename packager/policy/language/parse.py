@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A program in Rego v1: text to rules.
+"""Parse a program in Rego v1 into rules.
 
 Grammar: openpolicyagent.org, "Policy Reference", without template strings, and `with` over functions and data.
 """
@@ -27,7 +27,7 @@ from packager.policy.language.syntax import (
     Test,
     Var,
 )
-from packager.policy.language.values import Refused, number
+from packager.policy.language.values import RegoError, number
 
 _OPERATORS = (
     {"==": "equal", "!=": "neq", "<": "lt", "<=": "lte", ">": "gt", ">=": "gte"},
@@ -41,7 +41,7 @@ _DEEPEST = 120
 
 
 def parse(text: str) -> Module:
-    """Read a program. Raises Refused with the line."""
+    """Read a program. Raises RegoError with the line."""
     return _Parser(words(text)).module()
 
 
@@ -74,8 +74,8 @@ class _Parser:
             raise self._unexpected(f"expected `{text}`")
         return self._take()
 
-    def _unexpected(self, expected: str) -> Refused:
-        return Refused(f"line {self._next.line}: {expected}, got `{self._next.text:.40}`")
+    def _unexpected(self, expected: str) -> RegoError:
+        return RegoError(f"line {self._next.line}: {expected}, got `{self._next.text:.40}`")
 
     def _name(self) -> Word:
         word = self._next
@@ -112,10 +112,10 @@ class _Parser:
         if path[0] in ("rego", "future"):
             known = path == ["rego", "v1"] or (path[1:2] == ["keywords"] and len(path) <= 3 and not self._is("as"))
             if not known:
-                raise Refused(f"line {line}: `import {'.'.join(path)}` is not evaluated here")
+                raise RegoError(f"line {line}: `import {'.'.join(path)}` is not evaluated here")
             return []
         if path[0] not in ("input", "data"):
-            raise Refused(f"line {line}: expected an import of `input` or `data`, got `{path[0]}`")
+            raise RegoError(f"line {line}: expected an import of `input` or `data`, got `{path[0]}`")
         alias = self._name().text if self._skip("as") else path[-1]
         return [(alias, tuple(path))]
 
@@ -170,7 +170,7 @@ class _Parser:
         return (self._statement(),)
 
     def _body(self, end: str) -> Body:
-        """Read statements up to a closing sign: one a line, or `;` between them."""
+        """Read statements up to a closing sign: one per line, or separated by `;`."""
         found: list[Statement] = []
         while not self._is(end):
             if found and not self._next.starts_line and self._words[self._at - 1].text != ";":
@@ -180,7 +180,7 @@ class _Parser:
                 raise self._unexpected("expected a statement behind `;`")
         self._take()
         if not found:
-            raise self._unexpected("expected a body that says something")
+            raise self._unexpected("expected a body with statements")
         return tuple(found)
 
     # statements
@@ -196,7 +196,7 @@ class _Parser:
             while self._skip("."):
                 path.append(self._name().text)
             if path[0] != "input":
-                raise Refused(f"line {line}: `with {'.'.join(path)}` is not evaluated here, only `with input`")
+                raise RegoError(f"line {line}: `with {'.'.join(path)}` is not evaluated here, only `with input`")
             self._expect("as")
             replaced.append((tuple(path[1:]), self._expression()))
         return Statement(what, line, tuple(replaced))
@@ -205,7 +205,7 @@ class _Parser:
         if self._skip("not"):
             inner = self._what(line)
             if not isinstance(inner, Test | Every | SomeIn):
-                raise Refused(f"line {line}: `not` before an assignment is not evaluated here")
+                raise RegoError(f"line {line}: `not` before an assignment is not evaluated here")
             return Not(Statement(inner, line))
         if self._skip("some"):
             return self._some(line)
@@ -221,7 +221,7 @@ class _Parser:
         if self._is(":=", "="):
             sign = self._take().text
             if sign == ":=" and not isinstance(term, Var | Items | Members):
-                raise Refused(f"line {line}: expected a name, an array or an object before `:=`")
+                raise RegoError(f"line {line}: expected a name, an array or an object before `:=`")
             return Bind(term, self._expression(pairs=True), sign == ":=")
         return Test(term)
 
@@ -236,12 +236,12 @@ class _Parser:
             found.append(self._term())
         if self._skip("in"):
             if len(found) > 2:
-                raise Refused(f"line {line}: expected one or two terms before `in`")
+                raise RegoError(f"line {line}: expected one or two terms before `in`")
             domain = self._domain()
             return SomeIn(found[0], found[1], domain) if len(found) == 2 else SomeIn(None, found[0], domain)
         names = tuple(item for item in found if isinstance(item, Var))
         if len(names) != len(found):
-            raise Refused(f"line {line}: expected names behind `some`")
+            raise RegoError(f"line {line}: expected names behind `some`")
         return Some(names)
 
     # expressions
@@ -250,7 +250,7 @@ class _Parser:
         return _Depth(self)
 
     def _expression(self, first: Term | None = None, *, pairs: bool = False) -> Term:
-        """Read an expression, of which `first` is read already; `pairs`: `k, v in x` is one."""
+        """Read an expression whose term `first` is read already; `pairs`: `k, v in x` is one expression."""
         with self._deeper():
             line = self._next.line
             term = self._operation(0, first)
@@ -277,7 +277,7 @@ class _Parser:
         return term
 
     def _terms(self, end: str, first: Term | None = None) -> tuple[Term, ...]:
-        """Read expressions between commas up to a closing sign; a comma may stand before it."""
+        """Read comma-separated expressions up to a closing sign; a trailing comma is allowed."""
         found = [] if first is None else [self._expression(first)]
         while not self._skip(end):
             if found and not self._skip(","):
@@ -289,9 +289,9 @@ class _Parser:
 
     def _term(self) -> Term:
         with self._deeper():
-            return self._places(self._simple())
+            return self._suffixes(self._simple())
 
-    def _places(self, head: Term) -> Term:
+    def _suffixes(self, head: Term) -> Term:
         """Read what follows a term: `.name`, `[term]`, `(arguments)`."""
         path: list[Term] = []
         line = self._next.line
@@ -313,7 +313,7 @@ class _Parser:
         if not isinstance(head, Var) or not all(
             isinstance(item, Const) and isinstance(item.value, str) for item in path
         ):
-            raise Refused(f"line {line}: expected the name of a function before `(`")
+            raise RegoError(f"line {line}: expected the name of a function before `(`")
         return ".".join([head.name, *(str(item.value) for item in path if isinstance(item, Const))])
 
     def _simple(self) -> Term:
@@ -354,7 +354,7 @@ class _Parser:
         try:
             return Const(number(text))
         except ValueError as error:
-            raise Refused(f"line {word.line}: {error}") from None
+            raise RegoError(f"line {word.line}: {error}") from None
 
     def _array(self, line: int) -> Term:
         if self._skip("]"):
@@ -389,7 +389,7 @@ class _Parser:
 
 
 class _Depth:
-    """One level deeper, within a block. Entering raises Refused below the deepest level."""
+    """One level of nesting, for a block. Entering raises RegoError below the deepest level."""
 
     def __init__(self, parser: _Parser) -> None:
         self._parser = parser
@@ -397,7 +397,7 @@ class _Depth:
     def __enter__(self) -> None:
         self._parser._depth += 1
         if self._parser._depth > _DEEPEST:
-            raise Refused(f"line {self._parser._next.line}: the program is nested too deeply")
+            raise RegoError(f"line {self._parser._next.line}: the program is nested too deeply")
 
     def __exit__(self, *_: object) -> None:
         self._parser._depth -= 1

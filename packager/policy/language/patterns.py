@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""Regular expressions of RE2 and globs of OPA, by Python's engine: a part of both that means the same in it.
+r"""Translate regular expressions of RE2 and globs of OPA for Python's engine: the subset with the same meaning.
 
-What means something else there, or nothing, is refused: classes by property, `\C`, flags in the middle, names of groups
-that Go alone knows. RE2's letters, digits and spaces are ASCII's. Ignoring case is asked of ASCII texts only, as Python
-and Go fold other letters differently. Python tries alternatives one after the other and may take very long where RE2
-does not: the time of an evaluation is bounded.
+Everything with another meaning there, or none, is refused: classes by property, `\C`, flags in the middle, Go's names
+of groups. RE2's letters, digits and spaces are those of ASCII. Case is ignored for ASCII texts only, as Python and Go
+fold other letters differently. Python backtracks and may take very long where RE2 does not: the time of an evaluation
+is bounded.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import re
 
-from packager.policy.language.values import Refused
+from packager.policy.language.values import RegoError
 
 _ESCAPES = {
     "d": "[0-9]",
@@ -50,7 +50,7 @@ _MOST_REPEATS = 1000
 
 @functools.lru_cache(maxsize=256)
 def compiled(pattern: str) -> re.Pattern[str]:
-    """Return a pattern of RE2 for Python's engine. Raises Refused for one that is not in the part, or no pattern."""
+    """Return a pattern of RE2 for Python's engine. Raises RegoError for one outside the subset."""
     flags = _FLAGS.match(pattern)
     said = flags[1] if flags else ""
     found, at, repeatable = [], flags.end() if flags else 0, False
@@ -61,13 +61,13 @@ def compiled(pattern: str) -> re.Pattern[str]:
         wanted = re.ASCII | (re.IGNORECASE if "i" in said else re.NOFLAG) | (re.DOTALL if "s" in said else re.NOFLAG)
         return re.compile("".join(found), wanted)
     except (re.error, RecursionError, OverflowError):
-        raise Refused(f"`{pattern:.60}` is no regular expression") from None
+        raise RegoError(f"`{pattern:.60}` is no regular expression") from None
 
 
 def fits(pattern: re.Pattern[str], text: str) -> None:
-    """Raise Refused where Python's engine and RE2 might differ about a text."""
+    """Raise RegoError where Python's engine and RE2 might differ about a text."""
     if pattern.flags & re.IGNORECASE and not (text.isascii() and pattern.pattern.isascii()):
-        raise Refused("letters beyond ASCII are not compared without their case here")
+        raise RegoError("letters beyond ASCII are not compared without their case here")
 
 
 def _piece(pattern: str, at: int, repeatable: bool) -> tuple[str, int, bool]:
@@ -80,20 +80,20 @@ def _piece(pattern: str, at: int, repeatable: bool) -> tuple[str, int, bool]:
     if letter == "(":
         group = _GROUP.match(pattern, at)
         if group is None or (pattern.startswith("(?", at) and group.end() == at + 1):
-            raise Refused(f"`{pattern[at : at + 5]}` in a regular expression is not evaluated here")
+            raise RegoError(f"`{pattern[at : at + 5]}` in a regular expression is not evaluated here")
         return group.group(), group.end(), False
     repeat = _REPEAT.match(pattern, at)
     if repeat is not None:
         largest = max(int(repeat[1] or 0), int(repeat[3] or 0))
         if not repeatable or largest > _MOST_REPEATS:
-            raise Refused(f"`{repeat.group()}` in a regular expression is not evaluated here")
+            raise RegoError(f"`{repeat.group()}` in a regular expression is not evaluated here")
         return repeat.group(), repeat.end(), False
     return _sign(letter), at + 1, letter not in "$^|"
 
 
 def _sign(letter: str) -> str:
     if letter in "{}":
-        raise Refused("a brace in a regular expression is not evaluated here: write it as `\\{`")
+        raise RegoError("a brace in a regular expression is not evaluated here: write it as `\\{`")
     if letter == "$":
         return r"\Z"
     return letter if letter in "^|.)" else re.escape(letter)
@@ -109,7 +109,7 @@ def _escape(pattern: str, at: int, known: dict[str, str]) -> tuple[str, int]:
             return f"\\x{digits.group()}", at + 4
     if letter and letter.isascii() and not letter.isalnum() and letter.isprintable():
         return re.escape(letter), at + 2
-    raise Refused(f"`\\{letter}` in a regular expression is not evaluated here")
+    raise RegoError(f"`\\{letter}` in a regular expression is not evaluated here")
 
 
 def _class(pattern: str, at: int) -> tuple[str, int]:
@@ -120,7 +120,7 @@ def _class(pattern: str, at: int) -> tuple[str, int]:
     first = True
     while not pattern.startswith("]", end) or first:
         if end >= len(pattern) or pattern.startswith(("[:", "[", "&&", "||", "~~", "--"), end):
-            raise Refused("this class of a regular expression is not evaluated here: write `\\[` for a bracket")
+            raise RegoError("this class of a regular expression is not evaluated here: write `\\[` for a bracket")
         if pattern[end] == "\\":
             text, end = _escape(pattern, end, _IN_CLASS)
             found.append(text)
@@ -133,9 +133,9 @@ def _class(pattern: str, at: int) -> tuple[str, int]:
 
 @functools.lru_cache(maxsize=256)
 def glob(pattern: str, delimiters: tuple[str, ...]) -> re.Pattern[str]:
-    """Return a glob as OPA means it: `*` and `?` stop at delimiters, `**` does not. Raises Refused."""
+    """Return a glob as OPA means it: `*` and `?` stop at delimiters, `**` does not. Raises RegoError."""
     if any(len(item) != 1 for item in delimiters):
-        raise Refused("delimiters of a glob are single letters here")
+        raise RegoError("delimiters of a glob are single letters here")
     other = "[^" + "".join(map(re.escape, delimiters)) + "]" if delimiters else "."
     found, at, braces = [], 0, 0
     while at < len(pattern):
@@ -154,17 +154,17 @@ def glob(pattern: str, delimiters: tuple[str, ...]) -> re.Pattern[str]:
             continue
         braces += {"{": 1, "}": -1}.get(letter, 0)
         if letter in "]\\" or braces not in (0, 1):
-            raise Refused(f"the glob `{pattern:.60}` is not evaluated here")
+            raise RegoError(f"the glob `{pattern:.60}` is not evaluated here")
         special = {"*": f"{other}*", "?": other, "{": "(?:", "}": ")"}
         found.append("|" if letter == "," and braces else special.get(letter, re.escape(letter)))
         at += 1
     if braces:
-        raise Refused(f"the glob `{pattern:.60}` is not evaluated here")
+        raise RegoError(f"the glob `{pattern:.60}` is not evaluated here")
     return re.compile("".join(found), re.DOTALL)
 
 
 def _glob_class(pattern: str, at: int) -> tuple[str, int]:
     match = re.compile(r"\[(!?)([A-Za-z0-9_.](?:-[A-Za-z0-9_.])?|[A-Za-z0-9_.]+)\]").match(pattern, at)
     if match is None:
-        raise Refused(f"the class in the glob `{pattern:.60}` is not evaluated here")
+        raise RegoError(f"the class in the glob `{pattern:.60}` is not evaluated here")
     return f"[{'^' if match[1] else ''}{match[2]}]", match.end()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The order in which the statements of a body are asked, so that each knows what it needs; none: the rule is unsafe.
+"""Order the statements of a body so that each has the values it needs; without such an order the rule is unsafe.
 
-A variable gets its value by standing alone in brackets behind something known, opposite to something known (`:=`, `=`),
-or in `some … in`. All else needs values. The evaluator relies on it: it meets no variable without a value where one is
+A variable gets its value alone in brackets after a known value, opposite a known value (`:=`, `=`), or in `some … in`.
+Everything else needs values. The evaluator relies on this: it never meets a variable without a value where one is
 needed.
 """
 
@@ -31,20 +31,20 @@ from packager.policy.language.syntax import (
     Test,
     Var,
 )
-from packager.policy.language.values import Refused, type_name
+from packager.policy.language.values import RegoError, type_name
 
 Known = frozenset[str]
 _Order: TypeAlias = Callable[[Term, frozenset[str], frozenset[str]], tuple[Term, frozenset[str]]]
 
 
-class _Unsafe(Exception):
+class _UnsafeError(Exception):
     def __init__(self, var: Var) -> None:
         super().__init__(var.name)
         self.var = var
 
 
 def order(rule: Rule) -> Rule:
-    """Return a rule whose bodies can be asked from first to last. Raises Refused for a variable without a value."""
+    """Return a rule whose bodies can be evaluated in order. Raises RegoError for a variable without a value."""
     try:
         start = frozenset(var.name for item in rule.args for var in variables(item))
         body, known = _body(rule.body, start, start)
@@ -54,14 +54,14 @@ def order(rule: Rule) -> Rule:
         for other, lines in rule.elses:
             more, there = _body(lines, start, start)
             elses.append((_closed(other, there)[0], more))
-    except _Unsafe as unsafe:
+    except _UnsafeError as unsafe:
         raise _refusal(unsafe.var) from None
     return replace(rule, path=path, value=value, body=body, elses=tuple(elses))
 
 
-def _refusal(var: Var) -> Refused:
+def _refusal(var: Var) -> RegoError:
     name = var.name.partition("#")[0]
-    return Refused(f"line {var.line}: variable `{name}` is unsafe: nothing gives it a value")
+    return RegoError(f"line {var.line}: variable `{name}` is unsafe: nothing gives it a value")
 
 
 def _closed(term: Term, known: Known) -> tuple[Term, Known]:
@@ -71,19 +71,19 @@ def _closed(term: Term, known: Known) -> tuple[Term, Known]:
 
 
 def _body(body: Body, known: Known, visible: Known) -> tuple[Body, Known]:
-    """Order the statements of a body; `visible` are variables around it, with a value or not yet. Raises _Unsafe."""
+    """Order the statements of a body; `visible` are variables around it, bound or not. Raises _UnsafeError."""
     around = visible | frozenset(var.name for line in body for var in variables(line, nested=False))
     left, found = list(body), list[Statement]()
     while left:
-        unsafe: _Unsafe | None = None
-        for place, line in enumerate(left):
+        unsafe: _UnsafeError | None = None
+        for position, line in enumerate(left):
             try:
                 ready, known = _statement(line, known, around)
-            except _Unsafe as error:
+            except _UnsafeError as error:
                 unsafe = unsafe or error
                 continue
             found.append(ready)
-            del left[place]
+            del left[position]
             unsafe = None
             break
         if unsafe is not None:
@@ -105,41 +105,41 @@ def _what(line: Statement, known: Known, visible: Known) -> tuple[Test | Bind | 
         case Bind(pattern, value, declares):
             try:
                 return _bound(pattern, value, known, visible, declares)
-            except _Unsafe:
+            except _UnsafeError:
                 if declares:
                     raise
                 return _bound(value, pattern, known, visible, declares)
         case SomeIn():
             return _some(line.what, known, visible)
         case Every(name, value, domain, body):
-            place, after = _term(domain, known, visible)
+            position, after = _term(domain, known, visible)
             own = frozenset(var.name for item in (name, value) if item is not None for var in variables(item))
             inner, _ = _body(body, known | own, visible | own)
-            return Every(name, value, place, inner), after
+            return Every(name, value, position, inner), after
         case Not(inner_line):
             return _not(inner_line, known, visible), known
     raise AssertionError("declarations are gone by now")
 
 
 def _some(what: SomeIn, known: Known, visible: Known) -> tuple[SomeIn, Known]:
-    place, known = _term(what.domain, known, visible)
+    position, known = _term(what.domain, known, visible)
     named = None
     if what.name is not None:
         named, known = _pattern(what.name, known, visible)
     shown, known = _pattern(what.value, known, visible)
-    return SomeIn(named, shown, place), known
+    return SomeIn(named, shown, position), known
 
 
 def _not(line: Statement, known: Known, visible: Known) -> Not:
     ready, after = _statement(line, known, visible)
     for var in variables(line, nested=False):
         if var.name in after - known and not _local(line, var):
-            raise _Unsafe(var)
+            raise _UnsafeError(var)
     return Not(ready)
 
 
 def _local(line: Statement, var: Var) -> bool:
-    """Tell whether a statement under `not` declares a variable itself."""
+    """Return whether a statement under `not` declares a variable itself."""
     if isinstance(line.what, SomeIn):
         declared = [item for item in (line.what.name, line.what.value) if item is not None]
         return var.name in {other.name for item in declared for other in variables(item)}
@@ -158,16 +158,18 @@ def _only(term: Term, known: Known, visible: Known) -> Term:
 
 
 def _check_types(a: Term, b: Term, line: int) -> None:
-    """Raise Refused where what is written down can never be equal, as OPA's types do."""
+    """Raise RegoError for constants that can never be equal, as OPA's type checker does."""
     left, right = _type(a), _type(b)
     if isinstance(a, Items) and isinstance(b, Items) and a.kind == b.kind == "array" and len(a.items) != len(b.items):
-        raise Refused(f"{f'line {line}: ' if line else ''}arrays of {len(a.items)} and {len(b.items)} are never equal")
+        raise RegoError(
+            f"{f'line {line}: ' if line else ''}arrays of {len(a.items)} and {len(b.items)} are never equal"
+        )
     if left and right and left != right:
-        raise Refused(f"{f'line {line}: ' if line else ''}a {left} and a {right} are never equal")
+        raise RegoError(f"{f'line {line}: ' if line else ''}a {left} and a {right} are never equal")
 
 
 def _type(term: Term) -> str | None:
-    """Return the type of a term whose form says it."""
+    """Return the type of a term whose form determines it."""
     match term:
         case Const(value):
             return type_name(value)
@@ -181,7 +183,7 @@ def _type(term: Term) -> str | None:
 
 
 def _pattern(term: Term, known: Known, visible: Known) -> tuple[Term, Known]:
-    """Order a term that something known stands opposite to: its variables get their values there."""
+    """Order a term opposite a known value: its variables get their values from it."""
     match term:
         case Var(name):
             return term, known | {name}
@@ -204,13 +206,13 @@ def _each(terms: Iterable[Term], known: Known, visible: Known, how: _Order) -> t
 
 
 def _term(term: Term, known: Known, visible: Known) -> tuple[Term, Known]:
-    """Order a term that needs its values, but for variables alone in brackets, which it gives. Raises _Unsafe."""
+    """Order a term that needs its values, except variables alone in brackets, which it binds. Raises _UnsafeError."""
     match term:
         case Const():
             return term, known
         case Var(name):
             if name not in known and name not in ROOTS:
-                raise _Unsafe(term)
+                raise _UnsafeError(term)
             return term, known
         case Ref(head, path, line):
             start, known = _term(head, known, visible)
@@ -236,10 +238,10 @@ def _place(term: Term, known: Known, visible: Known) -> tuple[Term, Known]:
 
 
 def _comprehension(term: Comprehension, known: Known, visible: Known) -> Comprehension:
-    """Order a comprehension: what it shares with the body around it needs its value there."""
+    """Order a comprehension: a variable it shares with the body around it needs a value there."""
     for var in (*variables(term.body), *(variables(term.name) if term.name else ()), *variables(term.value)):
         if var.name in visible and var.name not in known:
-            raise _Unsafe(var)
+            raise _UnsafeError(var)
     lines, there = _body(term.body, known, visible)
     named = None
     if term.name is not None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The words of a program in Rego, with their lines."""
+"""Split a program in Rego into tokens with their lines."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import re
 from typing import NamedTuple
 
-from packager.policy.language.values import Refused
+from packager.policy.language.values import RegoError
 
 KEYWORDS = frozenset(
     (
@@ -40,7 +40,7 @@ _WORD = re.compile(
 
 
 class Word(NamedTuple):
-    """One word: its kind (`number`, `name`, `text`, `sign`, `end`), what it says, its line, and what it follows."""
+    """One token: its kind (`number`, `name`, `text`, `sign`, `end`), its text, its line, and what it follows."""
 
     kind: str
     text: str
@@ -50,13 +50,13 @@ class Word(NamedTuple):
 
 
 def words(text: str) -> list[Word]:
-    """Split a program. Raises Refused."""
+    """Split a program. Raises RegoError."""
     found, at, line, fresh, spaced = [], 0, 1, True, True
     while at < len(text):
         match = _WORD.match(text, at)
         if match is None:
             what = "a template string" if text.startswith("$", at) else f"`{text[at : at + 10]!s}`"
-            raise Refused(f"line {line}: {what} is not evaluated here")
+            raise RegoError(f"line {line}: {what} is not evaluated here")
         kind, said = str(match.lastgroup), match.group()
         at = match.end()
         if kind == "line":
@@ -76,6 +76,6 @@ def _word(kind: str, said: str, line: int, fresh: bool, spaced: bool) -> Word:
     if kind == "text":
         value = json.loads(said)
         if any(0xD800 <= ord(letter) < 0xE000 for letter in value):
-            raise Refused(f"line {line}: half of a surrogate pair is no letter")
+            raise RegoError(f"line {line}: half of a surrogate pair is no letter")
         return Word("text", value, line, fresh, spaced)
     return Word(kind, said, line, fresh, spaced)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a program in Rego consists of once it is read: terms, statements and rules."""
+"""The syntax tree of a program in Rego: terms, statements and rules."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from packager.policy.language.values import Value
 
 @dataclass(frozen=True, slots=True)
 class Const:
-    """A scalar that is written down."""
+    """A scalar constant."""
 
     value: Value
 
 
 @dataclass(frozen=True, slots=True)
 class Var:
-    """A variable, or a name that turns out to be one of a rule; `_` is another one each time."""
+    """A variable, or a name that is resolved to a rule; each `_` is another variable."""
 
     name: str
     line: int
@@ -26,7 +26,7 @@ class Var:
 
 @dataclass(frozen=True, slots=True)
 class Ref:
-    """A place in something: `head.name`, `head[term]`."""
+    """A reference into a value: `head.name`, `head[term]`."""
 
     head: Term
     path: tuple[Term, ...]
@@ -59,7 +59,7 @@ class Members:
 
 @dataclass(frozen=True, slots=True)
 class Comprehension:
-    """All values that a term takes where a body holds; `name` is that of a member, in objects."""
+    """All values of a term for which a body holds; in objects, `name` is the key."""
 
     kind: Literal["array", "set", "object"]
     name: Term | None
@@ -122,7 +122,7 @@ class Not:
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """One line of a body; `replaced` are the places of the input that `with` replaces for it."""
+    """One line of a body; `replaced` are the paths of the input that `with` replaces for it."""
 
     what: Test | Bind | Some | SomeIn | Every | Not
     line: int
@@ -134,7 +134,7 @@ Body: TypeAlias = tuple[Statement, ...]
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One definition: where its value stands, what that is, and when. `elses` follow where the body does not hold."""
+    """One definition: the path of its value, the value, and its body. `elses` follow where the body does not hold."""
 
     path: tuple[Term, ...]
     kind: Literal["value", "contains", "function", "default"]
@@ -146,14 +146,14 @@ class Rule:
 
     @property
     def name(self) -> str:
-        """The name under which it stands in its package."""
+        """The name of the rule in its package."""
         first = self.path[0]
         return str(first.value) if isinstance(first, Const) else ""
 
 
 @dataclass(frozen=True, slots=True)
 class Module:
-    """A file: its package, other names for places, and its rules."""
+    """A file: its package, its imports, and its rules."""
 
     package: tuple[str, ...]
     imports: tuple[tuple[str, tuple[str, ...]], ...]

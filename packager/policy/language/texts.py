@@ -10,11 +10,11 @@ from collections.abc import Callable
 from fractions import Fraction
 
 from packager.policy.language import operands
-from packager.policy.language.evaluate import Fault
+from packager.policy.language.evaluate import BuiltinError
 from packager.policy.language.values import Obj, Set, Value, type_name
 
 _MOST_LETTERS = 1 << 24
-# What Go's `unicode.IsSpace` calls space.
+# The characters for which Go's `unicode.IsSpace` holds.
 _SPACE = (
     " \t\n\v\f\r\u0085\u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029"
     "\u202f\u205f\u3000"
@@ -60,7 +60,7 @@ def any_suffix_match(a: Value, b: Value) -> Value:
 @operands.built("indexof")
 def indexof(a: Value, b: Value) -> Value:
     if not operands.text(b):
-        raise Fault("empty search character")
+        raise BuiltinError("empty search character")
     return operands.text(a).find(b)
 
 
@@ -68,8 +68,8 @@ def indexof(a: Value, b: Value) -> Value:
 def indexof_n(a: Value, b: Value) -> Value:
     text, part = operands.text(a), operands.text(b)
     if not part:
-        raise Fault("empty search character")
-    return tuple(place for place in range(len(text)) if text.startswith(part, place))
+        raise BuiltinError("empty search character")
+    return tuple(position for position in range(len(text)) if text.startswith(part, position))
 
 
 @operands.built("lower")
@@ -83,9 +83,9 @@ def upper(a: Value) -> Value:
 
 
 def _letter(letter: str, other: str) -> str:
-    """Return one letter for another; Go knows no case of a letter that is two, and another Unicode's letters."""
+    """Return a letter in another case; Go has no case that is two letters, and another version of Unicode."""
     if ord(letter) >= 0x180:
-        raise Fault("letters beyond Latin-1 and Latin Extended-A are not evaluated here")
+        raise BuiltinError("letters beyond Latin-1 and Latin Extended-A are not evaluated here")
     return other if len(other) == 1 else letter
 
 
@@ -93,7 +93,7 @@ def _letter(letter: str, other: str) -> str:
 def replace(a: Value, old: Value, new: Value) -> Value:
     text, part, other = operands.text(a), operands.text(old), operands.text(new)
     if len(text) + text.count(part) * max(0, len(other) - len(part)) > _MOST_LETTERS:
-        raise Fault("the text is too long")
+        raise BuiltinError("the text is too long")
     return text.replace(part, other)
 
 
@@ -117,7 +117,7 @@ def split(a: Value, by: Value) -> Value:
 def substring(a: Value, start: Value, length: Value) -> Value:
     text, first, size = operands.text(a), operands.integer(start), operands.integer(length)
     if first < 0:
-        raise Fault("negative offset")
+        raise BuiltinError("negative offset")
     return text[first:] if size < 0 else text[first : first + size]
 
 
@@ -158,7 +158,7 @@ def trim_space(a: Value) -> Value:
 def format_int(a: Value, base: Value) -> Value:
     forms = {2: "b", 8: "o", 10: "d", 16: "x"}
     if base not in forms or isinstance(base, bool):
-        raise Fault("operand 2 must be one of {2, 8, 10, 16}")
+        raise BuiltinError("operand 2 must be one of {2, 8, 10, 16}")
     return format(math.trunc(operands.number(a)), forms[base])
 
 
@@ -173,18 +173,18 @@ def sprintf(form: Value, given: Value) -> Value:
         if match[1] == "%":
             found.append("%")
         elif not left:
-            raise Fault("there are fewer operands than the text has places")
+            raise BuiltinError("there are fewer operands than the text has places")
         else:
             found.append(_formatted(match[1], left.pop(0)))
     if left:
-        raise Fault("there are more operands than the text has places")
+        raise BuiltinError("there are more operands than the text has places")
     return operands.bounded("".join([*found, text[at:]]))
 
 
 def _formatted(letter: str | None, value: Value) -> str:
     number = isinstance(value, int) and not isinstance(value, bool)
     if number and not operands.EARLIEST <= value <= operands.LATEST:
-        raise Fault("integers beyond 64 bits are not printed here")
+        raise BuiltinError("integers beyond 64 bits are not printed here")
     if letter == "d" and number:
         return str(value)
     if letter == "x" and number and value >= 0:
@@ -195,7 +195,7 @@ def _formatted(letter: str | None, value: Value) -> str:
         return value
     if letter in ("s", "v") and not (letter == "s" and (number or isinstance(value, bool))):
         return _written(value, top=True)
-    raise Fault(
+    raise BuiltinError(
         f"`%{letter or ''}` of a {type_name(value)} is not evaluated here: use `%s` for texts, `%d` for integers"
     )
 
@@ -204,10 +204,10 @@ def _written(value: Value, *, top: bool = False) -> str:
     """Write a value as OPA prints a term."""
     if isinstance(value, str):
         if not (value.isascii() and value.isprintable()):
-            raise Fault("letters beyond ASCII inside a collection are not printed here")
+            raise BuiltinError("letters beyond ASCII inside a collection are not printed here")
         return json.dumps(value)
     if isinstance(value, Fraction):
-        raise Fault("fractions are not printed here: print `round(x * 100)` as an integer")
+        raise BuiltinError("fractions are not printed here: print `round(x * 100)` as an integer")
     if isinstance(value, tuple):
         return "[" + ", ".join(map(_written, value)) + "]"
     if isinstance(value, Obj):

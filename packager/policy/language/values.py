@@ -2,8 +2,8 @@
 """Values of Rego: JSON and sets, with OPA's order between them, and its numbers.
 
 A value is None, a bool, an int, a Fraction (a number that is no integer, exactly as its digits say), a str, a tuple (an
-array), an `Obj` or a `Set`. `key` is what two values that are equal have in common, and sorts as OPA does: null <
-booleans < numbers < strings < arrays < objects < sets.
+array), an `Obj` or a `Set`. Equal values have the same `key`, which sorts as OPA does: null < booleans < numbers <
+strings < arrays < objects < sets.
 
 Integers are exact. Other results of arithmetic are rounded to 64 bits of mantissa and then to the fewest digits that
 tell them apart, as Go's `big.Float` does it for OPA: 0.1 + 0.2 is 0.3.
@@ -29,22 +29,22 @@ _MOST_BITS = 4096
 
 
 class Undefined:
-    """What has no value."""
+    """The absence of a value."""
 
 
 UNDEFINED = Undefined()
 
 
-class Refused(Exception):
-    """The program is not evaluated here, or its evaluation fails; the message says why and in which line."""
+class RegoError(Exception):
+    """The program is not evaluated here, or its evaluation fails; the message has the reason and the line."""
 
 
-class Silence(Refused):
-    """Something is absent in a rule that decides, where OPA would go on as if nothing were to be said."""
+class UndefinedError(RegoError):
+    """Something is absent in a rule that decides, where OPA would continue without a finding."""
 
 
 class Obj:
-    """An object: any value may be a name."""
+    """An object: any value may be a key."""
 
     __slots__ = ("entries",)
 
@@ -53,7 +53,7 @@ class Obj:
 
     def __iter__(self) -> Iterator[tuple[Value, Value]]:
         """Yield names and values in the order of the names."""
-        return iter([self.entries[place] for place in sorted(self.entries)])
+        return iter([self.entries[position] for position in sorted(self.entries)])
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -69,14 +69,14 @@ class Set:
 
     def __iter__(self) -> Iterator[Value]:
         """Yield the elements in order."""
-        return iter([self.entries[place] for place in sorted(self.entries)])
+        return iter([self.entries[position] for position in sorted(self.entries)])
 
     def __len__(self) -> int:
         return len(self.entries)
 
 
 def key(value: Value) -> Key:
-    """Return what equal values share, and what values are sorted by."""
+    """Return the key that equal values share, and that values are sorted by."""
     match value:
         case None:
             return (0,)
@@ -101,11 +101,11 @@ def type_name(value: Value) -> str:
 
 
 def key_rank(value: Value) -> int:
-    """Return the place of the type of a value in the order of types."""
+    """Return the rank of the type of a value in the order of types."""
     if isinstance(value, bool):
         return 1
     kinds: tuple[Any, ...] = (type(None), bool, (int, Fraction), str, tuple, Obj, Set)
-    return next(place for place, kind in enumerate(kinds) if isinstance(value, kind))
+    return next(position for position, kind in enumerate(kinds) if isinstance(value, kind))
 
 
 def number(text: str) -> int | Fraction:
@@ -119,16 +119,16 @@ def number(text: str) -> int | Fraction:
 
 
 def plain(value: Fraction | int) -> int | Fraction:
-    """Return an integer as such. Raises Refused for one of very many digits."""
+    """Return an integer as such. Raises RegoError for one of very many digits."""
     if isinstance(value, int) or value.denominator == 1:
         if int(value).bit_length() > _MOST_BITS:
-            raise Refused("a number has more digits than are evaluated here")
+            raise RegoError("a number has more digits than are evaluated here")
         return int(value)
     return value
 
 
 def rounded(value: Fraction | int) -> int | Fraction:
-    """Return the result of an operation as OPA writes it down: 64 bits, and the fewest digits that say which."""
+    """Return the result of an operation as OPA writes it: 64 bits, and the fewest digits that identify it."""
     near = _to_mantissa(Fraction(value))
     for digits in range(1, 25):
         context = Context(prec=digits, rounding=ROUND_HALF_EVEN, Emin=-9999, Emax=9999)
@@ -143,16 +143,16 @@ def _to_mantissa(value: Fraction) -> Fraction:
     if not value:
         return value
     shift = _MANTISSA - (abs(value.numerator).bit_length() - value.denominator.bit_length())
-    for place in (shift - 1, shift, shift + 1):
-        scaled = value * (Fraction(2) ** place)
+    for position in (shift - 1, shift, shift + 1):
+        scaled = value * (Fraction(2) ** position)
         if 2 ** (_MANTISSA - 1) <= abs(scaled) < 2**_MANTISSA:
             whole = round(scaled)  # half to even
-            return Fraction(whole) / (Fraction(2) ** place)
+            return Fraction(whole) / (Fraction(2) ** position)
     raise AssertionError("a number has a mantissa")
 
 
 def operand(value: int | Fraction) -> Fraction:
-    """Return a number as an operation of OPA takes it that is not one of integers."""
+    """Return a number as OPA's non-integer operations read it."""
     return _to_mantissa(Fraction(value))
 
 
@@ -166,7 +166,7 @@ def _refuse(word: str) -> Any:
 
 
 def of_json(value: Any) -> Value:
-    """Return the value that a JSON document is; floats are their shortest digits. Raises ValueError."""
+    """Return the value of a JSON document; floats are read by their shortest digits. Raises ValueError."""
     if isinstance(value, float):
         return number(repr(value))
     if isinstance(value, list | tuple):
@@ -181,7 +181,7 @@ def to_json(value: Value) -> Any:
     if isinstance(value, Fraction):
         found = float(value)
         if not math.isfinite(found):
-            raise Refused("a number is beyond what JSON's readers hold")
+            raise RegoError("a number is beyond what JSON's readers hold")
         return found
     if isinstance(value, tuple | Set):
         return [to_json(item) for item in value]

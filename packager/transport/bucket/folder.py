@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A folder in a bucket, through its `fsspec` driver. Drivers repeat what broke by themselves."""
+"""Read and write a folder in a bucket through its `fsspec` driver. Drivers retry by themselves."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ _PARTS = 9_000
 FOLDERS = {"file", "local", "memory", "sftp", "ssh", "smb", "ftp", "hdfs", "arrow_hdfs", "webhdfs"}
 """File systems on which a folder must exist before a file in it; object stores would create buckets instead."""
 _EXTRAS = {"s3": ("s3fs", "s3"), "s3a": ("s3fs", "s3")}
-_LOST = {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}  # S3: somebody else was first
+_LOST = {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}  # S3: another writer was first
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class Folder:
-    """A folder by its address. Every failure of a driver becomes one of our errors here; `label` is what they name."""
+    """A folder by its address. Every failure of a driver becomes one of our errors here, about `label`."""
 
     def __init__(self, address: str, label: str = "") -> None:
         self.label = label or shown(address)
         scheme = address.partition("://")[0]
         fsspec = _driver(scheme)
-        with self._told():
+        with self._translated():
             self._fs, self.path = fsspec.core.url_to_fs(address, skip_instance_cache=True, use_listings_cache=False)
         self._renames = scheme in FOLDERS
 
@@ -58,8 +58,8 @@ class Folder:
         return inner
 
     @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
-        """Translate: drivers raise OSError, and whatever else their libraries have."""
+    def _translated(self) -> Iterator[None]:
+        """Translate errors: drivers raise OSError, and the errors of their libraries."""
         try:
             yield
         except (PackagerError, FileNotFoundError, FileExistsError):
@@ -69,7 +69,7 @@ class Folder:
                 f"access to `{self.label}` is refused: {_reason(error)}",
                 hint="check the credentials in the driver's own environment, for S3 AWS_PROFILE or AWS_ACCESS_KEY_ID",
             ) from None
-        except Exception as error:  # a driver's own tree of errors; none of it is a bug of ours to show as one
+        except Exception as error:  # any error of a driver's library: none of them is a bug of ours
             if isinstance(error, OSError) and error.errno in _FULL:
                 raise StorageError(f"no space left in `{self.label}`", hint="free some space and repeat") from None
             raise SourceError(
@@ -80,7 +80,7 @@ class Folder:
     def size(self, name: str) -> int | None:
         """Return the size of an object, None if there is none."""
         try:
-            with self._told():
+            with self._translated():
                 found = self._fs.info(f"{self.path}/{name}")
         except FileNotFoundError:
             return None
@@ -89,7 +89,7 @@ class Folder:
     def sizes(self) -> dict[str, int]:
         """Return the names of all objects and their sizes, in one request for a thousand."""
         try:
-            with self._told():
+            with self._translated():
                 found = self._fs.find(self.path, detail=True)
         except FileNotFoundError:
             return {}
@@ -97,25 +97,25 @@ class Folder:
 
     def names(self, folder: str = "") -> list[str]:
         """Return the names directly below a folder, sorted."""
-        place = f"{self.path}/{folder}".rstrip("/")
+        path = f"{self.path}/{folder}".rstrip("/")
         try:
-            with self._told():
-                found = self._fs.ls(place, detail=False)
+            with self._translated():
+                found = self._fs.ls(path, detail=False)
         except FileNotFoundError:
             return []
-        return sorted(posixpath.basename(name.rstrip("/")) for name in found if name.rstrip("/") != place)
+        return sorted(posixpath.basename(name.rstrip("/")) for name in found if name.rstrip("/") != path)
 
     def modified(self, name: str) -> object:
-        """Return when an object was written, as the store tells it; None if it is absent or the store does not."""
+        """Return when an object was written, by the store; None if it is absent or the store does not say."""
         try:
-            with self._told():
+            with self._translated():
                 return self._fs.info(f"{self.path}/{name}").get("LastModified")
         except FileNotFoundError:
             return None
 
     def remove(self, name: str) -> None:
-        """Delete an object, or all below a folder; being gone already is fine."""
-        with contextlib.suppress(FileNotFoundError), self._told():
+        """Delete an object, or all below a folder; a missing one is fine."""
+        with contextlib.suppress(FileNotFoundError), self._translated():
             self._fs.rm(f"{self.path}/{name}", recursive=True)
 
     @property
@@ -124,7 +124,7 @@ class Folder:
 
     def piece(self, name: str, start: int, end: int) -> bytes:
         """Read bytes `start` to `end` of an object, fewer at its end. Raises FileNotFoundError."""
-        with self._told():
+        with self._translated():
             return cast(bytes, self._fs.cat_file(f"{self.path}/{name}", start=start, end=end))
 
     def small(self, name: str, limit: int) -> bytes | None:
@@ -143,7 +143,7 @@ class Folder:
         The state is never younger than the content.
         """
         try:
-            with self._told():
+            with self._translated():
                 state = self._fs.info(f"{self.path}/{name}").get("ETag") if self._is_s3 else ""
         except FileNotFoundError:
             return None, None
@@ -160,51 +160,51 @@ class Folder:
     def send(self, name: str, blob: Blob, source: Source, moved: Moved) -> None:
         """Write an object from a stream, hashing it; where the stream is not `blob` the object does not appear."""
         with source() as reader, self._placed(name) as target:
-            with self._told():
+            with self._translated():
                 sink = self._fs.open(target, "wb", block_size=max(_PART, -(-blob.size // _PARTS)))
             try:
                 for data in _checked(reader, blob):
-                    with self._told():
+                    with self._translated():
                         sink.write(data)
                     moved(len(data))
-                with self._told():
+                with self._translated():
                     sink.close()
             except BaseException:
                 _abandon(sink)
                 raise
 
     def swap(self, name: str, data: bytes, state: str | None) -> None:
-        """Write a small object if it still is in `state`, as far as the store can tell; the caller looks again."""
+        """Write a small object if it is still in `state`, as far as the store can tell; the caller checks again."""
         condition: dict[str, str] = {"IfMatch": state} if state else {}
         if state is None and not self._renames:
             condition = {"mode": "create"}
-        with self._placed(name) as target, self._told():
+        with self._placed(name) as target, self._translated():
             try:
                 self._fs.pipe_file(target, data, **condition)
             except FileExistsError:
                 return
             except OSError as error:
-                if _code(error) == "NotImplemented":  # a store that knows no conditions
+                if _code(error) == "NotImplemented":  # a store without conditional writes
                     self._fs.pipe_file(target, data)
                 elif _code(error) not in _LOST:
                     raise
 
     def adopt(self, name: str, other: Folder, size: int) -> bool:
-        """Let the store copy an object from another folder of the same file system; False if it cannot."""
+        """Have the store copy an object from another folder of the same file system; False if it cannot."""
         if other.size(name) != size:
             return False
         with contextlib.suppress(SourceError, FileNotFoundError):
-            with self._placed(name) as target, self._told():
+            with self._placed(name) as target, self._translated():
                 self._fs.cp_file(f"{other.path}/{name}", target)
             return True
         return False
 
     @contextlib.contextmanager
     def _placed(self, name: str) -> Iterator[str]:
-        """Yield where to write an object so that it appears complete or not at all.
+        """Yield the name to write an object to, so that it appears complete or not at all.
 
-        In an object store that is its own name. Elsewhere it is a file beside the bundle, renamed at the end; a killed
-        process leaves it there, below `.uploads`.
+        In an object store that is its final name. Elsewhere it is a file beside the bundle, renamed at the end; a
+        killed process leaves it there, below `.uploads`.
         """
         target = f"{self.path}/{name}"
         if not self._renames:
@@ -214,12 +214,12 @@ class Folder:
                 raise SourceError(f"`{self.label}`: there is no such bucket", hint="create it first") from None
             return
         temporary = f"{posixpath.dirname(self.path)}/.uploads/{secrets.token_hex(8)}"
-        with self._told():
+        with self._translated():
             for path in (temporary, target):
                 self._fs.makedirs(posixpath.dirname(path), exist_ok=True)
         try:
             yield temporary
-            with self._told():
+            with self._translated():
                 self._fs.mv(temporary, target)
         except BaseException:
             with contextlib.suppress(Exception):  # what failed first is the error to tell
@@ -228,7 +228,7 @@ class Folder:
 
 
 def _abandon(sink: Any) -> None:
-    """Give an upload up: merely closing a driver's buffered file would complete it with the bytes it has."""
+    """Abort an upload: closing a driver's buffered file would complete it with the bytes it has."""
     with contextlib.suppress(Exception):  # what failed first is the error to tell
         if hasattr(sink, "forced"):
             sink.discard()
@@ -255,18 +255,18 @@ def _driver(scheme: str) -> Any:
 
 
 def _reason(error: BaseException) -> str:
-    """Say why in one line, without what an address may hold."""
+    """Return the reason in one line, without credentials from an address."""
     return shown(re.sub(r"\s+", " ", getattr(error, "strerror", None) or str(error)))[:200] or repr(error)
 
 
 def _code(error: BaseException) -> str:
-    """Return S3's own code of a failure that the driver translated."""
+    """Return S3's error code of a failure that the driver translated."""
     answer = getattr(error.__cause__, "response", None) or {}
     return str(answer.get("Error", {}).get("Code", ""))
 
 
 def _checked(reader: BinaryIO, blob: Blob) -> Iterator[bytes]:
-    """Yield a stream, its last bytes only if the whole is what was promised."""
+    """Yield a stream; its last bytes only if the whole is the expected blob."""
     state, left, view = hashlib.sha256(), blob.size, memoryview(bytearray(CHUNK))
     while left and (count := reader.readinto(view[: min(CHUNK, left)])):  # type: ignore[attr-defined]
         state.update(view[:count])
@@ -287,7 +287,7 @@ def _check(state: hashlib._Hash, blob: Blob) -> None:
 
 
 class _Remote(io.RawIOBase):
-    """An object, read in pieces from wherever one wants; its size was checked when it was opened."""
+    """An object, read in pieces at any offset; its size was checked when it was opened."""
 
     def __init__(self, folder: Folder, name: str, size: int) -> None:
         self._folder, self._name, self._size = folder, name, size
@@ -306,7 +306,7 @@ class _Remote(io.RawIOBase):
         return offset
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        """Fill the whole buffer, except at the end: whoever reads a record expects one answer."""
+        """Fill the whole buffer, except at the end: readers of records expect one read to suffice."""
         view, filled = memoryview(buffer), 0
         while filled < len(view) and self._position < self._size:
             if not self._ready:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A bundle in a bucket, as a place to read from and as a destination. The index is written last."""
+"""Read and write a bundle in a bucket: a medium and a destination. The index is written last."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from packager.transport.bucket.reference import Reference
 from packager.transport.writers import Destination, Receiver, Source
 from packager.types import Blob, Tree
 
-_UPLOADS = 3  # at a time: a driver holds a part several times over, and memory shall stay below 150 MB
-_RACES = 8  # how often the index is written again because somebody else wrote it meanwhile
+_UPLOADS = 3  # at a time: a driver holds several copies of a part, and memory must stay below 150 MB
+_RACES = 8  # retries of the index because another writer changed it meanwhile
 
 
 class BucketBundle:
-    """One bundle of a bucket, as a place to read from."""
+    """The medium of one bundle in a bucket."""
 
     def __init__(self, folder: Folder, digest: str | None = None) -> None:
         self.folder, self.label, self._wanted = folder, folder.label, digest
@@ -57,21 +57,21 @@ class BucketBundle:
         return f"{path or blob_path(blob.digest)} in {self.label}"
 
     def check_extent(self, tree: Tree, records: Iterable[str]) -> None:
-        """Do nothing: a push may be under way here, and what is missing shows when it is read."""
+        """Do nothing: a push may be in progress, and a missing blob is detected when it is read."""
 
     def attach(self, bundle: Bundle) -> None:
-        """Write the records of `bundle` that are not here yet, then the index that names them."""
+        """Write the missing records of `bundle`, then the index that names them."""
         publish(self.folder, bundle, force=False)
 
 
 def _models(medium: BucketBundle, index: bytes) -> set[str]:
-    """Return the digests of what an index lists that is attached to nothing."""
+    """Return the digests of the manifests of an index that are no referrers."""
     rows = [item.blob.digest for item in oci.parse_index(index, subject=INDEX_FILE) if item.media_type == oci.MANIFEST]
     return {digest for digest in rows if oci.parse_manifest(record(medium, digest), subject=digest).subject is None}
 
 
 def open_reference(reference: Reference) -> BucketBundle:
-    """Return what `reference` names, as a place to read from. Raises UsageError if it names no version."""
+    """Return the medium that `reference` names. Raises UsageError if it names no version."""
     return BucketBundle(_folder(reference), reference.digest)
 
 
@@ -84,8 +84,8 @@ def _folder(reference: Reference) -> Folder:
 def bucket(reference: Reference, *, mount: Reference | None = None, force: bool = False) -> Destination:
     """Push to `reference`; without a tag the bundle's version becomes the tag.
 
-    `mount` names a bundle on the same file system that may have the blobs; the store copies them by itself. A version
-    that already means another bundle is replaced only with `force`. Raises UsageError, SourceError.
+    `mount` names a bundle on the same file system that may have the blobs; the store copies them itself. A version that
+    is another bundle already is replaced only with `force`. Raises UsageError, SourceError.
     """
 
     @contextlib.contextmanager
@@ -129,7 +129,7 @@ def _check_target(folder: Folder, index: bytes | None, bundle: Bundle) -> None:
 def publish(folder: Folder, bundle: Bundle, *, force: bool) -> None:
     """Make the bundle visible, with every referrer that others attached meanwhile.
 
-    Where the store knows conditions (S3) no writer's index is lost; elsewhere each writer looks again after writing.
+    With conditional writes (S3) no writer's index is lost; elsewhere each writer checks again after writing.
     """
     for _ in range(_RACES):
         index, state = folder.current(INDEX_FILE, oci.MAX_MANIFEST)
@@ -145,7 +145,7 @@ def publish(folder: Folder, bundle: Bundle, *, force: bool) -> None:
 
 
 def _merged(folder: Folder, bundle: Bundle, index: bytes | None) -> Bundle:
-    """Return `bundle` with the referrers that the target has besides; those of another bundle do not count."""
+    """Return `bundle` with the target's additional referrers; those of another bundle are ignored."""
     if index is None:
         return bundle
     with contextlib.suppress(IntegrityError):  # what cannot be read is replaced

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names of bundles in buckets."""
+"""Parse references to bundles in buckets."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from packager.names import tag_of
 from packager.types import DIGEST
 
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
-_REST = re.compile(r"[^\x00-\x20\x7f?#*\[\]\\]+")  # no query, and nothing a driver may take for a pattern
+_REST = re.compile(r"[^\x00-\x20\x7f?#*\[\]\\]+")  # no query, and nothing that a driver may read as a pattern
 _TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}")  # as in registries
 _SECRET = re.compile(r"//[^/@]*@")
 
@@ -26,22 +26,22 @@ def shown(address: str) -> str:
 class Reference:
     """One bundle of a remote file system; without a tag the name of its versions."""
 
-    name: str  # scheme://place/name
+    name: str  # scheme://bucket/name
     tag: str | None = None
     digest: str | None = None
 
     def __str__(self) -> str:
-        """Return what a person may read: a password in the address is left out."""
+        """Return the reference for display: without a password in the address."""
         tag = f":{self.tag}" if self.tag else ""
         return shown(self.name) + tag + (f"@{self.digest}" if self.digest else "")
 
     def pinned(self, bundle: Bundle) -> Reference:
-        """Return what names `bundle` at this place and never another one."""
+        """Return the reference of exactly this `bundle` at this address."""
         return Reference(self.name, self.tag or tag_of(bundle.version), bundle.digest)
 
 
 def parse(text: str) -> Reference:
-    """Parse `scheme://place/name[:version][@sha256:…]`. Raises UsageError that says which part is wrong."""
+    """Parse `scheme://bucket/name[:version][@sha256:…]`. Raises UsageError, which names the wrong part."""
     scheme, _, rest = text.partition("://")
     folder, slash, last = rest.rpartition("/")
     path, at, digest = last.partition("@") if "@sha256:" in last else (last, "", "")
@@ -65,12 +65,12 @@ def parse(text: str) -> Reference:
 def folder_address(text: str) -> str:
     """Return the address of a folder in an object store, checked, without a slash at its end. Raises UsageError."""
     scheme, _, rest = text.rstrip("/").partition("://")
-    place = rest.partition("/")[0]
+    host = rest.partition("/")[0]
     if not _SCHEME.fullmatch(scheme) or not _REST.fullmatch(rest) or {"", ".", ".."} & set(rest.split("/")):
         raise UsageError(f"`{shown(text):.300}` is no folder in a bucket", hint="write for example s3://bucket/folder")
-    if scheme in ("s3", "s3a") and ":" in place:
+    if scheme in ("s3", "s3a") and ":" in host:
         raise UsageError(
             f"`{shown(text):.300}` names a server, not a bucket",
-            hint=f"set AWS_ENDPOINT_URL=http://{place} and write s3://bucket/folder",
+            hint=f"set AWS_ENDPOINT_URL=http://{host} and write s3://bucket/folder",
         )
     return f"{scheme}://{rest}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Credentials as Docker and Podman keep them: `auths`, `credHelpers` and `credsStore` of their JSON files.
+"""Find credentials in the files of Docker and Podman: `auths`, `credHelpers` and `credsStore`.
 
 Sources: docker/cli config file reference; containers-auth.json(5); docker-credential-helpers protocol (`get`: the
 server's name on stdin, `{"Username", "Secret"}` on stdout). Secrets never enter a message, a log or an argument list.
@@ -20,9 +20,9 @@ from typing import Any
 from packager.errors import SourceError, UsageError
 
 _HELPER = re.compile(r"[A-Za-z0-9._-]+")
-_SECONDS = 30  # a helper may unlock a key ring, but not hang a pipeline for ever
-_NOT_FOUND = "credentials not found in native keychain"  # what helpers print when they know nothing
-_DOCKER_HUB = "https://index.docker.io/v1/"  # what Docker files its own registry under
+_SECONDS = 30  # a helper may unlock a key ring, but must not block a pipeline
+_NOT_FOUND = "credentials not found in native keychain"  # what helpers print without a credential
+_DOCKER_HUB = "https://index.docker.io/v1/"  # Docker's key for its own registry
 _HUB = "docker.io"
 _HUBS = frozenset({_HUB, "index.docker.io", "registry-1.docker.io", "registry.hub.docker.com"})
 
@@ -56,7 +56,7 @@ def find(host: str, name: str, files: Sequence[Path], environment: Mapping[str, 
 
 
 def _keys(host: str, name: str) -> Iterator[str]:
-    """Yield what a credential may be filed under, the most specific first."""
+    """Yield the keys that a credential may have, the most specific first."""
     parts = [_HUB if host in _HUBS else host, *name.split("/")]
     for count in range(len(parts), 0, -1):
         yield "/".join(parts[:count])
@@ -70,16 +70,16 @@ def _plain(key: str) -> str:
     return (_HUB if host in _HUBS else host) + slash + path
 
 
-def _filed(table: object) -> dict[str, tuple[str, Any]]:
-    """Return what is filed under each key, with the key as it is spelled; the first of two spellings counts."""
+def _entries(table: object) -> dict[str, tuple[str, Any]]:
+    """Return the entry of each key, with the key as it is spelled; the first of two spellings counts."""
     found: dict[str, tuple[str, Any]] = {}
     for key, value in table.items() if isinstance(table, dict) else ():
         found.setdefault(_plain(key), (key, value))
     return found
 
 
-def _asked_for(keys: Sequence[str]) -> Iterator[str]:
-    """Yield what a store of credentials may know a registry by: it compares spellings, not meanings."""
+def _spellings(keys: Sequence[str]) -> Iterator[str]:
+    """Yield the names that a credential store may have for a registry: it compares strings."""
     yield from keys
     host = keys[-1]
     if host == _HUB:
@@ -93,7 +93,7 @@ def _load(file: Path) -> dict[str, Any] | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError):
-        value = None  # the text may hold secrets: it is not quoted
+        value = None  # the text may contain secrets: it is not quoted
     if not isinstance(value, dict):
         raise UsageError(f"credential file `{file}` is not readable JSON", hint="log in again with docker or podman")
     return value
@@ -102,17 +102,17 @@ def _load(file: Path) -> dict[str, Any] | None:
 def _from(
     config: Mapping[str, Any], file: Path, keys: Sequence[str], environment: Mapping[str, str]
 ) -> Credential | None:
-    helpers, auths = _filed(config.get("credHelpers")), _filed(config.get("auths"))
+    helpers, auths = _entries(config.get("credHelpers")), _entries(config.get("auths"))
     for key in keys:
         spelled, helper = helpers.get(key, ("", None))
         if isinstance(helper, str):
-            return _ask(helper, spelled, environment)
+            return _run_helper(helper, spelled, environment)
         if found := _stored(auths.get(key, ("", None))[1], file):
             return found
     store = config.get("credsStore")
     if isinstance(store, str) and store:
-        for key in _asked_for(keys):
-            if found := _ask(store, key, environment):
+        for key in _spellings(keys):
+            if found := _run_helper(store, key, environment):
                 return found
     return None
 
@@ -134,7 +134,7 @@ def _stored(entry: object, file: Path) -> Credential | None:
     return Credential(user, secret.rstrip("\0"))
 
 
-def _ask(helper: str, key: str, environment: Mapping[str, str]) -> Credential | None:
+def _run_helper(helper: str, key: str, environment: Mapping[str, str]) -> Credential | None:
     """Run a credential helper: an argument list, never a shell; its name cannot be a path."""
     if not _HELPER.fullmatch(helper):
         raise UsageError("a credential file names a helper that is not a plain program name")

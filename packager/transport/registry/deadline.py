@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An end for every answer, however it arrives: a timeout between two bytes is none, because one byte begins it anew.
+"""Enforce a deadline for every response: a timeout between two bytes is none, because each byte restarts it.
 
-What is read whole has `answer` seconds, from its first line to its last byte. What is streamed has those for its head,
-and then time for its bytes at no less than `rate`. More than a few interim answers (1xx) are none.
+A response that is read whole has `answer` seconds, from its first line to its last byte. A streamed one has those for
+its headers, and then time for its bytes at no less than `rate`. More than a few interim responses (1xx) are refused.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 _INTERIM = 8
 
 
-class Overdue(TimeoutError):
-    """The other end is alive and does not get on."""
+class OverdueError(TimeoutError):
+    """The server sends, but too slowly."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How long an answer may take: seconds for all of it, or for its head and then bytes per second."""
+    """The limits of a response: seconds for all of it, or for its headers and then bytes per second."""
 
     answer: float = 120.0
     rate: float = 1024.0
 
     def check(self, spent: float, received: int, *, streamed: bool) -> float:
-        """Return the seconds that are left. Raises Overdue if there are none."""
+        """Return the seconds that are left. Raises OverdueError if there are none."""
         left = self.answer + (received / self.rate if streamed else 0) - spent
         if left <= 0:
-            raise Overdue(f"no whole answer within {self.answer:g} s")
+            raise OverdueError(f"no whole answer within {self.answer:g} s")
         return left
 
 
 class _Timed(io.RawIOBase):
-    """Reads from a socket until the time is over."""
+    """Reads from a socket until the deadline."""
 
     def __init__(self, raw: io.RawIOBase, sock: socket.socket, pace: Pace) -> None:
         self._raw, self._sock, self._pace = raw, sock, pace
@@ -59,7 +59,7 @@ class _Timed(io.RawIOBase):
         try:
             count = self._raw.readinto(buffer)
         except TimeoutError as error:
-            raise (Overdue("the time is over") if left <= idle else error) from None
+            raise (OverdueError("the time is over") if left <= idle else error) from None
         self._received += count or 0
         return int(count) if count is not None else None
 
@@ -69,7 +69,7 @@ class _Timed(io.RawIOBase):
 
 
 class _Response(http.client.HTTPResponse):
-    """An answer that has an end."""
+    """A response with a deadline."""
 
     def __init__(self, pace: Pace, sock: socket.socket, *rest: Any, **named: Any) -> None:
         super().__init__(sock, *rest, **named)
@@ -85,12 +85,12 @@ class _Response(http.client.HTTPResponse):
         return found
 
     def stream(self) -> None:
-        """Let the body take as long as its bytes need."""
+        """Limit the body by its rate instead of its total time."""
         self._timed.streamed = True
 
 
 def pools(pace: Pace) -> dict[str, type[HTTPConnectionPool]]:
-    """Return the classes of connection pools, by scheme, whose answers keep to `pace`."""
+    """Return the classes of connection pools, by scheme, whose responses have the limits of `pace`."""
     respond = functools.partial(_Response, pace)
 
     class Plain(HTTPConnection):
@@ -109,14 +109,14 @@ def pools(pace: Pace) -> dict[str, type[HTTPConnectionPool]]:
 
 
 def allow_stream(response: Any) -> None:
-    """Tell the answer below `response` of urllib3 that its body is a stream."""
+    """Mark the body of the response below urllib3's `response` as a stream."""
     below = getattr(response, "_original_response", None)
     if isinstance(below, _Response):
         below.stream()
 
 
 def is_overdue(error: BaseException | None) -> bool:
-    """Tell whether an error of the HTTP library came from a deadline of ours."""
-    while error is not None and not isinstance(error, Overdue):
+    """Return whether an error of the HTTP library comes from one of our deadlines."""
+    while error is not None and not isinstance(error, OverdueError):
         error = error.__cause__ or error.__context__
     return error is not None

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a registry asks for before it answers: nothing, basic authentication, or a bearer token for a scope.
+"""Authenticate to a registry: without credentials, with basic authentication, or with a bearer token for a scope.
 
-Source: distribution's token specification (docs/spec/auth). A token is asked for once per scope and kept in memory;
+Source: distribution's token specification (docs/spec/auth). A token is requested once per scope and kept in memory;
 credentials go to the registry's own origin and, over TLS, to the token server it names, and nowhere else.
 """
 
@@ -19,7 +19,7 @@ from packager.transport.registry.credentials import Credential
 
 
 class Response(Protocol):
-    """What a registry or token server answered."""
+    """The response of a registry or token server."""
 
     @property
     def status(self) -> int: ...
@@ -31,12 +31,12 @@ class Response(Protocol):
 
 Send = Callable[[str, str, Mapping[str, str], bytes | None], Response]
 _PARAMETER = re.compile(r'([a-z_]+)="([^"]*)"')
-_LONGEST_MESSAGE = 300  # characters of a server's own words
+_LONGEST_MESSAGE = 300  # characters of a server's message
 _MAX_TOKEN = 1 << 20  # bytes
 
 
 class Login:
-    """The credentials of one registry, in the form it wants them."""
+    """The credentials of one registry, in the form that it requires."""
 
     def __init__(self, challenge: str | None, find: Callable[[], Credential | None], send: Send, secure: bool) -> None:
         self._scheme, self._parameters = _parsed(challenge)
@@ -54,10 +54,10 @@ class Login:
             return credential.basic if credential else None
 
     def helps(self, answer: Response, *, sent: bool) -> bool:
-        """Tell whether a request that got `answer` is worth repeating with other credentials than were `sent`.
+        """Return whether to repeat a request that got `answer` with other credentials than were `sent`.
 
-        A registry whose `/v2/` is open to strangers (zot, Harbor) asks for a login where it needs one; some ask without
-        saying how, or say 403. What it asks for then holds from now on.
+        A registry whose `/v2/` is open to anonymous clients (zot, Harbor) requires a login where it needs one; some do
+        so without a challenge, or with 403. The challenge is then used from now on.
         """
         with self._lock:
             if answer.status == 401:
@@ -70,7 +70,7 @@ class Login:
             return answer.status == 401 and bool(self._scheme)
 
     def has_credential(self) -> bool:
-        """Tell whether a credential is stored for the registry."""
+        """Return whether a credential is stored for the registry."""
         with self._lock:
             return self._credential() is not None
 
@@ -92,7 +92,7 @@ class Login:
             raise SourceError("the registry names no token server")
         credential = self._credential()
         service = self._parameters.get("service", "")
-        if credential and not credential.user:  # an identity token is traded in (OAuth 2)
+        if credential and not credential.user:  # an identity token is exchanged (OAuth 2)
             form = {
                 "grant_type": "refresh_token",
                 "service": service,
@@ -115,8 +115,8 @@ def _parsed(challenge: str | None) -> tuple[str, dict[str, str]]:
     return scheme.lower(), dict(_PARAMETER.findall(rest))
 
 
-def own_words(data: bytes) -> tuple[str, str]:
-    """Return code and message of the first error in an answer, each with what joins it to a sentence; else empty.
+def first_error(data: bytes) -> tuple[str, str]:
+    """Return code and message of the first error in a response, each with its punctuation for a sentence; else empty.
 
     Source: distribution-spec 1.1, "Error Codes"; Docker Hub's token server has `details` instead.
     """
@@ -138,7 +138,7 @@ def _read(answer: Response, realm: str, credential: Credential | None) -> str:
         )
     if answer.status in (400, 401, 403):
         raise SourceError(
-            f"token server `{host}` refused the credentials ({answer.status}){own_words(answer.data)[1]}",
+            f"token server `{host}` refused the credentials ({answer.status}){first_error(answer.data)[1]}",
             hint="log in again with docker or podman",
         )
     try:

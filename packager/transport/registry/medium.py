@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A bundle in a registry, as a place to read from. Every blob is asked for by digest; tags are hints."""
+"""Read a bundle from a registry. Every blob is requested by digest; tags are hints."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from packager.events import OnEvent, Warned, ignore
 from packager.formats import dsse, oci
 from packager.transport.registry import publish
 from packager.transport.registry.reference import Reference
-from packager.transport.registry.repository import Absent, Repository
+from packager.transport.registry.repository import NotInRegistryError, Repository
 from packager.transport.registry.wire import Settings
 from packager.types import Blob, Tree
 
 _NOTES = 5
-_ATTACHED = 128 << 20  # bytes of everything that is attached to one bundle; it is kept in memory
+_ATTACHED = 128 << 20  # bytes of everything attached to one bundle; it is kept in memory
 
 
-class _LeftOut(Exception):
-    """A referrer that cannot travel, and why."""
+class _LeftOutError(Exception):
+    """A referrer is skipped, for the reason in the message."""
 
 
 class RegistryBundle:
-    """One bundle of a repository, with everything the registry says refers to it."""
+    """One bundle of a repository, with all referrers that the registry lists."""
 
     def __init__(self, reference: Reference, settings: Settings, on_event: OnEvent = ignore) -> None:
         self.label = str(reference)
         self._repository, self._on_event = Repository(reference, settings), on_event
-        self._small: dict[str, bytes] = {}  # manifests, and what follows from them
+        self._small: dict[str, bytes] = {}  # manifests, and what is derived from them
         self._sizes: dict[str, int] = {}
         self._room = _ATTACHED
 
@@ -56,12 +56,12 @@ class RegistryBundle:
         self._sizes |= {item.blob.digest: item.blob.size for item in descriptors}
 
     def _referrers(self, model: oci.Descriptor) -> Iterator[oci.Descriptor]:
-        """Fetch what refers to the bundle; anybody may attach anything, so what cannot be read is left out, aloud."""
+        """Fetch the referrers; everyone may attach anything, so unreadable ones are skipped with a warning."""
         left: list[str] = []
         for item in self._repository.referrers(model.blob.digest):
             try:
                 yield self._referrer(item.blob.digest, model)
-            except _LeftOut as why:
+            except _LeftOutError as why:
                 left.append(f"`{item.blob.digest}` in `{self.label}` is left out: {why}")
         for note in left[:_NOTES]:
             self._on_event(Warned(note))
@@ -72,34 +72,34 @@ class RegistryBundle:
         try:
             data = self._repository.manifest(digest)
             if data is None:
-                raise _LeftOut("the registry lists it and does not have it")
+                raise _LeftOutError("the registry lists it and does not have it")
             manifest = oci.parse_manifest(data, subject=digest)
         except IntegrityError as error:
-            raise _LeftOut(error.message) from None
+            raise _LeftOutError(error.message) from None
         if manifest.subject is None or manifest.subject.blob != model.blob:
-            raise _LeftOut("it is about something else")
+            raise _LeftOutError("it is about something else")
         held = {item.blob.digest: item.blob for item in (*manifest.layers, manifest.config)}
         if max(blob.size for blob in held.values()) > dsse.MAX_BUNDLE:
-            raise _LeftOut(f"it holds more than {dsse.MAX_BUNDLE} bytes")
+            raise _LeftOutError(f"it holds more than {dsse.MAX_BUNDLE} bytes")
         read = {name: self._content(blob) for name, blob in held.items() if name not in self._small}
         self._know([manifest.config, *manifest.layers])
         self._small |= {**read, digest: data}
         return oci.Descriptor(oci.MANIFEST, Blob(digest, len(data)), {}, manifest.artifact_type)
 
     def _content(self, blob: Blob) -> bytes:
-        """Read what is attached at once: what turns out to be broken is left out as long as it can be."""
+        """Read an attached blob early, so that a broken one can still be skipped."""
         if blob == Blob(canonical.sha256(oci.EMPTY_BYTES), len(oci.EMPTY_BYTES)):
             return oci.EMPTY_BYTES
         self._room -= blob.size
         if self._room < 0:
-            raise _LeftOut(f"more than {_ATTACHED} bytes are attached")
+            raise _LeftOutError(f"more than {_ATTACHED} bytes are attached")
         try:
             with self._repository.open(blob) as file:
                 data = file.read(blob.size + 1)
-        except Absent:
-            raise _LeftOut("the registry does not have what it holds") from None
+        except NotInRegistryError:
+            raise _LeftOutError("the registry does not have what it holds") from None
         if Blob(canonical.sha256(data), len(data)) != blob:
-            raise _LeftOut("what it holds is damaged")
+            raise _LeftOutError("what it holds is damaged")
         return data
 
     def open_record(self, digest: str) -> BinaryIO:
@@ -116,7 +116,7 @@ class RegistryBundle:
         return f"{path or blob.digest} in {self.label}"
 
     def check_extent(self, tree: Tree, records: Iterable[str]) -> None:
-        """Do nothing: other bundles share the repository, and what is missing shows when it is read."""
+        """Do nothing: other bundles share the repository, and a missing blob is detected when it is read."""
 
     def attach(self, bundle: Bundle) -> None:
         """Push the referrers of `bundle`, and list them under the tag schema."""

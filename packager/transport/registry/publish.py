@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A registry as a destination. The tag moves last, when everything it stands for is there, signatures included."""
+"""Push a bundle to a registry. The tag is written last, when everything it refers to is there, with signatures."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from packager.transport.registry.wire import Settings
 from packager.transport.writers import Destination, Receiver, Source
 from packager.types import Blob
 
-_RACES = 5  # how often the shared list of referrers is written again before giving up
+_RACES = 5  # retries of the shared list of referrers
 
 
 def registry(reference: Reference, settings: Settings, *, mount: str | None = None, force: bool = False) -> Destination:
     """Push to `reference`; without a tag its version becomes the tag.
 
-    `mount` names another repository of the same registry that may have the blobs. A tag that already means another
-    bundle is moved only with `force`. Raises UsageError, SourceError.
+    `mount` names another repository of the same registry that may have the blobs. A tag of another bundle is moved only
+    with `force`. Raises UsageError, SourceError.
     """
 
     @contextlib.contextmanager
@@ -78,9 +78,9 @@ def _push_blob(repository: Repository, blob: Blob, data: bytes) -> None:
 
 
 def push_referrers(repository: Repository, bundle: Bundle) -> None:
-    """Push everything attached to `bundle`, and list it under the tag schema, whatever the registry can do itself.
+    """Push everything attached to `bundle`, and list it under the tag schema, also where there is a referrers API.
 
-    The list is always written: clients and later registries without the referrers API find nothing otherwise.
+    The list is always written: clients and later registries without that API find nothing otherwise.
     """
     if not bundle.referrers:
         return
@@ -94,14 +94,14 @@ def push_referrers(repository: Repository, bundle: Bundle) -> None:
 
 
 def _list(repository: Repository, bundle: Bundle) -> None:
-    """Merge our referrers into the list at the tag; there is no compare-and-swap, so look again afterwards."""
+    """Merge our referrers into the list at the tag; there is no compare-and-swap, so it is read again afterwards."""
     tag = oci.referrers_tag(bundle.digest)
     ours = {item.blob.digest: item for item in oci.parse_index(bundle.referrers_index(), subject=tag)}
     for _ in range(_RACES):
         try:
             listed = {item.blob.digest: item for item in repository.tagged(bundle.digest)}
         except IntegrityError:
-            listed = {}  # what lies at the tag is no list: it is replaced
+            listed = {}  # the tag has no list: it is replaced
         if ours.keys() <= listed.keys():
             return
         merged = listed | ours

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names of bundles in registries."""
+"""Parse references to bundles in registries."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Reference:
 
     @property
     def is_loopback(self) -> bool:
-        """True if the host is this machine, by its name alone."""
+        """Return whether the host is this machine, by its name alone."""
         host = re.sub(r":[0-9]+$", "", self.host).strip("[]").lower()
         try:
             return ipaddress.ip_address(host).is_loopback
@@ -40,7 +40,7 @@ class Reference:
 
 
 def parse(text: str) -> Reference:
-    """Parse `oci://host[:port]/name[:tag][@sha256:…]`. Raises UsageError that says which part is wrong."""
+    """Parse `oci://host[:port]/name[:tag][@sha256:…]`. Raises UsageError, which names the wrong part."""
     host, slash, rest = text.removeprefix(SCHEME).partition("/")
     path, at, digest = rest.partition("@")
     name, colon, tag = path.partition(":")

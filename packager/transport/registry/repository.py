@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The distribution protocol for one repository: manifests, blobs to read, referrers.
+"""Speak the distribution protocol with one repository: manifests, blobs to read, referrers.
 
-Source: OCI distribution-spec v1.1. Manifests are bytes: what is pushed is what was signed, what is pulled is checked
-against its digest. Whether a registry has the referrers API is found out by asking for referrers, never from the
-`OCI-Subject` header, which some registries send without having it.
+Source: OCI distribution-spec v1.1. Manifests are bytes: the pushed bytes are the signed ones, the pulled bytes are
+checked against their digest. Whether a registry has the referrers API is determined by requesting referrers, never from
+the `OCI-Subject` header, which some registries send without having it.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from packager.errors import IntegrityError, SourceError, UsageError
 from packager.formats import oci
 from packager.transport.registry.deadline import is_overdue
 from packager.transport.registry.reference import SCHEME, TAG, Reference
-from packager.transport.registry.wire import MAX_ANSWER, Answer, Body, Interrupted, Settings, Wire
+from packager.transport.registry.wire import MAX_ANSWER, Answer, Body, BrokenConnectionError, Settings, Wire
 from packager.types import DIGEST, Blob
 
 _DOCKER, _DOCKER_LIST = (f"application/vnd.docker.distribution.manifest.{form}+json" for form in ("v2", "list.v2"))
 _ACCEPT = f"{oci.MANIFEST}, {oci.INDEX}, {_DOCKER}, {_DOCKER_LIST}"
 _IMAGES = ("application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json")
 _REFERRERS_TAG = re.compile(r"sha256-[0-9a-f]{64}")
-_NOT_THERE = (400, 404, 405)  # how registries say that they cannot delete by tag, or at all
+_NOT_THERE = (400, 404, 405)  # of registries that cannot delete by tag, or at all
 _MAX_REFERRERS = 1000
 _PAGES = 50
 
 
-class Absent(SourceError):
-    """The registry names something that it does not have."""
+class NotInRegistryError(SourceError):
+    """The registry lists something that it does not have."""
 
 
 @dataclass(slots=True)
@@ -47,7 +47,7 @@ class Repository:
     reference: Reference
     settings: Settings
     wire: Wire = field(init=False)
-    piece: int | None = None  # bytes of one request of an upload, once the registry has said what it takes
+    piece: int | None = None  # bytes of one request of an upload, once the registry's limit is known
 
     def __post_init__(self) -> None:
         self.wire = Wire(self.reference, self.settings)
@@ -58,7 +58,7 @@ class Repository:
     # manifests
 
     def manifest(self, what: str) -> bytes | None:
-        """Return the manifest with tag or digest `what`, checked if it is a digest; None if there is none."""
+        """Return the manifest with tag or digest `what`, checked against a digest; None if there is none."""
         answer = self.wire.request("GET", self.url(f"manifests/{what}"), ok=(200, 404), headers={"Accept": _ACCEPT})
         if answer.status == 404:
             return None
@@ -75,7 +75,7 @@ class Repository:
         self.wire.request("PUT", url, ok=(200, 201, 202), push=True, headers=kind, body=Body.of(data))
 
     def tags(self) -> list[str]:
-        """Return every tag, sorted; those under which signatures are listed are left out."""
+        """Return every tag, sorted, without those of the tag schema for referrers."""
         return sorted(tag for tag in self._every_tag() if not _REFERRERS_TAG.fullmatch(tag))
 
     def _every_tag(self) -> list[str]:
@@ -96,38 +96,38 @@ class Repository:
         return found
 
     def delete(self, what: str) -> bool:
-        """Delete the manifest with tag or digest `what`; false if the registry does not do that."""
+        """Delete the manifest with tag or digest `what`; False if the registry does not support that."""
         answer = self.wire.request("DELETE", self.url(f"manifests/{what}"), ok=(200, 202, 204, *_NOT_THERE), push=True)
         return answer.status not in _NOT_THERE
 
     # blobs
 
     def has(self, blob: Blob, *, push: bool = False) -> bool:
-        """Ask whether the repository holds the blob."""
+        """Return whether the repository has the blob."""
         answer = self.wire.request("HEAD", self.url(f"blobs/{blob.digest}"), ok=(200, 404), push=push)
         size = answer.headers.get("Content-Length")
         return answer.status == 200 and size in (None, str(blob.size))
 
     def open(self, blob: Blob) -> BinaryIO:
-        """Open a blob for reading; the stream survives broken connections and can start anywhere."""
+        """Open a blob for reading; the stream survives broken connections and can start at any offset."""
         return cast(BinaryIO, Download(self, blob))
 
     def ranged(self, blob: Blob, start: int) -> tuple[urllib3.BaseHTTPResponse, bool]:
-        """Ask for a blob from byte `start` on; true if the registry sends the whole blob all the same."""
+        """Request a blob from byte `start` on; True if the registry sends the whole blob nevertheless."""
         headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
         url = self.url(f"blobs/{blob.digest}")
         answer = self.wire.request("GET", url, ok=(200, 206, 404, 416), stream=True, headers=headers)
         if answer.stream is None:
-            raise Absent(
+            raise NotInRegistryError(
                 f"registry `{self.reference.host}` has no blob `{blob.digest}` of `{self.reference.name}`",
-                hint="the push may not have ended; ask the publisher to repeat it",
+                hint="the push may be incomplete; the publisher should repeat it",
             )
         return answer.stream, answer.status == 200
 
     # referrers
 
     def referrers(self, digest: str) -> Sequence[oci.Descriptor]:
-        """Return what refers to manifest `digest`: what the API lists and what the tag-schema index lists."""
+        """Return the referrers of manifest `digest`, of the API and of the tag-schema index."""
         found = {item.blob.digest: item for item in (*self._listed(digest), *self.tagged(digest))}
         if len(found) > _MAX_REFERRERS:
             raise IntegrityError(f"more than {_MAX_REFERRERS} artifacts refer to `{digest}`", subject=digest)
@@ -139,10 +139,10 @@ class Repository:
         for _ in range(_PAGES):
             answer = self.wire.request("GET", url, ok=(200, 400, 404, 405), headers={"Accept": oci.INDEX})
             if answer.status != 200 or not _is_index(answer):
-                return found  # no such API: the tag-schema index is all there is
+                return found  # no such API: there is only the tag-schema index
             found += oci.parse_listing(answer.data, subject=f"referrers of {digest}")
             if len(found) > _MAX_REFERRERS:
-                break  # `referrers` refuses them; nobody needs to read the rest of a list without end
+                break  # `referrers` refuses them; the list may have no end
             link = answer.headers.get("Link", "")
             if 'rel="next"' not in link or "<" not in link:
                 return found
@@ -174,20 +174,20 @@ class Repository:
         return canonical.sha256(data), data
 
     def _check_kind(self, data: bytes) -> None:
-        """Raise SourceError for what is no single artifact, and say what can be done with it."""
+        """Raise SourceError for anything but a single artifact, with the remedy."""
         try:
             value = canonical.load(data, limit=oci.MAX_MANIFEST)
             kind, config = value.get("mediaType"), (value.get("config") or {}).get("mediaType")
             rows = value.get("manifests") or []
             listed = [str(row["digest"]) for row in rows if DIGEST.fullmatch(str(row["digest"]))]
         except (ValueError, AttributeError, KeyError, TypeError):
-            return  # whoever reads it says what is wrong
+            return  # its reader reports the fault
         if kind in (oci.INDEX, _DOCKER_LIST) or rows:
             place = f"{SCHEME}{self.reference.host}/{self.reference.name}"
             named = f"take one by its digest: {', '.join(f'{place}@{digest}' for digest in listed[:3])}"
             raise SourceError(
                 f"`{self.reference}` is an index of {len(rows)} manifests, expected a bundle",
-                hint=named if listed else "it is empty: ask who pushed it",
+                hint=named if listed else "it is empty: push the bundle again",
             )
         if kind == _DOCKER or config in _IMAGES:
             raise SourceError(
@@ -198,7 +198,7 @@ class Repository:
 
 
 def _names(data: bytes, reference: Reference) -> list[str]:
-    """Return the tags of an answer that may be shown and asked for."""
+    """Return the tags of a response that are safe to show and to request."""
     try:
         found = canonical.load(data, limit=MAX_ANSWER)["tags"] or []
         return [tag for tag in found if TAG.fullmatch(tag)]
@@ -211,16 +211,16 @@ def _is_index(answer: Answer) -> bool:
 
 
 class Download(io.RawIOBase):
-    """A blob as a stream. A broken connection is taken up again at the byte where it broke.
+    """A blob as a stream. After a broken connection it resumes at the byte where it broke.
 
-    The bytes are not checked here: whoever reads them hashes them. Raises SourceError once as many attempts in a row
-    as `Patience` allows have brought nothing.
+    The bytes are not checked here: the reader hashes them. Raises SourceError after as many attempts in a row without
+    progress as `Patience` allows.
     """
 
     def __init__(self, repository: Repository, blob: Blob) -> None:
         self._repository, self._blob = repository, blob
         self._position, self._fruitless = 0, 0
-        self._spent, self._received = 0.0, 0  # seconds waited for the registry, pauses included; bytes it gave
+        self._spent, self._received = 0.0, 0  # seconds waited for the registry, pauses included; bytes received
         self._stream: urllib3.BaseHTTPResponse | None = None
 
     def readable(self) -> bool:
@@ -247,8 +247,8 @@ class Download(io.RawIOBase):
             try:
                 data = self._connected().read(wanted)
                 if not data:
-                    raise Interrupted(f"the registry ended blob `{self._blob.digest}` early")
-            except (HTTPError, OSError, Interrupted) as error:
+                    raise BrokenConnectionError(f"the registry ended blob `{self._blob.digest}` early")
+            except (HTTPError, OSError, BrokenConnectionError) as error:
                 self._broke(error)
                 continue
             finally:
@@ -269,15 +269,15 @@ class Download(io.RawIOBase):
         return self._stream
 
     def _skip(self, count: int) -> None:
-        """Read past the beginning, for a server that does not know ranges."""
+        """Skip the beginning, for a server without ranges."""
         while count and self._stream:
             data = self._stream.read(min(count, 1 << 20))
             if not data:
-                raise Interrupted(f"the registry ended blob `{self._blob.digest}` early")
+                raise BrokenConnectionError(f"the registry ended blob `{self._blob.digest}` early")
             count -= len(data)
 
     def _check_pace(self) -> None:
-        """Give up on a registry that brings a little and breaks, again and again."""
+        """Raise for a registry that repeatedly sends a little and breaks."""
         settings = self._repository.settings
         patience = settings.patience
         grace = settings.pace.answer + patience.attempts * patience.longest
@@ -293,7 +293,7 @@ class Download(io.RawIOBase):
         if self._fruitless >= self._repository.settings.patience.attempts:
             if isinstance(error, SourceError):
                 raise error
-            raise Interrupted(
+            raise BrokenConnectionError(
                 f"the connection to registry `{self._repository.reference.host}` keeps breaking",
                 hint="repeat the command: what was transferred is kept",
             ) from None

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Upload one blob: asked for first, mounted where possible, sent in pieces, resumed where it broke off.
+"""Upload one blob: skipped if it exists, mounted where possible, sent in pieces, resumed after a broken connection.
 
-A session is a URL of the registry. It is remembered on disk while the upload runs, so that a killed process goes on
-too. After a break the registry is asked how much it has (GET); a registry that dropped the session gets the blob from
-its beginning in a new one. Docker's registry (2.8) drops a session whenever a piece breaks in the middle, so there
-only whole pieces and whole blobs survive. A registry that finds a piece too large (413, or 416 as GHCR says it) gets
-smaller ones; what `OCI-Chunk-Min-Length` and `-Max-Length` ask for when a session opens is kept to.
+A session is a URL of the registry. It is kept on disk during the upload, so that the next process resumes a killed one.
+After a break the registry is queried for its position (GET); a registry that dropped the session gets the blob from its
+beginning in a new one. Docker's registry (2.8) drops a session whenever a piece breaks in the middle, so there only
+whole pieces and whole blobs survive. A registry that refuses a piece as too large (413, or 416 by GHCR) gets smaller
+ones; the limits `OCI-Chunk-Min-Length` and `-Max-Length` of a new session are respected.
 
 Source: OCI distribution-spec v1.1, "Pushing blobs"; `OCI-Chunk-Max-Length` is proposed in its issue 485.
 """
@@ -24,27 +24,27 @@ from packager import canonical
 from packager.errors import IntegrityError, SourceError
 from packager.files import CHUNK, Moved, write_atomically
 from packager.transport.registry.repository import Repository
-from packager.transport.registry.wire import AGAIN, Answer, Body, Interrupted, told_by
+from packager.transport.registry.wire import AGAIN, Answer, Body, BrokenConnectionError, describe_answer
 from packager.transport.writers import Source
 from packager.types import Blob
 
-PIECE = 32 << 20  # bytes of one PATCH: what a broken connection costs at most on registries that keep sessions
-_SMALLER = 8  # by how much a piece shrinks that was too large: GHCR takes 4 MiB, nginx by itself 1 MiB
-_DOUBTS = 3  # attempts in a row without progress after which a session is given up
+PIECE = 32 << 20  # bytes of one PATCH: the most that a broken connection costs on registries that keep sessions
+_SMALLER = 8  # the factor by which a too large piece shrinks: GHCR accepts 4 MiB, nginx by default 1 MiB
+_DOUBTS = 3  # attempts in a row without progress after which a session is abandoned
 _BROKEN = 8 << 20  # bytes below which a piece does not shrink because connections break
 _LEAST = 64 << 10  # bytes below which no piece shrinks
 _OCTETS = {"Content-Type": "application/octet-stream"}
 
 
 def upload(repository: Repository, blob: Blob, source: Source, moved: Moved, mount: str | None = None) -> None:
-    """Make the repository hold `blob`. Raises IntegrityError if `source` is not it, before the registry keeps it."""
+    """Upload `blob`. Raises IntegrityError if `source` is not that blob, before the registry keeps it."""
     if mount and _mounted(repository, blob, mount):
         return
     _Upload(repository, blob, source, moved).run()
 
 
 def _mounted(repository: Repository, blob: Blob, mount: str) -> bool:
-    """Ask for the blob of another repository of the same registry; no bytes move."""
+    """Mount the blob from another repository of the same registry; no bytes are sent."""
     url = repository.url(f"blobs/uploads/?mount={quote(blob.digest)}&from={quote(mount, safe='')}")
     answer = repository.wire.request("POST", url, ok=(201, 202), push=True, also=(mount,))
     if answer.status == 202:  # not mounted: the registry opened a session instead, which is not used
@@ -53,24 +53,24 @@ def _mounted(repository: Repository, blob: Blob, mount: str) -> bool:
     return answer.status == 201
 
 
-class _TooLarge(Interrupted):
-    """The registry takes no request of that size; `refused` is its last word on it."""
+class _BodyTooLargeError(BrokenConnectionError):
+    """The registry refuses requests of that size."""
 
-    def __init__(self, told: str) -> None:
+    def __init__(self, answer: str) -> None:
         super().__init__(
-            f"{told}: it takes no piece of this size",
+            f"{answer}: it accepts no piece of this size",
             hint="raise the size limit of the registry, or of the proxy before it",
         )
 
 
 class _Upload:
-    """One blob on its way."""
+    """The upload of one blob."""
 
     def __init__(self, repository: Repository, blob: Blob, source: Source, moved: Moved) -> None:
         self._repository, self._wire, self._blob, self._source = repository, repository.wire, blob, source
         self._session = _Session(repository, blob)
         self._moved, self._reported, self._best, self._fruitless = moved, 0, 0, 0
-        self._least = 0  # bytes of the smallest piece that the registry takes, but for the last
+        self._least = 0  # bytes of the smallest piece that the registry accepts, except the last
 
     def run(self) -> None:
         """Send what is missing until the registry has confirmed the blob."""
@@ -79,30 +79,32 @@ class _Upload:
             try:
                 location, position = self._send_from(location, position)
                 return self._session.forget()
-            except _TooLarge:
+            except _BodyTooLargeError:
                 if not self._shrink():
                     raise
-            except Interrupted as error:
+            except BrokenConnectionError as error:
                 self._fruitless += 1
                 if self._fruitless >= self._repository.settings.patience.attempts:
                     raise
-                self._wire.pause(self._fruitless, self._blob.digest, error.asked)
+                self._wire.pause(self._fruitless, self._blob.digest, error.retry_after)
             if self._repository.has(self._blob, push=True):  # the answer was lost, not the blob
                 return self._session.forget()
-            # ECR states a position that it has passed long ago: without progress nothing that it says is believed
+            # ECR may state an outdated position: without progress the session is abandoned
             location, position = (self._fruitless < _DOUBTS and self._status(location)) or self._open()
             if position > self._best:
                 self._best, self._fruitless = position, 0
-            elif self._fruitless > 1:  # a proxy may hang up on what is too large; ECR takes no pieces below 5 MB
+            elif (
+                self._fruitless > 1
+            ):  # a proxy may close the connection on too large a piece; ECR accepts no pieces below 5 MB
                 self._shrink(_BROKEN)
 
     @property
     def _piece(self) -> int:
-        """How many bytes one request carries: what the registry took last, within its bounds."""
+        """Return the number of bytes of one request: the last accepted, within the registry's limits."""
         return max(min(self._repository.piece or PIECE, PIECE), self._least, 1)
 
     def _shrink(self, least: int = _LEAST) -> bool:
-        """Send less at a time from now on, but no less than `least`; tell whether that was possible."""
+        """Send smaller pieces from now on, but no smaller than `least`; return whether that was possible."""
         smaller = max(self._piece // _SMALLER, self._least, least)
         possible = smaller < self._piece
         if possible:
@@ -124,13 +126,13 @@ class _Upload:
         return location, 0
 
     def _bound(self, answer: Answer) -> None:
-        """Keep to what the registry says of pieces when it opens a session."""
+        """Apply the limits of pieces that the registry states when it opens a session."""
         self._least = _length(answer, "OCI-Chunk-Min-Length") or 0
         if most := _length(answer, "OCI-Chunk-Max-Length"):
             self._repository.piece = min(self._piece, max(most, self._least))
 
     def _status(self, location: str) -> tuple[str, int] | None:
-        """Ask how much of the session the registry has; None if it has forgotten it."""
+        """Return the session's URL and position from the registry; None if it dropped the session."""
         answer = self._wire.once("GET", location, push=True)
         if answer.status not in (202, 204):
             return None
@@ -159,7 +161,7 @@ class _Upload:
         return _next(answer, location) or location
 
     def _close(self, location: str, reader: _Hashing, position: int) -> None:
-        """Send the last piece with the digest; the registry checks it over the whole and keeps the blob."""
+        """Send the last piece with the digest; the registry checks the whole and keeps the blob."""
         rest = self._blob.size - position
         url = f"{location}{'&' if urlsplit(location).query else '?'}digest={quote(self._blob.digest)}"
         headers = {**_OCTETS, "Content-Range": f"{position}-{self._blob.size - 1}"} if position and rest else _OCTETS
@@ -167,20 +169,20 @@ class _Upload:
         self._settled(self._wire.once("PUT", url, push=True, headers=headers, body=body), position)
 
     def _settled(self, answer: Answer, position: int) -> Answer:
-        """Sort the registry's answer to bytes from `position` on: accepted, worth another attempt, or final."""
+        """Return an accepted response to bytes from `position` on; raise an error that says whether to retry."""
         if answer.status in (200, 201, 202, 204):
             return answer
-        told = told_by(answer, self._repository.reference)
+        text = describe_answer(answer, self._repository.reference)
         if answer.status == 413 or (answer.status == 416 and _is_there(answer, position)):
-            raise _TooLarge(told)
+            raise _BodyTooLargeError(text)
         if answer.status in AGAIN or answer.status in (400, 404, 416):  # it lost the session, or is busy
-            raise Interrupted(
-                f"{told}, to an upload",
+            raise BrokenConnectionError(
+                f"{text}, to an upload",
                 hint="repeat the command: what is complete is kept",
-                asked=answer.headers.get("Retry-After"),
+                retry_after=answer.headers.get("Retry-After"),
             )
         raise SourceError(
-            f"{told}: it refuses an upload", hint="check that the account may push there, and the registry's quota"
+            f"{text}: it refuses an upload", hint="check that the account may push there, and the registry's quota"
         )
 
     def _watched(self, pieces: Iterator[memoryview]) -> Iterator[memoryview]:
@@ -189,14 +191,14 @@ class _Upload:
             self._report(len(piece))
 
     def _report(self, count: int) -> None:
-        """Count progress, but never beyond the blob when pieces are sent twice."""
+        """Report progress, but never beyond the blob when pieces are sent twice."""
         count = min(count, self._blob.size - self._reported)
         self._reported += count
         self._moved(count)
 
 
 class _Hashing:
-    """Reads a blob once, in order, and checks it at its end, before the last bytes are handed on."""
+    """Reads a blob once, in order, and checks it at its end, before the last bytes are returned."""
 
     def __init__(self, file: BinaryIO, blob: Blob) -> None:
         self._file, self._blob, self._state, self._left = file, blob, hashlib.sha256(), blob.size
@@ -207,7 +209,7 @@ class _Hashing:
             pass
 
     def read(self, size: int, *, last: bool = False) -> Iterator[memoryview]:
-        """Yield the next `size` bytes. Raises IntegrityError for a blob that is shorter or other than promised."""
+        """Yield the next `size` bytes. Raises IntegrityError for a blob that is shorter or different."""
         while size:
             count = self._file.readinto(self._view[: min(size, CHUNK)])  # type: ignore[attr-defined]
             if not count:
@@ -227,7 +229,7 @@ class _Hashing:
 
 
 class _Session:
-    """Where the URL of an unfinished upload is kept between processes; it opens nothing without a login."""
+    """The file that keeps the URL of an unfinished upload between processes; it is useless without a login."""
 
     def __init__(self, repository: Repository, blob: Blob) -> None:
         reference, folder = repository.reference, repository.settings.sessions
@@ -261,7 +263,7 @@ def _length(answer: Answer, header: str) -> int | None:
 
 
 def _is_there(answer: Answer, position: int) -> bool:
-    """Tell whether a 416 cannot be about where the bytes belong: it names that place itself, or none."""
+    """Return whether a 416 cannot be about the position of the bytes: it names that position itself, or none."""
     return "Range" not in answer.headers or _end(answer) == position
 
 
@@ -271,7 +273,7 @@ def _next(answer: Answer, base: str) -> str | None:
 
 
 def _end(answer: Answer) -> int:
-    """Return how many bytes a session holds; `0-0` means none to Docker's registry, whatever one byte would be."""
+    """Return the number of bytes of a session; `0-0` means none for Docker's registry, although it could mean one."""
     match = re.fullmatch(r"(?:bytes=)?0-([0-9]+)", answer.headers.get("Range", ""))
     last = int(match[1]) if match else 0
     return last + 1 if last else 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""HTTP to one registry: which scheme, what to trust, when to try again, and who may see the credentials."""
+"""Send HTTP requests to one registry: scheme, TLS trust, retries, and which origins get the credentials."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from packager import __version__
 from packager.errors import SourceError, UsageError
 from packager.transport.registry.credentials import Credential, find
 from packager.transport.registry.deadline import Pace, allow_stream, is_overdue, pools
-from packager.transport.registry.login import Login, own_words
+from packager.transport.registry.login import Login, first_error
 from packager.transport.registry.reference import Reference
 
 AGAIN = {408, 429, 500, 502, 503, 504}
@@ -33,34 +33,34 @@ _FIRST_ATTEMPTS = 4
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How long to keep trying: `attempts` in a row without progress, waits in seconds."""
+    """The limits of retries: `attempts` in a row without progress, waits in seconds."""
 
     attempts: int = 6
     first: float = 0.5
     longest: float = 30.0
 
-    def wait(self, attempt: int, key: str, asked: str | None) -> float:
+    def wait(self, attempt: int, key: str, retry_after: str | None) -> float:
         """Return the seconds to wait before attempt number `attempt` (from 1).
 
-        Doubling, spread by up to a quarter so that parallel transfers do not return together; what the server asked
-        for (Retry-After) counts, but never more than `longest`.
+        Doubling, spread by up to a quarter so that parallel transfers do not retry together; the server's Retry-After
+        counts, but never more than `longest`.
         """
         spread = 1 + (zlib.crc32(f"{key}{attempt}".encode()) % 256) / 1024
         own = min(self.first * float(2 ** (attempt - 1)) * spread, self.longest)
-        asks = float(asked) if asked and re.fullmatch(r"[0-9]{1,6}", asked) else 0.0
-        return max(own, min(asks, self.longest))
+        stated = float(retry_after) if retry_after and re.fullmatch(r"[0-9]{1,6}", retry_after) else 0.0
+        return max(own, min(stated, self.longest))
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the command line knows and the library does not ask for."""
+    """The settings that the command line passes to the library."""
 
     credential_files: tuple[Path, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)  # for credential helpers
     ca_file: Path | None = None
     plain_http: bool = False
     proxy: Callable[[str, str], str | None] = lambda scheme, host: None
-    sessions: Path | None = None  # where unfinished uploads are remembered between processes
+    sessions: Path | None = None  # directory of unfinished uploads, kept between processes
     jobs: int = 4
     patience: Patience = Patience()
     connect_seconds: float = 10.0
@@ -68,12 +68,12 @@ class Settings:
     pace: Pace = field(default_factory=Pace)
 
 
-class Interrupted(SourceError):
-    """The connection broke; the caller may go on from where it was. `asked` is the server's Retry-After."""
+class BrokenConnectionError(SourceError):
+    """The connection broke; the caller may resume. `retry_after` is the server's header."""
 
-    def __init__(self, message: str, *, hint: str | None = None, asked: str | None = None) -> None:
+    def __init__(self, message: str, *, hint: str | None = None, retry_after: str | None = None) -> None:
         super().__init__(message, hint=hint)
-        self.asked = asked
+        self.retry_after = retry_after
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ class Body:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A response. `data` is its whole, bounded body, unless a stream was asked for and the status is a success."""
+    """A response. `data` is its whole, bounded body, unless a stream was requested and the status is a success."""
 
     status: int
     headers: Mapping[str, str]
@@ -122,10 +122,10 @@ class Wire:
         body: Body | None = None,
         also: tuple[str, ...] = (),
     ) -> Answer:
-        """Send a request that may be repeated, and return an answer whose status is in `ok`.
+        """Send a request that may be repeated, and return a response whose status is in `ok`.
 
-        `push` says that the repository will be written, `also` which others will be read (for mounting).
-        Raises Interrupted when every attempt broke, SourceError for any other status.
+        `push`: the repository is written; `also`: other repositories that are read (for mounting).
+        Raises BrokenConnectionError when every attempt broke, SourceError for any other status.
         """
         wanted = set(ok)
         for attempt in range(1, self.settings.patience.attempts + 1):
@@ -133,16 +133,18 @@ class Wire:
                 answer = self.once(method, url, push=push, stream=stream, headers=headers, body=body, also=also)
                 if answer.status in wanted or answer.status not in AGAIN:
                     return self._accept(answer, wanted, method)
-                problem = Interrupted(told_by(answer, self.reference), asked=answer.headers.get("Retry-After"))
-            except Interrupted as error:
+                problem = BrokenConnectionError(
+                    describe_answer(answer, self.reference), retry_after=answer.headers.get("Retry-After")
+                )
+            except BrokenConnectionError as error:
                 problem = error
             if attempt < self.settings.patience.attempts:
-                self.pause(attempt, url, problem.asked)
+                self.pause(attempt, url, problem.retry_after)
         raise problem
 
-    def pause(self, attempt: int, key: str, asked: str | None = None) -> None:
+    def pause(self, attempt: int, key: str, retry_after: str | None = None) -> None:
         """Wait before the next attempt."""
-        time.sleep(self.settings.patience.wait(attempt, key, asked))
+        time.sleep(self.settings.patience.wait(attempt, key, retry_after))
 
     def once(
         self,
@@ -155,7 +157,7 @@ class Wire:
         body: Body | None = None,
         also: tuple[str, ...] = (),
     ) -> Answer:
-        """Send a request once, with the credentials it needs, following redirects; any status is an answer."""
+        """Send a request once, with the credentials it needs, following redirects; any status is returned."""
         login = self.login()
         target = urljoin(self.origin, url)
         deletes = method == "DELETE" and "/manifests/" in url
@@ -164,14 +166,14 @@ class Wire:
             given = {**(headers or {}), **self._authorization(login, target, actions, also, renew=renewed)}
             answer = self._follow(method, target, given, body, stream)
             if renewed or not self._is_ours(target) or not login.helps(answer, sent="Authorization" in given):
-                break  # else the token may have expired, or strangers may do less than /v2/ said
+                break  # else the token may have expired, or anonymous clients have fewer rights than on /v2/
             if body is not None and not body.repeatable:
                 self._authorization(login, target, actions, also, renew=True)
-                raise Interrupted(f"the token of registry `{self.reference.host}` expired during an upload")
+                raise BrokenConnectionError(f"the token of registry `{self.reference.host}` expired during an upload")
         if answer.status == 401:
-            told = "refuses the credentials for" if login.has_credential() else "asks for credentials for"
+            verb = "refuses the credentials for" if login.has_credential() else "requires credentials for"
             raise SourceError(
-                f"registry `{self.reference.host}` {told} `{self.reference.name}`{own_words(answer.data)[1]}",
+                f"registry `{self.reference.host}` {verb} `{self.reference.name}`{first_error(answer.data)[1]}",
                 hint=f"log in with `docker login {self.reference.host}` or `podman login {self.reference.host}`",
             )
         return answer
@@ -179,10 +181,10 @@ class Wire:
     def _accept(self, answer: Answer, wanted: set[int], method: str) -> Answer:
         if answer.status in wanted:
             return answer
-        told = told_by(answer, self.reference)
+        text = describe_answer(answer, self.reference)
         if answer.status == 403:
-            raise SourceError(f"{told}: not allowed", hint=self._denied())
-        raise SourceError(f"{told} ({method})")
+            raise SourceError(f"{text}: not allowed", hint=self._denied())
+        raise SourceError(f"{text} ({method})")
 
     def _denied(self) -> str:
         if self.login().has_credential():
@@ -218,7 +220,7 @@ class Wire:
     def send(
         self, method: str, target: str, headers: Mapping[str, str], body: Body | None = None, stream: bool = False
     ) -> Answer:
-        """Send exactly one HTTP request. Raises Interrupted when no answer came."""
+        """Send exactly one HTTP request. Raises BrokenConnectionError without a response."""
         given = {"User-Agent": f"packager/{__version__}", **headers}
         if body is not None:
             given["Content-Length"] = str(body.size)
@@ -249,7 +251,7 @@ class Wire:
         except (HTTPError, OSError) as error:
             if is_overdue(error):
                 raise self.overdue() from None
-            raise Interrupted(
+            raise BrokenConnectionError(
                 f"the connection to registry `{self.reference.host}` failed: {_reason(error)}",
                 hint="check the network and repeat: what was transferred is kept",
             ) from None
@@ -260,7 +262,7 @@ class Wire:
         return Answer(response.status, response.headers, data)
 
     def overdue(self) -> SourceError:
-        """Return the error for a registry that answers, and does not get on; it is not asked again."""
+        """Return the error for a registry that responds too slowly; there is no retry."""
         return SourceError(
             f"registry `{self.reference.host}` takes too long: expected an answer within "
             f"{self.settings.pace.answer:g} s, and then {self.settings.pace.rate:g} bytes a second",
@@ -273,7 +275,7 @@ class Wire:
                 f"the certificate of registry `{self.reference.host}` is not trusted: {_reason(error)}",
                 hint="give the certificate of its authority with `--registry-ca FILE`",
             )
-        return _NoTLS(
+        return _NoTLSError(
             f"registry `{self.reference.host}` does not speak TLS: {_reason(error)}",
             hint="`--plain-http` allows an unprotected connection",
         )
@@ -296,10 +298,10 @@ class Wire:
         made.pool_classes_by_scheme = pools(self.settings.pace)
         return made
 
-    # the first contact
+    # the first request
 
     def login(self) -> Login:
-        """Find out, once, which scheme the registry speaks and what it asks for."""
+        """Determine, once, the registry's scheme and its challenge."""
         with self._greeting:
             if self._login is None:
                 self._login = self._greet()
@@ -308,14 +310,14 @@ class Wire:
     def _greet(self) -> Login:
         answer = self._ping()
         if answer.status not in (200, 401, 403, 404, 405):
-            raise SourceError(told_by(answer, self.reference), hint="is this the address of an OCI registry?")
+            raise SourceError(describe_answer(answer, self.reference), hint="is this the address of an OCI registry?")
         parts = urlsplit(self.origin)
         return Login(
             answer.headers.get("WWW-Authenticate"), self.credential, self._fetch_token, parts.scheme == "https"
         )
 
     def _ping(self) -> Answer:
-        """Ask over TLS; only this machine, or `--plain-http`, may answer without."""
+        """Send the first request over TLS; without TLS only to this machine, or with `--plain-http`."""
         host = self.reference.host
         schemes = ["https"]
         if self.settings.plain_http:
@@ -325,34 +327,34 @@ class Wire:
         for scheme in schemes:
             self.origin = f"{scheme}://{host}/"
             try:
-                return self._patiently("GET", f"{self.origin}v2/")
-            except _NoTLS:
+                return self._retry_briefly("GET", f"{self.origin}v2/")
+            except _NoTLSError:
                 if scheme == schemes[-1]:
                     raise
-            except Interrupted as error:  # it was patient enough: whoever asked need not be so again
+            except BrokenConnectionError as error:  # it was retried already: the caller does not retry again
                 raise SourceError(error.message, hint="check the address and the network") from None
         raise AssertionError
 
-    def _patiently(
+    def _retry_briefly(
         self, method: str, url: str, headers: Mapping[str, str] | None = None, body: Body | None = None
     ) -> Answer:
-        """Send, and try again a few times: nothing is lost yet, and a wrong address should not cost a minute."""
+        """Send, and retry a few times: nothing is lost yet, and a wrong address should not cost a minute."""
         attempts = min(self.settings.patience.attempts, _FIRST_ATTEMPTS)
         for attempt in range(1, attempts + 1):
             try:
                 answer = self.send(method, url, headers or {}, body)
                 if answer.status not in AGAIN or attempt == attempts:
                     return answer
-                asked = answer.headers.get("Retry-After")
-            except Interrupted:
+                retry_after = answer.headers.get("Retry-After")
+            except BrokenConnectionError:
                 if attempt == attempts:
                     raise
-                asked = None
-            self.pause(attempt, url, asked)
+                retry_after = None
+            self.pause(attempt, url, retry_after)
         raise AssertionError
 
     def credential(self) -> Credential | None:
-        """Look the credential up; called at most once per login."""
+        """Look up the credential; called at most once per login."""
         settings = self.settings
         return find(self.reference.host, self.reference.name, settings.credential_files, settings.environment)
 
@@ -360,11 +362,11 @@ class Wire:
         scheme = urlsplit(url).scheme
         if scheme != "https" and urlsplit(self.origin).scheme == "https":
             raise SourceError(f"registry `{self.reference.host}` sends its users to an unprotected token server")
-        return self._patiently(method, url, headers, Body.of(body) if body is not None else None)
+        return self._retry_briefly(method, url, headers, Body.of(body) if body is not None else None)
 
 
-class _NoTLS(SourceError):
-    """The other end does not speak TLS at all."""
+class _NoTLSError(SourceError):
+    """The server does not speak TLS."""
 
 
 def _context(ca_file: Path | None) -> ssl.SSLContext:
@@ -378,7 +380,7 @@ def _context(ca_file: Path | None) -> ssl.SSLContext:
 
 
 def _reason(error: BaseException) -> str:
-    """Say why without the memory addresses and nested reprs of the HTTP library."""
+    """Return the reason without the memory addresses and nested reprs of the HTTP library."""
     if isinstance(error, NewConnectionError | ProtocolError) and error.__cause__:
         return _reason(error.__cause__)
     if isinstance(error, OSError) and error.strerror:
@@ -387,7 +389,7 @@ def _reason(error: BaseException) -> str:
     return re.sub(r"\s+", " ", text)[:200] or type(error).__name__
 
 
-def told_by(answer: Answer, reference: Reference) -> str:
-    """Say what a registry answered, with the code and message of its first error, if it has the specified form."""
-    code, message = own_words(answer.data)
+def describe_answer(answer: Answer, reference: Reference) -> str:
+    """Describe a registry's response, with the code and message of its first error, if it has the specified form."""
+    code, message = first_error(answer.data)
     return f"registry `{reference.host}` answered {answer.status}{code} for `{reference.name}`{message}"

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who can sign, one file each, chosen by the scheme of a URI (`key:release.pem`).
+"""Signers, one file each, chosen by the scheme of a URI (`key:release.pem`).
 
 A signer is a module with `open_signer(location, secret) -> Signer`; `secret()` returns a passphrase or None and is
-only called when one is needed: whoever gives it may have to ask a person. A signer with `check_time(now)` is asked
-before it signs whether it may: a certificate has an end.
+called only when one is needed, because it may prompt. A signer with `check_time(now)`, such as one with a certificate
+that expires, is checked before it signs.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ Secret = Callable[[], bytes | None]
 
 
 class Signer(Protocol):
-    """Something that signs in-toto payloads."""
+    """Signs in-toto payloads."""
 
     def sign(self, payload: bytes) -> SignedStatement:
-        """Return the payload with a signature over its pre-authentication encoding."""
+        """Return the payload with a signature of its pre-authentication encoding."""
 
 
 class SignerModule(Protocol):
-    """What a file in this folder offers."""
+    """The interface of a signer module."""
 
     def open_signer(self, location: str, secret: Secret) -> Signer:
         """Open the signer that `location`, the part of the URI after the scheme, names."""

@@ -32,7 +32,7 @@ _EXAMPLE = "write for example `certificate:leaf.pem?key=leaf.key&chain=chain.pem
 
 @dataclass(frozen=True, slots=True)
 class CertificateHolder:
-    """A key together with the certificates that say whose it is."""
+    """A key with the certificates that identify its owner."""
 
     key: Signer
     chain: tuple[x509.Certificate, ...]
@@ -40,18 +40,18 @@ class CertificateHolder:
     purpose: str = CODE_SIGNING
 
     def check_time(self, now: datetime) -> None:
-        """Raise UsageError unless the certificate is valid now and one for this purpose: nobody would believe it."""
+        """Raise UsageError unless the certificate is valid now and for this purpose, as verifiers require."""
         try:
             certificates.check_fitness(self.chain[0], self.purpose, now)
         except UnfitCertificateError as error:
             raise UsageError(
                 f"{error.message}, so no verifier would accept what it signs",
-                hint="ask its authority for one that is valid now, with the extended key usage code signing "
+                hint="get one from its authority that is valid now, with the extended key usage code signing "
                 f"({CODE_SIGNING})",
             ) from None
 
     def sign(self, payload: bytes) -> SignedStatement:
-        """Sign an in-toto payload and have the signature stamped."""
+        """Sign an in-toto payload and get a timestamp of the signature."""
         signed = self.key.sign(payload)
         public = keys.public_key(self.chain[0].public_key())
         if not public.verifies(signed):
@@ -89,18 +89,18 @@ def _key(uri: str, secret: Secret) -> Signer:
 
 
 def _stamp(url: str, signature: bytes) -> bytes:
-    """Ask the authority at `url` for a time stamp over `signature`, and check that it is about it."""
+    """Request a timestamp of `signature` from the authority at `url`, and check that it is of that signature."""
     nonce = secrets.randbits(63)
     headers = {"Content-Type": "application/timestamp-query", "Accept": "application/timestamp-reply"}
     try:
         with urllib3.PoolManager(timeout=_TIMEOUT, retries=urllib3.Retry(2, redirect=0)) as pool:
             answer = pool.request(
-                "POST", url, body=timestamps.request(signature, nonce), headers=headers, preload_content=False
+                "POST", url, body=timestamps.encode_request(signature, nonce), headers=headers, preload_content=False
             )
             data = answer.read(timestamps.MAX_RESPONSE + 1)
     except urllib3.exceptions.HTTPError as error:
         raise SourceError(f"the time stamping authority `{url}` does not answer: {error}") from error
-    if answer.status not in (200, 201):  # 201 is what Sigstore's authority says
+    if answer.status not in (200, 201):  # Sigstore's authority answers 201
         raise SourceError(f"the time stamping authority `{url}` refused: HTTP {answer.status}")
     try:
         stamp = timestamps.parse(data)

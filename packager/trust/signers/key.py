@@ -10,5 +10,5 @@ from packager.trust.signers import Secret, Signer
 
 
 def open_signer(location: str, secret: Secret) -> Signer:
-    """Load the private key at `location`; `secret` supplies its passphrase, if there is one."""
+    """Load the private key at `location`; `secret` returns its passphrase, if there is one."""
     return keys.load_private(Path(location), secret)

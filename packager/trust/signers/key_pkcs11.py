@@ -51,7 +51,7 @@ class TokenKey:
 
 
 def open_signer(location: str, secret: Secret) -> Signer:
-    """Read the location; the token is opened when something is to be signed."""
+    """Read the location; the token is opened only to sign."""
     path, _, query = location.partition("?")
     parts = dict(part.partition("=")[::2] for part in (*path.split(";"), *query.split("&")) if part)
     if "pin-value" in parts or "pin-source" in parts:
@@ -73,7 +73,7 @@ def _library() -> Any:
 def _session(library: Any, location: dict[str, str], pin: bytes | None) -> Any:
     """Open a session on the one token that the location names."""
     if pin is None:
-        raise UsageError("the token asks for a PIN", hint="use --passphrase-file, or PACKAGER_PASSPHRASE")
+        raise UsageError("the token needs a PIN", hint="use --passphrase-file, or PACKAGER_PASSPHRASE")
     path = unquote(location["module-path"])
     try:
         tokens = [token for slot in library.lib(path).get_slots(token_present=True) if (token := slot.get_token())]

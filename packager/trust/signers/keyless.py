@@ -2,7 +2,7 @@
 """Sign as an identity, through a Sigstore instance, without a key to keep: `keyless:` or `keyless:TRUST_CONFIG`.
 
 The location is the trust configuration of a private instance; empty, it is the public one. The identity token is the
-secret; without one the ambient identity of a CI system (GitHub Actions, GitLab, …) is taken. Nobody is asked.
+secret; without one the ambient identity of a CI system (GitHub Actions, GitLab, …) is used. There is no prompt.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Identity:
     failures: tuple[type[Exception], ...]
 
     def sign(self, payload: bytes) -> SignedStatement:
-        """Sign an in-toto payload, log it, and have it stamped."""
+        """Sign an in-toto payload, log it, and get a timestamp."""
         try:
             bundle = self.signer.sign_dsse(self.statement(payload))
         except self.failures as error:

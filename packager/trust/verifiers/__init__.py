@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How each kind of signature is checked: bytes in, `Attested` out, an error of its own type otherwise.
+"""Verifiers, one file per kind of signature: bytes in, `Attested` or an error out.
 
-A verifier raises BadSignature when something that claims to be by a trusted signer is forged: that ends everything.
-It raises a NegativeAnswer (UntrustedSigner, UnfitCertificate, UntrustedTime) when the signature simply proves nothing
-here. Which verifier is asked follows from the material in the signature, not from anything a bundle says.
+A verifier raises BadSignatureError when a signature in a trusted signer's name is forged: that ends verification. It
+raises a NegativeAnswerError (UntrustedSignerError, UnfitCertificateError, UntrustedTimeError) when the signature proves
+nothing to this verifier. The material in the signature determines the verifier, nothing else in a bundle does.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from packager.trust.model import Trust
 
 @dataclass(frozen=True, slots=True)
 class Attested:
-    """Somebody trusted signed `payload`."""
+    """A payload with its trusted signer."""
 
     payload: bytes
     signer: str  # the name in the trust file
     identity: str  # fingerprint of the key, or the name in the certificate
-    time: datetime | None  # when, if a trusted authority says so
-    key: str | None = None  # fingerprint, to be looked up among the revoked
+    time: datetime | None  # of signing, if a trusted authority states it
+    key: str | None = None  # fingerprint, compared with revocations
     certificate: str | None = None  # serial number, likewise
 
 
 class Verifier(Protocol):
-    """What a file in this folder offers."""
+    """The interface of a verifier module."""
 
     def verify(self, signed: SignedStatement, trust: Trust, now: datetime | None) -> Attested:
-        """Return who signed, if it is somebody `trust` names. `now` is needed where no time stamp is demanded."""
+        """Return the signer, if `trust` names it. `now` is needed where no timestamp is required."""

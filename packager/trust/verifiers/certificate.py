@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Check a signature made with a certificate of an enterprise authority.
+"""Verify a signature made with a certificate of an enterprise authority.
 
-In order: the certificate names exactly a trusted identity; its key made the signature; the time (of trusted time
-stamps where the verifier names authorities for them, else now); valid then, for digital signatures and the pinned
-purpose, and no authority itself; a path to the pinned authority, valid then.
+In order: the certificate names exactly a trusted identity; its key made the signature; the time (of trusted timestamps
+where the verifier names authorities for them, else now); the certificate was valid then, for digital signatures and the
+pinned purpose, and is no authority itself; a path to the pinned authority, valid then.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from packager.trust.verifiers import Attested
 
 
 def verify(signed: SignedStatement, trust: Trust, now: datetime | None) -> Attested:
-    """Return who signed, if a trusted authority issued the certificate to a trusted identity."""
+    """Return the signer, if a trusted authority issued the certificate to a trusted identity."""
     material = signed.material
     if not isinstance(material, Certificates):
         raise UntrustedSignerError("this is no signature with a certificate chain")
@@ -36,7 +36,7 @@ def verify(signed: SignedStatement, trust: Trust, now: datetime | None) -> Attes
     present = certificates.names(leaf)
     candidates = [s for s in trust.signers if isinstance(s, CertificateSigner) and s.identity in present]
     if not candidates:
-        raise UntrustedSignerError(f"the certificate is of nobody trusted here: got {_listing(present)}")
+        raise UntrustedSignerError(f"the certificate names no trusted identity: got {_listing(present)}")
     key = _key(leaf)
     if not key.signed(signed.signature, pae(signed.payload)):
         raise BadSignatureError("the signature does not match its statement", subject=candidates[0].name)
@@ -67,9 +67,10 @@ def _key(leaf: x509.Certificate) -> PublicKey:
 
 
 def _stamped_time(signature: bytes, material: Certificates, trust: Trust) -> datetime | None:
-    """Return the earliest trusted time of the signature, or None where the verifier trusts no time stamps.
+    """Return the earliest trusted time of the signature, or None where the verifier trusts no timestamps.
 
-    With trusted authorities a signature without a stamp of theirs proves no time, and each stamp must be about it.
+    With trusted authorities, a signature without a timestamp of theirs proves no time, and each timestamp must be of
+    it.
     """
     if not trust.timestamping:
         return None
@@ -86,7 +87,7 @@ def _stamped_time(signature: bytes, material: Certificates, trust: Trust) -> dat
     for stamp in stamps:
         try:
             times.append(timestamps.verify(stamp, signature, trust.timestamping))
-        except UntrustedTimeError as error:  # another authority's, which others may trust
+        except UntrustedTimeError as error:  # by another authority, which other verifiers may trust
             doubt = error
     if not times:
         raise doubt
@@ -96,7 +97,7 @@ def _stamped_time(signature: bytes, material: Certificates, trust: Trust) -> dat
 def _first_issued(
     candidates: list[CertificateSigner], leaf: x509.Certificate, others: list[x509.Certificate], at: datetime
 ) -> CertificateSigner:
-    """Return the first candidate whose authority issued `leaf` for its purpose; else raise what the last one lacks."""
+    """Return the first candidate whose authority issued `leaf` for its purpose, or raise the last one's error."""
     doubt: UntrustedSignerError | UnfitCertificateError = UntrustedSignerError(
         "no trusted authority issued the certificate"
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Check a signature made with a plain ECDSA key."""
+"""Verify a signature made with a plain ECDSA key."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from packager.trust.verifiers import Attested
 
 
 def verify(signed: SignedStatement, trust: Trust, now: datetime | None) -> Attested:
-    """Return who signed, if a trusted key did. The hint only selects the key; the key decides."""
+    """Return the signer, if its key is trusted. The hint only selects the key; the signature is checked with it."""
     material = signed.material
     if not isinstance(material, Key):
         raise UntrustedSignerError("this is no signature of a plain key")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Check a signature made through a Sigstore instance, with the `sigstore` package and a pinned trusted root. Offline.
+"""Verify a signature made through a Sigstore instance, with the `sigstore` package and a pinned trusted root. Offline.
 
-In order: the certificate names exactly a trusted identity and issuer; time stamps are of the instance's authority and
-about this signature; the package proves chain, certificate transparency, inclusion in the log and the signature.
+In order: the certificate names exactly a trusted identity and issuer; timestamps are by the instance's authority and of
+this signature; the package verifies chain, certificate transparency, inclusion in the log and the signature.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from packager.trust.verifiers import Attested
 
 
 def verify(signed: SignedStatement, trust: Trust, now: datetime | None) -> Attested:
-    """Return who signed, if a trusted Sigstore instance vouches for a trusted identity."""
+    """Return the signer, if a trusted Sigstore instance certifies a trusted identity."""
     material = signed.material
     if not isinstance(material, Logged):
         raise UntrustedSignerError("this is no signature of a Sigstore identity")
@@ -56,7 +56,7 @@ def verify(signed: SignedStatement, trust: Trust, now: datetime | None) -> Attes
 
 
 def library() -> Any:
-    """Return the `sigstore` package with what is used of it. Raises MissingToolError."""
+    """Return the parts of the `sigstore` package that are used. Raises MissingToolError."""
     try:
         for part in ("errors", "models", "verify", "verify.policy"):
             importlib.import_module(f"sigstore.{part}")
@@ -70,7 +70,7 @@ def _line(error: Exception) -> str:
 
 
 def _promised_time(material: Logged) -> datetime | None:
-    """Return the log's own time, which counts only with its signed promise (Rekor v1); `_prove` checks that."""
+    """Return the log's time, which is valid only with its signed entry timestamp (Rekor v1); `_prove` checks that."""
     entry = canonical.load(material.document, limit=dsse.MAX_BUNDLE)["verificationMaterial"]["tlogEntries"][0]
     if not isinstance(entry, dict) or not entry.get("inclusionPromise"):
         return None
@@ -89,12 +89,12 @@ def _named(sigstore: Any, signers: list[KeylessSigner], certificate: x509.Certif
             doubt = _line(error)
         else:
             return signer, policy
-    raise UntrustedSignerError(f"the certificate is of nobody trusted here: {doubt}")
+    raise UntrustedSignerError(f"the certificate names no trusted identity: {doubt}")
 
 
 @functools.lru_cache(maxsize=8)
 def _root(pinned: bytes | None) -> Any:
-    """Return a trusted root: the pinned one, or the public instance's as the package carries it. No network."""
+    """Return a trusted root: the pinned one, or the public instance's that is part of the package. No network."""
     sigstore = library()
     try:
         if pinned is None:
@@ -106,7 +106,7 @@ def _root(pinned: bytes | None) -> Any:
 
 
 def _stamped_time(root: Any, signature: bytes, material: Logged) -> datetime | None:
-    """Return the earliest time that the instance's authority states; every stamp must be about this signature."""
+    """Return the earliest time that the instance's authority states; every timestamp must be of this signature."""
     authorities = [c for entry in root.get_timestamp_authorities() for c in entry.certificates(allow_expired=True)]
     times, doubt = [], None
     for raw in material.timestamps:

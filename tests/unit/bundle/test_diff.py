@@ -251,6 +251,16 @@ def test_the_release_before_is_the_newest_older_one_or_the_named_one(tmp_path: P
         check(store, "1.11.0", tmp_path, "previous: 1.8.0\n")
 
 
+def test_release_before_is_ordered_by_precedence(tmp_path: Path) -> None:
+    store = bundles.store_in(tmp_path)
+    for version in ("1.9.0-rc.9", "1.9.0-rc.10", "1.9.0-beta.11"):
+        bundle(store, version)
+    parsed = recipe.parse(contracts.RECIPE.replace("1.0.0", "1.9.0"), "bundle.yaml")
+    found = diff.release_before(parsed, store, tmp_path)
+    assert found is not None
+    assert found.version == "1.9.0-rc.10"
+
+
 def test_a_previous_release_with_a_newer_contract_is_named(tmp_path: Path) -> None:
     store = bundles.store_in(tmp_path)
     bundles.assemble_named(store, {CONTRACT: b'{"format":9,"ports":[]}'}, "net", "1.0.1")

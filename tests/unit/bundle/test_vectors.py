@@ -52,7 +52,7 @@ def test_there_is_a_vector_of_a_release() -> None:
 @pytest.mark.parametrize("release", RELEASES)
 def test_every_release_still_verifies(release: str, kind: str) -> None:
     wanted = expected(release)
-    at = model.time(wanted["at"])
+    at = model.parse_time(wanted["at"])
     verdict = verify(opened(release), believed(release, kind, at), now=at)
     assert verdict.failure is None
     assert (verdict.digest, verdict.set_digest) == (wanted["digest"], wanted["setDigest"])
@@ -64,7 +64,7 @@ def test_every_release_still_verifies(release: str, kind: str) -> None:
 @pytest.mark.parametrize("release", RELEASES)
 def test_time_stamps_outlive_certificates(release: str, kind: str) -> None:
     """Twenty years later every certificate has expired, and the time stamps still say when they were valid."""
-    at = model.time(expected(release)["at"]) + dt.timedelta(days=20 * 365)
+    at = model.parse_time(expected(release)["at"]) + dt.timedelta(days=20 * 365)
     assert verify(opened(release), believed(release, kind, at), now=at).ok
 
 

@@ -59,10 +59,10 @@ def test_a_collector_takes_what_no_installation_uses(tmp_path: Path) -> None:
     given, shared, aside = supply(tmp_path), tmp_path / "served", tmp_path / "aside"
     aside.mkdir()
     served_environment.place(tmp_path / "one", given, {}, shared)
-    assert environments.put_aside(shared, aside) == []
+    assert environments.move_unused(shared, aside) == []
     remove_tree(tmp_path / "one")
-    (taken,) = environments.put_aside(shared, aside)
-    assert taken.parent == aside and environments.put_aside(shared, aside) == []
+    (taken,) = environments.move_unused(shared, aside)
+    assert taken.parent == aside and environments.move_unused(shared, aside) == []
     served_environment.place(tmp_path / "two", given, {}, shared)
     assert answer(tmp_path / "two") == "42"
 

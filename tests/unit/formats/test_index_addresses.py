@@ -56,7 +56,7 @@ def closed(text: str) -> None:
 @pytest.mark.parametrize(
     ("variable", "name"), [("UV_INDEX", "acme"), ("UV_EXTRA_INDEX_URL", None), ("PIP_EXTRA_INDEX_URL", None)]
 )
-def test_an_index_of_the_environment_is_recorded_by_name_or_not_at_all(
+def test_environment_index_is_recorded_by_name_or_not(
     index: PackageIndex, engine: str, variable: str, name: str | None
 ) -> None:
     """Whichever tool it was named to, both ask it."""
@@ -82,7 +82,7 @@ def test_an_index_that_gave_nothing_is_not_recorded(index: PackageIndex) -> None
     assert index_addresses.used([row.url or "" for row in found.wheels["onnxruntime"][HERE]], own.indexes, {}) == ()
 
 
-def test_the_credentials_that_uv_keeps_in_variables_open_the_index_for_pip_too(index: PackageIndex) -> None:
+def test_pip_gets_the_index_credentials_of_uv_variables(index: PackageIndex) -> None:
     index.password = True
     environment = variables(
         UV_INDEX=f"acme={index.address()}", UV_INDEX_ACME_USERNAME="ada", UV_INDEX_ACME_PASSWORD=PASSWORD
@@ -91,7 +91,7 @@ def test_the_credentials_that_uv_keeps_in_variables_open_the_index_for_pip_too(i
     assert found.indexes == ("acme",)
 
 
-def test_wheels_are_fetched_from_an_index_that_has_a_name_only(index: PackageIndex, tmp_path: Path) -> None:
+def test_wheels_are_fetched_from_a_named_index(index: PackageIndex, tmp_path: Path) -> None:
     environment = variables(UV_INDEX=f"acme={index.address()}")
     found, _ = lock(wanted("acme-widget"), environment)
     rows = found.wheels["onnxruntime"][HERE]
@@ -102,7 +102,7 @@ def test_wheels_are_fetched_from_an_index_that_has_a_name_only(index: PackageInd
 @pytest.mark.parametrize("engine", ["uv", "pip-tools"])
 @pytest.mark.parametrize("line", ["acme-widget==9", "acme-widget", "acme-missing"])
 @pytest.mark.parametrize("token", [TOKEN, f"wrong{TOKEN}"])
-def test_no_message_opens_an_index(index: PackageIndex, engine: str, line: str, token: str) -> None:
+def test_no_message_contains_index_credentials(index: PackageIndex, engine: str, line: str, token: str) -> None:
     index.files[next(iter(index.files))] = b"no wheel"  # what both tools quote with its address
     address = index.address(token, login=f"ada:{PASSWORD}@")
     with pytest.raises(PackagerError) as caught:
@@ -140,7 +140,7 @@ def test_a_toolchain_names_no_address(index: PackageIndex, tmp_path: Path) -> No
     ],
 )
 @pytest.mark.parametrize("form", ["requirements.txt", "pylock.toml", "uv.lock"])
-def test_an_own_lock_that_holds_what_opens_an_index_is_refused(address: str, form: str) -> None:
+def test_project_lock_with_index_credentials_is_refused(address: str, form: str) -> None:
     text = {
         "requirements.txt": f"--extra-index-url {address}\nnumpy==1.0\n",
         "pylock.toml": f'lock-version = "1.0"\n[[packages]]\nname = "numpy"\nversion = "1.0"\nindex = "{address}"\n',
@@ -168,7 +168,7 @@ def test_an_ordinary_address_is_no_secret(address: str) -> None:
     assert not list(secrets.scan(f"# also needs the index {address}\n".encode()))
 
 
-def test_a_lock_of_before_that_holds_a_token_is_made_anew(index: PackageIndex) -> None:
+def test_older_lock_with_a_token_is_relocked(index: PackageIndex) -> None:
     value = {
         "format": 2,
         "recipe": "r",
@@ -177,7 +177,7 @@ def test_a_lock_of_before_that_holds_a_token_is_made_anew(index: PackageIndex) -
         "toolchain": {},
         "dependencies": {"runtimes": {}, "packages": {}, "indexes": [index.address()]},
     }
-    with pytest.raises(ValueError, match="it holds what opens the index"):
+    with pytest.raises(ValueError, match="it contains credentials for the index"):
         Dependencies.from_json(value["dependencies"])
     with pytest.raises(LockError) as caught:
         of_json(value, "bundle.lock")
@@ -199,8 +199,8 @@ def test_a_lock_of_before_that_holds_a_token_is_made_anew(index: PackageIndex) -
         ("file:///srv/wheels", "file:///srv/wheels"),
     ],
 )
-def test_addresses_are_told_by_host(text: str, shown: str) -> None:
-    assert index_addresses.told(text) == shown
+def test_messages_name_only_the_host_of_an_address(text: str, shown: str) -> None:
+    assert index_addresses.redact(text) == shown
 
 
 @pytest.mark.parametrize(

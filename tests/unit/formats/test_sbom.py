@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from packager.canonical import sha256
 from packager.formats import cyclonedx, spdx
-from packager.formats.wheel_locks import About, Dependencies, Wheel
+from packager.formats.wheel_locks import Dependencies, DistributionMetadata, Wheel
 from packager.policy import completeness
 from packager.types import Blob
 
@@ -29,10 +29,12 @@ LOCKED = Dependencies(
     {"onnxruntime": ("onnxruntime>=1.17", "torch")},
     {"onnxruntime": {PLATFORM: (ARRAYS, ENGINE, LOCAL), OTHER: (NEWER, ENGINE, LOCAL)}},
     {
-        ARRAYS.pin: About("BSD-3-Clause", None, "Ada", "arrays", "https://numpy.org"),
-        NEWER.pin: About("BSD-3-Clause", None, "Ada", "arrays", "https://numpy.org"),
-        ENGINE.pin: About("MIT", None, "Microsoft", requires=("numpy>=1.21", 'sympy; extra == "symbolic"', "!broken!")),
-        LOCAL.pin: About(None, "BSD License", requires=('numpy ; python_version < "3.12"',)),
+        ARRAYS.pin: DistributionMetadata("BSD-3-Clause", None, "Ada", "arrays", "https://numpy.org"),
+        NEWER.pin: DistributionMetadata("BSD-3-Clause", None, "Ada", "arrays", "https://numpy.org"),
+        ENGINE.pin: DistributionMetadata(
+            "MIT", None, "Microsoft", requires=("numpy>=1.21", 'sympy; extra == "symbolic"', "!broken!")
+        ),
+        LOCAL.pin: DistributionMetadata(None, "BSD License", requires=('numpy ; python_version < "3.12"',)),
     },
     ("https://download.pytorch.org/whl/cu128",),
 )
@@ -137,7 +139,7 @@ def test_the_serial_number_follows_the_content() -> None:
     assert made()["serialNumber"] != made(description="other")["serialNumber"]
 
 
-def test_what_is_missing_is_reported_and_what_would_fill_it() -> None:
+def test_missing_elements_are_reported_with_their_remedy() -> None:
     full = completeness.report(made(), signed=True)
     bare = completeness.report(made(licence=None, description=None, authors=(), datasets=[]), signed=False)
     names = (

@@ -12,7 +12,7 @@ import pytest
 
 from packager.canonical import sha256
 from packager.errors import IntegrityError, LockError
-from packager.formats.wheel_locks import About, Dependencies, Wheel
+from packager.formats.wheel_locks import Dependencies, DistributionMetadata, Wheel
 from packager.lock import lock as locks
 from packager.lock.lock import Level, Lock
 from packager.store.file_digests import Memo
@@ -24,7 +24,7 @@ WHEEL = Wheel(
 
 
 def a_lock() -> Lock:
-    about = About("BSD-3-Clause", None, "Ada", "arrays", "https://numpy.org", ("click>=8",))
+    about = DistributionMetadata("BSD-3-Clause", None, "Ada", "arrays", "https://numpy.org", ("click>=8",))
     locked = Dependencies(
         {"onnxruntime": ("numpy",)},
         {"onnxruntime": {"linux_x86_64-cp311": (WHEEL,)}},

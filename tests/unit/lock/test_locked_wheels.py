@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from packaging.markers import Marker
 from packaging.pylock import Pylock
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
@@ -20,7 +21,7 @@ from packager.deploy.wheels import choose
 from packager.errors import IntegrityError, NegativeAnswerError, UsageError
 from packager.formats import licences, platforms, project_locks, wheel_locks
 from packager.formats.index_addresses import public
-from packager.formats.wheel_locks import About, Dependencies, Wheel
+from packager.formats.wheel_locks import Dependencies, DistributionMetadata, Wheel
 from packager.lock import dependencies
 from packager.lock.lockers import NoSolution, _conflict
 
@@ -53,8 +54,16 @@ sets = st.dictionaries(st.sampled_from(NAMES), pins, min_size=1).map(
 @given(sets)
 def test_any_lock_is_a_valid_pylock_that_selects_what_was_locked(value: dict[str, tuple[Wheel, ...]]) -> None:
     """The judge is `packaging`, which pip and others read PEP 751 with."""
-    parsed = Pylock.from_dict(tomllib.loads(wheel_locks.pylock(value, (), ())))
+    text = wheel_locks.pylock(value, (), ())
+    parsed = Pylock.from_dict(tomllib.loads(text))
     parsed.validate()
+    judged = {
+        (item.name, str(item.version), str(item.marker or ""), frozenset(file.hashes["sha256"] for file in item.wheels))
+        for item in parsed.packages
+        if item.wheels
+    }
+    own = project_locks.parse(text.encode(), "pylock.toml").pins
+    assert {(pin.name, pin.version, str(Marker(pin.marker)) if pin.marker else "", pin.hashes) for pin in own} == judged
     for name, wheels in value.items():
         there = platforms.parse(name)
         chosen = parsed.select(tags=there.tags(), environment=there.environment())
@@ -82,7 +91,7 @@ def test_both_requirements_forms_name_the_same(value: dict[str, tuple[Wheel, ...
 @settings(max_examples=30, deadline=None)
 @given(sets)
 def test_a_lock_is_plain_data(value: dict[str, tuple[Wheel, ...]]) -> None:
-    about = {item.pin: About("MIT") for wheels in value.values() for item in wheels}
+    about = {item.pin: DistributionMetadata("MIT") for wheels in value.values() for item in wheels}
     one = Dependencies({"onnxruntime": ("a", "b")}, {"onnxruntime": value}, about, ("https://a.example",))
     assert Dependencies.from_json(one.to_json()) == one
 

@@ -80,7 +80,7 @@ ADVISORIES = [
 def folder(tmp_path: Path) -> Path:
     lines = "\n".join(json.dumps(item) for item in ADVISORIES)
     (tmp_path / "osv.jsonl").write_text(lines + "\n")
-    advisories.load(tmp_path / "osv.jsonl", tmp_path / "known")
+    advisories.import_file(tmp_path / "osv.jsonl", tmp_path / "known")
     return tmp_path / "known"
 
 
@@ -122,15 +122,15 @@ def test_between_introduced_and_fixed_is_affected(places: list[int], at: int) ->
 
 
 def test_an_import_is_whole_or_not_at_all(folder: Path, tmp_path: Path) -> None:
-    before = advisories.known(folder)
+    before = advisories.read_database(folder)
     assert before is not None
     assert (before.count, before.newest) == (5, "2026-11-20T10:00:00Z")
     (tmp_path / "bad.jsonl").write_text(json.dumps(ADVISORIES[0]) + "\n{broken\n")
     (tmp_path / "empty.jsonl").write_text(json.dumps(ADVISORIES[5]) + "\n")
     for name, words in (("bad.jsonl", "bad.jsonl:2"), ("empty.jsonl", "no advisory"), ("absent.zip", "cannot read")):
         with pytest.raises(UsageError, match=words):
-            advisories.load(tmp_path / name, folder)
-    assert advisories.known(folder) == before
+            advisories.import_file(tmp_path / name, folder)
+    assert advisories.read_database(folder) == before
     assert [path.name for path in folder.iterdir()] == [advisories.FILE]
 
 
@@ -138,17 +138,17 @@ def test_zip_json_lines_and_json_are_the_same(folder: Path, tmp_path: Path) -> N
     with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
         for item in ADVISORIES:
             archive.writestr(f"{item['id']}.json", json.dumps(item))
-    advisories.load(tmp_path / "all.zip", tmp_path / "zipped")
+    advisories.import_file(tmp_path / "all.zip", tmp_path / "zipped")
     pins = [("torch", "2.5.1"), ("click", "8.0"), ("urllib3", "2.0.7")]
     assert advisories.match(tmp_path / "zipped", pins) == advisories.match(folder, pins)
     (tmp_path / "one.json").write_text(json.dumps(ADVISORIES[0]))
-    assert advisories.load(tmp_path / "one.json", tmp_path / "one").count == 1
+    assert advisories.import_file(tmp_path / "one.json", tmp_path / "one").count == 1
 
 
 def test_a_damaged_database_is_one_clear_error(folder: Path) -> None:
     (folder / advisories.FILE).write_bytes(b"nothing of the kind" * 100)
     with pytest.raises(UsageError, match="cannot be read"):
-        advisories.known(folder)
+        advisories.read_database(folder)
 
 
 # facts, VEX, verdicts
@@ -185,7 +185,7 @@ def judged(folder: Path, tmp_path: Path, *evidence: Evidence, day: datetime.date
     (tmp_path / SBOM).write_bytes(data)
     tree = Tree.of({SBOM: Blob(canonical.sha256(data), len(data))})
     content = Content("n", "1", tree, lambda path, blob: (tmp_path / path).open("rb"))
-    found = {"today": day.isoformat(), **facts._exposed(content, evidence, folder)}
+    found = {"today": day.isoformat(), **facts._vulnerabilities(content, evidence, folder)}
     return [finding.subject for finding in engine.judge(Profile("p", ("vulnerabilities",)), found, day).findings]
 
 
@@ -197,9 +197,7 @@ def test_the_planted_version_is_found(folder: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("kind", "document"), [(vex.OPENVEX, OPENVEX), (vex.CYCLONEDX[0], CYCLONEDX)])
-def test_vex_of_somebody_trusted_counts_where_it_says_why(
-    folder: Path, tmp_path: Path, kind: str, document: JSON
-) -> None:
+def test_trusted_vex_counts_only_with_a_reason(folder: Path, tmp_path: Path, kind: str, document: JSON) -> None:
     assert judged(folder, tmp_path, said(kind, document)) == []
     text = json.dumps(document)
     for old, new in (
@@ -213,7 +211,7 @@ def test_vex_of_somebody_trusted_counts_where_it_says_why(
             assert judged(folder, tmp_path, said(kind, json.loads(text.replace(old, new)))) == PLANTED, old
 
 
-def test_who_says_that_it_matters_outweighs_who_says_that_it_does_not(folder: Path, tmp_path: Path) -> None:
+def test_vex_claim_that_it_applies_overrides_the_opposite(folder: Path, tmp_path: Path) -> None:
     affected = json.loads(json.dumps(OPENVEX).replace("not_affected", "affected"))
     assert judged(folder, tmp_path, said(vex.OPENVEX, OPENVEX), said(vex.OPENVEX, affected)) == PLANTED
     broken = {"statements": [*OPENVEX["statements"], 7]}

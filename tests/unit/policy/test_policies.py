@@ -27,7 +27,7 @@ from packager.formats import secrets
 from packager.formats.intoto import Statement
 from packager.policy import docs, engine, facts, report, testing, waivers
 from packager.policy import schema as factschema
-from packager.policy.engine import Profile, Terms
+from packager.policy.engine import Profile, RuleSettings
 from packager.trust.evidence import Evidence
 from packager.trust.verifiers import Attested
 from packager.types import Verdict
@@ -54,9 +54,9 @@ def test_every_rule_has_fixtures_that_pass_fail_and_lack_facts(rule: str) -> Non
 
 
 @pytest.mark.parametrize("case", CASES, ids=[f"{case.rule}/{case.name}" for case in CASES])
-def test_a_missing_member_never_helps(case: testing.Case) -> None:
+def test_removing_a_member_never_turns_a_failure_into_a_pass(case: testing.Case) -> None:
     """Take away any one member anywhere in the facts: what was refused stays refused, or the fact is missing."""
-    asked = Profile("test", (case.rule,), terms={case.rule: Terms(case.params)})
+    asked = Profile("test", (case.rule,), settings={case.rule: RuleSettings(case.params)})
     for changed in _without_one(dict(case.facts)):
         if factschema.problems(changed):
             assert not engine.judge(asked, changed).ok
@@ -74,7 +74,7 @@ def _without_one(value: Any) -> list[Any]:
     return found
 
 
-def test_the_published_schema_is_one_and_our_checker_agrees_with_the_reference() -> None:
+def test_schema_checker_agrees_with_the_reference_implementation() -> None:
     jsonschema.Draft202012Validator.check_schema(json.loads(factschema.schema()))
     head = {"format": 1, "stage": "bundle", "name": "n", "version": "1"}
     seen = set()
@@ -94,7 +94,7 @@ def test_the_published_schema_is_one_and_our_checker_agrees_with_the_reference()
     ),
     st.sampled_from(sorted(factschema.sections())),
 )
-def test_whatever_stands_in_a_section_the_reference_agrees(value: JSON, section: str) -> None:
+def test_schema_checker_agrees_on_random_sections(value: JSON, section: str) -> None:
     head = {"format": 1, "stage": "bundle", "name": "n", "version": "1"}
     assert SCHEMA.is_valid({**head, section: value}) == (not factschema.problems({section: value}))
 
@@ -114,15 +114,15 @@ def test_profiles_set_parameters_levels_and_days(tmp_path: Path) -> None:
     (tmp_path / "p.yaml").write_text(text + "  - signature: {effective-on: 2027-01-01}\n")
     found = engine.profile("p.yaml", tmp_path)
     assert found.rules == ("parity", "budget", "engines", "signature")
-    assert found.terms_of("budget") == Terms({"files": 1}, "warning")
-    assert found.terms_of("engines") == Terms({"host_code": True})
-    assert found.terms_of("signature").effective_on == datetime.date(2027, 1, 1)
+    assert found.settings_of("budget") == RuleSettings({"files": 1}, "warning")
+    assert found.settings_of("engines") == RuleSettings({"host_code": True})
+    assert found.settings_of("signature").effective_on == datetime.date(2027, 1, 1)
     for line, word in (
         ("budget: {fils: 1}", "files"),
         ("budget: {files: many}", "expected a number"),
         ("budget: {level: fatal}", "level"),
         ("signature: {effective-on: soon}", "expected a day"),
-        ("parity", "asked twice"),
+        ("parity", "listed twice"),
         ("budgets: {}", "budget"),
         ("formats: {allow: [1]}", "expected a list"),
         ("engines: {host-code: 1}", "expected a boolean"),
@@ -135,14 +135,14 @@ def test_profiles_set_parameters_levels_and_days(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("today", "level"), [(DAY, "warning"), (datetime.date(2027, 1, 1), "error"), (None, "error")])
 def test_a_rule_warns_before_its_day(today: datetime.date | None, level: str) -> None:
-    asked = Profile("p", ("signature",), terms={"signature": Terms(effective_on=datetime.date(2027, 1, 1))})
+    asked = Profile("p", ("signature",), settings={"signature": RuleSettings(effective_on=datetime.date(2027, 1, 1))})
     for given_facts in ({"statements": []}, {}):
         (finding,) = engine.judge(asked, given_facts, today).findings
         assert finding.level == level
         assert ("from 2027-01-01 on" in finding.message) == (level == "warning")
 
 
-def test_what_needs_a_finished_bundle_is_deferred_while_building_and_only_then() -> None:
+def test_rules_about_finished_bundles_are_deferred_in_builds_only() -> None:
     asked = Profile("p", ("signature", "deterministic"))
     while_building = engine.judge(asked, {"stage": "build", "nondeterministic": []})
     assert while_building.ok
@@ -150,7 +150,7 @@ def test_what_needs_a_finished_bundle_is_deferred_while_building_and_only_then()
     assert not engine.judge(asked, {"stage": "bundle", "nondeterministic": []}).ok
 
 
-def test_the_policys_digest_is_in_the_verdict_and_follows_every_word(tmp_path: Path) -> None:
+def test_policy_digest_is_in_the_verdict_and_follows_every_setting(tmp_path: Path) -> None:
     texts = [
         "rules: [budget]",
         "rules: [budget, sbom]",
@@ -193,10 +193,10 @@ def test_licence_expressions(expression: str, ok: bool) -> None:
 
 
 @pytest.mark.parametrize("rule", ["model-licence", "code-licences"])
-def test_what_states_no_licence_is_never_acceptable(rule: str) -> None:
+def test_missing_licence_is_never_acceptable(rule: str) -> None:
     model = {"licence": None, "description": None, "authors": [], "datasets": []}
     components = [{"name": "x", "version": "1", "licence": None, "words": "BSD License"}]
-    asked = Profile("p", (rule,), terms={rule: Terms({"allow": ["*"], "deny": []})})
+    asked = Profile("p", (rule,), settings={rule: RuleSettings({"allow": ["*"], "deny": []})})
     assert not engine.judge(asked, {"model": model, "components": components}).ok
 
 
@@ -218,7 +218,7 @@ SAMPLES = {
 
 
 @pytest.mark.parametrize("kind", SAMPLES)
-def test_secrets_are_found_with_their_line_and_not_repeated(kind: str) -> None:
+def test_secrets_are_reported_by_line_without_their_text(kind: str) -> None:
     (found,) = secrets.scan(f"one\ntwo {SAMPLES[kind]} end\n".encode())
     assert (found.kind, found.line) == (kind, 2)
     assert SAMPLES[kind] not in json.dumps(found.to_json())
@@ -260,7 +260,7 @@ def test_facts_of_a_bundle_fit_the_schema_and_see_what_is_wrong(bundle: Bundle) 
     assert found["card"]["headings"] == ["t"]
 
 
-def test_without_anybody_to_trust_nothing_is_said(bundle: Bundle) -> None:
+def test_without_trust_there_are_no_statement_facts(bundle: Bundle) -> None:
     found = facts.of_bundle(bundle, None, EVERYTHING, DAY)
     assert not {"statements", "provenance", "conformance", "targets"} & set(found)
     assert not engine.judge(Profile("p", ("signature",)), found).ok
@@ -356,7 +356,7 @@ def test_the_table_says_everything() -> None:
         assert word in text
 
 
-def test_the_documentation_is_what_the_rules_say() -> None:
+def test_documentation_is_generated_from_the_rules() -> None:
     page = (ROOT / "docs" / "reference" / "policies.md").read_text()
     assert page.endswith(docs.chapter()), "run `make reference`"
 
@@ -409,8 +409,8 @@ def test_sarif_is_what_its_schema_says() -> None:
     validator = jsonschema.Draft4Validator(schema)
     facts = {name: section for case in CASES for name, section in case.facts.items()}
     waived = waivers.Waiver("no-pickle", "*", "ada@example.org", "ticket 7", DAY)
-    terms = {"a.rego": Terms(program='package main\nimport rego.v1\ndeny contains "x" if input.contents')}
-    asked = Profile("p", (*RULES, "a.rego"), (waived,), terms)
+    settings = {"a.rego": RuleSettings(program='package main\nimport rego.v1\ndeny contains "x" if input.contents')}
+    asked = Profile("p", (*RULES, "a.rego"), (waived,), settings)
     for verdict_ in (
         verdict(),
         engine.judge(asked, facts, DAY),
@@ -443,7 +443,7 @@ def _off(difference: float) -> dict[str, Any]:
     return {"dtype": "float32", "shape": [1], "not_finite": 0, "frontier": [point]}
 
 
-def test_a_tolerance_is_offered_only_for_what_looks_like_rounding() -> None:
+def test_tolerance_is_proposed_only_for_rounding() -> None:
     words = {"words": "drops the fractions of numbers", "case": "batch=1"}
     unknown = {"words": None, "case": "batch=1"}
     (small,), (large,), (other,) = _parity(_off(3e-4)), _parity(_off(0.3), words), _parity(_off(0.3), unknown)
@@ -451,12 +451,12 @@ def test_a_tolerance_is_offered_only_for_what_looks_like_rounding() -> None:
     (shape,) = _parity({"dtype": "float32", "shape": [4, 1], "got": {"dtype": "float32", "shape": [1, 4]}})
     assert "wider `tolerance`" in small.hint and "wider `tolerance`" in half.hint
     assert "drops the fractions" in large.message
-    assert all("no tolerance makes it right" in found.hint for found in (large, other, shape))
+    assert all("a wider tolerance does not help" in found.hint for found in (large, other, shape))
 
 
-def test_the_tolerance_that_amplified_rounding_needs_can_be_pasted() -> None:
+def test_proposed_tolerance_for_amplified_rounding_can_be_pasted() -> None:
     (found,) = _parity(_off(3e-4), {"words": None, "case": "batch=1", "rounding": 5e-5})
-    assert "float32 arithmetic alone moves this row by 5e-05" in found.hint
+    assert "float32 arithmetic alone changes this row by 5e-05" in found.hint
     assert "`tolerance: {y: {atol: 0.0006, rtol: 0.0001}}`" in found.hint
 
 
@@ -466,7 +466,7 @@ def test_a_label_between_two_equal_scores_is_a_tie() -> None:
     assert _parity({**label, "largest_gap": 1e-2}) and _parity(label)
 
 
-def test_what_was_hardly_exercised_is_a_finding() -> None:
+def test_low_coverage_is_a_finding() -> None:
     target = {"shortened": {}, "coverage": {"leaves": {"reached": 4, "of": 10}, "columns": {"reached": 3, "of": 3}}}
     (found,) = coverage.check({"targets": {"cpu": target}}, least={"leaves": 0.5, "columns": 0.5})
     assert "4 of 10 leaves" in found.message and found.subject == "cpu/leaves"

@@ -80,7 +80,7 @@ def test_not_measured_is_not_a_pass() -> None:
     assert not engine.judge(RELEASE, {"nondeterministic": [], "targets": {}}).ok
 
 
-def test_what_this_host_cannot_run_is_said_and_can_be_refused() -> None:
+def test_unrunnable_target_is_a_warning_or_an_error() -> None:
     absent = facts()
     absent["targets"]["onnxruntime-cpu-fp32"] |= {"cases": [], "unmeasured": "this host has no NVIDIA GPU"}
     verdict = engine.judge(RELEASE, absent)
@@ -126,12 +126,12 @@ WAIVER = Waiver("parity", "onnxruntime-cpu-*/y", "ada@example.org", "known, tick
 MISS = facts(frontier=[point(0.5, 10.0)])
 
 
-def test_what_was_not_measured_to_its_end_is_no_release() -> None:
+def test_incomplete_measurement_fails_the_release_profile() -> None:
     short = facts()
     short["targets"]["onnxruntime-cpu-fp32"]["shortened"] = {"sequence": 4096}
     (finding,) = engine.judge(RELEASE, short).findings
     assert (finding.rule, finding.level, finding.subject) == ("coverage", "error", "onnxruntime-cpu-fp32/sequence")
-    assert "sequence=4096 only" in finding.message
+    assert "only up to sequence=4096" in finding.message
     assert "[1, 4096]" in str(finding.hint)
     assert engine.judge(engine.profile("dev", Path()), short).ok
 
@@ -152,7 +152,7 @@ def test_a_waiver_covers_its_own_rule_and_subject_only() -> None:
         verdict = engine.judge(Profile("p", ("parity",), (other,)), MISS, DAY)
         assert not verdict.ok
         assert [finding.message for finding in verdict.findings if finding.level == "note"] == [
-            "the waiver of a met nothing"
+            "the waiver of a matches no finding"
         ]
 
 
@@ -169,7 +169,7 @@ def test_waivers_are_written_completely(tmp_path: Path) -> None:
         ("2026-12-31", "never", "every waiver ends"),
         ("owner: ada, ", "", "no `owner`"),
         ("known", "''", "reason"),
-        ("rule: parity", "rule: deterministic", "does not ask"),
+        ("rule: parity", "rule: deterministic", "has no rule"),
         ("2026-12-31", "2026-02-30", "expected a day"),
     ):
         (tmp_path / "p.yaml").write_text(good.replace(old, new))

@@ -15,7 +15,7 @@ from packager.canonical import JSON
 from packager.errors import PackagerError, UsageError
 from packager.files import staging
 from packager.policy import docs, engine, rego, report, schema, testing
-from packager.policy.engine import Profile, Terms
+from packager.policy.engine import Profile, RuleSettings
 from tests.support.environments import CACHE
 
 EXAMPLES = Path(__file__).parents[3] / "docs" / "examples" / "policies"
@@ -24,25 +24,25 @@ MODEL: JSON = {"licence": "MIT", "description": None, "authors": ["Ada"], "datas
 
 
 def found(text: str, **facts: JSON) -> set[tuple[str, str]]:
-    asked = Profile("p", ("a.rego",), terms={"a.rego": Terms(program=text)})
+    asked = Profile("p", ("a.rego",), settings={"a.rego": RuleSettings(program=text)})
     return {(finding.level, finding.message) for finding in engine.judge(asked, facts).findings}
 
 
-def test_the_examples_say_what_their_tests_want() -> None:
+def test_example_policies_pass_their_tests() -> None:
     outcomes = [outcome for case in testing.load(EXAMPLES / "tests") for outcome in testing.run(case)]
     # the fourth case has a warning only, which is no refusal: it is not asked again without its facts
     assert [outcome.problem for outcome in outcomes] == [None] * 7
     assert sum("without" in outcome.name for outcome in outcomes) == 3
 
 
-def test_a_profile_names_files_beside_it_and_its_digest_follows_them(tmp_path: Path) -> None:
+def test_profile_digest_follows_the_rego_files_it_names(tmp_path: Path) -> None:
     (tmp_path / "p.yaml").write_text("rules:\n  - parity\n  - a.rego: {level: warning, effective-on: 2027-01-01}\n")
     digests = set()
     for text in ("deny contains x if { x := input.name }", "deny contains 1 if input.model"):
         (tmp_path / "a.rego").write_text(HEAD + text)
         profile = engine.profile("p.yaml", tmp_path)
         digests.add(profile.digest)
-        assert profile.terms_of("a.rego").level == "warning"
+        assert profile.settings_of("a.rego").level == "warning"
     assert len(digests) == 2
     assert profile.facts == {"targets", "model"}
 
@@ -62,7 +62,7 @@ def test_a_profile_names_files_beside_it_and_its_digest_follows_them(tmp_path: P
         ("allow if count(1, 2)", "takes 1 arguments"),
     ],
 )
-def test_what_cannot_be_asked_is_an_error(tmp_path: Path, text: str, words: str) -> None:
+def test_policy_with_unknown_facts_is_an_error(tmp_path: Path, text: str, words: str) -> None:
     (tmp_path / "a.rego").write_text(HEAD + text)
     (tmp_path / "p.yaml").write_text("rules: [a.rego]")
     with pytest.raises(UsageError) as caught:
@@ -82,13 +82,13 @@ def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
         engine.profile("p.yaml", tmp_path)
 
 
-def test_input_in_words_is_not_input() -> None:
+def test_input_inside_texts_is_not_input() -> None:
     assert rego.sections('# reads input\nx := "input" # input.foo\ny := `input` \nz if input.model.licence', "a") == (
         "model",
     )
 
 
-def test_only_exactly_true_allows_and_nothing_may_be_denied() -> None:
+def test_allow_must_be_true_and_deny_empty() -> None:
     no = "does not allow it"
     for text, refused in (
         ("allow := true\ndeny := set()", False),
@@ -117,7 +117,7 @@ def test_a_fact_that_is_missing_or_malformed_never_passes(facts: dict[str, JSON]
     assert (level, "`model`" in message) == ("error", True)
 
 
-def test_its_facts_alone_are_given_to_it() -> None:
+def test_rego_gets_only_the_facts_it_reads() -> None:
     text = (
         HEAD
         + 'allow := true\ndeny contains data.main.seen if true\nseen := object.keys(x) if { x := {"a": input.model} }'
@@ -125,9 +125,11 @@ def test_its_facts_alone_are_given_to_it() -> None:
     assert found(text, model=MODEL, card=None)
 
 
-def test_reports_know_it(tmp_path: Path) -> None:
+def test_reports_name_rego_rules(tmp_path: Path) -> None:
     asked = Profile(
-        "p", ("a.rego",), terms={"a.rego": Terms(program=HEAD + 'allow := true\ndeny contains "x" if input.model')}
+        "p",
+        ("a.rego",),
+        settings={"a.rego": RuleSettings(program=HEAD + 'allow := true\ndeny contains "x" if input.model')},
     )
     verdict = engine.judge(asked, {"model": MODEL})
     assert "a.rego" in report.table(verdict, "n:1")
@@ -194,7 +196,7 @@ def test_opa_gives_the_same_verdict_on_the_same_file(tmp_path: Path) -> None:
     theirs = json.loads(done.stdout)
     assert len(theirs) == len(cases) == 4
     for case, document in zip(cases, theirs, strict=True):
-        asked = Profile("p", (case.rule,), terms={case.rule: Terms(program=case.program)})
+        asked = Profile("p", (case.rule,), settings={case.rule: RuleSettings(program=case.program)})
         verdict = engine.judge(asked, case.facts)
         said = [item if isinstance(item, str) else item["msg"] for key in ("deny", "warn") for item in document[key]]
         assert verdict.ok == document["allow"] == (not conftest_refuses(document)), case.name

@@ -43,7 +43,7 @@ def remembered(store: Store, number: int) -> str:
     return Runner(store, default_limits())(Action("export", number), "x", perform=perform).tree
 
 
-def test_only_what_nothing_needs_goes(store: Store) -> None:
+def test_only_unused_blobs_are_deleted(store: Store) -> None:
     key = keys.generate("p256")
     copy.update_referrers(sign(bundles.make(store), key))
     tree = remembered(store, 1)
@@ -69,7 +69,7 @@ def test_steps_are_forgotten_on_request_only(store: Store) -> None:
     assert remembered(again(store), 1) == tree
 
 
-def test_what_this_process_uses_stays(store: Store) -> None:
+def test_leased_blobs_are_kept(store: Store) -> None:
     orphan = store.put(b"used").digest
     other = Store(store.root.parent)
     assert collector.size(other).in_use >= 4
@@ -79,7 +79,7 @@ def test_what_this_process_uses_stays(store: Store) -> None:
     assert orphan not in digests(store)
 
 
-def test_a_blob_that_was_merely_seen_stays(store: Store) -> None:
+def test_blob_in_a_lease_is_kept(store: Store) -> None:
     """A build that finds its input in the store does not write it again: seeing must be enough."""
     orphan = store.put(b"from an earlier process").digest
     seeing = again(store)
@@ -98,7 +98,7 @@ def environment(store: Store, name: str, step: int | None = None) -> Path:
     return place
 
 
-def test_environments_stay_as_long_as_something_needs_them(store: Store) -> None:
+def test_environments_in_use_are_kept(store: Store) -> None:
     used, held, lost, begun = (
         environment(store, name, step)
         for name, step in (("a1", 1), ("b2", None), ("c3", None), (".d4.staging-x", None))
@@ -116,7 +116,7 @@ def test_environments_stay_as_long_as_something_needs_them(store: Store) -> None
     assert not list(lost.parent.iterdir()) and not list((store.root / "tmp").iterdir())
 
 
-def test_environments_of_another_place_are_not_ours(store: Store, tmp_path: Path) -> None:
+def test_linked_environments_are_not_collected(store: Store, tmp_path: Path) -> None:
     (tmp_path / "shared" / "e1").mkdir(parents=True)
     (store.root / environments.TOOLCHAINS).symlink_to(tmp_path / "shared")
     assert collector.collect(store).environments == 0
@@ -177,7 +177,7 @@ def test_a_killed_process_holds_nothing(tmp_path: Path) -> None:
     assert not digests(store)
 
 
-def test_partial_blobs_go_unless_somebody_receives_them(store: Store) -> None:
+def test_partial_blobs_are_deleted_unless_being_received(store: Store) -> None:
     (store.root / "partial" / ("a" * 64)).write_bytes(b"half")
     collector.collect(store)
     assert not list((store.root / "partial").iterdir())
@@ -211,5 +211,5 @@ def test_a_wrong_stream_leaves_nothing(store: Store) -> None:
     assert not list((store.root / "partial").iterdir())
     bundle = bundles.make(store)
     other = Store(store.root.parent.parent / "other")
-    assert copy.copy(bundle, writers.local(other, vouched=True)) == bundle.size
-    assert copy.copy(bundle, writers.local(other, vouched=True)) == 0
+    assert copy.copy(bundle, writers.local(other, verified=True)) == bundle.size
+    assert copy.copy(bundle, writers.local(other, verified=True)) == 0

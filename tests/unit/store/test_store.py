@@ -239,9 +239,7 @@ def test_ingesting_does_not_read_again_what_was_hashed(store: Store) -> None:
     assert dict(tree.files) == {"told": told, "found": Blob(canonical.sha256(b"two"), 3)}
 
 
-def test_a_local_source_is_read_once_on_its_way_in(
-    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_local_source_is_read_once(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "source").mkdir()
     (tmp_path / "source" / "weights.bin").write_bytes(os.urandom(3 << 20))
     (tmp_path / "recipe").mkdir()

@@ -60,7 +60,7 @@ def test_it_arrives_over_a_connection_that_breaks(habit: str, bundle: Bundle, tm
         pull(stub, other(tmp_path), settings(tmp_path, stub))
 
 
-def test_what_takes_no_piece_at_all_says_so(bundle: Bundle) -> None:
+def test_registry_that_accepts_no_piece_is_a_clear_error(bundle: Bundle) -> None:
     with (
         serving(largest=1000) as stub,
         pytest.raises(SourceError, match=r"413 SIZE_INVALID .* limit of 1000") as caught,
@@ -70,11 +70,9 @@ def test_what_takes_no_piece_at_all_says_so(bundle: Bundle) -> None:
 
 
 @pytest.mark.parametrize("mute", [False, True])
-def test_strangers_may_read_and_a_login_is_sent_where_it_is_asked_for(
-    mute: bool, bundle: Bundle, tmp_path: Path
-) -> None:
+def test_anonymous_reads_and_login_only_when_challenged(mute: bool, bundle: Bundle, tmp_path: Path) -> None:
     with serving(**HABITS["zot"], mute_login=mute) as stub:
-        with pytest.raises(SourceError, match="asks for credentials") as caught:
+        with pytest.raises(SourceError, match="requires credentials") as caught:
             push(stub, bundle)
         assert "docker login" in str(caught.value.hint)
         with pytest.raises(SourceError, match=r"refuses the credentials .*authentication required"):
@@ -93,7 +91,7 @@ def test_strangers_may_read_and_a_login_is_sent_where_it_is_asked_for(
         (405, "UNSUPPORTED", "The operation is unsupported."),
     ],
 )
-def test_a_registrys_own_words_are_told(answer: tuple[int, str, str], bundle: Bundle, tmp_path: Path) -> None:
+def test_registry_error_message_is_shown(answer: tuple[int, str, str], bundle: Bundle, tmp_path: Path) -> None:
     """Harbor's quota, Quay's refusal of a kind of artifact, a registry that is read-only."""
     with serving(denies={"PUT": answer}) as stub, pytest.raises(SourceError) as caught:
         push(stub, bundle)
@@ -102,7 +100,7 @@ def test_a_registrys_own_words_are_told(answer: tuple[int, str, str], bundle: Bu
     assert message in caught.value.message
 
 
-def test_words_of_a_registry_move_no_cursor(bundle: Bundle) -> None:
+def test_registry_messages_are_escaped(bundle: Bundle) -> None:
     with serving(denies={"PUT": (400, "\x1b[2J", "one\ntwo")}) as stub, pytest.raises(SourceError) as caught:
         push(stub, bundle)
     assert "\x1b" not in caught.value.message

@@ -93,7 +93,7 @@ def test_a_repository_that_is_not_there() -> None:
         (LIST, DOCKER_LIST, "an index of 1 manifests", "@sha256:aaaa"),
     ],
 )
-def test_what_is_no_bundle_is_answered_with_what_to_do(value: object, kind: str, words: str, remedy: str) -> None:
+def test_other_artifacts_are_refused_with_a_remedy(value: object, kind: str, words: str, remedy: str) -> None:
     with serving() as stub:
         put(stub, "1.0.0", value, kind)
         with pytest.raises(SourceError, match=words) as caught:
@@ -114,7 +114,7 @@ def test_the_last_tag_takes_its_signatures_along(bundle: Bundle) -> None:
             listing.untag(repository(stub, ":stable"))
 
 
-def test_a_registry_that_deletes_by_digest_only_takes_all_tags_or_none(bundle: Bundle) -> None:
+def test_delete_by_digest_removes_all_tags_or_none(bundle: Bundle) -> None:
     """Docker's registry 2.8 is one."""
     with serving(untags=False) as stub:
         push(stub, bundle)
@@ -126,7 +126,7 @@ def test_a_registry_that_deletes_by_digest_only_takes_all_tags_or_none(bundle: B
         assert not stub.manifests
 
 
-def test_a_registry_that_deletes_nothing_says_so(bundle: Bundle) -> None:
+def test_registry_without_deletion_is_a_clear_error(bundle: Bundle) -> None:
     with serving(denies={"DELETE": (405, "UNSUPPORTED", "The operation is unsupported.")}) as stub:
         push(stub, bundle)
         with pytest.raises(SourceError, match="deletes nothing") as caught:
@@ -155,7 +155,7 @@ def test_the_local_store_is_listed_and_forgets(bundle: Bundle, store: Store) -> 
             listing.forget(store, gone)
 
 
-def test_a_damaged_bundle_is_listed_all_the_same(bundle: Bundle, store: Store) -> None:
+def test_damaged_bundle_is_listed(bundle: Bundle, store: Store) -> None:
     path = store.path(bundle.digest)
     path.chmod(0o644)
     path.write_bytes(b"{}")
@@ -180,6 +180,6 @@ def test_the_verbs(packager: Run, tmp_path: Path) -> None:
     assert "no bundle" in packager("list").stdout
 
 
-def test_a_wrong_name_is_told(store: Store) -> None:
+def test_wrong_name_is_reported(store: Store) -> None:
     with pytest.raises(PackagerError):
         listing.forget(store, ("nobody", "1.0.0"))

@@ -107,7 +107,7 @@ def helper(folder: Path, name: str, script: str) -> dict[str, str]:
     return {"PATH": f"{folder}:{os.environ['PATH']}"}
 
 
-def test_helpers_are_asked(tmp_path: Path) -> None:
+def test_credential_helpers_are_called(tmp_path: Path) -> None:
     answer = 'read server; echo "{\\"Username\\": \\"u-$1\\", \\"Secret\\": \\"for $server\\"}"'
     environment = helper(tmp_path, "desk", answer)
     per_host = write(tmp_path / "1", {"credHelpers": {"h": "desk"}, "auths": {"h": ADA}})

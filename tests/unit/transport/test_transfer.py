@@ -60,7 +60,7 @@ def opened(stub: Stub, settings: Settings = QUICK, tag: str = ":1.0.0", events: 
 
 
 def pull(stub: Stub, store: Store, settings: Settings = QUICK) -> int:
-    return copy.copy(opened(stub, settings), writers.local(store, vouched=True), jobs=2)
+    return copy.copy(opened(stub, settings), writers.local(store, verified=True), jobs=2)
 
 
 def other(tmp_path: Path) -> Store:
@@ -160,7 +160,7 @@ def test_a_pull_that_gave_up_is_resumed_from_disk(bundle: Bundle, tmp_path: Path
         source = opened(stub, hasty)
         stub.cut_download = [2 * PIECE]
         with pytest.raises(SourceError):
-            copy.copy(source, writers.local(store, vouched=True), jobs=1)
+            copy.copy(source, writers.local(store, verified=True), jobs=1)
         partial = store.root / "partial" / big.digest[7:]
         have = partial.stat().st_size
         assert 0 < have <= 2 * PIECE
@@ -184,14 +184,14 @@ def test_a_damaged_partial_file_costs_only_time(bundle: Bundle, tmp_path: Path, 
     assert store.get(big.digest) == data
 
 
-def test_a_registry_that_lies_is_never_believed(bundle: Bundle, tmp_path: Path) -> None:
+def test_lying_registry_is_refused(bundle: Bundle, tmp_path: Path) -> None:
     store = other(tmp_path)
     with serving() as stub:
         push(stub, bundle)
         source = opened(stub)
         stub.lie = True
         with pytest.raises(IntegrityError, match="damaged"):
-            copy.copy(source, writers.local(store, vouched=True))
+            copy.copy(source, writers.local(store, verified=True))
         with pytest.raises(IntegrityError):
             copy.save(source, tmp_path / "x.bundle.tar")
         assert not (tmp_path / "x.bundle.tar").exists()
@@ -212,7 +212,7 @@ def test_a_damaged_local_blob_is_not_pushed(bundle: Bundle, store: Store) -> Non
         assert ("models/tiny", "1.0.0") not in stub.manifests
 
 
-def test_a_busy_registry_is_asked_again(bundle: Bundle, tmp_path: Path) -> None:
+def test_busy_registry_is_retried(bundle: Bundle, tmp_path: Path) -> None:
     with serving(busy=3, retry_after="0") as stub:
         push(stub, bundle)
         check(stub, bundle, tmp_path)
@@ -274,7 +274,7 @@ def test_tokens(bundle: Bundle, tmp_path: Path) -> None:
         assert "repository:models/tiny:pull" in stub.scopes
 
 
-def test_an_identity_token_is_traded_in(bundle: Bundle, tmp_path: Path) -> None:
+def test_identity_token_is_exchanged(bundle: Bundle, tmp_path: Path) -> None:
     with serving(refresh_token="refresh-me") as stub:
         push(stub, bundle, credentials(tmp_path, stub, {"identitytoken": "refresh-me"}))
         assert ("models/tiny", "1.0.0") in stub.manifests
@@ -290,7 +290,7 @@ def test_credentials_do_not_follow_redirects(bundle: Bundle, tmp_path: Path) -> 
         assert not [row for row in storage.log if "Authorization" in row.headers]
 
 
-def test_foreign_referrers_travel_and_unreadable_ones_are_named(bundle: Bundle, tmp_path: Path) -> None:
+def test_unknown_referrers_are_copied_and_unreadable_ones_reported(bundle: Bundle, tmp_path: Path) -> None:
     with serving(referrers_api=True) as stub:
         push(stub, bundle)
         layers = tuple(oci.Descriptor("text/plain", _put(stub, data)) for data in (b"one", b"two"))

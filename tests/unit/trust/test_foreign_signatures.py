@@ -54,7 +54,7 @@ def test_other_spellings_hold_by_the_same_key(changes: tuple[Callable[[Any], Non
     assert verifier.verify(signed, trust, None).payload == PAYLOAD
 
 
-def test_a_key_that_a_signature_brings_is_not_trusted_for_it() -> None:
+def test_embedded_key_is_not_trusted() -> None:
     from packager.errors import UntrustedSignerError
 
     signed = dsse.parse(document(key_itself))

@@ -23,7 +23,7 @@ from packager.release.sign import drafts, sign, with_drafts
 from packager.store.store import Store
 from packager.transport.copy import save, write_unpacked
 from packager.trust import edit, file, keys, model
-from packager.trust.verify import attached, require_signature, verify
+from packager.trust.verify import list_statements, require_signature, verify
 from tests.conftest import Run
 from tests.support import bundles, pki
 
@@ -44,11 +44,11 @@ def folder(tmp_path: Path) -> Path:
 
 
 def signers(path: Path) -> list[str]:
-    return sorted({claim for _, claim, _ in attached(opened(path))})
+    return sorted({claim for _, claim, _ in list_statements(opened(path))})
 
 
 def kinds(path: Path) -> set[str]:
-    return {kind for _, _, kind in attached(opened(path))}
+    return {kind for _, _, kind in list_statements(opened(path))}
 
 
 def opened(path: Path) -> Bundle:
@@ -75,16 +75,14 @@ def holder(folder: Path, stem: str, **more: object) -> tuple[str, ...]:
         ({"purposes": [pki.CODE_SIGNING], "start": pki.NOW - 9 * pki.DAY, "end": pki.NOW - pki.DAY}, "had expired"),
         (
             {"purposes": [pki.CODE_SIGNING], "start": pki.NOW + pki.DAY, "end": pki.NOW + 9 * pki.DAY},
-            "was not valid yet",
+            "was not yet valid",
         ),
         ({}, "for another purpose: expected 1.3.6.1.5.5.7.3.3, got none"),
         ({"purposes": [pki.SERVER]}, "for another purpose"),
         ({"purposes": [pki.CODE_SIGNING], "ca": True}, "is one of an authority"),
     ],
 )
-def test_a_certificate_that_nobody_will_believe_does_not_sign(
-    more: dict[str, object], words: str, folder: Path, packager: Run
-) -> None:
+def test_unfit_certificate_does_not_sign(more: dict[str, object], words: str, folder: Path, packager: Run) -> None:
     for verb in (("sign", "tiny:1.0.0"), ("sign", "plain.tar", "-o", "signed.tar")):
         done = packager(*verb, *holder(folder, "leaf", **more), code=2)
         assert words in done.stderr
@@ -93,7 +91,7 @@ def test_a_certificate_that_nobody_will_believe_does_not_sign(
     assert not opened(folder / "plain.tar").referrers
 
 
-def test_a_fit_certificate_signs_and_another_purpose_is_said(folder: Path, packager: Run) -> None:
+def test_certificate_signs_with_its_purpose_only(folder: Path, packager: Run) -> None:
     packager("sign", "plain.tar", *holder(folder, "fit", purposes=[pki.CODE_SIGNING]), "-o", "signed.tar")
     assert signers(folder / "signed.tar") == [pki.EMAIL]
     _, certificate, _, key = holder(folder, "server", purposes=[pki.SERVER])
@@ -164,7 +162,7 @@ def at_a_terminal(folder: Path, answer: str, *arguments: str) -> tuple[int, str]
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), said
 
 
-def test_a_person_at_a_terminal_is_asked_once(folder: Path, packager: Run) -> None:
+def test_terminal_prompts_once(folder: Path, packager: Run) -> None:
     packager("keygen", "locked", PACKAGER_PASSPHRASE="right")
     code, said = at_a_terminal(folder, "right", "sign", "plain.tar", "--key", "locked.pem", "-o", "signed.tar")
     assert code == 0, said
@@ -203,7 +201,7 @@ def test_signing_a_copy_leaves_the_original_as_it_is(form: str, folder: Path, pa
     assert verify(opened(folder / "signed.tar"), [keys.load_public(folder / "test.pub")]).ok
 
 
-def test_what_others_signed_travels_aloud_or_not_at_all(folder: Path, packager: Run) -> None:
+def test_other_signatures_are_copied_with_a_note_or_not_at_all(folder: Path, packager: Run) -> None:
     packager("sign", "tiny:1.0.0", "--key", "test.pem")
     said = packager("sign", "tiny:1.0.0", "--key", "release.pem", "-o", "both.tar").stderr
     assert f"`both.tar` also carries what `{claim(folder, 'test')}` signed; --alone leaves that out" in said
@@ -240,7 +238,7 @@ def test_a_signature_can_be_taken_off(place: str, folder: Path, packager: Run) -
 # build and sign as two jobs
 
 
-def test_what_a_build_left_travels_to_whoever_signs(folder: Path, packager: Run) -> None:
+def test_unsigned_predicates_are_copied_to_the_signer(folder: Path, packager: Run) -> None:
     packager("export", "tiny:1.0.0", "job.tar", "--to-sign")
     assert "not signed" in packager("verify", "job.tar", "--key", "release.pub", code=1).stderr
     other = {"PACKAGER_STORE": str(folder / "elsewhere")}
@@ -260,7 +258,7 @@ def test_sign_says_what_is_missing(folder: Path, packager: Run) -> None:
     assert "only the bundle is signed" not in packager("sign", "tiny:1.0.0", "--key", "release.pem").stderr
 
 
-def test_what_came_from_elsewhere_is_not_signed_as_ours(folder: Path, packager: Run) -> None:
+def test_foreign_provenance_is_not_signed_as_ours(folder: Path, packager: Run) -> None:
     """A stranger's file may carry statements to be signed; in the store, and in a registry, nobody takes them for its own."""
     packager("export", "tiny:1.0.0", "job.tar", "--to-sign")
     other = Store(folder / "elsewhere")
@@ -271,14 +269,16 @@ def test_what_came_from_elsewhere_is_not_signed_as_ours(folder: Path, packager: 
     assert drafts(stranger) == {}
     with pytest.raises(UsageError, match="is left to be signed"):
         with_drafts(stranger)
-    assert {kind for _, _, kind in attached(sign(stranger, keys.generate("p256")))}.isdisjoint({slsa.PREDICATE, FACTS})
+    assert {kind for _, _, kind in list_statements(sign(stranger, keys.generate("p256")))}.isdisjoint(
+        {slsa.PREDICATE, FACTS}
+    )
 
 
 # several keys of one name
 
 
 def content(*entries: tuple[keys.PrivateKey, dict[str, str]], require: bool = False) -> model.Trust:
-    made = edit.new("acme", [keys.generate("p256").public], 1, pki.NOW + 99 * pki.DAY)
+    made = edit.new_content("acme", [keys.generate("p256").public], 1, pki.NOW + 99 * pki.DAY)
     for key, times in entries:
         made = edit.with_signer(made, "release", {"key": key.public.pem.decode(), **times})
     if require:
@@ -287,7 +287,7 @@ def content(*entries: tuple[keys.PrivateKey, dict[str, str]], require: bool = Fa
 
 
 def moment(days: int) -> str:
-    return edit.moment(pki.NOW + days * pki.DAY)
+    return edit.format_time(pki.NOW + days * pki.DAY)
 
 
 def test_one_name_may_have_several_keys_each_with_its_time(folder: Path) -> None:
@@ -348,7 +348,7 @@ def test_keys_of_a_name_on_the_command_line(folder: Path, packager: Run) -> None
 
 
 def test_an_empty_list_of_keys_is_refused() -> None:
-    made = edit.new("acme", [keys.generate("p256").public], 1, dt.datetime.now(dt.UTC))
+    made = edit.new_content("acme", [keys.generate("p256").public], 1, dt.datetime.now(dt.UTC))
     for value in ([], [[]], ["x"]):
         with pytest.raises((ValueError, NegativeAnswerError)):
             model.parse(canonical.dump({**made, "signers": {"release": value}}))

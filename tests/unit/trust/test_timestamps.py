@@ -29,11 +29,11 @@ MESSAGE = b"a signature"
 
 @pytest.fixture(scope="module")
 def response(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    return StampingAuthority(TSA, tmp_path_factory.mktemp("tsa")).answer(timestamps.request(MESSAGE, 42))
+    return StampingAuthority(TSA, tmp_path_factory.mktemp("tsa")).answer(timestamps.encode_request(MESSAGE, 42))
 
 
 def test_a_request_is_what_openssl_reads(tmp_path: Path) -> None:
-    (tmp_path / "q").write_bytes(timestamps.request(MESSAGE, 2**63 - 1))
+    (tmp_path / "q").write_bytes(timestamps.encode_request(MESSAGE, 2**63 - 1))
     text = subprocess.run(
         [tool("openssl"), "ts", "-query", "-in", tmp_path / "q", "-text"], capture_output=True, text=True, check=True
     ).stdout
@@ -42,7 +42,7 @@ def test_a_request_is_what_openssl_reads(tmp_path: Path) -> None:
     assert "Certificate required: yes" in text
 
 
-def test_the_time_is_the_one_that_the_other_reader_sees(response: bytes) -> None:
+def test_timestamp_time_equals_that_of_openssl(response: bytes) -> None:
     stamp = timestamps.parse(response)
     theirs = rfc3161_client.decode_timestamp_response(response)
     verifier = rfc3161_client.VerifierBuilder().add_root_certificate(ROOT.certificate).build()
@@ -51,7 +51,7 @@ def test_the_time_is_the_one_that_the_other_reader_sees(response: bytes) -> None
     assert (stamp.nonce, stamp.imprint) == (42, theirs.tst_info.message_imprint.message)
 
 
-def test_a_crafted_stamp_is_sound_for_the_other_reader_too() -> None:
+def test_crafted_timestamp_is_valid_for_openssl_too() -> None:
     made = crafted(TSA, MESSAGE, dt.datetime(2027, 1, 1, tzinfo=dt.UTC))
     verifier = rfc3161_client.VerifierBuilder().add_root_certificate(ROOT.certificate).build()
     assert verifier.verify_message(rfc3161_client.decode_timestamp_response(made), MESSAGE)
@@ -69,11 +69,11 @@ def test_an_rsa_authority(tmp_path: Path) -> None:
     )
     builder = builder.add_extension(x509.ExtendedKeyUsage([pki.STAMPING]), True)
     holder = pki.Holder(key, builder.sign(ROOT.key, hashes.SHA256()))  # type: ignore[arg-type]
-    made = StampingAuthority(holder, tmp_path).answer(timestamps.request(MESSAGE, 1))
+    made = StampingAuthority(holder, tmp_path).answer(timestamps.encode_request(MESSAGE, 1))
     timestamps.verify(timestamps.parse(made), MESSAGE, [ROOT.certificate])
 
 
-def test_nobody_trusted(response: bytes) -> None:
+def test_untrusted_signer(response: bytes) -> None:
     with pytest.raises(UntrustedTimeError):
         timestamps.verify(timestamps.parse(response), MESSAGE, [pki.root("tsa-root").certificate])
     with pytest.raises(BadSignatureError):

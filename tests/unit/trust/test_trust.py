@@ -75,7 +75,7 @@ def full() -> dict[str, Any]:
 
 def test_the_schema_and_the_parser_accept_the_same() -> None:
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
-    for content in (full(), edit.new("acme", [ROOT.public], 1, NOW)):
+    for content in (full(), edit.new_content("acme", [ROOT.public], 1, NOW)):
         jsonschema.validate(content, SCHEMA)
         assert model.parse(canonical.dump(content)).name == "acme"
 
@@ -141,7 +141,7 @@ def test_a_bundle_statement_is_always_required() -> None:
 
 def test_an_independent_reader_of_envelopes_accepts_it() -> None:
     """securesystemslib checks the threshold over the same bytes; it takes P-256 keys under its own key ids."""
-    content = edit.new("acme", [ROOT.public], 1, NOW + pki.DAY)
+    content = edit.new_content("acme", [ROOT.public], 1, NOW + pki.DAY)
     file = trustfile.write(content, [ROOT])
     value = json.loads(file.to_bytes())
     fingerprint = ROOT.public.fingerprint
@@ -154,7 +154,7 @@ def test_an_independent_reader_of_envelopes_accepts_it() -> None:
 def succession(
     serial: int, roots: list[keys.PrivateKey], threshold: int, signers: list[keys.PrivateKey]
 ) -> trustfile.TrustFile:
-    content = edit.new("acme", [key.public for key in roots], threshold, NOW + pki.DAY)
+    content = edit.new_content("acme", [key.public for key in roots], threshold, NOW + pki.DAY)
     return trustfile.write({**content, "serial": serial}, signers)
 
 
@@ -184,7 +184,7 @@ def test_the_same_file_again_is_fine() -> None:
 
 
 def test_editing_never_empties_a_requirement() -> None:
-    content = edit.follow(full(), NOW, None)
+    content = edit.next_serial(full(), NOW, None)
     assert content["serial"] == 8
     with pytest.raises(UsageError, match="nobody else may make"):
         edit.without_signer(content, "ci")
@@ -278,7 +278,7 @@ def test_memory_survives_and_merges(tmp_path: Path) -> None:
         b'{"format":1,"trusts":{"a":{"file":null,"bundles":{"b":["x","y"]}}}}',
     ],
 )
-def test_a_damaged_memory_is_not_forgotten(tmp_path: Path, damage: bytes) -> None:
+def test_damaged_state_file_is_refused(tmp_path: Path, damage: bytes) -> None:
     (tmp_path / "seen.json").write_bytes(damage)
     with pytest.raises(MalformedError, match="damaged"):
         seen.load(tmp_path / "seen.json", "acme")
@@ -370,7 +370,7 @@ def test_a_trust_file_is_kept_on_the_command_line(tmp_path: Path, packager: Run)
     packager("trust", "add", "t", "--minimum", "digits:1.2", *sign, code=2)
 
 
-def test_a_changed_file_is_not_laundered_by_the_next_change(tmp_path: Path, packager: Run) -> None:
+def test_modified_file_stays_invalid_after_the_next_change(tmp_path: Path, packager: Run) -> None:
     """Whoever signs a change signs all of the file, so the file must have been sound before."""
     for name in ("root", "evil"):
         packager("keygen", name)
