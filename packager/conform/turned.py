@@ -9,7 +9,8 @@ from packager.bundle.bundle import Bundle
 from packager.bundle.knobs import knob_schema
 from packager.canonical import JSON
 from packager.knobs import knobs
-from packager.knobs.knobs import Knob, Override
+from packager.knobs.knobs import Override
+from packager.server.declaration import Knob
 
 
 def values(bundle: Bundle, names: Sequence[str]) -> dict[str, JSON]:

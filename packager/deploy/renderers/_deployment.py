@@ -13,12 +13,12 @@ from packager import canonical
 from packager.bundle.bundle import Bundle
 from packager.canonical import JSON
 from packager.contract.contract import Contract
-from packager.deploy.server_files import SECRETS
 from packager.errors import UsageError
 from packager.formats import platforms
 from packager.formats.wheel_locks import PYLOCK
 from packager.knobs import catalogue, knobs
 from packager.knobs.knobs import Resolved
+from packager.server.knobs import SECRETS
 from packager.server.process import host_limits
 from packager.types import Blob
 

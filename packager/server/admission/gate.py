@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from packager.server.errors import RequestError
+from packager.server.knobs import default
 
 _LOOK_SECONDS = 0.01
 _SMOOTH = 0.1
@@ -23,11 +24,11 @@ _SMOOTH = 0.1
 class Limits:
     """Bounds on what clients may take: bytes, counts and seconds. `held`: bytes of all requests, if it is stated."""
 
-    max_body: int = 64 * 2**20
-    max_in_flight: int = 128
-    connections: int = 16384
-    read_timeout: float = 75.0
-    body_timeout: float = 20.0
+    max_body: int = default("server.max_body")
+    max_in_flight: int = default("server.max_in_flight")
+    connections: int = default("server.max_connections")
+    read_timeout: float = default("server.read_timeout")
+    body_timeout: float = default("server.body_timeout")
     request_timeout: float | None = None
     held: int | None = None
 
