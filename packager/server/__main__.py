@@ -188,6 +188,7 @@ def _settings(arguments: Arguments) -> Settings:
             threads=values["runtime.threads"],
             batch=Policy(values["batch.rows"], values["batch.window"] / 1000),
             apart=_worker_settings(values),
+            huge_pages=values["runtime.huge_pages"],
         ),
         drain=values["server.drain"],
         quiet=values["server.quiet"],
@@ -241,7 +242,12 @@ def _check_memory(values: Mapping[str, Any], found: config.Config) -> None:
 def _worker_settings(values: Mapping[str, Any]) -> How | None:
     if not values["runtime.processes"]:
         return None
-    return How(values["runtime.processes"], values["runtime.threads"], dict(os.environ))  # noqa: TID251 - filtered there
+    return How(
+        values["runtime.processes"],
+        values["runtime.threads"],
+        dict(os.environ),  # noqa: TID251 - filtered there
+        huge_pages=values["runtime.huge_pages"],
+    )
 
 
 def _max_connections(values: Mapping[str, Any]) -> int:

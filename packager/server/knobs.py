@@ -216,6 +216,13 @@ SERVING_KNOBS = (
         needs="reload",
     ),
     Knob(
+        "runtime.huge_pages",
+        "boolean",
+        "Move the memory of the loaded model into huge pages. Needs Linux 6.1 and a host that does not forbid them.",
+        False,
+        needs="reload",
+    ),
+    Knob(
         "log.level",
         "choice",
         "Lowest level of events that are logged. `debug` logs every request.",

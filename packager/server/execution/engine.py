@@ -47,12 +47,13 @@ _FREELY: AbstractContextManager[object] = nullcontext()
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """How many runs at once, with how many threads each, and how requests share one; `apart`: in other processes."""
+    """How the model runs: `workers` runs at once, `threads` each, `batch` of requests; `apart`: worker processes."""
 
     workers: int = 1
     threads: int = 1
     batch: Policy = field(default_factory=Policy)
     apart: How | None = None
+    huge_pages: bool = False
 
 
 @dataclass(slots=True)
@@ -133,8 +134,8 @@ class Engine:
         self._turns = Turns(self._short, policy, self.metrics.shared.observe) if policy.most > 1 else None
         self._session, self._outputs = session, tuple(port.name for port in session.outputs)
         self._ticking = asyncio.create_task(self._tick())
-        if not work.apart:
-            huge_pages.gather_later(lambda moved: event("memory in huge pages", bytes=moved))
+        if work.huge_pages and not work.apart:  # worker processes do it themselves
+            huge_pages.start_collapse(lambda moved: event("memory in huge pages", bytes=moved))
         return session, self._warm_up
 
     def _open(self) -> Session:

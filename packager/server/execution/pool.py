@@ -80,6 +80,7 @@ class How:
     count: int
     threads: int = 1
     environment: Mapping[str, str] = field(default_factory=dict)
+    huge_pages: bool = False
 
     @property
     def shown(self) -> dict[str, str]:
@@ -114,7 +115,7 @@ class Worker:
         self._sender, self._receiver = Sender(self._line, there), Receiver(self._line, back)
         with theirs:
             passed = (theirs.fileno(), there.fileno(), back.fileno())
-            told = (*passed, config.runtime, config.artefact, how.threads, config.device)
+            told = (*passed, config.runtime, config.artefact, how.threads, config.device, int(how.huge_pages))
             return subprocess.Popen(
                 [sys.executable, "-I", "-c", _PROGRAM, Path(__file__).parents[3], *map(str, told)],
                 stdin=subprocess.DEVNULL,

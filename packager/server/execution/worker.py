@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from packager.server.errors import StartError
-from packager.server.execution.huge_pages import gather_later
+from packager.server.execution.huge_pages import start_collapse
 from packager.server.execution.session import Port, Session, open_artefact
 from packager.server.execution.shared_memory import Receiver, Sender
 
@@ -29,7 +29,10 @@ _SACRIFICE = 100  # of 1000: when memory is short the kernel takes a worker befo
 
 
 def main(words: list[str]) -> None:
-    """Serve one line. `words`: descriptors of it and of both lanes' memory; runtime, artefact, threads, device."""
+    """Serve one channel.
+
+    `words`: descriptors of its socket and of the memory to and from here; runtime, artefact, threads, device, huge pages.
+    """
     line, asked, told = map(int, words[:3])
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
@@ -51,14 +54,17 @@ def _end_with(line: socket.socket) -> None:
     os._exit(0)
 
 
-def _work(receiver: Receiver, sender: Sender, runtime: str, artefact: str, threads: str, device: str) -> None:
+def _work(
+    receiver: Receiver, sender: Sender, runtime: str, artefact: str, threads: str, device: str, huge_pages: str
+) -> None:
     try:
         session = open_artefact(runtime, Path(artefact), int(threads), device)
     except StartError as error:
         sender.send({"error": error.message, "hint": error.hint}, [])
         return
     sender.send(_about(session), [])
-    gather_later()
+    if huge_pages == "1":
+        start_collapse()
     while True:
         _answer(session, receiver, sender)
 
