@@ -34,8 +34,6 @@ from typing import Any, TypeAlias
 from granian.constants import HTTPModes, Interfaces
 from granian.http import HTTP1Settings
 from granian.log import LogLevels
-from granian.net import SocketHolder
-from granian.server.embed import Server
 
 from packager.server.admission.gate import Limits
 from packager.server.config import Config
@@ -49,6 +47,7 @@ from packager.server.http.proxies import Proxies
 from packager.server.knobs import Knobs
 from packager.server.process import host_limits
 from packager.server.process.ending import Ending, age
+from packager.server.process.granian_server import ListenerServer
 from packager.server.process.inherited import READY, Inherited
 from packager.server.process.listeners import claim, unavailable
 from packager.server.process.systemd import Supervisor
@@ -92,7 +91,7 @@ async def serve(config: Config, settings: Settings) -> None:
     own, supervisor = settings.inherited, settings.supervisor
     address, port = _place(settings)
     engine = Engine(config, settings.limits, settings.work, settings.knobs, settings.collector)
-    server = supervisor.adopt(_server(App(engine, settings.guard, settings.proxies), address, settings))
+    server = _server(App(engine, settings.guard, settings.proxies), address, settings)
     stop = _signals()
     if own:
         own.watch(stop)
@@ -171,25 +170,11 @@ class _Here(type(Path())):  # type: ignore[misc]
         return self
 
 
-class _Server(Server):
-    """granian's server, on a socket that somebody else opened where there is one."""
-
-    inherited: Inherited | None = None
-
-    def _init_shared_socket(self) -> None:
-        if self.inherited is None:
-            super()._init_shared_socket()
-            return
-        self._ssp = None
-        self._shd = SocketHolder(os.dup(self.inherited.listener), False, self.backlog)
-        self._sfd = self._shd.get_fd()
-
-
 def _server(app: App, address: str, settings: Settings) -> Any:
     limits, tls = settings.limits, settings.tls
     level = LogLevels.debug if settings.log_level == "debug" else LogLevels.error
     try:
-        server = _Server(
+        server = ListenerServer(
             app,
             address=address,
             port=settings.port,
@@ -210,7 +195,8 @@ def _server(app: App, address: str, settings: Settings) -> Any:
         )
     except OSError as error:  # ssl.SSLError is one
         raise StartError(f"the certificate, its key or the clients' CA cannot be used: {error}") from None
-    server.inherited = settings.inherited
+    own = settings.inherited
+    server.listener = os.dup(own.listener) if own else settings.supervisor.listener
     return server
 
 

@@ -31,7 +31,7 @@ _SACRIFICE = 100  # of 1000: when memory is short the kernel takes a worker befo
 def main(words: list[str]) -> None:
     """Serve one channel.
 
-    `words`: descriptors of its socket and of the memory to and from here; runtime, artefact, threads, device, huge pages.
+    `words`: descriptors of its socket and of both memories; runtime, artefact, threads, device, huge pages.
     """
     line, asked, told = map(int, words[:3])
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

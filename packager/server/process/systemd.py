@@ -8,7 +8,6 @@ nothing here has any effect.
 from __future__ import annotations
 
 import asyncio
-import importlib
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +17,6 @@ from packager.server.errors import StartError, quote
 
 VARIABLES = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID")
 _FIRST = 3  # the first descriptor that is passed
-_BACKLOG = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,18 +55,6 @@ class Supervisor:
         while self.interval is not None:
             self.tell("WATCHDOG=1")
             await asyncio.sleep(self.interval)
-
-    def adopt(self, server: Any) -> Any:
-        """Let `server` accept on the supervisor's listener instead of one of its own."""
-        if self.listener is None:
-            return server
-        held = importlib.import_module("granian.net").SocketHolder(self.listener, False, _BACKLOG)
-
-        def take() -> None:
-            server._shd = held
-
-        server._init_shared_socket = take
-        return server
 
     def local(self) -> tuple[str, int]:
         """Return address and port of the listener. Raises StartError if it is none for TCP."""
