@@ -59,8 +59,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
     from packager.server.errors import StartError
     from packager.server.knobs import SECRETS
     from packager.server.process.supervisor import Supervisor
-    from packager.server.process.systemd import VARIABLES
-    from packager.server.process.systemd import Supervisor as Systemd
+    from packager.server.process.systemd import VARIABLES, Systemd
 
     release = current(args.directory)
     if not _is_supervised(release):  # its server is from before there was a supervisor

@@ -25,9 +25,9 @@ from packager.server import config
 from packager.server.admission.gate import Limits
 from packager.server.declaration import Knob
 from packager.server.errors import StartError
-from packager.server.execution.batching import Policy
-from packager.server.execution.engine import Work
-from packager.server.execution.pool import How
+from packager.server.execution.batching import BatchPolicy
+from packager.server.execution.engine import ExecutionSettings
+from packager.server.execution.pool import WorkerSettings
 from packager.server.grpc.service import Credentials
 from packager.server.http.auth import Guard
 from packager.server.http.proxies import Proxies
@@ -73,14 +73,14 @@ def main(argv: list[str] | None = None) -> NoReturn:
             found = _read_config(arguments)
             if arguments.inherited is None or not arguments.inherited.standby:
                 _check_memory(values, found)
-            event_loop.new().run_until_complete(serve(found, _settings(arguments)))
+            event_loop.new_event_loop().run_until_complete(serve(found, _settings(arguments)))
     except StartError as error:
         hint = f"hint: {error.hint}\n" if error.hint else ""
         sys.stderr.write(f"error: {error.message}\n{hint}")
         code = error.code
     sys.stderr.flush()
     # Not `sys.exit`: the interpreter would wait for a run that outlived the drain, and granian's threads panic when
-    # they meet an interpreter that is half gone. There is nothing to save: answers are sent, lines are flushed.
+    # they meet an interpreter that is shutting down. There is nothing to save: answers are sent, lines are flushed.
     os._exit(code)
 
 
@@ -174,7 +174,7 @@ def _parse_inherited(text: str) -> Inherited:
 
 def _read_config(arguments: Arguments) -> config.Config:
     values = arguments.values
-    return config.read(arguments.config).limited(values["server.limits"]).with_rows(values["batch.max"])
+    return config.read(arguments.config).with_limits(values["server.limits"]).with_rows(values["batch.max"])
 
 
 def _settings(arguments: Arguments) -> Settings:
@@ -183,11 +183,11 @@ def _settings(arguments: Arguments) -> Settings:
         host=values["server.host"],
         port=values["server.port"],
         grpc_port=values["server.grpc_port"],
-        work=Work(
+        execution=ExecutionSettings(
             workers=values["server.workers"] or values["runtime.processes"] or _concurrent_runs(values),
             threads=values["runtime.threads"],
-            batch=Policy(values["batch.rows"], values["batch.window"] / 1000),
-            apart=_worker_settings(values),
+            batch=BatchPolicy(values["batch.rows"], values["batch.window"] / 1000),
+            worker_settings=_worker_settings(values),
             huge_pages=values["runtime.huge_pages"],
         ),
         drain=values["server.drain"],
@@ -204,7 +204,7 @@ def _settings(arguments: Arguments) -> Settings:
         if values["tracing.host"]
         else None,
         inherited=arguments.inherited,
-        supervisor=systemd.Supervisor() if arguments.inherited else _systemd(),
+        systemd=systemd.Systemd() if arguments.inherited else _systemd(),
         limits=Limits(
             max_body=values["server.max_body"],
             max_in_flight=values["server.max_in_flight"],
@@ -216,8 +216,8 @@ def _settings(arguments: Arguments) -> Settings:
     )
 
 
-def _systemd() -> systemd.Supervisor:
-    return systemd.Supervisor.from_environment(os.environ, os.getpid())  # noqa: TID251 - this is its command line
+def _systemd() -> systemd.Systemd:
+    return systemd.Systemd.from_environment(os.environ, os.getpid())  # noqa: TID251 - this is its command line
 
 
 def _concurrent_runs(values: Mapping[str, Any]) -> int:
@@ -239,10 +239,10 @@ def _check_memory(values: Mapping[str, Any], found: config.Config) -> None:
         logs.event("memory may not suffice", logging.WARNING, limit=limit, needed=needed)
 
 
-def _worker_settings(values: Mapping[str, Any]) -> How | None:
+def _worker_settings(values: Mapping[str, Any]) -> WorkerSettings | None:
     if not values["runtime.processes"]:
         return None
-    return How(
+    return WorkerSettings(
         values["runtime.processes"],
         values["runtime.threads"],
         dict(os.environ),  # noqa: TID251 - filtered there

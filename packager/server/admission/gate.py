@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who may come in: how many requests at once, and how many bytes of theirs are held.
+"""Admission control: bound how many requests are in flight, and how many bytes requests hold.
 
-A request that is still arriving holds bytes but no place: clients that send slowly keep nobody else out.
+A request that is still arriving holds bytes but no slot: clients that send slowly do not keep others out.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from packager.server.errors import RequestError
 from packager.server.knobs import default
 
-_LOOK_SECONDS = 0.01
+_POLL_SECONDS = 0.01
 _SMOOTH = 0.1
 
 
@@ -34,7 +34,7 @@ class Limits:
 
     @property
     def max_held(self) -> int:
-        """Bytes that requests may take at once: their bodies, and what these become when they are read."""
+        """Bytes that all requests may hold at once: their bodies, and what these become when they are parsed."""
         return 4 * self.max_body if self.held is None else self.held
 
     @property
@@ -45,28 +45,28 @@ class Limits:
         """
         return self.max_body // 4 if self.held is None else self.max_body
 
-    def within(self, largest: int | None) -> Limits:
-        """Return these limits for a contract whose requests take `largest` bytes at most; None: it does not say."""
+    def narrowed_to(self, largest: int | None) -> Limits:
+        """Return these limits for a contract whose requests have at most `largest` bytes; None: it states no bound."""
         if largest is None or largest >= self.max_body:
             return self
         return replace(self, max_body=largest, held=self.max_held)
 
 
-def overload(message: str, after: float = 1.0) -> RequestError:
+def overload_error(message: str, after: float = 1.0) -> RequestError:
     """Return the refusal of a request that may succeed in `after` seconds."""
     return RequestError(message, status=429, retry_after=max(1, math.ceil(after)))
 
 
-def unready(message: str) -> RequestError:
+def not_ready_error(message: str) -> RequestError:
     """Return the refusal of a request by a server that is not ready."""
     return RequestError(message, status=503, retry_after=1)
 
 
-def _nobody(seconds: float) -> None:
+def _ignore(seconds: float) -> None:
     pass
 
 
-class Gate:
+class Admission:
     """Counts requests and bytes, for the event loop and for the threads of gRPC."""
 
     def __init__(self, limits: Limits) -> None:
@@ -74,114 +74,114 @@ class Gate:
         self.in_flight = 0
         self.arriving = 0
         self.held = 0
-        self.last = time.monotonic()
+        self.last_request = time.monotonic()
         self._lock = threading.Lock()
-        self._pace = 0.0
+        self._seconds_per_slot = 0.0
 
-    def arrive(self, told: Callable[[float], None] = _nobody) -> Lease:
-        """Let one request send its body within a block, and tell how many seconds that block took.
+    def lease(self, on_end: Callable[[float], None] = _ignore) -> Lease:
+        """Return a block in which one request sends its body; `on_end` gets the seconds that the block took.
 
         Holding bytes raises RequestError when there is no room.
         """
-        return Lease(self, told, time.perf_counter())
+        return Lease(self, on_end, time.perf_counter())
 
-    def admit(self) -> Place:
-        """Give a request a place within a block. Entering it raises RequestError when the server is full."""
-        return Place(self)
+    def admit(self) -> Slot:
+        """Return a block in which a request is in flight. Entering it raises RequestError when the server is full."""
+        return Slot(self)
 
-    def _full(self) -> RequestError:
-        """Return the refusal of a request that finds no place."""
-        wait = self._pace * self.in_flight
-        return overload(f"{self.in_flight} requests are in flight, as many as this server takes", wait)
+    def _full_error(self) -> RequestError:
+        """Return the refusal of a request when all slots are taken."""
+        wait = self._seconds_per_slot * self.in_flight
+        return overload_error(f"{self.in_flight} requests are in flight, as many as this server takes", wait)
 
-    def enter(self) -> None:
-        """Take a place. Raises RequestError when there is none."""
+    def acquire_slot(self) -> None:
+        """Take a slot. Raises RequestError when there is none."""
         with self._lock:
             if self.in_flight >= self.limits.max_in_flight:
-                raise self._full()
+                raise self._full_error()
             self.in_flight += 1
 
-    def leave(self, spent: float) -> None:
-        """Give a place back that was held for `spent` seconds."""
+    def release_slot(self, spent: float) -> None:
+        """Give back a slot that was taken for `spent` seconds."""
         with self._lock:
-            # What one more place costs, in seconds, smoothed: who is refused is told when one may be free.
-            self._pace += _SMOOTH * (spent / self.in_flight - self._pace)
+            # Seconds that each further slot costs, smoothed: refused clients get them as `Retry-After`.
+            self._seconds_per_slot += _SMOOTH * (spent / self.in_flight - self._seconds_per_slot)
             self.in_flight -= 1
 
-    def begin(self) -> None:
+    def begin_body(self) -> None:
         """Count one more request that sends its body."""
         with self._lock:
             self.arriving += 1
 
-    def end(self, size: int) -> None:
-        """Count one less, and `size` bytes that it held."""
+    def end_body(self, size: int) -> None:
+        """Count one less, and release the `size` bytes that it held."""
         with self._lock:
-            self.last = time.monotonic()
+            self.last_request = time.monotonic()
             self.arriving -= 1
             self.held -= size
 
-    def take(self, size: int) -> None:
+    def hold(self, size: int) -> None:
         """Count `size` more bytes as held. Raises RequestError when there is no room."""
         with self._lock:
             if self.held + size > self.limits.max_held:
-                raise overload("the bodies of other requests fill this server's memory")
+                raise overload_error("the bodies of other requests fill this server's memory")
             self.held += size
 
-    async def quiet(self, seconds: float) -> None:
-        """Return when no request is in flight or arriving, and none came for so long."""
+    async def wait_idle(self, seconds: float) -> None:
+        """Return when no request is in flight or arriving, and none has come for `seconds`."""
         while True:
             while self.arriving or self.in_flight:  # an event could not be set from another thread
-                await asyncio.sleep(_LOOK_SECONDS)
-            left = self.last + seconds - time.monotonic()
+                await asyncio.sleep(_POLL_SECONDS)
+            left = self.last_request + seconds - time.monotonic()
             if left <= 0:
                 return
             await asyncio.sleep(left)
 
 
 @dataclass(slots=True)
-class Place:
-    """A place in flight, from entering a block to leaving it."""
+class Slot:
+    """A block in which a request is in flight."""
 
-    gate: Gate
+    admission: Admission
     since: float = 0.0
 
     def __enter__(self) -> None:
-        self.gate.enter()
+        self.admission.acquire_slot()
         self.since = time.monotonic()
 
     def __exit__(self, *_: object) -> None:
-        self.gate.leave(time.monotonic() - self.since)
+        self.admission.release_slot(time.monotonic() - self.since)
 
 
 @dataclass(slots=True)
 class Lease:
-    """What one request holds, in bytes."""
+    """The bytes that one request holds: `body` of its body, `size` in all."""
 
-    gate: Gate
-    told: Callable[[float], None]
+    admission: Admission
+    on_end: Callable[[float], None]
     began: float
     size: int = 0
     body: int = 0
 
     def __enter__(self) -> Lease:
-        self.gate.begin()
+        self.admission.begin_body()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.gate.end(self.size)
-        self.told(time.perf_counter() - self.began)
+        self.admission.end_body(self.size)
+        self.on_end(time.perf_counter() - self.began)
+
+    def hold_body(self, size: int) -> None:
+        """Hold `size` more bytes of the body, before they are read. Raises RequestError."""
+        if self.body + size > self.admission.limits.max_body:
+            raise RequestError(f"expected a body of at most {self.admission.limits.max_body} bytes", status=413)
+        self.body += size
+        self.hold(size)
 
     def hold(self, size: int) -> None:
-        """Take room for `size` more bytes of the body, before they are read. Raises RequestError."""
-        if self.body + size > self.gate.limits.max_body:
-            raise RequestError(f"expected a body of at most {self.gate.limits.max_body} bytes", status=413)
-        self.body += size
-        self.take(size)
-
-    def take(self, size: int) -> None:
-        """Take room for `size` more bytes of whatever the request makes the server hold. Raises RequestError."""
-        most = self.gate.limits.max_held
+        """Hold `size` more bytes of anything that the request makes the server allocate. Raises RequestError."""
+        most = self.admission.limits.max_held
         if self.size + size > most:  # it never fits
             raise RequestError(f"expected a request that takes at most {most} bytes", status=413)
-        self.gate.take(size)
+        self.admission.hold(size)
         self.size += size

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What gRPC's reflection tells of the services here: their interface definition as FileDescriptorProto bytes.
+"""Interface definitions for gRPC reflection: the services here as FileDescriptorProto bytes.
 
-The definition is written as clients would: protocol buffers' own language, of which `compiled` reads what is used here
-(messages, fields, maps, oneofs, enums, services). Only what the server reads or writes is in it; the numbers are those
-of the protocol and of Triton's extensions, and a test holds them against Triton's own.
+The definitions are in the protocol buffers language; `compiled` parses the part of it that is used here (messages,
+fields, maps, oneofs, enums, services). They hold only what the server reads or writes; the numbers are those of the
+protocol and of Triton's extensions, and a test compares them with Triton's.
 
 Sources: `grpc_predict_v2.proto` of the Open Inference Protocol, `grpc_service.proto` and `model_config.proto` of
 Triton, `health.proto` and `reflection.proto` of gRPC, `descriptor.proto` of protocol buffers.

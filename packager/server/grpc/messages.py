@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The messages of the Open Inference Protocol v2 as gRPC carries them: bytes to requests, results to bytes, no I/O.
+"""Decode and encode the protobuf messages of the Open Inference Protocol v2, without I/O.
 
-Read and written without generated code: stubs would pin `protobuf` in every installation, and two packages that
-define `package inference` cannot be loaded into one process. What a client sent is read strictly: every length is
-checked against what is left, groups and unknown wire types are refused, no field is read that is not used.
+There is no generated code: stubs would pin `protobuf` in every installation, and two packages that define `package
+inference` cannot be loaded into one process. Messages of clients are parsed strictly: every length is checked against
+the bytes that are left, groups and unknown wire types are refused, no field is read that is not used.
 
 Sources: protobuf.dev, "Encoding"; `grpc_predict_v2.proto` of the protocol for the field numbers.
 """
@@ -25,7 +25,7 @@ from packager.server.protocol.protocol import Request, Wanted
 from packager.server.protocol.tensors import Array, Charge
 
 _MAX_FIELDS = 1 << 16  # of one message that holds texts, each of which is a field
-_SPARE_FIELDS = 256  # parameters, and what later versions of the protocol may bring
+_SPARE_FIELDS = 256  # parameters, and fields of later versions of the protocol
 _VARINT = 10  # bytes at most
 _SLICE = 1 << 16  # bytes that are unpacked at once
 _REFUSED = ("shared_memory_region", "classification")
@@ -141,7 +141,7 @@ def _varint(view: memoryview, at: int) -> tuple[int, int]:
 
 
 def unpack(view: memoryview, most: int) -> NDArray[np.uint64]:
-    """Return packed varints, at most `most` of them. Raises RequestError, for what is too long before it is read."""
+    """Return packed varints, at most `most` of them. Raises RequestError, before it reads one that is too long."""
     if len(view) > _VARINT * most:
         raise _too_many()
     found, filled, at = np.empty(min(most, len(view)), np.uint64), 0, 0
@@ -206,7 +206,7 @@ def describe(tensor: Tensor) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Inference:
-    """An inference request that is addressed but not yet held against the interface."""
+    """An inference request whose model is known, but that is not yet checked against the interface."""
 
     model: str
     version: str
@@ -214,12 +214,12 @@ class Inference:
 
     @staticmethod
     def of(data: bytes, interface: Interface) -> Inference:
-        """Read who is addressed, of a message with no more tensors than the interface has. Raises RequestError."""
+        """Parse a message with no more tensors than the interface has. Raises RequestError."""
         message = read(data, 2 * len(interface.inputs) + len(interface.outputs) + _SPARE_FIELDS)
         return Inference(message.text(1), message.text(2), message)
 
-    def request(self, interface: Interface, charge: Charge = tensors.free) -> Request:
-        """Hold the request against the interface, as the HTTP side does; `charge` as in `protocol.parse`.
+    def request(self, interface: Interface, charge: Charge = tensors.no_charge) -> Request:
+        """Check the request against the interface, as HTTP does; `charge` as in `protocol.parse`.
 
         Raises RequestError.
         """
@@ -278,7 +278,7 @@ def _feed(
     item: Message, tensor: Tensor, interface: Interface, sizes: dict[str, int], raw: memoryview | None, charge: Charge
 ) -> Array:
     subject = f"input {quote(tensor.name)}"
-    short = tensors.is_short(item.text(2), tensor.dtype)
+    short = tensors.is_bf16_of(item.text(2), tensor.dtype)
     if item.text(2) != tensor.datatype and not short:
         raise RequestError(f"{subject}: expected datatype {tensor.datatype}, got {quote(item.text(2))}")
     shape = tuple(item.sizes(3, len(tensor.shape) + 1))
@@ -292,7 +292,7 @@ def _feed(
     if short and raw is None:
         raise RequestError(f"{subject}: BF16 travels in `raw_input_contents` only")
     if short and raw is not None:
-        return tensors.widened(raw, math.prod(shape), subject, charge).reshape(shape)
+        return tensors.widen_bf16(raw, math.prod(shape), subject, charge).reshape(shape)
     if raw is not None:
         return tensors.from_binary(raw, tensor.dtype, math.prod(shape), subject, charge).reshape(shape)
     return _contents(typed[-1], tensor, shape, subject, charge).reshape(shape)

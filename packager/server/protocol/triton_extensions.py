@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Triton's extensions for model configuration and statistics, as its clients and `perf_analyzer` ask for them.
+"""Triton's extensions for model configuration and statistics, which its clients and `perf_analyzer` request.
 
-Both describe what is there: the interface as a configuration, the counters of `/metrics` as statistics. Nothing can be
-set by them. Without a queue, the time in it is 0; reading and writing tensors is no part of the run.
+They give the interface as a configuration and the counters of `/metrics` as statistics, and are read-only. Without a
+queue, the time in it is 0; parsing and writing tensors is not part of the run.
 
 Sources: Triton's documents `extension_model_configuration.md` and `extension_statistics.md`; the numbers of fields and
 of data types from `model_config.proto` and `grpc_service.proto` of its protocol.
@@ -65,7 +65,7 @@ def _port(tensor: Tensor, most: int) -> dict[str, Any]:
 
 
 def statistics(config: Config, metrics: Metrics) -> dict[str, Any]:
-    """Return what the server has counted since it started, in Triton's form; durations are sums in nanoseconds."""
+    """Return the counters since the start in Triton's form; durations are sums in nanoseconds."""
     metrics.flush()
     answered = {
         sample.labels["code"]: sample.value

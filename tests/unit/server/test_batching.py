@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from packager.server.errors import RequestError
 from packager.server.execution import batching
-from packager.server.execution.batching import Batcher, Policy
+from packager.server.execution.batching import Batcher, BatchPolicy
 from packager.server.protocol.interface import Interface, Range, Tensor
 
 
@@ -48,10 +48,10 @@ class Doubler:
 
 
 @dataclass
-class Watched:
+class Observer:
     runs: list[int] = field(default_factory=list)
 
-    def ran(self, waited) -> None:
+    def count_run(self, waited) -> None:
         self.runs.append(len(waited))
 
 
@@ -64,8 +64,8 @@ def ask(batcher: Batcher, feeds, deadline=None):
 
 
 def test_what_queued_during_a_run_becomes_one_run() -> None:
-    run, watched = Doubler(), Watched()
-    batcher = Batcher(run, 1, Policy(64), watched)
+    run, observer = Doubler(), Observer()
+    batcher = Batcher(run, 1, BatchPolicy(64), observer)
     with run.busy(batcher):
         answers = [ask(batcher, rows(*range(i, i + 1 + i % 3))) for i in range(9)]
         assert len(batcher) == 9
@@ -74,12 +74,12 @@ def test_what_queued_during_a_run_becomes_one_run() -> None:
         expected = rows(*range(i, i + 1 + i % 3))["x"] * 2
         assert doubled.tobytes() == expected.tobytes()
         assert total.tolist() == (expected.sum(1) / 2).tolist()
-    assert (run.sizes, watched.runs) == ([1, 18], [1, 9])
+    assert (run.sizes, observer.runs) == ([1, 18], [1, 9])
 
 
 def test_runs_stay_within_the_range_and_agree_in_type_and_size() -> None:
     run = Doubler()
-    batcher = Batcher(run, 1, Policy(4), Watched())
+    batcher = Batcher(run, 1, BatchPolicy(4), Observer())
     with run.busy(batcher):
         answers = [ask(batcher, rows(1, 2)) for _ in range(3)]
         answers += [ask(batcher, rows(3, width=5)), ask(batcher, rows(4, dtype=np.float64)), ask(batcher, rows(5))]
@@ -90,7 +90,7 @@ def test_runs_stay_within_the_range_and_agree_in_type_and_size() -> None:
 
 def test_a_failure_is_nobody_else_s() -> None:
     run = Doubler()
-    batcher = Batcher(run, 1, Policy(64), Watched())
+    batcher = Batcher(run, 1, BatchPolicy(64), Observer())
     with run.busy(batcher):
         answers = [ask(batcher, rows(value)) for value in (1, 13, 2)]
     assert answers[0].result(10)[0].tolist() == [[2, 2]]
@@ -101,7 +101,7 @@ def test_a_failure_is_nobody_else_s() -> None:
 
 def test_what_nobody_waits_for_is_not_run() -> None:
     run = Doubler()
-    batcher = Batcher(run, 1, Policy(64), Watched())
+    batcher = Batcher(run, 1, BatchPolicy(64), Observer())
     with run.busy(batcher):
         late = ask(batcher, rows(1), time.monotonic() - 1)
         cancelled = ask(batcher, rows(2))
@@ -117,18 +117,18 @@ def test_what_nobody_waits_for_is_not_run() -> None:
 
 
 def test_a_window_waits_for_company_and_no_longer() -> None:
-    run, watched = Doubler(), Watched()
+    run, observer = Doubler(), Observer()
     run.open.set()
-    batcher = Batcher(run, 1, Policy(2, window=5.0), watched)
+    batcher = Batcher(run, 1, BatchPolicy(2, window=5.0), observer)
     began = time.monotonic()
     pair = [ask(batcher, rows(1)), ask(batcher, rows(2))]
     for answer in pair:
         answer.result(10)
     assert time.monotonic() - began < 4
-    assert watched.runs == [2]
-    short = Batcher(run, 1, Policy(2, window=0.05), watched)
+    assert observer.runs == [2]
+    short = Batcher(run, 1, BatchPolicy(2, window=0.05), observer)
     ask(short, rows(1)).result(10)
-    assert watched.runs == [2, 1]
+    assert observer.runs == [2, 1]
 
 
 @pytest.mark.parametrize(
@@ -148,15 +148,15 @@ def test_the_interface_says_who_may_share(inputs, outputs, most) -> None:
         tuple(Tensor(f"{role}{i}", "float32", shape) for i, shape in enumerate(shapes))
         for role, shapes in (("i", inputs), ("o", outputs))
     ]
-    assert batching.most_rows(Interface(*tensors, {"batch": Range(1, 8)})) == most
+    assert batching.max_batch_rows(Interface(*tensors, {"batch": Range(1, 8)})) == most
 
 
 def test_a_model_that_mixes_rows_is_found_out() -> None:
     one, other = rows(0.25), rows(0.75)
-    assert batching.independent(lambda feeds: [feeds["x"] * 2], one, other)
-    assert not batching.independent(lambda feeds: [feeds["x"] - feeds["x"].mean()], one, other)
-    assert not batching.independent(lambda feeds: [feeds["x"].sum(keepdims=True)[:, 0]], one, other)
-    assert not batching.independent(lambda feeds: [np.array(feeds["x"].sum())], one, other)
+    assert batching.rows_are_independent(lambda feeds: [feeds["x"] * 2], one, other)
+    assert not batching.rows_are_independent(lambda feeds: [feeds["x"] - feeds["x"].mean()], one, other)
+    assert not batching.rows_are_independent(lambda feeds: [feeds["x"].sum(keepdims=True)[:, 0]], one, other)
+    assert not batching.rows_are_independent(lambda feeds: [np.array(feeds["x"].sum())], one, other)
 
 
 @settings(max_examples=30, deadline=None)
@@ -164,7 +164,7 @@ def test_a_model_that_mixes_rows_is_found_out() -> None:
 def test_everybody_gets_the_answer_to_their_own_question(questions, threads) -> None:
     run = Doubler()
     run.open.set()
-    batcher = Batcher(run, threads, Policy(8), Watched())
+    batcher = Batcher(run, threads, BatchPolicy(8), Observer())
     answers = [(ask(batcher, rows(*values)), rows(*values)["x"] * 2) for values in questions]
     for answer, expected in answers:
         assert answer.result(10)[0].tobytes() == expected.tobytes()

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from packager.server.admission import costs
-from packager.server.admission.gate import Gate, Limits
+from packager.server.admission.gate import Admission, Limits
 from packager.server.errors import RequestError
 from packager.server.grpc import messages
 from packager.server.grpc.messages import Inference, block, number
@@ -53,7 +53,7 @@ def test_a_document_takes_no_more_than_it_is_charged(document: bytes) -> None:
         tracemalloc.stop()
     del value
     # While it parses, orjson holds a copy of the text and 16 bytes for each value. (It asks for more, and leaves it untouched.)
-    assert taken + len(document) + 16 * document.count(b",") <= costs.weigh(document)
+    assert taken + len(document) + 16 * document.count(b",") <= costs.estimate_json_memory(document)
 
 
 def test_what_the_event_loop_reads_takes_about_as_long_whatever_it_is() -> None:
@@ -80,7 +80,7 @@ def test_what_the_event_loop_reads_takes_about_as_long_whatever_it_is() -> None:
 )
 def test_documents_that_hold_up_the_interpreter_are_refused_unread(make: Any) -> None:
     with pytest.raises(RequestError) as caught:
-        costs.weigh(make(hostile.JSON_SIZE).body)
+        costs.estimate_json_memory(make(hostile.JSON_SIZE).body)
     assert caught.value.status == 413
 
 
@@ -89,23 +89,23 @@ def test_numbers_are_charged_as_numbers_once_they_are_read() -> None:
     interface = Interface(FREE.inputs[:1], FREE.outputs, FREE.dimensions)
     body = orjson.dumps({"inputs": [{"name": "x", "datatype": "FP32", "shape": [20_000, 2], "data": [0.1] * 40_000}]})
     protocol.parse(body, None, interface, charged.append)
-    assert charged[0] == costs.weigh(body) and sum(charged) == 160_000
+    assert charged[0] == costs.estimate_json_memory(body) and sum(charged) == 160_000
 
 
 def test_the_charge_comes_before_the_cost() -> None:
-    gate = Gate(Limits(max_body=1 << 20))
-    with gate.arrive() as lease:
-        lease.hold(100_000)
+    admission = Admission(Limits(max_body=1 << 20))
+    with admission.lease() as lease:
+        lease.hold_body(100_000)
         with pytest.raises(RequestError) as caught:  # alone it would never fit
-            lease.take(5 << 20)
+            lease.hold(5 << 20)
         assert caught.value.status == 413
-        with gate.arrive() as other:
-            other.take(4_000_000)
+        with admission.lease() as other:
+            other.hold(4_000_000)
             with pytest.raises(RequestError) as caught:  # but now it does not
-                lease.take(1_000_000)
+                lease.hold(1_000_000)
             assert caught.value.status == 429
-        lease.take(1_000_000)
-    assert gate.held == 0
+        lease.hold(1_000_000)
+    assert admission.held == 0
 
 
 @pytest.mark.parametrize("name", hostile.MESSAGES)
@@ -173,9 +173,9 @@ def test_the_contract_bounds_the_body() -> None:
     most = bounded.largest_body()
     assert most is not None and 64 * 64 * 4 < most < 2 << 20
     assert FREE.largest_body() is None
-    limits = Limits(max_body=64 << 20).within(most)
+    limits = Limits(max_body=64 << 20).narrowed_to(most)
     assert (limits.max_body, limits.max_held) == (most, 256 << 20)
-    assert Limits(max_body=1000).within(most) == Limits(max_body=1000)
+    assert Limits(max_body=1000).narrowed_to(most) == Limits(max_body=1000)
 
 
 def test_long_results_are_written_in_pieces_that_are_the_whole() -> None:

@@ -13,7 +13,7 @@ import sys
 if sys.argv[1] == "without":
     sys.modules["uvloop"] = None  # what an import sees where the package is missing
 from packager.server.process import event_loop as loops
-loop = loops.new()
+loop = loops.new_event_loop()
 print(type(loop).__module__.partition(".")[0], loop.run_until_complete(__import__("asyncio").sleep(0, 7)))
 """
 

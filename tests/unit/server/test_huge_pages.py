@@ -108,9 +108,9 @@ def test_server_and_workers_move_memory_only_when_the_knob_is_set(words, moves: 
     monkeypatch.setattr(huge_pages, "start_collapse", lambda on_done: started.append("server"))
     monkeypatch.setattr(worker, "start_collapse", lambda: started.append("worker"))
     settings = _settings(_parse_arguments([str(path), *words]))
-    asyncio.run(engine.Engine(config.read(path), settings.limits, settings.work).load())
+    asyncio.run(engine.Engine(config.read(path), settings.limits, settings.execution).load())
 
-    apart = _settings(_parse_arguments([str(path), "--runtime-processes", "1", *words])).work.apart
+    apart = _settings(_parse_arguments([str(path), "--runtime-processes", "1", *words])).execution.worker_settings
     assert apart is not None
     with pytest.raises(EOFError):
         worker._work(

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from packager.server.execution.batching import Policy
-from packager.server.execution.inline_batching import Turns
+from packager.server.execution.batching import BatchPolicy
+from packager.server.execution.inline_batching import InlineBatcher
 from packager.server.protocol.protocol import Request
 
 WANTED = 100  # bytes that may share a run
@@ -34,11 +34,11 @@ def request(*values: float, width: int = 2) -> Request:
     return Request(None, {"x": np.repeat(np.array(values, np.float32)[:, None], width, axis=1)}, (), len(values))
 
 
-async def ask(turns: Turns, one: Request, size: int = 10):
+async def ask(turns: InlineBatcher, one: Request, size: int = 10):
     return [array.tolist() for array in await turns.run(one, size, WANTED)]
 
 
-def asked(turns: Turns, *requests: Request, size: int = 10) -> list:
+def asked(turns: InlineBatcher, *requests: Request, size: int = 10) -> list:
     async def scenario():
         return await asyncio.gather(*(ask(turns, one, size) for one in requests), return_exceptions=True)
 
@@ -58,7 +58,7 @@ def answer(one: Request) -> list:
 def test_everybody_gets_their_own_rows_and_no_run_is_too_large(values, most):
     run, told = Doubler(), []
     requests = [request(*numbers, width=width) for numbers, width in values]
-    assert asked(Turns(run, Policy(most), told.append), *requests) == [answer(one) for one in requests]
+    assert asked(InlineBatcher(run, BatchPolicy(most), told.append), *requests) == [answer(one) for one in requests]
     assert sum(run.sizes) == sum(one.rows for one in requests)
     assert all(size <= max(most, 3) for size in run.sizes)
     assert all(count > 1 for count in told)
@@ -66,13 +66,13 @@ def test_everybody_gets_their_own_rows_and_no_run_is_too_large(values, most):
 
 def test_those_that_are_ready_together_run_together_in_their_order():
     run, told = Doubler(), []
-    assert len(asked(Turns(run, Policy(64), told.append), *(request(index) for index in range(8)))) == 8
+    assert len(asked(InlineBatcher(run, BatchPolicy(64), told.append), *(request(index) for index in range(8)))) == 8
     assert (run.sizes, told) == ([8], [8])
 
 
 def test_a_run_is_no_longer_than_its_bytes_allow():
     run = Doubler()
-    asked(Turns(run, Policy(64), lambda count: None), *(request(index) for index in range(8)), size=30)
+    asked(InlineBatcher(run, BatchPolicy(64), lambda count: None), *(request(index) for index in range(8)), size=30)
     assert run.sizes == [3, 3, 2]
 
 
@@ -80,7 +80,7 @@ def test_the_loop_is_free_between_two_runs():
     run, order = Doubler(), []
 
     async def scenario():
-        turns = Turns(lambda feeds: order.append("run") or run(feeds), Policy(64), lambda count: None)
+        turns = InlineBatcher(lambda feeds: order.append("run") or run(feeds), BatchPolicy(64), lambda count: None)
         tasks = [asyncio.create_task(ask(turns, request(index), 60)) for index in range(3)]
         await asyncio.sleep(0)
 
@@ -99,7 +99,7 @@ def test_the_loop_is_free_between_two_runs():
 
 def test_who_fails_fails_alone():
     run = Doubler()
-    found = asked(Turns(run, Policy(64), lambda count: None), request(1), request(13), request(2))
+    found = asked(InlineBatcher(run, BatchPolicy(64), lambda count: None), request(1), request(13), request(2))
     assert found[0] == answer(request(1)) and found[2] == answer(request(2))
     assert isinstance(found[1], ValueError)
     assert run.sizes == [3, 1, 1, 1]
@@ -107,7 +107,7 @@ def test_who_fails_fails_alone():
 
 def test_who_leaves_takes_nobody_along():
     async def scenario():
-        turns = Turns(Doubler(), Policy(64), lambda count: None)
+        turns = InlineBatcher(Doubler(), BatchPolicy(64), lambda count: None)
         tasks = [asyncio.create_task(ask(turns, request(index))) for index in range(3)]
         await asyncio.sleep(0)
         tasks[1].cancel()
@@ -125,11 +125,11 @@ def test_a_runtime_that_gives_other_rows_than_asked_runs_one_by_one():
         sizes.append(len(feeds["x"]))
         return [feeds["x"].sum(keepdims=True)]
 
-    found = asked(Turns(run, Policy(64), lambda count: None), request(1), request(2))
+    found = asked(InlineBatcher(run, BatchPolicy(64), lambda count: None), request(1), request(2))
     assert found == [[[[2.0]]], [[[4.0]]]]
     assert sizes == [2, 1, 1]
 
 
 def test_an_error_reaches_who_asked_alone():
     with pytest.raises(ValueError, match="thirteen"):
-        asyncio.run(ask(Turns(Doubler(), Policy(64), lambda count: None), request(13)))
+        asyncio.run(ask(InlineBatcher(Doubler(), BatchPolicy(64), lambda count: None), request(13)))

@@ -12,7 +12,7 @@ from packager.server.http.pace import Pace
 from packager.server.process import event_loop
 
 
-@pytest.mark.parametrize("make", [asyncio.new_event_loop, event_loop.new])
+@pytest.mark.parametrize("make", [asyncio.new_event_loop, event_loop.new_event_loop])
 def test_a_probe_passes_requests_that_wait(make) -> None:
     done: list[object] = []
 

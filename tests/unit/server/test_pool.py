@@ -26,15 +26,15 @@ from packager.runtimes.onnxruntime.session import open_session
 from packager.server import config
 from packager.server.errors import RequestError, StartError
 from packager.server.execution import shared_memory
-from packager.server.execution.pool import Failed, How, Workers
+from packager.server.execution.pool import RunFailedError, WorkerPool, WorkerSettings
 from tests.e2e.test_server import ONNX_TYPES, every_type, mlp, picky, slow, value, write
 
 ENVIRONMENT = {"PATH": os.environ["PATH"], "SECRET": "of-the-site"}
 
 
 @contextmanager
-def workers(path: Path, count: int = 2) -> Iterator[Workers]:
-    pool = Workers(config.read(path), How(count, 1, ENVIRONMENT))
+def workers(path: Path, count: int = 2) -> Iterator[WorkerPool]:
+    pool = WorkerPool(config.read(path), WorkerSettings(count, 1, ENVIRONMENT))
     try:
         yield pool
     finally:
@@ -51,7 +51,7 @@ def pids() -> list[int]:
     return found
 
 
-def loaded(pool: Workers) -> list[int]:
+def loaded(pool: WorkerPool) -> list[int]:
     """The workers of `pool` that have their model."""
     return [worker.pid for worker in pool._living.copy()]
 
@@ -159,7 +159,7 @@ def test_what_a_runtime_refuses_is_told_and_the_worker_goes_on(tmp_path: Path) -
     path = picky(tmp_path)
     with workers(path, 1) as pool:
         (pid,) = pids()
-        with pytest.raises(Failed, match=r"InvalidArgument.*out of"):
+        with pytest.raises(RunFailedError, match=r"InvalidArgument.*out of"):
             pool.run({"index": np.array([9])})
         same(pool.run({"index": np.array([2])}), here(path, {"index": np.array([2])}))
         assert pids() == [pid]
@@ -168,10 +168,10 @@ def test_what_a_runtime_refuses_is_told_and_the_worker_goes_on(tmp_path: Path) -
 @pytest.mark.parametrize("message", [(10**9, 10), (0, 0), (0, 5)])
 def test_a_message_that_is_none_is_refused(message: tuple[int, int]) -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with ours, theirs, shared_memory.memory() as file:
+    with ours, theirs, shared_memory.create_memory() as file:
         receiver = shared_memory.Receiver(ours, file)
         theirs.send(shared_memory._FRAME.pack(*message))
-        with pytest.raises(shared_memory.Garbled):
+        with pytest.raises(shared_memory.MalformedMessageError):
             receiver.receive()
 
 
@@ -189,18 +189,18 @@ def test_a_message_that_is_none_is_refused(message: tuple[int, int]) -> None:
 )
 def test_a_head_that_lies_is_refused(row: str) -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with ours, theirs, shared_memory.memory() as file:
+    with ours, theirs, shared_memory.create_memory() as file:
         receiver = shared_memory.Receiver(ours, file)
         head = f'{{"tensors":[{row}]}}'.encode()
         file.seek(0)
         file.write(b"\xff\xff\xff\xff1234" + head)
         theirs.send(shared_memory._FRAME.pack(8, len(head)))
-        with pytest.raises(shared_memory.Garbled):
+        with pytest.raises(shared_memory.MalformedMessageError):
             receiver.receive()
 
 
 def test_memory_of_a_lane_cannot_be_taken_away() -> None:
-    with shared_memory.memory() as file, pytest.raises(PermissionError):
+    with shared_memory.create_memory() as file, pytest.raises(PermissionError):
         file.truncate(1)
 
 
@@ -324,7 +324,7 @@ def test_an_artefact_that_does_not_load_ends_the_start_with_its_sentence(tmp_pat
     path = mlp(tmp_path)
     path.with_name("model.onnx").write_bytes(b"no model")
     with pytest.raises(StartError, match="onnxruntime cannot load") as caught:
-        Workers(config.read(path), How(2, 1, ENVIRONMENT))
+        WorkerPool(config.read(path), WorkerSettings(2, 1, ENVIRONMENT))
     assert caught.value.code == 4
     gc.collect()
     until(lambda: not pids())
@@ -344,12 +344,12 @@ def test_workers_killed_while_they_load_are_started_anew(deaths: int, starts: bo
     with ThreadPoolExecutor(1) as threads:
         killer = threads.submit(kill)
         if starts:
-            pool = Workers(config.read(path), How(1, 1, ENVIRONMENT), lambda: lost.append(None))
+            pool = WorkerPool(config.read(path), WorkerSettings(1, 1, ENVIRONMENT), lambda: lost.append(None))
             assert len(pool.run({"x": np.ones((1, 8), np.float32)})) == 2
             pool.close()
         else:
             with pytest.raises(StartError, match="was ended by SIGKILL"):
-                Workers(config.read(path), How(1, 1, ENVIRONMENT), lambda: lost.append(None))
+                WorkerPool(config.read(path), WorkerSettings(1, 1, ENVIRONMENT), lambda: lost.append(None))
         killer.result(20)
     assert (len(killed), len(lost)) == (deaths, 2)
 
@@ -359,8 +359,8 @@ import sys, threading, time
 import numpy as np
 from pathlib import Path
 from packager.server import config
-from packager.server.execution.pool import How, Workers
-pool = Workers(config.read(Path(sys.argv[1])), How(2, 1, {}))
+from packager.server.execution.pool import WorkerPool, WorkerSettings
+pool = WorkerPool(config.read(Path(sys.argv[1])), WorkerSettings(2, 1, {}))
 for _ in range(2):
     threading.Thread(target=pool.run, args=({"rounds": np.array([10**9])},), daemon=True).start()
 time.sleep(0.3)

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from packager.server.telemetry.process_metrics import Processes, below, read
+from packager.server.telemetry.process_metrics import Processes, descendants, read_process
 
 BUSY = "import time\nwhile time.process_time() < 0.3: pass\nprint('done', flush=True)\ntime.sleep(600)"
 
@@ -35,13 +35,13 @@ def test_processor_time_of_children_counts_and_stays_when_they_end() -> None:
     before = values(collector)
     with subprocess.Popen([sys.executable, "-c", BUSY], stdout=subprocess.PIPE) as child:
         assert child.stdout and child.stdout.readline() == b"done\n"
-        assert child.pid in below(os.getpid())
+        assert child.pid in descendants(os.getpid())
         during = values(collector)
         child.kill()
     after = values(collector)
     assert during["process_cpu_seconds_total"] >= before["process_cpu_seconds_total"] + 0.25
     assert after["process_cpu_seconds_total"] >= during["process_cpu_seconds_total"]
-    own, both = read(os.getpid()), during["process_resident_memory_bytes"]
+    own, both = read_process(os.getpid()), during["process_resident_memory_bytes"]
     assert own and both > own.resident and during["process_open_fds"] > own.open - 5
     assert after["process_resident_memory_bytes"] < both
 
@@ -49,7 +49,7 @@ def test_processor_time_of_children_counts_and_stays_when_they_end() -> None:
 def test_a_process_that_has_ended_is_none_and_a_lost_supervisor_no_matter() -> None:
     with subprocess.Popen([sys.executable, "-c", "pass"]) as child:
         child.wait()
-    assert read(child.pid) is None
+    assert read_process(child.pid) is None
     shell = f"{sys.executable} -c '{ORPHAN}' & echo; wait"
     with subprocess.Popen(["sh", "-c", shell], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout

@@ -281,7 +281,7 @@ def test_what_is_not_json_is_shown():
 
 def test_bf16_is_widened_to_the_float32_that_it_is():
     one = Interface((Tensor("x", "float32", ("batch", 2)),), (Tensor("y", "float32", ("batch",)),), {})
-    known = header_cache.Heads(one, "m", "1")
+    known = header_cache.HeaderCache(one, "m", "1")
     wide = np.array([[1.5, -2.0], [np.inf, 3.0e38]], np.float32)
     raw = (wide.view(np.uint32) >> 16).astype("<u2")
     for _ in range(2):  # the second time the document is known

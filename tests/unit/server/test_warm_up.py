@@ -15,9 +15,9 @@ from packager.formats import safetensors
 from packager.server import config
 from packager.server.errors import RequestError
 from packager.server.execution import session as model
-from packager.server.execution.warm_up import Trial
+from packager.server.execution.warm_up import WarmUpInputs
 from packager.server.grpc import messages
-from packager.server.http.header_cache import Heads
+from packager.server.http.header_cache import HeaderCache
 from packager.server.protocol import protocol, tensors
 from packager.server.protocol.interface import Interface, Range
 from packager.server.protocol.values import Values
@@ -125,16 +125,16 @@ def test_a_size_that_was_not_measured_is_answered_and_noted(interface: Interface
 
 
 def test_a_remembered_document_is_held_against_the_same_limits(interface: Interface) -> None:
-    heads = Heads(replace(interface, inputs=interface.inputs[1:2], values={"ids": Values(0, 976)}), "m", "1")
+    cache = HeaderCache(replace(interface, inputs=interface.inputs[1:2], values={"ids": Values(0, 976)}), "m", "1")
 
     def ask(value: int) -> protocol.Request:
         array = np.full((6, 2), value, "int64")
         item = {"name": "ids", "datatype": "INT64", "shape": [6, 2], "parameters": {"binary_data_size": array.nbytes}}
         document = json.dumps({"inputs": [item]}).encode()
-        return heads.parse(document + array.tobytes(), len(document))
+        return cache.parse(document + array.tobytes(), len(document))
 
     assert ask(1).outside == ask(2).outside == ("batch",)
-    assert heads.known == 1
+    assert cache.request_count == 1
     with pytest.raises(RequestError, match="from 0 to 976, got `977`"):
         ask(977)
 
@@ -178,15 +178,15 @@ class Picky:
 def test_warm_up_asks_nothing_that_the_contract_excludes(tmp_path: Path) -> None:
     found = configured(tmp_path)
     session = Picky(found.interface)
-    model.warm_up(session, Trial.of(found))
-    assert model.works(session, Trial.of(found))
+    model.warm_up(session, WarmUpInputs.of(found))
+    assert model.passes_self_test(session, WarmUpInputs.of(found))
     assert {int(feeds["sr"]) for feeds in session.asked} == {8000}
     assert {feeds["ids"].shape[1] for feeds in session.asked} == {2, 4, 8}
-    for feeds in Trial.of(found).rows():
+    for feeds in WarmUpInputs.of(found).row_pair():
         session.run(feeds)
 
 
-def written(folder: Path) -> Path:
+def response_count(folder: Path) -> Path:
     """Write reference inputs as a bundle carries them."""
     (folder / "vectors/inputs").mkdir(parents=True)
     (folder / "vectors/index.json").write_text(json.dumps({"cases": [{"file": "01-a"}, {"file": "02-gone"}]}))
@@ -198,21 +198,21 @@ def written(folder: Path) -> Path:
 
 
 def test_warm_up_asks_the_reference_inputs_of_the_bundle(tmp_path: Path) -> None:
-    written(tmp_path)
-    trial = Trial.of(configured(tmp_path, reference="vectors"))
-    assert all((trial.smallest()[name] == array).all() for name, array in FEEDS.items())
-    grown = trial.grown(2)
-    assert grown["ids"].shape == (4, 4) and grown["x"].shape == (4, 2) and set(grown["unit"]) == {"m", "km"}
-    session = Picky(trial.interface)
-    model.warm_up(session, trial)
+    response_count(tmp_path)
+    inputs = WarmUpInputs.of(configured(tmp_path, reference="vectors"))
+    assert all((inputs.smallest()[name] == array).all() for name, array in FEEDS.items())
+    scaled = inputs.scaled(2)
+    assert scaled["ids"].shape == (4, 4) and scaled["x"].shape == (4, 2) and set(scaled["unit"]) == {"m", "km"}
+    session = Picky(inputs.interface)
+    model.warm_up(session, inputs)
     assert {int(feeds["sr"]) for feeds in session.asked} == {16000}
 
 
 @pytest.mark.parametrize("damage", ["index.json", "inputs/01-a.safetensors", "inputs/01-a.json"])
 def test_damaged_reference_inputs_are_left_out(tmp_path: Path, damage: str) -> None:
-    (written(tmp_path) / damage).write_bytes(b"\xff" * 40)
-    trial = Trial.of(configured(tmp_path, reference="vectors"))
-    assert trial.known == () and trial.smallest()["sr"] == 8000
+    (response_count(tmp_path) / damage).write_bytes(b"\xff" * 40)
+    inputs = WarmUpInputs.of(configured(tmp_path, reference="vectors"))
+    assert inputs.known == () and inputs.smallest()["sr"] == 8000
 
 
 def test_sizes_of_older_configurations_are_limits() -> None:
