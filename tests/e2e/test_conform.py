@@ -52,7 +52,7 @@ def proven(built: Project, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_the_result_says_who_answered_and_against_what(proven: Path) -> None:
+def test_result_names_server_and_bundle(proven: Path) -> None:
     result = json.loads((proven / "result.json").read_text())
     (cell,) = result["cells"]
     assert cell["identity"]["version"] == onnxruntime.__version__ and cell["identity"]["pid"] > 1

@@ -32,7 +32,7 @@ def place(root: Path, built: Project, *files: str) -> Project:
     return made
 
 
-def test_a_site_proves_and_a_gate_asks(built: Project, tmp_path: Path) -> None:
+def test_gate_accepts_a_site_s_attestation(built: Project, tmp_path: Path) -> None:
     site, vendor = place(tmp_path / "site", built), place(tmp_path / "vendor", built)
     root = keys.generate("p256")
     keys.save(root, vendor.folder / "root.pem", vendor.folder / "root.pub", None)
@@ -94,7 +94,7 @@ def test_a_site_proves_and_a_gate_asks(built: Project, tmp_path: Path) -> None:
     assert vendor.run(*promote, "--json")["promoted"]
 
 
-def test_a_site_that_saw_a_failure_stops_the_gate(built: Project, tmp_path: Path) -> None:
+def test_failed_attestation_stops_the_gate(built: Project, tmp_path: Path) -> None:
     """The site's own program answers with the first row for all rows; it signs what the suite found."""
     site = place(tmp_path / "site", built)
     site.run("keygen", "site")

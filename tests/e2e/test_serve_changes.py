@@ -435,7 +435,7 @@ def running(place: Path) -> list[int]:
     return found
 
 
-def test_a_killed_process_that_holds_connections_loses_only_those(versions: Project, site: Path, answers: dict) -> None:
+def test_killed_process_loses_only_its_connections(versions: Project, site: Path, answers: dict) -> None:
     """What such a process has in its hands nobody else can answer; everybody else, and the next question, is served."""
     done: Counter[str] = Counter()
     with serving(versions, site, "--set", "server.processes=2") as server, load(server, answers) as asked:

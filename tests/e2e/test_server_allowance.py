@@ -55,7 +55,7 @@ def test_a_quota_decides_how_many_runs_there_are_at_once(app: Path, models: dict
         assert server.events("starting")[0]["workers"] == host_limits.read().whole_cpus <= cores
 
 
-def test_memory_that_may_not_suffice_is_said_at_the_start(app: Path, models: dict[str, Path]) -> None:  # noqa: F811
+def test_insufficient_memory_is_logged_at_the_start(app: Path, models: dict[str, Path]) -> None:  # noqa: F811
     with group("memory", {"memory.max": str(400 * MIB), "memory.limit_in_bytes": str(400 * MIB)}) as place:
         with Inside(app, models["mlp"], [place]) as server:
             assert server.events("starting")[0]["memory"] == 400 * MIB
@@ -65,7 +65,7 @@ def test_memory_that_may_not_suffice_is_said_at_the_start(app: Path, models: dic
             assert not server.events("memory may not suffice")
 
 
-def test_what_a_deployment_gives_is_enough_for_all_that_clients_may_send(app: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_deployment_memory_suffices_for_all_clients(app: Path, tmp_path: Path) -> None:  # noqa: F811
     """Bodies as large as they may be, more of them at once than may be held, in the memory that is given."""
     most = 16 * MIB
     ports = [value(name, "float32", ["batch", 1024]) for name in ("x", "y")]

@@ -78,7 +78,7 @@ def test_statistics_of_all_models_and_the_moment_of_the_last_inference(mlp: Serv
     assert mlp.client.get_inference_statistics("mlp")["model_stats"][0]["last_inference"] >= found["last_inference"]
 
 
-def test_the_only_version_is_the_first_to_who_counts_them(mlp: Server, models: dict[str, Path]) -> None:  # noqa: F811
+def test_only_version_is_also_version_1(mlp: Server, models: dict[str, Path]) -> None:  # noqa: F811
     x = sample(3)
     answer = mlp.client.infer("mlp", [tensor("x", x)], model_version="1")
     assert answer.as_numpy("score").tobytes() == in_process(models["mlp"], {"x": x})[0].tobytes()
@@ -90,7 +90,7 @@ def test_the_only_version_is_the_first_to_who_counts_them(mlp: Server, models: d
 
 
 @pytest.mark.parametrize("coding", ["gzip", "deflate"])
-def test_answers_are_compressed_for_who_asks(loose: Server, coding: str) -> None:
+def test_answers_are_compressed_on_request(loose: Server, coding: str) -> None:
     x = np.tile(np.arange(4, dtype=np.float32), (400, 1))
     for binary in (True, False):
         wanted = [InferRequestedOutput("y", binary_data=binary)]
@@ -112,7 +112,7 @@ def test_a_body_of_several_gzip_members(mlp: Server, tmp_path: Path) -> None:
     assert curl(mlp, "/v2/models/mlp/infer", *words)[0] == 200
 
 
-def test_null_members_and_a_clear_place_of_what_is_wrong(mlp: Server) -> None:
+def test_null_members_and_positions_in_messages(mlp: Server) -> None:
     assert curl(mlp, "/v2/models/mlp/infer", "-d", question(id=None, outputs=None, parameters=None))[0] == 200
     for old, new, sentence in (
         ("11.0", '"eleven"', "got a string at element [1, 3]"),
@@ -123,7 +123,7 @@ def test_null_members_and_a_clear_place_of_what_is_wrong(mlp: Server) -> None:
         assert (status, sentence in json.loads(body)["error"]) == (400, True), body
 
 
-def test_no_rows_are_answered_with_none_where_the_contract_takes_none(loose: Server) -> None:
+def test_zero_rows_are_answered_where_the_contract_allows(loose: Server) -> None:
     for binary in (True, False):
         item = InferInput("x", [0, 4], "FP32").set_data_from_numpy(np.empty((0, 4), np.float32), binary_data=binary)
         answer = loose.client.infer("loose", [item], outputs=[InferRequestedOutput("y", binary_data=binary)])
@@ -132,7 +132,7 @@ def test_no_rows_are_answered_with_none_where_the_contract_takes_none(loose: Ser
         assert full.as_numpy("y").tolist() == [[1] * 4] * 2
 
 
-def test_bf16_of_tritons_client_is_taken_for_float32(loose: Server) -> None:
+def test_bf16_of_tritons_client_is_accepted_as_float32(loose: Server) -> None:
     x = np.array([[1.5, -2.0, 0.25, 3.0]], np.float32)
     item = InferInput("x", [1, 4], "BF16").set_data_from_numpy(x.astype(ml_dtypes.bfloat16))
     assert loose.client.infer("loose", [item]).as_numpy("y").tolist() == [[1.5, 0.0, 0.25, 3.0]]
@@ -165,7 +165,7 @@ def test_paths_are_found_below_the_prefix_and_without_it(fronted: Server, mlp: S
         assert client.infer("mlp", [tensor("x", sample(2))]).as_numpy("score").shape == (2, 3)
 
 
-def test_who_asked_is_what_the_proxy_says_where_it_is_believed(fronted: Server, app: Path, models: dict) -> None:  # noqa: F811
+def test_client_address_is_the_trusted_proxy_s(fronted: Server, app: Path, models: dict) -> None:  # noqa: F811
     told = ["-H", "X-Forwarded-For: 203.0.113.9, 198.51.100.7"]
     curl(fronted, "/v2/health/live", *told)
     assert "198.51.100.7" in {line["client"] for line in fronted.events("request")}
@@ -174,7 +174,7 @@ def test_who_asked_is_what_the_proxy_says_where_it_is_believed(fronted: Server, 
         assert {line["client"].rpartition(":")[0] for line in plain.events("request")} == {"127.0.0.1"}
 
 
-def test_pages_of_other_origins_may_ask_where_the_site_says_so(fronted: Server, mlp: Server) -> None:
+def test_cors_allows_configured_origins(fronted: Server, mlp: Server) -> None:
     asks = ["-X", "OPTIONS", "-H", "Access-Control-Request-Method: POST"]
     status, headers, _ = curl(fronted, "/v2/models/mlp/infer", *asks, "-H", "Origin: https://app.example.org")
     assert (status, headers["access-control-allow-origin"]) == (204, "https://app.example.org")
@@ -188,7 +188,7 @@ def test_pages_of_other_origins_may_ask_where_the_site_says_so(fronted: Server, 
         assert (status, "access-control-allow-origin" in headers) == (405, False)
 
 
-def test_a_browser_asks_first_without_a_token(app: Path, models: dict[str, Path], tmp_path: Path) -> None:  # noqa: F811
+def test_preflight_needs_no_token(app: Path, models: dict[str, Path], tmp_path: Path) -> None:  # noqa: F811
     (tmp_path / "tokens").write_text("a-token-of-this-site\n")
     with running(app, models["mlp"], "--cors", "*", "--tokens", str(tmp_path / "tokens")) as server:
         origin = ["-H", "Origin: https://anywhere.example"]
@@ -198,7 +198,7 @@ def test_a_browser_asks_first_without_a_token(app: Path, models: dict[str, Path]
         assert (status, headers["access-control-allow-origin"]) == (401, "*")
 
 
-def test_the_openapi_document_describes_what_is_asked_and_answered(fronted: Server, loose: Server) -> None:
+def test_openapi_document_describes_requests_and_answers(fronted: Server, loose: Server) -> None:
     status, _, body = curl(loose, "/openapi.json")
     document = json.loads(body)
     assert (status, document["openapi"], document["servers"]) == (200, "3.1.0", [{"url": "/"}])

@@ -51,7 +51,7 @@ def test_health_of_the_server_its_services_and_its_model(channel: grpc.Channel) 
     assert caught.value.code() == grpc.StatusCode.NOT_FOUND
 
 
-def test_who_watches_is_told_when_it_ends(app: Path, models: dict[str, Path]) -> None:  # noqa: F811
+def test_health_watch_reports_the_end(app: Path, models: dict[str, Path]) -> None:  # noqa: F811
     port = free_port()
     told: list[int] = []
     with (
@@ -77,7 +77,7 @@ def test_who_watches_is_told_when_it_ends(app: Path, models: dict[str, Path]) ->
     assert told == [SERVING, NOT_SERVING, -1]
 
 
-def test_reflection_describes_what_is_served(channel: grpc.Channel) -> None:
+def test_reflection_describes_the_services(channel: grpc.Channel) -> None:
     database = ProtoReflectionDescriptorDatabase(channel)
     assert set(database.get_services()) == {"inference.GRPCInferenceService", "grpc.health.v1.Health"}
     pool = DescriptorPool(database)
@@ -102,7 +102,7 @@ def test_reflection_describes_what_is_served(channel: grpc.Channel) -> None:
     assert answers[2].valid_host == "h" and answers[2].original_request == asked[2]
 
 
-def test_a_stream_has_an_answer_to_each_question(mlp: tuple[Server, int], models: dict[str, Path]) -> None:  # noqa: F811
+def test_stream_answers_each_request(mlp: tuple[Server, int], models: dict[str, Path]) -> None:  # noqa: F811
     answers: queue.Queue = queue.Queue()
     with triton.InferenceServerClient(f"127.0.0.1:{mlp[1]}") as client:
         client.start_stream(lambda result, error: answers.put((result, error)))
@@ -122,7 +122,7 @@ def test_a_stream_has_an_answer_to_each_question(mlp: tuple[Server, int], models
         client.stop_stream()
 
 
-def test_streams_are_bounded_and_free_again(mlp: tuple[Server, int], channel: grpc.Channel) -> None:
+def test_open_streams_are_bounded_and_released(mlp: tuple[Server, int], channel: grpc.Channel) -> None:
     health = health_pb2_grpc.HealthStub(channel)
     watches = [health.Watch(health_pb2.HealthCheckRequest(), timeout=60) for _ in range(16)]
     assert [next(one).status for one in watches] == [SERVING] * 16
@@ -142,7 +142,7 @@ def test_streams_are_bounded_and_free_again(mlp: tuple[Server, int], channel: gr
     pytest.fail("the streams are never free again")
 
 
-def test_a_waiting_stream_does_not_keep_a_server_from_its_end(app: Path, models: dict[str, Path]) -> None:  # noqa: F811
+def test_waiting_stream_does_not_delay_shutdown(app: Path, models: dict[str, Path]) -> None:  # noqa: F811
     port = free_port()
     with running(app, models["mlp"], "--grpc-port", str(port), "--drain", "60") as server:
         answers: queue.Queue = queue.Queue()

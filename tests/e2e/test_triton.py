@@ -138,7 +138,7 @@ class Load(threading.Thread):
             time.sleep(0.002)
 
 
-def test_swapping_under_load_fails_nobody_and_a_bad_version_goes_back(made: Project, tmp_path: Path) -> None:
+def test_swap_under_load_fails_no_request_and_reverts_bad_versions(made: Project, tmp_path: Path) -> None:
     """There and back five times; then a version that does not load: the one before serves on."""
     models = tmp_path / "models"
     render(made, "1.2.3", models)

@@ -61,7 +61,7 @@ def ask(module: Any, client: Any, seed: int) -> None:
     assert (answer.as_numpy("OUTPUT1") == feeds[0] - feeds[1]).all()
 
 
-def test_configuration_and_statistics_say_the_same_over_both_protocols(simple: dict[str, str]) -> None:
+def test_configuration_and_statistics_agree_over_both_protocols(simple: dict[str, str]) -> None:
     web, remote = http.InferenceServerClient(simple["http"]), rpc.InferenceServerClient(simple["grpc"])
     told, config = web.get_model_config("simple"), remote.get_model_config("simple").config
     assert (told["max_batch_size"], config.max_batch_size) == (8, 8)

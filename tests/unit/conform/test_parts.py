@@ -25,7 +25,7 @@ TESTS = [NodeTest("test_relu", "Relu"), NodeTest("test_relu_2", "Relu"), NodeTes
 SAID = {"runtime": "r", "version": "1", "results": {"test_relu": "ok", "test_gemm": "wrong: 3 elements"}}
 
 
-def test_a_turned_knob_is_allowed_and_not_the_default(tmp_path: Path) -> None:
+def test_trial_value_of_a_knob_is_allowed_and_not_the_default(tmp_path: Path) -> None:
     contract = contracts.derived()
     bundle = bundles.make(bundles.store_in(tmp_path), {CONTRACT: canonical.dump(contract)}, "net", "1.0.0")
     schema = knob_schema(bundle)
@@ -62,7 +62,7 @@ def test_a_report_counts_by_operator_and_reads_back() -> None:
         (("untested",), None),
     ],
 )
-def test_a_report_from_elsewhere_is_held_against_its_form(place: tuple[str, ...], value: Any) -> None:
+def test_foreign_report_is_validated(place: tuple[str, ...], value: Any) -> None:
     found: Any = {"report": copy.deepcopy(operators.report(TESTS, SAID, FACTS))}
     member, path = found, ("report", *place)
     for step in path[:-1]:
@@ -71,7 +71,7 @@ def test_a_report_from_elsewhere_is_held_against_its_form(place: tuple[str, ...]
     assert not operators.is_report(found["report"])
 
 
-def test_stated_outputs_are_read_for_the_inputs_of_the_bundle_alone(tmp_path: Path) -> None:
+def test_stated_outputs_are_read_only_for_the_bundle_s_inputs(tmp_path: Path) -> None:
     store = bundles.store_in(tmp_path)
     tree = Tree.of({"vectors/inputs/01-a.safetensors": store.put(b"in"), "model/model.onnx": store.put(b"m")})
     stated = reference_outputs.predicate(tree, {"outputs.safetensors": b"out", "outputs.json": b"{}"})

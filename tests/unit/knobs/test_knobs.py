@@ -93,7 +93,7 @@ NAME = st.one_of(
 
 @given(st.lists(st.tuples(NAME, VALUE, st.booleans()), max_size=6))
 @settings(max_examples=500, deadline=None)
-def test_what_is_accepted_is_declared_and_within_its_bounds(overlay: list) -> None:
+def test_accepted_values_are_declared_and_within_bounds(overlay: list) -> None:
     """Judged by another validator; a refusal is one sentence of ours and never another exception."""
     wishes = [Override(n, v if typed or isinstance(v, str) else json.dumps(v), "x", typed) for n, v, typed in overlay]
     try:
@@ -107,7 +107,7 @@ def test_what_is_accepted_is_declared_and_within_its_bounds(overlay: list) -> No
 
 @given(NAME.filter(lambda name: name in SCHEMA), VALUE)
 @settings(max_examples=500, deadline=None)
-def test_both_judges_agree(name: str, value: object) -> None:
+def test_json_schema_and_knobs_agree(name: str, value: object) -> None:
     """Except that a whole number written as 1.0 is one for JSON Schema only."""
     try:
         ours = resolve(Override(name, value, "x", typed=True)) is not None
@@ -205,14 +205,14 @@ def test_the_later_source_wins_and_is_named() -> None:
     assert set(found.changed) == {"server.port", "server.drain", "metrics.labels"}
 
 
-def test_the_digest_is_of_what_holds_not_of_how_it_came_to_be() -> None:
+def test_digest_depends_on_values_not_on_origins() -> None:
     one = resolve(Override("server.port", "9000", "--set"))
     assert one.digest == resolve(Override("server.port", 9000, "a.yaml:1", typed=True)).digest
     assert one.digest != resolve().digest
     assert one.digest != knobs.resolve(SCHEMA, "sha256:" + "1" * 64, [Override("server.port", "9000", "--set")]).digest
 
 
-def test_a_secret_given_instead_of_its_place_is_not_repeated() -> None:
+def test_secret_given_instead_of_a_reference_is_not_shown() -> None:
     with pytest.raises(UsageError) as caught:
         resolve(Override("tls.key", "hunter2", "--set"))
     assert "hunter2" not in f"{caught.value.message}{caught.value.hint}"

@@ -63,7 +63,7 @@ def ask(batcher: Batcher, feeds, deadline=None):
     return batcher.submit(feeds, len(feeds["x"]), deadline)
 
 
-def test_what_queued_during_a_run_becomes_one_run() -> None:
+def test_requests_queued_during_a_run_share_the_next() -> None:
     run, observer = Doubler(), Observer()
     batcher = Batcher(run, 1, BatchPolicy(64), observer)
     with run.busy(batcher):
@@ -88,7 +88,7 @@ def test_runs_stay_within_the_range_and_agree_in_type_and_size() -> None:
     assert sorted(run.sizes) == [1, 1, 1, 3, 4]  # the one that kept the thread busy, the two others, 2 + 1, 2 + 2
 
 
-def test_a_failure_is_nobody_else_s() -> None:
+def test_failure_affects_one_request() -> None:
     run = Doubler()
     batcher = Batcher(run, 1, BatchPolicy(64), Observer())
     with run.busy(batcher):
@@ -99,7 +99,7 @@ def test_a_failure_is_nobody_else_s() -> None:
         answers[1].result(10)
 
 
-def test_what_nobody_waits_for_is_not_run() -> None:
+def test_abandoned_request_is_not_run() -> None:
     run = Doubler()
     batcher = Batcher(run, 1, BatchPolicy(64), Observer())
     with run.busy(batcher):
@@ -116,7 +116,7 @@ def test_what_nobody_waits_for_is_not_run() -> None:
     assert sum(run.sizes) == 2
 
 
-def test_a_window_waits_for_company_and_no_longer() -> None:
+def test_window_waits_for_others_and_no_longer() -> None:
     run, observer = Doubler(), Observer()
     run.open.set()
     batcher = Batcher(run, 1, BatchPolicy(2, window=5.0), observer)
@@ -143,7 +143,7 @@ def test_a_window_waits_for_company_and_no_longer() -> None:
         ([("free", 3)], [("free",)], 1),
     ],
 )
-def test_the_interface_says_who_may_share(inputs, outputs, most) -> None:
+def test_interface_decides_whether_requests_share(inputs, outputs, most) -> None:
     tensors = [
         tuple(Tensor(f"{role}{i}", "float32", shape) for i, shape in enumerate(shapes))
         for role, shapes in (("i", inputs), ("o", outputs))
@@ -151,7 +151,7 @@ def test_the_interface_says_who_may_share(inputs, outputs, most) -> None:
     assert batching.max_batch_rows(Interface(*tensors, {"batch": Range(1, 8)})) == most
 
 
-def test_a_model_that_mixes_rows_is_found_out() -> None:
+def test_model_that_mixes_rows_is_detected() -> None:
     one, other = rows(0.25), rows(0.75)
     assert batching.rows_are_independent(lambda feeds: [feeds["x"] * 2], one, other)
     assert not batching.rows_are_independent(lambda feeds: [feeds["x"] - feeds["x"].mean()], one, other)
@@ -161,7 +161,7 @@ def test_a_model_that_mixes_rows_is_found_out() -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.lists(st.integers(0, 12), min_size=1, max_size=5), min_size=1, max_size=12), st.integers(1, 3))
-def test_everybody_gets_the_answer_to_their_own_question(questions, threads) -> None:
+def test_each_request_gets_its_answer(questions, threads) -> None:
     run = Doubler()
     run.open.set()
     batcher = Batcher(run, threads, BatchPolicy(8), Observer())

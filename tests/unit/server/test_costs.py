@@ -44,7 +44,7 @@ FREE = Interface(
         b'["' + b"a" * 200_000 + b'\\ud83d\\ude00"]',
     ],
 )
-def test_a_document_takes_no_more_than_it_is_charged(document: bytes) -> None:
+def test_document_takes_no_more_than_estimated(document: bytes) -> None:
     tracemalloc.start()
     try:
         value = orjson.loads(document)
@@ -56,7 +56,7 @@ def test_a_document_takes_no_more_than_it_is_charged(document: bytes) -> None:
     assert taken + len(document) + 16 * document.count(b",") <= costs.estimate_json_memory(document)
 
 
-def test_what_the_event_loop_reads_takes_about_as_long_whatever_it_is() -> None:
+def test_parsing_in_the_event_loop_is_bounded_in_time() -> None:
     """Texts of nothing at all beside a document of texts, each as long as the loop reads; by the thread's own clock."""
     texts = Interface(tuple(item for item in FREE.inputs if item.dtype == "string"), FREE.outputs, FREE.dimensions)
     name = texts.inputs[0].name
@@ -78,13 +78,13 @@ def test_what_the_event_loop_reads_takes_about_as_long_whatever_it_is() -> None:
 @pytest.mark.parametrize(
     "make", [hostile.lists_in_json, hostile.objects_in_json, hostile.numbers_in_json, hostile.deep_json]
 )
-def test_documents_that_hold_up_the_interpreter_are_refused_unread(make: Any) -> None:
+def test_blocking_documents_are_refused_unparsed(make: Any) -> None:
     with pytest.raises(RequestError) as caught:
         costs.estimate_json_memory(make(hostile.JSON_SIZE).body)
     assert caught.value.status == 413
 
 
-def test_numbers_are_charged_as_numbers_once_they_are_read() -> None:
+def test_parsed_numbers_are_charged_as_numbers() -> None:
     charged: list[int] = []
     interface = Interface(FREE.inputs[:1], FREE.outputs, FREE.dimensions)
     body = orjson.dumps({"inputs": [{"name": "x", "datatype": "FP32", "shape": [20_000, 2], "data": [0.1] * 40_000}]})
@@ -109,7 +109,7 @@ def test_the_charge_comes_before_the_cost() -> None:
 
 
 @pytest.mark.parametrize("name", hostile.MESSAGES)
-def test_no_crafted_message_takes_more_than_its_size_to_read(name: str) -> None:
+def test_crafted_message_takes_no_more_than_its_size(name: str) -> None:
     message, charged = hostile.MESSAGES[name](8 << 20), []
     tracemalloc.start()
     try:

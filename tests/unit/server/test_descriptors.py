@@ -38,7 +38,7 @@ def walk(message: Descriptor) -> list[Descriptor]:
 
 
 @pytest.mark.parametrize("name", [m.name for m in descriptor_pb2.FileDescriptorProto.FromString(OURS).message_type])
-def test_what_is_told_is_what_triton_defines(name: str) -> None:
+def test_reflection_equals_triton_s_definitions(name: str) -> None:
     triton = service_pb2.DESCRIPTOR.pool
     for ours in walk(pool().FindMessageTypeByName(f"inference.{name}")):
         theirs = fields(triton.FindMessageTypeByName(ours.full_name))

@@ -19,6 +19,6 @@ print(type(loop).__module__.partition(".")[0], loop.run_until_complete(__import_
 
 
 @pytest.mark.parametrize(("case", "printed"), [("with", "uvloop 7"), ("without", "asyncio 7")])
-def test_the_loop_is_the_best_that_is_installed(case, printed):
+def test_uvloop_is_used_where_installed(case, printed):
     done = subprocess.run([sys.executable, "-c", PROGRAM, case], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == printed

@@ -64,7 +64,7 @@ def same_as_without(cache: HeaderCache, body: bytes, length: int | None) -> bool
 
 @settings(max_examples=200, deadline=None)
 @given(st.data())
-def test_with_the_memory_a_request_is_what_it_is_without(data):
+def test_cache_does_not_change_requests(data):
     """Questions, damaged anywhere, in any order and again and again: one memory for all of them."""
     cache = HeaderCache(MIXED, "m", "1")
     for _ in range(data.draw(st.integers(1, 6))):
@@ -88,7 +88,7 @@ def test_with_the_memory_a_request_is_what_it_is_without(data):
         lambda tail: tail[:-4] + b"\xff" * 4,
     ],
 )
-def test_what_lies_behind_a_known_document_is_checked_each_time(damage):
+def test_bytes_behind_a_cached_header_are_checked(damage):
     document, tail = question(2)
     cache = HeaderCache(MIXED, "m", "1")
     cache.parse(document + tail, len(document))
@@ -98,7 +98,7 @@ def test_what_lies_behind_a_known_document_is_checked_each_time(damage):
         cache.parse(document + damage(tail), len(document))
 
 
-def test_a_known_document_s_arrays_are_those_of_the_new_body():
+def test_arrays_of_a_cached_header_are_of_the_new_body():
     document, tail = question(1)
     document += b" " * (-len(document) % 8)
     cache = HeaderCache(MIXED, "m", "1")
@@ -131,7 +131,7 @@ def test_a_known_document_s_arrays_are_those_of_the_new_body():
     ],
     ids=["an id", "a long one", "a refused one", "one with elements in it"],
 )
-def test_is_not_remembered(document, tail):
+def test_header_is_not_cached(document, tail):
     cache = HeaderCache(MIXED, "m", "1")
     for _ in range(2):
         assert same_as_without(cache, document + tail, len(document))
@@ -139,7 +139,7 @@ def test_is_not_remembered(document, tail):
     assert cache.request_count == 0
 
 
-def test_the_memory_is_bounded_and_the_oldest_goes():
+def test_cache_is_bounded_and_drops_the_oldest():
     cache, (document, tail) = HeaderCache(MIXED, "m", "1"), question(1)
     for number in range(3 * MAX_ENTRIES):
         other = document + b" " * number
@@ -147,7 +147,7 @@ def test_the_memory_is_bounded_and_the_oldest_goes():
         assert cache.request_count == min(number + 1, MAX_ENTRIES)
 
 
-def test_threads_share_a_memory():
+def test_threads_share_a_cache():
     cache, (document, tail), wrong = HeaderCache(MIXED, "m", "1"), question(2), []
 
     def ask(start: int) -> None:
@@ -182,7 +182,7 @@ _ARRAYS = st.sampled_from(
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.tuples(_ARRAYS, _ARRAYS, st.booleans(), st.booleans(), st.sampled_from([None, "7"])), max_size=8))
-def test_an_answer_is_written_as_without_the_memory(answers):
+def test_cache_does_not_change_responses(answers):
     cache = HeaderCache(MIXED, "m", "1")
     for label, score, one, other, name in [*answers, *answers]:
         request = Request(name, {}, (Wanted("score", one), Wanted("label", other)), 1)
@@ -190,7 +190,7 @@ def test_an_answer_is_written_as_without_the_memory(answers):
         assert cache.render(request, results) == protocol.render(request, results, "m", "1")
 
 
-def test_texts_of_other_lengths_have_documents_of_their_own():
+def test_texts_of_other_lengths_have_separate_headers():
     cache = HeaderCache(MIXED, "m", "1")
     request = Request(None, {}, (Wanted("y", True),), 1)
     for texts in (["a", "bc"], ["def", ""], ["é", "bc"]):
@@ -199,7 +199,7 @@ def test_texts_of_other_lengths_have_documents_of_their_own():
     assert cache.response_count == 0
 
 
-def test_what_is_remembered_of_answers_is_bounded():
+def test_cache_of_responses_is_bounded():
     cache = HeaderCache(MIXED, "m", "1")
     request = Request(None, {}, (Wanted("y", True),), 1)
     for size in range(3 * MAX_ENTRIES):

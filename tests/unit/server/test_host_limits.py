@@ -93,7 +93,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_least_of_affinity_and_quotas_counts(tmp_path: Path, case: str) -> None:
+def test_lowest_of_affinity_and_quotas_counts(tmp_path: Path, case: str) -> None:
     groups, files, cpus, memory = CASES[case]
     (tmp_path / "groups").write_text(groups)
     found = host_limits.read(tree(tmp_path / "root", files), tmp_path / "groups")
@@ -101,7 +101,7 @@ def test_the_least_of_affinity_and_quotas_counts(tmp_path: Path, case: str) -> N
     assert found.whole_cpus == max(1, int(cpus))
 
 
-def test_what_a_server_needs_grows_with_its_processes_and_copies_of_the_model() -> None:
+def test_memory_needed_grows_with_processes_and_copies() -> None:
     body, model, small = 64 * 2**20, 100 * 2**20, host_limits.Traffic(1000, 1.0)
 
     def mib(processes: int, workers: int, traffic: host_limits.Traffic = small) -> float:
@@ -114,7 +114,7 @@ def test_what_a_server_needs_grows_with_its_processes_and_copies_of_the_model() 
     assert mib(1, 0, host_limits.Traffic(None, 1.0)) == 1536 + 100
 
 
-def test_traffic_is_reckoned_from_ports() -> None:
+def test_traffic_is_computed_from_ports() -> None:
     picture, classes = (4, [None, 3, 2, 2]), (4, [None, 3])
     assert host_limits.Traffic.of([picture], [classes]) == host_limits.Traffic(None, 0.25)
     assert host_limits.Traffic.of([(4, [8, 12])], [(8, [8, 3])]) == host_limits.Traffic(384, 0.5)

@@ -113,7 +113,7 @@ def test_server_and_workers_move_memory_only_when_the_knob_is_set(words, moves: 
     apart = _settings(_parse_arguments([str(path), "--runtime-processes", "1", *words])).execution.worker_settings
     assert apart is not None
     with pytest.raises(EOFError):
-        worker._work(
+        worker._serve(
             Ended(), Ended(), "onnxruntime", str(path.parent / "model.onnx"), "1", "cpu", str(int(apart.huge_pages))
         )
     assert started == (["server", "worker"] if moves else [])

@@ -55,7 +55,7 @@ def answer(one: Request) -> list:
     st.lists(st.tuples(st.lists(st.integers(0, 9), min_size=1, max_size=3), st.integers(1, 3)), max_size=12),
     st.integers(1, 8),
 )
-def test_everybody_gets_their_own_rows_and_no_run_is_too_large(values, most):
+def test_each_request_gets_its_rows_and_runs_stay_bounded(values, most):
     run, told = Doubler(), []
     requests = [request(*numbers, width=width) for numbers, width in values]
     assert asked(InlineBatcher(run, BatchPolicy(most), told.append), *requests) == [answer(one) for one in requests]
@@ -64,19 +64,19 @@ def test_everybody_gets_their_own_rows_and_no_run_is_too_large(values, most):
     assert all(count > 1 for count in told)
 
 
-def test_those_that_are_ready_together_run_together_in_their_order():
+def test_requests_ready_together_share_a_run_in_order():
     run, told = Doubler(), []
     assert len(asked(InlineBatcher(run, BatchPolicy(64), told.append), *(request(index) for index in range(8)))) == 8
     assert (run.sizes, told) == ([8], [8])
 
 
-def test_a_run_is_no_longer_than_its_bytes_allow():
+def test_run_is_bounded_by_bytes():
     run = Doubler()
     asked(InlineBatcher(run, BatchPolicy(64), lambda count: None), *(request(index) for index in range(8)), size=30)
     assert run.sizes == [3, 3, 2]
 
 
-def test_the_loop_is_free_between_two_runs():
+def test_event_loop_runs_between_two_runs():
     run, order = Doubler(), []
 
     async def scenario():
@@ -97,7 +97,7 @@ def test_the_loop_is_free_between_two_runs():
     assert "other" in order[first:last]
 
 
-def test_who_fails_fails_alone():
+def test_failing_request_fails_alone():
     run = Doubler()
     found = asked(InlineBatcher(run, BatchPolicy(64), lambda count: None), request(1), request(13), request(2))
     assert found[0] == answer(request(1)) and found[2] == answer(request(2))
@@ -105,7 +105,7 @@ def test_who_fails_fails_alone():
     assert run.sizes == [3, 1, 1, 1]
 
 
-def test_who_leaves_takes_nobody_along():
+def test_cancelled_request_cancels_no_other():
     async def scenario():
         turns = InlineBatcher(Doubler(), BatchPolicy(64), lambda count: None)
         tasks = [asyncio.create_task(ask(turns, request(index))) for index in range(3)]
@@ -118,7 +118,7 @@ def test_who_leaves_takes_nobody_along():
     assert (found[0], found[2]) == (answer(request(0)), answer(request(2)))
 
 
-def test_a_runtime_that_gives_other_rows_than_asked_runs_one_by_one():
+def test_wrong_row_count_falls_back_to_single_runs():
     sizes = []
 
     def run(feeds):
@@ -130,6 +130,6 @@ def test_a_runtime_that_gives_other_rows_than_asked_runs_one_by_one():
     assert sizes == [2, 1, 1]
 
 
-def test_an_error_reaches_who_asked_alone():
+def test_error_reaches_only_its_request():
     with pytest.raises(ValueError, match="thirteen"):
         asyncio.run(ask(InlineBatcher(Doubler(), BatchPolicy(64), lambda count: None), request(13)))

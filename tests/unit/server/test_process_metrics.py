@@ -30,7 +30,7 @@ def values(collector: Processes) -> dict[str, float]:
     return {sample.name: sample.value for family in collector.collect() for sample in family.samples}
 
 
-def test_processor_time_of_children_counts_and_stays_when_they_end() -> None:
+def test_processor_time_of_children_counts_after_their_end() -> None:
     collector = Processes(None)
     before = values(collector)
     with subprocess.Popen([sys.executable, "-c", BUSY], stdout=subprocess.PIPE) as child:
@@ -46,7 +46,7 @@ def test_processor_time_of_children_counts_and_stays_when_they_end() -> None:
     assert after["process_resident_memory_bytes"] < both
 
 
-def test_a_process_that_has_ended_is_none_and_a_lost_supervisor_no_matter() -> None:
+def test_ended_process_and_lost_supervisor_are_tolerated() -> None:
     with subprocess.Popen([sys.executable, "-c", "pass"]) as child:
         child.wait()
     assert read_process(child.pid) is None
@@ -58,7 +58,7 @@ def test_a_process_that_has_ended_is_none_and_a_lost_supervisor_no_matter() -> N
         assert "5 " in parent.stdout.read(), rows
 
 
-def test_what_one_process_told_another_does_not_undercut(tmp_path: Path) -> None:
+def test_processor_time_never_falls_between_processes(tmp_path: Path) -> None:
     first, second = Processes(tmp_path), Processes(tmp_path)
     assert first._highest(10.02) == 10.02
     assert second._highest(10.01) == 10.02

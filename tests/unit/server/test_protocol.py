@@ -156,7 +156,7 @@ def parse(value: Any) -> Request:
         ),
     ],
 )
-def test_outputs_are_selected_ordered_and_formed_as_asked(changes, wanted):
+def test_outputs_are_selected_ordered_and_formed_on_request(changes, wanted):
     assert parse(document(**changes)).wanted == tuple(Wanted(*item) for item in wanted)
 
 
@@ -255,7 +255,7 @@ REFUSED = {
 }
 
 
-def test_members_that_are_null_are_none():
+def test_null_members_are_ignored():
     plain = parse(document())
     bare = {"id": None, "parameters": None, "outputs": None}
     item = image()["inputs"]
@@ -274,12 +274,12 @@ def test_members_that_are_null_are_none():
         }
 
 
-def test_what_is_not_json_is_shown():
+def test_json_error_shows_its_context():
     with pytest.raises(RequestError, match=r"line 1 column \d+.*at `.*\[1.0, oops\]"):
         parse(b'{"inputs": [{"data": [1.0, oops]}]}')
 
 
-def test_bf16_is_widened_to_the_float32_that_it_is():
+def test_bf16_is_widened_to_equal_float32():
     one = Interface((Tensor("x", "float32", ("batch", 2)),), (Tensor("y", "float32", ("batch",)),), {})
     known = header_cache.HeaderCache(one, "m", "1")
     wide = np.array([[1.5, -2.0], [np.inf, 3.0e38]], np.float32)
@@ -299,7 +299,7 @@ def test_bf16_is_widened_to_the_float32_that_it_is():
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_a_malformed_request_is_refused_with_one_sentence(case):
+def test_malformed_request_is_refused_with_one_sentence(case):
     value, sentence = REFUSED[case]
     with pytest.raises(RequestError) as caught:
         parse(value)
@@ -335,13 +335,13 @@ def binary_body(size: Any, tail: bytes, datatype: str = "FP32", shape: list[int]
         ("string", 12, b"\x00\x00\x00\x00" * 3, "expected 2 elements for its shape, got more"),
     ],
 )
-def test_binary_data_that_does_not_fit_is_refused(dtype, size, tail, sentence):
+def test_binary_data_of_wrong_size_is_refused(dtype, size, tail, sentence):
     body, length = binary_body(size, tail, tensors.DATATYPES[dtype])
     with pytest.raises(RequestError, match=sentence.replace("`", ".")):
         protocol.parse(body, length, interface(dtype))
 
 
-def test_binary_data_needs_the_header_that_says_where_it_starts():
+def test_binary_data_needs_the_length_header():
     body, _ = binary_body(8, b"")
     with pytest.raises(RequestError, match="expected 8 bytes of binary data, got 0"):
         protocol.parse(body, None, interface("float32"))
@@ -359,14 +359,14 @@ def test_header_length_inside_the_body_is_read():
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
-def test_a_result_without_a_json_form_is_refused_and_says_how_to_get_it(dtype, value):
+def test_result_without_json_form_is_refused_with_a_hint(dtype, value):
     request = Request(None, {}, (Wanted("y", False),), 1)
     with pytest.raises(RequestError, match=r"output `y` holds NaN or infinity.*binary_data") as caught:
         protocol.render(request, {"y": np.array([0, value], dtype)}, "m", "1")
     assert caught.value.status == 406
 
 
-def test_results_need_not_lie_in_row_major_order():
+def test_results_may_have_any_memory_order():
     transposed = np.arange(6, dtype=np.int32).reshape(2, 3).T
     for binary in (True, False):
         reply = protocol.render(Request(None, {}, (Wanted("y", binary),), 1), {"y": transposed}, "m", "1")
@@ -403,7 +403,7 @@ _VALUES = st.recursive(
 
 @settings(max_examples=300, deadline=None)
 @given(_VALUES, st.binary(max_size=16), st.booleans())
-def test_no_document_raises_anything_else(value, tail, told):
+def test_any_document_raises_only_request_errors(value, tail, told):
     head = orjson.dumps(value)
     with contextlib.suppress(RequestError):
         protocol.parse(head + tail, len(head) if told else None, IMAGE)
@@ -411,7 +411,7 @@ def test_no_document_raises_anything_else(value, tail, told):
 
 @settings(max_examples=300, deadline=None)
 @given(st.data())
-def test_no_damaged_request_raises_anything_else(data):
+def test_any_damaged_request_raises_only_request_errors(data):
     items = [{**FIRST, "parameters": {"binary_data_size": 8}}, {**SECOND, "parameters": {"binary_data_size": 8}}]
     head = orjson.dumps(inputs(*({k: v for k, v in item.items() if k != "data"} for item in items)))
     body = bytearray(head + struct.pack("<2fq", 1.0, 2.0, 3))
@@ -431,7 +431,7 @@ def test_no_damaged_request_raises_anything_else(data):
 
 @settings(max_examples=100, deadline=None)
 @given(st.binary(max_size=64), st.integers(0, 64), st.integers(0, 20), st.sampled_from(list(tensors.DATATYPES)))
-def test_no_binary_tensor_raises_anything_else(raw, cut, count, dtype):
+def test_any_binary_tensor_raises_only_request_errors(raw, cut, count, dtype):
     try:
         array = tensors.from_binary(memoryview(raw)[min(cut, len(raw)) :], dtype, count, "x")
     except RequestError:
@@ -445,7 +445,7 @@ DEFLATED = {"gzip": gzip.compress, "deflate": zlib.compress}
 
 
 @pytest.mark.parametrize("encoding", DEFLATED)
-def test_inflate_gives_back_what_was_deflated(encoding):
+def test_inflate_reverses_deflate(encoding):
     assert bodies.inflate(DEFLATED[encoding](b"abc" * 100), encoding, 300) == b"abc" * 100
 
 
@@ -459,7 +459,7 @@ def test_inflate_gives_back_what_was_deflated(encoding):
         (lambda whole: b"", 400),
     ],
 )
-def test_inflate_refuses_what_is_no_whole_stream(encoding, damage, status):
+def test_inflate_refuses_truncated_streams(encoding, damage, status):
     with pytest.raises(RequestError) as caught:
         bodies.inflate(damage(DEFLATED[encoding](b"abc")), encoding, 1000)
     assert caught.value.status == status
@@ -494,7 +494,7 @@ def test_members_of_gzip_are_joined_and_counted():
         (",;=,", ""),
     ],
 )
-def test_answers_are_encoded_as_the_client_likes(told, wanted):
+def test_answers_are_encoded_by_accept_encoding(told, wanted):
     assert bodies.wanted_encoding(told) == wanted
     if wanted:
         assert bodies.inflate(bodies.deflate(b"abc" * 999, wanted), wanted, 3000) == b"abc" * 999

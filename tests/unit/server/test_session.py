@@ -51,12 +51,12 @@ def interface(low: int, high: int | None) -> Interface:
     return Interface((X,), (X,), {"batch": Range(low, high)})
 
 
-def test_a_quick_model_runs_inline_whatever_its_input():
+def test_fast_model_runs_inline_for_every_size():
     assert model.warm_up(Timed(0.0), WarmUpInputs(interface(1, 64))).inline_bytes == model.INLINE_BYTES
     assert model.warm_up(Timed(0.0), WarmUpInputs(interface(1, None))).inline_bytes >= model.INLINE_BYTES / 2
 
 
-def test_a_slow_model_never_runs_inline():
+def test_slow_model_never_runs_inline():
     session = Timed(0.003)
     warm = model.warm_up(session, WarmUpInputs(interface(2, 64)))
     assert (warm.inline_bytes, set(session.sizes)) == (0, {2})
@@ -68,13 +68,13 @@ def test_inputs_run_inline_up_to_the_size_that_takes_a_millisecond():
     assert 1 * ROW <= limit <= 4 * ROW + 1024
 
 
-def test_warm_up_stays_inside_the_promised_shapes():
+def test_warm_up_stays_inside_the_contract_s_shapes():
     session = Timed(0.0)
     model.warm_up(session, WarmUpInputs(interface(3, 5)))
     assert set(session.sizes) == {3, 5}
 
 
-def test_a_model_that_fails_on_its_smallest_inputs_does_not_start():
+def test_model_that_fails_on_smallest_inputs_does_not_start():
     with pytest.raises(StartError, match="no zeros, please"):
         model.warm_up(Timed(float("inf")), WarmUpInputs(interface(1, 2)))
 
@@ -89,12 +89,12 @@ def test_a_model_that_fails_on_its_smallest_inputs_does_not_start():
         ((Tensor("x", "float32", (256,)),), "to be float32"),
     ],
 )
-def test_an_artefact_that_is_not_the_promised_model_does_not_start(ports, sentence):
+def test_artefact_with_other_ports_does_not_start(ports, sentence):
     with pytest.raises(StartError, match=sentence):
         model._check_role(ports, (X,), "input")
 
 
-def test_an_artefact_may_fix_or_name_less_than_the_promise():
+def test_artefact_may_leave_sizes_open():
     model._check_role((Tensor("x", "float32", ("N", 256)),), (Tensor("x", "float32", (1, 256)),), "input")
     model._check_role((Tensor("x", "float32", (None, 256)),), (X,), "input")  # type: ignore[arg-type]
 
@@ -135,7 +135,7 @@ def changed(*keys, to):
     return value
 
 
-def test_a_configuration_is_read(tmp_path):
+def test_configuration_is_read(tmp_path):
     read = config.read(written(tmp_path, GOOD))
     assert read.artefact == tmp_path / "model.onnx"
     assert read.interface.inputs == (Tensor("x", "float32", ("batch", 2)),)
@@ -164,7 +164,7 @@ def test_a_configuration_is_read(tmp_path):
         (changed("interface", "dimensions", to=[]), "`interface.dimensions` is not an object"),
     ],
 )
-def test_a_configuration_with_a_defect_is_refused_in_one_line(tmp_path, value, sentence):
+def test_defective_configuration_is_refused_in_one_line(tmp_path, value, sentence):
     with pytest.raises(StartError, match=sentence) as caught:
         config.read(written(tmp_path, value))
     assert caught.value.code == 4
@@ -174,7 +174,7 @@ def test_a_configuration_with_a_defect_is_refused_in_one_line(tmp_path, value, s
 # --- admission -----------------------------------------------------------------------------------------------------
 
 
-def test_the_gate_counts_requests_and_bytes_and_gives_both_back():
+def test_admission_counts_and_releases_requests_and_bytes():
     async def scenario():
         admission = Admission(Limits(max_body=10, max_in_flight=5))
         with admission.lease() as one, admission.admit():
@@ -190,7 +190,7 @@ def test_the_gate_counts_requests_and_bytes_and_gives_both_back():
     asyncio.run(scenario())
 
 
-def test_the_gate_refuses_what_would_not_fit():
+def test_admission_refuses_requests_without_room():
     async def scenario():
         admission = Admission(Limits(max_body=10, max_in_flight=5))
         leases = [admission.lease() for _ in range(5)]
@@ -211,13 +211,13 @@ def test_the_gate_refuses_what_would_not_fit():
     asyncio.run(scenario())
 
 
-def test_zeros_have_the_runtime_s_own_types():
+def test_zeros_have_the_runtime_s_types():
     feeds = WarmUpInputs(Interface((Tensor("s", "string", (2,)), Tensor("b", "bool", (1,))), (X,), {})).smallest()
     assert feeds["s"].tolist() == ["", ""]
     assert feeds["b"].dtype == np.bool_
 
 
-def test_a_bomb_is_inflated_no_further_than_allowed():
+def test_inflating_a_bomb_stops_at_the_limit():
     bomb = gzip.compress(bytes(50 << 20))
     admission = Admission(Limits(max_body=1 << 20))
     with admission.lease() as lease, pytest.raises(RequestError, match="after inflating") as caught:
@@ -225,7 +225,7 @@ def test_a_bomb_is_inflated_no_further_than_allowed():
     assert (caught.value.status, lease.size <= 1 << 20, admission.held) == (413, True, 0)
 
 
-def test_tokens_open_the_door_and_nothing_else_does(tmp_path):
+def test_only_known_tokens_are_accepted(tmp_path):
     path = tmp_path / "tokens"
     path.write_text("# of the site\nfirst-token-of-all\n\nsecond-token-of-all\n")
     guard = Guard.read(path)

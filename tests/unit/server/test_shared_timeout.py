@@ -31,7 +31,7 @@ async def waiting(timeout: SharedTimeout, seconds: float) -> float | None:
     return None
 
 
-def test_who_is_quick_is_left_alone_and_who_is_not_is_ended_in_time(run):
+def test_block_expires_only_after_its_limit(run):
     async def scenario():
         timeout = SharedTimeout(0.2)
         later = [(asyncio.sleep(index * 0.03)) for index in range(10)]
@@ -47,7 +47,7 @@ def test_who_is_quick_is_left_alone_and_who_is_not_is_ended_in_time(run):
     assert all(0.19 < took < 2 for took in found[0::2])
 
 
-def test_many_waits_take_one_timer_and_none_is_left_behind(run):
+def test_many_blocks_share_one_timer_and_leave_none(run):
     async def scenario():
         timeout = SharedTimeout(0.1)
         tasks = [asyncio.create_task(waiting(timeout, 0.01 * index)) for index in range(5)]
@@ -60,7 +60,7 @@ def test_many_waits_take_one_timer_and_none_is_left_behind(run):
     run(asyncio.wait_for(scenario(), 10))
 
 
-def test_a_task_that_somebody_else_cancels_stays_cancelled(run):
+def test_task_cancelled_from_elsewhere_stays_cancelled(run):
     async def scenario():
         task = asyncio.create_task(waiting(SharedTimeout(10), 5))
         await asyncio.sleep(0.01)
@@ -71,7 +71,7 @@ def test_a_task_that_somebody_else_cancels_stays_cancelled(run):
     run(asyncio.wait_for(scenario(), 10))
 
 
-def test_the_task_goes_on_after_its_wait_was_ended(run):
+def test_task_continues_after_its_block_expired(run):
     async def scenario():
         assert await waiting(SharedTimeout(0.05), 5) is not None
         await asyncio.sleep(0.01)
@@ -81,7 +81,7 @@ def test_the_task_goes_on_after_its_wait_was_ended(run):
     assert run(asyncio.wait_for(scenario(), 10)) == 0
 
 
-def test_another_error_inside_the_block_is_not_hidden(run):
+def test_error_inside_the_block_is_raised(run):
     async def scenario():
         with SharedTimeout(10).start():
             raise KeyError("mine")

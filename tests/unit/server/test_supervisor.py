@@ -89,7 +89,7 @@ def running(folder: Path, *more: str) -> Iterator[Running]:
         process.stdout.close()
 
 
-def test_a_process_that_is_killed_young_again_and_again_is_replaced(tmp_path: Path) -> None:
+def test_process_that_dies_early_repeatedly_is_replaced(tmp_path: Path) -> None:
     with running(tmp_path) as server:
         until(lambda: server.process.poll() is not None or _answers(server))
         seen = []
@@ -104,7 +104,7 @@ def test_a_process_that_is_killed_young_again_and_again_is_replaced(tmp_path: Pa
         assert server.process.wait(20) == 0
 
 
-def test_a_directory_that_is_away_changes_nothing(tmp_path: Path) -> None:
+def test_missing_directory_changes_nothing(tmp_path: Path) -> None:
     with running(tmp_path) as server:
         until(lambda: _answers(server))
         pid = server.ask()
@@ -118,7 +118,7 @@ def test_a_directory_that_is_away_changes_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("how", "code"), [("BROKEN=3", 3), ("BROKEN=0", 4), ("KILLED=1", 4)])
-def test_a_first_start_that_fails_is_given_up_and_says_so(tmp_path: Path, how: str, code: int) -> None:
+def test_failed_first_start_is_given_up_with_a_message(tmp_path: Path, how: str, code: int) -> None:
     with running(tmp_path, how) as server:
         assert server.process.wait(20) == code
         until(lambda: server.events("given up"))

@@ -104,7 +104,7 @@ def encoded(feeds: dict[str, Any]) -> bytes:
         ({"ids": np.zeros((2, 3), "int64")}, "expected `words` of at least 2, a multiple of 2, got 3"),
     ],
 )
-def test_what_the_contract_excludes_is_refused_by_name_over_http_and_grpc(
+def test_values_outside_the_contract_are_refused_by_name(
     interface: Interface, change: dict[str, Any], told: str
 ) -> None:
     with pytest.raises(RequestError) as caught:
@@ -115,7 +115,7 @@ def test_what_the_contract_excludes_is_refused_by_name_over_http_and_grpc(
     assert told in caught.value.message and caught.value.status == 400
 
 
-def test_a_size_that_was_not_measured_is_answered_and_noted(interface: Interface) -> None:
+def test_unmeasured_size_is_answered_and_counted(interface: Interface) -> None:
     rows = {name: np.concatenate([array] * 3) if array.ndim else array for name, array in FEEDS.items()}
     assert protocol.parse(body(rows), None, interface).outside == ("batch",)
     assert messages.Inference.of(encoded(rows), interface).request(interface).outside == ("batch",)
@@ -124,7 +124,7 @@ def test_a_size_that_was_not_measured_is_answered_and_noted(interface: Interface
         protocol.parse(body(rows), None, interface.limited_to_measured())
 
 
-def test_a_remembered_document_is_held_against_the_same_limits(interface: Interface) -> None:
+def test_cached_header_is_checked_against_the_same_limits(interface: Interface) -> None:
     cache = HeaderCache(replace(interface, inputs=interface.inputs[1:2], values={"ids": Values(0, 976)}), "m", "1")
 
     def ask(value: int) -> protocol.Request:
@@ -139,7 +139,7 @@ def test_a_remembered_document_is_held_against_the_same_limits(interface: Interf
         ask(977)
 
 
-def test_a_missing_number_is_null_where_the_model_takes_it(interface: Interface) -> None:
+def test_missing_number_is_null_where_allowed(interface: Interface) -> None:
     request = protocol.parse(body(FEEDS, x=[None, 0.5, 1, None]), None, interface)
     assert np.isnan(request.feeds["x"]).tolist() == [[True, False], [False, True]]
     with pytest.raises(RequestError, match=r"values from -1 to 1, got `2\.0`"):
@@ -175,7 +175,7 @@ class Picky:
         return [feeds["x"]]
 
 
-def test_warm_up_asks_nothing_that_the_contract_excludes(tmp_path: Path) -> None:
+def test_warm_up_uses_only_allowed_values(tmp_path: Path) -> None:
     found = configured(tmp_path)
     session = Picky(found.interface)
     model.warm_up(session, WarmUpInputs.of(found))
@@ -197,7 +197,7 @@ def response_count(folder: Path) -> Path:
     return folder / "vectors"
 
 
-def test_warm_up_asks_the_reference_inputs_of_the_bundle(tmp_path: Path) -> None:
+def test_warm_up_uses_the_reference_inputs(tmp_path: Path) -> None:
     response_count(tmp_path)
     inputs = WarmUpInputs.of(configured(tmp_path, reference="vectors"))
     assert all((inputs.smallest()[name] == array).all() for name, array in FEEDS.items())
