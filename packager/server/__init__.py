@@ -2,8 +2,8 @@
 """Answer the Open Inference Protocol v2 over HTTP and gRPC for one installed model.
 
 The package is copied beside an installed bundle and run there by the installation's own interpreter, so it imports
-the standard library, numpy, orjson, granian, prometheus_client, grpcio (where gRPC is asked for), uvloop (where it is
-installed) and itself, nothing else of packager. A runtime is reached only through the `Session` protocol of
+the standard library, numpy, orjson, granian, prometheus_client, grpcio (for gRPC), uvloop (where it is installed) and
+itself, nothing else of packager. A runtime is reached only through the `Session` protocol of
 `packager.server.execution.session`, looked up by the name in the configuration.
 
 In reading order of a request:

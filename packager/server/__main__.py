@@ -5,7 +5,7 @@
 overrides the knob of its name (`--max-body` is `server.max_body`); knobs of other runtimes are ignored.
 
 Exit codes: 0 stopped by a signal · 2 usage · 3 the address is not free · 4 the configuration or the model is not
-usable. A start that fails says why in one line on stderr, with a `hint:` line where there is a remedy.
+usable. A failed start writes the reason in one line to stderr, with a `hint:` line where there is a remedy.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _WORKER_FILES = 5
 
 @dataclass(frozen=True, slots=True)
 class Arguments:
-    """The command line. `values` has every knob of the server; `knobs` is what `--knobs` said."""
+    """The command line. `values` has every knob of the server; `knobs`: the values of `--knobs`."""
 
     config: Path
     knobs: Knobs

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Batch queued requests: those that queued during the last run share the next one, as far as that is allowed.
 
-Requests share a run where the interface says that the first dimension of every input and output is one and the same
-free one, where they agree in every other size, and where warm-up saw that a row's answer does not depend on the rows
-beside it. The sum of their rows stays in the range of that dimension. A shared run that fails is repeated one request
-at a time, so that no request fails because of another one's values. Without a window no request waits to be batched:
-an idle server runs it at once.
+Requests share a run if the first dimension of every input and output is the same free one in the interface, if they
+agree in every other size, and if warm-up found that the answer to a row does not depend on the rows beside it. The sum
+of their rows stays in the range of that dimension. A shared run that fails is repeated one request at a time, so that
+no request fails because of another one's values. Without a window no request waits to be batched: an idle server runs
+it at once.
 
 Requests that were cancelled, or passed their deadline, while they waited are never run.
 

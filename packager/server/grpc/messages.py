@@ -103,7 +103,7 @@ def _malformed() -> RequestError:
 
 
 def _too_many() -> RequestError:
-    return RequestError("expected no more numbers than the shape and the contract say, got more")
+    return RequestError("expected no more numbers than the shape and the contract allow, got more")
 
 
 def read(data: bytes | memoryview, most: int = _MAX_FIELDS) -> Message:
@@ -171,7 +171,7 @@ def _values(raw: NDArray[np.uint8], ends: NDArray[np.intp]) -> NDArray[np.uint64
     return values
 
 
-def number(value: int) -> bytes:
+def encode_varint(value: int) -> bytes:
     """Encode an integer as a varint, negative ones as 64-bit two's complement."""
     value &= 2**64 - 1
     out = bytearray()
@@ -182,26 +182,26 @@ def number(value: int) -> bytes:
     return bytes(out)
 
 
-def block(field: int, value: bytes | str | memoryview) -> bytes:
+def encode_field(field: int, value: bytes | str | memoryview) -> bytes:
     """Encode a text, bytes or message field."""
     raw = value.encode() if isinstance(value, str) else value
     size = raw.nbytes if isinstance(raw, memoryview) else len(raw)
-    return b"".join((number(field << 3 | 2), number(size), raw))
+    return b"".join((encode_varint(field << 3 | 2), encode_varint(size), raw))
 
 
-def flag(field: int, value: bool) -> bytes:
+def encode_bool(field: int, value: bool) -> bytes:
     """Encode a boolean field; false is the default and takes no bytes."""
-    return number(field << 3) + b"\1" if value else b""
+    return encode_varint(field << 3) + b"\1" if value else b""
 
 
 def _sizes(field: int, shape: Iterable[int]) -> bytes:
-    return block(field, b"".join(map(number, shape)))
+    return encode_field(field, b"".join(map(encode_varint, shape)))
 
 
-def describe(tensor: Tensor) -> bytes:
+def encode_metadata(tensor: Tensor) -> bytes:
     """Encode the metadata of a tensor."""
     shape = [size if isinstance(size, int) else -1 for size in tensor.shape]
-    return block(1, tensor.name) + block(2, tensor.datatype) + _sizes(3, shape)
+    return encode_field(1, tensor.name) + encode_field(2, tensor.datatype) + _sizes(3, shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -357,14 +357,14 @@ def _wanted(message: Message, interface: Interface) -> tuple[Wanted, ...]:
 
 def render(request: Request, results: Mapping[str, Array], model: str, version: str) -> bytes:
     """Write the response to `request`: every wanted output as raw bytes."""
-    parts: list[bytes | memoryview] = [block(1, model), block(2, version)]
+    parts: list[bytes | memoryview] = [encode_field(1, model), encode_field(2, version)]
     if request.id is not None:
-        parts.append(block(3, request.id))
+        parts.append(encode_field(3, request.id))
     raws: list[bytes | memoryview] = []
     for wanted in request.wanted:
         array = np.asarray(results[wanted.name])
-        output = block(1, wanted.name) + block(2, tensors.datatype_of(array)) + _sizes(3, array.shape)
-        parts.append(block(5, output))
+        output = encode_field(1, wanted.name) + encode_field(2, tensors.datatype_of(array)) + _sizes(3, array.shape)
+        parts.append(encode_field(5, output))
         raw = tensors.to_binary(array)
-        raws += [number(6 << 3 | 2), number(raw.nbytes), raw]
+        raws += [encode_varint(6 << 3 | 2), encode_varint(raw.nbytes), raw]
     return b"".join([*parts, *raws])

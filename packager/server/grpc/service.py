@@ -45,7 +45,7 @@ from packager.server.errors import RequestError, StartError, quote
 from packager.server.execution import batching
 from packager.server.execution.engine import Engine
 from packager.server.grpc import messages, standard_services
-from packager.server.grpc.messages import Inference, block, flag
+from packager.server.grpc.messages import Inference, encode_bool, encode_field
 from packager.server.grpc.threads import CallThreads
 from packager.server.http.auth import Guard
 from packager.server.process import listeners
@@ -189,8 +189,8 @@ class GrpcServer:
 
     def _methods(self) -> Mapping[str, Method]:
         table: dict[str, tuple[str, Method]] = {
-            "ServerLive": ("health", lambda message, context: flag(1, True)),
-            "ServerReady": ("health", lambda message, context: flag(1, self._engine.ready)),
+            "ServerLive": ("health", lambda message, context: encode_bool(1, True)),
+            "ServerReady": ("health", lambda message, context: encode_bool(1, self._engine.ready)),
             "ModelReady": ("health", self._model_ready),
             "ServerMetadata": ("server", self._describe_server),
             "ModelMetadata": ("model", self._describe_model),
@@ -282,17 +282,21 @@ class GrpcServer:
     def _model_ready(self, message: bytes, context: Any) -> bytes:
         fields = messages.read(message)
         self._engine.check_model_name(fields.text(1), fields.text(2))
-        return flag(1, self._engine.ready)
+        return encode_bool(1, self._engine.ready)
 
     def _describe_server(self, message: bytes, context: Any) -> bytes:
-        return block(1, "packager") + block(2, protocol.VERSION)
+        return encode_field(1, "packager") + encode_field(2, protocol.VERSION)
 
     def _describe_model(self, message: bytes, context: Any) -> bytes:
         fields, config = messages.read(message), self._engine.config
         self._engine.check_model_name(fields.text(1), fields.text(2))
-        parts = [block(1, config.name), block(2, config.version), block(3, f"{config.runtime}_onnx")]
-        parts += [block(4, messages.describe(tensor)) for tensor in config.interface.inputs]
-        parts += [block(5, messages.describe(tensor)) for tensor in config.interface.outputs]
+        parts = [
+            encode_field(1, config.name),
+            encode_field(2, config.version),
+            encode_field(3, f"{config.runtime}_onnx"),
+        ]
+        parts += [encode_field(4, messages.encode_metadata(tensor)) for tensor in config.interface.inputs]
+        parts += [encode_field(5, messages.encode_metadata(tensor)) for tensor in config.interface.outputs]
         return b"".join(parts)
 
     def _describe_configuration(self, message: bytes, context: Any) -> bytes:
@@ -348,7 +352,11 @@ class GrpcServer:
                 status, error = 500, "the request failed inside the server; its log has the reason"
             self._engine.metrics.count("infer", status)
             self._engine.record_sample()
-            yield block(2, response) if status == 200 else block(1, error) + block(2, _with_id(message))
+            yield (
+                encode_field(2, response)
+                if status == 200
+                else encode_field(1, error) + encode_field(2, _with_id(message))
+            )
 
     def _infer(self, message: bytes, context: Any) -> bytes:
         context.add_callback(self._engine.record_sample)
@@ -377,7 +385,7 @@ def _with_id(message: bytes) -> bytes:
         identifier = messages.read(message).text(3)
     except RequestError:
         return b""
-    return block(3, identifier) if identifier else b""
+    return encode_field(3, identifier) if identifier else b""
 
 
 def _wait_result(answer: Future[Sequence[Array]], context: Any, deadline: float | None) -> Sequence[Array]:

@@ -7,7 +7,7 @@ Sources: `grpc/health/v1/health.proto`, `grpc/reflection/v1/reflection.proto` (v
 from __future__ import annotations
 
 from packager.server.grpc import descriptors, messages
-from packager.server.grpc.messages import block, number
+from packager.server.grpc.messages import encode_field, encode_varint
 
 HEALTH = "/grpc.health.v1.Health/"
 REFLECTION = ("/grpc.reflection.v1.ServerReflection/", "/grpc.reflection.v1alpha.ServerReflection/")
@@ -29,24 +29,24 @@ def unknown_response() -> bytes:
 
 
 def _status(value: int) -> bytes:
-    return number(1 << 3) + number(value)
+    return encode_varint(1 << 3) + encode_varint(value)
 
 
 def reflection_response(message: bytes) -> bytes:
     """Return the ServerReflectionResponse to a ServerReflectionRequest. Raises RequestError."""
     request = messages.read(message)
     present = {field for field, _ in request.fields}
-    head = block(1, request.text(1)) + block(2, message)
+    head = encode_field(1, request.text(1)) + encode_field(2, message)
     if 7 in present:
-        rows = (block(1, block(1, name)) for name in descriptors.services())
-        return head + block(6, b"".join(rows))
+        rows = (encode_field(1, encode_field(1, name)) for name in descriptors.services())
+        return head + encode_field(6, b"".join(rows))
     if 3 in present:
         return head + _file(request.text(3) if request.text(3) in descriptors.FILES else None, request.text(3))
     if 4 in present:
         symbol = request.text(4)
         return head + _file(next((f for f in descriptors.FILES if symbol in descriptors.symbols(f)), None), symbol)
     if 6 in present:  # nothing here has extensions
-        return head + block(5, block(1, request.text(6)))
+        return head + encode_field(5, encode_field(1, request.text(6)))
     code = _NOT_FOUND if 5 in present else _UNIMPLEMENTED
     return head + _error(code, "no such extension" if 5 in present else "expected a request that reflection knows")
 
@@ -54,8 +54,8 @@ def reflection_response(message: bytes) -> bytes:
 def _file(file: str | None, name: str) -> bytes:
     if file is None:
         return _error(_NOT_FOUND, f"unknown: {name[:100]}")
-    return block(4, block(1, descriptors.compiled(file)))
+    return encode_field(4, encode_field(1, descriptors.compiled(file)))
 
 
 def _error(code: int, text: str) -> bytes:
-    return block(7, number(1 << 3) + number(code) + block(2, text))
+    return encode_field(7, encode_varint(1 << 3) + encode_varint(code) + encode_field(2, text))

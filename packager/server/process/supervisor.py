@@ -112,7 +112,7 @@ class _Process:
 class Supervisor:
     """`plan` returns what to run; it is called again when `changed` returns another value, or on SIGHUP.
 
-    `log` is told events by name and fields. Both functions are called from threads other than the main one.
+    `log` gets events by name and fields. Both functions are called from threads other than the main one.
     """
 
     def __init__(
@@ -227,8 +227,8 @@ class Supervisor:
 
     def _is_finished(self) -> bool:
         """Return whether the end was requested and all processes have ended; having none for a moment is no end."""
-        asked = self._signals["stop"] or self._failed is not None
-        return bool(asked) and not (self._serving or self._next or self._draining)
+        requested = self._signals["stop"] or self._failed is not None
+        return bool(requested) and not (self._serving or self._next or self._draining)
 
     def _step(self) -> None:
         if self._signals["stop"] or self._failed is not None:

@@ -277,7 +277,7 @@ def _flag(parameters: dict[str, Any], name: str, default: bool) -> bool:
 def render(
     request: Request, results: Mapping[str, Array], model: str, version: str, charge: Charge = tensors.no_charge
 ) -> Reply:
-    """Write the response to `request`. Raises RequestError when a result has no form in the JSON asked for."""
+    """Write the response to `request`. Raises RequestError if a result has no JSON form and JSON was requested."""
     outputs: list[dict[str, Any]] = []
     parts: list[memoryview] = []
     for wanted in request.wanted:

@@ -277,7 +277,7 @@ def _listed(array: Array, subject: str) -> Array | list[str]:
         return [item if isinstance(item, str) else _utf8_result(item, subject) for item in array.reshape(-1)]
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise RequestError(
-            f"{subject} holds NaN or infinity, which JSON cannot carry: ask for it with `binary_data`", status=406
+            f"{subject} holds NaN or infinity, which JSON cannot represent: request it with `binary_data`", status=406
         )
     if array.dtype == np.float32 and (np.abs(array) == _ROUNDED_TWICE).any():
         array = array.astype(np.float64)
@@ -289,5 +289,5 @@ def _utf8_result(value: bytes, subject: str) -> str:
         return str(value, "utf-8")
     except UnicodeDecodeError:
         raise RequestError(
-            f"{subject} is not UTF-8, which JSON cannot carry: ask for it with `binary_data`", status=406
+            f"{subject} is not UTF-8, which JSON cannot represent: request it with `binary_data`", status=406
         ) from None

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from packager.server.config import Config
-from packager.server.grpc.messages import block, number
+from packager.server.grpc.messages import encode_field, encode_varint
 from packager.server.protocol.interface import Interface, Tensor
 from packager.server.telemetry.metrics import Metrics
 
@@ -108,43 +108,43 @@ def _sums(metric: Any) -> Mapping[str, float]:
 def encoded_configuration(config: Config) -> bytes:
     """Return ModelConfigResponse."""
     value = configuration(config)
-    parts = [block(1, value["name"]), block(2, value["platform"]), _integer(4, value["max_batch_size"])]
+    parts = [encode_field(1, value["name"]), encode_field(2, value["platform"]), _integer(4, value["max_batch_size"])]
     parts += [
-        block(5, _encoded(tensor, item, 4))
+        encode_field(5, _encoded(tensor, item, 4))
         for tensor, item in zip(config.interface.inputs, value["input"], strict=True)
     ]
     parts += [
-        block(6, _encoded(tensor, item, 3))
+        encode_field(6, _encoded(tensor, item, 3))
         for tensor, item in zip(config.interface.outputs, value["output"], strict=True)
     ]
-    return block(1, b"".join([*parts, block(17, value["backend"])]))
+    return encode_field(1, b"".join([*parts, encode_field(17, value["backend"])]))
 
 
 def _encoded(tensor: Tensor, item: Mapping[str, Any], dims: int) -> bytes:
-    sizes = b"".join(map(number, item["dims"]))
-    return block(1, tensor.name) + _integer(2, _TYPES[tensor.datatype]) + block(dims, sizes)
+    sizes = b"".join(map(encode_varint, item["dims"]))
+    return encode_field(1, tensor.name) + _integer(2, _TYPES[tensor.datatype]) + encode_field(dims, sizes)
 
 
 def encoded_statistics(config: Config, metrics: Metrics) -> bytes:
     """Return ModelStatisticsResponse."""
     (found,) = statistics(config, metrics)["model_stats"]
     durations = b"".join(
-        block(
+        encode_field(
             field,
             _integer(1, found["inference_stats"][name]["count"]) + _integer(2, found["inference_stats"][name]["ns"]),
         )
         for field, name in enumerate(_DURATIONS, start=1)
     )
     parts = (
-        block(1, found["name"]),
-        block(2, found["version"]),
+        encode_field(1, found["name"]),
+        encode_field(2, found["version"]),
         _integer(3, found["last_inference"]),
         _integer(4, found["inference_count"]),
         _integer(5, found["execution_count"]),
-        block(6, durations),
+        encode_field(6, durations),
     )
-    return block(1, b"".join(parts))
+    return encode_field(1, b"".join(parts))
 
 
 def _integer(field: int, value: int) -> bytes:
-    return number(field << 3) + number(value)
+    return encode_varint(field << 3) + encode_varint(value)

@@ -4,7 +4,7 @@
 | metric | kind | labels |
 | --- | --- | --- |
 | `packager_server_requests_total` | counter | `route` (infer, model, server, health, metrics, other), `code` |
-| `packager_server_request_duration_seconds` | histogram | infer requests, head read to answer ready; SLO in a bucket |
+| `packager_server_request_duration_seconds` | histogram | infer requests, from headers to answer; SLO in a bucket |
 | `packager_server_inputs_total` | counter | `input`: inputs sampled |
 | `packager_server_input_findings_total` | counter | `input`, `finding`: see `drift` |
 | `packager_server_outside_measured_total` | counter | `dimension`: requests of a size that was not measured |
@@ -71,14 +71,14 @@ class Metrics:
             registry.register(self._processes)
             prometheus.PlatformCollector(registry=registry)
             prometheus.GCCollector(registry=registry)
-        # Set once, so that every process that answers says the same: of those that serve, the last that started.
+        # Set once, so that every process exposes the same value: that of the server process that started last.
         started = prometheus.Gauge(
             "process_start_time_seconds",
             "When the last of the processes that serve started, seconds since the epoch.",
             registry=registry,
             multiprocess_mode="livemax",
         )
-        started.set(round(time.time(), 2))  # noqa: TID251 - it is the moment that is asked for
+        started.set(round(time.time(), 2))  # noqa: TID251 - the metric is a wall-clock time
         prefix = "packager_server"
         self.requests = prometheus.Counter(
             f"{prefix}_requests", "Requests answered, by route and status code.", ["route", "code"], registry=registry
@@ -154,7 +154,7 @@ class Metrics:
         """Count an answer; over gRPC `status` is the HTTP status it would have had."""
         self._answers.add((route, status))
         if status == 200 and route == "infer":
-            self.last_inference = time.time()  # noqa: TID251 - it is the moment that is asked for
+            self.last_inference = time.time()  # noqa: TID251 - the metric is a wall-clock time
 
     def count_inputs(self, feeds: Mapping[str, Array], ranges: drift.Ranges) -> None:
         """Count the findings of drift in the inputs of a request."""

@@ -18,7 +18,7 @@ from packager.server.admission import costs
 from packager.server.admission.gate import Admission, Limits
 from packager.server.errors import RequestError
 from packager.server.grpc import messages
-from packager.server.grpc.messages import Inference, block, number
+from packager.server.grpc.messages import Inference, encode_field, encode_varint
 from packager.server.protocol import protocol, tensors
 from packager.server.protocol.interface import Interface, Range, Tensor
 from tests.attacks import hostile_requests as hostile
@@ -125,12 +125,12 @@ def test_crafted_message_takes_no_more_than_its_size(name: str) -> None:
 @pytest.mark.parametrize("count", [1000, 400_000])
 def test_texts_and_integers_are_charged_what_they_take(count: int) -> None:
     texts = b"\1\0\0\0a" * (2 * count)
-    integers = block(5, block(3, b"\1" * (2 * count)))
+    integers = encode_field(5, encode_field(3, b"\1" * (2 * count)))
     for items in (
-        hostile.tensor(b"s", b"BYTES", number(count) + b"\2") + block(7, texts),
-        hostile.tensor(b"i", b"INT64", number(count) + b"\2", integers),
+        hostile.tensor(b"s", b"BYTES", encode_varint(count) + b"\2") + encode_field(7, texts),
+        hostile.tensor(b"i", b"INT64", encode_varint(count) + b"\2", integers),
     ):
-        charged, message = list[int](), block(1, "m") + items
+        charged, message = list[int](), encode_field(1, "m") + items
         tracemalloc.start()
         try:
             with pytest.raises(RequestError) as caught:  # inputs are missing, or there are too many elements
@@ -144,7 +144,7 @@ def test_texts_and_integers_are_charged_what_they_take(count: int) -> None:
 
 @given(st.lists(st.integers(0, 2**64 - 1), max_size=40))
 def test_packed_integers_are_what_was_packed(values: list[int]) -> None:
-    packed = memoryview(b"".join(map(number, values)))
+    packed = memoryview(b"".join(map(encode_varint, values)))
     assert messages.unpack(packed, len(values)).tolist() == values
     if values:
         with pytest.raises(RequestError):
@@ -156,7 +156,7 @@ def test_packed_integers_are_what_was_packed(values: list[int]) -> None:
 def test_packed_integers_longer_than_a_slice_are_whole() -> None:
     dice = random.Random(0)
     values = [dice.getrandbits(dice.randrange(1, 65)) for _ in range(50_000)]
-    assert messages.unpack(memoryview(b"".join(map(number, values))), 50_000).tolist() == values
+    assert messages.unpack(memoryview(b"".join(map(encode_varint, values))), 50_000).tolist() == values
 
 
 @given(st.binary(max_size=60), st.integers(0, 70))
