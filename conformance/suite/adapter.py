@@ -25,7 +25,7 @@ class AdapterError(Exception):
 
 
 class Refused(Exception):
-    """The runtime said no, in a sentence. `status` is HTTP's code, or None where there is no HTTP."""
+    """The runtime refused, with a sentence. `status` is HTTP's code, or None where there is no HTTP."""
 
     def __init__(self, message: str, status: int | None = None) -> None:
         super().__init__(message)
@@ -64,7 +64,7 @@ class Process:
 
     @property
     def alive(self) -> bool:
-        """Say whether the program still runs, and is still listened to."""
+        """Return whether the program still runs, and is still read from."""
         return self._process.poll() is None
 
     def _read(self) -> None:
@@ -73,7 +73,7 @@ class Process:
             self._lines.put(line)
         self._lines.put(b"")
 
-    def ask(self, operation: str, seconds: float, /, **members: Any) -> dict[str, Any]:
+    def call(self, operation: str, seconds: float, /, **members: Any) -> dict[str, Any]:
         """Send one message and return the answer. Raises Refused, Unavailable, AdapterError."""
         self._count += 1
         message = json.dumps({"op": operation, "id": self._count, **members}).encode() + b"\n"
@@ -113,8 +113,8 @@ class Process:
         return "closed its output"
 
     def infer(self, feeds: Mapping[str, Any], seconds: float) -> dict[str, Any]:
-        """Ask for one answer: numpy arrays by name."""
-        answer = self.ask("infer", seconds, inputs=wire.pack_all(dict(feeds)))
+        """Run one request: numpy arrays by name."""
+        answer = self.call("infer", seconds, inputs=wire.pack_all(dict(feeds)))
         try:
             return wire.unpack_all(answer["outputs"])
         except (KeyError, ValueError, AttributeError) as error:

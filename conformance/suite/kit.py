@@ -19,7 +19,7 @@ from suite import wire
 
 
 class Unavailable(Exception):
-    """Say that this machine lacks a device, driver or library: the cell is skipped with this reason."""
+    """Raised if the machine lacks a device, driver or library: the cell is skipped with this reason."""
 
 
 class BadRequest(Exception):
@@ -34,7 +34,7 @@ class Adapter:
     """One runtime. Every method gets the message of the suite and returns the members of the answer."""
 
     def hello(self, message: dict[str, Any]) -> dict[str, Any]:
-        """Say who answers: `runtime`, `version`, as the runtime itself reports them."""
+        """Return `runtime` and `version`, as the runtime itself reports them."""
         raise NotImplementedError
 
     def load(self, message: dict[str, Any]) -> dict[str, Any]:

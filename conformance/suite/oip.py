@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Open Inference Protocol v2 over HTTP, as a client speaks it: JSON, binary tensors, Triton's shared memory.
 
-Each thread has a connection of its own. What a server refuses (4xx) is Refused; anything else that is no answer is a
+Each thread has a separate connection. What a server refuses (4xx) is Refused; anything else that is no answer is a
 ServerFault: a server must never answer 5xx to what a client sent.
 """
 
@@ -29,7 +29,7 @@ class ServerFault(AdapterError):
 
 
 class Unsupported(Exception):
-    """Say that a channel cannot carry what was asked, such as NaN in JSON: not the server's fault."""
+    """A channel cannot carry the request, such as NaN in JSON: not the server's fault."""
 
 
 class Http:

@@ -84,7 +84,7 @@ class Rpc:
         self._channel.close()
 
     def ready(self) -> bool:
-        """Ask whether the model is ready."""
+        """Return whether the model is ready."""
         found = self.call("ModelReady", protobuf.block(1, self.model))
         return any(field == 1 and value == 1 for field, value in found)
 

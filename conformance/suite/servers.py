@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""For adapters of servers: free ports, start, wait until ready, stop and tell how that went."""
+"""For adapters of servers: free ports, start, wait until ready, stop, and report how it ended."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def get(port: int, path: str, seconds: float = 5.0) -> tuple[int, bytes]:
-    """Return status and body of a GET, (0, b"") when nobody answers."""
+    """Return status and body of a GET, (0, b"") when there is no answer."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=seconds)
     try:
         connection.request("GET", path)
@@ -65,7 +65,7 @@ class Server:
         return self.log.read_bytes()[-1500:].decode("utf-8", "replace").strip()
 
     def stop(self, seconds: float = 30.0) -> dict[str, Any]:
-        """Ask the server to end; say how long that took, its exit code, and whether it had to be killed."""
+        """End the server; return how long that took, its exit code, and whether it had to be killed."""
         started = time.monotonic()
         graceful = True
         if self.process.poll() is None:

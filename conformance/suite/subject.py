@@ -18,7 +18,7 @@ GRACE = 5.0  # seconds that helpers of a server may outlive it
 
 
 class Channel(Protocol):
-    """A way to ask the runtime."""
+    """A way to call the runtime."""
 
     def infer(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
         """Return the outputs by name. Raises Refused, AdapterError, Unsupported."""
@@ -35,7 +35,7 @@ class InProcess:
 
 
 class Subject:
-    """The runtime under test. `process` is None for an endpoint that somebody else runs."""
+    """The runtime under test. `process` is None for an endpoint that is already running."""
 
     def __init__(self, cell: Cell, contract: Contract) -> None:
         self.cell, self.contract = cell, contract
@@ -57,8 +57,8 @@ class Subject:
             return
         started = time.monotonic()
         self.process = Process(cell.adapter, cell.environment, cell.scratch, cell.memory)
-        self.hello = self.process.ask("hello", 120)
-        self.loaded = self.process.ask(
+        self.hello = self.process.call("hello", 120)
+        self.loaded = self.process.call(
             "load",
             cell.seconds,
             model=str(cell.model),
@@ -72,13 +72,13 @@ class Subject:
         self.seconds_to_load = time.monotonic() - started
 
     def stop(self) -> dict[str, Any]:
-        """Ask the runtime to end; return what it says of that, and in `left` the processes that did not."""
+        """End the runtime; return its report, and in `left` the processes that did not end."""
         assert self.process
         family = self.alive()
         self._disconnect()
         try:
-            told = self.process.ask("stop", 90)
-            return {**told, "left": self._left(family)}
+            report = self.process.call("stop", 90)
+            return {**report, "left": self._left(family)}
         finally:
             self.close()
 
@@ -101,7 +101,7 @@ class Subject:
         self._disconnect()
         if self.process:
             with contextlib.suppress(AdapterError, Refused, Unavailable):
-                self.process.ask("stop", 20)
+                self.process.call("stop", 20)
         self.close()
 
     def close(self) -> None:
@@ -161,6 +161,6 @@ class Subject:
         return self.new_client() if name == "http" else oip.Shared(self.http or self.new_client())
 
     def new_client(self) -> oip.Http:
-        """Return an HTTP client with connections of its own."""
+        """Return an HTTP client with separate connections."""
         model = str(self.loaded.get("model") or self.cell.bundle["name"])
         return oip.Http(self.endpoints, model, self.contract, min(60.0, self.cell.seconds))

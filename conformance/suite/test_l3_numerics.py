@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""L3: the numbers are right: against the reference, in any company, twice, and next to values that are not numbers."""
+"""L3: the numbers are right: against the reference, beside any rows, twice, and next to values that are not numbers."""
 
 from __future__ import annotations
 
@@ -47,7 +47,9 @@ def _note(measures: dict[str, Any], channel_name: str, drifts: Mapping[str, judg
 
 def _rows(contract: Contract, vectors: Vectors) -> dict[str, Any]:
     if not vectors.index["rowwise"]:
-        pytest.skip("rows of this model are not independent: the reference itself answers differently in other company")
+        pytest.skip(
+            "rows of this model are not independent: the reference itself answers differently beside other rows"
+        )
     return cases.feeds(contract, rows_case(contract))
 
 

@@ -25,7 +25,7 @@ from packager.cli.console import Console
 if TYPE_CHECKING:
     from packager.bundle.bundle import Bundle
     from packager.conform import Endpoint, Settings
-    from packager.conform.cells import Planned
+    from packager.conform.cells import PlannedCell
 
 FOR = "platform"
 HELP = "run the conformance suite on real runtimes, or on an endpoint"
@@ -157,14 +157,14 @@ def _run(args: argparse.Namespace, console: Console) -> tuple[Bundle, Any]:
     return bundle, {**result, "integrity": checks}
 
 
-def _plan(args: argparse.Namespace, contract: Any) -> list[Planned]:
+def _plan(args: argparse.Namespace, contract: Any) -> list[PlannedCell]:
     import shlex
 
     from packager.conform import cells
 
     found = cells.foreign(contract, shlex.split(args.adapter)) if args.adapter else []
-    asks = [cells.parse_ask(text) for text in args.runtime]
-    return [*found, *([] if found and not asks else cells.plan(contract, asks))]
+    selections = [cells.parse_selection(text) for text in args.runtime]
+    return [*found, *([] if found and not selections else cells.plan(contract, selections))]
 
 
 def _verified(bundle: Bundle, args: argparse.Namespace, console: Console) -> tuple[Any, dict[str, bytes]]:

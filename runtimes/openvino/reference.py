@@ -3,7 +3,7 @@
 
     python reference.py GRAPHS FIRST OUT      OUT/<index>.npz holds the outputs `0`, `1`, …
 
-`runtimes/_trials.py` says what GRAPHS is and what is printed. What the runtime only loads says so.
+`runtimes/_trials.py` says what GRAPHS is and what is printed. A graph that is only loaded is reported as such.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def main(arguments: list[str]) -> int:
     options.log_severity_level = 4
     for index, (graph, feeds, _, _) in enumerate(_trials.records(Path(arguments[0]))):
         if index >= int(arguments[1]):
-            said = attempt(graph, feeds, Path(arguments[2]) / f"{index}.npz", options)
-            print(json.dumps([index, said]), flush=True)
+            reported = attempt(graph, feeds, Path(arguments[2]) / f"{index}.npz", options)
+            print(json.dumps([index, reported]), flush=True)
     return 0
 
 

@@ -25,7 +25,7 @@ class Adapter(kit.Adapter):
         self._engine: Any = None
 
     def hello(self, message: dict[str, Any]) -> dict[str, Any]:
-        """Say nothing yet: which library answers is known once it is asked for by `load`."""
+        """Return nothing yet: the library is known once `load` requests it."""
         return {}
 
     def load(self, message: dict[str, Any]) -> dict[str, Any]:

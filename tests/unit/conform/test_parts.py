@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `conform` hands to the suite and takes from others: turned knobs, operator reports, stated outputs."""
+"""What `conform` hands to the suite and takes from others: knob trials, operator reports, stated outputs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from packager import canonical
 from packager.bundle.bundle import CONTRACT
 from packager.bundle.knobs import knob_schema
-from packager.conform import operators, turned
+from packager.conform import knob_trials, operators
 from packager.conform.nodetests import NodeTest
 from packager.errors import MalformedError, WrongSubjectError
 from packager.formats import reference_outputs
@@ -29,12 +29,12 @@ def test_trial_value_of_a_knob_is_allowed_and_not_the_default(tmp_path: Path) ->
     contract = contracts.derived()
     bundle = bundles.make(bundles.store_in(tmp_path), {CONTRACT: canonical.dump(contract)}, "net", "1.0.0")
     schema = knob_schema(bundle)
-    chosen = turned.values(bundle, [*schema, "no.such"])
+    chosen = knob_trials.trial_values(bundle, [*schema, "no.such"])
     assert {"batch.max", "runtime.threads", "log.level", "triton.instances"} <= set(chosen)
     for name, value in chosen.items():
         assert schema[name].allows(value) and value != schema[name].default
     assert chosen["batch.max"] == 7, "below what the contract promises, so that the row above it can be asked for"
-    document = turned.document(bundle, {"batch.max": 7})
+    document = knob_trials.knob_document(bundle, {"batch.max": 7})
     assert document["values"]["batch.max"] == 7 and document["digest"] != knobs.resolve(schema, bundle.digest).digest
 
 
