@@ -22,7 +22,7 @@ from packaging.version import Version
 from packager.canonical import JSON
 from packager.errors import UsageError, did_you_mean
 
-_ASK = re.compile(r"([A-Za-z][A-Za-z0-9_-]*)(.*)")
+_SELECTION = re.compile(r"([A-Za-z][A-Za-z0-9_-]*)(.*)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ def foreign(contract: JSON, command: Sequence[str]) -> list[PlannedCell]:
 
 def parse_selection(text: str) -> RuntimeSelection:
     """Read one `--runtime`. Raises UsageError."""
-    match = _ASK.fullmatch(text.strip())
+    match = _SELECTION.fullmatch(text.strip())
     name, specifier = (match[1].replace("_", "-"), match[2].strip()) if match else ("", "")
     if not name:
         raise UsageError(f"`{text:.80}` names no runtime", hint="write `triton`, `triton==2.51` or `onnxruntime==*`")

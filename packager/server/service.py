@@ -44,7 +44,7 @@ from packager.server.grpc.service import Credentials, GrpcServer, preload_grpc
 from packager.server.http.app import App
 from packager.server.http.auth import Guard
 from packager.server.http.proxies import Proxies
-from packager.server.knobs import Knobs
+from packager.server.knobs import Knobs, default
 from packager.server.process import host_limits
 from packager.server.process.ending import Ending, max_connection_age
 from packager.server.process.granian_server import ListenerServer
@@ -71,7 +71,7 @@ class Settings:
     drain: float
     log_level: str
     limits: Limits
-    quiet: float = 1.0
+    quiet: float = default("server.quiet")
     grpc_port: int | None = None
     log_format: str = "json"
     knobs: Knobs = field(default_factory=Knobs)

@@ -22,7 +22,7 @@ from tests.support import bundles, contracts
 
 FACTS = {"operators": {"ai.onnx": {"Relu": {}, "Gemm": {}, "Mystery": {}}}}
 TESTS = [NodeTest("test_relu", "Relu"), NodeTest("test_relu_2", "Relu"), NodeTest("test_gemm", "Gemm")]
-SAID = {"runtime": "r", "version": "1", "results": {"test_relu": "ok", "test_gemm": "wrong: 3 elements"}}
+ANSWERS = {"runtime": "r", "version": "1", "results": {"test_relu": "ok", "test_gemm": "wrong: 3 elements"}}
 
 
 def test_trial_value_of_a_knob_is_allowed_and_not_the_default(tmp_path: Path) -> None:
@@ -33,13 +33,13 @@ def test_trial_value_of_a_knob_is_allowed_and_not_the_default(tmp_path: Path) ->
     assert {"batch.max", "runtime.threads", "log.level", "triton.instances"} <= set(chosen)
     for name, value in chosen.items():
         assert schema[name].allows(value) and value != schema[name].default
-    assert chosen["batch.max"] == 7, "below what the contract promises, so that the row above it can be asked for"
+    assert chosen["batch.max"] == 7, "below what the contract promises, so that the row above it can be requested"
     document = knob_trials.knob_document(bundle, {"batch.max": 7})
     assert document["values"]["batch.max"] == 7 and document["digest"] != knobs.resolve(schema, bundle.digest).digest
 
 
 def test_a_report_counts_by_operator_and_reads_back() -> None:
-    found = operators.report(TESTS, SAID, FACTS)
+    found = operators.report(TESTS, ANSWERS, FACTS)
     assert found["operators"] == {
         "Gemm": {"passed": 0, "skipped": 0, "failed": {"test_gemm": "wrong: 3 elements"}},
         "Relu": {"passed": 1, "skipped": 1, "failed": {}},
@@ -63,7 +63,7 @@ def test_a_report_counts_by_operator_and_reads_back() -> None:
     ],
 )
 def test_foreign_report_is_validated(place: tuple[str, ...], value: Any) -> None:
-    found: Any = {"report": copy.deepcopy(operators.report(TESTS, SAID, FACTS))}
+    found: Any = {"report": copy.deepcopy(operators.report(TESTS, ANSWERS, FACTS))}
     member, path = found, ("report", *place)
     for step in path[:-1]:
         member = member[step]

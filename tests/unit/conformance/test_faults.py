@@ -255,14 +255,14 @@ def test_a_changed_file_fails_before_anything_runs(bench: Bench) -> None:
 
 
 def environment_of(runtime: str, version: str, cache: Path | None = None) -> str:
-    """Build the environment of a runtime, once per user or in a cache of its own."""
+    """Build the environment of a runtime, once per user or in a separate cache."""
     lines = cells.runtime(runtime).requirements(version, "3.11")
     place = cache or Path.home() / ".cache" / "packager-tests" / "environments"
     return str(environments.ensure(lines, "3.11", place))
 
 
 def triton(bench: Bench, name: str, numpy: str | None = None, **options: str) -> Any:
-    """Judge Triton 2.51, with another numpy forced into its environment against what its packages ask for."""
+    """Judge Triton 2.51, with another numpy forced into its environment against the requirements of its packages."""
     python = environment_of("triton", "2.51.0", bench.folder / "environments" if numpy else None)
     if numpy:
         uv = importlib.import_module("uv").find_uv_bin()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whatever a site writes: it is within the declared bounds, or refused with a sentence; the bundle stays as it is."""
+"""Values of a site are within the declared bounds, or refused with a sentence; the bundle does not change."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def nested(values: dict) -> dict:
     return tree
 
 
-def resolve(*wishes: Override) -> Resolved:
-    return knobs.resolve(SCHEMA, BUNDLE, wishes)
+def resolve(*overrides: Override) -> Resolved:
+    return knobs.resolve(SCHEMA, BUNDLE, overrides)
 
 
 def test_the_schema_is_a_json_schema_and_the_defaults_fit_it() -> None:
@@ -95,9 +95,11 @@ NAME = st.one_of(
 @settings(max_examples=500, deadline=None)
 def test_accepted_values_are_declared_and_within_bounds(overlay: list) -> None:
     """Judged by another validator; a refusal is one sentence of ours and never another exception."""
-    wishes = [Override(n, v if typed or isinstance(v, str) else json.dumps(v), "x", typed) for n, v, typed in overlay]
+    overrides = [
+        Override(n, v if typed or isinstance(v, str) else json.dumps(v), "x", typed) for n, v, typed in overlay
+    ]
     try:
-        found = resolve(*wishes)
+        found = resolve(*overrides)
     except UsageError:
         return
     assert set(found.values) <= set(SCHEMA)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who shares a run with whom, and that nobody notices."""
+"""Which requests share a run, and that their answers do not change."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def rows(*values: float, width: int = 2, dtype=np.float32):
     return {"x": np.repeat(np.array(values, dtype)[:, None], width, axis=1)}
 
 
-def ask(batcher: Batcher, feeds, deadline=None):
+def submit_to(batcher: Batcher, feeds, deadline=None):
     return batcher.submit(feeds, len(feeds["x"]), deadline)
 
 
@@ -67,7 +67,7 @@ def test_requests_queued_during_a_run_share_the_next() -> None:
     run, observer = Doubler(), Observer()
     batcher = Batcher(run, 1, BatchPolicy(64), observer)
     with run.busy(batcher):
-        answers = [ask(batcher, rows(*range(i, i + 1 + i % 3))) for i in range(9)]
+        answers = [submit_to(batcher, rows(*range(i, i + 1 + i % 3))) for i in range(9)]
         assert len(batcher) == 9
     for i, answer in enumerate(answers):
         doubled, total = answer.result(10)
@@ -81,8 +81,12 @@ def test_runs_stay_within_the_range_and_agree_in_type_and_size() -> None:
     run = Doubler()
     batcher = Batcher(run, 1, BatchPolicy(4), Observer())
     with run.busy(batcher):
-        answers = [ask(batcher, rows(1, 2)) for _ in range(3)]
-        answers += [ask(batcher, rows(3, width=5)), ask(batcher, rows(4, dtype=np.float64)), ask(batcher, rows(5))]
+        answers = [submit_to(batcher, rows(1, 2)) for _ in range(3)]
+        answers += [
+            submit_to(batcher, rows(3, width=5)),
+            submit_to(batcher, rows(4, dtype=np.float64)),
+            submit_to(batcher, rows(5)),
+        ]
     for answer in answers:
         answer.result(10)
     assert sorted(run.sizes) == [1, 1, 1, 3, 4]  # the one that kept the thread busy, the two others, 2 + 1, 2 + 2
@@ -92,7 +96,7 @@ def test_failure_affects_one_request() -> None:
     run = Doubler()
     batcher = Batcher(run, 1, BatchPolicy(64), Observer())
     with run.busy(batcher):
-        answers = [ask(batcher, rows(value)) for value in (1, 13, 2)]
+        answers = [submit_to(batcher, rows(value)) for value in (1, 13, 2)]
     assert answers[0].result(10)[0].tolist() == [[2, 2]]
     assert answers[2].result(10)[0].tolist() == [[4, 4]]
     with pytest.raises(ValueError, match="thirteen"):
@@ -103,12 +107,12 @@ def test_abandoned_request_is_not_run() -> None:
     run = Doubler()
     batcher = Batcher(run, 1, BatchPolicy(64), Observer())
     with run.busy(batcher):
-        late = ask(batcher, rows(1), time.monotonic() - 1)
-        cancelled = ask(batcher, rows(2))
+        expired = submit_to(batcher, rows(1), time.monotonic() - 1)
+        cancelled = submit_to(batcher, rows(2))
         assert cancelled.cancel()
-        kept = ask(batcher, rows(3), time.monotonic() + 60)
+        kept = submit_to(batcher, rows(3), time.monotonic() + 60)
     with pytest.raises(RequestError) as caught:
-        late.result(10)
+        expired.result(10)
     assert caught.value.status == 504
     with pytest.raises(CancelledError):
         cancelled.result(10)
@@ -121,13 +125,13 @@ def test_window_waits_for_others_and_no_longer() -> None:
     run.open.set()
     batcher = Batcher(run, 1, BatchPolicy(2, window=5.0), observer)
     began = time.monotonic()
-    pair = [ask(batcher, rows(1)), ask(batcher, rows(2))]
+    pair = [submit_to(batcher, rows(1)), submit_to(batcher, rows(2))]
     for answer in pair:
         answer.result(10)
     assert time.monotonic() - began < 4
     assert observer.runs == [2]
     short = Batcher(run, 1, BatchPolicy(2, window=0.05), observer)
-    ask(short, rows(1)).result(10)
+    submit_to(short, rows(1)).result(10)
     assert observer.runs == [2, 1]
 
 
@@ -165,6 +169,6 @@ def test_each_request_gets_its_answer(questions, threads) -> None:
     run = Doubler()
     run.open.set()
     batcher = Batcher(run, threads, BatchPolicy(8), Observer())
-    answers = [(ask(batcher, rows(*values)), rows(*values)["x"] * 2) for values in questions]
+    answers = [(submit_to(batcher, rows(*values)), rows(*values)["x"] * 2) for values in questions]
     for answer, expected in answers:
         assert answer.result(10)[0].tobytes() == expected.tobytes()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a request costs is told before it is spent, and told right: never less than it takes."""
+"""The cost of a request is estimated before it is spent, and never too low."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_document_takes_no_more_than_estimated(document: bytes) -> None:
     finally:
         tracemalloc.stop()
     del value
-    # While it parses, orjson holds a copy of the text and 16 bytes for each value. (It asks for more, and leaves it untouched.)
+    # While it parses, orjson holds a copy of the text and 16 bytes for each value. (It allocates more, and leaves it untouched.)
     assert taken + len(document) + 16 * document.count(b",") <= costs.estimate_json_memory(document)
 
 
@@ -62,11 +62,11 @@ def test_parsing_in_the_event_loop_is_bounded_in_time() -> None:
     name = texts.inputs[0].name
 
     def spent(item: dict[str, Any], data: bytes) -> float:
-        head = orjson.dumps({"inputs": [{"name": name, "datatype": "BYTES", **item}]})
+        header = orjson.dumps({"inputs": [{"name": name, "datatype": "BYTES", **item}]})
         found = []
         for _ in range(9):
             began = time.thread_time()
-            protocol.parse(head + data, len(head) if data else None, texts)
+            protocol.parse(header + data, len(header) if data else None, texts)
             found.append(time.thread_time() - began)
         return min(found)
 

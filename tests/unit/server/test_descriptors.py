@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The definitions that reflection tells, read by protobuf itself and held against Triton's own."""
+"""The definitions of reflection, parsed by protobuf and compared with Triton's."""
 
 from __future__ import annotations
 
@@ -58,13 +58,13 @@ def test_services_and_symbols() -> None:
             method.server_streaming,
         ) == (other.input_type.full_name, other.output_type.full_name, other.client_streaming, other.server_streaming)
     assert descriptors.services() == ["inference.GRPCInferenceService", "grpc.health.v1.Health"]
-    told = descriptors.symbols("grpc_service.proto")
+    symbols = descriptors.symbols("grpc_service.proto")
     assert {
         "inference.ModelInferRequest.InferInputTensor",
         "inference.GRPCInferenceService.ModelInfer",
         "inference.DataType",
         "inference.GRPCInferenceService",
-    } <= told
+    } <= symbols
     assert (
         found.FindEnumTypeByName("grpc.health.v1.HealthCheckResponse.ServingStatus").values_by_name["SERVING"].number
         == 1

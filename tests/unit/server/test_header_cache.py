@@ -47,7 +47,7 @@ def question(rows: int, **more: Any) -> tuple[bytes, bytes]:
 
 
 def seen(parse: Any, body: bytes, length: int | None) -> Any:
-    """Return everything that can be told about what a request became."""
+    """Return everything that is observable of a parsed request."""
     try:
         request = parse(body, length)
     except RequestError as error:
@@ -59,7 +59,7 @@ def seen(parse: Any, body: bytes, length: int | None) -> Any:
 
 
 def same_as_without(cache: HeaderCache, body: bytes, length: int | None) -> bool:
-    return seen(cache.parse, body, length) == seen(lambda *told: protocol.parse(*told, MIXED), body, length)
+    return seen(cache.parse, body, length) == seen(lambda *arguments: protocol.parse(*arguments, MIXED), body, length)
 
 
 @settings(max_examples=200, deadline=None)
@@ -150,13 +150,13 @@ def test_cache_is_bounded_and_drops_the_oldest():
 def test_threads_share_a_cache():
     cache, (document, tail), wrong = HeaderCache(MIXED, "m", "1"), question(2), []
 
-    def ask(start: int) -> None:
+    def parse_many(start: int) -> None:
         for number in range(start, start + 2 * MAX_ENTRIES):
             other = document + b" " * (number % (2 * MAX_ENTRIES))
             if not same_as_without(cache, other + tail, len(other)):
                 wrong.append(number)
 
-    threads = [threading.Thread(target=ask, args=(100 * number,)) for number in range(4)]
+    threads = [threading.Thread(target=parse_many, args=(100 * number,)) for number in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:

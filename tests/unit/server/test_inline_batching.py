@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Requests of one turn of the loop share a run, within limits, and nobody notices."""
+"""Requests of one iteration of the event loop share a run, within limits, without an effect on their answers."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ def request(*values: float, width: int = 2) -> Request:
     return Request(None, {"x": np.repeat(np.array(values, np.float32)[:, None], width, axis=1)}, (), len(values))
 
 
-async def ask(turns: InlineBatcher, one: Request, size: int = 10):
-    return [array.tolist() for array in await turns.run(one, size, WANTED)]
+async def run_one(batcher: InlineBatcher, one: Request, size: int = 10):
+    return [array.tolist() for array in await batcher.run(one, size, WANTED)]
 
 
-def asked(turns: InlineBatcher, *requests: Request, size: int = 10) -> list:
+def run_all(batcher: InlineBatcher, *requests: Request, size: int = 10) -> list:
     async def scenario():
-        return await asyncio.gather(*(ask(turns, one, size) for one in requests), return_exceptions=True)
+        return await asyncio.gather(*(run_one(batcher, one, size) for one in requests), return_exceptions=True)
 
     return asyncio.run(scenario())
 
@@ -56,23 +56,25 @@ def answer(one: Request) -> list:
     st.integers(1, 8),
 )
 def test_each_request_gets_its_rows_and_runs_stay_bounded(values, most):
-    run, told = Doubler(), []
+    run, shared = Doubler(), []
     requests = [request(*numbers, width=width) for numbers, width in values]
-    assert asked(InlineBatcher(run, BatchPolicy(most), told.append), *requests) == [answer(one) for one in requests]
+    assert run_all(InlineBatcher(run, BatchPolicy(most), shared.append), *requests) == [answer(one) for one in requests]
     assert sum(run.sizes) == sum(one.rows for one in requests)
     assert all(size <= max(most, 3) for size in run.sizes)
-    assert all(count > 1 for count in told)
+    assert all(count > 1 for count in shared)
 
 
 def test_requests_ready_together_share_a_run_in_order():
-    run, told = Doubler(), []
-    assert len(asked(InlineBatcher(run, BatchPolicy(64), told.append), *(request(index) for index in range(8)))) == 8
-    assert (run.sizes, told) == ([8], [8])
+    run, shared = Doubler(), []
+    assert (
+        len(run_all(InlineBatcher(run, BatchPolicy(64), shared.append), *(request(index) for index in range(8)))) == 8
+    )
+    assert (run.sizes, shared) == ([8], [8])
 
 
 def test_run_is_bounded_by_bytes():
     run = Doubler()
-    asked(InlineBatcher(run, BatchPolicy(64), lambda count: None), *(request(index) for index in range(8)), size=30)
+    run_all(InlineBatcher(run, BatchPolicy(64), lambda count: None), *(request(index) for index in range(8)), size=30)
     assert run.sizes == [3, 3, 2]
 
 
@@ -80,8 +82,8 @@ def test_event_loop_runs_between_two_runs():
     run, order = Doubler(), []
 
     async def scenario():
-        turns = InlineBatcher(lambda feeds: order.append("run") or run(feeds), BatchPolicy(64), lambda count: None)
-        tasks = [asyncio.create_task(ask(turns, request(index), 60)) for index in range(3)]
+        batcher = InlineBatcher(lambda feeds: order.append("run") or run(feeds), BatchPolicy(64), lambda count: None)
+        tasks = [asyncio.create_task(run_one(batcher, request(index), 60)) for index in range(3)]
         await asyncio.sleep(0)
 
         async def other():
@@ -99,7 +101,7 @@ def test_event_loop_runs_between_two_runs():
 
 def test_failing_request_fails_alone():
     run = Doubler()
-    found = asked(InlineBatcher(run, BatchPolicy(64), lambda count: None), request(1), request(13), request(2))
+    found = run_all(InlineBatcher(run, BatchPolicy(64), lambda count: None), request(1), request(13), request(2))
     assert found[0] == answer(request(1)) and found[2] == answer(request(2))
     assert isinstance(found[1], ValueError)
     assert run.sizes == [3, 1, 1, 1]
@@ -107,8 +109,8 @@ def test_failing_request_fails_alone():
 
 def test_cancelled_request_cancels_no_other():
     async def scenario():
-        turns = InlineBatcher(Doubler(), BatchPolicy(64), lambda count: None)
-        tasks = [asyncio.create_task(ask(turns, request(index))) for index in range(3)]
+        batcher = InlineBatcher(Doubler(), BatchPolicy(64), lambda count: None)
+        tasks = [asyncio.create_task(run_one(batcher, request(index))) for index in range(3)]
         await asyncio.sleep(0)
         tasks[1].cancel()
         return await asyncio.gather(*tasks, return_exceptions=True)
@@ -125,11 +127,11 @@ def test_wrong_row_count_falls_back_to_single_runs():
         sizes.append(len(feeds["x"]))
         return [feeds["x"].sum(keepdims=True)]
 
-    found = asked(InlineBatcher(run, BatchPolicy(64), lambda count: None), request(1), request(2))
+    found = run_all(InlineBatcher(run, BatchPolicy(64), lambda count: None), request(1), request(2))
     assert found == [[[[2.0]]], [[[4.0]]]]
     assert sizes == [2, 1, 1]
 
 
 def test_error_reaches_only_its_request():
     with pytest.raises(ValueError, match="thirteen"):
-        asyncio.run(ask(InlineBatcher(Doubler(), BatchPolicy(64), lambda count: None), request(13)))
+        asyncio.run(run_one(InlineBatcher(Doubler(), BatchPolicy(64), lambda count: None), request(13)))

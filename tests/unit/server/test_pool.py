@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs in other processes: every type and size comes back as it would from here, and a death costs nobody an answer."""
+"""Runs in worker processes: every type and size has the same results, and a dead worker costs no answer."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def test_a_large_message_does_not_stay_in_memory(tmp_path: Path) -> None:
 
 def shared() -> int:
     """Bytes of memory behind the lanes of this process."""
-    held: dict[int, int] = {}  # by file: a mapping has a descriptor of its own
+    held: dict[int, int] = {}  # by file: a mapping has a separate descriptor
     for name in os.listdir("/proc/self/fd"):
         with suppress(OSError):  # the listing's own is gone by now
             if os.readlink(f"/proc/self/fd/{name}").startswith("/memfd:"):
@@ -191,10 +191,10 @@ def test_header_with_wrong_sizes_is_refused(row: str) -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs, shared_memory.create_memory() as file:
         receiver = shared_memory.Receiver(ours, file)
-        head = f'{{"tensors":[{row}]}}'.encode()
+        header = f'{{"tensors":[{row}]}}'.encode()
         file.seek(0)
-        file.write(b"\xff\xff\xff\xff1234" + head)
-        theirs.send(shared_memory._FRAME.pack(8, len(head)))
+        file.write(b"\xff\xff\xff\xff1234" + header)
+        theirs.send(shared_memory._FRAME.pack(8, len(header)))
         with pytest.raises(shared_memory.MalformedMessageError):
             receiver.receive()
 
@@ -286,7 +286,7 @@ def test_constant_kills_under_constant_runs_lose_nothing(tmp_path: Path) -> None
     session = open_session(path.parent / "model.onnx", threads=1)
     wanted = [session.run({"x": x}) for x in questions]
 
-    def ask(number: int) -> int:
+    def run_one(number: int) -> int:
         done = 0
         while not stop.is_set():
             index = (number + 7 * done) % len(questions)
@@ -295,7 +295,7 @@ def test_constant_kills_under_constant_runs_lose_nothing(tmp_path: Path) -> None
         return done
 
     with workers(path, 3) as pool, ThreadPoolExecutor(6) as threads:
-        answers = [threads.submit(ask, number) for number in range(6)]
+        answers = [threads.submit(run_one, number) for number in range(6)]
         for _ in range(6):
             time.sleep(0.3)
             os.kill(pids()[0], signal.SIGKILL)

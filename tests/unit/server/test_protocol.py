@@ -113,15 +113,15 @@ def test_nested_and_flat_json_are_the_same_tensor():
 
 def test_an_aligned_tensor_is_a_view_of_the_body():
     item = {"name": "x", "datatype": "FP32", "shape": [2], "parameters": {"binary_data_size": 8}}
-    head = orjson.dumps({"inputs": [item]})
-    head += b" " * (-len(head) % 8)
-    body = head + struct.pack("<2f", 1.5, -2.5)
-    feed = protocol.parse(body, len(head), interface("float32")).feeds["x"]
+    header = orjson.dumps({"inputs": [item]})
+    header += b" " * (-len(header) % 8)
+    body = header + struct.pack("<2f", 1.5, -2.5)
+    feed = protocol.parse(body, len(header), interface("float32")).feeds["x"]
     assert np.shares_memory(feed, np.frombuffer(body, np.uint8))
     assert feed.tolist() == [1.5, -2.5]
 
 
-# --- what is asked for ---------------------------------------------------------------------------------------------
+# --- requested outputs ---------------------------------------------------------------------------------------------
 
 
 def document(**changes: Any) -> dict[str, Any]:
@@ -293,9 +293,9 @@ def test_bf16_is_widened_to_equal_float32():
         ({"data": [1.0, 2.0], "shape": [1, 2], "datatype": "BF16"}, "BF16 travels with `binary_data_size` only"),
         ({"parameters": {"binary_data_size": 8}, "shape": [1, 2], "datatype": "BF16"}, "`binary_data_size` of 4"),
     ):
-        head = orjson.dumps({"inputs": [{"name": "x", **item}]})
+        header = orjson.dumps({"inputs": [{"name": "x", **item}]})
         with pytest.raises(RequestError, match=sentence):
-            protocol.parse(head + (bytes(8) if "parameters" in item else b""), len(head), one)
+            protocol.parse(header + (bytes(8) if "parameters" in item else b""), len(header), one)
 
 
 @pytest.mark.parametrize("case", REFUSED)
@@ -311,8 +311,8 @@ def test_malformed_request_is_refused_with_one_sentence(case):
 
 def binary_body(size: Any, tail: bytes, datatype: str = "FP32", shape: list[int] | None = None) -> tuple[bytes, int]:
     item = {"name": "x", "datatype": datatype, "shape": shape or [2], "parameters": {"binary_data_size": size}}
-    head = orjson.dumps({"inputs": [item]})
-    return head + tail, len(head)
+    header = orjson.dumps({"inputs": [item]})
+    return header + tail, len(header)
 
 
 @pytest.mark.parametrize(
@@ -403,23 +403,23 @@ _VALUES = st.recursive(
 
 @settings(max_examples=300, deadline=None)
 @given(_VALUES, st.binary(max_size=16), st.booleans())
-def test_any_document_raises_only_request_errors(value, tail, told):
-    head = orjson.dumps(value)
+def test_any_document_raises_only_request_errors(value, tail, accepted):
+    header = orjson.dumps(value)
     with contextlib.suppress(RequestError):
-        protocol.parse(head + tail, len(head) if told else None, IMAGE)
+        protocol.parse(header + tail, len(header) if accepted else None, IMAGE)
 
 
 @settings(max_examples=300, deadline=None)
 @given(st.data())
 def test_any_damaged_request_raises_only_request_errors(data):
     items = [{**FIRST, "parameters": {"binary_data_size": 8}}, {**SECOND, "parameters": {"binary_data_size": 8}}]
-    head = orjson.dumps(inputs(*({k: v for k, v in item.items() if k != "data"} for item in items)))
-    body = bytearray(head + struct.pack("<2fq", 1.0, 2.0, 3))
+    header = orjson.dumps(inputs(*({k: v for k, v in item.items() if k != "data"} for item in items)))
+    body = bytearray(header + struct.pack("<2fq", 1.0, 2.0, 3))
     for _ in range(data.draw(st.integers(0, 4))):
         body[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.integers(0, 255))
     cut = bytes(body[: data.draw(st.integers(0, len(body)))])
     try:
-        length = protocol.header_length(str(len(head) + data.draw(st.integers(-2, 2))), len(cut))
+        length = protocol.header_length(str(len(header) + data.draw(st.integers(-2, 2))), len(cut))
         request = protocol.parse(cut, length, IMAGE)
     except RequestError:
         return
@@ -479,7 +479,7 @@ def test_members_of_gzip_are_joined_and_counted():
 
 
 @pytest.mark.parametrize(
-    ("told", "wanted"),
+    ("accepted", "wanted"),
     [
         (None, ""),
         ("", ""),
@@ -494,8 +494,8 @@ def test_members_of_gzip_are_joined_and_counted():
         (",;=,", ""),
     ],
 )
-def test_answers_are_encoded_by_accept_encoding(told, wanted):
-    assert bodies.wanted_encoding(told) == wanted
+def test_answers_are_encoded_by_accept_encoding(accepted, wanted):
+    assert bodies.wanted_encoding(accepted) == wanted
     if wanted:
         assert bodies.inflate(bodies.deflate(b"abc" * 999, wanted), wanted, 3000) == b"abc" * 999
 

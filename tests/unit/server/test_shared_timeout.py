@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One timer for many waits ends each of them when a timer of its own would."""
+"""Many blocks share one timer; each expires when a separate timer would."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Limits of sizes and values, missing numbers, and the inputs that warm-up asks: nothing that the contract excludes."""
+"""Limits of sizes and values, missing numbers, and the inputs of warm-up: only values that the contract allows."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def encoded(feeds: dict[str, Any]) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"ids": np.array([[0, -1], [0, 0]])}, "input `ids`: expected values from 0 to 976, got `-1`"),
         ({"ids": np.array([[0, 977], [0, 0]])}, "input `ids`: expected values from 0 to 976, got `977`"),
@@ -105,14 +105,14 @@ def encoded(feeds: dict[str, Any]) -> bytes:
     ],
 )
 def test_values_outside_the_contract_are_refused_by_name(
-    interface: Interface, change: dict[str, Any], told: str
+    interface: Interface, change: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(RequestError) as caught:
         protocol.parse(body({**FEEDS, **change}), None, interface)
-    assert told in caught.value.message and caught.value.status == 400
+    assert message in caught.value.message and caught.value.status == 400
     with pytest.raises(RequestError) as caught:
         messages.Inference.of(encoded({**FEEDS, **change}), interface).request(interface)
-    assert told in caught.value.message and caught.value.status == 400
+    assert message in caught.value.message and caught.value.status == 400
 
 
 def test_unmeasured_size_is_answered_and_counted(interface: Interface) -> None:
@@ -127,16 +127,16 @@ def test_unmeasured_size_is_answered_and_counted(interface: Interface) -> None:
 def test_cached_header_is_checked_against_the_same_limits(interface: Interface) -> None:
     cache = HeaderCache(replace(interface, inputs=interface.inputs[1:2], values={"ids": Values(0, 976)}), "m", "1")
 
-    def ask(value: int) -> protocol.Request:
+    def parse(value: int) -> protocol.Request:
         array = np.full((6, 2), value, "int64")
         item = {"name": "ids", "datatype": "INT64", "shape": [6, 2], "parameters": {"binary_data_size": array.nbytes}}
         document = json.dumps({"inputs": [item]}).encode()
         return cache.parse(document + array.tobytes(), len(document))
 
-    assert ask(1).outside == ask(2).outside == ("batch",)
+    assert parse(1).outside == parse(2).outside == ("batch",)
     assert cache.request_count == 1
     with pytest.raises(RequestError, match="from 0 to 976, got `977`"):
-        ask(977)
+        parse(977)
 
 
 def test_missing_number_is_null_where_allowed(interface: Interface) -> None:
@@ -165,13 +165,13 @@ class Picky:
     provider, version = "toy", "0"
 
     def __init__(self, taken: Interface) -> None:
-        self.taken, self.asked = taken, []
+        self.taken, self.runs = taken, []
 
     def run(self, feeds: dict[str, Any]) -> list[Any]:
         self.taken.check_values(feeds)
         for tensor in self.taken.inputs:
             self.taken.check_shape(tensor, feeds[tensor.name].shape, {})
-        self.asked.append(feeds)
+        self.runs.append(feeds)
         return [feeds["x"]]
 
 
@@ -180,8 +180,8 @@ def test_warm_up_uses_only_allowed_values(tmp_path: Path) -> None:
     session = Picky(found.interface)
     model.warm_up(session, WarmUpInputs.of(found))
     assert model.passes_self_test(session, WarmUpInputs.of(found))
-    assert {int(feeds["sr"]) for feeds in session.asked} == {8000}
-    assert {feeds["ids"].shape[1] for feeds in session.asked} == {2, 4, 8}
+    assert {int(feeds["sr"]) for feeds in session.runs} == {8000}
+    assert {feeds["ids"].shape[1] for feeds in session.runs} == {2, 4, 8}
     for feeds in WarmUpInputs.of(found).row_pair():
         session.run(feeds)
 
@@ -205,7 +205,7 @@ def test_warm_up_uses_the_reference_inputs(tmp_path: Path) -> None:
     assert scaled["ids"].shape == (4, 4) and scaled["x"].shape == (4, 2) and set(scaled["unit"]) == {"m", "km"}
     session = Picky(inputs.interface)
     model.warm_up(session, inputs)
-    assert {int(feeds["sr"]) for feeds in session.asked} == {16000}
+    assert {int(feeds["sr"]) for feeds in session.runs} == {16000}
 
 
 @pytest.mark.parametrize("damage", ["index.json", "inputs/01-a.safetensors", "inputs/01-a.json"])
