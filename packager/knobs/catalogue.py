@@ -24,16 +24,16 @@ _MIB = 2**20
 _OVERHEAD_MIB = 512  # of the interpreter, the runtime and requests in progress, with the other knobs as they are
 
 
-def declared(contract: Mapping[str, JSON]) -> tuple[Knob, ...]:
+def knobs_for(contract: Mapping[str, JSON]) -> tuple[Knob, ...]:
     """Return the knobs of a bundle with this contract (`contract.json` as JSON)."""
     runtimes = sorted({target["runtime"] for target in contract["targets"].values()})
-    own = [knob for name in runtimes for knob in _of_runtime(name, contract)]
+    runtime_knobs = [knob for name in runtimes for knob in _runtime_knobs(name, contract)]
     served = any(plugins.load("runtimes", name).SERVED for name in runtimes)
-    hosted = (*SERVING_KNOBS, *_BENTOML, *_hosting(contract)) if served else ()
-    return (*_batch(contract), *hosted, *own)
+    server_knobs = (*SERVING_KNOBS, *_BENTOML, *_deployment_knobs(contract)) if served else ()
+    return (*_batch_knobs(contract), *server_knobs, *runtime_knobs)
 
 
-def _of_runtime(name: str, contract: Mapping[str, JSON]) -> tuple[Knob, ...]:
+def _runtime_knobs(name: str, contract: Mapping[str, JSON]) -> tuple[Knob, ...]:
     add = getattr(plugins.load("runtimes", name), "knobs", None)
     return tuple(add(contract)) if add else ()
 
@@ -50,14 +50,14 @@ def batch(contract: Mapping[str, JSON]) -> tuple[str, int, int] | None:
 
 
 def most_rows(contract: Mapping[str, JSON]) -> int | None:
-    """Return the most rows that the contract takes in one request, None where it states no limit."""
+    """Return the maximum number of rows in one request by the contract, None if it states no limit."""
     name = (batch(contract) or ("", 0, 0))[0]
     span = contract["interface"]["dimensions"][name]
     most = span.get("limit", span).get("max")
     return None if most is None else int(most)
 
 
-def _batch(contract: Mapping[str, JSON]) -> tuple[Knob, ...]:
+def _batch_knobs(contract: Mapping[str, JSON]) -> tuple[Knob, ...]:
     found = batch(contract)
     if found is None:
         return ()
@@ -88,8 +88,8 @@ _BENTOML = (
 )
 
 
-def _hosting(contract: Mapping[str, JSON]) -> tuple[Knob, ...]:
-    """Return what a host or a cluster gives to the server; the default memory follows from the contract's needs."""
+def _deployment_knobs(contract: Mapping[str, JSON]) -> tuple[Knob, ...]:
+    """Return the knobs of rendered deployments; the default memory follows from the contract's needs."""
     memory = _OVERHEAD_MIB + -(-model_memory(contract) // _MIB)
     return (
         Knob("deploy.replicas", "integer", "Minimum number of servers in a cluster.", 2, 1, 1000, unit="servers"),
@@ -122,13 +122,13 @@ def model_memory(contract: Mapping[str, JSON]) -> int:
     return int(max(2 * need.get("weights", 0) + need.get("activations", 0) for need in needs))
 
 
-def written(contract: JSON) -> bytes:
+def schema_bytes(contract: JSON) -> bytes:
     """Return the bytes of `knobs.schema.json`."""
-    return knobs.dump(declared(contract))
+    return knobs.dump(knobs_for(contract))
 
 
 def check_together(values: Mapping[str, JSON]) -> None:
-    """Refuse values that are allowed one by one and mean nothing together. Raises UsageError."""
+    """Refuse values that are allowed separately and not together. Raises UsageError."""
     if ("tls.certificate" in values) != ("tls.key" in values):
         raise UsageError("`tls.certificate` and `tls.key` go together", hint="set both or neither")
     if "tls.client_ca" in values and "tls.key" not in values:

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Knobs: what a site may change about a running bundle, never what the bundle is.
+"""Write and parse the knob schema of a bundle, and resolve the values of a deployment.
+
+Knobs are what a site may change about a running bundle, never what the bundle is.
 
 `knobs.schema.json` in a bundle is a JSON Schema that declares every knob with type, unit, bounds, default, what a new
 value needs to take effect, and a sentence for people. Nothing else can be set. A value is a number, a switch, a word
@@ -92,7 +94,7 @@ def dump(knobs: Iterable[Knob]) -> bytes:
 
 
 def parse(data: bytes) -> Schema:
-    """Read a schema, which may be hostile: it is accepted if `dump` of what was read gives the same bytes.
+    """Parse an untrusted schema: it is accepted if `dump` of the result gives the same bytes.
 
     Raises MalformedError.
     """
@@ -137,7 +139,7 @@ def _knob(name: str, value: JSON) -> Knob:
 
 @dataclass(frozen=True, slots=True)
 class Override:
-    """A value that somebody wants for a name, and where they said so. `typed`: it has its JSON type already."""
+    """One value given for a knob, and its origin. `typed`: it has its JSON type already."""
 
     name: str
     value: JSON
@@ -179,35 +181,35 @@ class Resolved:
         return {"bundle": self.bundle, "digest": self.digest, "knobs": rows}
 
 
-def resolve(schema: Schema, bundle: str, wishes: Iterable[Override] = ()) -> Resolved:
-    """Apply `wishes` in their order over the defaults. Raises UsageError for the first that is not allowed."""
+def resolve(schema: Schema, bundle: str, overrides: Iterable[Override] = ()) -> Resolved:
+    """Apply `overrides` in their order over the defaults. Raises UsageError for the first that is not allowed."""
     settings = {name: Setting(knob.default, DEFAULT) for name, knob in schema.items() if knob.default is not None}
-    for wish in wishes:
-        knob, value = _understand(schema, wish)
-        if knob.kind == "labels" and wish.name != knob.name:
+    for override in overrides:
+        knob, value = _find_knob(schema, override)
+        if knob.kind == "labels" and override.name != knob.name:
             before = settings[knob.name].value if knob.name in settings else {}
             value = {**before, **value}
         if not knob.allows(value):
             got = f", got `{value!s:.60}`" if knob.kind != "secret" else ""  # a secret itself may stand there
-            raise UsageError(f"{wish.origin}: `{knob.name}`: expected {knob.expected()}{got}")
-        settings[knob.name] = Setting(value, wish.origin)
+            raise UsageError(f"{override.origin}: `{knob.name}`: expected {knob.expected()}{got}")
+        settings[knob.name] = Setting(value, override.origin)
     return Resolved(bundle, {name: settings[name] for name in sorted(settings)})
 
 
-def _understand(schema: Schema, wish: Override) -> tuple[Knob, JSON]:
-    knob = schema.get(wish.name)
+def _find_knob(schema: Schema, override: Override) -> tuple[Knob, JSON]:
+    knob = schema.get(override.name)
     if knob is not None:
-        return knob, wish.value if wish.typed else knob.read(wish.value)
-    parent, _, label = wish.name.rpartition(".")
+        return knob, override.value if override.typed else knob.read(override.value)
+    parent, _, label = override.name.rpartition(".")
     knob = schema.get(parent)
     if knob is None or knob.kind != "labels":
-        hint = did_you_mean(wish.name, schema) if schema else "this bundle declares no knobs"
-        raise UsageError(f"{wish.origin}: the bundle has no knob `{wish.name:.80}`", hint=hint)
-    return knob, {label: wish.value}
+        hint = did_you_mean(override.name, schema) if schema else "this bundle declares no knobs"
+        raise UsageError(f"{override.origin}: the bundle has no knob `{override.name:.80}`", hint=hint)
+    return knob, {label: override.value}
 
 
 def from_values(data: bytes, file: str, schema: Schema) -> Iterator[Override]:
-    """Yield what a values file says: YAML, one mapping per group. Raises UsageError with the line."""
+    """Yield the overrides of a values file: YAML, one mapping per group. Raises UsageError with the line."""
     for group, members in strictyaml.table(strictyaml.parse(data, file), "values").entries:
         for name, node in strictyaml.table(members, group.text).entries:
             full = f"{group.text}.{name.text}"
@@ -223,7 +225,7 @@ def _expected(schema: Schema, name: str) -> str:
 
 
 def from_environment(environment: Mapping[str, str]) -> Iterator[Override]:
-    """Yield what variables say: `PACKAGER_KNOB__SERVER__PORT` is `server.port`."""
+    """Yield the overrides of environment variables: `PACKAGER_KNOB__SERVER__PORT` is `server.port`."""
     for variable in sorted(environment):
         if variable.startswith(PREFIX):
             name = variable.removeprefix(PREFIX).lower().replace("__", ".")
@@ -231,7 +233,7 @@ def from_environment(environment: Mapping[str, str]) -> Iterator[Override]:
 
 
 def from_arguments(pairs: Sequence[str], option: str = "--set") -> Iterator[Override]:
-    """Yield what `NAME=VALUE` arguments say. Raises UsageError."""
+    """Yield the overrides of `NAME=VALUE` arguments. Raises UsageError."""
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals:

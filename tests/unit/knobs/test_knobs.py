@@ -21,7 +21,7 @@ from tests.support import bundles
 
 CONTRACT = copy.deepcopy(bundles.CONTRACT_OF_TINY)
 CONTRACT["targets"]["triton-cpu-fp32"] = {**CONTRACT["targets"]["onnxruntime-cpu-fp32"], "runtime": "triton"}
-DOCUMENT = catalogue.written(CONTRACT)
+DOCUMENT = catalogue.schema_bytes(CONTRACT)
 SCHEMA = knobs.parse(DOCUMENT)
 VALIDATOR = jsonschema.Draft202012Validator(json.loads(DOCUMENT))
 BUNDLE = "sha256:" + "0" * 64

@@ -55,7 +55,7 @@ def test_value_of_another_type_is_refused_in_knobs(value: object) -> None:
 
 
 def test_bounds_of_a_bundle_lie_within_those_of_the_server() -> None:
-    for knob in catalogue.declared(bundles.CONTRACT_OF_TINY):
+    for knob in catalogue.knobs_for(bundles.CONTRACT_OF_TINY):
         own = KNOBS.get(knob.name)
         if own is not None:
             assert (knob.kind, knob.unit, knob.needs, knob.choices) == (own.kind, own.unit, own.needs, own.choices)
