@@ -84,10 +84,10 @@ def body(feeds: dict[str, Any], **data: Any) -> bytes:
 
 def encoded(feeds: dict[str, Any]) -> bytes:
     """Write the same request as a gRPC message with raw contents."""
-    block, parts, raws = messages.block, [messages.block(1, "m")], []
+    block, parts, raws = messages.encode_field, [messages.encode_field(1, "m")], []
     kinds = {"sr": "INT64", "ids": "INT64", "x": "FP32", "unit": "BYTES"}
     for name, array in feeds.items():
-        sizes = block(3, b"".join(map(messages.number, array.shape)))
+        sizes = block(3, b"".join(map(messages.encode_varint, array.shape)))
         parts.append(block(5, block(1, name) + block(2, kinds[name]) + sizes))
         raws.append(block(7, bytes(tensors.to_binary(array))))
     return b"".join([*parts, *raws])
