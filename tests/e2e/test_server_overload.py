@@ -26,7 +26,7 @@ import numpy as np
 import pytest
 from tritonclient.http import InferenceServerClient
 
-from packager.server.grpc.messages import block, number
+from packager.server.grpc.messages import encode_field, encode_varint
 from tests.e2e.test_server import (  # noqa: F401 - `app` and `models` are fixtures
     GOOD,
     INFER,
@@ -213,8 +213,8 @@ def test_malformed_requests(app: Path, models: dict[str, Path], capsys: Any) -> 
     raw, length = InferenceServerClient.generate_request_body([tensor("x", sample(2))])
     binary = head("POST", INFER, content_length=len(raw), inference_header_content_length=length) + raw
     x = sample(2)
-    item = block(1, "x") + block(2, "FP32") + block(3, b"".join(map(number, x.shape)))
-    message = block(1, "mlp") + block(5, item) + block(7, x.tobytes())
+    item = encode_field(1, "x") + encode_field(2, "FP32") + encode_field(3, b"".join(map(encode_varint, x.shape)))
+    message = encode_field(1, "mlp") + encode_field(5, item) + encode_field(7, x.tobytes())
     with running(app, models["mlp"], "--grpc-port", str(port), "--read-timeout", "1", "--body-timeout", "1") as server:
         before, statuses, codes = memory(server), Counter(), Counter()
         with healthy(server, GOOD_RAW) as client, grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
