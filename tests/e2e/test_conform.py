@@ -142,17 +142,17 @@ def test_the_promise_decides_the_cells() -> None:
     target = {"runtime": "onnxruntime", "device": "cpu", "precision": "fp32"}
     contract = {"runs-on": {"onnxruntime": {"versions": ">=1.17,<1.25"}}, "targets": {"t": target}}
     assert [cell.version for cell in cells.plan(contract, [])] == ["1.17.0", "1.24.4"]
-    everything = cells.plan(contract, [cells.parse_ask("onnxruntime==*")])
+    everything = cells.plan(contract, [cells.parse_selection("onnxruntime==*")])
     assert len(everything) >= 12 and everything[0].version.startswith("1.15")
     assert {cell.requirements[1] for cell in everything if cell.version < "1.19"} == {"numpy==1.26.4"}
-    exact = cells.plan(contract, [cells.parse_ask("onnxruntime==1.22.9")])
+    exact = cells.plan(contract, [cells.parse_selection("onnxruntime==1.22.9")])
     assert exact[0].version == "1.22.9", "a patch release nobody measured may be named"
     triton = {"runs-on": {"triton": {"versions": ">=24.04"}}, "targets": {"t": target}}
     assert [cell.version for cell in cells.plan(triton, [])] == ["2.46.0", "2.51.0"], "NVIDIA's names of releases"
-    assert [cell.version for cell in cells.plan(triton, [cells.parse_ask("triton==2.39")])] == ["2.39.0"]
+    assert [cell.version for cell in cells.plan(triton, [cells.parse_selection("triton==2.39")])] == ["2.39.0"]
     (later,) = cells.plan({**triton, "runs-on": {"triton": {"versions": ">=25.01"}}}, [])
     assert later.reason.startswith("of the promised `>=25.01` no version can be tested")
-    (nothing,) = cells.plan({**contract, "targets": {}}, [cells.parse_ask("triton")])
+    (nothing,) = cells.plan({**contract, "targets": {}}, [cells.parse_selection("triton")])
     assert nothing.reason == "the bundle holds no artefact for onnxruntime, triton"
     names = "bentoml kserve mlserver onnxruntime onnxruntime-gpu openvino serve triton"
     assert set(cells.testable()) >= set(names.split())
