@@ -44,7 +44,7 @@ _AUTHORIZATION = "PACKAGER_ENDPOINT_AUTHORIZATION"
 def arguments(parser: argparse.ArgumentParser) -> None:
     from packager.server.process import host_limits
 
-    parser.set_defaults(jobs=host_limits.read().whole_cpus)
+    parser.set_defaults(jobs=host_limits.read_allowance().whole_cpus)
     options.bundle(parser)
     parser.add_argument("results", metavar="RESULT", nargs="*", type=Path, help="after `merge`: results to join")
     asked = parser.add_argument(

@@ -106,7 +106,7 @@ def _deployment_knobs(contract: Mapping[str, JSON]) -> tuple[Knob, ...]:
         Knob(
             "deploy.memory",
             "integer",
-            "Memory limit of one server. "
+            "Memory limit of one server in MiB. "
             "Unset: rendered deployments add memory for more processes and larger requests.",
             memory,
             64,

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from packager.server import config
-from packager.server.admission.gate import Limits
+from packager.server.admission.admission import Limits
 from packager.server.declaration import Knob
 from packager.server.errors import StartError
 from packager.server.execution.batching import BatchPolicy
@@ -221,14 +221,14 @@ def _systemd() -> systemd.Systemd:
 
 
 def _concurrent_runs(values: Mapping[str, Any]) -> int:
-    return max(1, host_limits.read().whole_cpus // (values["runtime.threads"] * values["server.processes"]))
+    return max(1, host_limits.read_allowance().whole_cpus // (values["runtime.threads"] * values["server.processes"]))
 
 
 def _check_memory(values: Mapping[str, Any], found: config.Config) -> None:
     """Log a warning where the memory limit of all processes is less than they may come to need."""
-    limit = host_limits.read().memory
+    limit = host_limits.read_allowance().memory
     model = sum(path.stat().st_size for path in found.artefact.parent.iterdir() if path.is_file())
-    needed = host_limits.needed(
+    needed = host_limits.memory_needed(
         model,
         values["server.processes"],
         values["runtime.processes"],

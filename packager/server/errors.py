@@ -35,7 +35,7 @@ def quote(value: object) -> str:
     return f"`{str(value)[:100]}`"
 
 
-def known(name: str, choices: Iterable[str]) -> str:
+def suggest_names(name: str, choices: Iterable[str]) -> str:
     """Return the end of a message about an unknown name: the close match, or the known names."""
     names = sorted(choices)
     close = difflib.get_close_matches(name[:100], names, n=1)

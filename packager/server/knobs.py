@@ -77,7 +77,7 @@ SERVING_KNOBS = (
     Knob(
         "server.max_body",
         "integer",
-        "Maximum size of a request body.",
+        "Maximum size of a request body in bytes.",
         64 << 20,
         1 << 10,
         16 << 30,

@@ -35,7 +35,7 @@ from granian.constants import HTTPModes, Interfaces
 from granian.http import HTTP1Settings
 from granian.log import LogLevels
 
-from packager.server.admission.gate import Limits
+from packager.server.admission.admission import Limits
 from packager.server.config import Config
 from packager.server.errors import StartError
 from packager.server.execution.engine import Engine, ExecutionSettings
@@ -106,7 +106,7 @@ async def serve(config: Config, settings: Settings) -> None:
         artefact=str(config.artefact),
         knobs=settings.knobs.digest,
         workers=settings.execution.workers,
-        **asdict(host_limits.read()),
+        **asdict(host_limits.read_allowance()),
     )
     stopping = asyncio.create_task(stop.wait())
     loaded: Loaded | None = None

@@ -83,7 +83,7 @@ class _Server:
 
     async def _infer(self, request: Request) -> Response:
         config = self._config
-        coding = bodies.encoding({name.lower(): value for name, value in request.headers.items()})
+        coding = bodies.content_encoding({name.lower(): value for name, value in request.headers.items()})
         body = bodies.inflate(await _body(request, self._limit), coding, self._limit)
         length = protocol.header_length(request.headers.get("inference-header-content-length"), len(body))
         question = protocol.parse(body, length, config.interface)

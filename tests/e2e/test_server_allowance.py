@@ -52,7 +52,7 @@ def test_a_quota_decides_how_many_runs_there_are_at_once(app: Path, models: dict
         assert (told["cpus"], told["workers"]) == (1.0, 1)
     with Inside(app, models["mlp"], []) as server:
         cores = len(os.sched_getaffinity(0))
-        assert server.events("starting")[0]["workers"] == host_limits.read().whole_cpus <= cores
+        assert server.events("starting")[0]["workers"] == host_limits.read_allowance().whole_cpus <= cores
 
 
 def test_insufficient_memory_is_logged_at_the_start(app: Path, models: dict[str, Path]) -> None:  # noqa: F811
@@ -73,7 +73,7 @@ def test_deployment_memory_suffices_for_all_clients(app: Path, tmp_path: Path) -
     document = json.loads(config.read_text())
     document["interface"]["dimensions"] = {"batch": {"min": 1}}
     config.write_text(json.dumps(document))
-    given = host_limits.needed(MIB, 1, 0, most, config_of(config).interface.traffic())
+    given = host_limits.memory_needed(MIB, 1, 0, most, config_of(config).interface.traffic())
     rows = (most - 4096) // 4096
     told = {"name": "x", "datatype": "FP32", "shape": [rows, 1024], "parameters": {"binary_data_size": rows * 4096}}
     text = json.dumps({"inputs": [told], "parameters": {"binary_data_output": True}}).encode()

@@ -113,7 +113,7 @@ def carried(bundle: Bundle, runtime: str, wanted: str) -> tuple[str, dict[str, s
 def memory(bundle: Bundle, values: Resolved) -> int:
     """Return the MiB of one server: those the site set, else what it needs with these knobs."""
     found = values.values
-    asked = host_limits.needed(
+    asked = host_limits.memory_needed(
         catalogue.model_memory(bundle.contract.document),
         int(found.get("server.processes", 1)),
         int(found.get("runtime.processes", 0)),

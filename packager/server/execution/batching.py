@@ -55,7 +55,7 @@ def max_batch_rows(interface: Interface) -> int:
     ports = (*interface.inputs, *interface.outputs)
     if any(name in tensor.shape[1:] for tensor in ports):  # a matrix of rows by rows is no batch
         return 1
-    return interface.run(name).maximum or 1
+    return interface.measured_range(name).maximum or 1
 
 
 @dataclass(slots=True)

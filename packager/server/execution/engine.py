@@ -18,7 +18,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 
 from packager.server.admission import costs
-from packager.server.admission.gate import Admission, Lease, Limits, not_ready_error
+from packager.server.admission.admission import Admission, Lease, Limits, not_ready_error
 from packager.server.config import Config
 from packager.server.errors import RequestError, quote
 from packager.server.execution import batching, huge_pages

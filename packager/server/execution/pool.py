@@ -26,7 +26,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from packager.server.admission.gate import not_ready_error
+from packager.server.admission.admission import not_ready_error
 from packager.server.config import Config
 from packager.server.errors import RequestError, StartError
 from packager.server.execution import shared_memory

@@ -82,7 +82,7 @@ class WarmUpInputs:
         """Return the shapes of all inputs; every name has one length, and those that follow others do."""
         interface, lengths = self.interface, self._lengths()
         for name, length in lengths.items():
-            measured = interface.run(name)
+            measured = interface.measured_range(name)
             lengths[name] = measured.near(max(length, 1) * scale) if scale > 1 else length
         for name, (factor, other) in interface.ties.items():
             if name in lengths and other in lengths:
@@ -99,13 +99,13 @@ class WarmUpInputs:
             shape = self.known[0][tensor.name].shape if self.known else ()
             for axis, size in enumerate(tensor.shape):
                 if isinstance(size, str):
-                    found[size] = shape[axis] if self.known else max(self.interface.run(size).near(0), 1)
+                    found[size] = shape[axis] if self.known else max(self.interface.measured_range(size).near(0), 1)
         return found
 
     def _synthetic_inputs(self, scale: int, row: np.random.Generator | None = None) -> dict[str, Array]:
         shapes = self._shapes(scale)
         if row is not None:
-            free = {name: self.interface.run(name).near(_ROW) for name in self._lengths()}
+            free = {name: self.interface.measured_range(name).near(_ROW) for name in self._lengths()}
             shapes = {
                 tensor.name: tuple(size if isinstance(size, int) else free[size] for size in (1, *tensor.shape[1:]))
                 if tensor.shape

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Interface definitions for gRPC reflection: the services here as FileDescriptorProto bytes.
 
-The definitions are in the protocol buffers language; `compiled` parses the part of it that is used here (messages,
+The definitions are in the protocol buffers language; `compile_file` parses the part of it that is used here (messages,
 fields, maps, oneofs, enums, services). They hold only what the server reads or writes; the numbers are those of the
 protocol and of Triton's extensions, and a test compares them with Triton's.
 
@@ -131,7 +131,7 @@ class _Scope:
     parts: dict[str, list[bytes]] = field(default_factory=lambda: {"message": [], "enum": [], "oneof": [], "field": []})
 
 
-def compiled(file: str) -> bytes:
+def compile_file(file: str) -> bytes:
     """Return the FileDescriptorProto of one of FILES."""
     words = iter(_WORD.findall(FILES[file]))
     _, package = next(words), next(words)

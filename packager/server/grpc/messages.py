@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from packager.server.admission import costs
-from packager.server.errors import RequestError, known, quote
+from packager.server.errors import RequestError, quote, suggest_names
 from packager.server.protocol import tensors
 from packager.server.protocol.interface import Interface, Tensor
 from packager.server.protocol.protocol import Request, Wanted
@@ -270,7 +270,7 @@ def _feeds(message: Message, interface: Interface, charge: Charge) -> tuple[dict
 
 def _named(name: str, promised: Mapping[str, Tensor], role: str) -> Tensor:
     if name not in promised:
-        raise RequestError(f"unknown {role} {quote(name)}: {known(name, promised)}")
+        raise RequestError(f"unknown {role} {quote(name)}: {suggest_names(name, promised)}")
     return promised[name]
 
 

@@ -54,7 +54,7 @@ def reflection_response(message: bytes) -> bytes:
 def _file(file: str | None, name: str) -> bytes:
     if file is None:
         return _error(_NOT_FOUND, f"unknown: {name[:100]}")
-    return encode_field(4, encode_field(1, descriptors.compiled(file)))
+    return encode_field(4, encode_field(1, descriptors.compile_file(file)))
 
 
 def _error(code: int, text: str) -> bytes:

@@ -36,7 +36,7 @@ import orjson
 from granian.rsgi import HTTPProtocol, ProtocolClosed, Scope
 
 from packager.server.admission import costs
-from packager.server.admission.gate import Lease
+from packager.server.admission.admission import Lease
 from packager.server.admission.shared_timeout import SharedTimeout
 from packager.server.errors import RequestError, quote
 from packager.server.execution import batching
@@ -250,7 +250,7 @@ class App:
         engine, headers = self._engine, scope.headers
         deadline = engine.deadline(_parse_timeout(headers.get("x-request-timeout")))
         with engine.lease() as lease:
-            encoding = bodies.encoding(headers)
+            encoding = bodies.content_encoding(headers)
             body = await bodies.read_body(headers, proto, lease, self._body_timeout)
             header_length = headers.get("inference-header-content-length")
             wanted = bodies.wanted_encoding(headers.get("accept-encoding"))

@@ -9,7 +9,7 @@ from typing import Any
 
 from granian.rsgi import Headers, HTTPProtocol, ProtocolClosed
 
-from packager.server.admission.gate import Lease
+from packager.server.admission.admission import Lease
 from packager.server.admission.shared_timeout import SharedTimeout
 from packager.server.errors import RequestError, quote
 
@@ -88,7 +88,7 @@ async def _read_chunked(headers: Headers, proto: HTTPProtocol, lease: Lease) -> 
     return body
 
 
-def encoding(headers: Headers) -> str:
+def content_encoding(headers: Headers) -> str:
     """Return the content encoding, "" for none. Raises RequestError with status 415 for one that is not offered."""
     value: str = headers.get("content-encoding", "").strip().lower()
     if value in _PLAIN:

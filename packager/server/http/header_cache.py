@@ -127,7 +127,7 @@ class HeaderCache:
         layout = self._requests.entries.get(document)
         if layout is not None and length + layout.size == len(body):
             return layout.request(body, length, self._interface, charge)
-        request, sizes = protocol.read(body, length, self._interface, charge)
+        request, sizes = protocol.parse_with_sizes(body, length, self._interface, charge)
         if request.id is None and len(sizes) == len(request.feeds) and not _is_widened(request, sizes):
             self._requests.put(document, Layout.of(request, sizes, self._interface))
         return request

@@ -140,6 +140,6 @@ def _tensor(tensor: Tensor, interface: Interface, role: str) -> Json:
 def _size(size: int | str, interface: Interface) -> Json:
     if isinstance(size, int):
         return {"const": size}
-    span = interface.range(size)
+    span = interface.allowed_range(size)
     found: Json = {"type": "integer", "minimum": span.minimum if size in interface.dimensions else 0, "title": size}
     return found | ({} if span.maximum is None else {"maximum": span.maximum})

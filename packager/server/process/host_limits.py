@@ -43,7 +43,7 @@ class Allowance:
         return max(1, int(self.cpus))
 
 
-def read(root: Path = ROOT, groups: Path = GROUPS) -> Allowance:
+def read_allowance(root: Path = ROOT, groups: Path = GROUPS) -> Allowance:
     """Return the limits of this process; a limit that cannot be read is ignored."""
     cpus, memory = float(len(os.sched_getaffinity(0))), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limits = [memory]
@@ -74,7 +74,7 @@ class Traffic:
         return Traffic(request if bounded else None, answer / max(request, 1))
 
 
-def needed(model: int, processes: int, workers: int, max_body: int, traffic: Traffic) -> int:
+def memory_needed(model: int, processes: int, workers: int, max_body: int, traffic: Traffic) -> int:
     """Return the bytes that a server takes at most.
 
     `model`: of one loaded copy; `processes` serve, each with `workers` that run the model (0: it does so itself);

@@ -107,13 +107,13 @@ class Interface:
             ties={name: tied for name, (_, _, tied) in found.items() if tied},
         )
 
-    def range(self, dimension: str) -> Range:
+    def allowed_range(self, dimension: str) -> Range:
         """Return the sizes that `dimension` may have."""
         return self.dimensions.get(dimension, Range())
 
-    def run(self, dimension: str) -> Range:
+    def measured_range(self, dimension: str) -> Range:
         """Return the allowed sizes of `dimension` that were measured."""
-        limit, measured = self.range(dimension), self.measured.get(dimension)
+        limit, measured = self.allowed_range(dimension), self.measured.get(dimension)
         if measured is None or measured.maximum is None:
             return measured or limit
         return measured.up_to(limit.near(measured.maximum))
@@ -129,7 +129,7 @@ class Interface:
         """
         total = _SPARE
         for tensor in self.inputs:
-            sizes = [size if isinstance(size, int) else self.range(size).maximum for size in tensor.shape]
+            sizes = [size if isinstance(size, int) else self.allowed_range(size).maximum for size in tensor.shape]
             known = [size for size in sizes if size is not None]
             if len(known) < len(sizes):
                 return None
@@ -140,7 +140,10 @@ class Interface:
         """Return the sizes of requests and answers; a text counts as 64 bytes."""
         inputs, outputs = (
             [
-                (_item(tensor), [size if isinstance(size, int) else self.range(size).maximum for size in tensor.shape])
+                (
+                    _item(tensor),
+                    [size if isinstance(size, int) else self.allowed_range(size).maximum for size in tensor.shape],
+                )
                 for tensor in tensors
             ]
             for tensors in (self.inputs, self.outputs)
@@ -153,7 +156,7 @@ class Interface:
         name = firsts.pop() if len(firsts) == 1 else 0
         if not isinstance(name, str):
             return self
-        return replace(self, dimensions={**self.dimensions, name: self.range(name).up_to(most)})
+        return replace(self, dimensions={**self.dimensions, name: self.allowed_range(name).up_to(most)})
 
     def check_shape(self, tensor: Tensor, shape: tuple[int, ...], sizes: dict[str, int]) -> None:
         """Refuse a shape outside the interface; `sizes` collects the named dimensions of this request.
@@ -166,8 +169,8 @@ class Interface:
             if isinstance(expected, int):
                 if size != expected:
                     raise _mismatch(tensor, shape, f"{expected}, got {size}")
-            elif size not in self.range(expected):
-                raise _mismatch(tensor, shape, f"`{expected}` of {self.range(expected)}, got {size}")
+            elif size not in self.allowed_range(expected):
+                raise _mismatch(tensor, shape, f"`{expected}` of {self.allowed_range(expected)}, got {size}")
             elif sizes.setdefault(expected, size) != size:
                 raise _mismatch(tensor, shape, f"`{expected}` of {sizes[expected]} as in another input, got {size}")
         if math.prod(max(size, 1) for size in shape) > MAX_ELEMENTS:

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple, TypeAlias
 import orjson
 
 from packager.server.admission import costs
-from packager.server.errors import RequestError, known, quote
+from packager.server.errors import RequestError, quote, suggest_names
 from packager.server.protocol import tensors
 from packager.server.protocol.interface import Interface, Tensor
 from packager.server.protocol.tensors import Array, Charge
@@ -108,10 +108,10 @@ def parse(body: Body, length: int | None, interface: Interface, charge: Charge =
     The arrays are views of `body` where possible; `charge` gets the bytes of all other allocations beforehand.
     Raises RequestError.
     """
-    return read(body, length, interface, charge)[0]
+    return parse_with_sizes(body, length, interface, charge)[0]
 
 
-def read(
+def parse_with_sizes(
     body: Body, length: int | None, interface: Interface, charge: Charge = tensors.no_charge
 ) -> tuple[Request, list[int]]:
     """Parse as `parse` does; also return how many bytes behind the document each input has, in order.
@@ -215,7 +215,7 @@ def _named(item: dict[str, Any], promised: Mapping[str, Tensor], role: str) -> T
     if not isinstance(name, str):
         raise RequestError(f"every {role} needs a `name`, a string")
     if name not in promised:
-        raise RequestError(f"unknown {role} {quote(name)}: {known(name, promised)}")
+        raise RequestError(f"unknown {role} {quote(name)}: {suggest_names(name, promised)}")
     return promised[name]
 
 

@@ -55,7 +55,7 @@ def _most_rows(interface: Interface) -> int:
     """Return the most rows of a request where one bounded dimension leads every tensor, else 0: it does not batch."""
     firsts = {tensor.shape[0] if tensor.shape else 0 for tensor in (*interface.inputs, *interface.outputs)}
     name = firsts.pop() if len(firsts) == 1 else 0
-    return (interface.run(name).maximum or 0) if isinstance(name, str) else 0
+    return (interface.measured_range(name).maximum or 0) if isinstance(name, str) else 0
 
 
 def _port(tensor: Tensor, most: int) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from packager.server.admission import costs
-from packager.server.admission.gate import Admission, Limits
+from packager.server.admission.admission import Admission, Limits
 from packager.server.errors import RequestError
 from packager.server.grpc import messages
 from packager.server.grpc.messages import Inference, encode_field, encode_varint

@@ -10,13 +10,13 @@ from tritonclient.grpc import service_pb2
 
 from packager.server.grpc import descriptors
 
-OURS = descriptors.compiled("grpc_service.proto")
+OURS = descriptors.compile_file("grpc_service.proto")
 
 
 def pool() -> descriptor_pool.DescriptorPool:
     made = descriptor_pool.DescriptorPool()
     for file in descriptors.FILES:
-        made.AddSerializedFile(descriptors.compiled(file))
+        made.AddSerializedFile(descriptors.compile_file(file))
     return made
 
 

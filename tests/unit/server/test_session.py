@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from packager.server import config
-from packager.server.admission.gate import Admission, Limits
+from packager.server.admission.admission import Admission, Limits
 from packager.server.errors import RequestError, StartError
 from packager.server.execution import session as model
 from packager.server.execution.warm_up import WarmUpInputs
@@ -139,8 +139,8 @@ def test_configuration_is_read(tmp_path):
     read = config.read(written(tmp_path, GOOD))
     assert read.artefact == tmp_path / "model.onnx"
     assert read.interface.inputs == (Tensor("x", "float32", ("batch", 2)),)
-    assert read.interface.range("batch") == Range(1, 64)
-    assert read.interface.range("other") == Range(1, None)
+    assert read.interface.allowed_range("batch") == Range(1, 64)
+    assert read.interface.allowed_range("other") == Range(1, None)
 
 
 @pytest.mark.parametrize(
