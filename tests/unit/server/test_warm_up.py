@@ -217,5 +217,5 @@ def test_damaged_reference_inputs_are_left_out(tmp_path: Path, damage: str) -> N
 
 def test_sizes_of_older_configurations_are_limits() -> None:
     found = Interface.from_json({**JSON_INTERFACE, "dimensions": {"batch": {"min": 1, "max": 4}}})
-    assert found.range("batch") == Range(1, 4) == found.run("batch")
-    assert found.range("words") == Range() and found.outside({"words": 9, "batch": 4}) == ()
+    assert found.allowed_range("batch") == Range(1, 4) == found.measured_range("batch")
+    assert found.allowed_range("words") == Range() and found.outside({"words": 9, "batch": 4}) == ()
