@@ -114,7 +114,7 @@ class Runs:
 def groups(values: list[list[Any]]) -> Iterator[list[int]]:
     """Yield the places of rows that can run together, no more than the largest batch at once."""
     first = INTERFACE.inputs[0].shape[0]
-    most = INTERFACE.run(str(first)).maximum or len(values)
+    most = INTERFACE.measured_range(str(first)).maximum or len(values)
     found: dict[tuple[Any, ...], list[int]] = {}
     for place, row in enumerate(values):
         found.setdefault(tuple(np.shape(value) for value in row), []).append(place)
