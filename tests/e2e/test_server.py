@@ -121,7 +121,7 @@ def echo(root: Path) -> Path:
 
 
 def slow(root: Path, name: str = "slow", least: int = 20) -> Path:
-    """A model whose run takes as long as its input says: `rounds` + `least` products of 256 x 256 matrices."""
+    """A model whose run time its input sets: `rounds` + `least` products of 256 x 256 matrices."""
     square = numpy_helper.from_array(np.eye(256, dtype=np.float32), "square")
     body = helper.make_graph(
         [helper.make_node("Identity", ["go"], ["on"]), helper.make_node("MatMul", ["state", "square"], ["next"])],
@@ -660,8 +660,8 @@ def test_start_and_stop_are_logged_and_requests_are_not(app, models):
     with running(app, models["mlp"]) as started:
         started.client.infer("mlp", [tensor("x", sample(1))])
         assert started.stop() == 0
-    told = [json.loads(line) for line in started.lines]
-    events = [line for line in told if line["event"] != "memory in huge pages"]  # comes when it is done, if it is
+    logged = [json.loads(line) for line in started.lines]
+    events = [line for line in logged if line["event"] != "memory in huge pages"]  # comes when it is done, if it is
     assert [line["event"] for line in events] == ["starting", "ready", "draining", "stopped"]
     starting = {key: events[0][key] for key in ("host", "port", "model", "version", "digest", "target")}
     assert starting == {
@@ -710,13 +710,13 @@ def in_flight(started: Server, seconds: float) -> Iterator[list[Any]]:
     """Have a request of about so many seconds run; yield the list that its result or exception goes to."""
     item, results = rounds(started, seconds), []
 
-    def ask():
+    def send_one():
         try:
             results.append(started.client.infer("slow", [item]).as_numpy("sum"))
         except Exception as error:
             results.append(error)
 
-    thread = threading.Thread(target=ask)
+    thread = threading.Thread(target=send_one)
     thread.start()
     end = time.monotonic() + 10
     while b"requests_in_flight 1.0" not in started.request("GET", "/metrics")[2]:
@@ -877,10 +877,10 @@ def failed(app: Path, config: Path, port: int | None = None, *arguments: str) ->
     done = subprocess.run(
         command(app, config, port or free_port(), *arguments), capture_output=True, text=True, timeout=30, check=False
     )
-    said = [line for line in done.stderr.splitlines() if not line.startswith("{")]
+    message = [line for line in done.stderr.splitlines() if not line.startswith("{")]
     assert done.stdout == ""
     assert "Traceback" not in done.stderr
-    return done.returncode, "\n".join(said)
+    return done.returncode, "\n".join(message)
 
 
 def test_bad_configuration_or_model_exits_with_code_4(app, models, tmp_path):
@@ -906,10 +906,10 @@ def test_bad_configuration_or_model_exits_with_code_4(app, models, tmp_path):
         variant("other-interface", good, interface=interface): "to be float64 ['batch', 8], got float32",
     }
     for path, sentence in cases.items():
-        code, said = failed(app, path)
-        assert (code, said.startswith("error: ")) == (4, True), said
-        assert sentence in said
-        assert len(said.splitlines()) == 1 + said.count("\nhint: ")
+        code, message = failed(app, path)
+        assert (code, message.startswith("error: ")) == (4, True), message
+        assert sentence in message
+        assert len(message.splitlines()) == 1 + message.count("\nhint: ")
 
 
 def test_taken_port_exits_with_code_3_and_a_hint(app, models, mlp_server):
@@ -917,12 +917,12 @@ def test_taken_port_exits_with_code_3_and_a_hint(app, models, mlp_server):
         other.bind(("127.0.0.1", 0))
         other.listen()
         for port in (other.getsockname()[1], mlp_server.port):
-            code, said = failed(app, models["mlp"], port)
+            code, message = failed(app, models["mlp"], port)
             assert code == 3
-            assert f"cannot listen on `127.0.0.1:{port}`: Address already in use" in said
-            assert "\nhint: " in said
-    code, said = failed(app, models["mlp"], None, "--host", "203.0.113.1")
-    assert (code, "cannot listen" in said) == (3, True)
+            assert f"cannot listen on `127.0.0.1:{port}`: Address already in use" in message
+            assert "\nhint: " in message
+    code, message = failed(app, models["mlp"], None, "--host", "203.0.113.1")
+    assert (code, "cannot listen" in message) == (3, True)
 
 
 def test_usage_errors_end_with_code_2(app, models):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What clients of other servers expect of this one, asked with curl and Triton's own client."""
+"""Features that clients of other servers expect, tested with curl and Triton's client."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def loose(app: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve
 
 
 def curl(server: Server, path: str, *words: str) -> tuple[int, dict[str, str], bytes]:
-    """Ask with curl; return status, header fields and body."""
+    """Send a request with curl; return status, header fields and body."""
     command = [tool("curl"), "-sS", "-i", *words, f"http://127.0.0.1:{server.port}{path}"]
     done = subprocess.run(command, capture_output=True, check=True, timeout=60)
     top, _, body = done.stdout.partition(b"\r\n\r\n")
@@ -166,17 +166,17 @@ def test_paths_are_found_below_the_prefix_and_without_it(fronted: Server, mlp: S
 
 
 def test_client_address_is_the_trusted_proxy_s(fronted: Server, app: Path, models: dict) -> None:  # noqa: F811
-    told = ["-H", "X-Forwarded-For: 203.0.113.9, 198.51.100.7"]
-    curl(fronted, "/v2/health/live", *told)
+    forwarded = ["-H", "X-Forwarded-For: 203.0.113.9, 198.51.100.7"]
+    curl(fronted, "/v2/health/live", *forwarded)
     assert "198.51.100.7" in {line["client"] for line in fronted.events("request")}
     with running(app, models["mlp"], "--log-level", "debug") as plain:
-        curl(plain, "/v2/health/live", *told)
+        curl(plain, "/v2/health/live", *forwarded)
         assert {line["client"].rpartition(":")[0] for line in plain.events("request")} == {"127.0.0.1"}
 
 
 def test_cors_allows_configured_origins(fronted: Server, mlp: Server) -> None:
-    asks = ["-X", "OPTIONS", "-H", "Access-Control-Request-Method: POST"]
-    status, headers, _ = curl(fronted, "/v2/models/mlp/infer", *asks, "-H", "Origin: https://app.example.org")
+    preflight = ["-X", "OPTIONS", "-H", "Access-Control-Request-Method: POST"]
+    status, headers, _ = curl(fronted, "/v2/models/mlp/infer", *preflight, "-H", "Origin: https://app.example.org")
     assert (status, headers["access-control-allow-origin"]) == (204, "https://app.example.org")
     assert "POST" in headers["access-control-allow-methods"]
     assert "inference-header-content-length" in headers["access-control-allow-headers"]
@@ -184,7 +184,7 @@ def test_cors_allows_configured_origins(fronted: Server, mlp: Server) -> None:
     assert (status, headers["access-control-allow-origin"]) == (200, "http://localhost:3000")
     assert (headers["vary"], "retry-after" in headers["access-control-expose-headers"]) == ("origin", True)
     for server, origin in ((fronted, "https://evil.example"), (mlp, "https://app.example.org")):
-        status, headers, _ = curl(server, "/v2/models/mlp/infer", *asks, "-H", f"Origin: {origin}")
+        status, headers, _ = curl(server, "/v2/models/mlp/infer", *preflight, "-H", f"Origin: {origin}")
         assert (status, "access-control-allow-origin" in headers) == (405, False)
 
 
@@ -204,16 +204,16 @@ def test_openapi_document_describes_requests_and_answers(fronted: Server, loose:
     assert (status, document["openapi"], document["servers"]) == (200, "3.1.0", [{"url": "/"}])
     for path, item in document["paths"].items():
         (method,) = item
-        told, _, _ = curl(loose, path, *(["-d", "{}"] if method == "post" else []))
-        assert told == (400 if method == "post" else 200), path
+        forwarded, _, _ = curl(loose, path, *(["-d", "{}"] if method == "post" else []))
+        assert forwarded == (400 if method == "post" else 200), path
     schemas = document["components"]["schemas"]
 
     def valid(name: str, value: object) -> bool:
         return Draft202012Validator({"$ref": f"#/components/schemas/{name}", **document}).is_valid(value)
 
-    asked = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [2, 4], "data": [1.0] * 8}]}
-    assert valid("InferenceRequest", asked)
-    status, _, body = curl(loose, "/v2/models/loose/infer", "-d", json.dumps(asked))
+    valid_request = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [2, 4], "data": [1.0] * 8}]}
+    assert valid("InferenceRequest", valid_request)
+    status, _, body = curl(loose, "/v2/models/loose/infer", "-d", json.dumps(valid_request))
     assert status == 200 and valid("InferenceResponse", json.loads(body))
     for wrong in (
         {"name": "y"},
@@ -223,12 +223,12 @@ def test_openapi_document_describes_requests_and_answers(fronted: Server, loose:
         {"shape": [2]},
         {"data": ["1"] * 8},
     ):
-        bad = {"inputs": [asked["inputs"][0] | wrong]}
+        bad = {"inputs": [valid_request["inputs"][0] | wrong]}
         assert not valid("InferenceRequest", bad), wrong
         status, _, body = curl(loose, "/v2/models/loose/infer", "-d", json.dumps(bad))
         assert status == 400 and valid("Error", json.loads(body))
     assert set(schemas) == {"InferenceRequest", "InferenceResponse", "Error"}
     words = ["-H", "X-Forwarded-Proto: https", "-H", "X-Forwarded-Host: api.example.org"]
-    told = json.loads(curl(fronted, "/models/mlp/openapi.json", *words)[2])
-    assert told["servers"] == [{"url": "https://api.example.org/models/mlp"}]
+    forwarded = json.loads(curl(fronted, "/models/mlp/openapi.json", *words)[2])
+    assert forwarded["servers"] == [{"url": "https://api.example.org/models/mlp"}]
     assert json.loads(curl(fronted, "/openapi.json")[2])["servers"] == [{"url": "/models/mlp"}]

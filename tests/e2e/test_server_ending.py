@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SIGTERM, and readiness: nobody who is sent to a server loses a request, whatever ends and whatever loads."""
+"""SIGTERM and readiness: no request to a server is lost, whichever process ends or loads."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def open_session(path, *, threads, device="cpu"):
 
 @pytest.fixture
 def sluggish(app: Path, scores: Path, tmp_path: Path) -> tuple[Path, Path]:  # noqa: F811
-    """A server and a model that the first process of all, or every other one, loads slowly, if a file says so."""
+    """A server and a model that the first process of all, or every other one, loads slowly, if a file exists."""
     own = shutil.copytree(app, tmp_path / "app")
     (own / "packager/runtimes/sluggish").mkdir()
     (own / "packager/runtimes/sluggish/__init__.py").write_text("")
@@ -157,13 +157,13 @@ def test_process_ended_from_elsewhere_serves_until_replaced(sluggish: tuple[Path
 def test_processes_never_disagree_on_readiness(sluggish: tuple[Path, Path], scores: Path) -> None:
     pod = Pod(*sluggish, 3)
     sluggish[1].with_name("first").touch()
-    said: list[bool] = []
+    readiness: list[bool] = []
     over = threading.Event()
 
     def probe() -> None:
         while not over.wait(0.02):
             with contextlib.suppress(OSError):
-                said.append(pod.is_ready())
+                readiness.append(pod.is_ready())
 
     prober = threading.Thread(target=probe)
     prober.start()
@@ -180,5 +180,5 @@ def test_processes_never_disagree_on_readiness(sluggish: tuple[Path, Path], scor
         over.set()
         prober.join()
     assert not [reason for reason in load.lost if "loading" in reason], load.lost
-    assert False in said
-    assert all(said[said.index(True) :]), said
+    assert False in readiness
+    assert all(readiness[readiness.index(True) :]), readiness

@@ -183,7 +183,7 @@ def test_unknown_methods_are_unimplemented(mlp: Any) -> None:
 
 
 def test_admission_is_shared_with_http(app: Path, models: dict[str, Path]) -> None:  # noqa: F811
-    """Both transports together never hold more than the limit; the rest hear RESOURCE_EXHAUSTED at once and may come again."""
+    """Both transports together never hold more than the limit; the rest get RESOURCE_EXHAUSTED at once and may retry."""
     with serving(app, models["slow"], "--max-in-flight", "1") as (server, rpc, _), ThreadPoolExecutor(2) as pool:
         busy = pool.submit(rpc.infer, {"rounds": np.array([3000], np.int64)})
         deadline = time.monotonic() + 10
@@ -221,7 +221,7 @@ def test_cancelled_call_costs_nothing(mlp: Any) -> None:
 
 @pytest.mark.slow
 def test_tritons_own_grpc_client(mlp: Any, tmp_path: Path) -> None:
-    """Unchanged, in an environment of its own: what its examples do, and eight clients at once."""
+    """Unchanged, in a separate environment: what its examples do, and eight clients at once."""
     python = environments.ensure(["tritonclient[grpc]==2.73.0", "numpy==2.4.6"], "3.11", tmp_path)
     program = textwrap.dedent("""
         import sys, numpy, concurrent.futures as futures

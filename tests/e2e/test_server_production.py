@@ -76,14 +76,14 @@ def deep(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def ask_all(server: Server, config: Path, count: int) -> None:
-    """Ask `count` different questions at once, and hold each answer against a run of its own."""
+    """Send `count` different requests at once, and compare each answer with a single run."""
     questions = [RANDOM.standard_normal((1 + index % 3, 1024)).astype(np.float32) for index in range(count)]
 
-    def ask(x: np.ndarray) -> np.ndarray:
+    def send_one(x: np.ndarray) -> np.ndarray:
         return server.client.infer("deep", [tensor("x", x)]).as_numpy("y")
 
     with ThreadPoolExecutor(count) as pool:
-        answers = list(pool.map(ask, questions))
+        answers = list(pool.map(send_one, questions))
     for x, y in zip(questions, answers, strict=True):
         np.testing.assert_allclose(y, in_process(config, {"x": x})[0], rtol=1e-4, atol=1e-5)
 
@@ -114,12 +114,12 @@ def test_short_concurrent_requests_share_a_run(app: Path, models: dict[str, Path
         many, each = 24, 40
         questions = [sample(1 + index % 3) for index in range(many)]
 
-        def ask(x: np.ndarray) -> list[np.ndarray]:
+        def send_one(x: np.ndarray) -> list[np.ndarray]:
             with InferenceServerClient(f"127.0.0.1:{server.port}") as client:
                 return [client.infer("mlp", [tensor("x", x)]).as_numpy("score") for _ in range(each)]
 
         with ThreadPoolExecutor(many) as pool:
-            answers = list(pool.map(ask, questions))
+            answers = list(pool.map(send_one, questions))
         for x, scores in zip(questions, answers, strict=True):
             want = in_process(models["mlp"], {"x": x})[0]
             for score in scores:
@@ -170,7 +170,7 @@ def test_expired_request_is_not_run(app: Path, models: dict[str, Path]) -> None:
         assert figure(server, "packager_server_run_duration_seconds_count") == 1
 
 
-@pytest.mark.parametrize("stay", [0.0, 0.2], ids=["before-anybody-looks", "while-somebody-looks"])
+@pytest.mark.parametrize("stay", [0.0, 0.2], ids=["before-the-liveness-check", "during-the-liveness-check"])
 def test_disconnected_client_s_request_is_not_run(app: Path, models: dict[str, Path], stay: float) -> None:  # noqa: F811
     with running(app, models["slow"], "--workers", "1") as server:
         with in_flight(server, 1.5):
@@ -200,7 +200,7 @@ def test_request_timeout_bounds_every_request(app: Path, models: dict[str, Path]
         assert caught.value.status() == "504"
 
 
-# --- who may ask ---------------------------------------------------------------------------------------------------
+# --- credentials ---------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The real server with the model in processes of its own: same answers, and a crash that no client notices."""
+"""The real server with the model in worker processes: same answers, and a crash that no client notices."""
 
 from __future__ import annotations
 
@@ -144,12 +144,12 @@ def test_crashing_request_is_refused_and_affects_no_other(fragile: tuple[Path, P
     with running(*fragile, *APART, "--grpc-port", str(port)) as server, ThreadPoolExecutor(8) as pool:
         wanted = {rows: in_process(fragile[1], {"x": np.full((rows, 8), rows, np.float32)})[0] for rows in range(1, 9)}
 
-        def ask(rows: int) -> bool:
+        def send_one(rows: int) -> bool:
             x = np.full((rows, 8), rows, np.float32)
             got = server.client.infer("mlp", [tensor("x", x)]).as_numpy("score")
             return np.allclose(got, wanted[rows], rtol=1e-4, atol=1e-5)
 
-        others = [pool.submit(ask, 1 + number % 8) for number in range(100)]
+        others = [pool.submit(send_one, 1 + number % 8) for number in range(100)]
         raw, length = InferenceServerClient.generate_request_body([tensor("x", poison)])
         status, _, body = server.request("POST", INFER, raw, inference_header_content_length=length)
         assert (status, "2 processes died while they ran this request" in json.loads(body)["error"]) == (500, True)
@@ -161,7 +161,7 @@ def test_crashing_request_is_refused_and_affects_no_other(fragile: tuple[Path, P
         assert 2 <= len(server.events("run given up")) <= 4  # a shared run first, then the request by itself
         until(lambda: len(workers(server)) == 2, 30)
         until(lambda: server.request("GET", "/v2/health/ready")[0] == 200, 30)
-        assert ask(2)
+        assert send_one(2)
 
 
 def test_server_without_workers_is_live_and_not_ready(fragile: tuple[Path, Path], tmp_path: Path) -> None:

@@ -173,7 +173,7 @@ def test_swap_under_load_fails_no_request_and_reverts_bad_versions(made: Project
 def test_two_minutes_of_load_while_upgrading_going_back_and_killing_the_installer(
     made: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Four callers ask all the time; a swap that is killed anywhere leaves what served, and the next one ends well."""
+    """Four callers send all the time; a swap that is killed anywhere leaves what served, and the next one ends well."""
     models = tmp_path / "models"
     render(made, "1.2.3", models)
     session = onnxruntime.InferenceSession(models / "cnn" / "1" / "model.onnx")
