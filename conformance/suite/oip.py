@@ -185,16 +185,18 @@ class Shared:
             raise Unsupported("a shared memory region cannot be empty")
         self._count += 1
         region = f"conform-{threading.get_native_id()}-{self._count}"
-        place = Path("/dev/shm") / region
+        region_file = Path("/dev/shm") / region
         raws = {name: to_bytes(array) for name, array in feeds.items()}
         try:
-            place.write_bytes(b"".join(raws.values()))
-            self._control(region, "register", {"key": f"/{region}", "offset": 0, "byte_size": place.stat().st_size})
+            region_file.write_bytes(b"".join(raws.values()))
+            self._control(
+                region, "register", {"key": f"/{region}", "offset": 0, "byte_size": region_file.stat().st_size}
+            )
             return self._http.post(*self._request(region, feeds, raws))
         finally:
             with contextlib.suppress(AdapterError, Refused):
                 self._control(region, "unregister", {})
-            place.unlink(missing_ok=True)
+            region_file.unlink(missing_ok=True)
 
     def _control(self, region: str, verb: str, document: Mapping[str, Any]) -> None:
         path = f"/v2/systemsharedmemory/region/{region}/{verb}"

@@ -210,8 +210,8 @@ class _Run:
         elif self.settings.python or not planned.python:
             python = self.settings.python or Path(sys.executable)
         else:
-            place = self.settings.cache / "environments"
-            python = environments.ensure(planned.requirements, planned.python, place, self.on_event)
+            cache = self.settings.cache / "environments"
+            python = environments.ensure(planned.requirements, planned.python, cache, self.on_event)
         value = {
             **self._common(planned.target, planned.runtime, scratch, vectors),
             "name": planned.name,
@@ -230,9 +230,9 @@ class _Run:
         return file
 
     def _installed(self, target: str) -> Path:
-        place = self.settings.cache / "installed" / self.bundle.digest.removeprefix("sha256:")[:16]
+        cache = self.settings.cache / "installed" / self.bundle.digest.removeprefix("sha256:")[:16]
         done = install.install(
-            self.bundle, place, target, self.settings.index, self.settings.environment, self.on_event
+            self.bundle, cache, target, self.settings.index, self.settings.environment, self.on_event
         )
         return done.directory.resolve()
 

@@ -60,7 +60,7 @@ class PlannedCell:
 
 def testable_runtimes() -> dict[str, Path]:
     """Return the folders of all runtimes that can be tested, by published name."""
-    folders = [Path(place) for place in importlib.import_module("packager.runtimes").__path__]
+    folders = [Path(path) for path in importlib.import_module("packager.runtimes").__path__]
     found = (file.parent for folder in folders for file in sorted(folder.glob("*/conform.py")))
     return {folder.name.replace("_", "-"): folder for folder in found}
 

@@ -111,9 +111,9 @@ def alone(
         }
         cell.write_text(json.dumps(value))
 
-        def program(arguments: Sequence[str], place: Path) -> tuple[int | None, str]:
+        def program(arguments: Sequence[str], directory: Path) -> tuple[int | None, str]:
             command = [sys.executable, "-m", *arguments]
-            return run(command, place, settings.suite, settings.environment, settings.seconds)
+            return run(command, directory, settings.suite, settings.environment, settings.seconds)
 
         return Coverage(scratch / "operators-tests", program).of(planned, cell, facts)
 

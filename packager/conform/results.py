@@ -154,8 +154,8 @@ def merge(results: Sequence[JSON]) -> JSON:
     rows: dict[tuple[str, ...], JSON] = {}
     for result in results:
         for cell in result["cells"]:
-            place = canonical.sha256(canonical.dump(cell.get("host", result["host"])))
-            rows[(cell["cell"], cell["device"], place)] = {**cell, "host": cell.get("host", result["host"])}
+            host_digest = canonical.sha256(canonical.dump(cell.get("host", result["host"])))
+            rows[(cell["cell"], cell["device"], host_digest)] = {**cell, "host": cell.get("host", result["host"])}
     cells = sorted(rows.values(), key=lambda cell: (cell["target"], cell["runtime"], _order(cell["version"])))
     level = min(result["level"] for result in results)
     return {**results[-1], "level": level, "seconds": sum(item["seconds"] for item in results), "cells": cells}

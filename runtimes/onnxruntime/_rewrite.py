@@ -117,12 +117,12 @@ def _ranges(source: Path, batches: Iterable[Mapping[str, Any]]) -> Any:
     calibrate = _tool("onnxruntime.quantization.calibrate")
     numpy = importlib.import_module("numpy")
     with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder) / "model"
-        shutil.copytree(source.parent, place, copy_function=shutil.copyfile)
+        copy = Path(folder) / "model"
+        shutil.copytree(source.parent, copy, copy_function=shutil.copyfile)
         augmented = str(Path(folder) / "augmented.onnx")
         try:
             calibrator = calibrate.create_calibrator(
-                place / source.name, list(_STATIC), augmented, use_external_data_format=True
+                copy / source.name, list(_STATIC), augmented, use_external_data_format=True
             )
             calibrator.collect_data(_Reader(iter(batches)))
             found = calibrator.compute_data()

@@ -61,16 +61,16 @@ def compare(got: list[Any], expected: bytes, tolerance: float) -> str:
     import numpy
 
     with numpy.load(io.BytesIO(expected), allow_pickle=False) as arrays:
-        for place, found in enumerate(got):
-            wanted, array = arrays[str(place)], numpy.asarray(found)
+        for position, found in enumerate(got):
+            wanted, array = arrays[str(position)], numpy.asarray(found)
             if array.shape != wanted.shape:
-                return f"differs: output {place} has the shape {array.shape}, expected {wanted.shape}"
+                return f"differs: output {position} has the shape {array.shape}, expected {wanted.shape}"
             if array.dtype == object or wanted.dtype.kind in "USb":
                 same = numpy.array_equal(array.astype(str), wanted.astype(str))
             else:
                 same = numpy.allclose(array, wanted, rtol=tolerance, atol=1e-7, equal_nan=True)
             if not same:
-                return f"differs: output {place} is not what the standard says"
+                return f"differs: output {position} is not what the standard says"
     return "ok"
 
 

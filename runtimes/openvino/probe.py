@@ -183,8 +183,8 @@ def _kept(program: Path, graphs: Sequence[Trial], suffixes: Sequence[str]) -> li
     for part in _sliced(graphs):
         with tempfile.TemporaryDirectory() as name:
             for index, reported in enumerate(_trials.run(Path(sys.executable), program, part, Path(name))):
-                places = [Path(name, f"{index}{suffix}") for suffix in suffixes]
-                found.append((reported, [place.read_bytes() for place in places] if reported == "ok" else []))
+                paths = [Path(name, f"{index}{suffix}") for suffix in suffixes]
+                found.append((reported, [path.read_bytes() for path in paths] if reported == "ok" else []))
     return found
 
 

@@ -29,7 +29,7 @@ def attempt(graph: bytes, feeds: bytes, out: Path, options: Any) -> str:
         if not all(isinstance(array, numpy.ndarray | numpy.generic) for array in got):
             return "loads"
         plain = (array.astype(str) if array.dtype.kind == "O" else array for array in map(numpy.asarray, got))
-        out.write_bytes(_trials.arrays({str(place): array for place, array in enumerate(plain)}))
+        out.write_bytes(_trials.arrays({str(position): array for position, array in enumerate(plain)}))
     except Exception as error:  # the runtime's exceptions share no class
         return " ".join(str(error).split())[:400] or type(error).__name__
     return "ok"

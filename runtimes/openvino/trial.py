@@ -116,14 +116,16 @@ def compare(got: list[Any], expected: bytes, tolerance: float) -> str:
     with numpy.load(io.BytesIO(expected), allow_pickle=False) as arrays:
         if len(got) != len(arrays.files):
             return f"differs: {len(got)} outputs, expected {len(arrays.files)}"
-        for place, array in enumerate(got):
-            wanted = arrays[str(place)]
+        for position, array in enumerate(got):
+            wanted = arrays[str(position)]
             if (array.shape, array.dtype) != (wanted.shape, wanted.dtype):
-                return f"differs: output {place} is {array.dtype}{array.shape}, expected {wanted.dtype}{wanted.shape}"
+                return (
+                    f"differs: output {position} is {array.dtype}{array.shape}, expected {wanted.dtype}{wanted.shape}"
+                )
             exact = wanted.dtype.kind in "iubUS"
             same = numpy.array_equal(array, wanted) if exact else close(array, wanted, tolerance)
             if not same:
-                return f"differs: output {place} has other values"
+                return f"differs: output {position} has other values"
     return "ok"
 
 

@@ -48,14 +48,14 @@ def build(graph: Path, device: str, interface: JSON, out: Path) -> None:
         "out": str(out.resolve()),
     }
     command = [sys.executable, "-s", "-P", "-S", "-B", str(_tensorrt_build.__file__), str(library)]
-    place = tempfile.gettempdir()
+    home = tempfile.gettempdir()
     done = subprocess.run(
         command,
         input=json.dumps(job),
         capture_output=True,
         text=True,
         cwd=graph.resolve().parent,
-        env={**numerics(), "HOME": place, "TMPDIR": place},
+        env={**numerics(), "HOME": home, "TMPDIR": home},
         check=False,
     )
     answer = json.loads((done.stdout.splitlines() or ["{}"])[-1]) if done.returncode == 0 else {}

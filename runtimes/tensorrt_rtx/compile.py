@@ -31,10 +31,10 @@ def compile_graph(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JS
     """Write the engine of the graph `inputs["graph"]/params["path"]` for `params["device"]` and read it back."""
     trt = _tensorrt.tool(("tensorrt_rtx",), "tensorrt-rtx", "rtx")
     _tensorrt.check_promise(params["versions"], trt.__version__, "tensorrt-rtx")
-    device, place = params["device"], out / _tensorrt.FILE
+    device, engine_path = params["device"], out / _tensorrt.FILE
     with _tensorrt.typed(inputs, params) as path:
-        builder.build(path, device, params["interface"], place)
-    engine = place.read_bytes()
+        builder.build(path, device, params["interface"], engine_path)
+    engine = engine_path.read_bytes()
     header = read_header(engine)
     expected = {"format": "tensorrt-rtx", "version": trt.__version__, "gpus": [device], "bytes": len(engine)}
     if header != expected:

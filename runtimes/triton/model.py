@@ -94,8 +94,8 @@ class TritonPythonModel:
         cuts = np.cumsum([len(next(iter(feed.values()))) for feed in group])[:-1]
         parts = [np.split(array, cuts) for array in self._session.run(self._names, merged)]
         return [
-            [self._tensor(name, part[place]) for name, part in zip(self._names, parts)]  # noqa: B905
-            for place in range(len(group))
+            [self._tensor(name, part[position]) for name, part in zip(self._names, parts)]  # noqa: B905
+            for position in range(len(group))
         ]
 
     def _tensor(self, name: str, array: Any) -> Any:

@@ -164,10 +164,10 @@ def _values(raw: NDArray[np.uint8], ends: NDArray[np.intp]) -> NDArray[np.uint64
     if longest > _VARINT:
         raise _malformed()
     values = np.zeros(len(ends), np.uint64)
-    for place in range(longest):
-        there = lengths > place
-        bits = (raw[starts[there] + place] & 0x7F).astype(np.uint64)
-        values[there] |= bits << np.uint64(7 * place)
+    for position in range(longest):
+        there = lengths > position
+        bits = (raw[starts[there] + position] & 0x7F).astype(np.uint64)
+        values[there] |= bits << np.uint64(7 * position)
     return values
 
 

@@ -52,9 +52,9 @@ def read_process(pid: int, proc: Path = PROC) -> Process | None:
 
 def descendants(pid: int, proc: Path = PROC) -> Iterator[int]:
     """Yield the child processes of a process, and theirs."""
-    for place in (proc / str(pid) / "task").glob("*/children"):
+    for listing in (proc / str(pid) / "task").glob("*/children"):
         try:
-            found = [int(word) for word in place.read_text().split()]
+            found = [int(word) for word in listing.read_text().split()]
         except OSError:
             continue
         for child in found:
