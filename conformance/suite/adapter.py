@@ -24,7 +24,7 @@ class AdapterError(Exception):
     """The program broke the protocol, died, or did not answer in time: never what a good runtime does."""
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """The runtime refused, with a sentence. `status` is HTTP's code, or None where there is no HTTP."""
 
     def __init__(self, message: str, status: int | None = None) -> None:
@@ -32,7 +32,7 @@ class Refused(Exception):
         self.status = status
 
 
-class Unavailable(Exception):
+class UnavailableError(Exception):
     """The runtime cannot exist on this machine; the reason is the adapter's."""
 
 
@@ -74,7 +74,7 @@ class Process:
         self._lines.put(b"")
 
     def call(self, operation: str, seconds: float, /, **members: Any) -> dict[str, Any]:
-        """Send one message and return the answer. Raises Refused, Unavailable, AdapterError."""
+        """Send one message and return the answer. Raises RefusedError, UnavailableError, AdapterError."""
         self._count += 1
         message = json.dumps({"op": operation, "id": self._count, **members}).encode() + b"\n"
         assert self._process.stdin
@@ -101,9 +101,9 @@ class Process:
         except (ValueError, KeyError, TypeError):
             raise AdapterError(f"the answer to `{operation}` is not of the protocol: {line[:200]!r}") from None
         if kind == "unavailable":
-            raise Unavailable(text)
+            raise UnavailableError(text)
         if kind == "request" and known:
-            raise Refused(text)
+            raise RefusedError(text)
         raise AdapterError(f"`{operation}` failed: {text}")
 
     def _end(self) -> str:

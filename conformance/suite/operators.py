@@ -19,13 +19,13 @@ from typing import Any
 import numpy as np
 
 from suite import cell, judge
-from suite.adapter import AdapterError, Process, Refused, Unavailable
+from suite.adapter import AdapterError, Process, RefusedError, UnavailableError
 from suite.cell import Cell
 
 SECONDS = 60.0  # for one test; the standard's are tiny
 
 
-class IsServer(Exception):
+class ServerAdapterError(Exception):
     """The adapter starts a server for every model."""
 
 
@@ -45,7 +45,7 @@ class Runner:
             if loaded is not None:
                 return loaded
             got = process.infer(_arrays(folder / "inputs.npz"), SECONDS)
-        except Refused as error:
+        except RefusedError as error:
             return f"refused: {error}"
         except AdapterError as error:
             dead = self._process is not None and not self._process.alive
@@ -73,13 +73,13 @@ class Runner:
                 options=dict(self._subject.options),
                 threads=1,
             )
-        except Unavailable as error:
+        except UnavailableError as error:
             return f"refused: {error}"
         except AdapterError as error:
             return f"{'refused' if process.alive else 'died'}: {error}"
         self.runtime_facts |= {key: report[key] for key in ("runtime", "version") if key in report}
         if report.get("endpoints"):
-            raise IsServer
+            raise ServerAdapterError
         return None
 
     def close(self) -> None:
@@ -111,7 +111,7 @@ def run(subject: Cell, folder: Path) -> dict[str, Any]:
     try:
         tests = json.loads((folder / "index.json").read_bytes())
         results = {test["name"]: runner.attempt(folder / test["folder"], test)[:400] for test in tests}
-    except IsServer:
+    except ServerAdapterError:
         return {"reason": "its adapter starts a server for every model, and does not report what computes inside"}
     finally:
         runner.close()

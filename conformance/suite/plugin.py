@@ -20,10 +20,10 @@ import pytest
 from suite import cell as cells
 from suite import contract as contracts
 from suite import vectors as reference
-from suite.adapter import AdapterError, Unavailable
+from suite.adapter import AdapterError, UnavailableError
 from suite.cell import Cell
 from suite.contract import Contract
-from suite.oip import Unsupported
+from suite.oip import UnsupportedError
 from suite.subject import Subject
 
 LEVELS = ("L0 integrity", "L1 load", "L2 interface", "L3 numerics", "L4 behaviour", "L5 speed")
@@ -105,7 +105,7 @@ def pytest_runtest_call(item: pytest.Item) -> Any:
     """Skip values that this channel cannot carry, such as NaN in JSON: no runtime is at fault."""
     try:
         return (yield)
-    except Unsupported as error:
+    except UnsupportedError as error:
         pytest.skip(str(error))
 
 
@@ -224,7 +224,7 @@ def _started(pytestconfig: pytest.Config, cell: Cell, contract: Contract) -> Ite
     subject = pytestconfig.stash[_SUBJECT] = Subject(cell, contract)
     try:
         subject.start()
-    except Unavailable as error:
+    except UnavailableError as error:
         subject.close()
         pytestconfig.stash[_RECORD].unavailable = str(error)
         pytest.skip(str(error))
@@ -243,5 +243,5 @@ def channel(subject: Subject, channel_name: str) -> Any:
     """One channel of the runtime; a channel that it does not have is skipped with the reason."""
     try:
         return subject.channel(channel_name)
-    except Unsupported as error:
+    except UnsupportedError as error:
         return pytest.skip(str(error))

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from suite.kit import Unavailable
+from suite.kit import UnavailableError
 
 
 def free_ports(count: int) -> list[int]:
@@ -81,10 +81,10 @@ class Server:
 
 
 def program(name: str, environment: dict[str, str]) -> str:
-    """Return the path of a program beside this interpreter. Raises Unavailable."""
+    """Return the path of a program beside this interpreter. Raises UnavailableError."""
     path = Path(environment["VIRTUAL_ENV"]) / "bin" / name
     if not path.is_file():
-        raise Unavailable(f"`{name}` is not installed in this environment")
+        raise UnavailableError(f"`{name}` is not installed in this environment")
     return str(path)
 
 

@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from suite import oip, processes, rpc
-from suite.adapter import AdapterError, Process, Refused, Unavailable
+from suite.adapter import AdapterError, Process, RefusedError, UnavailableError
 from suite.cell import Cell
 from suite.contract import Contract
-from suite.oip import Unsupported
+from suite.oip import UnsupportedError
 
 GRACE = 5.0  # seconds that helpers of a server may outlive it
 
@@ -21,7 +21,7 @@ class Channel(Protocol):
     """A way to call the runtime."""
 
     def infer(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the outputs by name. Raises Refused, AdapterError, Unsupported."""
+        """Return the outputs by name. Raises RefusedError, AdapterError, UnsupportedError."""
 
 
 class InProcess:
@@ -49,7 +49,7 @@ class Subject:
     def start(self, knobs: Mapping[str, Any] | None = None) -> None:
         """Start the adapter and load the model, with other settings than its own if given.
 
-        Raises Unavailable, AdapterError.
+        Raises UnavailableError, AdapterError.
         """
         cell, self._channels = self.cell, {}
         if not cell.adapter:
@@ -100,7 +100,7 @@ class Subject:
         """Let the runtime clean up after itself, then leave nothing running."""
         self._disconnect()
         if self.process:
-            with contextlib.suppress(AdapterError, Refused, Unavailable):
+            with contextlib.suppress(AdapterError, RefusedError, UnavailableError):
                 self.process.call("stop", 20)
         self.close()
 
@@ -142,7 +142,7 @@ class Subject:
         return self.channel(self.cell.channels[0])
 
     def channel(self, name: str) -> Channel:
-        """Return a channel by name. Raises Unsupported when this runtime has none of that name."""
+        """Return a channel by name. Raises UnsupportedError when this runtime has none of that name."""
         if name not in self._channels:
             self._channels[name] = self._open(name)
         return self._channels[name]
@@ -152,10 +152,10 @@ class Subject:
         model = str(self.loaded.get("model") or self.cell.bundle["name"])
         if name == "adapter":
             if self.process is None:
-                raise Unsupported("an endpoint has no adapter")
+                raise UnsupportedError("an endpoint has no adapter")
             return InProcess(self.process, seconds)
         if name not in endpoints and not (name == "shm" and "http" in endpoints):
-            raise Unsupported(f"this runtime has no {name} endpoint")
+            raise UnsupportedError(f"this runtime has no {name} endpoint")
         if name == "grpc":
             return rpc.Rpc(endpoints, model, self.contract, seconds)
         return self.new_client() if name == "http" else oip.Shared(self.http or self.new_client())

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from suite import cases, judge
-from suite.adapter import Refused
+from suite.adapter import RefusedError
 from suite.cell import Cell
 from suite.contract import Contract
 from suite.subject import Channel, Subject
@@ -98,7 +98,7 @@ def test_values_outside_the_promise_hurt_nobody_else(
     mixed = {name: np.concatenate([odd[name][:1], array[1:]]) for name, array in feeds.items()}
     try:
         answer = subject.primary.infer(mixed)
-    except Refused:
+    except RefusedError:
         answer = None
     if answer is not None:
         expected = {name: array[1:] for name, array in before.items()}

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from suite import cases, judge
-from suite.adapter import AdapterError, Refused
+from suite.adapter import AdapterError, RefusedError
 from suite.cell import Cell
 from suite.contract import Contract
 from suite.oip import Http
@@ -86,7 +86,7 @@ def test_a_bad_request_is_refused_in_a_sentence(
         pytest.skip("a library has no upper bound; its server must refuse")
     good = _good(contract)
     before = channel.infer(good)
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(RefusedError) as caught:
         channel.infer(feeds)
         pytest.fail(f"a request with {kind} was answered")
     assert str(caught.value).strip(), "the refusal has no message"
@@ -165,7 +165,7 @@ def test_a_model_can_be_unloaded_and_loaded(subject: Subject, contract: Contract
     while client.exchange("GET", f"{client.base}/ready")[0] == 200:
         assert time.monotonic() < end, "the model is still ready 30 s after it was unloaded"
         time.sleep(0.05)
-    with pytest.raises(Refused):
+    with pytest.raises(RefusedError):
         client.infer(_good(contract))
     assert client.exchange("POST", f"{base}/load", b"{}")[0] == 200
     assert judge.same_bits(before, client.infer(_good(contract))) is None, "loaded again, it answers differently"
@@ -240,7 +240,7 @@ def _keeps_to_rows(subject: Subject, contract: Contract, most: int) -> None:
     subject.primary.infer(
         cases.feeds(contract, cases.Case("as large as allowed", {**lengths, str(contract.batch): most}))
     )
-    with pytest.raises(Refused):
+    with pytest.raises(RefusedError):
         subject.primary.infer(cases.feeds(contract, cases.Case("larger", {**lengths, str(contract.batch): most + 1})))
         pytest.fail(f"a batch of {most + 1} was answered although `batch.max` is {most}")
 
@@ -282,7 +282,7 @@ class _Busy:
         while time.monotonic() < end:
             try:
                 self._client.infer(self._feeds)
-            except (AdapterError, Refused, json.JSONDecodeError):
+            except (AdapterError, RefusedError, json.JSONDecodeError):
                 break
             self.answers += 1
         self._client.disconnect()
