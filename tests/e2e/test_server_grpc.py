@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "conformance"))
 
 from packager.lock import environments
 from suite import contract, protobuf
-from suite.adapter import Refused
+from suite.adapter import RefusedError
 from suite.rpc import Rpc
 from tests.e2e.test_server import (  # noqa: F401 - `app` and `models` are fixtures
     MAX_BODY,
@@ -157,7 +157,7 @@ BAD = {
 def test_refusals_name_the_defect(mlp: Any, case: str) -> None:
     _, rpc, _ = mlp
     message, code, sentence = BAD[case]
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(RefusedError) as caught:
         rpc.call("ModelInfer", message)
     assert f"gRPC {code}" in str(caught.value) and sentence in str(caught.value)
     assert rpc.infer({"x": sample(1)})
@@ -178,7 +178,7 @@ def test_selected_output_is_returned_alone(mlp: Any) -> None:
 
 
 def test_unknown_methods_are_unimplemented(mlp: Any) -> None:
-    with pytest.raises(Refused, match="UNIMPLEMENTED"):
+    with pytest.raises(RefusedError, match="UNIMPLEMENTED"):
         mlp[1].call("RepositoryIndex", b"")
 
 
@@ -189,7 +189,7 @@ def test_admission_is_shared_with_http(app: Path, models: dict[str, Path]) -> No
         deadline = time.monotonic() + 10
         while b"packager_server_requests_in_flight 1.0" not in server.request("GET", "/metrics")[2]:
             assert time.monotonic() < deadline and not busy.done()
-        with pytest.raises(Refused, match="RESOURCE_EXHAUSTED: 1 requests are in flight"):
+        with pytest.raises(RefusedError, match="RESOURCE_EXHAUSTED: 1 requests are in flight"):
             rpc.infer({"rounds": np.array([0], np.int64)})
         assert set(busy.result()) == {"sum"}
 
