@@ -89,10 +89,13 @@ class Pod:
             time.sleep(0.02)
 
     def is_ready(self) -> bool:
-        """Send a probe on a separate connection."""
+        """Send a probe on a separate connection. Raises OSError if it ends without an answer, as a killed process does."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=5) as connection:
             connection.sendall(b"GET /v2/health/ready HTTP/1.1\r\nHost: probe\r\n\r\n")
-            return connection.recv(4096).startswith(b"HTTP/1.1 200")
+            answer = connection.recv(4096)
+        if not answer:
+            raise ConnectionResetError("the connection ended without an answer")
+        return answer.startswith(b"HTTP/1.1 200")
 
 
 def free_port() -> int:
