@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What NVIDIA GPUs this host has, asked of the driver's own tool; nothing is loaded for it."""
+"""List the NVIDIA GPUs of this host with the driver's tool; no library is loaded for it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def capabilities() -> tuple[str, ...]:
 
 
 def obstacle(distributions: tuple[str, ...], capability: str | None = None) -> str | None:
-    """Say why what runs on a GPU (of one compute capability) cannot run here, or None.
+    """Return why what runs on a GPU (of one compute capability) cannot run here, or None.
 
     `distributions` are those of which one must be installed.
     """

@@ -21,9 +21,9 @@ def kernels(measured: Mapping[str, Kernels]) -> JSON:
     """
     patterns = {}
     for name in {name for outcomes in measured.values() for name in outcomes}:
-        said = [outcomes.get(name) for outcomes in measured.values()]
-        if "ok" in said or "lacks" in said:
-            patterns[name] = "".join(_letter(each, loads="ok" in said) for each in said)
+        reported = [outcomes.get(name) for outcomes in measured.values()]
+        if "ok" in reported or "lacks" in reported:
+            patterns[name] = "".join(_letter(each, loads="ok" in reported) for each in reported)
     return _value(list(measured), patterns)
 
 
@@ -37,15 +37,15 @@ def extended(known: JSON, version: str, outcomes: Kernels) -> JSON:
         for pattern, rows in patterns.items()
         for types in rows
     }
-    added = {name: "-" * len(known["over"]) for name, said in outcomes.items() if said in ("ok", "lacks")}
+    added = {name: "-" * len(known["over"]) for name, reported in outcomes.items() if reported in ("ok", "lacks")}
     patterns = {
         name: pattern + _letter(outcomes.get(name), loads="o" in pattern) for name, pattern in (added | before).items()
     }
     return _value([*known["over"], version], patterns)
 
 
-def _letter(said: str | None, *, loads: bool) -> str:
-    return "-" if said in (None, "unclear") or (said == "fails" and not loads) else _LETTERS[said]
+def _letter(reported: str | None, *, loads: bool) -> str:
+    return "-" if reported in (None, "unclear") or (reported == "fails" and not loads) else _LETTERS[reported]
 
 
 def _value(over: Sequence[str], patterns: Mapping[str, str]) -> JSON:

@@ -94,7 +94,7 @@ def _type_results(model: Any) -> None:
 
 
 def _knows_fp16(node: Any, model: Any) -> bool:
-    """Tell whether no result of a node that may be fp32 must be: TfIdfVectorizer, for one, has no other."""
+    """Return whether no result of a node that may be fp32 must be: TfIdfVectorizer, for example, has no other."""
     return all(_FP16 in types for types in _results(node, model) if _FP32 in types)
 
 

@@ -150,7 +150,7 @@ def every() -> list[Probe]:
 
 
 def has_subgraph(schema: Any) -> bool:
-    """Say whether an operator controls the flow: its kernels take every type, and what is inside is judged itself."""
+    """Return whether an operator controls the flow: its kernels take every type; what is inside is judged itself."""
     return any(attribute.type == schema.AttrType.GRAPH for attribute in schema.attributes.values())
 
 

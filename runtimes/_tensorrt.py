@@ -26,7 +26,7 @@ PRECISIONS = ("fp32", "fp16", "mixed")
 
 
 def tool(names: Sequence[str], distribution: str, extra: str) -> Any:
-    """Import the first module of `names` that is there; a library that it lacks is an error of its own."""
+    """Import the first module of `names` that is there; a library that it lacks is a different error."""
     for name in names:
         try:
             return importlib.import_module(name)

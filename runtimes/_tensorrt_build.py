@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What both libraries with TensorRT's Python interface are asked when an engine is built, and errors they make of it.
+"""Build an engine with either library that has TensorRT's Python interface, and translate its errors.
 
 Standard library only, and nothing of this program: the file is also run by itself, in a process that must hold as
 little as possible besides the library (`tensorrt_rtx/builder.py`).
@@ -84,7 +84,7 @@ def _flags(trt: Any) -> int:
 
 
 def _parser_errors(parser: Any) -> str:
-    """Say what each operator that the parser refuses is, and how it put it."""
+    """Return each operator that the parser refuses, with its message."""
     found = [parser.get_error(index) for index in range(parser.num_errors)]
     return "; ".join(
         f"`{error.node_operator()}` {error.node_name()}: {str(error.code().name).lower().replace('_', ' ')}, "
@@ -98,7 +98,7 @@ def _said(log: Any) -> str:
 
 
 def first_line(text: str) -> str:
-    """Return the first line of what a library said that is not empty."""
+    """Return the first line of a library's message that is not empty."""
     rows = [row.strip() for row in text.splitlines() if row.strip()]
     return (rows[0] if rows else "no reason given")[:300]
 
@@ -129,7 +129,7 @@ def middle(low: int, high: int) -> int:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Build the engine that the job on standard input describes; say on standard output how it went.
+    """Build the engine that the job on standard input describes; report the result on standard output.
 
     `arguments[0]` is the directory of the library.
     """
@@ -158,7 +158,7 @@ def settle(arguments: Sequence[str]) -> None:
 
 def _build_for(trt: Any, job: Mapping[str, Any], answer: dict[str, str]) -> None:
     def configure(config: Any) -> None:
-        # Without one the builder takes whichever it knows; `CURRENT` would ask for a GPU.
+        # Without one the builder takes the one it knows; `CURRENT` would need a GPU.
         config.num_compute_capabilities = 1
         config.set_compute_capability(getattr(trt.ComputeCapability, job["capability"]), 0)
 

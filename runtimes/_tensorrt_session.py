@@ -42,8 +42,8 @@ def call(cuda: Any, name: str, *arguments: Any) -> Any:
     """Call CUDA's runtime; return its result, if it has one. Raises RuntimeError with its words."""
     status, *results = getattr(cuda, name)(*arguments)
     if int(status):
-        said = cuda.cudaGetErrorString(status)[1]
-        raise RuntimeError(f"{name} failed: {said.decode() if said else status}")
+        reported = cuda.cudaGetErrorString(status)[1]
+        raise RuntimeError(f"{name} failed: {reported.decode() if reported else status}")
     return results[0] if results else None
 
 

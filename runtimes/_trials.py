@@ -4,7 +4,7 @@
 A runtime has a program for it, started as `PYTHON PROGRAM FILE FIRST [OUT]`. FILE holds records: four big-endian
 numbers (three lengths, and a relative tolerance in millionths), a graph in the form that the program reads, its inputs
 as an `.npz` (none: load it only), what it should give as an `.npz` of `0`, `1`, … (none: anything). The program prints
-one JSON line `[index, "ok"]` or `[index, "what was said"]` for each record from FIRST on; what it makes of a record, if
+one JSON line `[index, "ok"]` or `[index, "message"]` for each record from FIRST on; what it makes of a record, if
 it makes something, it leaves in OUT under the index.
 """
 
@@ -56,7 +56,7 @@ def arrays(named: Mapping[str, Any]) -> bytes:
 
 
 def about(python: Path, program: Path) -> Any:
-    """Return what a runtime's program says of its environment, None where it cannot."""
+    """Return the facts that a runtime's program reports of its environment, None if it cannot."""
     done = subprocess.run(
         [python, program, "--about"], capture_output=True, text=True, env=CLEAN, timeout=PATIENCE, check=False
     )
@@ -64,21 +64,21 @@ def about(python: Path, program: Path) -> Any:
 
 
 def run(python: Path, program: Path, graphs: Sequence[Trial], out: Path | None = None) -> list[str]:
-    """Try every graph with the program of a runtime in an environment; return what it said.
+    """Try every graph with the program of a runtime in an environment; return the results.
 
     A graph that kills or hangs the process is `died: …`; those behind it are tried in a new process.
     """
     with tempfile.TemporaryDirectory() as folder:
         path, log = Path(folder, "graphs"), Path(folder, "log")
         path.write_bytes(b"".join(trial.packed() for trial in graphs))
-        said: dict[int, str] = {}
-        while len(said) < len(graphs):
-            command = [str(python), str(program), str(path), str(len(said)), *([str(out)] if out else [])]
+        reported: dict[int, str] = {}
+        while len(reported) < len(graphs):
+            command = [str(python), str(program), str(path), str(len(reported)), *([str(out)] if out else [])]
             end = _process(command, log)
-            said |= dict(map(json.loads, _whole_lines(log)))
-            if len(said) < len(graphs):
-                said[len(said)] = f"died: {end}"
-        return [said[index] for index in range(len(graphs))]
+            reported |= dict(map(json.loads, _whole_lines(log)))
+            if len(reported) < len(graphs):
+                reported[len(reported)] = f"died: {end}"
+        return [reported[index] for index in range(len(graphs))]
 
 
 def _process(command: Sequence[str], log: Path) -> str:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every runtime asks of a recipe: a range that is one, and a target that it has."""
+"""Check versions and targets in recipes, for every runtime: a valid range, and a target of the runtime."""
 
 from __future__ import annotations
 

@@ -24,15 +24,15 @@ class AdapterError(Exception):
     """The program broke the protocol, died, or did not answer in time: never what a good runtime does."""
 
 
-class Refused(Exception):
-    """The runtime said no, in a sentence. `status` is HTTP's code, or None where there is no HTTP."""
+class RefusedError(Exception):
+    """The runtime refused, with a sentence. `status` is HTTP's code, or None where there is no HTTP."""
 
     def __init__(self, message: str, status: int | None = None) -> None:
         super().__init__(message)
         self.status = status
 
 
-class Unavailable(Exception):
+class UnavailableError(Exception):
     """The runtime cannot exist on this machine; the reason is the adapter's."""
 
 
@@ -64,7 +64,7 @@ class Process:
 
     @property
     def alive(self) -> bool:
-        """Say whether the program still runs, and is still listened to."""
+        """Return whether the program still runs, and is still read from."""
         return self._process.poll() is None
 
     def _read(self) -> None:
@@ -73,8 +73,8 @@ class Process:
             self._lines.put(line)
         self._lines.put(b"")
 
-    def ask(self, operation: str, seconds: float, /, **members: Any) -> dict[str, Any]:
-        """Send one message and return the answer. Raises Refused, Unavailable, AdapterError."""
+    def call(self, operation: str, seconds: float, /, **members: Any) -> dict[str, Any]:
+        """Send one message and return the answer. Raises RefusedError, UnavailableError, AdapterError."""
         self._count += 1
         message = json.dumps({"op": operation, "id": self._count, **members}).encode() + b"\n"
         assert self._process.stdin
@@ -101,9 +101,9 @@ class Process:
         except (ValueError, KeyError, TypeError):
             raise AdapterError(f"the answer to `{operation}` is not of the protocol: {line[:200]!r}") from None
         if kind == "unavailable":
-            raise Unavailable(text)
+            raise UnavailableError(text)
         if kind == "request" and known:
-            raise Refused(text)
+            raise RefusedError(text)
         raise AdapterError(f"`{operation}` failed: {text}")
 
     def _end(self) -> str:
@@ -113,8 +113,8 @@ class Process:
         return "closed its output"
 
     def infer(self, feeds: Mapping[str, Any], seconds: float) -> dict[str, Any]:
-        """Ask for one answer: numpy arrays by name."""
-        answer = self.ask("infer", seconds, inputs=wire.pack_all(dict(feeds)))
+        """Run one request: numpy arrays by name."""
+        answer = self.call("infer", seconds, inputs=wire.pack_all(dict(feeds)))
         try:
             return wire.unpack_all(answer["outputs"])
         except (KeyError, ValueError, AttributeError) as error:

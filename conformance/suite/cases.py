@@ -96,7 +96,7 @@ def _is_prime(number: int) -> bool:
 
 
 def _fit(case: Case, contract: Contract) -> Case:
-    """Shorten the longest dimension until no input is larger than the budget; the name then says what is run."""
+    """Shorten the longest dimension until no input is larger than the budget; the name then has what is run."""
     lengths = dict(case.lengths)
     free = [name for name in lengths if "is" not in contract.spans[name]]
     while free and (excess := _excess(contract, lengths)) > 1:

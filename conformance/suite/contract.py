@@ -44,7 +44,7 @@ class Port:
 class Contract:
     """Interface, promised value ranges, and the whole document for what only some tests need.
 
-    `dimensions` are the shortest and longest lengths that were measured, `spans` all that is said of them.
+    `dimensions` are the shortest and longest lengths that were measured, `spans` all that the contract states of them.
     """
 
     inputs: Tuple[Port, ...]  # noqa: UP006

@@ -62,11 +62,11 @@ def difference(expected: Any, got: Any, bounds: Mapping[str, float]) -> tuple[Dr
     if not wrong.any():
         return drift, None
     excess = np.where(wrong, np.where(np.isfinite(away), away / np.maximum(allowed, 1e-300), np.inf), -1.0)
-    place = np.unravel_index(int(excess.argmax()), excess.shape)
-    wanted, seen = float(left[place]), float(right[place])
+    position = np.unravel_index(int(excess.argmax()), excess.shape)
+    wanted, seen = float(left[position]), float(right[position])
     return drift, (
         f"{int(wrong.sum())} of {wrong.size} elements are out of tolerance (atol {bounds['atol']}, rtol "
-        f"{bounds['rtol']}); worst {[int(i) for i in place]}: expected {wanted!r}, got {seen!r}"
+        f"{bounds['rtol']}); worst {[int(i) for i in position]}: expected {wanted!r}, got {seen!r}"
     )
 
 
@@ -74,9 +74,11 @@ def _exactly(expected: Any, got: Any) -> tuple[Drift, str | None]:
     wrong = expected != got
     if not np.any(wrong):
         return Drift(0.0, True), None
-    place = np.unravel_index(int(np.argmax(wrong)), expected.shape)
-    text = f"{int(np.sum(wrong))} elements differ; first {[int(i) for i in place]}: expected {expected[place]!r}, "
-    return Drift(float("inf"), False), text + f"got {got[place]!r}"
+    position = np.unravel_index(int(np.argmax(wrong)), expected.shape)
+    text = (
+        f"{int(np.sum(wrong))} elements differ; first {[int(i) for i in position]}: expected {expected[position]!r}, "
+    )
+    return Drift(float("inf"), False), text + f"got {got[position]!r}"
 
 
 def differences(

@@ -18,15 +18,15 @@ import numpy as np
 from suite import wire
 
 
-class Unavailable(Exception):
-    """Say that this machine lacks a device, driver or library: the cell is skipped with this reason."""
+class UnavailableError(Exception):
+    """Raised if the machine lacks a device, driver or library: the cell is skipped with this reason."""
 
 
-class BadRequest(Exception):
+class BadRequestError(Exception):
     """The request was refused, as it should be; the message is what the client reads."""
 
 
-class Broken(Exception):
+class BrokenRuntimeError(Exception):
     """The runtime failed where it should have answered or refused, such as HTTP 500."""
 
 
@@ -34,7 +34,7 @@ class Adapter:
     """One runtime. Every method gets the message of the suite and returns the members of the answer."""
 
     def hello(self, message: dict[str, Any]) -> dict[str, Any]:
-        """Say who answers: `runtime`, `version`, as the runtime itself reports them."""
+        """Return `runtime` and `version`, as the runtime itself reports them."""
         raise NotImplementedError
 
     def load(self, message: dict[str, Any]) -> dict[str, Any]:
@@ -75,11 +75,11 @@ def run(adapter: Adapter) -> None:
 def _answer(adapter: Adapter, message: dict[str, Any]) -> dict[str, Any]:
     try:
         return {"ok": True, **_perform(adapter, message)}
-    except Unavailable as error:
+    except UnavailableError as error:
         return _error("unavailable", error)
-    except Broken as error:
+    except BrokenRuntimeError as error:
         return _error("failed", error)
-    except BadRequest as error:
+    except BadRequestError as error:
         return _error("request", error)
     except Exception as error:  # each runtime has its own tree of exceptions, and a bad request may raise any of them
         return _error("request" if message.get("op") == "infer" else "failed", error)
@@ -103,7 +103,7 @@ def _perform(adapter: Adapter, message: dict[str, Any]) -> dict[str, Any]:
         return dict(getattr(adapter, operation)(message))
     if operation == "stop":
         return dict(adapter.stop())
-    raise BadRequest(f"unknown operation {operation!r}")
+    raise BadRequestError(f"unknown operation {operation!r}")
 
 
 def _bench(adapter: Adapter, feeds: dict[str, Any], runs: int, seconds: float) -> list[float]:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Open Inference Protocol v2 over HTTP, as a client speaks it: JSON, binary tensors, Triton's shared memory.
 
-Each thread has a connection of its own. What a server refuses (4xx) is Refused; anything else that is no answer is a
-ServerFault: a server must never answer 5xx to what a client sent.
+Each thread has a separate connection. What a server refuses (4xx) is RefusedError; anything else that is no answer is a
+ServerFaultError: a server must never answer 5xx to what a client sent.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from urllib.parse import quote, urlsplit
 
 import numpy as np
 
-from suite.adapter import AdapterError, Refused
+from suite.adapter import AdapterError, RefusedError
 from suite.contract import DTYPES, Contract
 
 
-class ServerFault(AdapterError):
+class ServerFaultError(AdapterError):
     """The server failed: 5xx, a broken connection, an answer that is not of the protocol."""
 
 
-class Unsupported(Exception):
-    """Say that a channel cannot carry what was asked, such as NaN in JSON: not the server's fault."""
+class UnsupportedError(Exception):
+    """A channel cannot carry the request, such as NaN in JSON: not the server's fault."""
 
 
 class Http:
@@ -63,7 +63,7 @@ class Http:
     ) -> tuple[int, Mapping[str, str], bytes]:
         """Send one request on this thread's connection; return status, headers (lower case) and body.
 
-        Raises ServerFault when there is no answer.
+        Raises ServerFaultError when there is no answer.
         """
         fresh = getattr(self._local, "connection", None) is None
         try:
@@ -71,7 +71,7 @@ class Http:
         except (OSError, http.client.HTTPException) as error:
             self.close()
             if fresh:
-                raise ServerFault(f"no answer to {method} {path}: {error or type(error).__name__}") from None
+                raise ServerFaultError(f"no answer to {method} {path}: {error or type(error).__name__}") from None
             return self.exchange(method, path, body, headers)  # a kept connection may have been closed meanwhile
 
     def _exchange(
@@ -109,7 +109,7 @@ class Http:
             connection.close()
 
     def infer(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the outputs by name. Raises Refused, ServerFault, Unsupported."""
+        """Return the outputs by name. Raises RefusedError, ServerFaultError, UnsupportedError."""
         body, headers = self.encode(feeds)
         return self.post(body, headers)
 
@@ -117,26 +117,26 @@ class Http:
         """Send a body to the inference path and read the outputs."""
         status, fields, data = self.exchange("POST", path or f"{self.base}/infer", body, headers)
         if 400 <= status < 500:
-            raise Refused(_message(data), status)
+            raise RefusedError(_message(data), status)
         if status != 200:
-            raise ServerFault(f"HTTP {status}: {_message(data)}")
+            raise ServerFaultError(f"HTTP {status}: {_message(data)}")
         try:
             return self._decode(fields, data)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ServerFault(f"the answer is not of the protocol: {error!r:.200}") from None
+            raise ServerFaultError(f"the answer is not of the protocol: {error!r:.200}") from None
 
     def document(self, path: str) -> Any:
-        """GET a JSON document. Raises Refused, ServerFault."""
+        """GET a JSON document. Raises RefusedError, ServerFaultError."""
         status, _, data = self.exchange("GET", path)
         if 400 <= status < 500:
-            raise Refused(_message(data), status)
+            raise RefusedError(_message(data), status)
         try:
             return json.loads(data) if status == 200 else self._fault(status, data)
         except ValueError:
-            raise ServerFault(f"`{path}` is not JSON: {data[:100]!r}") from None
+            raise ServerFaultError(f"`{path}` is not JSON: {data[:100]!r}") from None
 
     def _fault(self, status: int, data: bytes) -> None:
-        raise ServerFault(f"HTTP {status}: {_message(data)}")
+        raise ServerFaultError(f"HTTP {status}: {_message(data)}")
 
     def encode(self, feeds: Mapping[str, Any]) -> tuple[bytes, dict[str, str]]:
         """Return body and headers of an inference request."""
@@ -182,25 +182,27 @@ class Shared:
     def infer(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
         """Return the outputs by name."""
         if not feeds:
-            raise Unsupported("a shared memory region cannot be empty")
+            raise UnsupportedError("a shared memory region cannot be empty")
         self._count += 1
         region = f"conform-{threading.get_native_id()}-{self._count}"
-        place = Path("/dev/shm") / region
+        region_file = Path("/dev/shm") / region
         raws = {name: to_bytes(array) for name, array in feeds.items()}
         try:
-            place.write_bytes(b"".join(raws.values()))
-            self._control(region, "register", {"key": f"/{region}", "offset": 0, "byte_size": place.stat().st_size})
+            region_file.write_bytes(b"".join(raws.values()))
+            self._control(
+                region, "register", {"key": f"/{region}", "offset": 0, "byte_size": region_file.stat().st_size}
+            )
             return self._http.post(*self._request(region, feeds, raws))
         finally:
-            with contextlib.suppress(AdapterError, Refused):
+            with contextlib.suppress(AdapterError, RefusedError):
                 self._control(region, "unregister", {})
-            place.unlink(missing_ok=True)
+            region_file.unlink(missing_ok=True)
 
     def _control(self, region: str, verb: str, document: Mapping[str, Any]) -> None:
         path = f"/v2/systemsharedmemory/region/{region}/{verb}"
         status, _, data = self._http.exchange("POST", path, json.dumps(document).encode())
         if status != 200:
-            raise ServerFault(f"HTTP {status} on {verb} of shared memory: {_message(data)}")
+            raise ServerFaultError(f"HTTP {status} on {verb} of shared memory: {_message(data)}")
 
     def _request(
         self, region: str, feeds: Mapping[str, Any], raws: Mapping[str, bytes]
@@ -248,7 +250,7 @@ def from_bytes(raw: bytes, code: str, shape: Any) -> Any:
 
 def _listed(array: Any) -> list[Any]:
     if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise Unsupported("JSON carries neither NaN nor infinities")
+        raise UnsupportedError("JSON carries neither NaN nor infinities")
     return [item.decode() if isinstance(item, bytes) else item for item in array.reshape(-1).tolist()]
 
 

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run tests of single operators through an adapter, and say of each what the runtime did.
+"""Run tests of single operators through an adapter, and report the result of each.
 
     python -m suite.operators CELL.json TESTS OUT.json
 
 TESTS/index.json lists them; each has a folder with `model.onnx`, its `contract.json`, `inputs.npz` and `outputs.npz`.
-OUT.json says who answered, and by name `ok`, `refused: …` (it does not load), `wrong: …` or `died: …`. A test that
-kills or hangs the adapter takes no other with it. For libraries: a server is not started once per operator.
+OUT.json has the runtime's facts, and by name `ok`, `refused: …` (it does not load), `wrong: …` or `died: …`. A test
+that kills or hangs the adapter takes no other with it. For libraries: a server is not started once per operator.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from typing import Any
 import numpy as np
 
 from suite import cell, judge
-from suite.adapter import AdapterError, Process, Refused, Unavailable
+from suite.adapter import AdapterError, Process, RefusedError, UnavailableError
 from suite.cell import Cell
 
 SECONDS = 60.0  # for one test; the standard's are tiny
 
 
-class IsServer(Exception):
+class ServerAdapterError(Exception):
     """The adapter starts a server for every model."""
 
 
@@ -35,17 +35,17 @@ class Runner:
     def __init__(self, subject: Cell) -> None:
         self._subject = subject
         self._process: Process | None = None
-        self.who: dict[str, Any] = {}
+        self.runtime_facts: dict[str, Any] = {}
 
     def attempt(self, folder: Path, test: Mapping[str, Any]) -> str:
-        """Load one model, ask it once, compare."""
+        """Load one model, run it once, compare."""
         try:
             process = self._started()
             loaded = self._load(process, folder)
             if loaded is not None:
                 return loaded
             got = process.infer(_arrays(folder / "inputs.npz"), SECONDS)
-        except Refused as error:
+        except RefusedError as error:
             return f"refused: {error}"
         except AdapterError as error:
             dead = self._process is not None and not self._process.alive
@@ -57,13 +57,13 @@ class Runner:
             self.close()
             subject = self._subject
             self._process = Process(subject.adapter, subject.environment, subject.scratch, subject.memory)
-            self.who |= self._process.ask("hello", 120)
+            self.runtime_facts |= self._process.call("hello", 120)
         return self._process
 
     def _load(self, process: Process, folder: Path) -> str | None:
         """Return why the model does not load, or None."""
         try:
-            told = process.ask(
+            report = process.call(
                 "load",
                 SECONDS,
                 model=str(folder / "model.onnx"),
@@ -73,13 +73,13 @@ class Runner:
                 options=dict(self._subject.options),
                 threads=1,
             )
-        except Unavailable as error:
+        except UnavailableError as error:
             return f"refused: {error}"
         except AdapterError as error:
             return f"{'refused' if process.alive else 'died'}: {error}"
-        self.who |= {key: told[key] for key in ("runtime", "version") if key in told}
-        if told.get("endpoints"):
-            raise IsServer
+        self.runtime_facts |= {key: report[key] for key in ("runtime", "version") if key in report}
+        if report.get("endpoints"):
+            raise ServerAdapterError
         return None
 
     def close(self) -> None:
@@ -106,16 +106,20 @@ def _compare(expected: Mapping[str, Any], got: Mapping[str, Any], test: Mapping[
 
 
 def run(subject: Cell, folder: Path) -> dict[str, Any]:
-    """Run all tests of `folder`; return who answered and what happened, by name."""
+    """Run all tests of `folder`; return the facts of the runtime, and the results by name."""
     runner = Runner(subject)
     try:
         tests = json.loads((folder / "index.json").read_bytes())
         results = {test["name"]: runner.attempt(folder / test["folder"], test)[:400] for test in tests}
-    except IsServer:
-        return {"reason": "its adapter starts a server for every model, and does not say what computes inside"}
+    except ServerAdapterError:
+        return {"reason": "its adapter starts a server for every model, and does not report what computes inside"}
     finally:
         runner.close()
-    return {"runtime": runner.who.get("runtime"), "version": runner.who.get("version"), "results": results}
+    return {
+        "runtime": runner.runtime_facts.get("runtime"),
+        "version": runner.runtime_facts.get("version"),
+        "results": results,
+    }
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""pytest as the runner: `--cell FILE` says what is judged, `--result FILE` where the verdict goes.
+"""pytest as the runner: `--cell FILE` is the cell to judge, `--result FILE` the file for the verdict.
 
 A test is one law of one level, named by its file. What failed at L0 or L1 makes the later levels meaningless: they
 are skipped with that reason, and the cell fails. A runtime that cannot exist on this machine skips every test and
@@ -20,10 +20,10 @@ import pytest
 from suite import cell as cells
 from suite import contract as contracts
 from suite import vectors as reference
-from suite.adapter import AdapterError, Unavailable
+from suite.adapter import AdapterError, UnavailableError
 from suite.cell import Cell
 from suite.contract import Contract
-from suite.oip import Unsupported
+from suite.oip import UnsupportedError
 from suite.subject import Subject
 
 LEVELS = ("L0 integrity", "L1 load", "L2 interface", "L3 numerics", "L4 behaviour", "L5 speed")
@@ -102,10 +102,10 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Any:
-    """Skip what this way of asking cannot carry, such as a NaN in JSON: no runtime is at fault."""
+    """Skip values that this channel cannot carry, such as NaN in JSON: no runtime is at fault."""
     try:
         return (yield)
-    except Unsupported as error:
+    except UnsupportedError as error:
         pytest.skip(str(error))
 
 
@@ -224,7 +224,7 @@ def _started(pytestconfig: pytest.Config, cell: Cell, contract: Contract) -> Ite
     subject = pytestconfig.stash[_SUBJECT] = Subject(cell, contract)
     try:
         subject.start()
-    except Unavailable as error:
+    except UnavailableError as error:
         subject.close()
         pytestconfig.stash[_RECORD].unavailable = str(error)
         pytest.skip(str(error))
@@ -240,8 +240,8 @@ def subject(_started: Subject) -> Subject:
 
 @pytest.fixture
 def channel(subject: Subject, channel_name: str) -> Any:
-    """One way to ask it; a way that it does not have is a skip with the reason."""
+    """One channel of the runtime; a channel that it does not have is skipped with the reason."""
     try:
         return subject.channel(channel_name)
-    except Unsupported as error:
+    except UnsupportedError as error:
         return pytest.skip(str(error))

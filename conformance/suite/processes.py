@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the kernel says about the processes under test, whatever they say of themselves (Linux's /proc)."""
+"""Read the processes under test from the kernel, which does not depend on their own reports (Linux's /proc)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _parents() -> Iterator[tuple[int, int]]:
 
 
 def maps(pid: int, word: str) -> bool:
-    """Say whether the process has mapped a file with `word` in its path: the proof that it loaded a library."""
+    """Return whether the process has mapped a file with `word` in its path: the proof that it loaded a library."""
     try:
         rows = (_PROC / str(pid) / "maps").read_text("utf-8", "replace").splitlines()
     except OSError:

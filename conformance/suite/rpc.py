@@ -15,9 +15,9 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from suite import oip, protobuf
-from suite.adapter import Refused
+from suite.adapter import RefusedError
 from suite.contract import DTYPES, Contract
-from suite.oip import ServerFault, Unsupported
+from suite.oip import ServerFaultError, UnsupportedError
 
 _SERVICE = "/inference.GRPCInferenceService/"
 # The statuses that say "the request is wrong", as opposed to "the server is".
@@ -53,7 +53,7 @@ class Rpc:
         try:
             self._grpc: Any = importlib.import_module("grpc")
         except ImportError:
-            raise Unsupported("`grpcio` is not installed beside the suite") from None
+            raise UnsupportedError("`grpcio` is not installed beside the suite") from None
         self.model, self.contract, self.seconds = model, contract, seconds
         self._metadata = [(name.lower(), value) for name, value in (settings.get("headers") or {}).items()]
         self._channel = self._open(settings)
@@ -68,23 +68,23 @@ class Rpc:
         return self._grpc.secure_channel(parts.netloc, self._grpc.ssl_channel_credentials(ca), options=limits)
 
     def call(self, method: str, message: bytes) -> protobuf.Fields:
-        """Call one method with raw bytes. Raises Refused, ServerFault."""
+        """Call one method with raw bytes. Raises RefusedError, ServerFaultError."""
         invoke = self._channel.unary_unary(_SERVICE + method)
         try:
             return protobuf.parse(invoke(message, timeout=self.seconds, metadata=self._metadata))
         except self._grpc.RpcError as error:
             code = error.code().name
             text = f"gRPC {code}: {error.details()}"
-            raise (Refused(text) if code in _REFUSALS else ServerFault(text)) from None
+            raise (RefusedError(text) if code in _REFUSALS else ServerFaultError(text)) from None
         except ValueError as error:
-            raise ServerFault(f"the answer to {method} is not of the protocol: {error}") from None
+            raise ServerFaultError(f"the answer to {method} is not of the protocol: {error}") from None
 
     def close(self) -> None:
         """Close the connection."""
         self._channel.close()
 
     def ready(self) -> bool:
-        """Ask whether the model is ready."""
+        """Return whether the model is ready."""
         found = self.call("ModelReady", protobuf.block(1, self.model))
         return any(field == 1 and value == 1 for field, value in found)
 
@@ -97,7 +97,7 @@ class Rpc:
         }
 
     def infer(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the outputs by name. Raises Refused, ServerFault."""
+        """Return the outputs by name. Raises RefusedError, ServerFaultError."""
         return self._read(self.call("ModelInfer", self.encode(feeds)))
 
     def encode(self, feeds: Mapping[str, Any]) -> bytes:
@@ -120,7 +120,7 @@ class Rpc:
                     contents = protobuf.parse(b"".join(protobuf.blocks(protobuf.parse(block), 5)))
                     outputs[port["name"]] = _typed(contents, port["datatype"]).reshape(port["shape"])
         except (ValueError, KeyError, IndexError) as error:
-            raise ServerFault(f"the answer to ModelInfer holds no tensors: {error!r:.200}") from None
+            raise ServerFaultError(f"the answer to ModelInfer holds no tensors: {error!r:.200}") from None
         return outputs
 
 

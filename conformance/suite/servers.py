@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""For adapters of servers: free ports, start, wait until ready, stop and tell how that went."""
+"""For adapters of servers: free ports, start, wait until ready, stop, and report how it ended."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from suite.kit import Unavailable
+from suite.kit import UnavailableError
 
 
 def free_ports(count: int) -> list[int]:
@@ -29,7 +29,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def get(port: int, path: str, seconds: float = 5.0) -> tuple[int, bytes]:
-    """Return status and body of a GET, (0, b"") when nobody answers."""
+    """Return status and body of a GET, (0, b"") when there is no answer."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=seconds)
     try:
         connection.request("GET", path)
@@ -65,7 +65,7 @@ class Server:
         return self.log.read_bytes()[-1500:].decode("utf-8", "replace").strip()
 
     def stop(self, seconds: float = 30.0) -> dict[str, Any]:
-        """Ask the server to end; say how long that took, its exit code, and whether it had to be killed."""
+        """End the server; return how long that took, its exit code, and whether it had to be killed."""
         started = time.monotonic()
         graceful = True
         if self.process.poll() is None:
@@ -81,10 +81,10 @@ class Server:
 
 
 def program(name: str, environment: dict[str, str]) -> str:
-    """Return the path of a program beside this interpreter. Raises Unavailable."""
+    """Return the path of a program beside this interpreter. Raises UnavailableError."""
     path = Path(environment["VIRTUAL_ENV"]) / "bin" / name
     if not path.is_file():
-        raise Unavailable(f"`{name}` is not installed in this environment")
+        raise UnavailableError(f"`{name}` is not installed in this environment")
     return str(path)
 
 

@@ -9,19 +9,19 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from suite import oip, processes, rpc
-from suite.adapter import AdapterError, Process, Refused, Unavailable
+from suite.adapter import AdapterError, Process, RefusedError, UnavailableError
 from suite.cell import Cell
 from suite.contract import Contract
-from suite.oip import Unsupported
+from suite.oip import UnsupportedError
 
 GRACE = 5.0  # seconds that helpers of a server may outlive it
 
 
 class Channel(Protocol):
-    """A way to ask the runtime."""
+    """A way to call the runtime."""
 
     def infer(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the outputs by name. Raises Refused, AdapterError, Unsupported."""
+        """Return the outputs by name. Raises RefusedError, AdapterError, UnsupportedError."""
 
 
 class InProcess:
@@ -35,7 +35,7 @@ class InProcess:
 
 
 class Subject:
-    """The runtime under test. `process` is None for an endpoint that somebody else runs."""
+    """The runtime under test. `process` is None for an endpoint that is already running."""
 
     def __init__(self, cell: Cell, contract: Contract) -> None:
         self.cell, self.contract = cell, contract
@@ -49,7 +49,7 @@ class Subject:
     def start(self, knobs: Mapping[str, Any] | None = None) -> None:
         """Start the adapter and load the model, with other settings than its own if given.
 
-        Raises Unavailable, AdapterError.
+        Raises UnavailableError, AdapterError.
         """
         cell, self._channels = self.cell, {}
         if not cell.adapter:
@@ -57,8 +57,8 @@ class Subject:
             return
         started = time.monotonic()
         self.process = Process(cell.adapter, cell.environment, cell.scratch, cell.memory)
-        self.hello = self.process.ask("hello", 120)
-        self.loaded = self.process.ask(
+        self.hello = self.process.call("hello", 120)
+        self.loaded = self.process.call(
             "load",
             cell.seconds,
             model=str(cell.model),
@@ -72,13 +72,13 @@ class Subject:
         self.seconds_to_load = time.monotonic() - started
 
     def stop(self) -> dict[str, Any]:
-        """Ask the runtime to end; return what it says of that, and in `left` the processes that did not."""
+        """End the runtime; return its report, and in `left` the processes that did not end."""
         assert self.process
         family = self.alive()
         self._disconnect()
         try:
-            told = self.process.ask("stop", 90)
-            return {**told, "left": self._left(family)}
+            report = self.process.call("stop", 90)
+            return {**report, "left": self._left(family)}
         finally:
             self.close()
 
@@ -100,8 +100,8 @@ class Subject:
         """Let the runtime clean up after itself, then leave nothing running."""
         self._disconnect()
         if self.process:
-            with contextlib.suppress(AdapterError, Refused, Unavailable):
-                self.process.ask("stop", 20)
+            with contextlib.suppress(AdapterError, RefusedError, UnavailableError):
+                self.process.call("stop", 20)
         self.close()
 
     def close(self) -> None:
@@ -142,7 +142,7 @@ class Subject:
         return self.channel(self.cell.channels[0])
 
     def channel(self, name: str) -> Channel:
-        """Return a channel by name. Raises Unsupported when this runtime has none of that name."""
+        """Return a channel by name. Raises UnsupportedError when this runtime has none of that name."""
         if name not in self._channels:
             self._channels[name] = self._open(name)
         return self._channels[name]
@@ -152,15 +152,15 @@ class Subject:
         model = str(self.loaded.get("model") or self.cell.bundle["name"])
         if name == "adapter":
             if self.process is None:
-                raise Unsupported("an endpoint has no adapter")
+                raise UnsupportedError("an endpoint has no adapter")
             return InProcess(self.process, seconds)
         if name not in endpoints and not (name == "shm" and "http" in endpoints):
-            raise Unsupported(f"this runtime has no {name} endpoint")
+            raise UnsupportedError(f"this runtime has no {name} endpoint")
         if name == "grpc":
             return rpc.Rpc(endpoints, model, self.contract, seconds)
         return self.new_client() if name == "http" else oip.Shared(self.http or self.new_client())
 
     def new_client(self) -> oip.Http:
-        """Return an HTTP client with connections of its own."""
+        """Return an HTTP client with separate connections."""
         model = str(self.loaded.get("model") or self.cell.bundle["name"])
         return oip.Http(self.endpoints, model, self.contract, min(60.0, self.cell.seconds))

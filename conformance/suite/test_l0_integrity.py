@@ -13,7 +13,7 @@ from suite.cell import Cell
 
 def test_files_are_those_of_the_bundle(cell: Cell) -> None:
     if not cell.files:
-        pytest.fail("the cell names no files, so nothing says what is tested")
+        pytest.fail("the cell names no files, so that it is unknown what is tested")
     for name, digest in cell.files.items():
         with Path(name).open("rb") as file:
             got = "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()

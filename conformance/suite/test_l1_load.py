@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""L1: the runtime that was asked for loads the model, in a process of its own, on the device that was asked for."""
+"""L1: the requested runtime loads the model, in a separate process, on the requested device."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_it_loads(subject: Subject, measures: dict[str, Any]) -> None:
 def test_it_is_the_runtime_and_version_that_was_asked_for(subject: Subject, cell: Cell) -> None:
     known = {**subject.hello, **subject.loaded}
     if not cell.adapter:
-        pytest.skip("an endpoint says itself which runtime it is; see `identity`")
+        pytest.skip("an endpoint reports its runtime itself; see `identity`")
     if cell.version == "-":
         assert known.get("runtime") and known.get("version"), "the adapter does not say which runtime answers"
         return

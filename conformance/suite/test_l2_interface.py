@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""L2: names, dtypes and shapes are those of the contract, in what the runtime says and in what it does."""
+"""L2: names, dtypes and shapes are those of the contract, in the runtime's metadata and in its answers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_metadata_equals_the_contract(subject: Subject, contract: Contract) -> N
         found = channel.metadata()
     else:
         assert subject.process
-        found = subject.process.ask("metadata", 60)
+        found = subject.process.call("metadata", 60)
     for role, promised in (("inputs", contract.inputs), ("outputs", contract.outputs)):
         problem = _mismatch(found.get(role) or [], promised)
         assert problem is None, f"{role}: {problem}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""L3: the numbers are right: against the reference, in any company, twice, and next to values that are not numbers."""
+"""L3: the numbers are right: against the reference, beside any rows, twice, and next to values that are not numbers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from suite import cases, judge
-from suite.adapter import Refused
+from suite.adapter import RefusedError
 from suite.cell import Cell
 from suite.contract import Contract
 from suite.subject import Channel, Subject
@@ -47,7 +47,9 @@ def _note(measures: dict[str, Any], channel_name: str, drifts: Mapping[str, judg
 
 def _rows(contract: Contract, vectors: Vectors) -> dict[str, Any]:
     if not vectors.index["rowwise"]:
-        pytest.skip("rows of this model are not independent: the reference itself answers differently in other company")
+        pytest.skip(
+            "rows of this model are not independent: the reference itself answers differently beside other rows"
+        )
     return cases.feeds(contract, rows_case(contract))
 
 
@@ -96,7 +98,7 @@ def test_values_outside_the_promise_hurt_nobody_else(
     mixed = {name: np.concatenate([odd[name][:1], array[1:]]) for name, array in feeds.items()}
     try:
         answer = subject.primary.infer(mixed)
-    except Refused:
+    except RefusedError:
         answer = None
     if answer is not None:
         expected = {name: array[1:] for name, array in before.items()}

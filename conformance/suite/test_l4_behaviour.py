@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from suite import cases, judge
-from suite.adapter import AdapterError, Refused
+from suite.adapter import AdapterError, RefusedError
 from suite.cell import Cell
 from suite.contract import Contract
 from suite.oip import Http
@@ -83,13 +83,13 @@ def test_a_bad_request_is_refused_in_a_sentence(
 ) -> None:
     feeds = _bad_feeds(kind, contract)
     if kind == "too large" and channel_name == "adapter":
-        pytest.skip("a library has no upper bound of its own; who serves it must refuse")
+        pytest.skip("a library has no upper bound; its server must refuse")
     good = _good(contract)
     before = channel.infer(good)
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(RefusedError) as caught:
         channel.infer(feeds)
         pytest.fail(f"a request with {kind} was answered")
-    assert str(caught.value).strip(), "the refusal says nothing"
+    assert str(caught.value).strip(), "the refusal has no message"
     assert judge.same_bits(before, channel.infer(good)) is None, "the next good request was answered differently"
 
 
@@ -116,7 +116,7 @@ def test_a_malformed_body_is_refused(subject: Subject, contract: Contract, kind:
         "POST", f"{client.base}/infer", body, {"Content-Type": "application/json", **headers}
     )
     assert 400 <= status < 500, f"expected 4xx, got {status} {answer[:200]!r}"
-    assert answer.strip(), "the refusal says nothing"
+    assert answer.strip(), "the refusal has no message"
     assert client.infer(_good(contract))
 
 
@@ -131,15 +131,15 @@ def test_many_at_once_get_their_own_answers(
     channel: Channel, channel_name: str, cell: Cell, contract: Contract, vectors: Vectors
 ) -> None:
     if channel_name == "adapter":
-        pytest.skip("a library is called by one caller at a time here; servers are asked at once")
+        pytest.skip("a library has one caller at a time here; servers have several")
     sizes = [name for name in vectors.names if not name.startswith(("zeros", "low", "high", "denormal"))]
     questions = [vectors.case(name) for name in (sizes * 24)[:24]]
 
-    def ask(question: tuple[dict[str, Any], dict[str, Any]]) -> str | None:
+    def call(question: tuple[dict[str, Any], dict[str, Any]]) -> str | None:
         return judge.differences(contract, cell.target, question[1], channel.infer(question[0]))[1]
 
     with ThreadPoolExecutor(8) as pool:
-        problems = [problem for problem in pool.map(ask, questions) if problem]
+        problems = [problem for problem in pool.map(call, questions) if problem]
     assert not problems, f"{len(problems)} of {len(questions)} answers are wrong: {problems[0]}"
 
 
@@ -165,7 +165,7 @@ def test_a_model_can_be_unloaded_and_loaded(subject: Subject, contract: Contract
     while client.exchange("GET", f"{client.base}/ready")[0] == 200:
         assert time.monotonic() < end, "the model is still ready 30 s after it was unloaded"
         time.sleep(0.05)
-    with pytest.raises(Refused):
+    with pytest.raises(RefusedError):
         client.infer(_good(contract))
     assert client.exchange("POST", f"{base}/load", b"{}")[0] == 200
     assert judge.same_bits(before, client.infer(_good(contract))) is None, "loaded again, it answers differently"
@@ -174,7 +174,7 @@ def test_a_model_can_be_unloaded_and_loaded(subject: Subject, contract: Contract
 def test_requests_are_batched_without_mixing(
     subject: Subject, cell: Cell, contract: Contract, vectors: Vectors, measures: dict[str, Any]
 ) -> None:
-    """Dynamic batching: many single rows at once come back to who asked, and the server says how many ran together."""
+    """Dynamic batching: many single rows at once get their answers, and the server reports how many ran together."""
     if not subject.loaded.get("batching") or not vectors.index["rowwise"]:
         pytest.skip("this runtime does not put requests of several clients together")
     client = _http(subject)
@@ -188,13 +188,13 @@ def test_requests_are_batched_without_mixing(
     expected = client.infer(feeds)
     rows = range(len(next(iter(feeds.values()))))
 
-    def ask(row: int) -> str | None:
+    def call(row: int) -> str | None:
         got = client.infer({name: array[row : row + 1] for name, array in feeds.items()})
         wanted = {name: array[row : row + 1] for name, array in expected.items()}
         return judge.differences(contract, cell.target, wanted, got)[1]
 
     with ThreadPoolExecutor(8) as pool:
-        problems = [problem for problem in pool.map(ask, [*rows, *rows]) if problem]
+        problems = [problem for problem in pool.map(call, [*rows, *rows]) if problem]
     assert not problems, f"{len(problems)} rows came back wrong: {problems[0]}"
     stats = client.document(f"{client.base}/stats")["model_stats"][0]
     measures["requests_per_execution"] = round(int(stats["inference_count"]) / max(1, int(stats["execution_count"])), 2)
@@ -224,10 +224,10 @@ def test_knobs_take_effect(
     subject.before_knobs = subject.primary.infer(_good(contract))
     subject.stop()
     subject.start(cell.knobs)
-    told = subject.loaded.get("knobs") or {}
+    report = subject.loaded.get("knobs") or {}
     for name, value in cell.knobs.items():
-        assert told.get(name) == value, f"`{name}` was set to {value!r}, the runtime says {told.get(name)!r}"
-    measures["knobs"] = dict(told)
+        assert report.get(name) == value, f"`{name}` was set to {value!r}, the runtime reports {report.get(name)!r}"
+    measures["knobs"] = dict(report)
     problem = judge.differences(contract, cell.target, subject.before_knobs, subject.primary.infer(_good(contract)))[1]
     assert problem is None, f"with {dict(cell.knobs)} the numbers are others: {problem}"
     if "batch.max" in cell.knobs:
@@ -240,7 +240,7 @@ def _keeps_to_rows(subject: Subject, contract: Contract, most: int) -> None:
     subject.primary.infer(
         cases.feeds(contract, cases.Case("as large as allowed", {**lengths, str(contract.batch): most}))
     )
-    with pytest.raises(Refused):
+    with pytest.raises(RefusedError):
         subject.primary.infer(cases.feeds(contract, cases.Case("larger", {**lengths, str(contract.batch): most + 1})))
         pytest.fail(f"a batch of {most + 1} was answered although `batch.max` is {most}")
 
@@ -254,19 +254,19 @@ def test_it_stops_when_asked_and_starts_again(
     feeds = _good(contract)
     before = subject.before_knobs or subject.primary.infer(feeds)
     busy = _Busy(subject, feeds) if subject.http else None
-    told = subject.stop()
+    report = subject.stop()
     if busy:
         busy.end()
-    assert not told["left"], f"processes {told['left']} outlived the stop"
-    if "graceful" in told:
-        measures["stop_seconds"] = round(told["seconds"], 3)
-        assert told["graceful"], f"it did not end within {told['seconds']:.0f} s of SIGTERM and had to be killed"
+    assert not report["left"], f"processes {report['left']} outlived the stop"
+    if "graceful" in report:
+        measures["stop_seconds"] = round(report["seconds"], 3)
+        assert report["graceful"], f"it did not end within {report['seconds']:.0f} s of SIGTERM and had to be killed"
     subject.start()
     assert judge.same_bits(before, subject.primary.infer(feeds)) is None, "started again, it answers differently"
 
 
 class _Busy:
-    """A client that keeps asking while the server is told to stop, until it is refused."""
+    """A client that keeps sending while the server stops, until it is refused."""
 
     def __init__(self, subject: Subject, feeds: dict[str, Any]) -> None:
         self._client = subject.new_client()
@@ -282,7 +282,7 @@ class _Busy:
         while time.monotonic() < end:
             try:
                 self._client.infer(self._feeds)
-            except (AdapterError, Refused, json.JSONDecodeError):
+            except (AdapterError, RefusedError, json.JSONDecodeError):
                 break
             self.answers += 1
         self._client.disconnect()

@@ -39,8 +39,8 @@ def _bench(subject: Subject, feeds: dict[str, Any]) -> list[float]:
     """Time inside the runtime's process: pipes and base64 are not the runtime's."""
     assert subject.process
     packed = wire.pack_all(feeds)
-    subject.process.ask("bench", 120, inputs=packed, runs=20, seconds=1.0)
-    return list(subject.process.ask("bench", 120, inputs=packed, runs=RUNS, seconds=SECONDS)["seconds"])
+    subject.process.call("bench", 120, inputs=packed, runs=20, seconds=1.0)
+    return list(subject.process.call("bench", 120, inputs=packed, runs=RUNS, seconds=SECONDS)["seconds"])
 
 
 def _sequence(subject: Subject, feeds: dict[str, Any]) -> list[float]:
@@ -59,7 +59,7 @@ def _parallel(subject: Subject, feeds: dict[str, Any]) -> float:
     """Return requests per second of four clients."""
     end = time.monotonic() + SECONDS / 2
 
-    def ask(_: int) -> int:
+    def call(_: int) -> int:
         count = 0
         while time.monotonic() < end:
             subject.primary.infer(feeds)
@@ -68,7 +68,7 @@ def _parallel(subject: Subject, feeds: dict[str, Any]) -> float:
 
     started = time.monotonic()
     with ThreadPoolExecutor(4) as pool:
-        total = sum(pool.map(ask, range(4)))
+        total = sum(pool.map(call, range(4)))
     return total / (time.monotonic() - started)
 
 
@@ -99,7 +99,7 @@ def test_it_is_not_many_times_slower_than_the_reference(
     if subject.endpoints or "adapter" not in cell.channels:
         pytest.skip("a server adds a network to each request; its ratio is recorded, its promise is the SLO")
     if subject.loaded.get("remote"):
-        pytest.skip("the adapter asks a server; its ratio is recorded, its promise is the SLO")
+        pytest.skip("the adapter calls a server; its ratio is recorded, its promise is the SLO")
     assert ratio <= cell.ratio, f"{ratio:.1f} times slower than the reference; allowed is {cell.ratio:g}"
 
 
@@ -118,7 +118,7 @@ def test_the_promised_latency_holds(contract: Contract, measures: dict[str, Any]
 def test_the_promised_throughput_holds(contract: Contract, measures: dict[str, Any]) -> None:
     promise = _promise(contract, "at_rps")
     if "throughput_rps" not in measures:
-        pytest.skip("a library is asked by one caller at a time here")
+        pytest.skip("a library has one caller at a time here")
     got = measures["throughput_rps"]
     assert got >= promise, f"four clients get {got:.0f} requests per second, promised are {promise:g}"
 

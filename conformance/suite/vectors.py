@@ -9,7 +9,7 @@
 Inputs that a bundle carries (`vectors/inputs/NAME.safetensors`, or `NAME.json` as an Open Inference Protocol request)
 come first where `CELL.options.inputs` names their directory. What the source model made of them when the bundle was
 built (`outputs.safetensors`, `outputs.json`: tensors `NAME/OUTPUT`) stands for the adapter's answer, if
-`CELL.options.outputs` names a directory that holds it: then the reference itself is judged like everybody else.
+`CELL.options.outputs` names a directory that holds it: then the reference itself is judged like any other.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _SAFE = {
 
 @dataclass(frozen=True, slots=True)
 class Vectors:
-    """Vectors opened for reading; a case's arrays are loaded when asked for."""
+    """Vectors opened for reading; a case's arrays are loaded on request."""
 
     folder: Path
     index: Mapping[str, Any]
@@ -74,8 +74,8 @@ def make(subject: Cell, folder: Path) -> None:
     stated = outputs_of(Path(subject.options["outputs"]), promise) if "outputs" in subject.options else {}
     process = Process(subject.adapter, subject.environment, subject.scratch, subject.memory)
     try:
-        hello = process.ask("hello", 60)
-        loaded = process.ask(
+        hello = process.call("hello", 60)
+        loaded = process.call(
             "load",
             subject.seconds,
             model=str(subject.model),
@@ -86,18 +86,18 @@ def make(subject: Cell, folder: Path) -> None:
         )
         rows = []
         for number, (name, feeds) in enumerate(inputs(promise, subject)):
-            told = stated.get(name)
-            outputs = process.infer(feeds, 300) if told is None else told
+            known = stated.get(name)
+            outputs = process.infer(feeds, 300) if known is None else known
             value = {"inputs": wire.pack_all(feeds), "outputs": wire.pack_all(outputs)}
             (folder / f"{number}.json").write_text(json.dumps(value))
-            rows.append({"name": name, "file": f"{number}.json", "source": "run" if told is None else "stated"})
+            rows.append({"name": name, "file": f"{number}.json", "source": "run" if known is None else "stated"})
         index = {
             "reference": {key: {**hello, **loaded}.get(key) for key in ("runtime", "version", "provider", "numpy")},
             "rowwise": _rowwise(process, promise, subject.target),
             "cases": rows,
             "bench": _bench(process, promise),
         }
-        process.ask("stop", 60)
+        process.call("stop", 60)
     finally:
         process.close()
     (folder / "index.json").write_text(json.dumps(index))
@@ -155,7 +155,7 @@ def _safetensors(data: bytes) -> dict[str, Any]:
 
 
 def _rowwise(process: Process, promise: Contract, target: str) -> bool:
-    """Say whether the reference itself gives a row the same answer in any company: only then is it a law to test."""
+    """Return whether the reference gives a row the same answer beside any others: only then is it a law to test."""
     batch = promise.batch
     if batch is None or promise.dimensions[batch][1] < 2:
         return False
@@ -181,8 +181,8 @@ def _bench(process: Process, promise: Contract) -> dict[str, Any]:
     """Time the reference on the smallest inputs, in its own process: what every ratio refers to."""
     case = smallest(promise)
     feeds = wire.pack_all(cases.feeds(promise, case, 0))
-    process.ask("bench", 120, inputs=feeds, runs=20, seconds=1.0)
-    return {"case": case.name, "seconds": process.ask("bench", 120, inputs=feeds, runs=300, seconds=2.0)["seconds"]}
+    process.call("bench", 120, inputs=feeds, runs=20, seconds=1.0)
+    return {"case": case.name, "seconds": process.call("bench", 120, inputs=feeds, runs=300, seconds=2.0)["seconds"]}
 
 
 def smallest(promise: Contract) -> cases.Case:

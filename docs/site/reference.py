@@ -364,7 +364,7 @@ def knobs_chapter() -> str:
         "",
     ]
     groups: dict[str, list[Any]] = {}
-    for knob in catalogue.declared(CONTRACT):
+    for knob in catalogue.knobs_for(CONTRACT):
         groups.setdefault(knob.name.split(".")[0], []).append(knob)
     for group, knobs in groups.items():
         rows += [f"### {group}", ""]
@@ -376,7 +376,7 @@ def knobs_chapter() -> str:
 
 
 def about(knob: Any) -> str:
-    return knob.about.replace("; the contract promises 64", "").replace("(`batch`) ", "")
+    return knob.about.replace(" The contract promises 64.", "").replace("(`batch`) ", "")
 
 
 def knob_default(knob: Any) -> str:

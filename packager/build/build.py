@@ -433,7 +433,7 @@ def _assemble(
     promise = contract.derive(recipe, graph.facts, paths, compiled, about)
     diff.check_step(recipe, promise, store, place.base)
     files[CONTRACT] = store.put(canonical.dump(promise))
-    files[knobs.FILE] = store.put(catalogue.written(promise))
+    files[knobs.FILE] = store.put(catalogue.schema_bytes(promise))
     files[SBOM] = store.put(_sbom(recipe, lock, graph, sorted(files.items()), paths))
     files[RECORD] = store.put(_record(recipe, files, promise["targets"]))
     return Tree.of(files)

@@ -20,7 +20,8 @@ from packager.errors import UsageError
 
 if TYPE_CHECKING:
     from packager.bundle.bundle import Bundle
-    from packager.knobs.knobs import Knob, Resolved
+    from packager.knobs.knobs import Resolved
+    from packager.server.declaration import Knob
 
 FOR = "platform"
 HELP = "show the resolved knobs of a bundle and where each value comes from"
@@ -74,9 +75,10 @@ def _open(reference: str, args: argparse.Namespace, console: Console) -> tuple[B
 
 def _explain(args: argparse.Namespace, console: Console) -> int:
     from packager.bundle.knobs import knob_schema
+    from packager.knobs.knobs import to_schema
 
     schema = knob_schema(_open(args.words[0], args, console)[0])
-    groups: dict[str, Any] = {name: knob.to_schema() for name, knob in schema.items()}
+    groups: dict[str, Any] = {name: to_schema(knob) for name, knob in schema.items()}
     console.result(groups, [row for knob in schema.values() for row in _paragraph(knob)])
     return 0
 

@@ -25,7 +25,7 @@ from packager.cli.console import Console
 if TYPE_CHECKING:
     from packager.bundle.bundle import Bundle
     from packager.conform import Endpoint, Settings
-    from packager.conform.cells import Planned
+    from packager.conform.cells import PlannedCell
 
 FOR = "platform"
 HELP = "run the conformance suite on real runtimes, or on an endpoint"
@@ -44,7 +44,7 @@ _AUTHORIZATION = "PACKAGER_ENDPOINT_AUTHORIZATION"
 def arguments(parser: argparse.ArgumentParser) -> None:
     from packager.server.process import host_limits
 
-    parser.set_defaults(jobs=host_limits.read().whole_cpus)
+    parser.set_defaults(jobs=host_limits.read_allowance().whole_cpus)
     options.bundle(parser)
     parser.add_argument("results", metavar="RESULT", nargs="*", type=Path, help="after `merge`: results to join")
     asked = parser.add_argument(
@@ -157,14 +157,14 @@ def _run(args: argparse.Namespace, console: Console) -> tuple[Bundle, Any]:
     return bundle, {**result, "integrity": checks}
 
 
-def _plan(args: argparse.Namespace, contract: Any) -> list[Planned]:
+def _plan(args: argparse.Namespace, contract: Any) -> list[PlannedCell]:
     import shlex
 
     from packager.conform import cells
 
     found = cells.foreign(contract, shlex.split(args.adapter)) if args.adapter else []
-    asks = [cells.parse_ask(text) for text in args.runtime]
-    return [*found, *([] if found and not asks else cells.plan(contract, asks))]
+    selections = [cells.parse_selection(text) for text in args.runtime]
+    return [*found, *([] if found and not selections else cells.plan(contract, selections))]
 
 
 def _verified(bundle: Bundle, args: argparse.Namespace, console: Console) -> tuple[Any, dict[str, bytes]]:

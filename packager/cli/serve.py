@@ -54,20 +54,19 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace, console: Console) -> int:
-    from packager.deploy import server_files
     from packager.deploy.install import CURRENT, current
     from packager.errors import SourceError
     from packager.server.errors import StartError
+    from packager.server.knobs import SECRETS
     from packager.server.process.supervisor import Supervisor
-    from packager.server.process.systemd import VARIABLES
-    from packager.server.process.systemd import Supervisor as Systemd
+    from packager.server.process.systemd import VARIABLES, Systemd
 
     release = current(args.directory)
     if not _is_supervised(release):  # its server is from before there was a supervisor
         command, environment = _command(release, args, console)[0], _clean(*VARIABLES)
         os.execve(command[0], command, environment)
     values = _options(release, args)[1]
-    _knobs.forget(str(values[knob]) for knob in server_files.SECRETS if knob in values)
+    _knobs.forget(str(values[knob]) for knob in SECRETS if knob in values)
     link = args.directory / CURRENT
     say = _Log()
     try:
@@ -142,6 +141,7 @@ def _options(release: Path, args: argparse.Namespace) -> tuple[list[str], Mappin
     from packager.deploy import server_files
     from packager.deploy.install import KNOBS, installed_bundle, installed_wishes
     from packager.knobs.knobs import Override
+    from packager.server.knobs import SECRETS
 
     given = {flag: getattr(args, flag.replace("-", "_")) for flag in _FLAGS}
     short = [Override(_FLAGS[flag], text, f"--{flag}") for flag, text in given.items() if text is not None]
@@ -158,7 +158,7 @@ def _options(release: Path, args: argparse.Namespace) -> tuple[list[str], Mappin
         return words, found.values
     secrets = [
         f"{option}={_knobs.secret_file(knob, found.values[knob])}"
-        for knob, option in server_files.SECRETS.items()
+        for knob, option in SECRETS.items()
         if knob in found.values
     ]
     return [f"--knobs={server_files.document(found)}", *secrets], found.values

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prove a bundle on real runtimes: each cell in its own environment and process, judged by the suite.
+"""The driver of conformance/suite: test a bundle on real runtimes, each cell in a separate environment and process.
 
     bundle ── verified, unpacked ──> files
     newest promised ONNX Runtime, in its own environment ──> reference vectors
     per cell, `jobs` at a time:  environment ──> pytest over conformance/suite ──> one verdict
     verdicts ──> one result (plain JSON), from which matrix, JUnit, HTML and attestation follow
 
-The suite runs as a program of its own and is handed files; nothing of it is imported here. Everything below a time
-limit and a memory limit; what a cell leaves on disk is in its folder of the working directory.
+The suite runs as a separate program and gets files; nothing of it is imported here. Everything has a time limit and a
+memory limit; what a cell leaves on disk is in its folder of the working directory.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from pathlib import Path
 
 from packager.bundle.bundle import CONTRACT, Bundle
 from packager.canonical import JSON
-from packager.conform import cells, programs, turned
-from packager.conform.cells import Ask, Planned
+from packager.conform import cells, knob_trials, programs
+from packager.conform.cells import PlannedCell, RuntimeSelection
 from packager.conform.operators import Coverage
 from packager.deploy import install
 from packager.deploy.install import Index
@@ -44,7 +44,7 @@ REFERENCE = "onnxruntime"
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A server that somebody else runs: its addresses, the model's name there, and how to be let in."""
+    """A running server that is not ours: its addresses, the model's name there, and credentials."""
 
     http: str | None = None
     grpc: str | None = None
@@ -67,7 +67,7 @@ class Settings:
     index: Index = field(default_factory=Index)
     environment: Mapping[str, str] = field(default_factory=dict)
     python: Path | None = None  # an existing environment to test instead of building one
-    stated: Mapping[str, bytes] = field(default_factory=dict)  # files of reference outputs that somebody trusted signed
+    stated: Mapping[str, bytes] = field(default_factory=dict)  # files of reference outputs, signed by a trusted key
     operators: bool = False  # run ONNX's tests of the bundle's operators on every cell, not only on those that fail
 
 
@@ -79,7 +79,7 @@ def suite() -> Path:
     return Path(importlib.import_module("packager.conformance").__path__[0])
 
 
-def conform(bundle: Bundle, plan: Sequence[Planned], settings: Settings, on_event: OnEvent = ignore) -> JSON:
+def conform(bundle: Bundle, plan: Sequence[PlannedCell], settings: Settings, on_event: OnEvent = ignore) -> JSON:
     """Run all cells of `plan` on `bundle`, which the caller has verified; return the result."""
     return _Run(bundle, settings, on_event).matrix(plan)
 
@@ -102,10 +102,10 @@ class _Run:
         copy.write_unpacked(bundle, self.files, on_event)
         self.coverage = Coverage(settings.work / "operators", self._module)
 
-    def matrix(self, plan: Sequence[Planned]) -> JSON:
+    def matrix(self, plan: Sequence[PlannedCell]) -> JSON:
         started = time.monotonic()
         reference, vectors = self._vectors(plan)
-        sysconfig.get_config_vars()  # its first call must not happen in two threads at once: one would see half of it
+        sysconfig.get_config_vars()  # its first call is not thread-safe
         with ThreadPoolExecutor(self.settings.jobs) as pool:
             rows = list(pool.map(lambda item: self._cell(item[0], item[1], vectors), enumerate(plan)))
         return self._result(rows, reference, time.monotonic() - started)
@@ -135,12 +135,13 @@ class _Run:
 
     # the reference
 
-    def _vectors(self, plan: Sequence[Planned]) -> tuple[JSON, Path]:
-        """Make the reference vectors with the newest promised ONNX Runtime, in its own environment."""
+    def _vectors(self, plan: Sequence[PlannedCell]) -> tuple[JSON, Path]:
+        """Make the reference vectors with the newest promised ONNX Runtime, in a separate environment."""
         target = _most_exact(self.contract, cells.runtime(REFERENCE).ACCEPTS)
         promise = self.contract["runs-on"].get(REFERENCE, {}).get("versions", "")
         newest = cells.plan(
-            {**self.contract, "targets": {target: self.contract["targets"][target]}}, [Ask(REFERENCE, promise or None)]
+            {**self.contract, "targets": {target: self.contract["targets"][target]}},
+            [RuntimeSelection(REFERENCE, promise or None)],
         )[-1]
         folder, scratch = self.settings.work / "vectors", self.settings.work / "reference"
         folder.mkdir()
@@ -163,7 +164,7 @@ class _Run:
         }, folder
 
     def _carried(self) -> dict[str, JSON]:
-        """Name the reference inputs that the bundle carries, and what was stated to be their outputs, if there are."""
+        """Return the directories of the bundle's reference inputs and of their stated outputs, if it has any."""
         inputs, outputs = self.files / "vectors" / "inputs", self.settings.work / "stated"
         outputs.mkdir()
         for name, data in self.settings.stated.items():
@@ -176,7 +177,7 @@ class _Run:
 
     # one cell
 
-    def _cell(self, number: int, planned: Planned, vectors: Path) -> JSON:
+    def _cell(self, number: int, planned: PlannedCell, vectors: Path) -> JSON:
         started = time.monotonic()
         self.on_event(Started(planned.name))
         row = self._attempt(planned, self.settings.work / f"cell-{number:03}", vectors)
@@ -184,7 +185,7 @@ class _Run:
         self.on_event(Finished(f"{planned.name}: {row['outcome']}", row["wall_seconds"]))
         return row
 
-    def _attempt(self, planned: Planned, scratch: Path, vectors: Path) -> JSON:
+    def _attempt(self, planned: PlannedCell, scratch: Path, vectors: Path) -> JSON:
         if planned.reason:
             return self._skipped(planned, planned.reason)
         try:
@@ -197,20 +198,20 @@ class _Run:
             row["operators"] = self.coverage.of(planned, subject, target.get("graph", self.contract["graph"]))
         return row
 
-    def _subject(self, planned: Planned, scratch: Path, vectors: Path) -> Path:
+    def _subject(self, planned: PlannedCell, scratch: Path, vectors: Path) -> Path:
         """Build the environment of a cell and write its cell file."""
         scratch.mkdir(parents=True)
-        options, chosen = dict(planned.options or {}), turned.values(self.bundle, planned.knobs)
+        options, chosen = dict(planned.options or {}), knob_trials.trial_values(self.bundle, planned.knobs)
         if planned.installs:
             release = self._installed(planned.target)
             python = release / "env" / "bin" / "python"
             options["command"] = install.server_command(release, ())
-            options["knobs"] = turned.document(self.bundle, chosen)
+            options["knobs"] = knob_trials.knob_document(self.bundle, chosen)
         elif self.settings.python or not planned.python:
             python = self.settings.python or Path(sys.executable)
         else:
-            place = self.settings.cache / "environments"
-            python = environments.ensure(planned.requirements, planned.python, place, self.on_event)
+            cache = self.settings.cache / "environments"
+            python = environments.ensure(planned.requirements, planned.python, cache, self.on_event)
         value = {
             **self._common(planned.target, planned.runtime, scratch, vectors),
             "name": planned.name,
@@ -229,9 +230,9 @@ class _Run:
         return file
 
     def _installed(self, target: str) -> Path:
-        place = self.settings.cache / "installed" / self.bundle.digest.removeprefix("sha256:")[:16]
+        cache = self.settings.cache / "installed" / self.bundle.digest.removeprefix("sha256:")[:16]
         done = install.install(
-            self.bundle, place, target, self.settings.index, self.settings.environment, self.on_event
+            self.bundle, cache, target, self.settings.index, self.settings.environment, self.on_event
         )
         return done.directory.resolve()
 
@@ -253,7 +254,7 @@ class _Run:
         }
 
     def _judge(self, subject: dict[str, JSON]) -> JSON:
-        """Run the suite over one cell in a process of its own and return its verdict."""
+        """Run the suite over one cell in a separate process and return its verdict."""
         scratch = Path(str(subject["scratch"]))
         scratch.mkdir(parents=True, exist_ok=True)
         file, result = scratch / "cell.json", scratch / "result.json"
@@ -298,7 +299,7 @@ class _Run:
     def _spawn(self, command: Sequence[str], scratch: Path) -> tuple[int | None, str]:
         return programs.run(command, scratch, self.suite, self.settings.environment, self.settings.seconds)
 
-    def _skipped(self, planned: Planned, reason: str) -> JSON:
+    def _skipped(self, planned: PlannedCell, reason: str) -> JSON:
         self.on_event(Warned(f"{planned.name}: skipped: {reason}"))
         subject = {
             "name": planned.name,
@@ -322,12 +323,12 @@ class _Run:
 
 
 def _unexplained(row: Mapping[str, JSON]) -> bool:
-    """Say whether a cell failed in a way that an operator may be the cause of: load, interface, numbers."""
+    """Return whether a cell failed in a way that an operator may be the cause of: load, interface, numbers."""
     return any(row["levels"].get(level) == "fail" for level in ("L1", "L2", "L3"))
 
 
 def _belongs(path: str, model: Path, files: Path) -> bool:
-    """Say whether a file of the bundle is the artefact or lies beside it, as external data does."""
+    """Return whether a file of the bundle is the artefact or lies beside it, as external data does."""
     return (files / path).parent == model.parent or path == CONTRACT
 
 
@@ -353,7 +354,7 @@ def _blank(subject: Mapping[str, JSON]) -> dict[str, JSON]:
 
 
 def host() -> JSON:
-    """Return what the numbers depend on and nothing that names a person or machine."""
+    """Return facts of the host that measurements depend on, and none that name a person or machine."""
     import platform
 
     model = next((row.partition(":")[2].strip() for row in _cpuinfo() if row.startswith("model name")), "")

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which cells a conformance run has: (target, runtime, version, device), from what is promised and what is asked.
+"""Plan the cells of a conformance run: (target, runtime, version, device), from the promise and the selections.
 
-A runtime can be tested when `runtimes/<name>/` holds `conform.py`, which says what it needs, and `adapter.py`, which
+A runtime can be tested when `runtimes/<name>/` holds `conform.py`, which declares its needs, and `adapter.py`, which
 speaks the suite's protocol in its environment. Neither has to be able to compile for it or to be promised.
 """
 
@@ -22,11 +22,11 @@ from packaging.version import Version
 from packager.canonical import JSON
 from packager.errors import UsageError, did_you_mean
 
-_ASK = re.compile(r"([A-Za-z][A-Za-z0-9_-]*)(.*)")
+_SELECTION = re.compile(r"([A-Za-z][A-Za-z0-9_-]*)(.*)")
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class RuntimeSelection:
     """`--runtime NAME`, `NAME==V`, `NAME>=V,<W` or `NAME==*`. `versions` None: the ends of the promised range."""
 
     runtime: str
@@ -34,8 +34,8 @@ class Ask:
 
 
 @dataclass(frozen=True, slots=True)
-class Planned:
-    """One cell to run, or, where `reason` says so, one that cannot be."""
+class PlannedCell:
+    """One cell to run, or one that cannot be, with the `reason`."""
 
     target: str
     runtime: str
@@ -58,32 +58,32 @@ class Planned:
         return f"{self.runtime} {self.version} · {self.target}"
 
 
-def testable() -> dict[str, Path]:
+def testable_runtimes() -> dict[str, Path]:
     """Return the folders of all runtimes that can be tested, by published name."""
-    folders = [Path(place) for place in importlib.import_module("packager.runtimes").__path__]
+    folders = [Path(path) for path in importlib.import_module("packager.runtimes").__path__]
     found = (file.parent for folder in folders for file in sorted(folder.glob("*/conform.py")))
     return {folder.name.replace("_", "-"): folder for folder in found}
 
 
 def runtime(name: str) -> Any:
-    """Import what a runtime says of its tests. Raises UsageError for an unknown name."""
-    known = testable()
+    """Import the `conform` module of a runtime. Raises UsageError for an unknown name."""
+    known = testable_runtimes()
     if name not in known:
         raise UsageError(f"runtime `{name:.60}` cannot be tested here", hint=did_you_mean(name, known))
     return importlib.import_module(f"packager.runtimes.{known[name].name}.conform")
 
 
-def foreign(contract: JSON, command: Sequence[str]) -> list[Planned]:
-    """Return the cells of an adapter that somebody else wrote, one per target: `command` starts it."""
+def foreign(contract: JSON, command: Sequence[str]) -> list[PlannedCell]:
+    """Return the cells of a third-party adapter, one per target: `command` starts it."""
     return [
-        Planned(name, "adapter", "-", target["device"], adapter=tuple(command), operators=tuple(command))
+        PlannedCell(name, "adapter", "-", target["device"], adapter=tuple(command), operators=tuple(command))
         for name, target in sorted(contract["targets"].items())
     ]
 
 
-def parse_ask(text: str) -> Ask:
+def parse_selection(text: str) -> RuntimeSelection:
     """Read one `--runtime`. Raises UsageError."""
-    match = _ASK.fullmatch(text.strip())
+    match = _SELECTION.fullmatch(text.strip())
     name, specifier = (match[1].replace("_", "-"), match[2].strip()) if match else ("", "")
     if not name:
         raise UsageError(f"`{text:.80}` names no runtime", hint="write `triton`, `triton==2.51` or `onnxruntime==*`")
@@ -93,49 +93,52 @@ def parse_ask(text: str) -> Ask:
         raise UsageError(
             f"`{specifier:.60}` is no version range", hint="write `==2.51`, `>=1.17,<1.20`, or `==*`"
         ) from None
-    return Ask(name, specifier or None)
+    return RuntimeSelection(name, specifier or None)
 
 
-def plan(contract: JSON, asks: Sequence[Ask]) -> list[Planned]:
-    """Return the cells of a bundle; without `asks` those of its promise. Raises UsageError."""
+def plan(contract: JSON, selections: Sequence[RuntimeSelection]) -> list[PlannedCell]:
+    """Return the cells of a bundle; without `selections` those of its promise. Raises UsageError."""
     promised = {name: promise["versions"] for name, promise in contract["runs-on"].items()}
-    wanted = list(asks) or [Ask(name) for name in promised]
-    cells = [cell for ask in wanted for cell in _cells(contract, ask, promised.get(ask.runtime))]
+    wanted = list(selections) or [RuntimeSelection(name) for name in promised]
+    cells = [cell for selection in wanted for cell in _cells(contract, selection, promised.get(selection.runtime))]
     return list({cell.name: cell for cell in cells}.values())
 
 
-def _cells(contract: JSON, ask: Ask, promise: str | None) -> Iterator[Planned]:
-    if ask.runtime not in testable() and ask.runtime in contract["runs-on"]:
-        yield Planned("-", ask.runtime, "-", "-", reason="this version of packager has no adapter for it")
+def _cells(contract: JSON, selection: RuntimeSelection, promise: str | None) -> Iterator[PlannedCell]:
+    if selection.runtime not in testable_runtimes() and selection.runtime in contract["runs-on"]:
+        yield PlannedCell("-", selection.runtime, "-", "-", reason="this version of packager has no adapter for it")
         return
-    module = runtime(ask.runtime)
+    module = runtime(selection.runtime)
     targets = [name for name, target in contract["targets"].items() if target["runtime"] in module.ACCEPTS]
     if not targets:
         accepted = ", ".join(module.ACCEPTS)
-        yield Planned("-", ask.runtime, "-", module.DEVICE, reason=f"the bundle holds no artefact for {accepted}")
+        yield PlannedCell(
+            "-", selection.runtime, "-", module.DEVICE, reason=f"the bundle holds no artefact for {accepted}"
+        )
     for target in sorted(targets):
-        found = _versions(module, ask, promise)
+        found = _versions(module, selection, promise)
         if not found:
             reason = f"of the promised `{promise}` no version can be tested; known: {', '.join(module.versions())}"
-            yield Planned(target, ask.runtime, "-", module.DEVICE, reason=reason)
+            yield PlannedCell(target, selection.runtime, "-", module.DEVICE, reason=reason)
         for version in found:
-            yield _cell(module, ask.runtime, version, target)
+            yield _cell(module, selection.runtime, version, target)
 
 
-def _versions(module: Any, ask: Ask, promise: str | None) -> list[str]:
-    """Return the versions an ask means: all it names, or the oldest and the newest of the promise."""
+def _versions(module: Any, selection: RuntimeSelection, promise: str | None) -> list[str]:
+    """Return the versions of a selection: all that it names, or the oldest and the newest of the promise."""
     known: Sequence[str] = module.versions()
-    if ask.versions == "==*":
+    if selection.versions == "==*":
         return list({Version(version).release[:2]: version for version in known}.values())
-    if ask.versions:
-        found = _within(module, ask.versions)
-        exact = ask.versions.removeprefix("==").strip()
-        if not found and ask.versions.startswith("=="):
+    if selection.versions:
+        found = _within(module, selection.versions)
+        exact = selection.versions.removeprefix("==").strip()
+        if not found and selection.versions.startswith("=="):
             found = [version for version in known if Version(version).release[:2] == Version(exact).release[:2]][-1:]
             found = [exact] if found and len(Version(exact).release) > 2 else found
         if not found:
             raise UsageError(
-                f"no known version of {ask.runtime} is in `{ask.versions}`", hint=f"known: {', '.join(known)}"
+                f"no known version of {selection.runtime} is in `{selection.versions}`",
+                hint=f"known: {', '.join(known)}",
             )
         return found
     found = _within(module, promise or "")
@@ -151,13 +154,13 @@ def _within(module: Any, specifier: str) -> list[str]:
     return [version for version, name in names.items() if name in wanted]
 
 
-def _cell(module: Any, name: str, version: str, target: str) -> Planned:
+def _cell(module: Any, name: str, version: str, target: str) -> PlannedCell:
     python = interpreter(module.pythons(version))
-    bare = Planned(target, name, version, module.DEVICE)
+    bare = PlannedCell(target, name, version, module.DEVICE)
     if python is None:
         wheels = ", ".join(module.pythons(version))
-        return Planned(**{**_members(bare), "reason": f"it has wheels for Python {wheels}; none of them is here"})
-    return Planned(
+        return PlannedCell(**{**_members(bare), "reason": f"it has wheels for Python {wheels}; none of them is here"})
+    return PlannedCell(
         target,
         name,
         version,
@@ -166,7 +169,7 @@ def _cell(module: Any, name: str, version: str, target: str) -> Planned:
         tuple(module.requirements(version, python)),
         tuple(module.CHANNELS),
         module.LIBRARY,
-        (str(testable()[_adapter(module, name)] / "adapter.py"),),
+        (str(testable_runtimes()[_adapter(module, name)] / "adapter.py"),),
         getattr(module, "options", lambda version: {})(version),
         getattr(module, "INSTALLS", False),
         getattr(module, "deviations", lambda version: {})(version),
@@ -176,18 +179,18 @@ def _cell(module: Any, name: str, version: str, target: str) -> Planned:
 
 
 def _adapter(module: Any, name: str) -> str:
-    """Return the runtime whose adapter drives `name`; its own unless it says otherwise."""
+    """Return the runtime whose adapter drives `name`; by default its own."""
     return str(module.adapter()) if hasattr(module, "adapter") else name
 
 
 def _engine(module: Any, name: str) -> tuple[str, ...]:
     """Return the adapter of the library inside: `ENGINE` of a server, else its own; none where it reads no graphs."""
     engine = getattr(module, "ENGINE", _adapter(module, name))
-    return (str(testable()[engine] / "adapter.py"),) if engine else ()
+    return (str(testable_runtimes()[engine] / "adapter.py"),) if engine else ()
 
 
-def _members(cell: Planned) -> dict[str, Any]:
-    return {name: getattr(cell, name) for name in Planned.__slots__}
+def _members(cell: PlannedCell) -> dict[str, Any]:
+    return {name: getattr(cell, name) for name in PlannedCell.__slots__}
 
 
 def interpreter(pythons: Sequence[str]) -> str | None:

@@ -108,16 +108,16 @@ def write(found: Sequence[NodeTest], folder: Path) -> None:
     numpy = importlib.import_module("numpy")
     index = []
     for number, test in enumerate(test for test in found if test.model is not None):
-        place = folder / str(number)
-        place.mkdir()
-        (place / "model.onnx").write_bytes(test.model or b"")
+        test_folder = folder / str(number)
+        test_folder.mkdir()
+        (test_folder / "model.onnx").write_bytes(test.model or b"")
         parts = {"inputs": test.inputs or {}, "outputs": test.outputs or {}}
         for part, arrays in parts.items():
             plain = {name: _plain(array) for name, array in arrays.items()}
-            numpy.savez(place / f"{part}.npz", **plain)
+            numpy.savez(test_folder / f"{part}.npz", **plain)
         interface = {part: [_port(name, array) for name, array in arrays.items()] for part, arrays in parts.items()}
         document = {"format": 1, "interface": {**interface, "dimensions": {}}, "targets": {}}
-        (place / "contract.json").write_text(json.dumps(document))
+        (test_folder / "contract.json").write_text(json.dumps(document))
         index.append(
             {"name": test.name, "operator": test.operator, "folder": str(number), "rtol": test.rtol, "atol": test.atol}
         )

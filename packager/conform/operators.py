@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Operator coverage: ONNX's own tests of the operators a bundle uses, run where a cell ran; it explains a broken one.
 
-They go through the adapter that drives the runtime's library. A server's engine is asked without the server, by the
+They go through the adapter that drives the runtime's library. A server's engine is tested without the server, by the
 adapter of that engine in the server's own environment.
 """
 
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from packager.canonical import JSON
-from packager.conform.cells import Ask, Planned, plan
+from packager.conform.cells import PlannedCell, RuntimeSelection, plan
 from packager.conform.nodetests import NodeTest, tests, write
 from packager.conform.programs import run, variables
 from packager.errors import NegativeAnswerError, PackagerError
@@ -45,7 +45,7 @@ class Coverage:
         self._written: dict[str, tuple[Path, list[NodeTest]]] = {}
         self._lock = threading.Lock()  # cells run at once, and the tests are collected once
 
-    def of(self, planned: Planned, cell: Path, facts: Mapping[str, JSON]) -> JSON:
+    def of(self, planned: PlannedCell, cell: Path, facts: Mapping[str, JSON]) -> JSON:
         """Run the tests for the graph of `facts` in the environment of a cell, by its cell file; return the report."""
         if not planned.operators:
             return {"reason": f"{planned.runtime} runs compiled artefacts, not graphs of single operators"}
@@ -65,8 +65,8 @@ class Coverage:
             return {"reason": f"the tests ended with status {code}: {log[-300:]}"}
         if code is None:
             return {"reason": "the tests did not end in time"}
-        said = json.loads(out.read_bytes())
-        return {"reason": said["reason"]} if "reason" in said else report(found, said, facts)
+        answers = json.loads(out.read_bytes())
+        return {"reason": answers["reason"]} if "reason" in answers else report(found, answers, facts)
 
     def _tests(self, facts: Mapping[str, JSON]) -> tuple[Path, list[NodeTest]]:
         key = json.dumps([facts["operators"], facts["opset"], facts["ir"]], sort_keys=True)
@@ -88,7 +88,7 @@ def alone(
     `target` is one of the contract's that the runtime runs. Network, unless cached. Raises NegativeAnswerError where
     the version cannot be tested here.
     """
-    (planned,) = plan({"runs-on": {}, "targets": {"-": target}}, [Ask(runtime, f"=={version}")])
+    (planned,) = plan({"runs-on": {}, "targets": {"-": target}}, [RuntimeSelection(runtime, f"=={version}")])
     if planned.reason:
         raise NegativeAnswerError(f"{runtime} {version} cannot be tested here: {planned.reason}")
     python = environments.ensure(planned.requirements, settings.python or planned.python, settings.cache, on_event)
@@ -111,19 +111,19 @@ def alone(
         }
         cell.write_text(json.dumps(value))
 
-        def program(arguments: Sequence[str], place: Path) -> tuple[int | None, str]:
+        def program(arguments: Sequence[str], directory: Path) -> tuple[int | None, str]:
             command = [sys.executable, "-m", *arguments]
-            return run(command, place, settings.suite, settings.environment, settings.seconds)
+            return run(command, directory, settings.suite, settings.environment, settings.seconds)
 
         return Coverage(scratch / "operators-tests", program).of(planned, cell, facts)
 
 
-def report(found: Sequence[NodeTest], said: Mapping[str, JSON], facts: Mapping[str, JSON]) -> JSON:
+def report(found: Sequence[NodeTest], answers: Mapping[str, JSON], facts: Mapping[str, JSON]) -> JSON:
     """Count by operator. `untested` are operators of the graph that the standard has no test for."""
     operators: dict[str, dict[str, JSON]] = {}
     for test in found:
         entry = operators.setdefault(test.operator, {"passed": 0, "skipped": 0, "failed": {}})
-        text = said["results"].get(test.name)
+        text = answers["results"].get(test.name)
         if text is None:
             entry["skipped"] += 1
         elif text == "ok":
@@ -132,15 +132,15 @@ def report(found: Sequence[NodeTest], said: Mapping[str, JSON], facts: Mapping[s
             entry["failed"][test.name] = text
     used = {name for names in facts["operators"].values() for name in names}
     return {
-        "runtime": said["runtime"],
-        "version": said["version"],
+        "runtime": answers["runtime"],
+        "version": answers["version"],
         "operators": dict(sorted(operators.items())),
         "untested": sorted(used - set(operators)),
     }
 
 
 def is_report(value: JSON) -> bool:
-    """Say whether a value that came from elsewhere is such a report."""
+    """Return whether a value from outside is such a report."""
     if not isinstance(value, dict) or isinstance(value.get("reason"), str):
         return isinstance(value, dict)
     entries = value.get("operators")
@@ -171,8 +171,8 @@ def lines(found: Mapping[str, JSON]) -> list[str]:
     bad = broken(found)
     count = sum(map(len, bad.values()))
     untested = f"; ONNX has none for {', '.join(map(str, found['untested']))}" if found["untested"] else ""
-    who = f"{found.get('runtime')} {found.get('version')}"
-    rows = [f"operators: of ONNX's own tests {passed} pass on {who}, {count} fail, {skipped} do not apply{untested}"]
+    name = f"{found.get('runtime')} {found.get('version')}"
+    rows = [f"operators: of ONNX's own tests {passed} pass on {name}, {count} fail, {skipped} do not apply{untested}"]
     for name, failed in bad.items():
         rows += [f"  {name}: {test}: {text[:200]}" for test, text in list(failed.items())[:2]]
         rows += [f"  {name}: and {len(failed) - 2} more"] if len(failed) > 2 else []

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Make knowledge of runtimes: measure a version in an environment of its own, and take signed tables from others.
+"""Make knowledge of runtimes: measure a version in a separate environment, and import signed tables.
 
 In a site's folder `<runtime>.json` holds the last signed table it took, `<runtime>.measured.json` what it measured
 itself, which wins. A signed table's serial may only rise: an older one cannot be played again.
@@ -43,16 +43,16 @@ def _program(runtime: str, part: str) -> ModuleType:
 
 
 def environment(runtime: str, version: str, python: str, cache: Path, on_event: OnEvent = ignore) -> tuple[Path, JSON]:
-    """Return the interpreter of an environment in which a version works, and what the runtime says of itself.
+    """Return the interpreter of an environment in which a version works, and the facts that the runtime reports.
 
     Network, unless cached. Raises SourceError when it cannot be installed, StepError when it works in no form.
     """
     program = _program(runtime, "probe")
     for wanted in program.candidates(version):
         interpreter = environments.ensure(wanted, python, cache, on_event)
-        said = program.about(interpreter)
-        if said is not None:
-            return interpreter, said
+        answers = program.about(interpreter)
+        if answers is not None:
+            return interpreter, answers
     raise StepError(
         f"{runtime} {version} does not run the most trivial graph on this host",
         hint=f"try another interpreter with `--python`; this was {python}",
@@ -62,10 +62,10 @@ def environment(runtime: str, version: str, python: str, cache: Path, on_event: 
 def probe(runtime: str, version: str, python: str, cache: Path, on_event: OnEvent = ignore) -> JSON:
     """Measure a version and return a table with its one row and its kernels."""
     program = _program(runtime, "probe")
-    interpreter, said = environment(runtime, version, python, cache, on_event)
+    interpreter, answers = environment(runtime, version, python, cache, on_event)
     limits, outcomes = program.measure(interpreter, on_event)
     pythons = environments.pythons_for(program.candidates(version)[0], PYTHONS)
-    found: JSON = program.table(said["version"], said, limits, outcomes, pythons or (said["python"],))
+    found: JSON = program.table(answers["version"], answers, limits, outcomes, pythons or (answers["python"],))
     return found
 
 
@@ -123,7 +123,7 @@ def update(data: bytes, subject: str, keys: Sequence[PublicKey], folder: Path) -
     if table.serial <= known:
         raise NegativeAnswerError(
             f"`{subject}` has serial {table.serial}, expected more than {known}",
-            hint="this site has a newer table already; ask the publisher for the latest",
+            hint="this site has a newer table already; get the latest from the publisher",
         )
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / f"{table.runtime}.json", content)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run programs of the suite: in a session of their own, up to a limit of time, and leave nothing of theirs running."""
+"""Run programs of the suite in a separate session, up to a time limit, and leave no process of theirs running."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def variables(scratch: Path, python: Path, suite: Path) -> dict[str, str]:
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
-    """End the suite and what it started: adapters are sessions of their own, and a hanging one reads no input."""
+    """End the suite and what it started: adapters have separate sessions, and a hanging one reads no input."""
     family = list(_descendants(process.pid))
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)

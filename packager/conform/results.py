@@ -75,7 +75,7 @@ def _is_cell(cell: JSON) -> bool:
 def read(path: Path, trusted: Sequence[PublicKey] = ()) -> JSON:
     """Read a result, or the result inside an attestation that one of `trusted` signed.
 
-    Raises UsageError, IntegrityError, and NegativeAnswer for an attestation nobody trusted signed.
+    Raises UsageError, IntegrityError, and NegativeAnswer for an attestation that no trusted key signed.
     """
     data = content(path)
     return (
@@ -95,7 +95,7 @@ def content(path: Path) -> bytes:
 
 
 def is_attestation(data: bytes, subject: str) -> bool:
-    """Say whether bytes are a signed form of a result. Raises IntegrityError for what is no acceptable JSON."""
+    """Return whether bytes are a signed form of a result. Raises IntegrityError for malformed JSON."""
     value = _json(data, subject)
     return isinstance(value, dict) and "dsseEnvelope" in value
 
@@ -126,13 +126,13 @@ def attach(paths: Sequence[Path], bundle: Bundle, trusted: Sequence[PublicKey]) 
 
 
 def _attested(data: bytes, subject: str, trusted: Sequence[PublicKey]) -> JSON:
-    """Return the result that an attestation holds, once somebody trusted turns out to have signed it."""
+    """Return the result in an attestation that a trusted key has signed."""
     (found,) = evidence.authenticate(evidence.parse_statements({subject: data}), as_trust(trusted), None)
     return details(found.statement, subject)
 
 
 def details(statement: Statement, subject: str) -> JSON:
-    """Return the result inside a statement. Raises IntegrityError when it is about another bundle than it says."""
+    """Return the result inside a statement. Raises IntegrityError if its subject is another bundle."""
     predicate = statement.predicate
     if statement.predicate_type != PREDICATE or not isinstance(predicate, dict) or DETAILS not in predicate:
         raise IntegrityError(f"`{subject}` is not a conformance result", subject=subject)
@@ -154,8 +154,8 @@ def merge(results: Sequence[JSON]) -> JSON:
     rows: dict[tuple[str, ...], JSON] = {}
     for result in results:
         for cell in result["cells"]:
-            place = canonical.sha256(canonical.dump(cell.get("host", result["host"])))
-            rows[(cell["cell"], cell["device"], place)] = {**cell, "host": cell.get("host", result["host"])}
+            host_digest = canonical.sha256(canonical.dump(cell.get("host", result["host"])))
+            rows[(cell["cell"], cell["device"], host_digest)] = {**cell, "host": cell.get("host", result["host"])}
     cells = sorted(rows.values(), key=lambda cell: (cell["target"], cell["runtime"], _order(cell["version"])))
     level = min(result["level"] for result in results)
     return {**results[-1], "level": level, "seconds": sum(item["seconds"] for item in results), "cells": cells}
@@ -236,7 +236,7 @@ def summary(result: JSON) -> str:
 
 
 def origin(reference: Mapping[str, JSON]) -> str:
-    """Say where the reference outputs come from."""
+    """Return the origin of the reference outputs."""
     stated = reference.get("stated")
     source = f"; {stated} of {reference['cases']} cases as the build stated them" if stated else ""
     return f"{reference['runtime']} {reference['version']} ({reference['source']}{source})"

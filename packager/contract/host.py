@@ -46,7 +46,7 @@ def describe(name: str, disk: Path, ask: Ask | None = None) -> Site:
         python=f"{sys.version_info.major}.{sys.version_info.minor}",
         machine=processor()[0],
         cpu=processor()[1],
-        memory=host_limits.read().memory or _memory(),
+        memory=host_limits.read_allowance().memory or _memory(),
         disk=shutil.disk_usage(disk).free,
         devices=tuple(device for device, _ in gpus),
         driver=gpus[0][1] if gpus else None,
@@ -151,7 +151,7 @@ def remarks(site: Site) -> list[tuple[bool, str]]:
         found.append((False, "no runtime is installed beside this program; `packager install` brings its own"))
     for device in site.devices:
         found.append((True, f"{device.name}, compute capability {device.capability}, driver {site.driver}"))
-    allowed, cores = host_limits.read(), os.cpu_count() or 1
+    allowed, cores = host_limits.read_allowance(), os.cpu_count() or 1
     if allowed.cpus < cores:
         found.append((True, f"{allowed.cpus:g} of {cores} processors are for this process (affinity and quota)"))
     if allowed.memory is not None:

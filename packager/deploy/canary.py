@@ -115,7 +115,7 @@ def _serving(command: Sequence[str], knobs: Resolved) -> Iterator[Endpoint]:
     values = {name: value for name, value in knobs.values.items() if not name.startswith(_OWN)}
     ours, theirs = socket.socketpair()  # when this process is killed, the line ends and so does the server
     with ours, tempfile.TemporaryFile() as log:
-        with theirs, listeners.listen("127.0.0.1", 0) as listener:
+        with theirs, listeners.open_listener("127.0.0.1", 0) as listener:
             port, passed = listener.getsockname()[1], (listener.fileno(), theirs.fileno())
             document = canonical.dump({"digest": knobs.digest, "values": {**values, "server.port": port}}).decode()
             words = [*command, f"--knobs={document}", f"--inherited={passed[0]},{passed[1]}"]

@@ -8,8 +8,6 @@ program in all of them. No disk is written and no network is used.
 from __future__ import annotations
 
 import importlib
-import json
-import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
@@ -18,17 +16,10 @@ from packager.bundle.bundle import Bundle
 from packager.contract.contract import Contract
 from packager.errors import UsageError, did_you_mean
 from packager.knobs.knobs import Resolved
+from packager.server.knobs import SECRETS, Knobs
 
 CONFIG = "serve.json"
 VECTORS = "vectors"
-SECRETS = {
-    "auth.tokens": "--tokens",
-    "tls.certificate": "--tls-certificate",
-    "tls.client_ca": "--tls-client-ca",
-    "tls.key": "--tls-key",
-}
-PLACE = re.compile(r"server\.(host|port|grpc_port)|(deploy|log|metrics|tracing|bentoml)\..+")
-"""Knobs that say where a server is and what it tells, not how it answers; `server/knobs.py` has the same list."""
 _SERVER = "packager.server"
 _MAIN = f"import sys\n\nfrom {_SERVER}.__main__ import main\n\nif __name__ == '__main__':\n    sys.exit(main())\n"
 
@@ -112,9 +103,7 @@ def reference(bundle: Bundle) -> list[str]:
 
 def tuning(values: Resolved) -> str:
     """Return the digest of the knobs that change how requests are answered, as the server's metrics tell it."""
-    told = canonical.load(document(values).encode(), limit=1 << 20)["values"]
-    kept = {name: value for name, value in told.items() if not PLACE.fullmatch(name)}
-    return canonical.sha256(json.dumps(kept, sort_keys=True).encode())
+    return Knobs.parse(document(values)).tuning
 
 
 def document(values: Resolved) -> str:

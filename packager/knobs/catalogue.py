@@ -1,36 +1,39 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which knobs a bundle has: those of the server, and what the runtimes of its contract add, within its bounds.
+"""List the knobs of a bundle: the server's, bounded by the contract, and those of the contract's runtimes.
 
-A runtime adds knobs with a function `knobs(contract)` in its plug-in. The same contract gives the same schema.
+The server's are declared in `packager.server.knobs`, once for this schema and for the server itself. A runtime adds
+knobs with a function `knobs(contract)` in its plug-in. The same contract gives the same schema.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from packager import plugins
 from packager.canonical import JSON
 from packager.errors import UsageError
 from packager.knobs import knobs
-from packager.knobs.knobs import Knob
+from packager.server.declaration import Knob
+from packager.server.knobs import BATCH_KNOBS, SERVING_KNOBS
 
-BATCH = "batch.max"
+BATCH = BATCH_KNOBS[0].name
 _MOST_ROWS = 2**20
 _GIB = 2**30
 _MIB = 2**20
 _OVERHEAD_MIB = 512  # of the interpreter, the runtime and requests in progress, with the other knobs as they are
 
 
-def declared(contract: Mapping[str, JSON]) -> tuple[Knob, ...]:
+def knobs_for(contract: Mapping[str, JSON]) -> tuple[Knob, ...]:
     """Return the knobs of a bundle with this contract (`contract.json` as JSON)."""
     runtimes = sorted({target["runtime"] for target in contract["targets"].values()})
-    own = [knob for name in runtimes for knob in _of_runtime(name, contract)]
+    runtime_knobs = [knob for name in runtimes for knob in _runtime_knobs(name, contract)]
     served = any(plugins.load("runtimes", name).SERVED for name in runtimes)
-    hosted = (*_SERVING, *_BENTOML, *_hosting(contract)) if served else ()
-    return (*_batch(contract), *hosted, *own)
+    server_knobs = (*SERVING_KNOBS, *_BENTOML, *_deployment_knobs(contract)) if served else ()
+    return (*_batch_knobs(contract), *server_knobs, *runtime_knobs)
 
 
-def _of_runtime(name: str, contract: Mapping[str, JSON]) -> tuple[Knob, ...]:
+def _runtime_knobs(name: str, contract: Mapping[str, JSON]) -> tuple[Knob, ...]:
     add = getattr(plugins.load("runtimes", name), "knobs", None)
     return tuple(add(contract)) if add else ()
 
@@ -47,192 +50,64 @@ def batch(contract: Mapping[str, JSON]) -> tuple[str, int, int] | None:
 
 
 def most_rows(contract: Mapping[str, JSON]) -> int | None:
-    """Return the most rows that the contract takes in one request, None where it states no limit."""
+    """Return the maximum number of rows in one request by the contract, None if it states no limit."""
     name = (batch(contract) or ("", 0, 0))[0]
     span = contract["interface"]["dimensions"][name]
     most = span.get("limit", span).get("max")
     return None if most is None else int(most)
 
 
-def _batch(contract: Mapping[str, JSON]) -> tuple[Knob, ...]:
+def _batch_knobs(contract: Mapping[str, JSON]) -> tuple[Knob, ...]:
     found = batch(contract)
     if found is None:
         return ()
     name, low, high = found
     most = most_rows(contract)
-    about = f"Most rows (`{name}`) of one request; the contract promises {most}."
+    about = f"Maximum number of rows (`{name}`) in one request. The contract promises {most}."
     if most is None:
-        about = f"Most rows (`{name}`) of one request; unset: any number. {high} were measured."
-    shared = "Most rows of one run that several requests share; 1: none do."
-    wait = "For a request to wait for company; 0: only requests that queue anyway share a run."
+        about = f"Maximum number of rows (`{name}`) in one request. Unset: no limit. The build measured up to {high}."
     return (
-        Knob(BATCH, "integer", about, most, low, most or _MOST_ROWS, unit="rows"),
-        Knob("batch.rows", "integer", shared, high, 1, high, unit="rows", needs="reload"),
-        Knob("batch.window", "number", wait, 0, 0, 1000, unit="ms", needs="reload"),
+        replace(BATCH_KNOBS[0], about=about, default=most, low=low, high=most or _MOST_ROWS),
+        replace(BATCH_KNOBS[1], default=high, high=high),
+        BATCH_KNOBS[2],
     )
 
 
-_SERVING = (
-    Knob("server.host", "host", "Address to listen on; 0.0.0.0 is every interface.", "127.0.0.1"),
-    Knob("server.port", "integer", "Port to listen on.", 8000, 1, 65535),
-    Knob("server.grpc_port", "integer", "Port for gRPC; unset: none.", None, 1, 65535),
-    Knob("server.processes", "integer", "Processes that share the port.", 1, 1, 256, needs="reload"),
-    Knob(
-        "server.workers",
-        "integer",
-        "Long runs at once in a process; unset: cores divided by threads and processes.",
-        None,
-        1,
-        1024,
-        needs="reload",
-    ),
-    Knob("server.max_body", "integer", "Largest request.", 64 << 20, 1 << 10, 16 * _GIB, unit="bytes", needs="reload"),
-    Knob(
-        "server.max_in_flight",
-        "integer",
-        "Requests in progress or queued before 429.",
-        128,
-        1,
-        10**6,
-        unit="requests",
-        needs="reload",
-    ),
-    Knob(
-        "server.max_connections",
-        "integer",
-        "Connections open at once.",
-        16384,
-        1,
-        10**6,
-        unit="connections",
-        needs="reload",
-    ),
-    Knob(
-        "server.read_timeout",
-        "number",
-        "For a client to send a head, or to sit idle.",
-        75,
-        0.1,
-        86400,
-        unit="s",
-        needs="reload",
-    ),
-    Knob("server.body_timeout", "number", "For a client to send a body.", 20, 0.1, 86400, unit="s", needs="reload"),
-    Knob(
-        "server.limits",
-        "choice",
-        "Which sizes are refused: `stated`, those beyond the limits of the contract; "
-        "`measured`, all that the build did not measure.",
-        "stated",
-        choices=("stated", "measured"),
-        needs="reload",
-    ),
-    Knob(
-        "server.request_timeout",
-        "number",
-        "For an answer before 504; unset: no limit.",
-        None,
-        0.001,
-        86400,
-        unit="s",
-        needs="reload",
-    ),
-    Knob("server.drain", "number", "To finish requests after SIGTERM.", 30, 0, 86400, unit="s", needs="reload"),
-    Knob(
-        "server.quiet",
-        "number",
-        "Without a request, after SIGTERM, before no connection is taken any more; for "
-        "balancers that learn from probes, longer than they take to learn.",
-        1,
-        0,
-        86400,
-        unit="s",
-        needs="reload",
-    ),
-    Knob("server.path_prefix", "path", "That proxies leave before the paths here; unset: none.", needs="reload"),
-    Knob(
-        "server.forwarded",
-        "boolean",
-        "Believe the X-Forwarded-… headers, which a proxy in front has to write.",
-        False,
-        needs="reload",
-    ),
-    Knob(
-        "server.cors",
-        "origins",
-        "Origins whose pages in browsers may ask; `*` is every one. Unset: none.",
-        needs="reload",
-    ),
-    Knob("auth.tokens", "secret", "File of bearer tokens, one a line; clients need one of them.", needs="reload"),
-    Knob("tls.certificate", "secret", "PEM chain to serve TLS with; goes with tls.key.", needs="reload"),
-    Knob("tls.key", "secret", "PEM key of that chain.", needs="reload"),
-    Knob(
-        "tls.client_ca",
-        "secret",
-        "PEM of the authorities that vouch for clients; each needs a certificate then.",
-        needs="reload",
-    ),
-    Knob("runtime.threads", "integer", "Threads of one inference.", 1, 1, 1024, unit="threads"),
-    Knob(
-        "runtime.processes",
-        "integer",
-        "Processes of their own that run the model, for each process that serves; 0: that one runs it itself.",
-        0,
-        0,
-        256,
-        unit="processes",
-        needs="reload",
-    ),
-    Knob(
-        "log.level",
-        "choice",
-        "Least level that is logged; debug logs every request.",
-        "info",
-        choices=("debug", "info", "warning", "error"),
-    ),
-    Knob("log.format", "choice", "One JSON object or one readable line per event.", "json", choices=("json", "text")),
-    Knob("tracing.host", "host", "OpenTelemetry collector (OTLP over HTTP); unset: no traces.", needs="reload"),
-    Knob("tracing.port", "integer", "Port of the collector.", 4318, 1, 65535, needs="reload"),
-    Knob(
-        "tracing.ratio",
-        "number",
-        "Part of the requests that become spans, besides those of recorded traces.",
-        0.01,
-        0,
-        1,
-        needs="reload",
-    ),
-    Knob("metrics.labels", "labels", "Labels of the site, added to the metric packager_deployment_info.", {}),
-)
-
-
 _BENTOML = (
-    Knob("bentoml.workers", "integer", "Worker processes of a Bento.", 1, 1, 64, unit="processes"),
+    Knob("bentoml.workers", "integer", "Number of worker processes of a Bento.", 1, 1, 64, unit="processes"),
     Knob(
         "bentoml.max_latency",
         "integer",
-        "Longest time that a Bento lets a request wait for its batch and its run.",
+        "Maximum milliseconds that a Bento lets a request wait for its batch and run.",
         10000,
         1,
         600000,
         unit="ms",
     ),
-    Knob("bentoml.timeout", "integer", "Longest time of one request of a Bento.", 60, 1, 3600, unit="s"),
+    Knob("bentoml.timeout", "integer", "Maximum seconds that a Bento spends on one request.", 60, 1, 3600, unit="s"),
 )
 
 
-def _hosting(contract: Mapping[str, JSON]) -> tuple[Knob, ...]:
-    """Return what a host or a cluster gives to the server; the default memory follows from the contract's needs."""
+def _deployment_knobs(contract: Mapping[str, JSON]) -> tuple[Knob, ...]:
+    """Return the knobs of rendered deployments; the default memory follows from the contract's needs."""
     memory = _OVERHEAD_MIB + -(-model_memory(contract) // _MIB)
     return (
-        Knob("deploy.replicas", "integer", "Servers of a cluster, at least.", 2, 1, 1000, unit="servers"),
-        Knob("deploy.max_replicas", "integer", "Servers of a cluster, at most.", 4, 1, 1000, unit="servers"),
-        Knob("deploy.cpu", "integer", "Processor time of one server.", 1000, 50, 1024000, unit="milli-cores"),
+        Knob("deploy.replicas", "integer", "Minimum number of servers in a cluster.", 2, 1, 1000, unit="servers"),
+        Knob("deploy.max_replicas", "integer", "Maximum number of servers in a cluster.", 4, 1, 1000, unit="servers"),
+        Knob(
+            "deploy.cpu",
+            "integer",
+            "CPU request of one server, in thousandths of a core.",
+            1000,
+            50,
+            1024000,
+            unit="milli-cores",
+        ),
         Knob(
             "deploy.memory",
             "integer",
-            "Memory limit of one server; unset, rendered deployments give more "
-            "where the knobs ask for more processes or larger requests.",
+            "Memory limit of one server in MiB. "
+            "Unset: rendered deployments add memory for more processes and larger requests.",
             memory,
             64,
             16 << 20,
@@ -247,13 +122,13 @@ def model_memory(contract: Mapping[str, JSON]) -> int:
     return int(max(2 * need.get("weights", 0) + need.get("activations", 0) for need in needs))
 
 
-def written(contract: JSON) -> bytes:
+def schema_bytes(contract: JSON) -> bytes:
     """Return the bytes of `knobs.schema.json`."""
-    return knobs.dump(declared(contract))
+    return knobs.dump(knobs_for(contract))
 
 
 def check_together(values: Mapping[str, JSON]) -> None:
-    """Refuse values that are allowed one by one and mean nothing together. Raises UsageError."""
+    """Refuse values that are allowed separately and not together. Raises UsageError."""
     if ("tls.certificate" in values) != ("tls.key" in values):
         raise UsageError("`tls.certificate` and `tls.key` go together", hint="set both or neither")
     if "tls.client_ca" in values and "tls.key" not in values:

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Knobs: what a site may change about a running bundle, never what the bundle is.
+"""Write and parse the knob schema of a bundle, and resolve the values of a deployment.
+
+Knobs are what a site may change about a running bundle, never what the bundle is.
 
 `knobs.schema.json` in a bundle is a JSON Schema that declares every knob with type, unit, bounds, default, what a new
 value needs to take effect, and a sentence for people. Nothing else can be set. A value is a number, a switch, a word
@@ -14,167 +16,20 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, get_args
+from typing import TypeAlias, get_args
 
 from packager import canonical, strictyaml
 from packager.canonical import JSON
 from packager.errors import MalformedError, PackagerError, UsageError, did_you_mean
+from packager.server.declaration import LABEL, MAX_ITEMS, MAX_LABELS, PATTERNS, Kind, Knob, Needs
 
 FILE = "knobs.schema.json"
 PREFIX = "PACKAGER_KNOB__"
 DEFAULT = "default"
 MAX_SCHEMA = 1 << 20
-_MOST_LABELS = 16
-_MOST_ITEMS = 64
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
-Kind: TypeAlias = Literal[
-    "integer", "number", "boolean", "choice", "host", "secret", "labels", "integers", "path", "origins"
-]
-Needs: TypeAlias = Literal["restart", "reload"]
-
 NAME = r"[a-z][a-z0-9_]{0,31}\.[a-z][a-z0-9_]{0,31}"
-_LABEL = r"[a-z][a-z0-9_]{0,31}"
-_PATTERNS: Mapping[str, str] = {
-    "host": r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?|[0-9A-Fa-f:.]{2,45}",
-    "secret": r"file:(/[A-Za-z0-9_@%+=,-][A-Za-z0-9._@%+=,-]{0,99}){1,16}|env:[A-Z][A-Z0-9_]{0,63}"
-    r"|k8s:[a-z0-9][a-z0-9.-]{0,99}/[A-Za-z0-9_][A-Za-z0-9._-]{0,99}",
-    "path": r"(/[A-Za-z0-9._~-]{1,64}){1,8}",
-    "origins": r"\*|https?://[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?(:[0-9]{1,5})?",
-    "labels": r"[A-Za-z0-9]([A-Za-z0-9 ._:/@+-]{0,61}[A-Za-z0-9])?",
-}
-_EXPECTED = {
-    "host": "a host name or address",
-    "secret": "where the secret is: file:/absolute/path, env:NAME or k8s:secret/key",
-    "labels": "up to 63 letters, digits and ` ._:/@+-`",
-    "path": "a path such as /models/digits, without an end slash",
-    "origins": "origins such as https://app.example.org, or *",
-    "boolean": "true or false",
-    "integers": f"up to {_MOST_ITEMS} different whole numbers",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Knob:
-    """One setting. `default` None: not set unless a site does. `needs`: what a new value takes to have effect."""
-
-    name: str
-    kind: Kind
-    about: str
-    default: JSON = None
-    low: float = 0
-    high: float = 0
-    choices: tuple[str, ...] = ()
-    unit: str | None = None
-    needs: Needs = "restart"
-
-    def to_schema(self) -> JSON:
-        """Return its JSON Schema; members that start with `x-` are ours."""
-        extra = {"x-unit": self.unit} if self.unit else {}
-        default = {} if self.default is None else {"default": self.default}
-        return {
-            "description": self.about,
-            "x-kind": self.kind,
-            "x-needs": self.needs,
-            **extra,
-            **default,
-            **self._shape(),
-        }
-
-    def _shape(self) -> dict[str, JSON]:
-        bounds = {"minimum": self.low, "maximum": self.high}
-        text = {"type": "string", "pattern": f"^({_PATTERNS.get(self.kind, '')})$", "not": {"pattern": r"\n"}}
-        match self.kind:
-            case "integer" | "number":
-                return {"type": self.kind, **bounds}
-            case "boolean":
-                return {"type": "boolean"}
-            case "choice":
-                return {"enum": list(self.choices)}
-            case "integers":
-                return {
-                    "type": "array",
-                    "items": {"type": "integer", **bounds},
-                    "maxItems": _MOST_ITEMS,
-                    "uniqueItems": True,
-                }
-            case "origins":
-                return {"type": "array", "items": text, "maxItems": _MOST_ITEMS, "uniqueItems": True}
-            case "labels":
-                keys = {"pattern": f"^({_LABEL})$", "not": {"pattern": r"\n"}}
-                return {
-                    "type": "object",
-                    "propertyNames": keys,
-                    "additionalProperties": text,
-                    "maxProperties": _MOST_LABELS,
-                }
-            case "host" | "secret" | "path":
-                return text
-
-    def expected(self) -> str:
-        """Say which values are allowed."""
-        if self.kind == "choice":
-            return "one of " + ", ".join(f"`{choice}`" for choice in self.choices)
-        if self.kind in ("integer", "number"):
-            whole = "a whole number" if self.kind == "integer" else "a number"
-            return f"{whole} from {self.low:g} to {self.high:.15g}{f' {self.unit}' if self.unit else ''}"
-        return _EXPECTED[self.kind]
-
-    def allows(self, value: JSON) -> bool:
-        """Tell whether `value`, of its JSON type, may be set."""
-        match self.kind:
-            case "integer":
-                return type(value) is int and self.low <= value <= self.high
-            case "number":
-                return type(value) in (int, float) and self.low <= value <= self.high
-            case "boolean":
-                return type(value) is bool
-            case "choice":
-                return isinstance(value, str) and value in self.choices
-            case "integers":
-                return (
-                    isinstance(value, list)
-                    and len({*map(repr, value)}) == len(value) <= _MOST_ITEMS
-                    and all(type(item) is int and self.low <= item <= self.high for item in value)
-                )
-            case "origins":
-                return (
-                    isinstance(value, list)
-                    and len({*map(repr, value)}) == len(value) <= _MOST_ITEMS
-                    and all(_matches("origins", item) for item in value)
-                )
-            case "labels":
-                return (
-                    isinstance(value, dict)
-                    and len(value) <= _MOST_LABELS
-                    and all(re.fullmatch(_LABEL, key) and _matches("labels", text) for key, text in value.items())
-                )
-            case "host" | "secret" | "path":
-                return _matches(self.kind, value)
-
-    def read(self, text: str) -> JSON:
-        """Return the value that `text` writes, as environments and command lines do; `text` itself if it is none."""
-        if self.kind == "boolean":
-            return {"true": True, "false": False}.get(text, text)
-        if self.kind == "origins":
-            return [part.strip() for part in text.split(",")] if text else []
-        if self.kind == "integers":
-            parts = [part.strip() for part in text.split(",")] if text else []
-            return [int(part) for part in parts] if all(map(_is_whole, parts)) else text
-        if self.kind in ("integer", "number") and _is_whole(text):
-            return int(text)
-        if self.kind == "number" and re.fullmatch(r"-?[0-9]{1,15}\.[0-9]{1,15}", text):
-            return float(text)
-        return text
-
-
-def _is_whole(text: str) -> bool:
-    return re.fullmatch(r"-?(0|[1-9][0-9]{0,15})", text) is not None
-
-
-def _matches(kind: str, value: JSON) -> bool:
-    return isinstance(value, str) and re.fullmatch(_PATTERNS[kind], value) is not None
-
 
 Schema: TypeAlias = Mapping[str, Knob]
 
@@ -182,19 +37,64 @@ Schema: TypeAlias = Mapping[str, Knob]
 # the document in the bundle
 
 
+def to_schema(knob: Knob) -> JSON:
+    """Return the JSON Schema of a knob; members that start with `x-` are ours."""
+    extra = {"x-unit": knob.unit} if knob.unit else {}
+    default = {} if knob.default is None else {"default": knob.default}
+    return {
+        "description": knob.about,
+        "x-kind": knob.kind,
+        "x-needs": knob.needs,
+        **extra,
+        **default,
+        **_value_schema(knob),
+    }
+
+
+def _value_schema(knob: Knob) -> dict[str, JSON]:
+    bounds = {"minimum": knob.low, "maximum": knob.high}
+    text = {"type": "string", "pattern": f"^({PATTERNS.get(knob.kind, '')})$", "not": {"pattern": r"\n"}}
+    match knob.kind:
+        case "integer" | "number":
+            return {"type": knob.kind, **bounds}
+        case "boolean":
+            return {"type": "boolean"}
+        case "choice":
+            return {"enum": list(knob.choices)}
+        case "integers":
+            return {
+                "type": "array",
+                "items": {"type": "integer", **bounds},
+                "maxItems": MAX_ITEMS,
+                "uniqueItems": True,
+            }
+        case "origins":
+            return {"type": "array", "items": text, "maxItems": MAX_ITEMS, "uniqueItems": True}
+        case "labels":
+            keys = {"pattern": f"^({LABEL})$", "not": {"pattern": r"\n"}}
+            return {
+                "type": "object",
+                "propertyNames": keys,
+                "additionalProperties": text,
+                "maxProperties": MAX_LABELS,
+            }
+        case "host" | "secret" | "path":
+            return text
+
+
 def dump(knobs: Iterable[Knob]) -> bytes:
     """Return the JSON Schema of overlays: one object per group, one member per knob, nothing else."""
     groups: dict[str, dict[str, JSON]] = {}
     for knob in knobs:
         group, _, name = knob.name.partition(".")
-        groups.setdefault(group, {})[name] = knob.to_schema()
+        groups.setdefault(group, {})[name] = to_schema(knob)
     closed = {"type": "object", "additionalProperties": False}
     properties = {group: {**closed, "properties": members} for group, members in groups.items()}
     return canonical.dump({"$schema": _DIALECT, "title": "Knobs", **closed, "properties": properties})
 
 
 def parse(data: bytes) -> Schema:
-    """Read a schema, which may be hostile: it is accepted if `dump` of what was read gives the same bytes.
+    """Parse an untrusted schema: it is accepted if `dump` of the result gives the same bytes.
 
     Raises MalformedError.
     """
@@ -239,7 +139,7 @@ def _knob(name: str, value: JSON) -> Knob:
 
 @dataclass(frozen=True, slots=True)
 class Override:
-    """A value that somebody wants for a name, and where they said so. `typed`: it has its JSON type already."""
+    """One value given for a knob, and its origin. `typed`: it has its JSON type already."""
 
     name: str
     value: JSON
@@ -281,35 +181,35 @@ class Resolved:
         return {"bundle": self.bundle, "digest": self.digest, "knobs": rows}
 
 
-def resolve(schema: Schema, bundle: str, wishes: Iterable[Override] = ()) -> Resolved:
-    """Apply `wishes` in their order over the defaults. Raises UsageError for the first that is not allowed."""
+def resolve(schema: Schema, bundle: str, overrides: Iterable[Override] = ()) -> Resolved:
+    """Apply `overrides` in their order over the defaults. Raises UsageError for the first that is not allowed."""
     settings = {name: Setting(knob.default, DEFAULT) for name, knob in schema.items() if knob.default is not None}
-    for wish in wishes:
-        knob, value = _understand(schema, wish)
-        if knob.kind == "labels" and wish.name != knob.name:
+    for override in overrides:
+        knob, value = _find_knob(schema, override)
+        if knob.kind == "labels" and override.name != knob.name:
             before = settings[knob.name].value if knob.name in settings else {}
             value = {**before, **value}
         if not knob.allows(value):
             got = f", got `{value!s:.60}`" if knob.kind != "secret" else ""  # a secret itself may stand there
-            raise UsageError(f"{wish.origin}: `{knob.name}`: expected {knob.expected()}{got}")
-        settings[knob.name] = Setting(value, wish.origin)
+            raise UsageError(f"{override.origin}: `{knob.name}`: expected {knob.expected()}{got}")
+        settings[knob.name] = Setting(value, override.origin)
     return Resolved(bundle, {name: settings[name] for name in sorted(settings)})
 
 
-def _understand(schema: Schema, wish: Override) -> tuple[Knob, JSON]:
-    knob = schema.get(wish.name)
+def _find_knob(schema: Schema, override: Override) -> tuple[Knob, JSON]:
+    knob = schema.get(override.name)
     if knob is not None:
-        return knob, wish.value if wish.typed else knob.read(wish.value)
-    parent, _, label = wish.name.rpartition(".")
+        return knob, override.value if override.typed else knob.read(override.value)
+    parent, _, label = override.name.rpartition(".")
     knob = schema.get(parent)
     if knob is None or knob.kind != "labels":
-        hint = did_you_mean(wish.name, schema) if schema else "this bundle declares no knobs"
-        raise UsageError(f"{wish.origin}: the bundle has no knob `{wish.name:.80}`", hint=hint)
-    return knob, {label: wish.value}
+        hint = did_you_mean(override.name, schema) if schema else "this bundle declares no knobs"
+        raise UsageError(f"{override.origin}: the bundle has no knob `{override.name:.80}`", hint=hint)
+    return knob, {label: override.value}
 
 
 def from_values(data: bytes, file: str, schema: Schema) -> Iterator[Override]:
-    """Yield what a values file says: YAML, one mapping per group. Raises UsageError with the line."""
+    """Yield the overrides of a values file: YAML, one mapping per group. Raises UsageError with the line."""
     for group, members in strictyaml.table(strictyaml.parse(data, file), "values").entries:
         for name, node in strictyaml.table(members, group.text).entries:
             full = f"{group.text}.{name.text}"
@@ -325,7 +225,7 @@ def _expected(schema: Schema, name: str) -> str:
 
 
 def from_environment(environment: Mapping[str, str]) -> Iterator[Override]:
-    """Yield what variables say: `PACKAGER_KNOB__SERVER__PORT` is `server.port`."""
+    """Yield the overrides of environment variables: `PACKAGER_KNOB__SERVER__PORT` is `server.port`."""
     for variable in sorted(environment):
         if variable.startswith(PREFIX):
             name = variable.removeprefix(PREFIX).lower().replace("__", ".")
@@ -333,7 +233,7 @@ def from_environment(environment: Mapping[str, str]) -> Iterator[Override]:
 
 
 def from_arguments(pairs: Sequence[str], option: str = "--set") -> Iterator[Override]:
-    """Yield what `NAME=VALUE` arguments say. Raises UsageError."""
+    """Yield the overrides of `NAME=VALUE` arguments. Raises UsageError."""
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals:

@@ -77,7 +77,7 @@ def extended(bundle: Bundle, found: Iterable[Evidence]) -> Bundle:
     told = bundle.contract.document
     for item in sorted(added, key=lambda item: item.digest):
         told = _checked(told, item.statement.predicate, item.digest)
-    return _view(bundle, {CONTRACT: canonical.dump(told), knobs.FILE: catalogue.written(told)})
+    return _view(bundle, {CONTRACT: canonical.dump(told), knobs.FILE: catalogue.schema_bytes(told)})
 
 
 def _checked(told: JSON, added: JSON, subject: str) -> JSON:

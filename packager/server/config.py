@@ -7,8 +7,8 @@
                    "dimensions": {"batch": {"min": 1, "max": 64}}},
      "ranges": {"x": [0, 1]}, "slo": {"p99_ms": 5}}
 
-`artefact` is relative to the configuration's own directory. `device` is `cpu` where it is left out; `ranges` (values
-that make sense, by input), `values` (those that are taken), `missing` (inputs in which a number may be missing), `slo`,
+`artefact` is relative to the configuration's own directory. `device` is `cpu` where it is left out; `ranges` (plausible
+values, by input), `values` (those that are allowed), `missing` (inputs in which a number may be missing), `slo`,
 and `reference`, the folder of the bundle's reference inputs, may be left out. Unknown keys are refused.
 """
 
@@ -33,7 +33,7 @@ _RUNTIME = re.compile(r"[a-z][a-z0-9_-]*")
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """One installed model: who it is, what executes it, and what it promises."""
+    """One installed model: its identity, runtime, artefact and interface."""
 
     name: str
     version: str
@@ -47,7 +47,7 @@ class Config:
     p99_seconds: float | None = None
     reference: Path | None = None
 
-    def limited(self, to: str) -> Config:
+    def with_limits(self, to: str) -> Config:
         """Return this configuration with the limits that the contract states, or `measured` ones."""
         return replace(self, interface=self.interface.limited_to_measured()) if to == "measured" else self
 

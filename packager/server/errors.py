@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The two ways this server says no: to a request, and to its own start."""
+"""Errors of the server: a refused request, and a failed start."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def quote(value: object) -> str:
     return f"`{str(value)[:100]}`"
 
 
-def known(name: str, choices: Iterable[str]) -> str:
-    """Return the end of a message about an unknown name: the close match, or what there is."""
+def suggest_names(name: str, choices: Iterable[str]) -> str:
+    """Return the end of a message about an unknown name: the close match, or the known names."""
     names = sorted(choices)
     close = difflib.get_close_matches(name[:100], names, n=1)
     return f"did you mean {quote(close[0])}?" if close else "expected one of " + ", ".join(map(quote, names))

@@ -21,7 +21,7 @@ def record(value: Any, where: str, required: Set[str], *, optional: Set[str] = f
 
 
 def text(value: Any, where: str) -> str:
-    """Return `value` if it is a string that says something. Raises ValueError."""
+    """Return `value` if it is a non-empty string. Raises ValueError."""
     if not isinstance(value, str) or not value:
         raise ValueError(f"`{where}`: expected a string, got {quote(value)}")
     return value

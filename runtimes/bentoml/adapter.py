@@ -63,9 +63,9 @@ class Adapter(kit.Adapter):
         answer = self._connection.getresponse()
         body = answer.read()
         if 400 <= answer.status < 500:
-            raise kit.BadRequest(body.decode("utf-8", "replace")[:500])
+            raise kit.BadRequestError(body.decode("utf-8", "replace")[:500])
         if answer.status != 200:
-            raise kit.Broken(f"HTTP {answer.status}: {body[:300]!r}")
+            raise kit.BrokenRuntimeError(f"HTTP {answer.status}: {body[:300]!r}")
         return json.loads(body)
 
     def stop(self) -> dict[str, Any]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""BentoML under test: a service around ONNX Runtime (`service.py` beside this file), asked over its own HTTP."""
+"""BentoML under test: a service around ONNX Runtime (`service.py` beside this file), called over its HTTP API."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ class Conform:
 
     @bentoml.api(route="/about")
     def about(self) -> dict[str, Any]:
-        """Say who answers, from inside the worker."""
+        """Return the facts of the runtime, from inside the worker."""
         return {
             "version": bentoml.__version__,
             "pid": os.getpid(),

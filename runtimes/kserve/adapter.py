@@ -31,14 +31,14 @@ class Adapter(kit.Adapter):
             message["name"],
             message["model"],
             message["contract"],
-            str(here / "told.json"),
+            str(here / "report.json"),
             str(http),
             str(grpc),
         ]
         self._server = servers.Server(command, servers.environment(), here, here / "server.log")
         self._server.wait(http, f"/v2/models/{message['name']}/ready")
         return {
-            **json.loads((here / "told.json").read_text()),
+            **json.loads((here / "report.json").read_text()),
             "version": json.loads(servers.get(http, "/v2")[1])["version"],
             "device": "cpu",
             "endpoints": {"http": f"http://127.0.0.1:{http}", "grpc": f"127.0.0.1:{grpc}"},

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""KServe's server with one custom model: `python model.py NAME MODEL CONTRACT TOLD HTTP_PORT GRPC_PORT`.
+"""KServe's server with one custom model: `python model.py NAME MODEL CONTRACT REPORT HTTP_PORT GRPC_PORT`.
 
-KServe binds every interface and offers no option for it: both transports are told to use 127.0.0.1 here, because a
+KServe binds every interface and offers no option for it: both transports are made to use 127.0.0.1 here, because a
 test must not open a port to the network.
 """
 
@@ -30,7 +30,7 @@ LOOPBACK = "127.0.0.1"
 class Served(Model):
     """One session."""
 
-    def __init__(self, name: str, path: str, promise: Path, told: Path) -> None:
+    def __init__(self, name: str, path: str, promise: Path, report: Path) -> None:
         super().__init__(name)
         ort = importlib.import_module("onnxruntime")
         options = ort.SessionOptions()
@@ -44,7 +44,7 @@ class Served(Model):
             "numpy": np.__version__,
             "pid": os.getpid(),
         }
-        told.write_text(json.dumps(facts))
+        report.write_text(json.dumps(facts))
         self.ready = True
 
     async def get_input_types(self) -> list[dict[str, Any]]:
@@ -108,6 +108,6 @@ def stay_on_loopback() -> None:
 
 if __name__ == "__main__":
     stay_on_loopback()
-    name, path, promise, told, http, rpc = sys.argv[1:]
+    name, path, promise, report, http, rpc = sys.argv[1:]
     server = ModelServer(http_port=int(http), grpc_port=int(rpc), workers=1, enable_docs_url=False, enable_grpc=True)
-    server.start([Served(name, path, Path(promise), Path(told))])
+    server.start([Served(name, path, Path(promise), Path(report))])

@@ -26,19 +26,19 @@ class Adapter(kit.Adapter):
         folder = here / "mlserver"
         folder.mkdir(exist_ok=True)
         http, grpc, metrics = servers.free_ports(3)
-        self._write(folder, here / "told.json", message, (http, grpc, metrics))
+        self._write(folder, here / "report.json", message, (http, grpc, metrics))
         environment = servers.environment()
         command = [servers.program("mlserver", environment), "start", str(folder)]
         self._server = servers.Server(command, environment, folder, here / "server.log")
         self._server.wait(http, f"/v2/models/{message['name']}/ready")
         return {
-            **json.loads((here / "told.json").read_text()),
+            **json.loads((here / "report.json").read_text()),
             "version": json.loads(servers.get(http, "/v2")[1])["version"],
             "device": "cpu",
             "endpoints": {"http": f"http://127.0.0.1:{http}", "grpc": f"127.0.0.1:{grpc}", "binary": False},
         }
 
-    def _write(self, folder: Path, told: Path, message: dict[str, Any], ports: tuple[int, int, int]) -> None:
+    def _write(self, folder: Path, report: Path, message: dict[str, Any], ports: tuple[int, int, int]) -> None:
         shutil.copy(Path(__file__).parent / "model.py", folder / "conform_model.py")
         promise = contract.read(Path(message["contract"]))
         settings = {
@@ -50,7 +50,7 @@ class Adapter(kit.Adapter):
             "metrics_dir": str(folder / "metrics"),
             "debug": False,
         }
-        extra = {"model": message["model"], "contract": message["contract"], "told": str(told)}
+        extra = {"model": message["model"], "contract": message["contract"], "report": str(report)}
         model = {
             "name": message["name"],
             "implementation": "conform_model.Model",

@@ -29,13 +29,13 @@ class Model(MLModel):
         options.log_severity_level = 3
         self._session = ort.InferenceSession(extra["model"], options, providers=["CPUExecutionProvider"])
         self._contract = contract.read(Path(extra["contract"]))
-        told = {
+        report = {
             "engine": f"onnxruntime {ort.__version__}",
             "provider": self._session.get_providers()[0],
             "numpy": np.__version__,
             "pid": os.getpid(),
         }
-        Path(extra["told"]).write_text(json.dumps(told))
+        Path(extra["report"]).write_text(json.dumps(report))
         return True
 
     async def predict(self, payload: InferenceRequest) -> InferenceResponse:

@@ -74,13 +74,13 @@ def requirements(specifier: str, devices: Collection[str] = ("cpu",)) -> tuple[s
 
 
 def is_graph(device: str, precision: str) -> bool:
-    """Say whether the canonical graph itself is the artefact of a target. Raises UsageError for an unknown target."""
+    """Return whether the canonical graph is the artefact of a target. Raises UsageError for an unknown target."""
     _versions.check_target("onnxruntime", device, precision, DEVICES, PRECISIONS)
     return precision == "fp32"
 
 
 def unmeasurable(device: str) -> str | None:
-    """Say why artefacts for `device` cannot run on this host, or None."""
+    """Return why artefacts for `device` cannot run on this host, or None."""
     if device == "cpu":
         return None
     return _gpu.obstacle((_PLUGIN, f"{_PLUGIN}-cu13") if device == "rtx" else ("onnxruntime-gpu",))

@@ -74,7 +74,7 @@ def dynamic(model: Any) -> Any:
 def static(model: Any, source: Path, batches: Callable[[], Iterable[Mapping[str, Any]]]) -> Any:
     """Quantise weights and activations; the ranges of these are what `batches` showed, rounded outwards."""
     if not any(node.op_type in _STATIC for node in model.graph.node):
-        raise _nothing()  # before data is asked for, which such models often cannot give
+        raise _nothing()  # before data is requested, which such models often cannot give
     tool = _tool("onnxruntime.quantization.qdq_quantizer")
     kinds = _tool("onnxruntime.quantization")
     ranges = _ranges(source, batches())
@@ -117,12 +117,12 @@ def _ranges(source: Path, batches: Iterable[Mapping[str, Any]]) -> Any:
     calibrate = _tool("onnxruntime.quantization.calibrate")
     numpy = importlib.import_module("numpy")
     with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder) / "model"
-        shutil.copytree(source.parent, place, copy_function=shutil.copyfile)
+        copy = Path(folder) / "model"
+        shutil.copytree(source.parent, copy, copy_function=shutil.copyfile)
         augmented = str(Path(folder) / "augmented.onnx")
         try:
             calibrator = calibrate.create_calibrator(
-                place / source.name, list(_STATIC), augmented, use_external_data_format=True
+                copy / source.name, list(_STATIC), augmented, use_external_data_format=True
             )
             calibrator.collect_data(_Reader(iter(batches)))
             found = calibrator.compute_data()
@@ -137,7 +137,7 @@ def _ranges(source: Path, batches: Iterable[Mapping[str, Any]]) -> Any:
 
 
 class _Reader:
-    """What the calibrator reads from: it asks for the next batch until there is none."""
+    """The calibrator's data reader: `get_next` returns the next batch, None after the last."""
 
     def __init__(self, waiting: Iterator[Mapping[str, Any]]) -> None:
         self._waiting = waiting

@@ -59,7 +59,7 @@ class Adapter(kit.Adapter):
             self._session = self._ort.InferenceSession(message["model"], options, providers=[provider])
         except Exception as error:
             if provider != "CPUExecutionProvider" and any(word in str(error) for word in (*_ABSENT, "fallback")):
-                raise kit.Unavailable(f"{provider} cannot be used on this machine: {_first(error)}") from None
+                raise kit.UnavailableError(f"{provider} cannot be used on this machine: {_first(error)}") from None
             raise
         got = self._session.get_providers()[0]
         used = {"runtime.threads": self._session.get_session_options().intra_op_num_threads}

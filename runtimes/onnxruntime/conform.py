@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ONNX Runtime under test: every release since 1.15, in an environment of its own, through its Python API."""
+"""ONNX Runtime under test: every release since 1.15, in a separate environment, through its Python API."""
 
 from __future__ import annotations
 
@@ -40,6 +40,6 @@ def pythons(version: str) -> tuple[str, ...]:
 
 
 def _row(version: str) -> Any:
-    """Return what is known of a version; a patch release nobody measured is as able as the oldest of its minor."""
+    """Return what is known of a version; an unmeasured patch release is as able as the oldest of its minor."""
     rows, release = knowledge.table("onnxruntime").rows, Version(version).release[:2]
     return rows.get(version) or next(row for known, row in rows.items() if Version(known).release[:2] == release)

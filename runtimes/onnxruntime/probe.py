@@ -38,29 +38,31 @@ def measure(python: Path, on_event: OnEvent = ignore) -> tuple[JSON, _kernels.Ke
     started = time.monotonic()
     limits = _limits(python)
     found = [probe for probe in _probes.every() if probe.opset <= limits["opset"].get(probe.domain or "ai.onnx", 0)]
-    said = _attempts(python, found)
+    reported = _attempts(python, found)
     on_event(Finished(label, time.monotonic() - started))
-    return limits, {probe.words: outcome(text) for probe, text in zip(found, said, strict=True)}
+    return limits, {probe.words: outcome(text) for probe, text in zip(found, reported, strict=True)}
 
 
-def outcome(said: str) -> str:
+def outcome(reported: str) -> str:
     """Classify what the runtime said: the graph loads, it `lacks` the kernel, it `fails` in another way, or the answer
 
     is `unclear`, as it depends on the host: StringNormalizer wants the locale en_US.UTF-8, which is rare in containers.
     """
-    if said == "ok":
+    if reported == "ok":
         return "ok"
-    if "construct locale" in said:
+    if "construct locale" in reported:
         return "unclear"
-    return "lacks" if "NOT_IMPLEMENTED" in said else "fails"
+    return "lacks" if "NOT_IMPLEMENTED" in reported else "fails"
 
 
 def _limits(python: Path) -> JSON:
     gates = _probes.gates()
-    said = dict(zip(gates, trials(python, [Trial(data) for data in gates.values()]), strict=True))
-    newest = {key: [v for (k, v), text in said.items() if k == key and text == "ok"] for key, _ in gates}
+    reported = dict(zip(gates, trials(python, [Trial(data) for data in gates.values()]), strict=True))
+    newest = {key: [v for (k, v), text in reported.items() if k == key and text == "ok"] for key, _ in gates}
     if not newest["ai.onnx"] or not newest["ir"]:
-        raise StepError(f"the runtime loads nothing: {next(iter(said.values()))}", hint="is it installed completely?")
+        raise StepError(
+            f"the runtime loads nothing: {next(iter(reported.values()))}", hint="is it installed completely?"
+        )
     return {
         "opset": {key: max(newest[key]) for key in ("ai.onnx", "ai.onnx.ml") if newest[key]},
         "ir": max(newest["ir"]),
@@ -69,14 +71,14 @@ def _limits(python: Path) -> JSON:
 
 def _attempts(python: Path, found: Sequence[Probe]) -> list[str]:
     """Try every probe; one that fails may be fed wrongly, so it is tried again in other ways."""
-    said = [""] * len(found)
+    reported = [""] * len(found)
     waiting = list(range(len(found)))
     for optional, rank in _probes.VARIANTS:
         graphs = [Trial(_probes.model(found[index], optional=optional, rank=rank)) for index in waiting]
         for index, text in zip(waiting, trials(python, graphs), strict=True):
-            said[index] = text if text == "ok" or not said[index] else said[index]
-        waiting = [index for index in waiting if outcome(said[index]) == "fails"]
-    return said
+            reported[index] = text if text == "ok" or not reported[index] else reported[index]
+        waiting = [index for index in waiting if outcome(reported[index]) == "fails"]
+    return reported
 
 
 def trials(python: Path, graphs: Sequence[Trial]) -> list[str]:
@@ -84,9 +86,9 @@ def trials(python: Path, graphs: Sequence[Trial]) -> list[str]:
     return _trials.run(python, TRIAL, graphs)
 
 
-def table(version: str, said: JSON, limits: JSON, outcomes: _kernels.Kernels, pythons: Sequence[str]) -> JSON:
-    """Return a table of knowledge with the one measured row; `said` is what `about` returned."""
-    numpy = "<2" if said["numpy"].startswith("1.") else ""
+def table(version: str, reported: JSON, limits: JSON, outcomes: _kernels.Kernels, pythons: Sequence[str]) -> JSON:
+    """Return a table of knowledge with the one measured row; `reported` is what `about` returned."""
+    numpy = "<2" if reported["numpy"].startswith("1.") else ""
     complete = _kernels.complete(outcomes, limits["opset"]["ai.onnx"])
     row = {
         "source": "measured",

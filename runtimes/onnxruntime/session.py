@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Open an ONNX artefact in ONNX Runtime and run it, on the provider that was asked for and on no other.
+"""Open an ONNX artefact in ONNX Runtime and run it, on the provider that was requested and on no other.
 
 This file is copied into installations and runs there with numpy and onnxruntime alone.
 """
@@ -109,7 +109,7 @@ def _on_gpu(path: Path, options: Any, providers: tuple[str, ...]) -> Any:
 
 
 def _on_plugin(path: Path, options: Any) -> Any:
-    """Open on the devices of NVIDIA's plug-in provider, which is a library of its own since ONNX Runtime 1.23."""
+    """Open on the devices of NVIDIA's plug-in provider, which is a separate library since ONNX Runtime 1.23."""
     plugin = importlib.import_module(_PLUGIN)
     name = plugin.get_ep_name()
     if all(device.ep_name != name for device in onnxruntime.get_ep_devices()):

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Load (and run) one graph after the other in the runtime of this interpreter, and say of each what happened.
+"""Load (and run) one graph after the other in the runtime of this interpreter, and print the result of each.
 
-    python trial.py GRAPHS FIRST      one JSON line `[index, "ok"]` or `[index, "what the runtime said"]` for each
+    python trial.py GRAPHS FIRST      one JSON line `[index, "ok"]` or `[index, "the runtime's message"]` for each
     python trial.py --about           one JSON line about the runtime and numpy of this environment
 
 GRAPHS is what `runtimes/_trials.py` writes, its graphs serialised ONNX models. Runs in environments that hold nothing
 of ours, on any Python since 3.8: standard library, numpy, onnxruntime.
-A graph that kills the process ends the output; who started it goes on behind that graph.
+A graph that kills the process ends the output; the caller continues behind that graph.
 """
 
 from __future__ import annotations
@@ -61,16 +61,16 @@ def compare(got: list[Any], expected: bytes, tolerance: float) -> str:
     import numpy
 
     with numpy.load(io.BytesIO(expected), allow_pickle=False) as arrays:
-        for place, found in enumerate(got):
-            wanted, array = arrays[str(place)], numpy.asarray(found)
+        for position, found in enumerate(got):
+            wanted, array = arrays[str(position)], numpy.asarray(found)
             if array.shape != wanted.shape:
-                return f"differs: output {place} has the shape {array.shape}, expected {wanted.shape}"
+                return f"differs: output {position} has the shape {array.shape}, expected {wanted.shape}"
             if array.dtype == object or wanted.dtype.kind in "USb":
                 same = numpy.array_equal(array.astype(str), wanted.astype(str))
             else:
                 same = numpy.allclose(array, wanted, rtol=tolerance, atol=1e-7, equal_nan=True)
             if not same:
-                return f"differs: output {place} is not what the standard says"
+                return f"differs: output {position} is not what the standard says"
     return "ok"
 
 

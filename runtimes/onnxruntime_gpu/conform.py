@@ -32,7 +32,7 @@ def pythons(version: str) -> tuple[str, ...]:
 
 
 def options(version: str) -> JSON:
-    """Return what its adapter is told: the provider to insist on."""
+    """Return the options of its adapter: the provider to insist on."""
     return {"provider": "CUDAExecutionProvider"}
 
 

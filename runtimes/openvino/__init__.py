@@ -53,11 +53,11 @@ def requirements(specifier: str, devices: Collection[str] = ("cpu",)) -> tuple[s
 
 
 def is_graph(device: str, precision: str) -> bool:
-    """Say that the artefact is never the graph itself. Raises UsageError for an unknown target."""
+    """Return False: the artefact is never the graph itself. Raises UsageError for an unknown target."""
     _versions.check_target("openvino", device, precision, DEVICES, PRECISIONS)
     return False
 
 
 def unmeasurable(device: str) -> str | None:
-    """Say why artefacts for `device` cannot run on this host, or None: every host has a CPU."""
+    """Return why artefacts for `device` cannot run on this host, or None: every host has a CPU."""
     return None

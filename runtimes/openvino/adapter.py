@@ -30,7 +30,7 @@ class Adapter(kit.Adapter):
     def load(self, message: dict[str, Any]) -> dict[str, Any]:
         promise = contract.read(Path(message["contract"]))
         if any(port.dtype == "string" for port in (*promise.inputs, *promise.outputs)):
-            raise kit.Unavailable("OpenVINO without its tokenizers extension has no text tensors")
+            raise kit.UnavailableError("OpenVINO without its tokenizers extension has no text tensors")
         core = self._ov.Core()
         knobs = message.get("knobs", {})
         threads = knobs.get("runtime.threads", message.get("threads", 1))
@@ -40,7 +40,7 @@ class Adapter(kit.Adapter):
         except RuntimeError as error:
             # A graph of ONNX is promised to no OpenVINO: what it cannot convert is no fault. Its own IR has to open.
             if message["model"].endswith(".onnx") and any(sign in str(error) for sign in _UNCONVERTED):
-                raise kit.Unavailable(f"OpenVINO cannot convert this graph: {_reason(error)}") from None
+                raise kit.UnavailableError(f"OpenVINO cannot convert this graph: {_reason(error)}") from None
             raise
         self._types = {port.name: port.dtype for port in promise.inputs}
         device = self._model.get_property("EXECUTION_DEVICES")[0]
@@ -61,10 +61,10 @@ class Adapter(kit.Adapter):
     def _check(self, feeds: dict[str, Any]) -> None:
         """Refuse what OpenVINO would convert without a word: another dtype, a missing input."""
         if set(feeds) != set(self._types):
-            raise kit.BadRequest(f"expected inputs {sorted(self._types)}, got {sorted(feeds)}")
+            raise kit.BadRequestError(f"expected inputs {sorted(self._types)}, got {sorted(feeds)}")
         for name, array in feeds.items():
             if array.dtype.name != self._types[name]:
-                raise kit.BadRequest(f"input `{name}`: expected {self._types[name]}, got {array.dtype.name}")
+                raise kit.BadRequestError(f"input `{name}`: expected {self._types[name]}, got {array.dtype.name}")
 
     def stop(self) -> dict[str, Any]:
         self._model = None

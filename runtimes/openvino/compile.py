@@ -29,14 +29,14 @@ def compile_graph(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JS
         runtime.save_model(model, str(out / FILE), compress_to_fp16=params["precision"] == "fp16")
     except StepError:
         raise
-    except Exception as error:  # the runtime raises RuntimeError and classes of its own
+    except Exception as error:  # the runtime raises RuntimeError and other classes
         raise StepError(f"OpenVINO cannot convert the graph: {_last_line(error)}") from error
     (out / FILE).write_bytes(_impersonal((out / FILE).read_bytes()))
     return {"path": FILE, "artefact": {"reproducibility": "bitwise", "header": _read_back(runtime, out), "needs": {}}}
 
 
 def tool() -> Any:
-    """Import `openvino` without its reports to its maker, or say how to install it."""
+    """Import `openvino` without its reports to its maker, or raise with how to install it."""
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:
         return importlib.import_module("openvino")
@@ -69,14 +69,14 @@ def _impersonal(data: bytes) -> bytes:
 
 
 def _read_back(runtime: Any, out: Path) -> JSON:
-    """Open the files once more and say what they are."""
+    """Open the files once more and return what they are."""
     data = (out / FILE).read_bytes()
     found = re.match(rb'<\?xml version="1\.0"\?>\n<net name="[^"]*" version="(\d+)">', data)
     if found is None:
         raise StepError("OpenVINO wrote something that is no IR")
     try:
         runtime.Core().read_model(str(out / FILE))
-    except Exception as error:  # the runtime raises RuntimeError and classes of its own
+    except Exception as error:  # the runtime raises RuntimeError and other classes
         raise StepError(f"OpenVINO cannot read what it wrote: {_last_line(error)}") from error
     sets = sorted({name.decode() for name in re.findall(rb'<layer [^>]*\bversion="([^"]+)"', data)})
     return {"ir": int(found[1]), "opsets": sets}

@@ -19,8 +19,8 @@ from packager.runtimes.openvino import compile as compiling
 from packager.errors import StepError
 
 
-def attempt(graph: bytes, place: Path) -> str:
-    with tempfile.TemporaryDirectory(dir=place.parent) as name:
+def attempt(graph: bytes, out: Path) -> str:
+    with tempfile.TemporaryDirectory(dir=out.parent) as name:
         folder = Path(name)
         (folder / "model.onnx").write_bytes(graph)
         try:
@@ -29,7 +29,7 @@ def attempt(graph: bytes, place: Path) -> str:
         except StepError as error:
             return error.message
         for suffix in (".xml", ".bin"):
-            (folder / compiling.FILE).with_suffix(suffix).rename(place.with_suffix(suffix))
+            (folder / compiling.FILE).with_suffix(suffix).rename(out.with_suffix(suffix))
     return "ok"
 
 

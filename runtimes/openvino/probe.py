@@ -4,7 +4,7 @@
 A bundle's target for OpenVINO is IR, made when the bundle was built; what a version must do is open it. So every graph
 is compiled by the OpenVINO installed here, as a build does it, opened by the version under test and run, and held
 against ONNX Runtime. An operator is `ok` on some element types where every way of asking was answered rightly; it is
-`unclear` where that depends on attributes, lengths or what is constant, of which a contract says nothing.
+`unclear` where that depends on attributes, lengths or what is constant, which a contract does not state.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ TRIAL, _CONVERT, _REFERENCE = (Path(__file__).with_name(f"{name}.py") for name i
 _SLICE = 500  # graphs for one process: what it leaks goes with it
 _TOLERANCE, _HALF = 1e-4, 2e-2  # relative; the second where float16 takes part
 _NO_RULE = "No conversion rule"
-_OF_SMALL_FLOATS = ("saturate", "round_mode")  # attributes that matter to types of 8 bits alone, which are not asked
-_wrong: set[int] = set()  # trials that failed in another version: asked last, as each spoils those it is run with
+_OF_SMALL_FLOATS = ("saturate", "round_mode")  # attributes of 8-bit types only, which are not tested
+_failed_trials: set[int] = set()  # trials that failed in another version: run last, as each spoils those it is run with
 _made: dict[bytes, bytes | str] = {}  # digest of a graph -> its IR, or why there is none
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class AnsweredQuestion:
     """A question with what ONNX Runtime answers; nothing where that only opens the graph."""
 
     question: Question
@@ -63,8 +63,8 @@ class Asked:
 class Answers:
     """What was seen of one operator on some element types: how often it was right, gave something else, was refused.
 
-    `rules` counts the refusals for want of a rule of conversion, which no shape or attribute would mend; `beside` the
-    answers that say nothing of the operator.
+    `rules` counts the refusals because of a missing conversion rule, which no shape or attribute changes; `beside` the
+    answers that are not about the operator.
     """
 
     right: int = 0
@@ -73,9 +73,9 @@ class Answers:
     rules: int = 0
     beside: int = 0
 
-    def note(self, said: Iterable[str]) -> None:
-        """Take what was said of some graphs."""
-        for text in said:
+    def note(self, reported: Iterable[str]) -> None:
+        """Count the results of some graphs."""
+        for text in reported:
             if text == "ok":
                 self.right += 1
             elif text.startswith("differs"):
@@ -99,10 +99,10 @@ class Answers:
 
 
 def _is_beside(text: str) -> bool:
-    """Say whether an answer is not about the operator.
+    """Return whether an answer is not about the operator.
 
     It was only opened; its input became its output, so that their names did not stay apart; numpy has no form of its
-    input or output, which inside a graph would not matter; nobody could read the question.
+    input or output, which inside a graph would not matter; the question could not be read.
     """
     beside = ("it wants the inputs", "changed the names", "no numpy form", "holds no")
     return text == "loads" or any(words in text for words in beside)
@@ -114,7 +114,7 @@ def candidates(version: str) -> list[tuple[str, ...]]:
 
 
 def about(python: Path) -> JSON:
-    """Return what the runtime in an environment says of itself, or None if it cannot run the most trivial graph.
+    """Return the facts that the runtime in an environment reports, or None if it cannot run the most trivial graph.
 
     Raises MissingToolError where nothing here compiles graphs, or says what they should give.
     """
@@ -126,29 +126,29 @@ def about(python: Path) -> JSON:
 
 
 def trials(python: Path, graphs: Sequence[Trial]) -> list[str]:
-    """Compile ONNX graphs here, open and run them in the runtime of an environment; return what was said."""
+    """Compile ONNX graphs here, open and run them in the runtime of an environment; return the results."""
     made = _artefacts([trial.graph for trial in graphs])
     opened = {
         index: replace(trial, graph=ir)
         for index, (trial, ir) in enumerate(zip(graphs, made, strict=True))
         if isinstance(ir, bytes)
     }
-    order = sorted(opened, key=lambda index: hash(opened[index]) in _wrong)
+    order = sorted(opened, key=lambda index: hash(opened[index]) in _failed_trials)
     parts = _sliced([opened[index] for index in order])
-    said = dict(zip(order, (text for part in parts for text in _trials.run(python, TRIAL, part)), strict=True))
-    for index, text in said.items():
+    reported = dict(zip(order, (text for part in parts for text in _trials.run(python, TRIAL, part)), strict=True))
+    for index, text in reported.items():
         if text.startswith("died"):  # it, or one that was run together with it
-            (said[index],) = _trials.run(python, TRIAL, [opened[index]])
-    _wrong.update(hash(opened[index]) for index, text in said.items() if text != "ok")
-    return [said[index] if isinstance(ir, bytes) else ir for index, ir in enumerate(made)]
+            (reported[index],) = _trials.run(python, TRIAL, [opened[index]])
+    _failed_trials.update(hash(opened[index]) for index, text in reported.items() if text != "ok")
+    return [reported[index] if isinstance(ir, bytes) else ir for index, ir in enumerate(made)]
 
 
 def _artefacts(graphs: Sequence[bytes]) -> list[bytes | str]:
     """Return the IR of every graph as `trial.py` reads it, or why there is none; each is compiled once."""
     names = [hashlib.sha256(data).digest() for data in graphs]
     fresh = {name: Trial(data) for name, data in zip(names, graphs, strict=True) if name not in _made}
-    for name, (said, files) in zip(fresh, _kept(_CONVERT, [*fresh.values()], (".xml", ".bin")), strict=True):
-        _made[name] = struct.pack(">Q", len(files[0])) + b"".join(files) if said == "ok" else said
+    for name, (reported, files) in zip(fresh, _kept(_CONVERT, [*fresh.values()], (".xml", ".bin")), strict=True):
+        _made[name] = struct.pack(">Q", len(files[0])) + b"".join(files) if reported == "ok" else reported
     return [_made[name] for name in names]
 
 
@@ -172,19 +172,19 @@ def _has_halves(arrays: bytes) -> bool:
 def _references(graphs: Sequence[Trial]) -> list[bytes | None]:
     """Return what this host's ONNX Runtime gives for every graph: nothing where it only opens it, None where not."""
     return [
-        files[0] if said == "ok" else b"" if said == "loads" else None
-        for said, files in _kept(_REFERENCE, graphs, (".npz",))
+        files[0] if reported == "ok" else b"" if reported == "loads" else None
+        for reported, files in _kept(_REFERENCE, graphs, (".npz",))
     ]
 
 
 def _kept(program: Path, graphs: Sequence[Trial], suffixes: Sequence[str]) -> list[tuple[str, list[bytes]]]:
-    """Run a program of trials here; return what it said and the files it left for each."""
+    """Run a program of trials here; return its results and the files it left for each."""
     found = []
     for part in _sliced(graphs):
         with tempfile.TemporaryDirectory() as name:
-            for index, said in enumerate(_trials.run(Path(sys.executable), program, part, Path(name))):
-                places = [Path(name, f"{index}{suffix}") for suffix in suffixes]
-                found.append((said, [place.read_bytes() for place in places] if said == "ok" else []))
+            for index, reported in enumerate(_trials.run(Path(sys.executable), program, part, Path(name))):
+                paths = [Path(name, f"{index}{suffix}") for suffix in suffixes]
+                found.append((reported, [path.read_bytes() for path in paths] if reported == "ok" else []))
     return found
 
 
@@ -210,11 +210,11 @@ Tests = Mapping[tuple[str, str, int], Mapping[str, Answers]]  # domain, operator
 
 
 def outcome(probe: Probe, seen: Answers, tests: Tests) -> str:
-    """Judge what was seen of a probe: `ok`, it `lacks` the operator, or it is `unclear`, or nobody could ask (`fails`).
+    """Judge the answers of a probe: `ok`, it `lacks` the operator, it is `unclear`, or could not be tested (`fails`).
 
     A test that fails on types on which others pass fails by its attributes or lengths, which are not known of a graph:
     nothing of its operator is ok then, nor where a test gives other numbers, whatever its types. A test of fewer types
-    (an input left out) speaks for every row that has them. A definition without tests of its own is doubted with the
+    (an input left out) speaks for every row that has them. A definition without separate tests is doubted with the
     others, and where ONNX has none, by having attributes. What only gives other numbers may be right on other values.
     """
     own = tests.get((probe.domain, probe.operator, probe.since), {})
@@ -230,7 +230,7 @@ def outcome(probe: Probe, seen: Answers, tests: Tests) -> str:
 
 
 def _without_right(seen: Answers, own: Iterable[Answers]) -> str:
-    """Judge what was never right. A refusal is a no if want of a rule explains it, or no test leaves a doubt about
+    """Judge what was never right. A refusal is a no if a missing rule explains it, or no test leaves a doubt about
 
     whether it comes of attributes: none that fails where others pass, none that was no test of the operator.
     """
@@ -245,14 +245,14 @@ def _has_attributes(probe: Probe) -> bool:
     return bool(set(schema.attributes) - {*questions.TYPE_ATTRIBUTES, *_OF_SMALL_FLOATS})
 
 
-def table(version: str, said: JSON, limits: JSON, outcomes: _kernels.Kernels, pythons: Sequence[str]) -> JSON:
-    """Return a table of knowledge with the one measured row; `said` is what `about` returned."""
+def table(version: str, reported: JSON, limits: JSON, outcomes: _kernels.Kernels, pythons: Sequence[str]) -> JSON:
+    """Return a table of knowledge with the one measured row; `reported` is what `about` returned."""
     maker = compiling.tool().get_version().partition("-")[0]
     row = {
         "source": "measured",
         "opset": limits["opset"],
         "ir": limits["ir"],
-        "numpy": "<2" if said["numpy"].startswith("1.") else "",
+        "numpy": "<2" if reported["numpy"].startswith("1.") else "",
         "python": list(pythons),
         "note": f"opens IR made by OpenVINO {maker}",
     }
@@ -268,10 +268,12 @@ def table(version: str, said: JSON, limits: JSON, outcomes: _kernels.Kernels, py
 def _limits(python: Path) -> JSON:
     """Return the newest opset and IR version of graphs; an operator set of which nothing opens is left out."""
     gates = _probes.gates()
-    said = dict(zip(gates, trials(python, [Trial(data) for data in gates.values()]), strict=True))
-    newest = {key: [v for (k, v), text in said.items() if k == key and text == "loads"] for key, _ in gates}
+    reported = dict(zip(gates, trials(python, [Trial(data) for data in gates.values()]), strict=True))
+    newest = {key: [v for (k, v), text in reported.items() if k == key and text == "loads"] for key, _ in gates}
     if not newest["ai.onnx"] or not newest["ir"]:
-        raise StepError(f"the runtime loads nothing: {next(iter(said.values()))}", hint="is it installed completely?")
+        raise StepError(
+            f"the runtime loads nothing: {next(iter(reported.values()))}", hint="is it installed completely?"
+        )
     onnx = canonicalise.tool()  # what is newer than it knows could not be tried
     known = {"ai.onnx": onnx.defs.onnx_opset_version(), "ai.onnx.ml": onnx.defs.onnx_ml_opset_version()}
     opset = {key: min(max(newest[key]), most) for key, most in known.items() if newest[key]}
@@ -280,27 +282,28 @@ def _limits(python: Path) -> JSON:
 
 def _tests(python: Path) -> Tests:
     """Put ONNX's own tests to the runtime."""
-    asked = [each for each in _answerable(questions.natives()) if each and each.expected]
+    answered = [each for each in _answerable(questions.natives()) if each and each.expected]
     found: dict[tuple[str, str, int], dict[str, Answers]] = defaultdict(lambda: defaultdict(Answers))
-    for each, said in zip(asked, _put(python, asked, is_test=True), strict=True):
+    for each, reported in zip(answered, _run_questions(python, answered, is_test=True), strict=True):
         question = each.question
-        found[question.domain, question.operator, question.since][question.types].note(said)
+        found[question.domain, question.operator, question.since][question.types].note(reported)
     return found
 
 
-def _answerable(found: Sequence[Question]) -> list[Asked | None]:
-    """Ask ONNX Runtime; None where it refuses."""
-    said = _references([question.trial() for question in found])
+def _answerable(found: Sequence[Question]) -> list[AnsweredQuestion | None]:
+    """Return the questions with ONNX Runtime's answers; None where it refuses."""
+    reported = _references([question.trial() for question in found])
     return [
-        None if expected is None else Asked(question, expected) for question, expected in zip(found, said, strict=True)
+        None if expected is None else AnsweredQuestion(question, expected)
+        for question, expected in zip(found, reported, strict=True)
     ]
 
 
-def _put(python: Path, asked: Sequence[Asked], *, is_test: bool) -> list[list[str]]:
-    """Put every form of some questions to the runtime; return what was said of each."""
-    forms = [each.trials(is_test=is_test) for each in asked]
-    said = iter(trials(python, [trial for each in forms for trial in each]))
-    return [[next(said) for _ in each] for each in forms]
+def _run_questions(python: Path, answered: Sequence[AnsweredQuestion], *, is_test: bool) -> list[list[str]]:
+    """Run every form of some questions in the runtime; return the results of each."""
+    forms = [each.trials(is_test=is_test) for each in answered]
+    reported = iter(trials(python, [trial for each in forms for trial in each]))
+    return [[next(reported) for _ in each] for each in forms]
 
 
 def _asked(python: Path, found: Sequence[Probe], tests: Tests) -> dict[Probe, Answers]:
@@ -314,30 +317,32 @@ def _asked(python: Path, found: Sequence[Probe], tests: Tests) -> dict[Probe, An
             waiting[probe] = _ways()[probe]
     for turn in range(questions.MOST):
         now = {p: ways[turn] for p, ways in waiting.items() if turn < len(ways) and not answers[p].is_settled}
-        for (probe, asked), said in zip(now.items(), _put(python, [*now.values()], is_test=False), strict=True):
-            answers[probe].note(said)
-            partly = not questions.is_complete(asked.question, probe)
+        for (probe, answered), reported in zip(
+            now.items(), _run_questions(python, [*now.values()], is_test=False), strict=True
+        ):
+            answers[probe].note(reported)
+            partly = not questions.is_complete(answered.question, probe)
             answers[probe].refused += partly and bool(answers[probe].right)  # right, but not of all its types
     _load_only([probe for probe, ways in waiting.items() if not ways], answers)
     return answers
 
 
 @functools.cache
-def _ways() -> Mapping[Probe, list[Asked]]:
+def _ways() -> Mapping[Probe, list[AnsweredQuestion]]:
     """Return for every probe the questions that ONNX Runtime answers; those of all its types, if there are any."""
     templates = questions.templates(questions.natives())
-    put = {p: questions.of(p, templates.get((p.domain, p.operator, p.since), [])) for p in _probes.every()}
-    said = iter(_answerable([question for each in put.values() for question in each]))
+    by_probe = {p: questions.of(p, templates.get((p.domain, p.operator, p.since), [])) for p in _probes.every()}
+    reported = iter(_answerable([question for each in by_probe.values() for question in each]))
     found = {}
-    for probe, each in put.items():
-        ready = [asked for asked in [next(said) for _ in each] if asked]
-        whole = [asked for asked in ready if questions.is_complete(asked.question, probe)]
+    for probe, each in by_probe.items():
+        ready = [answered for answered in [next(reported) for _ in each] if answered]
+        whole = [answered for answered in ready if questions.is_complete(answered.question, probe)]
         found[probe] = (whole or ready)[: questions.MOST]
     return found
 
 
 def _load_only(found: Sequence[Probe], answers: Mapping[Probe, Answers]) -> None:
-    """Ask about what no array can carry: of a graph that ONNX Runtime opens, whether there is a rule to convert it."""
+    """Test types that no array can hold: of a graph that ONNX Runtime opens, whether there is a rule to convert it."""
     for optional, rank in _probes.VARIANTS[:4]:
         waiting = [probe for probe in found if not answers[probe].rules]
         graphs = [Trial(_probes.model(probe, optional=optional, rank=rank)) for probe in waiting]

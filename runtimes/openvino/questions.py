@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What OpenVINO is asked about one operator: graphs of one node with inputs that make sense, each in several forms.
+"""Test graphs for one operator in OpenVINO: graphs of one node with valid inputs, each in several forms.
 
-ONNX's own backend node tests say which inputs and attributes make sense. Each is asked as it is, under every definition
-of its operator that allows it; one that fits is asked again with every other combination of element types. Operators
-that have no test are asked with the smallest arrays that ONNX Runtime takes.
+ONNX's own backend node tests give valid inputs and attributes. Each is run as it is, under every definition of its
+operator that allows it; one that fits is run again with every other combination of element types. Operators without a
+test are run with the smallest arrays that ONNX Runtime accepts.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from packager.runtimes._probes import Probe
 
 from packager.graph import canonicalise, needs
 
-MOST = 2  # ways to ask about one combination of element types, until one is answered
+MOST = 2  # questions for one combination of element types, until one is answered
 TYPE_ATTRIBUTES = ("to", "dtype", "output_dtype")
 _DTYPES = (
     "bool",
@@ -67,7 +67,7 @@ class Question:
         return list(dict.fromkeys(found))
 
     def _counts(self, name: str) -> bool:
-        """Say whether an input holds axes, sizes and the like, not data."""
+        """Return whether an input holds axes, sizes and the like, not data."""
         formals = _schema(self.domain, self.operator, self.since).inputs
         index = list(self.model.graph.node[0].input).index(name)
         formal = formals[min(index, len(formals) - 1)]
@@ -117,7 +117,7 @@ def templates(known: Sequence[Question]) -> Mapping[tuple[str, str, int], list[Q
 
 
 def of(probe: Probe, known: Sequence[Question]) -> list[Question]:
-    """Return ways to ask about one combination of element types, those that use all of its types first."""
+    """Return questions for one combination of element types, those that use all of its types first."""
     put = (question for template in known if (question := _retyped(probe, template)))
     complete: list[Question] = []
     partly: list[Question] = []
@@ -129,12 +129,12 @@ def of(probe: Probe, known: Sequence[Question]) -> list[Question]:
 
 
 def is_complete(question: Question, probe: Probe) -> bool:
-    """Say whether a question uses every element type that a probe names."""
+    """Return whether a question uses every element type that a probe names."""
     return covers(question.types, probe.types)
 
 
 def covers(types: str, wanted: str) -> bool:
-    """Say whether a combination of element types has all that another names: optional outputs may add to it."""
+    """Return whether a combination of element types has all that another names: optional outputs may add to it."""
     return {*wanted.split(";")} <= {*types.split(";")}
 
 

@@ -3,7 +3,7 @@
 
     python reference.py GRAPHS FIRST OUT      OUT/<index>.npz holds the outputs `0`, `1`, …
 
-`runtimes/_trials.py` says what GRAPHS is and what is printed. What the runtime only loads says so.
+`runtimes/_trials.py` says what GRAPHS is and what is printed. A graph that is only loaded is reported as such.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def attempt(graph: bytes, feeds: bytes, out: Path, options: Any) -> str:
         if not all(isinstance(array, numpy.ndarray | numpy.generic) for array in got):
             return "loads"
         plain = (array.astype(str) if array.dtype.kind == "O" else array for array in map(numpy.asarray, got))
-        out.write_bytes(_trials.arrays({str(place): array for place, array in enumerate(plain)}))
+        out.write_bytes(_trials.arrays({str(position): array for position, array in enumerate(plain)}))
     except Exception as error:  # the runtime's exceptions share no class
         return " ".join(str(error).split())[:400] or type(error).__name__
     return "ok"
@@ -41,8 +41,8 @@ def main(arguments: list[str]) -> int:
     options.log_severity_level = 4
     for index, (graph, feeds, _, _) in enumerate(_trials.records(Path(arguments[0]))):
         if index >= int(arguments[1]):
-            said = attempt(graph, feeds, Path(arguments[2]) / f"{index}.npz", options)
-            print(json.dumps([index, said]), flush=True)
+            reported = attempt(graph, feeds, Path(arguments[2]) / f"{index}.npz", options)
+            print(json.dumps([index, reported]), flush=True)
     return 0
 
 

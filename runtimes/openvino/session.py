@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-# OpenVINO reports every import to its maker, unless this package of its own is not there.
+# OpenVINO reports every import to its maker, unless its telemetry package is missing.
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 import openvino  # noqa: E402
@@ -50,7 +50,7 @@ class Port:
 
 
 class Session:
-    """An artefact ready to run. `run` may be called from several threads at once: each has a request of its own."""
+    """An artefact ready to run. `run` may be called from several threads at once: each has a separate infer request."""
 
     def __init__(self, compiled: Any) -> None:
         self._compiled = compiled

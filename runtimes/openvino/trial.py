@@ -68,7 +68,7 @@ def attempt(record: Record) -> str:
 
 
 def together(batch: list[Record]) -> list[str]:
-    """Run graphs as parts of one model, which costs a tenth; `?` for each that has to be asked alone."""
+    """Run graphs as parts of one model, which costs a tenth; `?` for each that has to run alone."""
     doubt = ["?"] * len(batch)
     if len(batch) < 2:
         return doubt
@@ -83,16 +83,16 @@ def together(batch: list[Record]) -> list[str]:
         results = [result for model in models for result in model.get_results()]
         whole = openvino.Model(results, [port for model in models for port in model.get_parameters()], "together")
         got = session.opened(core, whole, threads=1).run(given)
-    except Exception:  # which one it was, the halves say
+    except Exception:  # the halves show which one it was
         middle = len(batch) // 2
         return together(batch[:middle]) + together(batch[middle:])
     counts = [len(model.get_results()) for model in models]
     starts = [sum(counts[:number]) for number in range(len(counts))]
-    said = [
+    reported = [
         compare(got[start : start + count], expected, tolerance)
         for start, count, (_, _, expected, tolerance) in zip(starts, counts, batch, strict=True)
     ]
-    return [text if text == "ok" else "?" for text in said]
+    return [text if text == "ok" else "?" for text in reported]
 
 
 def halves(graph: bytes) -> tuple[bytes, bytes]:
@@ -108,7 +108,7 @@ def load(feeds: bytes) -> dict[str, Any]:
 
 
 def joins(record: Record) -> bool:
-    """Say whether a graph may be a part of a larger one: quantisation changes how all of a model is compiled."""
+    """Return whether a graph may be a part of a larger one: quantisation changes how all of a model is compiled."""
     return bool(record[1] and record[2]) and b"FakeQuantize" not in record[0]
 
 
@@ -116,14 +116,16 @@ def compare(got: list[Any], expected: bytes, tolerance: float) -> str:
     with numpy.load(io.BytesIO(expected), allow_pickle=False) as arrays:
         if len(got) != len(arrays.files):
             return f"differs: {len(got)} outputs, expected {len(arrays.files)}"
-        for place, array in enumerate(got):
-            wanted = arrays[str(place)]
+        for position, array in enumerate(got):
+            wanted = arrays[str(position)]
             if (array.shape, array.dtype) != (wanted.shape, wanted.dtype):
-                return f"differs: output {place} is {array.dtype}{array.shape}, expected {wanted.dtype}{wanted.shape}"
+                return (
+                    f"differs: output {position} is {array.dtype}{array.shape}, expected {wanted.dtype}{wanted.shape}"
+                )
             exact = wanted.dtype.kind in "iubUS"
             same = numpy.array_equal(array, wanted) if exact else close(array, wanted, tolerance)
             if not same:
-                return f"differs: output {place} has other values"
+                return f"differs: output {position} has other values"
     return "ok"
 
 
@@ -149,9 +151,9 @@ def main(arguments: list[str]) -> int:
 def answer(waiting: list[tuple[int, Record]]) -> None:
     """Print what happened to some graphs, in their order."""
     joined = [index for index, record in waiting if joins(record)]
-    said = dict(zip(joined, together([record for index, record in waiting if index in joined]), strict=True))
+    reported = dict(zip(joined, together([record for index, record in waiting if index in joined]), strict=True))
     for index, record in waiting:
-        text = said.get(index, "?")
+        text = reported.get(index, "?")
         print(json.dumps([index, attempt(record) if text == "?" else text]), flush=True)
 
 

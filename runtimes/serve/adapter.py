@@ -53,7 +53,7 @@ class Adapter(kit.Adapter):
 
 
 def _used(port: int, knobs: dict[str, Any]) -> dict[str, Any]:
-    """Return what the server says its knobs are, of those that were set."""
+    """Return the server's values of the knobs that were set."""
     if not knobs:
         return {}
     values = json.loads(servers.get(port, "/v2/knobs")[1])["values"]

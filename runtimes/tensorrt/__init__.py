@@ -2,7 +2,7 @@
 """TensorRT: engines for NVIDIA's data-centre GPUs, built on a machine that has the GPU and the libraries.
 
 A device is a compute capability (the engine runs on every GPU of it) or `ampere_plus` (on every GPU since Ampere,
-slower). A range of versions that holds more than the installed one asks for an engine that later versions read.
+slower). A range of versions beyond the installed one needs an engine that later versions read.
 Kernels are chosen by timing them, so two builds may differ: such an artefact is `recorded`, and `timing-cache` in the
 recipe binds a build to timings that were taken before.
 """
@@ -37,12 +37,12 @@ def requirements(specifier: str, devices: Collection[str] = ("sm_80",)) -> tuple
 
 
 def is_graph(device: str, precision: str) -> bool:
-    """Say that the artefact is never the graph itself. Raises UsageError for an unknown target."""
+    """Return False: the artefact is never the graph itself. Raises UsageError for an unknown target."""
     _versions.check_target("tensorrt", device, precision, DEVICES, PRECISIONS)
     return False
 
 
 def unmeasurable(device: str) -> str | None:
-    """Say why an engine for `device` can neither be built nor run on this host, or None."""
+    """Return why an engine for `device` can neither be built nor run on this host, or None."""
     names = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12", "tensorrt-cu13-bindings", "tensorrt-cu12-bindings")
     return _gpu.obstacle(names, None if device == "ampere_plus" else device)

@@ -25,7 +25,7 @@ class Adapter(kit.Adapter):
         self._engine: Any = None
 
     def hello(self, message: dict[str, Any]) -> dict[str, Any]:
-        """Say nothing yet: which library answers is known once it is asked for by `load`."""
+        """Return nothing yet: the library is known once `load` requests it."""
         return {}
 
     def load(self, message: dict[str, Any]) -> dict[str, Any]:
@@ -34,7 +34,7 @@ class Adapter(kit.Adapter):
         name, capability = _gpu(session)
         wanted = _device(message)
         if wanted.startswith("sm_") and wanted != capability:
-            raise kit.Unavailable(f"the engine is for {wanted}, the GPU of this machine is {capability} ({name})")
+            raise kit.UnavailableError(f"the engine is for {wanted}, the GPU of this machine is {capability} ({name})")
         self._engine = session.Engine(trt, Path(message["model"]))
         return {"runtime": runtime, "version": trt.__version__, "provider": f"{name}, {capability}", "device": "cuda"}
 
@@ -48,10 +48,10 @@ class Adapter(kit.Adapter):
         """Answer; refuse what the library would take for other bytes, since it is handed addresses alone."""
         known = {name: dtype for name, dtype, _ in self._engine.inputs}
         if set(feeds) != set(known):
-            raise kit.BadRequest(f"expected inputs {sorted(known)}, got {sorted(feeds)}")
+            raise kit.BadRequestError(f"expected inputs {sorted(known)}, got {sorted(feeds)}")
         for name, array in feeds.items():
             if array.dtype.name != known[name]:
-                raise kit.BadRequest(f"input `{name}`: expected {known[name]}, got {array.dtype.name}")
+                raise kit.BadRequestError(f"input `{name}`: expected {known[name]}, got {array.dtype.name}")
         names = (name for name, _, _ in self._engine.outputs)
         return dict(zip(names, self._engine.run(feeds), strict=True))
 
@@ -69,7 +69,7 @@ def _library(runtime: str) -> Any:
             continue
         except (ImportError, OSError) as error:
             problem = f"the libraries of {runtime} are not on this machine: {error}"
-    raise kit.Unavailable(problem)
+    raise kit.UnavailableError(problem)
 
 
 def _session() -> Any:
@@ -77,7 +77,7 @@ def _session() -> Any:
     path = Path(__file__).parents[1] / "_tensorrt_session.py"
     spec = importlib.util.spec_from_file_location("tensorrt_session", path)
     if spec is None or spec.loader is None:
-        raise kit.Broken(f"`{path}` is missing: this installation is not complete")
+        raise kit.BrokenRuntimeError(f"`{path}` is missing: this installation is not complete")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -87,9 +87,9 @@ def _gpu(session: Any) -> tuple[str, str]:
     try:
         found: tuple[str, str] = session.gpu()
     except ImportError as error:
-        raise kit.Unavailable(f"`cuda-bindings` is not installed in this environment: {error}") from None
+        raise kit.UnavailableError(f"`cuda-bindings` is not installed in this environment: {error}") from None
     except RuntimeError as error:
-        raise kit.Unavailable(f"no GPU can be used on this machine: {error}") from None
+        raise kit.UnavailableError(f"no GPU can be used on this machine: {error}") from None
     return found
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compile for TensorRT on the GPU of this host; what the engine is, is asked of the engine after reading it back.
+"""Compile for TensorRT on the GPU of this host; the facts of the engine are read from the engine itself.
 
 Not run where this was written, which had no GPU (docs/limits.md): held against the API of 11.4, and the parts that it
 shares with TensorRT for RTX are run there.
@@ -55,7 +55,7 @@ def compile_graph(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JS
 
 
 def spans(versions: str, found: str) -> bool:
-    """Say whether a promised range reaches beyond the minor version that builds."""
+    """Return whether a promised range reaches beyond the minor version that builds."""
     major, minor = Version(found).release[:2]
     near = (f"{major}.{minor + 1}.0", f"{major}.{minor - 1}.0", f"{major + 1}.0.0")
     return any(SpecifierSet(versions).contains(version) for version in near)
@@ -78,7 +78,7 @@ def _level(trt: Any, device: str) -> Any:
 
 
 def _check(trt: Any, engine: bytes, interface: JSON, device: str) -> None:
-    """Open the engine: the library checks magic, version and GPU; the rest is compared with what was asked for."""
+    """Open the engine: the library checks magic, version and GPU; the rest is compared with what was requested."""
     log = _tensorrt_build.logger(trt)
     opened = trt.Runtime(log).deserialize_cuda_engine(engine)
     if opened is None:

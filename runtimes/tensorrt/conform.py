@@ -32,5 +32,5 @@ def pythons(version: str) -> tuple[str, ...]:
 
 
 def options(version: str) -> JSON:
-    """Return what its adapter is told: which of the two libraries it drives."""
+    """Return the options of its adapter: which of the two libraries it drives."""
     return {"runtime": "tensorrt"}

@@ -35,11 +35,11 @@ def requirements(specifier: str, devices: Collection[str] = ("sm_86",)) -> tuple
 
 
 def is_graph(device: str, precision: str) -> bool:
-    """Say that the artefact is never the graph itself. Raises UsageError for an unknown target."""
+    """Return False: the artefact is never the graph itself. Raises UsageError for an unknown target."""
     _versions.check_target("tensorrt-rtx", device, precision, DEVICES, PRECISIONS)
     return False
 
 
 def unmeasurable(device: str) -> str | None:
-    """Say why an engine for `device` cannot run on this host, or None."""
+    """Return why an engine for `device` cannot run on this host, or None."""
     return _gpu.obstacle(("cuda-bindings",), device)

@@ -9,7 +9,7 @@ follow from nothing but the interpreter and the library:
 * the kernel does not randomise them (a personality that the program gives itself, as `setarch -R` does),
 * the stack has a fixed limit, because the kernel lays mappings out below it,
 * it imports the standard library and TensorRT only, so that Python's own memory is small and always the same,
-* the work is done in a thread of its own, which has a heap of its own: paths and the environment, whose lengths
+* the work is done in a separate thread, which has a separate heap: paths and the environment, whose lengths
   differ, lie elsewhere,
 * the graph is called by the same name everywhere, because the process starts in its directory.
 
@@ -48,19 +48,19 @@ def build(graph: Path, device: str, interface: JSON, out: Path) -> None:
         "out": str(out.resolve()),
     }
     command = [sys.executable, "-s", "-P", "-S", "-B", str(_tensorrt_build.__file__), str(library)]
-    place = tempfile.gettempdir()
+    home = tempfile.gettempdir()
     done = subprocess.run(
         command,
         input=json.dumps(job),
         capture_output=True,
         text=True,
         cwd=graph.resolve().parent,
-        env={**numerics(), "HOME": place, "TMPDIR": place},
+        env={**numerics(), "HOME": home, "TMPDIR": home},
         check=False,
     )
     answer = json.loads((done.stdout.splitlines() or ["{}"])[-1]) if done.returncode == 0 else {}
     if "error" in answer:
         raise StepError(answer["error"], hint=answer["hint"])
     if not answer or not out.is_file():
-        said = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        raise StepError(f"the builder of TensorRT for RTX ended with status {done.returncode}: {said:.300}")
+        reported = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise StepError(f"the builder of TensorRT for RTX ended with status {done.returncode}: {reported:.300}")

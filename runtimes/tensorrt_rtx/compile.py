@@ -5,7 +5,7 @@ Engines are `recorded`: some follow the memory addresses of the process that bui
 machine gives the same bytes every time; another kernel, Python or C library may lay memory out in another way.
 
 An engine begins with 64 bytes that say what it is. Their layout is not documented; it was read off engines of every
-capability and is used to check what the builder was asked for, never to decide anything:
+capability and is used to check what was requested of the builder, never to decide anything:
 
     0  magic `vtrt`    16  size of the file, 64 bits    24  version, four bytes    32  mask of compute capabilities
 """
@@ -31,14 +31,14 @@ def compile_graph(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JS
     """Write the engine of the graph `inputs["graph"]/params["path"]` for `params["device"]` and read it back."""
     trt = _tensorrt.tool(("tensorrt_rtx",), "tensorrt-rtx", "rtx")
     _tensorrt.check_promise(params["versions"], trt.__version__, "tensorrt-rtx")
-    device, place = params["device"], out / _tensorrt.FILE
+    device, engine_path = params["device"], out / _tensorrt.FILE
     with _tensorrt.typed(inputs, params) as path:
-        builder.build(path, device, params["interface"], place)
-    engine = place.read_bytes()
+        builder.build(path, device, params["interface"], engine_path)
+    engine = engine_path.read_bytes()
     header = read_header(engine)
     expected = {"format": "tensorrt-rtx", "version": trt.__version__, "gpus": [device], "bytes": len(engine)}
     if header != expected:
-        raise StepError(f"the engine is not what was asked for: expected {expected}, got {header}")
+        raise StepError(f"the engine is not what was requested: expected {expected}, got {header}")
     artefact = {"reproducibility": "recorded", "header": header, "needs": {"gpu": device}}
     return {"path": _tensorrt.FILE, "artefact": artefact}
 

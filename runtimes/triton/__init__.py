@@ -14,7 +14,7 @@ from packager.runtimes import _versions
 
 from packager.canonical import JSON
 from packager.contract import judge, knowledge
-from packager.knobs.knobs import Knob
+from packager.server.declaration import Knob
 
 TITLE = "Triton Inference Server"
 TOOLCHAIN: tuple[str, ...] = ("onnx", "onnxruntime", "numpy", "ml-dtypes", "protobuf")
@@ -42,26 +42,52 @@ def requirements(specifier: str, devices: Collection[str] = ("cpu",)) -> tuple[s
 
 
 def is_graph(device: str, precision: str) -> bool:
-    """Say whether the canonical graph itself is the artefact of a target. Raises UsageError for an unknown target."""
+    """Return whether the canonical graph is the artefact of a target. Raises UsageError for an unknown target."""
     _versions.check_target("triton", device, precision, DEVICES, PRECISIONS)
     return precision == "fp32"
 
 
 def unmeasurable(device: str) -> str | None:
-    """Say why artefacts for `device` cannot run on this host, or None: the engine inside runs everywhere."""
+    """Return why artefacts for `device` cannot run on this host, or None: the engine inside runs everywhere."""
     return None
 
 
 def knobs(contract: Mapping[str, JSON]) -> tuple[Knob, ...]:
     """Return what a site may set in a rendered model; a new value takes effect when the model is loaded again."""
     own = [
-        Knob("triton.instances", "integer", "Copies of the model that run side by side.", 1, 1, 64, unit="instances"),
-        Knob("triton.threads", "integer", "Threads of one inference, on CPUs.", 1, 1, 1024, unit="threads"),
-        Knob("triton.queue_delay", "integer", "Wait for more rows before a batch runs.", 0, 0, 10**6, unit="µs"),
-        Knob("triton.max_queue", "integer", "Requests that may wait; 0 is no limit.", 128, 0, 10**6, unit="requests"),
-        Knob("triton.timeout", "integer", "Longest wait in the queue; 0 is no limit.", 0, 0, 3600 * 10**6, unit="µs"),
-        Knob("triton.warmup", "boolean", "Run reference vectors before the model is ready.", True),
+        Knob("triton.instances", "integer", "Number of model instances per device.", 1, 1, 64, unit="instances"),
+        Knob(
+            "triton.threads", "integer", "Number of threads that execute one run on CPUs.", 1, 1, 1024, unit="threads"
+        ),
+        Knob(
+            "triton.queue_delay",
+            "integer",
+            "Maximum microseconds a request waits to be batched with others.",
+            0,
+            0,
+            10**6,
+            unit="µs",
+        ),
+        Knob(
+            "triton.max_queue",
+            "integer",
+            "Maximum number of queued requests. 0: no limit.",
+            128,
+            0,
+            10**6,
+            unit="requests",
+        ),
+        Knob(
+            "triton.timeout",
+            "integer",
+            "Maximum microseconds a request waits in the queue. 0: no limit.",
+            0,
+            0,
+            3600 * 10**6,
+            unit="µs",
+        ),
+        Knob("triton.warmup", "boolean", "Run the reference vectors before the model is ready.", True),
     ]
     if any(target["runtime"] == "tensorrt" for target in contract["targets"].values()):
-        own.append(Knob("triton.devices", "integers", "GPUs to run on; unset: all.", None, 0, 63))
+        own.append(Knob("triton.devices", "integers", "Indexes of the GPUs to run on. Unset: all.", None, 0, 63))
     return tuple(replace(knob, needs="reload") for knob in own)

@@ -39,16 +39,16 @@ class Adapter(kit.Adapter):
             self._command(here, name, http, grpc), self._environment(), here, here / "server.log"
         )
         self._server.wait(http, "/v2/health/ready")
-        told = json.loads((here / "told.json").read_text())
+        report = json.loads((here / "report.json").read_text())
         return {
-            **told,
+            **report,
             "pid": self._server.process.pid,
             "version": json.loads(servers.get(http, "/v2")[1])["version"],
             "device": "cpu",
             "endpoints": {"http": f"http://127.0.0.1:{http}", "grpc": f"127.0.0.1:{grpc}"},
             "repository": True,
             "batching": _batched(promise),
-            "knobs": _used(http, name, told, message.get("knobs", {})),
+            "knobs": _used(http, name, report, message.get("knobs", {})),
         }
 
     def _write(self, here: Path, name: str, promise: Contract, message: dict[str, Any]) -> None:
@@ -59,7 +59,7 @@ class Adapter(kit.Adapter):
         (repository / name / "1").mkdir(parents=True)
         model = message["options"].get("model") or str(Path(__file__).parent / "model.py")
         shutil.copy(model, repository / name / "1" / "model.py")
-        (repository / name / "config.pbtxt").write_text(config(name, promise, message, here / "told.json"))
+        (repository / name / "config.pbtxt").write_text(config(name, promise, message, here / "report.json"))
         backend.mkdir(parents=True)
         origin, python = self._packages / _SERVER, f"{sys.version_info[0]}.{sys.version_info[1]}"
         for file in (
@@ -108,14 +108,14 @@ class Adapter(kit.Adapter):
         return servers.environment(PATH=path, LD_LIBRARY_PATH=libraries)
 
     def stop(self) -> dict[str, Any]:
-        told = self._server.stop() if self._server else {}
+        report = self._server.stop() if self._server else {}
         for left in Path("/dev/shm").glob(f"{self._prefix}*"):  # noqa: S108 - Triton's own choice
             left.unlink(missing_ok=True)
-        return told
+        return report
 
 
 def _lowered(here: Path, message: dict[str, Any]) -> Path:
-    """Return the contract to hold requests against: with fewer rows where the knob `batch.max` says so."""
+    """Return the contract to hold requests against: with fewer rows if the knob `batch.max` is lower."""
     path, most = Path(message["contract"]), message.get("knobs", {}).get("batch.max")
     if most is None:
         return path
@@ -132,24 +132,24 @@ def _batched(promise: Contract) -> bool:
     return promise.batch is not None and all(len(port.shape) > 1 for port in ports)
 
 
-def _used(http: int, name: str, told: dict[str, Any], knobs: dict[str, Any]) -> dict[str, Any]:
-    """Return what the server's own configuration says, and the session for threads, of the knobs that were set."""
+def _used(http: int, name: str, report: dict[str, Any], knobs: dict[str, Any]) -> dict[str, Any]:
+    """Return the knobs that were set, as read back from the server's configuration and the session."""
     if not knobs:
         return {}
     found = json.loads(servers.get(http, f"/v2/models/{name}/config")[1])
     batching = found.get("dynamic_batching") or {}
     used = {
-        "batch.max": found.get("max_batch_size") or told["rows"],
+        "batch.max": found.get("max_batch_size") or report["rows"],
         "triton.instances": sum(int(group["count"]) for group in found["instance_group"]),
         "triton.queue_delay": int(batching.get("max_queue_delay_microseconds", 0)),
         "triton.max_queue": int((batching.get("default_queue_policy") or {}).get("max_queue_size", 0)),
-        "triton.threads": told["threads"],
-        "runtime.threads": told["threads"],
+        "triton.threads": report["threads"],
+        "runtime.threads": report["threads"],
     }
     return {name: used[name] for name in knobs}
 
 
-def config(name: str, promise: Contract, message: dict[str, Any], told: Path) -> str:
+def config(name: str, promise: Contract, message: dict[str, Any], report: Path) -> str:
     """Return config.pbtxt for the contract."""
     batched, knobs = _batched(promise), message.get("knobs", {})
     most = promise.dimensions[promise.batch][1] if batched and promise.batch else 0
@@ -164,10 +164,10 @@ def config(name: str, promise: Contract, message: dict[str, Any], told: Path) ->
     threads = knobs.get("triton.threads", knobs.get("runtime.threads", message.get("threads", 1)))
     values = {
         "model": message["model"],
-        "contract": str(_lowered(told.parent, message)),
+        "contract": str(_lowered(report.parent, message)),
         "threads": str(threads),
         "suite": str(Path(kit.__file__).parent.parent),
-        "told": str(told),
+        "report": str(report),
     }
     rows += [
         f"parameters {{ key: {json.dumps(key)} value {{ string_value: {json.dumps(value)} }} }}"

@@ -56,7 +56,7 @@ def deviations(version: str) -> dict[str, str]:
     law = "test_a_malformed_body_is_refused"
     found = {}
     if version != "2.51.0":
-        found[f"{law}[no body]"] = "Triton before 2.51 answers an empty body with 200 and memory nobody wrote"
+        found[f"{law}[no body]"] = "Triton before 2.51 answers an empty body with 200 and uninitialised memory"
     if version == "2.36.0":
         name = "test_a_bad_request_is_refused_in_a_sentence[grpc-too large]"
         found[name] = "the Python backend before 2.38 has no status for a refusal, so that gRPC says INTERNAL"

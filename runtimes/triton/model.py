@@ -2,7 +2,7 @@
 """Triton's Python backend around ONNX Runtime: one session per instance, requests of a batch run together.
 
 Parameters of the configuration: `model` (path of the graph), `contract` (path of contract.json), `threads`,
-`suite` (where the suite's package is), `told` (file to write who answers to).
+`suite` (where the suite's package is), `report` (file to write the facts of the runtime to).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class TritonPythonModel:
     """What Triton loads."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Open the graph and say who answers."""
+        """Open the graph and write the facts of the runtime."""
         self._pb = importlib.import_module("triton_python_backend_utils")
         ort = importlib.import_module("onnxruntime")
         self.check_numpy()
@@ -36,14 +36,14 @@ class TritonPythonModel:
         self._contract = self._rules.read(Path(values["contract"]))
         self._names = [node.name for node in self._session.get_outputs()]
         self._batched = config["max_batch_size"] > 0
-        told = {
+        report = {
             "engine": f"onnxruntime {ort.__version__}",
             "numpy": np.__version__,
             "provider": self._session.get_providers()[0],
             "rows": self._contract.dimensions[self._contract.batch][1] if self._contract.batch else 0,
             "threads": self._session.get_session_options().intra_op_num_threads,
         }
-        Path(values["told"]).write_text(json.dumps(told))
+        Path(values["report"]).write_text(json.dumps(report))
 
     def check_numpy(self) -> None:
         """Refuse numpy 2: the stub reads arrays by the layout of numpy 1, and every element comes out wrong."""
@@ -94,8 +94,8 @@ class TritonPythonModel:
         cuts = np.cumsum([len(next(iter(feed.values()))) for feed in group])[:-1]
         parts = [np.split(array, cuts) for array in self._session.run(self._names, merged)]
         return [
-            [self._tensor(name, part[place]) for name, part in zip(self._names, parts)]  # noqa: B905
-            for place in range(len(group))
+            [self._tensor(name, part[position]) for name, part in zip(self._names, parts)]  # noqa: B905
+            for position in range(len(group))
         ]
 
     def _tensor(self, name: str, array: Any) -> Any:

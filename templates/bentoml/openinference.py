@@ -83,7 +83,7 @@ class _Server:
 
     async def _infer(self, request: Request) -> Response:
         config = self._config
-        coding = bodies.encoding({name.lower(): value for name, value in request.headers.items()})
+        coding = bodies.content_encoding({name.lower(): value for name, value in request.headers.items()})
         body = bodies.inflate(await _body(request, self._limit), coding, self._limit)
         length = protocol.header_length(request.headers.get("inference-header-content-length"), len(body))
         question = protocol.parse(body, length, config.interface)
@@ -96,10 +96,10 @@ class _Server:
     def _unknown(self, request: Request) -> Response | None:
         """Refuse another model or version than the one that is here."""
         for part, own in (("name", self._config.name), ("version", self._config.version)):
-            asked = request.path_params.get(part, own)
-            if asked != own:
+            wanted = request.path_params.get(part, own)
+            if wanted != own:
                 kind = "model" if part == "name" else "version"
-                return _json({"error": f"unknown {kind} {quote(asked)}: this server has {quote(own)}"}, 404)
+                return _json({"error": f"unknown {kind} {quote(wanted)}: this server has {quote(own)}"}, 404)
         return None
 
 

@@ -23,7 +23,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 from packager.server import config
 from packager.server.errors import RequestError
 from packager.server.execution import session
-from packager.server.execution.warm_up import Trial
+from packager.server.execution.warm_up import WarmUpInputs
 from packager.server.protocol.interface import Tensor
 
 HERE = Path(__file__).parent
@@ -84,7 +84,7 @@ class Runs:
 
     def __init__(self) -> None:
         self.session = session.load(CONFIG, KNOBS.get("runtime.threads", 1))
-        session.warm_up(self.session, Trial.of(CONFIG))
+        session.warm_up(self.session, WarmUpInputs.of(CONFIG))
 
     def run(self, feeds: dict[str, Any]) -> dict[str, Any]:
         """Return every output by name."""
@@ -114,7 +114,7 @@ class Runs:
 def groups(values: list[list[Any]]) -> Iterator[list[int]]:
     """Yield the places of rows that can run together, no more than the largest batch at once."""
     first = INTERFACE.inputs[0].shape[0]
-    most = INTERFACE.run(str(first)).maximum or len(values)
+    most = INTERFACE.measured_range(str(first)).maximum or len(values)
     found: dict[tuple[Any, ...], list[int]] = {}
     for place, row in enumerate(values):
         found.setdefault(tuple(np.shape(value) for value in row), []).append(place)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ask the server of this container whether it is ready: `health.py http://127.0.0.1:8000`; exit code 0 or 1."""
+"""Check that the server of this container is ready: `health.py http://127.0.0.1:8000`; exit code 0 or 1."""
 
 from __future__ import annotations
 

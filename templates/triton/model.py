@@ -79,7 +79,7 @@ class TritonPythonModel:
         return array
 
     def _refusal(self, feed: dict[str, Any]) -> str | None:
-        """Say what a request asks beyond the contract: Triton knows fixed sizes only."""
+        """Return how a request violates the contract: Triton checks fixed sizes only."""
         sizes: dict[str, int] = {}
         for port in self._interface["inputs"]:
             shape = feed[port["name"]].shape

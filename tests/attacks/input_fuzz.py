@@ -138,7 +138,7 @@ waivers:
   - {rule: parity, subject: x, reason: known, owner: a@b.example, expires: 2030-01-01}
 """
 REQUIREMENTS = "scikit-learn==1.5.2\nnumpy>=1,<3 ; python_version > '3'\npandas[all]==2.2\n# x\n"
-SCHEMA = knobs.parse(catalogue.written(bundles.CONTRACT_OF_TINY))
+SCHEMA = knobs.parse(catalogue.schema_bytes(bundles.CONTRACT_OF_TINY))
 KINDS: dict[str, Kind] = {
     "MLmodel": Kind((MLMODEL,), _mlmodel),
     "requirements": Kind((REQUIREMENTS, "python: 3.11.7\nbuild_dependencies: [pip==1]\n"), _requirements),
@@ -157,7 +157,9 @@ KINDS: dict[str, Kind] = {
         lambda path: lock.load(path),
     ),
     "contract": Kind((json.dumps(bundles.CONTRACT_OF_TINY),), lambda path: parse_contract(path.read_bytes())),
-    "knobs": Kind((catalogue.written(bundles.CONTRACT_OF_TINY).decode(),), lambda path: knobs.parse(path.read_bytes())),
+    "knobs": Kind(
+        (catalogue.schema_bytes(bundles.CONTRACT_OF_TINY).decode(),), lambda path: knobs.parse(path.read_bytes())
+    ),
     "trust": Kind(
         ('{"payload": "e30=", "payloadType": "x", "signatures": []}',),
         lambda path: trustfile.parse(path.read_bytes(), "t"),

@@ -115,7 +115,7 @@ def nasty(store: Store, version: str = "1.0.0", name: str = NASTY) -> Bundle:
     target["tolerance"] = {name: target["tolerance"]["y"]}
     target["needs"]["cpu"] = [name]
     contract["targets"]["triton-cpu-fp32"] = {**target, "runtime": "triton"}
-    files = {"contract.json": canonical.dump(contract), knobs.FILE: catalogue.written(contract)}
+    files = {"contract.json": canonical.dump(contract), knobs.FILE: catalogue.schema_bytes(contract)}
     carried = deployments.carrier(store)
     files |= {path: carried.read(path, limit=1 << 20) for path, _ in carried.tree if path.startswith("deps/")}
     return bundles.make(store, files, version=version)

@@ -34,7 +34,7 @@ def measure(model: str, huge: bool, seconds: float) -> dict[str, float]:
         session = open_session(made.model, threads=1)
         session.run(made.feeds)
         began = time.perf_counter()
-        moved = huge_pages.gather() if huge else 0
+        moved = huge_pages.collapse() if huge else 0
         took = time.perf_counter() - began
         times, end = [], time.perf_counter() + seconds
         while (began := time.perf_counter()) < end:

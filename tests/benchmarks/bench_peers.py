@@ -324,8 +324,8 @@ def adapted(runtime: str, case: Case) -> Iterator[Running]:
         began = time.perf_counter()
         process = Process([str(python), str(ROOT / "runtimes" / runtime / "adapter.py")], environment, Path(folder), 0)
         try:
-            process.ask("hello", 60)
-            told = process.ask(
+            process.call("hello", 60)
+            told = process.call(
                 "load", 180, name=case.name, model=str(case.model), contract=str(case.contract), options={}, threads=1
             )
             port = int(told["endpoints"]["http"].rpartition(":")[2])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`packager conform` on real bundles: the verdict, its files, its attestation, and a server somebody else runs."""
+"""`packager conform` on real bundles: the verdict, its files, its attestation, and a running server."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def proven(built: Project, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_the_result_says_who_answered_and_against_what(proven: Path) -> None:
+def test_result_names_server_and_bundle(proven: Path) -> None:
     result = json.loads((proven / "result.json").read_text())
     (cell,) = result["cells"]
     assert cell["identity"]["version"] == onnxruntime.__version__ and cell["identity"]["pid"] > 1
@@ -142,23 +142,23 @@ def test_the_promise_decides_the_cells() -> None:
     target = {"runtime": "onnxruntime", "device": "cpu", "precision": "fp32"}
     contract = {"runs-on": {"onnxruntime": {"versions": ">=1.17,<1.25"}}, "targets": {"t": target}}
     assert [cell.version for cell in cells.plan(contract, [])] == ["1.17.0", "1.24.4"]
-    everything = cells.plan(contract, [cells.parse_ask("onnxruntime==*")])
+    everything = cells.plan(contract, [cells.parse_selection("onnxruntime==*")])
     assert len(everything) >= 12 and everything[0].version.startswith("1.15")
     assert {cell.requirements[1] for cell in everything if cell.version < "1.19"} == {"numpy==1.26.4"}
-    exact = cells.plan(contract, [cells.parse_ask("onnxruntime==1.22.9")])
-    assert exact[0].version == "1.22.9", "a patch release nobody measured may be named"
+    exact = cells.plan(contract, [cells.parse_selection("onnxruntime==1.22.9")])
+    assert exact[0].version == "1.22.9", "a patch release that was not measured may be named"
     triton = {"runs-on": {"triton": {"versions": ">=24.04"}}, "targets": {"t": target}}
     assert [cell.version for cell in cells.plan(triton, [])] == ["2.46.0", "2.51.0"], "NVIDIA's names of releases"
-    assert [cell.version for cell in cells.plan(triton, [cells.parse_ask("triton==2.39")])] == ["2.39.0"]
+    assert [cell.version for cell in cells.plan(triton, [cells.parse_selection("triton==2.39")])] == ["2.39.0"]
     (later,) = cells.plan({**triton, "runs-on": {"triton": {"versions": ">=25.01"}}}, [])
     assert later.reason.startswith("of the promised `>=25.01` no version can be tested")
-    (nothing,) = cells.plan({**contract, "targets": {}}, [cells.parse_ask("triton")])
+    (nothing,) = cells.plan({**contract, "targets": {}}, [cells.parse_selection("triton")])
     assert nothing.reason == "the bundle holds no artefact for onnxruntime, triton"
     names = "bentoml kserve mlserver onnxruntime onnxruntime-gpu openvino serve triton"
     assert set(cells.testable()) >= set(names.split())
 
 
-# --- a server that somebody else runs
+# --- a running server
 
 
 def configured(built: Project, folder: Path) -> Path:
@@ -189,12 +189,12 @@ def test_an_endpoint_is_judged_over_http_and_grpc(built: Project, app: Path, tmp
     assert result["verdict"]["ok"] and set(cell["levels"].values()) == {"pass"}, cell["reason"]
     assert set(cell["measures"]["drift"]) == {"http", "grpc"}
     refused = built.run("conform", "cnn.bundle.tar", "--key", "release.pub", *endpoints, *HERE[2:], "--json", code=1)
-    assert refused["cells"][0]["levels"]["L1"] == "fail", "nobody listens any more"
+    assert refused["cells"][0]["levels"]["L1"] == "fail", "no server listens any more"
 
 
 @pytest.fixture
 def guarded(tmp_path: Path) -> Iterator[Any]:
-    """A proxy with TLS that asks for a token, in front of a port."""
+    """A proxy with TLS that requires a token, in front of a port."""
     command = [
         tool("openssl"),
         "req",

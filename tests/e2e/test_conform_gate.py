@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A site proves a bundle and sends the attestation back; policy and promotion ask for it, and for nobody else's."""
+"""A site proves a bundle and sends the attestation back; policy and promotion require it, and no other's."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def place(root: Path, built: Project, *files: str) -> Project:
     return made
 
 
-def test_a_site_proves_and_a_gate_asks(built: Project, tmp_path: Path) -> None:
+def test_gate_accepts_a_site_s_attestation(built: Project, tmp_path: Path) -> None:
     site, vendor = place(tmp_path / "site", built), place(tmp_path / "vendor", built)
     root = keys.generate("p256")
     keys.save(root, vendor.folder / "root.pem", vendor.folder / "root.pub", None)
@@ -45,7 +45,7 @@ def test_a_site_proves_and_a_gate_asks(built: Project, tmp_path: Path) -> None:
         content = edit.with_signer(content, name, {"key": (vendor.folder / f"{name}.pub").read_text()})
     (vendor.folder / "acme.trust").write_bytes(file.write(content, [root]).to_bytes())
     (vendor.folder / "proven.yaml").write_text(RULES)
-    asked = (
+    gate = (
         "policy",
         "check",
         "cnn.bundle.tar",
@@ -79,9 +79,9 @@ def test_a_site_proves_and_a_gate_asks(built: Project, tmp_path: Path) -> None:
     site.run("conform", "cnn.bundle.tar", "--key", "release.pub", *HERE, "--sign", "stranger.pem", "--report", "s")
     shutil.copy(site.folder / "s" / "attestation.sigstore.json", vendor.folder / "stranger.json")
     attach = ("conform", "merge", "stranger.json", "--attach", "cnn.bundle.tar")
-    assert "hint:" in vendor.run(*attach, "--key", "site.pub", code=1).stderr, "nobody trusted signed it"
+    assert "hint:" in vendor.run(*attach, "--key", "site.pub", code=1).stderr, "no trusted key signed it"
     vendor.run(*attach, "--key", "stranger.pub")
-    assert "missing" in vendor.run(*verify, code=1).stderr, "attached, and still nobody whose word counts"
+    assert "missing" in vendor.run(*verify, code=1).stderr, "attached, and still not by a trusted key"
 
     site.run("conform", "cnn.bundle.tar", "--key", "release.pub", *HERE, "--sign", "site.pem", "--report", "out")
     shutil.copy(site.folder / "out" / "attestation.sigstore.json", vendor.folder / "proof.json")
@@ -90,11 +90,11 @@ def test_a_site_proves_and_a_gate_asks(built: Project, tmp_path: Path) -> None:
     )
     assert found["verdict"]["ok"] and (vendor.folder / "all" / "report.html").is_file()
     vendor.run(*verify)
-    assert vendor.run(*asked).returncode == 0
+    assert vendor.run(*gate).returncode == 0
     assert vendor.run(*promote, "--json")["promoted"]
 
 
-def test_a_site_that_saw_a_failure_stops_the_gate(built: Project, tmp_path: Path) -> None:
+def test_failed_attestation_stops_the_gate(built: Project, tmp_path: Path) -> None:
     """The site's own program answers with the first row for all rows; it signs what the suite found."""
     site = place(tmp_path / "site", built)
     site.run("keygen", "site")
@@ -117,7 +117,7 @@ def test_a_site_that_saw_a_failure_stops_the_gate(built: Project, tmp_path: Path
     )
     assert "L3 test_reference_vectors" in done.stdout and "operators: of ONNX's own tests" in done.stdout
     (cell,) = json.loads((site.folder / "out" / "result.json").read_text())["cells"]
-    assert {"Conv", "Gemm"} <= set(cell["operators"]["operators"]), "asked without being told to"
+    assert {"Conv", "Gemm"} <= set(cell["operators"]["operators"]), "tested without an option"
     (site.folder / "proven.yaml").write_text("rules:\n  - conformance\n")
     check = (
         "policy",

@@ -32,7 +32,7 @@ def engines(cnn: Path, tmp_path_factory: pytest.TempPathFactory) -> Project:
     return project
 
 
-def test_engines_are_skipped_with_the_words_of_the_driver(engines: Project) -> None:
+def test_engines_are_skipped_with_the_driver_s_message(engines: Project) -> None:
     result = engines.run(
         "conform",
         "cnn:1.2.3",

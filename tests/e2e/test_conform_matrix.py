@@ -60,13 +60,13 @@ def signed(project: Project, name: str) -> str:
 
 
 def judge(project: Project, bundle: str) -> Any:
-    asks = [word for name in EVERY for word in ("--runtime", name)]
+    selections = [word for name in EVERY for word in ("--runtime", name)]
     result = project.run(
         "conform",
         bundle,
         "--key",
         "release.pub",
-        *asks,
+        *selections,
         "--jobs",
         "2",
         "--cache",
@@ -80,7 +80,7 @@ def judge(project: Project, bundle: str) -> Any:
 
 
 def check(result: Any) -> None:
-    """Every cell passes, or says why it cannot; none passes without a process, a version and numbers of its own."""
+    """Every cell passes, or has a reason why it cannot; none passes without its own process, version and numbers."""
     cells = {cell["cell"]: cell for cell in result["cells"]}
     assert len(cells) >= 25
     assert not result["verdict"]["failed"], [cell["reason"] for cell in cells.values() if cell["outcome"] == "fail"]

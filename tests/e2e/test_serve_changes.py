@@ -2,7 +2,7 @@
 """`packager serve` under constant load while everything below it changes: releases, processes, the installer, knobs.
 
 Every answer is held against the output that the release it names gives in this process. A request fails when it is not
-answered with 200 and the right numbers. Clients ask once, over HTTP and gRPC. Processes that run the model are killed
+answered with 200 and the right numbers. Clients send each request once, over HTTP and gRPC. Processes that run the model are killed
 all the while and cost nothing. Only where a process that holds connections is killed, which takes the requests in its
 hands with it, is a lost one counted apart.
 """
@@ -89,7 +89,7 @@ def site(versions: Project, tmp_path: Path) -> Path:
 
 @dataclass
 class Serving:
-    """A running `packager serve` and what it said."""
+    """A running `packager serve` and its log."""
 
     process: subprocess.Popen[str]
     port: int
@@ -157,7 +157,7 @@ def serving(versions: Project, site: Path, *options: str, **extra: str) -> Itera
     reader = threading.Thread(target=lambda: started.lines.extend(process.stderr))
     reader.start()
     try:
-        # The first one answers while it loads, and says that it is not ready.
+        # The first one answers while it loads, that it is not ready.
         started.until(lambda: len(started.events("ready")) == (2 if "server.processes=2" in options else 1))
         yield started
     finally:
@@ -183,7 +183,7 @@ def expected(site: Path) -> dict[str, np.ndarray]:
 
 @dataclass
 class Load:
-    """Clients that ask without a pause until told to stop, each on its own connection or channel.
+    """Clients that send without a pause until stopped, each on its own connection or channel.
 
     Of those that speak gRPC every other one makes a new channel for each call. None repeats a call by itself.
     """
@@ -204,7 +204,7 @@ class Load:
         connection = None
         while not self.stopped.is_set():
             connection = connection or http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
-            found = self.asked("http", ask, connection)
+            found = self._attempt("http", send_request, connection)
             if found is None or found.last:
                 connection.close()
                 connection = None
@@ -214,15 +214,15 @@ class Load:
         channel = None
         while not self.stopped.is_set():
             channel = channel or grpc.insecure_channel(f"127.0.0.1:{self.grpc_port}", options)
-            if self.asked("grpc, new channel" if fresh else "grpc", call, channel) is None or fresh:
+            if self._attempt("grpc, new channel" if fresh else "grpc", call, channel) is None or fresh:
                 channel.close()
                 channel = None
 
-    def asked(self, way: str, ask: Callable[[Any], Answer], place: Any) -> Answer | None:
-        """Ask once and judge the answer; None if there was none."""
+    def _attempt(self, way: str, send_request: Callable[[Any], Answer], place: Any) -> Answer | None:
+        """Send once and check the answer; None if there was none."""
         murder, began = self.murder.is_set(), time.monotonic()
         try:
-            found = ask(place)
+            found = send_request(place)
         except (OSError, http.client.HTTPException, grpc.RpcError) as error:
             with self.lock:
                 if murder or self.murder.is_set():
@@ -261,7 +261,7 @@ class Answer:
         return np.frombuffer(self.output, np.float32).reshape(3, 10)
 
 
-def ask(connection: http.client.HTTPConnection) -> Answer:
+def send_request(connection: http.client.HTTPConnection) -> Answer:
     headers = {"Inference-Header-Content-Length": str(len(HEAD)), "Content-Type": "application/octet-stream"}
     connection.request("POST", "/v2/models/cnn/infer", BODY, headers)
     answer = connection.getresponse()
@@ -352,11 +352,11 @@ def workers_killed(server: Serving, done: Counter[str]) -> Iterator[None]:
         killer.join()
 
 
-def report(asked: Load, done: Counter[str]) -> None:
-    total = sum(asked.right.values())
+def report(clients: Load, done: Counter[str]) -> None:
+    total = sum(clients.right.values())
     print(
-        f"\n{total} right answers {dict(asked.right)}, {len(asked.wrong)} wrong, {len(asked.failed)} failed; "
-        f"{asked.lost} lost; slowest {asked.slowest * 1000:.0f} ms; {dict(done)}"
+        f"\n{total} right answers {dict(clients.right)}, {len(clients.wrong)} wrong, {len(clients.failed)} failed; "
+        f"{clients.lost} lost; slowest {clients.slowest * 1000:.0f} ms; {dict(done)}"
     )
 
 
@@ -371,19 +371,19 @@ def answers(versions: Project, site: Path) -> dict[str, np.ndarray]:
 
 
 def test_a_running_server_follows_the_installation(versions: Project, site: Path, answers: dict) -> None:
-    with serving(versions, site, "--set", "server.processes=2") as server, load(server, answers) as asked:
+    with serving(versions, site, "--set", "server.processes=2") as server, load(server, answers) as clients:
         changed_over(server, lambda: versions.run(*words("upgrade", site)))
         replaced(server, signal.SIGTERM)
         changed_over(server, lambda: versions.run(*words("rollback", site)))
         time.sleep(0.5)
-    assert (asked.failed, asked.wrong, asked.lost) == ([], [], 0)
-    assert min(asked.of("1.2.3"), asked.of("1.3.0")) > 10
+    assert (clients.failed, clients.wrong, clients.lost) == ([], [], 0)
+    assert min(clients.of("1.2.3"), clients.of("1.3.0")) > 10
 
 
 def test_two_minutes_of_load_while_everything_changes(versions: Project, site: Path, answers: dict) -> None:
     done: Counter[str] = Counter()
     apart = ("--set", "server.processes=2", "--set", "runtime.processes=2")
-    with serving(versions, site, *apart) as server, load(server, answers) as asked:
+    with serving(versions, site, *apart) as server, load(server, answers) as clients:
         end = time.monotonic() + 120
         while time.monotonic() < end:
             with workers_killed(server, done):
@@ -403,16 +403,16 @@ def test_two_minutes_of_load_while_everything_changes(versions: Project, site: P
             with workers_killed(server, done):
                 changed_over(server, lambda: server.process.send_signal(signal.SIGHUP))
                 done["reloaded"] += 1
-    report(asked, done)
-    assert (asked.failed, asked.wrong, asked.lost) == ([], [], 0)
-    assert sum(asked.right.values()) > 1000
-    assert min(asked.of("1.2.3"), asked.of("1.3.0")) > 100
-    assert {way for way, _ in asked.right} == {"http", "grpc", "grpc, new channel"}
+    report(clients, done)
+    assert (clients.failed, clients.wrong, clients.lost) == ([], [], 0)
+    assert sum(clients.right.values()) > 1000
+    assert min(clients.of("1.2.3"), clients.of("1.3.0")) > 100
+    assert {way for way, _ in clients.right} == {"http", "grpc", "grpc, new channel"}
     assert done["upgraded"] >= 2 and done["worker killed"] >= 8
 
 
 def test_a_killed_installer_leaves_no_process_behind(versions: Project, site: Path, tmp_path: Path) -> None:
-    """Its canary, a server that nobody else knows of, ends with it."""
+    """Its canary, a server that no client uses, ends with it."""
     met = 0
     while met < 3:
         kill_the_installer(versions, site, random.uniform(1.0, 4.0))
@@ -435,19 +435,19 @@ def running(place: Path) -> list[int]:
     return found
 
 
-def test_a_killed_process_that_holds_connections_loses_only_those(versions: Project, site: Path, answers: dict) -> None:
-    """What such a process has in its hands nobody else can answer; everybody else, and the next question, is served."""
+def test_killed_process_loses_only_its_connections(versions: Project, site: Path, answers: dict) -> None:
+    """The requests that such a process has are lost; all others, and the next ones, are served."""
     done: Counter[str] = Counter()
-    with serving(versions, site, "--set", "server.processes=2") as server, load(server, answers) as asked:
+    with serving(versions, site, "--set", "server.processes=2") as server, load(server, answers) as clients:
         for _ in range(3):
-            asked.murder.set()
+            clients.murder.set()
             replaced(server, signal.SIGKILL)
             time.sleep(0.2)
-            asked.murder.clear()
+            clients.murder.clear()
             done["process killed"] += 1
             time.sleep(1.0)
-    report(asked, done)
-    assert (asked.failed, asked.wrong) == ([], [])
+    report(clients, done)
+    assert (clients.failed, clients.wrong) == ([], [])
     # Twice: what waited in the queue of the dead process's own gRPC socket goes with it as well.
-    assert asked.lost <= 2 * (CLIENTS + CALLERS) * done["process killed"]
-    assert sum(asked.right.values()) > 100
+    assert clients.lost <= 2 * (CLIENTS + CALLERS) * done["process killed"]
+    assert sum(clients.right.values()) > 100

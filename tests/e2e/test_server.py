@@ -121,7 +121,7 @@ def echo(root: Path) -> Path:
 
 
 def slow(root: Path, name: str = "slow", least: int = 20) -> Path:
-    """A model whose run takes as long as its input says: `rounds` + `least` products of 256 x 256 matrices."""
+    """A model whose run time its input sets: `rounds` + `least` products of 256 x 256 matrices."""
     square = numpy_helper.from_array(np.eye(256, dtype=np.float32), "square")
     body = helper.make_graph(
         [helper.make_node("Identity", ["go"], ["on"]), helper.make_node("MatMul", ["state", "square"], ["next"])],
@@ -346,7 +346,7 @@ def test_answers_are_the_runtime_s_bits(mlp_server, models, binary_in, binary_ou
     assert [output["name"] for output in response["outputs"]] == ["label", "score"]
 
 
-def test_without_requested_outputs_all_come_and_without_id_none(mlp_server):
+def test_default_outputs_and_missing_id(mlp_server):
     result = mlp_server.client.infer("mlp", [tensor("x", sample(2))])
     assert [output["name"] for output in result.get_response()["outputs"]] == ["score", "label"]
     assert "id" not in result.get_response()
@@ -358,7 +358,7 @@ def test_a_subset_of_outputs(mlp_server):
     assert result.as_numpy("score") is None
 
 
-def test_concurrent_requests_get_their_own_answers(mlp_server, models):
+def test_concurrent_requests_get_their_answers(mlp_server, models):
     client = mlp_server.client
     batches = [sample(1 + i % 7) for i in range(40)]
     handles = [
@@ -442,7 +442,7 @@ def test_nan_travels_in_binary_and_is_refused_in_json(echo_server):
         ("mlp", "", tensor("x", sample(1)[:, :7].copy()), "400", "does not fit [batch, 8]: expected 8, got 7"),
     ],
 )
-def test_refusals_reach_the_client_as_its_own_exception(mlp_server, model, version, item, status, sentence):
+def test_refusals_raise_the_client_library_s_exception(mlp_server, model, version, item, status, sentence):
     with pytest.raises(InferenceServerException) as caught:
         mlp_server.client.infer(model, [item], model_version=version)
     assert caught.value.status() == status
@@ -604,7 +604,7 @@ def test_head_has_no_body(mlp_server):
     assert answer.endswith(b"\r\n\r\n")
 
 
-def test_a_flood_of_chunks_is_not_held(mlp_server):
+def test_many_tiny_chunks_are_refused(mlp_server):
     def peak() -> int:
         return int(re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{mlp_server.process.pid}/status").read_text())[1])
 
@@ -656,12 +656,12 @@ def test_metrics_count_what_happened(app, models):
         assert openmetrics[2].endswith(b"# EOF\n")
 
 
-def test_start_and_stop_are_told_in_json_lines_and_requests_are_not(app, models):
+def test_start_and_stop_are_logged_and_requests_are_not(app, models):
     with running(app, models["mlp"]) as started:
         started.client.infer("mlp", [tensor("x", sample(1))])
         assert started.stop() == 0
-    told = [json.loads(line) for line in started.lines]
-    events = [line for line in told if line["event"] != "memory in huge pages"]  # comes when it is done, if it is
+    logged = [json.loads(line) for line in started.lines]
+    events = [line for line in logged if line["event"] != "memory in huge pages"]  # comes when it is done, if it is
     assert [line["event"] for line in events] == ["starting", "ready", "draining", "stopped"]
     starting = {key: events[0][key] for key in ("host", "port", "model", "version", "digest", "target")}
     assert starting == {
@@ -685,7 +685,7 @@ def test_level_debug_logs_requests(app, models):
 # --- trouble -------------------------------------------------------------------------------------------------------
 
 
-def test_a_failing_run_is_a_500_that_tells_nothing_and_a_log_line_that_tells_all(app, models):
+def test_failing_run_is_500_with_the_reason_only_in_the_log(app, models):
     with running(app, models["picky"]) as started:
         client = started.client
         for _ in range(2):
@@ -710,13 +710,13 @@ def in_flight(started: Server, seconds: float) -> Iterator[list[Any]]:
     """Have a request of about so many seconds run; yield the list that its result or exception goes to."""
     item, results = rounds(started, seconds), []
 
-    def ask():
+    def send_one():
         try:
             results.append(started.client.infer("slow", [item]).as_numpy("sum"))
         except Exception as error:
             results.append(error)
 
-    thread = threading.Thread(target=ask)
+    thread = threading.Thread(target=send_one)
     thread.start()
     end = time.monotonic() + 10
     while b"requests_in_flight 1.0" not in started.request("GET", "/metrics")[2]:
@@ -725,7 +725,7 @@ def in_flight(started: Server, seconds: float) -> Iterator[list[Any]]:
     thread.join()
 
 
-def test_a_long_run_keeps_nobody_else_waiting_and_a_full_server_says_so(app, models):
+def test_long_run_blocks_no_other_and_full_server_refuses(app, models):
     with running(app, models["slow"], "--max-in-flight", "1") as started:
         assert started.wait_for("ready")["inline_bytes"] == 0
         with in_flight(started, 1.2) as results:
@@ -740,7 +740,7 @@ def test_a_long_run_keeps_nobody_else_waiting_and_a_full_server_says_so(app, mod
         assert results == [256.0]
 
 
-def test_a_model_that_deceived_warm_up_is_moved_off_the_event_loop(app, models):
+def test_slow_values_move_runs_off_the_event_loop(app, models):
     with running(app, models["sly"]) as started:
         assert started.wait_for("ready")["inline_bytes"] > 0
         item = tensor("rounds", np.array([1000]))
@@ -773,7 +773,7 @@ def open_session(path, *, threads, device="cpu"):
 """
 
 
-def test_while_the_model_loads_the_server_lives_is_not_ready_and_can_be_stopped(app, models, tmp_path):
+def test_loading_server_is_live_not_ready_and_stoppable(app, models, tmp_path):
     own = shutil.copytree(app, tmp_path / "app")
     (own / "packager/runtimes/slug_gish").mkdir()
     (own / "packager/runtimes/slug_gish/__init__.py").write_text("")
@@ -818,7 +818,7 @@ def test_sigterm_lets_requests_finish_while_readiness_is_off(app, models):
     assert started.events("stopped")[0]["abandoned"] == 0
 
 
-def test_sigterm_waits_no_longer_than_told(app, models):
+def test_sigterm_waits_no_longer_than_drain(app, models):
     with running(app, models["slow"], "--drain", "0.3") as started:
         with in_flight(started, 4.0) as results:
             began = time.monotonic()
@@ -877,13 +877,13 @@ def failed(app: Path, config: Path, port: int | None = None, *arguments: str) ->
     done = subprocess.run(
         command(app, config, port or free_port(), *arguments), capture_output=True, text=True, timeout=30, check=False
     )
-    said = [line for line in done.stderr.splitlines() if not line.startswith("{")]
+    message = [line for line in done.stderr.splitlines() if not line.startswith("{")]
     assert done.stdout == ""
     assert "Traceback" not in done.stderr
-    return done.returncode, "\n".join(said)
+    return done.returncode, "\n".join(message)
 
 
-def test_a_bad_configuration_or_model_ends_with_one_line_and_code_4(app, models, tmp_path):
+def test_bad_configuration_or_model_exits_with_code_4(app, models, tmp_path):
     config = json.loads(models["mlp"].read_text())
 
     def variant(name: str, model: bytes = b"", **changes: Any) -> Path:
@@ -906,23 +906,23 @@ def test_a_bad_configuration_or_model_ends_with_one_line_and_code_4(app, models,
         variant("other-interface", good, interface=interface): "to be float64 ['batch', 8], got float32",
     }
     for path, sentence in cases.items():
-        code, said = failed(app, path)
-        assert (code, said.startswith("error: ")) == (4, True), said
-        assert sentence in said
-        assert len(said.splitlines()) == 1 + said.count("\nhint: ")
+        code, message = failed(app, path)
+        assert (code, message.startswith("error: ")) == (4, True), message
+        assert sentence in message
+        assert len(message.splitlines()) == 1 + message.count("\nhint: ")
 
 
-def test_a_taken_port_ends_with_code_3_and_a_hint(app, models, mlp_server):
+def test_taken_port_exits_with_code_3_and_a_hint(app, models, mlp_server):
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
         for port in (other.getsockname()[1], mlp_server.port):
-            code, said = failed(app, models["mlp"], port)
+            code, message = failed(app, models["mlp"], port)
             assert code == 3
-            assert f"cannot listen on `127.0.0.1:{port}`: Address already in use" in said
-            assert "\nhint: " in said
-    code, said = failed(app, models["mlp"], None, "--host", "203.0.113.1")
-    assert (code, "cannot listen" in said) == (3, True)
+            assert f"cannot listen on `127.0.0.1:{port}`: Address already in use" in message
+            assert "\nhint: " in message
+    code, message = failed(app, models["mlp"], None, "--host", "203.0.113.1")
+    assert (code, "cannot listen" in message) == (3, True)
 
 
 def test_usage_errors_end_with_code_2(app, models):

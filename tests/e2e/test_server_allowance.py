@@ -48,24 +48,24 @@ class Inside:
 def test_a_quota_decides_how_many_runs_there_are_at_once(app: Path, models: dict[str, Path]) -> None:  # noqa: F811
     quota = {"cpu.max": "100000 100000", "cpu.cfs_quota_us": "100000"}
     with group("cpu", quota) as place, Inside(app, models["mlp"], [place]) as server:
-        told = server.events("starting")[0]
-        assert (told["cpus"], told["workers"]) == (1.0, 1)
+        logged = server.events("starting")[0]
+        assert (logged["cpus"], logged["workers"]) == (1.0, 1)
     with Inside(app, models["mlp"], []) as server:
         cores = len(os.sched_getaffinity(0))
-        assert server.events("starting")[0]["workers"] == host_limits.read().whole_cpus <= cores
+        assert server.events("starting")[0]["workers"] == host_limits.read_allowance().whole_cpus <= cores
 
 
-def test_memory_that_may_not_suffice_is_said_at_the_start(app: Path, models: dict[str, Path]) -> None:  # noqa: F811
+def test_insufficient_memory_is_logged_at_the_start(app: Path, models: dict[str, Path]) -> None:  # noqa: F811
     with group("memory", {"memory.max": str(400 * MIB), "memory.limit_in_bytes": str(400 * MIB)}) as place:
         with Inside(app, models["mlp"], [place]) as server:
             assert server.events("starting")[0]["memory"] == 400 * MIB
-            (said,) = server.events("memory may not suffice")
-            assert said["limit"] == 400 * MIB < said["needed"] < 513 * MIB
+            (logged,) = server.events("memory may not suffice")
+            assert logged["limit"] == 400 * MIB < logged["needed"] < 513 * MIB
         with Inside(app, models["mlp"], [place], "--max-body", str(8 * MIB)) as server:
             assert not server.events("memory may not suffice")
 
 
-def test_what_a_deployment_gives_is_enough_for_all_that_clients_may_send(app: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_deployment_memory_suffices_for_all_clients(app: Path, tmp_path: Path) -> None:  # noqa: F811
     """Bodies as large as they may be, more of them at once than may be held, in the memory that is given."""
     most = 16 * MIB
     ports = [value(name, "float32", ["batch", 1024]) for name in ("x", "y")]
@@ -73,23 +73,23 @@ def test_what_a_deployment_gives_is_enough_for_all_that_clients_may_send(app: Pa
     document = json.loads(config.read_text())
     document["interface"]["dimensions"] = {"batch": {"min": 1}}
     config.write_text(json.dumps(document))
-    given = host_limits.needed(MIB, 1, 0, most, config_of(config).interface.traffic())
+    given = host_limits.memory_needed(MIB, 1, 0, most, config_of(config).interface.traffic())
     rows = (most - 4096) // 4096
-    told = {"name": "x", "datatype": "FP32", "shape": [rows, 1024], "parameters": {"binary_data_size": rows * 4096}}
-    text = json.dumps({"inputs": [told], "parameters": {"binary_data_output": True}}).encode()
+    tensor = {"name": "x", "datatype": "FP32", "shape": [rows, 1024], "parameters": {"binary_data_size": rows * 4096}}
+    text = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}}).encode()
     body = text + bytes(rows * 4096)
-    asked = head("POST", "/v2/models/wide/infer", content_length=len(body), inference_header_content_length=len(text))
+    header = head("POST", "/v2/models/wide/infer", content_length=len(body), inference_header_content_length=len(text))
     statuses: list[int] = []
 
-    def ask(server: Server) -> None:
+    def send_one(server: Server) -> None:
         for _ in range(6):
             with suppress(ConnectionError), socket.create_connection(("127.0.0.1", server.port), timeout=60) as place:
-                place.sendall(asked + body)
+                place.sendall(header + body)
                 statuses.append(receive(place)[0])
 
     limit = {"memory.max": str(given), "memory.limit_in_bytes": str(given)}
     with group("memory", limit) as place, Inside(app, config, [place], "--max-body", str(most)) as server:
-        clients = [threading.Thread(target=ask, args=(server,)) for _ in range(10)]
+        clients = [threading.Thread(target=send_one, args=(server,)) for _ in range(10)]
         for client in clients:
             client.start()
         for client in clients:

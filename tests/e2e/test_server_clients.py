@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What clients of other servers expect of this one, asked with curl and Triton's own client."""
+"""Features that clients of other servers expect, tested with curl and Triton's client."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def loose(app: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve
 
 
 def curl(server: Server, path: str, *words: str) -> tuple[int, dict[str, str], bytes]:
-    """Ask with curl; return status, header fields and body."""
+    """Send a request with curl; return status, header fields and body."""
     command = [tool("curl"), "-sS", "-i", *words, f"http://127.0.0.1:{server.port}{path}"]
     done = subprocess.run(command, capture_output=True, check=True, timeout=60)
     top, _, body = done.stdout.partition(b"\r\n\r\n")
@@ -78,7 +78,7 @@ def test_statistics_of_all_models_and_the_moment_of_the_last_inference(mlp: Serv
     assert mlp.client.get_inference_statistics("mlp")["model_stats"][0]["last_inference"] >= found["last_inference"]
 
 
-def test_the_only_version_is_the_first_to_who_counts_them(mlp: Server, models: dict[str, Path]) -> None:  # noqa: F811
+def test_only_version_is_also_version_1(mlp: Server, models: dict[str, Path]) -> None:  # noqa: F811
     x = sample(3)
     answer = mlp.client.infer("mlp", [tensor("x", x)], model_version="1")
     assert answer.as_numpy("score").tobytes() == in_process(models["mlp"], {"x": x})[0].tobytes()
@@ -90,7 +90,7 @@ def test_the_only_version_is_the_first_to_who_counts_them(mlp: Server, models: d
 
 
 @pytest.mark.parametrize("coding", ["gzip", "deflate"])
-def test_answers_are_compressed_for_who_asks(loose: Server, coding: str) -> None:
+def test_answers_are_compressed_on_request(loose: Server, coding: str) -> None:
     x = np.tile(np.arange(4, dtype=np.float32), (400, 1))
     for binary in (True, False):
         wanted = [InferRequestedOutput("y", binary_data=binary)]
@@ -112,7 +112,7 @@ def test_a_body_of_several_gzip_members(mlp: Server, tmp_path: Path) -> None:
     assert curl(mlp, "/v2/models/mlp/infer", *words)[0] == 200
 
 
-def test_null_members_and_a_clear_place_of_what_is_wrong(mlp: Server) -> None:
+def test_null_members_and_positions_in_messages(mlp: Server) -> None:
     assert curl(mlp, "/v2/models/mlp/infer", "-d", question(id=None, outputs=None, parameters=None))[0] == 200
     for old, new, sentence in (
         ("11.0", '"eleven"', "got a string at element [1, 3]"),
@@ -123,7 +123,7 @@ def test_null_members_and_a_clear_place_of_what_is_wrong(mlp: Server) -> None:
         assert (status, sentence in json.loads(body)["error"]) == (400, True), body
 
 
-def test_no_rows_are_answered_with_none_where_the_contract_takes_none(loose: Server) -> None:
+def test_zero_rows_are_answered_where_the_contract_allows(loose: Server) -> None:
     for binary in (True, False):
         item = InferInput("x", [0, 4], "FP32").set_data_from_numpy(np.empty((0, 4), np.float32), binary_data=binary)
         answer = loose.client.infer("loose", [item], outputs=[InferRequestedOutput("y", binary_data=binary)])
@@ -132,7 +132,7 @@ def test_no_rows_are_answered_with_none_where_the_contract_takes_none(loose: Ser
         assert full.as_numpy("y").tolist() == [[1] * 4] * 2
 
 
-def test_bf16_of_tritons_client_is_taken_for_float32(loose: Server) -> None:
+def test_bf16_of_tritons_client_is_accepted_as_float32(loose: Server) -> None:
     x = np.array([[1.5, -2.0, 0.25, 3.0]], np.float32)
     item = InferInput("x", [1, 4], "BF16").set_data_from_numpy(x.astype(ml_dtypes.bfloat16))
     assert loose.client.infer("loose", [item]).as_numpy("y").tolist() == [[1.5, 0.0, 0.25, 3.0]]
@@ -165,18 +165,18 @@ def test_paths_are_found_below_the_prefix_and_without_it(fronted: Server, mlp: S
         assert client.infer("mlp", [tensor("x", sample(2))]).as_numpy("score").shape == (2, 3)
 
 
-def test_who_asked_is_what_the_proxy_says_where_it_is_believed(fronted: Server, app: Path, models: dict) -> None:  # noqa: F811
-    told = ["-H", "X-Forwarded-For: 203.0.113.9, 198.51.100.7"]
-    curl(fronted, "/v2/health/live", *told)
+def test_client_address_is_the_trusted_proxy_s(fronted: Server, app: Path, models: dict) -> None:  # noqa: F811
+    forwarded = ["-H", "X-Forwarded-For: 203.0.113.9, 198.51.100.7"]
+    curl(fronted, "/v2/health/live", *forwarded)
     assert "198.51.100.7" in {line["client"] for line in fronted.events("request")}
     with running(app, models["mlp"], "--log-level", "debug") as plain:
-        curl(plain, "/v2/health/live", *told)
+        curl(plain, "/v2/health/live", *forwarded)
         assert {line["client"].rpartition(":")[0] for line in plain.events("request")} == {"127.0.0.1"}
 
 
-def test_pages_of_other_origins_may_ask_where_the_site_says_so(fronted: Server, mlp: Server) -> None:
-    asks = ["-X", "OPTIONS", "-H", "Access-Control-Request-Method: POST"]
-    status, headers, _ = curl(fronted, "/v2/models/mlp/infer", *asks, "-H", "Origin: https://app.example.org")
+def test_cors_allows_configured_origins(fronted: Server, mlp: Server) -> None:
+    preflight = ["-X", "OPTIONS", "-H", "Access-Control-Request-Method: POST"]
+    status, headers, _ = curl(fronted, "/v2/models/mlp/infer", *preflight, "-H", "Origin: https://app.example.org")
     assert (status, headers["access-control-allow-origin"]) == (204, "https://app.example.org")
     assert "POST" in headers["access-control-allow-methods"]
     assert "inference-header-content-length" in headers["access-control-allow-headers"]
@@ -184,11 +184,11 @@ def test_pages_of_other_origins_may_ask_where_the_site_says_so(fronted: Server, 
     assert (status, headers["access-control-allow-origin"]) == (200, "http://localhost:3000")
     assert (headers["vary"], "retry-after" in headers["access-control-expose-headers"]) == ("origin", True)
     for server, origin in ((fronted, "https://evil.example"), (mlp, "https://app.example.org")):
-        status, headers, _ = curl(server, "/v2/models/mlp/infer", *asks, "-H", f"Origin: {origin}")
+        status, headers, _ = curl(server, "/v2/models/mlp/infer", *preflight, "-H", f"Origin: {origin}")
         assert (status, "access-control-allow-origin" in headers) == (405, False)
 
 
-def test_a_browser_asks_first_without_a_token(app: Path, models: dict[str, Path], tmp_path: Path) -> None:  # noqa: F811
+def test_preflight_needs_no_token(app: Path, models: dict[str, Path], tmp_path: Path) -> None:  # noqa: F811
     (tmp_path / "tokens").write_text("a-token-of-this-site\n")
     with running(app, models["mlp"], "--cors", "*", "--tokens", str(tmp_path / "tokens")) as server:
         origin = ["-H", "Origin: https://anywhere.example"]
@@ -198,22 +198,22 @@ def test_a_browser_asks_first_without_a_token(app: Path, models: dict[str, Path]
         assert (status, headers["access-control-allow-origin"]) == (401, "*")
 
 
-def test_the_openapi_document_describes_what_is_asked_and_answered(fronted: Server, loose: Server) -> None:
+def test_openapi_document_describes_requests_and_answers(fronted: Server, loose: Server) -> None:
     status, _, body = curl(loose, "/openapi.json")
     document = json.loads(body)
     assert (status, document["openapi"], document["servers"]) == (200, "3.1.0", [{"url": "/"}])
     for path, item in document["paths"].items():
         (method,) = item
-        told, _, _ = curl(loose, path, *(["-d", "{}"] if method == "post" else []))
-        assert told == (400 if method == "post" else 200), path
+        forwarded, _, _ = curl(loose, path, *(["-d", "{}"] if method == "post" else []))
+        assert forwarded == (400 if method == "post" else 200), path
     schemas = document["components"]["schemas"]
 
     def valid(name: str, value: object) -> bool:
         return Draft202012Validator({"$ref": f"#/components/schemas/{name}", **document}).is_valid(value)
 
-    asked = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [2, 4], "data": [1.0] * 8}]}
-    assert valid("InferenceRequest", asked)
-    status, _, body = curl(loose, "/v2/models/loose/infer", "-d", json.dumps(asked))
+    valid_request = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [2, 4], "data": [1.0] * 8}]}
+    assert valid("InferenceRequest", valid_request)
+    status, _, body = curl(loose, "/v2/models/loose/infer", "-d", json.dumps(valid_request))
     assert status == 200 and valid("InferenceResponse", json.loads(body))
     for wrong in (
         {"name": "y"},
@@ -223,12 +223,12 @@ def test_the_openapi_document_describes_what_is_asked_and_answered(fronted: Serv
         {"shape": [2]},
         {"data": ["1"] * 8},
     ):
-        bad = {"inputs": [asked["inputs"][0] | wrong]}
+        bad = {"inputs": [valid_request["inputs"][0] | wrong]}
         assert not valid("InferenceRequest", bad), wrong
         status, _, body = curl(loose, "/v2/models/loose/infer", "-d", json.dumps(bad))
         assert status == 400 and valid("Error", json.loads(body))
     assert set(schemas) == {"InferenceRequest", "InferenceResponse", "Error"}
     words = ["-H", "X-Forwarded-Proto: https", "-H", "X-Forwarded-Host: api.example.org"]
-    told = json.loads(curl(fronted, "/models/mlp/openapi.json", *words)[2])
-    assert told["servers"] == [{"url": "https://api.example.org/models/mlp"}]
+    forwarded = json.loads(curl(fronted, "/models/mlp/openapi.json", *words)[2])
+    assert forwarded["servers"] == [{"url": "https://api.example.org/models/mlp"}]
     assert json.loads(curl(fronted, "/openapi.json")[2])["servers"] == [{"url": "/models/mlp"}]

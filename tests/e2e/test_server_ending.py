@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SIGTERM, and readiness: nobody who is sent to a server loses a request, whatever ends and whatever loads."""
+"""SIGTERM and readiness: no request to a server is lost, whichever process ends or loads."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def scores(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.param(2, id="two-processes"),
     ],
 )
-def test_a_cluster_that_ends_a_server_loses_no_request(app: Path, scores: Path, processes: int) -> None:  # noqa: F811
+def test_shutdown_in_a_cluster_loses_no_request(app: Path, scores: Path, processes: int) -> None:  # noqa: F811
     old, new = Pod(app, scores, processes), Pod(app, scores, 1)
     with old.running(), new.running(), loaded(service := Service([old, new]), scores) as load:
         time.sleep(0.5)
@@ -69,7 +69,7 @@ def test_a_cluster_that_ends_a_server_loses_no_request(app: Path, scores: Path, 
     assert {row["abandoned"] for row in old.events("stopped")} == {0}
 
 
-def test_a_balancer_that_learns_from_probes_loses_no_request(app: Path, scores: Path) -> None:  # noqa: F811
+def test_balancer_with_readiness_probes_loses_no_request(app: Path, scores: Path) -> None:  # noqa: F811
     old, new = Pod(app, scores, 2, ("--quiet", "3")), Pod(app, scores, 1)
     kinds = {"http, kept, with pauses": 2}
     with old.running(), new.running(), loaded(service := Service([old, new]), scores, kinds) as load:
@@ -78,7 +78,7 @@ def test_a_balancer_that_learns_from_probes_loses_no_request(app: Path, scores: 
         assert (ended.code, load.lost.total()) == (0, 0), load.lost
 
 
-def test_while_it_drains_probes_hear_503_and_newcomers_are_told_to_close(app: Path, scores: Path) -> None:  # noqa: F811
+def test_draining_server_is_not_ready_and_closes_connections(app: Path, scores: Path) -> None:  # noqa: F811
     pod = Pod(app, scores, 1)
     with pod.running():
         with socket.create_connection(("127.0.0.1", pod.port), timeout=10) as kept:
@@ -101,7 +101,7 @@ def test_while_it_drains_probes_hear_503_and_newcomers_are_told_to_close(app: Pa
         assert pod.process.wait(30) == 0
 
 
-def test_the_drain_ends_in_time_though_somebody_always_comes(app: Path, scores: Path) -> None:  # noqa: F811
+def test_drain_ends_in_time_under_constant_load(app: Path, scores: Path) -> None:  # noqa: F811
     pod = Pod(app, scores, 0, drain=3)
     with pod.running(), loaded(Service([pod]), scores, {"http, kept": 1}) as load:
         time.sleep(0.3)
@@ -128,7 +128,7 @@ def open_session(path, *, threads, device="cpu"):
 
 @pytest.fixture
 def sluggish(app: Path, scores: Path, tmp_path: Path) -> tuple[Path, Path]:  # noqa: F811
-    """A server and a model that the first process of all, or every other one, loads slowly, if a file says so."""
+    """A server and a model that the first process of all, or every other one, loads slowly, if a file exists."""
     own = shutil.copytree(app, tmp_path / "app")
     (own / "packager/runtimes/sluggish").mkdir()
     (own / "packager/runtimes/sluggish/__init__.py").write_text("")
@@ -138,9 +138,7 @@ def sluggish(app: Path, scores: Path, tmp_path: Path) -> tuple[Path, Path]:  # n
     return own, config
 
 
-def test_a_process_that_somebody_else_ends_serves_until_it_is_replaced(
-    sluggish: tuple[Path, Path], scores: Path
-) -> None:
+def test_process_ended_from_elsewhere_serves_until_replaced(sluggish: tuple[Path, Path], scores: Path) -> None:
     pod = Pod(*sluggish, 1)
     sluggish[1].with_name("standby").touch()
     with pod.running(), loaded(Service([pod]), scores, {"http, kept": 1, "http, new": 2}) as load:
@@ -156,18 +154,16 @@ def test_a_process_that_somebody_else_ends_serves_until_it_is_replaced(
     assert not load.lost, load.lost
 
 
-def test_nobody_is_told_ready_by_one_process_and_still_loading_by_another(
-    sluggish: tuple[Path, Path], scores: Path
-) -> None:
+def test_processes_never_disagree_on_readiness(sluggish: tuple[Path, Path], scores: Path) -> None:
     pod = Pod(*sluggish, 3)
     sluggish[1].with_name("first").touch()
-    said: list[bool] = []
+    readiness: list[bool] = []
     over = threading.Event()
 
     def probe() -> None:
         while not over.wait(0.02):
             with contextlib.suppress(OSError):
-                said.append(pod.is_ready())
+                readiness.append(pod.is_ready())
 
     prober = threading.Thread(target=probe)
     prober.start()
@@ -184,5 +180,5 @@ def test_nobody_is_told_ready_by_one_process_and_still_loading_by_another(
         over.set()
         prober.join()
     assert not [reason for reason in load.lost if "loading" in reason], load.lost
-    assert False in said
-    assert all(said[said.index(True) :]), said
+    assert False in readiness
+    assert all(readiness[readiness.index(True) :]), readiness

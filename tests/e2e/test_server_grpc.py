@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "conformance"))
 
 from packager.lock import environments
 from suite import contract, protobuf
-from suite.adapter import Refused
+from suite.adapter import RefusedError
 from suite.rpc import Rpc
 from tests.e2e.test_server import (  # noqa: F401 - `app` and `models` are fixtures
     MAX_BODY,
@@ -60,7 +60,7 @@ def mlp(app: Path, models: dict[str, Path]) -> Iterator[tuple[Any, Rpc, int]]:  
         yield found
 
 
-def test_the_answer_has_the_bits_of_the_library(mlp: Any, models: dict[str, Path]) -> None:  # noqa: F811
+def test_answer_equals_the_library_s(mlp: Any, models: dict[str, Path]) -> None:  # noqa: F811
     _, rpc, _ = mlp
     x = sample(5)
     got = rpc.infer({"x": x})
@@ -68,7 +68,7 @@ def test_the_answer_has_the_bits_of_the_library(mlp: Any, models: dict[str, Path
         assert (got[name].dtype, got[name].tobytes()) == (expected.dtype, expected.tobytes())
 
 
-def test_it_describes_itself_as_over_http(mlp: Any) -> None:
+def test_metadata_equals_http_s(mlp: Any) -> None:
     server, rpc, _ = mlp
     status, _, body = server.request("GET", "/v2/models/mlp")
     document = json.loads(body)
@@ -154,23 +154,23 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_refusals_say_what_is_wrong(mlp: Any, case: str) -> None:
+def test_refusals_name_the_defect(mlp: Any, case: str) -> None:
     _, rpc, _ = mlp
     message, code, sentence = BAD[case]
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(RefusedError) as caught:
         rpc.call("ModelInfer", message)
     assert f"gRPC {code}" in str(caught.value) and sentence in str(caught.value)
     assert rpc.infer({"x": sample(1)})
 
 
-def test_typed_contents_are_as_good_as_raw_ones(mlp: Any, models: dict[str, Path]) -> None:  # noqa: F811
+def test_typed_contents_equal_raw_ones(mlp: Any, models: dict[str, Path]) -> None:  # noqa: F811
     _, rpc, _ = mlp
     answer = rpc.call("ModelInfer", question(tensor("x", "FP32", (1, 8), protobuf.block(6, ROW))))
     raw = protobuf.blocks(answer, 6)[0]
     assert raw == in_process(models["mlp"], {"x": np.frombuffer(ROW, "f4").reshape(1, 8)})[0].tobytes()
 
 
-def test_a_selected_output_comes_alone(mlp: Any) -> None:
+def test_selected_output_is_returned_alone(mlp: Any) -> None:
     _, rpc, _ = mlp
     message = question(tensor("x", "FP32", (1, 8)), protobuf.block(6, protobuf.block(1, "label")), raw=(ROW,))
     found = rpc.call("ModelInfer", message)
@@ -178,18 +178,18 @@ def test_a_selected_output_comes_alone(mlp: Any) -> None:
 
 
 def test_unknown_methods_are_unimplemented(mlp: Any) -> None:
-    with pytest.raises(Refused, match="UNIMPLEMENTED"):
+    with pytest.raises(RefusedError, match="UNIMPLEMENTED"):
         mlp[1].call("RepositoryIndex", b"")
 
 
-def test_the_gate_is_shared_with_http(app: Path, models: dict[str, Path]) -> None:  # noqa: F811
-    """Both transports together never hold more than the limit; the rest hear RESOURCE_EXHAUSTED at once and may come again."""
+def test_admission_is_shared_with_http(app: Path, models: dict[str, Path]) -> None:  # noqa: F811
+    """Both transports together never hold more than the limit; the rest get RESOURCE_EXHAUSTED at once and may retry."""
     with serving(app, models["slow"], "--max-in-flight", "1") as (server, rpc, _), ThreadPoolExecutor(2) as pool:
         busy = pool.submit(rpc.infer, {"rounds": np.array([3000], np.int64)})
         deadline = time.monotonic() + 10
         while b"packager_server_requests_in_flight 1.0" not in server.request("GET", "/metrics")[2]:
             assert time.monotonic() < deadline and not busy.done()
-        with pytest.raises(Refused, match="RESOURCE_EXHAUSTED: 1 requests are in flight"):
+        with pytest.raises(RefusedError, match="RESOURCE_EXHAUSTED: 1 requests are in flight"):
             rpc.infer({"rounds": np.array([0], np.int64)})
         assert set(busy.result()) == {"sum"}
 
@@ -203,13 +203,13 @@ def test_a_request_in_flight_is_answered_before_the_stop(app: Path, models: dict
         assert set(busy.result()) == {"sum"}
 
 
-def test_a_taken_port_is_said(app: Path, models: dict[str, Path], mlp: Any) -> None:  # noqa: F811
+def test_taken_grpc_port_is_reported(app: Path, models: dict[str, Path], mlp: Any) -> None:  # noqa: F811
     arguments = command(app, models["mlp"], free_port(), "--grpc-port", str(mlp[2]))
     done = subprocess.run(arguments, capture_output=True, text=True, timeout=20, check=False)
     assert done.returncode == 3 and "cannot listen on" in done.stderr and "hint:" in done.stderr
 
 
-def test_a_client_that_leaves_costs_nothing(mlp: Any) -> None:
+def test_cancelled_call_costs_nothing(mlp: Any) -> None:
     _, rpc, port = mlp
     message = rpc.encode({"x": sample(4)})
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
@@ -221,7 +221,7 @@ def test_a_client_that_leaves_costs_nothing(mlp: Any) -> None:
 
 @pytest.mark.slow
 def test_tritons_own_grpc_client(mlp: Any, tmp_path: Path) -> None:
-    """Unchanged, in an environment of its own: what its examples do, and eight clients at once."""
+    """Unchanged, in a separate environment: what its examples do, and eight clients at once."""
     python = environments.ensure(["tritonclient[grpc]==2.73.0", "numpy==2.4.6"], "3.11", tmp_path)
     program = textwrap.dedent("""
         import sys, numpy, concurrent.futures as futures

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""More than a server can take, and what nobody should send: memory stays bounded, others are served, it recovers.
+"""Overload and malformed requests: memory stays bounded, other clients are served, the server recovers.
 
-Every test asks from a connection of its own, throughout, what a healthy client asks, and prints what it saw.
+Every test has a healthy client on a separate connection throughout, and prints what it measured.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import numpy as np
 import pytest
 from tritonclient.http import InferenceServerClient
 
-from packager.server.grpc.messages import block, number
+from packager.server.grpc.messages import encode_field, encode_varint
 from tests.e2e.test_server import (  # noqa: F401 - `app` and `models` are fixtures
     GOOD,
     INFER,
@@ -56,7 +56,7 @@ def memory(server: Server, row: str = "VmRSS") -> float:
 
 @dataclass
 class Healthy:
-    """One client that asks for health and an answer, again and again."""
+    """One client that repeatedly requests health and an answer."""
 
     server: Server
     raw: bytes
@@ -64,7 +64,7 @@ class Healthy:
     seconds: list[float] = field(default_factory=list)
     over: threading.Event = field(default_factory=threading.Event)
 
-    def ask(self) -> None:
+    def send_requests(self) -> None:
         with self.server.connect() as connection:
             connection.settimeout(30)
             while not (self.seconds and self.over.wait(0.02)):
@@ -78,7 +78,7 @@ class Healthy:
 @contextlib.contextmanager
 def healthy(server: Server, raw: bytes) -> Iterator[Healthy]:
     client = Healthy(server, raw)
-    thread = threading.Thread(target=client.ask)
+    thread = threading.Thread(target=client.send_requests)
     thread.start()
     try:
         yield client
@@ -87,7 +87,7 @@ def healthy(server: Server, raw: bytes) -> Iterator[Healthy]:
         thread.join()
 
 
-def say(capsys: Any, name: str, server: Server, before: float, client: Healthy, **more: object) -> None:
+def report(capsys: Any, name: str, server: Server, before: float, client: Healthy, **more: object) -> None:
     with capsys.disabled():
         print(
             f"\n{name}: memory {before:.0f} -> {memory(server):.0f} MB (peak {memory(server, 'VmHWM'):.0f}); healthy "
@@ -107,7 +107,7 @@ def recovered(server: Server) -> None:
 
 
 def test_ten_times_its_capacity(app: Path, models: dict[str, Path], capsys: Any) -> None:  # noqa: F811
-    """Those who get in get answers, the rest hear 429 at once with a time to come back."""
+    """Admitted requests are answered, the rest get 429 at once with `Retry-After`."""
     with running(app, models["slow"], "--workers", "1", "--max-in-flight", "8") as server:
         item = rounds(server, 0.05)
         raw, length = InferenceServerClient.generate_request_body([item])
@@ -118,7 +118,7 @@ def test_ten_times_its_capacity(app: Path, models: dict[str, Path], capsys: Any)
         found: Counter[int] = Counter()
         refusals: list[float] = []
 
-        def ask(_: int) -> None:
+        def send_requests(_: int) -> None:
             with server.connect() as connection:
                 connection.settimeout(60)
                 while time.monotonic() < end:
@@ -132,8 +132,8 @@ def test_ten_times_its_capacity(app: Path, models: dict[str, Path], capsys: Any)
                         time.sleep(0.05)
 
         with healthy(server, head("GET", "/v2/health/ready")) as client, ThreadPoolExecutor(80) as pool:
-            list(pool.map(ask, range(80)))
-        say(
+            list(pool.map(send_requests, range(80)))
+        report(
             capsys,
             "10 x capacity",
             server,
@@ -167,7 +167,7 @@ def test_slow_and_silent_and_vanishing_clients(app: Path, models: dict[str, Path
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 connection.close()
             time.sleep(1)
-        say(capsys, "300 slow, silent and vanishing", server, before, client, slow=dict(answers))
+        report(capsys, "300 slow, silent and vanishing", server, before, client, slow=dict(answers))
         assert set(client.statuses) == {200}
         assert answers[408] == 150
         assert memory(server) - before < 50
@@ -200,7 +200,7 @@ def test_bodies_of_a_gigabyte(app: Path, models: dict[str, Path], capsys: Any) -
                             connection.sendall(part())
                             sent[name] += 4
                     statuses[name] = outcome(connection)
-        say(capsys, "1 GB bodies", server, before, client, statuses=statuses, sent_mb=sent)
+        report(capsys, "1 GB bodies", server, before, client, statuses=statuses, sent_mb=sent)
         assert set(client.statuses) == {200}
         assert all(status in (413, 0, -1) for status in statuses.values())
         assert memory(server, "VmHWM") - before < 120
@@ -213,8 +213,8 @@ def test_malformed_requests(app: Path, models: dict[str, Path], capsys: Any) -> 
     raw, length = InferenceServerClient.generate_request_body([tensor("x", sample(2))])
     binary = head("POST", INFER, content_length=len(raw), inference_header_content_length=length) + raw
     x = sample(2)
-    item = block(1, "x") + block(2, "FP32") + block(3, b"".join(map(number, x.shape)))
-    message = block(1, "mlp") + block(5, item) + block(7, x.tobytes())
+    item = encode_field(1, "x") + encode_field(2, "FP32") + encode_field(3, b"".join(map(encode_varint, x.shape)))
+    message = encode_field(1, "mlp") + encode_field(5, item) + encode_field(7, x.tobytes())
     with running(app, models["mlp"], "--grpc-port", str(port), "--read-timeout", "1", "--body-timeout", "1") as server:
         before, statuses, codes = memory(server), Counter(), Counter()
         with healthy(server, GOOD_RAW) as client, grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
@@ -236,7 +236,7 @@ def test_malformed_requests(app: Path, models: dict[str, Path], capsys: Any) -> 
                     codes["OK"] += 1
                 except grpc.RpcError as error:
                     codes[error.code().name] += 1
-        say(capsys, "malformed", server, before, client, http=dict(statuses), grpc=dict(codes))
+        report(capsys, "malformed", server, before, client, http=dict(statuses), grpc=dict(codes))
         assert set(client.statuses) == {200}
         assert all(status < 500 for status in statuses)
         assert set(codes) <= {"OK", "INVALID_ARGUMENT", "NOT_FOUND", "RESOURCE_EXHAUSTED"}
@@ -275,18 +275,18 @@ def test_ten_thousand_connections(app: Path, models: dict[str, Path], capsys: An
                 for _ in range(10_000):
                     crowd.append(server.connect())
                 spent = time.monotonic() - began
-                asked = dict.fromkeys(range(0, 10_000, 97), 0)
-                for index in asked:
+                statuses_by_index = dict.fromkeys(range(0, 10_000, 97), 0)
+                for index in statuses_by_index:
                     crowd[index].sendall(GOOD_RAW)
-                    asked[index] = receive(crowd[index])[0]
+                    statuses_by_index[index] = receive(crowd[index])[0]
                 held = memory(server)
                 late = server.exchange(GOOD_RAW)[0]
             finally:
                 for connection in crowd:
                     connection.close()
         time.sleep(2)
-        say(capsys, "10,000 connections", server, before, client, held_mb=round(held), connect_s=round(spent, 1))
-        assert set(asked.values()) == {200}
+        report(capsys, "10,000 connections", server, before, client, held_mb=round(held), connect_s=round(spent, 1))
+        assert set(statuses_by_index.values()) == {200}
         assert late == 200
         assert set(client.statuses) == {200}
         assert held - before < 400

@@ -76,19 +76,19 @@ def deep(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def ask_all(server: Server, config: Path, count: int) -> None:
-    """Ask `count` different questions at once, and hold each answer against a run of its own."""
+    """Send `count` different requests at once, and compare each answer with a single run."""
     questions = [RANDOM.standard_normal((1 + index % 3, 1024)).astype(np.float32) for index in range(count)]
 
-    def ask(x: np.ndarray) -> np.ndarray:
+    def send_one(x: np.ndarray) -> np.ndarray:
         return server.client.infer("deep", [tensor("x", x)]).as_numpy("y")
 
     with ThreadPoolExecutor(count) as pool:
-        answers = list(pool.map(ask, questions))
+        answers = list(pool.map(send_one, questions))
     for x, y in zip(questions, answers, strict=True):
         np.testing.assert_allclose(y, in_process(config, {"x": x})[0], rtol=1e-4, atol=1e-5)
 
 
-def test_requests_that_queue_share_runs_and_get_their_own_rows(app: Path, deep: Path) -> None:  # noqa: F811
+def test_queued_requests_share_runs_and_get_their_rows(app: Path, deep: Path) -> None:  # noqa: F811
     with running(app, deep, "--workers", "1") as server:
         assert server.wait_for("ready")["inline_bytes"] == 0
         for _ in range(3):
@@ -99,7 +99,7 @@ def test_requests_that_queue_share_runs_and_get_their_own_rows(app: Path, deep: 
         assert not server.events("requests do not share runs")
 
 
-def test_a_site_that_wants_no_shared_runs_gets_the_bits_of_a_run_alone(app: Path, deep: Path) -> None:  # noqa: F811
+def test_disabled_batching_gives_the_bits_of_single_runs(app: Path, deep: Path) -> None:  # noqa: F811
     with running(app, deep, "--workers", "1", "--batch-rows", "1") as server:
         ask_all(server, deep, 8)
         assert figure(server, "packager_server_batch_requests_count") == 8
@@ -108,18 +108,18 @@ def test_a_site_that_wants_no_shared_runs_gets_the_bits_of_a_run_alone(app: Path
         assert got.tobytes() == in_process(deep, {"x": x})[0].tobytes()
 
 
-def test_short_requests_of_one_moment_share_a_run_and_get_their_own_rows(app: Path, models: dict[str, Path]) -> None:  # noqa: F811
+def test_short_concurrent_requests_share_a_run(app: Path, models: dict[str, Path]) -> None:  # noqa: F811
     with running(app, models["mlp"]) as server:
         assert server.wait_for("ready")["inline_bytes"] > 0
         many, each = 24, 40
         questions = [sample(1 + index % 3) for index in range(many)]
 
-        def ask(x: np.ndarray) -> list[np.ndarray]:
+        def send_one(x: np.ndarray) -> list[np.ndarray]:
             with InferenceServerClient(f"127.0.0.1:{server.port}") as client:
                 return [client.infer("mlp", [tensor("x", x)]).as_numpy("score") for _ in range(each)]
 
         with ThreadPoolExecutor(many) as pool:
-            answers = list(pool.map(ask, questions))
+            answers = list(pool.map(send_one, questions))
         for x, scores in zip(questions, answers, strict=True):
             want = in_process(models["mlp"], {"x": x})[0]
             for score in scores:
@@ -130,7 +130,7 @@ def test_short_requests_of_one_moment_share_a_run_and_get_their_own_rows(app: Pa
         assert figure(server, "packager_server_batch_requests_sum") > 0
 
 
-def test_processes_together_count_every_request(app: Path, models: dict[str, Path]) -> None:  # noqa: F811
+def test_metrics_of_all_processes_count_every_request(app: Path, models: dict[str, Path]) -> None:  # noqa: F811
     with running(app, models["mlp"], "--processes", "2") as server:
         until(lambda: len(server.events("ready")) == 2, 20)  # one that still loads answers 503
         wanted = 60
@@ -144,7 +144,7 @@ def test_processes_together_count_every_request(app: Path, models: dict[str, Pat
         assert got == wanted
 
 
-def test_rows_that_know_each_other_never_share(app: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_dependent_rows_never_share_a_run(app: Path, tmp_path: Path) -> None:  # noqa: F811
     nodes = [
         helper.make_node("ReduceMean", ["x"], ["mean"], axes=[0], keepdims=1),
         helper.make_node("Sub", ["x", "mean"], ["y"]),
@@ -157,7 +157,7 @@ def test_rows_that_know_each_other_never_share(app: Path, tmp_path: Path) -> Non
 # --- deadlines and leavers -----------------------------------------------------------------------------------------
 
 
-def test_a_deadline_ends_the_wait_and_spares_the_run(app: Path, models: dict[str, Path]) -> None:  # noqa: F811
+def test_expired_request_is_not_run(app: Path, models: dict[str, Path]) -> None:  # noqa: F811
     with running(app, models["slow"], "--workers", "1") as server, in_flight(server, 1.5) as results:
         raw, _ = InferenceServerClient.generate_request_body([tensor("rounds", np.array([1]), binary=False)])
         began = time.monotonic()
@@ -170,8 +170,8 @@ def test_a_deadline_ends_the_wait_and_spares_the_run(app: Path, models: dict[str
         assert figure(server, "packager_server_run_duration_seconds_count") == 1
 
 
-@pytest.mark.parametrize("stay", [0.0, 0.2], ids=["before-anybody-looks", "while-somebody-looks"])
-def test_who_leaves_takes_the_request_along(app: Path, models: dict[str, Path], stay: float) -> None:  # noqa: F811
+@pytest.mark.parametrize("stay", [0.0, 0.2], ids=["before-the-liveness-check", "during-the-liveness-check"])
+def test_disconnected_client_s_request_is_not_run(app: Path, models: dict[str, Path], stay: float) -> None:  # noqa: F811
     with running(app, models["slow"], "--workers", "1") as server:
         with in_flight(server, 1.5):
             raw, _ = InferenceServerClient.generate_request_body([tensor("rounds", np.array([1]), binary=False)])
@@ -193,14 +193,14 @@ def until(condition: Any, seconds: float = 5) -> None:
         time.sleep(0.02)
 
 
-def test_the_site_s_limit_holds_for_everybody(app: Path, models: dict[str, Path]) -> None:  # noqa: F811
+def test_request_timeout_bounds_every_request(app: Path, models: dict[str, Path]) -> None:  # noqa: F811
     with running(app, models["slow"], "--request-timeout", "0.3", "--workers", "1") as server:
         with pytest.raises(InferenceServerException) as caught:
             server.client.infer("slow", [rounds(server, 1.5)])
         assert caught.value.status() == "504"
 
 
-# --- who may ask ---------------------------------------------------------------------------------------------------
+# --- credentials ---------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -310,7 +310,7 @@ def test_ready_means_that_the_model_works(app: Path, models: dict[str, Path], tm
         assert server.request("GET", "/v2/models/mlp/ready")[0] == 200
 
 
-def test_what_the_contract_does_not_expect_is_counted(app: Path, models: dict[str, Path]) -> None:  # noqa: F811
+def test_drift_is_counted(app: Path, models: dict[str, Path]) -> None:  # noqa: F811
     config = models["mlp"].with_name("ranged.json")
     config.write_text(
         json.dumps(json.loads(models["mlp"].read_text()) | {"ranges": {"x": [-1, 1]}, "slo": {"p99_ms": 7}})

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""gRPC's own services and streams, asked by gRPC's own clients and Triton's."""
+"""gRPC's standard services and streams, called by gRPC's clients and Triton's."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def channel(mlp: tuple[Server, int]) -> Iterator[grpc.Channel]:
         yield made
 
 
-def asked(x: np.ndarray, name: str = "x") -> list[triton.InferInput]:
+def inputs_of(x: np.ndarray, name: str = "x") -> list[triton.InferInput]:
     return [triton.InferInput(name, list(x.shape), "FP32").set_data_from_numpy(x)]
 
 
@@ -51,9 +51,9 @@ def test_health_of_the_server_its_services_and_its_model(channel: grpc.Channel) 
     assert caught.value.code() == grpc.StatusCode.NOT_FOUND
 
 
-def test_who_watches_is_told_when_it_ends(app: Path, models: dict[str, Path]) -> None:  # noqa: F811
+def test_health_watch_reports_the_end(app: Path, models: dict[str, Path]) -> None:  # noqa: F811
     port = free_port()
-    told: list[int] = []
+    reported: list[int] = []
     with (
         running(app, models["mlp"], "--grpc-port", str(port)) as server,
         grpc.insecure_channel(f"127.0.0.1:{port}") as made,
@@ -62,22 +62,22 @@ def test_who_watches_is_told_when_it_ends(app: Path, models: dict[str, Path]) ->
 
         def listen() -> None:
             try:
-                told.extend(one.status for one in watch)
+                reported.extend(one.status for one in watch)
             except grpc.RpcError:
-                told.append(-1)
+                reported.append(-1)
 
         listener = threading.Thread(target=listen)
         listener.start()
         end = time.monotonic() + 20
-        while not told and time.monotonic() < end:
+        while not reported and time.monotonic() < end:
             time.sleep(0.05)
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(60) == 0
         listener.join()
-    assert told == [SERVING, NOT_SERVING, -1]
+    assert reported == [SERVING, NOT_SERVING, -1]
 
 
-def test_reflection_describes_what_is_served(channel: grpc.Channel) -> None:
+def test_reflection_describes_the_services(channel: grpc.Channel) -> None:
     database = ProtoReflectionDescriptorDatabase(channel)
     assert set(database.get_services()) == {"inference.GRPCInferenceService", "grpc.health.v1.Health"}
     pool = DescriptorPool(database)
@@ -88,33 +88,33 @@ def test_reflection_describes_what_is_served(channel: grpc.Channel) -> None:
     with pytest.raises(KeyError):
         pool.FindMessageTypeByName("inference.Nothing")
     stub = reflection_pb2_grpc.ServerReflectionStub(channel)
-    asked = [
+    requests = [
         reflection_pb2.ServerReflectionRequest(file_by_filename="none.proto"),
         reflection_pb2.ServerReflectionRequest(all_extension_numbers_of_type="inference.ModelConfig"),
         reflection_pb2.ServerReflectionRequest(host="h", list_services=""),
     ]
-    answers = list(stub.ServerReflectionInfo(iter(asked), timeout=20))
+    answers = list(stub.ServerReflectionInfo(iter(requests), timeout=20))
     assert [one.WhichOneof("message_response") for one in answers] == [
         "error_response",
         "all_extension_numbers_response",
         "list_services_response",
     ]
-    assert answers[2].valid_host == "h" and answers[2].original_request == asked[2]
+    assert answers[2].valid_host == "h" and answers[2].original_request == requests[2]
 
 
-def test_a_stream_has_an_answer_to_each_question(mlp: tuple[Server, int], models: dict[str, Path]) -> None:  # noqa: F811
+def test_stream_answers_each_request(mlp: tuple[Server, int], models: dict[str, Path]) -> None:  # noqa: F811
     answers: queue.Queue = queue.Queue()
     with triton.InferenceServerClient(f"127.0.0.1:{mlp[1]}") as client:
         client.start_stream(lambda result, error: answers.put((result, error)))
         batches = [sample(1 + number % 3) for number in range(20)]
         for number, x in enumerate(batches):
-            client.async_stream_infer("mlp", asked(x), request_id=str(number))
+            client.async_stream_infer("mlp", inputs_of(x), request_id=str(number))
         for number, x in enumerate(batches):
             result, error = answers.get(timeout=30)
             assert error is None and result.get_response().id == str(number)
             assert result.as_numpy("score").tobytes() == in_process(models["mlp"], {"x": x})[0].tobytes()
-        client.async_stream_infer("mlp", asked(batches[0], "y"), request_id="wrong")
-        client.async_stream_infer("mlp", asked(batches[0]), request_id="right")
+        client.async_stream_infer("mlp", inputs_of(batches[0], "y"), request_id="wrong")
+        client.async_stream_infer("mlp", inputs_of(batches[0]), request_id="right")
         result, error = answers.get(timeout=30)
         assert "unknown input `y`" in str(error)
         result, error = answers.get(timeout=30)
@@ -122,7 +122,7 @@ def test_a_stream_has_an_answer_to_each_question(mlp: tuple[Server, int], models
         client.stop_stream()
 
 
-def test_streams_are_bounded_and_free_again(mlp: tuple[Server, int], channel: grpc.Channel) -> None:
+def test_open_streams_are_bounded_and_released(mlp: tuple[Server, int], channel: grpc.Channel) -> None:
     health = health_pb2_grpc.HealthStub(channel)
     watches = [health.Watch(health_pb2.HealthCheckRequest(), timeout=60) for _ in range(16)]
     assert [next(one).status for one in watches] == [SERVING] * 16
@@ -142,13 +142,13 @@ def test_streams_are_bounded_and_free_again(mlp: tuple[Server, int], channel: gr
     pytest.fail("the streams are never free again")
 
 
-def test_a_waiting_stream_does_not_keep_a_server_from_its_end(app: Path, models: dict[str, Path]) -> None:  # noqa: F811
+def test_waiting_stream_does_not_delay_shutdown(app: Path, models: dict[str, Path]) -> None:  # noqa: F811
     port = free_port()
     with running(app, models["mlp"], "--grpc-port", str(port), "--drain", "60") as server:
         answers: queue.Queue = queue.Queue()
         with triton.InferenceServerClient(f"127.0.0.1:{port}") as client:
             client.start_stream(lambda result, error: answers.put((result, error)))
-            client.async_stream_infer("mlp", asked(sample(1)))
+            client.async_stream_infer("mlp", inputs_of(sample(1)))
             assert answers.get(timeout=30)[1] is None
             server.process.send_signal(signal.SIGTERM)
             assert server.process.wait(60) == 0

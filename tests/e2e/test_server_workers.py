@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The real server with the model in processes of its own: same answers, and a crash that no client notices."""
+"""The real server with the model in worker processes: same answers, and a crash that no client notices."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def mlp(app: Path, models: dict[str, Path]) -> Iterator[Server]:  # noqa: F811
         yield started
 
 
-def test_the_process_that_serves_runs_no_model(mlp: Server, models: dict[str, Path]) -> None:  # noqa: F811
+def test_server_process_loads_no_model(mlp: Server, models: dict[str, Path]) -> None:  # noqa: F811
     x = sample(3)
     got = mlp.client.infer("mlp", [tensor("x", x)])
     for name, wanted in zip(("score", "label"), in_process(models["mlp"], {"x": x}), strict=True):
@@ -114,7 +114,7 @@ def test_a_call_without_a_deadline_may_wait(app: Path, models: dict[str, Path]) 
         assert method(question(message("x", "FP32", (1, 8)), raw=(sample(1).tobytes(),)))
 
 
-def test_a_failing_run_is_the_request_s_own(app: Path, models: dict[str, Path]) -> None:  # noqa: F811
+def test_failing_run_affects_one_request(app: Path, models: dict[str, Path]) -> None:  # noqa: F811
     with running(app, models["picky"], *APART) as server:
         pids = workers(server)
         raw, _ = InferenceServerClient.generate_request_body([tensor("index", np.array([9]), binary=False)])
@@ -125,7 +125,7 @@ def test_a_failing_run_is_the_request_s_own(app: Path, models: dict[str, Path]) 
         assert workers(server) == pids
 
 
-def test_a_killed_worker_costs_its_client_nothing(app: Path, models: dict[str, Path]) -> None:  # noqa: F811
+def test_killed_worker_is_invisible_to_clients(app: Path, models: dict[str, Path]) -> None:  # noqa: F811
     with running(app, models["slow"], *APART) as server:
         with in_flight(server, 2.0) as results:
             victim = kill_the_busy(lambda: workers(server), {})
@@ -138,18 +138,18 @@ def test_a_killed_worker_costs_its_client_nothing(app: Path, models: dict[str, P
         assert server.wait_for("worker ended unasked")["how"] == "was ended by SIGKILL"
 
 
-def test_a_poisonous_request_is_refused_and_hurts_nobody(fragile: tuple[Path, Path]) -> None:
+def test_crashing_request_is_refused_and_affects_no_other(fragile: tuple[Path, Path]) -> None:
     port = free_port()
     poison = np.full((1, 8), 13, np.float32)
     with running(*fragile, *APART, "--grpc-port", str(port)) as server, ThreadPoolExecutor(8) as pool:
         wanted = {rows: in_process(fragile[1], {"x": np.full((rows, 8), rows, np.float32)})[0] for rows in range(1, 9)}
 
-        def ask(rows: int) -> bool:
+        def send_one(rows: int) -> bool:
             x = np.full((rows, 8), rows, np.float32)
             got = server.client.infer("mlp", [tensor("x", x)]).as_numpy("score")
             return np.allclose(got, wanted[rows], rtol=1e-4, atol=1e-5)
 
-        others = [pool.submit(ask, 1 + number % 8) for number in range(100)]
+        others = [pool.submit(send_one, 1 + number % 8) for number in range(100)]
         raw, length = InferenceServerClient.generate_request_body([tensor("x", poison)])
         status, _, body = server.request("POST", INFER, raw, inference_header_content_length=length)
         assert (status, "2 processes died while they ran this request" in json.loads(body)["error"]) == (500, True)
@@ -161,10 +161,10 @@ def test_a_poisonous_request_is_refused_and_hurts_nobody(fragile: tuple[Path, Pa
         assert 2 <= len(server.events("run given up")) <= 4  # a shared run first, then the request by itself
         until(lambda: len(workers(server)) == 2, 30)
         until(lambda: server.request("GET", "/v2/health/ready")[0] == 200, 30)
-        assert ask(2)
+        assert send_one(2)
 
 
-def test_without_a_worker_it_lives_and_is_not_ready(fragile: tuple[Path, Path], tmp_path: Path) -> None:
+def test_server_without_workers_is_live_and_not_ready(fragile: tuple[Path, Path], tmp_path: Path) -> None:
     place = shutil.copytree(fragile[1].parent, tmp_path / "mlp")
     with running(fragile[0], place / "serve.json", *APART) as server:
         (place / "model.onnx").rename(place / "away")
@@ -178,7 +178,7 @@ def test_without_a_worker_it_lives_and_is_not_ready(fragile: tuple[Path, Path], 
         assert server.request("POST", INFER, GOOD)[0] == 200
 
 
-def test_a_deadline_ends_the_wait_and_the_worker_is_free_again(app: Path, models: dict[str, Path]) -> None:  # noqa: F811
+def test_deadline_ends_the_wait_and_frees_the_worker(app: Path, models: dict[str, Path]) -> None:  # noqa: F811
     with running(app, models["slow"], "--runtime-processes", "1") as server:
         raw, length = InferenceServerClient.generate_request_body([rounds(server, 1.0)])
         headers = {"inference_header_content_length": length, "x_request_timeout": "0.2"}

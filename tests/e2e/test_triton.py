@@ -138,7 +138,7 @@ class Load(threading.Thread):
             time.sleep(0.002)
 
 
-def test_swapping_under_load_fails_nobody_and_a_bad_version_goes_back(made: Project, tmp_path: Path) -> None:
+def test_swap_under_load_fails_no_request_and_reverts_bad_versions(made: Project, tmp_path: Path) -> None:
     """There and back five times; then a version that does not load: the one before serves on."""
     models = tmp_path / "models"
     render(made, "1.2.3", models)
@@ -173,7 +173,7 @@ def test_swapping_under_load_fails_nobody_and_a_bad_version_goes_back(made: Proj
 def test_two_minutes_of_load_while_upgrading_going_back_and_killing_the_installer(
     made: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Four callers ask all the time; a swap that is killed anywhere leaves what served, and the next one ends well."""
+    """Four callers send all the time; a swap that is killed anywhere leaves what served, and the next one ends well."""
     models = tmp_path / "models"
     render(made, "1.2.3", models)
     session = onnxruntime.InferenceSession(models / "cnn" / "1" / "model.onnx")

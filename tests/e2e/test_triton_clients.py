@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Triton's own clients against our server, unchanged: configuration and statistics as they ask for them, and load.
+"""Triton's own clients against our server, unchanged: configuration, statistics, and load.
 
 NVIDIA's example programs and `perf_analyzer` are not ours to copy. Where they are (`PACKAGER_TRITON_EXAMPLES`: the folder
 `src/python/examples` of triton-inference-server/client; `PACKAGER_PERF_ANALYZER`: the program), they are run as they are.
@@ -25,7 +25,7 @@ from tritonclient.utils import InferenceServerException
 
 from tests.e2e.test_server import app, free_port, running, value, write  # noqa: F401 - `app` is a fixture
 
-EXAMPLES = {  # of NVIDIA, by the model they ask for: sum and difference of two rows of 16 integers
+EXAMPLES = {  # of NVIDIA, by the model they use: sum and difference of two rows of 16 integers
     "http": ("simple_http_infer_client", "simple_http_async_infer_client", "simple_http_aio_infer_client"),
     "grpc": (
         "simple_grpc_infer_client",
@@ -49,7 +49,7 @@ def simple(app: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict
         yield {"http": f"127.0.0.1:{server.port}", "grpc": f"127.0.0.1:{port}"}
 
 
-def ask(module: Any, client: Any, seed: int) -> None:
+def infer_sum(module: Any, client: Any, seed: int) -> None:
     """Send one request of binary tensors; the answer must be exact."""
     random = np.random.default_rng(seed)
     feeds = [random.integers(-99, 99, (1 + seed % 4, 16), dtype=np.int32) for _ in range(2)]
@@ -61,14 +61,14 @@ def ask(module: Any, client: Any, seed: int) -> None:
     assert (answer.as_numpy("OUTPUT1") == feeds[0] - feeds[1]).all()
 
 
-def test_configuration_and_statistics_say_the_same_over_both_protocols(simple: dict[str, str]) -> None:
+def test_configuration_and_statistics_agree_over_both_protocols(simple: dict[str, str]) -> None:
     web, remote = http.InferenceServerClient(simple["http"]), rpc.InferenceServerClient(simple["grpc"])
-    told, config = web.get_model_config("simple"), remote.get_model_config("simple").config
-    assert (told["max_batch_size"], config.max_batch_size) == (8, 8)
+    over_http, config = web.get_model_config("simple"), remote.get_model_config("simple").config
+    assert (over_http["max_batch_size"], config.max_batch_size) == (8, 8)
     for member in ("input", "output"):
         found = [(port.name, list(port.dims)) for port in getattr(config, member)]
-        assert found == [(port["name"], port["dims"]) for port in told[member]]
-        assert {port["data_type"] for port in told[member]} == {"TYPE_INT32"}
+        assert found == [(port["name"], port["dims"]) for port in over_http[member]]
+        assert {port["data_type"] for port in over_http[member]} == {"TYPE_INT32"}
         assert {port.data_type for port in getattr(config, member)} == {8}, "TYPE_INT32 of model_config.proto"
 
     def counted(client: Any) -> tuple[int, int, int]:
@@ -79,8 +79,8 @@ def test_configuration_and_statistics_say_the_same_over_both_protocols(simple: d
         return one.inference_count, one.execution_count, one.inference_stats.success.count
 
     rows, runs, requests = counted(web)
-    ask(http, web, 2)
-    ask(rpc, remote, 3)
+    infer_sum(http, web, 2)
+    infer_sum(rpc, remote, 3)
     assert counted(web) == counted(remote) == (rows + 7, runs + 2, requests + 2)
     for client in (web, remote):
         with pytest.raises(InferenceServerException, match="Request for unknown model `other`"):
@@ -101,7 +101,7 @@ def test_load_as_perf_analyzer_makes_it(simple: dict[str, str], name: str, modul
             client = module.InferenceServerClient(simple[name])
             try:
                 while time.monotonic() < end:
-                    ask(module, client, number * 1000 + counts[number])
+                    infer_sum(module, client, number * 1000 + counts[number])
                     counts[number] += 1
             except Exception as error:  # what a client meets is the finding
                 problems.append(error)  # noqa: B023
@@ -120,7 +120,7 @@ def test_load_as_perf_analyzer_makes_it(simple: dict[str, str], name: str, modul
 
 def given(variable: str) -> Path:
     if variable not in os.environ:
-        pytest.skip(f"${variable} does not say where it is")
+        pytest.skip(f"${variable} is not set")
     return Path(os.environ[variable])
 
 

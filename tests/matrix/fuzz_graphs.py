@@ -35,7 +35,7 @@ from packager.recipe import recipe as recipes
 from packager.server import config
 from packager.server.errors import RequestError
 from packager.server.execution import session as model
-from packager.server.execution.warm_up import Trial
+from packager.server.execution.warm_up import WarmUpInputs
 from packager.server.protocol import protocol
 from packager.server.protocol.tensors import DATATYPES
 from packager.steps import export, look, measure
@@ -285,7 +285,7 @@ class Served:
         (out / "serve.json").write_bytes(canonical.dump({**kept, **words, "artefact": target["path"]}))
         found = config.read(out / "serve.json")
         session = model.load(found, 1)
-        model.warm_up(session, Trial.of(found))
+        model.warm_up(session, WarmUpInputs.of(found))
         return Served(found, session)
 
     def answer(self, feeds: Mapping[str, Any]) -> list[Any]:

@@ -69,7 +69,7 @@ def carrier(store: Store, slo: Mapping[str, float] | None = None, **wheels: byte
     texts = wheel_locks.files({PLATFORM: rows}, (), (PLATFORM,))
     files: dict[str, bytes | Path] = {f"deps/onnxruntime/{name}": text.encode() for name, text in texts.items()}
     files |= {f"deps/onnxruntime/wheels/{name}-1.0-py3-none-any.whl": data for name, data in wheels.items()}
-    files |= {"contract.json": canonical.dump(contract), knobs.FILE: catalogue.written(contract)}
+    files |= {"contract.json": canonical.dump(contract), knobs.FILE: catalogue.schema_bytes(contract)}
     return bundles.make(store, files)
 
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Servers behind a service, under load, while one of them ends as clusters and balancers make servers end.
 
-A `Service` is what kube-proxy is to a cluster: who connects is sent to one of the endpoints it knows of at that moment,
+A `Service` is what kube-proxy is to a cluster: connections go to one of the endpoints that it knows at that moment,
 and stays there. Clients over HTTP choose an endpoint for each connection, those over gRPC reach one through a forwarder
-of bytes. None asks twice: whatever is not answered with 200 and the runtime's own bytes is lost.
+of bytes. None retries: a request that is not answered with 200 and the runtime's own bytes is lost.
 """
 
 from __future__ import annotations
@@ -89,10 +89,13 @@ class Pod:
             time.sleep(0.02)
 
     def is_ready(self) -> bool:
-        """Ask as a probe does, on a connection of its own."""
+        """Send a probe on a separate connection. Raises OSError if it ends without an answer, as a killed process does."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=5) as connection:
             connection.sendall(b"GET /v2/health/ready HTTP/1.1\r\nHost: probe\r\n\r\n")
-            return connection.recv(4096).startswith(b"HTTP/1.1 200")
+            answer = connection.recv(4096)
+        if not answer:
+            raise ConnectionResetError("the connection ended without an answer")
+        return answer.startswith(b"HTTP/1.1 200")
 
 
 def free_port() -> int:
@@ -167,7 +170,7 @@ class Lost(Exception):
 
 @dataclass
 class Load:
-    """Clients of one model that ask until they are stopped; `kinds` says how many of each there are."""
+    """Clients of one model that send requests until they are stopped; `kinds`: how many of each."""
 
     service: Service
     model: str
@@ -181,7 +184,7 @@ class Load:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
-        head = json.dumps(
+        header = json.dumps(
             {
                 "inputs": [
                     {
@@ -194,11 +197,11 @@ class Load:
                 "parameters": {"binary_data_output": True},
             }
         ).encode()
-        size = len(head) + self.x.nbytes
+        size = len(header) + self.x.nbytes
         self._question = (
             f"POST /v2/models/{self.model}/infer HTTP/1.1\r\nHost: service\r\nContent-Length: {size}\r\n"
-            f"Inference-Header-Content-Length: {len(head)}\r\n\r\n".encode()
-            + head
+            f"Inference-Header-Content-Length: {len(header)}\r\n\r\n".encode()
+            + header
             + self.x.tobytes()
         )
         port = protobuf.block(1, "x") + protobuf.block(2, "FP32") + protobuf.packed(3, self.x.shape)
@@ -229,15 +232,15 @@ class Load:
     def asked(self) -> int:
         return self.answered.total() + self.lost.total()
 
-    def _count(self, kind: str, ask: Callable[[], bool]) -> bool:
-        """Ask once; return whether the connection may be used again."""
+    def _count(self, kind: str, send_one: Callable[[], bool]) -> bool:
+        """Send once; return whether the connection may be used again."""
         began = time.monotonic()
         try:
-            again = ask()
+            again = send_one()
         except (OSError, Lost, grpc.RpcError) as error:
-            said = error.code() if isinstance(error, grpc.RpcError) else f"{type(error).__name__} {error}"
+            reason = error.code() if isinstance(error, grpc.RpcError) else f"{type(error).__name__} {error}"
             with self._lock:
-                self.lost[f"{kind}: {said}"] += 1
+                self.lost[f"{kind}: {reason}"] += 1
             time.sleep(0.05)
             return False
         with self._lock:
@@ -252,12 +255,12 @@ class Load:
                 connection.close()
                 connection = None
 
-            def ask() -> bool:
+            def send_one() -> bool:
                 nonlocal connection
                 connection = connection or self._connect()
                 return self._ask(connection)
 
-            if not self._count(kind, ask) and connection:
+            if not self._count(kind, send_one) and connection:
                 connection.close()
                 connection = None
             self.stopped.wait(pause)
@@ -268,12 +271,12 @@ class Load:
         self._kept(kind, 0.2)
 
     def _new(self, kind: str) -> None:
-        def ask() -> bool:
+        def send_one() -> bool:
             with self._connect() as connection:
                 return self._ask(connection)
 
         while not self.stopped.is_set():
-            self._count(kind, ask)
+            self._count(kind, send_one)
             time.sleep(0.001)
 
     def _connect(self) -> socket.socket:
@@ -304,12 +307,12 @@ class Load:
         return fields.get("connection") != "close"
 
     def _channels(self, kind: str) -> None:
-        def ask() -> bool:
+        def send_one() -> bool:
             with self._open() as channel:
                 return self._call(channel)
 
         while not self.stopped.is_set():
-            self._count(kind, ask)
+            self._count(kind, send_one)
 
     def _channel(self, kind: str) -> None:
         with self._open() as channel:
@@ -330,7 +333,7 @@ class Load:
 
 @dataclass
 class Ended:
-    """How a server ended: exit code, seconds from the signal to the end, and to the first probe that was told no."""
+    """How a server ended: exit code, seconds from the signal to the end, and to the first probe that failed."""
 
     code: int
     took: float

@@ -39,7 +39,7 @@ def make(store: Store, name: str, inputs: PORT, outputs: PORT, version: str = "1
     contract["runs-on"]["triton"] = {"versions": ">=23.07", "loads": ">=23.04"}
     target = {**contract["targets"]["onnxruntime-cpu-fp32"], "tolerance": {}, "runtime": "triton"}
     contract["targets"]["triton-cpu-fp32"] = target
-    files = {"contract.json": canonical.dump(contract), knobs.FILE: catalogue.written(contract)}
+    files = {"contract.json": canonical.dump(contract), knobs.FILE: catalogue.schema_bytes(contract)}
     return bundles.make(store, files, name, version)
 
 

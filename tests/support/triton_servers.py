@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A real `tritonserver` from NVIDIA's wheels, in an environment of its own, on loopback."""
+"""A real `tritonserver` from NVIDIA's wheels, in a separate environment, on loopback."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def tritonserver(repository: Path | str, work: Path, *options: str, **more: str)
 
 
 def free_ports(count: int) -> list[int]:
-    """Return ports of the loopback interface that nobody listens on."""
+    """Return ports of the loopback interface that are free."""
     probes = [socket.socket() for _ in range(count)]
     for probe in probes:
         probe.bind(("127.0.0.1", 0))

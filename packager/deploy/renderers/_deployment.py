@@ -13,12 +13,12 @@ from packager import canonical
 from packager.bundle.bundle import Bundle
 from packager.canonical import JSON
 from packager.contract.contract import Contract
-from packager.deploy.server_files import SECRETS
 from packager.errors import UsageError
 from packager.formats import platforms
 from packager.formats.wheel_locks import PYLOCK
 from packager.knobs import catalogue, knobs
 from packager.knobs.knobs import Resolved
+from packager.server.knobs import SECRETS
 from packager.server.process import host_limits
 from packager.types import Blob
 
@@ -113,7 +113,7 @@ def carried(bundle: Bundle, runtime: str, wanted: str) -> tuple[str, dict[str, s
 def memory(bundle: Bundle, values: Resolved) -> int:
     """Return the MiB of one server: those the site set, else what it needs with these knobs."""
     found = values.values
-    asked = host_limits.needed(
+    asked = host_limits.memory_needed(
         catalogue.model_memory(bundle.contract.document),
         int(found.get("server.processes", 1)),
         int(found.get("runtime.processes", 0)),

@@ -16,6 +16,7 @@ from packager.deploy import server_files
 from packager.deploy.renderers import _deployment
 from packager.errors import UsageError
 from packager.knobs.knobs import Resolved
+from packager.server.knobs import SECRETS
 
 USER = 65532
 VARIANTS = ("embedded", "image-volume", "init-container")
@@ -100,7 +101,7 @@ def _server(bundle: Bundle, values: Resolved, options: Mapping[str, str], place:
         **command,
         "args": [
             "--knobs=$(KNOBS)",
-            *(f"{server_files.SECRETS[knob]}={path}" for knob, path in _secrets(values).items()),
+            *(f"{SECRETS[knob]}={path}" for knob, path in _secrets(values).items()),
         ],
         "env": [{"name": "KNOBS", "valueFrom": {"configMapKeyRef": {"name": place.config, "key": "knobs.json"}}}],
         "ports": [{"name": name, "containerPort": port, "protocol": "TCP"} for name, port in ports(values).items()],
@@ -117,7 +118,7 @@ def _server(bundle: Bundle, values: Resolved, options: Mapping[str, str], place:
 def _secrets(values: Resolved) -> dict[str, str]:
     """Return where each secret is mounted. Raises UsageError for one that is none of the cluster's."""
     found = {}
-    for knob in server_files.SECRETS:
+    for knob in SECRETS:
         reference = str(values.values.get(knob, ""))
         if reference and not reference.startswith("k8s:"):
             raise UsageError(f"`{knob}`: a cluster keeps secrets itself", hint=f"--set {knob}=k8s:NAME/KEY")

@@ -22,6 +22,7 @@ from packager.deploy.renderers._deployment import Option, Rendered
 from packager.errors import UsageError
 from packager.knobs.knobs import FILE as KNOBS
 from packager.knobs.knobs import Resolved
+from packager.server.knobs import SECRETS
 
 ABOUT = "a Containerfile and its context, from carried wheels"
 DEFAULTS: Mapping[str, str] = {"server.host": "0.0.0.0"}  # noqa: S104 - the address inside a container
@@ -96,7 +97,7 @@ def _address(values: Resolved) -> str:
 def arguments(values: Resolved) -> list[str]:
     """Return what the server in the image is told. Raises UsageError for secrets that are no mounted files."""
     found = [f"--knobs={server_files.document(values)}"]
-    for knob, option in server_files.SECRETS.items():
+    for knob, option in SECRETS.items():
         reference = values.values.get(knob)
         if reference is None:
             continue

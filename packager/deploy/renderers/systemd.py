@@ -23,6 +23,7 @@ from packager.deploy.renderers import _deployment
 from packager.deploy.renderers._deployment import Option, Rendered
 from packager.errors import UsageError
 from packager.knobs.knobs import Resolved
+from packager.server.knobs import SECRETS
 
 ABOUT = "hardened units for an installation"
 DEFAULTS: Mapping[str, str] = {}
@@ -111,7 +112,7 @@ def _address(values: Resolved) -> str:
 def _credentials(name: str, values: Resolved) -> dict[str, tuple[str, str]]:
     """Return for each secret where root reads it, and where the service does. Raises UsageError for other kinds."""
     found = {}
-    for knob in server_files.SECRETS:
+    for knob in SECRETS:
         reference = str(values.values.get(knob, ""))
         kind, _, place = reference.partition(":")
         if reference and kind != "file":

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One timer for everybody who may wait equally long.
+"""One timer for all blocks that have the same time limit.
 
-`asyncio.timeout` makes and cancels a timer for each wait, which costs more than reading a short body does. Waits of
-one length end in the order in which they began, so the timer of the first is enough for all.
+`asyncio.timeout` makes and cancels a timer for each block, which costs more than reading a short body does. Blocks of
+one limit expire in the order in which they began, so the timer of the first is enough for all.
 """
 
 from __future__ import annotations
@@ -11,59 +11,59 @@ import asyncio
 from types import TracebackType
 
 
-class Patience:
-    """Waits of at most `seconds`; to be used from one event loop."""
+class SharedTimeout:
+    """Makes blocks that may take `seconds`; to be used from one event loop."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        self._waits: dict[Wait, None] = {}  # in the order of their ends
+        self._blocks: dict[TimedBlock, None] = {}  # in the order of their ends
         self._timer: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    def wait(self) -> Wait:
-        """Return a block for the task that runs; it raises TimeoutError when it takes longer than `seconds`."""
+    def start(self) -> TimedBlock:
+        """Return a block for the current task; it raises TimeoutError when it takes longer than `seconds`."""
         loop = self._loop
-        if loop is None:  # asking for it costs a system call before Python 3.12
+        if loop is None:  # getting it costs a system call before Python 3.12
             loop = self._loop = asyncio.get_running_loop()
-        wait = Wait(self, asyncio.current_task(loop), loop.time() + self._seconds)
-        self._waits[wait] = None
+        block = TimedBlock(self, asyncio.current_task(loop), loop.time() + self._seconds)
+        self._blocks[block] = None
         if self._timer is None:
-            self._timer = loop.call_at(wait.end, self._look, loop)
-        return wait
+            self._timer = loop.call_at(block.end, self._expire_due, loop)
+        return block
 
-    def end(self, wait: Wait) -> None:
-        """Forget a wait."""
-        self._waits.pop(wait, None)
+    def remove(self, block: TimedBlock) -> None:
+        """Forget a block that has ended."""
+        self._blocks.pop(block, None)
 
-    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _expire_due(self, loop: asyncio.AbstractEventLoop) -> None:
         now = loop.time()
-        while self._waits and (first := next(iter(self._waits))).end <= now:
-            del self._waits[first]
+        while self._blocks and (first := next(iter(self._blocks))).end <= now:
+            del self._blocks[first]
             first.expire()
-        self._timer = loop.call_at(next(iter(self._waits)).end, self._look, loop) if self._waits else None
+        self._timer = loop.call_at(next(iter(self._blocks)).end, self._expire_due, loop) if self._blocks else None
 
 
-class Wait:
-    """One block that may not take too long. It counts from its making."""
+class TimedBlock:
+    """One block with a time limit, counted from its construction."""
 
-    __slots__ = ("_late", "_patience", "_task", "end")
+    __slots__ = ("_expired", "_task", "_timeout", "end")
 
-    def __init__(self, patience: Patience, task: asyncio.Task[object] | None, end: float) -> None:
-        self._patience, self._task, self._late, self.end = patience, task, False, end
+    def __init__(self, timeout: SharedTimeout, task: asyncio.Task[object] | None, end: float) -> None:
+        self._timeout, self._task, self._expired, self.end = timeout, task, False, end
 
     def __enter__(self) -> None:
         pass
 
     def expire(self) -> None:
-        """End the block."""
+        """Cancel the task of the block."""
         if self._task is not None:
-            self._late = True
+            self._expired = True
             self._task.cancel()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._patience.end(self)
-        # Somebody else may have cancelled the task as well; then it stays cancelled, as with `asyncio.timeout`.
-        if self._late and self._task is not None and not self._task.uncancel() and kind is asyncio.CancelledError:
+        self._timeout.remove(self)
+        # The task may have been cancelled from elsewhere as well; then it stays cancelled, as with `asyncio.timeout`.
+        if self._expired and self._task is not None and not self._task.uncancel() and kind is asyncio.CancelledError:
             raise TimeoutError from error

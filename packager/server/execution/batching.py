@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs that wait their turn: what queued while the last run was busy becomes one run, as far as that is allowed.
+"""Batch queued requests: those that queued during the last run share the next one, as far as that is allowed.
 
-Requests share a run where the interface says that the first dimension of every input and output is one and the same
-free one, where they agree in every other size, and where warm-up saw that a row's answer does not depend on the rows
-beside it. The sum of their rows stays in the range of that dimension. A shared run that fails is repeated one request
-at a time, so that nobody gets an error for a neighbour's values. Without a window nobody waits for company: an idle
-server runs a request at once.
+Requests share a run if the first dimension of every input and output is the same free one in the interface, if they
+agree in every other size, and if warm-up found that the answer to a row does not depend on the rows beside it. The sum
+of their rows stays in the range of that dimension. A shared run that fails is repeated one request at a time, so that
+no request fails because of another one's values. Without a window no request waits to be batched: an idle server runs
+it at once.
 
-What was cancelled, or is past its deadline, while it waited is never run.
+Requests that were cancelled, or passed their deadline, while they waited are never run.
 
-`turns` shares short runs in the event loop by the same rules.
+`inline_batching` shares short runs in the event loop by the same rules.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ Feeds = Mapping[str, Array]
 Run = Callable[[dict[str, Array]], Sequence[Array]]
 
 
-class Watcher(Protocol):
-    """Who is told of every run: how long its requests waited, in seconds, and how many they were."""
+class RunObserver(Protocol):
+    """Gets every run: the seconds that each of its requests waited."""
 
-    def ran(self, waited: Sequence[float]) -> None: ...
+    def count_run(self, waited: Sequence[float]) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
-class Policy:
-    """How to batch: `most` rows of one run, 1 for never; `window` seconds to wait for company."""
+class BatchPolicy:
+    """How to batch: `max_rows` of one run, 1 for never; `window`: seconds a request waits to be batched."""
 
-    most: int = 1
+    max_rows: int = 1
     window: float = 0.0
 
 
-def most_rows(interface: Interface) -> int:
+def max_batch_rows(interface: Interface) -> int:
     """Return how many rows one run may have: 1 unless one free dimension leads every input and every output."""
     firsts = {tensor.shape[0] if tensor.shape else 0 for tensor in (*interface.inputs, *interface.outputs)}
     name = firsts.pop() if len(firsts) == 1 else 0
@@ -55,7 +55,7 @@ def most_rows(interface: Interface) -> int:
     ports = (*interface.inputs, *interface.outputs)
     if any(name in tensor.shape[1:] for tensor in ports):  # a matrix of rows by rows is no batch
         return 1
-    return interface.run(name).maximum or 1
+    return interface.measured_range(name).maximum or 1
 
 
 @dataclass(slots=True)
@@ -70,15 +70,15 @@ class Job:
     arrived: float = field(default_factory=time.monotonic)
 
     def claim(self) -> bool:
-        """Take the job for a run; False if nobody waits for it any more."""
+        """Take the job for a run; False if its client no longer waits."""
         if self.deadline is not None and time.monotonic() >= self.deadline:
             if self.answer.set_running_or_notify_cancel():
-                self.answer.set_exception(late())
+                self.answer.set_exception(deadline_error())
             return False
         return self.answer.set_running_or_notify_cancel()
 
 
-def late() -> RequestError:
+def deadline_error() -> RequestError:
     """Return the refusal of a request whose deadline has passed."""
     return RequestError("the deadline of this request has passed", status=504)
 
@@ -86,8 +86,8 @@ def late() -> RequestError:
 class Batcher:
     """A queue and the threads that empty it. `run` is called from `threads` threads."""
 
-    def __init__(self, run: Run, threads: int, policy: Policy, watcher: Watcher) -> None:
-        self._run, self._policy, self._watcher = run, policy, watcher
+    def __init__(self, run: Run, threads: int, policy: BatchPolicy, observer: RunObserver) -> None:
+        self._run, self._policy, self._observer = run, policy, observer
         self._queue: deque[Job] = deque()
         self._idle = 0
         self._changed = threading.Condition()
@@ -95,17 +95,13 @@ class Batcher:
             threading.Thread(target=self._work, name=f"batch-{number}", daemon=True).start()
 
     def __len__(self) -> int:
-        """How many requests wait."""
+        """Return how many requests wait."""
         return len(self._queue)
 
-    def stop_batching(self) -> None:
-        """Run every request by itself from now on."""
-        self._policy = Policy()
-
     def submit(self, feeds: Feeds, rows: int, deadline: float | None = None) -> Future[Sequence[Array]]:
-        """Queue a checked request; the future gives the results in the runtime's order, or what the runtime raised."""
-        shared = rows < self._policy.most
-        job = Job(feeds, rows, key(feeds) if shared else None, deadline)
+        """Queue a checked request; the future has the results in the runtime's order, or the runtime's exception."""
+        shared = rows < self._policy.max_rows
+        job = Job(feeds, rows, batch_key(feeds) if shared else None, deadline)
         with self._changed:
             self._queue.append(job)
             self._changed.notify_all() if self._policy.window else self._changed.notify()
@@ -113,13 +109,13 @@ class Batcher:
 
     def _work(self) -> None:
         while True:
-            jobs = [job for job in self._take() if job.claim()]
+            jobs = [job for job in self._take_batch() if job.claim()]
             if jobs:
                 now = time.monotonic()
-                self._watcher.ran([now - job.arrived for job in jobs])
-                self._perform(jobs)
+                self._observer.count_run([now - job.arrived for job in jobs])
+                self._run_batch(jobs)
 
-    def _take(self) -> list[Job]:
+    def _take_batch(self) -> list[Job]:
         """Wait for the next request and those that share its run."""
         with self._changed:
             self._idle += 1
@@ -131,34 +127,34 @@ class Batcher:
             while jobs[0].key is not None:
                 self._gather(jobs)
                 left = end - time.monotonic()
-                if left <= 0 or sum(job.rows for job in jobs) >= self._policy.most:
+                if left <= 0 or sum(job.rows for job in jobs) >= self._policy.max_rows:
                     break
                 self._changed.wait(left)
         return jobs
 
     def _gather(self, jobs: list[Job]) -> None:
-        """Move to `jobs` what may share its run, in order; threads that are idle get their part of the queue."""
+        """Move the jobs that may share the run to `jobs`, in order; idle threads get their part of the queue."""
         share = -(-(len(self._queue) + 1) // (self._idle + 1))
         rows = sum(job.rows for job in jobs)
         left: deque[Job] = deque()
         while self._queue:
             job = self._queue.popleft()
-            if len(jobs) < share and job.key == jobs[0].key and rows + job.rows <= self._policy.most:
+            if len(jobs) < share and job.key == jobs[0].key and rows + job.rows <= self._policy.max_rows:
                 jobs.append(job)
                 rows += job.rows
             else:
                 left.append(job)
         self._queue = left
 
-    def _perform(self, jobs: list[Job]) -> None:
-        for job, result in zip(jobs, outcomes(self._run, jobs), strict=True):
+    def _run_batch(self, jobs: list[Job]) -> None:
+        for job, result in zip(jobs, run_together(self._run, jobs), strict=True):
             if isinstance(result, BaseException):
                 job.answer.set_exception(result)
             else:
                 job.answer.set_result(result)
 
 
-class Asked(Protocol):
+class Batchable(Protocol):
     """A request that may share a run."""
 
     @property
@@ -167,30 +163,30 @@ class Asked(Protocol):
     def rows(self) -> int: ...
 
 
-def outcomes(run: Run, asked: Sequence[Asked]) -> Iterator[Sequence[Array] | BaseException]:
-    """Run requests together, or one by one where that fails: yield what each gets, results or the runtime's error."""
-    if len(asked) > 1:
+def run_together(run: Run, requests: Sequence[Batchable]) -> Iterator[Sequence[Array] | BaseException]:
+    """Run requests together, or one by one if that fails; yield the results or the runtime's error of each."""
+    if len(requests) > 1:
         try:
-            parts = _split(run(_joined(asked)), [one.rows for one in asked])
-        except Exception:  # whose fault it was shows when each runs by itself
+            parts = _split(run(_concatenate(requests)), [one.rows for one in requests])
+        except Exception:  # running each by itself shows which one failed
             parts = None
         if parts is not None:
             yield from parts
             return
-    for one in asked:
+    for one in requests:
         try:
             result: Sequence[Array] | BaseException = run(dict(one.feeds))
-        except BaseException as error:  # carried to whoever waits for the answer
+        except BaseException as error:  # raised where the answer is awaited
             result = error
         yield result
 
 
-def key(feeds: Feeds) -> Hashable:
-    """Return what requests that share a run have in common."""
+def batch_key(feeds: Feeds) -> Hashable:
+    """Return the names, types and sizes in which requests that share a run agree."""
     return tuple(sorted((name, array.dtype.char, array.shape[1:]) for name, array in feeds.items()))
 
 
-def _joined(jobs: Sequence[Asked]) -> dict[str, Array]:
+def _concatenate(jobs: Sequence[Batchable]) -> dict[str, Array]:
     return {name: np.concatenate([job.feeds[name] for job in jobs]) for name in jobs[0].feeds}
 
 
@@ -202,10 +198,10 @@ def _split(results: Sequence[Array], rows: Sequence[int]) -> list[list[Array]] |
     return [[array[end - size : end] for array in results] for end, size in zip(ends, rows, strict=True)]
 
 
-def independent(run: Run, one: dict[str, Array], other: dict[str, Array]) -> bool:
-    """Tell whether two requests of one row get together what each gets alone, but for rounding.
+def rows_are_independent(run: Run, one: dict[str, Array], other: dict[str, Array]) -> bool:
+    """Return whether two requests of one row have the same results together as alone, but for rounding.
 
-    Law this guards: an answer depends on nobody else's request. Raises what the runtime raises.
+    Law: an answer does not depend on other requests. Raises what the runtime raises.
     """
     together = run({name: np.concatenate([one[name], other[name]]) for name in one})
     parts = _split(together, [1, 1])

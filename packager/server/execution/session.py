@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The model behind the protocol: open it by its runtime's name, check it, warm it up, learn where to run it.
+"""Open a model by its runtime's name, check its ports, warm it up, and find the size up to which runs are short.
 
-A request runs in the event loop when that is sure to be short, since a hop to another thread costs about 0.2 ms;
-otherwise on a thread, so that health checks and other requests go on. Which it is depends on its size: warm-up runs
-the model on the bundle's reference inputs (`trial`), repeated to larger and larger shapes, until a run takes a
-millisecond, and remembers the largest input that stayed below. (A model whose time depends on the values can deceive
-it; the first run that is long after all moves every later one to a thread.)
+A request runs in the event loop when its run is sure to be short, since a hop to another thread costs about 0.2 ms;
+otherwise on a thread, so that health checks and other requests go on. The size decides: warm-up runs the model on
+the bundle's reference inputs (`warm_up`), repeated to larger and larger shapes, until a run takes a millisecond, and
+keeps the largest input that stayed below. (Where run time depends on the values, this can be wrong; the first long
+run then moves all later ones to threads.)
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Protocol
 
 from packager.server.config import Config
 from packager.server.errors import StartError, quote
-from packager.server.execution.warm_up import Trial
+from packager.server.execution.warm_up import WarmUpInputs
 from packager.server.protocol.interface import Interface, Tensor
 from packager.server.protocol.tensors import Array
 from packager.server.telemetry.logs import event
@@ -44,7 +44,7 @@ class Port(Protocol):
 
 
 class Session(Protocol):
-    """What a runtime offers: `packager.runtimes.<name>.session.open_session(path, threads=…, device=…)` returns one.
+    """An open model: `packager.runtimes.<name>.session.open_session(path, threads=…, device=…)` returns one.
 
     `run` may be called from several threads at once, takes every input by name and returns every output in the
     order of `outputs`.
@@ -63,21 +63,21 @@ class Session(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class WarmUp:
-    """What warm-up learned: seconds of a run of the smallest shapes, bytes of body up to which to run inline."""
+    """The result of warm-up: seconds of a run of the smallest shapes, bytes of body up to which to run inline."""
 
     seconds: float
     inline_bytes: int
 
 
 def load(config: Config, threads: int) -> Session:
-    """Open the artefact and hold it against the interface. Raises StartError."""
+    """Open the artefact and check it against the interface. Raises StartError."""
     session = open_artefact(config.runtime, config.artefact, threads, config.device)
-    check(session.inputs, session.outputs, config.interface)
+    check_ports(session.inputs, session.outputs, config.interface)
     return session
 
 
 def open_artefact(runtime: str, path: Path, threads: int, device: str) -> Session:
-    """Open what a runtime compiled. Raises StartError."""
+    """Open an artefact with its runtime. Raises StartError."""
     module = f"packager.runtimes.{runtime.replace('-', '_')}.session"
     try:
         open_session = importlib.import_module(module).open_session
@@ -88,19 +88,19 @@ def open_artefact(runtime: str, path: Path, threads: int, device: str) -> Sessio
 
     try:
         session: Session = open_session(path, threads=threads, device=device)
-    except Exception as error:  # every runtime has its own exceptions; here they all mean the same
+    except Exception as error:  # every runtime raises other exceptions
         reason = str(error).strip().splitlines()
         raise StartError(f"{runtime} cannot load {quote(path)}: {' '.join(reason)[:500]}") from error
     return session
 
 
-def check(inputs: Sequence[Port], outputs: Sequence[Port], interface: Interface) -> None:
-    """Hold what an artefact has against what is promised. Raises StartError."""
-    _check(inputs, interface.inputs, "input")
-    _check(outputs, interface.outputs, "output")
+def check_ports(inputs: Sequence[Port], outputs: Sequence[Port], interface: Interface) -> None:
+    """Check the ports of an artefact against the interface. Raises StartError."""
+    _check_role(inputs, interface.inputs, "input")
+    _check_role(outputs, interface.outputs, "output")
 
 
-def _check(actual: Sequence[Port], promised: Sequence[Tensor], role: str) -> None:
+def _check_role(actual: Sequence[Port], promised: Sequence[Tensor], role: str) -> None:
     ports = {port.name: port for port in actual}
     if ports.keys() != {tensor.name for tensor in promised}:
         names = ", ".join(tensor.name for tensor in promised)
@@ -115,7 +115,7 @@ def _check(actual: Sequence[Port], promised: Sequence[Tensor], role: str) -> Non
 
 
 def _fits(actual: Sequence[int | str | None], promised: Sequence[int | str]) -> bool:
-    """Tell whether no fixed size contradicts another; a promise may fix or name what the artefact leaves open."""
+    """Return whether all sizes that both fix agree; the interface may fix sizes that the artefact leaves open."""
     return len(actual) == len(promised) and all(
         size == expected
         for size, expected in zip(actual, promised, strict=True)
@@ -123,9 +123,9 @@ def _fits(actual: Sequence[int | str | None], promised: Sequence[int | str]) -> 
     )
 
 
-def warm_up(session: Session, trial: Trial) -> WarmUp:
+def warm_up(session: Session, inputs: WarmUpInputs) -> WarmUp:
     """Run the smallest shapes, then larger ones while they stay short. Raises StartError if the smallest fail."""
-    feeds = trial.smallest()
+    feeds = inputs.smallest()
     try:
         seconds = _measure(session, feeds)
     except Exception as error:
@@ -136,11 +136,11 @@ def warm_up(session: Session, trial: Trial) -> WarmUp:
     while spent < INLINE_SECONDS:
         limit = _size(feeds) + _DOCUMENT_BYTES
         scale *= 2
-        if trial.size(scale) == trial.size(scale // 2):
+        if inputs.size(scale) == inputs.size(scale // 2):
             return WarmUp(seconds, INLINE_BYTES)
-        if trial.size(scale) > INLINE_BYTES:
+        if inputs.size(scale) > INLINE_BYTES:
             break
-        larger = trial.grown(scale)
+        larger = inputs.scaled(scale)
         feeds = larger
         spent = _probe(session, feeds)
     return WarmUp(seconds, min(limit, INLINE_BYTES))
@@ -149,13 +149,13 @@ def warm_up(session: Session, trial: Trial) -> WarmUp:
 def _probe(session: Session, feeds: dict[str, Array]) -> float:
     try:
         return _measure(session, feeds)
-    except Exception as error:  # a length that was not measured may be no valid question: it only ends the search
+    except Exception as error:  # the model may not take a length that was not measured: this only ends the search
         event("warm-up stopped early", logging.WARNING, reason=str(error).strip()[:500])
         return float("inf")
 
 
 def _measure(session: Session, feeds: dict[str, Array]) -> float:
-    """Return the least seconds of a run, after one that does not count: a busy host only ever adds."""
+    """Return the least seconds of a run, after one that is not counted: load on the host only ever adds."""
     session.run(feeds)
     times = []
     for _ in range(_TIMED_RUNS):
@@ -165,11 +165,11 @@ def _measure(session: Session, feeds: dict[str, Array]) -> float:
     return min(times)
 
 
-def works(session: Session, trial: Trial) -> bool:
-    """Tell whether the model still runs the smallest inputs, as it did at the start."""
+def passes_self_test(session: Session, inputs: WarmUpInputs) -> bool:
+    """Return whether the model still runs the smallest inputs, as it did at the start."""
     try:
-        session.run(trial.smallest())
-    except Exception as error:  # every runtime has its own exceptions
+        session.run(inputs.smallest())
+    except Exception as error:  # every runtime raises other exceptions
         event("self-test", logging.ERROR, reason=str(error).strip()[:500])
         return False
     return True

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Inputs that the model is known to answer: the bundle's reference inputs, or values that its contract allows.
+"""Inputs for warm-up and self-tests: the bundle's reference inputs, or values that its contract allows.
 
-Warm-up and self-tests ask them. A value that the contract excludes (no sample rate is 0) says nothing about a model.
+A value that the contract excludes (no sample rate is 0) may fail on a model that works.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from packager.server.protocol.interface import Interface, Tensor
 from packager.server.protocol.tensors import Array, dtype_of
 from packager.server.telemetry.logs import event
 
-_LONGEST = 1 << 20  # bytes of a file: reference inputs that travel are no longer
+_LONGEST = 1 << 20  # bytes of a file: reference inputs in bundles are no longer
 _ROW = 4  # length of an axis of a row, where it is free
 _DTYPES = {
     "BOOL": "bool",
@@ -39,50 +39,50 @@ _DTYPES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
-    """Inputs of one interface, made of `known` ones where there are any; `ranges` are the values that make sense."""
+class WarmUpInputs:
+    """Inputs of one interface, made of the `known` ones if there are any; `ranges`: the plausible values."""
 
     interface: Interface
     known: tuple[dict[str, Array], ...] = ()
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     @staticmethod
-    def of(config: Config) -> Trial:
-        """Return the inputs of an installed model; without readable reference inputs, values are made."""
-        found = tuple(read(config.reference, config.interface)) if config.reference else ()
-        return Trial(config.interface, tuple(sorted(found, key=_elements)), config.ranges)
+    def of(config: Config) -> WarmUpInputs:
+        """Return the inputs of an installed model; they are synthetic if it has no readable reference inputs."""
+        found = tuple(read_reference_inputs(config.reference, config.interface)) if config.reference else ()
+        return WarmUpInputs(config.interface, tuple(sorted(found, key=_elements)), config.ranges)
 
     def smallest(self) -> dict[str, Array]:
-        """Return the smallest known inputs, or made ones of the smallest shapes."""
-        return dict(self.known[0]) if self.known else self._made(1)
+        """Return the smallest known inputs, or synthetic ones of the smallest shapes."""
+        return dict(self.known[0]) if self.known else self._synthetic_inputs(1)
 
-    def grown(self, scale: int) -> dict[str, Array]:
+    def scaled(self, scale: int) -> dict[str, Array]:
         """Return inputs whose free axes are `scale` times the smallest, as far as was measured: known ones repeated."""
         if not self.known:
-            return self._made(scale)
+            return self._synthetic_inputs(scale)
         shapes = self._shapes(scale)
         return {name: _repeated(array, shapes[name]) for name, array in self.known[0].items()}
 
     def size(self, scale: int) -> int:
-        """Return the bytes of such inputs."""
+        """Return the bytes of the inputs of `scaled`."""
         shapes = self._shapes(scale)
         return sum(math.prod(shapes[t.name]) * dtype_of(t.dtype).itemsize for t in self.interface.inputs)
 
-    def rows(self) -> tuple[dict[str, Array], dict[str, Array]]:
+    def row_pair(self) -> tuple[dict[str, Array], dict[str, Array]]:
         """Return two different requests of one row each."""
         for feeds in self.known:
             if all(array.ndim and len(array) > 1 for array in feeds.values()):
                 one, other = ({name: array[at : at + 1] for name, array in feeds.items()} for at in (0, 1))
                 if not all((one[name] == other[name]).all() for name in feeds):
                     return one, other
-        first, second = (self._made(1, row=np.random.default_rng(seed)) for seed in (0, 1))
+        first, second = (self._synthetic_inputs(1, row=np.random.default_rng(seed)) for seed in (0, 1))
         return first, second
 
     def _shapes(self, scale: int) -> dict[str, tuple[int, ...]]:
         """Return the shapes of all inputs; every name has one length, and those that follow others do."""
         interface, lengths = self.interface, self._lengths()
         for name, length in lengths.items():
-            measured = interface.run(name)
+            measured = interface.measured_range(name)
             lengths[name] = measured.near(max(length, 1) * scale) if scale > 1 else length
         for name, (factor, other) in interface.ties.items():
             if name in lengths and other in lengths:
@@ -97,24 +97,26 @@ class Trial:
         found: dict[str, int] = {}
         for tensor in self.interface.inputs:
             shape = self.known[0][tensor.name].shape if self.known else ()
-            for place, size in enumerate(tensor.shape):
+            for axis, size in enumerate(tensor.shape):
                 if isinstance(size, str):
-                    found[size] = shape[place] if self.known else max(self.interface.run(size).near(0), 1)
+                    found[size] = shape[axis] if self.known else max(self.interface.measured_range(size).near(0), 1)
         return found
 
-    def _made(self, scale: int, row: np.random.Generator | None = None) -> dict[str, Array]:
+    def _synthetic_inputs(self, scale: int, row: np.random.Generator | None = None) -> dict[str, Array]:
         shapes = self._shapes(scale)
         if row is not None:
-            free = {name: self.interface.run(name).near(_ROW) for name in self._lengths()}
+            free = {name: self.interface.measured_range(name).near(_ROW) for name in self._lengths()}
             shapes = {
                 tensor.name: tuple(size if isinstance(size, int) else free[size] for size in (1, *tensor.shape[1:]))
                 if tensor.shape
                 else ()
                 for tensor in self.interface.inputs
             }
-        return {tensor.name: self._filled(tensor, shapes[tensor.name], row) for tensor in self.interface.inputs}
+        return {
+            tensor.name: self._synthetic_tensor(tensor, shapes[tensor.name], row) for tensor in self.interface.inputs
+        }
 
-    def _filled(self, tensor: Tensor, shape: tuple[int, ...], row: np.random.Generator | None) -> Array:
+    def _synthetic_tensor(self, tensor: Tensor, shape: tuple[int, ...], row: np.random.Generator | None) -> Array:
         """Return a value that the contract allows, throughout; of a row small ones that differ."""
         limit, kind = self.interface.values.get(tensor.name), dtype_of(tensor.dtype)
         if limit and limit.listed:
@@ -134,7 +136,7 @@ def _elements(feeds: Mapping[str, Array]) -> int:
 
 
 def _repeated(array: Array, shape: tuple[int, ...]) -> Array:
-    """Return the values of an array over and over in another shape."""
+    """Return the values of an array, repeated to fill another shape."""
     made: Array = np.resize(array, shape)
     return made
 
@@ -142,14 +144,14 @@ def _repeated(array: Array, shape: tuple[int, ...]) -> Array:
 # reading the reference inputs of a bundle
 
 
-def read(folder: Path, interface: Interface) -> Iterator[dict[str, Array]]:
+def read_reference_inputs(folder: Path, interface: Interface) -> Iterator[dict[str, Array]]:
     """Yield the reference inputs in the folder `vectors` of a bundle that fit the interface.
 
-    What cannot be read is left out with an event: a server starts without them.
+    Those that cannot be read are left out with an event: a server starts without them.
     """
     try:
         names = [str(row["file"]) for row in orjson.loads(_content(folder / "index.json"))["cases"]]
-    except FileNotFoundError:  # a form of the bundle that carries none
+    except FileNotFoundError:  # a form of the bundle without them
         return
     except (OSError, ValueError, KeyError, TypeError) as error:
         event("no reference inputs", logging.WARNING, reason=str(error)[:300])
@@ -161,10 +163,10 @@ def read(folder: Path, interface: Interface) -> Iterator[dict[str, Array]]:
             for tensor in interface.inputs:
                 array = feeds[tensor.name]
                 if array.dtype != dtype_of(tensor.dtype):
-                    raise ValueError(f"{tensor.name} is of another type")
+                    raise ValueError(f"{tensor.name} has another type")
                 interface.check_shape(tensor, array.shape, sizes)
             interface.check_values(feeds)
-        except Exception as error:  # a file of another form, or beyond what this site takes
+        except Exception as error:  # a file of another format, or outside the limits of this site
             event("reference inputs left out", logging.DEBUG, case=name[:100], reason=str(error)[:300])
             continue
         if all(array.size for array in feeds.values()) or not interface.inputs:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What gRPC's reflection tells of the services here: their interface definition as FileDescriptorProto bytes.
+"""Interface definitions for gRPC reflection: the services here as FileDescriptorProto bytes.
 
-The definition is written as clients would: protocol buffers' own language, of which `compiled` reads what is used here
-(messages, fields, maps, oneofs, enums, services). Only what the server reads or writes is in it; the numbers are those
-of the protocol and of Triton's extensions, and a test holds them against Triton's own.
+The definitions are in the protocol buffers language; `compile_file` parses the part of it that is used here (messages,
+fields, maps, oneofs, enums, services). They hold only what the server reads or writes; the numbers are those of the
+protocol and of Triton's extensions, and a test compares them with Triton's.
 
 Sources: `grpc_predict_v2.proto` of the Open Inference Protocol, `grpc_service.proto` and `model_config.proto` of
 Triton, `health.proto` and `reflection.proto` of gRPC, `descriptor.proto` of protocol buffers.
@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from packager.server.grpc.messages import block, number
+from packager.server.grpc.messages import encode_field, encode_varint
 
 INFERENCE = """
 package inference;
@@ -131,7 +131,7 @@ class _Scope:
     parts: dict[str, list[bytes]] = field(default_factory=lambda: {"message": [], "enum": [], "oneof": [], "field": []})
 
 
-def compiled(file: str) -> bytes:
+def compile_file(file: str) -> bytes:
     """Return the FileDescriptorProto of one of FILES."""
     words = iter(_WORD.findall(FILES[file]))
     _, package = next(words), next(words)
@@ -143,9 +143,9 @@ def compiled(file: str) -> bytes:
             services.append(_service(words, kinds, scope.name))
         else:
             _member(word, words, scope, kinds)
-    parts = [block(1, file), block(2, package), *(block(4, one) for one in scope.parts["message"])]
-    parts += [*(block(5, one) for one in scope.parts["enum"]), *(block(6, one) for one in services)]
-    return b"".join([*parts, block(12, "proto3")])
+    parts = [encode_field(1, file), encode_field(2, package), *(encode_field(4, one) for one in scope.parts["message"])]
+    parts += [*(encode_field(5, one) for one in scope.parts["enum"]), *(encode_field(6, one) for one in services)]
+    return b"".join([*parts, encode_field(12, "proto3")])
 
 
 def symbols(file: str) -> set[str]:
@@ -191,7 +191,7 @@ def _member(word: str, words: Iterator[str], scope: _Scope, kinds: Mapping[str, 
     elif word == "enum":
         scope.parts["enum"].append(_enum(words))
     elif word == "oneof":
-        scope.parts["oneof"].append(block(1, next(words)))
+        scope.parts["oneof"].append(encode_field(1, next(words)))
         next(words)
         while (word := next(words)) != "}":
             _field(word, words, scope, kinds, oneof=len(scope.parts["oneof"]) - 1)
@@ -202,8 +202,8 @@ def _member(word: str, words: Iterator[str], scope: _Scope, kinds: Mapping[str, 
 def _described(scope: _Scope) -> bytes:
     """Return DescriptorProto."""
     numbers = {"field": 2, "message": 3, "enum": 4, "oneof": 8}
-    parts = (block(numbers[kind], one) for kind, found in scope.parts.items() for one in found)
-    return block(1, scope.name.rpartition(".")[2]) + b"".join(parts)
+    parts = (encode_field(numbers[kind], one) for kind, found in scope.parts.items() for one in found)
+    return encode_field(1, scope.name.rpartition(".")[2]) + b"".join(parts)
 
 
 def _field(word: str, words: Iterator[str], scope: _Scope, kinds: Mapping[str, int], oneof: int | None = None) -> None:
@@ -219,7 +219,7 @@ def _field(word: str, words: Iterator[str], scope: _Scope, kinds: Mapping[str, i
         entry = _Scope(f"{scope.name}.{kind}")
         _add(entry, "key", 1, _OPTIONAL, key, kinds)
         _add(entry, "value", 2, _OPTIONAL, value, kinds)
-        scope.parts["message"].append(_described(entry) + block(7, _flag(7)))
+        scope.parts["message"].append(_described(entry) + encode_field(7, _flag(7)))
         kinds = {**kinds, entry.name: _MESSAGE}
     _add(scope, name, int(tag), label, kind, kinds, oneof)
 
@@ -228,12 +228,12 @@ def _add(
     scope: _Scope, name: str, tag: int, label: int, kind: str, kinds: Mapping[str, int], oneof: int | None = None
 ) -> None:
     """Add FieldDescriptorProto."""
-    parts = [block(1, name), _integer(3, tag), _integer(4, label)]
+    parts = [encode_field(1, name), _integer(3, tag), _integer(4, label)]
     if kind in _SCALARS:
         parts.append(_integer(5, _SCALARS[kind]))
     else:
         full = _resolved(kind, scope.name, kinds)
-        parts += [_integer(5, kinds[full]), block(6, full)]
+        parts += [_integer(5, kinds[full]), encode_field(6, full)]
     if oneof is not None:
         parts.append(_integer(9, oneof))
     scope.parts["field"].append(b"".join(parts))
@@ -248,35 +248,35 @@ def _resolved(kind: str, scope: str, kinds: Mapping[str, int]) -> str:
 
 def _enum(words: Iterator[str]) -> bytes:
     """Return EnumDescriptorProto."""
-    parts = [block(1, next(words))]
+    parts = [encode_field(1, next(words))]
     next(words)
     while (name := next(words)) != "}":
         _, value, _ = (next(words) for _ in range(3))
-        parts.append(block(2, block(1, name) + _integer(2, int(value))))
+        parts.append(encode_field(2, encode_field(1, name) + _integer(2, int(value))))
     return b"".join(parts)
 
 
 def _service(words: Iterator[str], kinds: Mapping[str, int], scope: str) -> bytes:
     """Return ServiceDescriptorProto."""
-    parts = [block(1, next(words))]
+    parts = [encode_field(1, next(words))]
     next(words)
     while next(words) != "}":
-        method = [block(1, next(words))]
+        method = [encode_field(1, next(words))]
         for types, streams in ((2, 5), (3, 6)):
             while (word := next(words)) in ("(", "returns"):
                 continue
             if word == "stream":
                 method.append(_flag(streams))
                 word = next(words)
-            method.append(block(types, _resolved(word, scope, kinds)))
+            method.append(encode_field(types, _resolved(word, scope, kinds)))
             next(words)
         next(words)
-        parts.append(block(2, b"".join(method)))
+        parts.append(encode_field(2, b"".join(method)))
     return b"".join(parts)
 
 
 def _integer(tag: int, value: int) -> bytes:
-    return number(tag << 3) + number(value)
+    return encode_varint(tag << 3) + encode_varint(value)
 
 
 def _flag(tag: int) -> bytes:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The messages of the Open Inference Protocol v2 as gRPC carries them: bytes to requests, results to bytes, no I/O.
+"""Decode and encode the protobuf messages of the Open Inference Protocol v2, without I/O.
 
-Read and written without generated code: stubs would pin `protobuf` in every installation, and two packages that
-define `package inference` cannot be loaded into one process. What a client sent is read strictly: every length is
-checked against what is left, groups and unknown wire types are refused, no field is read that is not used.
+There is no generated code: stubs would pin `protobuf` in every installation, and two packages that define `package
+inference` cannot be loaded into one process. Messages of clients are parsed strictly: every length is checked against
+the bytes that are left, groups and unknown wire types are refused, no field is read that is not used.
 
 Sources: protobuf.dev, "Encoding"; `grpc_predict_v2.proto` of the protocol for the field numbers.
 """
@@ -18,14 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from packager.server.admission import costs
-from packager.server.errors import RequestError, known, quote
+from packager.server.errors import RequestError, quote, suggest_names
 from packager.server.protocol import tensors
 from packager.server.protocol.interface import Interface, Tensor
 from packager.server.protocol.protocol import Request, Wanted
 from packager.server.protocol.tensors import Array, Charge
 
 _MAX_FIELDS = 1 << 16  # of one message that holds texts, each of which is a field
-_SPARE_FIELDS = 256  # parameters, and what later versions of the protocol may bring
+_SPARE_FIELDS = 256  # parameters, and fields of later versions of the protocol
 _VARINT = 10  # bytes at most
 _SLICE = 1 << 16  # bytes that are unpacked at once
 _REFUSED = ("shared_memory_region", "classification")
@@ -103,7 +103,7 @@ def _malformed() -> RequestError:
 
 
 def _too_many() -> RequestError:
-    return RequestError("expected no more numbers than the shape and the contract say, got more")
+    return RequestError("expected no more numbers than the shape and the contract allow, got more")
 
 
 def read(data: bytes | memoryview, most: int = _MAX_FIELDS) -> Message:
@@ -141,7 +141,7 @@ def _varint(view: memoryview, at: int) -> tuple[int, int]:
 
 
 def unpack(view: memoryview, most: int) -> NDArray[np.uint64]:
-    """Return packed varints, at most `most` of them. Raises RequestError, for what is too long before it is read."""
+    """Return packed varints, at most `most` of them. Raises RequestError, before it reads one that is too long."""
     if len(view) > _VARINT * most:
         raise _too_many()
     found, filled, at = np.empty(min(most, len(view)), np.uint64), 0, 0
@@ -164,14 +164,14 @@ def _values(raw: NDArray[np.uint8], ends: NDArray[np.intp]) -> NDArray[np.uint64
     if longest > _VARINT:
         raise _malformed()
     values = np.zeros(len(ends), np.uint64)
-    for place in range(longest):
-        there = lengths > place
-        bits = (raw[starts[there] + place] & 0x7F).astype(np.uint64)
-        values[there] |= bits << np.uint64(7 * place)
+    for position in range(longest):
+        there = lengths > position
+        bits = (raw[starts[there] + position] & 0x7F).astype(np.uint64)
+        values[there] |= bits << np.uint64(7 * position)
     return values
 
 
-def number(value: int) -> bytes:
+def encode_varint(value: int) -> bytes:
     """Encode an integer as a varint, negative ones as 64-bit two's complement."""
     value &= 2**64 - 1
     out = bytearray()
@@ -182,31 +182,31 @@ def number(value: int) -> bytes:
     return bytes(out)
 
 
-def block(field: int, value: bytes | str | memoryview) -> bytes:
+def encode_field(field: int, value: bytes | str | memoryview) -> bytes:
     """Encode a text, bytes or message field."""
     raw = value.encode() if isinstance(value, str) else value
     size = raw.nbytes if isinstance(raw, memoryview) else len(raw)
-    return b"".join((number(field << 3 | 2), number(size), raw))
+    return b"".join((encode_varint(field << 3 | 2), encode_varint(size), raw))
 
 
-def flag(field: int, value: bool) -> bytes:
+def encode_bool(field: int, value: bool) -> bytes:
     """Encode a boolean field; false is the default and takes no bytes."""
-    return number(field << 3) + b"\1" if value else b""
+    return encode_varint(field << 3) + b"\1" if value else b""
 
 
 def _sizes(field: int, shape: Iterable[int]) -> bytes:
-    return block(field, b"".join(map(number, shape)))
+    return encode_field(field, b"".join(map(encode_varint, shape)))
 
 
-def describe(tensor: Tensor) -> bytes:
+def encode_metadata(tensor: Tensor) -> bytes:
     """Encode the metadata of a tensor."""
     shape = [size if isinstance(size, int) else -1 for size in tensor.shape]
-    return block(1, tensor.name) + block(2, tensor.datatype) + _sizes(3, shape)
+    return encode_field(1, tensor.name) + encode_field(2, tensor.datatype) + _sizes(3, shape)
 
 
 @dataclass(frozen=True, slots=True)
 class Inference:
-    """An inference request that is addressed but not yet held against the interface."""
+    """An inference request whose model is known, but that is not yet checked against the interface."""
 
     model: str
     version: str
@@ -214,12 +214,12 @@ class Inference:
 
     @staticmethod
     def of(data: bytes, interface: Interface) -> Inference:
-        """Read who is addressed, of a message with no more tensors than the interface has. Raises RequestError."""
+        """Parse a message with no more tensors than the interface has. Raises RequestError."""
         message = read(data, 2 * len(interface.inputs) + len(interface.outputs) + _SPARE_FIELDS)
         return Inference(message.text(1), message.text(2), message)
 
-    def request(self, interface: Interface, charge: Charge = tensors.free) -> Request:
-        """Hold the request against the interface, as the HTTP side does; `charge` as in `protocol.parse`.
+    def request(self, interface: Interface, charge: Charge = tensors.no_charge) -> Request:
+        """Check the request against the interface, as HTTP does; `charge` as in `protocol.parse`.
 
         Raises RequestError.
         """
@@ -270,7 +270,7 @@ def _feeds(message: Message, interface: Interface, charge: Charge) -> tuple[dict
 
 def _named(name: str, promised: Mapping[str, Tensor], role: str) -> Tensor:
     if name not in promised:
-        raise RequestError(f"unknown {role} {quote(name)}: {known(name, promised)}")
+        raise RequestError(f"unknown {role} {quote(name)}: {suggest_names(name, promised)}")
     return promised[name]
 
 
@@ -278,7 +278,7 @@ def _feed(
     item: Message, tensor: Tensor, interface: Interface, sizes: dict[str, int], raw: memoryview | None, charge: Charge
 ) -> Array:
     subject = f"input {quote(tensor.name)}"
-    short = tensors.is_short(item.text(2), tensor.dtype)
+    short = tensors.is_bf16_of(item.text(2), tensor.dtype)
     if item.text(2) != tensor.datatype and not short:
         raise RequestError(f"{subject}: expected datatype {tensor.datatype}, got {quote(item.text(2))}")
     shape = tuple(item.sizes(3, len(tensor.shape) + 1))
@@ -292,7 +292,7 @@ def _feed(
     if short and raw is None:
         raise RequestError(f"{subject}: BF16 travels in `raw_input_contents` only")
     if short and raw is not None:
-        return tensors.widened(raw, math.prod(shape), subject, charge).reshape(shape)
+        return tensors.widen_bf16(raw, math.prod(shape), subject, charge).reshape(shape)
     if raw is not None:
         return tensors.from_binary(raw, tensor.dtype, math.prod(shape), subject, charge).reshape(shape)
     return _contents(typed[-1], tensor, shape, subject, charge).reshape(shape)
@@ -357,14 +357,14 @@ def _wanted(message: Message, interface: Interface) -> tuple[Wanted, ...]:
 
 def render(request: Request, results: Mapping[str, Array], model: str, version: str) -> bytes:
     """Write the response to `request`: every wanted output as raw bytes."""
-    parts: list[bytes | memoryview] = [block(1, model), block(2, version)]
+    parts: list[bytes | memoryview] = [encode_field(1, model), encode_field(2, version)]
     if request.id is not None:
-        parts.append(block(3, request.id))
+        parts.append(encode_field(3, request.id))
     raws: list[bytes | memoryview] = []
     for wanted in request.wanted:
         array = np.asarray(results[wanted.name])
-        output = block(1, wanted.name) + block(2, tensors.datatype_of(array)) + _sizes(3, array.shape)
-        parts.append(block(5, output))
+        output = encode_field(1, wanted.name) + encode_field(2, tensors.datatype_of(array)) + _sizes(3, array.shape)
+        parts.append(encode_field(5, output))
         raw = tensors.to_binary(array)
-        raws += [number(6 << 3 | 2), number(raw.nbytes), raw]
+        raws += [encode_varint(6 << 3 | 2), encode_varint(raw.nbytes), raw]
     return b"".join([*parts, *raws])

@@ -1,30 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The gRPC side: the same model, gate, limits and refusals as over HTTP, on a port of its own.
+"""The gRPC server: the same model, admission, limits and refusals as over HTTP, on a separate port.
 
 Synchronous grpcio on a few threads: measured against `grpc.aio` it answers 1.4 times as many requests at 16 clients
-and 2 times as many for a CNN. What a client can make it hold:
+and 2 times as many for a CNN. Bounds on what a client can make it hold:
 
 | | bound |
 | --- | --- |
-| one message | what the contract allows, or `max_body / 4` bytes: RESOURCE_EXHAUSTED by grpcio at its head |
-| numbers in it | as many as its shape says, 2**19 in `contents` |
-| all messages in memory, and what becomes of them | `4 * max_body` bytes, shared with HTTP: RESOURCE_EXHAUSTED |
+| one message | what the contract allows, or `max_body / 4` bytes: RESOURCE_EXHAUSTED by grpcio at its header |
+| numbers in it | the product of its shape, 2**19 in `contents` |
+| all messages in memory, and what they are parsed to | `4 * max_body` bytes, shared with HTTP: RESOURCE_EXHAUSTED |
 | messages that arrive | sixteen at once, which grpcio holds three times until they are whole |
 | time to send a message | `body_timeout` seconds: CANCELLED |
 | requests in flight | `max_in_flight`, shared with HTTP: RESOURCE_EXHAUSTED |
-| calls that wait for a thread | as many again: RESOURCE_EXHAUSTED |
+| calls that wait for a thread | `max_in_flight` more: RESOURCE_EXHAUSTED |
 | time for an answer | `request_timeout`, or the call's own deadline: DEADLINE_EXCEEDED |
 | streams that are open | 16, a thread and a message each: RESOURCE_EXHAUSTED |
 | metadata of a call | 64 KiB |
 
-Every connection is told to end (GOAWAY) when it is some seconds old and its client, which is not troubled with it,
-makes another. That is the one way in which grpcio ends a connection and still answers calls that were on their way:
-`stop` cancels them. So a process that drains stops listening and waits until its connections have aged.
+Every connection gets GOAWAY when it is some seconds old, and its client transparently opens another. Only in this way
+grpcio ends a connection and still answers calls in transit: `stop` cancels them. So a process that drains stops
+listening and waits until its connections have reached that age.
 
-A refusal has the sentence HTTP gives; `_CODES` pairs the statuses. A call that is cancelled while it waits is not run.
+A refusal has the message of HTTP; `_CODES` maps the statuses. A call that is cancelled while it waits is not run.
 
-Streams are for clients that have only those: each question has one answer, in their order. A server that ends cancels
-streams that wait for a question.
+Streams are for clients that support nothing else: each request has one response, in order. A server that ends cancels
+streams that wait for a request.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ from packager.server.errors import RequestError, StartError, quote
 from packager.server.execution import batching
 from packager.server.execution.engine import Engine
 from packager.server.grpc import messages, standard_services
-from packager.server.grpc.messages import Inference, block, flag
-from packager.server.grpc.threads import Threads
+from packager.server.grpc.messages import Inference, encode_bool, encode_field
+from packager.server.grpc.threads import CallThreads
 from packager.server.http.auth import Guard
 from packager.server.process import listeners
 from packager.server.protocol import protocol
@@ -57,10 +57,10 @@ from packager.server.telemetry.traces import Span
 
 _SERVICE = "/inference.GRPCInferenceService/"
 _METADATA_BYTES = 2**16
-_LOOK_SECONDS = 0.1
+_POLL_SECONDS = 0.1
 _STREAMS = 16
 _WATCH_SECONDS = 0.2
-_PROBES = 2  # threads of their own, so that health is told whatever the others wait for
+_PROBES = 2  # separate threads, so that health is answered while the others are busy
 _THREADS = 16  # waiting for the runtime costs a thread and no processor; as many can share a run
 _CODES = {
     400: "INVALID_ARGUMENT",
@@ -80,23 +80,23 @@ Stream = Callable[[Iterator[bytes], Any], Iterator[bytes]]
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """PEM files: what this server shows, and whom its clients have to be vouched for by, if by anybody."""
+    """PEM files: the server's certificate and key, and the CAs of client certificates, if these are required."""
 
     certificate: Path
     key: Path
     client_ca: Path | None = None
 
 
-def prepare() -> None:
-    """Import what takes long to import, before anybody waits for it."""
-    with suppress(ImportError):  # said when it is asked for
+def preload_grpc() -> None:
+    """Import grpc, which takes long, before a request waits for it."""
+    with suppress(ImportError):  # reported when the server is constructed
         importlib.import_module("grpc")
 
 
-class Rpc:
+class GrpcServer:
     """The gRPC server of one model. Raises StartError when it cannot listen.
 
-    `age`: seconds after which a connection ends; `shared`: other processes listen on the same port.
+    `max_connection_age`: seconds after which a connection ends; `shared`: other processes listen on the same port.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class Rpc:
         address: str,
         port: int,
         *,
-        age: float,
+        max_connection_age: float,
         shared: bool,
         tls: Credentials | None = None,
     ) -> None:
@@ -118,34 +118,34 @@ class Rpc:
                 hint="build the bundle with a newer packager and install it again",
             ) from None
         self._engine, self._guard, self._port = engine, guard, port
-        limits = engine.gate.limits
+        limits = engine.admission.limits
         options = [
             ("grpc.max_receive_message_length", limits.max_message),
             ("grpc.max_send_message_length", -1),
             ("grpc.max_metadata_size", _METADATA_BYTES),
             ("grpc.so_reuseport", int(shared)),
-            ("grpc.max_connection_age_ms", int(age * 1000)),
+            ("grpc.max_connection_age_ms", int(max_connection_age * 1000)),
         ]
-        self._threads = Threads(_THREADS, limits.body_timeout, "grpc")
-        self._streaming = Threads(_STREAMS + _PROBES, limits.body_timeout, "grpc-stream")
-        self._streams: set[Any] = set()  # contexts of those that are open
-        self._waiting: set[Any] = set()  # and of those that wait for a question
-        self._probes = Threads(_PROBES, limits.body_timeout, "grpc-health")
+        self._threads = CallThreads(_THREADS, limits.body_timeout, "grpc")
+        self._streaming = CallThreads(_STREAMS + _PROBES, limits.body_timeout, "grpc-stream")
+        self._streams: set[Any] = set()  # contexts of the open ones
+        self._waiting: set[Any] = set()  # and of those that wait for a request
+        self._probes = CallThreads(_PROBES, limits.body_timeout, "grpc-health")
         self._server = self._grpc.server(
             self._threads,
             handlers=(self._handler(),),
             options=options,
             maximum_concurrent_rpcs=2 * limits.max_in_flight,
         )
-        place = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+        endpoint = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
         try:
-            self._open(place, tls)
+            self._open(endpoint, tls)
         except RuntimeError as error:
-            raise StartError(f"cannot listen on {quote(place)}: {error}", code=3) from None
+            raise StartError(f"cannot listen on {quote(endpoint)}: {error}", code=3) from None
 
-    def _open(self, place: str, tls: Credentials | None) -> None:
+    def _open(self, endpoint: str, tls: Credentials | None) -> None:
         if tls is None:
-            self._server.add_insecure_port(place)
+            self._server.add_insecure_port(endpoint)
             return
         try:
             pair = (tls.key.read_bytes(), tls.certificate.read_bytes())
@@ -153,19 +153,21 @@ class Rpc:
         except OSError as error:
             raise StartError(f"{quote(error.filename)} cannot be read: {error.strerror}") from None
         shown = self._grpc.ssl_server_credentials([pair], roots, require_client_auth=roots is not None)
-        self._server.add_secure_port(place, shown)
+        self._server.add_secure_port(endpoint, shown)
 
     def start(self) -> None:
-        """Begin to listen; readiness follows the model's."""
+        """Start to listen; readiness follows the model's."""
         self._server.start()
 
-    async def leave(self) -> None:
-        """Accept no further connections, and return when those there were have ended by age."""
-        await listeners.leave(await asyncio.to_thread(listeners.held, self._port, listening=True), ours=True)
-        while await asyncio.to_thread(listeners.held, self._port, listening=False):
+    async def stop_accepting(self) -> None:
+        """Accept no further connections, and return when the open ones have ended by age."""
+        await listeners.stop_accepting(
+            await asyncio.to_thread(listeners.sockets_on_port, self._port, listening=True), exclusive=True
+        )
+        while await asyncio.to_thread(listeners.sockets_on_port, self._port, listening=False):
             for waiting in list(self._waiting):
                 waiting.cancel()
-            await asyncio.sleep(_LOOK_SECONDS)
+            await asyncio.sleep(_POLL_SECONDS)
 
     def stop(self, seconds: float) -> None:
         """Refuse new calls, and wait up to `seconds` for those in progress."""
@@ -174,7 +176,9 @@ class Rpc:
     def _handler(self) -> Any:
         grpc = self._grpc
         handlers = {name: grpc.unary_unary_rpc_method_handler(method) for name, method in self._methods().items()}
-        streams = {name: self._opened(route, stream) for name, (route, stream) in self._streams_of().items()}
+        streams = {
+            name: self._limited_stream(route, stream) for name, (route, stream) in self._stream_methods().items()
+        }
         handlers |= {name: grpc.stream_stream_rpc_method_handler(stream) for name, stream in streams.items()}
 
         class Handler(grpc.GenericRpcHandler):  # type: ignore[name-defined]
@@ -185,8 +189,8 @@ class Rpc:
 
     def _methods(self) -> Mapping[str, Method]:
         table: dict[str, tuple[str, Method]] = {
-            "ServerLive": ("health", lambda message, context: flag(1, True)),
-            "ServerReady": ("health", lambda message, context: flag(1, self._engine.ready)),
+            "ServerLive": ("health", lambda message, context: encode_bool(1, True)),
+            "ServerReady": ("health", lambda message, context: encode_bool(1, self._engine.ready)),
             "ModelReady": ("health", self._model_ready),
             "ServerMetadata": ("server", self._describe_server),
             "ModelMetadata": ("model", self._describe_model),
@@ -198,8 +202,8 @@ class Rpc:
         whole[f"{standard_services.HEALTH}Check"] = ("health", self._check_health)
         return {name: self._guarded(route, method) for name, (route, method) in whole.items()}
 
-    def _streams_of(self) -> Mapping[str, tuple[str, Stream]]:
-        """Return what answers several messages; who asks but once is answered as one who might ask again."""
+    def _stream_methods(self) -> Mapping[str, tuple[str, Stream]]:
+        """Return the methods that take a stream of messages, by path, with their route."""
         reflections = {
             f"{path}ServerReflectionInfo": ("server", self._reflect) for path in standard_services.REFLECTION
         }
@@ -209,19 +213,19 @@ class Rpc:
             **reflections,
         }
 
-    def _opened(self, route: str, stream: Stream) -> Stream:
-        """Bound how many streams are open, and refuse who may not ask."""
+    def _limited_stream(self, route: str, stream: Stream) -> Stream:
+        """Limit how many streams are open, and check the token of their client."""
         codes = self._grpc.StatusCode
 
-        def answer(questions: Iterator[bytes], context: Any) -> Iterator[bytes]:
-            self._streaming.arrived()
+        def answer(requests: Iterator[bytes], context: Any) -> Iterator[bytes]:
+            self._streaming.message_arrived()
             if len(self._streams) >= _STREAMS:
                 context.abort(codes.RESOURCE_EXHAUSTED, f"{_STREAMS} streams are open, as many as this server takes")
             self._streams.add(context)
             try:
                 if route != "health":
                     self._guard.check(dict(context.invocation_metadata()).get("authorization"))
-                yield from stream(self._asked(questions, context), context)
+                yield from stream(self._read_questions(requests, context), context)
             except RequestError as error:
                 context.abort(getattr(codes, _CODES.get(error.status, "INVALID_ARGUMENT")), error.message)
             finally:
@@ -230,12 +234,12 @@ class Rpc:
         answer.experimental_thread_pool = self._streaming  # type: ignore[attr-defined]
         return answer
 
-    def _asked(self, questions: Iterator[bytes], context: Any) -> Iterator[bytes]:
-        """Yield the messages of a stream, of which it is known when it waits for one."""
+    def _read_questions(self, requests: Iterator[bytes], context: Any) -> Iterator[bytes]:
+        """Yield the messages of a stream, and keep track of when it waits for one."""
         while True:
             self._waiting.add(context)
             try:
-                message = next(questions)
+                message = next(requests)
             except StopIteration:
                 return
             finally:
@@ -243,7 +247,7 @@ class Rpc:
             yield message
 
     def _guarded(self, route: str, method: Method) -> Method:
-        """Turn refusals into statuses, everything else into INTERNAL with the reason in the log."""
+        """Map refusals to statuses, and any other exception to INTERNAL with the reason in the log."""
         engine, threads = self._engine, self._probes if route == "health" else self._threads
 
         def count(span: Span | None, status: int) -> None:
@@ -252,13 +256,13 @@ class Rpc:
                 engine.tracer.end(span, route, status, **{"rpc.system": "grpc"})
 
         def answer(message: bytes, context: Any) -> bytes:
-            threads.arrived()
-            told = dict(context.invocation_metadata())
-            span = engine.tracer.begin(told.get("traceparent")) if route == "infer" else None
+            threads.message_arrived()
+            metadata = dict(context.invocation_metadata())
+            span = engine.tracer.begin(metadata.get("traceparent")) if route == "infer" else None
             try:
                 if route != "health":
-                    engine.asked()
-                    self._guard.check(told.get("authorization"))
+                    engine.note_request()
+                    self._guard.check(metadata.get("authorization"))
                 result = method(message, context)
             except RequestError as error:
                 count(span, error.status)
@@ -277,18 +281,22 @@ class Rpc:
 
     def _model_ready(self, message: bytes, context: Any) -> bytes:
         fields = messages.read(message)
-        self._engine.check_address(fields.text(1), fields.text(2))
-        return flag(1, self._engine.ready)
+        self._engine.check_model_name(fields.text(1), fields.text(2))
+        return encode_bool(1, self._engine.ready)
 
     def _describe_server(self, message: bytes, context: Any) -> bytes:
-        return block(1, "packager") + block(2, protocol.VERSION)
+        return encode_field(1, "packager") + encode_field(2, protocol.VERSION)
 
     def _describe_model(self, message: bytes, context: Any) -> bytes:
         fields, config = messages.read(message), self._engine.config
-        self._engine.check_address(fields.text(1), fields.text(2))
-        parts = [block(1, config.name), block(2, config.version), block(3, f"{config.runtime}_onnx")]
-        parts += [block(4, messages.describe(tensor)) for tensor in config.interface.inputs]
-        parts += [block(5, messages.describe(tensor)) for tensor in config.interface.outputs]
+        self._engine.check_model_name(fields.text(1), fields.text(2))
+        parts = [
+            encode_field(1, config.name),
+            encode_field(2, config.version),
+            encode_field(3, f"{config.runtime}_onnx"),
+        ]
+        parts += [encode_field(4, messages.encode_metadata(tensor)) for tensor in config.interface.inputs]
+        parts += [encode_field(5, messages.encode_metadata(tensor)) for tensor in config.interface.outputs]
         return b"".join(parts)
 
     def _describe_configuration(self, message: bytes, context: Any) -> bytes:
@@ -301,91 +309,95 @@ class Rpc:
 
     def _check(self, message: bytes) -> None:
         fields = messages.read(message)
-        if fields.text(1):  # statistics of no model are those of all
-            self._engine.check_address(fields.text(1), fields.text(2))
+        if fields.text(1):  # without a name: statistics of all models
+            self._engine.check_model_name(fields.text(1), fields.text(2))
 
     def _check_health(self, message: bytes, context: Any) -> bytes:
-        found = standard_services.health(message, self._engine.config.name, self._engine.ready)
+        found = standard_services.health_response(message, self._engine.config.name, self._engine.ready)
         if found is None:
-            raise RequestError("unknown service: ask for none, a service of this server, or its model", status=404)
+            raise RequestError("unknown service: expected none, a service of this server, or its model", status=404)
         return found
 
-    def _watch_health(self, questions: Iterator[bytes], context: Any) -> Iterator[bytes]:
-        """Tell the status, and each other one when it comes."""
-        message, told = next(questions), b""
+    def _watch_health(self, requests: Iterator[bytes], context: Any) -> Iterator[bytes]:
+        """Yield the status, and again when it changes."""
+        message, sent = next(requests), b""
         self._waiting.add(context)
         try:
             while context.is_active():
                 found = (
-                    standard_services.health(message, self._engine.config.name, self._engine.ready)
-                    or standard_services.unknown()
+                    standard_services.health_response(message, self._engine.config.name, self._engine.ready)
+                    or standard_services.unknown_response()
                 )
-                if found != told:
-                    told = found
-                    yield told
+                if found != sent:
+                    sent = found
+                    yield sent
                 time.sleep(_WATCH_SECONDS)
         finally:
             self._waiting.discard(context)
 
-    def _reflect(self, questions: Iterator[bytes], context: Any) -> Iterator[bytes]:
-        return map(standard_services.reflected, questions)
+    def _reflect(self, requests: Iterator[bytes], context: Any) -> Iterator[bytes]:
+        return map(standard_services.reflection_response, requests)
 
-    def _infer_each(self, questions: Iterator[bytes], context: Any) -> Iterator[bytes]:
-        """Answer each question of a stream with ModelStreamInferResponse, a refusal too."""
-        for message in questions:
-            status, error, answered = 200, "", b""
-            self._engine.asked()
+    def _infer_each(self, requests: Iterator[bytes], context: Any) -> Iterator[bytes]:
+        """Answer each request of a stream with ModelStreamInferResponse, a refusal too."""
+        for message in requests:
+            status, error, response = 200, "", b""
+            self._engine.note_request()
             try:
-                answered = self._answer(message, None, self._engine.deadline(None))
+                response = self._answer(message, None, self._engine.deadline(None))
             except RequestError as refusal:
                 status, error = refusal.status, refusal.message
             except Exception:  # the outer boundary, as over HTTP
                 event("request failed", logging.ERROR, failure=True, path="grpc stream")
                 status, error = 500, "the request failed inside the server; its log has the reason"
             self._engine.metrics.count("infer", status)
-            self._engine.look()
-            yield block(2, answered) if status == 200 else block(1, error) + block(2, _named(message))
+            self._engine.record_sample()
+            yield (
+                encode_field(2, response)
+                if status == 200
+                else encode_field(1, error) + encode_field(2, _with_id(message))
+            )
 
     def _infer(self, message: bytes, context: Any) -> bytes:
-        context.add_callback(self._engine.look)
+        context.add_callback(self._engine.record_sample)
         return self._answer(message, context, self._engine.deadline(context.time_remaining()))
 
     def _answer(self, message: bytes, context: Any, deadline: float | None) -> bytes:
-        """Answer a question; `context` of None: it is not given up when its client leaves. Raises RequestError."""
+        """Answer a request. With a `context` it is dropped when its client cancels. Raises RequestError."""
         engine, config = self._engine, self._engine.config
-        with engine.arriving() as lease:
-            lease.hold(len(message))
-            with engine.gate.admit():
-                with engine.reading(len(message)):
+        with engine.lease() as lease:
+            lease.hold_body(len(message))
+            with engine.admission.admit():
+                with engine.parse_lock(len(message)):
                     inference = Inference.of(message, config.interface)
-                    engine.check_address(inference.model, inference.version)
-                    request = inference.request(config.interface, lease.take)
+                    engine.check_model_name(inference.model, inference.version)
+                    request = inference.request(config.interface, lease.hold)
                 if len(message) <= engine.inline_bytes:
-                    results = engine.inline(request)
+                    results = engine.run_directly(request)
                 else:
-                    results = engine.named(_awaited(engine.queue(request, deadline), context, deadline))
+                    results = engine.name_results(_wait_result(engine.queue(request, deadline), context, deadline))
                 return messages.render(request, results, config.name, config.version)
 
 
-def _named(message: bytes) -> bytes:
-    """Return ModelInferResponse with nothing but the id of its question, by which clients know it."""
+def _with_id(message: bytes) -> bytes:
+    """Return a ModelInferResponse with only the id of its request, by which clients match it."""
     try:
-        told = messages.read(message).text(3)
+        identifier = messages.read(message).text(3)
     except RequestError:
         return b""
-    return block(3, told) if told else b""
+    return encode_field(3, identifier) if identifier else b""
 
 
-def _awaited(answer: Future[Sequence[Array]], context: Any, deadline: float | None) -> Sequence[Array]:
+def _wait_result(answer: Future[Sequence[Array]], context: Any, deadline: float | None) -> Sequence[Array]:
     """Wait for an answer until its deadline, or until the client cancels. Raises RequestError."""
     if context is not None and not context.add_callback(answer.cancel):
         answer.cancel()
     try:
-        # A call without a deadline has one in some hundred years here, longer than a thread can wait.
+        # grpcio gives a call without a deadline one in some hundred years, longer than a thread can wait.
         left = None if deadline is None else min(max(0.0, deadline - time.monotonic()), threading.TIMEOUT_MAX)
         return answer.result(left)
     except CancelledError:
         raise RequestError("the client cancelled", status=499) from None
     except TimeoutError:
         answer.cancel()
-        raise batching.late() from None
+        raise batching.deadline_error() from None

@@ -1,25 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The HTTP side as an RSGI application: paths, methods, status codes, and where a request runs.
+"""The HTTP server as an RSGI application: routes, status codes, and where a request runs.
 
-What a client can make this server hold, and what stops it:
+Bounds on what a client can make this server hold:
 
 | | bound |
 | --- | --- |
 | one body | `max_body` bytes, or what the contract allows if that is less; inflated size too: 413 |
-| its end | by Content-Length, or the last of 2**16 chunks: 400 where it ends before or otherwise |
+| its end | by Content-Length, or the last of 2**16 chunks: 400 if it ends early or otherwise |
 | one JSON document | 12 MiB, 2**19 values (`costs`): 413 |
-| all requests in memory | `4 * max_body` bytes of bodies and of what they become, before they become it: 429 |
-| the event loop | bodies of 64 KiB, 8 where texts may come, 1 MiB of plain numbers; 5 ms a turn (`pace`) |
+| all requests in memory | `4 * max_body` bytes of bodies and of what they are parsed to, counted before that: 429 |
+| the event loop | bodies of 64 KiB, 8 if texts are possible, 1 MiB of plain numbers; 5 ms an iteration (`pace`) |
 | requests in flight, queued ones included | `max_in_flight`: 429 with `retry-after` |
-| time to send a body | `body_timeout` seconds: 408; a request that is still arriving takes no place in flight |
-| time for an answer | `request_timeout`, or less if the client's `x-request-timeout` (seconds) says so: 504 |
-| time to send a head, or to sit idle | `read_timeout` seconds, then closed, by granian |
-| one head | between 64 and 128 KiB, or 100 fields: 431 by granian |
+| time to send a body | `body_timeout` seconds: 408; a request that is still arriving takes no slot in flight |
+| time for an answer | `request_timeout`, or the client's `x-request-timeout` (seconds) if that is less: 504 |
+| time to send headers, or to stay idle | `read_timeout` seconds, then closed, by granian |
+| headers | between 64 and 128 KiB, or 100 fields: 431 by granian |
 | connections | `connections`; further ones wait in the kernel's queue |
 
-A client that leaves while its request waits for a run takes the request with it. What is not bounded: how long a
+A request whose client disconnects while it waits for a run is not run. Not bounded: how long a
 client takes to read an answer (granian has no write timeout; such a client keeps one connection and one answer until
-it goes away), and connections or requests per second of one client: a proxy has those limits.
+it disconnects), and connections or requests per second of one client: a proxy has those limits.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ import orjson
 from granian.rsgi import HTTPProtocol, ProtocolClosed, Scope
 
 from packager.server.admission import costs
-from packager.server.admission.gate import Lease
-from packager.server.admission.shared_timeout import Patience
+from packager.server.admission.admission import Lease
+from packager.server.admission.shared_timeout import SharedTimeout
 from packager.server.errors import RequestError, quote
 from packager.server.execution import batching
-from packager.server.execution.engine import ALIAS, Engine
+from packager.server.execution.engine import VERSION_ALIAS, Engine
 from packager.server.http import bodies, openapi
 from packager.server.http.auth import Guard
-from packager.server.http.header_cache import Heads
+from packager.server.http.header_cache import HeaderCache
 from packager.server.http.pace import Pace
 from packager.server.http.proxies import Proxies
 from packager.server.protocol import protocol, triton_extensions
@@ -54,14 +54,14 @@ from packager.server.telemetry.logs import LOGGER, event
 # JSON is parsed and written at about 100 MB/s: a longer document would hold up the event loop for a millisecond.
 _INLINE_DOCUMENT_BYTES = costs.SMALL
 _INLINE_BYTES = 2**20  # of numbers: 0.1 ms to copy, where they have to be
-_WATCH_SECONDS = 0.05  # an answer that comes sooner need not know whether its client is still there
+_WATCH_SECONDS = 0.05  # before this the client is not watched for a disconnect
 _NO_CONTENT = 204
-_CLIENT_CLOSED = 499  # nginx's code for a client that left; only counted, there is nobody to send it to
+_CLIENT_CLOSED = 499  # nginx's code for a client that disconnected; only counted, never sent
 _JSON = [("content-type", "application/json")]
 _BINARY = ("content-type", "application/octet-stream")
 _VARIES = ("vary", "accept-encoding")
-_OPEN = "health"  # the route that needs no token: probes have none
-_PROBES = (_OPEN, "metrics")  # who asks there goes on when nobody else does
+_HEALTH = "health"  # the route that needs no token: probes have none
+_PROBES = (_HEALTH, "metrics")  # requested for ever, also while the server drains
 
 
 class Response(NamedTuple):
@@ -76,17 +76,17 @@ Handler: TypeAlias = Callable[[Scope, HTTPProtocol], Awaitable[Response]]
 
 
 class Route(NamedTuple):
-    """What answers a path: a name for the metrics, the methods allowed, and the handler."""
+    """The route of a path: its name in the metrics, the methods allowed, and the handler."""
 
     name: str
     methods: tuple[str, ...]
     handler: Handler
 
 
-class Question(NamedTuple):
-    """An inference request as it arrived: its body, the two headers that say how to read it, and what it may hold.
+class ReceivedRequest(NamedTuple):
+    """An inference request as received: its body, the two headers that say how to parse it, and its lease.
 
-    `brief`: reading it is short enough for the event loop. `wanted`: how the answer is to be encoded.
+    `brief`: parsing it is short enough for the event loop. `wanted`: the content encoding of the answer.
     """
 
     body: Body
@@ -104,8 +104,8 @@ class App:
         self._engine, self._guard, self._proxies = engine, guard, proxies
         self._base = f"/v2/models/{engine.config.name}"
         self._routes = self._table()
-        self._heads = Heads(engine.config.interface, engine.config.name, engine.config.version)
-        self._patience, self._pace = Patience(engine.gate.limits.body_timeout), Pace()
+        self._header_cache = HeaderCache(engine.config.interface, engine.config.name, engine.config.version)
+        self._body_timeout, self._pace = SharedTimeout(engine.admission.limits.body_timeout), Pace()
         self._plain = not any(tensor.dtype in ("string", "bool") for tensor in engine.config.interface.inputs)
 
     def _table(self) -> dict[str, Route]:
@@ -120,7 +120,7 @@ class App:
         }
         if self._engine.config.name != "stats":
             table["/v2/models/stats"] = Route("model", read, self._describe_statistics)
-        for version in (self._engine.config.version, ALIAS):
+        for version in (self._engine.config.version, VERSION_ALIAS):
             table |= self._of_model(f"{self._base}/versions/{version}")
         return table | self._of_model(self._base)
 
@@ -144,31 +144,31 @@ class App:
             response = self._preflight(scope) or await self._answer(route, path, scope, proto)
             status = response.status
         except ProtocolClosed:
-            self._engine.look()
+            self._engine.record_sample()
             return
         finally:
             self._count(route, status, scope)
             if span:
-                told = {"url.path": path, "http.request.method": scope.method}
-                self._engine.tracer.end(span, "infer", status, **told)
+                attributes = {"url.path": path, "http.request.method": scope.method}
+                self._engine.tracer.end(span, "infer", status, **attributes)
         headers = response.headers
         if self._proxies.origins and response.status != _NO_CONTENT:
             headers = [*headers, *self._proxies.fields(scope.headers)]
         if self._engine.draining:
             headers = [*headers, ("connection", "close")]
             if route is None or route.name not in _PROBES:
-                self._engine.asked()
+                self._engine.note_request()
         proto.response_bytes(response.status, headers, response.body)
-        self._engine.look()
+        self._engine.record_sample()
 
     def _preflight(self, scope: Scope) -> Response | None:
-        """Answer a browser that asks whether a page may ask; it sends no token."""
+        """Answer a CORS preflight request; it has no token."""
         found = self._proxies.preflight(scope.method, scope.headers)
         return None if found is None else Response(_NO_CONTENT, found, b"")
 
     async def _answer(self, route: Route | None, path: str, scope: Scope, proto: HTTPProtocol) -> Response:
         try:
-            if route is None or route.name != _OPEN:
+            if route is None or route.name != _HEALTH:
                 self._guard.check(scope.headers.get("authorization"))
             if route is None:
                 raise self._not_found(path)
@@ -182,7 +182,7 @@ class App:
             return _refusal(error.status, error.message, *extra)
         except ProtocolClosed:
             raise
-        except Exception:  # the outer boundary: the log gets the reason, the client only that there is one
+        except Exception:  # the outer boundary: the reason goes to the log, not to the client
             event("request failed", logging.ERROR, failure=True, path=path)
             return _refusal(500, "the request failed inside the server; its log has the reason")
 
@@ -195,9 +195,9 @@ class App:
     def _not_found(self, path: str) -> RequestError:
         parts = path.split("/")
         if path.startswith("/v2/models/") and parts[3] != self._engine.config.name:
-            return self._engine.elsewhere(parts[3], "")
+            return self._engine.unknown_model_error(parts[3], "")
         if path.startswith(f"{self._base}/versions/") and parts[5] != self._engine.config.version:
-            return self._engine.elsewhere(parts[3], parts[5])
+            return self._engine.unknown_model_error(parts[3], parts[5])
         return RequestError(f"unknown path {quote(path)}", status=404)
 
     async def _describe_server(self, scope: Scope, proto: HTTPProtocol) -> Response:
@@ -248,70 +248,74 @@ class App:
 
     async def _infer(self, scope: Scope, proto: HTTPProtocol) -> Response:
         engine, headers = self._engine, scope.headers
-        deadline = engine.deadline(_seconds(headers.get("x-request-timeout")))
-        with engine.arriving() as lease:
-            encoding = bodies.encoding(headers)
-            body = await bodies.read(headers, proto, lease, self._patience)
-            told = headers.get("inference-header-content-length")
+        deadline = engine.deadline(_parse_timeout(headers.get("x-request-timeout")))
+        with engine.lease() as lease:
+            encoding = bodies.content_encoding(headers)
+            body = await bodies.read_body(headers, proto, lease, self._body_timeout)
+            header_length = headers.get("inference-header-content-length")
             wanted = bodies.wanted_encoding(headers.get("accept-encoding"))
-            question = Question(body, encoding, told, lease, not encoding and self._is_brief(told, len(body)), wanted)
-            with engine.gate.admit():
-                if question.brief and len(body) <= engine.inline_bytes:
-                    if engine.gate.arriving > 1 and not self._pace.has_time():
+            received = ReceivedRequest(
+                body, encoding, header_length, lease, not encoding and self._is_brief(header_length, len(body)), wanted
+            )
+            with engine.admission.admit():
+                if received.brief and len(body) <= engine.inline_bytes:
+                    if engine.admission.arriving > 1 and not self._pace.has_time():
                         await self._pace.wait()
-                    request = self._read(question)
-                    return self._render(request, await engine.prompt(request, len(body)), question)
-                return await self._queued(question, proto, deadline)
+                    request = self._parse(received)
+                    return self._render(request, await engine.run_inline(request, len(body)), received)
+                return await self._run_queued(received, proto, deadline)
 
-    def _is_brief(self, told: str | None, size: int) -> bool:
-        """Tell whether reading a body of so many bytes is short enough for the event loop."""
+    def _is_brief(self, header_length: str | None, size: int) -> bool:
+        """Return whether parsing a body of `size` bytes is short enough for the event loop."""
         if size <= (_INLINE_DOCUMENT_BYTES if self._plain else costs.SMALL_TEXTS):
             return True
-        document = int(told) if told and told.isdecimal() and len(told) <= 18 else size
+        document = (
+            int(header_length) if header_length and header_length.isdecimal() and len(header_length) <= 18 else size
+        )
         return self._plain and size <= _INLINE_BYTES and document <= _INLINE_DOCUMENT_BYTES
 
-    async def _queued(self, question: Question, proto: HTTPProtocol, deadline: float | None) -> Response:
-        """Answer a request that takes long, on other threads, as long as somebody waits for it."""
+    async def _run_queued(self, received: ReceivedRequest, proto: HTTPProtocol, deadline: float | None) -> Response:
+        """Answer a long request on other threads, as long as its client is connected."""
         loop, engine = asyncio.get_running_loop(), self._engine
-        if question.brief:
+        if received.brief:
             await self._pace.wait()
-            request = self._read(question)
+            request = self._parse(received)
         else:
-            request = await loop.run_in_executor(engine.pool, self._read, question)
-        results = engine.named(await _awaited(engine.queue(request, deadline), proto, deadline))
+            request = await loop.run_in_executor(engine.pool, self._parse, received)
+        results = engine.name_results(await _wait_result(engine.queue(request, deadline), proto, deadline))
         if _is_brief(request, results):
-            return self._render(request, results, question)
-        return await loop.run_in_executor(engine.pool, self._render, request, results, question)
+            return self._render(request, results, received)
+        return await loop.run_in_executor(engine.pool, self._render, request, results, received)
 
-    def _read(self, question: Question) -> Request:
-        body, lease = question.body, question.lease
-        if question.brief:
-            return self._heads.parse(body, protocol.header_length(question.header_length, len(body)), lease.take)
-        with self._engine.reading(_INLINE_BYTES if question.encoding else len(body)):
-            body = bodies.inflate(body, question.encoding, lease.gate.limits.max_body, lease.take)
-            return self._heads.parse(body, protocol.header_length(question.header_length, len(body)), lease.take)
+    def _parse(self, received: ReceivedRequest) -> Request:
+        body, lease = received.body, received.lease
+        if received.brief:
+            return self._header_cache.parse(body, protocol.header_length(received.header_length, len(body)), lease.hold)
+        with self._engine.parse_lock(_INLINE_BYTES if received.encoding else len(body)):
+            body = bodies.inflate(body, received.encoding, lease.admission.limits.max_body, lease.hold)
+            return self._header_cache.parse(body, protocol.header_length(received.header_length, len(body)), lease.hold)
 
-    def _render(self, request: Request, results: dict[str, Array], question: Question) -> Response:
-        """Write an answer; the length of its document is that before it is encoded, as Triton's clients expect."""
-        reply = self._heads.render(request, results, question.lease.take)
+    def _render(self, request: Request, results: dict[str, Array], received: ReceivedRequest) -> Response:
+        """Write an answer. The header length is that before content encoding, as Triton's clients expect."""
+        reply = self._header_cache.render(request, results, received.lease.hold)
         fields = _JSON
         if reply.header_length is not None:
             fields = [_BINARY, ("inference-header-content-length", str(reply.header_length))]
-        if not question.wanted or len(reply.body) < bodies.LEAST_ENCODED:
+        if not received.wanted or len(reply.body) < bodies.MIN_ENCODED_BYTES:
             return Response(200, fields, reply.body)
-        encoded = bodies.deflate(reply.body, question.wanted)
-        return Response(200, [*fields, ("content-encoding", question.wanted), _VARIES], encoded)
+        encoded = bodies.deflate(reply.body, received.wanted)
+        return Response(200, [*fields, ("content-encoding", received.wanted), _VARIES], encoded)
 
 
 def _is_brief(request: Request, results: dict[str, Array]) -> bool:
-    """Tell whether writing an answer is short enough for the event loop."""
+    """Return whether writing an answer is short enough for the event loop."""
     binary = sum(results[wanted.name].nbytes for wanted in request.wanted if wanted.binary)
     listed = sum(results[wanted.name].nbytes for wanted in request.wanted if not wanted.binary)
     return binary <= _INLINE_BYTES and listed <= _INLINE_DOCUMENT_BYTES
 
 
-async def _awaited(answer: Future[Sequence[Array]], proto: HTTPProtocol, deadline: float | None) -> Sequence[Array]:
-    """Wait for an answer until its deadline, or until the client leaves; what has not begun to run is then not run.
+async def _wait_result(answer: Future[Sequence[Array]], proto: HTTPProtocol, deadline: float | None) -> Sequence[Array]:
+    """Wait for a result until its deadline, or until the client disconnects; a run that has not begun is then dropped.
 
     Raises RequestError with status 504, and ProtocolClosed.
     """
@@ -321,26 +325,26 @@ async def _awaited(answer: Future[Sequence[Array]], proto: HTTPProtocol, deadlin
         await asyncio.wait((result,), timeout=min(left, _WATCH_SECONDS))
         if result.done():
             return result.result()
-        await _watched(result, proto, left - _WATCH_SECONDS)
+        await _wait_result_or_disconnect(result, proto, left - _WATCH_SECONDS)
         return result.result()
     finally:
         result.cancel()
 
 
-async def _watched(result: asyncio.Future[Sequence[Array]], proto: HTTPProtocol, left: float) -> None:
-    """Return when `result` is there. Raises RequestError after `left` seconds, ProtocolClosed when nobody waits."""
-    gone = asyncio.ensure_future(proto.client_disconnect())
+async def _wait_result_or_disconnect(result: asyncio.Future[Sequence[Array]], proto: HTTPProtocol, left: float) -> None:
+    """Return when `result` is done. Raises RequestError after `left` seconds, ProtocolClosed on a disconnect."""
+    disconnected = asyncio.ensure_future(proto.client_disconnect())
     try:
         timeout = None if left == math.inf else max(0.0, left)
-        await asyncio.wait((result, gone), timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((result, disconnected), timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
         if not result.done():
-            raise ProtocolClosed if gone.done() else batching.late()
+            raise ProtocolClosed if disconnected.done() else batching.deadline_error()
     finally:
-        gone.cancel()
+        disconnected.cancel()
 
 
-def _seconds(value: str | None) -> float | None:
-    """Read `x-request-timeout`. Raises RequestError."""
+def _parse_timeout(value: str | None) -> float | None:
+    """Parse `x-request-timeout`. Raises RequestError."""
     if value is None:
         return None
     if not (len(value) <= 18 and value.isascii() and value.replace(".", "", 1).isdigit()):

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who may ask: clients that know one of the tokens of a file, where there is one.
+"""Bearer tokens: allow clients that send one of the tokens of a file, if there is one.
 
-The file holds one token per line, so that a new one can be handed out before the old one ends; empty lines and those
-that start with `#` do not count. Tokens are compared by their hash, which takes the same time for a near miss as for
-nonsense. Health answers need no token: a probe has none, and they say nothing.
+The file has one token per line, so that a new one can be issued before the old one is removed; empty lines and those
+that start with `#` are ignored. Tokens are compared by their hash, in constant time. Health needs no token: probes have
+none, and it discloses nothing.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from pathlib import Path
 
 from packager.server.errors import RequestError, StartError, quote
 
-_LEAST = 16  # characters: shorter ones can be guessed
-_MOST_BYTES = 2**16
+_MIN_LENGTH = 16  # characters: shorter ones can be guessed
+_MAX_BYTES = 2**16
 
 
 @dataclass(frozen=True, slots=True)
 class Guard:
-    """The hashes of the tokens that open the door; none: it is open."""
+    """The hashes of the accepted tokens; empty: no token is needed."""
 
     known: tuple[bytes, ...] = ()
 
@@ -30,12 +30,12 @@ class Guard:
         """Read the tokens. Raises StartError."""
         try:
             with path.open("rb") as file:
-                rows = [row.strip() for row in file.read(_MOST_BYTES).splitlines()]
+                rows = [row.strip() for row in file.read(_MAX_BYTES).splitlines()]
         except OSError as error:
             raise StartError(f"tokens {quote(path)} cannot be read: {error.strerror}") from None
         tokens = [row for row in rows if row and not row.startswith(b"#")]
-        if not tokens or any(len(token) < _LEAST for token in tokens):
-            raise StartError(f"tokens {quote(path)}: expected tokens of {_LEAST} characters or more, one a line")
+        if not tokens or any(len(token) < _MIN_LENGTH for token in tokens):
+            raise StartError(f"tokens {quote(path)}: expected tokens of {_MIN_LENGTH} characters or more, one a line")
         return Guard(tuple(map(_hash, tokens)))
 
     def check(self, header: str | None) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The document at `/openapi.json`: what one model is asked, and what it answers, as OpenAPI 3.1 describes it.
+"""The document at `/openapi.json`: the requests and responses of one model, in OpenAPI 3.1.
 
 Sources: the OpenAPI Specification 3.1.1; `open_inference_rest.yaml` of the Open Inference Protocol for names.
 """
@@ -18,7 +18,7 @@ _KINDS = {"BOOL": "boolean", "BYTES": "string", "FP16": "number", "FP32": "numbe
 
 def document(config: Config, base: str) -> Json:
     """Describe the server of a model whose clients find it at `base`."""
-    model, named = f"/v2/models/{config.name}", {"200": _told("what it is")}
+    model, named = f"/v2/models/{config.name}", {"200": _json_response("the metadata")}
     paths = {
         "/v2": {"get": _operation("serverMetadata", "Name, version and extensions of the server", named)},
         "/v2/health/live": {"get": _operation("serverLive", "Whether the process lives", named, token=False)},
@@ -44,11 +44,11 @@ def document(config: Config, base: str) -> Json:
 _ERROR = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
 
 
-def _told(about: str) -> Json:
+def _json_response(about: str) -> Json:
     return {"description": about, "content": {"application/json": {"schema": {"type": "object"}}}}
 
 
-_READY = {"200": _told("it does"), "503": _told("not now")}
+_READY = {"200": _json_response("ready"), "503": _json_response("not ready")}
 
 
 def _operation(name: str, summary: str, responses: Json, *, token: bool = True) -> Json:
@@ -71,9 +71,9 @@ def _inference() -> Json:
     answer = {"application/json": {"schema": {"$ref": "#/components/schemas/InferenceResponse"}}}
     responses: Json = {"200": {"description": "the results", "content": answer}}
     responses |= {code: {"description": text, "content": _ERROR} for code, text in refusals.items()}
-    asked = {"application/json": {"schema": {"$ref": "#/components/schemas/InferenceRequest"}}}
+    content = {"application/json": {"schema": {"$ref": "#/components/schemas/InferenceRequest"}}}
     found = _operation("modelInfer", "Run the model", responses)
-    return found | {"requestBody": {"required": True, "content": asked}}
+    return found | {"requestBody": {"required": True, "content": content}}
 
 
 def _schemas(interface: Interface) -> Json:
@@ -140,6 +140,6 @@ def _tensor(tensor: Tensor, interface: Interface, role: str) -> Json:
 def _size(size: int | str, interface: Interface) -> Json:
     if isinstance(size, int):
         return {"const": size}
-    span = interface.range(size)
+    span = interface.allowed_range(size)
     found: Json = {"type": "integer", "minimum": span.minimum if size in interface.dimensions else 0, "title": size}
     return found | ({} if span.maximum is None else {"maximum": span.maximum})

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much of each turn of the event loop goes to requests: the rest waits for the next turn.
+"""Limit the time that requests take in one iteration of the event loop; the rest waits for the next one.
 
-A turn serves whatever is ready. A hundred requests of a millisecond that are ready at once would keep a health probe,
-which came a moment later, waiting for all of them; so what is read in the loop asks here first, and after a few
-milliseconds waits until the loop has been round.
+An iteration runs all callbacks that are ready. A hundred requests of a millisecond that are ready at once would delay a
+health probe that arrives a moment later by all of them; so a request that is parsed in the loop checks here first, and
+after some milliseconds waits for the next iteration.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ import asyncio
 import time
 from collections import deque
 
-_SECONDS = 0.005  # of requests in one turn
-_PAUSE_SECONDS = 0.02  # without a request: what else was ready has had its turn
-_WOKEN = 8  # at most in one turn of those that waited; each asks again
+_SECONDS = 0.005  # of requests in one iteration
+_PAUSE_SECONDS = 0.02  # without a request: other callbacks have run
+_MAX_WOKEN = 8  # at most in one iteration; each checks again
 
 
 class Pace:
     """The requests of one event loop.
 
-    A callback that tells when a turn is over would cost a turn of its own each time. So turns are only told apart when
-    requests have followed each other for some milliseconds: then one waits a turn, and the count begins again.
+    A callback at the end of each iteration would cost an iteration itself. So iterations are only told apart when
+    requests have followed each other for some milliseconds: then one waits an iteration, and the time starts again.
     """
 
     def __init__(self) -> None:
@@ -30,7 +30,7 @@ class Pace:
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     def has_time(self) -> bool:
-        """Tell whether one more request may begin in this turn."""
+        """Return whether one more request may begin in this iteration."""
         now = time.monotonic()
         paused = now - self._last > _PAUSE_SECONDS
         self._last = now
@@ -39,21 +39,21 @@ class Pace:
         return now - self._since < _SECONDS
 
     async def wait(self) -> None:
-        """Return in a turn that has time for one more request."""
+        """Return in an iteration that has time for one more request."""
         loop = asyncio.get_running_loop()
         while not self.has_time():
-            turn = loop.create_future()
-            self._waiting.append(turn)
+            iteration = loop.create_future()
+            self._waiting.append(iteration)
             if len(self._waiting) == 1:
                 loop.call_soon(self._next, loop)
-            await turn
+            await iteration
 
     def _next(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Begin a turn, and wake some of those that waited, in the order in which they came."""
+        """Begin an iteration, and wake some of the waiting requests, in their order."""
         self._since = None
-        for _ in range(min(_WOKEN, len(self._waiting))):
-            turn = self._waiting.popleft()
-            if not turn.done():  # else whoever waited is gone
-                turn.set_result(None)
+        for _ in range(min(_MAX_WOKEN, len(self._waiting))):
+            iteration = self._waiting.popleft()
+            if not iteration.done():  # otherwise its client is gone
+                iteration.set_result(None)
         if self._waiting:
             loop.call_soon(self._next, loop)

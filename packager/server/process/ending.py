@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a server ends without losing a request (docs/adr/190).
+"""Graceful shutdown: end a server without losing a request (docs/adr/190).
 
 | | HTTP | gRPC |
 | --- | --- | --- |
-| a signal | readiness is 503, every answer says `connection: close` | readiness is false |
-| until nobody came for `quiet` seconds | whoever comes is served as before | the same |
-| then the listener is left | whom the kernel took is accepted and answered | the same; connections end by age |
-| then all is closed | | |
+| on a signal | readiness is 503, every answer has `connection: close` | readiness is false |
+| until `quiet` seconds pass without a request | requests are served as before | the same |
+| then accepting stops | connections in the accept queue are answered | the same; connections end by age |
+| then the server closes | | |
 
-Balancers send requests until they notice, which takes them seconds, and what they send arrives on new connections.
-Probes and scrapes are not counted: they go on for ever. Where other processes serve in the place of this one, the
-listener is left to them at once. All of it takes `drain` seconds at most: newcomers are turned away early enough for
-those who are there, a second before the end over HTTP, and the age of a connection earlier over gRPC.
+Load balancers send requests until they notice, which takes them seconds, and these arrive on new connections. Probes
+and scrapes are not counted, because they never stop. Where other processes serve in the place of this one, accepting
+stops at once. All of it takes `drain` seconds at most: accepting stops early enough for the open requests, a second
+before the end over HTTP, and the age of a connection earlier over gRPC.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from dataclasses import dataclass
 from typing import Any
 
 from packager.server.execution.engine import Engine
-from packager.server.grpc.service import Rpc
-from packager.server.process import listeners as places
+from packager.server.grpc.service import GrpcServer
+from packager.server.process import listeners
 from packager.server.process.inherited import Inherited
 
-_LAST_SECONDS = 1.0  # for whom was accepted last; to ask, after others took over
-_SETTLE_SECONDS = 0.3  # for whom was accepted last, to ask, after nobody came any more
+_LAST_SECONDS = 1.0  # for a request on a connection that was accepted last, after others took over
+_SETTLE_SECONDS = 0.3  # the same after no request came for `quiet` seconds
 _AGE_SECONDS = 10.0
 
 
-def age(drain: float) -> float:
-    """Return how old a gRPC connection gets, in seconds."""
+def max_connection_age(drain: float) -> float:
+    """Return how old a gRPC connection may get, in seconds."""
     return min(_AGE_SECONDS, max(drain / 2, 1.0))
 
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """The end of a server. `drain`, `quiet`: seconds. `own`: what a supervisor passed; `passed`: systemd the listener.
+    """The end of a server. `drain`, `quiet`: seconds; `port`: where HTTP listens.
 
-    `port` is where HTTP listens.
+    `own`: what a supervisor passed; `passed`: systemd passed the listener.
     """
 
     engine: Engine
@@ -49,40 +49,40 @@ class Ending:
     own: Inherited | None
     passed: bool
 
-    async def leave(self, rpc: Rpc | None) -> None:
-        """Turn readiness off; return when there is nobody left to answer."""
-        self.engine.begin_to_drain()
+    async def finish_requests(self, grpc: GrpcServer | None) -> None:
+        """Turn readiness off, stop accepting, and return when every request is answered."""
+        self.engine.start_draining()
         if self.own:
-            self.own.end()
-        await asyncio.gather(self._leave_http(), *([] if rpc is None else [self._leave_grpc(rpc)]))
+            self.own.announce_end()
+        await asyncio.gather(self._finish_http(), *([] if grpc is None else [self._finish_grpc(grpc)]))
 
-    async def _leave_http(self) -> None:
-        await self._newcomers(self.drain - self._least)
+    async def _finish_http(self) -> None:
+        await self._wait_for_last_request(self.drain - self._reserved_seconds)
         others = self.own is not None and self.own.others.is_set()
         if self.own:
-            listeners = self.own.descriptors()
+            descriptors = self.own.listener_descriptors()
         else:
-            listeners = await asyncio.to_thread(places.held, self.port, listening=True)
+            descriptors = await asyncio.to_thread(listeners.sockets_on_port, self.port, listening=True)
         if others:
-            places.silence(listeners)
+            listeners.detach_listeners(descriptors)
         else:
-            await places.leave(listeners, ours=not (self.own or self.passed))
-        await self.engine.gate.quiet(_LAST_SECONDS if others else _SETTLE_SECONDS)
+            await listeners.stop_accepting(descriptors, exclusive=not (self.own or self.passed))
+        await self.engine.admission.wait_idle(_LAST_SECONDS if others else _SETTLE_SECONDS)
 
-    async def _leave_grpc(self, rpc: Rpc) -> None:
-        await self._newcomers(self.drain - self._least - age(self.drain))
-        await rpc.leave()
-        await self.engine.gate.quiet(0)
+    async def _finish_grpc(self, grpc: GrpcServer) -> None:
+        await self._wait_for_last_request(self.drain - self._reserved_seconds - max_connection_age(self.drain))
+        await grpc.stop_accepting()
+        await self.engine.admission.wait_idle(0)
 
     @property
-    def _least(self) -> float:
+    def _reserved_seconds(self) -> float:
         """Seconds that are kept for the last answers."""
         return min(_LAST_SECONDS, self.drain / 4)
 
-    async def _newcomers(self, seconds: float) -> None:
-        """Return when nobody comes any more, others serve, or `seconds` have passed."""
+    async def _wait_for_last_request(self, seconds: float) -> None:
+        """Return when no request comes any more, others serve, or `seconds` have passed."""
         ends: list[asyncio.Task[Any]] = [
-            asyncio.create_task(self.engine.gate.quiet(self.quiet if self.engine.loaded else 0.0))
+            asyncio.create_task(self.engine.admission.wait_idle(self.quiet if self.engine.loaded else 0.0))
         ]
         if self.own:
             ends.append(asyncio.create_task(self.own.others.wait()))

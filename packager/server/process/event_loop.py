@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The event loop: uvloop's where the installation holds it, else Python's own.
+"""Choose the event loop: uvloop's where the installation has it, else Python's own.
 
 A request crosses twice from granian's thread into the loop. uvloop takes a quarter less processor time for that
-(docs/adr/134); installations of bundles that were locked before it was asked for do without.
+(docs/adr/134); installations of bundles that were locked before uvloop was required run without it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import asyncio
 import importlib
 
 
-def new() -> asyncio.AbstractEventLoop:
+def new_event_loop() -> asyncio.AbstractEventLoop:
     """Return a new event loop."""
     try:
         uvloop = importlib.import_module("uvloop")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What this process may have of its host: processors and memory, and what a server needs of the latter.
+"""Read the processors and memory that this process may use, and estimate the memory that a server needs.
 
 Processors are limited by affinity and by quota, memory by control groups; a limit of a group further up holds as well.
 Version 1 (`cpu.cfs_quota_us`, `memory.limit_in_bytes`) and version 2 (`cpu.max`, `memory.max`) are read, as they are
@@ -17,12 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TypeAlias
 
+from packager.server.knobs import default
+
 ROOT = Path("/sys/fs/cgroup")
 GROUPS = Path("/proc/self/cgroup")
 _MIB = 2**20
-_PROGRAM = 128 * _MIB  # of an interpreter with a runtime and its threads
+_PROGRAM = 128 * _MIB  # an interpreter with a runtime and its threads
 _WORKER = 64 * _MIB
-_IN_FLIGHT = 128  # requests, unless `server.max_in_flight` says more
+_IN_FLIGHT = int(default("server.max_in_flight"))
 
 Port: TypeAlias = tuple[int, Sequence[int | None]]
 """Bytes of an element, and the most of each dimension, None where there is no limit."""
@@ -30,7 +32,7 @@ Port: TypeAlias = tuple[int, Sequence[int | None]]
 
 @dataclass(frozen=True, slots=True)
 class Allowance:
-    """`cpus`: processors, a fraction where a quota says so. `memory`: bytes; None: as much as the host has."""
+    """`cpus`: processors, a fraction under a quota. `memory`: bytes; None: as much as the host has."""
 
     cpus: float
     memory: int | None
@@ -41,8 +43,8 @@ class Allowance:
         return max(1, int(self.cpus))
 
 
-def read(root: Path = ROOT, groups: Path = GROUPS) -> Allowance:
-    """Return what this process may have; what cannot be read limits nothing."""
+def read_allowance(root: Path = ROOT, groups: Path = GROUPS) -> Allowance:
+    """Return the limits of this process; a limit that cannot be read is ignored."""
     cpus, memory = float(len(os.sched_getaffinity(0))), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limits = [memory]
     for folder in _folders(root, groups):
@@ -54,7 +56,7 @@ def read(root: Path = ROOT, groups: Path = GROUPS) -> Allowance:
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """What requests of a model are like. `largest`: bytes of the largest, None where nothing bounds it.
+    """Sizes of a model's requests. `largest`: bytes of the largest, None where nothing bounds it.
 
     `growth`: bytes of an answer to each byte of a request.
     """
@@ -64,15 +66,15 @@ class Traffic:
 
     @staticmethod
     def of(inputs: Sequence[Port], outputs: Sequence[Port]) -> Traffic:
-        """Reckon with ports; a dimension without a limit has the same size in all of them."""
+        """Compute them from the ports; a dimension without a limit has the same size in all of them."""
         bounded = all(size is not None for _, sizes in inputs for size in sizes)
-        asked, answered = (
+        request, answer = (
             sum(item * math.prod(size or 1 for size in sizes) for item, sizes in ports) for ports in (inputs, outputs)
         )
-        return Traffic(asked if bounded else None, answered / max(asked, 1))
+        return Traffic(request if bounded else None, answer / max(request, 1))
 
 
-def needed(model: int, processes: int, workers: int, max_body: int, traffic: Traffic) -> int:
+def memory_needed(model: int, processes: int, workers: int, max_body: int, traffic: Traffic) -> int:
     """Return the bytes that a server takes at most.
 
     `model`: of one loaded copy; `processes` serve, each with `workers` that run the model (0: it does so itself);
@@ -96,8 +98,8 @@ def _folders(root: Path, groups: Path) -> Iterator[Path]:
         _, _, rest = row.partition(":")
         controllers, _, path = rest.partition(":")
         for base in _bases(root, controllers):
-            place = PurePosixPath(path.lstrip("/"))
-            for part in (place, *place.parents):
+            group_path = PurePosixPath(path.lstrip("/"))
+            for part in (group_path, *group_path.parents):
                 if ".." not in part.parts and (base / part).is_dir():
                     yield base / part
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Addresses to listen on: find them, hold them, and say why not."""
+"""Listening sockets: open them, stop accepting on them without a reset, and explain why an address is not available."""
 
 from __future__ import annotations
 
@@ -18,77 +18,86 @@ from packager.server.errors import StartError, quote
 
 _BACKLOG = 1024
 _ATTACH_FILTER = 26  # SO_ATTACH_FILTER; the socket module has no name for it
-_HANDSHAKE_SECONDS = 0.3  # for a client that has begun one; less than the second after which kernels knock again
-_QUEUE_SECONDS = 1.0  # for a queue that others fill, and empty as well
-_LOOK_SECONDS = 0.001
+_HANDSHAKE_SECONDS = 0.3  # for handshakes in progress; less than the second after which kernels send a SYN again
+_QUEUE_SECONDS = 1.0  # for an accept queue that other processes fill, and empty as well
+_POLL_SECONDS = 0.001
 _INSTRUCTION = struct.Struct("HBBI")
 # Classic BPF over the TCP header: drop a segment with SYN and without ACK, take every other. See socket(7), bpf(4).
-_KNOCKS = ((0x30, 0, 0, 13), (0x54, 0, 0, 0x12), (0x15, 0, 1, 0x02), (0x06, 0, 0, 0), (0x06, 0, 0, 0xFFFFFFFF))
+_SYN_FILTER = (
+    (0x30, 0, 0, 13),
+    (0x54, 0, 0, 0x12),
+    (0x15, 0, 1, 0x02),
+    (0x06, 0, 0, 0),
+    (0x06, 0, 0, 0xFFFFFFFF),
+)
 
 
-def claim(host: str, port: int) -> str:
-    """Return the numeric address of `host`, having made sure that `port` is free there. Raises StartError.
+def check_port_free(host: str, port: int) -> str:
+    """Return the numeric address of `host` if `port` is free there. Raises StartError.
 
-    granian listens with SO_REUSEPORT, which lets a second server take half of the connections of a first in
-    silence; a listener without it, bound for a moment, finds out.
+    granian listens with SO_REUSEPORT, with which a second server would silently take half of the connections of a
+    first; a socket without it, bound for a moment, finds out.
     """
-    with _bound(host, port) as probe:
+    with _bind(host, port) as probe:
         return str(probe.getsockname()[0])
 
 
-def listen(host: str, port: int) -> socket.socket:
+def open_listener(host: str, port: int) -> socket.socket:
     """Return a socket that listens there. Raises StartError."""
-    listener = _bound(host, port)
+    listener = _bind(host, port)
     try:
         listener.listen(_BACKLOG)
     except OSError as error:
-        raise unavailable(host, port, error) from None
+        raise address_error(host, port, error) from None
     listener.setblocking(False)
     return listener
 
 
-def reserve(host: str, port: int) -> socket.socket:
-    """Return a socket that keeps a port from others, while processes of this user may share it. Raises StartError."""
-    claim(host, port)
-    return _bound(host, port, shared=True)
+def reserve_port(host: str, port: int) -> socket.socket:
+    """Return a socket that keeps a port from other users, while processes of this user may share it.
 
-
-def deafen(descriptor: int) -> None:
-    """Have a listener ignore whoever knocks from now on; handshakes that have begun come to their end.
-
-    The kernel of who knocks does so again after a second. By then another process may be the one that listens: closing
-    the listener at once would reset whom the kernel has connected and nobody accepted yet.
+    Raises StartError.
     """
-    program = array.array("B", b"".join(_INSTRUCTION.pack(*step) for step in _KNOCKS))
+    check_port_free(host, port)
+    return _bind(host, port, shared=True)
+
+
+def drop_new_connections(descriptor: int) -> None:
+    """Drop new SYNs on a listening socket; let handshakes in progress complete.
+
+    A client's kernel sends the SYN again after a second. By then another process may listen. Closing the listener at
+    once would reset connections that the kernel has completed and no process has accepted yet.
+    """
+    program = array.array("B", b"".join(_INSTRUCTION.pack(*step) for step in _SYN_FILTER))
     with socket.socket(fileno=os.dup(descriptor)) as listener:
         listener.setsockopt(
-            socket.SOL_SOCKET, _ATTACH_FILTER, struct.pack("HP", len(_KNOCKS), program.buffer_info()[0])
+            socket.SOL_SOCKET, _ATTACH_FILTER, struct.pack("HP", len(_SYN_FILTER), program.buffer_info()[0])
         )
 
 
-async def leave(listeners: Sequence[int], *, ours: bool) -> None:
-    """Take no further connection at these listeners; those that the kernel has taken are still accepted.
+async def stop_accepting(listeners: Sequence[int], *, exclusive: bool) -> None:
+    """Take no further connection on these listeners; those in the accept queue are still accepted.
 
-    `ours`: nobody else has the socket, so it may be made deaf first: whose handshake has begun is taken as well.
+    `exclusive`: no other process has the socket, so that SYNs may be dropped first and handshakes in progress complete.
     """
-    if ours:
+    if exclusive:
         for listener in listeners:
-            deafen(listener)
+            drop_new_connections(listener)
         await asyncio.sleep(_HANDSHAKE_SECONDS)
     end = time.monotonic() + _QUEUE_SECONDS
-    while any(map(queued, listeners)) and (ours or time.monotonic() < end):
-        await asyncio.sleep(_LOOK_SECONDS)
-    silence(listeners)
+    while any(map(accept_queue_length, listeners)) and (exclusive or time.monotonic() < end):
+        await asyncio.sleep(_POLL_SECONDS)
+    detach_listeners(listeners)
 
 
-def queued(descriptor: int) -> int:
+def accept_queue_length(descriptor: int) -> int:
     """Return how many connections wait for a listener to accept them."""
     with socket.socket(fileno=os.dup(descriptor)) as listener:
-        told = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 28)
-    return int(struct.unpack_from("I", told, 24)[0])  # tcpi_unacked, which is that number for a listener
+        info = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 28)
+    return int(struct.unpack_from("I", info, 24)[0])  # tcpi_unacked, which is that number for a listener
 
 
-def same(descriptor: int) -> list[int]:
+def duplicates_of(descriptor: int) -> list[int]:
     """Return the descriptors of this process that name the same socket."""
     wanted = os.fstat(descriptor).st_ino
     return [number for number in _descriptors() if _inode(number) == wanted]
@@ -105,20 +114,20 @@ def _inode(descriptor: int) -> int:
         return 0
 
 
-def silence(descriptors: Iterable[int]) -> None:
-    """Make each of these listeners name one that nobody can reach; who watches it notices nothing.
+def detach_listeners(descriptors: Iterable[int]) -> None:
+    """Replace each descriptor (dup2) with an unreachable socket, so that the event loop stops accepting.
 
-    Closing a server's listener instead would have to be asked of the server, and granian's closes connections that were
-    just accepted and have not asked yet.
+    granian has no call that stops accepting, and closing its listener closes connections that were just accepted and
+    have not sent a request yet.
     """
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as silent:
-        silent.bind("")  # an abstract name that the kernel chooses: nobody is told
-        silent.listen()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as unreachable:
+        unreachable.bind("")  # an abstract name that the kernel chooses and that is published nowhere
+        unreachable.listen()
         for descriptor in descriptors:
-            os.dup2(silent.fileno(), descriptor, inheritable=False)
+            os.dup2(unreachable.fileno(), descriptor, inheritable=False)
 
 
-def held(port: int, *, listening: bool) -> list[int]:
+def sockets_on_port(port: int, *, listening: bool) -> list[int]:
     """Return the descriptors of this process that listen at a TCP port, or that are connected to it."""
     found = []
     for path in Path("/proc/self/fd").iterdir():
@@ -134,28 +143,28 @@ def held(port: int, *, listening: bool) -> list[int]:
     return found
 
 
-def _bound(host: str, port: int, *, shared: bool = False) -> socket.socket:
+def _bind(host: str, port: int, *, shared: bool = False) -> socket.socket:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         # One listener has one address: of a name with several, clients most likely try the IPv4 one.
         family, kind, number, _, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
-        place = socket.socket(family, kind, number)
+        bound = socket.socket(family, kind, number)
         try:
-            place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT if shared else socket.SO_REUSEADDR, 1)
-            place.bind(address)
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT if shared else socket.SO_REUSEADDR, 1)
+            bound.bind(address)
         except BaseException:
-            place.close()
+            bound.close()
             raise
     except OSError as error:
-        raise unavailable(host, port, error) from None
-    return place
+        raise address_error(host, port, error) from None
+    return bound
 
 
-def unavailable(host: str, port: int, error: OSError) -> StartError:
-    """Return the error of an address that cannot be had."""
+def address_error(host: str, port: int, error: OSError) -> StartError:
+    """Return the error of an address that cannot be bound."""
     hint = None
     if error.errno == errno.EADDRINUSE:
-        hint = f"`ss -ltnp sport = :{port}` shows who has it; or choose another `--port`"
+        hint = f"`ss -ltnp sport = :{port}` shows the process that has it; or choose another `--port`"
     elif error.errno == errno.EACCES:
         hint = "ports below 1024 need a privilege; choose a higher `--port`"
     return StartError(f"cannot listen on {quote(f'{host}:{port}')}: {error.strerror}", code=3, hint=hint)

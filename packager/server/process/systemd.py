@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""systemd as a supervisor: a listener it opened for us, readiness told to it, signs of life while the loop turns.
+"""The protocol of systemd: take its listener, notify it of readiness, and feed its watchdog.
 
-Environment variables say that it is there (sd_listen_fds(3), sd_notify(3), sd_watchdog_enabled(3)); without them
-nothing here has any effect.
+Environment variables announce it (sd_listen_fds(3), sd_notify(3), sd_watchdog_enabled(3)); without them nothing here
+has any effect.
 """
 
 from __future__ import annotations
 
 import asyncio
-import importlib
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,20 +17,19 @@ from packager.server.errors import StartError, quote
 
 VARIABLES = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID")
 _FIRST = 3  # the first descriptor that is passed
-_BACKLOG = 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Supervisor:
-    """What a supervisor asked for. `interval` is in seconds, `listener` a descriptor; None: not asked."""
+class Systemd:
+    """What systemd requested. `interval` is in seconds, `listener` a descriptor; None: not requested."""
 
     address: str | None = None
     interval: float | None = None
     listener: int | None = None
 
     @staticmethod
-    def from_environment(environment: Mapping[str, str], pid: int) -> Supervisor:
-        """Read the variables; those meant for another process do not count. Raises StartError."""
+    def from_environment(environment: Mapping[str, str], pid: int) -> Systemd:
+        """Read the variables, except those meant for another process. Raises StartError."""
         own = environment.get("LISTEN_PID") == str(pid)
         count = environment.get("LISTEN_FDS", "0") if own else "0"
         if count not in ("0", "1"):
@@ -39,10 +37,10 @@ class Supervisor:
         watched = environment.get("WATCHDOG_PID", str(pid)) == str(pid)
         microseconds = environment.get("WATCHDOG_USEC", "") if watched else ""
         interval = int(microseconds) / 2e6 if microseconds.isdecimal() and int(microseconds) else None
-        return Supervisor(environment.get("NOTIFY_SOCKET") or None, interval, _FIRST if count == "1" else None)
+        return Systemd(environment.get("NOTIFY_SOCKET") or None, interval, _FIRST if count == "1" else None)
 
-    def tell(self, *lines: str) -> None:
-        """Say something to the supervisor; one that does not listen is no reason to stop serving."""
+    def notify(self, *lines: str) -> None:
+        """Send lines to systemd. A failure is ignored: it is no reason to stop serving."""
         if self.address is None:
             return
         address = f"\0{self.address[1:]}" if self.address.startswith("@") else self.address
@@ -53,30 +51,18 @@ class Supervisor:
             return
 
     async def keep_alive(self) -> None:
-        """Give signs of life twice per allowed silence: they stop when the event loop does."""
+        """Feed the watchdog twice per its interval; this stops when the event loop does."""
         while self.interval is not None:
-            self.tell("WATCHDOG=1")
+            self.notify("WATCHDOG=1")
             await asyncio.sleep(self.interval)
 
-    def adopt(self, server: Any) -> Any:
-        """Let `server` accept on the supervisor's listener instead of one of its own."""
-        if self.listener is None:
-            return server
-        held = importlib.import_module("granian.net").SocketHolder(self.listener, False, _BACKLOG)
-
-        def take() -> None:
-            server._shd = held
-
-        server._init_shared_socket = take
-        return server
-
-    def local(self) -> tuple[str, int]:
+    def listener_address(self) -> tuple[str, int]:
         """Return address and port of the listener. Raises StartError if it is none for TCP."""
         try:
             with socket.socket(fileno=socket.dup(self.listener)) as found:  # type: ignore[arg-type]
-                place: Any = found.getsockname()
+                address: Any = found.getsockname()
         except OSError as error:
             raise StartError(f"the supervisor's listener is not usable: {error.strerror}", code=3) from None
         if found.family not in (socket.AF_INET, socket.AF_INET6):
             raise StartError("expected a TCP listener from the supervisor", code=3)
-        return str(place[0]), int(place[1])
+        return str(address[0]), int(address[1])

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an installed model takes, and whether a request keeps to it.
+"""The inputs and outputs of an installed model, and the check of requests against them.
 
 A dimension is a fixed size or a name. A name has one size per request, wherever it appears, inside its limit; a name
-without a limit may have any size from 1. What the build measured is told apart: a request beyond it is answered, and
-counted. Values are limited where the contract says so.
+without a limit may have any size from 1. Measured sizes are separate: a request outside them is answered, and counted.
+Values are limited where the contract limits them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from packager.server.protocol.values import Values
 
 # No product of dimensions above this reaches numpy, whose sizes are 64-bit: a shape is text a client chose.
 MAX_ELEMENTS = 2**40
-_SPARE = 2**20  # for what a request says beside its tensors: names, an id, parameters
+_SPARE = 2**20  # for the rest of a request: names, an id, parameters
 _NUMBER, _TEXT = 32, 2**16  # bytes of one in the longest form that clients use
 
 
@@ -93,7 +93,7 @@ class Interface:
 
     @staticmethod
     def from_json(value: Any) -> Interface:
-        """Read the `interface` of a configuration. Raises ValueError with a sentence about the first defect."""
+        """Read the `interface` of a configuration. Raises ValueError with a message about the first defect."""
         fields = record(value, "interface", {"inputs", "outputs"}, optional={"dimensions"})
         ranges = fields.get("dimensions", {})
         if not isinstance(ranges, dict):
@@ -107,29 +107,29 @@ class Interface:
             ties={name: tied for name, (_, _, tied) in found.items() if tied},
         )
 
-    def range(self, dimension: str) -> Range:
+    def allowed_range(self, dimension: str) -> Range:
         """Return the sizes that `dimension` may have."""
         return self.dimensions.get(dimension, Range())
 
-    def run(self, dimension: str) -> Range:
-        """Return the sizes of `dimension` that were measured, of those that it may have."""
-        limit, measured = self.range(dimension), self.measured.get(dimension)
+    def measured_range(self, dimension: str) -> Range:
+        """Return the allowed sizes of `dimension` that were measured."""
+        limit, measured = self.allowed_range(dimension), self.measured.get(dimension)
         if measured is None or measured.maximum is None:
             return measured or limit
         return measured.up_to(limit.near(measured.maximum))
 
     def limited_to_measured(self) -> Interface:
-        """Return this interface with no sizes but those that were measured."""
+        """Return this interface with the measured sizes as limits."""
         return replace(self, dimensions={**self.dimensions, **self.measured})
 
     def largest_body(self) -> int | None:
-        """Return how many bytes a request that keeps this promise may take in any form; None: it states no bound.
+        """Return the most bytes of a valid request in any form; None if the interface states no bound.
 
-        Texts have no longest length in a contract: 64 KiB are reckoned for each.
+        A contract does not limit the length of texts: each counts as 64 KiB.
         """
         total = _SPARE
         for tensor in self.inputs:
-            sizes = [size if isinstance(size, int) else self.range(size).maximum for size in tensor.shape]
+            sizes = [size if isinstance(size, int) else self.allowed_range(size).maximum for size in tensor.shape]
             known = [size for size in sizes if size is not None]
             if len(known) < len(sizes):
                 return None
@@ -137,10 +137,13 @@ class Interface:
         return total
 
     def traffic(self) -> Traffic:
-        """Return what requests are like; a text is reckoned with 64 bytes."""
+        """Return the sizes of requests and answers; a text counts as 64 bytes."""
         inputs, outputs = (
             [
-                (_item(tensor), [size if isinstance(size, int) else self.range(size).maximum for size in tensor.shape])
+                (
+                    _item(tensor),
+                    [size if isinstance(size, int) else self.allowed_range(size).maximum for size in tensor.shape],
+                )
                 for tensor in tensors
             ]
             for tensors in (self.inputs, self.outputs)
@@ -153,10 +156,10 @@ class Interface:
         name = firsts.pop() if len(firsts) == 1 else 0
         if not isinstance(name, str):
             return self
-        return replace(self, dimensions={**self.dimensions, name: self.range(name).up_to(most)})
+        return replace(self, dimensions={**self.dimensions, name: self.allowed_range(name).up_to(most)})
 
     def check_shape(self, tensor: Tensor, shape: tuple[int, ...], sizes: dict[str, int]) -> None:
-        """Refuse a shape outside the promise; `sizes` remembers the named dimensions of this request.
+        """Refuse a shape outside the interface; `sizes` collects the named dimensions of this request.
 
         Raises RequestError.
         """
@@ -166,15 +169,15 @@ class Interface:
             if isinstance(expected, int):
                 if size != expected:
                     raise _mismatch(tensor, shape, f"{expected}, got {size}")
-            elif size not in self.range(expected):
-                raise _mismatch(tensor, shape, f"`{expected}` of {self.range(expected)}, got {size}")
+            elif size not in self.allowed_range(expected):
+                raise _mismatch(tensor, shape, f"`{expected}` of {self.allowed_range(expected)}, got {size}")
             elif sizes.setdefault(expected, size) != size:
                 raise _mismatch(tensor, shape, f"`{expected}` of {sizes[expected]} as in another input, got {size}")
         if math.prod(max(size, 1) for size in shape) > MAX_ELEMENTS:
             raise RequestError(f"input {quote(tensor.name)}: expected at most {MAX_ELEMENTS} elements")
 
     def check_ties(self, sizes: Mapping[str, int]) -> None:
-        """Refuse sizes of which one is to follow another one and does not. Raises RequestError."""
+        """Refuse sizes that do not have the factor between them that the interface states. Raises RequestError."""
         for name, (factor, other) in self.ties.items():
             if name in sizes and other in sizes and sizes[name] != factor * sizes[other]:
                 expected = f"`{name}` to be {factor} * `{other}`, {factor * sizes[other]}"
@@ -186,7 +189,7 @@ class Interface:
         return tuple([name for name, size in sizes.items() if name in measured and size not in measured[name]])
 
     def check_values(self, feeds: Mapping[str, Any]) -> None:
-        """Refuse values that the contract says are not taken. Raises RequestError."""
+        """Refuse values that the contract does not allow. Raises RequestError."""
         for name, limit in self.values.items():
             limit.check(feeds[name], f"input {quote(name)}")
 

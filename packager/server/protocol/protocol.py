@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The messages of the Open Inference Protocol v2, as bytes, without I/O.
+"""Parse and write the HTTP messages of the Open Inference Protocol v2, without I/O.
 
-`parse` turns a request body into feeds that keep every promise of the interface, or raises RequestError: no other
-exception leaves it, whatever the bytes. `render` turns results into a response body.
+`parse` turns a request body into feeds that satisfy the interface, or raises RequestError and no other exception,
+whatever the bytes. `render` turns results into a response body.
 
-A body is a JSON document, followed by the raw bytes of those inputs that say `binary_data_size`, in their order; the
-length of the document is then told beside the body. `outputs` selects and orders results; without it, all come.
-`binary_data` of an output, or else `binary_data_output` of the request, says which form a result has; JSON is the
-default. Unknown members are ignored, as the protocol allows, and a member that is `null` is none; features that change
+A body is a JSON document, followed by the raw bytes of those inputs that have `binary_data_size`, in their order; a
+header then gives the length of the document. `outputs` selects and orders results; without it, all are returned.
+`binary_data` of an output, or else `binary_data_output` of the request, selects the form of a result; JSON is the
+default. Unknown members are ignored, as the protocol allows, and `null` is no member; features that change
 the meaning of a tensor and are not offered (shared memory, classification) are refused. Numbers of BF16 are taken for
 FP32, which holds each of them.
 """
@@ -23,12 +23,12 @@ from typing import Any, NamedTuple, TypeAlias
 import orjson
 
 from packager.server.admission import costs
-from packager.server.errors import RequestError, known, quote
+from packager.server.errors import RequestError, quote, suggest_names
 from packager.server.protocol import tensors
 from packager.server.protocol.interface import Interface, Tensor
 from packager.server.protocol.tensors import Array, Charge
 
-# The version of what this server says on the wire, in its metadata.
+# The version in the server's metadata.
 VERSION = "1"
 EXTENSIONS = ["binary_tensor_data"]
 Body: TypeAlias = bytes | bytearray
@@ -37,7 +37,7 @@ _AROUND = 20  # characters before and behind an error
 
 
 class Wanted(NamedTuple):
-    """One requested output and the form it is to have."""
+    """One requested output and its form."""
 
     name: str
     binary: bool
@@ -46,8 +46,8 @@ class Wanted(NamedTuple):
 class Request(NamedTuple):
     """A checked inference request. `rows` is the size of the first input's first dimension if that one varies.
 
-    `key` is what `batching.key` says of the feeds, where somebody knows it already; `outside` are the dimensions whose
-    sizes the build did not measure.
+    `key` is `batching.batch_key` of the feeds, if it is known already; `outside` has the dimensions whose sizes the
+    build did not measure.
     """
 
     id: str | None
@@ -102,25 +102,25 @@ def header_length(value: str | None, size: int) -> int | None:
     return int(value)
 
 
-def parse(body: Body, length: int | None, interface: Interface, charge: Charge = tensors.free) -> Request:
+def parse(body: Body, length: int | None, interface: Interface, charge: Charge = tensors.no_charge) -> Request:
     """Check a request body against the interface; `length` is that of its document, None for the whole body.
 
-    The arrays are views of `body` where they can be; `charge` hears of the bytes that all else takes, before it does.
+    The arrays are views of `body` where possible; `charge` gets the bytes of all other allocations beforehand.
     Raises RequestError.
     """
-    return read(body, length, interface, charge)[0]
+    return parse_with_sizes(body, length, interface, charge)[0]
 
 
-def read(
-    body: Body, length: int | None, interface: Interface, charge: Charge = tensors.free
+def parse_with_sizes(
+    body: Body, length: int | None, interface: Interface, charge: Charge = tensors.no_charge
 ) -> tuple[Request, list[int]]:
-    """Do what `parse` does, and return as well how many bytes behind the document each of its inputs took, in order.
+    """Parse as `parse` does; also return how many bytes behind the document each input has, in order.
 
-    Inputs whose elements are in the document itself take none and are not counted.
+    Inputs whose elements are in the document have none and are left out.
     """
     view = memoryview(body)
     raw = view if length is None else view[:length]
-    weight = costs.weigh(body if length is None else raw) if len(raw) > costs.SMALL else 0
+    weight = costs.estimate_json_memory(body if length is None else raw) if len(raw) > costs.SMALL else 0
     charge(weight)
     document = _document(raw)
     tail = _Tail(view, len(body) if length is None else length, charge)
@@ -144,19 +144,21 @@ def _document(raw: memoryview) -> dict[str, Any]:
     try:
         value = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
-        raise RequestError(f"the request is not JSON: {str(error)[:200]}{_there(error)}{_not_finite(raw)}") from None
+        raise RequestError(
+            f"the request is not JSON: {str(error)[:200]}{_context_of(error)}{_not_finite(raw)}"
+        ) from None
     return _object(value, "the request")
 
 
-def _there(error: orjson.JSONDecodeError) -> str:
-    """Show what is around the place of an error."""
+def _context_of(error: orjson.JSONDecodeError) -> str:
+    """Return the text around an error."""
     start = max(0, error.pos - _AROUND)
     found = error.doc[start : error.pos + _AROUND]
     return f", at {quote(found)}" if found.strip() else ""
 
 
 def _not_finite(raw: memoryview) -> str:
-    """Say how to send what JSON has no number for, where a request seems to hold it."""
+    """Return how to send NaN and infinity, if the request seems to hold one."""
     if not re.search(rb"[:\[,\s-](NaN|Infinity)", raw):
         return ""
     return "; JSON has no NaN and no infinity: send `null` for a missing number, others with `binary_data_size`"
@@ -213,13 +215,13 @@ def _named(item: dict[str, Any], promised: Mapping[str, Tensor], role: str) -> T
     if not isinstance(name, str):
         raise RequestError(f"every {role} needs a `name`, a string")
     if name not in promised:
-        raise RequestError(f"unknown {role} {quote(name)}: {known(name, promised)}")
+        raise RequestError(f"unknown {role} {quote(name)}: {suggest_names(name, promised)}")
     return promised[name]
 
 
 def _feed(item: dict[str, Any], tensor: Tensor, interface: Interface, sizes: dict[str, int], tail: _Tail) -> Array:
     subject = f"input {quote(tensor.name)}"
-    short = tensors.is_short(item.get("datatype"), tensor.dtype)
+    short = tensors.is_bf16_of(item.get("datatype"), tensor.dtype)
     if item.get("datatype") != tensor.datatype and not short:
         raise RequestError(f"{subject}: expected datatype {tensor.datatype}, got {quote(item.get('datatype'))}")
     shape = _shape(item, subject)
@@ -237,7 +239,7 @@ def _feed(item: dict[str, Any], tensor: Tensor, interface: Interface, sizes: dic
         raise RequestError(f"{subject}: expected a size in bytes as `binary_data_size`")
     raw = tail.take(size, subject)
     if short:
-        return tensors.widened(raw, math.prod(shape), subject, tail.charge).reshape(shape)
+        return tensors.widen_bf16(raw, math.prod(shape), subject, tail.charge).reshape(shape)
     return tensors.from_binary(raw, tensor.dtype, math.prod(shape), subject, tail.charge).reshape(shape)
 
 
@@ -273,9 +275,9 @@ def _flag(parameters: dict[str, Any], name: str, default: bool) -> bool:
 
 
 def render(
-    request: Request, results: Mapping[str, Array], model: str, version: str, charge: Charge = tensors.free
+    request: Request, results: Mapping[str, Array], model: str, version: str, charge: Charge = tensors.no_charge
 ) -> Reply:
-    """Write the response to `request`. Raises RequestError when a result has no form in the JSON asked for."""
+    """Write the response to `request`. Raises RequestError if a result has no JSON form and JSON was requested."""
     outputs: list[dict[str, Any]] = []
     parts: list[memoryview] = []
     for wanted in request.wanted:

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One tensor: its bytes or its JSON list, to a numpy array and back.
+"""Convert a tensor from bytes or a JSON list to a numpy array and back.
 
 Laws: `from_binary(to_binary(a))` and `from_json(loads(dumps(to_json(a))))` hold the bits of `a`, for every dtype and
-every value that the form can carry. Binary carries all of them. JSON carries every finite number, written with the
-digits that give back the same bits to a reader that parses doubles and rounds them to the dtype, as readers do; this
-was checked for all finite float16 and float32. JSON has no NaN and no infinity: a result that holds one is refused
+every value that the form can represent. Binary carries all of them. JSON carries every finite number, written with
+digits that give the same bits to a reader that parses doubles and rounds them to the dtype, as readers do; this was
+checked for all finite float16 and float32. JSON has no NaN and no infinity: a result that holds one is refused
 with 406 rather than sent as `null`. An input number that its dtype cannot hold is refused rather than wrapped or
 turned into an infinity.
 
@@ -50,9 +50,9 @@ _WIRE = {np.dtype(name): datatype for name, datatype in DATATYPES.items() if nam
 # then to float turns into its neighbour.
 _ROUNDED_TWICE = np.uint32(0x15AE43FD).view(np.float32)
 _LENGTH = struct.Struct("<I")
-TEXT = 72  # bytes that CPython adds to a text, its place in an array included
+TEXT = 72  # bytes that CPython adds to a text, its pointer in an array included
 _DIGITS = 26  # bytes of the longest number in JSON
-_SLICE = 2**14  # values between two moments in which another thread may run
+_SLICE = 2**14  # values that are converted before another thread may run
 _ACCEPTED: dict[str, tuple[str, set[type]]] = {
     "b": ("true or false", {bool}),
     "i": ("integers", {int}),
@@ -90,14 +90,14 @@ def datatype_of(array: Array) -> str:
     return _WIRE.get(array.dtype, "BYTES")
 
 
-def free(size: int) -> None:
+def no_charge(size: int) -> None:
     """Charge nothing."""
 
 
-def from_binary(raw: memoryview, dtype: str, count: int, subject: str, charge: Charge = free) -> Array:
+def from_binary(raw: memoryview, dtype: str, count: int, subject: str, charge: Charge = no_charge) -> Array:
     """Return the `count` elements in `raw` as a flat array, a view where that is safe.
 
-    `charge` hears how many bytes this takes before it takes them, where it is more than a little. Raises RequestError.
+    `charge` gets the bytes that this allocates before it does, above `costs.SMALL`. Raises RequestError.
     """
     if dtype == "string":
         return _strings(raw, count, subject, charge)
@@ -110,12 +110,12 @@ def from_binary(raw: memoryview, dtype: str, count: int, subject: str, charge: C
     return aligned(array, charge)
 
 
-def is_short(datatype: object, dtype: str) -> bool:
-    """Tell whether `datatype` is the upper half of what `dtype` is: such numbers are widened without a loss."""
+def is_bf16_of(datatype: object, dtype: str) -> bool:
+    """Return whether `datatype` is BF16 and `dtype` float32, which holds each such number without loss."""
     return datatype == "BF16" and dtype == "float32"
 
 
-def widened(raw: memoryview, count: int, subject: str, charge: Charge = free) -> Array:
+def widen_bf16(raw: memoryview, count: int, subject: str, charge: Charge = no_charge) -> Array:
     """Return `count` numbers of BF16 as float32, which holds each of them. Raises RequestError."""
     if len(raw) != 2 * count:
         raise RequestError(f"{subject}: expected a `binary_data_size` of {2 * count} for its shape, got {len(raw)}")
@@ -126,7 +126,7 @@ def widened(raw: memoryview, count: int, subject: str, charge: Charge = free) ->
     return found.view(np.float32)
 
 
-def aligned(array: Array, charge: Charge = free) -> Array:
+def aligned(array: Array, charge: Charge = no_charge) -> Array:
     """Return `array`, or a copy where it does not start at a multiple of its element's size.
 
     The client chooses where in the body a tensor starts. Runtimes take the pointer as it is, and vectorised kernels may
@@ -185,9 +185,9 @@ def from_json(data: Any, dtype: str, shape: tuple[int, ...], subject: str, *, mi
         if set(map(type, part)) - types:
             at = next(at for at, item in enumerate(part) if type(item) not in types)
             wrong = type(part[at])
-            told = _MISSING[kind.kind] if wrong is type(None) else ""
-            place = _place(start + at, shape)
-            raise RequestError(f"{subject}: expected {expected} in `data`, got {_JSON_NAMES[wrong]} {place}{told}")
+            advice = _MISSING[kind.kind] if wrong is type(None) else ""
+            position = _position_text(start + at, shape)
+            raise RequestError(f"{subject}: expected {expected} in `data`, got {_JSON_NAMES[wrong]} {position}{advice}")
     if kind.kind == "O":
         return _objects(flat)
     if len(flat) <= _SLICE:
@@ -196,13 +196,13 @@ def from_json(data: Any, dtype: str, shape: tuple[int, ...], subject: str, *, mi
     return np.concatenate(list(parts))
 
 
-def _place(index: int, shape: tuple[int, ...]) -> str:
-    """Say where the element of this number is."""
+def _position_text(index: int, shape: tuple[int, ...]) -> str:
+    """Return the position of the element with this index."""
     return f"at element {list(map(int, np.unravel_index(index, shape)))}" if shape else "there"
 
 
 def _numbers(flat: list[Any], kind: np.dtype[Any], subject: str, start: int, shape: tuple[int, ...]) -> Array:
-    """Return a part of the elements; `start` is the number of its first."""
+    """Return a part of the elements; `start` is the index of its first."""
     if kind.kind == "f":
         return _floats(flat, kind, subject, start, shape)
     if flat and kind.kind in "iu":
@@ -235,18 +235,18 @@ def _check_integers(flat: list[int], kind: np.dtype[Any], subject: str, start: i
     limits = np.iinfo(kind)
     for value in (min(flat), max(flat)):
         if not limits.min <= value <= limits.max:
-            place = _place(start + flat.index(value), shape)
-            raise RequestError(f"{subject}: {value} {place} is out of range for {DATATYPES[kind.name]}")
+            position = _position_text(start + flat.index(value), shape)
+            raise RequestError(f"{subject}: {value} {position} is out of range for {DATATYPES[kind.name]}")
 
 
 def _floats(flat: list[float | None], kind: np.dtype[Any], subject: str, start: int, shape: tuple[int, ...]) -> Array:
     with np.errstate(over="ignore"):
         array = np.array(flat, dtype=np.float64).astype(kind)
     if not np.isfinite(array).all() and np.isinf(array).any():
-        place = _place(start + int(np.isinf(array).argmax()), shape)
+        position = _position_text(start + int(np.isinf(array).argmax()), shape)
         raise RequestError(
-            f"{subject}: the number {place} of `data` is out of range for {DATATYPES[kind.name]}; an infinity travels "
-            "with `binary_data_size` only"
+            f"{subject}: the number {position} of `data` is out of range for {DATATYPES[kind.name]}; an infinity "
+            "travels with `binary_data_size` only"
         )
     return array
 
@@ -259,10 +259,10 @@ def to_binary(array: Array) -> memoryview:
     return memoryview(b"".join(chain.from_iterable((_LENGTH.pack(len(value)), value) for value in values)))
 
 
-def to_json(array: Array, subject: str, charge: Charge = free) -> Array | list[str] | orjson.Fragment:
+def to_json(array: Array, subject: str, charge: Charge = no_charge) -> Array | list[str] | orjson.Fragment:
     """Return the elements of `array` as something orjson writes as a flat list.
 
-    `charge` hears how many bytes a long list takes. Raises RequestError with status 406 when a value has no JSON form.
+    `charge` gets the bytes that a long list allocates. Raises RequestError with status 406 if a value has no JSON form.
     """
     if array.size <= _SLICE:
         return _listed(array, subject)
@@ -277,7 +277,7 @@ def _listed(array: Array, subject: str) -> Array | list[str]:
         return [item if isinstance(item, str) else _utf8_result(item, subject) for item in array.reshape(-1)]
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise RequestError(
-            f"{subject} holds NaN or infinity, which JSON cannot carry: ask for it with `binary_data`", status=406
+            f"{subject} holds NaN or infinity, which JSON cannot represent: request it with `binary_data`", status=406
         )
     if array.dtype == np.float32 and (np.abs(array) == _ROUNDED_TWICE).any():
         array = array.astype(np.float64)
@@ -289,5 +289,5 @@ def _utf8_result(value: bytes, subject: str) -> str:
         return str(value, "utf-8")
     except UnicodeDecodeError:
         raise RequestError(
-            f"{subject} is not UTF-8, which JSON cannot carry: ask for it with `binary_data`", status=406
+            f"{subject} is not UTF-8, which JSON cannot represent: request it with `binary_data`", status=406
         ) from None

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Triton's extensions for model configuration and statistics, as its clients and `perf_analyzer` ask for them.
+"""Triton's extensions for model configuration and statistics, which its clients and `perf_analyzer` request.
 
-Both describe what is there: the interface as a configuration, the counters of `/metrics` as statistics. Nothing can be
-set by them. Without a queue, the time in it is 0; reading and writing tensors is no part of the run.
+They give the interface as a configuration and the counters of `/metrics` as statistics, and are read-only. Without a
+queue, the time in it is 0; parsing and writing tensors is not part of the run.
 
 Sources: Triton's documents `extension_model_configuration.md` and `extension_statistics.md`; the numbers of fields and
 of data types from `model_config.proto` and `grpc_service.proto` of its protocol.
@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from packager.server.config import Config
-from packager.server.grpc.messages import block, number
+from packager.server.grpc.messages import encode_field, encode_varint
 from packager.server.protocol.interface import Interface, Tensor
 from packager.server.telemetry.metrics import Metrics
 
@@ -55,7 +55,7 @@ def _most_rows(interface: Interface) -> int:
     """Return the most rows of a request where one bounded dimension leads every tensor, else 0: it does not batch."""
     firsts = {tensor.shape[0] if tensor.shape else 0 for tensor in (*interface.inputs, *interface.outputs)}
     name = firsts.pop() if len(firsts) == 1 else 0
-    return (interface.run(name).maximum or 0) if isinstance(name, str) else 0
+    return (interface.measured_range(name).maximum or 0) if isinstance(name, str) else 0
 
 
 def _port(tensor: Tensor, most: int) -> dict[str, Any]:
@@ -65,7 +65,7 @@ def _port(tensor: Tensor, most: int) -> dict[str, Any]:
 
 
 def statistics(config: Config, metrics: Metrics) -> dict[str, Any]:
-    """Return what the server has counted since it started, in Triton's form; durations are sums in nanoseconds."""
+    """Return the counters since the start in Triton's form; durations are sums in nanoseconds."""
     metrics.flush()
     answered = {
         sample.labels["code"]: sample.value
@@ -108,43 +108,43 @@ def _sums(metric: Any) -> Mapping[str, float]:
 def encoded_configuration(config: Config) -> bytes:
     """Return ModelConfigResponse."""
     value = configuration(config)
-    parts = [block(1, value["name"]), block(2, value["platform"]), _integer(4, value["max_batch_size"])]
+    parts = [encode_field(1, value["name"]), encode_field(2, value["platform"]), _integer(4, value["max_batch_size"])]
     parts += [
-        block(5, _encoded(tensor, item, 4))
+        encode_field(5, _encoded(tensor, item, 4))
         for tensor, item in zip(config.interface.inputs, value["input"], strict=True)
     ]
     parts += [
-        block(6, _encoded(tensor, item, 3))
+        encode_field(6, _encoded(tensor, item, 3))
         for tensor, item in zip(config.interface.outputs, value["output"], strict=True)
     ]
-    return block(1, b"".join([*parts, block(17, value["backend"])]))
+    return encode_field(1, b"".join([*parts, encode_field(17, value["backend"])]))
 
 
 def _encoded(tensor: Tensor, item: Mapping[str, Any], dims: int) -> bytes:
-    sizes = b"".join(map(number, item["dims"]))
-    return block(1, tensor.name) + _integer(2, _TYPES[tensor.datatype]) + block(dims, sizes)
+    sizes = b"".join(map(encode_varint, item["dims"]))
+    return encode_field(1, tensor.name) + _integer(2, _TYPES[tensor.datatype]) + encode_field(dims, sizes)
 
 
 def encoded_statistics(config: Config, metrics: Metrics) -> bytes:
     """Return ModelStatisticsResponse."""
     (found,) = statistics(config, metrics)["model_stats"]
     durations = b"".join(
-        block(
+        encode_field(
             field,
             _integer(1, found["inference_stats"][name]["count"]) + _integer(2, found["inference_stats"][name]["ns"]),
         )
         for field, name in enumerate(_DURATIONS, start=1)
     )
     parts = (
-        block(1, found["name"]),
-        block(2, found["version"]),
+        encode_field(1, found["name"]),
+        encode_field(2, found["version"]),
         _integer(3, found["last_inference"]),
         _integer(4, found["inference_count"]),
         _integer(5, found["execution_count"]),
-        block(6, durations),
+        encode_field(6, durations),
     )
-    return block(1, b"".join(parts))
+    return encode_field(1, b"".join(parts))
 
 
 def _integer(field: int, value: int) -> bytes:
-    return number(field << 3) + number(value)
+    return encode_varint(field << 3) + encode_varint(value)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which values of an input are taken: from a least to a greatest one, or those of a list.
+"""Check the values of an input: a range, or a list of allowed values.
 
-A missing number (NaN) is none of them and passes: whether the model takes it is another question. What a dense tensor
-of floats costs is one pass for each end, some microseconds for a picture.
+A missing number (NaN) always passes; whether the model allows it is checked elsewhere. A dense tensor of floats costs
+one pass for each bound, some microseconds for a picture.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Values:
         return Values(fields["min"], fields["max"])
 
     def check(self, array: np.ndarray[Any, Any], subject: str) -> None:
-        """Refuse an array with another value. Raises RequestError, which names it and what is taken."""
+        """Refuse an array with another value. Raises RequestError, which names it and the allowed values."""
         if not array.size:
             return
         found = self._listed_wrong(array) if self.listed else self._beyond(array)
@@ -59,7 +59,7 @@ class Values:
 
     def _beyond(self, array: np.ndarray[Any, Any]) -> Any:
         least, most = array.min(), array.max()
-        if least != least:  # a number is missing: the others count
+        if least != least:  # NaN: check the other numbers
             kept = array[~np.isnan(array)]
             if not kept.size:
                 return None
@@ -69,7 +69,7 @@ class Values:
 
     @property
     def first(self) -> Any:
-        """A value that is taken, of numbers the one that is next to zero."""
+        """Return an allowed value, of numbers the one nearest to zero."""
         return self.listed[0] if self.listed else min(max(0, self.low), self.high)
 
     def __str__(self) -> str:

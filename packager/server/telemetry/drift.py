@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Count what comes in that the contract does not expect: values outside a range, NaN, infinity, nothing at all.
+"""Find input values that the contract does not expect: outside a range, NaN, infinity, empty.
 
-Requests are answered all the same; the counters say that the world has moved away from what the model was made for.
-A request is counted once per input and finding. Under load not every request is looked at, and of a long tensor only
-the first elements: looking costs some microseconds whatever the size and the rate.
+Requests are answered all the same; the counters show that inputs have drifted from those the model was made for.
+A request is counted once per input and finding. Under load not every request is sampled, and of a long tensor only
+the first elements: this costs some microseconds whatever the size and the rate.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ import numpy as np
 
 from packager.server.protocol.tensors import Array
 
-_LOOK = 2**14  # elements
+_SAMPLED = 2**14  # elements
 FINDINGS = ("below_range", "above_range", "not_finite", "empty")
 
 Ranges = Mapping[str, tuple[float, float]]
 
 
 def findings(name: str, array: Array, ranges: Ranges) -> Iterator[str]:
-    """Yield what is unusual about an input, each finding once."""
+    """Yield the findings of an input, each once."""
     if not array.size:
         yield "empty"
         return
-    sample = array.reshape(-1)[:_LOOK]
+    sample = array.reshape(-1)[:_SAMPLED]
     if sample.dtype == object:
         if not all(sample):
             yield "empty"
@@ -46,6 +46,6 @@ def findings(name: str, array: Array, ranges: Ranges) -> Iterator[str]:
             yield "above_range"
 
 
-def spoiled(array: Array) -> bool:
-    """Tell whether a result holds NaN or infinity among its first elements."""
-    return array.dtype.kind == "f" and not np.isfinite(array.reshape(-1)[:_LOOK]).all()
+def has_non_finite(array: Array) -> bool:
+    """Return whether a result holds NaN or infinity among its first elements."""
+    return array.dtype.kind == "f" and not np.isfinite(array.reshape(-1)[:_SAMPLED]).all()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the operator reads: one JSON object per event, one event per line, on stderr.
+"""Structured logs: one JSON object per event, one event per line, on stderr.
 
-`time` (UTC), `level` and `event` are always there; what else an event says is beside them. The HTTP server's own
-messages take the same form. Requests are logged at level debug only.
+Every line has `time` (UTC), `level` and `event`, and the fields of the event. Messages of the HTTP server have the
+same form. Requests are logged at level debug only.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ FORMATS = ("json", "text")
 LEVELS = ("debug", "info", "warning", "error")
 
 
-UNFIT = (  # as in packager.escape, of which a server that stands alone knows nothing
+UNFIT = (  # as in packager.escape, which the server cannot import
     "\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e0fff"
     "\u2028\u2029\ud800-\udfff\ufffe\uffff"
 )
@@ -28,7 +28,7 @@ _UNFIT = re.compile(f"[{UNFIT}]")
 
 
 def _shown(text: str) -> str:
-    """Return a line in which nothing acts on a terminal; JSON in it reads as before."""
+    """Escape characters that act on a terminal; JSON in the line keeps its meaning."""
     return _UNFIT.sub(lambda found: json.dumps(found[0])[1:-1], text)
 
 
@@ -48,7 +48,7 @@ class JsonLines(logging.Formatter):
 
 
 class TextLines(logging.Formatter):
-    """Format a record as one readable line; what it holds is JSON, so that no value can start a line of its own."""
+    """Format a record as one readable line; values are JSON, so that none can start a new line."""
 
     def format(self, record: logging.LogRecord) -> str:
         moment = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
@@ -67,7 +67,7 @@ def event(name: str, level: int = logging.INFO, *, failure: bool = False, **fiel
 def settings(level: str, form: str = "json") -> dict[str, Any]:
     """Return the `logging.config` dictionary; granian takes the same one, so that it cannot undo it."""
     ours = {"handlers": ["stderr"], "level": level.upper(), "propagate": False}
-    # granian speaks of its workers at info and calls its embedded mode experimental at warning, on every start.
+    # On every start granian logs its workers at info and a warning that its embedded mode is experimental.
     theirs = ours | {"level": "DEBUG" if level == "debug" else "ERROR"}
     return {
         "version": 1,

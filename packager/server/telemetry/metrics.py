@@ -1,31 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What Prometheus reads at /metrics, in base units: seconds, bytes, rows.
+"""The Prometheus metrics at /metrics, in base units: seconds, bytes, rows.
 
 | metric | kind | labels |
 | --- | --- | --- |
 | `packager_server_requests_total` | counter | `route` (infer, model, server, health, metrics, other), `code` |
-| `packager_server_request_duration_seconds` | histogram | infer requests, head read to answer ready; SLO in a bucket |
-| `packager_server_inputs_total` | counter | `input`: inputs looked at |
+| `packager_server_request_duration_seconds` | histogram | infer requests, from headers to answer; SLO in a bucket |
+| `packager_server_inputs_total` | counter | `input`: inputs sampled |
 | `packager_server_input_findings_total` | counter | `input`, `finding`: see `drift` |
 | `packager_server_outside_measured_total` | counter | `dimension`: requests of a size that was not measured |
 | `packager_server_outputs_not_finite_total` | counter | `output`: results with NaN or infinity |
 | `packager_server_run_duration_seconds` | histogram | the runtime's share of it |
 | `packager_server_requests_in_flight` | gauge | infer requests admitted and not yet answered |
 | `packager_server_batch_rows` | histogram | rows per infer request; its `_sum` counts all rows |
-| `packager_server_batch_requests` | histogram | requests of one run: of the queue, or several of one turn |
+| `packager_server_batch_requests` | histogram | requests of one run: of the queue, or several of one inline batch |
 | `packager_server_queue_duration_seconds` | histogram | time a request waited for its run, where it had to queue |
 | `packager_server_requests_queued` | gauge | requests that wait for a run |
-| `packager_server_workers_lost_total` | counter | workers (`runtime.processes`) that ended unasked |
+| `packager_server_workers_lost_total` | counter | workers (`runtime.processes`) that ended unexpectedly |
 | `packager_server_ready` | gauge | 1 between warm-up and shutdown |
 | `packager_bundle_info` | info | `name`, `version`, `digest`, `target`, `runtime`, `runtime_version`, `provider` |
 | `packager_deployment_info` | info | `digest` of the bundle, those of `knobs` and `tuning`, `site_<label>` |
 | `packager_server_processes`, `packager_server_resident_memory_bytes` | gauges | of all that serve, without workers |
-| `process_…`, `python_info` | | as every Prometheus client has them, of all processes together: see `processes` |
+| `process_…`, `python_info` | | as every Prometheus client has them, of all processes together: see `process_metrics` |
 | `python_gc_…` | | only where one process serves by itself |
 
 Below a supervisor all processes count into files of one directory, PROMETHEUS_MULTIPROC_DIR, and each of them answers
-for all, those that have ended included. A process hands on what it counted once a second and when it ends (see
-`tally`): another one's answer is that much behind, and one that is killed takes its last second with it.
+for all, those that have ended included. A process writes its counts once a second and when it ends (see `counters`):
+the answer of another one is that much behind, and the last second of a killed one is lost.
 """
 
 from __future__ import annotations
@@ -59,26 +59,26 @@ _GAUGES = {
 
 
 class Metrics:
-    """The metrics of one server, in a registry of their own."""
+    """The metrics of one server, in a separate registry."""
 
     def __init__(self, p99_seconds: float | None = None) -> None:
         self._registry = registry = prometheus.CollectorRegistry()
         prometheus.disable_created_metrics()
-        self._together = values.ValueClass is not values.MutexValue
+        self._multiprocess = values.ValueClass is not values.MutexValue
         shared = os.environ.get(_SHARED)  # noqa: TID251 - where the client library itself looks
-        self._processes = Processes(Path(shared) if self._together and shared else None)
-        if not self._together:
+        self._processes = Processes(Path(shared) if self._multiprocess and shared else None)
+        if not self._multiprocess:
             registry.register(self._processes)
             prometheus.PlatformCollector(registry=registry)
             prometheus.GCCollector(registry=registry)
-        # Set once, so that every process that answers says the same: of those that serve, the last that started.
+        # Set once, so that every process exposes the same value: that of the server process that started last.
         started = prometheus.Gauge(
             "process_start_time_seconds",
             "When the last of the processes that serve started, seconds since the epoch.",
             registry=registry,
             multiprocess_mode="livemax",
         )
-        started.set(round(time.time(), 2))  # noqa: TID251 - it is the moment that is asked for
+        started.set(round(time.time(), 2))  # noqa: TID251 - the metric is a wall-clock time
         prefix = "packager_server"
         self.requests = prometheus.Counter(
             f"{prefix}_requests", "Requests answered, by route and status code.", ["route", "code"], registry=registry
@@ -115,7 +115,7 @@ class Metrics:
             ["dimension"],
             registry=registry,
         )
-        self._spoiled = prometheus.Counter(
+        self._not_finite = prometheus.Counter(
             f"{prefix}_outputs_not_finite", "Results with NaN or infinity.", ["output"], registry=registry
         )
         self._answers = Counts()
@@ -123,16 +123,16 @@ class Metrics:
         self.lost = prometheus.Counter(
             f"{prefix}_workers_lost", "Processes that run the model and ended unasked.", registry=registry
         )
-        self._readings: dict[str, Callable[[], float]] = {}
+        self._sources: dict[str, Callable[[], float]] = {}
 
     def _histogram(self, name: str, text: str, buckets: Sequence[float]) -> Histogram:
-        made = Histogram(f"packager_server_{name}", text, list(buckets), self._registry)
-        self._histograms.append(made)
-        return made
+        histogram = Histogram(f"packager_server_{name}", text, list(buckets), self._registry)
+        self._histograms.append(histogram)
+        return histogram
 
-    def observe(self, in_flight: Callable[[], float], ready: Callable[[], float], queued: Callable[[], float]) -> None:
-        """Have the gauges ask these whenever somebody reads them, or calls `refresh`."""
-        self._readings = {"requests_in_flight": in_flight, "ready": ready, "requests_queued": queued}
+    def watch(self, in_flight: Callable[[], float], ready: Callable[[], float], queued: Callable[[], float]) -> None:
+        """Set the functions that `refresh` reads the gauges from."""
+        self._sources = {"requests_in_flight": in_flight, "ready": ready, "requests_queued": queued}
 
     def flush(self) -> None:
         """Bring counters and histograms up to date."""
@@ -142,9 +142,9 @@ class Metrics:
             histogram.flush()
 
     def refresh(self) -> None:
-        """Bring everything up to date, which another process may be asked for."""
+        """Bring everything up to date that another process may expose."""
         self.flush()
-        for name, reading in self._readings.items():
+        for name, reading in self._sources.items():
             self._gauges[name].set(reading())
         self._gauges["processes"].set(1)
         pages = int(Path("/proc/self/statm").read_text().split()[1])
@@ -154,36 +154,36 @@ class Metrics:
         """Count an answer; over gRPC `status` is the HTTP status it would have had."""
         self._answers.add((route, status))
         if status == 200 and route == "infer":
-            self.last_inference = time.time()  # noqa: TID251 - it is the moment that is asked for
+            self.last_inference = time.time()  # noqa: TID251 - the metric is a wall-clock time
 
-    def look_at(self, feeds: Mapping[str, Array], ranges: drift.Ranges) -> None:
-        """Count what is unusual about the inputs of a request."""
+    def count_inputs(self, feeds: Mapping[str, Array], ranges: drift.Ranges) -> None:
+        """Count the findings of drift in the inputs of a request."""
         for name, array in feeds.items():
             self._inputs.labels(name).inc()
             for finding in drift.findings(name, array, ranges):
                 self._findings.labels(name, finding).inc()
 
-    def beyond(self, dimensions: Sequence[str]) -> None:
+    def count_outside(self, dimensions: Sequence[str]) -> None:
         """Count a request whose sizes of these dimensions the build did not measure."""
         for name in dimensions:
             self._outside.labels(name).inc()
 
-    def look_back(self, results: Mapping[str, Array]) -> None:
-        """Count results that are no numbers."""
+    def count_outputs(self, results: Mapping[str, Array]) -> None:
+        """Count results with NaN or infinity."""
         for name, array in results.items():
-            if drift.spoiled(array):
-                self._spoiled.labels(name).inc()
+            if drift.has_non_finite(array):
+                self._not_finite.labels(name).inc()
 
-    def describe(self, **labels: str) -> None:
-        """Say which bundle is served, by which runtime."""
-        self._tell("packager_bundle_info", "The bundle that is served.", labels)
+    def set_bundle_info(self, **labels: str) -> None:
+        """Set the labels of the bundle and its runtime."""
+        self._set_info("packager_bundle_info", "The bundle that is served.", labels)
 
-    def deploy(self, digest: str, knobs: str, tuning: str, labels: dict[str, str]) -> None:
-        """Say with which knobs, and what the site calls itself."""
-        told = {"digest": digest, "knobs": knobs, "tuning": tuning, **labels}
-        self._tell("packager_deployment_info", "How it is served.", told)
+    def set_deployment_info(self, digest: str, knobs: str, tuning: str, labels: dict[str, str]) -> None:
+        """Set the labels of the knobs and of the site."""
+        all_labels = {"digest": digest, "knobs": knobs, "tuning": tuning, **labels}
+        self._set_info("packager_deployment_info", "How it is served.", all_labels)
 
-    def _tell(self, name: str, text: str, labels: dict[str, str]) -> None:
+    def _set_info(self, name: str, text: str, labels: dict[str, str]) -> None:
         # A gauge that is 1, as an Info is in Prometheus' format: several processes can share only gauges.
         gauge = prometheus.Gauge(name, text, sorted(labels), registry=self._registry, multiprocess_mode="livemax")
         gauge.labels(**labels).set(1)
@@ -192,7 +192,7 @@ class Metrics:
         """Return the exposition and its content type, in the format that the `Accept` header prefers."""
         self.refresh()
         registry = self._registry
-        if self._together:
+        if self._multiprocess:
             registry = prometheus.CollectorRegistry()
             MultiProcessCollector(registry)
             registry.register(self._processes)

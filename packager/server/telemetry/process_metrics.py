@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a server takes of its host, with all its processes: `process_…` metrics as every Prometheus client has them.
+"""Resource usage of a server with all its processes: the `process_…` metrics of every Prometheus client.
 
 One server may be many processes: a supervisor, those that serve, those that run the model. Prometheus sees one
 instance, so its processor time is that of all of them and never falls: the kernel adds the time of a process that has
-ended to its parent's (rounded anew, by some hundredths, so the highest sum that was told is kept). Memory and
+ended to its parent's (rounded anew, by some hundredths, so the highest sum that was exposed is kept). Memory and
 descriptors are those of the processes that live, without the supervisor; pages that several share count for each.
 
 Source: proc(5), `/proc/PID/stat` and `/proc/PID/task/TID/children`.
@@ -31,7 +31,7 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """Of one process: seconds of its own and of its children that have ended, bytes, and open descriptors."""
+    """Usage of one process: seconds of it and its ended children, bytes, and open descriptors."""
 
     seconds: float
     virtual: int
@@ -39,8 +39,8 @@ class Process:
     open: int
 
 
-def read(pid: int, proc: Path = PROC) -> Process | None:
-    """Return what a process takes; None if it has ended, or is somebody else's."""
+def read_process(pid: int, proc: Path = PROC) -> Process | None:
+    """Return the usage of a process; None if it has ended, or belongs to another user."""
     try:
         fields = (proc / str(pid) / "stat").read_text().rpartition(")")[2].split()
         opened = sum(1 for _ in (proc / str(pid) / "fd").iterdir())
@@ -50,22 +50,22 @@ def read(pid: int, proc: Path = PROC) -> Process | None:
     return Process(times / _TICKS, int(fields[20]), int(fields[21]) * resource.getpagesize(), opened)
 
 
-def below(pid: int, proc: Path = PROC) -> Iterator[int]:
-    """Yield the processes that a process has started, and those that these have."""
-    for place in (proc / str(pid) / "task").glob("*/children"):
+def descendants(pid: int, proc: Path = PROC) -> Iterator[int]:
+    """Yield the child processes of a process, and theirs."""
+    for listing in (proc / str(pid) / "task").glob("*/children"):
         try:
-            found = [int(word) for word in place.read_text().split()]
+            found = [int(word) for word in listing.read_text().split()]
         except OSError:
             continue
         for child in found:
             yield child
-            yield from below(child, proc)
+            yield from descendants(child, proc)
 
 
 class Processes(Collector):
     """Collects over this process and all below it, or over all below the supervisor that started it.
 
-    `shared`: the directory in which processes below a supervisor keep what they count; None: there is none.
+    `shared`: the directory of the counters of processes below a supervisor; None: there is no supervisor.
     """
 
     def __init__(self, shared: Path | None) -> None:
@@ -78,12 +78,12 @@ class Processes(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics."""
-        me, over = os.getpid(), self._supervisor
-        alone = over is None or over != os.getppid()  # the supervisor may have been killed
-        living = [me, *below(me)] if alone or over is None else [*below(over)]
-        found = [process for pid in living or [me] if (process := read(pid))]
-        above = None if alone or over is None else read(over)
-        seconds = sum(process.seconds for process in found) + (above.seconds if above else 0.0)
+        own, supervisor = os.getpid(), self._supervisor
+        alone = supervisor is None or supervisor != os.getppid()  # the supervisor may have been killed
+        living = [own, *descendants(own)] if alone or supervisor is None else [*descendants(supervisor)]
+        found = [process for pid in living or [own] if (process := read_process(pid))]
+        supervisor_usage = None if alone or supervisor is None else read_process(supervisor)
+        seconds = sum(process.seconds for process in found) + (supervisor_usage.seconds if supervisor_usage else 0.0)
         seconds = self._highest(seconds)
         most = resource.getrlimit(resource.RLIMIT_NOFILE)[0] * len(found)
         yield CounterMetricFamily("process_cpu_seconds", "Processor time in seconds.", value=seconds)
@@ -96,13 +96,13 @@ class Processes(Collector):
             yield GaugeMetricFamily(f"process_{name}", text, value=value)
 
     def _highest(self, seconds: float) -> float:
-        """Return the highest figure that any process has told, this one included."""
+        """Return the highest figure that any process has exposed, this one included."""
         with self._lock:
             fcntl.flock(self._file, fcntl.LOCK_EX)
             try:
-                told = os.pread(self._file, _FIGURE.size, 0)
-                if len(told) == _FIGURE.size:
-                    seconds = max(seconds, *_FIGURE.unpack(told))
+                stored = os.pread(self._file, _FIGURE.size, 0)
+                if len(stored) == _FIGURE.size:
+                    seconds = max(seconds, *_FIGURE.unpack(stored))
                 os.pwrite(self._file, _FIGURE.pack(seconds), 0)
             finally:
                 fcntl.flock(self._file, fcntl.LOCK_UN)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Spans of requests for an OpenTelemetry collector: one per inference request, in OTLP's JSON over HTTP.
+"""Send spans of inference requests to an OpenTelemetry collector, in OTLP's JSON over HTTP.
 
-Written without OpenTelemetry's packages, which would come into every installation's lock. A request whose
-`traceparent` says that its trace is recorded is always a span of that trace, others by chance. Spans wait in a bounded
-queue and are sent by a thread of their own; a collector that is slow or away costs spans and nothing else.
+OpenTelemetry's packages are not used: they would come into every installation's lock. A request whose `traceparent` is
+sampled is always a span of that trace, others with a probability. Spans wait in a bounded queue and are sent by a
+separate thread; a collector that is slow or unreachable costs spans and nothing else.
 
 Sources: OTLP 1.x (`opentelemetry-proto`, `trace.proto`, JSON mapping); W3C Trace Context, level 1.
 """
@@ -26,17 +26,17 @@ import orjson
 from packager.server.telemetry.logs import event
 
 _PARENT = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
-_MOST_WAITING = 4096
-_MOST_SENT = 512
+_MAX_QUEUED = 4096
+_MAX_BATCH = 512
 _PAUSE_SECONDS = 1.0
-_PATIENCE_SECONDS = 5.0
-_QUIET_SECONDS = 60.0  # between two complaints
+_TIMEOUT_SECONDS = 5.0
+_WARNING_INTERVAL = 60.0  # between two warnings
 _SERVER, _ERROR = 2, 2  # SpanKind and StatusCode
 
 
 @dataclass(frozen=True, slots=True)
 class Collector:
-    """Where spans go, and which part of requests without a recorded trace becomes one, 0 to 1."""
+    """Where spans go; `ratio`: the fraction of requests to trace, besides those of sampled traces, 0 to 1."""
 
     host: str
     port: int
@@ -55,11 +55,11 @@ class Span:
 class Tracer:
     """Makes and sends spans; without a collector it makes none."""
 
-    def __init__(self, collector: Collector | None, about: Mapping[str, str]) -> None:
+    def __init__(self, collector: Collector | None, attributes: Mapping[str, str]) -> None:
         self._collector = collector
-        self._about = [_attribute(key, value) for key, value in about.items()]
-        self._waiting: queue.Queue[dict[str, Any]] = queue.Queue(_MOST_WAITING)
-        self._complained = -_QUIET_SECONDS
+        self._attributes = [_attribute(key, value) for key, value in attributes.items()]
+        self._waiting: queue.Queue[dict[str, Any]] = queue.Queue(_MAX_QUEUED)
+        self._warned_at = -_WARNING_INTERVAL
         if collector is not None:
             threading.Thread(target=self._work, name="traces", daemon=True).start()
 
@@ -91,41 +91,41 @@ class Tracer:
         try:
             self._waiting.put_nowait(record)
         except queue.Full:
-            self._complain("more spans than can be sent")
+            self._warn("more spans than can be sent")
 
     def _work(self) -> None:
         while True:
             spans = [self._waiting.get()]
             time.sleep(_PAUSE_SECONDS)
-            while len(spans) < _MOST_SENT and not self._waiting.empty():
+            while len(spans) < _MAX_BATCH and not self._waiting.empty():
                 spans.append(self._waiting.get())
             try:
-                self._send(document(self._about, spans))
+                self._send(encode_spans(self._attributes, spans))
             except (OSError, http.client.HTTPException) as error:
-                self._complain(str(error))
+                self._warn(str(error))
 
     def _send(self, body: bytes) -> None:
-        where = self._collector
-        assert where is not None  # noqa: S101 - the thread runs only where there is one
-        connection = http.client.HTTPConnection(where.host, where.port, timeout=_PATIENCE_SECONDS)
+        collector = self._collector
+        assert collector is not None  # noqa: S101 - the thread runs only where there is one
+        connection = http.client.HTTPConnection(collector.host, collector.port, timeout=_TIMEOUT_SECONDS)
         try:
             connection.request("POST", "/v1/traces", body, {"Content-Type": "application/json"})
             status = connection.getresponse().status
             if status != 200:
-                self._complain(f"the collector answers {status}")
+                self._warn(f"the collector answers {status}")
         finally:
             connection.close()
 
-    def _complain(self, reason: str) -> None:
-        if time.monotonic() - self._complained >= _QUIET_SECONDS:
-            self._complained = time.monotonic()
+    def _warn(self, reason: str) -> None:
+        if time.monotonic() - self._warned_at >= _WARNING_INTERVAL:
+            self._warned_at = time.monotonic()
             event("spans are lost", logging.WARNING, reason=reason[:300])
 
 
-def document(about: list[dict[str, Any]], spans: list[dict[str, Any]]) -> bytes:
+def encode_spans(attributes: list[dict[str, Any]], spans: list[dict[str, Any]]) -> bytes:
     """Return an ExportTraceServiceRequest."""
     scope = {"scope": {"name": "packager.server"}, "spans": spans}
-    return orjson.dumps({"resourceSpans": [{"resource": {"attributes": about}, "scopeSpans": [scope]}]})
+    return orjson.dumps({"resourceSpans": [{"resource": {"attributes": attributes}, "scopeSpans": [scope]}]})
 
 
 def _attribute(key: str, value: str | int) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from packager.errors import MissingToolError, SourceError, UsageError
 from packager.formats import dsse
 from packager.formats.dsse import SignedStatement
 from packager.trust.signers import Secret, Signer
+from packager.trust.signers._sigstore import client_errors
 
 MAX_CONFIG = 4 << 20  # bytes
 
@@ -41,7 +42,7 @@ def open_signer(location: str, secret: Secret) -> Signer:
     """Get a certificate for the identity of the token, or of this CI job."""
     models, sign, oidc, envelope = (_module(name) for name in ("models", "sign", "oidc", "dsse"))
     requests = importlib.import_module("requests")
-    failures = (_module("errors").Error, requests.RequestException, *_internal_failures(), ValueError)
+    failures = (_module("errors").Error, requests.RequestException, *client_errors(), ValueError)
     try:
         config = _config(models, location)
         token = oidc.IdentityToken(_token(oidc, secret))
@@ -81,13 +82,6 @@ def _module(name: str) -> Any:
         return importlib.import_module(f"sigstore.{name}")
     except ImportError as error:
         raise MissingToolError("sigstore", "keyless") from error
-
-
-def _internal_failures() -> tuple[type[Exception], ...]:
-    """Return the errors of the package's clients that do not derive from its own root."""
-    fulcio = importlib.import_module("sigstore._internal.fulcio.client")
-    rekor = importlib.import_module("sigstore._internal.rekor")
-    return fulcio.FulcioClientError, fulcio.ExpiredCertificate, rekor.RekorClientError
 
 
 def _line(error: Exception) -> str:

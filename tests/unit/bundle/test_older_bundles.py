@@ -19,7 +19,7 @@ from packager.recipe.lengths import Lengths
 from packager.server import config
 from packager.server.errors import RequestError
 from packager.server.execution import session as model
-from packager.server.execution.warm_up import Trial
+from packager.server.execution.warm_up import WarmUpInputs
 from packager.server.protocol import protocol
 from tests.conftest import Run
 from tests.support import contracts
@@ -61,7 +61,7 @@ def test_it_is_served_as_it_was(bundle: Bundle, tmp_path: Path) -> None:
         (tmp_path / "bundle" / path).write_bytes(bundle.read(path))
     (tmp_path / "serve.json").write_bytes(server_files.config(bundle, TARGET))
     found = config.read(tmp_path / "serve.json")
-    session, trial = model.load(found, 1), Trial.of(found)
+    session, trial = model.load(found, 1), WarmUpInputs.of(found)
     assert len(trial.known) > 3
     model.warm_up(session, trial)
     ids = np.zeros((5, 2), "int64")

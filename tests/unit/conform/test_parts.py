@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `conform` hands to the suite and takes from others: turned knobs, operator reports, stated outputs."""
+"""What `conform` hands to the suite and takes from others: knob trials, operator reports, stated outputs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from packager import canonical
 from packager.bundle.bundle import CONTRACT
 from packager.bundle.knobs import knob_schema
-from packager.conform import operators, turned
+from packager.conform import knob_trials, operators
 from packager.conform.nodetests import NodeTest
 from packager.errors import MalformedError, WrongSubjectError
 from packager.formats import reference_outputs
@@ -22,24 +22,24 @@ from tests.support import bundles, contracts
 
 FACTS = {"operators": {"ai.onnx": {"Relu": {}, "Gemm": {}, "Mystery": {}}}}
 TESTS = [NodeTest("test_relu", "Relu"), NodeTest("test_relu_2", "Relu"), NodeTest("test_gemm", "Gemm")]
-SAID = {"runtime": "r", "version": "1", "results": {"test_relu": "ok", "test_gemm": "wrong: 3 elements"}}
+ANSWERS = {"runtime": "r", "version": "1", "results": {"test_relu": "ok", "test_gemm": "wrong: 3 elements"}}
 
 
-def test_a_turned_knob_is_allowed_and_not_the_default(tmp_path: Path) -> None:
+def test_trial_value_of_a_knob_is_allowed_and_not_the_default(tmp_path: Path) -> None:
     contract = contracts.derived()
     bundle = bundles.make(bundles.store_in(tmp_path), {CONTRACT: canonical.dump(contract)}, "net", "1.0.0")
     schema = knob_schema(bundle)
-    chosen = turned.values(bundle, [*schema, "no.such"])
+    chosen = knob_trials.trial_values(bundle, [*schema, "no.such"])
     assert {"batch.max", "runtime.threads", "log.level", "triton.instances"} <= set(chosen)
     for name, value in chosen.items():
         assert schema[name].allows(value) and value != schema[name].default
-    assert chosen["batch.max"] == 7, "below what the contract promises, so that the row above it can be asked for"
-    document = turned.document(bundle, {"batch.max": 7})
+    assert chosen["batch.max"] == 7, "below what the contract promises, so that the row above it can be requested"
+    document = knob_trials.knob_document(bundle, {"batch.max": 7})
     assert document["values"]["batch.max"] == 7 and document["digest"] != knobs.resolve(schema, bundle.digest).digest
 
 
 def test_a_report_counts_by_operator_and_reads_back() -> None:
-    found = operators.report(TESTS, SAID, FACTS)
+    found = operators.report(TESTS, ANSWERS, FACTS)
     assert found["operators"] == {
         "Gemm": {"passed": 0, "skipped": 0, "failed": {"test_gemm": "wrong: 3 elements"}},
         "Relu": {"passed": 1, "skipped": 1, "failed": {}},
@@ -62,8 +62,8 @@ def test_a_report_counts_by_operator_and_reads_back() -> None:
         (("untested",), None),
     ],
 )
-def test_a_report_from_elsewhere_is_held_against_its_form(place: tuple[str, ...], value: Any) -> None:
-    found: Any = {"report": copy.deepcopy(operators.report(TESTS, SAID, FACTS))}
+def test_foreign_report_is_validated(place: tuple[str, ...], value: Any) -> None:
+    found: Any = {"report": copy.deepcopy(operators.report(TESTS, ANSWERS, FACTS))}
     member, path = found, ("report", *place)
     for step in path[:-1]:
         member = member[step]
@@ -71,7 +71,7 @@ def test_a_report_from_elsewhere_is_held_against_its_form(place: tuple[str, ...]
     assert not operators.is_report(found["report"])
 
 
-def test_stated_outputs_are_read_for_the_inputs_of_the_bundle_alone(tmp_path: Path) -> None:
+def test_stated_outputs_are_read_only_for_the_bundle_s_inputs(tmp_path: Path) -> None:
     store = bundles.store_in(tmp_path)
     tree = Tree.of({"vectors/inputs/01-a.safetensors": store.put(b"in"), "model/model.onnx": store.put(b"m")})
     stated = reference_outputs.predicate(tree, {"outputs.safetensors": b"out", "outputs.json": b"{}"})

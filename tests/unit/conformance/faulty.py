@@ -31,7 +31,7 @@ class Faulty(kit.Adapter):
 
     def load(self, message: dict[str, Any]) -> dict[str, Any]:
         if self.fault == "no device":
-            raise kit.Unavailable("no such device: driver not found")
+            raise kit.UnavailableError("no such device: driver not found")
         providers = ["CUDAExecutionProvider"] if self.fault == "unguarded CUDA" else []
         self.session = self.ort.InferenceSession(message["model"], providers=[*providers, "CPUExecutionProvider"])
         self.inputs = [node.name for node in self.session.get_inputs()]

@@ -227,20 +227,20 @@ def test_a_faultless_server_passes(bench: Bench) -> None:
     assert verdict["outcome"] == "pass", failed(verdict)
 
 
-def test_what_cannot_exist_here_is_skipped_and_never_passes(bench: Bench) -> None:
+def test_impossible_cell_is_skipped_and_never_passes(bench: Bench) -> None:
     verdict = bench.judge("faulty", "no device")
     assert (verdict["outcome"], verdict["reason"]) == ("skip", "no such device: driver not found")
     assert "pass" not in {check["outcome"] for check in verdict["checks"] if check["level"] > 0}
 
 
-def test_a_runtime_that_hangs_is_ended_and_named(bench: Bench) -> None:
+def test_hanging_runtime_is_ended_and_named(bench: Bench) -> None:
     verdict = bench.judge("faulty", "hangs", seconds=5, level=1)
     assert verdict["outcome"] == "fail" and "no answer to `infer` within 5 s" in verdict["reason"]
     assert not processes.family(verdict["identity"]["pid"])
 
 
 @pytest.mark.slow
-def test_a_known_deviation_is_on_record_and_excuses_nothing_else(bench: Bench) -> None:
+def test_known_deviation_excuses_nothing_else(bench: Bench) -> None:
     excuse = {"test_requests_leave_no_memory_behind": "it leaks", "test_reference_vectors[adapter-batch=1]": "it casts"}
     leak = bench.judge("faulty", "leaks 1 MB per request", level=4, deviations=excuse)
     assert leak["outcome"] == "pass"
@@ -255,14 +255,14 @@ def test_a_changed_file_fails_before_anything_runs(bench: Bench) -> None:
 
 
 def environment_of(runtime: str, version: str, cache: Path | None = None) -> str:
-    """Build the environment of a runtime, once per user or in a cache of its own."""
+    """Build the environment of a runtime, once per user or in a separate cache."""
     lines = cells.runtime(runtime).requirements(version, "3.11")
     place = cache or Path.home() / ".cache" / "packager-tests" / "environments"
     return str(environments.ensure(lines, "3.11", place))
 
 
 def triton(bench: Bench, name: str, numpy: str | None = None, **options: str) -> Any:
-    """Judge Triton 2.51, with another numpy forced into its environment against what its packages ask for."""
+    """Judge Triton 2.51, with another numpy forced into its environment against the requirements of its packages."""
     python = environment_of("triton", "2.51.0", bench.folder / "environments" if numpy else None)
     if numpy:
         uv = importlib.import_module("uv").find_uv_bin()

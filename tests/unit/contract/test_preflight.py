@@ -157,8 +157,8 @@ def test_the_host_is_what_this_process_may_have_of_it(tmp_path: Path, monkeypatc
     (tmp_path / "groups").write_text("0::/")
     (tmp_path / "cpu.max").write_text("25000 100000\n")
     (tmp_path / "memory.max").write_text(f"{256 << 20}\n")
-    read = host_limits.read
-    monkeypatch.setattr(host_limits, "read", lambda: read(tmp_path, tmp_path / "groups"))
+    read = host_limits.read_allowance
+    monkeypatch.setattr(host_limits, "read_allowance", lambda: read(tmp_path, tmp_path / "groups"))
     site = host.describe("here", tmp_path, lambda command: "")
     told = "\n".join(message for _, message in host.remarks(site))
     assert site.memory == 256 << 20

@@ -44,7 +44,7 @@ def files(contract: dict = CONTRACT, **more: bytes) -> dict:
         "contract.json": canonical.dump(contract),
         "vectors/index.json": canonical.dump(INDEX),
         "vectors/inputs/01-one.safetensors": VECTOR,
-        knobs.FILE: catalogue.written(contract),
+        knobs.FILE: catalogue.schema_bytes(contract),
         **more,
     }
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whatever a site writes: it is within the declared bounds, or refused with a sentence; the bundle stays as it is."""
+"""Values of a site are within the declared bounds, or refused with a sentence; the bundle does not change."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support import bundles
 
 CONTRACT = copy.deepcopy(bundles.CONTRACT_OF_TINY)
 CONTRACT["targets"]["triton-cpu-fp32"] = {**CONTRACT["targets"]["onnxruntime-cpu-fp32"], "runtime": "triton"}
-DOCUMENT = catalogue.written(CONTRACT)
+DOCUMENT = catalogue.schema_bytes(CONTRACT)
 SCHEMA = knobs.parse(DOCUMENT)
 VALIDATOR = jsonschema.Draft202012Validator(json.loads(DOCUMENT))
 BUNDLE = "sha256:" + "0" * 64
@@ -35,8 +35,8 @@ def nested(values: dict) -> dict:
     return tree
 
 
-def resolve(*wishes: Override) -> Resolved:
-    return knobs.resolve(SCHEMA, BUNDLE, wishes)
+def resolve(*overrides: Override) -> Resolved:
+    return knobs.resolve(SCHEMA, BUNDLE, overrides)
 
 
 def test_the_schema_is_a_json_schema_and_the_defaults_fit_it() -> None:
@@ -93,11 +93,13 @@ NAME = st.one_of(
 
 @given(st.lists(st.tuples(NAME, VALUE, st.booleans()), max_size=6))
 @settings(max_examples=500, deadline=None)
-def test_what_is_accepted_is_declared_and_within_its_bounds(overlay: list) -> None:
+def test_accepted_values_are_declared_and_within_bounds(overlay: list) -> None:
     """Judged by another validator; a refusal is one sentence of ours and never another exception."""
-    wishes = [Override(n, v if typed or isinstance(v, str) else json.dumps(v), "x", typed) for n, v, typed in overlay]
+    overrides = [
+        Override(n, v if typed or isinstance(v, str) else json.dumps(v), "x", typed) for n, v, typed in overlay
+    ]
     try:
-        found = resolve(*wishes)
+        found = resolve(*overrides)
     except UsageError:
         return
     assert set(found.values) <= set(SCHEMA)
@@ -107,7 +109,7 @@ def test_what_is_accepted_is_declared_and_within_its_bounds(overlay: list) -> No
 
 @given(NAME.filter(lambda name: name in SCHEMA), VALUE)
 @settings(max_examples=500, deadline=None)
-def test_both_judges_agree(name: str, value: object) -> None:
+def test_json_schema_and_knobs_agree(name: str, value: object) -> None:
     """Except that a whole number written as 1.0 is one for JSON Schema only."""
     try:
         ours = resolve(Override(name, value, "x", typed=True)) is not None
@@ -205,14 +207,14 @@ def test_the_later_source_wins_and_is_named() -> None:
     assert set(found.changed) == {"server.port", "server.drain", "metrics.labels"}
 
 
-def test_the_digest_is_of_what_holds_not_of_how_it_came_to_be() -> None:
+def test_digest_depends_on_values_not_on_origins() -> None:
     one = resolve(Override("server.port", "9000", "--set"))
     assert one.digest == resolve(Override("server.port", 9000, "a.yaml:1", typed=True)).digest
     assert one.digest != resolve().digest
     assert one.digest != knobs.resolve(SCHEMA, "sha256:" + "1" * 64, [Override("server.port", "9000", "--set")]).digest
 
 
-def test_a_secret_given_instead_of_its_place_is_not_repeated() -> None:
+def test_secret_given_instead_of_a_reference_is_not_shown() -> None:
     with pytest.raises(UsageError) as caught:
         resolve(Override("tls.key", "hunter2", "--set"))
     assert "hunter2" not in f"{caught.value.message}{caught.value.hint}"

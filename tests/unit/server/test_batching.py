@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who shares a run with whom, and that nobody notices."""
+"""Which requests share a run, and that their answers do not change."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from packager.server.errors import RequestError
 from packager.server.execution import batching
-from packager.server.execution.batching import Batcher, Policy
+from packager.server.execution.batching import Batcher, BatchPolicy
 from packager.server.protocol.interface import Interface, Range, Tensor
 
 
@@ -48,10 +48,10 @@ class Doubler:
 
 
 @dataclass
-class Watched:
+class Observer:
     runs: list[int] = field(default_factory=list)
 
-    def ran(self, waited) -> None:
+    def count_run(self, waited) -> None:
         self.runs.append(len(waited))
 
 
@@ -59,56 +59,60 @@ def rows(*values: float, width: int = 2, dtype=np.float32):
     return {"x": np.repeat(np.array(values, dtype)[:, None], width, axis=1)}
 
 
-def ask(batcher: Batcher, feeds, deadline=None):
+def submit_to(batcher: Batcher, feeds, deadline=None):
     return batcher.submit(feeds, len(feeds["x"]), deadline)
 
 
-def test_what_queued_during_a_run_becomes_one_run() -> None:
-    run, watched = Doubler(), Watched()
-    batcher = Batcher(run, 1, Policy(64), watched)
+def test_requests_queued_during_a_run_share_the_next() -> None:
+    run, observer = Doubler(), Observer()
+    batcher = Batcher(run, 1, BatchPolicy(64), observer)
     with run.busy(batcher):
-        answers = [ask(batcher, rows(*range(i, i + 1 + i % 3))) for i in range(9)]
+        answers = [submit_to(batcher, rows(*range(i, i + 1 + i % 3))) for i in range(9)]
         assert len(batcher) == 9
     for i, answer in enumerate(answers):
         doubled, total = answer.result(10)
         expected = rows(*range(i, i + 1 + i % 3))["x"] * 2
         assert doubled.tobytes() == expected.tobytes()
         assert total.tolist() == (expected.sum(1) / 2).tolist()
-    assert (run.sizes, watched.runs) == ([1, 18], [1, 9])
+    assert (run.sizes, observer.runs) == ([1, 18], [1, 9])
 
 
 def test_runs_stay_within_the_range_and_agree_in_type_and_size() -> None:
     run = Doubler()
-    batcher = Batcher(run, 1, Policy(4), Watched())
+    batcher = Batcher(run, 1, BatchPolicy(4), Observer())
     with run.busy(batcher):
-        answers = [ask(batcher, rows(1, 2)) for _ in range(3)]
-        answers += [ask(batcher, rows(3, width=5)), ask(batcher, rows(4, dtype=np.float64)), ask(batcher, rows(5))]
+        answers = [submit_to(batcher, rows(1, 2)) for _ in range(3)]
+        answers += [
+            submit_to(batcher, rows(3, width=5)),
+            submit_to(batcher, rows(4, dtype=np.float64)),
+            submit_to(batcher, rows(5)),
+        ]
     for answer in answers:
         answer.result(10)
     assert sorted(run.sizes) == [1, 1, 1, 3, 4]  # the one that kept the thread busy, the two others, 2 + 1, 2 + 2
 
 
-def test_a_failure_is_nobody_else_s() -> None:
+def test_failure_affects_one_request() -> None:
     run = Doubler()
-    batcher = Batcher(run, 1, Policy(64), Watched())
+    batcher = Batcher(run, 1, BatchPolicy(64), Observer())
     with run.busy(batcher):
-        answers = [ask(batcher, rows(value)) for value in (1, 13, 2)]
+        answers = [submit_to(batcher, rows(value)) for value in (1, 13, 2)]
     assert answers[0].result(10)[0].tolist() == [[2, 2]]
     assert answers[2].result(10)[0].tolist() == [[4, 4]]
     with pytest.raises(ValueError, match="thirteen"):
         answers[1].result(10)
 
 
-def test_what_nobody_waits_for_is_not_run() -> None:
+def test_abandoned_request_is_not_run() -> None:
     run = Doubler()
-    batcher = Batcher(run, 1, Policy(64), Watched())
+    batcher = Batcher(run, 1, BatchPolicy(64), Observer())
     with run.busy(batcher):
-        late = ask(batcher, rows(1), time.monotonic() - 1)
-        cancelled = ask(batcher, rows(2))
+        expired = submit_to(batcher, rows(1), time.monotonic() - 1)
+        cancelled = submit_to(batcher, rows(2))
         assert cancelled.cancel()
-        kept = ask(batcher, rows(3), time.monotonic() + 60)
+        kept = submit_to(batcher, rows(3), time.monotonic() + 60)
     with pytest.raises(RequestError) as caught:
-        late.result(10)
+        expired.result(10)
     assert caught.value.status == 504
     with pytest.raises(CancelledError):
         cancelled.result(10)
@@ -116,19 +120,19 @@ def test_what_nobody_waits_for_is_not_run() -> None:
     assert sum(run.sizes) == 2
 
 
-def test_a_window_waits_for_company_and_no_longer() -> None:
-    run, watched = Doubler(), Watched()
+def test_window_waits_for_others_and_no_longer() -> None:
+    run, observer = Doubler(), Observer()
     run.open.set()
-    batcher = Batcher(run, 1, Policy(2, window=5.0), watched)
+    batcher = Batcher(run, 1, BatchPolicy(2, window=5.0), observer)
     began = time.monotonic()
-    pair = [ask(batcher, rows(1)), ask(batcher, rows(2))]
+    pair = [submit_to(batcher, rows(1)), submit_to(batcher, rows(2))]
     for answer in pair:
         answer.result(10)
     assert time.monotonic() - began < 4
-    assert watched.runs == [2]
-    short = Batcher(run, 1, Policy(2, window=0.05), watched)
-    ask(short, rows(1)).result(10)
-    assert watched.runs == [2, 1]
+    assert observer.runs == [2]
+    short = Batcher(run, 1, BatchPolicy(2, window=0.05), observer)
+    submit_to(short, rows(1)).result(10)
+    assert observer.runs == [2, 1]
 
 
 @pytest.mark.parametrize(
@@ -143,28 +147,28 @@ def test_a_window_waits_for_company_and_no_longer() -> None:
         ([("free", 3)], [("free",)], 1),
     ],
 )
-def test_the_interface_says_who_may_share(inputs, outputs, most) -> None:
+def test_interface_decides_whether_requests_share(inputs, outputs, most) -> None:
     tensors = [
         tuple(Tensor(f"{role}{i}", "float32", shape) for i, shape in enumerate(shapes))
         for role, shapes in (("i", inputs), ("o", outputs))
     ]
-    assert batching.most_rows(Interface(*tensors, {"batch": Range(1, 8)})) == most
+    assert batching.max_batch_rows(Interface(*tensors, {"batch": Range(1, 8)})) == most
 
 
-def test_a_model_that_mixes_rows_is_found_out() -> None:
+def test_model_that_mixes_rows_is_detected() -> None:
     one, other = rows(0.25), rows(0.75)
-    assert batching.independent(lambda feeds: [feeds["x"] * 2], one, other)
-    assert not batching.independent(lambda feeds: [feeds["x"] - feeds["x"].mean()], one, other)
-    assert not batching.independent(lambda feeds: [feeds["x"].sum(keepdims=True)[:, 0]], one, other)
-    assert not batching.independent(lambda feeds: [np.array(feeds["x"].sum())], one, other)
+    assert batching.rows_are_independent(lambda feeds: [feeds["x"] * 2], one, other)
+    assert not batching.rows_are_independent(lambda feeds: [feeds["x"] - feeds["x"].mean()], one, other)
+    assert not batching.rows_are_independent(lambda feeds: [feeds["x"].sum(keepdims=True)[:, 0]], one, other)
+    assert not batching.rows_are_independent(lambda feeds: [np.array(feeds["x"].sum())], one, other)
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.lists(st.integers(0, 12), min_size=1, max_size=5), min_size=1, max_size=12), st.integers(1, 3))
-def test_everybody_gets_the_answer_to_their_own_question(questions, threads) -> None:
+def test_each_request_gets_its_answer(questions, threads) -> None:
     run = Doubler()
     run.open.set()
-    batcher = Batcher(run, threads, Policy(8), Watched())
-    answers = [(ask(batcher, rows(*values)), rows(*values)["x"] * 2) for values in questions]
+    batcher = Batcher(run, threads, BatchPolicy(8), Observer())
+    answers = [(submit_to(batcher, rows(*values)), rows(*values)["x"] * 2) for values in questions]
     for answer, expected in answers:
         assert answer.result(10)[0].tobytes() == expected.tobytes()

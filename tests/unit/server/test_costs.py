@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a request costs is told before it is spent, and told right: never less than it takes."""
+"""The cost of a request is estimated before it is spent, and never too low."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from packager.server.admission import costs
-from packager.server.admission.gate import Gate, Limits
+from packager.server.admission.admission import Admission, Limits
 from packager.server.errors import RequestError
 from packager.server.grpc import messages
-from packager.server.grpc.messages import Inference, block, number
+from packager.server.grpc.messages import Inference, encode_field, encode_varint
 from packager.server.protocol import protocol, tensors
 from packager.server.protocol.interface import Interface, Range, Tensor
 from tests.attacks import hostile_requests as hostile
@@ -44,7 +44,7 @@ FREE = Interface(
         b'["' + b"a" * 200_000 + b'\\ud83d\\ude00"]',
     ],
 )
-def test_a_document_takes_no_more_than_it_is_charged(document: bytes) -> None:
+def test_document_takes_no_more_than_estimated(document: bytes) -> None:
     tracemalloc.start()
     try:
         value = orjson.loads(document)
@@ -52,21 +52,21 @@ def test_a_document_takes_no_more_than_it_is_charged(document: bytes) -> None:
     finally:
         tracemalloc.stop()
     del value
-    # While it parses, orjson holds a copy of the text and 16 bytes for each value. (It asks for more, and leaves it untouched.)
-    assert taken + len(document) + 16 * document.count(b",") <= costs.weigh(document)
+    # While it parses, orjson holds a copy of the text and 16 bytes for each value. (It allocates more, and leaves it untouched.)
+    assert taken + len(document) + 16 * document.count(b",") <= costs.estimate_json_memory(document)
 
 
-def test_what_the_event_loop_reads_takes_about_as_long_whatever_it_is() -> None:
+def test_parsing_in_the_event_loop_is_bounded_in_time() -> None:
     """Texts of nothing at all beside a document of texts, each as long as the loop reads; by the thread's own clock."""
     texts = Interface(tuple(item for item in FREE.inputs if item.dtype == "string"), FREE.outputs, FREE.dimensions)
     name = texts.inputs[0].name
 
     def spent(item: dict[str, Any], data: bytes) -> float:
-        head = orjson.dumps({"inputs": [{"name": name, "datatype": "BYTES", **item}]})
+        header = orjson.dumps({"inputs": [{"name": name, "datatype": "BYTES", **item}]})
         found = []
         for _ in range(9):
             began = time.thread_time()
-            protocol.parse(head + data, len(head) if data else None, texts)
+            protocol.parse(header + data, len(header) if data else None, texts)
             found.append(time.thread_time() - began)
         return min(found)
 
@@ -78,38 +78,38 @@ def test_what_the_event_loop_reads_takes_about_as_long_whatever_it_is() -> None:
 @pytest.mark.parametrize(
     "make", [hostile.lists_in_json, hostile.objects_in_json, hostile.numbers_in_json, hostile.deep_json]
 )
-def test_documents_that_hold_up_the_interpreter_are_refused_unread(make: Any) -> None:
+def test_blocking_documents_are_refused_unparsed(make: Any) -> None:
     with pytest.raises(RequestError) as caught:
-        costs.weigh(make(hostile.JSON_SIZE).body)
+        costs.estimate_json_memory(make(hostile.JSON_SIZE).body)
     assert caught.value.status == 413
 
 
-def test_numbers_are_charged_as_numbers_once_they_are_read() -> None:
+def test_parsed_numbers_are_charged_as_numbers() -> None:
     charged: list[int] = []
     interface = Interface(FREE.inputs[:1], FREE.outputs, FREE.dimensions)
     body = orjson.dumps({"inputs": [{"name": "x", "datatype": "FP32", "shape": [20_000, 2], "data": [0.1] * 40_000}]})
     protocol.parse(body, None, interface, charged.append)
-    assert charged[0] == costs.weigh(body) and sum(charged) == 160_000
+    assert charged[0] == costs.estimate_json_memory(body) and sum(charged) == 160_000
 
 
 def test_the_charge_comes_before_the_cost() -> None:
-    gate = Gate(Limits(max_body=1 << 20))
-    with gate.arrive() as lease:
-        lease.hold(100_000)
+    admission = Admission(Limits(max_body=1 << 20))
+    with admission.lease() as lease:
+        lease.hold_body(100_000)
         with pytest.raises(RequestError) as caught:  # alone it would never fit
-            lease.take(5 << 20)
+            lease.hold(5 << 20)
         assert caught.value.status == 413
-        with gate.arrive() as other:
-            other.take(4_000_000)
+        with admission.lease() as other:
+            other.hold(4_000_000)
             with pytest.raises(RequestError) as caught:  # but now it does not
-                lease.take(1_000_000)
+                lease.hold(1_000_000)
             assert caught.value.status == 429
-        lease.take(1_000_000)
-    assert gate.held == 0
+        lease.hold(1_000_000)
+    assert admission.held == 0
 
 
 @pytest.mark.parametrize("name", hostile.MESSAGES)
-def test_no_crafted_message_takes_more_than_its_size_to_read(name: str) -> None:
+def test_crafted_message_takes_no_more_than_its_size(name: str) -> None:
     message, charged = hostile.MESSAGES[name](8 << 20), []
     tracemalloc.start()
     try:
@@ -125,12 +125,12 @@ def test_no_crafted_message_takes_more_than_its_size_to_read(name: str) -> None:
 @pytest.mark.parametrize("count", [1000, 400_000])
 def test_texts_and_integers_are_charged_what_they_take(count: int) -> None:
     texts = b"\1\0\0\0a" * (2 * count)
-    integers = block(5, block(3, b"\1" * (2 * count)))
+    integers = encode_field(5, encode_field(3, b"\1" * (2 * count)))
     for items in (
-        hostile.tensor(b"s", b"BYTES", number(count) + b"\2") + block(7, texts),
-        hostile.tensor(b"i", b"INT64", number(count) + b"\2", integers),
+        hostile.tensor(b"s", b"BYTES", encode_varint(count) + b"\2") + encode_field(7, texts),
+        hostile.tensor(b"i", b"INT64", encode_varint(count) + b"\2", integers),
     ):
-        charged, message = list[int](), block(1, "m") + items
+        charged, message = list[int](), encode_field(1, "m") + items
         tracemalloc.start()
         try:
             with pytest.raises(RequestError) as caught:  # inputs are missing, or there are too many elements
@@ -144,7 +144,7 @@ def test_texts_and_integers_are_charged_what_they_take(count: int) -> None:
 
 @given(st.lists(st.integers(0, 2**64 - 1), max_size=40))
 def test_packed_integers_are_what_was_packed(values: list[int]) -> None:
-    packed = memoryview(b"".join(map(number, values)))
+    packed = memoryview(b"".join(map(encode_varint, values)))
     assert messages.unpack(packed, len(values)).tolist() == values
     if values:
         with pytest.raises(RequestError):
@@ -156,7 +156,7 @@ def test_packed_integers_are_what_was_packed(values: list[int]) -> None:
 def test_packed_integers_longer_than_a_slice_are_whole() -> None:
     dice = random.Random(0)
     values = [dice.getrandbits(dice.randrange(1, 65)) for _ in range(50_000)]
-    assert messages.unpack(memoryview(b"".join(map(number, values))), 50_000).tolist() == values
+    assert messages.unpack(memoryview(b"".join(map(encode_varint, values))), 50_000).tolist() == values
 
 
 @given(st.binary(max_size=60), st.integers(0, 70))
@@ -173,9 +173,9 @@ def test_the_contract_bounds_the_body() -> None:
     most = bounded.largest_body()
     assert most is not None and 64 * 64 * 4 < most < 2 << 20
     assert FREE.largest_body() is None
-    limits = Limits(max_body=64 << 20).within(most)
+    limits = Limits(max_body=64 << 20).narrowed_to(most)
     assert (limits.max_body, limits.max_held) == (most, 256 << 20)
-    assert Limits(max_body=1000).within(most) == Limits(max_body=1000)
+    assert Limits(max_body=1000).narrowed_to(most) == Limits(max_body=1000)
 
 
 def test_long_results_are_written_in_pieces_that_are_the_whole() -> None:

@@ -20,7 +20,7 @@ AMOUNTS = st.lists(st.sampled_from([*BUCKETS, 0.0, 0.25, 31.0, float("inf")]) | 
 
 
 @given(st.lists(AMOUNTS, max_size=4))
-def test_flushed_it_is_the_histogram_of_the_library(groups):
+def test_flushed_histogram_equals_the_library_s(groups):
     prometheus.disable_created_metrics()
     ours, theirs = prometheus.CollectorRegistry(), prometheus.CollectorRegistry()
     tally = Histogram("h", "Text.", BUCKETS, ours)
@@ -44,7 +44,7 @@ def test_flushed_it_is_the_histogram_of_the_library(groups):
     assert sums[0] == sums[1] or abs(sums[0] - sums[1]) <= 1e-9 * sums[1]
 
 
-def test_threads_that_count_while_others_flush_lose_nothing():
+def test_concurrent_observe_and_flush_lose_nothing():
     registry, counts, found, stop = prometheus.CollectorRegistry(), Counts(), 0, threading.Event()
     tally = Histogram("h", "Text.", BUCKETS, registry)
 
@@ -73,7 +73,7 @@ def test_threads_that_count_while_others_flush_lose_nothing():
     assert registry.get_sample_value("h_bucket", {"le": "0.001"}) == 10000
 
 
-def test_whoever_reads_gets_everything_up_to_now():
+def test_exposition_is_up_to_date():
     metrics = Metrics()
     for status in (200, 200, 400):
         metrics.count("infer", status)
@@ -97,7 +97,7 @@ metrics.flush()
 """
 
 
-def test_processes_that_have_ended_are_in_the_files_of_all(tmp_path, monkeypatch):
+def test_ended_processes_stay_in_the_totals(tmp_path, monkeypatch):
     environment = {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path), "PYTHONPATH": ":".join(sys.path)}
     for count in ("3", "4"):
         subprocess.run([sys.executable, "-c", PROCESS, count], env=environment, check=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The definitions that reflection tells, read by protobuf itself and held against Triton's own."""
+"""The definitions of reflection, parsed by protobuf and compared with Triton's."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from tritonclient.grpc import service_pb2
 
 from packager.server.grpc import descriptors
 
-OURS = descriptors.compiled("grpc_service.proto")
+OURS = descriptors.compile_file("grpc_service.proto")
 
 
 def pool() -> descriptor_pool.DescriptorPool:
     made = descriptor_pool.DescriptorPool()
     for file in descriptors.FILES:
-        made.AddSerializedFile(descriptors.compiled(file))
+        made.AddSerializedFile(descriptors.compile_file(file))
     return made
 
 
@@ -38,7 +38,7 @@ def walk(message: Descriptor) -> list[Descriptor]:
 
 
 @pytest.mark.parametrize("name", [m.name for m in descriptor_pb2.FileDescriptorProto.FromString(OURS).message_type])
-def test_what_is_told_is_what_triton_defines(name: str) -> None:
+def test_reflection_equals_triton_s_definitions(name: str) -> None:
     triton = service_pb2.DESCRIPTOR.pool
     for ours in walk(pool().FindMessageTypeByName(f"inference.{name}")):
         theirs = fields(triton.FindMessageTypeByName(ours.full_name))
@@ -58,13 +58,13 @@ def test_services_and_symbols() -> None:
             method.server_streaming,
         ) == (other.input_type.full_name, other.output_type.full_name, other.client_streaming, other.server_streaming)
     assert descriptors.services() == ["inference.GRPCInferenceService", "grpc.health.v1.Health"]
-    told = descriptors.symbols("grpc_service.proto")
+    symbols = descriptors.symbols("grpc_service.proto")
     assert {
         "inference.ModelInferRequest.InferInputTensor",
         "inference.GRPCInferenceService.ModelInfer",
         "inference.DataType",
         "inference.GRPCInferenceService",
-    } <= told
+    } <= symbols
     assert (
         found.FindEnumTypeByName("grpc.health.v1.HealthCheckResponse.ServingStatus").values_by_name["SERVING"].number
         == 1

@@ -13,12 +13,12 @@ import sys
 if sys.argv[1] == "without":
     sys.modules["uvloop"] = None  # what an import sees where the package is missing
 from packager.server.process import event_loop as loops
-loop = loops.new()
+loop = loops.new_event_loop()
 print(type(loop).__module__.partition(".")[0], loop.run_until_complete(__import__("asyncio").sleep(0, 7)))
 """
 
 
 @pytest.mark.parametrize(("case", "printed"), [("with", "uvloop 7"), ("without", "asyncio 7")])
-def test_the_loop_is_the_best_that_is_installed(case, printed):
+def test_uvloop_is_used_where_installed(case, printed):
     done = subprocess.run([sys.executable, "-c", PROGRAM, case], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == printed

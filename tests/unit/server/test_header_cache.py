@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from packager.server.errors import RequestError
-from packager.server.http.header_cache import LONGEST, MOST, Heads
+from packager.server.http.header_cache import MAX_ENTRIES, MAX_HEADER_BYTES, HeaderCache
 from packager.server.protocol import protocol
 from packager.server.protocol.interface import Interface, Range, Tensor
 from packager.server.protocol.protocol import Request, Wanted
@@ -47,7 +47,7 @@ def question(rows: int, **more: Any) -> tuple[bytes, bytes]:
 
 
 def seen(parse: Any, body: bytes, length: int | None) -> Any:
-    """Return everything that can be told about what a request became."""
+    """Return everything that is observable of a parsed request."""
     try:
         request = parse(body, length)
     except RequestError as error:
@@ -58,15 +58,15 @@ def seen(parse: Any, body: bytes, length: int | None) -> Any:
     return request.id, feeds, list(request.feeds), request.wanted, request.rows
 
 
-def same_as_without(heads: Heads, body: bytes, length: int | None) -> bool:
-    return seen(heads.parse, body, length) == seen(lambda *told: protocol.parse(*told, MIXED), body, length)
+def same_as_without(cache: HeaderCache, body: bytes, length: int | None) -> bool:
+    return seen(cache.parse, body, length) == seen(lambda *arguments: protocol.parse(*arguments, MIXED), body, length)
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.data())
-def test_with_the_memory_a_request_is_what_it_is_without(data):
+def test_cache_does_not_change_requests(data):
     """Questions, damaged anywhere, in any order and again and again: one memory for all of them."""
-    heads = Heads(MIXED, "m", "1")
+    cache = HeaderCache(MIXED, "m", "1")
     for _ in range(data.draw(st.integers(1, 6))):
         document, tail = question(data.draw(st.integers(0, 4)))
         body = bytearray(document + tail)
@@ -75,7 +75,7 @@ def test_with_the_memory_a_request_is_what_it_is_without(data):
         length = len(document) + data.draw(st.sampled_from([0, 0, 0, -1, 1]))
         for cut in (bytes(body), bytes(body) + b"x", bytes(body[:-1]), bytes(body)):
             if 0 < length <= len(cut):
-                assert same_as_without(heads, cut, length)
+                assert same_as_without(cache, cut, length)
 
 
 @pytest.mark.parametrize(
@@ -88,23 +88,23 @@ def test_with_the_memory_a_request_is_what_it_is_without(data):
         lambda tail: tail[:-4] + b"\xff" * 4,
     ],
 )
-def test_what_lies_behind_a_known_document_is_checked_each_time(damage):
+def test_bytes_behind_a_cached_header_are_checked(damage):
     document, tail = question(2)
-    heads = Heads(MIXED, "m", "1")
-    heads.parse(document + tail, len(document))
-    assert heads.known == 1
-    assert same_as_without(heads, document + damage(tail), len(document))
+    cache = HeaderCache(MIXED, "m", "1")
+    cache.parse(document + tail, len(document))
+    assert cache.request_count == 1
+    assert same_as_without(cache, document + damage(tail), len(document))
     with pytest.raises(RequestError):
-        heads.parse(document + damage(tail), len(document))
+        cache.parse(document + damage(tail), len(document))
 
 
-def test_a_known_document_s_arrays_are_those_of_the_new_body():
+def test_arrays_of_a_cached_header_are_of_the_new_body():
     document, tail = question(1)
     document += b" " * (-len(document) % 8)
-    heads = Heads(MIXED, "m", "1")
-    heads.parse(document + tail, len(document))
+    cache = HeaderCache(MIXED, "m", "1")
+    cache.parse(document + tail, len(document))
     body = document + struct.pack("<2f", 7.5, -7.5) + tail[8:]
-    feeds = heads.parse(body, len(document)).feeds
+    feeds = cache.parse(body, len(document)).feeds
     assert feeds["image"].tolist() == [[7.5, -7.5]]
     assert np.shares_memory(feeds["image"], np.frombuffer(body, np.uint8))
     assert not feeds["image"].flags.writeable
@@ -114,7 +114,7 @@ def test_a_known_document_s_arrays_are_those_of_the_new_body():
     ("document", "tail"),
     [
         question(1, id="7"),  # differs each time
-        question(1, model_name="x" * LONGEST),
+        question(1, model_name="x" * MAX_HEADER_BYTES),
         (question(1)[0][:-1], question(1)[1]),  # refused
         (
             orjson.dumps(
@@ -131,37 +131,37 @@ def test_a_known_document_s_arrays_are_those_of_the_new_body():
     ],
     ids=["an id", "a long one", "a refused one", "one with elements in it"],
 )
-def test_is_not_remembered(document, tail):
-    heads = Heads(MIXED, "m", "1")
+def test_header_is_not_cached(document, tail):
+    cache = HeaderCache(MIXED, "m", "1")
     for _ in range(2):
-        assert same_as_without(heads, document + tail, len(document))
-        assert same_as_without(heads, document, None)
-    assert heads.known == 0
+        assert same_as_without(cache, document + tail, len(document))
+        assert same_as_without(cache, document, None)
+    assert cache.request_count == 0
 
 
-def test_the_memory_is_bounded_and_the_oldest_goes():
-    heads, (document, tail) = Heads(MIXED, "m", "1"), question(1)
-    for number in range(3 * MOST):
+def test_cache_is_bounded_and_drops_the_oldest():
+    cache, (document, tail) = HeaderCache(MIXED, "m", "1"), question(1)
+    for number in range(3 * MAX_ENTRIES):
         other = document + b" " * number
-        assert same_as_without(heads, other + tail, len(other))
-        assert heads.known == min(number + 1, MOST)
+        assert same_as_without(cache, other + tail, len(other))
+        assert cache.request_count == min(number + 1, MAX_ENTRIES)
 
 
-def test_threads_share_a_memory():
-    heads, (document, tail), wrong = Heads(MIXED, "m", "1"), question(2), []
+def test_threads_share_a_cache():
+    cache, (document, tail), wrong = HeaderCache(MIXED, "m", "1"), question(2), []
 
-    def ask(start: int) -> None:
-        for number in range(start, start + 2 * MOST):
-            other = document + b" " * (number % (2 * MOST))
-            if not same_as_without(heads, other + tail, len(other)):
+    def parse_many(start: int) -> None:
+        for number in range(start, start + 2 * MAX_ENTRIES):
+            other = document + b" " * (number % (2 * MAX_ENTRIES))
+            if not same_as_without(cache, other + tail, len(other)):
                 wrong.append(number)
 
-    threads = [threading.Thread(target=ask, args=(100 * number,)) for number in range(4)]
+    threads = [threading.Thread(target=parse_many, args=(100 * number,)) for number in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert not wrong and heads.known <= MOST
+    assert not wrong and cache.request_count <= MAX_ENTRIES
 
 
 # --- answers -------------------------------------------------------------------------------------------------------
@@ -182,26 +182,26 @@ _ARRAYS = st.sampled_from(
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.tuples(_ARRAYS, _ARRAYS, st.booleans(), st.booleans(), st.sampled_from([None, "7"])), max_size=8))
-def test_an_answer_is_written_as_without_the_memory(answers):
-    heads = Heads(MIXED, "m", "1")
+def test_cache_does_not_change_responses(answers):
+    cache = HeaderCache(MIXED, "m", "1")
     for label, score, one, other, name in [*answers, *answers]:
         request = Request(name, {}, (Wanted("score", one), Wanted("label", other)), 1)
         results = {"label": label, "score": score}
-        assert heads.render(request, results) == protocol.render(request, results, "m", "1")
+        assert cache.render(request, results) == protocol.render(request, results, "m", "1")
 
 
-def test_texts_of_other_lengths_have_documents_of_their_own():
-    heads = Heads(MIXED, "m", "1")
+def test_texts_of_other_lengths_have_separate_headers():
+    cache = HeaderCache(MIXED, "m", "1")
     request = Request(None, {}, (Wanted("y", True),), 1)
     for texts in (["a", "bc"], ["def", ""], ["é", "bc"]):
         results = {"y": np.array(texts, dtype=object)}
-        assert heads.render(request, results) == protocol.render(request, results, "m", "1")
-    assert heads.written == 0
+        assert cache.render(request, results) == protocol.render(request, results, "m", "1")
+    assert cache.response_count == 0
 
 
-def test_what_is_remembered_of_answers_is_bounded():
-    heads = Heads(MIXED, "m", "1")
+def test_cache_of_responses_is_bounded():
+    cache = HeaderCache(MIXED, "m", "1")
     request = Request(None, {}, (Wanted("y", True),), 1)
-    for size in range(3 * MOST):
-        heads.render(request, {"y": np.zeros(size, np.int8)})
-        assert heads.written == min(size + 1, MOST)
+    for size in range(3 * MAX_ENTRIES):
+        cache.render(request, {"y": np.zeros(size, np.int8)})
+        assert cache.response_count == min(size + 1, MAX_ENTRIES)

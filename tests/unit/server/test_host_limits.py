@@ -93,19 +93,19 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_least_of_affinity_and_quotas_counts(tmp_path: Path, case: str) -> None:
+def test_lowest_of_affinity_and_quotas_counts(tmp_path: Path, case: str) -> None:
     groups, files, cpus, memory = CASES[case]
     (tmp_path / "groups").write_text(groups)
-    found = host_limits.read(tree(tmp_path / "root", files), tmp_path / "groups")
+    found = host_limits.read_allowance(tree(tmp_path / "root", files), tmp_path / "groups")
     assert (found.cpus, found.memory) == (cpus, memory)
     assert found.whole_cpus == max(1, int(cpus))
 
 
-def test_what_a_server_needs_grows_with_its_processes_and_copies_of_the_model() -> None:
+def test_memory_needed_grows_with_processes_and_copies() -> None:
     body, model, small = 64 * 2**20, 100 * 2**20, host_limits.Traffic(1000, 1.0)
 
     def mib(processes: int, workers: int, traffic: host_limits.Traffic = small) -> float:
-        return (host_limits.needed(model, processes, workers, body, traffic)) / 2**20
+        return (host_limits.memory_needed(model, processes, workers, body, traffic)) / 2**20
 
     assert mib(1, 0) == 512 + 100
     assert mib(4, 0) - mib(3, 0) == 384 + 100
@@ -114,7 +114,7 @@ def test_what_a_server_needs_grows_with_its_processes_and_copies_of_the_model() 
     assert mib(1, 0, host_limits.Traffic(None, 1.0)) == 1536 + 100
 
 
-def test_traffic_is_reckoned_from_ports() -> None:
+def test_traffic_is_computed_from_ports() -> None:
     picture, classes = (4, [None, 3, 2, 2]), (4, [None, 3])
     assert host_limits.Traffic.of([picture], [classes]) == host_limits.Traffic(None, 0.25)
     assert host_limits.Traffic.of([(4, [8, 12])], [(8, [8, 3])]) == host_limits.Traffic(384, 0.5)
@@ -150,7 +150,7 @@ def told_inside(place: Path, *program: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["sh", "-c", shell, str(place), *program], capture_output=True, text=True, check=True)
 
 
-ASK = "from packager.server.process import host_limits as allowance; found = allowance.read();"
+ASK = "from packager.server.process import host_limits as allowance; found = allowance.read_allowance();"
 
 
 def test_a_real_quota_of_processors() -> None:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Huge pages: memory in use gets them and keeps its bytes, nothing else grows, and a host that says no is obeyed."""
+"""Huge pages: memory in use moves and keeps its bytes, nothing else grows; the knob and the host can forbid it."""
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 from pathlib import Path
@@ -10,13 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from packager.server.execution import huge_pages
+from packager.server import config
+from packager.server.__main__ import _parse_arguments, _settings
+from packager.server.execution import engine, huge_pages, worker
+from tests.e2e.test_server import mlp
 
 MB = 2**20
 ALLOWED = huge_pages._ENABLED.exists() and "[never]" not in huge_pages._ENABLED.read_text()
 needed = pytest.mark.skipif(not ALLOWED, reason="this host has no huge pages")
 
-# A process of its own: the tests' own memory is large and none of our business.
+# A separate process, because the memory of the tests is large and not under test.
 PROGRAM = """
 import mmap, sys, threading
 import numpy as np
@@ -33,11 +37,11 @@ empty[0] = 1
 stop = threading.Event()
 threads = [threading.Thread(target=stop.wait) for _ in range(8)]  # stacks of 8 MiB each
 for thread in threads: thread.start()
-before, told = held("Rss:"), []
-pages.gather_later(told.append).join()
+before, moved = held("Rss:"), []
+pages.start_collapse(moved.append).join()
 stop.set()
 assert (weights == np.arange(2**24, dtype=np.float32)).all()
-print(held("AnonHugePages:") // 2**20, told[0] // 2**20, (held("Rss:") - before) // 2**20)
+print(held("AnonHugePages:") // 2**20, moved[0] // 2**20, (held("Rss:") - before) // 2**20)
 """
 
 
@@ -47,26 +51,26 @@ def run(program: str) -> list[int]:
 
 
 @needed
-def test_what_is_in_use_moves_and_nothing_grows():
-    huge, told, grown = run(PROGRAM)
+def test_memory_in_use_moves_and_nothing_grows():
+    huge, moved, grown = run(PROGRAM)
     assert huge >= 60
-    assert told >= 60
+    assert moved >= 60
     assert grown <= 16  # what is rounded up: a tenth of what moved, and the comparison's own
 
 
 @needed
 @pytest.mark.parametrize("place", ["_ENABLED", "_SIZE", "_MAPS"])
-def test_a_host_without_them_is_left_alone(monkeypatch, tmp_path: Path, place: str):
+def test_host_without_huge_pages_changes_nothing(monkeypatch, tmp_path: Path, place: str):
     monkeypatch.setattr(huge_pages, place, tmp_path / "absent")
-    assert huge_pages.gather() == 0
+    assert huge_pages.collapse() == 0
 
 
-def test_a_host_that_says_never_is_obeyed(monkeypatch, tmp_path: Path):
+def test_host_that_says_never_changes_nothing(monkeypatch, tmp_path: Path):
     enabled = tmp_path / "enabled"
     enabled.write_text("always madvise [never]\n")
     monkeypatch.setattr(huge_pages, "_ENABLED", enabled)
     weights = np.ones(16 * MB // 4, np.float32)
-    assert huge_pages.gather() == 0
+    assert huge_pages.collapse() == 0
     assert weights.all()
 
 
@@ -90,9 +94,36 @@ Rss:                1024 kB
 """
 
 
-def test_only_whole_blocks_of_private_memory_in_use_are_taken():
+def test_only_whole_private_blocks_in_use_are_taken():
     start = 100 * MB + 4096
     ends = [start, 105 * MB, 5 * 1024 - 4, *(200 * MB + 8 * MB * count for count in range(7))]
     ends[3], ends[4] = 200 * MB, 206 * MB
     blocks = list(huge_pages._blocks(ROWS.format(*ends), 2 * MB))
     assert [block // MB for block in blocks] == [102, 200, 202, 204]
+
+
+@pytest.mark.parametrize(("words", "moves"), [((), False), (("--runtime-huge-pages", "true"), True)])
+def test_server_and_workers_move_memory_only_when_the_knob_is_set(words, moves: bool, monkeypatch, tmp_path: Path):
+    path, started = mlp(tmp_path), []
+    monkeypatch.setattr(huge_pages, "start_collapse", lambda on_done: started.append("server"))
+    monkeypatch.setattr(worker, "start_collapse", lambda: started.append("worker"))
+    settings = _settings(_parse_arguments([str(path), *words]))
+    asyncio.run(engine.Engine(config.read(path), settings.limits, settings.execution).load())
+
+    apart = _settings(_parse_arguments([str(path), "--runtime-processes", "1", *words])).execution.worker_settings
+    assert apart is not None
+    with pytest.raises(EOFError):
+        worker._serve(
+            Ended(), Ended(), "onnxruntime", str(path.parent / "model.onnx"), "1", "cpu", str(int(apart.huge_pages))
+        )
+    assert started == (["server", "worker"] if moves else [])
+
+
+class Ended:
+    """A channel that sends into the void and has nothing to receive."""
+
+    def send(self, *_: object) -> None:
+        pass
+
+    def receive(self) -> None:
+        raise EOFError

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Requests of one turn of the loop share a run, within limits, and nobody notices."""
+"""Requests of one iteration of the event loop share a run, within limits, without an effect on their answers."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from packager.server.execution.batching import Policy
-from packager.server.execution.inline_batching import Turns
+from packager.server.execution.batching import BatchPolicy
+from packager.server.execution.inline_batching import InlineBatcher
 from packager.server.protocol.protocol import Request
 
 WANTED = 100  # bytes that may share a run
@@ -34,13 +34,13 @@ def request(*values: float, width: int = 2) -> Request:
     return Request(None, {"x": np.repeat(np.array(values, np.float32)[:, None], width, axis=1)}, (), len(values))
 
 
-async def ask(turns: Turns, one: Request, size: int = 10):
-    return [array.tolist() for array in await turns.run(one, size, WANTED)]
+async def run_one(batcher: InlineBatcher, one: Request, size: int = 10):
+    return [array.tolist() for array in await batcher.run(one, size, WANTED)]
 
 
-def asked(turns: Turns, *requests: Request, size: int = 10) -> list:
+def run_all(batcher: InlineBatcher, *requests: Request, size: int = 10) -> list:
     async def scenario():
-        return await asyncio.gather(*(ask(turns, one, size) for one in requests), return_exceptions=True)
+        return await asyncio.gather(*(run_one(batcher, one, size) for one in requests), return_exceptions=True)
 
     return asyncio.run(scenario())
 
@@ -55,33 +55,35 @@ def answer(one: Request) -> list:
     st.lists(st.tuples(st.lists(st.integers(0, 9), min_size=1, max_size=3), st.integers(1, 3)), max_size=12),
     st.integers(1, 8),
 )
-def test_everybody_gets_their_own_rows_and_no_run_is_too_large(values, most):
-    run, told = Doubler(), []
+def test_each_request_gets_its_rows_and_runs_stay_bounded(values, most):
+    run, shared = Doubler(), []
     requests = [request(*numbers, width=width) for numbers, width in values]
-    assert asked(Turns(run, Policy(most), told.append), *requests) == [answer(one) for one in requests]
+    assert run_all(InlineBatcher(run, BatchPolicy(most), shared.append), *requests) == [answer(one) for one in requests]
     assert sum(run.sizes) == sum(one.rows for one in requests)
     assert all(size <= max(most, 3) for size in run.sizes)
-    assert all(count > 1 for count in told)
+    assert all(count > 1 for count in shared)
 
 
-def test_those_that_are_ready_together_run_together_in_their_order():
-    run, told = Doubler(), []
-    assert len(asked(Turns(run, Policy(64), told.append), *(request(index) for index in range(8)))) == 8
-    assert (run.sizes, told) == ([8], [8])
+def test_requests_ready_together_share_a_run_in_order():
+    run, shared = Doubler(), []
+    assert (
+        len(run_all(InlineBatcher(run, BatchPolicy(64), shared.append), *(request(index) for index in range(8)))) == 8
+    )
+    assert (run.sizes, shared) == ([8], [8])
 
 
-def test_a_run_is_no_longer_than_its_bytes_allow():
+def test_run_is_bounded_by_bytes():
     run = Doubler()
-    asked(Turns(run, Policy(64), lambda count: None), *(request(index) for index in range(8)), size=30)
+    run_all(InlineBatcher(run, BatchPolicy(64), lambda count: None), *(request(index) for index in range(8)), size=30)
     assert run.sizes == [3, 3, 2]
 
 
-def test_the_loop_is_free_between_two_runs():
+def test_event_loop_runs_between_two_runs():
     run, order = Doubler(), []
 
     async def scenario():
-        turns = Turns(lambda feeds: order.append("run") or run(feeds), Policy(64), lambda count: None)
-        tasks = [asyncio.create_task(ask(turns, request(index), 60)) for index in range(3)]
+        batcher = InlineBatcher(lambda feeds: order.append("run") or run(feeds), BatchPolicy(64), lambda count: None)
+        tasks = [asyncio.create_task(run_one(batcher, request(index), 60)) for index in range(3)]
         await asyncio.sleep(0)
 
         async def other():
@@ -97,18 +99,18 @@ def test_the_loop_is_free_between_two_runs():
     assert "other" in order[first:last]
 
 
-def test_who_fails_fails_alone():
+def test_failing_request_fails_alone():
     run = Doubler()
-    found = asked(Turns(run, Policy(64), lambda count: None), request(1), request(13), request(2))
+    found = run_all(InlineBatcher(run, BatchPolicy(64), lambda count: None), request(1), request(13), request(2))
     assert found[0] == answer(request(1)) and found[2] == answer(request(2))
     assert isinstance(found[1], ValueError)
     assert run.sizes == [3, 1, 1, 1]
 
 
-def test_who_leaves_takes_nobody_along():
+def test_cancelled_request_cancels_no_other():
     async def scenario():
-        turns = Turns(Doubler(), Policy(64), lambda count: None)
-        tasks = [asyncio.create_task(ask(turns, request(index))) for index in range(3)]
+        batcher = InlineBatcher(Doubler(), BatchPolicy(64), lambda count: None)
+        tasks = [asyncio.create_task(run_one(batcher, request(index))) for index in range(3)]
         await asyncio.sleep(0)
         tasks[1].cancel()
         return await asyncio.gather(*tasks, return_exceptions=True)
@@ -118,18 +120,18 @@ def test_who_leaves_takes_nobody_along():
     assert (found[0], found[2]) == (answer(request(0)), answer(request(2)))
 
 
-def test_a_runtime_that_gives_other_rows_than_asked_runs_one_by_one():
+def test_wrong_row_count_falls_back_to_single_runs():
     sizes = []
 
     def run(feeds):
         sizes.append(len(feeds["x"]))
         return [feeds["x"].sum(keepdims=True)]
 
-    found = asked(Turns(run, Policy(64), lambda count: None), request(1), request(2))
+    found = run_all(InlineBatcher(run, BatchPolicy(64), lambda count: None), request(1), request(2))
     assert found == [[[[2.0]]], [[[4.0]]]]
     assert sizes == [2, 1, 1]
 
 
-def test_an_error_reaches_who_asked_alone():
+def test_error_reaches_only_its_request():
     with pytest.raises(ValueError, match="thirteen"):
-        asyncio.run(ask(Turns(Doubler(), Policy(64), lambda count: None), request(13)))
+        asyncio.run(run_one(InlineBatcher(Doubler(), BatchPolicy(64), lambda count: None), request(13)))

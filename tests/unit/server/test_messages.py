@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from packager.server.errors import RequestError
 from packager.server.grpc import messages
-from packager.server.grpc.messages import Inference, block, number
+from packager.server.grpc.messages import Inference, encode_field, encode_varint
 from packager.server.protocol.interface import Interface
 
 INTERFACE = Interface.from_json(
@@ -27,9 +27,16 @@ INTERFACE = Interface.from_json(
 def valid() -> bytes:
     x, t = np.arange(4, dtype=np.float32).reshape(2, 2), (b"\2\0\0\0ab", b"\0\0\0\0")
     items = [("x", "FP32", (2, 2)), ("t", "BYTES", (2,))]
-    tensors = [block(1, n) + block(2, d) + block(3, b"".join(map(number, s))) for n, d, s in items]
+    tensors = [
+        encode_field(1, n) + encode_field(2, d) + encode_field(3, b"".join(map(encode_varint, s))) for n, d, s in items
+    ]
     return b"".join(
-        [block(1, "m"), *(block(5, item) for item in tensors), block(7, x.tobytes()), block(7, b"".join(t))]
+        [
+            encode_field(1, "m"),
+            *(encode_field(5, item) for item in tensors),
+            encode_field(7, x.tobytes()),
+            encode_field(7, b"".join(t)),
+        ]
     )
 
 
@@ -71,7 +78,8 @@ def test_a_valid_request_cut_short(size: int) -> None:
 @given(st.lists(st.tuples(st.integers(1, 8), st.one_of(st.binary(max_size=20), st.integers(0, 2**64 - 1)))))
 def test_fields_survive_writing_and_reading(fields: list[tuple[int, bytes | int]]) -> None:
     data = b"".join(
-        block(key, value) if isinstance(value, bytes) else number(key << 3) + number(value) for key, value in fields
+        encode_field(key, value) if isinstance(value, bytes) else encode_varint(key << 3) + encode_varint(value)
+        for key, value in fields
     )
     found = [(key, value if isinstance(value, int) else bytes(value)) for key, value in messages.read(data).fields]
     assert found == fields

@@ -12,8 +12,8 @@ from packager.server.http.pace import Pace
 from packager.server.process import event_loop
 
 
-@pytest.mark.parametrize("make", [asyncio.new_event_loop, event_loop.new])
-def test_a_probe_passes_requests_that_wait(make) -> None:
+@pytest.mark.parametrize("make", [asyncio.new_event_loop, event_loop.new_event_loop])
+def test_probe_overtakes_waiting_requests(make) -> None:
     done: list[object] = []
 
     async def request(pace: Pace, index: int) -> None:
@@ -37,7 +37,7 @@ def test_a_probe_passes_requests_that_wait(make) -> None:
     assert sorted(item for item in done if item != "probe") == list(range(60))
 
 
-def test_who_leaves_while_waiting_keeps_nobody_else() -> None:
+def test_cancelled_waiter_blocks_no_other() -> None:
     async def run() -> int:
         pace, done = Pace(), 0
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs in other processes: every type and size comes back as it would from here, and a death costs nobody an answer."""
+"""Runs in worker processes: every type and size has the same results, and a dead worker costs no answer."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from packager.runtimes.onnxruntime.session import open_session
 from packager.server import config
 from packager.server.errors import RequestError, StartError
 from packager.server.execution import shared_memory
-from packager.server.execution.pool import Failed, How, Workers
+from packager.server.execution.pool import RunFailedError, WorkerPool, WorkerSettings
 from tests.e2e.test_server import ONNX_TYPES, every_type, mlp, picky, slow, value, write
 
 ENVIRONMENT = {"PATH": os.environ["PATH"], "SECRET": "of-the-site"}
 
 
 @contextmanager
-def workers(path: Path, count: int = 2) -> Iterator[Workers]:
-    pool = Workers(config.read(path), How(count, 1, ENVIRONMENT))
+def workers(path: Path, count: int = 2) -> Iterator[WorkerPool]:
+    pool = WorkerPool(config.read(path), WorkerSettings(count, 1, ENVIRONMENT))
     try:
         yield pool
     finally:
@@ -51,7 +51,7 @@ def pids() -> list[int]:
     return found
 
 
-def loaded(pool: Workers) -> list[int]:
+def loaded(pool: WorkerPool) -> list[int]:
     """The workers of `pool` that have their model."""
     return [worker.pid for worker in pool._living.copy()]
 
@@ -115,7 +115,7 @@ def test_every_type_and_size_comes_back_bit_for_bit(echo: Path, shape: tuple[int
         assert all(array.flags.owndata or array.base is None or array.dtype == object for array in got)
 
 
-def test_arrays_that_lie_across_memory_and_odd_strings(echo: Path) -> None:
+def test_strided_arrays_and_unusual_strings(echo: Path) -> None:
     with workers(echo, 1) as pool:
         feeds = feeds_of((4, 6, 8))
         feeds["float32_in"] = np.arange(192, dtype=np.float32).reshape(8, 6, 4).T
@@ -146,7 +146,7 @@ def test_a_large_message_does_not_stay_in_memory(tmp_path: Path) -> None:
 
 def shared() -> int:
     """Bytes of memory behind the lanes of this process."""
-    held: dict[int, int] = {}  # by file: a mapping has a descriptor of its own
+    held: dict[int, int] = {}  # by file: a mapping has a separate descriptor
     for name in os.listdir("/proc/self/fd"):
         with suppress(OSError):  # the listing's own is gone by now
             if os.readlink(f"/proc/self/fd/{name}").startswith("/memfd:"):
@@ -155,23 +155,23 @@ def shared() -> int:
     return sum(held.values())
 
 
-def test_what_a_runtime_refuses_is_told_and_the_worker_goes_on(tmp_path: Path) -> None:
+def test_runtime_error_is_reported_and_the_worker_continues(tmp_path: Path) -> None:
     path = picky(tmp_path)
     with workers(path, 1) as pool:
         (pid,) = pids()
-        with pytest.raises(Failed, match=r"InvalidArgument.*out of"):
+        with pytest.raises(RunFailedError, match=r"InvalidArgument.*out of"):
             pool.run({"index": np.array([9])})
         same(pool.run({"index": np.array([2])}), here(path, {"index": np.array([2])}))
         assert pids() == [pid]
 
 
 @pytest.mark.parametrize("message", [(10**9, 10), (0, 0), (0, 5)])
-def test_a_message_that_is_none_is_refused(message: tuple[int, int]) -> None:
+def test_malformed_frame_is_refused(message: tuple[int, int]) -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with ours, theirs, shared_memory.memory() as file:
+    with ours, theirs, shared_memory.create_memory() as file:
         receiver = shared_memory.Receiver(ours, file)
         theirs.send(shared_memory._FRAME.pack(*message))
-        with pytest.raises(shared_memory.Garbled):
+        with pytest.raises(shared_memory.MalformedMessageError):
             receiver.receive()
 
 
@@ -187,20 +187,20 @@ def test_a_message_that_is_none_is_refused(message: tuple[int, int]) -> None:
         "7",
     ],
 )
-def test_a_head_that_lies_is_refused(row: str) -> None:
+def test_header_with_wrong_sizes_is_refused(row: str) -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with ours, theirs, shared_memory.memory() as file:
+    with ours, theirs, shared_memory.create_memory() as file:
         receiver = shared_memory.Receiver(ours, file)
-        head = f'{{"tensors":[{row}]}}'.encode()
+        header = f'{{"tensors":[{row}]}}'.encode()
         file.seek(0)
-        file.write(b"\xff\xff\xff\xff1234" + head)
-        theirs.send(shared_memory._FRAME.pack(8, len(head)))
-        with pytest.raises(shared_memory.Garbled):
+        file.write(b"\xff\xff\xff\xff1234" + header)
+        theirs.send(shared_memory._FRAME.pack(8, len(header)))
+        with pytest.raises(shared_memory.MalformedMessageError):
             receiver.receive()
 
 
-def test_memory_of_a_lane_cannot_be_taken_away() -> None:
-    with shared_memory.memory() as file, pytest.raises(PermissionError):
+def test_shared_memory_cannot_shrink() -> None:
+    with shared_memory.create_memory() as file, pytest.raises(PermissionError):
         file.truncate(1)
 
 
@@ -244,7 +244,7 @@ def kill_the_busy(living: Callable[[], list[int]], seen: dict[int, float]) -> in
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_a_run_whose_worker_dies_is_answered_by_another(long: tuple[Path, np.ndarray], count: int) -> None:
+def test_run_of_a_dead_worker_is_repeated_on_another(long: tuple[Path, np.ndarray], count: int) -> None:
     path, rounds = long
     with workers(path, count) as pool, ThreadPoolExecutor(1) as threads:
         answer = threads.submit(pool.run, {"rounds": rounds})
@@ -254,7 +254,7 @@ def test_a_run_whose_worker_dies_is_answered_by_another(long: tuple[Path, np.nda
         until(lambda: len(pool._living) == count)
 
 
-def test_a_run_that_takes_two_workers_along_is_given_up_and_others_are_not(long: tuple[Path, np.ndarray]) -> None:
+def test_run_that_kills_two_workers_is_given_up(long: tuple[Path, np.ndarray]) -> None:
     path, rounds = long
     with workers(path, 2) as pool, ThreadPoolExecutor(4) as threads:
         seen: dict[int, float] = {}
@@ -286,7 +286,7 @@ def test_constant_kills_under_constant_runs_lose_nothing(tmp_path: Path) -> None
     session = open_session(path.parent / "model.onnx", threads=1)
     wanted = [session.run({"x": x}) for x in questions]
 
-    def ask(number: int) -> int:
+    def run_one(number: int) -> int:
         done = 0
         while not stop.is_set():
             index = (number + 7 * done) % len(questions)
@@ -295,7 +295,7 @@ def test_constant_kills_under_constant_runs_lose_nothing(tmp_path: Path) -> None
         return done
 
     with workers(path, 3) as pool, ThreadPoolExecutor(6) as threads:
-        answers = [threads.submit(ask, number) for number in range(6)]
+        answers = [threads.submit(run_one, number) for number in range(6)]
         for _ in range(6):
             time.sleep(0.3)
             os.kill(pids()[0], signal.SIGKILL)
@@ -304,9 +304,9 @@ def test_constant_kills_under_constant_runs_lose_nothing(tmp_path: Path) -> None
         assert sum(answer.result(60) for answer in answers) > 500
 
 
-def test_without_any_worker_it_is_not_alive_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pool_without_workers_refuses_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = mlp(tmp_path)
-    monkeypatch.setattr("packager.server.execution.pool._PATIENCE", 0.3)
+    monkeypatch.setattr("packager.server.execution.pool._NO_WORKER_SECONDS", 0.3)
     with workers(path, 1) as pool:
         weights = path.with_name("model.onnx")
         weights.rename(path.with_name("away"))
@@ -320,18 +320,18 @@ def test_without_any_worker_it_is_not_alive_and_says_so(tmp_path: Path, monkeypa
         assert len(pool.run({"x": np.ones((1, 8), np.float32)})) == 2
 
 
-def test_an_artefact_that_does_not_load_ends_the_start_with_its_sentence(tmp_path: Path) -> None:
+def test_unloadable_artefact_fails_the_start_with_its_message(tmp_path: Path) -> None:
     path = mlp(tmp_path)
     path.with_name("model.onnx").write_bytes(b"no model")
     with pytest.raises(StartError, match="onnxruntime cannot load") as caught:
-        Workers(config.read(path), How(2, 1, ENVIRONMENT))
+        WorkerPool(config.read(path), WorkerSettings(2, 1, ENVIRONMENT))
     assert caught.value.code == 4
     gc.collect()
     until(lambda: not pids())
 
 
 @pytest.mark.parametrize(("deaths", "starts"), [(2, True), (3, False)])
-def test_workers_killed_while_they_load_are_started_anew(deaths: int, starts: bool, tmp_path: Path) -> None:
+def test_workers_killed_while_loading_are_restarted(deaths: int, starts: bool, tmp_path: Path) -> None:
     path, killed, lost = mlp(tmp_path), set[int](), list[None]()
 
     def kill() -> None:
@@ -344,12 +344,12 @@ def test_workers_killed_while_they_load_are_started_anew(deaths: int, starts: bo
     with ThreadPoolExecutor(1) as threads:
         killer = threads.submit(kill)
         if starts:
-            pool = Workers(config.read(path), How(1, 1, ENVIRONMENT), lambda: lost.append(None))
+            pool = WorkerPool(config.read(path), WorkerSettings(1, 1, ENVIRONMENT), lambda: lost.append(None))
             assert len(pool.run({"x": np.ones((1, 8), np.float32)})) == 2
             pool.close()
         else:
             with pytest.raises(StartError, match="was ended by SIGKILL"):
-                Workers(config.read(path), How(1, 1, ENVIRONMENT), lambda: lost.append(None))
+                WorkerPool(config.read(path), WorkerSettings(1, 1, ENVIRONMENT), lambda: lost.append(None))
         killer.result(20)
     assert (len(killed), len(lost)) == (deaths, 2)
 
@@ -359,8 +359,8 @@ import sys, threading, time
 import numpy as np
 from pathlib import Path
 from packager.server import config
-from packager.server.execution.pool import How, Workers
-pool = Workers(config.read(Path(sys.argv[1])), How(2, 1, {}))
+from packager.server.execution.pool import WorkerPool, WorkerSettings
+pool = WorkerPool(config.read(Path(sys.argv[1])), WorkerSettings(2, 1, {}))
 for _ in range(2):
     threading.Thread(target=pool.run, args=({"rounds": np.array([10**9])},), daemon=True).start()
 time.sleep(0.3)
@@ -369,7 +369,7 @@ time.sleep(60)
 """
 
 
-def test_workers_do_not_outlive_who_started_them_in_the_middle_of_a_run(long: tuple[Path, np.ndarray]) -> None:
+def test_workers_end_with_their_parent_during_a_run(long: tuple[Path, np.ndarray]) -> None:
     command = [sys.executable, "-c", PARENT, str(long[0])]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
         children = [int(pid) for pid in parent.stdout.readline().split()]
@@ -381,7 +381,7 @@ def test_workers_do_not_outlive_who_started_them_in_the_middle_of_a_run(long: tu
 # --- what it costs and shows ---------------------------------------------------------------------------------------
 
 
-def test_a_worker_is_shown_what_its_runtime_needs_and_nothing_else(tmp_path: Path) -> None:
+def test_worker_environment_is_filtered(tmp_path: Path) -> None:
     with workers(mlp(tmp_path), 1):
         (pid,) = pids()
         shown = dict(row.split(b"=", 1) for row in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0") if row)

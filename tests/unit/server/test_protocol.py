@@ -113,15 +113,15 @@ def test_nested_and_flat_json_are_the_same_tensor():
 
 def test_an_aligned_tensor_is_a_view_of_the_body():
     item = {"name": "x", "datatype": "FP32", "shape": [2], "parameters": {"binary_data_size": 8}}
-    head = orjson.dumps({"inputs": [item]})
-    head += b" " * (-len(head) % 8)
-    body = head + struct.pack("<2f", 1.5, -2.5)
-    feed = protocol.parse(body, len(head), interface("float32")).feeds["x"]
+    header = orjson.dumps({"inputs": [item]})
+    header += b" " * (-len(header) % 8)
+    body = header + struct.pack("<2f", 1.5, -2.5)
+    feed = protocol.parse(body, len(header), interface("float32")).feeds["x"]
     assert np.shares_memory(feed, np.frombuffer(body, np.uint8))
     assert feed.tolist() == [1.5, -2.5]
 
 
-# --- what is asked for ---------------------------------------------------------------------------------------------
+# --- requested outputs ---------------------------------------------------------------------------------------------
 
 
 def document(**changes: Any) -> dict[str, Any]:
@@ -156,7 +156,7 @@ def parse(value: Any) -> Request:
         ),
     ],
 )
-def test_outputs_are_selected_ordered_and_formed_as_asked(changes, wanted):
+def test_outputs_are_selected_ordered_and_formed_on_request(changes, wanted):
     assert parse(document(**changes)).wanted == tuple(Wanted(*item) for item in wanted)
 
 
@@ -255,7 +255,7 @@ REFUSED = {
 }
 
 
-def test_members_that_are_null_are_none():
+def test_null_members_are_ignored():
     plain = parse(document())
     bare = {"id": None, "parameters": None, "outputs": None}
     item = image()["inputs"]
@@ -274,14 +274,14 @@ def test_members_that_are_null_are_none():
         }
 
 
-def test_what_is_not_json_is_shown():
+def test_json_error_shows_its_context():
     with pytest.raises(RequestError, match=r"line 1 column \d+.*at `.*\[1.0, oops\]"):
         parse(b'{"inputs": [{"data": [1.0, oops]}]}')
 
 
-def test_bf16_is_widened_to_the_float32_that_it_is():
+def test_bf16_is_widened_to_equal_float32():
     one = Interface((Tensor("x", "float32", ("batch", 2)),), (Tensor("y", "float32", ("batch",)),), {})
-    known = header_cache.Heads(one, "m", "1")
+    known = header_cache.HeaderCache(one, "m", "1")
     wide = np.array([[1.5, -2.0], [np.inf, 3.0e38]], np.float32)
     raw = (wide.view(np.uint32) >> 16).astype("<u2")
     for _ in range(2):  # the second time the document is known
@@ -293,13 +293,13 @@ def test_bf16_is_widened_to_the_float32_that_it_is():
         ({"data": [1.0, 2.0], "shape": [1, 2], "datatype": "BF16"}, "BF16 travels with `binary_data_size` only"),
         ({"parameters": {"binary_data_size": 8}, "shape": [1, 2], "datatype": "BF16"}, "`binary_data_size` of 4"),
     ):
-        head = orjson.dumps({"inputs": [{"name": "x", **item}]})
+        header = orjson.dumps({"inputs": [{"name": "x", **item}]})
         with pytest.raises(RequestError, match=sentence):
-            protocol.parse(head + (bytes(8) if "parameters" in item else b""), len(head), one)
+            protocol.parse(header + (bytes(8) if "parameters" in item else b""), len(header), one)
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_a_malformed_request_is_refused_with_one_sentence(case):
+def test_malformed_request_is_refused_with_one_sentence(case):
     value, sentence = REFUSED[case]
     with pytest.raises(RequestError) as caught:
         parse(value)
@@ -311,8 +311,8 @@ def test_a_malformed_request_is_refused_with_one_sentence(case):
 
 def binary_body(size: Any, tail: bytes, datatype: str = "FP32", shape: list[int] | None = None) -> tuple[bytes, int]:
     item = {"name": "x", "datatype": datatype, "shape": shape or [2], "parameters": {"binary_data_size": size}}
-    head = orjson.dumps({"inputs": [item]})
-    return head + tail, len(head)
+    header = orjson.dumps({"inputs": [item]})
+    return header + tail, len(header)
 
 
 @pytest.mark.parametrize(
@@ -335,13 +335,13 @@ def binary_body(size: Any, tail: bytes, datatype: str = "FP32", shape: list[int]
         ("string", 12, b"\x00\x00\x00\x00" * 3, "expected 2 elements for its shape, got more"),
     ],
 )
-def test_binary_data_that_does_not_fit_is_refused(dtype, size, tail, sentence):
+def test_binary_data_of_wrong_size_is_refused(dtype, size, tail, sentence):
     body, length = binary_body(size, tail, tensors.DATATYPES[dtype])
     with pytest.raises(RequestError, match=sentence.replace("`", ".")):
         protocol.parse(body, length, interface(dtype))
 
 
-def test_binary_data_needs_the_header_that_says_where_it_starts():
+def test_binary_data_needs_the_length_header():
     body, _ = binary_body(8, b"")
     with pytest.raises(RequestError, match="expected 8 bytes of binary data, got 0"):
         protocol.parse(body, None, interface("float32"))
@@ -359,14 +359,14 @@ def test_header_length_inside_the_body_is_read():
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
-def test_a_result_without_a_json_form_is_refused_and_says_how_to_get_it(dtype, value):
+def test_result_without_json_form_is_refused_with_a_hint(dtype, value):
     request = Request(None, {}, (Wanted("y", False),), 1)
     with pytest.raises(RequestError, match=r"output `y` holds NaN or infinity.*binary_data") as caught:
         protocol.render(request, {"y": np.array([0, value], dtype)}, "m", "1")
     assert caught.value.status == 406
 
 
-def test_results_need_not_lie_in_row_major_order():
+def test_results_may_have_any_memory_order():
     transposed = np.arange(6, dtype=np.int32).reshape(2, 3).T
     for binary in (True, False):
         reply = protocol.render(Request(None, {}, (Wanted("y", binary),), 1), {"y": transposed}, "m", "1")
@@ -403,23 +403,23 @@ _VALUES = st.recursive(
 
 @settings(max_examples=300, deadline=None)
 @given(_VALUES, st.binary(max_size=16), st.booleans())
-def test_no_document_raises_anything_else(value, tail, told):
-    head = orjson.dumps(value)
+def test_any_document_raises_only_request_errors(value, tail, accepted):
+    header = orjson.dumps(value)
     with contextlib.suppress(RequestError):
-        protocol.parse(head + tail, len(head) if told else None, IMAGE)
+        protocol.parse(header + tail, len(header) if accepted else None, IMAGE)
 
 
 @settings(max_examples=300, deadline=None)
 @given(st.data())
-def test_no_damaged_request_raises_anything_else(data):
+def test_any_damaged_request_raises_only_request_errors(data):
     items = [{**FIRST, "parameters": {"binary_data_size": 8}}, {**SECOND, "parameters": {"binary_data_size": 8}}]
-    head = orjson.dumps(inputs(*({k: v for k, v in item.items() if k != "data"} for item in items)))
-    body = bytearray(head + struct.pack("<2fq", 1.0, 2.0, 3))
+    header = orjson.dumps(inputs(*({k: v for k, v in item.items() if k != "data"} for item in items)))
+    body = bytearray(header + struct.pack("<2fq", 1.0, 2.0, 3))
     for _ in range(data.draw(st.integers(0, 4))):
         body[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.integers(0, 255))
     cut = bytes(body[: data.draw(st.integers(0, len(body)))])
     try:
-        length = protocol.header_length(str(len(head) + data.draw(st.integers(-2, 2))), len(cut))
+        length = protocol.header_length(str(len(header) + data.draw(st.integers(-2, 2))), len(cut))
         request = protocol.parse(cut, length, IMAGE)
     except RequestError:
         return
@@ -431,7 +431,7 @@ def test_no_damaged_request_raises_anything_else(data):
 
 @settings(max_examples=100, deadline=None)
 @given(st.binary(max_size=64), st.integers(0, 64), st.integers(0, 20), st.sampled_from(list(tensors.DATATYPES)))
-def test_no_binary_tensor_raises_anything_else(raw, cut, count, dtype):
+def test_any_binary_tensor_raises_only_request_errors(raw, cut, count, dtype):
     try:
         array = tensors.from_binary(memoryview(raw)[min(cut, len(raw)) :], dtype, count, "x")
     except RequestError:
@@ -445,7 +445,7 @@ DEFLATED = {"gzip": gzip.compress, "deflate": zlib.compress}
 
 
 @pytest.mark.parametrize("encoding", DEFLATED)
-def test_inflate_gives_back_what_was_deflated(encoding):
+def test_inflate_reverses_deflate(encoding):
     assert bodies.inflate(DEFLATED[encoding](b"abc" * 100), encoding, 300) == b"abc" * 100
 
 
@@ -459,7 +459,7 @@ def test_inflate_gives_back_what_was_deflated(encoding):
         (lambda whole: b"", 400),
     ],
 )
-def test_inflate_refuses_what_is_no_whole_stream(encoding, damage, status):
+def test_inflate_refuses_truncated_streams(encoding, damage, status):
     with pytest.raises(RequestError) as caught:
         bodies.inflate(damage(DEFLATED[encoding](b"abc")), encoding, 1000)
     assert caught.value.status == status
@@ -479,7 +479,7 @@ def test_members_of_gzip_are_joined_and_counted():
 
 
 @pytest.mark.parametrize(
-    ("told", "wanted"),
+    ("accepted", "wanted"),
     [
         (None, ""),
         ("", ""),
@@ -494,8 +494,8 @@ def test_members_of_gzip_are_joined_and_counted():
         (",;=,", ""),
     ],
 )
-def test_answers_are_encoded_as_the_client_likes(told, wanted):
-    assert bodies.wanted_encoding(told) == wanted
+def test_answers_are_encoded_by_accept_encoding(accepted, wanted):
+    assert bodies.wanted_encoding(accepted) == wanted
     if wanted:
         assert bodies.inflate(bodies.deflate(b"abc" * 999, wanted), wanted, 3000) == b"abc" * 999
 

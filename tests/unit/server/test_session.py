@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from packager.server import config
-from packager.server.admission.gate import Gate, Limits
+from packager.server.admission.admission import Admission, Limits
 from packager.server.errors import RequestError, StartError
 from packager.server.execution import session as model
-from packager.server.execution.warm_up import Trial
+from packager.server.execution.warm_up import WarmUpInputs
 from packager.server.http import bodies
 from packager.server.http.auth import Guard
 from packager.server.protocol.interface import Interface, Range, Tensor
@@ -51,32 +51,32 @@ def interface(low: int, high: int | None) -> Interface:
     return Interface((X,), (X,), {"batch": Range(low, high)})
 
 
-def test_a_quick_model_runs_inline_whatever_its_input():
-    assert model.warm_up(Timed(0.0), Trial(interface(1, 64))).inline_bytes == model.INLINE_BYTES
-    assert model.warm_up(Timed(0.0), Trial(interface(1, None))).inline_bytes >= model.INLINE_BYTES / 2
+def test_fast_model_runs_inline_for_every_size():
+    assert model.warm_up(Timed(0.0), WarmUpInputs(interface(1, 64))).inline_bytes == model.INLINE_BYTES
+    assert model.warm_up(Timed(0.0), WarmUpInputs(interface(1, None))).inline_bytes >= model.INLINE_BYTES / 2
 
 
-def test_a_slow_model_never_runs_inline():
+def test_slow_model_never_runs_inline():
     session = Timed(0.003)
-    warm = model.warm_up(session, Trial(interface(2, 64)))
+    warm = model.warm_up(session, WarmUpInputs(interface(2, 64)))
     assert (warm.inline_bytes, set(session.sizes)) == (0, {2})
     assert warm.seconds >= 0.006
 
 
 def test_inputs_run_inline_up_to_the_size_that_takes_a_millisecond():
-    limit = model.warm_up(Timed(0.0003), Trial(interface(1, 64))).inline_bytes
+    limit = model.warm_up(Timed(0.0003), WarmUpInputs(interface(1, 64))).inline_bytes
     assert 1 * ROW <= limit <= 4 * ROW + 1024
 
 
-def test_warm_up_stays_inside_the_promised_shapes():
+def test_warm_up_stays_inside_the_contract_s_shapes():
     session = Timed(0.0)
-    model.warm_up(session, Trial(interface(3, 5)))
+    model.warm_up(session, WarmUpInputs(interface(3, 5)))
     assert set(session.sizes) == {3, 5}
 
 
-def test_a_model_that_fails_on_its_smallest_inputs_does_not_start():
+def test_model_that_fails_on_smallest_inputs_does_not_start():
     with pytest.raises(StartError, match="no zeros, please"):
-        model.warm_up(Timed(float("inf")), Trial(interface(1, 2)))
+        model.warm_up(Timed(float("inf")), WarmUpInputs(interface(1, 2)))
 
 
 @pytest.mark.parametrize(
@@ -89,14 +89,14 @@ def test_a_model_that_fails_on_its_smallest_inputs_does_not_start():
         ((Tensor("x", "float32", (256,)),), "to be float32"),
     ],
 )
-def test_an_artefact_that_is_not_the_promised_model_does_not_start(ports, sentence):
+def test_artefact_with_other_ports_does_not_start(ports, sentence):
     with pytest.raises(StartError, match=sentence):
-        model._check(ports, (X,), "input")
+        model._check_role(ports, (X,), "input")
 
 
-def test_an_artefact_may_fix_or_name_less_than_the_promise():
-    model._check((Tensor("x", "float32", ("N", 256)),), (Tensor("x", "float32", (1, 256)),), "input")
-    model._check((Tensor("x", "float32", (None, 256)),), (X,), "input")  # type: ignore[arg-type]
+def test_artefact_may_leave_sizes_open():
+    model._check_role((Tensor("x", "float32", ("N", 256)),), (Tensor("x", "float32", (1, 256)),), "input")
+    model._check_role((Tensor("x", "float32", (None, 256)),), (X,), "input")  # type: ignore[arg-type]
 
 
 # --- configuration -------------------------------------------------------------------------------------------------
@@ -135,12 +135,12 @@ def changed(*keys, to):
     return value
 
 
-def test_a_configuration_is_read(tmp_path):
+def test_configuration_is_read(tmp_path):
     read = config.read(written(tmp_path, GOOD))
     assert read.artefact == tmp_path / "model.onnx"
     assert read.interface.inputs == (Tensor("x", "float32", ("batch", 2)),)
-    assert read.interface.range("batch") == Range(1, 64)
-    assert read.interface.range("other") == Range(1, None)
+    assert read.interface.allowed_range("batch") == Range(1, 64)
+    assert read.interface.allowed_range("other") == Range(1, None)
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_a_configuration_is_read(tmp_path):
         (changed("interface", "dimensions", to=[]), "`interface.dimensions` is not an object"),
     ],
 )
-def test_a_configuration_with_a_defect_is_refused_in_one_line(tmp_path, value, sentence):
+def test_defective_configuration_is_refused_in_one_line(tmp_path, value, sentence):
     with pytest.raises(StartError, match=sentence) as caught:
         config.read(written(tmp_path, value))
     assert caught.value.code == 4
@@ -174,58 +174,58 @@ def test_a_configuration_with_a_defect_is_refused_in_one_line(tmp_path, value, s
 # --- admission -----------------------------------------------------------------------------------------------------
 
 
-def test_the_gate_counts_requests_and_bytes_and_gives_both_back():
+def test_admission_counts_and_releases_requests_and_bytes():
     async def scenario():
-        gate = Gate(Limits(max_body=10, max_in_flight=5))
-        with gate.arrive() as one, gate.admit():
-            one.hold(6)
-            one.hold(4)
+        admission = Admission(Limits(max_body=10, max_in_flight=5))
+        with admission.lease() as one, admission.admit():
+            one.hold_body(6)
+            one.hold_body(4)
             with pytest.raises(RequestError) as caught:
-                one.hold(1)
+                one.hold_body(1)
             assert caught.value.status == 413
-            assert (gate.in_flight, gate.held) == (1, 10)
-        assert (gate.in_flight, gate.held) == (0, 0)
-        await asyncio.wait_for(gate.quiet(0), 1)
+            assert (admission.in_flight, admission.held) == (1, 10)
+        assert (admission.in_flight, admission.held) == (0, 0)
+        await asyncio.wait_for(admission.wait_idle(0), 1)
 
     asyncio.run(scenario())
 
 
-def test_the_gate_refuses_what_would_not_fit():
+def test_admission_refuses_requests_without_room():
     async def scenario():
-        gate = Gate(Limits(max_body=10, max_in_flight=5))
-        leases = [gate.arrive() for _ in range(5)]
+        admission = Admission(Limits(max_body=10, max_in_flight=5))
+        leases = [admission.lease() for _ in range(5)]
         for lease in leases[:4]:
-            lease.__enter__().hold(10)
+            lease.__enter__().hold_body(10)
         with pytest.raises(RequestError) as caught:
-            leases[4].__enter__().hold(1)
+            leases[4].__enter__().hold_body(1)
         assert (caught.value.status, caught.value.retry_after) == (429, 1)
-        places = [gate.admit() for _ in range(5)]
+        places = [admission.admit() for _ in range(5)]
         for place in places:
             place.__enter__()
-        with pytest.raises(RequestError) as caught, gate.admit():
+        with pytest.raises(RequestError) as caught, admission.admit():
             pass
         assert (caught.value.status, caught.value.retry_after) == (429, 1)
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(gate.quiet(0), 0.01)
+            await asyncio.wait_for(admission.wait_idle(0), 0.01)
 
     asyncio.run(scenario())
 
 
-def test_zeros_have_the_runtime_s_own_types():
-    feeds = Trial(Interface((Tensor("s", "string", (2,)), Tensor("b", "bool", (1,))), (X,), {})).smallest()
+def test_zeros_have_the_runtime_s_types():
+    feeds = WarmUpInputs(Interface((Tensor("s", "string", (2,)), Tensor("b", "bool", (1,))), (X,), {})).smallest()
     assert feeds["s"].tolist() == ["", ""]
     assert feeds["b"].dtype == np.bool_
 
 
-def test_a_bomb_is_inflated_no_further_than_allowed():
+def test_inflating_a_bomb_stops_at_the_limit():
     bomb = gzip.compress(bytes(50 << 20))
-    gate = Gate(Limits(max_body=1 << 20))
-    with gate.arrive() as lease, pytest.raises(RequestError, match="after inflating") as caught:
-        bodies.inflate(bomb, "gzip", 1 << 20, lease.take)
-    assert (caught.value.status, lease.size <= 1 << 20, gate.held) == (413, True, 0)
+    admission = Admission(Limits(max_body=1 << 20))
+    with admission.lease() as lease, pytest.raises(RequestError, match="after inflating") as caught:
+        bodies.inflate(bomb, "gzip", 1 << 20, lease.hold)
+    assert (caught.value.status, lease.size <= 1 << 20, admission.held) == (413, True, 0)
 
 
-def test_tokens_open_the_door_and_nothing_else_does(tmp_path):
+def test_only_known_tokens_are_accepted(tmp_path):
     path = tmp_path / "tokens"
     path.write_text("# of the site\nfirst-token-of-all\n\nsecond-token-of-all\n")
     guard = Guard.read(path)

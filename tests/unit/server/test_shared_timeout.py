@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One timer for many waits ends each of them when a timer of its own would."""
+"""Many blocks share one timer; each expires when a separate timer would."""
 
 from __future__ import annotations
 
@@ -8,37 +8,37 @@ import time
 
 import pytest
 
-from packager.server.admission.shared_timeout import Patience
+from packager.server.admission.shared_timeout import SharedTimeout
 from packager.server.process import event_loop
 
 
 @pytest.fixture(params=["uvloop", "asyncio"])
 def run(request):
-    loop = event_loop.new() if request.param == "uvloop" else asyncio.new_event_loop()
+    loop = event_loop.new_event_loop() if request.param == "uvloop" else asyncio.new_event_loop()
     assert type(loop).__module__.startswith(request.param)
     yield loop.run_until_complete
     loop.close()
 
 
-async def waiting(patience: Patience, seconds: float) -> float | None:
+async def waiting(timeout: SharedTimeout, seconds: float) -> float | None:
     """Return after how long a wait was ended, None if it was not."""
     began = time.monotonic()
     try:
-        with patience.wait():
+        with timeout.start():
             await asyncio.sleep(seconds)
     except TimeoutError:
         return time.monotonic() - began
     return None
 
 
-def test_who_is_quick_is_left_alone_and_who_is_not_is_ended_in_time(run):
+def test_block_expires_only_after_its_limit(run):
     async def scenario():
-        patience = Patience(0.2)
+        timeout = SharedTimeout(0.2)
         later = [(asyncio.sleep(index * 0.03)) for index in range(10)]
 
         async def one(pause, seconds):
             await pause
-            return await waiting(patience, seconds)
+            return await waiting(timeout, seconds)
 
         return await asyncio.gather(*(one(pause, 0.02 if index % 2 else 5) for index, pause in enumerate(later)))
 
@@ -47,22 +47,22 @@ def test_who_is_quick_is_left_alone_and_who_is_not_is_ended_in_time(run):
     assert all(0.19 < took < 2 for took in found[0::2])
 
 
-def test_many_waits_take_one_timer_and_none_is_left_behind(run):
+def test_many_blocks_share_one_timer_and_leave_none(run):
     async def scenario():
-        patience = Patience(0.1)
-        tasks = [asyncio.create_task(waiting(patience, 0.01 * index)) for index in range(5)]
+        timeout = SharedTimeout(0.1)
+        tasks = [asyncio.create_task(waiting(timeout, 0.01 * index)) for index in range(5)]
         assert await asyncio.gather(*tasks) == [None] * 5
-        assert not patience._waits
+        assert not timeout._blocks
         await asyncio.sleep(0.2)
-        assert patience._timer is None
-        assert await waiting(patience, 5) is not None  # it can be used again
+        assert timeout._timer is None
+        assert await waiting(timeout, 5) is not None  # it can be used again
 
     run(asyncio.wait_for(scenario(), 10))
 
 
-def test_a_task_that_somebody_else_cancels_stays_cancelled(run):
+def test_task_cancelled_from_elsewhere_stays_cancelled(run):
     async def scenario():
-        task = asyncio.create_task(waiting(Patience(10), 5))
+        task = asyncio.create_task(waiting(SharedTimeout(10), 5))
         await asyncio.sleep(0.01)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -71,9 +71,9 @@ def test_a_task_that_somebody_else_cancels_stays_cancelled(run):
     run(asyncio.wait_for(scenario(), 10))
 
 
-def test_the_task_goes_on_after_its_wait_was_ended(run):
+def test_task_continues_after_its_block_expired(run):
     async def scenario():
-        assert await waiting(Patience(0.05), 5) is not None
+        assert await waiting(SharedTimeout(0.05), 5) is not None
         await asyncio.sleep(0.01)
         task = asyncio.current_task()
         return task is not None and task.cancelling()
@@ -81,9 +81,9 @@ def test_the_task_goes_on_after_its_wait_was_ended(run):
     assert run(asyncio.wait_for(scenario(), 10)) == 0
 
 
-def test_another_error_inside_the_block_is_not_hidden(run):
+def test_error_inside_the_block_is_raised(run):
     async def scenario():
-        with Patience(10).wait():
+        with SharedTimeout(10).start():
             raise KeyError("mine")
 
     with pytest.raises(KeyError):

@@ -41,8 +41,8 @@ from packager.server.process.supervisor import Plan, Supervisor
 program, port, link, *more = sys.argv[1:]
 environment = dict(word.split("=") for word in more)
 plan = Plan((sys.executable, program), "r1", 1, "127.0.0.1", int(port), None, 1.0, environment)
-say = lambda name, level=20, **fields: print(json.dumps({"event": name, **fields}), flush=True)
-sys.exit(Supervisor(lambda: plan, Path(link).readlink, say).run())
+log = lambda name, level=20, **fields: print(json.dumps({"event": name, **fields}), flush=True)
+sys.exit(Supervisor(lambda: plan, Path(link).readlink, log).run())
 """
 
 
@@ -50,15 +50,15 @@ sys.exit(Supervisor(lambda: plan, Path(link).readlink, say).run())
 class Running:
     process: subprocess.Popen[str]
     port: int
-    said: list[dict[str, object]] = field(default_factory=list)
+    logged: list[dict[str, object]] = field(default_factory=list)
 
-    def ask(self, seconds: float = 10) -> int:
-        """Return the process id of whoever answers."""
-        with socket.create_connection(("127.0.0.1", self.port), timeout=seconds) as asked:
-            return int(asked.recv(64))
+    def request(self, seconds: float = 10) -> int:
+        """Return the process id of the process that answers."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=seconds) as connection:
+            return int(connection.recv(64))
 
     def events(self, name: str) -> list[dict[str, object]]:
-        return [row for row in self.said if row["event"] == name]
+        return [row for row in self.logged if row["event"] == name]
 
 
 def until(what: Callable[[], object], seconds: float = 20) -> None:
@@ -78,7 +78,7 @@ def running(folder: Path, *more: str) -> Iterator[Running]:
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     found = Running(process, port)
     assert process.stdout
-    reader = Thread(target=lambda: found.said.extend(map(json.loads, process.stdout or ())))
+    reader = Thread(target=lambda: found.logged.extend(map(json.loads, process.stdout or ())))
     reader.start()
     try:
         yield found
@@ -89,36 +89,36 @@ def running(folder: Path, *more: str) -> Iterator[Running]:
         process.stdout.close()
 
 
-def test_a_process_that_is_killed_young_again_and_again_is_replaced(tmp_path: Path) -> None:
+def test_process_that_dies_early_repeatedly_is_replaced(tmp_path: Path) -> None:
     with running(tmp_path) as server:
         until(lambda: server.process.poll() is not None or _answers(server))
         seen = []
         for _ in range(3):
-            seen.append(server.ask())
+            seen.append(server.request())
             os.kill(seen[-1], signal.SIGKILL)
             until(lambda: len(server.events("process ended unasked")) == len(seen))
-        seen.append(server.ask(seconds=15))
+        seen.append(server.request(seconds=15))
         assert len(set(seen)) == 4 and server.process.poll() is None
         assert [row["again_in_s"] for row in server.events("nobody serves")] == [1.0, 2.0, 4.0]
         server.process.terminate()
         assert server.process.wait(20) == 0
 
 
-def test_a_directory_that_is_away_changes_nothing(tmp_path: Path) -> None:
+def test_missing_directory_changes_nothing(tmp_path: Path) -> None:
     with running(tmp_path) as server:
         until(lambda: _answers(server))
-        pid = server.ask()
+        pid = server.request()
         (tmp_path / "current").rename(tmp_path / "elsewhere")
         until(lambda: server.events("the served directory is away"))
         time.sleep(1)
-        assert server.ask() == pid and len(server.events("the served directory is away")) == 1
+        assert server.request() == pid and len(server.events("the served directory is away")) == 1
         (tmp_path / "elsewhere").rename(tmp_path / "current")
         until(lambda: server.events("the served directory is back"))
-        assert server.ask() == pid and not server.events("changing over")
+        assert server.request() == pid and not server.events("changing over")
 
 
 @pytest.mark.parametrize(("how", "code"), [("BROKEN=3", 3), ("BROKEN=0", 4), ("KILLED=1", 4)])
-def test_a_first_start_that_fails_is_given_up_and_says_so(tmp_path: Path, how: str, code: int) -> None:
+def test_failed_first_start_is_given_up_with_a_message(tmp_path: Path, how: str, code: int) -> None:
     with running(tmp_path, how) as server:
         assert server.process.wait(20) == code
         until(lambda: server.events("given up"))
@@ -126,5 +126,5 @@ def test_a_first_start_that_fails_is_given_up_and_says_so(tmp_path: Path, how: s
 
 def _answers(server: Running) -> bool:
     with contextlib.suppress(OSError, ValueError):
-        return server.ask(1) > 0
+        return server.request(1) > 0
     return False

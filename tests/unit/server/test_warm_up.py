@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Limits of sizes and values, missing numbers, and the inputs that warm-up asks: nothing that the contract excludes."""
+"""Limits of sizes and values, missing numbers, and the inputs of warm-up: only values that the contract allows."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from packager.formats import safetensors
 from packager.server import config
 from packager.server.errors import RequestError
 from packager.server.execution import session as model
-from packager.server.execution.warm_up import Trial
+from packager.server.execution.warm_up import WarmUpInputs
 from packager.server.grpc import messages
-from packager.server.http.header_cache import Heads
+from packager.server.http.header_cache import HeaderCache
 from packager.server.protocol import protocol, tensors
 from packager.server.protocol.interface import Interface, Range
 from packager.server.protocol.values import Values
@@ -84,17 +84,17 @@ def body(feeds: dict[str, Any], **data: Any) -> bytes:
 
 def encoded(feeds: dict[str, Any]) -> bytes:
     """Write the same request as a gRPC message with raw contents."""
-    block, parts, raws = messages.block, [messages.block(1, "m")], []
+    block, parts, raws = messages.encode_field, [messages.encode_field(1, "m")], []
     kinds = {"sr": "INT64", "ids": "INT64", "x": "FP32", "unit": "BYTES"}
     for name, array in feeds.items():
-        sizes = block(3, b"".join(map(messages.number, array.shape)))
+        sizes = block(3, b"".join(map(messages.encode_varint, array.shape)))
         parts.append(block(5, block(1, name) + block(2, kinds[name]) + sizes))
         raws.append(block(7, bytes(tensors.to_binary(array))))
     return b"".join([*parts, *raws])
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"ids": np.array([[0, -1], [0, 0]])}, "input `ids`: expected values from 0 to 976, got `-1`"),
         ({"ids": np.array([[0, 977], [0, 0]])}, "input `ids`: expected values from 0 to 976, got `977`"),
@@ -104,18 +104,18 @@ def encoded(feeds: dict[str, Any]) -> bytes:
         ({"ids": np.zeros((2, 3), "int64")}, "expected `words` of at least 2, a multiple of 2, got 3"),
     ],
 )
-def test_what_the_contract_excludes_is_refused_by_name_over_http_and_grpc(
-    interface: Interface, change: dict[str, Any], told: str
+def test_values_outside_the_contract_are_refused_by_name(
+    interface: Interface, change: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(RequestError) as caught:
         protocol.parse(body({**FEEDS, **change}), None, interface)
-    assert told in caught.value.message and caught.value.status == 400
+    assert message in caught.value.message and caught.value.status == 400
     with pytest.raises(RequestError) as caught:
         messages.Inference.of(encoded({**FEEDS, **change}), interface).request(interface)
-    assert told in caught.value.message and caught.value.status == 400
+    assert message in caught.value.message and caught.value.status == 400
 
 
-def test_a_size_that_was_not_measured_is_answered_and_noted(interface: Interface) -> None:
+def test_unmeasured_size_is_answered_and_counted(interface: Interface) -> None:
     rows = {name: np.concatenate([array] * 3) if array.ndim else array for name, array in FEEDS.items()}
     assert protocol.parse(body(rows), None, interface).outside == ("batch",)
     assert messages.Inference.of(encoded(rows), interface).request(interface).outside == ("batch",)
@@ -124,22 +124,22 @@ def test_a_size_that_was_not_measured_is_answered_and_noted(interface: Interface
         protocol.parse(body(rows), None, interface.limited_to_measured())
 
 
-def test_a_remembered_document_is_held_against_the_same_limits(interface: Interface) -> None:
-    heads = Heads(replace(interface, inputs=interface.inputs[1:2], values={"ids": Values(0, 976)}), "m", "1")
+def test_cached_header_is_checked_against_the_same_limits(interface: Interface) -> None:
+    cache = HeaderCache(replace(interface, inputs=interface.inputs[1:2], values={"ids": Values(0, 976)}), "m", "1")
 
-    def ask(value: int) -> protocol.Request:
+    def parse(value: int) -> protocol.Request:
         array = np.full((6, 2), value, "int64")
         item = {"name": "ids", "datatype": "INT64", "shape": [6, 2], "parameters": {"binary_data_size": array.nbytes}}
         document = json.dumps({"inputs": [item]}).encode()
-        return heads.parse(document + array.tobytes(), len(document))
+        return cache.parse(document + array.tobytes(), len(document))
 
-    assert ask(1).outside == ask(2).outside == ("batch",)
-    assert heads.known == 1
+    assert parse(1).outside == parse(2).outside == ("batch",)
+    assert cache.request_count == 1
     with pytest.raises(RequestError, match="from 0 to 976, got `977`"):
-        ask(977)
+        parse(977)
 
 
-def test_a_missing_number_is_null_where_the_model_takes_it(interface: Interface) -> None:
+def test_missing_number_is_null_where_allowed(interface: Interface) -> None:
     request = protocol.parse(body(FEEDS, x=[None, 0.5, 1, None]), None, interface)
     assert np.isnan(request.feeds["x"]).tolist() == [[True, False], [False, True]]
     with pytest.raises(RequestError, match=r"values from -1 to 1, got `2\.0`"):
@@ -165,28 +165,28 @@ class Picky:
     provider, version = "toy", "0"
 
     def __init__(self, taken: Interface) -> None:
-        self.taken, self.asked = taken, []
+        self.taken, self.runs = taken, []
 
     def run(self, feeds: dict[str, Any]) -> list[Any]:
         self.taken.check_values(feeds)
         for tensor in self.taken.inputs:
             self.taken.check_shape(tensor, feeds[tensor.name].shape, {})
-        self.asked.append(feeds)
+        self.runs.append(feeds)
         return [feeds["x"]]
 
 
-def test_warm_up_asks_nothing_that_the_contract_excludes(tmp_path: Path) -> None:
+def test_warm_up_uses_only_allowed_values(tmp_path: Path) -> None:
     found = configured(tmp_path)
     session = Picky(found.interface)
-    model.warm_up(session, Trial.of(found))
-    assert model.works(session, Trial.of(found))
-    assert {int(feeds["sr"]) for feeds in session.asked} == {8000}
-    assert {feeds["ids"].shape[1] for feeds in session.asked} == {2, 4, 8}
-    for feeds in Trial.of(found).rows():
+    model.warm_up(session, WarmUpInputs.of(found))
+    assert model.passes_self_test(session, WarmUpInputs.of(found))
+    assert {int(feeds["sr"]) for feeds in session.runs} == {8000}
+    assert {feeds["ids"].shape[1] for feeds in session.runs} == {2, 4, 8}
+    for feeds in WarmUpInputs.of(found).row_pair():
         session.run(feeds)
 
 
-def written(folder: Path) -> Path:
+def response_count(folder: Path) -> Path:
     """Write reference inputs as a bundle carries them."""
     (folder / "vectors/inputs").mkdir(parents=True)
     (folder / "vectors/index.json").write_text(json.dumps({"cases": [{"file": "01-a"}, {"file": "02-gone"}]}))
@@ -197,25 +197,25 @@ def written(folder: Path) -> Path:
     return folder / "vectors"
 
 
-def test_warm_up_asks_the_reference_inputs_of_the_bundle(tmp_path: Path) -> None:
-    written(tmp_path)
-    trial = Trial.of(configured(tmp_path, reference="vectors"))
-    assert all((trial.smallest()[name] == array).all() for name, array in FEEDS.items())
-    grown = trial.grown(2)
-    assert grown["ids"].shape == (4, 4) and grown["x"].shape == (4, 2) and set(grown["unit"]) == {"m", "km"}
-    session = Picky(trial.interface)
-    model.warm_up(session, trial)
-    assert {int(feeds["sr"]) for feeds in session.asked} == {16000}
+def test_warm_up_uses_the_reference_inputs(tmp_path: Path) -> None:
+    response_count(tmp_path)
+    inputs = WarmUpInputs.of(configured(tmp_path, reference="vectors"))
+    assert all((inputs.smallest()[name] == array).all() for name, array in FEEDS.items())
+    scaled = inputs.scaled(2)
+    assert scaled["ids"].shape == (4, 4) and scaled["x"].shape == (4, 2) and set(scaled["unit"]) == {"m", "km"}
+    session = Picky(inputs.interface)
+    model.warm_up(session, inputs)
+    assert {int(feeds["sr"]) for feeds in session.runs} == {16000}
 
 
 @pytest.mark.parametrize("damage", ["index.json", "inputs/01-a.safetensors", "inputs/01-a.json"])
 def test_damaged_reference_inputs_are_left_out(tmp_path: Path, damage: str) -> None:
-    (written(tmp_path) / damage).write_bytes(b"\xff" * 40)
-    trial = Trial.of(configured(tmp_path, reference="vectors"))
-    assert trial.known == () and trial.smallest()["sr"] == 8000
+    (response_count(tmp_path) / damage).write_bytes(b"\xff" * 40)
+    inputs = WarmUpInputs.of(configured(tmp_path, reference="vectors"))
+    assert inputs.known == () and inputs.smallest()["sr"] == 8000
 
 
 def test_sizes_of_older_configurations_are_limits() -> None:
     found = Interface.from_json({**JSON_INTERFACE, "dimensions": {"batch": {"min": 1, "max": 4}}})
-    assert found.range("batch") == Range(1, 4) == found.run("batch")
-    assert found.range("words") == Range() and found.outside({"words": 9, "batch": 4}) == ()
+    assert found.allowed_range("batch") == Range(1, 4) == found.measured_range("batch")
+    assert found.allowed_range("words") == Range() and found.outside({"words": 9, "batch": 4}) == ()
