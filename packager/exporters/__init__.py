@@ -158,7 +158,11 @@ class ExportOptions:
         for name, (factor, other) in self.ties.items():
             if factor > 1:
                 ranges[name] = (factor * ranges[other][0], factor * ranges[other][1])
-        single = {name: low for name, (low, high) in ranges.items() if low == high and taken[name].high == low}
+        single = {
+            name: low
+            for name, (low, high) in ranges.items()
+            if low == high == taken[name].high and not taken[name].also
+        }
         fixed = tuple(replace(port, shape=tuple(single.get(str(a), a) for a in port.shape)) for port in ports)
         ties = {name: tied for name, tied in self.ties.items() if tied[0] > 1 and name not in single}
         kept = [name for name in names if name not in single]
@@ -187,7 +191,8 @@ class ExportOptions:
                 hint=f"narrow `dynamic: {{{name}: …}}`, or export the source with a wider range",
                 edits=[Edit(("dynamic", name), [max(asked[0], own[0]), max(min(asked[1], own[1]), own[0])])],
             )
-        return replace(stated, low=max(stated.low, own[0]), high=min(ends, default=None))
+        also = tuple(length for length in stated.also if own[0] <= length <= own[1])
+        return replace(stated, low=max(stated.low, own[0]), high=min(ends, default=None), also=also)
 
     def _range(self, name: str, taken: Lengths) -> Range:
         """Return the lengths to measure: those promised, else some that are usual, of those that are taken."""

@@ -50,8 +50,8 @@ def most_rows(contract: Mapping[str, JSON]) -> int | None:
     """Return the most rows that the contract takes in one request, None where it states no limit."""
     name = (batch(contract) or ("", 0, 0))[0]
     span = contract["interface"]["dimensions"][name]
-    most = span.get("limit", span).get("max")
-    return None if most is None else int(most)
+    limit = span.get("limit", span)
+    return max([limit["max"], *limit.get("also", [])]) if "max" in limit else None
 
 
 def _batch(contract: Mapping[str, JSON]) -> tuple[Knob, ...]:

@@ -268,7 +268,7 @@ def _promised(inside: JSON) -> str:
 
 def _ordered(axis: JSON) -> JSON:
     """Return what is said of an axis in the order in which people read it."""
-    keys = ("min", "max", "step", "values", "measure")
+    keys = ("min", "max", "step", "remainders", "also", "values", "measure")
     return {key: axis[key] for key in keys if key in axis} if isinstance(axis, dict) else axis
 
 

@@ -14,6 +14,7 @@ from packager.actions.runner import Runner
 from packager.bundle.bundle import INSTALLED
 from packager.canonical import JSON
 from packager.errors import SourceError
+from packager.recipe.lengths import Lengths
 from packager.sandbox.sandbox import Limits
 from packager.sandbox.worker import host_version
 from packager.types import Action, Tree
@@ -116,7 +117,8 @@ def words(span: JSON) -> str:
     if span["kind"] == "any":
         return f"any length from {span['low']} to {span['high']} ran; {beyond}"
     if span["kind"] == "steps":
-        return f"multiples of {span['step']} from {span['low']} to {span['high']} ran, others fail; {beyond}"
+        ran = str(Lengths(span["low"], span["high"], span["step"], (), *map(tuple, (span["remainders"], span["also"]))))
+        return f"{ran} ran, others fail; {beyond}"
     if span["kind"] == "some":
         return f"ran at {', '.join(map(str, span['ran'][:12]))}{' …' if len(span['ran']) > 12 else ''}, fails between"
     return f"{span['low']} ran; no others were tried"

@@ -41,7 +41,7 @@ def record(required: Mapping[str, Schema], optional: Mapping[str, Schema] | None
 
 
 _LENGTH: Schema = {"type": "integer", "minimum": 1}
-_TAKEN = {"max": _LENGTH, "step": _LENGTH, "values": listed(_LENGTH)}
+_TAKEN = {"max": _LENGTH, "step": _LENGTH, **dict.fromkeys(("values", "remainders", "also"), listed(_LENGTH))}
 _AXIS: Schema = {"type": ["integer", "string"], "minimum": 0}
 PORT = record({"name": TEXT, "dtype": TEXT, "shape": listed(_AXIS)})
 INTERFACE = record(

@@ -18,7 +18,7 @@ from packager.steps import _answers, _cases, _outputs
 from packager.steps._inputs import describe_inputs
 from packager.types import check_path
 
-VERSION = 6  # 6: element types behind operators of tables; 5: sums that depend on the processor
+VERSION = 7  # 7: lengths beside a step; 6: element types behind operators of tables
 ANSWER = _answers.EXPORT
 
 

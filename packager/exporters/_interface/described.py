@@ -63,7 +63,8 @@ def describe(path: Path, *, seconds: float = 60) -> JSON:
 
     `inputs` are `{name, dtype, shape}`, with `values` that a single number takes (`alike`: others run like one of
     these), and `state` where an output feeds it;
-    `dimensions` are `{kind, low, high, step, limited, ran}` as in `Span`, `fixed` the axes that take one length only,
+    `dimensions` are `{kind, low, high, step, limited, ran, remainders, also}` as in `Span`, `fixed` the axes that take
+    one length only,
     `outputs` what came back, `opset` the versions of its operator sets, `domains` those of operators that are not
     ONNX's own, `runs` how often it was run. Where nothing ran, shapes are the stated ones and `failed` is the reason.
     """
@@ -127,6 +128,7 @@ def _dimension(span: Span) -> JSON:
         "step": span.step,
         "limited": span.limited,
         **({"ran": listed} if listed else {}),
+        **({"remainders": list(span.remainders), "also": list(span.also)} if span.kind == sizes.STEPS else {}),
         **({"varies": True} if span.varies else {}),
     }
 

@@ -107,7 +107,7 @@ def _found(span: Span, most: int) -> tuple[Range, Lengths]:
         return (listed.low, listed.high or listed.low), replace(listed, high=None, listed=())
     if span.kind in (_sizes.FIXED, _sizes.UNTRIED):
         return (span.low, span.low), Lengths() if span.kind == _sizes.UNTRIED else Lengths(span.low, span.low)
-    taken = Lengths(span.low, span.high if span.limited else None, span.step)
+    taken = Lengths(span.low, span.high if span.limited else None, span.step, (), span.remainders, span.also)
     return (taken.near(0), taken.near(max(min(span.high, most), span.low))), taken
 
 

@@ -242,6 +242,9 @@ AXES = (
     SPANS.map(lambda span: Axis.span(*span))
     | st.builds(Axis, st.builds(Lengths, st.integers(1, 99), st.none(), st.integers(1, 64)), st.none() | SPANS)
     | st.builds(Axis, st.sets(st.integers(1, 9999), min_size=1).map(Lengths.of), st.none() | SPANS)
+    | st.builds(
+        Axis, st.builds(lambda also: Lengths(40, None, 8, (), (1, 7), tuple(sorted(also))), st.sets(st.integers(1, 39)))
+    )
 )
 NUMBERS = st.floats(-(2**53) + 1, 0), st.floats(0, 2**53 - 1)
 PROMISES = st.builds(

@@ -100,7 +100,7 @@ def test_a_long_signal_is_not_cut(packager: Run, tmp_path: Path) -> None:
 def test_multiples_are_found_and_are_the_limit(tmp_path: Path) -> None:
     convolved(tmp_path, ["n", 3, "height", "width"], stride=32)
     sizes = exported(tmp_path)["interface"]["dimensions"]
-    assert sizes["height"]["limit"] == sizes["width"]["limit"] == {"min": 32, "step": 32}
+    assert sizes["height"]["limit"] == sizes["width"]["limit"] == {"min": 32, "step": 32, "also": [1]}
     assert sizes["height"]["step"] == 32 and sizes["height"]["max"] % 32 == 0
 
 
