@@ -201,19 +201,19 @@ class ExportOptions:
         return first, max(taken.near(high), first)
 
 
-def pair(found: Sequence[Port], wished: Sequence[Port], *, ordered: bool = False) -> list[Port | None]:
-    """Return for each port of a source the wished one it corresponds to: by name, or the only one for the only one.
+def pair(found: Sequence[Port], requested: Sequence[Port], *, ordered: bool = False) -> list[Port | None]:
+    """Return for each port of a source the requested one it corresponds to: by name, or the only one for the only one.
 
-    By position only where the wishes come `ordered`, as in a signature: the order of a recipe's `inputs` is not part
-    of an action's key, so nothing may depend on it. Without wishes all are None. Raises StepError.
+    By position only where `requested` is `ordered`, as in a signature: the order of a recipe's `inputs` is not part
+    of an action's key, so nothing may depend on it. Without a request all are None. Raises StepError.
     """
-    if not wished:
+    if not requested:
         return [None] * len(found)
-    by_name = {port.name: port for port in wished}
+    by_name = {port.name: port for port in requested}
     if {port.name for port in found} >= set(by_name):
         return [by_name.get(port.name) for port in found]
-    if len(found) == len(wished) and (ordered or len(found) == 1):
-        return list(wished)
+    if len(found) == len(requested) and (ordered or len(found) == 1):
+        return list(requested)
     lost = [port.name for port in found if port.name not in by_name]
     other = [name for name in by_name if name not in {port.name for port in found}]
     raise StepError(
@@ -277,13 +277,13 @@ def describe(kind: str, source: Path, payload: str, *, seconds: float) -> JSON |
     return cast("JSON", offered(source / payload, seconds=seconds)) if offered else None
 
 
-def settled(source: SourceModel, wishes: ExportOptions) -> SourceModel:
+def settled(source: SourceModel, options: ExportOptions) -> SourceModel:
     """Return a source that knows which lengths it takes where the recipe states none; as it is where its kind knows.
 
-    A source offers it as `settled(wishes)`. What it finds follows from the source alone, not from the time it takes.
+    A source offers it as `settled(options)`. What it finds follows from the source alone, not from the time it takes.
     """
     offered = getattr(source, "settled", None)
-    return cast(SourceModel, offered(wishes)) if offered else source
+    return cast(SourceModel, offered(options)) if offered else source
 
 
 def samples_of(source: SourceModel) -> Mapping[str, Any]:
@@ -421,7 +421,7 @@ class Exporter(Protocol):
     def detect(self, paths: Collection[str], read: Callable[[str], bytes]) -> str | None:
         """Return the path of the payload inside the source, or None if it is not of this kind."""
 
-    def load(self, source: Path, payload: str, wishes: ExportOptions) -> SourceModel:
+    def load(self, source: Path, payload: str, options: ExportOptions) -> SourceModel:
         """Open the payload. Raises StepError with a remedy for what cannot be exported."""
 
 

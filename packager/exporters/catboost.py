@@ -59,7 +59,7 @@ def _is_json(data: bytes) -> bool:
     return b'"features_info"' in data[:256]
 
 
-def load(source: Path, payload: str, wishes: ExportOptions) -> Boosted:
+def load(source: Path, payload: str, options: ExportOptions) -> Boosted:
     """Open the file. Raises StepError for what CatBoost cannot read, and for models that ONNX cannot hold."""
     lib = boosting.library("catboost")
     model = _table.refused(
@@ -72,7 +72,7 @@ def load(source: Path, payload: str, wishes: ExportOptions) -> Boosted:
     if kind != type(model).__name__:
         model = _read(lib, kind, source / payload)
     texts = list(model.get_cat_feature_indices())
-    table = _table.table(source, wishes, _names(found), len(found.names), text=False, texts=texts)
+    table = _table.table(source, options, _names(found), len(found.names), text=False, texts=texts)
     examples = _table.examples(source, table)
     known = catboost.categories(found, _candidates(table, examples))
     answering = _Answering(model, found, known)
@@ -82,9 +82,9 @@ def load(source: Path, payload: str, wishes: ExportOptions) -> Boosted:
         answering.names,
         _critical(found, known),
         table,
-        wishes.interface(table.ports, {}, unfix=_table.UNFIX),
-        wishes.outputs,
-        wishes.seed,
+        options.interface(table.ports, {}, unfix=_table.UNFIX),
+        options.outputs,
+        options.seed,
         examples,
     )
 

@@ -37,7 +37,7 @@ def detect(paths: Collection[str], read: Callable[[str], bytes]) -> str | None:
     return found[0] if len(found) == 1 else None
 
 
-def load(source: Path, payload: str, wishes: ExportOptions) -> function.Function:
+def load(source: Path, payload: str, options: ExportOptions) -> function.Function:
     """Open the file. Raises StepError for what Keras cannot read without running code."""
     path = source / payload
     if not zipfile.is_zipfile(path):
@@ -51,7 +51,7 @@ def load(source: Path, payload: str, wishes: ExportOptions) -> function.Function
     lib = function.library()
     file = replace(file, here=str(lib.keras.__version__))
     return keras.opened(
-        lib, file, lambda: lib.keras.models.load_model(str(path), compile=False, safe_mode=True), wishes
+        lib, file, lambda: lib.keras.models.load_model(str(path), compile=False, safe_mode=True), options
     )
 
 

@@ -59,7 +59,7 @@ def detect(paths: Collection[str], read: Callable[[str], bytes]) -> str | None:
     return found[0] if len(found) == 1 else None
 
 
-def load(source: Path, payload: str, wishes: ExportOptions) -> function.Function:
+def load(source: Path, payload: str, options: ExportOptions) -> function.Function:
     """Open the file with the Keras of its generation. Raises StepError for one that is no model or brings code."""
     path = source / payload
     file = _described(path, payload)
@@ -73,7 +73,7 @@ def load(source: Path, payload: str, wishes: ExportOptions) -> function.Function
     def attempt() -> Any:
         return reader.models.load_model(str(path), compile=False, safe_mode=True)
 
-    return keras.opened(lib, described, attempt, wishes)
+    return keras.opened(lib, described, attempt, options)
 
 
 def _described(path: Path, payload: str) -> keras.File:

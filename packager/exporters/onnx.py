@@ -61,21 +61,21 @@ def describe(path: Path, *, seconds: float) -> JSON:
     return described.describe(path, seconds=seconds)
 
 
-def load(source: Path, payload: str, wishes: ExportOptions) -> Graph:
-    """Open the graph and its external data. Raises StepError for a broken or hostile file, or a wish it cannot meet."""
+def load(source: Path, payload: str, options: ExportOptions) -> Graph:
+    """Open the graph and its external data. Raises StepError for a broken or hostile file or unmet options."""
     path = source / payload
-    check.check(path, wishes.domains)
+    check.check(path, options.domains)
     model = canonicalise.read(path)
     names = [value.name for value in model.graph.output]
     labels = zipmap.strip_zipmaps(model)
     _refuse_foreign_outputs(model)
-    ports = _ports(model, wishes.named)
-    recipe = pair(ports, wishes.inputs or ())
-    named = [_merged(port, wish) for port, wish in zip(ports, recipe, strict=True)]
-    outputs = wishes.outputs or tuple(rename.apart([port.name for port in named], names))
+    ports = _ports(model, options.named)
+    recipe = pair(ports, options.inputs or ())
+    named = [_merged(port, request) for port, request in zip(ports, recipe, strict=True)]
+    outputs = options.outputs or tuple(rename.apart([port.name for port in named], names))
     if len(outputs) != len(names):
         raise StepError(f"expected {len(names)} output names, got {len(outputs)}")
-    interface = wishes.interface(named, {}, unfix=_UNFIX)
+    interface = options.interface(named, {}, unfix=_UNFIX)
     return Graph(path, model, tuple(port.name for port in ports), interface, outputs, labels)
 
 
@@ -108,23 +108,23 @@ def _ports(model: Any, named: Collection[str]) -> list[Port]:
     return [replace(p, shape=tuple(called(p, i, axis) for i, axis in enumerate(p.shape))) for p in ports]
 
 
-def _merged(port: Port, wish: Port | None) -> Port:
+def _merged(port: Port, request: Port | None) -> Port:
     """Take names, fixed lengths and ranges from the recipe where they do not contradict the graph."""
-    if wish is None:
+    if request is None:
         return port
-    if wish.dtype != port.dtype or len(wish.shape) != len(port.shape):
-        got = f"{wish.dtype} with {len(wish.shape)} axes"
+    if request.dtype != port.dtype or len(request.shape) != len(port.shape):
+        got = f"{request.dtype} with {len(request.shape)} axes"
         told = f"input `{port.name}` is {port.dtype} with {len(port.shape)} axes, got {got} from the recipe"
         raise StepError(told, hint=f"write `{port.name}: {flow(_said(port))}` under `inputs`", edits=_as_found(port))
-    for index, (axis, asked) in enumerate(zip(port.shape, wish.shape, strict=True)):
+    for index, (axis, asked) in enumerate(zip(port.shape, request.shape, strict=True)):
         if isinstance(axis, int) and asked != axis:
             where = f"axis {index} of `{port.name}`"
             told = f"{where} is fixed at {axis} in the graph, got `{asked}` from the recipe"
-            fitting = [a if isinstance(a, int) else b for a, b in zip(port.shape, wish.shape, strict=True)]
+            fitting = [a if isinstance(a, int) else b for a, b in zip(port.shape, request.shape, strict=True)]
             raise StepError(
-                told, hint=f"write {axis} there, or {_UNFIX}", edits=[Edit(("inputs", wish.name, "shape"), fitting)]
+                told, hint=f"write {axis} there, or {_UNFIX}", edits=[Edit(("inputs", request.name, "shape"), fitting)]
             )
-    return wish
+    return request
 
 
 def _said(port: Port) -> JSON:
@@ -150,18 +150,18 @@ class Graph:
     labels: Mapping[int, zipmap.Labels]
     sessions: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)  # by level, as they are asked
 
-    def settled(self, wishes: ExportOptions) -> Graph:
+    def settled(self, options: ExportOptions) -> Graph:
         """Return the graph with the lengths that it was seen to take, of dimensions that the recipe leaves open."""
-        stated = {name for name, limit in wishes.limits.items() if limit != Lengths()}
-        free = [name for name in self.interface.dimensions if name not in {*stated, *wishes.dynamic, *wishes.ties}]
-        free = [name for name in free if name not in {other for _, other in wishes.ties.values()}]
+        stated = {name for name, limit in options.limits.items() if limit != Lengths()}
+        free = [name for name in self.interface.dimensions if name not in {*stated, *options.dynamic, *options.ties}]
+        free = [name for name in free if name not in {other for _, other in options.ties.values()}]
         if not free:
             return self
         names = dict(zip((port.name for port in self.interface.inputs), self.feeds, strict=True))
         return replace(self, interface=_settled.settle(self.path, names, self.interface, free, self.work()))
 
     def to_onnx(self, opset: int) -> Any:
-        """Return the graph with the wished names, converted down when its opset is above `opset`."""
+        """Return the graph with the requested names, converted down when its opset is above `opset`."""
         model = _converted(self.model, opset)
         rename.name_ports(model, [port.name for port in self.interface.inputs], self.outputs)
         fixed = _name_axes(model.graph, self.interface.inputs)

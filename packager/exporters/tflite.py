@@ -76,7 +76,7 @@ class Lite:
         return {}
 
 
-def load(source: Path, payload: str, wishes: ExportOptions) -> Lite:
+def load(source: Path, payload: str, options: ExportOptions) -> Lite:
     """Open the file. Raises StepError for one that the interpreter does not run."""
     path = source / payload
 
@@ -87,12 +87,12 @@ def load(source: Path, payload: str, wishes: ExportOptions) -> Lite:
 
     interpreter = function.refused(f"`{payload}` cannot be opened by TensorFlow Lite", attempt, _OTHERWISE)
     details, results = interpreter.get_input_details(), interpreter.get_output_details()
-    ports = function.merged([_port(detail, len(details)) for detail in details], wishes)
-    outputs = wishes.outputs or function.distinct(_outputs(results), ports)
+    ports = function.merged([_port(detail, len(details)) for detail in details], options)
+    outputs = options.outputs or function.distinct(_outputs(results), ports)
     if len(outputs) != len(results):
         raise StepError(f"expected {len(results)} output names, got {len(outputs)}")
     names = [tuple(detail["name"] for detail in listed) for listed in (details, results)]
-    return Lite(path, wishes.interface(ports, {}, unfix=_UNFIX), tuple(outputs), *names)
+    return Lite(path, options.interface(ports, {}, unfix=_UNFIX), tuple(outputs), *names)
 
 
 def _interpreter(path: Path) -> Any:

@@ -29,6 +29,6 @@ def detect(paths: Collection[str], read: Callable[[str], bytes]) -> str | None:
     return found[0] if len(found) == 1 else None
 
 
-def load(source: Path, payload: str, wishes: ExportOptions) -> SourceModel:
+def load(source: Path, payload: str, options: ExportOptions) -> SourceModel:
     """Open the pickle. Raises StepError when it is not a module, needs missing code, or its inputs are unknown."""
-    return module.load(source, payload, wishes)
+    return module.load(source, payload, options)

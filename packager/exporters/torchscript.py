@@ -26,6 +26,6 @@ def detect(paths: Collection[str], read: Callable[[str], bytes]) -> str | None:
     return found[0] if len(found) == 1 else None
 
 
-def load(source: Path, payload: str, wishes: ExportOptions) -> SourceModel:
+def load(source: Path, payload: str, options: ExportOptions) -> SourceModel:
     """Open the archive. Raises StepError when it cannot be opened, or when its inputs are unknown."""
-    return module.load(source, payload, wishes)
+    return module.load(source, payload, options)

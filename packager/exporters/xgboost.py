@@ -54,7 +54,7 @@ def _is_model(data: bytes) -> bool:
     return b'"learner"' in data[:64]
 
 
-def load(source: Path, payload: str, wishes: ExportOptions) -> Boosted:
+def load(source: Path, payload: str, options: ExportOptions) -> Boosted:
     """Open the file. Raises StepError for what XGBoost cannot read, and for boosters that ONNX cannot hold."""
     lib = boosting.library("xgboost")
     read = {mlflow.MLMODEL} if (source / mlflow.MLMODEL).is_file() else set()
@@ -68,7 +68,7 @@ def load(source: Path, payload: str, wishes: ExportOptions) -> Boosted:
     _refuse_codes(source, found)
     table = _table.table(
         source,
-        wishes,
+        options,
         list(found.names),
         booster.num_features(),
         text=False,
@@ -81,9 +81,9 @@ def load(source: Path, payload: str, wishes: ExportOptions) -> Boosted:
         answering.names,
         _critical(found),
         table,
-        wishes.interface(table.ports, {}, unfix=_table.UNFIX),
-        wishes.outputs,
-        wishes.seed,
+        options.interface(table.ports, {}, unfix=_table.UNFIX),
+        options.outputs,
+        options.seed,
         _table.examples(source, table),
         list(found.categories) if table.layout == "frame" else (),
         found.ensemble,

@@ -34,7 +34,7 @@ _BARE = ("--no-emit-index-url", "--no-emit-find-links", "--no-emit-index-annotat
 OLDEST_PYTHON = "3.11"  # that the code of a worker runs on
 
 
-class NoSolution(SourceError):
+class NoSolutionError(SourceError):
     """No versions of what is asked for can be installed together on that Python."""
 
 
@@ -43,7 +43,7 @@ def resolve(
 ) -> Environment:
     """Resolve `needs` (PEP 508 lines) for this platform and `python` to exact versions with hashes.
 
-    `builds` names what may be built from source. Network. Raises NoSolution when there are no such versions,
+    `builds` names what may be built from source. Network. Raises NoSolutionError when there are no such versions,
     SourceError when the index cannot be reached, UsageError for a Python that nothing here could run.
     """
     find(python)
@@ -64,7 +64,7 @@ def resolve(
     if done.returncode and (refused := refusal(done.stderr)):
         raise SourceError(f"the package index at {refused} refuses the login", hint=f"look at {REFUSED}")
     if done.returncode and "No solution found" in done.stderr:
-        raise NoSolution(_unresolved(needs, python, " ".join(done.stderr.split())))
+        raise NoSolutionError(_unresolved(needs, python, " ".join(done.stderr.split())))
     if done.returncode:
         raise SourceError(
             f"cannot lock the toolchain of the source: {explained(done.stderr)}",

@@ -107,7 +107,7 @@ def built_in_tolerance() -> dict[str, Tolerance]:
 
 
 @dataclass(frozen=True, slots=True)
-class ExportWishes:
+class ExportSettings:
     """How to export: a fixed opset (None: the newest that every promised runtime reads) and the seed of all chance.
 
     `signature` is which function of a SavedModel (None: `serving_default`, else the only one).
@@ -203,7 +203,7 @@ class Recipe:
     custom_domains: tuple[str, ...] = ()
     toolchain: str = "host"
     sandbox: str = "required"
-    export: ExportWishes = ExportWishes()
+    export: ExportSettings = ExportSettings()
     limits: Limits = Limits()
     slo: Objectives | None = None
     previous: str | None = None
@@ -402,12 +402,12 @@ def _tolerance(node: Node) -> dict[str, Tolerance]:
     return found
 
 
-def _export(node: Node) -> ExportWishes:
+def _export(node: Node) -> ExportSettings:
     members = strictyaml.fields(node, "export", ("opset", "seed", "signature"))
     named = members.pop("signature", None)
     bounds = {"opset": (7, 99), "seed": (0, 2**32 - 1)}
     found = {key: strictyaml.integer(part, f"export.{key}", *bounds[key]) for key, part in members.items()}
-    return ExportWishes(**found, signature=None if named is None else fields.signature(named))
+    return ExportSettings(**found, signature=None if named is None else fields.signature(named))
 
 
 def _limits(node: Node) -> Limits:

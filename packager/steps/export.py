@@ -25,10 +25,10 @@ ANSWER = _answers.EXPORT
 def run(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JSON]) -> JSON:
     """Write `model/model.onnx`, its weights and `tokenizer/…`; return the interface and what the graph needs to run."""
     exporter = exporters.exporter(params["kind"])
-    wishes = ExportOptions.from_params(params)
-    source = exporters.settled(exporter.load(inputs["source"], params["payload"], wishes), wishes)
+    options = ExportOptions.from_params(params)
+    source = exporters.settled(exporter.load(inputs["source"], params["payload"], options), options)
     model = canonicalise.canonicalise(source.to_onnx(params["opset"]), opset=params["opset"], ir=params["ir"])
-    accepted = within_reach(source, describe_inputs(exporters.probed(source, model)), wishes)
+    accepted = within_reach(source, describe_inputs(exporters.probed(source, model)), options)
     seen = _outputs.observe(source, accepted, params.get("seed", 0))
     _outputs.state_outputs(model, seen)
     accepted |= _outputs.missing(source, accepted, params.get("seed", 0))
@@ -42,13 +42,13 @@ def run(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JSON]) -> JS
     return {**describe(model, accepted, saturates), **about}
 
 
-def within_reach(source: SourceModel, accepted: JSON, wishes: ExportOptions) -> JSON:
+def within_reach(source: SourceModel, accepted: JSON, options: ExportOptions) -> JSON:
     """Return what callers may send, with the lengths that nobody promised as long as they can be measured.
 
     That follows from shapes and an estimate of the work alone: the same cases are chosen when it is measured.
     """
     samples, work = exporters.samples_of(source), exporters.work_of(source)
-    while shorter := _unpromised(_cases.longest(_cases.cases(accepted, samples, work), accepted), wishes):
+    while shorter := _unpromised(_cases.longest(_cases.cases(accepted, samples, work), accepted), options):
         found = _cases.spans(accepted)
         for name, high in shorter.items():
             lengths = found[name].lengths
@@ -62,8 +62,8 @@ def within_reach(source: SourceModel, accepted: JSON, wishes: ExportOptions) -> 
     return accepted
 
 
-def _unpromised(shorter: JSON, wishes: ExportOptions) -> dict[str, int]:
-    return {name: length for name, length in shorter.items() if name not in wishes.dynamic}
+def _unpromised(shorter: JSON, options: ExportOptions) -> dict[str, int]:
+    return {name: length for name, length in shorter.items() if name not in options.dynamic}
 
 
 def describe(model: Any, accepted: JSON, saturates: Mapping[str, int] | None = None) -> JSON:

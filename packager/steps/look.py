@@ -94,8 +94,8 @@ def _row(inputs: JSON) -> int:
 
 def _measurable(kind: str, source: Path, payload: str, promise: JSON, domains: JSON) -> JSON:
     """Return the promise with every dimension as long as a build measures it."""
-    wishes = ExportOptions.from_params({**promise, "domains": domains})
-    opened = exporters.exporter(kind).load(source, payload, wishes)
+    options = ExportOptions.from_params({**promise, "domains": domains})
+    opened = exporters.exporter(kind).load(source, payload, options)
     interface = describe_inputs(opened.interface)
     cases = _cases.cases(interface, exporters.samples_of(opened), exporters.work_of(opened))
     shorter = _cases.longest(cases, interface)

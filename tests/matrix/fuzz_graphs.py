@@ -256,7 +256,7 @@ def _built(place: Path, out: Path) -> contract.Contract | str:
 
     known = draft.look("net.onnx", place, None, inside)
     parsed = recipes.parse(draft.draft("net.onnx", known), "bundle.yaml", plugins.names("runtimes"))
-    params = {"kind": "onnx", "payload": "net.onnx", **LEVEL, **build._wishes(parsed)}
+    params = {"kind": "onnx", "payload": "net.onnx", **LEVEL, **build._export_options(parsed)}
     facts = export.run({"source": place}, out, params)
     given = {**params, "interface": facts["interface"], "ranges": facts["ranges"], "runtime": "onnxruntime"}
     done = measure.run({"source": place, "artefact": out}, out, {**given, "path": "model/model.onnx"})

@@ -85,10 +85,10 @@ def promised(source: Source, folder: Path) -> tuple[Path, Path]:
     assert (promise["versions"], promise["oldest"]["version"]) == (">=1.15", "1.15.0")
     (folder / "cases").mkdir()
     params = {name: spec.to_json() for name, spec in (parsed.inputs or {}).items()} or None
-    wishes = ExportOptions.from_params(
+    options = ExportOptions.from_params(
         {"inputs": params, "dynamic": {name: axis.to_json() for name, axis in parsed.dynamic.items()}}
     )
-    opened = exporters.exporter(lock.kind).load(folder / "project" / "model", lock.payload, wishes)
+    opened = exporters.exporter(lock.kind).load(folder / "project" / "model", lock.payload, options)
     write_cases(opened, contract, folder / "cases")
     return folder / "tree" / "model", folder / "cases"
 

@@ -49,7 +49,7 @@ class Boosted:
 
     `answer` is the library's own call on the data frame or matrix that its users have, `write` puts the same into a
     graph; both give the outputs called `names`. `critical` are the values of every column that decide something.
-    `closed` are the columns, each an input, that take their critical values only. `outputs` are the wished names, empty
+    `closed` are the columns, each an input, that take their critical values only. `outputs` are requested names, empty
     for the default ones. `grown` are the trees, `categories` what stands for each code in them, by column.
     """
 

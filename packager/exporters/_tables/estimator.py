@@ -41,7 +41,7 @@ TOOLCHAIN: tuple[str, ...] = (
 )
 
 
-def open_estimator(source: Path, model: Any, wishes: ExportOptions) -> Estimator:
+def open_estimator(source: Path, model: Any, options: ExportOptions) -> Estimator:
     """Bring a fitted estimator together with signature and recipe. Raises StepError for what is not one."""
     base = library()
     if not isinstance(model, base.base.BaseEstimator):
@@ -53,7 +53,7 @@ def open_estimator(source: Path, model: Any, wishes: ExportOptions) -> Estimator
     first = model.steps[0][1] if hasattr(model, "steps") else model
     table = _table.table(
         source,
-        wishes,
+        options,
         _names(source, list(map(str, getattr(model, "feature_names_in_", ())))),
         getattr(model, "n_features_in_", None),
         text=hasattr(first, "token_pattern"),
@@ -62,8 +62,8 @@ def open_estimator(source: Path, model: Any, wishes: ExportOptions) -> Estimator
     )
     table = _with_categories(table, model)
     examples = _table.examples(source, table)
-    interface = wishes.interface(table.ports, {}, unfix=_table.UNFIX)
-    return Estimator(model, table, interface, wishes.outputs, wishes.seed, examples)
+    interface = options.interface(table.ports, {}, unfix=_table.UNFIX)
+    return Estimator(model, table, interface, options.outputs, options.seed, examples)
 
 
 def _with_categories(table: Table, model: Any) -> Table:
@@ -93,7 +93,7 @@ _NEAREST = ("KMeans", "MiniBatchKMeans")  # their labels are the nearest of `tra
 
 @dataclass(frozen=True, slots=True)
 class Estimator:
-    """A fitted estimator as a source. `outputs` are the wished names, empty for the default ones."""
+    """A fitted estimator as a source. `outputs` are the requested names, empty for the default ones."""
 
     model: Any
     table: Table
@@ -180,13 +180,13 @@ def first_rows(samples: Mapping[str, Any], count: int) -> dict[str, Any]:
     return {name: rows[[index % len(rows) for index in range(count)]] for name, rows in samples.items()}
 
 
-def output_names(default: Sequence[str], wished: Sequence[str], inputs: Sequence[Port]) -> tuple[str, ...]:
-    """Return the names of the outputs: the wished ones, else the default ones, `NAME_out` where a column is `NAME`."""
-    if wished and len(wished) != len(default):
-        raise StepError(f"expected {len(default)} output names ({', '.join(default)}), got {len(wished)}")
+def output_names(default: Sequence[str], requested: Sequence[str], inputs: Sequence[Port]) -> tuple[str, ...]:
+    """Return the names of the outputs: the requested ones, else the defaults, `NAME_out` where a column is `NAME`."""
+    if requested and len(requested) != len(default):
+        raise StepError(f"expected {len(default)} output names ({', '.join(default)}), got {len(requested)}")
     taken = {port.name for port in inputs}
     found: list[str] = []
-    for name in wished or default:
+    for name in requested or default:
         while name in taken:
             name = f"{name}_out"
         taken.add(name)

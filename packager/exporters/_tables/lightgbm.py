@@ -32,7 +32,7 @@ def read(path: Path) -> Any:
     )
 
 
-def open_booster(source: Path, model: Any, wishes: ExportOptions) -> Boosted:
+def open_booster(source: Path, model: Any, options: ExportOptions) -> Boosted:
     """Bring a booster or a fitted model together with signature and recipe. Raises StepError."""
     lib = boosting.library("lightgbm")
     if not isinstance(model, lib.LGBMModel | lib.Booster):
@@ -41,7 +41,7 @@ def open_booster(source: Path, model: Any, wishes: ExportOptions) -> Boosted:
     found = lightgbm.read(booster)
     table = _table.table(
         source,
-        wishes,
+        options,
         _names(source, booster.feature_name()),
         booster.num_feature(),
         text=False,
@@ -54,9 +54,9 @@ def open_booster(source: Path, model: Any, wishes: ExportOptions) -> Boosted:
         answering.names,
         critical(found),
         table,
-        wishes.interface(table.ports, {}, unfix=_table.UNFIX),
-        wishes.outputs,
-        wishes.seed,
+        options.interface(table.ports, {}, unfix=_table.UNFIX),
+        options.outputs,
+        options.seed,
         _table.examples(source, table),
         grown=found.ensemble,
         categories=found.categories,

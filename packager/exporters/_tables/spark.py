@@ -50,7 +50,7 @@ _OTHERWISE = "use stages that onnxmltools converts (indexers, encoders, assemble
 _DECLARE = "log the model with a signature, or name the columns under `inputs` with their types"
 
 
-def opened(source: Path, folder: Path, wishes: ExportOptions) -> Pipeline:
+def opened(source: Path, folder: Path, options: ExportOptions) -> Pipeline:
     """Open a pipeline. Raises StepError for classes from elsewhere, trees, and columns of unknown names."""
     stages = _described(folder)
     for stage in stages:
@@ -68,9 +68,9 @@ def opened(source: Path, folder: Path, wishes: ExportOptions) -> Pipeline:
         lambda: _ml().PipelineModel.load(folder.resolve().as_uri()),
         "save it again with the locked version of Spark",
     )
-    table = _columns(source, model, wishes)
-    interface = wishes.interface(table.ports, {}, unfix=_table.UNFIX)
-    return Pipeline(session, model, table, interface, wishes.outputs, wishes.seed)
+    table = _columns(source, model, options)
+    interface = options.interface(table.ports, {}, unfix=_table.UNFIX)
+    return Pipeline(session, model, table, interface, options.outputs, options.seed)
 
 
 def _described(folder: Path) -> list[Mapping[str, JSON]]:
@@ -121,7 +121,7 @@ def _session() -> Any:
     return session
 
 
-def _columns(source: Path, model: Any, wishes: ExportOptions) -> _table.Table:
+def _columns(source: Path, model: Any, options: ExportOptions) -> _table.Table:
     """Return the columns that no stage makes, with the types of the signature or the recipe."""
     made: set[str] = set()
     needed: dict[str, str] = {}
@@ -132,7 +132,7 @@ def _columns(source: Path, model: Any, wishes: ExportOptions) -> _table.Table:
         made |= set(_param(stage, "outputCol", "outputCols", "predictionCol", "probabilityCol", "rawPredictionCol"))
     if "features" in needed:
         raise StepError("the pipeline takes a vector column `features`", hint="let it begin with a `VectorAssembler`")
-    stated = {port.name: port.dtype for port in (*(wishes.inputs or ()), *wishes.notes) if port.dtype}
+    stated = {port.name: port.dtype for port in (*(options.inputs or ()), *options.notes) if port.dtype}
     signed = {column.name: column.dtype for column in mlflow.columns(source)}
     if signed and not set(needed) <= set(signed):
         missing = sorted(set(needed) - set(signed))[0]
@@ -142,7 +142,7 @@ def _columns(source: Path, model: Any, wishes: ExportOptions) -> _table.Table:
     listed = [(name, kind, types.get(kind, kind)) for name, kind in kinds.items()]
     if signed:
         listed = [(name, *_table.dtypes(mlflow.Column(name, signed[name]))) for name in needed]
-    return _table.frame(listed, wishes)
+    return _table.frame(listed, options)
 
 
 def _param(stage: Any, *names: str) -> list[str]:

@@ -115,14 +115,14 @@ class Function:
 
 
 def opened(
-    call: Callable[..., Sequence[Any]], found: Sequence[Port], outputs: Sequence[str], keep: Any, wishes: ExportOptions
+    call: Callable[..., Sequence[Any]], found: Sequence[Port], outputs: Sequence[str], keep: Any, options: ExportOptions
 ) -> Function:
     """Bring a function together with the recipe. Raises StepError where they contradict each other."""
-    ports = merged(found, wishes)
-    if wishes.outputs and len(wishes.outputs) != len(outputs):
-        raise StepError(f"expected {len(outputs)} output names, got {len(wishes.outputs)}")
-    interface = wishes.interface(ports, {}, unfix=_UNFIX)
-    return Function(call, interface, tuple(wishes.outputs or distinct(outputs, ports)), keep)
+    ports = merged(found, options)
+    if options.outputs and len(options.outputs) != len(outputs):
+        raise StepError(f"expected {len(outputs)} output names, got {len(options.outputs)}")
+    interface = options.interface(ports, {}, unfix=_UNFIX)
+    return Function(call, interface, tuple(options.outputs or distinct(outputs, ports)), keep)
 
 
 def distinct(outputs: Sequence[str], ports: Sequence[Port]) -> list[str]:
@@ -140,21 +140,21 @@ def port(name: str, spec: Any) -> Port:
     return Port(name, spec.dtype.name, shape)
 
 
-def merged(found: Sequence[Port], wishes: ExportOptions) -> list[Port]:
+def merged(found: Sequence[Port], options: ExportOptions) -> list[Port]:
     """Return the inputs as the recipe asks for them. Raises StepError where it contradicts the source."""
-    return [_merged(port, wish) for port, wish in zip(found, pair(found, wishes.inputs or ()), strict=True)]
+    return [_merged(port, request) for port, request in zip(found, pair(found, options.inputs or ()), strict=True)]
 
 
-def _merged(found: Port, wish: Port | None) -> Port:
-    if wish is None:
+def _merged(found: Port, request: Port | None) -> Port:
+    if request is None:
         return found
-    fits = wish.dtype == found.dtype and len(wish.shape) == len(found.shape)
-    if not fits or any(isinstance(a, int) and a != b for a, b in zip(found.shape, wish.shape, strict=True)):
-        got = f"{wish.dtype} {list(wish.shape)}"
+    fits = request.dtype == found.dtype and len(request.shape) == len(found.shape)
+    if not fits or any(isinstance(a, int) and a != b for a, b in zip(found.shape, request.shape, strict=True)):
+        got = f"{request.dtype} {list(request.shape)}"
         raise StepError(
             f"input `{found.name}` is {found.dtype} {list(found.shape)}, got {got} from the recipe", hint=_UNFIX
         )
-    return replace(wish)
+    return replace(request)
 
 
 def _spec(lib: Any, asked: Port, name: str) -> Any:

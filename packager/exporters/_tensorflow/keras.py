@@ -46,7 +46,7 @@ def _parts(value: JSON) -> Iterator[dict[str, JSON]]:
             yield from _parts(member)
 
 
-def opened(lib: Any, file: File, load: Callable[[], Any], wishes: ExportOptions) -> function.Function:
+def opened(lib: Any, file: File, load: Callable[[], Any], options: ExportOptions) -> function.Function:
     """Return the model that `load` opens as a function. Raises StepError for one that needs code, or has no inputs."""
     try:
         model = load()
@@ -65,7 +65,7 @@ def opened(lib: Any, file: File, load: Callable[[], Any], wishes: ExportOptions)
         return list(lib.nest.flatten(model(lib.nest.pack_sequence_as(structure, given), training=False)))
 
     names = ["output"] if len(model.outputs) == 1 else [f"output_{index}" for index in range(len(model.outputs))]
-    return function.opened(call, ports, names, model, wishes)
+    return function.opened(call, ports, names, model, options)
 
 
 def _structure(model: Any) -> Any:

@@ -29,10 +29,10 @@ def widen_port(port: Port) -> Port:
     return replace(port, dtype="float32") if port.dtype in HALVES else port
 
 
-def widen_wishes(wishes: ExportOptions) -> ExportOptions:
-    """Return the wishes with inputs of half precision stated as float32."""
-    inputs = None if wishes.inputs is None else tuple(map(widen_port, wishes.inputs))
-    return replace(wishes, inputs=inputs, notes=tuple(map(widen_port, wishes.notes)))
+def widen_options(options: ExportOptions) -> ExportOptions:
+    """Return the options with inputs of half precision stated as float32."""
+    inputs = None if options.inputs is None else tuple(map(widen_port, options.inputs))
+    return replace(options, inputs=inputs, notes=tuple(map(widen_port, options.notes)))
 
 
 def is_half_module(lib: Any, module: Any) -> bool:

@@ -73,7 +73,7 @@ class Traced:
     """A torch module as a source: run as it is, exported by tracing it.
 
     `parameters` are the names under which `forward` takes the inputs, in the order of `interface.inputs`; empty when
-    they are passed by position. `outputs` are the wished names, empty for the default ones.
+    they are passed by position. `outputs` are the requested names, empty for the default ones.
     """
 
     module: Any
@@ -199,15 +199,15 @@ def _free_lengths(module: Any) -> Iterator[None]:
         yield
 
 
-def output_names(program: Any, wished: Sequence[str], inputs: Sequence[str]) -> list[str]:
-    """Return one name per tensor a program returns: the wished ones, else `output`, else `output_0`, `output_1`, …"""
+def output_names(program: Any, requested: Sequence[str], inputs: Sequence[str]) -> list[str]:
+    """Return one name per tensor a program returns: those requested, else `output`, else `output_0`, `output_1`, …"""
     given = [spec.arg for spec in program.graph_signature.output_specs if spec.kind.name == "USER_OUTPUT"]
     tensors = [argument for argument in given if type(argument).__name__ == "TensorArgument"]
     for argument in given:
         if argument not in tensors and getattr(argument, "value", argument) is not None:
             raise StepError("the model returns something that is not a tensor", hint="return tensors only, or None")
     _refuse_complex(program)
-    return named_outputs(len(tensors), wished, inputs)
+    return named_outputs(len(tensors), requested, inputs)
 
 
 def _refuse_complex(program: Any) -> None:
@@ -222,15 +222,15 @@ def _refuse_complex(program: Any) -> None:
         )
 
 
-def named_outputs(count: int, wished: Sequence[str], inputs: Sequence[str]) -> list[str]:
-    """Return `count` names of outputs: the wished ones, else default ones that are no input's."""
-    if wished and len(wished) != count:
+def named_outputs(count: int, requested: Sequence[str], inputs: Sequence[str]) -> list[str]:
+    """Return `count` names of outputs: the requested ones, else default ones that are no input's."""
+    if requested and len(requested) != count:
         raise StepError(
-            f"expected {count} output names, got {len(wished)}: {', '.join(wished)}",
+            f"expected {count} output names, got {len(requested)}: {', '.join(requested)}",
             hint="name every output of the model, or none",
         )
     default = ["output"] if count == 1 else [f"output_{index}" for index in range(count)]
-    return list(wished) or rename.apart(inputs, default)
+    return list(requested) or rename.apart(inputs, default)
 
 
 def convert(program: Any, opset: int, inputs: Sequence[str], outputs: Sequence[str]) -> Any:

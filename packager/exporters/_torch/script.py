@@ -26,7 +26,7 @@ def parameters(module: Any) -> dict[str, bool]:
 
 @dataclass(frozen=True, slots=True)
 class Scripted:
-    """A script as a source, its inputs passed by position. `outputs` are the wished names, empty for the default."""
+    """A script as a source, its inputs passed by position. `outputs` are the requested names, empty for the default."""
 
     module: Any
     interface: Interface

@@ -81,12 +81,12 @@ def _tensors(result: Any) -> dict[str, Any]:
 # -- what it takes and returns
 
 
-def settle(subjects: Sequence[Subject], wishes: ExportOptions, answer: Answer) -> Settled:
+def settle(subjects: Sequence[Subject], options: ExportOptions, answer: Answer) -> Settled:
     """Return the first interface that the model takes at its low end and above. Raises StepError of the likeliest."""
     failures: list[StepError] = []
     for subject in subjects:
-        described = inputs.describe_inputs(subject, wishes.inputs)
-        for variant, interface in _variants(described, wishes):
+        described = inputs.describe_inputs(subject, options.inputs)
+        for variant, interface in _variants(described, options):
             try:
                 with refusing.described(type(subject.model).__name__):
                     return _observed(interface, answer)
@@ -106,26 +106,26 @@ def _unsized(described: Inputs) -> StepError | None:
     )
 
 
-def _variants(described: Inputs, wishes: ExportOptions) -> Iterator[tuple[Inputs, Interface]]:
+def _variants(described: Inputs, options: ExportOptions) -> Iterator[tuple[Inputs, Interface]]:
     """Return the interfaces to try: towers apart, as described, from longer low ends on, and one row at a time."""
-    asked = described.wished(wishes)
+    asked = described.requested(options)
     names = {port.name for port in described.ports}
-    if not wishes.inputs and BATCH not in wishes.named and "input_ids" in names and names & set(_PICTURES):
+    if not options.inputs and BATCH not in options.named and "input_ids" in names and names & set(_PICTURES):
         towers = replace(
             described,
             ports=[_tower(port) for port in described.ports],
             spans={**described.spans, IMAGES: (1, 64), TEXTS: (1, 64)},
         )
-        yield towers, towers.wished(wishes).interface(towers.ports, towers.limits, unfix=_UNFIX)
+        yield towers, towers.requested(options).interface(towers.ports, towers.limits, unfix=_UNFIX)
     base = asked.interface(described.ports, described.limits, unfix=_UNFIX)
-    free = set(base.dimensions) - {BATCH, *wishes.named}
+    free = set(base.dimensions) - {BATCH, *options.named}
     for doubling in range(_DOUBLINGS if free else 1):
         lows = {name: low << doubling if name in free else low for name, (low, _) in base.dimensions.items()}
         if not doubling or all(lows[name] < base.dimensions[name][1] for name in free):
             lengths = {name: (lows[name], high) for name, (_, high) in base.dimensions.items()}
             limits = {name: replace(base.limit(name), low=low) for name, (low, _) in lengths.items()}
             yield described, replace(base, dimensions=lengths, limits=limits)
-    if BATCH not in wishes.named:
+    if BATCH not in options.named:
         yield described, asked.interface(described.ports, {**described.limits, BATCH: (1, 1)}, unfix=_UNFIX)
 
 

@@ -65,10 +65,10 @@ class Inputs:
     limits: Mapping[str, Range]
     spans: Mapping[str, Range]
 
-    def wished(self, wishes: ExportOptions) -> ExportOptions:
-        """Return the wishes with the default ranges where the recipe has none."""
+    def requested(self, options: ExportOptions) -> ExportOptions:
+        """Return the options with the default ranges where the recipe has none."""
         used = {axis for port in self.ports for axis in port.shape}
-        return replace(wishes, defaults={name: span for name, span in self.spans.items() if name in used})
+        return replace(options, defaults={name: span for name, span in self.spans.items() if name in used})
 
 
 def describe_inputs(subject: Subject, recipe: Sequence[Port] | None) -> Inputs:

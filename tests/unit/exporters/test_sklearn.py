@@ -200,8 +200,8 @@ def test_a_bare_archive_without_a_signature(tmp_path: Path) -> None:
 
 def test_a_range_bounds_the_samples(save: Save) -> None:
     source = save(HistGradientBoostingRegressor(max_iter=5).fit(NUMBERS.to_numpy(), TABLE.visits), NUMBERS.to_numpy())
-    wished = {"input": {"dtype": "float32", "shape": ["batch", 2], "range": [0, 50]}}
-    rows = opened(source, inputs=wished).samples()["input"]
+    requested = {"input": {"dtype": "float32", "shape": ["batch", 2], "range": [0, 50]}}
+    rows = opened(source, inputs=requested).samples()["input"]
     assert rows.min() >= 0 and rows.max() <= 50
 
 

@@ -22,7 +22,7 @@ from packager.formats import licences, platforms, project_locks, wheel_locks
 from packager.formats.index_addresses import public
 from packager.formats.wheel_locks import About, Dependencies, Wheel
 from packager.lock import dependencies
-from packager.lock.lockers import NoSolution, _conflict
+from packager.lock.lockers import NoSolutionError, _conflict
 
 NAMES = ("linux_x86_64-cp311", "linux_x86_64-cp312", "linux_aarch64-cp313")
 
@@ -278,7 +278,7 @@ PIP_SAYS = (
 def test_a_conflict_is_told_in_one_sentence_whoever_found_it(text: str) -> None:
     own = project_locks.parse(b"numpy==1.26.4", "requirements.txt")
     wanted = dependencies.Wanted({"onnxruntime": ("ml-dtypes>=0.5.4",)}, ("linux_x86_64-cp313",), own=own)
-    error = dependencies._explained("onnxruntime", "linux_x86_64-cp313", NoSolution(text), wanted)
+    error = dependencies._explained("onnxruntime", "linux_x86_64-cp313", NoSolutionError(text), wanted)
     assert "`numpy==1.26.4` from `requirements.txt` against `numpy>=2.1.0` from ml-dtypes" in error.message
     assert "try:" in str(error.hint)
 

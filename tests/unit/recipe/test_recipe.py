@@ -26,7 +26,7 @@ from packager.errors import SourceError, UsageError
 from packager.lock import draft
 from packager.recipe import fields, recipe
 from packager.recipe.lengths import Axis, Lengths
-from packager.recipe.recipe import ExportWishes, InputSpec, Limits, Recipe, RunsOn, Target, Tolerance
+from packager.recipe.recipe import ExportSettings, InputSpec, Limits, Recipe, RunsOn, Target, Tolerance
 
 DATA = Path(__file__).parents[2] / "data" / "recipes"
 MESSAGES = DATA / "messages.json"
@@ -84,7 +84,7 @@ def test_everything_is_read() -> None:
     assert parsed.description == "Reads handwritten digits.\nIn two lines.\n"
     assert parsed.inputs == {"image": InputSpec("float32", ("batch", 1, 8, 8), (0, 1))}
     assert parsed.dynamic == {"batch": Axis.span(1, 64)}
-    assert parsed.export == ExportWishes(17, 7, "serving_default")
+    assert parsed.export == ExportSettings(17, 7, "serving_default")
     assert parsed.limits == Limits(16 << 30, 90)
     assert parsed.allow_pickle
     assert [target.name for target in parsed.targets()] == [
@@ -289,7 +289,7 @@ RECIPES = st.builds(
     ).map(lambda found: tuple(sorted(found))),
     toolchain=st.sampled_from(["host", "locked"]),
     export=st.builds(
-        ExportWishes,
+        ExportSettings,
         st.none() | st.integers(7, 99),
         st.integers(0, 2**32 - 1),
         st.none() | st.sampled_from(["serve", "a b"]),

@@ -38,9 +38,9 @@ def built(packager: Run, folder: Path, recipe: str = "") -> dict[str, Any]:
 def exported(folder: Path, recipe: str = "") -> dict[str, Any]:
     """Return what the export step says of `m.onnx`, asked as a build of this recipe asks."""
     parsed = parse_recipe(HEAD + recipe, "bundle.yaml").to_json()
-    wishes = {key: parsed.get(key) for key in ("inputs", "dynamic")}
+    options = {key: parsed.get(key) for key in ("inputs", "dynamic")}
     (folder / "out").mkdir()
-    asked = {"kind": "onnx", "payload": "m.onnx", "opset": 17, "ir": 8, **wishes}
+    asked = {"kind": "onnx", "payload": "m.onnx", "opset": 17, "ir": 8, **options}
     found: dict[str, Any] = export.run({"source": folder}, folder / "out", asked)
     return found
 
