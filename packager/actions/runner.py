@@ -2,7 +2,7 @@
 """Run actions: look the key up, else perform it in a confined process, then remember.
 
 A failure raises and leaves no trace but its log; two processes with the same key work once. The worker never sees the
-store; what it leaves is data of a stranger, which the parent copies into the store once all of the worker is dead.
+store; what it leaves is untrusted data, which the parent copies into the store once all of the worker is dead.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Runner:
         self.store, self.limits, self.on_event, self.jobs = store, limits, on_event, jobs
         self.confined = confined  # not: workers run unconfined, and what such a one did is good enough
         self.executed = 0
-        self.steps: dict[str, tuple[Action, Result]] = {}  # everything that was asked for, by key
+        self.steps: dict[str, tuple[Action, Result]] = {}  # every action that was requested, by key
         self._workers: set[subprocess.Popen[bytes]] = set()
 
     def __call__(
@@ -67,7 +67,7 @@ class Runner:
         """Return the result of `action`, from memory if it is known.
 
         `perform` does it in this process; what it hashed while writing, it may leave in `hashed`. `place` gives the
-        virtual environment to run in, asked for only if something runs; None is this Python. `limits` are other ones
+        virtual environment to run in, built only if something runs; None is this Python. `limits` are other ones
         than those of this runner.
         """
         if known := self._recalled(action, perform is None):
@@ -158,7 +158,7 @@ def execute(
     living: set[subprocess.Popen[bytes]] | None = None,
     place: Path | None = None,
 ) -> canonical.JSON:
-    """Perform one action in a process of its own, confined `by`; its files are left in `scratch/out`.
+    """Perform one action in a separate process, confined `by`; its files are left in `scratch/out`.
 
     A top-level function of plain data, so that a local process and a remote worker can call the same one; `living`
     is where the process is listed while it lives, `place` the virtual environment it runs in (None: this Python).
@@ -177,7 +177,7 @@ def execute(
     return _together(work, apart, inputs, {"source": _moved(source, apart.scratch)}, bounds, limits, listed, gpu=gpu)
 
 
-APART = {"measure": "source"}  # steps that ask a worker of its own about one of their inputs
+APART = {"measure": "source"}  # steps for which a second worker opens one of the inputs
 
 
 def _moved(tree: Path, scratch: Path) -> Path:
@@ -204,7 +204,7 @@ class _Work:
         channel: socket.socket | None = None,
         serves: bool = False,
     ) -> Outcome:
-        """Run the worker; `channel` leads to another one, which it asks, or which it `serves`."""
+        """Run the worker; `channel` leads to another one, which it calls, or which it `serves`."""
         python = of_environment(self.place, self.scratch / "code") if self.place else host()
         variables = environment(self.scratch, numerics(), python.code)
         passed = () if channel is None else (channel,)
@@ -240,13 +240,13 @@ def _together(
 ) -> canonical.JSON:
     """Run the worker of a step beside the one that opens the source for it; return the facts of the first.
 
-    They share one socket and nothing else. Where the source's worker ends first, and badly, its words are told.
+    They share one socket and nothing else. Where the source's worker fails first, its error is reported.
     """
     ours, theirs = socket.socketpair()
     serving: set[subprocess.Popen[bytes]] = set()
 
     def serve() -> Outcome:
-        with theirs:  # who asks is to see the end, whatever happens here
+        with theirs:  # the caller must see the end, whatever happens here
             return apart.perform(foreign_inputs, limits, serving, channel=theirs, serves=True)
 
     with ThreadPoolExecutor(1) as pool:
@@ -256,7 +256,7 @@ def _together(
                 outcome = work.perform(inputs, bounds, living, gpu=gpu, channel=ours)
         finally:
             wait([asked], timeout=_LAST_WORDS if serving else 0)
-            for process in list(serving):  # still computing what nobody asks for any more
+            for process in list(serving):  # still computing results that are no longer needed
                 process.kill()
     source = asked.result()
     if outcome.code and not outcome.stopped and (source.stopped or source.code not in (0, -signal.SIGKILL)):
@@ -264,7 +264,7 @@ def _together(
     return _facts(work.action.step, outcome, limits, filtered=work.by.seccomp)
 
 
-_LAST_WORDS = 5.0  # seconds for the source's worker to end by itself once nobody asks any more
+_LAST_WORDS = 5.0  # seconds for the source's worker to end by itself once the channel is closed
 
 
 def _facts(step: str, outcome: Outcome, limits: Limits, *, filtered: bool = False) -> canonical.JSON:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Let every scanner look at what of a source could run code, before anything opens it.
 
-One action per scanner, each in a worker of its own with a minute and 4 GiB at most. A scanner that is missing, fails,
+One action per scanner, each in a separate worker with a minute and 4 GiB at most. A scanner that is missing, fails,
 hangs or dies is recorded as such: what counts as clean enough is the business of the rule `scanned`.
 """
 

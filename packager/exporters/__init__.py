@@ -5,7 +5,7 @@ An exporter has two halves. `detect` runs in the main process, sees names and sm
 heavy. `load` runs in the sandboxed worker, opens the payload and returns a `SourceModel`: the source itself, ready
 to be run (it is the reference that artefacts are measured against) and to be turned into ONNX.
 
-`ExportOptions` is what the recipe asks for; `Interface` is what came out: every axis is a number or a named dimension,
+`ExportOptions` is what the recipe requests; `Interface` is what came out: every axis is a number or a named dimension,
 and every named dimension has a range.
 """
 
@@ -95,8 +95,8 @@ class ExportOptions:
 
     `inputs` are those that it describes whole, `notes` what it says of others (an empty `dtype` or a `shape` of
     `AS_FOUND` is as the source says). `dynamic` are spans whose measurement it promises, `limits` the lengths that are
-    taken, `ties` dimensions that follow others, `defaults` what a source measures of what nobody stated. `domains` are
-    the operator domains that a source in ONNX form may use besides ONNX's own; `signature` is the function of a source
+    taken, `ties` dimensions that follow others, `defaults` what is measured of other dimensions. `domains` are the
+    operator domains that a source in ONNX form may use besides ONNX's own; `signature` is the function of a source
     that has several.
     """
 
@@ -135,7 +135,7 @@ class ExportOptions:
         )
 
     def interface(self, ports: Sequence[Port], limits: Mapping[str, Range], *, unfix: str) -> Interface:
-        """Give every dimension that `ports` name a range: the asked one, else a default, within what the source allows.
+        """Give every dimension of `ports` a range: the requested one, else a default, within what the source allows.
 
         `limits` are the source's own; a range of one length becomes that length. Raises StepError for a range outside
         them and, with the remedy `unfix`, for a dimension that no input has.
@@ -328,7 +328,7 @@ def gaps_of(source: SourceModel, feeds: Feeds, output: int, expected: Any, got: 
     """Return for every element of output number `output` how far the source was from `got`, None if it cannot say.
 
     A source offers it as `gaps(feeds, output, expected, got)`, for labels: the distance of the scores of both labels,
-    relative to the largest of the row, infinite where `got` is no label of its. Asked only where something differs.
+    relative to the largest of the row, infinite where `got` is none of its labels. Called only where something differs.
     """
     offered = getattr(source, "gaps", None)
     if offered is None or expected.shape != got.shape or bool((expected == got).all()):
@@ -437,7 +437,7 @@ def detect_kind(paths: Collection[str], read: Callable[[str], bytes]) -> tuple[s
     read as the graph. What BentoML saved names its kind itself. Where names say nothing, content does. Raises
     SourceError that says what the source seems to be.
     """
-    from packager.exporters._files import unknown  # it asks for what MLflow says, in terms of the classes above
+    from packager.exporters._files import unknown  # it reads what MLflow says, in terms of the classes above
 
     known = {kind: exporter(kind) for kind in plugins.names("exporters")}
     if named := bentoml.detect(paths, read, known):

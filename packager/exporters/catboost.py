@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """CatBoost models in CatBoost's own files: what MLflow writes (`model.cb`), and bare `.cbm` and `.json` files.
 
-The files are data. Trees of every shape, classes, numbers and rankings are exported; categories where the model asks
+The files are data. Trees of every shape, classes, numbers and rankings are exported; categories where the model uses
 which one a row has (`one_hot_max_size`). Statistics of categories (CTR) need the training data's counts at run time and
 are refused.
 """

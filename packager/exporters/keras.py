@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Keras 3 models (`.keras`): what MLflow writes for keras and tensorflow, and bare files.
 
-The file is data as long as no layer brings code of its own: a `Lambda` does, and Keras refuses it here (`safe_mode`).
+The file is data as long as no layer brings own code: a `Lambda` does, and Keras refuses it here (`safe_mode`).
 """
 
 from __future__ import annotations

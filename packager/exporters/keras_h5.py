@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Keras models in HDF5 (`.h5`, `.hdf5`): what Keras 1 and 2 wrote, and Keras 3 on request.
 
-The library that reads Keras 2 today is `tf_keras`. It runs the code of a `Lambda` layer without asking, and imports
+The library that reads Keras 2 today is `tf_keras`. It runs the code of a `Lambda` layer without consent, and imports
 what a configuration names; so the configuration is read first, and refused when it names anything but Keras's own.
 """
 

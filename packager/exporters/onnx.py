@@ -148,7 +148,7 @@ class Graph:
     interface: Interface
     outputs: tuple[str, ...]
     labels: Mapping[int, zipmap.Labels]
-    sessions: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)  # by level, as they are asked
+    sessions: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)  # by level, opened on first use
 
     def settled(self, options: ExportOptions) -> Graph:
         """Return the graph with the lengths that it was seen to take, of dimensions that the recipe leaves open."""
@@ -272,7 +272,7 @@ def _refuse_newcomers(model: Any, found: int, opset: int) -> None:
 def _name_axes(graph: Any, inputs: Sequence[Port]) -> list[tuple[str, Any]]:
     """Write the interface's names and lengths on the graph's inputs, and the same names on its outputs.
 
-    A name that stood for several axes which are called otherwise now says nothing of outputs. Return the axes that
+    A name that stood for several axes which have other names now means nothing in outputs. Return the axes that
     were free and got a length, each with a name.
     """
     by_name = {value.name: value for value in graph.input}

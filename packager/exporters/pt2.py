@@ -103,11 +103,11 @@ class Program:
         return lambda feeds: precision.run_doubled(lib, partial(self._answer, module), feeds)
 
     def gaps(self, feeds: Feeds, output: int, expected: Any, got: Any) -> Any:
-        """Say of places and labels whether the source was undecided, as `exporters.gaps_of` asks."""
+        """Say of places and labels whether the source was undecided, as `exporters.gaps_of` requires."""
         return None if expected.dtype.kind == "f" else precision.gaps(self.exact(), feeds, output, got)
 
     def rounding(self, feeds: Feeds, output: int) -> float | None:
-        """Return how far rounding by itself moves an output, as `exporters.rounding_of` asks."""
+        """Return how far rounding by itself moves an output, as `exporters.rounding_of` requires."""
         return precision.rounding(_torch.torch(), self.exact(), feeds, output)
 
     def work(self) -> Callable[[Mapping[str, int]], float | None] | None:

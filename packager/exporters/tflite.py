@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """TensorFlow Lite models (`.tflite`), converted by `tf2onnx`; the reference is TensorFlow's own interpreter of them.
 
-The file is data: a list of operators that the interpreter has built in. One that asks for others is refused.
+The file is data: a list of operators that the interpreter has built in. A file that needs others is refused.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def _interpreter(path: Path) -> Any:
 
 
 def _port(detail: Mapping[str, Any], count: int) -> Port:
-    """Return what a tensor asks for; the converter's prefix is no part of its name."""
+    """Return what a tensor requires; the converter's prefix is no part of its name."""
     plain = str(detail["name"]).partition(":")[0].removeprefix("serving_default_")
     name = plain or "input" if count == 1 else plain or f"input_{detail['index']}"
     axes = enumerate(map(int, detail["shape_signature"]))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pickled torch modules (`.pth`, `.pt`): opening one runs whatever its author put in, so a recipe must allow it.
 
-TorchScript archives often have these endings too; they are told apart when they are opened, under the same permission.
+TorchScript archives often have these endings too; which it is shows when the file is opened, under the same consent.
 """
 
 from __future__ import annotations

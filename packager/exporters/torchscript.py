@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TorchScript archives (`.ts`, `.torchscript`): a module as code of its own language, with its weights.
+"""TorchScript archives (`.ts`, `.torchscript`): a module as code of TorchScript's language, with its weights.
 
 That language reads and writes files through torch's operators, so an archive is code and a recipe must allow it.
 Control flow survives: a script's `if` and `for` become ONNX's `If` and `Loop`. What was traced has none.

@@ -3,7 +3,7 @@
 
 The files hold numbers that XGBoost reads itself; nothing in them is run. A model of the scikit-learn interface is
 exported with the rounds its `predict` uses (up to the best one), a bare booster with all it has. NaN is missing.
-What a model was told to take for missing besides is not in the file, and so neither MLflow nor anyone else knows it.
+Other values that a model takes for missing are not in the file, so neither MLflow nor another reader knows them.
 
 A category that was not there in training is a missing value to the graph. The library means to refuse it, but takes it
 for the next larger category it knows, if there is one; so measurements keep to the known ones.

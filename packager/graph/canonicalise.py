@@ -339,7 +339,7 @@ def _stored(tensor: Proto) -> int:
 def shards(sizes: Iterable[int], limit: int) -> list[list[int]]:
     """Cut tensors, given by their sizes in bytes, into files of at most `limit` bytes; return the offsets in each.
 
-    Every tensor starts on a page; one larger than `limit` has a file of its own. A cut depends only on the sizes of
+    Every tensor starts on a page; one larger than `limit` has its own file. A cut depends only on the sizes of
     the tensors before it, so a model that was trained further has the same cuts, and a file without a changed
     tensor keeps its digest.
     """

@@ -3,7 +3,7 @@
 
 Read from the wire format, so that nothing is parsed, allocated or executed first; pure but for `check`, which looks at
 files. Refused are operators outside the declared domains, tensors whose sizes contradict their data, external data
-that is not a regular file of the tree, constants that ask for absurd memory, and graphs that are too large, too deep,
+that is not a regular file of the tree, constants that need absurd memory, and graphs that are too large, too deep,
 recursive, or name two things alike. Sizes that only follow from computation are not seen here: the memory limit of
 the worker is what stops those.
 """

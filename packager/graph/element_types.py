@@ -45,7 +45,7 @@ def _imports(model: Proto) -> Mapping[str, int]:
 
 
 def _complete(scope: Proto, imports: Mapping[str, int], outer: Mapping[str, Proto]) -> bool:
-    """Write the types that schemas tell into a graph and the graphs inside; say whether any was new."""
+    """Write the types that schemas state into a graph and the graphs inside; say whether any was new."""
     known = dict(outer)
     declared = {value.name: value for value in (*scope.value_info, *scope.output)}
     known |= {value.name: value.type for value in (*scope.input, *declared.values()) if _is_whole(value.type)}
@@ -75,7 +75,7 @@ def _is_whole(kind: Proto) -> bool:
 
 
 def _told(node: Proto, imports: Mapping[str, int], known: Mapping[str, Proto]) -> dict[str, Proto]:
-    """Return the types of those outputs of a node that had none, as far as its schema and attributes tell."""
+    """Return the types of those outputs of a node that had none, as far as its schema and attributes state them."""
     missing = [name for name in node.output if name and name not in known]
     domain = canonicalise.domain_of(node.domain)
     schema = schema_of(node.op_type, imports.get(domain, 0), domain) if missing else None

@@ -2,7 +2,7 @@
 """What a runtime must offer to run a graph: operators with their versions and element types, and memory.
 
 Runs in the worker, on a graph that `graph` made canonical; `onnx` is imported where it is used. A type
-that neither ONNX's inference nor its schemas tell (`elementtypes`) is `?` and never guessed.
+that neither ONNX's inference nor its schemas state (`elementtypes`) is `?` and never guessed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from packager.canonical import JSON
 from packager.graph import canonicalise, element_types
 from packager.graph.canonicalise import Proto
 
-_EXTENT_MOST = 1 << 48  # bytes of one value; more is a dimension nobody meant
+_EXTENT_MOST = 1 << 48  # bytes of one value; more is a dimension that cannot be meant
 
 Operators = dict[str, dict[str, dict[str, list[str]]]]  # domain -> operator -> since -> element types
 

@@ -2,7 +2,7 @@
 """Rename the values of an ONNX graph. The one mechanism: whatever a caller names an input breaks no graph.
 
 A value inside that already has a wanted name moves away, in every scope; subgraphs see the names of the graph around
-them unless they define their own; the bodies of functions have names of their own and are left alone.
+them unless they define their own; the bodies of functions have their own names and are left alone.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def _free(name: str, taken: set[str]) -> str:
 
 
 def _separate(main: Proto) -> None:
-    """Give every output a value of its own: some graphs return an input, a weight, or one value twice."""
+    """Give every output its own value: some graphs return an input, a weight, or one value twice."""
     taken = set(_names(main))
     seen = {value.name for value in (*main.input, *main.initializer)}
     for value in main.output:

@@ -30,7 +30,7 @@ from packager.lock import lockers
 from packager.lock.lockers import NoSolutionError, Resolution, ResolveRequest, _conflict, _pip
 
 Remember = Callable[[JSON, Callable[[], JSON]], JSON]
-"""Answers from memory what was asked before: a key and how to find the answer."""
+"""A cache of results: a key, and how to compute what is not there."""
 _JOBS = 4  # processes, which mostly wait for the index
 
 
@@ -174,7 +174,7 @@ def _claims(runtime: str, request: LockRequest) -> list[_conflict.Claim]:
 
 
 def _check_claims(runtime: str, request: LockRequest) -> None:
-    """Find a contradiction between the recipe and the project's own lock before anything is asked of an index."""
+    """Find a contradiction between the recipe and the project's own lock before an index is contacted."""
     if pair := _conflict.find(_claims(runtime, request)):
         raise _conflict_error(runtime, pair, request)
 

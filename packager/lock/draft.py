@@ -32,7 +32,7 @@ SCHEMA = "recipe.schema.json"
 _PLAIN = re.compile(r"[A-Za-z0-9./_][A-Za-z0-9./_@+-]*(:/[A-Za-z0-9./_@+-]+)?")
 _COMMON = ("model", "net", "network", "weights")  # what files are called whose folder has the name
 _EXAMPLE = {"image": {"dtype": "float32", "shape": ["batch", 3, 224, 224], "range": [0, 1]}}
-_LONGEST = 256 << 20  # bytes of a file that are read to tell what it is
+_LONGEST = 256 << 20  # bytes of a file that are read to recognise it
 _PATIENCE = 5  # seconds a registry has to answer while a recipe is drafted
 _PACKED = r"(\.(gz|z|bz2|xz|lzma|lz4))?"
 _ENDING = "(" + "|".join(map(re.escape, (*sources.SINGLE_FILES, *sources.LOOSE_FILES, ".bundle.tar"))) + f"){_PACKED}$"
@@ -44,7 +44,7 @@ _TOOLCHAIN = (
     "of its own"
 )
 _ML = "ai.onnx.ml"
-_OLDEST = "1.17"  # what a recipe promises that says nothing
+_OLDEST = "1.17"  # what a recipe promises that states nothing
 _ALIAS_OR_VERSION = re.compile(r"@[^@/]*$|/([0-9]+|latest)$", re.IGNORECASE)
 
 
@@ -82,10 +82,10 @@ Inside: TypeAlias = "Callable[[Mapping[str, Path], str, str], JSON]"
 def look(source: str, base: Path, tracking: str | None = None, inside: Inside | None = None) -> dict[str, JSON]:
     """Return what the files of a source say, for `draft`; nothing for one that is elsewhere and cannot be looked at.
 
-    `inside` opens files of a kind, given with the payload, where that tells more (`packager.lock.inspection`); what it
+    `inside` opens files of a kind, given with the payload, where that shows more (`packager.lock.inspection`); what it
     finds is `inside` of the answer.
 
-    `executes` says that opening the payload runs code, and whose consent that needs: the draft asks, it never grants.
+    `executes` says that opening the payload runs code, and needs consent: the draft requests it, it never grants it.
     `code` are the files that it may import then, and their digest (None: their bytes are not here).
     `differs` says why this host's versions are not those to export with, `unbuilt` which version of a library that
     made the source has no build for the Python it would be locked for. `tracking` is the registry's address. Raises
@@ -157,7 +157,7 @@ def _digest(code: Mapping[str, Path | None]) -> str | None:
 
 
 def _code(code: JSON) -> str:
-    """Ask for consent to code that opening the source may import: the line says nothing until its mark is removed."""
+    """Propose consent to code that opening the source may import: the line has no effect until its mark is removed."""
     if not code:
         return _CODE
     more = " and more" if code["files"][_NAMED:] else ""

@@ -45,7 +45,7 @@ DESCRIBE_VERSION = 1  # 1: first form
 
 @dataclass(frozen=True, slots=True)
 class BuildContext:
-    """What the command line knows and the library does not ask for: its place, environment, registries, the day."""
+    """What the command line passes to the library: its directory, environment, registries, the day."""
 
     base: Path
     tracking: str | None
@@ -131,7 +131,7 @@ def fetch_locked(lock: Lock, runner: Runner, settings: Settings) -> str:
 def check_fresh(recipe: Recipe, lock: Lock, context: BuildContext, memo: Memo) -> None:
     """Raise LockError if the lock belongs to another recipe, or if a local source or lock file changed since.
 
-    A registry is not asked: what an alias means now is no business of a build, only of `packager lock`.
+    A registry is not contacted: `packager lock` alone resolves aliases, never a build.
     """
     if lock.recipe != lock_inputs_digest(recipe, context.base):
         raise LockError("the lock is stale: the recipe changed since", hint="run `packager lock` and review the change")
@@ -241,7 +241,7 @@ def explain_level(recipe: Recipe, found: Level) -> str:
         most = _level(promise, highest=True)
         oldest = f"{promise.runtime} {listed[0]}" if listed else promise.runtime
         said.append(f"{oldest}, the oldest in `{promise.versions}`, reads opset {most.opset} and IR {most.ir}")
-    chosen = "the recipe asks for opset" if recipe.export.opset else "opset"
+    chosen = "the recipe requires opset" if recipe.export.opset else "opset"
     return f"{chosen} {found.opset}, IR {found.ir}: {'; '.join(said)}"
 
 
@@ -253,7 +253,7 @@ def explain_unsupported_operator(recipe: Recipe, error: TooNewError) -> StepErro
     name = f"`{error.operator}` (opset {error.opset})"
     if recipe.export.opset and recipe.export.opset < _level(broken, highest=True).opset:
         return StepError(
-            f"{name} has no form at opset {error.wanted}, which the recipe asks for",
+            f"{name} has no form at opset {error.wanted}, which the recipe requires",
             hint="leave `export.opset` out",
             edits=[Edit(("export", "opset"))],
         )
@@ -288,7 +288,7 @@ def _extras(recipe: Recipe, exporter: str) -> dict[str, str]:
 def _environment(
     recipe: Recipe, exporter: str, origin: origins.Origin, context: BuildContext, runner: Runner
 ) -> Environment | None:
-    """Lock the environment that a `locked` toolchain asks for: the source's versions of what made it.
+    """Lock the environment that a `locked` toolchain requires: the source's versions of what made it.
 
     One that was tried: the first choice whose versions exist and take a small model through. Raises SourceError.
     """
@@ -404,7 +404,7 @@ def _compare(found: Mapping[str, str], origin: origins.Origin, on_event: OnEvent
 
 
 def toolchain_environment(lock: Lock, runner: Runner, context: BuildContext) -> Callable[[], Path] | None:
-    """Return what gives the locked environment, built when it is first asked for; None for this host's Python."""
+    """Return what builds the locked environment on first use; None for this host's Python."""
     environment = lock.environment
     if environment is None:
         return None

@@ -35,7 +35,7 @@ OLDEST_PYTHON = "3.11"  # that the code of a worker runs on
 
 
 class NoSolutionError(SourceError):
-    """No versions of what is asked for can be installed together on that Python."""
+    """No versions of what is required can be installed together on that Python."""
 
 
 def resolve(
@@ -77,7 +77,7 @@ def resolve(
 
 
 def _unresolved(needs: Sequence[str], python: str, said: str) -> str:
-    """Say in one sentence why there are no such versions: what has no build, or who wants what of whom."""
+    """Say in one sentence why there are no such versions: what has no build, or what contradicts what."""
     if found := _NO_BUILD.search(said):
         return f"`{found[1].removesuffix('-cpu')} {found[2]}` has no build for Python {python}"
     if found := _NO_RELEASE.search(said):
@@ -85,7 +85,7 @@ def _unresolved(needs: Sequence[str], python: str, said: str) -> str:
     asked = conflicts.ours(needs, "the source")
     pair = conflicts.find([*asked, *conflicts.claims_in(said, asked)])
     told = f": {pair[0].text} and {pair[1].text} contradict each other" if pair else ""
-    return f"the packages that the source asks for do not fit together on Python {python}{told}"
+    return f"the packages that the source requires do not fit together on Python {python}{told}"
 
 
 def find(python: str) -> str:

@@ -362,7 +362,7 @@ def platform_names(what: str) -> Callable[[Node], tuple[str, ...]]:
         listed = strictyaml.items(node, what, least=1, most=64)
         expect, hint = (
             "a platform such as `linux_x86_64-cp311`",
-            "`manylinux_2_17_x86_64-cp311` asks for an older glibc",
+            "`manylinux_2_17_x86_64-cp311` means an older glibc",
         )
         return tuple(
             sorted({strictyaml.text(item, what, pattern=PLATFORM, expect=expect, hint=hint) for item in listed})

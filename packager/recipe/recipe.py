@@ -102,7 +102,7 @@ class Tolerance:
 
 
 def built_in_tolerance() -> dict[str, Tolerance]:
-    """Return the tolerances of a recipe that names none; int8 has none of its own, it must be asked for."""
+    """Return the tolerances of a recipe that names none; int8 has no default, it must be stated."""
     return {"default": Tolerance(), "fp16": Tolerance(2e-3, 2e-2), "bf16": Tolerance(2e-2, 1e-1)}
 
 
@@ -161,7 +161,7 @@ class Objectives:
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """Data that the model was made from, as far as its maker tells; all but the name may be left out."""
+    """Data that the model was made from, as far as is known; all but the name may be left out."""
 
     name: str
     uri: str | None = None
@@ -336,7 +336,7 @@ def _input(name: str, node: Node) -> InputSpec:
     what = f"inputs.{name}"
     members = strictyaml.fields(node, what, ("dtype", "shape", "range", "values"))
     if not members:
-        raise node.where.error(f"`{what}` says nothing", hint="write its `dtype`, `shape`, `range` or `values`")
+        raise node.where.error(f"`{what}` states nothing", hint="write its `dtype`, `shape`, `range` or `values`")
     if {"range", "values"} <= set(members):
         raise node.where.error(f"`{what}`: `values` lists every value, so `range` has no meaning", hint="remove it")
     dtype = strictyaml.choice(members["dtype"], f"{what}.dtype", DTYPES) if "dtype" in members else None

@@ -2,7 +2,7 @@
 """A control group of a step's own: the kernel holds memory and processes of all of it together, at every moment.
 
 That needs the second version of control groups (cgroups(7)) and a part of their tree that is ours: what systemd
-delegates (`systemd-run --user --scope -p Delegate=yes packager build`; its CGROUP_DELEGATION says who may write where),
+delegates (`systemd-run --user --scope -p Delegate=yes packager build`; its CGROUP_DELEGATION states the rules),
 or the top of a container's own tree. Elsewhere `watch` alone looks, four times a second.
 """
 

@@ -14,7 +14,7 @@ import struct
 from collections.abc import Sequence
 
 _CREATE, _ADD, _RESTRICT = 444, 445, 446  # the same numbers on every architecture
-_VERSION = 1  # flag of create_ruleset: ask for the version
+_VERSION = 1  # flag of create_ruleset: return the version
 _BENEATH = 1  # kind of a rule
 _EXECUTE, _WRITE, _READ_FILE, _READ_DIRECTORY = 1, 2, 4, 8
 _FILES, _REFER, _TRUNCATE, _DEVICE = (1 << 13) - 1, 1 << 13, 1 << 14, 1 << 15

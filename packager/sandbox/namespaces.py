@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Confine without bubblewrap: spaces of one's own, and a root that holds the same few places.
+"""Confine without bubblewrap: new namespaces, and a root file system with the same few directories.
 
-Before anything foreign exists, `enter` gives the calling process a mount, network, process, IPC, host name and control
-group space of its own (and a user space, unless it is root), builds a root in memory with the places that the step may
-see, read-only, and moves into it. Needs Linux 5.12 (mount_setattr), and user namespaces or root.
+Before untrusted data is opened, `enter` gives the calling process a mount, network, process, IPC, host name and control
+group namespace (and a user namespace, unless it is root), builds a root in memory with the directories that the step
+may see, read-only, and moves into it. Needs Linux 5.12 (mount_setattr), and user namespaces or root.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def known() -> bool:
 
 
 def enter(job: Mapping[str, Any]) -> None:
-    """Move the calling process, which has one thread, into spaces of its own as `job` says (`sandbox.job`).
+    """Move the calling process, which has one thread, into new namespaces as `job` says (`sandbox.job`).
 
     What returns is the first process of the new process space; the one that called waits for it and ends.
     Raises OSError.

@@ -115,8 +115,8 @@ class Confinement:
     """How a worker is confined.
 
     `level` is what made its view of the system, `seccomp` whether its system calls are filtered, `landlock` whether the
-    kernel guards files a second time. `user` is whose powers it has: `own` those of the ordinary user who called,
-    `other` those of a user who has nothing, as root's workers run; `root` is neither. `limits` hold for the whole
+    kernel guards files a second time. `user` names its privileges: `own` those of the calling ordinary user,
+    `other` those of a user that owns nothing, as root's workers run; `root` is neither. `limits` hold for the whole
     `step`, watched or, in a `cgroup`, by the kernel at every moment, or for each `process`.
     """
 
@@ -131,7 +131,7 @@ class Confinement:
 
     @property
     def is_whole(self) -> bool:
-        """True if nobody's powers were left to the worker, and limits held for all its processes together."""
+        """True if the worker kept no user's privileges, and limits held for all its processes together."""
         return self.level != "none" and self.user != "root" and self.limits != "process"
 
     @staticmethod
@@ -224,7 +224,7 @@ _slots = itertools.count(os.getpid() * 64)
 def perform(
     step: Step, by: Confinement, living: set[subprocess.Popen[bytes]], answer: Callable[[int], None] | None = None
 ) -> Outcome:
-    """Run a step confined `by`, until nothing of it lives. `answer` is told the descriptor that answers go to."""
+    """Run a step confined `by`, until nothing of it lives. `answer` is called with the descriptor of the answers."""
     line = [step.python.program, "-s", "-P", "-B", *step.arguments]  # not -I: that would ignore PYTHONHASHSEED
     user = launch.user_of(next(_slots)) if by.level != "none" else None
     _prepare(step.scratch, user)

@@ -99,7 +99,7 @@ def _private(process: str) -> int:
 
 
 def _proportional(process: str) -> int:
-    """Return the bytes of a process that are no file's, each page divided by those who share it."""
+    """Return the bytes of a process that are no file's, each page divided by the number of processes that share it."""
     try:
         with open(f"/proc/{process}/smaps_rollup", encoding="ascii") as file:  # noqa: PTH123
             rows = dict(row.split(":", 1) for row in file if ":" in row)

@@ -54,7 +54,7 @@ _IMPORT_HINT = "compare `packager lock` with the packages installed here"
 
 
 def _import_error(error: ImportError) -> JSON:
-    """Tell a library that is absent from one that did not fit into memory; the loader says both in one way."""
+    """Distinguish an absent library from one that did not fit into memory; the loader reports both alike."""
     if "map segment" in str(error) or "allocate memory" in str(error):
         return {"message": "the step ran out of memory while it loaded its libraries", "hint": _MEMORY_HINT}
     return {"message": f"cannot import what the step needs: {error}", "hint": _IMPORT_HINT}

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scanners of build inputs, one file each: what says whether a pickle does more than hold data.
+"""Scanners of build inputs, one file each: they report whether a pickle does more than hold data.
 
 A scanner is a module with `TOOLCHAIN` (the distributions it needs), `EXTRA` (what of ours brings them) and
-`scan(file)`: it returns what is wrong with the file, one phrase each, and raises whatever it likes where it cannot
-tell. One that tells the source's own code from other code has `judge(file, own)` besides, which returns what is wrong
+`scan(file)`: it returns what is wrong with the file, one phrase each, and raises any exception where it cannot
+decide. One that distinguishes the source's own code has `judge(file, own)` besides, which returns what is wrong
 and what is worth saying; one without a distribution has a `VERSION`. It runs in the worker (packager.steps.scan),
 limited in time, memory and network; a scanner that raises, hangs or dies has found nothing clean. Third parties add
 theirs through the entry-point group `packager.scanners`.
@@ -24,7 +24,7 @@ from typing import BinaryIO
 
 from packager.scanners import _packed, _reading
 
-HEAD = 8  # bytes that tell what a file is
+HEAD = 8  # bytes by which a file is recognised
 _SUFFIXES = frozenset(
     {
         ".pkl",
@@ -50,7 +50,7 @@ _DEEPEST = 4  # archives inside archives
 
 
 def is_candidate(path: str, head: bytes) -> bool:
-    """Tell by its name or its first bytes whether a file may hold a pickle."""
+    """Say by its name or its first bytes whether a file may hold a pickle."""
     return _suffix(path) in _SUFFIXES or _holds(head) or _packed.is_packed(head)
 
 
@@ -59,7 +59,7 @@ def _holds(head: bytes) -> bool:
 
 
 def is_pickle(head: bytes) -> bool:
-    """Tell by its first bytes whether a file is a pickle, packed as joblib packs them or not.
+    """Say by its first bytes whether a file is a pickle, packed as joblib packs them or not.
 
     Of a packed file more than `HEAD` bytes must be given: the first of its blocks.
     """

@@ -146,7 +146,7 @@ LOOSE_FILES = (
     ".lzma",
     ".lz4",
 )
-"""Endings of files that may be anything, a model as well: what an address cannot be asked for, these tell."""
+"""Endings of files that may be anything, a model as well: where an address gives no list, these decide."""
 BUNDLE = ".bundle.tar"
 """Ending of the files that are a bundle, and so an artifact of the source `oci`."""
 
@@ -268,7 +268,7 @@ def clone_file(source: Path, out: Path, name: str, on_event: OnEvent) -> None:
 
 
 def meter(label: str, total: int, on_event: OnEvent) -> Callable[[int], None]:
-    """Return what is told how many bytes more are through, from any thread."""
+    """Return the callback that counts transferred bytes; it may be called from any thread."""
     done, lock = 0, threading.Lock()
 
     def moved(count: int) -> None:

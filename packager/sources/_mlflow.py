@@ -36,7 +36,7 @@ class Registry:
 
     @property
     def is_catalog(self) -> bool:
-        """True for Unity Catalog, whose files only MLflow's own repository gets: it asks for credentials first."""
+        """True for Unity Catalog, whose files only MLflow's own repository gets: it requests credentials first."""
         return self.address.startswith("databricks-uc")
 
     @property
@@ -104,7 +104,7 @@ _WHERE = "compare `registry` in the recipe, or MLFLOW_TRACKING_URI, with where M
 
 
 def _address(settings: Settings) -> str:
-    """Return the registry's address as MLflow takes it; SQLite is told to open read-only."""
+    """Return the registry's address as MLflow takes it; SQLite is opened read-only."""
     tracking = settings.tracking or "sqlite:///mlflow.db"
     sqlite = _SQLITE.match(tracking)
     if not sqlite:
@@ -139,7 +139,7 @@ def _read_only(path: Path) -> str:
 
 
 def _check_schema(address: str, name: str, timeout: int) -> None:
-    """Refuse a database of another schema: MLflow would migrate some of them without asking."""
+    """Refuse a database of another schema: MLflow would migrate some of them without consent."""
     import sqlalchemy
     from mlflow.store.db.utils import _get_latest_schema_revision
     from sqlalchemy.exc import SQLAlchemyError
@@ -191,7 +191,7 @@ def _failure(name: str, error: Exception) -> SourceError | StorageError:
 
 
 def _reason(error: Exception) -> str:
-    """Return the line of a foreign message that tells most, without credentials.
+    """Return the most informative line of a library's message, without credentials.
 
     It is the first, unless that one announces a list: MLflow puts `##### File … #####` before each failed download.
     """

@@ -64,6 +64,6 @@ def _root(ref: str, settings: Settings) -> Path:
     # Else the lock would be part of what it locks.
     if settings.base.resolve().is_relative_to(path.resolve()):
         raise UsageError(
-            f"source `{shown(ref)}` contains the recipe itself", hint="give the model a directory of its own"
+            f"source `{shown(ref)}` contains the recipe itself", hint="give the model its own directory"
         )
     return path

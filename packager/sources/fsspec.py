@@ -101,7 +101,7 @@ def resolve(ref: str, settings: Settings) -> Pin:
         with ThreadPoolExecutor(_CONNECTIONS) as pool:
             found = dict(zip(names[:_FILES], pool.map(bucket.identity, names[:_FILES]), strict=True))
     if not found:
-        raise SourceError(f"there is nothing at `{shown(ref)}`", hint="check bucket and path, and who may read it")
+        raise SourceError(f"there is nothing at `{shown(ref)}`", hint="check bucket, path and permissions")
     if len(names) > _FILES or sum(int(item["size"]) for item in found.values()) > _SIZE:
         raise SourceError(f"`{shown(ref)}` holds more than {_FILES} objects or {_SIZE >> 40} TiB")
     digest = canonical.sha256(canonical.dump(found))
@@ -208,7 +208,7 @@ class _Bucket:
             write_all(file.fileno(), data, start)
 
     def _is_kept(self, item: JSON) -> bool:
-        """Say whether the store can be asked for that version, whatever came after it: s3fs alone has a way."""
+        """Say whether the store can return that version whatever came after it: s3fs alone can."""
         return "version" in item and hasattr(self._system, "version_aware")
 
     def check(self, name: str, item: JSON) -> None:
@@ -220,7 +220,7 @@ class _Bucket:
             raise _changed(name, f"expected {_told(item)}, got {_told(now)}")
 
     def _ask(self, call: Callable[[], _T]) -> _T:
-        """Ask the store; what may pass by itself is tried again."""
+        """Call the store; what may be temporary is tried again."""
         for attempt in range(1, _ATTEMPTS):
             try:
                 return call()
@@ -263,7 +263,7 @@ def _library(scheme: str) -> Any:
 
 
 def _patience(scheme: str, timeout: int) -> dict[str, Any]:
-    """Return what makes a client ask anew, and give up in time, where it takes that."""
+    """Return the options for retries and timeouts of a client, where it has them."""
     common: dict[str, Any] = {"use_listings_cache": False, "skip_instance_cache": True}
     if scheme not in ("s3", "s3a"):
         return common

@@ -9,7 +9,7 @@ change. Models registered before MLflow 3 are pinned by version, artifacts that 
 those hold may be overwritten, so it is the digest of the fetched tree, not such a pin, that a lock can rely on.
 
 A local database is opened read-only: it is never created, never migrated, and one of another schema is an error.
-MLflow's own client does the talking and is told where through its arguments. User, password, token and certificates
+MLflow's own client does the talking and gets the address through its arguments. User, password, token and certificates
 of a server are read by MLflow from its usual `MLFLOW_TRACKING_…` variables; they appear in no message and no pin.
 """
 

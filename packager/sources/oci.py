@@ -2,10 +2,10 @@
 """A bundle, or anyone's ModelPack artifact, as the source of another bundle.
 
 `oci://host/name:tag` or `…@sha256:…` in a registry, `oci:PATH` for an OCI layout directory or a `.bundle.tar`. Pinned
-by the digest of the manifest; every blob is hashed while it is copied. Of our own bundles the graph with its weights
+by the digest of the manifest; every blob is hashed while it is copied. Of packager bundles the graph with its weights
 and the tokenizer are the source, not the artefacts and records made from them. Others may keep files in tar layers,
 which are unpacked here: regular files with safe names, bounded in number and size. Signatures are not looked at: what
-is pinned is what was locked; `packager verify` says who made it.
+is pinned is what was locked; `packager verify` names its signer.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ def _path(layer: oci.Descriptor, digest: str) -> str | None:
 
 
 def _wanted(layers: list[tuple[str | None, oci.Descriptor]]) -> list[tuple[str | None, oci.Descriptor]]:
-    """Return what of an artifact is the model: of one of our own bundles the graph, at the root, and the tokenizer."""
+    """Return the model's files in an artifact: of a bundle of ours the graph, at the root, and the tokenizer."""
     if bundle.RECORD not in {path for path, _ in layers}:
         return layers
     own = [(path or "", layer) for path, layer in layers]

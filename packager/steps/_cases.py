@@ -3,7 +3,7 @@
 
 Every named dimension is swept over its low end, the next length, a prime in its middle and its high end while the
 others stay small; then edge values at small lengths. Where the source lists samples (values that its own structure
-makes critical), they are drawn instead, and cases are added until each was used `ROUNDS` times, in other company each
+makes critical), they are drawn instead, and cases are added until each was used `ROUNDS` times, beside other rows each
 time. The cases follow from the interface, the samples, an estimate of the work and a seed alone (ADR 150).
 """
 
@@ -56,7 +56,7 @@ _TEXTS = (
 class Case:
     """One set of inputs: the length of every dimension, and how values are chosen.
 
-    A `listed` case takes the samples of every input in a shuffled order of its own, from place `first` on.
+    A `listed` case takes the samples of every input in its own shuffled order, from position `first` on.
     """
 
     name: str

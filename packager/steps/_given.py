@@ -32,7 +32,7 @@ def cases(interface: JSON, sets: Mapping[str, Mapping[str, Any]]) -> Iterator[tu
 
 
 def _count(interface: JSON, title: str, rows: Mapping[str, Any]) -> int:
-    """Return how many rows are run. Raises StepError for rows that are not what the interface asks for."""
+    """Return how many rows are run. Raises StepError for rows that are not what the interface takes."""
     ports = {port["name"]: port for port in interface["inputs"]}
     if set(rows) != set(ports):
         missing, other = sorted(set(ports) - set(rows)), sorted(set(rows) - set(ports))

@@ -46,7 +46,7 @@ def observe(source: SourceModel, accepted: JSON, seed: int) -> list[Observation]
         lengths = {}
         for index, (name, span) in enumerate(spans.items()):
             start = min(first, 9 + number) if name in rows else first
-            apart = 2 * index * span.lengths.step  # two axes of one length could not be told from each other
+            apart = 2 * index * span.lengths.step  # two axes of one length could not be distinguished
             lengths[name] = span.lengths.near(min(span.high, span.lengths.near(0) + start + apart))
         found.append(_observed(source, accepted, _cases.follow(spans, lengths), seed))
     found.append(_observed(source, accepted, found[1].lengths, seed + 1))

@@ -43,7 +43,7 @@ def run(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JSON]) -> JS
 
 
 def within_reach(source: SourceModel, accepted: JSON, options: ExportOptions) -> JSON:
-    """Return what callers may send, with the lengths that nobody promised as long as they can be measured.
+    """Return what callers may send, with lengths that are not promised as long as they can be measured.
 
     That follows from shapes and an estimate of the work alone: the same cases are chosen when it is measured.
     """

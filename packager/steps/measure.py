@@ -6,7 +6,7 @@ of the recipe's `samples`, the example logged with the model, and what is critic
 difference of every output is kept, with what kind of difference it is. An artefact that this host cannot run is left
 out: then only the source runs, so that its vectors can be compared with on a host that can.
 
-In a build the source runs in a worker of its own (`serve`), and this step asks it by a socket (`run_apart`): what
+In a build the source runs in a separate worker (`serve`), which this step calls over a socket (`run_apart`): what
 compares and records has never opened it.
 """
 
@@ -34,7 +34,7 @@ ANSWER = _answers.MEASURE
 MISSES = "misses"  # the folder of the rows that show the worst differences; no part of a bundle
 
 _EQUAL = 1e-6  # of the largest value of an output: what differs by less is float32 itself
-_ROUNDING = 1e-3  # of the largest value of an output: what differs by less and is no rounding is not asked why
+_ROUNDING = 1e-3  # of the largest value of an output: what differs by less and is no rounding is not diagnosed
 _TIMES = 8  # as far as two orders of one sum may lie apart, in what rounding at random moved it by
 
 
@@ -60,7 +60,7 @@ def run_apart(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JSON],
 
 
 def serve(inputs: Mapping[str, Path], params: Mapping[str, JSON], channel: socket.socket) -> None:
-    """Open the tree `source` and answer what is asked about it."""
+    """Open the tree `source` and answer requests about it."""
     _source.serve(lambda: _source.opened(inputs, params), channel)
 
 
@@ -156,7 +156,7 @@ class Measurement:
     def _unoptimised(self, feeds: Mapping[str, Any], expected: Arrays) -> Arrays | None:
         """Return what the source computes without optimisation; None where that is no other question.
 
-        What fails there only, or has other shapes, says nothing about an artefact.
+        What fails there only, or has other shapes, is no evidence about an artefact.
         """
         try:
             found = self.source.unoptimised(feeds)

@@ -2,7 +2,7 @@
 """What a file is, by its content: endings are what people gave it, and say little (`.sav`, `.model`, `.bin`, `.dat`).
 
 `sniff` names a form. Some are what an exporter opens, whatever the file is called (`OPENED`); of the others it is known
-who writes them, and what to do about it (`OTHERS`). Nothing is imported, unpacked but for a first block, or parsed.
+what writes them, and what to do about it (`OTHERS`). Nothing is imported, unpacked but for a first block, or parsed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Collection
 from packager import scanners
 from packager.scanners import _packed
 
-_HEAD = 1 << 20  # bytes that tell a form; an archive is told by the names in it
+_HEAD = 1 << 20  # bytes by which a form is recognised; an archive is recognised by the names in it
 
 OPENED = {
     "a pickle": "sklearn-pickle",

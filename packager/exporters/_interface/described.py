@@ -169,7 +169,7 @@ def _says_something(name: str) -> bool:
 
 
 def guess_name(port: str, place: int, inputs: Mapping[str, Input]) -> str:
-    """Return a name for an axis of which the file says nothing that a recipe could write."""
+    """Return a name for an axis that has no name in the file that a recipe could use."""
     return _guessed(Span((Axis(port, place),)), inputs)
 
 
@@ -244,7 +244,7 @@ class Runner:
     def explore(self, *, runs: sizes.Runs | None = None, **limits: Any) -> list[Span] | None:
         """Return the spans at the first values of single numbers at which anything runs.
 
-        `limits` are those of `_sizes.explore`; `runs` is asked instead of `self.runs`.
+        `limits` are those of `_sizes.explore`; `runs` is called instead of `self.runs`.
         """
         free = list(dict.fromkeys(axis for entry in self._inputs for axis in entry.axes if isinstance(axis, Axis)))
         for chosen in self._choices():
@@ -403,7 +403,7 @@ class Runner:
 
 
 def _memory() -> int:
-    """Return the most memory that this program ever held, in bytes; `getrusage` tells of what started it, too."""
+    """Return the most memory that this program ever held, in bytes; `getrusage` counts the parent process, too."""
     rows = dict(row.split(":", 1) for row in Path("/proc/self/status").read_text().splitlines())
     return 1024 * int(rows["VmHWM"].split()[0])
 

@@ -76,9 +76,9 @@ def calm(interface: Interface, longer: int) -> dict[str, Any]:
 
 
 def _trial(interface: Interface, run: Run, exact: Run | None) -> _Trial | None:
-    """Return how to ask the source: with the flags that let it answer, None if it does not answer anything.
+    """Return how to run the source: with the flags that let it answer, None if it does not answer anything.
 
-    A flag may be a mask that hides everything. Where every answer has NaN in it, NaN says nothing about integers.
+    A flag may be a mask that hides everything. Where every answer has NaN in it, NaN is no evidence about integers.
     """
     asked = [_Trial(interface, run, exact, flag=flag) for flag in (False, True)]
     verdicts = [trial.verdict({}) for trial in asked]
@@ -185,7 +185,7 @@ class _Trial:
     def _exactly(self, feeds: Feeds) -> Arrays | None:
         try:
             return self.exact(feeds) if self.exact else None
-        except Exception:  # a module that insists on float32 cannot be asked
+        except Exception:  # a module that insists on float32 cannot be run in float64
             return None
 
     def _feeds(self, spans: Mapping[str, tuple[int, int]]) -> Iterator[Feeds]:
@@ -233,7 +233,7 @@ def is_mask(port: Port) -> bool:
 def counted_axes(name: str, shape: Sequence[int | str], others: Sequence[Sequence[int | str]]) -> tuple[str, ...]:
     """Return the free axes that an input says the used length of, row by row (`input_lengths`); none if it does not.
 
-    That is told by its name, as for masks: one number per row of other inputs, which have those axes.
+    That is known by its name, as for masks: one number per row of other inputs, which have those axes.
     """
     if len(shape) != 1 or not isinstance(shape[0], str) or not _LENGTHS.search(name):
         return ()

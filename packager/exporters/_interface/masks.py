@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """Rows of flags that begin with `shown` and end, at a place of their own, with its opposite."""
+    """Rows of flags that begin with `shown` and end, at a random position each, with its opposite."""
 
     shown: bool
 

@@ -138,7 +138,7 @@ def explore(
     """Return the free axes by the lengths they share, in the order of `axes`; None where nothing ran.
 
     `runs` runs the model with a length for every axis and says whether it answered. It is called until `seconds` are
-    over by the `clock`, then with what is known; never with lengths that `fits` says no to, which says nothing of the
+    over by the `clock`, then with what is known; never with lengths that `fits` refuses, which is no evidence about the
     model.
     """
     started = clock()

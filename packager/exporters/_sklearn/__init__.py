@@ -59,7 +59,7 @@ def emit(builder: Builder, estimator: Any, method: str, frame: Frame) -> Value:
 
 
 def emit_frame(builder: Builder, estimator: Any, method: str, frame: Frame) -> Frame:
-    """Write what `estimator.method(frame)` computes, columns in types of their own (a transformer may pass text on)."""
+    """Write what `estimator.method(frame)` computes, each column in its own type (a transformer may pass text on)."""
     writer = writer_of(estimator, method)
     if writer is None:
         refuse(estimator, f"has no ONNX form here for `{method}`")

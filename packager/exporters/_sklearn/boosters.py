@@ -28,7 +28,7 @@ def lightgbm_number(builder: Builder, model: Any, frame: Frame) -> Value:
 def lightgbm_probabilities(builder: Builder, model: Any, frame: Frame) -> Value:
     """Write what the objective says of the classes; of two, the booster only says the second."""
     if callable(model.objective_):
-        refuse(model, "has an objective of its own, which says no probabilities", "use an objective of LightGBM's")
+        refuse(model, "has a custom objective, which gives no probabilities", "use an objective of LightGBM's")
     found = lightgbm.write_prediction(builder, _lightgbm(builder, model), frame)
     return found if model.n_classes_ > 2 else both_sides(builder, found)
 

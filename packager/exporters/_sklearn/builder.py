@@ -2,7 +2,7 @@
 """Write ONNX graphs of tables: every value is [batch, width], numbers are binary64 as in numpy.
 
 A `Builder` collects nodes and constants; a `Value` names a tensor and knows its type and width; a `Frame` is what an
-estimator is called with: blocks of columns side by side, each in a type of its own, as in a data frame. The operators
+estimator is called with: blocks of columns side by side, each in its own type, as in a data frame. The operators
 used are those with kernels for binary64 in every ONNX Runtime since 1.15, at any opset from 13 on.
 """
 
@@ -61,7 +61,7 @@ class Builder:
                 hint="leave `export: {opset: …}` out of the recipe, or raise the oldest version under `runs-on`",
             )
         self.opset = opset
-        self.inexact = ""  # a function whose last bit the library computes otherwise; a border behind it may tell
+        self.inexact = ""  # a function whose last bit the library computes otherwise; a threshold behind it may show it
         self._onnx = importlib.import_module("onnx")
         self._numpy = importlib.import_module("numpy")
         self._reserved = set(reserved)
@@ -116,7 +116,7 @@ class Builder:
         return self._constants[key]
 
     def remember(self, key: tuple[Any, ...], make: Any) -> Any:
-        """Return what `make` returned the first time for `key`: one estimator asked twice is written once."""
+        """Return what `make` returned the first time for `key`: an estimator that is used twice is written once."""
         if key not in self._emitted:
             self._emitted[key] = make()
         return self._emitted[key]

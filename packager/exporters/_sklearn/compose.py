@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pipelines, column transformers and unions: who gets which columns."""
+"""Pipelines, column transformers and unions: which step gets which columns."""
 
 from __future__ import annotations
 

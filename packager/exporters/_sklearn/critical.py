@@ -21,13 +21,13 @@ _BESIDE = (1e-6, -1e-6)
 _LAST_BIT = 2.0**-53
 _SEVERAL = 100  # rows that say what a model usually answers
 _USUAL = 1e-6  # of a usual answer: a difference of two large numbers may be small, and is no rounding for that
-_ABSOLUTE, _RELATIVE = 1e-5, 1e-4  # what an answer may be off by, where a recipe says nothing else
+_ABSOLUTE, _RELATIVE = 1e-5, 1e-4  # what an answer may be off by, where a recipe states nothing else
 
 
 def critical_rows(estimator: Any) -> Rows | None:
     """Return rows [rows, features] of the estimator's own input that decide something; None where none are known.
 
-    Members of ensembles are asked in their turn, where they are given the same columns.
+    Members of ensembles are included in turn, where they are given the same columns.
     """
     found = [rows for rows in (find(estimator) for find in _FINDERS) if rows is not None and len(rows)]
     width = getattr(estimator, "n_features_in_", None)
@@ -43,7 +43,7 @@ def tied_rows(model: Any, given: Any) -> Any:
     """Say of every row whether the nearest neighbours are no definite set: the next one is just as far as the last.
 
     The library takes whichever its search meets first, so an answer there is not the model's. `given` is what the
-    model is called with; steps of pipelines and members of ensembles are asked in their turn.
+    model is called with; steps of pipelines and members of ensembles are included in turn.
     """
     numpy = importlib.import_module("numpy")
     found = numpy.zeros(given.shape[0], dtype=bool)  # a sparse matrix has no length

@@ -109,7 +109,7 @@ def _clipped_quantile(builder: Builder, share: Value) -> Value:
 
 @writes("transform", "SplineTransformer")
 def evaluate_splines(builder: Builder, model: Any, frame: Frame) -> Value:
-    """Evaluate every basis function as scipy does, step by step: a tree behind it may ask for the last bit."""
+    """Evaluate every basis function as scipy does, step by step: a tree behind it may depend on the last bit."""
     own, given = matrix_and_wide(builder, frame)
     made = []
     degree = int(model.degree)

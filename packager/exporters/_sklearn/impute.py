@@ -133,7 +133,7 @@ def _predicted(builder: Builder, model: Any, step: Any, columns: list[Value], ma
 def fill_from_neighbours(builder: Builder, model: Any, frame: Frame) -> Frame:
     """Fill every missing value with the mean of the nearest fitted rows that have one; with none near, of all rows."""
     if model.metric != "nan_euclidean" or callable(model.weights):
-        refuse(model, "measures or weighs neighbours with a function of its own")
+        refuse(model, "measures or weighs neighbours with a custom function")
     if _share_of_ties(model) > _MOST_TIES:
         refuse(
             model,

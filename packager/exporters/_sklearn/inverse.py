@@ -81,7 +81,7 @@ def _only(frame: Frame) -> Value:
 @writes("inverse_transform", "FunctionTransformer")
 def undo_function(builder: Builder, model: Any, frame: Frame) -> Value:
     if model.inv_kw_args:
-        refuse(model, "calls its inverse with arguments of its own")
+        refuse(model, "calls its inverse with custom arguments")
     return apply_function(builder, model, model.inverse_func, _only(frame))
 
 

@@ -45,7 +45,7 @@ def pairwise(
         found = _chi_squared(builder, value, points)
         gamma = float(parameters.get("gamma", 1.0))
         return found if name == "additive_chi2" else builder.unary("Exp", builder.mul(found, gamma))
-    what = f"the kernel `{name}`" if isinstance(name, str) else "a kernel of its own"
+    what = f"the kernel `{name}`" if isinstance(name, str) else "a custom kernel"
     return refuse(owner, f"uses {what}, which has no ONNX form here", hint="use a linear, poly, rbf or other kernel")
 
 
@@ -86,7 +86,7 @@ def spread_labels(builder: Builder, model: Any, frame: Frame) -> Value:
     numpy = importlib.import_module("numpy")
     known = numpy.asarray(model.label_distributions_, dtype="float64")
     if callable(model.kernel):
-        refuse(model, "uses a kernel of its own, which has no ONNX form", hint="use `kernel='rbf'` or `'knn'`")
+        refuse(model, "uses a custom kernel, which has no ONNX form", hint="use `kernel='rbf'` or `'knn'`")
     if model.kernel == "rbf":
         weights = pairwise(builder, model, numbers(builder, frame), model.X_, "rbf", {"gamma": model.gamma})
         found = builder.matmul(weights, known)

@@ -69,7 +69,7 @@ def _named(owner: Any, name: Any, parameters: Mapping[str, Any]) -> tuple[str, f
     if kind == "minkowski" and "w" not in parameters:
         kind = {1: "manhattan", 2: "euclidean", float("inf"): "chebyshev"}.get(parameters.get("p", 2), kind)
     if kind not in _MAKERS:
-        what = "a function of its own" if kind == "callable" else f"the metric `{kind}`"
+        what = "a custom function" if kind == "callable" else f"the metric `{kind}`"
         refuse(owner, f"measures distances by {what}, which has no ONNX form here", "choose another metric")
     return kind, float(parameters.get("p", 2)) if kind == "minkowski" else _POWERS.get(kind, 1.0)
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Nearest neighbours: who they are, and what they say together.
+"""Nearest neighbours: finding them, and combining their answers.
 
 Of points at the very same distance the first in the table, or in the leaves of a tree, counts as nearer. The library's
-search keeps whichever its heap happens to: `critical.tied_rows` tells such rows.
+search keeps whichever its heap happens to: `critical.tied_rows` finds such rows.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def _weighed(builder: Builder, model: Any, far: Value) -> Value | None:
     if model.weights in (None, "uniform"):
         return None
     if model.weights != "distance":
-        refuse(model, "weighs neighbours by a function of its own", hint="use `weights='distance'` or `'uniform'`")
+        refuse(model, "weighs neighbours by a custom function", hint="use `weights='distance'` or `'uniform'`")
     same = builder.binary("Equal", far, 0.0)
     ones = builder.cast(same, "float64")
     any_same = builder.binary("Greater", builder.reduce("ReduceMax", ones), 0.0)
@@ -222,7 +222,7 @@ _DENSEST = 1e7  # of a local density; 1e10 is what equal rows have
 def score_density(builder: Builder, model: Any, frame: Frame) -> Value:
     """Return the negative mean of the neighbours' reachability density over one's own."""
     if not model.novelty:
-        refuse(model, "says nothing of new rows unless fitted with `novelty=True`", hint="fit it with `novelty=True`")
+        refuse(model, "has no answer for new rows unless fitted with `novelty=True`", hint="fit it with `novelty=True`")
     if float(model._lrd.max()) > _DENSEST:
         refuse(
             model,

@@ -15,7 +15,7 @@ _REASONS = {
     "NMF": ("solves an optimisation per row", _PROJECT),
     "MiniBatchNMF": ("solves an optimisation per row", _PROJECT),
     "LatentDirichletAllocation": ("solves an optimisation per row", _PROJECT),
-    "LocallyLinearEmbedding": ("solves equations of its own for every row", _PROJECT),
+    "LocallyLinearEmbedding": ("solves new equations for every row", _PROJECT),
     "Isomap": ("walks through a graph of neighbours for every row", _PROJECT),
     "KNeighborsTransformer": ("makes a graph of neighbours, not columns", _NEIGHBOURS),
     "RadiusNeighborsTransformer": ("makes a graph of neighbours, not columns", _NEIGHBOURS),

@@ -30,7 +30,7 @@ def _dense(array: Any) -> Any:
 def _kernel(builder: Builder, model: Any, frame: Frame) -> Value:
     """Return the kernel of every row with every support vector."""
     if callable(model.kernel) or model.kernel == "precomputed":
-        kind = "a kernel of its own" if callable(model.kernel) else "a precomputed kernel"
+        kind = "a custom kernel" if callable(model.kernel) else "a precomputed kernel"
         refuse(model, f"uses {kind}, which has no ONNX form", hint="use one of the kernels that have a name")
     found, vectors = numbers(builder, frame), _dense(model.support_vectors_)
     if model.kernel == "rbf":
@@ -97,7 +97,7 @@ def votes_and_confidence(builder: Builder, first: Value, second: Value, confiden
 
 @writes("predict", *_CLASSIFIERS)
 def predict_label(builder: Builder, model: Any, frame: Frame) -> Value:
-    """Name the class with most votes of pairs, the first of equals; `break_ties` asks the decision function."""
+    """Name the class with most votes of pairs, the first of equals; `break_ties` uses the decision function."""
     count = len(model.classes_)
     if count > 2 and model.break_ties and model.decision_function_shape == "ovr":
         return label_of_largest(builder, model.classes_, emit(builder, model, "decision_function", frame))

@@ -143,9 +143,9 @@ def refuse_options(model: Any) -> None:
     """Raise StepError for a vectoriser that cuts or changes text in a way no graph does."""
     for name in ("tokenizer", "preprocessor"):
         if getattr(model, name) is not None:
-            refuse(model, f"calls a `{name}` of its own, which a graph cannot hold", hint=_BEFORE)
+            refuse(model, f"calls a custom `{name}`, which a graph cannot hold", hint=_BEFORE)
     if callable(model.analyzer):
-        refuse(model, "calls an `analyzer` of its own, which a graph cannot hold", hint=_BEFORE)
+        refuse(model, "calls a custom `analyzer`, which a graph cannot hold", hint=_BEFORE)
     if model.input != "content":
         refuse(model, f"reads files (`input={model.input!r}`), which a graph cannot", hint="use `input='content'`")
     if model.strip_accents is not None:

@@ -235,7 +235,7 @@ def boosted_number(builder: Builder, model: Any, frame: Frame) -> Value:
 
 
 def ensemble_of(model: Any) -> Ensemble | None:
-    """Return the trees that belong to an estimator of scikit-learn itself, for what asks where they split."""
+    """Return the trees that belong to an estimator of scikit-learn itself, for callers that need their splits."""
     if hasattr(model, "_predictors"):
         return histogram.read(model)
     if hasattr(model, "tree_"):

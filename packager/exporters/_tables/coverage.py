@@ -14,7 +14,7 @@ from packager.exporters._tables.table import Table
 
 
 class Coverage:
-    """Counts what rows reach. `add` every case that was run, then ask for the `totals`."""
+    """Counts what rows reach. `add` every case that was run, then read the `totals`."""
 
     def __init__(self, model: Any, table: Table) -> None:
         self._model, self._table = model, table
@@ -36,7 +36,7 @@ class Coverage:
                 seen.update(column.tolist())
 
     def _reached(self, feeds: Feeds) -> Any:
-        """Return the leaf of every row in every tree of the last step, None where that cannot be asked."""
+        """Return the leaf of every row in every tree of the last step, None where that is not available."""
         numpy, last = importlib.import_module("numpy"), _last(self._model)
         if not hasattr(last, "apply") or not _tree_sizes(last):
             return None

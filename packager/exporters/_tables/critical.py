@@ -85,7 +85,7 @@ def _pulled(step: Any, made: Any, width: int) -> Any:
 
 
 def apart(step: Any, values: Any) -> Any:
-    """Return numbers pulled back through a step, off by a ten-millionth where the step rounds in a way of its own.
+    """Return numbers pulled back through a step, off by a ten-millionth where the step rounds in another way.
 
     Powers, products of matrices and the like differ in their last bits between processors and between rows of one
     batch; a threshold behind them decides nothing about a number that stands on it.
@@ -203,7 +203,7 @@ def _row(base: Any, borders: dict[int, tuple[float, float]], grown: Ensemble, *,
 
 
 def _ordinary(grown: Sequence[Tree], width: int) -> Any:
-    """Return a row of middle thresholds: what a column is where a leaf does not ask for it."""
+    """Return a row of middle thresholds: what a column is where a leaf does not depend on it."""
     numpy = importlib.import_module("numpy")
     row = numpy.zeros(width)
     places = numpy.concatenate([tree.column[~tree.leaf] for tree in grown])

@@ -213,7 +213,7 @@ def answers_of(model: Any) -> list[Answer]:
         return _of_classifier(model)
     if base.is_outlier_detector(model):
         if not hasattr(model, "predict"):
-            _sklearn.refuse(_last(model), "says nothing of new rows", "fit it with `novelty=True`")
+            _sklearn.refuse(_last(model), "gives no answer for new rows", "fit it with `novelty=True`")
         return [Answer("label", "predict"), Answer("score", "decision_function")]
     if _is_clusterer(model):
         return _of_clusterer(model)

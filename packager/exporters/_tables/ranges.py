@@ -78,7 +78,7 @@ def _places(ports: Sequence[Port]) -> list[tuple[int, Port]]:
 
 
 def _rows(numpy: Any, generator: Any, port: Port, columns: Sequence[Values]) -> Any:
-    """Return an array of rows in which every value of every column occurs, each column in an order of its own."""
+    """Return an array of rows in which every value of every column occurs, each column in another order."""
     count = max(map(len, columns))
     dtype = "object" if port.dtype == "string" else port.dtype
     rows = numpy.empty((count, len(columns)), dtype=dtype)
@@ -315,7 +315,7 @@ def interesting(model: Any, width: int, names: Sequence[str] = ()) -> list[Value
 
 
 def _back(step: Any, width: int, names: Sequence[str], wanted: list[Values] | None) -> list[Values]:
-    """Return what the input columns of a step should be; `wanted` is the same for its outputs, if anyone asked."""
+    """Return what the input columns of a step should be; `wanted` is the same for its outputs, if requested."""
     asked, edges = _asked(step, width, names, wanted), _edges(step)
     return [[*own, *more] for own, more in zip(edges, asked, strict=True)] if len(edges) == len(asked) else asked
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Open `.skops` archives: estimators as JSON and arrays, restored through the constructors of installed classes.
 
-The archive names classes and functions and says how to fill them; skops imports their modules and refuses a type nobody
-trusts. The list of trusted types that MLflow records comes from the author of the model, so it is no permission by
+The archive names classes and functions and says how to fill them; skops imports their modules and refuses types that
+are not trusted. The list of trusted types that MLflow records comes from the author of the model, so it is no permission by
 itself: trusted are the names that a pickle may import too, each by itself and never a package. A distribution of
 `scipy.stats` runs text when its state is set.
 

@@ -35,7 +35,7 @@ EXTRA = "spark"
 _STAGES = re.compile(r"(org\.apache\.spark|pyspark)\.ml\.[\w.]+")
 _ROW = "packager_row"
 _NEWEST = 15  # the newest opset of the converters
-_TEXT = ("StringIndexerModel",)  # stages whose inputs are text unless somebody says otherwise
+_TEXT = ("StringIndexerModel",)  # stages whose inputs are text unless the recipe says otherwise
 _TREES = re.compile(r"DecisionTree|RandomForest|GBT")
 _OUTPUTS = ("prediction", "probability")
 _SPARK_TYPES = {
@@ -95,7 +95,7 @@ def _ml() -> Any:
 def _session() -> Any:
     _ml()
     # Java looks for its control group, of which the worker sees a part only, and gives up
-    os.environ.update(  # noqa: TID251 - read by Spark and Java, which are processes of their own
+    os.environ.update(  # noqa: TID251 - read by Spark and Java, which are separate processes
         SPARK_LOCAL_IP="127.0.0.1",
         SPARK_LOCAL_HOSTNAME="localhost",
         JAVA_TOOL_OPTIONS=f"-XX:-UseContainerSupport -Djava.io.tmpdir={Path.home()}",

@@ -2,7 +2,7 @@
 """TensorFlow functions as sources, converted by `tf2onnx`. Runs in the worker only.
 
 The conversion goes through a function with a stated signature: the way through a Keras model itself fails on Keras 3,
-and the one through a directory needs a process of its own.
+and the one through a directory needs a separate process.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def library() -> Any:
     With oneDNN at its full width, as people run it: a trained spectrogram model is off by 1e-3 on a plain tone without
     oneDNN, by 2e-4 with the oldest instructions, and by 1e-6 so. That is what the reference has to be.
     """
-    os.environ.update(  # noqa: TID251 - read by TensorFlow when it is imported; this is a process of its own
+    os.environ.update(  # noqa: TID251 - read by TensorFlow when it is imported; this is a separate process
         TF_CPP_MIN_LOG_LEVEL="3",
         CUDA_VISIBLE_DEVICES="",
         TF_DETERMINISTIC_OPS="1",
@@ -68,7 +68,7 @@ class Function:
     """A function of named tensors as a source.
 
     `call` takes one tensor per input, in order, and returns a list; `keep` is the object that owns its variables.
-    `asked` is the interface without what only the graph tells: the range of ids.
+    `asked` is the interface without what only the graph states: the range of ids.
     """
 
     call: Callable[..., Sequence[Any]]
@@ -79,7 +79,7 @@ class Function:
 
     @property
     def interface(self) -> Interface:
-        """The interface; its ranges come from the graph, which is made if it was not asked for yet."""
+        """The interface; its ranges come from the graph, which is made on first use."""
         if self._inputs is None:
             self.to_onnx(NEWEST)
         return replace(self.asked, inputs=self._inputs or self.asked.inputs)
@@ -132,7 +132,7 @@ def distinct(outputs: Sequence[str], ports: Sequence[Port]) -> list[str]:
 
 
 def port(name: str, spec: Any) -> Port:
-    """Return what a tensor's specification asks for; an axis without a length gets a name."""
+    """Return what a tensor's specification requires; an axis without a length gets a name."""
     if spec.shape.rank is None:
         raise StepError(f"input `{name}` has no known number of axes", hint="save the model with an input signature")
     axes = enumerate(spec.shape.as_list())
@@ -141,7 +141,7 @@ def port(name: str, spec: Any) -> Port:
 
 
 def merged(found: Sequence[Port], options: ExportOptions) -> list[Port]:
-    """Return the inputs as the recipe asks for them. Raises StepError where it contradicts the source."""
+    """Return the inputs as the recipe states them. Raises StepError where it contradicts the source."""
     return [_merged(port, request) for port, request in zip(found, pair(found, options.inputs or ()), strict=True)]
 
 
@@ -164,7 +164,7 @@ def _spec(lib: Any, asked: Port, name: str) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """A function that is traced already, in the form the converter asks for one."""
+    """A function that is traced already, in the form that the converter requires."""
 
     concrete: Any
 

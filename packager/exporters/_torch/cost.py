@@ -19,7 +19,7 @@ def counted(
 ) -> Callable[[Mapping[str, int]], float | None]:
     """Return a function from the lengths of the dimensions to multiplications and additions of `call`.
 
-    It returns None where shapes alone do not tell, because lengths depend on values.
+    It returns None where shapes alone do not decide, because lengths depend on values.
     """
     fake = importlib.import_module("torch._subclasses.fake_tensor").FakeTensorMode
     counter = importlib.import_module("torch.utils.flop_counter").FlopCounterMode

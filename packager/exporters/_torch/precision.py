@@ -103,13 +103,13 @@ def gaps(exact: Callable[[Feeds], Arrays] | None, feeds: Feeds, output: int, got
         return None
     try:
         wanted = exact(feeds)[output]
-    except Exception:  # a module that insists on float32 cannot be asked
+    except Exception:  # a module that insists on float32 cannot be run in float64
         return None
     return numpy.where(wanted == got, 0.0, numpy.inf) if wanted.shape == got.shape else None
 
 
 def rounding(lib: Any, exact: Callable[[Feeds], Arrays] | None, feeds: Feeds, output: int) -> float | None:
-    """Return how far float32 rounding by itself moves an output; None where the module cannot be asked.
+    """Return how far float32 rounding by itself moves an output; None where the module cannot be run in float64.
 
     The doubled module runs again with every result of its operators moved by a random part of float32's half unit
     (Monte Carlo arithmetic, Parker 1997): the largest difference of a few such runs from one without.

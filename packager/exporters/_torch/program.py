@@ -2,7 +2,7 @@
 """Torch programs to ONNX, for every exporter whose source is a torch module. Runs in the worker only.
 
 Capture and conversion are two calls, not the one of `torch.onnx.export(module)`: that one retries with other
-strategies and silently refines the dynamic dimensions it was asked for.
+strategies and silently refines the dynamic dimensions it was given.
 """
 
 from __future__ import annotations
@@ -144,11 +144,11 @@ class Traced:
         return lambda feeds: precision.run_doubled(torch(), partial(self._answer, module), feeds)
 
     def gaps(self, feeds: Feeds, output: int, expected: Any, got: Any) -> Any:
-        """Say of places and labels whether the source was undecided, as `exporters.gaps_of` asks."""
+        """Say of places and labels whether the source was undecided, as `exporters.gaps_of` requires."""
         return None if expected.dtype.kind == "f" else precision.gaps(self.exact(), feeds, output, got)
 
     def rounding(self, feeds: Feeds, output: int) -> float | None:
-        """Return how far rounding by itself moves an output, as `exporters.rounding_of` asks."""
+        """Return how far rounding by itself moves an output, as `exporters.rounding_of` requires."""
         return precision.rounding(torch(), self.exact(), feeds, output)
 
     def work(self) -> Callable[[Mapping[str, int]], float | None] | None:
@@ -295,7 +295,7 @@ def arrays(result: object) -> Arrays:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep torch's warnings out of the log: they name absolute paths and bury the one line that matters."""
+    """Keep torch's warnings out of the log: they name absolute paths and hide the line that matters."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "torch._export", "torch.fx")]
     levels = [logger.level for logger in loggers]
     try:
@@ -327,7 +327,7 @@ _OPERATOR = re.compile(r"No (?:decompositions|ONNX function)[^<]*<OpOverload\(op
 def explain(error: BaseException, verb: str, program: Any = None) -> StepError:
     """Say in one sentence what could not be exported and where; `program` is what was being converted."""
     text = "\n".join(f"{type(link).__name__}: {link}" for link in _chain(error))
-    if "can't allocate memory" in text:  # torch has no class of its own for it
+    if "can't allocate memory" in text:  # torch has no separate class for it
         raise MemoryError from error
     where = _where(text)
     operator = _OPERATOR.search(text)

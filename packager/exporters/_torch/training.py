@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Find what only training does in a captured program: it would answer differently every time, or by its neighbours.
 
-`model.eval()` before the capture is what removes it; afterwards nothing can tell whether it was meant.
+`model.eval()` before the capture is what removes it; afterwards it is unknown whether it was intended.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ def _described(numpy: Any, names: Sequence[str], side: Arrays) -> Any:
 
 
 def _pairs(numpy: Any, expected: Any, got: Any) -> Any:
-    """Return for every expected detection the index of its own in `got`, each used once, the surest first."""
+    """Return for every expected detection the index of its match in `got`, each used once, the surest first."""
     distance = abs(expected[:, None] - got[None]).max(-1)
     order = numpy.arange(len(expected))
     if (distance.diagonal() <= distance.min(1)).all():

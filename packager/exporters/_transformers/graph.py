@@ -145,7 +145,7 @@ def _observed(interface: Interface, answer: Answer) -> Settled:
     names = tuple(runs[0][1])
     if not names or tuple(runs[1][1]) != names:
         raise StepError(
-            "the model returns no tensors of its own, or others for short inputs than for long ones", hint=LOG_AS_PT2
+            "the model returns no own tensors, or others for short inputs than for long ones", hint=LOG_AS_PT2
         )
     mask = next((port for port in interface.inputs if port.name == "attention_mask"), None)
     axis = mask.shape[1] if mask and isinstance(mask.shape[-1], str) else None

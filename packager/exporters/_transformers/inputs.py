@@ -156,7 +156,7 @@ def _vocabulary(subject: Subject) -> int:
         return _CODE_POINTS
     try:
         return int(subject.model.get_input_embeddings().num_embeddings)
-    except (AttributeError, NotImplementedError):  # two towers have no embeddings of their own
+    except (AttributeError, NotImplementedError):  # two towers have no own embeddings
         return int(subject.text.vocab_size)
 
 
@@ -171,7 +171,7 @@ def _long_axis(subject: Subject) -> str:
 
 def _types(subject: Subject, name: str) -> Port:
     if hasattr(subject.text, "type_vocab_sizes"):
-        raise TypeError("several types per token, each with a table of its own")
+        raise TypeError("several types per token, each with its own table")
     return Port(name, "int64", (BATCH, SEQUENCE), (0, max(getattr(subject.text, "type_vocab_size", 1) - 1, 0)))
 
 
@@ -251,7 +251,7 @@ def _limits(subject: Subject) -> dict[str, Range]:
 
 
 def _spans(subject: Subject) -> dict[str, Range]:
-    """Return the default ranges of what is longer than text; sound from two frames on, one is a case of its own."""
+    """Return the default ranges of what is longer than text; sound from two frames on, one is a special case."""
     rate = subject.processor.get("sampling_rate") or 16_000
     side = (images.SMALLEST, subject.size.longest)
     return {SAMPLES: (_receptive_field(subject.model.config, 2), 10 * rate), HEIGHT: side, WIDTH: side}

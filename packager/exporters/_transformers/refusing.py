@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Say of what torch has no better words for which architecture fails, and at which line of its own code."""
+"""Name the architecture, and the line of its code, of a failure that torch explains no better."""
 
 from __future__ import annotations
 

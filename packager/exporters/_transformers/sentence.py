@@ -55,7 +55,7 @@ def read_steps(folder: Path) -> list[Step]:
 
 
 def embedding(model: Any, steps: Sequence[Step], prompts: Mapping[str, JSON]) -> tuple[Answer, list[Any]]:
-    """Return the function from token ids to one vector per sentence, and the torch modules with weights of its own."""
+    """Return the function from token ids to one vector per sentence, and the torch modules that hold its weights."""
     built = [_MODULES[step.kind](step, prompts) for step in steps[1:]]
     fixed = uncached(model)
 

@@ -98,7 +98,7 @@ class _Reader:
         self._categories = {int(item["feature_index"]): item for item in categories}
 
     def oblivious(self, stated: Mapping[str, Any]) -> Tree:
-        """Return a tree whose every level asks one question: the last one first, so that leaves keep their order."""
+        """Return a tree with one condition for every level: the last one first, so that leaves keep their order."""
         numpy = importlib.import_module("numpy")
         rules = [self._rule(split) for split in reversed(stated["splits"] or [])]
         depth = len(rules)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Say in one sentence why a set of requirements cannot be installed: who wants what, against whom.
+"""Explain in one sentence why requirements cannot be installed: which two of them contradict each other.
 
 Resolvers explain themselves at length and each in its own words. What they name (a distribution depends on a range) is
-read from their text; what we asked for is known. The first two claims on one distribution that no version can satisfy
+read from their text; the requested ones are known. The first two claims on one distribution that no version can satisfy
 both are the conflict.
 """
 
@@ -21,7 +21,7 @@ from packaging.version import InvalidVersion, Version
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """Somebody wants a range of versions of a distribution. `origin` is fit for a message."""
+    """One requirement: a range of versions of a distribution. `origin` is fit for a message."""
 
     requirement: Requirement
     origin: str
@@ -37,7 +37,7 @@ class Claim:
 
 
 def ours(lines: Iterable[str], origin: str) -> list[Claim]:
-    """Return what we ask for ourselves."""
+    """Return the requirements of this program."""
     return [Claim(Requirement(line), origin, ours=True) for line in lines]
 
 

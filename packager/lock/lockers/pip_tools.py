@@ -2,7 +2,7 @@
 """pip-tools: resolves with pip's own resolver, for the Python and platform that it runs on and no other.
 
 Markers in metadata are evaluated by the running interpreter, so a lock for another one would be wrong: it is refused.
-Hashes are asked of the index once the versions stand; `pip-compile --generate-hashes` would download every file of
+Hashes are read from the index once the versions stand; `pip-compile --generate-hashes` would download every file of
 every platform where the index has no JSON interface.
 """
 

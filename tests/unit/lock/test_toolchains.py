@@ -81,11 +81,11 @@ def test_the_second_choice() -> None:
         (
             "Because scipy==1.7.0 depends on numpy<1.23 and you require numpy>=2",
             (
-                "the packages that the source asks for do not fit together on Python 3.11: `numpy>=2` from the source and "
+                "the packages that the source requires do not fit together on Python 3.11: `numpy>=2` from the source and "
                 "`numpy<1.23` from scipy 1.7.0 contradict each other"
             ),
         ),
-        ("unheard-of words", "the packages that the source asks for do not fit together on Python 3.11"),
+        ("unheard-of words", "the packages that the source requires do not fit together on Python 3.11"),
     ],
 )
 def test_no_solution_is_one_sentence_of_ours(said: str, expected: str) -> None:

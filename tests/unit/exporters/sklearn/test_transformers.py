@@ -474,13 +474,13 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "FunctionTransformer": (lambda: pre.FunctionTransformer(np.cumsum), "calls `cumsum`"),
     "FunctionTransformer with arguments": (lambda: pre.FunctionTransformer(np.log, kw_args={"where": 1}), "kw_args"),
     "SparseCoder": (lambda: decomposition.SparseCoder(X[:4]), "an optimisation per row"),
-    "KernelPCA": (lambda: decomposition.KernelPCA(2, kernel=lambda a, b: a @ b).fit(X), "a kernel of its own"),
+    "KernelPCA": (lambda: decomposition.KernelPCA(2, kernel=lambda a, b: a @ b).fit(X), "a custom kernel"),
     "FeatureAgglomeration": (
         lambda: cluster.FeatureAgglomeration(pooling_func=lambda a, axis: a.max(axis)).fit(X),
         "pools with `<lambda>`",
     ),
     "IterativeImputer": (lambda: impute.IterativeImputer(sample_posterior=True).fit(HOLES_FIT), "at random"),
-    "KNNImputer": (lambda: impute.KNNImputer(weights=lambda away: away).fit(HOLES_FIT), "a function of its own"),
+    "KNNImputer": (lambda: impute.KNNImputer(weights=lambda away: away).fit(HOLES_FIT), "a custom function"),
     "KNNImputer of a grid": (
         lambda: impute.KNNImputer().fit(np.where(HOLES_FIT > 0, 1, HOLES_FIT // 1e9)),
         "equally near",
