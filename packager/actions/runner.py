@@ -29,7 +29,16 @@ from packager.events import Cached, Finished, OnEvent, Started, ignore
 from packager.files import storage_errors
 from packager.sandbox.pinning import numerics
 from packager.sandbox.process import MAX_ANSWER, Outcome
-from packager.sandbox.sandbox import Confinement, Limits, Step, choose, environment, host, of_environment, perform
+from packager.sandbox.sandbox import (
+    Confinement,
+    Limits,
+    Step,
+    choose_confinement,
+    environment,
+    environment_interpreter,
+    host_interpreter,
+    run_confined,
+)
 from packager.store.store import Store
 from packager.types import Action, Blob, Result, Tree
 
@@ -79,7 +88,7 @@ class Runner:
                 return self._noted(action, known)
             self.on_event(Started(label))
             started = time.monotonic()
-            by = None if perform else choose(wanted=self.confined)  # before anything is installed for it
+            by = None if perform else choose_confinement(wanted=self.confined)  # before anything is installed for it
             built = place() if place else None
             result = self._perform(action, by, perform, hashed, built, limits or self.limits)
             self.executed += 1
@@ -205,7 +214,7 @@ class _Work:
         serves: bool = False,
     ) -> Outcome:
         """Run the worker; `channel` leads to another one, which it calls, or which it `serves`."""
-        python = of_environment(self.place, self.scratch / "code") if self.place else host()
+        python = environment_interpreter(self.place, self.scratch / "code") if self.place else host_interpreter()
         variables = environment(self.scratch, numerics(), python.code)
         passed = () if channel is None else (channel,)
         arguments = ("-m", "packager.sandbox.worker", str(self.scratch / "job.json"))
@@ -224,7 +233,7 @@ class _Work:
             with storage_errors(self.scratch):
                 (self.scratch / "job.json").write_bytes(json.dumps(job).encode())
 
-        return perform(step, self.by, living, tell)
+        return run_confined(step, self.by, living, tell)
 
 
 def _together(

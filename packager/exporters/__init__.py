@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The kinds of source that can become a graph, one file each; the file name is the registration.
+"""Exporters: one file for each kind of source that can become a graph; the file name is the registration.
 
 An exporter has two halves. `detect` runs in the main process, sees names and small files only and imports nothing
 heavy. `load` runs in the sandboxed worker, opens the payload and returns a `SourceModel`: the source itself, ready
@@ -201,7 +201,7 @@ class ExportOptions:
         return first, max(taken.near(high), first)
 
 
-def pair(found: Sequence[Port], requested: Sequence[Port], *, ordered: bool = False) -> list[Port | None]:
+def pair_ports(found: Sequence[Port], requested: Sequence[Port], *, ordered: bool = False) -> list[Port | None]:
     """Return for each port of a source the requested one it corresponds to: by name, or the only one for the only one.
 
     By position only where `requested` is `ordered`, as in a signature: the order of a recipe's `inputs` is not part
@@ -277,7 +277,7 @@ def describe(kind: str, source: Path, payload: str, *, seconds: float) -> JSON |
     return cast("JSON", offered(source / payload, seconds=seconds)) if offered else None
 
 
-def settled(source: SourceModel, options: ExportOptions) -> SourceModel:
+def settle_lengths(source: SourceModel, options: ExportOptions) -> SourceModel:
     """Return a source that knows which lengths it takes where the recipe states none; as it is where its kind knows.
 
     A source offers it as `settled(options)`. What it finds follows from the source alone, not from the time it takes.
@@ -297,7 +297,7 @@ def samples_of(source: SourceModel) -> Mapping[str, Any]:
     return {**masks.masks(source), **(offered() if offered else {})}
 
 
-def probed(source: SourceModel, model: Any) -> Interface:
+def bound_integers(source: SourceModel, model: Any) -> Interface:
     """Return the interface with a range for every integer input that the source does not answer everywhere.
 
     `model` is the graph made of the source. A source may offer `exact()`, which opens it in float64 and returns what
@@ -370,7 +370,7 @@ class Coverage(Protocol):
         """Return by what (`leaves`, `classes`, …) how many were `reached`, and how many there are (`of`)."""
 
 
-def plausible(source: SourceModel, feeds: Feeds) -> Feeds:
+def make_plausible(source: SourceModel, feeds: Feeds) -> Feeds:
     """Return drawn inputs as the source's processor could have made them, where it offers that as `plausible(feeds)`.
 
     Shapes and dtypes stay as they are: it puts corners of boxes in order and closes holes in masks of images.
@@ -398,7 +398,7 @@ def leaves_of(source: SourceModel, feeds: Feeds) -> Leaves:
     return cast(Leaves, offered(feeds)) if offered else Leaves()
 
 
-def comparable(leaves: Leaves, feeds: Feeds, expected: Arrays, got: Arrays) -> tuple[Arrays, Arrays]:
+def mask_for_comparison(leaves: Leaves, feeds: Feeds, expected: Arrays, got: Arrays) -> tuple[Arrays, Arrays]:
     """Return both sides as they are to be compared."""
     from packager.exporters._transformers import compared  # it speaks of the arrays above
 

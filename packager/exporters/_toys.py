@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One small model of a family, written by the family's own library: what a locked toolchain is tried on.
+"""Small models, one of each family, written by the family's own library, to try a locked toolchain on.
 
 Runs in the worker, in the environment that is tried. A kind without a row here is tried by its imports alone.
 """

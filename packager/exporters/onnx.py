@@ -20,7 +20,7 @@ from packager import error_causes
 from packager.canonical import JSON
 from packager.edits import Edit, flow
 from packager.errors import StepError, TooNewError
-from packager.exporters import BATCH, Arrays, ExportOptions, Feeds, Interface, Port, pair
+from packager.exporters import BATCH, Arrays, ExportOptions, Feeds, Interface, Port, pair_ports
 from packager.exporters._files import mlflow
 from packager.exporters._interface import described
 from packager.exporters._interface import settled as _settled
@@ -70,7 +70,7 @@ def load(source: Path, payload: str, options: ExportOptions) -> Graph:
     labels = zipmap.strip_zipmaps(model)
     _refuse_foreign_outputs(model)
     ports = _ports(model, options.named)
-    recipe = pair(ports, options.inputs or ())
+    recipe = pair_ports(ports, options.inputs or ())
     named = [_merged(port, request) for port, request in zip(ports, recipe, strict=True)]
     outputs = options.outputs or tuple(rename.apart([port.name for port in named], names))
     if len(outputs) != len(names):

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from packager.errors import StepError
-from packager.exporters import BATCH, Arrays, ExportOptions, Feeds, Interface, Port, Range, pair
+from packager.exporters import BATCH, Arrays, ExportOptions, Feeds, Interface, Port, Range, pair_ports
 from packager.exporters._files import archive, mlflow
 from packager.exporters._torch import cost, precision, rebatch, training
 from packager.exporters._torch import program as _torch
@@ -174,8 +174,8 @@ def _interface(
     axes: _Axes, options: ExportOptions, signature: Sequence[Port]
 ) -> tuple[Interface, dict[str, int | str]]:
     """Bring program, recipe and signature together; also return what each of torch's symbols is to be called."""
-    recipe = pair(axes.inputs, options.inputs or ())
-    stated = pair(axes.inputs, () if options.inputs else signature, ordered=True)
+    recipe = pair_ports(axes.inputs, options.inputs or ())
+    stated = pair_ports(axes.inputs, () if options.inputs else signature, ordered=True)
     symbols: dict[str, int | str] = {}
     ports = []
     for port, request, entry in zip(axes.inputs, recipe, stated, strict=True):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pickled torch modules (`.pth`, `.pt`): opening one runs whatever its author put in, so a recipe must allow it.
+"""Pickled torch modules (`.pth`, `.pt`): opening one runs its author's code, so a recipe must allow it.
 
 TorchScript archives often have these endings too; which it is shows when the file is opened, under the same consent.
 """

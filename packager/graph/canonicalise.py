@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The canonical form of an ONNX graph: the same computation is the same bytes, and nothing of the author's machine.
+"""The canonical form of an ONNX graph: one computation gives one set of bytes, with no trace of the author's machine.
 
 Laws: `canonicalise` is idempotent; `write` of equal protos writes equal files whatever the directory; what `read`
 returns for written files is the proto that was written. Runs in the worker; `onnx` is imported where it is used.

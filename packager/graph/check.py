@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an ONNX graph must be before anything opens it: our own checks, because `onnx.checker` passes files that lie.
+"""Check an ONNX graph before it is opened: `onnx.checker` passes files that contradict themselves.
 
 Read from the wire format, so that nothing is parsed, allocated or executed first; pure but for `check`, which looks at
 files. Refused are operators outside the declared domains, tensors whose sizes contradict their data, external data

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What one run of an ONNX graph costs: multiplications and additions at given lengths, from shapes alone."""
+"""Estimate one run of an ONNX graph: multiplications and additions at given lengths, from shapes alone."""
 
 from __future__ import annotations
 

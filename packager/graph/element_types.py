@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Element types of every value of a graph: ONNX's own inference, and what its schemas say where that stops.
+"""Infer the element types of every value of a graph: ONNX's own inference, and its schemas where that stops.
 
 ONNX has no inference for many operators of `ai.onnx.ml` (Imputer, Scaler, Normalizer …), so everything behind one of
 them has no type. A schema says more: an output has the type of the input that shares its parameter, or the only type

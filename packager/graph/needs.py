@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a runtime must offer to run a graph: operators with their versions and element types, and memory.
+"""Requirements of a graph on a runtime: operators with their versions and element types, and memory.
 
 Runs in the worker, on a graph that `graph` made canonical; `onnx` is imported where it is used. A type
 that neither ONNX's inference nor its schemas state (`elementtypes`) is `?` and never guessed.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rename the values of an ONNX graph. The one mechanism: whatever a caller names an input breaks no graph.
+"""Rename the values of an ONNX graph, so that no name that a caller chooses for an input breaks it.
 
 A value inside that already has a wanted name moves away, in every scope; subgraphs see the names of the graph around
 them unless they define their own; the bodies of functions have their own names and are left alone.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Operators whose 8-bit sums depend on the processor: pure but for `numpy`, on a graph that still has its weights.
+"""Find operators whose 8-bit sums depend on the processor; needs a graph that still has its weights.
 
 Without the dot product of VNNI, ONNX Runtime multiplies 8-bit numbers on x86-64 by an instruction that adds two
 products in 16 bits and stops at their end. Two products of a byte and a weight beyond ±64 do not fit. So a file with

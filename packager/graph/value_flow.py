@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the values of a graph's inputs flow to: as indices into a table of known length, or as lengths and counts."""
+"""Follow the values of a graph's inputs: as indices into a table of known length, or as lengths and counts."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lock what runtimes need to serve: for every runtime, platform and Python the wheels, with hashes and metadata.
+"""Lock the serving dependencies: for every runtime, platform and Python the wheels, with hashes and metadata.
 
 An engine (`packager.lockers`) resolves each platform by itself; pip then reads the metadata of what was chosen, once
 per distribution. The answer depends on what the index holds, and on nothing else of where or when this runs: names,

@@ -21,7 +21,7 @@ from packager.contract import knowledge
 from packager.errors import MissingToolError, PackagerError, SourceError
 from packager.files import digest_of
 from packager.lock import library_ages, origins
-from packager.lock.inspection import can_look, files_of, notes, words
+from packager.lock.inspection import can_inspect, describe_input, describe_span, files_of
 from packager.sandbox.worker import host_version
 from packager.strictyaml import Scalar, Where
 from packager.types import Tree
@@ -52,7 +52,7 @@ def draft(source: str, facts: Mapping[str, JSON] | None = None) -> str:
     """Return the text of a commented `bundle.yaml` for `source`.
 
     `facts` holds what is known already: `name`, `version`, `registry`, and `inputs` and `dynamic` as in a recipe; and
-    what `look` found. Raises UsageError when no source reads `source`.
+    what `inspect_source` found. Raises UsageError when no source reads `source`.
     """
     sources.load_for(source)
     known = facts or {}
@@ -79,7 +79,9 @@ def draft(source: str, facts: Mapping[str, JSON] | None = None) -> str:
 Inside: TypeAlias = "Callable[[Mapping[str, Path], str, str], JSON]"
 
 
-def look(source: str, base: Path, tracking: str | None = None, inside: Inside | None = None) -> dict[str, JSON]:
+def inspect_source(
+    source: str, base: Path, tracking: str | None = None, inside: Inside | None = None
+) -> dict[str, JSON]:
     """Return what the files of a source say, for `draft`; nothing for one that is elsewhere and cannot be looked at.
 
     `inside` opens files of a kind, given with the payload, where that shows more (`packager.lock.inspection`); what it
@@ -103,7 +105,7 @@ def look(source: str, base: Path, tracking: str | None = None, inside: Inside | 
     files = files_of(place)
     kind, payload = exporters.detect_kind(files, lambda path: _head(files[path]))
     return _found(files, kind, payload) | (
-        {"inside": inside(files, kind, payload)} if inside and can_look(kind) else {}
+        {"inside": inside(files, kind, payload)} if inside and can_inspect(kind) else {}
     )
 
 
@@ -190,7 +192,9 @@ def _differs(tools: Iterable[str], origin: origins.Origin) -> str:
             here[name] = host_version(name)
         except MissingToolError:
             return f"`{name}` is not installed here"
-    told = (f"made with {name} {made}, this host has {now}" for name, made, now in origins.differing(origin, here))
+    told = (
+        f"made with {name} {made}, this host has {now}" for name, made, now in origins.version_differences(origin, here)
+    )
     return next(told, "")
 
 
@@ -218,7 +222,7 @@ def name_from(source: str) -> str:
     return "-".join(words)[:63].rstrip("-") or "model"
 
 
-def seen_from(source: str, directory: Path) -> str:
+def relative_source(source: str, directory: Path) -> str:
     """Return a source given relative to the working directory as a recipe in `directory` must write it."""
     path = sources.local_path(source, Path())
     if path is None or path.is_absolute():
@@ -255,11 +259,13 @@ def _promised(inside: JSON) -> str:
     promise, found = inside["promise"], {port["name"]: port for port in inside["inputs"]}
     lines = ["inputs:"]
     for name, spec in promise["inputs"].items():
-        lines.append(_noted(f"  {_scalar(name)}: {_flow(spec)}", notes(found[name])))
+        lines.append(_noted(f"  {_scalar(name)}: {_flow(spec)}", describe_input(found[name])))
     if promise["dynamic"]:
         lines.append("dynamic:")
     for name, bounds in promise["dynamic"].items():
-        lines.append(_noted(f"  {_scalar(name)}: {_flow(_ordered(bounds))}", [words(inside["dimensions"][name])]))
+        lines.append(
+            _noted(f"  {_scalar(name)}: {_flow(_ordered(bounds))}", [describe_span(inside["dimensions"][name])])
+        )
     made = ", ".join(
         f"{port['name']} {port['dtype']}[{', '.join(map(str, port['shape']))}]" for port in inside["outputs"]
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Look into a source before there is a recipe: what it takes and returns, found by opening it in a confined worker.
+"""Inspect a source before there is a recipe: what it takes and returns, found by opening it in a confined worker.
 
 Only kinds are opened that hold data and whose files say too little of themselves; nothing of an author's code runs.
 """
@@ -23,13 +23,13 @@ SECONDS = 60  # that a model is run for
 LIMITS = Limits(memory=8 << 30, seconds=4 * SECONDS)
 
 
-def can_look(kind: str) -> bool:
+def can_inspect(kind: str) -> bool:
     """Say whether sources of a kind are opened before there is a recipe."""
     module = exporters.exporter(kind)
     return not module.EXECUTES and hasattr(module, "describe")
 
 
-def look(files: Mapping[str, Path], kind: str, payload: str, runner: Runner) -> JSON:
+def run_look(files: Mapping[str, Path], kind: str, payload: str, runner: Runner) -> JSON:
     """Return what `steps.look` finds in a source of these files. Raises StepError, MissingToolError."""
     blobs = {}
     for path, file in files.items():
@@ -70,7 +70,7 @@ def inspect(files: Mapping[str, Path], runner: Runner) -> tuple[str, str, JSON]:
             f"`{payload}` runs its author's code when it is opened",
             hint="write a recipe with `packager init`; `build` opens it in the sandbox when the recipe allows that",
         )
-    return kind, payload, look(files, kind, payload, runner)
+    return kind, payload, run_look(files, kind, payload, runner)
 
 
 # -- what was found, for people
@@ -79,7 +79,7 @@ def inspect(files: Mapping[str, Path], runner: Runner) -> tuple[str, str, JSON]:
 def lines(found: JSON) -> list[str]:
     """Return inputs, dimensions and outputs as a table of text."""
     rows = [f"  input   {port['name']}: {_tensor(port)}{_about(port)}" for port in found["inputs"]]
-    rows += [f"  axis    {name}: {words(span)}" for name, span in found["dimensions"].items()]
+    rows += [f"  axis    {name}: {describe_span(span)}" for name, span in found["dimensions"].items()]
     rows += [f"  axis    {name}: {length} ran, no other did" for name, length in found.get("fixed", {}).items()]
     rows += [f"  output  {port['name']}: {_tensor(port)}" for port in found["outputs"]]
     if "failed" in found:
@@ -92,10 +92,10 @@ def _tensor(port: JSON) -> str:
 
 
 def _about(port: JSON) -> str:
-    return "".join(f"  ({note})" for note in notes(port))
+    return "".join(f"  ({note})" for note in describe_input(port))
 
 
-def notes(port: JSON) -> Iterator[str]:
+def describe_input(port: JSON) -> Iterator[str]:
     """Yield what is worth saying of an input: the values that ran, and the output that feeds it."""
     if "values" in port:
         others = (
@@ -108,7 +108,7 @@ def notes(port: JSON) -> Iterator[str]:
         yield f"state: output `{port['state']}` is its next value"
 
 
-def words(span: JSON) -> str:
+def describe_span(span: JSON) -> str:
     """Return in one line which lengths of an axis ran."""
     beyond = "longer ones fail" if span["limited"] else "longer ones were not tried"
     beyond += "; with other values of single numbers others run, too" if span.get("varies") else ""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the age of a library says about the packages around it, where its own metadata does not.
+"""Bounds on packages that follow from the age of a library, where its own metadata states none.
 
 Metadata is written before what comes later is known: an old release that names no upper bound is installed with a numpy
 that it was not compiled against. Every row was seen to fail without its bound; a trial (`steps.trial`) finds the rest.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Recipe to lock: the only step that resolves mutable names, and the only one of a build that may need the network."""
+"""Lock a recipe: the only step that resolves mutable names, and the only one of a build that may need the network."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from packager.lock import library_ages, lockers, origins, toolchains
 from packager.lock.lock import Environment, Level, Lock
 from packager.recipe.fields import PRECISIONS
 from packager.recipe.recipe import Recipe, RunsOn, no_tolerance
-from packager.sandbox.sandbox import choose
+from packager.sandbox.sandbox import choose_confinement
 from packager.sandbox.worker import host_version
 from packager.sources import Pin, Settings
 from packager.store.file_digests import Memo
@@ -296,13 +296,13 @@ def _environment(
         return None
     module = plugins.load("exporters", exporter)
     if origin.aside and module.EXECUTES:  # data needs its own library only, whose version it says itself
-        raise origins.refused(origin)
+        raise origins.refusal_of(origin)
     failed: list[str] = []
-    for known in origins.choices(origin, getattr(module, "READS_OLDER", ())):
+    for known in origins.candidate_origins(origin, getattr(module, "READS_OLDER", ())):
         wanted = dict.fromkeys(
             (*module.TOOLCHAIN, *tools_of(recipe, exporter, known))
         )  # the family's own library first
-        lines = origins.needs(wanted, known, more=module.EXECUTES)
+        lines = origins.requirements_for(wanted, known, more=module.EXECUTES)
         python, builds = _python(known, code=module.EXECUTES), getattr(module, "BUILDS", ())
         try:
             found = toolchains.resolve(lines, python, builds, context.environment, runner.on_event)
@@ -350,7 +350,9 @@ def _try_toolchain(
         "ir": reads.ir,
         "environment": canonical.sha256(environment.requirements.encode()),
     }
-    choose(wanted=runner.confined)  # says what is missing to confine anything, which is no fault of the environment
+    choose_confinement(
+        wanted=runner.confined
+    )  # says what is missing to confine anything, which is no fault of the environment
     builds = getattr(module, "BUILDS", ())
     try:
         runner(
@@ -396,7 +398,7 @@ def _toolchain(
 
 def _compare(found: Mapping[str, str], origin: origins.Origin, on_event: OnEvent) -> None:
     """Warn of a library of another version than the source was made with: its results there may be others."""
-    for name, exact, here in origins.differing(origin, found):
+    for name, exact, here in origins.version_differences(origin, found):
         message = f"the source was made with {name} {exact}, this host has {here} and may read it differently"
         unbuilt = library_ages.unbuilt({name: f"=={exact}"}, origin.python or found["python"])
         remedy = "" if unbuilt else "; `toolchain: locked` in the recipe exports with its own version"

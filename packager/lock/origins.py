@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a source says it was made with: a Python, and versions of packages. Read from names and bytes, nothing is run.
+"""Read what a source was made with: a Python, and versions of packages. From names and bytes; nothing is run.
 
 MLflow writes `requirements.txt` and `python_env.yaml` beside a model, and the library's version into `MLmodel`; bare
 files name the version of their library somewhere inside. What is read here was written by the author of the model, so
@@ -194,7 +194,7 @@ def _requirements(lines: Iterable[tuple[str, bool]], aside: list[str]) -> dict[s
     return {name: spec for name, spec in found.items() if name not in _NEVER}
 
 
-def refused(origin: Origin) -> SourceError:
+def refusal_of(origin: Origin) -> SourceError:
     """Return the error for a source whose own code may need what its requirements do not name by version."""
     return SourceError(
         f"`requirements.txt` of the source holds `{origin.aside[0]:.80}`, which is no release of a package",
@@ -244,7 +244,7 @@ def _member(data: bytes, name: str) -> bytes:
         return b""  # the worker will say what is wrong with it
 
 
-def differing(origin: Origin, found: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
+def version_differences(origin: Origin, found: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
     """Yield each library that the source was made with in another minor version than `found` has: name, its version
     there, its version here.
     """
@@ -255,7 +255,7 @@ def differing(origin: Origin, found: Mapping[str, str]) -> Iterator[tuple[str, s
             yield name, exact, found[name]
 
 
-def needs(tools: Collection[str], origin: Origin, *, more: bool) -> list[str]:
+def requirements_for(tools: Collection[str], origin: Origin, *, more: bool) -> list[str]:
     """Return the PEP 508 lines of an environment that holds `tools`: the source's versions of its own libraries, and
     ours for the rest. With `more` everything else the source requires comes along: a pickle may need it.
 
@@ -274,7 +274,7 @@ def needs(tools: Collection[str], origin: Origin, *, more: bool) -> list[str]:
     return [f"{name if name in whole else _wheel(name, spec)}{spec}" for name, spec in lines.items()]
 
 
-def choices(origin: Origin, reads_older: Collection[str]) -> Iterator[Origin]:
+def candidate_origins(origin: Origin, reads_older: Collection[str]) -> Iterator[Origin]:
     """Yield what to lock instead of `origin` where that has no solution or does not work, after `origin` itself.
 
     A library that promises to read its older files may be a later one; for any other, the packages around it may be

@@ -128,7 +128,7 @@ def prepare(
     root = store.root / TOOLCHAINS
     options = ["--require-hashes", "--no-deps", *_sources(builds)]
     python = find(environment.python)
-    store.hold_environment(environments.place(rows, python, root).name)
+    store.hold_environment(environments.environment_directory(rows, python, root).name)
     label = f"build the locked toolchain ({len(rows)} packages)"
     program = environments.ensure(rows, python, root, on_event, environment=variables, options=options, label=label)
     return program.parent.parent

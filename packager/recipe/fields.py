@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What each single value of a recipe must look like: a node to a checked string, number or tuple.
+"""Parse the single values of a recipe: a node to a checked string, number or tuple.
 
 The patterns are those of `recipe.schema.json`; a test holds the two together. Every function takes the node that
 stands there and raises UsageError with its line.

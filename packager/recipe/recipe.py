@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The recipe: what a person wrote in `bundle.yaml`, parsed once, completely, into plain records.
+"""The recipe: `bundle.yaml`, parsed once, completely, into plain records.
 
 `name`, `version` and `source` are a complete recipe; all else has a default that is written out in the record, so a
 `Recipe` never holds "not yet known". Everything unknown is an error that names its line: a typo never passes

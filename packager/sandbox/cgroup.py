@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A control group of a step's own: the kernel holds memory and processes of all of it together, at every moment.
+"""A control group for each step: the kernel limits memory and processes of all of it together, at every moment.
 
 That needs the second version of control groups (cgroups(7)) and a part of their tree that is ours: what systemd
 delegates (`systemd-run --user --scope -p Delegate=yes packager build`; its CGROUP_DELEGATION states the rules),
@@ -49,7 +49,7 @@ class Group:
 
 
 @contextlib.contextmanager
-def made(tree: Path, memory: int, processes: int) -> Iterator[Group]:
+def new_group(tree: Path, memory: int, processes: int) -> Iterator[Group]:
     """Make a group below `tree` for one step, and kill and remove it afterwards. `memory` in bytes, 0 for no limit."""
     group = Group(tree / f"{_STEP}{os.getpid()}.{next(_numbers)}")
     group.path.mkdir()
@@ -64,7 +64,7 @@ def made(tree: Path, memory: int, processes: int) -> Iterator[Group]:
 
 
 @functools.cache
-def delegated() -> Path | None:
+def delegated_tree() -> Path | None:
     """Return the directory below which this process may make groups that bound memory and processes, or None."""
     return own_tree(Path("/proc/self/mountinfo"), Path("/proc/self/cgroup"))
 

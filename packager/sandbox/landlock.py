@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Landlock: a second wall around files, signals and sockets, where the kernel has it (5.13; scopes since 6.12).
+"""Landlock: a second guard of files, signals and sockets, where the kernel has it (5.13; scopes since 6.12).
 
 Even a process that broke out of its mount namespace could still only read what it was shown, and write where it
 was to write. Source: linux/landlock.h, docs.kernel.org/userspace-api/landlock.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The first process of a confined step: it gives up every power, starts the program, watches it, and ends with it.
+"""The init process of a confined step: it drops all privileges, starts the program, watches it, and ends with it.
 
 It is started by this Python before anything foreign exists: by bubblewrap as the first process of the new process
 space, else by itself after it made the spaces (`namespaces`). The program that it starts may be the Python of another
@@ -170,7 +170,7 @@ def user_of(slot: int) -> int | None:
     return inside + count - 3 - slot % min(count - 8, 4096) if count > 16 else None
 
 
-def named(user: int | None) -> Sequence[str]:
+def passwd_rows(user: int | None) -> Sequence[str]:
     """Return the rows of `passwd` and `group` that name the user of the step."""
     uid, gid = (user, user) if user is not None else (os.getuid(), os.getgid())
     return f"worker:x:{uid}:{gid}:worker:/nonexistent:/usr/sbin/nologin\n", f"worker:x:{gid}:\n"

@@ -31,7 +31,7 @@ _NEW_USER = 0x10000000
 _NEW = 0x00020000 | 0x40000000 | 0x20000000 | 0x08000000 | 0x04000000 | 0x02000000  # mount net pid ipc uts cgroup
 
 
-def known() -> bool:
+def is_supported() -> bool:
     """Say whether this architecture's numbers are known here."""
     return os.uname().machine in _PIVOT_ROOT
 

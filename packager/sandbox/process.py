@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run a step in a process and take what it says: by pipes, up to a cap, and until everything it started is dead.
+"""Run a step in a process and collect its output: by pipes, up to a cap, until every process of it is dead.
 
 The process gets no file to write its answer or its log to, so there is nothing to follow, to fill or to wait for. What
 is confined reports by a socket which process is the first of its space; through that one the whole step is ended.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Confine the process that opens foreign models: no network, no home directory, no secrets, bounded memory.
+"""Confine the process that opens untrusted models: no network, no home directory, no secrets, bounded memory.
 
 The worker sees a read-only system, the Python it runs on, its inputs, and two directories to write to; nothing else
 of the user exists for it. Bubblewrap makes that view where it works, else this program does (`namespaces`); from there
@@ -76,13 +76,13 @@ class Interpreter:
     code: str = ""
 
 
-def host() -> Interpreter:
+def host_interpreter() -> Interpreter:
     """Return the Python that runs this."""
     places = [sys.prefix, sys.base_prefix, *site.getsitepackages(), *_our_places()]
     return Interpreter(sys.executable, tuple(str(Path(place).resolve()) for place in places))
 
 
-def of_environment(place: Path, code: Path) -> Interpreter:
+def environment_interpreter(place: Path, code: Path) -> Interpreter:
     """Return the Python of a virtual environment that knows nothing of us: our code is linked into `code`."""
     place = place.resolve()  # a link on the way there would not be seen inside
     settings = dict(line.split(" = ", 1) for line in (place / "pyvenv.cfg").read_text().splitlines() if " = " in line)
@@ -164,7 +164,7 @@ NONE = Confinement("none", seccomp=False, user="root" if os.getuid() == 0 else "
 def available() -> Confinement:
     """Return the strongest confinement that works here, found by confining something; NONE if none does."""
     user = "own" if launch.user_of(0) is None else "other"
-    limits = "step" if cgroup.delegated() is None else "cgroup"
+    limits = "step" if cgroup.delegated_tree() is None else "cgroup"
     for level in ("bubblewrap", "namespaces"):
         by = Confinement(level, seccomp.program() is not None, landlock.version() > 0, user, limits)
         if _is_possible(level) and _works(by):
@@ -173,13 +173,13 @@ def available() -> Confinement:
 
 
 def _is_possible(level: str) -> bool:
-    return bubblewrap() is not None if level == "bubblewrap" else namespaces.known()
+    return bubblewrap() is not None if level == "bubblewrap" else namespaces.is_supported()
 
 
 def _works(by: Confinement) -> bool:
     with tempfile.TemporaryDirectory() as scratch:
-        step = Step(Path(scratch), host(), ("-c", "import packager.errors"), Limits(0, 60, 1 << 20, 64))
-        return perform(step, by, set()).code == 0
+        step = Step(Path(scratch), host_interpreter(), ("-c", "import packager.errors"), Limits(0, 60, 1 << 20, 64))
+        return run_confined(step, by, set()).code == 0
 
 
 @functools.cache
@@ -188,7 +188,7 @@ def bubblewrap() -> str | None:
     return shutil.which("bwrap", path=_PREFIX)
 
 
-def choose(*, wanted: bool) -> Confinement:
+def choose_confinement(*, wanted: bool) -> Confinement:
     """Return how workers are confined here; not `wanted`, not at all. Raises StepError where nothing can do it."""
     found = available() if wanted else NONE
     if wanted and found.level == "none":
@@ -221,7 +221,7 @@ class Step:
 _slots = itertools.count(os.getpid() * 64)
 
 
-def perform(
+def run_confined(
     step: Step, by: Confinement, living: set[subprocess.Popen[bytes]], answer: Callable[[int], None] | None = None
 ) -> Outcome:
     """Run a step confined `by`, until nothing of it lives. `answer` is called with the descriptor of the answers."""
@@ -255,10 +255,10 @@ def perform(
             step.passed,
         )
 
-    tree = cgroup.delegated() if by.limits == "cgroup" else None
+    tree = cgroup.delegated_tree() if by.limits == "cgroup" else None
     if tree is None:
         return run()
-    with cgroup.made(tree, step.limits.memory, step.limits.processes) as group:
+    with cgroup.new_group(tree, step.limits.memory, step.limits.processes) as group:
         return group.judge(run(group.entered))
 
 
@@ -292,7 +292,7 @@ def _prepare(scratch: Path, user: int | None) -> None:
     for name in ("out", "home"):
         if user is not None:
             os.chown(scratch / name, user, user)
-    users, groups = launch.named(user)
+    users, groups = launch.passwd_rows(user)
     for name, text in (("passwd", users), ("group", groups), ("hosts", "127.0.0.1 localhost\n::1 localhost\n")):
         (scratch / "etc" / name).write_text(text, "ascii")
         (scratch / "etc" / name).chmod(0o644)
@@ -306,7 +306,7 @@ def _view(step: Step) -> dict[str, object]:
     scratch, limits = step.scratch, step.limits
     java = sorted(str(path) for path in Path("/etc").glob("java*"))
     system = [*_SYSTEM, *java, *(["/sys"] if step.gpu else [])]
-    read = dict.fromkeys([*system, *step.python.places, *host().places[1:2], *_our_places()])
+    read = dict.fromkeys([*system, *step.python.places, *host_interpreter().places[1:2], *_our_places()])
     shown = [(place, place) for place in read]
     shown += [(str(scratch / "etc" / name), f"/etc/{name}") for name in ("passwd", "group", "hosts")]
     shown += [(str(scratch / name), str(scratch / name)) for name in ("in", "code", "job.json")]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all processes of a confined step use together: memory, files in memory, processes, files on the disk.
+"""Sum the resources of all processes of a confined step: memory, files in memory, processes, files on the disk.
 
 The kernel's limits of a process (`setrlimit`) say nothing about the sum of several. The first process of the step sees
 all the others and looks at them every quarter of a second. What is held without being mapped (socket buffers, pipes) is

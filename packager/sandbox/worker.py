@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The process in which a step runs: `python -m packager.sandbox.worker JOB.json`.
+"""The worker: the process in which a step runs, `python -m packager.sandbox.worker JOB.json`.
 
 The job is plain data: an action, where its inputs lie, where its output goes. The answer is one JSON document on a
 descriptor: facts, or an error with a hint. Everything else the step prints ends up in the log, which is shown when it

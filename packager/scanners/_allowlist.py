@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a pickle may import: classes that hold the parts of models, and functions that only put data together.
+"""The list of what a pickle may import: classes that hold parts of models, and functions that only put data together.
 
 Each name was looked at for what it does when an attacker chooses its arguments or its state: to
 be here it must not import, evaluate, write or start anything. A name that is missing is not harmful, it is not known to

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Types of numpy's elements as pickles state them: numpy believes a pickle that an object is a number.
+"""Read numpy's element types in pickles: numpy trusts a pickle that says an object is a number.
 
 The state of a type says whether it holds objects, and how wide it and its fields are. Stated falsely, raw bytes become
 pointers when an array of that type is filled. So a type is only taken as numpy itself would make it.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Take the compression off a file that joblib wrote: zlib, gzip, bz2, lzma, xz or lz4, recognised by the first bytes.
+"""Decompress a file that joblib wrote: zlib, gzip, bz2, lzma, xz or lz4, recognised by the first bytes.
 
 joblib goes on with a second stream after the first one, and its own writers never make one: a file that has more than
 one is refused, so that it cannot be read otherwise than it was scanned.

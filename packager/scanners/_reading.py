@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Read a pickle as joblib and Python read it, with nothing in it brought to life.
+"""Read a pickle as joblib and Python read it, without executing it.
 
 The reader is Python's own, the one that joblib opens files with, so that no second idea of frames, marks or the memo
 can differ from it. What would be imported becomes a `Global`, what would be called a `Made`; both are inert. Whatever

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""fickling: runs a pickle on paper and judges what it would do.
+"""fickling: traces a pickle without running it and judges what it would do.
 
 Its judgements that call every class outside of the standard library unsafe are left out: they refuse each honest model.
 What remains are imports and calls that are dangerous by name, but for the names on our own list, streams that are

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The connection to an MLflow registry: quiet, bounded in time, read-only, with errors in our own words.
+"""The connection to an MLflow registry: quiet, bounded in time, read-only, with our own error messages.
 
 Apart from `mlflow.py` beside it, nothing imports this; the underscore keeps it out of the list of sources.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A bundle, or anyone's ModelPack artifact, as the source of another bundle.
+"""A bundle, or any ModelPack artifact, as the source of another bundle.
 
 `oci://host/name:tag` or `…@sha256:…` in a registry, `oci:PATH` for an OCI layout directory or a `.bundle.tar`. Pinned
 by the digest of the manifest; every blob is hashed while it is copied. Of packager bundles the graph with its weights

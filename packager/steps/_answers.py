@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What each step may answer, in the small part of JSON Schema that `policy.factschema` checks.
+"""Schemas of what each step may answer, in the part of JSON Schema that `policy.factschema` checks.
 
 A step runs beside a model that may have taken it over, so its answer is untrusted: the main process reads nothing
 of one that has another form.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows that are given, not drawn: the recipe's samples, the logged example, and what is critical to the model.
+"""Rows that are given, not drawn: the recipe's samples, the logged example, and rows that are critical to the model.
 
 The inputs of one row belong together, so they are run side by side in batches that the interface allows. None of them
 travels in the bundle: they may be private data.

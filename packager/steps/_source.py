@@ -76,7 +76,7 @@ class Opened:
         return self._work
 
     def plausible(self, feeds: Feeds) -> Feeds:
-        return exporters.plausible(self._model, feeds)
+        return exporters.make_plausible(self._model, feeds)
 
     def unoptimised(self, feeds: Feeds) -> Arrays | None:
         return exporters.unoptimised(self._model, feeds)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tensors between two workers, one of which is not to be believed: frames of a socket, bounded and checked.
+"""Tensors between two workers, one of which is untrusted: frames of a socket, bounded and checked.
 
     4 bytes   length of the header, big-endian
     header    JSON; a mapping stands in it as {"map": …}, a tensor as {"tensor": number, "dtype": …, "shape": […]}, and

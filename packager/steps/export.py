@@ -26,12 +26,12 @@ def run(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JSON]) -> JS
     """Write `model/model.onnx`, its weights and `tokenizer/…`; return the interface and what the graph needs to run."""
     exporter = exporters.exporter(params["kind"])
     options = ExportOptions.from_params(params)
-    source = exporters.settled(exporter.load(inputs["source"], params["payload"], options), options)
+    source = exporters.settle_lengths(exporter.load(inputs["source"], params["payload"], options), options)
     model = canonicalise.canonicalise(source.to_onnx(params["opset"]), opset=params["opset"], ir=params["ir"])
-    accepted = within_reach(source, describe_inputs(exporters.probed(source, model)), options)
+    accepted = shorten_to_measurable(source, describe_inputs(exporters.bound_integers(source, model)), options)
     seen = _outputs.observe(source, accepted, params.get("seed", 0))
-    _outputs.state_outputs(model, seen)
-    accepted |= _outputs.missing(source, accepted, params.get("seed", 0))
+    _outputs.correct_output_shapes(model, seen)
+    accepted |= _outputs.find_missing_inputs(source, accepted, params.get("seed", 0))
     for path, file in source.extra_files().items():
         _copy(file, out / check_path(path))
     saturates = saturation.saturating(model)
@@ -42,13 +42,13 @@ def run(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JSON]) -> JS
     return {**describe(model, accepted, saturates), **about}
 
 
-def within_reach(source: SourceModel, accepted: JSON, options: ExportOptions) -> JSON:
+def shorten_to_measurable(source: SourceModel, accepted: JSON, options: ExportOptions) -> JSON:
     """Return what callers may send, with lengths that are not promised as long as they can be measured.
 
     That follows from shapes and an estimate of the work alone: the same cases are chosen when it is measured.
     """
     samples, work = exporters.samples_of(source), exporters.work_of(source)
-    while shorter := _unpromised(_cases.longest(_cases.cases(accepted, samples, work), accepted), options):
+    while shorter := _unpromised(_cases.shortened_dimensions(_cases.cases(accepted, samples, work), accepted), options):
         found = _cases.spans(accepted)
         for name, high in shorter.items():
             lengths = found[name].lengths

@@ -98,7 +98,7 @@ def _measurable(kind: str, source: Path, payload: str, promise: JSON, domains: J
     opened = exporters.exporter(kind).load(source, payload, options)
     interface = describe_inputs(opened.interface)
     cases = _cases.cases(interface, exporters.samples_of(opened), exporters.work_of(opened))
-    shorter = _cases.longest(cases, interface)
+    shorter = _cases.shortened_dimensions(cases, interface)
     if not shorter:
         return promise
     return _measurable(kind, source, payload, {**promise, "dynamic": _shortened(promise["dynamic"], shorter)}, domains)

@@ -72,7 +72,9 @@ def _measured(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JSON],
     vectors = Vectors(out, interface, drawn)
     measurement = Measurement(interface, source, session)
     for case in drawn:
-        drawn_feeds = _cases.feeds(interface, params.get("ranges") or {}, case, seed, samples, params.get("values"))
+        drawn_feeds = _cases.draw_feeds(
+            interface, params.get("ranges") or {}, case, seed, samples, params.get("values")
+        )
         feeds = source.plausible(drawn_feeds)
         vectors.add(case, feeds, measurement.add(case, feeds))
     vectors.write(drawn, seed)
@@ -81,7 +83,7 @@ def _measured(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JSON],
     kinds = measurement.write_misses(out / MISSES, samples)
     return {
         "cases": measurement.cases,
-        "shortened": _cases.longest(drawn, interface),
+        "shortened": _cases.shortened_dimensions(drawn, interface),
         "kinds": kinds,
         "coverage": source.coverage(),
     }
@@ -130,21 +132,21 @@ class Measurement:
 
     def add(self, case: Case, feeds: Mapping[str, Any]) -> Arrays:
         """Run a case on both sides and record how they differ; return what the source computes."""
-        expected = _cases.attempt("source", case, self.source.run, feeds, self.interface)
+        expected = _cases.run_or_explain("source", case, self.source.run, feeds, self.interface)
         if self.session is not None:
             self._compare(case, feeds, expected, self.session)
         self.source.count(feeds, expected)
         return expected
 
     def _compare(self, case: Case, feeds: Mapping[str, Any], expected: Arrays, session: Session) -> None:
-        got = _cases.attempt("artefact", case, session.run, feeds, self.interface)
+        got = _cases.run_or_explain("artefact", case, session.run, feeds, self.interface)
         names = [port["name"] for port in self.interface["outputs"]]
         if not len(expected) == len(got) == len(names):
             counts = f"{len(expected)} from the source and {len(got)} compiled"
             raise StepError(f"expected {len(names)} outputs, got {counts}")
         leaves, other = self.source.leaves(feeds), self._unoptimised(feeds, expected)
-        plain = exporters.comparable(leaves, feeds, expected, other)[1] if other else [None] * len(names)
-        expected, got = exporters.comparable(leaves, feeds, expected, got)
+        plain = exporters.mask_for_comparison(leaves, feeds, expected, other)[1] if other else [None] * len(names)
+        expected, got = exporters.mask_for_comparison(leaves, feeds, expected, got)
         records: dict[str, JSON] = {}
         for place, (name, left, right) in enumerate(zip(names, expected, got, strict=True)):
             gaps = self.source.gaps(feeds, place, left, right)

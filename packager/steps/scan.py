@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scan: what one scanner says about files of the source, each by itself."""
+"""Scan: the report of one scanner on files of the source, each by itself."""
 
 from __future__ import annotations
 

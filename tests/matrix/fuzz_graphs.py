@@ -254,7 +254,7 @@ def _built(place: Path, out: Path) -> contract.Contract | str:
     def inside(files: Any, kind: str, payload: str) -> Any:
         return look.run({"source": place}, out, {"kind": kind, "payload": payload, "seconds": _SECONDS})
 
-    known = draft.look("net.onnx", place, None, inside)
+    known = draft.inspect_source("net.onnx", place, None, inside)
     parsed = recipes.parse(draft.draft("net.onnx", known), "bundle.yaml", plugins.names("runtimes"))
     params = {"kind": "onnx", "payload": "net.onnx", **LEVEL, **build._export_options(parsed)}
     facts = export.run({"source": place}, out, params)

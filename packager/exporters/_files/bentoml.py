@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a BentoML model directory says about itself: its `model.yaml`, read without BentoML.
+"""Read the `model.yaml` of a BentoML model directory, without BentoML.
 
 BentoML names the payload after its form, not its content (LightGBM's text is `saved_model.ubj`), so the module that
 saved it decides which exporter opens it.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a file is, by its content: endings are what people gave it, and say little (`.sav`, `.model`, `.bin`, `.dat`).
+"""Recognise a file by its content: endings (`.sav`, `.model`, `.bin`, `.dat`) say little.
 
 `sniff` names a form. Some are what an exporter opens, whatever the file is called (`OPENED`); of the others it is known
 what writes them, and what to do about it (`OTHERS`). Nothing is imported, unpacked but for a first block, or parsed.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an MLflow model directory says about itself: its `MLmodel` file, read without MLflow."""
+"""Read the `MLmodel` file of an MLflow model directory, without MLflow."""
 
 from __future__ import annotations
 

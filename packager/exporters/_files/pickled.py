@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Open a pickle in the worker: this runs code of its author, and is reached only when the recipe allows that."""
+"""Open a pickle in the worker: this runs code of its author, and is reached only with consent of the recipe."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Say what a source is that no exporter claims by its names: by content, by flavor, or in one sentence why not."""
+"""Identify a source that no exporter claims by its names: by content, by flavor, or explain why not in one sentence."""
 
 from __future__ import annotations
 

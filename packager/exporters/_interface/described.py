@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Describe what an ONNX file takes and returns: not only what it states, but what it was seen to run.
+"""Describe what an ONNX file takes and returns: what it states, and what it was seen to run.
 
 Free axes get names that a recipe can use and the lengths that ran (`_sizes`); single numbers that choose something (a
 sample rate, a flag) get the values that ran; an output of the same name, type and shape as an input is its next state.

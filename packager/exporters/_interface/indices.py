@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which values of an input index a table of the graph: an embedding has as many rows as there are ids.
+"""Find inputs that index a table of the graph: an embedding has as many rows as there are ids.
 
 The source refuses an id outside, a runtime answers with another row (ONNX counts negative ones from the end) or an
 error by itself. So the range belongs into the contract.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a source makes of integers without a stated range: found by running it, and stated in the interface.
+"""Find the range of integer inputs that have none, by running the source, and state it in the interface.
 
 An integer is a number, an index, a flag or a count, and its type does not say which. Wide values are tried first; where
 the source raises (an index outside its table), gives infinities or NaN, or is lost in its own rounding, the widest

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Flags that hide places: what a source lets them hide, found by running it.
+"""Find what boolean inputs may mask, by running the source.
 
 Nothing in a type says that a tensor of flags is a mask, nor whether True shows a place or hides it. Where every flag by
 itself is answered with finite numbers they are drawn freely. Where a row that hides everything gives NaN, as attention

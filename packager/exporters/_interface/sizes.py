@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Find out, by running a model, which lengths its free axes take: together, each by itself, small and large.
+"""Find the lengths that the free axes of a model take, by running it: together, each by itself, small and large.
 
 What a file says of its axes is a hint at most: one name for two that have nothing to do with each other, two names
 for one batch, `?`, or nothing at all. Lengths are tried within a budget of time, so what was not tried is not known.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What writers share: distances to points, sums that do not overflow, searches, curves.
+"""Numerical building blocks of the writers: distances to points, sums that do not overflow, searches, curves.
 
 Functions keep the accuracy that numpy and scipy have in binary64 where an operator of the same name loses it.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Naive Bayes: joint log likelihoods, and what follows from them for all kinds alike."""
+"""Naive Bayes: joint log likelihoods, and what all kinds derive from them."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Clusterers that say of new rows where they belong: the nearest centre."""
+"""Clusterers that assign new rows: to the nearest centre."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows at which predictors change their mind: by hyperplanes, between centres, at thresholds, on fitted rows.
+"""Rows at which predictors change their answer: by hyperplanes, between centres, at thresholds, on fitted rows.
 
 A graph that is a little off shows it there first, and a row drawn at random seldom comes near. Rows keep a millionth
 off what parts two answers: nearer than rounding, neither answer is the model's.

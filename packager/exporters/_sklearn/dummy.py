@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rules of thumb that look at no column."""
+"""Dummy estimators: their answers depend on no column."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`FunctionTransformer` of nothing, and of numpy's elementwise functions; each column keeps numpy's type."""
+"""`FunctionTransformer` without a function, and with numpy's elementwise ones; each column keeps numpy's type."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Imputers: what is missing is found by column and type, and filled with what fitting left.
+"""Imputers: missing values are found by column and type, and filled with the fitted values.
 
 In a column of text, the empty string stands for a missing value that is `None` or NaN.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What undoes a transformation of a target, and numpy's functions of one number."""
+"""Inverse transformations of a target, and numpy's functions of one number."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Kernels of `sklearn.metrics.pairwise`, and what is a weighted sum of them."""
+"""Kernels of `sklearn.metrics.pairwise`, and models that are weighted sums of them."""
 
 from __future__ import annotations
 

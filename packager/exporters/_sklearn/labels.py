@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Labels inside graphs: what class a column of scores means, of one output or several."""
+"""Labels inside graphs: the class of a column of scores, of one output or several."""
 
 from __future__ import annotations
 

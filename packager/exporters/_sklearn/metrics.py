@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Distances by their names in scikit-learn, from every row to every point of a table.
+"""Distances by scikit-learn's names, from every row to every point of a table.
 
 A tree sums over features one after another, and so does its graph: equal distances are equal in both. Brute force
 computes Euclidean distances by a matrix product, and so does its graph.

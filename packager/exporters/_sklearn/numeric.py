@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What numpy and scipy have and ONNX Runtime has not in binary64: functions, search in sorted values, interpolation."""
+"""Functions of numpy and scipy that ONNX Runtime lacks in binary64, search in sorted values, interpolation."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Transformers that have no ONNX form, each with its reason and the way out."""
+"""Transformers that have no ONNX form, each with its reason and a remedy."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What boosters of all libraries have in common as sources: outputs by name, a graph through the writers, rows."""
+"""Common part of boosters of all libraries as sources: outputs by name, a graph through the writers, rows."""
 
 from __future__ import annotations
 

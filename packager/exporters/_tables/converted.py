@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What graphs of foreign converters lack: the interface's names, types and axes."""
+"""Complete graphs of external converters: the interface's names, types and axes."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much of a model for tables the cases of a measurement exercised: columns, categories, classes, leaves."""
+"""Count how much of a model for tables the cases of a measurement exercise: columns, categories, classes, leaves."""
 
 from __future__ import annotations
 

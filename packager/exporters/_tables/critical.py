@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows on which a model for tables shows what it is: one in every leaf of its trees, and what its family adds.
+"""Rows that exercise a model for tables: one in every leaf of its trees, and what its family adds.
 
 A value alone says little about a tree: a leaf is reached by several at once. So one row is made per leaf, alternately
 on the last value that still goes there and on the first one beyond the other border. Rows are made where an estimator

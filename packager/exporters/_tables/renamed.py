@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Modules of scikit-learn under the names that they had before 0.22, so that older pickles find their classes.
+"""Modules of scikit-learn under their names before 0.22, so that older pickles find their classes.
 
 Most only got an underscore in front. What such a pickle holds is the business of the library's version all the same.
 """

@@ -2,8 +2,8 @@
 """Open `.skops` archives: estimators as JSON and arrays, restored through the constructors of installed classes.
 
 The archive names classes and functions and says how to fill them; skops imports their modules and refuses types that
-are not trusted. The list of trusted types that MLflow records comes from the author of the model, so it is no permission by
-itself: trusted are the names that a pickle may import too, each by itself and never a package. A distribution of
+are not trusted. The list of trusted types that MLflow records comes from the author of the model and is no permission:
+trusted are the names that a pickle may import too, each by itself and never a package. A distribution of
 `scipy.stats` runs text when its state is set.
 
 A class written in C trusts the state it is given: wrong node numbers make a tree read outside its memory. Trees of

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from packager.errors import StepError
-from packager.exporters import BATCH, ExportOptions, Feeds, Port, pair
+from packager.exporters import BATCH, ExportOptions, Feeds, Port, pair_ports
 from packager.exporters._files import mlflow
 
 Layout: TypeAlias = Literal["frame", "matrix", "text"]
@@ -155,7 +155,9 @@ def _text(stated: Port | mlflow.Column | None, options: ExportOptions) -> Table:
 
 def _merged(found: Sequence[Port], options: ExportOptions) -> tuple[Port, ...]:
     """Take ranges, batch lengths and other number types from the recipe where they do not contradict the model."""
-    return tuple(_merge(port, request) for port, request in zip(found, pair(found, options.inputs or ()), strict=True))
+    return tuple(
+        _merge(port, request) for port, request in zip(found, pair_ports(found, options.inputs or ()), strict=True)
+    )
 
 
 def _merge(port: Port, request: Port | None) -> Port:

@@ -17,7 +17,7 @@ from typing import Any
 
 from packager import error_causes
 from packager.errors import MissingToolError, StepError
-from packager.exporters import BATCH, Arrays, ExportOptions, Feeds, Interface, Port, pair
+from packager.exporters import BATCH, Arrays, ExportOptions, Feeds, Interface, Port, pair_ports
 from packager.exporters._interface import indices
 from packager.exporters._tensorflow import graph
 
@@ -142,7 +142,9 @@ def port(name: str, spec: Any) -> Port:
 
 def merged(found: Sequence[Port], options: ExportOptions) -> list[Port]:
     """Return the inputs as the recipe states them. Raises StepError where it contradicts the source."""
-    return [_merged(port, request) for port, request in zip(found, pair(found, options.inputs or ()), strict=True)]
+    return [
+        _merged(port, request) for port, request in zip(found, pair_ports(found, options.inputs or ()), strict=True)
+    ]
 
 
 def _merged(found: Port, request: Port | None) -> Port:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finish a graph that `tf2onnx` wrote: operators it leaves as TensorFlow's, names and axes of the interface."""
+"""Finish a graph that `tf2onnx` wrote: operators left as TensorFlow's, names and axes of the interface."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keras models, opened: their inputs and outputs, and in what words one is refused. Runs in the worker only."""
+"""Open Keras models: their inputs and outputs, and the reasons to refuse one. Runs in the worker only."""
 
 from __future__ import annotations
 

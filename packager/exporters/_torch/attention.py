@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attention of torch's exporter where a row sees nothing: torch answers zeros, a softmax of infinities NaN.
+"""Attention in torch's exporter for fully masked rows: torch answers zeros, a softmax of infinities NaN.
 
 An empty text in a batch is such a row. torch's exporter minds it for masks of flags, not for those of numbers.
 """

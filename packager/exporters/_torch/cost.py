@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What one run of a torch module costs, counted on tensors without data: shapes decide, never the clock."""
+"""Estimate the operations of one run of a torch module, on tensors without data: shapes decide, never the clock."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Open a torch module that brings code: a pickle, or TorchScript. Reached only when the recipe allows that.
+"""Open a torch module that brings code: a pickle, or TorchScript. Reached only with consent of the recipe.
 
 Such a file does not state shapes; they come from the recipe or from MLflow's signature. Code that a pickle needs is
 looked for in the source's `code` directory, where MLflow puts `code_paths`.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Torch models brought to another floating type: halves to float32, and float32 to float64 to see what rounding does.
+"""Convert torch models to another floating type: halves to float32, and float32 to float64 to measure rounding.
 
 CPUs have few kernels for halves, and none that agree. Every bfloat16 or float16 number is a float32 number, so the
 weights lose nothing, and the source itself answers in float32 as the graph does: it is the same model with less

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Find what only training does in a captured program: it would answer differently every time, or by its neighbours.
+"""Find operators of training in a captured program: their answers differ from run to run, or depend on other rows.
 
 `model.eval()` before the capture is what removes it; afterwards it is unknown whether it was intended.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What of two answers of a model is compared: not what stands at padding, nor the order of what was detected."""
+"""Select what of two answers is compared: not padding, nor the order of detections."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What lies beside the weights: the tokenizer's and the processor's files, and which inputs they make."""
+"""Files beside the weights: the tokenizer's and the processor's, and the inputs they make."""
 
 from __future__ import annotations
 

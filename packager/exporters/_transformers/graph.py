@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Find out, by running it, which lengths a model takes and what it returns; make it a source that can be traced."""
+"""Find, by running it, the lengths a model takes and what it returns; make it a source that can be traced."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Engines that resolve dependencies: one file each, all with the same answer to the same request.
+"""Engines that resolve dependencies: one file each, all with the same interface.
 
 An engine gets a request about one platform and returns one wheel for every distribution that is needed there. It
 never builds anything: a distribution without a wheel is an answer "no". `EXTRA` is the extra that installs it.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""pip as the reader of indexes: which file of a pin installs on a platform, what its metadata says, and the file.
+"""pip as the reader of indexes: the file of a pin for a platform, its metadata, and its bytes.
 
 Nothing is built or run: `--only-binary :all:` and `--no-deps` leave only the choice of a file and its download. Where
 the index serves metadata beside the wheels (PEP 658), no wheel is downloaded to read it.

@@ -21,7 +21,7 @@ from packager.errors import StepError
 from packager.exporters import ExportOptions
 from packager.exporters import onnx as exporter
 from packager.exporters._interface.described import describe
-from packager.lock.inspection import notes
+from packager.lock.inspection import describe_input
 from packager.recipe.lengths import Lengths
 from packager.server.errors import RequestError
 from packager.steps import export, look, measure
@@ -155,7 +155,7 @@ def test_a_rate_that_takes_other_lengths_is_listed_beside_one_that_stands_for_th
     sr = found["inputs"][1]
     assert (sr["values"], sr["alike"]) == ([8000, 16000], True)
     assert found["dimensions"]["length"]["low"] == 9 and found["dimensions"]["length"]["varies"]
-    assert "16000; each takes other lengths" in next(notes(sr))
+    assert "16000; each takes other lengths" in next(describe_input(sr))
 
 
 def test_a_number_that_is_no_rate_is_told_by_the_smallest(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def source(folder: Path, module: nn.Module, *given: torch.Tensor) -> Any:
 
 
 def ranges(model: Any) -> list[Any]:
-    return [port.range for port in exporters.probed(model, model.to_onnx(18)).inputs]
+    return [port.range for port in exporters.bound_integers(model, model.to_onnx(18)).inputs]
 
 
 IDS = torch.ones(3, 5, dtype=torch.int64)

@@ -387,5 +387,5 @@ def test_a_detection_that_is_elsewhere_stays_a_difference() -> None:
 
 def test_a_source_without_a_say_is_compared_as_it_is() -> None:
     left, right = [np.zeros(2)], [np.ones(2)]
-    assert exporters.comparable(exporters.leaves_of(object(), {}), {}, left, right) == (left, right)  # type: ignore[arg-type]
-    assert exporters.plausible(object(), {"x": left[0]}) == {"x": left[0]}  # type: ignore[arg-type]
+    assert exporters.mask_for_comparison(exporters.leaves_of(object(), {}), {}, left, right) == (left, right)  # type: ignore[arg-type]
+    assert exporters.make_plausible(object(), {"x": left[0]}) == {"x": left[0]}  # type: ignore[arg-type]

@@ -14,7 +14,7 @@ TOOLS = ("scikit-learn", "skl2onnx", "onnx", "numpy", "scipy")
 
 
 def lines(origin: Origin, tools: tuple[str, ...] = TOOLS, *, more: bool = True) -> dict[str, SpecifierSet]:
-    found = [Requirement(line) for line in origins.needs(tools, origin, more=more)]
+    found = [Requirement(line) for line in origins.requirements_for(tools, origin, more=more)]
     assert next(item.name for item in found if item.name in tools) == tools[0], "the first gets its newest version"
     return {item.name: item.specifier for item in found}
 
@@ -47,20 +47,24 @@ def test_a_current_library_and_the_sources_own_word_are_left_alone() -> None:
 
 
 def test_files_of_keras_2_take_the_tensorflow_that_their_reader_asks_for() -> None:
-    found = origins.needs(("tf-keras", "tensorflow", "onnx"), Origin(None, {}), more=False)
+    found = origins.requirements_for(("tf-keras", "tensorflow", "onnx"), Origin(None, {}), more=False)
     assert found[0].startswith("tf-keras") and found[1].startswith("tensorflow>=")
 
 
 def test_the_second_choice() -> None:
     old = Origin("3.11", {"xgboost": "==1.5.1"})
-    assert [item.packages for item in origins.choices(old, ("xgboost",))] == [
+    assert [item.packages for item in origins.candidate_origins(old, ("xgboost",))] == [
         {"xgboost": "==1.5.1"},
         {"xgboost": ">=1.5.1"},
     ]
     pickled = Origin("3.11", {"scikit-learn": "==1.2.2"})
-    assert [item.packages.get("numpy") for item in origins.choices(pickled, ())] == [None, "<2"]
+    assert [item.packages.get("numpy") for item in origins.candidate_origins(pickled, ())] == [None, "<2"]
     told = Origin("3.11", {"scikit-learn": "==1.2.2", "numpy": "==2.1.0"})
-    assert len(list(origins.choices(told, ()))) == len(list(origins.choices(Origin(None, {}), ("keras",)))) == 1
+    assert (
+        len(list(origins.candidate_origins(told, ())))
+        == len(list(origins.candidate_origins(Origin(None, {}), ("keras",))))
+        == 1
+    )
 
 
 @pytest.mark.parametrize(

@@ -200,7 +200,7 @@ def test_what_names_no_release_is_set_aside(line: str) -> None:
     found = origin(f"numpy==2.4.6\n{line}\n")
     assert found.packages["numpy"] == "==2.4.6"
     assert len(found.aside) == 1
-    error = origins.refused(found)
+    error = origins.refusal_of(found)
     assert "s3cret" not in error.message
     assert "toolchain: host" in str(error.hint)
 

@@ -137,7 +137,7 @@ def kernels_own() -> Iterator[Path]:
 def test_a_step_enters_its_group_and_nothing_in_it_outlives_it(kernels_own: Path) -> None:
     """What a step left behind in a session of its own dies with the group."""
     script = "setsid sleep 600 >/dev/null 2>&1 & cat /proc/self/cgroup"
-    with cgroup.made(kernels_own, 1 << 30, 100) as group:
+    with cgroup.new_group(kernels_own, 1 << 30, 100) as group:
         line = group.entered(["/bin/sh", "-c", script])
         said = subprocess.run(line, capture_output=True, text=True, timeout=60, check=True).stdout
         assert f"{kernels_own.name}/{group.path.name}" in said

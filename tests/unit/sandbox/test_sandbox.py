@@ -174,12 +174,12 @@ def test_the_kernel_refuses_every_call_that_is_not_on_the_list(tmp_path: Path, b
     others = [number for number in range(600) if number not in (*listed, *probes)]
     step = Step(
         tmp_path,
-        sandbox.host(),
+        sandbox.host_interpreter(),
         ("-c", REFUSED, json.dumps(others)),
         Limits(1 << 32, 60),
         sandbox.environment(tmp_path, {}),
     )
-    done = sandbox.perform(step, by, set())
+    done = sandbox.run_confined(step, by, set())
     assert done.code == 0, done.log
     said = json.loads(done.log)
     assert said["refused"] == {str(number): "ENOSYS" if number >= 449 else "EPERM" for number in others}
@@ -261,9 +261,13 @@ def test_both_ways_leave_a_worker_the_same(tmp_path: Path, by: Confinement, land
     secret.write_text("x")
     scratch.mkdir()
     step = Step(
-        scratch, sandbox.host(), ("-c", ATTEMPTS, str(secret)), Limits(1 << 32, 60), sandbox.environment(scratch, {})
+        scratch,
+        sandbox.host_interpreter(),
+        ("-c", ATTEMPTS, str(secret)),
+        Limits(1 << 32, 60),
+        sandbox.environment(scratch, {}),
     )
-    done = sandbox.perform(step, replace(by, landlock=landlock), set())
+    done = sandbox.run_confined(step, replace(by, landlock=landlock), set())
     assert done.code == 0, done.log
     expected = dict(EXPECTED)
     if not landlock:
@@ -323,10 +327,10 @@ def test_of_several_workers_the_weakest_counts() -> None:
 
 
 def test_not_wanting_it_is_the_only_way_without() -> None:
-    assert sandbox.choose(wanted=False) == NONE
+    assert sandbox.choose_confinement(wanted=False) == NONE
     if sandbox.available() != NONE:
-        assert sandbox.choose(wanted=True) == sandbox.available()
+        assert sandbox.choose_confinement(wanted=True) == sandbox.available()
 
 
 def test_this_python_is_shown_to_workers() -> None:
-    assert str(Path(sys.prefix).resolve()) in sandbox.host().places
+    assert str(Path(sys.prefix).resolve()) in sandbox.host_interpreter().places

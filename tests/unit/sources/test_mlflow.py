@@ -77,7 +77,7 @@ def test_a_pickled_model_is_fetched_without_being_opened(registry: Registry, tmp
 def test_a_draft_for_a_registered_model_asks_for_consent_where_it_is_needed(
     version: str, asks: bool, registry: Registry
 ) -> None:
-    found = draft.look(f"models:/digits/{version}", registry.base, "sqlite:///mlflow.db")
+    found = draft.inspect_source(f"models:/digits/{version}", registry.base, "sqlite:///mlflow.db")
     assert ("executes" in found) is asks
     assert ("\nallow-pickle: false " in draft.draft(f"models:/digits/{version}", found)) is asks
 
