@@ -70,13 +70,13 @@ class Runner:
         *,
         perform: Callable[[Path], canonical.JSON] | None = None,
         hashed: Mapping[str, Blob] | None = None,
-        place: Callable[[], Path] | None = None,
+        virtualenv: Callable[[], Path] | None = None,
         limits: Limits | None = None,
     ) -> Result:
         """Return the result of `action`, from memory if it is known.
 
-        `perform` does it in this process; what it hashed while writing, it may leave in `hashed`. `place` gives the
-        virtual environment to run in, built only if something runs; None is this Python. `limits` are other ones
+        `perform` does it in this process; what it hashed while writing, it may leave in `hashed`. `virtualenv` returns
+        the virtual environment to run in, built only if something runs; None is this Python. `limits` are other ones
         than those of this runner.
         """
         if known := self._recalled(action, perform is None):
@@ -89,7 +89,7 @@ class Runner:
             self.on_event(Started(label))
             started = time.monotonic()
             by = None if perform else choose_confinement(wanted=self.confined)  # before anything is installed for it
-            built = place() if place else None
+            built = virtualenv() if virtualenv else None
             result = self._perform(action, by, perform, hashed, built, limits or self.limits)
             self.executed += 1
             self.on_event(Finished(label, time.monotonic() - started))
@@ -115,7 +115,7 @@ class Runner:
         by: Confinement | None,
         perform: Callable[[Path], canonical.JSON] | None,
         hashed: Mapping[str, Blob] | None,
-        place: Path | None,
+        virtualenv: Path | None,
         limits: Limits,
     ) -> Result:
         with self.store.scratch() as scratch:
@@ -125,7 +125,7 @@ class Runner:
                 facts = perform(out) if perform else None
                 return Result(self.store.ingest(out, hashed).digest, facts)
             with _directory(out) as handle:  # what this names then may be something else later
-                facts = execute(self.store, action, scratch, limits, by, living=self._workers, place=place)
+                facts = execute(self.store, action, scratch, limits, by, living=self._workers, virtualenv=virtualenv)
                 return Result(_taken(self.store, handle, action.step).digest, facts, confinement=by.to_json())
 
     def each(self, function: Callable[[Item], Value], items: Iterable[Item]) -> list[Value]:
@@ -165,18 +165,18 @@ def execute(
     by: Confinement,
     *,
     living: set[subprocess.Popen[bytes]] | None = None,
-    place: Path | None = None,
+    virtualenv: Path | None = None,
 ) -> canonical.JSON:
     """Perform one action in a separate process, confined `by`; its files are left in `scratch/out`.
 
     A top-level function of plain data, so that a local process and a remote worker can call the same one; `living`
-    is where the process is listed while it lives, `place` the virtual environment it runs in (None: this Python).
+    is where the process is listed while it lives, `virtualenv` the virtual environment it runs in (None: this Python).
     Raises StepError with the step's message, or with the tail of its log when it died.
     """
     inputs = {role: store.checkout(store.tree(digest), scratch / "in" / role) for role, digest in action.inputs.items()}
     gpu = bool(action.params.get("gpu"))
     bounds = replace(limits, memory=0) if gpu else limits  # CUDA reserves room for all memory of GPUs and host
-    work = _Work(action, scratch, by, place)
+    work = _Work(action, scratch, by, virtualenv)
     listed = set() if living is None else living
     if action.step not in APART:
         return _facts(action.step, work.perform(inputs, bounds, listed, gpu=gpu), limits, filtered=by.seccomp)
@@ -201,7 +201,7 @@ class _Work:
     action: Action
     scratch: Path
     by: Confinement
-    place: Path | None
+    virtualenv: Path | None
 
     def perform(
         self,
@@ -214,7 +214,9 @@ class _Work:
         serves: bool = False,
     ) -> Outcome:
         """Run the worker; `channel` leads to another one, which it calls, or which it `serves`."""
-        python = environment_interpreter(self.place, self.scratch / "code") if self.place else host_interpreter()
+        python = (
+            environment_interpreter(self.virtualenv, self.scratch / "code") if self.virtualenv else host_interpreter()
+        )
         variables = environment(self.scratch, numerics(), python.code)
         passed = () if channel is None else (channel,)
         arguments = ("-m", "packager.sandbox.worker", str(self.scratch / "job.json"))

@@ -148,7 +148,7 @@ def assemble(recipe: Recipe, lock: Lock, source: str, runner: Runner, here: lock
     runner.on_event(Note(locking.explain_level(recipe, lock.level)))
     environment = locking.toolchain_environment(lock, runner, here)
     try:
-        graph = runner(_export(recipe, lock, source), f"export {recipe.name}", place=environment)
+        graph = runner(_export(recipe, lock, source), f"export {recipe.name}", virtualenv=environment)
     except TooNewError as error:
         raise locking.explain_unsupported_operator(recipe, error) from error
     for locale in preflight.locales(graph.facts["graph"]):
@@ -224,7 +224,7 @@ def _artefact(recipe: Recipe, lock: Lock, place: Place, target: Target) -> Artef
     reason = runtime.unmeasurable(target.device)
     label = f"measure {target.name}" if reason is None else "reference vectors"
     action = _measure(recipe, lock, place, target, compiled if reason is None else None)
-    measured = place.runner(action, label, place=place.environment)
+    measured = place.runner(action, label, virtualenv=place.environment)
     if compiled.path == GRAPH and compiled.tree.digest == place.graph.tree:
         return Artefact(target, Tree(), GRAPH, compiled.about, measured, reason)
     prefix = f"targets/{target.name}"
@@ -245,7 +245,7 @@ def _compiled(recipe: Recipe, lock: Lock, place: Place, target: Target, runtime:
             edits=_without(recipe, target),
         )
     action, files = _compile(recipe, lock, place, target, runtime)
-    made = place.runner(action, f"compile {target.name}", place=place.environment)
+    made = place.runner(action, f"compile {target.name}", virtualenv=place.environment)
     about = {**made.facts["artefact"], **files, "toolchain": {**action.toolchain}}
     return Compiled(store.tree(made.tree), made.facts["path"], about, made.facts.get("graph"))
 

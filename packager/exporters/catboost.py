@@ -14,7 +14,7 @@ from typing import Any
 
 from packager.exporters import Arrays, ExportOptions
 from packager.exporters._files import mlflow
-from packager.exporters._sklearn import both_sides, place_above, place_of_largest, write_labels
+from packager.exporters._sklearn import both_sides, position_above, position_of_largest, write_labels
 from packager.exporters._sklearn.builder import Builder, Frame, Value
 from packager.exporters._tables import boosting
 from packager.exporters._tables import table as _table
@@ -115,7 +115,7 @@ def _fitting_class(loss: str) -> str:
 
 def _names(model: catboost.Model) -> list[str]:
     """Return the names of the columns; CatBoost numbers unnamed ones, or leaves their names empty."""
-    numbered = [str(place) for place in range(len(model.names))]
+    numbered = [str(position) for position in range(len(model.names))]
     return [] if list(model.names) == numbered or not all(model.names) else list(model.names)
 
 
@@ -123,13 +123,13 @@ def _candidates(table: _table.Table, examples: Mapping[str, Any] | None) -> dict
     """Return the values of every column in the logged example."""
     if not examples or table.layout != "frame":
         return {}
-    return {place: examples[port.name].reshape(-1).tolist() for place, port in enumerate(table.ports)}
+    return {position: examples[port.name].reshape(-1).tolist() for position, port in enumerate(table.ports)}
 
 
 def _critical(model: catboost.Model, known: Mapping[int, Any]) -> list[list[Any]]:
     found: list[list[Any]] = list(map(list, thresholds(model.ensemble)))
-    for place, values in known.items():
-        found[place] = list(values)
+    for position, values in known.items():
+        found[position] = list(values)
     return found
 
 
@@ -158,8 +158,8 @@ class _Answering:
             return [catboost.write_number(builder, self._read, raw) if is_regressor else raw]
         scores = catboost.write_probabilities(builder, self._read, raw)
         if self._several:
-            return [place_above(builder, raw), scores]
+            return [position_above(builder, raw), scores]
         if raw.width > 1:
-            return [write_labels(builder, self._model.classes_, place_of_largest(builder, raw)), scores]
-        place = place_above(builder, raw, catboost.border(self._model))
-        return [write_labels(builder, self._model.classes_, place), both_sides(builder, scores)]
+            return [write_labels(builder, self._model.classes_, position_of_largest(builder, raw)), scores]
+        position = position_above(builder, raw, catboost.border(self._model))
+        return [write_labels(builder, self._model.classes_, position), both_sides(builder, scores)]

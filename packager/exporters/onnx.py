@@ -96,12 +96,12 @@ def _ports(model: Any, named: Collection[str]) -> list[Port]:
     inputs = {port.name: described.Input(port.name, port.dtype, port.shape) for port in ports}  # type: ignore[arg-type]
     taken = {axis for port in ports for axis in port.shape if isinstance(axis, str)}
 
-    def called(port: Port, place: int, axis: int | str) -> int | str:
-        if isinstance(axis, int) or axis in named or re.fullmatch(DIMENSION, axis) or axis == f"{port.name}_{place}":
+    def called(port: Port, position: int, axis: int | str) -> int | str:
+        if isinstance(axis, int) or axis in named or re.fullmatch(DIMENSION, axis) or axis == f"{port.name}_{position}":
             return axis
-        guess = described.guess_name(port.name, place, inputs)
+        guess = described.guess_name(port.name, position, inputs)
         names = (guess, *(f"{guess}_{number}" for number in range(2, 1000)))
-        name = guess if place == 0 else next(name for name in names if name not in taken)
+        name = guess if position == 0 else next(name for name in names if name not in taken)
         taken.add(name)
         return name
 
@@ -209,7 +209,7 @@ class Graph:
 
     def classes(self) -> Mapping[str, Sequence[int | str]]:
         """Return of every output that the file gives as a map from class to score the classes of its columns."""
-        return {self.outputs[place]: labels for place, labels in sorted(self.labels.items())}
+        return {self.outputs[position]: labels for position, labels in sorted(self.labels.items())}
 
     def work(self) -> Callable[[Mapping[str, int]], float | None]:
         """Return what counts the operations of one run."""
@@ -279,18 +279,18 @@ def _name_axes(graph: Any, inputs: Sequence[Port]) -> list[tuple[str, Any]]:
     names: dict[str, set[int | str]] = {}
     fixed = []
     for port in inputs:
-        for place, asked in enumerate(port.shape):
-            axis = by_name[port.name].type.tensor_type.shape.dim[place]
+        for position, asked in enumerate(port.shape):
+            axis = by_name[port.name].type.tensor_type.shape.dim[position]
             if axis.dim_param:
                 names.setdefault(axis.dim_param, set()).add(asked)
             if isinstance(asked, int) and axis.dim_value != asked:
-                fixed.append((f"{port.name}_{place}", axis))
+                fixed.append((f"{port.name}_{position}", axis))
             _write_axis(axis, asked)
     for value in (*graph.output, *graph.value_info):
-        for place, axis in enumerate(value.type.tensor_type.shape.dim):
+        for position, axis in enumerate(value.type.tensor_type.shape.dim):
             if axis.dim_param in names:
                 found = names[axis.dim_param]
-                own = f"{value.name}_{place}"
+                own = f"{value.name}_{position}"
                 _write_axis(axis, next(iter(found)) if len(found) == 1 else own)
                 fixed += [(own, axis)] if axis.dim_value else []
     return fixed

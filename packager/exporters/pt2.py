@@ -103,7 +103,7 @@ class Program:
         return lambda feeds: precision.run_doubled(lib, partial(self._answer, module), feeds)
 
     def gaps(self, feeds: Feeds, output: int, expected: Any, got: Any) -> Any:
-        """Say of places and labels whether the source was undecided, as `exporters.gaps_of` requires."""
+        """Say of positions and labels whether the source was undecided, as `exporters.gaps_of` requires."""
         return None if expected.dtype.kind == "f" else precision.gaps(self.exact(), feeds, output, got)
 
     def rounding(self, feeds: Feeds, output: int) -> float | None:

@@ -104,10 +104,12 @@ def _port(detail: Mapping[str, Any], count: int) -> Port:
     plain = str(detail["name"]).partition(":")[0].removeprefix("serving_default_")
     name = plain or "input" if count == 1 else plain or f"input_{detail['index']}"
     axes = enumerate(map(int, detail["shape_signature"]))
-    shape = tuple(length if length > 0 else BATCH if place == 0 else f"{name}_{place}" for place, length in axes)
+    shape = tuple(
+        length if length > 0 else BATCH if position == 0 else f"{name}_{position}" for position, length in axes
+    )
     dtype = importlib.import_module("numpy").dtype(detail["dtype"]).name
     return Port(name, dtype, shape)
 
 
 def _outputs(results: Sequence[Any]) -> list[str]:
-    return ["output"] if len(results) == 1 else [f"output_{place}" for place in range(len(results))]
+    return ["output"] if len(results) == 1 else [f"output_{position}" for position in range(len(results))]

@@ -72,7 +72,7 @@ def load(source: Path, payload: str, options: ExportOptions) -> Boosted:
         list(found.names),
         booster.num_features(),
         text=False,
-        texts=[place for place, known in found.categories.items() if isinstance(known[0], str)],
+        texts=[position for position, known in found.categories.items() if isinstance(known[0], str)],
     )
     answering = _Bare(model, found) if model is booster else _Interface(model, found)
     return Boosted(
@@ -102,7 +102,7 @@ def _opened(lib: Any, kind: str, path: Path) -> Any:
 
 def _refuse_codes(source: Path, model: xgboost.Model) -> None:
     """Raise StepError where callers have a data frame of categories and the file holds only their codes."""
-    named = [model.names[place] for place in model.coded] if mlflow.columns(source) and model.names else []
+    named = [model.names[position] for position in model.coded] if mlflow.columns(source) and model.names else []
     if named:
         raise StepError(
             f"the file holds only codes of the categories of column `{named[0]}`, so that nothing says which value has "
@@ -113,8 +113,8 @@ def _refuse_codes(source: Path, model: xgboost.Model) -> None:
 
 def _critical(model: xgboost.Model) -> list[list[Any]]:
     found: list[list[Any]] = [[*own, *_after(own)] for own in thresholds(model.ensemble)]
-    for place, known in model.categories.items():
-        found[place] = [*known, "" if isinstance(known[0], str) else math.nan]
+    for position, known in model.categories.items():
+        found[position] = [*known, "" if isinstance(known[0], str) else math.nan]
     return found
 
 
@@ -129,9 +129,9 @@ def _frame(given: Any, model: xgboost.Model) -> Any:
     if not hasattr(given, "columns"):
         return given
     pandas, found = importlib.import_module("pandas"), boosting.categorical(given, model.categories)
-    for place in model.coded:
-        codes = given.iloc[:, place].fillna(-1).astype("int64").clip(-1)
-        found[given.columns[place]] = pandas.Categorical.from_codes(codes, list(range(max(int(codes.max()), 0) + 1)))
+    for position in model.coded:
+        codes = given.iloc[:, position].fillna(-1).astype("int64").clip(-1)
+        found[given.columns[position]] = pandas.Categorical.from_codes(codes, list(range(max(int(codes.max()), 0) + 1)))
     return found
 
 

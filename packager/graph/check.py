@@ -242,8 +242,8 @@ _CONSTANT = ("value", "value_int", "value_ints", "value_float")
 def _made(kind: str, inputs: Sequence[Numbers], attributes: Mapping[str, Numbers]) -> float:
     """Return how many elements a node makes for sure, judged by its constant inputs alone; 0 if they do not say."""
 
-    def given(place: int) -> Numbers:
-        return inputs[place] if place < len(inputs) else ()
+    def given(position: int) -> Numbers:
+        return inputs[position] if position < len(inputs) else ()
 
     match kind:
         case "ConstantOfShape":

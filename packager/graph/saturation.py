@@ -19,7 +19,7 @@ EXACT = ("avx512_vnni", "avx_vnni")
 """Flags of x86-64 processors, as Linux names them, any of which makes the sums exact."""
 REDUCED = 64  # the largest weight of which two products with a byte always fit into 16 bits
 
-_INTEGER: Mapping[str, tuple[int, int, int]] = {  # places of the activation, of its zero point, and of the weights
+_INTEGER: Mapping[str, tuple[int, int, int]] = {  # positions of the activation, of its zero point, and of the weights
     "MatMulInteger": (0, 2, 1),
     "ConvInteger": (0, 2, 1),
     "QLinearMatMul": (0, 2, 3),
@@ -57,13 +57,13 @@ class _View:
             signed = kinds.INT8 in (self._type(node, activation), self._type(node, zero))
             return not signed and self._is_wide(_at(node, weights))
         if node.op_type in _DYNAMIC:
-            return any(self._is_wide(_at(node, place)) for place in _DYNAMIC[node.op_type])
+            return any(self._is_wide(_at(node, position)) for position in _DYNAMIC[node.op_type])
         if node.op_type not in _FLOAT or len(node.input) < 2:
             return False
         return self._is_quantised(node.input[0]) and any(map(self._is_wide, self._integers_of(node.input[1])))
 
-    def _type(self, node: Proto, place: int) -> int | None:
-        name = _at(node, place)
+    def _type(self, node: Proto, position: int) -> int | None:
+        name = _at(node, position)
         if name in self._weights:
             return int(self._weights[name].data_type)
         maker = self._makers.get(name)
@@ -106,8 +106,8 @@ class _View:
         return signed and self._is_weight(maker.input[0])  # made when the file is opened: to the full range, by custom
 
 
-def _at(node: Proto, place: int) -> str:
-    return node.input[place] if place < len(node.input) else ""
+def _at(node: Proto, position: int) -> str:
+    return node.input[position] if position < len(node.input) else ""
 
 
 def _widest(tensor: Any) -> int:

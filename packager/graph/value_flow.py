@@ -48,10 +48,10 @@ def sets_lengths(main: Proto, name: str) -> bool:
     """Say whether the values of an input decide how much is computed: a length, a count of rounds."""
     values = reached(main, {name})
     return any(
-        node.input[place] in values
+        node.input[position] in values
         for node in _nodes(main)
-        for place in _LENGTHS.get(node.op_type, ())
-        if place < len(node.input)
+        for position in _LENGTHS.get(node.op_type, ())
+        if position < len(node.input)
     )
 
 

@@ -104,8 +104,8 @@ def _record_indexes(
     found = index_addresses.used(files, own, environment)
     for index in found:
         if index.label is None:
-            place, remedy = told(index.address), "`UV_INDEX=NAME=ADDRESS` gives it a name that is"
-            on_event(Note(f"wheels came from an index of the environment, {place}, which is not recorded; {remedy}"))
+            where, remedy = told(index.address), "`UV_INDEX=NAME=ADDRESS` gives it a name that is"
+            on_event(Note(f"wheels came from an index of the environment, {where}, which is not recorded; {remedy}"))
     return tuple(sorted({index.label for index in found if index.label}))
 
 

@@ -93,16 +93,16 @@ def inspect_source(
     made the source has no build for the Python it would be locked for. `tracking` is the registry's address. Raises
     SourceError for a path that is not there, and for what no exporter opens: what is drafted here can be locked.
     """
-    place = sources.local_path(source, base)
-    if place is None:
+    path = sources.local_path(source, base)
+    if path is None:
         return _look_elsewhere(source, base, tracking)
-    if not place.exists():
+    if not path.exists():
         raise SourceError(
             f"`{sources.shown(source)}` does not exist", hint="a registered model is written `models:/name@alias`"
         )
     if source.lower().endswith(sources.BUNDLE):
         return {}
-    files = files_of(place)
+    files = files_of(path)
     kind, payload = exporters.detect_kind(files, lambda path: _head(files[path]))
     return _found(files, kind, payload) | (
         {"inside": inside(files, kind, payload)} if inside and can_inspect(kind) else {}

@@ -42,23 +42,23 @@ def run_look(files: Mapping[str, Path], kind: str, payload: str, runner: Runner)
     return runner(action, f"look into {payload}", limits=LIMITS).facts
 
 
-def files_of(place: Path) -> dict[str, Path]:
+def files_of(path: Path) -> dict[str, Path]:
     """Return the files of a source on this machine, by path: those of a directory, or a file with what it needs."""
-    if place.is_dir():
-        return sources.regular_files(place)
-    found: dict[str, Path] = plugins.load("sources", "file").files(place)
+    if path.is_dir():
+        return sources.regular_files(path)
+    found: dict[str, Path] = plugins.load("sources", "file").files(path)
     return found
 
 
 def source_files(text: str) -> dict[str, Path] | None:
     """Return the files of a source on this machine by path; None for what is a bundle, or is elsewhere."""
-    place = Path(text)
-    if place.is_file() and not text.lower().endswith(".tar"):
-        return files_of(place)
-    if place.is_dir() and not any(
-        (place / mark).exists() for mark in ("oci-layout", "index.json", ".packager", INSTALLED)
+    path = Path(text)
+    if path.is_file() and not text.lower().endswith(".tar"):
+        return files_of(path)
+    if path.is_dir() and not any(
+        (path / mark).exists() for mark in ("oci-layout", "index.json", ".packager", INSTALLED)
     ):
-        return files_of(place)
+        return files_of(path)
     return None
 
 

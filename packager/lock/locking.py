@@ -358,7 +358,9 @@ def _try_toolchain(
         runner(
             Action("trial", plugins.load("steps", "trial").VERSION, params=params, toolchain=tried),
             "try the toolchain on a small model",
-            place=lambda: toolchains.prepare(environment, builds, runner.store, context.environment, runner.on_event),
+            virtualenv=lambda: toolchains.prepare(
+                environment, builds, runner.store, context.environment, runner.on_event
+            ),
         )
     except StepError as error:
         made = [f"`{name} {pins[name]}`" for name in names if name in origin.packages and name not in origins.OURS]

@@ -29,7 +29,7 @@ def version() -> int:
 
 
 def restrict(readable: Sequence[str], writable: Sequence[str]) -> None:
-    """Confine the calling process for good: places to read and execute, places to change. Raises OSError."""
+    """Confine the calling process for good: paths to read and execute, paths to change. Raises OSError."""
     known = version()
     handled = _FILES | (_REFER if known >= 2 else 0) | (_TRUNCATE if known >= 3 else 0) | (_DEVICE if known >= 5 else 0)
     attributes = struct.pack("=Q", handled)
@@ -41,26 +41,26 @@ def restrict(readable: Sequence[str], writable: Sequence[str]) -> None:
     if rules < 0:
         raise OSError(ctypes.get_errno(), "Landlock")
     try:
-        for place in readable:
-            _allow(rules, place, _READ & handled)
-        for place in writable:
-            _allow(rules, place, handled)
+        for path in readable:
+            _allow(rules, path, _READ & handled)
+        for path in writable:
+            _allow(rules, path, handled)
         if _call(_RESTRICT, rules, ctypes.c_uint32(0)):
             raise OSError(ctypes.get_errno(), "Landlock")
     finally:
         os.close(rules)
 
 
-def _allow(rules: int, place: str, rights: int) -> None:
+def _allow(rules: int, path: str, rights: int) -> None:
     try:
-        handle = os.open(place, os.O_PATH | os.O_CLOEXEC)
+        handle = os.open(path, os.O_PATH | os.O_CLOEXEC)
     except FileNotFoundError:
         return
     try:
         if not stat.S_ISDIR(os.fstat(handle).st_mode):
             rights &= _OF_A_FILE
         if _call(_ADD, rules, ctypes.c_int(_BENEATH), struct.pack("=Qi", rights, handle), ctypes.c_uint32(0)):
-            raise OSError(ctypes.get_errno(), f"Landlock: {place}")
+            raise OSError(ctypes.get_errno(), f"Landlock: {path}")
     finally:
         os.close(handle)
 

@@ -72,25 +72,25 @@ class Interpreter:
     """
 
     program: str
-    places: tuple[str, ...]
+    paths: tuple[str, ...]
     code: str = ""
 
 
 def host_interpreter() -> Interpreter:
     """Return the Python that runs this."""
-    places = [sys.prefix, sys.base_prefix, *site.getsitepackages(), *_our_places()]
-    return Interpreter(sys.executable, tuple(str(Path(place).resolve()) for place in places))
+    paths = [sys.prefix, sys.base_prefix, *site.getsitepackages(), *_our_paths()]
+    return Interpreter(sys.executable, tuple(str(Path(path).resolve()) for path in paths))
 
 
-def environment_interpreter(place: Path, code: Path) -> Interpreter:
+def environment_interpreter(path: Path, code: Path) -> Interpreter:
     """Return the Python of a virtual environment that knows nothing of us: our code is linked into `code`."""
-    place = place.resolve()  # a link on the way there would not be seen inside
-    settings = dict(line.split(" = ", 1) for line in (place / "pyvenv.cfg").read_text().splitlines() if " = " in line)
+    path = path.resolve()  # a link on the way there would not be seen inside
+    settings = dict(line.split(" = ", 1) for line in (path / "pyvenv.cfg").read_text().splitlines() if " = " in line)
     base = Path(settings["home"]).resolve().parent
-    program = place / "bin" / "python"
-    places = [place, base, program.resolve().parent.parent, *(Path(item).resolve() for item in _our_places())]
+    program = path / "bin" / "python"
+    paths = [path, base, program.resolve().parent.parent, *(Path(item).resolve() for item in _our_paths())]
     _link_code(code)
-    return Interpreter(str(program), tuple(map(str, dict.fromkeys(places))), str(code))
+    return Interpreter(str(program), tuple(map(str, dict.fromkeys(paths))), str(code))
 
 
 def _link_code(code: Path) -> None:
@@ -306,8 +306,8 @@ def _view(step: Step) -> dict[str, object]:
     scratch, limits = step.scratch, step.limits
     java = sorted(str(path) for path in Path("/etc").glob("java*"))
     system = [*_SYSTEM, *java, *(["/sys"] if step.gpu else [])]
-    read = dict.fromkeys([*system, *step.python.places, *host_interpreter().places[1:2], *_our_places()])
-    shown = [(place, place) for place in read]
+    read = dict.fromkeys([*system, *step.python.paths, *host_interpreter().paths[1:2], *_our_paths()])
+    shown = [(path, path) for path in read]
     shown += [(str(scratch / "etc" / name), f"/etc/{name}") for name in ("passwd", "group", "hosts")]
     shown += [(str(scratch / name), str(scratch / name)) for name in ("in", "code", "job.json")]
     own = [str(scratch / name) for name in ("out", "home")]
@@ -339,10 +339,10 @@ def _wrapping(job: Mapping[str, Any]) -> list[str]:
     options += ["--proc", "/proc", "--dev", "/dev", "--size", size, "--perms", "1777", "--tmpfs", "/dev/shm"]  # noqa: S108
     options += ["--hostname", "localhost"]  # no name of the host can reach a file, and this one is known everywhere
     options += ["--size", size, "--perms", "1777", "--tmpfs", "/tmp"]  # noqa: S108 - before what may lie below it
-    options += [word for place in _parents(job) for word in ("--perms", "0755", "--dir", place)]  # else only root's
+    options += [word for path in _parents(job) for word in ("--perms", "0755", "--dir", path)]  # else only root's
     options += [word for source, target in job["shown"] for word in ("--ro-bind-try", source, target)]
-    options += [word for place in job["devices"] for word in ("--dev-bind-try", place, place)]
-    options += [word for place in job["own"] for word in ("--bind", place, place)]
+    options += [word for path in job["devices"] for word in ("--dev-bind-try", path, path)]
+    options += [word for path in job["own"] for word in ("--bind", path, path)]
     return [*options, "--remount-ro", "/proc", "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/"]
 
 
@@ -357,9 +357,9 @@ def gpu_devices() -> list[str]:
     return sorted(str(path) for path in Path("/dev").glob("nvidia*"))
 
 
-def _our_places() -> list[str]:
+def _our_paths() -> list[str]:
     """Return the directories this program lives in, editable installs included."""
-    return [str(place) for name in _PACKAGES for place in importlib.import_module(name).__path__]
+    return [str(path) for name in _PACKAGES for path in importlib.import_module(name).__path__]
 
 
 def environment(scratch: Path, pinned: Mapping[str, str], code: str = "") -> dict[str, str]:

@@ -67,7 +67,7 @@ def is_pickle(head: bytes) -> bool:
 
 
 def pickles(file: Path) -> Iterator[tuple[str, bytes]]:
-    """Yield every pickle in a file, in archives and archives in them too, with its place.
+    """Yield every pickle in a file, in archives and archives in them too, with its position.
 
     Raises ValueError, OSError or zipfile.BadZipFile where something cannot be read to its end.
     """

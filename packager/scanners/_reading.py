@@ -7,7 +7,7 @@ an honest pickler never writes is refused: a frame that ends elsewhere than an i
 no import, a change to an import itself.
 
 joblib writes the numbers of an array raw into the stream, after an object that says how many they are. They are skipped
-here, and their places kept.
+here, and their positions kept.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Global:
         return f"{self.module}.{self.name}"
 
 
-_WRAPPERS = {Global(f"{place}joblib.numpy_pickle", "NumpyArrayWrapper") for place in ("", "sklearn.externals.")}
+_WRAPPERS = {Global(f"{position}joblib.numpy_pickle", "NumpyArrayWrapper") for position in ("", "sklearn.externals.")}
 _RECONSTRUCTOR = Global("copyreg", "_reconstructor")
 _SPENT = Global("", "")  # an object whose array was read: joblib would read another one behind it
 
@@ -61,7 +61,7 @@ class Made:
 
 @dataclass(slots=True)
 class Read:
-    """What is in a pickle: its imports, the places of raw numbers, and pickles of arrays of objects within those."""
+    """What is in a pickle: its imports, the positions of raw numbers, and pickles of arrays of objects within those."""
 
     imports: set[Global] = field(default_factory=set)
     raw: list[tuple[int, int]] = field(default_factory=list)
@@ -250,6 +250,6 @@ def parts(name: str, data: bytes) -> list[tuple[str, bytes]]:
         raise ValueError(f"`{name}` is no whole file of joblib: {seen.fault}")
     if seen.fault or not seen.raw:
         return [(name, data)]
-    places = [0, *(place for span in seen.raw for place in span), len(data)]
-    outer = b"".join(data[start:end] for start, end in zip(places[::2], places[1::2], strict=True))
+    positions = [0, *(position for span in seen.raw for position in span), len(data)]
+    outer = b"".join(data[start:end] for start, end in zip(positions[::2], positions[1::2], strict=True))
     return [(name, outer), *((f"{name}[{index}]", inner) for index, inner in enumerate(seen.nested))]

@@ -54,9 +54,9 @@ def _readable(data: bytes) -> bytes:
     readable, stream = bytearray(data), io.BytesIO(data)
     with contextlib.suppress(ValueError):  # what is no pickle any more is its business, not ours
         while stream.tell() < len(data):
-            for code, _, place in pickletools.genops(stream):
-                if code.name == "BYTEARRAY8" and place is not None:
-                    readable[place] = _BINBYTES8
+            for code, _, position in pickletools.genops(stream):
+                if code.name == "BYTEARRAY8" and position is not None:
+                    readable[position] = _BINBYTES8
     return bytes(readable)
 
 

@@ -77,10 +77,10 @@ def _directory(name: str, version: str, settings: Settings) -> Path:
     return models / name / version
 
 
-def _present(place: Path, parent: Path, problem: str) -> None:
-    if place.is_symlink() or not place.is_dir():
+def _present(path: Path, parent: Path, problem: str) -> None:
+    if path.is_symlink() or not path.is_dir():
         known = sorted(entry.name for entry in parent.iterdir() if entry.is_dir())
-        raise SourceError(problem, hint=did_you_mean(place.name, known) if known else "save one with `bentoml`")
+        raise SourceError(problem, hint=did_you_mean(path.name, known) if known else "save one with `bentoml`")
 
 
 def _latest(name: str, settings: Settings) -> str:

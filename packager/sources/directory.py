@@ -63,7 +63,5 @@ def _root(ref: str, settings: Settings) -> Path:
         raise SourceError(f"`{shown(ref)}` is {kind}", hint="name the file or directory itself")
     # Else the lock would be part of what it locks.
     if settings.base.resolve().is_relative_to(path.resolve()):
-        raise UsageError(
-            f"source `{shown(ref)}` contains the recipe itself", hint="give the model its own directory"
-        )
+        raise UsageError(f"source `{shown(ref)}` contains the recipe itself", hint="give the model its own directory")
     return path

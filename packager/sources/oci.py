@@ -47,20 +47,20 @@ def matches(ref: str) -> bool:
 
 def resolve(ref: str, settings: Settings) -> Pin:
     """Pin the manifest that the reference names now."""
-    place = _place(ref, settings)
-    digest, data = place.manifest()
+    artifact = _open_artifact(ref, settings)
+    digest, data = artifact.manifest()
     manifest = oci.parse_manifest(data, subject=digest)
     _layers(manifest, digest)
     keys = {"name": modelpack.TITLE, "version": modelpack.VERSION}
     found = {name: manifest.annotations[key] for name, key in keys.items() if key in manifest.annotations}
-    return Pin("oci", f"{place.name}@{digest}" if ref.startswith(_REMOTE) else f"{_SCHEME}{digest}", found)
+    return Pin("oci", f"{artifact.name}@{digest}" if ref.startswith(_REMOTE) else f"{_SCHEME}{digest}", found)
 
 
 def fetch(pin: Pin, settings: Settings, out: Path, on_event: OnEvent) -> None:
     """Copy the files of the pinned manifest; each must be what the manifest says."""
     remote = pin.uri.startswith(_REMOTE)
-    place = _place(pin.uri if remote else settings.ref, settings)
-    digest, data = place.manifest()
+    artifact = _open_artifact(pin.uri if remote else settings.ref, settings)
+    digest, data = artifact.manifest()
     if not pin.uri.endswith(digest):
         raise SourceError(
             f"`{shown(settings.ref)}` is another bundle than the lock pinned: {digest}",
@@ -70,22 +70,22 @@ def fetch(pin: Pin, settings: Settings, out: Path, on_event: OnEvent) -> None:
     moved = meter("model", sum(layer.blob.size for _, layer in layers), on_event)
     with storage_errors(out), ThreadPoolExecutor(_CONNECTIONS) as pool:
         raw = [(path, layer) for path, layer in layers if path is not None]
-        for done in [pool.submit(_write, place, layer.blob, out / path, moved) for path, layer in raw]:
+        for done in [pool.submit(_write, artifact, layer.blob, out / path, moved) for path, layer in raw]:
             done.result()
         packed = [layer for path, layer in layers if path is None]
         names = {path for path, _ in raw}
         for layer in packed:
-            _unpack(place, layer, out, names, moved)
+            _unpack(artifact, layer, out, names, moved)
 
 
-class _Place:
+class _Artifact:
     """Where one artifact lies: its manifest, and how a blob is opened."""
 
     def __init__(self, name: str, manifest: Callable[[], tuple[str, bytes]], blob: Callable[[Blob], BinaryIO]) -> None:
         self.name, self.manifest, self.open = name, manifest, blob
 
 
-def _place(ref: str, settings: Settings) -> _Place:
+def _open_artifact(ref: str, settings: Settings) -> _Artifact:
     if not ref.startswith(_REMOTE):
         return _local(ref, settings)
     if settings.registries is None:
@@ -94,10 +94,10 @@ def _place(ref: str, settings: Settings) -> _Place:
 
     wanted = reference.parse(ref)
     repository = Repository(wanted, settings.registries())
-    return _Place(f"{_REMOTE}{wanted.host}/{wanted.name}", repository.resolve, repository.open)
+    return _Artifact(f"{_REMOTE}{wanted.host}/{wanted.name}", repository.resolve, repository.open)
 
 
-def _local(ref: str, settings: Settings) -> _Place:
+def _local(ref: str, settings: Settings) -> _Artifact:
     path = local_path(ref.removeprefix(_SCHEME), settings.base)
     if path is None or not path.exists():
         raise SourceError(f"`{shown(ref)}` does not exist", hint="write `oci:PATH`, or `oci://host/name:tag`")
@@ -117,7 +117,7 @@ def _local(ref: str, settings: Settings) -> _Place:
             raise SourceError(f"expected one artifact in `{shown(ref)}`, got {len(models)}")
         return models[0]
 
-    return _Place(_SCHEME, manifest, lambda blob: medium.open_record(blob.digest))
+    return _Artifact(_SCHEME, manifest, lambda blob: medium.open_record(blob.digest))
 
 
 # layers
@@ -161,9 +161,9 @@ def _wanted(layers: list[tuple[str | None, oci.Descriptor]]) -> list[tuple[str |
     ]
 
 
-def _write(place: _Place, blob: Blob, target: Path, moved: Callable[[int], None]) -> None:
+def _write(artifact: _Artifact, blob: Blob, target: Path, moved: Callable[[int], None]) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    with place.open(blob) as source, target.open("xb", buffering=0) as sink:
+    with artifact.open(blob) as source, target.open("xb", buffering=0) as sink:
         got = copy(source, sink, limit=blob.size, moved=moved)
     if got != blob:
         raise IntegrityError(
@@ -171,10 +171,12 @@ def _write(place: _Place, blob: Blob, target: Path, moved: Callable[[int], None]
         )
 
 
-def _unpack(place: _Place, layer: oci.Descriptor, out: Path, names: set[str], moved: Callable[[int], None]) -> None:
+def _unpack(
+    artifact: _Artifact, layer: oci.Descriptor, out: Path, names: set[str], moved: Callable[[int], None]
+) -> None:
     """Unpack a tar layer, once its bytes are known to be right and all its names to be safe."""
     with _scratch(out) as folder:
-        _write(place, layer.blob, folder / "layer", moved)
+        _write(artifact, layer.blob, folder / "layer", moved)
         try:
             with _opened(folder / "layer", layer) as packed:
                 names |= _names(packed, layer.blob, names)

@@ -236,10 +236,10 @@ def draw_feeds(
 def _chosen(numpy: Any, generator: Any, port: JSON, listed: Sequence[Any], case: Case) -> Any:
     """Return values of a list: any of them, or the first or last one throughout."""
     size, kind = shape(port, case.lengths), "object" if port["dtype"] == "string" else port["dtype"]
-    places = {"zeros": 0, "low": 0, "high": len(listed) - 1}.get(case.fill)
-    if places is None:
-        places = generator.integers(0, len(listed), size=size)
-    return numpy.broadcast_to(numpy.asarray(listed, kind)[places], size).copy()
+    positions = {"zeros": 0, "low": 0, "high": len(listed) - 1}.get(case.fill)
+    if positions is None:
+        positions = generator.integers(0, len(listed), size=size)
+    return numpy.broadcast_to(numpy.asarray(listed, kind)[positions], size).copy()
 
 
 def _drawn(numpy: Any, generator: Any, port: JSON, rows: Any, case: Case, seed: int) -> Any:
@@ -249,8 +249,8 @@ def _drawn(numpy: Any, generator: Any, port: JSON, rows: Any, case: Case, seed: 
         return rows[generator.integers(0, len(rows), size=count)]
     order = numpy.random.Generator(numpy.random.PCG64([seed, *port["name"].encode()]))
     rounds = -(-(case.first + count) // len(rows))
-    places = numpy.concatenate([order.permutation(len(rows)) for _ in range(rounds)])
-    return rows[places[case.first : case.first + count]]
+    positions = numpy.concatenate([order.permutation(len(rows)) for _ in range(rounds)])
+    return rows[positions[case.first : case.first + count]]
 
 
 def _check_numeric(port: JSON) -> None:
@@ -262,7 +262,7 @@ def _check_numeric(port: JSON) -> None:
 
 
 def _counts(interface: JSON) -> bool:
-    """Say whether an output is a place or a label: where all inputs are equal, any of them is as good."""
+    """Say whether an output is a position or a label: where all inputs are equal, any of them is as good."""
     return any(not port["dtype"].startswith(("float", "bfloat")) for port in interface.get("outputs", ()))
 
 

@@ -81,9 +81,9 @@ def _first(expected: Any, got: Any, differs: Any, key: str) -> JSON:
 
 def _element(expected: Any, got: Any, index: int) -> JSON:
     numpy = importlib.import_module("numpy")
-    place = [int(i) for i in numpy.unravel_index(index, expected.shape)]
+    position = [int(i) for i in numpy.unravel_index(index, expected.shape)]
     return {
-        "index": place,
+        "index": position,
         "expected": number(expected.reshape(-1)[index : index + 1].tolist()[0]),
         "got": number(got.reshape(-1)[index : index + 1].tolist()[0]),
     }

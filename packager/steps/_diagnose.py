@@ -107,5 +107,5 @@ def _rearranged(expected: Any, got: Any) -> str | None:
     if expected.dtype.kind != "f" or expected.shape != got.shape or expected.size < 2:
         return None
     if _same(numpy.sort(expected.reshape(-1)), numpy.sort(got.reshape(-1))):
-        return "gives the same numbers at other places (classes or columns in another order)"
+        return "gives the same numbers at other positions (classes or columns in another order)"
     return None

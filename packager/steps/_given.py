@@ -70,10 +70,10 @@ def _lengths(interface: JSON, feeds: Mapping[str, Any]) -> dict[str, int]:
     return found
 
 
-def row_of(interface: JSON, feeds: Mapping[str, Any], place: int) -> dict[str, Any]:
+def row_of(interface: JSON, feeds: Mapping[str, Any], position: int) -> dict[str, Any]:
     """Return one row of the feeds, or all of them where rows of the inputs do not belong together."""
     numpy = importlib.import_module("numpy")
     axes = {port["shape"][0] if port["shape"] else None for port in interface["inputs"]}
     if len(axes) != 1 or not isinstance(next(iter(axes)), str):
         return dict(feeds)
-    return {name: numpy.ascontiguousarray(values[place : place + 1]) for name, values in feeds.items()}
+    return {name: numpy.ascontiguousarray(values[position : position + 1]) for name, values in feeds.items()}

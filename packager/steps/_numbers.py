@@ -91,5 +91,5 @@ def mark(generator: Any, values: Any, number: float) -> None:
     """Set one number of every row, at a random position."""
     rows = values.reshape(values.shape[0] if values.ndim else 1, -1)
     if rows.size:
-        places = generator.integers(0, rows.shape[1], size=len(rows))
-        rows[importlib.import_module("numpy").arange(len(rows)), places] = number
+        positions = generator.integers(0, rows.shape[1], size=len(rows))
+        rows[importlib.import_module("numpy").arange(len(rows)), positions] = number

@@ -148,10 +148,10 @@ class Measurement:
         plain = exporters.mask_for_comparison(leaves, feeds, expected, other)[1] if other else [None] * len(names)
         expected, got = exporters.mask_for_comparison(leaves, feeds, expected, got)
         records: dict[str, JSON] = {}
-        for place, (name, left, right) in enumerate(zip(names, expected, got, strict=True)):
-            gaps = self.source.gaps(feeds, place, left, right)
-            records[name] = _compare.compare(left, right, gaps, plain[place])
-            self._note(place, case, feeds, records[name], left)
+        for position, (name, left, right) in enumerate(zip(names, expected, got, strict=True)):
+            gaps = self.source.gaps(feeds, position, left, right)
+            records[name] = _compare.compare(left, right, gaps, plain[position])
+            self._note(position, case, feeds, records[name], left)
         about = {"name": case.name, "fill": case.fill, "lengths": dict(case.lengths)}
         self.cases.append({**about, "outputs": records})
 
@@ -170,35 +170,35 @@ class Measurement:
             return None
         return found
 
-    def _note(self, place: int, case: Case, feeds: Mapping[str, Any], record: JSON, expected: Any) -> None:
+    def _note(self, position: int, case: Case, feeds: Mapping[str, Any], record: JSON, expected: Any) -> None:
         element = _worst_element(record)
         if element is None:
             return
         size = _size(record, expected)
-        if place not in self._worst or size > self._worst[place].size:
+        if position not in self._worst or size > self._worst[position].size:
             first = element["index"][0] if element["index"] else 0
             row = _given.row_of(self.interface, feeds, first) if first < _rows(feeds) else dict(feeds)
             difference = float("inf") if "unequal" in record or record["not_finite"] else record["max_abs"]
-            self._worst[place] = _Miss(size, case, row, element, difference)
+            self._worst[position] = _Miss(size, case, row, element, difference)
 
     def write_misses(self, folder: Path, samples: Mapping[str, Any]) -> JSON:
         """Write the row of every output's worst difference as a request; return what kind the large ones are."""
         kinds: dict[str, JSON] = {}
-        for place, miss in sorted(self._worst.items()):
-            name = self.interface["outputs"][place]["name"]
+        for position, miss in sorted(self._worst.items()):
+            name = self.interface["outputs"][position]["name"]
             if miss.size > _EQUAL and self.session is not None:
-                kinds |= self._kind(place, name, miss, samples)
+                kinds |= self._kind(position, name, miss, samples)
             _write_miss(folder, name, miss, kinds.get(name))
         return kinds
 
-    def _kind(self, place: int, name: str, miss: _Miss, samples: Mapping[str, Any]) -> dict[str, JSON]:
+    def _kind(self, position: int, name: str, miss: _Miss, samples: Mapping[str, Any]) -> dict[str, JSON]:
         """Return what kind of difference the worst one of an output is; nothing of a small one that has no cause."""
-        rounding = self.source.rounding(miss.row, place)
+        rounding = self.source.rounding(miss.row, position)
         if rounding is not None and miss.difference <= _TIMES * rounding:
             return {name: {"words": None, "case": miss.case.name, "rounding": rounding}}
         if miss.size <= _ROUNDING or self.session is None:
             return {}
-        words = _diagnose.explain(self.source.run, self.session.run, miss.row, place, samples)
+        words = _diagnose.explain(self.source.run, self.session.run, miss.row, position, samples)
         return {name: {"words": words, "case": miss.case.name}}
 
 

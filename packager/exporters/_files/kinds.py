@@ -131,9 +131,9 @@ def _archive(data: bytes) -> str:
     return "a zip archive"
 
 
-def _name(data: bytes, place: int) -> str:
-    length = int.from_bytes(data[place + 26 : place + 28], "little")
-    return data[place + 30 : place + 30 + length].decode("latin-1")
+def _name(data: bytes, position: int) -> str:
+    length = int.from_bytes(data[position + 26 : position + 28], "little")
+    return data[position + 30 : position + 30 + length].decode("latin-1")
 
 
 def _is_text(data: bytes) -> bool:

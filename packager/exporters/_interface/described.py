@@ -109,7 +109,7 @@ def _input(value: Any) -> Input:
     name, dtype, shape = canonicalise.port(value)
     stated = [dim.dim_param or None for dim in value.type.tensor_type.shape.dim]
     axes = tuple(
-        axis if isinstance(axis, int) else Axis(name, place, stated[place]) for place, axis in enumerate(shape)
+        axis if isinstance(axis, int) else Axis(name, position, stated[position]) for position, axis in enumerate(shape)
     )
     return Input(name, dtype, axes)
 
@@ -168,27 +168,27 @@ def _says_something(name: str) -> bool:
     return bool(_NAME.fullmatch(name)) and not _POOR.fullmatch(name)
 
 
-def guess_name(port: str, place: int, inputs: Mapping[str, Input]) -> str:
+def guess_name(port: str, position: int, inputs: Mapping[str, Input]) -> str:
     """Return a name for an axis that has no name in the file that a recipe could use."""
-    return _guessed(Span((Axis(port, place),)), inputs)
+    return _guessed(Span((Axis(port, position),)), inputs)
 
 
 def _guessed(span: Span, inputs: Mapping[str, Input]) -> str:
-    axis = min(span.axes, key=lambda axis: axis.place)
-    if axis.place == 0:
+    axis = min(span.axes, key=lambda axis: axis.position)
+    if axis.position == 0:
         return BATCH
     entry = inputs[axis.port]
     if len(entry.axes) == 4:
         last = entry.axes[3] in _CHANNELS and entry.axes[1] not in _CHANNELS
         return (
-            {1: "height", 2: "width"}.get(axis.place, "channels")
+            {1: "height", 2: "width"}.get(axis.position, "channels")
             if last
-            else ({2: "height", 3: "width"}.get(axis.place, "channels"))
+            else ({2: "height", 3: "width"}.get(axis.position, "channels"))
         )
     if len(entry.axes) in (2, 3) and len([other for other in entry.axes[1:] if isinstance(other, Axis)]) == 1:
         return "sequence" if entry.dtype.startswith("int") else "length"
     clean = re.sub(r"\W+", "_", entry.name).strip("_")[:32]
-    return f"{clean}_{axis.place}" if _NAME.fullmatch(clean) else f"length_{axis.place}"
+    return f"{clean}_{axis.position}" if _NAME.fullmatch(clean) else f"length_{axis.position}"
 
 
 # -- runs
@@ -396,7 +396,8 @@ class Runner:
         for name, (dtype, shape) in runs[0][1].items():
             shapes = [(lengths, seen[name][1]) for lengths, seen in runs if len(seen[name][1]) == len(shape)]
             axes = [
-                _followed([(lengths, found[place]) for lengths, found in shapes], called) for place in range(len(shape))
+                _followed([(lengths, found[position]) for lengths, found in shapes], called)
+                for position in range(len(shape))
             ]
             made.append({"name": name, "dtype": "string" if dtype == "object" else dtype, "shape": axes})
         return made

@@ -29,7 +29,7 @@ _MOST_ROUNDS = 64  # what a length or a count is tried up to: more is memory and
 _TABLES = 8  # lengths of tables that are tried before searching
 _VAGUE = 3e-5  # a float32 answer that far from the float64 one, of its largest number, would not be comparable
 _LENGTHS = re.compile(r"(?i)(^|_)(len|lens|length|lengths)$")
-_FEW = 0.01  # share of labels and places that rounding may move
+_FEW = 0.01  # share of labels and positions that rounding may move
 _NOISE = 8  # nor one so many times further away than for ordinary inputs
 
 
@@ -145,7 +145,7 @@ class _Search:
 
 @dataclass(frozen=True, slots=True)
 class _Trial:
-    """Runs of a source at its shortest lengths, where an index has the fewest places to point to."""
+    """Runs of a source at its shortest lengths, where an index has the fewest positions to point to."""
 
     interface: Interface
     run: Run

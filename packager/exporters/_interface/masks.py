@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Find what boolean inputs may mask, by running the source.
 
-Nothing in a type says that a tensor of flags is a mask, nor whether True shows a place or hides it. Where every flag by
+No type says that a tensor of flags is a mask, nor whether True shows a position or hides it. Where every flag by
 itself is answered with finite numbers they are drawn freely. Where a row that hides everything gives NaN, as attention
 does, only rows are drawn that show a stretch from their beginning, of the value that the source answers.
 """
@@ -26,7 +26,7 @@ class Stretch:
     shown: bool
 
     def draw(self, generator: Any, size: tuple[int, ...], *, whole: bool = False) -> Any:
-        """Return one row that shows everything, one that shows a single place, the others random; or all `whole`."""
+        """Return one row that shows everything, one that shows a single position, the others random; or all `whole`."""
         numpy = importlib.import_module("numpy")
         ends = generator.integers(1, size[-1], size=size[:-1], endpoint=True)
         flat = ends.reshape(-1)
@@ -37,7 +37,7 @@ class Stretch:
 
 
 def masks(source: SourceModel) -> Mapping[str, Stretch]:
-    """Return the flags of a source that must not hide everything, and which value of them shows a place."""
+    """Return the flags of a source that must not hide everything, and which value of them shows a position."""
     ports = [port for port in source.interface.inputs if port.dtype == "bool" and len(port.shape) > 1]
     found: dict[str, Stretch] = {}
     for port in ports:

@@ -81,10 +81,10 @@ _SHARE = 0.3  # of the time, for finding out which axes go together
 
 @dataclass(frozen=True, slots=True, order=True)
 class Axis:
-    """A free axis of an input: its name there, its place in the shape, and what the file calls it."""
+    """A free axis of an input: its name there, its position in the shape, and what the file calls it."""
 
     port: str
-    place: int
+    position: int
     stated: str | None = None
 
 
@@ -169,8 +169,8 @@ def _counted(runs: Runs, fits: Runs) -> Runs:
 
 def _base(axes: Sequence[Axis], runs: Runs, budget: Budget) -> Lengths | None:
     """Return lengths that run: all alike, or one for first axes and one for the others, or one per stated name."""
-    first = [axis for axis in axes if axis.place == 0]
-    rest = [axis for axis in axes if axis.place]
+    first = [axis for axis in axes if axis.position == 0]
+    rest = [axis for axis in axes if axis.position]
     tried = itertools.chain(
         ({**dict.fromkeys(first, rows), **dict.fromkeys(rest, length)} for rows in (2, 1) for length in _FIRST),
         ({**dict.fromkeys(first, length), **dict.fromkeys(rest, length)} for length in _FIRST),
@@ -188,12 +188,12 @@ def _base(axes: Sequence[Axis], runs: Runs, budget: Budget) -> Lengths | None:
 
 def _by_name(axes: Sequence[Axis]) -> list[Lengths]:
     """Return lengths in which every stated name has its own."""
-    names = list(dict.fromkeys(axis.stated or f"{axis.port}.{axis.place}" for axis in axes))
+    names = list(dict.fromkeys(axis.stated or f"{axis.port}.{axis.position}" for axis in axes))
     if not 1 < len(names) <= 3:
         return []
     choices = itertools.product((1, 2, 8, 32, 64, 128, 224, 512), repeat=len(names))
     made = (dict(zip(names, choice, strict=True)) for choice in choices)
-    return [{axis: choice[axis.stated or f"{axis.port}.{axis.place}"] for axis in axes} for choice in made]
+    return [{axis: choice[axis.stated or f"{axis.port}.{axis.position}"] for axis in axes} for choice in made]
 
 
 # -- which axes go together

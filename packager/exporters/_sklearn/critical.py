@@ -79,10 +79,10 @@ def refuse_rounding(model: Any, given: Any) -> None:
         usual = float(numpy.median(answers))
         lost = _LAST_BIT * sizes > numpy.maximum(_ABSOLUTE + _RELATIVE * answers, _USUAL * usual)
         if (lost & numpy.isfinite(sizes)).any():
-            place = int(numpy.flatnonzero(lost & numpy.isfinite(sizes))[0])
+            position = int(numpy.flatnonzero(lost & numpy.isfinite(sizes))[0])
             refuse(
                 part,
-                f"adds up terms of {sizes.flat[place]:.1e} to an answer of {answers.flat[place]:.1e}: doubles "
+                f"adds up terms of {sizes.flat[position]:.1e} to an answer of {answers.flat[position]:.1e}: doubles "
                 "keep 16 digits, so that what it answers there is rounding",
                 hint="scale the columns before their powers and products, for example with `StandardScaler` in "
                 "front of `PolynomialFeatures`; fitting warns of an ill-conditioned matrix",
@@ -121,11 +121,11 @@ def _tied_donors(numpy: Any, model: Any, given: Any) -> Any:
     for start in range(0, len(given), _AT_ONCE):
         part = slice(start, start + _AT_ONCE)
         far = metrics.nan_euclidean_distances(given[part], model._fit_X, missing_values=model.missing_values)
-        for place in numpy.flatnonzero(holes[part].any(axis=0)):
-            near = numpy.sort(far[:, ~model._mask_fit_X[:, place]], axis=1)
+        for position in numpy.flatnonzero(holes[part].any(axis=0)):
+            near = numpy.sort(far[:, ~model._mask_fit_X[:, position]], axis=1)
             if near.shape[1] > model.n_neighbors:
                 last, after = near[:, model.n_neighbors - 1], near[:, model.n_neighbors]
-                found[part] |= holes[part, place] & numpy.isclose(last, after, rtol=_TIED, atol=1e-12)
+                found[part] |= holes[part, position] & numpy.isclose(last, after, rtol=_TIED, atol=1e-12)
     return found
 
 

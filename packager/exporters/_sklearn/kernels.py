@@ -91,8 +91,8 @@ def spread_labels(builder: Builder, model: Any, frame: Frame) -> Value:
         weights = pairwise(builder, model, numbers(builder, frame), model.X_, "rbf", {"gamma": model.gamma})
         found = builder.matmul(weights, known)
     else:
-        _, places = neighbours(builder, model.nn_fit, frame, int(model.n_neighbors))
-        each = [builder.reduce("ReduceSum", pick(builder, column, places)) for column in known.T]
+        _, positions = neighbours(builder, model.nn_fit, frame, int(model.n_neighbors))
+        each = [builder.reduce("ReduceSum", pick(builder, column, positions)) for column in known.T]
         found = builder.concat(each)
     return builder.div(found, builder.reduce("ReduceSum", found))
 

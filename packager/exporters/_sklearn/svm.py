@@ -6,7 +6,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from packager.exporters._sklearn import emit, place_of_largest, refuse, write_labels, writes
+from packager.exporters._sklearn import emit, position_of_largest, refuse, write_labels, writes
 from packager.exporters._sklearn.algebra import (
     clip,
     expit,
@@ -106,7 +106,7 @@ def predict_label(builder: Builder, model: Any, frame: Frame) -> Value:
     gain = numpy.array([[float(i == one) - (i == other) for i in range(count)] for one, other in _pairs(count)])
     base = numpy.array([float(index) for index in range(count)])  # votes of pairs whose first class loses all
     return write_labels(
-        builder, model.classes_, place_of_largest(builder, builder.add(builder.matmul(first, gain), base))
+        builder, model.classes_, position_of_largest(builder, builder.add(builder.matmul(first, gain), base))
     )
 
 
@@ -150,19 +150,19 @@ def _coupled(builder: Builder, chances: Value, count: int) -> Value:
 def _coupling_rows(builder: Builder, chances: Value, count: int) -> list[Value]:
     """Return the rows of the quadratic form, each [batch, classes]."""
     numpy = importlib.import_module("numpy")
-    places = {pair: index for index, pair in enumerate(_pairs(count))}
+    positions = {pair: index for index, pair in enumerate(_pairs(count))}
     known = builder.concat([chances, builder.sub(1.0, chances), builder.mul(builder.take(chances, [0]), 0.0)])
-    zero = 2 * len(places)
+    zero = 2 * len(positions)
 
-    def place(one: int, other: int) -> int:
+    def position(one: int, other: int) -> int:
         if one == other:
             return zero
-        return places[one, other] if one < other else len(places) + places[other, one]
+        return positions[one, other] if one < other else len(positions) + positions[other, one]
 
     rows = []
     for index in range(count):
-        against = builder.take(known, [place(other, index) for other in range(count)])
-        chosen = builder.take(known, [place(index, other) for other in range(count)])
+        against = builder.take(known, [position(other, index) for other in range(count)])
+        chosen = builder.take(known, [position(index, other) for other in range(count)])
         squares = builder.reduce("ReduceSum", square(builder, against))
         here = (numpy.arange(count) == index).astype("float64")
         rows.append(builder.sub(builder.mul(squares, here), builder.mul(against, chosen)))

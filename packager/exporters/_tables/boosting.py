@@ -12,7 +12,7 @@ from typing import Any
 
 from packager.errors import MissingToolError
 from packager.exporters import Arrays, Feeds, Interface, _sklearn
-from packager.exporters._sklearn import both_sides, place_of_largest, write_labels
+from packager.exporters._sklearn import both_sides, position_of_largest, write_labels
 from packager.exporters._sklearn.builder import Builder, Frame, Value
 from packager.exporters._tables import critical as _critical
 from packager.exporters._tables import estimator, ranges
@@ -88,9 +88,9 @@ class Boosted:
         """Return rows with known and missing categories in the columns that take no others."""
         numpy = importlib.import_module("numpy")
         found = dict(drawn)
-        for place in self.closed:
-            name = self.table.ports[place].name
-            named = [item for item in self.critical[place] if item == item]
+        for position in self.closed:
+            name = self.table.ports[position].name
+            named = [item for item in self.critical[position] if item == item]
             known = numpy.array(named, found[name].dtype)
             other = ~(numpy.isin(found[name], known) | _is_missing(found[name]))
             found[name][other] = numpy.resize(known, int(other.sum()))
@@ -109,9 +109,9 @@ class Boosted:
         if found is None or not self.categories:
             return found
         found = found.astype("object")
-        for place, known in self.categories.items():
+        for position, known in self.categories.items():
             named = {float(code): item for code, item in enumerate(known)}
-            found[:, place] = [named.get(code, _UNSEEN) for code in found[:, place]]
+            found[:, position] = [named.get(code, _UNSEEN) for code in found[:, position]]
         return found
 
     def extra_files(self) -> Mapping[str, Path]:
@@ -131,7 +131,7 @@ def _narrowed(builder: Builder, value: Value) -> Value:
 def write_classes(builder: Builder, scores: Value, classes: Any) -> list[Value]:
     """Write the class with the first largest score, and the scores; one score alone is that of the second class."""
     both = both_sides(builder, scores) if scores.width == 1 else scores
-    return [write_labels(builder, classes, place_of_largest(builder, both)), both]
+    return [write_labels(builder, classes, position_of_largest(builder, both)), both]
 
 
 def class_answers(scores: Any, classes: Any) -> Arrays:
@@ -160,11 +160,11 @@ def categorical(given: Any, categories: Mapping[int, Sequence[Any]]) -> Any:
     if not hasattr(given, "columns"):
         return given
     pandas, found = importlib.import_module("pandas"), given.copy()
-    for place, known in categories.items():
-        column = given.iloc[:, place]
+    for position, known in categories.items():
+        column = given.iloc[:, position]
         column = column if "" in known else column.mask(column == "")
         kind: Any = "category"
         if column.isna().all():  # a row by itself: nothing in it says of which type its categories are
             kind = pandas.CategoricalDtype([item for item in known if item is not None])
-        found[given.columns[place]] = column.astype(kind)
+        found[given.columns[position]] = column.astype(kind)
     return found

@@ -100,14 +100,14 @@ def _pulled_columns(step: Any, made: Any, width: int) -> Any:
     found = numpy.zeros((len(made), width), dtype="object")
     known = False
     for name, part, _ in step.transformers_:
-        places = [int(place) for place in getattr(step, "_transformer_to_input_indices", {}).get(name, ())]
+        positions = [int(position) for position in getattr(step, "_transformer_to_input_indices", {}).get(name, ())]
         slots = step.output_indices_.get(name, slice(0, 0))
-        if part == "drop" or not places or slots.stop == slots.start:
+        if part == "drop" or not positions or slots.stop == slots.start:
             continue
         own = made[:, slots]
-        back = own if part == "passthrough" else _pulled_part(part, own, len(places))
-        if back is not None and back.shape[1] == len(places):
-            found[:, places] = back
+        back = own if part == "passthrough" else _pulled_part(part, own, len(positions))
+        if back is not None and back.shape[1] == len(positions):
+            found[:, positions] = back
             known = True
     return found if known else None
 
@@ -190,13 +190,13 @@ def leaf_rows(grown: Ensemble, width: int) -> Any:
 def _row(base: Any, borders: dict[int, tuple[float, float]], grown: Ensemble, *, last: bool) -> Any:
     """Return a row that goes to the leaf behind `borders`; of a category one that is in its set, or is not."""
     row, columns = base.copy(), grown.columns
-    for place, (low, high) in borders.items():
-        made = columns.derived[place - columns.width] if place >= columns.width else None
+    for position, (low, high) in borders.items():
+        made = columns.derived[position - columns.width] if position >= columns.width else None
         if isinstance(made, Members):
             inside = high <= _IN
             row[made.feature] = min(made.codes) if inside and made.codes else max(made.codes, default=-1) + 1
-        elif place < len(row):
-            row[place] = _inside(low, high, grown.compared, last=last)
+        elif position < len(row):
+            row[position] = _inside(low, high, grown.compared, last=last)
         elif made is not None:
             row[made.feature] = _inside(low, high, grown.compared, last=last)
     return row
@@ -206,12 +206,12 @@ def _ordinary(grown: Sequence[Tree], width: int) -> Any:
     """Return a row of middle thresholds: what a column is where a leaf does not depend on it."""
     numpy = importlib.import_module("numpy")
     row = numpy.zeros(width)
-    places = numpy.concatenate([tree.column[~tree.leaf] for tree in grown])
+    positions = numpy.concatenate([tree.column[~tree.leaf] for tree in grown])
     cuts = numpy.concatenate([tree.threshold[~tree.leaf].astype("float64") for tree in grown])
-    for place in numpy.unique(places):
-        own = numpy.sort(cuts[(places == place) & numpy.isfinite(cuts)])
-        if place < width and len(own):
-            row[place] = own[len(own) // 2]
+    for position in numpy.unique(positions):
+        own = numpy.sort(cuts[(positions == position) & numpy.isfinite(cuts)])
+        if position < width and len(own):
+            row[position] = own[len(own) // 2]
     return row
 
 

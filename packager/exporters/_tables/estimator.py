@@ -354,11 +354,11 @@ def _gaps(model: Any, given: Any, expected: Any, got: Any) -> Any:
     if found is None:
         return None
     scores, labels = found
-    places = {label: place for place, label in enumerate(labels)}
-    if scores.shape[1] != len(places):
+    positions = {label: position for position, label in enumerate(labels)}
+    if scores.shape[1] != len(positions):
         return None
     rows = numpy.arange(len(scores))
-    own = numpy.array([places.get(label, 0) for label in expected.tolist()])
-    other = numpy.array([places.get(label, -1) for label in got.tolist()])
+    own = numpy.array([positions.get(label, 0) for label in expected.tolist()])
+    other = numpy.array([positions.get(label, -1) for label in got.tolist()])
     gap = abs(scores[rows, own] - scores[rows, other]) / numpy.maximum(1.0, abs(scores).max(axis=1))
     return numpy.where(other < 0, numpy.inf, gap)

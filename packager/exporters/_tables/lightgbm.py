@@ -45,7 +45,9 @@ def open_booster(source: Path, model: Any, options: ExportOptions) -> Boosted:
         _names(source, booster.feature_name()),
         booster.num_feature(),
         text=False,
-        texts=[place for place, known in found.categories.items() if any(isinstance(item, str) for item in known)],
+        texts=[
+            position for position, known in found.categories.items() if any(isinstance(item, str) for item in known)
+        ],
     )
     answering = _Interface(model, found) if isinstance(model, lib.LGBMModel) else _Bare(model, found)
     return Boosted(
@@ -74,8 +76,8 @@ def _names(source: Path, fitted: Sequence[str]) -> Sequence[str]:
 def critical(model: lightgbm.Model) -> list[list[Any]]:
     """Return the values of every column that decide something, with what is taken for zero beside zero."""
     found: list[list[Any]] = [[*own, 0.0, lightgbm.ZERO, -lightgbm.ZERO] for own in thresholds(model.ensemble)]
-    for place, known in model.categories.items():
-        found[place] = [item for item in known if item is not None]
+    for position, known in model.categories.items():
+        found[position] = [item for item in known if item is not None]
     return found
 
 

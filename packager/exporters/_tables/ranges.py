@@ -61,7 +61,7 @@ def samples(model: Any, table: Table, run: Callable[[Feeds], Arrays], seed: int)
 def drawn(wanted: Sequence[Values], table: Table, run: Callable[[Feeds], Arrays], seed: int) -> Mapping[str, Any]:
     """Return rows in which the wanted values of every column occur, beside ordinary ones and what breaks graphs."""
     numpy = importlib.import_module("numpy")
-    columns = [_column(port, wanted[index]) for index, port in _places(table.ports)]
+    columns = [_column(port, wanted[index]) for index, port in _positions(table.ports)]
     columns = _accepted(numpy, table.ports, columns, wanted, run)
     generator = numpy.random.Generator(numpy.random.PCG64(seed))
     found, start = {}, 0
@@ -72,7 +72,7 @@ def drawn(wanted: Sequence[Values], table: Table, run: Callable[[Feeds], Arrays]
     return found
 
 
-def _places(ports: Sequence[Port]) -> list[tuple[int, Port]]:
+def _positions(ports: Sequence[Port]) -> list[tuple[int, Port]]:
     """Return the port of every column, in order."""
     return list(enumerate(port for port in ports for _ in range(int(port.shape[1]))))
 
@@ -105,7 +105,7 @@ def rows(model: Any, table: Table, run: Callable[[Feeds], Arrays], seed: int) ->
 def sets(wanted: Sequence[Values], critical: Any, table: Table, run: Callable[[Feeds], Arrays]) -> dict[str, Feeds]:
     """Return rows by what they are for: the wanted values of every column, and critical rows, where there are any."""
     numpy = importlib.import_module("numpy")
-    columns = [_column(port, wanted[index]) for index, port in _places(table.ports)]
+    columns = [_column(port, wanted[index]) for index, port in _positions(table.ports)]
     found = {"one column at its edges": _alone(columns)}
     if critical is not None:
         found["critical rows"] = critical.tolist()
@@ -126,7 +126,9 @@ def _alone(columns: Sequence[Values]) -> list[Values]:
 
 def _runnable(numpy: Any, table: Table, cells: Sequence[Values], run: Callable[[Feeds], Arrays]) -> dict[str, Any]:
     """Return rows as the ports hold them, without those that the source refuses."""
-    fitting = [[_fit(value, port) for value, (_, port) in zip(row, _places(table.ports), strict=True)] for row in cells]
+    fitting = [
+        [_fit(value, port) for value, (_, port) in zip(row, _positions(table.ports), strict=True)] for row in cells
+    ]
     kept = _kept(numpy, table.ports, fitting, run)
     return _feeds(numpy, table.ports, kept) if kept else {}
 
@@ -191,11 +193,11 @@ def missing_text(model: Any) -> tuple[Any, ...]:
 
 
 def text_columns(model: Any) -> set[int]:
-    """Return the places of the columns that a model knows texts of: categories, or words."""
+    """Return the positions of the columns that a model knows texts of: categories, or words."""
     width = getattr(model, "n_features_in_", 0)
     names = [str(name) for name in getattr(model, "feature_names_in_", ())]
     wanted = interesting(model, width, names) if width else []
-    return {place for place, values in enumerate(wanted) if any(isinstance(value, str) for value in values)}
+    return {position for position, values in enumerate(wanted) if any(isinstance(value, str) for value in values)}
 
 
 # -- values of one column
@@ -264,7 +266,7 @@ def _accepted(
     """
     base = _base(numpy, ports, columns, wanted, run)
     done = []
-    for index, port in _places(ports):
+    for index, port in _positions(ports):
         kind = "string" if port.dtype == "string" else port.dtype.rstrip("0123456789")
         risky = [] if port.range else [value for value in _RISKY.get(kind, ()) if value not in columns[index]]
         tried = [[*base[:index], value, *base[index + 1 :]] for value in (*columns[index], *risky)]
@@ -368,14 +370,14 @@ def _columns(step: Any, width: int, names: Sequence[str], wanted: list[Values] |
     found = _nothing(width)
     fitted = [str(name) for name in getattr(step, "feature_names_in_", names)]
     for name, part, chosen in step.transformers_:
-        places = _chosen(chosen, fitted, width)
+        positions = _chosen(chosen, fitted, width)
         outputs = step.output_indices_.get(name, slice(0, 0))
         own = wanted[outputs] if wanted is not None else None
         if part == "drop":
             continue
-        values = (own or _nothing(len(places))) if part == "passthrough" else _back(part, len(places), (), own)
-        for place, value in zip(places, values, strict=False):
-            target = list(names).index(fitted[place]) if names and fitted else place
+        values = (own or _nothing(len(positions))) if part == "passthrough" else _back(part, len(positions), (), own)
+        for position, value in zip(positions, values, strict=False):
+            target = list(names).index(fitted[position]) if names and fitted else position
             found[target] = [*found[target], *value]
     return found
 
@@ -388,7 +390,7 @@ def _chosen(chosen: Any, fitted: Sequence[str], width: int) -> list[int]:
         return list(range(width))[chosen]
     listed = list(chosen)
     if listed and all(isinstance(item, bool) or type(item).__name__ == "bool" for item in listed):
-        return [place for place, taken in enumerate(listed) if taken]
+        return [position for position, taken in enumerate(listed) if taken]
     return [fitted.index(item) if isinstance(item, str) else int(item) for item in listed]
 
 

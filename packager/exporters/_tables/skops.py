@@ -110,9 +110,9 @@ def _objects(root: Any) -> Iterator[Any]:
 def _check_nodes(left: Any, right: Any, feature: Any, width: int) -> None:
     """Check that children come after their parents and exist, and that every split looks at a column that exists."""
     numpy = importlib.import_module("numpy")
-    places = numpy.arange(len(left))
+    positions = numpy.arange(len(left))
     leaf = left == -1
-    inner = (left > places) & (left < len(left)) & (right > places) & (right < len(left))
+    inner = (left > positions) & (left < len(left)) & (right > positions) & (right < len(left))
     if not len(left) or not (leaf | (inner & (feature >= 0) & (feature < width))).all():
         raise ValueError("a tree has a node outside its arrays")
 

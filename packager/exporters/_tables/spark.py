@@ -223,7 +223,7 @@ class Pipeline:
         _as_float(model, kept[0].name)
 
     def _keep_unseen(self, model: Any) -> None:
-        """Give words that an indexer has not seen the place behind all others, where it keeps them; no one else may.
+        """Give words that an indexer has not seen the position behind all others, where it keeps them; no one else may.
 
         The converter leaves them at -1, which the encoder behind it refuses.
         """

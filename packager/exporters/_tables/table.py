@@ -84,7 +84,7 @@ def table(
 ) -> Table:
     """Bring signature, recipe and the fitted model together; `names` and `width` are the model's own columns, if any.
 
-    `text` says that the model takes a list of texts, `texts` at which places its columns are texts; `missing` is what
+    `text` says that the model takes a list of texts, `texts` lists the positions of text columns; `missing` is what
     it takes for a missing one. Raises StepError when recipe and model contradict each other.
     """
     found = _laid_out(source, options, names, width, text, texts)
@@ -103,7 +103,7 @@ def _laid_out(
         order = names if set(names) == set(stated) else list(stated)
         return frame([(name, *dtypes(stated[name])) for name in order], options)
     if names and not tensors:
-        kinds = ["string" if place in texts else "float64" for place in range(len(names))]
+        kinds = ["string" if position in texts else "float64" for position in range(len(names))]
         return frame([(name, *_wished(name, options, kind)) for name, kind in zip(names, kinds, strict=True)], options)
     return _matrix(next(iter(tensors), None), options, len(columns) or width)
 

@@ -90,7 +90,7 @@ class Function:
             convert = importlib.import_module("tf2onnx").convert
         except ImportError:
             raise MissingToolError("tf2onnx", EXTRA) from None
-        given = [_spec(lib, port, f"given_{place}") for place, port in enumerate(self.asked.inputs)]
+        given = [_spec(lib, port, f"given_{position}") for position, port in enumerate(self.asked.inputs)]
 
         def attempt() -> Any:
             function = lib.function(lambda *tensors: tuple(map(lib.identity, self.call(*tensors))), given)

@@ -53,6 +53,6 @@ def _mend(main: Any, node: Any, prefix: str) -> None:
         helper.make_node("CastLike", [none, weights], [zero]),
         helper.make_node("Where", [hidden, zero, weights], [result]),
     ]
-    place = list(main.node).index(node)
+    position = list(main.node).index(node)
     for offset, item in enumerate(made, start=1):
-        main.node.insert(place + offset, item)
+        main.node.insert(position + offset, item)

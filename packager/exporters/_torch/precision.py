@@ -97,7 +97,7 @@ def run_doubled(lib: Any, run: Callable[[Feeds], Arrays], feeds: Feeds) -> Array
 
 
 def gaps(exact: Callable[[Feeds], Arrays] | None, feeds: Feeds, output: int, got: Any) -> Any:
-    """Return 0 where the doubled module gives a place or label that `got` has, else infinity: rounding chose it."""
+    """Return 0 where the doubled module gives a position or label that `got` has, else infinity: rounding chose it."""
     numpy = importlib.import_module("numpy")
     if exact is None:
         return None

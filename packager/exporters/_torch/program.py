@@ -144,7 +144,7 @@ class Traced:
         return lambda feeds: precision.run_doubled(torch(), partial(self._answer, module), feeds)
 
     def gaps(self, feeds: Feeds, output: int, expected: Any, got: Any) -> Any:
-        """Say of places and labels whether the source was undecided, as `exporters.gaps_of` requires."""
+        """Say of positions and labels whether the source was undecided, as `exporters.gaps_of` requires."""
         return None if expected.dtype.kind == "f" else precision.gaps(self.exact(), feeds, output, got)
 
     def rounding(self, feeds: Feeds, output: int) -> float | None:
@@ -171,7 +171,7 @@ class Traced:
 
 @contextlib.contextmanager
 def _padded() -> Iterator[None]:
-    """Let attention compute padded places too: torch's fast path in eval mode leaves zeros there, as no graph does."""
+    """Let attention compute padded positions too: torch's fast path in eval mode leaves zeros there, no graph does."""
     mha = importlib.import_module("torch.backends.mha")
     before = mha.get_fastpath_enabled()
     mha.set_fastpath_enabled(False)

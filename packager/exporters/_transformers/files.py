@@ -62,9 +62,9 @@ def tokenizer_inputs(folder: Path) -> tuple[str, ...] | None:
 
 def processor(source: Path, encoder: Path) -> Mapping[str, JSON]:
     """Return the settings of the image processor or feature extractor; empty when there is none."""
-    places = [source / "components" / part for part in _PARTS] + [encoder]
+    positions = [source / "components" / part for part in _PARTS] + [encoder]
     found: dict[str, JSON] = {}
-    for path in (folder / name for folder in places for name in _PROCESSORS):
+    for path in (folder / name for folder in positions for name in _PROCESSORS):
         if path.is_file():
             table = read_json(path)
             for part in (table.get(name) for name in _PARTS):

@@ -253,7 +253,7 @@ def _traceable(model: Any) -> Iterator[None]:
 
 
 def _unchecked(*_: object) -> None:
-    """Stand in for a check of values, which a graph has no place for."""
+    """Stand in for a check of values, which a graph has no position for."""
 
 
 def _length(value: Any) -> Any:

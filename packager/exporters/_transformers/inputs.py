@@ -107,7 +107,7 @@ def _is_wanted(subject: Subject, name: str) -> bool:
 
 
 def _is_inlaid(subject: Subject) -> bool:
-    """Say whether images take the places of tokens among the ids: such a model reads plain text as well."""
+    """Say whether images take the positions of tokens among the ids: such a model reads plain text as well."""
     config = subject.model.config
     return any(getattr(config, name, None) is not None for name in ("image_token_id", "image_token_index"))
 
@@ -116,7 +116,7 @@ def _described(subject: Subject, name: str) -> Port:
     """Return an input as the configuration describes it. Raises StepError when that says too little."""
     if name in _OTHER_SENSES and _is_inlaid(subject):
         raise StepError(
-            f"`{name}` takes the places of tokens in `input_ids`, so neither can vary alone",
+            f"`{name}` takes the positions of tokens in `input_ids`, so neither can vary alone",
             hint="name `input_ids` and `attention_mask` under `inputs` to export the model's text side",
         )
     try:
@@ -176,10 +176,10 @@ def _types(subject: Subject, name: str) -> Port:
 
 
 def _boxes(subject: Subject, name: str) -> Port:
-    places = getattr(subject.text, "max_2d_position_embeddings", None)
-    if places is None:
+    positions = getattr(subject.text, "max_2d_position_embeddings", None)
+    if positions is None:
         return Port(name, "float32", (BATCH, SEQUENCE, 4), (0, 1))
-    return Port(name, "int64", (BATCH, SEQUENCE, 4), (0, min(places - 1, 1000)))
+    return Port(name, "int64", (BATCH, SEQUENCE, 4), (0, min(positions - 1, 1000)))
 
 
 def _paths(subject: Subject, name: str) -> Port:

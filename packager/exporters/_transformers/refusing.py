@@ -17,7 +17,7 @@ _OWN = "/transformers/models/"
 @contextlib.contextmanager
 def one_graph(kind: str) -> Iterator[None]:
     """Name the architecture `kind` where it cannot be traced or converted."""
-    with _restated(f"`{kind}` computes{{place}} what one graph does not hold: {{said}}", LOG_AS_PT2):
+    with _restated(f"`{kind}` computes{{position}} what one graph does not hold: {{said}}", LOG_AS_PT2):
         yield
 
 
@@ -25,7 +25,9 @@ def one_graph(kind: str) -> Iterator[None]:
 def described(kind: str) -> Iterator[None]:
     """Name the architecture `kind` where it does not run on its inputs as they are described."""
     hint = "describe every input under `inputs`: its name, dtype, shape and range"
-    with _restated(f"`{kind}` does not take its inputs as its configuration describes them{{place}}: {{said}}", hint):
+    with _restated(
+        f"`{kind}` does not take its inputs as its configuration describes them{{position}}: {{said}}", hint
+    ):
         yield
 
 
@@ -38,7 +40,7 @@ def _restated(sentence: str, hint: str) -> Iterator[None]:
             raise
         links = _chain(error.__cause__)
         said = (str(links[-1]).strip() or type(links[-1]).__name__).splitlines()[0]
-        raise StepError(sentence.format(place=_place(links), said=f"{said:.200}"), hint=hint) from error.__cause__
+        raise StepError(sentence.format(position=_position(links), said=f"{said:.200}"), hint=hint) from error.__cause__
 
 
 def _chain(error: BaseException) -> list[BaseException]:
@@ -50,7 +52,7 @@ def _chain(error: BaseException) -> list[BaseException]:
     return found
 
 
-def _place(links: list[BaseException]) -> str:
+def _position(links: list[BaseException]) -> str:
     """Return the innermost line of the architecture's own code."""
     frames = [frame for link in reversed(links) for frame in reversed(traceback.extract_tb(link.__traceback__))]
     own = next((frame for frame in frames if _OWN in frame.filename), None)

@@ -207,9 +207,9 @@ def _mean_of_roots(torch: Any, tokens: Any, mask: Any) -> Any:
 
 
 def _weighted_mean(torch: Any, tokens: Any, mask: Any) -> Any:
-    """Weigh a token by its place, counted from the first that is not padding."""
-    place = torch.arange(tokens.shape[1], device=tokens.device) + 1 - _first(torch, mask).unsqueeze(-1)
-    total, weight = _sum(tokens, mask * place)
+    """Weigh a token by its position, counted from the first that is not padding."""
+    position = torch.arange(tokens.shape[1], device=tokens.device) + 1 - _first(torch, mask).unsqueeze(-1)
+    total, weight = _sum(tokens, mask * position)
     return total / weight
 
 

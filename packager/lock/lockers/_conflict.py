@@ -73,11 +73,11 @@ def _around(text: str) -> Iterator[Version]:
     yield Version(f"{version.public}.post9999") if not (version.is_postrelease or version.is_devrelease) else version
     release = [*version.release, 0, 0][: max(3, len(version.release))]
     yield Version(".".join(map(str, [*release, 1])))
-    for place in range(len(release)):
-        up = [*release[:place], release[place] + 1, *([0] * (len(release) - place - 1))]
+    for position in range(len(release)):
+        up = [*release[:position], release[position] + 1, *([0] * (len(release) - position - 1))]
         yield Version(".".join(map(str, up)))
-        if release[place]:
-            down = [*release[:place], release[place] - 1, *([9999] * (len(release) - place - 1))]
+        if release[position]:
+            down = [*release[:position], release[position] - 1, *([9999] * (len(release) - position - 1))]
             yield Version(".".join(map(str, down)))
 
 

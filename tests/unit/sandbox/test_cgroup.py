@@ -125,7 +125,7 @@ def test_the_kernels_counters_say_why_a_step_ended(tmp_path: Path, files: dict[s
 @pytest.fixture
 def kernels_own() -> Iterator[Path]:
     """A group in the kernel's tree, without controllers where those belong to the first version."""
-    found = cgroup._place(Path("/proc/self/mountinfo"), Path("/proc/self/cgroup"))
+    found = cgroup._own_directory(Path("/proc/self/mountinfo"), Path("/proc/self/cgroup"))
     if found is None or not os.access(found, os.W_OK):
         pytest.skip("no control groups of the second version to write to")
     place = found / f"packager-test-{uuid.uuid4().hex[:8]}"

@@ -333,4 +333,4 @@ def test_not_wanting_it_is_the_only_way_without() -> None:
 
 
 def test_this_python_is_shown_to_workers() -> None:
-    assert str(Path(sys.prefix).resolve()) in sandbox.host_interpreter().places
+    assert str(Path(sys.prefix).resolve()) in sandbox.host_interpreter().paths
