@@ -166,7 +166,7 @@ def squares(answer: Any, raw: Any) -> tuple[Any, Any]:
     return raw - answer, np.ones_like(raw)
 
 
-def test_a_missing_value_that_counts_as_zero_goes_where_zero_goes() -> None:
+def test_missing_as_zero_follows_zero() -> None:
     columns = Columns(1)
     assert lightgbm_trees._rule(columns, [], 0, 1.5, 0) == (0, 1.5, True)
     assert lightgbm_trees._rule(columns, [], 0, -1.5, 2) == (0, -1.5, False)

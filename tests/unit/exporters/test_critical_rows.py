@@ -49,7 +49,7 @@ def test_values_stand_where_a_step_turns_to_its_next_formula(step: object) -> No
     assert all(set(own) <= set(values) for own, values in zip(edges, wanted, strict=True))
 
 
-def test_a_booster_offers_rows_for_its_leaves_with_categories_as_text(tmp_path: Path) -> None:
+def test_booster_offers_rows_for_leaves_with_text_categories(tmp_path: Path) -> None:
     given = pd.DataFrame({"size": ROWS[:, 0], "city": pd.Categorical(_RANDOM.choice(["a", "b", "c"], 200))})
     options = {"n_estimators": 4, "verbose": -1, "min_child_samples": 5, "cat_smooth": 1, "min_data_per_group": 5}
     model = lightgbm.LGBMRegressor(**options).fit(given, ANSWER + 3 * (given.city == "b"))

@@ -149,7 +149,7 @@ def rated(folder: Path, name: str) -> Path:
     return saved(folder, nodes, inputs, {"y": (T.FLOAT, None)}, {"high": np.array(16000)})
 
 
-def test_a_rate_that_takes_other_lengths_is_listed_beside_one_that_stands_for_the_others(tmp_path: Path) -> None:
+def test_rates_are_listed_one_per_set_of_lengths(tmp_path: Path) -> None:
     """What is promised runs with both; a voice detector of this kind was measured at one rate and refused the other."""
     found = describe(rated(tmp_path, "sr"), seconds=20)
     sr = found["inputs"][1]
@@ -158,7 +158,7 @@ def test_a_rate_that_takes_other_lengths_is_listed_beside_one_that_stands_for_th
     assert "16000; each takes other lengths" in next(describe_input(sr))
 
 
-def test_a_number_that_is_no_rate_is_told_by_the_smallest(tmp_path: Path) -> None:
+def test_other_numbers_are_stated_by_the_smallest(tmp_path: Path) -> None:
     assert describe(rated(tmp_path, "mode"), seconds=20)["inputs"][1]["values"] == [0, 16000]
 
 

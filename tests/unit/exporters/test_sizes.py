@@ -84,7 +84,7 @@ def test_the_search_beside_a_step_ends() -> None:
     assert runs < 1000
 
 
-def test_the_longest_multiple_is_found_and_a_failure_between_multiples_is_no_limit() -> None:
+def test_limit_of_steps_is_the_longest_multiple() -> None:
     span = spans([X0, X2], lambda rows, height: height % 32 == 0 and height <= 2080)[(X2,)]
     assert (span.high, span.limited) == (2080, True)
     budgeted = explore([X2], lambda lengths: lengths[X2] % 32 == 0, fits=lambda lengths: lengths[X2] < 1100)

@@ -133,7 +133,7 @@ def test_columns_are_inputs_with_their_names(save: Save) -> None:
     assert {entry.domain: entry.version for entry in graph.opset_import}["ai.onnx.ml"] <= 3
 
 
-def test_samples_hold_thresholds_with_both_neighbours_and_what_breaks_graphs(save: Save) -> None:
+def test_samples_hold_thresholds_and_their_neighbours(save: Save) -> None:
     model = RandomForestClassifier(3, max_depth=2, random_state=0).fit(HOLES, LABELS)
     rows = opened(save(model, HOLES)).samples()["age"].reshape(-1)
     for tree in model.estimators_:

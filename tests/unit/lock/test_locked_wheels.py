@@ -51,7 +51,7 @@ sets = st.dictionaries(st.sampled_from(NAMES), pins, min_size=1).map(
 
 @settings(max_examples=30, deadline=None)
 @given(sets)
-def test_any_lock_is_a_valid_pylock_that_selects_what_was_locked(value: dict[str, tuple[Wheel, ...]]) -> None:
+def test_any_lock_is_a_valid_pylock(value: dict[str, tuple[Wheel, ...]]) -> None:
     """The judge is `packaging`, which pip and others read PEP 751 with."""
     parsed = Pylock.from_dict(tomllib.loads(wheel_locks.pylock(value, (), ())))
     parsed.validate()
@@ -275,7 +275,7 @@ PIP_SAYS = (
 
 
 @pytest.mark.parametrize("text", [UV_SAYS, PIP_SAYS])
-def test_a_conflict_is_told_in_one_sentence_whoever_found_it(text: str) -> None:
+def test_conflict_is_one_sentence_from_every_engine(text: str) -> None:
     own = project_locks.parse(b"numpy==1.26.4", "requirements.txt")
     wanted = dependencies.Wanted({"onnxruntime": ("ml-dtypes>=0.5.4",)}, ("linux_x86_64-cp313",), own=own)
     error = dependencies._explained("onnxruntime", "linux_x86_64-cp313", NoSolutionError(text), wanted)
@@ -329,7 +329,7 @@ def test_an_installation_takes_the_lock_of_its_own_python(tmp_path: Path) -> Non
     assert choose(unpacked(tmp_path / "b", [here], []), None).place is None
 
 
-def test_another_python_is_told_which_ones_are_carried(tmp_path: Path) -> None:
+def test_other_python_error_lists_carried_ones(tmp_path: Path) -> None:
     here, other = platforms.here(), "linux_x86_64-cp399"
     with pytest.raises(NegativeAnswerError, match=rf"carries wheels for `{other}`, and this is `{here}`") as caught:
         choose(unpacked(tmp_path / "a", [here, other], [other]), None)

@@ -64,7 +64,7 @@ def test_broken_files_say_nothing() -> None:
     assert read("model.pkl", MLmodel=b"- [") == Origin(None, {})
 
 
-def test_a_format_that_is_data_brings_no_package_of_its_own() -> None:
+def test_data_formats_bring_no_package() -> None:
     origin = Origin(None, {"evil": "==1", "onnx": "==1.12", "scikit-learn": "==1.5.2"})
     data = origins.requirements_for(["scikit-learn", "onnx", "numpy"], origin, more=False)
     assert "scikit-learn==1.5.2" in data and "numpy" in data

@@ -37,7 +37,7 @@ def test_the_age_of_a_library_bounds_what_is_around_it(
     assert found[package].contains(allowed) and not found[package].contains(refused)
 
 
-def test_a_current_library_and_the_sources_own_word_are_left_alone() -> None:
+def test_current_library_and_stated_bounds_are_kept() -> None:
     assert "numpy" in lines(Origin(None, {"scikit-learn": "==1.6.1"}))
     assert not lines(Origin(None, {"scikit-learn": "==1.6.1"}))["numpy"]
     stated = lines(Origin(None, {"scikit-learn": "==1.2.2", "numpy": "==1.23.5"}))
@@ -46,7 +46,7 @@ def test_a_current_library_and_the_sources_own_word_are_left_alone() -> None:
     assert "setuptools" not in lines(Origin(None, {"xgboost": "==1.5.1"}), more=False), "nor what is not installed"
 
 
-def test_files_of_keras_2_take_the_tensorflow_that_their_reader_asks_for() -> None:
+def test_keras_2_file_locks_tensorflow_of_its_reader() -> None:
     found = origins.requirements_for(("tf-keras", "tensorflow", "onnx"), Origin(None, {}), more=False)
     assert found[0].startswith("tf-keras") and found[1].startswith("tensorflow>=")
 

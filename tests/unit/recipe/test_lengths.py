@@ -29,9 +29,7 @@ WITH_MORE = LENGTHS | spans_with_more()
 
 
 @given(LENGTHS, st.integers(0, 300))
-def test_the_nearest_length_is_taken_and_no_longer_than_asked_where_that_is_possible(
-    taken: Lengths, asked: int
-) -> None:
+def test_near_is_the_largest_length_not_above(taken: Lengths, asked: int) -> None:
     near = taken.near(asked)
     assert near in taken
     assert near <= asked or all(length not in taken for length in range(1, asked + 1))
@@ -119,7 +117,7 @@ def test_a_line_says_what_was_measured_and_what_is_taken() -> None:
     assert str(Measured(Lengths(4, 256, 4), Lengths(), (4, "width"))).startswith("= 4 * width; ")
 
 
-def test_single_lengths_are_taken_besides_a_span_and_not_measured() -> None:
+def test_single_lengths_are_taken_and_not_measured() -> None:
     limit = Lengths(32, 640, 32, also=(1, 100))
     assert [length for length in range(1, 700) if length in limit] == [1, *range(32, 97, 32), 100, *range(128, 641, 32)]
     assert (limit.near(0), limit.near(31), limit.near(101)) == (32, 32, 96)

@@ -117,7 +117,7 @@ def test_every_recorded_message_has_its_case() -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if not name.startswith("text-")])
-def test_editors_are_told_the_same(name: str) -> None:
+def test_editor_schema_agrees_with_the_parser(name: str) -> None:
     value = yaml.load((DATA / name).read_bytes(), Loader=Core)
     assert SCHEMA.is_valid(value) == name.startswith(("good-", "meaning-"))
 
@@ -172,7 +172,7 @@ def test_half_a_tolerance_is_completed() -> None:
     assert parsed.tolerance_for("logits", "fp16") == Tolerance(1, 1e-4)
 
 
-def test_a_tolerance_for_no_output_is_refused_once_outputs_are_known() -> None:
+def test_tolerance_for_unknown_output_is_refused() -> None:
     parsed = parse(SMALL + "tolerance: {logit: {atol: 1}}\n")
     parsed.check_outputs(["logit"])
     with pytest.raises(UsageError, match="names `logit`, which is neither a precision nor an output"):
@@ -353,7 +353,7 @@ def test_a_draft_holds_what_is_known() -> None:
     assert parsed.dynamic == {"rows": Axis.span(1, 8)}
 
 
-def test_every_example_in_a_draft_parses_when_its_mark_is_removed() -> None:
+def test_every_example_in_a_draft_parses() -> None:
     lines = draft.draft("models:/digits@champion").splitlines()
     freed = [
         re.sub(r"^# (?=( *[a-z0-9-]+):( |$)|  )", "", line) for line in lines if "yaml-language-server" not in line
@@ -367,7 +367,7 @@ def test_a_draft_names_the_schema_for_editors_first() -> None:
     assert draft.draft("./model").startswith(f"# yaml-language-server: $schema={draft.SCHEMA}\n")
 
 
-def test_a_draft_asks_for_consent_and_never_gives_it(tmp_path: Path) -> None:
+def test_draft_proposes_consent_and_never_grants_it(tmp_path: Path) -> None:
     """What runs code when it is opened, and what this host cannot read as its author did, stand in the draft."""
     (tmp_path / "model.pkl").write_bytes(b"_sklearn_version\x94\x8c\x061.5.2")
     (tmp_path / "net.ts").write_bytes(b"x")

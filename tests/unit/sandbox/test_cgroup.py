@@ -84,9 +84,7 @@ def test_one_that_cannot_bound_or_is_shared_is_left_alone(tmp_path: Path, name: 
     assert not (tree.place / "packager.main").exists()
 
 
-def test_what_root_could_write_and_nobody_delegated_is_left_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cgroup_not_delegated_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tree = Tree(tmp_path)
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(os, "getxattr", _no_mark)

@@ -105,9 +105,7 @@ def test_each_call_gets_its_answer(machine: str, column: int, architecture: int,
 
 
 @pytest.mark.parametrize(("machine", "column", "architecture"), MACHINES)
-def test_a_call_that_is_not_on_the_list_is_refused_whatever_its_number(
-    machine: str, column: int, architecture: int
-) -> None:
+def test_unlisted_system_call_is_refused(machine: str, column: int, architecture: int) -> None:
     program, listed = seccomp.program(machine) or b"", {numbers[column] for numbers in seccomp._ALLOWED.values()}
     looked_at = set(seccomp._MACHINES[machine][2].values())
     for number in (*range(1024), 0x3FFFFFFF):
@@ -133,7 +131,7 @@ def test_numbers_are_those_of_the_kernel(column: int, header: str) -> None:
     assert {**listed, **looked_at} == {name: known.get(name) for name in (*listed, *looked_at)}
 
 
-def test_what_the_traces_hold_is_allowed_or_was_refused_without_harm() -> None:
+def test_traced_system_calls_are_allowed_or_harmless() -> None:
     """The record is of builds that worked."""
     record = json.loads((Path(__file__).parents[3] / "docs/measurements/system-calls.json").read_bytes())
     known = {*seccomp._ALLOWED, *seccomp._MACHINES["x86_64"][2]}
@@ -303,7 +301,7 @@ def test_what_was_not_confined_is_done_again_where_it_must_be(runner: Callable[.
     assert runner()(ACTION, "x", perform=lambda _: None).cached, "what no worker does is not confined"
 
 
-def test_a_better_result_takes_the_place_of_a_worse(runner: Callable[..., Runner]) -> None:
+def test_better_confined_result_replaces_a_worse_one(runner: Callable[..., Runner]) -> None:
     remembered(runner(), None)
     store, better = runner().store, Confinement("namespaces", seccomp=True, limits="step").to_json()
     tree = store.put_tree(Tree()).digest

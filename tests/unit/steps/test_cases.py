@@ -68,7 +68,7 @@ def drawn(dtype: str, fill: Any = "random", rows: int = 16) -> Any:
     return _cases.draw_feeds(found, {}, _cases.Case("x", {"rows": rows}, fill), seed=3)["x"]
 
 
-def test_integers_without_a_range_are_measured_over_what_they_hold() -> None:
+def test_integers_without_range_are_measured_over_their_type() -> None:
     values = drawn("int64")
     assert (values < 0).any() and (abs(values) <= 9).any()
     assert ((abs(values) > 2**31 - 1000) & (abs(values) < 2**31 + 1000)).any()
@@ -92,7 +92,7 @@ def test_doubles_are_drawn_where_float32_rounds() -> None:
     assert near_one.any() and (values.max(1) > 9e12).any()
 
 
-def test_inputs_are_not_all_equal_where_an_output_is_a_place() -> None:
+def test_inputs_differ_where_an_output_is_a_position() -> None:
     found = image(4, 4)
     case = _cases.Case("x", {"batch": 3}, "high")
     assert set(_cases.draw_feeds(found, {"image": [0, 9]}, case, 1)["image"].reshape(-1)) == {9}
@@ -121,7 +121,7 @@ def test_fixed_shapes_have_cases_too() -> None:
     ]
 
 
-def test_masks_are_prefixes_with_one_full_and_one_nearly_empty_row() -> None:
+def test_masks_are_prefixes_full_and_nearly_empty() -> None:
     case = _cases.Case("x", {"batch": 5, "sequence": 9})
     feeds = _cases.draw_feeds(TEXT, RANGES, case, seed=1)
     mask = feeds["attention_mask"]
@@ -180,13 +180,13 @@ def refuses(when: Any) -> Any:
     return run
 
 
-def test_a_source_that_fails_on_some_values_is_a_matter_of_ranges() -> None:
+def test_failure_on_some_values_names_ranges() -> None:
     error = failing("source", refuses(lambda x: x.max() > 4))
     assert "fails on inputs within the promised ranges (batch=3): ValueError: index 7 is not in [0, 4)" in error.message
     assert "`inputs`" in (error.hint or "")
 
 
-def test_a_source_that_fails_at_some_lengths_is_a_matter_of_dimensions() -> None:
+def test_failure_at_some_lengths_names_dimensions() -> None:
     error = failing("source", refuses(lambda x: len(x) > 1))
     assert "does not accept these lengths (batch=3)" in error.message and "`dynamic`" in (error.hint or "")
 

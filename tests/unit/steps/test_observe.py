@@ -37,7 +37,7 @@ def test_a_length_that_shrinks_is_not_taken_for_one(stated: Any, tmp_path: Path)
     assert answer.shape == (2, 4, 40)
 
 
-def test_two_axes_in_steps_are_told_from_each_other(tmp_path: Path) -> None:
+def test_two_stepped_axes_are_distinguished(tmp_path: Path) -> None:
     path = saved(
         tmp_path, [h.make_node("Relu", ["x"], ["y"])], {"x": (T.FLOAT, ["n", "height", "width"])}, {"y": (T.FLOAT, [1])}
     )

@@ -51,7 +51,7 @@ def test_a_kind_without_a_model_is_tried_by_imports(tmp_path: Path) -> None:
     assert found["max_abs"] is None and "onnx" in found["imported"]
 
 
-def test_a_library_that_does_not_import_is_told_in_its_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_import_failure_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As onnx does beside an older ml-dtypes: an attribute is missing while it is imported."""
     package = tmp_path / "site" / "brokenlib"
     package.mkdir(parents=True)

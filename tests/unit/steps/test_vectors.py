@@ -113,7 +113,7 @@ def test_what_is_too_large_stays_and_is_named() -> None:
     assert len(index["omitted"]) == len(cases) - 1, "one image of 602 kB fits into a megabyte"
 
 
-def test_outputs_that_are_too_large_to_be_signed_stay_and_are_named(tmp_path: Path) -> None:
+def test_outputs_too_large_to_sign_are_named(tmp_path: Path) -> None:
     """A row of a kilobyte may become a megabyte; what travels is signed whole, so both are bounded."""
     port = {"name": "x", "dtype": "float32", "shape": ["batch", 2]}
     interface = {

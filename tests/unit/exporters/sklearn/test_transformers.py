@@ -518,7 +518,7 @@ def test_what_has_no_graph_is_refused_with_the_reason(name: str) -> None:
     assert caught.value.hint and f"`{name.split()[0]}`" in str(caught.value)
 
 
-def test_every_transformer_of_the_library_is_written_or_refused() -> None:
+def test_every_transformer_is_written_or_refused() -> None:
     every = {name for name, _ in all_estimators(type_filter="transformer")}
     known = {name.split()[0] for name in (*CASES, *REFUSED)}
     assert every <= known | PREDICTORS | TEXTS
