@@ -3,13 +3,23 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from conformance.suite import contract as suite
 from packager.recipe.lengths import Axis, Lengths, Measured, evaluate
+from packager.server.protocol.interface import Interface
+
+STUB = importlib.util.spec_from_file_location("triton_stub", Path(__file__).parents[3] / "templates/triton/model.py")
+assert STUB and STUB.loader
+stub = importlib.util.module_from_spec(STUB)
+STUB.loader.exec_module(stub)
 
 SPANS = st.builds(Lengths, st.integers(1, 40), st.none() | st.integers(80, 200), st.integers(1, 16))
 LISTS = st.sets(st.integers(1, 99), min_size=1, max_size=6).map(Lengths.of)
@@ -127,3 +137,19 @@ def test_single_lengths_are_taken_and_not_measured() -> None:
     assert [length for length in range(1, 100) if length in rounded] == [31, 32, 62, 63, 64, 94, 95, 96]
     assert rounded.near(95) == 64, "multiples are measured"
     assert str(rounded) == "multiples of 32 (and remainders 30, 31) from 32 on, and 31"
+
+
+@given(WITH_MORE, st.integers(1, 320))
+def test_all_readers_of_a_limit_take_the_same_lengths(limit: Lengths, length: int) -> None:
+    """The build, the server, the conformance suite and Triton's stub each read a contract by themselves."""
+    dimensions = {"n": {"min": 1, "max": 1, "limit": limit.to_json()}}
+    port = {"name": "x", "dtype": "float32", "shape": ["n"]}
+    stated = {"inputs": [port], "outputs": [port], "dimensions": dimensions}
+    feeds = {"x": np.zeros(length, "float32")}
+    assert (length in Interface.from_json(stated).range("n")) == (length in limit)
+    port_of_suite = suite.Port("x", "float32", ("n",))
+    read = suite.Contract((port_of_suite,), (), {}, dimensions, {}, {"interface": stated})
+    assert (suite.refusal(read, feeds) is None) == (length in limit)
+    model = stub.TritonPythonModel()
+    model._interface = stated
+    assert (model._refusal(feeds) is None) == (length in limit)
