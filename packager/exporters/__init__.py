@@ -303,7 +303,9 @@ def bound_integers(source: SourceModel, model: Any) -> Interface:
     `model` is the graph made of the source. A source may offer `exact()`, which opens it in float64 and returns what
     runs it.
     """
-    return integers.bounded(source.interface, source.run, model, samples_of(source), getattr(source, "exact", None))
+    return integers.bound_inputs(
+        source.interface, source.run, model, samples_of(source), getattr(source, "exact", None)
+    )
 
 
 def work_of(source: SourceModel) -> Callable[[Mapping[str, int]], float | None] | None:
@@ -403,11 +405,11 @@ def mask_for_comparison(leaves: Leaves, feeds: Feeds, expected: Arrays, got: Arr
     from packager.exporters._transformers import compared  # it speaks of the arrays above
 
     if leaves.tied is not None:
-        got = [compared.overlaid(left, right, leaves.tied) for left, right in zip(expected, got, strict=True)]
+        got = [compared.overlay_rows(left, right, leaves.tied) for left, right in zip(expected, got, strict=True)]
     mask = feeds.get("attention_mask")
     if mask is not None and any(leaves.along):
-        expected, got = (compared.masked(mask, side, leaves.along) for side in (expected, got))
-    return expected, compared.matched(leaves.sets, expected, got)
+        expected, got = (compared.mask_outputs(mask, side, leaves.along) for side in (expected, got))
+    return expected, compared.match_detections(leaves.sets, expected, got)
 
 
 class Exporter(Protocol):
@@ -445,5 +447,5 @@ def detect_kind(paths: Collection[str], read: Callable[[str], bytes]) -> tuple[s
     for kind in sorted(known, key=lambda name: (known[name].EXECUTES, name)):
         payload = known[kind].detect(paths, read)
         if payload is not None:
-            return unknown.corrected(kind, payload, paths, read, known), payload
+            return unknown.correct_kind(kind, payload, paths, read, known), payload
     return unknown.by_content(paths, read, known, detect_kind)

@@ -17,7 +17,7 @@ from packager.exporters._tensorflow import function
 Toy = tuple[Callable[[Path], None], Mapping[str, JSON]]  # what writes it into a folder, and what a recipe would say
 
 
-def of(kind: str) -> Toy | None:
+def toy_writer(kind: str) -> Toy | None:
     """Return what writes a model of `kind`."""
     return _TOYS.get(kind.replace("_", "-"))
 

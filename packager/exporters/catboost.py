@@ -62,7 +62,7 @@ def _is_json(data: bytes) -> bool:
 def load(source: Path, payload: str, options: ExportOptions) -> Boosted:
     """Open the file. Raises StepError for what CatBoost cannot read, and for models that ONNX cannot hold."""
     lib = boosting.library("catboost")
-    model = _table.refused(
+    model = _table.explain_failure(
         f"`{payload}` cannot be opened by CatBoost",
         lambda: _opened(lib, source, payload),
         "save the model again with `save_model` of a recent CatBoost",
@@ -73,7 +73,7 @@ def load(source: Path, payload: str, options: ExportOptions) -> Boosted:
         model = _read(lib, kind, source / payload)
     texts = list(model.get_cat_feature_indices())
     table = _table.table(source, options, _names(found), len(found.names), text=False, texts=texts)
-    examples = _table.examples(source, table)
+    examples = _table.logged_rows(source, table)
     known = catboost.categories(found, _candidates(table, examples))
     answering = _Answering(model, found, known)
     return Boosted(

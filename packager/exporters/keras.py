@@ -50,7 +50,7 @@ def load(source: Path, payload: str, options: ExportOptions) -> function.Functio
     keras.refuse_code(file)
     lib = function.library()
     file = replace(file, here=str(lib.keras.__version__))
-    return keras.opened(
+    return keras.open_model(
         lib, file, lambda: lib.keras.models.load_model(str(path), compile=False, safe_mode=True), options
     )
 

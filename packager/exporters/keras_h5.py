@@ -73,7 +73,7 @@ def load(source: Path, payload: str, options: ExportOptions) -> function.Functio
     def attempt() -> Any:
         return reader.models.load_model(str(path), compile=False, safe_mode=True)
 
-    return keras.opened(lib, described, attempt, options)
+    return keras.open_model(lib, described, attempt, options)
 
 
 def _described(path: Path, payload: str) -> keras.File:
@@ -114,9 +114,9 @@ def _refuse_imports(file: keras.File) -> None:
         config, module = part.get("config"), str(part.get("module") or "keras")
         if part["class_name"] == "function" and isinstance(config, str):
             if not module.startswith(("keras", "tf_keras")):
-                raise keras.custom(file, config)
+                raise keras.custom_class_error(file, config)
         elif module.partition(".")[0] not in ("keras", "tf_keras", "builtins"):
-            raise keras.custom(file, str(part["class_name"]))
+            raise keras.custom_class_error(file, str(part["class_name"]))
         called = str(config.get("function", "")) if isinstance(config, dict) else ""
         if part["class_name"] in _CALLS and (not _HARMLESS.fullmatch(called) or called in _POWERFUL):
             raise StepError(

@@ -72,7 +72,7 @@ def load(source: Path, payload: str, options: ExportOptions) -> Graph:
     ports = _ports(model, options.named)
     recipe = pair_ports(ports, options.inputs or ())
     named = [_merged(port, request) for port, request in zip(ports, recipe, strict=True)]
-    outputs = options.outputs or tuple(rename.apart([port.name for port in named], names))
+    outputs = options.outputs or tuple(rename.distinct_names([port.name for port in named], names))
     if len(outputs) != len(names):
         raise StepError(f"expected {len(names)} output names, got {len(outputs)}")
     interface = options.interface(named, {}, unfix=_UNFIX)
@@ -213,7 +213,7 @@ class Graph:
 
     def work(self) -> Callable[[Mapping[str, int]], float | None]:
         """Return what counts the operations of one run."""
-        light = cost.lighten(self.model)
+        light = cost.without_weights(self.model)
         names = [value.name for value in light.graph.input[: len(self.feeds)]]
 
         def counted(lengths: Mapping[str, int]) -> float | None:

@@ -46,7 +46,7 @@ def load(source: Path, payload: str, options: ExportOptions) -> Program:
     """Open the archive. Raises StepError for one that needs code to open or fixes an axis the recipe wants free."""
     lib = _torch.torch()
     archive.refuse_code(source / payload, lib)
-    with _torch.translated("opened"), _torch.quiet():
+    with _torch.explain_export_error("opened"), _torch.silence_warnings():
         program = lib.export.load(str(source / payload))
     training.refuse(program, captured_here=False)
     ports, outputs = mlflow.signature(source)
@@ -55,8 +55,8 @@ def load(source: Path, payload: str, options: ExportOptions) -> Program:
         options = precision.widen_options(options)
     alone = program if _asks_for_rows(_axes(program), options) else None
     if alone is not None:
-        with _torch.quiet():
-            program = rebatch.freed(lib, alone, _UNFIX)
+        with _torch.silence_warnings():
+            program = rebatch.free_first_axis(lib, alone, _UNFIX)
     interface, symbols = _interface(_axes(program), options, ports)
     return Program(program, interface, symbols, options.outputs or tuple(filter(None, outputs)), alone)
 
@@ -98,7 +98,7 @@ class Program:
         lib = _torch.torch()
         if not precision.is_small(self.program):
             return None
-        with _torch.quiet():
+        with _torch.silence_warnings():
             module = precision.doubled_program(lib, self.program)
         return lambda feeds: precision.run_doubled(lib, partial(self._answer, module), feeds)
 
@@ -115,10 +115,10 @@ class Program:
         if any(re.match(r"aten\.(lstm|gru|rnn_)", str(node.target)) for node in self.program.graph.nodes):
             return None
         module = self.program.module(check_guards=False)
-        return cost.counted(_torch.torch(), self.interface, lambda given: self._call(module, given))
+        return cost.count_operations(_torch.torch(), self.interface, lambda given: self._call(module, given))
 
     def _answer(self, module: Any, feeds: Feeds) -> Arrays:
-        with _torch.torch().inference_mode(), _torch.quiet():
+        with _torch.torch().inference_mode(), _torch.silence_warnings():
             return _torch.arrays(
                 self._call(module, [_torch.tensor(feeds[port.name]) for port in self.interface.inputs])
             )

@@ -33,4 +33,4 @@ def detect(paths: Collection[str], read: Callable[[str], bytes]) -> str | None:
 
 def load(source: Path, payload: str, options: ExportOptions) -> spark.Pipeline:
     """Open the pipeline in a separate session. Raises StepError for classes other than Spark's and unknown columns."""
-    return spark.opened(source, (source / payload).parent.parent, options)
+    return spark.open_pipeline(source, (source / payload).parent.parent, options)

@@ -44,7 +44,7 @@ class Lite:
 
     @property
     def interface(self) -> Interface:
-        return replace(self.asked, inputs=indices.ranged(self.asked.inputs, self.to_onnx(function.NEWEST)))
+        return replace(self.asked, inputs=indices.bound_indices(self.asked.inputs, self.to_onnx(function.NEWEST)))
 
     def to_onnx(self, opset: int) -> Any:
         function.library()
@@ -56,8 +56,8 @@ class Lite:
         def attempt() -> Any:
             return convert.from_tflite(str(self.path), opset=min(opset, function.NEWEST))[0]
 
-        model = function.refused("the model has no ONNX form", attempt, _OTHERWISE)
-        graph.complete(model, _OTHERWISE)
+        model = function.explain_failure("the model has no ONNX form", attempt, _OTHERWISE)
+        graph.replace_tensorflow_operators(model, _OTHERWISE)
         graph.name(model, (*self.given, *self.made), self.asked.inputs, self.outputs)
         return model
 
@@ -85,10 +85,10 @@ def load(source: Path, payload: str, options: ExportOptions) -> Lite:
         interpreter.allocate_tensors()
         return interpreter
 
-    interpreter = function.refused(f"`{payload}` cannot be opened by TensorFlow Lite", attempt, _OTHERWISE)
+    interpreter = function.explain_failure(f"`{payload}` cannot be opened by TensorFlow Lite", attempt, _OTHERWISE)
     details, results = interpreter.get_input_details(), interpreter.get_output_details()
-    ports = function.merged([_port(detail, len(details)) for detail in details], options)
-    outputs = options.outputs or function.distinct(_outputs(results), ports)
+    ports = function.merge_inputs([_port(detail, len(details)) for detail in details], options)
+    outputs = options.outputs or function.distinct_names(_outputs(results), ports)
     if len(outputs) != len(results):
         raise StepError(f"expected {len(results)} output names, got {len(outputs)}")
     names = [tuple(detail["name"] for detail in listed) for listed in (details, results)]

@@ -69,7 +69,7 @@ def load(source: Path, payload: str, options: ExportOptions) -> graph.Source:
     graph.check_attention(model, found.interface, answer)
     names = tuple(port.name for port in found.interface.inputs)
     module = graph.traced_module(model, answer, names, parts)
-    travelling = files.travelling(source, encoder)
+    travelling = files.bundled_files(source, encoder)
     return graph.Source(module, found.interface, names, options.outputs or found.outputs, travelling, along=found.along)
 
 

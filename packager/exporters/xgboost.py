@@ -59,10 +59,10 @@ def load(source: Path, payload: str, options: ExportOptions) -> Boosted:
     lib = boosting.library("xgboost")
     read = {mlflow.MLMODEL} if (source / mlflow.MLMODEL).is_file() else set()
     flavor = mlflow.flavor("xgboost", read, lambda path: (source / path).read_bytes()) or {}
-    kind = str(flavor.get("model_class") or bentoml.option(source, "model_class")).rpartition(".")[2]
+    kind = str(flavor.get("model_class") or bentoml.read_option(source, "model_class")).rpartition(".")[2]
     hint = "save the model again with `save_model` of a recent XGBoost"
     what = f"`{payload}` cannot be opened by XGBoost"
-    model = _table.refused(what, lambda: _opened(lib, kind, source / payload), hint)
+    model = _table.explain_failure(what, lambda: _opened(lib, kind, source / payload), hint)
     booster = model if isinstance(model, lib.Booster) else model.get_booster()
     found = xgboost.read(booster, best=model is not booster)
     _refuse_codes(source, found)
@@ -84,7 +84,7 @@ def load(source: Path, payload: str, options: ExportOptions) -> Boosted:
         options.interface(table.ports, {}, unfix=_table.UNFIX),
         options.outputs,
         options.seed,
-        _table.examples(source, table),
+        _table.logged_rows(source, table),
         list(found.categories) if table.layout == "frame" else (),
         found.ensemble,
         found.categories,
@@ -128,7 +128,7 @@ def _frame(given: Any, model: xgboost.Model) -> Any:
     """Return a table with its categories as users have them; where only codes are known, numbers are codes."""
     if not hasattr(given, "columns"):
         return given
-    pandas, found = importlib.import_module("pandas"), boosting.categorical(given, model.categories)
+    pandas, found = importlib.import_module("pandas"), boosting.to_categorical(given, model.categories)
     for position in model.coded:
         codes = given.iloc[:, position].fillna(-1).astype("int64").clip(-1)
         found[given.columns[position]] = pandas.Categorical.from_codes(codes, list(range(max(int(codes.max()), 0) + 1)))

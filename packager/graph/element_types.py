@@ -27,7 +27,7 @@ def infer(model: Proto) -> Proto:
 
     Shapes are those of ONNX's own inference. It is the graph itself where ONNX refuses to infer (above 2 GiB).
     """
-    onnx, inliner = canonicalise.tool(), importlib.import_module("onnx.inliner")
+    onnx, inliner = canonicalise.import_onnx(), importlib.import_module("onnx.inliner")
     try:
         flat = inliner.inline_local_functions(model) if model.functions else model
         found = onnx.shape_inference.infer_shapes(flat)
@@ -104,7 +104,7 @@ def _told(node: Proto, imports: Mapping[str, int], known: Mapping[str, Proto]) -
 
 def schema_of(operator: str, version: int, domain: str) -> Any | None:
     """Return ONNX's definition of an operator in a version of its domain; None where it knows none."""
-    onnx = canonicalise.tool()
+    onnx = canonicalise.import_onnx()
     try:
         return onnx.defs.get_schema(operator, version, domain)
     except onnx.defs.SchemaError:
@@ -117,14 +117,14 @@ def _formal(formals: Any, index: int) -> Any | None:
 
 
 def _tensor(number: int) -> Proto:
-    kind = canonicalise.tool().TypeProto()
+    kind = canonicalise.import_onnx().TypeProto()
     kind.tensor_type.elem_type = number
     return kind
 
 
 def _without_shape(kind: Proto) -> Proto:
     """Return the same elements without a shape: an output that shares a type need not share that."""
-    bare = canonicalise.tool().TypeProto()
+    bare = canonicalise.import_onnx().TypeProto()
     bare.CopyFrom(kind)
     for message in canonicalise.messages(bare):
         if message.DESCRIPTOR.full_name in ("onnx.TypeProto.Tensor", "onnx.TypeProto.SparseTensor"):
@@ -145,4 +145,6 @@ def _parsed(text: str) -> Proto | None:
 
 
 def _number(word: str) -> int:
-    return int(getattr(canonicalise.tool().TensorProto, {"float": "FLOAT", "double": "DOUBLE"}.get(word, word.upper())))
+    return int(
+        getattr(canonicalise.import_onnx().TensorProto, {"float": "FLOAT", "double": "DOUBLE"}.get(word, word.upper()))
+    )

@@ -70,7 +70,7 @@ def _type_of(kind: Proto) -> str:
 
 
 def _tensor_type(number: int) -> str:
-    name: str = canonicalise.tool().TensorProto.DataType.Name(number).lower() if number else ""
+    name: str = canonicalise.import_onnx().TensorProto.DataType.Name(number).lower() if number else ""
     return {theirs: ours for ours, theirs in canonicalise.ONNX_NAMES.items()}.get(name, name)
 
 

@@ -34,7 +34,7 @@ def name_ports(model: Proto, inputs: Sequence[str], outputs: Sequence[str]) -> N
     rename_values(model, dict(zip(old, new, strict=True)))
 
 
-def apart(inputs: Sequence[str], outputs: Sequence[str]) -> list[str]:
+def distinct_names(inputs: Sequence[str], outputs: Sequence[str]) -> list[str]:
     """Return default names of outputs, numbered where an input or an earlier output is called so already."""
     taken = set(inputs)
     found = []

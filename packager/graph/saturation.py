@@ -33,7 +33,7 @@ _FLOAT = ("MatMul", "Gemm", "Conv")  # between DequantizeLinear they become oper
 _MOVES = ("Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze")
 
 
-def saturating(model: Proto) -> dict[str, int]:
+def count_saturating(model: Proto) -> dict[str, int]:
     """Return how many nodes of which operator give other sums on a processor without VNNI; sorted by name."""
     found: Counter[str] = Counter()
     for scope in canonicalise.scopes(model):
@@ -51,7 +51,7 @@ class _View:
         self._types = {value.name: value.type.tensor_type.elem_type for value in (*scope.input, *scope.value_info)}
 
     def saturates(self, node: Proto) -> bool:
-        kinds = canonicalise.tool().TensorProto
+        kinds = canonicalise.import_onnx().TensorProto
         if node.op_type in _INTEGER:
             activation, zero, weights = _INTEGER[node.op_type]
             signed = kinds.INT8 in (self._type(node, activation), self._type(node, zero))
@@ -102,7 +102,7 @@ class _View:
             return _widest(self._weights[name]) > REDUCED
         if maker is None or maker.op_type != "QuantizeLinear" or len(maker.input) < 3:
             return False
-        signed = self._type(maker, 2) == canonicalise.tool().TensorProto.INT8
+        signed = self._type(maker, 2) == canonicalise.import_onnx().TensorProto.INT8
         return signed and self._is_weight(maker.input[0])  # made when the file is opened: to the full range, by custom
 
 
@@ -112,8 +112,8 @@ def _at(node: Proto, position: int) -> str:
 
 def _widest(tensor: Any) -> int:
     """Return the largest magnitude among signed bytes, 0 for other types and for weights that are elsewhere."""
-    kinds = canonicalise.tool().TensorProto
+    kinds = canonicalise.import_onnx().TensorProto
     if tensor.data_type != kinds.INT8 or tensor.data_location == kinds.EXTERNAL:
         return 0
-    values = canonicalise.tool().numpy_helper.to_array(tensor).astype("int16")
+    values = canonicalise.import_onnx().numpy_helper.to_array(tensor).astype("int16")
     return int(abs(values).max(initial=0))

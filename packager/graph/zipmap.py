@@ -35,8 +35,8 @@ def _labels(node: Proto) -> Labels:
 
 
 def _scores(name: str, classes: int) -> Proto:
-    return canonicalise.tool().helper.make_tensor_value_info(
-        name, canonicalise.tool().TensorProto.FLOAT, [None, classes]
+    return canonicalise.import_onnx().helper.make_tensor_value_info(
+        name, canonicalise.import_onnx().TensorProto.FLOAT, [None, classes]
     )
 
 

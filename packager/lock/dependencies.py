@@ -166,10 +166,12 @@ def _choose_platforms(
 
 def _claims(runtime: str, request: LockRequest) -> list[_conflict.Claim]:
     names = {canonicalize_name(Requirement(line).name) for line in request.runtimes[runtime]}
-    claims = _conflict.ours(request.runtimes[runtime], f"runtime `{runtime}` of the recipe")
+    claims = _conflict.own_requirements(request.runtimes[runtime], f"runtime `{runtime}` of the recipe")
     if request.own:
         listed = sorted(request.own.pins, key=lambda pin: pin.name not in names)
-        claims += _conflict.ours([pin.line for pin in listed if pin.marker is None], f"`{request.own.file}`")
+        claims += _conflict.own_requirements(
+            [pin.line for pin in listed if pin.marker is None], f"`{request.own.file}`"
+        )
     return claims
 
 

@@ -98,7 +98,8 @@ def inspect_source(
         return _look_elsewhere(source, base, tracking)
     if not path.exists():
         raise SourceError(
-            f"`{sources.shown(source)}` does not exist", hint="a registered model is written `models:/name@alias`"
+            f"`{sources.redact_address(source)}` does not exist",
+            hint="a registered model is written `models:/name@alias`",
         )
     if source.lower().endswith(sources.BUNDLE):
         return {}
@@ -111,12 +112,12 @@ def inspect_source(
 
 def _look_elsewhere(source: str, base: Path, tracking: str | None) -> dict[str, JSON]:
     """Look at the small files of a registered model, where its registry shows them without the large ones."""
-    glance = getattr(sources.load_for(source), "glance", None)
-    if glance is None:
+    list_files = getattr(sources.load_for(source), "list_files", None)
+    if list_files is None:
         return {}
     with tempfile.TemporaryDirectory() as scratch:
         try:
-            files = glance(source, sources.Settings(base, source, tracking, timeout=_PATIENCE), Path(scratch))
+            files = list_files(source, sources.Settings(base, source, tracking, timeout=_PATIENCE), Path(scratch))
         except PackagerError:
             return {}  # a draft can be written without the registry; `lock` says what is wrong with it
         return _found(files, *exporters.detect_kind(files, lambda path: _head(files[path])))
@@ -174,7 +175,7 @@ def _unbuilt(origin: origins.Origin, reads_older: Collection[str]) -> str:
     """Say which library cannot be locked at the version that made the source; nothing if a later one will do."""
     python = origin.python or host_version("python")
     exact = {name: spec for name, spec in origin.packages.items() if name not in reads_older}
-    named = library_ages.unbuilt(exact, python)
+    named = library_ages.unbuilt_library(exact, python)
     return f"{named} has no build for Python {python}" if named else ""
 
 

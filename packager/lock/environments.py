@@ -141,12 +141,12 @@ def _uv(arguments: Sequence[str], text: str, label: str, environment: Mapping[st
         raise SourceError(f"cannot {label}: no end after {_PATIENCE} s", hint="is the package index alive?") from None
     if done.returncode:
         raise SourceError(
-            f"cannot {label}: {explained(done.stderr) or f'uv ended with status {done.returncode}'}",
+            f"cannot {label}: {explain_uv_error(done.stderr) or f'uv ended with status {done.returncode}'}",
             hint="check the package index (UV_INDEX_URL, proxy) and which Python versions this host has",
         )
 
 
-def explained(stderr: str) -> str:
+def explain_uv_error(stderr: str) -> str:
     """Return uv's explanation as one line, without the warnings before it about interpreters it did not like."""
     rows = stderr.splitlines()
     start = next((number for number, row in enumerate(rows) if row.lstrip().startswith(("error", "×"))), 0)

@@ -402,7 +402,7 @@ def _compare(found: Mapping[str, str], origin: origins.Origin, on_event: OnEvent
     """Warn of a library of another version than the source was made with: its results there may be others."""
     for name, exact, here in origins.version_differences(origin, found):
         message = f"the source was made with {name} {exact}, this host has {here} and may read it differently"
-        unbuilt = library_ages.unbuilt({name: f"=={exact}"}, origin.python or found["python"])
+        unbuilt = library_ages.unbuilt_library({name: f"=={exact}"}, origin.python or found["python"])
         remedy = "" if unbuilt else "; `toolchain: locked` in the recipe exports with its own version"
         on_event(Warned(f"{message}{remedy}"))
 

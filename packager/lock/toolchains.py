@@ -20,7 +20,7 @@ from packager.errors import SourceError, UsageError
 from packager.events import Finished, OnEvent, Started, Warned
 from packager.formats.index_addresses import REFUSED, refusal, shared, told
 from packager.lock import environments
-from packager.lock.environments import explained, uv
+from packager.lock.environments import explain_uv_error, uv
 from packager.lock.lock import Environment
 from packager.lock.lockers import _conflict as conflicts
 from packager.lock.lockers.uv import yanked
@@ -67,7 +67,7 @@ def resolve(
         raise NoSolutionError(_unresolved(needs, python, " ".join(done.stderr.split())))
     if done.returncode:
         raise SourceError(
-            f"cannot lock the toolchain of the source: {explained(done.stderr)}",
+            f"cannot lock the toolchain of the source: {explain_uv_error(done.stderr)}",
             hint="check the package index (UV_DEFAULT_INDEX, proxy), or write `toolchain: host`",
         )
     for pin, reason in yanked(done.stderr).items():
@@ -82,7 +82,7 @@ def _unresolved(needs: Sequence[str], python: str, said: str) -> str:
         return f"`{found[1].removesuffix('-cpu')} {found[2]}` has no build for Python {python}"
     if found := _NO_RELEASE.search(said):
         return f"the package index has no `{found[1]} {found[2]}`"
-    asked = conflicts.ours(needs, "the source")
+    asked = conflicts.own_requirements(needs, "the source")
     pair = conflicts.find([*asked, *conflicts.claims_in(said, asked)])
     told = f": {pair[0].text} and {pair[1].text} contradict each other" if pair else ""
     return f"the packages that the source requires do not fit together on Python {python}{told}"

@@ -63,7 +63,7 @@ def is_pickle(head: bytes) -> bool:
 
     Of a packed file more than `HEAD` bytes must be given: the first of its blocks.
     """
-    return bool(_PICKLE.match(_packed.beginning(head, HEAD) if _packed.is_packed(head) else head))
+    return bool(_PICKLE.match(_packed.read_beginning(head, HEAD) if _packed.is_packed(head) else head))
 
 
 def pickles(file: Path) -> Iterator[tuple[str, bytes]]:
@@ -99,9 +99,9 @@ def _inside(source: BinaryIO, name: str, depth: int) -> Iterator[tuple[str, byte
 def _whole(data: bytes, name: str) -> Iterator[tuple[str, bytes]]:
     """Yield what a candidate holds that is no container: it is taken for a pickle, packed text and tables are not."""
     if not _packed.is_packed(data):
-        yield from _reading.parts(name, data)
+        yield from _reading.split_pickles(name, data)
     elif is_pickle(data) or not _RAW.isdisjoint(PurePosixPath(name).suffixes):
-        yield from _reading.parts(name, _packed.unpack(data))
+        yield from _reading.split_pickles(name, _packed.unpack(data))
 
 
 def _suffix(name: str) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 _LENGTHS = (8, 9)  # what a state has in versions 3 and 4, the last with the unit of a date
 
 
-def made(arguments: tuple[Any, ...]) -> Any:
+def make_dtype(arguments: tuple[Any, ...]) -> Any:
     """Return the type that `numpy.dtype(...)` of plain arguments is. Raises ValueError for one that has fields."""
     dtype = import_module("numpy").dtype(*arguments)
     if dtype.kind == "V" and dtype.names:

@@ -41,7 +41,7 @@ def is_packed(head: bytes) -> bool:
     return any(pattern.match(head) for pattern, _ in _FORMS)
 
 
-def beginning(data: bytes, length: int) -> bytes:
+def read_beginning(data: bytes, length: int) -> bytes:
     """Return the first unpacked bytes of a packed file, nothing where it is damaged."""
     try:
         return bytes(_tool(data).decompress(data[:_PEEKED], length))

@@ -125,7 +125,7 @@ class _Reader(pickle._Unpickler):
             raise ValueError(_ODD)
         simple = isinstance(arguments, tuple) and len(arguments) and isinstance(arguments[0], str)
         if str(called) == "numpy.dtype" and simple and len(arguments) <= 3 and len(arguments[0]) < 100:
-            return _dtypes.made(arguments)
+            return _dtypes.make_dtype(arguments)
         return Made(called)
 
     def _instantiate(self, called: Any, arguments: Any) -> None:
@@ -239,7 +239,7 @@ class _Reader(pickle._Unpickler):
         return dtype, math.prod(shape or ())
 
 
-def parts(name: str, data: bytes) -> list[tuple[str, bytes]]:
+def split_pickles(name: str, data: bytes) -> list[tuple[str, bytes]]:
     """Return the pickles in a file of joblib: the outer one without raw numbers, and those of arrays of objects.
 
     A file without raw numbers is what it is. Raises ValueError for one where it is unclear what is a number: a reader

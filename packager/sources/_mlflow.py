@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from urllib.parse import quote
 
 from packager.errors import IntegrityError, MissingToolError, SourceError, StorageError, UsageError
-from packager.sources import Settings, shown
+from packager.sources import Settings, redact_address
 
 _T = TypeVar("_T")
 _SQLITE = re.compile(r"sqlite(?:\+\w+)?:///([^?]+)")
@@ -41,11 +41,11 @@ class Registry:
 
     @property
     def name(self) -> str:
-        return shown(self.settings.tracking or "mlflow.db")
+        return redact_address(self.settings.tracking or "mlflow.db")
 
 
 @contextlib.contextmanager
-def connected(settings: Settings, timeout: int) -> Iterator[Registry]:
+def connect(settings: Settings, timeout: int) -> Iterator[Registry]:
     """Connect to the registry, quietly; every failure of MLflow inside becomes a SourceError."""
     with _environment(timeout):
         try:
@@ -54,8 +54,8 @@ def connected(settings: Settings, timeout: int) -> Iterator[Registry]:
         except ModuleNotFoundError as error:
             raise MissingToolError("mlflow", "mlflow") from error
         address = _address(settings)
-        name = shown(settings.tracking or "mlflow.db")
-        with _silenced(), translated(name, MlflowException, OSError):
+        name = redact_address(settings.tracking or "mlflow.db")
+        with _silenced(), as_source_error(name, MlflowException, OSError):
             if _SQL.match(address):
                 _check_schema(address, name, timeout)
             tracking = re.sub(r"^databricks-uc\b", "databricks", address)  # a catalog has no runs, its workspace has
@@ -163,7 +163,7 @@ def _check_schema(address: str, name: str, timeout: int) -> None:
 
 
 @contextlib.contextmanager
-def translated(name: str, *failures: type[Exception]) -> Iterator[None]:
+def as_source_error(name: str, *failures: type[Exception]) -> Iterator[None]:
     """Turn what MLflow and the libraries below it raise into one SourceError about the registry `name`."""
     try:
         yield

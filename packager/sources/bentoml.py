@@ -14,7 +14,7 @@ from pathlib import Path
 
 from packager.errors import SourceError, UsageError, did_you_mean
 from packager.events import OnEvent
-from packager.sources import Pin, Settings, copy_pinned, local_path, pin_files, regular_files, shown
+from packager.sources import Pin, Settings, copy_pinned, local_path, pin_files, redact_address, regular_files
 from packager.types import Blob
 
 EXTRA: str | None = None
@@ -51,7 +51,7 @@ def _tag(ref: str) -> tuple[str, str]:
     version = version or _LATEST
     if not _PART.fullmatch(name) or not _PART.fullmatch(version):
         raise UsageError(
-            f"source `{shown(ref)}` is no model of a BentoML store",
+            f"source `{redact_address(ref)}` is no model of a BentoML store",
             hint="write `bentoml:name:version` as `bentoml models list` shows it, or `bentoml:name:latest`",
         )
     return name, version

@@ -26,7 +26,7 @@ from packager.errors import IntegrityError, SourceError
 from packager.events import OnEvent
 from packager.files import CHUNK, copy, storage_errors
 from packager.formats import modelpack, oci
-from packager.sources import BUNDLE, Pin, Settings, local_path, meter, shown
+from packager.sources import BUNDLE, Pin, Settings, byte_counter, local_path, redact_address
 from packager.transport.registry import reference
 from packager.types import Blob, check_path, check_paths
 
@@ -63,11 +63,11 @@ def fetch(pin: Pin, settings: Settings, out: Path, on_event: OnEvent) -> None:
     digest, data = artifact.manifest()
     if not pin.uri.endswith(digest):
         raise SourceError(
-            f"`{shown(settings.ref)}` is another bundle than the lock pinned: {digest}",
+            f"`{redact_address(settings.ref)}` is another bundle than the lock pinned: {digest}",
             hint="run `packager lock` if the change is meant",
         )
     layers = _wanted(_layers(oci.parse_manifest(data, subject=digest), digest))
-    moved = meter("model", sum(layer.blob.size for _, layer in layers), on_event)
+    moved = byte_counter("model", sum(layer.blob.size for _, layer in layers), on_event)
     with storage_errors(out), ThreadPoolExecutor(_CONNECTIONS) as pool:
         raw = [(path, layer) for path, layer in layers if path is not None]
         for done in [pool.submit(_write, artifact, layer.blob, out / path, moved) for path, layer in raw]:
@@ -89,7 +89,7 @@ def _open_artifact(ref: str, settings: Settings) -> _Artifact:
     if not ref.startswith(_REMOTE):
         return _local(ref, settings)
     if settings.registries is None:
-        raise SourceError(f"`{shown(ref)}` is in a registry, which cannot be reached from here")
+        raise SourceError(f"`{redact_address(ref)}` is in a registry, which cannot be reached from here")
     from packager.transport.registry.repository import Repository
 
     wanted = reference.parse(ref)
@@ -100,7 +100,7 @@ def _open_artifact(ref: str, settings: Settings) -> _Artifact:
 def _local(ref: str, settings: Settings) -> _Artifact:
     path = local_path(ref.removeprefix(_SCHEME), settings.base)
     if path is None or not path.exists():
-        raise SourceError(f"`{shown(ref)}` does not exist", hint="write `oci:PATH`, or `oci://host/name:tag`")
+        raise SourceError(f"`{redact_address(ref)}` does not exist", hint="write `oci:PATH`, or `oci://host/name:tag`")
     medium: readers.Medium = readers.LayoutDirectory(path) if path.is_dir() else single_file.Archive(path)
 
     def manifest() -> tuple[str, bytes]:
@@ -114,7 +114,7 @@ def _local(ref: str, settings: Settings) -> _Artifact:
             if oci.parse_manifest(data, subject=digest).subject is None
         ]
         if len(models) != 1:
-            raise SourceError(f"expected one artifact in `{shown(ref)}`, got {len(models)}")
+            raise SourceError(f"expected one artifact in `{redact_address(ref)}`, got {len(models)}")
         return models[0]
 
     return _Artifact(_SCHEME, manifest, lambda blob: medium.open_record(blob.digest))

@@ -288,7 +288,7 @@ def _values(generator: Any, port: JSON, bounds: JSON, case: Case, *, ties: bool)
         values = low + (high - low) * generator.random(size) if bounds else generator.standard_normal(size)
     if edge is not None:
         values = numpy.asarray(values)
-        _numbers.mark(generator, values, edge)
+        _numbers.mark_rows(generator, values, edge)
     return values
 
 

@@ -83,11 +83,11 @@ def draw(generator: Any, dtype: str, size: tuple[int, ...], fill: str) -> Any:
     if fill == "zeros":
         values[...] = 0
     elif fill != "random":
-        mark(generator, values, low if fill == "low" else high)
+        mark_rows(generator, values, low if fill == "low" else high)
     return values
 
 
-def mark(generator: Any, values: Any, number: float) -> None:
+def mark_rows(generator: Any, values: Any, number: float) -> None:
     """Set one number of every row, at a random position."""
     rows = values.reshape(values.shape[0] if values.ndim else 1, -1)
     if rows.size:

@@ -98,7 +98,7 @@ class Opened:
         return self._coverage.totals() if self._coverage is not None else {}
 
 
-def opened(inputs: Mapping[str, Path], params: Mapping[str, JSON]) -> Opened:
+def open_source(inputs: Mapping[str, Path], params: Mapping[str, JSON]) -> Opened:
     """Open the tree `source` in this process."""
     exporter = exporters.exporter(params["kind"])
     model = exporter.load(inputs["source"], params["payload"], ExportOptions.from_params(params))

@@ -34,7 +34,7 @@ def run(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JSON]) -> JS
     accepted |= _outputs.find_missing_inputs(source, accepted, params.get("seed", 0))
     for path, file in source.extra_files().items():
         _copy(file, out / check_path(path))
-    saturates = saturation.saturating(model)
+    saturates = saturation.count_saturating(model)
     canonicalise.write(model, out / "model", shard_bytes=params.get("shard_bytes", canonicalise.SHARD_BYTES))
     classes = {name: list(labels) for name, labels in exporters.classes_of(source).items()}
     about = {"classes": classes} if classes else {}

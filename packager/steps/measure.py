@@ -51,7 +51,7 @@ def run(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JSON]) -> JS
     here, with the longest length that ran. `kinds` says of outputs with large differences what kind they are,
     `coverage` how much of the model the cases exercised.
     """
-    return _measured(inputs, out, params, _source.opened(inputs, params))
+    return _measured(inputs, out, params, _source.open_source(inputs, params))
 
 
 def run_apart(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JSON], channel: socket.socket) -> JSON:
@@ -61,7 +61,7 @@ def run_apart(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JSON],
 
 def serve(inputs: Mapping[str, Path], params: Mapping[str, JSON], channel: socket.socket) -> None:
     """Open the tree `source` and answer requests about it."""
-    _source.serve(lambda: _source.opened(inputs, params), channel)
+    _source.serve(lambda: _source.open_source(inputs, params), channel)
 
 
 def _measured(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JSON], source: Source) -> JSON:

@@ -51,7 +51,7 @@ def _plain(distribution: str) -> str:
 
 
 def _difference(out: Path, params: Mapping[str, JSON]) -> float | None:
-    toy = _toys.of(params["kind"])
+    toy = _toys.toy_writer(params["kind"])
     if toy is None:
         return None
     write, options = toy

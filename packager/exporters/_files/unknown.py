@@ -41,7 +41,7 @@ _FUNCTION = "python_function"
 _INNER = "log the model inside by its own flavor (sklearn, pytorch, onnx, …); code around it can run beside the bundle"
 
 
-def corrected(kind: str, payload: str, paths: Collection[str], read: Read, known: Collection[str]) -> str:
+def correct_kind(kind: str, payload: str, paths: Collection[str], read: Read, known: Collection[str]) -> str:
     """Return the kind of a payload that its name calls a pickle of scikit-learn, by what is in it."""
     if kind != "sklearn-pickle" or payload not in paths:
         return kind

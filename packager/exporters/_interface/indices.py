@@ -19,7 +19,7 @@ _CHOOSES = frozenset({"Slice", "Split", "Gather", "GatherND", "GatherElements"})
 _MOST = 24  # operators between an input and a table: Keras writes nine to let ids count from the end
 
 
-def ranged(ports: Sequence[Port], model: Any) -> tuple[Port, ...]:
+def bound_indices(ports: Sequence[Port], model: Any) -> tuple[Port, ...]:
     """Return the ports with the range of every one that indexes tables and has none; the smallest table decides."""
     found = dict(sorted(_lookups(model), key=lambda pair: -pair[1]))
     return tuple(

@@ -33,7 +33,7 @@ _FEW = 0.01  # share of labels and positions that rounding may move
 _NOISE = 8  # nor one so many times further away than for ordinary inputs
 
 
-def bounded(
+def bound_inputs(
     interface: Interface,
     run: Run,
     model: Any,
@@ -70,7 +70,7 @@ def bounded(
     return replace(interface, inputs=tuple(fitted))
 
 
-def calm(interface: Interface, longer: int) -> dict[str, Any]:
+def find_answered_inputs(interface: Interface, longer: int) -> dict[str, Any]:
     """Return inputs that most sources answer, every named dimension `longer` than its shortest where it may be."""
     return dict(_Trial(interface, lambda feeds: [], None)._made({}, first=0, longer=longer))
 

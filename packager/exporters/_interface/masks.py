@@ -41,7 +41,7 @@ def masks(source: SourceModel) -> Mapping[str, Stretch]:
     ports = [port for port in source.interface.inputs if port.dtype == "bool" and len(port.shape) > 1]
     found: dict[str, Stretch] = {}
     for port in ports:
-        feeds = integers.calm(source.interface, longer=6)
+        feeds = integers.find_answered_inputs(source.interface, longer=6)
         if not _answers(source.run, {**feeds, port.name: _free(feeds[port.name].shape)}):
             shown = next((flag for flag in (True, False) if _stretches(source.run, feeds, port.name, flag)), None)
             found |= {port.name: Stretch(shown)} if shown is not None else {}

@@ -84,7 +84,7 @@ def known_categories(model: Any, feeds: Mapping[str, Any]) -> dict[str, Any]:
 
 def _boosters(model: Any) -> Iterator[Any]:
     """Yield the fitted boosters of LightGBM and XGBoost inside an estimator, those of calibrations included."""
-    for part in _text.parts(model):
+    for part in _text.inner_estimators(model):
         for inner in getattr(part, "calibrated_classifiers_", ()):
             yield from _boosters(inner.estimator)
         fitted = getattr(part, "__sklearn_is_fitted__", lambda: False)

@@ -71,7 +71,7 @@ class Boosted:
         names = estimator.output_names(self.names, self.outputs, inputs)
         builder = Builder(opset, [*(port.name for port in inputs), *names])
         values = [Value(port.name, port.dtype, int(port.shape[1])) for port in inputs]
-        made = self.write(builder, estimator.framed(builder, self.table, values))
+        made = self.write(builder, estimator.to_frame(builder, self.table, values))
         ranks = [1 if name == "label" and value.width == 1 else 2 for name, value in zip(self.names, made, strict=True)]
         found = [(_narrowed(builder, value), name, rank) for value, name, rank in zip(made, names, ranks, strict=True)]
         return builder.model([(value, value.name) for value in values], found)
@@ -82,7 +82,7 @@ class Boosted:
             return self.answer(self.table.given(feeds))
 
     def samples(self) -> Mapping[str, Any]:
-        return self._known(ranges.drawn(self.critical, self.table, self.run, self.seed))
+        return self._known(ranges.draw_rows(self.critical, self.table, self.run, self.seed))
 
     def _known(self, drawn: Feeds) -> dict[str, Any]:
         """Return rows with known and missing categories in the columns that take no others."""
@@ -97,7 +97,7 @@ class Boosted:
         return found
 
     def rows(self) -> Mapping[str, Feeds]:
-        drawn = ranges.sets(self.critical, self._in_leaves(), self.table, self.run)
+        drawn = ranges.row_sets(self.critical, self._in_leaves(), self.table, self.run)
         found = {title: self._known(feeds) for title, feeds in drawn.items()}
         return {"logged example": self.examples, **found} if self.examples else found
 
@@ -155,7 +155,7 @@ def labels(values: Any, classes: Any) -> Any:
     return array.astype("str").astype("O") if kind == "O" else array.astype(kind)
 
 
-def categorical(given: Any, categories: Mapping[int, Sequence[Any]]) -> Any:
+def to_categorical(given: Any, categories: Mapping[int, Sequence[Any]]) -> Any:
     """Return a data frame with columns of categories as its users have them; an empty text is a missing one."""
     if not hasattr(given, "columns"):
         return given

@@ -14,7 +14,7 @@ from packager.graph import canonicalise
 _FLOAT, _DOUBLE = 1, 11  # of onnx.TensorProto
 
 
-def narrow(model: Any, inputs: Sequence[Port]) -> None:
+def narrow_inputs(model: Any, inputs: Sequence[Port]) -> None:
     """Let a graph that computes in binary64 take the inputs as the interface has them."""
     helper = importlib.import_module("onnx.helper")
     for value, port in zip(model.graph.input, inputs, strict=True):

@@ -81,10 +81,10 @@ def _pulled(step: Any, made: Any, width: int) -> Any:
     except Exception:  # an inverse is a hint for where to look: an estimator may raise what it likes
         return None
     found = numpy.asarray(found.toarray() if hasattr(found, "toarray") else found)
-    return apart(step, found) if found.ndim == 2 and found.shape[1] == width else None
+    return round_apart(step, found) if found.ndim == 2 and found.shape[1] == width else None
 
 
-def apart(step: Any, values: Any) -> Any:
+def round_apart(step: Any, values: Any) -> Any:
     """Return numbers pulled back through a step, off by a ten-millionth where the step rounds in another way.
 
     Powers, products of matrices and the like differ in their last bits between processors and between rows of one

@@ -61,7 +61,7 @@ def open_estimator(source: Path, model: Any, options: ExportOptions) -> Estimato
         texts=ranges.text_columns(model),
     )
     table = _with_categories(table, model)
-    examples = _table.examples(source, table)
+    examples = _table.logged_rows(source, table)
     interface = options.interface(table.ports, {}, unfix=_table.UNFIX)
     return Estimator(model, table, interface, options.outputs, options.seed, examples)
 
@@ -107,11 +107,11 @@ class Estimator:
         names = output_names([answer.name for answer in answers], self.outputs, self.interface.inputs)
         builder = Builder(opset, [*(port.name for port in self.interface.inputs), *names])
         values = [Value(port.name, port.dtype, int(port.shape[1])) for port in self.interface.inputs]
-        frame = framed(builder, self.table, values)
+        frame = to_frame(builder, self.table, values)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             made = [_written(builder, self.model, answer, frame) for answer in answers]
-        seen = _table.refused(
+        seen = _table.explain_failure(
             "the model answers no row of the values that it knows itself",
             lambda: self.run(first_rows(self.samples(), 3)),
             "log it with an input example, or name rows under `samples`",
@@ -123,7 +123,7 @@ class Estimator:
         given = self.table.given(feeds)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return results(self.model, given)
+            return run_estimator(self.model, given)
 
     def gaps(self, feeds: Feeds, output: int, expected: Any, got: Any) -> Any:
         """Return for every element how far the estimator was from answering `got` instead (see `SourceModel`)."""
@@ -138,7 +138,7 @@ class Estimator:
 
         Raises StepError where a linear model's own answers are rounding.
         """
-        parts = list(inner.parts(self.model))
+        parts = list(inner.inner_estimators(self.model))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             if any(hasattr(part, "coef_") and hasattr(part, "intercept_") for part in parts):
@@ -168,7 +168,7 @@ def _is_same(left: Any, right: Any) -> bool:
     return bool((left == right).all())
 
 
-def framed(builder: Builder, table: Table, values: Sequence[Value]) -> Frame:
+def to_frame(builder: Builder, table: Table, values: Sequence[Value]) -> Frame:
     """Return the inputs as what the source is called with: in the types it is trained on, named if it is a frame."""
     kinds = ("string" if kind == "object" else kind for kind in table.trained)
     cast = tuple(builder.cast(value, kind) for value, kind in zip(values, kinds, strict=True))
@@ -287,7 +287,7 @@ def _one(builder: Builder, model: Any, made: Frame) -> Value:
     return builder.concat(made.blocks) if len(kinds) == 1 else builder.matrix(made)
 
 
-def results(model: Any, given: Any) -> Arrays:
+def run_estimator(model: Any, given: Any) -> Arrays:
     """Compute the outputs as the estimator does, in the types of the graph."""
     numpy = importlib.import_module("numpy")
     computed: dict[str, Any] = {}

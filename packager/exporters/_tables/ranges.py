@@ -55,10 +55,10 @@ def samples(model: Any, table: Table, run: Callable[[Feeds], Arrays], seed: int)
     """Return for every input the rows to draw from, as `SourceModel.samples` promises."""
     width = sum(int(port.shape[1]) for port in table.ports)
     names = [port.name for port in table.ports] if table.layout == "frame" else []
-    return drawn(interesting(model, width, names), table, run, seed)
+    return draw_rows(critical_columns(model, width, names), table, run, seed)
 
 
-def drawn(wanted: Sequence[Values], table: Table, run: Callable[[Feeds], Arrays], seed: int) -> Mapping[str, Any]:
+def draw_rows(wanted: Sequence[Values], table: Table, run: Callable[[Feeds], Arrays], seed: int) -> Mapping[str, Any]:
     """Return rows in which the wanted values of every column occur, beside ordinary ones and what breaks graphs."""
     numpy = importlib.import_module("numpy")
     columns = [_column(port, wanted[index]) for index, port in _positions(table.ports)]
@@ -99,10 +99,10 @@ def rows(model: Any, table: Table, run: Callable[[Feeds], Arrays], seed: int) ->
     """
     width = sum(int(port.shape[1]) for port in table.ports)
     names = [port.name for port in table.ports] if table.layout == "frame" else []
-    return sets(interesting(model, width, names), _critical.rows(model, width, names), table, run)
+    return row_sets(critical_columns(model, width, names), _critical.rows(model, width, names), table, run)
 
 
-def sets(wanted: Sequence[Values], critical: Any, table: Table, run: Callable[[Feeds], Arrays]) -> dict[str, Feeds]:
+def row_sets(wanted: Sequence[Values], critical: Any, table: Table, run: Callable[[Feeds], Arrays]) -> dict[str, Feeds]:
     """Return rows by what they are for: the wanted values of every column, and critical rows, where there are any."""
     numpy = importlib.import_module("numpy")
     columns = [_column(port, wanted[index]) for index, port in _positions(table.ports)]
@@ -178,7 +178,7 @@ def missing_text(model: Any) -> tuple[Any, ...]:
     An encoder that knows a missing category and an imputer of texts treat them; not where an empty text is a category.
     """
     found: list[Any] = []
-    for part in inner.parts(model):
+    for part in inner.inner_estimators(model):
         for known in getattr(part, "categories_", ()) if hasattr(part, "handle_unknown") else ():
             items = known.tolist()
             if any(isinstance(item, str) for item in items):
@@ -196,7 +196,7 @@ def text_columns(model: Any) -> set[int]:
     """Return the positions of the columns that a model knows texts of: categories, or words."""
     width = getattr(model, "n_features_in_", 0)
     names = [str(name) for name in getattr(model, "feature_names_in_", ())]
-    wanted = interesting(model, width, names) if width else []
+    wanted = critical_columns(model, width, names) if width else []
     return {position for position, values in enumerate(wanted) if any(isinstance(value, str) for value in values)}
 
 
@@ -311,7 +311,7 @@ def _feeds(numpy: Any, ports: Sequence[Port], rows: Sequence[Values]) -> dict[st
 # -- backwards through a model
 
 
-def interesting(model: Any, width: int, names: Sequence[str] = ()) -> list[Values]:
+def critical_columns(model: Any, width: int, names: Sequence[str] = ()) -> list[Values]:
     """Return for each of `width` input columns the values that matter to a fitted model."""
     return _back(model, width, names, None)
 
@@ -405,7 +405,7 @@ def _inverted(step: Any, wanted: list[Values]) -> list[Values]:
         back = numpy.asarray(step.inverse_transform(rows), dtype="float64")
     except Exception:  # an inverse is a hint for where to look: an estimator may raise what it likes
         return _nothing(len(wanted))
-    back = _critical.apart(step, back)
+    back = _critical.round_apart(step, back)
     return [back[: len(own), index].tolist() for index, own in enumerate(lists)] if back.shape == rows.shape else lists
 
 

@@ -50,7 +50,7 @@ _OTHERWISE = "use stages that onnxmltools converts (indexers, encoders, assemble
 _DECLARE = "log the model with a signature, or name the columns under `inputs` with their types"
 
 
-def opened(source: Path, folder: Path, options: ExportOptions) -> Pipeline:
+def open_pipeline(source: Path, folder: Path, options: ExportOptions) -> Pipeline:
     """Open a pipeline. Raises StepError for classes from elsewhere, trees, and columns of unknown names."""
     stages = _described(folder)
     for stage in stages:
@@ -63,7 +63,7 @@ def opened(source: Path, folder: Path, options: ExportOptions) -> Pipeline:
                 hint="train the trees with XGBoost, LightGBM or scikit-learn, whose thresholds are kept exactly",
             )
     session = _session()
-    model = _table.refused(
+    model = _table.explain_failure(
         "the pipeline cannot be opened by Spark",
         lambda: _ml().PipelineModel.load(folder.resolve().as_uri()),
         "save it again with the locked version of Spark",
@@ -114,7 +114,7 @@ def _session() -> Any:
     }
     for name, value in settings.items():
         builder = builder.config(name, value)
-    session = _table.refused(
+    session = _table.explain_failure(
         "Spark does not start", builder.getOrCreate, "install a Java runtime (`apt-get install default-jre-headless`)"
     )
     session.sparkContext.setLogLevel("ERROR")
@@ -202,10 +202,10 @@ class Pipeline:
                 self.model, "model", kinds, target_opset=min(opset, _NEWEST), spark_session=self.session
             )
 
-        model = _table.refused("the pipeline has no ONNX form", attempt, _OTHERWISE)
+        model = _table.explain_failure("the pipeline has no ONNX form", attempt, _OTHERWISE)
         self._keep_outputs(model)
         self._keep_unseen(model)
-        converted.narrow(model, self.interface.inputs)
+        converted.narrow_inputs(model, self.interface.inputs)
         converted.finish(model, self.interface.inputs, self.outputs or self._names())
         return model
 
@@ -277,7 +277,7 @@ class Pipeline:
 
     def samples(self) -> Mapping[str, Any]:
         wanted = [self._known(port.name) for port in self.table.ports]
-        return ranges.drawn(wanted, self.table, self.run, self.seed)
+        return ranges.draw_rows(wanted, self.table, self.run, self.seed)
 
     def _known(self, column: str) -> list[Any]:
         """Return the words that an indexer knows of a column."""

@@ -170,7 +170,7 @@ def _merge(port: Port, request: Port | None) -> Port:
     return request
 
 
-def examples(source: Path, table: Table) -> dict[str, Any] | None:
+def logged_rows(source: Path, table: Table) -> dict[str, Any] | None:
     """Return the rows of the example that was logged with a model, as clients would send them; None without one.
 
     Read from the JSON that MLflow writes for data frames and arrays; an example that does not fit the columns is none.
@@ -212,7 +212,7 @@ def _as_column(rows: Any, port: Port) -> Any:
     return array.astype(port.dtype).reshape(len(rows), -1)
 
 
-def refused(what: str, call: Callable[[], Any], hint: str) -> Any:
+def explain_failure(what: str, call: Callable[[], Any], hint: str) -> Any:
     """Return what `call` does; turn what a converter raises, of any class, into one StepError that says `what`."""
     try:
         return call()

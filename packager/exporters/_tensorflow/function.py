@@ -99,10 +99,10 @@ class Function:
             names = [*(spec.name for spec in given), *(tensor.name for tensor in closed.outputs)]
             return convert.from_function(_Known(closed), given, opset=min(opset, NEWEST))[0], names
 
-        model, names = refused("the model has no ONNX form", attempt, _OTHERWISE)
-        graph.complete(model, _OTHERWISE)
+        model, names = explain_failure("the model has no ONNX form", attempt, _OTHERWISE)
+        graph.replace_tensorflow_operators(model, _OTHERWISE)
         graph.name(model, names, self.asked.inputs, self.outputs)
-        self._inputs = indices.ranged(self.asked.inputs, model)
+        self._inputs = indices.bound_indices(self.asked.inputs, model)
         return model
 
     def run(self, feeds: Feeds) -> Arrays:
@@ -114,18 +114,18 @@ class Function:
         return {}
 
 
-def opened(
+def open_function(
     call: Callable[..., Sequence[Any]], found: Sequence[Port], outputs: Sequence[str], keep: Any, options: ExportOptions
 ) -> Function:
     """Bring a function together with the recipe. Raises StepError where they contradict each other."""
-    ports = merged(found, options)
+    ports = merge_inputs(found, options)
     if options.outputs and len(options.outputs) != len(outputs):
         raise StepError(f"expected {len(outputs)} output names, got {len(options.outputs)}")
     interface = options.interface(ports, {}, unfix=_UNFIX)
-    return Function(call, interface, tuple(options.outputs or distinct(outputs, ports)), keep)
+    return Function(call, interface, tuple(options.outputs or distinct_names(outputs, ports)), keep)
 
 
-def distinct(outputs: Sequence[str], ports: Sequence[Port]) -> list[str]:
+def distinct_names(outputs: Sequence[str], ports: Sequence[Port]) -> list[str]:
     """Return names for outputs that no input has, which in one graph would be one value."""
     taken = {port.name for port in ports}
     return [f"{name}_out" if name in taken else name for name in outputs]
@@ -140,7 +140,7 @@ def port(name: str, spec: Any) -> Port:
     return Port(name, spec.dtype.name, shape)
 
 
-def merged(found: Sequence[Port], options: ExportOptions) -> list[Port]:
+def merge_inputs(found: Sequence[Port], options: ExportOptions) -> list[Port]:
     """Return the inputs as the recipe states them. Raises StepError where it contradicts the source."""
     return [
         _merged(port, request) for port, request in zip(found, pair_ports(found, options.inputs or ()), strict=True)
@@ -200,7 +200,7 @@ def _refuse_mapped(concrete: Any) -> None:
         )
 
 
-def refused(what: str, call: Callable[[], Any], hint: str) -> Any:
+def explain_failure(what: str, call: Callable[[], Any], hint: str) -> Any:
     """Return what `call` does; turn what TensorFlow and its converter raise into one StepError that says `what`."""
     try:
         return call()

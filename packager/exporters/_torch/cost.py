@@ -14,7 +14,7 @@ from packager.exporters import Interface, Port
 _LEAST = 100  # operations per element of the inputs: what is not a product or a convolution is counted as so many
 
 
-def counted(
+def count_operations(
     lib: Any, interface: Interface, call: Callable[[Sequence[Any]], Any]
 ) -> Callable[[Mapping[str, int]], float | None]:
     """Return a function from the lengths of the dimensions to multiplications and additions of `call`.

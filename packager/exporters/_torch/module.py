@@ -56,7 +56,7 @@ def _module(lib: Any, path: Path) -> Any:
         )
     archive.refuse_bomb(path)
     try:
-        with program.quiet():
+        with program.silence_warnings():
             module = lib.load(str(path), map_location="cpu", weights_only=False)
     except ModuleNotFoundError as error:
         raise StepError(

@@ -88,7 +88,7 @@ class Traced:
         order = self._order(program)
         inputs = [port.name for port in order]
         model = convert(program, opset, inputs, output_names(program, self.outputs, inputs))
-        rename_dimensions(model, symbols(model, order))
+        rename_dimensions(model, match_symbols(model, order))
         return model
 
     def _capture(self) -> Any:
@@ -114,7 +114,7 @@ class Traced:
         free = [{i: sizes[axis] for i, axis in enumerate(shape) if isinstance(axis, str)} for shape in shapes]
         args, kwargs = self._arguments(list(self._example().values()))
         dynamic = dict(zip(self.parameters, free, strict=True)) if self.parameters else tuple(free)
-        with translated("captured"), quiet(), lib.no_grad(), _free_lengths(self.module):
+        with explain_export_error("captured"), silence_warnings(), lib.no_grad(), _free_lengths(self.module):
             return lib.export.export(self.module, args, kwargs, dynamic_shapes=dynamic, strict=False)
 
     def _example(self) -> dict[str, Any]:
@@ -139,7 +139,7 @@ class Traced:
         """Open the module in float64, unless it is too large for that."""
         if not precision.is_small(self.module):
             return None
-        with quiet():
+        with silence_warnings():
             module = precision.doubled_module(torch(), self.module)
         return lambda feeds: precision.run_doubled(torch(), partial(self._answer, module), feeds)
 
@@ -155,10 +155,10 @@ class Traced:
         """Return what counts the operations of one run; nothing counts those of recurrent layers."""
         if any(isinstance(part, torch().nn.RNNBase) for part in self.module.modules()):
             return None
-        return cost.counted(torch(), self.interface, lambda given: self._call(self.module, given))
+        return cost.count_operations(torch(), self.interface, lambda given: self._call(self.module, given))
 
     def _answer(self, module: Any, feeds: Feeds) -> Arrays:
-        with quiet(), torch().inference_mode(), _padded():
+        with silence_warnings(), torch().inference_mode(), _padded():
             return arrays(self._call(module, [tensor(feeds[port.name]) for port in self.interface.inputs]))
 
     def _call(self, module: Any, tensors: Sequence[Any]) -> Any:
@@ -230,13 +230,13 @@ def named_outputs(count: int, requested: Sequence[str], inputs: Sequence[str]) -
             hint="name every output of the model, or none",
         )
     default = ["output"] if count == 1 else [f"output_{index}" for index in range(count)]
-    return list(requested) or rename.apart(inputs, default)
+    return list(requested) or rename.distinct_names(inputs, default)
 
 
 def convert(program: Any, opset: int, inputs: Sequence[str], outputs: Sequence[str]) -> Any:
     """Turn an ExportedProgram into an `onnx.ModelProto` at exactly `opset`, with its inputs and outputs renamed."""
     lib = torch()
-    with translated("converted", program), quiet(), lib.no_grad():
+    with explain_export_error("converted", program), silence_warnings(), lib.no_grad():
         made = lib.onnx.export(
             program,
             dynamo=True,
@@ -268,7 +268,7 @@ def rename_dimensions(model: Any, names: Mapping[str, int | str]) -> None:
                 axis.dim_param = re.sub(r"\w+", lambda word: str(names.get(word[0], word[0])), axis.dim_param)
 
 
-def symbols(model: Any, ports: Sequence[Port]) -> dict[str, int | str]:
+def match_symbols(model: Any, ports: Sequence[Port]) -> dict[str, int | str]:
     """Match the symbols torch chose for the inputs' axes with the names `ports` gives those axes."""
     found: dict[str, int | str] = {}
     for value, port in zip(model.graph.input, ports, strict=True):
@@ -294,7 +294,7 @@ def arrays(result: object) -> Arrays:
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
+def silence_warnings() -> Iterator[None]:
     """Keep torch's warnings out of the log: they name absolute paths and hide the line that matters."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "torch._export", "torch.fx")]
     levels = [logger.level for logger in loggers]
@@ -310,7 +310,7 @@ def quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def translated(verb: str, program: Any = None) -> Iterator[None]:
+def explain_export_error(verb: str, program: Any = None) -> Iterator[None]:
     """Turn what torch says about an impossible export, hundreds of lines, into one sentence and a remedy."""
     try:
         yield

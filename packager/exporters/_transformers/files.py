@@ -73,7 +73,7 @@ def processor(source: Path, encoder: Path) -> Mapping[str, JSON]:
     return found
 
 
-def travelling(source: Path, encoder: Path) -> dict[str, Path]:
+def bundled_files(source: Path, encoder: Path) -> dict[str, Path]:
     """Return the files that clients need, by their path in the bundle; the weights' neighbours first."""
     apart = [source / "components" / part for part in ("tokenizer", *_PARTS)]
     folders = (*(folder for folder in apart if folder.is_dir()), encoder)

@@ -66,7 +66,7 @@ class Source(program.Traced):
 
 def whole(model: Any) -> Answer:
     """Return the function from the inputs to every tensor of the model's own output, by name."""
-    fixed = opening.uncached(model)
+    fixed = opening.disable_cache(model)
     return lambda feeds: _tensors(model(**feeds, **fixed))
 
 
@@ -88,7 +88,7 @@ def settle(subjects: Sequence[Subject], options: ExportOptions, answer: Answer) 
         described = inputs.describe_inputs(subject, options.inputs)
         for variant, interface in _variants(described, options):
             try:
-                with refusing.described(type(subject.model).__name__):
+                with refusing.explain_refusal(type(subject.model).__name__):
                     return _observed(interface, answer)
             except StepError as error:
                 failures.append(_unsized(variant) or error)
@@ -164,7 +164,7 @@ def check_attention(model: Any, interface: Interface, answer: Answer) -> None:
     if configured != "sdpa" or not any(port.name == "attention_mask" for port in interface.inputs):
         return
     lengths = {name: min(high, low + 4) for name, (low, high) in interface.dimensions.items()}
-    with program.quiet():
+    with program.silence_warnings():
         chosen = _run(interface, lengths, answer)
         try:
             model.set_attn_implementation("eager")
@@ -203,7 +203,7 @@ def _run(interface: Interface, lengths: Mapping[str, int], answer: Answer) -> di
     drawn = {port.name: _draw(torch, port, lengths, generator) for port in interface.inputs}
     arrays = inputs.plausible({name: value.numpy() for name, value in drawn.items()})
     feeds = {name: torch.from_numpy(array) for name, array in arrays.items()}
-    with torch.no_grad(), program.quiet(), program.translated("run on its own inputs"):
+    with torch.no_grad(), program.silence_warnings(), program.explain_export_error("run on its own inputs"):
         return answer(feeds)
 
 

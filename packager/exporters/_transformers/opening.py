@@ -95,7 +95,7 @@ def _opened(kind: Any, folder: Path) -> tuple[Any, Sequence[str]]:
     return model, list(report["missing_keys"])
 
 
-def uncached(model: Any) -> dict[str, bool]:
+def disable_cache(model: Any) -> dict[str, bool]:
     """Have the model return what it computed by name and keep nothing of it; return `forward`'s other arguments."""
     model.config.return_dict = True
     for config in (model.config, model.config.get_text_config()):

@@ -22,7 +22,7 @@ def one_graph(kind: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def described(kind: str) -> Iterator[None]:
+def explain_refusal(kind: str) -> Iterator[None]:
     """Name the architecture `kind` where it does not run on its inputs as they are described."""
     hint = "describe every input under `inputs`: its name, dtype, shape and range"
     with _restated(

@@ -36,7 +36,7 @@ class Claim:
         return f"`{self.requirement.name}{self.requirement.specifier}` from {self.origin}"
 
 
-def ours(lines: Iterable[str], origin: str) -> list[Claim]:
+def own_requirements(lines: Iterable[str], origin: str) -> list[Claim]:
     """Return the requirements of this program."""
     return [Claim(Requirement(line), origin, ours=True) for line in lines]
 
@@ -50,12 +50,12 @@ def find(claims: Sequence[Claim]) -> tuple[Claim, Claim] | None:
         (one, other)
         for rivals in by_name.values()
         for one, other in itertools.combinations(rivals, 2)
-        if disjoint(one.requirement.specifier, other.requirement.specifier)
+        if are_disjoint(one.requirement.specifier, other.requirement.specifier)
     )
     return min(pairs, key=lambda pair: -sum(claim.ours for claim in pair), default=None)
 
 
-def disjoint(one: SpecifierSet, other: SpecifierSet) -> bool:
+def are_disjoint(one: SpecifierSet, other: SpecifierSet) -> bool:
     """Say whether no version can satisfy both: none at, just below or just above the versions that they name."""
     named = [text.removesuffix(".*") for specifier in (*one, *other) for text in [specifier.version]]
     both = SpecifierSet(f"{one},{other}".strip(","))

@@ -45,7 +45,7 @@ def test_leaves_are_entered_by_both_sides_of_every_threshold(model: object, kind
 def test_values_stand_where_a_step_turns_to_its_next_formula(step: object) -> None:
     model = make_pipeline(step, LogisticRegression()).fit(ROWS, ANSWER > -1)
     edges = [[0.75]] * 2 if isinstance(step, Binarizer) else [own.tolist() for own in model[0].bin_edges_]
-    wanted = ranges.interesting(model, 2)
+    wanted = ranges.critical_columns(model, 2)
     assert all(set(own) <= set(values) for own, values in zip(edges, wanted, strict=True))
 
 

@@ -373,7 +373,7 @@ def test_any_mlmodel_gives_a_kind_or_an_error_message(
     ):
         with contextlib.suppress(SourceError):
             read(folder)
-    bentoml.option(folder, "model_class")
+    bentoml.read_option(folder, "model_class")
 
 
 @settings(deadline=None)

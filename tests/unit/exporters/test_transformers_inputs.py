@@ -360,7 +360,7 @@ def test_drawn_sound_is_level_and_silence_stays_silent() -> None:
 def test_padding_is_not_compared_and_the_rest_is() -> None:
     mask = np.array([[1, 1, 0], [1, 0, 0]])
     tokens, pooled = np.ones((2, 3, 4), "float32"), np.ones((2, 3), "float32")
-    hidden, kept = compared.masked(mask, [tokens, pooled], (True, False))
+    hidden, kept = compared.mask_outputs(mask, [tokens, pooled], (True, False))
     assert hidden.sum() == 3 * 4 and kept is pooled
 
 
@@ -373,7 +373,7 @@ def test_detections_are_a_set() -> None:
     names, expected = ("logits", "pred_boxes", "hidden"), detections()
     order = [3, 1, 2, 0, 5, 4]
     shuffled = [expected[0][:, order], expected[1][:, order], expected[2][:, :, order]]
-    for one, other in zip(compared.matched(names, expected, shuffled), expected, strict=True):
+    for one, other in zip(compared.match_detections(names, expected, shuffled), expected, strict=True):
         np.testing.assert_array_equal(one, other)
 
 
@@ -381,7 +381,7 @@ def test_a_detection_that_is_elsewhere_stays_a_difference() -> None:
     names, expected = ("logits", "pred_boxes", "hidden"), detections()
     moved = [array.copy() for array in expected]
     moved[1][1, 2] += 0.25
-    found = compared.matched(names, expected, [moved[0][:, ::-1], moved[1][:, ::-1], moved[2][:, :, ::-1]])
+    found = compared.match_detections(names, expected, [moved[0][:, ::-1], moved[1][:, ::-1], moved[2][:, :, ::-1]])
     assert np.isclose(abs(found[1] - expected[1]).max(), 0.25)
 
 

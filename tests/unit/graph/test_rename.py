@@ -103,4 +103,4 @@ def test_output_that_is_an_input_gets_its_own_value() -> None:
 def test_two_alike_are_refused_and_defaults_give_way() -> None:
     with pytest.raises(StepError, match="`x` would be the name of two inputs or outputs"):
         rename.name_ports(model(), ["x", "y"], ["z", "x"])
-    assert rename.apart(["output", "x"], ["output", "y", "y"]) == ["output_1", "y", "y_1"]
+    assert rename.distinct_names(["output", "x"], ["output", "y", "y"]) == ["output_1", "y", "y_1"]

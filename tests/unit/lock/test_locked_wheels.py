@@ -259,7 +259,7 @@ def test_any_bytes_are_read_or_refused(data: bytes, file: str) -> None:
     ],
 )
 def test_ranges_that_exclude_each_other_are_found(one: str, other: str, expected: bool) -> None:
-    assert _conflict.disjoint(SpecifierSet(one), SpecifierSet(other)) is expected
+    assert _conflict.are_disjoint(SpecifierSet(one), SpecifierSet(other)) is expected
 
 
 UV_SAYS = """error: No solution found when resolving dependencies

@@ -105,4 +105,4 @@ def test_a_release_from_before_a_python_has_no_build_for_it() -> None:
         ({"xgboost": "==0.90"}, "3.11", None),
         ({"scikit-learn": ">=0.24"}, "3.11", None),
     ):
-        assert library_ages.unbuilt(packages, python) == expected
+        assert library_ages.unbuilt_library(packages, python) == expected

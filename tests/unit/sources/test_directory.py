@@ -36,7 +36,7 @@ def test_exactly_one_source_reads_a_reference(kind: str, ref: str) -> None:
 def test_an_unknown_form_is_refused_without_its_secrets(ref: str) -> None:
     with pytest.raises(UsageError) as caught:
         sources.load_for(ref)
-    assert caught.value.message == f"source `{sources.shown(ref)}` has an unknown form"
+    assert caught.value.message == f"source `{sources.redact_address(ref)}` has an unknown form"
     assert "secret" not in caught.value.message
     assert "key" not in caught.value.message
     assert "models:/name@alias" in str(caught.value.hint)

@@ -304,9 +304,9 @@ def log_flavours(tracking: str) -> None:
 
 
 @pytest.mark.usefixtures("logged")
-def test_glance_downloads_metadata_only(server: Server, tmp_path: Path) -> None:
+def test_list_files_downloads_metadata_only(server: Server, tmp_path: Path) -> None:
     settings = Settings(tmp_path, tracking=server.address, timeout=10)
-    files = source.glance("models:/digits/2", settings, tmp_path)
+    files = source.list_files("models:/digits/2", settings, tmp_path)
     assert files["MLmodel"] and files["MLmodel"].read_bytes().startswith(b"artifact_path")
     assert files["data/model.pth"] is None
     assert {path.name for path in tmp_path.rglob("*") if path.is_file()} <= set(source._ABOUT)
