@@ -277,15 +277,17 @@ PIP_SAYS = (
 @pytest.mark.parametrize("text", [UV_SAYS, PIP_SAYS])
 def test_conflict_is_one_sentence_from_every_engine(text: str) -> None:
     own = project_locks.parse(b"numpy==1.26.4", "requirements.txt")
-    wanted = dependencies.Wanted({"onnxruntime": ("ml-dtypes>=0.5.4",)}, ("linux_x86_64-cp313",), own=own)
-    error = dependencies._explained("onnxruntime", "linux_x86_64-cp313", NoSolutionError(text), wanted)
+    wanted = dependencies.LockRequest({"onnxruntime": ("ml-dtypes>=0.5.4",)}, ("linux_x86_64-cp313",), own=own)
+    error = dependencies._no_solution_error("onnxruntime", "linux_x86_64-cp313", NoSolutionError(text), wanted)
     assert "`numpy==1.26.4` from `requirements.txt` against `numpy>=2.1.0` from ml-dtypes" in error.message
     assert "try:" in str(error.hint)
 
 
 def test_a_conflict_with_the_projects_own_lock_needs_no_index() -> None:
     own = project_locks.parse(b"numpy==2.4.6", "requirements.txt")
-    wanted = dependencies.Wanted({"onnxruntime": ("numpy<2", "onnxruntime==1.17.*")}, ("linux_x86_64-cp311",), own=own)
+    wanted = dependencies.LockRequest(
+        {"onnxruntime": ("numpy<2", "onnxruntime==1.17.*")}, ("linux_x86_64-cp311",), own=own
+    )
     with pytest.raises(
         UsageError, match=r"`numpy<2` from runtime `onnxruntime` .* against `numpy==2.4.6` from `requirements.txt`"
     ):
