@@ -460,7 +460,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: decomposition.LatentDirichletAllocation(2).fit(POSITIVE),
         "an optimisation per row",
     ),
-    "LocallyLinearEmbedding": (lambda: manifold.LocallyLinearEmbedding().fit(X), "equations of its own"),
+    "LocallyLinearEmbedding": (lambda: manifold.LocallyLinearEmbedding().fit(X), "new equations for every row"),
     "Isomap": (lambda: manifold.Isomap().fit(X), "a graph of neighbours"),
     "TSNE": (manifold.TSNE, "has no ONNX form"),
     "KNeighborsTransformer": (lambda: neighbors.KNeighborsTransformer().fit(X), "a graph of neighbours"),
