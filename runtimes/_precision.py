@@ -84,7 +84,7 @@ def _type_results(model: Any) -> None:
     The converter casts what stays fp32 only where it knows that it is. Trees and encoders of `ai.onnx.ml` have no shape
     inference: their fp32 results would meet fp16 operators.
     """
-    onnx = canonicalise.tool()
+    onnx = canonicalise.import_onnx()
     known = {value.name for value in (*model.graph.value_info, *model.graph.output)}
     for node in model.graph.node:
         for name, types in zip(node.output, _results(node, model), strict=False):
@@ -100,7 +100,7 @@ def _knows_fp16(node: Any, model: Any) -> bool:
 
 def _results(node: Any, model: Any) -> list[set[str]]:
     """Return the types that each result of a node may have by its definition; none where onnx does not define it."""
-    onnx = canonicalise.tool()
+    onnx = canonicalise.import_onnx()
     version = next((entry.version for entry in model.opset_import if entry.domain == node.domain), 1)
     if not onnx.defs.has(node.op_type, version, node.domain):
         return []
@@ -149,7 +149,7 @@ def _reads(node: Any) -> Iterator[str]:
 
 def clipped(model: Any) -> int:
     """Count the finite float constants that fp16 cannot hold."""
-    onnx, numpy = canonicalise.tool(), importlib.import_module("numpy")
+    onnx, numpy = canonicalise.import_onnx(), importlib.import_module("numpy")
     count = 0
     for tensor in canonicalise.messages(model):
         if tensor.DESCRIPTOR.name == "TensorProto" and tensor.data_type == onnx.TensorProto.FLOAT:

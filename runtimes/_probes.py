@@ -136,7 +136,9 @@ class Probe:
 
 def every() -> list[Probe]:
     """Return all probes that this version of `onnx` knows, sorted."""
-    schemas = [s for s in canonicalise.tool().defs.get_all_schemas_with_history() if s.domain in ("", "ai.onnx.ml")]
+    schemas = [
+        s for s in canonicalise.import_onnx().defs.get_all_schemas_with_history() if s.domain in ("", "ai.onnx.ml")
+    ]
     newest: dict[tuple[str, str], list[int]] = {}
     for schema in schemas:
         newest.setdefault((schema.domain, schema.name), []).append(schema.since_version)
@@ -191,7 +193,7 @@ def _needed_outputs(schema: Any) -> list[Any]:
 
 def model(probe: Probe, *, optional: bool, rank: int | None) -> bytes:
     """Return the serialised graph of a probe."""
-    onnx = canonicalise.tool()
+    onnx = canonicalise.import_onnx()
     if probe.operator in _FLOW:
         return _flow(probe)
     schema = onnx.defs.get_schema(probe.operator, probe.since, probe.domain)
@@ -220,7 +222,7 @@ def model(probe: Probe, *, optional: bool, rank: int | None) -> bytes:
 
 def _flow(probe: Probe) -> bytes:
     """Return a graph of If, Loop or Scan around an Identity: what they need besides is the business of the inside."""
-    helper, kinds = canonicalise.tool().helper, canonicalise.tool().TensorProto
+    helper, kinds = canonicalise.import_onnx().helper, canonicalise.import_onnx().TensorProto
     floats = [helper.make_tensor_value_info(name, kinds.FLOAT, [2]) for name in ("a", "b", "x", "y")]
     count = helper.make_tensor_value_info("n", kinds.INT64, [])
     going = [helper.make_tensor_value_info(name, kinds.BOOL, []) for name in ("c", "d", "e")]
@@ -247,7 +249,7 @@ def _flow(probe: Probe) -> bytes:
 
 
 def proto(name: str, rank: int | None) -> Any:
-    helper = canonicalise.tool().helper
+    helper = canonicalise.import_onnx().helper
     kind, _, inner = name.partition("(")
     inner = inner.removesuffix(")")
     if not inner:
@@ -261,11 +263,11 @@ def proto(name: str, rank: int | None) -> Any:
 
 
 def number(name: str) -> int:
-    return int(getattr(canonicalise.tool().TensorProto, canonicalise.ONNX_NAMES.get(name, name).upper()))
+    return int(getattr(canonicalise.import_onnx().TensorProto, canonicalise.ONNX_NAMES.get(name, name).upper()))
 
 
 def _attributes(schema: Any, bound: Mapping[str, str]) -> list[Any]:
-    helper = canonicalise.tool().helper
+    helper = canonicalise.import_onnx().helper
     given = dict(_ATTRIBUTES.get(schema.name, {}))
     if schema.name == "LabelEncoder" and schema.since_version > 1:
         for side, parameter in (("keys", "T1"), ("values", "T2")):
@@ -289,7 +291,7 @@ def _attributes(schema: Any, bound: Mapping[str, str]) -> list[Any]:
 
 
 def _tensor(name: str) -> Any:
-    tensor = canonicalise.tool().TensorProto(data_type=number(name), dims=[1], name="value")
+    tensor = canonicalise.import_onnx().TensorProto(data_type=number(name), dims=[1], name="value")
     if name == "string":
         tensor.string_data.append(b"a")
     else:
@@ -308,7 +310,7 @@ def gates() -> dict[tuple[str, int], bytes]:
 
     Some are newer than this `onnx` knows: a runtime says itself up to which it reads.
     """
-    onnx = canonicalise.tool()
+    onnx = canonicalise.import_onnx()
     found = {("ai.onnx", version): _trivial({"": version}, IR) for version in range(OLDEST_OPSET, BEYOND)}
     newest = onnx.defs.onnx_ml_opset_version() if hasattr(onnx.defs, "onnx_ml_opset_version") else 5
     found |= {("ai.onnx.ml", v): _trivial({"": 15, "ai.onnx.ml": v}, IR) for v in range(1, max(newest, 5) + 3)}
@@ -322,7 +324,7 @@ def trivial_run() -> Trial:
 
 
 def _trivial(opsets: Mapping[str, int], ir: int) -> bytes:
-    helper, kind = canonicalise.tool().helper, canonicalise.tool().TensorProto.FLOAT
+    helper, kind = canonicalise.import_onnx().helper, canonicalise.import_onnx().TensorProto.FLOAT
     nodes = [helper.make_node("Relu", ["x"], ["r"])]
     last = "r"
     if "ai.onnx.ml" in opsets:

@@ -139,10 +139,11 @@ def _misfit(
                 return f"expected {expected}, got {size}"
             continue
         limit = contract.limit(expected)
-        low, high = limit["min"], limit.get("max", 2**62)
-        if not low <= size <= high:
+        low, high, also = limit["min"], limit.get("max", 2**62), limit.get("also", [])
+        if not low <= size <= high and size not in also:
             return f"expected `{expected}` of {low} to {high}, got {size}"
-        if size % limit.get("step", 1) or size not in limit.get("values", [size]):
+        rests = [0, *limit.get("remainders", [])]
+        if (size % limit.get("step", 1) not in rests or size not in limit.get("values", [size])) and size not in also:
             return f"expected `{expected}` of {limit}, got {size}"
         if sizes.setdefault(expected, size) != size:
             return f"expected `{expected}` of {sizes[expected]} as in another input, got {size}"

@@ -2,7 +2,7 @@
 """Run actions: look the key up, else perform it in a confined process, then remember.
 
 A failure raises and leaves no trace but its log; two processes with the same key work once. The worker never sees the
-store; what it leaves is data of a stranger, which the parent copies into the store once all of the worker is dead.
+store; what it leaves is untrusted data, which the parent copies into the store once all of the worker is dead.
 """
 
 from __future__ import annotations
@@ -29,7 +29,16 @@ from packager.events import Cached, Finished, OnEvent, Started, ignore
 from packager.files import storage_errors
 from packager.sandbox.pinning import numerics
 from packager.sandbox.process import MAX_ANSWER, Outcome
-from packager.sandbox.sandbox import Confinement, Limits, Step, choose, environment, host, of_environment, perform
+from packager.sandbox.sandbox import (
+    Confinement,
+    Limits,
+    Step,
+    choose_confinement,
+    environment,
+    environment_interpreter,
+    host_interpreter,
+    run_confined,
+)
 from packager.store.store import Store
 from packager.types import Action, Blob, Result, Tree
 
@@ -51,7 +60,7 @@ class Runner:
         self.store, self.limits, self.on_event, self.jobs = store, limits, on_event, jobs
         self.confined = confined  # not: workers run unconfined, and what such a one did is good enough
         self.executed = 0
-        self.steps: dict[str, tuple[Action, Result]] = {}  # everything that was asked for, by key
+        self.steps: dict[str, tuple[Action, Result]] = {}  # every action that was requested, by key
         self._workers: set[subprocess.Popen[bytes]] = set()
 
     def __call__(
@@ -61,13 +70,13 @@ class Runner:
         *,
         perform: Callable[[Path], canonical.JSON] | None = None,
         hashed: Mapping[str, Blob] | None = None,
-        place: Callable[[], Path] | None = None,
+        virtualenv: Callable[[], Path] | None = None,
         limits: Limits | None = None,
     ) -> Result:
         """Return the result of `action`, from memory if it is known.
 
-        `perform` does it in this process; what it hashed while writing, it may leave in `hashed`. `place` gives the
-        virtual environment to run in, asked for only if something runs; None is this Python. `limits` are other ones
+        `perform` does it in this process; what it hashed while writing, it may leave in `hashed`. `virtualenv` returns
+        the virtual environment to run in, built only if something runs; None is this Python. `limits` are other ones
         than those of this runner.
         """
         if known := self._recalled(action, perform is None):
@@ -79,8 +88,8 @@ class Runner:
                 return self._noted(action, known)
             self.on_event(Started(label))
             started = time.monotonic()
-            by = None if perform else choose(wanted=self.confined)  # before anything is installed for it
-            built = place() if place else None
+            by = None if perform else choose_confinement(wanted=self.confined)  # before anything is installed for it
+            built = virtualenv() if virtualenv else None
             result = self._perform(action, by, perform, hashed, built, limits or self.limits)
             self.executed += 1
             self.on_event(Finished(label, time.monotonic() - started))
@@ -106,7 +115,7 @@ class Runner:
         by: Confinement | None,
         perform: Callable[[Path], canonical.JSON] | None,
         hashed: Mapping[str, Blob] | None,
-        place: Path | None,
+        virtualenv: Path | None,
         limits: Limits,
     ) -> Result:
         with self.store.scratch() as scratch:
@@ -116,7 +125,7 @@ class Runner:
                 facts = perform(out) if perform else None
                 return Result(self.store.ingest(out, hashed).digest, facts)
             with _directory(out) as handle:  # what this names then may be something else later
-                facts = execute(self.store, action, scratch, limits, by, living=self._workers, place=place)
+                facts = execute(self.store, action, scratch, limits, by, living=self._workers, virtualenv=virtualenv)
                 return Result(_taken(self.store, handle, action.step).digest, facts, confinement=by.to_json())
 
     def each(self, function: Callable[[Item], Value], items: Iterable[Item]) -> list[Value]:
@@ -156,18 +165,18 @@ def execute(
     by: Confinement,
     *,
     living: set[subprocess.Popen[bytes]] | None = None,
-    place: Path | None = None,
+    virtualenv: Path | None = None,
 ) -> canonical.JSON:
-    """Perform one action in a process of its own, confined `by`; its files are left in `scratch/out`.
+    """Perform one action in a separate process, confined `by`; its files are left in `scratch/out`.
 
     A top-level function of plain data, so that a local process and a remote worker can call the same one; `living`
-    is where the process is listed while it lives, `place` the virtual environment it runs in (None: this Python).
+    is where the process is listed while it lives, `virtualenv` the virtual environment it runs in (None: this Python).
     Raises StepError with the step's message, or with the tail of its log when it died.
     """
     inputs = {role: store.checkout(store.tree(digest), scratch / "in" / role) for role, digest in action.inputs.items()}
     gpu = bool(action.params.get("gpu"))
     bounds = replace(limits, memory=0) if gpu else limits  # CUDA reserves room for all memory of GPUs and host
-    work = _Work(action, scratch, by, place)
+    work = _Work(action, scratch, by, virtualenv)
     listed = set() if living is None else living
     if action.step not in APART:
         return _facts(action.step, work.perform(inputs, bounds, listed, gpu=gpu), limits, filtered=by.seccomp)
@@ -177,7 +186,7 @@ def execute(
     return _together(work, apart, inputs, {"source": _moved(source, apart.scratch)}, bounds, limits, listed, gpu=gpu)
 
 
-APART = {"measure": "source"}  # steps that ask a worker of its own about one of their inputs
+APART = {"measure": "source"}  # steps for which a second worker opens one of the inputs
 
 
 def _moved(tree: Path, scratch: Path) -> Path:
@@ -192,7 +201,7 @@ class _Work:
     action: Action
     scratch: Path
     by: Confinement
-    place: Path | None
+    virtualenv: Path | None
 
     def perform(
         self,
@@ -204,8 +213,10 @@ class _Work:
         channel: socket.socket | None = None,
         serves: bool = False,
     ) -> Outcome:
-        """Run the worker; `channel` leads to another one, which it asks, or which it `serves`."""
-        python = of_environment(self.place, self.scratch / "code") if self.place else host()
+        """Run the worker; `channel` leads to another one, which it calls, or which it `serves`."""
+        python = (
+            environment_interpreter(self.virtualenv, self.scratch / "code") if self.virtualenv else host_interpreter()
+        )
         variables = environment(self.scratch, numerics(), python.code)
         passed = () if channel is None else (channel,)
         arguments = ("-m", "packager.sandbox.worker", str(self.scratch / "job.json"))
@@ -224,7 +235,7 @@ class _Work:
             with storage_errors(self.scratch):
                 (self.scratch / "job.json").write_bytes(json.dumps(job).encode())
 
-        return perform(step, self.by, living, tell)
+        return run_confined(step, self.by, living, tell)
 
 
 def _together(
@@ -240,13 +251,13 @@ def _together(
 ) -> canonical.JSON:
     """Run the worker of a step beside the one that opens the source for it; return the facts of the first.
 
-    They share one socket and nothing else. Where the source's worker ends first, and badly, its words are told.
+    They share one socket and nothing else. Where the source's worker fails first, its error is reported.
     """
     ours, theirs = socket.socketpair()
     serving: set[subprocess.Popen[bytes]] = set()
 
     def serve() -> Outcome:
-        with theirs:  # who asks is to see the end, whatever happens here
+        with theirs:  # the caller must see the end, whatever happens here
             return apart.perform(foreign_inputs, limits, serving, channel=theirs, serves=True)
 
     with ThreadPoolExecutor(1) as pool:
@@ -256,7 +267,7 @@ def _together(
                 outcome = work.perform(inputs, bounds, living, gpu=gpu, channel=ours)
         finally:
             wait([asked], timeout=_LAST_WORDS if serving else 0)
-            for process in list(serving):  # still computing what nobody asks for any more
+            for process in list(serving):  # still computing results that are no longer needed
                 process.kill()
     source = asked.result()
     if outcome.code and not outcome.stopped and (source.stopped or source.code not in (0, -signal.SIGKILL)):
@@ -264,7 +275,7 @@ def _together(
     return _facts(work.action.step, outcome, limits, filtered=work.by.seccomp)
 
 
-_LAST_WORDS = 5.0  # seconds for the source's worker to end by itself once nobody asks any more
+_LAST_WORDS = 5.0  # seconds for the source's worker to end by itself once the channel is closed
 
 
 def _facts(step: str, outcome: Outcome, limits: Limits, *, filtered: bool = False) -> canonical.JSON:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Let every scanner look at what of a source could run code, before anything opens it.
+"""Scan everything in a source that could run code, before it is opened.
 
-One action per scanner, each in a worker of its own with a minute and 4 GiB at most. A scanner that is missing, fails,
+One action per scanner, each in a separate worker with a minute and 4 GiB at most. A scanner that is missing, fails,
 hangs or dies is recorded as such: what counts as clean enough is the business of the rule `scanned`.
 """
 
@@ -13,7 +13,7 @@ from packager import plugins, scanners
 from packager.actions.runner import Runner
 from packager.canonical import JSON
 from packager.errors import MissingToolError, StepError, StorageError
-from packager.sandbox.sandbox import Limits, choose
+from packager.sandbox.sandbox import Limits, choose_confinement
 from packager.sandbox.worker import host_version
 from packager.types import Action, Tree
 
@@ -31,7 +31,7 @@ def scan(source: Tree, runner: Runner, kind: str, consented: str | None) -> JSON
     asked = runner.store.put_tree(Tree(tuple((path, blob) for path, blob in source if path in files)))
     names = plugins.names("scanners") if files else ()
     if files:
-        choose(wanted=runner.confined)  # where nothing can be confined it is not the scanners that failed
+        choose_confinement(wanted=runner.confined)  # where nothing can be confined it is not the scanners that failed
     own = _own_modules(source)
     answers = dict(runner.each(lambda name: _asked(name, asked, own, runner), names))
     return {
@@ -46,7 +46,7 @@ def _brought(source: Tree, runner: Runner, consented: str | None) -> JSON:
     code = Tree(tuple((path, blob) for path, blob in source if path.startswith(CODE)))
     if not code.files:
         return None
-    choose(wanted=runner.confined)
+    choose_confinement(wanted=runner.confined)
     runner.store.put_tree(code)
     files = [path for path, _ in code]
     step, tools = plugins.load("steps", "read_code"), {"python": host_version("python")}

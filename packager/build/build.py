@@ -145,12 +145,12 @@ def fetch_source(recipe: Recipe, lock: Lock, runner: Runner, here: locking.Build
 
 def assemble(recipe: Recipe, lock: Lock, source: str, runner: Runner, here: locking.BuildContext) -> Assembled:
     """Export, compile and measure the locked source; return the files of the bundle. Nothing is judged here."""
-    runner.on_event(Note(locking.explain(recipe, lock.level)))
-    environment = locking.place(lock, runner, here)
+    runner.on_event(Note(locking.explain_level(recipe, lock.level)))
+    environment = locking.toolchain_environment(lock, runner, here)
     try:
-        graph = runner(_export(recipe, lock, source), f"export {recipe.name}", place=environment)
+        graph = runner(_export(recipe, lock, source), f"export {recipe.name}", virtualenv=environment)
     except TooNewError as error:
-        raise locking.unmet(recipe, error) from error
+        raise locking.explain_unsupported_operator(recipe, error) from error
     for locale in preflight.locales(graph.facts["graph"]):
         runner.on_event(
             Warned(f"texts are compared in the locale `{locale:.64}`, which every host that serves it needs")
@@ -202,13 +202,13 @@ def _export(recipe: Recipe, lock: Lock, source: str) -> Action:
         "payload": lock.payload,
         "opset": lock.level.opset,
         "ir": lock.level.ir,
-        **_wishes(recipe),
+        **_export_options(recipe),
     }
     tools = _tools(lock, plugins.load("exporters", lock.kind))
     return Action("export", plugins.load("steps", "export").VERSION, {"source": source}, params, tools)
 
 
-def _wishes(recipe: Recipe) -> dict[str, JSON]:
+def _export_options(recipe: Recipe) -> dict[str, JSON]:
     """Return what the recipe says about inputs; the same words for the export and for the measurement."""
     inputs = recipe.inputs and {name: spec.to_json() for name, spec in recipe.inputs.items()}
     dynamic = {name: axis.to_json() for name, axis in recipe.dynamic.items()}
@@ -224,7 +224,7 @@ def _artefact(recipe: Recipe, lock: Lock, place: Place, target: Target) -> Artef
     reason = runtime.unmeasurable(target.device)
     label = f"measure {target.name}" if reason is None else "reference vectors"
     action = _measure(recipe, lock, place, target, compiled if reason is None else None)
-    measured = place.runner(action, label, place=place.environment)
+    measured = place.runner(action, label, virtualenv=place.environment)
     if compiled.path == GRAPH and compiled.tree.digest == place.graph.tree:
         return Artefact(target, Tree(), GRAPH, compiled.about, measured, reason)
     prefix = f"targets/{target.name}"
@@ -245,7 +245,7 @@ def _compiled(recipe: Recipe, lock: Lock, place: Place, target: Target, runtime:
             edits=_without(recipe, target),
         )
     action, files = _compile(recipe, lock, place, target, runtime)
-    made = place.runner(action, f"compile {target.name}", place=place.environment)
+    made = place.runner(action, f"compile {target.name}", virtualenv=place.environment)
     about = {**made.facts["artefact"], **files, "toolchain": {**action.toolchain}}
     return Compiled(store.tree(made.tree), made.facts["path"], about, made.facts.get("graph"))
 
@@ -282,7 +282,7 @@ def _compile(
         inputs["calibration"] = _beside(place, recipe.calibration, about, "calibration")
     elif target.precision == "int8":
         inputs["source"] = place.source
-        params |= {"kind": lock.kind, "payload": lock.payload, **_wishes(recipe)}
+        params |= {"kind": lock.kind, "payload": lock.payload, **_export_options(recipe)}
         users.append(plugins.load("exporters", lock.kind))
     action = Action("compile", plugins.load("steps", "compile").VERSION, inputs, params, _tools(lock, *users))
     return action, about
@@ -304,7 +304,7 @@ def _measure(recipe: Recipe, lock: Lock, place: Place, target: Target, compiled:
         "interface": place.graph.facts["interface"],
         "ranges": place.graph.facts["ranges"],
         **({"values": place.graph.facts["values"]} if "values" in place.graph.facts else {}),
-        **_wishes(recipe),
+        **_export_options(recipe),
     }
     inputs, users = {"source": place.source}, [plugins.load("exporters", lock.kind)]
     if compiled:

@@ -120,7 +120,7 @@ def explain_unmoved_source(project: Project, lock: Lock, *, asking: bool) -> str
     told = f"{recipe.name}:{recipe.version} holds the model of {before.version}, `{pinned}`, which the lock pins"
     if sources.local_path(recipe.source, here.base) is not None or recipe.source == pinned:
         return told
-    named = sources.shown(recipe.source)
+    named = sources.redact_address(recipe.source)
     if asking:
         try:
             settings = replace(here.settings(recipe, project.memo), timeout=_SOON)

@@ -38,16 +38,16 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace, console: Console) -> int:
     from packager.errors import UsageError
     from packager.files import write_atomically
-    from packager.lock.draft import draft, look, name_from, seen_from
+    from packager.lock.draft import draft, inspect_source, name_from, relative_source
     from packager.lock.inspection import lines
 
     if args.output.exists() and not args.force:
         raise UsageError(f"`{args.output}` exists already", hint="give another name with -o, or --force")
     inside = None if args.no_look else _looker(args, console)
     with console:
-        found = look(args.source, Path(), os.environ.get("MLFLOW_TRACKING_URI"), inside)
+        found = inspect_source(args.source, Path(), os.environ.get("MLFLOW_TRACKING_URI"), inside)
     found |= {"name": name_from(str(Path(args.source).absolute()))} if Path(args.source).is_file() else {}
-    text = draft(seen_from(args.source, args.output.parent), found)
+    text = draft(relative_source(args.source, args.output.parent), found)
     seen = "".join(f"{line}\n" for line in lines(found["inside"])) if "inside" in found else ""
     args.output.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(args.output, text.encode())
@@ -65,9 +65,9 @@ def main(args: argparse.Namespace, console: Console) -> int:
 def _looker(args: argparse.Namespace, console: Console) -> Inside:
     """Return what opens a source in a confined worker."""
     from packager.actions.runner import Runner
-    from packager.lock.inspection import LIMITS, look
+    from packager.lock.inspection import LIMITS, run_look
 
     def inside(files: Mapping[str, Path], kind: str, payload: str) -> JSON:
-        return look(files, kind, payload, Runner(options.workspace(args).open_store(), LIMITS, console))
+        return run_look(files, kind, payload, Runner(options.workspace(args).open_store(), LIMITS, console))
 
     return inside

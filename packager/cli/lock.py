@@ -41,12 +41,12 @@ def main(args: argparse.Namespace, console: Console) -> int:
 
 
 def _lock(args: argparse.Namespace, console: Console) -> tuple[int, tuple[()]]:
-    from packager.lock.locking import explain
+    from packager.lock.locking import explain_level
 
     with console:
         project = options.open_project(args, console)
         lock = project.make_lock(args.engine)
-    because = explain(project.recipe, lock.level)
+    because = explain_level(project.recipe, lock.level)
     text = f"locked {lock.source['uri']} ({size(lock.tree.size)}) at opset {lock.level.opset}, IR {lock.level.ir}"
     value = {
         "lock": str(project.lock_file),

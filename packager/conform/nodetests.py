@@ -91,7 +91,7 @@ def _travels(array: Any) -> bool:
 
 def _stamped(model: Any, facts: Mapping[str, JSON]) -> Any:
     """Return the model at the opset of the bundle, None where its definitions do not allow it."""
-    onnx = canonicalise.tool()
+    onnx = canonicalise.import_onnx()
     older = type(model).FromString(model.SerializeToString())
     older.ir_version = min(model.ir_version, facts["ir"])
     for entry in older.opset_import:

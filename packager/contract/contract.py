@@ -366,7 +366,9 @@ def _limit(value: JSON) -> dict[str, JSON]:
 
 
 def _dimension(value: JSON) -> Measured:
-    return Measured.from_json(_members(value, ("min", "max"), ("step", "values", "limit", "is"), "a dimension"))
+    return Measured.from_json(
+        _members(value, ("min", "max"), ("step", "values", "remainders", "also", "limit", "is"), "a dimension")
+    )
 
 
 def _port(value: JSON) -> Port:

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The kinds of source that can become a graph, one file each; the file name is the registration.
+"""Exporters: one file for each kind of source that can become a graph; the file name is the registration.
 
 An exporter has two halves. `detect` runs in the main process, sees names and small files only and imports nothing
 heavy. `load` runs in the sandboxed worker, opens the payload and returns a `SourceModel`: the source itself, ready
 to be run (it is the reference that artefacts are measured against) and to be turned into ONNX.
 
-`ExportOptions` is what the recipe asks for; `Interface` is what came out: every axis is a number or a named dimension,
+`ExportOptions` is what the recipe requests; `Interface` is what came out: every axis is a number or a named dimension,
 and every named dimension has a range.
 """
 
@@ -95,8 +95,8 @@ class ExportOptions:
 
     `inputs` are those that it describes whole, `notes` what it says of others (an empty `dtype` or a `shape` of
     `AS_FOUND` is as the source says). `dynamic` are spans whose measurement it promises, `limits` the lengths that are
-    taken, `ties` dimensions that follow others, `defaults` what a source measures of what nobody stated. `domains` are
-    the operator domains that a source in ONNX form may use besides ONNX's own; `signature` is the function of a source
+    taken, `ties` dimensions that follow others, `defaults` what is measured of other dimensions. `domains` are the
+    operator domains that a source in ONNX form may use besides ONNX's own; `signature` is the function of a source
     that has several.
     """
 
@@ -135,7 +135,7 @@ class ExportOptions:
         )
 
     def interface(self, ports: Sequence[Port], limits: Mapping[str, Range], *, unfix: str) -> Interface:
-        """Give every dimension that `ports` name a range: the asked one, else a default, within what the source allows.
+        """Give every dimension of `ports` a range: the requested one, else a default, within what the source allows.
 
         `limits` are the source's own; a range of one length becomes that length. Raises StepError for a range outside
         them and, with the remedy `unfix`, for a dimension that no input has.
@@ -158,7 +158,11 @@ class ExportOptions:
         for name, (factor, other) in self.ties.items():
             if factor > 1:
                 ranges[name] = (factor * ranges[other][0], factor * ranges[other][1])
-        single = {name: low for name, (low, high) in ranges.items() if low == high and taken[name].high == low}
+        single = {
+            name: low
+            for name, (low, high) in ranges.items()
+            if low == high == taken[name].high and not taken[name].also
+        }
         fixed = tuple(replace(port, shape=tuple(single.get(str(a), a) for a in port.shape)) for port in ports)
         ties = {name: tied for name, tied in self.ties.items() if tied[0] > 1 and name not in single}
         kept = [name for name in names if name not in single]
@@ -187,7 +191,8 @@ class ExportOptions:
                 hint=f"narrow `dynamic: {{{name}: …}}`, or export the source with a wider range",
                 edits=[Edit(("dynamic", name), [max(asked[0], own[0]), max(min(asked[1], own[1]), own[0])])],
             )
-        return replace(stated, low=max(stated.low, own[0]), high=min(ends, default=None))
+        also = tuple(length for length in stated.also if own[0] <= length <= own[1])
+        return replace(stated, low=max(stated.low, own[0]), high=min(ends, default=None), also=also)
 
     def _range(self, name: str, taken: Lengths) -> Range:
         """Return the lengths to measure: those promised, else some that are usual, of those that are taken."""
@@ -196,19 +201,19 @@ class ExportOptions:
         return first, max(taken.near(high), first)
 
 
-def pair(found: Sequence[Port], wished: Sequence[Port], *, ordered: bool = False) -> list[Port | None]:
-    """Return for each port of a source the wished one it corresponds to: by name, or the only one for the only one.
+def pair_ports(found: Sequence[Port], requested: Sequence[Port], *, ordered: bool = False) -> list[Port | None]:
+    """Return for each port of a source the requested one it corresponds to: by name, or the only one for the only one.
 
-    By position only where the wishes come `ordered`, as in a signature: the order of a recipe's `inputs` is not part
-    of an action's key, so nothing may depend on it. Without wishes all are None. Raises StepError.
+    By position only where `requested` is `ordered`, as in a signature: the order of a recipe's `inputs` is not part
+    of an action's key, so nothing may depend on it. Without a request all are None. Raises StepError.
     """
-    if not wished:
+    if not requested:
         return [None] * len(found)
-    by_name = {port.name: port for port in wished}
+    by_name = {port.name: port for port in requested}
     if {port.name for port in found} >= set(by_name):
         return [by_name.get(port.name) for port in found]
-    if len(found) == len(wished) and (ordered or len(found) == 1):
-        return list(wished)
+    if len(found) == len(requested) and (ordered or len(found) == 1):
+        return list(requested)
     lost = [port.name for port in found if port.name not in by_name]
     other = [name for name in by_name if name not in {port.name for port in found}]
     raise StepError(
@@ -272,13 +277,13 @@ def describe(kind: str, source: Path, payload: str, *, seconds: float) -> JSON |
     return cast("JSON", offered(source / payload, seconds=seconds)) if offered else None
 
 
-def settled(source: SourceModel, wishes: ExportOptions) -> SourceModel:
+def settle_lengths(source: SourceModel, options: ExportOptions) -> SourceModel:
     """Return a source that knows which lengths it takes where the recipe states none; as it is where its kind knows.
 
-    A source offers it as `settled(wishes)`. What it finds follows from the source alone, not from the time it takes.
+    A source offers it as `settled(options)`. What it finds follows from the source alone, not from the time it takes.
     """
     offered = getattr(source, "settled", None)
-    return cast(SourceModel, offered(wishes)) if offered else source
+    return cast(SourceModel, offered(options)) if offered else source
 
 
 def samples_of(source: SourceModel) -> Mapping[str, Any]:
@@ -292,13 +297,15 @@ def samples_of(source: SourceModel) -> Mapping[str, Any]:
     return {**masks.masks(source), **(offered() if offered else {})}
 
 
-def probed(source: SourceModel, model: Any) -> Interface:
+def bound_integers(source: SourceModel, model: Any) -> Interface:
     """Return the interface with a range for every integer input that the source does not answer everywhere.
 
     `model` is the graph made of the source. A source may offer `exact()`, which opens it in float64 and returns what
     runs it.
     """
-    return integers.bounded(source.interface, source.run, model, samples_of(source), getattr(source, "exact", None))
+    return integers.bound_inputs(
+        source.interface, source.run, model, samples_of(source), getattr(source, "exact", None)
+    )
 
 
 def work_of(source: SourceModel) -> Callable[[Mapping[str, int]], float | None] | None:
@@ -323,7 +330,7 @@ def gaps_of(source: SourceModel, feeds: Feeds, output: int, expected: Any, got: 
     """Return for every element of output number `output` how far the source was from `got`, None if it cannot say.
 
     A source offers it as `gaps(feeds, output, expected, got)`, for labels: the distance of the scores of both labels,
-    relative to the largest of the row, infinite where `got` is no label of its. Asked only where something differs.
+    relative to the largest of the row, infinite where `got` is none of its labels. Called only where something differs.
     """
     offered = getattr(source, "gaps", None)
     if offered is None or expected.shape != got.shape or bool((expected == got).all()):
@@ -365,7 +372,7 @@ class Coverage(Protocol):
         """Return by what (`leaves`, `classes`, …) how many were `reached`, and how many there are (`of`)."""
 
 
-def plausible(source: SourceModel, feeds: Feeds) -> Feeds:
+def make_plausible(source: SourceModel, feeds: Feeds) -> Feeds:
     """Return drawn inputs as the source's processor could have made them, where it offers that as `plausible(feeds)`.
 
     Shapes and dtypes stay as they are: it puts corners of boxes in order and closes holes in masks of images.
@@ -393,16 +400,16 @@ def leaves_of(source: SourceModel, feeds: Feeds) -> Leaves:
     return cast(Leaves, offered(feeds)) if offered else Leaves()
 
 
-def comparable(leaves: Leaves, feeds: Feeds, expected: Arrays, got: Arrays) -> tuple[Arrays, Arrays]:
+def mask_for_comparison(leaves: Leaves, feeds: Feeds, expected: Arrays, got: Arrays) -> tuple[Arrays, Arrays]:
     """Return both sides as they are to be compared."""
     from packager.exporters._transformers import compared  # it speaks of the arrays above
 
     if leaves.tied is not None:
-        got = [compared.overlaid(left, right, leaves.tied) for left, right in zip(expected, got, strict=True)]
+        got = [compared.overlay_rows(left, right, leaves.tied) for left, right in zip(expected, got, strict=True)]
     mask = feeds.get("attention_mask")
     if mask is not None and any(leaves.along):
-        expected, got = (compared.masked(mask, side, leaves.along) for side in (expected, got))
-    return expected, compared.matched(leaves.sets, expected, got)
+        expected, got = (compared.mask_outputs(mask, side, leaves.along) for side in (expected, got))
+    return expected, compared.match_detections(leaves.sets, expected, got)
 
 
 class Exporter(Protocol):
@@ -416,7 +423,7 @@ class Exporter(Protocol):
     def detect(self, paths: Collection[str], read: Callable[[str], bytes]) -> str | None:
         """Return the path of the payload inside the source, or None if it is not of this kind."""
 
-    def load(self, source: Path, payload: str, wishes: ExportOptions) -> SourceModel:
+    def load(self, source: Path, payload: str, options: ExportOptions) -> SourceModel:
         """Open the payload. Raises StepError with a remedy for what cannot be exported."""
 
 
@@ -432,7 +439,7 @@ def detect_kind(paths: Collection[str], read: Callable[[str], bytes]) -> tuple[s
     read as the graph. What BentoML saved names its kind itself. Where names say nothing, content does. Raises
     SourceError that says what the source seems to be.
     """
-    from packager.exporters._files import unknown  # it asks for what MLflow says, in terms of the classes above
+    from packager.exporters._files import unknown  # it reads what MLflow says, in terms of the classes above
 
     known = {kind: exporter(kind) for kind in plugins.names("exporters")}
     if named := bentoml.detect(paths, read, known):
@@ -440,5 +447,5 @@ def detect_kind(paths: Collection[str], read: Callable[[str], bytes]) -> tuple[s
     for kind in sorted(known, key=lambda name: (known[name].EXECUTES, name)):
         payload = known[kind].detect(paths, read)
         if payload is not None:
-            return unknown.corrected(kind, payload, paths, read, known), payload
+            return unknown.correct_kind(kind, payload, paths, read, known), payload
     return unknown.by_content(paths, read, known, detect_kind)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One small model of a family, written by the family's own library: what a locked toolchain is tried on.
+"""Small models, one of each family, written by the family's own library, to try a locked toolchain on.
 
 Runs in the worker, in the environment that is tried. A kind without a row here is tried by its imports alone.
 """
@@ -17,7 +17,7 @@ from packager.exporters._tensorflow import function
 Toy = tuple[Callable[[Path], None], Mapping[str, JSON]]  # what writes it into a folder, and what a recipe would say
 
 
-def of(kind: str) -> Toy | None:
+def toy_writer(kind: str) -> Toy | None:
     """Return what writes a model of `kind`."""
     return _TOYS.get(kind.replace("_", "-"))
 

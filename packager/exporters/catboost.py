@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """CatBoost models in CatBoost's own files: what MLflow writes (`model.cb`), and bare `.cbm` and `.json` files.
 
-The files are data. Trees of every shape, classes, numbers and rankings are exported; categories where the model asks
+The files are data. Trees of every shape, classes, numbers and rankings are exported; categories where the model uses
 which one a row has (`one_hot_max_size`). Statistics of categories (CTR) need the training data's counts at run time and
 are refused.
 """
@@ -14,7 +14,7 @@ from typing import Any
 
 from packager.exporters import Arrays, ExportOptions
 from packager.exporters._files import mlflow
-from packager.exporters._sklearn import both_sides, place_above, place_of_largest, write_labels
+from packager.exporters._sklearn import both_sides, position_above, position_of_largest, write_labels
 from packager.exporters._sklearn.builder import Builder, Frame, Value
 from packager.exporters._tables import boosting
 from packager.exporters._tables import table as _table
@@ -59,10 +59,10 @@ def _is_json(data: bytes) -> bool:
     return b'"features_info"' in data[:256]
 
 
-def load(source: Path, payload: str, wishes: ExportOptions) -> Boosted:
+def load(source: Path, payload: str, options: ExportOptions) -> Boosted:
     """Open the file. Raises StepError for what CatBoost cannot read, and for models that ONNX cannot hold."""
     lib = boosting.library("catboost")
-    model = _table.refused(
+    model = _table.explain_failure(
         f"`{payload}` cannot be opened by CatBoost",
         lambda: _opened(lib, source, payload),
         "save the model again with `save_model` of a recent CatBoost",
@@ -72,8 +72,8 @@ def load(source: Path, payload: str, wishes: ExportOptions) -> Boosted:
     if kind != type(model).__name__:
         model = _read(lib, kind, source / payload)
     texts = list(model.get_cat_feature_indices())
-    table = _table.table(source, wishes, _names(found), len(found.names), text=False, texts=texts)
-    examples = _table.examples(source, table)
+    table = _table.table(source, options, _names(found), len(found.names), text=False, texts=texts)
+    examples = _table.logged_rows(source, table)
     known = catboost.categories(found, _candidates(table, examples))
     answering = _Answering(model, found, known)
     return Boosted(
@@ -82,9 +82,9 @@ def load(source: Path, payload: str, wishes: ExportOptions) -> Boosted:
         answering.names,
         _critical(found, known),
         table,
-        wishes.interface(table.ports, {}, unfix=_table.UNFIX),
-        wishes.outputs,
-        wishes.seed,
+        options.interface(table.ports, {}, unfix=_table.UNFIX),
+        options.outputs,
+        options.seed,
         examples,
     )
 
@@ -115,7 +115,7 @@ def _fitting_class(loss: str) -> str:
 
 def _names(model: catboost.Model) -> list[str]:
     """Return the names of the columns; CatBoost numbers unnamed ones, or leaves their names empty."""
-    numbered = [str(place) for place in range(len(model.names))]
+    numbered = [str(position) for position in range(len(model.names))]
     return [] if list(model.names) == numbered or not all(model.names) else list(model.names)
 
 
@@ -123,13 +123,13 @@ def _candidates(table: _table.Table, examples: Mapping[str, Any] | None) -> dict
     """Return the values of every column in the logged example."""
     if not examples or table.layout != "frame":
         return {}
-    return {place: examples[port.name].reshape(-1).tolist() for place, port in enumerate(table.ports)}
+    return {position: examples[port.name].reshape(-1).tolist() for position, port in enumerate(table.ports)}
 
 
 def _critical(model: catboost.Model, known: Mapping[int, Any]) -> list[list[Any]]:
     found: list[list[Any]] = list(map(list, thresholds(model.ensemble)))
-    for place, values in known.items():
-        found[place] = list(values)
+    for position, values in known.items():
+        found[position] = list(values)
     return found
 
 
@@ -158,8 +158,8 @@ class _Answering:
             return [catboost.write_number(builder, self._read, raw) if is_regressor else raw]
         scores = catboost.write_probabilities(builder, self._read, raw)
         if self._several:
-            return [place_above(builder, raw), scores]
+            return [position_above(builder, raw), scores]
         if raw.width > 1:
-            return [write_labels(builder, self._model.classes_, place_of_largest(builder, raw)), scores]
-        place = place_above(builder, raw, catboost.border(self._model))
-        return [write_labels(builder, self._model.classes_, place), both_sides(builder, scores)]
+            return [write_labels(builder, self._model.classes_, position_of_largest(builder, raw)), scores]
+        position = position_above(builder, raw, catboost.border(self._model))
+        return [write_labels(builder, self._model.classes_, position), both_sides(builder, scores)]

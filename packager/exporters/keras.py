@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Keras 3 models (`.keras`): what MLflow writes for keras and tensorflow, and bare files.
 
-The file is data as long as no layer brings code of its own: a `Lambda` does, and Keras refuses it here (`safe_mode`).
+The file is data as long as no layer brings own code: a `Lambda` does, and Keras refuses it here (`safe_mode`).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def detect(paths: Collection[str], read: Callable[[str], bytes]) -> str | None:
     return found[0] if len(found) == 1 else None
 
 
-def load(source: Path, payload: str, wishes: ExportOptions) -> function.Function:
+def load(source: Path, payload: str, options: ExportOptions) -> function.Function:
     """Open the file. Raises StepError for what Keras cannot read without running code."""
     path = source / payload
     if not zipfile.is_zipfile(path):
@@ -50,8 +50,8 @@ def load(source: Path, payload: str, wishes: ExportOptions) -> function.Function
     keras.refuse_code(file)
     lib = function.library()
     file = replace(file, here=str(lib.keras.__version__))
-    return keras.opened(
-        lib, file, lambda: lib.keras.models.load_model(str(path), compile=False, safe_mode=True), wishes
+    return keras.open_model(
+        lib, file, lambda: lib.keras.models.load_model(str(path), compile=False, safe_mode=True), options
     )
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Keras models in HDF5 (`.h5`, `.hdf5`): what Keras 1 and 2 wrote, and Keras 3 on request.
 
-The library that reads Keras 2 today is `tf_keras`. It runs the code of a `Lambda` layer without asking, and imports
+The library that reads Keras 2 today is `tf_keras`. It runs the code of a `Lambda` layer without consent, and imports
 what a configuration names; so the configuration is read first, and refused when it names anything but Keras's own.
 """
 
@@ -59,7 +59,7 @@ def detect(paths: Collection[str], read: Callable[[str], bytes]) -> str | None:
     return found[0] if len(found) == 1 else None
 
 
-def load(source: Path, payload: str, wishes: ExportOptions) -> function.Function:
+def load(source: Path, payload: str, options: ExportOptions) -> function.Function:
     """Open the file with the Keras of its generation. Raises StepError for one that is no model or brings code."""
     path = source / payload
     file = _described(path, payload)
@@ -73,7 +73,7 @@ def load(source: Path, payload: str, wishes: ExportOptions) -> function.Function
     def attempt() -> Any:
         return reader.models.load_model(str(path), compile=False, safe_mode=True)
 
-    return keras.opened(lib, described, attempt, wishes)
+    return keras.open_model(lib, described, attempt, options)
 
 
 def _described(path: Path, payload: str) -> keras.File:
@@ -114,9 +114,9 @@ def _refuse_imports(file: keras.File) -> None:
         config, module = part.get("config"), str(part.get("module") or "keras")
         if part["class_name"] == "function" and isinstance(config, str):
             if not module.startswith(("keras", "tf_keras")):
-                raise keras.custom(file, config)
+                raise keras.custom_class_error(file, config)
         elif module.partition(".")[0] not in ("keras", "tf_keras", "builtins"):
-            raise keras.custom(file, str(part["class_name"]))
+            raise keras.custom_class_error(file, str(part["class_name"]))
         called = str(config.get("function", "")) if isinstance(config, dict) else ""
         if part["class_name"] in _CALLS and (not _HARMLESS.fullmatch(called) or called in _POWERFUL):
             raise StepError(

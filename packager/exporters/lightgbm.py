@@ -32,11 +32,11 @@ def detect(paths: Collection[str], read: Callable[[str], bytes]) -> str | None:
     return found[0] if len(found) == 1 and read(found[0])[:64].startswith(b"tree\n") else None
 
 
-def load(source: Path, payload: str, wishes: ExportOptions) -> Boosted:
+def load(source: Path, payload: str, options: ExportOptions) -> Boosted:
     """Open the file. Raises StepError for what LightGBM cannot read, and for boosters that ONNX cannot hold."""
     path = source / payload
     if payload.endswith(".skops"):
         model = skops.load(path, (*mlflow.trusted_types(source, "lightgbm"),))
     else:
         model = lightgbm.read(path)
-    return lightgbm.open_booster(source, model, wishes)
+    return lightgbm.open_booster(source, model, options)

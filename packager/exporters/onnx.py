@@ -20,7 +20,7 @@ from packager import error_causes
 from packager.canonical import JSON
 from packager.edits import Edit, flow
 from packager.errors import StepError, TooNewError
-from packager.exporters import BATCH, Arrays, ExportOptions, Feeds, Interface, Port, pair
+from packager.exporters import BATCH, Arrays, ExportOptions, Feeds, Interface, Port, pair_ports
 from packager.exporters._files import mlflow
 from packager.exporters._interface import described
 from packager.exporters._interface import settled as _settled
@@ -61,21 +61,21 @@ def describe(path: Path, *, seconds: float) -> JSON:
     return described.describe(path, seconds=seconds)
 
 
-def load(source: Path, payload: str, wishes: ExportOptions) -> Graph:
-    """Open the graph and its external data. Raises StepError for a broken or hostile file, or a wish it cannot meet."""
+def load(source: Path, payload: str, options: ExportOptions) -> Graph:
+    """Open the graph and its external data. Raises StepError for a broken or hostile file or unmet options."""
     path = source / payload
-    check.check(path, wishes.domains)
+    check.check(path, options.domains)
     model = canonicalise.read(path)
     names = [value.name for value in model.graph.output]
     labels = zipmap.strip_zipmaps(model)
     _refuse_foreign_outputs(model)
-    ports = _ports(model, wishes.named)
-    recipe = pair(ports, wishes.inputs or ())
-    named = [_merged(port, wish) for port, wish in zip(ports, recipe, strict=True)]
-    outputs = wishes.outputs or tuple(rename.apart([port.name for port in named], names))
+    ports = _ports(model, options.named)
+    recipe = pair_ports(ports, options.inputs or ())
+    named = [_merged(port, request) for port, request in zip(ports, recipe, strict=True)]
+    outputs = options.outputs or tuple(rename.distinct_names([port.name for port in named], names))
     if len(outputs) != len(names):
         raise StepError(f"expected {len(names)} output names, got {len(outputs)}")
-    interface = wishes.interface(named, {}, unfix=_UNFIX)
+    interface = options.interface(named, {}, unfix=_UNFIX)
     return Graph(path, model, tuple(port.name for port in ports), interface, outputs, labels)
 
 
@@ -96,35 +96,35 @@ def _ports(model: Any, named: Collection[str]) -> list[Port]:
     inputs = {port.name: described.Input(port.name, port.dtype, port.shape) for port in ports}  # type: ignore[arg-type]
     taken = {axis for port in ports for axis in port.shape if isinstance(axis, str)}
 
-    def called(port: Port, place: int, axis: int | str) -> int | str:
-        if isinstance(axis, int) or axis in named or re.fullmatch(DIMENSION, axis) or axis == f"{port.name}_{place}":
+    def called(port: Port, position: int, axis: int | str) -> int | str:
+        if isinstance(axis, int) or axis in named or re.fullmatch(DIMENSION, axis) or axis == f"{port.name}_{position}":
             return axis
-        guess = described.guess_name(port.name, place, inputs)
+        guess = described.guess_name(port.name, position, inputs)
         names = (guess, *(f"{guess}_{number}" for number in range(2, 1000)))
-        name = guess if place == 0 else next(name for name in names if name not in taken)
+        name = guess if position == 0 else next(name for name in names if name not in taken)
         taken.add(name)
         return name
 
     return [replace(p, shape=tuple(called(p, i, axis) for i, axis in enumerate(p.shape))) for p in ports]
 
 
-def _merged(port: Port, wish: Port | None) -> Port:
+def _merged(port: Port, request: Port | None) -> Port:
     """Take names, fixed lengths and ranges from the recipe where they do not contradict the graph."""
-    if wish is None:
+    if request is None:
         return port
-    if wish.dtype != port.dtype or len(wish.shape) != len(port.shape):
-        got = f"{wish.dtype} with {len(wish.shape)} axes"
+    if request.dtype != port.dtype or len(request.shape) != len(port.shape):
+        got = f"{request.dtype} with {len(request.shape)} axes"
         told = f"input `{port.name}` is {port.dtype} with {len(port.shape)} axes, got {got} from the recipe"
         raise StepError(told, hint=f"write `{port.name}: {flow(_said(port))}` under `inputs`", edits=_as_found(port))
-    for index, (axis, asked) in enumerate(zip(port.shape, wish.shape, strict=True)):
+    for index, (axis, asked) in enumerate(zip(port.shape, request.shape, strict=True)):
         if isinstance(axis, int) and asked != axis:
             where = f"axis {index} of `{port.name}`"
             told = f"{where} is fixed at {axis} in the graph, got `{asked}` from the recipe"
-            fitting = [a if isinstance(a, int) else b for a, b in zip(port.shape, wish.shape, strict=True)]
+            fitting = [a if isinstance(a, int) else b for a, b in zip(port.shape, request.shape, strict=True)]
             raise StepError(
-                told, hint=f"write {axis} there, or {_UNFIX}", edits=[Edit(("inputs", wish.name, "shape"), fitting)]
+                told, hint=f"write {axis} there, or {_UNFIX}", edits=[Edit(("inputs", request.name, "shape"), fitting)]
             )
-    return wish
+    return request
 
 
 def _said(port: Port) -> JSON:
@@ -148,20 +148,20 @@ class Graph:
     interface: Interface
     outputs: tuple[str, ...]
     labels: Mapping[int, zipmap.Labels]
-    sessions: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)  # by level, as they are asked
+    sessions: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)  # by level, opened on first use
 
-    def settled(self, wishes: ExportOptions) -> Graph:
+    def settled(self, options: ExportOptions) -> Graph:
         """Return the graph with the lengths that it was seen to take, of dimensions that the recipe leaves open."""
-        stated = {name for name, limit in wishes.limits.items() if limit != Lengths()}
-        free = [name for name in self.interface.dimensions if name not in {*stated, *wishes.dynamic, *wishes.ties}]
-        free = [name for name in free if name not in {other for _, other in wishes.ties.values()}]
+        stated = {name for name, limit in options.limits.items() if limit != Lengths()}
+        free = [name for name in self.interface.dimensions if name not in {*stated, *options.dynamic, *options.ties}]
+        free = [name for name in free if name not in {other for _, other in options.ties.values()}]
         if not free:
             return self
         names = dict(zip((port.name for port in self.interface.inputs), self.feeds, strict=True))
         return replace(self, interface=_settled.settle(self.path, names, self.interface, free, self.work()))
 
     def to_onnx(self, opset: int) -> Any:
-        """Return the graph with the wished names, converted down when its opset is above `opset`."""
+        """Return the graph with the requested names, converted down when its opset is above `opset`."""
         model = _converted(self.model, opset)
         rename.name_ports(model, [port.name for port in self.interface.inputs], self.outputs)
         fixed = _name_axes(model.graph, self.interface.inputs)
@@ -209,11 +209,11 @@ class Graph:
 
     def classes(self) -> Mapping[str, Sequence[int | str]]:
         """Return of every output that the file gives as a map from class to score the classes of its columns."""
-        return {self.outputs[place]: labels for place, labels in sorted(self.labels.items())}
+        return {self.outputs[position]: labels for position, labels in sorted(self.labels.items())}
 
     def work(self) -> Callable[[Mapping[str, int]], float | None]:
         """Return what counts the operations of one run."""
-        light = cost.lighten(self.model)
+        light = cost.without_weights(self.model)
         names = [value.name for value in light.graph.input[: len(self.feeds)]]
 
         def counted(lengths: Mapping[str, int]) -> float | None:
@@ -272,25 +272,25 @@ def _refuse_newcomers(model: Any, found: int, opset: int) -> None:
 def _name_axes(graph: Any, inputs: Sequence[Port]) -> list[tuple[str, Any]]:
     """Write the interface's names and lengths on the graph's inputs, and the same names on its outputs.
 
-    A name that stood for several axes which are called otherwise now says nothing of outputs. Return the axes that
+    A name that stood for several axes which have other names now means nothing in outputs. Return the axes that
     were free and got a length, each with a name.
     """
     by_name = {value.name: value for value in graph.input}
     names: dict[str, set[int | str]] = {}
     fixed = []
     for port in inputs:
-        for place, asked in enumerate(port.shape):
-            axis = by_name[port.name].type.tensor_type.shape.dim[place]
+        for position, asked in enumerate(port.shape):
+            axis = by_name[port.name].type.tensor_type.shape.dim[position]
             if axis.dim_param:
                 names.setdefault(axis.dim_param, set()).add(asked)
             if isinstance(asked, int) and axis.dim_value != asked:
-                fixed.append((f"{port.name}_{place}", axis))
+                fixed.append((f"{port.name}_{position}", axis))
             _write_axis(axis, asked)
     for value in (*graph.output, *graph.value_info):
-        for place, axis in enumerate(value.type.tensor_type.shape.dim):
+        for position, axis in enumerate(value.type.tensor_type.shape.dim):
             if axis.dim_param in names:
                 found = names[axis.dim_param]
-                own = f"{value.name}_{place}"
+                own = f"{value.name}_{position}"
                 _write_axis(axis, next(iter(found)) if len(found) == 1 else own)
                 fixed += [(own, axis)] if axis.dim_value else []
     return fixed

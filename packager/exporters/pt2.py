@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from packager.errors import StepError
-from packager.exporters import BATCH, Arrays, ExportOptions, Feeds, Interface, Port, Range, pair
+from packager.exporters import BATCH, Arrays, ExportOptions, Feeds, Interface, Port, Range, pair_ports
 from packager.exporters._files import archive, mlflow
 from packager.exporters._torch import cost, precision, rebatch, training
 from packager.exporters._torch import program as _torch
@@ -42,29 +42,29 @@ def detect(paths: Collection[str], read: Callable[[str], bytes]) -> str | None:
     return found[0] if len(found) == 1 else None
 
 
-def load(source: Path, payload: str, wishes: ExportOptions) -> Program:
+def load(source: Path, payload: str, options: ExportOptions) -> Program:
     """Open the archive. Raises StepError for one that needs code to open or fixes an axis the recipe wants free."""
     lib = _torch.torch()
     archive.refuse_code(source / payload, lib)
-    with _torch.translated("opened"), _torch.quiet():
+    with _torch.explain_export_error("opened"), _torch.silence_warnings():
         program = lib.export.load(str(source / payload))
     training.refuse(program, captured_here=False)
     ports, outputs = mlflow.signature(source)
     if precision.is_half_program(lib, program):
         precision.widen_program(lib, program)
-        wishes = precision.widen_wishes(wishes)
-    alone = program if _asks_for_rows(_axes(program), wishes) else None
+        options = precision.widen_options(options)
+    alone = program if _asks_for_rows(_axes(program), options) else None
     if alone is not None:
-        with _torch.quiet():
-            program = rebatch.freed(lib, alone, _UNFIX)
-    interface, symbols = _interface(_axes(program), wishes, ports)
-    return Program(program, interface, symbols, wishes.outputs or tuple(filter(None, outputs)), alone)
+        with _torch.silence_warnings():
+            program = rebatch.free_first_axis(lib, alone, _UNFIX)
+    interface, symbols = _interface(_axes(program), options, ports)
+    return Program(program, interface, symbols, options.outputs or tuple(filter(None, outputs)), alone)
 
 
-def _asks_for_rows(axes: _Axes, wishes: ExportOptions) -> bool:
+def _asks_for_rows(axes: _Axes, options: ExportOptions) -> bool:
     """Say whether a program takes one row at a time and the recipe wants more of them."""
-    stated = [port.shape[0] for port in wishes.inputs or () if port.shape]
-    asked = BATCH in wishes.named or any(isinstance(axis, str) for axis in stated)
+    stated = [port.shape[0] for port in options.inputs or () if port.shape]
+    asked = BATCH in options.named or any(isinstance(axis, str) for axis in stated)
     return asked and bool(axes.inputs) and all(port.shape[:1] == (1,) for port in axes.inputs)
 
 
@@ -98,16 +98,16 @@ class Program:
         lib = _torch.torch()
         if not precision.is_small(self.program):
             return None
-        with _torch.quiet():
+        with _torch.silence_warnings():
             module = precision.doubled_program(lib, self.program)
         return lambda feeds: precision.run_doubled(lib, partial(self._answer, module), feeds)
 
     def gaps(self, feeds: Feeds, output: int, expected: Any, got: Any) -> Any:
-        """Say of places and labels whether the source was undecided, as `exporters.gaps_of` asks."""
+        """Say of positions and labels whether the source was undecided, as `exporters.gaps_of` requires."""
         return None if expected.dtype.kind == "f" else precision.gaps(self.exact(), feeds, output, got)
 
     def rounding(self, feeds: Feeds, output: int) -> float | None:
-        """Return how far rounding by itself moves an output, as `exporters.rounding_of` asks."""
+        """Return how far rounding by itself moves an output, as `exporters.rounding_of` requires."""
         return precision.rounding(_torch.torch(), self.exact(), feeds, output)
 
     def work(self) -> Callable[[Mapping[str, int]], float | None] | None:
@@ -115,10 +115,10 @@ class Program:
         if any(re.match(r"aten\.(lstm|gru|rnn_)", str(node.target)) for node in self.program.graph.nodes):
             return None
         module = self.program.module(check_guards=False)
-        return cost.counted(_torch.torch(), self.interface, lambda given: self._call(module, given))
+        return cost.count_operations(_torch.torch(), self.interface, lambda given: self._call(module, given))
 
     def _answer(self, module: Any, feeds: Feeds) -> Arrays:
-        with _torch.torch().inference_mode(), _torch.quiet():
+        with _torch.torch().inference_mode(), _torch.silence_warnings():
             return _torch.arrays(
                 self._call(module, [_torch.tensor(feeds[port.name]) for port in self.interface.inputs])
             )
@@ -170,20 +170,29 @@ def _bound(value: Any) -> int:
     return int(value) if re.fullmatch(r"-?\d+", str(value)) else _torch.UNBOUNDED
 
 
-def _interface(axes: _Axes, wishes: ExportOptions, signature: Sequence[Port]) -> tuple[Interface, dict[str, int | str]]:
+def _interface(
+    axes: _Axes, options: ExportOptions, signature: Sequence[Port]
+) -> tuple[Interface, dict[str, int | str]]:
     """Bring program, recipe and signature together; also return what each of torch's symbols is to be called."""
-    recipe = pair(axes.inputs, wishes.inputs or ())
-    stated = pair(axes.inputs, () if wishes.inputs else signature, ordered=True)
+    recipe = pair_ports(axes.inputs, options.inputs or ())
+    stated = pair_ports(axes.inputs, () if options.inputs else signature, ordered=True)
     symbols: dict[str, int | str] = {}
     ports = []
-    for port, wish, entry in zip(axes.inputs, recipe, stated, strict=True):
-        name = wish.name if wish else (entry.name if entry else "") or port.name
-        _check_dtype(port, wish)
+    for port, request, entry in zip(axes.inputs, recipe, stated, strict=True):
+        name = request.name if request else (entry.name if entry else "") or port.name
+        _check_dtype(port, request)
         for index, axis in enumerate(port.shape):
-            _settle(port, index, axis, wish.shape if wish else None, symbols, _default_name(name, index, axes, wishes))
+            _settle(
+                port,
+                index,
+                axis,
+                request.shape if request else None,
+                symbols,
+                _default_name(name, index, axes, options),
+            )
         shape = tuple(symbols.get(str(axis), axis) for axis in port.shape)
-        ports.append(Port(name, port.dtype, shape, wish.range if wish else None))
-    interface = wishes.interface(ports, _limits(axes, symbols), unfix=_UNFIX)
+        ports.append(Port(name, port.dtype, shape, request.range if request else None))
+    interface = options.interface(ports, _limits(axes, symbols), unfix=_UNFIX)
     lengths = dict(zip(_names(ports), _names(interface.inputs), strict=True))  # a range of one became a length
     return interface, {symbol: lengths.get(name, name) for symbol, name in symbols.items()}
 
@@ -202,25 +211,32 @@ def _limits(axes: _Axes, symbols: Mapping[str, int | str]) -> dict[str, Range]:
     return limits
 
 
-def _default_name(port: str, index: int, axes: _Axes, wishes: ExportOptions) -> str:
+def _default_name(port: str, index: int, axes: _Axes, options: ExportOptions) -> str:
     """Name an unnamed free axis: the first is the batch, a sole dimension is the one under `dynamic`."""
-    if len(axes.ranges) == 1 and len(wishes.named) == 1:
-        return next(iter(wishes.named))
+    if len(axes.ranges) == 1 and len(options.named) == 1:
+        return next(iter(options.named))
     return BATCH if index == 0 else f"{port}_{index}"
 
 
-def _check_dtype(port: Port, wish: Port | None) -> None:
-    if wish and wish.dtype != port.dtype:
-        raise StepError(f"input `{wish.name}` is {port.dtype} in the program, got {wish.dtype} from the recipe")
+def _check_dtype(port: Port, request: Port | None) -> None:
+    if request and request.dtype != port.dtype:
+        raise StepError(f"input `{request.name}` is {port.dtype} in the program, got {request.dtype} from the recipe")
 
 
 def _settle(
-    port: Port, index: int, axis: int | str, wish: Sequence[int | str] | None, symbols: dict[str, int | str], name: str
+    port: Port,
+    index: int,
+    axis: int | str,
+    request: Sequence[int | str] | None,
+    symbols: dict[str, int | str],
+    name: str,
 ) -> None:
     """Decide one axis: a fixed one must agree with the recipe, a free one gets its name or length in `symbols`."""
-    if wish is not None and len(wish) != len(port.shape):
-        raise StepError(f"input `{port.name}` has {len(port.shape)} axes in the program, got {len(wish)} in the recipe")
-    asked = wish[index] if wish is not None else None
+    if request is not None and len(request) != len(port.shape):
+        raise StepError(
+            f"input `{port.name}` has {len(port.shape)} axes in the program, got {len(request)} in the recipe"
+        )
+    asked = request[index] if request is not None else None
     if isinstance(axis, int):
         if asked not in (None, axis):
             where = f"axis {index} of `{port.name}`"

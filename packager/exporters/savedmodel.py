@@ -33,15 +33,15 @@ def detect(paths: Collection[str], read: Callable[[str], bytes]) -> str | None:
     return found[0] if len(found) == 1 else None
 
 
-def load(source: Path, payload: str, wishes: ExportOptions) -> _tensorflow.Function:
+def load(source: Path, payload: str, options: ExportOptions) -> _tensorflow.Function:
     """Open the directory at the signature that the recipe names. Raises StepError when it has none to serve."""
     lib, folder = _tensorflow.library(), (source / payload).parent
-    model = _tensorflow.refused(
+    model = _tensorflow.explain_failure(
         f"`{payload}` cannot be opened by TensorFlow {lib.__version__}",
         lambda: _opened(lib, folder),
         "save the model again with a current TensorFlow (`model.export`)",
     )
-    function = _signature(model.signatures, wishes.signature)
+    function = _signature(model.signatures, options.signature)
     stated = function.structured_input_signature[1]
     inputs, outputs = sorted(stated), sorted(function.structured_outputs)
 
@@ -50,7 +50,7 @@ def load(source: Path, payload: str, wishes: ExportOptions) -> _tensorflow.Funct
         return [answers[name] for name in outputs]
 
     ports = [_tensorflow.port(name, stated[name]) for name in inputs]
-    return _tensorflow.opened(call, ports, outputs, model, wishes)
+    return _tensorflow.open_function(call, ports, outputs, model, options)
 
 
 def _opened(lib: Any, folder: Path) -> Any:

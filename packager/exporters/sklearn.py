@@ -32,8 +32,8 @@ def detect(paths: Collection[str], read: Callable[[str], bytes]) -> str | None:
     return found[0] if len(found) == 1 else None
 
 
-def load(source: Path, payload: str, wishes: ExportOptions) -> estimator.Estimator:
+def load(source: Path, payload: str, options: ExportOptions) -> estimator.Estimator:
     """Open the archive. Raises StepError when it needs foreign types, or holds no fitted estimator."""
     estimator.library()
     model = skops.load(source / payload, mlflow.trusted_types(source, "sklearn"))
-    return estimator.open_estimator(source, model, wishes)
+    return estimator.open_estimator(source, model, options)

@@ -31,10 +31,10 @@ def detect(paths: Collection[str], read: Callable[[str], bytes]) -> str | None:
     return found[0] if len(found) == 1 else None
 
 
-def load(source: Path, payload: str, wishes: ExportOptions) -> SourceModel:
+def load(source: Path, payload: str, options: ExportOptions) -> SourceModel:
     """Open the pickle. Raises StepError when it needs missing code, or holds no fitted model."""
     estimator.library()
     model = pickled.load(source, payload)
     if type(model).__module__.partition(".")[0] == "lightgbm":
-        return lightgbm.open_booster(source, model, wishes)
-    return estimator.open_estimator(source, model, wishes)
+        return lightgbm.open_booster(source, model, options)
+    return estimator.open_estimator(source, model, options)

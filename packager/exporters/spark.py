@@ -31,6 +31,6 @@ def detect(paths: Collection[str], read: Callable[[str], bytes]) -> str | None:
     return found[0] if len(found) == 1 and b'"class"' in read(found[0]) else None
 
 
-def load(source: Path, payload: str, wishes: ExportOptions) -> spark.Pipeline:
-    """Open the pipeline in a session of its own. Raises StepError for foreign classes and unknown columns."""
-    return spark.opened(source, (source / payload).parent.parent, wishes)
+def load(source: Path, payload: str, options: ExportOptions) -> spark.Pipeline:
+    """Open the pipeline in a separate session. Raises StepError for classes other than Spark's and unknown columns."""
+    return spark.open_pipeline(source, (source / payload).parent.parent, options)

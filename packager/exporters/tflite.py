@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """TensorFlow Lite models (`.tflite`), converted by `tf2onnx`; the reference is TensorFlow's own interpreter of them.
 
-The file is data: a list of operators that the interpreter has built in. One that asks for others is refused.
+The file is data: a list of operators that the interpreter has built in. A file that needs others is refused.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Lite:
 
     @property
     def interface(self) -> Interface:
-        return replace(self.asked, inputs=indices.ranged(self.asked.inputs, self.to_onnx(function.NEWEST)))
+        return replace(self.asked, inputs=indices.bound_indices(self.asked.inputs, self.to_onnx(function.NEWEST)))
 
     def to_onnx(self, opset: int) -> Any:
         function.library()
@@ -56,8 +56,8 @@ class Lite:
         def attempt() -> Any:
             return convert.from_tflite(str(self.path), opset=min(opset, function.NEWEST))[0]
 
-        model = function.refused("the model has no ONNX form", attempt, _OTHERWISE)
-        graph.complete(model, _OTHERWISE)
+        model = function.explain_failure("the model has no ONNX form", attempt, _OTHERWISE)
+        graph.replace_tensorflow_operators(model, _OTHERWISE)
         graph.name(model, (*self.given, *self.made), self.asked.inputs, self.outputs)
         return model
 
@@ -76,7 +76,7 @@ class Lite:
         return {}
 
 
-def load(source: Path, payload: str, wishes: ExportOptions) -> Lite:
+def load(source: Path, payload: str, options: ExportOptions) -> Lite:
     """Open the file. Raises StepError for one that the interpreter does not run."""
     path = source / payload
 
@@ -85,14 +85,14 @@ def load(source: Path, payload: str, wishes: ExportOptions) -> Lite:
         interpreter.allocate_tensors()
         return interpreter
 
-    interpreter = function.refused(f"`{payload}` cannot be opened by TensorFlow Lite", attempt, _OTHERWISE)
+    interpreter = function.explain_failure(f"`{payload}` cannot be opened by TensorFlow Lite", attempt, _OTHERWISE)
     details, results = interpreter.get_input_details(), interpreter.get_output_details()
-    ports = function.merged([_port(detail, len(details)) for detail in details], wishes)
-    outputs = wishes.outputs or function.distinct(_outputs(results), ports)
+    ports = function.merge_inputs([_port(detail, len(details)) for detail in details], options)
+    outputs = options.outputs or function.distinct_names(_outputs(results), ports)
     if len(outputs) != len(results):
         raise StepError(f"expected {len(results)} output names, got {len(outputs)}")
     names = [tuple(detail["name"] for detail in listed) for listed in (details, results)]
-    return Lite(path, wishes.interface(ports, {}, unfix=_UNFIX), tuple(outputs), *names)
+    return Lite(path, options.interface(ports, {}, unfix=_UNFIX), tuple(outputs), *names)
 
 
 def _interpreter(path: Path) -> Any:
@@ -100,14 +100,16 @@ def _interpreter(path: Path) -> Any:
 
 
 def _port(detail: Mapping[str, Any], count: int) -> Port:
-    """Return what a tensor asks for; the converter's prefix is no part of its name."""
+    """Return what a tensor requires; the converter's prefix is no part of its name."""
     plain = str(detail["name"]).partition(":")[0].removeprefix("serving_default_")
     name = plain or "input" if count == 1 else plain or f"input_{detail['index']}"
     axes = enumerate(map(int, detail["shape_signature"]))
-    shape = tuple(length if length > 0 else BATCH if place == 0 else f"{name}_{place}" for place, length in axes)
+    shape = tuple(
+        length if length > 0 else BATCH if position == 0 else f"{name}_{position}" for position, length in axes
+    )
     dtype = importlib.import_module("numpy").dtype(detail["dtype"]).name
     return Port(name, dtype, shape)
 
 
 def _outputs(results: Sequence[Any]) -> list[str]:
-    return ["output"] if len(results) == 1 else [f"output_{place}" for place in range(len(results))]
+    return ["output"] if len(results) == 1 else [f"output_{position}" for position in range(len(results))]

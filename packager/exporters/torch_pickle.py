@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pickled torch modules (`.pth`, `.pt`): opening one runs whatever its author put in, so a recipe must allow it.
+"""Pickled torch modules (`.pth`, `.pt`): opening one runs its author's code, so a recipe must allow it.
 
-TorchScript archives often have these endings too; they are told apart when they are opened, under the same permission.
+TorchScript archives often have these endings too; which it is shows when the file is opened, under the same consent.
 """
 
 from __future__ import annotations
@@ -29,6 +29,6 @@ def detect(paths: Collection[str], read: Callable[[str], bytes]) -> str | None:
     return found[0] if len(found) == 1 else None
 
 
-def load(source: Path, payload: str, wishes: ExportOptions) -> SourceModel:
+def load(source: Path, payload: str, options: ExportOptions) -> SourceModel:
     """Open the pickle. Raises StepError when it is not a module, needs missing code, or its inputs are unknown."""
-    return module.load(source, payload, wishes)
+    return module.load(source, payload, options)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TorchScript archives (`.ts`, `.torchscript`): a module as code of its own language, with its weights.
+"""TorchScript archives (`.ts`, `.torchscript`): a module as code of TorchScript's language, with its weights.
 
 That language reads and writes files through torch's operators, so an archive is code and a recipe must allow it.
 Control flow survives: a script's `if` and `for` become ONNX's `If` and `Loop`. What was traced has none.
@@ -26,6 +26,6 @@ def detect(paths: Collection[str], read: Callable[[str], bytes]) -> str | None:
     return found[0] if len(found) == 1 else None
 
 
-def load(source: Path, payload: str, wishes: ExportOptions) -> SourceModel:
+def load(source: Path, payload: str, options: ExportOptions) -> SourceModel:
     """Open the archive. Raises StepError when it cannot be opened, or when its inputs are unknown."""
-    return module.load(source, payload, wishes)
+    return module.load(source, payload, options)

@@ -53,7 +53,7 @@ def _weights(folder: str, paths: Collection[str]) -> str | None:
     return None
 
 
-def load(source: Path, payload: str, wishes: ExportOptions) -> graph.Source:
+def load(source: Path, payload: str, options: ExportOptions) -> graph.Source:
     """Open the directory with the class its `config.json` names. Raises StepError when something does not fit."""
     folder = source if payload == "." else source / payload
     for path in sorted(folder.rglob("*.safetensors")):
@@ -65,12 +65,12 @@ def load(source: Path, payload: str, wishes: ExportOptions) -> graph.Source:
     tokens = files.tokenizer_inputs(files.tokenizer_folder(source, encoder))
     processor = files.processor(source, encoder)
     subjects = [Subject(model, tokens, processor, size) for size in images.image_sizes(model, processor)]
-    found = graph.settle(subjects, wishes, answer)
+    found = graph.settle(subjects, options, answer)
     graph.check_attention(model, found.interface, answer)
     names = tuple(port.name for port in found.interface.inputs)
     module = graph.traced_module(model, answer, names, parts)
-    travelling = files.travelling(source, encoder)
-    return graph.Source(module, found.interface, names, wishes.outputs or found.outputs, travelling, along=found.along)
+    travelling = files.bundled_files(source, encoder)
+    return graph.Source(module, found.interface, names, options.outputs or found.outputs, travelling, along=found.along)
 
 
 def _prompts(folder: Path) -> dict[str, str]:

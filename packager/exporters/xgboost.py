@@ -3,7 +3,7 @@
 
 The files hold numbers that XGBoost reads itself; nothing in them is run. A model of the scikit-learn interface is
 exported with the rounds its `predict` uses (up to the best one), a bare booster with all it has. NaN is missing.
-What a model was told to take for missing besides is not in the file, and so neither MLflow nor anyone else knows it.
+Other values that a model takes for missing are not in the file, so neither MLflow nor another reader knows them.
 
 A category that was not there in training is a missing value to the graph. The library means to refuse it, but takes it
 for the next larger category it knows, if there is one; so measurements keep to the known ones.
@@ -54,25 +54,25 @@ def _is_model(data: bytes) -> bool:
     return b'"learner"' in data[:64]
 
 
-def load(source: Path, payload: str, wishes: ExportOptions) -> Boosted:
+def load(source: Path, payload: str, options: ExportOptions) -> Boosted:
     """Open the file. Raises StepError for what XGBoost cannot read, and for boosters that ONNX cannot hold."""
     lib = boosting.library("xgboost")
     read = {mlflow.MLMODEL} if (source / mlflow.MLMODEL).is_file() else set()
     flavor = mlflow.flavor("xgboost", read, lambda path: (source / path).read_bytes()) or {}
-    kind = str(flavor.get("model_class") or bentoml.option(source, "model_class")).rpartition(".")[2]
+    kind = str(flavor.get("model_class") or bentoml.read_option(source, "model_class")).rpartition(".")[2]
     hint = "save the model again with `save_model` of a recent XGBoost"
     what = f"`{payload}` cannot be opened by XGBoost"
-    model = _table.refused(what, lambda: _opened(lib, kind, source / payload), hint)
+    model = _table.explain_failure(what, lambda: _opened(lib, kind, source / payload), hint)
     booster = model if isinstance(model, lib.Booster) else model.get_booster()
     found = xgboost.read(booster, best=model is not booster)
     _refuse_codes(source, found)
     table = _table.table(
         source,
-        wishes,
+        options,
         list(found.names),
         booster.num_features(),
         text=False,
-        texts=[place for place, known in found.categories.items() if isinstance(known[0], str)],
+        texts=[position for position, known in found.categories.items() if isinstance(known[0], str)],
     )
     answering = _Bare(model, found) if model is booster else _Interface(model, found)
     return Boosted(
@@ -81,10 +81,10 @@ def load(source: Path, payload: str, wishes: ExportOptions) -> Boosted:
         answering.names,
         _critical(found),
         table,
-        wishes.interface(table.ports, {}, unfix=_table.UNFIX),
-        wishes.outputs,
-        wishes.seed,
-        _table.examples(source, table),
+        options.interface(table.ports, {}, unfix=_table.UNFIX),
+        options.outputs,
+        options.seed,
+        _table.logged_rows(source, table),
         list(found.categories) if table.layout == "frame" else (),
         found.ensemble,
         found.categories,
@@ -102,7 +102,7 @@ def _opened(lib: Any, kind: str, path: Path) -> Any:
 
 def _refuse_codes(source: Path, model: xgboost.Model) -> None:
     """Raise StepError where callers have a data frame of categories and the file holds only their codes."""
-    named = [model.names[place] for place in model.coded] if mlflow.columns(source) and model.names else []
+    named = [model.names[position] for position in model.coded] if mlflow.columns(source) and model.names else []
     if named:
         raise StepError(
             f"the file holds only codes of the categories of column `{named[0]}`, so that nothing says which value has "
@@ -113,8 +113,8 @@ def _refuse_codes(source: Path, model: xgboost.Model) -> None:
 
 def _critical(model: xgboost.Model) -> list[list[Any]]:
     found: list[list[Any]] = [[*own, *_after(own)] for own in thresholds(model.ensemble)]
-    for place, known in model.categories.items():
-        found[place] = [*known, "" if isinstance(known[0], str) else math.nan]
+    for position, known in model.categories.items():
+        found[position] = [*known, "" if isinstance(known[0], str) else math.nan]
     return found
 
 
@@ -128,10 +128,10 @@ def _frame(given: Any, model: xgboost.Model) -> Any:
     """Return a table with its categories as users have them; where only codes are known, numbers are codes."""
     if not hasattr(given, "columns"):
         return given
-    pandas, found = importlib.import_module("pandas"), boosting.categorical(given, model.categories)
-    for place in model.coded:
-        codes = given.iloc[:, place].fillna(-1).astype("int64").clip(-1)
-        found[given.columns[place]] = pandas.Categorical.from_codes(codes, list(range(max(int(codes.max()), 0) + 1)))
+    pandas, found = importlib.import_module("pandas"), boosting.to_categorical(given, model.categories)
+    for position in model.coded:
+        codes = given.iloc[:, position].fillna(-1).astype("int64").clip(-1)
+        found[given.columns[position]] = pandas.Categorical.from_codes(codes, list(range(max(int(codes.max()), 0) + 1)))
     return found
 
 

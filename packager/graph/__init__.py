@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ONNX graphs: what one must be before it is opened, its canonical form, what it asks of a runtime."""
+"""ONNX graphs: checks before one is opened, the canonical form, requirements on a runtime."""

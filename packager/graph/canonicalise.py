@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The canonical form of an ONNX graph: the same computation is the same bytes, and nothing of the author's machine.
+"""The canonical form of an ONNX graph: one computation gives one set of bytes, with no trace of the author's machine.
 
 Laws: `canonicalise` is idempotent; `write` of equal protos writes equal files whatever the directory; what `read`
 returns for written files is the proto that was written. Runs in the worker; `onnx` is imported where it is used.
@@ -58,7 +58,7 @@ _NO_TENSORS = {
 _TYPE_ATTRIBUTES = {"to", "dtype", "output_dtype"}
 
 
-def tool() -> Any:
+def import_onnx() -> Any:
     """Import `onnx`, or say how to install it."""
     try:
         return importlib.import_module("onnx")
@@ -72,7 +72,7 @@ def read(path: Path, *, infer: bool = False) -> Proto:
     They are inferred before the data is loaded: inference serialises the proto, which fails above 2 GiB. Raises
     StepError when the file or one of its data files is broken.
     """
-    onnx = tool()
+    onnx = import_onnx()
     try:
         model = onnx.load(str(path), load_external_data=False)
         if infer:
@@ -165,7 +165,7 @@ def _drop_initialisers_from_inputs(graph: Proto) -> None:
 
 def _raw_tensors(model: Proto) -> None:
     """Give every numeric tensor the one encoding that can leave the file, little-endian `raw_data`."""
-    onnx = tool()
+    onnx = import_onnx()
     typed = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data")
     for tensor in messages(model):
         if tensor.DESCRIPTOR.name == "TensorProto" and any(len(getattr(tensor, name)) for name in typed):
@@ -230,7 +230,7 @@ def _check_opset(model: Proto, wanted: int) -> None:
 
 def _check_ir(model: Proto, ir: int) -> int:
     """Return the IR version that the contents need. Raises StepError when that is above `ir`."""
-    onnx = tool()
+    onnx = import_onnx()
     names = {number: name for name, number in onnx.TensorProto.DataType.items()}
     found = {
         f"tensor type {names[number]}": _IR_OF_TYPE.get(names.get(number, ""), 0) for number in _tensor_types(model)
@@ -271,7 +271,7 @@ def _nodes(model: Proto) -> Iterator[Proto]:
 
 def check(path: Path) -> None:
     """Run ONNX's own checker on a written file. By path, because a proto above 2 GiB cannot be serialised."""
-    onnx = tool()
+    onnx = import_onnx()
     try:
         onnx.checker.check_model(str(path))
     except onnx.checker.ValidationError as error:
@@ -306,7 +306,7 @@ def port(value: Proto) -> tuple[str, str, tuple[int | str, ...]]:
         )
     if kind is None or not tensor.HasField("shape"):
         raise StepError(f"`{value.name}` is not a tensor of known rank", hint="only such tensors can be served")
-    dtype = tool().helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
+    dtype = import_onnx().helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
     axes = enumerate(tensor.shape.dim)
     shape = tuple(a.dim_value if a.dim_value > 0 else a.dim_param or f"{value.name}_{i}" for i, a in axes)
     return value.name, "string" if dtype == "object" else dtype, shape
@@ -339,7 +339,7 @@ def _stored(tensor: Proto) -> int:
 def shards(sizes: Iterable[int], limit: int) -> list[list[int]]:
     """Cut tensors, given by their sizes in bytes, into files of at most `limit` bytes; return the offsets in each.
 
-    Every tensor starts on a page; one larger than `limit` has a file of its own. A cut depends only on the sizes of
+    Every tensor starts on a page; one larger than `limit` has its own file. A cut depends only on the sizes of
     the tensors before it, so a model that was trained further has the same cuts, and a file without a changed
     tensor keeps its digest.
     """
@@ -360,7 +360,7 @@ def _store(tensor: Proto, sink: BinaryIO, offset: int) -> None:
     sink.write(b"\0" * (offset - sink.tell()))
     length = sink.write(tensor.raw_data)
     tensor.ClearField("raw_data")
-    tensor.data_location = tool().TensorProto.EXTERNAL
+    tensor.data_location = import_onnx().TensorProto.EXTERNAL
     place = {"location": Path(sink.name).name, "offset": str(offset), "length": str(length)}
     for key, value in place.items():
         tensor.external_data.add(key=key, value=value)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an ONNX graph must be before anything opens it: our own checks, because `onnx.checker` passes files that lie.
+"""Check an ONNX graph before it is opened: `onnx.checker` passes files that contradict themselves.
 
 Read from the wire format, so that nothing is parsed, allocated or executed first; pure but for `check`, which looks at
 files. Refused are operators outside the declared domains, tensors whose sizes contradict their data, external data
-that is not a regular file of the tree, constants that ask for absurd memory, and graphs that are too large, too deep,
+that is not a regular file of the tree, constants that need absurd memory, and graphs that are too large, too deep,
 recursive, or name two things alike. Sizes that only follow from computation are not seen here: the memory limit of
 the worker is what stops those.
 """
@@ -242,8 +242,8 @@ _CONSTANT = ("value", "value_int", "value_ints", "value_float")
 def _made(kind: str, inputs: Sequence[Numbers], attributes: Mapping[str, Numbers]) -> float:
     """Return how many elements a node makes for sure, judged by its constant inputs alone; 0 if they do not say."""
 
-    def given(place: int) -> Numbers:
-        return inputs[place] if place < len(inputs) else ()
+    def given(position: int) -> Numbers:
+        return inputs[position] if position < len(inputs) else ()
 
     match kind:
         case "ConstantOfShape":

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What one run of an ONNX graph costs: multiplications and additions at given lengths, from shapes alone."""
+"""Estimate one run of an ONNX graph: multiplications and additions at given lengths, from shapes alone."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _SMALL = 1024  # elements of a constant whose values may be a shape
 _UNCOUNTED = {"If", "Loop", "Scan", "SequenceMap", "Einsum", "Attention", "DeformConv", "STFT", "DFT"}
 
 
-def lighten(model: Proto) -> Proto:
+def without_weights(model: Proto) -> Proto:
     """Return a copy for counting: large weights are inputs of their shape, so that a copy is cheap."""
-    onnx = canonicalise.tool()
+    onnx = canonicalise.import_onnx()
     light = onnx.ModelProto(ir_version=max(4, model.ir_version), opset_import=model.opset_import)
     light.graph.name = "light"
     light.graph.node.extend(model.graph.node)
@@ -34,7 +34,7 @@ def lighten(model: Proto) -> Proto:
 
 
 def count(light: Proto, shapes: Shapes) -> float | None:
-    """Count what a graph from `lighten` does when its inputs have these shapes; None where that cannot be known."""
+    """Count what a graph from `without_weights` does at these input shapes; None where that cannot be known."""
     if any(node.op_type in _UNCOUNTED or node.domain not in ("", "ai.onnx", "ai.onnx.ml") for node in light.graph.node):
         return None
     known = _inferred(light, shapes)
@@ -43,7 +43,7 @@ def count(light: Proto, shapes: Shapes) -> float | None:
 
 
 def _inferred(light: Proto, shapes: Shapes) -> dict[str, tuple[int, ...]]:
-    onnx = canonicalise.tool()
+    onnx = canonicalise.import_onnx()
     fixed = onnx.ModelProto()
     fixed.CopyFrom(light)
     for value in fixed.graph.input:

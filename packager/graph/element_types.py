@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Element types of every value of a graph: ONNX's own inference, and what its schemas say where that stops.
+"""Infer the element types of every value of a graph: ONNX's own inference, and its schemas where that stops.
 
 ONNX has no inference for many operators of `ai.onnx.ml` (Imputer, Scaler, Normalizer …), so everything behind one of
 them has no type. A schema says more: an output has the type of the input that shares its parameter, or the only type
@@ -27,7 +27,7 @@ def infer(model: Proto) -> Proto:
 
     Shapes are those of ONNX's own inference. It is the graph itself where ONNX refuses to infer (above 2 GiB).
     """
-    onnx, inliner = canonicalise.tool(), importlib.import_module("onnx.inliner")
+    onnx, inliner = canonicalise.import_onnx(), importlib.import_module("onnx.inliner")
     try:
         flat = inliner.inline_local_functions(model) if model.functions else model
         found = onnx.shape_inference.infer_shapes(flat)
@@ -45,7 +45,7 @@ def _imports(model: Proto) -> Mapping[str, int]:
 
 
 def _complete(scope: Proto, imports: Mapping[str, int], outer: Mapping[str, Proto]) -> bool:
-    """Write the types that schemas tell into a graph and the graphs inside; say whether any was new."""
+    """Write the types that schemas state into a graph and the graphs inside; say whether any was new."""
     known = dict(outer)
     declared = {value.name: value for value in (*scope.value_info, *scope.output)}
     known |= {value.name: value.type for value in (*scope.input, *declared.values()) if _is_whole(value.type)}
@@ -75,7 +75,7 @@ def _is_whole(kind: Proto) -> bool:
 
 
 def _told(node: Proto, imports: Mapping[str, int], known: Mapping[str, Proto]) -> dict[str, Proto]:
-    """Return the types of those outputs of a node that had none, as far as its schema and attributes tell."""
+    """Return the types of those outputs of a node that had none, as far as its schema and attributes state them."""
     missing = [name for name in node.output if name and name not in known]
     domain = canonicalise.domain_of(node.domain)
     schema = schema_of(node.op_type, imports.get(domain, 0), domain) if missing else None
@@ -104,7 +104,7 @@ def _told(node: Proto, imports: Mapping[str, int], known: Mapping[str, Proto]) -
 
 def schema_of(operator: str, version: int, domain: str) -> Any | None:
     """Return ONNX's definition of an operator in a version of its domain; None where it knows none."""
-    onnx = canonicalise.tool()
+    onnx = canonicalise.import_onnx()
     try:
         return onnx.defs.get_schema(operator, version, domain)
     except onnx.defs.SchemaError:
@@ -117,14 +117,14 @@ def _formal(formals: Any, index: int) -> Any | None:
 
 
 def _tensor(number: int) -> Proto:
-    kind = canonicalise.tool().TypeProto()
+    kind = canonicalise.import_onnx().TypeProto()
     kind.tensor_type.elem_type = number
     return kind
 
 
 def _without_shape(kind: Proto) -> Proto:
     """Return the same elements without a shape: an output that shares a type need not share that."""
-    bare = canonicalise.tool().TypeProto()
+    bare = canonicalise.import_onnx().TypeProto()
     bare.CopyFrom(kind)
     for message in canonicalise.messages(bare):
         if message.DESCRIPTOR.full_name in ("onnx.TypeProto.Tensor", "onnx.TypeProto.SparseTensor"):
@@ -145,4 +145,6 @@ def _parsed(text: str) -> Proto | None:
 
 
 def _number(word: str) -> int:
-    return int(getattr(canonicalise.tool().TensorProto, {"float": "FLOAT", "double": "DOUBLE"}.get(word, word.upper())))
+    return int(
+        getattr(canonicalise.import_onnx().TensorProto, {"float": "FLOAT", "double": "DOUBLE"}.get(word, word.upper()))
+    )

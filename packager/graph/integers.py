@@ -23,7 +23,7 @@ _HALF = 1 << 32
 def write_exactly(model: Proto, inputs: Sequence[str]) -> None:
     """Replace inexact operators on 64-bit integers that follow from `inputs`, in place, in the outermost graph."""
     main = model.graph
-    reached = value_flow.reached(main, set(inputs))
+    reached = value_flow.values_from(main, set(inputs))
     found = [node for node in main.node if node.op_type in _REWRITES and reached.intersection(node.input)]
     wide = _wide(model) if found else set()
     if not any(node.input[0] in wide for node in found):
@@ -42,7 +42,7 @@ def write_exactly(model: Proto, inputs: Sequence[str]) -> None:
 def _wide(model: Proto) -> set[str]:
     """Return the names of the values that ONNX's inference knows to be 64-bit integers."""
     try:
-        main = canonicalise.tool().shape_inference.infer_shapes(model).graph
+        main = canonicalise.import_onnx().shape_inference.infer_shapes(model).graph
     except Exception:  # protobuf refuses above 2 GiB; then the graph stays as it is, and the measurement decides
         return set()
     stated = (*main.input, *main.value_info, *main.output)
@@ -73,11 +73,11 @@ class _Nodes:
         """Add a node and return the name of what it makes."""
         name = makes or next(n for k in itertools.count(1) if (n := f"exact_{k}") not in self.taken)
         self.taken.add(name)
-        self.made.append(canonicalise.tool().helper.make_node(operator, list(inputs), [name], **attributes))
+        self.made.append(canonicalise.import_onnx().helper.make_node(operator, list(inputs), [name], **attributes))
         return name
 
     def number(self, value: int, shape: Sequence[int] = ()) -> str:
-        return self.add("Constant", value=canonicalise.tool().helper.make_tensor("", _INT64, shape, [value]))
+        return self.add("Constant", value=canonicalise.import_onnx().helper.make_tensor("", _INT64, shape, [value]))
 
     def pick(self, comparison: str, left: str, right: str, makes: str = "") -> str:
         """Add the choice of the one of two values for which the comparison holds."""
@@ -126,7 +126,7 @@ def _remainder(nodes: _Nodes, node: Proto) -> None:
 def _sum(nodes: _Nodes, node: Proto) -> None:
     """Sum both halves of the bits by themselves: each stays below 2**53 for two million terms, where doubles count."""
     value, *axes = node.input
-    attributes = {a.name: canonicalise.tool().helper.get_attribute_value(a) for a in node.attribute}
+    attributes = {a.name: canonicalise.import_onnx().helper.get_attribute_value(a) for a in node.attribute}
     half = nodes.number(_HALF)
     upper = nodes.add("Div", value, half)
     lower = nodes.add("Sub", value, nodes.add("Mul", upper, half))
@@ -138,10 +138,10 @@ def _end(largest: int) -> Callable[[_Nodes, Proto], None]:
     """Write a reduction to the largest or smallest, axis by axis, as the first of a sorted row."""
 
     def write(nodes: _Nodes, node: Proto) -> None:
-        attributes = {a.name: canonicalise.tool().helper.get_attribute_value(a) for a in node.attribute}
+        attributes = {a.name: canonicalise.import_onnx().helper.get_attribute_value(a) for a in node.attribute}
         axes, stated = attributes.get("axes"), node.input[1] if len(node.input) > 1 else ""
         if stated in nodes.constants:
-            axes = canonicalise.tool().numpy_helper.to_array(nodes.constants[stated]).tolist()
+            axes = canonicalise.import_onnx().numpy_helper.to_array(nodes.constants[stated]).tolist()
         if not axes:  # all of them, or not known beforehand
             nodes.made.append(node)
             return
@@ -152,7 +152,7 @@ def _end(largest: int) -> Callable[[_Nodes, Proto], None]:
         if attributes.get("keepdims", 1):
             nodes.add("Identity", value, makes=node.output[0])
             return
-        held = canonicalise.tool().helper.make_tensor("", _INT64, [len(axes)], axes)
+        held = canonicalise.import_onnx().helper.make_tensor("", _INT64, [len(axes)], axes)
         nodes.add("Squeeze", value, nodes.add("Constant", value=held), makes=node.output[0])
 
     return write

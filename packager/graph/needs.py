@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a runtime must offer to run a graph: operators with their versions and element types, and memory.
+"""Requirements of a graph on a runtime: operators with their versions and element types, and memory.
 
 Runs in the worker, on a graph that `graph` made canonical; `onnx` is imported where it is used. A type
-that neither ONNX's inference nor its schemas tell (`elementtypes`) is `?` and never guessed.
+that neither ONNX's inference nor its schemas state (`elementtypes`) is `?` and never guessed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from packager.canonical import JSON
 from packager.graph import canonicalise, element_types
 from packager.graph.canonicalise import Proto
 
-_EXTENT_MOST = 1 << 48  # bytes of one value; more is a dimension nobody meant
+_EXTENT_MOST = 1 << 48  # bytes of one value; more is a dimension that cannot be meant
 
 Operators = dict[str, dict[str, dict[str, list[str]]]]  # domain -> operator -> since -> element types
 
@@ -70,7 +70,7 @@ def _type_of(kind: Proto) -> str:
 
 
 def _tensor_type(number: int) -> str:
-    name: str = canonicalise.tool().TensorProto.DataType.Name(number).lower() if number else ""
+    name: str = canonicalise.import_onnx().TensorProto.DataType.Name(number).lower() if number else ""
     return {theirs: ours for ours, theirs in canonicalise.ONNX_NAMES.items()}.get(name, name)
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rename the values of an ONNX graph. The one mechanism: whatever a caller names an input breaks no graph.
+"""Rename the values of an ONNX graph, so that no name that a caller chooses for an input breaks it.
 
 A value inside that already has a wanted name moves away, in every scope; subgraphs see the names of the graph around
-them unless they define their own; the bodies of functions have names of their own and are left alone.
+them unless they define their own; the bodies of functions have their own names and are left alone.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def name_ports(model: Proto, inputs: Sequence[str], outputs: Sequence[str]) -> N
     rename_values(model, dict(zip(old, new, strict=True)))
 
 
-def apart(inputs: Sequence[str], outputs: Sequence[str]) -> list[str]:
+def distinct_names(inputs: Sequence[str], outputs: Sequence[str]) -> list[str]:
     """Return default names of outputs, numbered where an input or an earlier output is called so already."""
     taken = set(inputs)
     found = []
@@ -66,7 +66,7 @@ def _free(name: str, taken: set[str]) -> str:
 
 
 def _separate(main: Proto) -> None:
-    """Give every output a value of its own: some graphs return an input, a weight, or one value twice."""
+    """Give every output its own value: some graphs return an input, a weight, or one value twice."""
     taken = set(_names(main))
     seen = {value.name for value in (*main.input, *main.initializer)}
     for value in main.output:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Operators whose 8-bit sums depend on the processor: pure but for `numpy`, on a graph that still has its weights.
+"""Find operators whose 8-bit sums depend on the processor; needs a graph that still has its weights.
 
 Without the dot product of VNNI, ONNX Runtime multiplies 8-bit numbers on x86-64 by an instruction that adds two
 products in 16 bits and stops at their end. Two products of a byte and a weight beyond ±64 do not fit. So a file with
@@ -19,7 +19,7 @@ EXACT = ("avx512_vnni", "avx_vnni")
 """Flags of x86-64 processors, as Linux names them, any of which makes the sums exact."""
 REDUCED = 64  # the largest weight of which two products with a byte always fit into 16 bits
 
-_INTEGER: Mapping[str, tuple[int, int, int]] = {  # places of the activation, of its zero point, and of the weights
+_INTEGER: Mapping[str, tuple[int, int, int]] = {  # positions of the activation, of its zero point, and of the weights
     "MatMulInteger": (0, 2, 1),
     "ConvInteger": (0, 2, 1),
     "QLinearMatMul": (0, 2, 3),
@@ -33,7 +33,7 @@ _FLOAT = ("MatMul", "Gemm", "Conv")  # between DequantizeLinear they become oper
 _MOVES = ("Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze")
 
 
-def saturating(model: Proto) -> dict[str, int]:
+def count_saturating(model: Proto) -> dict[str, int]:
     """Return how many nodes of which operator give other sums on a processor without VNNI; sorted by name."""
     found: Counter[str] = Counter()
     for scope in canonicalise.scopes(model):
@@ -51,19 +51,19 @@ class _View:
         self._types = {value.name: value.type.tensor_type.elem_type for value in (*scope.input, *scope.value_info)}
 
     def saturates(self, node: Proto) -> bool:
-        kinds = canonicalise.tool().TensorProto
+        kinds = canonicalise.import_onnx().TensorProto
         if node.op_type in _INTEGER:
             activation, zero, weights = _INTEGER[node.op_type]
             signed = kinds.INT8 in (self._type(node, activation), self._type(node, zero))
             return not signed and self._is_wide(_at(node, weights))
         if node.op_type in _DYNAMIC:
-            return any(self._is_wide(_at(node, place)) for place in _DYNAMIC[node.op_type])
+            return any(self._is_wide(_at(node, position)) for position in _DYNAMIC[node.op_type])
         if node.op_type not in _FLOAT or len(node.input) < 2:
             return False
         return self._is_quantised(node.input[0]) and any(map(self._is_wide, self._integers_of(node.input[1])))
 
-    def _type(self, node: Proto, place: int) -> int | None:
-        name = _at(node, place)
+    def _type(self, node: Proto, position: int) -> int | None:
+        name = _at(node, position)
         if name in self._weights:
             return int(self._weights[name].data_type)
         maker = self._makers.get(name)
@@ -102,18 +102,18 @@ class _View:
             return _widest(self._weights[name]) > REDUCED
         if maker is None or maker.op_type != "QuantizeLinear" or len(maker.input) < 3:
             return False
-        signed = self._type(maker, 2) == canonicalise.tool().TensorProto.INT8
+        signed = self._type(maker, 2) == canonicalise.import_onnx().TensorProto.INT8
         return signed and self._is_weight(maker.input[0])  # made when the file is opened: to the full range, by custom
 
 
-def _at(node: Proto, place: int) -> str:
-    return node.input[place] if place < len(node.input) else ""
+def _at(node: Proto, position: int) -> str:
+    return node.input[position] if position < len(node.input) else ""
 
 
 def _widest(tensor: Any) -> int:
     """Return the largest magnitude among signed bytes, 0 for other types and for weights that are elsewhere."""
-    kinds = canonicalise.tool().TensorProto
+    kinds = canonicalise.import_onnx().TensorProto
     if tensor.data_type != kinds.INT8 or tensor.data_location == kinds.EXTERNAL:
         return 0
-    values = canonicalise.tool().numpy_helper.to_array(tensor).astype("int16")
+    values = canonicalise.import_onnx().numpy_helper.to_array(tensor).astype("int16")
     return int(abs(values).max(initial=0))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a constant of an ONNX graph must be: data exactly as long as its type and dimensions say, and where it may lie.
+"""Check the constants of an ONNX graph: data exactly as long as type and dimensions say, and where it may lie.
 
 Part of `graphcheck`, on the wire format as there: nothing is copied but the few numbers that may become a shape.
 """

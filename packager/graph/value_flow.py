@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the values of a graph's inputs flow to: as indices into a table of known length, or as lengths and counts."""
+"""Follow the values of a graph's inputs: as indices into a table of known length, or as lengths and counts."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _LENGTHS = {  # operator: the inputs that say how much it makes or how often it 
 }
 
 
-def reached(main: Proto, inputs: set[str]) -> set[str]:
+def values_from(main: Proto, inputs: set[str]) -> set[str]:
     """Return the names of all values that follow from `inputs`, whatever lies in the subgraphs on the way."""
     found = set(inputs)
     for node in main.node:
@@ -46,19 +46,19 @@ def _reads(node: Proto) -> Iterator[str]:
 
 def sets_lengths(main: Proto, name: str) -> bool:
     """Say whether the values of an input decide how much is computed: a length, a count of rounds."""
-    values = reached(main, {name})
+    values = values_from(main, {name})
     return any(
-        node.input[place] in values
+        node.input[position] in values
         for node in _nodes(main)
-        for place in _LENGTHS.get(node.op_type, ())
-        if place < len(node.input)
+        for position in _LENGTHS.get(node.op_type, ())
+        if position < len(node.input)
     )
 
 
 def table_lengths(main: Proto, name: str) -> list[int]:
     """Return the lengths of the constant tables that an input may index, the shortest first."""
     tables = {tensor.name: list(tensor.dims) for tensor in main.initializer}
-    values = reached(main, {name})
+    values = values_from(main, {name})
     found = set()
     for node in _nodes(main):
         if node.op_type in ("Gather", "GatherElements") and node.input[0] in tables and node.input[1] in values:

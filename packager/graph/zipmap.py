@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ZipMap, the last node of most classifiers from scikit-learn's converters: a map from class to score for every row.
+"""Replace ZipMap, the last node of most converted classifiers: a map from class to score for every row.
 
 Only tensors can be served. What a ZipMap is fed is that tensor: one column per class, in the order the node lists them.
 """
@@ -35,8 +35,8 @@ def _labels(node: Proto) -> Labels:
 
 
 def _scores(name: str, classes: int) -> Proto:
-    return canonicalise.tool().helper.make_tensor_value_info(
-        name, canonicalise.tool().TensorProto.FLOAT, [None, classes]
+    return canonicalise.import_onnx().helper.make_tensor_value_info(
+        name, canonicalise.import_onnx().TensorProto.FLOAT, [None, classes]
     )
 
 

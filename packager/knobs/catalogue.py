@@ -53,8 +53,8 @@ def most_rows(contract: Mapping[str, JSON]) -> int | None:
     """Return the maximum number of rows in one request by the contract, None if it states no limit."""
     name = (batch(contract) or ("", 0, 0))[0]
     span = contract["interface"]["dimensions"][name]
-    most = span.get("limit", span).get("max")
-    return None if most is None else int(most)
+    limit = span.get("limit", span)
+    return max([limit["max"], *limit.get("also", [])]) if "max" in limit else None
 
 
 def _batch_knobs(contract: Mapping[str, JSON]) -> tuple[Knob, ...]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lock what runtimes need to serve: for every runtime, platform and Python the wheels, with hashes and metadata.
+"""Lock the serving dependencies: for every runtime, platform and Python the wheels, with hashes and metadata.
 
 An engine (`packager.lockers`) resolves each platform by itself; pip then reads the metadata of what was chosen, once
 per distribution. The answer depends on what the index holds, and on nothing else of where or when this runs: names,
@@ -25,56 +25,58 @@ from packager.formats.platforms import Platform
 from packager.formats.project_locks import OwnLock
 from packager.formats.wheel_locks import Dependencies, DistributionMetadata, Wheel
 from packager.lock import lockers
-from packager.lock.lockers import Answer, NoSolution, Question, _conflict, _pip
+from packager.lock.lockers import NoSolutionError, Resolution, ResolveRequest, _conflict, _pip
 
 Remember = Callable[[JSON, Callable[[], JSON]], JSON]
-"""Answers from memory what was asked before: a key and how to find the answer."""
+"""A cache of results: a key, and how to compute what is not there."""
 _JOBS = 4  # processes, which mostly wait for the index
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class LockRequest:
     """What to lock: runtime to PEP 508 lines; the platforms that must be locked, and those that are where wheels
     exist; the lock file that the project already has; the engine's name.
     """
 
     runtimes: Mapping[str, tuple[str, ...]]
     required: tuple[str, ...] = ()
-    welcome: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
     own: OwnLock | None = None
     engine: str = lockers.DEFAULT
 
 
-def lock(wanted: Wanted, environment: Mapping[str, str], remember: Remember, on_event: OnEvent) -> Dependencies:
+def lock(request: LockRequest, environment: Mapping[str, str], remember: Remember, on_event: OnEvent) -> Dependencies:
     """Resolve every runtime for every platform, and describe what was chosen.
 
     Network. Raises UsageError when the requirements contradict each other or no wheels exist, SourceError when the
     index cannot be reached, IntegrityError when a file is not the one that the project's own lock accepts.
     """
-    for runtime in wanted.runtimes:
-        _check_claims(runtime, wanted)
-    names = tuple(dict.fromkeys((*wanted.required, *wanted.welcome)))
-    tasks = [(runtime, name) for runtime in wanted.runtimes for name in names]
-    label = f"lock {', '.join(wanted.runtimes)} for {len(names)} platforms"
+    for runtime in request.runtimes:
+        _check_claims(runtime, request)
+    names = tuple(dict.fromkeys((*request.required, *request.optional)))
+    tasks = [(runtime, name) for runtime in request.runtimes for name in names]
+    label = f"lock {', '.join(request.runtimes)} for {len(names)} platforms"
     with timed(label, on_event), ThreadPoolExecutor(_JOBS) as pool:
-        answers = list(pool.map(lambda task: _resolve(task[0], task[1], wanted, environment), tasks))
+        answers = list(pool.map(lambda task: _resolve(task[0], task[1], request, environment), tasks))
     found = dict(zip(tasks, answers, strict=True))
-    chosen = {runtime: _chosen(runtime, found, wanted, on_event) for runtime in wanted.runtimes}
-    own = wanted.own.indexes if wanted.own else ()
+    chosen = {runtime: _choose_platforms(runtime, found, request, on_event) for runtime in request.runtimes}
+    own = request.own.indexes if request.own else ()
     about = _describe(chosen, own, environment, remember)
-    requirements = {runtime: tuple(sorted(lines)) for runtime, lines in wanted.runtimes.items()}
-    asked = _asked(found, chosen, own, environment, on_event)
-    return Dependencies(requirements, chosen, about, asked, _yanked(found, chosen, on_event))
+    requirements = {runtime: tuple(sorted(lines)) for runtime, lines in request.runtimes.items()}
+    indexes = _record_indexes(found, chosen, own, environment, on_event)
+    return Dependencies(requirements, chosen, about, indexes, _list_yanked(found, chosen, on_event))
 
 
-def _yanked(
-    answers: Mapping[tuple[str, str], Answer | NoSolution], chosen: Mapping[str, Collection[str]], on_event: OnEvent
+def _list_yanked(
+    answers: Mapping[tuple[str, str], Resolution | NoSolutionError],
+    chosen: Mapping[str, Collection[str]],
+    on_event: OnEvent,
 ) -> dict[str, str]:
-    """Return what was withdrawn by its publisher and is locked all the same, because an exact version asks for it."""
+    """Return what was withdrawn by its publisher and is locked all the same, because an exact version requires it."""
     found = {
         pin: redact(reason)
         for (runtime, name), answer in answers.items()
-        if isinstance(answer, Answer) and name in chosen[runtime]
+        if isinstance(answer, Resolution) and name in chosen[runtime]
         for pin, reason in answer.yanked.items()
     }
     for pin, reason in sorted(found.items()):
@@ -83,8 +85,8 @@ def _yanked(
     return dict(sorted(found.items()))
 
 
-def _asked(
-    answers: Mapping[tuple[str, str], Answer | NoSolution],
+def _record_indexes(
+    answers: Mapping[tuple[str, str], Resolution | NoSolutionError],
     chosen: Mapping[str, Collection[str]],
     own: Sequence[str],
     environment: Mapping[str, str],
@@ -94,24 +96,26 @@ def _asked(
     files = [
         address
         for (runtime, name), answer in answers.items()
-        if isinstance(answer, Answer) and name in chosen[runtime]
+        if isinstance(answer, Resolution) and name in chosen[runtime]
         for address in answer.files
     ]
     found = index_addresses.used(files, own, environment)
     for index in found:
         if index.label is None:
-            place, remedy = redact(index.address), "`UV_INDEX=NAME=ADDRESS` gives it a name that is"
-            on_event(Note(f"wheels came from an index of the environment, {place}, which is not recorded; {remedy}"))
+            where, remedy = redact(index.address), "`UV_INDEX=NAME=ADDRESS` gives it a name that is"
+            on_event(Note(f"wheels came from an index of the environment, {where}, which is not recorded; {remedy}"))
     return tuple(sorted({index.label for index in found if index.label}))
 
 
-def _resolve(runtime: str, name: str, wanted: Wanted, environment: Mapping[str, str]) -> Answer | NoSolution:
-    own = wanted.own
+def _resolve(
+    runtime: str, name: str, request: LockRequest, environment: Mapping[str, str]
+) -> Resolution | NoSolutionError:
+    own = request.own
     constraints = tuple(pin.line for pin in own.pins) if own else ()
-    question = Question(tuple(sorted(wanted.runtimes[runtime])), constraints, own.indexes if own else ())
+    lines = ResolveRequest(tuple(sorted(request.runtimes[runtime])), constraints, own.indexes if own else ())
     try:
-        answer = lockers.load(wanted.engine).resolve(question, platforms.parse(name), environment)
-    except NoSolution as no:
+        answer = lockers.load(request.engine).resolve(lines, platforms.parse(name), environment)
+    except NoSolutionError as no:
         return no
     for wheel in answer.wheels if own else ():
         _check_hash(wheel, own)
@@ -128,54 +132,59 @@ def _check_hash(wheel: Wheel, own: OwnLock | None) -> None:
         )
 
 
-def _chosen(
-    runtime: str, answers: Mapping[tuple[str, str], Answer | NoSolution], wanted: Wanted, on_event: OnEvent
+def _choose_platforms(
+    runtime: str,
+    answers: Mapping[tuple[str, str], Resolution | NoSolutionError],
+    request: LockRequest,
+    on_event: OnEvent,
 ) -> dict[str, tuple[Wheel, ...]]:
     """Return the platforms that have wheels. Raises UsageError if a required one, or every one, has none."""
     found: dict[str, tuple[Wheel, ...]] = {}
-    failed: dict[str, NoSolution] = {}
+    failed: dict[str, NoSolutionError] = {}
     for (asked, name), answer in answers.items():
         if asked == runtime:
-            if isinstance(answer, NoSolution):
+            if isinstance(answer, NoSolutionError):
                 failed[name] = answer
             else:
                 found[name] = answer.wheels
     for name, no in failed.items():
-        if name in wanted.required or not found:
-            raise _explained(runtime, name, no, wanted)
+        if name in request.required or not found:
+            raise _no_solution_error(runtime, name, no, request)
         on_event(Note(f"{runtime} is not locked for {name}: it has no wheels there"))
     return dict(sorted(found.items()))
 
 
-def _claims(runtime: str, wanted: Wanted) -> list[_conflict.Claim]:
-    names = {canonicalize_name(Requirement(line).name) for line in wanted.runtimes[runtime]}
-    claims = _conflict.ours(wanted.runtimes[runtime], f"runtime `{runtime}` of the recipe")
-    if wanted.own:
-        listed = sorted(wanted.own.pins, key=lambda pin: pin.name not in names)
-        claims += _conflict.ours([pin.line for pin in listed if pin.marker is None], f"`{wanted.own.file}`")
+def _claims(runtime: str, request: LockRequest) -> list[_conflict.Claim]:
+    names = {canonicalize_name(Requirement(line).name) for line in request.runtimes[runtime]}
+    claims = _conflict.own_requirements(request.runtimes[runtime], f"runtime `{runtime}` of the recipe")
+    if request.own:
+        listed = sorted(request.own.pins, key=lambda pin: pin.name not in names)
+        claims += _conflict.own_requirements(
+            [pin.line for pin in listed if pin.marker is None], f"`{request.own.file}`"
+        )
     return claims
 
 
-def _check_claims(runtime: str, wanted: Wanted) -> None:
-    """Find a contradiction between the recipe and the project's own lock before anything is asked of an index."""
-    if pair := _conflict.find(_claims(runtime, wanted)):
-        raise _conflict_error(runtime, pair, wanted)
+def _check_claims(runtime: str, request: LockRequest) -> None:
+    """Find a contradiction between the recipe and the project's own lock before an index is contacted."""
+    if pair := _conflict.find(_claims(runtime, request)):
+        raise _conflict_error(runtime, pair, request)
 
 
-def _explained(runtime: str, platform: str, no: NoSolution, wanted: Wanted) -> UsageError:
-    claims = _claims(runtime, wanted)
+def _no_solution_error(runtime: str, platform: str, no: NoSolutionError, request: LockRequest) -> UsageError:
+    claims = _claims(runtime, request)
     if pair := _conflict.find([*claims, *_conflict.claims_in(no.text, claims)]):
-        return _conflict_error(runtime, pair, wanted)
+        return _conflict_error(runtime, pair, request)
     return UsageError(
         f"runtime `{runtime}` cannot be locked for `{platform}`: {_one_paragraph(no.text)}",
         hint="remove that platform from `platforms` and `vendor`, or widen the range in `runs-on`",
     )
 
 
-def _conflict_error(runtime: str, pair: tuple[_conflict.Claim, _conflict.Claim], wanted: Wanted) -> UsageError:
+def _conflict_error(runtime: str, pair: tuple[_conflict.Claim, _conflict.Claim], request: LockRequest) -> UsageError:
     one, other = pair
-    own = wanted.own is not None and any(wanted.own.file in claim.origin for claim in pair)
-    remedy = f"change `{one.requirement.name}` in `{wanted.own.file}`, or " if own and wanted.own else ""
+    own = request.own is not None and any(request.own.file in claim.origin for claim in pair)
+    remedy = f"change `{one.requirement.name}` in `{request.own.file}`, or " if own and request.own else ""
     return UsageError(
         f"runtime `{runtime}` cannot be locked: {one.text} against {other.text}",
         hint=f"try: {remedy}choose a range in `runs-on: {{{runtime}: …}}` that accepts the same `{other.name}`",

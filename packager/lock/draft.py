@@ -21,7 +21,7 @@ from packager.contract import knowledge
 from packager.errors import MissingToolError, PackagerError, SourceError
 from packager.files import digest_of
 from packager.lock import library_ages, origins
-from packager.lock.inspection import can_look, files_of, notes, words
+from packager.lock.inspection import can_inspect, describe_input, describe_span, files_of
 from packager.sandbox.worker import host_version
 from packager.strictyaml import Scalar, Where
 from packager.types import Tree
@@ -32,7 +32,7 @@ SCHEMA = "recipe.schema.json"
 _PLAIN = re.compile(r"[A-Za-z0-9./_][A-Za-z0-9./_@+-]*(:/[A-Za-z0-9./_@+-]+)?")
 _COMMON = ("model", "net", "network", "weights")  # what files are called whose folder has the name
 _EXAMPLE = {"image": {"dtype": "float32", "shape": ["batch", 3, 224, 224], "range": [0, 1]}}
-_LONGEST = 256 << 20  # bytes of a file that are read to tell what it is
+_LONGEST = 256 << 20  # bytes of a file that are read to recognise it
 _PATIENCE = 5  # seconds a registry has to answer while a recipe is drafted
 _PACKED = r"(\.(gz|z|bz2|xz|lzma|lz4))?"
 _ENDING = "(" + "|".join(map(re.escape, (*sources.SINGLE_FILES, *sources.LOOSE_FILES, ".bundle.tar"))) + f"){_PACKED}$"
@@ -44,7 +44,7 @@ _TOOLCHAIN = (
     "of its own"
 )
 _ML = "ai.onnx.ml"
-_OLDEST = "1.17"  # what a recipe promises that says nothing
+_OLDEST = "1.17"  # what a recipe promises that states nothing
 _ALIAS_OR_VERSION = re.compile(r"@[^@/]*$|/([0-9]+|latest)$", re.IGNORECASE)
 
 
@@ -52,7 +52,7 @@ def draft(source: str, facts: Mapping[str, JSON] | None = None) -> str:
     """Return the text of a commented `bundle.yaml` for `source`.
 
     `facts` holds what is known already: `name`, `version`, `registry`, and `inputs` and `dynamic` as in a recipe; and
-    what `look` found. Raises UsageError when no source reads `source`.
+    what `inspect_source` found. Raises UsageError when no source reads `source`.
     """
     sources.load_for(source)
     known = facts or {}
@@ -79,42 +79,45 @@ def draft(source: str, facts: Mapping[str, JSON] | None = None) -> str:
 Inside: TypeAlias = "Callable[[Mapping[str, Path], str, str], JSON]"
 
 
-def look(source: str, base: Path, tracking: str | None = None, inside: Inside | None = None) -> dict[str, JSON]:
+def inspect_source(
+    source: str, base: Path, tracking: str | None = None, inside: Inside | None = None
+) -> dict[str, JSON]:
     """Return what the files of a source say, for `draft`; nothing for one that is elsewhere and cannot be looked at.
 
-    `inside` opens files of a kind, given with the payload, where that tells more (`packager.lock.inspection`); what it
+    `inside` opens files of a kind, given with the payload, where that shows more (`packager.lock.inspection`); what it
     finds is `inside` of the answer.
 
-    `executes` says that opening the payload runs code, and whose consent that needs: the draft asks, it never grants.
+    `executes` says that opening the payload runs code, and needs consent: the draft requests it, it never grants it.
     `code` are the files that it may import then, and their digest (None: their bytes are not here).
     `differs` says why this host's versions are not those to export with, `unbuilt` which version of a library that
     made the source has no build for the Python it would be locked for. `tracking` is the registry's address. Raises
     SourceError for a path that is not there, and for what no exporter opens: what is drafted here can be locked.
     """
-    place = sources.local_path(source, base)
-    if place is None:
+    path = sources.local_path(source, base)
+    if path is None:
         return _look_elsewhere(source, base, tracking)
-    if not place.exists():
+    if not path.exists():
         raise SourceError(
-            f"`{sources.shown(source)}` does not exist", hint="a registered model is written `models:/name@alias`"
+            f"`{sources.redact_address(source)}` does not exist",
+            hint="a registered model is written `models:/name@alias`",
         )
     if source.lower().endswith(sources.BUNDLE):
         return {}
-    files = files_of(place)
+    files = files_of(path)
     kind, payload = exporters.detect_kind(files, lambda path: _head(files[path]))
     return _found(files, kind, payload) | (
-        {"inside": inside(files, kind, payload)} if inside and can_look(kind) else {}
+        {"inside": inside(files, kind, payload)} if inside and can_inspect(kind) else {}
     )
 
 
 def _look_elsewhere(source: str, base: Path, tracking: str | None) -> dict[str, JSON]:
     """Look at the small files of a registered model, where its registry shows them without the large ones."""
-    glance = getattr(sources.load_for(source), "glance", None)
-    if glance is None:
+    list_files = getattr(sources.load_for(source), "list_files", None)
+    if list_files is None:
         return {}
     with tempfile.TemporaryDirectory() as scratch:
         try:
-            files = glance(source, sources.Settings(base, source, tracking, timeout=_PATIENCE), Path(scratch))
+            files = list_files(source, sources.Settings(base, source, tracking, timeout=_PATIENCE), Path(scratch))
         except PackagerError:
             return {}  # a draft can be written without the registry; `lock` says what is wrong with it
         return _found(files, *exporters.detect_kind(files, lambda path: _head(files[path])))
@@ -157,7 +160,7 @@ def _digest(code: Mapping[str, Path | None]) -> str | None:
 
 
 def _code(code: JSON) -> str:
-    """Ask for consent to code that opening the source may import: the line says nothing until its mark is removed."""
+    """Propose consent to code that opening the source may import: the line has no effect until its mark is removed."""
     if not code:
         return _CODE
     more = " and more" if code["files"][_NAMED:] else ""
@@ -172,7 +175,7 @@ def _unbuilt(origin: origins.Origin, reads_older: Collection[str]) -> str:
     """Say which library cannot be locked at the version that made the source; nothing if a later one will do."""
     python = origin.python or host_version("python")
     exact = {name: spec for name, spec in origin.packages.items() if name not in reads_older}
-    named = library_ages.unbuilt(exact, python)
+    named = library_ages.unbuilt_library(exact, python)
     return f"{named} has no build for Python {python}" if named else ""
 
 
@@ -190,7 +193,9 @@ def _differs(tools: Iterable[str], origin: origins.Origin) -> str:
             here[name] = host_version(name)
         except MissingToolError:
             return f"`{name}` is not installed here"
-    told = (f"made with {name} {made}, this host has {now}" for name, made, now in origins.differing(origin, here))
+    told = (
+        f"made with {name} {made}, this host has {now}" for name, made, now in origins.version_differences(origin, here)
+    )
     return next(told, "")
 
 
@@ -218,7 +223,7 @@ def name_from(source: str) -> str:
     return "-".join(words)[:63].rstrip("-") or "model"
 
 
-def seen_from(source: str, directory: Path) -> str:
+def relative_source(source: str, directory: Path) -> str:
     """Return a source given relative to the working directory as a recipe in `directory` must write it."""
     path = sources.local_path(source, Path())
     if path is None or path.is_absolute():
@@ -255,11 +260,13 @@ def _promised(inside: JSON) -> str:
     promise, found = inside["promise"], {port["name"]: port for port in inside["inputs"]}
     lines = ["inputs:"]
     for name, spec in promise["inputs"].items():
-        lines.append(_noted(f"  {_scalar(name)}: {_flow(spec)}", notes(found[name])))
+        lines.append(_noted(f"  {_scalar(name)}: {_flow(spec)}", describe_input(found[name])))
     if promise["dynamic"]:
         lines.append("dynamic:")
     for name, bounds in promise["dynamic"].items():
-        lines.append(_noted(f"  {_scalar(name)}: {_flow(_ordered(bounds))}", [words(inside["dimensions"][name])]))
+        lines.append(
+            _noted(f"  {_scalar(name)}: {_flow(_ordered(bounds))}", [describe_span(inside["dimensions"][name])])
+        )
     made = ", ".join(
         f"{port['name']} {port['dtype']}[{', '.join(map(str, port['shape']))}]" for port in inside["outputs"]
     )
@@ -268,7 +275,7 @@ def _promised(inside: JSON) -> str:
 
 def _ordered(axis: JSON) -> JSON:
     """Return what is said of an axis in the order in which people read it."""
-    keys = ("min", "max", "step", "values", "measure")
+    keys = ("min", "max", "step", "remainders", "also", "values", "measure")
     return {key: axis[key] for key in keys if key in axis} if isinstance(axis, dict) else axis
 
 

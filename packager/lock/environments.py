@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Virtual environments for programs that are not ours: built from pinned requirements, cached, never half-built.
+"""Virtual environments for external programs: built from pinned requirements, cached, never half-built.
 
 An environment is named by what is in it (requirements, interpreter), so one request always means one directory and a
 second request costs a look at the disk. Two builders of the same one wait for each other; a builder that dies leaves
@@ -43,7 +43,7 @@ def ensure(
     install` that change no content (`--require-hashes`); `label` is what events call the work. Network, unless
     cached. Raises SourceError when the packages or the interpreter cannot be had.
     """
-    directory = place(requirements, python, cache)
+    directory = environment_directory(requirements, python, cache)
     executable = directory / "bin" / "python"
     if executable.exists():
         return executable
@@ -89,7 +89,7 @@ def pythons_for(
     return tuple(found)
 
 
-def place(requirements: Sequence[str], python: str, cache: Path) -> Path:
+def environment_directory(requirements: Sequence[str], python: str, cache: Path) -> Path:
     """Return the directory of an environment below `cache`, whether it exists or not."""
     return cache / canonical.sha256(_identity(requirements, python)).removeprefix("sha256:")[:32]
 
@@ -138,12 +138,12 @@ def _uv(arguments: Sequence[str], text: str, label: str, environment: Mapping[st
         raise SourceError(f"cannot {label}: no end after {_PATIENCE} s", hint="is the package index alive?") from None
     if done.returncode:
         raise SourceError(
-            f"cannot {label}: {explained(done.stderr) or f'uv ended with status {done.returncode}'}",
+            f"cannot {label}: {explain_uv_error(done.stderr) or f'uv ended with status {done.returncode}'}",
             hint="check the package index (UV_INDEX_URL, proxy) and which Python versions this host has",
         )
 
 
-def explained(stderr: str) -> str:
+def explain_uv_error(stderr: str) -> str:
     """Return uv's explanation as one line, without the warnings before it about interpreters it did not like."""
     rows = stderr.splitlines()
     start = next((number for number, row in enumerate(rows) if row.lstrip().startswith(("error", "×"))), 0)

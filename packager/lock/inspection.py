@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Look into a source before there is a recipe: what it takes and returns, found by opening it in a confined worker.
+"""Inspect a source before there is a recipe: what it takes and returns, found by opening it in a confined worker.
 
 Only kinds are opened that hold data and whose files say too little of themselves; nothing of an author's code runs.
 """
@@ -14,6 +14,7 @@ from packager.actions.runner import Runner
 from packager.bundle.bundle import INSTALLED
 from packager.canonical import JSON
 from packager.errors import SourceError
+from packager.recipe.lengths import Lengths
 from packager.sandbox.sandbox import Limits
 from packager.sandbox.worker import host_version
 from packager.types import Action, Tree
@@ -22,13 +23,13 @@ SECONDS = 60  # that a model is run for
 LIMITS = Limits(memory=8 << 30, seconds=4 * SECONDS)
 
 
-def can_look(kind: str) -> bool:
+def can_inspect(kind: str) -> bool:
     """Say whether sources of a kind are opened before there is a recipe."""
     module = exporters.exporter(kind)
     return not module.EXECUTES and hasattr(module, "describe")
 
 
-def look(files: Mapping[str, Path], kind: str, payload: str, runner: Runner) -> JSON:
+def run_look(files: Mapping[str, Path], kind: str, payload: str, runner: Runner) -> JSON:
     """Return what `steps.look` finds in a source of these files. Raises StepError, MissingToolError."""
     blobs = {}
     for path, file in files.items():
@@ -41,23 +42,23 @@ def look(files: Mapping[str, Path], kind: str, payload: str, runner: Runner) -> 
     return runner(action, f"look into {payload}", limits=LIMITS).facts
 
 
-def files_of(place: Path) -> dict[str, Path]:
+def files_of(path: Path) -> dict[str, Path]:
     """Return the files of a source on this machine, by path: those of a directory, or a file with what it needs."""
-    if place.is_dir():
-        return sources.regular_files(place)
-    found: dict[str, Path] = plugins.load("sources", "file").files(place)
+    if path.is_dir():
+        return sources.regular_files(path)
+    found: dict[str, Path] = plugins.load("sources", "file").files(path)
     return found
 
 
 def source_files(text: str) -> dict[str, Path] | None:
     """Return the files of a source on this machine by path; None for what is a bundle, or is elsewhere."""
-    place = Path(text)
-    if place.is_file() and not text.lower().endswith(".tar"):
-        return files_of(place)
-    if place.is_dir() and not any(
-        (place / mark).exists() for mark in ("oci-layout", "index.json", ".packager", INSTALLED)
+    path = Path(text)
+    if path.is_file() and not text.lower().endswith(".tar"):
+        return files_of(path)
+    if path.is_dir() and not any(
+        (path / mark).exists() for mark in ("oci-layout", "index.json", ".packager", INSTALLED)
     ):
-        return files_of(place)
+        return files_of(path)
     return None
 
 
@@ -69,7 +70,7 @@ def inspect(files: Mapping[str, Path], runner: Runner) -> tuple[str, str, JSON]:
             f"`{payload}` runs its author's code when it is opened",
             hint="write a recipe with `packager init`; `build` opens it in the sandbox when the recipe allows that",
         )
-    return kind, payload, look(files, kind, payload, runner)
+    return kind, payload, run_look(files, kind, payload, runner)
 
 
 # -- what was found, for people
@@ -78,7 +79,7 @@ def inspect(files: Mapping[str, Path], runner: Runner) -> tuple[str, str, JSON]:
 def lines(found: JSON) -> list[str]:
     """Return inputs, dimensions and outputs as a table of text."""
     rows = [f"  input   {port['name']}: {_tensor(port)}{_about(port)}" for port in found["inputs"]]
-    rows += [f"  axis    {name}: {words(span)}" for name, span in found["dimensions"].items()]
+    rows += [f"  axis    {name}: {describe_span(span)}" for name, span in found["dimensions"].items()]
     rows += [f"  axis    {name}: {length} ran, no other did" for name, length in found.get("fixed", {}).items()]
     rows += [f"  output  {port['name']}: {_tensor(port)}" for port in found["outputs"]]
     if "failed" in found:
@@ -91,10 +92,10 @@ def _tensor(port: JSON) -> str:
 
 
 def _about(port: JSON) -> str:
-    return "".join(f"  ({note})" for note in notes(port))
+    return "".join(f"  ({note})" for note in describe_input(port))
 
 
-def notes(port: JSON) -> Iterator[str]:
+def describe_input(port: JSON) -> Iterator[str]:
     """Yield what is worth saying of an input: the values that ran, and the output that feeds it."""
     if "values" in port:
         others = (
@@ -107,7 +108,7 @@ def notes(port: JSON) -> Iterator[str]:
         yield f"state: output `{port['state']}` is its next value"
 
 
-def words(span: JSON) -> str:
+def describe_span(span: JSON) -> str:
     """Return in one line which lengths of an axis ran."""
     beyond = "longer ones fail" if span["limited"] else "longer ones were not tried"
     beyond += "; with other values of single numbers others run, too" if span.get("varies") else ""
@@ -116,7 +117,8 @@ def words(span: JSON) -> str:
     if span["kind"] == "any":
         return f"any length from {span['low']} to {span['high']} ran; {beyond}"
     if span["kind"] == "steps":
-        return f"multiples of {span['step']} from {span['low']} to {span['high']} ran, others fail; {beyond}"
+        ran = str(Lengths(span["low"], span["high"], span["step"], (), *map(tuple, (span["remainders"], span["also"]))))
+        return f"{ran} ran, others fail; {beyond}"
     if span["kind"] == "some":
         return f"ran at {', '.join(map(str, span['ran'][:12]))}{' …' if len(span['ran']) > 12 else ''}, fails between"
     return f"{span['low']} ran; no others were tried"

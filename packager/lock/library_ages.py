@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the age of a library says about the packages around it, where its own metadata does not.
+"""Bounds on packages that follow from the age of a library, where its own metadata states none.
 
 Metadata is written before what comes later is known: an old release that names no upper bound is installed with a numpy
 that it was not compiled against. Every row was seen to fail without its bound; a trial (`steps.trial`) finds the rest.
@@ -44,21 +44,21 @@ _FIRST = {  # the first release with wheels for a Python, of libraries that are 
 def bounds(packages: Mapping[str, str]) -> Iterator[Bound]:
     """Yield the bounds that follow from exact versions (`==1.2.2`) among `packages`."""
     for bound in BOUNDS:
-        version = exact(packages.get(bound.library, ""))
+        version = exact_version(packages.get(bound.library, ""))
         if version is not None and SpecifierSet(bound.releases).contains(version, prereleases=True):
             yield bound
 
 
-def unbuilt(packages: Mapping[str, str], python: str) -> str | None:
+def unbuilt_library(packages: Mapping[str, str], python: str) -> str | None:
     """Return the library and version that has no build for a Python because it is older; None if all may have one."""
     for library, first in _FIRST.items():
-        version = exact(packages.get(library, ""))
+        version = exact_version(packages.get(library, ""))
         if version is not None and python in first and version < Version(first[python]):
             return f"{library} {version}"
     return None
 
 
-def exact(spec: str) -> Version | None:
+def exact_version(spec: str) -> Version | None:
     """Return the version of a range that allows one only."""
     try:
         return Version(spec.removeprefix("==")) if spec.startswith("==") else None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Recipe to lock: the only step that resolves mutable names, and the only one of a build that may need the network."""
+"""Lock a recipe: the only step that resolves mutable names, and the only one of a build that may need the network."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from packager.lock import library_ages, lockers, origins, toolchains
 from packager.lock.lock import Environment, Level, Lock
 from packager.recipe.fields import PRECISIONS
 from packager.recipe.recipe import Recipe, RunsOn, no_tolerance
-from packager.sandbox.sandbox import choose
+from packager.sandbox.sandbox import choose_confinement
 from packager.sandbox.worker import host_version
 from packager.sources import Pin, Settings
 from packager.store.file_digests import Memo
@@ -45,7 +45,7 @@ DESCRIBE_VERSION = 1  # 1: first form
 
 @dataclass(frozen=True, slots=True)
 class BuildContext:
-    """What the command line knows and the library does not ask for: its place, environment, registries, the day."""
+    """What the command line passes to the library: its directory, environment, registries, the day."""
 
     base: Path
     tracking: str | None
@@ -66,28 +66,28 @@ class BuildContext:
         )
 
 
-def resolve(recipe: Recipe, runner: Runner, here: BuildContext, memo: Memo, engine: str = lockers.DEFAULT) -> Lock:
+def resolve(recipe: Recipe, runner: Runner, context: BuildContext, memo: Memo, engine: str = lockers.DEFAULT) -> Lock:
     """Pin the source, fetch it, choose the level, and lock tools and dependencies (with `engine`)."""
     check_targets(recipe)
-    settings = here.settings(recipe, memo)
+    settings = context.settings(recipe, memo)
     source = sources.load_for(recipe.source)
     pin = source.resolve(recipe.source, settings)
     tree = fetch(pin, runner, settings)
-    exporter, payload = exporters.detect_kind([path for path, _ in tree], _beginnings(runner, tree))
+    exporter, payload = exporters.detect_kind([path for path, _ in tree], _payload_reader(runner, tree))
     check_pickle(recipe, exporter, payload)
     check_signature(recipe, exporter)
-    origin = origins.read([path for path, _ in tree], _beginnings(runner, tree), payload)
-    reads = level(recipe, exporter)
-    environment = _environment(recipe, exporter, origin, here, runner)
+    origin = origins.read([path for path, _ in tree], _payload_reader(runner, tree), payload)
+    reads = choose_level(recipe, exporter)
+    environment = _environment(recipe, exporter, origin, context, runner)
     return Lock(
-        recipe=question(recipe, here.base),
+        recipe=lock_inputs_digest(recipe, context.base),
         source=pin.to_json(),
         tree=tree,
         kind=exporter,
         payload=payload,
         level=reads,
         toolchain=_toolchain(recipe, exporter, environment, origin, runner.on_event),
-        dependencies=_dependencies(recipe, runner, here, engine),
+        dependencies=_dependencies(recipe, runner, context, engine),
         environment=environment,
     )
 
@@ -128,12 +128,12 @@ def fetch_locked(lock: Lock, runner: Runner, settings: Settings) -> str:
     return lock.tree.digest
 
 
-def check_fresh(recipe: Recipe, lock: Lock, here: BuildContext, memo: Memo) -> None:
+def check_fresh(recipe: Recipe, lock: Lock, context: BuildContext, memo: Memo) -> None:
     """Raise LockError if the lock belongs to another recipe, or if a local source or lock file changed since.
 
-    A registry is not asked: what an alias means now is no business of a build, only of `packager lock`.
+    A registry is not contacted: `packager lock` alone resolves aliases, never a build.
     """
-    if lock.recipe != question(recipe, here.base):
+    if lock.recipe != lock_inputs_digest(recipe, context.base):
         raise LockError("the lock is stale: the recipe changed since", hint="run `packager lock` and review the change")
     for runtime, sets in lock.dependencies.wheels.items():
         if missing := sorted(set(recipe.vendor) - set(sets)):
@@ -141,8 +141,8 @@ def check_fresh(recipe: Recipe, lock: Lock, here: BuildContext, memo: Memo) -> N
                 f"the lock is stale: it has no dependencies of `{runtime}` for `{missing[0]}`",
                 hint="name it in `vendor` or `platforms` of the recipe and run `packager lock`",
             )
-    if sources.local_path(recipe.source, here.base) is not None:
-        now = sources.load_for(recipe.source).resolve(recipe.source, here.settings(recipe, memo))
+    if sources.local_path(recipe.source, context.base) is not None:
+        now = sources.load_for(recipe.source).resolve(recipe.source, context.settings(recipe, memo))
         if now.to_json() != dict(lock.source):
             raise LockError(
                 f"the lock is stale: source `{recipe.source}` changed since",
@@ -150,7 +150,7 @@ def check_fresh(recipe: Recipe, lock: Lock, here: BuildContext, memo: Memo) -> N
             )
 
 
-def question(recipe: Recipe, base: Path) -> str:
+def lock_inputs_digest(recipe: Recipe, base: Path) -> str:
     """Return the digest of the part of a recipe that a lock answers.
 
     Tolerances, names, inputs and precisions are not in it: changing them needs no new lock. Nor is vendoring: a lock
@@ -170,11 +170,11 @@ def question(recipe: Recipe, base: Path) -> str:
     if recipe.platforms:
         asked["platforms"] = list(recipe.platforms)
     if recipe.dependencies:
-        asked["dependencies"] = canonical.sha256(_own_file(recipe.dependencies, base))
+        asked["dependencies"] = canonical.sha256(_read_lock_file(recipe.dependencies, base))
     return canonical.sha256(canonical.dump(asked))
 
 
-def _own_file(name: str, base: Path) -> bytes:
+def _read_lock_file(name: str, base: Path) -> bytes:
     try:
         return (base / name).read_bytes()
     except OSError as error:
@@ -203,7 +203,7 @@ def check_signature(recipe: Recipe, exporter: str) -> None:
         )
 
 
-def level(recipe: Recipe, exporter: str) -> Level:
+def choose_level(recipe: Recipe, exporter: str) -> Level:
     """Return the opset and IR that the oldest promised version of every runtime reads.
 
     What is exported here goes to the level that all of them run without a gap; a graph that is ONNX already may keep
@@ -232,7 +232,7 @@ def _level(promise: RunsOn, *, highest: bool) -> Level:
     return Level(*found(promise.versions))
 
 
-def explain(recipe: Recipe, found: Level) -> str:
+def explain_level(recipe: Recipe, found: Level) -> str:
     """Say which promise decides the level."""
     said = []
     for promise in recipe.runs_on:
@@ -241,11 +241,11 @@ def explain(recipe: Recipe, found: Level) -> str:
         most = _level(promise, highest=True)
         oldest = f"{promise.runtime} {listed[0]}" if listed else promise.runtime
         said.append(f"{oldest}, the oldest in `{promise.versions}`, reads opset {most.opset} and IR {most.ir}")
-    chosen = "the recipe asks for opset" if recipe.export.opset else "opset"
+    chosen = "the recipe requires opset" if recipe.export.opset else "opset"
     return f"{chosen} {found.opset}, IR {found.ir}: {'; '.join(said)}"
 
 
-def unmet(recipe: Recipe, error: TooNewError) -> StepError:
+def explain_unsupported_operator(recipe: Recipe, error: TooNewError) -> StepError:
     """Say which promise an operator breaks, and which version would keep it."""
     broken = next((p for p in recipe.runs_on if _level(p, highest=True).opset <= error.wanted), recipe.runs_on[0])
     runtime = plugins.load("runtimes", broken.runtime)
@@ -253,7 +253,7 @@ def unmet(recipe: Recipe, error: TooNewError) -> StepError:
     name = f"`{error.operator}` (opset {error.opset})"
     if recipe.export.opset and recipe.export.opset < _level(broken, highest=True).opset:
         return StepError(
-            f"{name} has no form at opset {error.wanted}, which the recipe asks for",
+            f"{name} has no form at opset {error.wanted}, which the recipe requires",
             hint="leave `export.opset` out",
             edits=[Edit(("export", "opset"))],
         )
@@ -269,7 +269,7 @@ def unmet(recipe: Recipe, error: TooNewError) -> StepError:
     )
 
 
-def tools(recipe: Recipe, exporter: str, origin: origins.Origin) -> list[str]:
+def tools_of(recipe: Recipe, exporter: str, origin: origins.Origin) -> list[str]:
     """Return the distributions that can change a byte of this bundle."""
     module = plugins.load("exporters", exporter)
     names: set[str] = {*module.TOOLCHAIN, *(set(getattr(module, "MAYBE", ())) & set(origin.packages))}
@@ -286,9 +286,9 @@ def _extras(recipe: Recipe, exporter: str) -> dict[str, str]:
 
 
 def _environment(
-    recipe: Recipe, exporter: str, origin: origins.Origin, here: BuildContext, runner: Runner
+    recipe: Recipe, exporter: str, origin: origins.Origin, context: BuildContext, runner: Runner
 ) -> Environment | None:
-    """Lock the environment that a `locked` toolchain asks for: the source's versions of what made it.
+    """Lock the environment that a `locked` toolchain requires: the source's versions of what made it.
 
     One that was tried: the first choice whose versions exist and take a small model through. Raises SourceError.
     """
@@ -296,16 +296,18 @@ def _environment(
         return None
     module = plugins.load("exporters", exporter)
     if origin.aside and module.EXECUTES:  # data needs its own library only, whose version it says itself
-        raise origins.refused(origin)
+        raise origins.refusal_of(origin)
     failed: list[str] = []
-    for known in origins.choices(origin, getattr(module, "READS_OLDER", ())):
-        wanted = dict.fromkeys((*module.TOOLCHAIN, *tools(recipe, exporter, known)))  # the family's own library first
-        lines = origins.needs(wanted, known, more=module.EXECUTES)
+    for known in origins.candidate_origins(origin, getattr(module, "READS_OLDER", ())):
+        wanted = dict.fromkeys(
+            (*module.TOOLCHAIN, *tools_of(recipe, exporter, known))
+        )  # the family's own library first
+        lines = origins.requirements_for(wanted, known, more=module.EXECUTES)
         python, builds = _python(known, code=module.EXECUTES), getattr(module, "BUILDS", ())
         try:
-            found = toolchains.resolve(lines, python, builds, here.environment, runner.on_event)
-            _try(recipe, exporter, known, found, here, runner)
-        except (toolchains.NoSolution, _Broken) as error:
+            found = toolchains.resolve(lines, python, builds, context.environment, runner.on_event)
+            _try_toolchain(recipe, exporter, known, found, context, runner)
+        except (toolchains.NoSolutionError, _BrokenToolchainError) as error:
             failed.append(error.message)
             continue
         if failed:
@@ -324,15 +326,20 @@ def _python(origin: origins.Origin, *, code: bool) -> str:
     return stated if code or not toolchains.is_too_old(stated) else here
 
 
-class _Broken(StepError):
+class _BrokenToolchainError(StepError):
     """An environment that was put together and does not work."""
 
 
-def _try(
-    recipe: Recipe, exporter: str, origin: origins.Origin, environment: Environment, here: BuildContext, runner: Runner
+def _try_toolchain(
+    recipe: Recipe,
+    exporter: str,
+    origin: origins.Origin,
+    environment: Environment,
+    context: BuildContext,
+    runner: Runner,
 ) -> None:
-    """Take a small model of the family through export and measurement in an environment. Raises _Broken."""
-    module, reads = plugins.load("exporters", exporter), level(recipe, exporter)
+    """Export and measure a small model of the family in an environment. Raises _BrokenToolchainError."""
+    module, reads = plugins.load("exporters", exporter), choose_level(recipe, exporter)
     names = [*module.TOOLCHAIN, *(name for name in getattr(module, "MAYBE", ()) if name in origin.packages)]
     pins = _pins(environment)
     tried = {name: pins[name] for name in names if name in pins}
@@ -343,18 +350,22 @@ def _try(
         "ir": reads.ir,
         "environment": canonical.sha256(environment.requirements.encode()),
     }
-    choose(wanted=runner.confined)  # says what is missing to confine anything, which is no fault of the environment
+    choose_confinement(
+        wanted=runner.confined
+    )  # says what is missing to confine anything, which is no fault of the environment
     builds = getattr(module, "BUILDS", ())
     try:
         runner(
             Action("trial", plugins.load("steps", "trial").VERSION, params=params, toolchain=tried),
             "try the toolchain on a small model",
-            place=lambda: toolchains.prepare(environment, builds, runner.store, here.environment, runner.on_event),
+            virtualenv=lambda: toolchains.prepare(
+                environment, builds, runner.store, context.environment, runner.on_event
+            ),
         )
     except StepError as error:
         made = [f"`{name} {pins[name]}`" for name in names if name in origin.packages and name not in origins.OURS]
         told = f"a toolchain with {made[0]}" if made else f"the toolchain for `{exporter}`"
-        raise _Broken(f"{told} was put together and does not work: {error.message}") from error
+        raise _BrokenToolchainError(f"{told} was put together and does not work: {error.message}") from error
 
 
 def _pins(environment: Environment) -> dict[str, str]:
@@ -370,7 +381,7 @@ def _toolchain(
     recipe: Recipe, exporter: str, environment: Environment | None, origin: origins.Origin, on_event: OnEvent
 ) -> dict[str, str]:
     """Return the versions of every tool that can change a byte: the locked ones, else those of this host."""
-    names = tools(recipe, exporter, origin)
+    names = tools_of(recipe, exporter, origin)
     if environment is None:
         try:
             extras = _extras(recipe, exporter)
@@ -389,23 +400,23 @@ def _toolchain(
 
 def _compare(found: Mapping[str, str], origin: origins.Origin, on_event: OnEvent) -> None:
     """Warn of a library of another version than the source was made with: its results there may be others."""
-    for name, exact, here in origins.differing(origin, found):
+    for name, exact, here in origins.version_differences(origin, found):
         message = f"the source was made with {name} {exact}, this host has {here} and may read it differently"
-        unbuilt = library_ages.unbuilt({name: f"=={exact}"}, origin.python or found["python"])
+        unbuilt = library_ages.unbuilt_library({name: f"=={exact}"}, origin.python or found["python"])
         remedy = "" if unbuilt else "; `toolchain: locked` in the recipe exports with its own version"
         on_event(Warned(f"{message}{remedy}"))
 
 
-def place(lock: Lock, runner: Runner, here: BuildContext) -> Callable[[], Path] | None:
-    """Return what gives the locked environment, built when it is first asked for; None for this host's Python."""
+def toolchain_environment(lock: Lock, runner: Runner, context: BuildContext) -> Callable[[], Path] | None:
+    """Return what builds the locked environment on first use; None for this host's Python."""
     environment = lock.environment
     if environment is None:
         return None
     builds = getattr(plugins.load("exporters", lock.kind), "BUILDS", ())
-    return lambda: toolchains.prepare(environment, builds, runner.store, here.environment, runner.on_event)
+    return lambda: toolchains.prepare(environment, builds, runner.store, context.environment, runner.on_event)
 
 
-def _dependencies(recipe: Recipe, runner: Runner, here: BuildContext, engine: str) -> Dependencies:
+def _dependencies(recipe: Recipe, runner: Runner, context: BuildContext, engine: str) -> Dependencies:
     from packager.formats import project_locks
     from packager.lock import dependencies  # a warm build, which starts here too, does without the tools of locking
 
@@ -416,11 +427,11 @@ def _dependencies(recipe: Recipe, runner: Runner, here: BuildContext, engine: st
         for promise in recipe.runs_on
     }
     name = recipe.dependencies
-    wanted = dependencies.Wanted(
+    wanted = dependencies.LockRequest(
         runtimes,
         required=(*(recipe.platforms or ()), *recipe.vendor),
-        welcome=() if recipe.platforms else _welcome(engine),
-        own=project_locks.parse(_own_file(name, here.base), name) if name else None,
+        optional=() if recipe.platforms else _default_platforms(engine),
+        own=project_locks.parse(_read_lock_file(name, context.base), name) if name else None,
         engine=engine,
     )
 
@@ -428,16 +439,16 @@ def _dependencies(recipe: Recipe, runner: Runner, here: BuildContext, engine: st
         action = Action("describe", DESCRIBE_VERSION, params=key)
         return runner(action, "read the metadata of wheels", perform=lambda _: ask()).facts
 
-    return dependencies.lock(wanted, here.environment, remember, runner.on_event)
+    return dependencies.lock(wanted, context.environment, remember, runner.on_event)
 
 
-def _welcome(engine: str) -> tuple[str, ...]:
+def _default_platforms(engine: str) -> tuple[str, ...]:
     """Return the platforms of a recipe that names none: those which the engine can lock."""
     can: Callable[[str], bool] = lockers.load(engine).locks
     return tuple(name for name in platforms.DEFAULT if can(name)) or (platforms.here(),)
 
 
-def _beginnings(runner: Runner, tree: Tree) -> Callable[[str], bytes]:
+def _payload_reader(runner: Runner, tree: Tree) -> Callable[[str], bytes]:
     """Read as much of a file as statements about its kind and origin can be expected in."""
     blobs = dict(tree.files)
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a source says it was made with: a Python, and versions of packages. Read from names and bytes, nothing is run.
+"""Read what a source was made with: a Python, and versions of packages. From names and bytes; nothing is run.
 
 MLflow writes `requirements.txt` and `python_env.yaml` beside a model, and the library's version into `MLmodel`; bare
 files name the version of their library somewhere inside. What is read here was written by the author of the model, so
 it only chooses versions: names with version ranges count, also in files beside the model that are included. Indexes
-that it names are not asked, and what is no release of a package is set aside, for whoever would need it.
+that it names are not contacted, and what is no release of a package is set aside for callers that need it.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def read(paths: Collection[str], fetch: Read, payload: str) -> Origin:
 
 
 def _table(data: bytes) -> dict[str, object]:
-    """Return what a file beside a model says; one that is no mapping says nothing here."""
+    """Return what a file beside a model says; one that is no mapping counts as empty."""
     try:
         return {**yaml.mapping(data, "the source", _LONGEST)}
     except SourceError:
@@ -147,8 +147,8 @@ def _lines(
 ) -> Iterator[tuple[str, bool]]:
     """Yield the requirements of a file and of those that it includes; what cannot be read goes `aside`.
 
-    With each comes whether it only bounds what others ask for (`--constraint`). Options about indexes choose no
-    version: the indexes of the environment are asked, and no others.
+    With each comes whether it only bounds what others require (`--constraint`). Options about indexes choose no
+    version: the indexes of the environment are used, and no others.
     """
     seen.add(file)
     try:
@@ -169,7 +169,7 @@ def _lines(
 
 
 def _requirements(lines: Iterable[tuple[str, bool]], aside: list[str]) -> dict[str, str]:
-    """Return the range of every package that is asked for; a wheel at an address stands for its version."""
+    """Return the range of every required package; a wheel at an address stands for its version."""
     found: dict[str, str] = {}
     for line, bounds in sorted(lines, key=lambda row: row[1]):
         try:
@@ -194,7 +194,7 @@ def _requirements(lines: Iterable[tuple[str, bool]], aside: list[str]) -> dict[s
     return {name: spec for name, spec in found.items() if name not in _NEVER}
 
 
-def refused(origin: Origin) -> SourceError:
+def refusal_of(origin: Origin) -> SourceError:
     """Return the error for a source whose own code may need what its requirements do not name by version."""
     return SourceError(
         f"`requirements.txt` of the source holds `{origin.aside[0]:.80}`, which is no release of a package",
@@ -244,7 +244,7 @@ def _member(data: bytes, name: str) -> bytes:
         return b""  # the worker will say what is wrong with it
 
 
-def differing(origin: Origin, found: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
+def version_differences(origin: Origin, found: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
     """Yield each library that the source was made with in another minor version than `found` has: name, its version
     there, its version here.
     """
@@ -255,9 +255,9 @@ def differing(origin: Origin, found: Mapping[str, str]) -> Iterator[tuple[str, s
             yield name, exact, found[name]
 
 
-def needs(tools: Collection[str], origin: Origin, *, more: bool) -> list[str]:
+def requirements_for(tools: Collection[str], origin: Origin, *, more: bool) -> list[str]:
     """Return the PEP 508 lines of an environment that holds `tools`: the source's versions of its own libraries, and
-    ours for the rest. With `more` everything else the source asks for comes along: a pickle may need it.
+    ours for the rest. With `more` everything else the source requires comes along: a pickle may need it.
 
     The order is that of `tools`: a resolver gives the first its newest version that fits, the next one what is left.
     """
@@ -270,15 +270,15 @@ def needs(tools: Collection[str], origin: Origin, *, more: bool) -> list[str]:
     for bound in library_ages.bounds(stated):
         if bound.package not in stated:  # whose word is about what was seen to work
             lines[bound.package] = ",".join(filter(None, (_floor(lines.get(bound.package, "")), bound.range)))
-    whole = {"tensorflow"} if "tf-keras" in lines else set()  # which asks for it by that name
+    whole = {"tensorflow"} if "tf-keras" in lines else set()  # which requires it by that name
     return [f"{name if name in whole else _wheel(name, spec)}{spec}" for name, spec in lines.items()]
 
 
-def choices(origin: Origin, reads_older: Collection[str]) -> Iterator[Origin]:
+def candidate_origins(origin: Origin, reads_older: Collection[str]) -> Iterator[Origin]:
     """Yield what to lock instead of `origin` where that has no solution or does not work, after `origin` itself.
 
     A library that promises to read its older files may be a later one; for any other, the packages around it may be
-    older than its metadata asks for.
+    older than its metadata requires.
     """
     yield origin
     packages = {name: spec for name, spec in origin.packages.items() if name not in OURS}
@@ -290,7 +290,7 @@ def choices(origin: Origin, reads_older: Collection[str]) -> Iterator[Origin]:
 
 
 def _floor(spec: str) -> str:
-    """Return the lower bounds of a range that this program asks for; the age of a library says the upper one."""
+    """Return the lower bounds of a range that this program requires; the age of a library gives the upper one."""
     return ",".join(sorted(str(item) for item in SpecifierSet(spec) if item.operator in (">=", ">", "!=")))
 
 
@@ -304,7 +304,7 @@ def _wheel(name: str, spec: str) -> str:
 
 
 def _bounds() -> dict[str, str]:
-    """Return the ranges that this program itself asks for, by name, whatever the extra."""
+    """Return the ranges that this program itself requires, by name, whatever the extra."""
     found: dict[str, str] = {}
     for line in importlib.metadata.requires(DISTRIBUTION) or ():
         requirement = Requirement(line)

@@ -20,7 +20,7 @@ from packager.errors import SourceError, UsageError
 from packager.events import Finished, OnEvent, Started, Warned
 from packager.formats.index_addresses import REFUSED, redact, refusal, shared
 from packager.lock import environments
-from packager.lock.environments import explained, uv
+from packager.lock.environments import explain_uv_error, uv
 from packager.lock.lock import Environment
 from packager.lock.lockers import _conflict as conflicts
 from packager.lock.lockers.uv import yanked
@@ -34,8 +34,8 @@ _BARE = ("--no-emit-index-url", "--no-emit-find-links", "--no-emit-index-annotat
 OLDEST_PYTHON = "3.11"  # that the code of a worker runs on
 
 
-class NoSolution(SourceError):
-    """No versions of what is asked for can be installed together on that Python."""
+class NoSolutionError(SourceError):
+    """No versions of what is required can be installed together on that Python."""
 
 
 def resolve(
@@ -43,7 +43,7 @@ def resolve(
 ) -> Environment:
     """Resolve `needs` (PEP 508 lines) for this platform and `python` to exact versions with hashes.
 
-    `builds` names what may be built from source. Network. Raises NoSolution when there are no such versions,
+    `builds` names what may be built from source. Network. Raises NoSolutionError when there are no such versions,
     SourceError when the index cannot be reached, UsageError for a Python that nothing here could run.
     """
     find(python)
@@ -64,10 +64,10 @@ def resolve(
     if done.returncode and (refused := refusal(done.stderr)):
         raise SourceError(f"the package index at {refused} refuses the login", hint=f"look at {REFUSED}")
     if done.returncode and "No solution found" in done.stderr:
-        raise NoSolution(_unresolved(needs, python, " ".join(done.stderr.split())))
+        raise NoSolutionError(_unresolved(needs, python, " ".join(done.stderr.split())))
     if done.returncode:
         raise SourceError(
-            f"cannot lock the toolchain of the source: {explained(done.stderr)}",
+            f"cannot lock the toolchain of the source: {explain_uv_error(done.stderr)}",
             hint="check the package index (UV_DEFAULT_INDEX, proxy), or write `toolchain: host`",
         )
     for pin, reason in yanked(done.stderr).items():
@@ -77,15 +77,15 @@ def resolve(
 
 
 def _unresolved(needs: Sequence[str], python: str, said: str) -> str:
-    """Say in one sentence why there are no such versions: what has no build, or who wants what of whom."""
+    """Say in one sentence why there are no such versions: what has no build, or what contradicts what."""
     if found := _NO_BUILD.search(said):
         return f"`{found[1].removesuffix('-cpu')} {found[2]}` has no build for Python {python}"
     if found := _NO_RELEASE.search(said):
         return f"the package index has no `{found[1]} {found[2]}`"
-    asked = conflicts.ours(needs, "the source")
+    asked = conflicts.own_requirements(needs, "the source")
     pair = conflicts.find([*asked, *conflicts.claims_in(said, asked)])
     told = f": {pair[0].text} and {pair[1].text} contradict each other" if pair else ""
-    return f"the packages that the source asks for do not fit together on Python {python}{told}"
+    return f"the packages that the source requires do not fit together on Python {python}{told}"
 
 
 def find(python: str) -> str:
@@ -128,7 +128,7 @@ def prepare(
     root = store.root / TOOLCHAINS
     options = ["--require-hashes", "--no-deps", *_sources(builds)]
     python = find(environment.python)
-    store.hold_environment(environments.place(rows, python, root).name)
+    store.hold_environment(environments.environment_directory(rows, python, root).name)
     label = f"build the locked toolchain ({len(rows)} packages)"
     program = environments.ensure(rows, python, root, on_event, environment=variables, options=options, label=label)
     return program.parent.parent

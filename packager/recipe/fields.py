@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What each single value of a recipe must look like: a node to a checked string, number or tuple.
+"""Parse the single values of a recipe: a node to a checked string, number or tuple.
 
 The patterns are those of `recipe.schema.json`; a test holds the two together. Every function takes the node that
 stands there and raises UsageError with its line.
@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
 from packaging.specifiers import SpecifierSet
@@ -207,31 +208,46 @@ def _check_order(node: Node, what: str, low: float, high: float) -> None:
 
 
 def axis(name: str, node: Node) -> Axis:
-    """Read what is said of a dimension: `[1, 64]`, `default`, `= 4 * width`, or `min`, `max`, `step`, `values`."""
+    """Read what is said of a dimension: `[1, 64]`, `default`, `= 4 * width`, or a table."""
     what = f"dynamic.{name}"
     if isinstance(node, Scalar) and node.kind == "text":
         expect = "`[1, 64]`, `default`, `= batch`, `= 4 * width` or `{step: 32}`"
         return Axis.from_json(strictyaml.text(node, what, pattern=AXIS, expect=expect, limit=MAX_NAME))
     if not isinstance(node, Table):
         return Axis.span(*_span(node, what))
-    members = strictyaml.fields(node, what, ("min", "max", "step", "values", "measure"))
+    span = ("min", "max", "step", "remainders", "also")
+    members = strictyaml.fields(node, what, (*span, "values", "measure"))
     measure = _span(members["measure"], f"{what}.measure") if "measure" in members else None
     if "values" in members:
-        for other in {"min", "max", "step"} & set(members):
+        for other in [key for key in span if key in members]:
             raise node.where.error(
                 f"`{what}`: `values` lists every length, so `{other}` has no meaning", hint="remove it"
             )
         listed = strictyaml.items(members["values"], f"{what}.values", least=1, most=MAX_LISTED)
         return Axis(Lengths.of(strictyaml.integer(item, f"{what}.values", 1, MAX_SIZE) for item in listed), measure)
     numbers = {
-        key: strictyaml.integer(members[key], f"{what}.{key}", 1, MAX_SIZE)
-        for key in ("min", "max", "step")
-        if key in members
+        key: strictyaml.integer(members[key], f"{what}.{key}", 1, MAX_SIZE) for key in span[:3] if key in members
     }
     limit = Lengths(numbers.get("min", 1), numbers.get("max"), numbers.get("step", 1))
     if limit.high is not None and limit.near(limit.high) > limit.high:
         raise node.where.error(f"`{what}`: no length is taken", hint="write `min` below `max`, and a multiple between")
+    if "remainders" in members and limit.step == 1:
+        raise node.where.error(f"`{what}`: `remainders` without `step`", hint="add `step`, or remove it")
+    if "remainders" in members:
+        limit = replace(limit, remainders=_beside(members["remainders"], f"{what}.remainders", limit, limit.step - 1))
+    if "also" in members:
+        limit = replace(limit, also=_beside(members["also"], f"{what}.also", limit, MAX_SIZE))
     return Axis(limit, measure)
+
+
+def _beside(node: Node, what: str, limit: Lengths, most: int) -> tuple[int, ...]:
+    """Read remainders of the step, or single lengths, that are taken besides those of `limit`."""
+    items = strictyaml.items(node, what, least=1, most=MAX_LISTED)
+    found = [(item, strictyaml.integer(item, what, 1, most)) for item in items]
+    for item, length in found if most == MAX_SIZE else ():
+        if length in limit:
+            raise item.where.error(f"`{what}`: {length} is taken anyway ({limit})", hint="remove it")
+    return tuple(sorted({length for _, length in found}))
 
 
 def _span(node: Node, what: str) -> tuple[int, int]:
@@ -346,7 +362,7 @@ def platform_names(what: str) -> Callable[[Node], tuple[str, ...]]:
         listed = strictyaml.items(node, what, least=1, most=64)
         expect, hint = (
             "a platform such as `linux_x86_64-cp311`",
-            "`manylinux_2_17_x86_64-cp311` asks for an older glibc",
+            "`manylinux_2_17_x86_64-cp311` means an older glibc",
         )
         return tuple(
             sorted({strictyaml.text(item, what, pattern=PLATFORM, expect=expect, hint=hint) for item in listed})

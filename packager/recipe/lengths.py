@@ -1,18 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which lengths an axis takes: a span with or without an end, multiples of something, or a list.
+"""The lengths an axis takes: a span with or without an end, multiples of a step, a list, or single lengths besides.
 
-The same form says three things: what a recipe promises, what a build measured, and what a server refuses (the limit).
+The same form states what a recipe promises, what a build measured, and what a server accepts (the limit).
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from packager.canonical import JSON
 
 MAX_LISTED = 256
+_LISTS = ("values", "remainders", "also")
 OF_DATA = "data_"
 """Begins the name of an output's axis whose length depends on values."""
 FOLLOWS = r" *= *(([1-9][0-9]{0,5}) *\* *)?([A-Za-z_][A-Za-z0-9_]{0,127}) *"
@@ -21,12 +22,18 @@ FOLLOWS = r" *= *(([1-9][0-9]{0,5}) *\* *)?([A-Za-z_][A-Za-z0-9_]{0,127}) *"
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
-    """From `low` to `high` (None: without end), multiples of `step`; or those `listed`, in order, and no others."""
+    """From `low` to `high` (None: without end), multiples of `step`, and those of `also`; or only those `listed`.
+
+    `remainders` are of the division by `step`: lengths that leave one of them are in the span, too. `also` holds single
+    lengths outside the span. All three lists are in ascending order.
+    """
 
     low: int = 1
     high: int | None = None
     step: int = 1
     listed: tuple[int, ...] = ()
+    remainders: tuple[int, ...] = ()
+    also: tuple[int, ...] = ()
 
     @staticmethod
     def of(values: Iterable[int]) -> Lengths:
@@ -36,10 +43,14 @@ class Lengths:
 
     def __contains__(self, length: int) -> bool:
         inside = self.low <= length and (self.high is None or length <= self.high)
-        return inside and length % self.step == 0 and (not self.listed or length in self.listed)
+        fits = length in self.listed if self.listed else length % self.step in (0, *self.remainders)
+        return (inside and fits) or length in self.also
 
     def near(self, length: int) -> int:
-        """Return the largest length that is taken and not above `length`, else the smallest."""
+        """Return the largest multiple of the step, or listed length, that is not above `length`; else the smallest.
+
+        `remainders` and `also` do not count: what is measured are multiples.
+        """
         if self.listed:
             return max((n for n in self.listed if n <= length), default=self.listed[0])
         first = -(-self.low // self.step) * self.step
@@ -48,39 +59,57 @@ class Lengths:
 
     def within(self, other: Lengths) -> bool:
         """Say whether `other` takes every one of these lengths."""
+        if not all(length in other for length in (*self.listed, *self.also)):
+            return False
         if self.listed:
-            return all(length in other for length in self.listed)
-        if other.listed:
-            return self.high is not None and all(n in other for n in range(self.near(0), self.high + 1, self.step))
-        ends = other.low <= self.near(0) and (other.high is None or (self.high is not None and self.high <= other.high))
-        return ends and (self.step % other.step == 0 or self.near(0) == self.high)
+            return True
+        starts = [self.low + (rest - self.low) % self.step for rest in (0, *self.remainders)]
+        if self.high is not None and (self.high - self.low) // self.step < MAX_LISTED:
+            return all(length in other for start in starts for length in range(start, self.high + 1, self.step))
+        ends = other.low <= min(starts) and (other.high is None or (self.high is not None and self.high <= other.high))
+        fits = all(start % other.step in (0, *other.remainders) for start in starts)
+        return ends and self.step % other.step == 0 and fits and not other.listed
 
     def to_json(self) -> JSON:
-        """Return `min`, and of `max`, `step` and `values` those that say something."""
-        known = {"max": self.high, "step": self.step if self.step > 1 else None, "values": list(self.listed) or None}
+        """Return `min`, and of the other members those that differ from the default."""
+        known = {
+            "max": self.high,
+            "step": self.step if self.step > 1 else None,
+            "values": list(self.listed) or None,
+            "remainders": list(self.remainders) or None,
+            "also": list(self.also) or None,
+        }
         return {"min": self.low} | {name: value for name, value in known.items() if value is not None}
 
     @staticmethod
     def from_json(value: JSON) -> Lengths:
         """Read what `to_json` wrote. Raises ValueError, KeyError or TypeError for another form."""
-        if unknown := sorted(set(value) - {"min", "max", "step", "values"}):
+        if unknown := sorted(set(value) - {"min", "max", "step", *_LISTS}):
             raise ValueError(f"lengths have the unknown member `{unknown[0]:.60}`")
         low, high, step = value["min"], value.get("max"), value.get("step", 1)
-        listed = value.get("values", [])
-        numbers = [low, step, *listed, *([] if high is None else [high])]
-        if not isinstance(listed, list) or any(type(number) is not int or number < 1 for number in numbers):
+        lists = [value.get(name, []) for name in _LISTS]
+        if not all(isinstance(item, list) and len(item) <= MAX_LISTED for item in lists):
+            raise ValueError(f"expected lists of at most {MAX_LISTED} lengths, got `{value!s:.80}`")
+        listed, remainders, also = map(tuple, lists)
+        numbers = [low, step, *listed, *remainders, *also, *([] if high is None else [high])]
+        if any(type(number) is not int or number < 1 for number in numbers):
             raise ValueError(f"expected lengths from 1, got `{value!s:.80}`")
-        found = Lengths(low, high, step, tuple(listed))
-        if len(listed) > MAX_LISTED or (listed and found != Lengths.of(listed)):
+        span = Lengths(low, high, step, listed, remainders)
+        found = replace(span, also=also)
+        ordered = all(item == sorted(set(item)) for item in lists) and all(rest < step for rest in remainders)
+        if not ordered or (listed and found != Lengths.of(listed)) or any(length in span for length in also):
             raise ValueError(f"lengths `{value!s:.80}` contradict each other")
         if high is not None and not low <= found.near(high) <= high:
             raise ValueError(f"dimension [{low}, {high}] is empty")
         return found
 
     def __str__(self) -> str:
+        if self.also:
+            return f"{replace(self, also=())}, and {_listed(self.also)}"
         if self.listed:
             return _listed(self.listed)
-        multiples = f"multiples of {self.step} from " if self.step > 1 else ""
+        rests = f" (and remainders {_listed(self.remainders)})" if self.remainders else ""
+        multiples = f"multiples of {self.step}{rests} from " if self.step > 1 else ""
         if self.high is None:
             return f"{multiples or 'from '}{self.low} on" if multiples or self.low > 1 else "any length"
         return str(self.low) if self.low == self.high else f"{multiples}{self.low} to {self.high}"

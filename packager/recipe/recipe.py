@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The recipe: what a person wrote in `bundle.yaml`, parsed once, completely, into plain records.
+"""The recipe: `bundle.yaml`, parsed once, completely, into plain records.
 
 `name`, `version` and `source` are a complete recipe; all else has a default that is written out in the record, so a
 `Recipe` never holds "not yet known". Everything unknown is an error that names its line: a typo never passes
@@ -102,12 +102,12 @@ class Tolerance:
 
 
 def built_in_tolerance() -> dict[str, Tolerance]:
-    """Return the tolerances of a recipe that names none; int8 has none of its own, it must be asked for."""
+    """Return the tolerances of a recipe that names none; int8 has no default, it must be stated."""
     return {"default": Tolerance(), "fp16": Tolerance(2e-3, 2e-2), "bf16": Tolerance(2e-2, 1e-1)}
 
 
 @dataclass(frozen=True, slots=True)
-class ExportWishes:
+class ExportSettings:
     """How to export: a fixed opset (None: the newest that every promised runtime reads) and the seed of all chance.
 
     `signature` is which function of a SavedModel (None: `serving_default`, else the only one).
@@ -161,7 +161,7 @@ class Objectives:
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """Data that the model was made from, as far as its maker tells; all but the name may be left out."""
+    """Data that the model was made from, as far as is known; all but the name may be left out."""
 
     name: str
     uri: str | None = None
@@ -203,7 +203,7 @@ class Recipe:
     custom_domains: tuple[str, ...] = ()
     toolchain: str = "host"
     sandbox: str = "required"
-    export: ExportWishes = ExportWishes()
+    export: ExportSettings = ExportSettings()
     limits: Limits = Limits()
     slo: Objectives | None = None
     previous: str | None = None
@@ -336,7 +336,7 @@ def _input(name: str, node: Node) -> InputSpec:
     what = f"inputs.{name}"
     members = strictyaml.fields(node, what, ("dtype", "shape", "range", "values"))
     if not members:
-        raise node.where.error(f"`{what}` says nothing", hint="write its `dtype`, `shape`, `range` or `values`")
+        raise node.where.error(f"`{what}` states nothing", hint="write its `dtype`, `shape`, `range` or `values`")
     if {"range", "values"} <= set(members):
         raise node.where.error(f"`{what}`: `values` lists every value, so `range` has no meaning", hint="remove it")
     dtype = strictyaml.choice(members["dtype"], f"{what}.dtype", DTYPES) if "dtype" in members else None
@@ -402,12 +402,12 @@ def _tolerance(node: Node) -> dict[str, Tolerance]:
     return found
 
 
-def _export(node: Node) -> ExportWishes:
+def _export(node: Node) -> ExportSettings:
     members = strictyaml.fields(node, "export", ("opset", "seed", "signature"))
     named = members.pop("signature", None)
     bounds = {"opset": (7, 99), "seed": (0, 2**32 - 1)}
     found = {key: strictyaml.integer(part, f"export.{key}", *bounds[key]) for key, part in members.items()}
-    return ExportWishes(**found, signature=None if named is None else fields.signature(named))
+    return ExportSettings(**found, signature=None if named is None else fields.signature(named))
 
 
 def _limits(node: Node) -> Limits:

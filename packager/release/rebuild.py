@@ -158,7 +158,8 @@ def _obtain(
     if tree != lock.tree:
         changed = sorted({path for path, _ in set(tree.files) ^ set(lock.tree.files)})
         raise IntegrityError(
-            f"source `{sources.shown(source)}` is not what was locked: `{changed[0]}` differs", subject=changed[0]
+            f"source `{sources.redact_address(source)}` is not what was locked: `{changed[0]}` differs",
+            subject=changed[0],
         )
 
 

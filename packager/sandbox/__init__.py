@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where foreign models are opened: a confined process with pinned numerics that can reach nothing."""
+"""The sandbox: a confined process with pinned numerics, in which untrusted models are opened."""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A control group of a step's own: the kernel holds memory and processes of all of it together, at every moment.
+"""A control group for each step: the kernel limits memory and processes of all of it together, at every moment.
 
 That needs the second version of control groups (cgroups(7)) and a part of their tree that is ours: what systemd
-delegates (`systemd-run --user --scope -p Delegate=yes packager build`; its CGROUP_DELEGATION says who may write where),
+delegates (`systemd-run --user --scope -p Delegate=yes packager build`; its CGROUP_DELEGATION states the rules),
 or the top of a container's own tree. Elsewhere `watch` alone looks, four times a second.
 """
 
@@ -49,7 +49,7 @@ class Group:
 
 
 @contextlib.contextmanager
-def made(tree: Path, memory: int, processes: int) -> Iterator[Group]:
+def new_group(tree: Path, memory: int, processes: int) -> Iterator[Group]:
     """Make a group below `tree` for one step, and kill and remove it afterwards. `memory` in bytes, 0 for no limit."""
     group = Group(tree / f"{_STEP}{os.getpid()}.{next(_numbers)}")
     group.path.mkdir()
@@ -64,7 +64,7 @@ def made(tree: Path, memory: int, processes: int) -> Iterator[Group]:
 
 
 @functools.cache
-def delegated() -> Path | None:
+def delegated_tree() -> Path | None:
     """Return the directory below which this process may make groups that bound memory and processes, or None."""
     return own_tree(Path("/proc/self/mountinfo"), Path("/proc/self/cgroup"))
 
@@ -74,25 +74,25 @@ def own_tree(mounts: Path, membership: Path) -> Path | None:
 
     A group that bounds others holds no process itself: we go to one below it, where no other process is in our way.
     """
-    place = _place(mounts, membership)
-    if place is None or not _words(place / "cgroup.controllers") >= _CONTROLLERS or not _is_ours(place):
+    path = _own_directory(mounts, membership)
+    if path is None or not _words(path / "cgroup.controllers") >= _CONTROLLERS or not _is_ours(path):
         return None
     try:
-        if not _words(place / "cgroup.subtree_control") >= _CONTROLLERS:
-            if not _words(place / "cgroup.procs") <= {str(os.getpid())}:
+        if not _words(path / "cgroup.subtree_control") >= _CONTROLLERS:
+            if not _words(path / "cgroup.procs") <= {str(os.getpid())}:
                 return None
-            main = place / _MAIN
+            main = path / _MAIN
             main.mkdir(exist_ok=True)
             (main / "cgroup.procs").write_text(str(os.getpid()), "ascii")
-            (place / "cgroup.subtree_control").write_text("+memory +pids", "ascii")
-        for left in place.glob(f"{_STEP}*"):
+            (path / "cgroup.subtree_control").write_text("+memory +pids", "ascii")
+        for left in path.glob(f"{_STEP}*"):
             _remove(left, 0.0)  # of a run that was killed
     except OSError:
         return None
-    return place
+    return path
 
 
-def _place(mounts: Path, membership: Path) -> Path | None:
+def _own_directory(mounts: Path, membership: Path) -> Path | None:
     """Return the directory of this process's group, None where the second version of groups is not mounted."""
     with contextlib.suppress(OSError, StopIteration):
         path = next(row[3:] for row in membership.read_text().splitlines() if row.startswith("0::"))
@@ -104,27 +104,27 @@ def _place(mounts: Path, membership: Path) -> Path | None:
     return None
 
 
-def _is_ours(place: Path) -> bool:
+def _is_ours(path: Path) -> bool:
     """Say whether a directory was delegated: to this user, by systemd's mark, or as the top of a container's tree."""
-    if not os.access(place, os.W_OK):
+    if not os.access(path, os.W_OK):
         return False
-    if not (place.parent / "cgroup.procs").exists() or os.geteuid() == place.stat().st_uid != 0:
+    if not (path.parent / "cgroup.procs").exists() or os.geteuid() == path.stat().st_uid != 0:
         return True
     marks = []
     for name in ("user.delegate", "trusted.delegate"):
         with contextlib.suppress(OSError):
-            marks.append(os.getxattr(place, name))
+            marks.append(os.getxattr(path, name))
     return b"1" in marks
 
 
-def _remove(place: Path, grace: float = _GRACE) -> None:
+def _remove(path: Path, grace: float = _GRACE) -> None:
     """Kill what is in a group, and remove it once that is gone; the kernel keeps what is not."""
     end = time.monotonic() + grace
     if grace:
-        _write(place / "cgroup.kill", "1")
+        _write(path / "cgroup.kill", "1")
     while True:
         try:
-            place.rmdir()
+            path.rmdir()
         except OSError:
             if time.monotonic() < end:
                 time.sleep(0.01)
@@ -132,26 +132,26 @@ def _remove(place: Path, grace: float = _GRACE) -> None:
         return
 
 
-def _write(place: Path, text: str) -> None:
+def _write(path: Path, text: str) -> None:
     """Set what this kernel knows: swap and `cgroup.kill` may be missing."""
-    with contextlib.suppress(OSError), place.open("r+", encoding="ascii") as file:
+    with contextlib.suppress(OSError), path.open("r+", encoding="ascii") as file:
         file.write(text)
 
 
-def _words(place: Path) -> set[str]:
+def _words(path: Path) -> set[str]:
     try:
-        return set(place.read_text("ascii").split())
+        return set(path.read_text("ascii").split())
     except OSError:
         return set()
 
 
-def _number(place: Path) -> int:
-    found = _words(place)
+def _number(path: Path) -> int:
+    found = _words(path)
     return int(word) if len(found) == 1 and (word := found.pop()).isdigit() else 0
 
 
-def _counted(place: Path, name: str) -> int:
+def _counted(path: Path, name: str) -> int:
     with contextlib.suppress(OSError, ValueError):
-        rows = dict(row.split(" ", 1) for row in place.read_text("ascii").splitlines())
+        rows = dict(row.split(" ", 1) for row in path.read_text("ascii").splitlines())
         return int(rows.get(name, 0))
     return 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Landlock: a second wall around files, signals and sockets, where the kernel has it (5.13; scopes since 6.12).
+"""Landlock: a second guard of files, signals and sockets, where the kernel has it (5.13; scopes since 6.12).
 
 Even a process that broke out of its mount namespace could still only read what it was shown, and write where it
 was to write. Source: linux/landlock.h, docs.kernel.org/userspace-api/landlock.
@@ -14,7 +14,7 @@ import struct
 from collections.abc import Sequence
 
 _CREATE, _ADD, _RESTRICT = 444, 445, 446  # the same numbers on every architecture
-_VERSION = 1  # flag of create_ruleset: ask for the version
+_VERSION = 1  # flag of create_ruleset: return the version
 _BENEATH = 1  # kind of a rule
 _EXECUTE, _WRITE, _READ_FILE, _READ_DIRECTORY = 1, 2, 4, 8
 _FILES, _REFER, _TRUNCATE, _DEVICE = (1 << 13) - 1, 1 << 13, 1 << 14, 1 << 15
@@ -29,7 +29,7 @@ def version() -> int:
 
 
 def restrict(readable: Sequence[str], writable: Sequence[str]) -> None:
-    """Confine the calling process for good: places to read and execute, places to change. Raises OSError."""
+    """Confine the calling process for good: paths to read and execute, paths to change. Raises OSError."""
     known = version()
     handled = _FILES | (_REFER if known >= 2 else 0) | (_TRUNCATE if known >= 3 else 0) | (_DEVICE if known >= 5 else 0)
     attributes = struct.pack("=Q", handled)
@@ -41,26 +41,26 @@ def restrict(readable: Sequence[str], writable: Sequence[str]) -> None:
     if rules < 0:
         raise OSError(ctypes.get_errno(), "Landlock")
     try:
-        for place in readable:
-            _allow(rules, place, _READ & handled)
-        for place in writable:
-            _allow(rules, place, handled)
+        for path in readable:
+            _allow(rules, path, _READ & handled)
+        for path in writable:
+            _allow(rules, path, handled)
         if _call(_RESTRICT, rules, ctypes.c_uint32(0)):
             raise OSError(ctypes.get_errno(), "Landlock")
     finally:
         os.close(rules)
 
 
-def _allow(rules: int, place: str, rights: int) -> None:
+def _allow(rules: int, path: str, rights: int) -> None:
     try:
-        handle = os.open(place, os.O_PATH | os.O_CLOEXEC)
+        handle = os.open(path, os.O_PATH | os.O_CLOEXEC)
     except FileNotFoundError:
         return
     try:
         if not stat.S_ISDIR(os.fstat(handle).st_mode):
             rights &= _OF_A_FILE
         if _call(_ADD, rules, ctypes.c_int(_BENEATH), struct.pack("=Qi", rights, handle), ctypes.c_uint32(0)):
-            raise OSError(ctypes.get_errno(), f"Landlock: {place}")
+            raise OSError(ctypes.get_errno(), f"Landlock: {path}")
     finally:
         os.close(handle)
 

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The first process of a confined step: it gives up every power, starts the program, watches it, and ends with it.
+"""The init process of a confined step: it drops all privileges, starts the program, watches it, and ends with it.
 
 It is started by this Python before anything foreign exists: by bubblewrap as the first process of the new process
 space, else by itself after it made the spaces (`namespaces`). The program that it starts may be the Python of another
 environment; nothing of that one is read before this process has confined itself. When this process ends, the kernel
 ends every process of its space, whatever those have done to themselves.
 
-It tells what started it two things over a socket: a descriptor of itself, through which it can be killed from outside,
+It sends its parent two things over a socket: a descriptor of itself, through which it can be killed from outside,
 and at last how the program ended. It holds its end of that socket alone; when the other end goes, so does the step.
 """
 
@@ -31,7 +31,7 @@ _PR_SET_DUMPABLE, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _LAST_CAPABILITY = 4, 
 _CAPABILITY_VERSION = 0x20080522
 _TICK = 0.25  # seconds between two looks at what the step uses
 _COUNTED_PER_SPACE = (5, 14)  # the kernel since which the number of processes is counted per user namespace
-FIRST_USER, USERS = 1_900_000_000, 1 << 16  # ids that no distribution gives to anybody
+FIRST_USER, USERS = 1_900_000_000, 1 << 16  # ids that no distribution assigns
 
 
 def main() -> None:
@@ -51,10 +51,10 @@ def main() -> None:
 
 def _first_process(job: Mapping[str, Any], status: socket.socket) -> None:
     if os.getsid(0) != os.getpid():
-        os.setsid()  # a group of our own: a signal to a group stays inside
+        os.setsid()  # a separate group: a signal to a group stays inside
     os.umask(0o022)
     give_up_powers(job["user"])
-    libc().prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)  # nobody inside reads or writes the memory of this process
+    libc().prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)  # no process inside reads or writes the memory of this process
     with os.fdopen(os.pidfd_open(os.getpid())) as handle:
         socket.send_fds(status, [b"{}"], [handle.fileno()])
     child = os.fork()
@@ -101,7 +101,7 @@ def _wait(child: int, watch: Watch, status: socket.socket) -> dict[str, Any]:
 
 def _end(status: socket.socket, outcome: Mapping[str, Any]) -> None:
     _tell(status, outcome)
-    os._exit(0)  # the kernel kills what is left in this space before anybody sees that this process ended
+    os._exit(0)  # the kernel kills what is left in this space before the end of this process is visible
 
 
 def _tell(status: socket.socket, outcome: Mapping[str, Any]) -> None:
@@ -109,7 +109,7 @@ def _tell(status: socket.socket, outcome: Mapping[str, Any]) -> None:
 
 
 def give_up_powers(user: int | None) -> None:
-    """Become `user` (None: stay who one is) without any capability, for good: no program gets one back.
+    """Become `user` (None: stay the same) without any capability, for good: no program gets one back.
 
     Raises OSError where something of it fails.
     """
@@ -170,7 +170,7 @@ def user_of(slot: int) -> int | None:
     return inside + count - 3 - slot % min(count - 8, 4096) if count > 16 else None
 
 
-def named(user: int | None) -> Sequence[str]:
-    """Return the rows of `passwd` and `group` that name the one who runs the step."""
+def passwd_rows(user: int | None) -> Sequence[str]:
+    """Return the rows of `passwd` and `group` that name the user of the step."""
     uid, gid = (user, user) if user is not None else (os.getuid(), os.getgid())
     return f"worker:x:{uid}:{gid}:worker:/nonexistent:/usr/sbin/nologin\n", f"worker:x:{gid}:\n"

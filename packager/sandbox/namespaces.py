@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Confine without bubblewrap: spaces of one's own, and a root that holds the same few places.
+"""Confine without bubblewrap: new namespaces, and a root file system with the same few directories.
 
-Before anything foreign exists, `enter` gives the calling process a mount, network, process, IPC, host name and control
-group space of its own (and a user space, unless it is root), builds a root in memory with the places that the step may
-see, read-only, and moves into it. Needs Linux 5.12 (mount_setattr), and user namespaces or root.
+Before untrusted data is opened, `enter` gives the calling process a mount, network, process, IPC, host name and control
+group namespace (and a user namespace, unless it is root), builds a root in memory with the directories that the step
+may see, read-only, and moves into it. Needs Linux 5.12 (mount_setattr), and user namespaces or root.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ _NEW_USER = 0x10000000
 _NEW = 0x00020000 | 0x40000000 | 0x20000000 | 0x08000000 | 0x04000000 | 0x02000000  # mount net pid ipc uts cgroup
 
 
-def known() -> bool:
+def is_supported() -> bool:
     """Say whether this architecture's numbers are known here."""
     return os.uname().machine in _PIVOT_ROOT
 
 
 def enter(job: Mapping[str, Any]) -> None:
-    """Move the calling process, which has one thread, into spaces of its own as `job` says (`sandbox.job`).
+    """Move the calling process, which has one thread, into new namespaces as `job` says (`sandbox.job`).
 
     What returns is the first process of the new process space; the one that called waits for it and ends.
     Raises OSError.
@@ -79,23 +79,23 @@ def _root(job: Mapping[str, Any]) -> Path:
     (root / "dev" / "fd").symlink_to("/proc/self/fd")
     (root / "proc").mkdir()
     _mount("proc", root / "proc", "proc", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC | _MS_RDONLY)
-    for place in job["own"]:
-        _bind(Path(place), Path(place), root, recursive=False)
-        _protect(root / Path(place).relative_to("/"), _ATTR_NOSUID | _ATTR_NODEV, recursive=False)
+    for path in job["own"]:
+        _bind(Path(path), Path(path), root, recursive=False)
+        _protect(root / Path(path).relative_to("/"), _ATTR_NOSUID | _ATTR_NODEV, recursive=False)
     _protect(root, _ATTR_RDONLY | _ATTR_NOSUID | _ATTR_NODEV, recursive=False)
     return root
 
 
-def _temporary(place: Path, size: int) -> None:
-    place.mkdir(parents=True)
-    _mount("tmpfs", place, "tmpfs", _MS_NOSUID | _MS_NODEV, f"mode=1777,size={size}")
+def _temporary(path: Path, size: int) -> None:
+    path.mkdir(parents=True)
+    _mount("tmpfs", path, "tmpfs", _MS_NOSUID | _MS_NODEV, f"mode=1777,size={size}")
 
 
-def _bind(source: Path, place: Path, root: Path, *, read_only: bool = False, recursive: bool = True) -> None:
-    """Show a file or directory at `place` below `root`; nothing where there is none."""
+def _bind(source: Path, path: Path, root: Path, *, read_only: bool = False, recursive: bool = True) -> None:
+    """Show a file or directory at `path` below `root`; nothing where there is none."""
     if not source.exists():
         return
-    target = root / place.relative_to("/")
+    target = root / path.relative_to("/")
     if source.is_dir():
         target.mkdir(parents=True, exist_ok=True)
     elif not target.exists():
@@ -106,11 +106,11 @@ def _bind(source: Path, place: Path, root: Path, *, read_only: bool = False, rec
         _protect(target, _ATTR_RDONLY | _ATTR_NOSUID | _ATTR_NODEV, recursive=recursive)
 
 
-def _protect(place: Path, attributes: int, *, recursive: bool) -> None:
+def _protect(path: Path, attributes: int, *, recursive: bool) -> None:
     """Set attributes of mounts; `mount_setattr` takes along those below, which a remount leaves."""
     wanted = struct.pack("=QQQQ", attributes, 0, 0, 0)
     flags = _AT_RECURSIVE if recursive else 0
-    _checked(_libc().syscall(_MOUNT_SETATTR, _AT_FDCWD, os.fsencode(place), flags, wanted, len(wanted)), place)
+    _checked(_libc().syscall(_MOUNT_SETATTR, _AT_FDCWD, os.fsencode(path), flags, wanted, len(wanted)), path)
 
 
 def _into(root: Path) -> None:
@@ -121,8 +121,8 @@ def _into(root: Path) -> None:
     _move(Path("/"))
 
 
-def _move(place: Path) -> None:
-    handle = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
+def _move(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fchdir(handle)
     finally:
@@ -142,10 +142,10 @@ def _mount(source: str, target: Path, kind: str | None, flags: int, data: str = 
     _checked(_libc().mount(*words, ctypes.c_ulong(flags), data.encode()), target)
 
 
-def _checked(answer: int, place: Path) -> None:
+def _checked(answer: int, path: Path) -> None:
     if answer != 0:
         number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number), str(place))
+        raise OSError(number, os.strerror(number), str(path))
 
 
 def _libc() -> ctypes.CDLL:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run a step in a process and take what it says: by pipes, up to a cap, and until everything it started is dead.
+"""Run a step in a process and collect its output: by pipes, up to a cap, until every process of it is dead.
 
 The process gets no file to write its answer or its log to, so there is nothing to follow, to fill or to wait for. What
-is confined tells by a socket which process is the first of its space; through that one the whole step is ended.
+is confined reports by a socket which process is the first of its space; through that one the whole step is ended.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Outcome:
     """How a step ended: its exit status (below zero: a signal), its answer, the end of its log.
 
     `stopped` is the limit that it exceeded (`time`, `answer`, `memory`, `processes`, `disk`, `files`), `used` the most
-    memory of all its processes together in bytes, 0 where nobody looked. `error` says why it was never started.
+    memory of all its processes together in bytes, 0 where it was not measured. `error` says why it was never started.
     """
 
     code: int
@@ -70,9 +70,8 @@ def run(
 ) -> Outcome:
     """Start what `command` gives for the descriptors, hand it the job, and wait until all of it is dead.
 
-    `passed` are sockets that it inherits, and that are closed here. `living` lists the process while it
-    lives; who kills it ends the step. Raises StepError when something of the step outlives it, which no step is able to
-    bring about.
+    `passed` are sockets that it inherits, and that are closed here. `living` lists the process while it lives; killing
+    that one ends the step. Raises StepError when a process of the step outlives it, which no step can bring about.
     """
     with contextlib.ExitStack() as stack:
         (log, log_end), (answer, answer_end) = os.pipe(), os.pipe()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Confine the process that opens foreign models: no network, no home directory, no secrets, bounded memory.
+"""Confine the process that opens untrusted models: no network, no home directory, no secrets, bounded memory.
 
 The worker sees a read-only system, the Python it runs on, its inputs, and two directories to write to; nothing else
 of the user exists for it. Bubblewrap makes that view where it works, else this program does (`namespaces`); from there
@@ -72,25 +72,25 @@ class Interpreter:
     """
 
     program: str
-    places: tuple[str, ...]
+    paths: tuple[str, ...]
     code: str = ""
 
 
-def host() -> Interpreter:
+def host_interpreter() -> Interpreter:
     """Return the Python that runs this."""
-    places = [sys.prefix, sys.base_prefix, *site.getsitepackages(), *_our_places()]
-    return Interpreter(sys.executable, tuple(str(Path(place).resolve()) for place in places))
+    paths = [sys.prefix, sys.base_prefix, *site.getsitepackages(), *_our_paths()]
+    return Interpreter(sys.executable, tuple(str(Path(path).resolve()) for path in paths))
 
 
-def of_environment(place: Path, code: Path) -> Interpreter:
+def environment_interpreter(path: Path, code: Path) -> Interpreter:
     """Return the Python of a virtual environment that knows nothing of us: our code is linked into `code`."""
-    place = place.resolve()  # a link on the way there would not be seen inside
-    settings = dict(line.split(" = ", 1) for line in (place / "pyvenv.cfg").read_text().splitlines() if " = " in line)
+    path = path.resolve()  # a link on the way there would not be seen inside
+    settings = dict(line.split(" = ", 1) for line in (path / "pyvenv.cfg").read_text().splitlines() if " = " in line)
     base = Path(settings["home"]).resolve().parent
-    program = place / "bin" / "python"
-    places = [place, base, program.resolve().parent.parent, *(Path(item).resolve() for item in _our_places())]
+    program = path / "bin" / "python"
+    paths = [path, base, program.resolve().parent.parent, *(Path(item).resolve() for item in _our_paths())]
     _link_code(code)
-    return Interpreter(str(program), tuple(map(str, dict.fromkeys(places))), str(code))
+    return Interpreter(str(program), tuple(map(str, dict.fromkeys(paths))), str(code))
 
 
 def _link_code(code: Path) -> None:
@@ -115,8 +115,8 @@ class Confinement:
     """How a worker is confined.
 
     `level` is what made its view of the system, `seccomp` whether its system calls are filtered, `landlock` whether the
-    kernel guards files a second time. `user` is whose powers it has: `own` those of the ordinary user who called,
-    `other` those of a user who has nothing, as root's workers run; `root` is neither. `limits` hold for the whole
+    kernel guards files a second time. `user` names its privileges: `own` those of the calling ordinary user,
+    `other` those of a user that owns nothing, as root's workers run; `root` is neither. `limits` hold for the whole
     `step`, watched or, in a `cgroup`, by the kernel at every moment, or for each `process`.
     """
 
@@ -131,7 +131,7 @@ class Confinement:
 
     @property
     def is_whole(self) -> bool:
-        """True if nobody's powers were left to the worker, and limits held for all its processes together."""
+        """True if the worker kept no user's privileges, and limits held for all its processes together."""
         return self.level != "none" and self.user != "root" and self.limits != "process"
 
     @staticmethod
@@ -164,7 +164,7 @@ NONE = Confinement("none", seccomp=False, user="root" if os.getuid() == 0 else "
 def available() -> Confinement:
     """Return the strongest confinement that works here, found by confining something; NONE if none does."""
     user = "own" if launch.user_of(0) is None else "other"
-    limits = "step" if cgroup.delegated() is None else "cgroup"
+    limits = "step" if cgroup.delegated_tree() is None else "cgroup"
     for level in ("bubblewrap", "namespaces"):
         by = Confinement(level, seccomp.program() is not None, landlock.version() > 0, user, limits)
         if _is_possible(level) and _works(by):
@@ -173,13 +173,13 @@ def available() -> Confinement:
 
 
 def _is_possible(level: str) -> bool:
-    return bubblewrap() is not None if level == "bubblewrap" else namespaces.known()
+    return bubblewrap() is not None if level == "bubblewrap" else namespaces.is_supported()
 
 
 def _works(by: Confinement) -> bool:
     with tempfile.TemporaryDirectory() as scratch:
-        step = Step(Path(scratch), host(), ("-c", "import packager.errors"), Limits(0, 60, 1 << 20, 64))
-        return perform(step, by, set()).code == 0
+        step = Step(Path(scratch), host_interpreter(), ("-c", "import packager.errors"), Limits(0, 60, 1 << 20, 64))
+        return run_confined(step, by, set()).code == 0
 
 
 @functools.cache
@@ -188,7 +188,7 @@ def bubblewrap() -> str | None:
     return shutil.which("bwrap", path=_PREFIX)
 
 
-def choose(*, wanted: bool) -> Confinement:
+def choose_confinement(*, wanted: bool) -> Confinement:
     """Return how workers are confined here; not `wanted`, not at all. Raises StepError where nothing can do it."""
     found = available() if wanted else NONE
     if wanted and found.level == "none":
@@ -221,10 +221,10 @@ class Step:
 _slots = itertools.count(os.getpid() * 64)
 
 
-def perform(
+def run_confined(
     step: Step, by: Confinement, living: set[subprocess.Popen[bytes]], answer: Callable[[int], None] | None = None
 ) -> Outcome:
-    """Run a step confined `by`, until nothing of it lives. `answer` is told the descriptor that answers go to."""
+    """Run a step confined `by`, until nothing of it lives. `answer` is called with the descriptor of the answers."""
     line = [step.python.program, "-s", "-P", "-B", *step.arguments]  # not -I: that would ignore PYTHONHASHSEED
     user = launch.user_of(next(_slots)) if by.level != "none" else None
     _prepare(step.scratch, user)
@@ -255,10 +255,10 @@ def perform(
             step.passed,
         )
 
-    tree = cgroup.delegated() if by.limits == "cgroup" else None
+    tree = cgroup.delegated_tree() if by.limits == "cgroup" else None
     if tree is None:
         return run()
-    with cgroup.made(tree, step.limits.memory, step.limits.processes) as group:
+    with cgroup.new_group(tree, step.limits.memory, step.limits.processes) as group:
         return group.judge(run(group.entered))
 
 
@@ -292,7 +292,7 @@ def _prepare(scratch: Path, user: int | None) -> None:
     for name in ("out", "home"):
         if user is not None:
             os.chown(scratch / name, user, user)
-    users, groups = launch.named(user)
+    users, groups = launch.passwd_rows(user)
     for name, text in (("passwd", users), ("group", groups), ("hosts", "127.0.0.1 localhost\n::1 localhost\n")):
         (scratch / "etc" / name).write_text(text, "ascii")
         (scratch / "etc" / name).chmod(0o644)
@@ -306,8 +306,8 @@ def _view(step: Step) -> dict[str, object]:
     scratch, limits = step.scratch, step.limits
     java = sorted(str(path) for path in Path("/etc").glob("java*"))
     system = [*_SYSTEM, *java, *(["/sys"] if step.gpu else [])]
-    read = dict.fromkeys([*system, *step.python.places, *host().places[1:2], *_our_places()])
-    shown = [(place, place) for place in read]
+    read = dict.fromkeys([*system, *step.python.paths, *host_interpreter().paths[1:2], *_our_paths()])
+    shown = [(path, path) for path in read]
     shown += [(str(scratch / "etc" / name), f"/etc/{name}") for name in ("passwd", "group", "hosts")]
     shown += [(str(scratch / name), str(scratch / name)) for name in ("in", "code", "job.json")]
     own = [str(scratch / name) for name in ("out", "home")]
@@ -339,10 +339,10 @@ def _wrapping(job: Mapping[str, Any]) -> list[str]:
     options += ["--proc", "/proc", "--dev", "/dev", "--size", size, "--perms", "1777", "--tmpfs", "/dev/shm"]  # noqa: S108
     options += ["--hostname", "localhost"]  # no name of the host can reach a file, and this one is known everywhere
     options += ["--size", size, "--perms", "1777", "--tmpfs", "/tmp"]  # noqa: S108 - before what may lie below it
-    options += [word for place in _parents(job) for word in ("--perms", "0755", "--dir", place)]  # else only root's
+    options += [word for path in _parents(job) for word in ("--perms", "0755", "--dir", path)]  # else only root's
     options += [word for source, target in job["shown"] for word in ("--ro-bind-try", source, target)]
-    options += [word for place in job["devices"] for word in ("--dev-bind-try", place, place)]
-    options += [word for place in job["own"] for word in ("--bind", place, place)]
+    options += [word for path in job["devices"] for word in ("--dev-bind-try", path, path)]
+    options += [word for path in job["own"] for word in ("--bind", path, path)]
     return [*options, "--remount-ro", "/proc", "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/"]
 
 
@@ -357,9 +357,9 @@ def gpu_devices() -> list[str]:
     return sorted(str(path) for path in Path("/dev").glob("nvidia*"))
 
 
-def _our_places() -> list[str]:
+def _our_paths() -> list[str]:
     """Return the directories this program lives in, editable installs included."""
-    return [str(place) for name in _PACKAGES for place in importlib.import_module(name).__path__]
+    return [str(path) for name in _PACKAGES for path in importlib.import_module(name).__path__]
 
 
 def environment(scratch: Path, pinned: Mapping[str, str], code: str = "") -> dict[str, str]:

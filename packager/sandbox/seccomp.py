@@ -266,7 +266,7 @@ _MACHINES: Mapping[str, tuple[int, int, Mapping[str, int]]] = {
 def program(machine: str | None = None, *, gpu: bool = False) -> bytes | None:
     """Return the filter for a machine, this one by default; None where its calls are not known here.
 
-    Drivers of GPUs are spoken to by `ioctl` alone, in requests of their own: with `gpu` all of those are allowed.
+    Drivers of GPUs are called by `ioctl` alone, with their own requests: with `gpu` all of those are allowed.
     """
     known = _MACHINES.get(machine or platform.machine())
     return None if known is None else b"".join(struct.pack("=HBBI", *row) for row in _rows(*known, gpu=gpu))

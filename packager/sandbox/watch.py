@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all processes of a confined step use together: memory, files in memory, processes, files on the disk.
+"""Sum the resources of all processes of a confined step: memory, files in memory, processes, files on the disk.
 
 The kernel's limits of a process (`setrlimit`) say nothing about the sum of several. The first process of the step sees
 all the others and looks at them every quarter of a second. What is held without being mapped (socket buffers, pipes) is
@@ -24,7 +24,7 @@ class Watch:
 
     def __init__(self, limits: Mapping[str, int], writable: Sequence[str]) -> None:
         self._limits = limits
-        self._disks = [place for place in writable if place not in _MEMORY_FILES]
+        self._disks = [path for path in writable if path not in _MEMORY_FILES]
         self._looks, self._next = 0, 0.0
         self.peak = 0
 
@@ -59,10 +59,10 @@ class Watch:
 
     def _disk(self) -> str | None:
         total, entries = 0, 0
-        pending = [(place, 0) for place in self._disks]
+        pending = [(path, 0) for path in self._disks]
         while pending:
-            place, depth = pending.pop()
-            for entry in _entries(place):
+            path, depth = pending.pop()
+            for entry in _entries(path):
                 entries += 1
                 if entries > _ENTRIES or depth > _DEPTH:
                     return "files"
@@ -75,16 +75,16 @@ class Watch:
         return "disk" if total > self._limits["disk"] else None
 
 
-def _entries(place: str) -> list[Any]:
+def _entries(path: str) -> list[Any]:
     try:
-        with os.scandir(place) as found:
+        with os.scandir(path) as found:
             return [entry for entry, _ in zip(found, range(_ENTRIES + 1), strict=False)]
     except OSError:
         return []
 
 
-def _used(place: str) -> int:
-    status = os.statvfs(place)
+def _used(path: str) -> int:
+    status = os.statvfs(path)
     return status.f_frsize * (status.f_blocks - status.f_bfree)
 
 
@@ -99,7 +99,7 @@ def _private(process: str) -> int:
 
 
 def _proportional(process: str) -> int:
-    """Return the bytes of a process that are no file's, each page divided by those who share it."""
+    """Return the bytes of a process that are no file's, each page divided by the number of processes that share it."""
     try:
         with open(f"/proc/{process}/smaps_rollup", encoding="ascii") as file:  # noqa: PTH123
             rows = dict(row.split(":", 1) for row in file if ":" in row)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The process in which a step runs: `python -m packager.sandbox.worker JOB.json`.
+"""The worker: the process in which a step runs, `python -m packager.sandbox.worker JOB.json`.
 
 The job is plain data: an action, where its inputs lie, where its output goes. The answer is one JSON document on a
 descriptor: facts, or an error with a hint. Everything else the step prints ends up in the log, which is shown when it
@@ -54,7 +54,7 @@ _IMPORT_HINT = "compare `packager lock` with the packages installed here"
 
 
 def _import_error(error: ImportError) -> JSON:
-    """Tell a library that is absent from one that did not fit into memory; the loader says both in one way."""
+    """Distinguish an absent library from one that did not fit into memory; the loader reports both alike."""
     if "map segment" in str(error) or "allocate memory" in str(error):
         return {"message": "the step ran out of memory while it loaded its libraries", "hint": _MEMORY_HINT}
     return {"message": f"cannot import what the step needs: {error}", "hint": _IMPORT_HINT}

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scanners of build inputs, one file each: what says whether a pickle does more than hold data.
+"""Scanners of build inputs, one file each: they report whether a pickle does more than hold data.
 
 A scanner is a module with `TOOLCHAIN` (the distributions it needs), `EXTRA` (what of ours brings them) and
-`scan(file)`: it returns what is wrong with the file, one phrase each, and raises whatever it likes where it cannot
-tell. One that tells the source's own code from other code has `judge(file, own)` besides, which returns what is wrong
+`scan(file)`: it returns what is wrong with the file, one phrase each, and raises any exception where it cannot
+decide. One that distinguishes the source's own code has `judge(file, own)` besides, which returns what is wrong
 and what is worth saying; one without a distribution has a `VERSION`. It runs in the worker (packager.steps.scan),
 limited in time, memory and network; a scanner that raises, hangs or dies has found nothing clean. Third parties add
 theirs through the entry-point group `packager.scanners`.
@@ -24,7 +24,7 @@ from typing import BinaryIO
 
 from packager.scanners import _packed, _reading
 
-HEAD = 8  # bytes that tell what a file is
+HEAD = 8  # bytes by which a file is recognised
 _SUFFIXES = frozenset(
     {
         ".pkl",
@@ -50,7 +50,7 @@ _DEEPEST = 4  # archives inside archives
 
 
 def is_candidate(path: str, head: bytes) -> bool:
-    """Tell by its name or its first bytes whether a file may hold a pickle."""
+    """Say by its name or its first bytes whether a file may hold a pickle."""
     return _suffix(path) in _SUFFIXES or _holds(head) or _packed.is_packed(head)
 
 
@@ -59,15 +59,15 @@ def _holds(head: bytes) -> bool:
 
 
 def is_pickle(head: bytes) -> bool:
-    """Tell by its first bytes whether a file is a pickle, packed as joblib packs them or not.
+    """Say by its first bytes whether a file is a pickle, packed as joblib packs them or not.
 
     Of a packed file more than `HEAD` bytes must be given: the first of its blocks.
     """
-    return bool(_PICKLE.match(_packed.beginning(head, HEAD) if _packed.is_packed(head) else head))
+    return bool(_PICKLE.match(_packed.read_beginning(head, HEAD) if _packed.is_packed(head) else head))
 
 
 def pickles(file: Path) -> Iterator[tuple[str, bytes]]:
-    """Yield every pickle in a file, in archives and archives in them too, with its place.
+    """Yield every pickle in a file, in archives and archives in them too, with its position.
 
     Raises ValueError, OSError or zipfile.BadZipFile where something cannot be read to its end.
     """
@@ -99,9 +99,9 @@ def _inside(source: BinaryIO, name: str, depth: int) -> Iterator[tuple[str, byte
 def _whole(data: bytes, name: str) -> Iterator[tuple[str, bytes]]:
     """Yield what a candidate holds that is no container: it is taken for a pickle, packed text and tables are not."""
     if not _packed.is_packed(data):
-        yield from _reading.parts(name, data)
+        yield from _reading.split_pickles(name, data)
     elif is_pickle(data) or not _RAW.isdisjoint(PurePosixPath(name).suffixes):
-        yield from _reading.parts(name, _packed.unpack(data))
+        yield from _reading.split_pickles(name, _packed.unpack(data))
 
 
 def _suffix(name: str) -> str:

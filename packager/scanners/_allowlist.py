@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a pickle may import: classes that hold the parts of models, and functions that only put data together.
+"""The list of what a pickle may import: classes that hold parts of models, and functions that only put data together.
 
-Each name was looked at for what it does when a stranger calls it with arguments, or sets its state, of his choice: to
+Each name was looked at for what it does when an attacker chooses its arguments or its state: to
 be here it must not import, evaluate, write or start anything. A name that is missing is not harmful, it is not known to
 be harmless. Whole packages are never listed: `numpy.testing` runs text, and so does the `__setstate__` of a
 distribution of `scipy.stats`.

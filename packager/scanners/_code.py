@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What Python code that a source brings along reaches for: told to a person, who consents to it or not.
+"""Summarise what Python code in a source imports and calls, for the person who may consent to it.
 
 It is no scanner in the sense of the others: code can do anything, so none is clean. It says where to look first.
 """

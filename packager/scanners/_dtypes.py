@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Types of numpy's elements as pickles state them: numpy believes a pickle that an object is a number.
+"""Read numpy's element types in pickles: numpy trusts a pickle that says an object is a number.
 
 The state of a type says whether it holds objects, and how wide it and its fields are. Stated falsely, raw bytes become
 pointers when an array of that type is filled. So a type is only taken as numpy itself would make it.
@@ -13,7 +13,7 @@ from typing import Any
 _LENGTHS = (8, 9)  # what a state has in versions 3 and 4, the last with the unit of a date
 
 
-def made(arguments: tuple[Any, ...]) -> Any:
+def make_dtype(arguments: tuple[Any, ...]) -> Any:
     """Return the type that `numpy.dtype(...)` of plain arguments is. Raises ValueError for one that has fields."""
     dtype = import_module("numpy").dtype(*arguments)
     if dtype.kind == "V" and dtype.names:

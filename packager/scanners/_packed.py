@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Take the compression off a file that joblib wrote: zlib, gzip, bz2, lzma, xz or lz4, told by the first bytes.
+"""Decompress a file that joblib wrote: zlib, gzip, bz2, lzma, xz or lz4, recognised by the first bytes.
 
 joblib goes on with a second stream after the first one, and its own writers never make one: a file that has more than
 one is refused, so that it cannot be read otherwise than it was scanned.
@@ -37,11 +37,11 @@ _FORMS: tuple[tuple[re.Pattern[bytes], Callable[[], Any]], ...] = (
 
 
 def is_packed(head: bytes) -> bool:
-    """Tell by its first bytes whether a file is compressed in a form that joblib reads."""
+    """Say by its first bytes whether a file is compressed in a form that joblib reads."""
     return any(pattern.match(head) for pattern, _ in _FORMS)
 
 
-def beginning(data: bytes, length: int) -> bytes:
+def read_beginning(data: bytes, length: int) -> bytes:
     """Return the first unpacked bytes of a packed file, nothing where it is damaged."""
     try:
         return bytes(_tool(data).decompress(data[:_PEEKED], length))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Read a pickle as joblib and Python read it, with nothing in it brought to life.
+"""Read a pickle as joblib and Python read it, without executing it.
 
 The reader is Python's own, the one that joblib opens files with, so that no second idea of frames, marks or the memo
 can differ from it. What would be imported becomes a `Global`, what would be called a `Made`; both are inert. Whatever
@@ -7,7 +7,7 @@ an honest pickler never writes is refused: a frame that ends elsewhere than an i
 no import, a change to an import itself.
 
 joblib writes the numbers of an array raw into the stream, after an object that says how many they are. They are skipped
-here, and their places kept.
+here, and their positions kept.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Global:
         return f"{self.module}.{self.name}"
 
 
-_WRAPPERS = {Global(f"{place}joblib.numpy_pickle", "NumpyArrayWrapper") for place in ("", "sklearn.externals.")}
+_WRAPPERS = {Global(f"{position}joblib.numpy_pickle", "NumpyArrayWrapper") for position in ("", "sklearn.externals.")}
 _RECONSTRUCTOR = Global("copyreg", "_reconstructor")
 _SPENT = Global("", "")  # an object whose array was read: joblib would read another one behind it
 
@@ -61,7 +61,7 @@ class Made:
 
 @dataclass(slots=True)
 class Read:
-    """What is in a pickle: its imports, the places of raw numbers, and pickles of arrays of objects within those."""
+    """What is in a pickle: its imports, the positions of raw numbers, and pickles of arrays of objects within those."""
 
     imports: set[Global] = field(default_factory=set)
     raw: list[tuple[int, int]] = field(default_factory=list)
@@ -125,7 +125,7 @@ class _Reader(pickle._Unpickler):
             raise ValueError(_ODD)
         simple = isinstance(arguments, tuple) and len(arguments) and isinstance(arguments[0], str)
         if str(called) == "numpy.dtype" and simple and len(arguments) <= 3 and len(arguments[0]) < 100:
-            return _dtypes.made(arguments)
+            return _dtypes.make_dtype(arguments)
         return Made(called)
 
     def _instantiate(self, called: Any, arguments: Any) -> None:
@@ -239,7 +239,7 @@ class _Reader(pickle._Unpickler):
         return dtype, math.prod(shape or ())
 
 
-def parts(name: str, data: bytes) -> list[tuple[str, bytes]]:
+def split_pickles(name: str, data: bytes) -> list[tuple[str, bytes]]:
     """Return the pickles in a file of joblib: the outer one without raw numbers, and those of arrays of objects.
 
     A file without raw numbers is what it is. Raises ValueError for one where it is unclear what is a number: a reader
@@ -250,6 +250,6 @@ def parts(name: str, data: bytes) -> list[tuple[str, bytes]]:
         raise ValueError(f"`{name}` is no whole file of joblib: {seen.fault}")
     if seen.fault or not seen.raw:
         return [(name, data)]
-    places = [0, *(place for span in seen.raw for place in span), len(data)]
-    outer = b"".join(data[start:end] for start, end in zip(places[::2], places[1::2], strict=True))
+    positions = [0, *(position for span in seen.raw for position in span), len(data)]
+    outer = b"".join(data[start:end] for start, end in zip(positions[::2], positions[1::2], strict=True))
     return [(name, outer), *((f"{name}[{index}]", inner) for index, inner in enumerate(seen.nested))]

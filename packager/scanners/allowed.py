@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""allowed: a list of what a pickle may import, our own; the other scanners know lists of what it may not.
+"""allowed: our own list of what a pickle may import; the other scanners list what it may not.
 
 A pickle does nothing but import names, call them and set their state. So it is clean when every name is on the list
 (packager.scanners._allowlist), and read to its end by Python's own reader without a doubt about what it says. A name in

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""fickling: runs a pickle on paper and judges what it would do.
+"""fickling: traces a pickle without running it and judges what it would do.
 
 Its judgements that call every class outside of the standard library unsafe are left out: they refuse each honest model.
 What remains are imports and calls that are dangerous by name, but for the names on our own list, streams that are
@@ -54,9 +54,9 @@ def _readable(data: bytes) -> bytes:
     readable, stream = bytearray(data), io.BytesIO(data)
     with contextlib.suppress(ValueError):  # what is no pickle any more is its business, not ours
         while stream.tell() < len(data):
-            for code, _, place in pickletools.genops(stream):
-                if code.name == "BYTEARRAY8" and place is not None:
-                    readable[place] = _BINBYTES8
+            for code, _, position in pickletools.genops(stream):
+                if code.name == "BYTEARRAY8" and position is not None:
+                    readable[position] = _BINBYTES8
     return bytes(readable)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""picklescan: a list of imports that no model needs, but for those on our own list.
+"""picklescan: lists imports that no model needs; our own list overrides it.
 
 It looks at an archive as a whole too, with its own eyes. A file that is no archive is given to it as we read it: it
 stops at the numbers that joblib writes between the instructions.

@@ -146,7 +146,7 @@ LOOSE_FILES = (
     ".lzma",
     ".lz4",
 )
-"""Endings of files that may be anything, a model as well: what an address cannot be asked for, these tell."""
+"""Endings of files that may be anything, a model as well: where an address gives no list, these decide."""
 BUNDLE = ".bundle.tar"
 """Ending of the files that are a bundle, and so an artifact of the source `oci`."""
 
@@ -162,15 +162,17 @@ def load_for(ref: str) -> SourceModule:
     if len(found) == 1:
         return next(iter(found.values()))
     if found:
-        raise UsageError(f"source `{shown(ref)}` is claimed by {' and '.join(found)}", hint="uninstall one of them")
+        raise UsageError(
+            f"source `{redact_address(ref)}` is claimed by {' and '.join(found)}", hint="uninstall one of them"
+        )
     raise UsageError(
-        f"source `{shown(ref)}` has an unknown form",
+        f"source `{redact_address(ref)}` has an unknown form",
         hint="write `models:/name@alias`, `models:/name/3`, `runs:/id/path`, `bentoml:name:version`, "
         "`oci://host/name:tag`, `s3://bucket/path`, a directory, or one file of a model",
     )
 
 
-def shown(address: str) -> str:
+def redact_address(address: str) -> str:
     """Return an address fit for a message or a pin: without user, password, query and fragment."""
     bare = re.sub(r"//[^/@]*@", "//", address)
     return (re.split(r"[?#]", bare)[0] if _SCHEME.match(bare) else bare)[:200]
@@ -254,7 +256,7 @@ def copy_file(source: Path, out: Path, name: str, on_event: OnEvent, *, limit: i
         target.parent.mkdir(parents=True, exist_ok=True)
         total = os.fstat(reader.fileno()).st_size
         with target.open("xb", buffering=0) as writer:
-            return copy(reader, writer, limit=limit, moved=meter(name, total, on_event))
+            return copy(reader, writer, limit=limit, moved=byte_counter(name, total, on_event))
 
 
 def clone_file(source: Path, out: Path, name: str, on_event: OnEvent) -> None:
@@ -267,8 +269,8 @@ def clone_file(source: Path, out: Path, name: str, on_event: OnEvent) -> None:
     on_event(Progress(name, size, size))
 
 
-def meter(label: str, total: int, on_event: OnEvent) -> Callable[[int], None]:
-    """Return what is told how many bytes more are through, from any thread."""
+def byte_counter(label: str, total: int, on_event: OnEvent) -> Callable[[int], None]:
+    """Return the callback that counts transferred bytes; it may be called from any thread."""
     done, lock = 0, threading.Lock()
 
     def moved(count: int) -> None:

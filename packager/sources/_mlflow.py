@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The connection to an MLflow registry: quiet, bounded in time, read-only, with errors in our own words.
+"""The connection to an MLflow registry: quiet, bounded in time, read-only, with our own error messages.
 
 Apart from `mlflow.py` beside it, nothing imports this; the underscore keeps it out of the list of sources.
 """
@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from urllib.parse import quote
 
 from packager.errors import IntegrityError, MissingToolError, SourceError, StorageError, UsageError
-from packager.sources import Settings, shown
+from packager.sources import Settings, redact_address
 
 _T = TypeVar("_T")
 _SQLITE = re.compile(r"sqlite(?:\+\w+)?:///([^?]+)")
@@ -36,16 +36,16 @@ class Registry:
 
     @property
     def is_catalog(self) -> bool:
-        """True for Unity Catalog, whose files only MLflow's own repository gets: it asks for credentials first."""
+        """True for Unity Catalog, whose files only MLflow's own repository gets: it requests credentials first."""
         return self.address.startswith("databricks-uc")
 
     @property
     def name(self) -> str:
-        return shown(self.settings.tracking or "mlflow.db")
+        return redact_address(self.settings.tracking or "mlflow.db")
 
 
 @contextlib.contextmanager
-def connected(settings: Settings, timeout: int) -> Iterator[Registry]:
+def connect(settings: Settings, timeout: int) -> Iterator[Registry]:
     """Connect to the registry, quietly; every failure of MLflow inside becomes a SourceError."""
     with _environment(timeout):
         try:
@@ -54,8 +54,8 @@ def connected(settings: Settings, timeout: int) -> Iterator[Registry]:
         except ModuleNotFoundError as error:
             raise MissingToolError("mlflow", "mlflow") from error
         address = _address(settings)
-        name = shown(settings.tracking or "mlflow.db")
-        with _silenced(), translated(name, MlflowException, OSError):
+        name = redact_address(settings.tracking or "mlflow.db")
+        with _silenced(), as_source_error(name, MlflowException, OSError):
             if _SQL.match(address):
                 _check_schema(address, name, timeout)
             tracking = re.sub(r"^databricks-uc\b", "databricks", address)  # a catalog has no runs, its workspace has
@@ -104,7 +104,7 @@ _WHERE = "compare `registry` in the recipe, or MLFLOW_TRACKING_URI, with where M
 
 
 def _address(settings: Settings) -> str:
-    """Return the registry's address as MLflow takes it; SQLite is told to open read-only."""
+    """Return the registry's address as MLflow takes it; SQLite is opened read-only."""
     tracking = settings.tracking or "sqlite:///mlflow.db"
     sqlite = _SQLITE.match(tracking)
     if not sqlite:
@@ -139,7 +139,7 @@ def _read_only(path: Path) -> str:
 
 
 def _check_schema(address: str, name: str, timeout: int) -> None:
-    """Refuse a database of another schema: MLflow would migrate some of them without asking."""
+    """Refuse a database of another schema: MLflow would migrate some of them without consent."""
     import sqlalchemy
     from mlflow.store.db.utils import _get_latest_schema_revision
     from sqlalchemy.exc import SQLAlchemyError
@@ -163,7 +163,7 @@ def _check_schema(address: str, name: str, timeout: int) -> None:
 
 
 @contextlib.contextmanager
-def translated(name: str, *failures: type[Exception]) -> Iterator[None]:
+def as_source_error(name: str, *failures: type[Exception]) -> Iterator[None]:
     """Turn what MLflow and the libraries below it raise into one SourceError about the registry `name`."""
     try:
         yield
@@ -191,7 +191,7 @@ def _failure(name: str, error: Exception) -> SourceError | StorageError:
 
 
 def _reason(error: Exception) -> str:
-    """Return the line of a foreign message that tells most, without credentials.
+    """Return the most informative line of a library's message, without credentials.
 
     It is the first, unless that one announces a list: MLflow puts `##### File … #####` before each failed download.
     """

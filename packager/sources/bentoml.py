@@ -14,7 +14,7 @@ from pathlib import Path
 
 from packager.errors import SourceError, UsageError, did_you_mean
 from packager.events import OnEvent
-from packager.sources import Pin, Settings, copy_pinned, local_path, pin_files, regular_files, shown
+from packager.sources import Pin, Settings, copy_pinned, local_path, pin_files, redact_address, regular_files
 from packager.types import Blob
 
 EXTRA: str | None = None
@@ -51,7 +51,7 @@ def _tag(ref: str) -> tuple[str, str]:
     version = version or _LATEST
     if not _PART.fullmatch(name) or not _PART.fullmatch(version):
         raise UsageError(
-            f"source `{shown(ref)}` is no model of a BentoML store",
+            f"source `{redact_address(ref)}` is no model of a BentoML store",
             hint="write `bentoml:name:version` as `bentoml models list` shows it, or `bentoml:name:latest`",
         )
     return name, version
@@ -77,10 +77,10 @@ def _directory(name: str, version: str, settings: Settings) -> Path:
     return models / name / version
 
 
-def _present(place: Path, parent: Path, problem: str) -> None:
-    if place.is_symlink() or not place.is_dir():
+def _present(path: Path, parent: Path, problem: str) -> None:
+    if path.is_symlink() or not path.is_dir():
         known = sorted(entry.name for entry in parent.iterdir() if entry.is_dir())
-        raise SourceError(problem, hint=did_you_mean(place.name, known) if known else "save one with `bentoml`")
+        raise SourceError(problem, hint=did_you_mean(path.name, known) if known else "save one with `bentoml`")
 
 
 def _latest(name: str, settings: Settings) -> str:

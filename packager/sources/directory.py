@@ -22,8 +22,8 @@ from packager.sources import (
     copy_pinned,
     local_path,
     pin_files,
+    redact_address,
     regular_files,
-    shown,
 )
 from packager.types import Blob
 
@@ -54,16 +54,17 @@ def _root(ref: str, settings: Settings) -> Path:
     path = local_path(ref, settings.base) if ref else None
     if path is None or not path.exists():
         raise SourceError(
-            f"directory `{shown(ref)}` does not exist", hint="a registered model is written `models:/name@alias`"
+            f"directory `{redact_address(ref)}` does not exist",
+            hint="a registered model is written `models:/name@alias`",
         )
     if path.is_file() and not path.is_symlink():
         return path
     if not path.is_dir():
         kind = "a symbolic link" if path.is_symlink() else "neither a directory nor a regular file"
-        raise SourceError(f"`{shown(ref)}` is {kind}", hint="name the file or directory itself")
+        raise SourceError(f"`{redact_address(ref)}` is {kind}", hint="name the file or directory itself")
     # Else the lock would be part of what it locks.
     if settings.base.resolve().is_relative_to(path.resolve()):
         raise UsageError(
-            f"source `{shown(ref)}` contains the recipe itself", hint="give the model a directory of its own"
+            f"source `{redact_address(ref)}` contains the recipe itself", hint="give the model its own directory"
         )
     return path

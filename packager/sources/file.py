@@ -16,7 +16,7 @@ from pathlib import Path
 from packager.errors import IntegrityError, SourceError
 from packager.events import OnEvent
 from packager.formats.onnx_files import external_data
-from packager.sources import SINGLE_FILES, Pin, Settings, copy_pinned, local_path, pin_files, shown
+from packager.sources import SINGLE_FILES, Pin, Settings, copy_pinned, local_path, pin_files, redact_address
 from packager.types import Blob, check_path
 
 EXTRA: str | None = None
@@ -41,10 +41,12 @@ def fetch(pin: Pin, settings: Settings, out: Path, on_event: OnEvent) -> Mapping
 def _path(ref: str, settings: Settings) -> Path:
     path = local_path(ref, settings.base) if ref else None
     if path is None or not os.path.lexists(path):
-        raise SourceError(f"file `{shown(ref)}` does not exist", hint="paths start at the directory of the recipe")
+        raise SourceError(
+            f"file `{redact_address(ref)}` does not exist", hint="paths start at the directory of the recipe"
+        )
     if path.is_symlink() or not path.is_file():
         kind = "a symbolic link" if path.is_symlink() else "not a regular file"
-        raise SourceError(f"`{shown(ref)}` is {kind}", hint="name the file itself")
+        raise SourceError(f"`{redact_address(ref)}` is {kind}", hint="name the file itself")
     return path
 
 

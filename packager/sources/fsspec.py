@@ -34,7 +34,7 @@ from packager.errors import (
 from packager.events import OnEvent
 from packager.files import storage_errors, write_all
 from packager.formats.onnx_files import external_data
-from packager.sources import IGNORED, LOOSE_FILES, SINGLE_FILES, Pin, Settings, meter, shown
+from packager.sources import IGNORED, LOOSE_FILES, SINGLE_FILES, Pin, Settings, byte_counter, redact_address
 from packager.types import check_path, check_paths
 
 EXTRA: str | None = "s3"
@@ -102,18 +102,18 @@ def resolve(ref: str, settings: Settings) -> Pin:
         with ThreadPoolExecutor(_CONNECTIONS) as pool:
             found = dict(zip(names[:_FILES], pool.map(bucket.identity, names[:_FILES]), strict=True))
     if not found:
-        raise SourceError(f"there is nothing at `{shown(ref)}`", hint="check bucket and path, and who may read it")
+        raise SourceError(f"there is nothing at `{redact_address(ref)}`", hint="check bucket, path and permissions")
     if len(names) > _FILES or sum(int(item["size"]) for item in found.values()) > _SIZE:
-        raise SourceError(f"`{shown(ref)}` holds more than {_FILES} objects or {_SIZE >> 40} TiB")
+        raise SourceError(f"`{redact_address(ref)}` holds more than {_FILES} objects or {_SIZE >> 40} TiB")
     digest = canonical.sha256(canonical.dump(found))
-    return Pin("fsspec", f"{shown(ref)}@{digest}", {"objects": found})
+    return Pin("fsspec", f"{redact_address(ref)}@{digest}", {"objects": found})
 
 
 def fetch(pin: Pin, settings: Settings, out: Path, on_event: OnEvent) -> None:
     """Download every object as it was pinned, in pieces and in parallel."""
     objects: Mapping[str, JSON] = pin.details["objects"]
     check_paths(objects)
-    report = meter("model", sum(int(item["size"]) for item in objects.values()), on_event)
+    report = byte_counter("model", sum(int(item["size"]) for item in objects.values()), on_event)
     with _connected(settings.ref, settings) as bucket:
         pieces = [piece for name, item in sorted(objects.items()) for piece in _pieces(name, int(item["size"]))]
         with storage_errors(out):
@@ -184,7 +184,9 @@ class _Bucket:
         """Return size and version of one object, as the store states them."""
         info = self._ask(lambda: self._system.info(self._path(name)))
         if info.get("type") != "file" or not isinstance(info.get("size"), int):
-            raise SourceError(f"`{name}` is not there as a file of known size", hint=f"look below `{shown(self._ref)}`")
+            raise SourceError(
+                f"`{name}` is not there as a file of known size", hint=f"look below `{redact_address(self._ref)}`"
+            )
         known: dict[str, JSON] = {"size": info["size"]}
         version = next((info[key] for key in _VERSIONS if info.get(key) not in (None, "", "null")), None)
         tag = next((info[key] for key in _TAGS if info.get(key)), None)
@@ -209,7 +211,7 @@ class _Bucket:
             write_all(file.fileno(), data, start)
 
     def _is_kept(self, item: JSON) -> bool:
-        """Say whether the store can be asked for that version, whatever came after it: s3fs alone has a way."""
+        """Say whether the store can return that version whatever came after it: s3fs alone can."""
         return "version" in item and hasattr(self._system, "version_aware")
 
     def check(self, name: str, item: JSON) -> None:
@@ -221,7 +223,7 @@ class _Bucket:
             raise _changed(name, f"expected {_told(item)}, got {_told(now)}")
 
     def _ask(self, call: Callable[[], _T]) -> _T:
-        """Ask the store; what may pass by itself is tried again."""
+        """Call the store; what may be temporary is tried again."""
         for attempt in range(1, _ATTEMPTS):
             try:
                 return call()
@@ -264,7 +266,7 @@ def _library(scheme: str) -> Any:
 
 
 def _patience(scheme: str, timeout: int) -> dict[str, Any]:
-    """Return what makes a client ask anew, and give up in time, where it takes that."""
+    """Return the options for retries and timeouts of a client, where it has them."""
     common: dict[str, Any] = {"use_listings_cache": False, "skip_instance_cache": True}
     if scheme not in ("s3", "s3a"):
         return common
@@ -274,7 +276,7 @@ def _patience(scheme: str, timeout: int) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _translated(ref: str) -> Iterator[None]:
-    where = shown(ref)
+    where = redact_address(ref)
     try:
         yield
     except (SourceError, IntegrityError, UsageError, StorageError, MissingToolError):

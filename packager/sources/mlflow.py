@@ -9,7 +9,7 @@ change. Models registered before MLflow 3 are pinned by version, artifacts that 
 those hold may be overwritten, so it is the digest of the fetched tree, not such a pin, that a lock can rely on.
 
 A local database is opened read-only: it is never created, never migrated, and one of another schema is an error.
-MLflow's own client does the talking and is told where through its arguments. User, password, token and certificates
+MLflow's own client does the talking and gets the address through its arguments. User, password, token and certificates
 of a server are read by MLflow from its usual `MLFLOW_TRACKING_…` variables; they appear in no message and no pin.
 """
 
@@ -24,8 +24,8 @@ from typing import Any
 
 from packager.errors import IntegrityError, SourceError, UsageError, did_you_mean
 from packager.events import OnEvent, Progress
-from packager.sources import IGNORED, Pin, Settings, clone_file, local_path, regular_files, shown
-from packager.sources._mlflow import Registry, ask, connected, translated
+from packager.sources import IGNORED, Pin, Settings, clone_file, local_path, redact_address, regular_files
+from packager.sources._mlflow import Registry, as_source_error, ask, connect
 from packager.types import check_path, check_paths
 
 EXTRA: str | None = "mlflow"
@@ -46,17 +46,17 @@ def matches(ref: str) -> bool:
 
 def resolve(ref: str, settings: Settings) -> Pin:
     """Look the reference up in the registry, once."""
-    with connected(settings, settings.timeout) as registry:
+    with connect(settings, settings.timeout) as registry:
         if ref.startswith("models:/"):
             return _resolve_model(registry, ref.removeprefix("models:/"))
         if ref.startswith("runs:/"):
             return _resolve_run(registry, ref.removeprefix("runs:/"))
-        return Pin("mlflow", shown(ref).rstrip("/"))
+        return Pin("mlflow", redact_address(ref).rstrip("/"))
 
 
 def fetch(pin: Pin, settings: Settings, out: Path, on_event: OnEvent) -> None:
     """Copy or download the files of the pinned model."""
-    with connected(settings, settings.timeout * _PATIENCE) as registry:
+    with connect(settings, settings.timeout * _PATIENCE) as registry:
         location, inner = _location(registry, pin.uri)
         local = _local(location, settings)
         if local is None:
@@ -65,13 +65,13 @@ def fetch(pin: Pin, settings: Settings, out: Path, on_event: OnEvent) -> None:
             _copy(registry, local, inner, out, on_event)
 
 
-def glance(ref: str, settings: Settings, out: Path) -> Mapping[str, Path | None]:
+def list_files(ref: str, settings: Settings, out: Path) -> Mapping[str, Path | None]:
     """Return the paths of a model's files, and where those lie that can be read without downloading the model.
 
     On this machine that is all of them; of a server, what MLflow says about the model is written below `out`.
     """
     pin = resolve(ref, settings)
-    with connected(settings, settings.timeout) as registry:
+    with connect(settings, settings.timeout) as registry:
         location, inner = _location(registry, pin.uri)
         local = _local(location, settings)
         if local is not None:
@@ -84,7 +84,7 @@ def _small(registry: Registry, location: str, inner: str, out: Path) -> dict[str
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
     prefix = f"{inner}/" if inner else ""
-    with translated(registry.name, Exception):
+    with as_source_error(registry.name, Exception):
         repository = get_artifact_repository(location, registry.tracking, registry.address)
         sizes = dict(_listing(repository, inner, _DEEPEST))
         check_paths(sizes)
@@ -279,7 +279,9 @@ def _download(registry: Registry, location: str, inner: str, out: Path, on_event
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
     scratch = out / _SCRATCH
-    with translated(registry.name, Exception):  # the stores below MLflow (requests, boto3, …) share no type of error
+    with as_source_error(
+        registry.name, Exception
+    ):  # the stores below MLflow (requests, boto3, …) share no type of error
         repository = get_artifact_repository(location, registry.tracking, registry.address)
         listed = dict(_listing(repository, inner, _DEEPEST)) or ({inner: None} if inner else {})
         promised = {path: size for path, size in listed.items() if IGNORED.isdisjoint(path.split("/"))}

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A bundle, or anyone's ModelPack artifact, as the source of another bundle.
+"""A bundle, or any ModelPack artifact, as the source of another bundle.
 
 `oci://host/name:tag` or `…@sha256:…` in a registry, `oci:PATH` for an OCI layout directory or a `.bundle.tar`. Pinned
-by the digest of the manifest; every blob is hashed while it is copied. Of our own bundles the graph with its weights
+by the digest of the manifest; every blob is hashed while it is copied. Of packager bundles the graph with its weights
 and the tokenizer are the source, not the artefacts and records made from them. Others may keep files in tar layers,
 which are unpacked here: regular files with safe names, bounded in number and size. Signatures are not looked at: what
-is pinned is what was locked; `packager verify` says who made it.
+is pinned is what was locked; `packager verify` names its signer.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from packager.errors import IntegrityError, SourceError
 from packager.events import OnEvent
 from packager.files import CHUNK, copy, storage_errors
 from packager.formats import modelpack, oci
-from packager.sources import BUNDLE, Pin, Settings, local_path, meter, shown
+from packager.sources import BUNDLE, Pin, Settings, byte_counter, local_path, redact_address
 from packager.transport.registry import reference
 from packager.types import Blob, check_path, check_paths
 
@@ -47,60 +47,60 @@ def matches(ref: str) -> bool:
 
 def resolve(ref: str, settings: Settings) -> Pin:
     """Pin the manifest that the reference names now."""
-    place = _place(ref, settings)
-    digest, data = place.manifest()
+    artifact = _open_artifact(ref, settings)
+    digest, data = artifact.manifest()
     manifest = oci.parse_manifest(data, subject=digest)
     _layers(manifest, digest)
     keys = {"name": modelpack.TITLE, "version": modelpack.VERSION}
     found = {name: manifest.annotations[key] for name, key in keys.items() if key in manifest.annotations}
-    return Pin("oci", f"{place.name}@{digest}" if ref.startswith(_REMOTE) else f"{_SCHEME}{digest}", found)
+    return Pin("oci", f"{artifact.name}@{digest}" if ref.startswith(_REMOTE) else f"{_SCHEME}{digest}", found)
 
 
 def fetch(pin: Pin, settings: Settings, out: Path, on_event: OnEvent) -> None:
     """Copy the files of the pinned manifest; each must be what the manifest says."""
     remote = pin.uri.startswith(_REMOTE)
-    place = _place(pin.uri if remote else settings.ref, settings)
-    digest, data = place.manifest()
+    artifact = _open_artifact(pin.uri if remote else settings.ref, settings)
+    digest, data = artifact.manifest()
     if not pin.uri.endswith(digest):
         raise SourceError(
-            f"`{shown(settings.ref)}` is another bundle than the lock pinned: {digest}",
+            f"`{redact_address(settings.ref)}` is another bundle than the lock pinned: {digest}",
             hint="run `packager lock` if the change is meant",
         )
     layers = _wanted(_layers(oci.parse_manifest(data, subject=digest), digest))
-    moved = meter("model", sum(layer.blob.size for _, layer in layers), on_event)
+    moved = byte_counter("model", sum(layer.blob.size for _, layer in layers), on_event)
     with storage_errors(out), ThreadPoolExecutor(_CONNECTIONS) as pool:
         raw = [(path, layer) for path, layer in layers if path is not None]
-        for done in [pool.submit(_write, place, layer.blob, out / path, moved) for path, layer in raw]:
+        for done in [pool.submit(_write, artifact, layer.blob, out / path, moved) for path, layer in raw]:
             done.result()
         packed = [layer for path, layer in layers if path is None]
         names = {path for path, _ in raw}
         for layer in packed:
-            _unpack(place, layer, out, names, moved)
+            _unpack(artifact, layer, out, names, moved)
 
 
-class _Place:
+class _Artifact:
     """Where one artifact lies: its manifest, and how a blob is opened."""
 
     def __init__(self, name: str, manifest: Callable[[], tuple[str, bytes]], blob: Callable[[Blob], BinaryIO]) -> None:
         self.name, self.manifest, self.open = name, manifest, blob
 
 
-def _place(ref: str, settings: Settings) -> _Place:
+def _open_artifact(ref: str, settings: Settings) -> _Artifact:
     if not ref.startswith(_REMOTE):
         return _local(ref, settings)
     if settings.registries is None:
-        raise SourceError(f"`{shown(ref)}` is in a registry, which cannot be reached from here")
+        raise SourceError(f"`{redact_address(ref)}` is in a registry, which cannot be reached from here")
     from packager.transport.registry.repository import Repository
 
     wanted = reference.parse(ref)
     repository = Repository(wanted, settings.registries())
-    return _Place(f"{_REMOTE}{wanted.host}/{wanted.name}", repository.resolve, repository.open)
+    return _Artifact(f"{_REMOTE}{wanted.host}/{wanted.name}", repository.resolve, repository.open)
 
 
-def _local(ref: str, settings: Settings) -> _Place:
+def _local(ref: str, settings: Settings) -> _Artifact:
     path = local_path(ref.removeprefix(_SCHEME), settings.base)
     if path is None or not path.exists():
-        raise SourceError(f"`{shown(ref)}` does not exist", hint="write `oci:PATH`, or `oci://host/name:tag`")
+        raise SourceError(f"`{redact_address(ref)}` does not exist", hint="write `oci:PATH`, or `oci://host/name:tag`")
     medium: readers.Medium = readers.LayoutDirectory(path) if path.is_dir() else single_file.Archive(path)
 
     def manifest() -> tuple[str, bytes]:
@@ -114,10 +114,10 @@ def _local(ref: str, settings: Settings) -> _Place:
             if oci.parse_manifest(data, subject=digest).subject is None
         ]
         if len(models) != 1:
-            raise SourceError(f"expected one artifact in `{shown(ref)}`, got {len(models)}")
+            raise SourceError(f"expected one artifact in `{redact_address(ref)}`, got {len(models)}")
         return models[0]
 
-    return _Place(_SCHEME, manifest, lambda blob: medium.open_record(blob.digest))
+    return _Artifact(_SCHEME, manifest, lambda blob: medium.open_record(blob.digest))
 
 
 # layers
@@ -150,7 +150,7 @@ def _path(layer: oci.Descriptor, digest: str) -> str | None:
 
 
 def _wanted(layers: list[tuple[str | None, oci.Descriptor]]) -> list[tuple[str | None, oci.Descriptor]]:
-    """Return what of an artifact is the model: of one of our own bundles the graph, at the root, and the tokenizer."""
+    """Return the model's files in an artifact: of a bundle of ours the graph, at the root, and the tokenizer."""
     if bundle.RECORD not in {path for path, _ in layers}:
         return layers
     own = [(path or "", layer) for path, layer in layers]
@@ -161,9 +161,9 @@ def _wanted(layers: list[tuple[str | None, oci.Descriptor]]) -> list[tuple[str |
     ]
 
 
-def _write(place: _Place, blob: Blob, target: Path, moved: Callable[[int], None]) -> None:
+def _write(artifact: _Artifact, blob: Blob, target: Path, moved: Callable[[int], None]) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    with place.open(blob) as source, target.open("xb", buffering=0) as sink:
+    with artifact.open(blob) as source, target.open("xb", buffering=0) as sink:
         got = copy(source, sink, limit=blob.size, moved=moved)
     if got != blob:
         raise IntegrityError(
@@ -171,10 +171,12 @@ def _write(place: _Place, blob: Blob, target: Path, moved: Callable[[int], None]
         )
 
 
-def _unpack(place: _Place, layer: oci.Descriptor, out: Path, names: set[str], moved: Callable[[int], None]) -> None:
+def _unpack(
+    artifact: _Artifact, layer: oci.Descriptor, out: Path, names: set[str], moved: Callable[[int], None]
+) -> None:
     """Unpack a tar layer, once its bytes are known to be right and all its names to be safe."""
     with _scratch(out) as folder:
-        _write(place, layer.blob, folder / "layer", moved)
+        _write(artifact, layer.blob, folder / "layer", moved)
         try:
             with _opened(folder / "layer", layer) as packed:
                 names |= _names(packed, layer.blob, names)

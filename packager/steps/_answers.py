@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What each step may answer, in the small part of JSON Schema that `policy.factschema` checks.
+"""Schemas of what each step may answer, in the part of JSON Schema that `policy.factschema` checks.
 
-A step runs beside a model that may have taken it over, so its answer is a stranger's: the main process reads nothing
+A step runs beside a model that may have taken it over, so its answer is untrusted: the main process reads nothing
 of one that has another form.
 """
 
@@ -41,7 +41,7 @@ def record(required: Mapping[str, Schema], optional: Mapping[str, Schema] | None
 
 
 _LENGTH: Schema = {"type": "integer", "minimum": 1}
-_TAKEN = {"max": _LENGTH, "step": _LENGTH, "values": listed(_LENGTH)}
+_TAKEN = {"max": _LENGTH, "step": _LENGTH, **dict.fromkeys(("values", "remainders", "also"), listed(_LENGTH))}
 _AXIS: Schema = {"type": ["integer", "string"], "minimum": 0}
 PORT = record({"name": TEXT, "dtype": TEXT, "shape": listed(_AXIS)})
 INTERFACE = record(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The data that int8 is calibrated on: arrays whose first axis lists samples, one per input.
+"""Data for calibrating int8: arrays whose first axis lists samples, one per input.
 
 They come from a file of the recipe (`.npz`, `.npy`, `.jsonl`), read without ever unpickling, or from the source's own
 samples. Sample rows are cut into batches that the interface accepts.

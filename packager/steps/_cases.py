@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The inputs that parity is measured on: seeded, within the promised ranges, and where graphs usually break.
+"""Inputs that parity is measured on: seeded, within the promised ranges, and at values where graphs usually break.
 
 Every named dimension is swept over its low end, the next length, a prime in its middle and its high end while the
 others stay small; then edge values at small lengths. Where the source lists samples (values that its own structure
-makes critical), they are drawn instead, and cases are added until each was used `ROUNDS` times, in other company each
+makes critical), they are drawn instead, and cases are added until each was used `ROUNDS` times, beside other rows each
 time. The cases follow from the interface, the samples, an estimate of the work and a seed alone (ADR 150).
 """
 
@@ -56,7 +56,7 @@ _TEXTS = (
 class Case:
     """One set of inputs: the length of every dimension, and how values are chosen.
 
-    A `listed` case takes the samples of every input in a shuffled order of its own, from place `first` on.
+    A `listed` case takes the samples of every input in its own shuffled order, from position `first` on.
     """
 
     name: str
@@ -73,10 +73,10 @@ def cases(interface: JSON, samples: Samples | None = None, work: Work | None = N
     samples = _rows_of(samples)
     ranges = spans(interface)
     few = {name: max(span.lengths.low, 3 + 4 * index) for index, (name, span) in enumerate(ranges.items())}
-    small = follow(ranges, {name: span.lengths.near(few[name]) for name, span in ranges.items()})
+    small = apply_ties(ranges, {name: span.lengths.near(few[name]) for name, span in ranges.items()})
     free = {name: span.lengths for name, span in ranges.items() if not span.tied}
     swept = [{**small, name: length} for name, span in free.items() for length in _sweep(span)]
-    found = [_case(follow(ranges, lengths)) for lengths in (*swept, smallest(interface))]
+    found = [_case(apply_ties(ranges, lengths)) for lengths in (*swept, smallest(interface))]
     edges: tuple[Fill, ...] = ("zeros", "low", "high")
     if any(port["name"] not in samples for port in interface["inputs"]):
         found += [_case(small, fill) for fill in edges]
@@ -93,10 +93,10 @@ def spans(interface: JSON) -> dict[str, Measured]:
 def smallest(interface: JSON) -> dict[str, int]:
     """Return the shortest length of every dimension."""
     found = spans(interface)
-    return follow(found, {name: span.lengths.near(0) for name, span in found.items()})
+    return apply_ties(found, {name: span.lengths.near(0) for name, span in found.items()})
 
 
-def follow(ranges: Mapping[str, Measured], lengths: Mapping[str, int]) -> dict[str, int]:
+def apply_ties(ranges: Mapping[str, Measured], lengths: Mapping[str, int]) -> dict[str, int]:
     """Return lengths in which every dimension that follows another one does."""
     ties = {name: span.tied for name, span in ranges.items() if span.tied}
     return {**lengths, **{name: factor * lengths[other] for name, (factor, other) in ties.items()}}
@@ -114,17 +114,19 @@ def _listed(interface: JSON, ranges: Mapping[str, Measured], small: Mapping[str,
     if not total:
         return []
     longest = {axis: ranges[axis].lengths.near(_ROWS) for axis in rows if axis in ranges}
-    lengths = follow(ranges, {**small, **longest})
+    lengths = apply_ties(ranges, {**small, **longest})
     step = min((lengths.get(axis, axis) for axis in rows), default=1)
-    at = named(lengths)
+    at = describe_lengths(lengths)
     return [Case(f"listed from {first} at {at}", lengths, "listed", first) for first in range(0, total, step)]
 
 
 def _case(lengths: Mapping[str, int], fill: Fill = "random") -> Case:
-    return Case(named(lengths) if fill == "random" else f"{fill} at {named(lengths)}", lengths, fill)
+    return Case(
+        describe_lengths(lengths) if fill == "random" else f"{fill} at {describe_lengths(lengths)}", lengths, fill
+    )
 
 
-def named(lengths: Mapping[str, int]) -> str:
+def describe_lengths(lengths: Mapping[str, int]) -> str:
     """Return the lengths as a person reads them."""
     return ", ".join(f"{name}={length}" for name, length in lengths.items()) or "fixed shapes"
 
@@ -170,7 +172,7 @@ def _fit(case: Case, budget: _Budget, ranges: Mapping[str, Measured]) -> Case:
         shorter = ranges[name].lengths.near(int(lengths[name] / excess))
         if shorter >= lengths[name]:
             break
-        lengths = follow(ranges, {**lengths, name: shorter})
+        lengths = apply_ties(ranges, {**lengths, name: shorter})
     return case if lengths == case.lengths else _case(lengths, case.fill)
 
 
@@ -186,14 +188,14 @@ def shape(port: JSON, lengths: Mapping[str, int]) -> tuple[int, ...]:
     return tuple(lengths[axis] if isinstance(axis, str) else axis for axis in port["shape"])
 
 
-def longest(done: list[Case], interface: JSON) -> JSON:
+def shortened_dimensions(done: list[Case], interface: JSON) -> JSON:
     """Return for every dimension the longest length among `done` that is shorter than its promised maximum."""
     ends = {name: span.lengths.near(span.high) for name, span in spans(interface).items() if not span.tied}
     reached = {name: max(case.lengths[name] for case in done) for name in ends}
     return {name: length for name, length in reached.items() if length < ends[name]}
 
 
-def feeds(
+def draw_feeds(
     interface: JSON,
     ranges: Mapping[str, JSON],
     case: Case,
@@ -234,10 +236,10 @@ def feeds(
 def _chosen(numpy: Any, generator: Any, port: JSON, listed: Sequence[Any], case: Case) -> Any:
     """Return values of a list: any of them, or the first or last one throughout."""
     size, kind = shape(port, case.lengths), "object" if port["dtype"] == "string" else port["dtype"]
-    places = {"zeros": 0, "low": 0, "high": len(listed) - 1}.get(case.fill)
-    if places is None:
-        places = generator.integers(0, len(listed), size=size)
-    return numpy.broadcast_to(numpy.asarray(listed, kind)[places], size).copy()
+    positions = {"zeros": 0, "low": 0, "high": len(listed) - 1}.get(case.fill)
+    if positions is None:
+        positions = generator.integers(0, len(listed), size=size)
+    return numpy.broadcast_to(numpy.asarray(listed, kind)[positions], size).copy()
 
 
 def _drawn(numpy: Any, generator: Any, port: JSON, rows: Any, case: Case, seed: int) -> Any:
@@ -247,8 +249,8 @@ def _drawn(numpy: Any, generator: Any, port: JSON, rows: Any, case: Case, seed: 
         return rows[generator.integers(0, len(rows), size=count)]
     order = numpy.random.Generator(numpy.random.PCG64([seed, *port["name"].encode()]))
     rounds = -(-(case.first + count) // len(rows))
-    places = numpy.concatenate([order.permutation(len(rows)) for _ in range(rounds)])
-    return rows[places[case.first : case.first + count]]
+    positions = numpy.concatenate([order.permutation(len(rows)) for _ in range(rounds)])
+    return rows[positions[case.first : case.first + count]]
 
 
 def _check_numeric(port: JSON) -> None:
@@ -260,7 +262,7 @@ def _check_numeric(port: JSON) -> None:
 
 
 def _counts(interface: JSON) -> bool:
-    """Say whether an output is a place or a label: where all inputs are equal, any of them is as good."""
+    """Say whether an output is a position or a label: where all inputs are equal, any of them is as good."""
     return any(not port["dtype"].startswith(("float", "bfloat")) for port in interface.get("outputs", ()))
 
 
@@ -286,7 +288,7 @@ def _values(generator: Any, port: JSON, bounds: JSON, case: Case, *, ties: bool)
         values = low + (high - low) * generator.random(size) if bounds else generator.standard_normal(size)
     if edge is not None:
         values = numpy.asarray(values)
-        _numbers.mark(generator, values, edge)
+        _numbers.mark_rows(generator, values, edge)
     return values
 
 
@@ -307,7 +309,9 @@ def _mask(numpy: Any, generator: Any, size: tuple[int, ...]) -> Any:
     return numpy.arange(size[-1]) < rows[..., None]
 
 
-def attempt(who: str, case: Case, run: Run, given: Mapping[str, Any], interface: JSON | None = None) -> list[Any]:
+def run_or_explain(
+    who: str, case: Case, run: Run, given: Mapping[str, Any], interface: JSON | None = None
+) -> list[Any]:
     """Run one side, `source` or `artefact`, on the inputs of a case.
 
     The StepError of a failure says whose fault it is: of some values, of some lengths (known where the interface is

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compare two tensors without a threshold, keeping exactly what any threshold needs later.
 
-The question a policy will ask is whether `|got - expected| <= atol + rtol * |expected|` holds everywhere. An element
+A policy decides whether `|got - expected| <= atol + rtol * |expected|` holds everywhere. An element
 with a larger difference and a smaller magnitude than another fails whenever the other does, for every `atol` and
 `rtol` that are not negative. So only the Pareto frontier of (difference, magnitude) can decide, usually a dozen points
 of a million:
@@ -81,9 +81,9 @@ def _first(expected: Any, got: Any, differs: Any, key: str) -> JSON:
 
 def _element(expected: Any, got: Any, index: int) -> JSON:
     numpy = importlib.import_module("numpy")
-    place = [int(i) for i in numpy.unravel_index(index, expected.shape)]
+    position = [int(i) for i in numpy.unravel_index(index, expected.shape)]
     return {
-        "index": place,
+        "index": position,
         "expected": number(expected.reshape(-1)[index : index + 1].tolist()[0]),
         "got": number(got.reshape(-1)[index : index + 1].tolist()[0]),
     }

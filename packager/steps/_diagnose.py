@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Say what kind of difference a difference is, by asking the source what would explain it.
+"""Classify a difference by running the source on what would explain it.
 
 The row that shows it is changed the way faulty graphs change it (its fractions dropped, its numbers rounded to
 float32, its missing values filled …). Where the source then answers what the artefact answered, that is the kind.
@@ -21,7 +21,7 @@ _COLUMNS = 64  # columns that are tried one by one
 def explain(source: Run, artefact: Run, row: Feeds, output: int, samples: Feeds) -> str | None:
     """Return in a few words why the artefact answers a row otherwise, None when nothing tried explains it.
 
-    `row` is what both were asked; `samples` are other values of the inputs. The words continue "the artefact …".
+    `row` is what both ran on; `samples` are other values of the inputs. The words continue "the artefact …".
     """
     try:
         expected, again, got = source(row)[output], source(row)[output], artefact(row)[output]
@@ -107,5 +107,5 @@ def _rearranged(expected: Any, got: Any) -> str | None:
     if expected.dtype.kind != "f" or expected.shape != got.shape or expected.size < 2:
         return None
     if _same(numpy.sort(expected.reshape(-1)), numpy.sort(got.reshape(-1))):
-        return "gives the same numbers at other places (classes or columns in another order)"
+        return "gives the same numbers at other positions (classes or columns in another order)"
     return None

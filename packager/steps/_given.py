@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows that are given, not drawn: the recipe's samples, the logged example, and what is critical to the model.
+"""Rows that are given, not drawn: the recipe's samples, the logged example, and rows that are critical to the model.
 
 The inputs of one row belong together, so they are run side by side in batches that the interface allows. None of them
 travels in the bundle: they may be private data.
@@ -32,7 +32,7 @@ def cases(interface: JSON, sets: Mapping[str, Mapping[str, Any]]) -> Iterator[tu
 
 
 def _count(interface: JSON, title: str, rows: Mapping[str, Any]) -> int:
-    """Return how many rows are run. Raises StepError for rows that are not what the interface asks for."""
+    """Return how many rows are run. Raises StepError for rows that are not what the interface takes."""
     ports = {port["name"]: port for port in interface["inputs"]}
     if set(rows) != set(ports):
         missing, other = sorted(set(ports) - set(rows)), sorted(set(rows) - set(ports))
@@ -70,10 +70,10 @@ def _lengths(interface: JSON, feeds: Mapping[str, Any]) -> dict[str, int]:
     return found
 
 
-def row_of(interface: JSON, feeds: Mapping[str, Any], place: int) -> dict[str, Any]:
+def row_of(interface: JSON, feeds: Mapping[str, Any], position: int) -> dict[str, Any]:
     """Return one row of the feeds, or all of them where rows of the inputs do not belong together."""
     numpy = importlib.import_module("numpy")
     axes = {port["shape"][0] if port["shape"] else None for port in interface["inputs"]}
     if len(axes) != 1 or not isinstance(next(iter(axes)), str):
         return dict(feeds)
-    return {name: numpy.ascontiguousarray(values[place : place + 1]) for name, values in feeds.items()}
+    return {name: numpy.ascontiguousarray(values[position : position + 1]) for name, values in feeds.items()}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What callers may send to a source, as the JSON of a contract."""
+"""Describe the inputs of a source as the JSON of a contract."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Numbers of inputs whose range nobody stated: where types end, and where the next narrower type goes wrong.
+"""Numbers of inputs without a stated range: where types end, and where the next narrower type goes wrong.
 
 Every row of the first axis has numbers of one size, so that a sum over a row does not drown its small terms: small
-ones, counts, time stamps, both sides of what 32-bit integers hold, and beyond what doubles tell apart. Doubles are
-also drawn where float32 cannot tell them apart.
+ones, counts, time stamps, both sides of what 32-bit integers hold, and beyond the precision of doubles. Doubles are
+also drawn where float32 cannot represent the difference.
 """
 
 from __future__ import annotations
@@ -83,13 +83,13 @@ def draw(generator: Any, dtype: str, size: tuple[int, ...], fill: str) -> Any:
     if fill == "zeros":
         values[...] = 0
     elif fill != "random":
-        mark(generator, values, low if fill == "low" else high)
+        mark_rows(generator, values, low if fill == "low" else high)
     return values
 
 
-def mark(generator: Any, values: Any, number: float) -> None:
-    """Set one number of every row, at a place of its own."""
+def mark_rows(generator: Any, values: Any, number: float) -> None:
+    """Set one number of every row, at a random position."""
     rows = values.reshape(values.shape[0] if values.ndim else 1, -1)
     if rows.size:
-        places = generator.integers(0, rows.shape[1], size=len(rows))
-        rows[importlib.import_module("numpy").arange(len(rows)), places] = number
+        positions = generator.integers(0, rows.shape[1], size=len(rows))
+        rows[importlib.import_module("numpy").arange(len(rows)), positions] = number

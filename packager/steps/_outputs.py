@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a source returns, found by running it at several lengths: ranks, lengths, formulas, what depends on values.
+"""Find what a source returns by running it at several lengths: ranks, lengths, formulas, dependence on values.
 
 What a graph states of its outputs is a hint: Torch states the traced length for what a loop makes, files state ranks
 that no run has.
@@ -46,35 +46,35 @@ def observe(source: SourceModel, accepted: JSON, seed: int) -> list[Observation]
         lengths = {}
         for index, (name, span) in enumerate(spans.items()):
             start = min(first, 9 + number) if name in rows else first
-            apart = 2 * index * span.lengths.step  # two axes of one length could not be told from each other
+            apart = 2 * index * span.lengths.step  # two axes of one length could not be distinguished
             lengths[name] = span.lengths.near(min(span.high, span.lengths.near(0) + start + apart))
-        found.append(_observed(source, accepted, _cases.follow(spans, lengths), seed))
+        found.append(_observed(source, accepted, _cases.apply_ties(spans, lengths), seed))
     found.append(_observed(source, accepted, found[1].lengths, seed + 1))
     return found
 
 
 def _observed(source: SourceModel, accepted: JSON, lengths: Mapping[str, int], seed: int) -> Observation:
-    case = _cases.Case(_cases.named(lengths), lengths)
-    feeds = exporters.plausible(source, drawn(source, accepted, case, seed))
-    results = _cases.attempt("source", case, source.run, feeds, accepted)
+    case = _cases.Case(_cases.describe_lengths(lengths), lengths)
+    feeds = exporters.make_plausible(source, draw_inputs(source, accepted, case, seed))
+    results = _cases.run_or_explain("source", case, source.run, feeds, accepted)
     return Observation(lengths, [array.shape for array in results])
 
 
-def drawn(source: SourceModel, accepted: JSON, case: _cases.Case, seed: int) -> dict[str, Any]:
+def draw_inputs(source: SourceModel, accepted: JSON, case: _cases.Case, seed: int) -> dict[str, Any]:
     """Return the inputs of a case as they are measured."""
     samples = exporters.samples_of(source)
-    return _cases.feeds(accepted, accepted["ranges"], case, seed, samples, accepted.get("values"))
+    return _cases.draw_feeds(accepted, accepted["ranges"], case, seed, samples, accepted.get("values"))
 
 
-def missing(source: SourceModel, accepted: JSON, seed: int) -> JSON:
+def find_missing_inputs(source: SourceModel, accepted: JSON, seed: int) -> JSON:
     """Return `missing`: the inputs of which a row may be NaN throughout, and every number that comes back is finite."""
     numpy = importlib.import_module("numpy")
     ports = [port for port in accepted["inputs"] if port["dtype"].startswith("float") and port["shape"]]
     lengths = _cases.smallest(accepted)
-    case = _cases.Case(_cases.named(lengths), lengths)
+    case = _cases.Case(_cases.describe_lengths(lengths), lengths)
     found = []
     for port in ports if len(ports) <= _MOST_PORTS else ():
-        feeds = drawn(source, accepted, case, seed)
+        feeds = draw_inputs(source, accepted, case, seed)
         feeds[port["name"]][:1] = numpy.nan
         found += [port["name"]] if _is_finite(numpy, source, feeds) else []
     return {"missing": found} if found else {}
@@ -90,7 +90,7 @@ def _is_finite(numpy: Any, source: SourceModel, feeds: Mapping[str, Any]) -> boo
     return bool(floats) and all(numpy.isfinite(array).all() for array in floats)
 
 
-def state_outputs(model: Any, seen: Sequence[Observation]) -> None:
+def correct_output_shapes(model: Any, seen: Sequence[Observation]) -> None:
     """Correct the shapes the graph states for its outputs by what the source returned.
 
     Torch states the traced length for what a loop makes, and symbols (`u0`) for lengths that depend on values.

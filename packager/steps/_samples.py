@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rows that a recipe names under `samples`: what its model is measured on besides what is drawn.
+"""Read the rows that a recipe names under `samples`, which its model is measured on besides drawn ones.
 
 Tables are Parquet or CSV with a column per input (others are ignored); tensors are `.npz` with an array per input,
 `.npy` for the only one, or `.jsonl` with an object per row. Nothing in them is ever unpickled.

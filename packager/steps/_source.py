@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The source as a measurement asks it: opened here, or by another worker at the other end of a socket.
+"""The source as a measurement uses it: opened here, or by another worker at the other end of a socket.
 
-What compares never opens a foreign source: it asks for inputs to measure on and for answers, and gets tensors whose
+What compares never opens an untrusted source: it requests inputs to measure on and outputs, and gets tensors whose
 number, types and shapes are checked. How the source wants to be compared is data too (`Leaves`), and applied here.
 A source can still answer what it likes; it cannot reach what is recorded of it.
 """
@@ -65,7 +65,7 @@ class Opened:
         return {_example.TITLE: self._example, **found}
 
     def _takes(self, feeds: Feeds) -> bool:
-        """Say whether the model runs on its example: one that it refuses says nothing about the export."""
+        """Say whether the model runs on its example: one that it refuses is no evidence about the export."""
         try:
             self.run(feeds)
         except Exception:  # the source's libraries raise whatever they like
@@ -76,7 +76,7 @@ class Opened:
         return self._work
 
     def plausible(self, feeds: Feeds) -> Feeds:
-        return exporters.plausible(self._model, feeds)
+        return exporters.make_plausible(self._model, feeds)
 
     def unoptimised(self, feeds: Feeds) -> Arrays | None:
         return exporters.unoptimised(self._model, feeds)
@@ -98,7 +98,7 @@ class Opened:
         return self._coverage.totals() if self._coverage is not None else {}
 
 
-def opened(inputs: Mapping[str, Path], params: Mapping[str, JSON]) -> Opened:
+def open_source(inputs: Mapping[str, Path], params: Mapping[str, JSON]) -> Opened:
     """Open the tree `source` in this process."""
     exporter = exporters.exporter(params["kind"])
     model = exporter.load(inputs["source"], params["payload"], ExportOptions.from_params(params))
@@ -106,7 +106,7 @@ def opened(inputs: Mapping[str, Path], params: Mapping[str, JSON]) -> Opened:
 
 
 def serve(source: Callable[[], Opened], channel: socket.socket) -> None:
-    """Open a source and answer what is asked about it until nobody asks any more."""
+    """Open a source and answer requests about it until the other end closes."""
     held: list[Opened] = []
     while True:
         try:
@@ -138,7 +138,7 @@ def _answer(source: Opened, question: str, given: Sequence[Any]) -> Any:
     if question == "leaves":
         return asdict(source.leaves(given[0]))
     if question not in ("run", "rows", "plausible", "unoptimised", "gaps", "rounding", "count", "coverage"):
-        raise StepError(f"nobody answers `{question:.40}`")
+        raise StepError(f"no source answers `{question:.40}`")
     return getattr(source, question)(*given)
 
 
@@ -167,7 +167,7 @@ class Asked:
     def run(self, feeds: Feeds) -> Arrays:
         found = self._ask("run", feeds)
         if not isinstance(found, list) or not all(map(_is_array, found)):
-            raise _forged("answers of its own call")
+            raise _forged("results of its own call")
         return cast("Arrays", found)
 
     def samples(self) -> Mapping[str, Any]:
@@ -197,7 +197,7 @@ class Asked:
         if found is None:
             return None
         if not isinstance(found, list) or not all(map(_is_array, found)):
-            raise _forged("answers of its own call")
+            raise _forged("results of its own call")
         return cast("Arrays", found)
 
     def leaves(self, feeds: Feeds) -> Leaves:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reference vectors: the inputs of the smallest cases, which travel in the bundle, and what the source makes of them.
+"""Write reference vectors: the inputs of the smallest cases and the source's outputs, which travel in the bundle.
 
     index.json                    the cases, and those that were too large to travel
     inputs/<file>.safetensors     one tensor per input, by name

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tensors between two workers, one of which is not to be believed: frames of a socket, bounded and checked.
+"""Tensors between two workers, one of which is untrusted: frames of a socket, bounded and checked.
 
     4 bytes   length of the header, big-endian
     header    JSON; a mapping stands in it as {"map": …}, a tensor as {"tensor": number, "dtype": …, "shape": […]}, and
@@ -69,16 +69,16 @@ def receive(channel: socket.socket) -> Any:
         header = json.loads(_read(channel, length))
     except (ValueError, RecursionError):
         raise _malformed("a header is no JSON") from None
-    places: list[Any] = []
-    value = _unpacked(header, places, 0)
-    if [about.get("tensor") for about, _ in places] != list(range(len(places))):
+    positions: list[Any] = []
+    value = _unpacked(header, positions, 0)
+    if [about.get("tensor") for about, _ in positions] != list(range(len(positions))):
         raise _malformed("tensors are not in order")
-    if sum(array.nbytes for _, array in places) > MAX_BYTES:
+    if sum(array.nbytes for _, array in positions) > MAX_BYTES:
         raise _malformed("its tensors are too large")
-    for _, array in places:
+    for _, array in positions:
         if array.size:
             _fill(channel, memoryview(array.reshape(-1).view("uint8")))
-    return _viewed(value, places)
+    return _viewed(value, positions)
 
 
 def _packed(value: Any, tensors: list[Any]) -> Any:
@@ -105,15 +105,15 @@ def _described(numpy: Any, array: Any, tensors: list[Any]) -> Any:
     return {**about, "dtype": array.dtype.name, "tensor": len(tensors) - 1}
 
 
-def _unpacked(value: Any, places: list[Any], depth: int) -> Any:
+def _unpacked(value: Any, positions: list[Any], depth: int) -> Any:
     if depth > 16:
         raise _malformed("it is nested too deeply")
     if isinstance(value, list):
-        return [_unpacked(member, places, depth + 1) for member in value]
+        return [_unpacked(member, positions, depth + 1) for member in value]
     if not isinstance(value, dict):
         return value
     if set(value) == {"map"} and isinstance(value["map"], dict):
-        return {name: _unpacked(member, places, depth + 1) for name, member in value["map"].items()}
+        return {name: _unpacked(member, positions, depth + 1) for name, member in value["map"].items()}
     numpy = importlib.import_module("numpy")
     shape, dtype = value.get("shape"), value.get("dtype")
     if not isinstance(shape, list) or len(shape) > 32 or not all(type(axis) is int and axis >= 0 for axis in shape):
@@ -126,13 +126,13 @@ def _unpacked(value: Any, places: list[Any], depth: int) -> Any:
         made = numpy.empty(count, dtype="object")
         made[:] = listed
         return made.reshape(shape)
-    if not isinstance(dtype, str) or dtype not in _NUMBERS or len(places) >= MAX_TENSORS:
+    if not isinstance(dtype, str) or dtype not in _NUMBERS or len(positions) >= MAX_TENSORS:
         raise _malformed("a tensor is of no known type")
     kind = importlib.import_module("ml_dtypes").bfloat16 if dtype == "bfloat16" else dtype
     if count * numpy.dtype(kind).itemsize > MAX_BYTES:
         raise _malformed("a tensor is too large")
     array = numpy.empty(shape, dtype=kind)
-    places.append((value, array))
+    positions.append((value, array))
     return array
 
 
@@ -140,9 +140,9 @@ def _is_text(item: object) -> bool:
     return item is None or isinstance(item, str | bool | int | float)
 
 
-def _viewed(value: Any, places: list[Any]) -> Any:
+def _viewed(value: Any, positions: list[Any]) -> Any:
     """Return the value; flags that are neither 0 nor 1 in memory would be neither to numpy."""
-    for _, array in places:
+    for _, array in positions:
         if array.dtype == bool and array.size and array.view("uint8").max() > 1:
             raise _malformed("a flag is neither true nor false")
     return value

@@ -18,23 +18,23 @@ from packager.steps import _answers, _cases, _outputs
 from packager.steps._inputs import describe_inputs
 from packager.types import check_path
 
-VERSION = 6  # 6: element types behind operators of tables; 5: sums that depend on the processor
+VERSION = 7  # 7: lengths beside a step; 6: element types behind operators of tables
 ANSWER = _answers.EXPORT
 
 
 def run(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JSON]) -> JSON:
     """Write `model/model.onnx`, its weights and `tokenizer/…`; return the interface and what the graph needs to run."""
     exporter = exporters.exporter(params["kind"])
-    wishes = ExportOptions.from_params(params)
-    source = exporters.settled(exporter.load(inputs["source"], params["payload"], wishes), wishes)
+    options = ExportOptions.from_params(params)
+    source = exporters.settle_lengths(exporter.load(inputs["source"], params["payload"], options), options)
     model = canonicalise.canonicalise(source.to_onnx(params["opset"]), opset=params["opset"], ir=params["ir"])
-    accepted = within_reach(source, describe_inputs(exporters.probed(source, model)), wishes)
+    accepted = shorten_to_measurable(source, describe_inputs(exporters.bound_integers(source, model)), options)
     seen = _outputs.observe(source, accepted, params.get("seed", 0))
-    _outputs.state_outputs(model, seen)
-    accepted |= _outputs.missing(source, accepted, params.get("seed", 0))
+    _outputs.correct_output_shapes(model, seen)
+    accepted |= _outputs.find_missing_inputs(source, accepted, params.get("seed", 0))
     for path, file in source.extra_files().items():
         _copy(file, out / check_path(path))
-    saturates = saturation.saturating(model)
+    saturates = saturation.count_saturating(model)
     canonicalise.write(model, out / "model", shard_bytes=params.get("shard_bytes", canonicalise.SHARD_BYTES))
     classes = {name: list(labels) for name, labels in exporters.classes_of(source).items()}
     about = {"classes": classes} if classes else {}
@@ -42,13 +42,13 @@ def run(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JSON]) -> JS
     return {**describe(model, accepted, saturates), **about}
 
 
-def within_reach(source: SourceModel, accepted: JSON, wishes: ExportOptions) -> JSON:
-    """Return what callers may send, with the lengths that nobody promised as long as they can be measured.
+def shorten_to_measurable(source: SourceModel, accepted: JSON, options: ExportOptions) -> JSON:
+    """Return what callers may send, with lengths that are not promised as long as they can be measured.
 
     That follows from shapes and an estimate of the work alone: the same cases are chosen when it is measured.
     """
     samples, work = exporters.samples_of(source), exporters.work_of(source)
-    while shorter := _unpromised(_cases.longest(_cases.cases(accepted, samples, work), accepted), wishes):
+    while shorter := _unpromised(_cases.shortened_dimensions(_cases.cases(accepted, samples, work), accepted), options):
         found = _cases.spans(accepted)
         for name, high in shorter.items():
             lengths = found[name].lengths
@@ -62,8 +62,8 @@ def within_reach(source: SourceModel, accepted: JSON, wishes: ExportOptions) -> 
     return accepted
 
 
-def _unpromised(shorter: JSON, wishes: ExportOptions) -> dict[str, int]:
-    return {name: length for name, length in shorter.items() if name not in wishes.dynamic}
+def _unpromised(shorter: JSON, options: ExportOptions) -> dict[str, int]:
+    return {name: length for name, length in shorter.items() if name not in options.dynamic}
 
 
 def describe(model: Any, accepted: JSON, saturates: Mapping[str, int] | None = None) -> JSON:

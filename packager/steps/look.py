@@ -18,7 +18,7 @@ from packager.recipe.lengths import Axis, Lengths
 from packager.steps import _answers, _cases
 from packager.steps._inputs import describe_inputs
 
-VERSION = 2  # 2: steps, lists and values as data; 1: first form
+VERSION = 3  # 3: lengths beside a step; 2: steps, lists and values as data
 ANSWER = _answers.LOOK
 
 _ROWS, _FEW_ROWS = 1024, 64  # what is proposed for the first axis: of small rows, and of others
@@ -67,7 +67,8 @@ def _axis(span: JSON, most: int) -> Axis:
         return Axis(Lengths(), (span["low"], max(min(span["high"], most), span["low"])))
     if span["kind"] == "some":  # of what lies between nothing is known: what ran is all there is to promise
         return Axis(Lengths.of(length for length in span["ran"] if length <= max(most, span["low"])))
-    taken = Lengths(span["low"], span["high"] if span["limited"] else None, span["step"])
+    beside = (tuple(span.get(name, ())) for name in ("remainders", "also"))
+    taken = Lengths(span["low"], span["high"] if span["limited"] else None, span["step"], (), *beside)
     reached = taken.near(max(min(span["high"], most), span["low"]))
     whole = taken.high is not None and reached == taken.near(taken.high)
     return Axis(taken, None if whole else (taken.near(0), reached))
@@ -93,11 +94,11 @@ def _row(inputs: JSON) -> int:
 
 def _measurable(kind: str, source: Path, payload: str, promise: JSON, domains: JSON) -> JSON:
     """Return the promise with every dimension as long as a build measures it."""
-    wishes = ExportOptions.from_params({**promise, "domains": domains})
-    opened = exporters.exporter(kind).load(source, payload, wishes)
+    options = ExportOptions.from_params({**promise, "domains": domains})
+    opened = exporters.exporter(kind).load(source, payload, options)
     interface = describe_inputs(opened.interface)
     cases = _cases.cases(interface, exporters.samples_of(opened), exporters.work_of(opened))
-    shorter = _cases.longest(cases, interface)
+    shorter = _cases.shortened_dimensions(cases, interface)
     if not shorter:
         return promise
     return _measurable(kind, source, payload, {**promise, "dynamic": _shortened(promise["dynamic"], shorter)}, domains)

@@ -6,7 +6,7 @@ of the recipe's `samples`, the example logged with the model, and what is critic
 difference of every output is kept, with what kind of difference it is. An artefact that this host cannot run is left
 out: then only the source runs, so that its vectors can be compared with on a host that can.
 
-In a build the source runs in a worker of its own (`serve`), and this step asks it by a socket (`run_apart`): what
+In a build the source runs in a separate worker (`serve`), which this step calls over a socket (`run_apart`): what
 compares and records has never opened it.
 """
 
@@ -34,7 +34,7 @@ ANSWER = _answers.MEASURE
 MISSES = "misses"  # the folder of the rows that show the worst differences; no part of a bundle
 
 _EQUAL = 1e-6  # of the largest value of an output: what differs by less is float32 itself
-_ROUNDING = 1e-3  # of the largest value of an output: what differs by less and is no rounding is not asked why
+_ROUNDING = 1e-3  # of the largest value of an output: what differs by less and is no rounding is not diagnosed
 _TIMES = 8  # as far as two orders of one sum may lie apart, in what rounding at random moved it by
 
 
@@ -51,7 +51,7 @@ def run(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JSON]) -> JS
     here, with the longest length that ran. `kinds` says of outputs with large differences what kind they are,
     `coverage` how much of the model the cases exercised.
     """
-    return _measured(inputs, out, params, _source.opened(inputs, params))
+    return _measured(inputs, out, params, _source.open_source(inputs, params))
 
 
 def run_apart(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JSON], channel: socket.socket) -> JSON:
@@ -60,8 +60,8 @@ def run_apart(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JSON],
 
 
 def serve(inputs: Mapping[str, Path], params: Mapping[str, JSON], channel: socket.socket) -> None:
-    """Open the tree `source` and answer what is asked about it."""
-    _source.serve(lambda: _source.opened(inputs, params), channel)
+    """Open the tree `source` and answer requests about it."""
+    _source.serve(lambda: _source.open_source(inputs, params), channel)
 
 
 def _measured(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JSON], source: Source) -> JSON:
@@ -72,7 +72,9 @@ def _measured(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JSON],
     vectors = Vectors(out, interface, drawn)
     measurement = Measurement(interface, source, session)
     for case in drawn:
-        drawn_feeds = _cases.feeds(interface, params.get("ranges") or {}, case, seed, samples, params.get("values"))
+        drawn_feeds = _cases.draw_feeds(
+            interface, params.get("ranges") or {}, case, seed, samples, params.get("values")
+        )
         feeds = source.plausible(drawn_feeds)
         vectors.add(case, feeds, measurement.add(case, feeds))
     vectors.write(drawn, seed)
@@ -81,7 +83,7 @@ def _measured(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JSON],
     kinds = measurement.write_misses(out / MISSES, samples)
     return {
         "cases": measurement.cases,
-        "shortened": _cases.longest(drawn, interface),
+        "shortened": _cases.shortened_dimensions(drawn, interface),
         "kinds": kinds,
         "coverage": source.coverage(),
     }
@@ -130,33 +132,33 @@ class Measurement:
 
     def add(self, case: Case, feeds: Mapping[str, Any]) -> Arrays:
         """Run a case on both sides and record how they differ; return what the source computes."""
-        expected = _cases.attempt("source", case, self.source.run, feeds, self.interface)
+        expected = _cases.run_or_explain("source", case, self.source.run, feeds, self.interface)
         if self.session is not None:
             self._compare(case, feeds, expected, self.session)
         self.source.count(feeds, expected)
         return expected
 
     def _compare(self, case: Case, feeds: Mapping[str, Any], expected: Arrays, session: Session) -> None:
-        got = _cases.attempt("artefact", case, session.run, feeds, self.interface)
+        got = _cases.run_or_explain("artefact", case, session.run, feeds, self.interface)
         names = [port["name"] for port in self.interface["outputs"]]
         if not len(expected) == len(got) == len(names):
             counts = f"{len(expected)} from the source and {len(got)} compiled"
             raise StepError(f"expected {len(names)} outputs, got {counts}")
         leaves, other = self.source.leaves(feeds), self._unoptimised(feeds, expected)
-        plain = exporters.comparable(leaves, feeds, expected, other)[1] if other else [None] * len(names)
-        expected, got = exporters.comparable(leaves, feeds, expected, got)
+        plain = exporters.mask_for_comparison(leaves, feeds, expected, other)[1] if other else [None] * len(names)
+        expected, got = exporters.mask_for_comparison(leaves, feeds, expected, got)
         records: dict[str, JSON] = {}
-        for place, (name, left, right) in enumerate(zip(names, expected, got, strict=True)):
-            gaps = self.source.gaps(feeds, place, left, right)
-            records[name] = _compare.compare(left, right, gaps, plain[place])
-            self._note(place, case, feeds, records[name], left)
+        for position, (name, left, right) in enumerate(zip(names, expected, got, strict=True)):
+            gaps = self.source.gaps(feeds, position, left, right)
+            records[name] = _compare.compare(left, right, gaps, plain[position])
+            self._note(position, case, feeds, records[name], left)
         about = {"name": case.name, "fill": case.fill, "lengths": dict(case.lengths)}
         self.cases.append({**about, "outputs": records})
 
     def _unoptimised(self, feeds: Mapping[str, Any], expected: Arrays) -> Arrays | None:
         """Return what the source computes without optimisation; None where that is no other question.
 
-        What fails there only, or has other shapes, says nothing about an artefact.
+        What fails there only, or has other shapes, is no evidence about an artefact.
         """
         try:
             found = self.source.unoptimised(feeds)
@@ -168,35 +170,35 @@ class Measurement:
             return None
         return found
 
-    def _note(self, place: int, case: Case, feeds: Mapping[str, Any], record: JSON, expected: Any) -> None:
+    def _note(self, position: int, case: Case, feeds: Mapping[str, Any], record: JSON, expected: Any) -> None:
         element = _worst_element(record)
         if element is None:
             return
         size = _size(record, expected)
-        if place not in self._worst or size > self._worst[place].size:
+        if position not in self._worst or size > self._worst[position].size:
             first = element["index"][0] if element["index"] else 0
             row = _given.row_of(self.interface, feeds, first) if first < _rows(feeds) else dict(feeds)
             difference = float("inf") if "unequal" in record or record["not_finite"] else record["max_abs"]
-            self._worst[place] = _Miss(size, case, row, element, difference)
+            self._worst[position] = _Miss(size, case, row, element, difference)
 
     def write_misses(self, folder: Path, samples: Mapping[str, Any]) -> JSON:
         """Write the row of every output's worst difference as a request; return what kind the large ones are."""
         kinds: dict[str, JSON] = {}
-        for place, miss in sorted(self._worst.items()):
-            name = self.interface["outputs"][place]["name"]
+        for position, miss in sorted(self._worst.items()):
+            name = self.interface["outputs"][position]["name"]
             if miss.size > _EQUAL and self.session is not None:
-                kinds |= self._kind(place, name, miss, samples)
+                kinds |= self._kind(position, name, miss, samples)
             _write_miss(folder, name, miss, kinds.get(name))
         return kinds
 
-    def _kind(self, place: int, name: str, miss: _Miss, samples: Mapping[str, Any]) -> dict[str, JSON]:
+    def _kind(self, position: int, name: str, miss: _Miss, samples: Mapping[str, Any]) -> dict[str, JSON]:
         """Return what kind of difference the worst one of an output is; nothing of a small one that has no cause."""
-        rounding = self.source.rounding(miss.row, place)
+        rounding = self.source.rounding(miss.row, position)
         if rounding is not None and miss.difference <= _TIMES * rounding:
             return {name: {"words": None, "case": miss.case.name, "rounding": rounding}}
         if miss.size <= _ROUNDING or self.session is None:
             return {}
-        words = _diagnose.explain(self.source.run, self.session.run, miss.row, place, samples)
+        words = _diagnose.explain(self.source.run, self.session.run, miss.row, position, samples)
         return {name: {"words": words, "case": miss.case.name}}
 
 

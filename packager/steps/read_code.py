@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Read code: what the Python files that a source brings along reach for, file by file; none of them is imported."""
+"""Read code: what the Python files of a source import and call, file by file; none of them is imported."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scan: what one scanner says about files of the source, each by itself."""
+"""Scan: the report of one scanner on files of the source, each by itself."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from packager.errors import PackagerError
 from packager.steps import _answers
 from packager.types import check_path
 
-VERSION = 2  # 2: numbers of joblib's files are left out; the source's own modules are told; 1: first form
+VERSION = 2  # 2: numbers of joblib's files are left out; the source's own modules are named; 1: first form
 ANSWER = _answers.SCAN
 
 
 def run(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JSON]) -> JSON:
-    """Return the outcome for each of `files`: `clean`, `infected`, or `failed` where the scanner could not tell.
+    """Return the outcome for each of `files`: `clean`, `infected`, or `failed` where the scanner could not decide.
 
     `own` are the modules that the source brings. The words of a clean file say what of those it imports.
     """

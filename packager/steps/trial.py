@@ -51,17 +51,17 @@ def _plain(distribution: str) -> str:
 
 
 def _difference(out: Path, params: Mapping[str, JSON]) -> float | None:
-    toy = _toys.of(params["kind"])
+    toy = _toys.toy_writer(params["kind"])
     if toy is None:
         return None
-    write, wishes = toy
+    write, options = toy
     source, graph, vectors = (out / name for name in ("source", "graph", "vectors"))
     for folder in (source, graph, vectors):
         folder.mkdir()
     write(source)
     paths = [path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file()]
     payload = exporters.exporter(params["kind"]).detect(paths, lambda path: (source / path).read_bytes())
-    asked = {**params, **wishes, "payload": payload}
+    asked = {**params, **options, "payload": payload}
     facts = plugins.load("steps", "export").run({"source": source}, graph, asked)
     asked |= {
         "runtime": _RUNTIME,

@@ -48,7 +48,7 @@ def compile_graph(inputs: Mapping[str, Path], out: Path, params: Mapping[str, JS
     model = canonicalise.canonicalise(_FORMS[form](original, source, batches), opset=params["opset"], ir=params["ir"])
     _check(model, form, before, domains)
     needed = {**canonicalise.facts(model), **needs.needs(model)}
-    if saturates := saturation.saturating(model):
+    if saturates := saturation.count_saturating(model):
         needed["saturates"] = saturates
     canonicalise.write(model, out, shard_bytes=params.get("shard_bytes", canonicalise.SHARD_BYTES))
     _check_loads(out / canonicalise.FILE, form)

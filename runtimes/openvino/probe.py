@@ -241,7 +241,7 @@ def _without_right(seen: Answers, own: Iterable[Answers]) -> str:
 
 
 def _has_attributes(probe: Probe) -> bool:
-    schema = canonicalise.tool().defs.get_schema(probe.operator, probe.since, probe.domain)
+    schema = canonicalise.import_onnx().defs.get_schema(probe.operator, probe.since, probe.domain)
     return bool(set(schema.attributes) - {*questions.TYPE_ATTRIBUTES, *_OF_SMALL_FLOATS})
 
 
@@ -274,7 +274,7 @@ def _limits(python: Path) -> JSON:
         raise StepError(
             f"the runtime loads nothing: {next(iter(reported.values()))}", hint="is it installed completely?"
         )
-    onnx = canonicalise.tool()  # what is newer than it knows could not be tried
+    onnx = canonicalise.import_onnx()  # what is newer than it knows could not be tried
     known = {"ai.onnx": onnx.defs.onnx_opset_version(), "ai.onnx.ml": onnx.defs.onnx_ml_opset_version()}
     opset = {key: min(max(newest[key]), most) for key, most in known.items() if newest[key]}
     return {"opset": opset, "ir": min(max(newest["ir"]), onnx.IR_VERSION)}

@@ -211,7 +211,7 @@ def _plainly(probe: Probe) -> Iterator[Question]:
     """Yield the probe itself with small arrays of every rank, for ONNX Runtime to say which it takes."""
     flow = probe.operator in ("If", "Loop", "Scan")
     for optional, rank in [(False, 1)] if flow else [(o, r) for o in (False, True) for r in _RANKS]:
-        model = canonicalise.tool().ModelProto.FromString(_probes.model(probe, optional=optional, rank=rank))
+        model = canonicalise.import_onnx().ModelProto.FromString(_probes.model(probe, optional=optional, rank=rank))
         kinds = {value.name: value.type for value in (*model.graph.input, *model.graph.output)}
         arrays = [_small(kinds[value.name]) for value in model.graph.input]
         if all(array is not None for array in arrays):
@@ -242,7 +242,7 @@ def _small(kind: Any) -> Any:
 
 
 def _name(number: int) -> str:
-    name: str = canonicalise.tool().TensorProto.DataType.Name(number).lower()
+    name: str = canonicalise.import_onnx().TensorProto.DataType.Name(number).lower()
     return {theirs: ours for ours, theirs in canonicalise.ONNX_NAMES.items()}.get(name, name)
 
 
@@ -250,7 +250,7 @@ def _question(
     domain: str, operator: str, since: int, test: str, node: Any, feeds: Mapping[str, Any], kinds: Mapping[str, Any]
 ) -> Question | None:
     """Return a graph of one node under one definition, None where the definition does not allow it."""
-    onnx, helper = canonicalise.tool(), canonicalise.tool().helper
+    onnx, helper = canonicalise.import_onnx(), canonicalise.import_onnx().helper
     inputs = [_info(name, kinds[name], feeds[name]) for name in dict.fromkeys(n for n in node.input if n)]
     outputs = [helper.make_value_info(name, _open(kinds[name])) for name in node.output if name]
     probe = Probe(domain, operator, since, "")
@@ -270,14 +270,14 @@ def _question(
 
 
 def _context(imports: Sequence[Any]) -> Any:
-    context = canonicalise.tool().checker.C.CheckerContext()
+    context = canonicalise.import_onnx().checker.C.CheckerContext()
     context.ir_version = _probes.IR
     context.opset_imports = {entry.domain: entry.version for entry in imports}
     return context
 
 
 def _info(name: str, kind: Any, array: Any) -> Any:
-    helper = canonicalise.tool().helper
+    helper = canonicalise.import_onnx().helper
     shape = importlib.import_module("numpy").shape(array)
     return helper.make_tensor_value_info(name, kind.tensor_type.elem_type, shape)
 
@@ -321,4 +321,4 @@ def _plain(array: Any) -> Any:
 
 
 def _schema(domain: str, operator: str, since: int) -> Any:
-    return canonicalise.tool().defs.get_schema(operator, since, domain)
+    return canonicalise.import_onnx().defs.get_schema(operator, since, domain)

@@ -90,10 +90,12 @@ class TritonPythonModel:
                 span = span.get("limit", span)  # what was measured is the limit where no other is stated
                 if isinstance(expected, int) and size != expected:
                     return f"input `{port['name']}`: expected a size of {expected}, got {size}"
-                if span and not span["min"] <= size <= span.get("max", size):
+                beside = size in span.get("also", [])
+                if span and not span["min"] <= size <= span.get("max", size) and not beside:
                     end = f"{span['min']} to {span['max']}" if "max" in span else f"at least {span['min']}"
                     return f"input `{port['name']}`: `{expected}` is {end}, got {size}"
-                if span and (size % span.get("step", 1) or size not in span.get("values", [size])):
+                beside = beside or size % span.get("step", 1) in span.get("remainders", [])
+                if span and (size % span.get("step", 1) or size not in span.get("values", [size])) and not beside:
                     steps = f"a multiple of {span['step']}" if "step" in span else f"one of {span['values']}"
                     return f"input `{port['name']}`: `{expected}` is {steps}, got {size}"
                 if isinstance(expected, str) and sizes.setdefault(expected, size) != size:

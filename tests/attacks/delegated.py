@@ -48,15 +48,15 @@ STEPS = {
 
 def main() -> int:
     by = sandbox.available()
-    print(json.dumps({"confinement": by.to_json(), "tree": str(cgroup.delegated())}), flush=True)
-    tree = cgroup.delegated()
+    print(json.dumps({"confinement": by.to_json(), "tree": str(cgroup.delegated_tree())}), flush=True)
+    tree = cgroup.delegated_tree()
     if by.limits != "cgroup" or tree is None:
         return 1
     failed = 0
     for title, (code, expected) in STEPS.items():
         with tempfile.TemporaryDirectory() as scratch:
-            step = Step(Path(scratch), sandbox.host(), ("-c", textwrap.dedent(code)), LIMITS)
-            found = sandbox.perform(step, by, set())
+            step = Step(Path(scratch), sandbox.host_interpreter(), ("-c", textwrap.dedent(code)), LIMITS)
+            found = sandbox.run_confined(step, by, set())
         left = [path.name for path in tree.glob("packager.step.*")]
         failed += (found.stopped, found.code) != expected or bool(left)
         said = {"step": title, "stopped": found.stopped, "code": found.code, "MiB": found.used // MIB, "left": left}

@@ -62,7 +62,7 @@ def _mlmodel(path: Path) -> None:
         lambda: mlflow.trusted_types(folder, "sklearn"),
         lambda: mlflow.signature(folder),
         lambda: mlflow.columns(folder),
-        lambda: draft.draft(str(folder), draft.look(str(folder), Path())),
+        lambda: draft.draft(str(folder), draft.inspect_source(str(folder), Path())),
         lambda: origins.read(
             ["MLmodel", "data/model.pkl"], lambda name: (folder / name).read_bytes(), "data/model.pkl"
         ),
@@ -76,7 +76,7 @@ def _requirements(path: Path) -> None:
     (folder / "MLmodel").write_text(MLMODEL)
     for name in ("requirements.txt", "python_env.yaml", "conda.yaml"):
         (folder / name).write_bytes(path.read_bytes())
-    draft.look(str(folder), Path())
+    draft.inspect_source(str(folder), Path())
 
 
 def _each(*calls: Callable[[], object]) -> None:

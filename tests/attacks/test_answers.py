@@ -112,7 +112,7 @@ def test_honest_facts_are_taken() -> None:
 
 @pytest.mark.parametrize("kind", plugins.names("exporters"))
 def test_a_trial_of_a_kind_that_has_no_toy_is_taken(kind: str, tmp_path: Path) -> None:
-    if _toys.of(kind) is None:
+    if _toys.toy_writer(kind) is None:
         found = trial.run({}, tmp_path, {"tools": {}, "kind": kind})
         assert answered("trial", found) == found
 

@@ -45,11 +45,11 @@ def test_an_environment_is_opened_only_inside(tmp_path: Path, environment: Path,
     outside.mkdir()
     outside.chmod(0o777)
     scratch.mkdir()
-    python = sandbox.of_environment(environment, scratch / "code")
+    python = sandbox.environment_interpreter(environment, scratch / "code")
 
     def started(mark: Path) -> sandbox.Outcome:
         step = Step(scratch, python, ("-c", "print('here')"), Limits(0, 60), {"MARK": str(mark)})
-        return sandbox.perform(step, Confinement(level, seccomp=True, landlock=True, limits="step"), set())
+        return sandbox.run_confined(step, Confinement(level, seccomp=True, landlock=True, limits="step"), set())
 
     done = started(scratch / "home" / "mark")
     assert done.log.endswith(b"here\n")

@@ -111,7 +111,7 @@ def _sizes(contract: Contract) -> Iterator[tuple[str, dict[str, int]]]:
     yield "", _with_tied(contract, base)
     for name, axis in axes.items():
         low, high, step = axis.lengths.near(0), axis.high, axis.lengths.step
-        near = [high, high + step, 2 * high, low + step, (low + high) // (2 * step) * step, *_LENGTHS]
+        near = [high, high + step, 2 * high, low + step, (low + high) // (2 * step) * step, 3 * step - 1, *_LENGTHS]
         for length in dict.fromkeys(length for length in near if length > 0):
             yield name, _with_tied(contract, {**base, name: length})
 

@@ -62,9 +62,7 @@ def test_an_older_scikit_learn_exports_with_its_own_version(old: Path, project: 
 
 
 @pytest.mark.slow
-def test_it_is_rebuilt_with_the_versions_that_its_provenance_names(
-    old: Path, project: Callable[..., Project], tmp_path: Path
-) -> None:
+def test_rebuild_uses_the_versions_in_provenance(old: Path, project: Callable[..., Project], tmp_path: Path) -> None:
     """Every package of the toolchain is stated by hash; elsewhere the environment is made anew from that."""
     made = project(RECIPE.format(source="model.skops", toolchain="locked"), **{"model.skops": old / "model.skops"})
     built = made.run("build", "--json")
@@ -128,9 +126,7 @@ def test_mlflow_writes_what_it_was_made_with(project: Callable[..., Project], tm
     assert made.run("build", "--locked", "--json", PATH=path)["verdict"]["ok"]
 
 
-def test_a_library_without_a_build_is_named_before_and_while_locking(
-    project: Callable[..., Project], tmp_path: Path
-) -> None:
+def test_library_without_build_is_named(project: Callable[..., Project], tmp_path: Path) -> None:
     """`init` does not draft what `lock` would refuse, and `lock` says why in one sentence."""
     import numpy as np
     from sklearn.linear_model import LogisticRegression

@@ -141,7 +141,7 @@ def test_other_tools_install_from_the_unpacked_lock(vendored: Project, tmp_path:
     assert "onnxruntime" in listed["pip"]
 
 
-def test_wheels_are_shared_by_bundles_and_no_delta_ships_them_twice(vendored: Project, tmp_path: Path) -> None:
+def test_wheels_are_shared_and_not_in_deltas_twice(vendored: Project, tmp_path: Path) -> None:
     project = Project(tmp_path / "project", vendored.store)
     shutil.copytree(vendored.folder, project.folder)
     project.write((vendored.folder / "bundle.yaml").read_text().replace("2.0.0", "2.1.0"))
@@ -194,7 +194,7 @@ def test_pip_refuses_it_too(vendored: Project, tmp_path: Path) -> None:
     assert "DO NOT MATCH THE HASHES" in done.stderr
 
 
-def test_a_python_whose_wheels_are_not_carried_is_told_which_are(vendored: Project, tmp_path: Path) -> None:
+def test_missing_python_error_lists_carried_ones(vendored: Project, tmp_path: Path) -> None:
     project = Project(tmp_path / "project", vendored.store)
     shutil.copytree(vendored.folder, project.folder)
     project.write(CNN_RECIPE.replace("1.2.3", "2.2.0"))
@@ -309,7 +309,7 @@ def index(vendored: Project, tmp_path: Path) -> Iterator[tuple[str, Path]]:
     server.server_close()
 
 
-def test_the_projects_own_lock_is_respected_with_local_version_and_index(
+def test_project_lock_is_kept_with_local_version_and_index(
     index: tuple[str, Path], vendored: Project, tmp_path: Path
 ) -> None:
     address, wheel = index

@@ -61,9 +61,9 @@ def parsed(versions: str, more: str = "") -> recipe.Recipe:
 @pytest.mark.parametrize("kind", ["onnx", "pt2", "sklearn"])
 def test_the_oldest_version_decides_also_where_a_newer_one_reads_less(kind: str) -> None:
     """1.21 opens opset 22 without all kernels: what it runs is what counts."""
-    found = locking.level(parsed(">=1.21,<1.24"), kind)
+    found = locking.choose_level(parsed(">=1.21,<1.24"), kind)
     assert found.opset == (21 if kind == "onnx" else 18)
-    assert locking.level(parsed("==1.15.1"), kind).opset == 18
+    assert locking.choose_level(parsed("==1.15.1"), kind).opset == 18
 
 
 def test_every_runtime_that_explains_itself_knows_its_oldest() -> None:
@@ -73,4 +73,4 @@ def test_every_runtime_that_explains_itself_knows_its_oldest() -> None:
             assert runtime.oldest_with(99) is None
 
     with pytest.raises(UsageError):
-        locking.level(parsed("==0.1"), "onnx")
+        locking.choose_level(parsed("==0.1"), "onnx")

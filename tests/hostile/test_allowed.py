@@ -122,7 +122,7 @@ def estimators() -> Iterator[tuple[str, Any]]:
 
 
 @pytest.mark.slow
-def test_every_estimator_of_scikit_learn_is_clean_in_every_form(tmp_path: Path) -> None:
+def test_every_estimator_scans_clean(tmp_path: Path) -> None:
     models = dict(estimators())
     assert len(models) > 180
     for index, (name, model) in enumerate(models.items()):
@@ -219,7 +219,7 @@ def test_packed_text_is_no_pickle(tmp_path: Path) -> None:
     assert outcomes(tmp_path)["allowed"]["vocabulary.txt.gz"]["outcome"] == "infected"
 
 
-def test_code_of_the_source_is_named_and_never_stands_in_for_a_library(tmp_path: Path) -> None:
+def test_source_code_never_replaces_a_library(tmp_path: Path) -> None:
     (tmp_path / "m.pkl").write_bytes(b"\x80\x02cnet\nCnn\n)R.")
     assert allowed.judge(tmp_path / "m.pkl", ()) == (
         ["net.Cnn, a name of a module that is not on the list of what models need"],
@@ -229,7 +229,7 @@ def test_code_of_the_source_is_named_and_never_stands_in_for_a_library(tmp_path:
     assert allowed.judge(tmp_path / "m.pkl", ("net", "sklearn"))[0]
 
 
-def test_listed_names_are_classes_or_plain_functions_that_are_there() -> None:
+def test_allowed_names_exist_and_are_plain() -> None:
     """Names of the installed versions resolve; not one is a module, and none comes from where text is run."""
     found = 0
     for module, name in _allowlist.ALLOWED:
@@ -292,7 +292,7 @@ def test_a_joblib_file_is_released_and_a_gadget_in_one_is_not(packager: Run, tmp
     assert {finding["rule"] for finding in refused["findings"]} == {"scanned"}
 
 
-def test_a_file_of_the_time_when_joblib_was_inside_scikit_learn_opens(tmp_path: Path) -> None:
+def test_file_with_joblib_inside_scikit_learn_opens(tmp_path: Path) -> None:
     from packager.exporters._files import pickled
 
     joblib.dump({"a": np.arange(5.0)}, tmp_path / "new.pkl", protocol=3)

@@ -105,7 +105,7 @@ def test_a_bytearray_hides_nothing(tmp_path: Path) -> None:
     assert {answer["m.pkl"]["outcome"] for answer in outcomes(tmp_path).values()} == {"infected"}
 
 
-def test_a_pickle_in_archives_is_found_and_a_deeper_one_is_not_clean(tmp_path: Path) -> None:
+def test_nested_pickles_are_found_up_to_a_depth(tmp_path: Path) -> None:
     data = written("pickle-os-system", tmp_path)["m.pkl"]
     (tmp_path / "m.pkl").unlink()
     for depth, expected in ((3, "infected"), (6, "failed")):
@@ -177,7 +177,7 @@ def bomb(kind: str) -> bytes:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["opcodes", "nested"])
-def test_scanners_that_hang_on_a_bomb_are_stopped_and_found_nothing_clean(
+def test_hanging_scanner_is_stopped_and_reports_failure(
     runner: Runner, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     monkeypatch.setattr(scan, "LIMITS", Limits(1 << 30, 10))  # a minute and 4 GiB are what a person has

@@ -254,9 +254,9 @@ def _built(place: Path, out: Path) -> contract.Contract | str:
     def inside(files: Any, kind: str, payload: str) -> Any:
         return look.run({"source": place}, out, {"kind": kind, "payload": payload, "seconds": _SECONDS})
 
-    known = draft.look("net.onnx", place, None, inside)
+    known = draft.inspect_source("net.onnx", place, None, inside)
     parsed = recipes.parse(draft.draft("net.onnx", known), "bundle.yaml", plugins.names("runtimes"))
-    params = {"kind": "onnx", "payload": "net.onnx", **LEVEL, **build._wishes(parsed)}
+    params = {"kind": "onnx", "payload": "net.onnx", **LEVEL, **build._export_options(parsed)}
     facts = export.run({"source": place}, out, params)
     given = {**params, "interface": facts["interface"], "ranges": facts["ranges"], "runtime": "onnxruntime"}
     done = measure.run({"source": place, "artefact": out}, out, {**given, "path": "model/model.onnx"})

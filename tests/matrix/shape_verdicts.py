@@ -21,12 +21,12 @@ from tests.unit.exporters.conftest import detected
 FRESH = (11, 12)  # seeds; a build has 0
 
 
-def judged(family: str, name: str, source: Path, out: Path, **wishes: Any) -> Row:
-    """Return the row of a source; `wishes` are what a recipe says of inputs and dimensions."""
+def judged(family: str, name: str, source: Path, out: Path, **options: Any) -> Row:
+    """Return the row of a source; `options` are what a recipe says of inputs and dimensions."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return _judged(family, name, source, out, wishes)
+            return _judged(family, name, source, out, options)
     except PackagerError as error:
         clear = bool(error.hint) and not verdicts._FOREIGN.search(f"{error.message} {error.hint}")
         reason = f"{error.message} / {error.hint}"[:400]
@@ -35,10 +35,10 @@ def judged(family: str, name: str, source: Path, out: Path, **wishes: Any) -> Ro
         return Row(family, name, "crash", reason=f"{type(error).__name__}: {error}"[:400])
 
 
-def _judged(family: str, name: str, source: Path, out: Path, wishes: dict[str, Any]) -> Row:
+def _judged(family: str, name: str, source: Path, out: Path, options: dict[str, Any]) -> Row:
     kind, payload = detected(source)
     out.mkdir(parents=True)
-    common = {"kind": kind, "payload": payload, **verdicts.LEVEL, **wishes}
+    common = {"kind": kind, "payload": payload, **verdicts.LEVEL, **options}
     facts = export.run({"source": source}, out, common)
     for finding in deterministic.check(facts):
         return Row(family, name, "refused-clear", reason=f"{finding.message} / {finding.hint}")

@@ -14,6 +14,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("models")]
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_a_random_model_of_a_random_table_is_right_on_fresh_rows(seed: int, tmp_path: Path) -> None:
+def test_random_table_models_are_right_on_fresh_rows(seed: int, tmp_path: Path) -> None:
     found = judged(seed, tmp_path)
     assert found.verdict == "right", found.line()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from packager.sandbox.sandbox import of_environment
+from packager.sandbox.sandbox import environment_interpreter
 from tests.matrix import verdicts
 from tests.matrix.verdicts import Row
 from tests.support.environments import python_with
@@ -85,7 +85,7 @@ REFUSED = (
 
 
 def judged(titles: tuple[str, ...], code: Path) -> list[Row]:
-    program = of_environment(python_with(*TENSORFLOW).parent.parent, code)
+    program = environment_interpreter(python_with(*TENSORFLOW).parent.parent, code)
     variables = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     variables["PYTHONPATH"] = os.pathsep.join((program.code, str(ROOT)))
     done = subprocess.run(

@@ -85,10 +85,10 @@ def promised(source: Source, folder: Path) -> tuple[Path, Path]:
     assert (promise["versions"], promise["oldest"]["version"]) == (">=1.15", "1.15.0")
     (folder / "cases").mkdir()
     params = {name: spec.to_json() for name, spec in (parsed.inputs or {}).items()} or None
-    wishes = ExportOptions.from_params(
+    options = ExportOptions.from_params(
         {"inputs": params, "dynamic": {name: axis.to_json() for name, axis in parsed.dynamic.items()}}
     )
-    opened = exporters.exporter(lock.kind).load(folder / "project" / "model", lock.payload, wishes)
+    opened = exporters.exporter(lock.kind).load(folder / "project" / "model", lock.payload, options)
     write_cases(opened, contract, folder / "cases")
     return folder / "tree" / "model", folder / "cases"
 
@@ -98,7 +98,7 @@ def write_cases(opened: exporters.SourceModel, contract: Any, folder: Path) -> N
     cases = _cases.cases(interface, samples)[:6]
     outputs = [port["name"] for port in interface["outputs"]]
     for number, case in enumerate(cases):
-        feeds = _cases.feeds(interface, contract["ranges"], case, 0, samples)
+        feeds = _cases.draw_feeds(interface, contract["ranges"], case, 0, samples)
         answers = dict(zip(outputs, opened.run(feeds), strict=True))
         named = {f"in_{k}": v for k, v in feeds.items()} | {f"out_{k}": v for k, v in answers.items()}
         np.savez(folder / f"{number}.npz", **{name: value for name, value in named.items() if value.dtype != object})

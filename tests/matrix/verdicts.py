@@ -139,7 +139,7 @@ def beside(source: Any, session: Any, interface: Any, feeds: Mapping[str, Any]) 
     worst, off = 0.0, ""
     if not len(next(iter(feeds.values()))):
         return worst, off  # the source takes none of them: its own values were measured
-    expected, got = exporters.comparable(
+    expected, got = exporters.mask_for_comparison(
         exporters.leaves_of(source, feeds), feeds, source.run(feeds), session.run(feeds)
     )
     for place, (port, left, right) in enumerate(zip(interface["outputs"], expected, got, strict=True)):

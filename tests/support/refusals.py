@@ -57,15 +57,15 @@ def _judged(folder: Path, text: str) -> engine.Verdict:
     profile = engine.profile(parsed.policy, folder)
     locking.check_targets(parsed)
     locking.check_signature(parsed, "onnx")
-    level, wishes = locking.level(parsed, "onnx"), build._wishes(parsed)
-    source = {"kind": "onnx", "payload": "model.onnx", **wishes}
+    level, options = locking.choose_level(parsed, "onnx"), build._export_options(parsed)
+    source = {"kind": "onnx", "payload": "model.onnx", **options}
     out = folder / "out"
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir()
     try:
         facts = export.run({"source": folder}, out, {**source, "opset": level.opset, "ir": level.ir})
     except TooNewError as error:
-        raise locking.unmet(parsed, error) from error
+        raise locking.explain_unsupported_operator(parsed, error) from error
     parsed.check_outputs([output["name"] for output in facts["interface"]["outputs"]])
     _check_gpu(parsed, folder, facts)
     compared = {

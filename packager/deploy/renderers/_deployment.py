@@ -128,7 +128,8 @@ def memory(bundle: Bundle, values: Resolved) -> int:
 
 def _traffic(contract: Contract) -> host_limits.Traffic:
     """Return what requests of this contract are like, as the server reckons."""
-    spans = {name: span.limit.high for name, span in contract.dimensions.items()}
+    limits = {name: span.limit for name, span in contract.dimensions.items()}
+    spans = {name: limit.high and max([limit.high, *limit.also]) for name, limit in limits.items()}
     inputs, outputs = (
         [
             (_item(port.dtype), [size if isinstance(size, int) else spans.get(size) for size in port.shape])

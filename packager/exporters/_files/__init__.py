@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files of models: recognised by content, opened without trust."""
+"""Read files of models: recognise them by content, open them as untrusted."""

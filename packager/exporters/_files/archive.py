@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What may be inside a `.pt2` archive for it to be opened without running code of its author.
+"""Check a `.pt2` archive, so that opening it runs no code of its author.
 
 `torch.export.load` unpickles weights that are marked so, custom objects, and example inputs even when they are more
 than tensors (it leaves the weights-only subset by itself); and it evaluates symbolic lengths as Python expressions.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a BentoML model directory says about itself: its `model.yaml`, read without BentoML.
+"""Read the `model.yaml` of a BentoML model directory, without BentoML.
 
 BentoML names the payload after its form, not its content (LightGBM's text is `saved_model.ubj`), so the module that
 saved it decides which exporter opens it.
@@ -33,7 +33,7 @@ _REMEDY = (
 )
 
 
-def stated(paths: Collection[str], read: Callable[[str], bytes]) -> dict[str, JSON] | None:
+def read_model_yaml(paths: Collection[str], read: Callable[[str], bytes]) -> dict[str, JSON] | None:
     """Return the `model.yaml` at the root if it is BentoML's, else None. Raises SourceError for a broken one."""
     if MODEL_YAML not in paths:
         return None
@@ -46,7 +46,7 @@ def detect(paths: Collection[str], read: Callable[[str], bytes], known: Collecti
 
     `known` are the exporters that exist. Raises SourceError for a module that none of them opens.
     """
-    value = stated(paths, read)
+    value = read_model_yaml(paths, read)
     module = str(yaml.flat(value).get("module") or "").removeprefix("bentoml.")
     if not module:
         return None  # `bentoml.models.create`: the files speak for themselves
@@ -61,8 +61,8 @@ def detect(paths: Collection[str], read: Callable[[str], bytes], known: Collecti
     return kind, "." if payload == "config.json" else payload
 
 
-def option(source: Path, name: str) -> str:
+def read_option(source: Path, name: str) -> str:
     """Return one of the options that BentoML recorded beside the payload, or an empty text."""
     paths = {MODEL_YAML} if (source / MODEL_YAML).is_file() else set()
-    options = (stated(paths, lambda path: (source / path).read_bytes()) or {}).get("options")
+    options = (read_model_yaml(paths, lambda path: (source / path).read_bytes()) or {}).get("options")
     return str(yaml.flat(options).get(name) or "")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tensors of the input example that MLflow logged with a model: rows that its author knows it takes."""
+"""Read the tensors of the input example that MLflow logged with a model."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a file is, by its content: endings are what people gave it, and say little (`.sav`, `.model`, `.bin`, `.dat`).
+"""Recognise a file by its content: endings (`.sav`, `.model`, `.bin`, `.dat`) say little.
 
 `sniff` names a form. Some are what an exporter opens, whatever the file is called (`OPENED`); of the others it is known
-who writes them, and what to do about it (`OTHERS`). Nothing is imported, unpacked but for a first block, or parsed.
+what writes them, and what to do about it (`OTHERS`). Nothing is imported, unpacked but for a first block, or parsed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Collection
 from packager import scanners
 from packager.scanners import _packed
 
-_HEAD = 1 << 20  # bytes that tell a form; an archive is told by the names in it
+_HEAD = 1 << 20  # bytes by which a form is recognised; an archive is recognised by the names in it
 
 OPENED = {
     "a pickle": "sklearn-pickle",
@@ -131,9 +131,9 @@ def _archive(data: bytes) -> str:
     return "a zip archive"
 
 
-def _name(data: bytes, place: int) -> str:
-    length = int.from_bytes(data[place + 26 : place + 28], "little")
-    return data[place + 30 : place + 30 + length].decode("latin-1")
+def _name(data: bytes, position: int) -> str:
+    length = int.from_bytes(data[position + 26 : position + 28], "little")
+    return data[position + 30 : position + 30 + length].decode("latin-1")
 
 
 def _is_text(data: bytes) -> bool:

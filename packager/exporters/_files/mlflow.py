@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an MLflow model directory says about itself: its `MLmodel` file, read without MLflow."""
+"""Read the `MLmodel` file of an MLflow model directory, without MLflow."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _LONGEST = 1024  # characters of a name
 def flavor(name: str, paths: Collection[str], read: Callable[[str], bytes]) -> dict[str, JSON] | None:
     """Return one flavor's table of the `MLmodel` at the root, or None when there is no such file or flavor.
 
-    Texts, numbers and lists of texts only: what is nested deeper says nothing about the payload.
+    Texts, numbers and lists of texts only: what is nested deeper does not concern the payload.
     """
     found = flavors(paths, read).get(name)
     return yaml.flat(found) if isinstance(found, dict) else None
@@ -35,7 +35,7 @@ def flavors(paths: Collection[str], read: Callable[[str], bytes]) -> dict[str, J
     return {name: table for name, table in stated.items() if isinstance(name, str)} if isinstance(stated, dict) else {}
 
 
-@lru_cache(maxsize=2)  # every exporter asks for its flavor
+@lru_cache(maxsize=2)  # every exporter looks its flavor up
 def _parse(data: bytes) -> dict[str, JSON]:
     return yaml.mapping(data, MLMODEL, _LIMIT)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Open a pickle in the worker: this runs code of its author, and is reached only when the recipe allows that."""
+"""Open a pickle in the worker: this runs code of its author, and is reached only with consent of the recipe."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def load(source: Path, payload: str) -> Any:
     for name in ("", ".numpy_pickle"):  # joblib's place until scikit-learn 0.23; the scanners read its arrays there too
         sys.modules[f"sklearn.externals.joblib{name}"] = importlib.import_module(f"joblib{name}")
     try:
-        with renamed.known():
+        with renamed.old_names_importable():
             return joblib.load(source / payload)
     except ModuleNotFoundError as error:
         raise StepError(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Say what a source is that no exporter claims by its names: by content, by flavor, or in one sentence why not."""
+"""Identify a source that no exporter claims by its names: by content, by flavor, or explain why not in one sentence."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _FUNCTION = "python_function"
 _INNER = "log the model inside by its own flavor (sklearn, pytorch, onnx, …); code around it can run beside the bundle"
 
 
-def corrected(kind: str, payload: str, paths: Collection[str], read: Read, known: Collection[str]) -> str:
+def correct_kind(kind: str, payload: str, paths: Collection[str], read: Read, known: Collection[str]) -> str:
     """Return the kind of a payload that its name calls a pickle of scikit-learn, by what is in it."""
     if kind != "sklearn-pickle" or payload not in paths:
         return kind
@@ -52,7 +52,7 @@ def corrected(kind: str, payload: str, paths: Collection[str], read: Read, known
 def by_content(paths: Collection[str], read: Read, known: Collection[str], detect: Detect) -> tuple[str, str]:
     """Return kind and payload of a source by what its files hold. Raises SourceError that says what they are.
 
-    `detect` is asked about what an MLflow model wraps.
+    `detect` is called for what an MLflow model wraps.
     """
     if mlflow.MLMODEL in paths:
         raise _of_mlflow(paths, read, detect)
@@ -116,7 +116,7 @@ def _of_mlflow(paths: Collection[str], read: Read, detect: Detect) -> SourceErro
 
 
 def _of_function(table: object, paths: Collection[str], read: Read, detect: Detect) -> SourceError:
-    """Say of a Python model that it is one, and where the model is that it wraps, if that can be told."""
+    """Say of a Python model that it is one, and where the model is that it wraps, if that is known."""
     if not isinstance(table, dict):
         return SourceError("`MLmodel` names no flavor, which says how to open the model", hint="log it again")
     inner = [path for path in _artifacts(table) if _opens(path, paths, read, detect)]

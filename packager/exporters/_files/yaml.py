@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Read the small YAML files that registries put beside a model: strangers wrote them, so nothing in them surprises."""
+"""Read the small YAML files that registries put beside a model. They are untrusted: plain data only, bounded."""
 
 from __future__ import annotations
 

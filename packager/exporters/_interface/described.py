@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Describe what an ONNX file takes and returns: not only what it states, but what it was seen to run.
+"""Describe what an ONNX file takes and returns: what it states, and what it was seen to run.
 
 Free axes get names that a recipe can use and the lengths that ran (`_sizes`); single numbers that choose something (a
 sample rate, a flag) get the values that ran; an output of the same name, type and shape as an input is its next state.
@@ -63,7 +63,8 @@ def describe(path: Path, *, seconds: float = 60) -> JSON:
 
     `inputs` are `{name, dtype, shape}`, with `values` that a single number takes (`alike`: others run like one of
     these), and `state` where an output feeds it;
-    `dimensions` are `{kind, low, high, step, limited, ran}` as in `Span`, `fixed` the axes that take one length only,
+    `dimensions` are `{kind, low, high, step, limited, ran, remainders, also}` as in `Span`, `fixed` the axes that take
+    one length only,
     `outputs` what came back, `opset` the versions of its operator sets, `domains` those of operators that are not
     ONNX's own, `runs` how often it was run. Where nothing ran, shapes are the stated ones and `failed` is the reason.
     """
@@ -108,7 +109,7 @@ def _input(value: Any) -> Input:
     name, dtype, shape = canonicalise.port(value)
     stated = [dim.dim_param or None for dim in value.type.tensor_type.shape.dim]
     axes = tuple(
-        axis if isinstance(axis, int) else Axis(name, place, stated[place]) for place, axis in enumerate(shape)
+        axis if isinstance(axis, int) else Axis(name, position, stated[position]) for position, axis in enumerate(shape)
     )
     return Input(name, dtype, axes)
 
@@ -127,6 +128,7 @@ def _dimension(span: Span) -> JSON:
         "step": span.step,
         "limited": span.limited,
         **({"ran": listed} if listed else {}),
+        **({"remainders": list(span.remainders), "also": list(span.also)} if span.kind == sizes.STEPS else {}),
         **({"varies": True} if span.varies else {}),
     }
 
@@ -166,27 +168,27 @@ def _says_something(name: str) -> bool:
     return bool(_NAME.fullmatch(name)) and not _POOR.fullmatch(name)
 
 
-def guess_name(port: str, place: int, inputs: Mapping[str, Input]) -> str:
-    """Return a name for an axis of which the file says nothing that a recipe could write."""
-    return _guessed(Span((Axis(port, place),)), inputs)
+def guess_name(port: str, position: int, inputs: Mapping[str, Input]) -> str:
+    """Return a name for an axis that has no name in the file that a recipe could use."""
+    return _guessed(Span((Axis(port, position),)), inputs)
 
 
 def _guessed(span: Span, inputs: Mapping[str, Input]) -> str:
-    axis = min(span.axes, key=lambda axis: axis.place)
-    if axis.place == 0:
+    axis = min(span.axes, key=lambda axis: axis.position)
+    if axis.position == 0:
         return BATCH
     entry = inputs[axis.port]
     if len(entry.axes) == 4:
         last = entry.axes[3] in _CHANNELS and entry.axes[1] not in _CHANNELS
         return (
-            {1: "height", 2: "width"}.get(axis.place, "channels")
+            {1: "height", 2: "width"}.get(axis.position, "channels")
             if last
-            else ({2: "height", 3: "width"}.get(axis.place, "channels"))
+            else ({2: "height", 3: "width"}.get(axis.position, "channels"))
         )
     if len(entry.axes) in (2, 3) and len([other for other in entry.axes[1:] if isinstance(other, Axis)]) == 1:
         return "sequence" if entry.dtype.startswith("int") else "length"
     clean = re.sub(r"\W+", "_", entry.name).strip("_")[:32]
-    return f"{clean}_{axis.place}" if _NAME.fullmatch(clean) else f"length_{axis.place}"
+    return f"{clean}_{axis.position}" if _NAME.fullmatch(clean) else f"length_{axis.position}"
 
 
 # -- runs
@@ -242,7 +244,7 @@ class Runner:
     def explore(self, *, runs: sizes.Runs | None = None, **limits: Any) -> list[Span] | None:
         """Return the spans at the first values of single numbers at which anything runs.
 
-        `limits` are those of `_sizes.explore`; `runs` is asked instead of `self.runs`.
+        `limits` are those of `_sizes.explore`; `runs` is called instead of `self.runs`.
         """
         free = list(dict.fromkeys(axis for entry in self._inputs for axis in entry.axes if isinstance(axis, Axis)))
         for chosen in self._choices():
@@ -394,14 +396,15 @@ class Runner:
         for name, (dtype, shape) in runs[0][1].items():
             shapes = [(lengths, seen[name][1]) for lengths, seen in runs if len(seen[name][1]) == len(shape)]
             axes = [
-                _followed([(lengths, found[place]) for lengths, found in shapes], called) for place in range(len(shape))
+                _followed([(lengths, found[position]) for lengths, found in shapes], called)
+                for position in range(len(shape))
             ]
             made.append({"name": name, "dtype": "string" if dtype == "object" else dtype, "shape": axes})
         return made
 
 
 def _memory() -> int:
-    """Return the most memory that this program ever held, in bytes; `getrusage` tells of what started it, too."""
+    """Return the most memory that this program ever held, in bytes; `getrusage` counts the parent process, too."""
     rows = dict(row.split(":", 1) for row in Path("/proc/self/status").read_text().splitlines())
     return 1024 * int(rows["VmHWM"].split()[0])
 

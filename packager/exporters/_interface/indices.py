@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which values of an input index a table of the graph: an embedding has as many rows as there are ids.
+"""Find inputs that index a table of the graph: an embedding has as many rows as there are ids.
 
 The source refuses an id outside, a runtime answers with another row (ONNX counts negative ones from the end) or an
-error of its own. So the range belongs into the contract.
+error by itself. So the range belongs into the contract.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import Any
 from packager.exporters import Port
 
 _CHOOSES = frozenset({"Slice", "Split", "Gather", "GatherND", "GatherElements"})
-"""Operators that take some values of an input: what is true of those says nothing about the others."""
+"""Operators that take some values of an input: what is true of those need not be true of the others."""
 _MOST = 24  # operators between an input and a table: Keras writes nine to let ids count from the end
 
 
-def ranged(ports: Sequence[Port], model: Any) -> tuple[Port, ...]:
+def bound_indices(ports: Sequence[Port], model: Any) -> tuple[Port, ...]:
     """Return the ports with the range of every one that indexes tables and has none; the smallest table decides."""
     found = dict(sorted(_lookups(model), key=lambda pair: -pair[1]))
     return tuple(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a source makes of integers without a stated range: found by running it, and stated in the interface.
+"""Find the range of integer inputs that have none, by running the source, and state it in the interface.
 
 An integer is a number, an index, a flag or a count, and its type does not say which. Wide values are tried first; where
 the source raises (an index outside its table), gives infinities or NaN, or is lost in its own rounding, the widest
@@ -29,11 +29,11 @@ _MOST_ROUNDS = 64  # what a length or a count is tried up to: more is memory and
 _TABLES = 8  # lengths of tables that are tried before searching
 _VAGUE = 3e-5  # a float32 answer that far from the float64 one, of its largest number, would not be comparable
 _LENGTHS = re.compile(r"(?i)(^|_)(len|lens|length|lengths)$")
-_FEW = 0.01  # share of labels and places that rounding may move
+_FEW = 0.01  # share of labels and positions that rounding may move
 _NOISE = 8  # nor one so many times further away than for ordinary inputs
 
 
-def bounded(
+def bound_inputs(
     interface: Interface,
     run: Run,
     model: Any,
@@ -70,15 +70,15 @@ def bounded(
     return replace(interface, inputs=tuple(fitted))
 
 
-def calm(interface: Interface, longer: int) -> dict[str, Any]:
+def find_answered_inputs(interface: Interface, longer: int) -> dict[str, Any]:
     """Return inputs that most sources answer, every named dimension `longer` than its shortest where it may be."""
     return dict(_Trial(interface, lambda feeds: [], None)._made({}, first=0, longer=longer))
 
 
 def _trial(interface: Interface, run: Run, exact: Run | None) -> _Trial | None:
-    """Return how to ask the source: with the flags that let it answer, None if it does not answer anything.
+    """Return how to run the source: with the flags that let it answer, None if it does not answer anything.
 
-    A flag may be a mask that hides everything. Where every answer has NaN in it, NaN says nothing about integers.
+    A flag may be a mask that hides everything. Where every answer has NaN in it, NaN is no evidence about integers.
     """
     asked = [_Trial(interface, run, exact, flag=flag) for flag in (False, True)]
     verdicts = [trial.verdict({}) for trial in asked]
@@ -145,7 +145,7 @@ class _Search:
 
 @dataclass(frozen=True, slots=True)
 class _Trial:
-    """Runs of a source at its shortest lengths, where an index has the fewest places to point to."""
+    """Runs of a source at its shortest lengths, where an index has the fewest positions to point to."""
 
     interface: Interface
     run: Run
@@ -185,7 +185,7 @@ class _Trial:
     def _exactly(self, feeds: Feeds) -> Arrays | None:
         try:
             return self.exact(feeds) if self.exact else None
-        except Exception:  # a module that insists on float32 cannot be asked
+        except Exception:  # a module that insists on float32 cannot be run in float64
             return None
 
     def _feeds(self, spans: Mapping[str, tuple[int, int]]) -> Iterator[Feeds]:
@@ -233,7 +233,7 @@ def is_mask(port: Port) -> bool:
 def counted_axes(name: str, shape: Sequence[int | str], others: Sequence[Sequence[int | str]]) -> tuple[str, ...]:
     """Return the free axes that an input says the used length of, row by row (`input_lengths`); none if it does not.
 
-    That is told by its name, as for masks: one number per row of other inputs, which have those axes.
+    That is known by its name, as for masks: one number per row of other inputs, which have those axes.
     """
     if len(shape) != 1 or not isinstance(shape[0], str) or not _LENGTHS.search(name):
         return ()

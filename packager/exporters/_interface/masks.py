@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Flags that hide places: what a source lets them hide, found by running it.
+"""Find what boolean inputs may mask, by running the source.
 
-Nothing in a type says that a tensor of flags is a mask, nor whether True shows a place or hides it. Where every flag by
+No type says that a tensor of flags is a mask, nor whether True shows a position or hides it. Where every flag by
 itself is answered with finite numbers they are drawn freely. Where a row that hides everything gives NaN, as attention
 does, only rows are drawn that show a stretch from their beginning, of the value that the source answers.
 """
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """Rows of flags that begin with `shown` and end, at a place of their own, with its opposite."""
+    """Rows of flags that begin with `shown` and end, at a random position each, with its opposite."""
 
     shown: bool
 
     def draw(self, generator: Any, size: tuple[int, ...], *, whole: bool = False) -> Any:
-        """Return one row that shows everything, one that shows a single place, the others random; or all `whole`."""
+        """Return one row that shows everything, one that shows a single position, the others random; or all `whole`."""
         numpy = importlib.import_module("numpy")
         ends = generator.integers(1, size[-1], size=size[:-1], endpoint=True)
         flat = ends.reshape(-1)
@@ -37,11 +37,11 @@ class Stretch:
 
 
 def masks(source: SourceModel) -> Mapping[str, Stretch]:
-    """Return the flags of a source that must not hide everything, and which value of them shows a place."""
+    """Return the flags of a source that must not hide everything, and which value of them shows a position."""
     ports = [port for port in source.interface.inputs if port.dtype == "bool" and len(port.shape) > 1]
     found: dict[str, Stretch] = {}
     for port in ports:
-        feeds = integers.calm(source.interface, longer=6)
+        feeds = integers.find_answered_inputs(source.interface, longer=6)
         if not _answers(source.run, {**feeds, port.name: _free(feeds[port.name].shape)}):
             shown = next((flag for flag in (True, False) if _stretches(source.run, feeds, port.name, flag)), None)
             found |= {port.name: Stretch(shown)} if shown is not None else {}

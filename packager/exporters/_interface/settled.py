@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The lengths of dimensions that nobody stated: those that a file was seen to run.
+"""Find the lengths of dimensions that the recipe leaves open: those that the file was seen to run.
 
 Nothing of the clock enters: what a run costs is estimated from shapes, so that every build finds the same.
 """
@@ -22,7 +22,7 @@ Work = Callable[[Mapping[str, int]], "float | None"]
 
 _SECONDS = 10.0  # of runs, as estimated
 _SPEED = 2e10  # operations of one second
-_UNKNOWN = 3e4  # operations for each element of the inputs, where nobody can count them
+_UNKNOWN = 3e4  # operations for each element of the inputs, where they cannot be counted
 _EACH = 0.002  # seconds of a run whatever its size
 _LARGEST = 2e10  # operations of one run
 _ELEMENTS = 1 << 24  # of the inputs of one run
@@ -107,7 +107,7 @@ def _found(span: Span, most: int) -> tuple[Range, Lengths]:
         return (listed.low, listed.high or listed.low), replace(listed, high=None, listed=())
     if span.kind in (_sizes.FIXED, _sizes.UNTRIED):
         return (span.low, span.low), Lengths() if span.kind == _sizes.UNTRIED else Lengths(span.low, span.low)
-    taken = Lengths(span.low, span.high if span.limited else None, span.step)
+    taken = Lengths(span.low, span.high if span.limited else None, span.step, (), span.remainders, span.also)
     return (taken.near(0), taken.near(max(min(span.high, most), span.low))), taken
 
 

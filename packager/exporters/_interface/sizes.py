@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Find out, by running a model, which lengths its free axes take: together, each by itself, small and large.
+"""Find the lengths that the free axes of a model take, by running it: together, each by itself, small and large.
 
 What a file says of its axes is a hint at most: one name for two that have nothing to do with each other, two names
 for one batch, `?`, or nothing at all. Lengths are tried within a budget of time, so what was not tried is not known.
@@ -12,6 +12,8 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+
+from packager.recipe.lengths import MAX_LISTED
 
 Lengths = dict["Axis", int]
 Runs = Callable[[Mapping["Axis", int]], bool]
@@ -71,6 +73,7 @@ _LAST = tuple(length for length in (*range(1, 41), *_SMALL, *_LARGE) if length n
 _APART = (2, 3)  # lengths for one axis and the others: neither is broadcast to the other
 _PAIRS = 12  # axes that are tried in pairs
 _LEAST = 3  # lengths that must run, and others that must not, before multiples are believed
+_MOST_TRIED = 600  # lengths beside the multiples of a step
 _SLOW = 0.7  # seconds of one run after which longer ones are not tried
 _SOONEST = (32, 33, 1, 64, 65, 2, 96, 3, 31, 5, 7, 8, 16, 17)  # what says most when time is short
 _SHARE = 0.3  # of the time, for finding out which axes go together
@@ -78,10 +81,10 @@ _SHARE = 0.3  # of the time, for finding out which axes go together
 
 @dataclass(frozen=True, slots=True, order=True)
 class Axis:
-    """A free axis of an input: its name there, its place in the shape, and what the file calls it."""
+    """A free axis of an input: its name there, its position in the shape, and what the file calls it."""
 
     port: str
-    place: int
+    position: int
     stated: str | None = None
 
 
@@ -92,7 +95,8 @@ class Span:
     `kind` is *any* (every tried length from `low` to `high`), *steps* (the multiples of `step` among them), *fixed*
     (one length alone), *some* (those listed), or *untried* (time was over). `limited` says that a longer one was tried
     and failed; else `high` is only the longest that was tried. `varies`: other lengths ran with other values of single
-    numbers.
+    numbers. `remainders` are those of lengths that run beside the multiples of
+    *steps*, `also` single ones that do.
     """
 
     axes: tuple[Axis, ...]
@@ -103,6 +107,8 @@ class Span:
     limited: bool = False
     ran: tuple[int, ...] = ()
     varies: bool = False
+    remainders: tuple[int, ...] = ()
+    also: tuple[int, ...] = ()
 
 
 @dataclass(slots=True)
@@ -132,7 +138,7 @@ def explore(
     """Return the free axes by the lengths they share, in the order of `axes`; None where nothing ran.
 
     `runs` runs the model with a length for every axis and says whether it answered. It is called until `seconds` are
-    over by the `clock`, then with what is known; never with lengths that `fits` says no to, which says nothing of the
+    over by the `clock`, then with what is known; never with lengths that `fits` refuses, which is no evidence about the
     model.
     """
     started = clock()
@@ -163,8 +169,8 @@ def _counted(runs: Runs, fits: Runs) -> Runs:
 
 def _base(axes: Sequence[Axis], runs: Runs, budget: Budget) -> Lengths | None:
     """Return lengths that run: all alike, or one for first axes and one for the others, or one per stated name."""
-    first = [axis for axis in axes if axis.place == 0]
-    rest = [axis for axis in axes if axis.place]
+    first = [axis for axis in axes if axis.position == 0]
+    rest = [axis for axis in axes if axis.position]
     tried = itertools.chain(
         ({**dict.fromkeys(first, rows), **dict.fromkeys(rest, length)} for rows in (2, 1) for length in _FIRST),
         ({**dict.fromkeys(first, length), **dict.fromkeys(rest, length)} for length in _FIRST),
@@ -182,12 +188,12 @@ def _base(axes: Sequence[Axis], runs: Runs, budget: Budget) -> Lengths | None:
 
 def _by_name(axes: Sequence[Axis]) -> list[Lengths]:
     """Return lengths in which every stated name has its own."""
-    names = list(dict.fromkeys(axis.stated or f"{axis.port}.{axis.place}" for axis in axes))
+    names = list(dict.fromkeys(axis.stated or f"{axis.port}.{axis.position}" for axis in axes))
     if not 1 < len(names) <= 3:
         return []
     choices = itertools.product((1, 2, 8, 32, 64, 128, 224, 512), repeat=len(names))
     made = (dict(zip(names, choice, strict=True)) for choice in choices)
-    return [{axis: choice[axis.stated or f"{axis.port}.{axis.place}"] for axis in axes} for choice in made]
+    return [{axis: choice[axis.stated or f"{axis.port}.{axis.position}"] for axis in axes} for choice in made]
 
 
 # -- which axes go together
@@ -259,7 +265,12 @@ def _span(group: tuple[Axis, ...], base: Lengths, runs: Runs, budget: Budget, fi
     if len(outcome) < _LEAST:
         return Span(group, UNTRIED, own, own, 1, False, (own,))
     _try_steps(own, outcome, one)
-    return _described(group, outcome, one)
+
+    def attempt(length: int) -> bool | None:
+        lengths = {**base, **dict.fromkeys(group, length)}
+        return runs(lengths) if length <= longest and fits(lengths) and not budget.spent else None
+
+    return _described(group, outcome, one, attempt)
 
 
 def _try_steps(own: int, outcome: dict[int, bool], runs: Callable[[int], bool]) -> None:
@@ -272,7 +283,12 @@ def _try_steps(own: int, outcome: dict[int, bool], runs: Callable[[int], bool]) 
             return
 
 
-def _described(group: tuple[Axis, ...], outcome: Mapping[int, bool], runs: Callable[[int], bool]) -> Span:
+def _described(
+    group: tuple[Axis, ...],
+    outcome: Mapping[int, bool],
+    runs: Callable[[int], bool],
+    attempt: Callable[[int], bool | None],
+) -> Span:
     ran = tuple(sorted(length for length, good in outcome.items() if good))
     low, high = ran[0], ran[-1]
     failed = sorted(length for length, good in outcome.items() if not good)
@@ -285,22 +301,58 @@ def _described(group: tuple[Axis, ...], outcome: Mapping[int, bool], runs: Calla
         return Span(group, ANY, low, limit, 1, bool(above), ran)
     step = _step(outcome, low, high)
     if step > 1:
-        first = -(-low // step) * step
-        return Span(group, STEPS, first, max(n for n in ran if n % step == 0), step, bool(above), ran)
+        multiples = [length for length in ran if length % step == 0]
+        beyond = [length // step for length in above if length % step == 0]
+        high = multiples[-1]
+        if beyond:
+            high = step * _bisected(high // step, beyond[0], lambda count: runs(step * count))
+        beside = _beside(step, multiples[0], outcome, attempt)
+        return Span(group, STEPS, multiples[0], high, step, bool(beyond), ran, False, *beside)
     return Span(group, SOME, low, high, 1, bool(above), ran)
 
 
 def _step(outcome: Mapping[int, bool], low: int, high: int) -> int:
-    """Return the smallest step whose multiples all run although others fail, 1 for none. A few others may run, too."""
+    """Return the step that has the most multiples, all of which run although other lengths fail; 1 for none.
+
+    Of two steps that have as many the smaller one. A few other lengths may run, too.
+    """
     tried = [length for length in outcome if low <= length <= high]
+    best, most = 1, _LEAST - 1
     for step in range(2, high // 2 + 1):
         multiples = [length for length in tried if length % step == 0]
-        if len(multiples) < _LEAST:
+        if len(multiples) <= most or not all(outcome[length] for length in multiples):
             continue
-        others = [length for length in tried if length % step]
-        if all(outcome[length] for length in multiples) and sum(not outcome[length] for length in others) >= _LEAST:
-            return step
-    return 1
+        if sum(not outcome[length] for length in tried if length % step) >= _LEAST:
+            best, most = step, len(multiples)
+    return best
+
+
+def _beside(
+    step: int, low: int, outcome: Mapping[int, bool], attempt: Callable[[int], bool | None]
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return what runs although it is no multiple of the step: remainders of all lengths from `low` on, single lengths.
+
+    Rounding up leaves remainders (29 to 31 of 32 where a stride of 4 comes first), a sum that broadcasts leaves single
+    lengths (1). Where one such length ran, all below twice the step are tried, all of a later period, and the
+    neighbours of every one that runs. `attempt` returns None for a length that it does not try.
+    """
+    known: dict[int, bool | None] = {length: good for length, good in outcome.items() if length % step}
+    waiting = [length for length, good in known.items() if good]
+    if waiting:
+        waiting = [n for n in (*range(1, 2 * step), *range(low + 3 * step, low + 4 * step), *waiting) if n % step]
+    while waiting and len(known) < _MOST_TRIED:
+        length = waiting.pop(0)
+        if length not in known:
+            known[length] = attempt(length)
+        if known[length]:
+            waiting += [n for n in (length - 1, length + 1) if n > 0 and n % step and n not in known]
+    by_rest: dict[int, list[bool]] = {}
+    for length, good in known.items():
+        if length > low and good is not None:
+            by_rest.setdefault(length % step, []).append(good)
+    remainders = tuple(rest for rest, found in sorted(by_rest.items()) if all(found) and len(found) > 1)
+    also = sorted(n for n, good in known.items() if good and not (n > low and n % step in remainders))
+    return remainders, tuple(also[:MAX_LISTED])
 
 
 def _bisected(runs_at: int, fails_at: int, runs: Callable[[int], bool]) -> int:

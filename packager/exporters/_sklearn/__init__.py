@@ -59,7 +59,7 @@ def emit(builder: Builder, estimator: Any, method: str, frame: Frame) -> Value:
 
 
 def emit_frame(builder: Builder, estimator: Any, method: str, frame: Frame) -> Frame:
-    """Write what `estimator.method(frame)` computes, columns in types of their own (a transformer may pass text on)."""
+    """Write what `estimator.method(frame)` computes, each column in its own type (a transformer may pass text on)."""
     writer = writer_of(estimator, method)
     if writer is None:
         refuse(estimator, f"has no ONNX form here for `{method}`")
@@ -94,17 +94,17 @@ def _uniform(array: Any) -> bool:
     return len({type(item) for item in array.tolist()}) == 1 and isinstance(array.tolist()[0], int | float | bool)
 
 
-def write_labels(builder: Builder, classes: Any, place: Value) -> Value:
-    """Return the class at `place` of every row."""
-    return builder.look_up(label_values(classes), place)
+def write_labels(builder: Builder, classes: Any, position: Value) -> Value:
+    """Return the class at `position` of every row."""
+    return builder.look_up(label_values(classes), position)
 
 
-def place_of_largest(builder: Builder, scores: Value) -> Value:
-    """Return the place of the first largest score, as `numpy.argmax` does."""
-    return builder.place_of("ArgMax", scores)
+def position_of_largest(builder: Builder, scores: Value) -> Value:
+    """Return the position of the first largest score, as `numpy.argmax` does."""
+    return builder.position_of("ArgMax", scores)
 
 
-def place_above(builder: Builder, score: Value, threshold: float = 0.0, *, inclusive: bool = False) -> Value:
+def position_above(builder: Builder, score: Value, threshold: float = 0.0, *, inclusive: bool = False) -> Value:
     """Return 1 where the one score of a row is above the threshold, else 0."""
     kind = "GreaterOrEqual" if inclusive else "Greater"
     return builder.cast(builder.binary(kind, score, threshold), "int64")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What writers share: distances to points, sums that do not overflow, searches, curves.
+"""Numerical building blocks of the writers: distances to points, sums that do not overflow, searches, curves.
 
 Functions keep the accuracy that numpy and scipy have in binary64 where an operator of the same name loses it.
 """
@@ -69,8 +69,8 @@ def erf(builder: Builder, value: Value) -> Value:
     """Write the error function in binary64, which has no operator: a Chebyshev series of the scaled complement."""
     numpy, special = importlib.import_module("numpy"), importlib.import_module("scipy.special")
 
-    def scaled(place: Any) -> Any:
-        t = (place + 1.0) / 2.0  # 1 / (1 + x / 2), from 0 (infinity) to 1 (zero)
+    def scaled(position: Any) -> Any:
+        t = (position + 1.0) / 2.0  # 1 / (1 + x / 2), from 0 (infinity) to 1 (zero)
         with numpy.errstate(divide="ignore", invalid="ignore"):
             return numpy.where(t > 0, special.erfcx(2.0 * (1.0 / t - 1.0)) / t, 1.0 / (2.0 * numpy.sqrt(numpy.pi)))
 
@@ -82,23 +82,23 @@ def erf(builder: Builder, value: Value) -> Value:
     return builder.mul(builder.unary("Sign", value), builder.sub(1.0, rest))
 
 
-def _chebyshev(builder: Builder, place: Value, series: Any) -> Value:
+def _chebyshev(builder: Builder, position: Value, series: Any) -> Value:
     """Sum a Chebyshev series by Clenshaw's recurrence."""
-    twice = builder.mul(place, 2.0)
-    after, here = builder.mul(place, 0.0), builder.add(builder.mul(place, 0.0), float(series[-1]))
+    twice = builder.mul(position, 2.0)
+    after, here = builder.mul(position, 0.0), builder.add(builder.mul(position, 0.0), float(series[-1]))
     for coefficient in reversed(series[1:-1].tolist()):
         after, here = here, builder.add(builder.sub(builder.mul(twice, here), after), coefficient)
-    return builder.add(builder.sub(builder.mul(place, here), after), float(series[0]))
+    return builder.add(builder.sub(builder.mul(position, here), after), float(series[0]))
 
 
 # -- tables
 
 
-def pick(builder: Builder, table: Any, places: Value) -> Value:
-    """Return `table[places]` of a constant row of numbers."""
+def pick(builder: Builder, table: Any, positions: Value) -> Value:
+    """Return `table[positions]` of a constant row of numbers."""
     array = importlib.import_module("numpy").asarray(table).reshape(-1)
-    made = builder.node("Gather", [builder.constant(array), places.name], axis=0)
-    return Value(made, array.dtype.name, places.width)
+    made = builder.node("Gather", [builder.constant(array), positions.name], axis=0)
+    return Value(made, array.dtype.name, positions.width)
 
 
 def count_not_above(builder: Builder, value: Value, ascending: Any) -> Value:
@@ -116,7 +116,7 @@ def count_not_above(builder: Builder, value: Value, ascending: Any) -> Value:
 
 
 def smallest(builder: Builder, value: Value, count: int) -> tuple[Value, Value]:
-    """Return the smallest numbers of every row, ascending, and their places; of equal ones the first."""
+    """Return the smallest numbers of every row, ascending, and their positions; of equal ones the first."""
     made = builder.node(
         "TopK", [value.name, builder.constant([count], "int64")], outputs=2, axis=1, largest=0, sorted=1
     )

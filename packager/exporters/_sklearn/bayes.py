@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Naive Bayes: joint log likelihoods, and what follows from them for all kinds alike."""
+"""Naive Bayes: joint log likelihoods, and what all kinds derive from them."""
 
 from __future__ import annotations
 
@@ -65,9 +65,9 @@ def join_categories(builder: Builder, model: Any, frame: Frame) -> Value:
     """Look every category up; a number beyond those known, which scikit-learn refuses, counts as the last."""
     given = builder.cast(builder.matrix(frame), "int64")
     parts = []
-    for place, logs in enumerate(model.feature_log_prob_):
+    for position, logs in enumerate(model.feature_log_prob_):
         column = builder.cast(
-            clip(builder, builder.cast(builder.take(given, [place]), "float64"), 0.0, logs.shape[1] - 1.0), "int64"
+            clip(builder, builder.cast(builder.take(given, [position]), "float64"), 0.0, logs.shape[1] - 1.0), "int64"
         )
         parts.append(builder.look_up(logs.T.astype("float64"), column))
     return builder.add(total(builder, parts), model.class_log_prior_)

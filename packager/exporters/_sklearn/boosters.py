@@ -7,7 +7,15 @@ import importlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from packager.exporters._sklearn import both_sides, emit, place_above, place_of_largest, refuse, write_labels, writes
+from packager.exporters._sklearn import (
+    both_sides,
+    emit,
+    position_above,
+    position_of_largest,
+    refuse,
+    write_labels,
+    writes,
+)
 from packager.exporters._sklearn.builder import Builder, Frame, Value
 from packager.exporters._tables import inner as _text
 from packager.exporters._trees import catboost, lightgbm, xgboost
@@ -28,7 +36,7 @@ def lightgbm_number(builder: Builder, model: Any, frame: Frame) -> Value:
 def lightgbm_probabilities(builder: Builder, model: Any, frame: Frame) -> Value:
     """Write what the objective says of the classes; of two, the booster only says the second."""
     if callable(model.objective_):
-        refuse(model, "has an objective of its own, which says no probabilities", "use an objective of LightGBM's")
+        refuse(model, "has a custom objective, which gives no probabilities", "use an objective of LightGBM's")
     found = lightgbm.write_prediction(builder, _lightgbm(builder, model), frame)
     return found if model.n_classes_ > 2 else both_sides(builder, found)
 
@@ -41,7 +49,7 @@ def lightgbm_scores(builder: Builder, model: Any, frame: Frame) -> Value:
 @writes("predict", "LGBMClassifier")
 def lightgbm_label(builder: Builder, model: Any, frame: Frame) -> Value:
     scores = emit(builder, model, "predict_proba", frame)
-    return write_labels(builder, model.classes_, place_of_largest(builder, scores))
+    return write_labels(builder, model.classes_, position_of_largest(builder, scores))
 
 
 def category_columns(model: Any) -> dict[str, list[Any]]:
@@ -55,7 +63,7 @@ def category_columns(model: Any) -> dict[str, list[Any]]:
         else:
             own = xgboost.read(part.get_booster())
             names = own.names
-        found |= {str(names[place]): list(known) for place, known in own.categories.items()}
+        found |= {str(names[position]): list(known) for position, known in own.categories.items()}
     return found
 
 
@@ -76,7 +84,7 @@ def known_categories(model: Any, feeds: Mapping[str, Any]) -> dict[str, Any]:
 
 def _boosters(model: Any) -> Iterator[Any]:
     """Yield the fitted boosters of LightGBM and XGBoost inside an estimator, those of calibrations included."""
-    for part in _text.parts(model):
+    for part in _text.inner_estimators(model):
         for inner in getattr(part, "calibrated_classifiers_", ()):
             yield from _boosters(inner.estimator)
         fitted = getattr(part, "__sklearn_is_fitted__", lambda: False)
@@ -114,10 +122,10 @@ def xgboost_label(builder: Builder, model: Any, frame: Frame) -> Value:
     """Name the largest of several classes; between two, and for each of several labels, half is the border."""
     found = emit(builder, model, "predict_proba", frame)
     if model.n_classes_ > 2:
-        return write_labels(builder, model.classes_, place_of_largest(builder, found))
+        return write_labels(builder, model.classes_, position_of_largest(builder, found))
     several = _xgboost(builder, model).ensemble.outputs > 1
     said = found if several else builder.take(found, [1])
-    return place_above(builder, said, 0.5)
+    return position_above(builder, said, 0.5)
 
 
 # -- CatBoost
@@ -152,6 +160,8 @@ def catboost_probabilities(builder: Builder, model: Any, frame: Frame) -> Value:
 def catboost_label(builder: Builder, model: Any, frame: Frame) -> Value:
     found, raw = _formula(builder, model, frame)
     if found.loss in catboost.SEVERAL:
-        return place_above(builder, raw)
-    place = place_of_largest(builder, raw) if raw.width > 1 else place_above(builder, raw, catboost.border(model))
-    return write_labels(builder, model.classes_, place)
+        return position_above(builder, raw)
+    position = (
+        position_of_largest(builder, raw) if raw.width > 1 else position_above(builder, raw, catboost.border(model))
+    )
+    return write_labels(builder, model.classes_, position)

@@ -2,7 +2,7 @@
 """Write ONNX graphs of tables: every value is [batch, width], numbers are binary64 as in numpy.
 
 A `Builder` collects nodes and constants; a `Value` names a tensor and knows its type and width; a `Frame` is what an
-estimator is called with: blocks of columns side by side, each in a type of its own, as in a data frame. The operators
+estimator is called with: blocks of columns side by side, each in its own type, as in a data frame. The operators
 used are those with kernels for binary64 in every ONNX Runtime since 1.15, at any opset from 13 on.
 """
 
@@ -61,7 +61,7 @@ class Builder:
                 hint="leave `export: {opset: …}` out of the recipe, or raise the oldest version under `runs-on`",
             )
         self.opset = opset
-        self.inexact = ""  # a function whose last bit the library computes otherwise; a border behind it may tell
+        self.inexact = ""  # a function whose last bit the library computes otherwise; a threshold behind it may show it
         self._onnx = importlib.import_module("onnx")
         self._numpy = importlib.import_module("numpy")
         self._reserved = set(reserved)
@@ -116,7 +116,7 @@ class Builder:
         return self._constants[key]
 
     def remember(self, key: tuple[Any, ...], make: Any) -> Any:
-        """Return what `make` returned the first time for `key`: one estimator asked twice is written once."""
+        """Return what `make` returned the first time for `key`: an estimator that is used twice is written once."""
         if key not in self._emitted:
             self._emitted[key] = make()
         return self._emitted[key]
@@ -204,12 +204,12 @@ class Builder:
         made = self.node("Concat", [value.name for value in values], axis=1)
         return Value(made, values[0].dtype, sum(value.width for value in values))
 
-    def take(self, value: Value, places: Sequence[int]) -> Value:
-        """Return some of the columns, in the order of `places`."""
-        if list(places) == list(range(value.width)):
+    def take(self, value: Value, positions: Sequence[int]) -> Value:
+        """Return some of the columns, in the order of `positions`."""
+        if list(positions) == list(range(value.width)):
             return value
-        made = self.node("Gather", [value.name, self.constant(list(places), "int64")], axis=1)
-        return Value(made, value.dtype, len(places))
+        made = self.node("Gather", [value.name, self.constant(list(positions), "int64")], axis=1)
+        return Value(made, value.dtype, len(positions))
 
     def reduce(self, kind: str, value: Value) -> Value:
         """Reduce every row to one number: `ReduceSum`, `ReduceMax`, `ReduceMin`, `ReduceMean`, `ReduceProd`."""
@@ -219,16 +219,16 @@ class Builder:
             made = self.node(kind, [value.name], axes=[1], keepdims=1)
         return Value(made, value.dtype, 1)
 
-    def place_of(self, kind: str, value: Value) -> Value:
-        """Return the place of the first largest (`ArgMax`) or smallest (`ArgMin`) of every row."""
+    def position_of(self, kind: str, value: Value) -> Value:
+        """Return the position of the first largest (`ArgMax`) or smallest (`ArgMin`) of every row."""
         return Value(self.node(kind, [value.name], axis=1, keepdims=1), "int64", 1)
 
-    def look_up(self, table: Any, place: Value) -> Value:
-        """Return row `place` (int64, one column) of a constant table [rows, columns] or [rows]."""
+    def look_up(self, table: Any, position: Value) -> Value:
+        """Return row `position` (int64, one column) of a constant table [rows, columns] or [rows]."""
         array = self._numpy.asarray(table)
         array = array.reshape(len(array), -1)
         kind = "string" if array.dtype.kind in "OUS" else array.dtype.name
-        flat = self.node("Reshape", [place.name, self.constant([-1], "int64")])
+        flat = self.node("Reshape", [position.name, self.constant([-1], "int64")])
         made = self.node("Gather", [self.constant(array, kind), flat], axis=0)
         return Value(made, kind, array.shape[1])
 
@@ -241,7 +241,7 @@ class Builder:
         return Value(self.node("Expand", [self.constant(array, kind), shape]), kind, array.shape[1])
 
     def code_of(self, text: Value, known: Sequence[str], other: int = -1) -> Value:
-        """Return the place of every text among `known`, `other` for a text that is not."""
+        """Return the position of every text among `known`, `other` for a text that is not."""
         made = (
             self.node(
                 "LabelEncoder",
@@ -258,32 +258,32 @@ class Builder:
 
     # -- frames
 
-    def column(self, frame: Frame, place: int) -> Value:
+    def column(self, frame: Frame, position: int) -> Value:
         """Return one column."""
         for block in frame.blocks:
-            if place < block.width:
-                return self.take(block, [place])
-            place -= block.width
-        raise IndexError(place)
+            if position < block.width:
+                return self.take(block, [position])
+            position -= block.width
+        raise IndexError(position)
 
     def columns(self, frame: Frame) -> list[Value]:
         """Return every column by itself."""
-        return [self.column(frame, place) for place in range(frame.width)]
+        return [self.column(frame, position) for position in range(frame.width)]
 
-    def select(self, frame: Frame, places: Sequence[int]) -> Frame:
+    def select(self, frame: Frame, positions: Sequence[int]) -> Frame:
         """Return some of the columns of a frame, neighbours of one block together."""
-        names = tuple(frame.names[place] for place in places) if frame.names else ()
+        names = tuple(frame.names[position] for position in positions) if frame.names else ()
         starts, start = [], 0
         for block in frame.blocks:
             starts.append(start)
             start += block.width
         runs: list[tuple[int, list[int]]] = []
-        for place in places:
-            owner = max(index for index, first in enumerate(starts) if first <= place)
+        for position in positions:
+            owner = max(index for index, first in enumerate(starts) if first <= position)
             if runs and runs[-1][0] == owner:
-                runs[-1][1].append(place - starts[owner])
+                runs[-1][1].append(position - starts[owner])
             else:
-                runs.append((owner, [place - starts[owner]]))
+                runs.append((owner, [position - starts[owner]]))
         return Frame(tuple(self.take(frame.blocks[owner], own) for owner, own in runs), names)
 
     def matrix(self, frame: Frame, dtype: str | None = None) -> Value:

@@ -22,10 +22,10 @@ def interpolate(builder: Builder, value: Value, xs: Any, ys: Any) -> Value:
     if len(xs) == 1:
         return builder.spread(value, [float(ys[0])])
     slopes = (ys[1:] - ys[:-1]) / (xs[1:] - xs[:-1])
-    place = builder.sub(count_not_above(builder, value, xs), 1)
-    place = builder.binary("Min", builder.binary("Max", place, 0), len(slopes) - 1)
-    ahead = builder.sub(value, pick(builder, xs[:-1], place))
-    found = builder.add(builder.mul(pick(builder, slopes, place), ahead), pick(builder, ys[:-1], place))
+    position = builder.sub(count_not_above(builder, value, xs), 1)
+    position = builder.binary("Min", builder.binary("Max", position, 0), len(slopes) - 1)
+    ahead = builder.sub(value, pick(builder, xs[:-1], position))
+    found = builder.add(builder.mul(pick(builder, slopes, position), ahead), pick(builder, ys[:-1], position))
     return builder.where(builder.binary("Equal", value, float(xs[-1])), float(ys[-1]), found)
 
 
@@ -82,7 +82,7 @@ def _calibrated(builder: Builder, part: Any, frame: Frame) -> Value:
 def _shares(builder: Builder, part: Any, scores: Value) -> Value:
     """Calibrate every class by itself and divide by the sum; all alike where every class says nought."""
     known = list(part.classes)
-    own = {known.index(label): place for place, label in enumerate(part.estimator.classes_)}
+    own = {known.index(label): position for position, label in enumerate(part.estimator.classes_)}
     columns = [
         _calibrate(builder, part.calibrators[own[index]], builder.take(scores, [own[index]]))
         if index in own
@@ -127,11 +127,11 @@ def predict_by_threshold(builder: Builder, model: Any, frame: Frame) -> Value:
     if threshold == "auto":
         threshold = 0.5 if method == "predict_proba" else 0.0
     known = list(model.classes_)
-    place = 1 if positive is None else known.index(positive)
+    position = 1 if positive is None else known.index(positive)
     score = emit(builder, inner, method, frame)
     if method == "predict_proba":
-        score = builder.take(score, [place])
-    elif place == 0:
+        score = builder.take(score, [position])
+    elif position == 0:
         score = builder.unary("Neg", score)
     reached = builder.cast(builder.binary("GreaterOrEqual", score, float(threshold)), "int64")
-    return write_labels(builder, model.classes_, reached if place else builder.sub(1, reached))
+    return write_labels(builder, model.classes_, reached if position else builder.sub(1, reached))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Clusterers that say of new rows where they belong: the nearest centre."""
+"""Clusterers that assign new rows: to the nearest centre."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ _MEANS = ("KMeans", "MiniBatchKMeans")
 
 
 def nearest(builder: Builder, value: Value, points: Any) -> Value:
-    """Return the place of the nearest point, the first of equals, as `pairwise_distances_argmin` finds it."""
-    return builder.place_of("ArgMin", expanded_distances(builder, value, points))
+    """Return the position of the nearest point, the first of equals, as `pairwise_distances_argmin` finds it."""
+    return builder.position_of("ArgMin", expanded_distances(builder, value, points))
 
 
 def _nearest_mean(builder: Builder, value: Value, centres: Any) -> Value:
-    """Return the place of the least |c|² - 2 x·c, the first of equals, as Lloyd's iteration finds it."""
+    """Return the position of the least |c|² - 2 x·c, the first of equals, as Lloyd's iteration finds it."""
     numpy = importlib.import_module("numpy")
     centres = numpy.asarray(centres, dtype="float64")
     scores = builder.add(builder.mul(products(builder, value, centres), -2.0), (centres**2).sum(axis=1))
-    return builder.place_of("ArgMin", scores)
+    return builder.position_of("ArgMin", scores)
 
 
 @writes("predict", *_MEANS)
@@ -42,8 +42,8 @@ def predict_nearest(builder: Builder, model: Any, frame: Frame) -> Value:
 
 @writes("predict", "Birch")
 def predict_subcluster(builder: Builder, model: Any, frame: Frame) -> Value:
-    place = nearest(builder, numbers(builder, frame), model.subcluster_centers_)
-    return builder.look_up(model.subcluster_labels_.astype("int64"), place)
+    position = nearest(builder, numbers(builder, frame), model.subcluster_centers_)
+    return builder.look_up(model.subcluster_labels_.astype("int64"), position)
 
 
 @writes("predict", "BisectingKMeans")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pipelines, column transformers and unions: who gets which columns."""
+"""Pipelines, column transformers and unions: which step gets which columns."""
 
 from __future__ import annotations
 
@@ -49,25 +49,25 @@ def transform_columns(builder: Builder, model: Any, frame: Frame) -> Frame:
         frame = builder.select(frame, [list(frame.names).index(name) for name in fitted])
     made: list[Frame] = []
     for name, part, chosen in model.transformers_:
-        places = _chosen(model, name, chosen, fitted, frame.width)
-        if part == "drop" or not places:
+        positions = _chosen(model, name, chosen, fitted, frame.width)
+        if part == "drop" or not positions:
             continue
-        own = builder.select(frame, places)
+        own = builder.select(frame, positions)
         found = own if part == "passthrough" else emit_frame(builder, part, "transform", own)
         made.append(replace(found, names=found.names or names_of(part, own.names)))
     return _side_by_side(builder, model, made, frame)
 
 
 def _chosen(model: Any, name: str, chosen: Any, fitted: Sequence[str], width: int) -> list[int]:
-    """Return the places of the columns of a part."""
-    places = getattr(model, "_transformer_to_input_indices", {}).get(name)
-    if places is not None:
-        return [int(place) for place in places]
+    """Return the positions of the columns of a part."""
+    positions = getattr(model, "_transformer_to_input_indices", {}).get(name)
+    if positions is not None:
+        return [int(position) for position in positions]
     if isinstance(chosen, slice):
         return list(range(width))[chosen]
     listed = [chosen] if isinstance(chosen, str | int) else list(chosen)
     if listed and all(type(item).__name__ in ("bool", "bool_") for item in listed):
-        return [place for place, taken in enumerate(listed) if taken]
+        return [position for position, taken in enumerate(listed) if taken]
     return [list(fitted).index(item) if isinstance(item, str) else int(item) % width for item in listed]
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows at which predictors change their mind: by hyperplanes, between centres, at thresholds, on fitted rows.
+"""Rows at which predictors change their answer: by hyperplanes, between centres, at thresholds, on fitted rows.
 
 A graph that is a little off shows it there first, and a row drawn at random seldom comes near. Rows keep a millionth
 off what parts two answers: nearer than rounding, neither answer is the model's.
@@ -21,13 +21,13 @@ _BESIDE = (1e-6, -1e-6)
 _LAST_BIT = 2.0**-53
 _SEVERAL = 100  # rows that say what a model usually answers
 _USUAL = 1e-6  # of a usual answer: a difference of two large numbers may be small, and is no rounding for that
-_ABSOLUTE, _RELATIVE = 1e-5, 1e-4  # what an answer may be off by, where a recipe says nothing else
+_ABSOLUTE, _RELATIVE = 1e-5, 1e-4  # what an answer may be off by, where a recipe states nothing else
 
 
 def critical_rows(estimator: Any) -> Rows | None:
     """Return rows [rows, features] of the estimator's own input that decide something; None where none are known.
 
-    Members of ensembles are asked in their turn, where they are given the same columns.
+    Members of ensembles are included in turn, where they are given the same columns.
     """
     found = [rows for rows in (find(estimator) for find in _FINDERS) if rows is not None and len(rows)]
     width = getattr(estimator, "n_features_in_", None)
@@ -43,7 +43,7 @@ def tied_rows(model: Any, given: Any) -> Any:
     """Say of every row whether the nearest neighbours are no definite set: the next one is just as far as the last.
 
     The library takes whichever its search meets first, so an answer there is not the model's. `given` is what the
-    model is called with; steps of pipelines and members of ensembles are asked in their turn.
+    model is called with; steps of pipelines and members of ensembles are included in turn.
     """
     numpy = importlib.import_module("numpy")
     found = numpy.zeros(given.shape[0], dtype=bool)  # a sparse matrix has no length
@@ -79,10 +79,10 @@ def refuse_rounding(model: Any, given: Any) -> None:
         usual = float(numpy.median(answers))
         lost = _LAST_BIT * sizes > numpy.maximum(_ABSOLUTE + _RELATIVE * answers, _USUAL * usual)
         if (lost & numpy.isfinite(sizes)).any():
-            place = int(numpy.flatnonzero(lost & numpy.isfinite(sizes))[0])
+            position = int(numpy.flatnonzero(lost & numpy.isfinite(sizes))[0])
             refuse(
                 part,
-                f"adds up terms of {sizes.flat[place]:.1e} to an answer of {answers.flat[place]:.1e}: doubles "
+                f"adds up terms of {sizes.flat[position]:.1e} to an answer of {answers.flat[position]:.1e}: doubles "
                 "keep 16 digits, so that what it answers there is rounding",
                 hint="scale the columns before their powers and products, for example with `StandardScaler` in "
                 "front of `PolynomialFeatures`; fitting warns of an ill-conditioned matrix",
@@ -121,11 +121,11 @@ def _tied_donors(numpy: Any, model: Any, given: Any) -> Any:
     for start in range(0, len(given), _AT_ONCE):
         part = slice(start, start + _AT_ONCE)
         far = metrics.nan_euclidean_distances(given[part], model._fit_X, missing_values=model.missing_values)
-        for place in numpy.flatnonzero(holes[part].any(axis=0)):
-            near = numpy.sort(far[:, ~model._mask_fit_X[:, place]], axis=1)
+        for position in numpy.flatnonzero(holes[part].any(axis=0)):
+            near = numpy.sort(far[:, ~model._mask_fit_X[:, position]], axis=1)
             if near.shape[1] > model.n_neighbors:
                 last, after = near[:, model.n_neighbors - 1], near[:, model.n_neighbors]
-                found[part] |= holes[part, place] & numpy.isclose(last, after, rtol=_TIED, atol=1e-12)
+                found[part] |= holes[part, position] & numpy.isclose(last, after, rtol=_TIED, atol=1e-12)
     return found
 
 

@@ -16,7 +16,7 @@ from packager.exporters._sklearn.numeric import (
     log1p,
     matrix_and_wide,
     normal_quantile,
-    place_among,
+    position_among,
 )
 
 _NEAR = 1e-7  # of quantiles: what counts as their ends
@@ -77,16 +77,16 @@ def _power(builder: Builder, logarithm: Value, exponents: Any, nearest: float) -
 @writes("transform", "QuantileTransformer")
 def rank_by_quantiles(builder: Builder, model: Any, frame: Frame) -> Value:
     own, given = matrix_and_wide(builder, frame)
-    columns = [_ranked(builder, model, builder.take(given, [place]), place) for place in range(given.width)]
+    columns = [_ranked(builder, model, builder.take(given, [position]), position) for position in range(given.width)]
     found = builder.concat(columns)
     if model.output_distribution == "normal":
         found = _clipped_quantile(builder, found)
     return builder.cast(found, own.dtype)
 
 
-def _ranked(builder: Builder, model: Any, column: Value, place: int) -> Value:
+def _ranked(builder: Builder, model: Any, column: Value, position: int) -> Value:
     """Interpolate up and down, which differ where quantiles repeat, and take the mean; ends are exactly 0 and 1."""
-    edges = model.quantiles_[:, place]
+    edges = model.quantiles_[:, position]
     up = interpolated(builder, column, edges, model.references_)
     down = interpolated(builder, builder.unary("Neg", column), -edges[::-1], -model.references_[::-1])
     found = builder.mul(builder.sub(up, down), 0.5)
@@ -109,12 +109,12 @@ def _clipped_quantile(builder: Builder, share: Value) -> Value:
 
 @writes("transform", "SplineTransformer")
 def evaluate_splines(builder: Builder, model: Any, frame: Frame) -> Value:
-    """Evaluate every basis function as scipy does, step by step: a tree behind it may ask for the last bit."""
+    """Evaluate every basis function as scipy does, step by step: a tree behind it may depend on the last bit."""
     own, given = matrix_and_wide(builder, frame)
     made = []
     degree = int(model.degree)
-    for place, spline in enumerate(model.bsplines_):
-        made.append(_spline(builder, model, spline, builder.take(given, [place]), degree))
+    for position, spline in enumerate(model.bsplines_):
+        made.append(_spline(builder, model, spline, builder.take(given, [position]), degree))
         degree += model.extrapolation == "linear" and degree <= 1  # so counts the library, and its ends move with it
     return builder.cast(builder.concat(made), own.dtype)
 
@@ -155,7 +155,7 @@ def _evaluated(builder: Builder, spline: Any, column: Value) -> Value:
     """
     numpy = importlib.import_module("numpy")
     degree, count = int(spline.k), len(spline.t) - 2 * int(spline.k) - 1
-    piece = place_among(builder, column, spline.t[degree + 1 : degree + count])
+    piece = position_among(builder, column, spline.t[degree + 1 : degree + count])
 
     def knot(offset: int) -> Any:
         return spline.t[degree + offset : degree + offset + count]
@@ -163,15 +163,16 @@ def _evaluated(builder: Builder, spline: Any, column: Value) -> Value:
     parts: list[Value | float] = [1.0]
     for order in range(1, degree + 1):
         before, parts = parts, [0.0]
-        for place in range(1, order + 1):
-            high, low = knot(place), knot(place - order)
+        for position in range(1, order + 1):
+            high, low = knot(position), knot(position - order)
             gap = numpy.where(high == low, numpy.inf, high - low)  # between equal knots nothing is shared
-            share = builder.div(before[place - 1], builder.look_up(gap, piece))
+            share = builder.div(before[position - 1], builder.look_up(gap, piece))
             left = builder.mul(share, builder.sub(builder.look_up(high, piece), column))
             parts[-1] = builder.add(parts[-1], left)
             parts.append(builder.mul(share, builder.sub(column, builder.look_up(low, piece))))
     terms = [
-        builder.mul(builder.look_up(spline.c[place : place + count], piece), part) for place, part in enumerate(parts)
+        builder.mul(builder.look_up(spline.c[position : position + count], piece), part)
+        for position, part in enumerate(parts)
     ]
     return functools.reduce(builder.add, terms)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rules of thumb that look at no column."""
+"""Dummy estimators: their answers depend on no column."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _outputs(model: Any) -> list[tuple[Any, Any, Any]]:
     return list(zip(model.classes_, model.class_prior_, constants, strict=True))
 
 
-def _place(classes: Any, prior: Any, constant: Any, strategy: str) -> int:
+def _position(classes: Any, prior: Any, constant: Any, strategy: str) -> int:
     numpy = importlib.import_module("numpy")
     if strategy == "constant":
         return int(numpy.flatnonzero(numpy.asarray(classes) == numpy.ravel(constant)[0])[0])
@@ -33,7 +33,7 @@ def predict_rule(builder: Builder, model: Any, frame: Frame) -> Value:
     labels = []
     for classes, prior, constant in _outputs(model):
         known = label_values(classes)
-        chosen = known[[_place(classes, prior, constant, model._strategy)]]
+        chosen = known[[_position(classes, prior, constant, model._strategy)]]
         labels.append(builder.spread(frame.blocks[0], chosen, str(known.dtype)))
     return side_by_side(builder, model, labels)
 
@@ -50,8 +50,8 @@ def probabilities_by_rule(builder: Builder, model: Any, frame: Frame) -> Value:
         elif model._strategy == "uniform":
             rows.append(numpy.full(len(classes), 1.0 / len(classes)))
         else:
-            place = _place(classes, prior, constant, model._strategy)
-            rows.append((numpy.arange(len(classes)) == place).astype("float64"))
+            position = _position(classes, prior, constant, model._strategy)
+            rows.append((numpy.arange(len(classes)) == position).astype("float64"))
     return builder.spread(frame.blocks[0], numpy.concatenate(rows))
 
 

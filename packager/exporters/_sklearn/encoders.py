@@ -20,7 +20,7 @@ def is_missing(value: Any) -> bool:
 
 
 def codes(builder: Builder, model: Any, frame: Frame) -> list[Value]:
-    """Return for every column the place of its value among the categories, and their number for an unseen one."""
+    """Return for every column the position of its value among the categories, and their number for an unseen one."""
     columns = builder.columns(frame)
     if len(columns) != len(model.categories_):
         refuse(model, f"was fitted on {len(model.categories_)} columns, and is given {len(columns)}")
@@ -42,11 +42,11 @@ def _code_of_text(builder: Builder, model: Any, column: Value, categories: list[
     if not all(isinstance(item, str) or is_missing(item) for item in categories):
         refuse(model, "has numbers for categories of a column that holds text")
     keys: dict[str, int] = {}
-    for place, item in enumerate(categories):
+    for position, item in enumerate(categories):
         if is_missing(item):
-            keys[""] = place  # at the interface, the empty string stands for it
+            keys[""] = position  # at the interface, the empty string stands for it
         else:
-            keys.setdefault(item, place)
+            keys.setdefault(item, position)
     found = builder.code_of(column, list(keys), len(keys))
     return builder.look_up([*keys.values(), len(categories)], found)
 
@@ -65,7 +65,7 @@ def _code_of_number(builder: Builder, column: Value, categories: list[Any]) -> V
             empty = builder.binary("And", builder.unary("IsNaN", column), _row(builder, missing))
             equal = builder.binary("Or", equal, empty)
     found = builder.cast(equal, "float32")
-    return builder.place_of("ArgMax", builder.concat([found, builder.spread(found, [0.5], "float32")]))
+    return builder.position_of("ArgMax", builder.concat([found, builder.spread(found, [0.5], "float32")]))
 
 
 def _row(builder: Builder, truth: Any) -> Value:
@@ -82,7 +82,7 @@ def _grouped(model: Any, column: int, count: int) -> tuple[list[int], int]:
 
 
 def _group_of_rare(model: Any, column: int) -> int | None:
-    """Return the place of a rare category of a column, where rare ones are grouped."""
+    """Return the position of a rare category of a column, where rare ones are grouped."""
     if not getattr(model, "_infrequent_enabled", False):
         return None
     rare = model._infrequent_indices[column]

@@ -7,7 +7,7 @@ import importlib
 from dataclasses import replace
 from typing import Any
 
-from packager.exporters._sklearn import emit, place_above, place_of_largest, refuse, write_labels, writes
+from packager.exporters._sklearn import emit, position_above, position_of_largest, refuse, write_labels, writes
 from packager.exporters._sklearn.algebra import pick, smallest, softmax, total
 from packager.exporters._sklearn.builder import Builder, Frame, Value
 from packager.exporters._sklearn.labels import indicators, label_of_largest
@@ -173,8 +173,8 @@ def predict_stacked(builder: Builder, model: Any, frame: Frame) -> Value:
 def _own_columns(builder: Builder, model: Any, frame: Frame) -> list[tuple[Any, Frame]]:
     """Return every member of a bag with the columns it was given."""
     whole = as_array(builder, frame)
-    places = [list(map(int, own)) for own in model.estimators_features_]
-    return [(member, builder.select(whole, own)) for member, own in zip(model.estimators_, places, strict=True)]
+    positions = [list(map(int, own)) for own in model.estimators_features_]
+    return [(member, builder.select(whole, own)) for member, own in zip(model.estimators_, positions, strict=True)]
 
 
 @writes("predict_proba", "BaggingClassifier")
@@ -241,8 +241,8 @@ def boosted_probabilities(builder: Builder, model: Any, frame: Frame) -> Value:
 @writes("predict", "AdaBoostClassifier")
 def predict_boosted(builder: Builder, model: Any, frame: Frame) -> Value:
     found = emit(builder, model, "decision_function", frame)
-    place = place_above(builder, found) if found.width == 1 else place_of_largest(builder, found)
-    return write_labels(builder, model.classes_, place)
+    position = position_above(builder, found) if found.width == 1 else position_of_largest(builder, found)
+    return write_labels(builder, model.classes_, position)
 
 
 @writes("predict", "AdaBoostRegressor")
@@ -254,5 +254,5 @@ def weighted_median(builder: Builder, model: Any, frame: Frame) -> Value:
     weights = pick(builder, model.estimator_weights_[: len(members)].astype("float64"), order)
     reached = Value(builder.node("CumSum", [weights.name, builder.constant(1, "int64")]), "float64", len(members))
     enough = builder.binary("GreaterOrEqual", reached, builder.mul(builder.take(reached, [len(members) - 1]), 0.5))
-    place = place_of_largest(builder, builder.cast(enough, "float64"))
-    return Value(builder.node("GatherElements", [ascending.name, place.name], axis=1), "float64", 1)
+    position = position_of_largest(builder, builder.cast(enough, "float64"))
+    return Value(builder.node("GatherElements", [ascending.name, position.name], axis=1), "float64", 1)

@@ -26,7 +26,7 @@ _SELECTORS = (
 
 @writes("transform", *_SELECTORS)
 def select(builder: Builder, model: Any, frame: Frame) -> Frame:
-    places = importlib.import_module("numpy").flatnonzero(model.get_support()).tolist()
-    if not places:
+    positions = importlib.import_module("numpy").flatnonzero(model.get_support()).tolist()
+    if not positions:
         refuse(model, "keeps no column")
-    return builder.select(frame, places)
+    return builder.select(frame, positions)

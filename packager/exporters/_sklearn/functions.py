@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`FunctionTransformer` of nothing, and of numpy's elementwise functions; each column keeps numpy's type."""
+"""`FunctionTransformer` without a function, and with numpy's elementwise ones; each column keeps numpy's type."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ _OF_FRACTIONS: dict[str, Function] = {  # the answer is a float, also for intege
     "rad2deg": lambda builder, value: builder.mul(value, 180 / math.pi),
     "degrees": lambda builder, value: builder.mul(value, 180 / math.pi),
 }
-_SATURATED = ("tanh", "expit")  # many numbers become one and its neighbours, which libraries tell apart differently
+_SATURATED = ("tanh", "expit")  # many numbers become one and its neighbours, which libraries distinguish differently
 _OF_NUMBERS: dict[str, Function] = {  # the answer has the type of the argument
     "absolute": _node("Abs"),
     "negative": _node("Neg"),

@@ -7,7 +7,7 @@ import importlib
 import math
 from typing import Any
 
-from packager.exporters._sklearn import both_sides, emit, place_above, refuse, write_labels, writes
+from packager.exporters._sklearn import both_sides, emit, position_above, refuse, write_labels, writes
 from packager.exporters._sklearn.algebra import direct_squares, erf, numbers, products, row_norms, square
 from packager.exporters._sklearn.builder import Builder, Frame, Value
 from packager.exporters._sklearn.kernels import pairwise
@@ -118,7 +118,7 @@ def _latent_mean(builder: Builder, model: Any, given: Value) -> tuple[Value, Val
 @writes("predict", _BINARY)
 def predict_sign(builder: Builder, model: Any, frame: Frame) -> Value:
     _, mean = _latent_mean(builder, model, numbers(builder, frame))
-    return write_labels(builder, model.classes_, place_above(builder, mean))
+    return write_labels(builder, model.classes_, position_above(builder, mean))
 
 
 @writes("predict_proba", _BINARY)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Imputers: what is missing is found by column and type, and filled with what fitting left.
+"""Imputers: missing values are found by column and type, and filled with the fitted values.
 
 In a column of text, the empty string stands for a missing value that is `None` or NaN.
 """
@@ -31,7 +31,7 @@ def missing_in(builder: Builder, block: Value, mark: Any) -> Value:
     return builder.binary("Equal", block if exact else builder.cast(block, "float64"), mark)
 
 
-def _places(blocks: tuple[Value, ...]) -> list[range]:
+def _positions(blocks: tuple[Value, ...]) -> list[range]:
     starts = [sum(block.width for block in blocks[:index]) for index in range(len(blocks))]
     return [range(start, start + block.width) for start, block in zip(starts, blocks, strict=True)]
 
@@ -40,8 +40,8 @@ def _places(blocks: tuple[Value, ...]) -> list[range]:
 def fill_simply(builder: Builder, model: Any, frame: Frame) -> Frame:
     blocks = _typed(builder, model, frame)
     made = []
-    for block, places in zip(blocks, _places(blocks), strict=True):
-        fills = [model.statistics_[place] for place in places]
+    for block, positions in zip(blocks, _positions(blocks), strict=True):
+        fills = [model.statistics_[position] for position in positions]
         kept = [index for index, fill in enumerate(fills) if model.keep_empty_features or not is_missing(fill)]
         if kept:
             mask = builder.take(missing_in(builder, block, model.missing_values), kept)
@@ -84,8 +84,8 @@ def _with_indicator(builder: Builder, model: Any, made: tuple[Value, ...], given
 
 def _indicator(builder: Builder, model: Any, blocks: tuple[Value, ...]) -> Value | None:
     mask = builder.concat([missing_in(builder, block, model.missing_values) for block in blocks])
-    places = range(mask.width) if model.features == "all" else [int(place) for place in model.features_]
-    return builder.take(mask, places) if len(places) else None
+    positions = range(mask.width) if model.features == "all" else [int(position) for position in model.features_]
+    return builder.take(mask, positions) if len(positions) else None
 
 
 @writes("transform", "MissingIndicator")
@@ -102,11 +102,11 @@ def fill_in_rounds(builder: Builder, model: Any, frame: Frame) -> Frame:
     given = builder.matrix(frame)
     filled = emit(builder, model.initial_imputer_, "transform", Frame((given,)))
     empty = getattr(model, "_is_empty_feature", None)
-    kept = [place for place in range(given.width) if empty is None or not empty[place]]
+    kept = [position for position in range(given.width) if empty is None or not empty[position]]
     if model.keep_empty_features:
         kept = list(range(given.width))
     mask = builder.take(missing_in(builder, given, model.missing_values), kept)
-    columns = [builder.take(filled, [place]) for place in range(filled.width)]
+    columns = [builder.take(filled, [position]) for position in range(filled.width)]
     for step in model.imputation_sequence_ if model.n_iter_ else ():
         if empty is None or not (model.keep_empty_features and empty[kept[step.feat_idx]]):
             columns[step.feat_idx] = _predicted(builder, model, step, columns, mask)
@@ -121,19 +121,19 @@ def _all(builder: Builder, mask: Value) -> Value:
 
 
 def _predicted(builder: Builder, model: Any, step: Any, columns: list[Value], mask: Value) -> Value:
-    place = int(step.feat_idx)
+    position = int(step.feat_idx)
     others = Frame((builder.concat([columns[index] for index in step.neighbor_feat_idx]),))
     found = emit(builder, step.estimator, "predict", others)
-    found = builder.cast(found, columns[place].dtype)
-    found = bounded(builder, found, float(model._min_value[place]), float(model._max_value[place]))
-    return builder.where(builder.take(mask, [place]), found, columns[place])
+    found = builder.cast(found, columns[position].dtype)
+    found = bounded(builder, found, float(model._min_value[position]), float(model._max_value[position]))
+    return builder.where(builder.take(mask, [position]), found, columns[position])
 
 
 @writes("transform", "KNNImputer")
 def fill_from_neighbours(builder: Builder, model: Any, frame: Frame) -> Frame:
     """Fill every missing value with the mean of the nearest fitted rows that have one; with none near, of all rows."""
     if model.metric != "nan_euclidean" or callable(model.weights):
-        refuse(model, "measures or weighs neighbours with a function of its own")
+        refuse(model, "measures or weighs neighbours with a custom function")
     if _share_of_ties(model) > _MOST_TIES:
         refuse(
             model,
@@ -145,11 +145,11 @@ def fill_from_neighbours(builder: Builder, model: Any, frame: Frame) -> Frame:
     mask = missing_in(builder, wide, model.missing_values)
     distance = _distances(builder, model, wide, mask)
     made = []
-    for place in range(given.width):
-        column = builder.take(given, [place])
-        if model._valid_mask[place]:
-            value = builder.cast(_from_donors(builder, model, distance, place), given.dtype)
-            made.append(builder.where(builder.take(mask, [place]), value, column))
+    for position in range(given.width):
+        column = builder.take(given, [position])
+        if model._valid_mask[position]:
+            value = builder.cast(_from_donors(builder, model, distance, position), given.dtype)
+            made.append(builder.where(builder.take(mask, [position]), value, column))
         elif model.keep_empty_features:
             made.append(builder.spread(column, [0], given.dtype))
     return _with_indicator(builder, model, (builder.concat(made),), (given,))
@@ -184,10 +184,10 @@ def _distances(builder: Builder, model: Any, given: Value, mask: Value) -> Value
     return builder.where(builder.binary("Equal", shared, 0.0), float("nan"), scaled)
 
 
-def _from_donors(builder: Builder, model: Any, distance: Value, place: int) -> Value:
+def _from_donors(builder: Builder, model: Any, distance: Value, position: int) -> Value:
     numpy = importlib.import_module("numpy")
-    donors = numpy.flatnonzero(~model._mask_fit_X[:, place])
-    values = model._fit_X[donors, place].astype("float64")
+    donors = numpy.flatnonzero(~model._mask_fit_X[:, position])
+    values = model._fit_X[donors, position].astype("float64")
     near = builder.take(distance, donors.tolist())
     none = builder.unary("IsNaN", near)
     near = builder.where(none, float("inf"), near)
@@ -197,7 +197,9 @@ def _from_donors(builder: Builder, model: Any, distance: Value, place: int) -> V
     flat = pick(builder, values, chosen)
     total = builder.reduce("ReduceSum", weight)
     mean = builder.div(builder.reduce("ReduceSum", builder.mul(weight, flat)), total)
-    usual = float(numpy.ma.array(model._fit_X[:, place], mask=model._mask_fit_X[:, place]).mean())  # to the last bit
+    usual = float(
+        numpy.ma.array(model._fit_X[:, position], mask=model._mask_fit_X[:, position]).mean()
+    )  # to the last bit
     return builder.where(builder.binary("Equal", total, 0.0), usual, mean)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What undoes a transformation of a target, and numpy's functions of one number."""
+"""Inverse transformations of a target, and numpy's functions of one number."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def _only(frame: Frame) -> Value:
 @writes("inverse_transform", "FunctionTransformer")
 def undo_function(builder: Builder, model: Any, frame: Frame) -> Value:
     if model.inv_kw_args:
-        refuse(model, "calls its inverse with arguments of its own")
+        refuse(model, "calls its inverse with custom arguments")
     return apply_function(builder, model, model.inverse_func, _only(frame))
 
 
@@ -123,7 +123,9 @@ def undo_power(builder: Builder, model: Any, frame: Frame) -> Value:
     if model.standardize:
         value = undo(builder, model._scaler, value)
     curve = _undo_box_cox if model.method == "box-cox" else _undo_yeo_johnson
-    columns = [curve(builder, builder.take(value, [place]), float(lam)) for place, lam in enumerate(model.lambdas_)]
+    columns = [
+        curve(builder, builder.take(value, [position]), float(lam)) for position, lam in enumerate(model.lambdas_)
+    ]
     return builder.concat(columns)
 
 
@@ -155,8 +157,8 @@ def undo_quantiles(builder: Builder, model: Any, frame: Frame) -> Value:
     if model.output_distribution == "normal":
         value = builder.mul(builder.add(erf(builder, builder.div(value, math.sqrt(2.0))), 1.0), 0.5)
     value = clip(builder, value, 0.0, 1.0)
-    for place in range(value.width):
+    for position in range(value.width):
         columns.append(
-            interpolate(builder, builder.take(value, [place]), model.references_, model.quantiles_[:, place])
+            interpolate(builder, builder.take(value, [position]), model.references_, model.quantiles_[:, position])
         )
     return builder.concat(columns)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Kernels of `sklearn.metrics.pairwise`, and what is a weighted sum of them."""
+"""Kernels of `sklearn.metrics.pairwise`, and models that are weighted sums of them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def pairwise(
         found = _chi_squared(builder, value, points)
         gamma = float(parameters.get("gamma", 1.0))
         return found if name == "additive_chi2" else builder.unary("Exp", builder.mul(found, gamma))
-    what = f"the kernel `{name}`" if isinstance(name, str) else "a kernel of its own"
+    what = f"the kernel `{name}`" if isinstance(name, str) else "a custom kernel"
     return refuse(owner, f"uses {what}, which has no ONNX form here", hint="use a linear, poly, rbf or other kernel")
 
 
@@ -86,13 +86,13 @@ def spread_labels(builder: Builder, model: Any, frame: Frame) -> Value:
     numpy = importlib.import_module("numpy")
     known = numpy.asarray(model.label_distributions_, dtype="float64")
     if callable(model.kernel):
-        refuse(model, "uses a kernel of its own, which has no ONNX form", hint="use `kernel='rbf'` or `'knn'`")
+        refuse(model, "uses a custom kernel, which has no ONNX form", hint="use `kernel='rbf'` or `'knn'`")
     if model.kernel == "rbf":
         weights = pairwise(builder, model, numbers(builder, frame), model.X_, "rbf", {"gamma": model.gamma})
         found = builder.matmul(weights, known)
     else:
-        _, places = neighbours(builder, model.nn_fit, frame, int(model.n_neighbors))
-        each = [builder.reduce("ReduceSum", pick(builder, column, places)) for column in known.T]
+        _, positions = neighbours(builder, model.nn_fit, frame, int(model.n_neighbors))
+        each = [builder.reduce("ReduceSum", pick(builder, column, positions)) for column in known.T]
         found = builder.concat(each)
     return builder.div(found, builder.reduce("ReduceSum", found))
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Labels inside graphs: what class a column of scores means, of one output or several."""
+"""Labels inside graphs: the class of a column of scores, of one output or several."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ import importlib
 from collections.abc import Sequence
 from typing import Any
 
-from packager.exporters._sklearn import emit, label_values, place_above, place_of_largest, refuse, write_labels
+from packager.exporters._sklearn import emit, label_values, position_above, position_of_largest, refuse, write_labels
 from packager.exporters._sklearn.builder import Builder, Frame, Value
 
 
 def label_of_largest(builder: Builder, classes: Any, scores: Value) -> Value:
     """Return the class whose score is the first largest."""
-    return write_labels(builder, classes, place_of_largest(builder, scores))
+    return write_labels(builder, classes, position_of_largest(builder, scores))
 
 
 def label_by_sign(builder: Builder, classes: Any, scores: Value) -> Value:
     """Return the second class where the one score is above zero; with several scores, the class of the largest."""
-    place = place_above(builder, scores) if scores.width == 1 else place_of_largest(builder, scores)
-    return write_labels(builder, classes, place)
+    position = position_above(builder, scores) if scores.width == 1 else position_of_largest(builder, scores)
+    return write_labels(builder, classes, position)
 
 
 def inside_or_outside(builder: Builder, scores: Value, *, inclusive: bool = True) -> Value:
     """Return 1 (inlier) where the score reaches zero, else -1."""
-    yes = place_above(builder, scores, inclusive=inclusive)
+    yes = position_above(builder, scores, inclusive=inclusive)
     return builder.sub(builder.mul(yes, 2), 1)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Linear models of scikit-learn: a matrix product, and what stands behind it."""
+"""Linear models of scikit-learn: a matrix product and what follows it."""
 
 from __future__ import annotations
 

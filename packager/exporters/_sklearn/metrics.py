@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Distances by their names in scikit-learn, from every row to every point of a table.
+"""Distances by scikit-learn's names, from every row to every point of a table.
 
 A tree sums over features one after another, and so does its graph: equal distances are equal in both. Brute force
 computes Euclidean distances by a matrix product, and so does its graph.
@@ -69,14 +69,14 @@ def _named(owner: Any, name: Any, parameters: Mapping[str, Any]) -> tuple[str, f
     if kind == "minkowski" and "w" not in parameters:
         kind = {1: "manhattan", 2: "euclidean", float("inf"): "chebyshev"}.get(parameters.get("p", 2), kind)
     if kind not in _MAKERS:
-        what = "a function of its own" if kind == "callable" else f"the metric `{kind}`"
+        what = "a custom function" if kind == "callable" else f"the metric `{kind}`"
         refuse(owner, f"measures distances by {what}, which has no ONNX form here", "choose another metric")
     return kind, float(parameters.get("p", 2)) if kind == "minkowski" else _POWERS.get(kind, 1.0)
 
 
 def _sum(term: Callable[[Builder, Value, int], Value]) -> Callable[..., Value]:
     def make(builder: Builder, value: Value, points: Any, parameters: Mapping[str, Any]) -> Value:
-        return over_features(builder, value, points, lambda off, place: term(builder, off, place), builder.add)
+        return over_features(builder, value, points, lambda off, position: term(builder, off, position), builder.add)
 
     return make
 
@@ -95,9 +95,9 @@ def _euclidean(builder: Builder, value: Value, points: Any, parameters: Mapping[
 def _minkowski(builder: Builder, value: Value, points: Any, parameters: Mapping[str, Any]) -> Value:
     power, weights = float(parameters.get("p", 2)), parameters.get("w")
 
-    def term(off: Value, place: int) -> Value:
+    def term(off: Value, position: int) -> Value:
         found = builder.binary("Pow", builder.unary("Abs", off), power)
-        return found if weights is None else builder.mul(found, float(weights[place]))
+        return found if weights is None else builder.mul(found, float(weights[position]))
 
     return over_features(builder, value, points, term, builder.add)
 
@@ -105,8 +105,8 @@ def _minkowski(builder: Builder, value: Value, points: Any, parameters: Mapping[
 def _seuclidean(builder: Builder, value: Value, points: Any, parameters: Mapping[str, Any]) -> Value:
     variances = parameters["V"]
 
-    def term(off: Value, place: int) -> Value:
-        return builder.div(square(builder, off), float(variances[place]))
+    def term(off: Value, position: int) -> Value:
+        return builder.div(square(builder, off), float(variances[position]))
 
     return over_features(builder, value, points, term, builder.add)
 
@@ -134,15 +134,15 @@ def _canberra(builder: Builder, value: Value, points: Any, parameters: Mapping[s
     numpy = importlib.import_module("numpy")
     size = builder.unary("Abs", value)
 
-    def term(off: Value, place: int) -> Value:
-        scale = builder.add(builder.take(size, [place]), numpy.abs(points[:, place]))
+    def term(off: Value, position: int) -> Value:
+        scale = builder.add(builder.take(size, [position]), numpy.abs(points[:, position]))
         apart = builder.binary("Greater", scale, 0.0)
         return builder.div(builder.unary("Abs", off), builder.where(apart, scale, 1.0))
 
     return over_features(builder, value, points, term, builder.add)
 
 
-def _differs(builder: Builder, off: Value, place: int) -> Value:
+def _differs(builder: Builder, off: Value, position: int) -> Value:
     return builder.sub(1.0, builder.cast(builder.binary("Equal", off, 0.0), "float64"))
 
 
@@ -154,7 +154,7 @@ _POWERS = {"euclidean": 2.0, "seuclidean": 2.0, "mahalanobis": 2.0}
 _MAKERS: dict[str, Callable[..., Value]] = {
     "euclidean": _euclidean,
     "sqeuclidean": _euclidean,
-    "manhattan": _sum(lambda builder, off, place: builder.unary("Abs", off)),
+    "manhattan": _sum(lambda builder, off, position: builder.unary("Abs", off)),
     "chebyshev": _largest,
     "minkowski": _minkowski,
     "seuclidean": _seuclidean,

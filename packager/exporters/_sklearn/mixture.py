@@ -7,7 +7,7 @@ import importlib
 import math
 from typing import Any
 
-from packager.exporters._sklearn import place_of_largest, writes
+from packager.exporters._sklearn import position_of_largest, writes
 from packager.exporters._sklearn.algebra import log_sum_exp, numbers, products, row_norms, square
 from packager.exporters._sklearn.builder import Builder, Frame, Value
 
@@ -57,7 +57,7 @@ def _distances(builder: Builder, model: Any, given: Value) -> Value:
 
 @writes("predict", *_KINDS)
 def predict_component(builder: Builder, model: Any, frame: Frame) -> Value:
-    return place_of_largest(builder, _weighted(builder, model, frame))
+    return position_of_largest(builder, _weighted(builder, model, frame))
 
 
 @writes("predict_proba", *_KINDS)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from packager.exporters._sklearn import emit, place_above, place_of_largest, refuse, write_labels, writes
+from packager.exporters._sklearn import emit, position_above, position_of_largest, refuse, write_labels, writes
 from packager.exporters._sklearn.algebra import numbers
 from packager.exporters._sklearn.builder import Builder, Frame, Value
 from packager.exporters._sklearn.cluster import nearest
@@ -44,17 +44,17 @@ def predict_best(builder: Builder, model: Any, frame: Frame) -> Value:
     scores = builder.concat([_binary_score(builder, member, frame) for member in model.estimators_])
     kind = model.label_binarizer_.y_type_
     if kind == "multiclass":
-        return write_labels(builder, model.classes_, _place_of_best(builder, scores))
-    place = builder.cast(builder.binary("Greater", scores, _threshold(model.estimators_[0])), "int64")
-    return place if kind.startswith("multilabel") else write_labels(builder, model.classes_, place)
+        return write_labels(builder, model.classes_, _position_of_best(builder, scores))
+    position = builder.cast(builder.binary("Greater", scores, _threshold(model.estimators_[0])), "int64")
+    return position if kind.startswith("multilabel") else write_labels(builder, model.classes_, position)
 
 
-def _place_of_best(builder: Builder, scores: Value) -> Value:
-    """Return the place of the largest score: the first of equals, before scikit-learn 1.8 the last."""
+def _position_of_best(builder: Builder, scores: Value) -> Value:
+    """Return the position of the largest score: the first of equals, before scikit-learn 1.8 the last."""
     if _library() >= (1, 8):
-        return place_of_largest(builder, scores)
+        return position_of_largest(builder, scores)
     last = scores.width - 1
-    return builder.sub(last, place_of_largest(builder, builder.take(scores, list(range(last, -1, -1)))))
+    return builder.sub(last, position_of_largest(builder, builder.take(scores, list(range(last, -1, -1)))))
 
 
 def _library() -> tuple[int, ...]:
@@ -112,7 +112,7 @@ def predict_by_pairs(builder: Builder, model: Any, frame: Frame) -> Value:
     found = emit(builder, model, "decision_function", frame)
     if found.width > 1:
         return label_of_largest(builder, model.classes_, found)
-    return write_labels(builder, model.classes_, place_above(builder, found, _threshold(model.estimators_[0])))
+    return write_labels(builder, model.classes_, position_above(builder, found, _threshold(model.estimators_[0])))
 
 
 @writes("predict", "OutputCodeClassifier")
@@ -153,8 +153,8 @@ def _chained(builder: Builder, model: Any, frame: Frame, method: str) -> Value:
         found.append(scores_for_two(builder, member, own, (method,)))
     if any(value.dtype == "string" for value in found):
         refuse(model, "chains text labels")
-    order = [list(model.order_).index(place) for place in range(len(found))]
-    return builder.concat([found[place] for place in order])
+    order = [list(model.order_).index(position) for position in range(len(found))]
+    return builder.concat([found[position] for position in order])
 
 
 def _chain(method: str, *names: str) -> None:

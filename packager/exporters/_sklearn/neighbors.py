@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Nearest neighbours: who they are, and what they say together.
+"""Nearest neighbours: finding them, and combining their answers.
 
 Of points at the very same distance the first in the table, or in the leaves of a tree, counts as nearer. The library's
-search keeps whichever its heap happens to: `critical.tied_rows` tells such rows.
+search keeps whichever its heap happens to: `critical.tied_rows` finds such rows.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ def _to_fitted(builder: Builder, model: Any, frame: Frame, order: Any = slice(No
 
 
 def neighbours(builder: Builder, model: Any, frame: Frame, count: int) -> tuple[Value, Value]:
-    """Return the distances of the nearest rows, ascending, and their places."""
+    """Return the distances of the nearest rows, ascending, and their positions."""
 
     def make() -> tuple[Value, Value]:
         order = _order(model)
         found = _to_fitted(builder, model, frame, order)
-        raised, places = smallest(builder, found.raised, count)
-        return found.plain(builder, raised), pick(builder, order, places)
+        raised, positions = smallest(builder, found.raised, count)
+        return found.plain(builder, raised), pick(builder, order, positions)
 
     pair: tuple[Value, Value] = builder.remember((id(model), "neighbours", count, frame), make)
     return pair
@@ -75,7 +75,7 @@ def _weighed(builder: Builder, model: Any, far: Value) -> Value | None:
     if model.weights in (None, "uniform"):
         return None
     if model.weights != "distance":
-        refuse(model, "weighs neighbours by a function of its own", hint="use `weights='distance'` or `'uniform'`")
+        refuse(model, "weighs neighbours by a custom function", hint="use `weights='distance'` or `'uniform'`")
     same = builder.binary("Equal", far, 0.0)
     ones = builder.cast(same, "float64")
     any_same = builder.binary("Greater", builder.reduce("ReduceMax", ones), 0.0)
@@ -95,13 +95,13 @@ def _outputs(model: Any) -> list[Any]:
 def _votes(builder: Builder, model: Any, frame: Frame) -> list[Value]:
     """Return for every output the votes for each class, added from the nearest neighbour on."""
     numpy = importlib.import_module("numpy")
-    far, places = neighbours(builder, model, frame, model.n_neighbors)
+    far, positions = neighbours(builder, model, frame, model.n_neighbors)
     weights = _weighed(builder, model, far)
     known = model.classes_ if is_multi_output(model) else [model.classes_]
     found = []
     for encoded, classes in zip(_outputs(model), known, strict=True):
-        own, parts = pick(builder, encoded.astype("int64"), places), []
-        for index in range(places.width):
+        own, parts = pick(builder, encoded.astype("int64"), positions), []
+        for index in range(positions.width):
             says = builder.binary("Equal", builder.take(own, [index]), numpy.arange(len(classes)))
             part = builder.cast(says, "float64")
             parts.append(part if weights is None else builder.mul(part, builder.take(weights, [index])))
@@ -125,12 +125,12 @@ def predict_majority(builder: Builder, model: Any, frame: Frame) -> Value:
 
 @writes("predict", "KNeighborsRegressor")
 def predict_mean(builder: Builder, model: Any, frame: Frame) -> Value:
-    far, places = neighbours(builder, model, frame, model.n_neighbors)
+    far, positions = neighbours(builder, model, frame, model.n_neighbors)
     weights, found = _weighed(builder, model, far), []
     for targets in _outputs(model):
-        own = pick(builder, targets.astype("float64"), places)
+        own = pick(builder, targets.astype("float64"), positions)
         if weights is None:
-            found.append(builder.div(builder.reduce("ReduceSum", own), float(places.width)))
+            found.append(builder.div(builder.reduce("ReduceSum", own), float(positions.width)))
         else:
             whole = builder.reduce("ReduceSum", weights)
             found.append(builder.div(builder.reduce("ReduceSum", builder.mul(own, weights)), whole))
@@ -222,7 +222,7 @@ _DENSEST = 1e7  # of a local density; 1e10 is what equal rows have
 def score_density(builder: Builder, model: Any, frame: Frame) -> Value:
     """Return the negative mean of the neighbours' reachability density over one's own."""
     if not model.novelty:
-        refuse(model, "says nothing of new rows unless fitted with `novelty=True`", hint="fit it with `novelty=True`")
+        refuse(model, "has no answer for new rows unless fitted with `novelty=True`", hint="fit it with `novelty=True`")
     if float(model._lrd.max()) > _DENSEST:
         refuse(
             model,
@@ -230,10 +230,12 @@ def score_density(builder: Builder, model: Any, frame: Frame) -> Value:
             hint="raise `n_neighbors`, or drop duplicates before it is fitted",
         )
     count = int(model.n_neighbors_)
-    far, places = neighbours(builder, model, frame, count)
-    reach = builder.binary("Max", far, pick(builder, model._distances_fit_X_[:, count - 1].astype("float64"), places))
+    far, positions = neighbours(builder, model, frame, count)
+    reach = builder.binary(
+        "Max", far, pick(builder, model._distances_fit_X_[:, count - 1].astype("float64"), positions)
+    )
     own = builder.div(1.0, builder.add(builder.reduce("ReduceMean", reach), 1e-10))
-    ratios = builder.div(pick(builder, model._lrd.astype("float64"), places), own)
+    ratios = builder.div(pick(builder, model._lrd.astype("float64"), positions), own)
     return builder.unary("Neg", builder.reduce("ReduceMean", ratios))
 
 
@@ -283,4 +285,4 @@ def predict_centroid(builder: Builder, model: Any, frame: Frame) -> Value:
     if model.metric == "euclidean":
         return builder.look_up(label_values(model.classes_), nearest(builder, given, model.centroids_))
     found = distances(builder, model, given, model.centroids_, model.metric)
-    return builder.look_up(label_values(model.classes_), builder.place_of("ArgMin", found.raised))
+    return builder.look_up(label_values(model.classes_), builder.position_of("ArgMin", found.raised))

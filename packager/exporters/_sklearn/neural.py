@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from packager.exporters._sklearn import both_sides, place_above, refuse, write_labels, writes
+from packager.exporters._sklearn import both_sides, position_above, refuse, write_labels, writes
 from packager.exporters._sklearn.algebra import expit, numbers, products, softmax
 from packager.exporters._sklearn.builder import Builder, Frame, Value
 from packager.exporters._sklearn.labels import label_of_largest
@@ -53,7 +53,7 @@ def predict_label(builder: Builder, model: Any, frame: Frame) -> Value:
         return label_of_largest(builder, model.classes_, found)
     if model._label_binarizer.y_type_.startswith("multilabel"):
         return builder.cast(builder.binary("Greater", found, 0.5), "int64")
-    return write_labels(builder, model.classes_, place_above(builder, found, 0.5))
+    return write_labels(builder, model.classes_, position_above(builder, found, 0.5))
 
 
 @writes("transform", "BernoulliRBM")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What numpy and scipy have and ONNX Runtime has not in binary64: functions, search in sorted values, interpolation."""
+"""Functions of numpy and scipy that ONNX Runtime lacks in binary64, search in sorted values, interpolation."""
 
 from __future__ import annotations
 
@@ -117,8 +117,8 @@ def _ratio(builder: Builder, value: Value, parts: tuple[tuple[float, ...], tuple
     return builder.div(*(polynomial(builder, value, part) for part in parts))
 
 
-def place_among(builder: Builder, column: Value, edges: Any) -> Value:
-    """Return what `numpy.searchsorted(edges, column, side="right")` does, as int64; any place for NaN."""
+def position_among(builder: Builder, column: Value, edges: Any) -> Value:
+    """Return what `numpy.searchsorted(edges, column, side="right")` does, as int64; any position for NaN."""
     return count_not_above(builder, builder.cast(column, "float64"), edges)
 
 
@@ -133,8 +133,8 @@ def interpolated(builder: Builder, column: Value, at: Any, values: Any) -> Value
     last = len(at) - 1
     table = numpy.column_stack([at[:last], values[:last], numpy.nan_to_num(slopes)])
     table = numpy.vstack([table, [at[last], values[last], 0.0]])
-    place = builder.binary("Max", builder.sub(place_among(builder, column, at), 1), 0)
-    row = builder.look_up(table, place)
+    position = builder.binary("Max", builder.sub(position_among(builder, column, at), 1), 0)
+    row = builder.look_up(table, position)
     start, base, slope = (builder.take(row, [index]) for index in range(3))
     found = builder.add(builder.mul(slope, builder.sub(column, start)), base)
     found = builder.where(builder.binary("Less", column, at[0]), float(values[0]), found)

@@ -13,7 +13,7 @@ from typing import Any
 
 from packager.exporters._sklearn import refuse, writes
 from packager.exporters._sklearn.builder import Builder, Frame, Value
-from packager.exporters._sklearn.numeric import bounded, place_among
+from packager.exporters._sklearn.numeric import bounded, position_among
 
 
 @writes("transform", "StandardScaler")
@@ -94,11 +94,11 @@ def multiply_features(builder: Builder, model: Any, frame: Frame) -> Value:
     choose = itertools.combinations if model.interaction_only else itertools.combinations_with_replacement
     made = [builder.spread(given, [1.0], given.dtype)] if model.include_bias else []
     lowest, highest = _degrees(model)
-    terms: list[tuple[int, ...]] = [(place,) for place in range(given.width)]
+    terms: list[tuple[int, ...]] = [(position,) for position in range(given.width)]
     product = given
     for degree in range(1, highest + 1):
         if degree > 1:
-            before = {term: place for place, term in enumerate(terms)}
+            before = {term: position for position, term in enumerate(terms)}
             terms = list(choose(range(given.width), degree))
             if not terms:
                 break
@@ -122,10 +122,10 @@ def discretise(builder: Builder, model: Any, frame: Frame) -> Value:
     whole = builder.matrix(frame)
     whole = builder.cast(whole, numpy.dtype(model.dtype).name) if model.dtype is not None else whole
     made = []
-    for place, edges in enumerate(model.bin_edges_):
-        code = place_among(builder, builder.take(whole, [place]), edges[1:-1])
+    for position, edges in enumerate(model.bin_edges_):
+        code = position_among(builder, builder.take(whole, [position]), edges[1:-1])
         kind = whole.dtype
         one_hot = "onehot" in model.encode
-        bins = int(model.n_bins_[place])
+        bins = int(model.n_bins_[position])
         made.append(builder.look_up(numpy.eye(bins, dtype=kind), code) if one_hot else builder.cast(code, kind))
     return builder.concat(made)

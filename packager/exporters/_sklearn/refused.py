@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Transformers that have no ONNX form, each with its reason and the way out."""
+"""Transformers that have no ONNX form, each with its reason and a remedy."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _REASONS = {
     "NMF": ("solves an optimisation per row", _PROJECT),
     "MiniBatchNMF": ("solves an optimisation per row", _PROJECT),
     "LatentDirichletAllocation": ("solves an optimisation per row", _PROJECT),
-    "LocallyLinearEmbedding": ("solves equations of its own for every row", _PROJECT),
+    "LocallyLinearEmbedding": ("solves new equations for every row", _PROJECT),
     "Isomap": ("walks through a graph of neighbours for every row", _PROJECT),
     "KNeighborsTransformer": ("makes a graph of neighbours, not columns", _NEIGHBOURS),
     "RadiusNeighborsTransformer": ("makes a graph of neighbours, not columns", _NEIGHBOURS),

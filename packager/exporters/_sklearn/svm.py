@@ -6,7 +6,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from packager.exporters._sklearn import emit, place_of_largest, refuse, write_labels, writes
+from packager.exporters._sklearn import emit, position_of_largest, refuse, write_labels, writes
 from packager.exporters._sklearn.algebra import (
     clip,
     expit,
@@ -30,7 +30,7 @@ def _dense(array: Any) -> Any:
 def _kernel(builder: Builder, model: Any, frame: Frame) -> Value:
     """Return the kernel of every row with every support vector."""
     if callable(model.kernel) or model.kernel == "precomputed":
-        kind = "a kernel of its own" if callable(model.kernel) else "a precomputed kernel"
+        kind = "a custom kernel" if callable(model.kernel) else "a precomputed kernel"
         refuse(model, f"uses {kind}, which has no ONNX form", hint="use one of the kernels that have a name")
     found, vectors = numbers(builder, frame), _dense(model.support_vectors_)
     if model.kernel == "rbf":
@@ -97,7 +97,7 @@ def votes_and_confidence(builder: Builder, first: Value, second: Value, confiden
 
 @writes("predict", *_CLASSIFIERS)
 def predict_label(builder: Builder, model: Any, frame: Frame) -> Value:
-    """Name the class with most votes of pairs, the first of equals; `break_ties` asks the decision function."""
+    """Name the class with most votes of pairs, the first of equals; `break_ties` uses the decision function."""
     count = len(model.classes_)
     if count > 2 and model.break_ties and model.decision_function_shape == "ovr":
         return label_of_largest(builder, model.classes_, emit(builder, model, "decision_function", frame))
@@ -106,7 +106,7 @@ def predict_label(builder: Builder, model: Any, frame: Frame) -> Value:
     gain = numpy.array([[float(i == one) - (i == other) for i in range(count)] for one, other in _pairs(count)])
     base = numpy.array([float(index) for index in range(count)])  # votes of pairs whose first class loses all
     return write_labels(
-        builder, model.classes_, place_of_largest(builder, builder.add(builder.matmul(first, gain), base))
+        builder, model.classes_, position_of_largest(builder, builder.add(builder.matmul(first, gain), base))
     )
 
 
@@ -150,19 +150,19 @@ def _coupled(builder: Builder, chances: Value, count: int) -> Value:
 def _coupling_rows(builder: Builder, chances: Value, count: int) -> list[Value]:
     """Return the rows of the quadratic form, each [batch, classes]."""
     numpy = importlib.import_module("numpy")
-    places = {pair: index for index, pair in enumerate(_pairs(count))}
+    positions = {pair: index for index, pair in enumerate(_pairs(count))}
     known = builder.concat([chances, builder.sub(1.0, chances), builder.mul(builder.take(chances, [0]), 0.0)])
-    zero = 2 * len(places)
+    zero = 2 * len(positions)
 
-    def place(one: int, other: int) -> int:
+    def position(one: int, other: int) -> int:
         if one == other:
             return zero
-        return places[one, other] if one < other else len(places) + places[other, one]
+        return positions[one, other] if one < other else len(positions) + positions[other, one]
 
     rows = []
     for index in range(count):
-        against = builder.take(known, [place(other, index) for other in range(count)])
-        chosen = builder.take(known, [place(index, other) for other in range(count)])
+        against = builder.take(known, [position(other, index) for other in range(count)])
+        chosen = builder.take(known, [position(index, other) for other in range(count)])
         squares = builder.reduce("ReduceSum", square(builder, against))
         here = (numpy.arange(count) == index).astype("float64")
         rows.append(builder.sub(builder.mul(squares, here), builder.mul(against, chosen)))

@@ -78,11 +78,11 @@ def hash_words(builder: Builder, model: Any, frame: Frame) -> Value:
     units, pad = cut_units(builder, model, _text(model, frame), Grams({}, 0))
     stops = [pad, *sorted(model.get_stop_words() or ())]
     whole = builder.cast(Value(builder.node("MurmurHash3", [units.name], domain=TEXT, positive=0), "int32", 1), "int64")
-    place = builder.binary("Mod", builder.unary("Abs", whole), int(model.n_features))
-    place = builder.where(tokens.is_one_of(builder, units, stops), -1, place)
+    position = builder.binary("Mod", builder.unary("Abs", whole), int(model.n_features))
+    position = builder.where(tokens.is_one_of(builder, units, stops), -1, position)
     below = builder.binary("Less", whole, 0)
-    positive = _occurrences(builder, builder.where(below, -1, place), model.n_features)
-    negative = _occurrences(builder, builder.where(below, place, -1), model.n_features)
+    positive = _occurrences(builder, builder.where(below, -1, position), model.n_features)
+    negative = _occurrences(builder, builder.where(below, position, -1), model.n_features)
     signed = model.alternate_sign and not model.binary
     found = builder.sub(positive, negative) if signed else builder.add(positive, negative)
     found = builder.cast(builder.binary("Greater", found, 0.0), found.dtype) if model.binary else found
@@ -90,11 +90,11 @@ def hash_words(builder: Builder, model: Any, frame: Frame) -> Value:
     return normalised(builder, found, model.norm, least=0.0) if model.norm else found
 
 
-def _occurrences(builder: Builder, places: Value, width: int) -> Value:
+def _occurrences(builder: Builder, positions: Value, width: int) -> Value:
     every = list(range(width))
     made = builder.node(
         "TfIdfVectorizer",
-        [places.name],
+        [positions.name],
         mode="TF",
         max_skip_count=0,
         min_gram_length=1,
@@ -143,9 +143,9 @@ def refuse_options(model: Any) -> None:
     """Raise StepError for a vectoriser that cuts or changes text in a way no graph does."""
     for name in ("tokenizer", "preprocessor"):
         if getattr(model, name) is not None:
-            refuse(model, f"calls a `{name}` of its own, which a graph cannot hold", hint=_BEFORE)
+            refuse(model, f"calls a custom `{name}`, which a graph cannot hold", hint=_BEFORE)
     if callable(model.analyzer):
-        refuse(model, "calls an `analyzer` of its own, which a graph cannot hold", hint=_BEFORE)
+        refuse(model, "calls a custom `analyzer`, which a graph cannot hold", hint=_BEFORE)
     if model.input != "content":
         refuse(model, f"reads files (`input={model.input!r}`), which a graph cannot", hint="use `input='content'`")
     if model.strip_accents is not None:

@@ -118,9 +118,9 @@ def move_behind(builder: Builder, units: Value, moved: Sequence[str], pad: str) 
     """Move some units behind the others, whose order stays, and make pads of them."""
     last = builder.cast(is_one_of(builder, units, moved), "int64")
     shape = builder.node("Shape", [units.name])
-    place = builder.node("CumSum", [builder.node("Expand", [builder.constant([[1]]), shape]), builder.constant(1)])
+    position = builder.node("CumSum", [builder.node("Expand", [builder.constant([[1]]), shape]), builder.constant(1)])
     length = builder.node("Gather", [shape, builder.constant([1], "int64")])
-    key = builder.node("Add", [place, builder.node("Mul", [last.name, length])])
+    key = builder.node("Add", [position, builder.node("Mul", [last.name, length])])
     order = f"{builder.node('TopK', [key, length], outputs=2, axis=1, largest=0)}:1"
     ordered = Value(builder.node("GatherElements", [units.name, order], axis=1), "string", 1)
     behind = Value(builder.node("GatherElements", [last.name, order], axis=1), "int64", 1)

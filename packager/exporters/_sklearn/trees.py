@@ -10,8 +10,8 @@ from typing import Any
 from packager.exporters._sklearn import (
     both_sides,
     emit,
-    place_above,
-    place_of_largest,
+    position_above,
+    position_of_largest,
     refuse,
     write_labels,
     writes,
@@ -62,7 +62,10 @@ def elect(builder: Builder, model: Any, frame: Frame) -> Value:
     votes = _by_output(builder, model, frame)
     classes = [model.classes_] if model.n_outputs_ == 1 else model.classes_
     return builder.concat(
-        [write_labels(builder, own, place_of_largest(builder, each)) for own, each in zip(classes, votes, strict=True)]
+        [
+            write_labels(builder, own, position_of_largest(builder, each))
+            for own, each in zip(classes, votes, strict=True)
+        ]
     )
 
 
@@ -183,7 +186,7 @@ def _least_probability(model: Any) -> float:
 
 
 def _encoded(builder: Builder, model: Any, frame: Frame) -> Value:
-    """Return the input of histogram boosting: columns of categories first, as their places among the known ones."""
+    """Return the input of histogram boosting: columns of categories first, as their positions among the known ones."""
     chosen = getattr(model, "is_categorical_", None)
     if chosen is None:
         return builder.matrix(frame, "float64")
@@ -193,10 +196,10 @@ def _encoded(builder: Builder, model: Any, frame: Frame) -> Value:
     fitted = [str(name) for name in getattr(model, "feature_names_in_", ())]
     if frame.names and set(fitted) <= set(frame.names):
         frame = builder.select(frame, [list(frame.names).index(name) for name in fitted])
-    places = chosen.nonzero()[0].tolist()
+    positions = chosen.nonzero()[0].tolist()
     first = [
-        categories.write_codes(builder, builder.column(frame, place), list(known))
-        for place, known in zip(places, encoder.categories_, strict=True)
+        categories.write_codes(builder, builder.column(frame, position), list(known))
+        for position, known in zip(positions, encoder.categories_, strict=True)
     ]
     rest = builder.select(frame, (~chosen).nonzero()[0].tolist())
     return builder.concat([*first, *([builder.matrix(rest, "float64")] if rest.width else [])])
@@ -220,8 +223,10 @@ def boosted_label(builder: Builder, model: Any, frame: Frame) -> Value:
     """Name the largest; between two classes gradient boosting says yes at zero, histogram boosting says no."""
     raw = _raw(builder, model, frame)
     inclusive = not hasattr(model, "_predictors")
-    place = place_above(builder, raw, inclusive=inclusive) if raw.width == 1 else place_of_largest(builder, raw)
-    return write_labels(builder, model.classes_, place)
+    position = (
+        position_above(builder, raw, inclusive=inclusive) if raw.width == 1 else position_of_largest(builder, raw)
+    )
+    return write_labels(builder, model.classes_, position)
 
 
 @writes("predict", *_BOOSTED_REGRESSORS)
@@ -235,7 +240,7 @@ def boosted_number(builder: Builder, model: Any, frame: Frame) -> Value:
 
 
 def ensemble_of(model: Any) -> Ensemble | None:
-    """Return the trees that belong to an estimator of scikit-learn itself, for what asks where they split."""
+    """Return the trees that belong to an estimator of scikit-learn itself, for callers that need their splits."""
     if hasattr(model, "_predictors"):
         return histogram.read(model)
     if hasattr(model, "tree_"):

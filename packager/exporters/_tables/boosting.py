@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What boosters of all libraries have in common as sources: outputs by name, a graph through the writers, rows."""
+"""Common part of boosters of all libraries as sources: outputs by name, a graph through the writers, rows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 from packager.errors import MissingToolError
 from packager.exporters import Arrays, Feeds, Interface, _sklearn
-from packager.exporters._sklearn import both_sides, place_of_largest, write_labels
+from packager.exporters._sklearn import both_sides, position_of_largest, write_labels
 from packager.exporters._sklearn.builder import Builder, Frame, Value
 from packager.exporters._tables import critical as _critical
 from packager.exporters._tables import estimator, ranges
@@ -49,7 +49,7 @@ class Boosted:
 
     `answer` is the library's own call on the data frame or matrix that its users have, `write` puts the same into a
     graph; both give the outputs called `names`. `critical` are the values of every column that decide something.
-    `closed` are the columns, each an input, that take their critical values only. `outputs` are the wished names, empty
+    `closed` are the columns, each an input, that take their critical values only. `outputs` are requested names, empty
     for the default ones. `grown` are the trees, `categories` what stands for each code in them, by column.
     """
 
@@ -71,7 +71,7 @@ class Boosted:
         names = estimator.output_names(self.names, self.outputs, inputs)
         builder = Builder(opset, [*(port.name for port in inputs), *names])
         values = [Value(port.name, port.dtype, int(port.shape[1])) for port in inputs]
-        made = self.write(builder, estimator.framed(builder, self.table, values))
+        made = self.write(builder, estimator.to_frame(builder, self.table, values))
         ranks = [1 if name == "label" and value.width == 1 else 2 for name, value in zip(self.names, made, strict=True)]
         found = [(_narrowed(builder, value), name, rank) for value, name, rank in zip(made, names, ranks, strict=True)]
         return builder.model([(value, value.name) for value in values], found)
@@ -82,22 +82,22 @@ class Boosted:
             return self.answer(self.table.given(feeds))
 
     def samples(self) -> Mapping[str, Any]:
-        return self._known(ranges.drawn(self.critical, self.table, self.run, self.seed))
+        return self._known(ranges.draw_rows(self.critical, self.table, self.run, self.seed))
 
     def _known(self, drawn: Feeds) -> dict[str, Any]:
         """Return rows with known and missing categories in the columns that take no others."""
         numpy = importlib.import_module("numpy")
         found = dict(drawn)
-        for place in self.closed:
-            name = self.table.ports[place].name
-            named = [item for item in self.critical[place] if item == item]
+        for position in self.closed:
+            name = self.table.ports[position].name
+            named = [item for item in self.critical[position] if item == item]
             known = numpy.array(named, found[name].dtype)
             other = ~(numpy.isin(found[name], known) | _is_missing(found[name]))
             found[name][other] = numpy.resize(known, int(other.sum()))
         return found
 
     def rows(self) -> Mapping[str, Feeds]:
-        drawn = ranges.sets(self.critical, self._in_leaves(), self.table, self.run)
+        drawn = ranges.row_sets(self.critical, self._in_leaves(), self.table, self.run)
         found = {title: self._known(feeds) for title, feeds in drawn.items()}
         return {"logged example": self.examples, **found} if self.examples else found
 
@@ -109,9 +109,9 @@ class Boosted:
         if found is None or not self.categories:
             return found
         found = found.astype("object")
-        for place, known in self.categories.items():
+        for position, known in self.categories.items():
             named = {float(code): item for code, item in enumerate(known)}
-            found[:, place] = [named.get(code, _UNSEEN) for code in found[:, place]]
+            found[:, position] = [named.get(code, _UNSEEN) for code in found[:, position]]
         return found
 
     def extra_files(self) -> Mapping[str, Path]:
@@ -131,7 +131,7 @@ def _narrowed(builder: Builder, value: Value) -> Value:
 def write_classes(builder: Builder, scores: Value, classes: Any) -> list[Value]:
     """Write the class with the first largest score, and the scores; one score alone is that of the second class."""
     both = both_sides(builder, scores) if scores.width == 1 else scores
-    return [write_labels(builder, classes, place_of_largest(builder, both)), both]
+    return [write_labels(builder, classes, position_of_largest(builder, both)), both]
 
 
 def class_answers(scores: Any, classes: Any) -> Arrays:
@@ -155,16 +155,16 @@ def labels(values: Any, classes: Any) -> Any:
     return array.astype("str").astype("O") if kind == "O" else array.astype(kind)
 
 
-def categorical(given: Any, categories: Mapping[int, Sequence[Any]]) -> Any:
+def to_categorical(given: Any, categories: Mapping[int, Sequence[Any]]) -> Any:
     """Return a data frame with columns of categories as its users have them; an empty text is a missing one."""
     if not hasattr(given, "columns"):
         return given
     pandas, found = importlib.import_module("pandas"), given.copy()
-    for place, known in categories.items():
-        column = given.iloc[:, place]
+    for position, known in categories.items():
+        column = given.iloc[:, position]
         column = column if "" in known else column.mask(column == "")
         kind: Any = "category"
         if column.isna().all():  # a row by itself: nothing in it says of which type its categories are
             kind = pandas.CategoricalDtype([item for item in known if item is not None])
-        found[given.columns[place]] = column.astype(kind)
+        found[given.columns[position]] = column.astype(kind)
     return found

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What graphs of foreign converters lack: the interface's names, types and axes."""
+"""Complete graphs of external converters: the interface's names, types and axes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from packager.graph import canonicalise
 _FLOAT, _DOUBLE = 1, 11  # of onnx.TensorProto
 
 
-def narrow(model: Any, inputs: Sequence[Port]) -> None:
+def narrow_inputs(model: Any, inputs: Sequence[Port]) -> None:
     """Let a graph that computes in binary64 take the inputs as the interface has them."""
     helper = importlib.import_module("onnx.helper")
     for value, port in zip(model.graph.input, inputs, strict=True):

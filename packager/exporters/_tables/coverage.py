@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much of a model for tables the cases of a measurement exercised: columns, categories, classes, leaves."""
+"""Count how much of a model for tables the cases of a measurement exercise: columns, categories, classes, leaves."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from packager.exporters._tables.table import Table
 
 
 class Coverage:
-    """Counts what rows reach. `add` every case that was run, then ask for the `totals`."""
+    """Counts what rows reach. `add` every case that was run, then read the `totals`."""
 
     def __init__(self, model: Any, table: Table) -> None:
         self._model, self._table = model, table
@@ -36,7 +36,7 @@ class Coverage:
                 seen.update(column.tolist())
 
     def _reached(self, feeds: Feeds) -> Any:
-        """Return the leaf of every row in every tree of the last step, None where that cannot be asked."""
+        """Return the leaf of every row in every tree of the last step, None where that is not available."""
         numpy, last = importlib.import_module("numpy"), _last(self._model)
         if not hasattr(last, "apply") or not _tree_sizes(last):
             return None
@@ -52,7 +52,7 @@ class Coverage:
         """Return numbers reached and numbers there are, by what."""
         varied = sum(len(seen) > 1 for seen in self._columns.values())
         found = {"columns": {"reached": varied, "of": len(self._columns)}}
-        known = [item for part in inner.parts(self._model) for item in _categories(part)]
+        known = [item for part in inner.inner_estimators(self._model) for item in _categories(part)]
         if known:
             seen = set().union(*self._columns.values())
             found["categories"] = {"reached": sum(item in seen for item in known), "of": len(known)}

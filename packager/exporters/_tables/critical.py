@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows on which a model for tables shows what it is: one in every leaf of its trees, and what its family adds.
+"""Rows that exercise a model for tables: one in every leaf of its trees, and what its family adds.
 
 A value alone says little about a tree: a leaf is reached by several at once. So one row is made per leaf, alternately
 on the last value that still goes there and on the first one beyond the other border. Rows are made where an estimator
@@ -81,11 +81,11 @@ def _pulled(step: Any, made: Any, width: int) -> Any:
     except Exception:  # an inverse is a hint for where to look: an estimator may raise what it likes
         return None
     found = numpy.asarray(found.toarray() if hasattr(found, "toarray") else found)
-    return apart(step, found) if found.ndim == 2 and found.shape[1] == width else None
+    return round_apart(step, found) if found.ndim == 2 and found.shape[1] == width else None
 
 
-def apart(step: Any, values: Any) -> Any:
-    """Return numbers pulled back through a step, off by a ten-millionth where the step rounds in a way of its own.
+def round_apart(step: Any, values: Any) -> Any:
+    """Return numbers pulled back through a step, off by a ten-millionth where the step rounds in another way.
 
     Powers, products of matrices and the like differ in their last bits between processors and between rows of one
     batch; a threshold behind them decides nothing about a number that stands on it.
@@ -100,14 +100,14 @@ def _pulled_columns(step: Any, made: Any, width: int) -> Any:
     found = numpy.zeros((len(made), width), dtype="object")
     known = False
     for name, part, _ in step.transformers_:
-        places = [int(place) for place in getattr(step, "_transformer_to_input_indices", {}).get(name, ())]
+        positions = [int(position) for position in getattr(step, "_transformer_to_input_indices", {}).get(name, ())]
         slots = step.output_indices_.get(name, slice(0, 0))
-        if part == "drop" or not places or slots.stop == slots.start:
+        if part == "drop" or not positions or slots.stop == slots.start:
             continue
         own = made[:, slots]
-        back = own if part == "passthrough" else _pulled_part(part, own, len(places))
-        if back is not None and back.shape[1] == len(places):
-            found[:, places] = back
+        back = own if part == "passthrough" else _pulled_part(part, own, len(positions))
+        if back is not None and back.shape[1] == len(positions):
+            found[:, positions] = back
             known = True
     return found if known else None
 
@@ -190,28 +190,28 @@ def leaf_rows(grown: Ensemble, width: int) -> Any:
 def _row(base: Any, borders: dict[int, tuple[float, float]], grown: Ensemble, *, last: bool) -> Any:
     """Return a row that goes to the leaf behind `borders`; of a category one that is in its set, or is not."""
     row, columns = base.copy(), grown.columns
-    for place, (low, high) in borders.items():
-        made = columns.derived[place - columns.width] if place >= columns.width else None
+    for position, (low, high) in borders.items():
+        made = columns.derived[position - columns.width] if position >= columns.width else None
         if isinstance(made, Members):
             inside = high <= _IN
             row[made.feature] = min(made.codes) if inside and made.codes else max(made.codes, default=-1) + 1
-        elif place < len(row):
-            row[place] = _inside(low, high, grown.compared, last=last)
+        elif position < len(row):
+            row[position] = _inside(low, high, grown.compared, last=last)
         elif made is not None:
             row[made.feature] = _inside(low, high, grown.compared, last=last)
     return row
 
 
 def _ordinary(grown: Sequence[Tree], width: int) -> Any:
-    """Return a row of middle thresholds: what a column is where a leaf does not ask for it."""
+    """Return a row of middle thresholds: what a column is where a leaf does not depend on it."""
     numpy = importlib.import_module("numpy")
     row = numpy.zeros(width)
-    places = numpy.concatenate([tree.column[~tree.leaf] for tree in grown])
+    positions = numpy.concatenate([tree.column[~tree.leaf] for tree in grown])
     cuts = numpy.concatenate([tree.threshold[~tree.leaf].astype("float64") for tree in grown])
-    for place in numpy.unique(places):
-        own = numpy.sort(cuts[(places == place) & numpy.isfinite(cuts)])
-        if place < width and len(own):
-            row[place] = own[len(own) // 2]
+    for position in numpy.unique(positions):
+        own = numpy.sort(cuts[(positions == position) & numpy.isfinite(cuts)])
+        if position < width and len(own):
+            row[position] = own[len(own) // 2]
     return row
 
 

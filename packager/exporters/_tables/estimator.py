@@ -41,7 +41,7 @@ TOOLCHAIN: tuple[str, ...] = (
 )
 
 
-def open_estimator(source: Path, model: Any, wishes: ExportOptions) -> Estimator:
+def open_estimator(source: Path, model: Any, options: ExportOptions) -> Estimator:
     """Bring a fitted estimator together with signature and recipe. Raises StepError for what is not one."""
     base = library()
     if not isinstance(model, base.base.BaseEstimator):
@@ -53,7 +53,7 @@ def open_estimator(source: Path, model: Any, wishes: ExportOptions) -> Estimator
     first = model.steps[0][1] if hasattr(model, "steps") else model
     table = _table.table(
         source,
-        wishes,
+        options,
         _names(source, list(map(str, getattr(model, "feature_names_in_", ())))),
         getattr(model, "n_features_in_", None),
         text=hasattr(first, "token_pattern"),
@@ -61,9 +61,9 @@ def open_estimator(source: Path, model: Any, wishes: ExportOptions) -> Estimator
         texts=ranges.text_columns(model),
     )
     table = _with_categories(table, model)
-    examples = _table.examples(source, table)
-    interface = wishes.interface(table.ports, {}, unfix=_table.UNFIX)
-    return Estimator(model, table, interface, wishes.outputs, wishes.seed, examples)
+    examples = _table.logged_rows(source, table)
+    interface = options.interface(table.ports, {}, unfix=_table.UNFIX)
+    return Estimator(model, table, interface, options.outputs, options.seed, examples)
 
 
 def _with_categories(table: Table, model: Any) -> Table:
@@ -93,7 +93,7 @@ _NEAREST = ("KMeans", "MiniBatchKMeans")  # their labels are the nearest of `tra
 
 @dataclass(frozen=True, slots=True)
 class Estimator:
-    """A fitted estimator as a source. `outputs` are the wished names, empty for the default ones."""
+    """A fitted estimator as a source. `outputs` are the requested names, empty for the default ones."""
 
     model: Any
     table: Table
@@ -107,11 +107,11 @@ class Estimator:
         names = output_names([answer.name for answer in answers], self.outputs, self.interface.inputs)
         builder = Builder(opset, [*(port.name for port in self.interface.inputs), *names])
         values = [Value(port.name, port.dtype, int(port.shape[1])) for port in self.interface.inputs]
-        frame = framed(builder, self.table, values)
+        frame = to_frame(builder, self.table, values)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             made = [_written(builder, self.model, answer, frame) for answer in answers]
-        seen = _table.refused(
+        seen = _table.explain_failure(
             "the model answers no row of the values that it knows itself",
             lambda: self.run(first_rows(self.samples(), 3)),
             "log it with an input example, or name rows under `samples`",
@@ -123,7 +123,7 @@ class Estimator:
         given = self.table.given(feeds)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return results(self.model, given)
+            return run_estimator(self.model, given)
 
     def gaps(self, feeds: Feeds, output: int, expected: Any, got: Any) -> Any:
         """Return for every element how far the estimator was from answering `got` instead (see `SourceModel`)."""
@@ -138,7 +138,7 @@ class Estimator:
 
         Raises StepError where a linear model's own answers are rounding.
         """
-        parts = list(inner.parts(self.model))
+        parts = list(inner.inner_estimators(self.model))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             if any(hasattr(part, "coef_") and hasattr(part, "intercept_") for part in parts):
@@ -168,7 +168,7 @@ def _is_same(left: Any, right: Any) -> bool:
     return bool((left == right).all())
 
 
-def framed(builder: Builder, table: Table, values: Sequence[Value]) -> Frame:
+def to_frame(builder: Builder, table: Table, values: Sequence[Value]) -> Frame:
     """Return the inputs as what the source is called with: in the types it is trained on, named if it is a frame."""
     kinds = ("string" if kind == "object" else kind for kind in table.trained)
     cast = tuple(builder.cast(value, kind) for value, kind in zip(values, kinds, strict=True))
@@ -180,13 +180,13 @@ def first_rows(samples: Mapping[str, Any], count: int) -> dict[str, Any]:
     return {name: rows[[index % len(rows) for index in range(count)]] for name, rows in samples.items()}
 
 
-def output_names(default: Sequence[str], wished: Sequence[str], inputs: Sequence[Port]) -> tuple[str, ...]:
-    """Return the names of the outputs: the wished ones, else the default ones, `NAME_out` where a column is `NAME`."""
-    if wished and len(wished) != len(default):
-        raise StepError(f"expected {len(default)} output names ({', '.join(default)}), got {len(wished)}")
+def output_names(default: Sequence[str], requested: Sequence[str], inputs: Sequence[Port]) -> tuple[str, ...]:
+    """Return the names of the outputs: the requested ones, else the defaults, `NAME_out` where a column is `NAME`."""
+    if requested and len(requested) != len(default):
+        raise StepError(f"expected {len(default)} output names ({', '.join(default)}), got {len(requested)}")
     taken = {port.name for port in inputs}
     found: list[str] = []
-    for name in wished or default:
+    for name in requested or default:
         while name in taken:
             name = f"{name}_out"
         taken.add(name)
@@ -213,7 +213,7 @@ def answers_of(model: Any) -> list[Answer]:
         return _of_classifier(model)
     if base.is_outlier_detector(model):
         if not hasattr(model, "predict"):
-            _sklearn.refuse(_last(model), "says nothing of new rows", "fit it with `novelty=True`")
+            _sklearn.refuse(_last(model), "gives no answer for new rows", "fit it with `novelty=True`")
         return [Answer("label", "predict"), Answer("score", "decision_function")]
     if _is_clusterer(model):
         return _of_clusterer(model)
@@ -287,7 +287,7 @@ def _one(builder: Builder, model: Any, made: Frame) -> Value:
     return builder.concat(made.blocks) if len(kinds) == 1 else builder.matrix(made)
 
 
-def results(model: Any, given: Any) -> Arrays:
+def run_estimator(model: Any, given: Any) -> Arrays:
     """Compute the outputs as the estimator does, in the types of the graph."""
     numpy = importlib.import_module("numpy")
     computed: dict[str, Any] = {}
@@ -354,11 +354,11 @@ def _gaps(model: Any, given: Any, expected: Any, got: Any) -> Any:
     if found is None:
         return None
     scores, labels = found
-    places = {label: place for place, label in enumerate(labels)}
-    if scores.shape[1] != len(places):
+    positions = {label: position for position, label in enumerate(labels)}
+    if scores.shape[1] != len(positions):
         return None
     rows = numpy.arange(len(scores))
-    own = numpy.array([places.get(label, 0) for label in expected.tolist()])
-    other = numpy.array([places.get(label, -1) for label in got.tolist()])
+    own = numpy.array([positions.get(label, 0) for label in expected.tolist()])
+    other = numpy.array([positions.get(label, -1) for label in got.tolist()])
     gap = abs(scores[rows, own] - scores[rows, other]) / numpy.maximum(1.0, abs(scores).max(axis=1))
     return numpy.where(other < 0, numpy.inf, gap)

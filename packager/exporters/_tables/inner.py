@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 
-def parts(value: Any, seen: set[int] | None = None) -> Iterator[Any]:
+def inner_estimators(value: Any, seen: set[int] | None = None) -> Iterator[Any]:
     """Yield every estimator inside `value`, itself first: attributes, lists, tuples and dicts are followed."""
     seen = set() if seen is None else seen
     if id(value) in seen:
@@ -23,4 +23,4 @@ def parts(value: Any, seen: set[int] | None = None) -> Iterator[Any]:
     else:
         return
     for child in children:
-        yield from parts(child, seen)
+        yield from inner_estimators(child, seen)

@@ -27,12 +27,12 @@ def read(path: Path) -> Any:
     """Open a booster in text form."""
     lib = boosting.library("lightgbm")
     text = path.read_text("utf-8", errors="replace")
-    return _table.refused(
+    return _table.explain_failure(
         f"`{path.name}` cannot be opened by LightGBM", lambda: lib.Booster(model_str=text), "save it with `save_model`"
     )
 
 
-def open_booster(source: Path, model: Any, wishes: ExportOptions) -> Boosted:
+def open_booster(source: Path, model: Any, options: ExportOptions) -> Boosted:
     """Bring a booster or a fitted model together with signature and recipe. Raises StepError."""
     lib = boosting.library("lightgbm")
     if not isinstance(model, lib.LGBMModel | lib.Booster):
@@ -41,23 +41,25 @@ def open_booster(source: Path, model: Any, wishes: ExportOptions) -> Boosted:
     found = lightgbm.read(booster)
     table = _table.table(
         source,
-        wishes,
+        options,
         _names(source, booster.feature_name()),
         booster.num_feature(),
         text=False,
-        texts=[place for place, known in found.categories.items() if any(isinstance(item, str) for item in known)],
+        texts=[
+            position for position, known in found.categories.items() if any(isinstance(item, str) for item in known)
+        ],
     )
     answering = _Interface(model, found) if isinstance(model, lib.LGBMModel) else _Bare(model, found)
     return Boosted(
         answering.answer,
         answering.write,
         answering.names,
-        critical(found),
+        critical_values(found),
         table,
-        wishes.interface(table.ports, {}, unfix=_table.UNFIX),
-        wishes.outputs,
-        wishes.seed,
-        _table.examples(source, table),
+        options.interface(table.ports, {}, unfix=_table.UNFIX),
+        options.outputs,
+        options.seed,
+        _table.logged_rows(source, table),
         grown=found.ensemble,
         categories=found.categories,
     )
@@ -71,11 +73,11 @@ def _names(source: Path, fitted: Sequence[str]) -> Sequence[str]:
     return stated if [re.sub(r"\s", "_", name) for name in stated] == list(fitted) else fitted
 
 
-def critical(model: lightgbm.Model) -> list[list[Any]]:
+def critical_values(model: lightgbm.Model) -> list[list[Any]]:
     """Return the values of every column that decide something, with what is taken for zero beside zero."""
     found: list[list[Any]] = [[*own, 0.0, lightgbm.ZERO, -lightgbm.ZERO] for own in thresholds(model.ensemble)]
-    for place, known in model.categories.items():
-        found[place] = [item for item in known if item is not None]
+    for position, known in model.categories.items():
+        found[position] = [item for item in known if item is not None]
     return found
 
 
@@ -89,7 +91,7 @@ class _Bare:
         self.names = boosting.CLASSIFIER if self._classifies else boosting.REGRESSOR
 
     def answer(self, given: Any) -> Arrays:
-        table = boosting.categorical(given, self._model.categories)
+        table = boosting.to_categorical(given, self._model.categories)
         said = self._booster.predict(table, num_threads=1)
         return boosting.class_answers(said, self._classes) if self._classifies else [boosting.numbers(said)]
 
@@ -106,7 +108,7 @@ class _Interface:
         self.names = boosting.CLASSIFIER if hasattr(model, "classes_") else boosting.REGRESSOR
 
     def answer(self, given: Any) -> Arrays:
-        table = boosting.categorical(given, self._categories)
+        table = boosting.to_categorical(given, self._categories)
         said = self._model.predict(table, num_threads=1)
         if self.names == boosting.REGRESSOR:
             return [boosting.numbers(said)]

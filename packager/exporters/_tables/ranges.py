@@ -55,13 +55,13 @@ def samples(model: Any, table: Table, run: Callable[[Feeds], Arrays], seed: int)
     """Return for every input the rows to draw from, as `SourceModel.samples` promises."""
     width = sum(int(port.shape[1]) for port in table.ports)
     names = [port.name for port in table.ports] if table.layout == "frame" else []
-    return drawn(interesting(model, width, names), table, run, seed)
+    return draw_rows(critical_columns(model, width, names), table, run, seed)
 
 
-def drawn(wanted: Sequence[Values], table: Table, run: Callable[[Feeds], Arrays], seed: int) -> Mapping[str, Any]:
+def draw_rows(wanted: Sequence[Values], table: Table, run: Callable[[Feeds], Arrays], seed: int) -> Mapping[str, Any]:
     """Return rows in which the wanted values of every column occur, beside ordinary ones and what breaks graphs."""
     numpy = importlib.import_module("numpy")
-    columns = [_column(port, wanted[index]) for index, port in _places(table.ports)]
+    columns = [_column(port, wanted[index]) for index, port in _positions(table.ports)]
     columns = _accepted(numpy, table.ports, columns, wanted, run)
     generator = numpy.random.Generator(numpy.random.PCG64(seed))
     found, start = {}, 0
@@ -72,13 +72,13 @@ def drawn(wanted: Sequence[Values], table: Table, run: Callable[[Feeds], Arrays]
     return found
 
 
-def _places(ports: Sequence[Port]) -> list[tuple[int, Port]]:
+def _positions(ports: Sequence[Port]) -> list[tuple[int, Port]]:
     """Return the port of every column, in order."""
     return list(enumerate(port for port in ports for _ in range(int(port.shape[1]))))
 
 
 def _rows(numpy: Any, generator: Any, port: Port, columns: Sequence[Values]) -> Any:
-    """Return an array of rows in which every value of every column occurs, each column in an order of its own."""
+    """Return an array of rows in which every value of every column occurs, each column in another order."""
     count = max(map(len, columns))
     dtype = "object" if port.dtype == "string" else port.dtype
     rows = numpy.empty((count, len(columns)), dtype=dtype)
@@ -99,13 +99,13 @@ def rows(model: Any, table: Table, run: Callable[[Feeds], Arrays], seed: int) ->
     """
     width = sum(int(port.shape[1]) for port in table.ports)
     names = [port.name for port in table.ports] if table.layout == "frame" else []
-    return sets(interesting(model, width, names), _critical.rows(model, width, names), table, run)
+    return row_sets(critical_columns(model, width, names), _critical.rows(model, width, names), table, run)
 
 
-def sets(wanted: Sequence[Values], critical: Any, table: Table, run: Callable[[Feeds], Arrays]) -> dict[str, Feeds]:
+def row_sets(wanted: Sequence[Values], critical: Any, table: Table, run: Callable[[Feeds], Arrays]) -> dict[str, Feeds]:
     """Return rows by what they are for: the wanted values of every column, and critical rows, where there are any."""
     numpy = importlib.import_module("numpy")
-    columns = [_column(port, wanted[index]) for index, port in _places(table.ports)]
+    columns = [_column(port, wanted[index]) for index, port in _positions(table.ports)]
     found = {"one column at its edges": _alone(columns)}
     if critical is not None:
         found["critical rows"] = critical.tolist()
@@ -126,7 +126,9 @@ def _alone(columns: Sequence[Values]) -> list[Values]:
 
 def _runnable(numpy: Any, table: Table, cells: Sequence[Values], run: Callable[[Feeds], Arrays]) -> dict[str, Any]:
     """Return rows as the ports hold them, without those that the source refuses."""
-    fitting = [[_fit(value, port) for value, (_, port) in zip(row, _places(table.ports), strict=True)] for row in cells]
+    fitting = [
+        [_fit(value, port) for value, (_, port) in zip(row, _positions(table.ports), strict=True)] for row in cells
+    ]
     kept = _kept(numpy, table.ports, fitting, run)
     return _feeds(numpy, table.ports, kept) if kept else {}
 
@@ -176,7 +178,7 @@ def missing_text(model: Any) -> tuple[Any, ...]:
     An encoder that knows a missing category and an imputer of texts treat them; not where an empty text is a category.
     """
     found: list[Any] = []
-    for part in inner.parts(model):
+    for part in inner.inner_estimators(model):
         for known in getattr(part, "categories_", ()) if hasattr(part, "handle_unknown") else ():
             items = known.tolist()
             if any(isinstance(item, str) for item in items):
@@ -191,11 +193,11 @@ def missing_text(model: Any) -> tuple[Any, ...]:
 
 
 def text_columns(model: Any) -> set[int]:
-    """Return the places of the columns that a model knows texts of: categories, or words."""
+    """Return the positions of the columns that a model knows texts of: categories, or words."""
     width = getattr(model, "n_features_in_", 0)
     names = [str(name) for name in getattr(model, "feature_names_in_", ())]
-    wanted = interesting(model, width, names) if width else []
-    return {place for place, values in enumerate(wanted) if any(isinstance(value, str) for value in values)}
+    wanted = critical_columns(model, width, names) if width else []
+    return {position for position, values in enumerate(wanted) if any(isinstance(value, str) for value in values)}
 
 
 # -- values of one column
@@ -264,7 +266,7 @@ def _accepted(
     """
     base = _base(numpy, ports, columns, wanted, run)
     done = []
-    for index, port in _places(ports):
+    for index, port in _positions(ports):
         kind = "string" if port.dtype == "string" else port.dtype.rstrip("0123456789")
         risky = [] if port.range else [value for value in _RISKY.get(kind, ()) if value not in columns[index]]
         tried = [[*base[:index], value, *base[index + 1 :]] for value in (*columns[index], *risky)]
@@ -309,13 +311,13 @@ def _feeds(numpy: Any, ports: Sequence[Port], rows: Sequence[Values]) -> dict[st
 # -- backwards through a model
 
 
-def interesting(model: Any, width: int, names: Sequence[str] = ()) -> list[Values]:
+def critical_columns(model: Any, width: int, names: Sequence[str] = ()) -> list[Values]:
     """Return for each of `width` input columns the values that matter to a fitted model."""
     return _back(model, width, names, None)
 
 
 def _back(step: Any, width: int, names: Sequence[str], wanted: list[Values] | None) -> list[Values]:
-    """Return what the input columns of a step should be; `wanted` is the same for its outputs, if anyone asked."""
+    """Return what the input columns of a step should be; `wanted` is the same for its outputs, if requested."""
     asked, edges = _asked(step, width, names, wanted), _edges(step)
     return [[*own, *more] for own, more in zip(edges, asked, strict=True)] if len(edges) == len(asked) else asked
 
@@ -368,14 +370,14 @@ def _columns(step: Any, width: int, names: Sequence[str], wanted: list[Values] |
     found = _nothing(width)
     fitted = [str(name) for name in getattr(step, "feature_names_in_", names)]
     for name, part, chosen in step.transformers_:
-        places = _chosen(chosen, fitted, width)
+        positions = _chosen(chosen, fitted, width)
         outputs = step.output_indices_.get(name, slice(0, 0))
         own = wanted[outputs] if wanted is not None else None
         if part == "drop":
             continue
-        values = (own or _nothing(len(places))) if part == "passthrough" else _back(part, len(places), (), own)
-        for place, value in zip(places, values, strict=False):
-            target = list(names).index(fitted[place]) if names and fitted else place
+        values = (own or _nothing(len(positions))) if part == "passthrough" else _back(part, len(positions), (), own)
+        for position, value in zip(positions, values, strict=False):
+            target = list(names).index(fitted[position]) if names and fitted else position
             found[target] = [*found[target], *value]
     return found
 
@@ -388,7 +390,7 @@ def _chosen(chosen: Any, fitted: Sequence[str], width: int) -> list[int]:
         return list(range(width))[chosen]
     listed = list(chosen)
     if listed and all(isinstance(item, bool) or type(item).__name__ == "bool" for item in listed):
-        return [place for place, taken in enumerate(listed) if taken]
+        return [position for position, taken in enumerate(listed) if taken]
     return [fitted.index(item) if isinstance(item, str) else int(item) for item in listed]
 
 
@@ -403,7 +405,7 @@ def _inverted(step: Any, wanted: list[Values]) -> list[Values]:
         back = numpy.asarray(step.inverse_transform(rows), dtype="float64")
     except Exception:  # an inverse is a hint for where to look: an estimator may raise what it likes
         return _nothing(len(wanted))
-    back = _critical.apart(step, back)
+    back = _critical.round_apart(step, back)
     return [back[: len(own), index].tolist() for index, own in enumerate(lists)] if back.shape == rows.shape else lists
 
 

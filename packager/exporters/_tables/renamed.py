@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Modules of scikit-learn under the names that they had before 0.22, so that older pickles find their classes.
+"""Modules of scikit-learn under their names before 0.22, so that older pickles find their classes.
 
 Most only got an underscore in front. What such a pickle holds is the business of the library's version all the same.
 """
@@ -30,7 +30,7 @@ _NAMED_ANEW = {
 }
 
 
-def now(name: str) -> str | None:
+def current_name(name: str) -> str | None:
     """Return what a module of scikit-learn is called today; None for one that is gone or of another library."""
     if not name.startswith(f"{_LIBRARY}."):
         return None
@@ -48,10 +48,10 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        return importlib.machinery.ModuleSpec(fullname, self) if now(fullname) else None
+        return importlib.machinery.ModuleSpec(fullname, self) if current_name(fullname) else None
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
-        found = importlib.import_module(now(spec.name) or spec.name)
+        found = importlib.import_module(current_name(spec.name) or spec.name)
         alias = ModuleType(spec.name)
         alias.__dict__.update({key: value for key, value in vars(found).items() if not key.startswith("__")})
         return alias
@@ -61,7 +61,7 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 @contextlib.contextmanager
-def known() -> Iterator[None]:
+def old_names_importable() -> Iterator[None]:
     """Let imports find the old names while this lasts."""
     finder = _Finder()
     sys.meta_path.append(finder)  # last: what is there under its own name is taken

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Open `.skops` archives: estimators as JSON and arrays, restored through the constructors of installed classes.
 
-The archive names classes and functions and says how to fill them; skops imports their modules and refuses a type nobody
-trusts. The list of trusted types that MLflow records comes from the author of the model, so it is no permission by
-itself: trusted are the names that a pickle may import too, each by itself and never a package. A distribution of
+The archive names classes and functions and says how to fill them; skops imports their modules and refuses types that
+are not trusted. The list of trusted types that MLflow records comes from the author of the model and is no permission:
+trusted are the names that a pickle may import too, each by itself and never a package. A distribution of
 `scipy.stats` runs text when its state is set.
 
 A class written in C trusts the state it is given: wrong node numbers make a tree read outside its memory. Trees of
@@ -110,9 +110,9 @@ def _objects(root: Any) -> Iterator[Any]:
 def _check_nodes(left: Any, right: Any, feature: Any, width: int) -> None:
     """Check that children come after their parents and exist, and that every split looks at a column that exists."""
     numpy = importlib.import_module("numpy")
-    places = numpy.arange(len(left))
+    positions = numpy.arange(len(left))
     leaf = left == -1
-    inner = (left > places) & (left < len(left)) & (right > places) & (right < len(left))
+    inner = (left > positions) & (left < len(left)) & (right > positions) & (right < len(left))
     if not len(left) or not (leaf | (inner & (feature >= 0) & (feature < width))).all():
         raise ValueError("a tree has a node outside its arrays")
 

@@ -35,7 +35,7 @@ EXTRA = "spark"
 _STAGES = re.compile(r"(org\.apache\.spark|pyspark)\.ml\.[\w.]+")
 _ROW = "packager_row"
 _NEWEST = 15  # the newest opset of the converters
-_TEXT = ("StringIndexerModel",)  # stages whose inputs are text unless somebody says otherwise
+_TEXT = ("StringIndexerModel",)  # stages whose inputs are text unless the recipe says otherwise
 _TREES = re.compile(r"DecisionTree|RandomForest|GBT")
 _OUTPUTS = ("prediction", "probability")
 _SPARK_TYPES = {
@@ -50,7 +50,7 @@ _OTHERWISE = "use stages that onnxmltools converts (indexers, encoders, assemble
 _DECLARE = "log the model with a signature, or name the columns under `inputs` with their types"
 
 
-def opened(source: Path, folder: Path, wishes: ExportOptions) -> Pipeline:
+def open_pipeline(source: Path, folder: Path, options: ExportOptions) -> Pipeline:
     """Open a pipeline. Raises StepError for classes from elsewhere, trees, and columns of unknown names."""
     stages = _described(folder)
     for stage in stages:
@@ -63,14 +63,14 @@ def opened(source: Path, folder: Path, wishes: ExportOptions) -> Pipeline:
                 hint="train the trees with XGBoost, LightGBM or scikit-learn, whose thresholds are kept exactly",
             )
     session = _session()
-    model = _table.refused(
+    model = _table.explain_failure(
         "the pipeline cannot be opened by Spark",
         lambda: _ml().PipelineModel.load(folder.resolve().as_uri()),
         "save it again with the locked version of Spark",
     )
-    table = _columns(source, model, wishes)
-    interface = wishes.interface(table.ports, {}, unfix=_table.UNFIX)
-    return Pipeline(session, model, table, interface, wishes.outputs, wishes.seed)
+    table = _columns(source, model, options)
+    interface = options.interface(table.ports, {}, unfix=_table.UNFIX)
+    return Pipeline(session, model, table, interface, options.outputs, options.seed)
 
 
 def _described(folder: Path) -> list[Mapping[str, JSON]]:
@@ -95,7 +95,7 @@ def _ml() -> Any:
 def _session() -> Any:
     _ml()
     # Java looks for its control group, of which the worker sees a part only, and gives up
-    os.environ.update(  # noqa: TID251 - read by Spark and Java, which are processes of their own
+    os.environ.update(  # noqa: TID251 - read by Spark and Java, which are separate processes
         SPARK_LOCAL_IP="127.0.0.1",
         SPARK_LOCAL_HOSTNAME="localhost",
         JAVA_TOOL_OPTIONS=f"-XX:-UseContainerSupport -Djava.io.tmpdir={Path.home()}",
@@ -114,14 +114,14 @@ def _session() -> Any:
     }
     for name, value in settings.items():
         builder = builder.config(name, value)
-    session = _table.refused(
+    session = _table.explain_failure(
         "Spark does not start", builder.getOrCreate, "install a Java runtime (`apt-get install default-jre-headless`)"
     )
     session.sparkContext.setLogLevel("ERROR")
     return session
 
 
-def _columns(source: Path, model: Any, wishes: ExportOptions) -> _table.Table:
+def _columns(source: Path, model: Any, options: ExportOptions) -> _table.Table:
     """Return the columns that no stage makes, with the types of the signature or the recipe."""
     made: set[str] = set()
     needed: dict[str, str] = {}
@@ -132,7 +132,7 @@ def _columns(source: Path, model: Any, wishes: ExportOptions) -> _table.Table:
         made |= set(_param(stage, "outputCol", "outputCols", "predictionCol", "probabilityCol", "rawPredictionCol"))
     if "features" in needed:
         raise StepError("the pipeline takes a vector column `features`", hint="let it begin with a `VectorAssembler`")
-    stated = {port.name: port.dtype for port in (*(wishes.inputs or ()), *wishes.notes) if port.dtype}
+    stated = {port.name: port.dtype for port in (*(options.inputs or ()), *options.notes) if port.dtype}
     signed = {column.name: column.dtype for column in mlflow.columns(source)}
     if signed and not set(needed) <= set(signed):
         missing = sorted(set(needed) - set(signed))[0]
@@ -142,7 +142,7 @@ def _columns(source: Path, model: Any, wishes: ExportOptions) -> _table.Table:
     listed = [(name, kind, types.get(kind, kind)) for name, kind in kinds.items()]
     if signed:
         listed = [(name, *_table.dtypes(mlflow.Column(name, signed[name]))) for name in needed]
-    return _table.frame(listed, wishes)
+    return _table.frame(listed, options)
 
 
 def _param(stage: Any, *names: str) -> list[str]:
@@ -202,10 +202,10 @@ class Pipeline:
                 self.model, "model", kinds, target_opset=min(opset, _NEWEST), spark_session=self.session
             )
 
-        model = _table.refused("the pipeline has no ONNX form", attempt, _OTHERWISE)
+        model = _table.explain_failure("the pipeline has no ONNX form", attempt, _OTHERWISE)
         self._keep_outputs(model)
         self._keep_unseen(model)
-        converted.narrow(model, self.interface.inputs)
+        converted.narrow_inputs(model, self.interface.inputs)
         converted.finish(model, self.interface.inputs, self.outputs or self._names())
         return model
 
@@ -223,7 +223,7 @@ class Pipeline:
         _as_float(model, kept[0].name)
 
     def _keep_unseen(self, model: Any) -> None:
-        """Give words that an indexer has not seen the place behind all others, where it keeps them; no one else may.
+        """Give words that an indexer has not seen the position behind all others, where it keeps them; no one else may.
 
         The converter leaves them at -1, which the encoder behind it refuses.
         """
@@ -277,7 +277,7 @@ class Pipeline:
 
     def samples(self) -> Mapping[str, Any]:
         wanted = [self._known(port.name) for port in self.table.ports]
-        return ranges.drawn(wanted, self.table, self.run, self.seed)
+        return ranges.draw_rows(wanted, self.table, self.run, self.seed)
 
     def _known(self, column: str) -> list[Any]:
         """Return the words that an indexer knows of a column."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from packager.errors import StepError
-from packager.exporters import BATCH, ExportOptions, Feeds, Port, pair
+from packager.exporters import BATCH, ExportOptions, Feeds, Port, pair_ports
 from packager.exporters._files import mlflow
 
 Layout: TypeAlias = Literal["frame", "matrix", "text"]
@@ -74,7 +74,7 @@ class Table:
 
 def table(
     source: Path,
-    wishes: ExportOptions,
+    options: ExportOptions,
     names: Sequence[str],
     width: int | None,
     *,
@@ -84,28 +84,28 @@ def table(
 ) -> Table:
     """Bring signature, recipe and the fitted model together; `names` and `width` are the model's own columns, if any.
 
-    `text` says that the model takes a list of texts, `texts` at which places its columns are texts; `missing` is what
+    `text` says that the model takes a list of texts, `texts` lists the positions of text columns; `missing` is what
     it takes for a missing one. Raises StepError when recipe and model contradict each other.
     """
-    found = _laid_out(source, wishes, names, width, text, texts)
+    found = _laid_out(source, options, names, width, text, texts)
     return replace(found, missing=missing if "object" in found.trained else ())
 
 
 def _laid_out(
-    source: Path, wishes: ExportOptions, names: Sequence[str], width: int | None, text: bool, texts: Collection[int]
+    source: Path, options: ExportOptions, names: Sequence[str], width: int | None, text: bool, texts: Collection[int]
 ) -> Table:
     columns, (tensors, _) = mlflow.columns(source), mlflow.signature(source)
     if text:
-        return _text(next(iter(columns), None) or next(iter(tensors), None), wishes)
+        return _text(next(iter(columns), None) or next(iter(tensors), None), options)
     if columns and all(column.name for column in columns):
         stated = {column.name: column for column in columns}
         _check_names(list(stated), names)
         order = names if set(names) == set(stated) else list(stated)
-        return frame([(name, *dtypes(stated[name])) for name in order], wishes)
+        return frame([(name, *dtypes(stated[name])) for name in order], options)
     if names and not tensors:
-        kinds = ["string" if place in texts else "float64" for place in range(len(names))]
-        return frame([(name, *_wished(name, wishes, kind)) for name, kind in zip(names, kinds, strict=True)], wishes)
-    return _matrix(next(iter(tensors), None), wishes, len(columns) or width)
+        kinds = ["string" if position in texts else "float64" for position in range(len(names))]
+        return frame([(name, *_wished(name, options, kind)) for name, kind in zip(names, kinds, strict=True)], options)
+    return _matrix(next(iter(tensors), None), options, len(columns) or width)
 
 
 def dtypes(column: mlflow.Column) -> tuple[str, str]:
@@ -118,9 +118,9 @@ def dtypes(column: mlflow.Column) -> tuple[str, str]:
     return _DTYPES[column.dtype]
 
 
-def _wished(name: str, wishes: ExportOptions, default: str) -> tuple[str, str]:
+def _wished(name: str, options: ExportOptions, default: str) -> tuple[str, str]:
     """Return the types of a column that only the recipe knows; the default when it is silent."""
-    found = {port.name: port.dtype for port in (*(wishes.inputs or ()), *wishes.notes) if port.dtype}
+    found = {port.name: port.dtype for port in (*(options.inputs or ()), *options.notes) if port.dtype}
     dtype = found.get(name, default)
     return dtype, {"string": "object", "float32": "float64"}.get(dtype, dtype)
 
@@ -131,13 +131,13 @@ def _check_names(stated: Sequence[str], fitted: Sequence[str]) -> None:
         raise StepError(f"the signature lacks the column `{missing[0]}`, which the model was fitted on", hint=_DECLARE)
 
 
-def frame(columns: Sequence[tuple[str, str, str]], wishes: ExportOptions) -> Table:
+def frame(columns: Sequence[tuple[str, str, str]], options: ExportOptions) -> Table:
     """Return the table of columns given by name, type at the interface, and type they were trained on."""
-    ports = _merged([Port(name, dtype, (BATCH, 1)) for name, dtype, _ in columns], wishes)
+    ports = _merged([Port(name, dtype, (BATCH, 1)) for name, dtype, _ in columns], options)
     return Table("frame", ports, tuple(trained for _, _, trained in columns))
 
 
-def _matrix(stated: Port | None, wishes: ExportOptions, width: int | None) -> Table:
+def _matrix(stated: Port | None, options: ExportOptions, width: int | None) -> Table:
     count = width or (stated.shape[-1] if stated and len(stated.shape) == 2 else None)
     if not isinstance(count, int):
         raise StepError("the number of columns of the model is unknown", hint=_DECLARE)
@@ -145,30 +145,32 @@ def _matrix(stated: Port | None, wishes: ExportOptions, width: int | None) -> Ta
     number = stated.dtype if stated and stated.dtype in _MATRIX else "float64"
     dtype, trained = ("string", "object") if text else (number, number)
     name = (stated.name if stated else "") or "input"
-    return Table("matrix", _merged([Port(name, dtype, (BATCH, count))], wishes), (trained,))
+    return Table("matrix", _merged([Port(name, dtype, (BATCH, count))], options), (trained,))
 
 
-def _text(stated: Port | mlflow.Column | None, wishes: ExportOptions) -> Table:
+def _text(stated: Port | mlflow.Column | None, options: ExportOptions) -> Table:
     name = (stated.name if stated else "") or "text"
-    return Table("text", _merged([Port(name, "string", (BATCH, 1))], wishes), ("object",))
+    return Table("text", _merged([Port(name, "string", (BATCH, 1))], options), ("object",))
 
 
-def _merged(found: Sequence[Port], wishes: ExportOptions) -> tuple[Port, ...]:
+def _merged(found: Sequence[Port], options: ExportOptions) -> tuple[Port, ...]:
     """Take ranges, batch lengths and other number types from the recipe where they do not contradict the model."""
-    return tuple(_merge(port, wish) for port, wish in zip(found, pair(found, wishes.inputs or ()), strict=True))
+    return tuple(
+        _merge(port, request) for port, request in zip(found, pair_ports(found, options.inputs or ()), strict=True)
+    )
 
 
-def _merge(port: Port, wish: Port | None) -> Port:
-    if wish is None:
+def _merge(port: Port, request: Port | None) -> Port:
+    if request is None:
         return port
-    fits = wish.dtype == port.dtype or (wish.dtype in _MATRIX and port.dtype in _MATRIX)
-    if not fits or len(wish.shape) != 2 or wish.shape[1] != port.shape[1]:
-        got = f"{wish.dtype} {list(wish.shape)}"
+    fits = request.dtype == port.dtype or (request.dtype in _MATRIX and port.dtype in _MATRIX)
+    if not fits or len(request.shape) != 2 or request.shape[1] != port.shape[1]:
+        got = f"{request.dtype} {list(request.shape)}"
         raise StepError(f"input `{port.name}` is {port.dtype} {list(port.shape)}, got {got} from the recipe")
-    return wish
+    return request
 
 
-def examples(source: Path, table: Table) -> dict[str, Any] | None:
+def logged_rows(source: Path, table: Table) -> dict[str, Any] | None:
     """Return the rows of the example that was logged with a model, as clients would send them; None without one.
 
     Read from the JSON that MLflow writes for data frames and arrays; an example that does not fit the columns is none.
@@ -210,7 +212,7 @@ def _as_column(rows: Any, port: Port) -> Any:
     return array.astype(port.dtype).reshape(len(rows), -1)
 
 
-def refused(what: str, call: Callable[[], Any], hint: str) -> Any:
+def explain_failure(what: str, call: Callable[[], Any], hint: str) -> Any:
     """Return what `call` does; turn what a converter raises, of any class, into one StepError that says `what`."""
     try:
         return call()

@@ -2,7 +2,7 @@
 """TensorFlow functions as sources, converted by `tf2onnx`. Runs in the worker only.
 
 The conversion goes through a function with a stated signature: the way through a Keras model itself fails on Keras 3,
-and the one through a directory needs a process of its own.
+and the one through a directory needs a separate process.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 from packager import error_causes
 from packager.errors import MissingToolError, StepError
-from packager.exporters import BATCH, Arrays, ExportOptions, Feeds, Interface, Port, pair
+from packager.exporters import BATCH, Arrays, ExportOptions, Feeds, Interface, Port, pair_ports
 from packager.exporters._interface import indices
 from packager.exporters._tensorflow import graph
 
@@ -45,7 +45,7 @@ def library() -> Any:
     With oneDNN at its full width, as people run it: a trained spectrogram model is off by 1e-3 on a plain tone without
     oneDNN, by 2e-4 with the oldest instructions, and by 1e-6 so. That is what the reference has to be.
     """
-    os.environ.update(  # noqa: TID251 - read by TensorFlow when it is imported; this is a process of its own
+    os.environ.update(  # noqa: TID251 - read by TensorFlow when it is imported; this is a separate process
         TF_CPP_MIN_LOG_LEVEL="3",
         CUDA_VISIBLE_DEVICES="",
         TF_DETERMINISTIC_OPS="1",
@@ -68,7 +68,7 @@ class Function:
     """A function of named tensors as a source.
 
     `call` takes one tensor per input, in order, and returns a list; `keep` is the object that owns its variables.
-    `asked` is the interface without what only the graph tells: the range of ids.
+    `asked` is the interface without what only the graph states: the range of ids.
     """
 
     call: Callable[..., Sequence[Any]]
@@ -79,7 +79,7 @@ class Function:
 
     @property
     def interface(self) -> Interface:
-        """The interface; its ranges come from the graph, which is made if it was not asked for yet."""
+        """The interface; its ranges come from the graph, which is made on first use."""
         if self._inputs is None:
             self.to_onnx(NEWEST)
         return replace(self.asked, inputs=self._inputs or self.asked.inputs)
@@ -90,7 +90,7 @@ class Function:
             convert = importlib.import_module("tf2onnx").convert
         except ImportError:
             raise MissingToolError("tf2onnx", EXTRA) from None
-        given = [_spec(lib, port, f"given_{place}") for place, port in enumerate(self.asked.inputs)]
+        given = [_spec(lib, port, f"given_{position}") for position, port in enumerate(self.asked.inputs)]
 
         def attempt() -> Any:
             function = lib.function(lambda *tensors: tuple(map(lib.identity, self.call(*tensors))), given)
@@ -99,10 +99,10 @@ class Function:
             names = [*(spec.name for spec in given), *(tensor.name for tensor in closed.outputs)]
             return convert.from_function(_Known(closed), given, opset=min(opset, NEWEST))[0], names
 
-        model, names = refused("the model has no ONNX form", attempt, _OTHERWISE)
-        graph.complete(model, _OTHERWISE)
+        model, names = explain_failure("the model has no ONNX form", attempt, _OTHERWISE)
+        graph.replace_tensorflow_operators(model, _OTHERWISE)
         graph.name(model, names, self.asked.inputs, self.outputs)
-        self._inputs = indices.ranged(self.asked.inputs, model)
+        self._inputs = indices.bound_indices(self.asked.inputs, model)
         return model
 
     def run(self, feeds: Feeds) -> Arrays:
@@ -114,25 +114,25 @@ class Function:
         return {}
 
 
-def opened(
-    call: Callable[..., Sequence[Any]], found: Sequence[Port], outputs: Sequence[str], keep: Any, wishes: ExportOptions
+def open_function(
+    call: Callable[..., Sequence[Any]], found: Sequence[Port], outputs: Sequence[str], keep: Any, options: ExportOptions
 ) -> Function:
     """Bring a function together with the recipe. Raises StepError where they contradict each other."""
-    ports = merged(found, wishes)
-    if wishes.outputs and len(wishes.outputs) != len(outputs):
-        raise StepError(f"expected {len(outputs)} output names, got {len(wishes.outputs)}")
-    interface = wishes.interface(ports, {}, unfix=_UNFIX)
-    return Function(call, interface, tuple(wishes.outputs or distinct(outputs, ports)), keep)
+    ports = merge_inputs(found, options)
+    if options.outputs and len(options.outputs) != len(outputs):
+        raise StepError(f"expected {len(outputs)} output names, got {len(options.outputs)}")
+    interface = options.interface(ports, {}, unfix=_UNFIX)
+    return Function(call, interface, tuple(options.outputs or distinct_names(outputs, ports)), keep)
 
 
-def distinct(outputs: Sequence[str], ports: Sequence[Port]) -> list[str]:
+def distinct_names(outputs: Sequence[str], ports: Sequence[Port]) -> list[str]:
     """Return names for outputs that no input has, which in one graph would be one value."""
     taken = {port.name for port in ports}
     return [f"{name}_out" if name in taken else name for name in outputs]
 
 
 def port(name: str, spec: Any) -> Port:
-    """Return what a tensor's specification asks for; an axis without a length gets a name."""
+    """Return what a tensor's specification requires; an axis without a length gets a name."""
     if spec.shape.rank is None:
         raise StepError(f"input `{name}` has no known number of axes", hint="save the model with an input signature")
     axes = enumerate(spec.shape.as_list())
@@ -140,21 +140,23 @@ def port(name: str, spec: Any) -> Port:
     return Port(name, spec.dtype.name, shape)
 
 
-def merged(found: Sequence[Port], wishes: ExportOptions) -> list[Port]:
-    """Return the inputs as the recipe asks for them. Raises StepError where it contradicts the source."""
-    return [_merged(port, wish) for port, wish in zip(found, pair(found, wishes.inputs or ()), strict=True)]
+def merge_inputs(found: Sequence[Port], options: ExportOptions) -> list[Port]:
+    """Return the inputs as the recipe states them. Raises StepError where it contradicts the source."""
+    return [
+        _merged(port, request) for port, request in zip(found, pair_ports(found, options.inputs or ()), strict=True)
+    ]
 
 
-def _merged(found: Port, wish: Port | None) -> Port:
-    if wish is None:
+def _merged(found: Port, request: Port | None) -> Port:
+    if request is None:
         return found
-    fits = wish.dtype == found.dtype and len(wish.shape) == len(found.shape)
-    if not fits or any(isinstance(a, int) and a != b for a, b in zip(found.shape, wish.shape, strict=True)):
-        got = f"{wish.dtype} {list(wish.shape)}"
+    fits = request.dtype == found.dtype and len(request.shape) == len(found.shape)
+    if not fits or any(isinstance(a, int) and a != b for a, b in zip(found.shape, request.shape, strict=True)):
+        got = f"{request.dtype} {list(request.shape)}"
         raise StepError(
             f"input `{found.name}` is {found.dtype} {list(found.shape)}, got {got} from the recipe", hint=_UNFIX
         )
-    return replace(wish)
+    return replace(request)
 
 
 def _spec(lib: Any, asked: Port, name: str) -> Any:
@@ -164,7 +166,7 @@ def _spec(lib: Any, asked: Port, name: str) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """A function that is traced already, in the form the converter asks for one."""
+    """A function that is traced already, in the form that the converter requires."""
 
     concrete: Any
 
@@ -198,7 +200,7 @@ def _refuse_mapped(concrete: Any) -> None:
         )
 
 
-def refused(what: str, call: Callable[[], Any], hint: str) -> Any:
+def explain_failure(what: str, call: Callable[[], Any], hint: str) -> Any:
     """Return what `call` does; turn what TensorFlow and its converter raise into one StepError that says `what`."""
     try:
         return call()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finish a graph that `tf2onnx` wrote: operators it leaves as TensorFlow's, names and axes of the interface."""
+"""Finish a graph that `tf2onnx` wrote: operators left as TensorFlow's, names and axes of the interface."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from packager.errors import StepError
 from packager.exporters import Port
 
 
-def complete(model: Any, otherwise: str) -> None:
+def replace_tensorflow_operators(model: Any, otherwise: str) -> None:
     """Write what the converter leaves as operators of TensorFlow. Raises StepError for one that has no form here."""
     onnx = importlib.import_module("onnx")
     known = {schema.name for schema in onnx.defs.get_all_schemas() if not schema.domain}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keras models, opened: their inputs and outputs, and in what words one is refused. Runs in the worker only."""
+"""Open Keras models: their inputs and outputs, and the reasons to refuse one. Runs in the worker only."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _parts(value: JSON) -> Iterator[dict[str, JSON]]:
             yield from _parts(member)
 
 
-def opened(lib: Any, file: File, load: Callable[[], Any], wishes: ExportOptions) -> function.Function:
+def open_model(lib: Any, file: File, load: Callable[[], Any], options: ExportOptions) -> function.Function:
     """Return the model that `load` opens as a function. Raises StepError for one that needs code, or has no inputs."""
     try:
         model = load()
@@ -65,7 +65,7 @@ def opened(lib: Any, file: File, load: Callable[[], Any], wishes: ExportOptions)
         return list(lib.nest.flatten(model(lib.nest.pack_sequence_as(structure, given), training=False)))
 
     names = ["output"] if len(model.outputs) == 1 else [f"output_{index}" for index in range(len(model.outputs))]
-    return function.opened(call, ports, names, model, wishes)
+    return function.open_function(call, ports, names, model, options)
 
 
 def _structure(model: Any) -> Any:
@@ -93,7 +93,7 @@ def _refusal(file: File, error: Exception) -> StepError:
     """Say what a model needs that Keras does not have: a custom class, another version."""
     unknown = _UNKNOWN.search(str(error))
     if name := unknown[1] if unknown else _custom(file):
-        return custom(file, name)
+        return custom_class_error(file, name)
     what = f"`{file.payload}` cannot be opened by Keras {file.here}"
     if file.made and file.made.split(".")[:2] != file.here.split(".")[:2]:
         return StepError(
@@ -103,7 +103,7 @@ def _refusal(file: File, error: Exception) -> StepError:
     return StepError(f"{what}: {error_causes.cause(error)}", hint=_OTHERWISE)
 
 
-def custom(file: File, name: str) -> StepError:
+def custom_class_error(file: File, name: str) -> StepError:
     """Return the refusal of a class that is not Keras's own."""
     return StepError(f"`{file.payload}` uses the class `{name}`, which Keras does not open by itself", hint=_EXPORT)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attention of torch's exporter where a row sees nothing: torch answers zeros, a softmax of infinities NaN.
+"""Attention in torch's exporter for fully masked rows: torch answers zeros, a softmax of infinities NaN.
 
 An empty text in a batch is such a row. torch's exporter minds it for masks of flags, not for those of numbers.
 """
@@ -34,7 +34,7 @@ def _constants(model: Any) -> Iterator[Any]:
 def _is_infinite(tensor: Any) -> bool:
     if tensor.data_type not in _FLOATS or tensor.external_data or len(tensor.raw_data) > _LARGEST:
         return False
-    return bool((canonicalise.tool().numpy_helper.to_array(tensor) == float("-inf")).any())
+    return bool((canonicalise.import_onnx().numpy_helper.to_array(tensor) == float("-inf")).any())
 
 
 def _is_attention(node: Any) -> bool:
@@ -43,7 +43,10 @@ def _is_attention(node: Any) -> bool:
 
 
 def _mend(main: Any, node: Any, prefix: str) -> None:
-    helper, taken = canonicalise.tool().helper, {name for item in main.node for name in (*item.input, *item.output)}
+    helper, taken = (
+        canonicalise.import_onnx().helper,
+        {name for item in main.node for name in (*item.input, *item.output)},
+    )
     names = (f"{prefix}_{index}" for index in itertools.count())
     weights, hidden, zero, none = itertools.islice((name for name in names if name not in taken), 4)
     result, node.output[0] = node.output[0], weights
@@ -53,6 +56,6 @@ def _mend(main: Any, node: Any, prefix: str) -> None:
         helper.make_node("CastLike", [none, weights], [zero]),
         helper.make_node("Where", [hidden, zero, weights], [result]),
     ]
-    place = list(main.node).index(node)
+    position = list(main.node).index(node)
     for offset, item in enumerate(made, start=1):
-        main.node.insert(place + offset, item)
+        main.node.insert(position + offset, item)

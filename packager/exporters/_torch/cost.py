@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What one run of a torch module costs, counted on tensors without data: shapes decide, never the clock."""
+"""Estimate the operations of one run of a torch module, on tensors without data: shapes decide, never the clock."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from packager.exporters import Interface, Port
 _LEAST = 100  # operations per element of the inputs: what is not a product or a convolution is counted as so many
 
 
-def counted(
+def count_operations(
     lib: Any, interface: Interface, call: Callable[[Sequence[Any]], Any]
 ) -> Callable[[Mapping[str, int]], float | None]:
     """Return a function from the lengths of the dimensions to multiplications and additions of `call`.
 
-    It returns None where shapes alone do not tell, because lengths depend on values.
+    It returns None where shapes alone do not decide, because lengths depend on values.
     """
     fake = importlib.import_module("torch._subclasses.fake_tensor").FakeTensorMode
     counter = importlib.import_module("torch.utils.flop_counter").FlopCounterMode

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Division of integers, for torch's exporter: its own goes through float32, which loses what is beyond 2**24.
+"""Integer division for torch's exporter, whose own goes through float32 and loses what is beyond 2**24.
 
 A millisecond count divided by 1000 would be off by minutes. ONNX's `Div` of integers truncates exactly, as C's does.
 """

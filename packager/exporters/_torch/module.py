@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Open a torch module that brings code: a pickle, or TorchScript. Reached only when the recipe allows that.
+"""Open a torch module that brings code: a pickle, or TorchScript. Reached only with consent of the recipe.
 
-Such a file says nothing about shapes; they come from the recipe or from MLflow's signature. Code that a pickle needs is
+Such a file does not state shapes; they come from the recipe or from MLflow's signature. Code that a pickle needs is
 looked for in the source's `code` directory, where MLflow puts `code_paths`.
 """
 
@@ -24,7 +24,7 @@ from packager.exporters._torch import precision, program, script, training
 _UNFIX = "name the axis in the `shape` of an input: `inputs: {x: {dtype: float32, shape: [batch, 8]}}`"
 
 
-def load(source: Path, payload: str, wishes: ExportOptions) -> SourceModel:
+def load(source: Path, payload: str, options: ExportOptions) -> SourceModel:
     """Open the file. Raises StepError when it is not a module, needs missing code, or its inputs are unknown."""
     lib = program.torch()
     if (source / "code").is_dir():
@@ -34,14 +34,14 @@ def load(source: Path, payload: str, wishes: ExportOptions) -> SourceModel:
     signature, outputs = mlflow.signature(source)
     if precision.is_half_module(lib, module):
         precision.widen_module(lib, module)
-        wishes, signature = precision.widen_wishes(wishes), [precision.widen_port(port) for port in signature]
+        options, signature = precision.widen_options(options), [precision.widen_port(port) for port in signature]
     declared = script.parameters(module) if scripted else _parameters(module)
-    ports = _ports(wishes.inputs, signature, declared)
+    ports = _ports(options.inputs, signature, declared)
     named = all(port.name in declared for port in ports)
     _check_complete(declared, [port.name for port in ports] if named else list(declared)[: len(ports)])
-    interface = wishes.interface(ports, {}, unfix=_UNFIX)
+    interface = options.interface(ports, {}, unfix=_UNFIX)
     names = tuple(port.name for port in ports) if named else ()
-    stated = wishes.outputs or tuple(filter(None, outputs))
+    stated = options.outputs or tuple(filter(None, outputs))
     if scripted:
         training.refuse_script(module)
         return script.Scripted(module, interface, stated)
@@ -56,7 +56,7 @@ def _module(lib: Any, path: Path) -> Any:
         )
     archive.refuse_bomb(path)
     try:
-        with program.quiet():
+        with program.silence_warnings():
             module = lib.load(str(path), map_location="cpu", weights_only=False)
     except ModuleNotFoundError as error:
         raise StepError(

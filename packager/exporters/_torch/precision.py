@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Torch models brought to another floating type: halves to float32, and float32 to float64 to see what rounding does.
+"""Convert torch models to another floating type: halves to float32, and float32 to float64 to measure rounding.
 
 CPUs have few kernels for halves, and none that agree. Every bfloat16 or float16 number is a float32 number, so the
 weights lose nothing, and the source itself answers in float32 as the graph does: it is the same model with less
@@ -29,10 +29,10 @@ def widen_port(port: Port) -> Port:
     return replace(port, dtype="float32") if port.dtype in HALVES else port
 
 
-def widen_wishes(wishes: ExportOptions) -> ExportOptions:
-    """Return the wishes with inputs of half precision stated as float32."""
-    inputs = None if wishes.inputs is None else tuple(map(widen_port, wishes.inputs))
-    return replace(wishes, inputs=inputs, notes=tuple(map(widen_port, wishes.notes)))
+def widen_options(options: ExportOptions) -> ExportOptions:
+    """Return the options with inputs of half precision stated as float32."""
+    inputs = None if options.inputs is None else tuple(map(widen_port, options.inputs))
+    return replace(options, inputs=inputs, notes=tuple(map(widen_port, options.notes)))
 
 
 def is_half_module(lib: Any, module: Any) -> bool:
@@ -97,19 +97,19 @@ def run_doubled(lib: Any, run: Callable[[Feeds], Arrays], feeds: Feeds) -> Array
 
 
 def gaps(exact: Callable[[Feeds], Arrays] | None, feeds: Feeds, output: int, got: Any) -> Any:
-    """Return 0 where the doubled module gives a place or label that `got` has, else infinity: rounding chose it."""
+    """Return 0 where the doubled module gives a position or label that `got` has, else infinity: rounding chose it."""
     numpy = importlib.import_module("numpy")
     if exact is None:
         return None
     try:
         wanted = exact(feeds)[output]
-    except Exception:  # a module that insists on float32 cannot be asked
+    except Exception:  # a module that insists on float32 cannot be run in float64
         return None
     return numpy.where(wanted == got, 0.0, numpy.inf) if wanted.shape == got.shape else None
 
 
 def rounding(lib: Any, exact: Callable[[Feeds], Arrays] | None, feeds: Feeds, output: int) -> float | None:
-    """Return how far float32 rounding by itself moves an output; None where the module cannot be asked.
+    """Return how far float32 rounding by itself moves an output; None where the module cannot be run in float64.
 
     The doubled module runs again with every result of its operators moved by a random part of float32's half unit
     (Monte Carlo arithmetic, Parker 1997): the largest difference of a few such runs from one without.

@@ -2,7 +2,7 @@
 """Torch programs to ONNX, for every exporter whose source is a torch module. Runs in the worker only.
 
 Capture and conversion are two calls, not the one of `torch.onnx.export(module)`: that one retries with other
-strategies and silently refines the dynamic dimensions it was asked for.
+strategies and silently refines the dynamic dimensions it was given.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Traced:
     """A torch module as a source: run as it is, exported by tracing it.
 
     `parameters` are the names under which `forward` takes the inputs, in the order of `interface.inputs`; empty when
-    they are passed by position. `outputs` are the wished names, empty for the default ones.
+    they are passed by position. `outputs` are the requested names, empty for the default ones.
     """
 
     module: Any
@@ -88,7 +88,7 @@ class Traced:
         order = self._order(program)
         inputs = [port.name for port in order]
         model = convert(program, opset, inputs, output_names(program, self.outputs, inputs))
-        rename_dimensions(model, symbols(model, order))
+        rename_dimensions(model, match_symbols(model, order))
         return model
 
     def _capture(self) -> Any:
@@ -114,7 +114,7 @@ class Traced:
         free = [{i: sizes[axis] for i, axis in enumerate(shape) if isinstance(axis, str)} for shape in shapes]
         args, kwargs = self._arguments(list(self._example().values()))
         dynamic = dict(zip(self.parameters, free, strict=True)) if self.parameters else tuple(free)
-        with translated("captured"), quiet(), lib.no_grad(), _free_lengths(self.module):
+        with explain_export_error("captured"), silence_warnings(), lib.no_grad(), _free_lengths(self.module):
             return lib.export.export(self.module, args, kwargs, dynamic_shapes=dynamic, strict=False)
 
     def _example(self) -> dict[str, Any]:
@@ -139,26 +139,26 @@ class Traced:
         """Open the module in float64, unless it is too large for that."""
         if not precision.is_small(self.module):
             return None
-        with quiet():
+        with silence_warnings():
             module = precision.doubled_module(torch(), self.module)
         return lambda feeds: precision.run_doubled(torch(), partial(self._answer, module), feeds)
 
     def gaps(self, feeds: Feeds, output: int, expected: Any, got: Any) -> Any:
-        """Say of places and labels whether the source was undecided, as `exporters.gaps_of` asks."""
+        """Say of positions and labels whether the source was undecided, as `exporters.gaps_of` requires."""
         return None if expected.dtype.kind == "f" else precision.gaps(self.exact(), feeds, output, got)
 
     def rounding(self, feeds: Feeds, output: int) -> float | None:
-        """Return how far rounding by itself moves an output, as `exporters.rounding_of` asks."""
+        """Return how far rounding by itself moves an output, as `exporters.rounding_of` requires."""
         return precision.rounding(torch(), self.exact(), feeds, output)
 
     def work(self) -> Callable[[Mapping[str, int]], float | None] | None:
         """Return what counts the operations of one run; nothing counts those of recurrent layers."""
         if any(isinstance(part, torch().nn.RNNBase) for part in self.module.modules()):
             return None
-        return cost.counted(torch(), self.interface, lambda given: self._call(self.module, given))
+        return cost.count_operations(torch(), self.interface, lambda given: self._call(self.module, given))
 
     def _answer(self, module: Any, feeds: Feeds) -> Arrays:
-        with quiet(), torch().inference_mode(), _padded():
+        with silence_warnings(), torch().inference_mode(), _padded():
             return arrays(self._call(module, [tensor(feeds[port.name]) for port in self.interface.inputs]))
 
     def _call(self, module: Any, tensors: Sequence[Any]) -> Any:
@@ -171,7 +171,7 @@ class Traced:
 
 @contextlib.contextmanager
 def _padded() -> Iterator[None]:
-    """Let attention compute padded places too: torch's fast path in eval mode leaves zeros there, as no graph does."""
+    """Let attention compute padded positions too: torch's fast path in eval mode leaves zeros there, no graph does."""
     mha = importlib.import_module("torch.backends.mha")
     before = mha.get_fastpath_enabled()
     mha.set_fastpath_enabled(False)
@@ -199,15 +199,15 @@ def _free_lengths(module: Any) -> Iterator[None]:
         yield
 
 
-def output_names(program: Any, wished: Sequence[str], inputs: Sequence[str]) -> list[str]:
-    """Return one name per tensor a program returns: the wished ones, else `output`, else `output_0`, `output_1`, …"""
+def output_names(program: Any, requested: Sequence[str], inputs: Sequence[str]) -> list[str]:
+    """Return one name per tensor a program returns: those requested, else `output`, else `output_0`, `output_1`, …"""
     given = [spec.arg for spec in program.graph_signature.output_specs if spec.kind.name == "USER_OUTPUT"]
     tensors = [argument for argument in given if type(argument).__name__ == "TensorArgument"]
     for argument in given:
         if argument not in tensors and getattr(argument, "value", argument) is not None:
             raise StepError("the model returns something that is not a tensor", hint="return tensors only, or None")
     _refuse_complex(program)
-    return named_outputs(len(tensors), wished, inputs)
+    return named_outputs(len(tensors), requested, inputs)
 
 
 def _refuse_complex(program: Any) -> None:
@@ -222,21 +222,21 @@ def _refuse_complex(program: Any) -> None:
         )
 
 
-def named_outputs(count: int, wished: Sequence[str], inputs: Sequence[str]) -> list[str]:
-    """Return `count` names of outputs: the wished ones, else default ones that are no input's."""
-    if wished and len(wished) != count:
+def named_outputs(count: int, requested: Sequence[str], inputs: Sequence[str]) -> list[str]:
+    """Return `count` names of outputs: the requested ones, else default ones that are no input's."""
+    if requested and len(requested) != count:
         raise StepError(
-            f"expected {count} output names, got {len(wished)}: {', '.join(wished)}",
+            f"expected {count} output names, got {len(requested)}: {', '.join(requested)}",
             hint="name every output of the model, or none",
         )
     default = ["output"] if count == 1 else [f"output_{index}" for index in range(count)]
-    return list(wished) or rename.apart(inputs, default)
+    return list(requested) or rename.distinct_names(inputs, default)
 
 
 def convert(program: Any, opset: int, inputs: Sequence[str], outputs: Sequence[str]) -> Any:
     """Turn an ExportedProgram into an `onnx.ModelProto` at exactly `opset`, with its inputs and outputs renamed."""
     lib = torch()
-    with translated("converted", program), quiet(), lib.no_grad():
+    with explain_export_error("converted", program), silence_warnings(), lib.no_grad():
         made = lib.onnx.export(
             program,
             dynamo=True,
@@ -268,7 +268,7 @@ def rename_dimensions(model: Any, names: Mapping[str, int | str]) -> None:
                 axis.dim_param = re.sub(r"\w+", lambda word: str(names.get(word[0], word[0])), axis.dim_param)
 
 
-def symbols(model: Any, ports: Sequence[Port]) -> dict[str, int | str]:
+def match_symbols(model: Any, ports: Sequence[Port]) -> dict[str, int | str]:
     """Match the symbols torch chose for the inputs' axes with the names `ports` gives those axes."""
     found: dict[str, int | str] = {}
     for value, port in zip(model.graph.input, ports, strict=True):
@@ -294,8 +294,8 @@ def arrays(result: object) -> Arrays:
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keep torch's warnings out of the log: they name absolute paths and bury the one line that matters."""
+def silence_warnings() -> Iterator[None]:
+    """Keep torch's warnings out of the log: they name absolute paths and hide the line that matters."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "torch._export", "torch.fx")]
     levels = [logger.level for logger in loggers]
     try:
@@ -310,7 +310,7 @@ def quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def translated(verb: str, program: Any = None) -> Iterator[None]:
+def explain_export_error(verb: str, program: Any = None) -> Iterator[None]:
     """Turn what torch says about an impossible export, hundreds of lines, into one sentence and a remedy."""
     try:
         yield
@@ -327,7 +327,7 @@ _OPERATOR = re.compile(r"No (?:decompositions|ONNX function)[^<]*<OpOverload\(op
 def explain(error: BaseException, verb: str, program: Any = None) -> StepError:
     """Say in one sentence what could not be exported and where; `program` is what was being converted."""
     text = "\n".join(f"{type(link).__name__}: {link}" for link in _chain(error))
-    if "can't allocate memory" in text:  # torch has no class of its own for it
+    if "can't allocate memory" in text:  # torch has no separate class for it
         raise MemoryError from error
     where = _where(text)
     operator = _OPERATOR.search(text)

@@ -21,7 +21,7 @@ _ROWS = 3
 _LENGTHS = ("view", "reshape", "expand", "_unsafe_view")
 
 
-def freed(lib: Any, program: Any, unfix: str) -> Any:
+def free_first_axis(lib: Any, program: Any, unfix: str) -> Any:
     """Return the program with its first axis free. Raises StepError, with the remedy `unfix`, where that fails."""
     module = copy.deepcopy(program.module(check_guards=False))
     for hook in list(module._forward_pre_hooks):  # it insists on the shapes that were captured

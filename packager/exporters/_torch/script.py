@@ -26,7 +26,7 @@ def parameters(module: Any) -> dict[str, bool]:
 
 @dataclass(frozen=True, slots=True)
 class Scripted:
-    """A script as a source, its inputs passed by position. `outputs` are the wished names, empty for the default."""
+    """A script as a source, its inputs passed by position. `outputs` are the requested names, empty for the default."""
 
     module: Any
     interface: Interface
@@ -42,7 +42,7 @@ class Scripted:
             for name, port in zip(inputs, ports, strict=True)
         }
         sink = io.BytesIO()
-        with program.translated("converted"), program.quiet(), lib.no_grad():
+        with program.explain_export_error("converted"), program.silence_warnings(), lib.no_grad():
             lib.onnx.export(
                 self._still(),
                 given,
@@ -53,7 +53,7 @@ class Scripted:
                 output_names=outputs,
                 dynamic_axes=free,
             )
-        model = canonicalise.tool().load_from_string(sink.getvalue())
+        model = canonicalise.import_onnx().load_from_string(sink.getvalue())
         integers.write_exactly(model, inputs)
         names = [port.name for port in ports]
         _refuse_missing(model, dict(zip(inputs, names, strict=True)))
@@ -67,11 +67,15 @@ class Scripted:
         return self.module
 
     def _answers(self, given: Sequence[Any]) -> Arrays:
-        with program.quiet(), program.translated("run on its own inputs"), program.torch().inference_mode():
+        with (
+            program.silence_warnings(),
+            program.explain_export_error("run on its own inputs"),
+            program.torch().inference_mode(),
+        ):
             return program.arrays(self._still()(*given))
 
     def run(self, feeds: Feeds) -> Arrays:
-        with program.quiet(), program.torch().inference_mode():
+        with program.silence_warnings(), program.torch().inference_mode():
             return program.arrays(self._still()(*(program.tensor(feeds[port.name]) for port in self.interface.inputs)))
 
     def extra_files(self) -> Mapping[str, Path]:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Find what only training does in a captured program: it would answer differently every time, or by its neighbours.
+"""Find operators of training in a captured program: their answers differ from run to run, or depend on other rows.
 
-`model.eval()` before the capture is what removes it; afterwards nothing can tell whether it was meant.
+`model.eval()` before the capture is what removes it; afterwards it is unknown whether it was intended.
 """
 
 from __future__ import annotations
@@ -63,16 +63,16 @@ def _found(program: Any) -> Iterator[str]:
 
 
 def _of(schema: Any, node: Any) -> Iterator[str]:
-    def argument(place: int) -> Any:
-        declared = schema.arguments[place]
-        given = node.args[place] if place < len(node.args) else node.kwargs.get(declared.name)
+    def argument(position: int) -> Any:
+        declared = schema.arguments[position]
+        given = node.args[position] if position < len(node.args) else node.kwargs.get(declared.name)
         return declared.default_value if given is None and declared.has_default_value() else given
 
     if schema.name == _ATTENTION:
         yield from ("dropout",) if argument(4) else ()
         return
-    what, place = _SWITCHES.get(schema.name, ("", 0))
-    if what and argument(place) is True and (schema.name not in _RATES or argument(_RATES[schema.name])):
+    what, position = _SWITCHES.get(schema.name, ("", 0))
+    if what and argument(position) is True and (schema.name not in _RATES or argument(_RATES[schema.name])):
         yield what
 
 
@@ -80,9 +80,9 @@ def refuse_script(module: Any) -> None:
     """Raise StepError for a trace that was recorded in training mode: the switch is a constant in it."""
     graph: Any = getattr(module, "inlined_graph", None)
     for kind in _SWITCHES if graph is not None else ():
-        what, place = _SWITCHES[kind]
+        what, position = _SWITCHES[kind]
         for node in graph.findAllNodes(kind, recurse=True) if what and kind not in _RATES else ():
-            if list(node.inputs())[place].toIValue() is True:
+            if list(node.inputs())[position].toIValue() is True:
                 raise StepError(
                     f"the script was traced in training mode: its {what} is still on",
                     hint="call `model.eval()` before `torch.jit.trace`, and save it again",

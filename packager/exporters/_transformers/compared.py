@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What of two answers of a model is compared: not what stands at padding, nor the order of what was detected."""
+"""Select what of two answers is compared: not padding, nor the order of detections."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from packager.exporters import Arrays
 
 
-def overlaid(expected: Any, got: Any, rows: Any) -> Any:
+def overlay_rows(expected: Any, got: Any, rows: Any) -> Any:
     """Return what was got, with what was expected in the rows that are marked."""
     if expected.shape != got.shape or expected.dtype != got.dtype or not rows.any():
         return got
@@ -19,7 +19,7 @@ def overlaid(expected: Any, got: Any, rows: Any) -> Any:
     return made
 
 
-def masked(mask: Any, outputs: Arrays, along: Sequence[bool]) -> Arrays:
+def mask_outputs(mask: Any, outputs: Arrays, along: Sequence[bool]) -> Arrays:
     """Return outputs with zeros where the mask has none, in those that run along the sequence."""
     found = list(outputs)
     for index, array in enumerate(found[: len(along)]):
@@ -29,7 +29,7 @@ def masked(mask: Any, outputs: Arrays, along: Sequence[bool]) -> Arrays:
     return found
 
 
-def matched(names: Sequence[str], expected: Arrays, got: Arrays) -> Arrays:
+def match_detections(names: Sequence[str], expected: Arrays, got: Arrays) -> Arrays:
     """Return `got` with its detections in the order of `expected`.
 
     Detections are a set: a model that chooses its queries by score orders near ties by rounding. Each is paired with
@@ -51,7 +51,7 @@ def _described(numpy: Any, names: Sequence[str], side: Arrays) -> Any:
 
 
 def _pairs(numpy: Any, expected: Any, got: Any) -> Any:
-    """Return for every expected detection the index of its own in `got`, each used once, the surest first."""
+    """Return for every expected detection the index of its match in `got`, each used once, the surest first."""
     distance = abs(expected[:, None] - got[None]).max(-1)
     order = numpy.arange(len(expected))
     if (distance.diagonal() <= distance.min(1)).all():

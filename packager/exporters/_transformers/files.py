@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What lies beside the weights: the tokenizer's and the processor's files, and which inputs they make."""
+"""Files beside the weights: the tokenizer's and the processor's, and the inputs they make."""
 
 from __future__ import annotations
 
@@ -62,9 +62,9 @@ def tokenizer_inputs(folder: Path) -> tuple[str, ...] | None:
 
 def processor(source: Path, encoder: Path) -> Mapping[str, JSON]:
     """Return the settings of the image processor or feature extractor; empty when there is none."""
-    places = [source / "components" / part for part in _PARTS] + [encoder]
+    positions = [source / "components" / part for part in _PARTS] + [encoder]
     found: dict[str, JSON] = {}
-    for path in (folder / name for folder in places for name in _PROCESSORS):
+    for path in (folder / name for folder in positions for name in _PROCESSORS):
         if path.is_file():
             table = read_json(path)
             for part in (table.get(name) for name in _PARTS):
@@ -73,7 +73,7 @@ def processor(source: Path, encoder: Path) -> Mapping[str, JSON]:
     return found
 
 
-def travelling(source: Path, encoder: Path) -> dict[str, Path]:
+def bundled_files(source: Path, encoder: Path) -> dict[str, Path]:
     """Return the files that clients need, by their path in the bundle; the weights' neighbours first."""
     apart = [source / "components" / part for part in ("tokenizer", *_PARTS)]
     folders = (*(folder for folder in apart if folder.is_dir()), encoder)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Find out, by running it, which lengths a model takes and what it returns; make it a source that can be traced."""
+"""Find, by running it, the lengths a model takes and what it returns; make it a source that can be traced."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Source(program.Traced):
 
 def whole(model: Any) -> Answer:
     """Return the function from the inputs to every tensor of the model's own output, by name."""
-    fixed = opening.uncached(model)
+    fixed = opening.disable_cache(model)
     return lambda feeds: _tensors(model(**feeds, **fixed))
 
 
@@ -81,14 +81,14 @@ def _tensors(result: Any) -> dict[str, Any]:
 # -- what it takes and returns
 
 
-def settle(subjects: Sequence[Subject], wishes: ExportOptions, answer: Answer) -> Settled:
+def settle(subjects: Sequence[Subject], options: ExportOptions, answer: Answer) -> Settled:
     """Return the first interface that the model takes at its low end and above. Raises StepError of the likeliest."""
     failures: list[StepError] = []
     for subject in subjects:
-        described = inputs.describe_inputs(subject, wishes.inputs)
-        for variant, interface in _variants(described, wishes):
+        described = inputs.describe_inputs(subject, options.inputs)
+        for variant, interface in _variants(described, options):
             try:
-                with refusing.described(type(subject.model).__name__):
+                with refusing.explain_refusal(type(subject.model).__name__):
                     return _observed(interface, answer)
             except StepError as error:
                 failures.append(_unsized(variant) or error)
@@ -106,26 +106,26 @@ def _unsized(described: Inputs) -> StepError | None:
     )
 
 
-def _variants(described: Inputs, wishes: ExportOptions) -> Iterator[tuple[Inputs, Interface]]:
+def _variants(described: Inputs, options: ExportOptions) -> Iterator[tuple[Inputs, Interface]]:
     """Return the interfaces to try: towers apart, as described, from longer low ends on, and one row at a time."""
-    asked = described.wished(wishes)
+    asked = described.requested(options)
     names = {port.name for port in described.ports}
-    if not wishes.inputs and BATCH not in wishes.named and "input_ids" in names and names & set(_PICTURES):
+    if not options.inputs and BATCH not in options.named and "input_ids" in names and names & set(_PICTURES):
         towers = replace(
             described,
             ports=[_tower(port) for port in described.ports],
             spans={**described.spans, IMAGES: (1, 64), TEXTS: (1, 64)},
         )
-        yield towers, towers.wished(wishes).interface(towers.ports, towers.limits, unfix=_UNFIX)
+        yield towers, towers.requested(options).interface(towers.ports, towers.limits, unfix=_UNFIX)
     base = asked.interface(described.ports, described.limits, unfix=_UNFIX)
-    free = set(base.dimensions) - {BATCH, *wishes.named}
+    free = set(base.dimensions) - {BATCH, *options.named}
     for doubling in range(_DOUBLINGS if free else 1):
         lows = {name: low << doubling if name in free else low for name, (low, _) in base.dimensions.items()}
         if not doubling or all(lows[name] < base.dimensions[name][1] for name in free):
             lengths = {name: (lows[name], high) for name, (_, high) in base.dimensions.items()}
             limits = {name: replace(base.limit(name), low=low) for name, (low, _) in lengths.items()}
             yield described, replace(base, dimensions=lengths, limits=limits)
-    if BATCH not in wishes.named:
+    if BATCH not in options.named:
         yield described, asked.interface(described.ports, {**described.limits, BATCH: (1, 1)}, unfix=_UNFIX)
 
 
@@ -145,7 +145,7 @@ def _observed(interface: Interface, answer: Answer) -> Settled:
     names = tuple(runs[0][1])
     if not names or tuple(runs[1][1]) != names:
         raise StepError(
-            "the model returns no tensors of its own, or others for short inputs than for long ones", hint=LOG_AS_PT2
+            "the model returns no own tensors, or others for short inputs than for long ones", hint=LOG_AS_PT2
         )
     mask = next((port for port in interface.inputs if port.name == "attention_mask"), None)
     axis = mask.shape[1] if mask and isinstance(mask.shape[-1], str) else None
@@ -164,7 +164,7 @@ def check_attention(model: Any, interface: Interface, answer: Answer) -> None:
     if configured != "sdpa" or not any(port.name == "attention_mask" for port in interface.inputs):
         return
     lengths = {name: min(high, low + 4) for name, (low, high) in interface.dimensions.items()}
-    with program.quiet():
+    with program.silence_warnings():
         chosen = _run(interface, lengths, answer)
         try:
             model.set_attn_implementation("eager")
@@ -203,7 +203,7 @@ def _run(interface: Interface, lengths: Mapping[str, int], answer: Answer) -> di
     drawn = {port.name: _draw(torch, port, lengths, generator) for port in interface.inputs}
     arrays = inputs.plausible({name: value.numpy() for name, value in drawn.items()})
     feeds = {name: torch.from_numpy(array) for name, array in arrays.items()}
-    with torch.no_grad(), program.quiet(), program.translated("run on its own inputs"):
+    with torch.no_grad(), program.silence_warnings(), program.explain_export_error("run on its own inputs"):
         return answer(feeds)
 
 
@@ -253,7 +253,7 @@ def _traceable(model: Any) -> Iterator[None]:
 
 
 def _unchecked(*_: object) -> None:
-    """Stand in for a check of values, which a graph has no place for."""
+    """Stand in for a check of values, which a graph has no position for."""
 
 
 def _length(value: Any) -> Any:

@@ -16,7 +16,7 @@ from packager.errors import StepError
 from packager.exporters._torch import program
 
 HEIGHT, WIDTH = "height", "width"
-SMALLEST = 64  # twice the stride of most backbones: one row or column of features is a case of its own
+SMALLEST = 64  # twice the stride of most backbones: one row or column of features is a special case
 
 
 @dataclass(frozen=True, slots=True)

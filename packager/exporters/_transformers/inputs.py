@@ -65,10 +65,10 @@ class Inputs:
     limits: Mapping[str, Range]
     spans: Mapping[str, Range]
 
-    def wished(self, wishes: ExportOptions) -> ExportOptions:
-        """Return the wishes with the default ranges where the recipe has none."""
+    def requested(self, options: ExportOptions) -> ExportOptions:
+        """Return the options with the default ranges where the recipe has none."""
         used = {axis for port in self.ports for axis in port.shape}
-        return replace(wishes, defaults={name: span for name, span in self.spans.items() if name in used})
+        return replace(options, defaults={name: span for name, span in self.spans.items() if name in used})
 
 
 def describe_inputs(subject: Subject, recipe: Sequence[Port] | None) -> Inputs:
@@ -107,7 +107,7 @@ def _is_wanted(subject: Subject, name: str) -> bool:
 
 
 def _is_inlaid(subject: Subject) -> bool:
-    """Say whether images take the places of tokens among the ids: such a model reads plain text as well."""
+    """Say whether images take the positions of tokens among the ids: such a model reads plain text as well."""
     config = subject.model.config
     return any(getattr(config, name, None) is not None for name in ("image_token_id", "image_token_index"))
 
@@ -116,7 +116,7 @@ def _described(subject: Subject, name: str) -> Port:
     """Return an input as the configuration describes it. Raises StepError when that says too little."""
     if name in _OTHER_SENSES and _is_inlaid(subject):
         raise StepError(
-            f"`{name}` takes the places of tokens in `input_ids`, so neither can vary alone",
+            f"`{name}` takes the positions of tokens in `input_ids`, so neither can vary alone",
             hint="name `input_ids` and `attention_mask` under `inputs` to export the model's text side",
         )
     try:
@@ -156,7 +156,7 @@ def _vocabulary(subject: Subject) -> int:
         return _CODE_POINTS
     try:
         return int(subject.model.get_input_embeddings().num_embeddings)
-    except (AttributeError, NotImplementedError):  # two towers have no embeddings of their own
+    except (AttributeError, NotImplementedError):  # two towers have no own embeddings
         return int(subject.text.vocab_size)
 
 
@@ -171,15 +171,15 @@ def _long_axis(subject: Subject) -> str:
 
 def _types(subject: Subject, name: str) -> Port:
     if hasattr(subject.text, "type_vocab_sizes"):
-        raise TypeError("several types per token, each with a table of its own")
+        raise TypeError("several types per token, each with its own table")
     return Port(name, "int64", (BATCH, SEQUENCE), (0, max(getattr(subject.text, "type_vocab_size", 1) - 1, 0)))
 
 
 def _boxes(subject: Subject, name: str) -> Port:
-    places = getattr(subject.text, "max_2d_position_embeddings", None)
-    if places is None:
+    positions = getattr(subject.text, "max_2d_position_embeddings", None)
+    if positions is None:
         return Port(name, "float32", (BATCH, SEQUENCE, 4), (0, 1))
-    return Port(name, "int64", (BATCH, SEQUENCE, 4), (0, min(places - 1, 1000)))
+    return Port(name, "int64", (BATCH, SEQUENCE, 4), (0, min(positions - 1, 1000)))
 
 
 def _paths(subject: Subject, name: str) -> Port:
@@ -251,7 +251,7 @@ def _limits(subject: Subject) -> dict[str, Range]:
 
 
 def _spans(subject: Subject) -> dict[str, Range]:
-    """Return the default ranges of what is longer than text; sound from two frames on, one is a case of its own."""
+    """Return the default ranges of what is longer than text; sound from two frames on, one is a special case."""
     rate = subject.processor.get("sampling_rate") or 16_000
     side = (images.SMALLEST, subject.size.longest)
     return {SAMPLES: (_receptive_field(subject.model.config, 2), 10 * rate), HEIGHT: side, WIDTH: side}

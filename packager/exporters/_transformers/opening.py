@@ -50,7 +50,7 @@ def open_model(folder: Path, *, encoder: bool = False, optional: Sequence[str] =
 
 def _check(config: Mapping[str, JSON]) -> None:
     if config.get("auto_map"):
-        raise StepError("`config.json` asks for code of its own (`auto_map`), which is never run", hint=LOG_AS_PT2)
+        raise StepError("`config.json` names its own code (`auto_map`), which is never run", hint=LOG_AS_PT2)
     quantized = config.get("quantization_config")
     if quantized:
         method = quantized.get("quant_method") if isinstance(quantized, dict) else None
@@ -95,8 +95,8 @@ def _opened(kind: Any, folder: Path) -> tuple[Any, Sequence[str]]:
     return model, list(report["missing_keys"])
 
 
-def uncached(model: Any) -> dict[str, bool]:
-    """Have the model return what it computed by name and keep nothing of it; return what `forward` is told besides."""
+def disable_cache(model: Any) -> dict[str, bool]:
+    """Have the model return what it computed by name and keep nothing of it; return `forward`'s other arguments."""
     model.config.return_dict = True
     for config in (model.config, model.config.get_text_config()):
         if hasattr(config, "use_cache"):

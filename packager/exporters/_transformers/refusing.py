@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Say of what torch has no better words for which architecture fails, and at which line of its own code."""
+"""Name the architecture, and the line of its code, of a failure that torch explains no better."""
 
 from __future__ import annotations
 
@@ -18,15 +18,17 @@ _OWN = "/transformers/models/"
 @contextlib.contextmanager
 def one_graph(kind: str) -> Iterator[None]:
     """Name the architecture `kind` where it cannot be traced or converted."""
-    with _restated(f"`{kind}` computes{{place}} what one graph does not hold: {{said}}", LOG_AS_PT2):
+    with _restated(f"`{kind}` computes{{position}} what one graph does not hold: {{said}}", LOG_AS_PT2):
         yield
 
 
 @contextlib.contextmanager
-def described(kind: str) -> Iterator[None]:
+def explain_refusal(kind: str) -> Iterator[None]:
     """Name the architecture `kind` where it does not run on its inputs as they are described."""
     hint = "describe every input under `inputs`: its name, dtype, shape and range"
-    with _restated(f"`{kind}` does not take its inputs as its configuration describes them{{place}}: {{said}}", hint):
+    with _restated(
+        f"`{kind}` does not take its inputs as its configuration describes them{{position}}: {{said}}", hint
+    ):
         yield
 
 
@@ -39,7 +41,7 @@ def _restated(sentence: str, hint: str) -> Iterator[None]:
             raise
         links = _chain(error.__cause__)
         said = first_line(links[-1])
-        raise StepError(sentence.format(place=_place(links), said=f"{said:.200}"), hint=hint) from error.__cause__
+        raise StepError(sentence.format(position=_position(links), said=f"{said:.200}"), hint=hint) from error.__cause__
 
 
 def _chain(error: BaseException) -> list[BaseException]:
@@ -51,7 +53,7 @@ def _chain(error: BaseException) -> list[BaseException]:
     return found
 
 
-def _place(links: list[BaseException]) -> str:
+def _position(links: list[BaseException]) -> str:
     """Return the innermost line of the architecture's own code."""
     frames = [frame for link in reversed(links) for frame in reversed(traceback.extract_tb(link.__traceback__))]
     own = next((frame for frame in frames if _OWN in frame.filename), None)

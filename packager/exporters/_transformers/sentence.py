@@ -17,7 +17,7 @@ from packager.canonical import JSON
 from packager.errors import StepError
 from packager.exporters._torch import program
 from packager.exporters._transformers.files import read_json
-from packager.exporters._transformers.opening import LOG_AS_PT2, uncached
+from packager.exporters._transformers.opening import LOG_AS_PT2, disable_cache
 
 EMBEDDING, TOKENS, MASK = "sentence_embedding", "token_embeddings", "attention_mask"
 Features: TypeAlias = "dict[str, Any]"
@@ -55,9 +55,9 @@ def read_steps(folder: Path) -> list[Step]:
 
 
 def embedding(model: Any, steps: Sequence[Step], prompts: Mapping[str, JSON]) -> tuple[Answer, list[Any]]:
-    """Return the function from token ids to one vector per sentence, and the torch modules with weights of its own."""
+    """Return the function from token ids to one vector per sentence, and the torch modules that hold its weights."""
     built = [_MODULES[step.kind](step, prompts) for step in steps[1:]]
-    fixed = uncached(model)
+    fixed = disable_cache(model)
 
     def answer(feeds: dict[str, Any]) -> dict[str, Any]:
         features = {TOKENS: model(**feeds, **fixed)[0], MASK: feeds[MASK]}
@@ -139,7 +139,7 @@ def _weighted(module: Any, step: Step) -> Any:
             hint="load the model once where you trust it and save it with `model.save_pretrained(DIR)`",
         )
     weights = importlib.import_module("safetensors.torch").load_file(path)
-    with program.translated("opened with the weights of its modules"):
+    with program.explain_export_error("opened with the weights of its modules"):
         module.load_state_dict({name: value.float() for name, value in weights.items()})
     return module.eval()
 
@@ -207,9 +207,9 @@ def _mean_of_roots(torch: Any, tokens: Any, mask: Any) -> Any:
 
 
 def _weighted_mean(torch: Any, tokens: Any, mask: Any) -> Any:
-    """Weigh a token by its place, counted from the first that is not padding."""
-    place = torch.arange(tokens.shape[1], device=tokens.device) + 1 - _first(torch, mask).unsqueeze(-1)
-    total, weight = _sum(tokens, mask * place)
+    """Weigh a token by its position, counted from the first that is not padding."""
+    position = torch.arange(tokens.shape[1], device=tokens.device) + 1 - _first(torch, mask).unsqueeze(-1)
+    total, weight = _sum(tokens, mask * position)
     return total / weight
 
 

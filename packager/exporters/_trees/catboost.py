@@ -66,12 +66,12 @@ def read(model: Any) -> Model:
     biases = [float(value) for value in (bias if isinstance(bias, list) else [bias])]
     outputs = trees[0].values.shape[1] if trees else len(biases)
     base = biases * outputs if len(biases) == 1 else biases
-    hashes = {place: list(known) for place, known in reader.hashes.items()}
+    hashes = {position: list(known) for position, known in reader.hashes.items()}
     return Model(
         Ensemble(trees, base, reader.columns),
         float(scale),
         _loss(stated),
-        [names[place] for place in sorted(names)],
+        [names[position] for position in sorted(names)],
         hashes,
     )
 
@@ -98,18 +98,18 @@ class _Reader:
         self._categories = {int(item["feature_index"]): item for item in categories}
 
     def oblivious(self, stated: Mapping[str, Any]) -> Tree:
-        """Return a tree whose every level asks one question: the last one first, so that leaves keep their order."""
+        """Return a tree with one condition for every level: the last one first, so that leaves keep their order."""
         numpy = importlib.import_module("numpy")
         rules = [self._rule(split) for split in reversed(stated["splits"] or [])]
         depth = len(rules)
         inner, count = (1 << depth) - 1, 1 << depth
         level = numpy.repeat(numpy.arange(depth), 1 << numpy.arange(depth)) if depth else numpy.zeros(0, "int64")
         values = numpy.array(stated["leaf_values"], "float64").reshape(count, -1)
-        places = numpy.arange(inner)
+        positions = numpy.arange(inner)
         return _tree(
             [rules[each] for each in level.tolist()],
-            2 * places + 1,
-            2 * places + 2,
+            2 * positions + 1,
+            2 * positions + 2,
             numpy.concatenate([numpy.zeros((inner, values.shape[1])), values]),
             numpy.arange(inner + count) >= inner,
         )
@@ -119,23 +119,23 @@ class _Reader:
         numpy = importlib.import_module("numpy")
         nodes, waiting = [stated], [stated]
         children: dict[int, tuple[int, int]] = {}
-        places = {id(stated): 0}
+        positions = {id(stated): 0}
         while waiting:
             here = waiting.pop()
             if "split" in here:
-                children[places[id(here)]] = (len(nodes), len(nodes) + 1)
+                children[positions[id(here)]] = (len(nodes), len(nodes) + 1)
                 for side in ("left", "right"):
-                    places[id(here[side])] = len(nodes)
+                    positions[id(here[side])] = len(nodes)
                     nodes.append(here[side])
                     waiting.append(here[side])
         width = max(len(_list(node.get("value", 0.0))) for node in nodes)
         values = numpy.zeros((len(nodes), width))
-        for place, node in enumerate(nodes):
-            values[place] = _list(node.get("value", 0.0)) if "split" not in node else 0.0
+        for position, node in enumerate(nodes):
+            values[position] = _list(node.get("value", 0.0)) if "split" not in node else 0.0
         leaf = numpy.array(["split" not in node for node in nodes])
         rules = [self._rule(node["split"]) if "split" in node else (0, 0.0, False, False) for node in nodes]
         left, right = (
-            numpy.array([children.get(place, (-1, -1))[side] for place in range(len(nodes))]) for side in (0, 1)
+            numpy.array([children.get(position, (-1, -1))[side] for position in range(len(nodes))]) for side in (0, 1)
         )
         return _tree(rules, left, right, values, leaf)
 
@@ -148,10 +148,10 @@ class _Reader:
             return int(feature["flat_feature_index"]), float(split["border"]), left, False
         if kind == "OneHotFeature":
             feature = self._categories[int(split["cat_feature_index"])]
-            place = int(feature["flat_feature_index"])
-            known = self.hashes.setdefault(place, {})
+            position = int(feature["flat_feature_index"])
+            known = self.hashes.setdefault(position, {})
             code = known.setdefault(int(split["value"]), len(known))
-            return self.columns.member(place, frozenset([code])), _IN, False, True
+            return self.columns.member(position, frozenset([code])), _IN, False, True
         raise StepError(
             f"the model has statistics (`{kind}`) of categories of {self._named(split)}, which have no ONNX form here",
             hint=_OTHERWISE,
@@ -161,7 +161,7 @@ class _Reader:
         """Name the columns of categories that a split looks at, or all where it does not say."""
         text = json.dumps(split)
         listed = [int(found) for found in re.findall(r'"cat_feature_index": (\d+)', text)]
-        names = [str(self._categories[place]["feature_id"]) for place in listed if place in self._categories]
+        names = [str(self._categories[position]["feature_id"]) for position in listed if position in self._categories]
         names = names or [str(item["feature_id"]) for item in self._categories.values()]
         return ", ".join(f"`{name}`" for name in dict.fromkeys(names))
 
@@ -200,16 +200,16 @@ def categories(model: Model, candidates: Mapping[int, Iterable[Any]]) -> dict[in
     `candidates` are values of columns that were seen. Raises StepError for a hash that none of them has.
     """
     found = {}
-    for place, wanted in model.hashes.items():
-        known = _hashed(list(dict.fromkeys([*_NUMBERS, *candidates.get(place, ())])))
+    for position, wanted in model.hashes.items():
+        known = _hashed(list(dict.fromkeys([*_NUMBERS, *candidates.get(position, ())])))
         named = [known.get(value) for value in wanted]
         if None in named:
             raise StepError(
-                f"the model holds only hashes of the categories of column `{model.names[place]}`, and "
+                f"the model holds only hashes of the categories of column `{model.names[position]}`, and "
                 f"{named.count(None)} of the {len(named)} that it looks for are unknown",
                 hint="log the model with an `input_example` that shows every category once",
             )
-        found[place] = named
+        found[position] = named
     return found
 
 
@@ -235,10 +235,10 @@ def _hashed(values: Sequence[Any]) -> dict[int, Any]:
 def write_raw(builder: Builder, model: Model, known: Mapping[int, Sequence[Any]], frame: Frame) -> Value:
     """Write the raw values of the formula [batch, outputs]: the sum of the trees, scaled, and a bias."""
     columns = [
-        write_codes(builder, column, known[place], "float32")
-        if place in known
-        else _number(builder, column, place, model)
-        for place, column in enumerate(builder.columns(frame))
+        write_codes(builder, column, known[position], "float32")
+        if position in known
+        else _number(builder, column, position, model)
+        for position, column in enumerate(builder.columns(frame))
     ]
     zero = Ensemble(model.ensemble.trees, [0.0] * model.ensemble.outputs, model.ensemble.columns)
     summed = write_sums(builder, zero, builder.concat(columns))
@@ -246,7 +246,7 @@ def write_raw(builder: Builder, model: Model, known: Mapping[int, Sequence[Any]]
     return builder.add(scaled, model.ensemble.base)
 
 
-def _number(builder: Builder, column: Value, place: int, model: Model) -> Value:
+def _number(builder: Builder, column: Value, position: int, model: Model) -> Value:
     """Return a column as float32; categories that no split looks at are nothing."""
     if column.dtype == "string":
         return builder.spread(column, [math.nan], "float32")

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 class Tree:
     """One tree: arrays over its nodes, the root first.
 
-    A row with `column <= threshold` goes left, a missing value where `missing` says left; `columns` are places among
+    A row with `column <= threshold` goes left, a missing value where `missing` says left; `columns` are positions among
     those of the ensemble. `values` holds [nodes, width] numbers, read at leaves. A tree with one number per leaf adds
     to the output named `target`; one with more adds to all.
     """
@@ -52,18 +52,18 @@ class Columns:
 
     width: int
     derived: list[Derived] = field(default_factory=list)
-    _places: dict[Derived, int] = field(default_factory=dict)
+    _positions: dict[Derived, int] = field(default_factory=dict)
 
     def member(self, feature: int, codes: frozenset[int]) -> int:
-        """Return the place of the column that says whether the category of an input is in a set."""
-        return self.place(Members(feature, codes))
+        """Return the position of the column that says whether the category of an input is in a set."""
+        return self.position(Members(feature, codes))
 
-    def place(self, made: Derived) -> int:
-        """Return the place of a derived column, adding it the first time."""
-        if made not in self._places:
-            self._places[made] = self.width + len(self.derived)
+    def position(self, made: Derived) -> int:
+        """Return the position of a derived column, adding it the first time."""
+        if made not in self._positions:
+            self._positions[made] = self.width + len(self.derived)
             self.derived.append(made)
-        return self._places[made]
+        return self._positions[made]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,13 +111,13 @@ def reachable(tree: Tree) -> Tree:
         node = waiting.pop()
         met[node] = True
         waiting += [] if tree.leaf[node] else [int(tree.left[node]), int(tree.right[node])]
-    places = numpy.cumsum(met) - 1
+    positions = numpy.cumsum(met) - 1
 
     def kept(values: Any) -> Any:
         return numpy.asarray(values)[met]
 
     left, right = (
-        numpy.where(tree.leaf, -1, places[numpy.where(tree.leaf, 0, side)]) for side in (tree.left, tree.right)
+        numpy.where(tree.leaf, -1, positions[numpy.where(tree.leaf, 0, side)]) for side in (tree.left, tree.right)
     )
     return Tree(
         kept(tree.leaf),

@@ -67,7 +67,7 @@ def read_stages(model: Any) -> Ensemble:
 def read_isolation(model: Any) -> Ensemble:
     """Return the trees of an isolation forest; a leaf holds the depth that it stands for."""
     trees = []
-    for place, (item, features) in enumerate(zip(model.estimators_, model.estimators_features_, strict=True)):
-        lengths = model._decision_path_lengths[place] + model._average_path_length_per_tree[place] - 1.0
+    for position, (item, features) in enumerate(zip(model.estimators_, model.estimators_features_, strict=True)):
+        lengths = model._decision_path_lengths[position] + model._average_path_length_per_tree[position] - 1.0
         trees.append(tree(item.tree_, lengths.reshape(-1, 1), features=features))
     return Ensemble(trees, [0.0], Columns(model.n_features_in_))

@@ -40,5 +40,5 @@ def _tree(predictor: Any, target: int, columns: Columns) -> Tree:
 def _codes(words: Any) -> frozenset[int]:
     """Return the numbers of the bits set in words of 32 bits."""
     return frozenset(
-        32 * place + bit for place, word in enumerate(words.tolist()) for bit in range(32) if word >> bit & 1
+        32 * position + bit for position, word in enumerate(words.tolist()) for bit in range(32) if word >> bit & 1
     )

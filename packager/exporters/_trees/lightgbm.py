@@ -43,7 +43,7 @@ _IDENTITY = (
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A booster: its trees, the objective with its options, and the pandas categories of columns by their place.
+    """A booster: its trees, the objective with its options, and the pandas categories of columns by their position.
 
     `averaged` is the number by which sums are divided (a random forest's rounds, else 1); `linear` holds what the
     models in the leaves multiply, by tree.
@@ -89,14 +89,14 @@ def _categories(booster: Any, tail: str) -> dict[int, Sequence[JSON]]:
     """Return the pandas categories of columns: those stated as categorical, in their order."""
     lists = booster.pandas_categorical or []
     stated = re.search(r"^\[categorical_feature: ([\d,]*)\]$", tail, re.MULTILINE)
-    places = sorted(int(part) for part in stated[1].split(",") if part) if stated else []
-    if len(lists) not in (0, len(places)):
+    positions = sorted(int(part) for part in stated[1].split(",") if part) if stated else []
+    if len(lists) not in (0, len(positions)):
         raise StepError(
-            f"{len(places)} columns of the model are categorical and it holds the categories of {len(lists)} columns "
+            f"{len(positions)} columns of the model are categorical, and it has the categories of {len(lists)} columns "
             "of a data frame, so that nothing says which is which",
             hint="train with `categorical_feature='auto'`, or turn those columns into codes before the model",
         )
-    return dict(zip(places, lists, strict=False))
+    return dict(zip(positions, lists, strict=False))
 
 
 def _field(text: str, name: str) -> str:
@@ -153,7 +153,10 @@ def _sets(block: str) -> list[frozenset[int]]:
     words = [int(part) for part in _field(block, "cat_threshold").split()]
     return [
         frozenset(
-            32 * place + bit for place, word in enumerate(words[first:last]) for bit in range(32) if word >> bit & 1
+            32 * position + bit
+            for position, word in enumerate(words[first:last])
+            for bit in range(32)
+            if word >> bit & 1
         )
         for first, last in itertools.pairwise(borders)
     ]
@@ -167,7 +170,7 @@ def _rule(
         return columns.member(feature, sets[int(threshold)]), 0.5, False
     left = bool(kind & _LEFT)
     if kind & _MISSING_ZERO:
-        return columns.place(Voided(feature)), threshold, left
+        return columns.position(Voided(feature)), threshold, left
     if abs(threshold) <= ZERO:
         threshold = ZERO if threshold >= 0 else math.nextafter(-ZERO, -math.inf)
     return feature, threshold, left if kind & _MISSING_NAN else threshold >= 0
@@ -206,8 +209,8 @@ def _matrix(builder: Builder, model: Model, frame: Frame) -> Value:
     """Return the input in binary64, categories as codes; a matrix of integers goes through float32, as there."""
     through = "float32" if not frame.names and not set(frame.dtypes) & {"float32", "float64"} else "float64"
     columns = []
-    for place, column in enumerate(builder.columns(frame)) if model.categories else enumerate(frame.blocks):
-        known = model.categories.get(place)
+    for position, column in enumerate(builder.columns(frame)) if model.categories else enumerate(frame.blocks):
+        known = model.categories.get(position)
         plain = known is None or not model.categories
         columns.append(
             builder.cast(builder.cast(column, through), "float64")
@@ -278,10 +281,13 @@ def _coefficients(model: Model, used: Sequence[int]) -> tuple[Any, Any, Any]:
             f"{_MOST_COEFFICIENTS}",
             hint="train fewer trees, or plain leaves (`linear_tree=False`)",
         )
-    table, places = numpy.zeros((len(leaves), len(used))), {feature: place for place, feature in enumerate(used)}
+    table, positions = (
+        numpy.zeros((len(leaves), len(used))),
+        {feature: position for position, feature in enumerate(used)},
+    )
     needed = numpy.zeros(table.shape, bool)
     for row, (features, coefficients) in enumerate(leaves):
-        own = [places[feature] for feature in features]
+        own = [positions[feature] for feature in features]
         table[row, own], needed[row, own] = coefficients, True
     return table, needed, numpy.concatenate([linear.constants for linear in model.linear])
 

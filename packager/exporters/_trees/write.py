@@ -81,9 +81,9 @@ def _numbers(trees: Sequence[Tree], base: Sequence[float], kind: str) -> Any:
     many = trees[0].values.shape[1] > 1
     parts = [numpy.asarray(tree.values)[tree.leaf].astype(kind) for tree in trees]
     first = 1 if many else len(base)
-    for place, part in enumerate(parts[:first]):
-        own = numpy.asarray(base, kind) if many else numpy.asarray(base[place], kind)
-        parts[place] = own + part
+    for position, part in enumerate(parts[:first]):
+        own = numpy.asarray(base, kind) if many else numpy.asarray(base[position], kind)
+        parts[position] = own + part
     whole = numpy.concatenate(parts)
     return whole if many else whole.reshape(-1)
 
@@ -109,7 +109,9 @@ def write_leaves(builder: Builder, ensemble: Ensemble, matrix: Value) -> Value:
         )
     numpy = importlib.import_module("numpy")
     trees, starts = ensemble.trees, _starts(ensemble.trees)
-    owner = numpy.concatenate([numpy.full(numpy.count_nonzero(tree.leaf), place) for place, tree in enumerate(trees)])
+    owner = numpy.concatenate(
+        [numpy.full(numpy.count_nonzero(tree.leaf), position) for position, tree in enumerate(trees)]
+    )
     inside = numpy.concatenate([numpy.arange(numpy.count_nonzero(tree.leaf)) for tree in trees])
     found = write_trees(builder, ensemble, matrix, owner, inside, len(trees))
     return builder.add(builder.cast(found, "int64"), starts)
@@ -132,7 +134,7 @@ def _nodes(trees: Sequence[Tree], dtype: str) -> dict[str, Any]:
         return numpy.where(leaf, 0, numpy.concatenate([getattr(tree, name) for tree in trees])).astype(kind)
 
     return {
-        "nodes_treeids": [place for place, tree in enumerate(trees) for _ in range(len(tree.leaf))],
+        "nodes_treeids": [position for position, tree in enumerate(trees) for _ in range(len(tree.leaf))],
         "nodes_nodeids": [node for tree in trees for node in range(len(tree.leaf))],
         "nodes_featureids": inner("column").tolist(),
         "nodes_modes": ["LEAF" if end else "BRANCH_LEQ" for end in leaf.tolist()],
@@ -148,7 +150,7 @@ def _leaves(trees: Sequence[Tree], targets: Any, weights: Any, dtype: str) -> di
     numpy = importlib.import_module("numpy")
     ends = [numpy.flatnonzero(tree.leaf).tolist() for tree in trees]
     return {
-        "target_treeids": [place for place, own in enumerate(ends) for _ in own],
+        "target_treeids": [position for position, own in enumerate(ends) for _ in own],
         "target_nodeids": [node for own in ends for node in own],
         "target_ids": targets.astype("int64").tolist(),
         **_typed("target_weights", weights.astype(dtype)),
@@ -175,12 +177,12 @@ def write_columns(builder: Builder, ensemble: Ensemble, matrix: Value) -> Value:
     order: list[int] = []
     blocks = [given]
     for feature in sorted({made.feature for made in derived}):
-        own = [place for place, made in enumerate(derived) if made.feature == feature]
-        blocks += _derived(builder, ensemble, builder.take(given, [feature]), [derived[place] for place in own])
-        order += sorted(own, key=lambda place: isinstance(derived[place], Voided))
+        own = [position for position, made in enumerate(derived) if made.feature == feature]
+        blocks += _derived(builder, ensemble, builder.take(given, [feature]), [derived[position] for position in own])
+        order += sorted(own, key=lambda position: isinstance(derived[position], Voided))
     whole = builder.concat(blocks)
     back = sorted(range(len(order)), key=lambda index: order[index])
-    return builder.take(whole, [*range(given.width), *(given.width + place for place in back)])
+    return builder.take(whole, [*range(given.width), *(given.width + position for position in back)])
 
 
 def _derived(builder: Builder, ensemble: Ensemble, given: Value, wanted: Sequence[Members | Voided]) -> list[Value]:
@@ -204,10 +206,10 @@ def _members(builder: Builder, ensemble: Ensemble, given: Value, sets: Sequence[
             hint="group rare categories before training, or limit the number of trees",
         )
     table = numpy.ones((len(known) + 1, len(sets)), "uint8")
-    places = {code: place for place, code in enumerate(known)}
+    positions = {code: position for position, code in enumerate(known)}
     for column, codes in enumerate(sets):
-        table[[places[code] for code in codes], column] = 0
-    rows = builder.look_up(table, place_of_code(builder, _codes(builder, ensemble, given), known))
+        table[[positions[code] for code in codes], column] = 0
+    rows = builder.look_up(table, position_of_code(builder, _codes(builder, ensemble, given), known))
     outside = builder.cast(rows, given.dtype)
     return builder.where(builder.unary("IsNaN", given), float("nan"), outside)
 
@@ -219,8 +221,8 @@ def _codes(builder: Builder, ensemble: Ensemble, given: Value) -> Value:
     return builder.cast(builder.where(inside, given, float(_NO_CODE)), "int64")
 
 
-def place_of_code(builder: Builder, code: Value, known: Sequence[int]) -> Value:
-    """Return the place of every code among the known ones, their number for another one."""
+def position_of_code(builder: Builder, code: Value, known: Sequence[int]) -> Value:
+    """Return the position of every code among the known ones, their number for another one."""
     if not known:
         return builder.spread(code, [0] * code.width, "int64")
     made = builder.node(

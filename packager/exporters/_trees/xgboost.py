@@ -48,7 +48,7 @@ _HINT = "train with an objective that XGBoost itself offers"
 class Model:
     """A booster: its trees or, of a linear one, its weights [columns, outputs] behind `ensemble.base`.
 
-    `categories` holds by place the values of columns that have some, `coded` the columns whose codes alone are known;
+    `categories` holds by position the values of columns with some, `coded` the columns whose codes alone are known;
     `missing` is what stands for a missing value besides NaN.
     """
 
@@ -82,11 +82,15 @@ def read(booster: Any, *, best: bool = False, missing: Any = math.nan) -> Model:
     count = _grown(forest, outputs, rounds) if rounds >= 0 else len(forest["trees"])
     scales = kind.get("weight_drop") or [1.0] * count
     trees = [
-        _tree(forest["trees"][place], int(forest["tree_info"][place]), scales[place], model.ensemble.columns)
-        for place in range(count)
+        _tree(forest["trees"][position], int(forest["tree_info"][position]), scales[position], model.ensemble.columns)
+        for position in range(count)
     ]
     known = _known(forest.get("cats") or {})
-    coded = [place for place, name in enumerate(learner.get("feature_types", ())) if name == "c" and place not in known]
+    coded = [
+        position
+        for position, name in enumerate(learner.get("feature_types", ()))
+        if name == "c" and position not in known
+    ]
     return replace(model, ensemble=replace(model.ensemble, trees=trees), categories=known, coded=coded)
 
 
@@ -141,10 +145,10 @@ def _constants(booster: Any, outputs: int) -> list[float]:
 def _known(stored: Mapping[str, Any]) -> dict[int, list[JSON]]:
     """Return the values of categories by column: numbers, or texts as bytes between offsets."""
     found: dict[int, list[JSON]] = {}
-    for place, entry in enumerate(stored.get("enc", ())):
+    for position, entry in enumerate(stored.get("enc", ())):
         borders, values = entry.get("offsets"), entry.get("values", [])
-        found[place] = values if borders is None else _texts(borders, values)
-    return {place: values for place, values in found.items() if values}
+        found[position] = values if borders is None else _texts(borders, values)
+    return {position: values for position, values in found.items() if values}
 
 
 def _texts(borders: Sequence[int], values: Sequence[int]) -> list[JSON]:
@@ -223,10 +227,10 @@ def _matrix(builder: Builder, model: Model, frame: Frame) -> Value:
     """Return the input in float32, every column cast by itself, categories as codes, what is missing as NaN."""
     if model.categories:
         columns = [
-            write_codes(builder, column, model.categories[place], "float32")
-            if place in model.categories
+            write_codes(builder, column, model.categories[position], "float32")
+            if position in model.categories
             else builder.cast(column, "float32")
-            for place, column in enumerate(builder.columns(frame))
+            for position, column in enumerate(builder.columns(frame))
         ]
     else:
         columns = [builder.cast(block, "float32") for block in frame.blocks]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Engines that resolve dependencies: one file each, all with the same answer to the same question.
+"""Engines that resolve dependencies: one file each, all with the same interface.
 
-An engine gets a question about one platform and returns one wheel for every distribution that is needed there. It
+An engine gets a request about one platform and returns one wheel for every distribution that is needed there. It
 never builds anything: a distribution without a wheel is an answer "no". `EXTRA` is the extra that installs it.
 """
 
@@ -21,7 +21,7 @@ DEFAULT = "uv"
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class ResolveRequest:
     """What to resolve: PEP 508 lines, exact versions to prefer (also lines), and the addresses of indexes beyond the
     default that may be recorded.
     """
@@ -32,7 +32,7 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Resolution:
     """The wheels of one platform, sorted, and the addresses that the index gave for them, which may open it.
 
     `yanked` maps pins that their publisher withdrew to the reason, empty if there is none.
@@ -43,8 +43,8 @@ class Answer:
     yanked: Mapping[str, str] = field(default_factory=dict)
 
 
-class NoSolution(SourceError):
-    """No set of wheels answers the question on this platform; `text` is the engine's own explanation."""
+class NoSolutionError(SourceError):
+    """No set of wheels answers the request on this platform; `text` is the engine's own explanation."""
 
     def __init__(self, text: str) -> None:
         super().__init__("the requirements have no solution")
@@ -61,8 +61,8 @@ class Locker(Protocol):
     def locks(self, platform: str) -> bool:
         """Say whether this engine, running here, can resolve for a platform."""
 
-    def resolve(self, question: Question, platform: Platform, environment: Mapping[str, str]) -> Answer:
-        """Return the wheels for `platform`. Network. Raises NoSolution, SourceError, UsageError.
+    def resolve(self, request: ResolveRequest, platform: Platform, environment: Mapping[str, str]) -> Resolution:
+        """Return the wheels for `platform`. Network. Raises NoSolutionError, SourceError, UsageError.
 
         `environment` is the caller's, because it holds the addresses of indexes and what opens them.
         """

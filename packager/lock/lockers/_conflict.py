@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Say in one sentence why a set of requirements cannot be installed: who wants what, against whom.
+"""Explain in one sentence why requirements cannot be installed: which two of them contradict each other.
 
 Resolvers explain themselves at length and each in its own words. What they name (a distribution depends on a range) is
-read from their text; what we asked for is known. The first two claims on one distribution that no version can satisfy
+read from their text; the requested ones are known. The first two claims on one distribution that no version can satisfy
 both are the conflict.
 """
 
@@ -21,7 +21,7 @@ from packaging.version import InvalidVersion, Version
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """Somebody wants a range of versions of a distribution. `origin` is fit for a message."""
+    """One requirement: a range of versions of a distribution. `origin` is fit for a message."""
 
     requirement: Requirement
     origin: str
@@ -36,8 +36,8 @@ class Claim:
         return f"`{self.requirement.name}{self.requirement.specifier}` from {self.origin}"
 
 
-def ours(lines: Iterable[str], origin: str) -> list[Claim]:
-    """Return what we ask for ourselves."""
+def own_requirements(lines: Iterable[str], origin: str) -> list[Claim]:
+    """Return the requirements of this program."""
     return [Claim(Requirement(line), origin, ours=True) for line in lines]
 
 
@@ -50,12 +50,12 @@ def find(claims: Sequence[Claim]) -> tuple[Claim, Claim] | None:
         (one, other)
         for rivals in by_name.values()
         for one, other in itertools.combinations(rivals, 2)
-        if disjoint(one.requirement.specifier, other.requirement.specifier)
+        if are_disjoint(one.requirement.specifier, other.requirement.specifier)
     )
     return min(pairs, key=lambda pair: -sum(claim.ours for claim in pair), default=None)
 
 
-def disjoint(one: SpecifierSet, other: SpecifierSet) -> bool:
+def are_disjoint(one: SpecifierSet, other: SpecifierSet) -> bool:
     """Say whether no version can satisfy both: none at, just below or just above the versions that they name."""
     named = [text.removesuffix(".*") for specifier in (*one, *other) for text in [specifier.version]]
     both = SpecifierSet(f"{one},{other}".strip(","))
@@ -73,11 +73,11 @@ def _around(text: str) -> Iterator[Version]:
     yield Version(f"{version.public}.post9999") if not (version.is_postrelease or version.is_devrelease) else version
     release = [*version.release, 0, 0][: max(3, len(version.release))]
     yield Version(".".join(map(str, [*release, 1])))
-    for place in range(len(release)):
-        up = [*release[:place], release[place] + 1, *([0] * (len(release) - place - 1))]
+    for position in range(len(release)):
+        up = [*release[:position], release[position] + 1, *([0] * (len(release) - position - 1))]
         yield Version(".".join(map(str, up)))
-        if release[place]:
-            down = [*release[:place], release[place] - 1, *([9999] * (len(release) - place - 1))]
+        if release[position]:
+            down = [*release[:position], release[position] - 1, *([9999] * (len(release) - position - 1))]
             yield Version(".".join(map(str, down)))
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""pip as the reader of indexes: which file of a pin installs on a platform, what its metadata says, and the file.
+"""pip as the reader of indexes: the file of a pin for a platform, its metadata, and its bytes.
 
 Nothing is built or run: `--only-binary :all:` and `--no-deps` leave only the choice of a file and its download. Where
 the index serves metadata beside the wheels (PEP 658), no wheel is downloaded to read it.
@@ -137,21 +137,21 @@ def _check_content(stderr: str) -> None:
         raise WrongContentError(
             f"`{file}` is not what was locked: expected sha256:{expected}, got sha256:{got}",
             subject=file,
-            hint="the index has another file of that version than before: ask its publisher why, then `packager lock`",
+            hint="the index has another file of that version than before: see its publisher, then `packager lock`",
         )
 
 
 def refused_by(
     lines: Iterable[str], platform: Platform, indexes: Sequence[str], environment: Mapping[str, str]
 ) -> str | None:
-    """Return which index refuses a login when it is asked for `lines`, None if none does."""
+    """Return which index refuses a login when `lines` are requested, None if none does."""
     with tempfile.TemporaryDirectory(prefix="packager-pip-") as folder:
         command = _command(["download", "--dest", folder], lines, platform, indexes, Path(folder))
         return _silent_refusal(command, environment, Path(folder))
 
 
 def _silent_refusal(arguments: Sequence[str], environment: Mapping[str, str], folder: Path) -> str | None:
-    """Ask again aloud: pip goes on without an index that refuses it, and says so only then."""
+    """Run again verbosely: pip goes on without an index that refuses it, and reports that only then."""
     command = [word for word in arguments if word != "--quiet"] + ["-vv", "--retries", "0"]
     done = subprocess.run(command, capture_output=True, text=True, env=shared(environment), cwd=folder, check=False)
     return refusal(done.stdout + done.stderr)

@@ -2,7 +2,7 @@
 """pip-tools: resolves with pip's own resolver, for the Python and platform that it runs on and no other.
 
 Markers in metadata are evaluated by the running interpreter, so a lock for another one would be wrong: it is refused.
-Hashes are asked of the index once the versions stand; `pip-compile --generate-hashes` would download every file of
+Hashes are read from the index once the versions stand; `pip-compile --generate-hashes` would download every file of
 every platform where the index has no JSON interface.
 """
 
@@ -20,7 +20,7 @@ from packager.errors import MissingToolError, SourceError, UsageError
 from packager.formats import platforms
 from packager.formats.index_addresses import REFUSED, shared
 from packager.formats.platforms import Platform
-from packager.lock.lockers import Answer, NoSolution, Question, _pip
+from packager.lock.lockers import NoSolutionError, Resolution, ResolveRequest, _pip
 
 EXTRA = "pip-tools"
 _OPTIONS = (
@@ -44,7 +44,7 @@ def locks(platform: str) -> bool:
     return (asked.machine, asked.python) == (here.machine, here.python)
 
 
-def resolve(question: Question, platform: Platform, environment: Mapping[str, str]) -> Answer:
+def resolve(request: ResolveRequest, platform: Platform, environment: Mapping[str, str]) -> Resolution:
     """See `Locker.resolve`."""
     if not locks(platform.name):
         raise UsageError(
@@ -52,23 +52,23 @@ def resolve(question: Question, platform: Platform, environment: Mapping[str, st
             hint="take `--engine uv` for other platforms",
         )
     try:
-        pins = _compile(question, environment)
+        pins = _compile(request, environment)
     except SourceError:
-        if refused := _pip.refused_by(question.requirements, platform, question.indexes, environment):
+        if refused := _pip.refused_by(request.requirements, platform, request.indexes, environment):
             raise SourceError(f"the package index at {refused} refuses the login", hint=f"look at {REFUSED}") from None
         raise
-    rows = _pip.report(pins, platform, question.indexes, environment)
+    rows = _pip.report(pins, platform, request.indexes, environment)
     yanked = {row.wheel.pin: "" for row in rows if row.yanked}
-    return Answer(tuple(row.wheel for row in rows), tuple(row.address for row in rows), yanked)
+    return Resolution(tuple(row.wheel for row in rows), tuple(row.address for row in rows), yanked)
 
 
-def _compile(question: Question, environment: Mapping[str, str]) -> list[str]:
+def _compile(request: ResolveRequest, environment: Mapping[str, str]) -> list[str]:
     if importlib.util.find_spec("piptools") is None:
         raise MissingToolError("pip-tools", EXTRA)
     with tempfile.TemporaryDirectory(prefix="packager-lock-") as folder:
         wanted, constraints = Path(folder, "wanted.in"), Path(folder, "constraints.txt")
-        wanted.write_text("".join(f"{line}\n" for line in question.requirements))
-        constraints.write_text("".join(f"{line}\n" for line in question.constraints))
+        wanted.write_text("".join(f"{line}\n" for line in request.requirements))
+        constraints.write_text("".join(f"{line}\n" for line in request.constraints))
         answer = Path(folder, "answer.txt")
         command = [
             sys.executable,
@@ -84,14 +84,14 @@ def _compile(question: Question, environment: Mapping[str, str]) -> list[str]:
             "--output-file",
             str(answer),
         ]
-        for address in question.indexes:
+        for address in request.indexes:
             command += ["--extra-index-url", address]
         done = subprocess.run(command, capture_output=True, text=True, env=shared(environment), cwd=folder, check=False)
         if done.returncode == 0:
             return [row for row in answer.read_text().splitlines() if re.match(r"[A-Za-z0-9]", row)]
     if "RequirementsConflicted" in done.stderr or "ResolutionImpossible" in done.stderr:
-        raise NoSolution(done.stderr)
+        raise NoSolutionError(done.stderr)
     raise SourceError(
-        f"cannot resolve {', '.join(f'`{line}`' for line in question.requirements)}: {_pip.reason(done.stderr)}",
+        f"cannot resolve {', '.join(f'`{line}`' for line in request.requirements)}: {_pip.reason(done.stderr)}",
         hint="check the package index (PIP_INDEX_URL, proxy)",
     )

@@ -20,7 +20,7 @@ from packager.formats import index_addresses, platforms
 from packager.formats.index_addresses import shared
 from packager.formats.platforms import Platform
 from packager.formats.wheel_locks import Wheel
-from packager.lock.lockers import Answer, NoSolution, Question
+from packager.lock.lockers import NoSolutionError, Resolution, ResolveRequest
 from packager.lock.lockers._pip import file_name
 
 EXTRA = "lock"
@@ -33,14 +33,14 @@ def locks(platform: str) -> bool:
     return platforms.parse(platform).glibc in _FLOORS
 
 
-def resolve(question: Question, platform: Platform, environment: Mapping[str, str]) -> Answer:
+def resolve(request: ResolveRequest, platform: Platform, environment: Mapping[str, str]) -> Resolution:
     """See `Locker.resolve`."""
     with tempfile.TemporaryDirectory(prefix="packager-lock-") as folder:
         constraints = Path(folder, "constraints.txt")
-        constraints.write_text("".join(f"{line}\n" for line in question.constraints))
+        constraints.write_text("".join(f"{line}\n" for line in request.constraints))
         done = subprocess.run(
-            _command(question, platform, constraints),
-            input="".join(f"{line}\n" for line in question.requirements),
+            _command(request, platform, constraints),
+            input="".join(f"{line}\n" for line in request.requirements),
             capture_output=True,
             text=True,
             env=shared(environment),
@@ -53,14 +53,14 @@ def resolve(question: Question, platform: Platform, environment: Mapping[str, st
                 f"the package index at {refused} refuses the login", hint=f"look at {index_addresses.REFUSED}"
             )
         if "No solution found" in done.stderr:
-            raise NoSolution(done.stderr)
+            raise NoSolutionError(done.stderr)
         raise SourceError(
-            f"cannot resolve {', '.join(f'`{line}`' for line in question.requirements)}: {_reason(done.stderr)}",
+            f"cannot resolve {', '.join(f'`{line}`' for line in request.requirements)}: {_reason(done.stderr)}",
             hint="check the package index (UV_DEFAULT_INDEX, proxy)",
         )
     packages = tomllib.loads(done.stdout).get("packages", [])
-    rows = sorted(_wheel(package, platform, question, environment) for package in packages)
-    return Answer(tuple(wheel for wheel, _ in rows), tuple(address for _, address in rows), yanked(done.stderr))
+    rows = sorted(_wheel(package, platform, request, environment) for package in packages)
+    return Resolution(tuple(wheel for wheel, _ in rows), tuple(address for _, address in rows), yanked(done.stderr))
 
 
 def yanked(stderr: str) -> dict[str, str]:
@@ -69,7 +69,7 @@ def yanked(stderr: str) -> dict[str, str]:
     return {pin: reason[:_LONGEST_REASON] for pin, reason in found}
 
 
-def _command(question: Question, platform: Platform, constraints: Path) -> list[str]:
+def _command(request: ResolveRequest, platform: Platform, constraints: Path) -> list[str]:
     """Only wheels; no project's settings; an extra index wins where it has a version that fits."""
     command = [
         _uv(),
@@ -92,9 +92,9 @@ def _command(question: Question, platform: Platform, constraints: Path) -> list[
         "--constraints",
         str(constraints),
     ]
-    for address in question.indexes:
+    for address in request.indexes:
         command += ["--extra-index-url", address]
-    return [*command, "--index-strategy", "unsafe-first-match"] if question.indexes else command
+    return [*command, "--index-strategy", "unsafe-first-match"] if request.indexes else command
 
 
 def _platform(platform: Platform) -> str:
@@ -110,13 +110,15 @@ def _platform(platform: Platform) -> str:
     )
 
 
-def _wheel(package: JSON, platform: Platform, question: Question, environment: Mapping[str, str]) -> tuple[Wheel, str]:
+def _wheel(
+    package: JSON, platform: Platform, request: ResolveRequest, environment: Mapping[str, str]
+) -> tuple[Wheel, str]:
     """Return the one file that an installer takes, and its address: uv lists every wheel that would do."""
     files = {item.get("name") or file_name(item.get("url") or item["path"]): item for item in package["wheels"]}
     name = platform.best(files)
     item = files[name]
     address = item.get("url") or item["path"]
-    public = index_addresses.public(address, question.indexes, environment)
+    public = index_addresses.public(address, request.indexes, environment)
     digest = item["hashes"]["sha256"]
     return Wheel(canonicalize_name(package["name"]), package["version"], name, digest, public), address
 

@@ -141,5 +141,5 @@ def _size(size: int | str, interface: Interface) -> Json:
     if isinstance(size, int):
         return {"const": size}
     span = interface.allowed_range(size)
-    found: Json = {"type": "integer", "minimum": span.minimum if size in interface.dimensions else 0, "title": size}
-    return found | ({} if span.maximum is None else {"maximum": span.maximum})
+    found: Json = {"type": "integer", "minimum": span.smallest if size in interface.dimensions else 0, "title": size}
+    return found | ({} if span.largest is None else {"maximum": span.largest})

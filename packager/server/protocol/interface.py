@@ -29,26 +29,42 @@ _NUMBER, _TEXT = 32, 2**16  # bytes of one in the longest form that clients use
 class Range:
     """The sizes a named dimension may have, both ends included; `maximum` None is unbounded.
 
-    They are multiples of `step`, or those of `listed` alone.
+    They are multiples of `step`, sizes that leave one of `remainders`, and those of `also`; or those of `listed` alone.
     """
 
     minimum: int = 1
     maximum: int | None = None
     step: int = 1
     listed: tuple[int, ...] = ()
+    remainders: tuple[int, ...] = ()
+    also: tuple[int, ...] = ()
 
     def __contains__(self, size: int) -> bool:
         inside = self.minimum <= size and (self.maximum is None or size <= self.maximum)
-        return inside and not size % self.step and (not self.listed or size in self.listed)
+        fits = size in self.listed if self.listed else not size % self.step or size % self.step in self.remainders
+        return (inside and fits) or size in self.also
+
+    @property
+    def smallest(self) -> int:
+        """A lower bound of the sizes."""
+        return min((self.minimum, *self.also))
+
+    @property
+    def largest(self) -> int | None:
+        """An upper bound of the sizes, None where they have none."""
+        return None if self.maximum is None else max((self.maximum, *self.also))
 
     def __str__(self) -> str:
         if self.listed:
             return f"one of {', '.join(map(str, self.listed))}"
-        multiple = f", a multiple of {self.step}" if self.step > 1 else ""
-        return (f"at least {self.minimum}" if self.maximum is None else f"{self.minimum} to {self.maximum}") + multiple
+        rests = f" or with remainder {', '.join(map(str, self.remainders))}" if self.remainders else ""
+        multiple = f", a multiple of {self.step}{rests}" if self.step > 1 else ""
+        also = f", or {', '.join(map(str, self.also))}" if self.also else ""
+        ends = f"at least {self.minimum}" if self.maximum is None else f"{self.minimum} to {self.maximum}"
+        return ends + multiple + also
 
     def near(self, size: int) -> int:
-        """Return the largest size that is allowed and not above `size`, else the smallest."""
+        """Return the largest allowed multiple of the step, or listed size, not above `size`; else the smallest."""
         if self.listed:
             return max((known for known in self.listed if known <= size), default=self.listed[0])
         below = size if self.maximum is None else min(size, self.maximum)
@@ -57,7 +73,8 @@ class Range:
     def up_to(self, most: int) -> Range:
         """Return these sizes, none of them above `most` (at least the smallest)."""
         last = max(self.near(most), self.near(0))
-        return replace(self, maximum=last, listed=tuple(size for size in self.listed if size <= last))
+        listed, also = (tuple(size for size in sizes if size <= last) for sizes in (self.listed, self.also))
+        return replace(self, maximum=last, listed=listed, also=also)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +146,7 @@ class Interface:
         """
         total = _SPARE
         for tensor in self.inputs:
-            sizes = [size if isinstance(size, int) else self.allowed_range(size).maximum for size in tensor.shape]
+            sizes = [size if isinstance(size, int) else self.allowed_range(size).largest for size in tensor.shape]
             known = [size for size in sizes if size is not None]
             if len(known) < len(sizes):
                 return None
@@ -142,7 +159,7 @@ class Interface:
             [
                 (
                     _item(tensor),
-                    [size if isinstance(size, int) else self.allowed_range(size).maximum for size in tensor.shape],
+                    [size if isinstance(size, int) else self.allowed_range(size).largest for size in tensor.shape],
                 )
                 for tensor in tensors
             ]
@@ -233,7 +250,7 @@ def _dimension(value: Any, where: str) -> int | str:
 
 def _dimension_of(value: Any, where: str) -> tuple[Range, Range, tuple[int, str] | None]:
     """Return limit, measured sizes and tie of a dimension; without a limit it is what was measured."""
-    fields = record(value, where, {"min"}, optional={"max", "step", "values", "limit", "is"})
+    fields = record(value, where, {"min"}, optional={"max", "step", "values", "remainders", "also", "limit", "is"})
     own = {key: member for key, member in fields.items() if key not in ("limit", "is")}
     measured = _range(own, where)
     limit = _range(fields["limit"], f"{where}.limit") if "limit" in fields else measured
@@ -246,11 +263,18 @@ def _dimension_of(value: Any, where: str) -> tuple[Range, Range, tuple[int, str]
 
 
 def _range(value: Any, where: str) -> Range:
-    fields = record(value, where, {"min"}, optional={"max", "step", "values"})
-    minimum, maximum, step, listed = fields["min"], fields.get("max"), fields.get("step", 1), fields.get("values", [])
+    fields = record(value, where, {"min"}, optional={"max", "step", "values", "remainders", "also"})
+    minimum, maximum, step = fields["min"], fields.get("max"), fields.get("step", 1)
     ordered = type(minimum) is int and minimum >= 0 and (maximum is None or (type(maximum) is int))
     if not ordered or (maximum is not None and maximum < minimum):
         raise ValueError(f"`{where}`: expected 0 <= min <= max, got {quote(value)}")
-    if type(step) is not int or step < 1 or not isinstance(listed, list) or any(type(n) is not int for n in listed):
-        raise ValueError(f"`{where}`: expected a step and a list of sizes, got {quote(value)}")
-    return Range(minimum, maximum, step, tuple(sorted(listed)))
+    if type(step) is not int or step < 1:
+        raise ValueError(f"`{where}`: expected a step of 1 or more, got {quote(value)}")
+    lists = (_listed(fields.get(name, []), f"{where}.{name}") for name in ("values", "remainders", "also"))
+    return Range(minimum, maximum, step, *lists)
+
+
+def _listed(value: Any, where: str) -> tuple[int, ...]:
+    if not isinstance(value, list) or any(type(size) is not int for size in value):
+        raise ValueError(f"`{where}`: expected a list of sizes, got {quote(value)}")
+    return tuple(sorted(value))

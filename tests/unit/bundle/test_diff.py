@@ -96,6 +96,21 @@ def spans(**batch: Any) -> Any:
         ({"min": 4, "max": 8, "values": [4, 8]}, {"min": 4, "max": 8}, "minor"),
         ({"min": 4, "max": 8}, {"min": 4, "max": 8, "values": [4, 8]}, "major"),
         ({"min": 1, "max": 8}, {"min": 1, "max": 8, "is": [2, "other"]}, "major"),
+        (
+            {"min": 32, "max": 96, "step": 32, "limit": {"min": 32, "step": 32}},
+            {"min": 32, "max": 96, "step": 32, "limit": {"min": 32, "step": 32, "also": [1]}},
+            "minor",
+        ),
+        (
+            {"min": 32, "max": 96, "step": 32, "limit": {"min": 32, "step": 32, "also": [1, 3]}},
+            {"min": 32, "max": 96, "step": 32, "limit": {"min": 32, "step": 32, "also": [1]}},
+            "major",
+        ),
+        (
+            {"min": 32, "max": 96, "step": 32, "limit": {"min": 32, "step": 32, "also": [1]}},
+            {"min": 32, "max": 96, "step": 32, "limit": {"min": 1}},
+            "minor",
+        ),
     ],
 )
 def test_a_limit_is_a_promise_and_a_measurement_a_note(before: Any, after: Any, needed: str) -> None:

@@ -49,7 +49,7 @@ def test_a_host_without_it_is_told_so(tmp_path: Path) -> None:
     onnx.save(normaliser(ABSENT), tmp_path / "model.onnx")
     source = opened(tmp_path)
     case = _cases.Case("N=1", {"N": 1})
-    feeds = _cases.feeds({"inputs": [{"name": "x", "dtype": "string", "shape": ["N"]}]}, {}, case, 0)
+    feeds = _cases.draw_feeds({"inputs": [{"name": "x", "dtype": "string", "shape": ["N"]}]}, {}, case, 0)
     with pytest.raises(StepError, match=f"this host lacks the locale `{ABSENT}`") as caught:
-        _cases.attempt("source", case, source.run, feeds)
+        _cases.run_or_explain("source", case, source.run, feeds)
     assert f"`locale-gen {ABSENT}`" in (caught.value.hint or "")

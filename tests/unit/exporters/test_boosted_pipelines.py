@@ -158,7 +158,7 @@ def test_an_objective_of_ones_own_is_refused(tmp_path: Path) -> None:
     model = lightgbm.LGBMClassifier(objective=squares, **QUIET)
     fitted = make_pipeline(StandardScaler(), model).fit(HOLES, YES)
     kind, payload = detected(source := write(tmp_path, fitted, HOLES))
-    with pytest.raises(PackagerError, match="objective of its own"):
+    with pytest.raises(PackagerError, match="custom objective"):
         export.run({"source": source}, tmp_path / "out", {"kind": kind, "payload": payload, **tables.LEVEL})
 
 
@@ -166,7 +166,7 @@ def squares(answer: Any, raw: Any) -> tuple[Any, Any]:
     return raw - answer, np.ones_like(raw)
 
 
-def test_a_missing_value_that_counts_as_zero_goes_where_zero_goes() -> None:
+def test_missing_as_zero_follows_zero() -> None:
     columns = Columns(1)
     assert lightgbm_trees._rule(columns, [], 0, 1.5, 0) == (0, 1.5, True)
     assert lightgbm_trees._rule(columns, [], 0, -1.5, 2) == (0, -1.5, False)

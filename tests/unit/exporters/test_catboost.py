@@ -52,7 +52,7 @@ def test_a_bare_file(ending: str, options: dict[str, Any], tmp_path: Path) -> No
     assert found.worst["probabilities"] < 1e-6
 
 
-def test_categories_that_nobody_has_seen_are_refused(tmp_path: Path) -> None:
+def test_unseen_hashed_categories_are_refused(tmp_path: Path) -> None:
     model = trained(TABLE, cat_features=["city"], one_hot_max_size=10)
     source = tables.saved(tmp_path / "model", "catboost", model, TABLE, YES)
     with pytest.raises(StepError, match="hashes of the categories of column `city`") as caught:

@@ -45,11 +45,11 @@ def test_leaves_are_entered_by_both_sides_of_every_threshold(model: object, kind
 def test_values_stand_where_a_step_turns_to_its_next_formula(step: object) -> None:
     model = make_pipeline(step, LogisticRegression()).fit(ROWS, ANSWER > -1)
     edges = [[0.75]] * 2 if isinstance(step, Binarizer) else [own.tolist() for own in model[0].bin_edges_]
-    wanted = ranges.interesting(model, 2)
+    wanted = ranges.critical_columns(model, 2)
     assert all(set(own) <= set(values) for own, values in zip(edges, wanted, strict=True))
 
 
-def test_a_booster_offers_rows_for_its_leaves_with_categories_as_text(tmp_path: Path) -> None:
+def test_booster_offers_rows_for_leaves_with_text_categories(tmp_path: Path) -> None:
     given = pd.DataFrame({"size": ROWS[:, 0], "city": pd.Categorical(_RANDOM.choice(["a", "b", "c"], 200))})
     options = {"n_estimators": 4, "verbose": -1, "min_child_samples": 5, "cat_smooth": 1, "min_data_per_group": 5}
     model = lightgbm.LGBMRegressor(**options).fit(given, ANSWER + 3 * (given.city == "b"))

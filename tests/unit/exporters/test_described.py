@@ -16,13 +16,16 @@ from onnx import TensorProto as T
 from onnx import helper as h
 from onnx import numpy_helper as nh
 
+from packager.contract import contract
 from packager.errors import StepError
 from packager.exporters import ExportOptions
 from packager.exporters import onnx as exporter
 from packager.exporters._interface.described import describe
-from packager.lock.inspection import notes
+from packager.lock.inspection import describe_input
 from packager.recipe.lengths import Lengths
+from packager.server.errors import RequestError
 from packager.steps import export, look, measure
+from tests.matrix import fuzz_graphs
 
 Shape = list[Any]
 
@@ -88,8 +91,37 @@ def test_multiples_are_found_and_proposed(tmp_path: Path) -> None:
     promise = look.run({"source": tmp_path}, tmp_path, {"kind": "onnx", "payload": "m.onnx", "seconds": 30})["promise"]
     assert promise["inputs"]["x"]["shape"] == ["images", 3, "H", "W"]
     interface = exporter.load(tmp_path, "m.onnx", ExportOptions.from_params(promise)).interface
-    assert interface.limit("H") == Lengths(32, None, 32) and interface.limit("images") == Lengths()
+    assert interface.limit("H") == Lengths(32, None, 32, also=(1,)) and interface.limit("images") == Lengths()
     assert interface.dimensions["H"] == tuple(promise["dynamic"]["H"]["measure"])
+
+
+def halved(folder: Path) -> Path:
+    """Every eighth element, each eight times, is added: multiples of 8 run, and length 1, which broadcasts."""
+    scales = np.array([1, 1, 8], "float32")
+    nodes = [
+        h.make_node("MaxPool", ["x"], ["d"], kernel_shape=[1], strides=[8]),
+        h.make_node("Resize", ["d", "", "scales"], ["u"], mode="nearest"),
+        h.make_node("Add", ["x", "u"], ["y"]),
+    ]
+    shape: Shape = ["rows", 2, "length"]
+    return saved(folder, nodes, {"x": (T.FLOAT, shape)}, {"y": (T.FLOAT, ["rows", 2, None])}, {"scales": scales})
+
+
+def test_a_length_beside_a_step_is_drafted_promised_and_served(tmp_path: Path) -> None:
+    """A detector of text takes multiples of 32, and 1, because a sum broadcasts: the server refuses neither."""
+    source = tmp_path / "source"
+    source.mkdir()
+    halved(source).rename(source / "net.onnx")
+    out = tmp_path / "out"
+    promise = fuzz_graphs._built(source, out)
+    assert isinstance(promise, contract.Contract)
+    assert promise.dimensions["length"].limit == Lengths(8, None, 8, also=(1,))
+    assert promise.dimensions["length"].lengths.also == (), "what is beside the step is not measured"
+    session = fuzz_graphs._session(source / "net.onnx")
+    served = fuzz_graphs.Served.of(promise, out)
+    assert list(fuzz_graphs._refuted(session, promise, served)) == []
+    with pytest.raises(RequestError, match="`length` of at least 8, a multiple of 8, or 1, got 3"):
+        served.answer({"x": np.zeros((1, 2, 3), "float32")})
 
 
 def test_a_switch_has_the_values_that_run(tmp_path: Path) -> None:
@@ -117,16 +149,16 @@ def rated(folder: Path, name: str) -> Path:
     return saved(folder, nodes, inputs, {"y": (T.FLOAT, None)}, {"high": np.array(16000)})
 
 
-def test_a_rate_that_takes_other_lengths_is_listed_beside_one_that_stands_for_the_others(tmp_path: Path) -> None:
+def test_rates_are_listed_one_per_set_of_lengths(tmp_path: Path) -> None:
     """What is promised runs with both; a voice detector of this kind was measured at one rate and refused the other."""
     found = describe(rated(tmp_path, "sr"), seconds=20)
     sr = found["inputs"][1]
     assert (sr["values"], sr["alike"]) == ([8000, 16000], True)
     assert found["dimensions"]["length"]["low"] == 9 and found["dimensions"]["length"]["varies"]
-    assert "16000; each takes other lengths" in next(notes(sr))
+    assert "16000; each takes other lengths" in next(describe_input(sr))
 
 
-def test_a_number_that_is_no_rate_is_told_by_the_smallest(tmp_path: Path) -> None:
+def test_other_numbers_are_stated_by_the_smallest(tmp_path: Path) -> None:
     assert describe(rated(tmp_path, "mode"), seconds=20)["inputs"][1]["values"] == [0, 16000]
 
 

@@ -155,7 +155,7 @@ def test_a_pickle_by_name_is_what_it_holds(forms: dict[str, bytes]) -> None:
     assert detected({"model.pkl": forms["sklearn-pickle.gzip"]}) == ("sklearn-pickle", "model.pkl")
 
 
-def test_a_large_archive_is_told_by_its_beginning(forms: dict[str, bytes]) -> None:
+def test_large_archive_is_recognised_by_its_beginning(forms: dict[str, bytes]) -> None:
     """What is read of a file to tell its kind is bounded; the list of an archive stands at its end."""
     assert detected({"model.bin": forms["torch-pickle.new"][:-200]})[0] == "torch-pickle"
 
@@ -198,7 +198,7 @@ def test_what_onnxruntime_saves_for_itself_is_named(tmp_path: Path) -> None:
     assert "`model.ort` is a model in ONNX Runtime's own form" in error.message and "`.onnx`" in str(error.hint)
 
 
-def test_an_archive_is_told_by_its_members() -> None:
+def test_archive_is_recognised_by_its_members() -> None:
     for member, form in (("model.ini", "an archive of H2O"), ("a/b.npy", "numpy arrays"), ("x.txt", "a zip archive")):
         sink = io.BytesIO()
         with zipfile.ZipFile(sink, "w") as archive:
@@ -217,7 +217,7 @@ HDF5 = b"\x89HDF\r\n\x1a\n" + bytes(99)
         ("tflite", b"\x1c\0\0\0TFL3" + bytes(99), "a TensorFlow Lite model"),
     ],
 )
-def test_a_form_goes_to_its_exporter_or_is_named_with_the_way_out(kind: str, data: bytes, form: str) -> None:
+def test_every_form_has_an_exporter_or_a_remedy(kind: str, data: bytes, form: str) -> None:
     files = {"model.bin": data}
     if kind in KINDS:
         assert detected(files) == (kind, "model.bin")
@@ -230,7 +230,7 @@ def test_a_form_goes_to_its_exporter_or_is_named_with_the_way_out(kind: str, dat
     [gzip.compress(pickle.dumps([1] * 9)), pickle.dumps([1] * 9), b"\x5d\0\0\x80\0"],
     ids=["gzip", "plain", "lzma"],
 )
-def test_what_is_told_to_be_a_pickle_is_scanned_as_one(head: bytes) -> None:
+def test_stated_pickle_is_scanned(head: bytes) -> None:
     """Nothing reaches the unpickler that the scanners did not take for a candidate."""
     assert kinds.sniff(head) != "a pickle" or scanners.is_candidate("model.dat", head[: scanners.HEAD])
 
@@ -253,7 +253,7 @@ def test_what_is_told_to_be_a_pickle_is_scanned_as_one(head: bytes) -> None:
         ("diviner", "its own program"),
     ],
 )
-def test_a_flavor_that_is_not_exported_is_named_with_the_way_out(flavor: str, way: str) -> None:
+def test_unsupported_flavor_is_refused_with_a_remedy(flavor: str, way: str) -> None:
     error = refusal({"MLmodel": mlflow(flavor, data="model"), "model/x": b"", "requirements.txt": b""})
     assert f"it is MLflow's flavor `{flavor}`" in error.message
     assert way in str(error.hint)
@@ -354,7 +354,7 @@ TENSORS = st.fixed_dictionaries(
     | VALUES,
     inputs=st.lists(TENSORS, max_size=3) | VALUES,
 )
-def test_whatever_an_mlmodel_says_the_answer_is_a_kind_or_a_sentence(
+def test_any_mlmodel_gives_a_kind_or_an_error_message(
     tmp_path_factory: pytest.TempPathFactory, tables: object, inputs: object
 ) -> None:
     text = yaml.safe_dump(
@@ -373,7 +373,7 @@ def test_whatever_an_mlmodel_says_the_answer_is_a_kind_or_a_sentence(
     ):
         with contextlib.suppress(SourceError):
             read(folder)
-    bentoml.option(folder, "model_class")
+    bentoml.read_option(folder, "model_class")
 
 
 @settings(deadline=None)

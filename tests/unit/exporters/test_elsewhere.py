@@ -90,7 +90,7 @@ def test_a_saved_model_is_a_program_and_a_keras_file_is_not() -> None:
         ([], "", "the SavedModel has no signature"),
     ],
 )
-def test_a_signature_is_the_recipes_or_the_usual_or_the_only_one(known: list[str], wanted: str, expected: str) -> None:
+def test_choice_of_signature(known: list[str], wanted: str, expected: str) -> None:
     signatures = {name: name for name in known}
     if not expected.startswith("the "):
         assert savedmodel._signature(signatures, wanted) == expected
@@ -104,7 +104,7 @@ def test_a_signature_is_the_recipes_or_the_usual_or_the_only_one(known: list[str
 def test_a_signature_of_a_source_that_has_none_is_refused() -> None:
     asked = recipe.parse("name: x\nversion: 1.0.0\nsource: m.onnx\nexport: {signature: other}\n", "bundle.yaml")
     locking.check_signature(asked, "savedmodel")
-    assert build._wishes(asked)["signature"] == "other"
+    assert build._export_options(asked)["signature"] == "other"
     with pytest.raises(UsageError, match="is `other`, and a source of kind `onnx` has no signatures"):
         locking.check_signature(asked, "onnx")
 

@@ -54,7 +54,7 @@ def test_it_is_measured_on_it(tmp_path: Path) -> None:
     source = logged(tmp_path)
     payload = next(path.name for path in source.glob("*.onnx"))
     params = {"kind": "onnx", "payload": payload, "interface": INTERFACE, "opset": 17, "ir": 8}
-    opened = _source.opened({"source": source}, params)
+    opened = _source.open_source({"source": source}, params)
     np.testing.assert_array_equal(opened.rows()["logged example"]["x"], ROWS)
 
 

@@ -34,7 +34,7 @@ def bounds(body: str, stated: tuple[float, float] | None = None) -> tuple[float,
         model.graph.initializer.append(
             onnx.helper.make_tensor(name, onnx.TensorProto.FLOAT, [rows, 2], [0.0] * rows * 2)
         )
-    (found,) = indices.ranged([Port("ids", "float32", ("batch", 3), stated)], model)
+    (found,) = indices.bound_indices([Port("ids", "float32", ("batch", 3), stated)], model)
     return found.range
 
 

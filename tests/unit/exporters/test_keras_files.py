@@ -157,7 +157,7 @@ def file(**fields: Any) -> _keras.File:
         "could not be deserialized properly. Exception encountered: Could not locate class 'Scaled'",
     ],
 )
-def test_a_class_of_somebodys_own_is_named_with_the_way_out(text: str) -> None:
+def test_custom_class_is_refused_with_a_remedy(text: str) -> None:
     error = _keras._refusal(file(), ValueError(text))
     assert error.message == "`m.keras` uses the class `Scaled`, which Keras does not open by itself"
     assert "model.export(FOLDER)" in (error.hint or "")

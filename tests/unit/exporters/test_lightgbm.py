@@ -63,7 +63,7 @@ def test_labels_are_equal_and_numbers_agree(name: str, tmp_path: Path) -> None:
     assert [port["name"] for port in found.facts["interface"]["inputs"]] == list(TABLE)
 
 
-def test_doubles_fall_into_the_leaf_they_fall_into_in_the_library(tmp_path: Path) -> None:
+def test_doubles_reach_the_same_leaf_as_in_the_library(tmp_path: Path) -> None:
     """Neighbours of thresholds that are one float32 are two doubles, and lie in two leaves."""
     model = lightgbm.LGBMRegressor(**OPTIONS).fit(HOLES, TABLE.visits)
     source = opened(tables.saved(tmp_path / "model", "lightgbm", model, HOLES, TWO))

@@ -60,8 +60,8 @@ def test_only_newer_graphs_are_converted(tmp_path: Path, opset: int, asked: int,
 
 def test_renaming_reaches_subgraphs(tmp_path: Path) -> None:
     written(tmp_path)
-    wishes: dict[str, Any] = {"inputs": {"rows": {"dtype": "float32", "shape": ["batch", 4]}}, "outputs": ["scores"]}
-    source = opened(tmp_path, **wishes, dynamic={"batch": [1, 4]})
+    options: dict[str, Any] = {"inputs": {"rows": {"dtype": "float32", "shape": ["batch", 4]}}, "outputs": ["scores"]}
+    source = opened(tmp_path, **options, dynamic={"batch": [1, 4]})
     feeds = {"rows": np.array([[1, -1, 2, -2]], "float32")}
     before = source.run(feeds)
     model = source.to_onnx(18)

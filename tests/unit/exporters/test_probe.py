@@ -39,7 +39,7 @@ def source(folder: Path, module: nn.Module, *given: torch.Tensor) -> Any:
 
 
 def ranges(model: Any) -> list[Any]:
-    return [port.range for port in exporters.probed(model, model.to_onnx(18)).inputs]
+    return [port.range for port in exporters.bound_integers(model, model.to_onnx(18)).inputs]
 
 
 IDS = torch.ones(3, 5, dtype=torch.int64)
@@ -75,7 +75,7 @@ def test_a_stated_range_is_left_alone(tmp_path: Path) -> None:
     assert ranges(model) == [(1, 3)]
 
 
-def test_a_table_of_a_graph_is_found_and_a_length_is_tried_carefully(tmp_path: Path) -> None:
+def test_lookup_tables_bound_indices_and_lengths_are_tried(tmp_path: Path) -> None:
     text = """<ir_version: 8, opset_import: ["" : 18]>
     net (int64[N] ids, int64[1] size) => (float[N, 2] y, float[M] z)
     <float[3, 2] words = {1, 2, 3, 4, 5, 6}> { y = Gather(words, ids)  z = ConstantOfShape(size) }"""
@@ -109,7 +109,7 @@ def test_attention_that_sees_nothing_answers_as_torch_does(tmp_path: Path) -> No
     np.testing.assert_allclose(got, model.run(feeds)[0], atol=1e-5)
 
 
-def test_a_place_that_rounding_chose_is_no_difference(tmp_path: Path) -> None:
+def test_position_chosen_by_rounding_is_no_difference(tmp_path: Path) -> None:
     factors = torch.tensor([1.0, 1.0 + 1e-7, 0.5])
     module = Do(lambda m, x, y: ((x[:, :1] * 1e3 + 1e4 * factors).argmax(1), y))
     model = source(tmp_path, module, torch.randn(3, 5), torch.ones(3))

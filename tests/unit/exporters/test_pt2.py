@@ -153,7 +153,7 @@ def test_nested_inputs_and_constants(nested: Path) -> None:
         np.testing.assert_allclose(got, expected, atol=1e-6)
 
 
-def test_several_inputs_are_never_matched_by_the_order_of_the_recipe(nested: Path) -> None:
+def test_inputs_are_not_matched_by_recipe_order(nested: Path) -> None:
     port = {"dtype": "float32", "shape": ["rows", 3]}
     with pytest.raises(StepError, match="expected the inputs `pair_a`, `pair_b`, got `left`, `right`"):
         opened(nested, inputs={"left": port, "right": port})

@@ -46,18 +46,18 @@ def test_an_old_name_opens_the_class_of_today(kind: type[BaseEstimator], tmp_pat
 
 
 def test_the_old_joblib_is_the_joblib() -> None:
-    with renamed.known():
+    with renamed.old_names_importable():
         assert importlib.import_module("sklearn.externals.joblib").load is importlib.import_module("joblib").load
 
 
 @pytest.mark.parametrize("name", ["sklearn.cross_validation", "sklearn.svm.nothing", "other.svm.classes", "classes"])
 def test_what_is_gone_or_foreign_stays_so(name: str) -> None:
-    assert renamed.now(name) is None
+    assert renamed.current_name(name) is None
 
 
 def test_what_is_there_under_its_own_name_is_not_replaced(tmp_path: Path) -> None:
     before = list(sys.meta_path)
-    with renamed.known():
+    with renamed.old_names_importable():
         assert importlib.import_module("sklearn.ensemble").__name__ == "sklearn.ensemble"
     assert sys.meta_path == before
     (tmp_path / "m.pkl").write_bytes(b"csklearn.cross_validation\nNoSuch\n.")

@@ -46,7 +46,7 @@ def test_a_norm_of_nearly_equal_numbers_amplifies_rounding(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("seed", [20, 156])
-def test_an_honest_module_that_amplifies_rounding_is_told_its_tolerance(seed: int, tmp_path: Path) -> None:
+def test_module_that_amplifies_rounding_gets_a_tolerance_hint(seed: int, tmp_path: Path) -> None:
     """Two modules of the random ones whose norms see almost equal numbers: refused with what to paste, or right."""
     shape, _ = chain(seed)
     (tmp_path / "source").mkdir()

@@ -80,7 +80,7 @@ def test_several_poolings_are_joined_in_their_order(saved: Any) -> None:
     agrees(saved(Pooling(32, ("max", "mean", "lasttoken")), Normalize()))
 
 
-def test_switches_of_older_releases_are_joined_in_the_librarys_order(saved: Any) -> None:
+def test_old_pooling_switches_keep_the_library_order(saved: Any) -> None:
     folder = saved(Pooling(32, "mean"))
     switches = {f"pooling_mode_{name}": True for name in ("lasttoken", "mean_tokens", "cls_token")}
     (folder / "1_Pooling" / "config.json").write_text(json.dumps({"word_embedding_dimension": 32, **switches}))

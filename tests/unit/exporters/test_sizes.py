@@ -42,6 +42,56 @@ def test_multiples(step: int) -> None:
     assert found[(X2,)].step == found[(X3,)].step == step
 
 
+@pytest.mark.parametrize(
+    ("step", "also"),
+    [(32, {1}), (32, {1, 2, 3, 4}), (32, {1, 20, 21}), (8, {1, 3, 100, 101}), (4, {*range(1, 12)} - {4, 8}), (2, {1})],
+)
+def test_multiples_and_single_lengths_besides(step: int, also: set[int]) -> None:
+    """Lengths between two that are tried are found, too, where any other beside the step runs."""
+    found = spans([X0, X2], lambda rows, height: height % step == 0 or height in also)
+    span = found[(X2,)]
+    assert (span.kind, span.low, span.step, span.limited) == (sizes.STEPS, step, step, False)
+    assert set(span.also) == also and span.remainders == ()
+
+
+@pytest.mark.parametrize(
+    ("takes", "remainders", "also"),
+    [
+        (lambda n: -(-n // 4) % 8 == 0, (29, 30, 31), (29, 30, 31)),
+        (lambda n: -(-n // 4) % 8 == 0 or n < 5, (29, 30, 31), (1, 2, 3, 4, 29, 30, 31)),
+        (lambda n: n // 4 % 8 == 0 and n > 31, (1, 2, 3), ()),
+        (lambda n: n % 16 in (0, 5), (5,), (5,)),
+    ],
+)
+def test_lengths_that_are_rounded_to_a_multiple(
+    takes: Callable[[int], bool], remainders: tuple[int, ...], also: tuple[int, ...]
+) -> None:
+    """A stride of 4 before one of 8 rounds: no length of the kind is refused, however long."""
+    span = spans([X0, X2], lambda rows, height: takes(height))[(X2,)]
+    assert (span.kind, span.remainders, span.also) == (sizes.STEPS, remainders, also)
+
+
+def test_the_search_beside_a_step_ends() -> None:
+    runs = 0
+
+    def accepts(rows: int, height: int) -> bool:
+        nonlocal runs
+        runs += 1
+        return height % 8 == 0 or height > 1000
+
+    span = spans([X0, X2], accepts)[(X2,)]
+    assert (span.kind, span.step, span.remainders) == (sizes.STEPS, 8, ()) and 1025 in span.also
+    assert runs < 1000
+
+
+def test_limit_of_steps_is_the_longest_multiple() -> None:
+    span = spans([X0, X2], lambda rows, height: height % 32 == 0 and height <= 2080)[(X2,)]
+    assert (span.high, span.limited) == (2080, True)
+    budgeted = explore([X2], lambda lengths: lengths[X2] % 32 == 0, fits=lambda lengths: lengths[X2] < 1100)
+    assert budgeted is not None
+    assert (budgeted[0].high, budgeted[0].limited) == (1024, False)
+
+
 def test_one_length_alone_and_a_set() -> None:
     found = spans([X0, X1, X2], lambda rows, one, two: one == 48 and two in (16, 48, 100))
     assert (found[(X1,)].kind, found[(X1,)].low) == (sizes.FIXED, 48)

@@ -133,7 +133,7 @@ def test_columns_are_inputs_with_their_names(save: Save) -> None:
     assert {entry.domain: entry.version for entry in graph.opset_import}["ai.onnx.ml"] <= 3
 
 
-def test_samples_hold_thresholds_with_both_neighbours_and_what_breaks_graphs(save: Save) -> None:
+def test_samples_hold_thresholds_and_their_neighbours(save: Save) -> None:
     model = RandomForestClassifier(3, max_depth=2, random_state=0).fit(HOLES, LABELS)
     rows = opened(save(model, HOLES)).samples()["age"].reshape(-1)
     for tree in model.estimators_:
@@ -200,8 +200,8 @@ def test_a_bare_archive_without_a_signature(tmp_path: Path) -> None:
 
 def test_a_range_bounds_the_samples(save: Save) -> None:
     source = save(HistGradientBoostingRegressor(max_iter=5).fit(NUMBERS.to_numpy(), TABLE.visits), NUMBERS.to_numpy())
-    wished = {"input": {"dtype": "float32", "shape": ["batch", 2], "range": [0, 50]}}
-    rows = opened(source, inputs=wished).samples()["input"]
+    requested = {"input": {"dtype": "float32", "shape": ["batch", 2], "range": [0, 50]}}
+    rows = opened(source, inputs=requested).samples()["input"]
     assert rows.min() >= 0 and rows.max() <= 50
 
 

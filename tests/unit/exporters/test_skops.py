@@ -109,7 +109,7 @@ def honest() -> list[Any]:
 
 
 @pytest.mark.parametrize("model", honest(), ids=lambda model: type(model).__name__)
-def test_functions_selectors_and_partials_of_the_libraries_open(tmp_path: Path, model: Any) -> None:
+def test_library_functions_and_partials_open(tmp_path: Path, model: Any) -> None:
     skops.io.dump(model, tmp_path / "m.skops")
     assert type(_skops.load(tmp_path / "m.skops")) is type(model)
 
@@ -178,7 +178,7 @@ def broken_tree(model: Any) -> Any:
 
 
 @pytest.mark.parametrize("kind", [DecisionTreeClassifier, AdaBoostClassifier, GradientBoostingClassifier])
-def test_trees_that_leave_their_arrays_are_refused_wherever_they_are(tmp_path: Path, kind: Any) -> None:
+def test_trees_out_of_bounds_are_refused(tmp_path: Path, kind: Any) -> None:
     error = refused(tmp_path / "m.skops", broken_tree(kind(random_state=0).fit(FEATURES, CLASSES)))
     assert "a tree has a node outside its arrays" in error.message
 
@@ -190,14 +190,14 @@ def test_trees_wider_than_their_estimator_are_refused(tmp_path: Path) -> None:
     assert "outside its arrays" in refused(tmp_path / "m.skops", narrow).message
 
 
-def test_a_tree_in_the_place_of_an_estimator_is_refused(tmp_path: Path) -> None:
+def test_tree_instead_of_estimator_is_refused(tmp_path: Path) -> None:
     model = AdaBoostClassifier(random_state=0).fit(FEATURES, CLASSES)
     model.estimators_[0] = model.estimators_[0].tree_
     assert "a Tree stands where no estimator holds it" in refused(tmp_path / "m.skops", model).message
 
 
 @pytest.mark.parametrize("kind", [KDTree, BallTree])
-def test_neighbours_walk_the_nodes_of_their_data_not_those_of_the_file(tmp_path: Path, kind: Any) -> None:
+def test_neighbours_use_the_nodes_of_their_data(tmp_path: Path, kind: Any) -> None:
     name = "kd_tree" if kind is KDTree else "ball_tree"
     model = KNeighborsRegressor(algorithm=name, leaf_size=5).fit(FEATURES, NUMBERS)
     expected = model.kneighbors(FEATURES)[1].tolist()

@@ -36,7 +36,7 @@ def left_over(operator: str, **attributes: Any) -> onnx.ModelProto:
 
 def test_an_exact_gelu_of_keras_has_a_form() -> None:
     model = left_over("Erfc")
-    graph.complete(model, "export it another way")
+    graph.replace_tensorflow_operators(model, "export it another way")
     x = np.linspace(-5, 5, 41, dtype="float32")
     (y,) = answers(model, x=x)
     assert np.abs(y - [math.erfc(-value) for value in x]).max() < 2e-7
@@ -46,14 +46,14 @@ def test_buckets_are_those_of_tensorflow() -> None:
     """A value on a boundary belongs to the bucket above, and so does NaN, to the last one."""
     model = left_over("Bucketize", boundaries=[-1.0, 0.5, 2.0])
     model.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.INT32
-    graph.complete(model, "export it another way")
+    graph.replace_tensorflow_operators(model, "export it another way")
     (y,) = answers(model, x=-np.array([-9.0, -1.0, 0.0, 0.5, 1.9, 2.0, 9.0, np.nan], "float32"))
     assert y.tolist() == [0, 1, 1, 2, 2, 3, 3, 3]
 
 
 def test_an_operator_that_stays_is_named() -> None:
     with pytest.raises(StepError, match="`Betainc` of TensorFlow has no ONNX form"):
-        graph.complete(left_over("Betainc"), "export it another way")
+        graph.replace_tensorflow_operators(left_over("Betainc"), "export it another way")
 
 
 def test_an_input_that_the_model_does_not_use_stays_one() -> None:

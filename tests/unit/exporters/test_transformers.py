@@ -162,7 +162,7 @@ def copied(bert: Path, folder: Path, **config: Any) -> Path:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"auto_map": {"AutoModel": "evil.Model"}}, r"asks for code of its own \(`auto_map`\), which is never run"),
+        ({"auto_map": {"AutoModel": "evil.Model"}}, r"names its own code \(`auto_map`\), which is never run"),
         ({"architectures": ["NoSuchModel"]}, "architecture `NoSuchModel` is not in this version of transformers"),
         ({"architectures": []}, "architecture `nothing`"),
         ({"architectures": ["BertForQuestionAnswering"]}, "the weights lack `qa_outputs.bias`"),

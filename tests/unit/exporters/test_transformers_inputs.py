@@ -86,7 +86,7 @@ def test_drawn_masks_of_images_have_no_holes() -> None:
         assert height and width and (mask[:height, :width] == 1).all() and mask.sum() == height * width
 
 
-def test_what_a_tokenizer_makes_and_nobody_describes_is_refused_by_name(tmp_path: Path) -> None:
+def test_undescribed_tokenizer_input_is_refused(tmp_path: Path) -> None:
     saved(tmp_path, transformers.BertModel, transformers.BertConfig(**SIZES))
     made = ["input_ids", "attention_mask", "position_ids"]
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"model_input_names": made}))
@@ -106,7 +106,7 @@ def test_a_needed_input_of_unknown_make_is_refused_by_name(tmp_path: Path) -> No
         opened(tmp_path)
 
 
-def test_the_side_of_a_recipe_that_is_too_long_is_known_under_its_own_name(layoutlm: Path) -> None:
+def test_too_long_dimension_has_the_recipes_name(layoutlm: Path) -> None:
     wanted = {"input_ids": {"dtype": "int64", "shape": ["rows", "tokens"]}}
     with pytest.raises(StepError, match="the source accepts `tokens` from 1 to 40, got 1 to 41"):
         opened(layoutlm, inputs=wanted, dynamic={"tokens": [1, 41]})
@@ -147,7 +147,7 @@ def test_characters_are_code_points_where_no_vocabulary_is(tmp_path: Path) -> No
     assert ids.range == (0, 0x10FFFF)
 
 
-def test_a_classifier_without_a_padding_token_takes_one_row_at_a_time(tmp_path: Path) -> None:
+def test_classifier_without_padding_token_takes_single_rows(tmp_path: Path) -> None:
     config = transformers.GPT2Config(n_embd=16, n_layer=1, n_head=2, vocab_size=30, n_positions=20, pad_token_id=None)
     saved(tmp_path, transformers.GPT2ForSequenceClassification, config)
     assert shapes(opened(tmp_path))["input_ids"] == (1, "sequence")
@@ -233,7 +233,7 @@ def test_images_as_the_recipe_says(tmp_path: Path) -> None:
     assert (port.shape, port.range) == (("batch", 3, 70, 90), (0, 1))
 
 
-def test_a_model_that_takes_some_sizes_only_asks_for_one(tmp_path: Path) -> None:
+def test_model_with_few_sizes_needs_a_stated_one(tmp_path: Path) -> None:
     backbone = transformers.RTDetrResNetConfig(**STAGES, out_features=["stage2", "stage3", "stage4"])
     config = transformers.RTDetrConfig(
         backbone_config=backbone,
@@ -286,7 +286,7 @@ def test_two_towers_take_as_many_rows_each_as_they_like(tmp_path: Path) -> None:
         np.testing.assert_allclose(named[name], one, atol=1e-5)
 
 
-def test_attention_that_is_causal_with_padding_only_is_refused_with_the_way_out(tmp_path: Path) -> None:
+def test_attention_causal_only_with_padding_is_refused(tmp_path: Path) -> None:
     """AIMv2's text tower forgets to be causal where transformers drops the mask: `sdpa`, and no row has padding."""
     transformers_models.write("aimv2", "base", tmp_path, narrow=True)
     with pytest.raises(StepError, match="`Aimv2Model` in two ways") as caught:
@@ -360,7 +360,7 @@ def test_drawn_sound_is_level_and_silence_stays_silent() -> None:
 def test_padding_is_not_compared_and_the_rest_is() -> None:
     mask = np.array([[1, 1, 0], [1, 0, 0]])
     tokens, pooled = np.ones((2, 3, 4), "float32"), np.ones((2, 3), "float32")
-    hidden, kept = compared.masked(mask, [tokens, pooled], (True, False))
+    hidden, kept = compared.mask_outputs(mask, [tokens, pooled], (True, False))
     assert hidden.sum() == 3 * 4 and kept is pooled
 
 
@@ -373,7 +373,7 @@ def test_detections_are_a_set() -> None:
     names, expected = ("logits", "pred_boxes", "hidden"), detections()
     order = [3, 1, 2, 0, 5, 4]
     shuffled = [expected[0][:, order], expected[1][:, order], expected[2][:, :, order]]
-    for one, other in zip(compared.matched(names, expected, shuffled), expected, strict=True):
+    for one, other in zip(compared.match_detections(names, expected, shuffled), expected, strict=True):
         np.testing.assert_array_equal(one, other)
 
 
@@ -381,11 +381,11 @@ def test_a_detection_that_is_elsewhere_stays_a_difference() -> None:
     names, expected = ("logits", "pred_boxes", "hidden"), detections()
     moved = [array.copy() for array in expected]
     moved[1][1, 2] += 0.25
-    found = compared.matched(names, expected, [moved[0][:, ::-1], moved[1][:, ::-1], moved[2][:, :, ::-1]])
+    found = compared.match_detections(names, expected, [moved[0][:, ::-1], moved[1][:, ::-1], moved[2][:, :, ::-1]])
     assert np.isclose(abs(found[1] - expected[1]).max(), 0.25)
 
 
 def test_a_source_without_a_say_is_compared_as_it_is() -> None:
     left, right = [np.zeros(2)], [np.ones(2)]
-    assert exporters.comparable(exporters.leaves_of(object(), {}), {}, left, right) == (left, right)  # type: ignore[arg-type]
-    assert exporters.plausible(object(), {"x": left[0]}) == {"x": left[0]}  # type: ignore[arg-type]
+    assert exporters.mask_for_comparison(exporters.leaves_of(object(), {}), {}, left, right) == (left, right)  # type: ignore[arg-type]
+    assert exporters.make_plausible(object(), {"x": left[0]}) == {"x": left[0]}  # type: ignore[arg-type]

@@ -54,7 +54,7 @@ def test_labels_are_equal_and_numbers_agree(name: str, tmp_path: Path) -> None:
     assert [port["name"] for port in found.facts["interface"]["inputs"]] == list(TABLE)
 
 
-def test_thresholds_and_their_neighbours_are_measured_and_nan_is_missing(tmp_path: Path) -> None:
+def test_thresholds_and_neighbours_are_measured(tmp_path: Path) -> None:
     model = MODELS["two classes"]()
     source = opened(tables.saved(tmp_path / "model", "xgboost", model, HOLES, TWO))
     rows = source.samples()["age"].reshape(-1)
@@ -88,7 +88,7 @@ def without_values(path: Path, target: Path) -> None:
     target.write_text(json.dumps(learner))
 
 
-def test_codes_alone_are_taken_as_codes_and_refused_of_data_frames(tmp_path: Path) -> None:
+def test_bare_codes_are_refused_for_data_frames(tmp_path: Path) -> None:
     table = TABLE.assign(visits=TABLE.visits.astype("category"))
     model = xgboost.XGBRegressor(enable_categorical=True, max_cat_to_onehot=1, **OPTIONS).fit(table, TWO)
     source = tables.saved(tmp_path / "model", "xgboost", model, table, TWO, model_format="json")
@@ -118,7 +118,7 @@ def test_an_empty_text_is_a_missing_category(tmp_path: Path) -> None:
     assert np.abs(found.run(feeds)[0].reshape(-1) - model.predict(table)).max() < 1e-6
 
 
-def test_categories_that_the_library_cuts_and_broken_files_are_refused(tmp_path: Path) -> None:
+def test_truncated_categories_and_broken_files_are_refused(tmp_path: Path) -> None:
     city = tables.frame(600).city.astype("category")
     model = xgboost.XGBRegressor(enable_categorical=True, **OPTIONS).fit(TABLE.assign(city=city), TWO)
     model.save_model(tmp_path / "m.ubj")

@@ -15,7 +15,7 @@ from packager.events import Event
 from packager.formats import index_addresses, platforms, project_locks, secrets, wheel_locks
 from packager.formats.wheel_locks import Dependencies
 from packager.lock import dependencies, environments, toolchains
-from packager.lock.dependencies import Wanted
+from packager.lock.dependencies import LockRequest
 from packager.lock.lock import of_json
 from packager.lock.lockers import _pip
 from tests.support import package_index
@@ -38,13 +38,13 @@ def variables(**more: str) -> dict[str, str]:
     return {**{name: value for name, value in os.environ.items() if name not in names}, "UV_NO_CACHE": "1", **more}
 
 
-def lock(wanted: Wanted, environment: dict[str, str]) -> tuple[Dependencies, list[Event]]:
+def lock(wanted: LockRequest, environment: dict[str, str]) -> tuple[Dependencies, list[Event]]:
     events: list[Event] = []
     return dependencies.lock(wanted, environment, lambda key, ask: ask(), events.append), events
 
 
-def wanted(*lines: str, engine: str = "uv", own: project_locks.OwnLock | None = None) -> Wanted:
-    return Wanted({"onnxruntime": lines}, required=(HERE,), own=own, engine=engine)
+def wanted(*lines: str, engine: str = "uv", own: project_locks.OwnLock | None = None) -> LockRequest:
+    return LockRequest({"onnxruntime": lines}, required=(HERE,), own=own, engine=engine)
 
 
 def closed(text: str) -> None:

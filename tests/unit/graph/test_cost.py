@@ -33,7 +33,7 @@ def net() -> Any:
 
 
 def test_products_and_convolutions_are_counted() -> None:
-    light = cost.lighten(net())
+    light = cost.without_weights(net())
     convolution, product = 2 * (2 * 4 * 16 * 8) * 27, 2 * (16 * 4) * 64
     assert cost.count(light, {"x": (2, 3, 16, 8)}) == convolution + product
     assert cost.count(light, {"x": (4, 3, 16, 8)}) == 2 * (convolution + product)
@@ -45,14 +45,14 @@ def test_recurrent_layers_are_counted_by_their_weights() -> None:
     weights = [onnx.numpy_helper.from_array(np.zeros((1, 20, k), "float32"), n) for n, k in (("w", 3), ("r", 5))]
     main = onnx.helper.make_graph([made], "net", ports[:1], ports[1:], weights)
     model = onnx.helper.make_model(main, opset_imports=[onnx.helper.make_opsetid("", 18)])
-    assert cost.count(cost.lighten(model), {"x": (7, 2, 3)}) == 2 * 14 * (60 + 100)
+    assert cost.count(cost.without_weights(model), {"x": (7, 2, 3)}) == 2 * 14 * (60 + 100)
 
 
 @pytest.mark.parametrize("operator", ["Einsum", "Loop"])
 def test_what_cannot_be_counted_is_not_guessed(operator: str) -> None:
     model = net()
     model.graph.node.add(op_type=operator, input=["x"], output=["z"])
-    assert cost.count(cost.lighten(model), {"x": (2, 3, 16, 8)}) is None
+    assert cost.count(cost.without_weights(model), {"x": (2, 3, 16, 8)}) is None
 
 
 FLOW = """

@@ -32,7 +32,7 @@ def test_a_definition_is_the_newest_not_above_the_opset() -> None:
     assert operators("shapes at 19")["Cast"] == {"19": ["T1=float32;T2=int32", "T1=int32;T2=float32"]}
 
 
-def test_element_types_tell_the_precision() -> None:
+def test_element_types_give_the_precision() -> None:
     assert operators("encoder")["LayerNormalization"] == {"17": ["T=float32"]}
     assert operators("encoder in fp16")["LayerNormalization"] == {"17": ["T=float16"]}
     assert operators("int8 at 19")["QuantizeLinear"] == {"19": ["T1=float32;T2=int8"]}
@@ -128,7 +128,7 @@ def test_a_converted_pipeline_is_known_to_load_where_it_loads() -> None:
     assert judge.judge(needed, "onnxruntime", "1.17.0").outcome == "ok"
 
 
-def test_what_nobody_can_tell_stays_unknown() -> None:
+def test_underivable_types_stay_unknown() -> None:
     strange = helper.make_node("Strange", ["x"], ["z"], domain="com.example")
     found = of_tables(strange, helper.make_node("Neg", ["z"], ["y"]))
     assert found["ai.onnx"]["Neg"] == {"13": ["T=?"]}

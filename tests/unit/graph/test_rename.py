@@ -90,7 +90,7 @@ def test_a_subgraphs_own_name_is_its_own() -> None:
     assert proto.graph.output[0].name == "total"
 
 
-def test_an_output_that_is_an_input_gets_a_value_of_its_own() -> None:
+def test_output_that_is_an_input_gets_its_own_value() -> None:
     proto = onnx.parser.parse_model(
         '<ir_version: 8, opset_import: ["" : 18]> n (float[2] x) => (float[2] x, float[2] y) { y = Neg(x) }'
     )
@@ -103,4 +103,4 @@ def test_an_output_that_is_an_input_gets_a_value_of_its_own() -> None:
 def test_two_alike_are_refused_and_defaults_give_way() -> None:
     with pytest.raises(StepError, match="`x` would be the name of two inputs or outputs"):
         rename.name_ports(model(), ["x", "y"], ["z", "x"])
-    assert rename.apart(["output", "x"], ["output", "y", "y"]) == ["output_1", "y", "y_1"]
+    assert rename.distinct_names(["output", "x"], ["output", "y", "y"]) == ["output_1", "y", "y_1"]

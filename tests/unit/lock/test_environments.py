@@ -30,10 +30,10 @@ def test_is_built_once_by_many(tmp_path: Path) -> None:
 
 
 def test_the_name_follows_the_content_not_the_order(tmp_path: Path) -> None:
-    one = environments.place(["a==1", "b==2"], "3.11", tmp_path)
-    assert one == environments.place(["b==2", "a==1"], "3.11", tmp_path)
-    assert one != environments.place(["a==1", "b==3"], "3.11", tmp_path)
-    assert one != environments.place(["a==1", "b==2"], "3.12", tmp_path)
+    one = environments.environment_directory(["a==1", "b==2"], "3.11", tmp_path)
+    assert one == environments.environment_directory(["b==2", "a==1"], "3.11", tmp_path)
+    assert one != environments.environment_directory(["a==1", "b==3"], "3.11", tmp_path)
+    assert one != environments.environment_directory(["a==1", "b==2"], "3.12", tmp_path)
 
 
 def test_a_failure_leaves_nothing(tmp_path: Path) -> None:

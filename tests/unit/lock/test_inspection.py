@@ -26,9 +26,9 @@ def test_a_draft_of_axes_without_names_builds_as_it_stands(packager: Run, tmp_pa
     packager("init", "m.onnx")
     text = recipe(tmp_path)
     assert "x: {dtype: float32, shape: [batch, 3, height, width]}" in text
-    assert "height: {min: 8, step: 8, measure: [8, " in text and "multiples of 8 from 8" in text
+    assert "height: {min: 8, step: 8, also: [1], measure: [8, " in text and "multiples of 8 from 8" in text
     said = packager("build").stdout
-    assert "axis height: measured multiples of 8 from 8 to" in said and "taken: multiples of 8 from 8 on" in said
+    assert "axis height: measured multiples of 8 from 8 to" in said and "taken: multiples of 8 from 8 on, and 1" in said
 
 
 def test_a_draft_promises_a_runtime_that_reads_the_operators(packager: Run, tmp_path: Path) -> None:

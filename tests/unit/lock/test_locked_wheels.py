@@ -23,7 +23,7 @@ from packager.formats import licences, platforms, project_locks, wheel_locks
 from packager.formats.index_addresses import public
 from packager.formats.wheel_locks import Dependencies, DistributionMetadata, Wheel
 from packager.lock import dependencies
-from packager.lock.lockers import NoSolution, _conflict
+from packager.lock.lockers import NoSolutionError, _conflict
 
 NAMES = ("linux_x86_64-cp311", "linux_x86_64-cp312", "linux_aarch64-cp313")
 
@@ -52,7 +52,7 @@ sets = st.dictionaries(st.sampled_from(NAMES), pins, min_size=1).map(
 
 @settings(max_examples=30, deadline=None)
 @given(sets)
-def test_any_lock_is_a_valid_pylock_that_selects_what_was_locked(value: dict[str, tuple[Wheel, ...]]) -> None:
+def test_any_lock_is_a_valid_pylock(value: dict[str, tuple[Wheel, ...]]) -> None:
     """The judge is `packaging`, which pip and others read PEP 751 with."""
     text = wheel_locks.pylock(value, (), ())
     parsed = Pylock.from_dict(tomllib.loads(text))
@@ -268,7 +268,7 @@ def test_any_bytes_are_read_or_refused(data: bytes, file: str) -> None:
     ],
 )
 def test_ranges_that_exclude_each_other_are_found(one: str, other: str, expected: bool) -> None:
-    assert _conflict.disjoint(SpecifierSet(one), SpecifierSet(other)) is expected
+    assert _conflict.are_disjoint(SpecifierSet(one), SpecifierSet(other)) is expected
 
 
 UV_SAYS = """error: No solution found when resolving dependencies
@@ -284,17 +284,19 @@ PIP_SAYS = (
 
 
 @pytest.mark.parametrize("text", [UV_SAYS, PIP_SAYS])
-def test_a_conflict_is_told_in_one_sentence_whoever_found_it(text: str) -> None:
+def test_conflict_is_one_sentence_from_every_engine(text: str) -> None:
     own = project_locks.parse(b"numpy==1.26.4", "requirements.txt")
-    wanted = dependencies.Wanted({"onnxruntime": ("ml-dtypes>=0.5.4",)}, ("linux_x86_64-cp313",), own=own)
-    error = dependencies._explained("onnxruntime", "linux_x86_64-cp313", NoSolution(text), wanted)
+    wanted = dependencies.LockRequest({"onnxruntime": ("ml-dtypes>=0.5.4",)}, ("linux_x86_64-cp313",), own=own)
+    error = dependencies._no_solution_error("onnxruntime", "linux_x86_64-cp313", NoSolutionError(text), wanted)
     assert "`numpy==1.26.4` from `requirements.txt` against `numpy>=2.1.0` from ml-dtypes" in error.message
     assert "try:" in str(error.hint)
 
 
 def test_a_conflict_with_the_projects_own_lock_needs_no_index() -> None:
     own = project_locks.parse(b"numpy==2.4.6", "requirements.txt")
-    wanted = dependencies.Wanted({"onnxruntime": ("numpy<2", "onnxruntime==1.17.*")}, ("linux_x86_64-cp311",), own=own)
+    wanted = dependencies.LockRequest(
+        {"onnxruntime": ("numpy<2", "onnxruntime==1.17.*")}, ("linux_x86_64-cp311",), own=own
+    )
     with pytest.raises(
         UsageError, match=r"`numpy<2` from runtime `onnxruntime` .* against `numpy==2.4.6` from `requirements.txt`"
     ):
@@ -338,7 +340,7 @@ def test_an_installation_takes_the_lock_of_its_own_python(tmp_path: Path) -> Non
     assert choose(unpacked(tmp_path / "b", [here], []), None).place is None
 
 
-def test_another_python_is_told_which_ones_are_carried(tmp_path: Path) -> None:
+def test_other_python_error_lists_carried_ones(tmp_path: Path) -> None:
     here, other = platforms.here(), "linux_x86_64-cp399"
     with pytest.raises(NegativeAnswerError, match=rf"carries wheels for `{other}`, and this is `{here}`") as caught:
         choose(unpacked(tmp_path / "a", [here, other], [other]), None)

@@ -64,12 +64,12 @@ def test_broken_files_say_nothing() -> None:
     assert read("model.pkl", MLmodel=b"- [") == Origin(None, {})
 
 
-def test_a_format_that_is_data_brings_no_package_of_its_own() -> None:
+def test_data_formats_bring_no_package() -> None:
     origin = Origin(None, {"evil": "==1", "onnx": "==1.12", "scikit-learn": "==1.5.2"})
-    data = origins.needs(["scikit-learn", "onnx", "numpy"], origin, more=False)
+    data = origins.requirements_for(["scikit-learn", "onnx", "numpy"], origin, more=False)
     assert "scikit-learn==1.5.2" in data and "numpy" in data
     assert not [line for line in data if line.startswith("evil")] and "onnx==1.12" not in data
-    assert "evil==1" in origins.needs(["scikit-learn"], origin, more=True)
+    assert "evil==1" in origins.requirements_for(["scikit-learn"], origin, more=True)
 
 
 def test_a_python_that_is_not_here_or_too_old_is_named() -> None:
@@ -91,6 +91,6 @@ def test_kinds_that_run_elsewhere_name_their_versions() -> None:
 
 
 def test_small_wheels_are_taken_where_there_are_some() -> None:
-    lines = origins.needs(["xgboost", "tensorflow"], Origin(None, {"xgboost": "==3.2.0"}), more=False)
+    lines = origins.requirements_for(["xgboost", "tensorflow"], Origin(None, {"xgboost": "==3.2.0"}), more=False)
     assert "xgboost-cpu==3.2.0" in lines and any(line.startswith("tensorflow-cpu") for line in lines)
-    assert "xgboost==1.7.6" in origins.needs(["xgboost"], Origin(None, {"xgboost": "==1.7.6"}), more=False)
+    assert "xgboost==1.7.6" in origins.requirements_for(["xgboost"], Origin(None, {"xgboost": "==1.7.6"}), more=False)

@@ -14,7 +14,7 @@ TOOLS = ("scikit-learn", "skl2onnx", "onnx", "numpy", "scipy")
 
 
 def lines(origin: Origin, tools: tuple[str, ...] = TOOLS, *, more: bool = True) -> dict[str, SpecifierSet]:
-    found = [Requirement(line) for line in origins.needs(tools, origin, more=more)]
+    found = [Requirement(line) for line in origins.requirements_for(tools, origin, more=more)]
     assert next(item.name for item in found if item.name in tools) == tools[0], "the first gets its newest version"
     return {item.name: item.specifier for item in found}
 
@@ -37,7 +37,7 @@ def test_the_age_of_a_library_bounds_what_is_around_it(
     assert found[package].contains(allowed) and not found[package].contains(refused)
 
 
-def test_a_current_library_and_the_sources_own_word_are_left_alone() -> None:
+def test_current_library_and_stated_bounds_are_kept() -> None:
     assert "numpy" in lines(Origin(None, {"scikit-learn": "==1.6.1"}))
     assert not lines(Origin(None, {"scikit-learn": "==1.6.1"}))["numpy"]
     stated = lines(Origin(None, {"scikit-learn": "==1.2.2", "numpy": "==1.23.5"}))
@@ -46,21 +46,25 @@ def test_a_current_library_and_the_sources_own_word_are_left_alone() -> None:
     assert "setuptools" not in lines(Origin(None, {"xgboost": "==1.5.1"}), more=False), "nor what is not installed"
 
 
-def test_files_of_keras_2_take_the_tensorflow_that_their_reader_asks_for() -> None:
-    found = origins.needs(("tf-keras", "tensorflow", "onnx"), Origin(None, {}), more=False)
+def test_keras_2_file_locks_tensorflow_of_its_reader() -> None:
+    found = origins.requirements_for(("tf-keras", "tensorflow", "onnx"), Origin(None, {}), more=False)
     assert found[0].startswith("tf-keras") and found[1].startswith("tensorflow>=")
 
 
 def test_the_second_choice() -> None:
     old = Origin("3.11", {"xgboost": "==1.5.1"})
-    assert [item.packages for item in origins.choices(old, ("xgboost",))] == [
+    assert [item.packages for item in origins.candidate_origins(old, ("xgboost",))] == [
         {"xgboost": "==1.5.1"},
         {"xgboost": ">=1.5.1"},
     ]
     pickled = Origin("3.11", {"scikit-learn": "==1.2.2"})
-    assert [item.packages.get("numpy") for item in origins.choices(pickled, ())] == [None, "<2"]
+    assert [item.packages.get("numpy") for item in origins.candidate_origins(pickled, ())] == [None, "<2"]
     told = Origin("3.11", {"scikit-learn": "==1.2.2", "numpy": "==2.1.0"})
-    assert len(list(origins.choices(told, ()))) == len(list(origins.choices(Origin(None, {}), ("keras",)))) == 1
+    assert (
+        len(list(origins.candidate_origins(told, ())))
+        == len(list(origins.candidate_origins(Origin(None, {}), ("keras",))))
+        == 1
+    )
 
 
 @pytest.mark.parametrize(
@@ -81,11 +85,11 @@ def test_the_second_choice() -> None:
         (
             "Because scipy==1.7.0 depends on numpy<1.23 and you require numpy>=2",
             (
-                "the packages that the source asks for do not fit together on Python 3.11: `numpy>=2` from the source and "
+                "the packages that the source requires do not fit together on Python 3.11: `numpy>=2` from the source and "
                 "`numpy<1.23` from scipy 1.7.0 contradict each other"
             ),
         ),
-        ("unheard-of words", "the packages that the source asks for do not fit together on Python 3.11"),
+        ("unheard-of words", "the packages that the source requires do not fit together on Python 3.11"),
     ],
 )
 def test_no_solution_is_one_sentence_of_ours(said: str, expected: str) -> None:
@@ -101,4 +105,4 @@ def test_a_release_from_before_a_python_has_no_build_for_it() -> None:
         ({"xgboost": "==0.90"}, "3.11", None),
         ({"scikit-learn": ">=0.24"}, "3.11", None),
     ):
-        assert library_ages.unbuilt(packages, python) == expected
+        assert library_ages.unbuilt_library(packages, python) == expected

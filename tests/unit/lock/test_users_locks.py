@@ -161,7 +161,7 @@ def test_what_cannot_be_used_is_refused_with_what_would_do(text: str, file: str,
     assert "s3cret" not in f"{caught.value.message} {caught.value.hint}"
 
 
-def test_a_recipe_that_names_condas_file_is_told_how_to_make_a_lock() -> None:
+def test_conda_file_is_refused_with_a_remedy() -> None:
     text = "name: m\nversion: 1.0.0\nsource: ./m.onnx\ndependencies: environment.yml\n"
     with pytest.raises(UsageError) as caught:
         recipe.parse(text, "bundle.yaml", ("onnxruntime",))
@@ -181,7 +181,7 @@ def origin(text: str | bytes, **more: bytes) -> origins.Origin:
     return origins.read(list(files), files.__getitem__, "model.pkl")
 
 
-def test_requirements_beside_a_model_are_read_as_far_as_they_name_releases() -> None:
+def test_requirements_beside_a_model_are_read() -> None:
     """MLflow writes indexes and constraints there; both choose no package."""
     found = origin(
         "\ufeff--extra-index-url https://bob:s3cret@wheels.example.org/simple\n-c constraints.txt\n-r more.txt\n"
@@ -200,7 +200,7 @@ def test_what_names_no_release_is_set_aside(line: str) -> None:
     found = origin(f"numpy==2.4.6\n{line}\n")
     assert found.packages["numpy"] == "==2.4.6"
     assert len(found.aside) == 1
-    error = origins.refused(found)
+    error = origins.refusal_of(found)
     assert "s3cret" not in error.message
     assert "toolchain: host" in str(error.hint)
 
@@ -254,7 +254,7 @@ def test_a_locked_toolchain_says_it_too(index: PackageIndex) -> None:
         toolchains.resolve(["acme-widget==1.0"], python, (), environment, events.append)
 
 
-def test_a_site_whose_index_refuses_it_is_told(index: PackageIndex, tmp_path: Path) -> None:
+def test_refused_index_login_is_reported(index: PackageIndex, tmp_path: Path) -> None:
     wheel = package_wheel(index)
     lock = tmp_path / "requirements.txt"
     lock.write_text(f"{wheel.pin} --hash=sha256:{wheel.sha256}\n")

@@ -26,7 +26,7 @@ from packager.errors import SourceError, UsageError
 from packager.lock import draft
 from packager.recipe import fields, recipe
 from packager.recipe.lengths import Axis, Lengths
-from packager.recipe.recipe import ExportWishes, InputSpec, Limits, Recipe, RunsOn, Target, Tolerance
+from packager.recipe.recipe import ExportSettings, InputSpec, Limits, Recipe, RunsOn, Target, Tolerance
 
 DATA = Path(__file__).parents[2] / "data" / "recipes"
 MESSAGES = DATA / "messages.json"
@@ -84,7 +84,7 @@ def test_everything_is_read() -> None:
     assert parsed.description == "Reads handwritten digits.\nIn two lines.\n"
     assert parsed.inputs == {"image": InputSpec("float32", ("batch", 1, 8, 8), (0, 1))}
     assert parsed.dynamic == {"batch": Axis.span(1, 64)}
-    assert parsed.export == ExportWishes(17, 7, "serving_default")
+    assert parsed.export == ExportSettings(17, 7, "serving_default")
     assert parsed.limits == Limits(16 << 30, 90)
     assert parsed.allow_pickle
     assert [target.name for target in parsed.targets()] == [
@@ -117,7 +117,7 @@ def test_every_recorded_message_has_its_case() -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if not name.startswith("text-")])
-def test_editors_are_told_the_same(name: str) -> None:
+def test_editor_schema_agrees_with_the_parser(name: str) -> None:
     value = yaml.load((DATA / name).read_bytes(), Loader=Core)
     assert SCHEMA.is_valid(value) == name.startswith(("good-", "meaning-"))
 
@@ -172,7 +172,7 @@ def test_half_a_tolerance_is_completed() -> None:
     assert parsed.tolerance_for("logits", "fp16") == Tolerance(1, 1e-4)
 
 
-def test_a_tolerance_for_no_output_is_refused_once_outputs_are_known() -> None:
+def test_tolerance_for_unknown_output_is_refused() -> None:
     parsed = parse(SMALL + "tolerance: {logit: {atol: 1}}\n")
     parsed.check_outputs(["logit"])
     with pytest.raises(UsageError, match="names `logit`, which is neither a precision nor an output"):
@@ -242,6 +242,9 @@ AXES = (
     SPANS.map(lambda span: Axis.span(*span))
     | st.builds(Axis, st.builds(Lengths, st.integers(1, 99), st.none(), st.integers(1, 64)), st.none() | SPANS)
     | st.builds(Axis, st.sets(st.integers(1, 9999), min_size=1).map(Lengths.of), st.none() | SPANS)
+    | st.builds(
+        Axis, st.builds(lambda also: Lengths(40, None, 8, (), (1, 7), tuple(sorted(also))), st.sets(st.integers(1, 39)))
+    )
 )
 NUMBERS = st.floats(-(2**53) + 1, 0), st.floats(0, 2**53 - 1)
 PROMISES = st.builds(
@@ -286,7 +289,7 @@ RECIPES = st.builds(
     ).map(lambda found: tuple(sorted(found))),
     toolchain=st.sampled_from(["host", "locked"]),
     export=st.builds(
-        ExportWishes,
+        ExportSettings,
         st.none() | st.integers(7, 99),
         st.integers(0, 2**32 - 1),
         st.none() | st.sampled_from(["serve", "a b"]),
@@ -350,7 +353,7 @@ def test_a_draft_holds_what_is_known() -> None:
     assert parsed.dynamic == {"rows": Axis.span(1, 8)}
 
 
-def test_every_example_in_a_draft_parses_when_its_mark_is_removed() -> None:
+def test_every_example_in_a_draft_parses() -> None:
     lines = draft.draft("models:/digits@champion").splitlines()
     freed = [
         re.sub(r"^# (?=( *[a-z0-9-]+):( |$)|  )", "", line) for line in lines if "yaml-language-server" not in line
@@ -364,19 +367,19 @@ def test_a_draft_names_the_schema_for_editors_first() -> None:
     assert draft.draft("./model").startswith(f"# yaml-language-server: $schema={draft.SCHEMA}\n")
 
 
-def test_a_draft_asks_for_consent_and_never_gives_it(tmp_path: Path) -> None:
+def test_draft_proposes_consent_and_never_grants_it(tmp_path: Path) -> None:
     """What runs code when it is opened, and what this host cannot read as its author did, stand in the draft."""
     (tmp_path / "model.pkl").write_bytes(b"_sklearn_version\x94\x8c\x061.5.2")
     (tmp_path / "net.ts").write_bytes(b"x")
     (tmp_path / "net.keras").write_bytes(b"x")
-    pickled = draft.draft("model.pkl", draft.look("model.pkl", tmp_path))
+    pickled = draft.draft("model.pkl", draft.inspect_source("model.pkl", tmp_path))
     assert "\nallow-pickle: false " in pickled and "`model.pkl` is a pickle: true runs the code inside" in pickled
     assert "\ntoolchain: locked " in pickled and "made with scikit-learn 1.5.2, this host has 1." in pickled
     assert parse(pickled).toolchain == "locked" and not parse(pickled).allow_pickle
-    assert "is a TorchScript archive" in draft.draft("net.ts", draft.look("net.ts", tmp_path))
-    assert "`tensorflow` is not installed here" in draft.draft("net.keras", draft.look("net.keras", tmp_path))
+    assert "is a TorchScript archive" in draft.draft("net.ts", draft.inspect_source("net.ts", tmp_path))
+    assert "`tensorflow` is not installed here" in draft.draft("net.keras", draft.inspect_source("net.keras", tmp_path))
     for elsewhere in ("models:/digits/3", "s3://bucket/x.pkl"):
-        assert draft.look(elsewhere, tmp_path) == {}
+        assert draft.inspect_source(elsewhere, tmp_path) == {}
 
 
 def test_a_draft_says_that_a_source_brings_code_along(tmp_path: Path) -> None:
@@ -384,7 +387,7 @@ def test_a_draft_says_that_a_source_brings_code_along(tmp_path: Path) -> None:
     for path, data in {"model.pkl": b"\x80\x04N.", "code/shim.py": b"import os", "code/more/x.py": b""}.items():
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_bytes(data)
-    found = draft.look(".", tmp_path)
+    found = draft.inspect_source(".", tmp_path)
     assert found["code"]["files"] == ["code/more/x.py", "code/shim.py"]
     drafted = draft.draft(".", found)
     assert parse(drafted).allow_code is None
@@ -393,30 +396,30 @@ def test_a_draft_says_that_a_source_brings_code_along(tmp_path: Path) -> None:
     assert parse(drafted.replace(line, line.removeprefix("# "))).allow_code == found["code"]["digest"]
     assert "digest that the build says" in draft.draft("x", {"code": {"files": ["code/x.py"], "digest": None}})
     (tmp_path / "model.pkl").rename(tmp_path / "model.pt2")
-    assert "code" not in draft.look(".", tmp_path), "a kind that holds data imports nothing"
+    assert "code" not in draft.inspect_source(".", tmp_path), "a kind that holds data imports nothing"
 
 
 def test_what_can_be_drafted_can_be_locked(tmp_path: Path) -> None:
     (tmp_path / "model.sav").write_bytes(b"\x80\x04\x95\x0a\0\0\0\0\0\0\0}\x94\x8c\x01a\x94K\x01s.")
     (tmp_path / "net.onnx").write_bytes(b"x")
     (tmp_path / "weights.gguf").write_bytes(b"GGUF\x03\0\0\0")
-    assert "`model.sav` is a pickle" in str(draft.look("model.sav", tmp_path)["executes"])
+    assert "`model.sav` is a pickle" in str(draft.inspect_source("model.sav", tmp_path)["executes"])
     assert draft.name_from("models/swift-f0/model.onnx") == "swift-f0" and draft.name_from("./model.onnx") == "model"
     assert draft.name_from("digits.joblib.gz") == draft.name_from("digits.sav") == "digits"
     with pytest.raises(SourceError, match=r"`absent\.pkl` does not exist"):
-        draft.look("absent.pkl", tmp_path)
+        draft.inspect_source("absent.pkl", tmp_path)
     with pytest.raises(SourceError, match=r"`weights\.gguf` is a GGUF file"):
-        draft.look("weights.gguf", tmp_path)
+        draft.inspect_source("weights.gguf", tmp_path)
     with pytest.raises(SourceError, match=r"`net\.onnx` is not an ONNX file"):
-        draft.look("net.onnx", tmp_path)
+        draft.inspect_source("net.onnx", tmp_path)
 
 
 def test_a_source_is_written_as_the_recipe_sees_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert draft.seen_from("model.onnx", Path()) == "model.onnx"
-    assert draft.seen_from("./encoder", Path("recipes/encoder")) == "../../encoder"
-    assert draft.seen_from("models:/digits/3", Path("recipes")) == "models:/digits/3"
-    assert draft.seen_from("/models/x", Path("recipes")) == "/models/x"
+    assert draft.relative_source("model.onnx", Path()) == "model.onnx"
+    assert draft.relative_source("./encoder", Path("recipes/encoder")) == "../../encoder"
+    assert draft.relative_source("models:/digits/3", Path("recipes")) == "models:/digits/3"
+    assert draft.relative_source("/models/x", Path("recipes")) == "/models/x"
 
 
 def test_scalars_are_read_as_yaml_1_2_reads_them() -> None:

@@ -84,9 +84,7 @@ def test_one_that_cannot_bound_or_is_shared_is_left_alone(tmp_path: Path, name: 
     assert not (tree.place / "packager.main").exists()
 
 
-def test_what_root_could_write_and_nobody_delegated_is_left_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cgroup_not_delegated_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tree = Tree(tmp_path)
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(os, "getxattr", _no_mark)
@@ -125,7 +123,7 @@ def test_the_kernels_counters_say_why_a_step_ended(tmp_path: Path, files: dict[s
 @pytest.fixture
 def kernels_own() -> Iterator[Path]:
     """A group in the kernel's tree, without controllers where those belong to the first version."""
-    found = cgroup._place(Path("/proc/self/mountinfo"), Path("/proc/self/cgroup"))
+    found = cgroup._own_directory(Path("/proc/self/mountinfo"), Path("/proc/self/cgroup"))
     if found is None or not os.access(found, os.W_OK):
         pytest.skip("no control groups of the second version to write to")
     place = found / f"packager-test-{uuid.uuid4().hex[:8]}"
@@ -137,7 +135,7 @@ def kernels_own() -> Iterator[Path]:
 def test_a_step_enters_its_group_and_nothing_in_it_outlives_it(kernels_own: Path) -> None:
     """What a step left behind in a session of its own dies with the group."""
     script = "setsid sleep 600 >/dev/null 2>&1 & cat /proc/self/cgroup"
-    with cgroup.made(kernels_own, 1 << 30, 100) as group:
+    with cgroup.new_group(kernels_own, 1 << 30, 100) as group:
         line = group.entered(["/bin/sh", "-c", script])
         said = subprocess.run(line, capture_output=True, text=True, timeout=60, check=True).stdout
         assert f"{kernels_own.name}/{group.path.name}" in said

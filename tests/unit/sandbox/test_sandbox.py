@@ -105,9 +105,7 @@ def test_each_call_gets_its_answer(machine: str, column: int, architecture: int,
 
 
 @pytest.mark.parametrize(("machine", "column", "architecture"), MACHINES)
-def test_a_call_that_is_not_on_the_list_is_refused_whatever_its_number(
-    machine: str, column: int, architecture: int
-) -> None:
+def test_unlisted_system_call_is_refused(machine: str, column: int, architecture: int) -> None:
     program, listed = seccomp.program(machine) or b"", {numbers[column] for numbers in seccomp._ALLOWED.values()}
     looked_at = set(seccomp._MACHINES[machine][2].values())
     for number in (*range(1024), 0x3FFFFFFF):
@@ -133,7 +131,7 @@ def test_numbers_are_those_of_the_kernel(column: int, header: str) -> None:
     assert {**listed, **looked_at} == {name: known.get(name) for name in (*listed, *looked_at)}
 
 
-def test_what_the_traces_hold_is_allowed_or_was_refused_without_harm() -> None:
+def test_traced_system_calls_are_allowed_or_harmless() -> None:
     """The record is of builds that worked."""
     record = json.loads((Path(__file__).parents[3] / "docs/measurements/system-calls.json").read_bytes())
     known = {*seccomp._ALLOWED, *seccomp._MACHINES["x86_64"][2]}
@@ -174,12 +172,12 @@ def test_the_kernel_refuses_every_call_that_is_not_on_the_list(tmp_path: Path, b
     others = [number for number in range(600) if number not in (*listed, *probes)]
     step = Step(
         tmp_path,
-        sandbox.host(),
+        sandbox.host_interpreter(),
         ("-c", REFUSED, json.dumps(others)),
         Limits(1 << 32, 60),
         sandbox.environment(tmp_path, {}),
     )
-    done = sandbox.perform(step, by, set())
+    done = sandbox.run_confined(step, by, set())
     assert done.code == 0, done.log
     said = json.loads(done.log)
     assert said["refused"] == {str(number): "ENOSYS" if number >= 449 else "EPERM" for number in others}
@@ -261,9 +259,13 @@ def test_both_ways_leave_a_worker_the_same(tmp_path: Path, by: Confinement, land
     secret.write_text("x")
     scratch.mkdir()
     step = Step(
-        scratch, sandbox.host(), ("-c", ATTEMPTS, str(secret)), Limits(1 << 32, 60), sandbox.environment(scratch, {})
+        scratch,
+        sandbox.host_interpreter(),
+        ("-c", ATTEMPTS, str(secret)),
+        Limits(1 << 32, 60),
+        sandbox.environment(scratch, {}),
     )
-    done = sandbox.perform(step, replace(by, landlock=landlock), set())
+    done = sandbox.run_confined(step, replace(by, landlock=landlock), set())
     assert done.code == 0, done.log
     expected = dict(EXPECTED)
     if not landlock:
@@ -299,7 +301,7 @@ def test_what_was_not_confined_is_done_again_where_it_must_be(runner: Callable[.
     assert runner()(ACTION, "x", perform=lambda _: None).cached, "what no worker does is not confined"
 
 
-def test_a_better_result_takes_the_place_of_a_worse(runner: Callable[..., Runner]) -> None:
+def test_better_confined_result_replaces_a_worse_one(runner: Callable[..., Runner]) -> None:
     remembered(runner(), None)
     store, better = runner().store, Confinement("namespaces", seccomp=True, limits="step").to_json()
     tree = store.put_tree(Tree()).digest
@@ -323,10 +325,10 @@ def test_of_several_workers_the_weakest_counts() -> None:
 
 
 def test_not_wanting_it_is_the_only_way_without() -> None:
-    assert sandbox.choose(wanted=False) == NONE
+    assert sandbox.choose_confinement(wanted=False) == NONE
     if sandbox.available() != NONE:
-        assert sandbox.choose(wanted=True) == sandbox.available()
+        assert sandbox.choose_confinement(wanted=True) == sandbox.available()
 
 
 def test_this_python_is_shown_to_workers() -> None:
-    assert str(Path(sys.prefix).resolve()) in sandbox.host().places
+    assert str(Path(sys.prefix).resolve()) in sandbox.host_interpreter().paths

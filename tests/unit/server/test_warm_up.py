@@ -219,3 +219,30 @@ def test_sizes_of_older_configurations_are_limits() -> None:
     found = Interface.from_json({**JSON_INTERFACE, "dimensions": {"batch": {"min": 1, "max": 4}}})
     assert found.allowed_range("batch") == Range(1, 4) == found.measured_range("batch")
     assert found.allowed_range("words") == Range() and found.outside({"words": 9, "batch": 4}) == ()
+
+
+@pytest.mark.parametrize(
+    ("limit", "taken"),
+    [
+        ({}, {1, 32, 64, 96}),
+        ({"max": 64}, {1, 32, 64}),
+        ({"also": [3]}, {3, 32, 64, 96}),
+        ({"remainders": [30]}, {1, 32, 62, 64, 94, 96}),
+    ],
+)
+def test_single_sizes_are_taken_besides_a_step(limit: dict[str, Any], taken: set[int]) -> None:
+    span = {"min": 32, "max": 64, "step": 32, "limit": {"min": 32, "step": 32, "also": [1], **limit}}
+    read = Interface.from_json({**JSON_INTERFACE, "dimensions": {"words": span}})
+    assert {size for size in range(1, 100) if size in read.allowed_range("words")} == taken
+    assert read.outside({"words": min(taken)}) == ("words",), "it is taken, and was not measured"
+    rests = tuple(limit.get("remainders", ()))
+    told = " or with remainder 30" if rests else ""
+    assert f"a multiple of 32{told}, or {min(taken)}" in str(read.allowed_range("words"))
+    assert read.allowed_range("words").up_to(40) == Range(32, 32, 32, (), rests, (min(taken),))
+
+
+@pytest.mark.parametrize("also", [1, ["1"], [1.5], {"1": 1}])
+def test_single_sizes_of_another_form_are_refused(also: Any) -> None:
+    span = {"min": 32, "max": 64, "step": 32, "also": also}
+    with pytest.raises(ValueError, match="expected a list of sizes"):
+        Interface.from_json({**JSON_INTERFACE, "dimensions": {"words": span}})

@@ -88,7 +88,7 @@ def test_the_module_that_saved_it_chooses_the_exporter(home: Path, name: str) ->
     assert exporters.detect_kind(names, lambda path: (folder / path).read_bytes()) == KINDS[name]
 
 
-def test_a_module_that_nothing_exports_is_refused_with_the_remedy(home: Path) -> None:
+def test_unexportable_module_is_refused_with_a_remedy(home: Path) -> None:
     folder = home / "models" / "strange" / version(home, "strange")
     names = [path.name for path in folder.iterdir()]
     with pytest.raises(SourceError, match=r"`bentoml\.catboost` are not exported") as caught:

@@ -36,7 +36,7 @@ def test_exactly_one_source_reads_a_reference(kind: str, ref: str) -> None:
 def test_an_unknown_form_is_refused_without_its_secrets(ref: str) -> None:
     with pytest.raises(UsageError) as caught:
         sources.load_for(ref)
-    assert caught.value.message == f"source `{sources.shown(ref)}` has an unknown form"
+    assert caught.value.message == f"source `{sources.redact_address(ref)}` has an unknown form"
     assert "secret" not in caught.value.message
     assert "key" not in caught.value.message
     assert "models:/name@alias" in str(caught.value.hint)
@@ -135,7 +135,7 @@ def test_a_link_inside_is_refused(project: Path) -> None:
     assert error.message == "source file `data/link.bin` is a symbolic link"
 
 
-def test_a_linked_directory_inside_is_refused_and_one_named_by_the_recipe_is_not(project: Path) -> None:
+def test_symlinked_directory_is_refused_unless_named_by_recipe(project: Path) -> None:
     (project / "latest").symlink_to("model")
     assert directory.resolve("latest", Settings(project)) == directory.resolve("model", Settings(project))
     (project / "model" / "up").symlink_to(project)
@@ -195,7 +195,7 @@ def test_an_unreadable_file_is_the_fault_of_the_source(project: Path) -> None:
     assert caught.value.message == "`MLmodel` cannot be read: Permission denied"
 
 
-def test_a_pin_needs_its_place_to_be_fetched(project: Path, tmp_path: Path) -> None:
+def test_fetch_needs_the_address_of_a_pin(project: Path, tmp_path: Path) -> None:
     pin = directory.resolve("model", Settings(project))
     with pytest.raises(SourceError, match="does not exist"):
         directory.fetch(pin, Settings(project), tmp_path, ignore)

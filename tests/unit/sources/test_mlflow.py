@@ -74,10 +74,8 @@ def test_a_pickled_model_is_fetched_without_being_opened(registry: Registry, tmp
 
 
 @pytest.mark.parametrize(("version", "asks"), [("1", False), ("2", True)])
-def test_a_draft_for_a_registered_model_asks_for_consent_where_it_is_needed(
-    version: str, asks: bool, registry: Registry
-) -> None:
-    found = draft.look(f"models:/digits/{version}", registry.base, "sqlite:///mlflow.db")
+def test_draft_of_registered_model_proposes_needed_consent(version: str, asks: bool, registry: Registry) -> None:
+    found = draft.inspect_source(f"models:/digits/{version}", registry.base, "sqlite:///mlflow.db")
     assert ("executes" in found) is asks
     assert ("\nallow-pickle: false " in draft.draft(f"models:/digits/{version}", found)) is asks
 
@@ -104,7 +102,7 @@ def test_nothing_is_written_and_nothing_stays_behind(registry: Registry, tmp_pat
     assert mlflow.get_tracking_uri() == NOWHERE
 
 
-def test_a_fresh_process_says_nothing(registry: Registry, tmp_path: Path) -> None:
+def test_fresh_process_has_no_output(registry: Registry, tmp_path: Path) -> None:
     """No chatter of MLflow or alembic, no bars, no telemetry thread, no file in the working directory."""
     code = (
         "import sys, threading; from pathlib import Path; from packager.sources import Settings, mlflow\n"

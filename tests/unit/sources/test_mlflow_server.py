@@ -161,7 +161,7 @@ def listed(path: str, size: int = 1) -> dict[str, Any]:
     return {"path": path, "is_dir": False, "file_size": size}
 
 
-def test_the_fake_can_tell_the_truth(tmp_path: Path) -> None:
+def test_fake_registry_can_list_truthfully(tmp_path: Path) -> None:
     with serving("mlflow-artifacts:/a", [listed("MLmodel"), listed("registered_model_meta")]) as settings:
         pin = source.resolve(f"models:/{MODEL}", settings)
         assert fetched(pin, settings, tmp_path) == {"MLmodel": b"x"}
@@ -304,9 +304,9 @@ def log_flavours(tracking: str) -> None:
 
 
 @pytest.mark.usefixtures("logged")
-def test_a_glance_at_a_model_downloads_what_is_said_about_it_only(server: Server, tmp_path: Path) -> None:
+def test_list_files_downloads_metadata_only(server: Server, tmp_path: Path) -> None:
     settings = Settings(tmp_path, tracking=server.address, timeout=10)
-    files = source.glance("models:/digits/2", settings, tmp_path)
+    files = source.list_files("models:/digits/2", settings, tmp_path)
     assert files["MLmodel"] and files["MLmodel"].read_bytes().startswith(b"artifact_path")
     assert files["data/model.pth"] is None
     assert {path.name for path in tmp_path.rglob("*") if path.is_file()} <= set(source._ABOUT)
@@ -384,7 +384,7 @@ def catalog(answers: dict[str, Any], asked: list[str]) -> Iterator[str]:
         listener.shutdown()
 
 
-def test_unity_catalog_is_asked_through_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unity_catalog_goes_through_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three-level names and aliases become a version, with Databricks' own credentials; no workspace was at hand."""
     version = {"name": "main.ml.digits", "version": "7", "status": "READY", "run_id": "a" * 32, "source": "s3://x/y"}
     asked: list[str] = []

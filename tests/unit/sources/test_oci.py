@@ -81,7 +81,7 @@ def bundle(tmp_path: Path) -> Path:
 WANTED = {"model.onnx": relu(), "weights-0001.bin": b"w" * 5000, "tokenizer/vocab.txt": b"a\nb\n"}
 
 
-def test_of_a_bundle_the_graph_and_the_tokenizer_are_the_source(bundle: Path) -> None:
+def test_source_of_a_bundle_is_graph_and_tokenizer(bundle: Path) -> None:
     assert fetched("tiny.bundle.tar", bundle, bundle / "a") == WANTED
     assert fetched("oci:tiny.bundle.tar", bundle, bundle / "b") == WANTED
     assert fetched("oci:layout", bundle, bundle / "c") == WANTED
@@ -101,9 +101,7 @@ def test_from_a_registry_by_tag_and_digest(packager: Run, bundle: Path, registry
         source.resolve("oci://127.0.0.1:1/a/b:1", settings(bundle))
 
 
-def test_a_bundle_becomes_the_source_of_another_by_the_command_line(
-    packager: Run, registry: Registry, tmp_path: Path
-) -> None:
+def test_bundle_as_source_on_the_command_line(packager: Run, registry: Registry, tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     for folder in (first, second):
         folder.mkdir()

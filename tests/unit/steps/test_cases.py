@@ -35,29 +35,29 @@ def test_every_dimension_is_swept_while_the_others_stay_small() -> None:
     assert [x["batch"] for x in lengths if x["sequence"] == 7] == [1, 2, 37, 64]
     assert [x["sequence"] for x in lengths if x["batch"] == 3] == [1, 2, 257, 512]
     assert {"batch": 1, "sequence": 1} in lengths
-    assert _cases.longest(_cases.cases(TEXT), TEXT) == {}
+    assert _cases.shortened_dimensions(_cases.cases(TEXT), TEXT) == {}
 
 
 def test_a_case_too_large_to_run_is_shortened_and_said() -> None:
     found = image(224, 64)
     done = _cases.cases(found)
-    assert _cases.longest(done, found) == {"batch": 27}
+    assert _cases.shortened_dimensions(done, found) == {"batch": 27}
     assert len({case.name for case in done}) == len(done)
 
 
 def test_where_the_work_is_known_it_decides() -> None:
     found = image(224, 64)
     cheap = _cases.cases(found, work=lambda lengths: 1e9 * lengths["batch"])
-    assert _cases.longest(cheap, found) == {}
+    assert _cases.shortened_dimensions(cheap, found) == {}
     dear = _cases.cases(found, work=lambda lengths: 1e11 * lengths["batch"])
-    assert _cases.longest(dear, found) == {"batch": 10}
-    assert _cases.longest(_cases.cases(found, work=lambda lengths: None), found) == {"batch": 27}
+    assert _cases.shortened_dimensions(dear, found) == {"batch": 10}
+    assert _cases.shortened_dimensions(_cases.cases(found, work=lambda lengths: None), found) == {"batch": 27}
 
 
 def test_half_a_million_numbers_per_row_are_run_in_full() -> None:
     port = {"name": "spectrogram", "dtype": "float32", "shape": ["batch", 512, 128]}
     found = {"inputs": [port], "dimensions": {"batch": {"min": 1, "max": 32}}}
-    assert _cases.longest(_cases.cases(found), found) == {}
+    assert _cases.shortened_dimensions(_cases.cases(found), found) == {}
 
 
 def drawn(dtype: str, fill: Any = "random", rows: int = 16) -> Any:
@@ -65,10 +65,10 @@ def drawn(dtype: str, fill: Any = "random", rows: int = 16) -> Any:
         "inputs": [{"name": "x", "dtype": dtype, "shape": ["rows", 5]}],
         "dimensions": {"rows": {"min": 1, "max": 64}},
     }
-    return _cases.feeds(found, {}, _cases.Case("x", {"rows": rows}, fill), seed=3)["x"]
+    return _cases.draw_feeds(found, {}, _cases.Case("x", {"rows": rows}, fill), seed=3)["x"]
 
 
-def test_integers_without_a_range_are_measured_over_what_they_hold() -> None:
+def test_integers_without_range_are_measured_over_their_type() -> None:
     values = drawn("int64")
     assert (values < 0).any() and (abs(values) <= 9).any()
     assert ((abs(values) > 2**31 - 1000) & (abs(values) < 2**31 + 1000)).any()
@@ -92,12 +92,12 @@ def test_doubles_are_drawn_where_float32_rounds() -> None:
     assert near_one.any() and (values.max(1) > 9e12).any()
 
 
-def test_inputs_are_not_all_equal_where_an_output_is_a_place() -> None:
+def test_inputs_differ_where_an_output_is_a_position() -> None:
     found = image(4, 4)
     case = _cases.Case("x", {"batch": 3}, "high")
-    assert set(_cases.feeds(found, {"image": [0, 9]}, case, 1)["image"].reshape(-1)) == {9}
+    assert set(_cases.draw_feeds(found, {"image": [0, 9]}, case, 1)["image"].reshape(-1)) == {9}
     found["outputs"] = [{"name": "class", "dtype": "int64", "shape": ["batch"]}]
-    values = _cases.feeds(found, {"image": [0, 9]}, case, 1)["image"].reshape(3, -1)
+    values = _cases.draw_feeds(found, {"image": [0, 9]}, case, 1)["image"].reshape(3, -1)
     assert ((values == 9).sum(1) == 1).all() and len(np.unique(values)) > 40
 
 
@@ -105,7 +105,7 @@ def test_a_mask_draws_itself() -> None:
     port = {"name": "pad", "dtype": "bool", "shape": ["batch", "time"]}
     found = {"inputs": [port], "dimensions": {name: {"min": 1, "max": 8} for name in ("batch", "time")}}
     for shown in (True, False):
-        pad = _cases.feeds(found, {}, _cases.Case("x", {"batch": 4, "time": 7}), 1, {"pad": Stretch(shown)})["pad"]
+        pad = _cases.draw_feeds(found, {}, _cases.Case("x", {"batch": 4, "time": 7}), 1, {"pad": Stretch(shown)})["pad"]
         assert (pad[:, 0] == shown).all() and (pad[0] == shown).all() and not (pad == shown).all()
     names = [case.name for case in _cases.cases(found, {"pad": Stretch(True)})]
     assert not [name for name in names if name.startswith("listed")] and "low at batch=3, time=7" in names
@@ -121,9 +121,9 @@ def test_fixed_shapes_have_cases_too() -> None:
     ]
 
 
-def test_masks_are_prefixes_with_one_full_and_one_nearly_empty_row() -> None:
+def test_masks_are_prefixes_full_and_nearly_empty() -> None:
     case = _cases.Case("x", {"batch": 5, "sequence": 9})
-    feeds = _cases.feeds(TEXT, RANGES, case, seed=1)
+    feeds = _cases.draw_feeds(TEXT, RANGES, case, seed=1)
     mask = feeds["attention_mask"]
     assert mask.dtype == np.int64 and mask[0].sum() == 9 and mask[-1].tolist() == [1] + [0] * 8
     assert (np.diff(mask, axis=1) <= 0).all() and (mask.sum(1) >= 1).all()
@@ -132,7 +132,7 @@ def test_masks_are_prefixes_with_one_full_and_one_nearly_empty_row() -> None:
 
 def test_values_follow_the_seed() -> None:
     case = _cases.cases(TEXT)[2]
-    one, two, other = (_cases.feeds(TEXT, RANGES, case, seed) for seed in (1, 1, 2))
+    one, two, other = (_cases.draw_feeds(TEXT, RANGES, case, seed) for seed in (1, 1, 2))
     assert all((one[name] == two[name]).all() for name in one)
     assert (one["input_ids"] != other["input_ids"]).any()
 
@@ -149,7 +149,7 @@ def test_lengths_stay_in_range(low: int, width: int, seed: int) -> None:
 @given(st.floats(-100, 100), st.floats(0, 100), st.sampled_from(["random", "zeros", "low", "high"]))
 def test_values_stay_in_range(low: float, width: float, fill: Any) -> None:
     case = _cases.Case("x", {"batch": 2}, fill)
-    values = _cases.feeds(image(2, 4), {"image": [low, low + width]}, case, seed=0)["image"]
+    values = _cases.draw_feeds(image(2, 4), {"image": [low, low + width]}, case, seed=0)["image"]
     assert values.dtype == np.float32
     assert (values >= np.float32(low)).all() and (values <= np.float32(low + width)).all()
 
@@ -165,7 +165,7 @@ ONE: dict[str, Any] = {
 def failing(who: str, run: Any, interface: Any = ONE) -> StepError:
     given = {"x": np.array([5, 7, 9])}
     with pytest.raises(StepError) as caught:
-        _cases.attempt(who, _cases.Case("batch=3", {"batch": 3}), run, given, interface)
+        _cases.run_or_explain(who, _cases.Case("batch=3", {"batch": 3}), run, given, interface)
     return caught.value
 
 
@@ -180,13 +180,13 @@ def refuses(when: Any) -> Any:
     return run
 
 
-def test_a_source_that_fails_on_some_values_is_a_matter_of_ranges() -> None:
+def test_failure_on_some_values_names_ranges() -> None:
     error = failing("source", refuses(lambda x: x.max() > 4))
     assert "fails on inputs within the promised ranges (batch=3): ValueError: index 7 is not in [0, 4)" in error.message
     assert "`inputs`" in (error.hint or "")
 
 
-def test_a_source_that_fails_at_some_lengths_is_a_matter_of_dimensions() -> None:
+def test_failure_at_some_lengths_names_dimensions() -> None:
     error = failing("source", refuses(lambda x: len(x) > 1))
     assert "does not accept these lengths (batch=3)" in error.message and "`dynamic`" in (error.hint or "")
 
@@ -231,6 +231,6 @@ def test_a_number_without_axes_is_an_array(fill: Any) -> None:
     port = {"name": "rate", "dtype": "float32", "shape": []}
     interface = {"inputs": [port], "outputs": [], "dimensions": {}}
     case = _cases.Case("fixed shapes", {}, fill)
-    made = _cases.feeds(interface, {"rate": [46.875, 100]}, case, 0)["rate"]
+    made = _cases.draw_feeds(interface, {"rate": [46.875, 100]}, case, 0)["rate"]
     assert isinstance(made, np.ndarray) and made.shape == () and made.dtype == "float32"
     assert 46 < made <= 100

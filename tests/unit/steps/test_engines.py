@@ -26,7 +26,7 @@ RTX = {"runtime": "tensorrt-rtx", "versions": "==1.7.*", "device": "sm_86", "pre
 
 
 @pytest.mark.parametrize("device", [name for name in tensorrt_rtx.DEVICES if name != "sm_75"])
-def test_an_engine_is_for_what_was_asked_for(device: str, exported: Exported, tmp_path: Path) -> None:
+def test_engine_is_for_the_requested_device(device: str, exported: Exported, tmp_path: Path) -> None:
     facts = exported.compiled(tmp_path, **{**RTX, "device": device})
     data = (tmp_path / facts["path"]).read_bytes()
     header = {"format": "tensorrt-rtx", "version": version("tensorrt-rtx"), "gpus": [device], "bytes": len(data)}
@@ -124,7 +124,7 @@ def test_targets_of_the_data_centre() -> None:
     assert not tensorrt.is_graph("sm_90", "fp32") and not tensorrt.is_graph("ampere_plus", "fp16")
 
 
-def test_a_range_beyond_the_builder_asks_for_a_portable_engine() -> None:
+def test_range_beyond_builder_needs_a_portable_engine() -> None:
     compiler = importlib.import_module("packager.runtimes.tensorrt.compile")
     assert not compiler.spans("==11.4.*", "11.4.0.106") and not compiler.spans("==11.4.0.106", "11.4.0.106")
     assert compiler.spans(">=11.4", "11.4.0.106") and compiler.spans("==11.*", "11.4.0.106")

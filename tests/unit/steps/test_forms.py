@@ -139,7 +139,7 @@ def test_what_has_no_fp16_stays_fp32_between_casts(mixed: bool) -> None:
     np.testing.assert_allclose(answer(half), answer(model), atol=LOSS["fp16"])
 
 
-def test_a_graph_without_products_is_not_asked_for_data(tmp_path: Path) -> None:
+def test_graph_without_products_needs_no_calibration(tmp_path: Path) -> None:
     relu = onnx.helper.make_node("Relu", ["x"], ["y"])
     ports = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["n"]) for name in "xy"]
     model = onnx.helper.make_model(onnx.helper.make_graph([relu], "g", ports[:1], ports[1:]))

@@ -90,7 +90,7 @@ def rows(count: int) -> dict[str, Any]:
     }
 
 
-def test_every_row_is_run_once_in_batches_that_the_interface_takes() -> None:
+def test_every_given_row_runs_once() -> None:
     given = rows(130)
     done = list(_given.cases(INTERFACE, {"samples": given}))
     assert [len(feeds["price"]) for _, feeds in done] == [64, 64, 2]

@@ -31,18 +31,18 @@ def test_a_length_that_shrinks_is_not_taken_for_one(stated: Any, tmp_path: Path)
     source = exporter.load(path.parent, path.name, ExportOptions(dynamic={"width": (1, 512)}))
     model = source.to_onnx(17)
     accepted = describe_inputs(source.interface)
-    _outputs.state_outputs(model, _outputs.observe(source, accepted, 0))
+    _outputs.correct_output_shapes(model, _outputs.observe(source, accepted, 0))
     assert canonicalise.port(model.graph.output[0])[2] == ("n", 4, "ceil(width/8)")
     (answer,) = source.run({"x": np.zeros((2, 4, 320), "float32")})
     assert answer.shape == (2, 4, 40)
 
 
-def test_two_axes_in_steps_are_told_from_each_other(tmp_path: Path) -> None:
+def test_two_stepped_axes_are_distinguished(tmp_path: Path) -> None:
     path = saved(
         tmp_path, [h.make_node("Relu", ["x"], ["y"])], {"x": (T.FLOAT, ["n", "height", "width"])}, {"y": (T.FLOAT, [1])}
     )
     limits = {"height": Lengths(32, None, 32), "width": Lengths(32, None, 32)}
     source = exporter.load(path.parent, path.name, ExportOptions(limits=limits))
     model = source.to_onnx(17)
-    _outputs.state_outputs(model, _outputs.observe(source, describe_inputs(source.interface), 0))
+    _outputs.correct_output_shapes(model, _outputs.observe(source, describe_inputs(source.interface), 0))
     assert canonicalise.port(model.graph.output[0])[2] == ("n", "height", "width")

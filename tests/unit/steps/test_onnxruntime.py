@@ -13,7 +13,7 @@ from packager.contract import judge, knowledge
 from packager.errors import UsageError
 
 
-def test_the_plug_in_provides_what_a_build_asks_for() -> None:
+def test_plug_in_provides_what_a_build_needs() -> None:
     module = plugins.load("runtimes", "onnxruntime")
     assert module.TITLE == "ONNX Runtime"
     assert "onnxruntime" in module.TOOLCHAIN

@@ -34,7 +34,7 @@ def test_the_ir_computes_what_the_source_does(precision: str, loss: float, expor
     assert weights == pytest.approx({"fp32": 1.0, "fp16": 0.5}[precision], abs=0.02)
 
 
-def test_the_ir_says_nothing_about_its_maker(exported: Exported, tmp_path: Path) -> None:
+def test_ir_holds_no_trace_of_its_maker(exported: Exported, tmp_path: Path) -> None:
     for name in ("a", "b"):
         exported.compiled(tmp_path / name, runtime="openvino", precision="fp32")
     data = [(tmp_path / name / "model.xml").read_bytes() for name in ("a", "b")]

@@ -52,7 +52,7 @@ def test_a_definition_without_tests_is_doubted_with_the_others() -> None:
     assert probe.outcome(Probe("", "Abs", 13, "T=float32"), Answers(1), {}) == "ok"
 
 
-def test_what_says_nothing_of_an_operator_is_left_out() -> None:
+def test_failures_not_about_the_operator_are_left_out() -> None:
     seen = Answers()
     seen.note(["loads", "it wants the inputs ['y']", "`x` is a string, which has no numpy form"])
     assert seen == Answers(beside=3)
@@ -69,13 +69,13 @@ def test_a_question_is_put_to_other_types() -> None:
     assert divided and all(q.feeds["y"].all() for q in divided), "a division by zero would end the process"
 
 
-def test_every_definition_of_an_operator_is_asked_with_its_own_tests() -> None:
+def test_every_operator_definition_runs_its_tests() -> None:
     known = questions.templates(questions.natives())
     assert {since for _, name, since in known if name == "Resize"} == {13, 18, 19}
     assert len({question.test for question in known["", "Resize", 19]}) > 20
 
 
-def test_an_answer_is_told_of_the_graph_it_is_about() -> None:
+def test_answers_are_attributed_to_their_graph() -> None:
     """They run together as parts of one model; what is wrong or refused there must not be told of its neighbours."""
     made = [
         graphs.single("Relu", 14),

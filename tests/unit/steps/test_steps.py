@@ -39,7 +39,7 @@ def test_the_facts_of_an_export(exported: Exported) -> None:
     canonical.dump(exported.facts)
 
 
-def test_the_graph_says_nothing_about_its_author(exported: Exported) -> None:
+def test_graph_holds_no_trace_of_its_author(exported: Exported) -> None:
     data = (exported.tree / "model" / "model.onnx").read_bytes()
     for trace in (b"/tmp", b"/home", b"/root", b"site-packages", b"torch", b".py"):
         assert trace not in data

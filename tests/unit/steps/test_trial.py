@@ -43,7 +43,9 @@ def test_a_small_model_of_the_kind_goes_the_whole_way(kind: str, tmp_path: Path)
 
 def test_every_kind_is_decided_about() -> None:
     assert {*HERE, *ELSEWHERE, *UNTRIED} == set(plugins.names("exporters"))
-    assert all(_toys.of(kind) for kind in (*HERE, *ELSEWHERE)) and not any(_toys.of(kind) for kind in UNTRIED)
+    assert all(_toys.toy_writer(kind) for kind in (*HERE, *ELSEWHERE)) and not any(
+        _toys.toy_writer(kind) for kind in UNTRIED
+    )
 
 
 def test_a_kind_without_a_model_is_tried_by_imports(tmp_path: Path) -> None:
@@ -51,7 +53,7 @@ def test_a_kind_without_a_model_is_tried_by_imports(tmp_path: Path) -> None:
     assert found["max_abs"] is None and "onnx" in found["imported"]
 
 
-def test_a_library_that_does_not_import_is_told_in_its_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_import_failure_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As onnx does beside an older ml-dtypes: an attribute is missing while it is imported."""
     package = tmp_path / "site" / "brokenlib"
     package.mkdir(parents=True)

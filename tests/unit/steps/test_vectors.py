@@ -88,13 +88,15 @@ def test_text_travels_as_the_protocol_writes_it(tmp_path: Path) -> None:
     vectors = _vectors.Vectors(tmp_path, MIXED, cases)
     for case in cases:
         vectors.add(
-            case, _cases.feeds(MIXED, {}, case, 0), [np.array(["yes"] * case.lengths["batch"]), np.zeros(2, "float32")]
+            case,
+            _cases.draw_feeds(MIXED, {}, case, 0),
+            [np.array(["yes"] * case.lengths["batch"]), np.zeros(2, "float32")],
         )
     vectors.write(cases, 0)
     row = json.loads((tmp_path / "index.json").read_bytes())["cases"][0]
     (text,) = json.loads((tmp_path / "inputs" / f"{row['file']}.json").read_bytes())["inputs"]
     assert text["name"] == "text" and text["datatype"] == "BYTES" and text["shape"] == [row["lengths"]["batch"], 1]
-    assert text["data"] == _cases.feeds(MIXED, {}, cases[0], 0)["text"].reshape(-1).tolist()
+    assert text["data"] == _cases.draw_feeds(MIXED, {}, cases[0], 0)["text"].reshape(-1).tolist()
     assert set(load((tmp_path / "inputs" / f"{row['file']}.safetensors").read_bytes())) == {"age"}
     assert json.loads((tmp_path / "outputs.json").read_bytes())[f"{row['file']}/label"]["data"][0] == "yes"
 
@@ -111,7 +113,7 @@ def test_what_is_too_large_stays_and_is_named() -> None:
     assert len(index["omitted"]) == len(cases) - 1, "one image of 602 kB fits into a megabyte"
 
 
-def test_outputs_that_are_too_large_to_be_signed_stay_and_are_named(tmp_path: Path) -> None:
+def test_outputs_too_large_to_sign_are_named(tmp_path: Path) -> None:
     """A row of a kilobyte may become a megabyte; what travels is signed whole, so both are bounded."""
     port = {"name": "x", "dtype": "float32", "shape": ["batch", 2]}
     interface = {
@@ -122,7 +124,9 @@ def test_outputs_that_are_too_large_to_be_signed_stay_and_are_named(tmp_path: Pa
     cases = _cases.cases(interface)
     vectors = _vectors.Vectors(tmp_path, interface, cases)
     for case in cases:
-        vectors.add(case, _cases.feeds(interface, {}, case, 0), [np.zeros((case.lengths["batch"], 100_000), "float32")])
+        vectors.add(
+            case, _cases.draw_feeds(interface, {}, case, 0), [np.zeros((case.lengths["batch"], 100_000), "float32")]
+        )
     vectors.write(cases, 0)
     index = json.loads((tmp_path / "index.json").read_bytes())
     assert 0 < (tmp_path / "outputs.safetensors").stat().st_size < _vectors.MAX_OUTPUTS + 4096

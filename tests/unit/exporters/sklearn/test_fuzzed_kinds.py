@@ -55,7 +55,7 @@ def test_ambiguous_neighbours_are_no_difference(tmp_path: Path) -> None:
     assert found.verdict == "right", found.reason
 
 
-def test_rows_filled_from_one_of_equally_near_rows_are_no_difference(tmp_path: Path) -> None:
+def test_fill_from_equally_near_rows_is_no_difference(tmp_path: Path) -> None:
     """A row in the middle of two fitted ones is filled from whichever the library sorts first; the others count."""
     places = np.cumsum(_RANDOM.uniform(1, 2, size=200))
     given = pd.DataFrame({"place": places, "other": _RANDOM.normal(size=200)})
@@ -70,7 +70,7 @@ def test_rows_filled_from_one_of_equally_near_rows_are_no_difference(tmp_path: P
     assert found.verdict == "right", found.reason
 
 
-def test_what_is_filled_without_a_neighbour_is_the_librarys_mean_to_the_last_bit() -> None:
+def test_fill_without_neighbour_is_the_exact_mean() -> None:
     """Whatever follows may stand on it: the filled values are a plateau of the quantiles that the next step learns."""
     rows = np.random.default_rng(3).normal(size=(241, 1))
     rows[::7] = np.nan
@@ -91,7 +91,7 @@ def test_a_row_in_the_middle_of_two_centres_is_a_tie(tmp_path: Path) -> None:
 def test_an_inverse_that_raises_gives_no_values_and_no_crash() -> None:
     given = np.random.default_rng(0).standard_normal((200, 2))
     model = make_pipeline(KBinsDiscretizer(4, encode="ordinal"), PCA(2), LinearRegression()).fit(given, given[:, 0])
-    assert len(ranges.interesting(model, 2)) == 2
+    assert len(ranges.critical_columns(model, 2)) == 2
 
 
 def test_neighbours_behind_sparse_text_are_measured(tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_neighbours_behind_sparse_text_are_measured(tmp_path: Path) -> None:
     assert row.verdict == "right", row
 
 
-def test_members_that_read_text_are_asked_nothing_they_cannot_say() -> None:
+def test_text_members_are_skipped_for_critical_rows() -> None:
     texts = pd.Series(["red fox", "blue hen"] * 15)
     inner = make_pipeline(TfidfVectorizer(), KNeighborsClassifier(3))
     model = VotingClassifier([("a", inner), ("b", inner)]).fit(texts, [0, 1] * 15)

@@ -42,7 +42,7 @@ def test_a_factor_beside_a_product_is_not_rounded(width: int, write: Callable[[B
     np.testing.assert_allclose(session.run(None, {"x": rows})[0], rows @ matrix / 3, rtol=1e-13, atol=1e-15)
 
 
-def test_trees_behind_a_function_that_rounds_its_own_way_are_refused() -> None:
+def test_trees_behind_inexact_functions_are_refused() -> None:
     given = np.random.default_rng(0).standard_normal((300, 2))
     answer = given[:, 0] > given[:, 1]
 
@@ -58,7 +58,7 @@ def test_trees_behind_a_function_that_rounds_its_own_way_are_refused() -> None:
     assert difference(linear, given.astype("float32"), "predict_proba") <= 1e-6
 
 
-def test_powers_that_are_rounding_are_refused_and_a_machine_without_vectors_is_a_constant() -> None:
+def test_rounding_powers_are_refused_and_empty_svr_is_constant() -> None:
     given = 1_700_000_000 + np.random.default_rng(0).integers(0, 1e7, (300, 1)).astype("float64")
     power = PowerTransformer().fit(given)
     power.lambdas_, power._scaler.mean_ = np.array([-1.14]), np.array([0.875])

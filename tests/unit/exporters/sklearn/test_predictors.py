@@ -104,7 +104,7 @@ def test_critical_rows_lie_where_answers_change(name: str) -> None:
     assert len(np.unique(answers)) > 1
 
 
-def test_rows_with_ambiguous_neighbours_are_told() -> None:
+def test_rows_with_ambiguous_neighbours_are_found() -> None:
     points = np.array([[0.0], [2.0], [10.0]])
     model = neighbors.KNeighborsClassifier(1).fit(points, [0, 1, 1])
     assert tied_rows(model, np.array([[1.0], [1.1], [9.0]])).tolist() == [True, False, False]
@@ -112,7 +112,7 @@ def test_rows_with_ambiguous_neighbours_are_told() -> None:
 
 @pytest.mark.parametrize("algorithm", ["kd_tree", "ball_tree", "brute"])
 @pytest.mark.parametrize("count", [1, 5])
-def test_only_ambiguous_neighbours_may_be_told_apart_differently(algorithm: str, count: int) -> None:
+def test_only_ambiguous_neighbours_may_differ(algorithm: str, count: int) -> None:
     """On a coarse grid with twins of other classes many rows have no definite neighbours; all others agree."""
     given, targets = cases.training("text")
     model = neighbors.KNeighborsClassifier(count, algorithm=algorithm).fit(np.round(given), targets)

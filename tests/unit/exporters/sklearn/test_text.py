@@ -200,16 +200,16 @@ def test_any_opset_holds_the_same(options: Any, opset: int) -> None:
         (CountVectorizer(strip_accents="unicode"), "no operator removes accents"),
         (CountVectorizer(token_pattern=r"\b[a-z]+\b"), "no proven form"),
         (CountVectorizer(token_pattern=r"\w+(?:-\w+)?"), "no proven form"),
-        (CountVectorizer(tokenizer=str.split, token_pattern=None), "a `tokenizer` of its own"),
-        (CountVectorizer(preprocessor=str.lower), "a `preprocessor` of its own"),
-        (CountVectorizer(analyzer=str.split), "an `analyzer` of its own"),
+        (CountVectorizer(tokenizer=str.split, token_pattern=None), "a custom `tokenizer`"),
+        (CountVectorizer(preprocessor=str.lower), "a custom `preprocessor`"),
+        (CountVectorizer(analyzer=str.split), "a custom `analyzer`"),
         (CountVectorizer(token_pattern="[a-z ]+", ngram_range=(1, 2)), "may hold spaces"),
         (HashingVectorizer(), "hashes final `Σ`"),
         (HashingVectorizer(lowercase=False, ngram_range=(1, 2)), "hashes n-grams"),
         (HashingVectorizer(lowercase=False), "makes 1048576 columns"),
     ],
 )
-def test_a_vectoriser_that_cannot_match_is_refused_with_the_reason(model: Any, words: str) -> None:
+def test_unmatchable_vectoriser_is_refused(model: Any, words: str) -> None:
     with pytest.raises(StepError, match=words) as caught:
         graph_of(model.fit(TEXTS), np.array(ASKED, dtype=object), "transform")
     assert caught.value.hint
@@ -217,7 +217,7 @@ def test_a_vectoriser_that_cannot_match_is_refused_with_the_reason(model: Any, w
 
 @pytest.mark.parametrize("text", ["οδος", "ασ1", "ΟΔΟΣ"])
 @pytest.mark.parametrize("analyzer", ["word", "char"])
-def test_a_vocabulary_in_which_a_final_sigma_matters_is_refused(text: str, analyzer: str) -> None:
+def test_vocabulary_with_final_sigma_is_refused(text: str, analyzer: str) -> None:
     given = np.array([[text]], dtype=object)
     with pytest.raises(StepError, match="final `Σ`"):
         graph_of(CountVectorizer(analyzer=analyzer, vocabulary=[text.lower()]).fit([text]), given, "transform")
