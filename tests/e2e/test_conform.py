@@ -155,7 +155,7 @@ def test_the_promise_decides_the_cells() -> None:
     (nothing,) = cells.plan({**contract, "targets": {}}, [cells.parse_selection("triton")])
     assert nothing.reason == "the bundle holds no artefact for onnxruntime, triton"
     names = "bentoml kserve mlserver onnxruntime onnxruntime-gpu openvino serve triton"
-    assert set(cells.testable()) >= set(names.split())
+    assert set(cells.testable_runtimes()) >= set(names.split())
 
 
 # --- a running server

@@ -307,7 +307,7 @@ print("TAGS", sorted({tag for m in found for tag in m.tags}))
 def test_datadogs_check_reads_a_real_server(bundle, tmp_path: Path) -> None:
     """The metrics are those that our server's own code renders, served as a file."""
     metrics = Metrics()
-    metrics.describe(
+    metrics.set_bundle_info(
         name="tiny",
         version="1.0.0",
         digest=bundle.digest,

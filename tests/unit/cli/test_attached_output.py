@@ -14,7 +14,7 @@ from packager import canonical
 from packager.bundle.bundle import CONTRACT, open_bundle
 from packager.store.store import Store
 from packager.transport.copy import save
-from packager.trust.verify import attached
+from packager.trust.verify import list_statements
 from tests.support import bundles, contracts
 
 RECIPE = contracts.RECIPE.replace('  triton: ">=24.04"\n', "")
@@ -85,7 +85,7 @@ def test_the_input_stays_and_the_output_holds(folder: Path, verb: str, source: s
     run(folder, "verify", "out.bundle.tar", "--key", "release.pub")
     old, new = (open_bundle(str(folder / name), lambda: Store(folder / "none")) for name in (source, "out.bundle.tar"))
     assert new.digest == old.digest
-    assert len(list(attached(new))) == len(list(attached(old))) + ADDED[verb]
+    assert len(list(list_statements(new))) == len(list(list_statements(old))) + ADDED[verb]
 
 
 @pytest.mark.parametrize("verb", ["sign", "attest"])
@@ -93,4 +93,4 @@ def test_a_file_is_its_own_output_without_one(folder: Path, verb: str) -> None:
     words = [word.replace("{bundle}", "unsigned.bundle.tar") for word in VERBS[verb]]
     run(folder, *words)
     found = open_bundle(str(folder / "unsigned.bundle.tar"), lambda: Store(folder / "none"))
-    assert len(list(attached(found))) == ADDED[verb]
+    assert len(list(list_statements(found))) == ADDED[verb]
