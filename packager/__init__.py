@@ -6,7 +6,7 @@ The data flow, which is also the reading order of the package:
     recipe ── lock ──> lock            resolve every mutable name once
     lock   ── build ─> bundle          fetch, export, compile, measure; then judge and assemble
     bundle ── sign ──> referrers       statements about the bundle's digest
-    bundle ── verify, unpack, install, serve      offline, by strangers
+    bundle ── verify, unpack, install, serve      offline, at any site
 
 Nothing heavy is imported here: `packager verify` must start in a tenth of a second.
 """

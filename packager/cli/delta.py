@@ -30,7 +30,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
 
     with console:
         old, new = (options.open_reference(text, args, console) for text in (args.old, args.new))
-        made = delta.make(old, new, args.output, console)
+        made = delta.write_delta(old, new, args.output, console)
     value = {
         "old": old.digest,
         "new": new.digest,

@@ -38,7 +38,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
 
     place = args.place
     if place and place.startswith("oci://"):
-        found = listing.tagged(options.repository(place, args), args.jobs)
+        found = listing.list_tags(options.repository(place, args), args.jobs)
         console.result(
             {"place": place, "bundles": [item.to_json() for item in found]}, _text(found) or [f"`{place}` has no tag"]
         )
@@ -49,7 +49,7 @@ def main(args: argparse.Namespace, console: Console) -> int:
             hint="give the NAME of a bundle in the local store, or oci://host/name",
         )
     store = options.workspace(args).open_store()
-    found = listing.stored(store, place)
+    found = listing.list_store(store, place)
     if place and not found:
         known = sorted({name for name, _ in store.bundles()})
         raise UsageError(

@@ -55,8 +55,8 @@ def _remove(text: str, args: argparse.Namespace) -> Removed:
     from packager.transport import listing
 
     if text.startswith("oci://"):
-        return listing.untag(options.repository(text, args), force=args.force)
+        return listing.remove_tag(options.repository(text, args), force=args.force)
     if "://" in text:
         raise UsageError(f"`{text:.200}` is not removed from here", hint="remove it with the bucket's own tools")
     digest = re.fullmatch(r"sha256:[0-9a-f]{64}", text)
-    return listing.forget(options.workspace(args).open_store(), text if digest else names.parse(text))
+    return listing.remove_from_store(options.workspace(args).open_store(), text if digest else names.parse(text))

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Judge a bundle: gather facts, ask the rules that a profile names, weigh waivers, report."""
+"""Judge a bundle: gather facts, run the rules of a profile, apply waivers, report."""

@@ -156,7 +156,7 @@ def _file(path: Path) -> bytes:
         raise UsageError(f"cannot read policy `{path}`: {error.strerror}") from None
 
 
-def program(path: Path, settings: RuleSettings | None = None) -> str:
+def read_program(path: Path, settings: RuleSettings | None = None) -> str:
     """Read a rule in Rego. Raises UsageError, also where its facts cannot be determined or it cannot be evaluated."""
     data = _file(path)
     try:
@@ -166,7 +166,7 @@ def program(path: Path, settings: RuleSettings | None = None) -> str:
     if len(data) > MAX_PROFILE:
         raise UsageError(f"`{path}` is larger than {MAX_PROFILE} bytes")
     settings = settings or RuleSettings()
-    rego.load(text, path.name, by_opa=settings.opa, clock=settings.clock)
+    rego.check_program(text, path.name, by_opa=settings.opa, clock=settings.clock)
     return text
 
 
@@ -181,7 +181,7 @@ def _parse(data: bytes, label: str, name: str, folder: Path) -> Profile:
     for item in strictyaml.items(members["rules"], "rules", least=1) if "rules" in members else ():
         rule, settings = _parse_rule(item, known)
         if rego.is_rego(rule):
-            settings = replace(settings, program=program(folder / rule, settings))
+            settings = replace(settings, program=read_program(folder / rule, settings))
         if rule in own:
             raise item.where.error(f"rule `{rule}` is listed twice", hint="remove one of the two")
         own[rule] = settings
@@ -211,7 +211,7 @@ def _parse_rule(item: Node, known: Sequence[str]) -> tuple[str, RuleSettings]:
     members = strictyaml.fields(node, rule, (*_written(rule), *_SETTINGS, *flags))
     params = _params(rule, members)
     level: Level = strictyaml.choice(members["level"], "level", _LEVELS) if "level" in members else "error"  # type: ignore[assignment]
-    day = waivers.day(members["effective-on"], "effective-on") if "effective-on" in members else None
+    day = waivers.parse_day(members["effective-on"], "effective-on") if "effective-on" in members else None
     stated = {flag: strictyaml.boolean(members[flag], flag) for flag in flags if flag in members}
     return rule, RuleSettings(params, level, day, opa=stated.get("opa", False), clock=stated.get("clock", False))
 

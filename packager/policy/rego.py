@@ -50,7 +50,7 @@ def sections(text: str, name: str) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
-def load(text: str, name: str, *, by_opa: bool = False, clock: bool = False) -> None:
+def check_program(text: str, name: str, *, by_opa: bool = False, clock: bool = False) -> None:
     """Check that a policy can be run; one that `opa` judges may use more than is evaluated here.
 
     Raises UsageError.

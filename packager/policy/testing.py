@@ -63,7 +63,7 @@ def _read(path: Path) -> Iterator[Case]:
         strictyaml.parse(strictyaml.load(path), str(path)), "test", ("rule", "cases"), required=("rule", "cases")
     )
     rule = strictyaml.text(members["rule"], "rule")
-    program = engine.program(path.parent / rule) if rego.is_rego(rule) else ""
+    program = engine.read_program(path.parent / rule) if rego.is_rego(rule) else ""
     if not program and rule not in plugins.names("policies"):
         raise members["rule"].where.error(
             f"rule `{rule:.60}` is unknown", hint=did_you_mean(rule, plugins.names("policies"))

@@ -61,10 +61,10 @@ def _waiver(node: Node, rules: Collection[str]) -> Waiver:
         raise members["rule"].where.error(
             f"the profile has no rule `{rule:.60}`, so it cannot waive it", hint=did_you_mean(rule, rules)
         )
-    return Waiver(rule, subject, owner, reason, day(members["expires"], "waivers.expires", "every waiver ends"))
+    return Waiver(rule, subject, owner, reason, parse_day(members["expires"], "waivers.expires", "every waiver ends"))
 
 
-def day(node: Node, what: str, hint: str | None = None) -> datetime.date:
+def parse_day(node: Node, what: str, hint: str | None = None) -> datetime.date:
     """Read a day such as `2026-12-31`. Raises UsageError with the line."""
     text = strictyaml.text(node, what, pattern=_LINE, expect="a day such as `2026-12-31`", hint=hint)
     try:

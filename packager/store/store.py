@@ -437,7 +437,7 @@ class Store:
         path.parent.mkdir(exist_ok=True)
         write_atomically(path, canonical.dump(entry.to_json()))
 
-    def set_aside(self, entry: StoreEntry) -> None:
+    def quarantine(self, entry: StoreEntry) -> None:
         """Keep an unverified bundle in quarantine, under its digest alone."""
         with self.single_flight(f"bundle-{entry.manifest}"):
             aside = self._aside(entry.manifest)
@@ -471,7 +471,7 @@ class Store:
             self.name_bundle(name, version, entry)
             self._aside(entry.manifest).unlink(missing_ok=True)
 
-    def refer(self, name: str, version: str, manifest: str, digests: Sequence[str]) -> None:
+    def add_referrers(self, name: str, version: str, manifest: str, digests: Sequence[str]) -> None:
         """Add referrers to the bundle `manifest`, named or in quarantine; two writers at once both succeed."""
         added = StoreEntry(manifest, tuple(digests))
         with self.single_flight(f"bundle-{name}-{version}"):
@@ -479,9 +479,9 @@ class Store:
             if known is not None and known.manifest == manifest:
                 self.name_bundle(name, version, known.joined(added))
                 return
-        self.set_aside(added)
+        self.quarantine(added)
 
-    def unrefer(self, name: str, version: str, manifest: str, left: Sequence[str]) -> None:
+    def remove_referrers(self, name: str, version: str, manifest: str, left: Sequence[str]) -> None:
         """Remove the referrers of the bundle `manifest`, named or in quarantine, except `left`."""
         with self.single_flight(f"bundle-{name}-{version}"):
             known = self.named(name, version)

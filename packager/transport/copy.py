@@ -163,7 +163,7 @@ def update_referrers(bundle: Bundle, on_event: OnEvent = ignore) -> None:
         manifests = [referrer.manifest.digest for referrer in bundle.referrers]
         medium.store.put(oci.EMPTY_BYTES)
         medium.store.put(bundle.referrers_index())
-        medium.store.refer(bundle.name, bundle.version, bundle.digest, manifests)
+        medium.store.add_referrers(bundle.name, bundle.version, bundle.digest, manifests)
     elif isinstance(medium, single_file.Archive):
         save(bundle, medium.path, on_event)
     elif isinstance(medium, UnpackedTree):
@@ -183,7 +183,7 @@ def drop_referrers(bundle: Bundle, on_event: OnEvent = ignore) -> None:
     if isinstance(medium, StoredBundle):
         left = [referrer.manifest.digest for referrer in bundle.referrers]
         medium.store.put(bundle.referrers_index())
-        medium.store.unrefer(bundle.name, bundle.version, bundle.digest, left)
+        medium.store.remove_referrers(bundle.name, bundle.version, bundle.digest, left)
     elif isinstance(medium, Attachable):
         raise UsageError(
             f"what is attached in `{medium.label}` stays there",

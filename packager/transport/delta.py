@@ -47,7 +47,7 @@ class DeltaSize:
     patched: int  # of the new blobs, made from patches
 
 
-def make(old: Bundle, new: Bundle, target: Path, on_event: OnEvent = ignore) -> DeltaSize:
+def write_delta(old: Bundle, new: Bundle, target: Path, on_event: OnEvent = ignore) -> DeltaSize:
     """Write the delta from `old` to `new`. All bytes read from both are checked before or while they are copied."""
     patch.load_zstd()
     with staging(target) as scratch, storage_errors(target.parent):
@@ -124,7 +124,7 @@ class _Plan:
             _Checked(self._old.medium.open_file(base_path, base), base) as old,
             file.open("xb") as sink,
         ):
-            for segment in patch.make(cast(BinaryIO, new), cast(BinaryIO, old)):
+            for segment in patch.make_patch(cast(BinaryIO, new), cast(BinaryIO, old)):
                 sink.write(segment)
                 written += len(segment)
                 if written >= blob.size:

@@ -57,7 +57,7 @@ class Item:
         }
 
 
-def stored(store: Store, name: str | None = None) -> list[Item]:
+def list_store(store: Store, name: str | None = None) -> list[Item]:
     """List the local store, named bundles first; with `name` only those of that name, and none in quarantine."""
     found = [_item(store, store.entry(*pair), *pair) for pair in store.bundles() if name in (None, pair[0])]
     aside = store.quarantined() if name is None else ()
@@ -87,7 +87,7 @@ def _is_statement(get: Fetch, digest: str) -> bool:
     return False
 
 
-def tagged(repository: Repository, jobs: int) -> list[Item]:
+def list_tags(repository: Repository, jobs: int) -> list[Item]:
     """List every tag of a repository, `jobs` at a time; one that names no bundle has a `problem`."""
     with ThreadPoolExecutor(jobs) as pool:
         found = list(pool.map(lambda tag: _tag(repository, tag), repository.tags()))
@@ -115,7 +115,7 @@ class Removed:
     left: tuple[str, ...] = ()
 
 
-def forget(store: Store, what: tuple[str, str] | str) -> Removed:
+def remove_from_store(store: Store, what: tuple[str, str] | str) -> Removed:
     """Remove a name and version from the local store, or a digest from its quarantine. Raises UsageError."""
     if isinstance(what, tuple):
         return Removed(store.forget(*what).manifest)
@@ -126,7 +126,7 @@ def forget(store: Store, what: tuple[str, str] | str) -> Removed:
     return Removed(what)
 
 
-def untag(repository: Repository, *, force: bool = False) -> Removed:
+def remove_tag(repository: Repository, *, force: bool = False) -> Removed:
     """Remove a tag from a repository, or, by digest, a bundle with all its tags; the last tag takes the signatures.
 
     Some registries delete only by digest, which removes every tag of it: that needs `force` if there are others.

@@ -39,7 +39,7 @@ def load_zstd() -> None:
         raise MissingToolError("zstandard", "delta") from None
 
 
-def make(new: BinaryIO, old: BinaryIO) -> Iterator[bytes]:
+def make_patch(new: BinaryIO, old: BinaryIO) -> Iterator[bytes]:
     """Yield the patch that turns `old` into `new`; both are read once, in order."""
     window, start = _Window(old), 0
     while data := _read_up_to(new, SEGMENT):

@@ -241,6 +241,6 @@ def local(store: Store, *, verified: bool, replace: bool = False) -> Destination
         if verified or same:
             store.admit(bundle.name, bundle.version, entry, replace=replace)
         else:
-            store.set_aside(entry)
+            store.quarantine(entry)
 
     return receive

@@ -237,11 +237,11 @@ def test_every_verb_takes_a_bucket(packager: Run, file: Path, env: dict[str, str
     packager("unpack", f"{name}:1.0.0", "tree", "--key", "release.pub", **env)
     packager("export", f"{name}:1.0.0", "out", **env)
     packager("import", f"{name}:1.0.0", "--key", "release.pub", "--store", "other", **env)
-    told = packager("pull", f"{name}:1.0.0", "--key", "release.pub", "-o", "back.bundle.tar", **env)
+    reply = packager("pull", f"{name}:1.0.0", "--key", "release.pub", "-o", "back.bundle.tar", **env)
     for where in ("tree", "out", "back.bundle.tar", "tiny:1.0.0"):
         packager("verify", where, "--key", "second.pub")
     packager("delta", file, f"{name}:1.0.0", "-o", "d.tar", **env)
-    assert env["AWS_SECRET_ACCESS_KEY"] not in told.stdout + told.stderr
+    assert env["AWS_SECRET_ACCESS_KEY"] not in reply.stdout + reply.stderr
 
 
 def test_errors_say_what_to_do_and_no_secret(packager: Run, file: Path, env: dict[str, str]) -> None:

@@ -61,11 +61,11 @@ def test_a_fine_tuned_last_layer_ships_under_five_percent(
     for version, content in (("1.0.0", weights), ("1.0.1", trained_further(weights, names, random.Random(1)))):
         bundle = sign(bundles.make(store, files(content), version=version), key)
         copy.save(bundle, tmp_path / f"{version}.bundle.tar")
-    told = json.loads(
+    reply = json.loads(
         packager("delta", "1.0.0.bundle.tar", "1.0.1.bundle.tar", "-o", "d.bundle-delta.tar", "--json").stdout
     )
-    print(f"{part}: {told['size']} of {told['full']} bytes, {100 * told['size'] / told['full']:.2f} %")
-    assert told["size"] < 0.05 * told["full"]
+    print(f"{part}: {reply['size']} of {reply['full']} bytes, {100 * reply['size'] / reply['full']:.2f} %")
+    assert reply["size"] < 0.05 * reply["full"]
     packager("apply", "d.bundle-delta.tar", "1.0.0.bundle.tar", "-o", "made.bundle.tar")
     assert (tmp_path / "made.bundle.tar").read_bytes() == (tmp_path / "1.0.1.bundle.tar").read_bytes()
     packager("verify", "made.bundle.tar", "--key", "k.pub")

@@ -255,7 +255,7 @@ def flipped_bit(world: World) -> None:
     world.proxy.flip(world.anywhere())
     code = world.run("pull", world.reference(world.proxy.host))
     store = world.sound()
-    if code == 0:  # nobody vouched for it
+    if code == 0:  # it was not verified
         assert store.quarantined() == [world.bundle.digest]
     world.proxy.flip(-1)
     world.pulls_and_compares()
@@ -434,14 +434,14 @@ def flipped_bit_from_store(world: World) -> None:
     world.store_proxy.flip(world.anywhere())
     code = world.run("pull", world.address)
     store = world.sound()
-    if code == 0:  # nobody vouched for it
+    if code == 0:  # it was not verified
         assert store.quarantined() == [world.bundle.digest]
     world.store_proxy.flip(-1)
     pulls_from_the_store(world)
 
 
 def two_writers_to_store(world: World) -> None:
-    """Two bundles want to be the same version: one of them is it, whole, whoever comes first."""
+    """Two bundles of the same version at once: one of them gets the name, complete."""
     other = bundles.make(Store(world.folder / "other"), {"model/weights-0001.bin": world.chance.randbytes(3 << 20)})
     copy.save(other, world.folder / "other.bundle.tar")
     files = [world.root / "b.bundle.tar", world.folder / "other.bundle.tar"]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A registry is anybody's to write: no gate is passed by what tags, indexes and attached manifests say there.
+"""Registries are untrusted: tags, indexes and attached manifests there do not pass a gate.
 
 A real docker-registry holds a bundle that the gate let into production and one that it did not. An attacker who may write
 everything there moves tags, indexes and summaries; `verify` and `pull` with the site's trust file see through each.

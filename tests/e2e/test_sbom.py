@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The SBOM of real bundles, judged by strangers: CycloneDX's validator, `cyclonedx-bom`, `spdx-tools`."""
+"""The SBOM of real bundles, judged by other tools: CycloneDX's validator, `cyclonedx-bom`, `spdx-tools`."""
 
 from __future__ import annotations
 

@@ -98,7 +98,7 @@ def test_the_same_key_twice_is_one_key(acme: Path, packager: Run) -> None:
 
 
 def test_serving_verifies_first(acme: Path, packager: Run) -> None:
-    """An installed release, as far as verifying goes; whoever changed it is met before anything of it runs."""
+    """An installed release, as far as verifying goes; a change is detected before anything of it runs."""
     release = acme / "site/releases/1"
     packager("unpack", "one.tar", release / "bundle")
     (release / "serve.json").write_text("{}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Certificates for tests: an authority issues whatever it is told to, sound or not."""
+"""Certificates for tests: an authority issues any certificate, valid or not."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class Holder:
 
 
 def root(common: str = "Corp Root") -> Holder:
-    """Make an authority that nobody vouches for."""
+    """Make a self-signed authority."""
     key = ec.generate_private_key(ec.SECP256R1())
     builder = _builder(common, name(common), key.public_key(), NOW - 3650 * DAY, NOW + 3650 * DAY, True, True, None)
     return Holder(key, builder.sign(key, hashes.SHA256()))

@@ -112,7 +112,7 @@ def registry(program: str, folder: Path, more: str = "") -> Iterator[Registry]:
 
 
 class Proxy:
-    """Passes bytes on until told otherwise. `arm` fires an action once so many bytes went through, in any direction."""
+    """Forwards bytes until stopped. `arm` fires an action once so many bytes were forwarded, in any direction."""
 
     def __init__(self, target: int) -> None:
         self._target = target

@@ -96,7 +96,7 @@ HABITS: dict[str, dict[str, Any]] = {
     "acr": {"largest": 20 * MiB, "moving": True, "token_user": ("ada", "s3cret")},
     # goharbor/harbor#21640 and nginx's client_max_body_size: a proxy that takes 1 MiB
     "harbor": {"largest": 1 * MiB, "token_user": ("robot$ci", "s3cret")},
-    # project-zot/zot#2928 and #3538: anonymousPolicy, `/v2/` answers 200 to strangers, a push is answered 401
+    # project-zot/zot#2928 and #3538: anonymousPolicy, `/v2/` answers 200 to anonymous clients, a push is answered 401
     "zot": {"basic_user": ("ada", "s3cret"), "referrers_api": True},
     # helm/helm#30987: an empty session has `Range: bytes=0--1`, addresses are whole
     "quay": {"start_range": "bytes=0--1", "token_user": ("acme+robot", "s3cret")},
@@ -185,7 +185,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(status, json.dumps({"errors": [{"code": code, "message": message}]}).encode(), **headers)
 
     def _stranger(self) -> bool:
-        """Whether somebody without a password writes."""
+        """Whether an anonymous client writes."""
         if self.registry.basic_user is None or self.command in ("GET", "HEAD"):
             return False
         expected = base64.b64encode(":".join(self.registry.basic_user).encode()).decode()

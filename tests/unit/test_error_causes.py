@@ -70,14 +70,14 @@ def test_the_cause_is_kept(text: str, expected: str) -> None:
 
 
 def test_a_cause_is_one_bounded_line() -> None:
-    told = error_causes.cause(ValueError("x" * 5000))
-    assert told.startswith("ValueError: xxx") and len(told) < 350
+    reply = error_causes.cause(ValueError("x" * 5000))
+    assert reply.startswith("ValueError: xxx") and len(reply) < 350
 
 
 def test_a_long_line_keeps_its_end() -> None:
     """ONNX Runtime names files and nodes first, and says last what is wrong."""
     node = "/decoder/" + "If_0/then_branch__Inlined_0__" * 12
     text = f"[ONNXRuntimeError] : 1 : FAIL : Load model from /tmp/a/model.onnx failed:Node ({node}) Op (Squeeze) [ShapeInferenceError] Dimension of input 0 must be 1 instead of 2"
-    told = error_causes.words(text)
-    assert told.startswith("Node (/decoder/") and told.endswith("Dimension of input 0 must be 1 instead of 2")
-    assert len(told) < 350 and "Load model" not in told
+    reply = error_causes.words(text)
+    assert reply.startswith("Node (/decoder/") and reply.endswith("Dimension of input 0 must be 1 instead of 2")
+    assert len(reply) < 350 and "Load model" not in reply

@@ -225,7 +225,7 @@ def bits_rsh(a: Value, b: Value) -> Value:
 
 def _is(kind: str) -> None:
     @operands.built(f"is_{kind}")
-    def asked(a: Value) -> Value:
+    def predicate(a: Value) -> Value:
         return type_name(a) == kind
 
 

@@ -94,8 +94,8 @@ class Evaluator:
         finally:
             self._careful = before
 
-    def _once(self, name: str, asked: Key, compute: Callable[[], Value | Undefined]) -> Value | Undefined:
-        position = (name, self._careful, asked)
+    def _once(self, name: str, arguments: Key, compute: Callable[[], Value | Undefined]) -> Value | Undefined:
+        position = (name, self._careful, arguments)
         if position not in self._values:
             if name in self._active:
                 raise RegoError(f"rule `{name}` is recursive")

@@ -71,7 +71,7 @@ def fits(pattern: re.Pattern[str], text: str) -> None:
 
 
 def _piece(pattern: str, at: int, repeatable: bool) -> tuple[str, int, bool]:
-    """Translate what begins at a place; tell where it ends, and whether it may be repeated."""
+    """Translate the piece at an offset; return it with its end, and whether it may be repeated."""
     letter = pattern[at]
     if letter == "\\":
         return *_escape(pattern, at, _ESCAPES), True

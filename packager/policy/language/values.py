@@ -6,7 +6,7 @@ array), an `Obj` or a `Set`. Equal values have the same `key`, which sorts as OP
 strings < arrays < objects < sets.
 
 Integers are exact. Other results of arithmetic are rounded to 64 bits of mantissa and then to the fewest digits that
-tell them apart, as Go's `big.Float` does it for OPA: 0.1 + 0.2 is 0.3.
+identify them, as Go's `big.Float` does for OPA: 0.1 + 0.2 is 0.3.
 """
 
 from __future__ import annotations

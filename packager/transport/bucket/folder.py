@@ -67,7 +67,7 @@ class Folder:
         except PermissionError as error:
             raise SourceError(
                 f"access to `{self.label}` is refused: {_reason(error)}",
-                hint="check the credentials in the driver's own environment, for S3 AWS_PROFILE or AWS_ACCESS_KEY_ID",
+                hint="check the credentials in the driver's environment, for S3 AWS_PROFILE or AWS_ACCESS_KEY_ID",
             ) from None
         except Exception as error:  # any error of a driver's library: none of them is a bug of ours
             if isinstance(error, OSError) and error.errno in _FULL:
@@ -222,14 +222,14 @@ class Folder:
             with self._translated():
                 self._fs.mv(temporary, target)
         except BaseException:
-            with contextlib.suppress(Exception):  # what failed first is the error to tell
+            with contextlib.suppress(Exception):  # the first error is the one to report
                 self._fs.rm_file(temporary)
             raise
 
 
 def _abandon(sink: Any) -> None:
     """Abort an upload: closing a driver's buffered file would complete it with the bytes it has."""
-    with contextlib.suppress(Exception):  # what failed first is the error to tell
+    with contextlib.suppress(Exception):  # the first error is the one to report
         if hasattr(sink, "forced"):
             sink.discard()
             sink.closed = True

@@ -133,7 +133,7 @@ def _read(answer: Response, realm: str, credential: Credential | None) -> str:
     host = urlsplit(realm).netloc.rpartition("@")[2]
     if answer.status in (400, 401, 403) and credential is None:
         raise SourceError(
-            f"token server `{host}` gives nothing to strangers ({answer.status}), and no credentials are stored",
+            f"token server `{host}` gives anonymous clients no token ({answer.status}), and no credentials are stored",
             hint="log in with `docker login` or `podman login`",
         )
     if answer.status in (400, 401, 403):

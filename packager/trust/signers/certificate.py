@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sign with a certificate of an enterprise authority: `certificate:LEAF.pem?key=KEY&chain=CHAIN.pem&tsa=URL`.
 
-`purpose` is the extended key usage that the trust file asks for, by default code signing.
+`purpose` is the extended key usage that the trust file requires, by default code signing.
 
 `key` is the private key: a PEM file, or the URI of another signer that holds it (`key+pkcs11:…`), percent-encoded.
 `chain` holds the certificates between the leaf and the root. With `tsa` every signature gets an RFC 3161 time stamp;

@@ -32,7 +32,7 @@ class TokenKey:
     secret: Secret
 
     def sign(self, payload: bytes) -> SignedStatement:
-        """Sign an in-toto payload, in a session of its own."""
+        """Sign an in-toto payload, in a separate session."""
         library = _library()
         try:
             with _session(library, self.location, self.secret()) as session:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What opens a package index stays with whoever has it: not in a lock, a bundle or a message. Against a real index."""
+"""Credentials of package indexes are in no lock, no bundle and no message. Against a real index."""
 
 from __future__ import annotations
 

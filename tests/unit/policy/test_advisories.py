@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Advisories, offline: ranges, lists, withdrawal, age; and VEX that counts only from whom somebody trusts.
+"""Advisories, offline: ranges, lists, withdrawal, age; and VEX, which counts only from trusted signers.
 
 Real identifiers with their published ranges are in `ADVISORIES`; the rest is made up here.
 """

@@ -381,7 +381,7 @@ def test_built_ins_say_what_opa_says_of_any_operands(seed: int, tmp_path: Path) 
     (tmp_path / "m.rego").write_text(
         "package main\n" + "".join(f"r{i} := v if {{ v := {text} }}\n" for i, text in enumerate(asked))
     )
-    told = opa._run(
+    reply = opa._run(
         str(shutil.which("opa")),
         "eval",
         "-f",
@@ -392,7 +392,7 @@ def test_built_ins_say_what_opa_says_of_any_operands(seed: int, tmp_path: Path) 
         str(tmp_path / "i.json"),
         "data.main",
     )
-    theirs = told["result"][0]["expressions"][0]["value"]
+    theirs = reply["result"][0]["expressions"][0]["value"]
     compared = 0
     for index, text in enumerate(asked):
         try:

@@ -34,7 +34,7 @@ def floats(chance: random.Random, count: int) -> bytes:
 
 
 def patched(new: bytes, old: bytes) -> bytes:
-    return b"".join(patch.make(io.BytesIO(new), io.BytesIO(old)))
+    return b"".join(patch.make_patch(io.BytesIO(new), io.BytesIO(old)))
 
 
 def restored(made: bytes, old: bytes, size: int) -> bytes:
@@ -96,7 +96,7 @@ def reopened(path: Path) -> Bundle:
 
 def test_the_new_bundle_comes_out_byte_for_byte(pair: tuple[Bundle, Bundle], tmp_path: Path) -> None:
     old, new = pair
-    made = delta.make(old, new, tmp_path / "d.bundle-delta.tar")
+    made = delta.write_delta(old, new, tmp_path / "d.bundle-delta.tar")
     assert made.size < 0.01 * made.full
     assert made.size == (tmp_path / "d.bundle-delta.tar").stat().st_size
     copy.save(delta.open_delta(tmp_path / "d.bundle-delta.tar", old), tmp_path / "out.bundle.tar")
@@ -109,16 +109,16 @@ def test_the_new_bundle_comes_out_byte_for_byte(pair: tuple[Bundle, Bundle], tmp
 
 def test_a_delta_is_deterministic_whatever_the_medium(pair: tuple[Bundle, Bundle], tmp_path: Path) -> None:
     old, new = pair
-    delta.make(old, new, tmp_path / "1.tar")
-    delta.make(reopened(tmp_path / "old.bundle.tar"), reopened(tmp_path / "new.bundle.tar"), tmp_path / "2.tar")
+    delta.write_delta(old, new, tmp_path / "1.tar")
+    delta.write_delta(reopened(tmp_path / "old.bundle.tar"), reopened(tmp_path / "new.bundle.tar"), tmp_path / "2.tar")
     assert (tmp_path / "1.tar").read_bytes() == (tmp_path / "2.tar").read_bytes()
 
 
 def test_nothing_changed_and_everything_changed(pair: tuple[Bundle, Bundle], store: Store, tmp_path: Path) -> None:
     old, new = pair
-    assert delta.make(old, old, tmp_path / "same.tar").size < 20_000
+    assert delta.write_delta(old, old, tmp_path / "same.tar").size < 20_000
     other = bundles.make(store, {"model/weights-0009.bin": os.urandom(3 * MB)}, version="2.0.0")
-    made = delta.make(new, other, tmp_path / "all.tar")
+    made = delta.write_delta(new, other, tmp_path / "all.tar")
     assert made.size < made.full + 20_000
     copy.save(delta.open_delta(tmp_path / "all.tar", new), tmp_path / "layout")
     assert reopened(tmp_path / "layout").digest == other.digest
@@ -126,14 +126,14 @@ def test_nothing_changed_and_everything_changed(pair: tuple[Bundle, Bundle], sto
 
 def test_the_wrong_old_bundle_is_refused(pair: tuple[Bundle, Bundle], tmp_path: Path) -> None:
     old, new = pair
-    delta.make(old, new, tmp_path / "d.tar")
+    delta.write_delta(old, new, tmp_path / "d.tar")
     with pytest.raises(UsageError, match="applies to another bundle"):
         delta.open_delta(tmp_path / "d.tar", new)
 
 
 def test_a_damaged_old_bundle_is_noticed(pair: tuple[Bundle, Bundle], store: Store, tmp_path: Path) -> None:
     old, new = pair
-    delta.make(old, new, tmp_path / "d.tar")
+    delta.write_delta(old, new, tmp_path / "d.tar")
     blob = old.tree.get("model/weights-0004.bin")
     assert blob
     path = store.path(blob.digest)
@@ -144,7 +144,7 @@ def test_a_damaged_old_bundle_is_noticed(pair: tuple[Bundle, Bundle], store: Sto
     with pytest.raises(IntegrityError, match="damaged"):
         copy.save(delta.open_delta(tmp_path / "d.tar", old), tmp_path / "out.tar")
     with pytest.raises(IntegrityError, match="damaged"):
-        delta.make(old, new, tmp_path / "e.tar")
+        delta.write_delta(old, new, tmp_path / "e.tar")
     assert not (tmp_path / "out.tar").exists()
     assert not (tmp_path / "e.tar").exists()
 
@@ -152,7 +152,7 @@ def test_a_damaged_old_bundle_is_noticed(pair: tuple[Bundle, Bundle], store: Sto
 def test_no_flipped_byte_gives_another_bundle(pair: tuple[Bundle, Bundle], tmp_path: Path) -> None:
     old, new = pair
     path = tmp_path / "d.tar"
-    delta.make(old, new, path)
+    delta.write_delta(old, new, path)
     good, chance = path.read_bytes(), random.Random(3)
     expected = (tmp_path / "new.bundle.tar").read_bytes()
     accepted = 0
@@ -196,7 +196,7 @@ HOSTILE_SEGMENTS = {
 @pytest.mark.parametrize("kind", [*HOSTILE_SEGMENTS, "extra", "record", "fields", "self", "unknown base"])
 def test_hostile_deltas_are_refused(pair: tuple[Bundle, Bundle], tmp_path: Path, kind: str) -> None:
     old, new = pair
-    delta.make(old, new, tmp_path / "d.tar")
+    delta.write_delta(old, new, tmp_path / "d.tar")
     members = members_of(tmp_path / "d.tar")
     blob = new.tree.get("model/weights-0004.bin")
     assert blob

@@ -66,12 +66,12 @@ LIST = {"schemaVersion": 2, "mediaType": DOCKER_LIST, "manifests": [descriptor(D
 
 @pytest.mark.parametrize("page", [1, 2, 100])
 def test_tags_are_listed_on_every_page(bundle: Bundle, page: int) -> None:
-    """Those that hold lists of signatures are no tags of anybody; what is no bundle says so."""
+    """Tags of the referrers tag schema are not listed; what is no bundle has a problem."""
     with serving(page=page) as stub:
         for tag in (":1.0.0", ":stable", ":latest"):
             push(stub, bundle, tag=tag)
         put(stub, "image", IMAGE, DOCKER)
-        found = listing.tagged(repository(stub, ""), 2)
+        found = listing.list_tags(repository(stub, ""), 2)
     assert [item.version for item in found] == ["1.0.0", "image", "latest", "stable"]
     assert [item.problem for item in found] == [None, "no bundle", None, None]
     assert {item.digest for item in found if item.problem is None} == {bundle.digest}
@@ -81,7 +81,7 @@ def test_tags_are_listed_on_every_page(bundle: Bundle, page: int) -> None:
 
 def test_a_repository_that_is_not_there() -> None:
     with serving() as stub, pytest.raises(SourceError, match="has no repository"):
-        listing.tagged(repository(stub, ""), 1)
+        listing.list_tags(repository(stub, ""), 1)
 
 
 @pytest.mark.parametrize(
@@ -105,13 +105,13 @@ def test_the_last_tag_takes_its_signatures_along(bundle: Bundle) -> None:
     with serving() as stub:
         push(stub, bundle)
         push(stub, bundle, tag=":stable")
-        assert listing.untag(repository(stub)).digest == bundle.digest
+        assert listing.remove_tag(repository(stub)).digest == bundle.digest
         assert repository(stub, "").tags() == ["stable"]
         assert opened(stub, tag=":stable").referrers, "the other tag is as it was"
-        assert listing.untag(repository(stub, ":stable")).left == ()
+        assert listing.remove_tag(repository(stub, ":stable")).left == ()
         assert not stub.manifests
         with pytest.raises(SourceError, match="has no"):
-            listing.untag(repository(stub, ":stable"))
+            listing.remove_tag(repository(stub, ":stable"))
 
 
 def test_delete_by_digest_removes_all_tags_or_none(bundle: Bundle) -> None:
@@ -120,9 +120,9 @@ def test_delete_by_digest_removes_all_tags_or_none(bundle: Bundle) -> None:
         push(stub, bundle)
         push(stub, bundle, tag=":stable")
         with pytest.raises(NegativeAnswerError, match="`stable` would go too"):
-            listing.untag(repository(stub))
+            listing.remove_tag(repository(stub))
         assert len(repository(stub, "").tags()) == 2
-        listing.untag(repository(stub), force=True)
+        listing.remove_tag(repository(stub), force=True)
         assert not stub.manifests
 
 
@@ -130,36 +130,36 @@ def test_registry_without_deletion_is_a_clear_error(bundle: Bundle) -> None:
     with serving(denies={"DELETE": (405, "UNSUPPORTED", "The operation is unsupported.")}) as stub:
         push(stub, bundle)
         with pytest.raises(SourceError, match="deletes nothing") as caught:
-            listing.untag(repository(stub))
+            listing.remove_tag(repository(stub))
         assert "REGISTRY_STORAGE_DELETE_ENABLED" in str(caught.value.hint)
         assert repository(stub, "").tags() == ["1.0.0"]
 
 
 def test_the_local_store_is_listed_and_forgets(bundle: Bundle, store: Store) -> None:
-    store.refer("tiny", "1.0.0", bundle.digest, [])
+    store.add_referrers("tiny", "1.0.0", bundle.digest, [])
     stranger = bundles.make(Store(store.root.parent / "other"), {"model/more.bin": b"1"})
     store.put(stranger.manifest)
-    store.set_aside(StoreEntry(stranger.digest))
-    named, aside = listing.stored(store)
+    store.quarantine(StoreEntry(stranger.digest))
+    named, aside = listing.list_store(store)
     assert (named.name, named.version, named.digest, named.size) == ("tiny", "1.0.0", bundle.digest, bundle.size)
     assert (aside.name, aside.digest, aside.origin) == (None, stranger.digest, "quarantine")
-    assert [item.name for item in listing.stored(store, "tiny")] == ["tiny"]
-    assert listing.stored(store, "other") == []
+    assert [item.name for item in listing.list_store(store, "tiny")] == ["tiny"]
+    assert listing.list_store(store, "other") == []
     with pytest.raises(UsageError, match="has a name"):
-        listing.forget(store, bundle.digest)
-    assert listing.forget(store, ("tiny", "1.0.0")).digest == bundle.digest
-    assert listing.forget(store, stranger.digest).digest == stranger.digest
-    assert listing.stored(store) == []
+        listing.remove_from_store(store, bundle.digest)
+    assert listing.remove_from_store(store, ("tiny", "1.0.0")).digest == bundle.digest
+    assert listing.remove_from_store(store, stranger.digest).digest == stranger.digest
+    assert listing.list_store(store) == []
     for gone in (("tiny", "1.0.0"), stranger.digest):
         with pytest.raises(UsageError):
-            listing.forget(store, gone)
+            listing.remove_from_store(store, gone)
 
 
 def test_damaged_bundle_is_listed(bundle: Bundle, store: Store) -> None:
     path = store.path(bundle.digest)
     path.chmod(0o644)
     path.write_bytes(b"{}")
-    (item,) = listing.stored(store)
+    (item,) = listing.list_store(store)
     assert item.size is None
     assert item.problem
 
@@ -182,4 +182,4 @@ def test_the_verbs(packager: Run, tmp_path: Path) -> None:
 
 def test_wrong_name_is_reported(store: Store) -> None:
     with pytest.raises(PackagerError):
-        listing.forget(store, ("nobody", "1.0.0"))
+        listing.remove_from_store(store, ("nobody", "1.0.0"))

@@ -262,7 +262,7 @@ def credentials(tmp_path: Path, stub: Stub, entry: dict[str, str]) -> Settings:
 
 def test_tokens(bundle: Bundle, tmp_path: Path) -> None:
     with serving(token_user=("ada", "s3cret"), token_uses=7) as stub:
-        with pytest.raises(SourceError, match="gives nothing to strangers"):
+        with pytest.raises(SourceError, match="gives anonymous clients no token"):
             push(stub, bundle)
         with pytest.raises(SourceError, match=r"refused the credentials \(401\): incorrect username"):
             push(stub, bundle, credentials(tmp_path, stub, {"username": "ada", "password": "wr0ng"}))

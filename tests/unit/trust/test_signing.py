@@ -259,7 +259,7 @@ def test_sign_says_what_is_missing(folder: Path, packager: Run) -> None:
 
 
 def test_foreign_provenance_is_not_signed_as_ours(folder: Path, packager: Run) -> None:
-    """A stranger's file may carry statements to be signed; in the store, and in a registry, nobody takes them for its own."""
+    """An untrusted file may contain unsigned predicates; neither the store nor a registry takes them over."""
     packager("export", "tiny:1.0.0", "job.tar", "--to-sign")
     other = Store(folder / "elsewhere")
     packager("import", "job.tar", PACKAGER_STORE=str(folder / "elsewhere"))

@@ -81,7 +81,7 @@ def test_untrusted_signer(response: bytes) -> None:
 
 
 def test_every_flipped_byte_is_refused_or_changes_nothing(response: bytes) -> None:
-    """Some bytes of a CMS message are signed by nobody; whatever is accepted must state the same time."""
+    """Some bytes of a CMS message are not signed; whatever is accepted must state the same time."""
     good = timestamps.verify(timestamps.parse(response), MESSAGE, [ROOT.certificate])
     accepted = 0
     for position in range(len(response)):

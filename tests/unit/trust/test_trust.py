@@ -120,7 +120,7 @@ BEYOND: dict[str, Callable[[dict[str, Any]], object]] = {
     ),
     "not a certificate": lambda c: c["signers"]["corp"].update(ca=["x"]),
     "unknown instance": lambda c: c["signers"]["ci"].update(instance="other"),
-    "requirement by nobody known": lambda c: c["require"][0].update(signers=["nobody"]),
+    "requirement by an unknown signer": lambda c: c["require"][0].update(signers=["nobody"]),
     "not a range": lambda c: c["revoked"].update(versions={"digits": "1.x"}),
     "not a version": lambda c: c.update(minimum={"digits": "1.2"}),
     "not a day": lambda c: c.update(expires="2028-02-30T00:00:00Z"),
@@ -186,7 +186,7 @@ def test_the_same_file_again_is_fine() -> None:
 def test_editing_never_empties_a_requirement() -> None:
     content = edit.next_serial(full(), NOW, None)
     assert content["serial"] == 8
-    with pytest.raises(UsageError, match="nobody else may make"):
+    with pytest.raises(UsageError, match="is the only allowed signer"):
         edit.without_signer(content, "ci")
     before = copy.deepcopy(content)
     left = edit.without_signer(content, "release")
@@ -303,14 +303,14 @@ def test_memory_survives_a_kill_at_any_time(tmp_path: Path) -> None:
     for pause in (1, 3, 7, 12, 20):
         writer = subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, text=True)
         assert writer.stdout
-        told = 0
+        reply = 0
         for _ in range(pause):
-            told = int(writer.stdout.readline())
+            reply = int(writer.stdout.readline())
         os.kill(writer.pid, signal.SIGKILL)
         writer.wait()
         writer.stdout.close()
         version, _ = seen.load(path, "acme").bundles["b"]
-        assert semver.precedence(version) >= semver.precedence(f"1.{told}.0")
+        assert semver.precedence(version) >= semver.precedence(f"1.{reply}.0")
 
 
 # the verb
