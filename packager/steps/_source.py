@@ -111,7 +111,7 @@ def serve(source: Callable[[], Opened], channel: socket.socket) -> None:
     while True:
         try:
             asked = _wire.receive(channel)
-        except _wire.Closed:
+        except _wire.ClosedError:
             return
         try:
             held = held or [source()]
@@ -125,7 +125,7 @@ def serve(source: Callable[[], Opened], channel: socket.socket) -> None:
             answer = {"error": {"message": str(error), "hint": None, "kind": type(error).__name__}}
         try:
             _wire.send(channel, answer)
-        except _wire.Closed:
+        except _wire.ClosedError:
             return
 
 
@@ -156,7 +156,7 @@ class Asked:
         try:
             _wire.send(self._channel, {"ask": question, "with": given})
             got = _wire.receive(self._channel)
-        except _wire.Closed:
+        except _wire.ClosedError:
             raise StepError(
                 GONE, hint="the log above may say why; memory is bounded by `limits: {memory: …}`"
             ) from None

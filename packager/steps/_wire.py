@@ -44,7 +44,7 @@ _NUMBERS = frozenset(
 _TEXTS = "object"
 
 
-class Closed(Exception):
+class ClosedError(Exception):
     """The other side is gone."""
 
 
@@ -57,11 +57,11 @@ def send(channel: socket.socket, value: Any) -> None:
         for tensor in tensors:
             channel.sendall(memoryview(tensor) if tensor.size else b"")
     except OSError as error:
-        raise Closed from error
+        raise ClosedError from error
 
 
 def receive(channel: socket.socket) -> Any:
-    """Return the next value. Raises Closed at the end, StepError for what is no frame."""
+    """Return the next value. Raises ClosedError at the end, StepError for what is no frame."""
     (length,) = struct.unpack(">I", _read(channel, 4))
     if length > MAX_HEADER:
         raise _malformed("a header is too long")
@@ -153,9 +153,9 @@ def _fill(channel: socket.socket, room: memoryview) -> None:
         try:
             count = channel.recv_into(room, min(len(room), 1 << 24))
         except OSError as error:
-            raise Closed from error
+            raise ClosedError from error
         if not count:
-            raise Closed
+            raise ClosedError
         room = room[count:]
 
 
@@ -165,9 +165,9 @@ def _read(channel: socket.socket, size: int) -> bytes:
         try:
             part = channel.recv(min(size - len(data), 1 << 20))
         except OSError as error:
-            raise Closed from error
+            raise ClosedError from error
         if not part:
-            raise Closed
+            raise ClosedError
         data += part
     return bytes(data)
 

@@ -258,7 +258,7 @@ def test_lengths_and_depths_are_bounded() -> None:
     assert _read(_frame(None, b"", text=b"[" * 100_000)) is StepError
     assert _read(_frame(None, b"", text=b"[" * 40 + b"]" * 40)) is StepError
     assert _read(_frame({"tensor": 0, "dtype": "bool", "shape": [2]}, b"\x01\x02")) is StepError
-    assert _read(b"\0\0") is _wire.Closed
+    assert _read(b"\0\0") is _wire.ClosedError
 
 
 def _frame(header: Any, data: bytes, text: bytes = b"") -> bytes:
@@ -274,7 +274,7 @@ def _read(data: bytes) -> Any:
     with right:
         try:
             return _wire.receive(right)
-        except (StepError, _wire.Closed) as error:
+        except (StepError, _wire.ClosedError) as error:
             return type(error)
 
 

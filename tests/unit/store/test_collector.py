@@ -48,7 +48,7 @@ def test_only_unused_blobs_are_deleted(store: Store) -> None:
     copy.update_referrers(sign(bundles.make(store), key))
     tree = remembered(store, 1)
     needed = collector.bundle_digests(store) | collector.step_digests(store)
-    orphan = store.put(b"unused").digest
+    orphan = store.put(b"not in use at all").digest
     store = again(store)
     assert collector.size(store).unneeded >= 17
     freed = collector.collect(store)
