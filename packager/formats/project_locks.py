@@ -125,44 +125,44 @@ def _requirements(text: str, file: str) -> OwnLock:
     return _own(file, pins, indexes)
 
 
-def _pin(line: str, place: str) -> OwnPin:
+def _pin(line: str, position: str) -> OwnPin:
     head, *hashes = re.split(r"\s--hash[= ]", line)
     values = frozenset(item.strip().removeprefix("sha256:") for item in hashes if item.strip().startswith("sha256:"))
     try:
         requirement = Requirement(head.strip())
     except InvalidRequirement:
-        raise _unreadable(head.strip(), place) from None
+        raise _unreadable(head.strip(), position) from None
     marker = str(requirement.marker) if requirement.marker else None
     if requirement.url:
         found = of_address(requirement)
         if found is None:
-            raise _unreadable(head.strip(), place)
+            raise _unreadable(head.strip(), position)
         name, version, digest = found
         return OwnPin(name, version, marker, values or frozenset(filter(None, [digest])))
     clauses = list(requirement.specifier)
     if len(clauses) != 1 or clauses[0].operator not in ("==", "===") or "*" in clauses[0].version:
         raise UsageError(
-            f"`{place}`: expected an exact version, got `{redact(head.strip()):.80}`",
+            f"`{position}`: expected an exact version, got `{redact(head.strip()):.80}`",
             hint="a lock names one version of everything, as `pip list --format=freeze`, `uv pip compile` and "
             "`pip-compile` write it",
         )
     return OwnPin(canonicalize_name(requirement.name), clauses[0].version, marker, values)
 
 
-def _unreadable(line: str, place: str) -> UsageError:
+def _unreadable(line: str, position: str) -> UsageError:
     """Return the error for a line that pins no version, with the remedy."""
     shown = f"`{redact(line):.80}`"
     if re.search(r"(^|@\s*)(git|hg|svn|bzr)\+", line):
         return UsageError(
-            f"`{place}`: {shown} is a revision of a repository, which no index has",
+            f"`{position}`: {shown} is a revision of a repository, which no index has",
             hint="publish a wheel of it to an index and pin its version, or leave the line out",
         )
     if "@" in line or "://" in line:
         return UsageError(
-            f"`{place}`: expected an exact version, got an address that names none: {shown}",
+            f"`{position}`: expected an exact version, got an address that names none: {shown}",
             hint="`pip list --format=freeze` writes versions where `pip freeze` writes addresses",
         )
-    return UsageError(f"`{place}`: {shown} is not a requirement", hint="expected lines such as `numpy==2.4.6`")
+    return UsageError(f"`{position}`: {shown} is not a requirement", hint="expected lines such as `numpy==2.4.6`")
 
 
 def _pylock(value: JSON, file: str) -> OwnLock:

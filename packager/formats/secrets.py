@@ -99,36 +99,36 @@ def is_read(path: str, size: int) -> bool:
 def scan(data: bytes) -> Iterator[Secret]:
     """Yield the credentials in the bytes of a file."""
     for kind, prefix, pattern in _COMPILED:
-        place, past, found = data.find(prefix), 0, 0
-        while place >= 0 and found < MAX_FOUND:
-            start = max(past, place - _BEFORE)
-            match = pattern.search(data, start, place + _AFTER)
+        offset, past, found = data.find(prefix), 0, 0
+        while offset >= 0 and found < MAX_FOUND:
+            start = max(past, offset - _BEFORE)
+            match = pattern.search(data, start, offset + _AFTER)
             if match:
                 yield _at(kind, data, match.start())
                 past, found = match.end(), found + 1
-            place = data.find(prefix, max(past, place + len(prefix)))
+            offset = data.find(prefix, max(past, offset + len(prefix)))
     yield from _addresses(data)
 
 
 def _addresses(data: bytes) -> Iterator[Secret]:
     """Yield addresses with credentials, each once."""
-    place, found = data.find(b"://"), 0
-    while place >= 0 and found < MAX_FOUND:
-        before = data[max(0, place - _BEFORE) : place]
-        if _SCHEME.search(before) and (kind := _opened(data, place, before)):
-            yield _at(kind, data, place)
+    offset, found = data.find(b"://"), 0
+    while offset >= 0 and found < MAX_FOUND:
+        before = data[max(0, offset - _BEFORE) : offset]
+        if _SCHEME.search(before) and (kind := _opened(data, offset, before)):
+            yield _at(kind, data, offset)
             found += 1
-        place = data.find(b"://", place + 3)
+        offset = data.find(b"://", offset + 3)
 
 
-def _opened(data: bytes, place: int, before: bytes) -> str | None:
+def _opened(data: bytes, offset: int, before: bytes) -> str | None:
     for kind, pattern in _OPENED:
-        if pattern.match(data, place, place + _AFTER):
+        if pattern.match(data, offset, offset + _AFTER):
             return kind
-    path = _PATH.match(data, place, place + _AFTER) if _INDEX.search(before) else None
+    path = _PATH.match(data, offset, offset + _AFTER) if _INDEX.search(before) else None
     opens = path and any(map(is_token, path[0][3:].decode("ascii", "replace").split("/")[1:]))
     return "token in the address of an index" if opens else None
 
 
-def _at(kind: str, data: bytes, place: int) -> Secret:
-    return Secret(kind, data.count(b"\n", 0, place) + 1)
+def _at(kind: str, data: bytes, offset: int) -> Secret:
+    return Secret(kind, data.count(b"\n", 0, offset) + 1)

@@ -157,9 +157,9 @@ def requirements(wheels: Sequence[Wheel], indexes: Sequence[str] = ()) -> str:
 def merged_requirements(sets: Mapping[str, Sequence[Wheel]], indexes: Sequence[str] = ()) -> str:
     """Return one requirements file for all platforms, with markers where they differ."""
     rows = []
-    for pin, places in _by_pin(sets):
-        marker = _marker(places, sets)
-        hashes = sorted({wheel.sha256 for _, wheel in places})
+    for pin, locked in _by_pin(sets):
+        marker = _marker(locked, sets)
+        hashes = sorted({wheel.sha256 for _, wheel in locked})
         lines = [f"{pin} ; {marker}" if marker else pin, *(f"    --hash=sha256:{value}" for value in hashes)]
         rows.append(" \\\n".join(lines) + "\n")
     return _heading(indexes) + "".join(rows)
@@ -183,11 +183,11 @@ def _by_pin(sets: Mapping[str, Sequence[Wheel]]) -> Iterator[tuple[str, list[tup
         yield pin, [(key, wheel) for _, key, wheel in group]
 
 
-def _marker(places: Sequence[tuple[str, Wheel]], sets: Collection[str]) -> str | None:
+def _marker(locked: Sequence[tuple[str, Wheel]], sets: Collection[str]) -> str | None:
     """Return the marker that restricts a pin to its platforms; None for all platforms."""
-    if len(places) == len(sets):
+    if len(locked) == len(sets):
         return None
-    markers = [platforms.parse(key).marker for key, _ in places]
+    markers = [platforms.parse(key).marker for key, _ in locked]
     return " or ".join(f"({marker})" for marker in markers) if len(markers) > 1 else markers[0]
 
 
@@ -205,17 +205,17 @@ def pylock(sets: Mapping[str, Sequence[Wheel]], indexes: Sequence[str], vendored
         f'requires-python = ">={oldest[0]}.{oldest[1]}"',
         'created-by = "packager"',
     ]
-    for _, places in _by_pin(sets):
-        rows += ["", "[[packages]]", *_package(places, sets, indexes, vendored)]
+    for _, locked in _by_pin(sets):
+        rows += ["", "[[packages]]", *_package(locked, sets, indexes, vendored)]
     rows += ["", "[tool.packager.platforms]"]
     rows += [f"{key} = {_toml([wheel.file for wheel in wheels])}" for key, wheels in sorted(sets.items())]
     return "\n".join(rows) + "\n"
 
 
 def _package(
-    places: Sequence[tuple[str, Wheel]], sets: Collection[str], indexes: Sequence[str], vendored: Collection[str]
+    locked: Sequence[tuple[str, Wheel]], sets: Collection[str], indexes: Sequence[str], vendored: Collection[str]
 ) -> Iterator[str]:
-    first, marker = places[0][1], _marker(places, sets)
+    first, marker = locked[0][1], _marker(locked, sets)
     yield f"name = {_toml(first.name)}"
     yield f"version = {_toml(first.version)}"
     if marker:
@@ -224,10 +224,10 @@ def _package(
     if "+" in first.version and len(addresses) == 1:
         yield f"index = {_toml(addresses[0])}"
     yield "wheels = ["
-    for wheel in sorted({wheel for _, wheel in places}):
+    for wheel in sorted({wheel for _, wheel in locked}):
         local = wheel.url is None or wheel.file in vendored
-        place = f"path = {_toml('wheels/' + wheel.file)}" if local else f"url = {_toml(wheel.url)}"
-        yield f"  {{ name = {_toml(wheel.file)}, {place}, hashes = {{ sha256 = {_toml(wheel.sha256)} }} }},"
+        location = f"path = {_toml('wheels/' + wheel.file)}" if local else f"url = {_toml(wheel.url)}"
+        yield f"  {{ name = {_toml(wheel.file)}, {location}, hashes = {{ sha256 = {_toml(wheel.sha256)} }} }},"
     yield "]"
 
 

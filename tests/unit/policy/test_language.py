@@ -208,20 +208,20 @@ def test_time_is_readable_only_with_the_clock_setting(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"time\.now_ns"):
         engine.profile("no.yaml", tmp_path)
     (tmp_path / "yes.yaml").write_text("rules:\n  - a.rego: {clock: true}\n")
-    asked = engine.profile("yes.yaml", tmp_path)
+    chosen = engine.profile("yes.yaml", tmp_path)
     day = engine.day_of({"today": "2026-11-28"})
-    said = engine.judge(asked, {"model": MODEL}, day).findings
+    said = engine.judge(chosen, {"model": MODEL}, day).findings
     assert "[2026, 11, 28]" in {finding.message for finding in said}
     with pytest.raises(UsageError, match="state no day"):
-        engine.judge(asked, {"model": MODEL})
+        engine.judge(chosen, {"model": MODEL})
 
 
 # Open Policy Agent
 
 
 def judged(text: str, **how: Any) -> set[str]:
-    asked = Profile("p", ("a.rego",), settings={"a.rego": RuleSettings(program=text, opa=True)})
-    return {finding.message for finding in engine.judge(asked, {"model": MODEL}, **how).findings}
+    chosen = Profile("p", ("a.rego",), settings={"a.rego": RuleSettings(program=text, opa=True)})
+    return {finding.message for finding in engine.judge(chosen, {"model": MODEL}, **how).findings}
 
 
 def test_without_opa_nothing_is_judged_by_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -373,13 +373,13 @@ def test_built_ins_say_what_opa_says_of_any_operands(seed: int, tmp_path: Path) 
         "internal.member_2": "in",
     }
     names = sorted(set(known) - {"internal.member_3", "numbers.range", "numbers.range_step", "bits.lsh"})
-    asked = []
+    chosen = []
     for name in (dice.choice(names) for _ in range(300)):
         args = [f"input.v[{dice.randrange(len(OPERANDS))}]" for _ in range(known[name])]
-        asked.append(f"{args[0]} {signs[name]} {args[1]}" if name in signs else f"{name}({', '.join(args)})")
+        chosen.append(f"{args[0]} {signs[name]} {args[1]}" if name in signs else f"{name}({', '.join(args)})")
     (tmp_path / "i.json").write_text(json.dumps({"v": OPERANDS}))
     (tmp_path / "m.rego").write_text(
-        "package main\n" + "".join(f"r{i} := v if {{ v := {text} }}\n" for i, text in enumerate(asked))
+        "package main\n" + "".join(f"r{i} := v if {{ v := {text} }}\n" for i, text in enumerate(chosen))
     )
     reply = opa._run(
         str(shutil.which("opa")),
@@ -394,7 +394,7 @@ def test_built_ins_say_what_opa_says_of_any_operands(seed: int, tmp_path: Path) 
     )
     theirs = reply["result"][0]["expressions"][0]["value"]
     compared = 0
-    for index, text in enumerate(asked):
+    for index, text in enumerate(chosen):
         try:
             ours = evaluated(f"package main\nr := v if {{ v := {text} }}\n", {"v": OPERANDS})
         except RegoError:

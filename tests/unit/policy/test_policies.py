@@ -56,10 +56,10 @@ def test_every_rule_has_fixtures_that_pass_fail_and_lack_facts(rule: str) -> Non
 @pytest.mark.parametrize("case", CASES, ids=[f"{case.rule}/{case.name}" for case in CASES])
 def test_removing_a_member_never_turns_a_failure_into_a_pass(case: testing.Case) -> None:
     """Take away any one member anywhere in the facts: what was refused stays refused, or the fact is missing."""
-    asked = Profile("test", (case.rule,), settings={case.rule: RuleSettings(case.params)})
+    chosen = Profile("test", (case.rule,), settings={case.rule: RuleSettings(case.params)})
     for changed in _without_one(dict(case.facts)):
         if factschema.problems(changed):
-            assert not engine.judge(asked, changed).ok
+            assert not engine.judge(chosen, changed).ok
 
 
 def _without_one(value: Any) -> list[Any]:
@@ -135,19 +135,19 @@ def test_profiles_set_parameters_levels_and_days(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("today", "level"), [(DAY, "warning"), (datetime.date(2027, 1, 1), "error"), (None, "error")])
 def test_a_rule_warns_before_its_day(today: datetime.date | None, level: str) -> None:
-    asked = Profile("p", ("signature",), settings={"signature": RuleSettings(effective_on=datetime.date(2027, 1, 1))})
+    chosen = Profile("p", ("signature",), settings={"signature": RuleSettings(effective_on=datetime.date(2027, 1, 1))})
     for given_facts in ({"statements": []}, {}):
-        (finding,) = engine.judge(asked, given_facts, today).findings
+        (finding,) = engine.judge(chosen, given_facts, today).findings
         assert finding.level == level
         assert ("from 2027-01-01 on" in finding.message) == (level == "warning")
 
 
 def test_rules_about_finished_bundles_are_deferred_in_builds_only() -> None:
-    asked = Profile("p", ("signature", "deterministic"))
-    while_building = engine.judge(asked, {"stage": "build", "nondeterministic": []})
+    chosen = Profile("p", ("signature", "deterministic"))
+    while_building = engine.judge(chosen, {"stage": "build", "nondeterministic": []})
     assert while_building.ok
     assert while_building.to_json()["deferred"] == ["signature"]
-    assert not engine.judge(asked, {"stage": "bundle", "nondeterministic": []}).ok
+    assert not engine.judge(chosen, {"stage": "bundle", "nondeterministic": []}).ok
 
 
 def test_policy_digest_is_in_the_verdict_and_follows_every_setting(tmp_path: Path) -> None:
@@ -160,9 +160,9 @@ def test_policy_digest_is_in_the_verdict_and_follows_every_setting(tmp_path: Pat
     digests = []
     for text in texts:
         (tmp_path / "p.yaml").write_text(text)
-        asked = engine.profile("p.yaml", tmp_path)
-        digests.append(engine.judge(asked, {}).to_json()["policy"])
-        assert digests[-1] == asked.digest
+        chosen = engine.profile("p.yaml", tmp_path)
+        digests.append(engine.judge(chosen, {}).to_json()["policy"])
+        assert digests[-1] == chosen.digest
     assert len(set(digests)) == len(texts)
 
 
@@ -196,8 +196,8 @@ def test_licence_expressions(expression: str, ok: bool) -> None:
 def test_missing_licence_is_never_acceptable(rule: str) -> None:
     model = {"licence": None, "description": None, "authors": [], "datasets": []}
     components = [{"name": "x", "version": "1", "licence": None, "words": "BSD License"}]
-    asked = Profile("p", (rule,), settings={rule: RuleSettings({"allow": ["*"], "deny": []})})
-    assert not engine.judge(asked, {"model": model, "components": components}).ok
+    chosen = Profile("p", (rule,), settings={rule: RuleSettings({"allow": ["*"], "deny": []})})
+    assert not engine.judge(chosen, {"model": model, "components": components}).ok
 
 
 # Put together here, so that no file of this repository holds anything that looks like a credential.
@@ -316,17 +316,17 @@ def test_facts_of_a_released_bundle() -> None:
     (newest, *_) = sorted((ROOT / "conformance" / "vectors" / "v1").iterdir(), reverse=True)
     found = facts.of_bundle(read(Archive(newest / "bundle.tar")), (), EVERYTHING, DAY)
     SCHEMA.validate(found)
-    asked = ("formats", "no-pickle", "graph-structure", "graph-level", "hash-locked", "secrets", "budget", "engines")
-    assert engine.judge(Profile("p", asked), found).ok
+    chosen = ("formats", "no-pickle", "graph-structure", "graph-level", "hash-locked", "secrets", "budget", "engines")
+    assert engine.judge(Profile("p", chosen), found).ok
 
 
 # the forms of a verdict
 
 
 def verdict() -> Verdict:
-    asked = Profile("p", ("signature", "no-pickle", "deterministic"))
+    chosen = Profile("p", ("signature", "no-pickle", "deterministic"))
     contents = {"bytes": 1, "files": [{"path": "a.bin", "size": 1, "sha256": "sha256:" + "0" * 64, "looks": "pickle"}]}
-    return engine.judge(asked, {"stage": "build", "contents": contents, "nondeterministic": []}, DAY)
+    return engine.judge(chosen, {"stage": "build", "contents": contents, "nondeterministic": []}, DAY)
 
 
 def test_sarif_names_rule_place_and_remedy() -> None:
@@ -410,18 +410,18 @@ def test_sarif_is_what_its_schema_says() -> None:
     facts = {name: section for case in CASES for name, section in case.facts.items()}
     waived = waivers.Waiver("no-pickle", "*", "ada@example.org", "ticket 7", DAY)
     settings = {"a.rego": RuleSettings(program='package main\nimport rego.v1\ndeny contains "x" if input.contents')}
-    asked = Profile("p", (*RULES, "a.rego"), (waived,), settings)
+    chosen = Profile("p", (*RULES, "a.rego"), (waived,), settings)
     for verdict_ in (
         verdict(),
-        engine.judge(asked, facts, DAY),
-        engine.judge(asked, {}, DAY),
+        engine.judge(chosen, facts, DAY),
+        engine.judge(chosen, {}, DAY),
         engine.judge(Profile("p", ("budget",)), facts, DAY),
     ):
         log = json.loads(report.sarif(verdict_, "tiny:1.0.0"))
         assert [error.message for error in validator.iter_errors(log)] == []
     assert any(
         "suppressions" in row
-        for row in json.loads(report.sarif(engine.judge(asked, facts, DAY), "t"))["runs"][0]["results"]
+        for row in json.loads(report.sarif(engine.judge(chosen, facts, DAY), "t"))["runs"][0]["results"]
     )
     with pytest.raises(jsonschema.ValidationError):
         validator.validate({**log, "runs": [{**log["runs"][0], "results": [{"level": "fatal"}]}]})

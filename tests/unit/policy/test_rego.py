@@ -24,8 +24,8 @@ MODEL: JSON = {"licence": "MIT", "description": None, "authors": ["Ada"], "datas
 
 
 def found(text: str, **facts: JSON) -> set[tuple[str, str]]:
-    asked = Profile("p", ("a.rego",), settings={"a.rego": RuleSettings(program=text)})
-    return {(finding.level, finding.message) for finding in engine.judge(asked, facts).findings}
+    chosen = Profile("p", ("a.rego",), settings={"a.rego": RuleSettings(program=text)})
+    return {(finding.level, finding.message) for finding in engine.judge(chosen, facts).findings}
 
 
 def test_example_policies_pass_their_tests() -> None:
@@ -126,12 +126,12 @@ def test_rego_gets_only_the_facts_it_reads() -> None:
 
 
 def test_reports_name_rego_rules(tmp_path: Path) -> None:
-    asked = Profile(
+    chosen = Profile(
         "p",
         ("a.rego",),
         settings={"a.rego": RuleSettings(program=HEAD + 'allow := true\ndeny contains "x" if input.model')},
     )
-    verdict = engine.judge(asked, {"model": MODEL})
+    verdict = engine.judge(chosen, {"model": MODEL})
     assert "a.rego" in report.table(verdict, "n:1")
     assert json.loads(report.sarif(verdict, "n:1"))["runs"][0]["results"][0]["ruleId"] == "a.rego"
     assert verdict.findings[0].documentation == "docs/reference/policies.md#rules-in-rego"
@@ -196,8 +196,8 @@ def test_opa_gives_the_same_verdict_on_the_same_file(tmp_path: Path) -> None:
     theirs = json.loads(done.stdout)
     assert len(theirs) == len(cases) == 4
     for case, document in zip(cases, theirs, strict=True):
-        asked = Profile("p", (case.rule,), settings={case.rule: RuleSettings(program=case.program)})
-        verdict = engine.judge(asked, case.facts)
+        chosen = Profile("p", (case.rule,), settings={case.rule: RuleSettings(program=case.program)})
+        verdict = engine.judge(chosen, case.facts)
         said = [item if isinstance(item, str) else item["msg"] for key in ("deny", "warn") for item in document[key]]
         assert verdict.ok == document["allow"] == (not conftest_refuses(document)), case.name
         assert sorted(f.message for f in verdict.findings if f.subject != "allow") == sorted(said), case.name
