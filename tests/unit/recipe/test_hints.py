@@ -267,8 +267,8 @@ def test_a_profile_extends_one_of_ours(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("extends: release\nrules:\n  - coverage: {level: warning}\n  - model-card\n")
     mine, ours = engine.profile("mine.yaml", tmp_path), engine.profile("release", tmp_path)
     assert mine.rules == (*ours.rules, "model-card")
-    assert mine.settings_of("coverage").level == "warning" and ours.terms_of("coverage").level == "error"
-    assert mine.settings_of("conformance") == ours.terms_of("conformance")
+    assert mine.settings_of("coverage").level == "warning" and ours.settings_of("coverage").level == "error"
+    assert mine.settings_of("conformance") == ours.settings_of("conformance")
     assert mine.digest != ours.digest
 
 
