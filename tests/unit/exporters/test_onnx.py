@@ -11,11 +11,10 @@ import onnx
 import onnxruntime
 import pytest
 
-from packager import canonical
+from packager import canonical, json_schema
 from packager.contract import contract
 from packager.errors import StepError, TooNewError
 from packager.graph import canonicalise
-from packager.policy import schema
 from packager.recipe.recipe import parse as read_recipe
 from packager.steps import export, measure
 from tests.unit.exporters.conftest import opened
@@ -183,7 +182,7 @@ def test_the_classes_of_a_map_stand_in_the_contract(tmp_path: Path) -> None:
     params = {"kind": "onnx", "payload": "model.onnx", "opset": 18, "ir": 8, "dynamic": {"N": [1, 8]}}
     facts = export.run({"source": source}, tmp_path, params)
     assert facts["classes"] == {"scores": [30, 10, 20]}
-    assert next(schema.check(facts, export.ANSWER, "facts"), None) is None
+    assert next(json_schema.check(facts, export.ANSWER, "facts"), None) is None
     recipe = read_recipe("name: m\nversion: 1.0.0\nsource: m.onnx\n", "bundle.yaml")
     promised = contract.derive(recipe, facts, {"onnxruntime-cpu-fp32": "model/model.onnx"})
     assert contract.parse(canonical.dump(promised)).classes == {"scores": (30, 10, 20)}
