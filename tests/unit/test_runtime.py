@@ -161,7 +161,7 @@ def test_knobs_of_a_third_party_are_checked(acme: Write) -> None:
 
 def test_workers_see_the_package_of_a_third_party_and_not_what_lies_beside_it(acme: Write) -> None:
     package = acme()
-    shown = [Path(place) for place in sandbox.host().places]
+    shown = [Path(path) for path in sandbox.host_interpreter().paths]
     assert package in shown and package.parent not in shown
 
 
