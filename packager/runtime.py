@@ -182,7 +182,7 @@ class Runtime:
     name: str
     location: plugins.Location
     title: Annotated[str, "what people call it"]
-    devices: Annotated[tuple[str, ...], "what it runs on: `cpu`, or names of its own"]
+    devices: Annotated[tuple[str, ...], "what it runs on: `cpu`, or device names that it defines"]
     precisions: Annotated[tuple[str, ...], "the precisions of its artefacts, of those that a recipe may name"]
     toolchain: Annotated[
         tuple[str, ...], "distributions whose version can change a byte of an artefact; the plug-in's own is added"

@@ -139,7 +139,7 @@ def test_tables_lie_beside_the_plug_in(acme: Write) -> None:
     acme(**{"versions.json": TABLE})
     assert "acme" in knowledge.runtimes()
     assert knowledge.shipped("acme").serial == 3
-    assert knowledge.shipped("nobody-has-it").rows == {}
+    assert knowledge.shipped("not-installed").rows == {}
 
 
 def test_conformance_of_a_third_party(acme: Write) -> None:

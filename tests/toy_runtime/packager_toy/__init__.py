@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Toy: a graph in a container format of its own, run by ONNX's reference evaluator; no ONNX Runtime at the site.
+"""Toy: a graph in a small container format, run by ONNX's reference evaluator; no ONNX Runtime at the site.
 
 Its versions are those of `onnx`, which is what executes.
 """

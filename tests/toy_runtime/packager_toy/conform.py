@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Toy under test: every version that is known, in an environment of its own, through `adapter.py`."""
+"""Toy under test: every version that is known, in a separate environment, through `adapter.py`."""
 
 from __future__ import annotations
 
